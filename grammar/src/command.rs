@@ -1,0 +1,106 @@
+//! The commands of all versions.
+
+use std::fmt;
+
+/// A frame's command. Case matters on the wire: `send` is not a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Command {
+    /// Client: opens the session.
+    Connect,
+    /// Client: the same as `CONNECT` (STOMP 1.1 and later).
+    Stomp,
+    /// Server: the session is open.
+    Connected,
+    /// Client: publishes a message.
+    Send,
+    /// Client: opens a subscription.
+    Subscribe,
+    /// Client: ends a subscription.
+    Unsubscribe,
+    /// Client: accepts a message.
+    Ack,
+    /// Client: rejects a message (1.1 and later).
+    Nack,
+    /// Client: opens a transaction.
+    Begin,
+    /// Client: performs what a transaction gathered.
+    Commit,
+    /// Client: forgets what a transaction gathered.
+    Abort,
+    /// Client: ends the session.
+    Disconnect,
+    /// Server: a message of a subscription.
+    Message,
+    /// Server: a frame that asked for a receipt was processed.
+    Receipt,
+    /// Server: something went wrong; the connection ends after it.
+    Error,
+}
+
+impl Command {
+    /// Every command.
+    pub const ALL: [Self; 15] = [
+        Self::Connect,
+        Self::Stomp,
+        Self::Connected,
+        Self::Send,
+        Self::Subscribe,
+        Self::Unsubscribe,
+        Self::Ack,
+        Self::Nack,
+        Self::Begin,
+        Self::Commit,
+        Self::Abort,
+        Self::Disconnect,
+        Self::Message,
+        Self::Receipt,
+        Self::Error,
+    ];
+
+    /// The command as it stands on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT",
+            Self::Stomp => "STOMP",
+            Self::Connected => "CONNECTED",
+            Self::Send => "SEND",
+            Self::Subscribe => "SUBSCRIBE",
+            Self::Unsubscribe => "UNSUBSCRIBE",
+            Self::Ack => "ACK",
+            Self::Nack => "NACK",
+            Self::Begin => "BEGIN",
+            Self::Commit => "COMMIT",
+            Self::Abort => "ABORT",
+            Self::Disconnect => "DISCONNECT",
+            Self::Message => "MESSAGE",
+            Self::Receipt => "RECEIPT",
+            Self::Error => "ERROR",
+        }
+    }
+
+    /// Reads a command line; `None` if it is none.
+    #[must_use]
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|command| command.as_str().as_bytes() == line)
+    }
+
+    /// Whether frames of this command may carry a body (STOMP 1.2, "Body").
+    #[must_use]
+    pub const fn has_body(self) -> bool {
+        matches!(self, Self::Send | Self::Message | Self::Error)
+    }
+
+    /// Whether header escapes apply: never in CONNECT and CONNECTED frames, so that those of
+    /// 1.0 stay readable (STOMP 1.2, "Value Encoding").
+    #[must_use]
+    pub const fn is_escaped(self) -> bool {
+        !matches!(self, Self::Connect | Self::Stomp | Self::Connected)
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,138 @@
+//! One frame, decoded.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::Command;
+
+/// A decoded frame: what the peer meant, escapes undone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// What the frame asks or tells.
+    pub command: Command,
+    /// Its headers, in the order in which they came.
+    pub headers: Headers,
+    /// Its body; empty where the command carries none. Shares the memory it arrived in.
+    pub body: Bytes,
+}
+
+impl Frame {
+    /// A frame without headers and body.
+    #[must_use]
+    pub fn new(command: Command) -> Self {
+        Self { command, headers: Headers::default(), body: Bytes::new() }
+    }
+
+    /// The frame with one more header.
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push(name, value);
+        self
+    }
+
+    /// The frame with this body.
+    #[must_use]
+    pub fn with_body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// The value of the first header of that name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)
+    }
+}
+
+/// Bodies and header values can hold secrets (`passcode`), so neither is shown.
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame")
+            .field("command", &self.command)
+            .field("headers", &self.headers)
+            .field("body_len", &self.body.len())
+            .finish()
+    }
+}
+
+/// Header names and values in order of arrival. Where a name is repeated, the first one is
+/// in force (STOMP 1.2, "Repeated Header Entries").
+///
+/// One string holds all text and a list of offsets marks the entries: two allocations a frame.
+#[derive(Clone, Default)]
+pub struct Headers {
+    text: String,
+    /// Where each name and each value ends in `text`; a name starts where the last value ended.
+    ends: Vec<(u32, u32)>,
+}
+
+impl Headers {
+    /// Appends a header.
+    pub fn push(&mut self, name: &str, value: &str) {
+        self.text.push_str(name);
+        let name_end = self.text.len();
+        self.text.push_str(value);
+        // Texts near 4 GiB cannot come from a decoder, whose limits are far below.
+        let (Ok(name_end), Ok(value_end)) =
+            (u32::try_from(name_end), u32::try_from(self.text.len()))
+        else {
+            return;
+        };
+        self.ends.push((name_end, value_end));
+    }
+
+    /// The value of the first header of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find_map(|(key, value)| (key == name).then_some(value))
+    }
+
+    /// Names and values, in order of arrival, repetitions included.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut start = 0;
+        self.ends.iter().filter_map(move |&(name_end, value_end)| {
+            let (name_end, value_end) = (name_end as usize, value_end as usize);
+            let entry = (self.text.get(start..name_end)?, self.text.get(name_end..value_end)?);
+            start = value_end;
+            Some(entry)
+        })
+    }
+
+    /// How many headers there are, repetitions included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is no header.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+}
+
+impl PartialEq for Headers {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Headers {}
+
+/// Shows names only: values can be secrets.
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+impl<'a> FromIterator<(&'a str, &'a str)> for Headers {
+    fn from_iter<I: IntoIterator<Item = (&'a str, &'a str)>>(entries: I) -> Self {
+        let mut headers = Self::default();
+        for (name, value) in entries {
+            headers.push(name, value);
+        }
+        headers
+    }
+}
