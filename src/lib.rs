@@ -1,1 +1,26 @@
-//! The map.
+//! Stentor: a STOMP push gateway for RabbitMQ.
+//!
+//! The map of the house, for a newcomer (imports run downward only):
+//!
+//! - `main` (arguments), [`demo`] and [`app`] — the places that name concrete parts
+//! - [`config`] — the sections of all parts, gathered and checked
+//! - [`listen`] and [`http`] — sockets and routes; they make links
+//! - [`connection`] — one task a client: link, session, broker
+//! - [`hub`], [`broker`], [`auth`], [`presence`] — what a connection is served by
+//! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
+//!
+//! Below them stand two pure crates: `stomp-session` (one client's protocol state) and
+//! `stomp-grammar` (frames and bytes).
+
+pub mod app;
+pub mod auth;
+pub mod broker;
+pub mod config;
+pub mod connection;
+pub mod demo;
+pub mod http;
+pub mod hub;
+pub mod listen;
+pub mod presence;
+pub mod shutdown;
+pub mod telemetry;

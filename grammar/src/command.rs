@@ -82,7 +82,9 @@ impl Command {
     /// Reads a command line; `None` if it is none.
     #[must_use]
     pub fn parse(line: &[u8]) -> Option<Self> {
-        Self::ALL.into_iter().find(|command| command.as_str().as_bytes() == line)
+        Self::ALL
+            .into_iter()
+            .find(|command| command.as_str().as_bytes() == line)
     }
 
     /// Whether frames of this command may carry a body (STOMP 1.2, "Body").

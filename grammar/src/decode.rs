@@ -44,7 +44,10 @@ impl Decoder {
     /// A decoder that undoes the escapes of 1.2 until told otherwise.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, version: Version::V1_2 }
+        Self {
+            limits,
+            version: Version::V1_2,
+        }
     }
 
     /// From the next frame on, undoes the escapes of `version`.

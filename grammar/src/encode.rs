@@ -43,9 +43,17 @@ pub fn body(out: &mut Vec<u8>, body: &[u8]) {
 /// Appends a whole frame. A `content-length` among its headers is left out: [`body`] writes
 /// the true one.
 pub fn frame(out: &mut Vec<u8>, version: Version, frame: &Frame) {
-    let version = if frame.command.is_escaped() { version } else { Version::V1_0 };
+    let version = if frame.command.is_escaped() {
+        version
+    } else {
+        Version::V1_0
+    };
     command(out, frame.command);
-    for (name, value) in frame.headers.iter().filter(|(name, _)| *name != "content-length") {
+    for (name, value) in frame
+        .headers
+        .iter()
+        .filter(|(name, _)| *name != "content-length")
+    {
         header(out, version, name, value);
     }
     body(out, &frame.body);

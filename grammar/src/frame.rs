@@ -21,7 +21,11 @@ impl Frame {
     /// A frame without headers and body.
     #[must_use]
     pub fn new(command: Command) -> Self {
-        Self { command, headers: Headers::default(), body: Bytes::new() }
+        Self {
+            command,
+            headers: Headers::default(),
+            body: Bytes::new(),
+        }
     }
 
     /// The frame with one more header.
@@ -85,7 +89,8 @@ impl Headers {
     /// The value of the first header of that name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.iter().find_map(|(key, value)| (key == name).then_some(value))
+        self.iter()
+            .find_map(|(key, value)| (key == name).then_some(value))
     }
 
     /// Names and values, in order of arrival, repetitions included.
@@ -93,7 +98,10 @@ impl Headers {
         let mut start = 0;
         self.ends.iter().filter_map(move |&(name_end, value_end)| {
             let (name_end, value_end) = (name_end as usize, value_end as usize);
-            let entry = (self.text.get(start..name_end)?, self.text.get(name_end..value_end)?);
+            let entry = (
+                self.text.get(start..name_end)?,
+                self.text.get(name_end..value_end)?,
+            );
             start = value_end;
             Some(entry)
         })
@@ -123,7 +131,9 @@ impl Eq for Headers {}
 /// Shows names only: values can be secrets.
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter().map(|(name, _)| name)).finish()
+        f.debug_list()
+            .entries(self.iter().map(|(name, _)| name))
+            .finish()
     }
 }
 

@@ -10,7 +10,7 @@ mod problem;
 mod session;
 
 pub use action::{
-    Action, AckMode, Connect, Operation, OperationId, Outcome, Publish, Settle, Subscribe,
+    AckMode, Action, Connect, Operation, OperationId, Outcome, Publish, Settle, Subscribe,
     SubscriptionId, Unsubscribe, Verdict,
 };
 pub use problem::{CloseCode, Problem};

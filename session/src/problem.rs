@@ -20,9 +20,16 @@ pub enum Problem {
     /// No version in common.
     VersionMismatch,
     /// A header is missing that the frame must carry.
-    MissingHeader { command: Command, header: &'static str },
+    MissingHeader {
+        command: Command,
+        header: &'static str,
+    },
     /// A header's value cannot be understood; what would be.
-    InvalidHeader { command: Command, header: &'static str, expected: &'static str },
+    InvalidHeader {
+        command: Command,
+        header: &'static str,
+        expected: &'static str,
+    },
     /// `destination` is missing.
     MissingDestination(Command),
     // … more of the protocol's own (transactions, subscriptions, acknowledgements, bounds)

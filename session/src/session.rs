@@ -1,6 +1,9 @@
 //! The machine itself.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use stomp_grammar::{DecodeError, Frame, Version};
 
@@ -68,49 +71,84 @@ pub struct Session {
 impl Session {
     /// A session whose transport has just opened. `id` is the `session` header of CONNECTED:
     /// unique, and not to be guessed.
-    pub fn new(config: Arc<Config>, id: Box<str>, now: Instant) -> Self { todo!() }
+    pub fn new(config: Arc<Config>, id: Box<str>, now: Instant) -> Self {
+        todo!()
+    }
 
     /// The `session` header.
-    pub fn id(&self) -> &str { todo!() }
+    pub fn id(&self) -> &str {
+        todo!()
+    }
 
     /// The version negotiated; what frames are to be decoded and messages encoded for. Known as
     /// soon as `handle_frame` took the CONNECT.
-    pub fn version(&self) -> Version { todo!() }
+    pub fn version(&self) -> Version {
+        todo!()
+    }
 
     /// Whether CONNECTED was sent and nothing ended the session since.
-    pub fn is_connected(&self) -> bool { todo!() }
+    pub fn is_connected(&self) -> bool {
+        todo!()
+    }
 
     /// Whether the next frame may be handed in now. Otherwise the surroundings keep it (and stop
     /// reading the transport) until some operation is done.
-    pub fn wants_frame(&self) -> bool { todo!() }
+    pub fn wants_frame(&self) -> bool {
+        todo!()
+    }
 
     /// Bytes arrived from the client, whatever they are: it lives.
-    pub fn handle_activity(&mut self, now: Instant) { todo!() }
+    pub fn handle_activity(&mut self, now: Instant) {
+        todo!()
+    }
 
     /// The client's next frame.
-    pub fn handle_frame(&mut self, now: Instant, frame: Frame) { todo!() }
+    pub fn handle_frame(&mut self, now: Instant, frame: Frame) {
+        todo!()
+    }
 
     /// The client's bytes cannot be read on.
-    pub fn handle_decode_error(&mut self, now: Instant, error: DecodeError) { todo!() }
+    pub fn handle_decode_error(&mut self, now: Instant, error: DecodeError) {
+        todo!()
+    }
 
     /// The answer to [`Action::Authenticate`].
-    pub fn handle_authenticated(&mut self, now: Instant, outcome: Outcome) { todo!() }
+    pub fn handle_authenticated(&mut self, now: Instant, outcome: Outcome) {
+        todo!()
+    }
 
     /// The answer to the action of that name, in any order among operations.
-    pub fn handle_done(&mut self, now: Instant, operation: OperationId, outcome: Outcome) { todo!() }
+    pub fn handle_done(&mut self, now: Instant, operation: OperationId, outcome: Outcome) {
+        todo!()
+    }
 
     /// A message for a subscription: appends the whole MESSAGE frame to `out`.
-    pub fn handle_delivery(&mut self, now: Instant, delivery: Delivery<'_>, out: &mut Vec<u8>) -> Delivered { todo!() }
+    pub fn handle_delivery(
+        &mut self,
+        now: Instant,
+        delivery: Delivery<'_>,
+        out: &mut Vec<u8>,
+    ) -> Delivered {
+        todo!()
+    }
 
     /// Something outside the protocol ends the session: ERROR, then close.
-    pub fn handle_problem(&mut self, now: Instant, problem: Problem) { todo!() }
+    pub fn handle_problem(&mut self, now: Instant, problem: Problem) {
+        todo!()
+    }
 
     /// The time that [`Session::poll_timeout`] asked for has come (earlier calls do no harm).
-    pub fn handle_timeout(&mut self, now: Instant) { todo!() }
+    pub fn handle_timeout(&mut self, now: Instant) {
+        todo!()
+    }
 
     /// The next thing to do; call until `None` after each `handle_*`.
-    pub fn poll_action(&mut self) -> Option<Action> { todo!() }
+    pub fn poll_action(&mut self) -> Option<Action> {
+        todo!()
+    }
 
     /// When to call [`Session::handle_timeout`], if nothing else happens before.
-    pub fn poll_timeout(&self) -> Option<Instant> { todo!() }
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        todo!()
+    }
 }

@@ -1,0 +1,5 @@
+//! The `[auth]` section.
+
+/// The `[auth]` section.
+#[derive(Debug)]
+pub struct Config {}

@@ -1,0 +1,231 @@
+//! What the gateway needs of a message broker, and what it may rely on.
+//!
+//! [`Broker`] opens virtual hosts; a [`VirtualHost`] publishes, serves shared feeds, and runs
+//! dedicated consumers. Two implementations hold the same contract tests: [`amqp`] (RabbitMQ)
+//! and [`embedded`] (in memory).
+
+pub mod amqp;
+pub mod destination;
+pub mod embedded;
+mod error;
+mod message;
+pub mod routing;
+
+use std::{fmt, sync::Arc};
+
+use futures_util::future::BoxFuture;
+
+pub use error::BrokerError;
+pub use message::{Delivery, Message, Properties};
+pub use routing::ExchangeKind;
+
+/// A message broker.
+pub trait Broker: Send + Sync + 'static {
+    /// Opens a virtual host and hands the messages of its feeds to `feeds`. Returns at once:
+    /// a link is made and kept in the background, for as long as the result lives, and calls
+    /// wait for it up to a bound.
+    fn open(&self, vhost: &str, feeds: Arc<dyn FeedSink>) -> Arc<dyn VirtualHost>;
+}
+
+/// A virtual host of a broker.
+///
+/// Calls that need the link wait for it, up to the configured bound, and then fail with
+/// [`BrokerError::Unavailable`]. None panics or blocks the thread.
+pub trait VirtualHost: Send + Sync + 'static {
+    /// Whether the link is up; if not, why.
+    fn health(&self) -> Result<(), BrokerError>;
+
+    /// The type of an existing exchange; the default exchange (`""`) is direct. Answers are
+    /// remembered, so an exchange that is deleted and made again with another type needs a
+    /// restart of the feeds on it.
+    ///
+    /// # Errors
+    /// [`BrokerError::NotFound`]: there is none of that name.
+    fn exchange_kind<'a>(
+        &'a self,
+        exchange: &'a str,
+    ) -> BoxFuture<'a, Result<ExchangeKind, BrokerError>>;
+
+    /// Lets messages that `feed.exchange` routes by `pattern` flow into the feed's sink.
+    ///
+    /// Once this succeeded, and until [`VirtualHost::unbind_feed`] is called: every message that
+    /// the exchange routes by the pattern reaches [`FeedSink::deliver`] of this feed once,
+    /// messages of one publisher in order, however many patterns of the feed match it; also
+    /// across a restart of the broker or a cut of the link. If that could not be kept,
+    /// [`FeedSink::interrupted`] is called. To bind twice is to bind once.
+    ///
+    /// # Errors
+    /// [`BrokerError::NotFound`]: the exchange does not exist (any more).
+    fn bind_feed<'a>(
+        &'a self,
+        feed: &'a FeedId,
+        pattern: &'a str,
+    ) -> BoxFuture<'a, Result<(), BrokerError>>;
+
+    /// Ends what [`VirtualHost::bind_feed`] began. Messages already on their way may still come.
+    fn unbind_feed<'a>(
+        &'a self,
+        feed: &'a FeedId,
+        pattern: &'a str,
+    ) -> BoxFuture<'a, Result<(), BrokerError>>;
+
+    /// Starts a consumer of its own: declares what `request` says, binds, consumes. Every
+    /// message stays unsettled until [`Consumer::settle`]; at most `request.prefetch` are
+    /// unsettled at a time.
+    ///
+    /// If the link is lost, a queue that outlives it (durable, neither exclusive nor
+    /// auto-delete) is consumed again when it is back; what was unsettled comes again, marked as
+    /// redelivered, with new tags, and tags of before are ignored by [`Consumer::settle`].
+    /// Otherwise, and when the broker cancels the consumer, [`DeliverySink::lost`] is called,
+    /// once, and nothing after it.
+    fn consume(
+        &self,
+        request: Consume,
+        sink: Arc<dyn DeliverySink>,
+    ) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>>;
+
+    /// Declares a queue; no more than a check where it exists with the same properties.
+    ///
+    /// # Errors
+    /// [`BrokerError::PreconditionFailed`]: it exists with others.
+    fn declare_queue<'a>(&'a self, queue: &'a QueueSpec) -> BoxFuture<'a, Result<(), BrokerError>>;
+
+    /// Deletes a queue with all its messages; no error if there is none of that name.
+    fn delete_queue<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), BrokerError>>;
+
+    /// Publishes. The outer future is done when the message has its place in the order of its
+    /// lane; the inner one, when the broker has taken responsibility for it. Messages of one
+    /// lane that go to the same queue stay in order.
+    ///
+    /// # Errors
+    /// Of the inner future: [`BrokerError::NotFound`] (no such exchange),
+    /// [`BrokerError::Unroutable`] (only if `mandatory`), [`BrokerError::Nacked`], and
+    /// [`BrokerError::Unavailable`] if the link broke before the broker answered: the message
+    /// may or may not have been taken.
+    fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>>;
+
+    /// Ends consumers, removes feed queues, and closes the link.
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Done when the broker answered for a message.
+pub type Confirm = BoxFuture<'static, Result<(), BrokerError>>;
+
+/// A stream of messages shared by many subscriptions of one node: what one exchange routes to
+/// one of the node's shards. The shard is chosen by the caller, from the pattern.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FeedId {
+    /// The exchange whose bindings fill the feed.
+    pub exchange: Arc<str>,
+    /// Which of the node's feeds on that exchange, from 0.
+    pub shard: u16,
+}
+
+impl fmt::Display for FeedId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.exchange, self.shard)
+    }
+}
+
+/// Takes the messages of feeds. Calls for one feed come one after another, in order.
+pub trait FeedSink: Send + Sync {
+    /// A message that `feed.exchange` routed by one of the feed's patterns; which ones, the sink
+    /// finds out by the message's routing key (and its `cc` keys). The exchange that the
+    /// message was first published to may be another one that is bound to the feed's. When this
+    /// returns, the message counts as handed over. Does not block.
+    fn deliver(&self, feed: &FeedId, message: Message);
+
+    /// The patterns bound to the feed, when it has to be set up anew.
+    fn patterns(&self, feed: &FeedId) -> Vec<Arc<str>>;
+
+    /// Messages of the feed may have been lost; why.
+    fn interrupted(&self, feed: &FeedId, reason: &str);
+}
+
+/// Takes the messages of one dedicated consumer.
+pub trait DeliverySink: Send + Sync {
+    /// The next message; never more than the prefetch are unsettled. Does not block.
+    fn deliver(&self, delivery: Delivery);
+
+    /// The consumer has ended and will not come back.
+    fn lost(&self, reason: BrokerError);
+}
+
+/// A running consumer. Dropping it ends it; what is unsettled then is requeued.
+pub trait Consumer: Send + Sync {
+    /// Accepts, requeues or discards one delivery, or with `multiple` all unsettled ones up to
+    /// it. A tag that is unknown (settled, or of before a lost link) is ignored.
+    fn settle(
+        &self,
+        tag: u64,
+        multiple: bool,
+        verdict: Verdict,
+    ) -> BoxFuture<'_, Result<(), BrokerError>>;
+
+    /// Ends the consumer and waits until the broker requeued what is unsettled.
+    fn cancel(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
+}
+
+pub use stomp_session::Verdict;
+
+/// What a dedicated consumer consumes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Consume {
+    /// The queue; declared first if `declare` says so, else it must exist.
+    pub queue: QueueSpec,
+    /// Whether to declare the queue.
+    pub declare: bool,
+    /// The exchange and binding pattern that fill the queue; `None`: it is filled otherwise.
+    pub binding: Option<(Box<str>, Box<str>)>,
+    /// Unsettled messages at a time, at least 1.
+    pub prefetch: u16,
+    /// Whether no other consumer may be on the queue.
+    pub exclusive: bool,
+    /// Arguments of the consumer (`x-priority`, `x-stream-offset`).
+    pub arguments: Vec<(Box<str>, Argument)>,
+}
+
+/// A queue and its properties.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QueueSpec {
+    /// Its name; empty: the broker makes one up.
+    pub name: Box<str>,
+    /// Outlives a restart of the broker.
+    pub durable: bool,
+    /// Belongs to this link alone and ends with it.
+    pub exclusive: bool,
+    /// Ends with its last consumer.
+    pub auto_delete: bool,
+    /// `x-…` arguments.
+    pub arguments: Vec<(Box<str>, Argument)>,
+}
+
+/// A value of a queue's or consumer's argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// A text.
+    Text(Box<str>),
+    /// A whole number.
+    Number(i64),
+    /// A switch.
+    Switch(bool),
+    /// A point in time, in seconds since 1970.
+    Timestamp(u64),
+}
+
+/// A message to publish.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// The exchange; empty is the default exchange.
+    pub exchange: Box<str>,
+    /// The routing key.
+    pub routing_key: Box<str>,
+    /// Properties and headers.
+    pub properties: Properties,
+    /// The body.
+    pub body: bytes::Bytes,
+    /// Whether a message that reaches no queue is an error.
+    pub mandatory: bool,
+    /// Messages of the same lane keep their order; a connection has one.
+    pub lane: u64,
+}

@@ -1,0 +1,3 @@
+//! The `stentor` program.
+
+fn main() {}
