@@ -7,10 +7,15 @@ use crate::Version;
 /// carried must not become two.
 pub(crate) fn escape_into(out: &mut Vec<u8>, version: Version, text: &str) {
     let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(|&b| matches!(b, b'\n' | b'\r' | b':' | b'\\')) {
+    while let Some(at) = rest
+        .iter()
+        .position(|&b| matches!(b, b'\n' | b'\r' | b':' | b'\\'))
+    {
         let (plain, special) = rest.split_at(at);
         out.extend_from_slice(plain);
-        let Some((&byte, after)) = special.split_first() else { return };
+        let Some((&byte, after)) = special.split_first() else {
+            return;
+        };
         rest = after;
         match (version, byte) {
             (Version::V1_0, b'\n' | b'\r') => out.push(b' '),
