@@ -10,9 +10,6 @@ use divan::{
 };
 use stomp_grammar::{Command, Decoder, Frame, Limits, Version, encode};
 
-#[global_allocator]
-static ALLOCATIONS: divan::AllocProfiler = divan::AllocProfiler::system();
-
 /// Frames in the stream of each iteration.
 const FRAMES: usize = 100;
 

@@ -213,3 +213,21 @@ fn debug_shows_no_secret() {
         "{shown}"
     );
 }
+
+proptest::proptest! {
+    /// Whatever comes, and however it is cut, no more is buffered than a frame may take.
+    #[test]
+    fn no_stream_buffers_more_than_the_limit(
+        head in "(SEND|ACK|CONNECT|)\n(a:b\n|content-length:[0-9]{1,3}\n|x|\\\\){0,8}\n{0,2}",
+        tail in "[a-z:\n]{0,300}",
+        size in 1_usize..80,
+    ) {
+        let limits = Limits { max_frame_size: 100, max_headers: 6, max_header_size: 50 };
+        let mut decoder = Decoder::new(limits);
+        for piece in [head, tail].concat().as_bytes().chunks(size) {
+            let mut input = Bytes::copy_from_slice(piece);
+            while let Ok(Some(_)) = decoder.decode(&mut input) {}
+            proptest::prop_assert!(buffered(&decoder) <= limits.max_frame_size);
+        }
+    }
+}
