@@ -140,7 +140,7 @@ fn line(input: &str) -> IResult<&str, &str> {
     .parse(input)
 }
 
-/// [`line`], before it is known to be text.
+/// The same rule, before it is known to be text.
 fn line_of_bytes(input: &[u8]) -> IResult<&[u8], &[u8]> {
     map(terminated(take_until("\n"), tag("\n")), |line: &[u8]| {
         line.strip_suffix(b"\r").unwrap_or(line)

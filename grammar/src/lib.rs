@@ -26,3 +26,8 @@ pub use decode::{Decoder, Limits};
 pub use error::{DecodeError, DecodeErrorKind};
 pub use frame::{Frame, Headers};
 pub use version::Version;
+
+/// Runs the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
