@@ -1,8 +1,8 @@
 //! A session with virtual time, and all that comes out of it.
 
-//ERR
+mod errors;
 mod heartbeats;
-//PROP
+mod properties;
 mod rules;
 
 use std::{
