@@ -6,8 +6,9 @@ use crate::{DecodeError, Frame, Limits, Version, limits::Rules, partial::Partial
 
 /// Cuts a stream of bytes into frames.
 ///
-/// Every byte is scanned once, however the transport cut the stream, and an incomplete frame is
-/// the only thing that is kept: between frames a decoder owns no memory but itself.
+/// However the transport cut the stream, a head is scanned once for its end and parsed once, and a
+/// body is counted, or searched once for NUL. An incomplete frame is the only thing that is kept:
+/// between frames a decoder owns no memory but itself.
 ///
 /// Beyond the letter of the specification it accepts, as RabbitMQ does, CR LF in every version and
 /// bare colons in header values. Line ends between frames are skipped and count to no limit.
