@@ -1,7 +1,7 @@
 //! Tests that need the decoder's inside; what can be told from outside stands in `vectors/`.
 
 use super::*;
-use crate::scan::work;
+use crate::{Command, DecodeErrorKind, scan::work};
 
 const LIMITS: Limits = Limits {
     max_frame_size: 4096,
@@ -40,7 +40,7 @@ fn cut(
 
 fn buffered(decoder: &Decoder) -> usize {
     match &decoder.state {
-        State::Within(partial) => partial.buffer.capacity(),
+        State::Within(partial) => partial.capacity(),
         _ => 0,
     }
 }
