@@ -1,6 +1,11 @@
 //! One feed: which subscriptions wait for which pattern, and which patterns are bound.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 use parking_lot::{Mutex, RwLock};
 use stomp_session::{Problem, SubscriptionId};
@@ -8,7 +13,8 @@ use tokio::sync::watch;
 
 use super::{linger::Linger, mailbox::Mailbox};
 use crate::broker::{
-    BrokerError, ExchangeKind, FeedId, FeedSink, Message, VirtualHost, routing::RoutingTable,
+    BrokerError, ExchangeKind, FeedId, FeedSink, Message, VirtualHost,
+    routing::{Removed, RoutingTable},
 };
 
 /// All feeds of a virtual host; the broker pours into it.
@@ -88,8 +94,7 @@ impl Feed {
         let pattern: Arc<str> = pattern.into();
         let binding = self.binding_of(&pattern);
         let mut table = self.table.lock();
-        let is_new = !table.routes.contains(&pattern) || self.bind_all;
-        table.routes.insert(&pattern, subscriber.clone());
+        let is_new = table.routes.insert(&pattern, subscriber.clone()) || self.bind_all;
         let bound = match table.changing.get(&binding) {
             Some(Phase::Binding(done) | Phase::Unbinding(done)) => Bound(Some(done.subscribe())),
             Some(Phase::Lingering(_)) => {
@@ -127,10 +132,16 @@ impl Feed {
         let Some(Phase::Binding(done)) = table.changing.remove(&binding) else { return };
         if outcome.is_err() {
             // None of them will get a message, and a later subscriber has to ask again.
-            if self.bind_all {
-                table.routes.clear();
+            let patterns = if self.bind_all {
+                table.routes.patterns().collect()
             } else {
-                table.routes.remove(&binding, |_| true);
+                vec![Box::from(&*binding)]
+            };
+            for pattern in patterns {
+                let subscribers: Vec<_> = table.routes.values(&pattern).cloned().collect();
+                for subscriber in subscribers {
+                    table.routes.remove(&pattern, &subscriber);
+                }
             }
         } else if self.bind_all {
             table.changing.insert(binding, Phase::Bound);
@@ -144,9 +155,8 @@ impl Feed {
 
     fn remove(self: &Arc<Self>, pattern: &Arc<str>, subscriber: &Subscriber) {
         let mut table = self.table.lock();
-        let removed = table.routes.remove(pattern, |other| other.is(subscriber));
-        // Nothing was removed where binding failed: there is nothing that could linger.
-        if removed > 0 && !self.bind_all {
+        // Absent is it where binding failed: then there is nothing that could linger.
+        if table.routes.remove(pattern, subscriber) == Removed::Last && !self.bind_all {
             self.linger_if_unused(&mut table, pattern);
         }
     }
@@ -190,28 +200,26 @@ impl Feed {
             });
             return;
         }
-        // Sender-selected distribution: several keys may lead to the same subscription, which
-        // gets the message once.
-        let mut seen = std::collections::HashSet::new();
-        for key in std::iter::once(&message.routing_key).chain(&message.cc) {
-            table.routes.for_each_match(key, |subscriber| {
-                let identity = (Arc::as_ptr(&subscriber.mailbox), subscriber.subscription);
-                if seen.insert(identity) {
-                    subscriber.mailbox.push_shared(subscriber.subscription, message);
-                }
-            });
-        }
+        // Sender-selected distribution: several keys, and each subscription once.
+        let keys = std::iter::once(&message.routing_key).chain(&message.cc);
+        table.routes.for_each_match_any(keys.map(|key| &**key), |subscriber| {
+            subscriber.mailbox.push_shared(subscriber.subscription, message);
+        });
     }
 
     fn interrupted(&self, reason: &str) {
         let table = self.table.lock();
-        table.routes.for_each(|pattern, subscriber| {
+        for pattern in table.routes.patterns() {
             // Who has no answer to its SUBSCRIBE yet, has missed nothing.
-            if !matches!(table.changing.get(pattern), Some(Phase::Binding(_) | Phase::Unbinding(_))) {
-                let detail = format!("{pattern:?} of exchange {:?}: {reason}", self.id.exchange);
-                subscriber.mailbox.fail(Problem::FeedInterrupted(detail.into()));
+            let phase = table.changing.get(&*pattern);
+            if matches!(phase, Some(Phase::Binding(_) | Phase::Unbinding(_))) {
+                continue;
             }
-        });
+            let detail = format!("{pattern:?} of exchange {:?}: {reason}", self.id.exchange);
+            for subscriber in table.routes.values(&pattern) {
+                subscriber.mailbox.fail(Problem::FeedInterrupted(detail.as_str().into()));
+            }
+        }
     }
 
     fn bindings(&self) -> Vec<Arc<str>> {
@@ -236,9 +244,17 @@ impl Phase {
     }
 }
 
-impl Subscriber {
-    fn is(&self, other: &Self) -> bool {
+impl PartialEq for Subscriber {
+    fn eq(&self, other: &Self) -> bool {
         self.subscription == other.subscription && Arc::ptr_eq(&self.mailbox, &other.mailbox)
+    }
+}
+
+impl Eq for Subscriber {}
+
+impl Hash for Subscriber {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (Arc::as_ptr(&self.mailbox), self.subscription).hash(state);
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
 
-use super::config::{MailboxConfig, Overflow};
+use super::config::{Mailbox as MailboxConfig, Overflow};
 use crate::broker::{BrokerError, Delivery, DeliverySink, Message};
 
 /// The messages waiting for one client.

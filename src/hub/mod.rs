@@ -13,6 +13,7 @@ mod mailbox;
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
+    num::NonZero,
     sync::Arc,
 };
 
@@ -20,7 +21,7 @@ use parking_lot::Mutex;
 use stomp_session::SubscriptionId;
 use tokio_util::task::AbortOnDropHandle;
 
-pub use config::{FeedBinding, FeedConfig, MailboxConfig, Overflow};
+pub use config::{Binding, Feed as FeedConfig, Mailbox as MailboxConfig, Overflow};
 pub use feed::SharedSubscription;
 pub use mailbox::{DedicatedSink, Item, Mailbox, Parcel};
 
@@ -75,7 +76,7 @@ pub struct VhostHub {
     feeds: Arc<Feeds>,
     linger: Arc<Linger>,
     _linger_task: AbortOnDropHandle<()>,
-    binding: FeedBinding,
+    binding: Binding,
     shards: u16,
     /// Keyed at random, so that nobody can aim all patterns at one shard.
     hasher: RandomState,
@@ -95,7 +96,7 @@ impl VhostHub {
             host,
             feeds,
             binding: config.binding,
-            shards: config.effective_shards(),
+            shards: config.shards(std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)),
             hasher: RandomState::new(),
             kinds: Mutex::default(),
         })
@@ -134,7 +135,7 @@ impl VhostHub {
             ExchangeKind::Fanout => "",
             ExchangeKind::Direct | ExchangeKind::Topic => pattern,
         };
-        let bind_all = self.binding == FeedBinding::All && kind == ExchangeKind::Topic;
+        let bind_all = self.binding == Binding::All && kind == ExchangeKind::Topic;
         let shard = if bind_all { 0 } else { self.shard(exchange, pattern) };
         let id = FeedId { exchange: exchange.into(), shard };
         let feed = Arc::clone(self.feeds.0.write().entry(id).or_insert_with_key(|id| {

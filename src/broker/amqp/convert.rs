@@ -91,6 +91,10 @@ pub(super) fn table(arguments: &[(Box<str>, Argument)]) -> Result<FieldTable, Br
             Argument::Text(text) => AMQPValue::LongString(LongString::from(text.as_bytes())),
             Argument::Number(number) => AMQPValue::LongLongInt(*number),
             Argument::Switch(switch) => AMQPValue::Boolean(*switch),
+            Argument::Texts(texts) => {
+                let texts = texts.iter().map(|text| AMQPValue::LongString(text.as_bytes().into()));
+                AMQPValue::FieldArray(texts.collect::<Vec<_>>().into())
+            }
             Argument::Timestamp(seconds) => AMQPValue::Timestamp(*seconds),
         };
         table.insert(short("an argument's name", name)?, value);
@@ -129,9 +133,9 @@ pub(super) fn from_amqp(delivery: &mut Lapin) -> Message {
         delivery.exchange.as_str().into(),
         delivery.routing_key.as_str().into(),
         properties,
-        cc,
         std::mem::take(&mut delivery.data).into(),
     )
+    .with_cc(cc)
 }
 
 /// A header's value as text; nested values have none.

@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, future::try_join_all};
 use lapin::{
     Channel, Consumer,
     message::Delivery,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions,
-        QueueDeclareOptions, QueueDeleteOptions, QueueUnbindOptions,
+        QueueDeclareOptions, QueueDeleteOptions,
     },
     types::{AMQPValue, FieldTable, ShortString},
 };
@@ -321,14 +321,12 @@ impl Runner {
 
     async fn bind_all(&self, live: &Live) -> Result<(), BrokerError> {
         let patterns = self.shared.sink.patterns(&self.id);
-        let mut outcomes = stream::iter(&patterns)
-            .map(|pattern| {
-                let deadline = Instant::now() + self.shared.operation_timeout;
+        for some in patterns.chunks(CONCURRENT_BINDS) {
+            let deadline = Instant::now() + self.shared.operation_timeout;
+            let binds = some.iter().map(|pattern| {
                 bind(&self.shared, &self.id, &self.queue, live, pattern, deadline)
-            })
-            .buffer_unordered(CONCURRENT_BINDS);
-        while let Some(outcome) = outcomes.next().await {
-            outcome?;
+            });
+            try_join_all(binds).await?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use lapin::{Channel, Connection, ConnectionProperties, Event, runtime::Runtime, uri::AMQPUri};
+use lapin::{Channel, Connection, ConnectionProperties, Event, uri::AMQPUri};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -62,12 +62,13 @@ impl Link {
     pub(super) async fn wait(&self) -> Arc<Live> {
         loop {
             let mut state = self.state.clone();
-            let found = state.wait_for(|state| matches!(state, State::Up(_))).await;
-            match found.as_deref() {
-                Ok(State::Up(live)) => return Arc::clone(live),
-                Ok(State::Down(_)) => {}
+            let current = state.borrow_and_update().clone();
+            if let State::Up(live) = current {
+                return live;
+            }
+            if state.changed().await.is_err() {
                 // The supervisor ends only with the link itself, and so with the caller.
-                Err(_) => std::future::pending().await,
+                std::future::pending::<()>().await;
             }
         }
     }
@@ -149,11 +150,7 @@ async fn connect(config: &LinkConfig) -> Result<Connection, BrokerError> {
         .with_connection_name(config.name.as_bytes().to_vec().into())
         .with_client_property("product".into(), "Stentor".into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-    let connecting = Connection::connect_uri_with_runtime(
-        config.uri.clone(),
-        properties,
-        Runtime::tokio_current(),
-    );
+    let connecting = Connection::connect_uri(config.uri.clone(), properties);
     answer(Instant::now() + config.connection_timeout, connecting).await
 }
 

@@ -28,7 +28,7 @@ use self::{
     topology::Topology,
 };
 use super::{
-    Broker, BrokerError, Config, Confirm, Consume, Consumer, DeliverySink, ExchangeKind, FeedId,
+    AmqpUrl, Broker, BrokerError, Config, Confirm, Consume, Consumer, DeliverySink, ExchangeKind, FeedId,
     FeedSink, Publish, QueueSpec, VirtualHost,
 };
 use crate::hub::FeedConfig;
@@ -45,13 +45,18 @@ pub struct AmqpBroker {
 }
 
 impl AmqpBroker {
-    /// A broker at `config.url`. `node` names this node's connections and queues, and must be
+    /// A broker at `url`. `node` names this node's connections and queues, and must be
     /// another one each time the process starts.
     ///
     /// # Errors
     /// The URL is none for AMQP; why.
-    pub fn new(config: Config, feed: FeedConfig, node: &str) -> Result<Self, String> {
-        let mut uri: AMQPUri = config.url.reveal().parse()?;
+    pub fn new(
+        url: &AmqpUrl,
+        config: Config,
+        feed: FeedConfig,
+        node: &str,
+    ) -> Result<Self, String> {
+        let mut uri: AMQPUri = url.reveal().parse()?;
         let heartbeat = config.heartbeat.as_secs().clamp(1, u64::from(u16::MAX));
         uri.query.heartbeat = u16::try_from(heartbeat).ok();
         Ok(Self { config, feed, uri, node: node.into() })
@@ -70,7 +75,7 @@ impl Broker for AmqpBroker {
         let feed_link = Arc::new(Link::start(link_config("feeds")));
         let publish_link = Arc::new(Link::start(link_config("publish")));
         let publisher_config = PublisherConfig {
-            lanes: self.config.publish_channels,
+            lanes: usize::from(self.config.publish_channels),
             max_pending: self.config.max_pending_publishes,
             operation_timeout,
         };
