@@ -211,7 +211,7 @@ impl Problem {
         use CloseCode::{Internal, Policy, Protocol, Restart, TooBig, TryAgainLater};
         match self {
             Self::Malformed(DecodeErrorKind::UnknownCommand(_)) => ("Bad command", Protocol),
-            Self::Malformed(kind) if is_too_big(kind) => ("Frame too large", TooBig),
+            Self::Malformed(kind) if kind.is_too_big() => ("Frame too large", TooBig),
             Self::Malformed(_) => ("Malformed frame", Protocol),
             Self::NotLoggedIn | Self::AlreadyLoggedIn => ("Illegal command", Protocol),
             Self::ServerCommand(_) => ("Bad command", Protocol),
@@ -263,10 +263,8 @@ impl Problem {
     #[must_use]
     pub fn detail(&self) -> String {
         match self {
-            Self::Malformed(DecodeErrorKind::UnknownCommand(name)) => {
-                format!("Could not interpret command {}\n", quoted(name))
-            }
-            Self::Malformed(kind) => format!("{}\n", describe(kind)),
+            // Of an unknown command, too, the decoder's words are the plug-in's.
+            Self::Malformed(kind) => format!("{kind}\n"),
             Self::NotLoggedIn => "You must log in using CONNECT first".to_owned(),
             Self::AlreadyLoggedIn => {
                 "You are logged in already. CONNECT (or STOMP) comes once, as the first frame\n"
@@ -381,14 +379,6 @@ impl Problem {
             }
         }
     }
-}
-
-// Until the grammar's decoder is merged.
-fn is_too_big(_: &DecodeErrorKind) -> bool {
-    false
-}
-fn describe(kind: &DecodeErrorKind) -> String {
-    format!("{kind:?}")
 }
 
 /// The first [`Problem::QUOTED`] characters, and a sign that there were more.

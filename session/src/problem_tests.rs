@@ -64,6 +64,21 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             "Could not interpret command \"WRONG\"\n",
         ),
         (
+            Malformed(DecodeErrorKind::FrameTooBig {
+                limit: 9,
+                announced: None,
+            }),
+            "Frame too large",
+            1009,
+            "the frame is longer than the limit of 9 bytes\n",
+        ),
+        (
+            Malformed(DecodeErrorKind::EmptyHeaderName),
+            "Malformed frame",
+            1002,
+            "a header has an empty name\n",
+        ),
+        (
             NotLoggedIn,
             "Illegal command",
             1002,

@@ -379,9 +379,9 @@ impl Model {
 
     fn escaped(&self, text: &str) -> String {
         let mut out = Vec::new();
-        stomp_grammar::encode::header(&mut out, self.version, "", text);
+        stomp_grammar::encode::header(&mut out, self.version, "x", text);
         let line = String::from_utf8(out).unwrap();
-        line[1..line.len() - 1].to_owned()
+        line[2..line.len() - 1].to_owned()
     }
 
     fn name(&mut self, prefix: &str) -> String {
@@ -721,7 +721,7 @@ fn size(frame: &Frame) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1024, max_shrink_iters: 4096, ..ProptestConfig::default() })]
 
     #[test]
     fn a_connected_client_may_do_anything(
