@@ -1,7 +1,7 @@
 //! Everything that ends a session, in one table: the words of its ERROR frame, and the code
 //! that the transport closes with.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use stomp_grammar::{Command, DecodeErrorKind, Version};
 
@@ -380,6 +380,20 @@ impl Problem {
         }
     }
 }
+
+/// For logs, on one line.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {}",
+            self.message(),
+            self.detail().trim_end().replace('\n', " ")
+        )
+    }
+}
+
+impl std::error::Error for Problem {}
 
 /// The first [`Problem::QUOTED`] characters, and a sign that there were more.
 fn clip(text: &str) -> String {

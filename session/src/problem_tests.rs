@@ -359,6 +359,14 @@ fn every_problem_has_its_words_and_its_code() {
 }
 
 #[test]
+fn for_logs_a_problem_is_one_line() {
+    let problem = Problem::UnknownSubscription("id='9'".into());
+    let line = "No subscription found: UNSUBSCRIBE must refer to an existing subscription. \
+                Subscription to \"id='9'\" not found.";
+    assert_eq!(problem.to_string(), line);
+}
+
+#[test]
 fn close_codes_have_reasons_that_fit() {
     use CloseCode::*;
     let codes = [
