@@ -204,9 +204,7 @@ impl Session {
         match outcome {
             Ok(()) => {
                 let held = !self.wants_frame();
-                if !self.pending.finish(operation) {
-                    return;
-                }
+                self.pending.finish(operation);
                 self.flush_receipts(now);
                 // The transport was not read, so the client could not be heard.
                 if held && self.wants_frame() {
