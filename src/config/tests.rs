@@ -152,9 +152,7 @@ request_timeout = "10s"
 #[test]
 fn a_wrong_value_is_not_blamed_on_others() {
     let text = "[limits]\nmax_frame_size = \"1KX\"\n[mailbox]\nmax_bytes = \"64KiB\"\n";
-    assert_snapshot!(problems(text, &[]), @r#"
-    stentor.toml:2: [limits] max_frame_size: "1KX" is not a size; write bytes or e.g. "4MiB"
-    "#);
+    assert_snapshot!(problems(text, &[]), @r#"stentor.toml:2: [limits] max_frame_size: "1KX" is not a size; write bytes or e.g. "4MiB""#);
 }
 
 #[test]
@@ -168,9 +166,7 @@ fn a_broken_file() {
     stentor.toml:2: port: there is no such key outside of the sections
     stentor.toml:3: max_headers: there is no such key outside of the sections; it belongs to [limits]
     "#);
-    assert_snapshot!(problems("[log]\nlevel = \"info\"\nlevel = \"warn\"\n", &[]), @r#"
-    stentor.toml:3: not TOML (texts stand in quotes): duplicate key
-    "#);
+    assert_snapshot!(problems("[log]\nlevel = \"info\"\nlevel = \"warn\"\n", &[]), @"stentor.toml:3: not TOML (texts stand in quotes): duplicate key");
 }
 
 #[test]
