@@ -1,4 +1,5 @@
-//! The events.
+//! The events. Their targets are the parts that they happen in, so that `[log] level` can turn
+//! single parts up or down.
 
 use std::{fmt::Display, net::SocketAddr, time::Duration};
 
@@ -40,7 +41,7 @@ pub struct Ending<'a> {
 macro_rules! connection_event {
     ($level:ident, $connection:expr, $($rest:tt)*) => {{
         let ConnectionInfo { session, user, vhost, transport, remote } = *$connection;
-        $level!(session, user, vhost, transport, %remote, $($rest)*)
+        $level!(target: "stentor::connection", session, user, vhost, transport, %remote, $($rest)*)
     }};
 }
 
@@ -81,60 +82,60 @@ pub fn publish_refused(connection: &ConnectionInfo<'_>, destination: &str, cause
 
 /// The link to the broker is there (again).
 pub fn broker_link_up(vhost: &str) {
-    info!(vhost, "broker link up");
+    info!(target: "stentor::broker", vhost, "broker link up");
 }
 
 /// The link to the broker is lost, or could not be made.
 pub fn broker_link_down(vhost: &str, cause: &dyn Display, retry_in: Duration) {
     let cause = cause.to_string();
     let retry_in_ms = millis(retry_in);
-    warn!(vhost, cause, retry_in_ms, "broker link down");
+    warn!(target: "stentor::broker", vhost, cause, retry_in_ms, "broker link down");
 }
 
 /// The broker takes no messages for now (an alarm: memory or disk).
 pub fn broker_blocked(vhost: &str, cause: &str) {
     warn!(
-        vhost,
+        target: "stentor::broker", vhost,
         cause, "broker blocked: clients that publish are not read"
     );
 }
 
 /// The broker takes messages again.
 pub fn broker_unblocked(vhost: &str) {
-    info!(vhost, "broker unblocked");
+    info!(target: "stentor::broker", vhost, "broker unblocked");
 }
 
 /// The broker is in this process' memory.
 pub fn broker_embedded() {
-    warn!("the broker is embedded: nothing outlives this process");
+    warn!(target: "stentor::broker", "the broker is embedded: nothing outlives this process");
 }
 
 /// Messages of a feed may have been lost; so many clients are told.
 pub fn feed_interrupted(vhost: &str, feed: &dyn Display, cause: &str, clients: usize) {
     let feed = feed.to_string();
-    error!(vhost, feed, cause, clients, "feed interrupted");
+    error!(target: "stentor::hub", vhost, feed, cause, clients, "feed interrupted");
 }
 
 /// The program starts.
 pub fn starting() {
-    info!(version = env!("CARGO_PKG_VERSION"), "starting");
+    info!(target: "stentor", version = env!("CARGO_PKG_VERSION"), "starting");
 }
 
 /// An address is open; `what` says for whom (`websocket`, `stomp`, `admin`).
 pub fn listening(address: SocketAddr, what: &str) {
-    info!(%address, what, "listening");
+    info!(target: "stentor::listen", %address, what, "listening");
 }
 
 /// A connection could not be accepted.
 pub fn accept_failed(what: &str, cause: &dyn Display) {
     let cause = cause.to_string();
-    warn!(what, cause, "accept failed");
+    warn!(target: "stentor::listen", what, cause, "accept failed");
 }
 
 /// A connection was not accepted, for there are as many as are allowed.
 pub fn connection_limit_reached(what: &str, max_connections: usize) {
     warn!(
-        what,
+        target: "stentor::listen", what,
         max_connections, "connection limit reached: a client was turned away"
     );
 }
@@ -142,7 +143,7 @@ pub fn connection_limit_reached(what: &str, max_connections: usize) {
 /// The system allows fewer open files than `max_connections` may need.
 pub fn few_files(allowed: u64, max_connections: usize) {
     warn!(
-        allowed,
+        target: "stentor::listen", allowed,
         max_connections,
         "too few file descriptors for [listen] max_connections: raise the hard limit \
          (`ulimit -Hn`, systemd's LimitNOFILE)"
@@ -151,21 +152,21 @@ pub fn few_files(allowed: u64, max_connections: usize) {
 
 /// The readiness check fails from now on.
 pub fn not_ready(cause: &str) {
-    info!(cause, "not ready");
+    info!(target: "stentor::shutdown", cause, "not ready");
 }
 
 /// So many clients are told to reconnect elsewhere, over this time.
 pub fn draining(connections: usize, over: Duration) {
-    info!(connections, over_ms = millis(over), "draining");
+    info!(target: "stentor::shutdown", connections, over_ms = millis(over), "draining");
 }
 
 /// The program ends; so many clients were cut.
 pub fn stopped(cut: usize) {
     if cut == 0 {
-        info!("stopped");
+        info!(target: "stentor::shutdown", "stopped");
     } else {
         warn!(
-            cut,
+            target: "stentor::shutdown", cut,
             "stopped: the grace time was over, and clients were cut"
         );
     }

@@ -94,7 +94,7 @@ fn a_line_of_text_begins_with_the_time_in_utc() {
     assert!(humantime::parse_rfc3339(time).is_ok(), "{time}");
     assert_eq!(
         rest.trim(),
-        "INFO stentor::telemetry::event: connection opened session=\"s-1\" user=\"alice\" \
+        "INFO stentor::connection: connection opened session=\"s-1\" user=\"alice\" \
          vhost=\"/\" transport=\"websocket\" remote=127.0.0.1:4711"
     );
 }
@@ -130,6 +130,8 @@ fn the_level_decides() {
     };
     assert_eq!(log(Format::Text, "info", events).lines().count(), 2);
     assert_eq!(log(Format::Text, "warn", events).lines().count(), 1);
-    let only = "off,stentor::telemetry=info";
+    let only = "off,stentor::broker=info";
     assert_eq!(log(Format::Text, only, events).lines().count(), 2);
+    let none = "info,stentor::broker=off";
+    assert_eq!(log(Format::Text, none, events), "");
 }
