@@ -1,9 +1,10 @@
 //! The `[broker]` section.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use serde::Deserialize;
 
+use super::ExchangeKind;
 use crate::units::{Checked, at_least_one, more_than_zero};
 
 /// Where the broker is, and how it is used.
@@ -40,6 +41,9 @@ pub struct Config {
     /// Messages published and not confirmed yet, per virtual host; when there are more, clients
     /// that publish are not read. It bounds memory while the broker is slow or away.
     pub max_pending_publishes: usize,
+    /// The types of exchanges, by name, where the gateway's account may not learn them itself
+    /// (for that, it must be allowed to configure them).
+    pub exchanges: BTreeMap<Box<str>, ExchangeKind>,
 }
 
 impl Default for Config {
@@ -55,6 +59,7 @@ impl Default for Config {
             reconnect_max: Duration::from_secs(10),
             publish_channels: 2,
             max_pending_publishes: 16_384,
+            exchanges: BTreeMap::new(),
         }
     }
 }

@@ -213,6 +213,8 @@ pub enum Argument {
     Switch(bool),
     /// A point in time, in seconds since 1970.
     Timestamp(u64),
+    /// Several texts (an AMQP array: `x-stream-filter`).
+    Texts(Vec<Box<str>>),
 }
 
 /// A message to publish.

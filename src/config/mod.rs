@@ -48,9 +48,9 @@ pub struct Config {
     /// `[limits]`
     pub limits: connection::Limits,
     /// `[feed]`
-    pub feed: hub::Feed,
+    pub feed: hub::FeedConfig,
     /// `[mailbox]`
-    pub mailbox: hub::Mailbox,
+    pub mailbox: hub::MailboxConfig,
     /// `[shutdown]`
     pub shutdown: shutdown::Config,
     /// `[log]`
@@ -137,8 +137,8 @@ sections! {
     presence: presence::Config,
     stomp: connection::Stomp,
     limits: connection::Limits,
-    feed: hub::Feed,
-    mailbox: hub::Mailbox,
+    feed: hub::FeedConfig,
+    mailbox: hub::MailboxConfig,
     shutdown: shutdown::Config,
     log: telemetry::Config,
 }

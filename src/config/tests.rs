@@ -3,6 +3,7 @@ use std::time::Duration;
 use insta::assert_snapshot;
 
 use super::*;
+use crate::broker::ExchangeKind;
 
 fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     let file = File {
@@ -96,6 +97,8 @@ http = "0.0.0.0:1"
 
 [broker]
 url = "amqp://u:s3cret@host/vhost"
+
+[shutdown]
 nonsense = true
 
 [log]
@@ -116,8 +119,8 @@ level = "inof"
     stentor.toml:19: [feed] durable: invalid type: string "yes", expected a switch; write true or false
     stentor.toml:21: [lisen]: there is no such section; did you mean [listen]?
     stentor.toml:25: [broker] url: names a virtual host; list it in vhosts, and end the URL after the port
-    stentor.toml:26: [broker] nonsense: there is no such key; the keys of [broker] are url, vhosts, default_vhost, connection_timeout, operation_timeout, heartbeat, reconnect_min, reconnect_max, publish_channels, max_pending_publishes
-    stentor.toml:29: [log] level: "inof" is not a level; write "error", "warn", "info", "debug", "trace" or "off", or directives such as "info,stentor::hub=debug"
+    stentor.toml:28: [shutdown] nonsense: there is no such key; the keys of [shutdown] are not_ready, drain, grace
+    stentor.toml:31: [log] level: "inof" is not a level; write "error", "warn", "info", "debug", "trace" or "off", or directives such as "info,stentor::hub=debug"
     "#);
 }
 
@@ -191,6 +194,10 @@ fn the_environment_wins_over_the_file() {
                 "https://a.example, https://b.example",
             ),
             ("STENTOR__MAILBOX__OVERFLOW", "drop-oldest"),
+            (
+                "STENTOR__BROKER__EXCHANGES",
+                "orders=topic, news.all=fanout",
+            ),
             ("STENTOR__BROKER__URL", "amqp://u:p@host"),
             ("STENTOR__AUTH__USER_PATH", "http://127.0.0.1:1/user"),
             // Kubernetes', for a service of our name, and others'.
@@ -209,6 +216,8 @@ fn the_environment_wins_over_the_file() {
         ["https://a.example", "https://b.example"]
     );
     assert_eq!(config.mailbox.overflow, hub::Overflow::DropOldest);
+    assert_eq!(config.broker.exchanges["orders"], ExchangeKind::Topic);
+    assert_eq!(config.broker.exchanges["news.all"], ExchangeKind::Fanout);
     assert_eq!(config.broker.url.unwrap().to_string(), "amqp://u:***@host");
     assert!(config.auth.user_path.is_some());
 }
@@ -224,10 +233,12 @@ fn problems_in_the_environment_name_the_variable() {
         ("STENTOR__FEED__BINDING", "some"),
         ("STENTOR__MAILBOX__MAX_BYTES", "1MiB"),
         ("STENTOR__BROKER__URL", "u:s3cret@host"),
+        ("STENTOR__BROKER__EXCHANGES", "orders"),
         ("STENTOR__WHATEVER", "1"),
     ];
     assert_snapshot!(problems("[listen]\nmax_connections = 0\n", &environment), @r#"
     stentor.toml:2: [listen] max_connections: is 0, so nobody could connect; write 1 or more
+    STENTOR__BROKER__EXCHANGES: [broker] exchanges: "orders" has no "="; write NAME=VALUE,NAME=VALUE
     STENTOR__BROKER__URL: [broker] url: is not a broker's URL; write "amqp://user:password@host:5672", "amqps://…" or "embedded:"
     STENTOR__FEED__BINDING: [feed] binding: unknown variant "some", expected "key" or "all"
     STENTOR__FEED__DURABLE: [feed] durable: "yes" is not a switch; write true or false

@@ -2,16 +2,25 @@
 
 use serde::{
     Deserializer,
-    de::{Error as _, IntoDeserializer, Visitor, value::SeqDeserializer},
+    de::{
+        Error as _, IntoDeserializer, Visitor,
+        value::{MapDeserializer, SeqDeserializer},
+    },
     forward_to_deserialize_any,
 };
 use toml::de::Error;
 
-/// The value of an environment variable. Lists are separated by commas.
+/// The value of an environment variable. Lists are separated by commas; a table is a list of
+/// `name=value`.
 #[derive(Clone)]
 pub(super) struct Text(pub(super) String);
 
 impl Text {
+    fn items(&self) -> impl Iterator<Item = &str> {
+        let items = self.0.split(',').map(str::trim);
+        items.filter(|item| !item.is_empty())
+    }
+
     fn parsed<T: std::str::FromStr>(&self, wanted: &str) -> Result<T, Error> {
         self.0
             .trim()
@@ -70,11 +79,21 @@ impl<'de> Deserializer<'de> for Text {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        let items = self.0.split(',').map(str::trim);
-        let items = items.filter(|item| !item.is_empty());
-        visitor.visit_seq(SeqDeserializer::new(
-            items.map(|item| Self(item.to_owned())),
-        ))
+        let items = self.items().map(|item| Self(item.to_owned()));
+        visitor.visit_seq(SeqDeserializer::new(items))
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let pair = |item: &str| {
+            let (name, value) = item.split_once('=').ok_or_else(|| {
+                Error::custom(format!(
+                    "{item:?} has no \"=\"; write NAME=VALUE,NAME=VALUE"
+                ))
+            })?;
+            Ok((Self(name.trim().to_owned()), Self(value.trim().to_owned())))
+        };
+        let pairs: Vec<(Self, Self)> = self.items().map(pair).collect::<Result<_, Error>>()?;
+        visitor.visit_map(MapDeserializer::new(pairs.into_iter()))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -88,7 +107,7 @@ impl<'de> Deserializer<'de> for Text {
     }
 
     forward_to_deserialize_any! {
-        char str string bytes byte_buf unit unit_struct tuple tuple_struct map struct identifier
+        char str string bytes byte_buf unit unit_struct tuple tuple_struct struct identifier
         ignored_any
     }
 }

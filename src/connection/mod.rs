@@ -1,5 +1,6 @@
 //! One task a client: link, session, broker.
 
 mod config;
+pub mod mapping;
 
 pub use config::{Limits, Stomp, session_config};

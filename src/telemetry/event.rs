@@ -80,16 +80,15 @@ pub fn publish_refused(connection: &ConnectionInfo<'_>, destination: &str, cause
     connection_event!(info, connection, destination, cause, "publish refused");
 }
 
-/// The link to the broker is there (again).
-pub fn broker_link_up(vhost: &str) {
-    info!(target: "stentor::broker", vhost, "broker link up");
+/// A link to the broker is there (again); its name says the virtual host and what it is for.
+pub fn broker_link_up(link: &str) {
+    info!(target: "stentor::broker", link, "broker link up");
 }
 
-/// The link to the broker is lost, or could not be made.
-pub fn broker_link_down(vhost: &str, cause: &dyn Display, retry_in: Duration) {
-    let cause = cause.to_string();
+/// A link to the broker is lost, or could not be made.
+pub fn broker_link_down(link: &str, cause: &str, retry_in: Duration) {
     let retry_in_ms = millis(retry_in);
-    warn!(target: "stentor::broker", vhost, cause, retry_in_ms, "broker link down");
+    warn!(target: "stentor::broker", link, cause, retry_in_ms, "broker link down");
 }
 
 /// The broker takes no messages for now (an alarm: memory or disk).
@@ -110,10 +109,10 @@ pub fn broker_embedded() {
     warn!(target: "stentor::broker", "the broker is embedded: nothing outlives this process");
 }
 
-/// Messages of a feed may have been lost; so many clients are told.
-pub fn feed_interrupted(vhost: &str, feed: &dyn Display, cause: &str, clients: usize) {
+/// Messages of a feed may have been lost; its clients are told.
+pub fn feed_interrupted(feed: &dyn Display, cause: &str) {
     let feed = feed.to_string();
-    error!(target: "stentor::hub", vhost, feed, cause, clients, "feed interrupted");
+    error!(target: "stentor::hub", feed, cause, "feed interrupted");
 }
 
 /// The program starts.

@@ -62,10 +62,10 @@ fn everything(name: &str) {
     subscription_refused(&connection, name, name);
     publish_refused(&connection, name, name);
     broker_link_up(name);
-    broker_link_down(name, &name, Duration::from_secs(1));
+    broker_link_down(name, name, Duration::from_secs(1));
     broker_blocked(name, name);
     broker_unblocked(name);
-    feed_interrupted(name, &name, name, 1);
+    feed_interrupted(&name, name);
     listening(connection.remote, name);
     accept_failed(name, &name);
     connection_limit_reached(name, 1);
@@ -126,7 +126,7 @@ fn a_line_of_json_is_an_object_with_flat_fields() {
 fn the_level_decides() {
     let events = || {
         broker_link_up("/");
-        broker_link_down("/", &"refused", Duration::from_secs(1));
+        broker_link_down("/", "refused", Duration::from_secs(1));
     };
     assert_eq!(log(Format::Text, "info", events).lines().count(), 2);
     assert_eq!(log(Format::Text, "warn", events).lines().count(), 1);
