@@ -437,9 +437,10 @@ async function start() {
     }
   }
   offline.hidden = true;
-  byId('broker').textContent = info.broker === 'embedded' ? 'embedded broker' : info.broker;
+  const embedded = info.broker === 'embedded';
+  byId('broker').textContent = embedded ? 'embedded broker' : info.broker;
   const [first, second] = info.users;
-  const names = { exchange: info.exchange, 'user-0': first.name, 'user-1': second.name };
+  const names = { exchange: info.exchange, broker: embedded ? 'Embedded broker' : 'RabbitMQ', 'user-0': first.name, 'user-1': second.name };
   for (const place of document.querySelectorAll('[data-text]')) place.textContent = names[place.dataset.text];
   showBackend(info);
   new UserWindow(0, first, second, info);
