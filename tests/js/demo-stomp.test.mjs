@@ -189,6 +189,16 @@ test('connects, subscribes, delivers, sends, unsubscribes', async (context) => {
   assert.equal(states.at(-1), 'disconnected');
 });
 
+test('a server that closes instead of answering DISCONNECT is not called again', async (context) => {
+  const { client, socket, states } = connected(context);
+  const ending = client.disconnect();
+  socket.onclose({ reason: '' });
+  await ending;
+  context.mock.timers.tick(60_000);
+  assert.deepEqual(states, ['connecting', 'connected', 'disconnected']);
+  assert.equal(FakeSocket.all.length, 1);
+});
+
 test('after a lost connection it comes back and subscribes again', async (context) => {
   const { client, socket, states } = connected(context);
   client.subscribe('/exchange/feed/user_alice', () => {});

@@ -165,6 +165,7 @@ export class StompClient {
   #receipts = new Map(); // receipt id -> { resolve, reject }
   #lastId = 0;
   #attempt = 0;
+  #leaving = false;
   #timers = []; // heart-beats of this connection
   #lastReceived = 0;
   #retry = null;
@@ -205,10 +206,11 @@ export class StompClient {
   async disconnect() {
     clearTimeout(this.#retry);
     if (this.#state === 'connected') {
+      this.#leaving = true;
       const answered = this.#request('DISCONNECT', {}).catch(() => {});
       await Promise.race([answered, new Promise((resolve) => { setTimeout(resolve, 1000); })]);
     }
-    clearTimeout(this.#retry); // the server may have closed first
+    this.#leaving = false;
     this.#detach('disconnected on request');
     this.#become('disconnected');
   }
@@ -315,6 +317,7 @@ export class StompClient {
 
   #lost(reason) {
     this.#detach(reason);
+    if (this.#leaving) return; // this end was wished for
     // Full jitter: after a server's restart its clients must not all return in the same instant.
     const [first, longest] = this.#options.backoff;
     const delay = Math.round(first / 2 + Math.random() * Math.min(longest, first * 2 ** this.#attempt));
