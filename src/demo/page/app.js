@@ -104,7 +104,10 @@ class UserWindow {
       passcode,
       onState: (state, detail) => this.showState(state, detail),
       onError: (frame) => this.showError(frame),
-      onFrame: (direction, frame) => log(this, direction, frame),
+      onFrame: (direction, frame) => {
+        log(this, direction, frame);
+        this.watchReceipt(frame);
+      },
     });
     const subscription = this.client.subscribe(this.feed(this.user.name), (message) => this.receive(message));
     subscription.ready.catch(() => {});
@@ -163,7 +166,7 @@ class UserWindow {
     const connected = state === 'connected';
     const open = connected || state === 'connecting' || state === 'waiting';
     this.find('.state').textContent = { waiting: 'reconnecting', refused: 'login refused' }[state] ?? state;
-    this.find('.subscription').classList.toggle('is-live', connected);
+    if (!connected) this.find('.subscription').classList.remove('is-live');
     this.find('.disconnect').hidden = !open;
     this.find('.login').hidden = open;
     this.find('.scroll').inert = !open;
@@ -176,6 +179,12 @@ class UserWindow {
     } else if (state === 'waiting') {
       this.find('.state').title = detail.reason;
     }
+  }
+
+  // The tick stands for the RECEIPT of the user's own SUBSCRIBE: from there on nothing is missed.
+  watchReceipt({ command, headers }) {
+    if (command === 'SUBSCRIBE' && headers.destination === this.feed(this.user.name)) this.receipt = headers.receipt;
+    if (command === 'RECEIPT' && headers['receipt-id'] === this.receipt) this.find('.subscription').classList.add('is-live');
   }
 
   showError(frame) {
@@ -217,7 +226,8 @@ async function push(event) {
     if (!response.ok) throw new Error((await response.text()).trim() || `status ${response.status}`);
   } catch (error) {
     arrived(key, body);
-    showPush(`Not published: ${error.message}`, true);
+    const reason = error instanceof TypeError ? 'the demo’s server does not answer' : error.message; // fetch's own words vary
+    showPush(`Not published: ${reason}.`, true);
     return;
   }
   setTimeout(() => { // nobody here has it: connected elsewhere, or not at all
@@ -440,7 +450,7 @@ async function start() {
   const embedded = info.broker === 'embedded';
   byId('broker').textContent = embedded ? 'embedded broker' : info.broker;
   const [first, second] = info.users;
-  const names = { exchange: info.exchange, broker: embedded ? 'Embedded broker' : 'RabbitMQ', 'user-0': first.name, 'user-1': second.name };
+  const names = { exchange: info.exchange, broker: embedded ? 'Broker' : 'RabbitMQ', 'user-0': first.name, 'user-1': second.name };
   for (const place of document.querySelectorAll('[data-text]')) place.textContent = names[place.dataset.text];
   showBackend(info);
   new UserWindow(0, first, second, info);
