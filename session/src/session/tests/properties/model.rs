@@ -283,8 +283,14 @@ impl Model {
     }
 
     fn name(&mut self, prefix: &str) -> String {
-        self.names += 1;
-        format!("{prefix}{}", self.names)
+        loop {
+            self.names += 1;
+            let name = format!("{prefix}{}", self.names);
+            // A twisted frame may have taken it.
+            if !self.feeds.contains_key(&name) && !self.transactions.contains_key(&name) {
+                return name;
+            }
+        }
     }
 
     pub(super) fn text(&self, text: &Text) -> String {
