@@ -4,7 +4,6 @@
 mod model;
 
 use proptest::{prelude::*, sample::Index};
-use stomp_grammar::Version;
 
 use super::*;
 use model::Model;

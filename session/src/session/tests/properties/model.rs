@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::sample::Index;
-use stomp_grammar::Version;
 
 use super::{Input, KNOWN, Text, Valid};
 use crate::{AckMode, Publish, session::tests::*};
@@ -392,7 +391,7 @@ impl Model {
                     return None;
                 }
                 let id = match self.transactions.keys().next() {
-                    Some(id) if daring && self.names % 2 == 0 => id.clone(),
+                    Some(id) if daring && self.names.is_multiple_of(2) => id.clone(),
                     _ => self.name("t:"),
                 };
                 Some(Frame::new(Command::Begin).with_header("transaction", &id))
