@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::sample::Index;
-use stomp_grammar::Version;
 
 use super::{Input, KNOWN, Text, Valid};
 use crate::{AckMode, Publish, session::tests::*};
@@ -88,7 +87,7 @@ impl Model {
         let held = !self.peer.session.wants_frame();
         match input {
             Input::Valid(valid, receipt) => {
-                if !held && let Some(mut frame) = self.valid(&valid) {
+                if !held && let Some(mut frame) = self.valid(&valid, false) {
                     if receipt.is_some() {
                         frame.headers.push("receipt", &self.name("r:"));
                     }
@@ -96,7 +95,7 @@ impl Model {
                 }
             }
             Input::Twisted(valid, (name, value)) => {
-                if !held && let Some(frame) = self.valid(&valid) {
+                if !held && let Some(frame) = self.valid(&valid, true) {
                     let mut twisted = Frame::new(frame.command).with_body(frame.body);
                     twisted.headers.push(&self.text(&name), &self.text(&value));
                     for (name, value) in frame.headers.iter() {
@@ -283,8 +282,14 @@ impl Model {
     }
 
     fn name(&mut self, prefix: &str) -> String {
-        self.names += 1;
-        format!("{prefix}{}", self.names)
+        loop {
+            self.names += 1;
+            let name = format!("{prefix}{}", self.names);
+            // A twisted frame may have taken it.
+            if !self.feeds.contains_key(&name) && !self.transactions.contains_key(&name) {
+                return name;
+            }
+        }
     }
 
     pub(super) fn text(&self, text: &Text) -> String {
@@ -299,10 +304,13 @@ impl Model {
     }
 
     /// A frame that must be accepted now; `None`: there is none of the kind.
-    fn valid(&mut self, valid: &Valid) -> Option<Frame> {
+    ///
+    /// A `daring` one passes bounds, takes names that are taken, and acknowledges anything.
+    fn valid(&mut self, valid: &Valid, daring: bool) -> Option<Frame> {
         let room = |model: &Self, frames: usize, bytes: usize| {
-            frames < config().max_transaction_frames
-                && model.transaction_bytes + bytes <= config().max_transaction_bytes
+            daring
+                || frames < config().max_transaction_frames
+                    && model.transaction_bytes + bytes <= config().max_transaction_bytes
         };
         match valid {
             Valid::Send {
@@ -327,11 +335,14 @@ impl Model {
                 Some(frame)
             }
             Valid::Subscribe { mode } => {
-                if self.feeds.len() >= config().max_subscriptions {
+                if self.feeds.len() >= config().max_subscriptions && !daring {
                     return None;
                 }
                 let mode = ["auto", "client", "client-individual"][usize::from(*mode)];
-                let id = self.name("s:");
+                let id = match self.feeds.keys().next() {
+                    Some(id) if daring => id.clone(),
+                    _ => self.name("s:"),
+                };
                 let frame = Frame::new(Command::Subscribe).with_header("ack", mode);
                 Some(
                     frame
@@ -354,12 +365,13 @@ impl Model {
                 of,
                 nack,
             } => {
-                let waiting: Vec<_> = self
-                    .feeds
-                    .values()
-                    .flat_map(|feed| &feed.unsettled)
-                    .collect();
-                let (id, _) = (!waiting.is_empty()).then(|| *of.get(&waiting))?;
+                let waiting: Vec<_> = if daring {
+                    self.message_ids.iter().collect()
+                } else {
+                    let all = self.feeds.values().flat_map(|feed| &feed.unsettled);
+                    all.map(|(id, _)| id).collect()
+                };
+                let id = (!waiting.is_empty()).then(|| *of.get(&waiting))?;
                 let command = if *nack { Command::Nack } else { Command::Ack };
                 let mut frame = Frame::new(command).with_header(self.ack_header(), id);
                 if *transaction && !self.transactions.is_empty() {
@@ -375,10 +387,13 @@ impl Model {
                 Some(frame)
             }
             Valid::Begin => {
-                if self.transactions.len() >= config().max_transactions {
+                if self.transactions.len() >= config().max_transactions && !daring {
                     return None;
                 }
-                let id = self.name("t:");
+                let id = match self.transactions.keys().next() {
+                    Some(id) if daring && self.names.is_multiple_of(2) => id.clone(),
+                    _ => self.name("t:"),
+                };
                 Some(Frame::new(Command::Begin).with_header("transaction", &id))
             }
             Valid::Commit(which) => {
@@ -386,7 +401,7 @@ impl Model {
                 let ready: Vec<_> = self
                     .transactions
                     .keys()
-                    .filter(|id| self.can_commit(id))
+                    .filter(|id| daring || self.can_commit(id))
                     .collect();
                 let id = (!ready.is_empty()).then(|| *which.get(&ready))?;
                 Some(Frame::new(Command::Commit).with_header("transaction", id))

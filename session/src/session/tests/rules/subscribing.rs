@@ -229,6 +229,11 @@ fn replies_come_by_a_subscription_that_was_not_asked_for() {
     }
     let refused = peer.session.open_replies("/temp-queue/4");
     assert_eq!(refused, Err(Problem::TooManySubscriptions { limit: 4 }));
+    // Nothing comes by one that is opened too late.
+    let mut peer = Peer::connected("1.2");
+    peer.send("DISCONNECT\nreceipt:r");
+    let late = peer.session.open_replies("/temp-queue/foo").unwrap();
+    assert_eq!(peer.deliver(late, 1), (Delivered::Refused, String::new()));
     for command in ["SUBSCRIBE", "UNSUBSCRIBE"] {
         let mut peer = Peer::connected("1.2");
         peer.session.open_replies("/temp-queue/foo").unwrap();

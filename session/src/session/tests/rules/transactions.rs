@@ -137,7 +137,17 @@ fn rule_20_transactions_are_bounded() {
         "x".repeat(75)
     ));
     peer.assert_silent();
-    peer.send("SEND\ndestination:/t\ntransaction:b");
+
+    let mut peer = Peer::connected("1.2");
+    for (length, fits) in [(175, true), (176, false)] {
+        peer.send(&format!("BEGIN\ntransaction:{length}"));
+        let body = "x".repeat(length - 2);
+        peer.send(&format!(
+            "SEND\ndestination:/t\ntransaction:{length}\n\n{body}"
+        ));
+        assert_eq!(peer.closed.is_none(), fits);
+        peer.send(&format!("ABORT\ntransaction:{length}"));
+    }
     peer.assert_error("Transaction too large");
 }
 
