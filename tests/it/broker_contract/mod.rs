@@ -83,7 +83,6 @@ macro_rules! contract {
     };
     (@ $fixture:ty, $module:ident { $($test:ident)* }) => {
         mod $module {
-            use super::*;
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $test() {
