@@ -47,14 +47,14 @@ pub(super) fn read(
     context: &Context<'_>,
 ) -> Result<(Properties, Option<Box<str>>), Problem> {
     let text = |name| Ok::<_, Problem>(fields.short(name)?.map(Box::from));
-    let (reply_to, temp_queue) = reply_to(fields)?;
+    let reply_to = reply_to(fields)?;
     let properties = Properties {
         content_type: text("content-type")?,
         content_encoding: text("content-encoding")?,
         persistent: fields.switch("persistent")?.unwrap_or(false),
         priority: fields.number("priority")?,
         correlation_id: text("correlation-id")?,
-        reply_to,
+        reply_to: reply_to.property,
         // RabbitMQ closes the channel of whoever sends one that is no such number.
         expiration: fields
             .number::<u32>("expiration")?
@@ -66,19 +66,30 @@ pub(super) fn read(
         app_id: text("app-id")?,
         headers: headers(fields, context)?,
     };
-    Ok((properties, temp_queue))
+    Ok((properties, reply_to.temp_queue))
+}
+
+/// What `reply-to` means.
+#[derive(Default)]
+struct ReplyTo {
+    property: Option<Box<str>>,
+    temp_queue: Option<Box<str>>,
 }
 
 /// Only the temporary queue is this gateway's business; everything else goes as it is, and the
 /// receiver's gateway prints it as a destination.
-fn reply_to(fields: &Fields<'_>) -> Result<(Option<Box<str>>, Option<Box<str>>), Problem> {
+fn reply_to(fields: &Fields<'_>) -> Result<ReplyTo, Problem> {
     let Some(text) = fields.short("reply-to")? else {
-        return Ok((None, None));
+        return Ok(ReplyTo::default());
     };
-    match Destination::parse(text)? {
-        Destination::TempQueue(name) => Ok((None, Some(name))),
-        _ => Ok((Some(text.into()), None)),
-    }
+    let (property, temp_queue) = match Destination::parse(text)? {
+        Destination::TempQueue(name) => (None, Some(name)),
+        _ => (Some(text.into()), None),
+    };
+    Ok(ReplyTo {
+        property,
+        temp_queue,
+    })
 }
 
 fn user_id(fields: &Fields<'_>, context: &Context<'_>) -> Result<Option<Box<str>>, Problem> {
@@ -95,10 +106,9 @@ fn user_id(fields: &Fields<'_>, context: &Context<'_>) -> Result<Option<Box<str>
     }
 }
 
-fn headers(
-    fields: &Fields<'_>,
-    context: &Context<'_>,
-) -> Result<Vec<(Box<str>, Box<str>)>, Problem> {
+type Pairs = Vec<(Box<str>, Box<str>)>;
+
+fn headers(fields: &Fields<'_>, context: &Context<'_>) -> Result<Pairs, Problem> {
     let mut headers = Vec::new();
     let mut seen = HashSet::new();
     for (name, value) in fields.headers.iter() {
