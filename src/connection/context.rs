@@ -16,6 +16,7 @@ use super::{
 use crate::{
     auth::{Authenticator, User},
     hub::{Hub, Mailbox, MailboxConfig, VhostHub},
+    telemetry::ConnectionInfo,
 };
 
 /// What all connections of this node are served by.
@@ -107,6 +108,8 @@ pub(super) struct Context {
     pub(super) services: Arc<Services>,
     pub(super) peer: Peer,
     pub(super) guard: Guard,
+    /// The session's id: unique, and not to be guessed.
+    pub(super) session: Box<str>,
     identity: OnceLock<Identity>,
 }
 
@@ -117,8 +120,24 @@ pub(super) struct Identity {
 }
 
 impl Context {
-    pub(super) fn new(services: Arc<Services>, peer: Peer, guard: Guard) -> Arc<Self> {
-        Arc::new(Self { services, peer, guard, identity: OnceLock::new() })
+    pub(super) fn new(
+        services: Arc<Services>,
+        peer: Peer,
+        guard: Guard,
+        session: Box<str>,
+    ) -> Arc<Self> {
+        Arc::new(Self { services, peer, guard, session, identity: OnceLock::new() })
+    }
+
+    /// As log lines name the connection.
+    pub(super) fn info(&self) -> ConnectionInfo<'_> {
+        ConnectionInfo {
+            session: &self.session,
+            user: self.identity().map(|identity| &*identity.user.name),
+            vhost: self.identity().map(|identity| &**identity.vhost.name()),
+            transport: self.peer.transport,
+            remote: self.peer.remote,
+        }
     }
 
     /// `None` before the login.

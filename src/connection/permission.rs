@@ -106,17 +106,18 @@ impl<'a> Permissions<'a> {
         auth.allow(&self.identity.user, &access)
             .await
             .map_err(|refusal| {
-                telemetry::permission_refused(&self.identity.user.name, &access, &refusal);
+                let what = what(&access);
+                telemetry::permission_refused(&self.context.info(), &what, &refusal.to_string());
                 let reason = refusal.disclosed(self.context.settings().disclose_reason);
-                refused(&access, &self.identity.user.name, reason)
+                refused(&access, &what, &self.identity.user.name, reason)
             })
     }
 }
 
-/// In the words of RabbitMQ 3.10, which clients of its plug-in know.
-fn refused(access: &Access, user: &str, reason: Option<&str>) -> Problem {
-    let what = match access {
-        Access::Vhost { vhost, .. } => return Problem::VhostDenied { vhost: (&**vhost).into() },
+/// What is asked for, in the words of RabbitMQ 3.10, which clients of its plug-in know.
+fn what(access: &Access) -> String {
+    match access {
+        Access::Vhost { vhost, .. } => format!("vhost '{vhost}'"),
         Access::Resource { vhost, kind, name, .. } => {
             let (kind, name) = match (kind, &**name) {
                 (ResourceKind::Queue, name) => ("queue", name),
@@ -128,7 +129,13 @@ fn refused(access: &Access, user: &str, reason: Option<&str>) -> Problem {
         Access::Topic { vhost, exchange, routing_key, .. } => {
             format!("topic '{routing_key}' in exchange '{exchange}' in vhost '{vhost}'")
         }
-    };
+    }
+}
+
+fn refused(access: &Access, what: &str, user: &str, reason: Option<&str>) -> Problem {
+    if let Access::Vhost { vhost, .. } = access {
+        return Problem::VhostDenied { vhost: (&**vhost).into() };
+    }
     let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
     let detail = format!("ACCESS_REFUSED - access to {what} refused for user '{user}'{because}\n");
     Problem::PermissionDenied { detail: detail.into() }

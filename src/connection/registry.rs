@@ -59,6 +59,12 @@ impl Registry {
         Some(Guard { registry: Arc::clone(self), number, mailbox })
     }
 
+    /// How many there may be.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

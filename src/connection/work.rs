@@ -28,7 +28,7 @@ use crate::{
         BrokerError, Confirm, Consume, Consumer, QueueSpec, destination::Destination,
     },
     hub::{DedicatedSink, SharedSubscription},
-    telemetry,
+    telemetry::{self, ConnectionInfo},
 };
 
 /// How a subscription of this connection is served.
@@ -170,12 +170,20 @@ async fn login(context: &Context, connect: &Connect) -> Result<Identity, Problem
     let vhost = header("host").unwrap_or(&context.settings().default_vhost);
     let login =
         Login { user: user.into(), password: Some(passcode.into()), vhost: vhost.into() };
+    let refused = |refusal: &Refusal| {
+        let info = ConnectionInfo {
+            user: Some(&login.user),
+            vhost: Some(&login.vhost),
+            ..context.info()
+        };
+        telemetry::login_refused(&info, &refusal.to_string());
+    };
     let user = services.auth.user(&login).await.map_err(|refusal| {
-        telemetry::login_refused(&context.peer, &login.user, &refusal);
+        refused(&refusal);
         Problem::AccessRefused { user: login.user.clone() }
     })?;
     let denied = |refusal: &Refusal| {
-        telemetry::login_refused(&context.peer, &login.user, refusal);
+        refused(refusal);
         Problem::VhostDenied { vhost: vhost.into() }
     };
     let Some(hub) = services.hub.vhost(vhost) else {

@@ -83,9 +83,9 @@ impl<S> WebSocketLink<S> {
         if is_binary {
             return Message::Binary(frame.into());
         }
-        match Utf8Bytes::try_from(Bytes::from(frame)) {
-            Ok(text) => Message::Text(text),
-            Err(error) => Message::Binary(error.into_bytes()),
+        match String::from_utf8(frame) {
+            Ok(text) => Message::Text(text.into()),
+            Err(error) => Message::Binary(error.into_bytes().into()),
         }
     }
 }
