@@ -111,11 +111,11 @@ async fn run(serve: Serve) -> Result<(), String> {
     } else {
         info!(users = rules.users(), "users read");
     }
-    info!(%address, "listening");
     let rules = LiveRules::new(rules);
     if let Some(path) = serve.who.users {
-        tokio::spawn(reload(path, rules.clone()));
+        reload_at_hangup(path, rules.clone())?;
     }
+    info!(%address, "listening");
     service::serve_live(listener, rules, told_to_end()).await;
     info!("ended");
     Ok(())
@@ -125,30 +125,33 @@ fn load(path: &Path) -> Result<Rules, String> {
     Rules::load(path).map_err(|error| format!("the users file {}: {error}", path.display()))
 }
 
-/// Reads the users file again whenever SIGHUP asks for it.
+/// Reads the users file again whenever SIGHUP asks for it. Returns once it listens for that, so
+/// that no early signal ends the program.
 #[cfg(unix)]
-async fn reload(path: PathBuf, rules: LiveRules) {
+fn reload_at_hangup(path: PathBuf, rules: LiveRules) -> Result<(), String> {
     use tokio::signal::unix::{SignalKind, signal};
 
-    let mut hangups = match signal(SignalKind::hangup()) {
-        Ok(hangups) => hangups,
-        Err(error) => return warn!(%error, "SIGHUP will not read the users file again"),
-    };
-    while hangups.recv().await.is_some() {
-        let path = path.clone();
-        match tokio::task::spawn_blocking(move || load(&path)).await {
-            Ok(Ok(new)) => {
-                info!(users = new.users(), "users read again");
-                rules.replace(new);
+    let mut hangups = signal(SignalKind::hangup()).map_err(|e| format!("SIGHUP: {e}"))?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            let path = path.clone();
+            match tokio::task::spawn_blocking(move || load(&path)).await {
+                Ok(Ok(new)) => {
+                    rules.replace(new);
+                    info!(users = rules.current().users(), "users read again");
+                }
+                Ok(Err(problem)) => error!("{problem}; the users of before stay"),
+                Err(error) => error!(%error, "reading users failed; the users of before stay"),
             }
-            Ok(Err(problem)) => error!("{problem}; the users of before stay"),
-            Err(error) => error!(%error, "reading the users file failed; the users of before stay"),
         }
-    }
+    });
+    Ok(())
 }
 
 #[cfg(not(unix))]
-async fn reload(_: PathBuf, _: LiveRules) {}
+fn reload_at_hangup(_: PathBuf, _: LiveRules) -> Result<(), String> {
+    Ok(())
+}
 
 /// Done at Ctrl-C, or SIGTERM.
 async fn told_to_end() {

@@ -76,8 +76,19 @@ pub async fn serve_live(
     let hook = Hook::new(rules);
     let routes = Call::ALL.map(|call| route(call, &hook));
     let [user, vhost, resource, topic] = routes;
-    let healthy = warp::path!("healthz").and(warp::get()).map(|| "ok\n");
-    let routes = user.or(vhost).or(resource).or(topic).or(healthy);
+    let healthy = warp::path!("healthz")
+        .and(warp::get())
+        .map(|| "ok\n".to_owned())
+        .boxed();
+    let routes = user
+        .or(vhost)
+        .unify()
+        .or(resource)
+        .unify()
+        .or(topic)
+        .unify()
+        .or(healthy)
+        .unify();
 
     let (ending, ended) = oneshot::channel();
     let shutdown = async move {
