@@ -1,43 +1,31 @@
 //! Bytes to frames, incrementally.
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 
-use crate::{Frame, Version};
-
-/// What a peer may send. All sizes are in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// A whole frame: command line, headers and body.
-    pub max_frame_size: usize,
-    /// Headers in a frame, repetitions included.
-    pub max_headers: usize,
-    /// One header line (and the command line), without its end.
-    pub max_header_size: usize,
-}
-
-/// The stream cannot be read on. The peer deserves an ERROR, then the connection ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DecodeError {
-    /// What is wrong.
-    pub kind: DecodeErrorKind,
-    /// The `receipt` header of the offending frame, where it could still be read.
-    pub receipt: Option<Box<str>>,
-}
-
-/// What is wrong with the stream; `Display` says it in words that help the peer's author.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DecodeErrorKind {
-    /// No such command; what was read instead, shortened and made printable.
-    UnknownCommand(Box<str>),
-    // … (the rest is the implementer's)
-}
+use crate::{DecodeError, Frame, Limits, Version, limits::Rules, partial::Partial};
 
 /// Cuts a stream of bytes into frames.
+///
+/// However the transport cut the stream, a head is scanned once for its end and parsed once, and a
+/// body is counted, or searched once for NUL. An incomplete frame is the only thing that is kept:
+/// between frames a decoder owns no memory but itself.
+///
+/// Beyond the letter of the specification it accepts, as RabbitMQ does, CR LF in every version and
+/// bare colons in header values. Line ends between frames are skipped and count to no limit.
 #[derive(Debug)]
 pub struct Decoder {
-    limits: Limits,
-    version: Version,
+    state: State,
+    rules: Rules,
+}
+
+/// Boxed, because most connections are between frames most of the time.
+#[derive(Debug)]
+enum State {
+    Between,
+    /// Between frames, a CR was read whose LF is still to come.
+    BetweenAfterCr,
+    Within(Box<Partial>),
+    Failed(Box<DecodeError>),
 }
 
 impl Decoder {
@@ -45,28 +33,90 @@ impl Decoder {
     #[must_use]
     pub fn new(limits: Limits) -> Self {
         Self {
-            limits,
-            version: Version::V1_2,
+            state: State::Between,
+            rules: Rules::new(limits, Version::V1_2),
         }
     }
 
-    /// From the next frame on, undoes the escapes of `version`.
+    /// From the next frame on, undoes the escapes of `version`. A frame of which the head is not
+    /// complete yet counts as next.
     pub fn set_version(&mut self, version: Version) {
-        self.version = version;
+        self.rules.version = version;
     }
 
-    /// From the next frame on, enforces `limits`.
+    /// From the next frame on, enforces `limits`. A frame of which the head is not complete yet
+    /// counts as next.
     pub fn set_limits(&mut self, limits: Limits) {
-        self.limits = limits;
+        self.rules = Rules::new(limits, self.rules.version);
     }
 
     /// Takes the next frame from `input`, and what it consumed off its front. `None`: all of
     /// `input` was consumed and the frame is not complete yet; the decoder keeps what it needs.
     ///
+    /// A body that arrived in one piece with its frame's head shares the memory of `input`.
+    ///
     /// # Errors
-    /// The stream breaks a rule or a limit. The decoder answers every later call the same.
+    /// The stream breaks a rule or a limit. The decoder answers every later call the same; what
+    /// is left in `input` then has no meaning.
     pub fn decode(&mut self, input: &mut Bytes) -> Result<Option<Frame>, DecodeError> {
-        let _ = (input, self.limits, self.version);
-        todo!()
+        let answer = match &mut self.state {
+            State::Failed(error) => return Err((**error).clone()),
+            State::Within(partial) => partial.advance(input, &self.rules),
+            State::Between | State::BetweenAfterCr => {
+                let after_cr = skip_line_ends(input, matches!(self.state, State::BetweenAfterCr));
+                if input.is_empty() {
+                    self.state = if after_cr {
+                        State::BetweenAfterCr
+                    } else {
+                        State::Between
+                    };
+                    *input = Bytes::new();
+                    return Ok(None);
+                }
+                let mut partial = Partial::default();
+                let mut answer = Ok(None);
+                if after_cr {
+                    // The CR began no line end: it is the first byte of a (wrong) command.
+                    answer = partial.advance(&mut Bytes::from_static(b"\r"), &self.rules);
+                }
+                let answer = answer.and_then(|_| partial.advance(input, &self.rules));
+                if let Ok(None) = answer {
+                    self.state = State::Within(Box::new(partial));
+                }
+                answer
+            }
+        };
+        match &answer {
+            Ok(None) => *input = Bytes::new(),
+            Ok(Some(_)) => self.state = State::Between,
+            Err(error) => self.state = State::Failed(Box::new(error.clone())),
+        }
+        answer
     }
 }
+
+/// Takes the line ends off the front of `input`. Answers whether a CR is left without its LF,
+/// which `after_cr` says of the bytes before.
+fn skip_line_ends(input: &mut Bytes, mut after_cr: bool) -> bool {
+    let mut rest: &[u8] = input;
+    loop {
+        rest = match (after_cr, rest) {
+            (_, [b'\n', after @ ..]) => {
+                after_cr = false;
+                after
+            }
+            (false, [b'\r', b'\n', after @ ..]) => after,
+            (false, [b'\r']) => {
+                after_cr = true;
+                &[]
+            }
+            _ => break,
+        };
+    }
+    let skipped = input.len().saturating_sub(rest.len());
+    input.advance(skipped);
+    after_cr
+}
+
+#[cfg(test)]
+mod tests;

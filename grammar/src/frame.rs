@@ -72,18 +72,57 @@ pub struct Headers {
 }
 
 impl Headers {
+    /// Room for so many bytes of names and values, and so many headers.
+    pub(crate) fn with_capacity(text: usize, headers: usize) -> Self {
+        Self {
+            text: String::with_capacity(text),
+            ends: Vec::with_capacity(headers),
+        }
+    }
+
     /// Appends a header.
     pub fn push(&mut self, name: &str, value: &str) {
         self.text.push_str(name);
         let name_end = self.text.len();
         self.text.push_str(value);
-        // Texts near 4 GiB cannot come from a decoder, whose limits are far below.
-        let (Ok(name_end), Ok(value_end)) =
+        self.mark(name_end);
+    }
+
+    /// Appends a header whose name and value are written in place. After an error, what is in
+    /// `self` has no meaning.
+    pub(crate) fn push_with<E>(
+        &mut self,
+        name: impl FnOnce(&mut String) -> Result<(), E>,
+        value: impl FnOnce(&mut String) -> Result<(), E>,
+    ) -> Result<(), E> {
+        name(&mut self.text)?;
+        let name_end = self.text.len();
+        value(&mut self.text)?;
+        self.mark(name_end);
+        Ok(())
+    }
+
+    /// Makes a header of the text behind the last one. Texts beyond 4 GiB cannot come from a
+    /// decoder, whose limits are below; they are left out.
+    fn mark(&mut self, name_end: usize) {
+        if let (Ok(name_end), Ok(value_end)) =
             (u32::try_from(name_end), u32::try_from(self.text.len()))
-        else {
-            return;
-        };
-        self.ends.push((name_end, value_end));
+        {
+            self.ends.push((name_end, value_end));
+        } else {
+            let start = self
+                .ends
+                .last()
+                .map_or(0, |&(_, value_end)| value_end as usize);
+            self.text.truncate(start);
+        }
+    }
+
+    /// How many bytes the header lines take on the wire where nothing is escaped.
+    pub(crate) fn wire_size(&self) -> usize {
+        self.text
+            .len()
+            .saturating_add(self.ends.len().saturating_mul(2))
     }
 
     /// The value of the first header of that name.
@@ -144,5 +183,45 @@ impl<'a> FromIterator<(&'a str, &'a str)> for Headers {
             headers.push(name, value);
         }
         headers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_keep_order_and_the_first_wins() {
+        let headers: Headers = [("a", "1"), ("b", ""), ("a", "2"), ("", "3")]
+            .into_iter()
+            .collect();
+        let entries: Vec<_> = headers.iter().collect();
+        assert_eq!(entries, [("a", "1"), ("b", ""), ("a", "2"), ("", "3")]);
+        assert_eq!(headers.get("a"), Some("1"));
+        assert_eq!(headers.get("b"), Some(""));
+        assert_eq!(headers.get("c"), None);
+        assert_eq!(headers.len(), 4);
+        assert!(!headers.is_empty() && Headers::default().is_empty());
+    }
+
+    /// `ab:c` and `a:bc` hold the same text, but are different headers.
+    #[test]
+    fn equality_looks_at_the_entries() {
+        let one: Headers = [("ab", "c")].into_iter().collect();
+        let other: Headers = [("a", "bc")].into_iter().collect();
+        assert_ne!(one, other);
+        assert_eq!(one, one.clone());
+    }
+
+    #[test]
+    fn debug_shows_neither_values_nor_body() {
+        let frame = Frame::new(Command::Send)
+            .with_header("passcode", "secret")
+            .with_body("private");
+        let shown = format!("{frame:?}");
+        assert_eq!(
+            shown,
+            "Frame { command: Send, headers: [\"passcode\"], body_len: 7 }"
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! What a session asks its surroundings to do.
 
+use std::fmt;
+
 use bytes::Bytes;
 use stomp_grammar::Headers;
 
@@ -35,7 +37,8 @@ pub enum Action {
     /// gathered.
     Perform(OperationId, Vec<Operation>),
     /// Write out what is pending, then close the transport. Nothing follows.
-    Close(CloseCode),
+    /// The problem, if there was one, has been told to the client; it is here for the log.
+    Close(CloseCode, Option<Box<Problem>>),
 }
 
 /// What a CONNECT or STOMP frame asks. Whether `login` and `passcode` are needed is for the
@@ -90,14 +93,25 @@ pub enum Operation {
 }
 
 /// What a SEND frame asks.
-#[derive(Debug)]
 pub struct Publish {
     /// The `destination` header, not interpreted.
     pub destination: Box<str>,
-    /// All headers of the frame.
+    /// All headers of the frame, also those that are for this server (`destination`, `receipt`,
+    /// `transaction`, `content-length`).
     pub headers: Headers,
     /// The body.
     pub body: Bytes,
+}
+
+/// Bodies can hold secrets, so they are not shown.
+impl fmt::Debug for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publish")
+            .field("destination", &self.destination)
+            .field("headers", &self.headers)
+            .field("body_len", &self.body.len())
+            .finish()
+    }
 }
 
 /// What an ACK or NACK frame asks.

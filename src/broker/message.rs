@@ -61,6 +61,13 @@ impl Message {
         self
     }
 
+    /// About how many bytes the message holds on to while it waits for a client.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let headers = self.properties.headers.iter().map(|(name, value)| name.len() + value.len());
+        self.body.len() + headers.sum::<usize>() + size_of::<Self>()
+    }
+
     /// The part of a MESSAGE frame that all its receivers share: headers from `destination` on,
     /// the empty line, the body, NUL. Encoded once (once for each version, if a header needs
     /// escapes) and kept. `topics` names the default topic exchange: the same one in each call.

@@ -5,6 +5,7 @@
 //! and [`embedded`] (in memory).
 
 pub mod amqp;
+mod config;
 pub mod destination;
 pub mod embedded;
 mod error;
@@ -15,6 +16,7 @@ use std::{fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
+pub use config::{AmqpUrl, Config, Url, UrlError};
 pub use error::BrokerError;
 pub use message::{Delivery, Message, Properties};
 pub use routing::ExchangeKind;

@@ -12,12 +12,14 @@ mod tests;
 use std::hash::{Hash, RandomState};
 
 use hashbrown::{HashMap, HashSet};
+use serde::Deserialize;
 
 use trie::Trie;
 use values::Values;
 
 /// How an exchange matches routing keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ExchangeKind {
     /// Key and pattern are equal.
     Direct,
