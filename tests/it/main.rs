@@ -6,5 +6,5 @@
     reason = "helpers of tests are tests"
 )]
 
-mod cli;
 mod broker_contract;
+mod cli;
