@@ -82,9 +82,24 @@ impl Command {
     /// Reads a command line; `None` if it is none.
     #[must_use]
     pub fn parse(line: &[u8]) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|command| command.as_str().as_bytes() == line)
+        Some(match line {
+            b"CONNECT" => Self::Connect,
+            b"STOMP" => Self::Stomp,
+            b"CONNECTED" => Self::Connected,
+            b"SEND" => Self::Send,
+            b"SUBSCRIBE" => Self::Subscribe,
+            b"UNSUBSCRIBE" => Self::Unsubscribe,
+            b"ACK" => Self::Ack,
+            b"NACK" => Self::Nack,
+            b"BEGIN" => Self::Begin,
+            b"COMMIT" => Self::Commit,
+            b"ABORT" => Self::Abort,
+            b"DISCONNECT" => Self::Disconnect,
+            b"MESSAGE" => Self::Message,
+            b"RECEIPT" => Self::Receipt,
+            b"ERROR" => Self::Error,
+            _ => return None,
+        })
     }
 
     /// Whether frames of this command may carry a body (STOMP 1.2, "Body").
@@ -104,5 +119,29 @@ impl Command {
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parse_reads_what_as_str_writes() {
+        for command in Command::ALL {
+            assert_eq!(Command::parse(command.as_str().as_bytes()), Some(command));
+        }
+        for wrong in ["", "send", "SEND ", " SEND", "SENDS", "SEN", "SEND\r"] {
+            assert_eq!(Command::parse(wrong.as_bytes()), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn three_commands_carry_a_body() {
+        let with: Vec<_> = Command::ALL
+            .into_iter()
+            .filter(|command| command.has_body())
+            .collect();
+        assert_eq!(with, [Command::Send, Command::Message, Command::Error]);
     }
 }

@@ -62,13 +62,12 @@ pub fn frame(out: &mut Vec<u8>, version: Version, frame: &Frame) {
 /// Writes a number without the formatting machinery, for the path of every message.
 fn decimal(digits: &mut [u8; 20], mut number: usize) -> &[u8] {
     let mut start = digits.len();
-    loop {
-        start -= 1;
-        if let Some(digit) = digits.get_mut(start) {
-            *digit = b'0' + (number % 10) as u8;
-        }
+    for (at, digit) in digits.iter_mut().enumerate().rev() {
+        // The remainder is below ten: neither the cast nor the sum loses anything.
+        *digit = b'0'.wrapping_add((number % 10) as u8);
         number /= 10;
-        if number == 0 || start == 0 {
+        start = at;
+        if number == 0 {
             break;
         }
     }

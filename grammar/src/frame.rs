@@ -72,18 +72,50 @@ pub struct Headers {
 }
 
 impl Headers {
+    /// Room for so many bytes of names and values, and so many headers.
+    pub(crate) fn with_capacity(text: usize, headers: usize) -> Self {
+        Self {
+            text: String::with_capacity(text),
+            ends: Vec::with_capacity(headers),
+        }
+    }
+
     /// Appends a header.
     pub fn push(&mut self, name: &str, value: &str) {
         self.text.push_str(name);
         let name_end = self.text.len();
         self.text.push_str(value);
-        // Texts near 4 GiB cannot come from a decoder, whose limits are far below.
-        let (Ok(name_end), Ok(value_end)) =
+        self.mark(name_end);
+    }
+
+    /// Appends a header whose name and value are written in place. After an error, what is in
+    /// `self` has no meaning.
+    pub(crate) fn push_with<E>(
+        &mut self,
+        name: impl FnOnce(&mut String) -> Result<(), E>,
+        value: impl FnOnce(&mut String) -> Result<(), E>,
+    ) -> Result<(), E> {
+        name(&mut self.text)?;
+        let name_end = self.text.len();
+        value(&mut self.text)?;
+        self.mark(name_end);
+        Ok(())
+    }
+
+    /// Makes a header of the text behind the last one. Texts beyond 4 GiB cannot come from a
+    /// decoder, whose limits are below; they are left out.
+    fn mark(&mut self, name_end: usize) {
+        if let (Ok(name_end), Ok(value_end)) =
             (u32::try_from(name_end), u32::try_from(self.text.len()))
-        else {
-            return;
-        };
-        self.ends.push((name_end, value_end));
+        {
+            self.ends.push((name_end, value_end));
+        } else {
+            let start = self
+                .ends
+                .last()
+                .map_or(0, |&(_, value_end)| value_end as usize);
+            self.text.truncate(start);
+        }
     }
 
     /// The value of the first header of that name.

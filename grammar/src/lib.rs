@@ -4,15 +4,25 @@
 //! them, and come out as [`Frame`]s; limits hold while bytes arrive. The [`encode`] functions
 //! write into a buffer that the caller owns.
 #![forbid(unsafe_code)]
+#![deny(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::string_slice
+)]
+#![cfg_attr(test, allow(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 mod command;
 mod decode;
 pub mod encode;
+mod error;
 mod escape;
 mod frame;
+mod head;
+mod scan;
 mod version;
 
 pub use command::Command;
-pub use decode::{DecodeError, DecodeErrorKind, Decoder, Limits};
+pub use decode::{Decoder, Limits};
+pub use error::{DecodeError, DecodeErrorKind};
 pub use frame::{Frame, Headers};
 pub use version::Version;

@@ -1,0 +1,245 @@
+//! The grammar of a frame's head: command line, header lines, empty line. The rules are nom
+//! parsers over a head that is known to be complete.
+
+use nom::{
+    IResult, Parser as _,
+    branch::alt,
+    bytes::complete::{is_not, tag, take_until},
+    character::complete::char,
+    combinator::{map, rest, value},
+    sequence::{separated_pair, terminated},
+};
+
+use crate::{Command, DecodeErrorKind, Headers, Version, error::printable, scan::find};
+
+/// What a head says.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) command: Command,
+    pub(crate) headers: Headers,
+    /// What `content-length` says, in bytes.
+    pub(crate) content_length: Option<u64>,
+}
+
+/// Reads a complete head. `header_count` sizes the memory of the headers; it need not be exact.
+pub(crate) fn parse(
+    head: &[u8],
+    header_count: usize,
+    version: Version,
+) -> Result<Head, DecodeErrorKind> {
+    #[cfg(test)]
+    crate::scan::work::add(head.len());
+    let (lines, name) = line(head).unwrap_or((&[], head));
+    let command =
+        Command::parse(name).ok_or_else(|| DecodeErrorKind::UnknownCommand(printable(name)))?;
+    let lines = std::str::from_utf8(lines).map_err(|error| not_utf8(lines, error.valid_up_to()))?;
+
+    let escapes = Escapes::of(command, version);
+    let mut headers = parse_headers(lines, header_count, escapes, version == Version::V1_0)?;
+    if version != Version::V1_0 && is_connect_of_1_0(command, &headers) {
+        headers = parse_headers(lines, header_count, escapes, true)?;
+    }
+    let content_length = headers
+        .get("content-length")
+        .map(content_length)
+        .transpose()?;
+    Ok(Head {
+        command,
+        headers,
+        content_length,
+    })
+}
+
+/// The value of the first `receipt` header among these lines, if it can be read: for the ERROR
+/// that answers a frame which cannot.
+pub(crate) fn receipt(head: &[u8], version: Version) -> Option<Box<str>> {
+    let (mut lines, name) = line(head).ok()?;
+    let escapes = Command::parse(name).map_or(Escapes::of_version(version), |command| {
+        Escapes::of(command, version)
+    });
+    while let Ok((after, line)) = line(lines) {
+        lines = after;
+        let Ok((_, (name, value))) = std::str::from_utf8(line).map(header).ok()? else {
+            continue;
+        };
+        let blanks = version == Version::V1_0;
+        if trimmed(name, blanks) == "receipt" {
+            let mut text = String::new();
+            unescape(&mut text, trimmed(value, blanks), escapes).ok()?;
+            return Some(text.into());
+        }
+    }
+    None
+}
+
+/// A CONNECT that offers 1.0 only comes from a client of 1.0, which may pad its headers with
+/// blanks, although the session's version is not known yet.
+fn is_connect_of_1_0(command: Command, headers: &Headers) -> bool {
+    matches!(command, Command::Connect | Command::Stomp)
+        && Version::negotiate(headers.get("accept-version")) == Some(Version::V1_0)
+}
+
+/// Reads header lines up to the empty line.
+fn parse_headers(
+    mut lines: &str,
+    count: usize,
+    escapes: Escapes,
+    blanks: bool,
+) -> Result<Headers, DecodeErrorKind> {
+    // Each header line has at least its colon and its LF that are not kept.
+    let text = lines.len().saturating_sub(count.saturating_mul(2));
+    let mut headers = Headers::with_capacity(text, count);
+    // One look at the whole head spares one look at each name and value.
+    let escapes = if find(b'\\', lines.as_bytes()).is_some() {
+        escapes
+    } else {
+        Escapes::NONE
+    };
+    while let Ok((after, line)) = line_of_text(lines) {
+        if line.is_empty() {
+            break;
+        }
+        lines = after;
+        let Ok((_, (name, value))) = header(line) else {
+            return Err(DecodeErrorKind::HeaderWithoutColon(printable(
+                line.as_bytes(),
+            )));
+        };
+        let (name, value) = (trimmed(name, blanks), trimmed(value, blanks));
+        if name.is_empty() {
+            return Err(DecodeErrorKind::EmptyHeaderName);
+        }
+        if escapes == Escapes::NONE {
+            headers.push(name, value);
+        } else {
+            headers
+                .push_with(
+                    |text| unescape(text, name, escapes),
+                    |text| unescape(text, value, escapes),
+                )
+                .map_err(|escape| DecodeErrorKind::UndefinedEscape {
+                    header: printable(name.as_bytes()),
+                    escape,
+                    version: escapes.0.unwrap_or(Version::V1_2),
+                })?;
+        }
+    }
+    Ok(headers)
+}
+
+/// `line = *OCTET [CR] LF`; exactly one CR is stripped, in every version. 1.0 and 1.1 know no
+/// CR LF, but clients send it and RabbitMQ strips it in all versions too.
+fn line(input: &[u8]) -> IResult<&[u8], &[u8]> {
+    map(terminated(take_until("\n"), tag("\n")), |line: &[u8]| {
+        line.strip_suffix(b"\r").unwrap_or(line)
+    })
+    .parse(input)
+}
+
+/// [`line`] of text.
+fn line_of_text(input: &str) -> IResult<&str, &str> {
+    map(terminated(take_until("\n"), char('\n')), |line: &str| {
+        line.strip_suffix('\r').unwrap_or(line)
+    })
+    .parse(input)
+}
+
+/// `header = name ":" value`; further colons belong to the value, since clients of all versions
+/// send them bare.
+fn header(line: &str) -> IResult<&str, (&str, &str)> {
+    separated_pair(take_until(":"), char(':'), rest).parse(line)
+}
+
+/// `escape-1-1 = "\n" / "\c" / "\\"`
+fn escape_1_1(input: &str) -> IResult<&str, char> {
+    alt((
+        value('\n', tag(r"\n")),
+        value(':', tag(r"\c")),
+        value('\\', tag(r"\\")),
+    ))
+    .parse(input)
+}
+
+/// `escape-1-2 = escape-1-1 / "\r"`
+fn escape_1_2(input: &str) -> IResult<&str, char> {
+    alt((escape_1_1, value('\r', tag(r"\r")))).parse(input)
+}
+
+/// Appends `text` with its escapes undone. The error is the escape that is not defined.
+fn unescape(out: &mut String, mut text: &str, escapes: Escapes) -> Result<(), Box<str>> {
+    let Some(version) = escapes.0 else {
+        out.push_str(text);
+        return Ok(());
+    };
+    let escape = if version == Version::V1_2 {
+        escape_1_2
+    } else {
+        escape_1_1
+    };
+    while !text.is_empty() {
+        if let Ok((after, plain)) = plain(text) {
+            out.push_str(plain);
+            text = after;
+        } else if let Ok((after, special)) = escape(text) {
+            out.push(special);
+            text = after;
+        } else {
+            return Err(text.chars().take(2).collect::<String>().into());
+        }
+    }
+    Ok(())
+}
+
+/// `plain = 1*<any character but "\">`
+fn plain(input: &str) -> IResult<&str, &str> {
+    is_not("\\").parse(input)
+}
+
+/// The version whose escapes hold in a frame; `None`: text is taken as it stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Escapes(Option<Version>);
+
+impl Escapes {
+    const NONE: Self = Self(None);
+
+    fn of(command: Command, version: Version) -> Self {
+        if command.is_escaped() {
+            Self::of_version(version)
+        } else {
+            Self::NONE
+        }
+    }
+
+    fn of_version(version: Version) -> Self {
+        Self((version != Version::V1_0).then_some(version))
+    }
+}
+
+/// Clients of 1.0 may pad names and values with blanks; later versions say "MUST NOT trim".
+fn trimmed(text: &str, blanks: bool) -> &str {
+    if blanks {
+        text.trim_matches([' ', '\t'])
+    } else {
+        text
+    }
+}
+
+/// `content-length = 1*DIGIT`
+fn content_length(text: &str) -> Result<u64, DecodeErrorKind> {
+    // `parse` alone would take a sign.
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits
+        .then(|| text.parse().ok())
+        .flatten()
+        .ok_or_else(|| DecodeErrorKind::InvalidContentLength(printable(text.as_bytes())))
+}
+
+/// Names the header in whose line the bytes stop to be UTF-8.
+fn not_utf8(lines: &[u8], at: usize) -> DecodeErrorKind {
+    let (before, after) = lines.split_at_checked(at).unwrap_or((lines, &[]));
+    let start = memchr::memrchr(b'\n', before).map_or(0, |lf| lf.saturating_add(1));
+    let end = memchr::memchr2(b'\n', b':', after).map_or(lines.len(), |end| at.saturating_add(end));
+    let line = lines.get(start..end).unwrap_or_default();
+    let name = line.split(|&byte| byte == b':').next().unwrap_or(line);
+    DecodeErrorKind::NotUtf8(printable(name))
+}
