@@ -8,6 +8,7 @@
 //! - [`connection`] — one task a client: link, session, broker
 //! - [`hub`], [`broker`], [`auth`], [`presence`] — what a connection is served by
 //! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
+//! - [`units`] — how durations and sizes are written in configuration
 //!
 //! Below them stand two pure crates: `stomp-session` (one client's protocol state) and
 //! `stomp-grammar` (frames and bytes).
@@ -24,3 +25,4 @@ pub mod listen;
 pub mod presence;
 pub mod shutdown;
 pub mod telemetry;
+pub mod units;

@@ -118,6 +118,13 @@ impl Headers {
         }
     }
 
+    /// How many bytes the header lines take on the wire where nothing is escaped.
+    pub(crate) fn wire_size(&self) -> usize {
+        self.text
+            .len()
+            .saturating_add(self.ends.len().saturating_mul(2))
+    }
+
     /// The value of the first header of that name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -176,5 +183,45 @@ impl<'a> FromIterator<(&'a str, &'a str)> for Headers {
             headers.push(name, value);
         }
         headers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_keep_order_and_the_first_wins() {
+        let headers: Headers = [("a", "1"), ("b", ""), ("a", "2"), ("", "3")]
+            .into_iter()
+            .collect();
+        let entries: Vec<_> = headers.iter().collect();
+        assert_eq!(entries, [("a", "1"), ("b", ""), ("a", "2"), ("", "3")]);
+        assert_eq!(headers.get("a"), Some("1"));
+        assert_eq!(headers.get("b"), Some(""));
+        assert_eq!(headers.get("c"), None);
+        assert_eq!(headers.len(), 4);
+        assert!(!headers.is_empty() && Headers::default().is_empty());
+    }
+
+    /// `ab:c` and `a:bc` hold the same text, but are different headers.
+    #[test]
+    fn equality_looks_at_the_entries() {
+        let one: Headers = [("ab", "c")].into_iter().collect();
+        let other: Headers = [("a", "bc")].into_iter().collect();
+        assert_ne!(one, other);
+        assert_eq!(one, one.clone());
+    }
+
+    #[test]
+    fn debug_shows_neither_values_nor_body() {
+        let frame = Frame::new(Command::Send)
+            .with_header("passcode", "secret")
+            .with_body("private");
+        let shown = format!("{frame:?}");
+        assert_eq!(
+            shown,
+            "Frame { command: Send, headers: [\"passcode\"], body_len: 7 }"
+        );
     }
 }

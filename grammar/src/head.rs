@@ -7,6 +7,7 @@ use nom::{
     bytes::complete::{is_not, tag, take_until},
     character::complete::char,
     combinator::{map, rest, value},
+    error::{Error, ErrorKind},
     sequence::{separated_pair, terminated},
 };
 
@@ -29,7 +30,7 @@ pub(crate) fn parse(
 ) -> Result<Head, DecodeErrorKind> {
     #[cfg(test)]
     crate::scan::work::add(head.len());
-    let (lines, name) = line(head).unwrap_or((&[], head));
+    let (lines, name) = line_of_bytes(head).unwrap_or((&[], head));
     let command =
         Command::parse(name).ok_or_else(|| DecodeErrorKind::UnknownCommand(printable(name)))?;
     let lines = std::str::from_utf8(lines).map_err(|error| not_utf8(lines, error.valid_up_to()))?;
@@ -51,18 +52,21 @@ pub(crate) fn parse(
 }
 
 /// The value of the first `receipt` header among these lines, if it can be read: for the ERROR
-/// that answers a frame which cannot.
+/// that answers a frame which cannot. Lines that cannot be read are passed over.
 pub(crate) fn receipt(head: &[u8], version: Version) -> Option<Box<str>> {
-    let (mut lines, name) = line(head).ok()?;
+    let (mut lines, name) = line_of_bytes(head).ok()?;
     let escapes = Command::parse(name).map_or(Escapes::of_version(version), |command| {
         Escapes::of(command, version)
     });
-    while let Ok((after, line)) = line(lines) {
+    let blanks = version == Version::V1_0;
+    while let Ok((after, line)) = line_of_bytes(lines) {
         lines = after;
-        let Ok((_, (name, value))) = std::str::from_utf8(line).map(header).ok()? else {
+        let Ok(line) = std::str::from_utf8(line) else {
             continue;
         };
-        let blanks = version == Version::V1_0;
+        let Ok((_, (name, value))) = header(line) else {
+            continue;
+        };
         if trimmed(name, blanks) == "receipt" {
             let mut text = String::new();
             unescape(&mut text, trimmed(value, blanks), escapes).ok()?;
@@ -95,7 +99,7 @@ fn parse_headers(
     } else {
         Escapes::NONE
     };
-    while let Ok((after, line)) = line_of_text(lines) {
+    while let Ok((after, line)) = line(lines) {
         if line.is_empty() {
             break;
         }
@@ -129,17 +133,17 @@ fn parse_headers(
 
 /// `line = *OCTET [CR] LF`; exactly one CR is stripped, in every version. 1.0 and 1.1 know no
 /// CR LF, but clients send it and RabbitMQ strips it in all versions too.
-fn line(input: &[u8]) -> IResult<&[u8], &[u8]> {
-    map(terminated(take_until("\n"), tag("\n")), |line: &[u8]| {
-        line.strip_suffix(b"\r").unwrap_or(line)
+fn line(input: &str) -> IResult<&str, &str> {
+    map(terminated(until(b'\n'), char('\n')), |line| {
+        line.strip_suffix('\r').unwrap_or(line)
     })
     .parse(input)
 }
 
-/// [`line`] of text.
-fn line_of_text(input: &str) -> IResult<&str, &str> {
-    map(terminated(take_until("\n"), char('\n')), |line: &str| {
-        line.strip_suffix('\r').unwrap_or(line)
+/// The same rule, before it is known to be text.
+fn line_of_bytes(input: &[u8]) -> IResult<&[u8], &[u8]> {
+    map(terminated(take_until("\n"), tag("\n")), |line: &[u8]| {
+        line.strip_suffix(b"\r").unwrap_or(line)
     })
     .parse(input)
 }
@@ -147,7 +151,18 @@ fn line_of_text(input: &str) -> IResult<&str, &str> {
 /// `header = name ":" value`; further colons belong to the value, since clients of all versions
 /// send them bare.
 fn header(line: &str) -> IResult<&str, (&str, &str)> {
-    separated_pair(take_until(":"), char(':'), rest).parse(line)
+    separated_pair(until(b':'), char(':'), rest).parse(line)
+}
+
+/// All text before an ASCII character, which must come. nom's `take_until` sets up a substring
+/// search for each call, which costs more than finding one byte in so short a line.
+fn until<'a>(byte: u8) -> impl Fn(&'a str) -> IResult<&'a str, &'a str> {
+    move |input| {
+        find(byte, input.as_bytes())
+            .and_then(|at| input.split_at_checked(at))
+            .map(|(before, after)| (after, before))
+            .ok_or_else(|| nom::Err::Error(Error::new(input, ErrorKind::TakeUntil)))
+    }
 }
 
 /// `escape-1-1 = "\n" / "\c" / "\\"`

@@ -18,11 +18,19 @@ mod error;
 mod escape;
 mod frame;
 mod head;
+mod limits;
+mod partial;
 mod scan;
 mod version;
 
 pub use command::Command;
-pub use decode::{Decoder, Limits};
+pub use decode::Decoder;
 pub use error::{DecodeError, DecodeErrorKind};
 pub use frame::{Frame, Headers};
+pub use limits::Limits;
 pub use version::Version;
+
+/// Runs the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -2,7 +2,7 @@
 //!
 //! The scan keeps counts only, no bytes: each byte is looked at once, however the stream was cut.
 
-use crate::decode::Rules;
+use crate::limits::Rules;
 
 /// Where the scan of a head stands.
 #[derive(Clone, Copy, Debug, Default)]

@@ -49,3 +49,35 @@ impl fmt::Display for Version {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_common_version() {
+        let cases = [
+            (None, Some(Version::V1_0)),
+            (Some("1.0"), Some(Version::V1_0)),
+            (Some("1.2,1.0,1.1"), Some(Version::V1_2)),
+            (Some("1.0, 1.1"), Some(Version::V1_1)),
+            (Some("1.3,1.1,2.0"), Some(Version::V1_1)),
+            (Some("1.3"), None),
+            (Some("v1.2"), None),
+            (Some("1.2.1"), None),
+            (Some(""), None),
+        ];
+        for (offered, agreed) in cases {
+            assert_eq!(Version::negotiate(offered), agreed, "{offered:?}");
+        }
+    }
+
+    #[test]
+    fn versions_compare_and_list() {
+        assert!(Version::V1_0 < Version::V1_1 && Version::V1_1 < Version::V1_2);
+        assert_eq!(
+            Version::ALL.map(Version::as_str).join(","),
+            Version::SUPPORTED
+        );
+    }
+}

@@ -1,5 +1,7 @@
 //! What a session asks its surroundings to do.
 
+use std::fmt;
+
 use bytes::Bytes;
 use stomp_grammar::Headers;
 
@@ -90,7 +92,6 @@ pub enum Operation {
 }
 
 /// What a SEND frame asks.
-#[derive(Debug)]
 pub struct Publish {
     /// The `destination` header, not interpreted.
     pub destination: Box<str>,
@@ -98,6 +99,17 @@ pub struct Publish {
     pub headers: Headers,
     /// The body.
     pub body: Bytes,
+}
+
+/// Bodies can hold secrets, so they are not shown.
+impl fmt::Debug for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publish")
+            .field("destination", &self.destination)
+            .field("headers", &self.headers)
+            .field("body_len", &self.body.len())
+            .finish()
+    }
 }
 
 /// What an ACK or NACK frame asks.

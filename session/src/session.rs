@@ -1,154 +1,466 @@
-//! The machine itself.
+//! The machine itself: its phases, what it is told, and what it asks.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+mod commands;
+
+use std::{collections::VecDeque, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Frame, Version};
+
+use crate::{
+    Action, CloseCode, Config, Connect, Delivered, Delivery, OperationId, Outcome, Problem,
+    SubscriptionId,
+    frames::{self, MessageId},
+    heartbeat::{Heartbeat, Rates},
+    receipts::Pending,
+    subscriptions::{Name, Subscriptions},
+    transactions::Transactions,
 };
 
-use stomp_grammar::{DecodeError, Frame, Version};
-
-use crate::{Action, OperationId, Outcome, Problem, SubscriptionId};
-
-/// How sessions behave; shared by all of a server's.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The `server` header of CONNECTED; `None` hides it.
-    pub server: Option<Box<str>>,
-    /// How long a client may take from the transport's opening to a complete login.
-    pub login_timeout: Duration,
-    /// The shortest interval at which this server will send heart-beats; zero: it sends none.
-    pub heartbeat_send: Duration,
-    /// The interval at which this server wishes to hear the client; zero: it does not care.
-    pub heartbeat_receive: Duration,
-    /// How many intervals a client may miss: background tabs throttle their timers.
-    pub heartbeat_tolerance: u32,
-    /// How long a client may take to close after its DISCONNECT was answered.
-    pub disconnect_linger: Duration,
-    /// Subscriptions open at once.
-    pub max_subscriptions: usize,
-    /// Transactions open at once.
-    pub max_transactions: usize,
-    /// Frames in one transaction.
-    pub max_transaction_frames: usize,
-    /// Bytes (headers and bodies) in all open transactions together.
-    pub max_transaction_bytes: usize,
-    /// Operations begun and not done; at this number [`Session::wants_frame`] says no.
-    pub max_pending: usize,
-    /// What a NACK without a `requeue` header means.
-    pub nack_requeue: bool,
-}
-
-/// A message for a subscription. `tail` is the rest of the MESSAGE frame, encoded for
-/// [`Session::version`]: the headers that all receivers share, the empty line, the body, NUL.
-#[derive(Clone, Copy)]
-pub struct Delivery<'a> {
-    /// Whose.
-    pub subscription: SubscriptionId,
-    /// What [`crate::Settle::tag`] will call it. Tags of one subscription only grow.
-    pub tag: u64,
-    /// Whether somebody may have seen it before.
-    pub redelivered: bool,
-    /// The shared rest of the frame.
-    pub tail: &'a [u8],
-}
-
-/// What [`Session::handle_delivery`] did with a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivered {
-    /// The frame was appended, and the client will not speak of it again (`ack:auto`).
-    Done,
-    /// The frame was appended; a [`crate::Settle`] for it may follow.
-    AwaitingAck,
-    /// Nothing was appended: the subscription or the session is over.
-    Refused,
-}
-
 /// One client's side of the protocol.
+///
+/// After every `handle_*`, [`Session::poll_action`] is called until it answers `None`. A
+/// session writes at most one ERROR, and neither writes nor asks anything after it but
+/// [`Action::Close`]; what is told to a closed session is ignored.
+#[derive(Debug)]
 pub struct Session {
-    // private
+    config: Arc<Config>,
+    id: Box<str>,
+    actions: VecDeque<Action>,
+    pending: Pending,
+    subscriptions: Subscriptions,
+    transactions: Transactions,
+    heartbeat: Heartbeat,
+    /// When the phase ends by itself.
+    deadline: Option<Instant>,
+    version: Version,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The transport is open, nothing came yet. Ends by `deadline`.
+    AwaitingConnect,
+    /// CONNECT came; the surroundings find out who it is. Ends by the same `deadline`.
+    Authenticating,
+    /// CONNECTED was sent.
+    Connected,
+    /// DISCONNECT came; operations before it are not done yet.
+    Disconnecting {
+        /// It asked for a receipt, so the client will close (STOMP 1.2, "DISCONNECT").
+        receipt: bool,
+    },
+    /// DISCONNECT was answered; the client may close. Ends by `deadline`.
+    Lingering,
+    /// [`Action::Close`] was asked.
+    Closed,
 }
 
 impl Session {
     /// A session whose transport has just opened. `id` is the `session` header of CONNECTED:
-    /// unique, and not to be guessed.
+    /// unique, and not to be guessed; of letters, digits, `-`, `_` and `.`, since it goes into
+    /// headers without escapes.
+    #[must_use]
     pub fn new(config: Arc<Config>, id: Box<str>, now: Instant) -> Self {
-        todo!()
+        debug_assert!(
+            id.bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)),
+            "a session's id must not need escapes: {id}"
+        );
+        Self {
+            deadline: now.checked_add(config.login_timeout),
+            config,
+            id,
+            actions: VecDeque::new(),
+            pending: Pending::default(),
+            subscriptions: Subscriptions::default(),
+            transactions: Transactions::default(),
+            heartbeat: Heartbeat::new(now),
+            version: Version::V1_0,
+            phase: Phase::AwaitingConnect,
+        }
     }
 
     /// The `session` header.
+    #[must_use]
     pub fn id(&self) -> &str {
-        todo!()
+        &self.id
     }
 
     /// The version negotiated; what frames are to be decoded and messages encoded for. Known as
-    /// soon as `handle_frame` took the CONNECT.
+    /// soon as `handle_frame` took the CONNECT; 1.0 until then.
+    #[must_use]
     pub fn version(&self) -> Version {
-        todo!()
+        self.version
     }
 
-    /// Whether CONNECTED was sent and nothing ended the session since.
+    /// Whether CONNECTED was sent and nothing ended the session since: no DISCONNECT, no
+    /// problem.
+    #[must_use]
     pub fn is_connected(&self) -> bool {
-        todo!()
+        self.phase == Phase::Connected
+    }
+
+    /// Whether [`Action::Close`] was asked.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
     }
 
     /// Whether the next frame may be handed in now. Otherwise the surroundings keep it (and stop
-    /// reading the transport) until some operation is done.
+    /// reading the transport) until some operation is done. Meanwhile the client is not
+    /// expected to be heard, and has a whole time-out again once it says yes.
+    #[must_use]
     pub fn wants_frame(&self) -> bool {
-        todo!()
+        match self.phase {
+            Phase::Authenticating | Phase::Closed => false,
+            Phase::Connected => self.pending.len() < self.config.max_pending.max(1),
+            // After DISCONNECT frames are read and ignored, so that the client's closing shows.
+            Phase::AwaitingConnect | Phase::Disconnecting { .. } | Phase::Lingering => true,
+        }
     }
 
-    /// Bytes arrived from the client, whatever they are: it lives.
+    /// Operations begun and not done, and receipts that wait for them.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Subscriptions open now.
+    #[must_use]
+    pub fn subscriptions(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// Bytes arrived from the client, whatever they are: it lives (STOMP 1.2, "Heart-beating").
+    /// To be called as well while the surroundings themselves do not read the transport for a
+    /// reason that the session does not know (a broker's alarm, say).
     pub fn handle_activity(&mut self, now: Instant) {
-        todo!()
+        self.heartbeat.heard(now);
     }
 
-    /// The client's next frame.
+    /// The client's next frame. Where [`Session::wants_frame`] says no because of what is
+    /// pending, it is taken all the same; a frame that overtakes the answer to CONNECT is an
+    /// error.
     pub fn handle_frame(&mut self, now: Instant, frame: Frame) {
-        todo!()
+        self.heartbeat.heard(now);
+        match self.phase {
+            Phase::AwaitingConnect if is_connect(&frame) => {
+                if let Err(problem) = self.connect(frame) {
+                    self.fail(now, &problem, None);
+                }
+            }
+            Phase::AwaitingConnect | Phase::Authenticating => {
+                self.fail(now, &Problem::NotLoggedIn, receipt(&frame).as_deref());
+            }
+            Phase::Connected => {
+                let receipt = receipt(&frame);
+                match self.command(frame) {
+                    Ok(request) => self.begin(request, receipt),
+                    Err(problem) => return self.fail(now, &problem, receipt.as_deref()),
+                }
+                self.flush_receipts(now);
+            }
+            Phase::Disconnecting { .. } | Phase::Lingering | Phase::Closed => {}
+        }
     }
 
-    /// The client's bytes cannot be read on.
+    /// The client's bytes cannot be read on. Without meaning after DISCONNECT.
     pub fn handle_decode_error(&mut self, now: Instant, error: DecodeError) {
-        todo!()
+        let problem = match self.phase {
+            Phase::Connected => Problem::Malformed(error.kind),
+            // What is no command is no CONNECT either, which is what the plug-in says.
+            Phase::AwaitingConnect | Phase::Authenticating => match error.kind {
+                DecodeErrorKind::UnknownCommand(_) => Problem::NotLoggedIn,
+                kind => Problem::Malformed(kind),
+            },
+            Phase::Disconnecting { .. } | Phase::Lingering | Phase::Closed => return,
+        };
+        self.fail(now, &problem, error.receipt.as_deref());
     }
 
     /// The answer to [`Action::Authenticate`].
     pub fn handle_authenticated(&mut self, now: Instant, outcome: Outcome) {
-        todo!()
+        if self.phase != Phase::Authenticating {
+            return;
+        }
+        if let Err(problem) = outcome {
+            return self.fail(now, &problem, None);
+        }
+        self.phase = Phase::Connected;
+        self.deadline = None;
+        self.heartbeat.heard(now);
+        let rates = self.heartbeat.rates();
+        let server = self.config.server.as_deref();
+        self.write(
+            now,
+            frames::connected(server, &self.id, rates, self.version),
+        );
     }
 
-    /// The answer to the action of that name, in any order among operations.
+    /// The answer to the action of that name, in any order among operations. Ignored where
+    /// there is no such operation or it is done.
     pub fn handle_done(&mut self, now: Instant, operation: OperationId, outcome: Outcome) {
-        todo!()
+        match outcome {
+            Ok(()) => {
+                let held = !self.wants_frame();
+                if !self.pending.finish(operation) {
+                    return;
+                }
+                self.flush_receipts(now);
+                // The transport was not read, so the client could not be heard.
+                if held && self.wants_frame() {
+                    self.heartbeat.heard(now);
+                }
+            }
+            Err(problem) => {
+                if let Some(receipt) = self.pending.fail(operation) {
+                    self.fail(now, &problem, receipt.as_deref());
+                }
+            }
+        }
     }
 
-    /// A message for a subscription: appends the whole MESSAGE frame to `out`.
+    /// A message for a subscription: appends the whole MESSAGE frame to `out`, which goes to the
+    /// client after all that was polled before.
     pub fn handle_delivery(
         &mut self,
         now: Instant,
         delivery: Delivery<'_>,
         out: &mut Vec<u8>,
     ) -> Delivered {
-        todo!()
+        let Delivery {
+            subscription: id,
+            tag,
+            redelivered,
+            tail,
+        } = delivery;
+        if self.phase != Phase::Connected {
+            return Delivered::Refused;
+        }
+        let Some(subscription) = self.subscriptions.get_mut(id) else {
+            return Delivered::Refused;
+        };
+        let sequence = subscription.deliver(tag);
+        let awaits_ack = subscription.awaits_acks();
+        let message = MessageId {
+            subscription: id,
+            session: &self.id,
+            sequence,
+        };
+        let name = subscription.name();
+        frames::message_head(out, self.version, name, message, redelivered, awaits_ack);
+        out.extend_from_slice(tail);
+        self.heartbeat.wrote(now);
+        if awaits_ack {
+            Delivered::AwaitingAck
+        } else {
+            Delivered::Done
+        }
     }
 
-    /// Something outside the protocol ends the session: ERROR, then close.
+    /// Something outside the protocol ends the session: ERROR, then close. After the answer to a
+    /// DISCONNECT only the close.
     pub fn handle_problem(&mut self, now: Instant, problem: Problem) {
-        todo!()
+        match self.phase {
+            Phase::Lingering => self.close(CloseCode::Normal),
+            _ => self.fail(now, &problem, None),
+        }
     }
 
     /// The time that [`Session::poll_timeout`] asked for has come (earlier calls do no harm).
     pub fn handle_timeout(&mut self, now: Instant) {
-        todo!()
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        match self.phase {
+            Phase::AwaitingConnect | Phase::Authenticating => {
+                if is_due(self.deadline) {
+                    self.fail(now, &Problem::LoginTimeout, None);
+                }
+            }
+            Phase::Connected | Phase::Disconnecting { .. } => {
+                if is_due(self.receive_due()) {
+                    self.fail(now, &Problem::HeartbeatMissed, None);
+                } else if is_due(self.heartbeat.send_due()) {
+                    self.write(now, frames::HEARTBEAT);
+                }
+            }
+            Phase::Lingering => {
+                if is_due(self.deadline) {
+                    self.close(CloseCode::Normal);
+                }
+            }
+            Phase::Closed => {}
+        }
     }
 
     /// The next thing to do; call until `None` after each `handle_*`.
     pub fn poll_action(&mut self) -> Option<Action> {
-        todo!()
+        let action = self.actions.pop_front();
+        // Sessions are many and mostly idle: what is empty keeps no memory.
+        if self.actions.is_empty() && self.actions.capacity() > 0 {
+            self.actions = VecDeque::new();
+        }
+        action
     }
 
-    /// When to call [`Session::handle_timeout`], if nothing else happens before.
+    /// When to call [`Session::handle_timeout`], if nothing else happens before. Any other call
+    /// may change it.
+    #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
+        match self.phase {
+            Phase::AwaitingConnect | Phase::Authenticating | Phase::Lingering => self.deadline,
+            Phase::Connected | Phase::Disconnecting { .. } => {
+                match (self.heartbeat.send_due(), self.receive_due()) {
+                    (Some(send), Some(receive)) => Some(send.min(receive)),
+                    (send, receive) => send.or(receive),
+                }
+            }
+            Phase::Closed => None,
+        }
+    }
+
+    /// Opens a subscription that no SUBSCRIBE asked for: to the replies to a SEND with
+    /// `reply-to:/temp-queue/…`. `name` is that header, and the `subscription` header of its
+    /// messages. The same name again is the same subscription. Such names cannot be given to
+    /// SUBSCRIBE and UNSUBSCRIBE.
+    ///
+    /// # Errors
+    /// [`Problem::TooManySubscriptions`]; the session goes on unless it is told to
+    /// [`Session::handle_done`] or [`Session::handle_problem`].
+    pub fn open_replies(&mut self, name: &str) -> Result<SubscriptionId, Problem> {
+        let name = Name::Id(name);
+        match self.subscriptions.find(name) {
+            Some(subscription) => Ok(subscription),
+            None => {
+                let limit = self.config.max_subscriptions;
+                self.subscriptions.open(name, crate::AckMode::Auto, limit)
+            }
+        }
+    }
+
+    /// CONNECT or STOMP. A `receipt` on it means nothing (STOMP 1.2, "Standard Headers").
+    fn connect(&mut self, frame: Frame) -> Result<(), Problem> {
+        let version = Version::negotiate(frame.header("accept-version"));
+        self.version = version.ok_or(Problem::VersionMismatch)?;
+        let client = Rates::parse(frame.header("heart-beat")).ok_or(Problem::InvalidHeader {
+            command: frame.command,
+            header: "heart-beat",
+            expected: Rates::EXPECTED,
+        })?;
+        let Config {
+            heartbeat_send,
+            heartbeat_receive,
+            ..
+        } = *self.config;
+        self.heartbeat
+            .agree(Rates::configured(heartbeat_send, heartbeat_receive).agree(client));
+        self.phase = Phase::Authenticating;
+        let connect = Connect {
+            headers: frame.headers,
+        };
+        self.actions
+            .push_back(Action::Authenticate(Box::new(connect)));
+        Ok(())
+    }
+
+    /// Asks for what a frame needs, and enters it among the pending ones.
+    fn begin(&mut self, request: Request, receipt: Option<Box<str>>) {
+        let action = match request {
+            Request::Nothing => return self.pending.complete(receipt),
+            Request::Subscribe(ask) => Action::Subscribe(self.pending.begin(receipt), ask),
+            Request::Unsubscribe(ask) => Action::Unsubscribe(self.pending.begin(receipt), ask),
+            Request::Perform(operations) => {
+                Action::Perform(self.pending.begin(receipt), operations)
+            }
+        };
+        self.actions.push_back(action);
+    }
+
+    /// Writes the receipts whose turn it is, and ends a disconnecting session after the last.
+    fn flush_receipts(&mut self, now: Instant) {
+        while let Some(receipt) = self.pending.pop() {
+            if let Some(receipt) = receipt {
+                self.write(now, frames::receipt(&receipt, self.version));
+            }
+        }
+        if self.pending.len() > 0 {
+            return;
+        }
+        match self.phase {
+            Phase::Disconnecting { receipt: true } => {
+                self.phase = Phase::Lingering;
+                self.deadline = now.checked_add(self.config.disconnect_linger);
+            }
+            Phase::Disconnecting { receipt: false } => self.close(CloseCode::Normal),
+            _ => {}
+        }
+    }
+
+    /// ERROR, then close. RECEIPTs of frames that are done, and whose predecessors are, were
+    /// written when they became so; all others are dropped.
+    fn fail(&mut self, now: Instant, problem: &Problem, receipt: Option<&str>) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        self.write(now, frames::error(problem, receipt, self.version));
+        self.close(problem.close_code());
+    }
+
+    fn close(&mut self, code: CloseCode) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        self.actions.push_back(Action::Close(code));
+        self.phase = Phase::Closed;
+        self.deadline = None;
+        self.pending.clear();
+        self.forget_work();
+    }
+
+    /// Drops what only a connected client can use. A disconnect aborts transactions (STOMP 1.2,
+    /// "BEGIN"); what is unacknowledged is for the surroundings to give to somebody else.
+    fn forget_work(&mut self) {
+        self.subscriptions.clear();
+        self.transactions.clear();
+    }
+
+    fn write(&mut self, now: Instant, bytes: Bytes) {
+        self.heartbeat.wrote(now);
+        self.actions.push_back(Action::Write(bytes));
+    }
+
+    /// When a silent client is given up: not while it is not read, and not after its DISCONNECT.
+    fn receive_due(&self) -> Option<Instant> {
+        if self.phase == Phase::Connected && self.wants_frame() {
+            self.heartbeat.receive_due(self.config.heartbeat_tolerance)
+        } else {
+            None
+        }
     }
 }
+
+/// What a frame needs from the surroundings.
+enum Request {
+    /// Nothing: it is done.
+    Nothing,
+    Subscribe(Box<crate::Subscribe>),
+    Unsubscribe(Box<crate::Unsubscribe>),
+    Perform(Vec<crate::Operation>),
+}
+
+fn is_connect(frame: &Frame) -> bool {
+    matches!(frame.command, Command::Connect | Command::Stomp)
+}
+
+/// The receipt that a frame asks for; CONNECT cannot (STOMP 1.2, "Standard Headers").
+fn receipt(frame: &Frame) -> Option<Box<str>> {
+    if is_connect(frame) {
+        None
+    } else {
+        frame.header("receipt").map(Box::from)
+    }
+}
+
+#[cfg(test)]
+#[path = "session/tests/mod.rs"]
+mod tests;

@@ -1,8 +1,14 @@
 //! Messages, as the gateway sees them.
 
-use std::sync::Arc;
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
+use stomp_grammar::{Version, encode};
+
+use super::destination::{Destination, reply_destination};
 
 /// A message that the broker delivered.
 #[derive(Clone, Debug)]
@@ -17,6 +23,174 @@ pub struct Message {
     pub cc: Vec<Box<str>>,
     /// The body.
     pub body: Bytes,
+    tail: OnceLock<Tail>,
+}
+
+/// What [`Message::tail`] encoded.
+#[derive(Clone, Debug)]
+enum Tail {
+    /// Nothing in it needs an escape: the same bytes in every version.
+    Plain(Bytes),
+    /// One for each version, when it is asked for.
+    Escaped(Box<[OnceLock<Bytes>; Version::ALL.len()]>),
+}
+
+impl Message {
+    /// A message without further routing keys.
+    #[must_use]
+    pub fn new(
+        exchange: Box<str>,
+        routing_key: Box<str>,
+        properties: Properties,
+        body: Bytes,
+    ) -> Self {
+        Self {
+            exchange,
+            routing_key,
+            properties,
+            cc: Vec::new(),
+            body,
+            tail: OnceLock::new(),
+        }
+    }
+
+    /// The message with the further routing keys of its `CC` header.
+    #[must_use]
+    pub fn with_cc(mut self, cc: Vec<Box<str>>) -> Self {
+        self.cc = cc;
+        self
+    }
+
+    /// About how many bytes the message holds on to while it waits for a client.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let headers = self.properties.headers.iter().map(|(name, value)| name.len() + value.len());
+        self.body.len() + headers.sum::<usize>() + size_of::<Self>()
+    }
+
+    /// The part of a MESSAGE frame that all its receivers share: headers from `destination` on,
+    /// the empty line, the body, NUL. Encoded once (once for each version, if a header needs
+    /// escapes) and kept. `topics` names the default topic exchange: the same one in each call.
+    pub fn tail(&self, version: Version, topics: &str) -> &Bytes {
+        let tail = self.tail.get_or_init(|| {
+            let (size, escapes) = self.survey(topics);
+            if escapes {
+                Tail::Escaped(Box::default())
+            } else {
+                Tail::Plain(self.encode(version, topics, size))
+            }
+        });
+        match tail {
+            Tail::Plain(tail) => tail,
+            Tail::Escaped(tails) => {
+                let [v1_0, v1_1, v1_2] = &**tails;
+                let tail = match version {
+                    Version::V1_0 => v1_0,
+                    Version::V1_1 => v1_1,
+                    Version::V1_2 => v1_2,
+                };
+                tail.get_or_init(|| self.encode(version, topics, 0))
+            }
+        }
+    }
+
+    /// How many bytes the headers take without escapes, and whether any needs one.
+    fn survey(&self, topics: &str) -> (usize, bool) {
+        let special = |text: &str| {
+            text.bytes()
+                .any(|byte| matches!(byte, b'\n' | b'\r' | b':' | b'\\' | 0))
+        };
+        let (mut size, mut escapes) = (0, false);
+        self.visit_headers(topics, |name, value| {
+            size += name.len() + ":".len() + value.len() + "\n".len();
+            escapes |= special(name) || special(value);
+        });
+        (size, escapes)
+    }
+
+    fn encode(&self, version: Version, topics: &str, headers: usize) -> Bytes {
+        // `content-length` with its number, the empty line, NUL.
+        const REST: usize = 40;
+        let mut out = Vec::with_capacity(headers + self.body.len() + REST);
+        self.visit_headers(topics, |name, value| {
+            encode::header(&mut out, version, name, value);
+        });
+        encode::body(&mut out, &self.body);
+        out.into()
+    }
+
+    /// The headers in the order of RabbitMQ's plug-in: the AMQP headers, then the properties.
+    fn visit_headers(&self, topics: &str, mut visit: impl FnMut(&str, &str)) {
+        let Properties {
+            content_type,
+            content_encoding,
+            persistent,
+            priority,
+            correlation_id,
+            reply_to,
+            expiration,
+            message_id,
+            timestamp,
+            kind,
+            user_id,
+            app_id,
+            headers,
+        } = &self.properties;
+        let destination = Destination::of_message(&self.exchange, &self.routing_key, topics);
+        visit("destination", &destination.to_string());
+        let properties: [(&str, Option<Cow<'_, str>>); 12] = [
+            ("app-id", text(app_id)),
+            ("user-id", text(user_id)),
+            ("type", text(kind)),
+            (
+                "timestamp",
+                timestamp.map(|number| number.to_string().into()),
+            ),
+            ("amqp-message-id", text(message_id)),
+            ("expiration", text(expiration)),
+            ("reply-to", reply_to.as_deref().map(reply_destination)),
+            ("correlation-id", text(correlation_id)),
+            ("priority", priority.map(|number| number.to_string().into())),
+            ("persistent", persistent.then_some(Cow::Borrowed("true"))),
+            ("content-encoding", text(content_encoding)),
+            ("content-type", text(content_type)),
+        ];
+        // A client heeds the first header of a name: an AMQP header must not come before the
+        // property whose name it bears, nor pass for one of the frame's own.
+        // Some clients trim names, so that a blank does not make it another one.
+        let is_free = |name: &str| {
+            let name = name.trim();
+            !OWN_HEADERS.contains(&name)
+                && properties
+                    .iter()
+                    .all(|(property, value)| *property != name || value.is_none())
+        };
+        for (name, value) in headers {
+            if is_free(name) {
+                visit(name, value);
+            }
+        }
+        for (name, value) in &properties {
+            if let Some(value) = value {
+                visit(name, value);
+            }
+        }
+    }
+}
+
+/// Headers that say something of the frame itself; AMQP headers of these names are left out.
+const OWN_HEADERS: [&str; 7] = [
+    "destination",
+    "subscription",
+    "message-id",
+    "ack",
+    "redelivered",
+    "content-length",
+    "receipt-id",
+];
+
+fn text(property: &Option<Box<str>>) -> Option<Cow<'_, str>> {
+    property.as_deref().map(Cow::Borrowed)
 }
 
 /// A message of a dedicated consumer.
@@ -59,4 +233,86 @@ pub struct Properties {
     pub app_id: Option<Box<str>>,
     /// Headers: texts as they are, numbers and booleans as text, nested values left out.
     pub headers: Vec<(Box<str>, Box<str>)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOPICS: &str = "amq.topic";
+
+    fn message(properties: Properties, body: &'static str) -> Message {
+        Message::new("amq.topic".into(), "m".into(), properties, body.into())
+    }
+
+    fn tail(message: &Message, version: Version) -> String {
+        String::from_utf8(message.tail(version, TOPICS).to_vec()).unwrap()
+    }
+
+    fn captured() -> Properties {
+        let some = |text: &str| Some(Box::from(text));
+        Properties {
+            content_type: some("text/plain"),
+            content_encoding: some("utf-8"),
+            persistent: true,
+            priority: Some(3),
+            correlation_id: some("cc"),
+            reply_to: some("rt"),
+            expiration: some("10000"),
+            message_id: some("am"),
+            timestamp: Some(123),
+            kind: some("ty"),
+            user_id: some("guest"),
+            app_id: some("ap"),
+            headers: vec![("foo".into(), "b:c".into())],
+        }
+    }
+
+    #[test]
+    fn headers_come_as_from_the_plug_in() {
+        let message = message(captured(), "hello");
+        let expected = "destination:/topic/m\nfoo:b\\cc\napp-id:ap\nuser-id:guest\ntype:ty\n\
+             timestamp:123\namqp-message-id:am\nexpiration:10000\nreply-to:/reply-queue/rt\n\
+             correlation-id:cc\npriority:3\npersistent:true\ncontent-encoding:utf-8\n\
+             content-type:text/plain\ncontent-length:5\n\nhello\0";
+        assert_eq!(tail(&message, Version::V1_2), expected);
+        assert_eq!(tail(&message, Version::V1_1), expected);
+        assert!(tail(&message, Version::V1_0).contains("foo:b:c\n"));
+    }
+
+    #[test]
+    fn a_bare_message_has_little_to_say() {
+        let message = message(Properties::default(), "x");
+        let expected = "destination:/topic/m\ncontent-length:1\n\nx\0";
+        assert_eq!(tail(&message, Version::V1_2), expected);
+    }
+
+    #[test]
+    fn a_tail_without_escapes_is_encoded_once_for_all() {
+        let message = message(Properties::default(), "x");
+        let [first, second] = [Version::V1_2, Version::V1_0].map(|v| message.tail(v, TOPICS));
+        assert_eq!(first.as_ptr(), second.as_ptr());
+    }
+
+    #[test]
+    fn headers_cannot_pass_for_the_frame_s_own() {
+        let forged = OWN_HEADERS.map(|name| (Box::from(name), Box::from("forged")));
+        let mut properties = captured();
+        properties.headers = forged.to_vec();
+        properties.headers.push(("user-id".into(), "forged".into()));
+        properties.headers.push((" ack ".into(), "forged".into()));
+        properties.headers.push(("x\nack".into(), "1".into()));
+        let frame = tail(&message(properties, ""), Version::V1_2);
+        assert!(!frame.contains("forged"), "{frame}");
+        assert!(!frame.contains("\nack"), "{frame}");
+    }
+
+    #[test]
+    fn a_header_may_stand_in_for_a_property_that_is_not_set() {
+        let properties = Properties {
+            headers: vec![("type".into(), "news".into())],
+            ..Properties::default()
+        };
+        assert!(tail(&message(properties, ""), Version::V1_2).contains("\ntype:news\n"));
+    }
 }

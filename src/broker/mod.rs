@@ -5,6 +5,7 @@
 //! and [`embedded`] (in memory).
 
 pub mod amqp;
+mod config;
 pub mod destination;
 pub mod embedded;
 mod error;
@@ -15,6 +16,7 @@ use std::{fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
+pub use config::{AmqpUrl, Config, Url};
 pub use error::BrokerError;
 pub use message::{Delivery, Message, Properties};
 pub use routing::ExchangeKind;
@@ -211,6 +213,8 @@ pub enum Argument {
     Switch(bool),
     /// A point in time, in seconds since 1970.
     Timestamp(u64),
+    /// Several texts (an AMQP array: `x-stream-filter`).
+    Texts(Vec<Box<str>>),
 }
 
 /// A message to publish.

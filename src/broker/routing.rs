@@ -1,7 +1,25 @@
 //! How exchanges route (pure).
+//!
+//! [`matches`] says what one pattern means; a [`RoutingTable`] holds a million of them and finds
+//! those that match a key without looking at the others.
+
+mod trie;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::hash::{Hash, RandomState};
+
+use hashbrown::{HashMap, HashSet};
+use serde::Deserialize;
+
+use trie::Trie;
+use values::Values;
 
 /// How an exchange matches routing keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ExchangeKind {
     /// Key and pattern are equal.
     Direct,
@@ -11,4 +29,227 @@ pub enum ExchangeKind {
     Fanout,
     /// A type that only the broker can match (`headers`, or a plug-in's).
     Other,
+}
+
+/// Whether an exchange of that kind routes `key` by a binding with `pattern`. Nothing matches in
+/// an exchange of an [`ExchangeKind::Other`].
+///
+/// Topics as RabbitMQ has them: a word may be empty (`a..b` has three, and `*` matches the empty
+/// one), the empty key has no word at all, and `*` and `#` mean something only as whole words.
+#[must_use]
+pub fn matches(kind: ExchangeKind, pattern: &str, key: &str) -> bool {
+    match kind {
+        ExchangeKind::Direct => pattern == key,
+        ExchangeKind::Topic => topic_matches(pattern, key),
+        ExchangeKind::Fanout => true,
+        ExchangeKind::Other => false,
+    }
+}
+
+/// `reached[n]`: the pattern's words so far match the key's first n words. One row a word of the
+/// pattern, so that no pattern makes it slower than the product of both lengths.
+fn topic_matches(pattern: &str, key: &str) -> bool {
+    let key: Vec<&str> = words(key).collect();
+    let mut reached = vec![false; key.len() + 1];
+    if let Some(start) = reached.first_mut() {
+        *start = true;
+    }
+    for word in words(pattern) {
+        // Whether the row before, and this row, reached the place before this one.
+        let (mut before, mut here) = (false, false);
+        let key_words = std::iter::once(None).chain(key.iter().map(Some));
+        for (place, key_word) in reached.iter_mut().zip(key_words) {
+            let straight = *place;
+            *place = match (word, key_word) {
+                ("#", _) => straight || here,
+                ("*", Some(_)) => before,
+                (word, Some(key_word)) => before && word == *key_word,
+                (_, None) => false,
+            };
+            (before, here) = (straight, *place);
+        }
+    }
+    reached.last().copied().unwrap_or(false)
+}
+
+/// The words of a topic key or pattern; none where it is empty.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split('.').filter(move |_| !text.is_empty())
+}
+
+/// Whether a topic pattern matches other keys than itself.
+fn is_wild(pattern: &str) -> bool {
+    words(pattern).any(|word| matches!(word, "*" | "#"))
+}
+
+/// What became of [`RoutingTable::remove`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// The pattern did not have the value.
+    Absent,
+    /// The pattern has other values still.
+    Remains,
+    /// It was the pattern's last value: the pattern is gone.
+    Last,
+}
+
+/// The bindings of one exchange: patterns, and a set of values for each.
+///
+/// Patterns that can only match themselves stand in a hash map (hashed with a secret key, since
+/// clients choose them), those with wildcards in a [`Trie`]. One that has a single value keeps it
+/// in place, so that a user's own key costs little more than its text.
+///
+/// A look-up costs one hash and, where there are wildcard patterns, at most the number of the
+/// key's words times the number of the trie's nodes that the key can reach; it does not recurse.
+#[derive(Debug)]
+pub struct RoutingTable<T> {
+    kind: ExchangeKind,
+    exact: HashMap<Box<str>, Values<T>, RandomState>,
+    wild: Trie<T>,
+}
+
+impl<T: Eq + Hash> RoutingTable<T> {
+    /// An empty table of an exchange of that kind. One of [`ExchangeKind::Other`] holds what is
+    /// put in, and matches nothing.
+    #[must_use]
+    pub fn new(kind: ExchangeKind) -> Self {
+        Self {
+            kind,
+            exact: HashMap::default(),
+            wild: Trie::new(),
+        }
+    }
+
+    /// The kind of the exchange.
+    #[must_use]
+    pub const fn kind(&self) -> ExchangeKind {
+        self.kind
+    }
+
+    fn is_wild(&self, pattern: &str) -> bool {
+        self.kind == ExchangeKind::Topic && is_wild(pattern)
+    }
+
+    /// Gives the pattern one more value, unless it has it. Whether the pattern is new.
+    pub fn insert(&mut self, pattern: &str, value: T) -> bool {
+        if self.is_wild(pattern) {
+            return self.wild.insert(pattern, value);
+        }
+        if let Some(values) = self.exact.get_mut(pattern) {
+            values.insert(value);
+            return false;
+        }
+        self.exact.insert(pattern.into(), Values::One(value));
+        true
+    }
+
+    /// Takes a value from a pattern.
+    pub fn remove(&mut self, pattern: &str, value: &T) -> Removed {
+        if self.is_wild(pattern) {
+            return self.wild.remove(pattern, value);
+        }
+        let Some(values) = self.exact.get_mut(pattern) else {
+            return Removed::Absent;
+        };
+        let removed = values.remove(value);
+        if removed == Removed::Last {
+            self.exact.remove(pattern);
+            self.shrink();
+        }
+        removed
+    }
+
+    /// After many have gone, their memory goes too.
+    fn shrink(&mut self) {
+        const SMALL: usize = 64;
+        if self.exact.capacity() > SMALL && self.exact.len() < self.exact.capacity() / 4 {
+            self.exact.shrink_to(self.exact.len() * 2);
+        }
+    }
+
+    /// Calls `visit` for every value of every pattern that matches `key`: once for each pattern
+    /// that has it.
+    pub fn for_each_match(&self, key: &str, mut visit: impl FnMut(&T)) {
+        match self.kind {
+            ExchangeKind::Direct => self.visit_exact(key, &mut visit),
+            ExchangeKind::Topic => {
+                self.visit_exact(key, &mut visit);
+                for node in self.wild.find(key) {
+                    self.wild.values(node).for_each(&mut visit);
+                }
+            }
+            ExchangeKind::Fanout => self.visit_all(&mut visit),
+            ExchangeKind::Other => {}
+        }
+    }
+
+    /// Calls `visit` for every value of every pattern that matches one of the keys (a message's
+    /// routing key and its `cc` keys): once for each pattern, however many keys it matches.
+    pub fn for_each_match_any<'k>(
+        &self,
+        keys: impl IntoIterator<Item = &'k str>,
+        mut visit: impl FnMut(&T),
+    ) {
+        match self.kind {
+            ExchangeKind::Direct | ExchangeKind::Topic => {
+                let keys: HashSet<&str, RandomState> = keys.into_iter().collect();
+                let mut nodes = HashSet::new();
+                for key in keys {
+                    self.visit_exact(key, &mut visit);
+                    nodes.extend(self.wild.find(key));
+                }
+                for node in nodes {
+                    self.wild.values(node).for_each(&mut visit);
+                }
+            }
+            ExchangeKind::Fanout if keys.into_iter().next().is_some() => {
+                self.visit_all(&mut visit);
+            }
+            ExchangeKind::Fanout | ExchangeKind::Other => {}
+        }
+    }
+
+    fn visit_exact(&self, key: &str, visit: &mut impl FnMut(&T)) {
+        if let Some(values) = self.exact.get(key) {
+            values.iter().for_each(visit);
+        }
+    }
+
+    fn visit_all(&self, visit: &mut impl FnMut(&T)) {
+        self.exact.values().flat_map(Values::iter).for_each(visit);
+    }
+
+    /// The values of one pattern, in no order.
+    pub fn values(&self, pattern: &str) -> impl Iterator<Item = &T> {
+        let exact = self.exact.get(pattern).into_iter().flat_map(Values::iter);
+        let node = self.is_wild(pattern).then(|| self.wild.node(pattern));
+        exact.chain(
+            node.flatten()
+                .into_iter()
+                .flat_map(|node| self.wild.values(node)),
+        )
+    }
+
+    /// Whether the pattern has a value.
+    #[must_use]
+    pub fn contains(&self, pattern: &str) -> bool {
+        self.values(pattern).next().is_some()
+    }
+
+    /// All patterns, in no order.
+    pub fn patterns(&self) -> impl Iterator<Item = Box<str>> {
+        self.exact.keys().cloned().chain(self.wild.patterns())
+    }
+
+    /// How many patterns there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.exact.len() + self.wild.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }

@@ -1,1 +1,5 @@
-//! To come.
+//! One task a client: link, session, broker.
+
+mod config;
+
+pub use config::{Limits, Stomp, session_config};

@@ -1,1 +1,165 @@
-//! To come.
+//! Shared feeds: many local subscriptions, one binding at the broker.
+//!
+//! A [`VhostHub`] keeps, for each exchange and shard, which subscriptions wait for which pattern.
+//! The first subscription to a pattern has it bound; after the last one left it is unbound, with
+//! a delay, so that a page's reload costs the broker nothing. Messages come in through
+//! [`FeedSink`] and go out into [`Mailbox`]es.
+
+mod config;
+mod feed;
+mod linger;
+mod mailbox;
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    num::NonZero,
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use stomp_session::SubscriptionId;
+use tokio_util::task::AbortOnDropHandle;
+
+pub use config::{Binding, Feed as FeedConfig, Mailbox as MailboxConfig, Overflow};
+pub use feed::SharedSubscription;
+pub use mailbox::{DedicatedSink, Item, Mailbox, Parcel};
+
+use self::{
+    feed::{Feed, Feeds, Subscriber},
+    linger::Linger,
+};
+use crate::broker::{Broker, BrokerError, ExchangeKind, FeedId, VirtualHost};
+
+/// The hubs of all virtual hosts that clients may ask for.
+pub struct Hub {
+    vhosts: HashMap<Arc<str>, Arc<VhostHub>>,
+}
+
+impl Hub {
+    /// Opens the virtual hosts at the broker. Returns at once; links are made in the background.
+    pub fn new<'a>(
+        broker: &dyn Broker,
+        vhosts: impl IntoIterator<Item = &'a str>,
+        config: &FeedConfig,
+    ) -> Self {
+        let open = |name: &'a str| (Arc::from(name), VhostHub::open(broker, name, config));
+        Self { vhosts: vhosts.into_iter().map(open).collect() }
+    }
+
+    /// The hub of a virtual host; `None` if clients may not ask for it.
+    #[must_use]
+    pub fn vhost(&self, name: &str) -> Option<&Arc<VhostHub>> {
+        self.vhosts.get(name)
+    }
+
+    /// Whether the broker can be reached, for every virtual host; if not, why.
+    ///
+    /// # Errors
+    /// The first virtual host's trouble.
+    pub fn health(&self) -> Result<(), BrokerError> {
+        self.vhosts.values().try_for_each(|vhost| vhost.host.health())
+    }
+
+    /// Closes every virtual host.
+    pub async fn close(&self) {
+        for vhost in self.vhosts.values() {
+            vhost.host.close().await;
+        }
+    }
+}
+
+/// The shared feeds of one virtual host, and the way to everything else of it.
+pub struct VhostHub {
+    name: Arc<str>,
+    host: Arc<dyn VirtualHost>,
+    feeds: Arc<Feeds>,
+    linger: Arc<Linger>,
+    _linger_task: AbortOnDropHandle<()>,
+    binding: Binding,
+    shards: u16,
+    /// Keyed at random, so that nobody can aim all patterns at one shard.
+    hasher: RandomState,
+    kinds: Mutex<HashMap<Arc<str>, ExchangeKind>>,
+}
+
+impl VhostHub {
+    fn open(broker: &dyn Broker, name: &str, config: &FeedConfig) -> Arc<Self> {
+        let feeds = Arc::new(Feeds::default());
+        let sink: Arc<Feeds> = Arc::clone(&feeds);
+        let host = broker.open(name, sink);
+        let (linger, linger_task) = Linger::start(config.linger);
+        Arc::new(Self {
+            name: name.into(),
+            linger,
+            _linger_task: linger_task,
+            host,
+            feeds,
+            binding: config.binding,
+            shards: config.shards(std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)),
+            hasher: RandomState::new(),
+            kinds: Mutex::default(),
+        })
+    }
+
+    /// The virtual host's name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The virtual host itself, for publishing and dedicated consumers.
+    #[must_use]
+    pub fn host(&self) -> &Arc<dyn VirtualHost> {
+        &self.host
+    }
+
+    /// Subscribes to what `exchange` routes by `pattern`. When this returns, every message that
+    /// the exchange routes by the pattern from now on is pushed into the mailbox, once and in
+    /// order; or the mailbox is failed, if that could not be kept. `None`: the exchange is of a
+    /// type that only the broker can match, and needs a dedicated consumer.
+    ///
+    /// # Errors
+    /// What [`VirtualHost::exchange_kind`] and [`VirtualHost::bind_feed`] say.
+    pub async fn subscribe(
+        &self,
+        exchange: &str,
+        pattern: &str,
+        mailbox: &Arc<Mailbox>,
+        subscription: SubscriptionId,
+    ) -> Result<Option<SharedSubscription>, BrokerError> {
+        let kind = self.exchange_kind(exchange).await?;
+        // A fanout exchange does not look at keys, so all its subscriptions share one binding.
+        let pattern = match kind {
+            ExchangeKind::Other => return Ok(None),
+            ExchangeKind::Fanout => "",
+            ExchangeKind::Direct | ExchangeKind::Topic => pattern,
+        };
+        let bind_all = self.binding == Binding::All && kind == ExchangeKind::Topic;
+        let shard = if bind_all { 0 } else { self.shard(exchange, pattern) };
+        let id = FeedId { exchange: exchange.into(), shard };
+        let feed = Arc::clone(self.feeds.0.write().entry(id).or_insert_with_key(|id| {
+            let (host, linger) = (Arc::clone(&self.host), Arc::clone(&self.linger));
+            Feed::new(id.clone(), kind, bind_all, host, linger)
+        }));
+        let subscriber = Subscriber { mailbox: Arc::clone(mailbox), subscription };
+        // From here on the guard takes the subscriber out again, if this future is dropped too.
+        let (guard, bound) = feed.add(pattern, subscriber);
+        bound.wait().await?;
+        Ok(Some(guard))
+    }
+
+    async fn exchange_kind(&self, exchange: &str) -> Result<ExchangeKind, BrokerError> {
+        if let Some(kind) = self.kinds.lock().get(exchange) {
+            return Ok(*kind);
+        }
+        let kind = self.host.exchange_kind(exchange).await?;
+        self.kinds.lock().insert(exchange.into(), kind);
+        Ok(kind)
+    }
+
+    fn shard(&self, exchange: &str, pattern: &str) -> u16 {
+        let hash = self.hasher.hash_one((exchange, pattern));
+        u16::try_from(hash % u64::from(self.shards)).unwrap_or_default()
+    }
+}

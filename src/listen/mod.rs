@@ -1,1 +1,5 @@
-//! To come.
+//! Sockets become links.
+
+mod config;
+
+pub use config::Config;

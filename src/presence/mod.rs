@@ -1,1 +1,5 @@
-//! To come.
+//! Who is here.
+
+mod config;
+
+pub use config::{Config, RedisUrl, Url};

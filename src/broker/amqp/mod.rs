@@ -1,1 +1,241 @@
-//! To come.
+//! RabbitMQ, by lapin.
+//!
+//! Each virtual host has its links: one for feeds and topology, one for publishing (RabbitMQ
+//! stops reading a connection that publishes when it is short of memory or disk, and
+//! acknowledgements must not wait behind that), and as many as needed for dedicated consumers.
+
+mod channels;
+mod consumer;
+mod convert;
+mod feed;
+mod handed;
+mod link;
+mod publisher;
+mod topology;
+
+use std::sync::Arc;
+
+use futures_util::{FutureExt, future::BoxFuture};
+use lapin::uri::AMQPUri;
+use parking_lot::Mutex;
+use tokio::time::{Duration, Instant};
+
+use self::{
+    consumer::Dedicated,
+    feed::FeedManager,
+    link::{Link, LinkConfig},
+    publisher::{Publisher, PublisherConfig},
+    topology::Topology,
+};
+use super::{
+    AmqpUrl, Broker, BrokerError, Config, Confirm, Consume, Consumer, DeliverySink, ExchangeKind, FeedId,
+    FeedSink, Publish, QueueSpec, VirtualHost,
+};
+use crate::hub::FeedConfig;
+
+/// Dedicated consumers on one connection: RabbitMQ allows 2,047 channels.
+const CONSUMERS_PER_LINK: usize = 1_000;
+
+/// RabbitMQ as the broker.
+pub struct AmqpBroker {
+    config: Config,
+    feed: FeedConfig,
+    uri: AMQPUri,
+    node: Box<str>,
+}
+
+impl AmqpBroker {
+    /// A broker at `url`. `node` names this node's connections and queues, and must be
+    /// another one each time the process starts.
+    ///
+    /// # Errors
+    /// The URL is none for AMQP; why.
+    pub fn new(
+        url: &AmqpUrl,
+        config: Config,
+        feed: FeedConfig,
+        node: &str,
+    ) -> Result<Self, String> {
+        let mut uri: AMQPUri = url.reveal().parse()?;
+        let heartbeat = config.heartbeat.as_secs().clamp(1, u64::from(u16::MAX));
+        uri.query.heartbeat = u16::try_from(heartbeat).ok();
+        Ok(Self { config, feed, uri, node: node.into() })
+    }
+}
+
+impl Broker for AmqpBroker {
+    fn open(&self, vhost: &str, feeds: Arc<dyn FeedSink>) -> Arc<dyn VirtualHost> {
+        let link_config = |purpose: &str| LinkConfig {
+            uri: AMQPUri { vhost: vhost.into(), ..self.uri.clone() },
+            name: format!("stentor {} {purpose} {vhost}", self.node).into(),
+            connection_timeout: self.config.connection_timeout,
+            reconnect: (self.config.reconnect_min, self.config.reconnect_max),
+        };
+        let operation_timeout = self.config.operation_timeout;
+        let feed_link = Arc::new(Link::start(link_config("feeds")));
+        let publish_link = Arc::new(Link::start(link_config("publish")));
+        let publisher_config = PublisherConfig {
+            lanes: usize::from(self.config.publish_channels),
+            max_pending: self.config.max_pending_publishes,
+            operation_timeout,
+        };
+        let kinds = self.config.exchanges.iter().map(|(name, kind)| (name.clone(), *kind));
+        Arc::new(AmqpVirtualHost {
+            topology: Topology::new(kinds),
+            feeds: FeedManager::new(
+                Arc::clone(&feed_link),
+                feeds,
+                self.feed.clone(),
+                operation_timeout,
+                format!("stentor.feed.{}", self.node).into(),
+            ),
+            publisher: Publisher::start(&publish_link, publisher_config),
+            feed_link,
+            publish_link,
+            consumer_links: Mutex::default(),
+            consumer_config: link_config("consumers"),
+            operation_timeout,
+        })
+    }
+}
+
+struct AmqpVirtualHost {
+    topology: Topology,
+    feeds: FeedManager,
+    publisher: Publisher,
+    feed_link: Arc<Link>,
+    publish_link: Arc<Link>,
+    /// Each consumer holds a reference to its link, and so they are counted.
+    consumer_links: Mutex<Vec<Arc<Link>>>,
+    consumer_config: LinkConfig,
+    operation_timeout: Duration,
+}
+
+impl AmqpVirtualHost {
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.operation_timeout
+    }
+
+    fn consumer_link(&self) -> Arc<Link> {
+        let mut links = self.consumer_links.lock();
+        let free = links.iter().find(|link| Arc::strong_count(link) <= CONSUMERS_PER_LINK);
+        if let Some(link) = free {
+            return Arc::clone(link);
+        }
+        let link = Arc::new(Link::start(self.consumer_config.clone()));
+        links.push(Arc::clone(&link));
+        link
+    }
+
+    /// What a call says, with an exchange that turned out to be gone forgotten.
+    fn note_missing<T>(
+        &self,
+        exchange: &str,
+        outcome: Result<T, BrokerError>,
+    ) -> Result<T, BrokerError> {
+        if let Err(BrokerError::NotFound(_)) = &outcome {
+            self.topology.forget(exchange);
+        }
+        outcome
+    }
+}
+
+impl VirtualHost for AmqpVirtualHost {
+    fn health(&self) -> Result<(), BrokerError> {
+        self.feed_link.health()?;
+        self.publish_link.health()
+    }
+
+    fn exchange_kind<'a>(
+        &'a self,
+        exchange: &'a str,
+    ) -> BoxFuture<'a, Result<ExchangeKind, BrokerError>> {
+        async move {
+            let deadline = self.deadline();
+            let live = self.feed_link.wait_until(deadline).await?;
+            self.topology.kind(&live, exchange, deadline).await
+        }
+        .boxed()
+    }
+
+    fn bind_feed<'a>(
+        &'a self,
+        feed: &'a FeedId,
+        pattern: &'a str,
+    ) -> BoxFuture<'a, Result<(), BrokerError>> {
+        async move {
+            let outcome = self.feeds.bind(feed, pattern).await;
+            self.note_missing(&feed.exchange, outcome)
+        }
+        .boxed()
+    }
+
+    fn unbind_feed<'a>(
+        &'a self,
+        feed: &'a FeedId,
+        pattern: &'a str,
+    ) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.feeds.unbind(feed, pattern).boxed()
+    }
+
+    fn consume(
+        &self,
+        request: Consume,
+        sink: Arc<dyn DeliverySink>,
+    ) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
+        let link = self.consumer_link();
+        async move {
+            let consumer = Dedicated::start(link, request, sink, self.operation_timeout).await?;
+            Ok(Arc::new(consumer) as Arc<dyn Consumer>)
+        }
+        .boxed()
+    }
+
+    fn declare_queue<'a>(
+        &'a self,
+        queue: &'a QueueSpec,
+    ) -> BoxFuture<'a, Result<(), BrokerError>> {
+        async move {
+            let deadline = self.deadline();
+            let live = self.publish_link.wait_until(deadline).await?;
+            topology::declare_queue(&live, queue, deadline).await
+        }
+        .boxed()
+    }
+
+    fn delete_queue<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), BrokerError>> {
+        async move {
+            let deadline = self.deadline();
+            let live = self.publish_link.wait_until(deadline).await?;
+            topology::delete_queue(&live, name, deadline).await
+        }
+        .boxed()
+    }
+
+    fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
+        async move {
+            // A message to an exchange that is not there would close the channel that others'
+            // messages are on.
+            if !self.topology.is_known(&publish.exchange) {
+                let deadline = self.deadline();
+                let live = self.publish_link.wait_until(deadline).await?;
+                self.topology.check(&live, &publish.exchange, deadline).await?;
+            }
+            self.publisher.publish(publish).await
+        }
+        .boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            self.feeds.close().await;
+            self.feed_link.close().await;
+            self.publish_link.close().await;
+            let links = std::mem::take(&mut *self.consumer_links.lock());
+            for link in links {
+                link.close().await;
+            }
+        }
+        .boxed()
+    }
+}

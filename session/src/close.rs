@@ -1,0 +1,61 @@
+//! The codes that a transport closes with.
+
+/// Why a transport closes: WebSocket close codes (RFC 6455, 7.4.1, and IANA's registry).
+/// A transport without codes just closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseCode {
+    /// 1000: the client said DISCONNECT.
+    Normal,
+    /// 1002: the client broke the protocol. To reconnect and do the same does not help.
+    Protocol,
+    /// 1008: the client may not do what it asked for. To reconnect and do the same does not
+    /// help.
+    Policy,
+    /// 1009: a frame over the limits. To reconnect and do the same does not help.
+    TooBig,
+    /// 1011: something failed on the server's side. To reconnect helps.
+    Internal,
+    /// 1012: this server goes away. To reconnect helps, after a moment.
+    Restart,
+    /// 1013: overload, an unreachable broker, or a client that was not heard of. To reconnect
+    /// helps, later.
+    TryAgainLater,
+}
+
+impl CloseCode {
+    /// The number in a WebSocket Close frame.
+    #[must_use]
+    pub const fn code(self) -> u16 {
+        match self {
+            Self::Normal => 1000,
+            Self::Protocol => 1002,
+            Self::Policy => 1008,
+            Self::TooBig => 1009,
+            Self::Internal => 1011,
+            Self::Restart => 1012,
+            Self::TryAgainLater => 1013,
+        }
+    }
+
+    /// The reason in a WebSocket Close frame: ASCII, far below the 123 bytes that fit there.
+    /// The ERROR frame before it says more.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Normal => "disconnected",
+            Self::Protocol => "protocol error",
+            Self::Policy => "not allowed",
+            Self::TooBig => "frame too large",
+            Self::Internal => "server error",
+            Self::Restart => "server shutting down",
+            Self::TryAgainLater => "try again later",
+        }
+    }
+
+    /// Whether a client that reconnects and does the same again may fare better.
+    #[must_use]
+    pub const fn should_reconnect(self) -> bool {
+        matches!(self, Self::Internal | Self::Restart | Self::TryAgainLater)
+    }
+}

@@ -1,0 +1,36 @@
+//! How sessions behave.
+
+use std::time::Duration;
+
+/// How sessions behave; shared by all of a server's.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The `server` header of CONNECTED; `None` hides it.
+    pub server: Option<Box<str>>,
+    /// How long a client may take from the transport's opening to a complete login, the hook's
+    /// answer included.
+    pub login_timeout: Duration,
+    /// The shortest interval at which this server will send heart-beats; zero: it sends none.
+    /// In whole milliseconds, rounded up.
+    pub heartbeat_send: Duration,
+    /// The interval at which this server wishes to hear the client; zero: it does not care.
+    /// In whole milliseconds, rounded up.
+    pub heartbeat_receive: Duration,
+    /// How many intervals a client may miss: background tabs throttle their timers. 0 means 1.
+    pub heartbeat_tolerance: u32,
+    /// How long a client may take to close after its DISCONNECT was answered.
+    pub disconnect_linger: Duration,
+    /// Subscriptions open at once.
+    pub max_subscriptions: usize,
+    /// Transactions open at once.
+    pub max_transactions: usize,
+    /// Frames in one transaction.
+    pub max_transaction_frames: usize,
+    /// Bytes (headers and bodies) in all open transactions together.
+    pub max_transaction_bytes: usize,
+    /// Operations begun and not done, and receipts that wait for them; at this number
+    /// [`crate::Session::wants_frame`] says no. 0 means 1.
+    pub max_pending: usize,
+    /// What a NACK without a `requeue` header means: true, [`crate::Verdict::Requeue`].
+    pub nack_requeue: bool,
+}

@@ -1,0 +1,212 @@
+//! The frames that a server sends, and the message ids in them.
+
+use bytes::Bytes;
+use stomp_grammar::{Command, Version, encode};
+
+use crate::{Problem, SubscriptionId, heartbeat::Rates, subscriptions::Name};
+
+/// One line break: the server's heart-beat.
+pub(crate) const HEARTBEAT: Bytes = Bytes::from_static(b"\n");
+
+/// What joins the parts of a message id; the plug-in's.
+const SEPARATOR: &str = "@@";
+
+/// CONNECTED, its headers in the plug-in's order.
+pub(crate) fn connected(server: Option<&str>, id: &str, rates: Rates, version: Version) -> Bytes {
+    let mut out = Vec::with_capacity(128);
+    encode::command(&mut out, Command::Connected);
+    if let Some(server) = server {
+        encode::header_verbatim(&mut out, "server", server);
+    }
+    encode::header_verbatim(&mut out, "session", id);
+    let Rates { send, receive } = rates;
+    encode::header_verbatim(&mut out, "heart-beat", &format!("{send},{receive}"));
+    encode::header_verbatim(&mut out, "version", version.as_str());
+    encode::body(&mut out, &[]);
+    out.into()
+}
+
+/// RECEIPT.
+pub(crate) fn receipt(id: &str, version: Version) -> Bytes {
+    let mut out = Vec::with_capacity(32_usize.saturating_add(id.len()));
+    encode::command(&mut out, Command::Receipt);
+    encode::header(&mut out, version, "receipt-id", id);
+    encode::body(&mut out, &[]);
+    out.into()
+}
+
+/// ERROR. Where no version is agreed on it is written for 1.0, without escapes: the fixed
+/// headers need none, and a `receipt-id` is what the client would read in any version unless it
+/// holds a colon, a backslash or a line break.
+pub(crate) fn error(problem: &Problem, receipt: Option<&str>, version: Version) -> Bytes {
+    let mut out = Vec::with_capacity(256);
+    encode::command(&mut out, Command::Error);
+    encode::header(&mut out, version, "message", problem.message());
+    encode::header(&mut out, version, "content-type", "text/plain");
+    encode::header(&mut out, version, "version", Version::SUPPORTED);
+    if let Some(receipt) = receipt {
+        encode::header(&mut out, version, "receipt-id", receipt);
+    }
+    encode::body(&mut out, problem.detail().as_bytes());
+    out.into()
+}
+
+/// What names a message to its client: `<subscription>@@<session>@@<sequence>`, the parts of the
+/// plug-in's, except that the first one is this server's number and not the client's id, so
+/// that it needs no escapes and never means a later subscription of the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MessageId<'a> {
+    pub(crate) subscription: SubscriptionId,
+    pub(crate) session: &'a str,
+    pub(crate) sequence: u64,
+}
+
+/// A message id as a client returned it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named<'a> {
+    /// It can be one of ours.
+    Message(MessageId<'a>),
+    /// It has the form, but names a subscription as no session of this server does.
+    Foreign,
+    /// It has not even the form.
+    Invalid,
+}
+
+impl<'a> MessageId<'a> {
+    /// Reads what a client returned.
+    pub(crate) fn parse(text: &'a str) -> Named<'a> {
+        let parts = text.split_once(SEPARATOR).and_then(|(subscription, rest)| {
+            let (session, sequence) = rest.rsplit_once(SEPARATOR)?;
+            Some((subscription, session, decimal(sequence)?))
+        });
+        let Some((subscription, session, sequence)) = parts else {
+            return Named::Invalid;
+        };
+        match decimal(subscription).and_then(|number| u32::try_from(number).ok()) {
+            Some(number) => Named::Message(Self {
+                subscription: SubscriptionId(number),
+                session,
+                sequence,
+            }),
+            None => Named::Foreign,
+        }
+    }
+
+    /// Appends it to a header line.
+    fn append(self, out: &mut Vec<u8>) {
+        number(out, u64::from(self.subscription.0));
+        out.extend_from_slice(SEPARATOR.as_bytes());
+        out.extend_from_slice(self.session.as_bytes());
+        out.extend_from_slice(SEPARATOR.as_bytes());
+        number(out, self.sequence);
+    }
+
+    /// As text, for messages to people.
+    pub(crate) fn to_text(self) -> Box<str> {
+        format!(
+            "{}@@{}@@{}",
+            self.subscription.0, self.session, self.sequence
+        )
+        .into()
+    }
+}
+
+/// The head of MESSAGE, up to where the headers begin that all receivers share.
+pub(crate) fn message_head(
+    out: &mut Vec<u8>,
+    version: Version,
+    name: Name<'_>,
+    id: MessageId<'_>,
+    redelivered: bool,
+    awaits_ack: bool,
+) {
+    encode::command(out, Command::Message);
+    if let Name::Id(name) = name {
+        encode::header(out, version, "subscription", name);
+    }
+    // The parts of a message id need no escapes: see `Session::new`.
+    out.extend_from_slice(b"message-id:");
+    id.append(out);
+    out.extend_from_slice(if redelivered {
+        b"\nredelivered:true\n".as_slice()
+    } else {
+        b"\nredelivered:false\n".as_slice()
+    });
+    if awaits_ack && version == Version::V1_2 {
+        out.extend_from_slice(b"ack:");
+        id.append(out);
+        out.push(b'\n');
+    }
+}
+
+/// Digits only: `u64::from_str` would take a plus sign, too.
+fn decimal(text: &str) -> Option<u64> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        text.parse().ok()
+    } else {
+        None
+    }
+}
+
+/// Appends a number without the formatting machinery, on the path of every message.
+fn number(out: &mut Vec<u8>, mut number: u64) {
+    let start = out.len();
+    loop {
+        // The remainder is a digit.
+        out.push(b'0'.wrapping_add((number % 10) as u8));
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    if let Some(digits) = out.get_mut(start..) {
+        digits.reverse();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_ids_come_back_as_they_were_sent() {
+        for (subscription, session, sequence) in [
+            (0, "s", 0),
+            (7, "session-a@@b", 10),
+            (u32::MAX, "", u64::MAX),
+        ] {
+            let id = MessageId {
+                subscription: SubscriptionId(subscription),
+                session,
+                sequence,
+            };
+            let mut out = Vec::new();
+            id.append(&mut out);
+            assert_eq!(out, id.to_text().as_bytes());
+            assert_eq!(MessageId::parse(&id.to_text()), Named::Message(id));
+        }
+    }
+
+    #[test]
+    fn message_ids_of_others_are_told_from_garbage() {
+        for text in [
+            "T_1@@session-x@@5",
+            "@@s@@5",
+            "4294967296@@s@@5",
+            "+1@@s@@5",
+        ] {
+            assert_eq!(MessageId::parse(text), Named::Foreign, "{text}");
+        }
+        for text in [
+            "",
+            "zzz",
+            "1@@5",
+            "1@@s@@",
+            "1@@s@@x",
+            "1@@s@@+5",
+            "1@@s@@18446744073709551616",
+        ] {
+            assert_eq!(MessageId::parse(text), Named::Invalid, "{text}");
+        }
+    }
+}

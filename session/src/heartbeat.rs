@@ -1,0 +1,180 @@
+//! Heart-beats: what two peers agree on (STOMP 1.2, "Heart-beating"), and what is due when.
+
+use std::time::{Duration, Instant};
+
+/// One side's `heart-beat` header, or what was agreed. In milliseconds; 0: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rates {
+    /// How often its owner sends, at least.
+    pub(crate) send: u32,
+    /// How often its owner wishes to receive.
+    pub(crate) receive: u32,
+}
+
+impl Rates {
+    /// What a `heart-beat` header must look like.
+    pub(crate) const EXPECTED: &'static str =
+        "two whole numbers of milliseconds with a comma between, such as 10000,10000";
+
+    /// Reads a header; `None` if it is malformed. No header means `0,0`. Blanks around the
+    /// numbers are tolerated, since they cannot be meant otherwise; numbers beyond 49 days are
+    /// taken for 49 days.
+    pub(crate) fn parse(header: Option<&str>) -> Option<Self> {
+        let Some(header) = header else {
+            return Some(Self::default());
+        };
+        let (send, receive) = header.split_once(',')?;
+        Some(Self {
+            send: milliseconds(send)?,
+            receive: milliseconds(receive)?,
+        })
+    }
+
+    /// From configured intervals.
+    pub(crate) fn configured(send: Duration, receive: Duration) -> Self {
+        Self {
+            send: whole(send),
+            receive: whole(receive),
+        }
+    }
+
+    /// What the server does towards that client: in each direction the slower of what one side
+    /// can and the other one wishes, and nothing where either does not care. Answered in
+    /// CONNECTED, it leads the client to the same figures.
+    pub(crate) fn agree(self, client: Self) -> Self {
+        let slower = |can: u32, wish: u32| {
+            if can == 0 || wish == 0 {
+                0
+            } else {
+                can.max(wish)
+            }
+        };
+        Self {
+            send: slower(self.send, client.receive),
+            receive: slower(client.send, self.receive),
+        }
+    }
+}
+
+fn milliseconds(text: &str) -> Option<u32> {
+    let digits = text.trim_matches(' ');
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    // Only too great a number can fail here.
+    Some(digits.parse().unwrap_or(u32::MAX))
+}
+
+/// In whole milliseconds; what is not zero does not become zero, which would mean "none".
+fn whole(interval: Duration) -> u32 {
+    let rounded = interval.as_nanos().div_ceil(1_000_000);
+    u32::try_from(rounded).unwrap_or(u32::MAX)
+}
+
+/// The two clocks of a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heartbeat {
+    rates: Rates,
+    heard: Instant,
+    wrote: Instant,
+}
+
+impl Heartbeat {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            rates: Rates::default(),
+            heard: now,
+            wrote: now,
+        }
+    }
+
+    /// Sets what was agreed on.
+    pub(crate) fn agree(&mut self, rates: Rates) {
+        self.rates = rates;
+    }
+
+    pub(crate) fn rates(&self) -> Rates {
+        self.rates
+    }
+
+    /// The client sent something: any byte counts.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.heard = self.heard.max(now);
+    }
+
+    /// The server wrote something: a heart-beat is not needed for an interval.
+    pub(crate) fn wrote(&mut self, now: Instant) {
+        self.wrote = self.wrote.max(now);
+    }
+
+    /// When the server has to have written something.
+    pub(crate) fn send_due(&self) -> Option<Instant> {
+        due(self.wrote, self.rates.send, 1)
+    }
+
+    /// When a silent client is given up.
+    pub(crate) fn receive_due(&self, tolerance: u32) -> Option<Instant> {
+        due(self.heard, self.rates.receive, tolerance.max(1))
+    }
+}
+
+/// `None`: never, since there is no heart-beat or it is due after the end of time.
+fn due(last: Instant, interval: u32, times: u32) -> Option<Instant> {
+    if interval == 0 {
+        return None;
+    }
+    // The product of two 32-bit numbers fits.
+    last.checked_add(Duration::from_millis(
+        u64::from(interval).saturating_mul(u64::from(times)),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers() {
+        let ok = |send, receive| Some(Rates { send, receive });
+        for (header, expected) in [
+            (None, ok(0, 0)),
+            (Some("0,0"), ok(0, 0)),
+            (Some("10000,20000"), ok(10_000, 20_000)),
+            (Some(" 1, 2 "), ok(1, 2)),
+            (Some("99999999999999999999,1"), ok(u32::MAX, 1)),
+            (Some(""), None),
+            (Some("1"), None),
+            (Some("1,"), None),
+            (Some("1,2,3"), None),
+            (Some("-1,2"), None),
+            (Some("+1,2"), None),
+            (Some("1.5,2"), None),
+            (Some("a,b"), None),
+        ] {
+            assert_eq!(Rates::parse(header), expected, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn each_direction_is_the_slower_of_can_and_wish() {
+        let rates = |send, receive| Rates { send, receive };
+        for (server, client, agreed) in [
+            (rates(5, 7), rates(0, 0), rates(0, 0)),
+            (rates(0, 0), rates(5, 7), rates(0, 0)),
+            (rates(10, 20), rates(30, 5), rates(10, 30)),
+            (rates(10, 20), rates(5, 30), rates(30, 20)),
+            (rates(10, 20), rates(0, 30), rates(30, 0)),
+            (rates(10, 20), rates(30, 0), rates(0, 30)),
+        ] {
+            assert_eq!(server.agree(client), agreed, "{server:?} {client:?}");
+        }
+    }
+
+    #[test]
+    fn a_short_interval_does_not_become_none() {
+        assert_eq!(whole(Duration::ZERO), 0);
+        assert_eq!(whole(Duration::from_nanos(1)), 1);
+        assert_eq!(whole(Duration::from_millis(10)), 10);
+        assert_eq!(whole(Duration::MAX), u32::MAX);
+    }
+}

@@ -1,0 +1,385 @@
+//! The whole table, walked: a row for every variant, so that a change of words is a change of
+//! this file.
+
+use super::*;
+
+/// Fails to compile when a variant is added, so that [`all`] is not forgotten.
+fn row_in_test(problem: &Problem) -> usize {
+    use Problem::*;
+    match problem {
+        Malformed(_) => 0,
+        NotLoggedIn => 1,
+        AlreadyLoggedIn => 2,
+        ServerCommand(_) => 3,
+        VersionMismatch => 4,
+        MissingHeader { .. } => 5,
+        InvalidHeader { .. } => 6,
+        ForbiddenHeader { .. } => 7,
+        MissingDestination(_) => 8,
+        MissingIdOrDestination => 9,
+        DurableWithoutId(_) => 10,
+        ReservedId(_) => 11,
+        DuplicateSubscription(_) => 12,
+        UnknownSubscription(_) => 13,
+        TooManySubscriptions { .. } => 14,
+        InvalidMessageId { .. } => 15,
+        NoSubscription(_) => 16,
+        OtherSubscription { .. } => 17,
+        UnknownDelivery(_) => 18,
+        MissingTransaction(_) => 19,
+        DuplicateTransaction(_) => 20,
+        UnknownTransaction(_) => 21,
+        TooManyTransactions { .. } => 22,
+        TransactionTooLong { .. } => 23,
+        TransactionTooBig { .. } => 24,
+        MissingCredentials => 25,
+        AccessRefused { .. } => 26,
+        VhostDenied { .. } => 27,
+        PermissionDenied { .. } => 28,
+        LoginTimeout => 29,
+        InvalidDestination(_) => 30,
+        UnknownDestination(_) => 31,
+        NotFound(_) => 32,
+        PreconditionFailed(_) => 33,
+        NotPublished(_) => 34,
+        BrokerUnavailable(_) => 35,
+        FeedInterrupted(_) => 36,
+        SlowConsumer => 37,
+        HeartbeatMissed => 38,
+        ShuttingDown => 39,
+    }
+}
+
+const ROWS: usize = 40;
+
+/// Every variant, its `message`, its code, and its body.
+fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
+    use Command::{Ack, Begin, Connect, Message, Send, Subscribe};
+    use Problem::*;
+    vec![
+        (
+            Malformed(DecodeErrorKind::UnknownCommand("WRONG".into())),
+            "Bad command",
+            1002,
+            "Could not interpret command \"WRONG\"\n",
+        ),
+        (
+            NotLoggedIn,
+            "Illegal command",
+            1002,
+            "You must log in using CONNECT first",
+        ),
+        (
+            AlreadyLoggedIn,
+            "Illegal command",
+            1002,
+            "You are logged in already. CONNECT (or STOMP) comes once, as the first frame\n",
+        ),
+        (
+            ServerCommand(Message),
+            "Bad command",
+            1002,
+            "Could not interpret command \"MESSAGE\"\n",
+        ),
+        (
+            VersionMismatch,
+            "Version mismatch",
+            1002,
+            "Supported versions are 1.0,1.1,1.2\n",
+        ),
+        (
+            MissingHeader {
+                command: Ack,
+                header: "id",
+            },
+            "Missing header",
+            1002,
+            "\"ACK\" must include the \"id\" header\n",
+        ),
+        (
+            InvalidHeader {
+                command: Connect,
+                header: "heart-beat",
+                expected: "two numbers",
+            },
+            "Invalid header",
+            1002,
+            "\"CONNECT\" has an invalid \"heart-beat\" header: expected two numbers\n",
+        ),
+        (
+            ForbiddenHeader {
+                command: Send,
+                header: "message-id",
+            },
+            "Invalid header",
+            1002,
+            "'message-id' is not allowed on 'SEND'.\n",
+        ),
+        (
+            MissingDestination(Send),
+            "Missing destination",
+            1002,
+            "\"SEND\" must include a 'destination' header\n",
+        ),
+        (
+            MissingIdOrDestination,
+            "Missing destination or id",
+            1002,
+            "UNSUBSCRIBE must include a 'destination' or 'id' header",
+        ),
+        (
+            DurableWithoutId(Subscribe),
+            "Missing Header",
+            1002,
+            "Header 'id' is required for durable subscriptions",
+        ),
+        (
+            ReservedId(Subscribe),
+            "Invalid id",
+            1002,
+            "SUBSCRIBE 'id' may not start with /temp-queue/\n",
+        ),
+        (
+            DuplicateSubscription("T_1".into()),
+            "Duplicated subscription identifier",
+            1002,
+            "A subscription identified by 'T_1' already exists.",
+        ),
+        (
+            UnknownSubscription("id='9'".into()),
+            "No subscription found",
+            1002,
+            "UNSUBSCRIBE must refer to an existing subscription.\n\
+             Subscription to \"id='9'\" not found.\n",
+        ),
+        (
+            TooManySubscriptions { limit: 100 },
+            "Too many subscriptions",
+            1008,
+            "At most 100 subscriptions may be open at once. UNSUBSCRIBE from some first\n",
+        ),
+        (
+            InvalidMessageId {
+                command: Ack,
+                header: "id",
+            },
+            "Invalid header",
+            1002,
+            "\"ACK\" must include a valid \"id\" header\n",
+        ),
+        (
+            NoSubscription("T_1@@session-x@@5".into()),
+            "Subscription not found",
+            1002,
+            "Message with id \"T_1@@session-x@@5\" has no subscription",
+        ),
+        (
+            OtherSubscription {
+                command: Ack,
+                subscription: "t".into(),
+            },
+            "Invalid header",
+            1002,
+            "\"ACK\" names the subscription \"t\", but its \"message-id\" is of another\n",
+        ),
+        (
+            UnknownDelivery(7),
+            "precondition_failed",
+            1002,
+            "PRECONDITION_FAILED - unknown delivery tag 7",
+        ),
+        (
+            MissingTransaction(Begin),
+            "Missing transaction",
+            1002,
+            "\"BEGIN\" must include a 'transaction' header\n",
+        ),
+        (
+            DuplicateTransaction("t".into()),
+            "Duplicated transaction identifier",
+            1002,
+            "The transaction \"t\" is open already. COMMIT or ABORT it first, or choose another \
+             name\n",
+        ),
+        (
+            UnknownTransaction("t".into()),
+            "Bad transaction",
+            1002,
+            "Invalid transaction identifier: \"t\"\n",
+        ),
+        (
+            TooManyTransactions { limit: 16 },
+            "Too many transactions",
+            1008,
+            "At most 16 transactions may be open at once. COMMIT or ABORT some first\n",
+        ),
+        (
+            TransactionTooLong { limit: 1024 },
+            "Transaction too large",
+            1008,
+            "A transaction may hold at most 1024 frames. COMMIT more often\n",
+        ),
+        (
+            TransactionTooBig { limit: 4096 },
+            "Transaction too large",
+            1008,
+            "All open transactions together may hold at most 4096 bytes. COMMIT more often\n",
+        ),
+        (
+            MissingCredentials,
+            "Bad CONNECT",
+            1008,
+            "Missing login or passcode header(s)",
+        ),
+        (
+            AccessRefused {
+                user: "guest".into(),
+            },
+            "Bad CONNECT",
+            1008,
+            "Access refused for user 'guest'\n",
+        ),
+        (
+            VhostDenied { vhost: "//".into() },
+            "Bad CONNECT",
+            1008,
+            "Virtual host '//' access denied",
+        ),
+        (
+            PermissionDenied {
+                detail: "ACCESS_REFUSED - …".into(),
+            },
+            "access_refused",
+            1008,
+            "ACCESS_REFUSED - …",
+        ),
+        (
+            LoginTimeout,
+            "login timeout",
+            1008,
+            "The login was not complete within the time allowed. Send CONNECT as soon as the \
+             connection is open\n",
+        ),
+        (
+            Problem::invalid_destination("queue", "/a/b"),
+            "Invalid destination",
+            1008,
+            "'/a/b' is not a valid queue destination\n",
+        ),
+        (
+            UnknownDestination("/foo/bar".into()),
+            "Unknown destination",
+            1008,
+            "'/foo/bar' is not a valid destination.\nValid destination types are: /temp-queue, \
+             /exchange, /topic, /queue, /amq/queue, /reply-queue/.\n",
+        ),
+        (
+            NotFound("NOT_FOUND - …".into()),
+            "not_found",
+            1008,
+            "NOT_FOUND - …",
+        ),
+        (
+            PreconditionFailed("PRECONDITION_FAILED - …".into()),
+            "precondition_failed",
+            1008,
+            "PRECONDITION_FAILED - …",
+        ),
+        (
+            NotPublished("why\n".into()),
+            "message not published",
+            1013,
+            "why\n",
+        ),
+        (
+            BrokerUnavailable("why\n".into()),
+            "broker unavailable",
+            1013,
+            "why\n",
+        ),
+        (
+            FeedInterrupted("which\n".into()),
+            "feed interrupted",
+            1011,
+            "which\n",
+        ),
+        (
+            SlowConsumer,
+            "slow consumer",
+            1013,
+            "Messages arrive faster than they are read. Reconnect, and read faster or subscribe \
+             to less\n",
+        ),
+        (
+            HeartbeatMissed,
+            "heart-beat missed",
+            1013,
+            "Nothing was received for longer than the heart-beat that was agreed on. Reconnect\n",
+        ),
+        (
+            ShuttingDown,
+            "server shutting down",
+            1012,
+            "This server goes away. Reconnect after a moment, to reach another\n",
+        ),
+    ]
+}
+
+#[test]
+fn every_problem_has_its_words_and_its_code() {
+    let mut seen = [false; ROWS];
+    for (problem, message, code, detail) in all() {
+        assert_eq!(problem.message(), message, "{problem:?}");
+        assert_eq!(problem.detail(), detail, "{problem:?}");
+        assert_eq!(problem.close_code().code(), code, "{problem:?}");
+        // Needs no escapes, in any version.
+        assert!(
+            message
+                .bytes()
+                .all(|b| b == b' ' || b == b'_' || b == b'-' || b.is_ascii_alphabetic())
+        );
+        seen[row_in_test(&problem)] = true;
+    }
+    assert_eq!(seen, [true; ROWS], "a variant without a row");
+}
+
+#[test]
+fn close_codes_have_reasons_that_fit() {
+    use CloseCode::*;
+    let codes = [
+        Normal,
+        Protocol,
+        Policy,
+        TooBig,
+        Internal,
+        Restart,
+        TryAgainLater,
+    ];
+    let mut numbers: Vec<_> = codes.iter().map(|code| code.code()).collect();
+    for code in codes {
+        let reason = code.reason();
+        assert!(!reason.is_empty() && reason.len() <= 123 && reason.is_ascii());
+        assert_eq!(code.should_reconnect(), matches!(code.code(), 1011..=1013));
+    }
+    numbers.dedup();
+    assert_eq!(numbers.len(), codes.len());
+}
+
+#[test]
+fn quotes_are_bounded_and_printable() {
+    let long = "é".repeat(10_000);
+    let clipped = format!("{}…", "é".repeat(Problem::QUOTED));
+    let problem = Problem::NoSubscription(long.as_str().into());
+    assert_eq!(
+        problem.detail(),
+        format!("Message with id \"{clipped}\" has no subscription")
+    );
+    let problem = Problem::AccessRefused { user: long.into() };
+    assert_eq!(
+        problem.detail(),
+        format!("Access refused for user '{clipped}'\n")
+    );
+    let problem = Problem::UnknownTransaction("a\n\r\t\"\\\u{1}é".into());
+    let expected = "Invalid transaction identifier: \"a\\n\\r\\t\\\"\\\\\\x{1}é\"\n";
+    assert_eq!(problem.detail(), expected);
+}

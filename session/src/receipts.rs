@@ -1,0 +1,101 @@
+//! What was begun and is not done, in the order of its frames, so that receipts keep that order
+//! (STOMP 1.2, "RECEIPT": a receipt acknowledges all frames before it, too).
+
+use std::collections::VecDeque;
+
+use crate::OperationId;
+
+/// The queue of a session. Numbers are given in order and without gaps, so an entry's place is
+/// its number less the first one's: no search, and no number is stored.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    queue: VecDeque<Entry>,
+    /// The number of the front entry, or of the next one where there is none.
+    first: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// The `receipt` header of the frame.
+    receipt: Option<Box<str>>,
+    done: bool,
+}
+
+impl Pending {
+    /// Entries begun and not passed by [`Self::pop`]: those not done, and those done whose
+    /// predecessors are not.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Enters a frame whose work goes on.
+    pub(crate) fn begin(&mut self, receipt: Option<Box<str>>) -> OperationId {
+        self.push(Entry {
+            receipt,
+            done: false,
+        })
+    }
+
+    /// Enters a frame that is done already. It is kept only where a receipt has to wait.
+    pub(crate) fn complete(&mut self, receipt: Option<Box<str>>) {
+        if receipt.is_some() {
+            self.push(Entry {
+                receipt,
+                done: true,
+            });
+        }
+    }
+
+    /// Marks an entry as done. False where there is none, or it was marked before.
+    pub(crate) fn finish(&mut self, operation: OperationId) -> bool {
+        match self.entry(operation) {
+            Some(entry) if !entry.done => {
+                entry.done = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes the receipt of an entry that failed. `None` where there is no such entry, or it is
+    /// done.
+    pub(crate) fn fail(&mut self, operation: OperationId) -> Option<Option<Box<str>>> {
+        let entry = self.entry(operation).filter(|entry| !entry.done)?;
+        Some(entry.receipt.take())
+    }
+
+    /// Takes the front entry off if it is done: its receipt, if one was asked for.
+    pub(crate) fn pop(&mut self) -> Option<Option<Box<str>>> {
+        if !self.queue.front()?.done {
+            return None;
+        }
+        let entry = self.queue.pop_front()?;
+        self.first = self.first.wrapping_add(1);
+        if self.queue.is_empty() {
+            self.queue = VecDeque::new();
+        }
+        Some(entry.receipt)
+    }
+
+    /// The room taken, for tests.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.queue.capacity()
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn push(&mut self, entry: Entry) -> OperationId {
+        let operation = OperationId(self.first.wrapping_add(self.queue.len() as u64));
+        self.queue.push_back(entry);
+        operation
+    }
+
+    fn entry(&mut self, operation: OperationId) -> Option<&mut Entry> {
+        let place = operation.0.checked_sub(self.first)?;
+        self.queue.get_mut(usize::try_from(place).ok()?)
+    }
+}

@@ -1,0 +1,299 @@
+//! What each frame of a connected client does.
+
+use bytes::Bytes;
+use stomp_grammar::{Command, Frame, Version};
+
+use super::{Phase, Request, Session};
+use crate::{
+    AckMode, Operation, Problem, Publish, Settle, Subscribe, SubscriptionId, Unsubscribe, Verdict,
+    frames::{MessageId, Named},
+    subscriptions::{Name, RESERVED},
+    transactions::Step,
+};
+
+impl Session {
+    /// Takes a frame of a connected client: what it needs, or what is wrong with it. A frame
+    /// that is wrong changes nothing that outlives the session.
+    pub(super) fn command(&mut self, frame: Frame) -> Result<Request, Problem> {
+        match frame.command {
+            Command::Send => self.send(frame),
+            Command::Subscribe => self.subscribe(frame),
+            Command::Unsubscribe => self.unsubscribe(frame),
+            Command::Ack => self.acknowledge(&frame, Verdict::Accept),
+            Command::Nack => {
+                let requeue = flag(&frame, "requeue").unwrap_or(self.config.nack_requeue);
+                let verdict = if requeue {
+                    Verdict::Requeue
+                } else {
+                    Verdict::Discard
+                };
+                self.acknowledge(&frame, verdict)
+            }
+            Command::Begin => {
+                self.transactions
+                    .begin(transaction(&frame)?, &self.config)?;
+                Ok(Request::Nothing)
+            }
+            Command::Commit => self.commit(&frame),
+            Command::Abort => {
+                self.transactions.end(transaction(&frame)?)?;
+                Ok(Request::Nothing)
+            }
+            Command::Disconnect => {
+                self.phase = Phase::Disconnecting {
+                    receipt: frame.header("receipt").is_some(),
+                };
+                self.forget_work();
+                Ok(Request::Nothing)
+            }
+            Command::Connect | Command::Stomp => Err(Problem::AlreadyLoggedIn),
+            Command::Connected | Command::Message | Command::Receipt | Command::Error => {
+                Err(Problem::ServerCommand(frame.command))
+            }
+        }
+    }
+
+    fn send(&mut self, frame: Frame) -> Result<Request, Problem> {
+        if frame.header("message-id").is_some() {
+            return Err(Problem::ForbiddenHeader {
+                command: frame.command,
+                header: "message-id",
+            });
+        }
+        let destination = destination(&frame)?.into();
+        let Some(id) = frame.header("transaction") else {
+            let Frame { headers, body, .. } = frame;
+            let publish = Publish {
+                destination,
+                headers,
+                body,
+            };
+            return Ok(Request::Perform(vec![Operation::Publish(publish)]));
+        };
+        if !self.transactions.contains(id) {
+            return Err(Problem::UnknownTransaction(id.into()));
+        }
+        let id: Box<str> = id.into();
+        let bytes = size(&frame);
+        // A copy: the body shares the memory of all that was read with it, and would keep that
+        // for as long as the transaction is open, past every bound.
+        let body = Bytes::copy_from_slice(&frame.body);
+        let publish = Publish {
+            destination,
+            headers: frame.headers,
+            body,
+        };
+        self.transactions
+            .add(&id, Step::Publish(publish), bytes, &self.config)?;
+        Ok(Request::Nothing)
+    }
+
+    /// The name is taken from now on, not when the broker has answered: frames are handled in
+    /// order, so the client can use it in the next one.
+    fn subscribe(&mut self, frame: Frame) -> Result<Request, Problem> {
+        durable_needs_id(&frame)?;
+        let destination = destination(&frame)?;
+        let name = match frame.header("id") {
+            Some(id) => Name::Id(not_reserved(id, frame.command)?),
+            None if self.version == Version::V1_0 => Name::Destination(destination),
+            None => {
+                return Err(Problem::MissingHeader {
+                    command: frame.command,
+                    header: "id",
+                });
+            }
+        };
+        let ack = match frame.header("ack") {
+            None | Some("auto") => AckMode::Auto,
+            Some("client") => AckMode::Client,
+            Some("client-individual") => AckMode::ClientIndividual,
+            Some(_) => {
+                return Err(Problem::InvalidHeader {
+                    command: frame.command,
+                    header: "ack",
+                    expected: "auto, client or client-individual",
+                });
+            }
+        };
+        let subscription = self
+            .subscriptions
+            .open(name, ack, self.config.max_subscriptions)?;
+        let destination = destination.into();
+        let headers = frame.headers;
+        let ask = Subscribe {
+            subscription,
+            destination,
+            ack,
+            headers,
+        };
+        Ok(Request::Subscribe(Box::new(ask)))
+    }
+
+    /// By `id`, or by destination what was subscribed without one, in every version: as the
+    /// plug-in.
+    fn unsubscribe(&mut self, frame: Frame) -> Result<Request, Problem> {
+        durable_needs_id(&frame)?;
+        let name = match (frame.header("id"), frame.header("destination")) {
+            (Some(id), _) => Name::Id(not_reserved(id, frame.command)?),
+            (None, Some(destination)) => Name::Destination(destination),
+            (None, None) => return Err(Problem::MissingIdOrDestination),
+        };
+        let subscription = self.subscriptions.close(name)?;
+        let ask = Unsubscribe {
+            subscription,
+            headers: frame.headers,
+        };
+        Ok(Request::Unsubscribe(Box::new(ask)))
+    }
+
+    /// ACK or NACK. 1.0 and 1.1 name the message by `message-id`, 1.2 by `id`; headers of other
+    /// versions are ignored, since clients send them (stompjs sends `subscription` in 1.2).
+    fn acknowledge(&mut self, frame: &Frame, verdict: Verdict) -> Result<Request, Problem> {
+        let command = frame.command;
+        let header = if self.version == Version::V1_2 {
+            "id"
+        } else {
+            "message-id"
+        };
+        let text = frame
+            .header(header)
+            .ok_or(Problem::MissingHeader { command, header })?;
+        let message = match MessageId::parse(text) {
+            Named::Message(message) => message,
+            Named::Foreign => return Err(Problem::NoSubscription(text.into())),
+            Named::Invalid => return Err(Problem::InvalidMessageId { command, header }),
+        };
+        let subscription = (message.session == &*self.id)
+            .then(|| self.subscriptions.get(message.subscription))
+            .flatten()
+            .ok_or_else(|| Problem::NoSubscription(text.into()))?;
+        // 1.1 asks for `subscription`; the plug-in does without, but what is said must be true.
+        if self.version == Version::V1_1
+            && let Some(named) = frame.header("subscription")
+            && subscription.name() != Name::Id(named)
+        {
+            return Err(Problem::OtherSubscription {
+                command,
+                subscription: named.into(),
+            });
+        }
+        if !subscription.is_unsettled(message.sequence) {
+            return Err(Problem::UnknownDelivery(message.sequence));
+        }
+        let MessageId {
+            subscription,
+            sequence,
+            ..
+        } = message;
+        match frame.header("transaction") {
+            Some(id) => {
+                let step = Step::Settle {
+                    subscription,
+                    sequence,
+                    verdict,
+                };
+                self.transactions.add(id, step, size(frame), &self.config)?;
+                Ok(Request::Nothing)
+            }
+            None => {
+                let settle = self.settle(subscription, sequence, verdict)?;
+                Ok(Request::Perform(vec![Operation::Settle(settle)]))
+            }
+        }
+    }
+
+    fn settle(
+        &mut self,
+        subscription: SubscriptionId,
+        sequence: u64,
+        verdict: Verdict,
+    ) -> Result<Settle, Problem> {
+        let Some(found) = self.subscriptions.get_mut(subscription) else {
+            let message = MessageId {
+                subscription,
+                session: &self.id,
+                sequence,
+            };
+            return Err(Problem::NoSubscription(message.to_text()));
+        };
+        let (tag, multiple) = found
+            .settle(sequence)
+            .ok_or(Problem::UnknownDelivery(sequence))?;
+        Ok(Settle {
+            subscription,
+            tag,
+            multiple,
+            verdict,
+        })
+    }
+
+    /// What a transaction gathered, in order. If one acknowledgement in it cannot be made any
+    /// more, nothing of it is done.
+    fn commit(&mut self, frame: &Frame) -> Result<Request, Problem> {
+        let steps = self.transactions.end(transaction(frame)?)?;
+        if steps.is_empty() {
+            return Ok(Request::Nothing);
+        }
+        let mut operations = Vec::with_capacity(steps.len());
+        for step in steps {
+            operations.push(match step {
+                Step::Publish(publish) => Operation::Publish(publish),
+                Step::Settle {
+                    subscription,
+                    sequence,
+                    verdict,
+                } => Operation::Settle(self.settle(subscription, sequence, verdict)?),
+            });
+        }
+        Ok(Request::Perform(operations))
+    }
+}
+
+fn destination(frame: &Frame) -> Result<&str, Problem> {
+    frame
+        .header("destination")
+        .ok_or(Problem::MissingDestination(frame.command))
+}
+
+fn transaction(frame: &Frame) -> Result<&str, Problem> {
+    frame
+        .header("transaction")
+        .ok_or(Problem::MissingTransaction(frame.command))
+}
+
+fn durable_needs_id(frame: &Frame) -> Result<(), Problem> {
+    let is_durable = ["durable", "persistent"]
+        .iter()
+        .any(|name| flag(frame, name) == Some(true));
+    if is_durable && frame.header("id").is_none() {
+        return Err(Problem::DurableWithoutId(frame.command));
+    }
+    Ok(())
+}
+
+fn not_reserved(id: &str, command: Command) -> Result<&str, Problem> {
+    if id.starts_with(RESERVED) {
+        Err(Problem::ReservedId(command))
+    } else {
+        Ok(id)
+    }
+}
+
+/// A header that says yes or no. Anything else counts as absent, as for the plug-in, which
+/// knows the capitalised words from Python clients.
+fn flag(frame: &Frame, name: &str) -> Option<bool> {
+    match frame.header(name)? {
+        "true" | "True" => Some(true),
+        "false" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// What a frame counts towards [`crate::Config::max_transaction_bytes`].
+fn size(frame: &Frame) -> usize {
+    let headers = frame
+        .headers
+        .iter()
+        .map(|(name, value)| name.len().saturating_add(value.len()));
+    headers.fold(frame.body.len(), usize::saturating_add)
+}

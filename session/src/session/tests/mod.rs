@@ -1,0 +1,261 @@
+//! A session with virtual time, and all that comes out of it.
+
+mod errors;
+mod heartbeats;
+mod properties;
+mod rules;
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Frame};
+
+use crate::{
+    Action, CloseCode, Config, Delivered, Delivery, Operation, OperationId, Problem, Session,
+    Settle, SubscriptionId, Verdict,
+};
+
+/// Bounds small enough to be met.
+fn config() -> Config {
+    Config {
+        server: Some("Stentor/1".into()),
+        login_timeout: Duration::from_secs(10),
+        heartbeat_send: Duration::from_secs(5),
+        heartbeat_receive: Duration::from_secs(8),
+        heartbeat_tolerance: 2,
+        disconnect_linger: Duration::from_secs(1),
+        max_subscriptions: 4,
+        max_transactions: 2,
+        max_transaction_frames: 3,
+        max_transaction_bytes: 200,
+        max_pending: 4,
+        nack_requeue: true,
+    }
+}
+
+/// A frame from its text, for readable tests: no escapes, no `content-length`.
+fn frame(text: &str) -> Frame {
+    let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
+    let mut lines = head.lines();
+    let command = Command::parse(lines.next().unwrap().as_bytes()).unwrap();
+    let mut frame = Frame::new(command).with_body(body.as_bytes().to_vec());
+    for line in lines {
+        let (name, value) = line.split_once(':').unwrap();
+        frame.headers.push(name, value);
+    }
+    frame
+}
+
+/// A session, its clock, and what it wrote and asked.
+struct Peer {
+    session: Session,
+    now: Instant,
+    /// Frames written and not looked at, NUL cut off.
+    written: VecDeque<String>,
+    /// Asked and not looked at.
+    asked: VecDeque<Action>,
+    closed: Option<CloseCode>,
+}
+
+impl Peer {
+    fn new(config: Config) -> Self {
+        let now = Instant::now();
+        let session = Session::new(Arc::new(config), "session-x".into(), now);
+        let (written, asked) = (VecDeque::new(), VecDeque::new());
+        Self {
+            session,
+            now,
+            written,
+            asked,
+            closed: None,
+        }
+    }
+
+    /// Logged in, speaking `version`, without heart-beats.
+    fn connected(version: &str) -> Self {
+        Self::connected_with(config(), version)
+    }
+
+    fn connected_with(config: Config, version: &str) -> Self {
+        let mut peer = Self::new(config);
+        peer.send(&format!("CONNECT\naccept-version:{version}"));
+        peer.log_in();
+        peer
+    }
+
+    fn log_in(&mut self) {
+        assert!(matches!(
+            self.asked.pop_front(),
+            Some(Action::Authenticate(_))
+        ));
+        self.session.handle_authenticated(self.now, Ok(()));
+        self.poll();
+        assert!(self.written.pop_front().unwrap().starts_with("CONNECTED\n"));
+    }
+
+    fn poll(&mut self) {
+        while let Some(action) = self.session.poll_action() {
+            assert_eq!(self.closed, None, "{action:?} after Close");
+            match action {
+                Action::Write(bytes) => {
+                    let text = String::from_utf8(bytes.to_vec()).unwrap();
+                    self.written.push_back(match text.strip_suffix('\0') {
+                        Some(frame) => frame.to_owned(),
+                        None => text,
+                    });
+                }
+                Action::Close(code) => self.closed = Some(code),
+                other => self.asked.push_back(other),
+            }
+        }
+    }
+
+    fn send(&mut self, text: &str) {
+        self.session.handle_frame(self.now, frame(text));
+        self.poll();
+    }
+
+    fn wait(&mut self, duration: Duration) {
+        self.now += duration;
+    }
+
+    fn timeout(&mut self) {
+        self.session.handle_timeout(self.now);
+        self.poll();
+    }
+
+    fn done(&mut self, operation: OperationId) {
+        self.session.handle_done(self.now, operation, Ok(()));
+        self.poll();
+    }
+
+    fn failed(&mut self, operation: OperationId, problem: Problem) {
+        self.session.handle_done(self.now, operation, Err(problem));
+        self.poll();
+    }
+
+    fn subscribe(&mut self, text: &str) -> SubscriptionId {
+        self.send(text);
+        let (operation, subscription) = self.subscribing();
+        self.done(operation);
+        subscription
+    }
+
+    fn subscribing(&mut self) -> (OperationId, SubscriptionId) {
+        match self.asked.pop_front() {
+            Some(Action::Subscribe(operation, ask)) => (operation, ask.subscription),
+            other => panic!("{other:?}, {:?}", self.written),
+        }
+    }
+
+    fn unsubscribing(&mut self) -> (OperationId, SubscriptionId) {
+        match self.asked.pop_front() {
+            Some(Action::Unsubscribe(operation, ask)) => (operation, ask.subscription),
+            other => panic!("{other:?}, {:?}", self.written),
+        }
+    }
+
+    fn performing(&mut self) -> (OperationId, Vec<Operation>) {
+        match self.asked.pop_front() {
+            Some(Action::Perform(operation, operations)) => (operation, operations),
+            other => panic!("{other:?}, {:?}", self.written),
+        }
+    }
+
+    /// The only operation of the next `Perform`, which is done at once.
+    fn settle(&mut self) -> Settle {
+        let (operation, mut operations) = self.performing();
+        assert_eq!(operations.len(), 1);
+        self.done(operation);
+        settled(operations.remove(0))
+    }
+
+    /// Delivers; the frame as text.
+    fn deliver(&mut self, subscription: SubscriptionId, tag: u64) -> (Delivered, String) {
+        let mut out = Vec::new();
+        let tail = b"destination:/topic/t\n\nhi\0";
+        let delivery = Delivery {
+            subscription,
+            tag,
+            redelivered: false,
+            tail,
+        };
+        let delivered = self.session.handle_delivery(self.now, delivery, &mut out);
+        self.poll();
+        (delivered, String::from_utf8(out).unwrap())
+    }
+
+    /// Delivers; the `message-id`.
+    fn message(&mut self, subscription: SubscriptionId, tag: u64) -> String {
+        let (_, text) = self.deliver(subscription, tag);
+        header(&text, "message-id").unwrap().to_owned()
+    }
+
+    fn decode_error(&mut self, kind: DecodeErrorKind, receipt: Option<&str>) {
+        let error = DecodeError {
+            kind,
+            receipt: receipt.map(Box::from),
+        };
+        self.session.handle_decode_error(self.now, error);
+        self.poll();
+    }
+
+    /// Everything written, at once.
+    fn written(&mut self) -> Vec<String> {
+        self.written.drain(..).collect()
+    }
+
+    #[track_caller]
+    fn assert_silent(&mut self) {
+        assert!(self.written.is_empty() && self.asked.is_empty() && self.closed.is_none());
+    }
+
+    #[track_caller]
+    fn assert_receipts(&mut self, ids: &[&str]) {
+        let expected: Vec<_> = ids
+            .iter()
+            .map(|id| format!("RECEIPT\nreceipt-id:{id}\n\n"))
+            .collect();
+        assert_eq!(self.written(), expected);
+    }
+
+    /// That an ERROR with this `message` is all that was written, and the session closed.
+    #[track_caller]
+    fn assert_error(&mut self, message: &str) -> String {
+        let written = self.written();
+        assert_eq!(written.len(), 1, "{written:?}");
+        let error = written.into_iter().next().unwrap();
+        assert!(
+            error.starts_with(&format!("ERROR\nmessage:{message}\n")),
+            "{error:?}"
+        );
+        assert!(self.closed.is_some());
+        error
+    }
+}
+
+fn settled(operation: Operation) -> Settle {
+    match operation {
+        Operation::Settle(settle) => settle,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn accept(subscription: SubscriptionId, tag: u64, multiple: bool) -> Settle {
+    Settle {
+        subscription,
+        tag,
+        multiple,
+        verdict: Verdict::Accept,
+    }
+}
+
+/// A header of an encoded frame.
+fn header<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let (head, _) = text.split_once("\n\n")?;
+    head.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+}

@@ -1,0 +1,264 @@
+//! A session's subscriptions, and what their client still has to acknowledge.
+
+use std::collections::VecDeque;
+
+use crate::{AckMode, Problem, SubscriptionId};
+
+/// What a client calls a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Name<'a> {
+    /// The `id` header.
+    Id(&'a str),
+    /// The destination, where a 1.0 client gave no `id`. Such a subscription's messages have no
+    /// `subscription` header.
+    Destination(&'a str),
+}
+
+/// The start of names that the server gives: of subscriptions to replies, which the plug-in
+/// calls by the `reply-to` that made them.
+pub(crate) const RESERVED: &str = "/temp-queue/";
+
+/// Open subscriptions, in the order of their numbers, which only grow: found by number in
+/// logarithmic time, since that is what every delivery asks; by name one after the other.
+#[derive(Debug, Default)]
+pub(crate) struct Subscriptions {
+    open: Vec<Subscription>,
+    /// How many there ever were.
+    last: u32,
+}
+
+/// One subscription; 40 bytes, and the text of its name.
+#[derive(Debug)]
+pub(crate) struct Subscription {
+    name: Box<str>,
+    /// How many messages were sent to it.
+    sequence: u64,
+    /// What awaits acknowledgement, in the order of sequence. Boxed, since `ack:auto`, the
+    /// most common mode, never needs it; freed when empty.
+    #[expect(
+        clippy::box_collection,
+        reason = "8 bytes in each subscription instead of 32"
+    )]
+    unsettled: Option<Box<VecDeque<Unsettled>>>,
+    number: u32,
+    ack: AckMode,
+    named_by_destination: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Unsettled {
+    sequence: u64,
+    tag: u64,
+}
+
+impl Subscriptions {
+    /// Opens a subscription.
+    pub(crate) fn open(
+        &mut self,
+        name: Name<'_>,
+        ack: AckMode,
+        limit: usize,
+    ) -> Result<SubscriptionId, Problem> {
+        if self.by_name(name).is_some() {
+            let name = match name {
+                Name::Id(id) => format!("T_{id}"),
+                Name::Destination(destination) => format!("Q_{destination}"),
+            };
+            return Err(Problem::DuplicateSubscription(name.into()));
+        }
+        // A number is never given twice, so the last one ends the giving.
+        let number = self.last.checked_add(1).filter(|_| self.open.len() < limit);
+        let number = number.ok_or(Problem::TooManySubscriptions { limit })?;
+        self.last = number;
+        let (name, named_by_destination) = match name {
+            Name::Id(id) => (id, false),
+            Name::Destination(destination) => (destination, true),
+        };
+        // Most sessions have one or two; room for four, the least a `Vec` takes by itself,
+        // would cost more than all the rest of an idle session's heap.
+        if self.open.len() < 4 {
+            self.open.reserve_exact(1);
+        }
+        self.open.push(Subscription {
+            name: name.into(),
+            sequence: 0,
+            unsettled: None,
+            number,
+            ack,
+            named_by_destination,
+        });
+        Ok(SubscriptionId(number))
+    }
+
+    /// Ends a subscription; its unacknowledged messages are forgotten.
+    pub(crate) fn close(&mut self, name: Name<'_>) -> Result<SubscriptionId, Problem> {
+        let Some(at) = self.by_name(name) else {
+            let what = match name {
+                Name::Id(id) => format!("id='{id}'"),
+                Name::Destination(destination) => format!("destination='{destination}'"),
+            };
+            return Err(Problem::UnknownSubscription(what.into()));
+        };
+        let number = self.open.remove(at).number;
+        if self.open.is_empty() {
+            self.open = Vec::new();
+        }
+        Ok(SubscriptionId(number))
+    }
+
+    /// The open subscription of that number.
+    pub(crate) fn get(&self, id: SubscriptionId) -> Option<&Subscription> {
+        self.open.get(self.by_number(id)?)
+    }
+
+    /// The open subscription of that number.
+    pub(crate) fn get_mut(&mut self, id: SubscriptionId) -> Option<&mut Subscription> {
+        let at = self.by_number(id)?;
+        self.open.get_mut(at)
+    }
+
+    /// The number of an open subscription of that name.
+    pub(crate) fn find(&self, name: Name<'_>) -> Option<SubscriptionId> {
+        Some(SubscriptionId(self.open.get(self.by_name(name)?)?.number))
+    }
+
+    /// How many are open.
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Ends all.
+    pub(crate) fn clear(&mut self) {
+        self.open = Vec::new();
+    }
+
+    fn by_number(&self, id: SubscriptionId) -> Option<usize> {
+        self.open
+            .binary_search_by_key(&id.0, |subscription| subscription.number)
+            .ok()
+    }
+
+    fn by_name(&self, name: Name<'_>) -> Option<usize> {
+        self.open
+            .iter()
+            .position(|subscription| subscription.name() == name)
+    }
+
+    /// Unacknowledged messages of all, for tests.
+    #[cfg(test)]
+    pub(crate) fn unsettled(&self) -> usize {
+        self.open
+            .iter()
+            .map(|s| s.unsettled.as_ref().map_or(0, |list| list.len()))
+            .sum()
+    }
+}
+
+impl Subscription {
+    /// What its client calls it.
+    pub(crate) fn name(&self) -> Name<'_> {
+        if self.named_by_destination {
+            Name::Destination(&self.name)
+        } else {
+            Name::Id(&self.name)
+        }
+    }
+
+    /// Whether its client acknowledges messages.
+    pub(crate) fn awaits_acks(&self) -> bool {
+        self.ack != AckMode::Auto
+    }
+
+    /// Counts a message, and remembers it where the client has to acknowledge it: its sequence.
+    pub(crate) fn deliver(&mut self, tag: u64) -> u64 {
+        self.sequence = self.sequence.saturating_add(1);
+        if self.awaits_acks() {
+            let sequence = self.sequence;
+            self.unsettled
+                .get_or_insert_default()
+                .push_back(Unsettled { sequence, tag });
+        }
+        self.sequence
+    }
+
+    /// Whether a message awaits acknowledgement.
+    pub(crate) fn is_unsettled(&self, sequence: u64) -> bool {
+        self.place(sequence).is_some()
+    }
+
+    /// Settles a message, and all before it in mode `client` (STOMP 1.2, "SUBSCRIBE ack Header").
+    /// The tag, and whether earlier ones are meant, too. `None`: it is not unsettled.
+    pub(crate) fn settle(&mut self, sequence: u64) -> Option<(u64, bool)> {
+        let at = self.place(sequence)?;
+        let list = self.unsettled.as_mut()?;
+        let multiple = self.ack == AckMode::Client;
+        let tag = if multiple {
+            list.drain(..=at).next_back()?.tag
+        } else {
+            list.remove(at)?.tag
+        };
+        if list.is_empty() {
+            self.unsettled = None;
+        }
+        Some((tag, multiple))
+    }
+
+    fn place(&self, sequence: u64) -> Option<usize> {
+        let list = self.unsettled.as_ref()?;
+        list.binary_search_by_key(&sequence, |unsettled| unsettled.sequence)
+            .ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An idle session's heap is a headline figure: this struct, and the text of the name.
+    #[test]
+    fn a_subscription_is_small() {
+        assert!(
+            size_of::<Subscription>() <= 40,
+            "{}",
+            size_of::<Subscription>()
+        );
+        let mut subscriptions = Subscriptions::default();
+        for (count, id) in ["a", "b", "c"].into_iter().enumerate() {
+            subscriptions.open(Name::Id(id), AckMode::Auto, 9).unwrap();
+            assert_eq!(subscriptions.open.capacity(), count + 1);
+        }
+        for id in ["b", "a", "c"] {
+            subscriptions.close(Name::Id(id)).unwrap();
+        }
+        assert_eq!(subscriptions.open.capacity(), 0);
+    }
+
+    #[test]
+    fn numbers_are_never_given_twice() {
+        let mut subscriptions = Subscriptions {
+            open: Vec::new(),
+            last: u32::MAX - 1,
+        };
+        let id = subscriptions.open(Name::Id("a"), AckMode::Auto, 9);
+        assert_eq!(id, Ok(SubscriptionId(u32::MAX)));
+        let id = subscriptions.open(Name::Id("b"), AckMode::Auto, 9);
+        assert_eq!(id, Err(Problem::TooManySubscriptions { limit: 9 }));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_settled_messages() {
+        let mut subscriptions = Subscriptions::default();
+        let id = subscriptions
+            .open(Name::Id("a"), AckMode::Client, 9)
+            .unwrap();
+        let subscription = subscriptions.get_mut(id).unwrap();
+        for tag in 101..=200 {
+            subscription.deliver(tag);
+        }
+        assert_eq!(subscription.settle(99), Some((199, true)));
+        assert_eq!(subscription.settle(99), None);
+        assert_eq!(subscription.settle(50), None);
+        assert_eq!(subscription.settle(100), Some((200, true)));
+        assert!(subscription.unsettled.is_none());
+    }
+}

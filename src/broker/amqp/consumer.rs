@@ -1,0 +1,222 @@
+//! Dedicated consumers: a channel each, so that one's error or cancellation is nobody else's,
+//! and `multiple` speaks of one subscription only.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture};
+use lapin::{
+    Channel,
+    message::Delivery as Lapin,
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
+    },
+    types::FieldTable,
+};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    convert::{broker_error, from_amqp, short, table},
+    link::{Link, Live, answer},
+    topology::declare_options,
+};
+use crate::broker::{
+    BrokerError, Consume, Consumer, Delivery, DeliverySink, QueueSpec, Verdict,
+};
+
+/// A dedicated consumer on RabbitMQ.
+pub(super) struct Dedicated {
+    state: Arc<State>,
+    operation_timeout: Duration,
+    _task: AbortOnDropHandle<()>,
+}
+
+#[derive(Default)]
+struct State(Mutex<Current>);
+
+/// The channel in use. Its number is part of the tags that are given out, so that tags of a
+/// channel that broke are recognised.
+#[derive(Default)]
+struct Current {
+    channel: Option<Channel>,
+    number: u64,
+    unsettled: BTreeSet<u64>,
+}
+
+/// Where a channel's number starts in a tag: a channel will not see 2^48 messages.
+const NUMBER_SHIFT: u32 = 48;
+
+impl Dedicated {
+    pub(super) async fn start(
+        link: Arc<Link>,
+        request: Consume,
+        sink: Arc<dyn DeliverySink>,
+        operation_timeout: Duration,
+    ) -> Result<Self, BrokerError> {
+        let deadline = Instant::now() + operation_timeout;
+        let live = link.wait_until(deadline).await?;
+        let stream = setup(&live, &request, deadline).await?;
+        let state = Arc::new(State::default());
+        state.replace(stream.0.clone());
+        let runner =
+            Runner { link, request, sink, state: Arc::clone(&state), operation_timeout };
+        let task = AbortOnDropHandle::new(tokio::spawn(runner.run(stream.1)));
+        Ok(Self { state, operation_timeout, _task: task })
+    }
+}
+
+async fn setup(
+    live: &Live,
+    request: &Consume,
+    deadline: Instant,
+) -> Result<(Channel, lapin::Consumer), BrokerError> {
+    let channel = live.channel(deadline).await?;
+    let mut queue = short("the queue's name", &request.queue.name)?;
+    if request.declare {
+        let (options, arguments) = declare_options(&request.queue)?;
+        let declaring = channel.queue_declare(queue, options, arguments);
+        queue = answer(deadline, declaring).await?.name().clone();
+    }
+    if let Some((exchange, pattern)) = &request.binding {
+        let exchange = short("the exchange's name", exchange)?;
+        let key = short("the pattern", pattern)?;
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        answer(deadline, channel.queue_bind(queue.clone(), exchange, key, options, none)).await?;
+    }
+    let prefetch = request.prefetch.max(1);
+    answer(deadline, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+    let options = BasicConsumeOptions { exclusive: request.exclusive, ..Default::default() };
+    let consuming = channel.basic_consume(queue, "".into(), options, table(&request.arguments)?);
+    Ok((channel.clone(), answer(deadline, consuming).await?))
+}
+
+impl State {
+    fn replace(&self, channel: Channel) {
+        let mut current = self.0.lock();
+        let number = current.number.wrapping_add(1);
+        *current = Current { channel: Some(channel), number, unsettled: BTreeSet::new() };
+    }
+
+    fn track(&self, mut lapin: Lapin) -> Delivery {
+        let mut current = self.0.lock();
+        let tag = (current.number << NUMBER_SHIFT) | lapin.delivery_tag;
+        current.unsettled.insert(tag);
+        drop(current);
+        Delivery { message: Arc::new(from_amqp(&mut lapin)), tag, redelivered: lapin.redelivered }
+    }
+
+    /// The channel to settle `tag` on, if it is unsettled there; then it no longer is.
+    fn settle(&self, tag: u64, multiple: bool) -> Option<(Channel, u64)> {
+        let mut current = self.0.lock();
+        if multiple {
+            let later = current.unsettled.split_off(&tag.saturating_add(1));
+            let settled = std::mem::replace(&mut current.unsettled, later);
+            // Not the given tag, which may be settled already: RabbitMQ would close the channel.
+            let last = settled.last()?;
+            return Some((current.channel.clone()?, last & !(u64::MAX << NUMBER_SHIFT)));
+        }
+        let was_unsettled = current.unsettled.remove(&tag);
+        let local = tag & !(u64::MAX << NUMBER_SHIFT);
+        was_unsettled.then_some(()).and(current.channel.clone()).map(|channel| (channel, local))
+    }
+
+    fn take_channel(&self) -> Option<Channel> {
+        let mut current = self.0.lock();
+        current.unsettled.clear();
+        current.channel.take()
+    }
+}
+
+struct Runner {
+    link: Arc<Link>,
+    request: Consume,
+    sink: Arc<dyn DeliverySink>,
+    state: Arc<State>,
+    operation_timeout: Duration,
+}
+
+impl Runner {
+    async fn run(self, mut messages: lapin::Consumer) {
+        loop {
+            let reason = loop {
+                match messages.next().await {
+                    Some(Ok(delivery)) => self.sink.deliver(self.state.track(delivery)),
+                    Some(Err(error)) => break broker_error(&error),
+                    None => break BrokerError::Cancelled("the queue was deleted".into()),
+                }
+            };
+            self.state.take_channel();
+            let is_cut = matches!(reason, BrokerError::Unavailable(_));
+            if !is_cut || !outlives_link(&self.request) {
+                return self.sink.lost(reason);
+            }
+            match self.resume().await {
+                Ok(stream) => messages = stream,
+                Err(error) => return self.sink.lost(error),
+            }
+        }
+    }
+
+    /// Consumes again, as soon as the link is back; an error is one that will not go away.
+    async fn resume(&self) -> Result<lapin::Consumer, BrokerError> {
+        loop {
+            let live = self.link.wait().await;
+            let deadline = Instant::now() + self.operation_timeout;
+            match setup(&live, &self.request, deadline).await {
+                Ok((channel, messages)) => {
+                    self.state.replace(channel);
+                    return Ok(messages);
+                }
+                // The link broke again; or the broker has not noticed yet that the old one did,
+                // and holds the queue for its consumer.
+                Err(BrokerError::Unavailable(_) | BrokerError::AccessRefused(_))
+                    if self.request.exclusive => {}
+                Err(BrokerError::Unavailable(_)) => {}
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+fn outlives_link(request: &Consume) -> bool {
+    let QueueSpec { durable, exclusive, auto_delete, .. } = &request.queue;
+    !request.declare || (*durable && !exclusive && !auto_delete)
+}
+
+impl Consumer for Dedicated {
+    fn settle(
+        &self,
+        tag: u64,
+        multiple: bool,
+        verdict: Verdict,
+    ) -> BoxFuture<'_, Result<(), BrokerError>> {
+        let deadline = Instant::now() + self.operation_timeout;
+        async move {
+            let Some((channel, tag)) = self.state.settle(tag, multiple) else { return Ok(()) };
+            let requeue = verdict == Verdict::Requeue;
+            let outcome = if verdict == Verdict::Accept {
+                answer(deadline, channel.basic_ack(tag, BasicAckOptions { multiple })).await
+            } else {
+                let options = BasicNackOptions { multiple, requeue };
+                answer(deadline, channel.basic_nack(tag, options)).await
+            };
+            match outcome {
+                // The link broke: the message comes again, and so does the question.
+                Err(BrokerError::Unavailable(_)) => Ok(()),
+                outcome => outcome,
+            }
+        }
+        .boxed()
+    }
+
+    fn cancel(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        let deadline = Instant::now() + self.operation_timeout;
+        async move {
+            let Some(channel) = self.state.take_channel() else { return Ok(()) };
+            answer(deadline, channel.close(200, "unsubscribed".into())).await
+        }
+        .boxed()
+    }
+}

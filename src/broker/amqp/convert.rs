@@ -1,0 +1,177 @@
+//! Between lapin's types and the gateway's (pure).
+
+use std::hash::{BuildHasher, Hash, Hasher};
+
+use lapin::{
+    BasicProperties, ErrorKind,
+    message::Delivery as Lapin,
+    types::{AMQPValue, FieldTable, LongString, ShortString},
+};
+
+use crate::broker::{Argument, BrokerError, Message, Properties};
+
+/// What the broker said, in the gateway's terms.
+pub(super) fn broker_error(error: &lapin::Error) -> BrokerError {
+    let ErrorKind::ProtocolError(amqp) = error.kind() else {
+        return BrokerError::Unavailable(error.to_string().into());
+    };
+    let text: Box<str> = amqp.get_message().as_str().into();
+    match amqp.get_id() {
+        403 => BrokerError::AccessRefused(text),
+        404 => BrokerError::NotFound(text),
+        405 => BrokerError::ResourceLocked(text),
+        406 => BrokerError::PreconditionFailed(text),
+        _ => BrokerError::Unavailable(text),
+    }
+}
+
+/// A text as AMQP's short string, which holds at most 255 bytes.
+pub(super) fn short(what: &str, text: &str) -> Result<ShortString, BrokerError> {
+    ShortString::try_new(text).map_err(|_| {
+        let detail = format!("{what} is {} bytes long; AMQP allows 255", text.len());
+        BrokerError::PreconditionFailed(detail.into())
+    })
+}
+
+/// A message that a client publishes.
+pub(super) fn to_amqp(properties: &Properties) -> Result<BasicProperties, BrokerError> {
+    let mut amqp = BasicProperties::default();
+    if let Some(value) = &properties.content_type {
+        amqp = amqp.with_content_type(short("content-type", value)?);
+    }
+    if let Some(value) = &properties.content_encoding {
+        amqp = amqp.with_content_encoding(short("content-encoding", value)?);
+    }
+    if properties.persistent {
+        amqp = amqp.with_delivery_mode(2);
+    }
+    if let Some(value) = properties.priority {
+        amqp = amqp.with_priority(value);
+    }
+    if let Some(value) = &properties.correlation_id {
+        amqp = amqp.with_correlation_id(short("correlation-id", value)?);
+    }
+    if let Some(value) = &properties.reply_to {
+        amqp = amqp.with_reply_to(short("reply-to", value)?);
+    }
+    if let Some(value) = &properties.expiration {
+        amqp = amqp.with_expiration(short("expiration", value)?);
+    }
+    if let Some(value) = &properties.message_id {
+        amqp = amqp.with_message_id(short("amqp-message-id", value)?);
+    }
+    if let Some(value) = properties.timestamp {
+        amqp = amqp.with_timestamp(value);
+    }
+    if let Some(value) = &properties.kind {
+        amqp = amqp.with_type(short("type", value)?);
+    }
+    if let Some(value) = &properties.user_id {
+        amqp = amqp.with_user_id(short("user-id", value)?);
+    }
+    if let Some(value) = &properties.app_id {
+        amqp = amqp.with_app_id(short("app-id", value)?);
+    }
+    if !properties.headers.is_empty() {
+        let mut table = FieldTable::default();
+        for (name, value) in &properties.headers {
+            let value = AMQPValue::LongString(LongString::from(value.as_bytes()));
+            table.insert(short("a header's name", name)?, value);
+        }
+        amqp = amqp.with_headers(table);
+    }
+    Ok(amqp)
+}
+
+/// Arguments of a queue or a consumer.
+pub(super) fn table(arguments: &[(Box<str>, Argument)]) -> Result<FieldTable, BrokerError> {
+    let mut table = FieldTable::default();
+    for (name, value) in arguments {
+        let value = match value {
+            Argument::Text(text) => AMQPValue::LongString(LongString::from(text.as_bytes())),
+            Argument::Number(number) => AMQPValue::LongLongInt(*number),
+            Argument::Switch(switch) => AMQPValue::Boolean(*switch),
+            Argument::Texts(texts) => {
+                let texts = texts.iter().map(|text| AMQPValue::LongString(text.as_bytes().into()));
+                AMQPValue::FieldArray(texts.collect::<Vec<_>>().into())
+            }
+            Argument::Timestamp(seconds) => AMQPValue::Timestamp(*seconds),
+        };
+        table.insert(short("an argument's name", name)?, value);
+    }
+    Ok(table)
+}
+
+/// A message that the broker delivered; takes the body out of it.
+pub(super) fn from_amqp(delivery: &mut Lapin) -> Message {
+    let amqp = &delivery.properties;
+    let text = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().into());
+    let mut properties = Properties {
+        content_type: text(amqp.content_type()),
+        content_encoding: text(amqp.content_encoding()),
+        persistent: *amqp.delivery_mode() == Some(2),
+        priority: *amqp.priority(),
+        correlation_id: text(amqp.correlation_id()),
+        reply_to: text(amqp.reply_to()),
+        expiration: text(amqp.expiration()),
+        message_id: text(amqp.message_id()),
+        timestamp: *amqp.timestamp(),
+        kind: text(amqp.kind()),
+        user_id: text(amqp.user_id()),
+        app_id: text(amqp.app_id()),
+        headers: Vec::new(),
+    };
+    let mut cc = Vec::new();
+    for (name, value) in amqp.headers().iter().flatten() {
+        if let (AMQPValue::FieldArray(keys), "CC") = (value, name.as_str()) {
+            cc.extend(keys.as_slice().iter().filter_map(as_text).map(String::into_boxed_str));
+        } else if let Some(value) = as_text(value) {
+            properties.headers.push((name.as_str().into(), value.into()));
+        }
+    }
+    Message::new(
+        delivery.exchange.as_str().into(),
+        delivery.routing_key.as_str().into(),
+        properties,
+        std::mem::take(&mut delivery.data).into(),
+    )
+    .with_cc(cc)
+}
+
+/// A header's value as text; nested values have none.
+fn as_text(value: &AMQPValue) -> Option<String> {
+    Some(match value {
+        AMQPValue::Boolean(value) => value.to_string(),
+        AMQPValue::ShortShortInt(value) => value.to_string(),
+        AMQPValue::ShortShortUInt(value) => value.to_string(),
+        AMQPValue::ShortInt(value) => value.to_string(),
+        AMQPValue::ShortUInt(value) => value.to_string(),
+        AMQPValue::LongInt(value) => value.to_string(),
+        AMQPValue::LongUInt(value) => value.to_string(),
+        AMQPValue::LongLongInt(value) => value.to_string(),
+        AMQPValue::Float(value) => value.to_string(),
+        AMQPValue::Double(value) => value.to_string(),
+        AMQPValue::ShortString(value) => value.to_string(),
+        AMQPValue::LongString(value) => value.to_string(),
+        AMQPValue::Timestamp(value) => value.to_string(),
+        _ => return None,
+    })
+}
+
+/// Tells messages apart, to recognise one that comes a second time.
+pub(super) fn fingerprint(hasher: &impl BuildHasher, delivery: &Lapin) -> u64 {
+    let mut state = hasher.build_hasher();
+    delivery.exchange.hash(&mut state);
+    delivery.routing_key.hash(&mut state);
+    delivery.data.hash(&mut state);
+    let properties = &delivery.properties;
+    properties.message_id().hash(&mut state);
+    properties.correlation_id().hash(&mut state);
+    properties.timestamp().hash(&mut state);
+    properties.kind().hash(&mut state);
+    for (name, value) in properties.headers().iter().flatten() {
+        name.hash(&mut state);
+        as_text(value).hash(&mut state);
+    }
+    state.finish()
+}

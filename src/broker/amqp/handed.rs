@@ -1,0 +1,167 @@
+//! Which messages of a feed were handed over already (pure).
+//!
+//! A queue is consumed with acknowledgements, so when a connection is lost the broker delivers
+//! again whatever it has no acknowledgement of: messages that were handed to subscribers, and
+//! messages that never arrived here. The first must not be handed over twice, the others must
+//! not be lost. AMQP does not tell them apart; what is known is:
+//!
+//! - redelivered messages come first, in their old order, and are marked;
+//! - every message whose acknowledgement was not sent yet is among them, at the end of what was
+//!   handed over; some before them may be too, whose acknowledgement did not arrive.
+//!
+//! So the redelivered ones are laid over the fingerprints of what was handed over last, and are
+//! skipped as far as they fit. Where several ways fit (equal messages), the one that skips least
+//! is taken: a message twice is the lesser evil. What cannot be told apart is one case: all
+//! acknowledgements were sent, and a message that never arrived here equals exactly one that did.
+
+use std::collections::VecDeque;
+
+/// The fingerprints of what was handed over last, and the comparison after a reconnection.
+pub(super) struct Handed {
+    recent: VecDeque<u64>,
+    /// How many at the end of `recent` have had no acknowledgement sent.
+    unacked: usize,
+    capacity: usize,
+    /// After a reconnection: the positions in `recent` that the next redelivered message could
+    /// be at; the most likely one last.
+    candidates: Option<Vec<usize>>,
+}
+
+impl Handed {
+    /// Remembers so many messages: at least twice what can be unacknowledged.
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { recent: VecDeque::new(), unacked: 0, capacity, candidates: None }
+    }
+
+    /// The connection is a new one: the next messages may be old ones.
+    pub(super) fn reconnected(&mut self) {
+        // The first redelivered message is the oldest one without acknowledgement, or an older
+        // one; so it is at the start of the unacknowledged ones, or before.
+        let latest = self.recent.len().saturating_sub(self.unacked);
+        self.candidates = Some((0..self.recent.len()).take(latest.saturating_add(1)).collect());
+    }
+
+    /// Whether to hand over this message; if so, it is remembered. If not, it is one that was.
+    pub(super) fn admit(&mut self, fingerprint: u64, redelivered: bool) -> bool {
+        if redelivered && self.is_repetition(fingerprint) {
+            return false;
+        }
+        self.candidates = None;
+        if self.recent.len() >= self.capacity {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(fingerprint);
+        self.unacked = self.unacked.saturating_add(1).min(self.recent.len());
+        true
+    }
+
+    /// Everything handed over so far has had its acknowledgement sent.
+    pub(super) fn acknowledged(&mut self) {
+        self.unacked = 0;
+    }
+
+    /// The queue is a new one: nothing of the old one comes again.
+    pub(super) fn forget(&mut self) {
+        self.recent.clear();
+        self.unacked = 0;
+        self.candidates = None;
+    }
+
+    fn is_repetition(&mut self, fingerprint: u64) -> bool {
+        let Some(candidates) = &mut self.candidates else { return false };
+        // The way that skips least is through: what comes now was never here.
+        if candidates.last().is_none_or(|at| *at >= self.recent.len()) {
+            return false;
+        }
+        candidates.retain(|at| self.recent.get(*at) == Some(&fingerprint));
+        if self.unacked == 0 && candidates.len() > 1 {
+            // To skip nothing is one of the ways, and the one that skips least.
+            candidates.clear();
+        }
+        for at in candidates.iter_mut() {
+            *at = at.saturating_add(1);
+        }
+        !candidates.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Hands over 0..handed, of which `acked` were acknowledged here and `arrived` at the broker,
+    /// and lets the broker deliver again from there up to `sent`.
+    fn resume(messages: &[u64], arrived: usize, acked: usize, handed: usize, sent: usize) -> Vec<u64> {
+        let mut state = Handed::new(messages.len().max(1) * 2);
+        let mut got = Vec::new();
+        for (index, message) in messages.iter().enumerate().take(handed) {
+            assert!(state.admit(*message, false));
+            got.push(*message);
+            if index + 1 == acked {
+                state.acknowledged();
+            }
+        }
+        state.reconnected();
+        for (index, message) in messages.iter().enumerate().skip(arrived) {
+            if state.admit(*message, index < sent) {
+                got.push(*message);
+            }
+        }
+        got
+    }
+
+    #[test]
+    fn equal_messages_whose_acknowledgements_arrived_come_once() {
+        assert_eq!(resume(&[7; 10], 3, 3, 6, 8), [7; 10]);
+    }
+
+    #[test]
+    fn equal_messages_are_rather_repeated_than_lost() {
+        // The acknowledgements of 1 and 2 were sent, and did not arrive.
+        assert_eq!(resume(&[7; 10], 0, 2, 6, 8).len(), 12);
+    }
+
+    #[test]
+    fn what_was_redelivered_but_never_seen_is_handed_over() {
+        assert_eq!(resume(&[1, 2, 3, 4], 2, 2, 2, 4), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_new_queue_repeats_nothing() {
+        let mut state = Handed::new(8);
+        assert!(state.admit(1, false));
+        state.forget();
+        state.reconnected();
+        assert!(state.admit(1, true));
+    }
+
+    proptest! {
+        /// Distinct messages: each comes once, in order, wherever the connection was cut.
+        #[test]
+        fn distinct_messages_come_once(cuts in prop::array::uniform4(0..40_usize)) {
+            let [arrived, acked, handed, sent] = { let mut cuts = cuts; cuts.sort_unstable(); cuts };
+            let messages: Vec<u64> = (0..40).collect();
+            prop_assert_eq!(resume(&messages, arrived, acked, handed, sent), messages);
+        }
+
+        /// Whatever repeats among them: nothing is lost, and if the acknowledgements that were
+        /// sent arrived, nothing comes twice.
+        #[test]
+        fn repeating_messages_are_not_lost(
+            messages in prop::collection::vec(0..3_u64, 40),
+            cuts in prop::array::uniform4(0..40_usize),
+        ) {
+            let [arrived, acked, handed, sent] = { let mut cuts = cuts; cuts.sort_unstable(); cuts };
+            if acked < handed {
+                let got = resume(&messages, arrived, acked, handed, sent);
+                prop_assert!(got.len() >= messages.len());
+            }
+            if acked < handed || sent <= handed {
+                let got = resume(&messages, acked, acked, handed, sent);
+                prop_assert_eq!(got, messages);
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! One AMQP connection that is made again, with growing pauses, whenever it is lost.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use lapin::{Channel, Connection, ConnectionProperties, Event, uri::AMQPUri};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::convert::broker_error;
+use crate::{broker::BrokerError, telemetry};
+
+/// How a link is made.
+#[derive(Clone)]
+pub(super) struct LinkConfig {
+    /// Where to, as whom, and to which virtual host.
+    pub(super) uri: AMQPUri,
+    /// What the broker's management page calls the connection.
+    pub(super) name: Box<str>,
+    /// How long one attempt may take.
+    pub(super) connection_timeout: Duration,
+    /// The first and the longest pause between attempts.
+    pub(super) reconnect: (Duration, Duration),
+}
+
+/// One AMQP connection, kept up in the background for as long as this lives.
+pub(super) struct Link {
+    state: watch::Receiver<State>,
+    _task: AbortOnDropHandle<()>,
+}
+
+#[derive(Clone)]
+enum State {
+    Down(Arc<str>),
+    Up(Arc<Live>),
+}
+
+/// A connection that was up when it was handed out.
+pub(super) struct Live {
+    connection: Connection,
+    /// Which connection of the link this is, from 1.
+    pub(super) epoch: u64,
+    blocked: watch::Receiver<bool>,
+}
+
+impl Link {
+    pub(super) fn start(config: LinkConfig) -> Self {
+        let (sender, state) = watch::channel(State::Down("not connected yet".into()));
+        let task = tokio::spawn(supervise(config, sender));
+        Self { state, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Whether the connection is up; if not, why.
+    pub(super) fn health(&self) -> Result<(), BrokerError> {
+        match &*self.state.borrow() {
+            State::Up(_) => Ok(()),
+            State::Down(reason) => Err(BrokerError::Unavailable((**reason).into())),
+        }
+    }
+
+    /// The connection, as soon as it is up.
+    pub(super) async fn wait(&self) -> Arc<Live> {
+        loop {
+            let mut state = self.state.clone();
+            let current = state.borrow_and_update().clone();
+            if let State::Up(live) = current {
+                return live;
+            }
+            if state.changed().await.is_err() {
+                // The supervisor ends only with the link itself, and so with the caller.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// The connection, if it is up by `deadline`.
+    pub(super) async fn wait_until(&self, deadline: Instant) -> Result<Arc<Live>, BrokerError> {
+        match tokio::time::timeout_at(deadline, self.wait()).await {
+            Ok(live) => Ok(live),
+            Err(_) => Err(self.health().err().unwrap_or_else(|| {
+                BrokerError::Unavailable("the connection was made too late".into())
+            })),
+        }
+    }
+
+    /// Closes the connection in good order, if it is up.
+    pub(super) async fn close(&self) {
+        let state = self.state.borrow().clone();
+        if let State::Up(live) = state {
+            let closing = live.connection.close(200, "bye".into());
+            // Whatever goes wrong now, the broker sees the socket close.
+            let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
+        }
+    }
+}
+
+impl Live {
+    /// A new channel.
+    pub(super) async fn channel(&self, deadline: Instant) -> Result<Channel, BrokerError> {
+        answer(deadline, self.connection.create_channel()).await
+    }
+
+    /// Waits while the broker takes no messages, for want of memory or disk.
+    pub(super) async fn unblocked(&self) {
+        // If the sender is gone, the connection is, and the next call on it says so.
+        let _ = self.blocked.clone().wait_for(|blocked| !blocked).await;
+    }
+}
+
+/// The broker's answer to a call, if it comes by `deadline`.
+pub(super) async fn answer<T>(
+    deadline: Instant,
+    call: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, BrokerError> {
+    match tokio::time::timeout_at(deadline, call).await {
+        Ok(outcome) => outcome.map_err(|error| broker_error(&error)),
+        Err(_) => Err(BrokerError::Unavailable("it did not answer in time".into())),
+    }
+}
+
+async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
+    let (first_pause, longest_pause) = config.reconnect;
+    let mut pause = first_pause;
+    let mut epoch = 0_u64;
+    loop {
+        let reason = match connect(&config).await {
+            Ok(connection) => {
+                pause = first_pause;
+                epoch = epoch.wrapping_add(1);
+                telemetry::broker_link_up(&config.name);
+                let reason = run(connection, epoch, &state).await;
+                state.send_replace(State::Down(reason.clone()));
+                reason
+            }
+            Err(error) => {
+                let reason: Arc<str> = error.to_string().into();
+                state.send_replace(State::Down(Arc::clone(&reason)));
+                reason
+            }
+        };
+        telemetry::broker_link_down(&config.name, &reason, pause);
+        // Spread over half of the pause, so that many nodes do not come back in one instant.
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        pause = pause.saturating_mul(2).min(longest_pause);
+    }
+}
+
+async fn connect(config: &LinkConfig) -> Result<Connection, BrokerError> {
+    let properties = ConnectionProperties::default()
+        .with_connection_name(config.name.as_bytes().to_vec().into())
+        .with_client_property("product".into(), "Stentor".into())
+        .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
+    let connecting = Connection::connect_uri(config.uri.clone(), properties);
+    answer(Instant::now() + config.connection_timeout, connecting).await
+}
+
+/// Offers the connection until it is lost; why it was.
+async fn run(connection: Connection, epoch: u64, state: &watch::Sender<State>) -> Arc<str> {
+    let (blocked, watch_blocked) = watch::channel(false);
+    let mut events = Box::pin(connection.events_listener());
+    let status = connection.status().clone();
+    let live = Arc::new(Live { connection, epoch, blocked: watch_blocked });
+    state.send_replace(State::Up(live));
+    let mut reason: Arc<str> = "the connection was closed".into();
+    while status.connected() {
+        match events.next().await {
+            Some(Event::ConnectionBlocked(why)) => {
+                tracing::warn!(%why, "the broker takes no messages for now");
+                blocked.send_replace(true);
+            }
+            Some(Event::ConnectionUnblocked) => {
+                tracing::info!("the broker takes messages again");
+                blocked.send_replace(false);
+            }
+            Some(Event::Error(error)) => reason = broker_error(&error).to_string().into(),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    reason
+}

@@ -1,0 +1,310 @@
+//! The `[broker]` section.
+
+use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
+
+use serde::Deserialize;
+
+use super::ExchangeKind;
+use crate::units::{Checked, at_least_one, more_than_zero};
+
+/// Where the broker is, and how it is used.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The broker and the gateway's own account there. Without a default: one password that
+    /// everybody knows is none.
+    pub url: Option<Url>,
+    /// The virtual hosts that clients may ask for. One link is kept for each.
+    pub vhosts: Vec<String>,
+    /// The virtual host of a client whose CONNECT has no `host`, or one that is not a virtual
+    /// host but a name of this server.
+    pub default_vhost: String,
+    /// How long one attempt to connect may take, login included.
+    #[serde(with = "humantime_serde")]
+    pub connection_timeout: Duration,
+    /// How long a call (subscribe, publish, …) waits for the link or for the broker's answer,
+    /// before the client gets an ERROR. It bounds what clients notice of a broker's restart.
+    #[serde(with = "humantime_serde")]
+    pub operation_timeout: Duration,
+    /// The AMQP heart-beat, in whole seconds; a dead link is noticed within two.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
+    /// The pause before the first attempt to connect again; it doubles with each attempt.
+    #[serde(with = "humantime_serde")]
+    pub reconnect_min: Duration,
+    /// The longest pause between two attempts.
+    #[serde(with = "humantime_serde")]
+    pub reconnect_max: Duration,
+    /// AMQP channels for publishing, per virtual host. Messages of one client stay on one, in
+    /// order; a channel that the broker closes (an unknown exchange) delays the others' less.
+    pub publish_channels: u16,
+    /// Messages published and not confirmed yet, per virtual host; when there are more, clients
+    /// that publish are not read. It bounds memory while the broker is slow or away.
+    pub max_pending_publishes: usize,
+    /// The types of exchanges, by name, where the gateway's account may not learn them itself
+    /// (for that, it must be allowed to configure them).
+    pub exchanges: BTreeMap<Box<str>, ExchangeKind>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: None,
+            vhosts: vec!["/".to_owned()],
+            default_vhost: "/".to_owned(),
+            connection_timeout: Duration::from_secs(10),
+            operation_timeout: Duration::from_secs(10),
+            heartbeat: Duration::from_secs(10),
+            reconnect_min: Duration::from_millis(200),
+            reconnect_max: Duration::from_secs(10),
+            publish_channels: 2,
+            max_pending_publishes: 16_384,
+            exchanges: BTreeMap::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Whether the values make sense; a missing `url` does (the demo needs none).
+    ///
+    /// # Errors
+    /// The key at fault, and what is wrong and what to do.
+    pub fn check(&self) -> Checked {
+        for (index, vhost) in self.vhosts.iter().enumerate() {
+            if vhost.is_empty() {
+                return Err((
+                    "vhosts",
+                    "has an empty name; the usual virtual host is \"/\"".to_owned(),
+                ));
+            }
+            if self.vhosts.iter().take(index).any(|other| other == vhost) {
+                return Err(("vhosts", format!("names {vhost:?} twice; remove one")));
+            }
+        }
+        if !self.vhosts.contains(&self.default_vhost) {
+            return Err((
+                "default_vhost",
+                format!(
+                    "{:?} is not in vhosts {:?}; add it there, or choose one of them",
+                    self.default_vhost, self.vhosts
+                ),
+            ));
+        }
+        let never = "no call could ever succeed";
+        more_than_zero("connection_timeout", self.connection_timeout, never)?;
+        more_than_zero("operation_timeout", self.operation_timeout, never)?;
+        let seconds = self.heartbeat.as_secs();
+        if self.heartbeat.subsec_nanos() != 0 || seconds == 0 || u16::try_from(seconds).is_err() {
+            return Err((
+                "heartbeat",
+                "AMQP counts heart-beats in whole seconds, and without them a dead link would \
+                 stay unnoticed; write \"1s\" or more"
+                    .to_owned(),
+            ));
+        }
+        more_than_zero(
+            "reconnect_min",
+            self.reconnect_min,
+            "the gateway would hammer a broker that is down",
+        )?;
+        if self.reconnect_max < self.reconnect_min {
+            return Err((
+                "reconnect_max",
+                format!(
+                    "is {}, shorter than reconnect_min ({}); raise it",
+                    humantime::format_duration(self.reconnect_max),
+                    humantime::format_duration(self.reconnect_min),
+                ),
+            ));
+        }
+        let nobody = "nobody could publish";
+        at_least_one("publish_channels", self.publish_channels, nobody)?;
+        at_least_one("max_pending_publishes", self.max_pending_publishes, nobody)
+    }
+}
+
+/// Which broker.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Url {
+    /// `embedded:`: in this process' memory.
+    Embedded,
+    /// `amqp:` or `amqps:`: RabbitMQ.
+    Amqp(AmqpUrl),
+}
+
+/// Where RabbitMQ is, and the gateway's account there. Shown without the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AmqpUrl(url::Url);
+
+impl AmqpUrl {
+    /// The whole URL with its password, for the client library alone. It names no virtual host.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+/// What is wrong with a URL. Never shows the URL: there may be a password in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UrlError {
+    /// Not a URL, or another scheme.
+    #[error(
+        "is not a broker's URL; write \"amqp://user:password@host:5672\", \"amqps://…\" or \
+         \"embedded:\""
+    )]
+    Invalid,
+    /// No user or no password.
+    #[error(
+        "names no account; write \"amqp://user:password@host:5672\" (characters such as \"/\" and \
+         \"@\" in a password as %2F and %40)"
+    )]
+    NoAccount,
+    /// A path, which in AMQP URLs is a virtual host.
+    #[error("names a virtual host; list it in vhosts, and end the URL after the port")]
+    Vhost,
+    /// Parameters after `?`, or a fragment.
+    #[error("has parameters after \"?\" or \"#\", which are not supported; remove them")]
+    Parameters,
+}
+
+impl FromStr for Url {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        if text == "embedded:" {
+            return Ok(Self::Embedded);
+        }
+        let url = url::Url::parse(text).map_err(|_| UrlError::Invalid)?;
+        if !matches!(url.scheme(), "amqp" | "amqps") || url.host_str().is_none_or(str::is_empty) {
+            return Err(UrlError::Invalid);
+        }
+        // Client libraries fall back to guest:guest, which nobody asked for.
+        if url.username().is_empty() || url.password().is_none_or(str::is_empty) {
+            return Err(UrlError::NoAccount);
+        }
+        if !matches!(url.path(), "" | "/") {
+            return Err(UrlError::Vhost);
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(UrlError::Parameters);
+        }
+        let mut url = url;
+        url.set_path("");
+        Ok(Self::Amqp(AmqpUrl(url)))
+    }
+}
+
+impl TryFrom<String> for Url {
+    type Error = UrlError;
+
+    fn try_from(text: String) -> Result<Self, UrlError> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded => f.write_str("embedded:"),
+            Self::Amqp(url) => url.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for AmqpUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.0.clone();
+        // Fails only where a URL can have no password, and so has none.
+        let _ = shown.set_password(Some("***"));
+        f.write_str(shown.as_str())
+    }
+}
+
+impl fmt::Debug for AmqpUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AmqpUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_shows_itself_without_its_password() {
+        let url: Url = "amqps://stentor:s3cr%40et@rabbit.example:5671"
+            .parse()
+            .unwrap();
+        assert_eq!(url.to_string(), "amqps://stentor:***@rabbit.example:5671");
+        let config = Config {
+            url: Some(url.clone()),
+            ..Config::default()
+        };
+        let shown = format!("{config:?} {config:#?} {url} {url:?}");
+        assert!(!shown.contains("s3cr"), "{shown}");
+        let Url::Amqp(url) = url else { panic!() };
+        assert_eq!(
+            url.reveal(),
+            "amqps://stentor:s3cr%40et@rabbit.example:5671"
+        );
+    }
+
+    #[test]
+    fn a_refused_url_does_not_show_its_password() {
+        for (text, error) in [
+            ("http://u:s3cret@host", UrlError::Invalid),
+            ("amqp:u:s3cret@host", UrlError::Invalid),
+            ("u:s3cret@host:5672", UrlError::Invalid),
+            ("amqp://u:s3cret@", UrlError::Invalid),
+            ("amqp://host:5672", UrlError::NoAccount),
+            ("amqp://s3cret@host", UrlError::NoAccount),
+            ("amqp://u:s3cret@host/vhost", UrlError::Vhost),
+            ("amqp://u:s3cret@host/%2f", UrlError::Vhost),
+            ("amqp://u:s3cret@host?heartbeat=5", UrlError::Parameters),
+        ] {
+            assert_eq!(text.parse::<Url>(), Err(error), "{text}");
+            let read = toml::from_str::<Config>(&format!("url = {text:?}"));
+            let message = read.unwrap_err().message().to_owned();
+            assert!(!message.contains("s3cret"), "{message}");
+        }
+    }
+
+    #[test]
+    fn urls_that_are_allowed() {
+        assert_eq!("embedded:".parse(), Ok(Url::Embedded));
+        let Ok(Url::Amqp(url)) = "amqp://u:p@host/".parse() else {
+            panic!()
+        };
+        assert_eq!(url.reveal(), "amqp://u:p@host");
+        assert!("amqp://u:p@[::1]:5672".parse::<Url>().is_ok());
+    }
+
+    #[test]
+    fn the_default_virtual_host_is_one_of_the_virtual_hosts() {
+        assert_eq!(Config::default().check(), Ok(()));
+        let config = Config {
+            vhosts: vec!["app".to_owned()],
+            ..Config::default()
+        };
+        assert_eq!(
+            config.check(),
+            Err((
+                "default_vhost",
+                "\"/\" is not in vhosts [\"app\"]; add it there, or choose one of them".to_owned()
+            ))
+        );
+    }
+
+    #[test]
+    fn the_heartbeat_is_whole_seconds_and_never_off() {
+        for (heartbeat, sound) in [(0, false), (500, false), (1500, false), (1000, true)] {
+            let config = Config {
+                heartbeat: Duration::from_millis(heartbeat),
+                ..Config::default()
+            };
+            assert_eq!(config.check().is_ok(), sound, "{heartbeat}");
+        }
+    }
+}

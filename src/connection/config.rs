@@ -1,0 +1,315 @@
+//! The `[limits]` and `[stomp]` sections.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::units::{Checked, at_least_one, more_than_zero, show_size, size};
+
+/// RabbitMQ takes no larger message, however it is configured.
+const MAX_MESSAGE: usize = 512 << 20;
+/// A heart-beat header has milliseconds; 32 bits of them are what clients can be trusted with.
+const MAX_HEARTBEAT: Duration = Duration::from_millis(u32::MAX as u64);
+
+/// What one client may do, so that none harms the others.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes in a frame that a client sends: command, headers and body.
+    #[serde(deserialize_with = "size")]
+    pub max_frame_size: usize,
+    /// The same before the client has logged in: enough for a CONNECT with a long token.
+    #[serde(deserialize_with = "size")]
+    pub max_frame_size_unauthenticated: usize,
+    /// Headers in a frame.
+    pub max_headers: usize,
+    /// Bytes in one header line. 8 KiB, as web servers allow: tokens are sent in them.
+    #[serde(deserialize_with = "size")]
+    pub max_header_size: usize,
+    /// How long a client may take from the transport's opening to a complete login.
+    #[serde(with = "humantime_serde")]
+    pub login_timeout: Duration,
+    /// Subscriptions that a client has open at once.
+    pub max_subscriptions: usize,
+    /// Transactions that a client has open at once.
+    pub max_transactions: usize,
+    /// Frames in one transaction.
+    pub max_transaction_frames: usize,
+    /// Bytes in all open transactions of a client together.
+    #[serde(deserialize_with = "size")]
+    pub max_transaction_bytes: usize,
+    /// Operations of a client that are begun and not done (subscribe, publish, …); at this
+    /// number it is not read until one is done.
+    pub max_pending: usize,
+    /// Messages unacknowledged at a time on a subscription with `ack:client` or
+    /// `ack:client-individual` that asks for no `prefetch-count`.
+    pub max_unacked: u16,
+    /// Messages under way at a time to a subscription with `ack:auto` that has a queue of its
+    /// own; the gateway acknowledges them as they are written.
+    pub auto_prefetch: u16,
+    /// How long a write may be stuck because the client does not read, before it is closed.
+    #[serde(with = "humantime_serde")]
+    pub write_timeout: Duration,
+    /// How long a client may take to close after its DISCONNECT was answered.
+    #[serde(with = "humantime_serde")]
+    pub disconnect_linger: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_frame_size: 4 << 20,
+            max_frame_size_unauthenticated: 64 << 10,
+            max_headers: 100,
+            max_header_size: 8 << 10,
+            login_timeout: Duration::from_secs(10),
+            max_subscriptions: 1000,
+            max_transactions: 16,
+            max_transaction_frames: 1024,
+            max_transaction_bytes: 16 << 20,
+            max_pending: 64,
+            max_unacked: 10_000,
+            auto_prefetch: 100,
+            write_timeout: Duration::from_secs(30),
+            disconnect_linger: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Limits {
+    /// What the decoder allows a client that has logged in.
+    #[must_use]
+    pub fn decoder(&self) -> stomp_grammar::Limits {
+        stomp_grammar::Limits {
+            max_frame_size: self.max_frame_size,
+            max_headers: self.max_headers,
+            max_header_size: self.max_header_size,
+        }
+    }
+
+    /// What the decoder allows a client that has not logged in.
+    #[must_use]
+    pub fn decoder_unauthenticated(&self) -> stomp_grammar::Limits {
+        stomp_grammar::Limits {
+            max_frame_size: self.max_frame_size_unauthenticated,
+            ..self.decoder()
+        }
+    }
+
+    /// Whether the values make sense.
+    ///
+    /// # Errors
+    /// The key at fault, and what is wrong and what to do.
+    pub fn check(&self) -> Checked {
+        if self.max_frame_size > MAX_MESSAGE {
+            return Err((
+                "max_frame_size",
+                format!(
+                    "is {}, but RabbitMQ takes no message above {}; lower it",
+                    show_size(self.max_frame_size),
+                    show_size(MAX_MESSAGE)
+                ),
+            ));
+        }
+        let whole = ("max_frame_size", self.max_frame_size);
+        let first = (
+            "max_frame_size_unauthenticated",
+            self.max_frame_size_unauthenticated,
+        );
+        fits(first, whole)?;
+        fits(("max_header_size", self.max_header_size), first)?;
+        fits(whole, ("max_transaction_bytes", self.max_transaction_bytes))?;
+        let nobody = "nobody could log in";
+        at_least_one("max_headers", self.max_headers, nobody)?;
+        at_least_one("max_header_size", self.max_header_size, nobody)?;
+        more_than_zero("login_timeout", self.login_timeout, nobody)?;
+        at_least_one(
+            "max_subscriptions",
+            self.max_subscriptions,
+            "nobody could subscribe",
+        )?;
+        at_least_one("max_pending", self.max_pending, "nothing could be done")?;
+        let nothing = "nothing could be delivered";
+        at_least_one("max_unacked", self.max_unacked, nothing)?;
+        at_least_one("auto_prefetch", self.auto_prefetch, nothing)?;
+        more_than_zero("write_timeout", self.write_timeout, nothing)
+    }
+}
+
+/// Refuses a limit that another one makes unreachable.
+fn fits((key, value): (&'static str, usize), (bound_key, bound): (&str, usize)) -> Checked {
+    if value > bound {
+        return Err((
+            key,
+            format!(
+                "is {}, more than {bound_key} ({}), so it could never be reached; lower it, or \
+                 raise the other",
+                show_size(value),
+                show_size(bound)
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// How the protocol is spoken.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Stomp {
+    /// Whether CONNECTED names the gateway and its version in the `server` header.
+    pub server_header: bool,
+    /// The shortest interval at which the gateway sends heart-beats, if the client wants any;
+    /// zero: none. Proxies cut idle connections after 30 to 60 s.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat_send: Duration,
+    /// The interval at which the gateway asks to hear a client that offers heart-beats; zero:
+    /// it does not ask, and notices a vanished client when a write fails.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat_receive: Duration,
+    /// How many intervals a client may be late. 2, for browsers slow down the timers of hidden
+    /// pages.
+    pub heartbeat_tolerance: u32,
+    /// What a NACK without a `requeue` header means: `true`: the message is queued again;
+    /// `false`: it is dropped or dead-lettered.
+    pub nack_requeue: bool,
+    /// The exchange behind `/topic/…` destinations.
+    pub default_topic_exchange: String,
+}
+
+impl Default for Stomp {
+    fn default() -> Self {
+        Self {
+            server_header: true,
+            heartbeat_send: Duration::from_secs(10),
+            heartbeat_receive: Duration::from_secs(10),
+            heartbeat_tolerance: 2,
+            nack_requeue: true,
+            default_topic_exchange: "amq.topic".to_owned(),
+        }
+    }
+}
+
+impl Stomp {
+    /// Whether the values make sense.
+    ///
+    /// # Errors
+    /// The key at fault, and what is wrong and what to do.
+    pub fn check(&self) -> Checked {
+        for (key, interval) in [
+            ("heartbeat_send", self.heartbeat_send),
+            ("heartbeat_receive", self.heartbeat_receive),
+        ] {
+            if !interval.subsec_nanos().is_multiple_of(1_000_000) || interval > MAX_HEARTBEAT {
+                return Err((
+                    key,
+                    "STOMP counts heart-beats in milliseconds, up to 49 days; write e.g. \"10s\", \
+                     or \"0s\" for none"
+                        .to_owned(),
+                ));
+            }
+        }
+        at_least_one(
+            "heartbeat_tolerance",
+            self.heartbeat_tolerance,
+            "every client would be late",
+        )?;
+        if self.default_topic_exchange.is_empty() {
+            return Err((
+                "default_topic_exchange",
+                "is empty, but the default exchange has no topics; write \"amq.topic\" or the \
+                 name of a topic exchange"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What all sessions share.
+#[must_use]
+pub fn session_config(limits: &Limits, stomp: &Stomp) -> stomp_session::Config {
+    stomp_session::Config {
+        server: stomp
+            .server_header
+            .then(|| concat!("stentor/", env!("CARGO_PKG_VERSION")).into()),
+        login_timeout: limits.login_timeout,
+        heartbeat_send: stomp.heartbeat_send,
+        heartbeat_receive: stomp.heartbeat_receive,
+        heartbeat_tolerance: stomp.heartbeat_tolerance,
+        disconnect_linger: limits.disconnect_linger,
+        max_subscriptions: limits.max_subscriptions,
+        max_transactions: limits.max_transactions,
+        max_transaction_frames: limits.max_transaction_frames,
+        max_transaction_bytes: limits.max_transaction_bytes,
+        max_pending: limits.max_pending,
+        nack_requeue: stomp.nack_requeue,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_sound() {
+        assert_eq!(Limits::default().check(), Ok(()));
+        assert_eq!(Stomp::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_limit_that_cannot_be_reached_is_refused() {
+        let limits = Limits {
+            max_frame_size_unauthenticated: 5 << 20,
+            ..Limits::default()
+        };
+        assert_eq!(
+            limits.check(),
+            Err((
+                "max_frame_size_unauthenticated",
+                "is 5 MiB, more than max_frame_size (4 MiB), so it could never be reached; lower \
+                 it, or raise the other"
+                    .to_owned()
+            ))
+        );
+        let limits = Limits {
+            max_header_size: 65 << 10,
+            ..Limits::default()
+        };
+        assert_eq!(limits.check().unwrap_err().0, "max_header_size");
+        let limits = Limits {
+            max_transaction_bytes: 1 << 20,
+            ..Limits::default()
+        };
+        assert_eq!(limits.check().unwrap_err().0, "max_frame_size");
+    }
+
+    #[test]
+    fn heartbeats_are_milliseconds_and_may_be_off() {
+        let stomp = |receive| Stomp {
+            heartbeat_receive: receive,
+            ..Stomp::default()
+        };
+        assert_eq!(stomp(Duration::ZERO).check(), Ok(()));
+        assert_eq!(stomp(Duration::from_millis(1500)).check(), Ok(()));
+        assert!(stomp(Duration::from_micros(1500)).check().is_err());
+        assert!(stomp(Duration::from_secs(5_000_000)).check().is_err());
+    }
+
+    #[test]
+    fn the_decoder_is_stricter_before_the_login() {
+        let limits = Limits::default();
+        assert_eq!(limits.decoder().max_frame_size, 4 << 20);
+        let first = limits.decoder_unauthenticated();
+        assert_eq!(first.max_frame_size, 64 << 10);
+        assert_eq!(first.max_headers, limits.max_headers);
+    }
+
+    #[test]
+    fn the_server_header_can_be_hidden() {
+        let mut stomp = Stomp::default();
+        let shown = session_config(&Limits::default(), &stomp).server;
+        assert!(shown.unwrap().starts_with("stentor/"));
+        stomp.server_header = false;
+        assert_eq!(session_config(&Limits::default(), &stomp).server, None);
+    }
+}

@@ -1,0 +1,299 @@
+//! One feed: which subscriptions wait for which pattern, and which patterns are bound.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use parking_lot::{Mutex, RwLock};
+use stomp_session::{Problem, SubscriptionId};
+use tokio::sync::watch;
+
+use super::{linger::Linger, mailbox::Mailbox};
+use crate::broker::{
+    BrokerError, ExchangeKind, FeedId, FeedSink, Message, VirtualHost,
+    routing::{Removed, RoutingTable},
+};
+
+/// All feeds of a virtual host; the broker pours into it.
+#[derive(Default)]
+pub(super) struct Feeds(pub(super) RwLock<HashMap<FeedId, Arc<Feed>>>);
+
+/// One feed.
+pub(super) struct Feed {
+    id: FeedId,
+    host: Arc<dyn VirtualHost>,
+    linger: Arc<Linger>,
+    /// Whether one binding to everything serves all patterns (`feed.binding = "all"`).
+    bind_all: bool,
+    table: Mutex<Table>,
+}
+
+struct Table {
+    routes: RoutingTable<Subscriber>,
+    /// Bindings that are neither simply there (a pattern with subscribers) nor simply not there
+    /// (a pattern without): those on their way. With `bind_all`, the one binding, always.
+    changing: HashMap<Arc<str>, Phase>,
+}
+
+/// A subscription of a local client.
+#[derive(Clone)]
+pub(super) struct Subscriber {
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) subscription: SubscriptionId,
+}
+
+/// Where a binding is between being there and not.
+enum Phase {
+    /// Asked for; who waits, is told.
+    Binding(watch::Sender<Option<Result<(), BrokerError>>>),
+    /// There, though nobody is subscribed: until [`Linger`] says so. The number tells this
+    /// lingering from an earlier one.
+    Lingering(u64),
+    /// Being taken away; who subscribes meanwhile, waits until it is bound again.
+    Unbinding(watch::Sender<Option<Result<(), BrokerError>>>),
+    /// There for good (`bind_all`).
+    Bound,
+}
+
+/// Told when a binding is there.
+pub(super) struct Bound(Option<watch::Receiver<Option<Result<(), BrokerError>>>>);
+
+impl Bound {
+    pub(super) async fn wait(self) -> Result<(), BrokerError> {
+        let Some(mut receiver) = self.0 else { return Ok(()) };
+        match receiver.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
+            // The task that binds never drops the sender without a word, save when the whole
+            // process ends.
+            Err(_) => Err(BrokerError::Unavailable("shutting down".into())),
+        }
+    }
+}
+
+impl Feed {
+    pub(super) fn new(
+        id: FeedId,
+        kind: ExchangeKind,
+        bind_all: bool,
+        host: Arc<dyn VirtualHost>,
+        linger: Arc<Linger>,
+    ) -> Arc<Self> {
+        let table = Table { routes: RoutingTable::new(kind), changing: HashMap::new() };
+        Arc::new(Self { id, host, linger, bind_all, table: Mutex::new(table) })
+    }
+
+    /// Adds a subscriber, and sees to it that its pattern is bound.
+    pub(super) fn add(
+        self: &Arc<Self>,
+        pattern: &str,
+        subscriber: Subscriber,
+    ) -> (SharedSubscription, Bound) {
+        let pattern: Arc<str> = pattern.into();
+        let binding = self.binding_of(&pattern);
+        let mut table = self.table.lock();
+        let is_new = table.routes.insert(&pattern, subscriber.clone()) || self.bind_all;
+        let bound = match table.changing.get(&binding) {
+            Some(Phase::Binding(done) | Phase::Unbinding(done)) => Bound(Some(done.subscribe())),
+            Some(Phase::Lingering(_)) => {
+                table.changing.remove(&binding);
+                Bound(None)
+            }
+            Some(Phase::Bound) => Bound(None),
+            None if is_new => Bound(Some(self.start_binding(&mut table, binding))),
+            None => Bound(None),
+        };
+        drop(table);
+        (SharedSubscription { feed: Arc::clone(self), pattern, subscriber }, bound)
+    }
+
+    /// The pattern that is bound at the broker for the sake of `pattern`.
+    fn binding_of(&self, pattern: &Arc<str>) -> Arc<str> {
+        if self.bind_all { "#".into() } else { Arc::clone(pattern) }
+    }
+
+    fn start_binding(
+        self: &Arc<Self>,
+        table: &mut Table,
+        binding: Arc<str>,
+    ) -> watch::Receiver<Option<Result<(), BrokerError>>> {
+        let (done, receiver) = watch::channel(None);
+        table.changing.insert(Arc::clone(&binding), Phase::Binding(done));
+        // A task of its own: it goes on for the others when the client that began it leaves.
+        tokio::spawn(Arc::clone(self).bind(binding));
+        receiver
+    }
+
+    async fn bind(self: Arc<Self>, binding: Arc<str>) {
+        let outcome = self.host.bind_feed(&self.id, &binding).await;
+        let mut table = self.table.lock();
+        let Some(Phase::Binding(done)) = table.changing.remove(&binding) else { return };
+        if outcome.is_err() {
+            // None of them will get a message, and a later subscriber has to ask again.
+            let patterns = if self.bind_all {
+                table.routes.patterns().collect()
+            } else {
+                vec![Box::from(&*binding)]
+            };
+            for pattern in patterns {
+                let subscribers: Vec<_> = table.routes.values(&pattern).cloned().collect();
+                for subscriber in subscribers {
+                    table.routes.remove(&pattern, &subscriber);
+                }
+            }
+        } else if self.bind_all {
+            table.changing.insert(binding, Phase::Bound);
+        } else {
+            // They may all have left while the broker was asked.
+            self.linger_if_unused(&mut table, &binding);
+        }
+        drop(table);
+        done.send_replace(Some(outcome));
+    }
+
+    fn remove(self: &Arc<Self>, pattern: &Arc<str>, subscriber: &Subscriber) {
+        let mut table = self.table.lock();
+        // Absent is it where binding failed: then there is nothing that could linger.
+        if table.routes.remove(pattern, subscriber) == Removed::Last && !self.bind_all {
+            self.linger_if_unused(&mut table, pattern);
+        }
+    }
+
+    fn linger_if_unused(self: &Arc<Self>, table: &mut Table, pattern: &Arc<str>) {
+        if !table.routes.contains(pattern) && !table.changing.contains_key(pattern) {
+            let stamp = self.linger.schedule(Arc::clone(self), Arc::clone(pattern));
+            table.changing.insert(Arc::clone(pattern), Phase::Lingering(stamp));
+        }
+    }
+
+    /// Takes a binding away, if it still lingers since `stamp`.
+    pub(super) async fn unbind(self: Arc<Self>, binding: Arc<str>, stamp: u64) {
+        {
+            let mut table = self.table.lock();
+            match table.changing.get_mut(&binding) {
+                Some(phase @ Phase::Lingering(_)) if phase.stamp() == Some(stamp) => {
+                    *phase = Phase::Unbinding(watch::channel(None).0);
+                }
+                _ => return,
+            }
+        }
+        // A binding that could not be taken away costs a little, and loses nothing: messages
+        // that match no subscription are dropped here.
+        if let Err(error) = self.host.unbind_feed(&self.id, &binding).await {
+            tracing::debug!(feed = %self.id, %error, "could not unbind");
+        }
+        let mut table = self.table.lock();
+        let Some(Phase::Unbinding(done)) = table.changing.remove(&binding) else { return };
+        if table.routes.contains(&binding) {
+            table.changing.insert(Arc::clone(&binding), Phase::Binding(done));
+            tokio::spawn(Arc::clone(&self).bind(binding));
+        }
+    }
+
+    fn deliver(&self, message: &Arc<Message>) {
+        let table = self.table.lock();
+        if message.cc.is_empty() {
+            table.routes.for_each_match(&message.routing_key, |subscriber| {
+                subscriber.mailbox.push_shared(subscriber.subscription, message);
+            });
+            return;
+        }
+        // Sender-selected distribution: several keys, and each subscription once.
+        let keys = std::iter::once(&message.routing_key).chain(&message.cc);
+        table.routes.for_each_match_any(keys.map(|key| &**key), |subscriber| {
+            subscriber.mailbox.push_shared(subscriber.subscription, message);
+        });
+    }
+
+    fn interrupted(&self, reason: &str) {
+        let table = self.table.lock();
+        for pattern in table.routes.patterns() {
+            // Who has no answer to its SUBSCRIBE yet, has missed nothing.
+            let phase = table.changing.get(&*pattern);
+            if matches!(phase, Some(Phase::Binding(_) | Phase::Unbinding(_))) {
+                continue;
+            }
+            let detail = format!("{pattern:?} of exchange {:?}: {reason}", self.id.exchange);
+            for subscriber in table.routes.values(&pattern) {
+                subscriber.mailbox.fail(Problem::FeedInterrupted(detail.as_str().into()));
+            }
+        }
+    }
+
+    fn bindings(&self) -> Vec<Arc<str>> {
+        let table = self.table.lock();
+        let lingering = table.changing.iter().filter_map(|(pattern, phase)| {
+            matches!(phase, Phase::Lingering(_) | Phase::Bound).then(|| Arc::clone(pattern))
+        });
+        let mut bindings: Vec<Arc<str>> = lingering.collect();
+        if !self.bind_all {
+            bindings.extend(table.routes.patterns().map(Arc::from));
+        }
+        bindings
+    }
+}
+
+impl Phase {
+    fn stamp(&self) -> Option<u64> {
+        match self {
+            Self::Lingering(stamp) => Some(*stamp),
+            _ => None,
+        }
+    }
+}
+
+impl PartialEq for Subscriber {
+    fn eq(&self, other: &Self) -> bool {
+        self.subscription == other.subscription && Arc::ptr_eq(&self.mailbox, &other.mailbox)
+    }
+}
+
+impl Eq for Subscriber {}
+
+impl Hash for Subscriber {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (Arc::as_ptr(&self.mailbox), self.subscription).hash(state);
+    }
+}
+
+impl FeedSink for Feeds {
+    fn deliver(&self, feed: &FeedId, message: Message) {
+        let feed = self.0.read().get(feed).map(Arc::clone);
+        if let Some(feed) = feed {
+            feed.deliver(&Arc::new(message));
+        }
+    }
+
+    fn patterns(&self, feed: &FeedId) -> Vec<Arc<str>> {
+        let feed = self.0.read().get(feed).map(Arc::clone);
+        feed.map(|feed| feed.bindings()).unwrap_or_default()
+    }
+
+    fn interrupted(&self, feed: &FeedId, reason: &str) {
+        let feed = self.0.read().get(feed).map(Arc::clone);
+        if let Some(feed) = feed {
+            feed.interrupted(reason);
+        }
+    }
+}
+
+/// A subscription served by a shared feed; ends when it is dropped.
+pub struct SharedSubscription {
+    feed: Arc<Feed>,
+    pattern: Arc<str>,
+    subscriber: Subscriber,
+}
+
+impl Drop for SharedSubscription {
+    fn drop(&mut self) {
+        self.feed.remove(&self.pattern, &self.subscriber);
+    }
+}
+
+impl fmt::Debug for SharedSubscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SharedSubscription({}, {:?})", self.feed.id, self.pattern)
+    }
+}

@@ -1,0 +1,223 @@
+//! What waits to be written to one client.
+//!
+//! Feeds and dedicated consumers push, the client's connection takes. A push never waits: what a
+//! slow client may have waiting is bounded, and what happens at the bound is the policy's to say.
+//! So one slow client delays neither another nor the feed.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use parking_lot::Mutex;
+use stomp_session::{Problem, SubscriptionId};
+
+use super::config::{Mailbox as MailboxConfig, Overflow};
+use crate::broker::{BrokerError, Delivery, DeliverySink, Message};
+
+/// The messages waiting for one client.
+///
+/// Empty, it holds no memory beyond itself: most clients are idle most of the time.
+#[derive(Debug)]
+pub struct Mailbox {
+    limits: MailboxConfig,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// From shared feeds, in order; under the policy.
+    shared: VecDeque<Parcel>,
+    /// Of `shared`.
+    bytes: usize,
+    /// Dropped since the last parcel was taken.
+    dropped: u32,
+    /// From dedicated consumers; bounded by their prefetch, and never dropped.
+    dedicated: VecDeque<Parcel>,
+    problem: Option<Problem>,
+    closed: bool,
+    waker: Option<Waker>,
+}
+
+/// A message for one subscription of the client.
+#[derive(Clone, Debug)]
+pub struct Parcel {
+    /// Whose.
+    pub subscription: SubscriptionId,
+    /// The message.
+    pub message: Arc<Message>,
+    /// The consumer's tag; 0 from a shared feed.
+    pub tag: u64,
+    /// Whether somebody may have seen it before.
+    pub redelivered: bool,
+    /// How many messages of shared feeds were dropped before this one, for this client.
+    pub dropped: u32,
+}
+
+/// What the client's connection has to do next.
+#[derive(Debug)]
+pub enum Item {
+    /// Write a message.
+    Parcel(Parcel),
+    /// End the session.
+    Problem(Problem),
+}
+
+impl Mailbox {
+    /// An empty mailbox with these bounds.
+    #[must_use]
+    pub fn new(limits: MailboxConfig) -> Arc<Self> {
+        Arc::new(Self { limits, state: Mutex::default() })
+    }
+
+    /// Adds a message of a shared feed; at the bound, as the policy says.
+    pub fn push_shared(&self, subscription: SubscriptionId, message: &Arc<Message>) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        let size = message.weight();
+        let full = |state: &State| {
+            state.shared.len() >= self.limits.max_messages
+                || (state.bytes.saturating_add(size) > self.limits.max_bytes
+                    && !state.shared.is_empty())
+        };
+        if full(&state) {
+            match self.limits.overflow {
+                Overflow::Disconnect => {
+                    state.close(Problem::SlowConsumer);
+                    return;
+                }
+                Overflow::DropOldest => {}
+                Overflow::Conflate => state.conflate(subscription, message),
+            }
+            while full(&state) && state.drop_at(0) {}
+        }
+        state.bytes = state.bytes.saturating_add(size);
+        state.shared.push_back(Parcel {
+            subscription,
+            message: Arc::clone(message),
+            tag: 0,
+            redelivered: false,
+            dropped: 0,
+        });
+        state.wake();
+    }
+
+    /// Adds a message of a dedicated consumer, whose prefetch bounds how many there are.
+    pub fn push_dedicated(&self, subscription: SubscriptionId, delivery: Delivery) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        state.dedicated.push_back(Parcel {
+            subscription,
+            message: delivery.message,
+            tag: delivery.tag,
+            redelivered: delivery.redelivered,
+            dropped: 0,
+        });
+        state.wake();
+    }
+
+    /// Ends the session: what waits is dropped, and the problem is the last item taken.
+    pub fn fail(&self, problem: Problem) {
+        self.state.lock().close(problem);
+    }
+
+    /// The connection is over: takes nothing more, and frees what waits.
+    pub fn close(&self) {
+        let mut state = self.state.lock();
+        *state = State { closed: true, ..State::default() };
+    }
+
+    /// The next item; if there is none, `context` is woken when one comes.
+    pub fn poll_take(&self, context: &Context<'_>) -> Poll<Item> {
+        let mut state = self.state.lock();
+        if let Some(problem) = state.problem.take() {
+            return Poll::Ready(Item::Problem(problem));
+        }
+        if let Some(parcel) = state.take() {
+            return Poll::Ready(Item::Parcel(parcel));
+        }
+        match &mut state.waker {
+            Some(waker) => waker.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl State {
+    fn take(&mut self) -> Option<Parcel> {
+        if let Some(parcel) = self.dedicated.pop_front() {
+            if self.dedicated.is_empty() {
+                self.dedicated = VecDeque::new();
+            }
+            return Some(parcel);
+        }
+        let mut parcel = self.shared.pop_front()?;
+        parcel.dropped = std::mem::take(&mut self.dropped);
+        if self.shared.is_empty() {
+            self.shared = VecDeque::new();
+            self.bytes = 0;
+        } else {
+            self.bytes = self.bytes.saturating_sub(parcel.message.weight());
+        }
+        Some(parcel)
+    }
+
+    /// Makes way for `message` by dropping the oldest one that it supersedes, if there is one.
+    fn conflate(&mut self, subscription: SubscriptionId, message: &Message) {
+        let superseded = self.shared.iter().position(|parcel| {
+            parcel.subscription == subscription
+                && parcel.message.routing_key == message.routing_key
+                && parcel.message.exchange == message.exchange
+        });
+        if let Some(index) = superseded {
+            self.drop_at(index);
+        }
+    }
+
+    fn drop_at(&mut self, index: usize) -> bool {
+        let Some(parcel) = self.shared.remove(index) else { return false };
+        self.bytes = self.bytes.saturating_sub(parcel.message.weight());
+        self.dropped = self.dropped.saturating_add(1);
+        true
+    }
+
+    fn close(&mut self, problem: Problem) {
+        if self.closed {
+            return;
+        }
+        let waker = self.waker.take();
+        *self = Self { problem: Some(problem), closed: true, waker, ..Self::default() };
+        self.wake();
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Where a dedicated consumer's messages go: the mailbox of the client that subscribed.
+#[derive(Debug)]
+pub struct DedicatedSink {
+    /// The client's mailbox.
+    pub mailbox: Arc<Mailbox>,
+    /// Its subscription.
+    pub subscription: SubscriptionId,
+}
+
+impl DeliverySink for DedicatedSink {
+    fn deliver(&self, delivery: Delivery) {
+        self.mailbox.push_dedicated(self.subscription, delivery);
+    }
+
+    fn lost(&self, reason: BrokerError) {
+        self.mailbox.fail(Problem::FeedInterrupted(reason.to_string().into()));
+    }
+}

@@ -1,0 +1,237 @@
+//! The `[listen]` section.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use serde::{Deserialize, Deserializer, de::Error};
+use url::Url;
+
+use crate::units::{Checked, at_least_one, more_than_zero};
+
+/// Where clients come in, and which.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The address for WebSocket and SockJS. The port is that of RabbitMQ's Web STOMP plug-in,
+    /// so that clients need no change.
+    #[serde(deserialize_with = "address")]
+    pub http: SocketAddr,
+    /// The address for STOMP over TCP; `None`, written `"off"`: there is none. The port is that
+    /// of RabbitMQ's STOMP plug-in.
+    #[serde(deserialize_with = "address_or_off")]
+    pub stomp: Option<SocketAddr>,
+    /// The address for health checks, metrics and the operator's page. Not for the public: on
+    /// the loopback interface unless said otherwise.
+    #[serde(deserialize_with = "address")]
+    pub admin: SocketAddr,
+    /// The path of the WebSocket; `/ws` as in the plug-in.
+    pub websocket_path: String,
+    /// Web pages that may connect, by their origin; `*` allows all. Empty: pages of the host
+    /// that they connect to, only.
+    pub origins: Vec<String>,
+    /// Whether a client without an `Origin` header may connect over WebSocket. Browsers always
+    /// send one, and other programs rarely do, so this is about mobile and server clients.
+    pub allow_missing_origin: bool,
+    /// Connections at a time, of all kinds together; more are refused. Each takes a file
+    /// descriptor.
+    pub max_connections: usize,
+    /// How long a client may take for TLS and the upgrade, before STOMP begins.
+    #[serde(with = "humantime_serde")]
+    pub handshake_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            http: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 15674)),
+            stomp: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 61613))),
+            admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 15680)),
+            websocket_path: "/ws".to_owned(),
+            origins: Vec::new(),
+            allow_missing_origin: true,
+            max_connections: 100_000,
+            handshake_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Config {
+    /// Whether the values make sense.
+    ///
+    /// # Errors
+    /// The key at fault, and what is wrong and what to do.
+    pub fn check(&self) -> Checked {
+        let addresses = [
+            ("http", Some(self.http)),
+            ("stomp", self.stomp),
+            ("admin", Some(self.admin)),
+        ];
+        for (index, (key, address)) in addresses.iter().enumerate() {
+            for (other_key, other) in addresses.iter().take(index) {
+                if let (Some(address), Some(other)) = (address, other)
+                    && collide(*address, *other)
+                {
+                    return Err((
+                        key,
+                        format!("{address} is taken by {other_key} ({other}); choose another port"),
+                    ));
+                }
+            }
+        }
+        check_path(&self.websocket_path)?;
+        self.origins
+            .iter()
+            .try_for_each(|origin| check_origin(origin))?;
+        at_least_one(
+            "max_connections",
+            self.max_connections,
+            "nobody could connect",
+        )?;
+        more_than_zero(
+            "handshake_timeout",
+            self.handshake_timeout,
+            "nobody could connect",
+        )
+    }
+}
+
+/// Port 0 is whatever the system has free, so it never collides.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_ip = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && same_ip
+}
+
+fn check_path(path: &str) -> Checked {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
+    if path.len() < 2 || !path.starts_with('/') || path.ends_with('/') || !path.bytes().all(plain) {
+        return Err((
+            "websocket_path",
+            format!(
+                "{path:?} is not a path; write \"/\" and letters, digits, \"-\", \"_\", \".\" or \
+                 \"~\", such as \"/ws\""
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_origin(origin: &str) -> Checked {
+    if origin == "*" {
+        return Ok(());
+    }
+    let meant = Url::parse(origin)
+        .ok()
+        .map(|url| url.origin())
+        .filter(url::Origin::is_tuple)
+        .map(|origin| origin.ascii_serialization());
+    match meant {
+        Some(meant) if meant == origin => Ok(()),
+        Some(meant) => Err((
+            "origins",
+            format!("{origin:?} is not as browsers send it; write {meant:?}"),
+        )),
+        None => Err((
+            "origins",
+            format!(
+                "{origin:?} is not an origin; write scheme and host, such as \
+                 \"https://app.example.com\", or \"*\" for all"
+            ),
+        )),
+    }
+}
+
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| {
+        D::Error::custom(format!(
+            "{text:?} is not an address; write an IP address and a port, such as \
+             \"0.0.0.0:15674\" or \"[::]:15674\""
+        ))
+    })
+}
+
+fn address_or_off<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text == "off" {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        D::Error::custom(format!(
+            "{text:?} is not an address; write an IP address and a port, such as \
+             \"0.0.0.0:61613\", or \"off\""
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origins(origin: &str) -> Checked {
+        Config {
+            origins: vec![origin.to_owned()],
+            ..Config::default()
+        }
+        .check()
+    }
+
+    #[test]
+    fn the_default_is_sound() {
+        assert_eq!(Config::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn origins_are_exact() {
+        for origin in ["*", "https://app.example.com", "http://localhost:8080"] {
+            assert_eq!(origins(origin), Ok(()));
+        }
+        assert_eq!(
+            origins("https://app.example.com/").unwrap_err().1,
+            "\"https://app.example.com/\" is not as browsers send it; write \
+             \"https://app.example.com\""
+        );
+        assert!(origins("https://App.example.com:443").is_err());
+        assert!(
+            origins("app.example.com")
+                .unwrap_err()
+                .1
+                .contains("is not an origin")
+        );
+        assert!(origins("*.example.com").is_err());
+    }
+
+    #[test]
+    fn one_address_cannot_be_used_twice() {
+        let config = Config {
+            admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 15674)),
+            ..Config::default()
+        };
+        assert_eq!(
+            config.check(),
+            Err((
+                "admin",
+                "127.0.0.1:15674 is taken by http (0.0.0.0:15674); choose another port".to_owned()
+            ))
+        );
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let config = Config {
+            http: any,
+            stomp: Some(any),
+            admin: any,
+            ..Config::default()
+        };
+        assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_path_begins_with_a_slash() {
+        for path in ["", "/", "ws", "/ws/", "/ws?x", "/w s"] {
+            assert!(check_path(path).is_err(), "{path:?}");
+        }
+        assert_eq!(check_path("/stomp/websocket"), Ok(()));
+    }
+}

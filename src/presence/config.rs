@@ -1,0 +1,171 @@
+//! The `[presence]` section.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::Deserialize;
+
+use crate::units::Checked;
+
+/// Where it is kept who is here.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where it is kept; off unless asked for.
+    pub url: Url,
+    /// How long a node's users count as here after the node was last heard of. Nodes renew at a
+    /// third of it: shorter is quicker to notice a killed node, and less patient with Redis.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            url: Url::Off,
+            lease: Duration::from_secs(15),
+        }
+    }
+}
+
+impl Config {
+    /// Whether the values make sense.
+    ///
+    /// # Errors
+    /// The key at fault, and what is wrong and what to do.
+    pub fn check(&self) -> Checked {
+        if self.lease < Duration::from_secs(1) {
+            return Err((
+                "lease",
+                format!(
+                    "is {}, so that one late renewal would take all users offline; write \"1s\" \
+                     or more",
+                    humantime::format_duration(self.lease)
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Where presence is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Url {
+    /// `off`: nowhere.
+    #[default]
+    Off,
+    /// `memory:`: in this process, for a single node.
+    Memory,
+    /// `redis:`: shared by all nodes.
+    Redis(RedisUrl),
+}
+
+/// Where Redis is. Shown without the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl(url::Url);
+
+impl RedisUrl {
+    /// The whole URL with its password, for the client library alone.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+/// What is wrong with a URL. Never shows the URL: there may be a password in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "is not a place for presence; write \"off\", \"memory:\" or \"redis://:password@host:6379/0\""
+)]
+pub struct UrlError;
+
+impl FromStr for Url {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        match text {
+            "off" => return Ok(Self::Off),
+            "memory:" => return Ok(Self::Memory),
+            _ => {}
+        }
+        let url = url::Url::parse(text).map_err(|_| UrlError)?;
+        let database = url.path().trim_start_matches('/');
+        let database_is_a_number = database.is_empty() || database.parse::<u32>().is_ok();
+        let has_host = url.host_str().is_some_and(|host| !host.is_empty());
+        let bare = url.query().is_none() && url.fragment().is_none();
+        if url.scheme() != "redis" || !has_host || !database_is_a_number || !bare {
+            return Err(UrlError);
+        }
+        Ok(Self::Redis(RedisUrl(url)))
+    }
+}
+
+impl TryFrom<String> for Url {
+    type Error = UrlError;
+
+    fn try_from(text: String) -> Result<Self, UrlError> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Memory => f.write_str("memory:"),
+            Self::Redis(url) => url.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.0.clone();
+        if shown.password().is_some() {
+            // Fails only where a URL can have no password, and so has none.
+            let _ = shown.set_password(Some("***"));
+        }
+        f.write_str(shown.as_str())
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedisUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_shows_itself_without_its_password() {
+        let url: Url = "redis://:s3cret@redis.example:6379/2".parse().unwrap();
+        assert_eq!(url.to_string(), "redis://:***@redis.example:6379/2");
+        assert!(!format!("{url:?} {url:#?}").contains("s3cret"));
+        let Url::Redis(url) = url else { panic!() };
+        assert_eq!(url.reveal(), "redis://:s3cret@redis.example:6379/2");
+    }
+
+    #[test]
+    fn a_refused_url_says_what_to_write_and_no_password() {
+        for text in [
+            "",
+            "on",
+            "rediss://:s3cret@host",
+            "redis://",
+            "redis://:s3cret@host/zero",
+        ] {
+            assert_eq!(text.parse::<Url>(), Err(UrlError), "{text}");
+        }
+        assert!(!UrlError.to_string().contains("s3cret"));
+    }
+
+    #[test]
+    fn without_redis() {
+        assert_eq!("off".parse(), Ok(Url::Off));
+        assert_eq!("memory:".parse(), Ok(Url::Memory));
+        assert_eq!(Config::default().check(), Ok(()));
+    }
+}

@@ -1,0 +1,5 @@
+//! The phases of an orderly end.
+
+mod config;
+
+pub use config::Config;
