@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Call, DEADLINE, Hook, Lines, Process, eventually, http, keeper};
+use crate::{Call, DEADLINE, Hook, Lines, Process, Vhost, eventually, http, keeper};
 
 /// Where a gateway listens; a part that is switched off has none.
 #[derive(Clone, Debug, Default)]
@@ -50,10 +50,19 @@ impl GatewayBuilder {
         self
     }
 
-    /// The broker's address.
+    /// Serves this virtual host, and no other.
     #[must_use]
-    pub fn broker(self, url: &str) -> Self {
-        self.set("broker.url", url)
+    pub fn vhost(self, vhost: &Vhost) -> Self {
+        let address = vhost.node().amqp_address();
+        self.vhost_via(vhost, &address)
+    }
+
+    /// Serves this virtual host by way of a proxy at `address` (`host:port`).
+    #[must_use]
+    pub fn vhost_via(self, vhost: &Vhost, address: &str) -> Self {
+        self.set("broker.url", format!("amqp://guest:guest@{address}"))
+            .set("broker.vhosts", vhost.name())
+            .set("broker.default_vhost", vhost.name())
     }
 
     /// Asks this hook everything.
@@ -302,17 +311,9 @@ impl Gateway {
     fn listening(&self, listener: &str) -> Option<String> {
         self.log().find(|line| {
             let event: Value = serde_json::from_str(line).ok()?;
-            let is = |name: &str, value: &str| field(&event, name) == Some(value);
-            (is("message", "listening") && is("listener", listener))
-                .then(|| field(&event, "address").map(ToOwned::to_owned))
+            (event["message"] == "listening" && event["listener"] == listener)
+                .then(|| event["address"].as_str().map(ToOwned::to_owned))
                 .flatten()
         })
     }
-}
-
-/// A field of a log line, at the top or among `fields`, where `tracing` puts them by default.
-fn field<'a>(event: &'a Value, name: &str) -> Option<&'a str> {
-    [&event[name], &event["fields"][name]]
-        .into_iter()
-        .find_map(Value::as_str)
 }
