@@ -1,3 +1,153 @@
-//! The `stentor` program.
+//! The `stentor` program: arguments -> configuration -> run -> exit code.
 
-fn main() {}
+mod cli;
+
+use std::{
+    env,
+    error::Error,
+    fs,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use stentor::{
+    app,
+    broker::UrlError,
+    config::{self, Config, File},
+    demo, telemetry,
+};
+
+use cli::{Cli, Command, ConfigTask};
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Files that the gateway opens besides one a client: the broker's links, the hook's, Redis'.
+const OTHER_FILES: u64 = 500;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve { config } => serve(config.as_deref()),
+        Command::Config(task) => configure(&task),
+        Command::Demo { port, broker } => run_demo(port, broker.as_deref()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let (code, text) = match failure {
+                Failure::Run(error) => (1, describe(error.as_ref())),
+                Failure::Configuration(text) => (2, text),
+            };
+            // Standard error may be closed; the exit code still tells.
+            let _ = writeln!(io::stderr(), "{text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Whose fault it is that the program ends.
+enum Failure {
+    /// Something went wrong while running.
+    Run(Box<dyn Error>),
+    /// What the operator wrote is wrong; all of it.
+    Configuration(String),
+}
+
+fn serve(file: Option<&Path>) -> Result<(), Failure> {
+    let config = load(file)?;
+    telemetry::init(&config.log).map_err(|error| Failure::Run(error.into()))?;
+    telemetry::starting();
+    let files = raise_file_limit();
+    let wanted = u64::try_from(config.listen.max_connections).unwrap_or(u64::MAX);
+    if files < wanted.saturating_add(OTHER_FILES) {
+        telemetry::few_files(files, config.listen.max_connections);
+    }
+    block_on(app::run(config))
+}
+
+fn run_demo(port: u16, broker: Option<&str>) -> Result<(), Failure> {
+    let broker = broker
+        .map(str::parse)
+        .transpose()
+        .map_err(|error: UrlError| Failure::Configuration(format!("--broker: {error}")))?;
+    let log = telemetry::Config::default();
+    telemetry::init(&log).map_err(|error| Failure::Run(error.into()))?;
+    raise_file_limit();
+    block_on(demo::run(demo::Options { port, broker }))
+}
+
+fn configure(task: &ConfigTask) -> Result<(), Failure> {
+    match &task.check {
+        Some(file) => load(Some(file)).map(|_| ()),
+        None => match io::stdout().write_all(config::DEFAULT.as_bytes()) {
+            // A reader such as `head` has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result.map_err(|error| Failure::Run(error.into())),
+        },
+    }
+}
+
+fn load(path: Option<&Path>) -> Result<Config, Failure> {
+    let named = path.map(|path| (path.display().to_string(), path));
+    let text = match &named {
+        Some((name, path)) => Some(
+            fs::read_to_string(path)
+                .map_err(|error| Failure::Configuration(format!("{name}: {error}")))?,
+        ),
+        None => None,
+    };
+    let file = match (&named, &text) {
+        (Some((name, _)), Some(text)) => Some(File { name, text }),
+        _ => None,
+    };
+    // Variables of other programs need not be UTF-8; in ours, what is not shows as such.
+    let environment = env::vars_os().map(|(name, value)| {
+        let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+        (text(&name), text(&value))
+    });
+    Config::load(file, environment).map_err(|errors| Failure::Configuration(errors.to_string()))
+}
+
+fn block_on(run: impl Future<Output = Result<(), Box<dyn Error>>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Run(error.into()))?
+        .block_on(run)
+        .map_err(Failure::Run)
+}
+
+/// Each client is a file, and the soft limit is 1024 by tradition: takes all that the hard limit
+/// allows. Answers what is allowed now.
+fn raise_file_limit() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    let allowed = match setrlimit(Resource::Nofile, wanted) {
+        Ok(()) => maximum,
+        Err(_) => current,
+    };
+    // None is no limit.
+    allowed.unwrap_or(u64::MAX)
+}
+
+/// An error with its causes, in one line.
+fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Some errors say their cause themselves.
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

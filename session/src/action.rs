@@ -95,7 +95,8 @@ pub enum Operation {
 pub struct Publish {
     /// The `destination` header, not interpreted.
     pub destination: Box<str>,
-    /// All headers of the frame.
+    /// All headers of the frame, also those that are for this server (`destination`, `receipt`,
+    /// `transaction`, `content-length`).
     pub headers: Headers,
     /// The body.
     pub body: Bytes,

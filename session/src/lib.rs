@@ -4,6 +4,52 @@
 //! done is taken from it by [`Session::poll_action`], and when it wants to be woken by
 //! [`Session::poll_timeout`]. So every rule of the protocol is tested with virtual time.
 //!
+//! ```
+//! use std::{sync::Arc, time::{Duration, Instant}};
+//! use stomp_grammar::{Command, Frame};
+//! use stomp_session::{Action, Config, Delivered, Delivery, Session};
+//!
+//! let config = Config {
+//!     server: Some("Stentor/0.1.0".into()),
+//!     login_timeout: Duration::from_secs(10),
+//!     heartbeat_send: Duration::from_secs(10),
+//!     heartbeat_receive: Duration::from_secs(10),
+//!     heartbeat_tolerance: 2,
+//!     disconnect_linger: Duration::from_secs(1),
+//!     max_subscriptions: 100,
+//!     max_transactions: 16,
+//!     max_transaction_frames: 1024,
+//!     max_transaction_bytes: 1 << 20,
+//!     max_pending: 64,
+//!     nack_requeue: true,
+//! };
+//! let now = Instant::now();
+//! let mut session = Session::new(Arc::new(config), "session-1".into(), now);
+//!
+//! session.handle_frame(now, Frame::new(Command::Connect).with_header("accept-version", "1.2"));
+//! assert!(matches!(session.poll_action(), Some(Action::Authenticate(_))));
+//! session.handle_authenticated(now, Ok(()));
+//! let Some(Action::Write(connected)) = session.poll_action() else { panic!() };
+//! assert!(connected.starts_with(b"CONNECTED\n"));
+//!
+//! let subscribe = Frame::new(Command::Subscribe)
+//!     .with_header("id", "0")
+//!     .with_header("destination", "/exchange/feed/user_1")
+//!     .with_header("receipt", "r");
+//! session.handle_frame(now, subscribe);
+//! let Some(Action::Subscribe(operation, ask)) = session.poll_action() else { panic!() };
+//! assert!(session.poll_action().is_none());
+//! session.handle_done(now, operation, Ok(()));
+//! let Some(Action::Write(receipt)) = session.poll_action() else { panic!() };
+//! assert_eq!(receipt, b"RECEIPT\nreceipt-id:r\n\n\0"[..]);
+//!
+//! let mut out = Vec::new();
+//! let tail = b"destination:/exchange/feed/user_1\n\nhello\0";
+//! let delivery = Delivery { subscription: ask.subscription, tag: 1, redelivered: false, tail };
+//! assert_eq!(session.handle_delivery(now, delivery, &mut out), Delivered::Done);
+//! assert!(out.starts_with(b"MESSAGE\nsubscription:0\nmessage-id:1@@session-1@@1\n"));
+//! ```
+//!
 //! | Module | Its part |
 //! |---|---|
 //! | `session` | phases, and what each frame does |

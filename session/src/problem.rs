@@ -1,7 +1,7 @@
 //! Everything that ends a session, in one table: the words of its ERROR frame, and the code
 //! that the transport closes with.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use stomp_grammar::{Command, DecodeErrorKind, Version};
 
@@ -211,7 +211,7 @@ impl Problem {
         use CloseCode::{Internal, Policy, Protocol, Restart, TooBig, TryAgainLater};
         match self {
             Self::Malformed(DecodeErrorKind::UnknownCommand(_)) => ("Bad command", Protocol),
-            Self::Malformed(kind) if is_too_big(kind) => ("Frame too large", TooBig),
+            Self::Malformed(kind) if kind.is_too_big() => ("Frame too large", TooBig),
             Self::Malformed(_) => ("Malformed frame", Protocol),
             Self::NotLoggedIn | Self::AlreadyLoggedIn => ("Illegal command", Protocol),
             Self::ServerCommand(_) => ("Bad command", Protocol),
@@ -263,10 +263,8 @@ impl Problem {
     #[must_use]
     pub fn detail(&self) -> String {
         match self {
-            Self::Malformed(DecodeErrorKind::UnknownCommand(name)) => {
-                format!("Could not interpret command {}\n", quoted(name))
-            }
-            Self::Malformed(kind) => format!("{}\n", describe(kind)),
+            // Of an unknown command, too, the decoder's words are the plug-in's.
+            Self::Malformed(kind) => format!("{kind}\n"),
             Self::NotLoggedIn => "You must log in using CONNECT first".to_owned(),
             Self::AlreadyLoggedIn => {
                 "You are logged in already. CONNECT (or STOMP) comes once, as the first frame\n"
@@ -383,13 +381,19 @@ impl Problem {
     }
 }
 
-// Until the grammar's decoder is merged.
-fn is_too_big(_: &DecodeErrorKind) -> bool {
-    false
+/// For logs, on one line.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {}",
+            self.message(),
+            self.detail().trim_end().replace('\n', " ")
+        )
+    }
 }
-fn describe(kind: &DecodeErrorKind) -> String {
-    format!("{kind:?}")
-}
+
+impl std::error::Error for Problem {}
 
 /// The first [`Problem::QUOTED`] characters, and a sign that there were more.
 fn clip(text: &str) -> String {

@@ -64,6 +64,21 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             "Could not interpret command \"WRONG\"\n",
         ),
         (
+            Malformed(DecodeErrorKind::FrameTooBig {
+                limit: 9,
+                announced: None,
+            }),
+            "Frame too large",
+            1009,
+            "the frame is longer than the limit of 9 bytes\n",
+        ),
+        (
+            Malformed(DecodeErrorKind::EmptyHeaderName),
+            "Malformed frame",
+            1002,
+            "a header has an empty name\n",
+        ),
+        (
             NotLoggedIn,
             "Illegal command",
             1002,
@@ -341,6 +356,14 @@ fn every_problem_has_its_words_and_its_code() {
         seen[row_in_test(&problem)] = true;
     }
     assert_eq!(seen, [true; ROWS], "a variant without a row");
+}
+
+#[test]
+fn for_logs_a_problem_is_one_line() {
+    let problem = Problem::UnknownSubscription("id='9'".into());
+    let line = "No subscription found: UNSUBSCRIBE must refer to an existing subscription. \
+                Subscription to \"id='9'\" not found.";
+    assert_eq!(problem.to_string(), line);
 }
 
 #[test]

@@ -46,14 +46,10 @@ impl Pending {
         }
     }
 
-    /// Marks an entry as done. False where there is none, or it was marked before.
-    pub(crate) fn finish(&mut self, operation: OperationId) -> bool {
-        match self.entry(operation) {
-            Some(entry) if !entry.done => {
-                entry.done = true;
-                true
-            }
-            _ => false,
+    /// Marks an entry as done, if there is one of that number.
+    pub(crate) fn finish(&mut self, operation: OperationId) {
+        if let Some(entry) = self.entry(operation) {
+            entry.done = true;
         }
     }
 

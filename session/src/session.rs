@@ -31,7 +31,7 @@ pub struct Session {
     subscriptions: Subscriptions,
     transactions: Transactions,
     heartbeat: Heartbeat,
-    /// When the phase ends by itself.
+    /// When the phase ends, in those that end by themselves; left over in the others.
     deadline: Option<Instant>,
     version: Version,
     phase: Phase,
@@ -188,7 +188,6 @@ impl Session {
             return self.fail(now, &problem, None);
         }
         self.phase = Phase::Connected;
-        self.deadline = None;
         self.heartbeat.heard(now);
         let rates = self.heartbeat.rates();
         let server = self.config.server.as_deref();
@@ -204,9 +203,7 @@ impl Session {
         match outcome {
             Ok(()) => {
                 let held = !self.wants_frame();
-                if !self.pending.finish(operation) {
-                    return;
-                }
+                self.pending.finish(operation);
                 self.flush_receipts(now);
                 // The transport was not read, so the client could not be heard.
                 if held && self.wants_frame() {
@@ -412,7 +409,6 @@ impl Session {
         }
         self.actions.push_back(Action::Close(code));
         self.phase = Phase::Closed;
-        self.deadline = None;
         self.pending.clear();
         self.forget_work();
     }

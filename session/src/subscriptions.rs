@@ -199,6 +199,9 @@ impl Subscription {
         };
         if list.is_empty() {
             self.unsettled = None;
+        } else if list.len() < list.capacity() / 8 {
+            // A rush is over; a client that always owes some must not keep room for it.
+            list.shrink_to(list.len().saturating_mul(2));
         }
         Some((tag, multiple))
     }
@@ -256,6 +259,7 @@ mod tests {
             subscription.deliver(tag);
         }
         assert_eq!(subscription.settle(99), Some((199, true)));
+        assert!(subscription.unsettled.as_ref().unwrap().capacity() < 10);
         assert_eq!(subscription.settle(99), None);
         assert_eq!(subscription.settle(50), None);
         assert_eq!(subscription.settle(100), Some((200, true)));

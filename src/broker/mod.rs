@@ -16,7 +16,7 @@ use std::{fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
-pub use config::{AmqpUrl, Config, Url};
+pub use config::{AmqpUrl, Config, Url, UrlError};
 pub use error::BrokerError;
 pub use message::{Delivery, Message, Properties};
 pub use routing::ExchangeKind;

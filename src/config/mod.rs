@@ -1,1 +1,147 @@
-//! To come.
+//! The configuration: the sections of all parts, from a file and the environment.
+//!
+//! Every key has its default in its section's `Config`; `config/stentor.toml` writes them all
+//! down, commented, and is compiled in as [`DEFAULT`]. A key `[section] key` of the file is
+//! overridden by the variable `STENTOR__SECTION__KEY`. All problems are found in one go, and each
+//! is said with its place and with what to do.
+
+mod check;
+mod error;
+mod keys;
+mod read;
+mod text;
+
+use crate::{auth, broker, connection, hub, listen, presence, shutdown, telemetry, units::Checked};
+
+pub use error::{ConfigErrors, Place, Problem};
+use read::Reader;
+
+/// The commented default, as `stentor config --default` prints it.
+pub const DEFAULT: &str = include_str!("../../config/stentor.toml");
+
+/// What all variables that mean this program's configuration begin with. Two underscores: with
+/// one, Kubernetes itself sets variables for a service named `stentor`.
+pub const VARIABLE_PREFIX: &str = "STENTOR__";
+
+/// A configuration file that was read.
+#[derive(Clone, Copy, Debug)]
+pub struct File<'a> {
+    /// What errors call it.
+    pub name: &'a str,
+    /// What is in it.
+    pub text: &'a str,
+}
+
+/// The configuration of the whole gateway. `Default` is [`DEFAULT`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// `[listen]`
+    pub listen: listen::Config,
+    /// `[broker]`
+    pub broker: broker::Config,
+    /// `[auth]`
+    pub auth: auth::Config,
+    /// `[presence]`
+    pub presence: presence::Config,
+    /// `[stomp]`
+    pub stomp: connection::Stomp,
+    /// `[limits]`
+    pub limits: connection::Limits,
+    /// `[feed]`
+    pub feed: hub::FeedConfig,
+    /// `[mailbox]`
+    pub mailbox: hub::MailboxConfig,
+    /// `[shutdown]`
+    pub shutdown: shutdown::Config,
+    /// `[log]`
+    pub log: telemetry::Config,
+}
+
+impl Config {
+    /// The configuration to serve with: the file's, overridden by those of the variables that
+    /// begin with [`VARIABLE_PREFIX`].
+    ///
+    /// # Errors
+    /// All problems that were found, including keys without a default that are not set.
+    pub fn load(
+        file: Option<File<'_>>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigErrors> {
+        Self::read(file, environment, check::REQUIRED)
+    }
+
+    /// Like [`Config::load`], but keys without a default may stay unset.
+    ///
+    /// # Errors
+    /// All problems that were found.
+    pub fn load_partial(
+        file: Option<File<'_>>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigErrors> {
+        Self::read(file, environment, &[])
+    }
+
+    fn read(
+        file: Option<File<'_>>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        required: &[check::Required],
+    ) -> Result<Self, ConfigErrors> {
+        let sections = sections();
+        let mut reader = Reader::new(&sections, file);
+        reader.environment(environment);
+        let config = Self::from_sections(&mut reader);
+        check::required(&config, required, &mut reader);
+        check::across_sections(&config, &mut reader);
+        reader.finish().map(|()| config)
+    }
+}
+
+/// A section, as this module needs it.
+trait Section: serde::de::DeserializeOwned + Default {
+    /// Its name, without brackets.
+    const NAME: &'static str;
+
+    /// Whether its values make sense.
+    fn check(&self) -> Checked;
+}
+
+/// A section's name and keys.
+type Keys = (&'static str, &'static [&'static str]);
+
+macro_rules! sections {
+    ($($name:ident: $type:ty,)*) => {
+        $(impl Section for $type {
+            const NAME: &'static str = stringify!($name);
+
+            fn check(&self) -> Checked {
+                <$type>::check(self)
+            }
+        })*
+
+        fn sections() -> Vec<Keys> {
+            vec![$((stringify!($name), keys::keys::<$type>())),*]
+        }
+
+        impl Config {
+            fn from_sections(reader: &mut Reader<'_>) -> Self {
+                Self { $($name: reader.section()),* }
+            }
+        }
+    };
+}
+
+sections! {
+    listen: listen::Config,
+    broker: broker::Config,
+    auth: auth::Config,
+    presence: presence::Config,
+    stomp: connection::Stomp,
+    limits: connection::Limits,
+    feed: hub::FeedConfig,
+    mailbox: hub::MailboxConfig,
+    shutdown: shutdown::Config,
+    log: telemetry::Config,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,495 @@
-//! One task a client: link, session, broker.
+//! One task a client: bytes from its [`Link`] go through the decoder into its session; what the
+//! session asks for is done through hub, broker and hook; what comes back, and the messages of
+//! its subscriptions, go out through the link.
 
 mod config;
+mod context;
+mod link;
+pub mod mapping;
+mod permission;
+mod registry;
+mod work;
+
+use std::{
+    collections::HashSet,
+    future::poll_fn,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use stomp_grammar::Decoder;
+use stomp_session::{
+    Action, CloseCode, Delivered, Delivery, Operation, Outcome, Problem, Session, SubscriptionId,
+};
+use tokio::time::{Instant, Sleep};
 
 pub use config::{Limits, Stomp, session_config};
+pub use context::{Peer, Services, Settings};
+pub use link::Link;
+pub use registry::{Guard, Registry};
+
+use self::{
+    context::Context,
+    work::{Done, Route, Task, Work},
+};
+use crate::{
+    broker::destination::Destination,
+    hub::{Item, Parcel},
+    telemetry::{self, End},
+};
+
+/// Bytes on their way to a client above which nothing more is made for it: neither answers to
+/// frames nor messages.
+const CONGESTED: usize = 64 * 1024;
+/// Messages taken from the mailbox before they are flushed.
+const BATCH: usize = 64;
+/// How long the last words to a client may take.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Queues that a connection remembers to have declared.
+const MAX_REMEMBERED: usize = 1_000;
+
+/// Serves one client until it is gone.
+pub async fn serve<L: Link>(services: Arc<Services>, link: L, peer: Peer, guard: Guard) {
+    Connection::new(services, link, peer, guard).run().await;
+}
+
+struct Connection<L> {
+    link: L,
+    session: Session,
+    decoder: Decoder,
+    /// Received and not decoded yet.
+    input: Bytes,
+    context: Arc<Context>,
+    routes: Vec<(SubscriptionId, Route)>,
+    /// Queues that SEND frames had declared.
+    declared: Option<Box<HashSet<Box<str>>>>,
+    work: Option<Box<Work>>,
+    /// Messages to be accepted at the broker once they are written.
+    written: Vec<(SubscriptionId, u64)>,
+    /// Since when the link does not take what is to be written.
+    blocked_since: Option<Instant>,
+    closing: Option<CloseCode>,
+    end: Option<End>,
+    opened: Instant,
+}
+
+enum Event {
+    Received(Bytes),
+    LinkEnded(io::Result<()>),
+    Done(Done),
+    Problem(Problem),
+    Flushed,
+    Timeout,
+}
+
+impl<L: Link> Connection<L> {
+    fn new(services: Arc<Services>, link: L, peer: Peer, guard: Guard) -> Self {
+        let opened = Instant::now();
+        let context = Context::new(services, peer, guard);
+        let id = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>());
+        let settings = context.settings();
+        Self {
+            link,
+            session: Session::new(settings.session(), id.into(), opened.into_std()),
+            decoder: Decoder::new(settings.first_limits()),
+            input: Bytes::new(),
+            context,
+            routes: Vec::new(),
+            declared: None,
+            work: None,
+            written: Vec::new(),
+            blocked_since: None,
+            closing: None,
+            end: None,
+            opened,
+        }
+    }
+
+    async fn run(mut self) {
+        let mut timer = pin!(tokio::time::sleep_until(self.opened));
+        loop {
+            self.act();
+            if self.closing.is_some() {
+                break;
+            }
+            self.set_timer(timer.as_mut());
+            let event = poll_fn(|context| self.poll(context, timer.as_mut())).await;
+            if !self.handle(event) {
+                break;
+            }
+        }
+        self.finish().await;
+    }
+
+    /// Does what the session asks for, and hands it frames, until both rest.
+    fn act(&mut self) {
+        loop {
+            while let Some(action) = self.session.poll_action() {
+                match action {
+                    Action::Write(frame) => self.link.send(frame.into()),
+                    Action::Close(code) => {
+                        self.closing = Some(code);
+                        return;
+                    }
+                    other => self.work.get_or_insert_default().push(other),
+                }
+            }
+            self.begin_work();
+            if !self.decode() {
+                return;
+            }
+        }
+    }
+
+    /// Hands the session its next frame; `false` if there is none, or it must wait.
+    fn decode(&mut self) -> bool {
+        if self.input.is_empty() || !self.session.wants_frame() || self.is_congested() {
+            return false;
+        }
+        let now = Instant::now().into_std();
+        match self.decoder.decode(&mut self.input) {
+            Ok(Some(frame)) => {
+                self.session.handle_frame(now, frame);
+                self.decoder.set_version(self.session.version());
+                true
+            }
+            Ok(None) => {
+                // Nothing of a read buffer is held on to.
+                self.input = Bytes::new();
+                false
+            }
+            Err(error) => {
+                self.session.handle_decode_error(now, error);
+                self.input = Bytes::new();
+                true
+            }
+        }
+    }
+
+    fn is_congested(&self) -> bool {
+        self.link.pending() >= CONGESTED
+    }
+
+    fn begin_work(&mut self) {
+        loop {
+            let Some(action) = self.work.as_mut().and_then(|work| work.next()) else { break };
+            if let Err((operation, problem)) = self.begin(action) {
+                self.session.handle_done(Instant::now().into_std(), operation, Err(problem));
+            }
+        }
+        if self.work.as_ref().is_some_and(|work| work.is_empty()) {
+            self.work = None;
+        }
+    }
+
+    fn begin(&mut self, action: Action) -> Result<(), (stomp_session::OperationId, Problem)> {
+        let context = Arc::clone(&self.context);
+        let future = match action {
+            Action::Authenticate(connect) => work::authenticate(context, connect).boxed(),
+            Action::Subscribe(operation, subscribe) => {
+                work::subscribe(context, operation, subscribe).boxed()
+            }
+            Action::Unsubscribe(operation, unsubscribe) => {
+                let route = self.take_route(unsubscribe.subscription);
+                work::unsubscribe(context, operation, unsubscribe, route).boxed()
+            }
+            Action::Perform(operation, operations) => {
+                let tasks: Result<Vec<_>, _> = operations
+                    .into_iter()
+                    .filter_map(|operation| self.task(operation).transpose())
+                    .collect();
+                let tasks = tasks.map_err(|problem| (operation, problem))?;
+                let declared = self.declared.as_deref().cloned().unwrap_or_default();
+                work::perform(context, operation, tasks, declared).boxed()
+            }
+            // Handled where they are polled; and what a later session may ask for is not known
+            // here.
+            _ => return Ok(()),
+        };
+        self.work.get_or_insert_default().begin(future);
+        Ok(())
+    }
+
+    /// Gathers what is needed to do one thing of an operation; `None`: there is nothing to do.
+    fn task(&mut self, operation: Operation) -> Result<Option<Task>, Problem> {
+        match operation {
+            Operation::Publish(publish) => {
+                let context = Arc::clone(&self.context);
+                let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
+                let mapping = context.mapping(identity);
+                let destination = Destination::parse(&publish.destination)?;
+                let mut sending =
+                    mapping::send(&destination, &publish.headers, publish.body, &mapping)?;
+                let replies = match sending.temp_queue.take() {
+                    None => None,
+                    Some(name) => {
+                        let subscription = self.session.open_replies(&name)?;
+                        let (queue, request) = self.reply_queue(subscription, &mapping);
+                        sending.publish.properties.reply_to = Some(queue);
+                        request.map(|request| (subscription, request))
+                    }
+                };
+                Ok(Some(Task::Publish(Box::new(sending), replies)))
+            }
+            Operation::Settle(settle) => {
+                let route = self.routes.iter().find(|(id, _)| *id == settle.subscription);
+                Ok(match route {
+                    Some((_, Route::Dedicated(route))) => {
+                        Some(Task::Settle(Arc::clone(route.consumer()), settle))
+                    }
+                    // Unsubscribed meanwhile: what was unsettled is requeued.
+                    _ => None,
+                })
+            }
+            // What a later session may ask for is not known here.
+            _ => Ok(None),
+        }
+    }
+
+    /// The queue for replies, and what to consume if it is not there yet.
+    fn reply_queue(
+        &self,
+        subscription: SubscriptionId,
+        mapping: &mapping::Context<'_>,
+    ) -> (Box<str>, Option<crate::broker::Consume>) {
+        let route = self.routes.iter().find(|(id, _)| *id == subscription);
+        if let Some((_, Route::Dedicated(route))) = route {
+            return (route.queue().into(), None);
+        }
+        let request = mapping::temp_queue(rand::random(), mapping);
+        (request.queue.name.clone(), Some(request))
+    }
+
+    fn take_route(&mut self, subscription: SubscriptionId) -> Option<Route> {
+        let index = self.routes.iter().position(|(id, _)| *id == subscription)?;
+        let (_, route) = self.routes.swap_remove(index);
+        self.routes.shrink_to_fit();
+        Some(route)
+    }
+
+    /// Waits for whatever comes first.
+    fn poll(
+        &mut self,
+        context: &mut TaskContext<'_>,
+        timer: Pin<&mut Sleep>,
+    ) -> Poll<Event> {
+        if let Poll::Ready(event) = self.poll_write(context) {
+            return Poll::Ready(event);
+        }
+        if let Some(work) = &mut self.work
+            && let Poll::Ready(done) = work.poll(context)
+        {
+            return Poll::Ready(Event::Done(done));
+        }
+        let may_read = self.input.is_empty() && self.session.wants_frame() && !self.is_congested();
+        if may_read && let Poll::Ready(received) = self.link.poll_receive(context) {
+            return Poll::Ready(match received {
+                Ok(Some(bytes)) => Event::Received(bytes),
+                Ok(None) => Event::LinkEnded(Ok(())),
+                Err(error) => Event::LinkEnded(Err(error)),
+            });
+        }
+        timer.poll(context).map(|()| Event::Timeout)
+    }
+
+    /// Takes messages out of the mailbox as long as the link takes them.
+    fn poll_write(&mut self, context: &mut TaskContext<'_>) -> Poll<Event> {
+        loop {
+            let mut taken = 0;
+            while taken < BATCH && !self.is_congested() {
+                match self.context.guard.mailbox().poll_take(context) {
+                    Poll::Ready(Item::Parcel(parcel)) => self.deliver(&parcel),
+                    Poll::Ready(Item::Problem(problem)) => {
+                        return Poll::Ready(Event::Problem(problem));
+                    }
+                    Poll::Pending => break,
+                }
+                taken += 1;
+            }
+            if self.link.pending() == 0 {
+                return Poll::Pending;
+            }
+            match self.link.poll_flush(context) {
+                Poll::Ready(Ok(())) => self.blocked_since = None,
+                Poll::Ready(Err(error)) => return Poll::Ready(Event::LinkEnded(Err(error))),
+                Poll::Pending => {
+                    if self.blocked_since.is_none() {
+                        self.blocked_since = Some(Instant::now());
+                        return Poll::Ready(Event::Flushed);
+                    }
+                    return Poll::Pending;
+                }
+            }
+            self.accept_written();
+            if taken < BATCH {
+                return Poll::Ready(Event::Flushed);
+            }
+        }
+    }
+
+    fn deliver(&mut self, parcel: &Parcel) {
+        let topics = &self.context.settings().stomp.default_topic_exchange;
+        let tail = parcel.message.tail(self.session.version(), topics);
+        let mut with_note;
+        let tail = if parcel.dropped == 0 {
+            &tail[..]
+        } else {
+            with_note = format!("x-dropped:{}\n", parcel.dropped).into_bytes();
+            with_note.extend_from_slice(tail);
+            &with_note
+        };
+        // Room for the subscription's id and the message's: the head that is not shared.
+        let mut frame = Vec::with_capacity(tail.len() + 160);
+        let delivery = Delivery {
+            subscription: parcel.subscription,
+            tag: parcel.tag,
+            redelivered: parcel.redelivered,
+            tail,
+        };
+        let now = Instant::now().into_std();
+        match self.session.handle_delivery(now, delivery, &mut frame) {
+            Delivered::Done if parcel.tag != 0 => {
+                self.written.push((parcel.subscription, parcel.tag));
+            }
+            Delivered::Done | Delivered::AwaitingAck => {}
+            // The subscription is over; what was unsettled is requeued with it.
+            Delivered::Refused => return,
+        }
+        self.link.send(frame);
+    }
+
+    /// Accepts at the broker what an `ack:auto` client has been sent.
+    fn accept_written(&mut self) {
+        let mut last: Vec<(SubscriptionId, u64)> = Vec::new();
+        for (subscription, tag) in std::mem::take(&mut self.written) {
+            match last.iter_mut().find(|(id, _)| *id == subscription) {
+                Some(entry) => entry.1 = tag,
+                None => last.push((subscription, tag)),
+            }
+        }
+        for (subscription, tag) in last {
+            let route = self.routes.iter().find(|(id, _)| *id == subscription);
+            if let Some((_, Route::Dedicated(route))) = route
+                && route.is_auto
+            {
+                self.work.get_or_insert_default().accept_written(route, tag);
+            }
+        }
+    }
+
+    /// Whether to go on.
+    fn handle(&mut self, event: Event) -> bool {
+        let now = Instant::now();
+        match event {
+            Event::Received(bytes) => {
+                self.session.handle_activity(now.into_std());
+                self.input = bytes;
+            }
+            Event::LinkEnded(outcome) => {
+                self.end = Some(End::Link(outcome.err()));
+                return false;
+            }
+            Event::Done(done) => self.handle_done(now, done),
+            Event::Problem(problem) => {
+                self.end = Some(End::Problem(problem.clone()));
+                self.session.handle_problem(now.into_std(), problem);
+            }
+            Event::Flushed => {}
+            Event::Timeout => {
+                let patience = self.context.settings().limits.write_timeout;
+                if self.blocked_since.is_some_and(|since| now >= since + patience) {
+                    self.end = Some(End::WriteTimeout);
+                    return false;
+                }
+                self.session.handle_timeout(now.into_std());
+            }
+        }
+        true
+    }
+
+    fn handle_done(&mut self, now: Instant, done: Done) {
+        let now = now.into_std();
+        match done {
+            Done::Authenticated(Ok(identity)) => {
+                telemetry::connected(&self.context.peer, self.session.id(), &identity.user.name);
+                self.context.set_identity(identity);
+                let limits = self.context.settings().limits.decoder();
+                self.decoder.set_limits(limits);
+                self.link.set_max_frame_size(limits.max_frame_size);
+                self.session.handle_authenticated(now, Ok(()));
+            }
+            Done::Authenticated(Err(problem)) => {
+                self.session.handle_authenticated(now, Err(problem));
+            }
+            Done::Subscribed(operation, subscription, outcome) => {
+                let outcome: Outcome = outcome.map(|route| {
+                    self.routes.reserve_exact(1);
+                    self.routes.push((subscription, route));
+                });
+                self.session.handle_done(now, operation, outcome);
+            }
+            Done::Handed(operation, Err(problem)) => {
+                self.session.handle_done(now, operation, Err(problem));
+            }
+            Done::Handed(operation, Ok(handed)) => {
+                let (confirms, declared, replies) = handed.split();
+                self.routes.extend(replies);
+                self.remember(declared);
+                if confirms.is_empty() {
+                    self.session.handle_done(now, operation, Ok(()));
+                } else {
+                    self.work.get_or_insert_default().confirm(operation, confirms);
+                }
+            }
+            Done::Operation(operation, outcome) => {
+                self.session.handle_done(now, operation, outcome);
+            }
+            Done::Nothing => {}
+        }
+    }
+
+    fn remember(&mut self, declared: Vec<Box<str>>) {
+        if declared.is_empty() {
+            return;
+        }
+        let known = self.declared.get_or_insert_default();
+        if known.len() >= MAX_REMEMBERED {
+            known.clear();
+        }
+        known.extend(declared);
+    }
+
+    fn set_timer(&self, mut timer: Pin<&mut Sleep>) {
+        let patience = self.context.settings().limits.write_timeout;
+        let session = self.session.poll_timeout().map(Instant::from_std);
+        let blocked = self.blocked_since.map(|since| since + patience);
+        let Some(due) = session.into_iter().chain(blocked).min() else { return };
+        // A timer that fires early does no harm, and to move it at every frame would cost more.
+        if timer.is_elapsed() || due < timer.deadline() {
+            timer.as_mut().reset(due);
+        }
+    }
+
+    /// The last words, and the end.
+    async fn finish(mut self) {
+        if let Some(code) = self.closing {
+            let flushing = poll_fn(|context| self.link.poll_flush(context));
+            if let Ok(Ok(())) = tokio::time::timeout(LAST_WORDS, flushing).await {
+                let closing = poll_fn(|context| self.link.poll_close(context, code));
+                // A client that does not answer has had its time.
+                let _ = tokio::time::timeout(LAST_WORDS, closing).await;
+            }
+        }
+        self.context.guard.mailbox().close();
+        let user = self.context.identity().map(|identity| &*identity.user.name);
+        let end = self.end.unwrap_or(End::Closed(self.closing));
+        let lasted = self.opened.elapsed();
+        telemetry::disconnected(&self.context.peer, self.session.id(), user, &end, lasted);
+    }
+}

@@ -2,4 +2,4 @@
 
 mod config;
 
-pub use config::{Config, RedisUrl, Url};
+pub use config::{Config, RedisUrl, Url, UrlError};

@@ -56,7 +56,8 @@ impl Config {
         // The library takes a lone word for a part's name and logs all of that part, so that
         // "inof" would log nothing and say nothing.
         for directive in self.level.split(',') {
-            if !directive.contains('=') && LevelFilter::from_str(directive).is_err() {
+            let is_word = !directive.contains('=');
+            if directive.is_empty() || is_word && LevelFilter::from_str(directive).is_err() {
                 return wrong(directive);
             }
         }

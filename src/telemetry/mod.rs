@@ -1,18 +1,68 @@
 //! One function an event: it logs (and will count).
+//!
+//! Names that clients choose (users, destinations) are logged as fields, never as part of a
+//! message: fields are escaped, so that no name can forge a line. No function takes a secret.
+//! Levels: `info` is the life of clients and of this node, their mistakes included; `warn` is what
+//! an operator should look at; `error` is what was lost.
 
 mod config;
+mod event;
+
+use std::io::{self, IsTerminal};
+
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    fmt::MakeWriter,
+    layer::{Layered, SubscriberExt},
+    util::{SubscriberInitExt, TryInitError},
+};
 
 pub use config::{Config, Format};
+pub use event::*;
 
-/// tmp
-pub fn broker_link_up(name: &str) {
-    tracing::info!(name, "broker link up");
+/// Why the log could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InitError {
+    /// `level` cannot be read; [`Config::check`] says more.
+    #[error("[log] level: {0}")]
+    Level(#[from] tracing_subscriber::filter::ParseError),
+    /// There is a log already.
+    #[error("the log is set up twice: {0}")]
+    Twice(#[from] TryInitError),
 }
-/// tmp
-pub fn broker_link_down(name: &str, cause: &str, retry_in: std::time::Duration) {
-    tracing::warn!(name, cause, ?retry_in, "broker link down");
+
+/// Logs to standard error from now on, times in UTC.
+///
+/// # Errors
+/// `level` cannot be read, or this process has a log already.
+pub fn init(config: &Config) -> Result<(), InitError> {
+    let colours = io::stderr().is_terminal();
+    subscriber(config, colours, io::stderr)?.try_init()?;
+    Ok(())
 }
-/// tmp
-pub fn feed_interrupted(feed: &dyn std::fmt::Display, reason: &str) {
-    tracing::warn!(%feed, reason, "feed interrupted");
+
+type Output = Box<dyn Layer<Layered<EnvFilter, Registry>> + Send + Sync>;
+
+fn subscriber<W>(
+    config: &Config,
+    colours: bool,
+    writer: W,
+) -> Result<Layered<Output, Layered<EnvFilter, Registry>>, tracing_subscriber::filter::ParseError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(colours);
+    let output: Output = match config.format {
+        Format::Text => lines.boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
+    };
+    Ok(tracing_subscriber::registry()
+        .with(config.filter()?)
+        .with(output))
 }
+
+#[cfg(test)]
+mod tests;

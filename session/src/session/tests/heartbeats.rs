@@ -118,10 +118,12 @@ fn rule_08_any_byte_counts_as_life() {
 fn rule_08_a_client_that_is_not_read_cannot_be_heard() {
     let mut peer = connected("10000,0");
     let mut operations = Vec::new();
-    while peer.session.wants_frame() {
+    for _ in 0..config().max_pending {
+        assert!(peer.session.wants_frame());
         peer.send("SEND\ndestination:/topic/a");
         operations.push(peer.performing().0);
     }
+    assert!(!peer.session.wants_frame());
     assert_eq!(peer.session.poll_timeout(), None);
     peer.wait(MS * 100_000);
     peer.timeout();

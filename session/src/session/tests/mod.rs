@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Frame};
+use bytes::Bytes;
+use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Decoder, Frame, Limits, Version};
 
 use crate::{
     Action, CloseCode, Config, Delivered, Delivery, Operation, OperationId, Problem, Session,
@@ -101,6 +102,7 @@ impl Peer {
             assert_eq!(self.closed, None, "{action:?} after Close");
             match action {
                 Action::Write(bytes) => {
+                    assert_is_readable(&bytes, self.session.version());
                     let text = String::from_utf8(bytes.to_vec()).unwrap();
                     self.written.push_back(match text.strip_suffix('\0') {
                         Some(frame) => frame.to_owned(),
@@ -184,6 +186,9 @@ impl Peer {
             tail,
         };
         let delivered = self.session.handle_delivery(self.now, delivery, &mut out);
+        if delivered != Delivered::Refused {
+            assert_is_readable(&out, self.session.version());
+        }
         self.poll();
         (delivered, String::from_utf8(out).unwrap())
     }
@@ -235,6 +240,22 @@ impl Peer {
         assert!(self.closed.is_some());
         error
     }
+}
+
+/// That a client finds exactly one frame in what was written, or a heart-beat.
+#[track_caller]
+fn assert_is_readable(bytes: &[u8], version: Version) {
+    let limits = Limits {
+        max_frame_size: 1 << 20,
+        max_headers: 10,
+        max_header_size: 1 << 16,
+    };
+    let mut decoder = Decoder::new(limits);
+    decoder.set_version(version);
+    let mut rest = Bytes::copy_from_slice(bytes);
+    let frame = decoder.decode(&mut rest).unwrap();
+    assert_eq!(frame.is_none(), bytes == b"\n");
+    assert!(rest.is_empty());
 }
 
 fn settled(operation: Operation) -> Settle {

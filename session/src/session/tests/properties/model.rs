@@ -1,0 +1,634 @@
+//! What a session must do, known from nothing but what was told to it and what it asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::sample::Index;
+
+use super::{Input, KNOWN, Text, Valid};
+use crate::{AckMode, Publish, session::tests::*};
+
+/// What a transaction must perform.
+#[derive(Debug)]
+enum Gathered {
+    Publish(Vec<u8>),
+    Settle(String, Verdict),
+}
+
+#[derive(Debug)]
+struct Feed {
+    id: SubscriptionId,
+    mode: AckMode,
+    /// Message ids and tags, in the order of delivery.
+    unsettled: Vec<(String, u64)>,
+}
+
+/// A frame in the order of receipts.
+#[derive(Debug)]
+pub(super) struct Entry {
+    operation: Option<OperationId>,
+    receipt: Option<String>,
+}
+
+/// A connected peer, and what is known of it.
+pub(super) struct Model {
+    pub(super) peer: Peer,
+    version: Version,
+    pub(super) frames: VecDeque<Entry>,
+    pub(super) open: Vec<OperationId>,
+    feeds: BTreeMap<String, Feed>,
+    /// What each holds, and how many bytes that was.
+    transactions: BTreeMap<String, Vec<(Gathered, usize)>>,
+    transaction_bytes: usize,
+    seen_subscriptions: BTreeSet<SubscriptionId>,
+    message_ids: Vec<String>,
+    tags: u64,
+    names: u64,
+    disconnecting: Option<bool>,
+    lingering: bool,
+    heard: Instant,
+    wrote: Instant,
+}
+
+const SEND_EVERY: Duration = Duration::from_secs(5);
+const GIVE_UP: Duration = Duration::from_secs(16);
+
+impl Model {
+    pub(super) fn new(version: Version) -> Self {
+        let mut peer = Peer::new(config());
+        peer.send(&format!(
+            "CONNECT\naccept-version:{version}\nheart-beat:1000,1000"
+        ));
+        peer.log_in();
+        let (heard, wrote) = (peer.now, peer.now);
+        Self {
+            peer,
+            version,
+            frames: VecDeque::new(),
+            open: Vec::new(),
+            feeds: BTreeMap::new(),
+            transactions: BTreeMap::new(),
+            transaction_bytes: 0,
+            seen_subscriptions: BTreeSet::new(),
+            message_ids: Vec::new(),
+            tags: 0,
+            names: 0,
+            disconnecting: None,
+            lingering: false,
+            heard,
+            wrote,
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        self.peer.closed.is_none() && self.disconnecting.is_none()
+    }
+
+    pub(super) fn step(&mut self, input: Input) {
+        let held = !self.peer.session.wants_frame();
+        match input {
+            Input::Valid(valid, receipt) => {
+                if !held && let Some(mut frame) = self.valid(&valid, false) {
+                    if receipt.is_some() {
+                        frame.headers.push("receipt", &self.name("r:"));
+                    }
+                    self.frame(frame, true);
+                }
+            }
+            Input::Twisted(valid, (name, value)) => {
+                if !held && let Some(frame) = self.valid(&valid, true) {
+                    let mut twisted = Frame::new(frame.command).with_body(frame.body);
+                    twisted.headers.push(&self.text(&name), &self.text(&value));
+                    for (name, value) in frame.headers.iter() {
+                        twisted.headers.push(name, value);
+                    }
+                    self.frame(twisted, false);
+                }
+            }
+            Input::Garbage(command, headers, body) => {
+                if !held {
+                    let mut frame = Frame::new(*command.get(&Command::ALL))
+                        .with_body(vec![b'x'; usize::from(body)]);
+                    for (name, value) in headers {
+                        frame.headers.push(&self.text(&name), &self.text(&value));
+                    }
+                    self.frame(frame, false);
+                }
+            }
+            Input::Done(which) => {
+                if self.open.is_empty() {
+                    return self.peer.done(OperationId(1_000_000));
+                }
+                let operation = self.open.swap_remove(which.index(self.open.len()));
+                self.peer.done(operation);
+                if held && self.peer.session.wants_frame() {
+                    self.heard = self.peer.now;
+                }
+            }
+            Input::Fails(which) => {
+                if self.open.is_empty() {
+                    return;
+                }
+                let operation = self.open.swap_remove(which.index(self.open.len()));
+                let entry = self.frames.iter().find(|e| e.operation == Some(operation));
+                let receipt = entry.and_then(|entry| entry.receipt.clone());
+                let was_closed = self.peer.closed.is_some();
+                self.peer
+                    .failed(operation, Problem::NotPublished("why".into()));
+                if !was_closed {
+                    self.assert_error(receipt.as_deref());
+                }
+            }
+            Input::Deliver(which) => self.deliver(&which),
+            Input::DeliverToUnknown(number) => {
+                let subscription = SubscriptionId(number);
+                if !self.feeds.values().any(|feed| feed.id == subscription) {
+                    let refused = (Delivered::Refused, String::new());
+                    assert_eq!(self.peer.deliver(subscription, 1), refused);
+                }
+            }
+            Input::Wait(ms) => {
+                self.peer.wait(Duration::from_millis(ms.into()));
+                let was_closed = self.peer.closed.is_some();
+                self.peer.timeout();
+                if !was_closed && self.peer.closed.is_some() && !self.lingering {
+                    assert!(self.is_heartbeat_missed() && !held);
+                }
+                let next = self.peer.session.poll_timeout();
+                assert!(next.is_none_or(|due| due > self.peer.now), "a busy loop");
+            }
+            Input::Activity => {
+                self.peer.session.handle_activity(self.peer.now);
+                self.heard = self.peer.now;
+            }
+            Input::Undecodable(receipt) => {
+                let was_live = self.is_live();
+                let kind = DecodeErrorKind::UnknownCommand("X".into());
+                self.peer.decode_error(kind, receipt.then_some("r"));
+                if was_live {
+                    self.assert_error(receipt.then_some("r"));
+                }
+            }
+            Input::Ends => {
+                let was_closed = self.peer.closed.is_some();
+                self.peer
+                    .session
+                    .handle_problem(self.peer.now, Problem::ShuttingDown);
+                self.peer.poll();
+                if !was_closed && !self.lingering {
+                    self.assert_error(None);
+                }
+            }
+        }
+    }
+
+    /// What must hold after every step.
+    pub(super) fn check(&mut self) {
+        self.check_receipts();
+        let session = &self.peer.session;
+        // Heart-beats are on, so something is always due.
+        assert_eq!(session.poll_timeout().is_none(), self.peer.closed.is_some());
+        assert!(session.pending() <= config().max_pending);
+        assert_eq!(session.pending.capacity() > 0, session.pending() > 0);
+        assert_eq!(session.actions.capacity(), 0);
+        if self.is_live() {
+            let unsettled = self
+                .feeds
+                .values()
+                .map(|feed| feed.unsettled.len())
+                .sum::<usize>();
+            assert_eq!(session.subscriptions.unsettled(), unsettled);
+            assert_eq!(session.subscriptions(), self.feeds.len());
+            let frames = self.transactions.values().map(Vec::len).sum();
+            let load = (self.transactions.len(), frames, self.transaction_bytes);
+            assert_eq!(session.transactions.load(), load);
+            assert!(session.is_connected());
+        } else {
+            assert_eq!(session.transactions.load(), (0, 0, 0));
+            assert_eq!(session.subscriptions(), 0);
+            assert!(!session.is_connected());
+        }
+        assert!(session.subscriptions() <= config().max_subscriptions);
+        assert!(self.transactions.len() <= config().max_transactions);
+        let longest = self.transactions.values().map(Vec::len).max();
+        assert!(longest.unwrap_or(0) <= config().max_transaction_frames);
+        assert!(self.transaction_bytes <= config().max_transaction_bytes);
+    }
+
+    /// All that was written must be the receipts whose turn it is, heart-beats that are due, or
+    /// the one ERROR.
+    fn check_receipts(&mut self) {
+        let mut expected = Vec::new();
+        while let Some(entry) = self.frames.front()
+            && entry
+                .operation
+                .is_none_or(|operation| !self.open.contains(&operation))
+        {
+            let entry = self.frames.pop_front().unwrap();
+            expected.extend(entry.receipt);
+        }
+        let mut receipts = Vec::new();
+        for frame in self.peer.written() {
+            if frame == "\n" {
+                assert!(self.peer.now - self.wrote >= SEND_EVERY);
+            } else if frame.starts_with("ERROR\n") {
+                panic!("an unexpected {frame}");
+            } else {
+                receipts.push(header(&frame, "receipt-id").unwrap().to_owned());
+            }
+            self.wrote = self.peer.now;
+        }
+        if self.peer.closed.is_none() || self.lingering || self.disconnecting.is_some() {
+            let expected: Vec<_> = expected.iter().map(|text| self.escaped(text)).collect();
+            assert_eq!(receipts, expected);
+        } else {
+            assert!(receipts.is_empty());
+        }
+        if let (Some(receipt), true) = (self.disconnecting, self.frames.is_empty()) {
+            if receipt {
+                self.lingering = true;
+            } else {
+                assert!(self.peer.closed.is_some());
+            }
+        }
+    }
+
+    /// That the session has just ended, with one ERROR for the frame of that receipt.
+    fn assert_error(&mut self, receipt: Option<&str>) {
+        let mut written = self.peer.written();
+        let error = written.pop().unwrap();
+        assert!(
+            error.starts_with("ERROR\n") && written.is_empty(),
+            "{written:?} {error}"
+        );
+        let receipt = receipt.map(|receipt| self.escaped(receipt));
+        assert_eq!(header(&error, "receipt-id"), receipt.as_deref());
+        assert!(error.len() < 2000 + receipt.map_or(0, |receipt| receipt.len()));
+        assert!(self.peer.closed.is_some() && self.peer.asked.is_empty());
+        self.frames.clear();
+        self.disconnecting = None;
+    }
+
+    fn is_heartbeat_missed(&mut self) -> bool {
+        let silent = self.peer.now - self.heard;
+        self.assert_error(None);
+        silent >= GIVE_UP
+    }
+
+    fn escaped(&self, text: &str) -> String {
+        let mut out = Vec::new();
+        stomp_grammar::encode::header(&mut out, self.version, "x", text);
+        let line = String::from_utf8(out).unwrap();
+        line[2..line.len() - 1].to_owned()
+    }
+
+    fn name(&mut self, prefix: &str) -> String {
+        loop {
+            self.names += 1;
+            let name = format!("{prefix}{}", self.names);
+            // A twisted frame may have taken it.
+            if !self.feeds.contains_key(&name) && !self.transactions.contains_key(&name) {
+                return name;
+            }
+        }
+    }
+
+    pub(super) fn text(&self, text: &Text) -> String {
+        match text {
+            Text::Known(which) => (*which.get(&KNOWN)).to_owned(),
+            Text::MessageId(which) if self.message_ids.is_empty() => {
+                (*which.get(&KNOWN)).to_owned()
+            }
+            Text::MessageId(which) => which.get(&self.message_ids).clone(),
+            Text::Any(text) => text.clone(),
+        }
+    }
+
+    /// A frame that must be accepted now; `None`: there is none of the kind.
+    ///
+    /// A `daring` one passes bounds, takes names that are taken, and acknowledges anything.
+    fn valid(&mut self, valid: &Valid, daring: bool) -> Option<Frame> {
+        let room = |model: &Self, frames: usize, bytes: usize| {
+            daring
+                || frames < config().max_transaction_frames
+                    && model.transaction_bytes + bytes <= config().max_transaction_bytes
+        };
+        match valid {
+            Valid::Send {
+                transaction,
+                which,
+                length,
+            } => {
+                let mut frame = Frame::new(Command::Send)
+                    .with_header("destination", "/t")
+                    .with_body(vec![*length; usize::from(*length)]);
+                if *transaction && !self.transactions.is_empty() {
+                    let (id, steps) = self
+                        .transactions
+                        .iter()
+                        .nth(which.index(self.transactions.len()))?;
+                    frame = frame.with_header("transaction", id);
+                    // With room for the receipt that may be added.
+                    if !room(self, steps.len(), size(&frame) + 40) {
+                        return None;
+                    }
+                }
+                Some(frame)
+            }
+            Valid::Subscribe { mode } => {
+                if self.feeds.len() >= config().max_subscriptions && !daring {
+                    return None;
+                }
+                let mode = ["auto", "client", "client-individual"][usize::from(*mode)];
+                let id = match self.feeds.keys().next() {
+                    Some(id) if daring => id.clone(),
+                    _ => self.name("s:"),
+                };
+                let frame = Frame::new(Command::Subscribe).with_header("ack", mode);
+                Some(
+                    frame
+                        .with_header("id", &id)
+                        .with_header("destination", "/t"),
+                )
+            }
+            Valid::Unsubscribe(which) => {
+                let named: Vec<_> = self
+                    .feeds
+                    .keys()
+                    .filter(|id| id.starts_with("s:"))
+                    .collect();
+                let id = (!named.is_empty()).then(|| *which.get(&named))?;
+                Some(Frame::new(Command::Unsubscribe).with_header("id", id))
+            }
+            Valid::Ack {
+                transaction,
+                which,
+                of,
+                nack,
+            } => {
+                let waiting: Vec<_> = if daring {
+                    self.message_ids.iter().collect()
+                } else {
+                    let all = self.feeds.values().flat_map(|feed| &feed.unsettled);
+                    all.map(|(id, _)| id).collect()
+                };
+                let id = (!waiting.is_empty()).then(|| *of.get(&waiting))?;
+                let command = if *nack { Command::Nack } else { Command::Ack };
+                let mut frame = Frame::new(command).with_header(self.ack_header(), id);
+                if *transaction && !self.transactions.is_empty() {
+                    let (tx, steps) = self
+                        .transactions
+                        .iter()
+                        .nth(which.index(self.transactions.len()))?;
+                    frame = frame.with_header("transaction", tx);
+                    if !room(self, steps.len(), size(&frame) + 40) {
+                        return None;
+                    }
+                }
+                Some(frame)
+            }
+            Valid::Begin => {
+                if self.transactions.len() >= config().max_transactions && !daring {
+                    return None;
+                }
+                let id = match self.transactions.keys().next() {
+                    Some(id) if daring && self.names.is_multiple_of(2) => id.clone(),
+                    _ => self.name("t:"),
+                };
+                Some(Frame::new(Command::Begin).with_header("transaction", &id))
+            }
+            Valid::Commit(which) => {
+                // One whose acknowledgements can still be made.
+                let ready: Vec<_> = self
+                    .transactions
+                    .keys()
+                    .filter(|id| daring || self.can_commit(id))
+                    .collect();
+                let id = (!ready.is_empty()).then(|| *which.get(&ready))?;
+                Some(Frame::new(Command::Commit).with_header("transaction", id))
+            }
+            Valid::Abort(which) => {
+                let open: Vec<_> = self.transactions.keys().collect();
+                let id = (!open.is_empty()).then(|| *which.get(&open))?;
+                Some(Frame::new(Command::Abort).with_header("transaction", id))
+            }
+            Valid::Disconnect => Some(Frame::new(Command::Disconnect)),
+        }
+    }
+
+    fn can_commit(&self, id: &str) -> bool {
+        let mut waiting: Vec<(AckMode, Vec<&String>)> = self
+            .feeds
+            .values()
+            .map(|feed| (feed.mode, feed.unsettled.iter().map(|(id, _)| id).collect()))
+            .collect();
+        self.transactions[id].iter().all(|step| {
+            let (Gathered::Settle(message, _), _) = step else {
+                return true;
+            };
+            for (mode, list) in &mut waiting {
+                if let Some(at) = list.iter().position(|id| *id == message) {
+                    let from = if *mode == AckMode::Client { 0 } else { at };
+                    list.drain(from..=at);
+                    return true;
+                }
+            }
+            false
+        })
+    }
+
+    fn end_transaction(&mut self, id: &str) -> Vec<Gathered> {
+        let steps = self.transactions.remove(id).unwrap();
+        let taken = steps.into_iter().map(|(step, size)| {
+            self.transaction_bytes -= size;
+            step
+        });
+        taken.collect()
+    }
+
+    fn ack_header(&self) -> &'static str {
+        if self.version == Version::V1_2 {
+            "id"
+        } else {
+            "message-id"
+        }
+    }
+
+    /// Hands in a frame, and holds what is asked against what the frame says.
+    fn frame(&mut self, frame: Frame, is_valid: bool) {
+        let was_live = self.is_live();
+        self.peer.session.handle_frame(self.peer.now, frame.clone());
+        self.peer.poll();
+        self.heard = self.peer.now;
+        let mut asked: Vec<_> = self.peer.asked.drain(..).collect();
+        if !was_live {
+            return assert!(asked.is_empty());
+        }
+        let is_connect = matches!(frame.command, Command::Connect | Command::Stomp);
+        let receipt = frame
+            .header("receipt")
+            .filter(|_| !is_connect)
+            .map(str::to_owned);
+        if self.peer.closed.is_some() && frame.command != Command::Disconnect {
+            assert!(!is_valid, "{frame:?} was refused: {:?}", self.peer.written);
+            assert!(asked.is_empty());
+            return self.assert_error(receipt.as_deref());
+        }
+        assert!(asked.len() <= 1);
+        let operation = asked.pop().and_then(|action| self.asked(&frame, action));
+        if operation.is_none() {
+            self.accepted(&frame);
+        }
+        self.open.extend(operation);
+        self.frames.push_back(Entry { operation, receipt });
+    }
+
+    /// An action in answer to a frame.
+    fn asked(&mut self, frame: &Frame, action: Action) -> Option<OperationId> {
+        match action {
+            Action::Subscribe(operation, ask) => {
+                assert_eq!(frame.command, Command::Subscribe);
+                assert_eq!(frame.header("destination"), Some(&*ask.destination));
+                assert!(
+                    self.seen_subscriptions.insert(ask.subscription),
+                    "a number twice"
+                );
+                let name = match frame.header("id") {
+                    Some(id) => id.to_owned(),
+                    None => format!("(destination){}", ask.destination),
+                };
+                let feed = Feed {
+                    id: ask.subscription,
+                    mode: ask.ack,
+                    unsettled: Vec::new(),
+                };
+                assert!(self.feeds.insert(name, feed).is_none(), "a name twice");
+                Some(operation)
+            }
+            Action::Unsubscribe(operation, ask) => {
+                assert_eq!(frame.command, Command::Unsubscribe);
+                let name = match frame.header("id") {
+                    Some(id) => id.to_owned(),
+                    None => format!("(destination){}", frame.header("destination").unwrap()),
+                };
+                assert_eq!(self.feeds.remove(&name).unwrap().id, ask.subscription);
+                Some(operation)
+            }
+            Action::Perform(operation, operations) => {
+                let gathered = match frame.command {
+                    Command::Commit => self.end_transaction(frame.header("transaction").unwrap()),
+                    _ => vec![self.gathered(frame)],
+                };
+                assert_eq!(gathered.len(), operations.len());
+                for (gathered, operation) in gathered.into_iter().zip(operations) {
+                    self.performed(gathered, operation);
+                }
+                Some(operation)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A frame that asks for nothing.
+    fn accepted(&mut self, frame: &Frame) {
+        let transaction = frame.header("transaction");
+        match frame.command {
+            Command::Begin => {
+                let id = transaction.unwrap().to_owned();
+                assert!(self.transactions.insert(id, Vec::new()).is_none());
+            }
+            Command::Abort => {
+                self.end_transaction(transaction.unwrap());
+            }
+            Command::Commit => assert!(self.end_transaction(transaction.unwrap()).is_empty()),
+            Command::Send | Command::Ack | Command::Nack => {
+                let step = self.gathered(frame);
+                self.transaction_bytes += size(frame);
+                let steps = self.transactions.get_mut(transaction.unwrap()).unwrap();
+                steps.push((step, size(frame)));
+            }
+            Command::Disconnect => {
+                self.disconnecting = Some(frame.header("receipt").is_some());
+                self.feeds.clear();
+                self.transactions.clear();
+                self.transaction_bytes = 0;
+            }
+            other => panic!("{other} was accepted"),
+        }
+    }
+
+    fn gathered(&self, frame: &Frame) -> Gathered {
+        if frame.command == Command::Send {
+            return Gathered::Publish(frame.body.to_vec());
+        }
+        let verdict = match (frame.command, frame.header("requeue")) {
+            (Command::Ack, _) => Verdict::Accept,
+            (_, Some("false" | "False")) => Verdict::Discard,
+            _ => Verdict::Requeue,
+        };
+        Gathered::Settle(frame.header(self.ack_header()).unwrap().to_owned(), verdict)
+    }
+
+    fn performed(&mut self, gathered: Gathered, operation: Operation) {
+        match (gathered, operation) {
+            (Gathered::Publish(expected), Operation::Publish(Publish { body, .. })) => {
+                assert_eq!(expected, body);
+            }
+            (Gathered::Settle(message, verdict), Operation::Settle(settle)) => {
+                // A message id belongs to one subscription, and is settled once.
+                let (feed, at) = self
+                    .feeds
+                    .values_mut()
+                    .find_map(|feed| {
+                        let at = feed.unsettled.iter().position(|(id, _)| *id == message)?;
+                        Some((feed, at))
+                    })
+                    .expect("an acknowledgement of nothing");
+                let (_, tag) = feed.unsettled[at];
+                let multiple = feed.mode == AckMode::Client;
+                assert_eq!(
+                    settle,
+                    Settle {
+                        subscription: feed.id,
+                        tag,
+                        multiple,
+                        verdict
+                    }
+                );
+                feed.unsettled.drain(if multiple { 0 } else { at }..=at);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn deliver(&mut self, which: &Index) {
+        if self.feeds.is_empty() {
+            return;
+        }
+        let key = which
+            .get(&self.feeds.keys().cloned().collect::<Vec<_>>())
+            .clone();
+        let feed = self.feeds.get_mut(&key).unwrap();
+        self.tags += 3;
+        let (delivered, text) = self.peer.deliver(feed.id, self.tags);
+        if self.peer.closed.is_some() || self.disconnecting.is_some() {
+            return assert_eq!((delivered, text), (Delivered::Refused, String::new()));
+        }
+        self.wrote = self.peer.now;
+        let id = header(&text, "message-id").unwrap().to_owned();
+        assert!(!self.message_ids.contains(&id), "a message id twice");
+        self.message_ids.push(id.clone());
+        assert_eq!(delivered == Delivered::Done, feed.mode == AckMode::Auto);
+        if feed.mode != AckMode::Auto {
+            feed.unsettled.push((id, self.tags));
+        }
+    }
+}
+
+fn size(frame: &Frame) -> usize {
+    frame
+        .headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum::<usize>()
+        + frame.body.len()
+}

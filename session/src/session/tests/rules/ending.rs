@@ -1,0 +1,203 @@
+//! Rules 17 to 19: receipts, errors, and the end.
+
+use crate::session::tests::*;
+
+#[test]
+fn rule_17_receipts_come_in_the_order_of_their_frames() {
+    let mut peer = Peer::connected("1.2");
+    peer.send("SEND\ndestination:/topic/a\nreceipt:1");
+    peer.send("SUBSCRIBE\nid:s\ndestination:/topic/a\nreceipt:2");
+    peer.send("BEGIN\ntransaction:t\nreceipt:3");
+    let (first, _) = peer.performing();
+    let (second, _) = peer.subscribing();
+    peer.assert_silent();
+    peer.done(second);
+    peer.assert_silent();
+    // Twice, or unknown: ignored.
+    peer.done(second);
+    peer.done(OperationId(99));
+    peer.done(first);
+    peer.assert_receipts(&["1", "2", "3"]);
+    peer.send("ABORT\ntransaction:t\nreceipt:4");
+    peer.assert_receipts(&["4"]);
+    peer.done(first);
+    peer.assert_silent();
+}
+
+#[test]
+fn rule_17_a_send_is_receipted_when_it_was_confirmed() {
+    let mut peer = Peer::connected("1.2");
+    peer.send("SEND\ndestination:/topic/a\nreceipt:1\n\nbody");
+    let (operation, operations) = peer.performing();
+    let [Operation::Publish(publish)] = &operations[..] else {
+        panic!()
+    };
+    assert_eq!(
+        (&*publish.destination, &publish.body[..]),
+        ("/topic/a", &b"body"[..])
+    );
+    peer.assert_silent();
+    peer.done(operation);
+    peer.assert_receipts(&["1"]);
+}
+
+#[test]
+fn rule_17_a_receipt_on_connect_means_nothing() {
+    let mut peer = Peer::new(config());
+    peer.send("CONNECT\naccept-version:1.2\nreceipt:r");
+    peer.log_in();
+    peer.assert_silent();
+    let mut peer = Peer::new(config());
+    peer.send("CONNECT\naccept-version:9\nreceipt:r");
+    assert_eq!(
+        header(&peer.assert_error("Version mismatch"), "receipt-id"),
+        None
+    );
+}
+
+#[test]
+fn rule_17_frames_wait_while_too_much_is_pending() {
+    let mut peer = Peer::connected("1.2");
+    let mut operations = Vec::new();
+    for _ in 0..4 {
+        assert!(peer.session.wants_frame());
+        peer.send("SEND\ndestination:/topic/a");
+        operations.push(peer.performing().0);
+    }
+    assert!(!peer.session.wants_frame());
+    // Done, but not the first: it is still held in the order of receipts.
+    peer.done(operations[1]);
+    assert!(!peer.session.wants_frame());
+    peer.done(operations[0]);
+    assert!(peer.session.wants_frame());
+    assert_eq!(peer.session.pending(), 2);
+}
+
+#[test]
+fn rule_18_an_error_carries_the_receipt_of_its_frame_and_nothing_follows() {
+    let mut peer = Peer::connected("1.2");
+    peer.send("SEND\ndestination:/topic/a\nreceipt:1");
+    peer.send("SEND\ndestination:/topic/a\nreceipt:2");
+    peer.send("SEND\ndestination:/topic/a\nreceipt:3");
+    let (first, _) = peer.performing();
+    let (second, _) = peer.performing();
+    let (third, _) = peer.performing();
+    peer.done(first);
+    peer.done(third);
+    peer.send("SEND\nreceipt:a:b");
+    let written = peer.written();
+    // The first is receipted; the third is done, but not in order.
+    assert_eq!(written[0], "RECEIPT\nreceipt-id:1\n\n");
+    let error = "ERROR\nmessage:Missing destination\ncontent-type:text/plain\n\
+                 version:1.0,1.1,1.2\nreceipt-id:a\\cb\ncontent-length:43\n\n\
+                 \"SEND\" must include a 'destination' header\n";
+    assert_eq!(written[1..], [error]);
+    assert_eq!(peer.closed, Some(CloseCode::Protocol));
+    peer.done(second);
+    peer.send("SEND\nreceipt:r");
+    peer.session.handle_problem(peer.now, Problem::ShuttingDown);
+    peer.decode_error(DecodeErrorKind::UnknownCommand("X".into()), None);
+    peer.wait(Duration::from_secs(1000));
+    peer.timeout();
+    assert!(peer.written().is_empty() && peer.asked.is_empty());
+    assert_eq!(peer.session.poll_timeout(), None);
+    assert!(!peer.session.wants_frame() && peer.session.is_closed());
+}
+
+#[test]
+fn rule_18_a_failed_operation_carries_the_receipt_of_its_frame() {
+    let mut peer = Peer::connected("1.2");
+    peer.send("SEND\ndestination:/topic/a\nreceipt:1");
+    peer.send("SUBSCRIBE\nid:s\ndestination:/exchange/nope\nreceipt:2");
+    peer.performing();
+    let (operation, subscription) = peer.subscribing();
+    peer.failed(
+        operation,
+        Problem::NotFound("NOT_FOUND - no exchange 'nope'".into()),
+    );
+    let error = peer.assert_error("not_found");
+    assert_eq!(header(&error, "receipt-id"), Some("2"));
+    assert!(error.ends_with("\n\nNOT_FOUND - no exchange 'nope'"));
+    assert_eq!(peer.deliver(subscription, 1).0, Delivered::Refused);
+}
+
+#[test]
+fn rule_18_a_failure_of_what_is_done_is_ignored() {
+    let mut peer = Peer::connected("1.2");
+    peer.send("SEND\ndestination:/topic/a");
+    peer.send("SEND\ndestination:/topic/a");
+    peer.performing();
+    let (second, _) = peer.performing();
+    peer.done(second);
+    peer.failed(second, Problem::NotPublished("late".into()));
+    peer.assert_silent();
+}
+
+#[test]
+fn rule_19_disconnect_is_answered_after_all_before_it_and_the_client_closes() {
+    let mut peer = Peer::connected("1.2");
+    let subscription = peer.subscribe("SUBSCRIBE\nid:s\nack:client\ndestination:/topic/a");
+    peer.send("SEND\ndestination:/topic/a\nreceipt:1");
+    let (operation, _) = peer.performing();
+    peer.send("DISCONNECT\nreceipt:bye");
+    peer.assert_silent();
+    assert!(!peer.session.is_connected());
+    assert_eq!(peer.deliver(subscription, 1).0, Delivered::Refused);
+    peer.done(operation);
+    peer.assert_receipts(&["1", "bye"]);
+    assert_eq!(peer.closed, None);
+    // What follows is read and ignored.
+    assert!(peer.session.wants_frame());
+    peer.send("SEND\ndestination:/topic/a\nreceipt:2");
+    peer.decode_error(DecodeErrorKind::UnknownCommand("X".into()), None);
+    peer.assert_silent();
+    assert_eq!(
+        peer.session.poll_timeout(),
+        Some(peer.now + Duration::from_secs(1))
+    );
+    peer.wait(Duration::from_millis(999));
+    peer.timeout();
+    peer.assert_silent();
+    peer.wait(Duration::from_millis(1));
+    peer.timeout();
+    assert_eq!(peer.closed, Some(CloseCode::Normal));
+    assert!(peer.written.is_empty());
+}
+
+#[test]
+fn rule_19_disconnect_without_receipt_closes_after_all_before_it() {
+    let mut peer = Peer::connected("1.2");
+    peer.send("SEND\ndestination:/topic/a\nreceipt:1");
+    let (operation, _) = peer.performing();
+    peer.send("DISCONNECT");
+    peer.assert_silent();
+    peer.done(operation);
+    peer.assert_receipts(&["1"]);
+    assert_eq!(peer.closed, Some(CloseCode::Normal));
+
+    let mut peer = Peer::connected("1.2");
+    peer.send("DISCONNECT");
+    assert_eq!(peer.closed, Some(CloseCode::Normal));
+}
+
+#[test]
+fn rule_19_what_fails_before_the_disconnect_is_still_told() {
+    let mut peer = Peer::connected("1.2");
+    peer.send("SEND\ndestination:/topic/a\nreceipt:1");
+    let (operation, _) = peer.performing();
+    peer.send("DISCONNECT\nreceipt:bye");
+    peer.failed(operation, Problem::NotPublished("no queue\n".into()));
+    let error = peer.assert_error("message not published");
+    assert_eq!(header(&error, "receipt-id"), Some("1"));
+}
+
+#[test]
+fn rule_19_no_error_follows_the_answer_to_disconnect() {
+    let mut peer = Peer::connected("1.2");
+    peer.send("DISCONNECT\nreceipt:bye");
+    peer.assert_receipts(&["bye"]);
+    peer.session.handle_problem(peer.now, Problem::ShuttingDown);
+    peer.poll();
+    assert!(peer.written.is_empty());
+    assert_eq!(peer.closed, Some(CloseCode::Normal));
+}

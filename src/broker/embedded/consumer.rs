@@ -1,0 +1,50 @@
+//! The handle of a running consumer.
+
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, FutureExt as _, ready};
+
+use super::{host::Host, queue::Queue};
+use crate::broker::{BrokerError, Consumer, Verdict};
+
+/// Ends its consumer when it is dropped.
+pub(super) struct Attachment {
+    host: Arc<Host>,
+    queue: Arc<Queue>,
+    serial: u64,
+}
+
+impl Attachment {
+    pub(super) const fn new(host: Arc<Host>, queue: Arc<Queue>, serial: u64) -> Self {
+        Self {
+            host,
+            queue,
+            serial,
+        }
+    }
+}
+
+impl Consumer for Attachment {
+    fn settle(
+        &self,
+        tag: u64,
+        multiple: bool,
+        verdict: Verdict,
+    ) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.host.with_queue(&self.queue, |queue, dead| {
+            queue.settle(self.serial, tag, multiple, verdict, dead);
+        });
+        ready(Ok(())).boxed()
+    }
+
+    fn cancel(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.host.detach(&self.queue, self.serial);
+        ready(Ok(())).boxed()
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.host.detach(&self.queue, self.serial);
+    }
+}

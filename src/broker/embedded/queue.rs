@@ -1,0 +1,485 @@
+//! A queue: messages that are ready, consumers, and what they have not settled.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    dead::{DeadLetter, Reason},
+    handover::Handover,
+    policy::Policy,
+};
+use crate::broker::{BrokerError, Delivery, DeliverySink, Message, QueueSpec, Verdict};
+
+/// What a message is reckoned to take, in bytes.
+pub(super) fn weight(message: &Message) -> usize {
+    let headers = message.properties.headers.iter();
+    headers
+        .map(|(name, value)| name.len() + value.len() + 2 * size_of::<Box<str>>())
+        .sum::<usize>()
+        + size_of::<Message>()
+        + message.exchange.len()
+        + message.routing_key.len()
+        + message.body.len()
+}
+
+/// A queue. What it does to messages happens under its lock; what follows from it for others
+/// (calls to sinks, dead letters, its removal) is done by the caller afterwards.
+pub(super) struct Queue {
+    /// Its identity in the virtual host, among queues and feeds.
+    pub(super) serial: u64,
+    pub(super) spec: QueueSpec,
+    /// The link that it is exclusive to.
+    pub(super) owner: Option<u64>,
+    policy: Policy,
+    most_bytes: usize,
+    state: Mutex<State>,
+    out: Handover<Event>,
+}
+
+#[derive(Default)]
+struct State {
+    /// In the order of their numbers.
+    ready: VecDeque<Entry>,
+    ready_bytes: usize,
+    /// Of ready and unsettled messages.
+    held_bytes: usize,
+    next_number: u64,
+    consumers: Vec<Attached>,
+    /// Whose turn it is, among consumers of equal priority.
+    turn: usize,
+    bindings: Vec<(Box<str>, Box<str>)>,
+    ended: bool,
+}
+
+struct Entry {
+    /// Its place in the queue, which it takes again when it is requeued.
+    number: u64,
+    message: Arc<Message>,
+    bytes: usize,
+    redelivered: bool,
+    expires: Option<Instant>,
+    hops: u8,
+}
+
+/// A consumer.
+struct Attached {
+    serial: u64,
+    link: u64,
+    sink: Arc<dyn DeliverySink>,
+    prefetch: usize,
+    priority: i64,
+    exclusive: bool,
+    unsettled: BTreeMap<u64, Entry>,
+    last_tag: u64,
+    /// Cleared when it ends: what waits for its sink then is not for it any more.
+    live: Arc<AtomicBool>,
+}
+
+/// What a sink is to hear of.
+enum Event {
+    Delivered {
+        live: Arc<AtomicBool>,
+        sink: Arc<dyn DeliverySink>,
+        delivery: Delivery,
+    },
+    Lost {
+        sink: Arc<dyn DeliverySink>,
+        reason: BrokerError,
+    },
+}
+
+/// A consumer to be.
+pub(super) struct Attach {
+    pub(super) serial: u64,
+    pub(super) link: u64,
+    pub(super) sink: Arc<dyn DeliverySink>,
+    pub(super) prefetch: u16,
+    pub(super) priority: i64,
+    pub(super) exclusive: bool,
+}
+
+/// Why a queue did not do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It is gone.
+    Ended,
+    /// It is full, or in another's exclusive use.
+    Denied,
+}
+
+/// Whether the queue goes with what was done to it: its last consumer left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum After {
+    Stays,
+    Ends,
+}
+
+impl Queue {
+    pub(super) fn new(
+        serial: u64,
+        spec: QueueSpec,
+        policy: Policy,
+        owner: Option<u64>,
+        most_bytes: usize,
+    ) -> Self {
+        Self {
+            serial,
+            spec,
+            owner,
+            policy,
+            most_bytes,
+            state: Mutex::default(),
+            out: Handover::new(),
+        }
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.state.lock().ended
+    }
+
+    /// Notes a binding, so that it can be removed with the queue.
+    pub(super) fn note_binding(&self, exchange: &str, pattern: &str) -> Result<(), Refused> {
+        let mut state = self.state.lock();
+        if state.ended {
+            return Err(Refused::Ended);
+        }
+        let binding = (exchange.into(), pattern.into());
+        if !state.bindings.contains(&binding) {
+            state.bindings.push(binding);
+        }
+        Ok(())
+    }
+
+    /// Appends a message.
+    pub(super) fn push(
+        &self,
+        message: Arc<Message>,
+        hops: u8,
+        dead: &mut Vec<DeadLetter>,
+    ) -> Result<(), Refused> {
+        let bytes = weight(&message);
+        let expires = self.expires(&message);
+        {
+            let mut state = self.state.lock();
+            if state.ended {
+                return Err(Refused::Ended);
+            }
+            if state.held_bytes.saturating_add(bytes) > self.most_bytes {
+                self.drop_expired(&mut state, dead);
+            }
+            let rejected = self.policy.rejects
+                && self
+                    .policy
+                    .is_over(state.ready.len() + 1, state.ready_bytes + bytes);
+            if rejected || state.held_bytes.saturating_add(bytes) > self.most_bytes {
+                return Err(Refused::Denied);
+            }
+            let number = state.next_number;
+            state.next_number += 1;
+            state.held_bytes += bytes;
+            state.ready_bytes += bytes;
+            state.ready.push_back(Entry {
+                number,
+                message,
+                bytes,
+                redelivered: false,
+                expires,
+                hops,
+            });
+            self.assign(&mut state, Some(number), dead);
+            while self.policy.is_over(state.ready.len(), state.ready_bytes) {
+                let Some(entry) = state.take_first() else {
+                    break;
+                };
+                self.give_up(&mut state, entry, Reason::MaxLen, dead);
+            }
+        }
+        self.tell();
+        Ok(())
+    }
+
+    fn expires(&self, message: &Message) -> Option<Instant> {
+        let own = message.properties.expiration.as_deref();
+        let own = own.and_then(|text| text.parse().ok().map(Duration::from_millis));
+        let ttl = self.policy.ttl.into_iter().chain(own).min()?;
+        Instant::now().checked_add(ttl)
+    }
+
+    /// Gives ready messages to consumers that may take more. The message that was just pushed
+    /// may go even with a time of zero, to whoever waits for it.
+    fn assign(&self, state: &mut State, pushed: Option<u64>, dead: &mut Vec<DeadLetter>) {
+        while !state.ready.is_empty() {
+            let Some(place) = state.next_consumer() else {
+                return;
+            };
+            let Some(mut entry) = state.take_first() else {
+                return;
+            };
+            if pushed != Some(entry.number) && entry.is_expired() {
+                self.give_up(state, entry, Reason::Expired, dead);
+                continue;
+            }
+            let Some(consumer) = state.consumers.get_mut(place) else {
+                return;
+            };
+            consumer.last_tag += 1;
+            self.out.add(Event::Delivered {
+                live: Arc::clone(&consumer.live),
+                sink: Arc::clone(&consumer.sink),
+                delivery: Delivery {
+                    message: Arc::clone(&entry.message),
+                    tag: consumer.last_tag,
+                    redelivered: entry.redelivered,
+                },
+            });
+            // Whoever gets it after this one may not be the first to see it.
+            entry.redelivered = true;
+            consumer.unsettled.insert(consumer.last_tag, entry);
+            state.turn = place + 1;
+        }
+    }
+
+    fn drop_expired(&self, state: &mut State, dead: &mut Vec<DeadLetter>) {
+        while state.ready.front().is_some_and(Entry::is_expired) {
+            if let Some(entry) = state.take_first() {
+                self.give_up(state, entry, Reason::Expired, dead);
+            }
+        }
+    }
+
+    /// Lets go of a message that is neither ready nor unsettled any more.
+    fn give_up(&self, state: &mut State, entry: Entry, reason: Reason, dead: &mut Vec<DeadLetter>) {
+        state.held_bytes -= entry.bytes;
+        if let Some(exchange) = &self.policy.dead_letters {
+            dead.extend(DeadLetter::new(
+                entry.message,
+                reason,
+                entry.hops,
+                &self.spec.name,
+                exchange,
+                self.policy.dead_letter_key.as_deref(),
+            ));
+        }
+    }
+
+    /// Calls the sinks. With no lock held.
+    fn tell(&self) {
+        self.out.run(|event| match event {
+            Event::Delivered {
+                live,
+                sink,
+                delivery,
+            } => {
+                if live.load(Ordering::Acquire) {
+                    sink.deliver(delivery);
+                }
+            }
+            Event::Lost { sink, reason } => sink.lost(reason),
+        });
+    }
+
+    /// Takes a consumer on.
+    pub(super) fn attach(&self, new: Attach, dead: &mut Vec<DeadLetter>) -> Result<(), Refused> {
+        {
+            let mut state = self.state.lock();
+            if state.ended {
+                return Err(Refused::Ended);
+            }
+            let in_use = |other: &Attached| other.exclusive || new.exclusive;
+            if state.consumers.iter().any(in_use) {
+                return Err(Refused::Denied);
+            }
+            state.consumers.push(Attached {
+                serial: new.serial,
+                link: new.link,
+                sink: new.sink,
+                prefetch: usize::from(new.prefetch.max(1)),
+                priority: new.priority,
+                exclusive: new.exclusive,
+                unsettled: BTreeMap::new(),
+                last_tag: 0,
+                live: Arc::new(AtomicBool::new(true)),
+            });
+            self.assign(&mut state, None, dead);
+        }
+        self.tell();
+        Ok(())
+    }
+
+    /// Settles one message of a consumer, or all up to it. Unknown consumers and tags are
+    /// ignored.
+    pub(super) fn settle(
+        &self,
+        consumer: u64,
+        tag: u64,
+        multiple: bool,
+        verdict: Verdict,
+        dead: &mut Vec<DeadLetter>,
+    ) {
+        {
+            let mut state = self.state.lock();
+            let settled = state
+                .consumer(consumer)
+                .map(|consumer| consumer.take(tag, multiple))
+                .unwrap_or_default();
+            for entry in settled {
+                match verdict {
+                    Verdict::Accept => state.held_bytes -= entry.bytes,
+                    Verdict::Requeue => state.put_back(entry),
+                    Verdict::Discard => self.give_up(&mut state, entry, Reason::Rejected, dead),
+                }
+            }
+            self.assign(&mut state, None, dead);
+        }
+        self.tell();
+    }
+
+    /// Ends a consumer; what it did not settle is ready again. Unknown ones are ignored.
+    pub(super) fn detach(&self, consumer: u64, dead: &mut Vec<DeadLetter>) -> After {
+        self.detach_where(|other| other.serial == consumer, dead)
+    }
+
+    /// Ends all consumers of a link.
+    pub(super) fn detach_link(&self, link: u64, dead: &mut Vec<DeadLetter>) -> After {
+        self.detach_where(|other| other.link == link, dead)
+    }
+
+    fn detach_where(
+        &self,
+        leaves: impl Fn(&Attached) -> bool,
+        dead: &mut Vec<DeadLetter>,
+    ) -> After {
+        let after = {
+            let mut state = self.state.lock();
+            let all = std::mem::take(&mut state.consumers);
+            let (leaving, staying): (Vec<_>, Vec<_>) = all.into_iter().partition(leaves);
+            state.consumers = staying;
+            if leaving.is_empty() {
+                return After::Stays;
+            }
+            for consumer in leaving {
+                consumer.live.store(false, Ordering::Release);
+                for entry in consumer.unsettled.into_values() {
+                    state.put_back(entry);
+                }
+            }
+            if self.spec.auto_delete && state.consumers.is_empty() {
+                // In the same breath, so that nobody comes to consume between.
+                state.ended = true;
+                After::Ends
+            } else {
+                self.assign(&mut state, None, dead);
+                After::Stays
+            }
+        };
+        self.tell();
+        after
+    }
+
+    /// Ends the queue: its messages go, its consumers hear why. Returns its bindings, which the
+    /// caller removes.
+    pub(super) fn end(&self, reason: &BrokerError) -> Vec<(Box<str>, Box<str>)> {
+        let bindings = {
+            let mut state = self.state.lock();
+            let ended = State {
+                ended: true,
+                ..State::default()
+            };
+            let State {
+                consumers,
+                bindings,
+                ..
+            } = std::mem::replace(&mut *state, ended);
+            for consumer in consumers {
+                consumer.live.store(false, Ordering::Release);
+                self.out.add(Event::Lost {
+                    sink: consumer.sink,
+                    reason: reason.clone(),
+                });
+            }
+            bindings
+        };
+        self.tell();
+        bindings
+    }
+}
+
+impl State {
+    fn consumer(&mut self, serial: u64) -> Option<&mut Attached> {
+        let mut consumers = self.consumers.iter_mut();
+        consumers.find(|consumer| consumer.serial == serial)
+    }
+
+    fn take_first(&mut self) -> Option<Entry> {
+        let entry = self.ready.pop_front()?;
+        self.ready_bytes -= entry.bytes;
+        Some(entry)
+    }
+
+    /// Back to its old place, before everything that came after it.
+    fn put_back(&mut self, entry: Entry) {
+        let place = self
+            .ready
+            .partition_point(|other| other.number < entry.number);
+        self.ready_bytes += entry.bytes;
+        self.ready.insert(place, entry);
+    }
+
+    /// Of the consumers of the highest priority that may take more, the one whose turn it is.
+    fn next_consumer(&self) -> Option<usize> {
+        let count = self.consumers.len();
+        (0..count)
+            .map(|step| (self.turn + step) % count)
+            .filter_map(|place| Some((place, self.consumers.get(place)?)))
+            .filter(|(_, consumer)| consumer.unsettled.len() < consumer.prefetch)
+            .reduce(|best, other| {
+                if other.1.priority > best.1.priority {
+                    other
+                } else {
+                    best
+                }
+            })
+            .map(|(place, _)| place)
+    }
+}
+
+impl Attached {
+    /// Takes out what is settled by a tag, in the order of the tags.
+    fn take(&mut self, tag: u64, multiple: bool) -> Vec<Entry> {
+        if !self.unsettled.contains_key(&tag) {
+            return Vec::new();
+        }
+        if !multiple {
+            return self.unsettled.remove(&tag).into_iter().collect();
+        }
+        let later = tag
+            .checked_add(1)
+            .map(|next| self.unsettled.split_off(&next))
+            .unwrap_or_default();
+        std::mem::replace(&mut self.unsettled, later)
+            .into_values()
+            .collect()
+    }
+}
+
+impl Entry {
+    fn is_expired(&self) -> bool {
+        self.expires.is_some_and(|at| at <= Instant::now())
+    }
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Queue({})", self.spec.name)
+    }
+}

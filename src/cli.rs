@@ -1,0 +1,86 @@
+//! What can be written on the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A STOMP push gateway for RabbitMQ: WebSocket, SockJS and TCP clients in, AMQP out.
+#[derive(Parser)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  stentor demo                                  try it: nothing else is needed
+  stentor config --default > stentor.toml       begin a configuration; every key is explained
+  stentor config --check stentor.toml           what is wrong with it, by line
+  stentor serve --config stentor.toml           serve
+  STENTOR__LOG__LEVEL=debug stentor serve …     the environment overrides any key
+
+Exit codes:
+  0  done, or told to stop
+  1  failed while running
+  2  wrong configuration or command line"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Serve clients until SIGTERM or SIGINT.
+    #[command(after_help = "\
+Without --config, the defaults and the environment are all there is. Two keys have no default:
+
+  STENTOR__BROKER__URL=amqp://stentor:password@127.0.0.1:5672 \\
+  STENTOR__AUTH__USER_PATH=http://127.0.0.1:8080/auth/user stentor serve")]
+    Serve {
+        /// The configuration; `stentor config --default` prints one to begin with.
+        #[arg(long, value_name = "FILE", env = "STENTOR_CONFIG")]
+        config: Option<PathBuf>,
+    },
+    /// Print the default configuration, or check one.
+    #[command(after_help = "\
+Checking takes the environment into account, as serving does: run it where the gateway runs.
+
+  stentor config --check stentor.toml && systemctl restart stentor")]
+    Config(ConfigTask),
+    /// Run a gateway to try out, with everything it needs, on the loopback interface.
+    #[command(after_help = "\
+Examples:
+  stentor demo                                       with a broker in memory
+  stentor demo --port 8080                           on another port
+  stentor demo --broker amqp://guest:guest@127.0.0.1:5672   with your RabbitMQ")]
+    Demo {
+        /// The port of page and WebSocket.
+        #[arg(long, default_value_t = 15674)]
+        port: u16,
+        /// RabbitMQ; without it, a broker in this process' memory.
+        // A text, for clap quotes what it cannot parse, and there is a password in it.
+        #[arg(long, value_name = "URL")]
+        broker: Option<String>,
+    },
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ConfigTask {
+    /// Print the default configuration, in which every key is explained.
+    #[arg(long)]
+    pub(crate) default: bool,
+    /// Say all that is wrong with a configuration, by line; print nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) check: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+}

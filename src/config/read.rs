@@ -1,0 +1,332 @@
+//! Values from the file and the environment become sections, and problems are gathered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::de::{
+    DeserializeSeed, Error as _, IntoDeserializer, MapAccess, value::MapAccessDeserializer,
+};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue, Error},
+};
+
+use super::{
+    ConfigErrors, File, Keys, Place, Problem, Section, VARIABLE_PREFIX, keys::nearest, text::Text,
+};
+
+/// Section and key.
+pub(super) type Name = (&'static str, &'static str);
+
+/// Gathers what was set, and what is wrong with it.
+pub(super) struct Reader<'a> {
+    sections: &'a [Keys],
+    file: Option<File<'a>>,
+    set: BTreeMap<Name, (Place, Value<'a>)>,
+    /// Whose problem is known: they are not blamed again.
+    bad: BTreeSet<Name>,
+    problems: Vec<Problem>,
+    /// The file is not TOML.
+    broken: bool,
+}
+
+/// What was set, before its type is known.
+#[derive(Clone)]
+enum Value<'a> {
+    File(Spanned<DeValue<'a>>),
+    Variable(Text),
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(sections: &'a [Keys], file: Option<File<'a>>) -> Self {
+        let mut reader = Self {
+            sections,
+            file,
+            set: BTreeMap::new(),
+            bad: BTreeSet::new(),
+            problems: Vec::new(),
+            broken: false,
+        };
+        if let Some(file) = file {
+            reader.file(file);
+        }
+        reader
+    }
+
+    fn file(&mut self, file: File<'a>) {
+        let (table, errors) = DeTable::parse_recoverable(file.text);
+        if !errors.is_empty() {
+            for error in errors {
+                let place = line(file, error.span().map_or(0, |span| span.start));
+                self.problem(
+                    place,
+                    format!("not TOML (texts stand in quotes): {}", error.message()),
+                );
+            }
+            // What can be read of a broken file would only be misunderstood.
+            self.broken = true;
+            return;
+        }
+        for (section, values) in table.into_inner() {
+            let place = line(file, section.span().start);
+            match values.into_inner() {
+                DeValue::Table(values) => {
+                    self.file_section(file, &place, section.get_ref(), values)
+                }
+                _ if self.section_keys(section.get_ref()).is_some() => {
+                    self.problem(
+                        place,
+                        format!(
+                            "[{section}] is a section; write [{section}] on a \
+                         line of its own, and its keys below"
+                        ),
+                    );
+                }
+                _ => {
+                    let advice = self.advice("", section.get_ref());
+                    self.problem(
+                        place,
+                        format!("{section}: there is no such key outside of the sections{advice}"),
+                    );
+                }
+            }
+        }
+    }
+
+    fn file_section(&mut self, file: File<'a>, place: &Place, section: &str, values: DeTable<'a>) {
+        let Some((section, keys)) = self.section_keys(section) else {
+            let names = self.sections.iter().map(|(name, _)| *name);
+            let advice = nearest(section, names.clone()).map_or_else(
+                || {
+                    format!(
+                        "; the sections are {}",
+                        names.collect::<Vec<_>>().join(", ")
+                    )
+                },
+                |name| format!("; did you mean [{name}]?"),
+            );
+            return self.problem(
+                place.clone(),
+                format!("[{section}]: there is no such section{advice}"),
+            );
+        };
+        for (key, value) in values {
+            let place = line(file, key.span().start);
+            match keys.iter().find(|known| **known == key.get_ref()) {
+                Some(key) => {
+                    self.set.insert((section, key), (place, Value::File(value)));
+                }
+                None => {
+                    let advice = self.advice(section, key.get_ref());
+                    self.problem(
+                        place,
+                        format!("[{section}] {key}: there is no such key{advice}"),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Lays the variables of the environment over the file.
+    pub(super) fn environment(&mut self, environment: impl IntoIterator<Item = (String, String)>) {
+        let named = |section: &str, key: &str| format!("{section}__{key}").to_ascii_uppercase();
+        let known: BTreeMap<String, Name> = self
+            .sections
+            .iter()
+            .flat_map(|(section, keys)| keys.iter().map(|key| (*section, *key)))
+            .map(|(section, key)| (named(section, key), (section, key)))
+            .collect();
+        for (variable, value) in environment {
+            // Names are compared without the prefix, which would make all of them alike.
+            let Some(name) = variable.strip_prefix(VARIABLE_PREFIX) else {
+                continue;
+            };
+            if let Some(name) = known.get(name) {
+                let value = Value::Variable(Text(value));
+                self.set.insert(*name, (Place::Variable(variable), value));
+            } else {
+                let advice = nearest(name, known.keys()).map_or_else(
+                    || format!("; variables are named {VARIABLE_PREFIX}SECTION__KEY"),
+                    |near| format!("; did you mean {VARIABLE_PREFIX}{near}?"),
+                );
+                let message = format!("there is no such variable{advice}");
+                self.problem(Place::Variable(variable), message);
+            }
+        }
+    }
+
+    /// A section: what was set, where it is sound, and defaults for the rest.
+    pub(super) fn section<S: Section>(&mut self) -> S {
+        let mut values: BTreeMap<&'static str, Value<'a>> = BTreeMap::new();
+        let set: Vec<_> = self
+            .set
+            .iter()
+            .filter(|((section, _), _)| *section == S::NAME)
+            .map(|((_, key), (_, value))| (*key, value.clone()))
+            .collect();
+        // Each value alone first, so that one which is wrong does not hide the next.
+        for (key, value) in set {
+            match deserialize::<S>([(key, value.clone())]) {
+                Ok(_) => {
+                    values.insert(key, value);
+                }
+                Err(error) => self.wrong(&[(S::NAME, key)], &explain(&error)),
+            }
+        }
+        loop {
+            let section: S = deserialize(values.clone()).unwrap_or_default();
+            let Err((key, message)) = section.check() else {
+                return section;
+            };
+            self.wrong(&[(S::NAME, key)], &message);
+            // With the default in its place, the next problem shows.
+            if values.remove(key).is_none() {
+                return section;
+            }
+        }
+    }
+
+    /// Notes that a value is wrong, alone or, if more are named, together with others. The first
+    /// is blamed, unless a problem of one of them is known already.
+    pub(super) fn wrong(&mut self, names: &[Name], message: &str) {
+        let Some(blamed @ (section, key)) = names.first() else {
+            return;
+        };
+        if self.broken || names.iter().any(|name| self.bad.contains(name)) {
+            return;
+        }
+        self.bad.insert(*blamed);
+        let place = self.place(names, message);
+        self.problem(place, format!("[{section}] {key}: {message}"));
+    }
+
+    /// Where one of these was set. A section that blames one key names in its message the others
+    /// that it does not go together with, and if the first is a default, they are at fault.
+    fn place(&self, names: &[Name], message: &str) -> Place {
+        let blamed = names.iter().find_map(|name| self.set.get(name));
+        let named = || {
+            let in_section = |name: &Name| names.first().is_some_and(|(own, _)| *own == name.0);
+            self.set
+                .iter()
+                .find(|(name, _)| {
+                    let mut words = message.split(|c: char| !c.is_alphanumeric() && c != '_');
+                    in_section(name) && words.any(|word| word == name.1)
+                })
+                .map(|(_, set)| set)
+        };
+        blamed.or_else(named).map_or_else(
+            || {
+                Place::Unset(
+                    self.file
+                        .map_or("configuration", |file| file.name)
+                        .to_owned(),
+                )
+            },
+            |(place, _)| place.clone(),
+        )
+    }
+
+    /// All well, or all problems.
+    pub(super) fn finish(mut self) -> Result<(), ConfigErrors> {
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        self.problems.sort();
+        Err(ConfigErrors(self.problems))
+    }
+
+    fn problem(&mut self, place: Place, message: String) {
+        self.problems.push(Problem { place, message });
+    }
+
+    fn section_keys(&self, name: &str) -> Option<Keys> {
+        self.sections
+            .iter()
+            .find(|(section, _)| *section == name)
+            .copied()
+    }
+
+    /// What to do about a key that its section does not have.
+    fn advice(&self, section: &str, key: &str) -> String {
+        let (own, others): (Vec<&Keys>, Vec<&Keys>) =
+            self.sections.iter().partition(|(name, _)| *name == section);
+        if let Some((name, _)) = others.iter().find(|(_, keys)| keys.contains(&key)) {
+            return format!("; it belongs to [{name}]");
+        }
+        let own: Vec<&str> = own
+            .iter()
+            .flat_map(|(_, keys)| keys.iter().copied())
+            .collect();
+        match nearest(key, own.iter()) {
+            Some(near) => format!("; did you mean {near}?"),
+            None if own.is_empty() => String::new(),
+            None => format!("; the keys of [{section}] are {}", own.join(", ")),
+        }
+    }
+}
+
+/// A section from these values, and defaults for the rest.
+fn deserialize<'a, S: Section>(
+    values: impl IntoIterator<Item = (&'static str, Value<'a>)>,
+) -> Result<S, Error> {
+    S::deserialize(MapAccessDeserializer::new(Values {
+        rest: values.into_iter(),
+        next: None,
+    }))
+}
+
+/// Values of both origins, as serde takes a struct's fields.
+struct Values<'a, I> {
+    rest: I,
+    next: Option<Value<'a>>,
+}
+
+impl<'a, I: Iterator<Item = (&'static str, Value<'a>)>> MapAccess<'a> for Values<'a, I> {
+    type Error = Error;
+
+    fn next_key_seed<K: DeserializeSeed<'a>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Error> {
+        let Some((key, value)) = self.rest.next() else {
+            return Ok(None);
+        };
+        self.next = Some(value);
+        seed.deserialize(key.into_deserializer()).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'a>>(&mut self, seed: V) -> Result<V::Value, Error> {
+        match self.next.take() {
+            Some(Value::File(value)) => seed.deserialize(value.into_deserializer()),
+            Some(Value::Variable(text)) => seed.deserialize(text),
+            None => Err(Error::custom("a value without a key")),
+        }
+    }
+}
+
+fn line(file: File<'_>, offset: usize) -> Place {
+    let before = file.text.bytes().take(offset);
+    let line = before.filter(|byte| *byte == b'\n').count() + 1;
+    Place::Line(file.name.to_owned(), line)
+}
+
+/// serde's words for a wrong value, and an example where they lack one. The error's own
+/// `Display` is not used: it quotes the file's line, and there may be a secret in it.
+fn explain(error: &Error) -> String {
+    let message = error.message();
+    if message.starts_with("unknown variant") {
+        return message.replace('`', "\"");
+    }
+    let message = message.replace('`', "");
+    let Some((wrong, expected)) = message.rsplit_once("expected ") else {
+        return message;
+    };
+    let expected = match expected {
+        "a duration" => "a duration; write e.g. \"10s\" or \"500ms\"",
+        "a string" => "a text; write it in quotes",
+        "a boolean" => "a switch; write true or false",
+        "u16" => "a whole number from 0 to 65535",
+        "usize" | "u32" => "a whole number, 0 or more",
+        other => other,
+    };
+    format!("{wrong}expected {expected}")
+}

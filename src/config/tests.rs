@@ -1,0 +1,278 @@
+use std::time::Duration;
+
+use insta::assert_snapshot;
+
+use super::*;
+use crate::broker::ExchangeKind;
+
+fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    let file = File {
+        name: "stentor.toml",
+        text,
+    };
+    Config::load_partial(Some(file), variables(environment))
+}
+
+fn variables(environment: &[(&str, &str)]) -> Vec<(String, String)> {
+    environment
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn problems(text: &str, environment: &[(&str, &str)]) -> String {
+    load(text, environment).unwrap_err().to_string()
+}
+
+#[test]
+fn the_default_file_says_the_defaults() {
+    assert_eq!(load(DEFAULT, &[]), Ok(Config::default()));
+    assert_eq!(Config::load_partial(None, []), Ok(Config::default()));
+}
+
+/// Each key stands in its section, with its value or as a commented example.
+#[test]
+fn the_default_file_has_every_key() {
+    for (section, keys) in sections() {
+        assert!(!keys.is_empty());
+        let text = section_text(section);
+        for key in keys {
+            let starts = [format!("{key} = "), format!("#{key} = ")];
+            let found = text
+                .lines()
+                .filter(|line| starts.iter().any(|start| line.starts_with(start)));
+            assert_eq!(found.count(), 1, "[{section}] {key}");
+        }
+    }
+}
+
+fn section_text(section: &str) -> &'static str {
+    let header = format!("\n[{section}]\n");
+    let (_, text) = DEFAULT.split_once(&header).expect(&header);
+    text.split_once("\n[").map_or(text, |(text, _)| text)
+}
+
+#[test]
+fn the_examples_of_the_default_file_are_sound() {
+    let is_example =
+        |line: &str| line.starts_with('#') && line.contains(" = ") && !line.starts_with("# ");
+    let text: Vec<&str> = DEFAULT
+        .lines()
+        .map(|line| if is_example(line) { &line[1..] } else { line })
+        .collect();
+    let text = text.join("\n");
+    let file = File {
+        name: "stentor.toml",
+        text: &text,
+    };
+    let config = Config::load(Some(file), []).unwrap();
+    assert!(config.broker.url.is_some());
+    assert!(config.auth.groups_path.is_some());
+}
+
+#[test]
+fn all_problems_are_found_in_one_go() {
+    let text = r#"
+[listen]
+http = "localhost:15674"
+stomp = 61613
+admin = "127.0.0.1:15680"
+max_frame_size = "1MiB"
+orgins = ["*"]
+origins = ["app.example.com"]
+
+[limits]
+max_frame_size = "4MX"
+login_timeout = 10
+max_headers = -1
+max_pending = 0
+write_timeout = "0s"
+
+[feed]
+binding = "some"
+durable = "yes"
+
+[lisen]
+http = "0.0.0.0:1"
+
+[broker]
+url = "amqp://u:s3cret@host/vhost"
+
+[shutdown]
+nonsense = true
+
+[log]
+level = "inof"
+"#;
+    assert_snapshot!(problems(text, &[]), @r#"
+    stentor.toml:3: [listen] http: "localhost:15674" is not an address; write an IP address and a port, such as "0.0.0.0:15674" or "[::]:15674"
+    stentor.toml:4: [listen] stomp: invalid type: integer 61613, expected a text; write it in quotes
+    stentor.toml:6: [listen] max_frame_size: there is no such key; it belongs to [limits]
+    stentor.toml:7: [listen] orgins: there is no such key; did you mean origins?
+    stentor.toml:8: [listen] origins: "app.example.com" is not an origin; write scheme and host, such as "https://app.example.com", or "*" for all
+    stentor.toml:11: [limits] max_frame_size: "4MX" is not a size; write bytes or e.g. "4MiB"
+    stentor.toml:12: [limits] login_timeout: invalid type: integer 10, expected a duration; write e.g. "10s" or "500ms"
+    stentor.toml:13: [limits] max_headers: invalid value: integer -1, expected a whole number, 0 or more
+    stentor.toml:14: [limits] max_pending: is 0, so nothing could be done; write 1 or more
+    stentor.toml:15: [limits] write_timeout: is zero, so nothing could be delivered; write a time such as "10s"
+    stentor.toml:18: [feed] binding: unknown variant "some", expected "key" or "all"
+    stentor.toml:19: [feed] durable: invalid type: string "yes", expected a switch; write true or false
+    stentor.toml:21: [lisen]: there is no such section; did you mean [listen]?
+    stentor.toml:25: [broker] url: names a virtual host; list it in vhosts, and end the URL after the port
+    stentor.toml:28: [shutdown] nonsense: there is no such key; the keys of [shutdown] are not_ready, drain, grace
+    stentor.toml:31: [log] level: "inof" is not a level; write "error", "warn", "info", "debug", "trace" or "off", or directives such as "info,stentor::hub=debug"
+    "#);
+}
+
+#[test]
+fn values_that_do_not_go_together() {
+    let text = r#"
+[limits]
+max_frame_size = "16MiB"
+
+[mailbox]
+max_bytes = "8MiB"
+
+[feed]
+max_length_bytes = "2MiB"
+expires = "20s"
+
+[shutdown]
+drain = "1m"
+
+[auth]
+request_timeout = "10s"
+"#;
+    assert_snapshot!(problems(text, &[]), @r#"
+    stentor.toml:6: [mailbox] max_bytes: is 8 MiB, less than [limits] max_frame_size (16 MiB), so the largest messages could never be delivered; raise it, or lower the other
+    stentor.toml:9: [feed] max_length_bytes: is 2 MiB, less than [limits] max_frame_size (16 MiB), so RabbitMQ would drop the largest messages; raise it, or lower the other
+    stentor.toml:10: [feed] expires: is 20s, but a lost link may take 20s to come back ([broker] reconnect_max and connection_timeout), so its feeds would be gone; raise it
+    stentor.toml:13: [shutdown] grace: is 30s, shorter than not_ready and drain together (1m); raise it, or lower them
+    stentor.toml:16: [limits] login_timeout: is 10s, not longer than one call of the hook may take ([auth] request_timeout, 10s), so logins would end before they are answered; raise it, or lower the other
+    "#);
+}
+
+#[test]
+fn a_wrong_value_is_not_blamed_on_others() {
+    let text = "[limits]\nmax_frame_size = \"1KX\"\n[mailbox]\nmax_bytes = \"64KiB\"\n";
+    assert_snapshot!(problems(text, &[]), @r#"stentor.toml:2: [limits] max_frame_size: "1KX" is not a size; write bytes or e.g. "4MiB""#);
+}
+
+#[test]
+fn a_broken_file() {
+    assert_snapshot!(problems("[listen]\nhttp = 0.0.0.0:1\n[broker\nurl = \"x\n", &[]), @r#"
+    stentor.toml:2: not TOML (texts stand in quotes): invalid float, expected nothing
+    stentor.toml:3: not TOML (texts stand in quotes): unclosed table, expected `]`
+    "#);
+    assert_snapshot!(problems("listen = 5\nport = 1\nmax_headers = 1\n", &[]), @r#"
+    stentor.toml:1: [listen] is a section; write [listen] on a line of its own, and its keys below
+    stentor.toml:2: port: there is no such key outside of the sections
+    stentor.toml:3: max_headers: there is no such key outside of the sections; it belongs to [limits]
+    "#);
+    assert_snapshot!(problems("[log]\nlevel = \"info\"\nlevel = \"warn\"\n", &[]), @"stentor.toml:3: not TOML (texts stand in quotes): duplicate key");
+}
+
+#[test]
+fn a_syntax_error_does_not_show_the_line() {
+    let text = "[broker]\nurl = \"amqp://u:s3cret@host\n";
+    assert!(!problems(text, &[]).contains("s3cret"));
+}
+
+#[test]
+fn the_environment_wins_over_the_file() {
+    let text = "[limits]\nmax_headers = 7\nmax_frame_size = \"1MiB\"\n";
+    let config = load(
+        text,
+        &[
+            ("STENTOR__LIMITS__MAX_HEADERS", "9"),
+            ("STENTOR__LIMITS__MAX_FRAME_SIZE", "2MiB"),
+            ("STENTOR__LIMITS__LOGIN_TIMEOUT", "20s"),
+            ("STENTOR__LISTEN__STOMP", "off"),
+            ("STENTOR__LISTEN__ALLOW_MISSING_ORIGIN", "false"),
+            (
+                "STENTOR__LISTEN__ORIGINS",
+                "https://a.example, https://b.example",
+            ),
+            ("STENTOR__MAILBOX__OVERFLOW", "drop-oldest"),
+            (
+                "STENTOR__BROKER__EXCHANGES",
+                "orders=topic, news.all=fanout",
+            ),
+            ("STENTOR__BROKER__URL", "amqp://u:p@host"),
+            ("STENTOR__AUTH__USER_PATH", "http://127.0.0.1:1/user"),
+            // Kubernetes', for a service of our name, and others'.
+            ("STENTOR_PORT", "tcp://10.0.0.1:15674"),
+            ("HOME", "/root"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.limits.max_headers, 9);
+    assert_eq!(config.limits.max_frame_size, 2 << 20);
+    assert_eq!(config.limits.login_timeout, Duration::from_secs(20));
+    assert_eq!(config.listen.stomp, None);
+    assert!(!config.listen.allow_missing_origin);
+    assert_eq!(
+        config.listen.origins,
+        ["https://a.example", "https://b.example"]
+    );
+    assert_eq!(config.mailbox.overflow, hub::Overflow::DropOldest);
+    assert_eq!(config.broker.exchanges["orders"], ExchangeKind::Topic);
+    assert_eq!(config.broker.exchanges["news.all"], ExchangeKind::Fanout);
+    assert_eq!(config.broker.url.unwrap().to_string(), "amqp://u:***@host");
+    assert!(config.auth.user_path.is_some());
+}
+
+#[test]
+fn problems_in_the_environment_name_the_variable() {
+    let environment = [
+        ("STENTOR__LIMITS__MAX_FRAM_SIZE", "1"),
+        ("STENTOR__LIMITS__MAX_HEADERS", "many"),
+        ("STENTOR__LIMITS__MAX_UNACKED", "70000"),
+        ("STENTOR__LIMITS__WRITE_TIMEOUT", "5"),
+        ("STENTOR__FEED__DURABLE", "yes"),
+        ("STENTOR__FEED__BINDING", "some"),
+        ("STENTOR__MAILBOX__MAX_BYTES", "1MiB"),
+        ("STENTOR__BROKER__URL", "u:s3cret@host"),
+        ("STENTOR__BROKER__EXCHANGES", "orders"),
+        ("STENTOR__WHATEVER", "1"),
+    ];
+    assert_snapshot!(problems("[listen]\nmax_connections = 0\n", &environment), @r#"
+    stentor.toml:2: [listen] max_connections: is 0, so nobody could connect; write 1 or more
+    STENTOR__BROKER__EXCHANGES: [broker] exchanges: "orders" has no "="; write NAME=VALUE,NAME=VALUE
+    STENTOR__BROKER__URL: [broker] url: is not a broker's URL; write "amqp://user:password@host:5672", "amqps://…" or "embedded:"
+    STENTOR__FEED__BINDING: [feed] binding: unknown variant "some", expected "key" or "all"
+    STENTOR__FEED__DURABLE: [feed] durable: "yes" is not a switch; write true or false
+    STENTOR__LIMITS__MAX_FRAM_SIZE: there is no such variable; did you mean STENTOR__LIMITS__MAX_FRAME_SIZE?
+    STENTOR__LIMITS__MAX_HEADERS: [limits] max_headers: "many" is not a whole number, 0 or more
+    STENTOR__LIMITS__MAX_UNACKED: [limits] max_unacked: invalid value: integer 70000, expected a whole number from 0 to 65535
+    STENTOR__LIMITS__WRITE_TIMEOUT: [limits] write_timeout: invalid value: string "5", expected a duration; write e.g. "10s" or "500ms"
+    STENTOR__MAILBOX__MAX_BYTES: [mailbox] max_bytes: is 1 MiB, less than [limits] max_frame_size (4 MiB), so the largest messages could never be delivered; raise it, or lower the other
+    STENTOR__WHATEVER: there is no such variable; variables are named STENTOR__SECTION__KEY
+    "#);
+}
+
+#[test]
+fn serving_needs_a_broker_and_a_hook() {
+    let errors = Config::load(None, []).unwrap_err();
+    assert_snapshot!(errors, @r#"
+    configuration: [auth] user_path: is not set, and nobody but your application knows who may log in; write the address of its hook, such as "http://127.0.0.1:8080/auth/user" (`stentor demo` needs none)
+    configuration: [broker] url: is not set; write RabbitMQ's address and the gateway's account there, "amqp://user:password@host:5672" (in the file, or, better for a password, in the variable STENTOR__BROKER__URL)
+    "#);
+    let set = variables(&[
+        ("STENTOR__BROKER__URL", "embedded:"),
+        ("STENTOR__AUTH__USER_PATH", "http://127.0.0.1:8080/user"),
+    ]);
+    assert!(Config::load(None, set).is_ok());
+}
+
+#[test]
+fn no_secret_is_shown() {
+    let config = load(
+        "[broker]\nurl = \"amqp://u:s3cret@host\"\n[presence]\nurl = \"redis://:s3cret@host\"\n",
+        &[],
+    )
+    .unwrap();
+    let shown = format!("{config:?} {config:#?}");
+    assert!(!shown.contains("s3cret"), "{shown}");
+    assert!(shown.contains("***"));
+}

@@ -1,0 +1,154 @@
+//! What a connection is served by, and who is at its other end.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
+
+use stomp_grammar::Limits as DecoderLimits;
+
+use super::{
+    config::{Limits, Stomp, session_config},
+    mapping,
+    registry::{Guard, Registry},
+};
+use crate::{
+    auth::{Authenticator, User},
+    hub::{Hub, Mailbox, MailboxConfig, VhostHub},
+};
+
+/// What all connections of this node are served by.
+pub struct Services {
+    /// The virtual hosts.
+    pub hub: Hub,
+    /// Who may do what.
+    pub auth: Arc<dyn Authenticator>,
+    /// Who is connected.
+    pub registry: Arc<Registry>,
+    settings: Settings,
+}
+
+/// How connections behave.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The `[limits]` section.
+    pub limits: Limits,
+    /// The `[stomp]` section.
+    pub stomp: Stomp,
+    /// The `[mailbox]` section.
+    pub mailbox: MailboxConfig,
+    /// The virtual host of clients that name none.
+    pub default_vhost: Arc<str>,
+    /// Whether a client is told the hook's reason for a refusal (`auth.disclose_reason`).
+    pub disclose_reason: bool,
+    session: Arc<stomp_session::Config>,
+}
+
+impl Settings {
+    /// Settings from the sections of the configuration.
+    #[must_use]
+    pub fn new(
+        limits: Limits,
+        stomp: Stomp,
+        mailbox: MailboxConfig,
+        default_vhost: Arc<str>,
+        disclose_reason: bool,
+    ) -> Self {
+        let session = Arc::new(session_config(&limits, &stomp));
+        Self { limits, stomp, mailbox, default_vhost, disclose_reason, session }
+    }
+
+    pub(super) fn session(&self) -> Arc<stomp_session::Config> {
+        Arc::clone(&self.session)
+    }
+
+    pub(super) fn first_limits(&self) -> DecoderLimits {
+        self.limits.decoder_unauthenticated()
+    }
+}
+
+impl Services {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(
+        hub: Hub,
+        auth: Arc<dyn Authenticator>,
+        registry: Arc<Registry>,
+        settings: Settings,
+    ) -> Arc<Self> {
+        Arc::new(Self { hub, auth, registry, settings })
+    }
+
+    /// How connections behave.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Takes a place for a connection; `None` if there is none left.
+    #[must_use]
+    pub fn enter(&self) -> Option<Guard> {
+        self.registry.enter(Mailbox::new(self.settings.mailbox.clone()))
+    }
+}
+
+/// Where a client connects from, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// Its address.
+    pub remote: SocketAddr,
+    /// The transport: `websocket` or `tcp`.
+    pub transport: &'static str,
+}
+
+/// One connection, as the work done for it sees it.
+pub(super) struct Context {
+    pub(super) services: Arc<Services>,
+    pub(super) peer: Peer,
+    pub(super) guard: Guard,
+    identity: OnceLock<Identity>,
+}
+
+/// Who a client turned out to be.
+pub(super) struct Identity {
+    pub(super) user: User,
+    pub(super) vhost: Arc<VhostHub>,
+}
+
+impl Context {
+    pub(super) fn new(services: Arc<Services>, peer: Peer, guard: Guard) -> Arc<Self> {
+        Arc::new(Self { services, peer, guard, identity: OnceLock::new() })
+    }
+
+    /// `None` before the login.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.identity.get()
+    }
+
+    pub(super) fn set_identity(&self, identity: Identity) {
+        // The session lets nobody log in twice.
+        let _ = self.identity.set(identity);
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.services.settings
+    }
+
+    pub(super) fn mapping<'a>(&'a self, identity: &'a Identity) -> mapping::Context<'a> {
+        let Settings { limits, stomp, .. } = self.settings();
+        mapping::Context {
+            user: &identity.user.name,
+            impersonate: false,
+            topics: &stomp.default_topic_exchange,
+            auto_prefetch: limits.auto_prefetch,
+            max_unacked: limits.max_unacked,
+        }
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} in {:?}", self.user.name, self.vhost.name())
+    }
+}

@@ -1,0 +1,61 @@
+//! What a transport owes a connection. WebSocket and TCP implement it; a polling transport can.
+
+use std::{
+    io,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use stomp_session::CloseCode;
+use thiserror::Error;
+
+/// The way to one client and back. All calls come from one task.
+///
+/// A link has no notion of frames on the way in: it hands over bytes as they come. On the way
+/// out it is told where a frame ends, since some transports have messages.
+pub trait Link: Send + Unpin + 'static {
+    /// The next bytes from the client; `None`: it closed in good order.
+    ///
+    /// # Errors
+    /// Nothing more comes.
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, LinkError>>;
+
+    /// Takes one whole frame, or a heart-beat, to be written by the next
+    /// [`Link::poll_flush`]. Does no I/O.
+    fn send(&mut self, frame: Vec<u8>);
+
+    /// About how many bytes were taken and are not written yet; 0 only if there are none.
+    fn pending(&self) -> usize;
+
+    /// Writes all that was taken.
+    ///
+    /// # Errors
+    /// The transport broke.
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>>;
+
+    /// Says good-bye in the transport's way, and waits until the client has heard it, or is
+    /// gone: what it still sends is read and dropped, since a socket that is closed with bytes
+    /// unread takes back what was written to it last. Called again until it is ready.
+    fn poll_close(&mut self, context: &mut Context<'_>, code: CloseCode) -> Poll<()>;
+
+    /// The client may send frames of this size, in bytes, from now on.
+    fn set_max_frame_size(&mut self, size: usize);
+}
+
+/// Why a transport ends.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// The socket broke.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// One message of the transport is larger than a frame may be. Writing still works.
+    #[error("a message of more than {limit} bytes")]
+    TooBig {
+        /// What would have been allowed, in bytes.
+        limit: usize,
+    },
+    /// The client broke the transport's own rules.
+    #[error("{0}")]
+    Violation(Box<str>),
+}

@@ -1,0 +1,318 @@
+//! From STOMP frames to what the broker is asked (pure): what RabbitMQ's STOMP plug-in makes of
+//! destinations and headers, and which subscriptions can share a feed.
+//!
+//! Nothing that the broker would answer by closing a channel is let through: channels are shared
+//! by many clients, and one client's bad `expiration` must not cost the others theirs.
+
+mod fields;
+mod properties;
+
+#[cfg(test)]
+mod tests;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use stomp_grammar::{Command, Headers};
+use stomp_session::{AckMode, Problem};
+
+use crate::broker::{
+    Argument, Consume, Publish, QueueSpec,
+    destination::{Destination, DestinationError},
+};
+use fields::Fields;
+pub use properties::USER_HEADER;
+
+impl From<DestinationError> for Problem {
+    fn from(error: DestinationError) -> Self {
+        match error {
+            DestinationError::Unknown(destination) => Self::UnknownDestination(destination),
+            error => Self::InvalidDestination(error.to_string().into()),
+        }
+    }
+}
+
+/// What of the surroundings the mapping depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The user's name.
+    pub user: &'a str,
+    /// Whether the gateway's own account may publish in the name of others: then the AMQP
+    /// `user-id` property of every message is the user.
+    pub impersonate: bool,
+    /// The default topic exchange.
+    pub topics: &'a str,
+    /// Messages on their way to an `ack:auto` subscription, at most.
+    pub auto_prefetch: u16,
+    /// Messages that a client may leave unacknowledged, at most, in one subscription.
+    pub max_unacked: u16,
+}
+
+/// What a SEND frame asks of the broker.
+#[derive(Clone, Debug)]
+pub struct Sending {
+    /// The message; the lane is the caller's to set.
+    pub publish: Publish,
+    /// The queue to declare before, if this was not done yet.
+    pub declare: Option<QueueSpec>,
+    /// Answers are to go to this temporary queue of the session (`/temp-queue/<x>` in
+    /// `reply-to`): the caller makes it by [`temp_queue`], and sets `publish.properties.reply_to`
+    /// to its name.
+    pub temp_queue: Option<Box<str>>,
+}
+
+/// What a SEND frame to `destination` asks.
+///
+/// Every header that neither is STOMP's own nor becomes a property becomes an AMQP header. The
+/// user's name goes with it as [`USER_HEADER`], whatever the client says there.
+///
+/// # Errors
+/// [`Problem::InvalidDestination`], [`Problem::InvalidHeader`], and
+/// [`Problem::PreconditionFailed`]: the client claims another `user-id` than its own.
+pub fn send(
+    destination: &Destination,
+    headers: &Headers,
+    body: Bytes,
+    context: &Context<'_>,
+) -> Result<Sending, Problem> {
+    let Some((exchange, routing_key)) = destination.route(context.topics) else {
+        return Err(DestinationError::not_for(Command::Send, &destination.to_string()).into());
+    };
+    let fields = Fields::new(Command::Send, headers);
+    let (properties, temp_queue) = properties::read(&fields, context)?;
+    let declare = match destination {
+        // Here, `persistent` is the message's delivery mode alone. (The plug-in takes it for
+        // `durable` too, so that `persistent:false` declares an exclusive queue.)
+        Destination::Queue(name) => Some(queue(name, fields.switch("durable")?, &fields)?),
+        _ => None,
+    };
+    Ok(Sending {
+        publish: Publish {
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
+            properties,
+            body,
+            mandatory: fields.switch("mandatory")?.unwrap_or(false),
+            lane: 0,
+        },
+        declare,
+        temp_queue,
+    })
+}
+
+/// How a subscription is served.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan {
+    /// By a feed that the node's subscriptions share.
+    Shared {
+        /// The exchange.
+        exchange: Box<str>,
+        /// The binding pattern.
+        pattern: Box<str>,
+    },
+    /// By a queue and a consumer of its own.
+    Dedicated(Consume),
+}
+
+/// How a subscription to `destination` is served: by a shared feed if it is to an exchange or a
+/// topic, with `ack:auto`, and no header speaks of a queue. `unique` is a fresh random number;
+/// the name of a subscription's own queue is made of it.
+///
+/// A name that the client chose (`x-queue-name`) may be another user's: ask the hook before
+/// consuming from it.
+///
+/// # Errors
+/// [`Problem::InvalidDestination`], [`Problem::InvalidHeader`], and [`Problem::MissingHeader`]:
+/// a durable subscription needs an `id`.
+pub fn subscribe(
+    destination: &Destination,
+    ack: AckMode,
+    headers: &Headers,
+    unique: u128,
+    context: &Context<'_>,
+) -> Result<Plan, Problem> {
+    match destination {
+        Destination::Exchange { .. } | Destination::Topic(_)
+            if ack == AckMode::Auto && !headers.iter().any(|(name, _)| asks_for_a_queue(name)) =>
+        {
+            let (exchange, pattern) = destination.route(context.topics).unwrap_or_default();
+            Ok(Plan::Shared {
+                exchange: exchange.into(),
+                pattern: pattern.into(),
+            })
+        }
+        _ => dedicated(destination, ack, headers, unique, context).map(Plan::Dedicated),
+    }
+}
+
+fn asks_for_a_queue(header: &str) -> bool {
+    const QUEUE_HEADERS: [&str; 7] = [
+        "durable",
+        "persistent",
+        "auto-delete",
+        "exclusive",
+        "prefetch-count",
+        "x-queue-name",
+        "x-priority",
+    ];
+    QUEUE_HEADERS.contains(&header)
+        || fields::QUEUE_ARGUMENTS
+            .iter()
+            .any(|(name, _)| *name == header)
+        || header.starts_with("x-stream-")
+}
+
+/// As [`subscribe`], never shared: for exchanges of types that the node cannot match itself.
+///
+/// # Errors
+/// As [`subscribe`].
+pub fn dedicated(
+    destination: &Destination,
+    ack: AckMode,
+    headers: &Headers,
+    unique: u128,
+    context: &Context<'_>,
+) -> Result<Consume, Problem> {
+    let fields = Fields::new(Command::Subscribe, headers);
+    let binding = destination
+        .route(context.topics)
+        .filter(|(exchange, _)| !exchange.is_empty())
+        .map(|(exchange, pattern)| (exchange.into(), pattern.into()));
+    let queue = match destination {
+        Destination::Exchange { .. } | Destination::Topic(_) => {
+            subscription_queue(destination, &fields, unique, context)?
+        }
+        Destination::Queue(name) => queue(name, durable(&fields)?, &fields)?,
+        Destination::AmqQueue(name) => QueueSpec {
+            name: name.clone(),
+            ..QueueSpec::default()
+        },
+        Destination::TempQueue(_) | Destination::ReplyQueue(_) => {
+            let text = destination.to_string();
+            return Err(DestinationError::not_for(Command::Subscribe, &text).into());
+        }
+    };
+    let most = match ack {
+        AckMode::Auto => context.auto_prefetch,
+        AckMode::Client | AckMode::ClientIndividual => context.max_unacked,
+    };
+    let prefetch = match fields.number("prefetch-count")? {
+        None | Some(0) => most,
+        Some(wish) => most.min(wish),
+    };
+    Ok(Consume {
+        declare: !matches!(destination, Destination::AmqQueue(_)),
+        binding,
+        prefetch: prefetch.max(1),
+        // An exclusive queue belongs to the gateway's link; towards other clients of the gateway
+        // its one consumer makes it exclusive.
+        exclusive: queue.exclusive,
+        arguments: fields.consumer_arguments()?,
+        queue,
+    })
+}
+
+/// The queue of a subscription to an exchange or topic: gone with its consumer, unless headers
+/// say otherwise.
+fn subscription_queue(
+    destination: &Destination,
+    fields: &Fields<'_>,
+    unique: u128,
+    context: &Context<'_>,
+) -> Result<QueueSpec, Problem> {
+    let durable = durable(fields)?.unwrap_or(false);
+    let name = match fields.short("x-queue-name")? {
+        Some(name) => name.into(),
+        None if durable => durable_name(destination, fields.required("id")?, context),
+        None => subscription_name(&unique.to_be_bytes()),
+    };
+    Ok(QueueSpec {
+        name,
+        durable,
+        exclusive: fields.switch("exclusive")?.unwrap_or(false),
+        auto_delete: fields.switch("auto-delete")?.unwrap_or(true),
+        arguments: fields.queue_arguments()?,
+    })
+}
+
+/// A queue of `/queue/<name>`: durable, and there to stay. One that is not durable goes with its
+/// last consumer, as with the plug-in, but it is not exclusive, which would be to say that it
+/// belongs to whichever clients happen to share this node.
+fn queue(name: &str, durable: Option<bool>, fields: &Fields<'_>) -> Result<QueueSpec, Problem> {
+    let durable = durable.unwrap_or(true);
+    Ok(QueueSpec {
+        name: name.into(),
+        durable,
+        exclusive: fields.switch("exclusive")?.unwrap_or(false),
+        auto_delete: fields.switch("auto-delete")?.unwrap_or(!durable),
+        arguments: fields.queue_arguments()?,
+    })
+}
+
+/// `durable`, or its alias `persistent`; if both are there, whichever says yes.
+fn durable(fields: &Fields<'_>) -> Result<Option<bool>, Problem> {
+    let (durable, alias) = (fields.switch("durable")?, fields.switch("persistent")?);
+    Ok(match (durable, alias) {
+        (Some(one), Some(other)) => Some(one || other),
+        (one, other) => one.or(other),
+    })
+}
+
+/// The same for the same user, id, exchange and pattern, on every node and after every restart.
+/// A cryptographic hash, since the id is the client's to choose: it must not find one that leads
+/// to another user's queue.
+fn durable_name(destination: &Destination, id: &str, context: &Context<'_>) -> Box<str> {
+    const LENGTH: usize = 24;
+    let (exchange, pattern) = destination.route(context.topics).unwrap_or_default();
+    let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+    for field in [context.user, exchange, pattern, id] {
+        hash.update(&(field.len() as u64).to_be_bytes());
+        hash.update(field.as_bytes());
+    }
+    subscription_name(hash.finish().as_ref().get(..LENGTH).unwrap_or_default())
+}
+
+fn subscription_name(bytes: &[u8]) -> Box<str> {
+    format!("stomp-subscription-{}", URL_SAFE_NO_PAD.encode(bytes)).into()
+}
+
+/// A queue for a session's `/temp-queue/<x>`, and its consumer, which is the only one there may
+/// be. `unique` is a fresh random number, not to be guessed.
+#[must_use]
+pub fn temp_queue(unique: u128, context: &Context<'_>) -> Consume {
+    Consume {
+        queue: QueueSpec {
+            name: format!(
+                "stomp-temp-{}",
+                URL_SAFE_NO_PAD.encode(unique.to_be_bytes())
+            )
+            .into(),
+            durable: false,
+            exclusive: true,
+            auto_delete: true,
+            arguments: Vec::<(Box<str>, Argument)>::new(),
+        },
+        declare: true,
+        binding: None,
+        prefetch: context.auto_prefetch.max(1),
+        exclusive: true,
+        arguments: Vec::new(),
+    }
+}
+
+/// Whether an UNSUBSCRIBE frame ends the durable queue of its subscription too: it says
+/// `durable:true` (and not `auto-delete:true`) of a durable subscription to an exchange or topic.
+/// A `/queue/<name>` is never deleted so.
+///
+/// # Errors
+/// [`Problem::InvalidHeader`].
+pub fn unsubscribe_deletes_queue(consume: &Consume, headers: &Headers) -> Result<bool, Problem> {
+    let fields = Fields::new(Command::Unsubscribe, headers);
+    let asked = durable(&fields)?.unwrap_or(false);
+    let kept = fields.switch("auto-delete")?.unwrap_or(false);
+    let QueueSpec {
+        durable,
+        auto_delete,
+        ..
+    } = consume.queue;
+    Ok(asked && !kept && consume.binding.is_some() && durable && !auto_delete)
+}

@@ -1,0 +1,426 @@
+use super::*;
+use crate::broker::Properties;
+
+const CONTEXT: Context<'static> = Context {
+    user: "alice",
+    impersonate: false,
+    topics: "amq.topic",
+    auto_prefetch: 100,
+    max_unacked: 1_000,
+};
+
+fn sent(destination: &str, headers: &[(&str, &str)]) -> Result<Sending, Problem> {
+    let headers: Headers = headers.iter().copied().collect();
+    send(
+        &Destination::parse(destination)?,
+        &headers,
+        Bytes::new(),
+        &CONTEXT,
+    )
+}
+
+fn plan(destination: &str, ack: AckMode, headers: &[(&str, &str)]) -> Result<Plan, Problem> {
+    let headers: Headers = headers.iter().copied().collect();
+    subscribe(
+        &Destination::parse(destination)?,
+        ack,
+        &headers,
+        7,
+        &CONTEXT,
+    )
+}
+
+#[track_caller]
+fn own_queue(destination: &str, headers: &[(&str, &str)]) -> Consume {
+    match plan(destination, AckMode::Client, headers) {
+        Ok(Plan::Dedicated(consume)) => consume,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn properties(headers: &[(&str, &str)]) -> Properties {
+    sent("/topic/m", headers).unwrap().publish.properties
+}
+
+fn route(sending: &Sending) -> (&str, &str) {
+    (&sending.publish.exchange, &sending.publish.routing_key)
+}
+
+#[test]
+fn sends_go_where_the_plug_in_sends_them() {
+    for (destination, expected, declares) in [
+        ("/exchange/feed/k", ("feed", "k"), false),
+        ("/exchange/feed", ("feed", ""), false),
+        ("/topic/a.b", ("amq.topic", "a.b"), false),
+        ("/queue/a%2Fb", ("", "a/b"), true),
+        ("a", ("", "a"), true),
+        ("/amq/queue/a", ("", "a"), false),
+        ("/reply-queue/amq.gen-x", ("", "amq.gen-x"), false),
+    ] {
+        let sending = sent(destination, &[]).unwrap();
+        assert_eq!(route(&sending), expected, "{destination}");
+        assert_eq!(sending.declare.is_some(), declares, "{destination}");
+    }
+    assert_eq!(
+        sent("/temp-queue/x", &[]).unwrap_err(),
+        Problem::InvalidDestination(
+            "'/temp-queue/x' is not a valid destination for 'SEND'\n".into()
+        )
+    );
+    assert_eq!(
+        sent("/foo/bar", &[]).unwrap_err(),
+        Problem::UnknownDestination("/foo/bar".into())
+    );
+}
+
+#[test]
+fn headers_become_properties_or_amqp_headers() {
+    let some = |text: &str| Some(Box::from(text));
+    assert_eq!(
+        properties(&[
+            ("destination", "/topic/m"),
+            ("receipt", "r"),
+            ("transaction", "t"),
+            ("content-length", "0"),
+            ("content-type", "text/plain"),
+            ("content-encoding", "utf-8"),
+            ("persistent", "true"),
+            ("priority", " 3 "),
+            ("correlation-id", "cc"),
+            ("reply-to", "rt"),
+            ("expiration", "10000"),
+            ("amqp-message-id", "am"),
+            ("timestamp", "123"),
+            ("type", "ty"),
+            ("user-id", "alice"),
+            ("app-id", "ap"),
+            ("foo", "1"),
+            ("x-message-ttl", "5"),
+            ("foo", "2"),
+            ("bar", ""),
+        ]),
+        Properties {
+            content_type: some("text/plain"),
+            content_encoding: some("utf-8"),
+            persistent: true,
+            priority: Some(3),
+            correlation_id: some("cc"),
+            reply_to: some("rt"),
+            expiration: some("10000"),
+            message_id: some("am"),
+            timestamp: Some(123),
+            kind: some("ty"),
+            user_id: None,
+            app_id: some("ap"),
+            headers: vec![
+                ("foo".into(), "1".into()),
+                ("bar".into(), "".into()),
+                (USER_HEADER.into(), "alice".into()),
+            ],
+        }
+    );
+}
+
+#[test]
+fn nobody_sends_in_another_s_name() {
+    assert!(matches!(
+        sent("/topic/m", &[("user-id", "bob")]),
+        Err(Problem::PreconditionFailed(_))
+    ));
+    let carried = properties(&[(USER_HEADER, "bob")]).headers;
+    assert_eq!(carried, [(USER_HEADER.into(), "alice".into())]);
+
+    let destination = Destination::Topic("m".into());
+    let context = Context {
+        impersonate: true,
+        ..CONTEXT
+    };
+    let sending = send(&destination, &Headers::default(), Bytes::new(), &context).unwrap();
+    assert_eq!(sending.publish.properties.user_id.as_deref(), Some("alice"));
+}
+
+/// Each of these would cost the gateway's channel.
+#[test]
+fn what_the_broker_would_not_take_is_refused_before() {
+    let long = "x".repeat(256);
+    for (name, value) in [
+        ("priority", "x"),
+        ("priority", "256"),
+        ("expiration", "soon"),
+        ("expiration", "-1"),
+        ("expiration", "4294967296"),
+        ("timestamp", "1.5"),
+        ("persistent", "yes"),
+        ("mandatory", "1"),
+        ("type", &long),
+        ("correlation-id", &long),
+        (&long, "x"),
+        ("CC", "other"),
+        ("BCC", "other"),
+    ] {
+        let refused = sent("/topic/m", &[(name, value)]).unwrap_err();
+        assert!(matches!(refused, Problem::InvalidHeader { .. }), "{name}");
+    }
+}
+
+#[test]
+fn answers_can_go_to_a_queue_of_the_session() {
+    let sending = sent("/topic/m", &[("reply-to", "/temp-queue/foo")]).unwrap();
+    assert_eq!(sending.temp_queue.as_deref(), Some("foo"));
+    assert_eq!(sending.publish.properties.reply_to, None);
+    let sending = sent("/topic/m", &[("reply-to", "/queue/foo")]).unwrap();
+    assert_eq!(sending.temp_queue, None);
+    let reply_to = sending.publish.properties.reply_to;
+    assert_eq!(reply_to.as_deref(), Some("/queue/foo"));
+    assert!(sent("/topic/m", &[("reply-to", "/foo/bar")]).is_err());
+
+    let consume = temp_queue(1, &CONTEXT);
+    assert!(consume.exclusive && consume.queue.exclusive && consume.queue.auto_delete);
+    assert_ne!(consume.queue.name, temp_queue(2, &CONTEXT).queue.name);
+}
+
+#[test]
+fn a_send_declares_its_queue() {
+    let declared = |headers| sent("/queue/q", headers).unwrap().declare.unwrap();
+    let durable = QueueSpec {
+        name: "q".into(),
+        durable: true,
+        ..QueueSpec::default()
+    };
+    assert_eq!(declared(&[]), durable);
+    assert_eq!(declared(&[("persistent", "false")]), durable);
+    let passing = declared(&[("durable", "false"), ("x-max-length", " 5 ")]);
+    assert!(!passing.durable && passing.auto_delete && !passing.exclusive);
+    assert_eq!(
+        passing.arguments,
+        [("x-max-length".into(), Argument::Number(5))]
+    );
+    assert!(sent("/queue/q", &[("x-max-length", "many")]).is_err());
+}
+
+#[test]
+fn plain_subscriptions_share() {
+    let shared = |exchange: &str, pattern: &str| {
+        Ok(Plan::Shared {
+            exchange: exchange.into(),
+            pattern: pattern.into(),
+        })
+    };
+    let auto =
+        |destination: &str, headers: &[(&str, &str)]| plan(destination, AckMode::Auto, headers);
+    let plain = [
+        ("id", "1"),
+        ("destination", "…"),
+        ("x-app", "shop"),
+        ("receipt", "r"),
+    ];
+    assert_eq!(
+        auto("/exchange/feed/user_1", &plain),
+        shared("feed", "user_1")
+    );
+    assert_eq!(auto("/exchange/feed", &[]), shared("feed", ""));
+    assert_eq!(auto("/topic/a.#", &[]), shared("amq.topic", "a.#"));
+    for header in [
+        ("durable", "false"),
+        ("persistent", "false"),
+        ("auto-delete", "true"),
+        ("exclusive", "false"),
+        ("prefetch-count", "1"),
+        ("x-queue-name", "q"),
+        ("x-priority", "1"),
+        ("x-message-ttl", "1"),
+        ("x-stream-offset", "first"),
+    ] {
+        let plan = auto("/topic/a", &[header]);
+        assert!(matches!(plan, Ok(Plan::Dedicated(_))), "{header:?}");
+    }
+    for destination in ["/queue/a", "/amq/queue/a", "a"] {
+        assert!(matches!(auto(destination, &[]), Ok(Plan::Dedicated(_))));
+    }
+    let acked = plan("/topic/a", AckMode::ClientIndividual, &[]);
+    assert!(matches!(acked, Ok(Plan::Dedicated(_))));
+}
+
+#[test]
+fn subscriptions_to_exchanges_have_passing_queues() {
+    let consume = own_queue("/exchange/feed/k", &[]);
+    assert_eq!(consume.binding, Some(("feed".into(), "k".into())));
+    assert!(consume.declare && !consume.exclusive);
+    assert!(consume.queue.name.starts_with("stomp-subscription-"));
+    assert!(!consume.queue.durable && consume.queue.auto_delete && !consume.queue.exclusive);
+    assert_eq!(
+        own_queue("/topic/a", &[("x-queue-name", "mine")])
+            .queue
+            .name,
+        "mine".into()
+    );
+    let exclusive = own_queue("/topic/a", &[("exclusive", "true")]);
+    assert!(exclusive.exclusive && exclusive.queue.exclusive);
+}
+
+#[test]
+fn durable_subscriptions_find_their_queue_again() {
+    let durable = [("durable", "true"), ("auto-delete", "false"), ("id", "1")];
+    let name = |destination, headers: &[_]| own_queue(destination, headers).queue.name;
+    let consume = own_queue("/topic/a", &durable);
+    assert!(consume.queue.durable && !consume.queue.auto_delete);
+    // Fixed for all time: clients come back after an upgrade of the gateway.
+    let fixed = "stomp-subscription-_yK_r_Qj7fVnZqSD06JQ88AjmHMAu5R4";
+    assert_eq!(&*consume.queue.name, fixed);
+    assert_eq!(&*name("/exchange/amq.topic/a", &durable), fixed);
+    assert_ne!(&*name("/topic/b", &durable), fixed);
+    assert_ne!(
+        &*name("/topic/a", &[("durable", "true"), ("id", "2")]),
+        fixed
+    );
+    assert!(
+        own_queue("/topic/a", &[("durable", "true"), ("id", "2")])
+            .queue
+            .auto_delete
+    );
+    assert!(
+        own_queue("/topic/a", &[("persistent", "true"), ("id", "2")])
+            .queue
+            .durable
+    );
+    let refused = plan("/topic/a", AckMode::Auto, &[("durable", "true")]);
+    assert!(matches!(
+        refused,
+        Err(Problem::MissingHeader { header: "id", .. })
+    ));
+
+    let destination = Destination::Topic("a".into());
+    let headers: Headers = durable.iter().copied().collect();
+    let bob = Context {
+        user: "bob",
+        ..CONTEXT
+    };
+    let other = dedicated(&destination, AckMode::Auto, &headers, 7, &bob).unwrap();
+    assert_ne!(&*other.queue.name, fixed);
+}
+
+#[test]
+fn queues_are_durable_and_existing_ones_left_alone() {
+    let consume = own_queue("/queue/q", &[]);
+    assert_eq!(consume.queue.name, "q".into());
+    assert!(consume.declare && consume.queue.durable && !consume.queue.auto_delete);
+    assert_eq!(consume.binding, None);
+    let consume = own_queue("/amq/queue/q", &[("x-max-length", "1")]);
+    assert!(!consume.declare);
+    for (destination, words) in [("/temp-queue/x", "temp"), ("/reply-queue/x", "reply")] {
+        let refused = plan(destination, AckMode::Auto, &[]).unwrap_err();
+        let expected = format!("'/{words}-queue/x' is not a valid destination for 'SUBSCRIBE'\n");
+        assert_eq!(refused, Problem::InvalidDestination(expected.into()));
+    }
+}
+
+#[test]
+fn arguments_have_their_types() {
+    let consume = own_queue(
+        "/queue/q",
+        &[
+            ("x-dead-letter-exchange", " dlx "),
+            ("x-dead-letter-routing-key", "k"),
+            ("x-expires", "1"),
+            ("x-max-length", "2"),
+            ("x-max-length-bytes", "3"),
+            ("x-overflow", "reject-publish"),
+            ("x-max-age", "1h"),
+            ("x-stream-max-segment-size-bytes", "4"),
+            ("x-max-priority", "5"),
+            ("x-message-ttl", "6"),
+            ("x-queue-type", "classic"),
+            ("x-stream-filter-size-bytes", "16"),
+            ("x-priority", "-2"),
+            ("x-stream-offset", "timestamp=9"),
+            ("x-stream-filter", "a,b"),
+            ("x-stream-match-unfiltered", "true"),
+        ],
+    );
+    let text = |text: &str| Argument::Text(text.into());
+    let named = |pairs: Vec<(&str, Argument)>| -> Vec<(Box<str>, Argument)> {
+        pairs
+            .into_iter()
+            .map(|(name, value)| (name.into(), value))
+            .collect()
+    };
+    assert_eq!(
+        consume.queue.arguments,
+        named(vec![
+            ("x-dead-letter-exchange", text("dlx")),
+            ("x-dead-letter-routing-key", text("k")),
+            ("x-expires", Argument::Number(1)),
+            ("x-max-length", Argument::Number(2)),
+            ("x-max-length-bytes", Argument::Number(3)),
+            ("x-overflow", text("reject-publish")),
+            ("x-max-age", text("1h")),
+            ("x-stream-max-segment-size-bytes", Argument::Number(4)),
+            ("x-max-priority", Argument::Number(5)),
+            ("x-message-ttl", Argument::Number(6)),
+            ("x-queue-type", text("classic")),
+            ("x-stream-filter-size-bytes", Argument::Number(16)),
+        ])
+    );
+    assert_eq!(
+        consume.arguments,
+        named(vec![
+            ("x-priority", Argument::Number(-2)),
+            ("x-stream-offset", Argument::Timestamp(9)),
+            (
+                "x-stream-filter",
+                Argument::Texts(vec!["a".into(), "b".into()])
+            ),
+            ("x-stream-match-unfiltered", Argument::Switch(true)),
+        ])
+    );
+    for (offset, expected) in [
+        ("first", Some(text("first"))),
+        ("last", Some(text("last"))),
+        ("next", Some(text("next"))),
+        ("offset=5", Some(Argument::Number(5))),
+        ("5", Some(Argument::Number(5))),
+        ("timestamp=x", None),
+        ("middle", None),
+    ] {
+        let plan = plan("/queue/q", AckMode::Client, &[("x-stream-offset", offset)]);
+        let found = match plan {
+            Ok(Plan::Dedicated(mut consume)) => consume.arguments.pop().map(|(_, value)| value),
+            _ => None,
+        };
+        assert_eq!(found, expected, "{offset}");
+    }
+}
+
+#[test]
+fn prefetch_is_the_client_s_wish_within_bounds() {
+    let prefetch = |ack, headers: &[_]| match plan("/queue/q", ack, headers) {
+        Ok(Plan::Dedicated(consume)) => consume.prefetch,
+        other => panic!("{other:?}"),
+    };
+    let wish = |count| [("prefetch-count", count)];
+    assert_eq!(prefetch(AckMode::Auto, &[]), 100);
+    assert_eq!(prefetch(AckMode::Auto, &wish("5")), 5);
+    assert_eq!(prefetch(AckMode::Client, &[]), 1_000);
+    assert_eq!(prefetch(AckMode::Client, &wish("0")), 1_000);
+    assert_eq!(prefetch(AckMode::Client, &wish("5")), 5);
+    assert_eq!(prefetch(AckMode::ClientIndividual, &wish("60000")), 1_000);
+    for bad in ["-1", "x", "65536"] {
+        assert!(plan("/queue/q", AckMode::Client, &wish(bad)).is_err());
+    }
+}
+
+#[test]
+fn only_durable_subscriptions_take_their_queue_along() {
+    let ends = |consume: &Consume, headers: &[(&str, &str)]| {
+        let headers: Headers = headers.iter().copied().collect();
+        unsubscribe_deletes_queue(consume, &headers).unwrap()
+    };
+    let durable = [("durable", "true"), ("auto-delete", "false"), ("id", "1")];
+    let subscription = own_queue("/topic/a", &durable);
+    assert!(ends(&subscription, &durable));
+    assert!(ends(&subscription, &[("durable", "true")]));
+    assert!(!ends(&subscription, &[("id", "1")]));
+    assert!(!ends(&own_queue("/queue/q", &[]), &durable));
+    assert!(!ends(&own_queue("/topic/a", &[]), &durable));
+}

@@ -1,0 +1,135 @@
+//! Which questions a client's wish asks of the hook, in the order of its contract.
+
+use std::sync::Arc;
+
+use stomp_session::Problem;
+
+use super::context::{Context, Identity};
+use crate::{
+    auth::{Access, Permission, ResourceKind},
+    broker::{Argument, Consume, Publish, QueueSpec},
+    telemetry,
+};
+
+/// Asks on behalf of one user of one virtual host.
+pub(super) struct Permissions<'a> {
+    context: &'a Context,
+    identity: &'a Identity,
+}
+
+impl<'a> Permissions<'a> {
+    pub(super) fn new(context: &'a Context, identity: &'a Identity) -> Self {
+        Self { context, identity }
+    }
+
+    /// To listen to an exchange by a pattern.
+    pub(super) async fn listen(&self, exchange: &str, pattern: &str) -> Result<(), Problem> {
+        self.exchange(exchange, Permission::Read).await?;
+        self.topic(exchange, pattern, Permission::Read).await
+    }
+
+    /// To have a queue and a consumer of one's own.
+    pub(super) async fn consume(&self, consume: &Consume) -> Result<(), Problem> {
+        if let Some((exchange, pattern)) = &consume.binding {
+            self.listen(exchange, pattern).await?;
+        }
+        let queue = &consume.queue;
+        if consume.declare {
+            self.declare(queue).await?;
+        }
+        if consume.binding.is_some() {
+            self.queue(&queue.name, Permission::Write).await?;
+        }
+        self.queue(&queue.name, Permission::Read).await
+    }
+
+    /// To declare a queue.
+    pub(super) async fn declare(&self, queue: &QueueSpec) -> Result<(), Problem> {
+        self.queue(&queue.name, Permission::Configure).await?;
+        let dead_letters = queue.arguments.iter().find_map(|(name, value)| match value {
+            Argument::Text(exchange) if &**name == "x-dead-letter-exchange" => Some(exchange),
+            _ => None,
+        });
+        if let Some(exchange) = dead_letters {
+            self.queue(&queue.name, Permission::Read).await?;
+            self.exchange(exchange, Permission::Write).await?;
+        }
+        Ok(())
+    }
+
+    /// To delete a queue.
+    pub(super) async fn delete(&self, queue: &str) -> Result<(), Problem> {
+        self.queue(queue, Permission::Configure).await
+    }
+
+    /// To publish.
+    pub(super) async fn publish(&self, publish: &Publish) -> Result<(), Problem> {
+        self.exchange(&publish.exchange, Permission::Write).await?;
+        self.topic(&publish.exchange, &publish.routing_key, Permission::Write).await
+    }
+
+    async fn exchange(&self, name: &str, permission: Permission) -> Result<(), Problem> {
+        self.resource(ResourceKind::Exchange, name, permission).await
+    }
+
+    async fn queue(&self, name: &str, permission: Permission) -> Result<(), Problem> {
+        self.resource(ResourceKind::Queue, name, permission).await
+    }
+
+    async fn resource(
+        &self,
+        kind: ResourceKind,
+        name: &str,
+        permission: Permission,
+    ) -> Result<(), Problem> {
+        let access =
+            Access::Resource { vhost: self.vhost(), kind, name: name.into(), permission };
+        self.ask(access).await
+    }
+
+    async fn topic(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        permission: Permission,
+    ) -> Result<(), Problem> {
+        let (exchange, routing_key) = (exchange.into(), routing_key.into());
+        self.ask(Access::Topic { vhost: self.vhost(), exchange, permission, routing_key }).await
+    }
+
+    fn vhost(&self) -> Arc<str> {
+        Arc::clone(self.identity.vhost.name())
+    }
+
+    async fn ask(&self, access: Access) -> Result<(), Problem> {
+        let auth = &self.context.services.auth;
+        auth.allow(&self.identity.user, &access)
+            .await
+            .map_err(|refusal| {
+                telemetry::permission_refused(&self.identity.user.name, &access, &refusal);
+                let reason = refusal.disclosed(self.context.settings().disclose_reason);
+                refused(&access, &self.identity.user.name, reason)
+            })
+    }
+}
+
+/// In the words of RabbitMQ 3.10, which clients of its plug-in know.
+fn refused(access: &Access, user: &str, reason: Option<&str>) -> Problem {
+    let what = match access {
+        Access::Vhost { vhost, .. } => return Problem::VhostDenied { vhost: (&**vhost).into() },
+        Access::Resource { vhost, kind, name, .. } => {
+            let (kind, name) = match (kind, &**name) {
+                (ResourceKind::Queue, name) => ("queue", name),
+                (ResourceKind::Exchange, "") => ("exchange", "amq.default"),
+                (ResourceKind::Exchange, name) => ("exchange", name),
+            };
+            format!("{kind} '{name}' in vhost '{vhost}'")
+        }
+        Access::Topic { vhost, exchange, routing_key, .. } => {
+            format!("topic '{routing_key}' in exchange '{exchange}' in vhost '{vhost}'")
+        }
+    };
+    let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    let detail = format!("ACCESS_REFUSED - access to {what} refused for user '{user}'{because}\n");
+    Problem::PermissionDenied { detail: detail.into() }
+}

@@ -1,0 +1,347 @@
+//! What a session asks for, done in order: one action after the other, with the broker's
+//! confirmations of messages awaited side by side.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+};
+
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, try_join_all},
+    stream::FuturesUnordered,
+};
+use stomp_session::{
+    Action, Connect, OperationId, Outcome, Problem, Settle, Subscribe, SubscriptionId,
+    Unsubscribe, Verdict,
+};
+
+use super::{
+    context::{Context, Identity},
+    mapping::{self, Plan, Sending},
+    permission::Permissions,
+};
+use crate::{
+    auth::{Access, Login, Refusal},
+    broker::{
+        BrokerError, Confirm, Consume, Consumer, QueueSpec, destination::Destination,
+    },
+    hub::{DedicatedSink, SharedSubscription},
+    telemetry,
+};
+
+/// How a subscription of this connection is served.
+pub(super) enum Route {
+    /// By a feed; ends when it is dropped.
+    Shared(#[expect(dead_code, reason = "held for its drop")] SharedSubscription),
+    /// By a consumer of its own.
+    Dedicated(Box<Dedicated>),
+}
+
+/// A dedicated subscription.
+pub(super) struct Dedicated {
+    consumer: Arc<dyn Consumer>,
+    request: Consume,
+    /// Whether messages are settled when they are written, rather than by the client.
+    pub(super) is_auto: bool,
+}
+
+/// What became of an action.
+pub(super) enum Done {
+    /// The answer to [`Action::Authenticate`].
+    Authenticated(Result<Identity, Problem>),
+    /// The answer to [`Action::Subscribe`].
+    Subscribed(OperationId, SubscriptionId, Result<Route, Problem>),
+    /// Messages were handed to the broker, which has yet to confirm them.
+    Handed(OperationId, Result<Handed, Problem>),
+    /// The answer to any other operation.
+    Operation(OperationId, Outcome),
+    /// Nothing that the session waits for.
+    Nothing,
+}
+
+/// What [`Done::Handed`] brings.
+pub(super) struct Handed {
+    confirms: Vec<Confirm>,
+    declared: Vec<Box<str>>,
+    replies: Vec<(SubscriptionId, Route)>,
+}
+
+/// One thing of an [`Action::Perform`], with all that is needed to do it.
+pub(super) enum Task {
+    /// Publish a message; with the queue for replies to be made before, if there is none yet.
+    Publish(Box<Sending>, Option<(SubscriptionId, Consume)>),
+    /// Settle messages of a dedicated subscription.
+    Settle(Arc<dyn Consumer>, Settle),
+}
+
+/// The work of one connection; empty most of the time, and then not there at all.
+#[derive(Default)]
+pub(super) struct Work {
+    queue: VecDeque<Action>,
+    /// The action that is being done.
+    current: Option<BoxFuture<'static, Done>>,
+    /// Done, save that the broker has to confirm it; and settlements of `ack:auto` messages.
+    confirming: FuturesUnordered<BoxFuture<'static, Done>>,
+}
+
+impl Work {
+    pub(super) fn push(&mut self, action: Action) {
+        self.queue.push_back(action);
+    }
+
+    /// The action to begin next, if none is being done.
+    pub(super) fn next(&mut self) -> Option<Action> {
+        if self.current.is_some() { None } else { self.queue.pop_front() }
+    }
+
+    pub(super) fn begin(&mut self, future: BoxFuture<'static, Done>) {
+        self.current = Some(future);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.current.is_none() && self.confirming.is_empty()
+    }
+
+    pub(super) fn poll(&mut self, context: &mut TaskContext<'_>) -> Poll<Done> {
+        if let Some(current) = &mut self.current
+            && let Poll::Ready(done) = current.poll_unpin(context)
+        {
+            self.current = None;
+            return Poll::Ready(done);
+        }
+        match self.confirming.poll_next_unpin(context) {
+            Poll::Ready(Some(done)) => Poll::Ready(done),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Waits for the confirmations of an operation, beside all others.
+    pub(super) fn confirm(&mut self, operation: OperationId, confirms: Vec<Confirm>) {
+        let confirming = async move {
+            let outcome = try_join_all(confirms).await.map(drop).map_err(|error| problem(&error));
+            Done::Operation(operation, outcome)
+        };
+        self.confirming.push(confirming.boxed());
+    }
+
+    /// Accepts what was written to an `ack:auto` subscription, up to `tag`.
+    pub(super) fn accept_written(&mut self, route: &Dedicated, tag: u64) {
+        let consumer = Arc::clone(&route.consumer);
+        let accepting = async move {
+            if let Err(error) = consumer.settle(tag, true, Verdict::Accept).await {
+                // It comes again: to this client, which has it, or to another.
+                tracing::debug!(%error, "could not acknowledge");
+            }
+            Done::Nothing
+        };
+        self.confirming.push(accepting.boxed());
+    }
+}
+
+impl Handed {
+    pub(super) fn split(self) -> (Vec<Confirm>, Vec<Box<str>>, Vec<(SubscriptionId, Route)>) {
+        (self.confirms, self.declared, self.replies)
+    }
+}
+
+impl Dedicated {
+    pub(super) fn consumer(&self) -> &Arc<dyn Consumer> {
+        &self.consumer
+    }
+
+    pub(super) fn queue(&self) -> &str {
+        &self.request.queue.name
+    }
+}
+
+/// Finds out who a client is, and whether it may enter the virtual host.
+pub(super) async fn authenticate(context: Arc<Context>, connect: Box<Connect>) -> Done {
+    Done::Authenticated(login(&context, &connect).await)
+}
+
+async fn login(context: &Context, connect: &Connect) -> Result<Identity, Problem> {
+    let header = |name| connect.headers.get(name);
+    let (Some(user), Some(passcode)) = (header("login"), header("passcode")) else {
+        return Err(Problem::MissingCredentials);
+    };
+    let services = &context.services;
+    let vhost = header("host").unwrap_or(&context.settings().default_vhost);
+    let login =
+        Login { user: user.into(), password: Some(passcode.into()), vhost: vhost.into() };
+    let user = services.auth.user(&login).await.map_err(|refusal| {
+        telemetry::login_refused(&context.peer, &login.user, &refusal);
+        Problem::AccessRefused { user: login.user.clone() }
+    })?;
+    let denied = |refusal: &Refusal| {
+        telemetry::login_refused(&context.peer, &login.user, refusal);
+        Problem::VhostDenied { vhost: vhost.into() }
+    };
+    let Some(hub) = services.hub.vhost(vhost) else {
+        let text = format!("virtual host {vhost:?} is not in broker.vhosts");
+        return Err(denied(&Refusal::Denied(Some(text.into()))));
+    };
+    let access =
+        Access::Vhost { vhost: Arc::clone(hub.name()), ip: context.peer.remote.ip() };
+    services.auth.allow(&user, &access).await.map_err(|refusal| denied(&refusal))?;
+    Ok(Identity { user, vhost: Arc::clone(hub) })
+}
+
+/// Opens a subscription.
+pub(super) async fn subscribe(
+    context: Arc<Context>,
+    operation: OperationId,
+    subscribe: Box<Subscribe>,
+) -> Done {
+    let subscription = subscribe.subscription;
+    Done::Subscribed(operation, subscription, open(&context, &subscribe).await)
+}
+
+async fn open(context: &Context, subscribe: &Subscribe) -> Result<Route, Problem> {
+    let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
+    let destination = Destination::parse(&subscribe.destination)?;
+    let mapping = context.mapping(identity);
+    let (ack, headers, unique) = (subscribe.ack, &subscribe.headers, rand::random());
+    let mut plan = mapping::subscribe(&destination, ack, headers, unique, &mapping)?;
+    if let Plan::Shared { exchange, pattern } = &plan {
+        Permissions::new(context, identity).listen(exchange, pattern).await?;
+        let mailbox = context.guard.mailbox();
+        let shared =
+            identity.vhost.subscribe(exchange, pattern, mailbox, subscribe.subscription).await;
+        if let Some(shared) = shared.map_err(|error| problem(&error))? {
+            return Ok(Route::Shared(shared));
+        }
+        plan = Plan::Dedicated(mapping::dedicated(&destination, ack, headers, unique, &mapping)?);
+    }
+    match plan {
+        Plan::Dedicated(request) => {
+            Permissions::new(context, identity).consume(&request).await?;
+            let is_auto = ack == stomp_session::AckMode::Auto;
+            consume(context, identity, subscribe.subscription, request, is_auto).await
+        }
+        Plan::Shared { .. } => Err(Problem::BrokerUnavailable("no plan".into())),
+    }
+}
+
+async fn consume(
+    context: &Context,
+    identity: &Identity,
+    subscription: SubscriptionId,
+    request: Consume,
+    is_auto: bool,
+) -> Result<Route, Problem> {
+    let mailbox = Arc::clone(context.guard.mailbox());
+    let sink = Arc::new(DedicatedSink { mailbox, subscription });
+    let consuming = identity.vhost.host().consume(request.clone(), sink);
+    let consumer = consuming.await.map_err(|error| problem(&error))?;
+    Ok(Route::Dedicated(Box::new(Dedicated { consumer, request, is_auto })))
+}
+
+/// Ends a subscription.
+pub(super) async fn unsubscribe(
+    context: Arc<Context>,
+    operation: OperationId,
+    unsubscribe: Box<Unsubscribe>,
+    route: Option<Route>,
+) -> Done {
+    let Some(Route::Dedicated(route)) = route else {
+        return Done::Operation(operation, Ok(()));
+    };
+    Done::Operation(operation, end(&context, &unsubscribe, &route).await)
+}
+
+async fn end(
+    context: &Context,
+    unsubscribe: &Unsubscribe,
+    route: &Dedicated,
+) -> Result<(), Problem> {
+    let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
+    let deletes = mapping::unsubscribe_deletes_queue(&route.request, &unsubscribe.headers)?;
+    let queue = &route.request.queue.name;
+    if deletes {
+        Permissions::new(context, identity).delete(queue).await?;
+    }
+    route.consumer.cancel().await.map_err(|error| problem(&error))?;
+    if deletes {
+        let deleting = identity.vhost.host().delete_queue(queue);
+        deleting.await.map_err(|error| problem(&error))?;
+    }
+    Ok(())
+}
+
+/// Does the tasks of one operation: first every permission is asked for, so that nothing is done
+/// if one is refused; then queues are declared, and messages published and settled, in order.
+pub(super) async fn perform(
+    context: Arc<Context>,
+    operation: OperationId,
+    tasks: Vec<Task>,
+    declared: HashSet<Box<str>>,
+) -> Done {
+    Done::Handed(operation, hand_over(&context, tasks, declared).await)
+}
+
+async fn hand_over(
+    context: &Context,
+    tasks: Vec<Task>,
+    mut declared: HashSet<Box<str>>,
+) -> Result<Handed, Problem> {
+    let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
+    let permissions = Permissions::new(context, identity);
+    for task in &tasks {
+        let Task::Publish(sending, replies) = task else { continue };
+        permissions.publish(&sending.publish).await?;
+        if let Some(queue) = undeclared(sending, &declared) {
+            permissions.declare(queue).await?;
+        }
+        if let Some((_, request)) = replies {
+            permissions.consume(request).await?;
+        }
+    }
+    let host = identity.vhost.host();
+    let mut handed = Handed { confirms: Vec::new(), declared: Vec::new(), replies: Vec::new() };
+    for task in tasks {
+        match task {
+            Task::Publish(mut sending, replies) => {
+                if let Some((subscription, request)) = replies {
+                    let route = consume(context, identity, subscription, request, true).await?;
+                    handed.replies.push((subscription, route));
+                }
+                if let Some(queue) = undeclared(&sending, &declared) {
+                    host.declare_queue(queue).await.map_err(|error| problem(&error))?;
+                    declared.insert(queue.name.clone());
+                    handed.declared.push(queue.name.clone());
+                }
+                sending.publish.lane = context.guard.number();
+                let confirm = host.publish(sending.publish).await;
+                handed.confirms.push(confirm.map_err(|error| problem(&error))?);
+            }
+            Task::Settle(consumer, Settle { tag, multiple, verdict, .. }) => {
+                let settling = consumer.settle(tag, multiple, verdict);
+                settling.await.map_err(|error| problem(&error))?;
+            }
+        }
+    }
+    Ok(handed)
+}
+
+fn undeclared<'a>(sending: &'a Sending, declared: &HashSet<Box<str>>) -> Option<&'a QueueSpec> {
+    sending.declare.as_ref().filter(|queue| !declared.contains(&queue.name))
+}
+
+/// What a client is told when the broker does not do what it asked.
+pub(super) fn problem(error: &BrokerError) -> Problem {
+    let text = || error.to_string().into();
+    match error {
+        BrokerError::NotFound(text) => Problem::NotFound(text.clone()),
+        BrokerError::AccessRefused(text) | BrokerError::ResourceLocked(text) => {
+            Problem::PermissionDenied { detail: text.clone() }
+        }
+        BrokerError::PreconditionFailed(text) | BrokerError::Unsupported(text) => {
+            Problem::PreconditionFailed(text.clone())
+        }
+        BrokerError::Unroutable | BrokerError::Nacked => Problem::NotPublished(text()),
+        BrokerError::Cancelled(text) => Problem::FeedInterrupted(text.clone()),
+        BrokerError::Unavailable(_) => Problem::BrokerUnavailable(text()),
+    }
+}

@@ -1,0 +1,104 @@
+//! STOMP over a plain stream.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use stomp_session::CloseCode;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::connection::{Link, LinkError};
+
+/// Bytes read at a time, into a buffer on the stack: an idle connection holds none.
+const READ_SIZE: usize = 16 * 1024;
+
+/// A client on a plain stream.
+#[derive(Debug)]
+pub struct TcpLink<S> {
+    stream: S,
+    out: Vec<u8>,
+    written: usize,
+    is_shut: bool,
+}
+
+impl<S> TcpLink<S> {
+    /// A client on this stream.
+    pub fn new(stream: S) -> Self {
+        Self { stream, out: Vec::new(), written: 0, is_shut: false }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for TcpLink<S> {
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, LinkError>> {
+        Poll::Ready(Ok(ready!(poll_read(&mut self.stream, context))?))
+    }
+
+    fn send(&mut self, frame: Vec<u8>) {
+        if self.out.is_empty() {
+            self.out = frame;
+        } else {
+            self.out.extend_from_slice(&frame);
+        }
+    }
+
+    fn pending(&self) -> usize {
+        self.out.len().saturating_sub(self.written)
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(context, rest))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
+            }
+            self.written = self.written.saturating_add(count);
+        }
+        self.out = Vec::new();
+        self.written = 0;
+        Pin::new(&mut self.stream).poll_flush(context).map_err(LinkError::Io)
+    }
+
+    fn poll_close(&mut self, context: &mut Context<'_>, _: CloseCode) -> Poll<()> {
+        poll_hang_up(&mut self.stream, &mut self.is_shut, context)
+    }
+
+    fn set_max_frame_size(&mut self, _: usize) {}
+}
+
+/// Reads what is there; `None` at the end.
+fn poll_read<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    context: &mut Context<'_>,
+) -> Poll<io::Result<Option<Bytes>>> {
+    let mut buffer = [0_u8; READ_SIZE];
+    let mut buffer = ReadBuf::new(&mut buffer);
+    ready!(Pin::new(stream).poll_read(context, &mut buffer))?;
+    let read = buffer.filled();
+    Poll::Ready(Ok((!read.is_empty()).then(|| Bytes::copy_from_slice(read))))
+}
+
+/// Ends our side of a stream, and drops what still comes from the other, until it ends too.
+pub(super) fn poll_hang_up<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    is_shut: &mut bool,
+    context: &mut Context<'_>,
+) -> Poll<()> {
+    if !*is_shut {
+        if ready!(Pin::new(&mut *stream).poll_shutdown(context)).is_err() {
+            return Poll::Ready(());
+        }
+        *is_shut = true;
+    }
+    loop {
+        match ready!(poll_read(stream, context)) {
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return Poll::Ready(()),
+        }
+    }
+}

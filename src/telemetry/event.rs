@@ -1,0 +1,176 @@
+//! The events. Their targets are the parts that they happen in, so that `[log] level` can turn
+//! single parts up or down.
+
+use std::{fmt::Display, net::SocketAddr, time::Duration};
+
+use tracing::{error, info, warn};
+
+/// A client's connection, as log lines name it.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionInfo<'a> {
+    /// The session's id: what the client sees in CONNECTED, and support asks for.
+    pub session: &'a str,
+    /// The user, as far as it is known: claimed until the login, then proved.
+    pub user: Option<&'a str>,
+    /// The virtual host, as far as it is known.
+    pub vhost: Option<&'a str>,
+    /// `tcp`, `websocket` or a SockJS transport.
+    pub transport: &'a str,
+    /// Where the client comes from; behind a proxy, what the proxy says.
+    pub remote: SocketAddr,
+}
+
+/// How a connection ended, and what it did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ending<'a> {
+    /// Why: in the words of the ERROR frame, or e.g. `client disconnected`.
+    pub reason: &'a str,
+    /// How long it was open.
+    pub duration: Duration,
+    /// Frames that the client sent, heart-beats not counted.
+    pub frames_in: u64,
+    /// Frames sent to the client, heart-beats not counted.
+    pub frames_out: u64,
+    /// Of these, what the client published.
+    pub messages_in: u64,
+    /// Of these, what was delivered.
+    pub messages_out: u64,
+}
+
+/// Logs with a connection's fields before those of the event.
+macro_rules! connection_event {
+    ($level:ident, $connection:expr, $($rest:tt)*) => {{
+        let ConnectionInfo { session, user, vhost, transport, remote } = *$connection;
+        $level!(target: "stentor::connection", session, user, vhost, transport, %remote, $($rest)*)
+    }};
+}
+
+/// A client has logged in.
+pub fn connection_opened(connection: &ConnectionInfo<'_>) {
+    connection_event!(info, connection, "connection opened");
+}
+
+/// A connection has ended, logged in or not.
+pub fn connection_closed(connection: &ConnectionInfo<'_>, ending: &Ending<'_>) {
+    connection_event!(
+        info,
+        connection,
+        reason = ending.reason,
+        duration_ms = millis(ending.duration),
+        frames_in = ending.frames_in,
+        frames_out = ending.frames_out,
+        messages_in = ending.messages_in,
+        messages_out = ending.messages_out,
+        "connection closed"
+    );
+}
+
+/// A client was not let in: the hook refused it, or it asked for the impossible.
+pub fn login_refused(connection: &ConnectionInfo<'_>, cause: &str) {
+    connection_event!(info, connection, cause, "login refused");
+}
+
+/// A client may not subscribe to this, or the broker could not do it.
+pub fn subscription_refused(connection: &ConnectionInfo<'_>, destination: &str, cause: &str) {
+    connection_event!(info, connection, destination, cause, "subscription refused");
+}
+
+/// A client may not publish to this, or the broker did not take it.
+pub fn publish_refused(connection: &ConnectionInfo<'_>, destination: &str, cause: &str) {
+    connection_event!(info, connection, destination, cause, "publish refused");
+}
+
+/// A link to the broker is there (again); its name says the virtual host and what it is for.
+pub fn broker_link_up(link: &str) {
+    info!(target: "stentor::broker", link, "broker link up");
+}
+
+/// A link to the broker is lost, or could not be made.
+pub fn broker_link_down(link: &str, cause: &str, retry_in: Duration) {
+    let retry_in_ms = millis(retry_in);
+    warn!(target: "stentor::broker", link, cause, retry_in_ms, "broker link down");
+}
+
+/// The broker takes no messages for now (an alarm: memory or disk).
+pub fn broker_blocked(vhost: &str, cause: &str) {
+    warn!(
+        target: "stentor::broker", vhost,
+        cause, "broker blocked: clients that publish are not read"
+    );
+}
+
+/// The broker takes messages again.
+pub fn broker_unblocked(vhost: &str) {
+    info!(target: "stentor::broker", vhost, "broker unblocked");
+}
+
+/// The broker is in this process' memory.
+pub fn broker_embedded() {
+    warn!(target: "stentor::broker", "the broker is embedded: nothing outlives this process");
+}
+
+/// Messages of a feed may have been lost; its clients are told.
+pub fn feed_interrupted(feed: &dyn Display, cause: &str) {
+    let feed = feed.to_string();
+    error!(target: "stentor::hub", feed, cause, "feed interrupted");
+}
+
+/// The program starts.
+pub fn starting() {
+    info!(target: "stentor", version = env!("CARGO_PKG_VERSION"), "starting");
+}
+
+/// An address is open; `what` says for whom (`websocket`, `stomp`, `admin`).
+pub fn listening(address: SocketAddr, what: &str) {
+    info!(target: "stentor::listen", %address, what, "listening");
+}
+
+/// A connection could not be accepted.
+pub fn accept_failed(what: &str, cause: &dyn Display) {
+    let cause = cause.to_string();
+    warn!(target: "stentor::listen", what, cause, "accept failed");
+}
+
+/// A connection was not accepted, for there are as many as are allowed.
+pub fn connection_limit_reached(what: &str, max_connections: usize) {
+    warn!(
+        target: "stentor::listen", what,
+        max_connections, "connection limit reached: a client was turned away"
+    );
+}
+
+/// The system allows fewer open files than `max_connections` may need.
+pub fn few_files(allowed: u64, max_connections: usize) {
+    warn!(
+        target: "stentor::listen", allowed,
+        max_connections,
+        "too few file descriptors for [listen] max_connections: raise the hard limit \
+         (`ulimit -Hn`, systemd's LimitNOFILE)"
+    );
+}
+
+/// The readiness check fails from now on.
+pub fn not_ready(cause: &str) {
+    info!(target: "stentor::shutdown", cause, "not ready");
+}
+
+/// So many clients are told to reconnect elsewhere, over this time.
+pub fn draining(connections: usize, over: Duration) {
+    info!(target: "stentor::shutdown", connections, over_ms = millis(over), "draining");
+}
+
+/// The program ends; so many clients were cut.
+pub fn stopped(cut: usize) {
+    if cut == 0 {
+        info!(target: "stentor::shutdown", "stopped");
+    } else {
+        warn!(
+            target: "stentor::shutdown", cut,
+            "stopped: the grace time was over, and clients were cut"
+        );
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

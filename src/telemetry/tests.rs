@@ -1,0 +1,137 @@
+use std::{
+    io::Write,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use serde_json::Value;
+use tracing::subscriber::with_default;
+
+use super::*;
+
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What is logged meanwhile.
+fn log(format: Format, level: &str, events: impl FnOnce()) -> String {
+    let captured = Captured::default();
+    let writer = captured.clone();
+    let config = Config {
+        format,
+        level: level.to_owned(),
+    };
+    let subscriber = subscriber(&config, false, move || writer.clone()).unwrap();
+    with_default(subscriber, events);
+    let bytes = captured.0.lock().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+fn connection<'a>(user: &'a str) -> ConnectionInfo<'a> {
+    ConnectionInfo {
+        session: "s-1",
+        user: Some(user),
+        vhost: Some("/"),
+        transport: "websocket",
+        remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)),
+    }
+}
+
+const FORGED: &str = "eve\n2026-01-01T00:00:00Z  INFO connection opened user=\"root\"\u{1b}[31m\r";
+
+fn everything(name: &str) {
+    let connection = connection(name);
+    let ending = Ending {
+        reason: name,
+        ..Ending::default()
+    };
+    connection_opened(&connection);
+    connection_closed(&connection, &ending);
+    login_refused(&connection, name);
+    subscription_refused(&connection, name, name);
+    publish_refused(&connection, name, name);
+    broker_link_up(name);
+    broker_link_down(name, name, Duration::from_secs(1));
+    broker_blocked(name, name);
+    broker_unblocked(name);
+    feed_interrupted(&name, name);
+    listening(connection.remote, name);
+    accept_failed(name, &name);
+    connection_limit_reached(name, 1);
+    not_ready(name);
+}
+
+#[test]
+fn no_name_forges_a_line() {
+    for format in [Format::Text, Format::Json] {
+        let plain = log(format, "info", || everything("alice"));
+        let forged = log(format, "info", || everything(FORGED));
+        assert_eq!(plain.lines().count(), 14, "{plain}");
+        assert_eq!(forged.lines().count(), 14, "{forged}");
+        assert!(!forged.contains(['\u{1b}', '\r']), "{forged}");
+        // Nor a field: the quotation marks are escaped.
+        assert!(!forged.contains(" user=\"root\""), "{forged}");
+    }
+}
+
+#[test]
+fn a_line_of_text_begins_with_the_time_in_utc() {
+    let text = log(Format::Text, "info", || {
+        connection_opened(&connection("alice"))
+    });
+    let (time, rest) = text.split_once(' ').unwrap();
+    assert!(humantime::parse_rfc3339(time).is_ok(), "{time}");
+    assert_eq!(
+        rest.trim(),
+        "INFO stentor::connection: connection opened session=\"s-1\" user=\"alice\" \
+         vhost=\"/\" transport=\"websocket\" remote=127.0.0.1:4711"
+    );
+}
+
+#[test]
+fn a_line_of_json_is_an_object_with_flat_fields() {
+    let ending = Ending {
+        reason: "client disconnected",
+        duration: Duration::from_millis(1500),
+        frames_in: 3,
+        frames_out: 4,
+        messages_in: 1,
+        messages_out: 2,
+    };
+    let text = log(Format::Json, "info", || {
+        connection_closed(&connection(FORGED), &ending);
+    });
+    let line: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(line["message"], "connection closed");
+    assert_eq!(line["level"], "INFO");
+    assert_eq!(line["user"], FORGED);
+    assert_eq!(line["remote"], "127.0.0.1:4711");
+    assert_eq!(line["duration_ms"], 1500);
+    assert_eq!(line["messages_out"], 2);
+    assert!(humantime::parse_rfc3339(line["timestamp"].as_str().unwrap()).is_ok());
+}
+
+#[test]
+fn the_level_decides() {
+    let events = || {
+        broker_link_up("/");
+        broker_link_down("/", "refused", Duration::from_secs(1));
+    };
+    assert_eq!(log(Format::Text, "info", events).lines().count(), 2);
+    assert_eq!(log(Format::Text, "warn", events).lines().count(), 1);
+    let only = "off,stentor::broker=info";
+    assert_eq!(log(Format::Text, only, events).lines().count(), 2);
+    let none = "info,stentor::broker=off";
+    assert_eq!(log(Format::Text, none, events), "");
+}
