@@ -56,7 +56,14 @@ impl Settings {
         disclose_reason: bool,
     ) -> Self {
         let session = Arc::new(session_config(&limits, &stomp));
-        Self { limits, stomp, mailbox, default_vhost, disclose_reason, session }
+        Self {
+            limits,
+            stomp,
+            mailbox,
+            default_vhost,
+            disclose_reason,
+            session,
+        }
     }
 
     pub(super) fn session(&self) -> Arc<stomp_session::Config> {
@@ -77,7 +84,12 @@ impl Services {
         registry: Arc<Registry>,
         settings: Settings,
     ) -> Arc<Self> {
-        Arc::new(Self { hub, auth, registry, settings })
+        Arc::new(Self {
+            hub,
+            auth,
+            registry,
+            settings,
+        })
     }
 
     /// How connections behave.
@@ -89,7 +101,8 @@ impl Services {
     /// Takes a place for a connection; `None` if there is none left.
     #[must_use]
     pub fn enter(&self) -> Option<Guard> {
-        self.registry.enter(Mailbox::new(self.settings.mailbox.clone()))
+        self.registry
+            .enter(Mailbox::new(self.settings.mailbox.clone()))
     }
 }
 
@@ -118,7 +131,12 @@ pub(super) struct Identity {
 
 impl Context {
     pub(super) fn new(services: Arc<Services>, peer: Peer, guard: Guard) -> Arc<Self> {
-        Arc::new(Self { services, peer, guard, identity: OnceLock::new() })
+        Arc::new(Self {
+            services,
+            peer,
+            guard,
+            identity: OnceLock::new(),
+        })
     }
 
     /// `None` before the login.

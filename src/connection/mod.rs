@@ -178,9 +178,12 @@ impl<L: Link> Connection<L> {
 
     fn begin_work(&mut self) {
         loop {
-            let Some(action) = self.work.as_mut().and_then(|work| work.next()) else { break };
+            let Some(action) = self.work.as_mut().and_then(|work| work.next()) else {
+                break;
+            };
             if let Err((operation, problem)) = self.begin(action) {
-                self.session.handle_done(Instant::now().into_std(), operation, Err(problem));
+                self.session
+                    .handle_done(Instant::now().into_std(), operation, Err(problem));
             }
         }
         if self.work.as_ref().is_some_and(|work| work.is_empty()) {
@@ -238,7 +241,10 @@ impl<L: Link> Connection<L> {
                 Ok(Some(Task::Publish(Box::new(sending), replies)))
             }
             Operation::Settle(settle) => {
-                let route = self.routes.iter().find(|(id, _)| *id == settle.subscription);
+                let route = self
+                    .routes
+                    .iter()
+                    .find(|(id, _)| *id == settle.subscription);
                 Ok(match route {
                     Some((_, Route::Dedicated(route))) => {
                         Some(Task::Settle(Arc::clone(route.consumer()), settle))
@@ -274,11 +280,7 @@ impl<L: Link> Connection<L> {
     }
 
     /// Waits for whatever comes first.
-    fn poll(
-        &mut self,
-        context: &mut TaskContext<'_>,
-        timer: Pin<&mut Sleep>,
-    ) -> Poll<Event> {
+    fn poll(&mut self, context: &mut TaskContext<'_>, timer: Pin<&mut Sleep>) -> Poll<Event> {
         if let Poll::Ready(event) = self.poll_write(context) {
             return Poll::Ready(event);
         }
@@ -403,7 +405,10 @@ impl<L: Link> Connection<L> {
             Event::Flushed => {}
             Event::Timeout => {
                 let patience = self.context.settings().limits.write_timeout;
-                if self.blocked_since.is_some_and(|since| now >= since + patience) {
+                if self
+                    .blocked_since
+                    .is_some_and(|since| now >= since + patience)
+                {
                     self.end = Some(End::WriteTimeout);
                     return false;
                 }
@@ -444,7 +449,9 @@ impl<L: Link> Connection<L> {
                 if confirms.is_empty() {
                     self.session.handle_done(now, operation, Ok(()));
                 } else {
-                    self.work.get_or_insert_default().confirm(operation, confirms);
+                    self.work
+                        .get_or_insert_default()
+                        .confirm(operation, confirms);
                 }
             }
             Done::Operation(operation, outcome) => {
@@ -469,7 +476,9 @@ impl<L: Link> Connection<L> {
         let patience = self.context.settings().limits.write_timeout;
         let session = self.session.poll_timeout().map(Instant::from_std);
         let blocked = self.blocked_since.map(|since| since + patience);
-        let Some(due) = session.into_iter().chain(blocked).min() else { return };
+        let Some(due) = session.into_iter().chain(blocked).min() else {
+            return;
+        };
         // A timer that fires early does no harm, and to move it at every frame would cost more.
         if timer.is_elapsed() || due < timer.deadline() {
             timer.as_mut().reset(due);

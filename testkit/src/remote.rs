@@ -8,15 +8,18 @@ use std::{
 };
 
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::time::timeout;
 
-use crate::{DEADLINE, Process, eventually};
+use crate::{DEADLINE, Process, eventually, keeper};
 
 /// A program that reads one JSON object a line, each an order, and writes one a line for each
 /// thing that happens, with its name as `event`. The programs are in `tests/js` and `tests/py`.
 #[derive(Debug)]
 pub struct Remote {
     process: Process,
+    /// For what it leaves behind when it is killed: a browser's profile.
+    _folder: TempDir,
     /// So many lines of its output were looked at.
     read: usize,
 }
@@ -56,9 +59,16 @@ impl Remote {
     }
 
     fn start(name: &str, command: &mut Command) -> Self {
+        let folder = TempDir::with_prefix("testkit-remote-").expect("a temporary folder");
+        keeper::remove(folder.path());
+        command.env("TMPDIR", folder.path());
         let process = Process::start(name, command, Stdio::piped())
             .unwrap_or_else(|error| panic!("{name}: {error}; ./scripts/test.sh installs it"));
-        Self { process, read: 0 }
+        Self {
+            process,
+            _folder: folder,
+            read: 0,
+        }
     }
 
     /// Gives an order: an object with the order's name as `do`.
@@ -76,7 +86,7 @@ impl Remote {
     }
 
     async fn wait_for(&mut self, at: &'static Location<'static>, event: &str) -> Value {
-        let Self { process, read } = self;
+        let Self { process, read, .. } = self;
         let waiting = eventually(2 * DEADLINE, event, async || {
             // Asked first: what a program wrote before it ended is still read below.
             let ended = process.exit_status().is_some() && process.is_read();

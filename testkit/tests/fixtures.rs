@@ -1,4 +1,5 @@
 //! The fixtures hold what they promise.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::{
     fs,

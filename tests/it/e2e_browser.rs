@@ -34,13 +34,13 @@ async fn only_listed_origins_connect() {
     let origin = browser.expect("opened").await["origin"].clone();
     let origin = origin.as_str().expect("an origin");
 
-    let strict = Server::Gateway(House::open().await);
+    let strict = Server::Gateway(Box::new(House::open().await));
     browser.order(&strict.connect_ws(&json!({})));
     let closed = browser.expect("closed").await;
     assert_eq!(closed["code"], 1006, "{closed}");
 
     let listed = House::open_with(|builder| builder.set("listen.origins", origin)).await;
-    let listed = Server::Gateway(listed);
+    let listed = Server::Gateway(Box::new(listed));
     browser.order(&listed.connect_ws(&json!({})));
     browser.expect("connected").await;
 

@@ -9,7 +9,7 @@ use crate::house::{self, House, KEY, PASSCODE, USER};
 pub(crate) enum Server {
     /// RabbitMQ's STOMP and Web STOMP plug-ins.
     Plugins(Vhost),
-    Gateway(House),
+    Gateway(Box<House>),
 }
 
 impl Server {
@@ -25,7 +25,7 @@ impl Server {
                 .set("stomp.heartbeat_send", "1s")
                 .set("stomp.heartbeat_receive", "1s")
         };
-        Self::Gateway(House::open_with(settings).await)
+        Self::Gateway(Box::new(House::open_with(settings).await))
     }
 
     pub(crate) const fn vhost(&self) -> &Vhost {
