@@ -1,15 +1,190 @@
-//! Build, run, drain.
+//! The one place that names concrete parts: build, run, drain.
 
-use std::error::Error;
+use std::{future::Future, io, net::SocketAddr, sync::Arc};
 
-use crate::config::Config;
+use thiserror::Error;
+use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 
-/// Serves until told to stop.
+use crate::{
+    auth::{Authenticator, cache::CachedAuthenticator, http::HttpAuthenticator},
+    broker::{Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
+    config::Config,
+    connection::{Registry, Services, Settings},
+    http::{self, Origins, Routes, WebSocketServer},
+    hub::Hub,
+    listen,
+    shutdown::{self, Phase, Phases, Progress},
+    telemetry,
+};
+
+/// The gateway could not start, or not go on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An address could not be opened.
+    #[error(transparent)]
+    Listen(#[from] io::Error),
+    /// A part did not accept its configuration.
+    #[error("{0}")]
+    Configuration(String),
+}
+
+/// Serves until SIGINT or SIGTERM, then drains.
 ///
 /// # Errors
-/// Something that serving needs cannot be had.
-#[expect(clippy::unused_async, reason = "a placeholder")]
-pub async fn run(config: Config) -> Result<(), Box<dyn Error>> {
-    let _ = config;
-    Err("serving is not built yet".into())
+/// A part could not be built, or an address not opened.
+pub async fn run(config: Config) -> Result<(), Error> {
+    let path = config.listen.websocket_path.clone();
+    let gateway = Gateway::start(config, |_| http::sign_post(&path)).await?;
+    gateway.run_until(shutdown::signal()).await?;
+    Ok(())
+}
+
+/// A gateway that runs.
+pub struct Gateway {
+    config: Config,
+    services: Arc<Services>,
+    progress: Progress,
+    phases: Phases,
+    addresses: Addresses,
+    listeners: JoinSet<()>,
+}
+
+/// Where a gateway listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// HTTP: the WebSocket, and pages.
+    pub http: SocketAddr,
+    /// STOMP over TCP.
+    pub stomp: Option<SocketAddr>,
+    /// The operator's side.
+    pub admin: SocketAddr,
+}
+
+impl Gateway {
+    /// Builds all parts and opens all addresses. The broker need not be there yet. `routes` are
+    /// served beside the WebSocket.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub async fn start(
+        config: Config,
+        routes: impl FnOnce(&Arc<Services>) -> Routes,
+    ) -> Result<Self, Error> {
+        let listen = &config.listen;
+        let http = listen::bind(listen.http, "http").await?;
+        let stomp = match listen.stomp {
+            Some(address) => Some(listen::bind(address, "stomp").await?),
+            None => None,
+        };
+        let admin = listen::bind(listen.admin, "admin").await?;
+        let addresses = Addresses {
+            http: http.local_addr()?,
+            stomp: stomp.as_ref().map(TcpListener::local_addr).transpose()?,
+            admin: admin.local_addr()?,
+        };
+        let services = build(&config)?;
+        let (progress, phases) = Progress::start();
+        let mut listeners = JoinSet::new();
+        let server = WebSocketServer {
+            services: Arc::clone(&services),
+            path: listen.websocket_path.as_str().into(),
+            origins: Origins {
+                allowed: listen.origins.clone(),
+                allow_missing: listen.allow_missing_origin,
+            },
+            handshake_timeout: listen.handshake_timeout,
+            routes: routes(&services),
+        };
+        let stop = || phases.clone().reached(Phase::StopAccepting);
+        listeners.spawn(server.serve(http, stop()));
+        if let Some(stomp) = stomp {
+            listeners.spawn(listen::serve_stomp(stomp, Arc::clone(&services), stop()));
+        }
+        let admin_routes = http::admin_routes(Arc::clone(&services), phases.clone());
+        // The operator is answered to the end.
+        let stop_admin = phases.clone().reached(Phase::CloseBroker);
+        let timeout = listen.handshake_timeout;
+        listeners.spawn(http::serve_routes(admin, "admin", admin_routes, timeout, stop_admin));
+        Ok(Self { config, services, progress, phases, addresses, listeners })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves until `stop` is done, then drains.
+    ///
+    /// # Errors
+    /// `stop` failed.
+    pub async fn run_until(mut self, stop: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+        let stopped = stop.await;
+        let config = &self.config.shutdown;
+        let end = Instant::now() + config.grace;
+        self.progress.enter(Phase::NotReady);
+        telemetry::not_ready("shutting down");
+        tokio::time::sleep(config.not_ready).await;
+        self.progress.enter(Phase::StopAccepting);
+        self.progress.enter(Phase::Drain);
+        let registry = &self.services.registry;
+        telemetry::draining(registry.len(), config.drain);
+        let drained = async {
+            registry.drain(config.drain).await;
+            registry.wait_empty().await;
+        };
+        // Who does not go in time, is cut.
+        let _ = tokio::time::timeout_at(end, drained).await;
+        self.progress.enter(Phase::CloseBroker);
+        self.services.hub.close().await;
+        while self.listeners.join_next().await.is_some() {}
+        telemetry::stopped(registry.len());
+        drop(self.phases);
+        stopped
+    }
+}
+
+fn build(config: &Config) -> Result<Arc<Services>, Error> {
+    let broker = broker(config)?;
+    let vhosts = config.broker.vhosts.iter().map(String::as_str);
+    let hub = Hub::new(&*broker, vhosts, &config.feed);
+    let hook = HttpAuthenticator::new(&config.auth)
+        .map_err(|error| Error::Configuration(format!("[auth]: {error}")))?;
+    let auth: Arc<dyn Authenticator> = Arc::new(CachedAuthenticator::new(hook, &config.auth));
+    let registry = Registry::new(config.listen.max_connections);
+    let settings = Settings::new(
+        config.limits.clone(),
+        config.stomp.clone(),
+        config.mailbox.clone(),
+        config.broker.default_vhost.as_str().into(),
+        config.auth.disclose_reason,
+    );
+    Ok(Services::new(hub, auth, registry, settings))
+}
+
+fn broker(config: &Config) -> Result<Box<dyn Broker>, Error> {
+    match &config.broker.url {
+        None => Err(Error::Configuration("[broker] url is missing".to_owned())),
+        Some(Url::Embedded) => {
+            telemetry::broker_embedded();
+            let exchanges = config.broker.exchanges.iter();
+            let exchanges: Vec<(Box<str>, ExchangeKind)> =
+                exchanges.map(|(name, kind)| (name.clone(), *kind)).collect();
+            Ok(Box::new(Embedded::new(exchanges)))
+        }
+        Some(Url::Amqp(url)) => {
+            let node = node_name();
+            let broker = AmqpBroker::new(url, config.broker.clone(), config.feed.clone(), &node)
+                .map_err(|error| Error::Configuration(format!("[broker] url {error}")))?;
+            Ok(Box::new(broker))
+        }
+    }
+}
+
+/// The host's name, for whoever looks at the broker's lists, and a part that is new each time.
+fn node_name() -> String {
+    let system = rustix::system::uname();
+    let host: String = system.nodename().to_string_lossy().chars().take(60).collect();
+    format!("{host}.{:08x}", rand::random::<u32>())
 }

@@ -37,7 +37,8 @@ pub enum Action {
     /// gathered.
     Perform(OperationId, Vec<Operation>),
     /// Write out what is pending, then close the transport. Nothing follows.
-    Close(CloseCode),
+    /// The problem, if there was one, has been told to the client; it is here for the log.
+    Close(CloseCode, Option<Box<Problem>>),
 }
 
 /// What a CONNECT or STOMP frame asks. Whether `login` and `passcode` are needed is for the

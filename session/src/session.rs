@@ -260,7 +260,7 @@ impl Session {
     /// DISCONNECT only the close.
     pub fn handle_problem(&mut self, now: Instant, problem: Problem) {
         match self.phase {
-            Phase::Lingering => self.close(CloseCode::Normal),
+            Phase::Lingering => self.close(CloseCode::Normal, None),
             _ => self.fail(now, &problem, None),
         }
     }
@@ -283,7 +283,7 @@ impl Session {
             }
             Phase::Lingering => {
                 if is_due(self.deadline) {
-                    self.close(CloseCode::Normal);
+                    self.close(CloseCode::Normal, None);
                 }
             }
             Phase::Closed => {}
@@ -388,7 +388,7 @@ impl Session {
                 self.phase = Phase::Lingering;
                 self.deadline = now.checked_add(self.config.disconnect_linger);
             }
-            Phase::Disconnecting { receipt: false } => self.close(CloseCode::Normal),
+            Phase::Disconnecting { receipt: false } => self.close(CloseCode::Normal, None),
             _ => {}
         }
     }
@@ -400,14 +400,14 @@ impl Session {
             return;
         }
         self.write(now, frames::error(problem, receipt, self.version));
-        self.close(problem.close_code());
+        self.close(problem.close_code(), Some(Box::new(problem.clone())));
     }
 
-    fn close(&mut self, code: CloseCode) {
+    fn close(&mut self, code: CloseCode, problem: Option<Box<Problem>>) {
         if self.phase == Phase::Closed {
             return;
         }
-        self.actions.push_back(Action::Close(code));
+        self.actions.push_back(Action::Close(code, problem));
         self.phase = Phase::Closed;
         self.pending.clear();
         self.forget_work();

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     auth::{Authenticator, User},
     hub::{Hub, Mailbox, MailboxConfig, VhostHub},
+    telemetry::ConnectionInfo,
 };
 
 /// What all connections of this node are served by.
@@ -56,14 +57,7 @@ impl Settings {
         disclose_reason: bool,
     ) -> Self {
         let session = Arc::new(session_config(&limits, &stomp));
-        Self {
-            limits,
-            stomp,
-            mailbox,
-            default_vhost,
-            disclose_reason,
-            session,
-        }
+        Self { limits, stomp, mailbox, default_vhost, disclose_reason, session }
     }
 
     pub(super) fn session(&self) -> Arc<stomp_session::Config> {
@@ -84,12 +78,7 @@ impl Services {
         registry: Arc<Registry>,
         settings: Settings,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            hub,
-            auth,
-            registry,
-            settings,
-        })
+        Arc::new(Self { hub, auth, registry, settings })
     }
 
     /// How connections behave.
@@ -101,8 +90,7 @@ impl Services {
     /// Takes a place for a connection; `None` if there is none left.
     #[must_use]
     pub fn enter(&self) -> Option<Guard> {
-        self.registry
-            .enter(Mailbox::new(self.settings.mailbox.clone()))
+        self.registry.enter(Mailbox::new(self.settings.mailbox.clone()))
     }
 }
 
@@ -120,6 +108,8 @@ pub(super) struct Context {
     pub(super) services: Arc<Services>,
     pub(super) peer: Peer,
     pub(super) guard: Guard,
+    /// The session's id: unique, and not to be guessed.
+    pub(super) session: Box<str>,
     identity: OnceLock<Identity>,
 }
 
@@ -130,13 +120,24 @@ pub(super) struct Identity {
 }
 
 impl Context {
-    pub(super) fn new(services: Arc<Services>, peer: Peer, guard: Guard) -> Arc<Self> {
-        Arc::new(Self {
-            services,
-            peer,
-            guard,
-            identity: OnceLock::new(),
-        })
+    pub(super) fn new(
+        services: Arc<Services>,
+        peer: Peer,
+        guard: Guard,
+        session: Box<str>,
+    ) -> Arc<Self> {
+        Arc::new(Self { services, peer, guard, session, identity: OnceLock::new() })
+    }
+
+    /// As log lines name the connection.
+    pub(super) fn info(&self) -> ConnectionInfo<'_> {
+        ConnectionInfo {
+            session: &self.session,
+            user: self.identity().map(|identity| &*identity.user.name),
+            vhost: self.identity().map(|identity| &**identity.vhost.name()),
+            transport: self.peer.transport,
+            remote: self.peer.remote,
+        }
     }
 
     /// `None` before the login.

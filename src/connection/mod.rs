@@ -12,8 +12,8 @@ mod work;
 
 use std::{
     collections::HashSet,
+    fmt,
     future::poll_fn,
-    io,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context as TaskContext, Poll},
@@ -23,7 +23,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures_util::FutureExt;
-use stomp_grammar::Decoder;
+use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Decoder};
 use stomp_session::{
     Action, CloseCode, Delivered, Delivery, Operation, Outcome, Problem, Session, SubscriptionId,
 };
@@ -31,7 +31,7 @@ use tokio::time::{Instant, Sleep};
 
 pub use config::{Limits, Stomp, session_config};
 pub use context::{Peer, Services, Settings};
-pub use link::Link;
+pub use link::{Link, LinkError};
 pub use registry::{Guard, Registry};
 
 use self::{
@@ -41,7 +41,7 @@ use self::{
 use crate::{
     broker::destination::Destination,
     hub::{Item, Parcel},
-    telemetry::{self, End},
+    telemetry::{self, Ending},
 };
 
 /// Bytes on their way to a client above which nothing more is made for it: neither answers to
@@ -77,11 +77,33 @@ struct Connection<L> {
     closing: Option<CloseCode>,
     end: Option<End>,
     opened: Instant,
+    traffic: Traffic,
+}
+
+/// What went over a connection.
+#[derive(Default)]
+struct Traffic {
+    frames_in: u32,
+    frames_out: u32,
+    messages_in: u32,
+    messages_out: u32,
+}
+
+/// How a connection came to its end.
+enum End {
+    /// The client said DISCONNECT.
+    Disconnect,
+    /// The session ended with an ERROR.
+    Problem(Box<Problem>),
+    /// The client closed the transport, or it broke.
+    Link(Option<LinkError>),
+    /// The client did not read for too long.
+    WriteTimeout,
 }
 
 enum Event {
     Received(Bytes),
-    LinkEnded(io::Result<()>),
+    LinkEnded(Result<(), LinkError>),
     Done(Done),
     Problem(Problem),
     Flushed,
@@ -91,12 +113,12 @@ enum Event {
 impl<L: Link> Connection<L> {
     fn new(services: Arc<Services>, link: L, peer: Peer, guard: Guard) -> Self {
         let opened = Instant::now();
-        let context = Context::new(services, peer, guard);
         let id = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>());
+        let context = Context::new(services, peer, guard, id.into());
         let settings = context.settings();
         Self {
             link,
-            session: Session::new(settings.session(), id.into(), opened.into_std()),
+            session: Session::new(settings.session(), context.session.clone(), opened.into_std()),
             decoder: Decoder::new(settings.first_limits()),
             input: Bytes::new(),
             context,
@@ -108,6 +130,7 @@ impl<L: Link> Connection<L> {
             closing: None,
             end: None,
             opened,
+            traffic: Traffic::default(),
         }
     }
 
@@ -132,9 +155,18 @@ impl<L: Link> Connection<L> {
         loop {
             while let Some(action) = self.session.poll_action() {
                 match action {
-                    Action::Write(frame) => self.link.send(frame.into()),
-                    Action::Close(code) => {
+                    Action::Write(frame) => {
+                        if frame.len() > 1 {
+                            self.traffic.frames_out = self.traffic.frames_out.wrapping_add(1);
+                        }
+                        self.link.send(frame.into());
+                    }
+                    Action::Close(code, problem) => {
                         self.closing = Some(code);
+                        self.end = Some(match problem {
+                            Some(problem) => End::Problem(problem),
+                            None => End::Disconnect,
+                        });
                         return;
                     }
                     other => self.work.get_or_insert_default().push(other),
@@ -155,6 +187,10 @@ impl<L: Link> Connection<L> {
         let now = Instant::now().into_std();
         match self.decoder.decode(&mut self.input) {
             Ok(Some(frame)) => {
+                self.traffic.frames_in = self.traffic.frames_in.wrapping_add(1);
+                if frame.command == Command::Send {
+                    self.traffic.messages_in = self.traffic.messages_in.wrapping_add(1);
+                }
                 self.session.handle_frame(now, frame);
                 self.decoder.set_version(self.session.version());
                 true
@@ -178,12 +214,9 @@ impl<L: Link> Connection<L> {
 
     fn begin_work(&mut self) {
         loop {
-            let Some(action) = self.work.as_mut().and_then(|work| work.next()) else {
-                break;
-            };
+            let Some(action) = self.work.as_mut().and_then(|work| work.next()) else { break };
             if let Err((operation, problem)) = self.begin(action) {
-                self.session
-                    .handle_done(Instant::now().into_std(), operation, Err(problem));
+                self.session.handle_done(Instant::now().into_std(), operation, Err(problem));
             }
         }
         if self.work.as_ref().is_some_and(|work| work.is_empty()) {
@@ -241,10 +274,7 @@ impl<L: Link> Connection<L> {
                 Ok(Some(Task::Publish(Box::new(sending), replies)))
             }
             Operation::Settle(settle) => {
-                let route = self
-                    .routes
-                    .iter()
-                    .find(|(id, _)| *id == settle.subscription);
+                let route = self.routes.iter().find(|(id, _)| *id == settle.subscription);
                 Ok(match route {
                     Some((_, Route::Dedicated(route))) => {
                         Some(Task::Settle(Arc::clone(route.consumer()), settle))
@@ -280,7 +310,11 @@ impl<L: Link> Connection<L> {
     }
 
     /// Waits for whatever comes first.
-    fn poll(&mut self, context: &mut TaskContext<'_>, timer: Pin<&mut Sleep>) -> Poll<Event> {
+    fn poll(
+        &mut self,
+        context: &mut TaskContext<'_>,
+        timer: Pin<&mut Sleep>,
+    ) -> Poll<Event> {
         if let Poll::Ready(event) = self.poll_write(context) {
             return Poll::Ready(event);
         }
@@ -363,6 +397,8 @@ impl<L: Link> Connection<L> {
             // The subscription is over; what was unsettled is requeued with it.
             Delivered::Refused => return,
         }
+        self.traffic.frames_out = self.traffic.frames_out.wrapping_add(1);
+        self.traffic.messages_out = self.traffic.messages_out.wrapping_add(1);
         self.link.send(frame);
     }
 
@@ -393,22 +429,21 @@ impl<L: Link> Connection<L> {
                 self.session.handle_activity(now.into_std());
                 self.input = bytes;
             }
+            Event::LinkEnded(Err(LinkError::TooBig { limit })) => {
+                let kind = DecodeErrorKind::FrameTooBig { limit, announced: None };
+                let error = DecodeError { kind, receipt: None };
+                self.session.handle_decode_error(now.into_std(), error);
+            }
             Event::LinkEnded(outcome) => {
                 self.end = Some(End::Link(outcome.err()));
                 return false;
             }
             Event::Done(done) => self.handle_done(now, done),
-            Event::Problem(problem) => {
-                self.end = Some(End::Problem(problem.clone()));
-                self.session.handle_problem(now.into_std(), problem);
-            }
+            Event::Problem(problem) => self.session.handle_problem(now.into_std(), problem),
             Event::Flushed => {}
             Event::Timeout => {
                 let patience = self.context.settings().limits.write_timeout;
-                if self
-                    .blocked_since
-                    .is_some_and(|since| now >= since + patience)
-                {
+                if self.blocked_since.is_some_and(|since| now >= since + patience) {
                     self.end = Some(End::WriteTimeout);
                     return false;
                 }
@@ -422,8 +457,8 @@ impl<L: Link> Connection<L> {
         let now = now.into_std();
         match done {
             Done::Authenticated(Ok(identity)) => {
-                telemetry::connected(&self.context.peer, self.session.id(), &identity.user.name);
                 self.context.set_identity(identity);
+                telemetry::connection_opened(&self.context.info());
                 let limits = self.context.settings().limits.decoder();
                 self.decoder.set_limits(limits);
                 self.link.set_max_frame_size(limits.max_frame_size);
@@ -449,9 +484,7 @@ impl<L: Link> Connection<L> {
                 if confirms.is_empty() {
                     self.session.handle_done(now, operation, Ok(()));
                 } else {
-                    self.work
-                        .get_or_insert_default()
-                        .confirm(operation, confirms);
+                    self.work.get_or_insert_default().confirm(operation, confirms);
                 }
             }
             Done::Operation(operation, outcome) => {
@@ -476,9 +509,7 @@ impl<L: Link> Connection<L> {
         let patience = self.context.settings().limits.write_timeout;
         let session = self.session.poll_timeout().map(Instant::from_std);
         let blocked = self.blocked_since.map(|since| since + patience);
-        let Some(due) = session.into_iter().chain(blocked).min() else {
-            return;
-        };
+        let Some(due) = session.into_iter().chain(blocked).min() else { return };
         // A timer that fires early does no harm, and to move it at every frame would cost more.
         if timer.is_elapsed() || due < timer.deadline() {
             timer.as_mut().reset(due);
@@ -496,9 +527,28 @@ impl<L: Link> Connection<L> {
             }
         }
         self.context.guard.mailbox().close();
-        let user = self.context.identity().map(|identity| &*identity.user.name);
-        let end = self.end.unwrap_or(End::Closed(self.closing));
-        let lasted = self.opened.elapsed();
-        telemetry::disconnected(&self.context.peer, self.session.id(), user, &end, lasted);
+        let Traffic { frames_in, frames_out, messages_in, messages_out } = self.traffic;
+        let reason = self.end.map(|end| end.to_string());
+        let ending = Ending {
+            reason: reason.as_deref().unwrap_or_default(),
+            duration: self.opened.elapsed(),
+            frames_in: frames_in.into(),
+            frames_out: frames_out.into(),
+            messages_in: messages_in.into(),
+            messages_out: messages_out.into(),
+        };
+        telemetry::connection_closed(&self.context.info(), &ending);
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disconnect => f.write_str("the client disconnected"),
+            Self::Problem(problem) => problem.fmt(f),
+            Self::Link(None) => f.write_str("the client closed the connection"),
+            Self::Link(Some(error)) => write!(f, "the connection broke: {error}"),
+            Self::WriteTimeout => f.write_str("the client did not read for too long"),
+        }
     }
 }

@@ -46,13 +46,10 @@ impl<'a> Permissions<'a> {
     /// To declare a queue.
     pub(super) async fn declare(&self, queue: &QueueSpec) -> Result<(), Problem> {
         self.queue(&queue.name, Permission::Configure).await?;
-        let dead_letters = queue
-            .arguments
-            .iter()
-            .find_map(|(name, value)| match value {
-                Argument::Text(exchange) if &**name == "x-dead-letter-exchange" => Some(exchange),
-                _ => None,
-            });
+        let dead_letters = queue.arguments.iter().find_map(|(name, value)| match value {
+            Argument::Text(exchange) if &**name == "x-dead-letter-exchange" => Some(exchange),
+            _ => None,
+        });
         if let Some(exchange) = dead_letters {
             self.queue(&queue.name, Permission::Read).await?;
             self.exchange(exchange, Permission::Write).await?;
@@ -68,13 +65,11 @@ impl<'a> Permissions<'a> {
     /// To publish.
     pub(super) async fn publish(&self, publish: &Publish) -> Result<(), Problem> {
         self.exchange(&publish.exchange, Permission::Write).await?;
-        self.topic(&publish.exchange, &publish.routing_key, Permission::Write)
-            .await
+        self.topic(&publish.exchange, &publish.routing_key, Permission::Write).await
     }
 
     async fn exchange(&self, name: &str, permission: Permission) -> Result<(), Problem> {
-        self.resource(ResourceKind::Exchange, name, permission)
-            .await
+        self.resource(ResourceKind::Exchange, name, permission).await
     }
 
     async fn queue(&self, name: &str, permission: Permission) -> Result<(), Problem> {
@@ -87,12 +82,8 @@ impl<'a> Permissions<'a> {
         name: &str,
         permission: Permission,
     ) -> Result<(), Problem> {
-        let access = Access::Resource {
-            vhost: self.vhost(),
-            kind,
-            name: name.into(),
-            permission,
-        };
+        let access =
+            Access::Resource { vhost: self.vhost(), kind, name: name.into(), permission };
         self.ask(access).await
     }
 
@@ -103,13 +94,7 @@ impl<'a> Permissions<'a> {
         permission: Permission,
     ) -> Result<(), Problem> {
         let (exchange, routing_key) = (exchange.into(), routing_key.into());
-        self.ask(Access::Topic {
-            vhost: self.vhost(),
-            exchange,
-            permission,
-            routing_key,
-        })
-        .await
+        self.ask(Access::Topic { vhost: self.vhost(), exchange, permission, routing_key }).await
     }
 
     fn vhost(&self) -> Arc<str> {
@@ -121,24 +106,19 @@ impl<'a> Permissions<'a> {
         auth.allow(&self.identity.user, &access)
             .await
             .map_err(|refusal| {
-                telemetry::permission_refused(&self.identity.user.name, &access, &refusal);
+                let what = what(&access);
+                telemetry::permission_refused(&self.context.info(), &what, &refusal.to_string());
                 let reason = refusal.disclosed(self.context.settings().disclose_reason);
-                refused(&access, &self.identity.user.name, reason)
+                refused(&access, &what, &self.identity.user.name, reason)
             })
     }
 }
 
-/// In the words of RabbitMQ 3.10, which clients of its plug-in know.
-fn refused(access: &Access, user: &str, reason: Option<&str>) -> Problem {
-    let what = match access {
-        Access::Vhost { vhost, .. } => {
-            return Problem::VhostDenied {
-                vhost: (&**vhost).into(),
-            };
-        }
-        Access::Resource {
-            vhost, kind, name, ..
-        } => {
+/// What is asked for, in the words of RabbitMQ 3.10, which clients of its plug-in know.
+fn what(access: &Access) -> String {
+    match access {
+        Access::Vhost { vhost, .. } => format!("vhost '{vhost}'"),
+        Access::Resource { vhost, kind, name, .. } => {
             let (kind, name) = match (kind, &**name) {
                 (ResourceKind::Queue, name) => ("queue", name),
                 (ResourceKind::Exchange, "") => ("exchange", "amq.default"),
@@ -146,20 +126,17 @@ fn refused(access: &Access, user: &str, reason: Option<&str>) -> Problem {
             };
             format!("{kind} '{name}' in vhost '{vhost}'")
         }
-        Access::Topic {
-            vhost,
-            exchange,
-            routing_key,
-            ..
-        } => {
+        Access::Topic { vhost, exchange, routing_key, .. } => {
             format!("topic '{routing_key}' in exchange '{exchange}' in vhost '{vhost}'")
         }
-    };
-    let because = reason
-        .map(|reason| format!(": {reason}"))
-        .unwrap_or_default();
-    let detail = format!("ACCESS_REFUSED - access to {what} refused for user '{user}'{because}\n");
-    Problem::PermissionDenied {
-        detail: detail.into(),
     }
+}
+
+fn refused(access: &Access, what: &str, user: &str, reason: Option<&str>) -> Problem {
+    if let Access::Vhost { vhost, .. } = access {
+        return Problem::VhostDenied { vhost: (&**vhost).into() };
+    }
+    let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    let detail = format!("ACCESS_REFUSED - access to {what} refused for user '{user}'{because}\n");
+    Problem::PermissionDenied { detail: detail.into() }
 }

@@ -70,14 +70,9 @@ pub fn login_refused(connection: &ConnectionInfo<'_>, cause: &str) {
     connection_event!(info, connection, cause, "login refused");
 }
 
-/// A client may not subscribe to this, or the broker could not do it.
-pub fn subscription_refused(connection: &ConnectionInfo<'_>, destination: &str, cause: &str) {
-    connection_event!(info, connection, destination, cause, "subscription refused");
-}
-
-/// A client may not publish to this, or the broker did not take it.
-pub fn publish_refused(connection: &ConnectionInfo<'_>, destination: &str, cause: &str) {
-    connection_event!(info, connection, destination, cause, "publish refused");
+/// The hook does not let a user do this.
+pub fn permission_refused(connection: &ConnectionInfo<'_>, access: &str, cause: &str) {
+    connection_event!(info, connection, access, cause, "permission refused");
 }
 
 /// A link to the broker is there (again); its name says the virtual host and what it is for.
@@ -120,9 +115,9 @@ pub fn starting() {
     info!(target: "stentor", version = env!("CARGO_PKG_VERSION"), "starting");
 }
 
-/// An address is open; `what` says for whom (`websocket`, `stomp`, `admin`).
-pub fn listening(address: SocketAddr, what: &str) {
-    info!(target: "stentor::listen", %address, what, "listening");
+/// An address is open; `listener` says for whom (`http`, `stomp`, `admin`).
+pub fn listening(address: SocketAddr, listener: &str) {
+    info!(target: "stentor::listen", %address, listener, "listening");
 }
 
 /// A connection could not be accepted.

@@ -59,8 +59,7 @@ fn everything(name: &str) {
     connection_opened(&connection);
     connection_closed(&connection, &ending);
     login_refused(&connection, name);
-    subscription_refused(&connection, name, name);
-    publish_refused(&connection, name, name);
+    permission_refused(&connection, name, name);
     broker_link_up(name);
     broker_link_down(name, name, Duration::from_secs(1));
     broker_blocked(name, name);

@@ -24,10 +24,7 @@ pub(super) struct Topology {
 impl Topology {
     /// `configured` types are not asked for.
     pub(super) fn new(configured: impl IntoIterator<Item = (Box<str>, ExchangeKind)>) -> Self {
-        Self {
-            kinds: Mutex::new(configured.into_iter().collect()),
-            existing: Mutex::default(),
-        }
+        Self { kinds: Mutex::new(configured.into_iter().collect()), existing: Mutex::default() }
     }
 
     /// Whether the exchange exists, as far as is remembered.
@@ -52,10 +49,7 @@ impl Topology {
         }
         let channel = live.channel(deadline).await?;
         let name = short("the exchange's name", exchange)?;
-        let options = ExchangeDeclareOptions {
-            passive: true,
-            ..Default::default()
-        };
+        let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
         let declaring =
             channel.exchange_declare(name, lapin::ExchangeKind::Direct, options, <_>::default());
         answer(deadline, declaring).await?;
@@ -70,12 +64,7 @@ impl Topology {
         deadline: Instant,
     ) -> Result<ExchangeKind, BrokerError> {
         self.check(live, exchange, deadline).await?;
-        let known = self
-            .kinds
-            .lock()
-            .get(exchange)
-            .copied()
-            .or_else(|| predeclared(exchange));
+        let known = self.kinds.lock().get(exchange).copied().or_else(|| predeclared(exchange));
         if let Some(kind) = known {
             return Ok(kind);
         }
@@ -84,10 +73,7 @@ impl Topology {
         let channel = live.channel(deadline).await?;
         let name = short("the exchange's name", exchange)?;
         let probe = lapin::ExchangeKind::Headers;
-        let options = ExchangeDeclareOptions {
-            durable: true,
-            ..Default::default()
-        };
+        let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
         let declaring = channel.exchange_declare(name, probe, options, FieldTable::default());
         let kind = match answer(deadline, declaring).await {
             Err(BrokerError::PreconditionFailed(text)) => kind_in_refusal(&text),
@@ -118,9 +104,7 @@ pub(super) async fn declare_queue(
     let channel = live.channel(deadline).await?;
     let (options, arguments) = declare_options(queue)?;
     let name = short("the queue's name", &queue.name)?;
-    answer(deadline, channel.queue_declare(name, options, arguments))
-        .await
-        .map(drop)
+    answer(deadline, channel.queue_declare(name, options, arguments)).await.map(drop)
 }
 
 /// Deletes a queue, if there is one of that name.
@@ -131,12 +115,7 @@ pub(super) async fn delete_queue(
 ) -> Result<(), BrokerError> {
     let channel = live.channel(deadline).await?;
     let name = short("the queue's name", name)?;
-    answer(
-        deadline,
-        channel.queue_delete(name, QueueDeleteOptions::default()),
-    )
-    .await
-    .map(drop)
+    answer(deadline, channel.queue_delete(name, QueueDeleteOptions::default())).await.map(drop)
 }
 
 pub(super) fn declare_options(
@@ -166,11 +145,7 @@ fn predeclared(exchange: &str) -> Option<ExchangeKind> {
 /// `PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'feed' in vhost '/': received
 /// 'headers' but current is 'topic'`
 fn kind_in_refusal(text: &str) -> ExchangeKind {
-    match text
-        .rsplit("current is '")
-        .next()
-        .and_then(|rest| rest.split('\'').next())
-    {
+    match text.rsplit("current is '").next().and_then(|rest| rest.split('\'').next()) {
         Some("direct") => ExchangeKind::Direct,
         Some("topic") => ExchangeKind::Topic,
         Some("fanout") => ExchangeKind::Fanout,

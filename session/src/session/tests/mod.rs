@@ -109,7 +109,7 @@ impl Peer {
                         None => text,
                     });
                 }
-                Action::Close(code) => self.closed = Some(code),
+                Action::Close(code, _) => self.closed = Some(code),
                 other => self.asked.push_back(other),
             }
         }
