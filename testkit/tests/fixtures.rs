@@ -235,3 +235,28 @@ async fn the_proxy_freezes_and_fragments() {
 async fn eventually_names_the_line_that_waited() {
     eventually(Duration::from_millis(20), "never", async || false).await;
 }
+
+#[tokio::test]
+async fn a_client_says_what_it_saw_instead() {
+    let node = RabbitMq::shared().await;
+    let vhost = node.vhost().await;
+    let failing = tokio::spawn(async move {
+        let mut client = StompClient::tcp(&node.stomp_address()).await;
+        let login = Login::new("guest", "guest", vhost.name());
+        client.connect(&login).await;
+        client.raw("WRONG\n\n\0").await;
+        client.expect_message("hello").await;
+    });
+    let panic = failing.await.unwrap_err().into_panic();
+    let text = panic.downcast::<String>().unwrap();
+    for part in [
+        "testkit/tests/fixtures.rs:",
+        "expected MESSAGE \"hello\", but there came ERROR",
+        "-> CONNECT",
+        "passcode:\"…\"",
+        "<- CONNECTED",
+        "message:\"Bad command\"",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
