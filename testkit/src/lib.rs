@@ -1,1 +1,44 @@
-//! testkit
+//! What the tests of this workspace stand on: real servers, real sockets, and faults on demand.
+//!
+//! - [`RabbitMq`] and [`Redis`]: private servers on free ports, one of each for a test binary,
+//!   or one's own to kill. Neither touches a server that the machine runs already.
+//! - [`Gateway`]: the `stentor` program, started with a configuration, its log kept.
+//! - [`Hook`]: the application's side of the authentication, scripted and recorded.
+//! - [`StompClient`]: STOMP over TCP and over WebSocket, frame by frame or byte by byte.
+//! - [`Remote`]: a foreign client (Node, Python, a browser) driven over its stdin.
+//! - [`Proxy`]: a TCP proxy that cuts, refuses, freezes and fragments.
+//! - [`eventually`]: waits for a condition; there is no other waiting.
+//!
+//! Everything here panics when something is not as a test says, with the test's line and with
+//! what was seen instead. Whatever a test process starts, [the keeper](keeper) ends, even if
+//! that process is killed.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a fixture that fails is a failed test"
+)]
+
+mod gateway;
+mod hook;
+mod http;
+pub mod keeper;
+mod ports;
+mod process;
+mod proxy;
+mod rabbitmq;
+mod redis;
+mod remote;
+mod stomp;
+mod wait;
+
+pub use gateway::{Addresses, Gateway, GatewayBuilder};
+pub use hook::{Answer, Call, Hook, HookCall};
+pub use ports::{free_ports, unique};
+pub use process::{Lines, Process};
+pub use proxy::Proxy;
+pub use rabbitmq::{Api, FEED, RabbitMq, Vhost};
+pub use redis::Redis;
+pub use remote::{Remote, tests_dir};
+pub use stomp::{Closed, Login, StompClient, WsOptions, show};
+pub use wait::{Condition, DEADLINE, eventually, within};

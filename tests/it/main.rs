@@ -1,4 +1,8 @@
-//! The gateway from outside: one binary for all, so that it is linked once.
+//! The gateway from outside: the built program, real servers, foreign clients. One binary for
+//! all, so that it is linked once, and RabbitMQ starts once.
+//!
+//! `./scripts/test.sh` installs what these tests need; `./scripts/test.sh -- e2e_restart` runs
+//! those of one module.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -8,3 +12,40 @@
 
 mod broker_contract;
 mod cli;
+mod e2e_bad_input;
+mod e2e_browser;
+mod e2e_demo;
+mod e2e_drain;
+mod e2e_faults;
+mod e2e_logs;
+mod e2e_nodes;
+mod e2e_python;
+mod e2e_restart;
+mod e2e_stompjs;
+mod foreign;
+mod house;
+
+use std::{ffi::OsStr, fs, path::Path};
+
+/// A file that is not a module here would never run.
+#[test]
+fn every_file_is_a_module() {
+    let folder = testkit::tests_dir().join("it");
+    every_file_is_a_module_of(&folder, "main.rs");
+}
+
+fn every_file_is_a_module_of(folder: &Path, parent: &str) {
+    let listed = fs::read_to_string(folder.join(parent)).unwrap();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().and_then(OsStr::to_str).unwrap();
+        if path.is_dir() {
+            every_file_is_a_module_of(&path, "mod.rs");
+        }
+        assert!(
+            path.ends_with(parent) || listed.contains(&format!("mod {name};\n")),
+            "{parent} lacks `mod {name};`, in {}",
+            folder.display()
+        );
+    }
+}

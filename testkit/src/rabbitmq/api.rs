@@ -1,0 +1,139 @@
+//! The management plug-in's HTTP API.
+
+use std::fmt::Write as _;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::http;
+
+/// Calls of the management plug-in, as user `guest`. They panic where it refuses.
+#[derive(Clone, Debug)]
+pub struct Api {
+    port: u16,
+}
+
+impl Api {
+    pub(super) const fn new(port: u16) -> Self {
+        Self { port }
+    }
+
+    /// Makes a virtual host that `guest` may use.
+    pub async fn add_vhost(&self, vhost: &str) {
+        let path = path(&["vhosts", vhost]);
+        self.call(Method::PUT, &path, Some(json!({}))).await;
+        self.allow(vhost, "guest", [".*", ".*", ".*"]).await;
+    }
+
+    /// Makes a user without any permission.
+    pub async fn add_user(&self, user: &str, password: &str) {
+        let body = json!({ "password": password, "tags": "" });
+        let path = path(&["users", user]);
+        self.call(Method::PUT, &path, Some(body)).await;
+    }
+
+    /// Gives a user permissions, as patterns, to configure, write and read in a virtual host.
+    pub async fn allow(&self, vhost: &str, user: &str, [configure, write, read]: [&str; 3]) {
+        let body = json!({ "configure": configure, "write": write, "read": read });
+        let path = path(&["permissions", vhost, user]);
+        self.call(Method::PUT, &path, Some(body)).await;
+    }
+
+    /// Deletes a virtual host and all that is in it.
+    pub async fn delete_vhost(&self, vhost: &str) {
+        self.call(Method::DELETE, &path(&["vhosts", vhost]), None)
+            .await;
+    }
+
+    /// Deletes a queue.
+    pub async fn delete_queue(&self, vhost: &str, queue: &str) {
+        self.call(Method::DELETE, &path(&["queues", vhost, queue]), None)
+            .await;
+    }
+
+    /// The queues of a virtual host. Names, arguments and durability are current; counts lag by
+    /// a second or two.
+    pub async fn queues(&self, vhost: &str) -> Vec<Value> {
+        self.list(&path(&["queues", vhost])).await
+    }
+
+    /// The bindings of a virtual host, those to the default exchange left out.
+    pub async fn bindings(&self, vhost: &str) -> Vec<Value> {
+        let mut bindings = self.list(&path(&["bindings", vhost])).await;
+        bindings.retain(|binding| binding["source"] != "");
+        bindings
+    }
+
+    /// The AMQP connections of a virtual host.
+    pub async fn connections(&self, vhost: &str) -> Vec<Value> {
+        self.list(&path(&["vhosts", vhost, "connections"])).await
+    }
+
+    /// Closes all connections of a virtual host, as an operator would; answers how many.
+    pub async fn close_connections(&self, vhost: &str) -> usize {
+        let connections = self.connections(vhost).await;
+        for connection in &connections {
+            let name = connection["name"].as_str().unwrap_or_default();
+            let url = self.url(&path(&["connections", name]));
+            // One that closed by itself meanwhile is closed, too.
+            let _ = self.request(Method::DELETE, url).send().await;
+        }
+        connections.len()
+    }
+
+    /// Any other call: `get("/overview")`.
+    pub async fn get(&self, path: &str) -> Value {
+        self.call(Method::GET, path, None).await
+    }
+
+    async fn list(&self, path: &str) -> Vec<Value> {
+        match self.get(path).await {
+            Value::Array(entries) => entries,
+            other => panic!("{path} is no list: {other}"),
+        }
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+        let what = format!("{method} {path}");
+        let mut request = self.request(method, self.url(path));
+        if let Some(body) = body {
+            request = request
+                .header("content-type", "application/json")
+                .body(body.to_string());
+        }
+        let answer = request
+            .send()
+            .await
+            .unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        let status = answer.status();
+        let text = answer.text().await.unwrap_or_default();
+        assert!(status.is_success(), "{what}: {status} {text}");
+        serde_json::from_str(&text).unwrap_or(Value::Null)
+    }
+
+    fn request(&self, method: Method, url: String) -> reqwest::RequestBuilder {
+        http::client()
+            .request(method, url)
+            .basic_auth("guest", Some("guest"))
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}/api{path}", self.port)
+    }
+}
+
+/// Joins segments into a path, each encoded.
+fn path(segments: &[&str]) -> String {
+    segments.iter().fold(String::new(), |mut path, segment| {
+        path.push('/');
+        for byte in segment.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
+                    path.push(char::from(byte));
+                }
+                _ => write!(path, "%{byte:02X}").expect("a string takes all"),
+            }
+        }
+        path
+    })
+}

@@ -1,0 +1,9 @@
+//! Private RabbitMQ nodes.
+
+mod api;
+mod node;
+mod vhost;
+
+pub use api::Api;
+pub use node::RabbitMq;
+pub use vhost::{FEED, Vhost};

@@ -1,0 +1,325 @@
+//! A private node: its folder, its ports, its processes.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+use super::{Api, Vhost};
+use crate::{Process, eventually, free_ports, keeper, unique};
+
+/// A node needs some five seconds of a free core; tests share theirs with compilers.
+const START: Duration = Duration::from_secs(120);
+const STOP: Duration = Duration::from_secs(60);
+
+/// Where Debian's package keeps the scripts that run as whoever calls them (those in `sbin`
+/// switch users); `TESTKIT_RABBITMQ_BIN` names another folder.
+const BIN: &str = "/usr/lib/rabbitmq/bin";
+
+/// Web STOMP stays in for comparisons: it adds next to nothing to the time a node takes to start.
+const PLUGINS: &str = "[rabbitmq_management,rabbitmq_stomp,rabbitmq_web_stomp].";
+
+/// A private RabbitMQ node with its management, STOMP and Web STOMP plug-ins; user and password
+/// are `guest`. Its data are removed at the end.
+#[derive(Debug)]
+pub struct RabbitMq {
+    name: String,
+    folder: TempDir,
+    ports: Ports,
+    /// Finds nodes by name; each node has its own, in the foreground, so that it ends with it.
+    epmd: Process,
+    /// The Erlang machine, while it runs.
+    beam: Mutex<Option<Process>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    amqp: u16,
+    management: u16,
+    stomp: u16,
+    web_stomp: u16,
+    distribution: u16,
+    epmd: u16,
+}
+
+impl RabbitMq {
+    /// The node that all tests of this process share, each in a virtual host of its own
+    /// ([`Self::vhost`]). The first test starts it.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub async fn shared() -> Arc<Self> {
+        static SHARED: OnceCell<Arc<RabbitMq>> = OnceCell::const_new();
+        let node = SHARED.get_or_init(async || Arc::new(Self::own().await));
+        Arc::clone(node.await)
+    }
+
+    /// A node of the test's own, to stop and to kill.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub async fn own() -> Self {
+        let mut why = String::new();
+        for _ in 0..3 {
+            let node = Self::prepare();
+            match node.try_start().await {
+                Ok(()) => return node,
+                Err(error) => why = error,
+            }
+        }
+        panic!("RabbitMQ did not start in three attempts; the last one:\n{why}")
+    }
+
+    /// A fresh virtual host.
+    ///
+    /// # Panics
+    /// The node does not answer.
+    pub async fn vhost(self: &Arc<Self>) -> Vhost {
+        let name = unique("t");
+        self.api().add_vhost(&name).await;
+        Vhost::new(Arc::clone(self), name)
+    }
+
+    /// The management plug-in's HTTP API.
+    #[must_use]
+    pub fn api(&self) -> Api {
+        Api::new(self.ports.management)
+    }
+
+    /// The AMQP address of a virtual host, for user `guest`.
+    #[must_use]
+    pub fn amqp_url(&self, vhost: &str) -> String {
+        amqp_url(&self.amqp_address(), vhost)
+    }
+
+    /// `127.0.0.1:PORT` of AMQP.
+    #[must_use]
+    pub fn amqp_address(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.amqp)
+    }
+
+    /// `127.0.0.1:PORT` of RabbitMQ's own STOMP plug-in.
+    #[must_use]
+    pub fn stomp_address(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.stomp)
+    }
+
+    /// `ws://127.0.0.1:PORT/ws` of RabbitMQ's own Web STOMP plug-in.
+    #[must_use]
+    pub fn web_stomp_url(&self) -> String {
+        format!("ws://127.0.0.1:{}/ws", self.ports.web_stomp)
+    }
+
+    /// Its processes, while they run: the Erlang machine, and what finds it by name.
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        let beam = self.lock().as_ref().map(Process::id);
+        beam.into_iter().chain([self.epmd.id()]).collect()
+    }
+
+    /// The folder of its data, log and configuration.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Stops the node as an operator would: clients are told, durable things are kept.
+    ///
+    /// # Panics
+    /// It does not stop.
+    pub async fn stop(&self) {
+        let beam = self.lock().take();
+        if let Some(beam) = beam {
+            beam.signal("TERM");
+            beam.wait(STOP).await;
+        }
+    }
+
+    /// Kills the node as a power cut would.
+    pub fn kill(&self) {
+        self.lock().take();
+    }
+
+    /// Starts the node again, at the same addresses and with the same data.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn start(&self) {
+        if let Err(error) = self.try_start().await {
+            panic!("RabbitMQ did not start again:\n{error}");
+        }
+    }
+
+    /// [`Self::stop`], then [`Self::start`].
+    ///
+    /// # Panics
+    /// It does not stop, or does not start.
+    pub async fn restart(&self) {
+        self.stop().await;
+        self.start().await;
+    }
+
+    /// Runs `rabbitmqctl`: `stop_app`, `start_app`, `set_vm_memory_high_watermark`, … It takes
+    /// a second or more; what [`Self::api`] can do is faster there.
+    ///
+    /// # Panics
+    /// It fails.
+    pub async fn ctl(&self, arguments: &[&str]) -> String {
+        let mut command = self.command("rabbitmqctl");
+        command.args(arguments);
+        let process = Process::start("rabbitmqctl", &mut command, Stdio::null())
+            .unwrap_or_else(|error| panic!("rabbitmqctl: {error}"));
+        let status = process.wait(START).await;
+        assert!(status.success(), "{arguments:?}\n{}", process.output());
+        process.stdout().text()
+    }
+
+    /// The node's own log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log/node.log")).unwrap_or_default()
+    }
+
+    fn prepare() -> Self {
+        let bin = bin();
+        assert!(
+            bin.join("rabbitmq-server").exists(),
+            "RabbitMQ is not installed (no rabbitmq-server in {}): run ./scripts/test.sh, which \
+             installs it, or set TESTKIT_RABBITMQ_BIN",
+            bin.display()
+        );
+        let folder = TempDir::with_prefix("testkit-rabbitmq-").expect("a temporary folder");
+        keeper::remove(folder.path());
+        let [amqp, management, stomp, web_stomp, distribution, epmd] = free_ports();
+        let ports = Ports {
+            amqp,
+            management,
+            stomp,
+            web_stomp,
+            distribution,
+            epmd,
+        };
+        let write = |name: &str, text: &str| {
+            fs::write(folder.path().join(name), text).expect("a file in the temporary folder");
+        };
+        write("rabbitmq.conf", &ports.configuration());
+        write("enabled_plugins", PLUGINS);
+        write("rabbitmq-env.conf", "");
+        let mut command = Command::new("epmd");
+        command.args(["-port", &ports.epmd.to_string(), "-address", "127.0.0.1"]);
+        let epmd = Process::start("epmd", &mut command, Stdio::null())
+            .unwrap_or_else(|error| panic!("epmd, a part of Erlang, cannot be started: {error}"));
+        Self {
+            name: format!("{}@localhost", unique("testkit")),
+            folder,
+            ports,
+            epmd,
+            beam: Mutex::default(),
+        }
+    }
+
+    /// Fails with what the node said.
+    async fn try_start(&self) -> Result<(), String> {
+        assert!(self.lock().is_none(), "the node runs already");
+        let said_before = self.log().len();
+        let beam = Process::start(
+            "rabbitmq-server",
+            &mut self.command("rabbitmq-server"),
+            Stdio::null(),
+        )
+        .map_err(|error| error.to_string())?;
+        let up = eventually(START, "RabbitMQ is up, or ends", async || {
+            if beam.exit_status().is_some() {
+                return Some(false);
+            }
+            let log = self.log();
+            let new = log.get(said_before..).unwrap_or_default();
+            new.contains("Server startup complete").then_some(true)
+        })
+        .await;
+        if !up {
+            return Err(format!(
+                "{}\n{}\n{}",
+                beam.output(),
+                self.epmd.output(),
+                self.log()
+            ));
+        }
+        *self.lock() = Some(beam);
+        Ok(())
+    }
+
+    /// One of RabbitMQ's scripts, with an environment that knows nothing of the system's node.
+    fn command(&self, script: &str) -> Command {
+        let folder = self.folder.path();
+        let mut command = Command::new(bin().join(script));
+        command
+            .env_clear()
+            .current_dir(folder)
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("LANG", "C.UTF-8")
+            .env("HOME", folder)
+            // The script becomes the Erlang machine instead of waiting for it; nothing else
+            // reads this variable.
+            .env("RUNNING_UNDER_SYSTEMD", "true")
+            .env("RABBITMQ_NODENAME", &self.name)
+            .env("RABBITMQ_MNESIA_BASE", folder.join("mnesia"))
+            .env("RABBITMQ_LOG_BASE", folder.join("log"))
+            .env("RABBITMQ_PID_FILE", folder.join("pid"))
+            .env("RABBITMQ_CONFIG_FILE", folder.join("rabbitmq"))
+            .env("RABBITMQ_CONF_ENV_FILE", folder.join("rabbitmq-env.conf"))
+            .env(
+                "RABBITMQ_ENABLED_PLUGINS_FILE",
+                folder.join("enabled_plugins"),
+            )
+            .env("RABBITMQ_DIST_PORT", self.ports.distribution.to_string())
+            .env("ERL_EPMD_PORT", self.ports.epmd.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1");
+        command
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Process>> {
+        self.beam.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ports {
+    fn configuration(self) -> String {
+        let Self {
+            amqp,
+            management,
+            stomp,
+            web_stomp,
+            ..
+        } = self;
+        format!(
+            "listeners.tcp.1 = 127.0.0.1:{amqp}\n\
+             management.tcp.ip = 127.0.0.1\n\
+             management.tcp.port = {management}\n\
+             stomp.listeners.tcp.1 = 127.0.0.1:{stomp}\n\
+             web_stomp.tcp.ip = 127.0.0.1\n\
+             web_stomp.tcp.port = {web_stomp}\n\
+             log.console = false\n\
+             log.file = node.log\n\
+             disk_free_limit.absolute = 200MB\n\
+             vm_memory_high_watermark.relative = 0.7\n\
+             collect_statistics_interval = 1000\n"
+        )
+    }
+}
+
+/// The AMQP address of a virtual host at `address`, which may be that of a proxy.
+pub(super) fn amqp_url(address: &str, vhost: &str) -> String {
+    let vhost: String = url::form_urlencoded::byte_serialize(vhost.as_bytes()).collect();
+    format!("amqp://guest:guest@{address}/{vhost}")
+}
+
+fn bin() -> PathBuf {
+    std::env::var_os("TESTKIT_RABBITMQ_BIN").map_or_else(|| Path::new(BIN).to_owned(), Into::into)
+}

@@ -1,0 +1,7 @@
+//! A STOMP client for tests: it does what it is told, and remembers what it saw.
+
+mod client;
+mod link;
+
+pub use client::{Login, StompClient, show};
+pub use link::{Closed, WsOptions};

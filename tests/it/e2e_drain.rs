@@ -1,0 +1,86 @@
+//! SIGTERM: clients are told, nothing is cut short, and the exit code is 0.
+
+use std::time::{Duration, Instant};
+
+use testkit::{DEADLINE, eventually};
+use tokio::net::TcpStream;
+
+use crate::house::{DESTINATION, House, expect_numbers, numbers};
+
+#[tokio::test]
+async fn clients_are_told_and_the_program_ends() {
+    let house = House::open_with(|builder| {
+        builder
+            .set("shutdown.not_ready", "2s")
+            .set("shutdown.drain", "1s")
+            .set("shutdown.grace", "20s")
+    })
+    .await;
+    let [mut tcp, mut ws] = house.subscribed().await;
+    let start = Instant::now();
+
+    house.gateway.process().signal("TERM");
+
+    // At first it only says that it is not ready: the load balancer looks elsewhere.
+    let why = house.gateway.until_readyz(503).await;
+    assert!(why.contains("shutting down"), "{why}");
+    assert_eq!(house.gateway.admin("/healthz").await.0, 200);
+    let mut late = house.tcp().await;
+    late.subscribe("1", DESTINATION).await;
+    house.push(numbers(0..100)).await;
+    for client in [&mut tcp, &mut ws, &mut late] {
+        expect_numbers(client, 0..100).await;
+    }
+
+    // Then clients are told, and leave.
+    for (client, code) in [(&mut tcp, None), (&mut ws, Some(1012)), (&mut late, None)] {
+        client.expect_error("server shutting down").await;
+        assert_eq!(client.expect_closed().await.code, code);
+    }
+    let status = house.gateway.process().wait(DEADLINE).await;
+    assert_eq!(status.code(), Some(0));
+    assert!(
+        start.elapsed() < Duration::from_secs(20),
+        "within the grace"
+    );
+    assert!(
+        TcpStream::connect(house.gateway.stomp_address())
+            .await
+            .is_err()
+    );
+}
+
+/// Clients that never log in, never read or never close do not hold the end up.
+#[tokio::test]
+async fn the_grace_time_bounds_it_all() {
+    let house = House::open_with(|builder| {
+        builder
+            .set("shutdown.drain", "200ms")
+            .set("shutdown.grace", "3s")
+    })
+    .await;
+    let _silent = TcpStream::connect(house.gateway.stomp_address())
+        .await
+        .unwrap();
+    let _stuck = house.raw_ws().await;
+    let _reading_nothing = house.subscribed().await;
+    let start = Instant::now();
+    let status = house.gateway.terminate(DEADLINE).await;
+    assert_eq!(status.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+/// Nothing is left at the broker but what was durable by the clients' own wish.
+#[tokio::test]
+async fn nothing_is_left_at_the_broker() {
+    let house = House::open_with(|builder| builder.set("shutdown.drain", "200ms")).await;
+    let _clients = house.subscribed().await;
+    assert!(!house.vhost.queues().await.is_empty());
+    let status = house.gateway.terminate(DEADLINE).await;
+    assert_eq!(status.code(), Some(0));
+    eventually(DEADLINE, "its queues are gone", async || {
+        house.vhost.queues().await.is_empty()
+    })
+    .await;
+    assert!(house.vhost.bindings().await.is_empty());
+}

@@ -1,0 +1,91 @@
+//! What operators read: one line when a client has logged in, one when it has gone, and no
+//! secrets. (That no log of any test here holds a passcode, `House` checks.)
+
+use testkit::{Answer, Call, DEADLINE, eventually};
+
+use crate::house::{DESTINATION, House, PASSCODE, USER};
+
+#[tokio::test]
+async fn one_line_at_the_begin_and_one_at_the_end() {
+    let house = House::open().await;
+    let of = |message: &'static str| {
+        let mut events = house.gateway.events();
+        events.retain(|event| event["message"] == message);
+        events
+    };
+    for (count, transport) in [(1, "tcp"), (2, "websocket")] {
+        let mut client = match transport {
+            "tcp" => house.raw_tcp().await,
+            _ => house.raw_ws().await,
+        };
+        let connected = client.connect(&house.login()).await;
+        client.subscribe("1", DESTINATION).await;
+        client.publish("/exchange/feed/nobody", "hello").await;
+        house.push(["one", "two"]).await;
+        client.expect_messages(2).await;
+        client.disconnect().await;
+
+        let session = connected.header("session").expect("a session id");
+        eventually(DEADLINE, "the end is logged", async || {
+            of("connection closed").len() == count
+        })
+        .await;
+        let (opened, closed) = (of("connection opened"), of("connection closed"));
+        assert_eq!(opened.len(), count);
+        for event in [opened.last().unwrap(), closed.last().unwrap()] {
+            assert_eq!(event["session"], session, "{event}");
+            assert_eq!(event["user"], USER);
+            assert_eq!(event["vhost"], house.vhost.name());
+            assert_eq!(event["transport"], transport);
+        }
+        let closed = closed.last().unwrap();
+        assert_eq!(closed["messages_in"], 1, "{closed}");
+        assert_eq!(closed["messages_out"], 2, "{closed}");
+        assert_eq!(closed["reason"], "client disconnected");
+    }
+    // Two lines a client, and none between.
+    let of_clients = house
+        .gateway
+        .events()
+        .into_iter()
+        .filter(|event| event["target"] == "stentor::connection");
+    assert_eq!(of_clients.count(), 4);
+}
+
+/// However it goes wrong, and even where everything is logged.
+#[tokio::test]
+async fn no_passcode_at_any_level() {
+    let house = House::open_with(|builder| builder.set("log.level", "trace")).await;
+    house.ws().await.disconnect().await;
+    house.tcp().await.disconnect().await;
+
+    // In a frame that cannot be read.
+    let mut client = house.raw_tcp().await;
+    client
+        .raw(format!(
+            "CONNECT\nlogin:a\npasscode:{PASSCODE}\nbroken\n\n\0"
+        ))
+        .await;
+    client.expect_error("Malformed frame").await;
+    // As a user's name or a destination, by mistake, it is not a secret any more; but a hook
+    // that fails or refuses must not bring it into the log by way of the question's address.
+    for answer in [
+        Answer::Deny,
+        Answer::Close,
+        Answer::Status(500, String::new()),
+    ] {
+        house.hook.answer(Call::User, answer);
+        let mut client = house.raw_ws().await;
+        client.send(&house.login().frame()).await;
+        client.expect_error("Bad CONNECT").await;
+    }
+    house.hook.stop();
+    let mut client = house.raw_tcp().await;
+    client.send(&house.login().frame()).await;
+    client.expect_error("Bad CONNECT").await;
+
+    let asked = house.hook.calls_of(Call::User);
+    assert!(asked.iter().any(|call| call.get("password") == PASSCODE));
+    // The broker's own password is in the configuration.
+    assert!(!house.gateway.log().text().contains("guest:guest"));
+}

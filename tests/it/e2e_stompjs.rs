@@ -1,0 +1,124 @@
+//! @stomp/stompjs, and stompjs 2.3.3 of old, in Node.
+
+use serde_json::json;
+use testkit::{FEED, Remote};
+
+use crate::{
+    foreign::{Server, a_day, subscribe},
+    house::KEY,
+};
+
+#[tokio::test]
+async fn stompjs_at_the_plugin() {
+    let server = Server::plugins().await;
+    let connect = server.connect_ws(&json!({}));
+    a_day(&server, Remote::node("stompjs.mjs"), &connect, "1.2").await;
+}
+
+#[tokio::test]
+async fn stompjs_at_the_gateway() {
+    let server = Server::gateway().await;
+    let connect = server.connect_ws(&json!({}));
+    a_day(&server, Remote::node("stompjs.mjs"), &connect, "1.2").await;
+}
+
+/// Small pieces and binary messages, as for React Native.
+#[tokio::test]
+async fn stompjs_binary_and_in_pieces_at_the_gateway() {
+    let server = Server::gateway().await;
+    let connect = server.connect_ws(&json!({ "split": 16, "binary": true }));
+    a_day(&server, Remote::node("stompjs.mjs"), &connect, "1.2").await;
+}
+
+#[tokio::test]
+async fn old_stompjs_at_the_plugin() {
+    let server = Server::plugins().await;
+    let connect = server.connect_ws(&json!({}));
+    a_day(&server, Remote::node("stompjs-old.mjs"), &connect, "1.1").await;
+}
+
+#[tokio::test]
+async fn old_stompjs_at_the_gateway() {
+    let server = Server::gateway().await;
+    let connect = server.connect_ws(&json!({}));
+    a_day(&server, Remote::node("stompjs-old.mjs"), &connect, "1.1").await;
+}
+
+#[tokio::test]
+async fn heart_beats_at_the_plugin() {
+    heart_beats(&Server::plugins().await).await;
+}
+
+#[tokio::test]
+async fn heart_beats_at_the_gateway() {
+    heart_beats(&Server::gateway().await).await;
+}
+
+/// The client closes by itself where the server's heart-beats stay away.
+async fn heart_beats(server: &Server) {
+    for script in ["stompjs.mjs", "stompjs-old.mjs"] {
+        let mut client = Remote::node(script);
+        client.order(&server.connect_ws(&json!({ "heartBeat": 1000 })));
+        let connected = client.expect("connected").await;
+        assert_eq!(connected["headers"]["heart-beat"], "1000,1000");
+        for _ in 0..3 {
+            client.expect("heartbeat").await;
+        }
+        client.order(&json!({ "do": "disconnect" }));
+        client.expect("closed").await;
+    }
+}
+
+#[tokio::test]
+async fn a_large_message_in_pieces_at_the_plugin() {
+    a_large_message_in_pieces(&Server::plugins().await).await;
+}
+
+#[tokio::test]
+async fn a_large_message_in_pieces_at_the_gateway() {
+    a_large_message_in_pieces(&Server::gateway().await).await;
+}
+
+/// `splitLargeFrames`: one frame in many WebSocket messages of 8 KiB.
+async fn a_large_message_in_pieces(server: &Server) {
+    let mut client = Remote::node("stompjs.mjs");
+    client.order(&server.connect_ws(&json!({ "split": 8192 })));
+    client.expect("connected").await;
+    client.order(&subscribe(
+        "/exchange/feed/user_alice",
+        json!({ "receipt": "subscribed" }),
+    ));
+    client.expect("receipt").await;
+
+    let large = "ä".repeat(256 * 1024);
+    client.order(&json!({
+        "do": "send", "destination": "/exchange/feed/user_alice", "body": large,
+    }));
+    assert_eq!(client.expect_bodies(1).await.concat(), large);
+
+    // And a body that no text frame can hold comes as it is, pushed by a backend.
+    server.vhost().publish(FEED, KEY, [large.as_bytes()]).await;
+    assert_eq!(client.expect_bodies(1).await.concat(), large);
+}
+
+/// A wrong passcode: what the client's author sees of it.
+#[tokio::test]
+async fn a_refused_login_at_the_gateway() {
+    let server = Server::gateway().await;
+    let Server::Gateway(house) = &server else {
+        unreachable!("it is a gateway");
+    };
+    house
+        .hook
+        .answer(testkit::Call::User, testkit::Answer::Deny);
+    for script in ["stompjs.mjs", "stompjs-old.mjs"] {
+        let mut client = Remote::node(script);
+        client.order(&server.connect_ws(&json!({})));
+        let error = client.expect("error").await;
+        assert_eq!(error["headers"]["message"], "Bad CONNECT", "{error}");
+        let body = error["body"].as_str().unwrap_or_default();
+        assert!(body.contains("Access refused for user 'alice'"), "{error}");
+        let closed = client.expect("closed").await;
+        assert_eq!(closed["code"], 1008, "{closed}");
+    }
+}
