@@ -35,7 +35,7 @@ pub enum Error {
 /// A part could not be built, or an address not opened.
 pub async fn run(config: Config) -> Result<(), Error> {
     let path = config.listen.websocket_path.clone();
-    let gateway = Gateway::start(config, |_| http::sign_post(&path)).await?;
+    let gateway = Gateway::start(config, |_, _| http::sign_post(&path)).await?;
     gateway.run_until(shutdown::signal()).await?;
     Ok(())
 }
@@ -69,7 +69,7 @@ impl Gateway {
     /// As [`run`].
     pub async fn start(
         config: Config,
-        routes: impl FnOnce(&Arc<Services>) -> Routes,
+        routes: impl FnOnce(&Arc<Services>, Addresses) -> Routes,
     ) -> Result<Self, Error> {
         let listen = &config.listen;
         let http = listen::bind(listen.http, "http").await?;
@@ -94,7 +94,7 @@ impl Gateway {
                 allow_missing: listen.allow_missing_origin,
             },
             handshake_timeout: listen.handshake_timeout,
-            routes: routes(&services),
+            routes: routes(&services, addresses),
         };
         let stop = || phases.clone().reached(Phase::StopAccepting);
         listeners.spawn(server.serve(http, stop()));
@@ -105,8 +105,21 @@ impl Gateway {
         // The operator is answered to the end.
         let stop_admin = phases.clone().reached(Phase::CloseBroker);
         let timeout = listen.handshake_timeout;
-        listeners.spawn(http::serve_routes(admin, "admin", admin_routes, timeout, stop_admin));
-        Ok(Self { config, services, progress, phases, addresses, listeners })
+        listeners.spawn(http::serve_routes(
+            admin,
+            "admin",
+            admin_routes,
+            timeout,
+            stop_admin,
+        ));
+        Ok(Self {
+            config,
+            services,
+            progress,
+            phases,
+            addresses,
+            listeners,
+        })
     }
 
     /// Where it listens.
@@ -151,7 +164,9 @@ fn build(config: &Config) -> Result<Arc<Services>, Error> {
     let hub = Hub::new(&*broker, vhosts, &config.feed);
     let hook = HttpAuthenticator::new(&config.auth)
         .map_err(|error| Error::Configuration(format!("[auth]: {error}")))?;
-    let auth: Arc<dyn Authenticator> = Arc::new(CachedAuthenticator::new(hook, &config.auth));
+    let (ttl, size) = (config.auth.cache_ttl, config.auth.cache_size);
+    let auth: Arc<dyn Authenticator> =
+        Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
     let registry = Registry::new(config.listen.max_connections);
     let settings = Settings::new(
         config.limits.clone(),
@@ -169,8 +184,9 @@ fn broker(config: &Config) -> Result<Box<dyn Broker>, Error> {
         Some(Url::Embedded) => {
             telemetry::broker_embedded();
             let exchanges = config.broker.exchanges.iter();
-            let exchanges: Vec<(Box<str>, ExchangeKind)> =
-                exchanges.map(|(name, kind)| (name.clone(), *kind)).collect();
+            let exchanges: Vec<(Box<str>, ExchangeKind)> = exchanges
+                .map(|(name, kind)| (name.clone(), *kind))
+                .collect();
             Ok(Box::new(Embedded::new(exchanges)))
         }
         Some(Url::Amqp(url)) => {
@@ -185,6 +201,11 @@ fn broker(config: &Config) -> Result<Box<dyn Broker>, Error> {
 /// The host's name, for whoever looks at the broker's lists, and a part that is new each time.
 fn node_name() -> String {
     let system = rustix::system::uname();
-    let host: String = system.nodename().to_string_lossy().chars().take(60).collect();
+    let host: String = system
+        .nodename()
+        .to_string_lossy()
+        .chars()
+        .take(60)
+        .collect();
     format!("{host}.{:08x}", rand::random::<u32>())
 }

@@ -112,13 +112,13 @@ fn load(path: Option<&Path>) -> Result<Config, Failure> {
     Config::load(file, environment).map_err(|errors| Failure::Configuration(errors.to_string()))
 }
 
-fn block_on(run: impl Future<Output = Result<(), Box<dyn Error>>>) -> Result<(), Failure> {
+fn block_on<E: Error + 'static>(run: impl Future<Output = Result<(), E>>) -> Result<(), Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::Run(error.into()))?
         .block_on(run)
-        .map_err(Failure::Run)
+        .map_err(|error| Failure::Run(error.into()))
 }
 
 /// Each client is a file, and the soft limit is 1024 by tradition: takes all that the hard limit

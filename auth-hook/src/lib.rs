@@ -1,1 +1,20 @@
-//! auth-hook
+//! The HTTP authentication contract of RabbitMQ's `rabbitmq_auth_backend_http`, written once.
+//!
+//! A message broker or gateway asks an application's *hook* four kinds of question over HTTP,
+//! and the hook answers in a word. [`Question`] is what is asked, to and from query strings and
+//! forms; [`Answer`] is what the hook says. The side that asks and the side that answers both
+//! use these types, so they cannot drift apart.
+//!
+//! With the feature `service` (on by default) the crate also holds a reference hook, [`service`],
+//! which the binary `auth-hook` serves.
+
+mod answer;
+mod question;
+#[cfg(feature = "service")]
+pub mod service;
+
+pub use answer::{Answer, AnswerError};
+pub use question::{
+    Call, Permission, Question, QuestionError, ResourceKind, ResourceQuestion, TopicQuestion,
+    UserQuestion, VhostQuestion,
+};

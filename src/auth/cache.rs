@@ -1,1 +1,108 @@
-//! To come.
+//! Remembers permissions, and lets one call in flight serve all equal ones.
+
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use moka::future::Cache;
+
+use super::{Access, Authenticator, Login, Refusal, User};
+
+/// Stands before another authenticator. What [`Authenticator::allow`] permits is remembered for
+/// a while, so that a page that is loaded again costs the hook nothing; while a question is
+/// under way, equal ones wait for its answer. Refusals are not remembered (whoever is granted
+/// something need not wait), and logins are always asked for.
+pub struct CachedAuthenticator {
+    inner: Arc<dyn Authenticator>,
+    /// `None`: nothing is remembered or shared.
+    permitted: Option<Cache<Key, ()>>,
+}
+
+/// A question in one piece, which takes less memory than its parts would: user, tags, and what
+/// it wants. Each part ends with a byte that is in no UTF-8 text, so that no two questions have
+/// one key.
+type Key = Box<[u8]>;
+
+impl CachedAuthenticator {
+    /// Remembers up to `size` permissions for `ttl` each. With a `ttl` of zero every question
+    /// goes through to `inner`.
+    pub fn new(inner: Arc<dyn Authenticator>, ttl: Duration, size: u64) -> Self {
+        let permitted = (!ttl.is_zero()).then(|| {
+            // More than 1,000 years would be a panic; `Config::check` allows a day.
+            let ttl = ttl.min(Duration::from_secs(24 * 60 * 60));
+            Cache::builder()
+                .max_capacity(size)
+                .time_to_live(ttl)
+                .build()
+        });
+        CachedAuthenticator { inner, permitted }
+    }
+}
+
+impl Authenticator for CachedAuthenticator {
+    fn user<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<User, Refusal>> {
+        self.inner.user(login)
+    }
+
+    fn allow<'a>(
+        &'a self,
+        user: &'a User,
+        access: &'a Access,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
+        let Some(permitted) = &self.permitted else {
+            return self.inner.allow(user, access);
+        };
+        async move {
+            // If the one who asks goes away, one of those who wait asks in its place.
+            permitted
+                .try_get_with(key(user, access), self.inner.allow(user, access))
+                .await
+                .map_err(Arc::unwrap_or_clone)
+        }
+        .boxed()
+    }
+}
+
+fn key(user: &User, access: &Access) -> Key {
+    let mut key = Vec::with_capacity(128);
+    let mut part = |text: &str| {
+        key.extend_from_slice(text.as_bytes());
+        key.push(0xff);
+    };
+    part(&user.name);
+    part(&user.tags);
+    match access {
+        Access::Vhost { vhost, ip } => {
+            part("v");
+            part(vhost);
+            part(&ip.to_canonical().to_string());
+        }
+        Access::Resource {
+            vhost,
+            kind,
+            name,
+            permission,
+        } => {
+            part("r");
+            part(vhost);
+            part(kind.name());
+            part(name);
+            part(permission.name());
+        }
+        Access::Topic {
+            vhost,
+            exchange,
+            permission,
+            routing_key,
+        } => {
+            part("t");
+            part(vhost);
+            part(exchange);
+            part(permission.name());
+            part(routing_key);
+        }
+    }
+    key.into()
+}

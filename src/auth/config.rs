@@ -1,60 +1,288 @@
 //! The `[auth]` section.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
+use auth_hook::Call;
 use serde::Deserialize;
+use url::Url;
 
-use crate::units::Checked;
-
-/// Who answers for users.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[allow(missing_docs, reason = "a placeholder, replaced by the branch `auth`")]
+/// The `[auth]` section: where the hook is, and how it is asked.
+///
+/// Paths are whole URLs, and may hold secrets (a token in the query, a password before the
+/// host); `Debug` does not show those.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// Answers who a user is. The only one that has to be given.
     pub user_path: Option<String>,
+    /// Answers whether a user may enter a virtual host.
     pub vhost_path: Option<String>,
+    /// Answers whether a user may use an exchange or a queue.
     pub resource_path: Option<String>,
+    /// Answers whether a user may use a routing key of an exchange.
     pub topic_path: Option<String>,
-    pub groups_path: Option<String>,
-    pub unset: String,
-    pub http_method: String,
+    /// What a check answers whose path is not given. Default `deny`.
+    pub unset: Unset,
+    /// How questions are sent. Default `get`, as RabbitMQ's; `post` keeps passwords out of the
+    /// access logs of the hook and of what stands before it.
+    pub http_method: Method,
+    /// How long making a connection to the hook may take. Default 3 s.
     #[serde(with = "humantime_serde")]
     pub connection_timeout: Duration,
+    /// How long a call may take as a whole: waiting for its turn, connecting, asking and
+    /// reading. Default 5 s.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
+    /// Calls under way at a time; more wait for their turn. Default 64.
+    pub max_calls: usize,
+    /// How long a permission is remembered. Refusals and logins never are. Default 15 s; zero
+    /// turns the memory off.
     #[serde(with = "humantime_serde")]
     pub cache_ttl: Duration,
-    pub cache_size: usize,
-    pub max_calls: usize,
+    /// Permissions remembered at a time. Default 100,000.
+    pub cache_size: u64,
+    /// Whether clients are told the reason that the hook gives for a refusal; never that of a
+    /// refused login. Default no.
     pub disclose_reason: bool,
+}
+
+/// What a check answers whose path is not given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unset {
+    /// No, to everybody.
+    #[default]
+    Deny,
+    /// Yes, to everybody.
+    Allow,
+}
+
+/// How questions are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// GET, with the parameters in the query string.
+    #[default]
+    Get,
+    /// POST, with the parameters as a form.
+    Post,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
+        Config {
             user_path: None,
             vhost_path: None,
             resource_path: None,
             topic_path: None,
-            groups_path: None,
-            unset: "deny".to_owned(),
-            http_method: "get".to_owned(),
+            unset: Unset::Deny,
+            http_method: Method::Get,
             connection_timeout: Duration::from_secs(3),
             request_timeout: Duration::from_secs(5),
+            max_calls: 64,
             cache_ttl: Duration::from_secs(15),
             cache_size: 100_000,
-            max_calls: 64,
             disclose_reason: false,
         }
     }
 }
 
+/// A longer memory would outlive every intention; the cache could not count it either.
+const MAX_CACHE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl Config {
-    /// Whether the values make sense.
+    /// Whether it makes sense.
     ///
     /// # Errors
-    /// The key at fault, and what is wrong and what to do.
-    pub fn check(&self) -> Checked {
+    /// A key, and what is wrong with it and what to do.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.user_path.is_none() {
+            let message = "is not set, so nobody could log in: give the URL of your application's \
+                           hook (to try things out, that of `auth-hook serve`: \
+                           \"http://127.0.0.1:8000/auth/user\")";
+            return Err(("user_path", message.into()));
+        }
+        for call in Call::ALL {
+            let (key, path) = self.path(call);
+            if let Some(path) = path {
+                parse(path).map_err(|problem| (key, problem))?;
+            }
+        }
+        for (key, timeout) in [
+            ("connection_timeout", self.connection_timeout),
+            ("request_timeout", self.request_timeout),
+        ] {
+            if timeout.is_zero() {
+                return Err((
+                    key,
+                    "is zero, so every call would fail: give \"3s\", say".into(),
+                ));
+            }
+        }
+        if self.max_calls == 0 {
+            return Err((
+                "max_calls",
+                "is 0, so no call could be made: give 64, say".into(),
+            ));
+        }
+        if self.cache_ttl > MAX_CACHE_TTL {
+            let message = "is more than a day: permissions that were taken back would live on; \
+                           give \"15s\", say";
+            return Err(("cache_ttl", message.into()));
+        }
+        if self.cache_size == 0 && !self.cache_ttl.is_zero() {
+            let message = "is 0: to remember no permissions, set cache_ttl = \"0s\"";
+            return Err(("cache_size", message.into()));
+        }
         Ok(())
+    }
+
+    /// The key of a call's path, and what is given for it.
+    pub(super) fn path(&self, call: Call) -> (&'static str, Option<&str>) {
+        let (key, path) = match call {
+            Call::User => ("user_path", &self.user_path),
+            Call::Vhost => ("vhost_path", &self.vhost_path),
+            Call::Resource => ("resource_path", &self.resource_path),
+            Call::Topic => ("topic_path", &self.topic_path),
+        };
+        (key, path.as_deref())
+    }
+}
+
+/// Reads a path; what is wrong with it. The text itself is not shown: it may hold secrets.
+pub(super) fn parse(path: &str) -> Result<Url, String> {
+    let wanted = "give a whole URL, such as \"http://127.0.0.1:8000/auth/user\"";
+    let url = Url::parse(path).map_err(|error| format!("is no URL ({error}): {wanted}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!(
+            "has the scheme `{}`, not http or https: {wanted}",
+            url.scheme()
+        ));
+    }
+    if url.fragment().is_some() {
+        return Err("has a fragment (`#…`), which is never sent: leave it out".into());
+    }
+    Ok(url)
+}
+
+/// A path as it may be shown: without query, user and password.
+pub(super) fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    // An error means that there is nothing to take away.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.to_string()
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shape = f.debug_struct("Config");
+        for call in Call::ALL {
+            let (key, path) = self.path(call);
+            let path = path.map(|p| parse(p).map_or_else(|_| "(no URL)".into(), |u| shown(&u)));
+            shape.field(key, &path);
+        }
+        shape
+            .field("unset", &self.unset)
+            .field("http_method", &self.http_method)
+            .field("connection_timeout", &self.connection_timeout)
+            .field("request_timeout", &self.request_timeout)
+            .field("max_calls", &self.max_calls)
+            .field("cache_ttl", &self.cache_ttl)
+            .field("cache_size", &self.cache_size)
+            .field("disclose_reason", &self.disclose_reason)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Config {
+        toml::from_str(text).unwrap()
+    }
+
+    fn wrong(text: &str) -> (&'static str, String) {
+        let user = "user_path = \"http://h/u\"\n";
+        read(&format!(
+            "{}{text}",
+            if text.contains("user_path") { "" } else { user }
+        ))
+        .check()
+        .unwrap_err()
+    }
+
+    #[test]
+    fn all_keys_are_read_and_none_is_needed_but_the_user_path() {
+        assert_eq!(read(""), Config::default());
+        let config = read(
+            r#"
+            user_path = "https://h/u?token=1"
+            vhost_path = "http://h/v"
+            resource_path = "http://h/r"
+            topic_path = "http://h/t"
+            unset = "allow"
+            http_method = "post"
+            connection_timeout = "1s"
+            request_timeout = "1500ms"
+            max_calls = 7
+            cache_ttl = "0s"
+            cache_size = 8
+            disclose_reason = true
+            "#,
+        );
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!(
+            (config.unset, config.http_method),
+            (Unset::Allow, Method::Post)
+        );
+        assert_eq!(config.request_timeout, Duration::from_millis(1500));
+        assert_eq!(config.topic_path.as_deref(), Some("http://h/t"));
+        assert_eq!(read("user_path = \"http://h/u\"").check(), Ok(()));
+    }
+
+    #[test]
+    fn unknown_keys_and_values_are_refused() {
+        for text in [
+            "user = 1",
+            "unset = \"maybe\"",
+            "http_method = \"put\"",
+            "cache_ttl = 15",
+        ] {
+            assert!(toml::from_str::<Config>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        assert_eq!(Config::default().check().unwrap_err().0, "user_path");
+        for (text, key) in [
+            ("user_path = \"/auth/user\"", "user_path"),
+            ("topic_path = \"ftp://h/t\"", "topic_path"),
+            ("vhost_path = \"http://h/v#x\"", "vhost_path"),
+            ("connection_timeout = \"0s\"", "connection_timeout"),
+            ("request_timeout = \"0s\"", "request_timeout"),
+            ("max_calls = 0", "max_calls"),
+            ("cache_size = 0", "cache_size"),
+            ("cache_ttl = \"2000years\"", "cache_ttl"),
+        ] {
+            assert_eq!(wrong(text).0, key, "{text}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secrets() {
+        let config =
+            read("user_path = \"http://me:s3cret@h/u?token=t0ken\"\ntopic_path = \"s3cret\"");
+        let shown = format!("{config:?}");
+        assert!(shown.contains("\"http://h/u\""), "{shown}");
+        assert!(
+            !shown.contains("s3cret") && !shown.contains("t0ken"),
+            "{shown}"
+        );
+        let (_, message) = config.check().unwrap_err();
+        assert!(!message.contains("s3cret"), "{message}");
     }
 }

@@ -1,1 +1,327 @@
-//! To come.
+//! Asks the application's hook over HTTP.
+
+mod fault;
+#[cfg(test)]
+mod tests;
+
+use std::{borrow::Cow, time::Duration};
+
+use auth_hook::{
+    Answer, Call, Question, ResourceQuestion, TopicQuestion, UserQuestion, VhostQuestion,
+};
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use reqwest::{Client, ClientBuilder, RequestBuilder, header::CONTENT_TYPE, redirect};
+use thiserror::Error;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+use tracing::warn;
+use url::Url;
+
+use super::{
+    Access, Authenticator, Config, Login, Method, Refusal, Unset, User,
+    config::{parse, shown},
+};
+use fault::{Fault, FaultLog};
+
+/// More of an answer is not read. In bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// Asks the application's hook over HTTP, by the contract of `rabbitmq_auth_backend_http`.
+///
+/// Connections are kept and used again. Each call is bounded in time, from waiting for its turn
+/// to the last byte of its answer, and in the size of its answer; redirects are not followed,
+/// and proxies of the environment not used: credentials go where the configuration says, and
+/// nowhere else. Whatever goes wrong is a [`Refusal::Faulty`], and is logged here as the hook's
+/// fault (not every time), with neither parameters nor answer. Denials are for the caller to
+/// log.
+#[derive(Debug)]
+pub struct HttpAuthenticator {
+    client: Client,
+    user: Path,
+    vhost: Option<Path>,
+    resource: Option<Path>,
+    topic: Option<Path>,
+    unset: Unset,
+    method: Method,
+    request_timeout: Duration,
+    /// A turn for each call under way.
+    turns: Semaphore,
+}
+
+/// Where one kind of question goes.
+#[derive(Debug)]
+struct Path {
+    url: Url,
+    /// The URL without secrets.
+    shown: Box<str>,
+    faults: FaultLog,
+}
+
+/// Why the hook cannot be asked at all.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// A key of the configuration has an impossible value.
+    #[error("{0} {1}")]
+    Config(&'static str, String),
+    /// TLS cannot be set up (the system has no root certificates, say).
+    #[error("the HTTP client cannot be set up: {0}")]
+    Client(String),
+}
+
+impl HttpAuthenticator {
+    /// Makes ready to ask; connects only when there is something to ask. Says in the log, once,
+    /// which checks have no path, and what they answer.
+    ///
+    /// # Errors
+    /// [`SetupError`]: the configuration does not pass [`Config::check`], or there is no TLS.
+    pub fn new(config: &Config) -> Result<Self, SetupError> {
+        Self::build(config, |client| client)
+    }
+
+    fn build(
+        config: &Config,
+        adjust: impl FnOnce(ClientBuilder) -> ClientBuilder,
+    ) -> Result<Self, SetupError> {
+        config
+            .check()
+            .map_err(|(key, problem)| SetupError::Config(key, problem))?;
+        let path = |call| match config.path(call) {
+            (_, None) => Ok(None),
+            (key, Some(text)) => match parse(text) {
+                Ok(url) => Ok(Some(Path {
+                    shown: shown(&url).into(),
+                    url,
+                    faults: FaultLog::default(),
+                })),
+                Err(problem) => Err(SetupError::Config(key, problem)),
+            },
+        };
+        let user = path(Call::User)?;
+        let user = user.ok_or_else(|| SetupError::Config("user_path", "is not set".into()))?;
+        let [vhost, resource, topic] = [
+            path(Call::Vhost)?,
+            path(Call::Resource)?,
+            path(Call::Topic)?,
+        ];
+
+        let paths = [
+            Some(&user),
+            vhost.as_ref(),
+            resource.as_ref(),
+            topic.as_ref(),
+        ];
+        let secure = paths
+            .iter()
+            .flatten()
+            .any(|path| path.url.scheme() == "https");
+        let mut client = Client::builder()
+            .user_agent(concat!("stentor/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(config.connection_timeout)
+            .pool_max_idle_per_host(config.max_calls);
+        if !secure {
+            // Reads no root certificates: a container that asks a plain hook needs none.
+            client = client.tls_certs_only([]);
+        }
+        // The client takes the process's provider. An error means that there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = adjust(client).build();
+        let client = client.map_err(|error| SetupError::Client(fault::chain(&error)))?;
+
+        say_what_is_unset(config);
+        Ok(HttpAuthenticator {
+            client,
+            user,
+            vhost,
+            resource,
+            topic,
+            unset: config.unset,
+            method: config.http_method,
+            request_timeout: config.request_timeout,
+            turns: Semaphore::new(config.max_calls.min(Semaphore::MAX_PERMITS)),
+        })
+    }
+
+    /// Asks; the tags, if the answer is yes.
+    async fn ask(&self, question: Question<'_>) -> Result<Box<str>, Refusal> {
+        let call = question.call();
+        let path = match call {
+            Call::User => Some(&self.user),
+            Call::Vhost => self.vhost.as_ref(),
+            Call::Resource => self.resource.as_ref(),
+            Call::Topic => self.topic.as_ref(),
+        };
+        let Some(path) = path else {
+            return match self.unset {
+                Unset::Allow => Ok(Box::default()),
+                Unset::Deny => Err(Refusal::Denied(Some(
+                    format!("no {call}_path is set").into(),
+                ))),
+            };
+        };
+        match self.call(path, call, question.encode().into()).await {
+            Ok(answer) => {
+                path.faults.answered(call, &path.shown);
+                match answer {
+                    Answer::Allow { tags } => Ok(tags),
+                    Answer::Deny { reason } => Err(Refusal::Denied(reason)),
+                }
+            }
+            Err(fault) => {
+                path.faults.fault(call, &path.shown, &fault);
+                Err(Refusal::Faulty(format!("{call} call: {fault}").into()))
+            }
+        }
+    }
+
+    /// One call, bounded in time.
+    async fn call(&self, path: &Path, call: Call, parameters: Bytes) -> Result<Answer, Fault> {
+        let (begun, within) = (Instant::now(), self.request_timeout);
+        let mut waited = None;
+        let answered = timeout(within, async {
+            // The semaphore is never closed; if it were, calls would go without turns.
+            let _turn = self.turns.acquire().await;
+            waited = Some(begun.elapsed());
+            self.exchange(path, call, parameters).await
+        });
+        answered.await.unwrap_or_else(|_| {
+            Err(Fault::Timeout {
+                within,
+                waited: waited.unwrap_or(within),
+            })
+        })
+    }
+
+    async fn exchange(&self, path: &Path, call: Call, form: Bytes) -> Result<Answer, Fault> {
+        let first = self.request(path, form.clone()).send().await;
+        let mut response = match first {
+            // The hook closed a kept connection just as the question went out. Questions change
+            // nothing, so this one may be asked again, once; RabbitMQ does so too.
+            Err(error) if error.is_request() && !error.is_connect() && !error.is_timeout() => {
+                self.request(path, form).send().await
+            }
+            other => other,
+        }
+        .map_err(Fault::connection)?;
+
+        // The body of a wrong status is read too: otherwise its connection were lost.
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(Fault::connection)? {
+            if body.len().saturating_add(chunk.len()) > MAX_ANSWER {
+                return Err(Fault::TooLong(MAX_ANSWER));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Answer::parse(call, response.status().as_u16(), &body)?)
+    }
+
+    fn request(&self, path: &Path, form: Bytes) -> RequestBuilder {
+        match self.method {
+            Method::Get => {
+                let form = String::from_utf8_lossy(&form);
+                let mut url = path.url.clone();
+                url.set_query(Some(&match path.url.query() {
+                    Some(own) if !own.is_empty() => Cow::Owned(format!("{own}&{form}")),
+                    _ => form,
+                }));
+                self.client.get(url)
+            }
+            Method::Post => self
+                .client
+                .post(path.url.clone())
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(form),
+        }
+    }
+}
+
+impl Authenticator for HttpAuthenticator {
+    fn user<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<User, Refusal>> {
+        async move {
+            let question = Question::User(UserQuestion {
+                username: Cow::Borrowed(&login.user),
+                password: login.password.as_deref().map(Cow::Borrowed),
+                vhost: Some(Cow::Borrowed(&login.vhost)),
+            });
+            let tags = self.ask(question).await?;
+            Ok(User {
+                name: (&*login.user).into(),
+                tags: tags.into(),
+            })
+        }
+        .boxed()
+    }
+
+    fn allow<'a>(
+        &'a self,
+        user: &'a User,
+        access: &'a Access,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
+        async move { self.ask(question(user, access)).await.map(drop) }.boxed()
+    }
+}
+
+fn question<'a>(user: &'a User, access: &'a Access) -> Question<'a> {
+    let username = Cow::Borrowed(&*user.name);
+    let tags = Cow::Borrowed(&*user.tags);
+    match access {
+        Access::Vhost { vhost, ip } => Question::Vhost(VhostQuestion {
+            username,
+            vhost: Cow::Borrowed(vhost),
+            // A client of an IPv6 socket may well be an IPv4 client (::ffff:192.0.2.1).
+            ip: Cow::Owned(ip.to_canonical().to_string()),
+            tags,
+        }),
+        Access::Resource {
+            vhost,
+            kind,
+            name,
+            permission,
+        } => Question::Resource(ResourceQuestion {
+            username,
+            vhost: Cow::Borrowed(vhost),
+            resource: *kind,
+            name: match kind {
+                super::ResourceKind::Exchange => Question::exchange_name(name),
+                super::ResourceKind::Queue => Cow::Borrowed(name),
+            },
+            permission: *permission,
+            tags,
+        }),
+        Access::Topic {
+            vhost,
+            exchange,
+            permission,
+            routing_key,
+        } => Question::Topic(TopicQuestion {
+            username,
+            vhost: Cow::Borrowed(vhost),
+            name: Question::exchange_name(exchange),
+            permission: *permission,
+            tags,
+            routing_key: Cow::Borrowed(routing_key),
+        }),
+    }
+}
+
+fn say_what_is_unset(config: &Config) {
+    let unset = Call::ALL.map(|call| config.path(call));
+    let unset: Vec<_> = unset
+        .iter()
+        .filter(|(_, path)| path.is_none())
+        .map(|(k, _)| *k)
+        .collect();
+    if unset.is_empty() {
+        return;
+    }
+    let keys = unset.join(", ");
+    match config.unset {
+        Unset::Deny => warn!("auth: not set: {keys}; what they check is DENIED TO EVERYBODY"),
+        Unset::Allow => warn!("auth: not set: {keys}; what they check is ALLOWED TO EVERYBODY"),
+    }
+}

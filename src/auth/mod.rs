@@ -12,7 +12,8 @@ use std::{fmt, net::IpAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
-pub use config::Config;
+pub use auth_hook::{Permission, ResourceKind};
+pub use config::{Config, Method, Unset};
 
 /// Answers for users. Whatever goes wrong is a refusal: implementations fail closed.
 pub trait Authenticator: Send + Sync + 'static {
@@ -89,26 +90,6 @@ pub enum Access {
     },
 }
 
-/// What a [`Access::Resource`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ResourceKind {
-    /// An exchange.
-    Exchange,
-    /// A queue.
-    Queue,
-}
-
-/// What a resource is used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Permission {
-    /// Declare or delete.
-    Configure,
-    /// Publish to, or bind a queue.
-    Write,
-    /// Consume, or bind to an exchange.
-    Read,
-}
-
 /// Why the answer is no.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -117,4 +98,54 @@ pub enum Refusal {
     /// The hook did not answer in its contract (down, slow, another status, an unknown word):
     /// nobody is let in, and the fault is the hook's.
     Faulty(Box<str>),
+}
+
+impl Refusal {
+    /// What the client may be told of the reason: nothing, unless the configuration discloses
+    /// reasons (`disclose_reason`) and the hook gave one. Never for the answer to
+    /// [`Authenticator::user`]: who guesses names and passwords learns nothing.
+    pub fn disclosed(&self, disclose_reason: bool) -> Option<&str> {
+        match self {
+            Refusal::Denied(reason) if disclose_reason => reason.as_deref(),
+            Refusal::Denied(_) | Refusal::Faulty(_) => None,
+        }
+    }
+}
+
+/// For the log: whose fault it is, and why.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Denied(None) => f.write_str("denied"),
+            Refusal::Denied(Some(reason)) => write!(f, "denied: {reason}"),
+            Refusal::Faulty(fault) => write!(f, "the hook is at fault: {fault}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_password() {
+        let login = Login {
+            user: "alice".into(),
+            password: Some("s3cret".into()),
+            vhost: Arc::from("/"),
+        };
+        let shown = format!("{login:?}");
+        assert!(
+            shown.contains("alice") && !shown.contains("s3cret"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn reasons_are_told_where_the_configuration_discloses_them() {
+        let denied = Refusal::Denied(Some("not paid".into()));
+        assert_eq!(denied.disclosed(true), Some("not paid"));
+        assert_eq!(denied.disclosed(false), None);
+        assert_eq!(Refusal::Faulty("status 500".into()).disclosed(true), None);
+    }
 }

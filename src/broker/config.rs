@@ -41,8 +41,9 @@ pub struct Config {
     /// Messages published and not confirmed yet, per virtual host; when there are more, clients
     /// that publish are not read. It bounds memory while the broker is slow or away.
     pub max_pending_publishes: usize,
-    /// The types of exchanges, by name, where the gateway's account may not learn them itself
-    /// (for that, it must be allowed to configure them).
+    /// Exchanges and their types, by name. They are declared (durable) where they are missing,
+    /// and their types need not be learnt, for which the gateway's account must be allowed to
+    /// configure them.
     pub exchanges: BTreeMap<Box<str>, ExchangeKind>,
 }
 
@@ -142,6 +143,17 @@ impl AmqpUrl {
     #[must_use]
     pub fn reveal(&self) -> &str {
         self.0.as_str()
+    }
+
+    /// Host and port alone.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let port = self.0.port().unwrap_or(if self.0.scheme() == "amqps" {
+            5671
+        } else {
+            5672
+        });
+        format!("{}:{port}", self.0.host_str().unwrap_or_default())
     }
 }
 

@@ -64,7 +64,11 @@ impl Message {
     /// About how many bytes the message holds on to while it waits for a client.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let headers = self.properties.headers.iter().map(|(name, value)| name.len() + value.len());
+        let headers = self
+            .properties
+            .headers
+            .iter()
+            .map(|(name, value)| name.len() + value.len());
         self.body.len() + headers.sum::<usize>() + size_of::<Self>()
     }
 

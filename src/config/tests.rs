@@ -67,7 +67,7 @@ fn the_examples_of_the_default_file_are_sound() {
     };
     let config = Config::load(Some(file), []).unwrap();
     assert!(config.broker.url.is_some());
-    assert!(config.auth.groups_path.is_some());
+    assert!(config.auth.topic_path.is_some());
 }
 
 #[test]

@@ -57,7 +57,14 @@ impl Settings {
         disclose_reason: bool,
     ) -> Self {
         let session = Arc::new(session_config(&limits, &stomp));
-        Self { limits, stomp, mailbox, default_vhost, disclose_reason, session }
+        Self {
+            limits,
+            stomp,
+            mailbox,
+            default_vhost,
+            disclose_reason,
+            session,
+        }
     }
 
     pub(super) fn session(&self) -> Arc<stomp_session::Config> {
@@ -78,7 +85,12 @@ impl Services {
         registry: Arc<Registry>,
         settings: Settings,
     ) -> Arc<Self> {
-        Arc::new(Self { hub, auth, registry, settings })
+        Arc::new(Self {
+            hub,
+            auth,
+            registry,
+            settings,
+        })
     }
 
     /// How connections behave.
@@ -90,7 +102,8 @@ impl Services {
     /// Takes a place for a connection; `None` if there is none left.
     #[must_use]
     pub fn enter(&self) -> Option<Guard> {
-        self.registry.enter(Mailbox::new(self.settings.mailbox.clone()))
+        self.registry
+            .enter(Mailbox::new(self.settings.mailbox.clone()))
     }
 }
 
@@ -126,7 +139,13 @@ impl Context {
         guard: Guard,
         session: Box<str>,
     ) -> Arc<Self> {
-        Arc::new(Self { services, peer, guard, session, identity: OnceLock::new() })
+        Arc::new(Self {
+            services,
+            peer,
+            guard,
+            session,
+            identity: OnceLock::new(),
+        })
     }
 
     /// As log lines name the connection.

@@ -18,7 +18,8 @@ pub trait Link: Send + Unpin + 'static {
     ///
     /// # Errors
     /// Nothing more comes.
-    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, LinkError>>;
+    fn poll_receive(&mut self, context: &mut Context<'_>)
+    -> Poll<Result<Option<Bytes>, LinkError>>;
 
     /// Takes one whole frame, or a heart-beat, to be written by the next
     /// [`Link::poll_flush`]. Does no I/O.

@@ -118,7 +118,11 @@ impl<L: Link> Connection<L> {
         let settings = context.settings();
         Self {
             link,
-            session: Session::new(settings.session(), context.session.clone(), opened.into_std()),
+            session: Session::new(
+                settings.session(),
+                context.session.clone(),
+                opened.into_std(),
+            ),
             decoder: Decoder::new(settings.first_limits()),
             input: Bytes::new(),
             context,
@@ -214,9 +218,12 @@ impl<L: Link> Connection<L> {
 
     fn begin_work(&mut self) {
         loop {
-            let Some(action) = self.work.as_mut().and_then(|work| work.next()) else { break };
+            let Some(action) = self.work.as_mut().and_then(|work| work.next()) else {
+                break;
+            };
             if let Err((operation, problem)) = self.begin(action) {
-                self.session.handle_done(Instant::now().into_std(), operation, Err(problem));
+                self.session
+                    .handle_done(Instant::now().into_std(), operation, Err(problem));
             }
         }
         if self.work.as_ref().is_some_and(|work| work.is_empty()) {
@@ -274,7 +281,10 @@ impl<L: Link> Connection<L> {
                 Ok(Some(Task::Publish(Box::new(sending), replies)))
             }
             Operation::Settle(settle) => {
-                let route = self.routes.iter().find(|(id, _)| *id == settle.subscription);
+                let route = self
+                    .routes
+                    .iter()
+                    .find(|(id, _)| *id == settle.subscription);
                 Ok(match route {
                     Some((_, Route::Dedicated(route))) => {
                         Some(Task::Settle(Arc::clone(route.consumer()), settle))
@@ -310,11 +320,7 @@ impl<L: Link> Connection<L> {
     }
 
     /// Waits for whatever comes first.
-    fn poll(
-        &mut self,
-        context: &mut TaskContext<'_>,
-        timer: Pin<&mut Sleep>,
-    ) -> Poll<Event> {
+    fn poll(&mut self, context: &mut TaskContext<'_>, timer: Pin<&mut Sleep>) -> Poll<Event> {
         if let Poll::Ready(event) = self.poll_write(context) {
             return Poll::Ready(event);
         }
@@ -430,8 +436,14 @@ impl<L: Link> Connection<L> {
                 self.input = bytes;
             }
             Event::LinkEnded(Err(LinkError::TooBig { limit })) => {
-                let kind = DecodeErrorKind::FrameTooBig { limit, announced: None };
-                let error = DecodeError { kind, receipt: None };
+                let kind = DecodeErrorKind::FrameTooBig {
+                    limit,
+                    announced: None,
+                };
+                let error = DecodeError {
+                    kind,
+                    receipt: None,
+                };
                 self.session.handle_decode_error(now.into_std(), error);
             }
             Event::LinkEnded(outcome) => {
@@ -443,7 +455,10 @@ impl<L: Link> Connection<L> {
             Event::Flushed => {}
             Event::Timeout => {
                 let patience = self.context.settings().limits.write_timeout;
-                if self.blocked_since.is_some_and(|since| now >= since + patience) {
+                if self
+                    .blocked_since
+                    .is_some_and(|since| now >= since + patience)
+                {
                     self.end = Some(End::WriteTimeout);
                     return false;
                 }
@@ -484,7 +499,9 @@ impl<L: Link> Connection<L> {
                 if confirms.is_empty() {
                     self.session.handle_done(now, operation, Ok(()));
                 } else {
-                    self.work.get_or_insert_default().confirm(operation, confirms);
+                    self.work
+                        .get_or_insert_default()
+                        .confirm(operation, confirms);
                 }
             }
             Done::Operation(operation, outcome) => {
@@ -509,7 +526,9 @@ impl<L: Link> Connection<L> {
         let patience = self.context.settings().limits.write_timeout;
         let session = self.session.poll_timeout().map(Instant::from_std);
         let blocked = self.blocked_since.map(|since| since + patience);
-        let Some(due) = session.into_iter().chain(blocked).min() else { return };
+        let Some(due) = session.into_iter().chain(blocked).min() else {
+            return;
+        };
         // A timer that fires early does no harm, and to move it at every frame would cost more.
         if timer.is_elapsed() || due < timer.deadline() {
             timer.as_mut().reset(due);
@@ -527,7 +546,12 @@ impl<L: Link> Connection<L> {
             }
         }
         self.context.guard.mailbox().close();
-        let Traffic { frames_in, frames_out, messages_in, messages_out } = self.traffic;
+        let Traffic {
+            frames_in,
+            frames_out,
+            messages_in,
+            messages_out,
+        } = self.traffic;
         let reason = self.end.map(|end| end.to_string());
         let ending = Ending {
             reason: reason.as_deref().unwrap_or_default(),

@@ -46,10 +46,13 @@ impl<'a> Permissions<'a> {
     /// To declare a queue.
     pub(super) async fn declare(&self, queue: &QueueSpec) -> Result<(), Problem> {
         self.queue(&queue.name, Permission::Configure).await?;
-        let dead_letters = queue.arguments.iter().find_map(|(name, value)| match value {
-            Argument::Text(exchange) if &**name == "x-dead-letter-exchange" => Some(exchange),
-            _ => None,
-        });
+        let dead_letters = queue
+            .arguments
+            .iter()
+            .find_map(|(name, value)| match value {
+                Argument::Text(exchange) if &**name == "x-dead-letter-exchange" => Some(exchange),
+                _ => None,
+            });
         if let Some(exchange) = dead_letters {
             self.queue(&queue.name, Permission::Read).await?;
             self.exchange(exchange, Permission::Write).await?;
@@ -65,11 +68,13 @@ impl<'a> Permissions<'a> {
     /// To publish.
     pub(super) async fn publish(&self, publish: &Publish) -> Result<(), Problem> {
         self.exchange(&publish.exchange, Permission::Write).await?;
-        self.topic(&publish.exchange, &publish.routing_key, Permission::Write).await
+        self.topic(&publish.exchange, &publish.routing_key, Permission::Write)
+            .await
     }
 
     async fn exchange(&self, name: &str, permission: Permission) -> Result<(), Problem> {
-        self.resource(ResourceKind::Exchange, name, permission).await
+        self.resource(ResourceKind::Exchange, name, permission)
+            .await
     }
 
     async fn queue(&self, name: &str, permission: Permission) -> Result<(), Problem> {
@@ -82,8 +87,12 @@ impl<'a> Permissions<'a> {
         name: &str,
         permission: Permission,
     ) -> Result<(), Problem> {
-        let access =
-            Access::Resource { vhost: self.vhost(), kind, name: name.into(), permission };
+        let access = Access::Resource {
+            vhost: self.vhost(),
+            kind,
+            name: name.into(),
+            permission,
+        };
         self.ask(access).await
     }
 
@@ -94,7 +103,13 @@ impl<'a> Permissions<'a> {
         permission: Permission,
     ) -> Result<(), Problem> {
         let (exchange, routing_key) = (exchange.into(), routing_key.into());
-        self.ask(Access::Topic { vhost: self.vhost(), exchange, permission, routing_key }).await
+        self.ask(Access::Topic {
+            vhost: self.vhost(),
+            exchange,
+            permission,
+            routing_key,
+        })
+        .await
     }
 
     fn vhost(&self) -> Arc<str> {
@@ -118,7 +133,9 @@ impl<'a> Permissions<'a> {
 fn what(access: &Access) -> String {
     match access {
         Access::Vhost { vhost, .. } => format!("vhost '{vhost}'"),
-        Access::Resource { vhost, kind, name, .. } => {
+        Access::Resource {
+            vhost, kind, name, ..
+        } => {
             let (kind, name) = match (kind, &**name) {
                 (ResourceKind::Queue, name) => ("queue", name),
                 (ResourceKind::Exchange, "") => ("exchange", "amq.default"),
@@ -126,7 +143,12 @@ fn what(access: &Access) -> String {
             };
             format!("{kind} '{name}' in vhost '{vhost}'")
         }
-        Access::Topic { vhost, exchange, routing_key, .. } => {
+        Access::Topic {
+            vhost,
+            exchange,
+            routing_key,
+            ..
+        } => {
             format!("topic '{routing_key}' in exchange '{exchange}' in vhost '{vhost}'")
         }
     }
@@ -134,9 +156,15 @@ fn what(access: &Access) -> String {
 
 fn refused(access: &Access, what: &str, user: &str, reason: Option<&str>) -> Problem {
     if let Access::Vhost { vhost, .. } = access {
-        return Problem::VhostDenied { vhost: (&**vhost).into() };
+        return Problem::VhostDenied {
+            vhost: (&**vhost).into(),
+        };
     }
-    let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    let because = reason
+        .map(|reason| format!(": {reason}"))
+        .unwrap_or_default();
     let detail = format!("ACCESS_REFUSED - access to {what} refused for user '{user}'{because}\n");
-    Problem::PermissionDenied { detail: detail.into() }
+    Problem::PermissionDenied {
+        detail: detail.into(),
+    }
 }

@@ -56,7 +56,11 @@ impl Registry {
         mailboxes.insert(number, Arc::clone(&mailbox));
         self.count.send_replace(mailboxes.len());
         drop(mailboxes);
-        Some(Guard { registry: Arc::clone(self), number, mailbox })
+        Some(Guard {
+            registry: Arc::clone(self),
+            number,
+            mailbox,
+        })
     }
 
     /// How many there may be.
@@ -83,7 +87,10 @@ impl Registry {
         const TICK: Duration = Duration::from_millis(50);
         let mailboxes: Vec<_> = self.mailboxes.lock().values().map(Arc::clone).collect();
         let ticks = (duration.as_millis() / TICK.as_millis()).max(1);
-        let each_tick = mailboxes.len().div_ceil(usize::try_from(ticks).unwrap_or(1)).max(1);
+        let each_tick = mailboxes
+            .len()
+            .div_ceil(usize::try_from(ticks).unwrap_or(1))
+            .max(1);
         let mut ticking = tokio::time::interval(TICK);
         for some in mailboxes.chunks(each_tick) {
             ticking.tick().await;

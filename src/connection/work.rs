@@ -13,8 +13,8 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use stomp_session::{
-    Action, Connect, OperationId, Outcome, Problem, Settle, Subscribe, SubscriptionId,
-    Unsubscribe, Verdict,
+    Action, Connect, OperationId, Outcome, Problem, Settle, Subscribe, SubscriptionId, Unsubscribe,
+    Verdict,
 };
 
 use super::{
@@ -24,9 +24,7 @@ use super::{
 };
 use crate::{
     auth::{Access, Login, Refusal},
-    broker::{
-        BrokerError, Confirm, Consume, Consumer, QueueSpec, destination::Destination,
-    },
+    broker::{BrokerError, Confirm, Consume, Consumer, QueueSpec, destination::Destination},
     hub::{DedicatedSink, SharedSubscription},
     telemetry::{self, ConnectionInfo},
 };
@@ -93,7 +91,11 @@ impl Work {
 
     /// The action to begin next, if none is being done.
     pub(super) fn next(&mut self) -> Option<Action> {
-        if self.current.is_some() { None } else { self.queue.pop_front() }
+        if self.current.is_some() {
+            None
+        } else {
+            self.queue.pop_front()
+        }
     }
 
     pub(super) fn begin(&mut self, future: BoxFuture<'static, Done>) {
@@ -120,7 +122,10 @@ impl Work {
     /// Waits for the confirmations of an operation, beside all others.
     pub(super) fn confirm(&mut self, operation: OperationId, confirms: Vec<Confirm>) {
         let confirming = async move {
-            let outcome = try_join_all(confirms).await.map(drop).map_err(|error| problem(&error));
+            let outcome = try_join_all(confirms)
+                .await
+                .map(drop)
+                .map_err(|error| problem(&error));
             Done::Operation(operation, outcome)
         };
         self.confirming.push(confirming.boxed());
@@ -168,8 +173,11 @@ async fn login(context: &Context, connect: &Connect) -> Result<Identity, Problem
     };
     let services = &context.services;
     let vhost = header("host").unwrap_or(&context.settings().default_vhost);
-    let login =
-        Login { user: user.into(), password: Some(passcode.into()), vhost: vhost.into() };
+    let login = Login {
+        user: user.into(),
+        password: Some(passcode.into()),
+        vhost: vhost.into(),
+    };
     let refused = |refusal: &Refusal| {
         let info = ConnectionInfo {
             user: Some(&login.user),
@@ -180,20 +188,33 @@ async fn login(context: &Context, connect: &Connect) -> Result<Identity, Problem
     };
     let user = services.auth.user(&login).await.map_err(|refusal| {
         refused(&refusal);
-        Problem::AccessRefused { user: login.user.clone() }
+        Problem::AccessRefused {
+            user: login.user.clone(),
+        }
     })?;
     let denied = |refusal: &Refusal| {
         refused(refusal);
-        Problem::VhostDenied { vhost: vhost.into() }
+        Problem::VhostDenied {
+            vhost: vhost.into(),
+        }
     };
     let Some(hub) = services.hub.vhost(vhost) else {
         let text = format!("virtual host {vhost:?} is not in broker.vhosts");
         return Err(denied(&Refusal::Denied(Some(text.into()))));
     };
-    let access =
-        Access::Vhost { vhost: Arc::clone(hub.name()), ip: context.peer.remote.ip() };
-    services.auth.allow(&user, &access).await.map_err(|refusal| denied(&refusal))?;
-    Ok(Identity { user, vhost: Arc::clone(hub) })
+    let access = Access::Vhost {
+        vhost: Arc::clone(hub.name()),
+        ip: context.peer.remote.ip(),
+    };
+    services
+        .auth
+        .allow(&user, &access)
+        .await
+        .map_err(|refusal| denied(&refusal))?;
+    Ok(Identity {
+        user,
+        vhost: Arc::clone(hub),
+    })
 }
 
 /// Opens a subscription.
@@ -213,18 +234,30 @@ async fn open(context: &Context, subscribe: &Subscribe) -> Result<Route, Problem
     let (ack, headers, unique) = (subscribe.ack, &subscribe.headers, rand::random());
     let mut plan = mapping::subscribe(&destination, ack, headers, unique, &mapping)?;
     if let Plan::Shared { exchange, pattern } = &plan {
-        Permissions::new(context, identity).listen(exchange, pattern).await?;
+        Permissions::new(context, identity)
+            .listen(exchange, pattern)
+            .await?;
         let mailbox = context.guard.mailbox();
-        let shared =
-            identity.vhost.subscribe(exchange, pattern, mailbox, subscribe.subscription).await;
+        let shared = identity
+            .vhost
+            .subscribe(exchange, pattern, mailbox, subscribe.subscription)
+            .await;
         if let Some(shared) = shared.map_err(|error| problem(&error))? {
             return Ok(Route::Shared(shared));
         }
-        plan = Plan::Dedicated(mapping::dedicated(&destination, ack, headers, unique, &mapping)?);
+        plan = Plan::Dedicated(mapping::dedicated(
+            &destination,
+            ack,
+            headers,
+            unique,
+            &mapping,
+        )?);
     }
     match plan {
         Plan::Dedicated(request) => {
-            Permissions::new(context, identity).consume(&request).await?;
+            Permissions::new(context, identity)
+                .consume(&request)
+                .await?;
             let is_auto = ack == stomp_session::AckMode::Auto;
             consume(context, identity, subscribe.subscription, request, is_auto).await
         }
@@ -240,10 +273,17 @@ async fn consume(
     is_auto: bool,
 ) -> Result<Route, Problem> {
     let mailbox = Arc::clone(context.guard.mailbox());
-    let sink = Arc::new(DedicatedSink { mailbox, subscription });
+    let sink = Arc::new(DedicatedSink {
+        mailbox,
+        subscription,
+    });
     let consuming = identity.vhost.host().consume(request.clone(), sink);
     let consumer = consuming.await.map_err(|error| problem(&error))?;
-    Ok(Route::Dedicated(Box::new(Dedicated { consumer, request, is_auto })))
+    Ok(Route::Dedicated(Box::new(Dedicated {
+        consumer,
+        request,
+        is_auto,
+    })))
 }
 
 /// Ends a subscription.
@@ -270,7 +310,11 @@ async fn end(
     if deletes {
         Permissions::new(context, identity).delete(queue).await?;
     }
-    route.consumer.cancel().await.map_err(|error| problem(&error))?;
+    route
+        .consumer
+        .cancel()
+        .await
+        .map_err(|error| problem(&error))?;
     if deletes {
         let deleting = identity.vhost.host().delete_queue(queue);
         deleting.await.map_err(|error| problem(&error))?;
@@ -297,7 +341,9 @@ async fn hand_over(
     let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
     let permissions = Permissions::new(context, identity);
     for task in &tasks {
-        let Task::Publish(sending, replies) = task else { continue };
+        let Task::Publish(sending, replies) = task else {
+            continue;
+        };
         permissions.publish(&sending.publish).await?;
         if let Some(queue) = undeclared(sending, &declared) {
             permissions.declare(queue).await?;
@@ -307,7 +353,11 @@ async fn hand_over(
         }
     }
     let host = identity.vhost.host();
-    let mut handed = Handed { confirms: Vec::new(), declared: Vec::new(), replies: Vec::new() };
+    let mut handed = Handed {
+        confirms: Vec::new(),
+        declared: Vec::new(),
+        replies: Vec::new(),
+    };
     for task in tasks {
         match task {
             Task::Publish(mut sending, replies) => {
@@ -316,15 +366,27 @@ async fn hand_over(
                     handed.replies.push((subscription, route));
                 }
                 if let Some(queue) = undeclared(&sending, &declared) {
-                    host.declare_queue(queue).await.map_err(|error| problem(&error))?;
+                    host.declare_queue(queue)
+                        .await
+                        .map_err(|error| problem(&error))?;
                     declared.insert(queue.name.clone());
                     handed.declared.push(queue.name.clone());
                 }
                 sending.publish.lane = context.guard.number();
                 let confirm = host.publish(sending.publish).await;
-                handed.confirms.push(confirm.map_err(|error| problem(&error))?);
+                handed
+                    .confirms
+                    .push(confirm.map_err(|error| problem(&error))?);
             }
-            Task::Settle(consumer, Settle { tag, multiple, verdict, .. }) => {
+            Task::Settle(
+                consumer,
+                Settle {
+                    tag,
+                    multiple,
+                    verdict,
+                    ..
+                },
+            ) => {
                 let settling = consumer.settle(tag, multiple, verdict);
                 settling.await.map_err(|error| problem(&error))?;
             }
@@ -334,7 +396,10 @@ async fn hand_over(
 }
 
 fn undeclared<'a>(sending: &'a Sending, declared: &HashSet<Box<str>>) -> Option<&'a QueueSpec> {
-    sending.declare.as_ref().filter(|queue| !declared.contains(&queue.name))
+    sending
+        .declare
+        .as_ref()
+        .filter(|queue| !declared.contains(&queue.name))
 }
 
 /// What a client is told when the broker does not do what it asked.
@@ -343,7 +408,9 @@ pub(super) fn problem(error: &BrokerError) -> Problem {
     match error {
         BrokerError::NotFound(text) => Problem::NotFound(text.clone()),
         BrokerError::AccessRefused(text) | BrokerError::ResourceLocked(text) => {
-            Problem::PermissionDenied { detail: text.clone() }
+            Problem::PermissionDenied {
+                detail: text.clone(),
+            }
         }
         BrokerError::PreconditionFailed(text) | BrokerError::Unsupported(text) => {
             Problem::PreconditionFailed(text.clone())

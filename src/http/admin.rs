@@ -16,7 +16,10 @@ pub fn routes(services: Arc<Services>, phases: Phases) -> Routes {
     let ready = warp::path!("readyz").map(move || match readiness(&services, &phases) {
         Ok(()) => {
             let connections = services.registry.len();
-            reply(StatusCode::OK, &json!({ "status": "ready", "connections": connections }))
+            reply(
+                StatusCode::OK,
+                &json!({ "status": "ready", "connections": connections }),
+            )
         }
         Err(cause) => {
             let body = json!({ "status": "not ready", "cause": cause });
@@ -24,9 +27,16 @@ pub fn routes(services: Arc<Services>, phases: Phases) -> Routes {
         }
     });
     let nothing = warp::any().map(|| {
-        reply(StatusCode::NOT_FOUND, &json!({ "error": "there are /healthz and /readyz" }))
+        reply(
+            StatusCode::NOT_FOUND,
+            &json!({ "error": "there are /healthz and /readyz" }),
+        )
     });
-    warp::get().and(alive.or(ready).unify()).or(nothing).unify().boxed()
+    warp::get()
+        .and(alive.or(ready).unify())
+        .or(nothing)
+        .unify()
+        .boxed()
 }
 
 fn readiness(services: &Services, phases: &Phases) -> Result<(), String> {

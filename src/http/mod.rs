@@ -6,15 +6,12 @@
 mod admin;
 mod upgrade;
 
-use std::{
-    convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration,
-};
+use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::{
-    Request, Response, StatusCode, body::Incoming, header, server::conn::http1,
-    service::service_fn,
+    Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn,
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -92,7 +89,10 @@ impl WebSocketServer {
         let Some(guard) = self.services.enter() else {
             telemetry::connection_limit_reached("http", self.services.registry.max());
             let text = "There are as many connections as this server takes.".to_owned();
-            return refuse(&upgrade::Refusal { status: StatusCode::SERVICE_UNAVAILABLE, text });
+            return refuse(&upgrade::Refusal {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                text,
+            });
         };
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
@@ -102,8 +102,14 @@ impl WebSocketServer {
         });
         let mut answer = text_answer(StatusCode::SWITCHING_PROTOCOLS, String::new());
         let headers = answer.headers_mut();
-        headers.insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+        headers.insert(
+            header::CONNECTION,
+            header::HeaderValue::from_static("upgrade"),
+        );
+        headers.insert(
+            header::UPGRADE,
+            header::HeaderValue::from_static("websocket"),
+        );
         if let Ok(accept) = grant.accept.parse() {
             headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
         }
@@ -114,18 +120,18 @@ impl WebSocketServer {
         answer
     }
 
-    async fn connect(
-        &self,
-        upgraded: hyper::upgrade::Upgraded,
-        remote: SocketAddr,
-        guard: Guard,
-    ) {
+    async fn connect(&self, upgraded: hyper::upgrade::Upgraded, remote: SocketAddr, guard: Guard) {
         // The bare stream: hyper's buffers are not kept.
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+            return;
+        };
         let services = Arc::clone(&self.services);
         let first_limit = services.settings().limits.max_frame_size_unauthenticated;
         let link = WebSocketLink::new(parts.io.into_inner(), parts.read_buf, first_limit);
-        let peer = Peer { remote, transport: "websocket" };
+        let peer = Peer {
+            remote,
+            transport: "websocket",
+        };
         connection::serve(services, link, peer, guard).await;
     }
 }
@@ -139,7 +145,11 @@ pub async fn serve_routes(
     stop: impl Future<Output = ()>,
 ) {
     accept(listener, what, stop, |stream, _| {
-        serve_http(stream, timeout, TowerToHyperService::new(warp::service(routes.clone())))
+        serve_http(
+            stream,
+            timeout,
+            TowerToHyperService::new(warp::service(routes.clone())),
+        )
     })
     .await;
 }
@@ -184,7 +194,10 @@ fn refuse(refusal: &upgrade::Refusal) -> Answer {
             headers.insert(header::ALLOW, get);
         }
         StatusCode::UPGRADE_REQUIRED => {
-            headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+            headers.insert(
+                header::UPGRADE,
+                header::HeaderValue::from_static("websocket"),
+            );
             let version = header::HeaderValue::from_static("13");
             headers.insert(header::SEC_WEBSOCKET_VERSION, version);
         }
@@ -194,7 +207,9 @@ fn refuse(refusal: &upgrade::Refusal) -> Answer {
 }
 
 fn text_answer(status: StatusCode, text: String) -> Answer {
-    let body = Full::new(Bytes::from(text)).map_err(|never: Infallible| match never {}).boxed();
+    let body = Full::new(Bytes::from(text))
+        .map_err(|never: Infallible| match never {})
+        .boxed();
     let mut answer = Response::new(body);
     *answer.status_mut() = status;
     answer

@@ -19,34 +19,42 @@ pub struct Origins {
 
 /// What to answer to an upgrade that is granted.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Grant {
+pub(super) struct Grant {
     /// The `sec-websocket-accept` header.
-    pub accept: String,
+    pub(super) accept: String,
     /// The `sec-websocket-protocol` header, if there is to be one.
-    pub protocol: Option<&'static str>,
+    pub(super) protocol: Option<&'static str>,
 }
 
 /// Why an upgrade is not granted: a status, and words for whoever wrote the client.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub(super) struct Refusal {
     /// The status of the answer.
-    pub status: StatusCode,
+    pub(super) status: StatusCode,
     /// Its text.
-    pub text: String,
+    pub(super) text: String,
 }
 
 /// Looks at a request to the WebSocket's path.
 ///
 /// # Errors
 /// It is no upgrade, or its origin may not connect.
-pub fn examine(
+pub(super) fn examine(
     method: &Method,
     headers: &HeaderMap,
     origins: &Origins,
 ) -> Result<Grant, Refusal> {
-    let refuse = |status, text: &str| Err(Refusal { status, text: text.to_owned() });
+    let refuse = |status, text: &str| {
+        Err(Refusal {
+            status,
+            text: text.to_owned(),
+        })
+    };
     if method != Method::GET {
-        return refuse(StatusCode::METHOD_NOT_ALLOWED, "A WebSocket is opened by GET.");
+        return refuse(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "A WebSocket is opened by GET.",
+        );
     }
     let has = |name, token| tokens(headers, name).any(|value| value.eq_ignore_ascii_case(token));
     if !has(header::CONNECTION, "upgrade") || !has(header::UPGRADE, "websocket") {
@@ -56,21 +64,37 @@ pub fn examine(
         );
     }
     if !has(header::SEC_WEBSOCKET_VERSION, "13") {
-        return refuse(StatusCode::UPGRADE_REQUIRED, "Only version 13 of WebSocket is spoken.");
+        return refuse(
+            StatusCode::UPGRADE_REQUIRED,
+            "Only version 13 of WebSocket is spoken.",
+        );
     }
     let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
-        return refuse(StatusCode::BAD_REQUEST, "The sec-websocket-key header is missing.");
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            "The sec-websocket-key header is missing.",
+        );
     };
     origins.check(headers)?;
     let offered: Vec<_> = tokens(headers, header::SEC_WEBSOCKET_PROTOCOL).collect();
-    let protocol = SUBPROTOCOLS.into_iter().find(|known| offered.contains(known));
-    Ok(Grant { accept: derive_accept_key(key.as_bytes()), protocol })
+    let protocol = SUBPROTOCOLS
+        .into_iter()
+        .find(|known| offered.contains(known));
+    Ok(Grant {
+        accept: derive_accept_key(key.as_bytes()),
+        protocol,
+    })
 }
 
 impl Origins {
     /// A page of another site must not use the cookies and the network of whoever looks at it.
     fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let refuse = |text: String| Err(Refusal { status: StatusCode::FORBIDDEN, text });
+        let refuse = |text: String| {
+            Err(Refusal {
+                status: StatusCode::FORBIDDEN,
+                text,
+            })
+        };
         let Some(origin) = headers.get(header::ORIGIN) else {
             if self.allow_missing {
                 return Ok(());
@@ -79,10 +103,14 @@ impl Origins {
         };
         let origin = origin.to_str().unwrap_or_default();
         let is_allowed = if self.allowed.is_empty() {
-            let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+            let host = headers
+                .get(header::HOST)
+                .and_then(|host| host.to_str().ok());
             is_same_host(origin, host.unwrap_or_default())
         } else {
-            self.allowed.iter().any(|allowed| allowed == "*" || allowed == origin)
+            self.allowed
+                .iter()
+                .any(|allowed| allowed == "*" || allowed == origin)
         };
         if is_allowed {
             return Ok(());
@@ -97,19 +125,23 @@ impl Origins {
 /// Whether an origin is of the host that a request is for. The scheme is not compared: behind a
 /// proxy that ends TLS it is another one.
 fn is_same_host(origin: &str, host: &str) -> bool {
-    let Ok(origin) = Url::parse(origin) else { return false };
-    let Ok(host) = Url::parse(&format!("{}://{host}", origin.scheme())) else { return false };
+    let Ok(origin) = Url::parse(origin) else {
+        return false;
+    };
+    let Ok(host) = Url::parse(&format!("{}://{host}", origin.scheme())) else {
+        return false;
+    };
     origin.host().is_some()
         && origin.host() == host.host()
         && origin.port_or_known_default() == host.port_or_known_default()
 }
 
 /// The values of a header that is a list, over all its lines.
-fn tokens(
-    headers: &HeaderMap,
-    name: header::HeaderName,
-) -> impl Iterator<Item = &str> {
-    let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
+fn tokens(headers: &HeaderMap, name: header::HeaderName) -> impl Iterator<Item = &str> {
+    let lines = headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(str::trim)
 }
 
@@ -134,16 +166,23 @@ mod tests {
     }
 
     fn same_host() -> Origins {
-        Origins { allowed: Vec::new(), allow_missing: true }
+        Origins {
+            allowed: Vec::new(),
+            allow_missing: true,
+        }
     }
 
     fn protocol(offered: &str) -> Option<&'static str> {
         let headers = request(&[("sec-websocket-protocol", offered)]);
-        examine(&Method::GET, &headers, &same_host()).unwrap().protocol
+        examine(&Method::GET, &headers, &same_host())
+            .unwrap()
+            .protocol
     }
 
     fn status(headers: &HeaderMap, origins: &Origins) -> Option<u16> {
-        examine(&Method::GET, headers, origins).err().map(|refusal| refusal.status.as_u16())
+        examine(&Method::GET, headers, origins)
+            .err()
+            .map(|refusal| refusal.status.as_u16())
     }
 
     /// The example of RFC 6455, 1.3.
@@ -156,7 +195,10 @@ mod tests {
 
     #[test]
     fn the_best_subprotocol_that_was_offered_is_answered() {
-        assert_eq!(protocol("v10.stomp, v11.stomp, v12.stomp"), Some("v12.stomp"));
+        assert_eq!(
+            protocol("v10.stomp, v11.stomp, v12.stomp"),
+            Some("v12.stomp")
+        );
         assert_eq!(protocol("v10.stomp,v11.stomp"), Some("v11.stomp"));
         assert_eq!(protocol("mqtt"), None);
     }
@@ -180,20 +222,31 @@ mod tests {
 
     #[test]
     fn listed_origins_replace_the_same_host() {
-        let listed =
-            Origins { allowed: vec!["https://app.example.com".to_owned()], allow_missing: true };
+        let listed = Origins {
+            allowed: vec!["https://app.example.com".to_owned()],
+            allow_missing: true,
+        };
         let from = |origin| request(&[("origin", origin)]);
         assert_eq!(status(&from("https://app.example.com"), &listed), None);
         assert_eq!(status(&from("http://app.example.com"), &listed), Some(403));
-        assert_eq!(status(&from("https://push.example.com"), &listed), Some(403));
-        let all = Origins { allowed: vec!["*".to_owned()], allow_missing: true };
+        assert_eq!(
+            status(&from("https://push.example.com"), &listed),
+            Some(403)
+        );
+        let all = Origins {
+            allowed: vec!["*".to_owned()],
+            allow_missing: true,
+        };
         assert_eq!(status(&from("null"), &all), None);
     }
 
     #[test]
     fn a_missing_origin_has_its_own_switch() {
         assert_eq!(status(&request(&[]), &same_host()), None);
-        let strict = Origins { allow_missing: false, ..same_host() };
+        let strict = Origins {
+            allow_missing: false,
+            ..same_host()
+        };
         assert_eq!(status(&request(&[]), &strict), Some(403));
     }
 

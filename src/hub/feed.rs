@@ -63,7 +63,9 @@ pub(super) struct Bound(Option<watch::Receiver<Option<Result<(), BrokerError>>>>
 
 impl Bound {
     pub(super) async fn wait(self) -> Result<(), BrokerError> {
-        let Some(mut receiver) = self.0 else { return Ok(()) };
+        let Some(mut receiver) = self.0 else {
+            return Ok(());
+        };
         match receiver.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
             // The task that binds never drops the sender without a word, save when the whole
@@ -81,8 +83,17 @@ impl Feed {
         host: Arc<dyn VirtualHost>,
         linger: Arc<Linger>,
     ) -> Arc<Self> {
-        let table = Table { routes: RoutingTable::new(kind), changing: HashMap::new() };
-        Arc::new(Self { id, host, linger, bind_all, table: Mutex::new(table) })
+        let table = Table {
+            routes: RoutingTable::new(kind),
+            changing: HashMap::new(),
+        };
+        Arc::new(Self {
+            id,
+            host,
+            linger,
+            bind_all,
+            table: Mutex::new(table),
+        })
     }
 
     /// Adds a subscriber, and sees to it that its pattern is bound.
@@ -106,12 +117,23 @@ impl Feed {
             None => Bound(None),
         };
         drop(table);
-        (SharedSubscription { feed: Arc::clone(self), pattern, subscriber }, bound)
+        (
+            SharedSubscription {
+                feed: Arc::clone(self),
+                pattern,
+                subscriber,
+            },
+            bound,
+        )
     }
 
     /// The pattern that is bound at the broker for the sake of `pattern`.
     fn binding_of(&self, pattern: &Arc<str>) -> Arc<str> {
-        if self.bind_all { "#".into() } else { Arc::clone(pattern) }
+        if self.bind_all {
+            "#".into()
+        } else {
+            Arc::clone(pattern)
+        }
     }
 
     fn start_binding(
@@ -120,7 +142,9 @@ impl Feed {
         binding: Arc<str>,
     ) -> watch::Receiver<Option<Result<(), BrokerError>>> {
         let (done, receiver) = watch::channel(None);
-        table.changing.insert(Arc::clone(&binding), Phase::Binding(done));
+        table
+            .changing
+            .insert(Arc::clone(&binding), Phase::Binding(done));
         // A task of its own: it goes on for the others when the client that began it leaves.
         tokio::spawn(Arc::clone(self).bind(binding));
         receiver
@@ -129,7 +153,9 @@ impl Feed {
     async fn bind(self: Arc<Self>, binding: Arc<str>) {
         let outcome = self.host.bind_feed(&self.id, &binding).await;
         let mut table = self.table.lock();
-        let Some(Phase::Binding(done)) = table.changing.remove(&binding) else { return };
+        let Some(Phase::Binding(done)) = table.changing.remove(&binding) else {
+            return;
+        };
         if outcome.is_err() {
             // None of them will get a message, and a later subscriber has to ask again.
             let patterns = if self.bind_all {
@@ -164,7 +190,9 @@ impl Feed {
     fn linger_if_unused(self: &Arc<Self>, table: &mut Table, pattern: &Arc<str>) {
         if !table.routes.contains(pattern) && !table.changing.contains_key(pattern) {
             let stamp = self.linger.schedule(Arc::clone(self), Arc::clone(pattern));
-            table.changing.insert(Arc::clone(pattern), Phase::Lingering(stamp));
+            table
+                .changing
+                .insert(Arc::clone(pattern), Phase::Lingering(stamp));
         }
     }
 
@@ -185,9 +213,13 @@ impl Feed {
             tracing::debug!(feed = %self.id, %error, "could not unbind");
         }
         let mut table = self.table.lock();
-        let Some(Phase::Unbinding(done)) = table.changing.remove(&binding) else { return };
+        let Some(Phase::Unbinding(done)) = table.changing.remove(&binding) else {
+            return;
+        };
         if table.routes.contains(&binding) {
-            table.changing.insert(Arc::clone(&binding), Phase::Binding(done));
+            table
+                .changing
+                .insert(Arc::clone(&binding), Phase::Binding(done));
             tokio::spawn(Arc::clone(&self).bind(binding));
         }
     }
@@ -195,16 +227,24 @@ impl Feed {
     fn deliver(&self, message: &Arc<Message>) {
         let table = self.table.lock();
         if message.cc.is_empty() {
-            table.routes.for_each_match(&message.routing_key, |subscriber| {
-                subscriber.mailbox.push_shared(subscriber.subscription, message);
-            });
+            table
+                .routes
+                .for_each_match(&message.routing_key, |subscriber| {
+                    subscriber
+                        .mailbox
+                        .push_shared(subscriber.subscription, message);
+                });
             return;
         }
         // Sender-selected distribution: several keys, and each subscription once.
         let keys = std::iter::once(&message.routing_key).chain(&message.cc);
-        table.routes.for_each_match_any(keys.map(|key| &**key), |subscriber| {
-            subscriber.mailbox.push_shared(subscriber.subscription, message);
-        });
+        table
+            .routes
+            .for_each_match_any(keys.map(|key| &**key), |subscriber| {
+                subscriber
+                    .mailbox
+                    .push_shared(subscriber.subscription, message);
+            });
     }
 
     fn interrupted(&self, reason: &str) {
@@ -217,7 +257,9 @@ impl Feed {
             }
             let detail = format!("{pattern:?} of exchange {:?}: {reason}", self.id.exchange);
             for subscriber in table.routes.values(&pattern) {
-                subscriber.mailbox.fail(Problem::FeedInterrupted(detail.as_str().into()));
+                subscriber
+                    .mailbox
+                    .fail(Problem::FeedInterrupted(detail.as_str().into()));
             }
         }
     }
@@ -294,6 +336,10 @@ impl Drop for SharedSubscription {
 
 impl fmt::Debug for SharedSubscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SharedSubscription({}, {:?})", self.feed.id, self.pattern)
+        write!(
+            f,
+            "SharedSubscription({}, {:?})",
+            self.feed.id, self.pattern
+        )
     }
 }

@@ -39,7 +39,11 @@ struct Due {
 impl Linger {
     /// Starts the task that unbinds what is due, for as long as the handle lives.
     pub(super) fn start(delay: Duration) -> (Arc<Self>, AbortOnDropHandle<()>) {
-        let linger = Arc::new(Self { delay, state: Mutex::default(), scheduled: Notify::new() });
+        let linger = Arc::new(Self {
+            delay,
+            state: Mutex::default(),
+            scheduled: Notify::new(),
+        });
         let task = tokio::spawn(run(Arc::clone(&linger)));
         (linger, AbortOnDropHandle::new(task))
     }
@@ -50,7 +54,12 @@ impl Linger {
         state.last_stamp = state.last_stamp.wrapping_add(1);
         let stamp = state.last_stamp;
         let at = Instant::now() + self.delay;
-        state.due.push_back(Due { at, feed, binding, stamp });
+        state.due.push_back(Due {
+            at,
+            feed,
+            binding,
+            stamp,
+        });
         drop(state);
         self.scheduled.notify_one();
         stamp
@@ -78,8 +87,7 @@ async fn run(linger: Arc<Linger>) {
             continue;
         };
         tokio::time::sleep_until(at).await;
-        let (Some(due), Ok(permit)) =
-            (linger.pop(), Arc::clone(&permits).acquire_owned().await)
+        let (Some(due), Ok(permit)) = (linger.pop(), Arc::clone(&permits).acquire_owned().await)
         else {
             continue;
         };

@@ -68,7 +68,10 @@ impl Mailbox {
     /// An empty mailbox with these bounds.
     #[must_use]
     pub fn new(limits: MailboxConfig) -> Arc<Self> {
-        Arc::new(Self { limits, state: Mutex::default() })
+        Arc::new(Self {
+            limits,
+            state: Mutex::default(),
+        })
     }
 
     /// Adds a message of a shared feed; at the bound, as the policy says.
@@ -129,7 +132,10 @@ impl Mailbox {
     /// The connection is over: takes nothing more, and frees what waits.
     pub fn close(&self) {
         let mut state = self.state.lock();
-        *state = State { closed: true, ..State::default() };
+        *state = State {
+            closed: true,
+            ..State::default()
+        };
     }
 
     /// The next item; if there is none, `context` is woken when one comes.
@@ -181,7 +187,9 @@ impl State {
     }
 
     fn drop_at(&mut self, index: usize) -> bool {
-        let Some(parcel) = self.shared.remove(index) else { return false };
+        let Some(parcel) = self.shared.remove(index) else {
+            return false;
+        };
         self.bytes = self.bytes.saturating_sub(parcel.message.weight());
         self.dropped = self.dropped.saturating_add(1);
         true
@@ -192,7 +200,12 @@ impl State {
             return;
         }
         let waker = self.waker.take();
-        *self = Self { problem: Some(problem), closed: true, waker, ..Self::default() };
+        *self = Self {
+            problem: Some(problem),
+            closed: true,
+            waker,
+            ..Self::default()
+        };
         self.wake();
     }
 
@@ -218,6 +231,7 @@ impl DeliverySink for DedicatedSink {
     }
 
     fn lost(&self, reason: BrokerError) {
-        self.mailbox.fail(Problem::FeedInterrupted(reason.to_string().into()));
+        self.mailbox
+            .fail(Problem::FeedInterrupted(reason.to_string().into()));
     }
 }

@@ -44,7 +44,9 @@ impl Hub {
         config: &FeedConfig,
     ) -> Self {
         let open = |name: &'a str| (Arc::from(name), VhostHub::open(broker, name, config));
-        Self { vhosts: vhosts.into_iter().map(open).collect() }
+        Self {
+            vhosts: vhosts.into_iter().map(open).collect(),
+        }
     }
 
     /// The hub of a virtual host; `None` if clients may not ask for it.
@@ -58,7 +60,9 @@ impl Hub {
     /// # Errors
     /// The first virtual host's trouble.
     pub fn health(&self) -> Result<(), BrokerError> {
-        self.vhosts.values().try_for_each(|vhost| vhost.host.health())
+        self.vhosts
+            .values()
+            .try_for_each(|vhost| vhost.host.health())
     }
 
     /// Closes every virtual host.
@@ -96,7 +100,8 @@ impl VhostHub {
             host,
             feeds,
             binding: config.binding,
-            shards: config.shards(std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)),
+            shards: config
+                .shards(std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)),
             hasher: RandomState::new(),
             kinds: Mutex::default(),
         })
@@ -136,13 +141,23 @@ impl VhostHub {
             ExchangeKind::Direct | ExchangeKind::Topic => pattern,
         };
         let bind_all = self.binding == Binding::All && kind == ExchangeKind::Topic;
-        let shard = if bind_all { 0 } else { self.shard(exchange, pattern) };
-        let id = FeedId { exchange: exchange.into(), shard };
+        let shard = if bind_all {
+            0
+        } else {
+            self.shard(exchange, pattern)
+        };
+        let id = FeedId {
+            exchange: exchange.into(),
+            shard,
+        };
         let feed = Arc::clone(self.feeds.0.write().entry(id).or_insert_with_key(|id| {
             let (host, linger) = (Arc::clone(&self.host), Arc::clone(&self.linger));
             Feed::new(id.clone(), kind, bind_all, host, linger)
         }));
-        let subscriber = Subscriber { mailbox: Arc::clone(mailbox), subscription };
+        let subscriber = Subscriber {
+            mailbox: Arc::clone(mailbox),
+            subscription,
+        };
         // From here on the guard takes the subscriber out again, if this future is dropped too.
         let (guard, bound) = feed.add(pattern, subscriber);
         bound.wait().await?;

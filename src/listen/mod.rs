@@ -23,7 +23,10 @@ use crate::{
 /// It cannot be opened; the text names it.
 pub async fn bind(address: SocketAddr, what: &str) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address).await.map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot listen on {address} ({what}): {error}"))
+        io::Error::new(
+            error.kind(),
+            format!("cannot listen on {address} ({what}): {error}"),
+        )
     })?;
     telemetry::listening(listener.local_addr()?, what);
     Ok(listener)
@@ -69,7 +72,10 @@ pub async fn serve_stomp(
         async move {
             match services.enter() {
                 Some(guard) => {
-                    let peer = Peer { remote, transport: "tcp" };
+                    let peer = Peer {
+                        remote,
+                        transport: "tcp",
+                    };
                     connection::serve(services, TcpLink::new(stream), peer, guard).await;
                 }
                 None => {

@@ -27,7 +27,12 @@ pub struct TcpLink<S> {
 impl<S> TcpLink<S> {
     /// A client on this stream.
     pub fn new(stream: S) -> Self {
-        Self { stream, out: Vec::new(), written: 0, is_shut: false }
+        Self {
+            stream,
+            out: Vec::new(),
+            written: 0,
+            is_shut: false,
+        }
     }
 }
 
@@ -61,7 +66,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for TcpLink<S> {
         }
         self.out = Vec::new();
         self.written = 0;
-        Pin::new(&mut self.stream).poll_flush(context).map_err(LinkError::Io)
+        Pin::new(&mut self.stream)
+            .poll_flush(context)
+            .map_err(LinkError::Io)
     }
 
     fn poll_close(&mut self, context: &mut Context<'_>, _: CloseCode) -> Poll<()> {

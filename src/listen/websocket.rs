@@ -96,7 +96,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
         context: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, LinkError>> {
         loop {
-            let mut stream = Blocking { stream: &mut self.stream, context };
+            let mut stream = Blocking {
+                stream: &mut self.stream,
+                context,
+            };
             match self.protocol.read(&mut stream) {
                 Ok(Message::Text(text)) => {
                     self.is_binary = false;
@@ -120,7 +123,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
                     return Poll::Ready(Err(match error {
                         Error::Io(error) => LinkError::Io(error),
                         Error::Capacity(CapacityError::MessageTooLong { .. }) => {
-                            LinkError::TooBig { limit: self.max_frame_size }
+                            LinkError::TooBig {
+                                limit: self.max_frame_size,
+                            }
                         }
                         other => LinkError::Violation(other.to_string().into()),
                     }));
@@ -139,9 +144,15 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        let mut stream = Blocking { stream: &mut self.stream, context };
+        let mut stream = Blocking {
+            stream: &mut self.stream,
+            context,
+        };
         while let Some(frame) = self.queue.pop_front() {
-            match self.protocol.write(&mut stream, Self::message(self.is_binary, frame)) {
+            match self
+                .protocol
+                .write(&mut stream, Self::message(self.is_binary, frame))
+            {
                 Ok(()) => {}
                 // Taken all the same, and written by the flush.
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -165,7 +176,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
                 code: coding::CloseCode::from(code.code()),
                 reason: Utf8Bytes::from_static(code.reason()),
             };
-            let mut stream = Blocking { stream: &mut self.stream, context };
+            let mut stream = Blocking {
+                stream: &mut self.stream,
+                context,
+            };
             let closing = self.protocol.close(&mut stream, Some(frame));
             let can_read = self.stage == Stage::Open;
             self.stage = match closing {
@@ -177,12 +191,18 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
             };
         }
         while self.stage == Stage::Closing {
-            let mut stream = Blocking { stream: &mut self.stream, context };
+            let mut stream = Blocking {
+                stream: &mut self.stream,
+                context,
+            };
             match self.protocol.read(&mut stream) {
                 Ok(_) => {}
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     // The close frame may not be out yet.
-                    let mut stream = Blocking { stream: &mut self.stream, context };
+                    let mut stream = Blocking {
+                        stream: &mut self.stream,
+                        context,
+                    };
                     let _ = self.protocol.flush(&mut stream);
                     return Poll::Pending;
                 }

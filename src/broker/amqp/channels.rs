@@ -26,7 +26,10 @@ struct Slot {
 
 impl Channels {
     pub(super) fn new(count: usize) -> Self {
-        Self { slots: (0..count).map(|_| Mutex::default()).collect(), next: AtomicUsize::new(0) }
+        Self {
+            slots: (0..count).map(|_| Mutex::default()).collect(),
+            next: AtomicUsize::new(0),
+        }
     }
 
     /// The channel whose turn it is.
@@ -36,7 +39,9 @@ impl Channels {
         deadline: Instant,
     ) -> Result<Channel, BrokerError> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1);
-        let Some(slot) = self.slots.get(turn) else { return live.channel(deadline).await };
+        let Some(slot) = self.slots.get(turn) else {
+            return live.channel(deadline).await;
+        };
         let mut slot = slot.lock().await;
         if let Some(slot) = slot.as_mut()
             && slot.epoch == live.epoch
@@ -47,7 +52,11 @@ impl Channels {
             return Ok(slot.channel.clone());
         }
         let channel = live.channel(deadline).await?;
-        *slot = Some(Slot { channel: channel.clone(), epoch: live.epoch, calls: 1 });
+        *slot = Some(Slot {
+            channel: channel.clone(),
+            epoch: live.epoch,
+            calls: 1,
+        });
         Ok(channel)
     }
 }

@@ -21,9 +21,7 @@ use super::{
     link::{Link, Live, answer},
     topology::declare_options,
 };
-use crate::broker::{
-    BrokerError, Consume, Consumer, Delivery, DeliverySink, QueueSpec, Verdict,
-};
+use crate::broker::{BrokerError, Consume, Consumer, Delivery, DeliverySink, QueueSpec, Verdict};
 
 /// A dedicated consumer on RabbitMQ.
 pub(super) struct Dedicated {
@@ -59,10 +57,19 @@ impl Dedicated {
         let stream = setup(&live, &request, deadline).await?;
         let state = Arc::new(State::default());
         state.replace(stream.0.clone());
-        let runner =
-            Runner { link, request, sink, state: Arc::clone(&state), operation_timeout };
+        let runner = Runner {
+            link,
+            request,
+            sink,
+            state: Arc::clone(&state),
+            operation_timeout,
+        };
         let task = AbortOnDropHandle::new(tokio::spawn(runner.run(stream.1)));
-        Ok(Self { state, operation_timeout, _task: task })
+        Ok(Self {
+            state,
+            operation_timeout,
+            _task: task,
+        })
     }
 }
 
@@ -82,11 +89,22 @@ async fn setup(
         let exchange = short("the exchange's name", exchange)?;
         let key = short("the pattern", pattern)?;
         let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-        answer(deadline, channel.queue_bind(queue.clone(), exchange, key, options, none)).await?;
+        answer(
+            deadline,
+            channel.queue_bind(queue.clone(), exchange, key, options, none),
+        )
+        .await?;
     }
     let prefetch = request.prefetch.max(1);
-    answer(deadline, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-    let options = BasicConsumeOptions { exclusive: request.exclusive, ..Default::default() };
+    answer(
+        deadline,
+        channel.basic_qos(prefetch, BasicQosOptions::default()),
+    )
+    .await?;
+    let options = BasicConsumeOptions {
+        exclusive: request.exclusive,
+        ..Default::default()
+    };
     let consuming = channel.basic_consume(queue, "".into(), options, table(&request.arguments)?);
     Ok((channel.clone(), answer(deadline, consuming).await?))
 }
@@ -95,7 +113,11 @@ impl State {
     fn replace(&self, channel: Channel) {
         let mut current = self.0.lock();
         let number = current.number.wrapping_add(1);
-        *current = Current { channel: Some(channel), number, unsettled: BTreeSet::new() };
+        *current = Current {
+            channel: Some(channel),
+            number,
+            unsettled: BTreeSet::new(),
+        };
     }
 
     fn track(&self, mut lapin: Lapin) -> Delivery {
@@ -103,7 +125,11 @@ impl State {
         let tag = (current.number << NUMBER_SHIFT) | lapin.delivery_tag;
         current.unsettled.insert(tag);
         drop(current);
-        Delivery { message: Arc::new(from_amqp(&mut lapin)), tag, redelivered: lapin.redelivered }
+        Delivery {
+            message: Arc::new(from_amqp(&mut lapin)),
+            tag,
+            redelivered: lapin.redelivered,
+        }
     }
 
     /// The channel to settle `tag` on, if it is unsettled there; then it no longer is.
@@ -118,7 +144,10 @@ impl State {
         }
         let was_unsettled = current.unsettled.remove(&tag);
         let local = tag & !(u64::MAX << NUMBER_SHIFT);
-        was_unsettled.then_some(()).and(current.channel.clone()).map(|channel| (channel, local))
+        was_unsettled
+            .then_some(())
+            .and(current.channel.clone())
+            .map(|channel| (channel, local))
     }
 
     fn take_channel(&self) -> Option<Channel> {
@@ -181,7 +210,12 @@ impl Runner {
 }
 
 fn outlives_link(request: &Consume) -> bool {
-    let QueueSpec { durable, exclusive, auto_delete, .. } = &request.queue;
+    let QueueSpec {
+        durable,
+        exclusive,
+        auto_delete,
+        ..
+    } = &request.queue;
     !request.declare || (*durable && !exclusive && !auto_delete)
 }
 
@@ -194,10 +228,16 @@ impl Consumer for Dedicated {
     ) -> BoxFuture<'_, Result<(), BrokerError>> {
         let deadline = Instant::now() + self.operation_timeout;
         async move {
-            let Some((channel, tag)) = self.state.settle(tag, multiple) else { return Ok(()) };
+            let Some((channel, tag)) = self.state.settle(tag, multiple) else {
+                return Ok(());
+            };
             let requeue = verdict == Verdict::Requeue;
             let outcome = if verdict == Verdict::Accept {
-                answer(deadline, channel.basic_ack(tag, BasicAckOptions { multiple })).await
+                answer(
+                    deadline,
+                    channel.basic_ack(tag, BasicAckOptions { multiple }),
+                )
+                .await
             } else {
                 let options = BasicNackOptions { multiple, requeue };
                 answer(deadline, channel.basic_nack(tag, options)).await
@@ -214,7 +254,9 @@ impl Consumer for Dedicated {
     fn cancel(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
         let deadline = Instant::now() + self.operation_timeout;
         async move {
-            let Some(channel) = self.state.take_channel() else { return Ok(()) };
+            let Some(channel) = self.state.take_channel() else {
+                return Ok(());
+            };
             answer(deadline, channel.close(200, "unsubscribed".into())).await
         }
         .boxed()

@@ -92,7 +92,9 @@ pub(super) fn table(arguments: &[(Box<str>, Argument)]) -> Result<FieldTable, Br
             Argument::Number(number) => AMQPValue::LongLongInt(*number),
             Argument::Switch(switch) => AMQPValue::Boolean(*switch),
             Argument::Texts(texts) => {
-                let texts = texts.iter().map(|text| AMQPValue::LongString(text.as_bytes().into()));
+                let texts = texts
+                    .iter()
+                    .map(|text| AMQPValue::LongString(text.as_bytes().into()));
                 AMQPValue::FieldArray(texts.collect::<Vec<_>>().into())
             }
             Argument::Timestamp(seconds) => AMQPValue::Timestamp(*seconds),
@@ -124,9 +126,16 @@ pub(super) fn from_amqp(delivery: &mut Lapin) -> Message {
     let mut cc = Vec::new();
     for (name, value) in amqp.headers().iter().flatten() {
         if let (AMQPValue::FieldArray(keys), "CC") = (value, name.as_str()) {
-            cc.extend(keys.as_slice().iter().filter_map(as_text).map(String::into_boxed_str));
+            cc.extend(
+                keys.as_slice()
+                    .iter()
+                    .filter_map(as_text)
+                    .map(String::into_boxed_str),
+            );
         } else if let Some(value) = as_text(value) {
-            properties.headers.push((name.as_str().into(), value.into()));
+            properties
+                .headers
+                .push((name.as_str().into(), value.into()));
         }
     }
     Message::new(

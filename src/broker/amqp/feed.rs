@@ -88,7 +88,10 @@ impl FeedManager {
             unbinders: Channels::new(2),
             hasher: RandomState::new(),
         };
-        Self { shared: Arc::new(shared), feeds: Mutex::default() }
+        Self {
+            shared: Arc::new(shared),
+            feeds: Mutex::default(),
+        }
     }
 
     pub(super) async fn bind(&self, feed: &FeedId, pattern: &str) -> Result<(), BrokerError> {
@@ -97,7 +100,9 @@ impl FeedManager {
         let is_ready = async { feed.ready.clone().wait_for(|ready| *ready).await.is_ok() };
         if !matches!(tokio::time::timeout_at(deadline, is_ready).await, Ok(true)) {
             self.shared.link.health()?;
-            return Err(BrokerError::Unavailable("the feed's queue could not be declared".into()));
+            return Err(BrokerError::Unavailable(
+                "the feed's queue could not be declared".into(),
+            ));
         }
         loop {
             let live = self.shared.link.wait_until(deadline).await?;
@@ -109,7 +114,9 @@ impl FeedManager {
                 outcome => return outcome,
             }
             if Instant::now() >= deadline {
-                return Err(BrokerError::Unavailable("the feed's queue is not there".into()));
+                return Err(BrokerError::Unavailable(
+                    "the feed's queue is not there".into(),
+                ));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -120,8 +127,10 @@ impl FeedManager {
         let deadline = Instant::now() + self.shared.operation_timeout;
         let live = self.shared.link.wait_until(deadline).await?;
         let channel = self.shared.unbinders.next(&live, deadline).await?;
-        let (exchange, key) =
-            (short("the exchange's name", &feed.id.exchange)?, short("the pattern", pattern)?);
+        let (exchange, key) = (
+            short("the exchange's name", &feed.id.exchange)?,
+            short("the pattern", pattern)?,
+        );
         let unbinding =
             channel.queue_unbind(feed.queue.clone(), exchange, key, FieldTable::default());
         answer(deadline, unbinding).await
@@ -132,7 +141,9 @@ impl FeedManager {
         let feeds: Vec<_> = self.feeds.lock().drain().map(|(_, feed)| feed).collect();
         let deadline = Instant::now() + Duration::from_secs(2);
         for feed in feeds {
-            let Ok(live) = self.shared.link.wait_until(deadline).await else { return };
+            let Ok(live) = self.shared.link.wait_until(deadline).await else {
+                return;
+            };
             if let Err(error) = feed.delete(&live, deadline).await {
                 tracing::debug!(feed = %feed.id, %error, "left a queue to expire");
             }
@@ -145,9 +156,18 @@ impl FeedManager {
             return Ok(Arc::clone(feed));
         }
         let shared = Arc::clone(&self.shared);
-        let queue = short("the queue's name", &format!("{}.{}", shared.queue_prefix, feeds.len()))?;
+        let queue = short(
+            "the queue's name",
+            &format!("{}.{}", shared.queue_prefix, feeds.len()),
+        )?;
         let (ready_sender, ready) = watch::channel(false);
-        let feed = Arc::new(Feed { id: id.clone(), shared, queue, ready, task: OnceLock::new() });
+        let feed = Arc::new(Feed {
+            id: id.clone(),
+            shared,
+            queue,
+            ready,
+            task: OnceLock::new(),
+        });
         let runner = Runner {
             id: feed.id.clone(),
             queue: feed.queue.clone(),
@@ -176,7 +196,11 @@ impl Feed {
     async fn delete(&self, live: &Live, deadline: Instant) -> Result<(), BrokerError> {
         let channel = live.channel(deadline).await?;
         for queue in [self.queue.clone(), overflow_queue(&self.queue)?] {
-            answer(deadline, channel.queue_delete(queue, QueueDeleteOptions::default())).await?;
+            answer(
+                deadline,
+                channel.queue_delete(queue, QueueDeleteOptions::default()),
+            )
+            .await?;
         }
         Ok(())
     }
@@ -194,7 +218,11 @@ async fn bind(
     let exchange = short("the exchange's name", &feed.exchange)?;
     let key = short("the pattern", pattern)?;
     let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-    answer(deadline, channel.queue_bind(queue.clone(), exchange, key, options, none)).await
+    answer(
+        deadline,
+        channel.queue_bind(queue.clone(), exchange, key, options, none),
+    )
+    .await
 }
 
 /// Where the messages go that the broker drops from a feed's queue because it is full.
@@ -224,7 +252,13 @@ impl Runner {
             tracing::debug!(feed = %self.id, %error, "the feed stopped");
             // A cut link is made again by its supervisor; anything else must not spin.
             let now = Instant::now() + Duration::from_millis(100);
-            if self.shared.link.wait_until(now).await.is_ok_and(|live| live.epoch == epoch) {
+            if self
+                .shared
+                .link
+                .wait_until(now)
+                .await
+                .is_ok_and(|live| live.epoch == epoch)
+            {
                 tokio::time::sleep_until(now).await;
             }
         }
@@ -234,10 +268,17 @@ impl Runner {
         let deadline = Instant::now() + self.shared.operation_timeout;
         let channel = self.declare(live, deadline).await?;
         let prefetch = self.shared.config.prefetch;
-        answer(deadline, channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
-        let mut overflow =
-            self.consume(&channel, overflow_queue(&self.queue)?, true, deadline).await?;
-        let mut messages = self.consume(&channel, self.queue.clone(), false, deadline).await?;
+        answer(
+            deadline,
+            channel.basic_qos(prefetch, BasicQosOptions::default()),
+        )
+        .await?;
+        let mut overflow = self
+            .consume(&channel, overflow_queue(&self.queue)?, true, deadline)
+            .await?;
+        let mut messages = self
+            .consume(&channel, self.queue.clone(), false, deadline)
+            .await?;
         self.handed.reconnected();
         self.ready.send_replace(true);
         loop {
@@ -286,7 +327,10 @@ impl Runner {
         let was_declared = *self.ready.borrow();
         if was_declared {
             let channel = live.channel(deadline).await?;
-            let check = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let check = QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::default()
+            };
             let declaring = channel.queue_declare(self.queue.clone(), check, FieldTable::default());
             match answer(deadline, declaring).await {
                 Ok(_) => return Ok(channel),
@@ -296,21 +340,36 @@ impl Runner {
         }
         let channel = live.channel(deadline).await?;
         let config = &self.shared.config;
-        let options =
-            QueueDeclareOptions { durable: config.durable, ..QueueDeclareOptions::default() };
+        let options = QueueDeclareOptions {
+            durable: config.durable,
+            ..QueueDeclareOptions::default()
+        };
         let overflow = overflow_queue(&self.queue)?;
         let expires = i64::try_from(config.expires.as_millis()).unwrap_or(i64::MAX);
         let mut arguments = FieldTable::default();
         arguments.insert("x-expires".into(), AMQPValue::LongLongInt(expires));
         let mut marks = arguments.clone();
-        marks.insert("x-max-length".into(), AMQPValue::LongLongInt(OVERFLOW_MARKS));
+        marks.insert(
+            "x-max-length".into(),
+            AMQPValue::LongLongInt(OVERFLOW_MARKS),
+        );
         let max_bytes = i64::try_from(config.max_length_bytes).unwrap_or(i64::MAX);
-        arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(max_bytes));
-        arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
+        arguments.insert(
+            "x-max-length-bytes".into(),
+            AMQPValue::LongLongInt(max_bytes),
+        );
+        arguments.insert(
+            "x-dead-letter-exchange".into(),
+            AMQPValue::LongString("".into()),
+        );
         let to_overflow = AMQPValue::LongString(overflow.as_str().into());
         arguments.insert("x-dead-letter-routing-key".into(), to_overflow);
         answer(deadline, channel.queue_declare(overflow, options, marks)).await?;
-        answer(deadline, channel.queue_declare(self.queue.clone(), options, arguments)).await?;
+        answer(
+            deadline,
+            channel.queue_declare(self.queue.clone(), options, arguments),
+        )
+        .await?;
         if was_declared {
             self.handed.forget();
             self.bind_all(live).await?;
@@ -323,9 +382,9 @@ impl Runner {
         let patterns = self.shared.sink.patterns(&self.id);
         for some in patterns.chunks(CONCURRENT_BINDS) {
             let deadline = Instant::now() + self.shared.operation_timeout;
-            let binds = some.iter().map(|pattern| {
-                bind(&self.shared, &self.id, &self.queue, live, pattern, deadline)
-            });
+            let binds = some
+                .iter()
+                .map(|pattern| bind(&self.shared, &self.id, &self.queue, live, pattern, deadline));
             try_join_all(binds).await?;
         }
         Ok(())
@@ -338,7 +397,11 @@ impl Runner {
         no_ack: bool,
         deadline: Instant,
     ) -> Result<Consumer, BrokerError> {
-        let options = BasicConsumeOptions { no_ack, exclusive: true, ..Default::default() };
+        let options = BasicConsumeOptions {
+            no_ack,
+            exclusive: true,
+            ..Default::default()
+        };
         let consuming = channel.basic_consume(queue, "".into(), options, FieldTable::default());
         answer(deadline, consuming).await
     }

@@ -30,7 +30,12 @@ pub(super) struct Handed {
 impl Handed {
     /// Remembers so many messages: at least twice what can be unacknowledged.
     pub(super) fn new(capacity: usize) -> Self {
-        Self { recent: VecDeque::new(), unacked: 0, capacity, candidates: None }
+        Self {
+            recent: VecDeque::new(),
+            unacked: 0,
+            capacity,
+            candidates: None,
+        }
     }
 
     /// The connection is a new one: the next messages may be old ones.
@@ -38,7 +43,11 @@ impl Handed {
         // The first redelivered message is the oldest one without acknowledgement, or an older
         // one; so it is at the start of the unacknowledged ones, or before.
         let latest = self.recent.len().saturating_sub(self.unacked);
-        self.candidates = Some((0..self.recent.len()).take(latest.saturating_add(1)).collect());
+        self.candidates = Some(
+            (0..self.recent.len())
+                .take(latest.saturating_add(1))
+                .collect(),
+        );
     }
 
     /// Whether to hand over this message; if so, it is remembered. If not, it is one that was.
@@ -68,7 +77,9 @@ impl Handed {
     }
 
     fn is_repetition(&mut self, fingerprint: u64) -> bool {
-        let Some(candidates) = &mut self.candidates else { return false };
+        let Some(candidates) = &mut self.candidates else {
+            return false;
+        };
         // The way that skips least is through: what comes now was never here.
         if candidates.last().is_none_or(|at| *at >= self.recent.len()) {
             return false;
@@ -93,7 +104,13 @@ mod tests {
 
     /// Hands over 0..handed, of which `acked` were acknowledged here and `arrived` at the broker,
     /// and lets the broker deliver again from there up to `sent`.
-    fn resume(messages: &[u64], arrived: usize, acked: usize, handed: usize, sent: usize) -> Vec<u64> {
+    fn resume(
+        messages: &[u64],
+        arrived: usize,
+        acked: usize,
+        handed: usize,
+        sent: usize,
+    ) -> Vec<u64> {
         let mut state = Handed::new(messages.len().max(1) * 2);
         let mut got = Vec::new();
         for (index, message) in messages.iter().enumerate().take(handed) {

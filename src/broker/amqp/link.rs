@@ -47,7 +47,10 @@ impl Link {
     pub(super) fn start(config: LinkConfig) -> Self {
         let (sender, state) = watch::channel(State::Down("not connected yet".into()));
         let task = tokio::spawn(supervise(config, sender));
-        Self { state, _task: AbortOnDropHandle::new(task) }
+        Self {
+            state,
+            _task: AbortOnDropHandle::new(task),
+        }
     }
 
     /// Whether the connection is up; if not, why.
@@ -159,7 +162,11 @@ async fn run(connection: Connection, epoch: u64, state: &watch::Sender<State>) -
     let (blocked, watch_blocked) = watch::channel(false);
     let mut events = Box::pin(connection.events_listener());
     let status = connection.status().clone();
-    let live = Arc::new(Live { connection, epoch, blocked: watch_blocked });
+    let live = Arc::new(Live {
+        connection,
+        epoch,
+        blocked: watch_blocked,
+    });
     state.send_replace(State::Up(live));
     let mut reason: Arc<str> = "the connection was closed".into();
     while status.connected() {

@@ -28,8 +28,8 @@ use self::{
     topology::Topology,
 };
 use super::{
-    AmqpUrl, Broker, BrokerError, Config, Confirm, Consume, Consumer, DeliverySink, ExchangeKind, FeedId,
-    FeedSink, Publish, QueueSpec, VirtualHost,
+    AmqpUrl, Broker, BrokerError, Config, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
+    FeedId, FeedSink, Publish, QueueSpec, VirtualHost,
 };
 use crate::hub::FeedConfig;
 
@@ -59,14 +59,22 @@ impl AmqpBroker {
         let mut uri: AMQPUri = url.reveal().parse()?;
         let heartbeat = config.heartbeat.as_secs().clamp(1, u64::from(u16::MAX));
         uri.query.heartbeat = u16::try_from(heartbeat).ok();
-        Ok(Self { config, feed, uri, node: node.into() })
+        Ok(Self {
+            config,
+            feed,
+            uri,
+            node: node.into(),
+        })
     }
 }
 
 impl Broker for AmqpBroker {
     fn open(&self, vhost: &str, feeds: Arc<dyn FeedSink>) -> Arc<dyn VirtualHost> {
         let link_config = |purpose: &str| LinkConfig {
-            uri: AMQPUri { vhost: vhost.into(), ..self.uri.clone() },
+            uri: AMQPUri {
+                vhost: vhost.into(),
+                ..self.uri.clone()
+            },
             name: format!("stentor {} {purpose} {vhost}", self.node).into(),
             connection_timeout: self.config.connection_timeout,
             reconnect: (self.config.reconnect_min, self.config.reconnect_max),
@@ -79,7 +87,11 @@ impl Broker for AmqpBroker {
             max_pending: self.config.max_pending_publishes,
             operation_timeout,
         };
-        let kinds = self.config.exchanges.iter().map(|(name, kind)| (name.clone(), *kind));
+        let kinds = self
+            .config
+            .exchanges
+            .iter()
+            .map(|(name, kind)| (name.clone(), *kind));
         Arc::new(AmqpVirtualHost {
             topology: Topology::new(kinds),
             feeds: FeedManager::new(
@@ -118,7 +130,9 @@ impl AmqpVirtualHost {
 
     fn consumer_link(&self) -> Arc<Link> {
         let mut links = self.consumer_links.lock();
-        let free = links.iter().find(|link| Arc::strong_count(link) <= CONSUMERS_PER_LINK);
+        let free = links
+            .iter()
+            .find(|link| Arc::strong_count(link) <= CONSUMERS_PER_LINK);
         if let Some(link) = free {
             return Arc::clone(link);
         }
@@ -191,10 +205,7 @@ impl VirtualHost for AmqpVirtualHost {
         .boxed()
     }
 
-    fn declare_queue<'a>(
-        &'a self,
-        queue: &'a QueueSpec,
-    ) -> BoxFuture<'a, Result<(), BrokerError>> {
+    fn declare_queue<'a>(&'a self, queue: &'a QueueSpec) -> BoxFuture<'a, Result<(), BrokerError>> {
         async move {
             let deadline = self.deadline();
             let live = self.publish_link.wait_until(deadline).await?;
@@ -219,7 +230,9 @@ impl VirtualHost for AmqpVirtualHost {
             if !self.topology.is_known(&publish.exchange) {
                 let deadline = self.deadline();
                 let live = self.publish_link.wait_until(deadline).await?;
-                self.topology.check(&live, &publish.exchange, deadline).await?;
+                self.topology
+                    .check(&live, &publish.exchange, deadline)
+                    .await?;
             }
             self.publisher.publish(publish).await
         }

@@ -53,7 +53,11 @@ impl Publisher {
         let (lanes, tasks): (Vec<_>, Vec<_>) = (0..config.lanes.max(1))
             .map(|_| {
                 let (sender, jobs) = mpsc::channel(64);
-                let lane = Lane { link: Arc::clone(link), max_pending, channel: None };
+                let lane = Lane {
+                    link: Arc::clone(link),
+                    max_pending,
+                    channel: None,
+                };
                 (sender, AbortOnDropHandle::new(tokio::spawn(lane.run(jobs))))
             })
             .unzip();
@@ -77,16 +81,24 @@ impl Publisher {
             answer: sender,
         };
         let turn = publish.lane % self.lanes.len().max(1) as u64;
-        let lane = usize::try_from(turn).ok().and_then(|turn| self.lanes.get(turn));
+        let lane = usize::try_from(turn)
+            .ok()
+            .and_then(|turn| self.lanes.get(turn));
         let unavailable = |why: &str| BrokerError::Unavailable(why.into());
-        let Some(lane) = lane else { return Err(unavailable("shutting down")) };
+        let Some(lane) = lane else {
+            return Err(unavailable("shutting down"));
+        };
         match tokio::time::timeout_at(deadline, lane.send(job)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(unavailable("shutting down")),
             Err(_) => return Err(unavailable("too many messages wait to be published")),
         }
-        Ok(async move { receiver.await.unwrap_or_else(|_| Err(unavailable("shutting down"))) }
-            .boxed())
+        Ok(async move {
+            receiver
+                .await
+                .unwrap_or_else(|_| Err(unavailable("shutting down")))
+        }
+        .boxed())
     }
 }
 
@@ -124,8 +136,13 @@ impl Lane {
 
     async fn channel(&mut self, deadline: Instant) -> Result<Channel, BrokerError> {
         let live = self.link.wait_until(deadline).await?;
-        if tokio::time::timeout_at(deadline, live.unblocked()).await.is_err() {
-            return Err(BrokerError::Unavailable("it is short of memory or disk".into()));
+        if tokio::time::timeout_at(deadline, live.unblocked())
+            .await
+            .is_err()
+        {
+            return Err(BrokerError::Unavailable(
+                "it is short of memory or disk".into(),
+            ));
         }
         if let Some((epoch, channel)) = &self.channel
             && *epoch == live.epoch
@@ -134,7 +151,11 @@ impl Lane {
             return Ok(channel.clone());
         }
         let channel = live.channel(deadline).await?;
-        answer(deadline, channel.confirm_select(ConfirmSelectOptions::default())).await?;
+        answer(
+            deadline,
+            channel.confirm_select(ConfirmSelectOptions::default()),
+        )
+        .await?;
         self.channel = Some((live.epoch, channel.clone()));
         Ok(channel)
     }
@@ -143,17 +164,23 @@ impl Lane {
 async fn publish(channel: Channel, job: Job) {
     let exchange = job.exchange.clone();
     let confirmed = async {
-        let options = BasicPublishOptions { mandatory: job.mandatory, immediate: false };
+        let options = BasicPublishOptions {
+            mandatory: job.mandatory,
+            immediate: false,
+        };
         let (exchange, key) = (job.exchange, job.routing_key);
-        channel.basic_publish(exchange, key, options, &job.body, job.properties).await?.await
+        channel
+            .basic_publish(exchange, key, options, &job.body, job.properties)
+            .await?
+            .await
     };
     let outcome = match confirmed.await {
         Ok(Confirmation::Ack(None)) => Ok(()),
         Ok(Confirmation::Ack(Some(_))) => Err(BrokerError::Unroutable),
         Ok(Confirmation::Nack(_)) => Err(BrokerError::Nacked),
-        Ok(Confirmation::NotRequested) => {
-            Err(BrokerError::Unavailable("it did not confirm the message".into()))
-        }
+        Ok(Confirmation::NotRequested) => Err(BrokerError::Unavailable(
+            "it did not confirm the message".into(),
+        )),
         Err(error) => Err(only_of(exchange.as_str(), broker_error(&error))),
     };
     // Whoever does not wait any more, has left.

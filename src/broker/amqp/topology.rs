@@ -17,14 +17,20 @@ use crate::broker::{BrokerError, ExchangeKind, QueueSpec};
 
 /// What is known of a virtual host's exchanges.
 pub(super) struct Topology {
+    configured: HashMap<Box<str>, ExchangeKind>,
     kinds: Mutex<HashMap<Box<str>, ExchangeKind>>,
     existing: Mutex<HashSet<Box<str>>>,
 }
 
 impl Topology {
-    /// `configured` types are not asked for.
+    /// The types of `configured` exchanges are not asked for, and those that are missing are
+    /// declared, as durable ones.
     pub(super) fn new(configured: impl IntoIterator<Item = (Box<str>, ExchangeKind)>) -> Self {
-        Self { kinds: Mutex::new(configured.into_iter().collect()), existing: Mutex::default() }
+        Self {
+            configured: configured.into_iter().collect(),
+            kinds: Mutex::default(),
+            existing: Mutex::default(),
+        }
     }
 
     /// Whether the exchange exists, as far as is remembered.
@@ -47,12 +53,20 @@ impl Topology {
         if self.is_known(exchange) {
             return Ok(());
         }
-        let channel = live.channel(deadline).await?;
-        let name = short("the exchange's name", exchange)?;
-        let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
-        let declaring =
-            channel.exchange_declare(name, lapin::ExchangeKind::Direct, options, <_>::default());
-        answer(deadline, declaring).await?;
+        let kind = self
+            .configured
+            .get(exchange)
+            .and_then(|kind| amqp_kind(*kind));
+        match declare(live, exchange, kind.clone(), deadline).await {
+            // The account may not declare it, so it can only be looked for.
+            Err(BrokerError::AccessRefused(_)) if kind.is_some() => {
+                declare(live, exchange, None, deadline).await?;
+            }
+            // It is there and transient, but of that type.
+            Err(BrokerError::PreconditionFailed(text))
+                if kind.is_some() && !text.contains("arg 'type'") => {}
+            outcome => outcome?,
+        }
         self.existing.lock().insert(exchange.into());
         Ok(())
     }
@@ -64,18 +78,15 @@ impl Topology {
         deadline: Instant,
     ) -> Result<ExchangeKind, BrokerError> {
         self.check(live, exchange, deadline).await?;
-        let known = self.kinds.lock().get(exchange).copied().or_else(|| predeclared(exchange));
-        if let Some(kind) = known {
+        let configured = self.configured.get(exchange).copied();
+        let known = configured.or_else(|| self.kinds.lock().get(exchange).copied());
+        if let Some(kind) = known.or_else(|| predeclared(exchange)) {
             return Ok(kind);
         }
         // AMQP has no question for the type. But a declaration with another type is refused
         // with words that name the true one.
-        let channel = live.channel(deadline).await?;
-        let name = short("the exchange's name", exchange)?;
-        let probe = lapin::ExchangeKind::Headers;
-        let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        let declaring = channel.exchange_declare(name, probe, options, FieldTable::default());
-        let kind = match answer(deadline, declaring).await {
+        let probe = Some(lapin::ExchangeKind::Headers);
+        let kind = match declare(live, exchange, probe, deadline).await {
             Err(BrokerError::PreconditionFailed(text)) => kind_in_refusal(&text),
             Err(BrokerError::AccessRefused(text)) => {
                 tracing::warn!(
@@ -95,6 +106,38 @@ impl Topology {
     }
 }
 
+/// Declares a durable exchange of that type; without one, only looks whether it is there.
+async fn declare(
+    live: &Live,
+    exchange: &str,
+    kind: Option<lapin::ExchangeKind>,
+    deadline: Instant,
+) -> Result<(), BrokerError> {
+    let channel = live.channel(deadline).await?;
+    let name = short("the exchange's name", exchange)?;
+    let passive = kind.is_none();
+    let options = ExchangeDeclareOptions {
+        passive,
+        durable: !passive,
+        ..Default::default()
+    };
+    let none = FieldTable::default();
+    answer(
+        deadline,
+        channel.exchange_declare(name, kind.unwrap_or_default(), options, none),
+    )
+    .await
+}
+
+fn amqp_kind(kind: ExchangeKind) -> Option<lapin::ExchangeKind> {
+    match kind {
+        ExchangeKind::Direct => Some(lapin::ExchangeKind::Direct),
+        ExchangeKind::Topic => Some(lapin::ExchangeKind::Topic),
+        ExchangeKind::Fanout => Some(lapin::ExchangeKind::Fanout),
+        ExchangeKind::Other => None,
+    }
+}
+
 /// Declares a queue.
 pub(super) async fn declare_queue(
     live: &Live,
@@ -104,7 +147,9 @@ pub(super) async fn declare_queue(
     let channel = live.channel(deadline).await?;
     let (options, arguments) = declare_options(queue)?;
     let name = short("the queue's name", &queue.name)?;
-    answer(deadline, channel.queue_declare(name, options, arguments)).await.map(drop)
+    answer(deadline, channel.queue_declare(name, options, arguments))
+        .await
+        .map(drop)
 }
 
 /// Deletes a queue, if there is one of that name.
@@ -115,7 +160,12 @@ pub(super) async fn delete_queue(
 ) -> Result<(), BrokerError> {
     let channel = live.channel(deadline).await?;
     let name = short("the queue's name", name)?;
-    answer(deadline, channel.queue_delete(name, QueueDeleteOptions::default())).await.map(drop)
+    answer(
+        deadline,
+        channel.queue_delete(name, QueueDeleteOptions::default()),
+    )
+    .await
+    .map(drop)
 }
 
 pub(super) fn declare_options(
@@ -145,7 +195,11 @@ fn predeclared(exchange: &str) -> Option<ExchangeKind> {
 /// `PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'feed' in vhost '/': received
 /// 'headers' but current is 'topic'`
 fn kind_in_refusal(text: &str) -> ExchangeKind {
-    match text.rsplit("current is '").next().and_then(|rest| rest.split('\'').next()) {
+    match text
+        .rsplit("current is '")
+        .next()
+        .and_then(|rest| rest.split('\'').next())
+    {
         Some("direct") => ExchangeKind::Direct,
         Some("topic") => ExchangeKind::Topic,
         Some("fanout") => ExchangeKind::Fanout,

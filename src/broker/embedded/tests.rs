@@ -261,13 +261,13 @@ fn a_feed_s_sink_may_publish() {
     let inside = AtomicBool::new(false);
     let sink = {
         let (link, seen) = (Arc::clone(&link), Arc::clone(&seen));
-        EachFeed(move |_: &FeedId, message: Message| {
+        EachFeed(move |_: &FeedId, delivered: Message| {
             assert!(!inside.swap(true, Ordering::SeqCst), "called within a call");
-            seen.lock().push(message.body.clone());
-            if message.body.len() < 4 {
+            seen.lock().push(delivered.body.clone());
+            if delivered.body.len() < 4 {
                 let vhost = link.get().and_then(Weak::upgrade).unwrap();
-                let longer = [&message.body[..], b"x"].concat();
-                send(&*vhost, super::tests::message("amq.topic", "a", longer)).unwrap();
+                let longer = [&delivered.body[..], b"x"].concat();
+                send(&*vhost, message("amq.topic", "a", longer)).unwrap();
                 now(vhost.bind_feed(&feed("amq.topic"), "b")).unwrap();
             }
             inside.store(false, Ordering::SeqCst);

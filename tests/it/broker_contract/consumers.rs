@@ -206,18 +206,13 @@ pub(crate) async fn discarded_messages_go_to_the_dead_letter_exchange<F: Fixture
     };
     let graveyard = node.consume(reading("dead", 10)).await;
     let reader = node.consume(request).await;
-    node.fill("q", 3).await;
-    let deliveries = reader.inbox.first(3).await;
-    reader
-        .settle(deliveries[0].tag, false, Verdict::Accept)
-        .await;
-    reader
-        .settle(deliveries[1].tag, false, Verdict::Discard)
-        .await;
-    reader
-        .settle(deliveries[2].tag, false, Verdict::Discard)
-        .await;
-    assert_eq!(graveyard.inbox.bodies(2).await, ["1", "2"]);
+    node.fill("q", 4).await;
+    let deliveries = reader.inbox.first(4).await;
+    let tag = |place: usize| deliveries[place].tag;
+    reader.settle(tag(0), false, Verdict::Accept).await;
+    reader.settle(tag(1), false, Verdict::Discard).await;
+    reader.settle(tag(3), true, Verdict::Discard).await;
+    assert_eq!(graveyard.inbox.bodies(3).await, ["1", "2", "3"]);
     let dead = &graveyard.inbox.first(2).await[0].message;
     assert_eq!((&*dead.exchange, &*dead.routing_key), ("", "dead"));
     let reason = ("x-first-death-reason".into(), "rejected".into());

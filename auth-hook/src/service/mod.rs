@@ -1,0 +1,185 @@
+//! A reference hook: users of a file, or made in code, behind the four calls of the contract.
+//!
+//! It is meant to be read, run beside the gateway while an application has no hook of its own
+//! yet, and embedded in demos and tests. [`Rules`] say who may do what; [`serve`] answers.
+
+mod file;
+mod grant;
+mod password;
+mod rules;
+
+use std::{
+    future::Future,
+    num::NonZero,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, oneshot},
+};
+use tracing::{info, warn};
+use warp::{Filter, filters::BoxedFilter};
+
+pub use grant::{Grant, GrantError};
+pub use password::{PasswordError, PasswordHash};
+pub use rules::{Account, OWN_FEED, Rules, RulesError};
+
+use crate::{Answer, Call, Question, UserQuestion};
+
+/// Longer forms are refused by status 413. In bytes.
+const MAX_FORM: u64 = 64 * 1024;
+
+/// How long calls under way may take to end when the service is told to.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Rules that can be replaced while they are served. Clones share the rules.
+#[derive(Clone, Debug)]
+pub struct LiveRules(Arc<RwLock<Arc<Rules>>>);
+
+impl LiveRules {
+    /// Begins with these.
+    pub fn new(rules: Rules) -> Self {
+        LiveRules(Arc::new(RwLock::new(Arc::new(rules))))
+    }
+
+    /// Takes these from now on.
+    pub fn replace(&self, rules: Rules) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+    }
+
+    /// Those that hold now.
+    pub fn current(&self) -> Arc<Rules> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Answers `/auth/user`, `/auth/vhost`, `/auth/resource` and `/auth/topic`, by GET and by POST,
+/// and `/healthz`, until `shutdown` is done; then lets the calls under way end, for five
+/// seconds at most.
+pub async fn serve(
+    listener: TcpListener,
+    rules: Rules,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) {
+    serve_live(listener, LiveRules::new(rules), shutdown).await;
+}
+
+/// As [`serve`], with rules that the caller may replace meanwhile.
+pub async fn serve_live(
+    listener: TcpListener,
+    rules: LiveRules,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) {
+    let hook = Hook::new(rules);
+    let routes = Call::ALL.map(|call| route(call, &hook));
+    let [user, vhost, resource, topic] = routes;
+    let healthy = warp::path!("healthz")
+        .and(warp::get())
+        .map(|| "ok\n".to_owned())
+        .boxed();
+    let routes = user
+        .or(vhost)
+        .unify()
+        .or(resource)
+        .unify()
+        .or(topic)
+        .unify()
+        .or(healthy)
+        .unify();
+
+    let (ending, ended) = oneshot::channel();
+    let shutdown = async move {
+        shutdown.await;
+        let _ = ending.send(());
+    };
+    let too_late = async {
+        // An error means that the server is gone already, and with it the other branch.
+        let _ = ended.await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    tokio::select! {
+        () = warp::serve(routes).incoming(listener).graceful(shutdown).run() => {}
+        () = too_late => warn!("calls were still under way after {DRAIN:?}; not waiting longer"),
+    }
+}
+
+fn route(call: Call, hook: &Arc<Hook>) -> BoxedFilter<(String,)> {
+    let hook = Arc::clone(hook);
+    let query = warp::query::raw()
+        .or(warp::any().map(String::new))
+        .unify()
+        .map(Bytes::from);
+    let form = warp::body::content_length_limit(MAX_FORM).and(warp::body::bytes());
+    warp::path("auth")
+        .and(warp::path(call.name()))
+        .and(warp::path::end())
+        .and(warp::get().and(query).or(warp::post().and(form)).unify())
+        .then(move |parameters: Bytes| {
+            let hook = Arc::clone(&hook);
+            async move { hook.answer(call, &parameters).await.to_string() }
+        })
+        .boxed()
+}
+
+struct Hook {
+    rules: LiveRules,
+    /// Verifications at a time: each keeps a core busy, and takes memory (19 MiB by default).
+    verifications: Arc<Semaphore>,
+}
+
+impl Hook {
+    fn new(rules: LiveRules) -> Arc<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Arc::new(Hook {
+            rules,
+            verifications: Arc::new(Semaphore::new(cores)),
+        })
+    }
+
+    async fn answer(&self, call: Call, parameters: &[u8]) -> Answer {
+        let rules = self.rules.current();
+        if rules.allows_all() {
+            return Answer::allow();
+        }
+        let answer = match Question::parse(call, parameters) {
+            Ok(Question::User(user)) => self.login(&rules, user).await,
+            Ok(question) => rules.answer(&question),
+            Err(error) => {
+                warn!(%call, %error, "not a call of the contract; denied");
+                return Answer::deny(&error.to_string());
+            }
+        };
+        if let Answer::Deny { reason } = &answer {
+            info!(%call, reason = reason.as_deref().unwrap_or_default(), "denied");
+        }
+        answer
+    }
+
+    /// Tells neither by its words nor by the time it takes whether it was the name or the
+    /// password that is wrong. The log does not name the user either: people type passwords
+    /// into the wrong field.
+    async fn login(&self, rules: &Rules, user: UserQuestion<'static>) -> Answer {
+        let Some(password) = user.password else {
+            return Answer::deny("no password; this hook knows no other way to log in");
+        };
+        let wrong = || Answer::deny("wrong user name or password");
+        let Some(login) = rules.login(&user.username) else {
+            return wrong();
+        };
+        let Ok(permit) = Arc::clone(&self.verifications).acquire_owned().await else {
+            return wrong();
+        };
+        let verified = tokio::task::spawn_blocking(move || {
+            // The permit stays until the work is done, even if the caller has gone away.
+            let _permit = permit;
+            login.hash.verify(&password)
+        });
+        match (verified.await, login.tags) {
+            (Ok(true), Some(tags)) => Answer::Allow { tags },
+            _ => wrong(),
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The reference hook over real sockets.
+#![cfg(feature = "service")]
+// Helpers of tests fail as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod client;
+mod program;
+mod service;

@@ -1,0 +1,279 @@
+//! Against a hook that counts, and answers when it is told to.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
+};
+
+use parking_lot::Mutex;
+use tokio::{sync::Semaphore, task::JoinHandle};
+
+use super::*;
+use crate::auth::{Permission, ResourceKind};
+
+/// Counts questions; each takes one of the answers it is given.
+struct Hook {
+    asked: AtomicUsize,
+    logins: AtomicUsize,
+    /// Questions that may be answered.
+    open: Semaphore,
+    answer: Mutex<Result<(), Refusal>>,
+}
+
+impl Hook {
+    fn new(open: usize, answer: Result<(), Refusal>) -> Arc<Self> {
+        Arc::new(Hook {
+            asked: AtomicUsize::new(0),
+            logins: AtomicUsize::new(0),
+            open: Semaphore::new(open),
+            answer: Mutex::new(answer),
+        })
+    }
+
+    /// One that answers at once.
+    fn ready(answer: Result<(), Refusal>) -> Arc<Self> {
+        Self::new(Semaphore::MAX_PERMITS, answer)
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl Authenticator for Hook {
+    fn user<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<User, Refusal>> {
+        self.logins.fetch_add(1, Ordering::SeqCst);
+        async move {
+            Ok(User {
+                name: (&*login.user).into(),
+                tags: "".into(),
+            })
+        }
+        .boxed()
+    }
+
+    fn allow<'a>(&'a self, _: &'a User, _: &'a Access) -> BoxFuture<'a, Result<(), Refusal>> {
+        async move {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            self.open.acquire().await.unwrap().forget();
+            self.answer.lock().clone()
+        }
+        .boxed()
+    }
+}
+
+const LONG: Duration = Duration::from_secs(600);
+
+fn user(name: &str) -> User {
+    User {
+        name: name.into(),
+        tags: "".into(),
+    }
+}
+
+fn topic(routing_key: &str) -> Access {
+    Access::Topic {
+        vhost: "/".into(),
+        exchange: "feed".into(),
+        permission: Permission::Read,
+        routing_key: routing_key.into(),
+    }
+}
+
+fn ask(cache: &Arc<CachedAuthenticator>, routing_key: &str) -> JoinHandle<Result<(), Refusal>> {
+    let (cache, access) = (Arc::clone(cache), topic(routing_key));
+    tokio::spawn(async move { cache.allow(&user("alice"), &access).await })
+}
+
+/// Waits until something holds.
+async fn until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it never came about");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Lets every task run until it waits for something.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_permission_is_remembered_for_its_question_alone() {
+    let hook = Hook::ready(Ok(()));
+    let cache = CachedAuthenticator::new(hook.clone(), LONG, 100);
+    let resource = |kind, permission| Access::Resource {
+        vhost: "/".into(),
+        kind,
+        name: "feed".into(),
+        permission,
+    };
+    let ip = |ip: &str| Access::Vhost {
+        vhost: "/".into(),
+        ip: ip.parse().unwrap(),
+    };
+    let tagged = User {
+        name: "alice".into(),
+        tags: "ops".into(),
+    };
+    let different = [
+        (user("alice"), topic("a")),
+        (user("alice"), topic("b")),
+        (user("bob"), topic("a")),
+        (tagged, topic("a")),
+        (
+            user("alice"),
+            resource(ResourceKind::Exchange, Permission::Read),
+        ),
+        (
+            user("alice"),
+            resource(ResourceKind::Exchange, Permission::Write),
+        ),
+        (
+            user("alice"),
+            resource(ResourceKind::Queue, Permission::Read),
+        ),
+        (user("alice"), ip("192.0.2.1")),
+        (user("alice"), ip("192.0.2.2")),
+    ];
+    for _ in 0..3 {
+        for (user, access) in &different {
+            assert_eq!(cache.allow(user, access).await, Ok(()));
+        }
+    }
+    assert_eq!(hook.asked(), different.len());
+}
+
+#[tokio::test]
+async fn a_permission_is_forgotten_in_time() {
+    let hook = Hook::ready(Ok(()));
+    let cache = CachedAuthenticator::new(hook.clone(), Duration::from_millis(50), 100);
+    let begun = Instant::now();
+    while hook.asked() < 2 {
+        cache.allow(&user("alice"), &topic("a")).await.unwrap();
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "it is never forgotten"
+        );
+        tokio::task::yield_now().await;
+    }
+    assert!(
+        begun.elapsed() >= Duration::from_millis(50),
+        "it was forgotten too soon"
+    );
+}
+
+#[tokio::test]
+async fn no_more_than_so_many_are_remembered() {
+    let hook = Hook::ready(Ok(()));
+    let cache = CachedAuthenticator::new(hook.clone(), LONG, 10);
+    for n in 0..1_000 {
+        cache
+            .allow(&user("alice"), &topic(&n.to_string()))
+            .await
+            .unwrap();
+    }
+    let entries = cache.permitted.as_ref().unwrap();
+    entries.run_pending_tasks().await;
+    assert!(entries.entry_count() <= 10, "{}", entries.entry_count());
+}
+
+#[tokio::test]
+async fn refusals_are_not_remembered() {
+    for refusal in [
+        Refusal::Denied(Some("no".into())),
+        Refusal::Faulty("down".into()),
+    ] {
+        let hook = Hook::ready(Err(refusal.clone()));
+        let cache = CachedAuthenticator::new(hook.clone(), LONG, 100);
+        for asked in 1..=3 {
+            let answer = cache.allow(&user("alice"), &topic("a")).await;
+            assert_eq!((answer, hook.asked()), (Err(refusal.clone()), asked));
+        }
+        *hook.answer.lock() = Ok(());
+        assert_eq!(cache.allow(&user("alice"), &topic("a")).await, Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn logins_are_always_asked_for() {
+    let hook = Hook::ready(Ok(()));
+    let cache = CachedAuthenticator::new(hook.clone(), LONG, 100);
+    let login = Login {
+        user: "alice".into(),
+        password: Some("x".into()),
+        vhost: "/".into(),
+    };
+    for logins in 1..=3 {
+        cache.user(&login).await.unwrap();
+        assert_eq!(hook.logins.load(Ordering::SeqCst), logins);
+    }
+}
+
+#[tokio::test]
+async fn equal_questions_in_flight_are_one_call() {
+    for answer in [Ok(()), Err(Refusal::Denied(None))] {
+        let hook = Hook::new(0, answer.clone());
+        let cache = Arc::new(CachedAuthenticator::new(hook.clone(), LONG, 100));
+        let equal: Vec<_> = (0..50).map(|_| ask(&cache, "a")).collect();
+        let other = ask(&cache, "b");
+        until(|| hook.asked() == 2).await;
+        settle().await;
+        assert_eq!(hook.asked(), 2);
+        hook.open.add_permits(100);
+        for question in equal {
+            assert_eq!(question.await.unwrap(), answer);
+        }
+        assert_eq!(other.await.unwrap(), answer);
+        assert_eq!(hook.asked(), 2);
+    }
+}
+
+#[tokio::test]
+async fn those_who_wait_survive_the_one_who_asked() {
+    let hook = Hook::new(0, Ok(()));
+    let cache = Arc::new(CachedAuthenticator::new(hook.clone(), LONG, 100));
+    let asking = ask(&cache, "a");
+    until(|| hook.asked() == 1).await;
+    let waiting: Vec<_> = (0..10).map(|_| ask(&cache, "a")).collect();
+    settle().await;
+    assert_eq!(hook.asked(), 1);
+
+    asking.abort();
+    assert!(asking.await.unwrap_err().is_cancelled());
+    until(|| hook.asked() == 2).await;
+    hook.open.add_permits(100);
+    for question in waiting {
+        let answer = tokio::time::timeout(Duration::from_secs(30), question).await;
+        assert_eq!(answer.unwrap().unwrap(), Ok(()));
+    }
+    assert_eq!(hook.asked(), 2);
+}
+
+#[tokio::test]
+async fn a_ttl_of_zero_asks_every_time() {
+    let hook = Hook::ready(Ok(()));
+    let cache = CachedAuthenticator::new(hook.clone(), Duration::ZERO, 100);
+    for asked in 1..=3 {
+        cache.allow(&user("alice"), &topic("a")).await.unwrap();
+        assert_eq!(hook.asked(), asked);
+    }
+}
+
+#[test]
+fn parts_of_a_key_do_not_run_together() {
+    let access = topic("a");
+    assert_ne!(
+        key(&user("ab"), &access),
+        key(
+            &User {
+                name: "a".into(),
+                tags: "b".into()
+            },
+            &access
+        )
+    );
+}

@@ -1,0 +1,161 @@
+//! What goes wrong with a hook, and how often that is said.
+
+use std::time::{Duration, Instant};
+
+use auth_hook::{AnswerError, Call};
+use parking_lot::Mutex;
+use thiserror::Error;
+use tracing::{error, info};
+
+/// Why a call has no answer of the contract. Says nothing of what was asked or answered.
+#[derive(Debug, Error)]
+pub(super) enum Fault {
+    /// The hook answered something else.
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
+    /// The connection could not be made, or broke.
+    #[error("{0}")]
+    Connection(String),
+    /// No answer in time.
+    #[error("it did not answer within {within:?}{}", waiting(*.within, *.waited))]
+    Timeout {
+        /// How long a call may take.
+        within: Duration,
+        /// How much of that was spent on waiting for a turn.
+        waited: Duration,
+    },
+    /// The answer did not end.
+    #[error("its answer is longer than {0} bytes")]
+    TooLong(usize),
+}
+
+impl Fault {
+    pub(super) fn connection(error: reqwest::Error) -> Self {
+        // The URL of a GET holds the password.
+        Fault::Connection(chain(&error.without_url()))
+    }
+}
+
+/// Tells a slow hook from too many calls at a time.
+fn waiting(within: Duration, waited: Duration) -> String {
+    if waited < within / 10 {
+        return String::new();
+    }
+    format!("; for {waited:?} of that the call waited for its turn (max_calls)")
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Some errors print their cause themselves.
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Lines about one path's faults are at least this far apart.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// Says what is wrong with one path of the hook: at the first fault, then now and then, and
+/// once when all is well again.
+#[derive(Debug, Default)]
+pub(super) struct FaultLog(Mutex<Gate>);
+
+impl FaultLog {
+    /// A call failed.
+    pub(super) fn fault(&self, call: Call, path: &str, fault: &Fault) {
+        if let Some(unsaid) = self.0.lock().fault(Instant::now()) {
+            error!(%call, path, unsaid, "the auth hook is at fault, its users are refused: {fault}");
+        }
+    }
+
+    /// A call was answered.
+    pub(super) fn answered(&self, call: Call, path: &str) {
+        if let Some(unsaid) = self.0.lock().answered(Instant::now()) {
+            info!(%call, path, unsaid, "the auth hook answers again");
+        }
+    }
+}
+
+/// Decides which faults are said.
+#[derive(Debug, Default)]
+struct Gate {
+    /// When the last line was written, of a row of faults.
+    said: Option<Instant>,
+    /// Whether the last call failed.
+    failing: bool,
+    /// Faults since the last line.
+    unsaid: u64,
+}
+
+impl Gate {
+    /// Whether to say this fault, and how many went unsaid before it.
+    fn fault(&mut self, now: Instant) -> Option<u64> {
+        self.failing = true;
+        if self
+            .said
+            .is_some_and(|said| now.saturating_duration_since(said) < QUIET)
+        {
+            self.unsaid = self.unsaid.saturating_add(1);
+            return None;
+        }
+        self.said = Some(now);
+        Some(std::mem::take(&mut self.unsaid))
+    }
+
+    /// Whether to say that all is well again, and how many faults went unsaid.
+    fn answered(&mut self, now: Instant) -> Option<u64> {
+        // A hook that fails every other call would otherwise fill the log by being well.
+        if !self.failing || self.is_quiet(now) {
+            return None;
+        }
+        self.failing = false;
+        Some(std::mem::take(&mut self.unsaid))
+    }
+
+    fn is_quiet(&self, now: Instant) -> bool {
+        self.said
+            .is_some_and(|said| now.saturating_duration_since(said) < QUIET)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_fault_is_said_then_one_now_and_then_with_a_count() {
+        let start = Instant::now();
+        let mut gate = Gate::default();
+        assert_eq!(gate.fault(start), Some(0));
+        for milliseconds in [1, 2, 4_999] {
+            assert_eq!(
+                gate.fault(start + Duration::from_millis(milliseconds)),
+                None
+            );
+        }
+        assert_eq!(gate.fault(start + QUIET), Some(3));
+        assert_eq!(gate.fault(start + QUIET), None);
+        assert_eq!(gate.fault(start + QUIET * 3), Some(1));
+    }
+
+    #[test]
+    fn that_all_is_well_again_is_said_once() {
+        let start = Instant::now();
+        let mut gate = Gate::default();
+        assert_eq!(gate.answered(start), None, "it always was");
+        gate.fault(start);
+        gate.fault(start);
+        assert_eq!(gate.answered(start), None, "too soon to say");
+        assert_eq!(gate.answered(start + QUIET), Some(1));
+        assert_eq!(gate.answered(start + QUIET), None);
+        assert_eq!(gate.fault(start + QUIET * 2), Some(0));
+    }
+}

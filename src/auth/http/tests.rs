@@ -1,0 +1,419 @@
+//! Against real sockets, and byte by byte.
+
+mod hook;
+mod secrets;
+mod tls;
+
+use std::{net::TcpListener as Unserved, sync::Arc};
+
+use super::*;
+use crate::auth::{Permission, ResourceKind};
+use hook::{Hook, Reply};
+
+/// All paths at this hook.
+fn config(hook: &Hook) -> Config {
+    at(&hook.url)
+}
+
+fn at(url: &str) -> Config {
+    Config {
+        user_path: Some(format!("{url}/user")),
+        vhost_path: Some(format!("{url}/vhost")),
+        resource_path: Some(format!("{url}/resource")),
+        topic_path: Some(format!("{url}/topic")),
+        ..Config::default()
+    }
+}
+
+fn login() -> Login {
+    Login {
+        user: "al ice".into(),
+        password: Some("p&s+s w%rd=é".into()),
+        vhost: "/".into(),
+    }
+}
+
+fn user() -> User {
+    User {
+        name: "alice".into(),
+        tags: "a b".into(),
+    }
+}
+
+fn vhost() -> Access {
+    Access::Vhost {
+        vhost: "/".into(),
+        ip: "::ffff:192.0.2.1".parse().unwrap(),
+    }
+}
+
+fn resource(kind: ResourceKind, name: &str, permission: Permission) -> Access {
+    Access::Resource {
+        vhost: "/".into(),
+        kind,
+        name: name.into(),
+        permission,
+    }
+}
+
+fn topic(exchange: &str, routing_key: &str) -> Access {
+    Access::Topic {
+        vhost: "/".into(),
+        exchange: exchange.into(),
+        permission: Permission::Read,
+        routing_key: routing_key.into(),
+    }
+}
+
+/// The contract, as it goes over the wire: path and parameters of each call.
+const CALLS: [(&str, &str); 6] = [
+    (
+        "/user",
+        "username=al+ice&password=p%26s%2Bs+w%25rd%3D%C3%A9&vhost=%2F",
+    ),
+    ("/vhost", "username=alice&vhost=%2F&ip=192.0.2.1&tags=a+b"),
+    (
+        "/resource",
+        "username=alice&vhost=%2F&resource=exchange&name=amq.default&permission=write&tags=a+b",
+    ),
+    (
+        "/resource",
+        "username=alice&vhost=%2F&resource=queue&name=q%2F1&permission=configure&tags=a+b",
+    ),
+    (
+        "/topic",
+        "username=alice&vhost=%2F&resource=topic&name=feed&permission=read&tags=a+b\
+         &routing_key=user_%23&variable_map.username=alice&variable_map.vhost=%2F",
+    ),
+    (
+        "/topic",
+        "username=alice&vhost=%2F&resource=topic&name=amq.default&permission=read&tags=a+b\
+         &routing_key=&variable_map.username=alice&variable_map.vhost=%2F",
+    ),
+];
+
+async fn make_all_calls(authenticator: &HttpAuthenticator) {
+    authenticator.user(&login()).await.unwrap();
+    for access in [
+        vhost(),
+        resource(ResourceKind::Exchange, "", Permission::Write),
+        resource(ResourceKind::Queue, "q/1", Permission::Configure),
+        topic("feed", "user_#"),
+        topic("", ""),
+    ] {
+        authenticator.allow(&user(), &access).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn get_sends_what_the_contract_says() {
+    let hook = Hook::start(|_| Reply::ok("allow")).await;
+    make_all_calls(&HttpAuthenticator::new(&config(&hook)).unwrap()).await;
+    let requests = hook.requests();
+    assert_eq!(requests.len(), CALLS.len());
+    for (request, (path, parameters)) in requests.iter().zip(CALLS) {
+        assert_eq!(request.line, format!("GET {path}?{parameters} HTTP/1.1"));
+        assert_eq!(request.body, "");
+    }
+}
+
+#[tokio::test]
+async fn post_sends_what_the_contract_says() {
+    let hook = Hook::start(|_| Reply::ok("allow")).await;
+    let config = Config {
+        http_method: Method::Post,
+        ..config(&hook)
+    };
+    make_all_calls(&HttpAuthenticator::new(&config).unwrap()).await;
+    let requests = hook.requests();
+    assert_eq!(requests.len(), CALLS.len());
+    for (request, (path, parameters)) in requests.iter().zip(CALLS) {
+        assert_eq!(request.line, format!("POST {path} HTTP/1.1"));
+        assert_eq!(request.body, parameters);
+        assert_eq!(
+            request.header("content-type"),
+            Some("application/x-www-form-urlencoded")
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_path_with_a_query_of_its_own_keeps_it() {
+    let hook = Hook::start(|_| Reply::ok("allow")).await;
+    for (path, method, line) in [
+        (
+            "/u?a=b%20c",
+            Method::Get,
+            "GET /u?a=b%20c&username=u&vhost=%2F HTTP/1.1",
+        ),
+        ("/u?", Method::Get, "GET /u?username=u&vhost=%2F HTTP/1.1"),
+        ("", Method::Get, "GET /?username=u&vhost=%2F HTTP/1.1"),
+        ("/u?a=b", Method::Post, "POST /u?a=b HTTP/1.1"),
+    ] {
+        let user_path = Some(format!("{}{path}", hook.url));
+        let config = Config {
+            user_path,
+            http_method: method,
+            ..Config::default()
+        };
+        let login = Login {
+            user: "u".into(),
+            password: None,
+            vhost: "/".into(),
+        };
+        HttpAuthenticator::new(&config)
+            .unwrap()
+            .user(&login)
+            .await
+            .unwrap();
+        assert_eq!(hook.requests().last().unwrap().line, line);
+    }
+}
+
+#[tokio::test]
+async fn answers_of_the_contract() {
+    let hook = Hook::start(|request| {
+        Reply::ok(if request.line.contains("/user") {
+            " Allow  Ops dev\n"
+        } else {
+            "deny no pay"
+        })
+    })
+    .await;
+    let authenticator = HttpAuthenticator::new(&config(&hook)).unwrap();
+    let allowed = authenticator.user(&login()).await;
+    assert_eq!(
+        allowed,
+        Ok(User {
+            name: "al ice".into(),
+            tags: "ops dev".into()
+        })
+    );
+    let denied = authenticator.allow(&user(), &vhost()).await;
+    assert_eq!(denied, Err(Refusal::Denied(Some("no pay".into()))));
+}
+
+/// What becomes of a login at a hook that answers so.
+async fn refused(reply: Reply) -> String {
+    let hook = Hook::start(move |_| reply.clone()).await;
+    let config = Config {
+        request_timeout: Duration::from_millis(300),
+        ..config(&hook)
+    };
+    faulty(&config).await
+}
+
+async fn faulty(config: &Config) -> String {
+    match HttpAuthenticator::new(config).unwrap().user(&login()).await {
+        Err(Refusal::Faulty(fault)) => fault.into(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_in_the_contract_is_the_hooks_fault() {
+    for (reply, said) in [
+        (Reply::ok("allowed"), "`allowed`"),
+        (Reply::ok(""), "empty body"),
+        (Reply::ok("{\"result\":\"allow\"}"), "JSON"),
+        (Reply::Status(204, ""), "204"),
+        (Reply::Status(302, "allow"), "302"),
+        (Reply::Status(401, "allow"), "401"),
+        (Reply::Status(500, "allow"), "500"),
+        (
+            Reply::Raw("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nallow"),
+            "end of file",
+        ),
+        (Reply::Raw("deny\r\n\r\n"), "invalid HTTP"),
+        (Reply::Raw(""), "closed"),
+        (Reply::Hang, "did not answer within 300ms"),
+        (
+            Reply::Unended("HTTP/1.1 200 OK\r\n"),
+            "did not answer within 300ms",
+        ),
+        (Reply::Endless, "longer than 65536 bytes"),
+    ] {
+        let fault = refused(reply.clone()).await;
+        assert!(fault.contains(said), "{reply:?}: {fault}");
+    }
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    let other = Hook::start(|_| Reply::ok("allow")).await;
+    let location = format!("HTTP/1.1 302 Found\r\nlocation: {}\r\n\r\n", other.url);
+    assert!(refused(Reply::Raw(location.leak())).await.contains("302"));
+    assert!(other.requests().is_empty());
+}
+
+#[tokio::test]
+async fn nobody_listening_is_the_hooks_fault() {
+    let port = Unserved::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let fault = faulty(&at(&format!("http://127.0.0.1:{port}"))).await;
+    assert!(fault.contains("refused"), "{fault}");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_taken_is_bounded_by_its_own_time() {
+    // A listener that takes nobody, its queue filled up: packets to it are dropped.
+    let full = socket_with_full_queue().await;
+    let url = format!("http://{}", full.0.local_addr().unwrap());
+    let config = Config {
+        connection_timeout: Duration::from_millis(200),
+        ..at(&url)
+    };
+    let config = Config {
+        request_timeout: Duration::from_secs(60),
+        ..config
+    };
+    let started = std::time::Instant::now();
+    let fault = faulty(&config).await;
+    assert!(started.elapsed() < Duration::from_secs(30), "{fault}");
+}
+
+async fn socket_with_full_queue() -> (tokio::net::TcpListener, Vec<tokio::net::TcpStream>) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(Ok(stream)) = timeout(
+        Duration::from_millis(300),
+        tokio::net::TcpStream::connect(address),
+    )
+    .await
+    {
+        waiting.push(stream);
+    }
+    (listener, waiting)
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_breaks_is_not_the_users_problem() {
+    // Answers one question a connection, and breaks it at the second.
+    let hook = Hook::start(|request| match request.nth_of_connection {
+        0 => Reply::ok("allow"),
+        _ => Reply::Raw(""),
+    })
+    .await;
+    let authenticator = HttpAuthenticator::new(&config(&hook)).unwrap();
+    for _ in 0..5 {
+        authenticator.user(&login()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn calls_use_one_connection() {
+    let hook = Hook::start(|_| Reply::ok("allow")).await;
+    let authenticator = HttpAuthenticator::new(&config(&hook)).unwrap();
+    for _ in 0..50 {
+        authenticator.user(&login()).await.unwrap();
+        authenticator
+            .allow(&user(), &topic("feed", "user_alice"))
+            .await
+            .unwrap();
+    }
+    assert_eq!((hook.requests().len(), hook.connections()), (100, 1));
+}
+
+#[tokio::test]
+async fn a_wrong_status_does_not_cost_the_connection() {
+    let hook = Hook::start(|_| Reply::Status(503, "busy")).await;
+    let authenticator = HttpAuthenticator::new(&config(&hook)).unwrap();
+    for _ in 0..10 {
+        authenticator.user(&login()).await.unwrap_err();
+    }
+    assert_eq!((hook.requests().len(), hook.connections()), (10, 1));
+}
+
+#[tokio::test]
+async fn calls_at_a_time_are_bounded_and_so_is_the_wait() {
+    let hook = Hook::start(|_| Reply::Hang).await;
+    let config = Config {
+        max_calls: 2,
+        request_timeout: Duration::from_millis(300),
+        ..config(&hook)
+    };
+    let authenticator = Arc::new(HttpAuthenticator::new(&config).unwrap());
+    let calls = (0..6).map(|_| {
+        let authenticator = Arc::clone(&authenticator);
+        tokio::spawn(async move { authenticator.user(&login()).await.unwrap_err().to_string() })
+    });
+    let calls: Vec<_> = calls.collect();
+    let mut waited = 0;
+    for call in calls {
+        waited += usize::from(call.await.unwrap().contains("max_calls"));
+    }
+    assert_eq!(waited, 4);
+    assert!(hook.most_at_once() <= 2, "{}", hook.most_at_once());
+}
+
+#[tokio::test]
+async fn unset_paths_ask_nobody_and_answer_what_is_configured() {
+    let hook = Hook::start(|_| Reply::ok("deny")).await;
+    for (unset, allowed) in [(Unset::Deny, false), (Unset::Allow, true)] {
+        let user_path = Some(format!("{}/user", hook.url));
+        let config = Config {
+            user_path,
+            unset,
+            ..Config::default()
+        };
+        let authenticator = HttpAuthenticator::new(&config).unwrap();
+        let queue = resource(ResourceKind::Queue, "q", Permission::Read);
+        for access in [vhost(), queue, topic("feed", "user_alice")] {
+            let answer = authenticator.allow(&user(), &access).await;
+            assert_eq!(answer.is_ok(), allowed, "{answer:?}");
+            assert!(
+                matches!(answer, Ok(()) | Err(Refusal::Denied(Some(_)))),
+                "{answer:?}"
+            );
+        }
+    }
+    assert!(hook.requests().is_empty());
+}
+
+#[test]
+fn without_a_user_path_there_is_no_authenticator() {
+    let refused = HttpAuthenticator::new(&Config::default()).unwrap_err();
+    assert!(
+        matches!(refused, SetupError::Config("user_path", _)),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn the_reference_hook_answers_in_the_contract() {
+    use auth_hook::service::{Account, PasswordHash, Rules, serve};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/auth", listener.local_addr().unwrap());
+    let alice = Account::new("al ice", PasswordHash::weak("p&s+s w%rd=é").unwrap()).tags(["dev"]);
+    tokio::spawn(serve(
+        listener,
+        Rules::new([alice]).unwrap(),
+        std::future::pending(),
+    ));
+    for http_method in [Method::Get, Method::Post] {
+        let authenticator = HttpAuthenticator::new(&Config {
+            http_method,
+            ..at(&url)
+        })
+        .unwrap();
+        let user = authenticator.user(&login()).await.unwrap();
+        assert_eq!(&*user.tags, "dev");
+        let feed = resource(ResourceKind::Exchange, "feed", Permission::Read);
+        for access in [vhost(), feed, topic("feed", "user_al ice")] {
+            assert_eq!(
+                authenticator.allow(&user, &access).await,
+                Ok(()),
+                "{access:?}"
+            );
+        }
+        let other = authenticator.allow(&user, &topic("feed", "user_bob")).await;
+        assert!(matches!(other, Err(Refusal::Denied(Some(_)))), "{other:?}");
+    }
+}
