@@ -5,8 +5,8 @@
 //! forms; [`Answer`] is what the hook says. The side that asks and the side that answers both
 //! use these types, so they cannot drift apart.
 //!
-//! With the feature `service` (on by default) the crate also holds a reference hook, [`service`],
-//! which the binary `auth-hook` serves.
+//! With the feature `service` the crate also holds a reference hook; with `program` (on by
+//! default), the binary `auth-hook` that serves it.
 
 mod answer;
 mod question;

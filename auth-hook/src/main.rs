@@ -10,7 +10,7 @@ use std::{
 use auth_hook::service::{self, LiveRules, PasswordHash, Rules};
 use clap::{Args, Parser, Subcommand};
 use tokio::net::TcpListener;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
 /// A reference HTTP hook for the contract of rabbitmq_auth_backend_http: it tells a gateway or
@@ -106,9 +106,7 @@ async fn run(serve: Serve) -> Result<(), String> {
     let listener = TcpListener::bind(serve.listen).await;
     let listener = listener.map_err(|e| format!("cannot listen on {}: {e}", serve.listen))?;
     let address = listener.local_addr().map_err(|e| e.to_string())?;
-    if rules.allows_all() {
-        warn!("EVERYTHING IS ALLOWED TO EVERYBODY, WITH ANY PASSWORD (--allow-all)");
-    } else {
+    if !rules.allows_all() {
         info!(users = rules.users(), "users read");
     }
     let rules = LiveRules::new(rules);

@@ -29,6 +29,10 @@ use fault::{Fault, FaultLog};
 /// More of an answer is not read. In bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 
+/// Longer questions are not asked, in bytes of their parameters: names at the broker have 255
+/// bytes, and servers refuse long URLs. Otherwise a client could make the hook look at fault.
+const MAX_QUESTION: usize = 16 * 1024;
+
 /// Asks the application's hook over HTTP, by the contract of `rabbitmq_auth_backend_http`.
 ///
 /// Connections are kept and used again. Each call is bounded in time, from waiting for its turn
@@ -164,7 +168,13 @@ impl HttpAuthenticator {
                 ))),
             };
         };
-        match self.call(path, call, question.encode().into()).await {
+        let parameters = question.encode();
+        if parameters.len() > MAX_QUESTION {
+            return Err(Refusal::Denied(Some(
+                "names or credentials are too long".into(),
+            )));
+        }
+        match self.call(path, call, parameters.into()).await {
             Ok(answer) => {
                 path.faults.answered(call, &path.shown);
                 match answer {

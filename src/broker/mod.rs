@@ -73,7 +73,7 @@ pub trait VirtualHost: Send + Sync + 'static {
 
     /// Starts a consumer of its own: declares what `request` says, binds, consumes. Every
     /// message stays unsettled until [`Consumer::settle`]; at most `request.prefetch` are
-    /// unsettled at a time.
+    /// unsettled at a time. Messages may reach the sink before this returns.
     ///
     /// If the link is lost, a queue that outlives it (durable, neither exclusive nor
     /// auto-delete) is consumed again when it is back; what was unsettled comes again, marked as
@@ -97,7 +97,8 @@ pub trait VirtualHost: Send + Sync + 'static {
 
     /// Publishes. The outer future is done when the message has its place in the order of its
     /// lane; the inner one, when the broker has taken responsibility for it. Messages of one
-    /// lane that go to the same queue stay in order.
+    /// lane that go to the same queue or feed stay in order. The message counts as published from
+    /// the call on, also if the futures are dropped.
     ///
     /// # Errors
     /// Of the inner future: [`BrokerError::NotFound`] (no such exchange),
@@ -156,7 +157,8 @@ pub trait DeliverySink: Send + Sync {
 /// A running consumer. Dropping it ends it; what is unsettled then is requeued.
 pub trait Consumer: Send + Sync {
     /// Accepts, requeues or discards one delivery, or with `multiple` all unsettled ones up to
-    /// it. A tag that is unknown (settled, or of before a lost link) is ignored.
+    /// it. A tag that is unknown (settled, or of before a lost link) is ignored, with `multiple`
+    /// too: it then speaks for no message.
     fn settle(
         &self,
         tag: u64,

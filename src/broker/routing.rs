@@ -1,6 +1,6 @@
 //! How exchanges route (pure).
 //!
-//! [`matches`] says what one pattern means; a [`RoutingTable`] holds a million of them and finds
+//! [`matches()`] says what one pattern means; a [`RoutingTable`] holds a million of them and finds
 //! those that match a key without looking at the others.
 
 mod trie;
@@ -96,7 +96,7 @@ pub enum Removed {
 /// The bindings of one exchange: patterns, and a set of values for each.
 ///
 /// Patterns that can only match themselves stand in a hash map (hashed with a secret key, since
-/// clients choose them), those with wildcards in a [`Trie`]. One that has a single value keeps it
+/// clients choose them), those with wildcards in a trie. One that has a single value keeps it
 /// in place, so that a user's own key costs little more than its text.
 ///
 /// A look-up costs one hash and, where there are wildcard patterns, at most the number of the

@@ -296,3 +296,40 @@ pub enum RulesError {
         problem: GrantError,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_exist_costs_as_much_as_the_costliest_user() {
+        let (weak, strong) = (
+            PasswordHash::weak("a").unwrap(),
+            PasswordHash::new("b").unwrap(),
+        );
+        assert!(weak.cost() < strong.cost());
+        let rules = Rules::new([Account::new("a", weak), Account::new("b", strong)]).unwrap();
+        let nobody = rules.login("c").unwrap();
+        assert_eq!(nobody.hash.cost(), PasswordHash::new("x").unwrap().cost());
+        assert_eq!(
+            nobody.tags, None,
+            "not even with the right password of another"
+        );
+        assert_eq!(rules.login("a").unwrap().tags.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn impossible_and_double_names_are_refused() {
+        let hash = PasswordHash::weak("a").unwrap();
+        let rules =
+            |names: &[&str]| Rules::new(names.iter().map(|name| Account::new(name, hash.clone())));
+        assert_eq!(rules(&["a", "b.c", "d e"]).unwrap().users(), 3);
+        for name in ["", "*", "a.#", "a\nb"] {
+            assert!(
+                matches!(rules(&[name]), Err(RulesError::Name(_))),
+                "{name:?}"
+            );
+        }
+        assert!(matches!(rules(&["a", "a"]), Err(RulesError::Twice(_))));
+    }
+}

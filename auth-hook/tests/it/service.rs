@@ -253,3 +253,40 @@ async fn it_ends_when_told_and_keeps_nobody_waiting() {
     );
     drop(idle);
 }
+
+#[tokio::test]
+async fn the_example_does_what_its_comments_say() {
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../examples/auth-hook/users.toml"
+    );
+    let service = Service::start(Rules::load(std::path::Path::new(file)).unwrap()).await;
+    for (user, answer) in [
+        ("alice", "allow customer"),
+        ("bob", "allow customer"),
+        ("backend", "allow"),
+    ] {
+        let login = format!("username={user}&password=demo-{user}&vhost=/");
+        assert_eq!(service.says("user", &login).await, answer, "{user}");
+    }
+    assert_eq!(
+        service.lets_subscribe("alice", "feed", "user_alice").await,
+        [true, true]
+    );
+    assert_eq!(
+        service.lets_subscribe("alice", "chat", "room.1").await,
+        [false, false]
+    );
+    assert_eq!(
+        service.lets_subscribe("bob", "feed", "user_bob").await,
+        [true, true]
+    );
+    assert_eq!(
+        service.lets_subscribe("bob", "chat", "room.1").await,
+        [true, true]
+    );
+    assert_eq!(
+        service.lets_subscribe("bob", "amq.topic", "news.eu").await,
+        [true, true]
+    );
+}

@@ -376,6 +376,32 @@ async fn unset_paths_ask_nobody_and_answer_what_is_configured() {
     assert!(hook.requests().is_empty());
 }
 
+#[tokio::test]
+async fn endless_names_are_the_clients_fault_and_reach_nobody() {
+    let hook = Hook::start(|_| Reply::ok("allow")).await;
+    for http_method in [Method::Get, Method::Post] {
+        let config = Config {
+            http_method,
+            ..config(&hook)
+        };
+        let authenticator = HttpAuthenticator::new(&config).unwrap();
+        let long = authenticator
+            .allow(&user(), &topic("feed", &"é".repeat(50_000)))
+            .await;
+        assert!(matches!(long, Err(Refusal::Denied(_))), "{long:?}");
+        let login = Login {
+            user: "u".into(),
+            password: Some("%".repeat(99_999).into()),
+            vhost: "/".into(),
+        };
+        assert!(matches!(
+            authenticator.user(&login).await,
+            Err(Refusal::Denied(_))
+        ));
+    }
+    assert!(hook.requests().is_empty());
+}
+
 #[test]
 fn without_a_user_path_there_is_no_authenticator() {
     let refused = HttpAuthenticator::new(&Config::default()).unwrap_err();

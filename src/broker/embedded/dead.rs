@@ -37,7 +37,7 @@ pub(super) struct DeadLetter {
 impl DeadLetter {
     /// RabbitMQ drops a message that dies of itself in a circle of queues, by the circle; here
     /// it is dropped by the number.
-    const MOST_HOPS: u8 = 16;
+    pub(super) const MOST_HOPS: u8 = 16;
 
     /// `None`: it has gone round for too long.
     pub(super) fn new(

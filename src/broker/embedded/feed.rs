@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::{handover::Handover, queue::weight};
+use super::handover::Handover;
 use crate::broker::{FeedId, FeedSink, Message};
 
 /// What a link binds by [`crate::broker::VirtualHost::bind_feed`].
@@ -37,7 +37,7 @@ impl Feed {
     /// Hands a message to the sink, or leaves it to whoever is doing that now. Whether there
     /// was room for it.
     pub(super) fn deliver(&self, message: Message) -> bool {
-        let bytes = weight(&message);
+        let bytes = message.weight();
         let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > self.most_bytes {
             self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -46,7 +46,7 @@ impl Feed {
         self.waiting.add(message);
         self.waiting.run(|message| {
             self.waiting_bytes
-                .fetch_sub(weight(&message), Ordering::Relaxed);
+                .fetch_sub(message.weight(), Ordering::Relaxed);
             self.sink.deliver(&self.id, message);
         });
         true

@@ -115,17 +115,25 @@ impl Host {
         result
     }
 
-    /// Publishes dead letters. Where their exchange is not there, they are gone, as in RabbitMQ.
+    /// Publishes dead letters, in their order. Where their exchange is not there, they are gone,
+    /// as in RabbitMQ.
+    ///
+    /// Full queues can hand a message round, and a fanout among them can make many of one. So
+    /// that whoever set them up does not stop the broker, only so many are followed.
     fn bury(&self, mut dead: Vec<DeadLetter>) {
-        // Each message that dies of itself does so a bounded number of times: this ends.
-        while let Some(letter) = dead.pop() {
-            let _ = self.route(
-                &letter.exchange,
-                letter.message,
-                false,
-                letter.hops,
-                &mut dead,
-            );
+        let mut left = dead
+            .len()
+            .saturating_mul(usize::from(DeadLetter::MOST_HOPS));
+        while !dead.is_empty() && left > 0 {
+            for letter in std::mem::take(&mut dead).into_iter().take(left) {
+                left -= 1;
+                let DeadLetter {
+                    exchange,
+                    message,
+                    hops,
+                } = letter;
+                let _ = self.route(&exchange, message, false, hops, &mut dead);
+            }
         }
     }
 

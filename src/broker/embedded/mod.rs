@@ -5,7 +5,7 @@
 //!
 //! Every call does its work before it returns, on the caller's thread; the futures that the
 //! traits ask for are ready at once. Sinks are called on whatever thread published or settled,
-//! with no lock held, so that they may call the broker again: [`handover::Handover`] keeps their messages
+//! with no lock held, so that they may call the broker again: `Handover` keeps their messages
 //! in order all the same.
 //!
 //! Locks are taken in this order, and only some of them at a time: a link's feeds; the map of

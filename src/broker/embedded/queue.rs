@@ -19,18 +19,6 @@ use super::{
 };
 use crate::broker::{BrokerError, Delivery, DeliverySink, Message, QueueSpec, Verdict};
 
-/// What a message is reckoned to take, in bytes.
-pub(super) fn weight(message: &Message) -> usize {
-    let headers = message.properties.headers.iter();
-    headers
-        .map(|(name, value)| name.len() + value.len() + 2 * size_of::<Box<str>>())
-        .sum::<usize>()
-        + size_of::<Message>()
-        + message.exchange.len()
-        + message.routing_key.len()
-        + message.body.len()
-}
-
 /// A queue. What it does to messages happens under its lock; what follows from it for others
 /// (calls to sinks, dead letters, its removal) is done by the caller afterwards.
 pub(super) struct Queue {
@@ -167,7 +155,7 @@ impl Queue {
         hops: u8,
         dead: &mut Vec<DeadLetter>,
     ) -> Result<(), Refused> {
-        let bytes = weight(&message);
+        let bytes = message.weight();
         let expires = self.expires(&message);
         {
             let mut state = self.state.lock();

@@ -253,21 +253,94 @@ fn important_consumers_come_first() {
     assert_eq!(plain.bodies(), ["3"]);
 }
 
+#[test]
+fn fanned_out_dead_letters_are_bounded() {
+    let vhost = open(&Embedded::new([]));
+    for number in 0..10 {
+        let arguments = [
+            ("x-max-length", Argument::Number(0)),
+            ("x-dead-letter-exchange", text("amq.fanout")),
+        ];
+        let request = Consume {
+            queue: queue(&format!("q{number}"), &arguments),
+            declare: true,
+            binding: Some(("amq.fanout".into(), "".into())),
+            prefetch: 1,
+            exclusive: false,
+            arguments: Vec::new(),
+        };
+        drop(now(vhost.consume(request, Arc::new(Inbox::default()))).unwrap());
+    }
+    // Followed to their ends, these would be ten to the sixteenth.
+    send(&*vhost, message("amq.fanout", "", "x")).unwrap();
+}
+
+#[test]
+fn consumers_take_turns() {
+    let vhost = open(&Embedded::new([]));
+    now(vhost.declare_queue(&queue("q", &[]))).unwrap();
+    let [(one, _one), (other, _other)] = [read(&*vhost, "q"), read(&*vhost, "q")];
+    for body in ["1", "2", "3", "4"] {
+        send(&*vhost, message("", "q", body)).unwrap();
+    }
+    assert_eq!(one.bodies(), ["1", "3"]);
+    assert_eq!(other.bodies(), ["2", "4"]);
+}
+
+/// Ends another consumer when it gets its first message.
+struct Ending(Mutex<Option<Arc<dyn Consumer>>>);
+
+impl DeliverySink for Ending {
+    fn deliver(&self, _: Delivery) {
+        let other = self.0.lock().take();
+        drop(other);
+    }
+
+    fn lost(&self, _: BrokerError) {}
+}
+
+#[test]
+fn nothing_reaches_a_consumer_after_its_end() {
+    let vhost = open(&Embedded::new([]));
+    now(vhost.declare_queue(&queue("q", &[]))).unwrap();
+    let (_, holder) = read(&*vhost, "q");
+    for body in ["1", "2"] {
+        send(&*vhost, message("", "q", body)).unwrap();
+    }
+    let ending = Arc::new(Ending(Mutex::default()));
+    let request = Consume {
+        queue: queue("q", &[]),
+        declare: false,
+        binding: None,
+        prefetch: 1,
+        exclusive: false,
+        arguments: vec![("x-priority".into(), Argument::Number(1))],
+    };
+    let _first = now(vhost.consume(request, Arc::<Ending>::clone(&ending))).unwrap();
+    let (ended, consumer) = read(&*vhost, "q");
+    *ending.0.lock() = Some(consumer);
+    // Both messages are given out in one step, and the first one's receiver ends the second's.
+    now(holder.cancel()).unwrap();
+    assert!(ending.0.lock().is_none());
+    assert!(ended.bodies().is_empty());
+}
+
 /// A sink that publishes to its own feed: what it publishes comes after what it was called with.
 #[test]
 fn a_feed_s_sink_may_publish() {
+    let again = |body: Vec<u8>| message("amq.topic", "a", body);
     let link = Arc::new(OnceLock::<Weak<dyn VirtualHost>>::new());
     let seen = Arc::new(Mutex::new(Vec::new()));
     let inside = AtomicBool::new(false);
     let sink = {
         let (link, seen) = (Arc::clone(&link), Arc::clone(&seen));
-        EachFeed(move |_: &FeedId, delivered: Message| {
+        EachFeed(move |_: &FeedId, message: Message| {
             assert!(!inside.swap(true, Ordering::SeqCst), "called within a call");
-            seen.lock().push(delivered.body.clone());
-            if delivered.body.len() < 4 {
+            seen.lock().push(message.body.clone());
+            if message.body.len() < 4 {
                 let vhost = link.get().and_then(Weak::upgrade).unwrap();
-                let longer = [&delivered.body[..], b"x"].concat();
-                send(&*vhost, message("amq.topic", "a", longer)).unwrap();
+                let longer = [&message.body[..], b"x"].concat();
+                send(&*vhost, again(longer)).unwrap();
                 now(vhost.bind_feed(&feed("amq.topic"), "b")).unwrap();
             }
             inside.store(false, Ordering::SeqCst);

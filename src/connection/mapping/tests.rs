@@ -249,12 +249,8 @@ fn subscriptions_to_exchanges_have_passing_queues() {
     assert!(consume.declare && !consume.exclusive);
     assert!(consume.queue.name.starts_with("stomp-subscription-"));
     assert!(!consume.queue.durable && consume.queue.auto_delete && !consume.queue.exclusive);
-    assert_eq!(
-        own_queue("/topic/a", &[("x-queue-name", "mine")])
-            .queue
-            .name,
-        "mine".into()
-    );
+    let named = own_queue("/topic/a", &[("x-queue-name", "mine")]);
+    assert_eq!(&*named.queue.name, "mine");
     let exclusive = own_queue("/topic/a", &[("exclusive", "true")]);
     assert!(exclusive.exclusive && exclusive.queue.exclusive);
 }
@@ -303,7 +299,7 @@ fn durable_subscriptions_find_their_queue_again() {
 #[test]
 fn queues_are_durable_and_existing_ones_left_alone() {
     let consume = own_queue("/queue/q", &[]);
-    assert_eq!(consume.queue.name, "q".into());
+    assert_eq!(&*consume.queue.name, "q");
     assert!(consume.declare && consume.queue.durable && !consume.queue.auto_delete);
     assert_eq!(consume.binding, None);
     let consume = own_queue("/amq/queue/q", &[("x-max-length", "1")]);

@@ -1,0 +1,41 @@
+// A hook in Node, standard library only: node hook.mjs [port]
+//
+// The gateway asks it four kinds of question; it answers `allow` or `deny`, always with status
+// 200. Put your own user table and rules in the four functions.
+
+import { createHash, timingSafeEqual } from "node:crypto";
+import { createServer } from "node:http";
+
+const users = new Map([["alice", "demo-alice"], ["bob", "demo-bob"]]); // yours: hashes in a database
+const digest = (text) => createHash("sha256").update(text).digest();
+const same = (a, b) => timingSafeEqual(digest(a), digest(b));
+
+const questions = {
+  // Who is this? May answer tags: "allow customer beta".
+  "/auth/user": (q) => (users.has(q.username) && same(users.get(q.username), q.password ?? "") ? "allow customer" : "deny"),
+  // May the user enter the virtual host, from q.ip?
+  "/auth/vhost": (q) => (q.vhost === "/" ? "allow" : "deny"),
+  // May the user configure, write or read this exchange or queue?
+  "/auth/resource": (q) => (q.resource === "exchange" && q.name === "feed" && q.permission === "read" ? "allow" : `deny ${q.resource} ${q.name} is not yours to ${q.permission}`),
+  // May the user write or read this routing key of the exchange q.name?
+  "/auth/topic": (q) => (q.name === "feed" && q.permission === "read" && q.routing_key === `user_${q.username}` ? "allow" : "deny"),
+};
+
+const server = createServer(async (request, response) => {
+  const url = new URL(request.url, "http://hook");
+  let parameters = url.search.slice(1); // GET: the query string
+  if (request.method === "POST") {
+    parameters = ""; // POST: a form
+    for await (const chunk of request.setEncoding("utf8")) parameters += chunk;
+  }
+  // A map without a prototype: `constructor` is no parameter that anybody sent.
+  const q = Object.assign(Object.create(null), Object.fromEntries(new URLSearchParams(parameters)));
+  const ask = Object.hasOwn(questions, url.pathname) ? questions[url.pathname] : () => "deny no such question";
+  response.writeHead(200, { "Content-Type": "text/plain; charset=utf-8" }).end(ask(q)); // never log q.password
+});
+
+// Longer than the gateway's pauses: a connection that is kept need not be made again.
+server.keepAliveTimeout = 120_000;
+server.listen(Number(process.argv[2] ?? 8000), "127.0.0.1", () => {
+  console.log(`listening on http://127.0.0.1:${server.address().port}/auth/...`);
+});

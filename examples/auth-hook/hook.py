@@ -1,0 +1,66 @@
+#!/usr/bin/env python3
+"""A hook in Python, standard library only: python3 hook.py [port]
+
+The gateway asks it four kinds of question; it answers `allow` or `deny`, always with status 200.
+Put your own user table and rules in the four functions."""
+
+import hmac
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qsl, urlsplit
+
+USERS = {"alice": "demo-alice", "bob": "demo-bob"}  # yours: hashes in a database
+
+
+def user(q):  # who is this? May answer tags: "allow customer beta"
+    known = USERS.get(q["username"])
+    right = known and hmac.compare_digest(known.encode(), q.get("password", "").encode())
+    return "allow customer" if right else "deny"
+
+
+def vhost(q):  # may the user enter the virtual host, from q["ip"]?
+    return "allow" if q["vhost"] == "/" else "deny"
+
+
+def resource(q):  # may the user configure, write or read this exchange or queue?
+    own = (q["resource"], q["name"], q["permission"]) == ("exchange", "feed", "read")
+    return "allow" if own else f"deny {q['resource']} {q['name']} is not yours to {q['permission']}"
+
+
+def topic(q):  # may the user write or read this routing key of the exchange q["name"]?
+    own = (q["name"], q["permission"]) == ("feed", "read") and q["routing_key"] == f"user_{q['username']}"
+    return "allow" if own else "deny"
+
+
+class Hook(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # keeps connections open: the gateway uses them again
+    wbufsize = -1  # head and body in one packet: two would wait for each other
+
+    def do_GET(self):
+        self.answer(urlsplit(self.path).query)
+
+    def do_POST(self):
+        self.answer(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode())
+
+    def answer(self, parameters):
+        ask = {"/auth/user": user, "/auth/vhost": vhost, "/auth/resource": resource, "/auth/topic": topic}
+        try:
+            said = ask[urlsplit(self.path).path](dict(parse_qsl(parameters, keep_blank_values=True)))
+        except KeyError as missing:
+            said = f"deny no {missing}"
+        body = said.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_request(self, *_):
+        pass  # the default would log the query string, and with it passwords
+
+
+if __name__ == "__main__":
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 8000
+    with ThreadingHTTPServer(("127.0.0.1", port), Hook) as server:
+        print(f"listening on http://127.0.0.1:{server.server_port}/auth/...", flush=True)
+        server.serve_forever()
