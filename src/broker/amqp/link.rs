@@ -57,7 +57,8 @@ impl Link {
         let task = tokio::spawn(supervise(config, sender));
         Self {
             state,
-            _task: AbortOnDropHandle::new(task),
+            is_closed: AtomicBool::new(false),
+            task: AbortOnDropHandle::new(task),
         }
     }
 

@@ -24,7 +24,9 @@ impl Fixture for Rabbit {
 
     async fn open(&self, feeds: Arc<dyn FeedSink>) -> Arc<dyn VirtualHost> {
         let url = format!("amqp://guest:guest@{}", self.node.amqp_address());
-        let Url::Amqp(url) = url.parse().unwrap() else { panic!("{url}") };
+        let Url::Amqp(url) = url.parse().unwrap() else {
+            panic!("{url}")
+        };
         let node = format!("test.{:08x}", rand::random::<u32>());
         let broker = AmqpBroker::new(&url, Config::default(), FeedConfig::default(), &node);
         let vhost = broker.unwrap().open(self.vhost.name(), feeds);
