@@ -1,6 +1,13 @@
 //! One AMQP connection that is made again, with growing pauses, whenever it is lost.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use lapin::{Channel, Connection, ConnectionProperties, Event, uri::AMQPUri};
@@ -26,7 +33,8 @@ pub(super) struct LinkConfig {
 /// One AMQP connection, kept up in the background for as long as this lives.
 pub(super) struct Link {
     state: watch::Receiver<State>,
-    _task: AbortOnDropHandle<()>,
+    is_closed: AtomicBool,
+    task: AbortOnDropHandle<()>,
 }
 
 #[derive(Clone)]
@@ -56,6 +64,9 @@ impl Link {
     /// Whether the connection is up; if not, why.
     pub(super) fn health(&self) -> Result<(), BrokerError> {
         match &*self.state.borrow() {
+            _ if self.is_closed.load(Ordering::Relaxed) => {
+                Err(BrokerError::Unavailable("the connection was closed".into()))
+            }
             State::Up(_) => Ok(()),
             State::Down(reason) => Err(BrokerError::Unavailable((**reason).into())),
         }
@@ -86,8 +97,10 @@ impl Link {
         }
     }
 
-    /// Closes the connection in good order, if it is up.
+    /// Closes the connection in good order, if it is up, and makes no other.
     pub(super) async fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+        self.task.abort();
         let state = self.state.borrow().clone();
         if let State::Up(live) = state {
             let closing = live.connection.close(200, "bye".into());
