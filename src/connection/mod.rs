@@ -49,6 +49,8 @@ use crate::{
 const CONGESTED: usize = 64 * 1024;
 /// Messages taken from the mailbox before they are flushed.
 const BATCH: usize = 64;
+/// When to look again at a connection without heart-beats.
+const NOTHING_DUE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long the last words to a client may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Queues that a connection remembers to have declared.
@@ -526,11 +528,14 @@ impl<L: Link> Connection<L> {
         let patience = self.context.settings().limits.write_timeout;
         let session = self.session.poll_timeout().map(Instant::from_std);
         let blocked = self.blocked_since.map(|since| since + patience);
-        let Some(due) = session.into_iter().chain(blocked).min() else {
-            return;
-        };
+        let due = session.into_iter().chain(blocked).min();
         // A timer that fires early does no harm, and to move it at every frame would cost more.
-        if timer.is_elapsed() || due < timer.deadline() {
+        // One that has fired must be moved, also if nothing is due: it would fire on and on.
+        if timer.is_elapsed() {
+            timer
+                .as_mut()
+                .reset(due.unwrap_or_else(|| Instant::now() + NOTHING_DUE));
+        } else if let Some(due) = due.filter(|due| *due < timer.deadline()) {
             timer.as_mut().reset(due);
         }
     }
@@ -568,11 +573,11 @@ impl<L: Link> Connection<L> {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Disconnect => f.write_str("the client disconnected"),
+            Self::Disconnect => f.write_str("client disconnected"),
             Self::Problem(problem) => problem.fmt(f),
-            Self::Link(None) => f.write_str("the client closed the connection"),
-            Self::Link(Some(error)) => write!(f, "the connection broke: {error}"),
-            Self::WriteTimeout => f.write_str("the client did not read for too long"),
+            Self::Link(None) => f.write_str("client closed the connection"),
+            Self::Link(Some(error)) => write!(f, "connection broke: {error}"),
+            Self::WriteTimeout => f.write_str("client did not read for too long"),
         }
     }
 }

@@ -12,6 +12,7 @@ use std::io::{self, IsTerminal};
 
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
+    filter::filter_fn,
     fmt::MakeWriter,
     layer::{Layered, SubscriberExt},
     util::{SubscriberInitExt, TryInitError},
@@ -55,9 +56,12 @@ where
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(colours);
+    // lapin writes frames into its log, the one with the broker's password among them, and calls
+    // every refusal of the broker an error; what matters of it is in events of this crate.
+    let ours = filter_fn(|metadata| !metadata.target().starts_with("lapin"));
     let output: Output = match config.format {
-        Format::Text => lines.boxed(),
-        Format::Json => lines.json().flatten_event(true).boxed(),
+        Format::Text => lines.with_filter(ours).boxed(),
+        Format::Json => lines.json().flatten_event(true).with_filter(ours).boxed(),
     };
     Ok(tracing_subscriber::registry()
         .with(config.filter()?)

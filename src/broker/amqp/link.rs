@@ -145,7 +145,7 @@ async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
                 pause = first_pause;
                 epoch = epoch.wrapping_add(1);
                 telemetry::broker_link_up(&config.name);
-                let reason = run(connection, epoch, &state).await;
+                let reason = run(connection, &config.name, epoch, &state).await;
                 state.send_replace(State::Down(reason.clone()));
                 reason
             }
@@ -172,7 +172,12 @@ async fn connect(config: &LinkConfig) -> Result<Connection, BrokerError> {
 }
 
 /// Offers the connection until it is lost; why it was.
-async fn run(connection: Connection, epoch: u64, state: &watch::Sender<State>) -> Arc<str> {
+async fn run(
+    connection: Connection,
+    name: &str,
+    epoch: u64,
+    state: &watch::Sender<State>,
+) -> Arc<str> {
     let (blocked, watch_blocked) = watch::channel(false);
     let mut events = Box::pin(connection.events_listener());
     let status = connection.status().clone();
@@ -186,11 +191,11 @@ async fn run(connection: Connection, epoch: u64, state: &watch::Sender<State>) -
     while status.connected() {
         match events.next().await {
             Some(Event::ConnectionBlocked(why)) => {
-                tracing::warn!(%why, "the broker takes no messages for now");
+                telemetry::broker_blocked(name, &why);
                 blocked.send_replace(true);
             }
             Some(Event::ConnectionUnblocked) => {
-                tracing::info!("the broker takes messages again");
+                telemetry::broker_unblocked(name);
                 blocked.send_replace(false);
             }
             Some(Event::Error(error)) => reason = broker_error(&error).to_string().into(),
