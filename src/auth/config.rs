@@ -96,12 +96,6 @@ impl Config {
     /// # Errors
     /// A key, and what is wrong with it and what to do.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.user_path.is_none() {
-            let message = "is not set, so nobody could log in: give the URL of your application's \
-                           hook (to try things out, that of `auth-hook serve`: \
-                           \"http://127.0.0.1:8000/auth/user\")";
-            return Err(("user_path", message.into()));
-        }
         for call in Call::ALL {
             let (key, path) = self.path(call);
             if let Some(path) = path {
@@ -215,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn all_keys_are_read_and_none_is_needed_but_the_user_path() {
+    fn all_keys_are_read() {
         assert_eq!(read(""), Config::default());
         let config = read(
             r#"
@@ -257,7 +251,7 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_named() {
-        assert_eq!(Config::default().check().unwrap_err().0, "user_path");
+        assert_eq!(Config::default().check(), Ok(()));
         for (text, key) in [
             ("user_path = \"/auth/user\"", "user_path"),
             ("topic_path = \"ftp://h/t\"", "topic_path"),
