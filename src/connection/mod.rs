@@ -36,7 +36,7 @@ pub use registry::{Guard, Registry};
 
 use self::{
     context::Context,
-    work::{Done, Route, Task, Work},
+    work::{Done, Handed, Route, Task, Work},
 };
 use crate::{
     broker::destination::Destination,
@@ -178,8 +178,8 @@ impl<L: Link> Connection<L> {
                     other => self.work.get_or_insert_default().push(other),
                 }
             }
-            self.begin_work();
-            if !self.decode() {
+            let session_was_told = self.begin_work();
+            if !self.decode() && !session_was_told {
                 return;
             }
         }
@@ -218,19 +218,20 @@ impl<L: Link> Connection<L> {
         self.link.pending() >= CONGESTED
     }
 
-    fn begin_work(&mut self) {
-        loop {
-            let Some(action) = self.work.as_mut().and_then(|work| work.next()) else {
-                break;
-            };
+    /// Begins what can be begun. Whether the session was told that something cannot.
+    fn begin_work(&mut self) -> bool {
+        let mut session_was_told = false;
+        while let Some(action) = self.work.as_mut().and_then(|work| work.next()) {
             if let Err((operation, problem)) = self.begin(action) {
-                self.session
-                    .handle_done(Instant::now().into_std(), operation, Err(problem));
+                let now = Instant::now().into_std();
+                self.session.handle_done(now, operation, Err(problem));
+                session_was_told = true;
             }
         }
         if self.work.as_ref().is_some_and(|work| work.is_empty()) {
             self.work = None;
         }
+        session_was_told
     }
 
     fn begin(&mut self, action: Action) -> Result<(), (stomp_session::OperationId, Problem)> {
@@ -495,7 +496,11 @@ impl<L: Link> Connection<L> {
                 self.session.handle_done(now, operation, Err(problem));
             }
             Done::Handed(operation, Ok(handed)) => {
-                let (confirms, declared, replies) = handed.split();
+                let Handed {
+                    confirms,
+                    declared,
+                    replies,
+                } = handed;
                 self.routes.extend(replies);
                 self.remember(declared);
                 if confirms.is_empty() {

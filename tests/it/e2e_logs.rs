@@ -41,7 +41,7 @@ async fn one_line_at_the_begin_and_one_at_the_end() {
         let closed = closed.last().unwrap();
         assert_eq!(closed["messages_in"], 1, "{closed}");
         assert_eq!(closed["messages_out"], 2, "{closed}");
-        assert_eq!(closed["reason"], "the client disconnected");
+        assert_eq!(closed["reason"], "client disconnected");
     }
     // Two lines a client, and none between.
     let of_clients = house
