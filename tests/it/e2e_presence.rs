@@ -1,6 +1,9 @@
 //! Who is online, as the operator's side tells it.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
+use stentor::{app, config::Config, http, presence::Url};
 use stomp_grammar::Command;
 use testkit::{Answer, Call, DEADLINE, Gateway, Hook, Login, Redis, StompClient, eventually};
 
@@ -12,7 +15,8 @@ async fn gateway(hook: &Hook, presence: &str) -> Gateway {
         .hook(hook)
         .set("auth.groups_path", hook.url(Call::Groups))
         .set("broker.url", "embedded:")
-        .set("presence.url", presence);
+        .set("presence.url", presence)
+        .set("shutdown.drain", "100ms");
     builder.ready().await
 }
 
@@ -136,4 +140,49 @@ async fn presence_is_off_unless_asked_for() {
     assert_eq!(ask(&gateway, "/presence/users/alice").await.0, 404);
     assert_eq!(ask(&gateway, "/readyz").await.1["presence"], "off");
     assert!(hook.calls_of(Call::Groups).is_empty());
+}
+
+/// A runtime that ends drops the tasks of its connections wherever they are.
+#[tokio::test]
+async fn who_is_dropped_leaves() {
+    let hook = Hook::start().await;
+    let mut config = Config::default();
+    config.listen.http = "127.0.0.1:0".parse().unwrap();
+    config.listen.stomp = Some(config.listen.http);
+    config.listen.admin = config.listen.http;
+    config.broker.url = Some("embedded:".parse().unwrap());
+    config.auth.user_path = Some(hook.url(Call::User));
+    config.auth.vhost_path = Some(hook.url(Call::Vhost));
+    config.presence.url = Url::Memory;
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let starting = runtime.spawn(async {
+        let mut presence = None;
+        let gateway = app::Gateway::start(config, |services, _| {
+            presence.clone_from(&services.presence);
+            http::sign_post("/ws")
+        });
+        let gateway = gateway.await.unwrap();
+        (
+            gateway.addresses().stomp.unwrap(),
+            gateway,
+            presence.unwrap(),
+        )
+    });
+    let (address, gateway, presence) = starting.await.unwrap();
+    let mut alice = StompClient::tcp(&address.to_string()).await;
+    alice.connect(&Login::new("alice", "passcode", "/")).await;
+    until_present(&presence, 1).await;
+
+    runtime.shutdown_background();
+
+    until_present(&presence, 0).await;
+    drop(gateway);
+}
+
+async fn until_present(presence: &Arc<dyn stentor::presence::Presence>, count: usize) {
+    eventually(DEADLINE, format!("{count} sessions"), async || {
+        presence.user("alice").await.unwrap().len() == count
+    })
+    .await;
 }

@@ -136,16 +136,10 @@ async fn who_joins_is_here_with_what_was_told<F: Fixture>() {
     let (user, group) = (unique("user"), unique("group"));
     let since = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_000_000_123);
     let remote = Some("[2001:db8::1]:4711".parse().unwrap());
-    let joined = Arc::new(Session {
-        remote,
-        since,
-        ..Session::new(
-            user.as_str().into(),
-            &unique("s"),
-            "xhr-polling",
-            vec![group.as_str().into()],
-        )
-    });
+    let groups = vec![group.as_str().into()];
+    let mut joined = Session::new(user.as_str().into(), &unique("s"), "xhr-polling", groups);
+    (joined.remote, joined.since) = (remote, since);
+    let joined = Arc::new(joined);
 
     presence.join(Arc::clone(&joined));
 
