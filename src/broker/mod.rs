@@ -89,7 +89,8 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// Declares a queue; no more than a check where it exists with the same properties.
     ///
     /// # Errors
-    /// [`BrokerError::PreconditionFailed`]: it exists with others.
+    /// [`BrokerError::PreconditionFailed`]: it exists with others; [`BrokerError::ResourceLocked`]:
+    /// it is another link's exclusive one.
     fn declare_queue<'a>(&'a self, queue: &'a QueueSpec) -> BoxFuture<'a, Result<(), BrokerError>>;
 
     /// Deletes a queue with all its messages; no error if there is none of that name.
@@ -196,7 +197,8 @@ pub struct QueueSpec {
     pub name: Box<str>,
     /// Outlives a restart of the broker.
     pub durable: bool,
-    /// Belongs to this link alone and ends with it.
+    /// Belongs to this link alone and ends with it. To be declared by [`VirtualHost::consume`],
+    /// since a link may be several connections, and the queue is one's own.
     pub exclusive: bool,
     /// Ends with its last consumer.
     pub auto_delete: bool,

@@ -82,7 +82,14 @@ pub fn send(
     let declare = match destination {
         // Here, `persistent` is the message's delivery mode alone. (The plug-in takes it for
         // `durable` too, so that `persistent:false` declares an exclusive queue.)
-        Destination::Queue(name) => Some(queue(name, fields.switch("durable")?, &fields)?),
+        Destination::Queue(name) => {
+            let queue = queue(name, fields.switch("durable")?, &fields)?;
+            if queue.exclusive {
+                let expected = "false: only a consumer's queue can be exclusive";
+                return Err(fields.invalid("exclusive", expected));
+            }
+            Some(queue)
+        }
         _ => None,
     };
     Ok(Sending {

@@ -36,7 +36,7 @@ pub use registry::{Guard, Registry};
 
 use self::{
     context::Context,
-    work::{Done, Route, Task, Work},
+    work::{Done, Handed, Route, Task, Work},
 };
 use crate::{
     broker::destination::Destination,
@@ -49,6 +49,8 @@ use crate::{
 const CONGESTED: usize = 64 * 1024;
 /// Messages taken from the mailbox before they are flushed.
 const BATCH: usize = 64;
+/// When to look again at a connection without heart-beats.
+const NOTHING_DUE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long the last words to a client may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Queues that a connection remembers to have declared.
@@ -176,8 +178,8 @@ impl<L: Link> Connection<L> {
                     other => self.work.get_or_insert_default().push(other),
                 }
             }
-            self.begin_work();
-            if !self.decode() {
+            let session_was_told = self.begin_work();
+            if !self.decode() && !session_was_told {
                 return;
             }
         }
@@ -216,19 +218,20 @@ impl<L: Link> Connection<L> {
         self.link.pending() >= CONGESTED
     }
 
-    fn begin_work(&mut self) {
-        loop {
-            let Some(action) = self.work.as_mut().and_then(|work| work.next()) else {
-                break;
-            };
+    /// Begins what can be begun. Whether the session was told that something cannot.
+    fn begin_work(&mut self) -> bool {
+        let mut session_was_told = false;
+        while let Some(action) = self.work.as_mut().and_then(|work| work.next()) {
             if let Err((operation, problem)) = self.begin(action) {
-                self.session
-                    .handle_done(Instant::now().into_std(), operation, Err(problem));
+                let now = Instant::now().into_std();
+                self.session.handle_done(now, operation, Err(problem));
+                session_was_told = true;
             }
         }
         if self.work.as_ref().is_some_and(|work| work.is_empty()) {
             self.work = None;
         }
+        session_was_told
     }
 
     fn begin(&mut self, action: Action) -> Result<(), (stomp_session::OperationId, Problem)> {
@@ -497,7 +500,11 @@ impl<L: Link> Connection<L> {
                 self.session.handle_done(now, operation, Err(problem));
             }
             Done::Handed(operation, Ok(handed)) => {
-                let (confirms, declared, replies) = handed.split();
+                let Handed {
+                    confirms,
+                    declared,
+                    replies,
+                } = handed;
                 self.routes.extend(replies);
                 self.remember(declared);
                 if confirms.is_empty() {
@@ -531,11 +538,14 @@ impl<L: Link> Connection<L> {
         let patience = self.context.settings().limits.write_timeout;
         let session = self.session.poll_timeout().map(Instant::from_std);
         let blocked = self.blocked_since.map(|since| since + patience);
-        let Some(due) = session.into_iter().chain(blocked).min() else {
-            return;
-        };
+        let due = session.into_iter().chain(blocked).min();
         // A timer that fires early does no harm, and to move it at every frame would cost more.
-        if timer.is_elapsed() || due < timer.deadline() {
+        // One that has fired must be moved, also if nothing is due: it would fire on and on.
+        if timer.is_elapsed() {
+            timer
+                .as_mut()
+                .reset(due.unwrap_or_else(|| Instant::now() + NOTHING_DUE));
+        } else if let Some(due) = due.filter(|due| *due < timer.deadline()) {
             timer.as_mut().reset(due);
         }
     }
@@ -574,11 +584,11 @@ impl<L: Link> Connection<L> {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Disconnect => f.write_str("the client disconnected"),
+            Self::Disconnect => f.write_str("client disconnected"),
             Self::Problem(problem) => problem.fmt(f),
-            Self::Link(None) => f.write_str("the client closed the connection"),
-            Self::Link(Some(error)) => write!(f, "the connection broke: {error}"),
-            Self::WriteTimeout => f.write_str("the client did not read for too long"),
+            Self::Link(None) => f.write_str("client closed the connection"),
+            Self::Link(Some(error)) => write!(f, "connection broke: {error}"),
+            Self::WriteTimeout => f.write_str("client did not read for too long"),
         }
     }
 }

@@ -63,9 +63,12 @@ pub(super) enum Done {
 
 /// What [`Done::Handed`] brings.
 pub(super) struct Handed {
-    confirms: Vec<Confirm>,
-    declared: Vec<Box<str>>,
-    replies: Vec<(SubscriptionId, Route)>,
+    /// The broker's answers that are awaited.
+    pub(super) confirms: Vec<Confirm>,
+    /// Queues that were declared.
+    pub(super) declared: Vec<Box<str>>,
+    /// Queues for replies that were made.
+    pub(super) replies: Vec<(SubscriptionId, Route)>,
 }
 
 /// One thing of an [`Action::Perform`], with all that is needed to do it.
@@ -151,12 +154,6 @@ impl Work {
             Done::Nothing
         };
         self.confirming.push(accepting.boxed());
-    }
-}
-
-impl Handed {
-    pub(super) fn split(self) -> (Vec<Confirm>, Vec<Box<str>>, Vec<(SubscriptionId, Route)>) {
-        (self.confirms, self.declared, self.replies)
     }
 }
 

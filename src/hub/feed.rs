@@ -266,9 +266,9 @@ impl Feed {
 
     fn bindings(&self) -> Vec<Arc<str>> {
         let table = self.table.lock();
-        let lingering = table.changing.iter().filter_map(|(pattern, phase)| {
-            matches!(phase, Phase::Lingering(_) | Phase::Bound).then(|| Arc::clone(pattern))
-        });
+        let is_there = |phase: &Phase| matches!(phase, Phase::Lingering(_) | Phase::Bound);
+        let lingering = table.changing.iter().filter(|(_, phase)| is_there(phase));
+        let lingering = lingering.map(|(pattern, _)| Arc::clone(pattern));
         let mut bindings: Vec<Arc<str>> = lingering.collect();
         if !self.bind_all {
             bindings.extend(table.routes.patterns().map(Arc::from));

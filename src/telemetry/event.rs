@@ -87,16 +87,16 @@ pub fn broker_link_down(link: &str, cause: &str, retry_in: Duration) {
 }
 
 /// The broker takes no messages for now (an alarm: memory or disk).
-pub fn broker_blocked(vhost: &str, cause: &str) {
+pub fn broker_blocked(link: &str, cause: &str) {
     warn!(
-        target: "stentor::broker", vhost,
+        target: "stentor::broker", link,
         cause, "broker blocked: clients that publish are not read"
     );
 }
 
 /// The broker takes messages again.
-pub fn broker_unblocked(vhost: &str) {
-    info!(target: "stentor::broker", vhost, "broker unblocked");
+pub fn broker_unblocked(link: &str) {
+    info!(target: "stentor::broker", link, "broker unblocked");
 }
 
 /// The broker is in this process' memory.

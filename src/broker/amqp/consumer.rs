@@ -135,19 +135,15 @@ impl State {
     /// The channel to settle `tag` on, if it is unsettled there; then it no longer is.
     fn settle(&self, tag: u64, multiple: bool) -> Option<(Channel, u64)> {
         let mut current = self.0.lock();
-        if multiple {
-            let later = current.unsettled.split_off(&tag.saturating_add(1));
-            let settled = std::mem::replace(&mut current.unsettled, later);
-            // Not the given tag, which may be settled already: RabbitMQ would close the channel.
-            let last = settled.last()?;
-            return Some((current.channel.clone()?, last & !(u64::MAX << NUMBER_SHIFT)));
+        // RabbitMQ closes the channel of who settles what is settled.
+        if !current.unsettled.remove(&tag) {
+            return None;
         }
-        let was_unsettled = current.unsettled.remove(&tag);
-        let local = tag & !(u64::MAX << NUMBER_SHIFT);
-        was_unsettled
-            .then_some(())
-            .and(current.channel.clone())
-            .map(|channel| (channel, local))
+        if multiple {
+            current.unsettled = current.unsettled.split_off(&tag);
+        }
+        let channel = current.channel.clone()?;
+        Some((channel, tag & !(u64::MAX << NUMBER_SHIFT)))
     }
 
     fn take_channel(&self) -> Option<Channel> {

@@ -1,6 +1,13 @@
 //! One AMQP connection that is made again, with growing pauses, whenever it is lost.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use lapin::{Channel, Connection, ConnectionProperties, Event, uri::AMQPUri};
@@ -26,7 +33,8 @@ pub(super) struct LinkConfig {
 /// One AMQP connection, kept up in the background for as long as this lives.
 pub(super) struct Link {
     state: watch::Receiver<State>,
-    _task: AbortOnDropHandle<()>,
+    is_closed: AtomicBool,
+    task: AbortOnDropHandle<()>,
 }
 
 #[derive(Clone)]
@@ -49,13 +57,17 @@ impl Link {
         let task = tokio::spawn(supervise(config, sender));
         Self {
             state,
-            _task: AbortOnDropHandle::new(task),
+            is_closed: AtomicBool::new(false),
+            task: AbortOnDropHandle::new(task),
         }
     }
 
     /// Whether the connection is up; if not, why.
     pub(super) fn health(&self) -> Result<(), BrokerError> {
         match &*self.state.borrow() {
+            _ if self.is_closed.load(Ordering::Relaxed) => {
+                Err(BrokerError::Unavailable("the connection was closed".into()))
+            }
             State::Up(_) => Ok(()),
             State::Down(reason) => Err(BrokerError::Unavailable((**reason).into())),
         }
@@ -86,8 +98,10 @@ impl Link {
         }
     }
 
-    /// Closes the connection in good order, if it is up.
+    /// Closes the connection in good order, if it is up, and makes no other.
     pub(super) async fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+        self.task.abort();
         let state = self.state.borrow().clone();
         if let State::Up(live) = state {
             let closing = live.connection.close(200, "bye".into());
@@ -131,7 +145,7 @@ async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
                 pause = first_pause;
                 epoch = epoch.wrapping_add(1);
                 telemetry::broker_link_up(&config.name);
-                let reason = run(connection, epoch, &state).await;
+                let reason = run(connection, &config.name, epoch, &state).await;
                 state.send_replace(State::Down(reason.clone()));
                 reason
             }
@@ -158,7 +172,12 @@ async fn connect(config: &LinkConfig) -> Result<Connection, BrokerError> {
 }
 
 /// Offers the connection until it is lost; why it was.
-async fn run(connection: Connection, epoch: u64, state: &watch::Sender<State>) -> Arc<str> {
+async fn run(
+    connection: Connection,
+    name: &str,
+    epoch: u64,
+    state: &watch::Sender<State>,
+) -> Arc<str> {
     let (blocked, watch_blocked) = watch::channel(false);
     let mut events = Box::pin(connection.events_listener());
     let status = connection.status().clone();
@@ -172,11 +191,11 @@ async fn run(connection: Connection, epoch: u64, state: &watch::Sender<State>) -
     while status.connected() {
         match events.next().await {
             Some(Event::ConnectionBlocked(why)) => {
-                tracing::warn!(%why, "the broker takes no messages for now");
+                telemetry::broker_blocked(name, &why);
                 blocked.send_replace(true);
             }
             Some(Event::ConnectionUnblocked) => {
-                tracing::info!("the broker takes messages again");
+                telemetry::broker_unblocked(name);
                 blocked.send_replace(false);
             }
             Some(Event::Error(error)) => reason = broker_error(&error).to_string().into(),

@@ -197,6 +197,7 @@ fn a_send_declares_its_queue() {
         [("x-max-length".into(), Argument::Number(5))]
     );
     assert!(sent("/queue/q", &[("x-max-length", "many")]).is_err());
+    assert!(sent("/queue/q", &[("exclusive", "true")]).is_err());
 }
 
 #[test]

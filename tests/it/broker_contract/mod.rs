@@ -3,6 +3,7 @@
 //!
 //! That nothing more arrives is shown by a message after it (a "fence"), never by waiting.
 
+mod amqp;
 mod consumers;
 mod embedded;
 mod feeds;

@@ -1,6 +1,6 @@
 //! Queues and links.
 
-use stentor::broker::{Argument, BrokerError, QueueSpec};
+use stentor::broker::{Argument, BrokerError, Consume, QueueSpec};
 
 use super::{
     Fixture,
@@ -77,29 +77,36 @@ pub(crate) async fn deleting_takes_the_messages<F: Fixture>() {
 pub(crate) async fn an_exclusive_queue_is_the_link_s_own<F: Fixture>() {
     let fixture = F::start().await;
     let (node, other) = (Node::open(&fixture).await, Node::open(&fixture).await);
-    let own = QueueSpec {
-        name: "own".into(),
-        exclusive: true,
-        ..QueueSpec::default()
+    // Declared by the consumer: a link may have several connections, and the queue is the one's
+    // that consumes it.
+    let own = Consume {
+        queue: QueueSpec {
+            name: "own".into(),
+            exclusive: true,
+            ..QueueSpec::default()
+        },
+        ..reading("own", 10)
     };
-    node.vhost.declare_queue(&own).await.unwrap();
-    node.vhost.declare_queue(&own).await.unwrap();
-    let refused = other.vhost.declare_queue(&own).await;
+    let reader = node.consume(own.clone()).await;
+    let refused = other.vhost.declare_queue(&own.queue).await;
     assert!(
         matches!(refused, Err(BrokerError::ResourceLocked(_))),
         "{refused:?}"
     );
-    let refused = other.refused(existing("own")).await;
-    assert!(
-        matches!(refused, BrokerError::ResourceLocked(_)),
-        "{refused:?}"
-    );
+    for request in [own.clone(), existing("own")] {
+        let refused = other.refused(request).await;
+        assert!(
+            matches!(refused, BrokerError::ResourceLocked(_)),
+            "{refused:?}"
+        );
+    }
     other.send("", "own", "1").await;
-    let reader = node.consume(existing("own")).await;
     assert_eq!(reader.inbox.bodies(1).await, ["1"]);
     // It ends with its link.
     node.vhost.close().await;
-    other.vhost.declare_queue(&own).await.unwrap();
+    let heir = other.consume(own).await;
+    other.send("", "own", "2").await;
+    assert_eq!(heir.inbox.bodies(1).await, ["2"]);
 }
 
 pub(crate) async fn closing_gives_back_what_was_unsettled<F: Fixture>() {
