@@ -481,6 +481,10 @@ impl<L: Link> Connection<L> {
                 self.decoder.set_limits(limits);
                 self.link.set_max_frame_size(limits.max_frame_size);
                 self.session.handle_authenticated(now, Ok(()));
+                if self.context.services.presence.is_some() {
+                    let work = self.work.get_or_insert_default();
+                    work.find_groups(Arc::clone(&self.context));
+                }
             }
             Done::Authenticated(Err(problem)) => {
                 self.session.handle_authenticated(now, Err(problem));
@@ -514,6 +518,7 @@ impl<L: Link> Connection<L> {
             Done::Operation(operation, outcome) => {
                 self.session.handle_done(now, operation, outcome);
             }
+            Done::Groups(groups) => self.context.join(groups),
             Done::Nothing => {}
         }
     }
@@ -547,6 +552,7 @@ impl<L: Link> Connection<L> {
 
     /// The last words, and the end.
     async fn finish(mut self) {
+        self.context.leave();
         if let Some(code) = self.closing {
             let flushing = poll_fn(|context| self.link.poll_flush(context));
             if let Ok(Ok(())) = tokio::time::timeout(LAST_WORDS, flushing).await {

@@ -55,6 +55,8 @@ pub(super) enum Done {
     Handed(OperationId, Result<Handed, Problem>),
     /// The answer to any other operation.
     Operation(OperationId, Outcome),
+    /// The user's groups, which presence wants.
+    Groups(Vec<Arc<str>>),
     /// Nothing that the session waits for.
     Nothing,
 }
@@ -83,7 +85,8 @@ pub(super) struct Work {
     queue: VecDeque<Action>,
     /// The action that is being done.
     current: Option<BoxFuture<'static, Done>>,
-    /// Done, save that the broker has to confirm it; and settlements of `ack:auto` messages.
+    /// Done, save that the broker has to confirm it; settlements of `ack:auto` messages; and
+    /// what else nobody waits for.
     confirming: FuturesUnordered<BoxFuture<'static, Done>>,
 }
 
@@ -132,6 +135,12 @@ impl Work {
             Done::Operation(operation, outcome)
         };
         self.confirming.push(confirming.boxed());
+    }
+
+    /// Finds out which groups the user is in, beside all else: a hook that is slow to say so
+    /// delays nobody.
+    pub(super) fn find_groups(&mut self, context: Arc<Context>) {
+        self.confirming.push(groups(context).boxed());
     }
 
     /// Accepts what was written to an `ack:auto` subscription, up to `tag`.
@@ -212,6 +221,15 @@ async fn login(context: &Context, connect: &Connect) -> Result<Identity, Problem
         user,
         vhost: Arc::clone(hub),
     })
+}
+
+/// A hook that is at fault has said so in the log: its users are here all the same.
+async fn groups(context: Arc<Context>) -> Done {
+    let Some(identity) = context.identity() else {
+        return Done::Nothing;
+    };
+    let groups = context.services.auth.groups(&identity.user).await;
+    Done::Groups(groups.unwrap_or_default())
 }
 
 /// Opens a subscription.
