@@ -275,6 +275,7 @@ impl<L: Link> Connection<L> {
                 let replies = match sending.temp_queue.take() {
                     None => None,
                     Some(name) => {
+                        let name = format!("/temp-queue/{name}");
                         let subscription = self.session.open_replies(&name)?;
                         let (queue, request) = self.reply_queue(subscription, &mapping);
                         sending.publish.properties.reply_to = Some(queue);

@@ -194,8 +194,10 @@ async fn login(context: &Context, connect: &Connect) -> Result<Identity, Problem
     };
     let user = services.auth.user(&login).await.map_err(|refusal| {
         refused(&refusal);
-        Problem::AccessRefused {
-            user: login.user.clone(),
+        let user = login.user.clone();
+        match refusal {
+            Refusal::Denied(_) => Problem::AccessRefused { user },
+            Refusal::Faulty(_) => Problem::LoginUnavailable { user },
         }
     })?;
     let denied = |refusal: &Refusal| {

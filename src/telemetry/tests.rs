@@ -77,8 +77,8 @@ fn no_name_forges_a_line() {
     for format in [Format::Text, Format::Json] {
         let plain = log(format, "info", || everything("alice"));
         let forged = log(format, "info", || everything(FORGED));
-        assert_eq!(plain.lines().count(), 13, "{plain}");
-        assert_eq!(forged.lines().count(), 13, "{forged}");
+        assert_eq!(plain.lines().count(), 14, "{plain}");
+        assert_eq!(forged.lines().count(), 14, "{forged}");
         assert!(!forged.contains(['\u{1b}', '\r']), "{forged}");
         // Nor a field: the quotation marks are escaped.
         assert!(!forged.contains(" user=\"root\""), "{forged}");
