@@ -21,6 +21,9 @@ use crate::broker::{
 #[derive(Default)]
 pub(super) struct Feeds(pub(super) RwLock<HashMap<FeedId, Arc<Feed>>>);
 
+/// The pattern of every key.
+const ALL: &str = "#";
+
 /// One feed.
 pub(super) struct Feed {
     id: FeedId,
@@ -52,6 +55,9 @@ enum Phase {
     /// There, though nobody is subscribed: until [`Linger`] says so. The number tells this
     /// lingering from an earlier one.
     Lingering(u64),
+    /// There or not: the broker could not be asked to the end. To be taken away as one that
+    /// lingers; who subscribes meanwhile, has it bound again.
+    Doubtful(u64),
     /// Being taken away; who subscribes meanwhile, waits until it is bound again.
     Unbinding(watch::Sender<Option<Result<(), BrokerError>>>),
     /// There for good (`bind_all`).
@@ -113,6 +119,7 @@ impl Feed {
                 Bound(None)
             }
             Some(Phase::Bound) => Bound(None),
+            Some(Phase::Doubtful(_)) => Bound(Some(self.start_binding(&mut table, binding))),
             None if is_new => Bound(Some(self.start_binding(&mut table, binding))),
             None => Bound(None),
         };
@@ -130,7 +137,7 @@ impl Feed {
     /// The pattern that is bound at the broker for the sake of `pattern`.
     fn binding_of(&self, pattern: &Arc<str>) -> Arc<str> {
         if self.bind_all {
-            "#".into()
+            ALL.into()
         } else {
             Arc::clone(pattern)
         }
@@ -156,7 +163,7 @@ impl Feed {
         let Some(Phase::Binding(done)) = table.changing.remove(&binding) else {
             return;
         };
-        if outcome.is_err() {
+        if let Err(error) = &outcome {
             // None of them will get a message, and a later subscriber has to ask again.
             let patterns = if self.bind_all {
                 table.routes.patterns().collect()
@@ -169,6 +176,7 @@ impl Feed {
                     table.routes.remove(&pattern, &subscriber);
                 }
             }
+            self.doubt(&mut table, &binding, error);
         } else if self.bind_all {
             table.changing.insert(binding, Phase::Bound);
         } else {
@@ -196,22 +204,31 @@ impl Feed {
         }
     }
 
+    /// A call that the broker did not answer may have been heard all the same.
+    fn doubt(self: &Arc<Self>, table: &mut Table, binding: &Arc<str>, error: &BrokerError) {
+        if self.bind_all || !matches!(error, BrokerError::Unavailable(_)) {
+            return;
+        }
+        let stamp = self
+            .linger
+            .schedule_again(Arc::clone(self), Arc::clone(binding));
+        table
+            .changing
+            .insert(Arc::clone(binding), Phase::Doubtful(stamp));
+    }
+
     /// Takes a binding away, if it still lingers since `stamp`.
     pub(super) async fn unbind(self: Arc<Self>, binding: Arc<str>, stamp: u64) {
         {
             let mut table = self.table.lock();
             match table.changing.get_mut(&binding) {
-                Some(phase @ Phase::Lingering(_)) if phase.stamp() == Some(stamp) => {
+                Some(phase) if phase.stamp() == Some(stamp) => {
                     *phase = Phase::Unbinding(watch::channel(None).0);
                 }
                 _ => return,
             }
         }
-        // A binding that could not be taken away costs a little, and loses nothing: messages
-        // that match no subscription are dropped here.
-        if let Err(error) = self.host.unbind_feed(&self.id, &binding).await {
-            tracing::debug!(feed = %self.id, %error, "could not unbind");
-        }
+        let outcome = self.host.unbind_feed(&self.id, &binding).await;
         let mut table = self.table.lock();
         let Some(Phase::Unbinding(done)) = table.changing.remove(&binding) else {
             return;
@@ -221,6 +238,11 @@ impl Feed {
                 .changing
                 .insert(Arc::clone(&binding), Phase::Binding(done));
             tokio::spawn(Arc::clone(&self).bind(binding));
+        } else if let Err(error) = &outcome {
+            // It costs a little meanwhile, and loses nothing: messages that match no
+            // subscription are dropped here.
+            tracing::debug!(feed = %self.id, %error, "could not unbind");
+            self.doubt(&mut table, &binding, error);
         }
     }
 
@@ -251,7 +273,8 @@ impl Feed {
         let table = self.table.lock();
         for pattern in table.routes.patterns() {
             // Who has no answer to its SUBSCRIBE yet, has missed nothing.
-            let phase = table.changing.get(&*pattern);
+            let binding = if self.bind_all { ALL } else { &*pattern };
+            let phase = table.changing.get(binding);
             if matches!(phase, Some(Phase::Binding(_) | Phase::Unbinding(_))) {
                 continue;
             }
@@ -266,10 +289,16 @@ impl Feed {
 
     fn bindings(&self) -> Vec<Arc<str>> {
         let table = self.table.lock();
-        let is_there = |phase: &Phase| matches!(phase, Phase::Lingering(_) | Phase::Bound);
-        let lingering = table.changing.iter().filter(|(_, phase)| is_there(phase));
-        let lingering = lingering.map(|(pattern, _)| Arc::clone(pattern));
-        let mut bindings: Vec<Arc<str>> = lingering.collect();
+        let others = table.changing.iter().filter_map(|(pattern, phase)| {
+            let is_wanted = match phase {
+                Phase::Lingering(_) | Phase::Bound => true,
+                // Bound by now, perhaps, though the answer was not heard yet.
+                Phase::Binding(_) => self.bind_all || !table.routes.contains(pattern),
+                Phase::Doubtful(_) | Phase::Unbinding(_) => false,
+            };
+            is_wanted.then(|| Arc::clone(pattern))
+        });
+        let mut bindings: Vec<Arc<str>> = others.collect();
         if !self.bind_all {
             bindings.extend(table.routes.patterns().map(Arc::from));
         }
@@ -280,7 +309,7 @@ impl Feed {
 impl Phase {
     fn stamp(&self) -> Option<u64> {
         match self {
-            Self::Lingering(stamp) => Some(*stamp),
+            Self::Lingering(stamp) | Self::Doubtful(stamp) => Some(*stamp),
             _ => None,
         }
     }
