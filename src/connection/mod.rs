@@ -515,6 +515,11 @@ impl<L: Link> Connection<L> {
                     self.end = Some(End::WriteTimeout);
                     return false;
                 }
+                // Who is half way through a long message lives. And who reads slowly what it is
+                // sent is not read itself meanwhile.
+                if self.link.was_heard() || self.is_congested() {
+                    self.session.handle_activity(now.into_std());
+                }
                 self.session.handle_timeout(now.into_std());
             }
         }
