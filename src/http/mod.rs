@@ -245,3 +245,6 @@ fn text_answer(status: StatusCode, text: String) -> Answer {
     *answer.status_mut() = status;
     answer
 }
+
+#[cfg(test)]
+mod tests;

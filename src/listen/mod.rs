@@ -87,3 +87,6 @@ pub async fn serve_stomp(
     })
     .await;
 }
+
+#[cfg(test)]
+mod tests;

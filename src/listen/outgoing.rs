@@ -80,3 +80,10 @@ impl Write for Outgoing {
         Ok(())
     }
 }
+
+#[cfg(test)]
+impl Outgoing {
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+}

@@ -103,7 +103,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
     ) -> Poll<Result<Option<Bytes>, LinkError>> {
         loop {
             let (protocol, mut through) = self.machine(context);
-            match protocol.read(&mut through) {
+            let read = protocol.read(&mut through);
+            // The machine answers pings and closes by itself.
+            if self.out.pending() > 0
+                && let Poll::Ready(Err(error)) = self.out.poll_flush(&mut self.stream, context)
+            {
+                self.stage = Stage::Closed;
+                return Poll::Ready(Err(error.into()));
+            }
+            match read {
                 Ok(Message::Text(text)) => {
                     self.is_binary = false;
                     return Poll::Ready(Ok(Some(text.into())));
@@ -112,13 +120,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
                     self.is_binary = true;
                     return Poll::Ready(Ok(Some(bytes)));
                 }
-                // The machine answers pings and closes by itself. Who does not read the answers
-                // is not read, so that they cannot pile up.
-                Ok(_) => match self.out.poll_flush(&mut self.stream, context) {
-                    Poll::Pending if self.out.pending() >= MOST_ANSWERS => return Poll::Pending,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
-                    _ => {}
-                },
+                // Who does not read the answers is not read, so that they cannot pile up.
+                Ok(_) if self.out.pending() >= MOST_ANSWERS => return Poll::Pending,
+                Ok(_) => {}
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Poll::Pending;
                 }

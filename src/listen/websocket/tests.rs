@@ -1,1 +1,436 @@
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use tokio_tungstenite::WebSocketStream;
+
+use super::*;
+
+const LIMIT: usize = 1000;
+
+type Client<S> = WebSocketStream<S>;
+
+async fn pair(buffer: usize) -> (Client<DuplexStream>, WebSocketLink<DuplexStream>) {
+    let (client, server) = duplex(buffer);
+    let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+    (client, WebSocketLink::new(server, Bytes::new(), LIMIT))
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
+
+async fn receive<S: Stream>(link: &mut WebSocketLink<S>) -> Result<Option<Bytes>, LinkError> {
+    let receiving = poll_fn(|context| link.poll_receive(context));
+    timeout(Duration::from_secs(30), receiving).await.unwrap()
+}
+
+async fn flush<S: Stream>(link: &mut WebSocketLink<S>) {
+    poll_fn(|context| link.poll_flush(context)).await.unwrap();
+}
+
+async fn close<S: Stream>(link: &mut WebSocketLink<S>, code: CloseCode) {
+    let closing = poll_fn(|context| link.poll_close(context, code));
+    timeout(Duration::from_secs(30), closing).await.unwrap();
+}
+
+async fn next<S: AsyncRead + AsyncWrite + Unpin>(client: &mut Client<S>) -> Message {
+    let message = timeout(Duration::from_secs(30), client.next());
+    message.await.unwrap().unwrap().unwrap()
+}
+
+async fn answer(
+    client: &mut Client<DuplexStream>,
+    link: &mut WebSocketLink<DuplexStream>,
+    frame: &[u8],
+) -> Message {
+    link.send(frame.to_vec());
+    let (message, ()) = tokio::join!(next(client), flush(link));
+    message
+}
+
+#[tokio::test]
+async fn a_client_is_answered_in_kind() {
+    let (mut client, mut link) = pair(1 << 20).await;
+    // Before it said anything, it is taken for a browser.
+    let text = answer(&mut client, &mut link, b"hello\0").await;
+    assert_eq!(text, Message::text("hello\0"));
+    client.send(Message::binary(&b"one\0"[..])).await.unwrap();
+    assert_eq!(receive(&mut link).await.unwrap().unwrap(), "one\0");
+    let binary = answer(&mut client, &mut link, b"hello\0").await;
+    assert_eq!(binary, Message::binary(&b"hello\0"[..]));
+    client.send(Message::text("two\0")).await.unwrap();
+    assert_eq!(receive(&mut link).await.unwrap().unwrap(), "two\0");
+    let text = answer(&mut client, &mut link, "gr\u{fc}n\0".as_bytes()).await;
+    assert_eq!(text, Message::text("gr\u{fc}n\0"));
+    // What is no text cannot be sent as such: a browser would hang up.
+    let binary = answer(&mut client, &mut link, b"\xff\0").await;
+    assert_eq!(binary, Message::binary(&b"\xff\0"[..]));
+}
+
+/// The lengths at which the head of a frame changes its form.
+#[tokio::test]
+async fn frames_of_all_lengths_arrive() {
+    let (mut client, mut link) = pair(1 << 20).await;
+    for length in [0, 1, 125, 126, 127, 65_535, 65_536, 200_000] {
+        let frame = vec![b'x'; length];
+        let message = answer(&mut client, &mut link, &frame).await;
+        assert_eq!(message.into_data(), frame);
+        assert_eq!(link.pending(), 0);
+        assert_eq!(link.out.capacity(), 0, "idle, it holds nothing");
+    }
+}
+
+#[tokio::test]
+async fn messages_may_come_in_pieces_and_bytes_one_by_one() {
+    let (mut client, mut link) = pair(1).await;
+    let sending = tokio::spawn(async move {
+        let pieces = ["SEND\nd", "estination:/to", "pic/a\n\nx\0"];
+        for (index, piece) in pieces.into_iter().enumerate() {
+            let data = if index == 0 {
+                coding::Data::Text
+            } else {
+                coding::Data::Continue
+            };
+            let is_last = index + 1 == pieces.len();
+            let opcode = coding::OpCode::Data(data);
+            let frame = tokio_tungstenite::tungstenite::protocol::frame::Frame::message(
+                piece, opcode, is_last,
+            );
+            client.send(Message::Frame(frame)).await.unwrap();
+            // Controls may come between.
+            client.send(Message::Ping(Bytes::new())).await.unwrap();
+        }
+        client.send(Message::text("\n")).await.unwrap();
+        client
+    });
+    let receiving = tokio::spawn(async move {
+        let got = receive(&mut link).await.unwrap().unwrap();
+        assert_eq!(got, "SEND\ndestination:/topic/a\n\nx\0");
+        assert_eq!(receive(&mut link).await.unwrap().unwrap(), "\n");
+        assert_eq!(receive(&mut link).await.unwrap(), None);
+    });
+    let mut client = timeout(Duration::from_secs(30), sending)
+        .await
+        .unwrap()
+        .unwrap();
+    for _ in 0..3 {
+        assert!(next(&mut client).await.is_pong());
+    }
+    client.close(None).await.unwrap();
+    receiving.await.unwrap();
+}
+
+/// What came with the upgrade's request is not lost.
+#[tokio::test]
+async fn what_came_early_counts() {
+    let (client, server) = duplex(1 << 20);
+    let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+    client.send(Message::text("early")).await.unwrap();
+    let mut server = server;
+    let mut early = [0; 4];
+    server.read_exact(&mut early).await.unwrap();
+    let mut link = WebSocketLink::new(server, Bytes::copy_from_slice(&early), LIMIT);
+    assert_eq!(receive(&mut link).await.unwrap().unwrap(), "early");
+}
+
+#[tokio::test]
+async fn pings_are_answered_while_nothing_else_happens() {
+    let (mut client, mut link) = pair(1 << 20).await;
+    client.send(Message::Ping("are you".into())).await.unwrap();
+    let receiving = tokio::spawn(async move { receive(&mut link).await });
+    assert_eq!(next(&mut client).await, Message::Pong("are you".into()));
+    assert!(!receiving.is_finished());
+}
+
+/// Nor do they come in the middle of a frame, however the client reads.
+#[tokio::test]
+async fn pings_are_answered_between_frames() {
+    let (mut client, mut link) = pair(64).await;
+    let frame = vec![b'x'; 10_000];
+    link.send(frame.clone());
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    assert!(link.poll_flush(&mut context).is_pending());
+    client.send(Message::Ping("now".into())).await.unwrap();
+    assert!(link.poll_receive(&mut context).is_pending());
+    let (first, ()) = tokio::join!(next(&mut client), flush(&mut link));
+    assert_eq!(first.into_data(), frame);
+    assert!(link.poll_receive(&mut context).is_pending());
+    assert_eq!(next(&mut client).await, Message::Pong("now".into()));
+}
+
+/// A client that pings and does not read the answers is not answered without end.
+#[tokio::test]
+async fn answers_to_pings_do_not_pile_up() {
+    let (client, server) = duplex(256);
+    let (read, write) = tokio::io::split(client);
+    let stream = tokio::io::join(tokio::io::empty(), write);
+    let mut client = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+    let mut link = WebSocketLink::new(server, Bytes::new(), LIMIT);
+    let flood = tokio::spawn(async move {
+        loop {
+            let ping = Message::Ping(vec![0; 125].into());
+            if client.send(ping).await.is_err() {
+                return;
+            }
+        }
+    });
+    let wait = timeout(
+        Duration::from_millis(200),
+        poll_fn(|context| link.poll_receive(context)),
+    );
+    assert!(wait.await.is_err());
+    assert!(link.pending() < 2 * MOST_ANSWERS, "{}", link.pending());
+    flood.abort();
+    drop(read);
+}
+
+#[tokio::test]
+async fn the_client_closes() {
+    let (mut client, mut link) = pair(1 << 20).await;
+    let frame = CloseFrame {
+        code: coding::CloseCode::Normal,
+        reason: "enough".into(),
+    };
+    client.close(Some(frame)).await.unwrap();
+    assert_eq!(receive(&mut link).await.unwrap(), None);
+    // Nothing is said after it.
+    link.send(b"too late".to_vec());
+    assert_eq!(link.pending(), 0);
+    flush(&mut link).await;
+    let Message::Close(Some(frame)) = next(&mut client).await else {
+        panic!("no close frame");
+    };
+    assert_eq!(frame.code, coding::CloseCode::Normal);
+    let closing = tokio::spawn(async move { close(&mut link, CloseCode::Normal).await });
+    assert!(client.next().await.is_none());
+    drop(client);
+    closing.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_server_closes_with_code_and_reason() {
+    for code in [
+        CloseCode::Normal,
+        CloseCode::Protocol,
+        CloseCode::Policy,
+        CloseCode::TooBig,
+        CloseCode::Internal,
+        CloseCode::Restart,
+        CloseCode::TryAgainLater,
+    ] {
+        // Also where not even the close frame goes out at once.
+        let (mut client, mut link) = pair(3).await;
+        link.send(b"last words\0".to_vec());
+        let serving = tokio::spawn(async move {
+            flush(&mut link).await;
+            close(&mut link, code).await;
+        });
+        assert_eq!(next(&mut client).await, Message::text("last words\0"));
+        let Message::Close(Some(frame)) = next(&mut client).await else {
+            panic!("no close frame");
+        };
+        assert_eq!(u16::from(frame.code), code.code());
+        assert_eq!(frame.reason.as_str(), code.reason());
+        // tungstenite answers, and waits for the end.
+        assert!(client.next().await.is_none());
+        drop(client);
+        serving.await.unwrap();
+    }
+}
+
+/// What the client still says is read and dropped.
+#[tokio::test]
+async fn closing_waits_for_the_client() {
+    let (mut client, mut link) = pair(1 << 20).await;
+    for _ in 0..100 {
+        client.send(Message::text("still talking")).await.unwrap();
+    }
+    let serving = tokio::spawn(async move { close(&mut link, CloseCode::Policy).await });
+    let Message::Close(Some(_)) = next(&mut client).await else {
+        panic!("no close frame");
+    };
+    client.flush().await.unwrap();
+    drop(client);
+    serving.await.unwrap();
+}
+
+#[tokio::test]
+async fn who_vanishes_is_an_error() {
+    let (client, mut link) = pair(1 << 20).await;
+    drop(client);
+    let error = receive(&mut link).await.unwrap_err();
+    assert!(matches!(error, LinkError::Io(_)), "{error}");
+    close(&mut link, CloseCode::Normal).await;
+}
+
+#[tokio::test]
+async fn who_breaks_the_rules_is_told_so() {
+    // A frame that is not masked; one with a reserved bit; a text that is none.
+    for bytes in [
+        &b"\x81\x01x"[..],
+        &b"\xc1\x81\0\0\0\0x"[..],
+        &b"\x81\x81\0\0\0\0\xff"[..],
+    ] {
+        let (mut client, server) = duplex(1 << 20);
+        let mut link = WebSocketLink::new(server, Bytes::new(), LIMIT);
+        client.write_all(bytes).await.unwrap();
+        let error = receive(&mut link).await.unwrap_err();
+        assert!(matches!(error, LinkError::Violation(_)), "{error}");
+        // Nothing more is read.
+        assert!(receive(&mut link).await.unwrap().is_none());
+        let serving = tokio::spawn(async move { close(&mut link, CloseCode::Protocol).await });
+        let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+        let Message::Close(Some(frame)) = next(&mut client).await else {
+            panic!("no close frame");
+        };
+        assert_eq!(frame.code, coding::CloseCode::Protocol);
+        drop(client);
+        serving.await.unwrap();
+    }
+}
+
+/// On real sockets, with most of the message never read.
+#[tokio::test]
+async fn a_message_that_is_too_large_is_told_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    for in_pieces in [false, true] {
+        let client = TcpStream::connect(address).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let serving = tokio::spawn(async move {
+            let mut link = WebSocketLink::new(server, Bytes::new(), LIMIT);
+            let error = receive(&mut link).await.unwrap_err();
+            assert!(matches!(error, LinkError::TooBig { limit: LIMIT }));
+            assert!(receive(&mut link).await.unwrap().is_none());
+            link.send(b"ERROR\0".to_vec());
+            flush(&mut link).await;
+            close(&mut link, CloseCode::TooBig).await;
+        });
+        let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+        let (mut sink, mut stream) = client.split();
+        let sending = tokio::spawn(async move {
+            let _ = if in_pieces {
+                let mut outcome = Ok(());
+                for index in 0..100 {
+                    let data = if index == 0 {
+                        coding::Data::Text
+                    } else {
+                        coding::Data::Continue
+                    };
+                    let frame = tokio_tungstenite::tungstenite::protocol::frame::Frame::message(
+                        vec![b'x'; 1000],
+                        coding::OpCode::Data(data),
+                        false,
+                    );
+                    outcome = outcome.and(sink.send(Message::Frame(frame)).await);
+                }
+                outcome
+            } else {
+                sink.send(Message::text("x".repeat(1 << 20))).await
+            };
+        });
+        let message = stream.next().await.unwrap().unwrap();
+        assert_eq!(message, Message::text("ERROR\0"));
+        let Message::Close(Some(frame)) = stream.next().await.unwrap().unwrap() else {
+            panic!("no close frame");
+        };
+        assert_eq!(u16::from(frame.code), 1009);
+        sending.await.unwrap();
+        drop(stream);
+        timeout(Duration::from_secs(30), serving)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_message_may_be_larger_after_the_login() {
+    let (mut client, mut link) = pair(1 << 20).await;
+    let large = "x".repeat(LIMIT + MESSAGE_SLACK);
+    client.send(Message::text(&large)).await.unwrap();
+    assert_eq!(receive(&mut link).await.unwrap().unwrap(), large);
+    link.set_max_frame_size(10 * LIMIT);
+    let large = "x".repeat(10 * LIMIT + MESSAGE_SLACK);
+    client.send(Message::text(&large)).await.unwrap();
+    assert_eq!(receive(&mut link).await.unwrap().unwrap(), large);
+    client.send(Message::text(large + "x")).await.unwrap();
+    let error = receive(&mut link).await.unwrap_err();
+    assert!(matches!(error, LinkError::TooBig { limit } if limit == 10 * LIMIT));
+}
+
+/// Counts writes.
+struct Counting<S>(S, Arc<AtomicUsize>);
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counting<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counting<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.0).poll_write(context, buffer)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+#[tokio::test]
+async fn many_frames_are_one_write() {
+    let (client, server) = duplex(1 << 20);
+    let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+    let writes = Arc::new(AtomicUsize::new(0));
+    let server = Counting(server, Arc::clone(&writes));
+    let mut link = WebSocketLink::new(server, Bytes::new(), LIMIT);
+    for number in 0..1000 {
+        link.send(format!("frame {number}\0").into_bytes());
+    }
+    flush(&mut link).await;
+    assert_eq!(writes.load(Ordering::Relaxed), 1);
+    for number in 0..1000 {
+        let message = next(&mut client).await;
+        assert_eq!(message, Message::text(format!("frame {number}\0")));
+    }
+}
+
+/// What is pending shrinks as the client reads, so that a slow one is told from one that sleeps.
+#[tokio::test]
+async fn progress_shows() {
+    let (client, mut link) = pair(100).await;
+    link.send(vec![b'x'; 1000]);
+    let before = link.pending();
+    let mut flushing = pin!(poll_fn(|context| link.poll_flush(context)));
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    assert!(flushing.as_mut().poll(&mut context).is_pending());
+    assert_eq!(link.pending(), before - 100);
+    drop(client);
+}

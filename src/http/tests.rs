@@ -1,0 +1,300 @@
+//! The listener that browsers connect to, on real sockets.
+
+use std::net::Ipv4Addr;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::oneshot,
+    time::timeout,
+};
+use tokio_tungstenite::{
+    client_async,
+    tungstenite::{self, Message},
+};
+
+use super::*;
+use crate::{
+    auth::{Access, Authenticator, Login, Refusal, User},
+    broker::embedded::Embedded,
+    connection::{Limits, Registry, Settings, Stomp},
+    hub::{FeedConfig, Hub, MailboxConfig},
+    shutdown::{Phase, Progress},
+};
+use futures_util::future::BoxFuture;
+
+struct Everybody;
+
+impl Authenticator for Everybody {
+    fn user<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<User, Refusal>> {
+        let user = User {
+            name: (&*login.user).into(),
+            tags: "".into(),
+        };
+        Box::pin(std::future::ready(Ok(user)))
+    }
+
+    fn allow<'a>(&'a self, _: &'a User, _: &'a Access) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+fn services(max_connections: usize) -> Arc<Services> {
+    let hub = Hub::new(&Embedded::new([]), ["/"], &FeedConfig::default());
+    let settings = Settings::new(
+        Limits::default(),
+        Stomp::default(),
+        MailboxConfig::default(),
+        "/".into(),
+        false,
+    );
+    Services::new(
+        hub,
+        Arc::new(Everybody),
+        Registry::new(max_connections),
+        settings,
+    )
+}
+
+/// A server, until it is dropped.
+struct Server {
+    address: SocketAddr,
+    services: Arc<Services>,
+    _stop: oneshot::Sender<()>,
+}
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+async fn server(max_connections: usize, handshake_timeout: Duration) -> Server {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let services = services(max_connections);
+    let (stop, stopped) = oneshot::channel();
+    let server = WebSocketServer {
+        services: Arc::clone(&services),
+        path: "/ws".into(),
+        origins: Origins {
+            allowed: Vec::new(),
+            allow_missing: true,
+        },
+        handshake_timeout,
+        routes: sign_post("/ws"),
+    };
+    tokio::spawn(server.serve(listener, async {
+        let _ = stopped.await;
+    }));
+    Server {
+        address,
+        services,
+        _stop: stop,
+    }
+}
+
+type Client = tokio_tungstenite::WebSocketStream<TcpStream>;
+
+async fn open(server: &Server, path: &str) -> Result<Client, tungstenite::Error> {
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let url = format!("ws://{}{path}", server.address);
+    let (client, answer) = client_async(url, stream).await?;
+    assert_eq!(answer.status(), 101);
+    Ok(client)
+}
+
+/// Asks on a connection that is kept, and answers with the head and the body.
+async fn ask(stream: &mut TcpStream, request: &str) -> String {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let reading = async {
+        loop {
+            answer.push(stream.read_u8().await.unwrap());
+            let text = String::from_utf8_lossy(&answer);
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length = head
+                    .lines()
+                    .find_map(|line| line.strip_prefix("content-length: "))
+                    .map_or(0, |length| length.parse().unwrap());
+                if body.len() == length {
+                    return text.into_owned();
+                }
+            }
+        }
+    };
+    timeout(TIMEOUT, reading).await.unwrap()
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n")
+}
+
+async fn wait_for_connections(server: &Server, count: usize) {
+    let waiting = async {
+        while server.services.registry.len() != count {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(TIMEOUT, waiting).await.unwrap();
+}
+
+#[tokio::test]
+async fn stomp_is_spoken_behind_the_upgrade() {
+    let server = server(10, TIMEOUT).await;
+    for path in ["/ws", "/ws/", "/ws?token=x"] {
+        let mut client = open(&server, path).await.unwrap();
+        let connect = "CONNECT\naccept-version:1.2\nlogin:a\npasscode:b\n\n\0";
+        client.send(Message::text(connect)).await.unwrap();
+        let connected = client.next().await.unwrap().unwrap();
+        assert!(connected.into_text().unwrap().starts_with("CONNECTED\n"));
+        client
+            .send(Message::text("DISCONNECT\n\n\0"))
+            .await
+            .unwrap();
+        let Message::Close(Some(frame)) = client.next().await.unwrap().unwrap() else {
+            panic!("no close frame");
+        };
+        assert_eq!(u16::from(frame.code), 1000);
+    }
+    wait_for_connections(&server, 0).await;
+}
+
+/// A client need not wait for the answer to its upgrade.
+#[tokio::test]
+async fn what_comes_with_the_upgrade_is_not_lost() {
+    let server = server(10, TIMEOUT).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let mut request = b"GET /ws HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\n\
+        upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+        sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        .to_vec();
+    let connect = b"CONNECT\naccept-version:1.2\nlogin:a\npasscode:b\n\n\0";
+    request.extend_from_slice(&[0x81, 0x80 | u8::try_from(connect.len()).unwrap()]);
+    request.extend_from_slice(&[0; 4]);
+    request.extend_from_slice(connect);
+    stream.write_all(&request).await.unwrap();
+    let mut got = Vec::new();
+    let reading = async {
+        while !String::from_utf8_lossy(&got).contains("CONNECTED\n") {
+            got.push(stream.read_u8().await.unwrap());
+        }
+    };
+    timeout(TIMEOUT, reading).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_for_the_next_request() {
+    let server = server(10, TIMEOUT).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    for path in ["/", "/favicon.ico", "/wsx", "/ws/info"] {
+        let answer = ask(&mut stream, &get(path)).await;
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+        assert!(answer.ends_with("Stentor serves STOMP over WebSocket at /ws.\n"));
+    }
+    // The path itself, but not so.
+    let answer = ask(&mut stream, &get("/ws")).await;
+    assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
+    assert!(answer.contains("upgrade: websocket"), "{answer}");
+    assert_eq!(server.services.registry.len(), 0);
+}
+
+#[tokio::test]
+async fn there_are_only_so_many_connections() {
+    let server = server(2, TIMEOUT).await;
+    let first = open(&server, "/ws").await.unwrap();
+    let _second = open(&server, "/ws").await.unwrap();
+    let refused = open(&server, "/ws").await.unwrap_err();
+    let tungstenite::Error::Http(answer) = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!(answer.status(), 503);
+    assert_eq!(server.services.registry.len(), 2);
+    // Other pages do not count.
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let answer = ask(&mut stream, &get("/")).await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    // Who goes makes room; and who was refused may try again on the same stream.
+    drop(first);
+    wait_for_connections(&server, 1).await;
+    open(&server, "/ws").await.unwrap();
+}
+
+#[tokio::test]
+async fn who_takes_too_long_for_a_request_is_cut() {
+    let server = server(10, Duration::from_millis(200)).await;
+    for beginning in ["", "GET / HTTP/1.1\r\nhost:"] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(beginning.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        let reading = timeout(TIMEOUT, stream.read_to_end(&mut rest));
+        let _ = reading.await.expect("it is still open");
+    }
+    // So is who keeps a connection and does nothing with it.
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    ask(&mut stream, &get("/")).await;
+    let mut rest = Vec::new();
+    let reading = timeout(TIMEOUT, stream.read_to_end(&mut rest));
+    let _ = reading.await.expect("it is still open");
+}
+
+#[tokio::test]
+async fn a_head_is_only_so_long() {
+    let server = server(10, TIMEOUT).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let request = format!(
+        "GET / HTTP/1.1\r\nhost: test\r\ncookie: {}",
+        "x".repeat(MAX_HEAD)
+    );
+    let answer = ask(&mut stream, &request).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
+/// On a stream that was accepted before the drain began.
+#[tokio::test]
+async fn an_upgrade_in_a_drain_is_told_to_go() {
+    let server = server(10, TIMEOUT).await;
+    server.services.registry.drain(Duration::ZERO).await;
+    let mut client = open(&server, "/ws").await.unwrap();
+    let error = client.next().await.unwrap().unwrap();
+    let error = error.into_text().unwrap();
+    assert!(error.contains("server shutting down"), "{error}");
+    let Message::Close(Some(frame)) = client.next().await.unwrap().unwrap() else {
+        panic!("no close frame");
+    };
+    assert_eq!(u16::from(frame.code), 1012);
+    drop(client);
+    timeout(TIMEOUT, server.services.registry.wait_empty())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn the_operator_is_answered() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let services = services(10);
+    let (progress, phases) = Progress::start();
+    let routes = admin_routes(Arc::clone(&services), phases.clone());
+    let stop = phases.clone().reached(Phase::CloseBroker);
+    let serving = tokio::spawn(serve_routes(listener, "admin", routes, TIMEOUT, stop));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let alive = ask(&mut stream, &get("/healthz")).await;
+    assert!(
+        alive.starts_with("HTTP/1.1 200 ") && alive.contains("\"ok\""),
+        "{alive}"
+    );
+    let guard = services.enter();
+    let ready = ask(&mut stream, &get("/readyz")).await;
+    assert!(ready.starts_with("HTTP/1.1 200 "), "{ready}");
+    assert!(ready.contains("\"connections\":1"), "{ready}");
+    drop(guard);
+    let nothing = ask(&mut stream, &get("/metricz")).await;
+    assert!(nothing.starts_with("HTTP/1.1 404 "), "{nothing}");
+    services.hub.close().await;
+    let away = ask(&mut stream, &get("/readyz")).await;
+    assert!(away.starts_with("HTTP/1.1 503 "), "{away}");
+    progress.enter(Phase::NotReady);
+    let draining = ask(&mut stream, &get("/readyz")).await;
+    assert!(draining.contains("shutting down"), "{draining}");
+    let alive = ask(&mut stream, &get("/healthz")).await;
+    assert!(alive.starts_with("HTTP/1.1 200 "), "{alive}");
+    progress.enter(Phase::CloseBroker);
+    timeout(TIMEOUT, serving).await.unwrap().unwrap();
+}

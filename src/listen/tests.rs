@@ -1,0 +1,71 @@
+//! The accept loop.
+
+use std::{
+    net::Ipv4Addr,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::oneshot,
+    time::timeout,
+};
+
+use super::*;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_named() {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let first = bind(any, "stomp").await.unwrap();
+    let address = first.local_addr().unwrap();
+    let error = bind(address, "http").await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    let text = error.to_string();
+    assert!(
+        text.contains(&format!("cannot listen on {address} (http): ")),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn streams_are_accepted_until_it_is_enough_and_go_on_then() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let served = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&served);
+    let accepting = tokio::spawn(async move {
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        accept(listener, "test", stopped, |mut stream, remote| {
+            let counter = Arc::clone(&counter);
+            async move {
+                assert!(remote.ip().is_loopback() && stream.nodelay().unwrap());
+                counter.fetch_add(1, Ordering::SeqCst);
+                let byte = stream.read_u8().await.unwrap();
+                stream.write_u8(byte).await.unwrap();
+            }
+        })
+        .await;
+    });
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(TcpStream::connect(address).await.unwrap());
+    }
+    let all = async {
+        while served.load(Ordering::SeqCst) < 10 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(TIMEOUT, all).await.unwrap();
+    stop.send(()).unwrap();
+    timeout(TIMEOUT, accepting).await.unwrap().unwrap();
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens");
+    for client in &mut clients {
+        client.write_u8(7).await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), 7);
+    }
+}
