@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use lapin::{
     ExchangeKind as Kind,
     options::{ExchangeDeclareOptions, ExchangeDeleteOptions},
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 use serde_json::Value;
 use stentor::{
@@ -313,6 +313,59 @@ async fn to_learn_a_type_makes_no_exchange() {
     assert_eq!(kind, Ok(ExchangeKind::Topic));
     let kind = node.vhost.exchange_kind("amq.match").await;
     assert_eq!(kind, Ok(ExchangeKind::Other));
+}
+
+/// What learning a type relies on, should the exchange go between the two questions: RabbitMQ
+/// makes no exchange for an alternate exchange that is no name, and compares types before that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_declaration_with_a_number_as_alternate_exchange_only_compares() {
+    let world = World::start().await;
+    world.declare("passing", Default::default()).await;
+    world.declare("lasting", durable()).await;
+    for (name, expected) in [
+        ("passing", "inequivalent arg 'type' for exchange 'passing'"),
+        ("lasting", "inequivalent arg 'type' for exchange 'lasting'"),
+        ("amq.headers", "inequivalent arg 'alternate-exchange'"),
+        (
+            "missing",
+            "invalid type 'signedint' for arg 'alternate-exchange'",
+        ),
+    ] {
+        let channel = world.vhost.channel().await;
+        let mut arguments = FieldTable::default();
+        arguments.insert("alternate-exchange".into(), AMQPValue::LongInt(0));
+        let declaring = channel.exchange_declare(name.into(), Kind::Headers, durable(), arguments);
+        let refusal = declaring.await.unwrap_err().to_string();
+        assert!(refusal.contains(expected), "{refusal}");
+    }
+    assert_eq!(world.exchange("missing").await, None);
+}
+
+/// RabbitMQ reads no more of whoever publishes while it is short of memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_memory_alarm_delays_nobody_for_ever() {
+    let rabbit = Arc::new(RabbitMq::own().await);
+    let vhost = rabbit.vhost().await;
+    let node = open(&vhost, "guest", &rabbit.amqp_address(), hasty()).await;
+    node.vhost.declare_queue(&queue("q")).await.unwrap();
+    node.send("", "q", "before").await;
+    let limit = async |limit: &[&str]| {
+        let command = ["set_vm_memory_high_watermark"];
+        rabbit.ctl(&[&command, limit].concat()).await;
+    };
+    limit(&["absolute", "1MB"]).await;
+    for place in ["on its way", "waiting"] {
+        let outcome = node.try_send(message("", "q", place)).await;
+        assert!(
+            matches!(outcome, Err(BrokerError::Unavailable(_))),
+            "{place}: {outcome:?}"
+        );
+    }
+    limit(&["0.7"]).await;
+    eventually(DEADLINE, "a message that is taken", async || {
+        node.try_send(message("", "q", "after")).await.is_ok()
+    })
+    .await;
 }
 
 /// The probe itself, in the moment after the exchange was looked for: deleted and made again
