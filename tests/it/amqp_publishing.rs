@@ -175,6 +175,8 @@ async fn publishing_is_bounded_in_time() {
     let proxy = Proxy::start(&world.vhost.node().amqp_address()).await;
     let config = Config {
         max_pending_publishes: 4,
+        // It is not the link's end that answers.
+        heartbeat: Duration::from_secs(120),
         ..hasty()
     };
     let node = open(&world.vhost, "guest", &proxy.address(), config).await;

@@ -359,7 +359,7 @@ pub(crate) async fn a_cancelled_consumer_is_not_lost<F: Fixture>() {
     node.send("", "fence", "fence").await;
     fence.inbox.first(1).await;
     for reader in &cancelled {
-        let ended = |seen: &[Seen]| seen.is_empty().then_some(());
-        reader.inbox.0.until("silence", ended).await;
+        let count = |seen: &[Seen]| Some(seen.len());
+        assert_eq!(reader.inbox.0.until("count", count).await, 0);
     }
 }
