@@ -79,7 +79,11 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// auto-delete) is consumed again when it is back; what was unsettled comes again, marked as
     /// redelivered, with new tags, and tags of before are ignored by [`Consumer::settle`].
     /// Otherwise, and when the broker cancels the consumer, [`DeliverySink::lost`] is called,
-    /// once, and nothing after it.
+    /// once, and nothing after it. [`Consumer::cancel`] is no loss.
+    ///
+    /// If this fails, or is dropped before it is done, a queue that was declared for it and that
+    /// nobody else can know (not durable, its name made up) is deleted; where even that is cut
+    /// off, the broker deletes it after a minute.
     fn consume(
         &self,
         request: Consume,
@@ -102,10 +106,13 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// the call on, also if the futures are dropped.
     ///
     /// # Errors
-    /// Of the inner future: [`BrokerError::NotFound`] (no such exchange),
-    /// [`BrokerError::Unroutable`] (only if `mandatory`), [`BrokerError::Nacked`], and
-    /// [`BrokerError::Unavailable`] if the link broke before the broker answered: the message
-    /// may or may not have been taken.
+    /// Of either future: [`BrokerError::NotFound`] (no such exchange), and
+    /// [`BrokerError::AccessRefused`] (the gateway's account may not publish to it, or nobody may;
+    /// the broker is asked again after some seconds). Of the outer one:
+    /// [`BrokerError::PreconditionFailed`] (a property, or all together, are too large for the
+    /// broker). Of the inner one: [`BrokerError::Unroutable`] (only if `mandatory`),
+    /// [`BrokerError::Nacked`], and [`BrokerError::Unavailable`] if the link broke before the
+    /// broker answered, or it did not answer in time: the message may or may not have been taken.
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>>;
 
     /// Ends consumers, removes feed queues, and closes the link.

@@ -13,6 +13,8 @@ mod link;
 mod publisher;
 mod topology;
 
+pub(crate) use self::convert::{MAX_PROPERTIES, properties_len};
+
 use std::sync::Arc;
 
 use futures_util::{FutureExt, future::BoxFuture};
@@ -92,8 +94,8 @@ impl Broker for AmqpBroker {
             .exchanges
             .iter()
             .map(|(name, kind)| (name.clone(), *kind));
+        let topology = Arc::new(Topology::new(kinds));
         Arc::new(AmqpVirtualHost {
-            topology: Topology::new(kinds),
             feeds: FeedManager::new(
                 Arc::clone(&feed_link),
                 feeds,
@@ -101,7 +103,8 @@ impl Broker for AmqpBroker {
                 operation_timeout,
                 format!("stentor.feed.{}", self.node).into(),
             ),
-            publisher: Publisher::start(&publish_link, publisher_config),
+            publisher: Publisher::start(&publish_link, &topology, publisher_config),
+            topology,
             feed_link,
             publish_link,
             consumer_links: Mutex::default(),
@@ -112,7 +115,7 @@ impl Broker for AmqpBroker {
 }
 
 struct AmqpVirtualHost {
-    topology: Topology,
+    topology: Arc<Topology>,
     feeds: FeedManager,
     publisher: Publisher,
     feed_link: Arc<Link>,
