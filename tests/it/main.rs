@@ -10,6 +10,7 @@
     reason = "helpers of tests are tests"
 )]
 
+mod amqp_feeds;
 mod broker_contract;
 mod cli;
 mod e2e_bad_input;
