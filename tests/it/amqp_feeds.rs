@@ -200,10 +200,14 @@ async fn a_half_open_link_loses_nothing() {
     expect_numbers(&mut client, 100..200).await;
 }
 
-/// A feed of 2,000 bytes, which gets one message at a time.
+/// Of such messages a small feed holds three.
+const LARGE: usize = 10_000;
+
+/// A feed of 32,000 bytes, which gets one message at a time.
 fn small(builder: GatewayBuilder) -> GatewayBuilder {
     builder
-        .set("feed.max_length_bytes", 2000)
+        .set("feed.max_length_bytes", "32kB")
+        .set("limits.max_frame_size", "16kB")
         .set("feed.prefetch", 1)
 }
 
@@ -212,7 +216,7 @@ async fn a_mark_sent_into_a_half_open_link_comes_again() {
     let (house, proxy) = behind_a_proxy(small).await;
     let mut client = subscriber(&house, DESTINATION).await;
     proxy.freeze();
-    house.push(vec![vec![b'x'; 500]; 10]).await;
+    house.push(vec![vec![b'x'; LARGE]; 10]).await;
     let overflow = format!("{}.overflow", feed_queue(&house.vhost).await);
     eventually(DEADLINE, "a mark is on its way", async || {
         let queues = house.vhost.queues().await;
@@ -236,11 +240,12 @@ async fn expired_messages_do_not_hide_an_overflow() {
     let queue = feed_queue(&house.vhost).await;
     let channel = house.vhost.channel().await;
     for _ in 0..5 {
-        publish(&channel, FEED, KEY, 500, Some(1)).await;
+        publish(&channel, FEED, KEY, LARGE, Some(2000)).await;
     }
+    assert!(ready(&channel, &format!("{queue}.overflow")).await > 0);
     // Those that expire push the mark out of the ten that are kept.
     for _ in 0..15 {
-        publish(&channel, FEED, KEY, 1, Some(1)).await;
+        publish(&channel, FEED, KEY, 1, Some(2000)).await;
     }
     eventually(DEADLINE, "all have expired", async || {
         ready(&channel, &queue).await == 0
@@ -310,7 +315,7 @@ async fn a_message_that_died_before_is_a_mark_as_well() {
     proxy.refuse();
     house.gateway.until_readyz(503).await;
     for _ in 0..6 {
-        publish(&channel, "amq.direct", KEY, 500, None).await;
+        publish(&channel, "amq.direct", KEY, LARGE, None).await;
     }
     eventually(DEADLINE, "an overflow", async || {
         ready(&channel, "delay").await == 0
@@ -406,7 +411,7 @@ async fn publish_raw(vhost: &Vhost, flags: u16, properties: &[u8]) {
             b"\0guest\0guest",
             &short("en_US"),
         ];
-        let tune = [&[0, 0][..], &131_072_u32.to_be_bytes(), &[0, 0]].concat();
+        let tune = [&[7, 255][..], &131_072_u32.to_be_bytes(), &[0, 0]].concat();
         let open = [&short(vhost.name())[..], &[0, 0]].concat();
         let to = [&[0, 0][..], &short(FEED), &short(KEY), &[0]].concat();
         let header = [
