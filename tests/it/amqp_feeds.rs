@@ -201,13 +201,13 @@ async fn a_half_open_link_loses_nothing() {
 }
 
 /// Of such messages a small feed holds three.
-const LARGE: usize = 10_000;
+const LARGE: usize = 100_000;
 
-/// A feed of 32,000 bytes, which gets one message at a time.
+/// A feed of 320,000 bytes, which gets one message at a time.
 fn small(builder: GatewayBuilder) -> GatewayBuilder {
     builder
-        .set("feed.max_length_bytes", "32kB")
-        .set("limits.max_frame_size", "16kB")
+        .set("feed.max_length_bytes", "320kB")
+        .set("limits.max_frame_size", "128kB")
         .set("feed.prefetch", 1)
 }
 
