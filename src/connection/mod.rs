@@ -13,7 +13,7 @@ mod work;
 use std::{
     collections::HashSet,
     fmt,
-    future::poll_fn,
+    future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
     task::{Context as TaskContext, Poll},
@@ -27,7 +27,7 @@ use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Decoder};
 use stomp_session::{
     Action, CloseCode, Delivered, Delivery, Operation, Outcome, Problem, Session, SubscriptionId,
 };
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, error::Elapsed};
 
 pub use config::{Limits, Stomp, session_config};
 pub use context::{Peer, Services, Settings};
@@ -39,7 +39,7 @@ use self::{
     work::{Done, Handed, Route, Task, Work},
 };
 use crate::{
-    broker::destination::Destination,
+    broker::{QueueSpec, destination::Destination},
     hub::{Item, Parcel},
     telemetry::{self, Ending},
 };
@@ -49,16 +49,21 @@ use crate::{
 const CONGESTED: usize = 64 * 1024;
 /// Messages taken from the mailbox before they are flushed.
 const BATCH: usize = 64;
-/// When to look again at a connection without heart-beats.
-const NOTHING_DUE: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long the last words to a client may take.
+/// How long the last words to a client may take, and before them what it asked for and left.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Where the timer stands that has nothing to wait for: one that is over would fire for ever.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Queues that a connection remembers to have declared.
 const MAX_REMEMBERED: usize = 1_000;
 
 /// Serves one client until it is gone.
-pub async fn serve<L: Link>(services: Arc<Services>, link: L, peer: Peer, guard: Guard) {
-    Connection::new(services, link, peer, guard).run().await;
+pub fn serve<L: Link>(
+    services: Arc<Services>,
+    link: L,
+    peer: Peer,
+    guard: Guard,
+) -> impl Future<Output = ()> + Send {
+    Connection::new(services, link, peer, guard).run()
 }
 
 struct Connection<L> {
@@ -72,7 +77,8 @@ struct Connection<L> {
     /// Queues that SEND frames had declared.
     declared: Option<Box<HashSet<Box<str>>>>,
     work: Option<Box<Work>>,
-    /// Messages to be accepted at the broker once they are written.
+    /// Messages to be accepted at the broker once they are written, and it is known how: the
+    /// last one of each subscription.
     written: Vec<(SubscriptionId, u64)>,
     /// Since when the link does not take what is to be written.
     blocked_since: Option<Instant>,
@@ -108,7 +114,8 @@ enum Event {
     LinkEnded(Result<(), LinkError>),
     Done(Done),
     Problem(Problem),
-    Flushed,
+    /// Something was written or taken; there may be more.
+    Progress,
     Timeout,
 }
 
@@ -140,20 +147,27 @@ impl<L: Link> Connection<L> {
         }
     }
 
-    async fn run(mut self) {
-        let mut timer = pin!(tokio::time::sleep_until(self.opened));
-        loop {
-            self.act();
-            if self.closing.is_some() {
-                break;
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn would keep room for `self` twice, in each connection"
+    )]
+    fn run(mut self) -> impl Future<Output = ()> + Send {
+        async move {
+            let mut timer = pin!(tokio::time::sleep_until(self.opened));
+            loop {
+                self.act();
+                if self.closing.is_some() {
+                    break;
+                }
+                self.set_timer(timer.as_mut());
+                let event = poll_fn(|context| self.poll(context, timer.as_mut())).await;
+                if !self.handle(event) {
+                    break;
+                }
             }
-            self.set_timer(timer.as_mut());
-            let event = poll_fn(|context| self.poll(context, timer.as_mut())).await;
-            if !self.handle(event) {
-                break;
-            }
+            // On the heap, so that nobody keeps room for it before the end.
+            Box::pin(self.finish()).await;
         }
-        self.finish().await;
     }
 
     /// Does what the session asks for, and hands it frames, until both rest.
@@ -178,8 +192,7 @@ impl<L: Link> Connection<L> {
                     other => self.work.get_or_insert_default().push(other),
                 }
             }
-            let session_was_told = self.begin_work();
-            if !self.decode() && !session_was_told {
+            if self.begin_work() && !self.decode() {
                 return;
             }
         }
@@ -218,20 +231,19 @@ impl<L: Link> Connection<L> {
         self.link.pending() >= CONGESTED
     }
 
-    /// Begins what can be begun. Whether the session was told that something cannot.
+    /// Begins what can be begun; `false` if the session was told that something cannot.
     fn begin_work(&mut self) -> bool {
-        let mut session_was_told = false;
         while let Some(action) = self.work.as_mut().and_then(|work| work.next()) {
             if let Err((operation, problem)) = self.begin(action) {
                 let now = Instant::now().into_std();
                 self.session.handle_done(now, operation, Err(problem));
-                session_was_told = true;
+                return false;
             }
         }
         if self.work.as_ref().is_some_and(|work| work.is_empty()) {
             self.work = None;
         }
-        session_was_told
+        true
     }
 
     fn begin(&mut self, action: Action) -> Result<(), (stomp_session::OperationId, Problem)> {
@@ -251,8 +263,7 @@ impl<L: Link> Connection<L> {
                     .filter_map(|operation| self.task(operation).transpose())
                     .collect();
                 let tasks = tasks.map_err(|problem| (operation, problem))?;
-                let declared = self.declared.as_deref().cloned().unwrap_or_default();
-                work::perform(context, operation, tasks, declared).boxed()
+                work::perform(context, operation, tasks).boxed()
             }
             // Handled where they are polled; and what a later session may ask for is not known
             // here.
@@ -272,9 +283,15 @@ impl<L: Link> Connection<L> {
                 let destination = Destination::parse(&publish.destination)?;
                 let mut sending =
                     mapping::send(&destination, &publish.headers, publish.body, &mapping)?;
+                let is_declared = |queue: &QueueSpec| {
+                    let known = self.declared.as_ref();
+                    known.is_some_and(|known| known.contains(&queue.name))
+                };
+                sending.declare = sending.declare.filter(|queue| !is_declared(queue));
                 let replies = match sending.temp_queue.take() {
                     None => None,
                     Some(name) => {
+                        let name = Destination::TempQueue(name).to_string();
                         let subscription = self.session.open_replies(&name)?;
                         let (queue, request) = self.reply_queue(subscription, &mapping);
                         sending.publish.properties.reply_to = Some(queue);
@@ -284,12 +301,8 @@ impl<L: Link> Connection<L> {
                 Ok(Some(Task::Publish(Box::new(sending), replies)))
             }
             Operation::Settle(settle) => {
-                let route = self
-                    .routes
-                    .iter()
-                    .find(|(id, _)| *id == settle.subscription);
-                Ok(match route {
-                    Some((_, Route::Dedicated(route))) => {
+                Ok(match self.route(settle.subscription) {
+                    Some(Route::Dedicated(route)) => {
                         Some(Task::Settle(Arc::clone(route.consumer()), settle))
                     }
                     // Unsubscribed meanwhile: what was unsettled is requeued.
@@ -307,12 +320,16 @@ impl<L: Link> Connection<L> {
         subscription: SubscriptionId,
         mapping: &mapping::Context<'_>,
     ) -> (Box<str>, Option<crate::broker::Consume>) {
-        let route = self.routes.iter().find(|(id, _)| *id == subscription);
-        if let Some((_, Route::Dedicated(route))) = route {
+        if let Some(Route::Dedicated(route)) = self.route(subscription) {
             return (route.queue().into(), None);
         }
         let request = mapping::temp_queue(rand::random(), mapping);
         (request.queue.name.clone(), Some(request))
+    }
+
+    fn route(&self, subscription: SubscriptionId) -> Option<&Route> {
+        let found = self.routes.iter().find(|(id, _)| *id == subscription);
+        found.map(|(_, route)| route)
     }
 
     fn take_route(&mut self, subscription: SubscriptionId) -> Option<Route> {
@@ -322,15 +339,19 @@ impl<L: Link> Connection<L> {
         Some(route)
     }
 
-    /// Waits for whatever comes first.
+    /// Waits for whatever comes first. Each source gets its turn, however busy the others are:
+    /// who is sent messages without end can still unsubscribe.
     fn poll(&mut self, context: &mut TaskContext<'_>, timer: Pin<&mut Sleep>) -> Poll<Event> {
-        if let Poll::Ready(event) = self.poll_write(context) {
-            return Poll::Ready(event);
-        }
-        if let Some(work) = &mut self.work
-            && let Poll::Ready(done) = work.poll(context)
-        {
-            return Poll::Ready(Event::Done(done));
+        let mut progress = match self.poll_write(context) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(event)) => return Poll::Ready(event),
+            Poll::Pending => false,
+        };
+        if let Some(work) = &mut self.work {
+            progress |= work.poll_accepting(context);
+            if let Poll::Ready(done) = work.poll(context) {
+                return Poll::Ready(Event::Done(done));
+            }
         }
         let may_read = self.input.is_empty() && self.session.wants_frame() && !self.is_congested();
         if may_read && let Poll::Ready(received) = self.link.poll_receive(context) {
@@ -340,41 +361,57 @@ impl<L: Link> Connection<L> {
                 Err(error) => Event::LinkEnded(Err(error)),
             });
         }
-        timer.poll(context).map(|()| Event::Timeout)
+        if timer.poll(context).is_ready() {
+            return Poll::Ready(Event::Timeout);
+        }
+        if progress {
+            Poll::Ready(Event::Progress)
+        } else {
+            Poll::Pending
+        }
     }
 
-    /// Takes messages out of the mailbox as long as the link takes them.
-    fn poll_write(&mut self, context: &mut TaskContext<'_>) -> Poll<Event> {
-        loop {
-            let mut taken = 0;
-            while taken < BATCH && !self.is_congested() {
-                match self.context.guard.mailbox().poll_take(context) {
-                    Poll::Ready(Item::Parcel(parcel)) => self.deliver(&parcel),
-                    Poll::Ready(Item::Problem(problem)) => {
-                        return Poll::Ready(Event::Problem(problem));
-                    }
-                    Poll::Pending => break,
+    /// Takes some messages out of the mailbox, and writes. Ready if there may be more to do.
+    fn poll_write(&mut self, context: &mut TaskContext<'_>) -> Poll<Result<(), Event>> {
+        let mut taken = 0;
+        while taken < BATCH && !self.is_congested() {
+            match self.context.guard.mailbox().poll_take(context) {
+                Poll::Ready(Item::Parcel(parcel)) => self.deliver(&parcel),
+                Poll::Ready(Item::Problem(problem)) => {
+                    return Poll::Ready(Err(Event::Problem(problem)));
                 }
-                taken += 1;
+                Poll::Pending => break,
             }
-            if self.link.pending() == 0 {
-                return Poll::Pending;
-            }
+            taken += 1;
+        }
+        let before = self.link.pending();
+        if before > 0 {
             match self.link.poll_flush(context) {
-                Poll::Ready(Ok(())) => self.blocked_since = None,
-                Poll::Ready(Err(error)) => return Poll::Ready(Event::LinkEnded(Err(error))),
+                Poll::Ready(Ok(())) => {
+                    self.blocked_since = None;
+                    self.accept_written();
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Err(error)) => {
+                    return Poll::Ready(Err(Event::LinkEnded(Err(error))));
+                }
                 Poll::Pending => {
-                    if self.blocked_since.is_none() {
+                    let was_blocked = self.blocked_since.is_some();
+                    // A client that reads slowly is the mailbox's to judge: it does read.
+                    if !was_blocked || self.link.pending() < before {
                         self.blocked_since = Some(Instant::now());
-                        return Poll::Ready(Event::Flushed);
                     }
-                    return Poll::Pending;
+                    if !was_blocked {
+                        return Poll::Ready(Ok(()));
+                    }
                 }
             }
-            self.accept_written();
-            if taken < BATCH {
-                return Poll::Ready(Event::Flushed);
-            }
+        }
+        // If the mailbox did not say that it is empty, it does not say either when it no more is.
+        if taken == BATCH {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
         }
     }
 
@@ -399,9 +436,7 @@ impl<L: Link> Connection<L> {
         };
         let now = Instant::now().into_std();
         match self.session.handle_delivery(now, delivery, &mut frame) {
-            Delivered::Done if parcel.tag != 0 => {
-                self.written.push((parcel.subscription, parcel.tag));
-            }
+            Delivered::Done if parcel.tag != 0 => self.will_accept(parcel),
             Delivered::Done | Delivered::AwaitingAck => {}
             // The subscription is over; what was unsettled is requeued with it.
             Delivered::Refused => return,
@@ -411,21 +446,26 @@ impl<L: Link> Connection<L> {
         self.link.send(frame);
     }
 
+    fn will_accept(&mut self, parcel: &Parcel) {
+        let mut known = self.written.iter_mut().rev();
+        match known.find(|(id, _)| *id == parcel.subscription) {
+            Some((_, last)) => *last = parcel.tag,
+            None => self.written.push((parcel.subscription, parcel.tag)),
+        }
+    }
+
     /// Accepts at the broker what an `ack:auto` client has been sent.
     fn accept_written(&mut self) {
-        let mut last: Vec<(SubscriptionId, u64)> = Vec::new();
+        // A subscription's first messages can come before the broker's word that it is open.
+        let may_open = self.work.is_some();
         for (subscription, tag) in std::mem::take(&mut self.written) {
-            match last.iter_mut().find(|(id, _)| *id == subscription) {
-                Some(entry) => entry.1 = tag,
-                None => last.push((subscription, tag)),
-            }
-        }
-        for (subscription, tag) in last {
             let route = self.routes.iter().find(|(id, _)| *id == subscription);
-            if let Some((_, Route::Dedicated(route))) = route
-                && route.is_auto
-            {
-                self.work.get_or_insert_default().accept_written(route, tag);
+            match route {
+                Some((_, Route::Dedicated(route))) if route.is_auto => {
+                    self.work.get_or_insert_default().accept(route, tag);
+                }
+                None if may_open => self.written.push((subscription, tag)),
+                _ => {}
             }
         }
     }
@@ -436,6 +476,8 @@ impl<L: Link> Connection<L> {
         match event {
             Event::Received(bytes) => {
                 self.session.handle_activity(now.into_std());
+                // The timer does not get its turn while there is always something to read.
+                self.session.handle_timeout(now.into_std());
                 self.input = bytes;
             }
             Event::LinkEnded(Err(LinkError::TooBig { limit })) => {
@@ -448,14 +490,22 @@ impl<L: Link> Connection<L> {
                     receipt: None,
                 };
                 self.session.handle_decode_error(now.into_std(), error);
+                // After a DISCONNECT the session does not mind; but nothing more can be read.
+                if !self.session.is_closed() {
+                    self.end = Some(End::Disconnect);
+                    return false;
+                }
             }
             Event::LinkEnded(outcome) => {
-                self.end = Some(End::Link(outcome.err()));
+                self.end = Some(match outcome {
+                    Ok(()) if self.has_disconnected() => End::Disconnect,
+                    outcome => End::Link(outcome.err()),
+                });
                 return false;
             }
             Event::Done(done) => self.handle_done(now, done),
             Event::Problem(problem) => self.session.handle_problem(now.into_std(), problem),
-            Event::Flushed => {}
+            Event::Progress => {}
             Event::Timeout => {
                 let patience = self.context.settings().limits.write_timeout;
                 if self
@@ -465,10 +515,19 @@ impl<L: Link> Connection<L> {
                     self.end = Some(End::WriteTimeout);
                     return false;
                 }
+                // Who is half way through a long message lives. And who reads slowly what it is
+                // sent is not read itself meanwhile.
+                if self.link.was_heard() || self.is_congested() {
+                    self.session.handle_activity(now.into_std());
+                }
                 self.session.handle_timeout(now.into_std());
             }
         }
         true
+    }
+
+    fn has_disconnected(&self) -> bool {
+        self.context.identity().is_some() && !self.session.is_connected()
     }
 
     fn handle_done(&mut self, now: Instant, done: Done) {
@@ -481,6 +540,10 @@ impl<L: Link> Connection<L> {
                 self.decoder.set_limits(limits);
                 self.link.set_max_frame_size(limits.max_frame_size);
                 self.session.handle_authenticated(now, Ok(()));
+                if self.context.services.presence.is_some() {
+                    let work = self.work.get_or_insert_default();
+                    work.find_groups(Arc::clone(&self.context));
+                }
             }
             Done::Authenticated(Err(problem)) => {
                 self.session.handle_authenticated(now, Err(problem));
@@ -491,6 +554,7 @@ impl<L: Link> Connection<L> {
                     self.routes.push((subscription, route));
                 });
                 self.session.handle_done(now, operation, outcome);
+                self.accept_early();
             }
             Done::Handed(operation, Err(problem)) => {
                 self.session.handle_done(now, operation, Err(problem));
@@ -502,6 +566,7 @@ impl<L: Link> Connection<L> {
                     replies,
                 } = handed;
                 self.routes.extend(replies);
+                self.accept_early();
                 self.remember(declared);
                 if confirms.is_empty() {
                     self.session.handle_done(now, operation, Ok(()));
@@ -514,7 +579,14 @@ impl<L: Link> Connection<L> {
             Done::Operation(operation, outcome) => {
                 self.session.handle_done(now, operation, outcome);
             }
-            Done::Nothing => {}
+            Done::Groups(groups) => self.context.join(groups),
+        }
+    }
+
+    /// Accepts what was written before it was known how.
+    fn accept_early(&mut self) {
+        if !self.written.is_empty() && self.link.pending() == 0 {
+            self.accept_written();
         }
     }
 
@@ -535,11 +607,10 @@ impl<L: Link> Connection<L> {
         let blocked = self.blocked_since.map(|since| since + patience);
         let due = session.into_iter().chain(blocked).min();
         // A timer that fires early does no harm, and to move it at every frame would cost more.
-        // One that has fired must be moved, also if nothing is due: it would fire on and on.
         if timer.is_elapsed() {
             timer
                 .as_mut()
-                .reset(due.unwrap_or_else(|| Instant::now() + NOTHING_DUE));
+                .reset(due.unwrap_or_else(|| Instant::now() + NEVER));
         } else if let Some(due) = due.filter(|due| *due < timer.deadline()) {
             timer.as_mut().reset(due);
         }
@@ -547,15 +618,15 @@ impl<L: Link> Connection<L> {
 
     /// The last words, and the end.
     async fn finish(mut self) {
-        if let Some(code) = self.closing {
-            let flushing = poll_fn(|context| self.link.poll_flush(context));
-            if let Ok(Ok(())) = tokio::time::timeout(LAST_WORDS, flushing).await {
-                let closing = poll_fn(|context| self.link.poll_close(context, code));
-                // A client that does not answer has had its time.
-                let _ = tokio::time::timeout(LAST_WORDS, closing).await;
-            }
+        if self.closing.is_none() {
+            // It may have sent and gone: what it asked for is done all the same.
+            let _ = tokio::time::timeout(LAST_WORDS, self.finish_work()).await;
         }
+        self.context.leave();
         self.context.guard.mailbox().close();
+        if !matches!(self.end, Some(End::WriteTimeout)) {
+            let _ = self.say_goodbye().await;
+        }
         let Traffic {
             frames_in,
             frames_out,
@@ -573,6 +644,58 @@ impl<L: Link> Connection<L> {
         };
         telemetry::connection_closed(&self.context.info(), &ending);
     }
+
+    async fn finish_work(&mut self) {
+        loop {
+            self.act();
+            let Some(work) = self.work.as_mut().filter(|_| self.closing.is_none()) else {
+                return;
+            };
+            let done = poll_fn(|context| {
+                work.poll_accepting(context);
+                if work.is_empty() {
+                    return Poll::Ready(None);
+                }
+                work.poll(context).map(Some)
+            });
+            match done.await {
+                Some(done) => self.handle_done(Instant::now(), done),
+                None => self.work = None,
+            }
+        }
+    }
+
+    /// Writes what is to be written, gives back what was not acknowledged, and closes the link.
+    async fn say_goodbye(&mut self) -> Result<(), Elapsed> {
+        let flushing = poll_fn(|context| self.link.poll_flush(context));
+        let flushed = tokio::time::timeout(LAST_WORDS, flushing).await?;
+        if flushed.is_ok() {
+            self.accept_written();
+            if let Some(mut work) = self.work.take() {
+                let accepting = poll_fn(|context| {
+                    work.poll_accepting(context);
+                    if work.is_accepting() {
+                        Poll::Pending
+                    } else {
+                        Poll::Ready(())
+                    }
+                });
+                tokio::time::timeout(LAST_WORDS, accepting).await?;
+            }
+        }
+        // Others need not wait for what this client did not acknowledge until it has closed, too.
+        self.routes = Vec::new();
+        let code = match self.end {
+            Some(End::Link(Some(LinkError::Violation(_)))) => CloseCode::Protocol,
+            _ => self.closing.unwrap_or(CloseCode::Normal),
+        };
+        if flushed.is_ok() {
+            let closing = poll_fn(|context| self.link.poll_close(context, code));
+            // A client that does not answer has had its time.
+            tokio::time::timeout(LAST_WORDS, closing).await?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for End {
@@ -586,3 +709,6 @@ impl fmt::Display for End {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

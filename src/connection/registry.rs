@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -19,6 +19,8 @@ use crate::hub::Mailbox;
 #[derive(Debug)]
 pub struct Registry {
     mailboxes: Mutex<HashMap<u64, Arc<Mailbox>>>,
+    /// Whether a drain was begun. Written and read with `mailboxes` locked.
+    draining: AtomicBool,
     next: AtomicU64,
     count: watch::Sender<usize>,
     max: usize,
@@ -38,6 +40,7 @@ impl Registry {
     pub fn new(max: usize) -> Arc<Self> {
         Arc::new(Self {
             mailboxes: Mutex::default(),
+            draining: AtomicBool::new(false),
             next: AtomicU64::new(0),
             count: watch::Sender::new(0),
             max,
@@ -54,6 +57,10 @@ impl Registry {
             return None;
         }
         mailboxes.insert(number, Arc::clone(&mailbox));
+        // An upgrade on a stream that was accepted before: it would not be told otherwise.
+        if self.draining.load(Ordering::Relaxed) {
+            mailbox.fail(Problem::ShuttingDown);
+        }
         self.count.send_replace(mailboxes.len());
         drop(mailboxes);
         Some(Guard {
@@ -82,10 +89,15 @@ impl Registry {
     }
 
     /// Tells every connection that the server shuts down, spread evenly over `duration`, so that
-    /// they do not all reconnect elsewhere in one instant.
+    /// they do not all reconnect elsewhere in one instant. Who enters from now on, is told at
+    /// once.
     pub async fn drain(&self, duration: Duration) {
         const TICK: Duration = Duration::from_millis(50);
-        let mailboxes: Vec<_> = self.mailboxes.lock().values().map(Arc::clone).collect();
+        let mailboxes: Vec<_> = {
+            let mailboxes = self.mailboxes.lock();
+            self.draining.store(true, Ordering::Relaxed);
+            mailboxes.values().map(Arc::clone).collect()
+        };
         let ticks = (duration.as_millis() / TICK.as_millis()).max(1);
         let each_tick = mailboxes
             .len()

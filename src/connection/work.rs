@@ -2,7 +2,7 @@
 //! confirmations of messages awaited side by side.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::VecDeque,
     sync::Arc,
     task::{Context as TaskContext, Poll},
 };
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     auth::{Access, Login, Refusal},
-    broker::{BrokerError, Confirm, Consume, Consumer, QueueSpec, destination::Destination},
+    broker::{BrokerError, Confirm, Consume, Consumer, destination::Destination},
     hub::{DedicatedSink, SharedSubscription},
     telemetry::{self, ConnectionInfo},
 };
@@ -55,8 +55,8 @@ pub(super) enum Done {
     Handed(OperationId, Result<Handed, Problem>),
     /// The answer to any other operation.
     Operation(OperationId, Outcome),
-    /// Nothing that the session waits for.
-    Nothing,
+    /// The user's groups, which presence wants.
+    Groups(Vec<Arc<str>>),
 }
 
 /// What [`Done::Handed`] brings.
@@ -71,7 +71,8 @@ pub(super) struct Handed {
 
 /// One thing of an [`Action::Perform`], with all that is needed to do it.
 pub(super) enum Task {
-    /// Publish a message; with the queue for replies to be made before, if there is none yet.
+    /// Publish a message, its queue being declared before, if it says so; with the queue for
+    /// replies to be made before, if there is none yet.
     Publish(Box<Sending>, Option<(SubscriptionId, Consume)>),
     /// Settle messages of a dedicated subscription.
     Settle(Arc<dyn Consumer>, Settle),
@@ -83,8 +84,10 @@ pub(super) struct Work {
     queue: VecDeque<Action>,
     /// The action that is being done.
     current: Option<BoxFuture<'static, Done>>,
-    /// Done, save that the broker has to confirm it; and settlements of `ack:auto` messages.
+    /// Done, save that the broker has to confirm it; and what else need not be done in order.
     confirming: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Settlements of `ack:auto` messages, for which nobody waits.
+    accepting: Vec<BoxFuture<'static, ()>>,
 }
 
 impl Work {
@@ -106,7 +109,23 @@ impl Work {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.current.is_none() && self.confirming.is_empty()
+        self.queue.is_empty()
+            && self.current.is_none()
+            && self.confirming.is_empty()
+            && !self.is_accepting()
+    }
+
+    pub(super) fn is_accepting(&self) -> bool {
+        !self.accepting.is_empty()
+    }
+
+    /// Goes on with settlements; whether one was done. Before [`Work::poll`], which may end the
+    /// consumer that they are about.
+    pub(super) fn poll_accepting(&mut self, context: &mut TaskContext<'_>) -> bool {
+        let before = self.accepting.len();
+        self.accepting
+            .retain_mut(|accepting| accepting.poll_unpin(context).is_pending());
+        self.accepting.len() < before
     }
 
     pub(super) fn poll(&mut self, context: &mut TaskContext<'_>) -> Poll<Done> {
@@ -134,17 +153,22 @@ impl Work {
         self.confirming.push(confirming.boxed());
     }
 
+    /// Finds out which groups the user is in, beside all else: a hook that is slow to say so
+    /// delays nobody.
+    pub(super) fn find_groups(&mut self, context: Arc<Context>) {
+        self.confirming.push(groups(context).boxed());
+    }
+
     /// Accepts what was written to an `ack:auto` subscription, up to `tag`.
-    pub(super) fn accept_written(&mut self, route: &Dedicated, tag: u64) {
+    pub(super) fn accept(&mut self, route: &Dedicated, tag: u64) {
         let consumer = Arc::clone(&route.consumer);
         let accepting = async move {
             if let Err(error) = consumer.settle(tag, true, Verdict::Accept).await {
                 // It comes again: to this client, which has it, or to another.
                 tracing::debug!(%error, "could not acknowledge");
             }
-            Done::Nothing
         };
-        self.confirming.push(accepting.boxed());
+        self.accepting.push(accepting.boxed());
     }
 }
 
@@ -185,8 +209,10 @@ async fn login(context: &Context, connect: &Connect) -> Result<Identity, Problem
     };
     let user = services.auth.user(&login).await.map_err(|refusal| {
         refused(&refusal);
-        Problem::AccessRefused {
-            user: login.user.clone(),
+        let user = login.user.clone();
+        match refusal {
+            Refusal::Denied(_) => Problem::AccessRefused { user },
+            Refusal::Faulty(_) => Problem::LoginUnavailable { user },
         }
     })?;
     let denied = |refusal: &Refusal| {
@@ -212,6 +238,15 @@ async fn login(context: &Context, connect: &Connect) -> Result<Identity, Problem
         user,
         vhost: Arc::clone(hub),
     })
+}
+
+/// A hook that is at fault has said so in the log: its users are here all the same.
+async fn groups(context: Arc<Context>) -> Done {
+    let groups = match context.identity() {
+        Some(identity) => context.services.auth.groups(&identity.user).await,
+        None => Ok(Vec::new()),
+    };
+    Done::Groups(groups.unwrap_or_default())
 }
 
 /// Opens a subscription.
@@ -325,16 +360,11 @@ pub(super) async fn perform(
     context: Arc<Context>,
     operation: OperationId,
     tasks: Vec<Task>,
-    declared: HashSet<Box<str>>,
 ) -> Done {
-    Done::Handed(operation, hand_over(&context, tasks, declared).await)
+    Done::Handed(operation, hand_over(&context, tasks).await)
 }
 
-async fn hand_over(
-    context: &Context,
-    tasks: Vec<Task>,
-    mut declared: HashSet<Box<str>>,
-) -> Result<Handed, Problem> {
+async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Problem> {
     let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
     let permissions = Permissions::new(context, identity);
     for task in &tasks {
@@ -342,7 +372,7 @@ async fn hand_over(
             continue;
         };
         permissions.publish(&sending.publish).await?;
-        if let Some(queue) = undeclared(sending, &declared) {
+        if let Some(queue) = &sending.declare {
             permissions.declare(queue).await?;
         }
         if let Some((_, request)) = replies {
@@ -362,12 +392,12 @@ async fn hand_over(
                     let route = consume(context, identity, subscription, request, true).await?;
                     handed.replies.push((subscription, route));
                 }
-                if let Some(queue) = undeclared(&sending, &declared) {
-                    host.declare_queue(queue)
+                let queue = sending.declare.take();
+                if let Some(queue) = queue.filter(|queue| !handed.declared.contains(&queue.name)) {
+                    host.declare_queue(&queue)
                         .await
                         .map_err(|error| problem(&error))?;
-                    declared.insert(queue.name.clone());
-                    handed.declared.push(queue.name.clone());
+                    handed.declared.push(queue.name);
                 }
                 sending.publish.lane = context.guard.number();
                 let confirm = host.publish(sending.publish).await;
@@ -390,13 +420,6 @@ async fn hand_over(
         }
     }
     Ok(handed)
-}
-
-fn undeclared<'a>(sending: &'a Sending, declared: &HashSet<Box<str>>) -> Option<&'a QueueSpec> {
-    sending
-        .declare
-        .as_ref()
-        .filter(|queue| !declared.contains(&queue.name))
 }
 
 /// What a client is told when the broker does not do what it asked.

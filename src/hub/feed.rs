@@ -21,6 +21,9 @@ use crate::broker::{
 #[derive(Default)]
 pub(super) struct Feeds(pub(super) RwLock<HashMap<FeedId, Arc<Feed>>>);
 
+/// The pattern of every key.
+const ALL: &str = "#";
+
 /// One feed.
 pub(super) struct Feed {
     id: FeedId,
@@ -54,6 +57,9 @@ enum Phase {
     /// There, though nobody is subscribed: until [`Linger`] says so. The number tells this
     /// lingering from an earlier one.
     Lingering(u64),
+    /// There or not: the broker could not be asked to the end. To be taken away as one that
+    /// lingers; who subscribes meanwhile, has it bound again.
+    Doubtful(u64),
     /// Being taken away; who subscribes meanwhile, waits until it is bound again.
     Unbinding(watch::Sender<Option<Result<(), BrokerError>>>),
     /// There for good (`bind_all`).
@@ -116,6 +122,7 @@ impl Feed {
                 Bound(None)
             }
             Some(Phase::Bound) => Bound(None),
+            Some(Phase::Doubtful(_)) => Bound(Some(self.start_binding(&mut table, binding))),
             None if is_new => Bound(Some(self.start_binding(&mut table, binding))),
             None => Bound(None),
         };
@@ -133,7 +140,7 @@ impl Feed {
     /// The pattern that is bound at the broker for the sake of `pattern`.
     fn binding_of(&self, pattern: &Arc<str>) -> Arc<str> {
         if self.bind_all {
-            "#".into()
+            ALL.into()
         } else {
             Arc::clone(pattern)
         }
@@ -166,7 +173,7 @@ impl Feed {
         let Some(Phase::Binding(done)) = table.changing.remove(&binding) else {
             return;
         };
-        if outcome.is_err() {
+        if let Err(error) = &outcome {
             // None of them will get a message, and a later subscriber has to ask again.
             let patterns = if self.bind_all {
                 table.routes.patterns().collect()
@@ -179,6 +186,7 @@ impl Feed {
                     table.routes.remove(&pattern, &subscriber);
                 }
             }
+            self.doubt(&mut table, &binding, error);
         } else if self.bind_all {
             table.changing.insert(binding, Phase::Bound);
         } else {
@@ -206,22 +214,31 @@ impl Feed {
         }
     }
 
+    /// A call that the broker did not answer may have been heard all the same.
+    fn doubt(self: &Arc<Self>, table: &mut Table, binding: &Arc<str>, error: &BrokerError) {
+        if self.bind_all || !matches!(error, BrokerError::Unavailable(_)) {
+            return;
+        }
+        let stamp = self
+            .linger
+            .schedule_again(Arc::clone(self), Arc::clone(binding));
+        table
+            .changing
+            .insert(Arc::clone(binding), Phase::Doubtful(stamp));
+    }
+
     /// Takes a binding away, if it still lingers since `stamp`.
     pub(super) async fn unbind(self: Arc<Self>, binding: Arc<str>, stamp: u64) {
         {
             let mut table = self.table.lock();
             match table.changing.get_mut(&binding) {
-                Some(phase @ Phase::Lingering(_)) if phase.stamp() == Some(stamp) => {
+                Some(phase) if phase.stamp() == Some(stamp) => {
                     *phase = Phase::Unbinding(watch::channel(None).0);
                 }
                 _ => return,
             }
         }
-        // A binding that could not be taken away costs a little, and loses nothing: messages
-        // that match no subscription are dropped here.
-        if let Err(error) = self.host.unbind_feed(&self.id, &binding).await {
-            tracing::debug!(feed = %self.id, %error, "could not unbind");
-        }
+        let outcome = self.host.unbind_feed(&self.id, &binding).await;
         let mut table = self.table.lock();
         let Some(Phase::Unbinding(done)) = table.changing.remove(&binding) else {
             return;
@@ -231,6 +248,11 @@ impl Feed {
                 .changing
                 .insert(Arc::clone(&binding), Phase::Binding(done));
             tokio::spawn(Arc::clone(&self).bind(binding));
+        } else if let Err(error) = &outcome {
+            // It costs a little meanwhile, and loses nothing: messages that match no
+            // subscription are dropped here.
+            tracing::debug!(feed = %self.id, %error, "could not unbind");
+            self.doubt(&mut table, &binding, error);
         }
     }
 
@@ -279,7 +301,8 @@ impl Feed {
                 table.routes.remove(&pattern, &subscriber);
             }
         }
-        table.changing.retain(|_, phase| phase.is_on_its_way());
+        let stays = |phase: &Phase| phase.is_on_its_way() || matches!(phase, Phase::Doubtful(_));
+        table.changing.retain(|_, phase| stays(phase));
     }
 
     /// The patterns whose subscribers had an answer; the others have missed nothing.
@@ -300,10 +323,16 @@ impl Feed {
 
     fn bindings(&self) -> Vec<Arc<str>> {
         let table = self.table.lock();
-        let is_wanted = |phase: &Phase| !matches!(phase, Phase::Unbinding(_));
-        let lingering = table.changing.iter().filter(|(_, phase)| is_wanted(phase));
-        let lingering = lingering.map(|(pattern, _)| Arc::clone(pattern));
-        let mut bindings: Vec<Arc<str>> = lingering.collect();
+        let others = table.changing.iter().filter_map(|(pattern, phase)| {
+            let is_wanted = match phase {
+                Phase::Lingering(_) | Phase::Bound => true,
+                // Bound by now, perhaps, though the answer was not heard yet.
+                Phase::Binding(_) => self.bind_all || !table.routes.contains(pattern),
+                Phase::Doubtful(_) | Phase::Unbinding(_) => false,
+            };
+            is_wanted.then(|| Arc::clone(pattern))
+        });
+        let mut bindings: Vec<Arc<str>> = others.collect();
         if !self.bind_all {
             bindings.extend(table.routes.patterns().map(Arc::from));
         }
@@ -318,7 +347,7 @@ impl Phase {
 
     fn stamp(&self) -> Option<u64> {
         match self {
-            Self::Lingering(stamp) => Some(*stamp),
+            Self::Lingering(stamp) | Self::Doubtful(stamp) => Some(*stamp),
             _ => None,
         }
     }

@@ -14,6 +14,8 @@ use super::feed::Feed;
 
 /// Unbinds under way at a time: enough to keep the broker busy.
 const CONCURRENT_UNBINDS: usize = 128;
+/// The least time before a binding that could not be taken away is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The bindings of one virtual host that linger.
 pub(super) struct Linger {
@@ -24,7 +26,8 @@ pub(super) struct Linger {
 
 #[derive(Default)]
 struct State {
-    /// In order of time, since the delay is always the same.
+    /// In order of time, since the delay is always the same; save for [`RETRY`], by which some
+    /// may come late.
     due: VecDeque<Due>,
     last_stamp: u64,
 }
@@ -50,10 +53,19 @@ impl Linger {
 
     /// Has the binding taken away after the delay; the answer goes to [`Feed::unbind`] then.
     pub(super) fn schedule(&self, feed: Arc<Feed>, binding: Arc<str>) -> u64 {
+        self.schedule_after(self.delay, feed, binding)
+    }
+
+    /// The same, after it was not to be had: not at once again, also where nothing lingers.
+    pub(super) fn schedule_again(&self, feed: Arc<Feed>, binding: Arc<str>) -> u64 {
+        self.schedule_after(self.delay.max(RETRY), feed, binding)
+    }
+
+    fn schedule_after(&self, delay: Duration, feed: Arc<Feed>, binding: Arc<str>) -> u64 {
         let mut state = self.state.lock();
         state.last_stamp = state.last_stamp.wrapping_add(1);
         let stamp = state.last_stamp;
-        let at = Instant::now() + self.delay;
+        let at = Instant::now() + delay;
         state.due.push_back(Due {
             at,
             feed,

@@ -5,7 +5,7 @@
 //! So one slow client delays neither another nor the feed.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::Arc,
     task::{Context, Poll, Waker},
 };
@@ -33,8 +33,13 @@ struct State {
     bytes: usize,
     /// Dropped since the last parcel was taken.
     dropped: u32,
+    /// Whether `shared` was conflated since it was last empty: no two of its parcels are for the
+    /// same subscription and destination.
+    conflated: bool,
     /// From dedicated consumers; bounded by their prefetch, and never dropped.
     dedicated: VecDeque<Parcel>,
+    /// Whether the last parcel was a dedicated one; they take turns with the others.
+    dedicated_last: bool,
     problem: Option<Problem>,
     closed: bool,
     waker: Option<Waker>,
@@ -81,21 +86,23 @@ impl Mailbox {
             return;
         }
         let size = message.weight();
-        let full = |state: &State| {
-            state.shared.len() >= self.limits.max_messages
-                || (state.bytes.saturating_add(size) > self.limits.max_bytes
-                    && !state.shared.is_empty())
-        };
-        if full(&state) {
+        if state.conflated {
+            state.supersede(subscription, message);
+        }
+        if state.is_full(size, &self.limits) {
             match self.limits.overflow {
                 Overflow::Disconnect => {
                     state.close(Problem::SlowConsumer);
                     return;
                 }
                 Overflow::DropOldest => {}
-                Overflow::Conflate => state.conflate(subscription, message),
+                Overflow::Conflate if state.conflated => {}
+                Overflow::Conflate => {
+                    state.conflate();
+                    state.supersede(subscription, message);
+                }
             }
-            while full(&state) && state.drop_at(0) {}
+            while state.is_full(size, &self.limits) && state.drop_at(0) {}
         }
         state.bytes = state.bytes.saturating_add(size);
         state.shared.push_back(Parcel {
@@ -156,26 +163,70 @@ impl Mailbox {
 }
 
 impl State {
+    /// Whether a message of `size` bytes is too much. One alone never is.
+    fn is_full(&self, size: usize, limits: &MailboxConfig) -> bool {
+        self.shared.len() >= limits.max_messages
+            || (self.bytes.saturating_add(size) > limits.max_bytes && !self.shared.is_empty())
+    }
+
+    /// In turns, so that a long queue of its own keeps no client from its feeds.
     fn take(&mut self) -> Option<Parcel> {
-        if let Some(parcel) = self.dedicated.pop_front() {
-            if self.dedicated.is_empty() {
-                self.dedicated = VecDeque::new();
-            }
-            return Some(parcel);
+        let dedicated_first = !self.dedicated_last || self.shared.is_empty();
+        self.dedicated_last = dedicated_first && !self.dedicated.is_empty();
+        if self.dedicated_last {
+            self.take_dedicated()
+        } else {
+            self.take_shared()
         }
+    }
+
+    fn take_dedicated(&mut self) -> Option<Parcel> {
+        let parcel = self.dedicated.pop_front()?;
+        if self.dedicated.is_empty() {
+            self.dedicated = VecDeque::new();
+        }
+        Some(parcel)
+    }
+
+    fn take_shared(&mut self) -> Option<Parcel> {
         let mut parcel = self.shared.pop_front()?;
         parcel.dropped = std::mem::take(&mut self.dropped);
         if self.shared.is_empty() {
             self.shared = VecDeque::new();
             self.bytes = 0;
+            self.conflated = false;
         } else {
             self.bytes = self.bytes.saturating_sub(parcel.message.weight());
         }
         Some(parcel)
     }
 
-    /// Makes way for `message` by dropping the oldest one that it supersedes, if there is one.
-    fn conflate(&mut self, subscription: SubscriptionId, message: &Message) {
+    /// Drops every parcel that a later one supersedes. From then on, and until all is taken,
+    /// [`State::supersede`] keeps it so: it looks at each parcel once, where this needs a table.
+    fn conflate(&mut self) {
+        let mut seen = HashSet::with_capacity(self.shared.len());
+        let mut kept = VecDeque::with_capacity(self.shared.len());
+        for parcel in self.shared.iter().rev() {
+            let Message {
+                exchange,
+                routing_key,
+                ..
+            } = &*parcel.message;
+            if seen.insert((parcel.subscription, &**exchange, &**routing_key)) {
+                kept.push_front(parcel.clone());
+            }
+        }
+        let dropped = self.shared.len().saturating_sub(kept.len());
+        self.dropped = self
+            .dropped
+            .saturating_add(u32::try_from(dropped).unwrap_or(u32::MAX));
+        self.bytes = kept.iter().map(|parcel| parcel.message.weight()).sum();
+        self.shared = kept;
+        self.conflated = true;
+    }
+
+    /// Drops the parcel that `message` supersedes, if there is one.
+    fn supersede(&mut self, subscription: SubscriptionId, message: &Message) {
         let superseded = self.shared.iter().position(|parcel| {
             parcel.subscription == subscription
                 && parcel.message.routing_key == message.routing_key
@@ -235,3 +286,6 @@ impl DeliverySink for DedicatedSink {
             .fail(Problem::FeedInterrupted(reason.to_string().into()));
     }
 }
+
+#[cfg(test)]
+mod tests;

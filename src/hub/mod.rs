@@ -178,3 +178,6 @@ impl VhostHub {
         u16::try_from(hash % u64::from(self.shards)).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests;

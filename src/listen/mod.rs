@@ -1,6 +1,7 @@
 //! Sockets to links: one accept loop for all listeners, and the transports.
 
 mod config;
+mod outgoing;
 mod tcp;
 mod websocket;
 

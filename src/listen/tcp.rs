@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use stomp_session::CloseCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::outgoing::Outgoing;
 use crate::connection::{Link, LinkError};
 
 /// Bytes read at a time, into a buffer on the stack: an idle connection holds none.
@@ -19,8 +21,7 @@ const READ_SIZE: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct TcpLink<S> {
     stream: S,
-    out: Vec<u8>,
-    written: usize,
+    out: Outgoing,
     is_shut: bool,
 }
 
@@ -29,8 +30,7 @@ impl<S> TcpLink<S> {
     pub fn new(stream: S) -> Self {
         Self {
             stream,
-            out: Vec::new(),
-            written: 0,
+            out: Outgoing::default(),
             is_shut: false,
         }
     }
@@ -45,29 +45,16 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for TcpLink<S> {
     }
 
     fn send(&mut self, frame: Vec<u8>) {
-        if self.out.is_empty() {
-            self.out = frame;
-        } else {
-            self.out.extend_from_slice(&frame);
-        }
+        self.out.push_vec(frame);
     }
 
     fn pending(&self) -> usize {
-        self.out.len().saturating_sub(self.written)
+        self.out.pending()
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        while let Some(rest) = self.out.get(self.written..).filter(|rest| !rest.is_empty()) {
-            let count = ready!(Pin::new(&mut self.stream).poll_write(context, rest))?;
-            if count == 0 {
-                return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
-            }
-            self.written = self.written.saturating_add(count);
-        }
-        self.out = Vec::new();
-        self.written = 0;
-        Pin::new(&mut self.stream)
-            .poll_flush(context)
+        self.out
+            .poll_flush(&mut self.stream, context)
             .map_err(LinkError::Io)
     }
 
@@ -83,8 +70,8 @@ fn poll_read<S: AsyncRead + Unpin>(
     stream: &mut S,
     context: &mut Context<'_>,
 ) -> Poll<io::Result<Option<Bytes>>> {
-    let mut buffer = [0_u8; READ_SIZE];
-    let mut buffer = ReadBuf::new(&mut buffer);
+    let mut buffer = [MaybeUninit::uninit(); READ_SIZE];
+    let mut buffer = ReadBuf::uninit(&mut buffer);
     ready!(Pin::new(stream).poll_read(context, &mut buffer))?;
     let read = buffer.filled();
     Poll::Ready(Ok((!read.is_empty()).then(|| Bytes::copy_from_slice(read))))
@@ -109,3 +96,6 @@ pub(super) fn poll_hang_up<S: AsyncRead + AsyncWrite + Unpin>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,12 +2,15 @@
 //!
 //! tungstenite's protocol machine is used without its tokio wrapper: that one keeps two wakers
 //! on the heap for each connection, and lets nobody change the limits after the login.
+//!
+//! Data goes past its write buffer, which would stay as large as the largest message there ever
+//! was, for as long as the connection lives. Its control frames go the same way as the data, so
+//! that none comes in the middle of a frame.
 
 use std::{
-    collections::VecDeque,
     io::{self, Read, Write},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -15,17 +18,20 @@ use stomp_session::CloseCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::{
     Error, Message, Utf8Bytes,
-    error::CapacityError,
-    protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext, frame::coding},
+    error::{CapacityError, ProtocolError},
+    protocol::{
+        CloseFrame, Role, WebSocketConfig, WebSocketContext,
+        frame::{FrameHeader, coding},
+    },
 };
 
-use super::tcp::poll_hang_up;
+use super::{outgoing::Outgoing, tcp::poll_hang_up};
 use crate::connection::{Link, LinkError};
 
 /// Kept for as long as the connection is, so it is small; tungstenite reads no more at a time.
 const READ_BUFFER: usize = 1024;
-/// Messages are gathered up to this size before they are written.
-const WRITE_BUFFER: usize = 32 * 1024;
+/// Bytes of answers to pings that may wait for a client to read them.
+const MOST_ANSWERS: usize = 4 * 1024;
 /// How much larger than a frame a message may be: several small frames can come in one, and the
 /// decoder, which knows the words for a frame that is too large, shall see it first.
 const MESSAGE_SLACK: usize = 16 * 1024;
@@ -34,14 +40,13 @@ const MESSAGE_SLACK: usize = 16 * 1024;
 pub struct WebSocketLink<S> {
     stream: S,
     protocol: WebSocketContext,
-    /// Taken, and not given to the protocol machine yet.
-    queue: VecDeque<Vec<u8>>,
-    pending: usize,
+    out: Outgoing,
     max_frame_size: usize,
     /// Whether the client speaks in binary messages; it is answered in kind.
     is_binary: bool,
     stage: Stage,
     is_shut: bool,
+    was_heard: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +65,7 @@ impl<S> WebSocketLink<S> {
     pub fn new(stream: S, received: Bytes, max_frame_size: usize) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(WRITE_BUFFER)
+            .write_buffer_size(0)
             .max_message_size(Some(max_frame_size.saturating_add(MESSAGE_SLACK)))
             .max_frame_size(Some(max_frame_size.saturating_add(MESSAGE_SLACK)));
         let protocol =
@@ -68,39 +73,37 @@ impl<S> WebSocketLink<S> {
         Self {
             stream,
             protocol,
-            queue: VecDeque::new(),
-            pending: 0,
+            out: Outgoing::default(),
             max_frame_size,
             is_binary: false,
             stage: Stage::Open,
             is_shut: false,
+            was_heard: false,
         }
     }
 
-    /// A client that speaks text is answered in text where that is possible: browsers drop a
-    /// connection on which a text message is not UTF-8.
-    fn message(is_binary: bool, frame: Vec<u8>) -> Message {
-        if is_binary {
-            return Message::Binary(frame.into());
-        }
-        match String::from_utf8(frame) {
-            Ok(text) => Message::Text(text.into()),
-            Err(error) => Message::Binary(error.into_bytes().into()),
-        }
+    fn machine<'a, 'b>(
+        &'a mut self,
+        context: &'a mut Context<'b>,
+    ) -> (&'a mut WebSocketContext, Through<'a, 'b, S>) {
+        let through = Through {
+            stream: &mut self.stream,
+            out: &mut self.out,
+            was_heard: &mut self.was_heard,
+            context,
+        };
+        (&mut self.protocol, through)
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<S> {
-    fn poll_receive(
+impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
+    fn poll_message(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, LinkError>> {
         loop {
-            let mut stream = Blocking {
-                stream: &mut self.stream,
-                context,
-            };
-            match self.protocol.read(&mut stream) {
+            let (protocol, mut through) = self.machine(context);
+            match protocol.read(&mut through) {
                 Ok(Message::Text(text)) => {
                     self.is_binary = false;
                     return Poll::Ready(Ok(Some(text.into())));
@@ -109,8 +112,13 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
                     self.is_binary = true;
                     return Poll::Ready(Ok(Some(bytes)));
                 }
-                // The machine answers pings and closes by itself.
-                Ok(_) => {}
+                // The machine answers pings and closes by itself. Who does not read the answers
+                // is not read, so that they cannot pile up.
+                Ok(_) => match self.out.poll_flush(&mut self.stream, context) {
+                    Poll::Pending if self.out.pending() >= MOST_ANSWERS => return Poll::Pending,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+                    _ => {}
+                },
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Poll::Pending;
                 }
@@ -120,54 +128,60 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
                 }
                 Err(error) => {
                     self.stage = Stage::Unreadable;
-                    return Poll::Ready(Err(match error {
-                        Error::Io(error) => LinkError::Io(error),
-                        Error::Capacity(CapacityError::MessageTooLong { .. }) => {
-                            LinkError::TooBig {
-                                limit: self.max_frame_size,
-                            }
-                        }
-                        other => LinkError::Violation(other.to_string().into()),
-                    }));
+                    return Poll::Ready(Err(broken(error, self.max_frame_size)));
                 }
             }
         }
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<S> {
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, LinkError>> {
+        if self.stage != Stage::Open {
+            return Poll::Ready(Ok(None));
+        }
+        self.poll_message(context)
+    }
+
+    /// A client that speaks text is answered in text where that is possible: browsers drop a
+    /// connection on which a text message is not UTF-8.
     fn send(&mut self, frame: Vec<u8>) {
-        self.pending = self.pending.saturating_add(frame.len());
-        self.queue.push_back(frame);
+        if matches!(self.stage, Stage::Closing | Stage::Closed) {
+            return;
+        }
+        let is_text = !self.is_binary && std::str::from_utf8(&frame).is_ok();
+        let data = if is_text {
+            coding::Data::Text
+        } else {
+            coding::Data::Binary
+        };
+        let header = FrameHeader {
+            opcode: coding::OpCode::Data(data),
+            ..FrameHeader::default()
+        };
+        let length = frame.len() as u64;
+        self.out
+            .reserve(header.len(length).saturating_add(frame.len()));
+        // A buffer takes everything.
+        let _ = header.format(length, &mut self.out);
+        self.out.push(&frame);
+    }
+
+    fn was_heard(&mut self) -> bool {
+        std::mem::take(&mut self.was_heard)
     }
 
     fn pending(&self) -> usize {
-        self.pending
+        self.out.pending()
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        let mut stream = Blocking {
-            stream: &mut self.stream,
-            context,
-        };
-        while let Some(frame) = self.queue.pop_front() {
-            match self
-                .protocol
-                .write(&mut stream, Self::message(self.is_binary, frame))
-            {
-                Ok(()) => {}
-                // Taken all the same, and written by the flush.
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(broken(error))),
-            }
-        }
-        self.queue = VecDeque::new();
-        match self.protocol.flush(&mut stream) {
-            Ok(()) => {
-                self.pending = 0;
-                Poll::Ready(Ok(()))
-            }
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-            Err(error) => Poll::Ready(Err(broken(error))),
-        }
+        self.out
+            .poll_flush(&mut self.stream, context)
+            .map_err(LinkError::Io)
     }
 
     fn poll_close(&mut self, context: &mut Context<'_>, code: CloseCode) -> Poll<()> {
@@ -176,38 +190,26 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
                 code: coding::CloseCode::from(code.code()),
                 reason: Utf8Bytes::from_static(code.reason()),
             };
-            let mut stream = Blocking {
-                stream: &mut self.stream,
-                context,
-            };
-            let closing = self.protocol.close(&mut stream, Some(frame));
-            let can_read = self.stage == Stage::Open;
+            let (protocol, mut through) = self.machine(context);
+            let closing = protocol.close(&mut through, Some(frame));
             self.stage = match closing {
-                Ok(()) if can_read => Stage::Closing,
-                Err(Error::Io(error)) if can_read && error.kind() == io::ErrorKind::WouldBlock => {
-                    Stage::Closing
-                }
+                Ok(()) if self.stage == Stage::Open => Stage::Closing,
                 _ => Stage::Closed,
             };
         }
+        let flushed = self.out.poll_flush(&mut self.stream, context);
         while self.stage == Stage::Closing {
-            let mut stream = Blocking {
-                stream: &mut self.stream,
-                context,
-            };
-            match self.protocol.read(&mut stream) {
+            let (protocol, mut through) = self.machine(context);
+            match protocol.read(&mut through) {
                 Ok(_) => {}
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // The close frame may not be out yet.
-                    let mut stream = Blocking {
-                        stream: &mut self.stream,
-                        context,
-                    };
-                    let _ = self.protocol.flush(&mut stream);
                     return Poll::Pending;
                 }
                 Err(_) => self.stage = Stage::Closed,
             }
+        }
+        if ready!(flushed).is_err() {
+            return Poll::Ready(());
         }
         poll_hang_up(&mut self.stream, &mut self.is_shut, context)
     }
@@ -222,45 +224,49 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
     }
 }
 
-fn broken(error: Error) -> LinkError {
+fn broken(error: Error, limit: usize) -> LinkError {
     match error {
         Error::Io(error) => LinkError::Io(error),
-        Error::ConnectionClosed | Error::AlreadyClosed => {
-            LinkError::Io(io::ErrorKind::ConnectionAborted.into())
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => LinkError::TooBig { limit },
+        // A client that is gone: its battery's fault, or its network's, but no rule's.
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+            LinkError::Io(io::ErrorKind::ConnectionReset.into())
         }
         other => LinkError::Violation(other.to_string().into()),
     }
 }
 
-/// An asynchronous stream as the protocol machine wants it: what would wait is `WouldBlock`, and
-/// the task is woken when it would not.
-struct Blocking<'a, 'b, S> {
+/// A stream as the protocol machine wants it: to read what is not there yet is `WouldBlock`, and
+/// the task is woken when it is; what the machine writes is put where the data is.
+struct Through<'a, 'b, S> {
     stream: &'a mut S,
+    out: &'a mut Outgoing,
     context: &'a mut Context<'b>,
+    was_heard: &'a mut bool,
 }
 
-impl<S: AsyncRead + Unpin> Read for Blocking<'_, '_, S> {
+impl<S: AsyncRead + Unpin> Read for Through<'_, '_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut buffer = ReadBuf::new(buffer);
         match Pin::new(&mut *self.stream).poll_read(self.context, &mut buffer) {
-            Poll::Ready(outcome) => outcome.map(|()| buffer.filled().len()),
+            Poll::Ready(outcome) => {
+                *self.was_heard |= !buffer.filled().is_empty();
+                outcome.map(|()| buffer.filled().len())
+            }
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 }
 
-impl<S: AsyncWrite + Unpin> Write for Blocking<'_, '_, S> {
+impl<S> Write for Through<'_, '_, S> {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        match Pin::new(&mut *self.stream).poll_write(self.context, buffer) {
-            Poll::Ready(outcome) => outcome,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
+        self.out.write(buffer)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match Pin::new(&mut *self.stream).poll_flush(self.context) {
-            Poll::Ready(outcome) => outcome,
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
+        Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -110,6 +110,22 @@ pub fn feed_interrupted(feed: &dyn Display, cause: &str) {
     error!(target: "stentor::hub", feed, cause, "feed interrupted");
 }
 
+/// Redis is there (again); so many sessions are or will be registered.
+pub fn presence_up(sessions: usize) {
+    info!(target: "stentor::presence", sessions, "presence up");
+}
+
+/// Redis is not there, or fails: nobody sees who is here on this node, and push goes on.
+pub fn presence_down(cause: &str, retry_in: Duration) {
+    let retry_in_ms = millis(retry_in);
+    warn!(target: "stentor::presence", cause, retry_in_ms, "presence down: push goes on");
+}
+
+/// Redis had forgotten this node, whose sessions then counted as offline: it registers them anew.
+pub fn presence_lease_lost(sessions: usize) {
+    warn!(target: "stentor::presence", sessions, "presence lease lost: registering anew");
+}
+
 /// The program starts.
 pub fn starting() {
     info!(target: "stentor", version = env!("CARGO_PKG_VERSION"), "starting");

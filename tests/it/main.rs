@@ -20,11 +20,14 @@ mod e2e_drain;
 mod e2e_faults;
 mod e2e_logs;
 mod e2e_nodes;
+mod e2e_presence;
 mod e2e_python;
 mod e2e_restart;
 mod e2e_stompjs;
 mod foreign;
 mod house;
+mod presence_contract;
+mod presence_redis;
 
 use std::{ffi::OsStr, fs, path::Path};
 

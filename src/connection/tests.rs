@@ -1,0 +1,50 @@
+//! Whole connections on a link in memory and the embedded broker, in virtual time.
+
+mod ending;
+mod house;
+mod permissions;
+mod pressure;
+mod protocol;
+mod wire;
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use self::{
+    house::{House, Options},
+    wire::Client,
+};
+use super::*;
+
+/// Time enough for every task to get as far as it can.
+async fn settle() {
+    sleep(Duration::from_millis(1)).await;
+}
+
+/// What an idle connection costs, at least: changes shall be seen, and meant.
+#[tokio::test]
+async fn the_memory_of_a_connection() {
+    let house = House::new();
+    let size = |name: &str, size: usize, most: usize| {
+        println!("{name}: {size}");
+        assert!(size <= most, "{name} takes {size} bytes, more than {most}");
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stream = async || tokio::net::TcpStream::connect(address).await.unwrap();
+    let guard = || house.services.enter().unwrap();
+    let services = || Arc::clone(&house.services);
+    let tcp = crate::listen::TcpLink::new(stream().await);
+    let websocket = crate::listen::WebSocketLink::new(stream().await, Bytes::new(), 1);
+    size("TCP link", size_of_val(&tcp), 96);
+    size("WebSocket link", size_of_val(&websocket), 384);
+    let tcp = serve(services(), tcp, house::PEER, guard());
+    let websocket = serve(services(), websocket, house::PEER, guard());
+    size("TCP connection", size_of_val(&tcp), 704);
+    size("WebSocket connection", size_of_val(&websocket), 960);
+    size("mailbox", size_of::<crate::hub::Mailbox>(), 192);
+    size("context", size_of::<Context>(), 160);
+    size("session", size_of::<Session>(), 224);
+    size("decoder", size_of::<Decoder>(), 48);
+}

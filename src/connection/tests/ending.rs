@@ -1,0 +1,282 @@
+//! How connections end, and what they leave: nothing.
+
+use std::io::Write;
+
+use parking_lot::Mutex;
+
+use super::*;
+use crate::connection::registry::Registry;
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What this thread logs, from now on.
+fn log() -> (Log, tracing::subscriber::DefaultGuard) {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    (log, tracing::subscriber::set_default(subscriber))
+}
+
+impl Log {
+    /// The reason in the last line about an end.
+    fn reason(&self) -> String {
+        let text = String::from_utf8(self.0.lock().clone()).unwrap();
+        let line = text
+            .lines()
+            .rfind(|line| line.contains("connection closed"));
+        let line = line.unwrap_or_else(|| panic!("no end in {text}"));
+        let (_, rest) = line.split_once("reason=\"").unwrap();
+        rest.split_once('"').unwrap().0.to_owned()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_log_says_why() {
+    let (log, _guard) = log();
+    let house = House::new();
+    for (bytes, reason) in [
+        ("DISCONNECT\n\n\0", "client disconnected"),
+        ("DISCONNECT\nreceipt:r\n\n\0", "client disconnected"),
+        ("\n", "client closed the connection"),
+        ("WRONG\n\n\0", "Could not interpret command"),
+    ] {
+        let mut client = Client::connect(&house).await;
+        client.send(bytes);
+        settle().await;
+        client.wire.hang_up();
+        while client.next().await.is_some() {}
+        client.expect_end().await;
+        let logged = log.reason();
+        assert!(logged.contains(reason), "{bytes:?}: {logged}");
+    }
+    // Before the login, too.
+    let mut client = Client::new(&house);
+    client.wire.hang_up();
+    client.expect_end().await;
+    assert_eq!(log.reason(), "client closed the connection");
+    let mut client = Client::connect(&house).await;
+    let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    client.wire.receive(Err(reset.into()));
+    client.expect_end().await;
+    assert!(log.reason().starts_with("connection broke: "));
+    let mut client = Client::connect(&house).await;
+    client.wire.set_room(0);
+    client.send("BEGIN\ntransaction:t\nreceipt:r\n\n\0");
+    client.expect_end().await;
+    assert_eq!(log.reason(), "client did not read for too long");
+    let mut client = Client::connect(&house).await;
+    client.wire.break_off();
+    client.send("BEGIN\ntransaction:t\nreceipt:r\n\n\0");
+    client.expect_end().await;
+    assert!(log.reason().starts_with("connection broke: "));
+    assert!(house.services.registry.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn disconnect_with_a_receipt_leaves_the_closing_to_the_client() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    house.slow.gate.close();
+    client.send("SEND\ndestination:/topic/a\nreceipt:r1\n\n\0DISCONNECT\nreceipt:r2\n\n\0");
+    settle().await;
+    client.expect_nothing();
+    house.slow.gate.open();
+    client.expect_receipt("r1").await;
+    client.expect_receipt("r2").await;
+    assert_eq!(client.wire.closed_with(), None);
+    // But not for ever.
+    let start = Instant::now();
+    client.expect_end().await;
+    assert_eq!(start.elapsed().as_secs(), 2);
+    assert_eq!(client.wire.closed_with(), Some(CloseCode::Normal));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_close_has_had_its_time() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client.wire.be_deaf();
+    client.send("DISCONNECT\n\n\0");
+    let start = Instant::now();
+    client.expect_end().await;
+    assert_eq!(start.elapsed(), LAST_WORDS);
+    assert!(house.services.registry.is_empty());
+}
+
+/// To send and go is what many producers do: what came before the end is done.
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_before_the_end_is_done() {
+    let house = House::new();
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/a", "").await;
+    for is_reset in [false, true] {
+        let mut client = Client::connect(&house).await;
+        house.hook.gate.close();
+        for number in 0..20 {
+            client.send(format!("SEND\ndestination:/topic/a\n\n{number}\0"));
+        }
+        client.send("SEND\ndestination:/topic/a\nreceipt:all\n\n20\0");
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        let end = if is_reset {
+            Err(reset.into())
+        } else {
+            Ok(None)
+        };
+        client.wire.receive(end);
+        settle().await;
+        house.hook.gate.open();
+        for number in 0..=20 {
+            reader.expect_message(&number.to_string()).await;
+        }
+        // It may still listen.
+        client.expect_receipt("all").await;
+        client.expect_end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_hook_keeps_nobody_who_has_gone() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    house.hook.gate.close();
+    client.send("SEND\ndestination:/topic/a\n\n\0");
+    client.wire.hang_up();
+    let start = Instant::now();
+    client.expect_end().await;
+    assert_eq!(start.elapsed(), LAST_WORDS);
+    assert!(house.services.registry.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_too_large_for_the_link_is_an_error_like_any_other() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client.wire.receive(Err(LinkError::TooBig { limit: 4711 }));
+    let error = client.expect_error("Frame too large").await;
+    assert!(String::from_utf8_lossy(&error.body).contains("4711"));
+    assert_eq!(client.wire.closed_with(), Some(CloseCode::TooBig));
+}
+
+/// The link says so again and again, and there is nobody to tell.
+#[tokio::test(start_paused = true)]
+async fn after_a_disconnect_it_is_the_end() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client.send("DISCONNECT\nreceipt:r\n\n\0");
+    client.wire.receive(Err(LinkError::TooBig { limit: 4711 }));
+    client.expect_receipt("r").await;
+    client.expect_end().await;
+    assert!(client.wire.calls() < 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_breaks_the_transport_s_rules_is_told_by_the_transport() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client
+        .wire
+        .receive(Err(LinkError::Violation("not masked".into())));
+    client.expect_end().await;
+    assert_eq!(client.wire.closed_with(), Some(CloseCode::Protocol));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_tells_everybody() {
+    let house = House::new();
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(Client::connect(&house).await);
+    }
+    // One has not logged in yet.
+    clients.push(Client::new(&house));
+    let registry = &house.services.registry;
+    assert_eq!(registry.len(), 21);
+    registry.drain(Duration::from_secs(1)).await;
+    for client in &mut clients {
+        client.expect_error("server shutting down").await;
+        assert_eq!(client.wire.closed_with(), Some(CloseCode::Restart));
+    }
+    timeout(Duration::from_secs(1), registry.wait_empty())
+        .await
+        .unwrap();
+    // An upgrade on a stream that was accepted before.
+    let mut late = Client::new(&house);
+    late.expect_error("server shutting down").await;
+    assert!(registry.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_takes_its_time() {
+    let registry = Registry::new(1000);
+    let mailbox = || crate::hub::Mailbox::new(crate::hub::MailboxConfig::default());
+    let guards: Vec<_> = (0..1000)
+        .map(|_| registry.enter(mailbox()).unwrap())
+        .collect();
+    assert!(registry.enter(mailbox()).is_none(), "that is enough");
+    let told = || {
+        let context = TaskContext::from_waker(std::task::Waker::noop());
+        let told = guards
+            .iter()
+            .filter(|guard| guard.mailbox().poll_take(&context).is_ready());
+        told.count()
+    };
+    let draining = registry.drain(Duration::from_secs(10));
+    let mut draining = pin!(draining);
+    let mut total = 0;
+    for second in 1..=10 {
+        let wait = timeout(Duration::from_secs(1), &mut draining);
+        let is_over = wait.await.is_ok();
+        let now = told();
+        total += now;
+        assert!(now <= 110, "{now} in second {second}");
+        if is_over {
+            break;
+        }
+    }
+    assert_eq!(total, 1000);
+    drop(guards);
+    registry.wait_empty().await;
+}
+
+/// Whatever happens to the task, its place, its subscriptions and its messages are given back.
+#[tokio::test(start_paused = true)]
+async fn a_task_that_is_cut_leaves_nothing() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client.subscribe("1", "/topic/a", "").await;
+    client.subscribe("2", "/queue/work", "ack:client\n").await;
+    house.publish("", "work", "unacknowledged");
+    client.expect_message("unacknowledged").await;
+    client.task.abort();
+    settle().await;
+    assert!(house.services.registry.is_empty());
+    let mut next = Client::connect(&house).await;
+    next.subscribe("1", "/queue/work", "").await;
+    let message = next.expect_message("unacknowledged").await;
+    assert_eq!(message.header("redelivered"), Some("true"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_queue_ends_its_client() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client.subscribe("1", "/queue/work", "").await;
+    let host = house.services.hub.vhost("/").unwrap().host();
+    host.delete_queue("work").await.unwrap();
+    client.expect_error("feed interrupted").await;
+    assert_eq!(client.wire.closed_with(), Some(CloseCode::Internal));
+}

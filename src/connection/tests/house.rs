@@ -1,0 +1,302 @@
+//! What connections are served by: the embedded broker, which can be made slow, and a hook that
+//! remembers what it was asked.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::*;
+use crate::{
+    auth::{Access, Authenticator, Login, Permission, Refusal, ResourceKind, User},
+    broker::{
+        Broker, BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind, FeedId,
+        FeedSink, Properties, Publish, VirtualHost, embedded::Embedded,
+    },
+    hub::{FeedConfig, Hub, MailboxConfig},
+};
+
+pub(super) const PEER: Peer = Peer {
+    remote: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4711),
+    transport: "tcp",
+};
+
+#[derive(Default)]
+pub(super) struct Options {
+    pub(super) limits: Limits,
+    pub(super) mailbox: MailboxConfig,
+}
+
+pub(super) struct House {
+    pub(super) services: Arc<Services>,
+    pub(super) hook: Arc<Hook>,
+    pub(super) slow: Arc<Slow>,
+}
+
+impl House {
+    pub(super) fn new() -> Self {
+        Self::with(Options::default())
+    }
+
+    pub(super) fn with(options: Options) -> Self {
+        let exchanges = [("feed".into(), ExchangeKind::Direct)];
+        let slow = Arc::new(Slow {
+            inner: Embedded::new(exchanges),
+            gate: Gate::new(),
+            declared: Mutex::default(),
+        });
+        let hub = Hub::new(
+            &SlowBroker(Arc::clone(&slow)),
+            ["/"],
+            &FeedConfig::default(),
+        );
+        let hook = Arc::new(Hook {
+            gate: Gate::new(),
+            asked: Mutex::default(),
+            denied: Mutex::default(),
+        });
+        let settings = Settings::new(
+            options.limits,
+            Stomp::default(),
+            options.mailbox,
+            "/".into(),
+            false,
+        );
+        let auth: Arc<Hook> = Arc::clone(&hook);
+        Self {
+            services: Services::new(hub, auth, None, Registry::new(1000), settings),
+            hook,
+            slow,
+        }
+    }
+
+    /// Publishes as an application does, past the gateway. All is done when this returns.
+    pub(super) fn publish(&self, exchange: &str, key: &str, body: &str) {
+        publisher(&self.services)(exchange, key, body);
+    }
+}
+
+pub(super) fn publisher(services: &Services) -> impl Fn(&str, &str, &str) + Send + use<> {
+    let host = Arc::clone(services.hub.vhost("/").unwrap().host());
+    move |exchange, key, body| {
+        let publishing = host.publish(Publish {
+            exchange: exchange.into(),
+            routing_key: key.into(),
+            properties: Properties::default(),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+            mandatory: false,
+            lane: 0,
+        });
+        // What comes back waits for the broker's word.
+        drop(publishing.now_or_never().unwrap().unwrap());
+    }
+}
+
+/// Lets through, or does not.
+pub(super) struct Gate(watch::Sender<bool>);
+
+impl Gate {
+    fn new() -> Self {
+        Self(watch::Sender::new(true))
+    }
+
+    pub(super) fn close(&self) {
+        self.0.send_replace(false);
+    }
+
+    pub(super) fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    fn pass(&self) -> BoxFuture<'static, ()> {
+        let mut gate = self.0.subscribe();
+        async move {
+            let _ = gate.wait_for(|open| *open).await;
+        }
+        .boxed()
+    }
+}
+
+/// Allows everything that is not denied.
+pub(super) struct Hook {
+    pub(super) gate: Gate,
+    asked: Mutex<Vec<String>>,
+    denied: Mutex<Vec<String>>,
+}
+
+impl Hook {
+    /// What was asked since the last time.
+    pub(super) fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock())
+    }
+
+    pub(super) fn deny(&self, question: &str) {
+        self.denied.lock().push(question.to_owned());
+    }
+
+    async fn ask(&self, question: String) -> Result<(), Refusal> {
+        let is_denied = self.denied.lock().contains(&question);
+        self.asked.lock().push(question);
+        self.gate.pass().await;
+        if is_denied {
+            Err(Refusal::Denied(Some("the log's business".into())))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl Authenticator for Hook {
+    fn user<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<User, Refusal>> {
+        async move {
+            self.ask(format!("user {}", login.user)).await?;
+            Ok(User {
+                name: (&*login.user).into(),
+                tags: "".into(),
+            })
+        }
+        .boxed()
+    }
+
+    fn groups<'a>(&'a self, _: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
+        std::future::ready(Ok(Vec::new())).boxed()
+    }
+
+    fn allow<'a>(&'a self, _: &'a User, access: &'a Access) -> BoxFuture<'a, Result<(), Refusal>> {
+        let can = |permission: &Permission| match permission {
+            Permission::Configure => "configure",
+            Permission::Write => "write",
+            Permission::Read => "read",
+        };
+        let question = match access {
+            Access::Vhost { vhost, ip } => format!("vhost {vhost} from {ip}"),
+            Access::Resource {
+                kind,
+                name,
+                permission,
+                ..
+            } => {
+                let kind = match kind {
+                    ResourceKind::Exchange => "exchange",
+                    ResourceKind::Queue => "queue",
+                };
+                format!("{} {kind} {name:?}", can(permission))
+            }
+            Access::Topic {
+                exchange,
+                permission,
+                routing_key,
+                ..
+            } => format!("{} topic {exchange:?} {routing_key:?}", can(permission)),
+        };
+        self.ask(question).boxed()
+    }
+}
+
+/// The embedded broker, whose answers can be made to wait: what is asked is done at once.
+pub(super) struct Slow {
+    inner: Embedded,
+    pub(super) gate: Gate,
+    declared: Mutex<Vec<Box<str>>>,
+}
+
+impl Slow {
+    /// The queues that were declared by themselves since the last time.
+    pub(super) fn declared(&self) -> Vec<Box<str>> {
+        std::mem::take(&mut self.declared.lock())
+    }
+}
+
+struct SlowBroker(Arc<Slow>);
+
+struct SlowHost {
+    slow: Arc<Slow>,
+    inner: Arc<dyn VirtualHost>,
+}
+
+impl Broker for SlowBroker {
+    fn open(&self, vhost: &str, feeds: Arc<dyn FeedSink>) -> Arc<dyn VirtualHost> {
+        Arc::new(SlowHost {
+            slow: Arc::clone(&self.0),
+            inner: self.0.inner.open(vhost, feeds),
+        })
+    }
+}
+
+impl SlowHost {
+    fn wait<'a, T: Send + 'a>(&self, answer: BoxFuture<'a, T>) -> BoxFuture<'a, T> {
+        let gate = self.slow.gate.pass();
+        async move {
+            let answer = answer.await;
+            gate.await;
+            answer
+        }
+        .boxed()
+    }
+}
+
+impl VirtualHost for SlowHost {
+    fn health(&self) -> Result<(), BrokerError> {
+        self.inner.health()
+    }
+
+    fn exchange_kind<'a>(
+        &'a self,
+        exchange: &'a str,
+    ) -> BoxFuture<'a, Result<ExchangeKind, BrokerError>> {
+        self.inner.exchange_kind(exchange)
+    }
+
+    fn bind_feed<'a>(
+        &'a self,
+        feed: &'a FeedId,
+        pattern: &'a str,
+    ) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.wait(self.inner.bind_feed(feed, pattern))
+    }
+
+    fn unbind_feed<'a>(
+        &'a self,
+        feed: &'a FeedId,
+        pattern: &'a str,
+    ) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.wait(self.inner.unbind_feed(feed, pattern))
+    }
+
+    fn consume(
+        &self,
+        request: Consume,
+        sink: Arc<dyn DeliverySink>,
+    ) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
+        self.wait(self.inner.consume(request, sink))
+    }
+
+    fn declare_queue<'a>(&'a self, queue: &'a QueueSpec) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.slow.declared.lock().push(queue.name.clone());
+        self.wait(self.inner.declare_queue(queue))
+    }
+
+    fn delete_queue<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.wait(self.inner.delete_queue(name))
+    }
+
+    fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
+        let gate = self.slow.gate.pass();
+        let publishing = self.inner.publish(publish);
+        async move {
+            let confirm = publishing.await?;
+            let waiting: Confirm = async move {
+                gate.await;
+                confirm.await
+            }
+            .boxed();
+            Ok(waiting)
+        }
+        .boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.inner.close()
+    }
+}

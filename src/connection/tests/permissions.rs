@@ -1,0 +1,219 @@
+//! What the hook is asked, in which order.
+
+use super::*;
+
+async fn asked(house: &House, client: &mut Client, frame: &str) -> Vec<String> {
+    house.hook.asked();
+    let (command, rest) = frame.split_once('\n').unwrap();
+    client.send(format!("{command}\nreceipt:r\n{rest}"));
+    while client.next().await.unwrap().header("receipt-id") != Some("r") {}
+    house.hook.asked()
+}
+
+/// The questions with the names that the gateway makes up left out.
+fn plain(questions: Vec<String>) -> Vec<String> {
+    let made_up = ["stomp-subscription-", "stomp-temp-"];
+    let plain = |question: String| {
+        let start = made_up.iter().find_map(|name| {
+            let at = question.find(name)?;
+            Some(format!("{}…", &question[..at + name.len()]))
+        });
+        start.unwrap_or(question)
+    };
+    questions.into_iter().map(plain).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_asks_for_the_user_and_the_virtual_host() {
+    let house = House::new();
+    let _client = Client::connect(&house).await;
+    assert_eq!(house.hook.asked(), ["user alice", "vhost / from 127.0.0.1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_wish_asks_for_what_it_takes() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client.publish("/queue/there", "x").await;
+    let own = r#" queue "stomp-subscription-…"#;
+    let temp = r#" queue "stomp-temp-…"#;
+    let (configure, write, read) = (
+        &format!("configure{own}")[..],
+        &format!("write{own}")[..],
+        &format!("read{own}")[..],
+    );
+    let (configure_temp, read_temp) = (&format!("configure{temp}")[..], &format!("read{temp}")[..]);
+    let listen = [r#"read exchange "feed""#, r#"read topic "feed" "k""#];
+    let default = r#"write exchange """#;
+    for (frame, expected) in [
+        (
+            "SUBSCRIBE\nid:1\ndestination:/exchange/feed/k\n\n\0",
+            &listen[..],
+        ),
+        (
+            "SUBSCRIBE\nid:2\ndestination:/topic/a.*\n\n\0",
+            &[
+                r#"read exchange "amq.topic""#,
+                r#"read topic "amq.topic" "a.*""#,
+            ],
+        ),
+        (
+            "SUBSCRIBE\nid:3\nack:client\ndestination:/exchange/feed/k\n\n\0",
+            &[listen[0], listen[1], configure, write, read],
+        ),
+        (
+            "SUBSCRIBE\nid:4\ndurable:true\nauto-delete:false\ndestination:/exchange/feed/k\n\n\0",
+            &[listen[0], listen[1], configure, write, read],
+        ),
+        ("UNSUBSCRIBE\nid:4\ndurable:true\n\n\0", &[configure]),
+        ("UNSUBSCRIBE\nid:3\n\n\0", &[]),
+        (
+            "SUBSCRIBE\nid:5\nx-queue-name:mine\ndestination:/exchange/feed/k\n\n\0",
+            &[
+                listen[0],
+                listen[1],
+                r#"configure queue "mine""#,
+                r#"write queue "mine""#,
+                r#"read queue "mine""#,
+            ],
+        ),
+        (
+            "SUBSCRIBE\nid:6\nx-dead-letter-exchange:dead\ndestination:/queue/q\n\n\0",
+            &[
+                r#"configure queue "q""#,
+                r#"read queue "q""#,
+                r#"write exchange "dead""#,
+                r#"read queue "q""#,
+            ],
+        ),
+        (
+            "SUBSCRIBE\nid:7\ndestination:/queue/p\n\n\0",
+            &[r#"configure queue "p""#, r#"read queue "p""#],
+        ),
+        (
+            "SUBSCRIBE\nid:8\ndestination:/amq/queue/there\n\n\0",
+            &[r#"read queue "there""#],
+        ),
+        (
+            "SEND\ndestination:/exchange/feed/k\n\nx\0",
+            &[r#"write exchange "feed""#, r#"write topic "feed" "k""#],
+        ),
+        (
+            "SEND\ndestination:/topic/a.b\n\nx\0",
+            &[
+                r#"write exchange "amq.topic""#,
+                r#"write topic "amq.topic" "a.b""#,
+            ],
+        ),
+        (
+            "SEND\ndestination:/queue/new\n\nx\0",
+            &[
+                default,
+                r#"write topic "" "new""#,
+                r#"configure queue "new""#,
+            ],
+        ),
+        // It has been declared.
+        (
+            "SEND\ndestination:/queue/new\n\nx\0",
+            &[default, r#"write topic "" "new""#],
+        ),
+        (
+            "SEND\ndestination:/amq/queue/new\n\nx\0",
+            &[default, r#"write topic "" "new""#],
+        ),
+        (
+            "SEND\ndestination:/amq/queue/new\nreply-to:/temp-queue/a\n\nx\0",
+            &[
+                default,
+                r#"write topic "" "new""#,
+                configure_temp,
+                read_temp,
+            ],
+        ),
+        // The queue is there.
+        (
+            "SEND\ndestination:/amq/queue/new\nreply-to:/temp-queue/a\n\nx\0",
+            &[default, r#"write topic "" "new""#],
+        ),
+    ] {
+        let questions = asked(&house, &mut client, frame).await;
+        assert_eq!(plain(questions), expected, "{frame}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_ends_the_session_and_nothing_is_done() {
+    for (denied, frame) in [
+        (
+            r#"read exchange "feed""#,
+            "SUBSCRIBE\nid:1\ndestination:/exchange/feed/k\n\n\0",
+        ),
+        (
+            r#"read topic "feed" "k""#,
+            "SUBSCRIBE\nid:1\ndestination:/exchange/feed/k\n\n\0",
+        ),
+        (
+            r#"configure queue "q""#,
+            "SUBSCRIBE\nid:1\ndestination:/queue/q\n\n\0",
+        ),
+        (
+            r#"read queue "q""#,
+            "SUBSCRIBE\nid:1\ndestination:/amq/queue/q\n\n\0",
+        ),
+        (
+            r#"configure queue "q""#,
+            "SEND\ndestination:/queue/q\n\nx\0",
+        ),
+        (r#"write exchange """#, "SEND\ndestination:/queue/q\n\nx\0"),
+        (
+            r#"write topic "feed" "k""#,
+            "SEND\ndestination:/exchange/feed/k\n\nx\0",
+        ),
+    ] {
+        let house = House::new();
+        house.hook.deny(denied);
+        let mut client = Client::connect(&house).await;
+        client.send(frame);
+        let error = client.expect_error("access_refused").await;
+        let body = String::from_utf8_lossy(&error.body);
+        assert!(body.contains("refused for user 'alice'"), "{body}");
+        assert!(!body.contains("log's business"), "{body}");
+        assert_eq!(client.wire.closed_with(), Some(CloseCode::Policy));
+        // The last question was the one that was denied.
+        assert_eq!(house.hook.asked().last().unwrap(), denied);
+        assert!(house.slow.declared().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_transaction_with_something_refused_nothing_is_done() {
+    let house = House::new();
+    house.hook.deny(r#"write topic "feed" "secret""#);
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/a", "").await;
+    let mut client = Client::connect(&house).await;
+    client.send(
+        "BEGIN\ntransaction:t\n\n\0\
+         SEND\ndestination:/topic/a\ntransaction:t\n\n1\0\
+         SEND\ndestination:/queue/q\ntransaction:t\n\n2\0\
+         SEND\ndestination:/exchange/feed/secret\ntransaction:t\n\n3\0\
+         COMMIT\ntransaction:t\n\n\0",
+    );
+    client.expect_error("access_refused").await;
+    settle().await;
+    reader.expect_nothing();
+    assert!(house.slow.declared().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_refused() {
+    for denied in ["user alice", "vhost / from 127.0.0.1"] {
+        let house = House::new();
+        house.hook.deny(denied);
+        let mut client = Client::new(&house);
+        client.send(wire::CONNECT);
+        client.expect_error("Bad CONNECT").await;
+        assert_eq!(client.wire.max_frame_size(), None);
+    }
+}

@@ -1,0 +1,223 @@
+//! Clients that are slow, clients that are busy, and brokers that are.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::hub::{MailboxConfig, Overflow};
+
+fn mailbox(max_messages: usize, overflow: Overflow) -> Options {
+    Options {
+        mailbox: MailboxConfig {
+            max_messages,
+            overflow,
+            ..MailboxConfig::default()
+        },
+        ..Options::default()
+    }
+}
+
+/// A client that stopped reading, and then more than its mailbox holds.
+async fn stuck(house: &House) -> Client {
+    let mut client = Client::connect(house).await;
+    client.subscribe("1", "/topic/a", "").await;
+    client.wire.set_room(0);
+    let body = "x".repeat(10_000);
+    for _ in 0..50 {
+        house.publish("amq.topic", "a", &body);
+        settle().await;
+    }
+    client
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_consumer_that_reads_on_is_told_so() {
+    let house = House::with(mailbox(20, Overflow::Disconnect));
+    let mut client = stuck(&house).await;
+    client.expect_nothing();
+    client.wire.set_room(usize::MAX);
+    let mut messages = 0;
+    let error = loop {
+        let frame = client.next().await.unwrap();
+        if frame.command == Command::Error {
+            break frame;
+        }
+        messages += 1;
+    };
+    // Those that were on their way.
+    assert!((1..30).contains(&messages), "{messages}");
+    assert_eq!(error.header("message"), Some("slow consumer"));
+    client.expect_end().await;
+    assert!(client.wire.closed_with().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_consumer_that_does_not_read_is_cut() {
+    let house = House::with(mailbox(20, Overflow::Disconnect));
+    let start = Instant::now();
+    let mut client = stuck(&house).await;
+    client.wire.calls();
+    client.expect_end().await;
+    let patience = start.elapsed().as_secs();
+    assert!((30..=36).contains(&patience), "{patience} s");
+    assert_eq!(client.wire.closed_with(), None);
+    let calls = client.wire.calls();
+    assert!(calls < 20, "{calls} calls while nothing could be written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_waits_only_so_long_for_who_does_not_read() {
+    let house = House::with(mailbox(20, Overflow::Disconnect));
+    let mut client = Client::connect(&house).await;
+    client.wire.set_room(0);
+    client.send("WRONG\n\n\0");
+    let start = Instant::now();
+    client.expect_end().await;
+    assert!(start.elapsed() < Duration::from_secs(11));
+}
+
+/// It reads, only not as fast as there is news: what happens then is the mailbox's policy.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_slowly_is_not_cut() {
+    let house = House::with(mailbox(5, Overflow::DropOldest));
+    let mut client = stuck(&house).await;
+    let body = "y".repeat(2_000);
+    for _ in 0..300 {
+        house.publish("amq.topic", "a", &body);
+        client.wire.set_room(1_000);
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert!(!client.task.is_finished());
+    client.wire.set_room(usize::MAX);
+    let mut dropped = 0;
+    let mut got = 0;
+    house.publish("amq.topic", "a", "the last");
+    loop {
+        let message = client.expect(Command::Message).await;
+        let note = message.header("x-dropped").unwrap_or("0");
+        dropped += note.parse::<u32>().unwrap();
+        got += 1;
+        if message.body[..] == b"the last"[..] {
+            break;
+        }
+    }
+    assert_eq!(dropped + got, 351);
+    assert!(dropped > 0);
+}
+
+/// Whatever the client asks, while there is always one more message for it.
+#[tokio::test(start_paused = true)]
+async fn who_gets_messages_without_end_is_heard() {
+    for destination in ["/topic/a", "/queue/a"] {
+        let house = House::new();
+        let mut client = Client::connect(&house).await;
+        client.subscribe("1", destination, "").await;
+        let publish = house::publisher(&house.services);
+        let published = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&published);
+        let queue = destination.starts_with("/queue");
+        client.wire.on_flush(move || {
+            if counter.fetch_add(1, Ordering::Relaxed) < 10_000 {
+                publish(if queue { "" } else { "amq.topic" }, "a", "more");
+            }
+        });
+        client.send("UNSUBSCRIBE\nid:1\nreceipt:enough\n\n\0");
+        let mut got = 0;
+        while client.next().await.unwrap().command == Command::Message {
+            got += 1;
+        }
+        assert!(
+            got < 1_000,
+            "{destination}: {got} messages before the receipt"
+        );
+    }
+}
+
+/// Messages for a subscription that ended meanwhile are dropped, and those behind them are not
+/// forgotten.
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_messages_for_nobody_is_delivered() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client.subscribe("1", "/topic/a", "").await;
+    client.subscribe("2", "/topic/b", "").await;
+    client.wire.set_room(0);
+    // Answers that congest the link, so that what follows waits to be decoded.
+    let long = "r".repeat(8_000);
+    let begins: String = (0..9)
+        .map(|number| format!("BEGIN\ntransaction:{number}\nreceipt:{long}\n\n\0"))
+        .collect();
+    client.send(format!("{begins}UNSUBSCRIBE\nid:1\n\n\0"));
+    settle().await;
+    for _ in 0..600 {
+        house.publish("amq.topic", "a", "for nobody");
+    }
+    house.publish("amq.topic", "b", "for somebody");
+    client.wire.set_room(usize::MAX);
+    for _ in 0..9 {
+        client.expect_receipt(&long).await;
+    }
+    let start = Instant::now();
+    client.expect_message("for somebody").await;
+    assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_is_not_read() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client.subscribe("1", "/topic/a", "").await;
+    client.wire.set_room(0);
+    house.publish("amq.topic", "a", &"x".repeat(CONGESTED));
+    settle().await;
+    client.send("BEGIN\ntransaction:t\nreceipt:r\n\n\0");
+    settle().await;
+    assert_eq!(client.wire.unread(), 1);
+    client.wire.set_room(usize::MAX);
+    client.expect(Command::Message).await;
+    client.expect_receipt("r").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_too_much_under_way_is_not_read() {
+    let house = House::with(Options {
+        limits: Limits {
+            max_pending: 4,
+            ..Limits::default()
+        },
+        ..Options::default()
+    });
+    let mut client = Client::connect(&house).await;
+    house.slow.gate.close();
+    for number in 0..10 {
+        client.send(format!(
+            "SEND\ndestination:/topic/a\nreceipt:{number}\n\n\0"
+        ));
+    }
+    settle().await;
+    assert_eq!(client.wire.unread(), 6);
+    client.wire.calls();
+    sleep(Duration::from_secs(3600)).await;
+    let calls = client.wire.calls();
+    assert!(calls < 20, "{calls} calls while the broker was silent");
+    house.slow.gate.open();
+    for number in 0..10 {
+        client.expect_receipt(&number.to_string()).await;
+    }
+}
+
+/// Many messages are one write.
+#[tokio::test(start_paused = true)]
+async fn messages_are_flushed_together() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client.subscribe("1", "/topic/a", "").await;
+    client.wire.calls();
+    for number in 0..1000 {
+        house.publish("amq.topic", "a", &number.to_string());
+    }
+    for number in 0..1000 {
+        client.expect_message(&number.to_string()).await;
+    }
+    let calls = client.wire.calls();
+    assert!(calls < 60, "{calls} calls for a thousand messages");
+}

@@ -1,0 +1,375 @@
+//! A link in memory, and the client at its other end.
+
+use std::{collections::VecDeque, task::Waker};
+
+use parking_lot::Mutex;
+use stomp_grammar::{Frame, Limits as DecoderLimits};
+use tokio::{sync::Notify, task::JoinHandle};
+
+use super::*;
+
+/// More calls than any test needs: whoever makes them runs in circles.
+const MOST_CALLS: usize = 200_000;
+
+/// What a test sees of the link, and does to it.
+#[derive(Clone)]
+pub(super) struct Wire(Arc<(Mutex<State>, Notify)>);
+
+/// What happens when everything is written.
+type OnFlush = Box<dyn FnMut() + Send>;
+
+struct State {
+    incoming: VecDeque<Result<Option<Bytes>, LinkError>>,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    /// Sent, not flushed.
+    taken: VecDeque<Vec<u8>>,
+    pending: usize,
+    /// Of the first of `taken`.
+    begun: usize,
+    /// Bytes that the client is ready to take.
+    room: usize,
+    out: VecDeque<Vec<u8>>,
+    is_broken: bool,
+    close: Option<CloseCode>,
+    is_dropped: bool,
+    /// The client does not answer a close.
+    is_deaf: bool,
+    max_frame_size: Option<usize>,
+    calls: usize,
+    on_flush: Option<OnFlush>,
+    was_heard: bool,
+}
+
+pub(super) struct FakeLink(Wire);
+
+impl Wire {
+    pub(super) fn new() -> Self {
+        let state = State {
+            incoming: VecDeque::new(),
+            reader: None,
+            writer: None,
+            taken: VecDeque::new(),
+            pending: 0,
+            begun: 0,
+            room: usize::MAX,
+            out: VecDeque::new(),
+            is_broken: false,
+            close: None,
+            is_dropped: false,
+            is_deaf: false,
+            max_frame_size: None,
+            calls: 0,
+            on_flush: None,
+            was_heard: false,
+        };
+        Self(Arc::new((Mutex::new(state), Notify::new())))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.0.0.lock();
+        let result = change(&mut state);
+        for waker in [state.reader.take(), state.writer.take()] {
+            waker.into_iter().for_each(Waker::wake);
+        }
+        drop(state);
+        self.0.1.notify_waiters();
+        result
+    }
+
+    pub(super) fn receive(&self, what: Result<Option<Bytes>, LinkError>) {
+        self.change(|state| state.incoming.push_back(what));
+    }
+
+    pub(super) fn send(&self, bytes: impl AsRef<[u8]>) {
+        let bytes = Bytes::copy_from_slice(bytes.as_ref());
+        self.receive(Ok(Some(bytes)));
+    }
+
+    /// The client closes in good order.
+    pub(super) fn hang_up(&self) {
+        self.receive(Ok(None));
+    }
+
+    /// Nothing can be written any more.
+    pub(super) fn break_off(&self) {
+        self.change(|state| state.is_broken = true);
+    }
+
+    /// The client takes so many more bytes, and then none.
+    pub(super) fn set_room(&self, room: usize) {
+        self.change(|state| state.room = room);
+    }
+
+    pub(super) fn be_deaf(&self) {
+        self.change(|state| state.is_deaf = true);
+    }
+
+    pub(super) fn on_flush(&self, hook: impl FnMut() + Send + 'static) {
+        self.change(|state| state.on_flush = Some(Box::new(hook)));
+    }
+
+    /// Chunks that were not read yet.
+    pub(super) fn unread(&self) -> usize {
+        self.0.0.lock().incoming.len()
+    }
+
+    pub(super) fn closed_with(&self) -> Option<CloseCode> {
+        self.0.0.lock().close
+    }
+
+    pub(super) fn max_frame_size(&self) -> Option<usize> {
+        self.0.0.lock().max_frame_size
+    }
+
+    /// A part of a message of the transport comes.
+    pub(super) fn part_comes(&self) {
+        self.0.0.lock().was_heard = true;
+    }
+
+    /// How often the link was asked for anything since the last time.
+    pub(super) fn calls(&self) -> usize {
+        std::mem::take(&mut self.0.0.lock().calls)
+    }
+
+    fn next(&self) -> Option<Vec<u8>> {
+        self.0.0.lock().out.pop_front()
+    }
+
+    async fn changed(&self) {
+        self.0.1.notified().await;
+    }
+
+    fn call(&self) -> parking_lot::MutexGuard<'_, State> {
+        let mut state = self.0.0.lock();
+        state.calls += 1;
+        assert!(state.calls < MOST_CALLS, "running in circles");
+        state
+    }
+}
+
+impl Link for FakeLink {
+    fn poll_receive(
+        &mut self,
+        context: &mut TaskContext<'_>,
+    ) -> Poll<Result<Option<Bytes>, LinkError>> {
+        let mut state = self.0.call();
+        // What cannot be read on says so again and again.
+        if let Some(Err(LinkError::TooBig { limit })) = state.incoming.front() {
+            return Poll::Ready(Err(LinkError::TooBig { limit: *limit }));
+        }
+        match state.incoming.pop_front() {
+            Some(what) => Poll::Ready(what),
+            None => {
+                state.reader = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn was_heard(&mut self) -> bool {
+        std::mem::take(&mut self.0.0.0.lock().was_heard)
+    }
+
+    fn send(&mut self, frame: Vec<u8>) {
+        let mut state = self.0.0.0.lock();
+        state.pending += frame.len();
+        state.taken.push_back(frame);
+    }
+
+    fn pending(&self) -> usize {
+        self.0.0.0.lock().pending
+    }
+
+    fn poll_flush(&mut self, context: &mut TaskContext<'_>) -> Poll<Result<(), LinkError>> {
+        let mut state = self.0.call();
+        if state.is_broken {
+            let error = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+            return Poll::Ready(Err(error.into()));
+        }
+        let count = state.room.min(state.pending);
+        if state.room != usize::MAX {
+            state.room -= count;
+        }
+        state.pending -= count;
+        state.begun += count;
+        while let Some(length) = state.taken.front().map(Vec::len)
+            && length <= state.begun
+        {
+            state.begun -= length;
+            let frame = state.taken.pop_front().unwrap();
+            state.out.push_back(frame);
+        }
+        let is_done = state.pending == 0;
+        if !is_done {
+            state.writer = Some(context.waker().clone());
+        }
+        let hook = if is_done { state.on_flush.take() } else { None };
+        drop(state);
+        self.0.0.1.notify_waiters();
+        if let Some(mut hook) = hook {
+            hook();
+            self.0.0.0.lock().on_flush = Some(hook);
+        }
+        if is_done {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn poll_close(&mut self, context: &mut TaskContext<'_>, code: CloseCode) -> Poll<()> {
+        let mut state = self.0.call();
+        state.close = Some(code);
+        let is_deaf = state.is_deaf;
+        if is_deaf {
+            state.reader = Some(context.waker().clone());
+        }
+        drop(state);
+        self.0.0.1.notify_waiters();
+        if is_deaf {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
+
+    fn set_max_frame_size(&mut self, size: usize) {
+        self.0.0.0.lock().max_frame_size = Some(size);
+    }
+}
+
+impl Drop for FakeLink {
+    fn drop(&mut self) {
+        self.0.change(|state| state.is_dropped = true);
+    }
+}
+
+/// A client, and the connection that serves it.
+pub(super) struct Client {
+    pub(super) wire: Wire,
+    pub(super) task: JoinHandle<()>,
+    decoder: Decoder,
+    /// Heart-beats heard.
+    pub(super) beats: usize,
+}
+
+impl Client {
+    pub(super) fn new(house: &House) -> Self {
+        let guard = house.services.enter().unwrap();
+        let wire = Wire::new();
+        let services = Arc::clone(&house.services);
+        let link = FakeLink(wire.clone());
+        Self {
+            task: tokio::spawn(serve(services, link, house::PEER, guard)),
+            wire,
+            decoder: Decoder::new(DecoderLimits {
+                max_frame_size: usize::MAX,
+                max_headers: usize::MAX,
+                max_header_size: usize::MAX,
+            }),
+            beats: 0,
+        }
+    }
+
+    /// Logged in.
+    pub(super) async fn connect(house: &House) -> Self {
+        let mut client = Self::new(house);
+        client.send(CONNECT);
+        client.expect(Command::Connected).await;
+        client
+    }
+
+    pub(super) fn send(&self, bytes: impl AsRef<[u8]>) {
+        self.wire.send(bytes);
+    }
+
+    fn try_next(&mut self) -> Option<Frame> {
+        loop {
+            let bytes = self.wire.next()?;
+            if bytes == b"\n" {
+                self.beats += 1;
+                continue;
+            }
+            let frame = self.decoder.decode(&mut bytes.into()).unwrap();
+            return Some(frame.expect("whole frames are sent"));
+        }
+    }
+
+    /// The next frame; `None` if the connection is over, and nothing came for a (virtual) hour.
+    pub(super) async fn next(&mut self) -> Option<Frame> {
+        let wire = self.wire.clone();
+        let deadline = Instant::now() + Duration::from_secs(3600);
+        loop {
+            if let Some(frame) = self.try_next() {
+                return Some(frame);
+            }
+            if wire.0.0.lock().is_dropped {
+                return None;
+            }
+            timeout(deadline - Instant::now(), wire.changed())
+                .await
+                .ok()?;
+        }
+    }
+
+    pub(super) async fn expect(&mut self, command: Command) -> Frame {
+        let frame = self.next().await.expect("a frame, and not the end");
+        assert_eq!(frame.command, command, "{frame:?}");
+        frame
+    }
+
+    pub(super) async fn expect_receipt(&mut self, id: &str) {
+        let frame = self.expect(Command::Receipt).await;
+        assert_eq!(frame.header("receipt-id"), Some(id));
+    }
+
+    pub(super) async fn expect_message(&mut self, body: &str) -> Frame {
+        let frame = self.expect(Command::Message).await;
+        assert_eq!(String::from_utf8_lossy(&frame.body), body);
+        frame
+    }
+
+    /// ERROR, and the end.
+    pub(super) async fn expect_error(&mut self, message: &str) -> Frame {
+        let frame = self.expect(Command::Error).await;
+        assert_eq!(frame.header("message"), Some(message), "{frame:?}");
+        self.expect_end().await;
+        frame
+    }
+
+    /// No more frames.
+    pub(super) async fn expect_end(&mut self) {
+        let next = self.next().await;
+        assert!(next.is_none(), "{next:?}");
+        timeout(Duration::from_secs(3600), &mut self.task)
+            .await
+            .expect("the connection does not end")
+            .unwrap();
+    }
+
+    /// Nothing waits to be read by the client.
+    pub(super) fn expect_nothing(&mut self) {
+        let next = self.try_next();
+        assert!(next.is_none(), "{next:?}");
+    }
+
+    /// Subscribes, and waits for the receipt.
+    pub(super) async fn subscribe(&mut self, id: &str, destination: &str, headers: &str) {
+        self.send(format!(
+            "SUBSCRIBE\nid:{id}\ndestination:{destination}\nreceipt:sub-{id}\n{headers}\n\0"
+        ));
+        self.expect_receipt(&format!("sub-{id}")).await;
+    }
+
+    /// Publishes, and waits for the receipt.
+    pub(super) async fn publish(&mut self, destination: &str, body: &str) {
+        self.send(format!(
+            "SEND\ndestination:{destination}\nreceipt:sent\n\n{body}\0"
+        ));
+        self.expect_receipt("sent").await;
+    }
+}
+
+pub(super) const CONNECT: &str =
+    "CONNECT\naccept-version:1.2\nhost:/\nlogin:alice\npasscode:secret\n\n\0";

@@ -1,0 +1,421 @@
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    task::Wake,
+    thread,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::broker::Properties;
+
+const FIRST: SubscriptionId = SubscriptionId(1);
+const SECOND: SubscriptionId = SubscriptionId(2);
+
+fn limits(max_messages: usize, max_bytes: usize, overflow: Overflow) -> MailboxConfig {
+    MailboxConfig {
+        max_messages,
+        max_bytes,
+        overflow,
+    }
+}
+
+fn message(key: &str, body: &str) -> Arc<Message> {
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    let message = Message::new("feed".into(), key.into(), Properties::default(), body);
+    Arc::new(message)
+}
+
+fn dedicated(tag: u64) -> Delivery {
+    Delivery {
+        tag,
+        redelivered: false,
+        message: message("queue", ""),
+    }
+}
+
+fn take(mailbox: &Mailbox) -> Option<Item> {
+    match mailbox.poll_take(&Context::from_waker(Waker::noop())) {
+        Poll::Ready(item) => Some(item),
+        Poll::Pending => None,
+    }
+}
+
+fn take_parcel(mailbox: &Mailbox) -> Option<Parcel> {
+    match take(mailbox) {
+        Some(Item::Parcel(parcel)) => Some(parcel),
+        Some(Item::Problem(problem)) => panic!("{problem}"),
+        None => None,
+    }
+}
+
+/// What is taken: `key=body`, with the number of those dropped before it.
+fn all(mailbox: &Mailbox) -> Vec<(String, u32)> {
+    let parcels = std::iter::from_fn(|| take_parcel(mailbox));
+    let shown = parcels.map(|parcel| {
+        let body = String::from_utf8_lossy(&parcel.message.body).into_owned();
+        (
+            format!("{}={body}", parcel.message.routing_key),
+            parcel.dropped,
+        )
+    });
+    shown.collect()
+}
+
+fn shown(parcels: &[(&str, u32)]) -> Vec<(String, u32)> {
+    let owned = parcels
+        .iter()
+        .map(|(text, count)| (text.to_string(), *count));
+    owned.collect()
+}
+
+fn holds_no_memory(mailbox: &Mailbox) -> bool {
+    let state = mailbox.state.lock();
+    state.shared.capacity() == 0 && state.dedicated.capacity() == 0 && state.bytes == 0
+}
+
+#[test]
+fn messages_come_in_order_and_leave_no_memory() {
+    let mailbox = Mailbox::new(limits(100, 1 << 20, Overflow::Disconnect));
+    for number in 0..50 {
+        mailbox.push_shared(FIRST, &message("k", &number.to_string()));
+    }
+    let bodies: Vec<_> = all(&mailbox).into_iter().map(|(text, _)| text).collect();
+    let expected: Vec<_> = (0..50).map(|number| format!("k={number}")).collect();
+    assert_eq!(bodies, expected);
+    assert!(holds_no_memory(&mailbox));
+}
+
+#[test]
+fn more_messages_than_allowed_end_the_session() {
+    let mailbox = Mailbox::new(limits(3, 1 << 20, Overflow::Disconnect));
+    let one = message("k", "x");
+    for _ in 0..3 {
+        mailbox.push_shared(FIRST, &one);
+    }
+    assert_eq!(Arc::strong_count(&one), 4);
+    mailbox.push_shared(FIRST, &one);
+    assert_eq!(Arc::strong_count(&one), 1, "what waited is freed");
+    assert!(holds_no_memory(&mailbox));
+    // Nothing comes after it.
+    mailbox.push_shared(FIRST, &one);
+    mailbox.push_dedicated(FIRST, dedicated(1));
+    mailbox.fail(Problem::ShuttingDown);
+    assert!(matches!(
+        take(&mailbox),
+        Some(Item::Problem(Problem::SlowConsumer))
+    ));
+    assert!(take(&mailbox).is_none());
+}
+
+#[test]
+fn more_bytes_than_allowed_end_the_session() {
+    let one = message("k", "0123456789");
+    let mailbox = Mailbox::new(limits(100, 3 * one.weight(), Overflow::Disconnect));
+    for _ in 0..3 {
+        mailbox.push_shared(FIRST, &one);
+    }
+    // Taking makes room.
+    assert!(take_parcel(&mailbox).is_some());
+    mailbox.push_shared(FIRST, &one);
+    assert!(take_parcel(&mailbox).is_some());
+    mailbox.push_shared(FIRST, &one);
+    mailbox.push_shared(FIRST, &one);
+    assert!(matches!(
+        take(&mailbox),
+        Some(Item::Problem(Problem::SlowConsumer))
+    ));
+}
+
+#[test]
+fn one_message_larger_than_all_passes_alone() {
+    let small = message("k", "small");
+    let large = message("k", &"x".repeat(10_000));
+    for overflow in [
+        Overflow::Disconnect,
+        Overflow::DropOldest,
+        Overflow::Conflate,
+    ] {
+        let mailbox = Mailbox::new(limits(100, 1000, overflow));
+        mailbox.push_shared(FIRST, &large);
+        assert!(take_parcel(&mailbox).is_some(), "{overflow:?}");
+        assert!(holds_no_memory(&mailbox), "{overflow:?}");
+        // But not beside another.
+        mailbox.push_shared(FIRST, &small);
+        mailbox.push_shared(SECOND, &large);
+        match take(&mailbox) {
+            Some(Item::Problem(Problem::SlowConsumer)) => {
+                assert_eq!(overflow, Overflow::Disconnect);
+            }
+            Some(Item::Parcel(parcel)) => {
+                assert_eq!((parcel.subscription, parcel.dropped), (SECOND, 1));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_oldest_are_dropped_and_counted() {
+    let mailbox = Mailbox::new(limits(3, 1 << 20, Overflow::DropOldest));
+    for body in ["1", "2", "3", "4", "5"] {
+        mailbox.push_shared(FIRST, &message("k", body));
+    }
+    assert_eq!(all(&mailbox), shown(&[("k=3", 2), ("k=4", 0), ("k=5", 0)]));
+    // By bytes, too.
+    let size = message("k", "0").weight();
+    let mailbox = Mailbox::new(limits(100, 2 * size, Overflow::DropOldest));
+    for body in ["1", "2", "3"] {
+        mailbox.push_shared(FIRST, &message("k", body));
+    }
+    assert_eq!(all(&mailbox), shown(&[("k=2", 1), ("k=3", 0)]));
+    assert!(holds_no_memory(&mailbox));
+}
+
+#[test]
+fn of_each_destination_the_newest_stays() {
+    let mailbox = Mailbox::new(limits(4, 1 << 20, Overflow::Conflate));
+    for (key, body) in [("b", "1"), ("a", "1"), ("a", "2"), ("a", "3")] {
+        mailbox.push_shared(FIRST, &message(key, body));
+    }
+    // The newest of `b` is older than what is superseded of `a`, and stays all the same.
+    mailbox.push_shared(FIRST, &message("c", "1"));
+    mailbox.push_shared(FIRST, &message("b", "2"));
+    let left = [("a=3", 3), ("c=1", 0), ("b=2", 0)];
+    assert_eq!(all(&mailbox), shown(&left));
+    assert!(holds_no_memory(&mailbox));
+}
+
+#[test]
+fn conflation_keeps_subscriptions_and_exchanges_apart() {
+    let mailbox = Mailbox::new(limits(3, 1 << 20, Overflow::Conflate));
+    let other = Message::new(
+        "other".into(),
+        "a".into(),
+        Properties::default(),
+        Bytes::from_static(b"2"),
+    );
+    mailbox.push_shared(FIRST, &message("a", "1"));
+    mailbox.push_shared(SECOND, &message("a", "1"));
+    mailbox.push_shared(FIRST, &Arc::new(other));
+    mailbox.push_shared(SECOND, &message("a", "3"));
+    let first = take_parcel(&mailbox).unwrap();
+    assert_eq!((first.subscription, first.dropped), (FIRST, 1));
+    assert_eq!(&*take_parcel(&mailbox).unwrap().message.exchange, "other");
+    let last = take_parcel(&mailbox).unwrap();
+    assert_eq!(
+        (last.subscription, &last.message.body[..]),
+        (SECOND, &b"3"[..])
+    );
+}
+
+/// Where there is nothing to conflate, the oldest go.
+#[test]
+fn more_destinations_than_room_lose_the_oldest() {
+    let mailbox = Mailbox::new(limits(2, 1 << 20, Overflow::Conflate));
+    for key in ["a", "b", "c", "d"] {
+        mailbox.push_shared(FIRST, &message(key, ""));
+    }
+    assert_eq!(all(&mailbox), shown(&[("c=", 2), ("d=", 0)]));
+}
+
+/// Nothing is conflated before it must be: a client that reads gets everything.
+#[test]
+fn a_client_that_keeps_up_gets_everything() {
+    let mailbox = Mailbox::new(limits(3, 1 << 20, Overflow::Conflate));
+    mailbox.push_shared(FIRST, &message("a", "1"));
+    mailbox.push_shared(FIRST, &message("a", "2"));
+    assert_eq!(all(&mailbox), shown(&[("a=1", 0), ("a=2", 0)]));
+}
+
+#[test]
+fn dedicated_messages_are_never_dropped() {
+    for overflow in [Overflow::DropOldest, Overflow::Conflate] {
+        let mailbox = Mailbox::new(limits(2, 1, overflow));
+        for tag in 1..=100 {
+            mailbox.push_dedicated(FIRST, dedicated(tag));
+            mailbox.push_shared(SECOND, &message("k", ""));
+        }
+        let parcels: Vec<_> = std::iter::from_fn(|| take_parcel(&mailbox)).collect();
+        let tags = parcels.iter().map(|parcel| parcel.tag);
+        let tags: Vec<_> = tags.filter(|tag| *tag != 0).collect();
+        assert_eq!(tags, (1..=100).collect::<Vec<_>>());
+        let dropped: Vec<_> = parcels.iter().filter(|parcel| parcel.tag == 0).collect();
+        assert_eq!((dropped.len(), dropped[0].dropped), (1, 99));
+    }
+}
+
+/// A queue full of work does not keep a client from its feeds until they overflow.
+#[test]
+fn a_client_s_queue_and_its_feeds_take_turns() {
+    let mailbox = Mailbox::new(limits(10, 1 << 20, Overflow::Disconnect));
+    for tag in 1..=3 {
+        mailbox.push_dedicated(FIRST, dedicated(tag));
+    }
+    for _ in 0..2 {
+        mailbox.push_shared(SECOND, &message("k", ""));
+    }
+    let tags: Vec<_> = std::iter::from_fn(|| take_parcel(&mailbox))
+        .map(|parcel| parcel.tag)
+        .collect();
+    assert_eq!(tags, [1, 0, 2, 0, 3]);
+}
+
+#[test]
+fn the_first_problem_counts_and_frees_everything() {
+    let mailbox = Mailbox::new(limits(10, 1 << 20, Overflow::Disconnect));
+    let one = message("k", "");
+    mailbox.push_shared(FIRST, &one);
+    mailbox.push_dedicated(FIRST, dedicated(1));
+    mailbox.fail(Problem::ShuttingDown);
+    mailbox.fail(Problem::SlowConsumer);
+    assert_eq!(Arc::strong_count(&one), 1);
+    assert!(matches!(
+        take(&mailbox),
+        Some(Item::Problem(Problem::ShuttingDown))
+    ));
+    assert!(take(&mailbox).is_none());
+}
+
+#[test]
+fn a_closed_mailbox_takes_nothing_and_holds_nothing() {
+    let mailbox = Mailbox::new(limits(10, 1 << 20, Overflow::Disconnect));
+    let one = message("k", "");
+    mailbox.push_shared(FIRST, &one);
+    mailbox.push_dedicated(FIRST, dedicated(1));
+    assert!(take(&mailbox).is_some());
+    mailbox.close();
+    assert_eq!(Arc::strong_count(&one), 1);
+    mailbox.push_shared(FIRST, &one);
+    mailbox.push_dedicated(FIRST, dedicated(2));
+    mailbox.fail(Problem::SlowConsumer);
+    assert_eq!(Arc::strong_count(&one), 1);
+    assert!(holds_no_memory(&mailbox));
+    assert!(take(&mailbox).is_none());
+}
+
+#[test]
+fn the_end_of_a_consumer_is_told() {
+    let mailbox = Mailbox::new(limits(10, 1 << 20, Overflow::Disconnect));
+    let sink = DedicatedSink {
+        mailbox: Arc::clone(&mailbox),
+        subscription: FIRST,
+    };
+    sink.deliver(dedicated(7));
+    assert_eq!(take_parcel(&mailbox).unwrap().tag, 7);
+    sink.lost(BrokerError::Cancelled("the queue was deleted".into()));
+    let Some(Item::Problem(Problem::FeedInterrupted(text))) = take(&mailbox) else {
+        panic!("no problem");
+    };
+    assert_eq!(&*text, "the queue was deleted");
+}
+
+/// Unparks a thread, and remembers that it did.
+struct Unpark(thread::Thread, AtomicBool);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.1.store(true, Ordering::SeqCst);
+        self.0.unpark();
+    }
+}
+
+fn waker() -> (Arc<Unpark>, Waker) {
+    let unpark = Arc::new(Unpark(thread::current(), AtomicBool::new(false)));
+    (Arc::clone(&unpark), Waker::from(unpark))
+}
+
+#[test]
+fn whoever_waits_is_woken_by_everything() {
+    type Push = fn(&Mailbox);
+    let pushes: [Push; 3] = [
+        |mailbox| mailbox.push_shared(FIRST, &message("k", "")),
+        |mailbox| mailbox.push_dedicated(FIRST, dedicated(1)),
+        |mailbox| mailbox.fail(Problem::ShuttingDown),
+    ];
+    for push in pushes {
+        let mailbox = Mailbox::new(limits(10, 1 << 20, Overflow::Disconnect));
+        let (woken, waker) = waker();
+        assert!(mailbox.poll_take(&Context::from_waker(&waker)).is_pending());
+        assert!(!woken.1.load(Ordering::SeqCst));
+        push(&mailbox);
+        assert!(woken.1.load(Ordering::SeqCst));
+        assert!(take(&mailbox).is_some());
+    }
+    // The last one who asked is woken.
+    let mailbox = Mailbox::new(limits(10, 1 << 20, Overflow::Disconnect));
+    let ((first, first_waker), (last, last_waker)) = (waker(), waker());
+    assert!(
+        mailbox
+            .poll_take(&Context::from_waker(&first_waker))
+            .is_pending()
+    );
+    assert!(
+        mailbox
+            .poll_take(&Context::from_waker(&last_waker))
+            .is_pending()
+    );
+    mailbox.push_shared(FIRST, &message("k", ""));
+    assert!(last.1.load(Ordering::SeqCst) && !first.1.load(Ordering::SeqCst));
+}
+
+/// Threads push while one takes, and sleeps when there is nothing: it sees everything, each
+/// pusher's messages in order.
+#[test]
+fn no_wake_up_is_lost() {
+    const PUSHERS: u32 = 3;
+    const EACH: u32 = 5_000;
+    let mailbox = Mailbox::new(limits(usize::MAX, usize::MAX, Overflow::Disconnect));
+    thread::scope(|scope| {
+        for pusher in 0..PUSHERS {
+            let mailbox = &mailbox;
+            scope.spawn(move || {
+                for number in 0..EACH {
+                    let delivery = Delivery {
+                        tag: u64::from(number) + 1,
+                        ..dedicated(0)
+                    };
+                    if pusher == 0 {
+                        mailbox.push_dedicated(SubscriptionId(pusher), delivery);
+                    } else {
+                        let one = message("k", &number.to_string());
+                        mailbox.push_shared(SubscriptionId(pusher), &one);
+                    }
+                    if number % 64 == 0 {
+                        thread::yield_now();
+                    }
+                }
+            });
+        }
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let (_, waker) = waker();
+        let context = Context::from_waker(&waker);
+        let mut next = [0; PUSHERS as usize];
+        let mut left = PUSHERS * EACH;
+        while left > 0 {
+            let parcel = match mailbox.poll_take(&context) {
+                Poll::Ready(Item::Parcel(parcel)) => parcel,
+                Poll::Ready(Item::Problem(problem)) => panic!("{problem}"),
+                Poll::Pending => {
+                    // Woken by a push only.
+                    thread::park_timeout(deadline.saturating_duration_since(Instant::now()));
+                    assert!(Instant::now() < deadline, "{left} never came");
+                    continue;
+                }
+            };
+            let pusher = parcel.subscription.0 as usize;
+            let number = if pusher == 0 {
+                u32::try_from(parcel.tag).unwrap() - 1
+            } else {
+                String::from_utf8_lossy(&parcel.message.body)
+                    .parse()
+                    .unwrap()
+            };
+            assert_eq!(number, next[pusher]);
+            next[pusher] += 1;
+            left -= 1;
+        }
+    });
+    assert!(holds_no_memory(&mailbox));
+}
