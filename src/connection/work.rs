@@ -437,6 +437,8 @@ pub(super) fn problem(error: &BrokerError) -> Problem {
         }
         BrokerError::Unroutable | BrokerError::Nacked => Problem::NotPublished(text()),
         BrokerError::Cancelled(text) => Problem::FeedInterrupted(text.clone()),
-        BrokerError::Unavailable(_) => Problem::BrokerUnavailable(text()),
+        BrokerError::Unavailable(_) | BrokerError::Unreadable(_) => {
+            Problem::BrokerUnavailable(text())
+        }
     }
 }

@@ -11,6 +11,7 @@
 )]
 
 mod amqp_publishing;
+mod amqp_feeds;
 mod broker_contract;
 mod cli;
 mod e2e_bad_input;
