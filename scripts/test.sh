@@ -238,7 +238,7 @@ fi
 if [[ $checks == no ]]; then exit; fi
 if [[ $checks == filter ]]; then
     heading "Rust tests: ${filter[*]:-all}"
-    bounded 45 cargo test --workspace --locked --all-targets -- "${filter[@]}"
+    bounded 45 cargo test --workspace --locked --no-fail-fast --lib --bins --tests -- "${filter[@]}"
     exit
 fi
 heading 'Format' && cargo fmt --all -- --check
@@ -248,7 +248,7 @@ heading 'Clippy' && bounded 45 cargo clippy --workspace --all-targets --locked -
 heading 'Build programs and tests' &&
     bounded 45 cargo build --workspace --bins --locked &&
     bounded 45 cargo test --workspace --locked --no-run
-heading 'Rust tests' && bounded 45 cargo test --workspace --locked
+heading 'Rust tests' && bounded 45 cargo test --workspace --locked --no-fail-fast
 heading 'Documentation' &&
     RUSTDOCFLAGS='-D warnings' bounded 20 cargo doc --workspace --no-deps --locked
 if cargo deny --version >/dev/null 2>&1; then

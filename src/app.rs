@@ -2,6 +2,7 @@
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc};
 
+use futures_util::future::OptionFuture;
 use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 
@@ -13,6 +14,7 @@ use crate::{
     http::{self, Origins, Routes, WebSocketServer},
     hub::Hub,
     listen,
+    presence::{self, Presence, memory::MemoryPresence, redis::RedisPresence},
     shutdown::{self, Phase, Phases, Progress},
     telemetry,
 };
@@ -150,7 +152,11 @@ impl Gateway {
         // Who does not go in time, is cut.
         let _ = tokio::time::timeout_at(end, drained).await;
         self.progress.enter(Phase::CloseBroker);
-        self.services.hub.close().await;
+        let presence = self.services.presence.as_ref();
+        tokio::join!(
+            self.services.hub.close(),
+            OptionFuture::from(presence.map(|presence| presence.close())),
+        );
         while self.listeners.join_next().await.is_some() {}
         telemetry::stopped(registry.len());
         drop(self.phases);
@@ -159,7 +165,8 @@ impl Gateway {
 }
 
 fn build(config: &Config) -> Result<Arc<Services>, Error> {
-    let broker = broker(config)?;
+    let node = node_name();
+    let broker = broker(config, &node)?;
     let vhosts = config.broker.vhosts.iter().map(String::as_str);
     let hub = Hub::new(&*broker, vhosts, &config.feed);
     let hook = HttpAuthenticator::new(&config.auth)
@@ -167,6 +174,7 @@ fn build(config: &Config) -> Result<Arc<Services>, Error> {
     let (ttl, size) = (config.auth.cache_ttl, config.auth.cache_size);
     let auth: Arc<dyn Authenticator> =
         Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
+    let presence = presence(config, &node)?;
     let registry = Registry::new(config.listen.max_connections);
     let settings = Settings::new(
         config.limits.clone(),
@@ -175,10 +183,10 @@ fn build(config: &Config) -> Result<Arc<Services>, Error> {
         config.broker.default_vhost.as_str().into(),
         config.auth.disclose_reason,
     );
-    Ok(Services::new(hub, auth, registry, settings))
+    Ok(Services::new(hub, auth, presence, registry, settings))
 }
 
-fn broker(config: &Config) -> Result<Box<dyn Broker>, Error> {
+fn broker(config: &Config, node: &str) -> Result<Box<dyn Broker>, Error> {
     match &config.broker.url {
         None => Err(Error::Configuration("[broker] url is missing".to_owned())),
         Some(Url::Embedded) => {
@@ -190,12 +198,24 @@ fn broker(config: &Config) -> Result<Box<dyn Broker>, Error> {
             Ok(Box::new(Embedded::new(exchanges)))
         }
         Some(Url::Amqp(url)) => {
-            let node = node_name();
-            let broker = AmqpBroker::new(url, config.broker.clone(), config.feed.clone(), &node)
+            let broker = AmqpBroker::new(url, config.broker.clone(), config.feed.clone(), node)
                 .map_err(|error| Error::Configuration(format!("[broker] url {error}")))?;
             Ok(Box::new(broker))
         }
     }
+}
+
+fn presence(config: &Config, node: &str) -> Result<Option<Arc<dyn Presence>>, Error> {
+    let config = &config.presence;
+    Ok(match &config.url {
+        presence::Url::Off => None,
+        presence::Url::Memory => Some(Arc::new(MemoryPresence::new(node))),
+        presence::Url::Redis(url) => {
+            let presence = RedisPresence::new(url, config.lease, node)
+                .map_err(|error| Error::Configuration(format!("[presence] url: {error}")))?;
+            Some(Arc::new(presence))
+        }
+    })
 }
 
 /// The host's name, for whoever looks at the broker's lists, and a part that is new each time.

@@ -7,8 +7,9 @@ use std::{
     error::Error,
     fs,
     io::{self, Write},
+    os::unix::process::CommandExt,
     path::Path,
-    process::ExitCode,
+    process::{self, ExitCode},
 };
 
 use clap::Parser;
@@ -29,8 +30,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Files that the gateway opens besides one a client: the broker's links, the hook's, Redis'.
 const OTHER_FILES: u64 = 500;
 
+/// lapin parses the headers of a message by recursion, on a thread whose stack's size can be set
+/// by this variable alone. Headers fill one AMQP frame at most, 128 KiB, which nested as deep as
+/// they can be need some 30 MiB: with the usual 2 MiB, one such message ends the process.
+const STACK_VARIABLE: &str = "RUST_MIN_STACK";
+/// Of address space, not of memory, for each thread: 64 MiB.
+const STACK: &str = "67108864";
+
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if !matches!(command, Command::Config(_)) {
+        deepen_stacks();
+    }
+    let result = match command {
         Command::Serve { config } => serve(config.as_deref()),
         Command::Config(task) => configure(&task),
         Command::Demo { port, broker } => run_demo(port, broker.as_deref()),
@@ -50,6 +62,23 @@ fn main() -> ExitCode {
 }
 
 /// Whose fault it is that the program ends.
+/// Begins this program anew, in this very process, with deep stacks for its threads.
+fn deepen_stacks() {
+    if env::var_os(STACK_VARIABLE).is_some() {
+        return;
+    }
+    if let Ok(program) = env::current_exe() {
+        let mut again = process::Command::new(program);
+        again
+            .args(env::args_os().skip(1))
+            .env(STACK_VARIABLE, STACK);
+        // Comes back only if the system refuses; then stacks are as they are, which is enough
+        // for any message but a hostile one.
+        let error = again.exec();
+        let _ = writeln!(io::stderr(), "could not deepen the stacks: {error}");
+    }
+}
+
 enum Failure {
     /// Something went wrong while running.
     Run(Box<dyn Error>),

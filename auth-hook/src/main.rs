@@ -35,6 +35,7 @@ const EXAMPLE: &str = r#"Get going:
        read = ["/exchange/feed/user_{username}", "/topic/news.*"]
        write = ["/exchange/chat/room.*"]
        configure = ["/queue/{username}.*"]
+       groups = ["project-7"]            # optional; for presence
 
      read is to subscribe, write to publish, configure to declare queues. Entries are written
      as clients write destinations. * stands for any run of characters, {username} for the

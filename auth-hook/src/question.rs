@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use form_urlencoded::Serializer;
 use thiserror::Error;
 
-/// The four kinds of question; each has a path of its own at the hook.
+/// The kinds of question; each has a path of its own at the hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
     /// Who presents these credentials?
@@ -16,11 +16,23 @@ pub enum Call {
     Resource,
     /// May the user use a routing key of an exchange?
     Topic,
+    /// Which groups is the user in? The gateway's own: RabbitMQ does not ask it.
+    Groups,
 }
 
 impl Call {
-    /// All calls, in the order in which a client meets them.
-    pub const ALL: [Call; 4] = [Call::User, Call::Vhost, Call::Resource, Call::Topic];
+    /// The calls that are answered by `allow` or `deny`, in the order in which a client meets
+    /// them.
+    pub const CHECKS: [Call; 4] = [Call::User, Call::Vhost, Call::Resource, Call::Topic];
+
+    /// All calls.
+    pub const ALL: [Call; 5] = [
+        Call::User,
+        Call::Vhost,
+        Call::Resource,
+        Call::Topic,
+        Call::Groups,
+    ];
 
     /// Its name, which is also the last part of its usual path: `user`, `vhost`, …
     pub const fn name(self) -> &'static str {
@@ -29,6 +41,7 @@ impl Call {
             Call::Vhost => "vhost",
             Call::Resource => "resource",
             Call::Topic => "topic",
+            Call::Groups => "groups",
         }
     }
 }
@@ -91,6 +104,8 @@ pub enum Question<'a> {
     Resource(ResourceQuestion<'a>),
     /// May the user use a routing key of an exchange?
     Topic(TopicQuestion<'a>),
+    /// Which groups is the user in?
+    Groups(GroupsQuestion<'a>),
 }
 
 /// Who presents these credentials? Its `Debug` shows no password.
@@ -161,6 +176,15 @@ pub struct TopicQuestion<'a> {
     pub routing_key: Cow<'a, str>,
 }
 
+/// Which groups is the user in? Answered by a list: see [`crate::parse_groups`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupsQuestion<'a> {
+    /// `username`.
+    pub username: Cow<'a, str>,
+    /// `tags`: what the user call answered, separated by blanks.
+    pub tags: Cow<'a, str>,
+}
+
 /// The name by which calls speak of the default exchange, whose own name is empty.
 const DEFAULT_EXCHANGE: &str = "amq.default";
 
@@ -172,6 +196,7 @@ impl<'a> Question<'a> {
             Question::Vhost(_) => Call::Vhost,
             Question::Resource(_) => Call::Resource,
             Question::Topic(_) => Call::Topic,
+            Question::Groups(_) => Call::Groups,
         }
     }
 
@@ -182,6 +207,7 @@ impl<'a> Question<'a> {
             Question::Vhost(q) => &q.username,
             Question::Resource(q) => &q.username,
             Question::Topic(q) => &q.username,
+            Question::Groups(q) => &q.username,
         }
     }
 
@@ -232,6 +258,10 @@ impl<'a> Question<'a> {
                     .append_pair("routing_key", &q.routing_key)
                     .append_pair("variable_map.username", &q.username)
                     .append_pair("variable_map.vhost", &q.vhost);
+            }
+            Question::Groups(q) => {
+                form.append_pair("username", &q.username)
+                    .append_pair("tags", &q.tags);
             }
         }
         form.finish()
@@ -284,6 +314,10 @@ impl Question<'static> {
                     routing_key: form.needed("routing_key")?,
                 })
             }
+            Call::Groups => Question::Groups(GroupsQuestion {
+                username: form.needed("username")?,
+                tags: form.optional("tags").unwrap_or_default(),
+            }),
         })
     }
 }
@@ -389,6 +423,8 @@ mod tests {
                     vhost,
                 })
             }),
+            (owned(), owned())
+                .prop_map(|(username, tags)| Question::Groups(GroupsQuestion { username, tags })),
             (owned(), owned(), owned(), owned()).prop_map(|(username, vhost, ip, tags)| {
                 Question::Vhost(VhostQuestion {
                     username,

@@ -1,6 +1,6 @@
 // A user's feed in Java 17, with nothing but the JDK: its WebSocket, and a few lines of STOMP.
 //
-//   java Subscribe.java alice alice-demo          (user, passcode)
+//   java Subscribe.java alice demo-alice          (user, passcode)
 //
 // Environment: STENTOR_WS (default ws://127.0.0.1:15674/ws), STOMP_LOGIN (default: the user).
 // On Android the same code works on OkHttp's WebSocket.

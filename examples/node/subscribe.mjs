@@ -1,7 +1,7 @@
 // A user's feed in Node, with @stomp/stompjs over the `ws` WebSocket.
 //
 //   npm install
-//   node subscribe.mjs alice alice-demo          (user, passcode)
+//   node subscribe.mjs alice demo-alice          (user, passcode)
 //
 // Environment: STENTOR_WS (default ws://127.0.0.1:15674/ws), STOMP_LOGIN (default: the user).
 import { Client } from '@stomp/stompjs';

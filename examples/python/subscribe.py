@@ -1,7 +1,7 @@
 """A user's feed in Python, with stomp.py over TCP.
 
     pip install -r requirements.txt
-    python subscribe.py alice alice-demo          (user, passcode)
+    python subscribe.py alice demo-alice          (user, passcode)
 
 Environment: STENTOR_TCP (default 127.0.0.1:61613), STOMP_LOGIN (default: the user).
 """

@@ -118,7 +118,13 @@ pub enum Problem {
     // Login and permission.
     /// Neither `login` and `passcode` nor anything that stands in for them.
     MissingCredentials,
-    /// The hook refused the user, or could not be asked.
+    /// The hook could not be asked, or did not answer in its contract. The words are those of a
+    /// refusal; the code says that to try again helps.
+    LoginUnavailable {
+        /// The user's name, as the client gave it.
+        user: Box<str>,
+    },
+    /// The hook refused the user.
     AccessRefused {
         /// The user's name, as the client gave it.
         user: Box<str>,
@@ -242,6 +248,7 @@ impl Problem {
             }
             Self::MissingCredentials => ("Bad CONNECT", Policy),
             Self::AccessRefused { .. } => ("Bad CONNECT", Policy),
+            Self::LoginUnavailable { .. } => ("Bad CONNECT", TryAgainLater),
             Self::VhostDenied { .. } => ("Bad CONNECT", Policy),
             Self::PermissionDenied { .. } => ("access_refused", Policy),
             Self::LoginTimeout => ("login timeout", Policy),
@@ -348,7 +355,9 @@ impl Problem {
                 "All open transactions together may hold at most {limit} bytes. COMMIT more often\n"
             ),
             Self::MissingCredentials => "Missing login or passcode header(s)".to_owned(),
-            Self::AccessRefused { user } => format!("Access refused for user '{}'\n", clip(user)),
+            Self::AccessRefused { user } | Self::LoginUnavailable { user } => {
+                format!("Access refused for user '{}'\n", clip(user))
+            }
             Self::VhostDenied { vhost } => {
                 format!("Virtual host '{}' access denied", clip(vhost))
             }

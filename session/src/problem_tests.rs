@@ -47,10 +47,11 @@ fn row_in_test(problem: &Problem) -> usize {
         SlowConsumer => 37,
         HeartbeatMissed => 38,
         ShuttingDown => 39,
+        LoginUnavailable { .. } => 40,
     }
 }
 
-const ROWS: usize = 40;
+const ROWS: usize = 41;
 
 /// Every variant, its `message`, its code, and its body.
 fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
@@ -252,6 +253,14 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             },
             "Bad CONNECT",
             1008,
+            "Access refused for user 'guest'\n",
+        ),
+        (
+            LoginUnavailable {
+                user: "guest".into(),
+            },
+            "Bad CONNECT",
+            1013,
             "Access refused for user 'guest'\n",
         ),
         (

@@ -13,7 +13,7 @@ use super::{Access, Authenticator, Login, Refusal, User};
 /// Stands before another authenticator. What [`Authenticator::allow`] permits is remembered for
 /// a while, so that a page that is loaded again costs the hook nothing; while a question is
 /// under way, equal ones wait for its answer. Refusals are not remembered (whoever is granted
-/// something need not wait), and logins are always asked for.
+/// something need not wait), and logins, with the groups that go with them, are always asked for.
 pub struct CachedAuthenticator {
     inner: Arc<dyn Authenticator>,
     /// `None`: nothing is remembered or shared.
@@ -62,6 +62,10 @@ impl Authenticator for CachedAuthenticator {
                 .map_err(Arc::unwrap_or_clone)
         }
         .boxed()
+    }
+
+    fn groups<'a>(&'a self, user: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
+        self.inner.groups(user)
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Config {
     pub resource_path: Option<String>,
     /// Answers whether a user may use a routing key of an exchange.
     pub topic_path: Option<String>,
+    /// Answers which groups a user is in: for presence, and asked only where that is on.
+    pub groups_path: Option<String>,
     /// What a check answers whose path is not given. Default `deny`.
     pub unset: Unset,
     /// How questions are sent. Default `get`, as RabbitMQ's; `post` keeps passwords out of the
@@ -75,6 +77,7 @@ impl Default for Config {
             vhost_path: None,
             resource_path: None,
             topic_path: None,
+            groups_path: None,
             unset: Unset::Deny,
             http_method: Method::Get,
             connection_timeout: Duration::from_secs(3),
@@ -96,12 +99,6 @@ impl Config {
     /// # Errors
     /// A key, and what is wrong with it and what to do.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
-        if self.user_path.is_none() {
-            let message = "is not set, so nobody could log in: give the URL of your application's \
-                           hook (to try things out, that of `auth-hook serve`: \
-                           \"http://127.0.0.1:8000/auth/user\")";
-            return Err(("user_path", message.into()));
-        }
         for call in Call::ALL {
             let (key, path) = self.path(call);
             if let Some(path) = path {
@@ -144,6 +141,7 @@ impl Config {
             Call::Vhost => ("vhost_path", &self.vhost_path),
             Call::Resource => ("resource_path", &self.resource_path),
             Call::Topic => ("topic_path", &self.topic_path),
+            Call::Groups => ("groups_path", &self.groups_path),
         };
         (key, path.as_deref())
     }
@@ -215,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn all_keys_are_read_and_none_is_needed_but_the_user_path() {
+    fn all_keys_are_read() {
         assert_eq!(read(""), Config::default());
         let config = read(
             r#"
@@ -223,6 +221,7 @@ mod tests {
             vhost_path = "http://h/v"
             resource_path = "http://h/r"
             topic_path = "http://h/t"
+            groups_path = "http://h/g"
             unset = "allow"
             http_method = "post"
             connection_timeout = "1s"
@@ -240,6 +239,7 @@ mod tests {
         );
         assert_eq!(config.request_timeout, Duration::from_millis(1500));
         assert_eq!(config.topic_path.as_deref(), Some("http://h/t"));
+        assert_eq!(config.groups_path.as_deref(), Some("http://h/g"));
         assert_eq!(read("user_path = \"http://h/u\"").check(), Ok(()));
     }
 
@@ -257,10 +257,11 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_named() {
-        assert_eq!(Config::default().check().unwrap_err().0, "user_path");
+        assert_eq!(Config::default().check(), Ok(()));
         for (text, key) in [
             ("user_path = \"/auth/user\"", "user_path"),
             ("topic_path = \"ftp://h/t\"", "topic_path"),
+            ("groups_path = \"/auth/groups\"", "groups_path"),
             ("vhost_path = \"http://h/v#x\"", "vhost_path"),
             ("connection_timeout = \"0s\"", "connection_timeout"),
             ("request_timeout = \"0s\"", "request_timeout"),

@@ -4,10 +4,11 @@ mod fault;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use auth_hook::{
-    Answer, Call, Question, ResourceQuestion, TopicQuestion, UserQuestion, VhostQuestion,
+    Answer, Call, GroupsQuestion, Question, ResourceQuestion, TopicQuestion, UserQuestion,
+    VhostQuestion, parse_groups,
 };
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -48,6 +49,7 @@ pub struct HttpAuthenticator {
     vhost: Option<Path>,
     resource: Option<Path>,
     topic: Option<Path>,
+    groups: Option<Path>,
     unset: Unset,
     method: Method,
     request_timeout: Duration,
@@ -106,10 +108,11 @@ impl HttpAuthenticator {
         };
         let user = path(Call::User)?;
         let user = user.ok_or_else(|| SetupError::Config("user_path", "is not set".into()))?;
-        let [vhost, resource, topic] = [
+        let [vhost, resource, topic, groups] = [
             path(Call::Vhost)?,
             path(Call::Resource)?,
             path(Call::Topic)?,
+            path(Call::Groups)?,
         ];
 
         let paths = [
@@ -117,6 +120,7 @@ impl HttpAuthenticator {
             vhost.as_ref(),
             resource.as_ref(),
             topic.as_ref(),
+            groups.as_ref(),
         ];
         let secure = paths
             .iter()
@@ -144,6 +148,7 @@ impl HttpAuthenticator {
             vhost,
             resource,
             topic,
+            groups,
             unset: config.unset,
             method: config.http_method,
             request_timeout: config.request_timeout,
@@ -159,6 +164,7 @@ impl HttpAuthenticator {
             Call::Vhost => self.vhost.as_ref(),
             Call::Resource => self.resource.as_ref(),
             Call::Topic => self.topic.as_ref(),
+            Call::Groups => self.groups.as_ref(),
         };
         let Some(path) = path else {
             return match self.unset {
@@ -168,19 +174,31 @@ impl HttpAuthenticator {
                 ))),
             };
         };
+        let parse = |status, body: &[u8]| Ok(Answer::parse(call, status, body)?);
+        match self.ask_at(path, question, parse).await? {
+            Answer::Allow { tags } => Ok(tags),
+            Answer::Deny { reason } => Err(Refusal::Denied(reason)),
+        }
+    }
+
+    /// Asks one path; faults are logged.
+    async fn ask_at<T>(
+        &self,
+        path: &Path,
+        question: Question<'_>,
+        parse: impl Fn(u16, &[u8]) -> Result<T, Fault>,
+    ) -> Result<T, Refusal> {
+        let call = question.call();
         let parameters = question.encode();
         if parameters.len() > MAX_QUESTION {
             return Err(Refusal::Denied(Some(
                 "names or credentials are too long".into(),
             )));
         }
-        match self.call(path, call, parameters.into()).await {
+        match self.call(path, parameters.into(), parse).await {
             Ok(answer) => {
                 path.faults.answered(call, &path.shown);
-                match answer {
-                    Answer::Allow { tags } => Ok(tags),
-                    Answer::Deny { reason } => Err(Refusal::Denied(reason)),
-                }
+                Ok(answer)
             }
             Err(fault) => {
                 path.faults.fault(call, &path.shown, &fault);
@@ -190,14 +208,20 @@ impl HttpAuthenticator {
     }
 
     /// One call, bounded in time.
-    async fn call(&self, path: &Path, call: Call, parameters: Bytes) -> Result<Answer, Fault> {
+    async fn call<T>(
+        &self,
+        path: &Path,
+        parameters: Bytes,
+        parse: impl Fn(u16, &[u8]) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         let (begun, within) = (Instant::now(), self.request_timeout);
         let mut waited = None;
         let answered = timeout(within, async {
             // The semaphore is never closed; if it were, calls would go without turns.
             let _turn = self.turns.acquire().await;
             waited = Some(begun.elapsed());
-            self.exchange(path, call, parameters).await
+            let (status, body) = self.exchange(path, parameters).await?;
+            parse(status, &body)
         });
         answered.await.unwrap_or_else(|_| {
             Err(Fault::Timeout {
@@ -207,7 +231,8 @@ impl HttpAuthenticator {
         })
     }
 
-    async fn exchange(&self, path: &Path, call: Call, form: Bytes) -> Result<Answer, Fault> {
+    /// Status and body.
+    async fn exchange(&self, path: &Path, form: Bytes) -> Result<(u16, Vec<u8>), Fault> {
         let first = self.request(path, form.clone()).send().await;
         let mut response = match first {
             // The hook closed a kept connection just as the question went out. Questions change
@@ -227,7 +252,7 @@ impl HttpAuthenticator {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer::parse(call, response.status().as_u16(), &body)?)
+        Ok((response.status().as_u16(), body))
     }
 
     fn request(&self, path: &Path, form: Bytes) -> RequestBuilder {
@@ -273,6 +298,21 @@ impl Authenticator for HttpAuthenticator {
         access: &'a Access,
     ) -> BoxFuture<'a, Result<(), Refusal>> {
         async move { self.ask(question(user, access)).await.map(drop) }.boxed()
+    }
+
+    fn groups<'a>(&'a self, user: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
+        async move {
+            let Some(path) = &self.groups else {
+                return Ok(Vec::new());
+            };
+            let question = Question::Groups(GroupsQuestion {
+                username: Cow::Borrowed(&user.name),
+                tags: Cow::Borrowed(&user.tags),
+            });
+            let parse = |status, body: &[u8]| Ok(parse_groups(status, body)?);
+            self.ask_at(path, question, parse).await
+        }
+        .boxed()
     }
 }
 
@@ -320,7 +360,7 @@ fn question<'a>(user: &'a User, access: &'a Access) -> Question<'a> {
 }
 
 fn say_what_is_unset(config: &Config) {
-    let unset = Call::ALL.map(|call| config.path(call));
+    let unset = Call::CHECKS.map(|call| config.path(call));
     let unset: Vec<_> = unset
         .iter()
         .filter(|(_, path)| path.is_none())

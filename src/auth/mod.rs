@@ -26,6 +26,11 @@ pub trait Authenticator: Send + Sync + 'static {
         user: &'a User,
         access: &'a Access,
     ) -> BoxFuture<'a, Result<(), Refusal>>;
+
+    /// The groups that the user is in, each once, as presence knows them; none where nobody can
+    /// be asked. A refusal takes nothing from the user: it is in no group then, and it is for
+    /// the implementation to log why.
+    fn groups<'a>(&'a self, user: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>>;
 }
 
 /// What a client presents.

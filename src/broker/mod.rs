@@ -54,7 +54,14 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// the exchange routes by the pattern reaches [`FeedSink::deliver`] of this feed once,
     /// messages of one publisher in order, however many patterns of the feed match it; also
     /// across a restart of the broker or a cut of the link. If that could not be kept,
-    /// [`FeedSink::interrupted`] is called. To bind twice is to bind once.
+    /// [`FeedSink::interrupted`] or [`FeedSink::lost`] is called. To bind twice is to bind once.
+    ///
+    /// Not kept, and not told, is what the broker itself gives up without a word: a transient
+    /// message (not [`Properties::persistent`]) that waits for a lost link while the broker
+    /// restarts; messages that expire while they wait; what an operator purges; and what is
+    /// published to an exchange that was deleted and made anew while its feeds were bound to it:
+    /// their bindings are gone, until the link is lost and back, or the pattern is unbound and
+    /// bound again.
     ///
     /// # Errors
     /// [`BrokerError::NotFound`]: the exchange does not exist (any more).
@@ -79,7 +86,11 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// auto-delete) is consumed again when it is back; what was unsettled comes again, marked as
     /// redelivered, with new tags, and tags of before are ignored by [`Consumer::settle`].
     /// Otherwise, and when the broker cancels the consumer, [`DeliverySink::lost`] is called,
-    /// once, and nothing after it.
+    /// once, and nothing after it. [`Consumer::cancel`] is no loss.
+    ///
+    /// If this fails, or is dropped before it is done, a queue that was declared for it and that
+    /// nobody else can know (not durable, its name made up) is deleted; where even that is cut
+    /// off, the broker deletes it after a minute.
     fn consume(
         &self,
         request: Consume,
@@ -102,10 +113,13 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// the call on, also if the futures are dropped.
     ///
     /// # Errors
-    /// Of the inner future: [`BrokerError::NotFound`] (no such exchange),
-    /// [`BrokerError::Unroutable`] (only if `mandatory`), [`BrokerError::Nacked`], and
-    /// [`BrokerError::Unavailable`] if the link broke before the broker answered: the message
-    /// may or may not have been taken.
+    /// Of either future: [`BrokerError::NotFound`] (no such exchange), and
+    /// [`BrokerError::AccessRefused`] (the gateway's account may not publish to it, or nobody may;
+    /// the broker is asked again after some seconds). Of the outer one:
+    /// [`BrokerError::PreconditionFailed`] (a property, or all together, are too large for the
+    /// broker). Of the inner one: [`BrokerError::Unroutable`] (only if `mandatory`),
+    /// [`BrokerError::Nacked`], and [`BrokerError::Unavailable`] if the link broke before the
+    /// broker answered, or it did not answer in time: the message may or may not have been taken.
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>>;
 
     /// Ends consumers, removes feed queues, and closes the link.
@@ -139,11 +153,18 @@ pub trait FeedSink: Send + Sync {
     /// returns, the message counts as handed over. Does not block.
     fn deliver(&self, feed: &FeedId, message: Message);
 
-    /// The patterns bound to the feed, when it has to be set up anew.
+    /// The patterns that are bound to the feed, or are about to be.
     fn patterns(&self, feed: &FeedId) -> Vec<Arc<str>>;
 
-    /// Messages of the feed may have been lost; why.
+    /// Messages of the feed may have been lost; why. What is bound, stays so.
     fn interrupted(&self, feed: &FeedId, reason: &str);
+
+    /// Messages of the feed may have been lost, and its bindings are: nothing comes until a
+    /// pattern is bound again. A [`VirtualHost::bind_feed`] that began before this call counts
+    /// for nothing, whatever it answers after.
+    fn lost(&self, feed: &FeedId, reason: &str) {
+        self.interrupted(feed, reason);
+    }
 }
 
 /// Takes the messages of one dedicated consumer.

@@ -24,7 +24,7 @@ pub(super) const REQUIRED: &[Required] = &[
         ("auth", "user_path"),
         |config| config.auth.user_path.is_some(),
         "is not set, and nobody but your application knows who may log in; write the address of \
-         its hook, such as \"http://127.0.0.1:8080/auth/user\" (`stentor demo` needs none)",
+         its hook, such as \"http://127.0.0.1:8000/auth/user\" (`stentor demo` needs none)",
     ),
 ];
 

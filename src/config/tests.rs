@@ -255,7 +255,7 @@ fn problems_in_the_environment_name_the_variable() {
 fn serving_needs_a_broker_and_a_hook() {
     let errors = Config::load(None, []).unwrap_err();
     assert_snapshot!(errors, @r#"
-    configuration: [auth] user_path: is not set, and nobody but your application knows who may log in; write the address of its hook, such as "http://127.0.0.1:8080/auth/user" (`stentor demo` needs none)
+    configuration: [auth] user_path: is not set, and nobody but your application knows who may log in; write the address of its hook, such as "http://127.0.0.1:8000/auth/user" (`stentor demo` needs none)
     configuration: [broker] url: is not set; write RabbitMQ's address and the gateway's account there, "amqp://user:password@host:5672" (in the file, or, better for a password, in the variable STENTOR__BROKER__URL)
     "#);
     let set = variables(&[

@@ -68,7 +68,7 @@ impl Default for Limits {
             max_transaction_frames: 1024,
             max_transaction_bytes: 16 << 20,
             max_pending: 64,
-            max_unacked: 10_000,
+            max_unacked: 1_000,
             auto_prefetch: 100,
             write_timeout: Duration::from_secs(30),
             disconnect_linger: Duration::from_secs(2),

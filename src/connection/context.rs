@@ -16,6 +16,7 @@ use super::{
 use crate::{
     auth::{Authenticator, User},
     hub::{Hub, Mailbox, MailboxConfig, VhostHub},
+    presence::{Presence, Session},
     telemetry::ConnectionInfo,
 };
 
@@ -25,6 +26,8 @@ pub struct Services {
     pub hub: Hub,
     /// Who may do what.
     pub auth: Arc<dyn Authenticator>,
+    /// Who is online; `None`: nobody asks.
+    pub presence: Option<Arc<dyn Presence>>,
     /// Who is connected.
     pub registry: Arc<Registry>,
     settings: Settings,
@@ -82,12 +85,14 @@ impl Services {
     pub fn new(
         hub: Hub,
         auth: Arc<dyn Authenticator>,
+        presence: Option<Arc<dyn Presence>>,
         registry: Arc<Registry>,
         settings: Settings,
     ) -> Arc<Self> {
         Arc::new(Self {
             hub,
             auth,
+            presence,
             registry,
             settings,
         })
@@ -124,6 +129,8 @@ pub(super) struct Context {
     /// The session's id: unique, and not to be guessed.
     pub(super) session: Box<str>,
     identity: OnceLock<Identity>,
+    /// As presence knows it; it leaves with this.
+    here: OnceLock<Arc<Session>>,
 }
 
 /// Who a client turned out to be.
@@ -145,6 +152,7 @@ impl Context {
             guard,
             session,
             identity: OnceLock::new(),
+            here: OnceLock::new(),
         })
     }
 
@@ -169,6 +177,27 @@ impl Context {
         let _ = self.identity.set(identity);
     }
 
+    /// Joins presence, if there is any, once logged in.
+    pub(super) fn join(&self, groups: Vec<Arc<str>>) {
+        let (Some(presence), Some(identity)) = (&self.services.presence, self.identity()) else {
+            return;
+        };
+        let user = Arc::clone(&identity.user.name);
+        let mut session = Session::new(user, &self.session, self.peer.transport, groups);
+        session.remote = Some(self.peer.remote);
+        let session = Arc::new(session);
+        if self.here.set(Arc::clone(&session)).is_ok() {
+            presence.join(session);
+        }
+    }
+
+    /// Leaves presence, if it had joined.
+    pub(super) fn leave(&self) {
+        if let (Some(presence), Some(session)) = (&self.services.presence, self.here.get()) {
+            presence.leave(session);
+        }
+    }
+
     pub(super) fn settings(&self) -> &Settings {
         &self.services.settings
     }
@@ -182,6 +211,13 @@ impl Context {
             auto_prefetch: limits.auto_prefetch,
             max_unacked: limits.max_unacked,
         }
+    }
+}
+
+/// Also when the connection's task is dropped.
+impl Drop for Context {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

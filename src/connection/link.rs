@@ -21,6 +21,12 @@ pub trait Link: Send + Unpin + 'static {
     fn poll_receive(&mut self, context: &mut Context<'_>)
     -> Poll<Result<Option<Bytes>, LinkError>>;
 
+    /// Whether bytes came since the last call that were not handed over (yet): parts of a message
+    /// of the transport. The client lives, though nothing whole was heard of it.
+    fn was_heard(&mut self) -> bool {
+        false
+    }
+
     /// Takes one whole frame, or a heart-beat, to be written by the next
     /// [`Link::poll_flush`]. Does no I/O.
     fn send(&mut self, frame: Vec<u8>);

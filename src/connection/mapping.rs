@@ -17,6 +17,7 @@ use stomp_session::{AckMode, Problem};
 
 use crate::broker::{
     Argument, Consume, Publish, QueueSpec,
+    amqp::{MAX_PROPERTIES, properties_len},
     destination::{Destination, DestinationError},
 };
 use fields::Fields;
@@ -66,8 +67,10 @@ pub struct Sending {
 /// user's name goes with it as [`USER_HEADER`], whatever the client says there.
 ///
 /// # Errors
-/// [`Problem::InvalidDestination`], [`Problem::InvalidHeader`], and
-/// [`Problem::PreconditionFailed`]: the client claims another `user-id` than its own.
+/// [`Problem::InvalidDestination`], [`Problem::InvalidHeader`],
+/// [`Problem::PreconditionFailed`]: the client claims another `user-id` than its own; and
+/// [`Problem::NotPublished`]: the headers together are larger than AMQP can carry, whatever each
+/// of them may take in STOMP.
 pub fn send(
     destination: &Destination,
     headers: &Headers,
@@ -79,6 +82,14 @@ pub fn send(
     };
     let fields = Fields::new(Command::Send, headers);
     let (properties, temp_queue) = properties::read(&fields, context)?;
+    let length = properties_len(&properties);
+    if length > MAX_PROPERTIES {
+        let text = format!(
+            "the headers of the message take {length} bytes together; at most {MAX_PROPERTIES} \
+             are allowed\n"
+        );
+        return Err(Problem::NotPublished(text.into()));
+    }
     let declare = match destination {
         // Here, `persistent` is the message's delivery mode alone. (The plug-in takes it for
         // `durable` too, so that `persistent:false` declares an exclusive queue.)
@@ -127,6 +138,11 @@ pub enum Plan {
 /// A name that the client chose (`x-queue-name`) may be another user's: ask the hook before
 /// consuming from it.
 ///
+/// In the pattern, `#.#` becomes `#`, which means the same, and more than three `#` are refused:
+/// RabbitMQ tries each of their combinations against every message's key, for everybody to wait
+/// for. Which type the exchange is of is not known here; so this is done where it is direct, too,
+/// and `#` is no more than a rare letter.
+///
 /// # Errors
 /// [`Problem::InvalidDestination`], [`Problem::InvalidHeader`], and [`Problem::MissingHeader`]:
 /// a durable subscription needs an `id`.
@@ -144,11 +160,26 @@ pub fn subscribe(
             let (exchange, pattern) = destination.route(context.topics).unwrap_or_default();
             Ok(Plan::Shared {
                 exchange: exchange.into(),
-                pattern: pattern.into(),
+                pattern: bounded(pattern)?,
             })
         }
         _ => dedicated(destination, ack, headers, unique, context).map(Plan::Dedicated),
     }
+}
+
+/// `#` words that a pattern may have.
+const MAX_HASHES: usize = 3;
+
+/// A pattern that costs the broker little to match.
+fn bounded(pattern: &str) -> Result<Box<str>, Problem> {
+    let mut words: Vec<&str> = pattern.split('.').collect();
+    words.dedup_by(|word, before| *word == "#" && *before == "#");
+    let hashes = words.iter().filter(|word| **word == "#").count();
+    if hashes > MAX_HASHES {
+        let text = format!("a pattern has {hashes} words '#'; at most {MAX_HASHES} are allowed\n");
+        return Err(Problem::InvalidDestination(text.into()));
+    }
+    Ok(words.join(".").into())
 }
 
 fn asks_for_a_queue(header: &str) -> bool {
@@ -183,7 +214,8 @@ pub fn dedicated(
     let binding = destination
         .route(context.topics)
         .filter(|(exchange, _)| !exchange.is_empty())
-        .map(|(exchange, pattern)| (exchange.into(), pattern.into()));
+        .map(|(exchange, pattern)| Ok::<_, Problem>((exchange.into(), bounded(pattern)?)))
+        .transpose()?;
     let queue = match destination {
         Destination::Exchange { .. } | Destination::Topic(_) => {
             subscription_queue(destination, &fields, unique, context)?

@@ -36,7 +36,7 @@ pub use registry::{Guard, Registry};
 
 use self::{
     context::Context,
-    work::{Done, Route, Task, Work},
+    work::{Done, Handed, Route, Task, Work},
 };
 use crate::{
     broker::{QueueSpec, destination::Destination},
@@ -515,6 +515,11 @@ impl<L: Link> Connection<L> {
                     self.end = Some(End::WriteTimeout);
                     return false;
                 }
+                // Who is half way through a long message lives. And who reads slowly what it is
+                // sent is not read itself meanwhile.
+                if self.link.was_heard() || self.is_congested() {
+                    self.session.handle_activity(now.into_std());
+                }
                 self.session.handle_timeout(now.into_std());
             }
         }
@@ -535,6 +540,10 @@ impl<L: Link> Connection<L> {
                 self.decoder.set_limits(limits);
                 self.link.set_max_frame_size(limits.max_frame_size);
                 self.session.handle_authenticated(now, Ok(()));
+                if self.context.services.presence.is_some() {
+                    let work = self.work.get_or_insert_default();
+                    work.find_groups(Arc::clone(&self.context));
+                }
             }
             Done::Authenticated(Err(problem)) => {
                 self.session.handle_authenticated(now, Err(problem));
@@ -551,7 +560,11 @@ impl<L: Link> Connection<L> {
                 self.session.handle_done(now, operation, Err(problem));
             }
             Done::Handed(operation, Ok(handed)) => {
-                let (confirms, declared, replies) = handed.split();
+                let Handed {
+                    confirms,
+                    declared,
+                    replies,
+                } = handed;
                 self.routes.extend(replies);
                 self.accept_early();
                 self.remember(declared);
@@ -566,6 +579,7 @@ impl<L: Link> Connection<L> {
             Done::Operation(operation, outcome) => {
                 self.session.handle_done(now, operation, outcome);
             }
+            Done::Groups(groups) => self.context.join(groups),
         }
     }
 
@@ -592,14 +606,12 @@ impl<L: Link> Connection<L> {
         let session = self.session.poll_timeout().map(Instant::from_std);
         let blocked = self.blocked_since.map(|since| since + patience);
         let due = session.into_iter().chain(blocked).min();
-        let Some(due) = due else {
-            if timer.is_elapsed() {
-                timer.as_mut().reset(Instant::now() + NEVER);
-            }
-            return;
-        };
         // A timer that fires early does no harm, and to move it at every frame would cost more.
-        if timer.is_elapsed() || due < timer.deadline() {
+        if timer.is_elapsed() {
+            timer
+                .as_mut()
+                .reset(due.unwrap_or_else(|| Instant::now() + NEVER));
+        } else if let Some(due) = due.filter(|due| *due < timer.deadline()) {
             timer.as_mut().reset(due);
         }
     }
@@ -610,6 +622,7 @@ impl<L: Link> Connection<L> {
             // It may have sent and gone: what it asked for is done all the same.
             let _ = tokio::time::timeout(LAST_WORDS, self.finish_work()).await;
         }
+        self.context.leave();
         self.context.guard.mailbox().close();
         if !matches!(self.end, Some(End::WriteTimeout)) {
             let _ = self.say_goodbye().await;
@@ -688,11 +701,11 @@ impl<L: Link> Connection<L> {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Disconnect => f.write_str("the client disconnected"),
+            Self::Disconnect => f.write_str("client disconnected"),
             Self::Problem(problem) => problem.fmt(f),
-            Self::Link(None) => f.write_str("the client closed the connection"),
-            Self::Link(Some(error)) => write!(f, "the connection broke: {error}"),
-            Self::WriteTimeout => f.write_str("the client did not read for too long"),
+            Self::Link(None) => f.write_str("client closed the connection"),
+            Self::Link(Some(error)) => write!(f, "connection broke: {error}"),
+            Self::WriteTimeout => f.write_str("client did not read for too long"),
         }
     }
 }

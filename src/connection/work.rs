@@ -55,13 +55,18 @@ pub(super) enum Done {
     Handed(OperationId, Result<Handed, Problem>),
     /// The answer to any other operation.
     Operation(OperationId, Outcome),
+    /// The user's groups, which presence wants.
+    Groups(Vec<Arc<str>>),
 }
 
 /// What [`Done::Handed`] brings.
 pub(super) struct Handed {
-    confirms: Vec<Confirm>,
-    declared: Vec<Box<str>>,
-    replies: Vec<(SubscriptionId, Route)>,
+    /// The broker's answers that are awaited.
+    pub(super) confirms: Vec<Confirm>,
+    /// Queues that were declared.
+    pub(super) declared: Vec<Box<str>>,
+    /// Queues for replies that were made.
+    pub(super) replies: Vec<(SubscriptionId, Route)>,
 }
 
 /// One thing of an [`Action::Perform`], with all that is needed to do it.
@@ -79,7 +84,7 @@ pub(super) struct Work {
     queue: VecDeque<Action>,
     /// The action that is being done.
     current: Option<BoxFuture<'static, Done>>,
-    /// Done, save that the broker has to confirm it.
+    /// Done, save that the broker has to confirm it; and what else need not be done in order.
     confirming: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Settlements of `ack:auto` messages, for which nobody waits.
     accepting: Vec<BoxFuture<'static, ()>>,
@@ -148,6 +153,12 @@ impl Work {
         self.confirming.push(confirming.boxed());
     }
 
+    /// Finds out which groups the user is in, beside all else: a hook that is slow to say so
+    /// delays nobody.
+    pub(super) fn find_groups(&mut self, context: Arc<Context>) {
+        self.confirming.push(groups(context).boxed());
+    }
+
     /// Accepts what was written to an `ack:auto` subscription, up to `tag`.
     pub(super) fn accept(&mut self, route: &Dedicated, tag: u64) {
         let consumer = Arc::clone(&route.consumer);
@@ -158,12 +169,6 @@ impl Work {
             }
         };
         self.accepting.push(accepting.boxed());
-    }
-}
-
-impl Handed {
-    pub(super) fn split(self) -> (Vec<Confirm>, Vec<Box<str>>, Vec<(SubscriptionId, Route)>) {
-        (self.confirms, self.declared, self.replies)
     }
 }
 
@@ -204,8 +209,10 @@ async fn login(context: &Context, connect: &Connect) -> Result<Identity, Problem
     };
     let user = services.auth.user(&login).await.map_err(|refusal| {
         refused(&refusal);
-        Problem::AccessRefused {
-            user: login.user.clone(),
+        let user = login.user.clone();
+        match refusal {
+            Refusal::Denied(_) => Problem::AccessRefused { user },
+            Refusal::Faulty(_) => Problem::LoginUnavailable { user },
         }
     })?;
     let denied = |refusal: &Refusal| {
@@ -231,6 +238,15 @@ async fn login(context: &Context, connect: &Connect) -> Result<Identity, Problem
         user,
         vhost: Arc::clone(hub),
     })
+}
+
+/// A hook that is at fault has said so in the log: its users are here all the same.
+async fn groups(context: Arc<Context>) -> Done {
+    let groups = match context.identity() {
+        Some(identity) => context.services.auth.groups(&identity.user).await,
+        None => Ok(Vec::new()),
+    };
+    Done::Groups(groups.unwrap_or_default())
 }
 
 /// Opens a subscription.
@@ -421,6 +437,8 @@ pub(super) fn problem(error: &BrokerError) -> Problem {
         }
         BrokerError::Unroutable | BrokerError::Nacked => Problem::NotPublished(text()),
         BrokerError::Cancelled(text) => Problem::FeedInterrupted(text.clone()),
-        BrokerError::Unavailable(_) => Problem::BrokerUnavailable(text()),
+        BrokerError::Unavailable(_) | BrokerError::Unreadable(_) => {
+            Problem::BrokerUnavailable(text())
+        }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
 /// The exchange that the page's users listen to.
 const EXCHANGE: &str = "feed";
 /// The users of the page; everybody knows their passwords, so they are good for a demo only.
-const USERS: [(&str, &str); 2] = [("alice", "alice-demo"), ("bob", "bob-demo")];
+const USERS: [(&str, &str); 2] = [("alice", "demo-alice"), ("bob", "demo-bob")];
 
 /// What a demo can be told.
 #[derive(Clone, Debug)]

@@ -63,8 +63,7 @@ pub(super) fn all(services: &Arc<Services>, info: Info) -> Routes {
         .and(warp::path::tail())
         .and_then(|path: warp::path::Tail| async move {
             let file = FILES.iter().find(|(name, ..)| *name == path.as_str());
-            file.map(|file| serve(file))
-                .ok_or_else(warp::reject::not_found)
+            file.map(serve).ok_or_else(warp::reject::not_found)
         });
     let info = warp::path!("demo" / "info").and(warp::get()).map(move || {
         let users = USERS.map(|(name, passcode)| json!({ "name": name, "passcode": passcode }));

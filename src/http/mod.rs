@@ -17,7 +17,10 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use warp::{Filter, filters::BoxedFilter};
 
 pub use admin::routes as admin_routes;
@@ -55,9 +58,13 @@ impl WebSocketServer {
     /// Serves until `stop` is done. Connections that are open then go on.
     pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
         let server = Arc::new(self);
+        let places = Places::new();
         accept(listener, "http", stop, |stream, remote| {
-            let server = Arc::clone(&server);
+            let (server, places) = (Arc::clone(&server), places.clone());
             async move {
+                let Some(_place) = places.take("http") else {
+                    return;
+                };
                 let timeout = server.handshake_timeout;
                 let answer = move |request| Arc::clone(&server).answer(request, remote);
                 serve_http(stream, timeout, service_fn(answer)).await;
@@ -144,14 +151,38 @@ pub async fn serve_routes(
     timeout: Duration,
     stop: impl Future<Output = ()>,
 ) {
+    let places = Places::new();
     accept(listener, what, stop, |stream, _| {
-        serve_http(
-            stream,
-            timeout,
-            TowerToHyperService::new(warp::service(routes.clone())),
-        )
+        let (places, routes) = (places.clone(), routes.clone());
+        async move {
+            if let Some(_place) = places.take(what) {
+                let service = TowerToHyperService::new(warp::service(routes));
+                serve_http(stream, timeout, service).await;
+            }
+        }
     })
     .await;
+}
+
+/// Connections that are not upgraded (yet), bounded on each listener: they are answered within
+/// milliseconds, or come from somebody who wants to hold them.
+#[derive(Clone)]
+struct Places(Arc<Semaphore>);
+
+impl Places {
+    const MOST: usize = 2_000;
+
+    fn new() -> Self {
+        Self(Arc::new(Semaphore::new(Self::MOST)))
+    }
+
+    fn take(&self, what: &str) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.0).try_acquire_owned().ok();
+        if place.is_none() {
+            telemetry::connection_limit_reached(what, Self::MOST);
+        }
+        place
+    }
 }
 
 async fn serve_http<S, B>(stream: TcpStream, timeout: Duration, service: S)

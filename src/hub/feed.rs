@@ -39,6 +39,8 @@ struct Table {
     /// Bindings that are neither simply there (a pattern with subscribers) nor simply not there
     /// (a pattern without): those on their way. With `bind_all`, the one binding, always.
     changing: HashMap<Arc<str>, Phase>,
+    /// How often the broker lost all bindings: an older binding is none.
+    losses: u64,
 }
 
 /// A subscription of a local client.
@@ -92,6 +94,7 @@ impl Feed {
         let table = Table {
             routes: RoutingTable::new(kind),
             changing: HashMap::new(),
+            losses: 0,
         };
         Arc::new(Self {
             id,
@@ -158,8 +161,15 @@ impl Feed {
     }
 
     async fn bind(self: Arc<Self>, binding: Arc<str>) {
-        let outcome = self.host.bind_feed(&self.id, &binding).await;
-        let mut table = self.table.lock();
+        let mut losses = self.table.lock().losses;
+        let (outcome, mut table) = loop {
+            let outcome = self.host.bind_feed(&self.id, &binding).await;
+            let table = self.table.lock();
+            if outcome.is_err() || table.losses == losses {
+                break (outcome, table);
+            }
+            losses = table.losses;
+        };
         let Some(Phase::Binding(done)) = table.changing.remove(&binding) else {
             return;
         };
@@ -271,20 +281,44 @@ impl Feed {
 
     fn interrupted(&self, reason: &str) {
         let table = self.table.lock();
-        for pattern in table.routes.patterns() {
-            // Who has no answer to its SUBSCRIBE yet, has missed nothing.
-            let binding = if self.bind_all { ALL } else { &*pattern };
-            let phase = table.changing.get(binding);
-            if matches!(phase, Some(Phase::Binding(_) | Phase::Unbinding(_))) {
-                continue;
-            }
-            let detail = format!("{pattern:?} of exchange {:?}: {reason}", self.id.exchange);
+        for pattern in self.answered(&table) {
+            let problem = self.problem(&pattern, reason);
             for subscriber in table.routes.values(&pattern) {
-                subscriber
-                    .mailbox
-                    .fail(Problem::FeedInterrupted(detail.as_str().into()));
+                subscriber.mailbox.fail(problem.clone());
             }
         }
+    }
+
+    /// Who subscribed is told, and forgotten: who subscribes next, has to ask the broker.
+    fn lost(&self, reason: &str) {
+        let mut table = self.table.lock();
+        table.losses = table.losses.wrapping_add(1);
+        for pattern in self.answered(&table) {
+            let problem = self.problem(&pattern, reason);
+            let subscribers: Vec<_> = table.routes.values(&pattern).cloned().collect();
+            for subscriber in subscribers {
+                subscriber.mailbox.fail(problem.clone());
+                table.routes.remove(&pattern, &subscriber);
+            }
+        }
+        let stays = |phase: &Phase| phase.is_on_its_way() || matches!(phase, Phase::Doubtful(_));
+        table.changing.retain(|_, phase| stays(phase));
+    }
+
+    /// The patterns whose subscribers had an answer; the others have missed nothing.
+    fn answered(&self, table: &Table) -> Vec<Box<str>> {
+        let has_answer = |pattern: &str| {
+            let phase = table.changing.get(&self.binding_of(&pattern.into()));
+            !phase.is_some_and(Phase::is_on_its_way)
+        };
+        let mut patterns: Vec<_> = table.routes.patterns().collect();
+        patterns.retain(|pattern| has_answer(pattern));
+        patterns
+    }
+
+    fn problem(&self, pattern: &str, reason: &str) -> Problem {
+        let detail = format!("{pattern:?} of exchange {:?}: {reason}", self.id.exchange);
+        Problem::FeedInterrupted(detail.into())
     }
 
     fn bindings(&self) -> Vec<Arc<str>> {
@@ -307,6 +341,10 @@ impl Feed {
 }
 
 impl Phase {
+    fn is_on_its_way(&self) -> bool {
+        matches!(self, Self::Binding(_) | Self::Unbinding(_))
+    }
+
     fn stamp(&self) -> Option<u64> {
         match self {
             Self::Lingering(stamp) | Self::Doubtful(stamp) => Some(*stamp),
@@ -346,6 +384,13 @@ impl FeedSink for Feeds {
         let feed = self.0.read().get(feed).map(Arc::clone);
         if let Some(feed) = feed {
             feed.interrupted(reason);
+        }
+    }
+
+    fn lost(&self, feed: &FeedId, reason: &str) {
+        let feed = self.0.read().get(feed).map(Arc::clone);
+        if let Some(feed) = feed {
+            feed.lost(reason);
         }
     }
 }

@@ -34,8 +34,9 @@ pub struct Config {
     /// Whether a client without an `Origin` header may connect over WebSocket. Browsers always
     /// send one, and other programs rarely do, so this is about mobile and server clients.
     pub allow_missing_origin: bool,
-    /// Connections at a time, of all kinds together; more are refused. Each takes a file
-    /// descriptor.
+    /// STOMP connections at a time, over all transports; more are refused. Each takes a file
+    /// descriptor, and HTTP connections that are not upgraded may take 2,000 more on each
+    /// listener.
     pub max_connections: usize,
     /// How long a client may take for TLS and the upgrade, before STOMP begins.
     #[serde(with = "humantime_serde")]

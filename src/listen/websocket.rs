@@ -46,6 +46,7 @@ pub struct WebSocketLink<S> {
     is_binary: bool,
     stage: Stage,
     is_shut: bool,
+    was_heard: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +78,7 @@ impl<S> WebSocketLink<S> {
             is_binary: false,
             stage: Stage::Open,
             is_shut: false,
+            was_heard: false,
         }
     }
 
@@ -87,6 +89,7 @@ impl<S> WebSocketLink<S> {
         let through = Through {
             stream: &mut self.stream,
             out: &mut self.out,
+            was_heard: &mut self.was_heard,
             context,
         };
         (&mut self.protocol, through)
@@ -171,6 +174,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
         self.out.push(&frame);
     }
 
+    fn was_heard(&mut self) -> bool {
+        std::mem::take(&mut self.was_heard)
+    }
+
     fn pending(&self) -> usize {
         self.out.pending()
     }
@@ -239,13 +246,17 @@ struct Through<'a, 'b, S> {
     stream: &'a mut S,
     out: &'a mut Outgoing,
     context: &'a mut Context<'b>,
+    was_heard: &'a mut bool,
 }
 
 impl<S: AsyncRead + Unpin> Read for Through<'_, '_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut buffer = ReadBuf::new(buffer);
         match Pin::new(&mut *self.stream).poll_read(self.context, &mut buffer) {
-            Poll::Ready(outcome) => outcome.map(|()| buffer.filled().len()),
+            Poll::Ready(outcome) => {
+                *self.was_heard |= !buffer.filled().is_empty();
+                outcome.map(|()| buffer.filled().len())
+            }
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
     }

@@ -43,9 +43,16 @@ impl Config {
                 ),
             ));
         }
+        if self.lease > MAX_LEASE {
+            let message = "is more than a day: users of a killed node would count as here for as \
+                           long; write \"15s\", say";
+            return Err(("lease", message.to_owned()));
+        }
         Ok(())
     }
 }
+
+const MAX_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where presence is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -167,5 +174,12 @@ mod tests {
         assert_eq!("off".parse(), Ok(Url::Off));
         assert_eq!("memory:".parse(), Ok(Url::Memory));
         assert_eq!(Config::default().check(), Ok(()));
+        for lease in [Duration::from_millis(999), Duration::MAX] {
+            let config = Config {
+                lease,
+                ..Config::default()
+            };
+            assert_eq!(config.check().unwrap_err().0, "lease");
+        }
     }
 }

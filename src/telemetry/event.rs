@@ -87,16 +87,16 @@ pub fn broker_link_down(link: &str, cause: &str, retry_in: Duration) {
 }
 
 /// The broker takes no messages for now (an alarm: memory or disk).
-pub fn broker_blocked(vhost: &str, cause: &str) {
+pub fn broker_blocked(link: &str, cause: &str) {
     warn!(
-        target: "stentor::broker", vhost,
+        target: "stentor::broker", link,
         cause, "broker blocked: clients that publish are not read"
     );
 }
 
 /// The broker takes messages again.
-pub fn broker_unblocked(vhost: &str) {
-    info!(target: "stentor::broker", vhost, "broker unblocked");
+pub fn broker_unblocked(link: &str) {
+    info!(target: "stentor::broker", link, "broker unblocked");
 }
 
 /// The broker is in this process' memory.
@@ -108,6 +108,22 @@ pub fn broker_embedded() {
 pub fn feed_interrupted(feed: &dyn Display, cause: &str) {
     let feed = feed.to_string();
     error!(target: "stentor::hub", feed, cause, "feed interrupted");
+}
+
+/// Redis is there (again); so many sessions are or will be registered.
+pub fn presence_up(sessions: usize) {
+    info!(target: "stentor::presence", sessions, "presence up");
+}
+
+/// Redis is not there, or fails: nobody sees who is here on this node, and push goes on.
+pub fn presence_down(cause: &str, retry_in: Duration) {
+    let retry_in_ms = millis(retry_in);
+    warn!(target: "stentor::presence", cause, retry_in_ms, "presence down: push goes on");
+}
+
+/// Redis had forgotten this node, whose sessions then counted as offline: it registers them anew.
+pub fn presence_lease_lost(sessions: usize) {
+    warn!(target: "stentor::presence", sessions, "presence lease lost: registering anew");
 }
 
 /// The program starts.

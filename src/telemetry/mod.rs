@@ -10,8 +10,10 @@ mod event;
 
 use std::io::{self, IsTerminal};
 
+use tracing::Level;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
+    filter::filter_fn,
     fmt::MakeWriter,
     layer::{Layered, SubscriberExt},
     util::{SubscriberInitExt, TryInitError},
@@ -55,9 +57,20 @@ where
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(writer)
         .with_ansi(colours);
+    // Libraries write frames and requests into their logs, passwords among them. And lapin calls
+    // every refusal of the broker an error; what matters of it is in events of this crate.
+    let fit_for_print = filter_fn(|metadata| {
+        let target = metadata.target();
+        let is_ours = target.starts_with("stentor") || target.starts_with("auth_hook");
+        is_ours || (*metadata.level() <= Level::WARN && !target.starts_with("lapin"))
+    });
     let output: Output = match config.format {
-        Format::Text => lines.boxed(),
-        Format::Json => lines.json().flatten_event(true).boxed(),
+        Format::Text => lines.with_filter(fit_for_print).boxed(),
+        Format::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_filter(fit_for_print)
+            .boxed(),
     };
     Ok(tracing_subscriber::registry()
         .with(config.filter()?)

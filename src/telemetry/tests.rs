@@ -65,6 +65,7 @@ fn everything(name: &str) {
     broker_blocked(name, name);
     broker_unblocked(name);
     feed_interrupted(&name, name);
+    presence_down(name, Duration::from_secs(1));
     listening(connection.remote, name);
     accept_failed(name, &name);
     connection_limit_reached(name, 1);

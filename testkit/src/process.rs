@@ -137,14 +137,14 @@ impl Process {
         status
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and until all that it wrote was read.
     ///
     /// # Panics
     /// It does not end within `deadline`.
     pub async fn wait(&self, deadline: Duration) -> ExitStatus {
         let name = &self.name;
         eventually(deadline, format!("{name} ends"), async || {
-            self.exit_status()
+            self.exit_status().filter(|_| self.is_read())
         })
         .await
     }

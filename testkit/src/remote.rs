@@ -132,8 +132,18 @@ impl Remote {
 }
 
 /// The folder `tests` of the workspace.
+///
+/// It is looked for when a test runs, for what was compiled in another working copy may run here
+/// where both share a target folder.
+///
+/// # Panics
+/// The test does not run within the workspace.
 #[must_use]
 pub fn tests_dir() -> PathBuf {
-    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    manifest.with_file_name("tests")
+    let here = std::env::current_dir().expect("a working folder");
+    let root = here
+        .ancestors()
+        .find(|folder| folder.join("Cargo.lock").exists())
+        .unwrap_or_else(|| panic!("{} is not in a workspace", here.display()));
+    root.join("tests")
 }

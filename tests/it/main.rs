@@ -10,6 +10,8 @@
     reason = "helpers of tests are tests"
 )]
 
+mod amqp_publishing;
+mod amqp_feeds;
 mod broker_contract;
 mod cli;
 mod e2e_bad_input;
@@ -19,11 +21,14 @@ mod e2e_drain;
 mod e2e_faults;
 mod e2e_logs;
 mod e2e_nodes;
+mod e2e_presence;
 mod e2e_python;
 mod e2e_restart;
 mod e2e_stompjs;
 mod foreign;
 mod house;
+mod presence_contract;
+mod presence_redis;
 
 use std::{ffi::OsStr, fs, path::Path};
 

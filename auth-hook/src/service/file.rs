@@ -25,6 +25,8 @@ struct Entry {
     read: Option<Vec<String>>,
     write: Option<Vec<String>>,
     configure: Option<Vec<String>>,
+    #[serde(default)]
+    groups: Vec<String>,
 }
 
 impl Rules {
@@ -38,6 +40,7 @@ impl Rules {
     /// read = ["/exchange/feed/user_{username}"]  # see `Grant`
     /// write = ["/exchange/chat/room.*"]
     /// configure = []
+    /// groups = ["project-7"]                     # for presence; none if left out
     /// ```
     ///
     /// A user for whom none of `read`, `write` and `configure` is given may read its own feed
@@ -69,7 +72,9 @@ fn account(name: &str, entry: Entry) -> Result<Account, RulesError> {
         user: name.into(),
         problem,
     })?;
-    let mut account = Account::new(name, hash).tags(entry.tags.iter().map(String::as_str));
+    let mut account = Account::new(name, hash)
+        .tags(entry.tags.iter().map(String::as_str))
+        .groups(entry.groups.iter().map(String::as_str));
     if let Some(vhosts) = entry.vhosts {
         account = account.vhosts(vhosts.iter().map(String::as_str));
     }
@@ -163,6 +168,18 @@ mod tests {
 
         let wrong = error(&format!("[users.\"a#\"]\nhash = \"{hash}\"\n"));
         assert!(wrong.contains("impossible"), "{wrong}");
+    }
+
+    #[test]
+    fn groups_are_optional() {
+        let hash = PasswordHash::weak("x").unwrap().to_text();
+        let rules = Rules::parse(&format!(
+            "[users.alice]\nhash = \"{hash}\"\ngroups = [\"p 1\", \"p2\"]\n\
+             [users.bob]\nhash = \"{hash}\"\n"
+        ))
+        .unwrap();
+        assert_eq!(rules.groups("alice"), ["p 1".into(), "p2".into()]);
+        assert!(rules.groups("bob").is_empty() && rules.groups("eve").is_empty());
     }
 
     #[test]

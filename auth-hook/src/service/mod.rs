@@ -1,4 +1,4 @@
-//! A reference hook: users of a file, or made in code, behind the four calls of the contract.
+//! A reference hook: users of a file, or made in code, behind the calls of the contract.
 //!
 //! It is meant to be read, run beside the gateway while an application has no hook of its own
 //! yet, and embedded in demos and tests. [`Rules`] say who may do what; [`serve`] answers.
@@ -56,8 +56,8 @@ impl LiveRules {
     }
 }
 
-/// Answers `/auth/user`, `/auth/vhost`, `/auth/resource` and `/auth/topic`, by GET and by POST,
-/// and `/healthz`, until `shutdown` is done; then lets the calls under way end, for five
+/// Answers `/auth/user`, `/auth/vhost`, `/auth/resource`, `/auth/topic` and `/auth/groups`, by
+/// GET and by POST, and `/healthz`, until `shutdown` is done; then lets the calls under way end, for five
 /// seconds at most.
 pub async fn serve(
     listener: TcpListener,
@@ -78,7 +78,7 @@ pub async fn serve_live(
     }
     let hook = Hook::new(rules);
     let routes = Call::ALL.map(|call| route(call, &hook));
-    let [user, vhost, resource, topic] = routes;
+    let [user, vhost, resource, topic, groups] = routes;
     let healthy = warp::path!("healthz")
         .and(warp::get())
         .map(|| "ok\n".to_owned())
@@ -89,6 +89,8 @@ pub async fn serve_live(
         .or(resource)
         .unify()
         .or(topic)
+        .unify()
+        .or(groups)
         .unify()
         .or(healthy)
         .unify();
@@ -122,7 +124,12 @@ fn route(call: Call, hook: &Arc<Hook>) -> BoxedFilter<(String,)> {
         .and(warp::get().and(query).or(warp::post().and(form)).unify())
         .then(move |parameters: Bytes| {
             let hook = Arc::clone(&hook);
-            async move { hook.answer(call, &parameters).await.to_string() }
+            async move {
+                match call {
+                    Call::Groups => hook.groups(&parameters),
+                    _ => hook.answer(call, &parameters).await.to_string(),
+                }
+            }
         })
         .boxed()
 }
@@ -159,6 +166,19 @@ impl Hook {
             info!(%call, reason = reason.as_deref().unwrap_or_default(), "denied");
         }
         answer
+    }
+
+    /// A JSON array: a name may have any characters. Who cannot be known is in no group.
+    fn groups(&self, parameters: &[u8]) -> String {
+        let rules = self.rules.current();
+        let groups = match Question::parse(Call::Groups, parameters) {
+            Ok(question) => rules.groups(question.username()),
+            Err(error) => {
+                warn!(call = %Call::Groups, %error, "not a call of the contract; no groups");
+                &[]
+            }
+        };
+        serde_json::json!(groups).to_string()
     }
 
     /// Tells neither by its words nor by the time it takes whether it was the name or the

@@ -22,6 +22,7 @@ pub struct Account {
     tags: Box<str>,
     vhosts: Vec<Pattern>,
     grants: Option<Grants>,
+    groups: Vec<Box<str>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -50,6 +51,7 @@ impl Account {
             tags: Box::default(),
             vhosts: vec![Pattern::new("/")],
             grants: None,
+            groups: Vec::new(),
         }
     }
 
@@ -58,6 +60,12 @@ impl Account {
         if let Answer::Allow { tags } = Answer::allow_with(tags) {
             self.tags = tags;
         }
+        self
+    }
+
+    /// The groups that it is in (projects, teams): presence tells who of a group is online.
+    pub fn groups<'a>(mut self, groups: impl IntoIterator<Item = &'a str>) -> Self {
+        self.groups = groups.into_iter().map(Into::into).collect();
         self
     }
 
@@ -197,7 +205,14 @@ impl Rules {
         })
     }
 
-    /// Answers all but the user call, to which it says no.
+    /// The groups that a user is in; none if there is no such user.
+    pub(crate) fn groups(&self, username: &str) -> &[Box<str>] {
+        self.accounts
+            .get(username)
+            .map_or(&[], |account| &account.groups)
+    }
+
+    /// Answers all calls that are answered by a word, but the user call, to which it says no.
     pub(crate) fn answer(&self, question: &Question<'_>) -> Answer {
         let name = question.username();
         let Some(account) = self.accounts.get(name) else {
@@ -205,6 +220,7 @@ impl Rules {
         };
         let vhost = match question {
             Question::User(_) => return Answer::deny("a password is needed"),
+            Question::Groups(_) => return Answer::deny("a list is asked for"),
             Question::Vhost(q) => &q.vhost,
             Question::Resource(q) => &q.vhost,
             Question::Topic(q) => &q.vhost,
@@ -218,7 +234,7 @@ impl Rules {
             permission == Permission::Write && exchange == "amq.default"
         };
         let (permission, allowed) = match question {
-            Question::User(_) | Question::Vhost(_) => return Answer::allow(),
+            Question::User(_) | Question::Vhost(_) | Question::Groups(_) => return Answer::allow(),
             Question::Resource(q) => (
                 q.permission,
                 grants
@@ -247,7 +263,7 @@ impl Rules {
         let what = match question {
             Question::Resource(q) => format!("{} {}", q.resource.name(), q.name),
             Question::Topic(q) => format!("key {} of exchange {}", q.routing_key, q.name),
-            Question::User(_) | Question::Vhost(_) => String::new(),
+            Question::User(_) | Question::Vhost(_) | Question::Groups(_) => String::new(),
         };
         Answer::deny(&format!("{name} may not {} {what}", permission.name()))
     }

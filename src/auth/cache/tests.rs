@@ -60,6 +60,11 @@ impl Authenticator for Hook {
         }
         .boxed()
     }
+
+    fn groups<'a>(&'a self, user: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
+        self.logins.fetch_add(1, Ordering::SeqCst);
+        async move { Ok(vec![Arc::clone(&user.name)]) }.boxed()
+    }
 }
 
 const LONG: Duration = Duration::from_secs(600);

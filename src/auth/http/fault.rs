@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use auth_hook::{AnswerError, Call};
+use auth_hook::{AnswerError, Call, GroupsError};
 use parking_lot::Mutex;
 use thiserror::Error;
 use tracing::{error, info};
@@ -13,6 +13,9 @@ pub(super) enum Fault {
     /// The hook answered something else.
     #[error(transparent)]
     Answer(#[from] AnswerError),
+    /// The hook answered something that is no list of groups.
+    #[error(transparent)]
+    Groups(#[from] GroupsError),
     /// The connection could not be made, or broke.
     #[error("{0}")]
     Connection(String),
@@ -72,7 +75,11 @@ impl FaultLog {
     /// A call failed.
     pub(super) fn fault(&self, call: Call, path: &str, fault: &Fault) {
         if let Some(unsaid) = self.0.lock().fault(Instant::now()) {
-            error!(%call, path, unsaid, "the auth hook is at fault, its users are refused: {fault}");
+            let result = match call {
+                Call::Groups => "its users are in no group",
+                _ => "its users are refused",
+            };
+            error!(%call, path, unsaid, "the auth hook is at fault, {result}: {fault}");
         }
     }
 

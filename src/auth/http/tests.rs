@@ -21,6 +21,7 @@ fn at(url: &str) -> Config {
         vhost_path: Some(format!("{url}/vhost")),
         resource_path: Some(format!("{url}/resource")),
         topic_path: Some(format!("{url}/topic")),
+        groups_path: Some(format!("{url}/groups")),
         ..Config::default()
     }
 }
@@ -191,6 +192,49 @@ async fn answers_of_the_contract() {
     );
     let denied = authenticator.allow(&user(), &vhost()).await;
     assert_eq!(denied, Err(Refusal::Denied(Some("no pay".into()))));
+}
+
+#[tokio::test]
+async fn groups_are_asked_for_by_name_and_tags() {
+    let hook = Hook::start(|_| Reply::ok("[\"project 7\", \"ops\"]")).await;
+    let authenticator = HttpAuthenticator::new(&config(&hook)).unwrap();
+    let groups = authenticator.groups(&user()).await;
+    assert_eq!(groups, Ok(vec!["project 7".into(), "ops".into()]));
+    let line = &hook.requests()[0].line;
+    assert_eq!(line, "GET /groups?username=alice&tags=a+b HTTP/1.1");
+}
+
+#[tokio::test]
+async fn without_a_groups_path_nobody_is_asked_and_in_no_group() {
+    let hook = Hook::start(|_| Reply::ok("a")).await;
+    let config = Config {
+        groups_path: None,
+        ..config(&hook)
+    };
+    let authenticator = HttpAuthenticator::new(&config).unwrap();
+    assert_eq!(authenticator.groups(&user()).await, Ok(Vec::new()));
+    assert!(hook.requests().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_no_list_of_groups_is_the_hooks_fault() {
+    for (reply, said) in [
+        (Reply::ok("deny"), "not with a list of groups"),
+        (Reply::Status(500, "a"), "500"),
+        (Reply::Endless, "longer than 65536 bytes"),
+        (Reply::Raw(""), "closed"),
+    ] {
+        let hook = Hook::start(move |_| reply.clone()).await;
+        let authenticator = HttpAuthenticator::new(&config(&hook)).unwrap();
+        let faulty = authenticator.groups(&user()).await;
+        let Err(Refusal::Faulty(fault)) = faulty else {
+            panic!("{faulty:?}")
+        };
+        assert!(
+            fault.contains("groups call") && fault.contains(said),
+            "{fault}"
+        );
+    }
 }
 
 /// What becomes of a login at a hook that answers so.
@@ -417,7 +461,9 @@ async fn the_reference_hook_answers_in_the_contract() {
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/auth", listener.local_addr().unwrap());
-    let alice = Account::new("al ice", PasswordHash::weak("p&s+s w%rd=é").unwrap()).tags(["dev"]);
+    let alice = Account::new("al ice", PasswordHash::weak("p&s+s w%rd=é").unwrap())
+        .tags(["dev"])
+        .groups(["project 7", "ops"]);
     tokio::spawn(serve(
         listener,
         Rules::new([alice]).unwrap(),
@@ -431,6 +477,8 @@ async fn the_reference_hook_answers_in_the_contract() {
         .unwrap();
         let user = authenticator.user(&login()).await.unwrap();
         assert_eq!(&*user.tags, "dev");
+        let groups = authenticator.groups(&user).await;
+        assert_eq!(groups, Ok(vec!["project 7".into(), "ops".into()]));
         let feed = resource(ResourceKind::Exchange, "feed", Permission::Read);
         for access in [vhost(), feed, topic("feed", "user_al ice")] {
             assert_eq!(

@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lapin::Channel;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::Mutex,
+    time::{Duration, Instant, sleep, timeout_at},
+};
 
 use super::link::Live;
 use crate::broker::BrokerError;
@@ -59,4 +62,17 @@ impl Channels {
         });
         Ok(channel)
     }
+}
+
+/// Ends a channel, and waits until the broker has answered: then it has carried out all that was
+/// asked on the channel, and what is asked elsewhere from now on comes after it. Whether it did.
+pub(super) async fn settle(channel: &Channel, deadline: Instant) -> bool {
+    let closed = async {
+        // It says no if somebody else is about it already, whose answer is waited for below.
+        let _ = channel.close(200, "bye".into()).await;
+        while channel.status().closing() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout_at(deadline, closed).await.is_ok()
 }

@@ -9,8 +9,9 @@ use lapin::{
     message::Delivery as Lapin,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
+        QueueDeleteOptions,
     },
-    types::FieldTable,
+    types::{AMQPValue, FieldTable, ShortString},
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -27,7 +28,7 @@ use crate::broker::{BrokerError, Consume, Consumer, Delivery, DeliverySink, Queu
 pub(super) struct Dedicated {
     state: Arc<State>,
     operation_timeout: Duration,
-    _task: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 #[derive(Default)]
@@ -40,10 +41,16 @@ struct Current {
     channel: Option<Channel>,
     number: u64,
     unsettled: BTreeSet<u64>,
+    /// It was ended from this side, so what its stream says of its end is no loss.
+    is_cancelled: bool,
 }
 
 /// Where a channel's number starts in a tag: a channel will not see 2^48 messages.
 const NUMBER_SHIFT: u32 = 48;
+
+/// How long it is tried to delete a queue that got no consumer. `x-expires` is there for when
+/// that fails.
+const CLEANING: Duration = Duration::from_secs(10);
 
 impl Dedicated {
     pub(super) async fn start(
@@ -54,9 +61,9 @@ impl Dedicated {
     ) -> Result<Self, BrokerError> {
         let deadline = Instant::now() + operation_timeout;
         let live = link.wait_until(deadline).await?;
-        let stream = setup(&live, &request, deadline).await?;
+        let (channel, messages) = setup(&live, &request, deadline).await?;
         let state = Arc::new(State::default());
-        state.replace(stream.0.clone());
+        state.replace(channel);
         let runner = Runner {
             link,
             request,
@@ -64,26 +71,38 @@ impl Dedicated {
             state: Arc::clone(&state),
             operation_timeout,
         };
-        let task = AbortOnDropHandle::new(tokio::spawn(runner.run(stream.1)));
+        let task = AbortOnDropHandle::new(tokio::spawn(runner.run(messages)));
         Ok(Self {
             state,
             operation_timeout,
-            _task: task,
+            task,
         })
     }
 }
 
 async fn setup(
-    live: &Live,
+    live: &Arc<Live>,
     request: &Consume,
     deadline: Instant,
 ) -> Result<(Channel, lapin::Consumer), BrokerError> {
     let channel = live.channel(deadline).await?;
     let mut queue = short("the queue's name", &request.queue.name)?;
+    let mut leftover = None;
     if request.declare {
-        let (options, arguments) = declare_options(&request.queue)?;
+        let (options, mut arguments) = declare_options(&request.queue)?;
+        if is_own(&request.queue) && !arguments.contains_key(EXPIRES) {
+            arguments.insert(EXPIRES.into(), AMQPValue::LongLongInt(UNUSED_MILLISECONDS));
+        }
+        leftover = is_own(&request.queue).then(|| Leftover {
+            live: Arc::clone(live),
+            channel: channel.clone(),
+            queue: queue.clone(),
+        });
         let declaring = channel.queue_declare(queue, options, arguments);
         queue = answer(deadline, declaring).await?.name().clone();
+        if let Some(leftover) = &mut leftover {
+            leftover.queue = queue.clone();
+        }
     }
     if let Some((exchange, pattern)) = &request.binding {
         let exchange = short("the exchange's name", exchange)?;
@@ -106,18 +125,80 @@ async fn setup(
         ..Default::default()
     };
     let consuming = channel.basic_consume(queue, "".into(), options, table(&request.arguments)?);
-    Ok((channel.clone(), answer(deadline, consuming).await?))
+    let messages = answer(deadline, consuming).await?;
+    if let Some(leftover) = &mut leftover {
+        leftover.queue = ShortString::default();
+    }
+    Ok((channel, messages))
+}
+
+/// What the names of queues start with that the gateway makes up itself: of subscriptions, and
+/// of temporary queues.
+const OWN_QUEUES: [&str; 2] = ["stomp-subscription-", "stomp-temp-"];
+
+/// How long a queue stays that nobody consumes, and that nobody else can know: a connection that
+/// is cut between a declaration and its consumer leaves one.
+const UNUSED_MILLISECONDS: i64 = 60_000;
+const EXPIRES: &str = "x-expires";
+
+/// Whether nobody else can know the queue: the gateway or the broker made its name up, at
+/// random.
+fn is_own(queue: &QueueSpec) -> bool {
+    let is_made_up = |prefix: &&str| queue.name.starts_with(*prefix);
+    !queue.durable && (queue.name.is_empty() || OWN_QUEUES.iter().any(is_made_up))
+}
+
+/// A queue of one's own that has no consumer yet. `auto-delete` begins to count with the first
+/// one, so if there will be none, it is to be deleted.
+struct Leftover {
+    live: Arc<Live>,
+    channel: Channel,
+    queue: ShortString,
+}
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        if self.queue.as_str().is_empty() {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let (live, channel, queue) = (
+            Arc::clone(&self.live),
+            self.channel.clone(),
+            std::mem::take(&mut self.queue),
+        );
+        runtime.spawn(async move {
+            let deadline = Instant::now() + CLEANING;
+            // On the same channel, it comes after a declaration that is still under way; but the
+            // broker may have closed that one over what failed.
+            let channel = if channel.status().connected() {
+                channel
+            } else {
+                live.channel(deadline).await?
+            };
+            // If it got its consumer after all, this closes the channel, and so ends both.
+            let options = QueueDeleteOptions {
+                if_unused: true,
+                ..Default::default()
+            };
+            let deleting = channel.queue_delete(queue, options);
+            answer(deadline, deleting).await
+        });
+    }
 }
 
 impl State {
+    /// Goes over to a new channel; without effect once it was cancelled.
     fn replace(&self, channel: Channel) {
         let mut current = self.0.lock();
-        let number = current.number.wrapping_add(1);
-        *current = Current {
-            channel: Some(channel),
-            number,
-            unsettled: BTreeSet::new(),
-        };
+        if current.is_cancelled {
+            return;
+        }
+        current.number = current.number.wrapping_add(1);
+        current.unsettled.clear();
+        current.channel = Some(channel);
     }
 
     fn track(&self, mut lapin: Lapin) -> Delivery {
@@ -146,8 +227,18 @@ impl State {
         Some((channel, tag & !(u64::MAX << NUMBER_SHIFT)))
     }
 
-    fn take_channel(&self) -> Option<Channel> {
+    /// The stream of messages has ended; whether that is a loss, rather than wanted.
+    fn end(&self) -> bool {
         let mut current = self.0.lock();
+        current.unsettled.clear();
+        current.channel = None;
+        !current.is_cancelled
+    }
+
+    /// Ends it from this side; the channel to close.
+    fn cancel(&self) -> Option<Channel> {
+        let mut current = self.0.lock();
+        current.is_cancelled = true;
         current.unsettled.clear();
         current.channel.take()
     }
@@ -171,7 +262,9 @@ impl Runner {
                     None => break BrokerError::Cancelled("the queue was deleted".into()),
                 }
             };
-            self.state.take_channel();
+            if !self.state.end() {
+                return;
+            }
             let is_cut = matches!(reason, BrokerError::Unavailable(_));
             if !is_cut || !outlives_link(&self.request) {
                 return self.sink.lost(reason);
@@ -250,7 +343,10 @@ impl Consumer for Dedicated {
     fn cancel(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
         let deadline = Instant::now() + self.operation_timeout;
         async move {
-            let Some(channel) = self.state.take_channel() else {
+            let channel = self.state.cancel();
+            // It may be consuming anew, or waiting for the link to do so.
+            self.task.abort();
+            let Some(channel) = channel else {
                 return Ok(());
             };
             answer(deadline, channel.close(200, "unsubscribed".into())).await

@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use futures_util::StreamExt;
-use lapin::{Channel, Connection, ConnectionProperties, Event, uri::AMQPUri};
+use futures_util::{FutureExt, StreamExt};
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event, uri::AMQPUri};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -49,7 +49,13 @@ pub(super) struct Live {
     /// Which connection of the link this is, from 1.
     pub(super) epoch: u64,
     blocked: watch::Receiver<bool>,
+    /// Why the connection ended.
+    ended: watch::Receiver<Option<BrokerError>>,
 }
+
+/// A connection that lasted so long was a good one: after it, pauses start small again. One that
+/// is lost at once, each time it is made, is made less and less often.
+const GOOD_FOR: Duration = Duration::from_secs(5);
 
 impl Link {
     pub(super) fn start(config: LinkConfig) -> Self {
@@ -117,6 +123,14 @@ impl Live {
         answer(deadline, self.connection.create_channel()).await
     }
 
+    /// Why the connection ended, if it does by `deadline`.
+    pub(super) async fn end(&self, deadline: Instant) -> Option<BrokerError> {
+        let mut ended = self.ended.clone();
+        let waiting = tokio::time::timeout_at(deadline, ended.wait_for(Option::is_some));
+        // If the sender is gone, so is the link.
+        waiting.await.ok()?.ok()?.clone()
+    }
+
     /// Waits while the broker takes no messages, for want of memory or disk.
     pub(super) async fn unblocked(&self) {
         // If the sender is gone, the connection is, and the next call on it says so.
@@ -142,11 +156,13 @@ async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
     loop {
         let reason = match connect(&config).await {
             Ok(connection) => {
-                pause = first_pause;
                 epoch = epoch.wrapping_add(1);
                 telemetry::broker_link_up(&config.name);
-                let reason = run(connection, epoch, &state).await;
-                state.send_replace(State::Down(reason.clone()));
+                let since = Instant::now();
+                let reason = run(connection, &config.name, epoch, &state).await;
+                if since.elapsed() >= GOOD_FOR {
+                    pause = first_pause;
+                }
                 reason
             }
             Err(error) => {
@@ -172,31 +188,56 @@ async fn connect(config: &LinkConfig) -> Result<Connection, BrokerError> {
 }
 
 /// Offers the connection until it is lost; why it was.
-async fn run(connection: Connection, epoch: u64, state: &watch::Sender<State>) -> Arc<str> {
+async fn run(
+    connection: Connection,
+    name: &str,
+    epoch: u64,
+    state: &watch::Sender<State>,
+) -> Arc<str> {
     let (blocked, watch_blocked) = watch::channel(false);
+    let (ended, watch_ended) = watch::channel(None);
     let mut events = Box::pin(connection.events_listener());
     let status = connection.status().clone();
     let live = Arc::new(Live {
         connection,
         epoch,
         blocked: watch_blocked,
+        ended: watch_ended,
     });
     state.send_replace(State::Up(live));
-    let mut reason: Arc<str> = "the connection was closed".into();
-    while status.connected() {
-        match events.next().await {
+    let mut cause = BrokerError::Unavailable("the connection was closed".into());
+    loop {
+        // What was said before the end is heard after it, too.
+        let event = if status.connected() {
+            events.next().await
+        } else {
+            events.next().now_or_never().flatten()
+        };
+        match event {
             Some(Event::ConnectionBlocked(why)) => {
-                tracing::warn!(%why, "the broker takes no messages for now");
+                telemetry::broker_blocked(name, &why);
                 blocked.send_replace(true);
             }
             Some(Event::ConnectionUnblocked) => {
-                tracing::info!("the broker takes messages again");
+                telemetry::broker_unblocked(name);
                 blocked.send_replace(false);
             }
-            Some(Event::Error(error)) => reason = broker_error(&error).to_string().into(),
+            Some(Event::Error(error)) => cause = cause_of(&error),
             Some(_) => {}
             None => break,
         }
     }
+    let reason: Arc<str> = cause.to_string().into();
+    state.send_replace(State::Down(Arc::clone(&reason)));
+    ended.send_replace(Some(cause));
     reason
+}
+
+/// What ended a connection. Only here is it told apart whether the broker sent something that
+/// cannot be read, since that ends the connection for all who use it, guilty or not.
+fn cause_of(error: &lapin::Error) -> BrokerError {
+    match error.kind() {
+        ErrorKind::ParsingError(_) => BrokerError::Unreadable(error.to_string().into()),
+        _ => broker_error(error),
+    }
 }

@@ -1,8 +1,9 @@
 //! RabbitMQ, by lapin.
 //!
-//! Each virtual host has its links: one for feeds and topology, one for publishing (RabbitMQ
-//! stops reading a connection that publishes when it is short of memory or disk, and
-//! acknowledgements must not wait behind that), and as many as needed for dedicated consumers.
+//! Each virtual host has its links: one for topology and the feeds' bindings, one for each feed's
+//! messages (one that cannot be read ends its connection), one for publishing (RabbitMQ stops
+//! reading a connection that publishes when it is short of memory or disk, and acknowledgements
+//! must not wait behind that), and as many as needed for dedicated consumers.
 
 mod channels;
 mod consumer;
@@ -12,6 +13,8 @@ mod handed;
 mod link;
 mod publisher;
 mod topology;
+
+pub(crate) use self::convert::{MAX_PROPERTIES, properties_len};
 
 use std::sync::Arc;
 
@@ -92,16 +95,18 @@ impl Broker for AmqpBroker {
             .exchanges
             .iter()
             .map(|(name, kind)| (name.clone(), *kind));
+        let topology = Arc::new(Topology::new(kinds));
         Arc::new(AmqpVirtualHost {
-            topology: Topology::new(kinds),
             feeds: FeedManager::new(
                 Arc::clone(&feed_link),
+                link_config("feed"),
                 feeds,
                 self.feed.clone(),
                 operation_timeout,
                 format!("stentor.feed.{}", self.node).into(),
             ),
-            publisher: Publisher::start(&publish_link, publisher_config),
+            publisher: Publisher::start(&publish_link, &topology, publisher_config),
+            topology,
             feed_link,
             publish_link,
             consumer_links: Mutex::default(),
@@ -112,7 +117,7 @@ impl Broker for AmqpBroker {
 }
 
 struct AmqpVirtualHost {
-    topology: Topology,
+    topology: Arc<Topology>,
     feeds: FeedManager,
     publisher: Publisher,
     feed_link: Arc<Link>,
@@ -178,6 +183,15 @@ impl VirtualHost for AmqpVirtualHost {
         pattern: &'a str,
     ) -> BoxFuture<'a, Result<(), BrokerError>> {
         async move {
+            let outcome = self.feeds.bind(feed, pattern).await;
+            if !matches!(outcome, Err(BrokerError::NotFound(_))) {
+                return outcome;
+            }
+            // One of the configuration is declared anew.
+            self.topology.forget(&feed.exchange);
+            let deadline = self.deadline();
+            let live = self.feed_link.wait_until(deadline).await?;
+            self.topology.check(&live, &feed.exchange, deadline).await?;
             let outcome = self.feeds.bind(feed, pattern).await;
             self.note_missing(&feed.exchange, outcome)
         }

@@ -1,6 +1,6 @@
 //! Publishing: confirmed, pipelined, in the order of each lane.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lapin::{
@@ -17,6 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     convert::{broker_error, short, to_amqp},
     link::{Link, answer},
+    topology::{Topology, is_topical, names_key},
 };
 use crate::broker::{BrokerError, Confirm, Publish};
 
@@ -48,14 +49,20 @@ pub(super) struct PublisherConfig {
 }
 
 impl Publisher {
-    pub(super) fn start(link: &Arc<Link>, config: PublisherConfig) -> Self {
+    pub(super) fn start(
+        link: &Arc<Link>,
+        topology: &Arc<Topology>,
+        config: PublisherConfig,
+    ) -> Self {
         let max_pending = (config.max_pending / config.lanes.max(1)).max(1);
         let (lanes, tasks): (Vec<_>, Vec<_>) = (0..config.lanes.max(1))
             .map(|_| {
                 let (sender, jobs) = mpsc::channel(64);
                 let lane = Lane {
                     link: Arc::clone(link),
+                    topology: Arc::clone(topology),
                     max_pending,
+                    operation_timeout: config.operation_timeout,
                     channel: None,
                 };
                 (sender, AbortOnDropHandle::new(tokio::spawn(lane.run(jobs))))
@@ -104,34 +111,108 @@ impl Publisher {
 
 struct Lane {
     link: Arc<Link>,
+    topology: Arc<Topology>,
     max_pending: usize,
+    operation_timeout: Duration,
     channel: Option<(u64, Channel)>,
 }
 
+/// Messages on the wire. One that the broker does not answer for in time becomes an [`Overdue`].
+type Pending = FuturesUnordered<BoxFuture<'static, Option<Overdue>>>;
+
+/// Done when the broker answered for a message after all, or its channel ended; its client was
+/// told already. It has to be awaited: lapin keeps what is dropped before.
+type Overdue = BoxFuture<'static, ()>;
+
 impl Lane {
     async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        let mut pending: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+        let mut pending = Pending::new();
+        let mut overdue = FuturesUnordered::<Overdue>::new();
         loop {
             tokio::select! {
                 biased;
-                Some(()) = pending.next() => {}
+                Some(late) = pending.next() => overdue.extend(late),
+                Some(()) = overdue.next() => {}
                 job = jobs.recv(), if pending.len() < self.max_pending => {
                     let Some(job) = job else { return };
-                    match self.channel(job.deadline).await {
-                        Ok(channel) => {
-                            let mut publishing = publish(channel, job).boxed();
-                            // The first poll puts the message into the channel's order; to wait
-                            // for more before the next message would be a hop between threads
-                            // each.
-                            if (&mut publishing).now_or_never().is_none() {
-                                pending.push(publishing);
-                            }
-                        }
-                        Err(error) => drop(job.answer.send(Err(error))),
-                    }
+                    self.take(job, &mut pending, &mut overdue).await;
                 }
             }
+            if overdue.len() >= self.max_pending {
+                self.abandon(std::mem::take(&mut overdue));
+            }
         }
+    }
+
+    async fn take(
+        &mut self,
+        job: Job,
+        pending: &mut Pending,
+        overdue: &mut FuturesUnordered<Overdue>,
+    ) {
+        if job.mandatory {
+            drain(pending, overdue).await;
+        }
+        let opened = {
+            let mut opening = pin!(self.channel_for(&job));
+            loop {
+                // Those that are under way are not to wait for it.
+                tokio::select! {
+                    biased;
+                    opened = &mut opening => break opened,
+                    Some(late) = pending.next() => overdue.extend(late),
+                }
+            }
+        };
+        let channel = match opened {
+            Ok(channel) => channel,
+            Err(error) => return drop(job.answer.send(Err(error))),
+        };
+        let is_mandatory = job.mandatory;
+        let deadline = Instant::now() + self.operation_timeout;
+        let mut publishing = publish(channel, Arc::clone(&self.topology), job, deadline).boxed();
+        // The first poll puts the message into the channel's order; to wait for more before the
+        // next message would be a hop between threads each.
+        match (&mut publishing).now_or_never() {
+            None => pending.push(publishing),
+            Some(late) => overdue.extend(late),
+        }
+        if is_mandatory {
+            // lapin hands a message that came back to whichever confirmation is next.
+            drain(pending, overdue).await;
+        }
+    }
+
+    /// The channel for a message that the broker will take, for all that was learnt while it
+    /// waited. Any other would cost the channel, and others' messages on it.
+    async fn channel_for(&mut self, job: &Job) -> Result<Channel, BrokerError> {
+        let exchange = job.exchange.as_str();
+        if !self.topology.is_known(exchange) {
+            let live = self.link.wait_until(job.deadline).await?;
+            self.topology.check(&live, exchange, job.deadline).await?;
+        }
+        let key = job.routing_key.as_str();
+        self.topology.may_publish(exchange, key)?;
+        self.channel(job.deadline).await
+    }
+
+    /// Leaves a channel on which too many messages have no answer, and so what lapin holds of
+    /// them.
+    fn abandon(&mut self, overdue: FuturesUnordered<Overdue>) {
+        let channel = self.channel.take();
+        tracing::warn!(
+            messages = overdue.len(),
+            "the broker does not confirm messages; their channel is replaced"
+        );
+        tokio::spawn(async move {
+            if let Some((_, channel)) = channel {
+                // Whatever it says: that ends the channel, or the connection has ended.
+                let _ = channel
+                    .close(200, "too many unconfirmed messages".into())
+                    .await;
+            }
+            overdue.collect::<()>().await;
+        });
     }
 
     async fn channel(&mut self, deadline: Instant) -> Result<Channel, BrokerError> {
@@ -161,40 +242,79 @@ impl Lane {
     }
 }
 
-async fn publish(channel: Channel, job: Job) {
-    let exchange = job.exchange.clone();
-    let confirmed = async {
+/// Waits until the broker answered for all that is under way, as long as each may take.
+async fn drain(pending: &mut Pending, overdue: &mut FuturesUnordered<Overdue>) {
+    while let Some(late) = pending.next().await {
+        overdue.extend(late);
+    }
+}
+
+async fn publish(
+    channel: Channel,
+    topology: Arc<Topology>,
+    job: Job,
+    deadline: Instant,
+) -> Option<Overdue> {
+    let sender = job.answer;
+    let confirmed = async move {
         let options = BasicPublishOptions {
             mandatory: job.mandatory,
             immediate: false,
         };
-        let (exchange, key) = (job.exchange, job.routing_key);
-        channel
-            .basic_publish(exchange, key, options, &job.body, job.properties)
-            .await?
-            .await
+        let (exchange, key) = (job.exchange.clone(), job.routing_key.clone());
+        let publishing = channel.basic_publish(exchange, key, options, &job.body, job.properties);
+        let confirmation = match publishing.await {
+            Ok(confirm) => confirm.await,
+            Err(error) => Err(error),
+        };
+        let (exchange, key) = (job.exchange.as_str(), job.routing_key.as_str());
+        match confirmation {
+            Ok(Confirmation::Ack(Some(back))) if job.mandatory => {
+                // One that came back after its time was up may be handed to another.
+                let is_own = back.exchange.as_str() == exchange && back.routing_key.as_str() == key;
+                if is_own {
+                    Err(BrokerError::Unroutable)
+                } else {
+                    Ok(())
+                }
+            }
+            Ok(Confirmation::Ack(_)) => Ok(()),
+            Ok(Confirmation::Nack(_)) => Err(BrokerError::Nacked),
+            Ok(Confirmation::NotRequested) => Err(BrokerError::Unavailable(
+                "it did not confirm the message".into(),
+            )),
+            Err(error) => {
+                let error = only_of(exchange, key, broker_error(&error));
+                topology.note_refused(exchange, key, &error);
+                Err(error)
+            }
+        }
     };
-    let outcome = match confirmed.await {
-        Ok(Confirmation::Ack(None)) => Ok(()),
-        Ok(Confirmation::Ack(Some(_))) => Err(BrokerError::Unroutable),
-        Ok(Confirmation::Nack(_)) => Err(BrokerError::Nacked),
-        Ok(Confirmation::NotRequested) => Err(BrokerError::Unavailable(
-            "it did not confirm the message".into(),
-        )),
-        Err(error) => Err(only_of(exchange.as_str(), broker_error(&error))),
+    let mut confirmed = confirmed.boxed();
+    let (outcome, late) = match tokio::time::timeout_at(deadline, &mut confirmed).await {
+        Ok(outcome) => (outcome, None),
+        Err(_) => {
+            let text = "it did not confirm the message in time; it may or may not have taken it";
+            let outcome = Err(BrokerError::Unavailable(text.into()));
+            (outcome, Some(confirmed.map(drop).boxed()))
+        }
     };
     // Whoever does not wait any more, has left.
-    let _ = job.answer.send(outcome);
+    let _ = sender.send(outcome);
+    late
 }
 
 /// An error closes the channel, and is told to all messages under way on it; only those to the
-/// exchange that it names are to blame.
-fn only_of(exchange: &str, error: BrokerError) -> BrokerError {
+/// exchange that it names are to blame, and of those, if it is about a routing key, those with
+/// that key.
+fn only_of(exchange: &str, key: &str, error: BrokerError) -> BrokerError {
     let text = match &error {
         BrokerError::NotFound(text) | BrokerError::AccessRefused(text) => text,
         _ => return error,
     };
-    if text.contains(&format!("exchange '{exchange}'")) {
+    let is_to_blame = text.contains(&format!("exchange '{exchange}'"))
+        && (!is_topical(text) || names_key(text, key));
+    if is_to_blame {
         return error;
     }
     BrokerError::Unavailable("its channel was closed before it answered for the message".into())

@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use lapin::{
     options::{ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions},
-    types::FieldTable,
+    types::{AMQPValue, FieldTable},
 };
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use super::{
     convert::{short, table},
@@ -20,7 +20,19 @@ pub(super) struct Topology {
     configured: HashMap<Box<str>, ExchangeKind>,
     kinds: Mutex<HashMap<Box<str>, ExchangeKind>>,
     existing: Mutex<HashSet<Box<str>>>,
+    /// What may not be published to, with the broker's words, and since when.
+    refused: Mutex<HashMap<Target, (Instant, BrokerError)>>,
 }
+
+/// An exchange; with a routing key if the refusal speaks of that one alone.
+type Target = (Box<str>, Option<Box<str>>);
+
+/// How long it is believed that the account may not publish to an exchange. Every message that
+/// tries closes a channel that others' messages are on.
+const REFUSAL: Duration = Duration::from_secs(10);
+
+/// Refusals that are remembered at a time.
+const MAX_REFUSALS: usize = 1_000;
 
 impl Topology {
     /// The types of `configured` exchanges are not asked for, and those that are missing are
@@ -30,6 +42,7 @@ impl Topology {
             configured: configured.into_iter().collect(),
             kinds: Mutex::default(),
             existing: Mutex::default(),
+            refused: Mutex::default(),
         }
     }
 
@@ -41,6 +54,43 @@ impl Topology {
     /// It turned out that the exchange is gone.
     pub(super) fn forget(&self, exchange: &str) {
         self.existing.lock().remove(exchange);
+    }
+
+    /// What the broker said to a message for that exchange and key: one that is gone is forgotten,
+    /// and a refusal is remembered for some seconds.
+    pub(super) fn note_refused(&self, exchange: &str, key: &str, error: &BrokerError) {
+        match error {
+            BrokerError::NotFound(_) => self.forget(exchange),
+            BrokerError::AccessRefused(text) => {
+                let key = names_key(text, key).then(|| key.into());
+                let mut refused = self.refused.lock();
+                if refused.len() >= MAX_REFUSALS {
+                    refused.retain(|_, (since, _)| since.elapsed() < REFUSAL);
+                }
+                if refused.len() < MAX_REFUSALS {
+                    let entry = (Instant::now(), error.clone());
+                    refused.insert((exchange.into(), key), entry);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the broker refused such a message a short while ago; what it said.
+    pub(super) fn may_publish(&self, exchange: &str, key: &str) -> Result<(), BrokerError> {
+        let mut refused = self.refused.lock();
+        if refused.is_empty() {
+            return Ok(());
+        }
+        for key in [None, Some(key.into())] {
+            let target = (exchange.into(), key);
+            match refused.get(&target) {
+                Some((since, error)) if since.elapsed() < REFUSAL => return Err(error.clone()),
+                Some(_) => drop(refused.remove(&target)),
+                None => {}
+            }
+        }
+        Ok(())
     }
 
     /// Succeeds if the exchange exists.
@@ -83,11 +133,19 @@ impl Topology {
         if let Some(kind) = known.or_else(|| predeclared(exchange)) {
             return Ok(kind);
         }
+        // It may be gone since it was seen.
+        self.look_for(live, exchange, deadline).await?;
         // AMQP has no question for the type. But a declaration with another type is refused
         // with words that name the true one.
-        let probe = Some(lapin::ExchangeKind::Headers);
-        let kind = match declare(live, exchange, probe, deadline).await {
-            Err(BrokerError::PreconditionFailed(text)) => kind_in_refusal(&text),
+        let kind = match probe(live, exchange, deadline).await {
+            Err(BrokerError::PreconditionFailed(text)) if is_equivalence(&text) => {
+                kind_in_refusal(&text)
+            }
+            // It went just now, and the broker began to make a new one.
+            Err(BrokerError::PreconditionFailed(_)) => {
+                self.look_for(live, exchange, deadline).await?;
+                ExchangeKind::Other
+            }
             Err(BrokerError::AccessRefused(text)) => {
                 tracing::warn!(
                     exchange,
@@ -103,6 +161,20 @@ impl Topology {
         };
         self.kinds.lock().insert(exchange.into(), kind);
         Ok(kind)
+    }
+
+    /// Succeeds if the exchange exists now, whatever is remembered.
+    async fn look_for(
+        &self,
+        live: &Live,
+        exchange: &str,
+        deadline: Instant,
+    ) -> Result<(), BrokerError> {
+        let outcome = declare(live, exchange, None, deadline).await;
+        if let Err(BrokerError::NotFound(_)) = &outcome {
+            self.forget(exchange);
+        }
+        outcome
     }
 }
 
@@ -125,6 +197,26 @@ async fn declare(
     answer(
         deadline,
         channel.exchange_declare(name, kind.unwrap_or_default(), options, none),
+    )
+    .await
+}
+
+/// Declares an exchange as one of type `headers`, in a way that makes none: RabbitMQ compares
+/// the type with that of an existing exchange before all else, and takes the name of an alternate
+/// exchange only as a text.
+async fn probe(live: &Live, exchange: &str, deadline: Instant) -> Result<(), BrokerError> {
+    let channel = live.channel(deadline).await?;
+    let name = short("the exchange's name", exchange)?;
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        ..Default::default()
+    };
+    let mut arguments = FieldTable::default();
+    arguments.insert("alternate-exchange".into(), AMQPValue::LongInt(0));
+    let kind = lapin::ExchangeKind::Headers;
+    answer(
+        deadline,
+        channel.exchange_declare(name, kind, options, arguments),
     )
     .await
 }
@@ -192,9 +284,18 @@ fn predeclared(exchange: &str) -> Option<ExchangeKind> {
     }
 }
 
+/// Whether a refusal tells of a difference to what exists.
+fn is_equivalence(text: &str) -> bool {
+    text.contains("inequivalent arg '")
+}
+
 /// `PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'feed' in vhost '/': received
 /// 'headers' but current is 'topic'`
 fn kind_in_refusal(text: &str) -> ExchangeKind {
+    if !text.contains("inequivalent arg 'type'") {
+        // Then its type is the probe's.
+        return ExchangeKind::Other;
+    }
     match text
         .rsplit("current is '")
         .next()
@@ -205,6 +306,17 @@ fn kind_in_refusal(text: &str) -> ExchangeKind {
         Some("fanout") => ExchangeKind::Fanout,
         _ => ExchangeKind::Other,
     }
+}
+
+/// Whether a refusal is one of topic authorisation, for that routing key:
+/// `ACCESS_REFUSED - access to topic 'k' in exchange 'feed' in vhost '/' refused for user 'gw'`
+pub(super) fn names_key(text: &str, key: &str) -> bool {
+    text.contains(&format!("access to topic '{key}'"))
+}
+
+/// Whether a refusal is one of topic authorisation.
+pub(super) fn is_topical(text: &str) -> bool {
+    text.contains("access to topic '")
 }
 
 #[cfg(test)]
@@ -226,5 +338,9 @@ mod tests {
         let other = "PRECONDITION_FAILED - inequivalent arg 'durable' for exchange 'it' in vhost \
                      '/': received 'true' but current is 'false'";
         assert_eq!(kind_in_refusal(other), ExchangeKind::Other);
+        let alternate = "PRECONDITION_FAILED - inequivalent arg 'alternate-exchange' for exchange \
+                         'it' in vhost '/': received the value '0' of type 'signedint' but \
+                         current is 'topic'";
+        assert_eq!(kind_in_refusal(alternate), ExchangeKind::Other);
     }
 }

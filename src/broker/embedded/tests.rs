@@ -6,7 +6,6 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -490,67 +489,4 @@ fn threads_share_queues() {
         Arc::new(Inbox::default()),
     ));
     assert!(matches!(gone.err(), Some(BrokerError::NotFound(_))));
-}
-
-/// Not a test of time: run it by name, in a release build, to see figures.
-#[test]
-#[ignore = "prints figures"]
-fn figures() {
-    const USERS: usize = 1_000_000;
-    const MESSAGES: usize = 2_000_000;
-    let delivered = Arc::new(AtomicUsize::new(0));
-    let sink = {
-        let delivered = Arc::clone(&delivered);
-        EachFeed(move |_: &FeedId, _| {
-            delivered.fetch_add(1, Ordering::Relaxed);
-        })
-    };
-    let broker = Embedded::new([("feed".into(), ExchangeKind::Topic)]);
-    let vhost = broker.open("/", Arc::new(sink));
-    let start = Instant::now();
-    for user in 0..USERS {
-        now(vhost.bind_feed(&feed("feed"), &format!("user_{user}"))).unwrap();
-    }
-    println!("{USERS} patterns bound in {:?}", start.elapsed());
-    let body = Bytes::from_static(&[b'x'; 200]);
-    for threads in [1, 2] {
-        delivered.store(0, Ordering::Relaxed);
-        let start = Instant::now();
-        thread::scope(|scope| {
-            for by in 0..threads {
-                let (vhost, body) = (&vhost, &body);
-                scope.spawn(move || {
-                    for number in 0..MESSAGES / threads {
-                        let key = format!("user_{}", (number * 7 + by) % USERS);
-                        send(&**vhost, message("feed", &key, body.clone())).unwrap();
-                    }
-                });
-            }
-        });
-        let rate = delivered.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64();
-        println!("{threads} publishers: {rate:.0} messages a second");
-    }
-    now(vhost.declare_queue(&queue("q", &[]))).unwrap();
-    let sink = Arc::new(AtOnce {
-        consumer: OnceLock::new(),
-        seen: AtomicUsize::new(0),
-    });
-    let request = Consume {
-        queue: queue("q", &[]),
-        declare: false,
-        binding: None,
-        prefetch: 100,
-        exclusive: false,
-        arguments: Vec::new(),
-    };
-    let consumer = now(vhost.consume(request, Arc::<AtOnce>::clone(&sink))).unwrap();
-    sink.consumer
-        .set(Arc::downgrade(&consumer))
-        .unwrap_or_default();
-    let start = Instant::now();
-    for _ in 0..MESSAGES {
-        send(&*vhost, message("", "q", body.clone())).unwrap();
-    }
-    let rate = sink.seen.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64();
-    println!("through a queue, settled at once: {rate:.0} messages a second");
 }

@@ -178,6 +178,8 @@ fn answers_can_go_to_a_queue_of_the_session() {
     let consume = temp_queue(1, &CONTEXT);
     assert!(consume.exclusive && consume.queue.exclusive && consume.queue.auto_delete);
     assert_ne!(consume.queue.name, temp_queue(2, &CONTEXT).queue.name);
+    // The broker's side knows them by it.
+    assert!(consume.queue.name.starts_with("stomp-temp-"));
 }
 
 #[test]
@@ -420,4 +422,51 @@ fn only_durable_subscriptions_take_their_queue_along() {
     assert!(!ends(&subscription, &[("id", "1")]));
     assert!(!ends(&own_queue("/queue/q", &[]), &durable));
     assert!(!ends(&own_queue("/topic/a", &[]), &durable));
+}
+
+/// RabbitMQ closes the connection that all clients publish by over a header frame that is larger.
+#[test]
+fn headers_together_fit_into_a_frame_of_amqp() {
+    let value = "x".repeat(8_000);
+    let names: Vec<String> = (0..16).map(|number| format!("h{number}")).collect();
+    let headers = |count: usize| -> Vec<(&str, &str)> {
+        let names = names.iter().take(count);
+        names.map(|name| (name.as_str(), value.as_str())).collect()
+    };
+    assert!(sent("/topic/m", &headers(15)).is_ok());
+    assert_eq!(
+        sent("/topic/m", &headers(16)).unwrap_err(),
+        Problem::NotPublished(
+            "the headers of the message take 128221 bytes together; at most 122880 are allowed\n"
+                .into()
+        )
+    );
+}
+
+#[test]
+fn patterns_are_bounded() {
+    let pattern = |destination: &str| match plan(destination, AckMode::Auto, &[]) {
+        Ok(Plan::Shared { pattern, .. }) => Ok(String::from(pattern)),
+        Ok(other) => panic!("{other:?}"),
+        Err(problem) => Err(problem),
+    };
+    for (asked, bound) in [
+        ("/topic/#.#.#.#.a", "#.a"),
+        ("/topic/a.#.#", "a.#"),
+        ("/topic/#.a.#.b.#", "#.a.#.b.#"),
+        ("/exchange/feed/*.*.a.a", "*.*.a.a"),
+        ("/topic/a#.#b.##.a#.##", "a#.#b.##.a#.##"),
+        ("/exchange/feed", ""),
+    ] {
+        assert_eq!(pattern(asked).as_deref(), Ok(bound), "{asked}");
+    }
+    let refusal =
+        Problem::InvalidDestination("a pattern has 4 words '#'; at most 3 are allowed\n".into());
+    for destination in ["/topic/#.a.#.a.#.a.#.a.b", "/exchange/feed/#.a.#.#.a.#.a.#"] {
+        assert_eq!(pattern(destination), Err(refusal.clone()));
+        let acked = plan(destination, AckMode::Client, &[]);
+        assert_eq!(acked, Err(refusal.clone()));
+    }
+    let consume = own_queue("/topic/#.#.a", &[]);
+    assert_eq!(consume.binding, Some(("amq.topic".into(), "#.a".into())));
 }

@@ -49,9 +49,9 @@ async fn the_log_says_why() {
     let (log, _guard) = log();
     let house = House::new();
     for (bytes, reason) in [
-        ("DISCONNECT\n\n\0", "the client disconnected"),
-        ("DISCONNECT\nreceipt:r\n\n\0", "the client disconnected"),
-        ("\n", "the client closed the connection"),
+        ("DISCONNECT\n\n\0", "client disconnected"),
+        ("DISCONNECT\nreceipt:r\n\n\0", "client disconnected"),
+        ("\n", "client closed the connection"),
         ("WRONG\n\n\0", "Could not interpret command"),
     ] {
         let mut client = Client::connect(&house).await;
@@ -67,22 +67,22 @@ async fn the_log_says_why() {
     let mut client = Client::new(&house);
     client.wire.hang_up();
     client.expect_end().await;
-    assert_eq!(log.reason(), "the client closed the connection");
+    assert_eq!(log.reason(), "client closed the connection");
     let mut client = Client::connect(&house).await;
     let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
     client.wire.receive(Err(reset.into()));
     client.expect_end().await;
-    assert!(log.reason().starts_with("the connection broke: "));
+    assert!(log.reason().starts_with("connection broke: "));
     let mut client = Client::connect(&house).await;
     client.wire.set_room(0);
     client.send("BEGIN\ntransaction:t\nreceipt:r\n\n\0");
     client.expect_end().await;
-    assert_eq!(log.reason(), "the client did not read for too long");
+    assert_eq!(log.reason(), "client did not read for too long");
     let mut client = Client::connect(&house).await;
     client.wire.break_off();
     client.send("BEGIN\ntransaction:t\nreceipt:r\n\n\0");
     client.expect_end().await;
-    assert!(log.reason().starts_with("the connection broke: "));
+    assert!(log.reason().starts_with("connection broke: "));
     assert!(house.services.registry.is_empty());
 }
 

@@ -65,7 +65,7 @@ impl House {
         );
         let auth: Arc<Hook> = Arc::clone(&hook);
         Self {
-            services: Services::new(hub, auth, Registry::new(1000), settings),
+            services: Services::new(hub, auth, None, Registry::new(1000), settings),
             hook,
             slow,
         }
@@ -157,6 +157,10 @@ impl Authenticator for Hook {
             })
         }
         .boxed()
+    }
+
+    fn groups<'a>(&'a self, _: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
+        std::future::ready(Ok(Vec::new())).boxed()
     }
 
     fn allow<'a>(&'a self, _: &'a User, access: &'a Access) -> BoxFuture<'a, Result<(), Refusal>> {

@@ -248,7 +248,7 @@ async fn a_queue_is_declared_once() {
          COMMIT\ntransaction:t\nreceipt:r\n\n\0",
     );
     client.expect_receipt("r").await;
-    assert_eq!(house.slow.declared(), ["a".into(), "b".into(), "c".into()]);
+    assert_eq!(house.slow.declared(), ["a", "b", "c"].map(Box::<str>::from));
 }
 
 /// What is refused before anybody was asked is answered at once.
@@ -316,6 +316,23 @@ async fn heart_beats_are_sent_and_asked_for() {
     let patience = start.elapsed().as_secs();
     assert!((19..=25).contains(&patience), "{patience} s");
     assert_eq!(client.wire.closed_with(), Some(CloseCode::TryAgainLater));
+}
+
+/// Rule 8: any byte counts, also one in the middle of a message that takes minutes to send.
+#[tokio::test(start_paused = true)]
+async fn who_is_half_way_through_a_message_lives() {
+    let house = House::new();
+    let mut client = Client::new(&house);
+    client.send(
+        "CONNECT\naccept-version:1.2\nheart-beat:10000,0\nlogin:alice\npasscode:secret\n\n\0",
+    );
+    client.expect(Command::Connected).await;
+    for _ in 0..12 {
+        sleep(Duration::from_secs(10)).await;
+        client.wire.part_comes();
+    }
+    client.expect_nothing();
+    client.expect_error("heart-beat missed").await;
 }
 
 /// A connection that waits for nothing does nothing.

@@ -38,6 +38,7 @@ struct State {
     max_frame_size: Option<usize>,
     calls: usize,
     on_flush: Option<OnFlush>,
+    was_heard: bool,
 }
 
 pub(super) struct FakeLink(Wire);
@@ -60,6 +61,7 @@ impl Wire {
             max_frame_size: None,
             calls: 0,
             on_flush: None,
+            was_heard: false,
         };
         Self(Arc::new((Mutex::new(state), Notify::new())))
     }
@@ -120,6 +122,11 @@ impl Wire {
         self.0.0.lock().max_frame_size
     }
 
+    /// A part of a message of the transport comes.
+    pub(super) fn part_comes(&self) {
+        self.0.0.lock().was_heard = true;
+    }
+
     /// How often the link was asked for anything since the last time.
     pub(super) fn calls(&self) -> usize {
         std::mem::take(&mut self.0.0.lock().calls)
@@ -158,6 +165,10 @@ impl Link for FakeLink {
                 Poll::Pending
             }
         }
+    }
+
+    fn was_heard(&mut self) -> bool {
+        std::mem::take(&mut self.0.0.0.lock().was_heard)
     }
 
     fn send(&mut self, frame: Vec<u8>) {

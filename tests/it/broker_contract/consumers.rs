@@ -4,7 +4,7 @@ use stentor::broker::{Argument, BrokerError, Consume, QueueSpec, Verdict};
 
 use super::{
     Fixture,
-    support::{Node, Reader, existing, queue, reading},
+    support::{Node, Reader, Seen, existing, queue, reading},
 };
 
 pub(crate) async fn a_consumer_gets_what_was_there_and_what_comes<F: Fixture>() {
@@ -335,4 +335,31 @@ pub(crate) async fn deleting_the_queue_ends_its_consumers<F: Fixture>() {
         .0
         .until("end", |seen| (seen.len() == 1).then_some(()))
         .await;
+}
+
+pub(crate) async fn a_cancelled_consumer_is_not_lost<F: Fixture>() {
+    let fixture = F::start().await;
+    let node = Node::open(&fixture).await;
+    let mut cancelled = Vec::new();
+    for number in 0..50 {
+        let passing = Consume {
+            queue: QueueSpec {
+                name: format!("q{number}").into(),
+                auto_delete: true,
+                ..QueueSpec::default()
+            },
+            binding: Some(("amq.topic".into(), "a".into())),
+            ..reading("", 10)
+        };
+        let reader = node.consume(passing).await;
+        reader.consumer.cancel().await.unwrap();
+        cancelled.push(reader);
+    }
+    let fence = node.consume(reading("fence", 10)).await;
+    node.send("", "fence", "fence").await;
+    fence.inbox.first(1).await;
+    for reader in &cancelled {
+        let count = |seen: &[Seen]| Some(seen.len());
+        assert_eq!(reader.inbox.0.until("count", count).await, 0);
+    }
 }

@@ -9,7 +9,7 @@ mod embedded;
 mod feeds;
 mod publishing;
 mod queues;
-mod support;
+pub(crate) mod support;
 
 use std::sync::Arc;
 
@@ -62,6 +62,7 @@ macro_rules! contract {
                 an_exclusive_consumer_is_alone
                 an_auto_delete_queue_ends_with_its_last_consumer
                 deleting_the_queue_ends_its_consumers
+                a_cancelled_consumer_is_not_lost
             });
             $crate::broker_contract::contract!(@ $fixture, publishing {
                 lanes_keep_their_order

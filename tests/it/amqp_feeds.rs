@@ -1,0 +1,444 @@
+//! What can befall the queue of a feed at RabbitMQ: whatever is lost, clients are told, and after
+//! that all is well again.
+
+use std::time::Duration;
+
+use lapin::{
+    BasicProperties, Channel, ExchangeKind,
+    options::{BasicPublishOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions},
+    types::{AMQPValue, FieldTable},
+};
+use testkit::{DEADLINE, FEED, GatewayBuilder, Proxy, StompClient, Vhost, eventually, within};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::house::{DESTINATION, House, KEY, expect_numbers, numbers, vhost};
+
+const INTERRUPTED: &str = "feed interrupted";
+
+/// A gateway with one feed an exchange, which reaches its broker through a proxy.
+async fn behind_a_proxy(settings: impl FnOnce(GatewayBuilder) -> GatewayBuilder) -> (House, Proxy) {
+    let vhost = vhost().await;
+    let proxy = Proxy::start(&vhost.node().amqp_address()).await;
+    let house = House::start(vhost.clone(), |builder| {
+        let builder = builder
+            .vhost_via(&vhost, &proxy.address())
+            .set("feed.shards", 1)
+            .set("broker.reconnect_max", "500ms");
+        settings(builder)
+    })
+    .await;
+    (house, proxy)
+}
+
+async fn subscriber(house: &House, destination: &str) -> StompClient {
+    let mut client = house.tcp().await;
+    client.subscribe("feed", destination).await;
+    client
+}
+
+/// The feed's queue; there is one.
+async fn feed_queue(vhost: &Vhost) -> String {
+    let name = async || {
+        let queues = vhost.queues().await;
+        let names = queues.iter().filter_map(|queue| queue["name"].as_str());
+        let mut own = names.filter(|name| !name.ends_with(".overflow"));
+        own.next().map(str::to_owned)
+    };
+    eventually(DEADLINE, "a feed's queue", name).await
+}
+
+/// Messages in a queue that are ready.
+async fn ready(channel: &Channel, queue: &str) -> u32 {
+    let check = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declared = channel.queue_declare(queue.into(), check, FieldTable::default());
+    declared.await.unwrap().message_count()
+}
+
+async fn publish(
+    channel: &Channel,
+    exchange: &str,
+    key: &str,
+    size: usize,
+    expiration: Option<u32>,
+) {
+    let mut properties = BasicProperties::default().with_delivery_mode(2);
+    if let Some(after) = expiration {
+        properties = properties.with_expiration(after.to_string().as_str().into());
+    }
+    let options = BasicPublishOptions::default();
+    let (exchange, key, body) = (exchange.into(), key.into(), vec![b'x'; size]);
+    let confirm = channel.basic_publish(exchange, key, options, &body, properties);
+    confirm.await.unwrap().await.unwrap();
+}
+
+async fn delete_exchange(vhost: &Vhost) {
+    let channel = vhost.channel().await;
+    let deleting = channel.exchange_delete(FEED.into(), ExchangeDeleteOptions::default());
+    deleting.await.unwrap();
+}
+
+async fn delete_queues(vhost: &Vhost) {
+    for queue in vhost.queues().await {
+        let name = queue["name"].as_str().unwrap();
+        vhost.node().api().delete_queue(vhost.name(), name).await;
+    }
+}
+
+/// After the feed was lost together with its exchange: no receipt before there is a binding.
+async fn recovers_with_its_exchange(house: &House) {
+    let mut early = house.tcp().await;
+    early
+        .raw(format!(
+            "SUBSCRIBE\nid:feed\ndestination:{DESTINATION}\nreceipt:r\n\n\0"
+        ))
+        .await;
+    early
+        .expect("an ERROR", |frame| {
+            frame.command == stomp_grammar::Command::Error
+        })
+        .await;
+
+    house
+        .vhost
+        .declare_exchange(FEED, ExchangeKind::Topic)
+        .await;
+    let mut late = subscriber(house, DESTINATION).await;
+    house.push(["again"]).await;
+    late.expect_message("again").await;
+}
+
+#[tokio::test]
+async fn a_feed_that_lost_its_queue_and_its_exchange_is_no_silent_one() {
+    let (house, _proxy) = behind_a_proxy(|builder| builder).await;
+    let mut client = subscriber(&house, DESTINATION).await;
+    // It left, and its pattern stays bound for a while.
+    subscriber(&house, "/exchange/feed/lingering")
+        .await
+        .disconnect()
+        .await;
+    delete_exchange(&house.vhost).await;
+    delete_queues(&house.vhost).await;
+    client.expect_error(INTERRUPTED).await;
+    recovers_with_its_exchange(&house).await;
+
+    let mut other = subscriber(&house, "/exchange/feed/lingering").await;
+    house.vhost.publish(FEED, "lingering", ["here"]).await;
+    other.expect_message("here").await;
+}
+
+#[tokio::test]
+async fn the_broker_comes_back_empty() {
+    let (house, proxy) = behind_a_proxy(|builder| builder).await;
+    let mut client = subscriber(&house, DESTINATION).await;
+    proxy.refuse();
+    house.gateway.until_readyz(503).await;
+    delete_exchange(&house.vhost).await;
+    delete_queues(&house.vhost).await;
+    proxy.forward();
+    client.expect_error(INTERRUPTED).await;
+    recovers_with_its_exchange(&house).await;
+}
+
+#[tokio::test]
+async fn a_feed_that_lost_its_queue_alone_is_bound_anew() {
+    let (house, _proxy) = behind_a_proxy(|builder| builder).await;
+    for body in ["one", "two", "three"] {
+        let mut client = subscriber(&house, DESTINATION).await;
+        house.push([body]).await;
+        client.expect_message(body).await;
+        delete_queues(&house.vhost).await;
+        client.expect_error(INTERRUPTED).await;
+    }
+}
+
+#[tokio::test]
+async fn an_exchange_made_anew_is_bound_when_the_link_is_back() {
+    let (house, proxy) = behind_a_proxy(|builder| builder).await;
+    let mut client = subscriber(&house, DESTINATION).await;
+    delete_exchange(&house.vhost).await;
+    house
+        .vhost
+        .declare_exchange(FEED, ExchangeKind::Topic)
+        .await;
+    assert!(!house.vhost.is_bound(FEED, KEY).await);
+    proxy.cut();
+    eventually(DEADLINE, "bound", async || {
+        house.vhost.is_bound(FEED, KEY).await
+    })
+    .await;
+    house.push(["again"]).await;
+    client.expect_message("again").await;
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_gone_is_noticed_when_the_link_is_back() {
+    let (house, proxy) = behind_a_proxy(|builder| builder).await;
+    let mut client = subscriber(&house, DESTINATION).await;
+    delete_exchange(&house.vhost).await;
+    proxy.cut();
+    client.expect_error(INTERRUPTED).await;
+    recovers_with_its_exchange(&house).await;
+}
+
+/// The broker believes that the link is there; it is not.
+#[tokio::test]
+async fn a_half_open_link_loses_nothing() {
+    let (house, proxy) = behind_a_proxy(|builder| builder).await;
+    let mut client = subscriber(&house, DESTINATION).await;
+    house.push(numbers(0..100)).await;
+    expect_numbers(&mut client, 0..100).await;
+    proxy.freeze();
+    house.push(numbers(100..200)).await;
+    proxy.cut();
+    proxy.forward();
+    expect_numbers(&mut client, 100..200).await;
+}
+
+/// Of such messages a small feed holds three.
+const LARGE: usize = 100_000;
+
+/// A feed of 320,000 bytes, which gets one message at a time.
+fn small(builder: GatewayBuilder) -> GatewayBuilder {
+    builder
+        .set("feed.max_length_bytes", "320kB")
+        .set("limits.max_frame_size", "128kB")
+        .set("feed.prefetch", 1)
+}
+
+#[tokio::test]
+async fn a_mark_sent_into_a_half_open_link_comes_again() {
+    let (house, proxy) = behind_a_proxy(small).await;
+    let mut client = subscriber(&house, DESTINATION).await;
+    proxy.freeze();
+    house.push(vec![vec![b'x'; LARGE]; 10]).await;
+    let overflow = format!("{}.overflow", feed_queue(&house.vhost).await);
+    eventually(DEADLINE, "a mark is on its way", async || {
+        let queues = house.vhost.queues().await;
+        let mut marks = queues
+            .iter()
+            .filter(|queue| queue["name"] == overflow.as_str());
+        marks.any(|queue| queue["messages_unacknowledged"].as_u64() > Some(0))
+    })
+    .await;
+    proxy.cut();
+    proxy.forward();
+    client.expect_error(INTERRUPTED).await;
+}
+
+#[tokio::test]
+async fn expired_messages_do_not_hide_an_overflow() {
+    let (house, proxy) = behind_a_proxy(small).await;
+    let mut client = subscriber(&house, DESTINATION).await;
+    proxy.refuse();
+    house.gateway.until_readyz(503).await;
+    let queue = feed_queue(&house.vhost).await;
+    let channel = house.vhost.channel().await;
+    for _ in 0..5 {
+        publish(&channel, FEED, KEY, LARGE, Some(2000)).await;
+    }
+    assert!(ready(&channel, &format!("{queue}.overflow")).await > 0);
+    // Those that expire push the mark out of the ten that are kept.
+    for _ in 0..15 {
+        publish(&channel, FEED, KEY, 1, Some(2000)).await;
+    }
+    eventually(DEADLINE, "all have expired", async || {
+        ready(&channel, &queue).await == 0
+            && ready(&channel, &format!("{queue}.overflow")).await == 10
+    })
+    .await;
+    proxy.forward();
+    client.expect_error(INTERRUPTED).await;
+}
+
+#[tokio::test]
+async fn a_few_expired_messages_are_no_overflow() {
+    let (house, proxy) = behind_a_proxy(small).await;
+    let mut client = subscriber(&house, DESTINATION).await;
+    proxy.refuse();
+    house.gateway.until_readyz(503).await;
+    let queue = feed_queue(&house.vhost).await;
+    let channel = house.vhost.channel().await;
+    for _ in 0..5 {
+        publish(&channel, FEED, KEY, 1, Some(1)).await;
+    }
+    eventually(DEADLINE, "all have expired", async || {
+        ready(&channel, &format!("{queue}.overflow")).await == 5
+    })
+    .await;
+    proxy.forward();
+    eventually(DEADLINE, "the marks are taken", async || {
+        ready(&channel, &format!("{queue}.overflow")).await == 0
+    })
+    .await;
+    house.push(["end"]).await;
+    client.expect_message("end").await;
+}
+
+/// A message that waited in a queue with a time limit, and came to the feed by its dead-letter
+/// exchange, has died before.
+#[tokio::test]
+async fn a_message_that_died_before_is_a_mark_as_well() {
+    let (house, proxy) = behind_a_proxy(small).await;
+    let mut client = subscriber(&house, DESTINATION).await;
+    let queue = feed_queue(&house.vhost).await;
+    let channel = house.vhost.channel().await;
+    let mut delay = FieldTable::default();
+    delay.insert("x-message-ttl".into(), AMQPValue::LongInt(1));
+    delay.insert(
+        "x-dead-letter-exchange".into(),
+        AMQPValue::LongString(FEED.into()),
+    );
+    let durable = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    channel
+        .queue_declare("delay".into(), durable, delay)
+        .await
+        .unwrap();
+    channel
+        .queue_bind(
+            "delay".into(),
+            "amq.direct".into(),
+            KEY.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .unwrap();
+    proxy.refuse();
+    house.gateway.until_readyz(503).await;
+    for _ in 0..6 {
+        publish(&channel, "amq.direct", KEY, LARGE, None).await;
+    }
+    eventually(DEADLINE, "an overflow", async || {
+        ready(&channel, "delay").await == 0
+            && ready(&channel, &format!("{queue}.overflow")).await > 0
+    })
+    .await;
+    assert!(
+        ready(&channel, &format!("{queue}.overflow")).await < 10,
+        "it is told for the mark, not for their number"
+    );
+    proxy.forward();
+    client.expect_error(INTERRUPTED).await;
+}
+
+/// Texts that are not UTF-8, where AMQP does not say that they must be.
+#[tokio::test]
+async fn a_message_that_cannot_be_read_harms_its_feed_once() {
+    let house = House::open_with(|builder| {
+        builder
+            .set("feed.shards", 1)
+            .set("broker.reconnect_max", "500ms")
+    })
+    .await;
+    let mut bystander = subscriber(&house, "/topic/elsewhere").await;
+    let content_type = (0x8000, b"\x02\xff\xfe".to_vec());
+    let header_name = (0x2000, b"\0\0\0\x09\x02\xff\xfeS\0\0\0\x01v".to_vec());
+    let message_id = (0x0080, b"\x02\xc3\x28".to_vec());
+    for (flags, properties) in [content_type, header_name, message_id] {
+        let mut client = subscriber(&house, DESTINATION).await;
+        house.push(["before"]).await;
+        publish_raw(&house.vhost, flags, &properties).await;
+        house.push(["behind"]).await;
+        client.expect_message("before").await;
+        client.expect_error(INTERRUPTED).await;
+
+        let mut after = subscriber(&house, DESTINATION).await;
+        house.push(["after"]).await;
+        after.expect_message("after").await;
+        house
+            .vhost
+            .publish("amq.topic", "elsewhere", ["well"])
+            .await;
+        bystander.expect_message("well").await;
+    }
+    let events = house.gateway.events();
+    let told = events.iter().filter(|event| {
+        event["message"] == "feed interrupted"
+            && event["level"]
+                .as_str()
+                .is_some_and(|level| level.eq_ignore_ascii_case("error"))
+    });
+    assert_eq!(told.count(), 3, "once a message");
+    assert!(events.iter().all(|event| event["message"] != "not ready"));
+}
+
+/// Publishes to [`KEY`] with properties that no client library lets pass, and waits for the
+/// confirm.
+async fn publish_raw(vhost: &Vhost, flags: u16, properties: &[u8]) {
+    fn short(text: &str) -> Vec<u8> {
+        [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
+    }
+    fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
+        let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&[kind], &channel.to_be_bytes()[..], &size, payload, &[0xce]].concat()
+    }
+    fn method(channel: u16, class: u16, method: u16, arguments: &[u8]) -> Vec<u8> {
+        let head = [class.to_be_bytes(), method.to_be_bytes()].concat();
+        frame(1, channel, &[&head[..], arguments].concat())
+    }
+    /// Reads frames until a method comes that is this one.
+    async fn until(socket: &mut TcpStream, class: u16, method: u16) {
+        let wanted = [class.to_be_bytes(), method.to_be_bytes()].concat();
+        loop {
+            let mut head = [0; 7];
+            socket.read_exact(&mut head).await.unwrap();
+            let size = u32::from_be_bytes([head[3], head[4], head[5], head[6]]);
+            let mut rest = vec![0; usize::try_from(size).unwrap() + 1];
+            socket.read_exact(&mut rest).await.unwrap();
+            if head[0] == 1 && rest.starts_with(&wanted) {
+                return;
+            }
+        }
+    }
+
+    let talk = async {
+        let mut socket = TcpStream::connect(vhost.node().amqp_address())
+            .await
+            .unwrap();
+        let login = [
+            &[0; 4][..],
+            &short("PLAIN"),
+            &12_u32.to_be_bytes(),
+            b"\0guest\0guest",
+            &short("en_US"),
+        ];
+        let tune = [&[7, 255][..], &131_072_u32.to_be_bytes(), &[0, 0]].concat();
+        let open = [&short(vhost.name())[..], &[0, 0]].concat();
+        let to = [&[0, 0][..], &short(FEED), &short(KEY), &[0]].concat();
+        let header = [
+            &[0, 60, 0, 0][..],
+            &1_u64.to_be_bytes(),
+            &flags.to_be_bytes(),
+            properties,
+        ];
+        socket.write_all(b"AMQP\0\0\x09\x01").await.unwrap();
+        until(&mut socket, 10, 10).await;
+        let login = method(0, 10, 11, &login.concat());
+        socket.write_all(&login).await.unwrap();
+        until(&mut socket, 10, 30).await;
+        let open = [method(0, 10, 31, &tune), method(0, 10, 40, &open)].concat();
+        socket.write_all(&open).await.unwrap();
+        until(&mut socket, 10, 41).await;
+        socket.write_all(&method(1, 20, 10, &[0])).await.unwrap();
+        until(&mut socket, 20, 11).await;
+        socket.write_all(&method(1, 85, 10, &[0])).await.unwrap();
+        until(&mut socket, 85, 11).await;
+        let message = [
+            method(1, 60, 40, &to),
+            frame(2, 1, &header.concat()),
+            frame(3, 1, b"?"),
+        ];
+        socket.write_all(&message.concat()).await.unwrap();
+        until(&mut socket, 60, 80).await;
+    };
+    within(Duration::from_secs(30), "a confirm", talk).await;
+}
