@@ -203,34 +203,6 @@ async fn a_half_open_link_loses_nothing() {
     expect_numbers(&mut client, 100..200).await;
 }
 
-/// It is on its way still when its pattern is bound again.
-#[tokio::test]
-async fn an_unbinding_that_is_not_answered_undoes_no_later_binding() {
-    let (house, proxy) = behind_a_proxy(|builder| {
-        builder
-            .set("feed.linger", "1s")
-            .set("broker.operation_timeout", "1s")
-    })
-    .await;
-    let mut client = subscriber(&house, DESTINATION).await;
-    client.unsubscribe("feed").await;
-    proxy.freeze();
-    eventually(DEADLINE, "nobody answers", async || {
-        let late = |line: &String| line.contains("an unbinding may come late");
-        house.gateway.log().all().iter().any(late)
-    })
-    .await;
-    client
-        .raw(format!(
-            "SUBSCRIBE\nid:feed\ndestination:{DESTINATION}\nreceipt:r\n\n\0"
-        ))
-        .await;
-    proxy.forward();
-    client.expect_receipt("r").await;
-    house.push(["again"]).await;
-    client.expect_message("again").await;
-}
-
 /// A feed of 320,000 bytes, which gets one message at a time.
 fn small(builder: GatewayBuilder) -> GatewayBuilder {
     builder
