@@ -166,7 +166,7 @@ async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
                 reason
             }
             Err(error) => {
-                let reason: Arc<str> = error.to_string().into();
+                let reason = bare(&error);
                 state.send_replace(State::Down(Arc::clone(&reason)));
                 reason
             }
@@ -185,6 +185,14 @@ async fn connect(config: &LinkConfig) -> Result<Connection, BrokerError> {
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
     let connecting = Connection::connect_uri(config.uri.clone(), properties);
     answer(Instant::now() + config.connection_timeout, connecting).await
+}
+
+/// What is to be said of an error where "not reachable" is said already.
+fn bare(error: &BrokerError) -> Arc<str> {
+    match error {
+        BrokerError::Unavailable(cause) => (**cause).into(),
+        other => other.to_string().into(),
+    }
 }
 
 /// Offers the connection until it is lost; why it was.
@@ -227,7 +235,7 @@ async fn run(
             None => break,
         }
     }
-    let reason: Arc<str> = cause.to_string().into();
+    let reason = bare(&cause);
     state.send_replace(State::Down(Arc::clone(&reason)));
     ended.send_replace(Some(cause));
     reason
