@@ -37,6 +37,10 @@ impl Authenticator for Everybody {
     fn allow<'a>(&'a self, _: &'a User, _: &'a Access) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(std::future::ready(Ok(())))
     }
+
+    fn groups<'a>(&'a self, _: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
 }
 
 fn services(max_connections: usize) -> Arc<Services> {
@@ -51,6 +55,7 @@ fn services(max_connections: usize) -> Arc<Services> {
     Services::new(
         hub,
         Arc::new(Everybody),
+        None,
         Registry::new(max_connections),
         settings,
     )
