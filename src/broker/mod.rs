@@ -9,6 +9,7 @@ mod config;
 pub mod destination;
 pub mod embedded;
 mod error;
+mod feed_config;
 mod message;
 pub mod routing;
 
@@ -18,6 +19,7 @@ use futures_util::future::BoxFuture;
 
 pub use config::{AmqpUrl, Config, Url, UrlError};
 pub use error::BrokerError;
+pub use feed_config::{Binding, Feed as FeedConfig};
 pub use message::{Delivery, Message, Properties};
 pub use routing::ExchangeKind;
 

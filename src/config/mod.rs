@@ -48,7 +48,7 @@ pub struct Config {
     /// `[limits]`
     pub limits: connection::Limits,
     /// `[feed]`
-    pub feed: hub::FeedConfig,
+    pub feed: broker::FeedConfig,
     /// `[mailbox]`
     pub mailbox: hub::MailboxConfig,
     /// `[shutdown]`
@@ -137,7 +137,7 @@ sections! {
     presence: presence::Config,
     stomp: connection::Stomp,
     limits: connection::Limits,
-    feed: hub::FeedConfig,
+    feed: broker::FeedConfig,
     mailbox: hub::MailboxConfig,
     shutdown: shutdown::Config,
     log: telemetry::Config,

@@ -75,7 +75,7 @@ struct Connection<L> {
     context: Arc<Context>,
     routes: Vec<(SubscriptionId, Route)>,
     /// Queues that SEND frames had declared.
-    declared: Option<Box<HashSet<Box<str>>>>,
+    declared: HashSet<Box<str>>,
     work: Option<Box<Work>>,
     /// Messages to be accepted at the broker once they are written, and it is known how: the
     /// last one of each subscription.
@@ -136,7 +136,7 @@ impl<L: Link> Connection<L> {
             input: Bytes::new(),
             context,
             routes: Vec::new(),
-            declared: None,
+            declared: HashSet::new(),
             work: None,
             written: Vec::new(),
             blocked_since: None,
@@ -283,10 +283,7 @@ impl<L: Link> Connection<L> {
                 let destination = Destination::parse(&publish.destination)?;
                 let mut sending =
                     mapping::send(&destination, &publish.headers, publish.body, &mapping)?;
-                let is_declared = |queue: &QueueSpec| {
-                    let known = self.declared.as_ref();
-                    known.is_some_and(|known| known.contains(&queue.name))
-                };
+                let is_declared = |queue: &QueueSpec| self.declared.contains(&queue.name);
                 sending.declare = sending.declare.filter(|queue| !is_declared(queue));
                 let replies = match sending.temp_queue.take() {
                     None => None,
@@ -591,14 +588,10 @@ impl<L: Link> Connection<L> {
     }
 
     fn remember(&mut self, declared: Vec<Box<str>>) {
-        if declared.is_empty() {
-            return;
+        if self.declared.len() >= MAX_REMEMBERED {
+            self.declared.clear();
         }
-        let known = self.declared.get_or_insert_default();
-        if known.len() >= MAX_REMEMBERED {
-            known.clear();
-        }
-        known.extend(declared);
+        self.declared.extend(declared);
     }
 
     fn set_timer(&self, mut timer: Pin<&mut Sleep>) {

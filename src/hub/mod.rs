@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use stomp_session::SubscriptionId;
 use tokio_util::task::AbortOnDropHandle;
 
-pub use config::{Binding, Feed as FeedConfig, Mailbox as MailboxConfig, Overflow};
+pub use config::{Mailbox as MailboxConfig, Overflow};
 pub use feed::SharedSubscription;
 pub use mailbox::{DedicatedSink, Item, Mailbox, Parcel};
 
@@ -29,7 +29,7 @@ use self::{
     feed::{Feed, Feeds, Subscriber},
     linger::Linger,
 };
-use crate::broker::{Broker, BrokerError, ExchangeKind, FeedId, VirtualHost};
+use crate::broker::{Binding, Broker, BrokerError, ExchangeKind, FeedConfig, FeedId, VirtualHost};
 
 /// The hubs of all virtual hosts that clients may ask for.
 pub struct Hub {

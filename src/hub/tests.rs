@@ -545,6 +545,40 @@ async fn who_waits_for_everything_is_not_told_of_an_interruption() {
     assert!(client.was_interrupted());
 }
 
+/// The broker lost all bindings: nobody gets a receipt for one that was.
+#[tokio::test(start_paused = true)]
+async fn after_a_loss_every_pattern_is_bound_anew() {
+    let scene = scene_with(&FeedConfig {
+        shards: 1,
+        ..config()
+    });
+    let [bound, binding] = [Client::new(), Client::new()];
+    let _bound = scene.subscribing("topic", "bound", &bound).await.unwrap();
+    drop(scene.subscribed("topic", "lingering").await);
+    scene.fake.hold();
+    let subscribing = scene.subscribing("topic", "binding", &binding);
+    settle().await;
+    let feed = FeedId {
+        exchange: "topic".into(),
+        shard: 0,
+    };
+    scene.fake.sink().lost(&feed, "lost");
+    assert!(bound.was_interrupted());
+    assert_eq!(scene.patterns(), ["binding"]);
+    // It may have been bound before the loss, and heard of after it.
+    scene.fake.calls();
+    scene.fake.answer(Ok(()));
+    settle().await;
+    assert!(!subscribing.is_finished() && binding.take().is_none());
+    assert_eq!(scene.fake.binds(), 1);
+    scene.fake.answer(Ok(()));
+    let _binding = subscribing.await.unwrap().unwrap().unwrap();
+    scene.fake.release();
+    let _again = scene.subscribed("topic", "bound").await;
+    let _lingering = scene.subscribed("topic", "lingering").await;
+    assert_eq!(scene.fake.binds(), 2);
+}
+
 /// What is set up anew has everything that somebody relies on, or will.
 #[tokio::test(start_paused = true)]
 async fn the_patterns_to_bind_again_are_complete() {

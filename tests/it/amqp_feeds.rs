@@ -18,6 +18,9 @@ use crate::house::{DESTINATION, House, KEY, expect_numbers, numbers, vhost};
 
 const INTERRUPTED: &str = "feed interrupted";
 
+/// Of such messages a small feed holds three.
+const LARGE: usize = 100_000;
+
 /// A gateway with one feed an exchange, which reaches its broker through a proxy.
 async fn behind_a_proxy(settings: impl FnOnce(GatewayBuilder) -> GatewayBuilder) -> (House, Proxy) {
     let vhost = vhost().await;
@@ -199,9 +202,6 @@ async fn a_half_open_link_loses_nothing() {
     proxy.forward();
     expect_numbers(&mut client, 100..200).await;
 }
-
-/// Of such messages a small feed holds three.
-const LARGE: usize = 100_000;
 
 /// A feed of 320,000 bytes, which gets one message at a time.
 fn small(builder: GatewayBuilder) -> GatewayBuilder {

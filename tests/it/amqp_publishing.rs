@@ -9,12 +9,9 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use serde_json::Value;
-use stentor::{
-    broker::{
-        Argument, Broker as _, BrokerError, Config, Consume, ExchangeKind, Publish, QueueSpec, Url,
-        amqp::AmqpBroker,
-    },
-    hub::FeedConfig,
+use stentor::broker::{
+    Argument, Broker as _, BrokerError, Config, Consume, ExchangeKind, FeedConfig, Publish,
+    QueueSpec, Url, amqp::AmqpBroker,
 };
 use testkit::{DEADLINE, Proxy, RabbitMq, Vhost, eventually};
 

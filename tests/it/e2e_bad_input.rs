@@ -411,7 +411,7 @@ async fn a_hook_that_fails() {
             connect(),
             "Bad CONNECT",
             "Access refused for user 'alice'",
-            1008,
+            1013,
         )
     };
     for answer in [

@@ -10,8 +10,8 @@
     reason = "helpers of tests are tests"
 )]
 
-mod amqp_publishing;
 mod amqp_feeds;
+mod amqp_publishing;
 mod broker_contract;
 mod cli;
 mod e2e_bad_input;

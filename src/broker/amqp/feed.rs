@@ -44,8 +44,7 @@ use super::{
     link::{Link, LinkConfig, Live, answer},
 };
 use crate::{
-    broker::{BrokerError, FeedId, FeedSink},
-    hub::FeedConfig,
+    broker::{BrokerError, FeedConfig, FeedId, FeedSink},
     telemetry,
 };
 

@@ -32,9 +32,8 @@ use self::{
 };
 use super::{
     AmqpUrl, Broker, BrokerError, Config, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
-    FeedId, FeedSink, Publish, QueueSpec, VirtualHost,
+    FeedConfig, FeedId, FeedSink, Publish, QueueSpec, VirtualHost,
 };
-use crate::hub::FeedConfig;
 
 /// Dedicated consumers on one connection: RabbitMQ allows 2,047 channels.
 const CONSUMERS_PER_LINK: usize = 1_000;

@@ -11,10 +11,10 @@ use super::*;
 use crate::{
     auth::{Access, Authenticator, Login, Permission, Refusal, ResourceKind, User},
     broker::{
-        Broker, BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind, FeedId,
-        FeedSink, Properties, Publish, VirtualHost, embedded::Embedded,
+        Broker, BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind, FeedConfig,
+        FeedId, FeedSink, Properties, Publish, VirtualHost, embedded::Embedded,
     },
-    hub::{FeedConfig, Hub, MailboxConfig},
+    hub::{Hub, MailboxConfig},
 };
 
 pub(super) const PEER: Peer = Peer {
@@ -160,7 +160,7 @@ impl Authenticator for Hook {
     }
 
     fn groups<'a>(&'a self, _: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
-        std::future::ready(Ok(Vec::new())).boxed()
+        Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
     fn allow<'a>(&'a self, _: &'a User, access: &'a Access) -> BoxFuture<'a, Result<(), Refusal>> {

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use stentor::{
-    broker::{Broker as _, Config, FeedSink, Url, VirtualHost, amqp::AmqpBroker},
-    hub::FeedConfig,
+use stentor::broker::{
+    Broker as _, Config, FeedConfig, FeedSink, Url, VirtualHost, amqp::AmqpBroker,
 };
 use testkit::{DEADLINE, RabbitMq, Vhost, eventually};
 

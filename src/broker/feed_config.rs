@@ -1,0 +1,149 @@
+//! The `[feed]` section.
+
+use std::{num::NonZero, time::Duration};
+
+use serde::Deserialize;
+
+use crate::units::{Checked, at_least_one, size};
+
+/// More shards than this help nobody: each is a queue and a consumer per virtual host.
+const MAX_SHARDS: u16 = 256;
+/// RabbitMQ takes `x-expires` as milliseconds in 32 bits.
+const MAX_EXPIRES: Duration = Duration::from_millis(u32::MAX as u64);
+
+/// Shared feeds: the queues that subscriptions of one node have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Feed {
+    /// Whether feed queues outlive a restart of the broker. `true`: nothing is missed. `false`:
+    /// bindings are made several times faster, and a restart tells clients of the gap.
+    pub durable: bool,
+    /// What is bound to feed queues.
+    pub binding: Binding,
+    /// Feed queues per virtual host and node; 0: one a core.
+    pub shards: u16,
+    /// How long a key stays bound after its last subscription ended, so that a page's reload
+    /// costs the broker nothing.
+    #[serde(with = "humantime_serde")]
+    pub linger: Duration,
+    /// How long the broker keeps a feed queue (and what it collects) that no node consumes
+    /// (`x-expires`): an outage of the link up to this long loses nothing.
+    #[serde(with = "humantime_serde")]
+    pub expires: Duration,
+    /// Bytes that a feed queue may hold while the node is away (`x-max-length-bytes`); beyond,
+    /// the oldest are lost.
+    #[serde(deserialize_with = "size")]
+    pub max_length_bytes: usize,
+    /// Messages that the broker sends ahead of acknowledgements. Enough to keep a fast link
+    /// busy, few enough to be sent again cheaply.
+    pub prefetch: u16,
+}
+
+/// What is bound to feed queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Binding {
+    /// The keys that have local subscriptions.
+    #[default]
+    Key,
+    /// Everything (`#`) of topic and fanout exchanges, once: no work at the broker per user, but
+    /// every node receives every message.
+    All,
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Self {
+            durable: true,
+            binding: Binding::Key,
+            shards: 0,
+            linger: Duration::from_secs(10),
+            expires: Duration::from_secs(600),
+            max_length_bytes: 256 << 20,
+            prefetch: 1000,
+        }
+    }
+}
+
+impl Feed {
+    /// How many shards there are, on a machine of so many cores. With [`Binding::All`] it is
+    /// one: each more would receive everything once more.
+    #[must_use]
+    pub fn shards(&self, cores: NonZero<usize>) -> u16 {
+        match (self.binding, self.shards) {
+            (Binding::All, _) => 1,
+            (Binding::Key, 0) => u16::try_from(cores.get())
+                .unwrap_or(MAX_SHARDS)
+                .min(MAX_SHARDS),
+            (Binding::Key, shards) => shards,
+        }
+    }
+
+    /// Whether the values make sense.
+    ///
+    /// # Errors
+    /// The key at fault, and what is wrong and what to do.
+    pub fn check(&self) -> Checked {
+        if self.shards > MAX_SHARDS {
+            return Err((
+                "shards",
+                format!(
+                    "is {}, more than {MAX_SHARDS}; write 0 for one a core",
+                    self.shards
+                ),
+            ));
+        }
+        if self.binding == Binding::All && self.shards > 1 {
+            return Err((
+                "shards",
+                format!(
+                    "is {}, but with binding = \"all\" each shard would receive every message; \
+                     write 0 or 1",
+                    self.shards
+                ),
+            ));
+        }
+        if self.expires < Duration::from_secs(1) || self.expires > MAX_EXPIRES {
+            return Err((
+                "expires",
+                format!(
+                    "is {}; RabbitMQ takes up to 49 days, and under a second queues would vanish \
+                     between two consumers; write e.g. \"10m\"",
+                    humantime::format_duration(self.expires)
+                ),
+            ));
+        }
+        at_least_one(
+            "max_length_bytes",
+            self.max_length_bytes,
+            "feeds would be empty",
+        )?;
+        at_least_one("prefetch", self.prefetch, "RabbitMQ would set no bound")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_one_a_core_unless_everything_is_bound() {
+        let cores = NonZero::new(6).unwrap();
+        let feed = Feed::default();
+        assert_eq!(feed.shards(cores), 6);
+        assert_eq!(feed.shards(NonZero::new(100_000).unwrap()), MAX_SHARDS);
+        let feed = Feed { shards: 3, ..feed };
+        assert_eq!(feed.shards(cores), 3);
+        let feed = Feed {
+            binding: Binding::All,
+            ..feed
+        };
+        assert_eq!(feed.shards(cores), 1);
+        assert_eq!(feed.check().unwrap_err().0, "shards");
+    }
+
+    #[test]
+    fn the_defaults_are_sound() {
+        assert_eq!(Feed::default().check(), Ok(()));
+    }
+}
