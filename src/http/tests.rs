@@ -41,10 +41,6 @@ impl Authenticator for Everybody {
     fn allow<'a>(&'a self, _: &'a User, _: &'a Access) -> BoxFuture<'a, Result<(), Refusal>> {
         Box::pin(std::future::ready(Ok(())))
     }
-
-    fn groups<'a>(&'a self, _: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
-    }
 }
 
 fn services(max_connections: usize) -> Arc<Services> {
