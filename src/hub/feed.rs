@@ -334,7 +334,15 @@ impl Feed {
         });
         let mut bindings: Vec<Arc<str>> = others.collect();
         if !self.bind_all {
-            bindings.extend(table.routes.patterns().map(Arc::from));
+            // What is being unbound is bound again after that, if somebody waits for it; bound
+            // now, it would stay if nobody does any more by then.
+            let is_unbound = |pattern: &str| {
+                let phase = table.changing.get(pattern);
+                matches!(phase, Some(Phase::Unbinding(_)))
+            };
+            let patterns = table.routes.patterns();
+            let patterns = patterns.filter(|pattern| !is_unbound(pattern));
+            bindings.extend(patterns.map(Arc::from));
         }
         bindings
     }

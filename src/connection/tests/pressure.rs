@@ -120,6 +120,7 @@ async fn who_gets_messages_without_end_is_heard() {
                 publish(if queue { "" } else { "amq.topic" }, "a", "more");
             }
         });
+        house.publish(if queue { "" } else { "amq.topic" }, "a", "the first");
         client.send("UNSUBSCRIBE\nid:1\nreceipt:enough\n\n\0");
         let mut got = 0;
         while client.next().await.unwrap().command == Command::Message {
