@@ -3,7 +3,7 @@
 //! A [`VhostHub`] keeps, for each exchange and shard, which subscriptions wait for which pattern.
 //! The first subscription to a pattern has it bound; after the last one left it is unbound, with
 //! a delay, so that a page's reload costs the broker nothing. Messages come in through
-//! [`FeedSink`] and go out into [`Mailbox`]es.
+//! [`FeedSink`](crate::broker::FeedSink) and go out into [`Mailbox`]es.
 
 mod config;
 mod feed;
