@@ -280,6 +280,33 @@ impl Gateway {
             .collect()
     }
 
+    /// Waits until its log holds this text. A log is read by a thread of its own, so what a client
+    /// was told may be there before the line about it.
+    ///
+    /// # Panics
+    /// It does not within [`DEADLINE`].
+    #[track_caller]
+    pub fn until_logged(&self, text: &str) -> impl Future<Output = ()> {
+        eventually(DEADLINE, format!("'{text}' is logged"), async move || {
+            self.log().text().contains(text)
+        })
+    }
+
+    /// Waits until its log holds `count` events with this message, and answers them.
+    ///
+    /// # Panics
+    /// It does not within [`DEADLINE`], or there are more.
+    #[track_caller]
+    pub fn until_events(&self, message: &str, count: usize) -> impl Future<Output = Vec<Value>> {
+        let what = format!("'{message}' is logged {count} times");
+        eventually(DEADLINE, what, async move || {
+            let mut events = self.events();
+            events.retain(|event| event["message"] == message);
+            assert!(events.len() <= count, "'{message}': {events:#?}");
+            (events.len() == count).then_some(events)
+        })
+    }
+
     /// Its process: signals, output, end.
     #[must_use]
     pub const fn process(&self) -> &Process {

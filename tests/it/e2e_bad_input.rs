@@ -394,8 +394,7 @@ async fn what_the_hook_denies() {
         ],
     )
     .await;
-    let log = house.gateway.log().text();
-    assert!(log.contains("the reason is the log's"), "{log}");
+    house.gateway.until_logged("the reason is the log's").await;
 }
 
 /// Nobody comes in while the hook does not answer as it should, and the log blames the hook.
@@ -427,11 +426,7 @@ async fn a_hook_that_fails() {
     }
     house.hook.stop();
     check(&house, [refused()]).await;
-    let events = house.gateway.events();
-    let refusals = events
-        .iter()
-        .filter(|event| event["message"] == "login refused");
-    assert_eq!(refusals.count(), 14);
+    house.gateway.until_events("login refused", 14).await;
 }
 
 #[tokio::test]

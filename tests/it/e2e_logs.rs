@@ -44,6 +44,7 @@ async fn one_line_at_the_begin_and_one_at_the_end() {
         assert_eq!(closed["reason"], "client disconnected");
     }
     // Two lines a client, and none between.
+    assert!(house.gateway.terminate(DEADLINE).await.success());
     let of_clients = house
         .gateway
         .events()
@@ -87,6 +88,7 @@ async fn no_passcode_at_any_level() {
     let asked = house.hook.calls_of(Call::User);
     assert!(asked.iter().any(|call| call.get("password") == PASSCODE));
     // The broker's own password, as text and as a list of bytes.
+    assert!(house.gateway.terminate(DEADLINE).await.success());
     let mut lines = house.gateway.log().all();
     lines.retain(|line| line.contains("guest:guest") || line.contains("103, 117, 101, 115, 116"));
     assert!(lines.is_empty(), "the broker's password: {lines:#?}");
