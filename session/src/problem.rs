@@ -3,9 +3,10 @@
 
 use std::fmt::{self, Write as _};
 
+use bytes::Bytes;
 use stomp_grammar::{Command, DecodeErrorKind, Version};
 
-use crate::CloseCode;
+use crate::{CloseCode, frames};
 
 /// Why a session ends. The words are those of RabbitMQ's STOMP plug-in (3.10) wherever it has
 /// the same condition, since clients match on them: capitalised ones tell of the client's
@@ -168,6 +169,8 @@ pub enum Problem {
     HeartbeatMissed,
     /// The server is shutting down.
     ShuttingDown,
+    /// The server has as many connections as it takes.
+    TooManyConnections,
 }
 
 impl Problem {
@@ -209,6 +212,12 @@ impl Problem {
     #[must_use]
     pub fn close_code(&self) -> CloseCode {
         self.row().1
+    }
+
+    /// Its ERROR frame for a client with which no session was begun.
+    #[must_use]
+    pub fn frame(&self) -> Bytes {
+        frames::error(self, None, Version::V1_0)
     }
 
     /// The table. To reconnect and to do the same again helps in none of the cases of
@@ -262,6 +271,7 @@ impl Problem {
             Self::SlowConsumer => ("slow consumer", TryAgainLater),
             Self::HeartbeatMissed => ("heart-beat missed", TryAgainLater),
             Self::ShuttingDown => ("server shutting down", Restart),
+            Self::TooManyConnections => ("too many connections", TryAgainLater),
         }
     }
 
@@ -386,6 +396,9 @@ impl Problem {
             Self::ShuttingDown => {
                 "This server goes away. Reconnect after a moment, to reach another\n".to_owned()
             }
+            Self::TooManyConnections => "This server has as many connections as it takes. \
+                 Reconnect after a while, or to another\n"
+                .to_owned(),
         }
     }
 }

@@ -48,10 +48,11 @@ fn row_in_test(problem: &Problem) -> usize {
         HeartbeatMissed => 38,
         ShuttingDown => 39,
         LoginUnavailable { .. } => 40,
+        TooManyConnections => 41,
     }
 }
 
-const ROWS: usize = 41;
+const ROWS: usize = 42;
 
 /// Every variant, its `message`, its code, and its body.
 fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
@@ -345,6 +346,13 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             "server shutting down",
             1012,
             "This server goes away. Reconnect after a moment, to reach another\n",
+        ),
+        (
+            TooManyConnections,
+            "too many connections",
+            1013,
+            "This server has as many connections as it takes. Reconnect after a while, or to \
+             another\n",
         ),
     ]
 }

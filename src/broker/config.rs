@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 use serde::Deserialize;
 
 use super::ExchangeKind;
-use crate::units::{Checked, at_least_one, more_than_zero};
+use crate::{
+    secret_url::SecretUrl,
+    units::{Checked, at_least_one, more_than_zero},
+};
 
 /// Where the broker is, and how it is used.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -130,31 +133,8 @@ impl Config {
 pub enum Url {
     /// `embedded:`: in this process' memory.
     Embedded,
-    /// `amqp:` or `amqps:`: RabbitMQ.
-    Amqp(AmqpUrl),
-}
-
-/// Where RabbitMQ is, and the gateway's account there. Shown without the password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct AmqpUrl(url::Url);
-
-impl AmqpUrl {
-    /// The whole URL with its password, for the client library alone. It names no virtual host.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        self.0.as_str()
-    }
-
-    /// Host and port alone.
-    #[must_use]
-    pub fn authority(&self) -> String {
-        let port = self.0.port().unwrap_or(if self.0.scheme() == "amqps" {
-            5671
-        } else {
-            5672
-        });
-        format!("{}:{port}", self.0.host_str().unwrap_or_default())
-    }
+    /// `amqp:` or `amqps:`: RabbitMQ, and the gateway's account there. It names no virtual host.
+    Amqp(SecretUrl),
 }
 
 /// What is wrong with a URL. Never shows the URL: there may be a password in it.
@@ -204,7 +184,7 @@ impl FromStr for Url {
         }
         let mut url = url;
         url.set_path("");
-        Ok(Self::Amqp(AmqpUrl(url)))
+        Ok(Self::Amqp(url.into()))
     }
 }
 
@@ -222,21 +202,6 @@ impl fmt::Display for Url {
             Self::Embedded => f.write_str("embedded:"),
             Self::Amqp(url) => url.fmt(f),
         }
-    }
-}
-
-impl fmt::Display for AmqpUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.0.clone();
-        // Fails only where a URL can have no password, and so has none.
-        let _ = shown.set_password(Some("***"));
-        f.write_str(shown.as_str())
-    }
-}
-
-impl fmt::Debug for AmqpUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AmqpUrl({self})")
     }
 }
 

@@ -17,7 +17,7 @@ use std::{fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
-pub use config::{AmqpUrl, Config, Url, UrlError};
+pub use config::{Config, Url, UrlError};
 pub use error::BrokerError;
 pub use feed_config::{Binding, Feed as FeedConfig};
 pub use message::{Delivery, Message, Properties};

@@ -6,7 +6,13 @@
 mod admin;
 mod upgrade;
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
@@ -17,6 +23,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -29,7 +36,7 @@ pub use upgrade::Origins;
 use crate::{
     connection::{self, Guard, Peer, Services},
     listen::{WebSocketLink, accept},
-    telemetry,
+    telemetry::{self, Seldom},
 };
 
 /// Routes of warp, of any kind.
@@ -94,7 +101,7 @@ impl WebSocketServer {
         };
         // Taken before the answer, so that a drain waits for this one too.
         let Some(guard) = self.services.enter() else {
-            telemetry::connection_limit_reached("http", self.services.registry.max());
+            self.services.registry.log_turned_away("http");
             let text = "There are as many connections as this server takes.".to_owned();
             return refuse(&upgrade::Refusal {
                 status: StatusCode::SERVICE_UNAVAILABLE,
@@ -167,19 +174,27 @@ pub async fn serve_routes(
 /// Connections that are not upgraded (yet), bounded on each listener: they are answered within
 /// milliseconds, or come from somebody who wants to hold them.
 #[derive(Clone)]
-struct Places(Arc<Semaphore>);
+struct Places {
+    free: Arc<Semaphore>,
+    turned_away: Arc<Mutex<Seldom>>,
+}
 
 impl Places {
     const MOST: usize = 2_000;
 
     fn new() -> Self {
-        Self(Arc::new(Semaphore::new(Self::MOST)))
+        Self {
+            free: Arc::new(Semaphore::new(Self::MOST)),
+            turned_away: Arc::default(),
+        }
     }
 
     fn take(&self, what: &str) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.0).try_acquire_owned().ok();
-        if place.is_none() {
-            telemetry::connection_limit_reached(what, Self::MOST);
+        let place = Arc::clone(&self.free).try_acquire_owned().ok();
+        if place.is_none()
+            && let Some(unsaid) = self.turned_away.lock().admit(Instant::now())
+        {
+            telemetry::connection_limit_reached(what, Self::MOST, unsaid);
         }
         place
     }

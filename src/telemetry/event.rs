@@ -136,27 +136,28 @@ pub fn listening(address: SocketAddr, listener: &str) {
     info!(target: "stentor::listen", %address, listener, "listening");
 }
 
-/// A connection could not be accepted.
-pub fn accept_failed(what: &str, cause: &dyn Display) {
+/// A connection could not be accepted, nor `unsaid` more since this was said the last time.
+pub fn accept_failed(what: &str, cause: &dyn Display, unsaid: u64) {
     let cause = cause.to_string();
-    warn!(target: "stentor::listen", what, cause, "accept failed");
+    warn!(target: "stentor::listen", what, cause, unsaid, "accept failed");
 }
 
-/// A connection was not accepted, for there are as many as are allowed.
-pub fn connection_limit_reached(what: &str, max_connections: usize) {
+/// Connections were not accepted, for there are as many as are allowed; `unsaid` more since this
+/// was said the last time.
+pub fn connection_limit_reached(what: &str, max_connections: usize, unsaid: u64) {
     warn!(
-        target: "stentor::listen", what,
-        max_connections, "connection limit reached: a client was turned away"
+        target: "stentor::listen", what, max_connections,
+        unsaid, "connection limit reached: clients are turned away"
     );
 }
 
-/// The system allows fewer open files than `max_connections` may need.
-pub fn few_files(allowed: u64, max_connections: usize) {
+/// The system allows fewer open files than `max_connections` may need, so fewer are taken.
+pub fn few_files(allowed: u64, wanted: usize, max_connections: usize) {
     warn!(
-        target: "stentor::listen", allowed,
-        max_connections,
-        "too few file descriptors for [listen] max_connections: raise the hard limit \
-         (`ulimit -Hn`, systemd's LimitNOFILE)"
+        target: "stentor::listen", open_files = allowed, wanted, max_connections,
+        "at most {max_connections} clients, not the {wanted} of [listen] max_connections, for the \
+         system allows {allowed} open files: raise the hard limit (`ulimit -Hn`, systemd's \
+         LimitNOFILE), or lower max_connections"
     );
 }
 

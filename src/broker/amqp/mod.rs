@@ -31,9 +31,10 @@ use self::{
     topology::Topology,
 };
 use super::{
-    AmqpUrl, Broker, BrokerError, Config, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
+    Broker, BrokerError, Config, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
     FeedConfig, FeedId, FeedSink, Publish, QueueSpec, VirtualHost,
 };
+use crate::secret_url::SecretUrl;
 
 /// Dedicated consumers on one connection: RabbitMQ allows 2,047 channels.
 const CONSUMERS_PER_LINK: usize = 1_000;
@@ -53,7 +54,7 @@ impl AmqpBroker {
     /// # Errors
     /// The URL is none for AMQP; why.
     pub fn new(
-        url: &AmqpUrl,
+        url: &SecretUrl,
         config: Config,
         feed: FeedConfig,
         node: &str,
