@@ -153,6 +153,8 @@ pub enum Problem {
     UnknownDestination(Box<str>),
     /// The broker has no such exchange or queue; its own words (`NOT_FOUND - no queue …`).
     NotFound(Box<str>),
+    /// Another client has the queue exclusively; the broker's own words.
+    ResourceLocked(Box<str>),
     /// The broker refused a declaration (a queue of other properties, say); its own words.
     PreconditionFailed(Box<str>),
     /// The broker did not take a message; why.
@@ -264,6 +266,7 @@ impl Problem {
             Self::InvalidDestination(_) => ("Invalid destination", Policy),
             Self::UnknownDestination(_) => ("Unknown destination", Policy),
             Self::NotFound(_) => ("not_found", Policy),
+            Self::ResourceLocked(_) => ("resource_locked", TryAgainLater),
             Self::PreconditionFailed(_) => ("precondition_failed", Policy),
             Self::NotPublished(_) => ("message not published", TryAgainLater),
             Self::BrokerUnavailable(_) => ("broker unavailable", TryAgainLater),
@@ -383,6 +386,7 @@ impl Problem {
             Self::PermissionDenied { detail: text }
             | Self::InvalidDestination(text)
             | Self::NotFound(text)
+            | Self::ResourceLocked(text)
             | Self::PreconditionFailed(text)
             | Self::NotPublished(text)
             | Self::BrokerUnavailable(text)

@@ -49,10 +49,11 @@ fn row_in_test(problem: &Problem) -> usize {
         ShuttingDown => 39,
         LoginUnavailable { .. } => 40,
         TooManyConnections => 41,
+        ResourceLocked(_) => 42,
     }
 }
 
-const ROWS: usize = 42;
+const ROWS: usize = 43;
 
 /// Every variant, its `message`, its code, and its body.
 fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
@@ -346,6 +347,12 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             "server shutting down",
             1012,
             "This server goes away. Reconnect after a moment, to reach another\n",
+        ),
+        (
+            ResourceLocked("RESOURCE_LOCKED - queue".into()),
+            "resource_locked",
+            1013,
+            "RESOURCE_LOCKED - queue",
         ),
         (
             TooManyConnections,

@@ -427,11 +427,15 @@ pub(super) fn problem(error: &BrokerError) -> Problem {
     let text = || error.to_string().into();
     match error {
         BrokerError::NotFound(text) => Problem::NotFound(text.clone()),
-        BrokerError::AccessRefused(text) | BrokerError::ResourceLocked(text) => {
-            Problem::PermissionDenied {
-                detail: text.clone(),
-            }
+        // To the plug-in's clients their queues are their connections'; here they are the
+        // gateway's, and what is exclusive of one is its consumer. The condition is the same.
+        BrokerError::AccessRefused(text) if text.trim_end().ends_with("in exclusive use") => {
+            Problem::ResourceLocked(text.replacen("ACCESS_REFUSED", "RESOURCE_LOCKED", 1).into())
         }
+        BrokerError::AccessRefused(text) => Problem::PermissionDenied {
+            detail: text.clone(),
+        },
+        BrokerError::ResourceLocked(text) => Problem::ResourceLocked(text.clone()),
         BrokerError::PreconditionFailed(text) | BrokerError::Unsupported(text) => {
             Problem::PreconditionFailed(text.clone())
         }

@@ -72,6 +72,9 @@ fn setting(text: &str) -> Result<(&str, &str), &'static str> {
     if value.is_empty() {
         return Err("has no value");
     }
+    if value.contains(char::is_control) {
+        return Err("holds a control character");
+    }
     Ok((key, value))
 }
 
@@ -113,11 +116,12 @@ mod tests {
 
     #[test]
     fn a_broken_line_is_named_and_the_others_are_read() {
-        let text = "a\nb = 1\n= 2\nc d = 3\ne =\nf = # g\ninclude x/*.conf\n";
+        let text = "a\nb = 1\n= 2\nc d = 3\ne =\nf = # g\ninclude x/*.conf\n\
+                    g = \u{7f}\n";
         let read = read(text);
         let broken = read.iter().filter(|(_, read)| read.is_err());
         let lines: Vec<usize> = broken.map(|(line, _)| *line).collect();
-        assert_eq!(lines, [1, 3, 4, 5, 6, 7]);
+        assert_eq!(lines, [1, 3, 4, 5, 6, 7, 8]);
         assert_eq!(read.get(1), Some(&(2, Ok(("b", "1")))));
     }
 

@@ -396,31 +396,43 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// A login includes calls of the hook, so it may take longer than one.
+    /// A login includes calls of the hook, so it has to be allowed longer than one of them.
     fn timeouts(&mut self) {
-        let longer = Duration::from_secs(5);
-        let call = self.duration("auth", "request_timeout");
-        let login = self.duration("limits", "login_timeout");
-        let Some(call) = call else { return };
-        if login.unwrap_or(Duration::from_secs(10)) > call {
+        const LOGIN: (&str, &str) = ("limits", "login_timeout");
+        const CALL: (&str, &str) = ("auth", "request_timeout");
+        let set_login = self.duration(LOGIN);
+        let set_call = self.duration(CALL);
+        let login = set_login.unwrap_or(Duration::from_secs(10));
+        let call = set_call.unwrap_or(Duration::from_secs(5));
+        // Zero is refused by the reader.
+        if call < login || login.is_zero() {
             return;
         }
-        let from = self.remove("limits", "login_timeout");
-        let value = humantime::format_duration(call.saturating_add(longer)).to_string();
+        let (target, value, comment) = if set_call.is_some() {
+            let longer = call.saturating_add(Duration::from_secs(5));
+            let comment = "Longer than [auth] request_timeout, for a login waits for the hook.";
+            (LOGIN, longer, comment)
+        } else {
+            let comment = "Shorter than [limits] login_timeout, for a login waits for the hook.";
+            (CALL, login / 2, comment)
+        };
+        let former = self
+            .entries
+            .iter()
+            .position(|entry| (entry.section, entry.key) == target);
+        let from = former.map(|place| self.entries.remove(place).from);
         self.entries.push(Entry {
-            section: "limits",
-            key: "login_timeout",
-            value: quote(&value),
-            from: from.map(|entry| entry.from).unwrap_or_default(),
-            comment: Some(
-                "Longer than [auth] request_timeout, for a login waits for the hook.".to_owned(),
-            ),
+            section: target.0,
+            key: target.1,
+            value: quote(&humantime::format_duration(value).to_string()),
+            from: from.unwrap_or_default(),
+            comment: Some(comment.to_owned()),
         });
     }
 
     /// What waits for a client has to have room for the largest message.
     fn sizes(&mut self) {
-        let frame = self.entry("limits", "max_frame_size");
+        let frame = self.entry(("limits", "max_frame_size"));
         let Some(size) =
             frame.and_then(|entry| unquote(&entry.value).parse::<bytesize::ByteSize>().ok())
         else {
@@ -430,6 +442,7 @@ impl<'a> Draft<'a> {
         for (section, key, default) in [
             ("mailbox", "max_bytes", 8_u64 << 20),
             ("feed", "max_length_bytes", 256_u64 << 20),
+            ("limits", "max_transaction_bytes", 16_u64 << 20),
         ] {
             if size > default {
                 let comment = "Room for the largest message: see [limits] max_frame_size.";
@@ -469,23 +482,14 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn entry(&self, section: &str, key: &str) -> Option<&Entry> {
-        self.entries
-            .iter()
-            .find(|entry| entry.section == section && entry.key == key)
+    fn entry(&self, target: (&str, &str)) -> Option<&Entry> {
+        let mut entries = self.entries.iter();
+        entries.find(|entry| (entry.section, entry.key) == target)
     }
 
-    fn duration(&self, section: &str, key: &str) -> Option<Duration> {
-        let entry = self.entry(section, key)?;
+    fn duration(&self, target: (&str, &str)) -> Option<Duration> {
+        let entry = self.entry(target)?;
         humantime::parse_duration(unquote(&entry.value)).ok()
-    }
-
-    fn remove(&mut self, section: &str, key: &str) -> Option<Entry> {
-        let place = self
-            .entries
-            .iter()
-            .position(|entry| entry.section == section && entry.key == key)?;
-        Some(self.entries.remove(place))
     }
 }
 

@@ -46,7 +46,7 @@ stomp.default_vhost = app
 stomp.hide_server_info = true   # nobody's business
 stomp.default_nack_requeue = false
 stomp.tcp_listen_options.backlog = 4096
-web_stomp.tcp.port = 15680
+web_stomp.tcp.port = 8080
 web_stomp.ws_frame = text
 web_stomp.cowboy_opts.idle_timeout = 60000
 ";
@@ -273,7 +273,10 @@ fn what_has_an_equivalent_is_written_and_read() {
             "stomp.max_frame_size = 1048576",
             "max_frame_size = \"1MiB\"",
         ),
-        ("stomp.max_frame_size = 1000", "max_frame_size = \"1000\""),
+        (
+            "stomp.max_frame_size = 1000000",
+            "max_frame_size = \"1000000\"",
+        ),
         (
             "stomp.max_frame_size_unauthenticated = 32768",
             "max_frame_size_unauthenticated = \"32KiB\"",
@@ -362,8 +365,8 @@ fn a_slow_hook_and_large_frames_have_room() {
     let migration = migrate(text);
     let config = load_text(&migration.toml);
     assert!(config.limits.login_timeout > config.auth.request_timeout);
-    assert_eq!(config.limits.max_frame_size, 512 << 20);
     assert_eq!(migration.without, Vec::<String>::new());
+    assert_eq!(config.limits.max_frame_size, 512 << 20);
 }
 
 #[test]

@@ -151,13 +151,12 @@ pub fn connection_limit_reached(what: &str, max_connections: usize, unsaid: u64)
     );
 }
 
-/// The system allows fewer open files than `max_connections` may need, so fewer are taken.
-pub fn few_files(allowed: u64, wanted: usize, max_connections: usize) {
+/// The system allows fewer open files than `wanted` clients may need, so fewer are taken.
+pub fn few_files(open_files: u64, wanted: usize, max_connections: usize) {
     warn!(
-        target: "stentor::listen", open_files = allowed, wanted, max_connections,
-        "at most {max_connections} clients, not the {wanted} of [listen] max_connections, for the \
-         system allows {allowed} open files: raise the hard limit (`ulimit -Hn`, systemd's \
-         LimitNOFILE), or lower max_connections"
+        target: "stentor::listen", open_files, wanted, max_connections,
+        "fewer clients than [listen] max_connections, for the system allows too few open files: \
+         raise the hard limit (`ulimit -Hn`, systemd's LimitNOFILE), or lower max_connections"
     );
 }
 

@@ -10,6 +10,8 @@
     reason = "helpers of tests are tests"
 )]
 
+mod amqp_account;
+mod amqp_features;
 mod amqp_feeds;
 mod amqp_publishing;
 mod broker_contract;
