@@ -230,9 +230,15 @@ fn sections() -> impl Iterator<Item = &'static str> {
 
 fn broker_url(draft: &Draft<'_>) -> String {
     let address = draft.amqp.as_deref().unwrap_or("127.0.0.1:5672");
+    let asked = if draft.has_own_users {
+        ""
+    } else {
+        "# RabbitMQ does not know users by itself (auth_backends), so the hook is asked about this\n\
+         # account too: let it, or add \"auth_backends.9 = internal\" to rabbitmq.conf.\n"
+    };
     format!(
-        "# RabbitMQ, and Stentor's own account there; better by {VARIABLE_PREFIX}BROKER__URL, for \
-         the password's sake.\n#url = \"amqp://stentor:PASSWORD@{address}\"\n"
+        "# RabbitMQ, and Stentor's own account there; better by {VARIABLE_PREFIX}BROKER__URL, for the\n\
+         # password's sake.\n{asked}#url = \"amqp://stentor:PASSWORD@{address}\"\n"
     )
 }
 

@@ -58,6 +58,8 @@ pub(super) struct Draft<'a> {
     pub(super) notes: Vec<Note>,
     /// RabbitMQ's AMQP port, as far as it is said.
     pub(super) amqp: Option<String>,
+    /// Whether RabbitMQ knows users by itself: they are, unless it is told to ask others only.
+    pub(super) has_own_users: bool,
 }
 
 impl<'a> Draft<'a> {
@@ -68,6 +70,7 @@ impl<'a> Draft<'a> {
             entries: Vec::new(),
             notes: Vec::new(),
             amqp: None,
+            has_own_users: false,
         };
         for read in conf::parse(text) {
             match read {
@@ -370,8 +373,13 @@ impl<'a> Draft<'a> {
         }
         settings.extend(self.take_all("auth_cache.cached_backend.$"));
         let mut asks = false;
+        self.has_own_users = settings.is_empty();
         for setting in settings {
             match setting.value {
+                "internal" | "rabbit_auth_backend_internal" => {
+                    self.without(&setting, OTHERS);
+                    self.has_own_users = true;
+                }
                 "http" | "rabbit_auth_backend_http" => {
                     asks = true;
                     self.same(&setting, "the hook is asked: see [auth]");

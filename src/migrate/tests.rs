@@ -352,7 +352,10 @@ fn the_plug_in_s_default_paths() {
         config.auth.topic_path.as_deref(),
         Some("http://localhost:8000/auth/topic")
     );
+    // Then RabbitMQ asks the hook about Stentor's account, too.
+    assert!(migration.toml.contains("the hook is asked about this"));
     let without = migrate("auth_backends.1 = internal\n");
+    assert!(!without.toml.contains("the hook is asked about this"));
     assert_eq!(load_text(&without.toml).auth.user_path, None);
     assert!(without.without[0].starts_with("1: auth_backends.1: Stentor asks the hook alone"));
 }

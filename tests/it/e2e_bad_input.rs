@@ -500,7 +500,7 @@ async fn configurations_that_are_wrong() {
     ];
     for (builder, says) in cases {
         let gateway = builder.spawn();
-        let status = gateway.process().wait(testkit::DEADLINE).await;
+        let status = gateway.process().wait(DEADLINE).await;
         let said = gateway.log().text();
         assert_eq!(status.code(), Some(2), "{says}: {said}");
         assert!(said.contains(says), "{says}: {said}");
