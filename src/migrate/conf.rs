@@ -82,7 +82,10 @@ fn setting(text: &str) -> Result<(&str, &str), &'static str> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Vec<(usize, Result<(&str, &str), &'static str>)> {
+    /// A line's number, and its key and value or what is wrong.
+    type Line<'a> = (usize, Result<(&'a str, &'a str), &'static str>);
+
+    fn read(text: &str) -> Vec<Line<'_>> {
         parse(text)
             .map(|read| match read {
                 Ok(Setting { line, key, value }) => (line, Ok((key, value))),
