@@ -154,6 +154,10 @@ pub enum Problem {
     NotFound(Box<str>),
     /// The broker refused a declaration (a queue of other properties, say); its own words.
     PreconditionFailed(Box<str>),
+    /// The broker does not let the gateway itself do this, or lets somebody else alone; its own
+    /// words. Other than [`Problem::PermissionDenied`] it may come when half of an operation is
+    /// done.
+    BrokerRefused(Box<str>),
     /// The broker did not take a message; why.
     NotPublished(Box<str>),
     /// The broker cannot be reached now; what to know of it.
@@ -256,6 +260,7 @@ impl Problem {
             Self::UnknownDestination(_) => ("Unknown destination", Policy),
             Self::NotFound(_) => ("not_found", Policy),
             Self::PreconditionFailed(_) => ("precondition_failed", Policy),
+            Self::BrokerRefused(_) => ("access_refused", Policy),
             Self::NotPublished(_) => ("message not published", TryAgainLater),
             Self::BrokerUnavailable(_) => ("broker unavailable", TryAgainLater),
             Self::FeedInterrupted(_) => ("feed interrupted", Internal),
@@ -374,6 +379,7 @@ impl Problem {
             | Self::InvalidDestination(text)
             | Self::NotFound(text)
             | Self::PreconditionFailed(text)
+            | Self::BrokerRefused(text)
             | Self::NotPublished(text)
             | Self::BrokerUnavailable(text)
             | Self::FeedInterrupted(text) => text.to_string(),

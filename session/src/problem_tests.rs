@@ -48,10 +48,11 @@ fn row_in_test(problem: &Problem) -> usize {
         HeartbeatMissed => 38,
         ShuttingDown => 39,
         LoginUnavailable { .. } => 40,
+        BrokerRefused(_) => 41,
     }
 }
 
-const ROWS: usize = 41;
+const ROWS: usize = 42;
 
 /// Every variant, its `message`, its code, and its body.
 fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
@@ -273,6 +274,12 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             PermissionDenied {
                 detail: "ACCESS_REFUSED - …".into(),
             },
+            "access_refused",
+            1008,
+            "ACCESS_REFUSED - …",
+        ),
+        (
+            BrokerRefused("ACCESS_REFUSED - …".into()),
             "access_refused",
             1008,
             "ACCESS_REFUSED - …",

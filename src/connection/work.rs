@@ -428,9 +428,7 @@ pub(super) fn problem(error: &BrokerError) -> Problem {
     match error {
         BrokerError::NotFound(text) => Problem::NotFound(text.clone()),
         BrokerError::AccessRefused(text) | BrokerError::ResourceLocked(text) => {
-            Problem::PermissionDenied {
-                detail: text.clone(),
-            }
+            Problem::BrokerRefused(text.clone())
         }
         BrokerError::PreconditionFailed(text) | BrokerError::Unsupported(text) => {
             Problem::PreconditionFailed(text.clone())
