@@ -501,7 +501,7 @@ enum Request {
     Nothing,
     Subscribe(Box<crate::Subscribe>),
     Unsubscribe(Box<crate::Unsubscribe>),
-    Perform(Vec<crate::Operation>),
+    Perform(Vec<Operation>),
 }
 
 fn is_connect(frame: &Frame) -> bool {

@@ -276,3 +276,40 @@ fn no_secret_is_shown() {
     assert!(!shown.contains("s3cret"), "{shown}");
     assert!(shown.contains("***"));
 }
+
+#[test]
+fn ways_to_log_in_that_do_not_go_together() {
+    let text = r#"
+[listen]
+origins = ["*"]
+
+[auth]
+forward_cookies = { sid = "vhost" }
+
+[stomp]
+implicit_connect = true
+"#;
+    assert_snapshot!(problems(text, &[]), @"");
+    let text = "[listen]\norigins = [\"*\"]\n[auth]\nforward_cookies = { sid = \"sid\" }\n";
+    assert_snapshot!(problems(text, &[]), @"");
+}
+
+#[test]
+fn what_is_forwarded_can_be_set_by_variables() {
+    let config = load(
+        "",
+        &[
+            ("STENTOR__AUTH__FORWARD_COOKIES", "sid=session_cookie"),
+            (
+                "STENTOR__AUTH__FORWARD_CONNECTION",
+                "client_ip=ip, node=node",
+            ),
+            ("STENTOR__AUTH__DEFAULT_USER", "guest"),
+            ("STENTOR__AUTH__DEFAULT_PASSCODE", "s3cret"),
+        ],
+    );
+    let auth = config.unwrap().auth;
+    assert_eq!(auth.forward_cookies["sid"], "session_cookie");
+    assert_eq!(auth.forward_connection[&auth::Fact::ClientIp], "ip");
+    assert!(!format!("{auth:?}").contains("s3cret"));
+}
