@@ -289,9 +289,12 @@ forward_cookies = { sid = "vhost" }
 [stomp]
 implicit_connect = true
 "#;
-    assert_snapshot!(problems(text, &[]), @"");
+    assert_snapshot!(problems(text, &[]), @r#"
+    stentor.toml:6: [auth] forward_cookies: uses the parameter "vhost", which the user call has already: choose another name
+    stentor.toml:9: [stomp] implicit_connect: is on, but [auth] default_user is not set, so nobody would be logged in by it; set that, or turn this off
+    "#);
     let text = "[listen]\norigins = [\"*\"]\n[auth]\nforward_cookies = { sid = \"sid\" }\n";
-    assert_snapshot!(problems(text, &[]), @"");
+    assert_snapshot!(problems(text, &[]), @"stentor.toml:2: [listen] origins: lets pages of every site connect, and cookies or HTTP Basic authentication log in whoever looks at one ([auth] forward_cookies, http_basic); name your own origins");
 }
 
 #[test]

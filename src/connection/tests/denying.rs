@@ -21,7 +21,6 @@ async fn a_denied_frame_costs_the_connection() {
     client.send("SEND\ndestination:/exchange/feed/k\nreceipt:r\n\nx\0");
     let error = client.expect_error("access_refused").await;
     assert_eq!(error.header("receipt-id"), Some("r"));
-    client.expect_end().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -32,10 +31,10 @@ async fn a_denied_frame_costs_nothing_else() {
     let mut client = Client::connect(&house).await;
     client.subscribe("1", "/exchange/feed/k", "").await;
     client.send("SUBSCRIBE\nid:2\ndestination:/exchange/feed/denied\nreceipt:a\n\n\0");
-    let error = client.expect_error("access_refused").await;
+    let error = client.expect_denial().await;
     assert_eq!(error.header("receipt-id"), Some("a"));
     client.send("SEND\ndestination:/exchange/feed/denied\n\nx\0");
-    client.expect_error("access_refused").await;
+    client.expect_denial().await;
     house.publish("feed", "k", "one");
     client.expect_message("one").await;
     // The id is free, for a queue of its own too.
@@ -59,7 +58,7 @@ async fn nothing_of_a_denied_transaction_is_done() {
          SEND\ndestination:/exchange/feed/denied\ntransaction:t\n\nlost\0\
          COMMIT\ntransaction:t\nreceipt:c\n\n\0",
     );
-    let error = client.expect_error("access_refused").await;
+    let error = client.expect_denial().await;
     assert_eq!(error.header("receipt-id"), Some("c"));
     house.publish("feed", "k", "fence");
     client.expect_message("fence").await;
@@ -72,7 +71,7 @@ async fn a_temporary_queue_can_be_had_after_it_was_denied() {
     let mut client = Client::connect(&house).await;
     client.subscribe("1", "/exchange/feed/k", "").await;
     client.send("SEND\ndestination:/queue/q\nreply-to:/temp-queue/x\n\nx\0");
-    client.expect_error("access_refused").await;
+    client.expect_denial().await;
     client.send("SEND\ndestination:/exchange/feed/k\nreply-to:/temp-queue/x\n\nx\0");
     let message = client.expect_message("x").await;
     let reply_to = message.header("reply-to").unwrap();
@@ -121,5 +120,4 @@ async fn the_default_user_can_be_refused() {
     client.send("SEND\ndestination:/exchange/feed/k\nreceipt:r\n\nx\0");
     let error = client.expect_error("Bad CONNECT").await;
     assert_eq!(error.header("receipt-id"), Some("r"));
-    client.expect_end().await;
 }
