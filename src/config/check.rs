@@ -97,12 +97,16 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
         );
     }
     // A browser adds these to what any page asks for.
-    let is_ambient = auth.http_basic || !auth.forward_cookies.is_empty();
+    let mut headers = auth.forward_headers.keys();
+    let is_ambient = auth.http_basic
+        || !auth.forward_cookies.is_empty()
+        || headers.any(|header| header.eq_ignore_ascii_case("cookie"));
     if is_ambient && listen.origins.iter().any(|origin| origin == "*") {
         reader.wrong(
             &[
                 ("listen", "origins"),
                 ("auth", "forward_cookies"),
+                ("auth", "forward_headers"),
                 ("auth", "http_basic"),
             ],
             "lets pages of every site connect, and cookies or HTTP Basic authentication log in \

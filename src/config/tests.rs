@@ -293,6 +293,13 @@ implicit_connect = true
     stentor.toml:6: [auth] forward_cookies: uses the parameter "vhost", which the user call has already: choose another name
     stentor.toml:9: [stomp] implicit_connect: is on, but [auth] default_user is not set, so nobody would be logged in by it; set that, or turn this off
     "#);
+    for ambient in [
+        "http_basic = true",
+        "forward_headers = { Cookie = \"cookie\" }",
+    ] {
+        let text = format!("[listen]\norigins = [\"*\"]\n[auth]\n{ambient}\n");
+        assert!(load(&text, &[]).is_err(), "{ambient}");
+    }
     let text = "[listen]\norigins = [\"*\"]\n[auth]\nforward_cookies = { sid = \"sid\" }\n";
     assert_snapshot!(problems(text, &[]), @"stentor.toml:2: [listen] origins: lets pages of every site connect, and cookies or HTTP Basic authentication log in whoever looks at one ([auth] forward_cookies, http_basic); name your own origins");
 }

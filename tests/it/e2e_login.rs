@@ -2,8 +2,10 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::StreamExt as _;
-use lapin::options::{BasicConsumeOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::{
+    options::{BasicConsumeOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
 use serde_json::json;
 use stomp_grammar::{Command, Frame};
 use testkit::{Answer, Call, FEED, GatewayBuilder, Remote, StompClient, WsOptions, unique};
@@ -117,10 +119,12 @@ async fn a_token_in_the_url_or_a_header_logs_in_and_is_not_logged() {
             asked.get("authorization").replace("Bearer ", ""),
         ];
         let is_known = tokens.iter().any(|token| token == PASSCODE);
-        (asked.call == Call::User).then(|| match is_known {
-            true => Answer::Allow,
-            false => Answer::Deny,
-        })
+        let answer = if is_known {
+            Answer::Allow
+        } else {
+            Answer::Deny
+        };
+        (asked.call == Call::User).then_some(answer)
     });
     let alice = bare(&house).with_header("login", "alice");
     let mut client = ws(&house, &format!("?token={PASSCODE}"), &[]).await;

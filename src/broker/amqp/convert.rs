@@ -227,3 +227,30 @@ pub(super) fn fingerprint(hasher: &impl BuildHasher, delivery: &Lapin) -> u64 {
     }
     state.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_virtual_host_is_told_from_one_that_is_full() {
+        for (text, refused) in [
+            ("NOT_ALLOWED - vhost nope not found", true),
+            (
+                "NOT_ALLOWED - access to vhost 'v' refused for user 'u'",
+                true,
+            ),
+            (
+                "NOT_ALLOWED - connection to vhost 'v' refused: connection limit (1) is reached",
+                false,
+            ),
+            (
+                "NOT_ALLOWED - connection refused for user 'u': user connection limit (1) is \
+                 reached",
+                false,
+            ),
+        ] {
+            assert_eq!(is_vhost_refusal(text), refused, "{text}");
+        }
+    }
+}

@@ -162,8 +162,8 @@ fn mailbox() -> Arc<Mailbox> {
 }
 
 fn is_told(mailbox: &Mailbox) -> bool {
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match mailbox.poll_take(&mut context) {
+    let context = std::task::Context::from_waker(std::task::Waker::noop());
+    match mailbox.poll_take(&context) {
         std::task::Poll::Ready(Item::Problem(problem)) => {
             assert!(problem.to_string().contains("is gone"), "{problem}");
             true
