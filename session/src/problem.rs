@@ -157,6 +157,10 @@ pub enum Problem {
     ResourceLocked(Box<str>),
     /// The broker refused a declaration (a queue of other properties, say); its own words.
     PreconditionFailed(Box<str>),
+    /// The broker does not let the gateway itself do this, or lets somebody else alone; its own
+    /// words. Other than [`Problem::PermissionDenied`] it may come when half of an operation is
+    /// done.
+    BrokerRefused(Box<str>),
     /// The broker did not take a message; why.
     NotPublished(Box<str>),
     /// The broker cannot be reached now; what to know of it.
@@ -268,6 +272,7 @@ impl Problem {
             Self::NotFound(_) => ("not_found", Policy),
             Self::ResourceLocked(_) => ("resource_locked", TryAgainLater),
             Self::PreconditionFailed(_) => ("precondition_failed", Policy),
+            Self::BrokerRefused(_) => ("access_refused", Policy),
             Self::NotPublished(_) => ("message not published", TryAgainLater),
             Self::BrokerUnavailable(_) => ("broker unavailable", TryAgainLater),
             Self::FeedInterrupted(_) => ("feed interrupted", Internal),
@@ -388,6 +393,7 @@ impl Problem {
             | Self::NotFound(text)
             | Self::ResourceLocked(text)
             | Self::PreconditionFailed(text)
+            | Self::BrokerRefused(text)
             | Self::NotPublished(text)
             | Self::BrokerUnavailable(text)
             | Self::FeedInterrupted(text) => text.to_string(),

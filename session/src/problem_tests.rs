@@ -50,10 +50,11 @@ fn row_in_test(problem: &Problem) -> usize {
         LoginUnavailable { .. } => 40,
         TooManyConnections => 41,
         ResourceLocked(_) => 42,
+        BrokerRefused(_) => 43,
     }
 }
 
-const ROWS: usize = 43;
+const ROWS: usize = 44;
 
 /// Every variant, its `message`, its code, and its body.
 fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
@@ -275,6 +276,12 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             PermissionDenied {
                 detail: "ACCESS_REFUSED - …".into(),
             },
+            "access_refused",
+            1008,
+            "ACCESS_REFUSED - …",
+        ),
+        (
+            BrokerRefused("ACCESS_REFUSED - …".into()),
             "access_refused",
             1008,
             "ACCESS_REFUSED - …",

@@ -34,6 +34,7 @@ pub use admin::routes as admin_routes;
 pub use upgrade::Origins;
 
 use crate::{
+    auth::Forwarding,
     connection::{self, Guard, Peer, Services},
     listen::{WebSocketLink, accept},
     telemetry::{self, Seldom},
@@ -55,6 +56,8 @@ pub struct WebSocketServer {
     pub path: Box<str>,
     /// Who may connect.
     pub origins: Origins,
+    /// What a request carries for its login.
+    pub forwarding: Forwarding,
     /// How long a client may take for a request's head.
     pub handshake_timeout: Duration,
     /// What is served beside the WebSocket.
@@ -99,6 +102,14 @@ impl WebSocketServer {
             Ok(grant) => grant,
             Err(refusal) => return refuse(&refusal),
         };
+        let carried = self
+            .forwarding
+            .read(request.headers(), request.uri().query())
+            .map_err(upgrade::Refusal::from);
+        let carried = match carried {
+            Ok(carried) => carried,
+            Err(refusal) => return refuse(&refusal),
+        };
         // Taken before the answer, so that a drain waits for this one too.
         let Some(guard) = self.services.enter() else {
             self.services.registry.log_turned_away("http");
@@ -111,7 +122,12 @@ impl WebSocketServer {
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             if let Ok(Ok(upgraded)) = tokio::time::timeout(self.handshake_timeout, upgraded).await {
-                self.connect(upgraded, remote, guard).await;
+                let peer = Peer {
+                    remote,
+                    transport: "websocket",
+                    carried,
+                };
+                self.connect(upgraded, peer, guard).await;
             }
         });
         let mut answer = text_answer(StatusCode::SWITCHING_PROTOCOLS, String::new());
@@ -134,7 +150,7 @@ impl WebSocketServer {
         answer
     }
 
-    async fn connect(&self, upgraded: hyper::upgrade::Upgraded, remote: SocketAddr, guard: Guard) {
+    async fn connect(&self, upgraded: hyper::upgrade::Upgraded, peer: Peer, guard: Guard) {
         // The bare stream: hyper's buffers are not kept.
         let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
             return;
@@ -142,10 +158,6 @@ impl WebSocketServer {
         let services = Arc::clone(&self.services);
         let first_limit = services.settings().limits.max_frame_size_unauthenticated;
         let link = WebSocketLink::new(parts.io.into_inner(), parts.read_buf, first_limit);
-        let peer = Peer {
-            remote,
-            transport: "websocket",
-        };
         connection::serve(services, link, peer, guard).await;
     }
 }
@@ -238,6 +250,11 @@ fn refuse(refusal: &upgrade::Refusal) -> Answer {
         StatusCode::METHOD_NOT_ALLOWED => {
             let get = header::HeaderValue::from_static("GET");
             headers.insert(header::ALLOW, get);
+        }
+        StatusCode::UNAUTHORIZED => {
+            let basic =
+                header::HeaderValue::from_static("Basic realm=\"STOMP\", charset=\"UTF-8\"");
+            headers.insert(header::WWW_AUTHENTICATE, basic);
         }
         StatusCode::UPGRADE_REQUIRED => {
             headers.insert(

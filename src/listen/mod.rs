@@ -97,6 +97,7 @@ pub async fn serve_stomp(
                     let peer = Peer {
                         remote,
                         transport: "tcp",
+                        carried: None,
                     };
                     connection::serve(services, TcpLink::new(stream), peer, guard).await;
                 }

@@ -86,6 +86,26 @@ pub fn broker_link_down(link: &str, cause: &str, retry_in: Duration) {
     warn!(target: "stentor::broker", link, cause, retry_in_ms, "broker link down");
 }
 
+/// The first client of a virtual host, or the program's start: its links are being made.
+pub fn vhost_opened(vhost: &str) {
+    info!(target: "stentor::hub", vhost, "virtual host opened");
+}
+
+/// The links of a virtual host are closed.
+pub fn vhost_closed(vhost: &str, cause: &str) {
+    info!(target: "stentor::hub", vhost, cause, "virtual host closed");
+}
+
+/// The broker takes no messages that name their user: the gateway's account may not speak for
+/// others.
+pub fn impersonation_refused(cause: &str) {
+    error!(
+        target: "stentor::broker", cause,
+        "the gateway's account may not publish for its users: give it the tag `impersonator` \
+         (rabbitmqctl set_user_tags), or set [broker] impersonate = false"
+    );
+}
+
 /// The broker takes no messages for now (an alarm: memory or disk).
 pub fn broker_blocked(link: &str, cause: &str) {
     warn!(

@@ -18,6 +18,9 @@ pub(super) enum Fault {
     /// The hook answered something that is no list of groups.
     #[error(transparent)]
     Groups(#[from] GroupsError),
+    /// The hook allowed a user, and did not say whom.
+    #[error("it allowed a user without a name, or with one that cannot be (username_header)")]
+    NoName,
     /// The connection could not be made, or broke.
     #[error("{0}")]
     Connection(String),

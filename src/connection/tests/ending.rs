@@ -304,8 +304,8 @@ async fn the_end_of_a_queue_ends_its_client() {
     let house = House::new();
     let mut client = Client::connect(&house).await;
     client.subscribe("1", "/queue/work", "").await;
-    let host = house.services.hub.vhost("/").unwrap().host();
-    host.delete_queue("work").await.unwrap();
+    let hub = house.services.hub.vhost("/").unwrap();
+    hub.host().delete_queue("work").await.unwrap();
     client.expect_error("feed interrupted").await;
     assert_eq!(client.wire.closed_with(), Some(CloseCode::Internal));
 }
