@@ -6,6 +6,8 @@ use auth_hook::Call;
 use serde::Deserialize;
 use url::Url;
 
+use super::CertificateLogin;
+
 /// The `[auth]` section: where the hook is, and how it is asked.
 ///
 /// Paths are whole URLs, and may hold secrets (a token in the query, a password before the
@@ -46,6 +48,8 @@ pub struct Config {
     /// Whether clients are told the reason that the hook gives for a refusal; never that of a
     /// refused login. Default no.
     pub disclose_reason: bool,
+    /// Whether a client's certificate stands in for its name and password. Default no.
+    pub certificate_login: CertificateLogin,
 }
 
 /// What a check answers whose path is not given.
@@ -86,6 +90,7 @@ impl Default for Config {
             cache_ttl: Duration::from_secs(15),
             cache_size: 100_000,
             disclose_reason: false,
+            certificate_login: CertificateLogin::Off,
         }
     }
 }
@@ -190,6 +195,7 @@ impl fmt::Debug for Config {
             .field("cache_ttl", &self.cache_ttl)
             .field("cache_size", &self.cache_size)
             .field("disclose_reason", &self.disclose_reason)
+            .field("certificate_login", &self.certificate_login)
             .finish()
     }
 }
@@ -230,6 +236,7 @@ mod tests {
             cache_ttl = "0s"
             cache_size = 8
             disclose_reason = true
+            certificate_login = "common_name"
             "#,
         );
         assert_eq!(config.check(), Ok(()));
@@ -237,6 +244,7 @@ mod tests {
             (config.unset, config.http_method),
             (Unset::Allow, Method::Post)
         );
+        assert_eq!(config.certificate_login, CertificateLogin::CommonName);
         assert_eq!(config.request_timeout, Duration::from_millis(1500));
         assert_eq!(config.topic_path.as_deref(), Some("http://h/t"));
         assert_eq!(config.groups_path.as_deref(), Some("http://h/g"));
@@ -249,6 +257,7 @@ mod tests {
             "user = 1",
             "unset = \"maybe\"",
             "http_method = \"put\"",
+            "certificate_login = true",
             "cache_ttl = 15",
         ] {
             assert!(toml::from_str::<Config>(text).is_err(), "{text}");

@@ -2,9 +2,10 @@
 //!
 //! [`Authenticator`] asks; [`http`] asks the application's hook, by the contract of RabbitMQ's
 //! `rabbitmq_auth_backend_http`; [`cache`] remembers permissions and lets one call in flight
-//! serve all equal ones.
+//! serve all equal ones; [`certificate`] reads names out of certificates.
 
 pub mod cache;
+pub mod certificate;
 mod config;
 pub mod http;
 
@@ -13,6 +14,7 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use futures_util::future::BoxFuture;
 
 pub use auth_hook::{Permission, ResourceKind};
+pub use certificate::CertificateLogin;
 pub use config::{Config, Method, Unset};
 
 /// Answers for users. Whatever goes wrong is a refusal: implementations fail closed.
@@ -35,7 +37,7 @@ pub trait Authenticator: Send + Sync + 'static {
 
 /// What a client presents.
 pub struct Login {
-    /// The `login` header.
+    /// The `login` header, or the name in its certificate.
     pub user: Box<str>,
     /// The `passcode` header; `None` where something else (a certificate) proved the user.
     pub password: Option<Box<str>>,

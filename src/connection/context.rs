@@ -113,12 +113,15 @@ impl Services {
 }
 
 /// Where a client connects from, and how.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// Its address.
     pub remote: SocketAddr,
     /// The transport: `websocket` or `tcp`.
     pub transport: &'static str,
+    /// The user that its certificate names, where certificates are logins; what most clients do
+    /// not have costs them a pointer.
+    pub certificate: Option<Box<Box<str>>>,
 }
 
 /// One connection, as the work done for it sees it.

@@ -189,14 +189,20 @@ pub(super) async fn authenticate(context: Arc<Context>, connect: Box<Connect>) -
 
 async fn login(context: &Context, connect: &Connect) -> Result<Identity, Problem> {
     let header = |name| connect.headers.get(name);
-    let (Some(user), Some(passcode)) = (header("login"), header("passcode")) else {
-        return Err(Problem::MissingCredentials);
+    // Who says a name is that user, or nobody, as in RabbitMQ; only who says none is whom the
+    // certificate names.
+    let (user, password) = match (header("login"), &context.peer.certificate) {
+        (None, Some(named)) => (&***named, None),
+        (user, _) => match (user, header("passcode")) {
+            (Some(user), Some(passcode)) => (user, Some(passcode.into())),
+            _ => return Err(Problem::MissingCredentials),
+        },
     };
     let services = &context.services;
     let vhost = header("host").unwrap_or(&context.settings().default_vhost);
     let login = Login {
         user: user.into(),
-        password: Some(passcode.into()),
+        password,
         vhost: vhost.into(),
     };
     let refused = |refusal: &Refusal| {

@@ -1,8 +1,12 @@
-//! Sockets to links: one accept loop for all listeners, and the transports.
+//! Sockets to links: one accept loop for all listeners, the PROXY protocol and TLS, and the
+//! transports.
 
 mod config;
+mod entrance;
 mod outgoing;
+mod proxy_protocol;
 mod tcp;
+pub mod tls;
 mod websocket;
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -10,7 +14,10 @@ use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::{TcpListener, TcpStream};
 
 pub use config::Config;
+pub(crate) use entrance::Places;
+pub use entrance::{Entered, Entrance, Plain, Secure, Transport};
 pub use tcp::TcpLink;
+pub use tls::{Tls, TlsError};
 pub use websocket::WebSocketLink;
 
 use crate::{
@@ -62,27 +69,37 @@ pub async fn accept<F: Future<Output = ()> + Send + 'static>(
     }
 }
 
-/// Serves STOMP over plain streams until `stop` is done.
-pub async fn serve_stomp(
+/// Serves STOMP over streams of bytes until `stop` is done.
+pub async fn serve_stomp<T: Transport>(
     listener: TcpListener,
+    entrance: Entrance<T>,
     services: Arc<Services>,
     stop: impl Future<Output = ()>,
 ) {
-    accept(listener, "stomp", stop, |stream, remote| {
+    let what = entrance.what;
+    let (entrance, places) = (Arc::new(entrance), Places::new());
+    accept(listener, what, stop, |stream, remote| {
+        let (entrance, places) = (Arc::clone(&entrance), places.clone());
         let services = Arc::clone(&services);
         async move {
-            match services.enter() {
-                Some(guard) => {
-                    let peer = Peer {
-                        remote,
-                        transport: "tcp",
-                    };
-                    connection::serve(services, TcpLink::new(stream), peer, guard).await;
-                }
-                None => {
-                    telemetry::connection_limit_reached("stomp", services.registry.max());
-                }
-            }
+            let Some(_place) = places.take(what) else {
+                return;
+            };
+            let Some(entered) = entrance.admit(stream, remote).await else {
+                return;
+            };
+            let Some(guard) = services.enter() else {
+                telemetry::connection_limit_reached(what, services.registry.max());
+                return;
+            };
+            let link = TcpLink::new(entered.stream);
+            let peer = Peer {
+                remote: entered.remote,
+                transport: "tcp",
+                certificate: entered.certificate.map(Box::new),
+            };
+            // A task of its own, which keeps nothing of how the client came in.
+            tokio::spawn(connection::serve(services, link, peer, guard));
         }
     })
     .await;

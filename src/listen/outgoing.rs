@@ -12,7 +12,8 @@ use tokio::io::AsyncWrite;
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     bytes: Vec<u8>,
-    /// How many of them are written.
+    /// How many of them are written. Without any, 1: all is written, and the stream has yet to
+    /// be flushed, for TLS keeps what the socket does not take at once.
     written: usize,
 }
 
@@ -22,7 +23,7 @@ impl Outgoing {
         // A client that reads slowly may never take all there is: what it has read must go all
         // the same. Moved when at least half is gone, so that each byte is moved once at most.
         if self.written >= self.pending() {
-            self.bytes.drain(..self.written);
+            self.bytes.drain(..self.written.min(self.bytes.len()));
             self.written = 0;
         }
         self.bytes.reserve(additional);
@@ -37,16 +38,18 @@ impl Outgoing {
     pub(super) fn push_vec(&mut self, bytes: Vec<u8>) {
         if self.bytes.is_empty() {
             self.bytes = bytes;
+            self.written = 0;
         } else {
             self.push(&bytes);
         }
     }
 
+    /// How many bytes are not written yet; 1 if all are, and the stream is not flushed.
     pub(super) fn pending(&self) -> usize {
-        self.bytes.len().saturating_sub(self.written)
+        self.bytes.len().abs_diff(self.written)
     }
 
-    /// Writes everything.
+    /// Writes everything, and flushes the stream.
     pub(super) fn poll_flush<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
@@ -63,9 +66,13 @@ impl Outgoing {
             }
             self.written = self.written.saturating_add(count);
         }
-        self.bytes = Vec::new();
+        if !self.bytes.is_empty() {
+            self.bytes = Vec::new();
+            self.written = 1;
+        }
+        ready!(Pin::new(stream).poll_flush(context))?;
         self.written = 0;
-        Pin::new(stream).poll_flush(context)
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
 pub(super) const PEER: Peer = Peer {
     remote: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4711),
     transport: "tcp",
+    certificate: None,
 };
 
 #[derive(Default)]
