@@ -138,7 +138,9 @@ fn text<'a>(value: &Any<'a>, is_ia5: bool) -> Result<Cow<'a, str>, NameError> {
             Ok(String::from_utf8_lossy(value.data))
         }
         // As everybody reads it, and not as T.61 had it.
-        Tag::TeletexString => Ok(Cow::Owned(value.data.iter().copied().map(char::from).collect())),
+        Tag::TeletexString => Ok(Cow::Owned(
+            value.data.iter().copied().map(char::from).collect(),
+        )),
         Tag::BmpString => points(code_points::<2>(value.data)),
         Tag::UniversalString => points(code_points::<4>(value.data)),
         _ => Err(NameError::NotText),
@@ -279,6 +281,9 @@ mod tests {
             name(&[cn(&long)], DistinguishedName),
             Err(NameError::TooLong)
         );
-        assert_eq!(user_name(b"nonsense", CommonName), Err(NameError::Malformed));
+        assert_eq!(
+            user_name(b"nonsense", CommonName),
+            Err(NameError::Malformed)
+        );
     }
 }

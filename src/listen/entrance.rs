@@ -125,11 +125,7 @@ impl<T: Transport> Entrance<T> {
         })
     }
 
-    async fn open(
-        &self,
-        mut stream: TcpStream,
-        remote: &mut SocketAddr,
-    ) -> io::Result<T::Stream> {
+    async fn open(&self, mut stream: TcpStream, remote: &mut SocketAddr) -> io::Result<T::Stream> {
         if self.proxy_protocol
             && let Some(client) = proxy_protocol::read(&mut stream).await?
         {

@@ -94,3 +94,59 @@ impl Outgoing {
         self.bytes.capacity()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes everything, and keeps it until it is let go, as TLS does.
+    struct Keeping {
+        may_go: bool,
+    }
+
+    impl AsyncWrite for Keeping {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.may_go {
+                Poll::Ready(Ok(()))
+            } else {
+                Poll::Pending
+            }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Otherwise nobody would flush again, and the last words of a burst would stay.
+    #[test]
+    fn what_the_stream_keeps_is_pending() {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut stream = Keeping { may_go: false };
+        let mut out = Outgoing::default();
+        out.push_vec(b"one".to_vec());
+        assert_eq!(out.pending(), 3);
+        assert!(out.poll_flush(&mut stream, &mut context).is_pending());
+        assert_eq!((out.pending(), out.capacity()), (1, 0));
+        for more in [2, 3] {
+            match more {
+                2 => out.push_vec(b"more".to_vec()),
+                _ => out.push(b"more"),
+            }
+            assert_eq!(out.pending(), 4);
+            assert!(out.poll_flush(&mut stream, &mut context).is_pending());
+            assert_eq!(out.pending(), 1);
+        }
+        stream.may_go = true;
+        assert!(out.poll_flush(&mut stream, &mut context).is_ready());
+        assert_eq!((out.pending(), out.capacity()), (0, 0));
+    }
+}

@@ -158,9 +158,18 @@ mod tests {
                 Some(address("192.0.2.7:4711")),
             ),
             (v1("PROXY UNKNOWN\r\n"), None),
-            (v1("PROXY UNKNOWN ffff:f...f:ffff ffff 65535 65535\r\n"), None),
-            (v2(&ProxyHeader::with_address(four)), Some(address("192.0.2.7:4711"))),
-            (v2(&ProxyHeader::with_address(six)), Some(address("[2001:db8::7]:4711"))),
+            (
+                v1("PROXY UNKNOWN ffff:f...f:ffff ffff 65535 65535\r\n"),
+                None,
+            ),
+            (
+                v2(&ProxyHeader::with_address(four)),
+                Some(address("192.0.2.7:4711")),
+            ),
+            (
+                v2(&ProxyHeader::with_address(six)),
+                Some(address("[2001:db8::7]:4711")),
+            ),
             (v2(&with_more), Some(address("192.0.2.7:4711"))),
             (v2(&ProxyHeader::with_local()), None),
         ]
@@ -186,7 +195,11 @@ mod tests {
         for (header, _) in sound() {
             for cut in 0..header.len() {
                 let error = read(&mut &header[..cut]).await.unwrap_err();
-                assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{header:?}, {cut}");
+                assert_eq!(
+                    error.kind(),
+                    io::ErrorKind::UnexpectedEof,
+                    "{header:?}, {cut}"
+                );
             }
         }
     }

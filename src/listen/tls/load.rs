@@ -106,7 +106,10 @@ pub(super) fn read_files(config: &Config) -> Result<Files, Fault> {
         }
         _ => None,
     };
-    let clients = clients.map(roots).transpose().map_err(in_key("client_ca"))?;
+    let clients = clients
+        .map(roots)
+        .transpose()
+        .map_err(in_key("client_ca"))?;
     Ok(Files { certified, clients })
 }
 
@@ -164,14 +167,15 @@ fn certify(
     path: &Path,
     certificate: &Path,
 ) -> Result<Arc<CertifiedKey>, String> {
-    let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => format!(
-            "{} is not the key of the first certificate in {}",
-            path.display(),
-            certificate.display()
-        ),
-        error => format!("{} cannot be used: {error}", path.display()),
-    })?;
+    let certified =
+        CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => format!(
+                "{} is not the key of the first certificate in {}",
+                path.display(),
+                certificate.display()
+            ),
+            error => format!("{} cannot be used: {error}", path.display()),
+        })?;
     Ok(Arc::new(certified))
 }
 
@@ -180,7 +184,10 @@ fn roots(path: &Path) -> Result<Arc<RootCertStore>, String> {
     for (index, certificate) in certificates(path)?.into_iter().enumerate() {
         roots.add(certificate).map_err(|error| {
             let number = index.saturating_add(1);
-            format!("{}: number {number} in it is no authority: {error}", path.display())
+            format!(
+                "{}: number {number} in it is no authority: {error}",
+                path.display()
+            )
         })?;
     }
     Ok(Arc::new(roots))
@@ -210,8 +217,8 @@ fn server_config(
         MinVersion::V1_3 => &[&TLS13],
     };
     let resolver = Arc::new(SingleCertAndKey::from(Arc::clone(certified)));
-    let builder = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(versions)?;
+    let builder =
+        ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions)?;
     let mut config = match verifier {
         None => {
             let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
