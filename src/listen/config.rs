@@ -42,10 +42,10 @@ pub struct Config {
     /// send one, and other programs rarely do, so this is about mobile and server clients.
     pub allow_missing_origin: bool,
     /// STOMP connections at a time, over all transports; more are refused. Each takes a file
-    /// descriptor, and HTTP connections that are not upgraded may take 2,000 more on each
+    /// descriptor, and connections on which STOMP has not begun may take 2,000 more on each
     /// listener.
     pub max_connections: usize,
-    /// How long a client may take for the PROXY header, TLS and the upgrade, before STOMP begins.
+    /// How long a client may take for the PROXY header and TLS, and then for the upgrade.
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
     /// Whether each connection to these ports begins with a PROXY header (version 1 or 2), which

@@ -291,7 +291,10 @@ async fn who_has_no_certificate_where_one_is_required_does_not_come_in() {
         .gateway
         .until_logged("peer sent no certificates")
         .await;
-    secured.gateway.until_logged("UnknownIssuer").await;
+    secured
+        .gateway
+        .until_logged("invalid peer certificate")
+        .await;
 
     // It serves those who have one.
     let sound = without().showing(&secured.authority, &alice);

@@ -1,7 +1,5 @@
 //! Names in certificates: at the gateway they are those that RabbitMQ's own plug-in makes of them.
 
-use std::fs;
-
 use rcgen::{DnType, DnValue};
 use stomp_grammar::{Command, Frame};
 use tempfile::TempDir;
@@ -67,7 +65,6 @@ fn subjects() -> Vec<Vec<(DnType, DnValue)>> {
             DnType::CommonName,
             DnValue::TeletexString("Zoe".try_into().unwrap()),
         )],
-        vec![(DnType::OrganizationName, "no common name".into())],
     ]
 }
 
@@ -75,7 +72,6 @@ fn subjects() -> Vec<Vec<(DnType, DnValue)>> {
 async fn names_are_those_of_the_plugin() {
     let (authority, folder) = (Authority::new(), TempDir::new().unwrap());
     authority.serve_from(folder.path(), "server");
-    // Where Erlang runs, whoever that is.
     let place = folder.path().display();
     let [port] = free_ports();
     let node = RabbitMq::own_with(&format!(
@@ -89,7 +85,6 @@ async fn names_are_those_of_the_plugin() {
     ))
     .await;
     let plugin = format!("127.0.0.1:{port}");
-    assert!(fs::exists(folder.path().join("ca.pem")).unwrap());
     let hook = Hook::start().await;
     hook.answer(Call::User, Answer::Deny);
     for login in ["distinguished_name", "common_name"] {
@@ -100,7 +95,7 @@ async fn names_are_those_of_the_plugin() {
             let client = authority.client().showing(&authority, &subject);
             let theirs = name_at(&plugin, &client).await;
             let ours = name_at(gateway.stomps_address(), &client).await;
-            println!("{login}: {theirs}");
+            assert!(theirs.contains("Access refused for user '"), "{theirs}");
             assert_eq!(ours, theirs, "{login}, {subject:?}");
         }
     }
