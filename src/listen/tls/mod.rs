@@ -105,6 +105,26 @@ impl fmt::Debug for Tls {
     }
 }
 
+/// What is to be warned of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Concern {
+    NotYet,
+    EndsSoon,
+    Expired,
+}
+
+fn concern(not_before: SystemTime, not_after: SystemTime, now: SystemTime) -> Option<Concern> {
+    if now < not_before {
+        Some(Concern::NotYet)
+    } else if now > not_after {
+        Some(Concern::Expired)
+    } else if now + ENDS_SOON > not_after {
+        Some(Concern::EndsSoon)
+    } else {
+        None
+    }
+}
+
 fn announce(loaded: &Loaded) {
     let Loaded {
         subject,
@@ -113,12 +133,27 @@ fn announce(loaded: &Loaded) {
         ..
     } = loaded;
     telemetry::certificate_loaded(subject, *not_after);
-    let now = SystemTime::now();
-    if *not_after < now {
-        telemetry::certificate_invalid(subject, "it has expired");
-    } else if *not_before > now {
-        telemetry::certificate_invalid(subject, "it is not valid yet");
-    } else if *not_after < now + ENDS_SOON {
-        telemetry::certificate_ends_soon(subject, *not_after);
+    match concern(*not_before, *not_after, SystemTime::now()) {
+        None => {}
+        Some(Concern::EndsSoon) => telemetry::certificate_ends_soon(subject, *not_after),
+        Some(Concern::Expired) => telemetry::certificate_invalid(subject, "it has expired"),
+        Some(Concern::NotYet) => telemetry::certificate_invalid(subject, "it is not valid yet"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_warned_of_in_time() {
+        let day = |day: u64| UNIX_EPOCH + Duration::from_secs(day * 24 * 60 * 60);
+        let at = |now| concern(day(100), day(200), day(now));
+        assert_eq!(at(99), Some(Concern::NotYet));
+        assert_eq!([at(100), at(186)], [None; 2]);
+        assert_eq!([at(187), at(200)], [Some(Concern::EndsSoon); 2]);
+        assert_eq!(at(201), Some(Concern::Expired));
     }
 }
