@@ -28,6 +28,8 @@ mod e2e_presence;
 mod e2e_python;
 mod e2e_restart;
 mod e2e_stompjs;
+mod e2e_tls;
+mod e2e_tls_plugin;
 mod e2e_vhosts;
 mod foreign;
 mod house;

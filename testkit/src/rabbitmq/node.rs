@@ -65,9 +65,17 @@ impl RabbitMq {
     /// # Panics
     /// It cannot be started.
     pub async fn own() -> Self {
+        Self::own_with("").await
+    }
+
+    /// A node of the test's own, with further lines of `rabbitmq.conf`.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub async fn own_with(configuration: &str) -> Self {
         let mut why = String::new();
         for _ in 0..3 {
-            let node = Self::prepare();
+            let node = Self::prepare(configuration);
             match node.try_start().await {
                 Ok(()) => return node,
                 Err(error) => why = error,
@@ -186,7 +194,7 @@ impl RabbitMq {
         fs::read_to_string(self.folder.path().join("log/node.log")).unwrap_or_default()
     }
 
-    fn prepare() -> Self {
+    fn prepare(more: &str) -> Self {
         let bin = bin();
         assert!(
             bin.join("rabbitmq-server").exists(),
@@ -208,7 +216,7 @@ impl RabbitMq {
         let write = |name: &str, text: &str| {
             fs::write(folder.path().join(name), text).expect("a file in the temporary folder");
         };
-        write("rabbitmq.conf", &ports.configuration());
+        write("rabbitmq.conf", &(ports.configuration() + more));
         write("enabled_plugins", PLUGINS);
         write("rabbitmq-env.conf", "");
         let mut command = Command::new("epmd");
