@@ -1,0 +1,332 @@
+//! What a run has shown: a JSON file each.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::{scenario::Scenario, servers::Server, verify::Verification};
+
+/// A run.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Outcome {
+    pub(crate) scenario: Scenario,
+    pub(crate) server: Server,
+    /// What it can be compared with: runs of the same case.
+    pub(crate) case: String,
+    pub(crate) connections: u32,
+    /// By name; [`METRICS`] says what each is.
+    pub(crate) metrics: BTreeMap<String, f64>,
+    pub(crate) verification: Verification,
+    /// What went wrong beside messages.
+    pub(crate) troubles: Vec<String>,
+    /// Why the figures say more of the client than of the servers, if they do.
+    pub(crate) client_limit: Option<String>,
+    pub(crate) conditions: Conditions,
+}
+
+/// Where and when it was.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Conditions {
+    pub(crate) date: String,
+    pub(crate) kernel: String,
+    pub(crate) processor: String,
+    pub(crate) cores: usize,
+    pub(crate) memory_gib: u64,
+    pub(crate) stentor: String,
+    pub(crate) rabbitmq: Option<String>,
+}
+
+impl Conditions {
+    /// Of this machine, now.
+    pub(crate) fn now(stentor: &Path, rabbitmq: Option<String>) -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let cpuinfo = read("/proc/cpuinfo");
+        let meminfo = read("/proc/meminfo");
+        let after = |text: &str, name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name));
+            let value = line.and_then(|line| line.split_once(':'));
+            value.map_or_else(String::new, |(_, value)| value.trim().to_owned())
+        };
+        let kib: u64 = after(&meminfo, "MemTotal")
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap_or_default();
+        let version = std::process::Command::new(stentor)
+            .arg("--version")
+            .output();
+        let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        Self {
+            date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            kernel: format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()),
+            processor: after(&cpuinfo, "model name"),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            memory_gib: (kib + (1 << 19)) >> 20,
+            stentor: version.unwrap_or_default().trim().to_owned(),
+            rabbitmq,
+        }
+    }
+}
+
+/// Which of two values is the better one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Better {
+    More,
+    Less,
+}
+
+/// A measure.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Metric {
+    /// In the files.
+    pub(crate) name: &'static str,
+    /// For people.
+    pub(crate) label: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) better: Better,
+}
+
+const fn metric(
+    name: &'static str,
+    label: &'static str,
+    unit: &'static str,
+    better: Better,
+) -> Metric {
+    Metric {
+        name,
+        label,
+        unit,
+        better,
+    }
+}
+
+/// All measures, in the order in which they are printed. "Servers" are the gateways and RabbitMQ
+/// together; the hook and the client are apart.
+pub(crate) const METRICS: &[Metric] = {
+    use Better::{Less, More};
+    &[
+        metric("set_ups_per_second", "set-ups", "/s", More),
+        metric("set_up_p50_ms", "set-up, p50", "ms", Less),
+        metric("set_up_p99_ms", "set-up, p99", "ms", Less),
+        metric("set_up_max_ms", "set-up, longest", "ms", Less),
+        metric(
+            "set_up_cpu_ms_gateway",
+            "gateway's CPU a set-up",
+            "ms",
+            Less,
+        ),
+        metric(
+            "set_up_cpu_ms_rabbitmq",
+            "RabbitMQ's CPU a set-up",
+            "ms",
+            Less,
+        ),
+        metric("set_up_cpu_ms_servers", "servers' CPU a set-up", "ms", Less),
+        metric("set_up_cpu_ms_hook", "hook's CPU a set-up", "ms", Less),
+        metric(
+            "kib_per_connection_gateway",
+            "gateway's memory a connection",
+            "KiB",
+            Less,
+        ),
+        metric(
+            "kib_per_connection_rabbitmq",
+            "RabbitMQ's memory a connection",
+            "KiB",
+            Less,
+        ),
+        metric(
+            "kib_per_connection_servers",
+            "servers' memory a connection",
+            "KiB",
+            Less,
+        ),
+        metric(
+            "memory_mib_servers",
+            "servers' memory with all connected",
+            "MiB",
+            Less,
+        ),
+        metric("deliveries_per_second", "deliveries", "/s", More),
+        metric("floor_per_second", "bare writes of that size", "/s", More),
+        metric("latency_p50_us", "latency, p50", "µs", Less),
+        metric("latency_p90_us", "latency, p90", "µs", Less),
+        metric("latency_p99_us", "latency, p99", "µs", Less),
+        metric("latency_p999_us", "latency, p99.9", "µs", Less),
+        metric("latency_max_us", "latency, longest", "µs", Less),
+        metric(
+            "broadcast_deliveries_per_second",
+            "deliveries of broadcasts",
+            "/s",
+            More,
+        ),
+        metric(
+            "broadcast_latency_p50_us",
+            "latency of broadcasts, p50",
+            "µs",
+            Less,
+        ),
+        metric(
+            "broadcast_latency_p99_us",
+            "latency of broadcasts, p99",
+            "µs",
+            Less,
+        ),
+        metric(
+            "broadcast_latency_max_us",
+            "latency of broadcasts, longest",
+            "µs",
+            Less,
+        ),
+        metric("come_per_second", "coming and going", "/s", More),
+        metric("come_p50_ms", "until the receipt, p50", "ms", Less),
+        metric("come_p99_ms", "until the receipt, p99", "ms", Less),
+        metric(
+            "cpu_ms_per_1000_gateway",
+            "gateway's CPU for 1,000 deliveries",
+            "ms",
+            Less,
+        ),
+        metric(
+            "cpu_ms_per_1000_rabbitmq",
+            "RabbitMQ's CPU for 1,000 deliveries",
+            "ms",
+            Less,
+        ),
+        metric(
+            "cpu_ms_per_1000_servers",
+            "servers' CPU for 1,000 deliveries",
+            "ms",
+            Less,
+        ),
+        metric("cpu_percent_gateway", "gateway's CPU, of a core", "%", Less),
+        metric(
+            "cpu_percent_rabbitmq",
+            "RabbitMQ's CPU, of a core",
+            "%",
+            Less,
+        ),
+        metric("cpu_percent_servers", "servers' CPU, of a core", "%", Less),
+        metric("cpu_percent_client", "client's CPU, of a core", "%", Less),
+        metric(
+            "peak_mib_gateway",
+            "gateway's memory at its peak",
+            "MiB",
+            Less,
+        ),
+        metric(
+            "peak_mib_rabbitmq",
+            "RabbitMQ's memory at its peak",
+            "MiB",
+            Less,
+        ),
+        metric(
+            "slow_closed",
+            "slow clients that were disconnected",
+            "",
+            More,
+        ),
+    ]
+};
+
+impl Outcome {
+    /// Writes it into a folder, under a name of its own.
+    ///
+    /// # Errors
+    /// The folder cannot be written to.
+    pub(crate) fn save(&self, folder: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        let date: String = self
+            .conditions
+            .date
+            .chars()
+            .filter(char::is_ascii_digit)
+            .collect();
+        let case: String = self.case.chars().map(in_a_name).collect();
+        let stem = format!("{case}-{}-{date}", self.server.name());
+        let mut path = folder.join(format!("{stem}.json"));
+        let mut more = 1;
+        while path.exists() {
+            more += 1;
+            path = folder.join(format!("{stem}-{more}.json"));
+        }
+        let json = serde_json::to_string_pretty(self)? + "\n";
+        fs::write(&path, json).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Reads all that were saved in a folder, the oldest first.
+    ///
+    /// # Errors
+    /// There are none, or a file is none.
+    pub(crate) fn load_all(folder: &Path) -> Result<Vec<Self>> {
+        let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()));
+        let mut outcomes = Vec::new();
+        for entry in entries? {
+            let path = entry?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
+                let text = fs::read_to_string(&path)?;
+                let outcome: Self = serde_json::from_str(&text)
+                    .with_context(|| format!("{} is no result", path.display()))?;
+                outcomes.push(outcome);
+            }
+        }
+        ensure!(
+            !outcomes.is_empty(),
+            "there are no results in {}",
+            folder.display()
+        );
+        outcomes.sort_by(|one, other| one.conditions.date.cmp(&other.conditions.date));
+        Ok(outcomes)
+    }
+}
+
+fn in_a_name(letter: char) -> char {
+    if letter.is_ascii_alphanumeric() {
+        letter
+    } else {
+        '-'
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let outcome = Outcome {
+            scenario: Scenario::Unicast,
+            server: Server::WebStomp,
+            case: "unicast 200 1000/s".into(),
+            connections: 200,
+            metrics: [("deliveries_per_second".to_owned(), 1234.5)].into(),
+            verification: Verification::default(),
+            troubles: Vec::new(),
+            client_limit: None,
+            conditions: Conditions::now(Path::new("/nowhere"), None),
+        };
+        let first = outcome.save(folder.path()).unwrap();
+        assert_ne!(outcome.save(folder.path()).unwrap(), first);
+        let loaded = Outcome::load_all(folder.path()).unwrap();
+        assert_eq!(loaded.len(), 2);
+        assert_eq!(loaded[0].metrics, outcome.metrics);
+        assert_eq!(loaded[0].server, Server::WebStomp);
+    }
+
+    #[test]
+    fn metrics_have_names_of_their_own() {
+        let names: std::collections::BTreeSet<_> =
+            METRICS.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), METRICS.len());
+    }
+}
