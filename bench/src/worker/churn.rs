@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
+    ops::Range,
 };
 
 use anyhow::Result;
@@ -34,7 +35,8 @@ pub(super) struct Churning {
     coming: HashMap<usize, (u32, u64)>,
     /// When who is to go; and the number of a subscription.
     staying: VecDeque<(u64, usize, u32)>,
-    window: std::ops::Range<u64>,
+    /// When what is measured happens.
+    window: Range<u64>,
     came: u64,
     set_up: Latencies,
     /// Comers that were left out.
@@ -44,7 +46,12 @@ pub(super) struct Churning {
 impl Churning {
     /// # Errors
     /// Never: the histogram's bounds are right.
-    pub(super) fn new(plan: Churn, server: SocketAddr, heart_beat_ms: u32) -> Result<Self> {
+    pub(super) fn new(
+        plan: Churn,
+        server: SocketAddr,
+        heart_beat_ms: u32,
+        window: Range<u64>,
+    ) -> Result<Self> {
         let habits = Habits {
             own_key: true,
             heart_beat_ms,
@@ -58,16 +65,11 @@ impl Churning {
             next: 0,
             coming: HashMap::new(),
             staying: VecDeque::new(),
-            window: 0..0,
+            window,
             came: 0,
             set_up: Latencies::new()?,
             left_out: 0,
         })
-    }
-
-    /// What is measured.
-    pub(super) fn set_window(&mut self, window: std::ops::Range<u64>) {
-        self.window = window;
     }
 
     /// Lets those come and go whose time it is.

@@ -12,6 +12,7 @@ use super::{
     connection::Kind,
     fleet::Fleet,
     flow::Flow,
+    ledger::Ledger,
     publisher::Publisher,
     report,
 };
@@ -68,48 +69,42 @@ impl Loading {
         server: SocketAddr,
     ) -> Result<Self> {
         ensure!(fleet.steady() > 0, "there are no clients to load");
+        let begin = clock::now();
+        let measure_from = begin + load.warm_up_ms * MILLISECOND;
+        let measure_to = measure_from + load.measure_ms * MILLISECOND;
+        let window = measure_from..measure_to;
         let clients = 0..fleet.steady();
         let readers: Vec<bool> = clients.map(|slot| fleet.reads(slot, habits)).collect();
         let first_user = fleet.user(0);
-        let flow = |pace: Option<Pace>, to_all: bool| {
-            pace.map(|pace| {
-                let token = if to_all { BROADCAST } else { UNICAST };
-                let publisher = Publisher::connect(load.publish, registry, token)?;
-                let readers = readers.clone();
-                Flow::new(publisher, pace, load.size, to_all, first_user, readers)
-            })
-            .transpose()
+        let flow = |pace: Option<Pace>, to_all: bool| -> Result<_> {
+            let Some(pace) = pace else {
+                return Ok(None);
+            };
+            let token = if to_all { BROADCAST } else { UNICAST };
+            let publisher = Publisher::connect(load.publish, registry, token)?;
+            let (readers, window) = (readers.clone(), window.clone());
+            let ledger = Ledger::new(rand::random(), to_all, first_user, readers, window)?;
+            Ok(Some(Flow::new(publisher, ledger, pace, load.size)))
         };
+        let interval = habits.heart_beat_ms;
         let churn = load
             .churn
-            .map(|churn| Churning::new(churn, server, habits.heart_beat_ms));
-        let mut loading = Self {
+            .map(|churn| Churning::new(churn, server, interval, window.clone()));
+        Ok(Self {
             phase: Phase::WarmUp,
             unicast: flow(load.unicast, false)?,
             broadcast: flow(load.broadcast, true)?,
             churn: churn.transpose()?,
             tick: tick(&load),
-            measure_from: 0,
-            measure_to: 0,
-            last_arrival: 0,
+            measure_from,
+            measure_to,
+            last_arrival: begin,
             slow: fleet.stop_slow_readers(),
             slow_closed: 0,
             ended: 0,
             strays: 0,
             troubles: Vec::new(),
-        };
-        let now = clock::now();
-        loading.last_arrival = now;
-        loading.measure_from = now + load.warm_up_ms * MILLISECOND;
-        loading.measure_to = loading.measure_from + load.measure_ms * MILLISECOND;
-        let window = loading.measure_from..loading.measure_to;
-        for flow in loading.flows() {
-            flow.set_window(window.clone());
-        }
-        if let Some(churn) = &mut loading.churn {
-            churn.set_window(window);
-        }
-        Ok(loading)
+        })
     }
 
     /// How often it wants its turn, in nanoseconds.
@@ -139,11 +134,11 @@ impl Loading {
     pub(super) fn arrived(&mut self, slot: usize, kind: Kind, body: &[u8]) {
         let now = clock::now();
         let stamp = Stamp::read(body);
-        let flow = stamp.and_then(|stamp| self.flows().find(|flow| flow.run() == stamp.run));
+        let flow = stamp.and_then(|stamp| self.flows().find(|flow| flow.ledger.run() == stamp.run));
         // To those who come and go nothing is published.
         match (stamp, flow, kind) {
             (Some(stamp), Some(flow), Kind::Steady) => {
-                flow.arrived(slot, stamp, now);
+                flow.ledger.arrived(slot, stamp, now);
             }
             _ => self.strays += 1,
         }
@@ -190,7 +185,7 @@ impl Loading {
             self.phase = Phase::Measure;
             report(&Report::Measuring)?;
         }
-        let awaited: u64 = self.flows().map(|flow| flow.awaited()).sum();
+        let awaited: u64 = self.flows().map(|flow| flow.ledger.awaited()).sum();
         let is_quiet = now.saturating_sub(self.last_arrival) > QUIET;
         if self.phase != Phase::Drain && is_quiet && awaited > 0 {
             self.trouble(format!(
@@ -228,7 +223,7 @@ impl Loading {
         };
         let mut flowed = |flow: &Option<Flow>| {
             flow.as_ref().map(|flow| {
-                let (flowed, verified) = flow.result();
+                let (flowed, verified) = flow.ledger.close();
                 verification += verified;
                 flowed
             })

@@ -8,6 +8,7 @@ mod connecting;
 mod connection;
 mod fleet;
 mod flow;
+mod ledger;
 mod loading;
 mod publisher;
 mod timer;
