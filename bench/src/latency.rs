@@ -25,6 +25,7 @@ impl Latencies {
     }
 
     /// How many there are.
+    #[cfg(test)]
     pub(crate) fn count(&self) -> u64 {
         self.0.len()
     }

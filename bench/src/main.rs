@@ -13,6 +13,7 @@
 )]
 
 mod cli;
+mod clients;
 mod floor;
 mod hook;
 mod latency;
@@ -21,11 +22,13 @@ mod orders;
 mod outcome;
 mod plot;
 mod procfs;
+mod progress;
 mod report;
 mod run;
 mod scenario;
 mod servers;
 mod summary;
+mod usage;
 mod verify;
 mod wire;
 mod worker;
@@ -115,11 +118,7 @@ fn measure_all(scenarios: &[Scenario], servers: &[Server], measure: &Measure) ->
                     let setup = Setup {
                         server,
                         stentor: stentor.clone(),
-                        nodes: if server == Server::Stentor {
-                            measure.nodes
-                        } else {
-                            1
-                        },
+                        nodes: measure.nodes,
                         durable: !measure.transient,
                         auth_cache: measure.options.same_user,
                         settings: measure.settings.clone(),

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{scenario::Scenario, servers::Server, verify::Verification};
 
+/// Measures by name.
+pub(crate) type Metrics = BTreeMap<String, f64>;
+
 /// A run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Outcome {
@@ -20,8 +23,11 @@ pub(crate) struct Outcome {
     /// What it can be compared with: runs of the same case.
     pub(crate) case: String,
     pub(crate) connections: u32,
+    /// How long was measured, and what went on before. In seconds.
+    pub(crate) seconds: f64,
+    pub(crate) warm_up: f64,
     /// By name; [`METRICS`] says what each is.
-    pub(crate) metrics: BTreeMap<String, f64>,
+    pub(crate) metrics: Metrics,
     pub(crate) verification: Verification,
     /// What went wrong beside messages.
     pub(crate) troubles: Vec<String>,
@@ -78,6 +84,8 @@ impl Conditions {
 pub(crate) enum Better {
     More,
     Less,
+    /// It depends: who does more needs more.
+    Neither,
 }
 
 /// A measure.
@@ -108,7 +116,7 @@ const fn metric(
 /// All measures, in the order in which they are printed. "Servers" are the gateways and RabbitMQ
 /// together; the hook and the client are apart.
 pub(crate) const METRICS: &[Metric] = {
-    use Better::{Less, More};
+    use Better::{Less, More, Neither};
     &[
         metric("set_ups_per_second", "set-ups", "/s", More),
         metric("set_up_p50_ms", "set-up, p50", "ms", Less),
@@ -152,8 +160,31 @@ pub(crate) const METRICS: &[Metric] = {
             "MiB",
             Less,
         ),
+        metric(
+            "idle_cpu_percent_gateway",
+            "gateway's CPU, of a core",
+            "%",
+            Less,
+        ),
+        metric(
+            "idle_cpu_percent_rabbitmq",
+            "RabbitMQ's CPU, of a core",
+            "%",
+            Less,
+        ),
+        metric(
+            "idle_cpu_percent_servers",
+            "servers' CPU, of a core",
+            "%",
+            Less,
+        ),
         metric("deliveries_per_second", "deliveries", "/s", More),
-        metric("floor_per_second", "bare writes of that size", "/s", More),
+        metric(
+            "floor_per_second",
+            "bare writes of that size",
+            "/s",
+            Neither,
+        ),
         metric("latency_p50_us", "latency, p50", "µs", Less),
         metric("latency_p90_us", "latency, p90", "µs", Less),
         metric("latency_p99_us", "latency, p99", "µs", Less),
@@ -204,15 +235,30 @@ pub(crate) const METRICS: &[Metric] = {
             "ms",
             Less,
         ),
-        metric("cpu_percent_gateway", "gateway's CPU, of a core", "%", Less),
+        metric(
+            "cpu_percent_gateway",
+            "gateway's CPU, of a core",
+            "%",
+            Neither,
+        ),
         metric(
             "cpu_percent_rabbitmq",
             "RabbitMQ's CPU, of a core",
             "%",
-            Less,
+            Neither,
         ),
-        metric("cpu_percent_servers", "servers' CPU, of a core", "%", Less),
-        metric("cpu_percent_client", "client's CPU, of a core", "%", Less),
+        metric(
+            "cpu_percent_servers",
+            "servers' CPU, of a core",
+            "%",
+            Neither,
+        ),
+        metric(
+            "cpu_percent_client",
+            "client's CPU, of a core",
+            "%",
+            Neither,
+        ),
         metric(
             "peak_mib_gateway",
             "gateway's memory at its peak",
@@ -229,7 +275,7 @@ pub(crate) const METRICS: &[Metric] = {
             "slow_closed",
             "slow clients that were disconnected",
             "",
-            More,
+            Neither,
         ),
     ]
 };
@@ -309,6 +355,8 @@ mod tests {
             server: Server::WebStomp,
             case: "unicast 200 1000/s".into(),
             connections: 200,
+            seconds: 10.0,
+            warm_up: 3.0,
             metrics: [("deliveries_per_second".to_owned(), 1234.5)].into(),
             verification: Verification::default(),
             troubles: Vec::new(),

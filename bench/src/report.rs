@@ -49,7 +49,11 @@ pub(crate) fn markdown(outcomes: &[Outcome]) -> String {
             .collect();
         let compared =
             servers.contains_key(&Server::Stentor) && servers.contains_key(&Server::WebStomp);
-        let last = if compared { " Stentor is better |" } else { "" };
+        let last = if compared {
+            " In Stentor's favour |"
+        } else {
+            ""
+        };
         line(&mut text, format_args!("| | {} |{last}", heads.join(" | ")));
         let columns = servers.len() + usize::from(compared);
         line(&mut text, format_args!("|---|{}", "--:|".repeat(columns)));
@@ -164,6 +168,8 @@ pub(crate) mod tests {
             server,
             case: format!("unicast {connections} 256 bytes"),
             connections,
+            seconds: 10.0,
+            warm_up: 3.0,
             metrics: [
                 ("deliveries_per_second".to_owned(), rate),
                 ("memory_mib_servers".to_owned(), 100.0),
@@ -187,7 +193,7 @@ pub(crate) mod tests {
             lossy,
         ]);
         assert!(text.contains("**1000 connections, 256 bytes**"), "{text}");
-        assert!(text.contains("| | Stentor, 1 runs | Web STOMP, 3 runs | Stentor is better |"));
+        assert!(text.contains("| | Stentor, 1 runs | Web STOMP, 3 runs | In Stentor's favour |"));
         assert!(
             text.contains(
                 "| deliveries a second | 1,000 | 100 (90.0 to 110) | 10.0× (9.09 to 11.1) |"

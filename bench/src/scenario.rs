@@ -3,7 +3,10 @@
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::orders::{Churn, Coming, Habits, Load, Pace, Publish};
+use crate::{
+    orders::{Churn, Coming, Habits, Load, Pace, Publish},
+    wire::body::MIN_SIZE,
+};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
@@ -51,6 +54,12 @@ impl Scenario {
     }
 }
 
+/// What servers take without being told to. In bytes.
+const MAX_SIZE: usize = 1024 * 1024;
+
+/// In milliseconds.
+const HEART_BEAT: u32 = 10_000;
+
 /// How a scenario is run. What is not given is the scenario's own choice.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
@@ -59,43 +68,43 @@ pub(crate) struct Options {
         long,
         short = 'n',
         value_name = "N,…",
-        value_delimiter = ',',
-        default_value = "1000"
-    )]
+        value_delimiter = ',', default_value = "1000",
+          value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) connections: Vec<u32>,
     /// How long is measured, after the warm-up
-    #[arg(long, value_name = "SECONDS", default_value_t = 10.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = positive)]
     pub(crate) seconds: f64,
     /// What goes on before, not measured but checked
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = not_negative)]
     pub(crate) warm_up: f64,
-    /// The body of a message; in `slow` 4,096 unless it is given
-    #[arg(long, value_name = "BYTES")]
+    /// The body of a message, at least 56 [default: 256; in slow: 4096]
+    #[arg(long, value_name = "BYTES", value_parser = size)]
     pub(crate) size: Option<usize>,
     /// Messages always on their way [default: 1000; of those to everybody 4]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) outstanding: Option<u32>,
     /// Messages a second, where the rate is fixed [default: 1000; in slow: 100]
-    #[arg(long, value_name = "PER_SECOND")]
+    #[arg(long, value_name = "PER_SECOND", value_parser = positive)]
     pub(crate) rate: Option<f64>,
     /// In churn and bindings: how many come a second
-    #[arg(long, value_name = "PER_SECOND", default_value_t = 100.0)]
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 100.0, value_parser = positive)]
     pub(crate) come: f64,
     /// In churn and bindings: how long each stays
-    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = not_negative)]
     pub(crate) stay: f64,
     /// In slow: how many of a hundred do not read
     #[arg(long, value_name = "PERCENT", default_value_t = 5,
           value_parser = clap::value_parser!(u32).range(1..=99))]
     pub(crate) slow: u32,
     /// Connections that are opened at once
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value_t = 100,
+          value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) at_once: u32,
     /// In storm: all are the same user, so that permissions are remembered after the first
     #[arg(long)]
     pub(crate) same_user: bool,
     /// Heart-beats both ways; 0 is none
-    #[arg(long, value_name = "MILLISECONDS", default_value_t = 10_000)]
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = HEART_BEAT)]
     pub(crate) heart_beat: u32,
     /// Publish by SEND frames instead of AMQP; with the embedded broker it is the only way
     #[arg(long)]
@@ -174,6 +183,9 @@ impl Options {
         if habits.same_user {
             note("same user".into());
         }
+        if habits.heart_beat_ms != HEART_BEAT {
+            note(format!("heart-beats {} ms", habits.heart_beat_ms));
+        }
         let size = match scenario {
             Scenario::Slow => self.size.unwrap_or(4096),
             _ => self.size.unwrap_or(256),
@@ -181,6 +193,9 @@ impl Options {
         let has_messages = unicast.is_some() || broadcast.is_some();
         if has_messages {
             note(format!("{size} bytes"));
+            if self.stomp {
+                note("by STOMP".into());
+            }
         }
         Plan {
             case,
@@ -218,6 +233,27 @@ pub(crate) fn share(load: &Load, clients: u32, all: u32) -> Load {
             ..churn
         }),
         ..load.clone()
+    }
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(size) if (MIN_SIZE..=MAX_SIZE).contains(&size) => Ok(size),
+        _ => Err(format!("expected a number from {MIN_SIZE} to {MAX_SIZE}")),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    not_negative(text).and_then(|number| match number {
+        0.0 => Err("expected more than 0".into()),
+        number => Ok(number),
+    })
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..=1e6).contains(&number) => Ok(number),
+        _ => Err("expected a number from 0 to 1000000".into()),
     }
 }
 
@@ -268,6 +304,19 @@ mod tests {
             assert_eq!(load.unicast.is_some(), plan.habits.own_key, "{scenario:?}");
             assert_eq!(load.broadcast.is_some(), plan.habits.common_key);
             assert_eq!(load.broadcast.is_some(), scenario.is_broadcast());
+        }
+    }
+
+    #[test]
+    fn what_would_never_end_is_refused() {
+        for wrong in [
+            "--rate=0",
+            "--come=-1",
+            "--seconds=inf",
+            "--size=55",
+            "-n=0",
+        ] {
+            assert!(Line::try_parse_from(["bench", wrong]).is_err(), "{wrong}");
         }
     }
 

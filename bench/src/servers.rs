@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use testkit::{Gateway, Process, RabbitMq, eventually};
 
-use crate::{hook, orders::Publish, procfs::Usage, worker};
+use crate::{hook, orders::Publish, worker};
 
 /// Who is measured.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
@@ -43,7 +43,7 @@ pub(crate) struct Setup {
     pub(crate) server: Server,
     /// The gateway's program.
     pub(crate) stentor: PathBuf,
-    /// Gateways on the one RabbitMQ.
+    /// Gateways on the one RabbitMQ; Web STOMP is RabbitMQ itself.
     pub(crate) nodes: usize,
     /// Stentor's `feed.durable`.
     pub(crate) durable: bool,
@@ -51,6 +51,23 @@ pub(crate) struct Setup {
     pub(crate) auth_cache: bool,
     /// Further settings of the gateway, such as `feed.shards=1`.
     pub(crate) settings: Vec<(String, String)>,
+}
+
+impl Setup {
+    /// What of it sets a case apart.
+    pub(crate) fn note(&self) -> String {
+        let mut note = String::new();
+        if self.nodes > 1 {
+            note.push_str(&format!(" {} nodes", self.nodes));
+        }
+        if !self.durable {
+            note.push_str(" transient feeds");
+        }
+        for (key, value) in &self.settings {
+            note.push_str(&format!(" {key}={value}"));
+        }
+        note
+    }
 }
 
 /// What a process is there for.
@@ -142,7 +159,6 @@ impl Servers {
             .map(|pid| (Role::Gateway, pid))
             .chain(rabbitmq.map(|pid| (Role::Rabbitmq, pid)))
             .chain([(Role::Hook, self.hook.id())])
-            .filter(|&(_, pid)| Usage::of(pid).is_ok())
             .collect()
     }
 

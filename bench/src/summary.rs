@@ -53,7 +53,7 @@ pub(crate) struct Ratio {
 }
 
 impl Ratio {
-    /// `None` where one of them is (next to) nothing, or less.
+    /// `None` where neither is better by itself, or one is (next to) nothing, or less.
     pub(crate) fn of(better: Better, first: &Summary, second: &Summary) -> Option<Self> {
         const NOTHING: f64 = 1e-9;
         if first.least < NOTHING || second.least < NOTHING {
@@ -62,6 +62,7 @@ impl Ratio {
         let (one, other) = match better {
             Better::More => (first, second),
             Better::Less => (second, first),
+            Better::Neither => return None,
         };
         Some(Self {
             median: one.median / other.median,
@@ -103,7 +104,7 @@ pub(crate) struct Row {
     pub(crate) ratio: Option<Ratio>,
 }
 
-/// The measures of a case; those that no server has, or that are nothing everywhere, are left out.
+/// The measures of a case; those that no server has are left out.
 pub(crate) fn rows(servers: &BTreeMap<Server, Vec<&Outcome>>) -> Vec<Row> {
     let summary = |server: &Server, name: &str| {
         let runs = servers.get(server)?.iter();
@@ -113,8 +114,7 @@ pub(crate) fn rows(servers: &BTreeMap<Server, Vec<&Outcome>>) -> Vec<Row> {
     for metric in METRICS {
         let of = |server| summary(server, metric.name);
         let values: Vec<_> = servers.keys().map(of).collect();
-        let is_something = |value: &Option<Summary>| value.is_some_and(|value| value.most != 0.0);
-        if !values.iter().any(is_something) {
+        if values.iter().all(Option::is_none) {
             continue;
         }
         let pair = of(&Server::Stentor).zip(of(&Server::WebStomp));
@@ -204,7 +204,7 @@ pub(crate) fn table(case: &str, servers: &BTreeMap<Server, Vec<&Outcome>>) -> St
     let compared =
         servers.contains_key(&Server::Stentor) && servers.contains_key(&Server::WebStomp);
     if compared {
-        head.push("stentor is better".into());
+        head.push("in stentor's favour".into());
     }
     let mut lines = vec![head];
     for row in rows(servers) {

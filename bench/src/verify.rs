@@ -51,8 +51,8 @@ pub(crate) enum Arrival {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sequence {
     next: u64,
-    /// What was skipped. Rare, so a connection pays one pointer for it.
-    missing: Option<Box<Vec<Range<u64>>>>,
+    /// What was skipped; mostly nothing.
+    missing: Vec<Range<u64>>,
 }
 
 impl Sequence {
@@ -65,7 +65,7 @@ impl Sequence {
         if number > self.next {
             let skipped = self.next..number;
             self.next = number + 1;
-            self.missing.get_or_insert_default().push(skipped);
+            self.missing.push(skipped);
             return Arrival::InOrder;
         }
         if self.take_missing(number) {
@@ -77,21 +77,23 @@ impl Sequence {
 
     /// How many are missing of `published`.
     pub(crate) fn lost(&self, published: u64) -> u64 {
-        let skipped = self.missing.iter().flat_map(|missing| missing.iter());
-        let skipped: u64 = skipped.map(|range| range.end - range.start).sum();
+        let skipped = self.missing.iter().map(|range| range.end - range.start);
+        let skipped: u64 = skipped.sum();
         skipped + published.saturating_sub(self.next)
     }
 
     fn take_missing(&mut self, number: u64) -> bool {
-        let Some(missing) = &mut self.missing else {
+        let Some(at) = self
+            .missing
+            .iter()
+            .position(|range| range.contains(&number))
+        else {
             return false;
         };
-        let Some(at) = missing.iter().position(|range| range.contains(&number)) else {
-            return false;
-        };
-        let range = missing.swap_remove(at);
+        let range = self.missing.swap_remove(at);
         let parts = [range.start..number, number + 1..range.end];
-        missing.extend(parts.into_iter().filter(|part| !part.is_empty()));
+        self.missing
+            .extend(parts.into_iter().filter(|part| !part.is_empty()));
         true
     }
 }

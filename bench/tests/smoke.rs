@@ -23,8 +23,19 @@ fn bench(arguments: &[&str], folder: &Path) -> Output {
     command.output().expect("the tool starts")
 }
 
-/// Measures a scenario on the embedded broker, and answers what was saved.
+/// Measures a scenario on the embedded broker, where all goes well, and answers what was saved.
 fn measure(scenario: &str, more: &[&str]) -> Value {
+    let (output, outcome) = measure_any(scenario, more);
+    assert!(output.status.success(), "{}", said(&output));
+    outcome
+}
+
+fn said(output: &Output) -> String {
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    format!("{out}{err}")
+}
+
+fn measure_any(scenario: &str, more: &[&str]) -> (Output, Value) {
     let gateway = Path::new(BENCH).with_file_name("stentor");
     assert!(
         gateway.exists(),
@@ -45,17 +56,11 @@ fn measure(scenario: &str, more: &[&str]) -> Value {
         "0.2",
     ];
     let output = bench(&[&common, more].concat(), folder.path());
-    let said = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert!(output.status.success(), "{said}");
     let saved: Vec<_> = fs::read_dir(folder.path().join("results"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
-    assert_eq!(saved.len(), 1, "{saved:?}");
+    assert_eq!(saved.len(), 1, "{saved:?}\n{}", said(&output));
     let text = fs::read_to_string(&saved[0]).unwrap();
 
     let report = bench(&["report"], folder.path());
@@ -64,7 +69,7 @@ fn measure(scenario: &str, more: &[&str]) -> Value {
         report.contains("| Stentor, embedded broker, 1 runs |"),
         "{report}"
     );
-    serde_json::from_str(&text).unwrap()
+    (output, serde_json::from_str(&text).unwrap())
 }
 
 #[track_caller]
@@ -116,6 +121,24 @@ fn subscriptions_come_and_go_while_messages_are_all_right() {
 fn idle_connections_cost_memory() {
     let outcome = measure("idle", &["--heart-beat", "1000"]);
     assert!(outcome["metrics"]["memory_mib_servers"].as_f64() > Some(1.0));
+}
+
+/// A gateway that drops what its mailboxes cannot hold.
+#[test]
+fn a_server_that_loses_messages_is_found_out() {
+    let drops = [
+        "--set=mailbox.overflow=drop-oldest",
+        "--set=mailbox.max_messages=1",
+    ];
+    let burst = ["--outstanding=2000"];
+    let (output, outcome) = measure_any("broadcast", &[&drops[..], &burst].concat());
+    assert!(
+        outcome["verification"]["lost"].as_u64() > Some(0),
+        "{outcome:#}"
+    );
+    assert_eq!(outcome["verification"]["duplicated"], 0, "{outcome:#}");
+    assert!(!output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("messages lost"), "{}", said(&output));
 }
 
 #[test]

@@ -4,14 +4,12 @@
 //! that it is read without searching: `SB1`, the run, the target, the sequence and the time at
 //! which it was due, in hexadecimal digits, and dots up to the wished length.
 
-/// Shorter bodies cannot carry what is checked. In bytes.
-pub(crate) const MIN_SIZE: usize = HEAD;
-
 /// The target of messages that are for everybody.
 pub(crate) const EVERYBODY: u32 = u32::MAX;
 
 const MAGIC: &[u8] = b"SB1 ";
-const HEAD: usize = 56;
+/// Shorter bodies cannot carry what is checked. In bytes.
+pub(crate) const MIN_SIZE: usize = 56;
 
 /// What a body says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,7 +27,7 @@ pub(crate) struct Stamp {
 impl Stamp {
     /// Appends a body of `size` bytes, or of [`MIN_SIZE`] if that is more.
     pub(crate) fn write(self, size: usize, out: &mut Vec<u8>) {
-        let end = out.len() + size.max(HEAD);
+        let end = out.len() + size.max(MIN_SIZE);
         out.extend_from_slice(MAGIC);
         push_hex(out, u64::from(self.run), 8);
         push_hex(out, u64::from(self.target), 8);
