@@ -1,9 +1,10 @@
 //! `stentor-bench`: loads STOMP servers over WebSocket, checks every message, and measures.
 //!
 //! - `scenario` (pure) turns options into orders, `run` carries out one run of them: it starts
-//!   [`servers`], and [`workers`], which are this program again
+//!   `servers`, and the workers of `clients`, which are this program again
 //! - `worker` is their inside: thousands of clients on one thread, what publishes to them, and
 //!   the checks of `verify`; `wire` has the formats
+//! - `usage` and `procfs` look at the processes, `metrics` lists what is measured
 //! - `outcome` keeps what a run has shown, as JSON; `summary`, `report` and `plot` show it
 
 #![allow(
@@ -18,6 +19,7 @@ mod floor;
 mod hook;
 mod latency;
 mod limits;
+mod metrics;
 mod orders;
 mod outcome;
 mod plot;
@@ -79,7 +81,7 @@ fn obey(command: Command) -> Result<bool> {
             let outcomes = Outcome::load_all(&results)?;
             match document {
                 Some(document) => report::write(&outcomes, &document)?,
-                None => print!("{}", report::markdown(&outcomes)),
+                None => print!("{}", report::markdown(&outcomes, None)),
             }
             Ok(true)
         }

@@ -23,6 +23,36 @@ const RIGHT: f64 = 620.0;
 const TOP: f64 = 48.0;
 const BOTTOM: f64 = 300.0;
 
+/// A chart: a measure of a scenario against connections.
+pub(crate) struct Chart {
+    pub(crate) file: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) scenario: Scenario,
+    metric: &'static str,
+}
+
+/// All charts that there can be.
+pub(crate) const CHARTS: &[Chart] = &[
+    Chart {
+        file: "performance-memory.svg",
+        title: "Memory of all servers, MiB",
+        scenario: Scenario::Idle,
+        metric: "memory_mib_servers",
+    },
+    Chart {
+        file: "performance-unicast.svg",
+        title: "Messages to single users, deliveries a second",
+        scenario: Scenario::Unicast,
+        metric: "deliveries_per_second",
+    },
+    Chart {
+        file: "performance-broadcast.svg",
+        title: "Messages to everybody, deliveries a second",
+        scenario: Scenario::Broadcast,
+        metric: "deliveries_per_second",
+    },
+];
+
 /// Writes the charts for which there are runs into a folder, and answers their paths.
 ///
 /// # Errors
@@ -30,32 +60,13 @@ const BOTTOM: f64 = 300.0;
 pub(crate) fn write(outcomes: &[Outcome], folder: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let mut written = Vec::new();
-    for (file, title, scenario, metric) in [
-        (
-            "performance-memory.svg",
-            "Memory of all servers, MiB",
-            Scenario::Idle,
-            "memory_mib_servers",
-        ),
-        (
-            "performance-unicast.svg",
-            "Messages to single users, deliveries a second",
-            Scenario::Unicast,
-            "deliveries_per_second",
-        ),
-        (
-            "performance-broadcast.svg",
-            "Messages to everybody, deliveries a second",
-            Scenario::Broadcast,
-            "deliveries_per_second",
-        ),
-    ] {
-        let series = series(outcomes, scenario, metric);
+    for chart in CHARTS {
+        let series = series(outcomes, chart.scenario, chart.metric);
         if series.is_empty() {
             continue;
         }
-        let path = folder.join(file);
-        let svg = chart(title, &series);
+        let path = folder.join(chart.file);
+        let svg = draw(chart.title, &series);
         fs::write(&path, svg).with_context(|| format!("writing {}", path.display()))?;
         written.push(path);
     }
@@ -91,7 +102,7 @@ fn series(outcomes: &[Outcome], scenario: Scenario, metric: &str) -> Series {
 }
 
 /// Medians joined by lines, and a bar from the least to the most.
-fn chart(title: &str, series: &Series) -> String {
+fn draw(title: &str, series: &Series) -> String {
     let points = || series.values().flatten();
     let widest = points().map(|(&x, _)| f64::from(x)).fold(1.0, f64::max);
     let highest = points()

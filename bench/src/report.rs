@@ -6,22 +6,25 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     outcome::Outcome,
+    plot::{CHARTS, Chart},
     scenario::Scenario,
     servers::Server,
-    summary::{cases, faults, rows},
+    summary::{cases, faults, rows, runs_text},
 };
 
 const BEGIN: &str = "<!-- What follows is written by `stentor-bench report`; changes are lost. -->";
 const END: &str = "<!-- The end of what is written by `stentor-bench report`. -->";
 
-/// Writes the tables into a document, between its two marks.
+/// Writes the tables into a document, between its two marks, with the charts that are beside it.
 ///
 /// # Errors
 /// The document cannot be written, or has no marks.
 pub(crate) fn write(outcomes: &[Outcome], document: &Path) -> Result<()> {
     let shown = document.display();
     let text = fs::read_to_string(document).with_context(|| format!("reading {shown}"))?;
-    let new = replace(&text, &markdown(outcomes)).with_context(|| {
+    let folder = document.parent().unwrap_or(Path::new(""));
+    let tables = markdown(outcomes, Some(folder));
+    let new = replace(&text, &tables).with_context(|| {
         format!("{shown} lacks the two lines between which the tables go:\n{BEGIN}\n{END}")
     })?;
     fs::write(document, new).with_context(|| format!("writing {shown}"))
@@ -33,19 +36,22 @@ fn replace(text: &str, tables: &str) -> Option<String> {
     Some(format!("{before}{BEGIN}\n\n{tables}\n{END}{after}"))
 }
 
-/// All cases, a table for each.
-pub(crate) fn markdown(outcomes: &[Outcome]) -> String {
+/// All cases, a table for each, and the charts that are in a folder.
+pub(crate) fn markdown(outcomes: &[Outcome], charts: Option<&Path>) -> String {
     let mut text = conditions(outcomes);
     let mut section = None;
     for ((scenario, _, case), servers) in &cases(outcomes) {
         if section != Some(*scenario) {
             section = Some(*scenario);
             line(&mut text, format_args!("\n### {}\n", title(*scenario)));
+            for Chart { file, title, .. } in charts_of(*scenario, charts) {
+                line(&mut text, format_args!("![{title}]({file})\n"));
+            }
         }
         line(&mut text, format_args!("**{}**\n", of_case(case)));
         let heads: Vec<String> = servers
             .iter()
-            .map(|(server, runs)| format!("{}, {} runs", title_of(*server), runs.len()))
+            .map(|(server, runs)| format!("{}, {}", title_of(*server), runs_text(runs.len())))
             .collect();
         let compared =
             servers.contains_key(&Server::Stentor) && servers.contains_key(&Server::WebStomp);
@@ -84,6 +90,13 @@ pub(crate) fn markdown(outcomes: &[Outcome]) -> String {
         }
     }
     text
+}
+
+fn charts_of(scenario: Scenario, folder: Option<&Path>) -> impl Iterator<Item = &'static Chart> {
+    let charts = CHARTS
+        .iter()
+        .filter(move |chart| chart.scenario == scenario);
+    charts.filter(move |chart| folder.is_some_and(|folder| folder.join(chart.file).exists()))
 }
 
 fn conditions(outcomes: &[Outcome]) -> String {
@@ -186,14 +199,19 @@ pub(crate) mod tests {
     fn runs_of_a_case_are_a_row_with_their_ratio() {
         let mut lossy = outcome(Server::WebStomp, 1000, 110.0);
         lossy.verification.lost = 3;
-        let text = markdown(&[
-            outcome(Server::WebStomp, 1000, 90.0),
-            outcome(Server::Stentor, 1000, 1000.0),
-            outcome(Server::WebStomp, 1000, 100.0),
-            lossy,
-        ]);
+        let text = markdown(
+            &[
+                outcome(Server::WebStomp, 1000, 90.0),
+                outcome(Server::Stentor, 1000, 1000.0),
+                outcome(Server::WebStomp, 1000, 100.0),
+                lossy,
+            ],
+            None,
+        );
         assert!(text.contains("**1000 connections, 256 bytes**"), "{text}");
-        assert!(text.contains("| | Stentor, 1 runs | Web STOMP, 3 runs | In Stentor's favour |"));
+        assert!(
+            text.contains("| | Stentor, 1 run | Web STOMP, median of 3 | In Stentor's favour |")
+        );
         assert!(
             text.contains(
                 "| deliveries a second | 1,000 | 100 (90.0 to 110) | 10.0× (9.09 to 11.1) |"

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    outcome::{Better, METRICS, Metric, Outcome},
+    metrics::{Better, METRICS, Metric},
+    outcome::Outcome,
     scenario::Scenario,
     servers::Server,
 };
@@ -233,7 +234,8 @@ pub(crate) fn table(case: &str, servers: &BTreeMap<Server, Vec<&Outcome>>) -> St
     text
 }
 
-fn runs_text(runs: usize) -> String {
+/// `1 run`, or `median of 3`
+pub(crate) fn runs_text(runs: usize) -> String {
     match runs {
         1 => "1 run".into(),
         more => format!("median of {more}"),

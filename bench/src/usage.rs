@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::{
-    outcome::Metrics,
+    metrics::Metrics,
     procfs::{Usage, cpu_of},
     servers::{Role, Servers},
 };

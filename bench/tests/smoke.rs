@@ -66,7 +66,7 @@ fn measure_any(scenario: &str, more: &[&str]) -> (Output, Value) {
     let report = bench(&["report"], folder.path());
     let report = String::from_utf8_lossy(&report.stdout).into_owned();
     assert!(
-        report.contains("| Stentor, embedded broker, 1 runs |"),
+        report.contains("| Stentor, embedded broker, 1 run |"),
         "{report}"
     );
     (output, serde_json::from_str(&text).unwrap())
@@ -87,7 +87,11 @@ fn messages_to_single_users_are_all_right() {
     let outcome = measure("unicast", &["--outstanding", "10"]);
     assert_right(&outcome);
     let metrics = &outcome["metrics"];
-    for metric in ["deliveries_per_second", "latency_p99_us", "set_up_p50_ms"] {
+    for metric in [
+        "deliveries_per_second",
+        "latency_p99_us",
+        "peak_mib_gateway",
+    ] {
         assert!(
             metrics[metric].as_f64() > Some(0.0),
             "{metric}: {outcome:#}"
@@ -115,6 +119,18 @@ fn subscriptions_come_and_go_while_messages_are_all_right() {
     );
     assert_right(&outcome);
     assert!(outcome["metrics"]["come_per_second"].as_f64() > Some(1.0));
+}
+
+#[test]
+fn a_storm_is_timed() {
+    let outcome = measure("storm", &["--same-user"]);
+    let metrics = &outcome["metrics"];
+    for metric in ["set_ups_per_second", "set_up_p50_ms", "set_up_max_ms"] {
+        assert!(
+            metrics[metric].as_f64() > Some(0.0),
+            "{metric}: {outcome:#}"
+        );
+    }
 }
 
 #[test]
