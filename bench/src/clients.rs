@@ -18,8 +18,17 @@ use crate::{
 /// Clients of a worker: its files, less a few, where a process may have 20,000.
 const PER_WORKER: u32 = 18_000;
 
-/// The workers of a run, each with its part of the clients.
-pub(crate) struct Clients(Vec<(Worker, u32)>);
+/// The workers of a run.
+pub(crate) struct Clients(Vec<Part>);
+
+/// A worker, and which clients are its own.
+struct Part {
+    worker: Worker,
+    /// The number of its first user.
+    first: u32,
+    clients: u32,
+    connected: u32,
+}
 
 impl Clients {
     /// Starts as many workers as the connections need.
@@ -29,7 +38,7 @@ impl Clients {
     pub(crate) fn start(plan: &Plan, scenario: Scenario, servers: &Servers) -> Result<Self> {
         let nodes = servers.websockets().len() as u32;
         let files = limits::files();
-        let per_worker = PER_WORKER.min(files.saturating_sub(200));
+        let per_worker = PER_WORKER.min(files.saturating_sub(200)).max(1);
         ensure!(
             plan.connections / nodes <= files.saturating_sub(1000),
             "a server may have {files} files (ulimit -Hn), too few for {} connections on {nodes} \
@@ -42,28 +51,45 @@ impl Clients {
             "{} is one worker's and one node's, who has at most {per_worker} connections here",
             scenario.name()
         );
-        let share = plan.connections / workers;
-        let rest = plan.connections % workers;
-        let mut started = Vec::new();
+        ensure!(
+            workers <= plan.connections,
+            "there are more nodes than connections"
+        );
+        let mut parts = Vec::new();
+        let mut first = 0;
         for number in 0..workers {
-            let clients = share + u32::from(number < rest);
-            ensure!(clients > 0, "there are more workers than connections");
-            started.push((Worker::start()?, clients));
+            let more = u32::from(number < plan.connections % workers);
+            let clients = plan.connections / workers + more;
+            parts.push(Part {
+                worker: Worker::start()?,
+                first,
+                clients,
+                connected: 0,
+            });
+            first += clients;
         }
-        Ok(Self(started))
+        Ok(Self(parts))
     }
 
     /// All processes of the run.
+    ///
+    /// # Errors
+    /// A worker has ended.
     pub(crate) fn processes(&self, servers: &Servers) -> Result<Vec<(Role, u32)>> {
         let mut all = servers.processes();
         all.push((Role::Client, std::process::id()));
-        for (worker, _) in &self.0 {
-            all.push((Role::Client, worker.pid()?));
+        for part in &self.0 {
+            all.push((Role::Client, part.worker.pid()?));
         }
         Ok(all)
     }
 
-    /// Opens all connections.
+    /// Connections that are open.
+    pub(crate) fn connected(&self) -> u32 {
+        self.0.iter().map(|part| part.connected).sum()
+    }
+
+    /// Opens connections until each worker has so many hundredths of its own.
     ///
     /// # Errors
     /// One is refused or lost.
@@ -71,39 +97,37 @@ impl Clients {
         &mut self,
         plan: &Plan,
         servers: &Servers,
+        percent: u32,
     ) -> Result<Vec<Connected>> {
-        let mut first = 0;
         let workers = self.0.len() as u32;
+        let nodes = servers.websockets();
+        let already = self.connected();
         let done: Vec<Cell<u32>> = self.0.iter().map(|_| Cell::new(0)).collect();
-        for (number, (worker, clients)) in self.0.iter_mut().enumerate() {
-            let nodes = servers.websockets();
+        let connecting = self.0.iter_mut().enumerate().zip(&done);
+        let connecting = connecting.map(async |((number, part), own)| {
+            let wanted = u64::from(part.clients) * u64::from(percent);
+            let wanted = wanted.div_ceil(100) as u32;
             let order = Order::Connect(Connect {
                 server: *nodes.get(number % nodes.len()).context("no server")?,
-                first,
-                count: *clients,
+                first: part.first + part.connected,
+                count: wanted - part.connected,
                 at_once: (plan.at_once / workers).max(1),
                 habits: plan.habits,
             });
-            worker.order(&order).await?;
-            first += *clients;
-        }
-        let connecting = self
-            .0
-            .iter_mut()
-            .zip(&done)
-            .map(async |((worker, _), own)| {
-                loop {
-                    match worker.report().await? {
-                        Report::Progress(so_far) => {
-                            own.set(so_far);
-                            let sum: u32 = done.iter().map(Cell::get).sum();
-                            progress::show(&format!("{sum} of {} connected", plan.connections));
-                        }
-                        Report::Connected(connected) => return Ok(connected),
-                        other => bail!("a worker connects, and says {other:?}"),
+            part.worker.order(&order).await?;
+            part.connected = wanted;
+            loop {
+                match part.worker.report().await? {
+                    Report::Progress(so_far) => {
+                        own.set(so_far);
+                        let sum = already + done.iter().map(Cell::get).sum::<u32>();
+                        progress::show(&format!("{sum} of {} connected", plan.connections));
                     }
+                    Report::Connected(connected) => return Ok(connected),
+                    other => bail!("a worker connects, and says {other:?}"),
                 }
-            });
+            }
+        });
         try_join_all(connecting).await.context("connecting")
     }
 
@@ -117,38 +141,32 @@ impl Clients {
         plan: &Plan,
         processes: &[(Role, u32)],
     ) -> Result<(Vec<Loaded>, Used)> {
-        for (worker, clients) in &mut self.0 {
-            let order = Order::Load(share(load, *clients, plan.connections));
-            worker.order(&order).await?;
+        for part in &mut self.0 {
+            let order = Order::Load(share(load, part.clients, plan.connections));
+            part.worker.order(&order).await?;
         }
         progress::show("warming up");
-        self.all_say(|report| matches!(report, Report::Measuring))
-            .await?;
+        let begin = |report| {
+            matches!(report, Report::Measuring)
+                .then_some(())
+                .ok_or(report)
+        };
+        self.all_say(begin).await?;
         let cpu = Cpu::of(processes)?;
         progress::show("measuring");
-        self.all_say(|report| matches!(report, Report::Measured))
-            .await?;
+        let end = |report| {
+            matches!(report, Report::Measured)
+                .then_some(())
+                .ok_or(report)
+        };
+        self.all_say(end).await?;
         let used = cpu.until_now()?;
         progress::show("waiting for the last messages");
-        let loaded = self
-            .0
-            .iter_mut()
-            .map(async |(worker, _)| match worker.report().await? {
-                Report::Loaded(loaded) => Ok(*loaded),
-                other => bail!("a worker loads, and says {other:?}"),
-            });
-        let loaded = try_join_all(loaded).await?;
-        Ok((loaded, used))
-    }
-
-    async fn all_say(&mut self, expected: impl Fn(&Report) -> bool) -> Result<()> {
-        let saying = self.0.iter_mut().map(async |(worker, _)| {
-            let report = worker.report().await?;
-            ensure!(expected(&report), "a worker says {report:?}");
-            Ok(())
+        let loaded = self.all_say(|report| match report {
+            Report::Loaded(loaded) => Ok(*loaded),
+            other => Err(other),
         });
-        try_join_all(saying).await?;
-        Ok(())
+        Ok((loaded.await?, used))
     }
 
     /// Does nothing but keep the connections; answers what was used meanwhile.
@@ -158,14 +176,24 @@ impl Clients {
     pub(crate) async fn rest(&mut self, seconds: f64, processes: &[(Role, u32)]) -> Result<Used> {
         progress::show("resting");
         let cpu = Cpu::of(processes)?;
-        let anything = self.0.iter_mut().map(async |(worker, _)| -> Result<()> {
-            let report = worker.report().await?;
-            bail!("a worker that should only wait says {report:?}")
-        });
         let rest = Duration::from_secs_f64(seconds);
-        if let Ok(said) = tokio::time::timeout(rest, try_join_all(anything)).await {
+        // Whatever a worker says now is a complaint.
+        let complaints = self.all_say(Err::<(), _>);
+        if let Ok(said) = tokio::time::timeout(rest, complaints).await {
             said.context("while the connections were idle")?;
         }
         cpu.until_now()
+    }
+
+    /// The next report of each worker, if it is what is expected.
+    async fn all_say<T>(
+        &mut self,
+        expected: impl Fn(Report) -> Result<T, Report>,
+    ) -> Result<Vec<T>> {
+        let saying = self.0.iter_mut().map(async |part| {
+            let report = part.worker.report().await?;
+            expected(report).or_else(|report| bail!("a worker says {report:?}"))
+        });
+        try_join_all(saying).await
     }
 }

@@ -33,8 +33,10 @@ impl Memory {
         let pss = |usage: &Usage| usage.pss;
         let now = ServerSums::of(|role| self.sum(role, pss));
         let then = ServerSums::of(|role| before.sum(role, pss));
-        let each = now.less(&then).times(1.0 / f64::from(connections));
-        each.put("kib_per_connection", metrics);
+        if connections > 0 {
+            let each = now.less(&then).times(1.0 / f64::from(connections));
+            each.put("kib_per_connection", metrics);
+        }
         metrics.insert("memory_mib_servers".into(), now.all() / 1024.0);
     }
 
