@@ -1,5 +1,8 @@
 //! One client: from the TCP connection to its messages.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     io::{self, Read as _, Write as _},
     net::SocketAddr,

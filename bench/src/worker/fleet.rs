@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use mio::{Interest, Registry, Token, event::Event, net::TcpStream};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{
@@ -260,8 +261,7 @@ fn connect(source: Ipv4Addr, server: SocketAddr, slow: bool) -> io::Result<TcpSt
     socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into())?;
     match socket.connect(&server.into()) {
         Ok(()) => {}
-        // Under way: EINPROGRESS.
-        Err(error) if error.raw_os_error() == Some(115) => {}
+        Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
         Err(error) => return Err(error),
     }
     Ok(TcpStream::from_std(socket.into()))
