@@ -35,13 +35,19 @@ fn said(output: &Output) -> String {
     format!("{out}{err}")
 }
 
-fn measure_any(scenario: &str, more: &[&str]) -> (Output, Value) {
+/// The tool takes the gateway that was built along with it.
+#[track_caller]
+fn assert_gateway() {
     let gateway = Path::new(BENCH).with_file_name("stentor");
     assert!(
         gateway.exists(),
         "there is no {}: this test needs the gateway (cargo build -p stentor --bins)",
         gateway.display()
     );
+}
+
+fn measure_any(scenario: &str, more: &[&str]) -> (Output, Value) {
+    assert_gateway();
     let folder = tempfile::tempdir().unwrap();
     let common = [
         "run",
@@ -155,6 +161,46 @@ fn a_server_that_loses_messages_is_found_out() {
     assert_eq!(outcome["verification"]["duplicated"], 0, "{outcome:#}");
     assert!(!output.status.success(), "{}", said(&output));
     assert!(said(&output).contains("messages lost"), "{}", said(&output));
+}
+
+/// With RabbitMQ, and all that the figures in the documents are made with.
+#[test]
+fn web_stomp_and_the_gateway_are_compared() {
+    assert_gateway();
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "compare",
+        "unicast",
+        "-n",
+        "10",
+        "--seconds",
+        "1",
+        "--warm-up",
+        "0.2",
+    ];
+    let output = bench(&arguments, folder.path());
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("in stentor's favour"), "{said}");
+    assert!(
+        said.contains("once, in order, to whom they were for"),
+        "{said}"
+    );
+
+    let document = folder.path().join("performance.md");
+    let marks = include_str!("../../docs/performance.md");
+    fs::write(&document, marks).unwrap();
+    let plot = bench(&["plot", "--into", "."], folder.path());
+    assert!(plot.status.success(), "{plot:?}");
+    let report = bench(&["report", "--into", "performance.md"], folder.path());
+    assert!(report.status.success(), "{report:?}");
+    let document = fs::read_to_string(document).unwrap();
+    assert!(
+        document.contains("](performance-unicast.svg)"),
+        "{document}"
+    );
+    assert!(document.contains("| Web STOMP, 1 run |"), "{document}");
+    assert!(!document.contains("Not measured yet"), "{document}");
 }
 
 #[test]
