@@ -27,9 +27,9 @@ pub use admin::routes as admin_routes;
 pub use upgrade::Origins;
 
 use crate::{
+    auth::Forwarding,
     connection::{self, Guard, Peer, Services},
     listen::{Entered, Entrance, Places, Transport, WebSocketLink, accept},
-    telemetry,
 };
 
 /// Routes of warp, of any kind.
@@ -48,6 +48,8 @@ pub struct WebSocketServer {
     pub path: Box<str>,
     /// Who may connect.
     pub origins: Origins,
+    /// What a request carries for its login.
+    pub forwarding: Forwarding,
     /// What is served beside the WebSocket.
     pub routes: Routes,
 }
@@ -116,9 +118,17 @@ impl WebSocketServer {
             Ok(grant) => grant,
             Err(refusal) => return refuse(&refusal),
         };
+        let carried = self
+            .forwarding
+            .read(request.headers(), request.uri().query())
+            .map_err(upgrade::Refusal::from);
+        let carried = match carried {
+            Ok(carried) => carried,
+            Err(refusal) => return refuse(&refusal),
+        };
         // Taken before the answer, so that a drain waits for this one too.
         let Some(guard) = self.services.enter() else {
-            telemetry::connection_limit_reached(client.what, self.services.registry.max());
+            self.services.registry.log_turned_away(client.what);
             let text = "There are as many connections as this server takes.".to_owned();
             return refuse(&upgrade::Refusal {
                 status: StatusCode::SERVICE_UNAVAILABLE,
@@ -128,7 +138,16 @@ impl WebSocketServer {
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             if let Ok(Ok(upgraded)) = tokio::time::timeout(client.timeout, upgraded).await {
-                self.connect::<S>(upgraded, client, guard);
+                let mut carried = carried;
+                if let Some(name) = client.certificate {
+                    carried.get_or_insert_default().certified = Some(name);
+                }
+                let peer = Peer {
+                    remote: client.remote,
+                    transport: "websocket",
+                    carried,
+                };
+                self.connect::<S>(upgraded, peer, guard);
             }
         });
         let mut answer = text_answer(StatusCode::SWITCHING_PROTOCOLS, String::new());
@@ -154,7 +173,7 @@ impl WebSocketServer {
     fn connect<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         &self,
         upgraded: hyper::upgrade::Upgraded,
-        client: Client,
+        peer: Peer,
         guard: Guard,
     ) {
         // The bare stream: hyper's buffers are not kept.
@@ -164,11 +183,6 @@ impl WebSocketServer {
         let services = Arc::clone(&self.services);
         let first_limit = services.settings().limits.max_frame_size_unauthenticated;
         let link = WebSocketLink::new(parts.io.into_inner(), parts.read_buf, first_limit);
-        let peer = Peer {
-            remote: client.remote,
-            transport: "websocket",
-            certificate: client.certificate.map(Box::new),
-        };
         // A task of its own, which keeps nothing of how the client came in.
         tokio::spawn(connection::serve(services, link, peer, guard));
     }
@@ -242,6 +256,11 @@ fn refuse(refusal: &upgrade::Refusal) -> Answer {
         StatusCode::METHOD_NOT_ALLOWED => {
             let get = header::HeaderValue::from_static("GET");
             headers.insert(header::ALLOW, get);
+        }
+        StatusCode::UNAUTHORIZED => {
+            let basic =
+                header::HeaderValue::from_static("Basic realm=\"STOMP\", charset=\"UTF-8\"");
+            headers.insert(header::WWW_AUTHENTICATE, basic);
         }
         StatusCode::UPGRADE_REQUIRED => {
             headers.insert(

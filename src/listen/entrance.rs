@@ -1,7 +1,14 @@
 //! From a socket that was accepted to a client's stream: the PROXY header, then TLS.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -16,7 +23,7 @@ use super::{
 };
 use crate::{
     auth::{CertificateLogin, certificate::user_name},
-    telemetry,
+    telemetry::{self, Seldom},
 };
 
 /// How a socket becomes a stream. Plain ones and TLS are types of their own, so that clients
@@ -138,20 +145,28 @@ impl<T: Transport> Entrance<T> {
 /// Places of one listener for connections on which STOMP has not begun. They are through within
 /// milliseconds, or come from somebody who wants to hold them.
 #[derive(Clone)]
-pub(crate) struct Places(Arc<Semaphore>);
+pub(crate) struct Places {
+    free: Arc<Semaphore>,
+    turned_away: Arc<Mutex<Seldom>>,
+}
 
 impl Places {
     const MOST: usize = 2_000;
 
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(Self::MOST)))
+        Self {
+            free: Arc::new(Semaphore::new(Self::MOST)),
+            turned_away: Arc::default(),
+        }
     }
 
     /// Takes one; `None`, and a line in the log, if there is none left.
     pub(crate) fn take(&self, what: &str) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.0).try_acquire_owned().ok();
-        if place.is_none() {
-            telemetry::connection_limit_reached(what, Self::MOST);
+        let place = Arc::clone(&self.free).try_acquire_owned().ok();
+        if place.is_none()
+            && let Some(unsaid) = self.turned_away.lock().admit(Instant::now())
+        {
+            telemetry::connection_limit_reached(what, Self::MOST, unsaid);
         }
         place
     }
