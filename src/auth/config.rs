@@ -53,8 +53,6 @@ pub struct Config {
     /// Whether clients are told the reason that the hook gives for a refusal; never that of a
     /// refused login. Default no.
     pub disclose_reason: bool,
-    /// Whether a client's certificate stands in for its name and password. Default no.
-    pub certificate_login: CertificateLogin,
     /// Whether a client stays connected when something is denied to it.
     pub soft_deny: bool,
     /// Whether HTTP Basic authentication of the upgrade request is the login, whatever CONNECT
@@ -75,6 +73,8 @@ pub struct Config {
     pub forward_connection: BTreeMap<Fact, String>,
     /// The header of the hook's answer to the user call that says who the user is.
     pub username_header: Option<String>,
+    /// Whether a client's certificate stands in for its name and password. Default no.
+    pub certificate_login: CertificateLogin,
 }
 
 /// What is known of a connection, and can be told to the hook.
@@ -129,7 +129,6 @@ impl Default for Config {
             cache_ttl: Duration::from_secs(15),
             cache_size: 100_000,
             disclose_reason: false,
-            certificate_login: CertificateLogin::Off,
             soft_deny: false,
             http_basic: false,
             default_user: None,
@@ -139,6 +138,7 @@ impl Default for Config {
             forward_query: BTreeMap::new(),
             forward_connection: BTreeMap::new(),
             username_header: None,
+            certificate_login: CertificateLogin::Off,
         }
     }
 }
@@ -311,7 +311,6 @@ impl fmt::Debug for Config {
             .field("cache_ttl", &self.cache_ttl)
             .field("cache_size", &self.cache_size)
             .field("disclose_reason", &self.disclose_reason)
-            .field("certificate_login", &self.certificate_login)
             .field("soft_deny", &self.soft_deny)
             .field("http_basic", &self.http_basic)
             .field("default_user", &self.default_user)
@@ -324,6 +323,7 @@ impl fmt::Debug for Config {
             .field("forward_query", &self.forward_query)
             .field("forward_connection", &self.forward_connection)
             .field("username_header", &self.username_header)
+            .field("certificate_login", &self.certificate_login)
             .finish()
     }
 }
@@ -364,7 +364,6 @@ mod tests {
             cache_ttl = "0s"
             cache_size = 8
             disclose_reason = true
-            certificate_login = "common_name"
             soft_deny = true
             http_basic = true
             default_user = "guest"
@@ -374,6 +373,7 @@ mod tests {
             forward_query = { t = "t" }
             forward_connection = { client_ip = "ip", session = "session", node = "n", transport = "tr" }
             username_header = "X-Username"
+            certificate_login = "common_name"
             "#,
         );
         assert_eq!(config.check(), Ok(()));

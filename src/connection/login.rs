@@ -40,30 +40,27 @@ impl Logins {
         }
     }
 
-    /// The name and the passcode that count. `None`: there are none.
+    /// The credentials that count. `None`: there are none.
     ///
     /// Those of HTTP Basic authentication come first, as in the plug-in; then those of CONNECT;
-    /// then, as in the plug-in again, the name in a certificate, which needs no passcode; then what else the request carried, for which the hook knows the user; then the default
-    /// ones. An empty passcode stands where what the request carried is to prove the user: none at
-    /// all would tell the hook that a certificate has.
-    fn credentials(
-        &self,
-        connect: &Headers,
-        carried: Option<&Carried>,
-    ) -> Option<(Box<str>, Option<Box<str>>)> {
-        if let Some(given) = carried.and_then(|carried| carried.credentials.as_ref()) {
-            return Some((given.user.clone(), Some(given.passcode.clone())));
+    /// then the certificate, for who says a name is that user or nobody; then what else the request
+    /// carried, for which the hook knows the user; then the default ones. An empty passcode stands
+    /// where what the request carried is to prove the user: none at all tells the hook that a
+    /// certificate has.
+    fn credentials(&self, connect: &Headers, carried: Option<&Carried>) -> Option<Named> {
+        if let Some(Credentials { user, passcode }) =
+            carried.and_then(|carried| carried.credentials.as_ref())
+        {
+            return Some((user.clone(), Some(passcode.clone())));
         }
-        let certified = carried.and_then(|carried| carried.certified.as_ref());
-        if let (None, Some(name)) = (connect.get("login"), certified) {
-            return Some((name.clone(), None));
-        }
+        let certificate = carried.and_then(|carried| carried.certificate.as_ref());
         let is_proved = carried.is_some_and(|carried| !carried.parameters.is_empty());
         let passcode = connect.get("passcode");
         match (connect.get("login"), passcode) {
             (Some(user), Some(passcode)) => Some((user, passcode)),
             (Some(user), None) if is_proved => Some((user, "")),
             (Some(_), None) => return None,
+            (None, _) if let Some(user) = certificate => return Some((user.clone(), None)),
             (None, _) if is_proved && self.hook_names_user => {
                 Some(("", passcode.unwrap_or_default()))
             }
@@ -75,6 +72,9 @@ impl Logins {
         .map(|(user, passcode)| (user.into(), Some(passcode.into())))
     }
 }
+
+/// A user's name, and a passcode unless a certificate has proved it.
+type Named = (Box<str>, Option<Box<str>>);
 
 /// Finds out who a client is, and whether it may enter the virtual host, in this order: only for
 /// who may, links are made.
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     /// What counts, of a CONNECT's headers and what the request carried.
-    fn counts(config: &str, connect: &str, carried: Option<Carried>) -> Option<(String, String)> {
+    fn counts(config: &str, connect: &str, carried: Option<Carried>) -> Option<Named> {
         let config: auth::Config = toml::from_str(config).unwrap();
         assert_eq!(config.check(), Ok(()));
         let mut headers = Headers::default();
@@ -168,20 +168,17 @@ mod tests {
             headers.push(name, value);
         }
         let logins = Logins::new(&config, "n");
-        let (user, passcode) = logins.credentials(&headers, carried.as_ref())?;
-        let passcode = passcode.map_or("(certificate)".to_owned(), Into::into);
-        Some((user.into(), passcode))
+        logins.credentials(&headers, carried.as_ref())
     }
 
-    fn pair(user: &str, passcode: &str) -> Option<(String, String)> {
-        Some((user.to_owned(), passcode.to_owned()))
+    fn pair(user: &str, passcode: &str) -> Option<Named> {
+        Some((user.into(), Some(passcode.into())))
     }
 
     fn cookie() -> Option<Carried> {
         Some(Carried {
-            credentials: None,
             parameters: vec![("sid".into(), "1".into())],
-            certified: None,
+            ..Carried::default()
         })
     }
 
@@ -197,30 +194,6 @@ mod tests {
         }
         // An empty name is the hook's to refuse, as in the plug-in.
         assert_eq!(counts("", "login: passcode:", None), pair("", ""));
-    }
-
-    #[test]
-    fn a_certificate_stands_for_who_says_no_name() {
-        let till = |config, connect, parameters| {
-            let certified = Some("till".into());
-            counts(
-                config,
-                connect,
-                Some(Carried {
-                    certified,
-                    ..parameters
-                }),
-            )
-        };
-        let certified = pair("till", "(certificate)");
-        for config in ["", DEFAULT] {
-            assert_eq!(till(config, "", Carried::default()), certified);
-            assert_eq!(till(config, "passcode:b", Carried::default()), certified);
-            let said = till(config, "login:a passcode:b", Carried::default());
-            assert_eq!(said, pair("a", "b"));
-            assert_eq!(till(config, "login:a", Carried::default()), None);
-        }
-        assert_eq!(till(NAMED, "", cookie().unwrap()), certified);
     }
 
     #[test]
@@ -254,6 +227,32 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_names_who_says_no_name() {
+        let certificate = || {
+            Some(Carried {
+                certificate: Some("cert".into()),
+                ..Carried::default()
+            })
+        };
+        for config in ["", DEFAULT, NAMED] {
+            let named = Some(("cert".into(), None));
+            assert_eq!(counts(config, "", certificate()), named);
+            assert_eq!(counts(config, "passcode:b", certificate()), named);
+            assert_eq!(
+                counts(config, "login:a passcode:b", certificate()),
+                pair("a", "b")
+            );
+            // Nobody is let in by a name and another's certificate.
+            assert_eq!(counts(config, "login:a", certificate()), None);
+        }
+        let both = cookie().map(|carried| Carried {
+            certificate: Some("cert".into()),
+            ..carried
+        });
+        assert_eq!(counts(NAMED, "", both), Some(("cert".into(), None)));
+    }
+
+    #[test]
     fn http_basic_counts_before_all() {
         let carried = || {
             Some(Carried {
@@ -261,8 +260,8 @@ mod tests {
                     user: "http".into(),
                     passcode: "h".into(),
                 }),
-                parameters: Vec::new(),
-                certified: None,
+                certificate: Some("cert".into()),
+                ..Carried::default()
             })
         };
         for connect in ["", "login:a passcode:b"] {

@@ -27,7 +27,7 @@ pub use admin::routes as admin_routes;
 pub use upgrade::Origins;
 
 use crate::{
-    auth::Forwarding,
+    auth::{Carried, Forwarding},
     connection::{self, Guard, Peer, Services},
     listen::{Entered, Entrance, Places, Transport, WebSocketLink, accept},
 };
@@ -126,6 +126,7 @@ impl WebSocketServer {
             Ok(carried) => carried,
             Err(refusal) => return refuse(&refusal),
         };
+        let carried = Carried::with_certificate(carried, client.certificate);
         // Taken before the answer, so that a drain waits for this one too.
         let Some(guard) = self.services.enter() else {
             self.services.registry.log_turned_away(client.what);
@@ -138,10 +139,6 @@ impl WebSocketServer {
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             if let Ok(Ok(upgraded)) = tokio::time::timeout(client.timeout, upgraded).await {
-                let mut carried = carried;
-                if let Some(name) = client.certificate {
-                    carried.get_or_insert_default().certified = Some(name);
-                }
                 let peer = Peer {
                     remote: client.remote,
                     transport: "websocket",

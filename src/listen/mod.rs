@@ -104,13 +104,12 @@ pub async fn serve_stomp<T: Transport>(
         let (entrance, places) = (Arc::clone(&entrance), places.clone());
         let (services, farewells) = (Arc::clone(&services), Arc::clone(&farewells));
         async move {
-            let Some(place) = places.take(what) else {
+            let Some(_place) = places.take(what) else {
                 return;
             };
             let Some(entered) = entrance.admit(stream, remote).await else {
                 return;
             };
-            drop(place);
             let Some(guard) = services.enter() else {
                 services.registry.log_turned_away(what);
                 if let Ok(_turn) = farewells.try_acquire() {
@@ -118,12 +117,12 @@ pub async fn serve_stomp<T: Transport>(
                 }
                 return;
             };
+            let link = TcpLink::new(entered.stream);
             let peer = Peer {
                 remote: entered.remote,
                 transport: "tcp",
-                carried: entered.certificate.map(Carried::certified),
+                carried: Carried::with_certificate(None, entered.certificate),
             };
-            let link = TcpLink::new(entered.stream);
             // A task of its own, which keeps nothing of how the client came in.
             tokio::spawn(connection::serve(services, link, peer, guard));
         }
