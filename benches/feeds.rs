@@ -122,8 +122,13 @@ async fn fill(vhost: &Vhost, queue: &str, messages: usize, body: usize) {
             .with_delivery_mode(1);
         let key = format!("user_{}", number % USERS);
         let options = BasicPublishOptions::default();
-        let publishing =
-            channel.basic_publish(FEED.into(), key.as_str().into(), options, &payload, properties);
+        let publishing = channel.basic_publish(
+            FEED.into(),
+            key.as_str().into(),
+            options,
+            &payload,
+            properties,
+        );
         confirms.push(publishing.await.unwrap());
         if confirms.len() == 1_000 {
             for confirm in confirms.drain(..) {

@@ -437,8 +437,6 @@ pub(super) fn problem(error: &BrokerError) -> Problem {
         }
         BrokerError::Unroutable | BrokerError::Nacked => Problem::NotPublished(text()),
         BrokerError::Cancelled(text) => Problem::FeedInterrupted(text.clone()),
-        BrokerError::Unavailable(_) | BrokerError::Unreadable(_) => {
-            Problem::BrokerUnavailable(text())
-        }
+        BrokerError::Unavailable(_) => Problem::BrokerUnavailable(text()),
     }
 }
