@@ -12,6 +12,7 @@
 
 mod amqp_feeds;
 mod amqp_publishing;
+mod amqp_tls;
 mod broker_contract;
 mod cli;
 mod e2e_bad_input;

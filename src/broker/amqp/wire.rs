@@ -145,7 +145,7 @@ mod tests {
         let headers = [("a", "\u{fffd}("), ("b", "-1"), ("c", "true")];
         let headers = headers.map(|(name, value)| (name.into(), value.into()));
         assert_eq!(message.properties.headers, headers);
-        assert_eq!(message.cc, ["k".into(), "7".into()]);
+        assert_eq!(message.cc, ["k", "7"].map(Box::from));
     }
 
     #[test]
@@ -192,7 +192,7 @@ mod tests {
             redelivered: true,
             ..one.clone()
         };
-        let of = |delivery| fingerprint(&hasher, delivery);
+        let of = |delivery: &Delivery<'_>| fingerprint(&hasher, delivery);
         assert_eq!(of(&one), of(&again));
         assert_ne!(of(&one), of(&delivery(b"\x80\x00\x01b")));
         let other = Body::Whole(Bytes::from_static(b"other"));

@@ -2,6 +2,7 @@
 //! acknowledges it.
 
 use std::{
+    future::{Future as _, poll_fn},
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -15,7 +16,7 @@ use amqp_wire::{
 use tokio::{
     io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf},
     sync::mpsc,
-    time::{Instant, Interval, MissedTickBehavior, interval, timeout},
+    time::{Instant, Interval, MissedTickBehavior, Sleep, interval, sleep, timeout},
 };
 
 use super::{
@@ -34,6 +35,7 @@ pub(super) struct Connection<T> {
     consumers: Consumers<T>,
     out: Out,
     heart: Heart,
+    acks: Acks,
 }
 
 /// Why a connection ended.
@@ -58,9 +60,19 @@ struct Heart {
     /// After such a silence, the other side is dead.
     patience: Duration,
     last_read: Instant,
-    /// Whether anything was written since the last tick.
-    has_written: bool,
+    /// Whether anything was said since the last tick, besides that this side lives.
+    has_spoken: bool,
 }
+
+/// When to acknowledge what does not have to be acknowledged at once.
+struct Acks {
+    at: Pin<Box<Sleep>>,
+    is_waiting: bool,
+}
+
+/// How long an acknowledgement waits for others. After a lost link, what it speaks of comes again
+/// and is recognised.
+const ACK_DELAY: Duration = Duration::from_millis(10);
 
 /// With so much to be written, nothing is read: the broker does not take what is said.
 const MAX_OUT: usize = 64 << 10;
@@ -87,13 +99,17 @@ impl<T: Taker> Connection<T> {
             consumers: Consumers::new(channel_max),
             out: Out::default(),
             heart: Heart::new(heartbeat),
+            acks: Acks {
+                at: Box::pin(sleep(ACK_DELAY)),
+                is_waiting: false,
+            },
         }
     }
 
     /// Runs until the end of the connection, and gives all takers back.
     pub(super) async fn run(mut self) -> End {
         let end = loop {
-            match std::future::poll_fn(|context| self.poll_turn(context)).await {
+            match poll_fn(|context| self.poll_turn(context)).await {
                 Ok(count) => {
                     if let Err(end) = self.handle_input() {
                         break end;
@@ -131,17 +147,21 @@ impl<T: Taker> Connection<T> {
                 Some(Command::Cancel(id)) => self.consumers.cancel(id, &mut self.out.bytes),
                 // Without anybody who could ask for something, it is as good as closed.
                 Some(Command::Close) | None => {
+                    self.acknowledge();
                     encode::close(&mut self.out.bytes, OK, Short::cut("bye"));
                     return Poll::Ready(Err(End::Wanted));
                 }
             }
         }
+        if self.acks.is_waiting && self.acks.at.as_mut().poll(context).is_ready() {
+            self.acknowledge();
+        }
+        self.heart.has_spoken |= !self.out.bytes.is_empty();
         self.heart.poll_beat(context, &mut self.out.bytes);
-        if !self.out.bytes.is_empty() {
-            if let Poll::Ready(Err(error)) = self.out.poll_write(&mut self.stream, context) {
-                return Poll::Ready(Err(lost(&error)));
-            }
-            self.heart.has_written = true;
+        if !self.out.bytes.is_empty()
+            && let Poll::Ready(Err(error)) = self.out.poll_write(&mut self.stream, context)
+        {
+            return Poll::Ready(Err(lost(&error)));
         }
         let mut space = ReadBuf::new(self.decoder.space());
         let reading = if self.out.left().len() > MAX_OUT {
@@ -169,10 +189,16 @@ impl<T: Taker> Connection<T> {
         Poll::Ready(Ok(count))
     }
 
-    /// Hands over all that is there, and then acknowledges it.
+    /// Hands over all that is there, and sees to it that it is acknowledged.
     fn handle_input(&mut self) -> Result<(), End> {
         let outcome = self.handle_events();
-        self.consumers.acknowledge(&mut self.out.bytes);
+        let (has_unacked, is_due) = self.consumers.unacked();
+        if is_due || !matches!(outcome, Ok(None)) {
+            self.acknowledge();
+        } else if has_unacked && !self.acks.is_waiting {
+            self.acks.at.as_mut().reset(Instant::now() + ACK_DELAY);
+            self.acks.is_waiting = true;
+        }
         match outcome {
             Ok(None) => Ok(()),
             Ok(Some(reason)) => {
@@ -185,6 +211,11 @@ impl<T: Taker> Connection<T> {
                 Err(lost(&text))
             }
         }
+    }
+
+    fn acknowledge(&mut self) {
+        self.acks.is_waiting = false;
+        self.consumers.acknowledge(&mut self.out.bytes);
     }
 
     /// Why the broker ends the connection, if it does.
@@ -251,18 +282,16 @@ impl Heart {
             ticks,
             patience: heartbeat * 2,
             last_read: Instant::now(),
-            has_written: true,
+            has_spoken: true,
         }
     }
 
     /// Sees to it that this side is heard of in time.
     fn poll_beat(&mut self, context: &mut Context<'_>, out: &mut Vec<u8>) {
         while self.ticks.poll_tick(context).is_ready() {
-            // What waits to be written is a sign of life as well.
-            if !self.has_written && out.is_empty() {
+            if !std::mem::take(&mut self.has_spoken) && out.is_empty() {
                 encode::heartbeat(out);
             }
-            self.has_written = false;
         }
     }
 

@@ -30,6 +30,8 @@ pub(super) struct Consumers<T> {
     channel_max: u16,
     /// The channels that have something to acknowledge.
     touched: Vec<u16>,
+    /// Whether one of them should not wait.
+    is_due: bool,
 }
 
 enum Channel<T> {
@@ -44,9 +46,16 @@ struct Open<T> {
     /// Until it has started.
     started: Option<oneshot::Sender<()>>,
     ended: oneshot::Sender<Ended<T>>,
-    /// The last message that was taken, if it is not acknowledged yet.
-    unacked: Option<u64>,
+    /// Messages that were taken and not acknowledged yet, and the last one's tag.
+    unacked: u16,
+    last: u64,
+    /// So many are enough to be acknowledged at once.
+    enough: u16,
 }
+
+/// An acknowledgement costs the broker about as much as a message, so it waits for others, but
+/// not for so many that the broker would run out of what it may send: for this part of them.
+const PART: u16 = 4;
 
 /// The code of an end that nobody is to blame for.
 pub(super) const OK: u16 = 200;
@@ -57,6 +66,7 @@ impl<T: Taker> Consumers<T> {
             channels: Vec::new(),
             channel_max,
             touched: Vec::new(),
+            is_due: false,
         }
     }
 
@@ -80,7 +90,9 @@ impl<T: Taker> Consumers<T> {
                 taker: request.taker,
                 started: Some(request.started),
                 ended: request.ended,
-                unacked: None,
+                unacked: 0,
+                last: 0,
+                enough: request.prefetch / PART,
             }));
         }
     }
@@ -140,9 +152,12 @@ impl<T: Taker> Consumers<T> {
     pub(super) fn deliver(&mut self, number: u16, delivery: Delivery<'_>) -> Result<(), Malformed> {
         match self.channels.get_mut(usize::from(number)) {
             Some(Some(Channel::Open(open))) => {
-                if open.unacked.replace(delivery.tag).is_none() {
+                if open.unacked == 0 {
                     self.touched.push(number);
                 }
+                open.unacked = open.unacked.saturating_add(1);
+                open.last = delivery.tag;
+                self.is_due |= open.unacked >= open.enough;
                 open.taker.take(delivery);
                 Ok(())
             }
@@ -151,14 +166,17 @@ impl<T: Taker> Consumers<T> {
         }
     }
 
+    /// Whether anything is to be acknowledged, and whether it should not wait.
+    pub(super) fn unacked(&self) -> (bool, bool) {
+        (!self.touched.is_empty(), self.is_due)
+    }
+
     /// Acknowledges all that was taken.
     pub(super) fn acknowledge(&mut self, out: &mut Vec<u8>) {
+        self.is_due = false;
         for number in self.touched.drain(..) {
-            if let Some(Some(Channel::Open(open))) = self.channels.get_mut(usize::from(number))
-                && let Some(tag) = open.unacked.take()
-            {
-                encode::ack(out, number, tag, true);
-                open.taker.acknowledged();
+            if let Some(Some(Channel::Open(open))) = self.channels.get_mut(usize::from(number)) {
+                open.acknowledge(number, out);
             }
         }
     }
@@ -175,8 +193,9 @@ impl<T: Taker> Consumers<T> {
     fn close(&mut self, number: u16, reason: BrokerError, out: &mut Vec<u8>) {
         let slot = self.channels.get_mut(usize::from(number));
         if let Some(Some(channel)) = slot
-            && let Channel::Open(open) = std::mem::replace(channel, Channel::Closing)
+            && let Channel::Open(mut open) = std::mem::replace(channel, Channel::Closing)
         {
+            open.acknowledge(number, out);
             encode::channel_close(out, number, OK, Short::cut("bye"));
             open.give_back(reason);
         }
@@ -206,7 +225,16 @@ impl<T> Request<T> {
     }
 }
 
-impl<T> Open<T> {
+impl<T: Taker> Open<T> {
+    fn acknowledge(&mut self, number: u16, out: &mut Vec<u8>) {
+        // A consumer that came to the same channel later has taken nothing yet.
+        if self.unacked > 0 {
+            encode::ack(out, number, self.last, true);
+            self.unacked = 0;
+            self.taker.acknowledged();
+        }
+    }
+
     fn give_back(self, reason: BrokerError) {
         let taker = Some(self.taker);
         // If nobody waits for it, it is no longer wanted.
