@@ -33,13 +33,6 @@ impl Message {
     }
 }
 
-pub(crate) fn close(channel: u16, code: u16, text: &str) -> Vec<u8> {
-    let class = if channel == 0 { (10, 50) } else { (20, 40) };
-    let code = code.to_be_bytes();
-    let arguments = [&code[..], &short(text.as_bytes()), &[0; 4]];
-    method(channel, class.0, class.1, &arguments.concat())
-}
-
 pub(crate) fn method(channel: u16, class: u16, number: u16, arguments: &[u8]) -> Vec<u8> {
     let head = [class.to_be_bytes(), number.to_be_bytes()].concat();
     frame(1, channel, &[&head[..], arguments].concat())

@@ -63,7 +63,7 @@ struct Shared {
 struct Readers {
     config: LinkConfig,
     max_body: u64,
-    open: Mutex<HashMap<(u16, usize), Arc<Reader<Taker>>>>,
+    open: Mutex<HashMap<Place, Arc<Reader<Taker>>>>,
 }
 
 struct Feed {
@@ -76,6 +76,9 @@ struct Feed {
     ready: watch::Receiver<bool>,
     task: OnceLock<AbortOnDropHandle<()>>,
 }
+
+/// A shard, and which of its connections.
+type Place = (u16, usize);
 
 impl FeedManager {
     pub(super) fn new(

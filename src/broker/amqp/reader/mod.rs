@@ -2,8 +2,8 @@
 //!
 //! lapin hands each message from its own thread to a task, and cannot go past a short text that
 //! is not UTF-8. This reads its socket on the gateway's runtime and calls the [`Taker`] at once,
-//! on the connection's own task, for all that the buffer holds; then it acknowledges that with
-//! one `basic.ack` a channel. The codec is the crate `amqp-wire`.
+//! on the connection's own task, for all that the buffer holds; and it acknowledges many with one
+//! `basic.ack` a channel. The codec is the crate `amqp-wire`.
 //!
 //! [`Reader`] keeps one connection up. Each [`Consumer`] is a channel of its own, so that what
 //! befalls one is nobody else's. Its taker goes to the connection and comes back when the
