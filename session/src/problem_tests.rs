@@ -48,10 +48,13 @@ fn row_in_test(problem: &Problem) -> usize {
         HeartbeatMissed => 38,
         ShuttingDown => 39,
         LoginUnavailable { .. } => 40,
+        TooManyConnections => 41,
+        ResourceLocked(_) => 42,
+        BrokerRefused(_) => 43,
     }
 }
 
-const ROWS: usize = 41;
+const ROWS: usize = 44;
 
 /// Every variant, its `message`, its code, and its body.
 fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
@@ -278,6 +281,12 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             "ACCESS_REFUSED - …",
         ),
         (
+            BrokerRefused("ACCESS_REFUSED - …".into()),
+            "access_refused",
+            1008,
+            "ACCESS_REFUSED - …",
+        ),
+        (
             LoginTimeout,
             "login timeout",
             1008,
@@ -345,6 +354,19 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             "server shutting down",
             1012,
             "This server goes away. Reconnect after a moment, to reach another\n",
+        ),
+        (
+            ResourceLocked("RESOURCE_LOCKED - queue".into()),
+            "resource_locked",
+            1013,
+            "RESOURCE_LOCKED - queue",
+        ),
+        (
+            TooManyConnections,
+            "too many connections",
+            1013,
+            "This server has as many connections as it takes. Reconnect after a while, or to \
+             another\n",
         ),
     ]
 }

@@ -1,22 +1,47 @@
-//! Sockets to links: one accept loop for all listeners, and the transports.
+//! Sockets to links: one accept loop for all listeners, the PROXY protocol and TLS, and the
+//! transports.
 
 mod config;
+mod entrance;
 mod outgoing;
+mod proxy_protocol;
 mod tcp;
+pub mod tls;
 mod websocket;
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::net::{TcpListener, TcpStream};
+use stomp_session::Problem;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
 
 pub use config::Config;
+pub(crate) use entrance::Places;
+pub use entrance::{Entered, Entrance, Plain, Secure, Transport};
 pub use tcp::TcpLink;
+pub use tls::{Tls, TlsError};
 pub use websocket::WebSocketLink;
 
 use crate::{
-    connection::{self, Peer, Services},
-    telemetry,
+    auth::Carried,
+    connection::{self, Link, Peer, Services},
+    telemetry::{self, Seldom},
 };
+
+/// How long it may take to tell a client that there is no room for it.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How many are told at a time; more are closed without a word.
+const MAX_FAREWELLS: usize = 100;
 
 /// Opens an address.
 ///
@@ -41,6 +66,7 @@ pub async fn accept<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(TcpStream, SocketAddr) -> F,
 ) {
     let mut stop = std::pin::pin!(stop);
+    let mut failures = Seldom::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -54,7 +80,9 @@ pub async fn accept<F: Future<Output = ()> + Send + 'static>(
                 tokio::spawn(serve(stream, remote));
             }
             Err(error) => {
-                telemetry::accept_failed(what, &error);
+                if let Some(unsaid) = failures.admit(Instant::now()) {
+                    telemetry::accept_failed(what, &error, unsaid);
+                }
                 // Out of files, most likely: that takes a moment to get better.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -62,30 +90,60 @@ pub async fn accept<F: Future<Output = ()> + Send + 'static>(
     }
 }
 
-/// Serves STOMP over plain streams until `stop` is done.
-pub async fn serve_stomp(
+/// Serves STOMP over streams of bytes until `stop` is done.
+pub async fn serve_stomp<T: Transport>(
     listener: TcpListener,
+    entrance: Entrance<T>,
     services: Arc<Services>,
     stop: impl Future<Output = ()>,
 ) {
-    accept(listener, "stomp", stop, |stream, remote| {
-        let services = Arc::clone(&services);
+    let what = entrance.what;
+    let (entrance, places) = (Arc::new(entrance), Places::new());
+    let farewells = Arc::new(Semaphore::new(MAX_FAREWELLS));
+    accept(listener, what, stop, |stream, remote| {
+        let (entrance, places) = (Arc::clone(&entrance), places.clone());
+        let (services, farewells) = (Arc::clone(&services), Arc::clone(&farewells));
         async move {
-            match services.enter() {
-                Some(guard) => {
-                    let peer = Peer {
-                        remote,
-                        transport: "tcp",
-                    };
-                    connection::serve(services, TcpLink::new(stream), peer, guard).await;
+            let Some(_place) = places.take(what) else {
+                return;
+            };
+            let Some(entered) = entrance.admit(stream, remote).await else {
+                return;
+            };
+            let Some(guard) = services.enter() else {
+                services.registry.log_turned_away(what);
+                if let Ok(_turn) = farewells.try_acquire() {
+                    turn_away(entered.stream).await;
                 }
-                None => {
-                    telemetry::connection_limit_reached("stomp", services.registry.max());
-                }
-            }
+                return;
+            };
+            let link = TcpLink::new(entered.stream);
+            let peer = Peer {
+                remote: entered.remote,
+                transport: "tcp",
+                carried: Carried::with_certificate(None, entered.certificate),
+            };
+            // A task of its own, which keeps nothing of how the client came in.
+            tokio::spawn(connection::serve(services, link, peer, guard));
         }
     })
     .await;
+}
+
+/// Tells a client that there is no room for it, and hangs up.
+async fn turn_away<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) {
+    let problem = Problem::TooManyConnections;
+    let mut link = TcpLink::new(stream);
+    link.send(problem.frame().into());
+    let told = async {
+        if poll_fn(|context| link.poll_flush(context)).await.is_ok() {
+            // Waits for the client to close: what it has sent, and is not read, would make the
+            // system take back what was written.
+            poll_fn(|context| link.poll_close(context, problem.close_code())).await;
+        }
+    };
+    // Who neither reads nor closes, is cut.
+    let _ = timeout(FAREWELL, told).await;
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@
 
 use std::{
     io::{self, Read, Write},
-    pin::Pin,
     task::{Context, Poll, ready},
 };
 
@@ -25,11 +24,14 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
-use super::{outgoing::Outgoing, tcp::poll_hang_up};
+use super::{
+    outgoing::Outgoing,
+    tcp::{poll_fill, poll_hang_up},
+};
 use crate::connection::{Link, LinkError};
 
 /// Kept for as long as the connection is, so it is small; tungstenite reads no more at a time.
-const READ_BUFFER: usize = 1024;
+const READ_BUFFER: usize = 512;
 /// Bytes of answers to pings that may wait for a client to read them.
 const MOST_ANSWERS: usize = 4 * 1024;
 /// How much larger than a frame a message may be: several small frames can come in one, and the
@@ -68,8 +70,9 @@ impl<S> WebSocketLink<S> {
             .write_buffer_size(0)
             .max_message_size(Some(max_frame_size.saturating_add(MESSAGE_SLACK)))
             .max_frame_size(Some(max_frame_size.saturating_add(MESSAGE_SLACK)));
-        let protocol =
-            WebSocketContext::from_partially_read(received.into(), Role::Server, Some(config));
+        // Copied: it is a part of hyper's buffer of 8 KiB, which would live as long as this.
+        let received = received.to_vec();
+        let protocol = WebSocketContext::from_partially_read(received, Role::Server, Some(config));
         Self {
             stream,
             protocol,
@@ -252,7 +255,7 @@ struct Through<'a, 'b, S> {
 impl<S: AsyncRead + Unpin> Read for Through<'_, '_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut buffer = ReadBuf::new(buffer);
-        match Pin::new(&mut *self.stream).poll_read(self.context, &mut buffer) {
+        match poll_fill(self.stream, self.context, &mut buffer) {
             Poll::Ready(outcome) => {
                 *self.was_heard |= !buffer.filled().is_empty();
                 outcome.map(|()| buffer.filled().len())

@@ -10,6 +10,8 @@
     reason = "helpers of tests are tests"
 )]
 
+mod amqp_account;
+mod amqp_features;
 mod amqp_feeds;
 mod amqp_publishing;
 mod amqp_tls;
@@ -20,12 +22,16 @@ mod e2e_browser;
 mod e2e_demo;
 mod e2e_drain;
 mod e2e_faults;
+mod e2e_login;
 mod e2e_logs;
 mod e2e_nodes;
 mod e2e_presence;
 mod e2e_python;
 mod e2e_restart;
 mod e2e_stompjs;
+mod e2e_tls;
+mod e2e_tls_plugin;
+mod e2e_vhosts;
 mod foreign;
 mod house;
 mod presence_contract;

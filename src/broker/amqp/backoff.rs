@@ -22,6 +22,12 @@ impl Backoff {
         }
     }
 
+    /// What is wrong takes a while to be put right: somebody has to make a virtual host, or to give
+    /// a permission. The next pause is the longest.
+    pub(super) fn be_patient(&mut self) {
+        self.next = self.longest;
+    }
+
     /// The pause after a connection that lasted so long (not at all, if it could not be made).
     pub(super) fn pause(&mut self, lasted: Duration) -> Duration {
         if lasted >= GOOD_FOR {
@@ -51,5 +57,7 @@ mod tests {
         assert_eq!(failed, [1, 2, 4, 5].map(seconds));
         assert_eq!(backoff.pause(seconds(5)), seconds(1));
         assert_eq!(backoff.pause(seconds(0)), seconds(2));
+        backoff.be_patient();
+        assert_eq!(backoff.pause(seconds(0)), seconds(5));
     }
 }

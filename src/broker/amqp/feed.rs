@@ -11,7 +11,10 @@ mod taker;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -50,8 +53,7 @@ struct Shared {
     sink: Arc<dyn FeedSink>,
     config: FeedConfig,
     operation_timeout: Duration,
-    /// What this node's queues are called: nobody else's, and not those of its last life.
-    queue_prefix: Box<str>,
+    queue_names: QueueNames,
     binders: Channels,
     /// On channels of their own, since lapin searches all bindings that a channel made for the
     /// one that is taken away.
@@ -64,6 +66,20 @@ struct Readers {
     config: LinkConfig,
     max_body: u64,
     open: Mutex<HashMap<Place, Arc<Reader<Taker>>>>,
+}
+
+/// What this node's queues are called: as nobody else's, not as those of its last life, and not as
+/// those of a virtual host's last opening, which may still be closing.
+pub(super) struct QueueNames {
+    pub(super) prefix: Box<str>,
+    pub(super) numbers: Arc<AtomicU64>,
+}
+
+impl QueueNames {
+    fn next(&self) -> String {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        format!("{}.{number}", self.prefix)
+    }
 }
 
 struct Feed {
@@ -87,7 +103,7 @@ impl FeedManager {
         sink: Arc<dyn FeedSink>,
         config: FeedConfig,
         operation_timeout: Duration,
-        queue_prefix: Box<str>,
+        queue_names: QueueNames,
     ) -> Self {
         let shared = Shared {
             link,
@@ -99,7 +115,7 @@ impl FeedManager {
             sink,
             config,
             operation_timeout,
-            queue_prefix,
+            queue_names,
             binders: Channels::new(4),
             unbinders: Channels::new(2),
         };
@@ -172,10 +188,7 @@ impl FeedManager {
             return Ok(Arc::clone(feed));
         }
         let shared = Arc::clone(&self.shared);
-        let queue = short(
-            "the queue's name",
-            &format!("{}.{}", shared.queue_prefix, feeds.len()),
-        )?;
+        let queue = short("the queue's name", &shared.queue_names.next())?;
         let (ready_sender, ready) = watch::channel(false);
         let of_shard = feeds.keys().filter(|other| other.shard == id.shard).count();
         let reader = shared.readers.of(id.shard, of_shard);

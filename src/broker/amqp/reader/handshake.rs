@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::connect::Stream;
 use crate::broker::{
     BrokerError,
-    amqp::{convert::reply_error, link::LinkConfig},
+    amqp::{FRAME_MAX, convert::reply_error, link::LinkConfig},
 };
 
 /// A connection that is logged in.
@@ -23,8 +23,6 @@ pub(super) struct Connected {
     pub(super) heartbeat: Duration,
 }
 
-/// What RabbitMQ proposes by default, too.
-const FRAME_MAX: u32 = 131_072;
 /// The protocol allows no less to be agreed on.
 const FRAME_MIN: u32 = 4_096;
 const CHANNEL_MAX: u16 = 2_047;

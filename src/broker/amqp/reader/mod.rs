@@ -258,7 +258,12 @@ async fn supervise<T: Taker>(config: LinkConfig, max_body: u64, state: watch::Se
                     Err(_) => ("its task failed".into(), since.elapsed()),
                 }
             }
-            Err(error) => (bare(&error), Duration::ZERO),
+            Err(error) => {
+                if let BrokerError::VhostRefused(_) = error {
+                    backoff.be_patient();
+                }
+                (bare(&error), Duration::ZERO)
+            }
         };
         state.send_replace(State::Down(Arc::clone(&reason)));
         let pause = backoff.pause(lasted);
