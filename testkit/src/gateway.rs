@@ -35,6 +35,7 @@ pub struct GatewayBuilder {
     program: PathBuf,
     arguments: Option<Vec<String>>,
     settings: BTreeMap<String, String>,
+    environment: BTreeMap<String, String>,
     file: String,
     listeners: Vec<&'static str>,
 }
@@ -44,6 +45,13 @@ impl GatewayBuilder {
     #[must_use]
     pub fn set(mut self, key: &str, value: impl ToString) -> Self {
         self.settings.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// Sets a variable of the gateway's environment that is none of its own.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl ToString) -> Self {
+        self.environment.insert(name.to_owned(), value.to_string());
         self
     }
 
@@ -125,6 +133,7 @@ impl GatewayBuilder {
             let key = key.replace('.', "__").to_uppercase();
             command.env(format!("STENTOR__{key}"), value);
         }
+        command.envs(&self.environment);
         match &self.arguments {
             Some(arguments) => command.args(arguments),
             None => command.args(["serve", "--config"]).arg(&file),
@@ -202,6 +211,7 @@ impl Gateway {
             program: program.into(),
             arguments: None,
             settings: BTreeMap::new(),
+            environment: BTreeMap::new(),
             file: String::new(),
             listeners: vec!["http", "stomp", "admin"],
         };

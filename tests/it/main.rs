@@ -14,6 +14,7 @@ mod amqp_account;
 mod amqp_features;
 mod amqp_feeds;
 mod amqp_publishing;
+mod amqp_tls;
 mod broker_contract;
 mod cli;
 mod e2e_bad_input;
