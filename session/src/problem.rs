@@ -154,10 +154,14 @@ pub enum Problem {
     NotFound(Box<str>),
     /// The broker refused a declaration (a queue of other properties, say); its own words.
     PreconditionFailed(Box<str>),
+    /// The queue is another client's, which has it for itself; the broker's own words.
+    ResourceLocked(Box<str>),
     /// The broker did not take a message; why.
     NotPublished(Box<str>),
     /// The broker cannot be reached now; what to know of it.
     BrokerUnavailable(Box<str>),
+    /// The broker ended a subscription, as it does when somebody deletes the queue; why.
+    SubscriptionCancelled(Box<str>),
     /// Messages of a subscription were lost on the server's side; which, and why.
     FeedInterrupted(Box<str>),
 
@@ -256,8 +260,10 @@ impl Problem {
             Self::UnknownDestination(_) => ("Unknown destination", Policy),
             Self::NotFound(_) => ("not_found", Policy),
             Self::PreconditionFailed(_) => ("precondition_failed", Policy),
+            Self::ResourceLocked(_) => ("resource_locked", Policy),
             Self::NotPublished(_) => ("message not published", TryAgainLater),
             Self::BrokerUnavailable(_) => ("broker unavailable", TryAgainLater),
+            Self::SubscriptionCancelled(_) => ("Server cancelled subscription", Internal),
             Self::FeedInterrupted(_) => ("feed interrupted", Internal),
             Self::SlowConsumer => ("slow consumer", TryAgainLater),
             Self::HeartbeatMissed => ("heart-beat missed", TryAgainLater),
@@ -374,9 +380,13 @@ impl Problem {
             | Self::InvalidDestination(text)
             | Self::NotFound(text)
             | Self::PreconditionFailed(text)
+            | Self::ResourceLocked(text)
             | Self::NotPublished(text)
             | Self::BrokerUnavailable(text)
             | Self::FeedInterrupted(text) => text.to_string(),
+            Self::SubscriptionCancelled(why) => format!(
+                "The server has canceled a subscription.\nNo more messages will be delivered: {why}\n"
+            ),
             Self::SlowConsumer => "Messages arrive faster than they are read. Reconnect, and read \
                  faster or subscribe to less\n"
                 .to_owned(),

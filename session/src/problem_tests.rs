@@ -48,10 +48,12 @@ fn row_in_test(problem: &Problem) -> usize {
         HeartbeatMissed => 38,
         ShuttingDown => 39,
         LoginUnavailable { .. } => 40,
+        ResourceLocked(_) => 41,
+        SubscriptionCancelled(_) => 42,
     }
 }
 
-const ROWS: usize = 41;
+const ROWS: usize = 43;
 
 /// Every variant, its `message`, its code, and its body.
 fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
@@ -320,6 +322,19 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             "broker unavailable",
             1013,
             "why\n",
+        ),
+        (
+            ResourceLocked("RESOURCE_LOCKED - …".into()),
+            "resource_locked",
+            1008,
+            "RESOURCE_LOCKED - …",
+        ),
+        (
+            SubscriptionCancelled("the queue was deleted".into()),
+            "Server cancelled subscription",
+            1011,
+            "The server has canceled a subscription.\nNo more messages will be delivered: the queue \
+             was deleted\n",
         ),
         (
             FeedInterrupted("which\n".into()),

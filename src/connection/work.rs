@@ -371,10 +371,11 @@ async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Proble
         let Task::Publish(sending, replies) = task else {
             continue;
         };
-        permissions.publish(&sending.publish).await?;
+        // In the order in which the plug-in needs them, so that its words are the same.
         if let Some(queue) = &sending.declare {
             permissions.declare(queue).await?;
         }
+        permissions.publish(&sending.publish).await?;
         if let Some((_, request)) = replies {
             permissions.consume(request).await?;
         }
@@ -427,16 +428,15 @@ pub(super) fn problem(error: &BrokerError) -> Problem {
     let text = || error.to_string().into();
     match error {
         BrokerError::NotFound(text) => Problem::NotFound(text.clone()),
-        BrokerError::AccessRefused(text) | BrokerError::ResourceLocked(text) => {
-            Problem::PermissionDenied {
-                detail: text.clone(),
-            }
-        }
+        BrokerError::AccessRefused(text) => Problem::PermissionDenied {
+            detail: text.clone(),
+        },
+        BrokerError::ResourceLocked(text) => Problem::ResourceLocked(text.clone()),
         BrokerError::PreconditionFailed(text) | BrokerError::Unsupported(text) => {
             Problem::PreconditionFailed(text.clone())
         }
         BrokerError::Unroutable | BrokerError::Nacked => Problem::NotPublished(text()),
-        BrokerError::Cancelled(text) => Problem::FeedInterrupted(text.clone()),
+        BrokerError::Cancelled(text) => Problem::SubscriptionCancelled(text.clone()),
         BrokerError::Unavailable(_) | BrokerError::Unreadable(_) => {
             Problem::BrokerUnavailable(text())
         }

@@ -11,7 +11,7 @@ use lapin::{
 use serde_json::Value;
 use testkit::{DEADLINE, Vhost, eventually};
 
-use crate::scene::Record;
+use crate::{client::BY_THE_WAY, scene::Record};
 
 /// An AMQP channel. In names and texts, `~` is replaced as in frames.
 pub(crate) struct Amqp {
@@ -139,22 +139,30 @@ impl Amqp {
 
     /// Records how many messages a queue has ready, and how many consumers.
     pub(crate) async fn count(&self, queue: &str) {
-        let name = self.record.real(queue);
+        let found = self.passive(&self.record.real(queue)).await;
+        let (ready, consumers) = (found.message_count(), found.consumer_count());
+        let line = format!("queue {queue}: {ready} ready, {consumers} consumers");
+        self.record.push("", '<', &line);
+    }
+
+    async fn passive(&self, queue: &str) -> lapin::Queue {
         let options = QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::default()
         };
-        let found = self
-            .channel
-            .queue_declare(name.into(), options, FieldTable::default())
+        self.channel
+            .queue_declare(queue.into(), options, FieldTable::default())
             .await
-            .expect("the queue is there");
-        let (ready, consumers) = (found.message_count(), found.consumer_count());
-        self.record.push(
-            "",
-            '<',
-            &format!("queue {queue}: {ready} ready, {consumers} consumers"),
-        );
+            .expect("the queue is there")
+    }
+
+    /// Waits until a queue has no consumer any more: then all that they held is in the queue again.
+    pub(crate) async fn until_unused(&self, queue: &str) {
+        let name = self.record.real(queue);
+        eventually(DEADLINE, format!("{queue} is unused"), async || {
+            self.passive(&name).await.consumer_count() == 0
+        })
+        .await;
     }
 
     /// Waits until a queue has so many messages ready.
@@ -163,17 +171,7 @@ impl Amqp {
         eventually(
             DEADLINE,
             format!("{count} messages in {queue}"),
-            async || {
-                let options = QueueDeclareOptions {
-                    passive: true,
-                    ..QueueDeclareOptions::default()
-                };
-                let found = self
-                    .channel
-                    .queue_declare(name.as_str().into(), options, FieldTable::default())
-                    .await;
-                found.expect("the queue is there").message_count() == count
-            },
+            async || self.passive(&name).await.message_count() == count,
         )
         .await;
         self.record
@@ -265,7 +263,7 @@ fn shown(properties: &BasicProperties, shows: &[&str]) -> String {
     let mut headers: Vec<String> = Vec::new();
     for (name, value) in properties.headers().iter().flat_map(FieldTable::inner) {
         let name = name.as_str();
-        if shows.contains(&name) || !["receipt", "transaction", "x-stomp-user"].contains(&name) {
+        if shows.contains(&name) || !BY_THE_WAY.contains(&name) {
             let value = match value {
                 AMQPValue::LongString(text) => {
                     String::from_utf8_lossy(text.as_bytes()).into_owned()

@@ -7,11 +7,26 @@ use testkit::StompClient;
 
 use crate::scene::Record;
 
-/// What a MESSAGE has by the way, and what only cases about it show.
-const BY_THE_WAY: [&str; 4] = ["message-id", "receipt", "transaction", "x-stomp-user"];
+/// What a MESSAGE has by the way; only cases about it show it. Of what SEND says of its frame and
+/// of the queue, the plug-in lets all go through (row P5).
+pub(crate) const BY_THE_WAY: [&str; 13] = [
+    "message-id",
+    "x-stomp-user",
+    "receipt",
+    "transaction",
+    "mandatory",
+    "content-length",
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-max-length",
+    "x-max-priority",
+    "x-message-ttl",
+    "x-overflow",
+    "x-queue-type",
+];
 
 /// So much of a body is shown.
-const SHOWN: usize = 100;
+const SHOWN: usize = 300;
 
 /// A client that records all that it says and hears, and goes on after the end of its connection:
 /// a case is the same for a server that closes and for one that does not.
@@ -26,6 +41,7 @@ pub(crate) struct Client {
     is_logged_in: bool,
     is_closed: bool,
     shows: Vec<&'static str>,
+    hides: Vec<&'static str>,
 }
 
 impl Client {
@@ -40,7 +56,13 @@ impl Client {
             is_logged_in: false,
             is_closed: false,
             shows: Vec::new(),
+            hides: Vec::new(),
         }
+    }
+
+    /// Does not record these headers of MESSAGE.
+    pub(crate) fn hide(&mut self, headers: &[&'static str]) {
+        self.hides.extend(headers);
     }
 
     /// Records these headers of MESSAGE as well.
@@ -86,6 +108,14 @@ impl Client {
         self.record
             .push(&self.name, '>', shown(bytes).trim_start_matches(" | "));
         self.stomp.raw(bytes).await;
+    }
+
+    /// Says a text byte by byte.
+    pub(crate) async fn drip(&mut self, text: &str) {
+        self.record.push(&self.name, '>', &escaped(text));
+        for byte in self.record.real(text).bytes() {
+            self.stomp.raw([byte]).await;
+        }
     }
 
     /// As [`Self::bytes`], where `~` and `{vhost}` are replaced as in a frame.
@@ -203,6 +233,12 @@ impl Client {
         self.stomp.protocol()
     }
 
+    /// Says DISCONNECT, and listens until the connection ends.
+    pub(crate) async fn leave(&mut self) {
+        self.say("DISCONNECT").await;
+        self.closes().await;
+    }
+
     /// Listens until the connection ends.
     pub(crate) async fn closes(&mut self) {
         while let Some(frame) = self.kept_or_next().await {
@@ -259,9 +295,9 @@ impl Client {
                 while let Some(frame) = self.inbox.pop_front() {
                     self.heard(&frame);
                 }
-                let code = closed.code.map(|code| format!(" {code} {}", closed.reason));
+                let code = closed.code.map(|code| format!(" {code}"));
                 let line = format!("closed{}", code.unwrap_or_default());
-                self.record.push(&self.name, '=', line.trim_end());
+                self.record.push(&self.name, '=', &line);
                 None
             }
         }
@@ -287,12 +323,17 @@ impl Client {
                 let number = format!("{{m{}}}", self.messages);
                 self.record
                     .call(frame.header("message-id").unwrap_or_default(), &number);
-                self.record.call(
-                    frame.header("ack").unwrap_or_default(),
-                    &format!("{{ack {number}}}"),
-                );
+                let ack = frame.header("ack").unwrap_or_default();
+                // Only what a server made up is long enough to be found again.
+                if ack.len() > 10 {
+                    self.record.call(ack, &format!("{{ack {number}}}"));
+                }
                 headers.retain(|header @ (name, _)| {
-                    *header != ("redelivered", "false")
+                    // A last message may have been on its way to a client that left before.
+                    let is_usual =
+                        *name == "redelivered" && (header.1 == "false" || frame.body == "last");
+                    !is_usual
+                        && !self.hides.contains(name)
                         && (self.shows.contains(name) || !BY_THE_WAY.contains(name))
                 });
             }
@@ -300,12 +341,16 @@ impl Client {
         }
         let length = frame.body.len().to_string();
         headers.retain(|header| *header != ("content-length", &length));
+        let body = match str::from_utf8(&frame.body) {
+            Ok(text) => self.record.plain(text).into_bytes(),
+            Err(_) => frame.body.to_vec(),
+        };
         headers.sort_unstable();
         let mut line = frame.command.to_string();
         for (name, value) in headers {
             line.push_str(&format!(" {}:{}", escaped(name), escaped(value)));
         }
-        line.push_str(&shown(&frame.body));
+        line.push_str(&shown(&body));
         line
     }
 

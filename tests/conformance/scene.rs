@@ -155,14 +155,19 @@ impl Record {
     }
 
     /// The opposite of [`Scene::real`].
-    fn plain(&self, text: &str) -> String {
+    pub(crate) fn plain(&self, text: &str) -> String {
         let names = &self.0.borrow().names;
         let mut text = text.to_owned();
         for (known, name) in &names.known {
             text = text.replace(known, name);
         }
         // Names that a server makes up for queues.
-        for made_up in ["amq.gen-", "stomp-temp-", "stomp-subscription-"] {
+        for made_up in [
+            "amq.gen-",
+            "stomp-temp-",
+            "stomp-subscription-",
+            "stentor.feed.",
+        ] {
             let mut from = 0;
             while let Some(at) = text[from..].find(made_up).map(|at| at + from) {
                 let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);

@@ -21,18 +21,37 @@ async fn three(t: &mut Scene, version: &str, headers: &str) -> Client {
     a
 }
 
-/// What is left in the queue, once the client is gone: heard by another, before a last message.
-async fn left(t: &mut Scene, mut gone: Client) {
-    gone.say("DISCONNECT").await;
-    gone.closes().await;
+/// What is left in the queue once the client is gone: so many messages.
+async fn left(t: &mut Scene, mut gone: Client, count: usize) {
+    gone.leave().await;
     let mut b = t.client().await;
-    b.ask("SEND\ndestination:/queue/~q\n\nlast").await;
     b.ask("SUBSCRIBE\nid:1\ndestination:/queue/~q").await;
-    while b.body_of_message().await != "last" {}
+    b.hear(count).await;
+    b.ask("SEND\ndestination:/queue/~q\n\nlast").await;
+    b.hear(1).await;
 }
 
-/// After three messages, the second one is acknowledged by a frame of which `{id}` is its id.
+/// After three messages, the second one is acknowledged by a frame of which `{id}` is its id; so
+/// many are left.
 fn second(
+    version: &'static str,
+    mode: &'static str,
+    frame: &'static str,
+    count: usize,
+) -> impl AsyncFn(&mut Scene) {
+    async move |t| {
+        let mut a = three(t, version, &format!("ack:{mode}\n")).await;
+        a.hear(1).await;
+        let id = a.message().await;
+        a.hear(1).await;
+        a.ask(frame.replace("{id}", &id)).await;
+        left(t, a, count).await;
+    }
+}
+
+/// As [`second`], of a frame that is refused, or requeues: one more frame is heard, and whether the
+/// connection is open.
+fn second_then(
     version: &'static str,
     mode: &'static str,
     frame: &'static str,
@@ -43,7 +62,10 @@ fn second(
         let id = a.message().await;
         a.hear(1).await;
         a.ask(frame.replace("{id}", &id)).await;
-        left(t, a).await;
+        if frame.starts_with("NACK") {
+            a.hear(1).await;
+        }
+        a.end().await;
     }
 }
 
@@ -52,28 +74,28 @@ pub(crate) fn cases() -> Vec<Case> {
         case("auto, nothing is left", async |t| {
             let mut a = three(t, "1.2", "").await;
             a.hear(3).await;
-            left(t, a).await;
+            left(t, a, 0).await;
         }),
         case("client, nothing is acknowledged", async |t| {
             let mut a = three(t, "1.2", "ack:client\n").await;
             a.hear(3).await;
-            left(t, a).await;
+            left(t, a, 3).await;
         }),
         case(
             "client is cumulative",
-            second("1.2", "client", "ACK\nid:{id}"),
+            second("1.2", "client", "ACK\nid:{id}", 1),
         ),
         case(
             "client-individual is not",
-            second("1.2", "client-individual", "ACK\nid:{id}"),
+            second("1.2", "client-individual", "ACK\nid:{id}", 2),
         ),
         case(
             "client in 1.0",
-            second("1.0", "client", "ACK\nmessage-id:{id}"),
+            second("1.0", "client", "ACK\nmessage-id:{id}", 1),
         ),
         case(
             "client in 1.1",
-            second("1.1", "client", "ACK\nsubscription:1\nmessage-id:{id}"),
+            second("1.1", "client", "ACK\nsubscription:1\nmessage-id:{id}", 1),
         ),
         case(
             "client-individual in 1.1",
@@ -81,15 +103,16 @@ pub(crate) fn cases() -> Vec<Case> {
                 "1.1",
                 "client-individual",
                 "ACK\nsubscription:1\nmessage-id:{id}",
+                2,
             ),
         ),
         case(
             "1.1 without subscription",
-            second("1.1", "client", "ACK\nmessage-id:{id}"),
+            second("1.1", "client", "ACK\nmessage-id:{id}", 1),
         ),
         case(
             "1.1 with another subscription",
-            second("1.1", "client", "ACK\nsubscription:2\nmessage-id:{id}"),
+            second_then("1.1", "client", "ACK\nsubscription:2\nmessage-id:{id}"),
         ),
         case(
             "1.2 with headers of other versions",
@@ -97,15 +120,16 @@ pub(crate) fn cases() -> Vec<Case> {
                 "1.2",
                 "client-individual",
                 "ACK\nsubscription:9\nmessage-id:x\nid:{id}",
+                2,
             ),
         ),
         case(
             "1.2 with the header of 1.1 only",
-            second("1.2", "client", "ACK\nmessage-id:{id}"),
+            second_then("1.2", "client", "ACK\nmessage-id:{id}"),
         ),
         case(
             "1.1 with the header of 1.2 only",
-            second("1.1", "client", "ACK\nid:{id}"),
+            second_then("1.1", "client", "ACK\nid:{id}"),
         ),
         case("MESSAGE has no ack header in auto", async |t| {
             let mut a = three(t, "1.2", "").await;
@@ -119,23 +143,28 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
         case(
             "NACK requeues",
-            second("1.2", "client-individual", "NACK\nid:{id}"),
+            second_then("1.2", "client-individual", "NACK\nid:{id}"),
         ),
         case(
             "NACK with requeue true",
-            second("1.2", "client-individual", "NACK\nrequeue:true\nid:{id}"),
+            second_then("1.2", "client-individual", "NACK\nrequeue:true\nid:{id}"),
         ),
         case(
             "NACK with requeue false",
-            second("1.2", "client-individual", "NACK\nrequeue:false\nid:{id}"),
+            second(
+                "1.2",
+                "client-individual",
+                "NACK\nrequeue:false\nid:{id}",
+                2,
+            ),
         ),
         case(
             "NACK with requeue of another word",
-            second("1.2", "client-individual", "NACK\nrequeue:maybe\nid:{id}"),
+            second_then("1.2", "client-individual", "NACK\nrequeue:maybe\nid:{id}"),
         ),
         case(
             "NACK is cumulative in client",
-            second("1.2", "client", "NACK\nrequeue:false\nid:{id}"),
+            second("1.2", "client", "NACK\nrequeue:false\nid:{id}", 1),
         ),
         case(
             "NACK in 1.1",
@@ -143,11 +172,12 @@ pub(crate) fn cases() -> Vec<Case> {
                 "1.1",
                 "client",
                 "NACK\nrequeue:false\nsubscription:1\nmessage-id:{id}",
+                1,
             ),
         ),
         case(
             "NACK in 1.0",
-            second("1.0", "client", "NACK\nrequeue:false\nmessage-id:{id}"),
+            second("1.0", "client", "NACK\nrequeue:false\nmessage-id:{id}", 1),
         ),
         case("a message that was requeued comes again", async |t| {
             let mut a = t.client().await;
@@ -158,7 +188,7 @@ pub(crate) fn cases() -> Vec<Case> {
             a.ask(format!("NACK\nid:{id}")).await;
             let id = a.message().await;
             a.ask(format!("ACK\nid:{id}")).await;
-            left(t, a).await;
+            left(t, a, 0).await;
         }),
         case("NACK without requeue goes to the dead letters", async |t| {
             let backend = t.amqp().await;
@@ -199,7 +229,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 a.ask("ABORT\ntransaction:t").await;
                 a.ask(format!("ACK\nid:{id}")).await;
             }
-            left(t, a).await;
+            left(t, a, 0).await;
         }),
         case("prefetch-count 2", async |t| {
             let mut a = three(t, "1.2", "ack:client-individual\nprefetch-count:2\n").await;
@@ -222,6 +252,7 @@ pub(crate) fn cases() -> Vec<Case> {
             b.hear(3).await;
         }),
         case("cumulative over two subscriptions", async |t| {
+            let backend = t.amqp().await;
             let mut a = t.client().await;
             for number in [1, 2] {
                 a.ask(format!(
@@ -236,13 +267,11 @@ pub(crate) fn cases() -> Vec<Case> {
             a.hear(1).await;
             let id = a.message().await;
             a.ask(format!("ACK\nid:{id}")).await;
-            a.say("DISCONNECT").await;
-            a.closes().await;
-            let mut b = t.client().await;
-            b.ask("SEND\ndestination:/queue/~q1\n\nlast").await;
-            b.ask("SUBSCRIBE\nid:1\ndestination:/queue/~q1").await;
-            while b.body_of_message().await != "last" {}
-        }),
+            a.leave().await;
+            backend.until_unused("~q1").await;
+            backend.count("~q1").await;
+        })
+        .with_backend(),
         case("ACK without an id", asks(["ACK"])),
         case("NACK without an id", asks(["NACK"])),
         case("ACK without a message-id in 1.1", async |t| {
@@ -262,9 +291,9 @@ pub(crate) fn cases() -> Vec<Case> {
         case("ACK twice", async |t| {
             let mut a = three(t, "1.2", "ack:client-individual\n").await;
             let id = a.message().await;
+            a.hear(2).await;
             a.ask(format!("ACK\nid:{id}")).await;
             a.say(format!("ACK\nid:{id}")).await;
-            a.hear(2).await;
             a.closes().await;
         }),
         case("ACK twice, with a receipt", async |t| {

@@ -132,8 +132,7 @@ pub(crate) fn cases() -> Vec<Case> {
             let backend = t.amqp().await;
             let mut a = t.client().await;
             a.ask("SUBSCRIBE\nid:1\nack:client\nx-queue-name:~q\ndestination:/topic/~a").await;
-            a.say("DISCONNECT").await;
-            a.closes().await;
+            a.leave().await;
             backend.until_gone("~q").await;
         })
         .with_backend(),

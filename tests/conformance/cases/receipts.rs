@@ -1,5 +1,7 @@
 //! Receipts: of every frame, of frames that fail, and of messages that the broker does not take.
 
+use lapin::types::{AMQPValue, FieldTable};
+
 use super::asks;
 use crate::case::{Case, case};
 
@@ -89,15 +91,22 @@ pub(crate) fn cases() -> Vec<Case> {
             },
         ),
         case("a message that the queue refuses", async |t| {
+            let backend = t.amqp().await;
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+            let overflow = AMQPValue::LongString("reject-publish".into());
+            arguments.insert("x-overflow".into(), overflow);
+            backend.queue("~q", arguments).await;
             let mut a = t.client().await;
-            let queue = "x-max-length:1\nx-overflow:reject-publish\ndestination:/queue/~q\n";
-            a.ask(format!("SEND\n{queue}\none")).await;
-            a.say(format!("SEND\nreceipt:refused\n{queue}\ntwo")).await;
+            a.ask("SEND\ndestination:/amq/queue/~q\n\none").await;
+            a.say("SEND\nreceipt:refused\ndestination:/amq/queue/~q\n\ntwo")
+                .await;
             // The queue has answered by the time that it has a consumer.
-            a.ask(format!("SUBSCRIBE\nid:1\n{queue}")).await;
+            a.ask("SUBSCRIBE\nid:1\ndestination:/amq/queue/~q").await;
             a.hear(1).await;
             a.end().await;
-        }),
+        })
+        .with_backend(),
         case(
             "mandatory, to nobody",
             asks(["SEND\ndestination:/topic/~a\nmandatory:true\n\nx"]),

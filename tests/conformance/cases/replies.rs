@@ -117,8 +117,7 @@ pub(crate) fn cases() -> Vec<Case> {
             b.ask("SUBSCRIBE\nid:1\ndestination:/queue/~work").await;
             a.ask("SEND\nreply-to:/temp-queue/x\ndestination:/queue/~work\n\nquestion").await;
             let reply_to = b.header_of_message("reply-to").await;
-            a.say("DISCONNECT").await;
-            a.closes().await;
+            a.leave().await;
             b.ask(format!("SEND\ndestination:{reply_to}\n\nanswer")).await;
             b.end().await;
         }),

@@ -8,6 +8,7 @@ use lapin::{
 use super::asks;
 use crate::{
     case::{Case, case},
+    client::BY_THE_WAY,
     scene::Scene,
 };
 
@@ -244,16 +245,17 @@ pub(crate) fn cases() -> Vec<Case> {
             property("x-number:7\nx-flag:true"),
         )
         .with_backend(),
-        case("receipt and transaction stay with the frame", async |t| {
+        case("what SEND says of its frame and its queue", async |t| {
             let mut a = t.client().await;
-            a.show(&["receipt", "transaction"]);
-            a.ask("SUBSCRIBE\nid:1\ndestination:/queue/~q").await;
-            a.ask("BEGIN\ntransaction:t").await;
-            a.say("SEND\ntransaction:t\ndestination:/queue/~q\n\nx")
+            a.show(&BY_THE_WAY[2..]);
+            a.ask("SUBSCRIBE\nid:1\nx-max-length:5\ndestination:/queue/~q")
                 .await;
-            a.ask("COMMIT\ntransaction:t").await;
+            let mut b = t.client().await;
+            b.ask("BEGIN\ntransaction:t").await;
+            b.say("SEND\ntransaction:t\nx-max-length:5\nmandatory:true\nreceipt:r\ndestination:/queue/~q\n\nx")
+                .await;
+            b.say("COMMIT\ntransaction:t").await;
             a.hear(1).await;
-            a.end().await;
         }),
         case("the sender's name", async |t| {
             let mut a = t.client().await;

@@ -99,15 +99,14 @@ pub(crate) fn cases() -> Vec<Case> {
         case("a client that left gets nothing", async |t| {
             let mut a = t.client().await;
             a.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
-            a.ask("DISCONNECT").await;
+            a.leave().await;
             let mut b = t.client().await;
             b.ask("SEND\ndestination:/topic/~a\n\nmissed").await;
             let mut c = t.client().await;
             c.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
             b.ask("SEND\ndestination:/topic/~a\n\nheard").await;
             c.hear(1).await;
-        })
-        .differs(&["E7"]),
+        }),
         case("durable without an id", asks(["SUBSCRIBE\ndurable:true\ndestination:/topic/~a"])),
         case("durable without an id in 1.0", says("1.0", ["SUBSCRIBE\ndurable:true\ndestination:/topic/~a"])),
         case("durable keeps messages for who is away", async |t| {
@@ -115,16 +114,17 @@ pub(crate) fn cases() -> Vec<Case> {
             a.ask(DURABLE).await;
             a.ask("SEND\ndestination:/topic/~a\n\none").await;
             a.hear(1).await;
-            a.ask("DISCONNECT").await;
+            a.leave().await;
             let mut b = t.client().await;
             b.ask("SEND\ndestination:/topic/~a\n\ntwo").await;
             b.ask("SEND\ndestination:/topic/~a\n\nthree").await;
             let mut c = t.client().await;
+            // Whether they had been on their way to who left is a matter of moments.
+            c.hide(&["redelivered"]);
             c.ask(DURABLE).await;
             c.hear(2).await;
             c.end().await;
-        })
-        .differs(&["E7"]),
+        }),
         case("durable by the old name persistent", async |t| {
             let mut a = t.client().await;
             let subscribe = "SUBSCRIBE\nid:1\npersistent:true\nauto-delete:false\ndestination:/topic/~a";
@@ -259,11 +259,10 @@ pub(crate) fn cases() -> Vec<Case> {
             a.ask("SEND\ndestination:/queue/~q\n\ntwo").await;
             a.hear(1).await;
             a.ask("UNSUBSCRIBE\nid:1").await;
-            a.ask("DISCONNECT").await;
+            a.leave().await;
             let mut b = t.client().await;
             b.ask("SUBSCRIBE\nid:1\ndestination:/queue/~q").await;
             b.hear_in_any_order(2).await;
-        })
-        .differs(&["E7"]),
+        }),
     ]
 }

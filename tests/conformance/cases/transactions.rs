@@ -34,8 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
             a.ask("BEGIN\ntransaction:t").await;
             a.say("SEND\ntransaction:t\ndestination:/queue/~q\n\ndropped")
                 .await;
-            a.say("DISCONNECT").await;
-            a.closes().await;
+            a.leave().await;
             let mut b = t.client().await;
             b.ask("SEND\ndestination:/queue/~q\n\nsent").await;
             b.ask("SUBSCRIBE\nid:1\ndestination:/queue/~q").await;
@@ -111,8 +110,7 @@ pub(crate) fn cases() -> Vec<Case> {
             a.ask("BEGIN\ntransaction:t").await;
             a.ask(format!("ACK\ntransaction:t\nid:{id}")).await;
             a.ask("COMMIT\ntransaction:t").await;
-            a.say("DISCONNECT").await;
-            a.closes().await;
+            a.leave().await;
             let mut b = t.client().await;
             b.ask("SEND\ndestination:/queue/~q\n\nlast").await;
             b.ask("SUBSCRIBE\nid:1\ndestination:/queue/~q").await;
@@ -127,8 +125,7 @@ pub(crate) fn cases() -> Vec<Case> {
             a.ask("BEGIN\ntransaction:t").await;
             a.ask(format!("ACK\ntransaction:t\nid:{id}")).await;
             a.ask("ABORT\ntransaction:t").await;
-            a.say("DISCONNECT").await;
-            a.closes().await;
+            a.leave().await;
             let mut b = t.client().await;
             b.ask("SUBSCRIBE\nid:1\ndestination:/queue/~q").await;
             b.hear(1).await;
