@@ -49,6 +49,7 @@ pub(crate) fn cases() -> Vec<Case> {
             "SUBSCRIBE with durable false",
             declares("SUBSCRIBE\nid:1\ndurable:false\ndestination:/queue/~q"),
         )
+        .differs(&["S7"])
         .with_backend(),
         case(
             "SUBSCRIBE with durable false, auto-delete false and exclusive false",
@@ -70,23 +71,29 @@ pub(crate) fn cases() -> Vec<Case> {
         case("SEND with persistent true", declares("SEND\npersistent:true\ndestination:/queue/~q\n\nx"))
             .with_backend(),
         case("SEND with persistent false", declares("SEND\npersistent:false\ndestination:/queue/~q\n\nx"))
+        .differs(&["P3"])
             .with_backend(),
         case("SEND with durable false", declares("SEND\ndurable:false\ndestination:/queue/~q\n\nx"))
+        .differs(&["S7"])
             .with_backend(),
         case("SEND with auto-delete", declares("SEND\nauto-delete:true\ndestination:/queue/~q\n\nx"))
             .with_backend(),
-        case("SEND with exclusive", declares("SEND\nexclusive:true\ndestination:/queue/~q\n\nx")).with_backend(),
+        case("SEND with exclusive", declares("SEND\nexclusive:true\ndestination:/queue/~q\n\nx"))
+        .differs(&["P10"]).with_backend(),
         case(
             "all arguments by SEND",
             declares(concat!("SEND\n", arguments!(), "destination:/queue/~q\n\nx")),
         )
+        .differs(&["S20"])
         .with_backend(),
         case(
             "all arguments by SUBSCRIBE to a queue",
             declares(concat!("SUBSCRIBE\nid:1\n", arguments!(), "destination:/queue/~q")),
         )
+        .differs(&["S20"])
         .with_backend(),
-        case("all arguments by SUBSCRIBE to a topic", binds(arguments!())).with_backend(),
+        case("all arguments by SUBSCRIBE to a topic", binds(arguments!()))
+        .differs(&["S1", "S20"]).with_backend(),
         case(
             "a quorum queue",
             declares("SEND\nx-queue-type:quorum\ndestination:/queue/~q\n\nx"),
@@ -99,21 +106,31 @@ pub(crate) fn cases() -> Vec<Case> {
                  x-stream-max-segment-size-bytes:500000\ndestination:/queue/~q\n\nx",
             ),
         )
+        .differs(&["S20"])
         .with_backend(),
-        case("an argument of letters", asks(["SEND\nx-max-length:many\ndestination:/queue/~q\n\nx"])),
-        case("an argument below zero", asks(["SUBSCRIBE\nid:1\nx-max-length:-1\ndestination:/queue/~q"])),
-        case("an unknown queue type", asks(["SUBSCRIBE\nid:1\nx-queue-type:round\ndestination:/queue/~q"])),
+        case("an argument of letters", asks(["SEND\nx-max-length:many\ndestination:/queue/~q\n\nx"]))
+        .differs(&["E9"]),
+        case("an argument below zero", asks(["SUBSCRIBE\nid:1\nx-max-length:-1\ndestination:/queue/~q"]))
+        .limited("B3")
+        .differs(&["E3", "E7"]),
+        case("an unknown queue type", asks(["SUBSCRIBE\nid:1\nx-queue-type:round\ndestination:/queue/~q"]))
+        .limited("B3")
+        .differs(&["E3", "E7"]),
         case("another argument than the queue has, by SUBSCRIBE", asks([
             "SUBSCRIBE\nid:1\nx-max-length:10\ndestination:/queue/~q",
             "SUBSCRIBE\nid:2\nx-max-length:20\ndestination:/queue/~q",
-        ])),
+        ]))
+        .limited("B3")
+        .differs(&["S21"]),
         case("another argument than the queue has, by SEND", async |t| {
             let mut a = t.client().await;
             a.ask("SUBSCRIBE\nid:1\nx-max-length:10\ndestination:/queue/~q").await;
             let mut b = t.client().await;
             b.ask("SEND\ndestination:/queue/~q\n\nx").await;
             b.end().await;
-        }),
+        })
+        .limited("B3")
+        .differs(&["E7"]),
         case("another argument than the queue of a backend has", async |t| {
             let backend = t.amqp().await;
             backend.queue("~q", FieldTable::default()).await;
@@ -121,13 +138,18 @@ pub(crate) fn cases() -> Vec<Case> {
             a.ask("SUBSCRIBE\nid:1\nx-message-ttl:1000\ndestination:/queue/~q").await;
             a.end().await;
         })
+        .differs(&["E3", "E7"])
         .with_backend(),
-        case("a plain topic", binds("")).with_backend(),
-        case("a topic with acknowledgements", binds("ack:client\n")).with_backend(),
-        case("a topic with a prefetch", binds("prefetch-count:5\n")).with_backend(),
+        case("a plain topic", binds(""))
+        .differs(&["S1"]).with_backend(),
+        case("a topic with acknowledgements", binds("ack:client\n"))
+        .differs(&["S1"]).with_backend(),
+        case("a topic with a prefetch", binds("prefetch-count:5\n"))
+        .differs(&["S1"]).with_backend(),
         case("a durable topic", binds("durable:true\nauto-delete:false\n")).with_backend(),
         case("a durable topic with auto-delete", binds("durable:true\n")).with_backend(),
-        case("an exclusive topic", binds("exclusive:true\n")).with_backend(),
+        case("an exclusive topic", binds("exclusive:true\n"))
+        .differs(&["S1"]).with_backend(),
         case("the queue of a topic goes with its client", async |t| {
             let backend = t.amqp().await;
             let mut a = t.client().await;
@@ -180,7 +202,8 @@ pub(crate) fn cases() -> Vec<Case> {
             a.ask("SUBSCRIBE\nid:1\nx-max-priority:5\ndestination:/queue/~q").await;
             a.hear(4).await;
             a.end().await;
-        }),
+        })
+        .limited("B2"),
         case("messages of a quorum queue", async |t| {
             let mut a = t.client().await;
             a.ask("SUBSCRIBE\nid:1\nack:client\nx-queue-type:quorum\ndestination:/queue/~q").await;
@@ -190,6 +213,7 @@ pub(crate) fn cases() -> Vec<Case> {
             let id = a.message().await;
             a.ask(format!("ACK\nid:{id}")).await;
             a.end().await;
-        }),
+        })
+        .limited("B2"),
     ]
 }
