@@ -156,15 +156,6 @@ impl Amqp {
             .expect("the queue is there")
     }
 
-    /// Waits until a queue has no consumer any more: then all that they held is in the queue again.
-    pub(crate) async fn until_unused(&self, queue: &str) {
-        let name = self.record.real(queue);
-        eventually(DEADLINE, format!("{queue} is unused"), async || {
-            self.passive(&name).await.consumer_count() == 0
-        })
-        .await;
-    }
-
     /// Waits until a queue has so many messages ready.
     pub(crate) async fn until_ready(&self, queue: &str, count: u32) {
         let name = self.record.real(queue);
@@ -185,6 +176,19 @@ impl Amqp {
             None => format!("queue {queue}: none"),
             Some(found) => format!("queue {queue}: {}", kind(&found)),
         };
+        self.record.push("", '<', &line);
+    }
+
+    /// Records the arguments of a queue's one consumer.
+    pub(crate) async fn consumer(&self, queue: &str) {
+        let name = self.record.real(queue);
+        let arguments = eventually(DEADLINE, format!("{queue} has a consumer"), async || {
+            let found = self.find(&name).await?;
+            let consumer = found["consumer_details"].get(0)?;
+            Some(consumer["arguments"].clone())
+        })
+        .await;
+        let line = format!("the consumer of {queue}: {arguments}");
         self.record.push("", '<', &line);
     }
 

@@ -268,8 +268,9 @@ pub(crate) fn cases() -> Vec<Case> {
             a.hear(1).await;
             let id = a.message().await;
             a.ask(format!("ACK\nid:{id}")).await;
+            // Gives back what is not acknowledged.
+            a.ask("UNSUBSCRIBE\nid:1").await;
             a.leave().await;
-            backend.until_unused("~q1").await;
             backend.count("~q1").await;
         })
         .differs(&["A1"])

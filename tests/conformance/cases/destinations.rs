@@ -302,6 +302,7 @@ pub(crate) fn cases() -> Vec<Case> {
             let mut a = t.client().await;
             a.ask("SEND\ndestination:/queue/~q\n\nx").await;
             a.ask("SUBSCRIBE\nid:1\ndestination:/reply-queue/~q").await;
+            a.hear(1).await;
             a.end().await;
         })
         .differs(&["S10"]),

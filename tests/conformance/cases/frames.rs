@@ -186,7 +186,7 @@ pub(crate) fn cases() -> Vec<Case> {
             let mut b = t.client().await;
             b.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
             let mut a = t.client_speaking("1.1").await;
-            a.say("SEND\ndestination:/topic/~a\nfoo:a\\rb\n\nx").await;
+            a.ask("SEND\ndestination:/topic/~a\nfoo:a\\rb\n\nx").await;
             a.end().await;
             b.ask("SEND\ndestination:/topic/~a\n\nlast").await;
             while b.body_of_message().await != "last" {}

@@ -106,13 +106,17 @@ pub(crate) fn cases() -> Vec<Case> {
         ])),
         case("a client that left gets nothing", async |t| {
             let mut a = t.client().await;
+            let mut b = t.client().await;
+            b.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
             a.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
             a.leave().await;
-            let mut b = t.client().await;
-            b.ask("SEND\ndestination:/topic/~a\n\nmissed").await;
+            // Without a receipt: the plug-in gives none over WebSocket while a queue goes (row P1).
+            b.say("SEND\ndestination:/topic/~a\n\nmissed").await;
+            b.hear(1).await;
             let mut c = t.client().await;
             c.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
             b.ask("SEND\ndestination:/topic/~a\n\nheard").await;
+            b.hear(1).await;
             c.hear(1).await;
         }),
         case("durable without an id", asks(["SUBSCRIBE\ndurable:true\ndestination:/topic/~a"])),
@@ -182,16 +186,15 @@ pub(crate) fn cases() -> Vec<Case> {
             a.end().await;
         }),
         case("durable by two users of one id", async |t| {
+            let backend = t.amqp().await;
             let mut a = t.client().await;
             a.ask(DURABLE).await;
             let mut b = t.client_as("limited").await;
             b.ask(DURABLE).await;
-            a.ask("SEND\ndestination:/topic/~a\n\none").await;
-            a.ask("SEND\ndestination:/topic/~a\n\ntwo").await;
-            a.hear(1).await;
-            b.hear(1).await;
+            backend.bound("amq.topic", "~a").await;
         })
-        .differs(&["S8"]),
+        .differs(&["S8"])
+        .with_backend(),
         case("x-queue-name names the queue", async |t| {
             let backend = t.amqp().await;
             let mut a = t.client().await;
@@ -208,8 +211,8 @@ pub(crate) fn cases() -> Vec<Case> {
             a.ask(subscribe).await;
             let mut b = t.client().await;
             b.ask(subscribe).await;
-            a.ask("SEND\ndestination:/topic/~a\n\none").await;
-            a.ask("SEND\ndestination:/topic/~a\n\ntwo").await;
+            a.ask("SEND\ndestination:/topic/~a\n\nx").await;
+            a.ask("SEND\ndestination:/topic/~a\n\nx").await;
             a.hear(1).await;
             b.hear(1).await;
         }),
@@ -225,17 +228,14 @@ pub(crate) fn cases() -> Vec<Case> {
             b.hear(2).await;
         }),
         case("x-priority", async |t| {
+            let backend = t.amqp().await;
             let mut a = t.client().await;
-            let mut b = t.client().await;
-            a.ask("SUBSCRIBE\nid:1\nack:client\ndestination:/queue/~q").await;
-            b.ask("SUBSCRIBE\nid:1\nack:client\nx-priority:10\ndestination:/queue/~q").await;
-            a.ask("SEND\ndestination:/queue/~q\n\none").await;
-            a.ask("SEND\ndestination:/queue/~q\n\ntwo").await;
-            a.ask("SEND\ndestination:/topic/~a\n\n").await;
-            a.hear_what_came();
-            b.end().await;
+            a.ask("SUBSCRIBE\nid:1\nx-priority:10\ndestination:/queue/~q").await;
+            backend.consumer("~q").await;
+            a.end().await;
         })
-        .differs(&["S16"]),
+        .differs(&["S16"])
+        .with_backend(),
         case("an exclusive queue is its client's", async |t| {
             let mut a = t.client().await;
             let mut b = t.client().await;
