@@ -7,7 +7,7 @@ use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 
 use crate::{
-    auth::{Authenticator, cache::CachedAuthenticator, http::HttpAuthenticator},
+    auth::{Authenticator, Forwarding, cache::CachedAuthenticator, http::HttpAuthenticator},
     broker::{Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
     config::Config,
     connection::{Registry, Services, Settings},
@@ -95,6 +95,7 @@ impl Gateway {
                 allowed: listen.origins.clone(),
                 allow_missing: listen.allow_missing_origin,
             },
+            forwarding: Forwarding::new(&config.auth),
             handshake_timeout: listen.handshake_timeout,
             routes: routes(&services, addresses),
         };
@@ -167,8 +168,7 @@ impl Gateway {
 fn build(config: &Config) -> Result<Arc<Services>, Error> {
     let node = node_name();
     let broker = broker(config, &node)?;
-    let vhosts = config.broker.vhosts.iter().map(String::as_str);
-    let hub = Hub::new(&*broker, vhosts, &config.feed);
+    let hub = Hub::new(broker, &config.broker, &config.feed);
     let hook = HttpAuthenticator::new(&config.auth)
         .map_err(|error| Error::Configuration(format!("[auth]: {error}")))?;
     let (ttl, size) = (config.auth.cache_ttl, config.auth.cache_size);
@@ -180,13 +180,14 @@ fn build(config: &Config) -> Result<Arc<Services>, Error> {
         config.limits.clone(),
         config.stomp.clone(),
         config.mailbox.clone(),
-        config.broker.default_vhost.as_str().into(),
-        config.auth.disclose_reason,
+        &config.broker,
+        &config.auth,
+        &node,
     );
     Ok(Services::new(hub, auth, presence, registry, settings))
 }
 
-fn broker(config: &Config, node: &str) -> Result<Box<dyn Broker>, Error> {
+fn broker(config: &Config, node: &str) -> Result<Arc<dyn Broker>, Error> {
     match &config.broker.url {
         None => Err(Error::Configuration("[broker] url is missing".to_owned())),
         Some(Url::Embedded) => {
@@ -195,12 +196,12 @@ fn broker(config: &Config, node: &str) -> Result<Box<dyn Broker>, Error> {
             let exchanges: Vec<(Box<str>, ExchangeKind)> = exchanges
                 .map(|(name, kind)| (name.clone(), *kind))
                 .collect();
-            Ok(Box::new(Embedded::new(exchanges)))
+            Ok(Arc::new(Embedded::new(exchanges)))
         }
         Some(Url::Amqp(url)) => {
             let broker = AmqpBroker::new(url, config.broker.clone(), config.feed.clone(), node)
                 .map_err(|error| Error::Configuration(format!("[broker] url {error}")))?;
-            Ok(Box::new(broker))
+            Ok(Arc::new(broker))
         }
     }
 }

@@ -14,6 +14,7 @@ Examples:
   stentor demo                                  try it: nothing else is needed
   stentor config --default > stentor.toml       begin a configuration; every key is explained
   stentor config --check stentor.toml           what is wrong with it, by line
+  stentor config --from-rabbitmq rabbitmq.conf  move from RabbitMQ's STOMP plug-ins
   stentor serve --config stentor.toml           serve
   STENTOR__LOG__LEVEL=debug stentor serve …     the environment overrides any key
 
@@ -40,11 +41,18 @@ Without --config, the defaults and the environment are all there is. Two keys ha
         #[arg(long, value_name = "FILE", env = "STENTOR_CONFIG")]
         config: Option<PathBuf>,
     },
-    /// Print the default configuration, or check one.
+    /// Print the default configuration, check one, or make one from RabbitMQ's.
     #[command(after_help = "\
 Checking takes the environment into account, as serving does: run it where the gateway runs.
 
-  stentor config --check stentor.toml && systemctl restart stentor")]
+  stentor config --check stentor.toml && systemctl restart stentor
+
+From RabbitMQ's, the keys of its STOMP plug-ins are translated (stomp.*, web_stomp.*, auth_http.*,
+auth_cache.*). What has no equivalent is told on standard error, by line, with what to do; and
+all is in comments of what is printed. Passwords are never printed: set them by the environment.
+The exit code is 2 if a line cannot be read or its key is unknown; the rest is printed all the same.
+
+  stentor config --from-rabbitmq /etc/rabbitmq/rabbitmq.conf > stentor.toml")]
     Config(ConfigTask),
     /// Run a gateway to try out, with everything it needs, on the loopback interface.
     #[command(after_help = "\
@@ -69,9 +77,13 @@ pub(crate) struct ConfigTask {
     /// Print the default configuration, in which every key is explained.
     #[arg(long)]
     pub(crate) default: bool,
-    /// Say all that is wrong with a configuration, by line; print nothing else.
+    /// Say all that is wrong with a configuration, by line, or that nothing is; `-` reads
+    /// standard input.
     #[arg(long, value_name = "FILE")]
     pub(crate) check: Option<PathBuf>,
+    /// Print the configuration that stands for a rabbitmq.conf; `-` reads standard input.
+    #[arg(long, value_name = "RABBITMQ_CONF")]
+    pub(crate) from_rabbitmq: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 //! The map of the house, for a newcomer (imports run downward only):
 //!
 //! - `main` (arguments), [`demo`] and [`app`] — the places that name concrete parts
+//! - [`migrate`] — from RabbitMQ's configuration to this one
 //! - [`config`] — the sections of all parts, gathered and checked
 //! - [`listen`] and [`http`] — sockets and routes; they make links
 //! - [`connection`] — one task a client: link, session, broker
 //! - [`hub`], [`broker`], [`auth`], [`presence`] — what a connection is served by
 //! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
-//! - [`units`] — how durations and sizes are written in configuration
+//! - [`units`] and [`secret_url`] — how durations, sizes and URLs are written in configuration
 //!
 //! Below them stand two pure crates: `stomp-session` (one client's protocol state) and
 //! `stomp-grammar` (frames and bytes).
@@ -22,7 +23,9 @@ pub mod demo;
 pub mod http;
 pub mod hub;
 pub mod listen;
+pub mod migrate;
 pub mod presence;
+pub mod secret_url;
 pub mod shutdown;
 pub mod telemetry;
 pub mod units;

@@ -5,6 +5,7 @@ mod cli;
 use std::{
     env,
     error::Error,
+    ffi::OsStr,
     fs,
     io::{self, Write},
     os::unix::process::CommandExt,
@@ -17,8 +18,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stentor::{
     app,
     broker::UrlError,
-    config::{self, Config, File},
-    demo, telemetry,
+    config::{self, Config, ConfigErrors, File},
+    demo, migrate, telemetry,
 };
 
 use cli::{Cli, Command, ConfigTask};
@@ -28,7 +29,7 @@ use cli::{Cli, Command, ConfigTask};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Files that the gateway opens besides one a client: the broker's links, the hook's, Redis'.
-const OTHER_FILES: u64 = 500;
+const OTHER_FILES: usize = 500;
 
 /// lapin parses the headers of a message by recursion, on a thread whose stack's size can be set
 /// by this variable alone. Headers fill one AMQP frame at most, 128 KiB, which nested as deep as
@@ -61,7 +62,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whose fault it is that the program ends.
 /// Begins this program anew, in this very process, with deep stacks for its threads.
 fn deepen_stacks() {
     if env::var_os(STACK_VARIABLE).is_some() {
@@ -79,6 +79,7 @@ fn deepen_stacks() {
     }
 }
 
+/// Whose fault it is that the program ends.
 enum Failure {
     /// Something went wrong while running.
     Run(Box<dyn Error>),
@@ -87,13 +88,16 @@ enum Failure {
 }
 
 fn serve(file: Option<&Path>) -> Result<(), Failure> {
-    let config = load(file)?;
+    let mut config = load(file)?;
     telemetry::init(&config.log).map_err(|error| Failure::Run(error.into()))?;
     telemetry::starting();
+    // Clients beyond that are told so; out of files, nobody could be told anything.
     let files = raise_file_limit();
-    let wanted = u64::try_from(config.listen.max_connections).unwrap_or(u64::MAX);
-    if files < wanted.saturating_add(OTHER_FILES) {
-        telemetry::few_files(files, config.listen.max_connections);
+    let wanted = config.listen.max_connections;
+    let most = most_clients(files);
+    if wanted > most {
+        telemetry::few_files(files, wanted, most);
+        config.listen.max_connections = most;
     }
     block_on(app::run(config))
 }
@@ -110,35 +114,97 @@ fn run_demo(port: u16, broker: Option<&str>) -> Result<(), Failure> {
 }
 
 fn configure(task: &ConfigTask) -> Result<(), Failure> {
-    match &task.check {
-        Some(file) => load(Some(file)).map(|_| ()),
-        None => match io::stdout().write_all(config::DEFAULT.as_bytes()) {
-            // A reader such as `head` has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            result => result.map_err(|error| Failure::Run(error.into())),
-        },
+    match task {
+        ConfigTask {
+            check: Some(path), ..
+        } => check(path),
+        ConfigTask {
+            from_rabbitmq: Some(path),
+            ..
+        } => from_rabbitmq(path),
+        ConfigTask { .. } => print(config::DEFAULT),
+    }
+}
+
+fn check(path: &Path) -> Result<(), Failure> {
+    let source = Source::read(path)?;
+    let sources = Config::check(Some(source.file()), environment()).map_err(wrong)?;
+    print(&format!("{}: no errors; {sources}\n", source.name))
+}
+
+/// The translation goes to standard output, and what the reader has to look at to standard error.
+fn from_rabbitmq(path: &Path) -> Result<(), Failure> {
+    let source = Source::read(path)?;
+    let name = &source.name;
+    let migration = migrate::from_rabbitmq(&source.text)
+        .map_err(|error| Failure::Configuration(format!("{name}: {error}")))?;
+    print(&migration.toml)?;
+    let list = |lines: &[String]| {
+        let lines = lines.iter().map(|line| format!("{name}:{line}"));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    if !migration.without.is_empty() {
+        // Standard error may be closed; the comments of what was printed say the same.
+        let _ = writeln!(io::stderr(), "{}", list(&migration.without));
+    }
+    if migration.wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Configuration(list(&migration.wrong)))
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
+        // A reader such as `head` has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(|error| Failure::Run(error.into())),
     }
 }
 
 fn load(path: Option<&Path>) -> Result<Config, Failure> {
-    let named = path.map(|path| (path.display().to_string(), path));
-    let text = match &named {
-        Some((name, path)) => Some(
-            fs::read_to_string(path)
-                .map_err(|error| Failure::Configuration(format!("{name}: {error}")))?,
-        ),
-        None => None,
-    };
-    let file = match (&named, &text) {
-        (Some((name, _)), Some(text)) => Some(File { name, text }),
-        _ => None,
-    };
-    // Variables of other programs need not be UTF-8; in ours, what is not shows as such.
-    let environment = env::vars_os().map(|(name, value)| {
-        let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+    let source = path.map(Source::read).transpose()?;
+    Config::load(source.as_ref().map(Source::file), environment()).map_err(wrong)
+}
+
+fn wrong(errors: ConfigErrors) -> Failure {
+    Failure::Configuration(errors.to_string())
+}
+
+/// A file that was read, or standard input.
+struct Source {
+    /// What errors call it.
+    name: String,
+    text: String,
+}
+
+impl Source {
+    fn read(path: &Path) -> Result<Self, Failure> {
+        let (name, text) = if path == Path::new("-") {
+            ("stdin".to_owned(), io::read_to_string(io::stdin()))
+        } else {
+            (path.display().to_string(), fs::read_to_string(path))
+        };
+        match text {
+            Ok(text) => Ok(Self { name, text }),
+            Err(error) => Err(Failure::Configuration(format!("{name}: {error}"))),
+        }
+    }
+
+    fn file(&self) -> File<'_> {
+        File {
+            name: &self.name,
+            text: &self.text,
+        }
+    }
+}
+
+/// Variables of other programs need not be UTF-8; in ours, what is not shows as such.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    env::vars_os().map(|(name, value)| {
+        let text = |text: &OsStr| text.to_string_lossy().into_owned();
         (text(&name), text(&value))
-    });
-    Config::load(file, environment).map_err(|errors| Failure::Configuration(errors.to_string()))
+    })
 }
 
 fn block_on<E: Error + 'static>(run: impl Future<Output = Result<(), E>>) -> Result<(), Failure> {
@@ -164,6 +230,12 @@ fn raise_file_limit() -> u64 {
     };
     // None is no limit.
     allowed.unwrap_or(u64::MAX)
+}
+
+/// How many clients so many files have room for.
+fn most_clients(files: u64) -> usize {
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    files.saturating_sub(OTHER_FILES).max(files / 2)
 }
 
 /// An error with its causes, in one line.

@@ -10,9 +10,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
 USERS = {"alice": "demo-alice", "bob": "demo-bob"}  # yours: hashes in a database
+SESSIONS = {"demo-session": "alice"}  # yours: the sessions of your web application, by cookie
+
+
+def whose(q):  # the user whose cookie it is: [auth] forward_cookies = { sid = "session_cookie" }
+    return SESSIONS.get(q.get("session_cookie"))
 
 
 def user(q):  # who is this? May answer tags: "allow customer beta"
+    if whose(q):
+        return "allow customer"
     known = USERS.get(q["username"])
     right = known and hmac.compare_digest(known.encode(), q.get("password", "").encode())
     return "allow customer" if right else "deny"
@@ -45,13 +52,16 @@ class Hook(BaseHTTPRequestHandler):
     def answer(self, parameters):
         ask = {"/auth/user": user, "/auth/vhost": vhost, "/auth/resource": resource, "/auth/topic": topic}
         try:
-            said = ask[urlsplit(self.path).path](dict(parse_qsl(parameters, keep_blank_values=True)))
+            path, q = urlsplit(self.path).path, dict(parse_qsl(parameters, keep_blank_values=True))
+            said = ask[path](q)
         except KeyError as missing:
             said = f"deny no {missing}"
         body = said.encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
+        if path == "/auth/user" and whose(q):
+            self.send_header("X-Username", whose(q))  # [auth] username_header = "x-username"
         self.end_headers()
         self.wfile.write(body)
 

@@ -33,4 +33,10 @@ pub struct Config {
     pub max_pending: usize,
     /// What a NACK without a `requeue` header means: true, [`crate::Verdict::Requeue`].
     pub nack_requeue: bool,
+    /// Whether a session goes on after [`crate::Problem::PermissionDenied`], where what was denied
+    /// has left no trace in it.
+    pub soft_deny: bool,
+    /// Whether a first frame that is no CONNECT logs in by itself: as if a CONNECT without any
+    /// header had come before it, but CONNECTED is not sent.
+    pub implicit_connect: bool,
 }

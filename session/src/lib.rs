@@ -22,6 +22,8 @@
 //!     max_transaction_bytes: 1 << 20,
 //!     max_pending: 64,
 //!     nack_requeue: true,
+//!     soft_deny: false,
+//!     implicit_connect: false,
 //! };
 //! let now = Instant::now();
 //! let mut session = Session::new(Arc::new(config), "session-1".into(), now);

@@ -3,9 +3,10 @@
 
 use std::fmt::{self, Write as _};
 
+use bytes::Bytes;
 use stomp_grammar::{Command, DecodeErrorKind, Version};
 
-use crate::CloseCode;
+use crate::{CloseCode, frames};
 
 /// Why a session ends. The words are those of RabbitMQ's STOMP plug-in (3.10) wherever it has
 /// the same condition, since clients match on them: capitalised ones tell of the client's
@@ -152,10 +153,14 @@ pub enum Problem {
     UnknownDestination(Box<str>),
     /// The broker has no such exchange or queue; its own words (`NOT_FOUND - no queue …`).
     NotFound(Box<str>),
+    /// Another client has the queue exclusively; the broker's own words.
+    ResourceLocked(Box<str>),
     /// The broker refused a declaration (a queue of other properties, say); its own words.
     PreconditionFailed(Box<str>),
-    /// The queue is another client's, which has it for itself; the broker's own words.
-    ResourceLocked(Box<str>),
+    /// The broker does not let the gateway itself do this, or lets somebody else alone; its own
+    /// words. Other than [`Problem::PermissionDenied`] it may come when half of an operation is
+    /// done.
+    BrokerRefused(Box<str>),
     /// The broker did not take a message; why.
     NotPublished(Box<str>),
     /// The broker cannot be reached now; what to know of it.
@@ -172,6 +177,8 @@ pub enum Problem {
     HeartbeatMissed,
     /// The server is shutting down.
     ShuttingDown,
+    /// The server has as many connections as it takes.
+    TooManyConnections,
 }
 
 impl Problem {
@@ -213,6 +220,12 @@ impl Problem {
     #[must_use]
     pub fn close_code(&self) -> CloseCode {
         self.row().1
+    }
+
+    /// Its ERROR frame for a client with which no session was begun.
+    #[must_use]
+    pub fn frame(&self) -> Bytes {
+        frames::error(self, None, Version::V1_0)
     }
 
     /// The table. To reconnect and to do the same again helps in none of the cases of
@@ -259,8 +272,9 @@ impl Problem {
             Self::InvalidDestination(_) => ("Invalid destination", Policy),
             Self::UnknownDestination(_) => ("Unknown destination", Policy),
             Self::NotFound(_) => ("not_found", Policy),
+            Self::ResourceLocked(_) => ("resource_locked", TryAgainLater),
             Self::PreconditionFailed(_) => ("precondition_failed", Policy),
-            Self::ResourceLocked(_) => ("resource_locked", Policy),
+            Self::BrokerRefused(_) => ("access_refused", Policy),
             Self::NotPublished(_) => ("message not published", TryAgainLater),
             Self::BrokerUnavailable(_) => ("broker unavailable", TryAgainLater),
             Self::SubscriptionCancelled(_) => ("Server cancelled subscription", Internal),
@@ -268,6 +282,7 @@ impl Problem {
             Self::SlowConsumer => ("slow consumer", TryAgainLater),
             Self::HeartbeatMissed => ("heart-beat missed", TryAgainLater),
             Self::ShuttingDown => ("server shutting down", Restart),
+            Self::TooManyConnections => ("too many connections", TryAgainLater),
         }
     }
 
@@ -379,8 +394,9 @@ impl Problem {
             Self::PermissionDenied { detail: text }
             | Self::InvalidDestination(text)
             | Self::NotFound(text)
-            | Self::PreconditionFailed(text)
             | Self::ResourceLocked(text)
+            | Self::PreconditionFailed(text)
+            | Self::BrokerRefused(text)
             | Self::NotPublished(text)
             | Self::BrokerUnavailable(text)
             | Self::FeedInterrupted(text) => text.to_string(),
@@ -396,6 +412,9 @@ impl Problem {
             Self::ShuttingDown => {
                 "This server goes away. Reconnect after a moment, to reach another\n".to_owned()
             }
+            Self::TooManyConnections => "This server has as many connections as it takes. \
+                 Reconnect after a while, or to another\n"
+                .to_owned(),
         }
     }
 }

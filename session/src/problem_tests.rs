@@ -48,12 +48,14 @@ fn row_in_test(problem: &Problem) -> usize {
         HeartbeatMissed => 38,
         ShuttingDown => 39,
         LoginUnavailable { .. } => 40,
-        ResourceLocked(_) => 41,
-        SubscriptionCancelled(_) => 42,
+        TooManyConnections => 41,
+        ResourceLocked(_) => 42,
+        BrokerRefused(_) => 43,
+        SubscriptionCancelled(_) => 44,
     }
 }
 
-const ROWS: usize = 43;
+const ROWS: usize = 45;
 
 /// Every variant, its `message`, its code, and its body.
 fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
@@ -280,6 +282,12 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             "ACCESS_REFUSED - …",
         ),
         (
+            BrokerRefused("ACCESS_REFUSED - …".into()),
+            "access_refused",
+            1008,
+            "ACCESS_REFUSED - …",
+        ),
+        (
             LoginTimeout,
             "login timeout",
             1008,
@@ -324,12 +332,6 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             "why\n",
         ),
         (
-            ResourceLocked("RESOURCE_LOCKED - …".into()),
-            "resource_locked",
-            1008,
-            "RESOURCE_LOCKED - …",
-        ),
-        (
             SubscriptionCancelled("the queue was deleted".into()),
             "Server cancelled subscription",
             1011,
@@ -360,6 +362,19 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             "server shutting down",
             1012,
             "This server goes away. Reconnect after a moment, to reach another\n",
+        ),
+        (
+            ResourceLocked("RESOURCE_LOCKED - queue".into()),
+            "resource_locked",
+            1013,
+            "RESOURCE_LOCKED - queue",
+        ),
+        (
+            TooManyConnections,
+            "too many connections",
+            1013,
+            "This server has as many connections as it takes. Reconnect after a while, or to \
+             another\n",
         ),
     ]
 }

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::OperationId;
+use crate::{OperationId, SubscriptionId};
 
 /// The queue of a session. Numbers are given in order and without gaps, so an entry's place is
 /// its number less the first one's: no search, and no number is stored.
@@ -19,6 +19,19 @@ struct Entry {
     /// The `receipt` header of the frame.
     receipt: Option<Box<str>>,
     done: bool,
+    if_denied: IfDenied,
+}
+
+/// What is to be undone when an operation is denied, so that the session can go on as if its frame
+/// had never come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IfDenied {
+    /// Nothing.
+    Nothing,
+    /// The subscription, which is open since its frame came.
+    Close(SubscriptionId),
+    /// It cannot be undone: acknowledgements that were taken as made, and are not.
+    TooLate,
 }
 
 impl Pending {
@@ -29,10 +42,11 @@ impl Pending {
     }
 
     /// Enters a frame whose work goes on.
-    pub(crate) fn begin(&mut self, receipt: Option<Box<str>>) -> OperationId {
+    pub(crate) fn begin(&mut self, receipt: Option<Box<str>>, if_denied: IfDenied) -> OperationId {
         self.push(Entry {
             receipt,
             done: false,
+            if_denied,
         })
     }
 
@@ -42,6 +56,7 @@ impl Pending {
             self.push(Entry {
                 receipt,
                 done: true,
+                if_denied: IfDenied::Nothing,
             });
         }
     }
@@ -58,6 +73,13 @@ impl Pending {
     pub(crate) fn fail(&mut self, operation: OperationId) -> Option<Option<Box<str>>> {
         let entry = self.entry(operation).filter(|entry| !entry.done)?;
         Some(entry.receipt.take())
+    }
+
+    /// What is to be undone if the operation is denied. `None` where there is no such entry, or it
+    /// is done.
+    pub(crate) fn if_denied(&mut self, operation: OperationId) -> Option<IfDenied> {
+        let entry = self.entry(operation).filter(|entry| !entry.done)?;
+        Some(entry.if_denied)
     }
 
     /// Takes the front entry off if it is done: its receipt, if one was asked for.

@@ -5,14 +5,14 @@ mod commands;
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Frame, Version};
+use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Frame, Headers, Version};
 
 use crate::{
-    Action, CloseCode, Config, Connect, Delivered, Delivery, OperationId, Outcome, Problem,
-    SubscriptionId,
+    Action, CloseCode, Config, Connect, Delivered, Delivery, Operation, OperationId, Outcome,
+    Problem, SubscriptionId,
     frames::{self, MessageId},
     heartbeat::{Heartbeat, Rates},
-    receipts::Pending,
+    receipts::{IfDenied, Pending},
     subscriptions::{Name, Subscriptions},
     transactions::Transactions,
 };
@@ -21,7 +21,8 @@ use crate::{
 ///
 /// After every `handle_*`, [`Session::poll_action`] is called until it answers `None`. A
 /// session writes at most one ERROR, and neither writes nor asks anything after it but
-/// [`Action::Close`]; what is told to a closed session is ignored.
+/// [`Action::Close`]; what is told to a closed session is ignored. Only where
+/// [`Config::soft_deny`] says so, there may be others before it, each about one denied frame.
 #[derive(Debug)]
 pub struct Session {
     config: Arc<Config>,
@@ -30,6 +31,8 @@ pub struct Session {
     pending: Pending,
     subscriptions: Subscriptions,
     transactions: Transactions,
+    /// The first frame of a client that is logged in by it, until that is done.
+    first: Option<Box<Frame>>,
     heartbeat: Heartbeat,
     /// When the phase ends, in those that end by themselves; left over in the others.
     deadline: Option<Instant>,
@@ -75,6 +78,7 @@ impl Session {
             pending: Pending::default(),
             subscriptions: Subscriptions::default(),
             transactions: Transactions::default(),
+            first: None,
             heartbeat: Heartbeat::new(now),
             version: Version::V1_0,
             phase: Phase::AwaitingConnect,
@@ -150,17 +154,14 @@ impl Session {
                     self.fail(now, &problem, None);
                 }
             }
+            Phase::AwaitingConnect if self.config.implicit_connect => {
+                self.authenticate(Rates::default(), Headers::default());
+                self.first = Some(Box::new(frame));
+            }
             Phase::AwaitingConnect | Phase::Authenticating => {
                 self.fail(now, &Problem::NotLoggedIn, receipt(&frame).as_deref());
             }
-            Phase::Connected => {
-                let receipt = receipt(&frame);
-                match self.command(frame) {
-                    Ok(request) => self.begin(request, receipt),
-                    Err(problem) => return self.fail(now, &problem, receipt.as_deref()),
-                }
-                self.flush_receipts(now);
-            }
+            Phase::Connected => self.handle_command(now, frame),
             Phase::Disconnecting { .. } | Phase::Lingering | Phase::Closed => {}
         }
     }
@@ -171,7 +172,9 @@ impl Session {
             Phase::Connected => Problem::Malformed(error.kind),
             // What is no command is no CONNECT either, which is what the plug-in says.
             Phase::AwaitingConnect | Phase::Authenticating => match error.kind {
-                DecodeErrorKind::UnknownCommand(_) => Problem::NotLoggedIn,
+                DecodeErrorKind::UnknownCommand(_) if !self.config.implicit_connect => {
+                    Problem::NotLoggedIn
+                }
                 kind => Problem::Malformed(kind),
             },
             Phase::Disconnecting { .. } | Phase::Lingering | Phase::Closed => return,
@@ -184,11 +187,16 @@ impl Session {
         if self.phase != Phase::Authenticating {
             return;
         }
+        let first = self.first.take();
         if let Err(problem) = outcome {
-            return self.fail(now, &problem, None);
+            let receipt = first.as_deref().and_then(receipt);
+            return self.fail(now, &problem, receipt.as_deref());
         }
         self.phase = Phase::Connected;
         self.heartbeat.heard(now);
+        if let Some(first) = first {
+            return self.handle_command(now, *first);
+        }
         let rates = self.heartbeat.rates();
         let server = self.config.server.as_deref();
         self.write(
@@ -201,21 +209,59 @@ impl Session {
     /// there is no such operation or it is done.
     pub fn handle_done(&mut self, now: Instant, operation: OperationId, outcome: Outcome) {
         match outcome {
-            Ok(()) => {
-                let held = !self.wants_frame();
-                self.pending.finish(operation);
-                self.flush_receipts(now);
-                // The transport was not read, so the client could not be heard.
-                if held && self.wants_frame() {
-                    self.heartbeat.heard(now);
-                }
-            }
+            Ok(()) => self.finish(now, operation),
             Err(problem) => {
-                if let Some(receipt) = self.pending.fail(operation) {
+                let is_soft = self.undo_denied(operation, &problem);
+                let Some(receipt) = self.pending.fail(operation) else {
+                    return;
+                };
+                if is_soft {
+                    self.write(
+                        now,
+                        frames::error(&problem, receipt.as_deref(), self.version),
+                    );
+                    self.finish(now, operation);
+                } else {
                     self.fail(now, &problem, receipt.as_deref());
                 }
             }
         }
+    }
+
+    fn finish(&mut self, now: Instant, operation: OperationId) {
+        let held = !self.wants_frame();
+        self.pending.finish(operation);
+        self.flush_receipts(now);
+        // The transport was not read, so the client could not be heard.
+        if held && self.wants_frame() {
+            self.heartbeat.heard(now);
+        }
+    }
+
+    /// Whether the session goes on although the operation was denied: if so, nothing is left of
+    /// it.
+    fn undo_denied(&mut self, operation: OperationId, problem: &Problem) -> bool {
+        if !self.config.soft_deny || !matches!(problem, Problem::PermissionDenied { .. }) {
+            return false;
+        }
+        match self.pending.if_denied(operation) {
+            Some(IfDenied::Nothing) => true,
+            Some(IfDenied::Close(subscription)) => {
+                self.subscriptions.close_number(subscription);
+                true
+            }
+            Some(IfDenied::TooLate) | None => false,
+        }
+    }
+
+    /// A frame of a connected client.
+    fn handle_command(&mut self, now: Instant, frame: Frame) {
+        let receipt = receipt(&frame);
+        match self.command(frame) {
+            Ok(request) => self.begin(request, receipt),
+            Err(problem) => return self.fail(now, &problem, receipt.as_deref()),
+        }
+        self.flush_receipts(now);
     }
 
     /// A message for a subscription: appends the whole MESSAGE frame to `out`, which goes to the
@@ -344,6 +390,11 @@ impl Session {
             header: "heart-beat",
             expected: Rates::EXPECTED,
         })?;
+        self.authenticate(client, frame.headers);
+        Ok(())
+    }
+
+    fn authenticate(&mut self, client: Rates, headers: Headers) {
         let Config {
             heartbeat_send,
             heartbeat_receive,
@@ -352,22 +403,30 @@ impl Session {
         self.heartbeat
             .agree(Rates::configured(heartbeat_send, heartbeat_receive).agree(client));
         self.phase = Phase::Authenticating;
-        let connect = Connect {
-            headers: frame.headers,
-        };
+        let connect = Connect { headers };
         self.actions
             .push_back(Action::Authenticate(Box::new(connect)));
-        Ok(())
     }
 
     /// Asks for what a frame needs, and enters it among the pending ones.
     fn begin(&mut self, request: Request, receipt: Option<Box<str>>) {
         let action = match request {
             Request::Nothing => return self.pending.complete(receipt),
-            Request::Subscribe(ask) => Action::Subscribe(self.pending.begin(receipt), ask),
-            Request::Unsubscribe(ask) => Action::Unsubscribe(self.pending.begin(receipt), ask),
+            Request::Subscribe(ask) => {
+                let if_denied = IfDenied::Close(ask.subscription);
+                Action::Subscribe(self.pending.begin(receipt, if_denied), ask)
+            }
+            Request::Unsubscribe(ask) => {
+                Action::Unsubscribe(self.pending.begin(receipt, IfDenied::Nothing), ask)
+            }
             Request::Perform(operations) => {
-                Action::Perform(self.pending.begin(receipt), operations)
+                let settles = |operation: &Operation| matches!(operation, Operation::Settle(_));
+                let if_denied = if operations.iter().any(settles) {
+                    IfDenied::TooLate
+                } else {
+                    IfDenied::Nothing
+                };
+                Action::Perform(self.pending.begin(receipt, if_denied), operations)
             }
         };
         self.actions.push_back(action);
@@ -418,6 +477,7 @@ impl Session {
     fn forget_work(&mut self) {
         self.subscriptions.clear();
         self.transactions.clear();
+        self.first = None;
     }
 
     fn write(&mut self, now: Instant, bytes: Bytes) {
@@ -441,7 +501,7 @@ enum Request {
     Nothing,
     Subscribe(Box<crate::Subscribe>),
     Unsubscribe(Box<crate::Unsubscribe>),
-    Perform(Vec<crate::Operation>),
+    Perform(Vec<Operation>),
 }
 
 fn is_connect(frame: &Frame) -> bool {

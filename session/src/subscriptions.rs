@@ -99,11 +99,22 @@ impl Subscriptions {
             };
             return Err(Problem::UnknownSubscription(what.into()));
         };
+        Ok(self.remove(at))
+    }
+
+    fn remove(&mut self, at: usize) -> SubscriptionId {
         let number = self.open.remove(at).number;
         if self.open.is_empty() {
             self.open = Vec::new();
         }
-        Ok(SubscriptionId(number))
+        SubscriptionId(number)
+    }
+
+    /// Ends the subscription of that number, if it is open.
+    pub(crate) fn close_number(&mut self, id: SubscriptionId) {
+        if let Some(at) = self.by_number(id) {
+            self.remove(at);
+        }
     }
 
     /// The open subscription of that number.

@@ -1,10 +1,17 @@
 //! The `[auth]` section.
 
-use std::{fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use auth_hook::Call;
+use reqwest::header::HeaderName;
 use serde::Deserialize;
 use url::Url;
+
+use super::Credentials;
 
 /// The `[auth]` section: where the hook is, and how it is asked.
 ///
@@ -46,6 +53,40 @@ pub struct Config {
     /// Whether clients are told the reason that the hook gives for a refusal; never that of a
     /// refused login. Default no.
     pub disclose_reason: bool,
+    /// Whether a client stays connected when something is denied to it.
+    pub soft_deny: bool,
+    /// Whether HTTP Basic authentication of the upgrade request is the login, whatever CONNECT
+    /// says: RabbitMQ's `web_stomp.use_http_auth`.
+    pub http_basic: bool,
+    /// Who a client is whose CONNECT names nobody: RabbitMQ's `stomp.default_user`.
+    pub default_user: Option<String>,
+    /// What the hook is told as its passcode: RabbitMQ's `stomp.default_pass`.
+    pub default_passcode: Option<String>,
+    /// Headers of the upgrade request that the user call has as parameters: by their names, the
+    /// parameters'.
+    pub forward_headers: BTreeMap<String, String>,
+    /// The same for cookies.
+    pub forward_cookies: BTreeMap<String, String>,
+    /// The same for parameters of its URL.
+    pub forward_query: BTreeMap<String, String>,
+    /// The same for what is known of the connection.
+    pub forward_connection: BTreeMap<Fact, String>,
+    /// The header of the hook's answer to the user call that says who the user is.
+    pub username_header: Option<String>,
+}
+
+/// What is known of a connection, and can be told to the hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fact {
+    /// Where it comes from.
+    ClientIp,
+    /// The `session` header of its CONNECTED.
+    Session,
+    /// The node that it is connected to.
+    Node,
+    /// How: `tcp`, `websocket`, …
+    Transport,
 }
 
 /// What a check answers whose path is not given.
@@ -86,6 +127,15 @@ impl Default for Config {
             cache_ttl: Duration::from_secs(15),
             cache_size: 100_000,
             disclose_reason: false,
+            soft_deny: false,
+            http_basic: false,
+            default_user: None,
+            default_passcode: None,
+            forward_headers: BTreeMap::new(),
+            forward_cookies: BTreeMap::new(),
+            forward_query: BTreeMap::new(),
+            forward_connection: BTreeMap::new(),
+            username_header: None,
         }
     }
 }
@@ -131,7 +181,75 @@ impl Config {
             let message = "is 0: to remember no permissions, set cache_ttl = \"0s\"";
             return Err(("cache_size", message.into()));
         }
+        self.check_default()?;
+        self.check_forwarded()
+    }
+
+    fn check_default(&self) -> Result<(), (&'static str, String)> {
+        match (&self.default_user, &self.default_passcode) {
+            (Some(user), _) if user.is_empty() => Err((
+                "default_user",
+                "is empty: give a name, or leave it out".into(),
+            )),
+            (Some(_), None) => {
+                let message = "is set, but not default_passcode, which the hook is asked with: \
+                               give both (the passcode by the variable \
+                               STENTOR__AUTH__DEFAULT_PASSCODE)";
+                Err(("default_user", message.into()))
+            }
+            (None, Some(_)) => Err((
+                "default_passcode",
+                "is set, but not default_user: give both, or none".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_forwarded(&self) -> Result<(), (&'static str, String)> {
+        let header = |key, name: &str| match name.parse::<HeaderName>() {
+            Ok(_) => Ok(()),
+            Err(_) => Err((
+                key,
+                format!("names the header {name:?}, which cannot be one"),
+            )),
+        };
+        for name in self.forward_headers.keys() {
+            header("forward_headers", name)?;
+        }
+        if let Some(name) = &self.username_header {
+            header("username_header", name)?;
+        }
+        let mut taken = BTreeSet::from(["username", "password", "vhost"]);
+        let connection = self.forward_connection.values();
+        for (key, parameter) in [
+            ("forward_headers", &self.forward_headers),
+            ("forward_cookies", &self.forward_cookies),
+            ("forward_query", &self.forward_query),
+        ]
+        .into_iter()
+        .flat_map(|(key, names)| names.values().map(move |parameter| (key, parameter)))
+        .chain(connection.map(|parameter| ("forward_connection", parameter)))
+        {
+            if parameter.is_empty() {
+                return Err((key, "has an empty parameter: give it a name".into()));
+            }
+            if !taken.insert(parameter) {
+                let message = format!(
+                    "uses the parameter {parameter:?}, which the user call has already: choose \
+                     another name"
+                );
+                return Err((key, message));
+            }
+        }
         Ok(())
+    }
+
+    /// Who a client is that names nobody.
+    pub(crate) fn default_credentials(&self) -> Option<Credentials> {
+        Some(Credentials {
+            user: self.default_user.as_deref()?.into(),
+            passcode: self.default_passcode.as_deref()?.into(),
+        })
     }
 
     /// The key of a call's path, and what is given for it.
@@ -190,6 +308,18 @@ impl fmt::Debug for Config {
             .field("cache_ttl", &self.cache_ttl)
             .field("cache_size", &self.cache_size)
             .field("disclose_reason", &self.disclose_reason)
+            .field("soft_deny", &self.soft_deny)
+            .field("http_basic", &self.http_basic)
+            .field("default_user", &self.default_user)
+            .field(
+                "default_passcode",
+                &self.default_passcode.as_ref().map(|_| "***"),
+            )
+            .field("forward_headers", &self.forward_headers)
+            .field("forward_cookies", &self.forward_cookies)
+            .field("forward_query", &self.forward_query)
+            .field("forward_connection", &self.forward_connection)
+            .field("username_header", &self.username_header)
             .finish()
     }
 }
@@ -230,6 +360,15 @@ mod tests {
             cache_ttl = "0s"
             cache_size = 8
             disclose_reason = true
+            soft_deny = true
+            http_basic = true
+            default_user = "guest"
+            default_passcode = "g"
+            forward_headers = { X-Token = "token" }
+            forward_cookies = { sid = "sid" }
+            forward_query = { t = "t" }
+            forward_connection = { client_ip = "ip", session = "session", node = "n", transport = "tr" }
+            username_header = "X-Username"
             "#,
         );
         assert_eq!(config.check(), Ok(()));
@@ -268,6 +407,20 @@ mod tests {
             ("max_calls = 0", "max_calls"),
             ("cache_size = 0", "cache_size"),
             ("cache_ttl = \"2000years\"", "cache_ttl"),
+            ("default_user = \"a\"", "default_user"),
+            (
+                "default_user = \"\"\ndefault_passcode = \"a\"",
+                "default_user",
+            ),
+            ("default_passcode = \"a\"", "default_passcode"),
+            ("forward_headers = { \"a b\" = \"a\" }", "forward_headers"),
+            ("forward_cookies = { a = \"password\" }", "forward_cookies"),
+            ("forward_query = { a = \"\" }", "forward_query"),
+            (
+                "forward_query = { a = \"p\" }\nforward_connection = { session = \"p\" }",
+                "forward_connection",
+            ),
+            ("username_header = \"é\"", "username_header"),
         ] {
             assert_eq!(wrong(text).0, key, "{text}");
         }
@@ -275,8 +428,10 @@ mod tests {
 
     #[test]
     fn debug_shows_no_secrets() {
-        let config =
-            read("user_path = \"http://me:s3cret@h/u?token=t0ken\"\ntopic_path = \"s3cret\"");
+        let config = read(
+            "user_path = \"http://me:s3cret@h/u?token=t0ken\"\ntopic_path = \"s3cret\"\n\
+                  default_passcode = \"s3cret\"",
+        );
         let shown = format!("{config:?}");
         assert!(shown.contains("\"http://h/u\""), "{shown}");
         assert!(

@@ -12,14 +12,18 @@ use auth_hook::{
 };
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
-use reqwest::{Client, ClientBuilder, RequestBuilder, header::CONTENT_TYPE, redirect};
+use reqwest::{
+    Client, ClientBuilder, RequestBuilder,
+    header::{CONTENT_TYPE, HeaderMap, HeaderName},
+    redirect,
+};
 use thiserror::Error;
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
 };
 use tracing::warn;
-use url::Url;
+use url::{Url, form_urlencoded};
 
 use super::{
     Access, Authenticator, Config, Login, Method, Refusal, Unset, User,
@@ -33,6 +37,9 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// Longer questions are not asked, in bytes of their parameters: names at the broker have 255
 /// bytes, and servers refuse long URLs. Otherwise a client could make the hook look at fault.
 const MAX_QUESTION: usize = 16 * 1024;
+
+/// Users have no longer names, in bytes: AMQP's `user-id` has no room for them.
+const MAX_NAME: usize = 255;
 
 /// Asks the application's hook over HTTP, by the contract of `rabbitmq_auth_backend_http`.
 ///
@@ -50,6 +57,8 @@ pub struct HttpAuthenticator {
     resource: Option<Path>,
     topic: Option<Path>,
     groups: Option<Path>,
+    /// The header of an answer that names the user.
+    username_header: Option<HeaderName>,
     unset: Unset,
     method: Method,
     request_timeout: Duration,
@@ -64,6 +73,13 @@ struct Path {
     /// The URL without secrets.
     shown: Box<str>,
     faults: FaultLog,
+}
+
+/// What the hook answered.
+struct Reply {
+    status: u16,
+    headers: HeaderMap,
+    body: Vec<u8>,
 }
 
 /// Why the hook cannot be asked at all.
@@ -149,6 +165,10 @@ impl HttpAuthenticator {
             resource,
             topic,
             groups,
+            username_header: config
+                .username_header
+                .as_ref()
+                .and_then(|name| name.parse().ok()),
             unset: config.unset,
             method: config.http_method,
             request_timeout: config.request_timeout,
@@ -174,22 +194,59 @@ impl HttpAuthenticator {
                 ))),
             };
         };
-        let parse = |status, body: &[u8]| Ok(Answer::parse(call, status, body)?);
-        match self.ask_at(path, question, parse).await? {
+        let parse = |reply: &Reply| Ok(Answer::parse(call, reply.status, &reply.body)?);
+        match self.ask_at(path, call, question.encode(), parse).await? {
             Answer::Allow { tags } => Ok(tags),
             Answer::Deny { reason } => Err(Refusal::Denied(reason)),
         }
+    }
+
+    async fn ask_user(&self, login: &Login) -> Result<User, Refusal> {
+        if login.user.is_empty() && self.username_header.is_none() {
+            return Err(Refusal::Denied(Some("a user needs a name".into())));
+        }
+        let parse = |reply: &Reply| {
+            Ok(
+                match Answer::parse(Call::User, reply.status, &reply.body)? {
+                    Answer::Allow { tags } => Ok(User {
+                        name: self.name(login, &reply.headers)?,
+                        tags: tags.into(),
+                    }),
+                    Answer::Deny { reason } => Err(Refusal::Denied(reason)),
+                },
+            )
+        };
+        self.ask_at(&self.user, Call::User, user_parameters(login), parse)
+            .await?
+    }
+
+    /// Who the user is: whom the answer names, if it is configured to, else who the client said.
+    fn name(&self, login: &Login, headers: &HeaderMap) -> Result<Arc<str>, Fault> {
+        let named = self.username_header.as_ref();
+        let named = named.and_then(|name| headers.get(name));
+        let Some(named) = named else {
+            return if login.user.is_empty() {
+                Err(Fault::NoName)
+            } else {
+                Ok((&*login.user).into())
+            };
+        };
+        let is_sound = |name: &&str| {
+            let length = 1..=MAX_NAME;
+            length.contains(&name.len()) && !name.contains(char::is_control)
+        };
+        let name = std::str::from_utf8(named.as_bytes()).ok();
+        name.filter(is_sound).map(Arc::from).ok_or(Fault::NoName)
     }
 
     /// Asks one path; faults are logged.
     async fn ask_at<T>(
         &self,
         path: &Path,
-        question: Question<'_>,
-        parse: impl Fn(u16, &[u8]) -> Result<T, Fault>,
+        call: Call,
+        parameters: String,
+        parse: impl Fn(&Reply) -> Result<T, Fault>,
     ) -> Result<T, Refusal> {
-        let call = question.call();
-        let parameters = question.encode();
         if parameters.len() > MAX_QUESTION {
             return Err(Refusal::Denied(Some(
                 "names or credentials are too long".into(),
@@ -212,7 +269,7 @@ impl HttpAuthenticator {
         &self,
         path: &Path,
         parameters: Bytes,
-        parse: impl Fn(u16, &[u8]) -> Result<T, Fault>,
+        parse: impl Fn(&Reply) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let (begun, within) = (Instant::now(), self.request_timeout);
         let mut waited = None;
@@ -220,8 +277,7 @@ impl HttpAuthenticator {
             // The semaphore is never closed; if it were, calls would go without turns.
             let _turn = self.turns.acquire().await;
             waited = Some(begun.elapsed());
-            let (status, body) = self.exchange(path, parameters).await?;
-            parse(status, &body)
+            parse(&self.exchange(path, parameters).await?)
         });
         answered.await.unwrap_or_else(|_| {
             Err(Fault::Timeout {
@@ -231,8 +287,7 @@ impl HttpAuthenticator {
         })
     }
 
-    /// Status and body.
-    async fn exchange(&self, path: &Path, form: Bytes) -> Result<(u16, Vec<u8>), Fault> {
+    async fn exchange(&self, path: &Path, form: Bytes) -> Result<Reply, Fault> {
         let first = self.request(path, form.clone()).send().await;
         let mut response = match first {
             // The hook closed a kept connection just as the question went out. Questions change
@@ -252,7 +307,11 @@ impl HttpAuthenticator {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok((response.status().as_u16(), body))
+        Ok(Reply {
+            status: response.status().as_u16(),
+            headers: std::mem::take(response.headers_mut()),
+            body,
+        })
     }
 
     fn request(&self, path: &Path, form: Bytes) -> RequestBuilder {
@@ -277,19 +336,7 @@ impl HttpAuthenticator {
 
 impl Authenticator for HttpAuthenticator {
     fn user<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<User, Refusal>> {
-        async move {
-            let question = Question::User(UserQuestion {
-                username: Cow::Borrowed(&login.user),
-                password: login.password.as_deref().map(Cow::Borrowed),
-                vhost: Some(Cow::Borrowed(&login.vhost)),
-            });
-            let tags = self.ask(question).await?;
-            Ok(User {
-                name: (&*login.user).into(),
-                tags: tags.into(),
-            })
-        }
-        .boxed()
+        self.ask_user(login).boxed()
     }
 
     fn allow<'a>(
@@ -309,11 +356,25 @@ impl Authenticator for HttpAuthenticator {
                 username: Cow::Borrowed(&user.name),
                 tags: Cow::Borrowed(&user.tags),
             });
-            let parse = |status, body: &[u8]| Ok(parse_groups(status, body)?);
-            self.ask_at(path, question, parse).await
+            let parse = |reply: &Reply| Ok(parse_groups(reply.status, &reply.body)?);
+            self.ask_at(path, Call::Groups, question.encode(), parse)
+                .await
         }
         .boxed()
     }
+}
+
+fn user_parameters(login: &Login) -> String {
+    let question = Question::User(UserQuestion {
+        username: Cow::Borrowed(&login.user),
+        password: login.password.as_deref().map(Cow::Borrowed),
+        vhost: Some(Cow::Borrowed(&login.vhost)),
+    });
+    let mut form = form_urlencoded::Serializer::new(question.encode());
+    for (name, value) in &login.more {
+        form.append_pair(name, value);
+    }
+    form.finish()
 }
 
 fn question<'a>(user: &'a User, access: &'a Access) -> Question<'a> {

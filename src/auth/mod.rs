@@ -5,6 +5,7 @@
 //! serve all equal ones.
 
 pub mod cache;
+mod carried;
 mod config;
 pub mod http;
 
@@ -13,11 +14,12 @@ use std::{fmt, net::IpAddr, sync::Arc};
 use futures_util::future::BoxFuture;
 
 pub use auth_hook::{Permission, ResourceKind};
-pub use config::{Config, Method, Unset};
+pub use carried::{Carried, CarryError, Credentials, Forwarding, Parameter};
+pub use config::{Config, Fact, Method, Unset};
 
 /// Answers for users. Whatever goes wrong is a refusal: implementations fail closed.
 pub trait Authenticator: Send + Sync + 'static {
-    /// Who presents these credentials.
+    /// Who presents these credentials; never a user without a name.
     fn user<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<User, Refusal>>;
 
     /// Whether the user may do this.
@@ -35,12 +37,14 @@ pub trait Authenticator: Send + Sync + 'static {
 
 /// What a client presents.
 pub struct Login {
-    /// The `login` header.
+    /// The `login` header; empty where only the hook can say who it is.
     pub user: Box<str>,
     /// The `passcode` header; `None` where something else (a certificate) proved the user.
     pub password: Option<Box<str>>,
     /// The virtual host it wants.
     pub vhost: Arc<str>,
+    /// Further parameters of the question, which may be secrets, too.
+    pub more: Vec<Parameter>,
 }
 
 impl fmt::Debug for Login {
@@ -138,6 +142,7 @@ mod tests {
             user: "alice".into(),
             password: Some("s3cret".into()),
             vhost: Arc::from("/"),
+            more: vec![("token".into(), "s3cret".into())],
         };
         let shown = format!("{login:?}");
         assert!(

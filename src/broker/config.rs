@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 use serde::Deserialize;
 
 use super::ExchangeKind;
-use crate::units::{Checked, at_least_one, more_than_zero};
+use crate::{
+    secret_url::SecretUrl,
+    units::{Checked, at_least_one, more_than_zero},
+};
 
 /// Where the broker is, and how it is used.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -14,11 +17,20 @@ pub struct Config {
     /// The broker and the gateway's own account there. Without a default: one password that
     /// everybody knows is none.
     pub url: Option<Url>,
-    /// The virtual hosts that clients may ask for. One link is kept for each.
+    /// The virtual hosts that clients may ask for; `*`: whichever the hook allows and RabbitMQ has.
     pub vhosts: Vec<String>,
     /// The virtual host of a client whose CONNECT has no `host`, or one that is not a virtual
     /// host but a name of this server.
     pub default_vhost: String,
+    /// Virtual hosts that are open at a time, the default one included.
+    pub max_vhosts: usize,
+    /// How long the links of a virtual host are kept after its last client has left; those of the
+    /// default one always are.
+    #[serde(with = "humantime_serde")]
+    pub vhost_idle: Duration,
+    /// Whether the account may publish in the name of others (RabbitMQ's tag `impersonator`): then
+    /// each message has its STOMP user in the AMQP property `user-id`.
+    pub impersonate: bool,
     /// How long one attempt to connect may take, login included.
     #[serde(with = "humantime_serde")]
     pub connection_timeout: Duration,
@@ -53,6 +65,9 @@ impl Default for Config {
             url: None,
             vhosts: vec!["/".to_owned()],
             default_vhost: "/".to_owned(),
+            max_vhosts: 100,
+            vhost_idle: Duration::from_secs(5 * 60),
+            impersonate: false,
             connection_timeout: Duration::from_secs(10),
             operation_timeout: Duration::from_secs(10),
             heartbeat: Duration::from_secs(10),
@@ -82,7 +97,21 @@ impl Config {
                 return Err(("vhosts", format!("names {vhost:?} twice; remove one")));
             }
         }
-        if !self.vhosts.contains(&self.default_vhost) {
+        let is_any = self.vhosts.iter().any(|vhost| vhost == "*");
+        if is_any && self.vhosts.len() > 1 {
+            let text = "has \"*\" and names; write [\"*\"] for all, or names alone";
+            return Err(("vhosts", text.to_owned()));
+        }
+        if is_any && self.url == Some(Url::Embedded) {
+            let text = "is \"*\", which asks RabbitMQ what there is; name those that the embedded \
+                        broker shall have";
+            return Err(("vhosts", text.to_owned()));
+        }
+        let nobody = "nobody could log in";
+        at_least_one("max_vhosts", self.max_vhosts, nobody)?;
+        let again = "links would be made anew for every client";
+        more_than_zero("vhost_idle", self.vhost_idle, again)?;
+        if !is_any && !self.vhosts.contains(&self.default_vhost) {
             return Err((
                 "default_vhost",
                 format!(
@@ -130,31 +159,8 @@ impl Config {
 pub enum Url {
     /// `embedded:`: in this process' memory.
     Embedded,
-    /// `amqp:` or `amqps:`: RabbitMQ.
-    Amqp(AmqpUrl),
-}
-
-/// Where RabbitMQ is, and the gateway's account there. Shown without the password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct AmqpUrl(url::Url);
-
-impl AmqpUrl {
-    /// The whole URL with its password, for the client library alone. It names no virtual host.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        self.0.as_str()
-    }
-
-    /// Host and port alone.
-    #[must_use]
-    pub fn authority(&self) -> String {
-        let port = self.0.port().unwrap_or(if self.0.scheme() == "amqps" {
-            5671
-        } else {
-            5672
-        });
-        format!("{}:{port}", self.0.host_str().unwrap_or_default())
-    }
+    /// `amqp:` or `amqps:`: RabbitMQ, and the gateway's account there. It names no virtual host.
+    Amqp(SecretUrl),
 }
 
 /// What is wrong with a URL. Never shows the URL: there may be a password in it.
@@ -204,7 +210,7 @@ impl FromStr for Url {
         }
         let mut url = url;
         url.set_path("");
-        Ok(Self::Amqp(AmqpUrl(url)))
+        Ok(Self::Amqp(url.into()))
     }
 }
 
@@ -222,21 +228,6 @@ impl fmt::Display for Url {
             Self::Embedded => f.write_str("embedded:"),
             Self::Amqp(url) => url.fmt(f),
         }
-    }
-}
-
-impl fmt::Display for AmqpUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.0.clone();
-        // Fails only where a URL can have no password, and so has none.
-        let _ = shown.set_password(Some("***"));
-        f.write_str(shown.as_str())
-    }
-}
-
-impl fmt::Debug for AmqpUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AmqpUrl({self})")
     }
 }
 
@@ -307,6 +298,20 @@ mod tests {
                 "\"/\" is not in vhosts [\"app\"]; add it there, or choose one of them".to_owned()
             ))
         );
+    }
+
+    #[test]
+    fn all_virtual_hosts_are_all_that_rabbitmq_has() {
+        let config = |vhosts: &[&str], url: &str| Config {
+            vhosts: vhosts.iter().map(ToString::to_string).collect(),
+            url: Some(url.parse().unwrap()),
+            ..Config::default()
+        };
+        let rabbit = "amqp://u:p@host";
+        assert_eq!(config(&["*"], rabbit).check(), Ok(()));
+        let wrong = |vhosts, url| config(vhosts, url).check().unwrap_err();
+        assert_eq!(wrong(&["*", "/"], rabbit).0, "vhosts");
+        assert_eq!(wrong(&["*"], "embedded:").0, "vhosts");
     }
 
     #[test]

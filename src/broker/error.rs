@@ -27,6 +27,9 @@ pub enum BrokerError {
     /// The queue that was consumed is gone, or the broker cancelled its consumer.
     #[error("{0}")]
     Cancelled(Box<str>),
+    /// The broker has no such virtual host, or does not let the gateway's account in.
+    #[error("{0}")]
+    VhostRefused(Box<str>),
     /// The broker cannot be reached, or did not answer in time.
     #[error("the broker is not reachable: {0}")]
     Unavailable(Box<str>),

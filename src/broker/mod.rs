@@ -17,7 +17,7 @@ use std::{fmt, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
-pub use config::{AmqpUrl, Config, Url, UrlError};
+pub use config::{Config, Url, UrlError};
 pub use error::BrokerError;
 pub use feed_config::{Binding, Feed as FeedConfig};
 pub use message::{Delivery, Message, Properties};
@@ -36,8 +36,13 @@ pub trait Broker: Send + Sync + 'static {
 /// Calls that need the link wait for it, up to the configured bound, and then fail with
 /// [`BrokerError::Unavailable`]. None panics or blocks the thread.
 pub trait VirtualHost: Send + Sync + 'static {
-    /// Whether the link is up; if not, why.
+    /// Whether the link is up; if not, why. [`BrokerError::VhostRefused`] is the broker's word,
+    /// which it is asked for again from time to time.
     fn health(&self) -> Result<(), BrokerError>;
+
+    /// Done when the broker has answered, or could not be reached, for the first time; what
+    /// [`VirtualHost::health`] says then. At once if it has before.
+    fn opened(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
 
     /// The type of an existing exchange; the default exchange (`""`) is direct. Answers are
     /// remembered, so an exchange that is deleted and made again with another type needs a

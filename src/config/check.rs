@@ -45,6 +45,8 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
         feed,
         broker,
         auth,
+        listen,
+        stomp,
         ..
     } = config;
     if mailbox.max_bytes < limits.max_frame_size {
@@ -85,6 +87,30 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
                 format_duration(feed.expires),
                 format_duration(back)
             ),
+        );
+    }
+    if stomp.implicit_connect && auth.default_user.is_none() {
+        reader.wrong(
+            &[("stomp", "implicit_connect"), ("auth", "default_user")],
+            "is on, but [auth] default_user is not set, so nobody would be logged in by it; set \
+             that, or turn this off",
+        );
+    }
+    // A browser adds these to what any page asks for.
+    let mut headers = auth.forward_headers.keys();
+    let is_ambient = auth.http_basic
+        || !auth.forward_cookies.is_empty()
+        || headers.any(|header| header.eq_ignore_ascii_case("cookie"));
+    if is_ambient && listen.origins.iter().any(|origin| origin == "*") {
+        reader.wrong(
+            &[
+                ("listen", "origins"),
+                ("auth", "forward_cookies"),
+                ("auth", "forward_headers"),
+                ("auth", "http_basic"),
+            ],
+            "lets pages of every site connect, and cookies or HTTP Basic authentication log in \
+             whoever looks at one ([auth] forward_cookies, http_basic); name your own origins",
         );
     }
     if limits.login_timeout <= auth.request_timeout {

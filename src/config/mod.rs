@@ -11,6 +11,8 @@ mod keys;
 mod read;
 mod text;
 
+use std::fmt;
+
 use crate::{auth, broker, connection, hub, listen, presence, shutdown, telemetry, units::Checked};
 
 pub use error::{ConfigErrors, Place, Problem};
@@ -67,7 +69,18 @@ impl Config {
         file: Option<File<'_>>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigErrors> {
-        Self::read(file, environment, check::REQUIRED)
+        Self::read(file, environment, check::REQUIRED).map(|(config, _)| config)
+    }
+
+    /// Where the keys that are set come from, for a configuration that [`Config::load`] takes.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn check(
+        file: Option<File<'_>>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Sources, ConfigErrors> {
+        Self::read(file, environment, check::REQUIRED).map(|(_, sources)| sources)
     }
 
     /// Like [`Config::load`], but keys without a default may stay unset.
@@ -78,21 +91,46 @@ impl Config {
         file: Option<File<'_>>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigErrors> {
-        Self::read(file, environment, &[])
+        Self::read(file, environment, &[]).map(|(config, _)| config)
     }
 
     fn read(
         file: Option<File<'_>>,
         environment: impl IntoIterator<Item = (String, String)>,
         required: &[check::Required],
-    ) -> Result<Self, ConfigErrors> {
+    ) -> Result<(Self, Sources), ConfigErrors> {
         let sections = sections();
         let mut reader = Reader::new(&sections, file);
         reader.environment(environment);
         let config = Self::from_sections(&mut reader);
         check::required(&config, required, &mut reader);
         check::across_sections(&config, &mut reader);
-        reader.finish().map(|()| config)
+        reader.finish().map(|sources| (config, sources))
+    }
+}
+
+/// Where keys that are set come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// How many are the file's.
+    pub file: usize,
+    /// The variables that set others.
+    pub variables: Vec<String>,
+}
+
+impl fmt::Display for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys = |count: usize| if count == 1 { "key" } else { "keys" };
+        write!(f, "{} {} of the file", self.file, keys(self.file))?;
+        if !self.variables.is_empty() {
+            write!(
+                f,
+                ", {} of the environment ({})",
+                self.variables.len(),
+                self.variables.join(", ")
+            )?;
+        }
+        f.write_str("; all others are defaults")
     }
 }
 

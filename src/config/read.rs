@@ -11,7 +11,8 @@ use toml::{
 };
 
 use super::{
-    ConfigErrors, File, Keys, Place, Problem, Section, VARIABLE_PREFIX, keys::nearest, text::Text,
+    ConfigErrors, File, Keys, Place, Problem, Section, Sources, VARIABLE_PREFIX, keys::nearest,
+    text::Text,
 };
 
 /// Section and key.
@@ -225,10 +226,19 @@ impl<'a> Reader<'a> {
         )
     }
 
-    /// All well, or all problems.
-    pub(super) fn finish(mut self) -> Result<(), ConfigErrors> {
+    /// All well, and where it comes from; or all problems.
+    pub(super) fn finish(mut self) -> Result<Sources, ConfigErrors> {
         if self.problems.is_empty() {
-            return Ok(());
+            let mut sources = Sources::default();
+            for (place, _) in self.set.into_values() {
+                match place {
+                    Place::Variable(name) => sources.variables.push(name),
+                    Place::Line(..) | Place::Unset(_) => {
+                        sources.file = sources.file.saturating_add(1)
+                    }
+                }
+            }
+            return Ok(sources);
         }
         self.problems.sort();
         Err(ConfigErrors(self.problems))

@@ -276,3 +276,50 @@ fn no_secret_is_shown() {
     assert!(!shown.contains("s3cret"), "{shown}");
     assert!(shown.contains("***"));
 }
+
+#[test]
+fn ways_to_log_in_that_do_not_go_together() {
+    let text = r#"
+[listen]
+origins = ["*"]
+
+[auth]
+forward_cookies = { sid = "vhost" }
+
+[stomp]
+implicit_connect = true
+"#;
+    assert_snapshot!(problems(text, &[]), @r#"
+    stentor.toml:6: [auth] forward_cookies: uses the parameter "vhost", which the user call has already: choose another name
+    stentor.toml:9: [stomp] implicit_connect: is on, but [auth] default_user is not set, so nobody would be logged in by it; set that, or turn this off
+    "#);
+    for ambient in [
+        "http_basic = true",
+        "forward_headers = { Cookie = \"cookie\" }",
+    ] {
+        let text = format!("[listen]\norigins = [\"*\"]\n[auth]\n{ambient}\n");
+        assert!(load(&text, &[]).is_err(), "{ambient}");
+    }
+    let text = "[listen]\norigins = [\"*\"]\n[auth]\nforward_cookies = { sid = \"sid\" }\n";
+    assert_snapshot!(problems(text, &[]), @"stentor.toml:2: [listen] origins: lets pages of every site connect, and cookies or HTTP Basic authentication log in whoever looks at one ([auth] forward_cookies, http_basic); name your own origins");
+}
+
+#[test]
+fn what_is_forwarded_can_be_set_by_variables() {
+    let config = load(
+        "",
+        &[
+            ("STENTOR__AUTH__FORWARD_COOKIES", "sid=session_cookie"),
+            (
+                "STENTOR__AUTH__FORWARD_CONNECTION",
+                "client_ip=ip, node=node",
+            ),
+            ("STENTOR__AUTH__DEFAULT_USER", "guest"),
+            ("STENTOR__AUTH__DEFAULT_PASSCODE", "s3cret"),
+        ],
+    );
+    let auth = config.unwrap().auth;
+    assert_eq!(auth.forward_cookies["sid"], "session_cookie");
+    assert_eq!(auth.forward_connection[&auth::Fact::ClientIp], "ip");
+    assert!(!format!("{auth:?}").contains("s3cret"));
+}

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::auth;
 use crate::units::{Checked, at_least_one, more_than_zero, show_size, size};
 
 /// RabbitMQ takes no larger message, however it is configured.
@@ -174,6 +175,8 @@ pub struct Stomp {
     pub nack_requeue: bool,
     /// The exchange behind `/topic/…` destinations.
     pub default_topic_exchange: String,
+    /// Whether a client whose first frame is no CONNECT is the default user (`auth.default_user`).
+    pub implicit_connect: bool,
 }
 
 impl Default for Stomp {
@@ -185,6 +188,7 @@ impl Default for Stomp {
             heartbeat_tolerance: 2,
             nack_requeue: true,
             default_topic_exchange: "amq.topic".to_owned(),
+            implicit_connect: false,
         }
     }
 }
@@ -227,7 +231,11 @@ impl Stomp {
 
 /// What all sessions share.
 #[must_use]
-pub fn session_config(limits: &Limits, stomp: &Stomp) -> stomp_session::Config {
+pub fn session_config(
+    limits: &Limits,
+    stomp: &Stomp,
+    auth: &auth::Config,
+) -> stomp_session::Config {
     stomp_session::Config {
         server: stomp
             .server_header
@@ -243,6 +251,8 @@ pub fn session_config(limits: &Limits, stomp: &Stomp) -> stomp_session::Config {
         max_transaction_bytes: limits.max_transaction_bytes,
         max_pending: limits.max_pending,
         nack_requeue: stomp.nack_requeue,
+        soft_deny: auth.soft_deny,
+        implicit_connect: stomp.implicit_connect,
     }
 }
 
@@ -307,9 +317,11 @@ mod tests {
     #[test]
     fn the_server_header_can_be_hidden() {
         let mut stomp = Stomp::default();
-        let shown = session_config(&Limits::default(), &stomp).server;
+        let shared =
+            |stomp: &Stomp| session_config(&Limits::default(), stomp, &auth::Config::default());
+        let shown = shared(&stomp).server;
         assert!(shown.unwrap().starts_with("stentor/"));
         stomp.server_header = false;
-        assert_eq!(session_config(&Limits::default(), &stomp).server, None);
+        assert_eq!(shared(&stomp).server, None);
     }
 }

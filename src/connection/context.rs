@@ -10,11 +10,13 @@ use stomp_grammar::Limits as DecoderLimits;
 
 use super::{
     config::{Limits, Stomp, session_config},
+    login::Logins,
     mapping,
     registry::{Guard, Registry},
 };
 use crate::{
-    auth::{Authenticator, User},
+    auth::{self, Authenticator, Carried, User},
+    broker,
     hub::{Hub, Mailbox, MailboxConfig, VhostHub},
     presence::{Presence, Session},
     telemetry::ConnectionInfo,
@@ -44,28 +46,35 @@ pub struct Settings {
     pub mailbox: MailboxConfig,
     /// The virtual host of clients that name none.
     pub default_vhost: Arc<str>,
+    /// Whether messages name their user in AMQP's own property (`broker.impersonate`).
+    pub impersonate: bool,
     /// Whether a client is told the hook's reason for a refusal (`auth.disclose_reason`).
     pub disclose_reason: bool,
+    /// Ways to log in besides `login` and `passcode`.
+    pub logins: Logins,
     session: Arc<stomp_session::Config>,
 }
 
 impl Settings {
-    /// Settings from the sections of the configuration.
+    /// Settings from the sections of the configuration, on the node of that name.
     #[must_use]
     pub fn new(
         limits: Limits,
         stomp: Stomp,
         mailbox: MailboxConfig,
-        default_vhost: Arc<str>,
-        disclose_reason: bool,
+        broker: &broker::Config,
+        auth: &auth::Config,
+        node: &str,
     ) -> Self {
-        let session = Arc::new(session_config(&limits, &stomp));
+        let session = Arc::new(session_config(&limits, &stomp, auth));
         Self {
             limits,
             stomp,
             mailbox,
-            default_vhost,
-            disclose_reason,
+            default_vhost: broker.default_vhost.as_str().into(),
+            impersonate: broker.impersonate,
+            disclose_reason: auth.disclose_reason,
+            logins: Logins::new(auth, node),
             session,
         }
     }
@@ -113,18 +122,21 @@ impl Services {
 }
 
 /// Where a client connects from, and how.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Peer {
     /// Its address.
     pub remote: SocketAddr,
     /// The transport: `websocket` or `tcp`.
     pub transport: &'static str,
+    /// What the transport's opening brought for the login.
+    pub carried: Option<Box<Carried>>,
 }
 
 /// One connection, as the work done for it sees it.
 pub(super) struct Context {
     pub(super) services: Arc<Services>,
-    pub(super) peer: Peer,
+    pub(super) remote: SocketAddr,
+    pub(super) transport: &'static str,
     pub(super) guard: Guard,
     /// The session's id: unique, and not to be guessed.
     pub(super) session: Box<str>,
@@ -142,13 +154,14 @@ pub(super) struct Identity {
 impl Context {
     pub(super) fn new(
         services: Arc<Services>,
-        peer: Peer,
+        peer: &Peer,
         guard: Guard,
         session: Box<str>,
     ) -> Arc<Self> {
         Arc::new(Self {
             services,
-            peer,
+            remote: peer.remote,
+            transport: peer.transport,
             guard,
             session,
             identity: OnceLock::new(),
@@ -162,8 +175,8 @@ impl Context {
             session: &self.session,
             user: self.identity().map(|identity| &*identity.user.name),
             vhost: self.identity().map(|identity| &**identity.vhost.name()),
-            transport: self.peer.transport,
-            remote: self.peer.remote,
+            transport: self.transport,
+            remote: self.remote,
         }
     }
 
@@ -174,7 +187,11 @@ impl Context {
 
     pub(super) fn set_identity(&self, identity: Identity) {
         // The session lets nobody log in twice.
-        let _ = self.identity.set(identity);
+        if self.identity.set(identity).is_ok()
+            && let Some(identity) = self.identity()
+        {
+            identity.vhost.join(self.guard.mailbox());
+        }
     }
 
     /// Joins presence, if there is any, once logged in.
@@ -183,16 +200,19 @@ impl Context {
             return;
         };
         let user = Arc::clone(&identity.user.name);
-        let mut session = Session::new(user, &self.session, self.peer.transport, groups);
-        session.remote = Some(self.peer.remote);
+        let mut session = Session::new(user, &self.session, self.transport, groups);
+        session.remote = Some(self.remote);
         let session = Arc::new(session);
         if self.here.set(Arc::clone(&session)).is_ok() {
             presence.join(session);
         }
     }
 
-    /// Leaves presence, if it had joined.
+    /// Leaves the virtual host and presence, if it had joined.
     pub(super) fn leave(&self) {
+        if let Some(identity) = self.identity() {
+            identity.vhost.leave(self.guard.mailbox());
+        }
         if let (Some(presence), Some(session)) = (&self.services.presence, self.here.get()) {
             presence.leave(session);
         }
@@ -203,10 +223,15 @@ impl Context {
     }
 
     pub(super) fn mapping<'a>(&'a self, identity: &'a Identity) -> mapping::Context<'a> {
-        let Settings { limits, stomp, .. } = self.settings();
+        let Settings {
+            limits,
+            stomp,
+            impersonate,
+            ..
+        } = self.settings();
         mapping::Context {
             user: &identity.user.name,
-            impersonate: false,
+            impersonate: *impersonate,
             topics: &stomp.default_topic_exchange,
             auto_prefetch: limits.auto_prefetch,
             max_unacked: limits.max_unacked,

@@ -264,25 +264,28 @@ fn subscription_queue(
         None if durable => durable_name(destination, fields.required("id")?, context),
         None => subscription_name(&unique.to_be_bytes()),
     };
+    let exclusive = fields.switch("exclusive")?.unwrap_or(false);
     Ok(QueueSpec {
         name,
         durable,
-        exclusive: fields.switch("exclusive")?.unwrap_or(false),
-        auto_delete: fields.switch("auto-delete")?.unwrap_or(true),
+        exclusive,
+        auto_delete: fields.switch("auto-delete")?.unwrap_or(true) || exclusive,
         arguments: fields.queue_arguments()?,
     })
 }
 
 /// A queue of `/queue/<name>`: durable, and there to stay. One that is not durable goes with its
 /// last consumer, as with the plug-in, but it is not exclusive, which would be to say that it
-/// belongs to whichever clients happen to share this node.
+/// belongs to whichever clients happen to share this node. One that is exclusive by the client's
+/// wish goes with its one consumer too: it is the gateway's link's, which outlives the client.
 fn queue(name: &str, durable: Option<bool>, fields: &Fields<'_>) -> Result<QueueSpec, Problem> {
     let durable = durable.unwrap_or(true);
+    let exclusive = fields.switch("exclusive")?.unwrap_or(false);
     Ok(QueueSpec {
         name: name.into(),
         durable,
-        exclusive: fields.switch("exclusive")?.unwrap_or(false),
-        auto_delete: fields.switch("auto-delete")?.unwrap_or(!durable),
+        exclusive,
+        auto_delete: fields.switch("auto-delete")?.unwrap_or(!durable) || exclusive,
         arguments: fields.queue_arguments()?,
     })
 }

@@ -5,6 +5,7 @@
 mod config;
 mod context;
 mod link;
+mod login;
 pub mod mapping;
 mod permission;
 mod registry;
@@ -32,6 +33,7 @@ use tokio::time::{Instant, Sleep, error::Elapsed};
 pub use config::{Limits, Stomp, session_config};
 pub use context::{Peer, Services, Settings};
 pub use link::{Link, LinkError};
+pub use login::Logins;
 pub use registry::{Guard, Registry};
 
 use self::{
@@ -39,6 +41,7 @@ use self::{
     work::{Done, Handed, Route, Task, Work},
 };
 use crate::{
+    auth::Carried,
     broker::{QueueSpec, destination::Destination},
     hub::{Item, Parcel},
     telemetry::{self, Ending},
@@ -73,6 +76,8 @@ struct Connection<L> {
     /// Received and not decoded yet.
     input: Bytes,
     context: Arc<Context>,
+    /// What the transport's opening brought for the login, until that begins.
+    carried: Option<Box<Carried>>,
     routes: Vec<(SubscriptionId, Route)>,
     /// Queues that SEND frames had declared.
     declared: HashSet<Box<str>>,
@@ -120,10 +125,11 @@ enum Event {
 }
 
 impl<L: Link> Connection<L> {
-    fn new(services: Arc<Services>, link: L, peer: Peer, guard: Guard) -> Self {
+    fn new(services: Arc<Services>, link: L, mut peer: Peer, guard: Guard) -> Self {
         let opened = Instant::now();
         let id = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>());
-        let context = Context::new(services, peer, guard, id.into());
+        let carried = peer.carried.take();
+        let context = Context::new(services, &peer, guard, id.into());
         let settings = context.settings();
         Self {
             link,
@@ -135,6 +141,7 @@ impl<L: Link> Connection<L> {
             decoder: Decoder::new(settings.first_limits()),
             input: Bytes::new(),
             context,
+            carried,
             routes: Vec::new(),
             declared: HashSet::new(),
             work: None,
@@ -249,7 +256,9 @@ impl<L: Link> Connection<L> {
     fn begin(&mut self, action: Action) -> Result<(), (stomp_session::OperationId, Problem)> {
         let context = Arc::clone(&self.context);
         let future = match action {
-            Action::Authenticate(connect) => work::authenticate(context, connect).boxed(),
+            Action::Authenticate(connect) => {
+                work::authenticate(context, connect, self.carried.take()).boxed()
+            }
             Action::Subscribe(operation, subscribe) => {
                 work::subscribe(context, operation, subscribe).boxed()
             }
@@ -258,9 +267,10 @@ impl<L: Link> Connection<L> {
                 work::unsubscribe(context, operation, unsubscribe, route).boxed()
             }
             Action::Perform(operation, operations) => {
+                let mut made = Vec::new();
                 let tasks: Result<Vec<_>, _> = operations
                     .into_iter()
-                    .filter_map(|operation| self.task(operation).transpose())
+                    .filter_map(|operation| self.task(operation, &mut made).transpose())
                     .collect();
                 let tasks = tasks.map_err(|problem| (operation, problem))?;
                 work::perform(context, operation, tasks).boxed()
@@ -274,7 +284,12 @@ impl<L: Link> Connection<L> {
     }
 
     /// Gathers what is needed to do one thing of an operation; `None`: there is nothing to do.
-    fn task(&mut self, operation: Operation) -> Result<Option<Task>, Problem> {
+    /// `made` are the queues for replies that things before it will make.
+    fn task(
+        &mut self,
+        operation: Operation,
+        made: &mut Vec<(SubscriptionId, Box<str>)>,
+    ) -> Result<Option<Task>, Problem> {
         match operation {
             Operation::Publish(publish) => {
                 let context = Arc::clone(&self.context);
@@ -290,7 +305,7 @@ impl<L: Link> Connection<L> {
                     Some(name) => {
                         let name = Destination::TempQueue(name).to_string();
                         let subscription = self.session.open_replies(&name)?;
-                        let (queue, request) = self.reply_queue(subscription, &mapping);
+                        let (queue, request) = self.reply_queue(subscription, made, &mapping);
                         sending.publish.properties.reply_to = Some(queue);
                         request.map(|request| (subscription, request))
                     }
@@ -315,12 +330,17 @@ impl<L: Link> Connection<L> {
     fn reply_queue(
         &self,
         subscription: SubscriptionId,
+        made: &mut Vec<(SubscriptionId, Box<str>)>,
         mapping: &mapping::Context<'_>,
     ) -> (Box<str>, Option<crate::broker::Consume>) {
         if let Some(Route::Dedicated(route)) = self.route(subscription) {
             return (route.queue().into(), None);
         }
+        if let Some((_, queue)) = made.iter().find(|(id, _)| *id == subscription) {
+            return (queue.clone(), None);
+        }
         let request = mapping::temp_queue(rand::random(), mapping);
+        made.push((subscription, request.queue.name.clone()));
         (request.queue.name.clone(), Some(request))
     }
 

@@ -11,9 +11,12 @@ use std::{
 
 use parking_lot::Mutex;
 use stomp_session::Problem;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
-use crate::hub::Mailbox;
+use crate::{
+    hub::Mailbox,
+    telemetry::{self, Seldom},
+};
 
 /// All connections of this node.
 #[derive(Debug)]
@@ -24,6 +27,7 @@ pub struct Registry {
     next: AtomicU64,
     count: watch::Sender<usize>,
     max: usize,
+    turned_away: Mutex<Seldom>,
 }
 
 /// A connection's place in the registry; given back when it is dropped.
@@ -44,6 +48,7 @@ impl Registry {
             next: AtomicU64::new(0),
             count: watch::Sender::new(0),
             max,
+            turned_away: Mutex::default(),
         })
     }
 
@@ -70,10 +75,12 @@ impl Registry {
         })
     }
 
-    /// How many there may be.
-    #[must_use]
-    pub fn max(&self) -> usize {
-        self.max
+    /// Logs, now and then, that [`Registry::enter`] had no place for a client of this listener.
+    pub fn log_turned_away(&self, listener: &str) {
+        let unsaid = self.turned_away.lock().admit(Instant::now().into_std());
+        if let Some(unsaid) = unsaid {
+            telemetry::connection_limit_reached(listener, self.max, unsaid);
+        }
     }
 
     /// How many there are.
@@ -98,14 +105,13 @@ impl Registry {
             self.draining.store(true, Ordering::Relaxed);
             mailboxes.values().map(Arc::clone).collect()
         };
-        let ticks = (duration.as_millis() / TICK.as_millis()).max(1);
-        let each_tick = mailboxes
-            .len()
-            .div_ceil(usize::try_from(ticks).unwrap_or(1))
-            .max(1);
-        let mut ticking = tokio::time::interval(TICK);
-        for some in mailboxes.chunks(each_tick) {
-            ticking.tick().await;
+        // Some at a time, if they are many; few are as far apart as the duration has room for.
+        let ticks = usize::try_from(duration.as_millis() / TICK.as_millis()).unwrap_or(usize::MAX);
+        let some = mailboxes.len().div_ceil(ticks.max(1)).max(1);
+        let times = u32::try_from(mailboxes.len().div_ceil(some)).unwrap_or(u32::MAX);
+        let start = Instant::now();
+        for (time, some) in (0..times).zip(mailboxes.chunks(some)) {
+            tokio::time::sleep_until(start + duration / times * time).await;
             for mailbox in some {
                 mailbox.fail(Problem::ShuttingDown);
             }

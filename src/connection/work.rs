@@ -19,14 +19,14 @@ use stomp_session::{
 
 use super::{
     context::{Context, Identity},
+    login,
     mapping::{self, Plan, Sending},
     permission::Permissions,
 };
 use crate::{
-    auth::{Access, Login, Refusal},
+    auth::Carried,
     broker::{BrokerError, Confirm, Consume, Consumer, destination::Destination},
     hub::{DedicatedSink, SharedSubscription},
-    telemetry::{self, ConnectionInfo},
 };
 
 /// How a subscription of this connection is served.
@@ -183,61 +183,12 @@ impl Dedicated {
 }
 
 /// Finds out who a client is, and whether it may enter the virtual host.
-pub(super) async fn authenticate(context: Arc<Context>, connect: Box<Connect>) -> Done {
-    Done::Authenticated(login(&context, &connect).await)
-}
-
-async fn login(context: &Context, connect: &Connect) -> Result<Identity, Problem> {
-    let header = |name| connect.headers.get(name);
-    let (Some(user), Some(passcode)) = (header("login"), header("passcode")) else {
-        return Err(Problem::MissingCredentials);
-    };
-    let services = &context.services;
-    let vhost = header("host").unwrap_or(&context.settings().default_vhost);
-    let login = Login {
-        user: user.into(),
-        password: Some(passcode.into()),
-        vhost: vhost.into(),
-    };
-    let refused = |refusal: &Refusal| {
-        let info = ConnectionInfo {
-            user: Some(&login.user),
-            vhost: Some(&login.vhost),
-            ..context.info()
-        };
-        telemetry::login_refused(&info, &refusal.to_string());
-    };
-    let user = services.auth.user(&login).await.map_err(|refusal| {
-        refused(&refusal);
-        let user = login.user.clone();
-        match refusal {
-            Refusal::Denied(_) => Problem::AccessRefused { user },
-            Refusal::Faulty(_) => Problem::LoginUnavailable { user },
-        }
-    })?;
-    let denied = |refusal: &Refusal| {
-        refused(refusal);
-        Problem::VhostDenied {
-            vhost: vhost.into(),
-        }
-    };
-    let Some(hub) = services.hub.vhost(vhost) else {
-        let text = format!("virtual host {vhost:?} is not in broker.vhosts");
-        return Err(denied(&Refusal::Denied(Some(text.into()))));
-    };
-    let access = Access::Vhost {
-        vhost: Arc::clone(hub.name()),
-        ip: context.peer.remote.ip(),
-    };
-    services
-        .auth
-        .allow(&user, &access)
-        .await
-        .map_err(|refusal| denied(&refusal))?;
-    Ok(Identity {
-        user,
-        vhost: Arc::clone(hub),
-    })
+pub(super) async fn authenticate(
+    context: Arc<Context>,
+    connect: Box<Connect>,
+    carried: Option<Box<Carried>>,
+) -> Done {
+    Done::Authenticated(login::login(&context, &connect, carried).await)
 }
 
 /// A hook that is at fault has said so in the log: its users are here all the same.
@@ -428,16 +379,14 @@ pub(super) fn problem(error: &BrokerError) -> Problem {
     let text = || error.to_string().into();
     match error {
         BrokerError::NotFound(text) => Problem::NotFound(text.clone()),
-        BrokerError::AccessRefused(text) => Problem::PermissionDenied {
-            detail: text.clone(),
-        },
+        BrokerError::AccessRefused(text) => Problem::BrokerRefused(text.clone()),
         BrokerError::ResourceLocked(text) => Problem::ResourceLocked(text.clone()),
         BrokerError::PreconditionFailed(text) | BrokerError::Unsupported(text) => {
             Problem::PreconditionFailed(text.clone())
         }
         BrokerError::Unroutable | BrokerError::Nacked => Problem::NotPublished(text()),
         BrokerError::Cancelled(text) => Problem::SubscriptionCancelled(text.clone()),
-        BrokerError::Unavailable(_) | BrokerError::Unreadable(_) => {
+        BrokerError::Unavailable(_) | BrokerError::Unreadable(_) | BrokerError::VhostRefused(_) => {
             Problem::BrokerUnavailable(text())
         }
     }

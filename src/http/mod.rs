@@ -6,7 +6,13 @@
 mod admin;
 mod upgrade;
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
@@ -17,6 +23,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -27,9 +34,10 @@ pub use admin::routes as admin_routes;
 pub use upgrade::Origins;
 
 use crate::{
+    auth::Forwarding,
     connection::{self, Guard, Peer, Services},
     listen::{WebSocketLink, accept},
-    telemetry,
+    telemetry::{self, Seldom},
 };
 
 /// Routes of warp, of any kind.
@@ -48,6 +56,8 @@ pub struct WebSocketServer {
     pub path: Box<str>,
     /// Who may connect.
     pub origins: Origins,
+    /// What a request carries for its login.
+    pub forwarding: Forwarding,
     /// How long a client may take for a request's head.
     pub handshake_timeout: Duration,
     /// What is served beside the WebSocket.
@@ -92,9 +102,17 @@ impl WebSocketServer {
             Ok(grant) => grant,
             Err(refusal) => return refuse(&refusal),
         };
+        let carried = self
+            .forwarding
+            .read(request.headers(), request.uri().query())
+            .map_err(upgrade::Refusal::from);
+        let carried = match carried {
+            Ok(carried) => carried,
+            Err(refusal) => return refuse(&refusal),
+        };
         // Taken before the answer, so that a drain waits for this one too.
         let Some(guard) = self.services.enter() else {
-            telemetry::connection_limit_reached("http", self.services.registry.max());
+            self.services.registry.log_turned_away("http");
             let text = "There are as many connections as this server takes.".to_owned();
             return refuse(&upgrade::Refusal {
                 status: StatusCode::SERVICE_UNAVAILABLE,
@@ -104,7 +122,12 @@ impl WebSocketServer {
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             if let Ok(Ok(upgraded)) = tokio::time::timeout(self.handshake_timeout, upgraded).await {
-                self.connect(upgraded, remote, guard).await;
+                let peer = Peer {
+                    remote,
+                    transport: "websocket",
+                    carried,
+                };
+                self.connect(upgraded, peer, guard).await;
             }
         });
         let mut answer = text_answer(StatusCode::SWITCHING_PROTOCOLS, String::new());
@@ -127,7 +150,7 @@ impl WebSocketServer {
         answer
     }
 
-    async fn connect(&self, upgraded: hyper::upgrade::Upgraded, remote: SocketAddr, guard: Guard) {
+    async fn connect(&self, upgraded: hyper::upgrade::Upgraded, peer: Peer, guard: Guard) {
         // The bare stream: hyper's buffers are not kept.
         let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
             return;
@@ -135,10 +158,6 @@ impl WebSocketServer {
         let services = Arc::clone(&self.services);
         let first_limit = services.settings().limits.max_frame_size_unauthenticated;
         let link = WebSocketLink::new(parts.io.into_inner(), parts.read_buf, first_limit);
-        let peer = Peer {
-            remote,
-            transport: "websocket",
-        };
         connection::serve(services, link, peer, guard).await;
     }
 }
@@ -167,19 +186,27 @@ pub async fn serve_routes(
 /// Connections that are not upgraded (yet), bounded on each listener: they are answered within
 /// milliseconds, or come from somebody who wants to hold them.
 #[derive(Clone)]
-struct Places(Arc<Semaphore>);
+struct Places {
+    free: Arc<Semaphore>,
+    turned_away: Arc<Mutex<Seldom>>,
+}
 
 impl Places {
     const MOST: usize = 2_000;
 
     fn new() -> Self {
-        Self(Arc::new(Semaphore::new(Self::MOST)))
+        Self {
+            free: Arc::new(Semaphore::new(Self::MOST)),
+            turned_away: Arc::default(),
+        }
     }
 
     fn take(&self, what: &str) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.0).try_acquire_owned().ok();
-        if place.is_none() {
-            telemetry::connection_limit_reached(what, Self::MOST);
+        let place = Arc::clone(&self.free).try_acquire_owned().ok();
+        if place.is_none()
+            && let Some(unsaid) = self.turned_away.lock().admit(Instant::now())
+        {
+            telemetry::connection_limit_reached(what, Self::MOST, unsaid);
         }
         place
     }
@@ -223,6 +250,11 @@ fn refuse(refusal: &upgrade::Refusal) -> Answer {
         StatusCode::METHOD_NOT_ALLOWED => {
             let get = header::HeaderValue::from_static("GET");
             headers.insert(header::ALLOW, get);
+        }
+        StatusCode::UNAUTHORIZED => {
+            let basic =
+                header::HeaderValue::from_static("Basic realm=\"STOMP\", charset=\"UTF-8\"");
+            headers.insert(header::WWW_AUTHENTICATE, basic);
         }
         StatusCode::UPGRADE_REQUIRED => {
             headers.insert(

@@ -15,8 +15,8 @@ use tokio_tungstenite::{
 
 use super::*;
 use crate::{
-    auth::{Access, Authenticator, Login, Refusal, User},
-    broker::{FeedConfig, embedded::Embedded},
+    auth::{self, Access, Authenticator, Login, Refusal, User},
+    broker::{self, FeedConfig, embedded::Embedded},
     connection::{Limits, Registry, Settings, Stomp},
     hub::{Hub, MailboxConfig},
     shutdown::{Phase, Progress},
@@ -44,13 +44,15 @@ impl Authenticator for Everybody {
 }
 
 fn services(max_connections: usize) -> Arc<Services> {
-    let hub = Hub::new(&Embedded::new([]), ["/"], &FeedConfig::default());
+    let broker = broker::Config::default();
+    let hub = Hub::new(Arc::new(Embedded::new([])), &broker, &FeedConfig::default());
     let settings = Settings::new(
         Limits::default(),
         Stomp::default(),
         MailboxConfig::default(),
-        "/".into(),
-        false,
+        &broker,
+        &auth::Config::default(),
+        "node-1",
     );
     Services::new(
         hub,
@@ -71,6 +73,14 @@ struct Server {
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn server(max_connections: usize, handshake_timeout: Duration) -> Server {
+    server_with(max_connections, handshake_timeout, Forwarding::default()).await
+}
+
+async fn server_with(
+    max_connections: usize,
+    handshake_timeout: Duration,
+    forwarding: Forwarding,
+) -> Server {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let services = services(max_connections);
@@ -78,6 +88,7 @@ async fn server(max_connections: usize, handshake_timeout: Duration) -> Server {
     let server = WebSocketServer {
         services: Arc::clone(&services),
         path: "/ws".into(),
+        forwarding,
         origins: Origins {
             allowed: Vec::new(),
             allow_missing: true,
@@ -302,4 +313,34 @@ async fn the_operator_is_answered() {
     assert!(alive.starts_with("HTTP/1.1 200 "), "{alive}");
     progress.enter(Phase::CloseBroker);
     timeout(TIMEOUT, serving).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_a_request_carries_can_be_required_and_bounded() {
+    let config: auth::Config =
+        toml::from_str("http_basic = true\nforward_cookies = { sid = \"sid\" }").unwrap();
+    let server = server_with(10, TIMEOUT, Forwarding::new(&config)).await;
+    let upgrade = |extra: &str| {
+        format!(
+            "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n{extra}\r\n"
+        )
+    };
+    let basic = "authorization: Basic YWxpY2U6c2VjcmV0\r\n";
+    let long = format!("{basic}cookie: sid={}\r\n", "x".repeat(9_000));
+    for (extra, status) in [
+        ("", "401"),
+        ("authorization: Bearer abc\r\n", "401"),
+        (&long, "431"),
+        (basic, "101"),
+    ] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let answer = ask(&mut stream, &upgrade(extra)).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        let challenges = answer.contains("www-authenticate: Basic realm=\"STOMP\"");
+        assert_eq!(challenges, status == "401", "{answer}");
+    }
 }

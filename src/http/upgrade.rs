@@ -4,6 +4,8 @@ use hyper::{HeaderMap, Method, StatusCode, header};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use url::Url;
 
+use crate::auth::CarryError;
+
 /// Subprotocols that are spoken, the best first. They do not bind the STOMP version: that is
 /// negotiated by CONNECT, and clients rely on it.
 const SUBPROTOCOLS: [&str; 3] = ["v12.stomp", "v11.stomp", "v10.stomp"];
@@ -33,6 +35,20 @@ pub(super) struct Refusal {
     pub(super) status: StatusCode,
     /// Its text.
     pub(super) text: String,
+}
+
+impl From<CarryError> for Refusal {
+    fn from(error: CarryError) -> Self {
+        let status = match error {
+            CarryError::Unauthorized => StatusCode::UNAUTHORIZED,
+            CarryError::TooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            CarryError::Twice(_) | CarryError::NotText(_) => StatusCode::BAD_REQUEST,
+        };
+        Self {
+            status,
+            text: error.to_string(),
+        }
+    }
 }
 
 /// Looks at a request to the WebSocket's path.

@@ -9,6 +9,7 @@ mod config;
 mod feed;
 mod linger;
 mod mailbox;
+mod vhosts;
 
 use std::{
     collections::HashMap,
@@ -18,60 +19,19 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use stomp_session::SubscriptionId;
+use stomp_session::{Problem, SubscriptionId};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use config::{Mailbox as MailboxConfig, Overflow};
 pub use feed::SharedSubscription;
 pub use mailbox::{DedicatedSink, Item, Mailbox, Parcel};
+pub use vhosts::{EnterError, Hub};
 
 use self::{
     feed::{Feed, Feeds, Subscriber},
     linger::Linger,
 };
 use crate::broker::{Binding, Broker, BrokerError, ExchangeKind, FeedConfig, FeedId, VirtualHost};
-
-/// The hubs of all virtual hosts that clients may ask for.
-pub struct Hub {
-    vhosts: HashMap<Arc<str>, Arc<VhostHub>>,
-}
-
-impl Hub {
-    /// Opens the virtual hosts at the broker. Returns at once; links are made in the background.
-    pub fn new<'a>(
-        broker: &dyn Broker,
-        vhosts: impl IntoIterator<Item = &'a str>,
-        config: &FeedConfig,
-    ) -> Self {
-        let open = |name: &'a str| (Arc::from(name), VhostHub::open(broker, name, config));
-        Self {
-            vhosts: vhosts.into_iter().map(open).collect(),
-        }
-    }
-
-    /// The hub of a virtual host; `None` if clients may not ask for it.
-    #[must_use]
-    pub fn vhost(&self, name: &str) -> Option<&Arc<VhostHub>> {
-        self.vhosts.get(name)
-    }
-
-    /// Whether the broker can be reached, for every virtual host; if not, why.
-    ///
-    /// # Errors
-    /// The first virtual host's trouble.
-    pub fn health(&self) -> Result<(), BrokerError> {
-        self.vhosts
-            .values()
-            .try_for_each(|vhost| vhost.host.health())
-    }
-
-    /// Closes every virtual host.
-    pub async fn close(&self) {
-        for vhost in self.vhosts.values() {
-            vhost.host.close().await;
-        }
-    }
-}
 
 /// The shared feeds of one virtual host, and the way to everything else of it.
 pub struct VhostHub {
@@ -85,6 +45,16 @@ pub struct VhostHub {
     /// Keyed at random, so that nobody can aim all patterns at one shard.
     hasher: RandomState,
     kinds: Mutex<HashMap<Arc<str>, ExchangeKind>>,
+    members: Mutex<Members>,
+}
+
+/// The clients of a virtual host.
+#[derive(Default)]
+struct Members {
+    /// By their address, which nobody else has while they are here.
+    mailboxes: HashMap<usize, Arc<Mailbox>>,
+    /// Whether the virtual host is gone for good: who still comes, is told so.
+    is_gone: bool,
 }
 
 impl VhostHub {
@@ -104,7 +74,42 @@ impl VhostHub {
                 .shards(std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)),
             hasher: RandomState::new(),
             kinds: Mutex::default(),
+            members: Mutex::default(),
         })
+    }
+
+    /// A client has come in: it is told when the virtual host goes.
+    pub fn join(&self, mailbox: &Arc<Mailbox>) {
+        let mut members = self.members.lock();
+        if members.is_gone {
+            mailbox.fail(self.gone());
+        } else {
+            let address = Arc::as_ptr(mailbox).addr();
+            members.mailboxes.insert(address, Arc::clone(mailbox));
+        }
+    }
+
+    /// A client has left.
+    pub fn leave(&self, mailbox: &Arc<Mailbox>) {
+        let address = Arc::as_ptr(mailbox).addr();
+        self.members.lock().mailboxes.remove(&address);
+    }
+
+    /// Tells all clients that the virtual host is gone; `for_good`: also those that still come.
+    fn tell_gone(&self, for_good: bool) {
+        let mut members = self.members.lock();
+        members.is_gone |= for_good;
+        for mailbox in members.mailboxes.values() {
+            mailbox.fail(self.gone());
+        }
+    }
+
+    fn gone(&self) -> Problem {
+        let text = format!(
+            "the virtual host '{}' is gone, or closed to this server\n",
+            self.name
+        );
+        Problem::FeedInterrupted(text.into())
     }
 
     /// The virtual host's name.

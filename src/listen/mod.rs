@@ -5,18 +5,35 @@ mod outgoing;
 mod tcp;
 mod websocket;
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::net::{TcpListener, TcpStream};
+use stomp_session::Problem;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
 
 pub use config::Config;
 pub use tcp::TcpLink;
 pub use websocket::WebSocketLink;
 
 use crate::{
-    connection::{self, Peer, Services},
-    telemetry,
+    connection::{self, Link, Peer, Services},
+    telemetry::{self, Seldom},
 };
+
+/// How long it may take to tell a client that there is no room for it.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How many are told at a time; more are closed without a word.
+const MAX_FAREWELLS: usize = 100;
 
 /// Opens an address.
 ///
@@ -41,6 +58,7 @@ pub async fn accept<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(TcpStream, SocketAddr) -> F,
 ) {
     let mut stop = std::pin::pin!(stop);
+    let mut failures = Seldom::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -54,7 +72,9 @@ pub async fn accept<F: Future<Output = ()> + Send + 'static>(
                 tokio::spawn(serve(stream, remote));
             }
             Err(error) => {
-                telemetry::accept_failed(what, &error);
+                if let Some(unsaid) = failures.admit(Instant::now()) {
+                    telemetry::accept_failed(what, &error, unsaid);
+                }
                 // Out of files, most likely: that takes a moment to get better.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -68,24 +88,45 @@ pub async fn serve_stomp(
     services: Arc<Services>,
     stop: impl Future<Output = ()>,
 ) {
+    let farewells = Arc::new(Semaphore::new(MAX_FAREWELLS));
     accept(listener, "stomp", stop, |stream, remote| {
-        let services = Arc::clone(&services);
+        let (services, farewells) = (Arc::clone(&services), Arc::clone(&farewells));
         async move {
             match services.enter() {
                 Some(guard) => {
                     let peer = Peer {
                         remote,
                         transport: "tcp",
+                        carried: None,
                     };
                     connection::serve(services, TcpLink::new(stream), peer, guard).await;
                 }
                 None => {
-                    telemetry::connection_limit_reached("stomp", services.registry.max());
+                    services.registry.log_turned_away("stomp");
+                    if let Ok(_turn) = farewells.try_acquire() {
+                        turn_away(stream).await;
+                    }
                 }
             }
         }
     })
     .await;
+}
+
+/// Tells a client that there is no room for it, and hangs up.
+async fn turn_away<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) {
+    let problem = Problem::TooManyConnections;
+    let mut link = TcpLink::new(stream);
+    link.send(problem.frame().into());
+    let told = async {
+        if poll_fn(|context| link.poll_flush(context)).await.is_ok() {
+            // Waits for the client to close: what it has sent, and is not read, would make the
+            // system take back what was written.
+            poll_fn(|context| link.poll_close(context, problem.close_code())).await;
+        }
+    };
+    // Who neither reads nor closes, is cut.
+    let _ = timeout(FAREWELL, told).await;
 }
 
 #[cfg(test)]

@@ -69,3 +69,24 @@ async fn streams_are_accepted_until_it_is_enough_and_go_on_then() {
         assert_eq!(client.read_u8().await.unwrap(), 7);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_is_turned_away_is_told_why() {
+    let (mut client, server) = tokio::io::duplex(1024);
+    let turned_away = tokio::spawn(turn_away(server));
+    client.write_all(b"CONNECT\n\n\0").await.unwrap();
+    let mut told = String::new();
+    client.read_to_string(&mut told).await.unwrap();
+    assert!(
+        told.starts_with("ERROR\nmessage:too many connections\n"),
+        "{told}"
+    );
+    drop(client);
+    timeout(TIMEOUT, turned_away).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_listen_is_cut() {
+    let (_client, server) = tokio::io::duplex(16);
+    timeout(FAREWELL * 2, turn_away(server)).await.unwrap();
+}

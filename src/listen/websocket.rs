@@ -29,7 +29,7 @@ use super::{outgoing::Outgoing, tcp::poll_hang_up};
 use crate::connection::{Link, LinkError};
 
 /// Kept for as long as the connection is, so it is small; tungstenite reads no more at a time.
-const READ_BUFFER: usize = 1024;
+const READ_BUFFER: usize = 512;
 /// Bytes of answers to pings that may wait for a client to read them.
 const MOST_ANSWERS: usize = 4 * 1024;
 /// How much larger than a frame a message may be: several small frames can come in one, and the
@@ -68,8 +68,9 @@ impl<S> WebSocketLink<S> {
             .write_buffer_size(0)
             .max_message_size(Some(max_frame_size.saturating_add(MESSAGE_SLACK)))
             .max_frame_size(Some(max_frame_size.saturating_add(MESSAGE_SLACK)));
-        let protocol =
-            WebSocketContext::from_partially_read(received.into(), Role::Server, Some(config));
+        // Copied: it is a part of hyper's buffer of 8 KiB, which would live as long as this.
+        let received = received.to_vec();
+        let protocol = WebSocketContext::from_partially_read(received, Role::Server, Some(config));
         Self {
             stream,
             protocol,

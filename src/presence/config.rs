@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::Deserialize;
 
-use crate::units::Checked;
+use crate::{secret_url::SecretUrl, units::Checked};
 
 /// Where it is kept who is here.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -64,19 +64,7 @@ pub enum Url {
     /// `memory:`: in this process, for a single node.
     Memory,
     /// `redis:`: shared by all nodes.
-    Redis(RedisUrl),
-}
-
-/// Where Redis is. Shown without the password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RedisUrl(url::Url);
-
-impl RedisUrl {
-    /// The whole URL with its password, for the client library alone.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        self.0.as_str()
-    }
+    Redis(SecretUrl),
 }
 
 /// What is wrong with a URL. Never shows the URL: there may be a password in it.
@@ -103,7 +91,7 @@ impl FromStr for Url {
         if url.scheme() != "redis" || !has_host || !database_is_a_number || !bare {
             return Err(UrlError);
         }
-        Ok(Self::Redis(RedisUrl(url)))
+        Ok(Self::Redis(url.into()))
     }
 }
 
@@ -122,23 +110,6 @@ impl fmt::Display for Url {
             Self::Memory => f.write_str("memory:"),
             Self::Redis(url) => url.fmt(f),
         }
-    }
-}
-
-impl fmt::Display for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.0.clone();
-        if shown.password().is_some() {
-            // Fails only where a URL can have no password, and so has none.
-            let _ = shown.set_password(Some("***"));
-        }
-        f.write_str(shown.as_str())
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RedisUrl({self})")
     }
 }
 

@@ -17,7 +17,7 @@ use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 use futures_util::future::BoxFuture;
 use thiserror::Error;
 
-pub use config::{Config, RedisUrl, Url, UrlError};
+pub use config::{Config, Url, UrlError};
 
 /// Keeps who is online, on all nodes.
 ///

@@ -24,7 +24,8 @@ use self::{
     keeper::Keeper,
     queue::{Shared, Stale},
 };
-use super::{Presence, PresenceError, RedisUrl, Session, SessionInfo};
+use super::{Presence, PresenceError, Session, SessionInfo};
+use crate::secret_url::SecretUrl;
 
 /// Connections at most: one writes, the others read.
 const CONNECTIONS: usize = 4;
@@ -63,7 +64,7 @@ impl RedisPresence {
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn new(url: &RedisUrl, lease: Duration, node: &str) -> Result<Self, PresenceError> {
+    pub fn new(url: &SecretUrl, lease: Duration, node: &str) -> Result<Self, PresenceError> {
         // A lease shorter than three timeouts would run out while one call is waited for.
         let timeout = TIMEOUT.min(lease / 3);
         let settings = AsyncConnectionConfig::new()

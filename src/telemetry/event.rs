@@ -86,6 +86,26 @@ pub fn broker_link_down(link: &str, cause: &str, retry_in: Duration) {
     warn!(target: "stentor::broker", link, cause, retry_in_ms, "broker link down");
 }
 
+/// The first client of a virtual host, or the program's start: its links are being made.
+pub fn vhost_opened(vhost: &str) {
+    info!(target: "stentor::hub", vhost, "virtual host opened");
+}
+
+/// The links of a virtual host are closed.
+pub fn vhost_closed(vhost: &str, cause: &str) {
+    info!(target: "stentor::hub", vhost, cause, "virtual host closed");
+}
+
+/// The broker takes no messages that name their user: the gateway's account may not speak for
+/// others.
+pub fn impersonation_refused(cause: &str) {
+    error!(
+        target: "stentor::broker", cause,
+        "the gateway's account may not publish for its users: give it the tag `impersonator` \
+         (rabbitmqctl set_user_tags), or set [broker] impersonate = false"
+    );
+}
+
 /// The broker takes no messages for now (an alarm: memory or disk).
 pub fn broker_blocked(link: &str, cause: &str) {
     warn!(
@@ -136,27 +156,27 @@ pub fn listening(address: SocketAddr, listener: &str) {
     info!(target: "stentor::listen", %address, listener, "listening");
 }
 
-/// A connection could not be accepted.
-pub fn accept_failed(what: &str, cause: &dyn Display) {
+/// A connection could not be accepted, nor `unsaid` more since this was said the last time.
+pub fn accept_failed(what: &str, cause: &dyn Display, unsaid: u64) {
     let cause = cause.to_string();
-    warn!(target: "stentor::listen", what, cause, "accept failed");
+    warn!(target: "stentor::listen", what, cause, unsaid, "accept failed");
 }
 
-/// A connection was not accepted, for there are as many as are allowed.
-pub fn connection_limit_reached(what: &str, max_connections: usize) {
+/// Connections were not accepted, for there are as many as are allowed; `unsaid` more since this
+/// was said the last time.
+pub fn connection_limit_reached(what: &str, max_connections: usize, unsaid: u64) {
     warn!(
-        target: "stentor::listen", what,
-        max_connections, "connection limit reached: a client was turned away"
+        target: "stentor::listen", what, max_connections,
+        unsaid, "connection limit reached: clients are turned away"
     );
 }
 
-/// The system allows fewer open files than `max_connections` may need.
-pub fn few_files(allowed: u64, max_connections: usize) {
+/// The system allows fewer open files than `wanted` clients may need, so fewer are taken.
+pub fn few_files(open_files: u64, wanted: usize, max_connections: usize) {
     warn!(
-        target: "stentor::listen", allowed,
-        max_connections,
-        "too few file descriptors for [listen] max_connections: raise the hard limit \
-         (`ulimit -Hn`, systemd's LimitNOFILE)"
+        target: "stentor::listen", open_files, wanted, max_connections,
+        "fewer clients than [listen] max_connections, for the system allows too few open files: \
+         raise the hard limit (`ulimit -Hn`, systemd's LimitNOFILE), or lower max_connections"
     );
 }
 

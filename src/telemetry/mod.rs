@@ -7,6 +7,7 @@
 
 mod config;
 mod event;
+mod seldom;
 
 use std::io::{self, IsTerminal};
 
@@ -21,6 +22,7 @@ use tracing_subscriber::{
 
 pub use config::{Config, Format};
 pub use event::*;
+pub use seldom::Seldom;
 
 /// Why the log could not be set up.
 #[derive(Debug, thiserror::Error)]

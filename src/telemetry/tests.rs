@@ -67,8 +67,8 @@ fn everything(name: &str) {
     feed_interrupted(&name, name);
     presence_down(name, Duration::from_secs(1));
     listening(connection.remote, name);
-    accept_failed(name, &name);
-    connection_limit_reached(name, 1);
+    accept_failed(name, &name, 0);
+    connection_limit_reached(name, 1, 0);
     not_ready(name);
 }
 

@@ -94,6 +94,8 @@ pub enum Answer {
     Allow,
     /// 200 `allow` and these tags.
     AllowTags(&'static str),
+    /// 200 `allow`, and in the header `x-username` who the user is.
+    AllowAs(&'static str),
     /// 200 `deny`.
     Deny,
     /// 200 `deny` and this reason.
@@ -258,6 +260,12 @@ async fn respond(
         verdict = match verdict {
             Answer::Allow => return Ok(answer(200, "allow")),
             Answer::AllowTags(tags) => return Ok(answer(200, &format!("allow {tags}"))),
+            Answer::AllowAs(user) => {
+                let mut named = answer(200, "allow");
+                let user = user.parse().expect("a header's value");
+                named.headers_mut().insert("x-username", user);
+                return Ok(named);
+            }
             Answer::Deny => return Ok(answer(200, "deny")),
             Answer::DenyBecause(reason) => return Ok(answer(200, &format!("deny {reason}"))),
             Answer::Status(status, body) => return Ok(answer(status, &body)),

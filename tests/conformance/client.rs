@@ -178,13 +178,6 @@ impl Client {
         }
     }
 
-    /// Hears the MESSAGE frames that came while the client waited for something else.
-    pub(crate) fn hear_what_came(&mut self) {
-        while let Some(frame) = self.inbox.pop_front() {
-            self.heard(&frame);
-        }
-    }
-
     /// Hears a MESSAGE, and answers what an ACK of it must name.
     pub(crate) async fn message(&mut self) -> String {
         let Some(frame) = self.kept_or_next().await else {

@@ -111,11 +111,73 @@ fn the_default_configuration_is_printed() {
 }
 
 #[test]
-fn a_sound_configuration_is_checked_in_silence() {
+fn a_sound_configuration_is_checked_in_one_line() {
     let ran = stentor(&["config", "--check", "my.toml"], &[], Some(SOUND));
+    let line = "my.toml: no errors; 2 keys of the file; all others are defaults\n";
     assert_eq!(
-        (ran.code, ran.out, ran.err),
-        (Some(0), String::new(), String::new())
+        (ran.code, ran.out.as_str(), ran.err.as_str()),
+        (Some(0), line, "")
+    );
+
+    let environment = [("STENTOR__BROKER__URL", "amqp://u:s3cret@127.0.0.1:5672")];
+    let ran = stentor(&["config", "--check", "my.toml"], &environment, Some(SOUND));
+    let line = "my.toml: no errors; 1 key of the file, 1 of the environment \
+                (STENTOR__BROKER__URL); all others are defaults\n";
+    assert_eq!(
+        (ran.code, ran.out.as_str(), ran.err.as_str()),
+        (Some(0), line, "")
+    );
+}
+
+/// What is made of a `rabbitmq.conf` needs no more than the broker's URL.
+#[test]
+fn from_rabbitmq_to_a_sound_configuration() {
+    let conf = "listeners.tcp.default = 5672\n\
+                auth_backends.1 = http\n\
+                auth_http.user_path = http://127.0.0.1:8080/user\n\
+                stomp.listeners.tcp.1 = 127.0.0.1:61613\n\
+                stomp.tcp_listen_options.backlog = 4096\n";
+    let ran = stentor(&["config", "--from-rabbitmq", "my.toml"], &[], Some(conf));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let expected = "my.toml:5: stomp.tcp_listen_options.backlog: sockets are as Stentor makes them";
+    assert!(ran.err.starts_with(expected), "{}", ran.err);
+    assert_eq!(ran.err.lines().count(), 1, "{}", ran.err);
+
+    let environment = [("STENTOR__BROKER__URL", "amqp://u:s3cret@127.0.0.1:5672")];
+    let checked = stentor(
+        &["config", "--check", "my.toml"],
+        &environment,
+        Some(&ran.out),
+    );
+    assert_eq!(checked.code, Some(0), "{}{}", checked.err, ran.out);
+}
+
+#[test]
+fn a_rabbitmq_conf_that_cannot_be_read_is_2() {
+    let conf = "stomp.login_timout = 1\nstomp.default_topic_exchange = t\nnonsense\n";
+    let ran = stentor(&["config", "--from-rabbitmq", "my.toml"], &[], Some(conf));
+    assert_eq!(ran.code, Some(2));
+    assert!(
+        ran.out.contains("default_topic_exchange = \"t\""),
+        "{}",
+        ran.out
+    );
+    let begin = [
+        "my.toml:1: stomp.login_timout: is no key of RabbitMQ's plug-ins",
+        "my.toml:3: is no setting",
+    ];
+    assert_eq!(ran.err.lines().count(), begin.len(), "{}", ran.err);
+    for (line, begin) in ran.err.lines().zip(begin) {
+        assert!(line.starts_with(begin), "{line}");
+    }
+
+    let erlang = "[{rabbitmq_stomp, [{tcp_listeners, [61613]}]}].\n";
+    let ran = stentor(&["config", "--from-rabbitmq", "my.toml"], &[], Some(erlang));
+    assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
+    assert!(
+        ran.err.starts_with("my.toml: is a list of Erlang terms"),
+        "{}",
+        ran.err
     );
 }
 

@@ -1,6 +1,9 @@
 //! Every bad input gets a clear ERROR, then the connection ends, over TCP and over WebSocket.
 
-use testkit::{Answer, Call, Hook, StompClient, WsOptions};
+use std::time::Instant;
+
+use stomp_grammar::Command;
+use testkit::{Answer, Call, DEADLINE, Hook, StompClient, WsOptions, eventually};
 
 use crate::house::{House, PASSCODE, stentor, vhost};
 
@@ -444,6 +447,36 @@ async fn a_websocket_that_offers_no_stomp() {
     assert_eq!(client.protocol(), Some("v11.stomp"));
 }
 
+/// Who finds no room is told so, and who is there notices nothing; the log does not fill.
+#[tokio::test]
+async fn more_clients_than_are_allowed() {
+    let house = House::open_with(|builder| builder.set("listen.max_connections", "1")).await;
+    let mut first = house.tcp().await;
+    let start = Instant::now();
+    for _ in 0..5 {
+        let mut late = house.raw_tcp().await;
+        late.send(&house.login().frame()).await;
+        late.expect_error("too many connections").await;
+        late.expect_closed().await;
+    }
+    let says = "connection limit reached";
+    house.gateway.until_logged(says).await;
+    let lines = house.gateway.log().all();
+    let said = lines.iter().filter(|line| line.contains(says)).count();
+    assert!(said <= 1 + start.elapsed().as_secs() as usize / 5, "{said}");
+
+    first.subscribe("1", "/exchange/feed/user_alice").await;
+    house.push(["hello"]).await;
+    first.expect_message("hello").await;
+    first.disconnect().await;
+    eventually(DEADLINE, "there is room again", async || {
+        let mut next = house.raw_tcp().await;
+        next.send(&house.login().frame()).await;
+        next.expect_frame().await.command == Command::Connected
+    })
+    .await;
+}
+
 /// A wrong configuration ends the program with code 2, and says what is wrong, and where.
 #[tokio::test]
 async fn configurations_that_are_wrong() {
@@ -467,7 +500,7 @@ async fn configurations_that_are_wrong() {
     ];
     for (builder, says) in cases {
         let gateway = builder.spawn();
-        let status = gateway.process().wait(testkit::DEADLINE).await;
+        let status = gateway.process().wait(DEADLINE).await;
         let said = gateway.log().text();
         assert_eq!(status.code(), Some(2), "{says}: {said}");
         assert!(said.contains(says), "{says}: {said}");

@@ -1,9 +1,9 @@
 //! What operators read: one line when a client has logged in, one when it has gone, and no
 //! secrets. (That no log of any test here holds a passcode, `House` checks.)
 
-use testkit::{Answer, Call, DEADLINE, eventually};
+use testkit::{Answer, Call, DEADLINE, Gateway, Hook, eventually};
 
-use crate::house::{DESTINATION, House, PASSCODE, USER};
+use crate::house::{DESTINATION, House, PASSCODE, USER, vhost};
 
 #[tokio::test]
 async fn one_line_at_the_begin_and_one_at_the_end() {
@@ -51,6 +51,32 @@ async fn one_line_at_the_begin_and_one_at_the_end() {
         .into_iter()
         .filter(|event| event["target"] == "stentor::connection");
     assert_eq!(of_clients.count(), 4);
+}
+
+/// Where the system allows fewer open files than there may be clients, that is one line, and so
+/// many are let in as there is room for.
+#[tokio::test]
+async fn too_few_files_are_one_line() {
+    let (vhost, hook) = (vhost().await, Hook::start().await);
+    let program = env!("CARGO_BIN_EXE_stentor");
+    let script = "ulimit -n 800 && exec \"$0\" serve";
+    let gateway = Gateway::builder("/bin/sh")
+        .vhost(&vhost)
+        .hook(&hook)
+        .arguments(&["-c", script, program], &["http", "stomp", "admin"])
+        .ready()
+        .await;
+    let events = gateway.events();
+    let warnings: Vec<_> = events
+        .iter()
+        .filter(|event| event["level"] == "WARN")
+        .collect();
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    assert_eq!(warnings[0]["open_files"], 800);
+    assert_eq!(warnings[0]["wanted"], 100_000);
+    assert_eq!(warnings[0]["max_connections"], 400);
+    let message = warnings[0]["message"].as_str().unwrap();
+    assert!(message.contains("ulimit -Hn"), "{message}");
 }
 
 /// However it goes wrong, and even where everything is logged.

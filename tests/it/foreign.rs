@@ -2,7 +2,7 @@
 //! those show that the client's program is right, and that an application can move.
 
 use serde_json::{Value, json};
-use testkit::{DEADLINE, FEED, Remote, Vhost, eventually, unique};
+use testkit::{DEADLINE, FEED, Login, Remote, StompClient, Vhost, eventually, unique};
 
 use crate::house::{self, House, KEY, PASSCODE, USER};
 
@@ -63,11 +63,24 @@ impl Server {
         merge(order, more)
     }
 
-    fn connect(&self) -> Value {
-        let (login, passcode) = match self {
+    /// One of the testkit's own clients, over TCP, logged in.
+    pub(crate) async fn client(&self) -> StompClient {
+        let mut client = StompClient::tcp(&self.stomp_address()).await;
+        let (login, passcode) = self.account();
+        let login = Login::new(login, passcode, self.vhost().name());
+        client.connect(&login).await;
+        client
+    }
+
+    const fn account(&self) -> (&'static str, &'static str) {
+        match self {
             Self::Plugins(_) => ("guest", "guest"),
             Self::Gateway(_) => (USER, PASSCODE),
-        };
+        }
+    }
+
+    fn connect(&self) -> Value {
+        let (login, passcode) = self.account();
         let host = self.vhost().name();
         json!({ "do": "connect", "login": login, "passcode": passcode, "host": host })
     }

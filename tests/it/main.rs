@@ -10,6 +10,8 @@
     reason = "helpers of tests are tests"
 )]
 
+mod amqp_account;
+mod amqp_features;
 mod amqp_feeds;
 mod amqp_publishing;
 mod broker_contract;
@@ -19,6 +21,7 @@ mod e2e_browser;
 mod e2e_demo;
 mod e2e_drain;
 mod e2e_faults;
+mod e2e_login;
 mod e2e_logs;
 mod e2e_nodes;
 mod e2e_perl_ruby;
@@ -26,6 +29,7 @@ mod e2e_presence;
 mod e2e_python;
 mod e2e_restart;
 mod e2e_stompjs;
+mod e2e_vhosts;
 mod foreign;
 mod house;
 mod presence_contract;

@@ -211,6 +211,7 @@ async fn logins_are_always_asked_for() {
         user: "alice".into(),
         password: Some("x".into()),
         vhost: "/".into(),
+        more: Vec::new(),
     };
     for logins in 1..=3 {
         cache.user(&login).await.unwrap();

@@ -7,6 +7,8 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tracing::{error, info};
 
+use crate::telemetry::Seldom;
+
 /// Why a call has no answer of the contract. Says nothing of what was asked or answered.
 #[derive(Debug, Error)]
 pub(super) enum Fault {
@@ -16,6 +18,9 @@ pub(super) enum Fault {
     /// The hook answered something that is no list of groups.
     #[error(transparent)]
     Groups(#[from] GroupsError),
+    /// The hook allowed a user, and did not say whom.
+    #[error("it allowed a user without a name, or with one that cannot be (username_header)")]
+    NoName,
     /// The connection could not be made, or broke.
     #[error("{0}")]
     Connection(String),
@@ -63,9 +68,6 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Lines about one path's faults are at least this far apart.
-const QUIET: Duration = Duration::from_secs(5);
-
 /// Says what is wrong with one path of the hook: at the first fault, then now and then, and
 /// once when all is well again.
 #[derive(Debug, Default)]
@@ -94,42 +96,26 @@ impl FaultLog {
 /// Decides which faults are said.
 #[derive(Debug, Default)]
 struct Gate {
-    /// When the last line was written, of a row of faults.
-    said: Option<Instant>,
+    seldom: Seldom,
     /// Whether the last call failed.
     failing: bool,
-    /// Faults since the last line.
-    unsaid: u64,
 }
 
 impl Gate {
     /// Whether to say this fault, and how many went unsaid before it.
     fn fault(&mut self, now: Instant) -> Option<u64> {
         self.failing = true;
-        if self
-            .said
-            .is_some_and(|said| now.saturating_duration_since(said) < QUIET)
-        {
-            self.unsaid = self.unsaid.saturating_add(1);
-            return None;
-        }
-        self.said = Some(now);
-        Some(std::mem::take(&mut self.unsaid))
+        self.seldom.admit(now)
     }
 
     /// Whether to say that all is well again, and how many faults went unsaid.
     fn answered(&mut self, now: Instant) -> Option<u64> {
         // A hook that fails every other call would otherwise fill the log by being well.
-        if !self.failing || self.is_quiet(now) {
+        if !self.failing || self.seldom.is_quiet(now) {
             return None;
         }
         self.failing = false;
-        Some(std::mem::take(&mut self.unsaid))
-    }
-
-    fn is_quiet(&self, now: Instant) -> bool {
-        self.said
-            .is_some_and(|said| now.saturating_duration_since(said) < QUIET)
+        Some(self.seldom.take_unsaid())
     }
 }
 
@@ -137,21 +123,7 @@ impl Gate {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_first_fault_is_said_then_one_now_and_then_with_a_count() {
-        let start = Instant::now();
-        let mut gate = Gate::default();
-        assert_eq!(gate.fault(start), Some(0));
-        for milliseconds in [1, 2, 4_999] {
-            assert_eq!(
-                gate.fault(start + Duration::from_millis(milliseconds)),
-                None
-            );
-        }
-        assert_eq!(gate.fault(start + QUIET), Some(3));
-        assert_eq!(gate.fault(start + QUIET), None);
-        assert_eq!(gate.fault(start + QUIET * 3), Some(1));
-    }
+    const QUIET: Duration = Seldom::QUIET;
 
     #[test]
     fn that_all_is_well_again_is_said_once() {

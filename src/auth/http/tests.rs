@@ -31,6 +31,7 @@ fn login() -> Login {
         user: "al ice".into(),
         password: Some("p&s+s w%rd=é".into()),
         vhost: "/".into(),
+        more: Vec::new(),
     }
 }
 
@@ -161,6 +162,7 @@ async fn a_path_with_a_query_of_its_own_keeps_it() {
             user: "u".into(),
             password: None,
             vhost: "/".into(),
+            more: Vec::new(),
         };
         HttpAuthenticator::new(&config)
             .unwrap()
@@ -437,6 +439,7 @@ async fn endless_names_are_the_clients_fault_and_reach_nobody() {
             user: "u".into(),
             password: Some("%".repeat(99_999).into()),
             vhost: "/".into(),
+            more: Vec::new(),
         };
         assert!(matches!(
             authenticator.user(&login).await,
@@ -490,4 +493,65 @@ async fn the_reference_hook_answers_in_the_contract() {
         let other = authenticator.allow(&user, &topic("feed", "user_bob")).await;
         assert!(matches!(other, Err(Refusal::Denied(Some(_)))), "{other:?}");
     }
+}
+
+fn with_more(user: &str) -> Login {
+    Login {
+        user: user.into(),
+        more: vec![
+            ("sid".into(), "a&b=é".into()),
+            ("ip".into(), "192.0.2.1".into()),
+        ],
+        ..login()
+    }
+}
+
+#[tokio::test]
+async fn what_is_forwarded_follows_the_contract_s_own_parameters() {
+    let hook = Hook::start(|_| Reply::ok("allow")).await;
+    let authenticator = HttpAuthenticator::new(&config(&hook)).unwrap();
+    authenticator.user(&with_more("alice")).await.unwrap();
+    let requests = hook.requests();
+    let line = "GET /user?username=alice&password=p%26s%2Bs+w%25rd%3D%C3%A9&vhost=%2F\
+                &sid=a%26b%3D%C3%A9&ip=192.0.2.1 HTTP/1.1";
+    assert_eq!(requests[0].line, line);
+}
+
+/// Who the user is, by an answer with this header.
+async fn named(user: &str, header: Option<&str>, config: Config) -> Result<String, Refusal> {
+    let header = header.map(|name| format!("X-Username: {name}\r\n"));
+    let header = header.unwrap_or_default();
+    let raw = format!("HTTP/1.1 200 OK\r\n{header}content-length: 5\r\n\r\nallow");
+    let raw: &'static str = raw.leak();
+    let hook = Hook::start(move |_| Reply::Raw(raw)).await;
+    let config = Config {
+        username_header: config.username_header,
+        ..self::config(&hook)
+    };
+    let authenticator = HttpAuthenticator::new(&config).unwrap();
+    let user = authenticator.user(&with_more(user)).await?;
+    Ok(user.name.to_string())
+}
+
+#[tokio::test]
+async fn the_hook_names_the_user_only_where_it_is_configured_to() {
+    let names = || Config {
+        username_header: Some("x-username".to_owned()),
+        ..Config::default()
+    };
+    let ok = |name: &str| Ok(name.to_owned());
+    assert_eq!(named("", Some("bob"), names()).await, ok("bob"));
+    // Its word counts more than the client's.
+    assert_eq!(named("alice", Some("bob"), names()).await, ok("bob"));
+    assert_eq!(named("alice", Some("jür"), names()).await, ok("jür"));
+    assert_eq!(named("alice", None, names()).await, ok("alice"));
+    let off = Config::default();
+    assert_eq!(named("alice", Some("bob"), off).await, ok("alice"));
+    for nobody in [None, Some(""), Some(&"x".repeat(256)[..])] {
+        let refusal = named("", nobody, names()).await.unwrap_err();
+        assert!(matches!(refusal, Refusal::Faulty(_)), "{refusal:?}");
+    }
+    // Nobody is asked who could not be somebody.
+    let refusal = named("", Some("bob"), Config::default()).await.unwrap_err();
+    assert!(matches!(refusal, Refusal::Denied(_)), "{refusal:?}");
 }

@@ -21,8 +21,16 @@ pub(super) fn broker_error(error: &lapin::Error) -> BrokerError {
         404 => BrokerError::NotFound(text),
         405 => BrokerError::ResourceLocked(text),
         406 => BrokerError::PreconditionFailed(text),
+        530 if is_vhost_refusal(&text) => BrokerError::VhostRefused(text),
         _ => BrokerError::Unavailable(text),
     }
+}
+
+/// `NOT_ALLOWED - vhost v not found`, or `NOT_ALLOWED - access to vhost 'v' refused for user 'u'`;
+/// but not `NOT_ALLOWED - connection to vhost 'v' refused: connection limit (1) is reached`, which
+/// may get better.
+fn is_vhost_refusal(text: &str) -> bool {
+    text.contains("access to vhost '") || text.contains("vhost ") && text.ends_with(" not found")
 }
 
 /// A text as AMQP's short string, which holds at most 255 bytes.
@@ -218,4 +226,31 @@ pub(super) fn fingerprint(hasher: &impl BuildHasher, delivery: &Lapin) -> u64 {
         as_text(value).hash(&mut state);
     }
     state.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_virtual_host_is_told_from_one_that_is_full() {
+        for (text, refused) in [
+            ("NOT_ALLOWED - vhost nope not found", true),
+            (
+                "NOT_ALLOWED - access to vhost 'v' refused for user 'u'",
+                true,
+            ),
+            (
+                "NOT_ALLOWED - connection to vhost 'v' refused: connection limit (1) is reached",
+                false,
+            ),
+            (
+                "NOT_ALLOWED - connection refused for user 'u': user connection limit (1) is \
+                 reached",
+                false,
+            ),
+        ] {
+            assert_eq!(is_vhost_refusal(text), refused, "{text}");
+        }
+    }
 }

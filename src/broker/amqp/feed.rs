@@ -19,7 +19,10 @@
 use std::{
     collections::HashMap,
     hash::RandomState,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -76,13 +79,26 @@ struct Shared {
     sink: Arc<dyn FeedSink>,
     config: FeedConfig,
     operation_timeout: Duration,
-    /// What this node's queues are called: nobody else's, and not those of its last life.
-    queue_prefix: Box<str>,
+    queue_names: QueueNames,
     binders: Channels,
     /// On channels of their own, since lapin searches all bindings that a channel made for the
     /// one that is taken away.
     unbinders: Channels,
     hasher: RandomState,
+}
+
+/// What this node's queues are called: as nobody else's, not as those of its last life, and not as
+/// those of a virtual host's last opening, which may still be closing.
+pub(super) struct QueueNames {
+    pub(super) prefix: Box<str>,
+    pub(super) numbers: Arc<AtomicU64>,
+}
+
+impl QueueNames {
+    fn next(&self) -> String {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        format!("{}.{number}", self.prefix)
+    }
 }
 
 struct Feed {
@@ -103,7 +119,7 @@ impl FeedManager {
         sink: Arc<dyn FeedSink>,
         config: FeedConfig,
         operation_timeout: Duration,
-        queue_prefix: Box<str>,
+        queue_names: QueueNames,
     ) -> Self {
         let shared = Shared {
             link,
@@ -111,7 +127,7 @@ impl FeedManager {
             sink,
             config,
             operation_timeout,
-            queue_prefix,
+            queue_names,
             binders: Channels::new(4),
             unbinders: Channels::new(2),
             hasher: RandomState::new(),
@@ -183,10 +199,7 @@ impl FeedManager {
             return Ok(Arc::clone(feed));
         }
         let shared = Arc::clone(&self.shared);
-        let queue = short(
-            "the queue's name",
-            &format!("{}.{}", shared.queue_prefix, feeds.len()),
-        )?;
+        let queue = short("the queue's name", &shared.queue_names.next())?;
         let (ready_sender, ready) = watch::channel(false);
         let link = Arc::new(Link::start(shared.link_config.clone()));
         let feed = Arc::new(Feed {

@@ -39,7 +39,9 @@ pub(super) struct Link {
 
 #[derive(Clone)]
 enum State {
-    Down(Arc<str>),
+    /// The first attempt is under way.
+    New,
+    Down(BrokerError),
     Up(Arc<Live>),
 }
 
@@ -59,7 +61,7 @@ const GOOD_FOR: Duration = Duration::from_secs(5);
 
 impl Link {
     pub(super) fn start(config: LinkConfig) -> Self {
-        let (sender, state) = watch::channel(State::Down("not connected yet".into()));
+        let (sender, state) = watch::channel(State::New);
         let task = tokio::spawn(supervise(config, sender));
         Self {
             state,
@@ -75,8 +77,17 @@ impl Link {
                 Err(BrokerError::Unavailable("the connection was closed".into()))
             }
             State::Up(_) => Ok(()),
-            State::Down(reason) => Err(BrokerError::Unavailable((**reason).into())),
+            State::New => Err(BrokerError::Unavailable("not connected yet".into())),
+            State::Down(error) => Err(error.clone()),
         }
+    }
+
+    /// What [`Link::health`] says when the first attempt is over.
+    pub(super) async fn opened(&self) -> Result<(), BrokerError> {
+        let mut state = self.state.clone();
+        // If the supervisor has ended, the link was closed.
+        let _ = state.wait_for(|state| !matches!(state, State::New)).await;
+        self.health()
     }
 
     /// The connection, as soon as it is up.
@@ -94,8 +105,12 @@ impl Link {
         }
     }
 
-    /// The connection, if it is up by `deadline`.
+    /// The connection, if it is up by `deadline`. A virtual host that was refused is not waited
+    /// for.
     pub(super) async fn wait_until(&self, deadline: Instant) -> Result<Arc<Live>, BrokerError> {
+        if let Err(error @ BrokerError::VhostRefused(_)) = self.health() {
+            return Err(error);
+        }
         match tokio::time::timeout_at(deadline, self.wait()).await {
             Ok(live) => Ok(live),
             Err(_) => Err(self.health().err().unwrap_or_else(|| {
@@ -118,6 +133,11 @@ impl Link {
 }
 
 impl Live {
+    /// The largest frame that both sides take, in bytes.
+    pub(super) fn frame_max(&self) -> usize {
+        usize::try_from(self.connection.configuration().frame_max()).unwrap_or(usize::MAX)
+    }
+
     /// A new channel.
     pub(super) async fn channel(&self, deadline: Instant) -> Result<Channel, BrokerError> {
         answer(deadline, self.connection.create_channel()).await
@@ -167,7 +187,11 @@ async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
             }
             Err(error) => {
                 let reason = bare(&error);
-                state.send_replace(State::Down(Arc::clone(&reason)));
+                // Somebody has to make it, or to give a permission: that takes a while.
+                if let BrokerError::VhostRefused(_) = error {
+                    pause = longest_pause;
+                }
+                state.send_replace(State::Down(down(error)));
                 reason
             }
         };
@@ -192,6 +216,14 @@ fn bare(error: &BrokerError) -> Arc<str> {
     match error {
         BrokerError::Unavailable(cause) => (**cause).into(),
         other => other.to_string().into(),
+    }
+}
+
+/// What those hear who need the connection meanwhile.
+fn down(error: BrokerError) -> BrokerError {
+    match error {
+        BrokerError::VhostRefused(_) => error,
+        other => BrokerError::Unavailable((*bare(&other)).into()),
     }
 }
 
@@ -236,7 +268,7 @@ async fn run(
         }
     }
     let reason = bare(&cause);
-    state.send_replace(State::Down(Arc::clone(&reason)));
+    state.send_replace(State::Down(down(cause.clone())));
     ended.send_replace(Some(cause));
     reason
 }

@@ -16,7 +16,7 @@ mod topology;
 
 pub(crate) use self::convert::{MAX_PROPERTIES, properties_len};
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use lapin::uri::AMQPUri;
@@ -25,18 +25,23 @@ use tokio::time::{Duration, Instant};
 
 use self::{
     consumer::Dedicated,
-    feed::FeedManager,
+    feed::{FeedManager, QueueNames},
     link::{Link, LinkConfig},
     publisher::{Publisher, PublisherConfig},
     topology::Topology,
 };
 use super::{
-    AmqpUrl, Broker, BrokerError, Config, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
+    Broker, BrokerError, Config, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
     FeedConfig, FeedId, FeedSink, Publish, QueueSpec, VirtualHost,
 };
+use crate::secret_url::SecretUrl;
 
 /// Dedicated consumers on one connection: RabbitMQ allows 2,047 channels.
 const CONSUMERS_PER_LINK: usize = 1_000;
+
+/// The largest frame that the gateway agrees to, in bytes: RabbitMQ's own default. Headers fill one
+/// frame at most, and the memory and the stack for reading them is made for this.
+const FRAME_MAX: u32 = 128 * 1024;
 
 /// RabbitMQ as the broker.
 pub struct AmqpBroker {
@@ -44,6 +49,8 @@ pub struct AmqpBroker {
     feed: FeedConfig,
     uri: AMQPUri,
     node: Box<str>,
+    /// Numbers for the names of queues.
+    numbers: Arc<AtomicU64>,
 }
 
 impl AmqpBroker {
@@ -53,7 +60,7 @@ impl AmqpBroker {
     /// # Errors
     /// The URL is none for AMQP; why.
     pub fn new(
-        url: &AmqpUrl,
+        url: &SecretUrl,
         config: Config,
         feed: FeedConfig,
         node: &str,
@@ -61,11 +68,13 @@ impl AmqpBroker {
         let mut uri: AMQPUri = url.reveal().parse()?;
         let heartbeat = config.heartbeat.as_secs().clamp(1, u64::from(u16::MAX));
         uri.query.heartbeat = u16::try_from(heartbeat).ok();
+        uri.query.frame_max = Some(FRAME_MAX);
         Ok(Self {
             config,
             feed,
             uri,
             node: node.into(),
+            numbers: Arc::default(),
         })
     }
 }
@@ -102,7 +111,10 @@ impl Broker for AmqpBroker {
                 feeds,
                 self.feed.clone(),
                 operation_timeout,
-                format!("stentor.feed.{}", self.node).into(),
+                QueueNames {
+                    prefix: format!("stentor.feed.{}", self.node).into(),
+                    numbers: Arc::clone(&self.numbers),
+                },
             ),
             publisher: Publisher::start(&publish_link, &topology, publisher_config),
             topology,
@@ -162,6 +174,10 @@ impl VirtualHost for AmqpVirtualHost {
     fn health(&self) -> Result<(), BrokerError> {
         self.feed_link.health()?;
         self.publish_link.health()
+    }
+
+    fn opened(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.feed_link.opened().boxed()
     }
 
     fn exchange_kind<'a>(

@@ -15,9 +15,9 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    convert::{broker_error, short, to_amqp},
+    convert::{broker_error, properties_len, short, to_amqp},
     link::{Link, answer},
-    topology::{Topology, is_topical, names_key},
+    topology::{NO_IMPERSONATION, Topology, is_impersonation, is_topical, names_key},
 };
 use crate::broker::{BrokerError, Confirm, Publish};
 
@@ -34,6 +34,8 @@ struct Job {
     properties: BasicProperties,
     body: bytes::Bytes,
     mandatory: bool,
+    /// What the properties and headers take, in bytes.
+    head: usize,
     deadline: Instant,
     answer: oneshot::Sender<Result<(), BrokerError>>,
 }
@@ -81,6 +83,7 @@ impl Publisher {
         let job = Job {
             exchange: short("the exchange's name", &publish.exchange)?,
             routing_key: short("the routing key", &publish.routing_key)?,
+            head: properties_len(&publish.properties),
             properties: to_amqp(&publish.properties)?,
             body: publish.body,
             mandatory: publish.mandatory,
@@ -108,6 +111,9 @@ impl Publisher {
         .boxed())
     }
 }
+
+/// What a frame has besides what is in it: its type, channel, size and end. In bytes.
+const FRAME_OVERHEAD: usize = 8;
 
 struct Lane {
     link: Arc<Link>,
@@ -193,7 +199,10 @@ impl Lane {
         }
         let key = job.routing_key.as_str();
         self.topology.may_publish(exchange, key)?;
-        self.channel(job.deadline).await
+        if job.properties.user_id().is_some() {
+            self.topology.may_impersonate()?;
+        }
+        self.channel(job).await
     }
 
     /// Leaves a channel on which too many messages have no answer, and so what lapin holds of
@@ -215,8 +224,18 @@ impl Lane {
         });
     }
 
-    async fn channel(&mut self, deadline: Instant) -> Result<Channel, BrokerError> {
+    async fn channel(&mut self, job: &Job) -> Result<Channel, BrokerError> {
+        let deadline = job.deadline;
         let live = self.link.wait_until(deadline).await?;
+        // They have to fit into one frame; otherwise the broker ends the connection of all.
+        let room = live.frame_max().saturating_sub(FRAME_OVERHEAD);
+        if job.head > room {
+            let text = format!(
+                "the message's properties and headers take {} bytes; the broker takes {room}",
+                job.head
+            );
+            return Err(BrokerError::PreconditionFailed(text.into()));
+        }
         if tokio::time::timeout_at(deadline, live.unblocked())
             .await
             .is_err()
@@ -284,7 +303,9 @@ async fn publish(
                 "it did not confirm the message".into(),
             )),
             Err(error) => {
-                let error = only_of(exchange, key, broker_error(&error));
+                let error = broker_error(&error);
+                topology.note_impersonation(&error);
+                let error = only_of(exchange, key, error);
                 topology.note_refused(exchange, key, &error);
                 Err(error)
             }
@@ -309,6 +330,10 @@ async fn publish(
 /// that key.
 fn only_of(exchange: &str, key: &str, error: BrokerError) -> BrokerError {
     let text = match &error {
+        // It names one of the users, and is told to all of them.
+        BrokerError::PreconditionFailed(text) if is_impersonation(text) => {
+            return BrokerError::PreconditionFailed(NO_IMPERSONATION.into());
+        }
         BrokerError::NotFound(text) | BrokerError::AccessRefused(text) => text,
         _ => return error,
     };

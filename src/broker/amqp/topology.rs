@@ -13,7 +13,10 @@ use super::{
     convert::{short, table},
     link::{Live, answer},
 };
-use crate::broker::{BrokerError, ExchangeKind, QueueSpec};
+use crate::{
+    broker::{BrokerError, ExchangeKind, QueueSpec},
+    telemetry,
+};
 
 /// What is known of a virtual host's exchanges.
 pub(super) struct Topology {
@@ -22,6 +25,8 @@ pub(super) struct Topology {
     existing: Mutex<HashSet<Box<str>>>,
     /// What may not be published to, with the broker's words, and since when.
     refused: Mutex<HashMap<Target, (Instant, BrokerError)>>,
+    /// Since when the account is known not to publish for others.
+    no_impersonation: Mutex<Option<Instant>>,
 }
 
 /// An exchange; with a routing key if the refusal speaks of that one alone.
@@ -43,6 +48,7 @@ impl Topology {
             kinds: Mutex::default(),
             existing: Mutex::default(),
             refused: Mutex::default(),
+            no_impersonation: Mutex::default(),
         }
     }
 
@@ -91,6 +97,31 @@ impl Topology {
             }
         }
         Ok(())
+    }
+
+    /// What the broker said to a message that named its user.
+    pub(super) fn note_impersonation(&self, error: &BrokerError) {
+        let BrokerError::PreconditionFailed(text) = error else {
+            return;
+        };
+        if is_impersonation(text) {
+            let before = self.no_impersonation.lock().replace(Instant::now());
+            // All messages on the channel hear it.
+            if before.is_none_or(|since| since.elapsed() >= REFUSAL) {
+                telemetry::impersonation_refused(text);
+            }
+        }
+    }
+
+    /// Whether the broker may take messages that name their user: it refused none a short while
+    /// ago. Each that it refuses closes a channel.
+    pub(super) fn may_impersonate(&self) -> Result<(), BrokerError> {
+        match *self.no_impersonation.lock() {
+            Some(since) if since.elapsed() < REFUSAL => {
+                Err(BrokerError::PreconditionFailed(NO_IMPERSONATION.into()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Succeeds if the exchange exists.
@@ -306,6 +337,15 @@ fn kind_in_refusal(text: &str) -> ExchangeKind {
         Some("fanout") => ExchangeKind::Fanout,
         _ => ExchangeKind::Other,
     }
+}
+
+/// What clients are told where the account may not publish for them: not the account's name.
+pub(super) const NO_IMPERSONATION: &str =
+    "PRECONDITION_FAILED - this server may not publish messages that name their user";
+
+/// `PRECONDITION_FAILED - user_id property set to 'alice' but authenticated user was 'gateway'`
+pub(super) fn is_impersonation(text: &str) -> bool {
+    text.contains("user_id property set to '")
 }
 
 /// Whether a refusal is one of topic authorisation, for that routing key:

@@ -116,6 +116,10 @@ impl VirtualHost for Link {
         self.check_open()
     }
 
+    fn opened(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        ready(self.check_open()).boxed()
+    }
+
     fn exchange_kind<'a>(
         &'a self,
         exchange: &'a str,

@@ -256,6 +256,11 @@ fn subscriptions_to_exchanges_have_passing_queues() {
     assert_eq!(&*named.queue.name, "mine");
     let exclusive = own_queue("/topic/a", &[("exclusive", "true")]);
     assert!(exclusive.exclusive && exclusive.queue.exclusive);
+    // It is the gateway's link's, so it must not outlive the client.
+    let headers = [("exclusive", "true"), ("auto-delete", "false")];
+    for destination in ["/topic/a", "/queue/a"] {
+        assert!(own_queue(destination, &headers).queue.auto_delete);
+    }
 }
 
 #[test]

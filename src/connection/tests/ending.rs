@@ -252,6 +252,35 @@ async fn a_drain_takes_its_time() {
     registry.wait_empty().await;
 }
 
+/// A few are as far apart as the time has room for, and the last is not waited for in vain.
+#[tokio::test(start_paused = true)]
+async fn a_drain_of_few_takes_its_time_too() {
+    let registry = Registry::new(4);
+    let mailbox = || crate::hub::Mailbox::new(crate::hub::MailboxConfig::default());
+    let guards: Vec<_> = (0..4).map(|_| registry.enter(mailbox()).unwrap()).collect();
+    let start = Instant::now();
+    let told = async {
+        let mut times = Vec::new();
+        for _ in &guards {
+            let one = poll_fn(|context| {
+                let mut guards = guards.iter();
+                let is_told = guards.any(|guard| guard.mailbox().poll_take(context).is_ready());
+                if is_told {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            });
+            one.await;
+            times.push(start.elapsed().as_secs());
+        }
+        times
+    };
+    let ((), mut times) = tokio::join!(registry.drain(Duration::from_secs(8)), told);
+    times.sort_unstable();
+    assert_eq!(times, [0, 2, 4, 6]);
+}
+
 /// Whatever happens to the task, its place, its subscriptions and its messages are given back.
 #[tokio::test(start_paused = true)]
 async fn a_task_that_is_cut_leaves_nothing() {
@@ -275,8 +304,8 @@ async fn the_end_of_a_queue_ends_its_client() {
     let house = House::new();
     let mut client = Client::connect(&house).await;
     client.subscribe("1", "/queue/work", "").await;
-    let host = house.services.hub.vhost("/").unwrap().host();
-    host.delete_queue("work").await.unwrap();
+    let hub = house.services.hub.vhost("/").unwrap();
+    hub.host().delete_queue("work").await.unwrap();
     client.expect_error("Server cancelled subscription").await;
     assert_eq!(client.wire.closed_with(), Some(CloseCode::Internal));
 }

@@ -9,10 +9,10 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::{
-    auth::{Access, Authenticator, Login, Permission, Refusal, ResourceKind, User},
+    auth::{self, Access, Authenticator, Login, Permission, Refusal, ResourceKind, User},
     broker::{
-        Broker, BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind, FeedConfig,
-        FeedId, FeedSink, Properties, Publish, VirtualHost, embedded::Embedded,
+        self, Broker, BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
+        FeedConfig, FeedId, FeedSink, Properties, Publish, VirtualHost, embedded::Embedded,
     },
     hub::{Hub, MailboxConfig},
 };
@@ -20,12 +20,15 @@ use crate::{
 pub(super) const PEER: Peer = Peer {
     remote: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4711),
     transport: "tcp",
+    carried: None,
 };
 
 #[derive(Default)]
 pub(super) struct Options {
     pub(super) limits: Limits,
     pub(super) mailbox: MailboxConfig,
+    pub(super) stomp: Stomp,
+    pub(super) auth: auth::Config,
 }
 
 pub(super) struct House {
@@ -46,9 +49,10 @@ impl House {
             gate: Gate::new(),
             declared: Mutex::default(),
         });
+        let broker = broker::Config::default();
         let hub = Hub::new(
-            &SlowBroker(Arc::clone(&slow)),
-            ["/"],
+            Arc::new(SlowBroker(Arc::clone(&slow))),
+            &broker,
             &FeedConfig::default(),
         );
         let hook = Arc::new(Hook {
@@ -58,10 +62,11 @@ impl House {
         });
         let settings = Settings::new(
             options.limits,
-            Stomp::default(),
+            options.stomp,
             options.mailbox,
-            "/".into(),
-            false,
+            &broker,
+            &options.auth,
+            "node-1",
         );
         let auth: Arc<Hook> = Arc::clone(&hook);
         Self {
@@ -239,6 +244,10 @@ impl SlowHost {
 impl VirtualHost for SlowHost {
     fn health(&self) -> Result<(), BrokerError> {
         self.inner.health()
+    }
+
+    fn opened(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.inner.opened()
     }
 
     fn exchange_kind<'a>(

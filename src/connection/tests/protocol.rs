@@ -232,6 +232,31 @@ async fn a_reply_comes_to_a_temporary_queue() {
     }
 }
 
+/// As with the plug-in: it is the session's, not the frame's.
+#[tokio::test(start_paused = true)]
+async fn a_transaction_makes_a_temporary_queue_once() {
+    let house = House::new();
+    let mut server = Client::connect(&house).await;
+    server.subscribe("1", "/queue/requests", "").await;
+    let mut client = Client::connect(&house).await;
+    client.send(
+        "BEGIN\ntransaction:t\n\n\0\
+         SEND\ndestination:/queue/requests\nreply-to:/temp-queue/x\ntransaction:t\n\none\0\
+         SEND\ndestination:/queue/requests\nreply-to:/temp-queue/x\ntransaction:t\n\ntwo\0\
+         COMMIT\ntransaction:t\n\n\0",
+    );
+    let mut queues = Vec::new();
+    for body in ["one", "two"] {
+        let request = server.expect_message(body).await;
+        queues.push(request.header("reply-to").unwrap().to_owned());
+    }
+    assert_eq!(queues[0], queues[1]);
+    for body in ["re: one", "re: two"] {
+        server.publish(&queues[0], body).await;
+        client.expect_message(body).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_queue_is_declared_once() {
     let house = House::new();

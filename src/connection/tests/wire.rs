@@ -338,6 +338,13 @@ impl Client {
         frame
     }
 
+    /// ERROR `access_refused`; the connection may go on.
+    pub(super) async fn expect_denial(&mut self) -> Frame {
+        let frame = self.expect(Command::Error).await;
+        assert_eq!(frame.header("message"), Some("access_refused"), "{frame:?}");
+        frame
+    }
+
     /// No more frames.
     pub(super) async fn expect_end(&mut self) {
         let next = self.next().await;

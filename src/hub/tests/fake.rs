@@ -232,6 +232,10 @@ impl State {
 }
 
 impl VirtualHost for Fake {
+    fn opened(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        std::future::ready(self.health()).boxed()
+    }
+
     fn health(&self) -> Result<(), BrokerError> {
         self.state.lock().refusal.clone().map_or(Ok(()), Err)
     }

@@ -32,6 +32,13 @@ impl Api {
         self.call(Method::PUT, &path, Some(body)).await;
     }
 
+    /// Sets a user's password and tags.
+    pub async fn tag_user(&self, user: &str, password: &str, tags: &str) {
+        let body = json!({ "password": password, "tags": tags });
+        self.call(Method::PUT, &path(&["users", user]), Some(body))
+            .await;
+    }
+
     /// Gives a user permissions, as patterns, to configure, write and read in a virtual host.
     pub async fn allow(&self, vhost: &str, user: &str, [configure, write, read]: [&str; 3]) {
         let body = json!({ "configure": configure, "write": write, "read": read });

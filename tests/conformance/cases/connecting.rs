@@ -83,7 +83,7 @@ pub(crate) fn cases() -> Vec<Case> {
             "no login and no passcode",
             says("CONNECT\naccept-version:1.2\nhost:{vhost}"),
         )
-        .differs(&["C7"]),
+        .differs(&["C9"]),
         case(
             "no passcode",
             says("CONNECT\naccept-version:1.2\nhost:{vhost}\nlogin:guest"),

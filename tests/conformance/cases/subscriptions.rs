@@ -185,6 +185,26 @@ pub(crate) fn cases() -> Vec<Case> {
             a.hear(1).await;
             a.end().await;
         }),
+        case("UNSUBSCRIBE with durable from an exchange", async |t| {
+            let mut a = t.client().await;
+            let subscribe = "SUBSCRIBE\nid:1\ndurable:true\nauto-delete:false\ndestination:/exchange/amq.direct/~k";
+            a.ask(subscribe).await;
+            a.ask("UNSUBSCRIBE\nid:1\ndurable:true\nauto-delete:false").await;
+            a.ask("SEND\ndestination:/exchange/amq.direct/~k\n\nkept?").await;
+            a.ask(subscribe).await;
+            a.ask("SEND\ndestination:/exchange/amq.direct/~k\n\nlast").await;
+            while a.body_of_message().await != "last" {}
+        })
+        .differs(&["S26"]),
+        case("an exclusive queue after UNSUBSCRIBE", async |t| {
+            let backend = t.amqp().await;
+            let mut a = t.client().await;
+            a.ask("SUBSCRIBE\nid:1\nexclusive:true\ndestination:/queue/~q").await;
+            a.ask("UNSUBSCRIBE\nid:1").await;
+            backend.describe("~q").await;
+        })
+        .differs(&["S25"])
+        .with_backend(),
         case("durable by two users of one id", async |t| {
             let backend = t.amqp().await;
             let mut a = t.client().await;

@@ -125,6 +125,7 @@ pub(crate) async fn closing_gives_back_what_was_unsettled<F: Fixture>() {
 pub(crate) async fn health_is_good_while_open<F: Fixture>() {
     let fixture = F::start().await;
     let node = Node::open(&fixture).await;
+    assert_eq!(node.vhost.opened().await, Ok(()));
     // The first answer of the broker shows that the link is up.
     node.vhost.declare_queue(&queue("q")).await.unwrap();
     assert_eq!(node.vhost.health(), Ok(()));

@@ -34,6 +34,8 @@ fn config() -> Config {
         max_transaction_bytes: 200,
         max_pending: 4,
         nack_requeue: true,
+        soft_deny: false,
+        implicit_connect: false,
     }
 }
 
@@ -132,6 +134,12 @@ impl Peer {
     fn done(&mut self, operation: OperationId) {
         self.session.handle_done(self.now, operation, Ok(()));
         self.poll();
+    }
+
+    /// The hook does not let the user do it.
+    fn denied(&mut self, operation: OperationId) {
+        let detail = "ACCESS_REFUSED - no".into();
+        self.failed(operation, Problem::PermissionDenied { detail });
     }
 
     fn failed(&mut self, operation: OperationId, problem: Problem) {

@@ -3,6 +3,7 @@
 //! grammar's and the transports'.
 
 mod connecting;
+mod denying;
 mod ending;
 mod subscribing;
 mod transactions;

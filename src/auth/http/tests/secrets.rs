@@ -49,7 +49,7 @@ impl MakeWriter<'_> for Log {
 async fn a_fault_is_logged_with_call_and_path_and_without_secrets() {
     let log = Log::default();
     let _guard = log.listen();
-    let secrets = ["hunter2", "t0ken", "b4sic"];
+    let secrets = ["hunter2", "t0ken", "b4sic", "c00kie"];
     for reply in [
         Reply::ok("hunter2"),
         Reply::Status(500, "hunter2"),
@@ -71,6 +71,7 @@ async fn a_fault_is_logged_with_call_and_path_and_without_secrets() {
                 user: "alice".into(),
                 password: Some("hunter2".into()),
                 vhost: "/".into(),
+                more: vec![("sid".into(), "c00kie".into())],
             };
             let refusal = authenticator.user(&login).await.unwrap_err();
             let shown = format!("{refusal} {refusal:?} {config:?} {login:?}");

@@ -27,6 +27,10 @@ struct Feed {
 pub(super) struct Entry {
     operation: Option<OperationId>,
     receipt: Option<String>,
+    /// The subscription that it opened.
+    opened: Option<SubscriptionId>,
+    /// Whether it acknowledged something.
+    settled: bool,
 }
 
 /// A connected peer, and what is known of it.
@@ -54,7 +58,10 @@ const GIVE_UP: Duration = Duration::from_secs(16);
 
 impl Model {
     pub(super) fn new(version: Version) -> Self {
-        let mut peer = Peer::new(config());
+        let mut peer = Peer::new(Config {
+            soft_deny: true,
+            ..config()
+        });
         peer.send(&format!(
             "CONNECT\naccept-version:{version}\nheart-beat:1000,1000"
         ));
@@ -138,6 +145,16 @@ impl Model {
                     self.assert_error(receipt.as_deref());
                 }
             }
+            Input::Denied(which) => {
+                if self.open.is_empty() {
+                    return;
+                }
+                let operation = self.open.swap_remove(which.index(self.open.len()));
+                self.denied(operation);
+                if held && self.peer.session.wants_frame() {
+                    self.heard = self.peer.now;
+                }
+            }
             Input::Deliver(which) => self.deliver(&which),
             Input::DeliverToUnknown(number) => {
                 let subscription = SubscriptionId(number);
@@ -179,6 +196,31 @@ impl Model {
                 }
             }
         }
+    }
+
+    /// An ERROR for that frame, and the session is as if the frame had never come.
+    fn denied(&mut self, operation: OperationId) {
+        let entry = self
+            .frames
+            .iter_mut()
+            .find(|entry| entry.operation == Some(operation));
+        let Some(entry) = entry else {
+            // The session is over.
+            self.peer.denied(operation);
+            return assert!(self.peer.written().is_empty());
+        };
+        let receipt = entry.receipt.take();
+        let (opened, settled) = (entry.opened, entry.settled);
+        self.peer.denied(operation);
+        if settled {
+            return self.assert_error(receipt.as_deref());
+        }
+        self.feeds.retain(|_, feed| Some(feed.id) != opened);
+        let error = self.peer.written.pop_front().unwrap();
+        assert!(error.starts_with("ERROR\nmessage:access_refused\n"));
+        let receipt = receipt.map(|receipt| self.escaped(&receipt));
+        assert_eq!(header(&error, "receipt-id"), receipt.as_deref());
+        self.wrote = self.peer.now;
     }
 
     /// What must hold after every step.
@@ -474,12 +516,27 @@ impl Model {
             return self.assert_error(receipt.as_deref());
         }
         assert!(asked.len() <= 1);
+        let opened = asked.first().and_then(|action| match action {
+            Action::Subscribe(_, ask) => Some(ask.subscription),
+            _ => None,
+        });
+        let settled = asked.first().is_some_and(|action| match action {
+            Action::Perform(_, operations) => operations
+                .iter()
+                .any(|operation| matches!(operation, Operation::Settle(_))),
+            _ => false,
+        });
         let operation = asked.pop().and_then(|action| self.asked(&frame, action));
         if operation.is_none() {
             self.accepted(&frame);
         }
         self.open.extend(operation);
-        self.frames.push_back(Entry { operation, receipt });
+        self.frames.push_back(Entry {
+            operation,
+            receipt,
+            opened,
+            settled,
+        });
     }
 
     /// An action in answer to a frame.

@@ -140,6 +140,89 @@ fn rule_12_a_frame_that_overtakes_the_login_is_an_error() {
     assert!(peer.asked.is_empty());
 }
 
+fn implicitly() -> Peer {
+    Peer::new(Config {
+        implicit_connect: true,
+        ..config()
+    })
+}
+
+#[test]
+fn a_first_frame_that_is_no_connect_can_log_in_by_itself() {
+    let mut peer = implicitly();
+    peer.send("SUBSCRIBE\nid:a\\b\ndestination:/queue/q\nreceipt:r");
+    let Some(Action::Authenticate(connect)) = peer.asked.pop_front() else {
+        panic!()
+    };
+    assert_eq!(connect.headers.iter().count(), 0);
+    // The frame waits, and so do others.
+    assert!(!peer.session.wants_frame());
+    peer.assert_silent();
+    peer.session.handle_authenticated(peer.now, Ok(()));
+    peer.poll();
+    let (operation, subscription) = peer.subscribing();
+    assert!(peer.session.is_connected());
+    assert_eq!(peer.session.version(), Version::V1_0);
+    peer.done(operation);
+    peer.assert_receipts(&["r"]);
+    let (_, message) = peer.deliver(subscription, 1);
+    assert_eq!(header(&message, "subscription"), Some("a\\b"));
+    // Without a heart-beat agreed on, nothing is due.
+    assert_eq!(peer.session.poll_timeout(), None);
+    peer.send("CONNECT\naccept-version:1.2");
+    peer.assert_error("Illegal command");
+}
+
+#[test]
+fn a_connect_is_a_connect_where_none_is_needed() {
+    let mut peer = implicitly();
+    peer.send("CONNECT\naccept-version:1.2");
+    peer.log_in();
+    assert_eq!(peer.session.version(), Version::V1_2);
+}
+
+#[test]
+fn a_first_frame_whose_login_is_refused_gets_its_receipt_s_error() {
+    let mut peer = implicitly();
+    peer.send("SEND\ndestination:/queue/q\nreceipt:r");
+    peer.asked.clear();
+    let user = "guest".into();
+    let refusal = Err(Problem::AccessRefused { user });
+    peer.session.handle_authenticated(peer.now, refusal);
+    peer.poll();
+    let error = peer.assert_error("Bad CONNECT");
+    assert_eq!(header(&error, "receipt-id"), Some("r"));
+    assert!(peer.asked.is_empty());
+}
+
+#[test]
+fn a_first_frame_is_forgotten_with_its_session() {
+    let mut peer = implicitly();
+    peer.send("SEND\ndestination:/queue/q");
+    peer.asked.clear();
+    peer.wait(Duration::from_secs(10));
+    peer.timeout();
+    peer.assert_error("login timeout");
+    assert!(peer.session.first.is_none());
+}
+
+#[test]
+fn an_unknown_first_command_is_told_in_its_own_words() {
+    let mut peer = implicitly();
+    peer.decode_error(DecodeErrorKind::UnknownCommand("FOO".into()), None);
+    peer.assert_error("Bad command");
+}
+
+#[test]
+fn a_first_disconnect_is_answered() {
+    let mut peer = implicitly();
+    peer.send("DISCONNECT\nreceipt:d");
+    peer.asked.clear();
+    peer.session.handle_authenticated(peer.now, Ok(()));
+    peer.poll();
+    peer.assert_receipts(&["d"]);
+}
+
 #[test]
 fn the_login_has_to_be_complete_in_time() {
     for send in [None, Some("CONNECT\naccept-version:1.2")] {
@@ -165,7 +248,7 @@ fn the_login_has_to_be_complete_in_time() {
 /// There are hundreds of thousands of sessions, nearly all of them idle.
 #[test]
 fn a_session_is_small() {
-    assert!(size_of::<Session>() <= 200, "{}", size_of::<Session>());
+    assert!(size_of::<Session>() <= 208, "{}", size_of::<Session>());
     assert!(size_of::<Action>() <= 40, "{}", size_of::<Action>());
     let mut peer = Peer::connected("1.2");
     peer.subscribe("SUBSCRIBE\nid:s\ndestination:/topic/a\nreceipt:r");

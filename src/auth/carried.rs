@@ -1,0 +1,387 @@
+//! What the HTTP request that opens a WebSocket carries for the login: browsers can set neither
+//! headers nor credentials there, but send cookies, and a page can write a token into the URL.
+
+use std::{borrow::Cow, fmt, sync::Arc};
+
+use base64::{
+    Engine as _,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use reqwest::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName};
+use thiserror::Error;
+use url::form_urlencoded;
+
+use super::Config;
+
+/// All that one request may carry for its login, in bytes. A question to the hook holds it twice
+/// over, even if each byte has to be escaped.
+const MAX_CARRIED: usize = 8 * 1024;
+
+/// Users' own base64 is not always padded.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// A name and a passcode.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// As the `login` header.
+    pub user: Box<str>,
+    /// As the `passcode` header.
+    pub passcode: Box<str>,
+}
+
+/// What of a request goes to the hook's user call, and under which names. By default nothing.
+#[derive(Debug, Default)]
+pub struct Forwarding {
+    headers: Vec<(HeaderName, Arc<str>)>,
+    cookies: Vec<(Box<str>, Arc<str>)>,
+    query: Vec<(Box<str>, Arc<str>)>,
+    /// Whether HTTP Basic authentication is the login, whatever CONNECT says.
+    basic: bool,
+    /// Who a request without it is.
+    default: Option<Credentials>,
+}
+
+/// What one request carries; kept until its login is done.
+#[derive(Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Credentials that count instead of those of CONNECT.
+    pub credentials: Option<Credentials>,
+    /// Further parameters of the user call.
+    pub parameters: Vec<Parameter>,
+}
+
+/// A parameter of the user call that is not in RabbitMQ's contract, and its value.
+pub type Parameter = (Arc<str>, Box<str>);
+
+/// Why a request's login cannot be carried on.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum CarryError {
+    /// HTTP Basic authentication is required, and is not there or cannot be read.
+    #[error("Log in by HTTP Basic authentication: a readable Authorization header is required.")]
+    Unauthorized,
+    /// A header or a parameter of the URL is there twice: which one counts, others may see
+    /// otherwise.
+    #[error("{0} is there more than once.")]
+    Twice(Box<str>),
+    /// A value is not UTF-8.
+    #[error("{0} is not UTF-8.")]
+    NotText(Box<str>),
+    /// Together they are too large.
+    #[error("What this request carries for its login is longer than {MAX_CARRIED} bytes.")]
+    TooLong,
+}
+
+impl Forwarding {
+    /// What the configuration says, which has to be sound.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let named = |names: &std::collections::BTreeMap<String, String>| {
+            let named = names.iter();
+            named
+                .map(|(name, parameter)| (name.as_str().into(), parameter.as_str().into()))
+                .collect()
+        };
+        let headers = config.forward_headers.iter();
+        Self {
+            headers: headers
+                .filter_map(|(name, parameter)| Some((name.parse().ok()?, (&**parameter).into())))
+                .collect(),
+            cookies: named(&config.forward_cookies),
+            query: named(&config.forward_query),
+            basic: config.http_basic,
+            default: config.default_credentials(),
+        }
+    }
+
+    /// What a request carries; `None`: nothing that is wanted.
+    ///
+    /// # Errors
+    /// [`CarryError`]. Its text can be told to the client.
+    pub fn read(
+        &self,
+        headers: &HeaderMap,
+        query: Option<&str>,
+    ) -> Result<Option<Box<Carried>>, CarryError> {
+        let mut carried = Carried::default();
+        if self.basic {
+            let authorization = only_header(headers, &AUTHORIZATION)?;
+            carried.credentials = Some(match (authorization, &self.default) {
+                (Some(value), _) => basic(value).ok_or(CarryError::Unauthorized)?,
+                (None, Some(default)) => default.clone(),
+                (None, None) => return Err(CarryError::Unauthorized),
+            });
+        }
+        let mut add = |parameter: &Arc<str>, value: &str| {
+            carried
+                .parameters
+                .push((Arc::clone(parameter), value.into()));
+        };
+        for (name, parameter) in &self.headers {
+            if let Some(value) = only_header(headers, name)? {
+                add(parameter, value);
+            }
+        }
+        if !self.cookies.is_empty() {
+            let cookies = cookies(headers)?;
+            for (name, parameter) in &self.cookies {
+                // The same name may be there twice; the one for the nearest path comes first.
+                if let Some((_, value)) = cookies.iter().find(|(cookie, _)| *cookie == &**name) {
+                    add(parameter, value);
+                }
+            }
+        }
+        if !self.query.is_empty() {
+            let query = query.unwrap_or_default().as_bytes();
+            let query: Vec<_> = form_urlencoded::parse(query).collect();
+            for (name, parameter) in &self.query {
+                if let Some(value) = only_parameter(&query, name)? {
+                    add(parameter, value);
+                }
+            }
+        }
+        if carried.len() > MAX_CARRIED {
+            return Err(CarryError::TooLong);
+        }
+        let is_empty = carried == Carried::default();
+        Ok((!is_empty).then(|| Box::new(carried)))
+    }
+}
+
+impl Carried {
+    fn len(&self) -> usize {
+        let credentials = self.credentials.iter();
+        let credentials = credentials.map(|given| given.user.len() + given.passcode.len());
+        let parameters = self.parameters.iter();
+        let parameters = parameters.map(|(name, value)| name.len() + value.len());
+        credentials.chain(parameters).sum()
+    }
+}
+
+fn only_header<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<&'a str>, CarryError> {
+    let mut values = headers.get_all(name).into_iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let what = || format!("The header {name}").into();
+    if values.next().is_some() {
+        return Err(CarryError::Twice(what()));
+    }
+    let text = std::str::from_utf8(value.as_bytes());
+    text.map(Some).map_err(|_| CarryError::NotText(what()))
+}
+
+fn cookies(headers: &HeaderMap) -> Result<Vec<(&str, &str)>, CarryError> {
+    let mut cookies = Vec::new();
+    for line in headers.get_all(COOKIE) {
+        let line = std::str::from_utf8(line.as_bytes())
+            .map_err(|_| CarryError::NotText("The header cookie".into()))?;
+        let pairs = line.split(';').filter_map(|pair| pair.split_once('='));
+        cookies.extend(pairs.map(|(name, value)| (name.trim(), value.trim())));
+    }
+    Ok(cookies)
+}
+
+fn only_parameter<'a>(
+    query: &'a [(Cow<'_, str>, Cow<'_, str>)],
+    name: &str,
+) -> Result<Option<&'a str>, CarryError> {
+    let mut values = query.iter().filter(|(key, _)| key == name);
+    let first = values.next().map(|(_, value)| &**value);
+    if values.next().is_some() {
+        let what = format!("The parameter {name} of the URL");
+        return Err(CarryError::Twice(what.into()));
+    }
+    Ok(first)
+}
+
+/// `Basic` and the base64 of `user:passcode` (RFC 7617).
+fn basic(authorization: &str) -> Option<Credentials> {
+    let (scheme, encoded) = authorization.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = String::from_utf8(BASE64.decode(encoded.trim()).ok()?).ok()?;
+    let (user, passcode) = decoded.split_once(':')?;
+    Some(Credentials {
+        user: user.into(),
+        passcode: passcode.into(),
+    })
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Names alone: values are secrets.
+impl fmt::Debug for Carried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.parameters.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Carried")
+            .field("credentials", &self.credentials)
+            .field("parameters", &names)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forwarding(text: &str) -> Forwarding {
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!(config.check(), Ok(()));
+        Forwarding::new(&config)
+    }
+
+    fn headers(pairs: &[(&str, &[u8])]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            let name: HeaderName = name.parse().unwrap();
+            headers.append(
+                name,
+                reqwest::header::HeaderValue::from_bytes(value).unwrap(),
+            );
+        }
+        headers
+    }
+
+    fn parameters(carried: Option<Box<Carried>>) -> Vec<(String, String)> {
+        let carried = carried
+            .map(|carried| carried.parameters)
+            .unwrap_or_default();
+        let pairs = carried.iter();
+        pairs
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect()
+    }
+
+    fn pair(name: &str, value: &str) -> (String, String) {
+        (name.to_owned(), value.to_owned())
+    }
+
+    const ALL: &str = r#"
+        forward_headers = { Authorization = "authorization" }
+        forward_cookies = { sid = "session_cookie" }
+        forward_query = { token = "token" }
+    "#;
+
+    #[test]
+    fn only_what_is_configured_is_taken() {
+        let request = headers(&[
+            ("authorization", b"Bearer abc"),
+            ("cookie", b"theme=dark; sid=s1d=; other=1"),
+            ("x-other", b"1"),
+        ]);
+        let query = Some("token=t%2Bk&other=1");
+        assert_eq!(
+            parameters(forwarding(ALL).read(&request, query).unwrap()),
+            [
+                pair("authorization", "Bearer abc"),
+                pair("session_cookie", "s1d="),
+                pair("token", "t+k"),
+            ]
+        );
+        assert_eq!(Forwarding::default().read(&request, query), Ok(None));
+        assert_eq!(forwarding(ALL).read(&headers(&[]), None), Ok(None));
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        let read = |pairs: &[(&str, &[u8])], query| forwarding(ALL).read(&headers(pairs), query);
+        let twice = read(&[("authorization", b"a"), ("authorization", b"b")], None);
+        assert!(matches!(twice, Err(CarryError::Twice(_))), "{twice:?}");
+        let twice = read(&[], Some("token=a&token=b"));
+        assert!(matches!(twice, Err(CarryError::Twice(_))), "{twice:?}");
+        let not_text = read(&[("cookie", b"sid=\xff")], None);
+        assert!(matches!(not_text, Err(CarryError::NotText(_))));
+        // Browsers send one for each path.
+        let first = read(&[("cookie", b"sid=near; sid=far")], None);
+        assert_eq!(parameters(first.unwrap()), [pair("session_cookie", "near")]);
+        let first = read(&[("cookie", b"sid=1"), ("cookie", b"sid=2")], None);
+        assert_eq!(parameters(first.unwrap()), [pair("session_cookie", "1")]);
+    }
+
+    #[test]
+    fn what_is_too_long_is_refused() {
+        let read = |length: usize| {
+            let value = vec![b'a'; length];
+            forwarding(ALL).read(&headers(&[("authorization", &value)]), None)
+        };
+        assert!(read(MAX_CARRIED - 100).is_ok());
+        assert_eq!(read(MAX_CARRIED), Err(CarryError::TooLong));
+    }
+
+    #[test]
+    fn http_basic_is_read() {
+        let read = |value: &str| {
+            let request = headers(&[("authorization", value.as_bytes())]);
+            forwarding("http_basic = true").read(&request, None)
+        };
+        let credentials = |user: &str, passcode: &str| {
+            Some(Credentials {
+                user: user.into(),
+                passcode: passcode.into(),
+            })
+        };
+        for (value, expected) in [
+            ("Basic YWxpY2U6czNjcjp0", credentials("alice", "s3cr:t")),
+            ("basic  YWxpY2U6", credentials("alice", "")),
+            // Padded, and not.
+            ("Basic YTpi", credentials("a", "b")),
+            ("Basic YTpiYw==", credentials("a", "bc")),
+            ("Basic YTpiYw", credentials("a", "bc")),
+            ("Basic w6Q6w7w=", credentials("ä", "ü")),
+        ] {
+            let carried = read(value).unwrap().unwrap();
+            assert_eq!(carried.credentials, expected, "{value}");
+        }
+        for value in [
+            "Bearer abc",
+            "Basic",
+            "Basic !!!",
+            "Basic bm9jb2xvbg==",
+            "Basic //86",
+        ] {
+            assert_eq!(read(value), Err(CarryError::Unauthorized), "{value}");
+        }
+    }
+
+    #[test]
+    fn without_http_basic_a_request_is_the_default_user_s_or_nobody_s() {
+        let nobody = forwarding("http_basic = true").read(&headers(&[]), None);
+        assert_eq!(nobody, Err(CarryError::Unauthorized));
+        let default = "http_basic = true\ndefault_user = \"guest\"\ndefault_passcode = \"g\"";
+        let carried = forwarding(default).read(&headers(&[]), None);
+        let credentials = carried.unwrap().unwrap().credentials.unwrap();
+        assert_eq!((&*credentials.user, &*credentials.passcode), ("guest", "g"));
+    }
+
+    #[test]
+    fn debug_shows_no_secrets() {
+        let request = headers(&[
+            ("cookie", b"sid=s3cret"),
+            ("authorization", b"Basic YTpzM2NyZXQ="),
+        ]);
+        let forwarding = forwarding(
+            "forward_cookies = { sid = \"sid\" }\nhttp_basic = true\n\
+             default_user = \"d\"\ndefault_passcode = \"s3cret\"",
+        );
+        let carried = forwarding.read(&request, None).unwrap().unwrap();
+        let shown = format!("{carried:?} {forwarding:?}");
+        assert!(
+            shown.contains("sid") && !shown.contains("s3cret"),
+            "{shown}"
+        );
+    }
+}

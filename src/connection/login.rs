@@ -1,0 +1,240 @@
+//! Who a client is: of all ways to say so the one that counts, and the hook's word on it.
+
+use std::sync::Arc;
+
+use stomp_grammar::Headers;
+use stomp_session::{Connect, Problem};
+
+use super::context::{Context, Identity};
+use crate::{
+    auth::{self, Access, Carried, Credentials, Fact, Login, Refusal},
+    hub::EnterError,
+    telemetry::{self, ConnectionInfo},
+};
+
+/// Ways to log in besides `login` and `passcode`, from the `[auth]` section.
+#[derive(Clone, Debug, Default)]
+pub struct Logins {
+    /// Who a client is that names nobody.
+    default: Option<Credentials>,
+    /// What of the connection the hook's user call tells, and under which names.
+    facts: Vec<(Fact, Arc<str>)>,
+    /// Whether the hook's answer can say who the user is.
+    hook_names_user: bool,
+    /// What this node is called.
+    node: Arc<str>,
+}
+
+impl Logins {
+    /// What the configuration says.
+    #[must_use]
+    pub fn new(config: &auth::Config, node: &str) -> Self {
+        let facts = config.forward_connection.iter();
+        Self {
+            default: config.default_credentials(),
+            facts: facts
+                .map(|(fact, name)| (*fact, name.as_str().into()))
+                .collect(),
+            hook_names_user: config.username_header.is_some(),
+            node: node.into(),
+        }
+    }
+
+    /// The credentials that count. `None`: there are none.
+    ///
+    /// Those of HTTP Basic authentication come first, as in the plug-in; then those of CONNECT;
+    /// then what else the request carried, for which the hook knows the user; then the default
+    /// ones. An empty passcode stands where what the request carried is to prove the user: none at
+    /// all would tell the hook that a certificate has.
+    fn credentials(&self, connect: &Headers, carried: Option<&Carried>) -> Option<Credentials> {
+        if let Some(credentials) = carried.and_then(|carried| carried.credentials.as_ref()) {
+            return Some(credentials.clone());
+        }
+        let is_proved = carried.is_some_and(|carried| !carried.parameters.is_empty());
+        let passcode = connect.get("passcode");
+        match (connect.get("login"), passcode) {
+            (Some(user), Some(passcode)) => Some((user, passcode)),
+            (Some(user), None) if is_proved => Some((user, "")),
+            (Some(_), None) => return None,
+            (None, _) if is_proved && self.hook_names_user => {
+                Some(("", passcode.unwrap_or_default()))
+            }
+            (None, _) => {
+                let default = self.default.as_ref()?;
+                Some((&*default.user, passcode.unwrap_or(&default.passcode)))
+            }
+        }
+        .map(|(user, passcode)| Credentials {
+            user: user.into(),
+            passcode: passcode.into(),
+        })
+    }
+}
+
+/// Finds out who a client is, and whether it may enter the virtual host, in this order: only for
+/// who may, links are made.
+pub(super) async fn login(
+    context: &Context,
+    connect: &Connect,
+    carried: Option<Box<Carried>>,
+) -> Result<Identity, Problem> {
+    let settings = context.settings();
+    let logins = &settings.logins;
+    let credentials = logins
+        .credentials(&connect.headers, carried.as_deref())
+        .ok_or(Problem::MissingCredentials)?;
+    let vhost = connect
+        .headers
+        .get("host")
+        .unwrap_or(&settings.default_vhost);
+    let mut more = carried.map_or_else(Vec::new, |carried| carried.parameters);
+    for (fact, name) in &logins.facts {
+        let value = match fact {
+            Fact::ClientIp => context.remote.ip().to_canonical().to_string().into(),
+            Fact::Session => context.session.clone(),
+            Fact::Node => (&*logins.node).into(),
+            Fact::Transport => context.transport.into(),
+        };
+        more.push((Arc::clone(name), value));
+    }
+    let login = Login {
+        user: credentials.user,
+        password: Some(credentials.passcode),
+        vhost: vhost.into(),
+        more,
+    };
+    let refused = |cause: &str| {
+        let info = ConnectionInfo {
+            user: Some(&*login.user).filter(|user| !user.is_empty()),
+            vhost: Some(&login.vhost),
+            ..context.info()
+        };
+        telemetry::login_refused(&info, cause);
+    };
+    let services = &context.services;
+    let user = services.auth.user(&login).await.map_err(|refusal| {
+        refused(&refusal.to_string());
+        let user = login.user.clone();
+        match refusal {
+            Refusal::Denied(_) => Problem::AccessRefused { user },
+            Refusal::Faulty(_) => Problem::LoginUnavailable { user },
+        }
+    })?;
+    let denied = || Problem::VhostDenied {
+        vhost: vhost.into(),
+    };
+    if !services.hub.allows(vhost) {
+        refused(&format!("virtual host {vhost:?} is not in broker.vhosts"));
+        return Err(denied());
+    }
+    let access = Access::Vhost {
+        vhost: Arc::clone(&login.vhost),
+        ip: context.remote.ip(),
+    };
+    services
+        .auth
+        .allow(&user, &access)
+        .await
+        .map_err(|refusal| {
+            refused(&refusal.to_string());
+            denied()
+        })?;
+    let vhost = services.hub.enter(vhost).await.map_err(|error| {
+        refused(&error.to_string());
+        match error {
+            EnterError::Refused(_) => denied(),
+            EnterError::Unavailable(why) => Problem::BrokerUnavailable(format!("{why}\n").into()),
+        }
+    })?;
+    Ok(Identity { user, vhost })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What counts, of a CONNECT's headers and what the request carried.
+    fn counts(config: &str, connect: &str, carried: Option<Carried>) -> Option<(String, String)> {
+        let config: auth::Config = toml::from_str(config).unwrap();
+        assert_eq!(config.check(), Ok(()));
+        let mut headers = Headers::default();
+        for line in connect.split_whitespace() {
+            let (name, value) = line.split_once(':').unwrap();
+            headers.push(name, value);
+        }
+        let logins = Logins::new(&config, "n");
+        let counts = logins.credentials(&headers, carried.as_ref())?;
+        Some((counts.user.into(), counts.passcode.into()))
+    }
+
+    fn pair(user: &str, passcode: &str) -> Option<(String, String)> {
+        Some((user.to_owned(), passcode.to_owned()))
+    }
+
+    fn cookie() -> Option<Carried> {
+        Some(Carried {
+            credentials: None,
+            parameters: vec![("sid".into(), "1".into())],
+        })
+    }
+
+    const COOKIE: &str = "forward_cookies = { sid = \"sid\" }\n";
+    const NAMED: &str = "forward_cookies = { sid = \"sid\" }\nusername_header = \"x-username\"\n";
+    const DEFAULT: &str = "default_user = \"guest\"\ndefault_passcode = \"g\"\n";
+
+    #[test]
+    fn connect_says_who_it_is() {
+        assert_eq!(counts("", "login:a passcode:b", None), pair("a", "b"));
+        for connect in ["", "login:a", "passcode:b"] {
+            assert_eq!(counts("", connect, None), None, "{connect}");
+        }
+        // An empty name is the hook's to refuse, as in the plug-in.
+        assert_eq!(counts("", "login: passcode:", None), pair("", ""));
+    }
+
+    #[test]
+    fn who_names_nobody_is_the_default_user() {
+        assert_eq!(counts(DEFAULT, "", None), pair("guest", "g"));
+        assert_eq!(counts(DEFAULT, "passcode:b", None), pair("guest", "b"));
+        assert_eq!(counts(DEFAULT, "login:a passcode:b", None), pair("a", "b"));
+        // The default passcode is nobody else's.
+        assert_eq!(counts(DEFAULT, "login:a", None), None);
+    }
+
+    #[test]
+    fn what_the_request_carried_stands_in_for_the_passcode() {
+        assert_eq!(counts(COOKIE, "login:a", cookie()), pair("a", ""));
+        assert_eq!(
+            counts(COOKIE, "login:a passcode:b", cookie()),
+            pair("a", "b")
+        );
+        // Nobody could say who it is.
+        assert_eq!(counts(COOKIE, "", cookie()), None);
+        assert_eq!(counts(COOKIE, "login:a", None), None);
+    }
+
+    #[test]
+    fn where_the_hook_names_the_user_connect_need_not() {
+        assert_eq!(counts(NAMED, "", cookie()), pair("", ""));
+        assert_eq!(counts(NAMED, "", None), None);
+        let both = format!("{NAMED}{DEFAULT}");
+        assert_eq!(counts(&both, "", cookie()), pair("", ""));
+        assert_eq!(counts(&both, "", None), pair("guest", "g"));
+    }
+
+    #[test]
+    fn http_basic_counts_before_all() {
+        let carried = || {
+            Some(Carried {
+                credentials: Some(Credentials {
+                    user: "http".into(),
+                    passcode: "h".into(),
+                }),
+                parameters: Vec::new(),
+            })
+        };
+        for connect in ["", "login:a passcode:b"] {
+            assert_eq!(counts(DEFAULT, connect, carried()), pair("http", "h"));
+        }
+    }
+}

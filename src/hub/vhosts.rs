@@ -1,0 +1,300 @@
+//! Which virtual hosts are open: each from its first client on, until a while after its last one
+//! has left.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use super::VhostHub;
+use crate::{
+    broker::{self, Broker, BrokerError, FeedConfig},
+    telemetry,
+};
+
+/// In `vhosts`: whichever the hook allows and the broker has.
+const ANY: &str = "*";
+
+/// Longer names are none: AMQP has no room for them. In bytes.
+const MAX_NAME: usize = 255;
+
+/// How long a login waits for the broker's word on a virtual host that was not open. A broker that
+/// does not answer is no reason to refuse a client, which hears of it when it wants something.
+const OPENING: Duration = Duration::from_secs(3);
+
+/// How long the broker is not asked again for a virtual host that it refused.
+const REFUSAL: Duration = Duration::from_secs(10);
+
+/// Refusals that are remembered at a time.
+const MAX_REFUSALS: usize = 1_000;
+
+/// How often it is looked who is idle, and who was refused.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The hubs of all virtual hosts that are open.
+pub struct Hub {
+    shared: Arc<Shared>,
+    _sweeper: AbortOnDropHandle<()>,
+}
+
+/// Why a client cannot have a virtual host.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum EnterError {
+    /// There is none of that name, or the gateway may not use it; why, for the log.
+    #[error("{0}")]
+    Refused(Box<str>),
+    /// Nothing can be opened now; why.
+    #[error("{0}")]
+    Unavailable(Box<str>),
+}
+
+struct Shared {
+    broker: Arc<dyn Broker>,
+    feed: FeedConfig,
+    /// `None`: any.
+    listed: Option<Vec<String>>,
+    default: Arc<str>,
+    max: usize,
+    idle: Duration,
+    state: Mutex<State>,
+    /// Links that are being closed.
+    closing: TaskTracker,
+}
+
+#[derive(Default)]
+struct State {
+    open: HashMap<Arc<str>, Open>,
+    refused: HashMap<Box<str>, (Instant, Box<str>)>,
+    is_closed: bool,
+}
+
+struct Open {
+    hub: Arc<VhostHub>,
+    /// Since when nobody but this map has had the hub.
+    idle_since: Option<Instant>,
+}
+
+impl Hub {
+    /// Opens the default virtual host at the broker; it stays open. Returns at once: links are
+    /// made in the background. All others are opened when a client enters them.
+    pub fn new(broker: Arc<dyn Broker>, config: &broker::Config, feed: &FeedConfig) -> Self {
+        let is_any = config.vhosts.iter().any(|name| name == ANY);
+        let shared = Arc::new(Shared {
+            broker,
+            feed: feed.clone(),
+            listed: (!is_any).then(|| config.vhosts.clone()),
+            default: config.default_vhost.as_str().into(),
+            max: config.max_vhosts,
+            idle: config.vhost_idle,
+            state: Mutex::default(),
+            closing: TaskTracker::new(),
+        });
+        let default = Arc::clone(&shared.default);
+        shared.state.lock().open(&shared, default);
+        let sweeper = tokio::spawn(sweep(Arc::clone(&shared)));
+        Self {
+            shared,
+            _sweeper: AbortOnDropHandle::new(sweeper),
+        }
+    }
+
+    /// Whether clients may ask for a virtual host of that name at all.
+    #[must_use]
+    pub fn allows(&self, name: &str) -> bool {
+        let listed = self.shared.listed.as_ref();
+        name.len() <= MAX_NAME && listed.is_none_or(|names| names.iter().any(|n| n == name))
+    }
+
+    /// The hub of a virtual host that is open; the default one always is, until the end.
+    #[must_use]
+    pub fn vhost(&self, name: &str) -> Option<Arc<VhostHub>> {
+        let state = self.shared.state.lock();
+        state.open.get(name).map(|open| Arc::clone(&open.hub))
+    }
+
+    /// The hub of a virtual host, which is opened if it is not. It stays open for as long as
+    /// somebody has the result, and for `broker.vhost_idle` after. Only for clients that the hook
+    /// let in: links are made for whoever asks.
+    ///
+    /// # Errors
+    /// [`EnterError::Refused`]: clients may not ask for it, the broker has none of that name, or
+    /// it does not let the gateway's account in; [`EnterError::Unavailable`]: too many are open.
+    pub async fn enter(&self, name: &str) -> Result<Arc<VhostHub>, EnterError> {
+        if !self.allows(name) {
+            let text = format!("virtual host {name:?} is not in broker.vhosts");
+            return Err(EnterError::Refused(text.into()));
+        }
+        let hub = self.shared.enter(name)?;
+        match timeout(OPENING, hub.host.opened()).await {
+            Ok(Err(BrokerError::VhostRefused(why))) => {
+                self.shared.refused(&hub, &why);
+                Err(EnterError::Refused(why))
+            }
+            _ => Ok(hub),
+        }
+    }
+
+    /// Whether the broker can be reached, for every virtual host that is open; if not, why.
+    ///
+    /// # Errors
+    /// The first virtual host's trouble.
+    pub fn health(&self) -> Result<(), BrokerError> {
+        let state = self.shared.state.lock();
+        if state.is_closed {
+            return Err(BrokerError::Unavailable("the connection was closed".into()));
+        }
+        state
+            .open
+            .values()
+            .try_for_each(|open| open.hub.host.health())
+    }
+
+    /// Closes every virtual host, and opens none any more.
+    pub async fn close(&self) {
+        let hubs: Vec<_> = {
+            let mut state = self.shared.state.lock();
+            state.is_closed = true;
+            state.open.drain().map(|(_, open)| open.hub).collect()
+        };
+        join_all(hubs.iter().map(|hub| hub.host.close())).await;
+        self.shared.closing.close();
+        self.shared.closing.wait().await;
+    }
+}
+
+impl Shared {
+    fn enter(&self, name: &str) -> Result<Arc<VhostHub>, EnterError> {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        if let Some(open) = state.open.get_mut(name) {
+            open.idle_since = None;
+            return Ok(Arc::clone(&open.hub));
+        }
+        match state.refused.get(name) {
+            Some((since, why)) if since.elapsed() < REFUSAL => {
+                return Err(EnterError::Refused(why.clone()));
+            }
+            Some(_) => drop(state.refused.remove(name)),
+            None => {}
+        }
+        if state.is_closed {
+            return Err(EnterError::Unavailable("shutting down".into()));
+        }
+        if state.open.len() >= self.max {
+            let longest = state.longest_idle(now).ok_or_else(|| {
+                let text = format!(
+                    "{} virtual hosts are in use, as many as broker.max_vhosts allows",
+                    self.max
+                );
+                EnterError::Unavailable(text.into())
+            })?;
+            self.close_idle(&mut state, &longest);
+        }
+        Ok(state.open(self, name.into()))
+    }
+
+    /// The broker does not let the gateway use this virtual host (any more): its clients are told.
+    /// The default one is tried again by its own links, others when somebody asks for them.
+    fn refused(&self, hub: &Arc<VhostHub>, why: &str) {
+        let is_default = *hub.name() == self.default;
+        if !is_default {
+            let mut state = self.state.lock();
+            let open = state.open.get(hub.name());
+            // Somebody else may have found out, too.
+            if !open.is_some_and(|open| Arc::ptr_eq(&open.hub, hub)) {
+                return;
+            }
+            state.open.remove(hub.name());
+            state.remember(hub.name(), why);
+            drop(state);
+            telemetry::vhost_closed(hub.name(), why);
+            self.close(hub);
+        }
+        hub.tell_gone(!is_default);
+    }
+
+    fn close_idle(&self, state: &mut State, name: &str) {
+        if let Some(open) = state.open.remove(name) {
+            telemetry::vhost_closed(name, "nobody used it");
+            self.close(&open.hub);
+        }
+    }
+
+    fn close(&self, hub: &Arc<VhostHub>) {
+        let hub = Arc::clone(hub);
+        self.closing.spawn(async move { hub.host.close().await });
+    }
+
+    fn sweep(&self) {
+        let now = Instant::now();
+        let mut refused = Vec::new();
+        let mut state = self.state.lock();
+        let mut idle = Vec::new();
+        for (name, open) in &mut state.open {
+            if let Err(BrokerError::VhostRefused(why)) = open.hub.host.health() {
+                refused.push((Arc::clone(&open.hub), why));
+            } else if *name == self.default || Arc::strong_count(&open.hub) > 1 {
+                open.idle_since = None;
+            } else if now.duration_since(*open.idle_since.get_or_insert(now)) >= self.idle {
+                idle.push(Arc::clone(name));
+            }
+        }
+        for name in idle {
+            self.close_idle(&mut state, &name);
+        }
+        drop(state);
+        for (hub, why) in refused {
+            self.refused(&hub, &why);
+        }
+    }
+}
+
+impl State {
+    fn open(&mut self, shared: &Shared, name: Arc<str>) -> Arc<VhostHub> {
+        telemetry::vhost_opened(&name);
+        let hub = VhostHub::open(&*shared.broker, &name, &shared.feed);
+        let open = Open {
+            hub: Arc::clone(&hub),
+            idle_since: None,
+        };
+        self.open.insert(name, open);
+        hub
+    }
+
+    fn longest_idle(&self, now: Instant) -> Option<Arc<str>> {
+        let idle = self.open.iter().filter_map(|(name, open)| {
+            let since = open.idle_since?;
+            // Who has entered since it was looked, has it now.
+            (Arc::strong_count(&open.hub) == 1).then(|| (now.duration_since(since), name))
+        });
+        idle.max().map(|(_, name)| Arc::clone(name))
+    }
+
+    fn remember(&mut self, name: &str, why: &str) {
+        if self.refused.len() >= MAX_REFUSALS {
+            self.refused
+                .retain(|_, (since, _)| since.elapsed() < REFUSAL);
+        }
+        if self.refused.len() < MAX_REFUSALS {
+            self.refused
+                .insert(name.into(), (Instant::now(), why.into()));
+        }
+    }
+}
+
+async fn sweep(shared: Arc<Shared>) {
+    let tick = (shared.idle / 4).clamp(Duration::from_millis(10), TICK);
+    let mut ticks = interval(tick);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        shared.sweep();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,586 @@
+//! From the settings of `rabbitmq.conf` to entries of Stentor's configuration, and notes on what
+//! became of the rest.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use url::Url;
+
+use super::{
+    conf::{self, Setting},
+    keys::{EQUIVALENTS, Kind, PREFIXES, WITHOUT, matches},
+};
+use crate::units::show_size;
+
+/// A line of Stentor's configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) section: &'static str,
+    pub(super) key: &'static str,
+    /// In TOML.
+    pub(super) value: String,
+    /// The lines and keys that it comes from.
+    pub(super) from: Vec<(usize, String)>,
+    /// What to know of it.
+    pub(super) comment: Option<String>,
+}
+
+/// What became of a line that is no [`Entry`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Note {
+    pub(super) line: usize,
+    /// Empty for a line that has none.
+    pub(super) key: String,
+    pub(super) fate: Fate,
+}
+
+/// Why a line is no entry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fate {
+    /// Stentor does the same without being told; where.
+    Same(String),
+    /// Stentor has nothing for it; why, and what to do.
+    Without(String),
+    /// It cannot be read, or is no key of RabbitMQ; why.
+    Wrong(String),
+    /// It is not about what Stentor does, and stays where it is.
+    RabbitMq,
+}
+
+/// What was made of the settings so far.
+pub(super) struct Draft<'a> {
+    /// Not looked at yet.
+    settings: BTreeMap<&'a str, Setting<'a>>,
+    pub(super) entries: Vec<Entry>,
+    pub(super) notes: Vec<Note>,
+    /// RabbitMQ's AMQP port, as far as it is said.
+    pub(super) amqp: Option<String>,
+    /// Whether RabbitMQ knows users by itself: they are, unless it is told to ask others only.
+    pub(super) has_own_users: bool,
+}
+
+impl<'a> Draft<'a> {
+    /// Goes through all lines.
+    pub(super) fn of(text: &'a str) -> Self {
+        let mut draft = Draft {
+            settings: BTreeMap::new(),
+            entries: Vec::new(),
+            notes: Vec::new(),
+            amqp: None,
+            has_own_users: false,
+        };
+        for read in conf::parse(text) {
+            match read {
+                Ok(setting) => {
+                    // As RabbitMQ does: the last one counts.
+                    if let Some(former) = draft.settings.insert(setting.key, setting) {
+                        let again = format!("is set again in line {}, which counts", setting.line);
+                        draft.note(&former, Fate::Same(again));
+                    }
+                }
+                Err(broken) => draft.notes.push(Note {
+                    line: broken.line,
+                    key: String::new(),
+                    fate: Fate::Wrong(broken.why.to_owned()),
+                }),
+            }
+        }
+        draft.stomp_address();
+        draft.web_address();
+        draft.virtual_host();
+        draft.max_connections();
+        draft.origins();
+        draft.hook();
+        draft.equivalents();
+        draft.timeouts();
+        draft.sizes();
+        draft.look_for_amqp();
+        draft.rest();
+        draft.notes.sort();
+        draft
+    }
+
+    fn take(&mut self, key: &str) -> Option<Setting<'a>> {
+        self.settings.remove(key)
+    }
+
+    /// All settings whose keys fit, by line.
+    fn take_all(&mut self, pattern: &str) -> Vec<Setting<'a>> {
+        let keys = self.settings.keys().filter(|key| matches(pattern, key));
+        let keys: Vec<&str> = keys.copied().collect();
+        let mut settings: Vec<_> = keys.into_iter().filter_map(|key| self.take(key)).collect();
+        settings.sort_by_key(|setting| setting.line);
+        settings
+    }
+
+    fn note(&mut self, setting: &Setting<'_>, fate: Fate) {
+        self.notes.push(Note {
+            line: setting.line,
+            key: setting.key.to_owned(),
+            fate,
+        });
+    }
+
+    fn without(&mut self, setting: &Setting<'_>, why: impl Into<String>) {
+        self.note(setting, Fate::Without(why.into()));
+    }
+
+    fn same(&mut self, setting: &Setting<'_>, why: impl Into<String>) {
+        self.note(setting, Fate::Same(why.into()));
+    }
+
+    /// What was read of a setting, or a note that it is wrong.
+    fn read<T>(&mut self, setting: &Setting<'_>, read: Result<T, &'static str>) -> Option<T> {
+        // RabbitMQ 4 puts in what the environment or a file says.
+        let read = match setting.value.contains("$(") {
+            true => Err(
+                "is filled in by RabbitMQ, from the environment or a file: write what it \
+                         is, or set Stentor's variable (STENTOR__SECTION__KEY)",
+            ),
+            false => read,
+        };
+        match read {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.note(setting, Fate::Wrong(why.to_owned()));
+                None
+            }
+        }
+    }
+
+    fn enter(
+        &mut self,
+        (section, key): (&'static str, &'static str),
+        value: String,
+        from: &[Setting<'_>],
+        comment: Option<&str>,
+    ) {
+        let from = from
+            .iter()
+            .map(|setting| (setting.line, setting.key.to_owned()));
+        self.entries.push(Entry {
+            section,
+            key,
+            value,
+            from: from.collect(),
+            comment: comment.map(str::to_owned),
+        });
+    }
+
+    fn stomp_address(&mut self) {
+        self.listeners("stomp.listeners.tcp", "stomp.listeners.tcp.$", "stomp");
+    }
+
+    /// `none`, or one address or more, of which Stentor takes one.
+    fn listeners(&mut self, none: &str, named: &str, key: &'static str) {
+        let off = self.take(none);
+        let addresses = self.take_all(named);
+        if let Some(off) = off
+            && self.read(&off, only("none", off.value)).is_some()
+        {
+            self.enter(("listen", key), quote("off"), &[off], None);
+            for address in addresses {
+                self.same(
+                    &address,
+                    format!("is not used: line {} says none", off.line),
+                );
+            }
+            return;
+        }
+        let mut first: Option<Setting<'_>> = None;
+        for setting in addresses {
+            let Some(address) = self.read(&setting, address(setting.value)) else {
+                continue;
+            };
+            match &first {
+                None => {
+                    self.enter(
+                        ("listen", key),
+                        quote(&address.to_string()),
+                        &[setting],
+                        None,
+                    );
+                    first = Some(setting);
+                }
+                Some(first) => {
+                    let why = format!(
+                        "[listen] {key} is one address, that of line {}: \"0.0.0.0:PORT\" is all \
+                         of this machine's, \"[::]:PORT\" the IPv6 ones too",
+                        first.line
+                    );
+                    self.without(&setting, why);
+                }
+            }
+        }
+    }
+
+    fn web_address(&mut self) {
+        let port = self.take("web_stomp.tcp.port");
+        let old_port = self.take("web_stomp.port");
+        let ip = self.take("web_stomp.tcp.ip");
+        let whole = self.take("web_stomp.tcp.listener");
+        let target = ("listen", "http");
+        if let Some(whole) = whole {
+            for other in [port, old_port, ip].into_iter().flatten() {
+                self.same(&other, format!("is not used: line {} says all", whole.line));
+            }
+            if whole.value == "none" {
+                let why = "Stentor always listens for WebSockets: write \"127.0.0.1:15674\", which \
+                           nobody else reaches";
+                self.without(&whole, why);
+            } else if let Some(address) = self.read(&whole, address(whole.value)) {
+                self.enter(target, quote(&address.to_string()), &[whole], None);
+            }
+            return;
+        }
+        if let (Some(port), Some(old)) = (port, old_port) {
+            self.same(&old, format!("is not used: line {} counts", port.line));
+        }
+        let port = port.or(old_port);
+        let from: Vec<_> = ip.into_iter().chain(port).collect();
+        let number = match port {
+            Some(port) => self.read(&port, number::<u16>(port.value)),
+            None => Some(15674),
+        };
+        let ip = match ip {
+            Some(ip) => self.read(&ip, ip_address(ip.value)),
+            None => Some(Ipv4Addr::UNSPECIFIED.into()),
+        };
+        if let (Some(ip), Some(number), false) = (ip, number, from.is_empty()) {
+            let address = SocketAddr::new(ip, number).to_string();
+            self.enter(target, quote(&address), &from, None);
+        }
+    }
+
+    fn virtual_host(&mut self) {
+        let Some(setting) = self.take("stomp.default_vhost") else {
+            return;
+        };
+        if let Some(vhost) = self.read(&setting, Ok(quote(setting.value))) {
+            self.enter(("broker", "default_vhost"), vhost.clone(), &[setting], None);
+            let comment = "Add the others that clients use.";
+            let list = format!("[{vhost}]");
+            self.enter(("broker", "vhosts"), list, &[setting], Some(comment));
+        }
+    }
+
+    /// Stentor counts the clients of all transports together.
+    fn max_connections(&mut self) {
+        let mut total: u64 = 0;
+        let mut from = Vec::new();
+        for key in ["stomp.max_connections", "web_stomp.max_connections"] {
+            let Some(setting) = self.take(key) else {
+                continue;
+            };
+            if setting.value == "infinity" {
+                let why = "connections are always bounded: see [listen] max_connections";
+                self.without(&setting, why);
+            } else if let Some(count) = self.read(&setting, number::<u32>(setting.value)) {
+                total = total.saturating_add(count.into());
+                from.push(setting);
+            }
+        }
+        if !from.is_empty() {
+            let comment = "Of all transports together.";
+            let target = ("listen", "max_connections");
+            self.enter(target, total.to_string(), &from, Some(comment));
+        }
+    }
+
+    fn origins(&mut self) {
+        if let Some(none) = self.take("web_stomp.allow_origins")
+            && self.read(&none, only("none", none.value)).is_some()
+        {
+            self.same(&none, "[listen] origins is empty: pages of the same host");
+        }
+        let from = self.take_all("web_stomp.allow_origins.$");
+        let mut origins = Vec::new();
+        for setting in &from {
+            origins.extend(self.read(setting, Ok(quote(setting.value))));
+        }
+        if !origins.is_empty() {
+            let list = format!("[{}]", origins.join(", "));
+            self.enter(("listen", "origins"), list, &from, None);
+        }
+    }
+
+    /// The hook, if one is asked: for a path that is not set, the plug-in has a default, and
+    /// Stentor has none.
+    fn hook(&mut self) {
+        const PATHS: [(&str, &str, &str); 4] = [
+            (
+                "auth_http.user_path",
+                "user_path",
+                "http://localhost:8000/auth/user",
+            ),
+            (
+                "auth_http.vhost_path",
+                "vhost_path",
+                "http://localhost:8000/auth/vhost",
+            ),
+            (
+                "auth_http.resource_path",
+                "resource_path",
+                "http://localhost:8000/auth/resource",
+            ),
+            (
+                "auth_http.topic_path",
+                "topic_path",
+                "http://localhost:8000/auth/topic",
+            ),
+        ];
+        let asks = self.backends();
+        let set = PATHS.map(|(key, ..)| self.take(key));
+        if !asks && set.iter().all(Option::is_none) {
+            return;
+        }
+        for ((_, key, default), setting) in PATHS.into_iter().zip(set) {
+            let target = ("auth", key);
+            let Some(setting) = setting else {
+                let comment = "Not in rabbitmq.conf: the plug-in's default.";
+                self.enter(target, quote(default), &[], Some(comment));
+                continue;
+            };
+            if !has_secret(setting.value) {
+                if let Some(path) = self.read(&setting, Ok(quote(setting.value))) {
+                    self.enter(target, path, &[setting], None);
+                }
+                continue;
+            }
+            let why = format!(
+                "holds a password or a token, which is not shown: set the variable \
+                 STENTOR__AUTH__{}",
+                key.to_uppercase()
+            );
+            self.without(&setting, why);
+        }
+    }
+
+    /// Who says who may log in; whether it is the hook.
+    fn backends(&mut self) -> bool {
+        const OTHERS: &str = "Stentor asks the hook alone ([auth] user_path), which has to answer \
+                              for these users too; RabbitMQ's own users are unknown to it";
+        let mut settings = Vec::new();
+        for pattern in [
+            "auth_backends.$",
+            "auth_backends.$.$",
+            "auth_cache.cached_backend",
+        ] {
+            settings.extend(self.take_all(pattern));
+        }
+        settings.extend(self.take_all("auth_cache.cached_backend.$"));
+        let mut asks = false;
+        self.has_own_users = settings.is_empty();
+        for setting in settings {
+            match setting.value {
+                "internal" | "rabbit_auth_backend_internal" => {
+                    self.without(&setting, OTHERS);
+                    self.has_own_users = true;
+                }
+                "http" | "rabbit_auth_backend_http" => {
+                    asks = true;
+                    self.same(&setting, "the hook is asked: see [auth]");
+                }
+                "cache" | "rabbit_auth_backend_cache" => {
+                    self.same(&setting, "permissions are remembered: see [auth] cache_ttl");
+                }
+                _ => self.without(&setting, OTHERS),
+            }
+        }
+        asks
+    }
+
+    fn equivalents(&mut self) {
+        for (from, section, key, kind) in EQUIVALENTS {
+            let Some(setting) = self.take(from) else {
+                continue;
+            };
+            if let Some(value) = self.read(&setting, written(*kind, setting.value)) {
+                self.enter((section, key), value, &[setting], None);
+            }
+        }
+    }
+
+    /// A login includes calls of the hook, so it has to be allowed longer than one of them.
+    fn timeouts(&mut self) {
+        const LOGIN: (&str, &str) = ("limits", "login_timeout");
+        const CALL: (&str, &str) = ("auth", "request_timeout");
+        let set_login = self.duration(LOGIN);
+        let set_call = self.duration(CALL);
+        let login = set_login.unwrap_or(Duration::from_secs(10));
+        let call = set_call.unwrap_or(Duration::from_secs(5));
+        // Zero is refused by the reader.
+        if call < login || login.is_zero() {
+            return;
+        }
+        let (target, value, comment) = if set_call.is_some() {
+            let longer = call.saturating_add(Duration::from_secs(5));
+            let comment = "Longer than [auth] request_timeout, for a login waits for the hook.";
+            (LOGIN, longer, comment)
+        } else {
+            let comment = "Shorter than [limits] login_timeout, for a login waits for the hook.";
+            (CALL, login / 2, comment)
+        };
+        let former = self
+            .entries
+            .iter()
+            .position(|entry| (entry.section, entry.key) == target);
+        let from = former.map(|place| self.entries.remove(place).from);
+        self.entries.push(Entry {
+            section: target.0,
+            key: target.1,
+            value: quote(&humantime::format_duration(value).to_string()),
+            from: from.unwrap_or_default(),
+            comment: Some(comment.to_owned()),
+        });
+    }
+
+    /// What waits for a client has to have room for the largest message.
+    fn sizes(&mut self) {
+        let frame = self.entry(("limits", "max_frame_size"));
+        let Some(size) =
+            frame.and_then(|entry| unquote(&entry.value).parse::<bytesize::ByteSize>().ok())
+        else {
+            return;
+        };
+        let size = size.as_u64();
+        for (section, key, default) in [
+            ("mailbox", "max_bytes", 8_u64 << 20),
+            ("feed", "max_length_bytes", 256_u64 << 20),
+            ("limits", "max_transaction_bytes", 16_u64 << 20),
+        ] {
+            if size > default {
+                let comment = "Room for the largest message: see [limits] max_frame_size.";
+                let value = quote(&size_text(size));
+                self.enter((section, key), value, &[], Some(comment));
+            }
+        }
+    }
+
+    /// Where RabbitMQ listens for AMQP: a hint for `[broker] url`. The setting is RabbitMQ's own.
+    fn look_for_amqp(&mut self) {
+        let fits = |key: &&&str| matches("listeners.tcp.$", key);
+        let first = self.settings.keys().filter(fits).min();
+        let value = first
+            .and_then(|key| self.settings.get(*key))
+            .map(|setting| setting.value);
+        self.amqp = value.and_then(|value| address(value).ok()).map(|address| {
+            match address.ip().is_unspecified() {
+                true => format!("127.0.0.1:{}", address.port()),
+                false => address.to_string(),
+            }
+        });
+    }
+
+    fn rest(&mut self) {
+        for (key, setting) in std::mem::take(&mut self.settings) {
+            let row = WITHOUT.iter().find(|row| matches(row.pattern, key));
+            match row {
+                Some(row) if row.same == Some(setting.value) => self.same(&setting, row.why),
+                Some(row) => self.without(&setting, row.why),
+                None if PREFIXES.iter().any(|prefix| key.starts_with(prefix)) => {
+                    let why = "is no key of RabbitMQ's plug-ins that is known here: mistyped?";
+                    self.note(&setting, Fate::Wrong(why.to_owned()));
+                }
+                None => self.note(&setting, Fate::RabbitMq),
+            }
+        }
+    }
+
+    fn entry(&self, target: (&str, &str)) -> Option<&Entry> {
+        let mut entries = self.entries.iter();
+        entries.find(|entry| (entry.section, entry.key) == target)
+    }
+
+    fn duration(&self, target: (&str, &str)) -> Option<Duration> {
+        let entry = self.entry(target)?;
+        humantime::parse_duration(unquote(&entry.value)).ok()
+    }
+}
+
+/// A value in TOML.
+fn written(kind: Kind, value: &str) -> Result<String, &'static str> {
+    match kind {
+        Kind::Text => Ok(quote(value)),
+        Kind::Switch => switch(value).map(|value| value.to_string()),
+        Kind::Contrary => switch(value).map(|value| (!value).to_string()),
+        Kind::Milliseconds => number::<u32>(value).map(|milliseconds| {
+            let duration = Duration::from_millis(milliseconds.into());
+            quote(&humantime::format_duration(duration).to_string())
+        }),
+        Kind::Bytes => number::<u32>(value).map(|bytes| quote(&size_text(bytes.into()))),
+    }
+}
+
+/// As in `config/stentor.toml`: `4MiB`, or a number where it is none.
+fn size_text(bytes: u64) -> String {
+    let shown = usize::try_from(bytes).map_or_else(|_| bytes.to_string(), show_size);
+    shown.trim_end_matches(" bytes").replace(' ', "")
+}
+
+fn switch(value: &str) -> Result<bool, &'static str> {
+    value.parse().map_err(|_| "is neither true nor false")
+}
+
+fn number<N: std::str::FromStr>(value: &str) -> Result<N, &'static str> {
+    value
+        .parse()
+        .map_err(|_| "is no whole number, or one that is too large")
+}
+
+fn only(word: &str, value: &str) -> Result<(), &'static str> {
+    if value == word {
+        return Ok(());
+    }
+    Err("can only be \"none\" here: a listener has a name of its own behind this key")
+}
+
+/// A port, on all addresses, or an address and a port; the IP may stand in brackets.
+fn address(value: &str) -> Result<SocketAddr, &'static str> {
+    const WRONG: &str = "is neither a port nor an IP address and a port, such as 127.0.0.1:61613";
+    let Some((ip, port)) = value.rsplit_once(':') else {
+        let port = value.parse().map_err(|_| WRONG)?;
+        return Ok((Ipv4Addr::UNSPECIFIED, port).into());
+    };
+    let ip = ip_address(ip).map_err(|_| WRONG)?;
+    Ok(SocketAddr::new(ip, port.parse().map_err(|_| WRONG)?))
+}
+
+fn ip_address(value: &str) -> Result<IpAddr, &'static str> {
+    let bare = value
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let ip = bare.unwrap_or(value).parse();
+    ip.map_err(|_| "is no IP address")
+}
+
+/// Whether a URL holds what must not be shown: a user, a password, parameters.
+fn has_secret(value: &str) -> bool {
+    match Url::parse(value) {
+        Ok(url) => !url.username().is_empty() || url.password().is_some() || url.query().is_some(),
+        Err(_) => value.contains(['@', '?']),
+    }
+}
+
+/// A text in TOML.
+pub(super) fn quote(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            _ if character.is_control() => {
+                quoted.push_str(&format!("\\u{:04X}", u32::from(character)));
+            }
+            _ => quoted.push(character),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+fn unquote(value: &str) -> &str {
+    value.trim_matches('"')
+}

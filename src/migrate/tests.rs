@@ -1,0 +1,466 @@
+use insta::assert_snapshot;
+use proptest::prelude::*;
+
+use super::*;
+
+fn migrate(text: &str) -> Migration {
+    from_rabbitmq(text).unwrap()
+}
+
+/// As `stentor config --check` reads it, were the broker's URL given.
+fn load_text(toml: &str) -> Config {
+    let file = File {
+        name: "stentor.toml",
+        text: toml,
+    };
+    Config::load_partial(Some(file), []).unwrap_or_else(|errors| panic!("{errors}\n{toml}"))
+}
+
+/// The lines that say something, comments left out.
+fn said(migration: &Migration) -> Vec<&str> {
+    let lines = migration.toml.lines();
+    lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect()
+}
+
+const TYPICAL: &str = r"
+## A node with Web STOMP and an HTTP hook.
+listeners.tcp.default = 5672
+default_user = admin
+default_pass = s3cret
+vm_memory_high_watermark.relative = 0.6
+
+auth_backends.1 = cache
+auth_cache.cached_backend = http
+auth_cache.cache_ttl = 15000
+auth_http.http_method = post
+auth_http.user_path     = http://hook:8000/auth/user
+auth_http.vhost_path    = http://hook:8000/auth/vhost
+auth_http.resource_path = http://hook:8000/auth/resource
+auth_http.request_timeout = 15000
+
+stomp.listeners.tcp.1 = 127.0.0.1:61613
+stomp.listeners.tcp.2 = ::1:61613
+stomp.default_vhost = app
+stomp.hide_server_info = true   # nobody's business
+stomp.default_nack_requeue = false
+stomp.tcp_listen_options.backlog = 4096
+web_stomp.tcp.port = 8080
+web_stomp.ws_frame = text
+web_stomp.cowboy_opts.idle_timeout = 60000
+";
+
+#[test]
+fn a_typical_file() {
+    let migration = migrate(TYPICAL);
+    assert_snapshot!(migration.toml);
+    load_text(&migration.toml);
+}
+
+/// All keys of the four plug-ins' schemas in 3.10 (`priv/schema/*.schema`), and of RabbitMQ's own
+/// those that are about users and TLS, with a value each.
+const KEYS_3_10: &str = "
+stomp.listeners.tcp = none
+stomp.listeners.tcp.default = 61613
+stomp.tcp_listen_options = none
+stomp.tcp_listen_options.backlog = 1
+stomp.tcp_listen_options.nodelay = true
+stomp.tcp_listen_options.buffer = 1
+stomp.tcp_listen_options.delay_send = true
+stomp.tcp_listen_options.dontroute = true
+stomp.tcp_listen_options.exit_on_close = true
+stomp.tcp_listen_options.fd = 1
+stomp.tcp_listen_options.high_msgq_watermark = 1
+stomp.tcp_listen_options.high_watermark = 1
+stomp.tcp_listen_options.keepalive = true
+stomp.tcp_listen_options.low_msgq_watermark = 1
+stomp.tcp_listen_options.low_watermark = 1
+stomp.tcp_listen_options.port = 1
+stomp.tcp_listen_options.priority = 1
+stomp.tcp_listen_options.recbuf = 1
+stomp.tcp_listen_options.send_timeout = 1
+stomp.tcp_listen_options.send_timeout_close = true
+stomp.tcp_listen_options.sndbuf = 1
+stomp.tcp_listen_options.tos = 1
+stomp.tcp_listen_options.linger.on = true
+stomp.tcp_listen_options.linger.timeout = 1
+stomp.listeners.ssl = none
+stomp.listeners.ssl.default = 61614
+stomp.num_acceptors.ssl = 1
+stomp.num_acceptors.tcp = 1
+stomp.ssl_cert_login = true
+stomp.default_vhost = v
+stomp.default_user = u
+stomp.default_pass = p
+stomp.default_topic_exchange = t
+stomp.implicit_connect = true
+stomp.login_timeout = 20000
+stomp.proxy_protocol = true
+stomp.hide_server_info = true
+stomp.default_nack_requeue = true
+web_stomp.port = 1
+web_stomp.ws_frame = binary
+web_stomp.num_acceptors.tcp = 1
+web_stomp.num_acceptors.ssl = 1
+web_stomp.max_connections = 5
+web_stomp.tcp.port = 2
+web_stomp.tcp.backlog = 1
+web_stomp.tcp.ip = 127.0.0.1
+web_stomp.tcp.listener = 127.0.0.1:3
+web_stomp.ws_path = /stomp
+web_stomp.use_http_auth = true
+web_stomp.ssl.listener = none
+web_stomp.ssl.port = 15673
+web_stomp.ssl.backlog = 1
+web_stomp.ssl.ip = 127.0.0.1
+web_stomp.ssl.certfile = /c
+web_stomp.ssl.keyfile = /k
+web_stomp.ssl.cacertfile = /a
+web_stomp.ssl.password = p
+web_stomp.ssl.honor_cipher_order = true
+web_stomp.ssl.honor_ecc_order = true
+web_stomp.ssl.reuse_sessions = true
+web_stomp.ssl.secure_renegotiate = true
+web_stomp.ssl.client_renegotiation = false
+web_stomp.ssl.crl_check = true
+web_stomp.ssl.depth = 2
+web_stomp.ssl.versions.1 = tlsv1.2
+web_stomp.ssl.ciphers.1 = c
+web_stomp.cowboy_opts.max_empty_lines = 1
+web_stomp.cowboy_opts.max_header_name_length = 1
+web_stomp.cowboy_opts.max_header_value_length = 1
+web_stomp.cowboy_opts.max_headers = 1
+web_stomp.cowboy_opts.max_keepalive = 1
+web_stomp.cowboy_opts.max_request_line_length = 1
+web_stomp.cowboy_opts.timeout = 1
+web_stomp.cowboy_opts.idle_timeout = 1
+web_stomp.ws_opts.compress = true
+web_stomp.ws_opts.max_frame_size = 1
+web_stomp.ws_opts.idle_timeout = 1
+web_stomp.proxy_protocol = true
+auth_http.http_method = get
+auth_http.user_path = http://h/u
+auth_http.vhost_path = http://h/v
+auth_http.resource_path = http://h/r
+auth_http.topic_path = http://h/t
+auth_http.request_timeout = 1
+auth_http.connection_timeout = 1
+auth_cache.cached_backend = http
+auth_cache.cached_backend.authn = http
+auth_cache.cached_backend.authz = internal
+auth_cache.cache_ttl = 1
+auth_cache.cache_module = m
+auth_cache.cache_refusals = false
+auth_backends.1 = http
+auth_backends.2.authn = ldap
+auth_backends.2.authz = internal
+ssl_options.cacertfile = /a
+ssl_options.certfile = /c
+ssl_options.keyfile = /k
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = true
+ssl_cert_login_from = common_name
+";
+
+/// What 3.13 and 4 have more.
+const KEYS_4: &str = "
+stomp.max_connections = 7
+stomp.max_frame_size = 1048576
+stomp.max_frame_size_unauthenticated = 32768
+web_stomp.allow_origins = none
+web_stomp.allow_origins.1 = https://app.example.com
+web_stomp.use_file_handle_cache = true
+auth_http.authorization_failure_disclosure = true
+auth_http.ssl_options = none
+auth_http.ssl_options.verify = verify_none
+auth_http.ssl_options.fail_if_no_peer_cert = true
+auth_http.ssl_options.cacertfile = /a
+auth_http.ssl_options.certfile = /c
+auth_http.ssl_options.cert = c
+auth_http.ssl_options.client_renegotiation = false
+auth_http.ssl_options.crl_check = peer
+auth_http.ssl_options.depth = 1
+auth_http.ssl_options.dh = d
+auth_http.ssl_options.dhfile = /d
+auth_http.ssl_options.honor_cipher_order = true
+auth_http.ssl_options.honor_ecc_order = true
+auth_http.ssl_options.key.RSAPrivateKey = k
+auth_http.ssl_options.key.DSAPrivateKey = k
+auth_http.ssl_options.key.PrivateKeyInfo = k
+auth_http.ssl_options.keyfile = /k
+auth_http.ssl_options.log_alert = true
+auth_http.ssl_options.password = p
+auth_http.ssl_options.psk_identity = p
+auth_http.ssl_options.reuse_sessions = true
+auth_http.ssl_options.secure_renegotiate = true
+auth_http.ssl_options.versions.1 = tlsv1.3
+auth_http.ssl_options.ciphers.1 = c
+auth_http.ssl_options.sni = none
+auth_http.ssl_options.hostname_verification = wildcard
+";
+
+fn known() -> impl Iterator<Item = &'static str> {
+    KEYS_3_10
+        .lines()
+        .chain(KEYS_4.lines())
+        .filter(|line| !line.is_empty())
+}
+
+#[test]
+fn every_key_of_the_schemas_is_known() {
+    for line in known() {
+        let migration = migrate(line);
+        assert_eq!(migration.wrong, Vec::<String>::new(), "{line}");
+        load_text(&migration.toml);
+        // And each is spoken of.
+        assert!(
+            migration.toml.contains("line 1: "),
+            "{line}\n{}",
+            migration.toml
+        );
+        assert!(
+            !migration.toml.contains("stays in rabbitmq.conf:\n"),
+            "{line}\n{}",
+            migration.toml
+        );
+    }
+    let all: Vec<&str> = known().collect();
+    load_text(&migrate(&all.join("\n")).toml);
+}
+
+#[test]
+fn what_has_an_equivalent_is_written_and_read() {
+    for (line, written) in [
+        (
+            "stomp.listeners.tcp.default = 61000",
+            "stomp = \"0.0.0.0:61000\"",
+        ),
+        (
+            "stomp.listeners.tcp.1 = 10.0.0.1:61613",
+            "stomp = \"10.0.0.1:61613\"",
+        ),
+        (
+            "stomp.listeners.tcp.1 = [::1]:61613",
+            "stomp = \"[::1]:61613\"",
+        ),
+        ("stomp.listeners.tcp.1 = :::61613", "stomp = \"[::]:61613\""),
+        ("stomp.listeners.tcp = none", "stomp = \"off\""),
+        ("web_stomp.port = 8080", "http = \"0.0.0.0:8080\""),
+        ("web_stomp.tcp.port = 8080", "http = \"0.0.0.0:8080\""),
+        ("web_stomp.tcp.ip = 127.0.0.1", "http = \"127.0.0.1:15674\""),
+        (
+            "web_stomp.tcp.listener = 127.0.0.1:1",
+            "http = \"127.0.0.1:1\"",
+        ),
+        (
+            "web_stomp.ws_path = /stomp/ws",
+            "websocket_path = \"/stomp/ws\"",
+        ),
+        ("web_stomp.max_connections = 50", "max_connections = 50"),
+        (
+            "web_stomp.allow_origins.1 = https://a.example",
+            "origins = [\"https://a.example\"]",
+        ),
+        (
+            "stomp.default_topic_exchange = t",
+            "default_topic_exchange = \"t\"",
+        ),
+        ("stomp.default_nack_requeue = false", "nack_requeue = false"),
+        ("stomp.hide_server_info = true", "server_header = false"),
+        ("stomp.login_timeout = 1500", "login_timeout = \"1s 500ms\""),
+        (
+            "stomp.max_frame_size = 1048576",
+            "max_frame_size = \"1MiB\"",
+        ),
+        (
+            "stomp.max_frame_size = 1000000",
+            "max_frame_size = \"1000000\"",
+        ),
+        (
+            "stomp.max_frame_size_unauthenticated = 32768",
+            "max_frame_size_unauthenticated = \"32KiB\"",
+        ),
+        ("auth_http.http_method = post", "http_method = \"post\""),
+        (
+            "auth_http.user_path = http://h/u",
+            "user_path = \"http://h/u\"",
+        ),
+        (
+            "auth_http.vhost_path = http://h/v",
+            "vhost_path = \"http://h/v\"",
+        ),
+        (
+            "auth_http.resource_path = http://h/r",
+            "resource_path = \"http://h/r\"",
+        ),
+        (
+            "auth_http.topic_path = http://h/t",
+            "topic_path = \"http://h/t\"",
+        ),
+        (
+            "auth_http.request_timeout = 4000",
+            "request_timeout = \"4s\"",
+        ),
+        (
+            "auth_http.connection_timeout = 1000",
+            "connection_timeout = \"1s\"",
+        ),
+        (
+            "auth_http.authorization_failure_disclosure = true",
+            "disclose_reason = true",
+        ),
+        ("auth_cache.cache_ttl = 60000", "cache_ttl = \"1m\""),
+    ] {
+        let migration = migrate(line);
+        assert!(
+            said(&migration).contains(&written),
+            "{line}\n{}",
+            migration.toml
+        );
+        assert_eq!(
+            (&*migration.wrong, &*migration.without),
+            (&[][..], &[][..]),
+            "{line}"
+        );
+        assert_ne!(load_text(&migration.toml), Config::default(), "{line}");
+    }
+}
+
+#[test]
+fn the_default_virtual_host_is_one_that_is_served() {
+    let migration = migrate("stomp.default_vhost = app");
+    let config = load_text(&migration.toml);
+    assert_eq!(config.broker.default_vhost, "app");
+    assert_eq!(config.broker.vhosts, ["app"]);
+}
+
+#[test]
+fn defaults_are_named_and_not_written() {
+    let migration = migrate("stomp.login_timeout = 10000\nauth_cache.cache_ttl = 15000\n");
+    assert_eq!(said(&migration), ["[broker]", "[auth]"]);
+    let line = "line 1: stomp.login_timeout: the default: [limits] login_timeout = \"10s\"\n";
+    assert!(migration.toml.contains(line), "{}", migration.toml);
+}
+
+/// A hook that is asked without its paths being set is asked at the plug-in's defaults.
+#[test]
+fn the_plug_in_s_default_paths() {
+    let migration = migrate("auth_backends.1 = rabbit_auth_backend_http\n");
+    let config = load_text(&migration.toml);
+    assert_eq!(
+        config.auth.topic_path.as_deref(),
+        Some("http://localhost:8000/auth/topic")
+    );
+    // Then RabbitMQ asks the hook about Stentor's account, too.
+    assert!(migration.toml.contains("the hook is asked about this"));
+    let without = migrate("auth_backends.1 = internal\n");
+    assert!(!without.toml.contains("the hook is asked about this"));
+    assert_eq!(load_text(&without.toml).auth.user_path, None);
+    assert!(without.without[0].starts_with("1: auth_backends.1: Stentor asks the hook alone"));
+}
+
+/// What would not go together is made to.
+#[test]
+fn a_slow_hook_and_large_frames_have_room() {
+    let text = "auth_http.request_timeout = 15000\nstomp.login_timeout = 10000\n\
+                stomp.max_frame_size = 536870912\n";
+    let migration = migrate(text);
+    let config = load_text(&migration.toml);
+    assert!(config.limits.login_timeout > config.auth.request_timeout);
+    assert_eq!(migration.without, Vec::<String>::new());
+    assert_eq!(config.limits.max_frame_size, 512 << 20);
+}
+
+#[test]
+fn values_that_only_rabbitmq_takes_are_not_written() {
+    for (line, why) in [
+        (
+            "stomp.login_timeout = 0",
+            "1: stomp.login_timeout: Stentor does not take this value: ",
+        ),
+        (
+            "web_stomp.ws_path = /",
+            "1: web_stomp.ws_path: Stentor does not take this value: ",
+        ),
+        (
+            "web_stomp.tcp.listener = none",
+            "1: web_stomp.tcp.listener: Stentor always listens",
+        ),
+        (
+            "web_stomp.max_connections = infinity",
+            "1: web_stomp.max_connections: connections are",
+        ),
+    ] {
+        let migration = migrate(line);
+        assert_eq!(said(&migration), ["[broker]", "[auth]"], "{line}");
+        assert_eq!(migration.without.len(), 1, "{line}");
+        assert!(
+            migration.without[0].starts_with(why),
+            "{}",
+            migration.without[0]
+        );
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named_by_line() {
+    let text = "stomp.login_timeout = soon\nstomp.login_timout = 1\nstomp.listeners.tcp = all\n\
+                stomp.listeners.tcp.1 = localhost:1\nweb_stomp.tcp.port = 70000\nnonsense\n\
+                stomp.hide_server_info = yes\nauth_http.user_path = http://$(HOOK)/u\n";
+    let wrong = migrate(text).wrong;
+    let lines: Vec<&str> = wrong
+        .iter()
+        .filter_map(|line| line.split(':').next())
+        .collect();
+    assert_eq!(
+        lines,
+        ["1", "2", "3", "4", "5", "6", "7", "8"],
+        "{wrong:#?}"
+    );
+}
+
+#[test]
+fn the_last_of_equal_keys_counts() {
+    let migration = migrate("stomp.login_timeout = 1000\nstomp.login_timeout = 2000\n");
+    assert!(said(&migration).contains(&"login_timeout = \"2s\""));
+    let line = "line 1: stomp.login_timeout: is set again in line 2, which counts";
+    assert!(migration.toml.contains(line), "{}", migration.toml);
+}
+
+#[test]
+fn no_secret_is_shown() {
+    let text = "default_pass = s3cret\nstomp.default_pass = s3cret\nweb_stomp.ssl.password = s3cret\n\
+                auth_http.ssl_options.password = s3cret\nauth_http.user_path = http://u:s3cret@h/u\n\
+                auth_http.vhost_path = http://h/v?token=s3cret\nstomp.defalt_pass = s3cret\n\
+                pass s3cret\nauth_http.ssl_options.key.RSAPrivateKey = s3cret\n";
+    let migration = migrate(text);
+    let shown = format!("{migration:?}");
+    assert!(!shown.contains("s3cret"), "{shown}");
+    assert!(shown.contains("STENTOR__AUTH__USER_PATH"), "{shown}");
+}
+
+#[test]
+fn erlang_terms_are_refused() {
+    let error = from_rabbitmq("%% old\n[{rabbitmq_stomp, [{tcp_listeners, [61613]}]}].\n");
+    assert_eq!(error, Err(ErlangTerms));
+}
+
+proptest! {
+    /// Whatever stands there, what is written is read.
+    #[test]
+    fn what_is_written_is_read(lines in proptest::collection::vec((0..126_usize, ".{0,20}"), 0..8)) {
+        let keys: Vec<&str> = known().filter_map(|line| line.split(" = ").next()).collect();
+        let lines = lines
+            .iter()
+            .map(|(index, value)| format!("{} = {value}", keys[index % keys.len()]));
+        load_text(&migrate(&lines.collect::<Vec<_>>().join("\n")).toml);
+    }
+
+    #[test]
+    fn any_text_is_taken(text in "(?s).{0,200}") {
+        if let Ok(migration) = from_rabbitmq(&text) {
+            load_text(&migration.toml);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! A URL with a password in it, which is never shown.
+
+use std::fmt;
+
+use url::Url;
+
+/// A URL that shows itself without its password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretUrl(Url);
+
+impl SecretUrl {
+    /// The whole URL with its password, for a client library alone.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Host and port alone, if the port is not the scheme's own.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        let host = self.0.host_str().unwrap_or_default();
+        match self.0.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.to_owned(),
+        }
+    }
+}
+
+impl From<Url> for SecretUrl {
+    fn from(url: Url) -> Self {
+        Self(url)
+    }
+}
+
+impl fmt::Display for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.0.clone();
+        if shown.password().is_some() {
+            // Fails only where a URL can have no password, and so has none.
+            let _ = shown.set_password(Some("***"));
+        }
+        f.write_str(shown.as_str())
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SecretUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_shows_itself_without_its_password() {
+        for (text, shown, authority) in [
+            ("amqp://u:s3cr%40et@host", "amqp://u:***@host", "host"),
+            (
+                "redis://:s3cret@host:1/2",
+                "redis://:***@host:1/2",
+                "host:1",
+            ),
+            ("amqp://u@[::1]:5672", "amqp://u@[::1]:5672", "[::1]:5672"),
+        ] {
+            let url = SecretUrl::from(Url::parse(text).unwrap());
+            assert_eq!(url.to_string(), shown);
+            assert_eq!(format!("{url:?}"), format!("SecretUrl({shown})"));
+            assert_eq!(url.authority(), authority);
+            assert_eq!(url.reveal(), text);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What happens often, and is said now and then.
+
+use std::time::{Duration, Instant};
+
+/// Lets one event through in a while, and counts those in between.
+#[derive(Debug, Default)]
+pub struct Seldom {
+    /// When one was let through.
+    said: Option<Instant>,
+    /// Since then.
+    unsaid: u64,
+}
+
+impl Seldom {
+    /// Events that are let through are at least this far apart.
+    pub const QUIET: Duration = Duration::from_secs(5);
+
+    /// Whether to say this event, and then how many went unsaid before it.
+    pub fn admit(&mut self, now: Instant) -> Option<u64> {
+        if self.is_quiet(now) {
+            self.unsaid = self.unsaid.saturating_add(1);
+            return None;
+        }
+        self.said = Some(now);
+        Some(self.take_unsaid())
+    }
+
+    /// Whether it is too soon to say anything.
+    #[must_use]
+    pub fn is_quiet(&self, now: Instant) -> bool {
+        self.said
+            .is_some_and(|said| now.saturating_duration_since(said) < Self::QUIET)
+    }
+
+    /// How many went unsaid; from now on, none.
+    pub fn take_unsaid(&mut self) -> u64 {
+        std::mem::take(&mut self.unsaid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_is_said_then_one_now_and_then_with_a_count() {
+        let start = Instant::now();
+        let mut seldom = Seldom::default();
+        assert_eq!(seldom.admit(start), Some(0));
+        for milliseconds in [1, 2, 4_999] {
+            let now = start + Duration::from_millis(milliseconds);
+            assert_eq!(seldom.admit(now), None);
+        }
+        assert_eq!(seldom.admit(start + Seldom::QUIET), Some(3));
+        assert_eq!(seldom.admit(start + Seldom::QUIET), None);
+        assert_eq!(seldom.admit(start + Seldom::QUIET * 3), Some(1));
+    }
+}

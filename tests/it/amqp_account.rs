@@ -1,0 +1,125 @@
+//! The gateway's account at RabbitMQ: the permissions that the documents name are enough.
+
+use stomp_grammar::{Command, Frame};
+use testkit::{FEED, GatewayBuilder, Login, StompClient, Vhost, unique};
+
+use crate::house::{DESTINATION, House, KEY, PASSCODE, USER, vhost};
+
+const README: &str = include_str!("../../README.md");
+const GUIDE: &str = include_str!("../../docs/migration.md");
+
+/// Patterns to configure, write and read.
+type Permissions = [String; 3];
+
+/// The gateway with an account that has these permissions and no others.
+async fn house(permissions: &Permissions) -> House {
+    let vhost: Vhost = vhost().await;
+    let account = unique("gateway");
+    let api = vhost.node().api();
+    api.add_user(&account, "p").await;
+    let [configure, write, read] = permissions;
+    api.allow(vhost.name(), &account, [configure, write, read])
+        .await;
+    let url = format!("amqp://{account}:p@{}", vhost.node().amqp_address());
+    let settings = |builder: GatewayBuilder| {
+        builder
+            .set("broker.url", url)
+            // Known, so that its type need not be learnt: that would take more permissions.
+            .set("broker.exchanges", format!("{FEED}=topic"))
+    };
+    House::start(vhost, settings).await
+}
+
+/// The table of the README.
+fn listening_only() -> Permissions {
+    ["configure", "write", "read"].map(|permission| {
+        let begin = format!("| {permission} | `");
+        let line = README.lines().find_map(|line| line.strip_prefix(&begin));
+        let pattern = line.and_then(|line| line.split('`').next());
+        // In a table, a bar has a backslash before it.
+        pattern.expect(&begin).replace("\\|", "|")
+    })
+}
+
+/// The command of the guide.
+fn everything() -> Permissions {
+    let (_, command) = GUIDE
+        .split_once("rabbitmqctl set_permissions -p / stentor")
+        .unwrap();
+    let mut patterns = command.split('\'').skip(1).step_by(2);
+    [(); 3].map(|()| patterns.next().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn to_listen_to_an_exchange() {
+    let house = house(&listening_only()).await;
+    let mut clients = house.subscribed().await;
+    house.push(["hello"]).await;
+    for client in &mut clients {
+        client.expect_message("hello").await;
+    }
+}
+
+/// With the queue `work` and the exchange `feed`, as in the guide.
+#[tokio::test]
+async fn all_that_stomp_can_do() {
+    let house = house(&everything()).await;
+    let mut client = house.tcp().await;
+
+    client.subscribe("feed", DESTINATION).await;
+    let send = Frame::new(Command::Send).with_header("destination", DESTINATION);
+    client.send(&send.with_body("by a client")).await;
+    client.expect_message("by a client").await;
+
+    client.subscribe("topic", "/topic/news").await;
+    let send = Frame::new(Command::Send).with_header("destination", "/topic/news");
+    client.send(&send.with_body("news")).await;
+    client.expect_message("news").await;
+
+    let durable = [
+        ("durable", "true"),
+        ("auto-delete", "false"),
+        ("ack", "client"),
+    ];
+    let mut other = house.tcp().await;
+    other.subscribe_with("mine", DESTINATION, &durable).await;
+    house.push(["kept"]).await;
+    other.expect_message("kept").await;
+
+    let mut worker = house.tcp().await;
+    worker
+        .subscribe_with("work", "/queue/work", &[("ack", "client")])
+        .await;
+    let mut asking = house.tcp().await;
+    let ask = Frame::new(Command::Send)
+        .with_header("destination", "/queue/work")
+        .with_header("reply-to", "/temp-queue/answers");
+    asking.send(&ask.with_body("what?")).await;
+    let asked = worker.expect_message("what?").await;
+    worker
+        .publish(asked.header("reply-to").unwrap(), "that")
+        .await;
+    asking.expect_message("that").await;
+}
+
+/// A queue that no pattern speaks of is refused, in words that name it.
+#[tokio::test]
+async fn what_it_may_not_do_is_said() {
+    let house = house(&everything()).await;
+    let mut client: StompClient = house.tcp().await;
+    let login = Login::new(USER, PASSCODE, house.vhost.name());
+    let subscribe = Frame::new(Command::Subscribe)
+        .with_header("id", "1")
+        .with_header("destination", "/queue/other");
+    client.send(&subscribe).await;
+    let error = client.expect_frame().await;
+    assert_eq!(error.command, Command::Error, "{error:?}");
+    let body = String::from_utf8_lossy(&error.body);
+    assert!(body.contains("queue 'other'"), "{body}");
+    // And others do not notice.
+    let mut next = house.raw_tcp().await;
+    next.connect(&login).await;
+    next.subscribe("1", DESTINATION).await;
+    house.vhost.publish(FEED, KEY, ["hello"]).await;
+    next.expect_message("hello").await;
+}
