@@ -13,7 +13,7 @@ use crate::{
     connection::{Registry, Services, Settings},
     http::{self, Origins, Routes, WebSocketServer},
     hub::Hub,
-    listen,
+    listen::{self, Entrance, Plain, Secure, Tls, TlsError, tls::Protocol},
     presence::{self, Presence, memory::MemoryPresence, redis::RedisPresence},
     shutdown::{self, Phase, Phases, Progress},
     telemetry,
@@ -26,6 +26,9 @@ pub enum Error {
     /// An address could not be opened.
     #[error(transparent)]
     Listen(#[from] io::Error),
+    /// A certificate, or what belongs to it, cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A part did not accept its configuration.
     #[error("{0}")]
     Configuration(String),
@@ -37,7 +40,8 @@ pub enum Error {
 /// A part could not be built, or an address not opened.
 pub async fn run(config: Config) -> Result<(), Error> {
     let path = config.listen.websocket_path.clone();
-    let gateway = Gateway::start(config, |_, _| http::sign_post(&path)).await?;
+    let mut gateway = Gateway::start(config, |_, _| http::sign_post(&path)).await?;
+    gateway.reload_at_hangup()?;
     gateway.run_until(shutdown::signal()).await?;
     Ok(())
 }
@@ -49,6 +53,7 @@ pub struct Gateway {
     progress: Progress,
     phases: Phases,
     addresses: Addresses,
+    tls: Option<Arc<Tls>>,
     listeners: JoinSet<()>,
 }
 
@@ -56,9 +61,13 @@ pub struct Gateway {
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
     /// HTTP: the WebSocket, and pages.
-    pub http: SocketAddr,
+    pub http: Option<SocketAddr>,
+    /// The same with TLS.
+    pub https: Option<SocketAddr>,
     /// STOMP over TCP.
     pub stomp: Option<SocketAddr>,
+    /// STOMP over TLS.
+    pub stomps: Option<SocketAddr>,
     /// The operator's side.
     pub admin: SocketAddr,
 }
@@ -74,21 +83,26 @@ impl Gateway {
         routes: impl FnOnce(&Arc<Services>, Addresses) -> Routes,
     ) -> Result<Self, Error> {
         let listen = &config.listen;
-        let http = listen::bind(listen.http, "http").await?;
-        let stomp = match listen.stomp {
-            Some(address) => Some(listen::bind(address, "stomp").await?),
-            None => None,
-        };
+        let secure = listen.https.or(listen.stomps);
+        let tls = secure.map(|_| Tls::load(&config.tls)).transpose()?;
+        let http = bind(listen.http, "http").await?;
+        let https = bind(listen.https, "https").await?;
+        let stomp = bind(listen.stomp, "stomp").await?;
+        let stomps = bind(listen.stomps, "stomps").await?;
         let admin = listen::bind(listen.admin, "admin").await?;
+        let address =
+            |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::local_addr);
         let addresses = Addresses {
-            http: http.local_addr()?,
-            stomp: stomp.as_ref().map(TcpListener::local_addr).transpose()?,
+            http: address(&http).transpose()?,
+            https: address(&https).transpose()?,
+            stomp: address(&stomp).transpose()?,
+            stomps: address(&stomps).transpose()?,
             admin: admin.local_addr()?,
         };
         let services = build(&config)?;
         let (progress, phases) = Progress::start();
         let mut listeners = JoinSet::new();
-        let server = WebSocketServer {
+        let server = Arc::new(WebSocketServer {
             services: Arc::clone(&services),
             path: listen.websocket_path.as_str().into(),
             origins: Origins {
@@ -96,13 +110,33 @@ impl Gateway {
                 allow_missing: listen.allow_missing_origin,
             },
             forwarding: Forwarding::new(&config.auth),
-            handshake_timeout: listen.handshake_timeout,
             routes: routes(&services, addresses),
-        };
+        });
         let stop = || phases.clone().reached(Phase::StopAccepting);
-        listeners.spawn(server.serve(http, stop()));
+        if let Some(http) = http {
+            let entrance = entrance(listen, "http", Plain);
+            listeners.spawn(Arc::clone(&server).serve(http, entrance, stop()));
+        }
         if let Some(stomp) = stomp {
-            listeners.spawn(listen::serve_stomp(stomp, Arc::clone(&services), stop()));
+            let entrance = entrance(listen, "stomp", Plain);
+            let services = Arc::clone(&services);
+            listeners.spawn(listen::serve_stomp(stomp, entrance, services, stop()));
+        }
+        if let Some(tls) = &tls {
+            let secure = |protocol| Secure {
+                tls: Arc::clone(tls),
+                protocol,
+                login: config.auth.certificate_login,
+            };
+            if let Some(https) = https {
+                let entrance = entrance(listen, "https", secure(Protocol::Http));
+                listeners.spawn(Arc::clone(&server).serve(https, entrance, stop()));
+            }
+            if let Some(stomps) = stomps {
+                let entrance = entrance(listen, "stomps", secure(Protocol::Stomp));
+                let services = Arc::clone(&services);
+                listeners.spawn(listen::serve_stomp(stomps, entrance, services, stop()));
+            }
         }
         let admin_routes = http::admin_routes(Arc::clone(&services), phases.clone());
         // The operator is answered to the end.
@@ -121,8 +155,31 @@ impl Gateway {
             progress,
             phases,
             addresses,
+            tls,
             listeners,
         })
+    }
+
+    /// From now on SIGHUP does not end the process, but has the certificate read again.
+    fn reload_at_hangup(&mut self) -> io::Result<()> {
+        let mut hangups = shutdown::hangups()?;
+        let tls = self.tls.clone();
+        let end = self.phases.clone().reached(Phase::CloseBroker);
+        self.listeners.spawn(async move {
+            let mut end = std::pin::pin!(end);
+            loop {
+                tokio::select! {
+                    () = &mut end => return,
+                    hangup = hangups.recv() => if hangup.is_none() { return },
+                }
+                match tls.clone() {
+                    // A reload that fails has said so in the log.
+                    Some(tls) => drop(tokio::task::spawn_blocking(move || tls.reload()).await),
+                    None => telemetry::nothing_to_reload(),
+                }
+            }
+        });
+        Ok(())
     }
 
     /// Where it listens.
@@ -162,6 +219,22 @@ impl Gateway {
         telemetry::stopped(registry.len());
         drop(self.phases);
         stopped
+    }
+}
+
+async fn bind(address: Option<SocketAddr>, what: &str) -> io::Result<Option<TcpListener>> {
+    match address {
+        Some(address) => Ok(Some(listen::bind(address, what).await?)),
+        None => Ok(None),
+    }
+}
+
+fn entrance<T>(config: &listen::Config, what: &'static str, transport: T) -> Entrance<T> {
+    Entrance {
+        what,
+        transport,
+        proxy_protocol: config.proxy_protocol,
+        timeout: config.handshake_timeout,
     }
 }
 

@@ -36,6 +36,8 @@ const EXAMPLE: &str = r#"Get going:
        write = ["/exchange/chat/room.*"]
        configure = ["/queue/{username}.*"]
        groups = ["project-7"]            # optional; for presence
+       certificate = true                # optional; the gateway may vouch for the user by a
+                                         # client certificate, instead of the hash or besides
 
      read is to subscribe, write to publish, configure to declare queues. Entries are written
      as clients write destinations. * stands for any run of characters, {username} for the

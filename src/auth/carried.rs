@@ -1,5 +1,6 @@
-//! What the HTTP request that opens a WebSocket carries for the login: browsers can set neither
-//! headers nor credentials there, but send cookies, and a page can write a token into the URL.
+//! What a connection's opening carries for the login: a certificate of TLS; and the HTTP request
+//! of a WebSocket, for browsers can set neither headers nor credentials there, but send cookies,
+//! and a page can write a token into the URL.
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -44,9 +45,11 @@ pub struct Forwarding {
     default: Option<Credentials>,
 }
 
-/// What one request carries; kept until its login is done.
+/// What one connection's opening carries; kept until its login is done.
 #[derive(Default, PartialEq, Eq)]
 pub struct Carried {
+    /// The user that its certificate names, where certificates are logins.
+    pub certificate: Option<Box<str>>,
     /// Credentials that count instead of those of CONNECT.
     pub credentials: Option<Credentials>,
     /// Further parameters of the user call.
@@ -73,6 +76,22 @@ pub enum CarryError {
     /// Together they are too large.
     #[error("What this request carries for its login is longer than {MAX_CARRIED} bytes.")]
     TooLong,
+}
+
+impl Carried {
+    /// What a request carried, with the name in its connection's certificate.
+    #[must_use]
+    pub fn with_certificate(
+        carried: Option<Box<Self>>,
+        certificate: Option<Box<str>>,
+    ) -> Option<Box<Self>> {
+        if certificate.is_none() {
+            return carried;
+        }
+        let mut carried = carried.unwrap_or_default();
+        carried.certificate = certificate;
+        Some(carried)
+    }
 }
 
 impl Forwarding {

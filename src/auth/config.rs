@@ -11,7 +11,7 @@ use reqwest::header::HeaderName;
 use serde::Deserialize;
 use url::Url;
 
-use super::Credentials;
+use super::{CertificateLogin, Credentials};
 
 /// The `[auth]` section: where the hook is, and how it is asked.
 ///
@@ -73,6 +73,8 @@ pub struct Config {
     pub forward_connection: BTreeMap<Fact, String>,
     /// The header of the hook's answer to the user call that says who the user is.
     pub username_header: Option<String>,
+    /// Whether a client's certificate stands in for its name and password. Default no.
+    pub certificate_login: CertificateLogin,
 }
 
 /// What is known of a connection, and can be told to the hook.
@@ -136,6 +138,7 @@ impl Default for Config {
             forward_query: BTreeMap::new(),
             forward_connection: BTreeMap::new(),
             username_header: None,
+            certificate_login: CertificateLogin::Off,
         }
     }
 }
@@ -320,6 +323,7 @@ impl fmt::Debug for Config {
             .field("forward_query", &self.forward_query)
             .field("forward_connection", &self.forward_connection)
             .field("username_header", &self.username_header)
+            .field("certificate_login", &self.certificate_login)
             .finish()
     }
 }
@@ -369,6 +373,7 @@ mod tests {
             forward_query = { t = "t" }
             forward_connection = { client_ip = "ip", session = "session", node = "n", transport = "tr" }
             username_header = "X-Username"
+            certificate_login = "common_name"
             "#,
         );
         assert_eq!(config.check(), Ok(()));
@@ -376,6 +381,7 @@ mod tests {
             (config.unset, config.http_method),
             (Unset::Allow, Method::Post)
         );
+        assert_eq!(config.certificate_login, CertificateLogin::CommonName);
         assert_eq!(config.request_timeout, Duration::from_millis(1500));
         assert_eq!(config.topic_path.as_deref(), Some("http://h/t"));
         assert_eq!(config.groups_path.as_deref(), Some("http://h/g"));
@@ -388,6 +394,7 @@ mod tests {
             "user = 1",
             "unset = \"maybe\"",
             "http_method = \"put\"",
+            "certificate_login = true",
             "cache_ttl = 15",
         ] {
             assert!(toml::from_str::<Config>(text).is_err(), "{text}");

@@ -2,10 +2,11 @@
 //!
 //! [`Authenticator`] asks; [`http`] asks the application's hook, by the contract of RabbitMQ's
 //! `rabbitmq_auth_backend_http`; [`cache`] remembers permissions and lets one call in flight
-//! serve all equal ones.
+//! serve all equal ones; [`certificate`] reads names out of certificates.
 
 pub mod cache;
 mod carried;
+pub mod certificate;
 mod config;
 pub mod http;
 
@@ -15,6 +16,7 @@ use futures_util::future::BoxFuture;
 
 pub use auth_hook::{Permission, ResourceKind};
 pub use carried::{Carried, CarryError, Credentials, Forwarding, Parameter};
+pub use certificate::CertificateLogin;
 pub use config::{Config, Fact, Method, Unset};
 
 /// Answers for users. Whatever goes wrong is a refusal: implementations fail closed.
@@ -37,7 +39,8 @@ pub trait Authenticator: Send + Sync + 'static {
 
 /// What a client presents.
 pub struct Login {
-    /// The `login` header; empty where only the hook can say who it is.
+    /// The `login` header, or the name in its certificate; empty where only the hook can say who
+    /// it is.
     pub user: Box<str>,
     /// The `passcode` header; `None` where something else (a certificate) proved the user.
     pub password: Option<Box<str>>,

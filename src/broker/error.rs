@@ -33,10 +33,6 @@ pub enum BrokerError {
     /// The broker cannot be reached, or did not answer in time.
     #[error("the broker is not reachable: {0}")]
     Unavailable(Box<str>),
-    /// The broker sent what cannot be read (a text that is not UTF-8 where AMQP has a short one),
-    /// which ended the connection; and would again, were it sent again.
-    #[error("the broker sent a message that cannot be read: {0}")]
-    Unreadable(Box<str>),
     /// This broker cannot do what was asked.
     #[error("{0}")]
     Unsupported(Box<str>),

@@ -6,7 +6,11 @@ use super::{
     Config,
     read::{Name, Reader},
 };
-use crate::units::show_size;
+use crate::{
+    auth::CertificateLogin,
+    listen::tls::{ClientCertificates, Config as TlsConfig},
+    units::show_size,
+};
 
 /// A key without a default: whether it is set, and what to write.
 pub(super) type Required = (Name, fn(&Config) -> bool, &'static str);
@@ -49,6 +53,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
         stomp,
         ..
     } = config;
+    tls(config, reader);
     if mailbox.max_bytes < limits.max_frame_size {
         reader.wrong(
             &[("mailbox", "max_bytes"), ("limits", "max_frame_size")],
@@ -122,6 +127,66 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
                 format_duration(limits.login_timeout),
                 format_duration(auth.request_timeout)
             ),
+        );
+    }
+}
+
+/// What TLS needs, and what nothing would use. A file that is set and wrong has been blamed by its
+/// section.
+fn tls(config: &Config, reader: &mut Reader<'_>) {
+    let Config {
+        listen, tls, auth, ..
+    } = config;
+    let has_certificate = TlsConfig::is_set(&tls.certificate);
+    let has_key = TlsConfig::is_set(&tls.key);
+    let has_client_ca = TlsConfig::is_set(&tls.client_ca);
+    let asks_clients = tls.client_certificates != ClientCertificates::Off;
+    let (certificate, key) = (("tls", "certificate"), ("tls", "key"));
+    let client_ca = ("tls", "client_ca");
+    for (name, address) in [("https", listen.https), ("stomps", listen.stomps)] {
+        if address.is_some() && !has_certificate && !has_key {
+            reader.wrong(
+                &[("listen", name), certificate, key],
+                "has an address, but there is no certificate to serve; set [tls] certificate and \
+                 key, or write \"off\"",
+            );
+        }
+    }
+    if has_certificate && !has_key {
+        reader.wrong(&[certificate, key], "is set, but not its key; set key, too");
+    }
+    if has_key && !has_certificate {
+        reader.wrong(
+            &[key, certificate],
+            "is set, but not its certificate; set certificate, too",
+        );
+    }
+    if asks_clients && !has_client_ca {
+        reader.wrong(
+            &[("tls", "client_certificates"), client_ca],
+            "asks for certificates, but nobody vouches for them; set client_ca, or write \"off\"",
+        );
+    }
+    if has_client_ca && !asks_clients {
+        reader.wrong(
+            &[client_ca, ("tls", "client_certificates")],
+            "is set, but client_certificates is \"off\", so no client would be asked for a \
+             certificate; write \"optional\" or \"required\" there, or leave this out",
+        );
+    }
+    if auth.certificate_login != CertificateLogin::Off
+        && (!asks_clients || (listen.https, listen.stomps) == (None, None))
+    {
+        reader.wrong(
+            &[
+                ("auth", "certificate_login"),
+                ("tls", "client_certificates"),
+                client_ca,
+                ("listen", "https"),
+                ("listen", "stomps"),
+            ],
+            "has no certificates to look at; set [tls] client_certificates, and [listen] https or \
+             stomps, or write \"off\"",
         );
     }
 }

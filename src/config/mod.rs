@@ -39,6 +39,8 @@ pub struct File<'a> {
 pub struct Config {
     /// `[listen]`
     pub listen: listen::Config,
+    /// `[tls]`
+    pub tls: listen::tls::Config,
     /// `[broker]`
     pub broker: broker::Config,
     /// `[auth]`
@@ -170,6 +172,7 @@ macro_rules! sections {
 
 sections! {
     listen: listen::Config,
+    tls: listen::tls::Config,
     broker: broker::Config,
     auth: auth::Config,
     presence: presence::Config,

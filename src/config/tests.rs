@@ -105,7 +105,7 @@ nonsense = true
 level = "inof"
 "#;
     assert_snapshot!(problems(text, &[]), @r#"
-    stentor.toml:3: [listen] http: "localhost:15674" is not an address; write an IP address and a port, such as "0.0.0.0:15674" or "[::]:15674"
+    stentor.toml:3: [listen] http: "localhost:15674" is not an address; write an IP address and a port, such as "0.0.0.0:15674" or "[::]:15674", or "off"
     stentor.toml:4: [listen] stomp: invalid type: integer 61613, expected a text; write it in quotes
     stentor.toml:6: [listen] max_frame_size: there is no such key; it belongs to [limits]
     stentor.toml:7: [listen] orgins: there is no such key; did you mean origins?
@@ -149,6 +149,39 @@ request_timeout = "10s"
     stentor.toml:10: [feed] expires: is 20s, but a lost link may take 20s to come back ([broker] reconnect_max and connection_timeout), so its feeds would be gone; raise it
     stentor.toml:13: [shutdown] grace: is 30s, shorter than not_ready and drain together (1m); raise it, or lower them
     stentor.toml:16: [limits] login_timeout: is 10s, not longer than one call of the hook may take ([auth] request_timeout, 10s), so logins would end before they are answered; raise it, or lower the other
+    "#);
+}
+
+#[test]
+fn tls_needs_its_files_and_each_is_used() {
+    let cases = [
+        "[listen]\nhttps = \"0.0.0.0:15673\"\nstomps = \"0.0.0.0:61614\"\n",
+        "[tls]\ncertificate = \"/nowhere/chain.pem\"\n",
+        "[tls]\nkey = \"/nowhere/key.pem\"\nclient_certificates = \"optional\"\n",
+        "[auth]\ncertificate_login = \"common_name\"\n",
+        "[listen]\nhttp = \"off\"\nstomp = \"off\"\n",
+        // What follows from a file that is wrong is not said as well.
+        "[listen]\nstomps = \"0.0.0.0:61614\"\n[tls]\ncertificate = \"/nowhere/chain.pem\"\n\
+         key = \"/nowhere/key.pem\"\nclient_ca = \"/nowhere/ca.pem\"\n\
+         client_certificates = \"required\"\n[auth]\ncertificate_login = \"common_name\"\n",
+    ];
+    let problems: Vec<String> = cases.iter().map(|text| problems(text, &[])).collect();
+    assert_snapshot!(problems.join("\n\n"), @r#"
+    stentor.toml:2: [listen] https: has an address, but there is no certificate to serve; set [tls] certificate and key, or write "off"
+    stentor.toml:3: [listen] stomps: has an address, but there is no certificate to serve; set [tls] certificate and key, or write "off"
+
+    stentor.toml:2: [tls] certificate: /nowhere/chain.pem: No such file or directory (os error 2)
+
+    stentor.toml:2: [tls] key: /nowhere/key.pem: No such file or directory (os error 2)
+    stentor.toml:3: [tls] client_certificates: asks for certificates, but nobody vouches for them; set client_ca, or write "off"
+
+    stentor.toml:2: [auth] certificate_login: has no certificates to look at; set [tls] client_certificates, and [listen] https or stomps, or write "off"
+
+    stentor.toml:2: [listen] http: and https, stomp and stomps are all "off", so nobody could connect; give one of them an address
+
+    stentor.toml:4: [tls] certificate: /nowhere/chain.pem: No such file or directory (os error 2)
+    stentor.toml:5: [tls] key: /nowhere/key.pem: No such file or directory (os error 2)
+    stentor.toml:6: [tls] client_ca: /nowhere/ca.pem: No such file or directory (os error 2)
     "#);
 }
 

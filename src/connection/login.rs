@@ -43,19 +43,24 @@ impl Logins {
     /// The credentials that count. `None`: there are none.
     ///
     /// Those of HTTP Basic authentication come first, as in the plug-in; then those of CONNECT;
-    /// then what else the request carried, for which the hook knows the user; then the default
-    /// ones. An empty passcode stands where what the request carried is to prove the user: none at
-    /// all would tell the hook that a certificate has.
-    fn credentials(&self, connect: &Headers, carried: Option<&Carried>) -> Option<Credentials> {
-        if let Some(credentials) = carried.and_then(|carried| carried.credentials.as_ref()) {
-            return Some(credentials.clone());
+    /// then the certificate, for who says a name is that user or nobody; then what else the request
+    /// carried, for which the hook knows the user; then the default ones. An empty passcode stands
+    /// where what the request carried is to prove the user: none at all tells the hook that a
+    /// certificate has.
+    fn credentials(&self, connect: &Headers, carried: Option<&Carried>) -> Option<Named> {
+        if let Some(Credentials { user, passcode }) =
+            carried.and_then(|carried| carried.credentials.as_ref())
+        {
+            return Some((user.clone(), Some(passcode.clone())));
         }
+        let certificate = carried.and_then(|carried| carried.certificate.as_ref());
         let is_proved = carried.is_some_and(|carried| !carried.parameters.is_empty());
         let passcode = connect.get("passcode");
         match (connect.get("login"), passcode) {
             (Some(user), Some(passcode)) => Some((user, passcode)),
             (Some(user), None) if is_proved => Some((user, "")),
             (Some(_), None) => return None,
+            (None, _) if let Some(user) = certificate => return Some((user.clone(), None)),
             (None, _) if is_proved && self.hook_names_user => {
                 Some(("", passcode.unwrap_or_default()))
             }
@@ -64,12 +69,12 @@ impl Logins {
                 Some((&*default.user, passcode.unwrap_or(&default.passcode)))
             }
         }
-        .map(|(user, passcode)| Credentials {
-            user: user.into(),
-            passcode: passcode.into(),
-        })
+        .map(|(user, passcode)| (user.into(), Some(passcode.into())))
     }
 }
+
+/// A user's name, and a passcode unless a certificate has proved it.
+type Named = (Box<str>, Option<Box<str>>);
 
 /// Finds out who a client is, and whether it may enter the virtual host, in this order: only for
 /// who may, links are made.
@@ -80,7 +85,7 @@ pub(super) async fn login(
 ) -> Result<Identity, Problem> {
     let settings = context.settings();
     let logins = &settings.logins;
-    let credentials = logins
+    let (user, password) = logins
         .credentials(&connect.headers, carried.as_deref())
         .ok_or(Problem::MissingCredentials)?;
     let vhost = connect
@@ -98,8 +103,8 @@ pub(super) async fn login(
         more.push((Arc::clone(name), value));
     }
     let login = Login {
-        user: credentials.user,
-        password: Some(credentials.passcode),
+        user,
+        password,
         vhost: vhost.into(),
         more,
     };
@@ -154,7 +159,7 @@ mod tests {
     use super::*;
 
     /// What counts, of a CONNECT's headers and what the request carried.
-    fn counts(config: &str, connect: &str, carried: Option<Carried>) -> Option<(String, String)> {
+    fn counts(config: &str, connect: &str, carried: Option<Carried>) -> Option<Named> {
         let config: auth::Config = toml::from_str(config).unwrap();
         assert_eq!(config.check(), Ok(()));
         let mut headers = Headers::default();
@@ -163,18 +168,17 @@ mod tests {
             headers.push(name, value);
         }
         let logins = Logins::new(&config, "n");
-        let counts = logins.credentials(&headers, carried.as_ref())?;
-        Some((counts.user.into(), counts.passcode.into()))
+        logins.credentials(&headers, carried.as_ref())
     }
 
-    fn pair(user: &str, passcode: &str) -> Option<(String, String)> {
-        Some((user.to_owned(), passcode.to_owned()))
+    fn pair(user: &str, passcode: &str) -> Option<Named> {
+        Some((user.into(), Some(passcode.into())))
     }
 
     fn cookie() -> Option<Carried> {
         Some(Carried {
-            credentials: None,
             parameters: vec![("sid".into(), "1".into())],
+            ..Carried::default()
         })
     }
 
@@ -223,6 +227,32 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_names_who_says_no_name() {
+        let certificate = || {
+            Some(Carried {
+                certificate: Some("cert".into()),
+                ..Carried::default()
+            })
+        };
+        for config in ["", DEFAULT, NAMED] {
+            let named = Some(("cert".into(), None));
+            assert_eq!(counts(config, "", certificate()), named);
+            assert_eq!(counts(config, "passcode:b", certificate()), named);
+            assert_eq!(
+                counts(config, "login:a passcode:b", certificate()),
+                pair("a", "b")
+            );
+            // Nobody is let in by a name and another's certificate.
+            assert_eq!(counts(config, "login:a", certificate()), None);
+        }
+        let both = cookie().map(|carried| Carried {
+            certificate: Some("cert".into()),
+            ..carried
+        });
+        assert_eq!(counts(NAMED, "", both), Some(("cert".into(), None)));
+    }
+
+    #[test]
     fn http_basic_counts_before_all() {
         let carried = || {
             Some(Carried {
@@ -230,7 +260,8 @@ mod tests {
                     user: "http".into(),
                     passcode: "h".into(),
                 }),
-                parameters: Vec::new(),
+                certificate: Some("cert".into()),
+                ..Carried::default()
             })
         };
         for connect in ["", "login:a passcode:b"] {

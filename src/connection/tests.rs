@@ -23,6 +23,11 @@ async fn settle() {
     sleep(Duration::from_millis(1)).await;
 }
 
+/// Of the task that serves a client, by its link.
+fn task_size<L: Link, F>(_: impl FnOnce(Arc<Services>, L, Peer, Guard) -> F) -> usize {
+    size_of::<F>()
+}
+
 /// What an idle connection costs, at least: changes shall be seen, and meant.
 #[tokio::test]
 async fn the_memory_of_a_connection() {
@@ -44,8 +49,14 @@ async fn the_memory_of_a_connection() {
     let websocket = serve(services(), websocket, house::PEER, guard());
     size("TCP connection", size_of_val(&tcp), 704);
     size("WebSocket connection", size_of_val(&websocket), 960);
+    // Beside it are buffers of TLS and its keys: see ARCHITECTURE.md.
+    type Secure = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
+    let tls = task_size(serve::<crate::listen::TcpLink<Secure>>);
+    size("TLS connection", tls, 1888);
+    let tls = task_size(serve::<crate::listen::WebSocketLink<Secure>>);
+    size("WebSocket connection with TLS", tls, 2144);
     size("mailbox", size_of::<crate::hub::Mailbox>(), 192);
-    size("context", size_of::<Context>(), 160);
+    size("context", size_of::<Context>(), 168);
     size("session", size_of::<Session>(), 224);
     size("decoder", size_of::<Decoder>(), 48);
 }

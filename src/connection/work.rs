@@ -386,7 +386,7 @@ pub(super) fn problem(error: &BrokerError) -> Problem {
         }
         BrokerError::Unroutable | BrokerError::Nacked => Problem::NotPublished(text()),
         BrokerError::Cancelled(text) => Problem::SubscriptionCancelled(text.clone()),
-        BrokerError::Unavailable(_) | BrokerError::Unreadable(_) | BrokerError::VhostRefused(_) => {
+        BrokerError::Unavailable(_) | BrokerError::VhostRefused(_) => {
             Problem::BrokerUnavailable(text())
         }
     }

@@ -75,7 +75,7 @@ fn config(options: &Options, hook: SocketAddr) -> Result<Config, app::Error> {
     let path = |call: &str| Some(format!("http://{hook}/auth/{call}"));
     Ok(Config {
         listen: listen::Config {
-            http: local(http),
+            http: Some(local(http)),
             stomp: Some(local(stomp)),
             admin: local(admin),
             ..listen::Config::default()
@@ -130,7 +130,7 @@ impl Info {
         let curl = format!(
             "curl http://{}/demo/push -H 'content-type: application/json' \
              -d '{{\"key\":\"user_{user}\",\"body\":\"Hello from curl\"}}'",
-            addresses.http
+            page(addresses)
         );
         let (broker, pika) = match broker {
             Url::Embedded => ("embedded".to_owned(), None),
@@ -156,7 +156,7 @@ impl Info {
 fn welcome(addresses: Addresses, broker: &Url) -> std::io::Result<()> {
     let info = Info::new(addresses, broker);
     let mut out = std::io::stdout().lock();
-    writeln!(out, "\nStentor's demo is at  http://{}/\n", addresses.http)?;
+    writeln!(out, "\nStentor's demo is at  http://{}/\n", page(addresses))?;
     writeln!(
         out,
         "Push to a user's page, from another terminal:\n\n  {}\n",
@@ -177,4 +177,11 @@ fn welcome(addresses: Addresses, broker: &Url) -> std::io::Result<()> {
     }
     writeln!(out, "Ctrl-C ends it.\n")?;
     out.flush()
+}
+
+/// Where the page is: a demo always has one.
+fn page(addresses: Addresses) -> String {
+    addresses
+        .http
+        .map_or_else(String::new, |address| address.to_string())
 }

@@ -6,13 +6,7 @@
 mod admin;
 mod upgrade;
 
-use std::{
-    convert::Infallible,
-    future::Future,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
@@ -23,10 +17,9 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use parking_lot::Mutex;
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
 };
 use warp::{Filter, filters::BoxedFilter};
 
@@ -34,10 +27,9 @@ pub use admin::routes as admin_routes;
 pub use upgrade::Origins;
 
 use crate::{
-    auth::Forwarding,
+    auth::{Carried, Forwarding},
     connection::{self, Guard, Peer, Services},
-    listen::{WebSocketLink, accept},
-    telemetry::{self, Seldom},
+    listen::{Entered, Entrance, Places, Transport, WebSocketLink, accept},
 };
 
 /// Routes of warp, of any kind.
@@ -58,45 +50,69 @@ pub struct WebSocketServer {
     pub origins: Origins,
     /// What a request carries for its login.
     pub forwarding: Forwarding,
-    /// How long a client may take for a request's head.
-    pub handshake_timeout: Duration,
     /// What is served beside the WebSocket.
     pub routes: Routes,
 }
 
 impl WebSocketServer {
     /// Serves until `stop` is done. Connections that are open then go on.
-    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
-        let server = Arc::new(self);
-        let places = Places::new();
-        accept(listener, "http", stop, |stream, remote| {
-            let (server, places) = (Arc::clone(&server), places.clone());
+    pub async fn serve<T: Transport>(
+        self: Arc<Self>,
+        listener: TcpListener,
+        entrance: Entrance<T>,
+        stop: impl Future<Output = ()>,
+    ) {
+        let what = entrance.what;
+        let (entrance, places) = (Arc::new(entrance), Places::new());
+        accept(listener, what, stop, |stream, remote| {
+            let (server, places) = (Arc::clone(&self), places.clone());
+            let entrance = Arc::clone(&entrance);
             async move {
-                let Some(_place) = places.take("http") else {
+                let Some(_place) = places.take(what) else {
                     return;
                 };
-                let timeout = server.handshake_timeout;
-                let answer = move |request| Arc::clone(&server).answer(request, remote);
+                let Some(entered) = entrance.admit(stream, remote).await else {
+                    return;
+                };
+                let Entered {
+                    stream,
+                    remote,
+                    certificate,
+                } = entered;
+                let timeout = entrance.timeout;
+                let answer = move |request| {
+                    let client = Client {
+                        remote,
+                        certificate: certificate.clone(),
+                        what,
+                        timeout,
+                    };
+                    Arc::clone(&server).answer::<T::Stream>(request, client)
+                };
                 serve_http(stream, timeout, service_fn(answer)).await;
             }
         })
         .await;
     }
 
-    async fn answer(
+    async fn answer<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
         self: Arc<Self>,
         request: Request<Incoming>,
-        remote: SocketAddr,
+        client: Client,
     ) -> Result<Answer, Infallible> {
         if request.uri().path().trim_end_matches('/') == &*self.path {
-            return Ok(self.upgrade(request, remote));
+            return Ok(self.upgrade::<S>(request, client));
         }
         let mut service = warp::service(self.routes.clone());
         let answer = tower_service::Service::call(&mut service, request).await?;
         Ok(answer.map(BodyExt::boxed))
     }
 
-    fn upgrade(self: Arc<Self>, mut request: Request<Incoming>, remote: SocketAddr) -> Answer {
+    fn upgrade<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+        client: Client,
+    ) -> Answer {
         let examined = upgrade::examine(request.method(), request.headers(), &self.origins);
         let grant = match examined {
             Ok(grant) => grant,
@@ -110,9 +126,10 @@ impl WebSocketServer {
             Ok(carried) => carried,
             Err(refusal) => return refuse(&refusal),
         };
+        let carried = Carried::with_certificate(carried, client.certificate);
         // Taken before the answer, so that a drain waits for this one too.
         let Some(guard) = self.services.enter() else {
-            self.services.registry.log_turned_away("http");
+            self.services.registry.log_turned_away(client.what);
             let text = "There are as many connections as this server takes.".to_owned();
             return refuse(&upgrade::Refusal {
                 status: StatusCode::SERVICE_UNAVAILABLE,
@@ -121,13 +138,13 @@ impl WebSocketServer {
         };
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
-            if let Ok(Ok(upgraded)) = tokio::time::timeout(self.handshake_timeout, upgraded).await {
+            if let Ok(Ok(upgraded)) = tokio::time::timeout(client.timeout, upgraded).await {
                 let peer = Peer {
-                    remote,
+                    remote: client.remote,
                     transport: "websocket",
                     carried,
                 };
-                self.connect(upgraded, peer, guard).await;
+                self.connect::<S>(upgraded, peer, guard);
             }
         });
         let mut answer = text_answer(StatusCode::SWITCHING_PROTOCOLS, String::new());
@@ -150,16 +167,30 @@ impl WebSocketServer {
         answer
     }
 
-    async fn connect(&self, upgraded: hyper::upgrade::Upgraded, peer: Peer, guard: Guard) {
+    fn connect<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+        &self,
+        upgraded: hyper::upgrade::Upgraded,
+        peer: Peer,
+        guard: Guard,
+    ) {
         // The bare stream: hyper's buffers are not kept.
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+        let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else {
             return;
         };
         let services = Arc::clone(&self.services);
         let first_limit = services.settings().limits.max_frame_size_unauthenticated;
         let link = WebSocketLink::new(parts.io.into_inner(), parts.read_buf, first_limit);
-        connection::serve(services, link, peer, guard).await;
+        // A task of its own, which keeps nothing of how the client came in.
+        tokio::spawn(connection::serve(services, link, peer, guard));
     }
+}
+
+/// Who makes a request, and where it came in.
+struct Client {
+    remote: SocketAddr,
+    certificate: Option<Box<str>>,
+    what: &'static str,
+    timeout: Duration,
 }
 
 /// Serves routes without a WebSocket until `stop` is done.
@@ -183,37 +214,9 @@ pub async fn serve_routes(
     .await;
 }
 
-/// Connections that are not upgraded (yet), bounded on each listener: they are answered within
-/// milliseconds, or come from somebody who wants to hold them.
-#[derive(Clone)]
-struct Places {
-    free: Arc<Semaphore>,
-    turned_away: Arc<Mutex<Seldom>>,
-}
-
-impl Places {
-    const MOST: usize = 2_000;
-
-    fn new() -> Self {
-        Self {
-            free: Arc::new(Semaphore::new(Self::MOST)),
-            turned_away: Arc::default(),
-        }
-    }
-
-    fn take(&self, what: &str) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.free).try_acquire_owned().ok();
-        if place.is_none()
-            && let Some(unsaid) = self.turned_away.lock().admit(Instant::now())
-        {
-            telemetry::connection_limit_reached(what, Self::MOST, unsaid);
-        }
-        place
-    }
-}
-
-async fn serve_http<S, B>(stream: TcpStream, timeout: Duration, service: S)
+async fn serve_http<I, S, B>(stream: I, timeout: Duration, service: S)
 where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: hyper::service::HttpService<Incoming, ResBody = B> + Send,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::Future: Send,

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     sync::oneshot,
     time::timeout,
 };
@@ -19,6 +20,7 @@ use crate::{
     broker::{self, FeedConfig, embedded::Embedded},
     connection::{Limits, Registry, Settings, Stomp},
     hub::{Hub, MailboxConfig},
+    listen::Plain,
     shutdown::{Phase, Progress},
 };
 use futures_util::future::BoxFuture;
@@ -93,10 +95,15 @@ async fn server_with(
             allowed: Vec::new(),
             allow_missing: true,
         },
-        handshake_timeout,
         routes: sign_post("/ws"),
     };
-    tokio::spawn(server.serve(listener, async {
+    let entrance = Entrance {
+        what: "http",
+        transport: Plain,
+        proxy_protocol: false,
+        timeout: handshake_timeout,
+    };
+    tokio::spawn(Arc::new(server).serve(listener, entrance, async {
         let _ = stopped.await;
     }));
     Server {

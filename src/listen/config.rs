@@ -14,14 +14,21 @@ use crate::units::{Checked, at_least_one, more_than_zero};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The address for WebSocket and SockJS. The port is that of RabbitMQ's Web STOMP plug-in,
-    /// so that clients need no change.
-    #[serde(deserialize_with = "address")]
-    pub http: SocketAddr,
+    /// The address for WebSocket and SockJS; `None`, written `"off"`: there is none. The port is
+    /// that of RabbitMQ's Web STOMP plug-in, so that clients need no change.
+    #[serde(deserialize_with = "address_or_off")]
+    pub http: Option<SocketAddr>,
+    /// The address for the same with TLS: `wss`. Off by default; the plug-in's usual port is
+    /// 15673.
+    #[serde(deserialize_with = "address_or_off")]
+    pub https: Option<SocketAddr>,
     /// The address for STOMP over TCP; `None`, written `"off"`: there is none. The port is that
     /// of RabbitMQ's STOMP plug-in.
     #[serde(deserialize_with = "address_or_off")]
     pub stomp: Option<SocketAddr>,
+    /// The address for STOMP over TLS. Off by default; the plug-in's usual port is 61614.
+    #[serde(deserialize_with = "address_or_off")]
+    pub stomps: Option<SocketAddr>,
     /// The address for health checks, metrics and the operator's page. Not for the public: on
     /// the loopback interface unless said otherwise.
     #[serde(deserialize_with = "address")]
@@ -35,25 +42,32 @@ pub struct Config {
     /// send one, and other programs rarely do, so this is about mobile and server clients.
     pub allow_missing_origin: bool,
     /// STOMP connections at a time, over all transports; more are refused. Each takes a file
-    /// descriptor, and HTTP connections that are not upgraded may take 2,000 more on each
+    /// descriptor, and connections on which STOMP has not begun may take 2,000 more on each
     /// listener.
     pub max_connections: usize,
-    /// How long a client may take for TLS and the upgrade, before STOMP begins.
+    /// How long a client may take for the PROXY header and TLS, and then for the upgrade.
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
+    /// Whether each connection to these ports begins with a PROXY header (version 1 or 2), which
+    /// says the client's address. Whoever can connect can say any; so only a proxy must. `admin`
+    /// has none.
+    pub proxy_protocol: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            http: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 15674)),
+            http: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 15674))),
+            https: None,
             stomp: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 61613))),
+            stomps: None,
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 15680)),
             websocket_path: "/ws".to_owned(),
             origins: Vec::new(),
             allow_missing_origin: true,
             max_connections: 100_000,
             handshake_timeout: Duration::from_secs(10),
+            proxy_protocol: false,
         }
     }
 }
@@ -65,10 +79,17 @@ impl Config {
     /// The key at fault, and what is wrong and what to do.
     pub fn check(&self) -> Checked {
         let addresses = [
-            ("http", Some(self.http)),
+            ("http", self.http),
+            ("https", self.https),
             ("stomp", self.stomp),
+            ("stomps", self.stomps),
             ("admin", Some(self.admin)),
         ];
+        if [self.http, self.https, self.stomp, self.stomps] == [None; 4] {
+            let message = "and https, stomp and stomps are all \"off\", so nobody could connect; \
+                           give one of them an address";
+            return Err(("http", message.to_owned()));
+        }
         for (index, (key, address)) in addresses.iter().enumerate() {
             for (other_key, other) in addresses.iter().take(index) {
                 if let (Some(address), Some(other)) = (address, other)
@@ -163,7 +184,7 @@ fn address_or_off<'de, D: Deserializer<'de>>(
     text.parse().map(Some).map_err(|_| {
         D::Error::custom(format!(
             "{text:?} is not an address; write an IP address and a port, such as \
-             \"0.0.0.0:61613\", or \"off\""
+             \"0.0.0.0:15674\" or \"[::]:15674\", or \"off\""
         ))
     })
 }
@@ -220,12 +241,29 @@ mod tests {
         );
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let config = Config {
-            http: any,
+            http: Some(any),
+            https: Some(any),
             stomp: Some(any),
+            stomps: Some(any),
             admin: any,
             ..Config::default()
         };
         assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
+    fn somewhere_clients_come_in() {
+        let all_off = Config {
+            http: None,
+            stomp: None,
+            ..Config::default()
+        };
+        assert_eq!(all_off.check().unwrap_err().0, "http");
+        let one = Config {
+            stomps: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 61614))),
+            ..all_off
+        };
+        assert_eq!(one.check(), Ok(()));
     }
 
     #[test]

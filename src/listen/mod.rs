@@ -1,8 +1,12 @@
-//! Sockets to links: one accept loop for all listeners, and the transports.
+//! Sockets to links: one accept loop for all listeners, the PROXY protocol and TLS, and the
+//! transports.
 
 mod config;
+mod entrance;
 mod outgoing;
+mod proxy_protocol;
 mod tcp;
+pub mod tls;
 mod websocket;
 
 use std::{
@@ -22,10 +26,14 @@ use tokio::{
 };
 
 pub use config::Config;
+pub(crate) use entrance::Places;
+pub use entrance::{Entered, Entrance, Plain, Secure, Transport};
 pub use tcp::TcpLink;
+pub use tls::{Tls, TlsError};
 pub use websocket::WebSocketLink;
 
 use crate::{
+    auth::Carried,
     connection::{self, Link, Peer, Services},
     telemetry::{self, Seldom},
 };
@@ -82,32 +90,41 @@ pub async fn accept<F: Future<Output = ()> + Send + 'static>(
     }
 }
 
-/// Serves STOMP over plain streams until `stop` is done.
-pub async fn serve_stomp(
+/// Serves STOMP over streams of bytes until `stop` is done.
+pub async fn serve_stomp<T: Transport>(
     listener: TcpListener,
+    entrance: Entrance<T>,
     services: Arc<Services>,
     stop: impl Future<Output = ()>,
 ) {
+    let what = entrance.what;
+    let (entrance, places) = (Arc::new(entrance), Places::new());
     let farewells = Arc::new(Semaphore::new(MAX_FAREWELLS));
-    accept(listener, "stomp", stop, |stream, remote| {
+    accept(listener, what, stop, |stream, remote| {
+        let (entrance, places) = (Arc::clone(&entrance), places.clone());
         let (services, farewells) = (Arc::clone(&services), Arc::clone(&farewells));
         async move {
-            match services.enter() {
-                Some(guard) => {
-                    let peer = Peer {
-                        remote,
-                        transport: "tcp",
-                        carried: None,
-                    };
-                    connection::serve(services, TcpLink::new(stream), peer, guard).await;
+            let Some(_place) = places.take(what) else {
+                return;
+            };
+            let Some(entered) = entrance.admit(stream, remote).await else {
+                return;
+            };
+            let Some(guard) = services.enter() else {
+                services.registry.log_turned_away(what);
+                if let Ok(_turn) = farewells.try_acquire() {
+                    turn_away(entered.stream).await;
                 }
-                None => {
-                    services.registry.log_turned_away("stomp");
-                    if let Ok(_turn) = farewells.try_acquire() {
-                        turn_away(stream).await;
-                    }
-                }
-            }
+                return;
+            };
+            let link = TcpLink::new(entered.stream);
+            let peer = Peer {
+                remote: entered.remote,
+                transport: "tcp",
+                carried: Carried::with_certificate(None, entered.certificate),
+            };
+            // A task of its own, which keeps nothing of how the client came in.
+            tokio::spawn(connection::serve(services, link, peer, guard));
         }
     })
     .await;

@@ -12,7 +12,8 @@ use tokio::io::AsyncWrite;
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     bytes: Vec<u8>,
-    /// How many of them are written.
+    /// How many of them are written. Without any, 1: all is written, and the stream has yet to
+    /// be flushed, for TLS keeps what the socket does not take at once.
     written: usize,
 }
 
@@ -22,7 +23,7 @@ impl Outgoing {
         // A client that reads slowly may never take all there is: what it has read must go all
         // the same. Moved when at least half is gone, so that each byte is moved once at most.
         if self.written >= self.pending() {
-            self.bytes.drain(..self.written);
+            self.bytes.drain(..self.written.min(self.bytes.len()));
             self.written = 0;
         }
         self.bytes.reserve(additional);
@@ -37,16 +38,18 @@ impl Outgoing {
     pub(super) fn push_vec(&mut self, bytes: Vec<u8>) {
         if self.bytes.is_empty() {
             self.bytes = bytes;
+            self.written = 0;
         } else {
             self.push(&bytes);
         }
     }
 
+    /// How many bytes are not written yet; 1 if all are, and the stream is not flushed.
     pub(super) fn pending(&self) -> usize {
-        self.bytes.len().saturating_sub(self.written)
+        self.bytes.len().abs_diff(self.written)
     }
 
-    /// Writes everything.
+    /// Writes everything, and flushes the stream.
     pub(super) fn poll_flush<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
@@ -63,9 +66,13 @@ impl Outgoing {
             }
             self.written = self.written.saturating_add(count);
         }
-        self.bytes = Vec::new();
+        if !self.bytes.is_empty() {
+            self.bytes = Vec::new();
+            self.written = 1;
+        }
+        ready!(Pin::new(stream).poll_flush(context))?;
         self.written = 0;
-        Pin::new(stream).poll_flush(context)
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -85,5 +92,61 @@ impl Write for Outgoing {
 impl Outgoing {
     pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes everything, and keeps it until it is let go, as TLS does.
+    struct Keeping {
+        may_go: bool,
+    }
+
+    impl AsyncWrite for Keeping {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.may_go {
+                Poll::Ready(Ok(()))
+            } else {
+                Poll::Pending
+            }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Otherwise nobody would flush again, and the last words of a burst would stay.
+    #[test]
+    fn what_the_stream_keeps_is_pending() {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut stream = Keeping { may_go: false };
+        let mut out = Outgoing::default();
+        out.push_vec(b"one".to_vec());
+        assert_eq!(out.pending(), 3);
+        assert!(out.poll_flush(&mut stream, &mut context).is_pending());
+        assert_eq!((out.pending(), out.capacity()), (1, 0));
+        for more in [2, 3] {
+            match more {
+                2 => out.push_vec(b"more".to_vec()),
+                _ => out.push(b"more"),
+            }
+            assert_eq!(out.pending(), 4);
+            assert!(out.poll_flush(&mut stream, &mut context).is_pending());
+            assert_eq!(out.pending(), 1);
+        }
+        stream.may_go = true;
+        assert!(out.poll_flush(&mut stream, &mut context).is_ready());
+        assert_eq!((out.pending(), out.capacity()), (0, 0));
     }
 }

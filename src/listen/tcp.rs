@@ -1,4 +1,4 @@
-//! STOMP over a plain stream.
+//! STOMP over a stream of bytes: TCP, with TLS or without.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use crate::connection::{Link, LinkError};
 /// Bytes read at a time, into a buffer on the stack: an idle connection holds none.
 const READ_SIZE: usize = 16 * 1024;
 
-/// A client on a plain stream.
+/// A client on a stream of bytes.
 #[derive(Debug)]
 pub struct TcpLink<S> {
     stream: S,
@@ -72,9 +72,22 @@ fn poll_read<S: AsyncRead + Unpin>(
 ) -> Poll<io::Result<Option<Bytes>>> {
     let mut buffer = [MaybeUninit::uninit(); READ_SIZE];
     let mut buffer = ReadBuf::uninit(&mut buffer);
-    ready!(Pin::new(stream).poll_read(context, &mut buffer))?;
+    ready!(poll_fill(stream, context, &mut buffer))?;
     let read = buffer.filled();
     Poll::Ready(Ok((!read.is_empty()).then(|| Bytes::copy_from_slice(read))))
+}
+
+/// Reads what is there; nothing at the end. Many clients end TLS without a word: what they have
+/// not sent whole is dropped here in any case.
+pub(super) fn poll_fill<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    context: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    match ready!(Pin::new(stream).poll_read(context, buffer)) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+        read => Poll::Ready(read),
+    }
 }
 
 /// Ends our side of a stream, and drops what still comes from the other, until it ends too.

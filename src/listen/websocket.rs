@@ -9,7 +9,6 @@
 
 use std::{
     io::{self, Read, Write},
-    pin::Pin,
     task::{Context, Poll, ready},
 };
 
@@ -25,7 +24,10 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
-use super::{outgoing::Outgoing, tcp::poll_hang_up};
+use super::{
+    outgoing::Outgoing,
+    tcp::{poll_fill, poll_hang_up},
+};
 use crate::connection::{Link, LinkError};
 
 /// Kept for as long as the connection is, so it is small; tungstenite reads no more at a time.
@@ -253,7 +255,7 @@ struct Through<'a, 'b, S> {
 impl<S: AsyncRead + Unpin> Read for Through<'_, '_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut buffer = ReadBuf::new(buffer);
-        match Pin::new(&mut *self.stream).poll_read(self.context, &mut buffer) {
+        match poll_fill(self.stream, self.context, &mut buffer) {
             Poll::Ready(outcome) => {
                 *self.was_heard |= !buffer.filled().is_empty();
                 outcome.map(|()| buffer.filled().len())

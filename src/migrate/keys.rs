@@ -54,6 +54,12 @@ pub(super) const EQUIVALENTS: &[(&str, &str, &str, Kind)] = &[
         "max_frame_size_unauthenticated",
         Kind::Bytes,
     ),
+    (
+        "web_stomp.use_http_auth",
+        "auth",
+        "http_basic",
+        Kind::Switch,
+    ),
     ("web_stomp.ws_path", "listen", "websocket_path", Kind::Text),
     ("auth_http.http_method", "auth", "http_method", Kind::Text),
     (
@@ -123,7 +129,8 @@ const HOOK_TLS: &str = "the certificate of a hook at https:// is always checked,
 const HOOK_CLIENT: &str = "Stentor shows no certificate to the hook: let the hook trust Stentor's \
                            address, or put a token into the paths";
 
-const PENDING: &str = "not there yet: end TLS in a proxy, and give each client a login";
+const PENDING: &str = "TLS, certificates and the PROXY protocol are not there yet: end TLS in a \
+                       proxy before Stentor";
 
 /// The first that fits counts.
 pub(super) const WITHOUT: &[Without] = &[
@@ -187,12 +194,8 @@ pub(super) const WITHOUT: &[Without] = &[
     without("stomp.ssl_cert_login", PENDING),
     without("ssl_cert_login_from", PENDING),
     without("ssl_options.*", PENDING),
-    without("stomp.default_user", PENDING),
-    without("stomp.default_pass", PENDING),
-    without("stomp.implicit_connect", PENDING),
     without("stomp.proxy_protocol", PENDING),
     without("web_stomp.proxy_protocol", PENDING),
-    without("web_stomp.use_http_auth", PENDING),
     without("web_stomp.ssl.listener", PENDING),
     without("web_stomp.ssl.port", PENDING),
     without("web_stomp.ssl.ip", PENDING),

@@ -62,25 +62,27 @@ pub fn from_rabbitmq(text: &str) -> Result<Migration, ErlangTerms> {
 /// What RabbitMQ takes and Stentor does not (a time-out of zero, say) is not written: what is
 /// written, the reader takes.
 fn refuse_what_the_reader_refuses(draft: &mut Draft<'_>) {
-    while !draft.entries.is_empty() {
-        let Err(errors) = load(&draft.entries) else {
+    while let Err(errors) = load(&draft.entries) {
+        let Some(problem) = errors.0.first() else {
             return;
         };
-        let problem = errors.0.first();
-        // Two lines an entry: the section's, and the key's.
-        let index = match problem.map(|problem| &problem.place) {
-            Some(Place::Line(_, line)) => line.saturating_sub(1) / 2,
-            _ => 0,
+        let line = match problem.place {
+            Place::Line(_, line) => line,
+            Place::Variable(_) | Place::Unset(_) => 1,
         };
-        let message = problem.map_or_else(String::new, |problem| problem.message.clone());
-        let entry = draft
-            .entries
-            .remove(index.min(draft.entries.len().saturating_sub(1)));
+        // A line each.
+        let entries = draft.entries.iter().enumerate();
+        let mut read = entries.filter(|(_, entry)| !entry.is_example);
+        let Some((index, _)) = read.nth(line.saturating_sub(1)) else {
+            return;
+        };
+        let entry = draft.entries.remove(index);
         for (line, key) in entry.from {
+            let why = format!("Stentor does not take this value: {}", problem.message);
             draft.notes.push(Note {
                 line,
                 key,
-                fate: Fate::Without(format!("Stentor does not take this value: {message}")),
+                fate: Fate::Without(why),
             });
         }
     }
@@ -89,7 +91,10 @@ fn refuse_what_the_reader_refuses(draft: &mut Draft<'_>) {
 fn leave_out_defaults(draft: &mut Draft<'_>) {
     let (same, written) = std::mem::take(&mut draft.entries)
         .into_iter()
-        .partition(|entry| load(std::slice::from_ref(entry)) == Ok(Config::default()));
+        .partition(|entry| {
+            let is_default = load(std::slice::from_ref(entry)) == Ok(Config::default());
+            is_default && !entry.is_example
+        });
     draft.entries = written;
     let same: Vec<Entry> = same;
     for entry in same {
@@ -114,15 +119,9 @@ fn leave_out_defaults(draft: &mut Draft<'_>) {
 /// key with its section in it.
 fn load(entries: &[Entry]) -> Result<Config, crate::config::ConfigErrors> {
     let mut text = String::new();
-    for Entry {
-        section,
-        key,
-        value,
-        ..
-    } in entries
-    {
+    for entry in entries.iter().filter(|entry| !entry.is_example) {
         // Writing to a `String` cannot fail.
-        let _ = writeln!(text, "\n{section}.{key} = {value}");
+        let _ = writeln!(text, "{}.{} = {}", entry.section, entry.key, entry.value);
     }
     let file = File {
         name: "rabbitmq.conf",
@@ -155,7 +154,6 @@ const HEAD: &str = "\
 #
 # To do before the first start:
 # - Make an account for Stentor at RabbitMQ, and give it by the variable STENTOR__BROKER__URL.
-# - List under [broker] vhosts the virtual hosts that clients use.
 # - Read what the end of this file says.
 # - stentor config --check FILE
 ";
@@ -189,7 +187,8 @@ fn show(draft: &Draft<'_>) -> String {
             for comment in from {
                 let _ = writeln!(text, "# {comment}");
             }
-            let _ = writeln!(text, "{} = {}", entry.key, entry.value);
+            let off = if entry.is_example { "#" } else { "" };
+            let _ = writeln!(text, "{off}{} = {}", entry.key, entry.value);
         }
     }
     for (title, wanted) in [

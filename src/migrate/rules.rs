@@ -26,6 +26,8 @@ pub(super) struct Entry {
     pub(super) from: Vec<(usize, String)>,
     /// What to know of it.
     pub(super) comment: Option<String>,
+    /// Whether something has to be filled in: then it is written in a comment.
+    pub(super) is_example: bool,
 }
 
 /// What became of a line that is no [`Entry`].
@@ -91,6 +93,7 @@ impl<'a> Draft<'a> {
         draft.stomp_address();
         draft.web_address();
         draft.virtual_host();
+        draft.default_user();
         draft.max_connections();
         draft.origins();
         draft.hook();
@@ -167,6 +170,7 @@ impl<'a> Draft<'a> {
             value,
             from: from.collect(),
             comment: comment.map(str::to_owned),
+            is_example: false,
         });
     }
 
@@ -255,15 +259,49 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// The plug-ins let clients into every virtual host that the hook allows.
     fn virtual_host(&mut self) {
-        let Some(setting) = self.take("stomp.default_vhost") else {
-            return;
-        };
-        if let Some(vhost) = self.read(&setting, Ok(quote(setting.value))) {
-            self.enter(("broker", "default_vhost"), vhost.clone(), &[setting], None);
-            let comment = "Add the others that clients use.";
-            let list = format!("[{vhost}]");
-            self.enter(("broker", "vhosts"), list, &[setting], Some(comment));
+        if let Some(setting) = self.take("stomp.default_vhost")
+            && let Some(vhost) = self.read(&setting, Ok(quote(setting.value)))
+        {
+            self.enter(("broker", "default_vhost"), vhost, &[setting], None);
+        }
+        let comment =
+            "As with the plug-ins: whichever the hook allows. Or name those that are used.";
+        let all = "[\"*\"]".to_owned();
+        self.enter(("broker", "vhosts"), all, &[], Some(comment));
+    }
+
+    /// Who a client is that names nobody. The passcode is not written, and all of it is nothing
+    /// without it.
+    fn default_user(&mut self) {
+        const LATER: &str = "needs a passcode, which is not written here: set \
+                             STENTOR__AUTH__DEFAULT_USER and STENTOR__AUTH__DEFAULT_PASSCODE";
+        let user = self.take("stomp.default_user");
+        let name = user.map(|user| (user, Ok(quote(user.value))));
+        let passcode = self.take("stomp.default_pass");
+        let hidden = passcode.map(|passcode| (passcode, Ok(quote("PASSCODE"))));
+        let implicit = self.take("stomp.implicit_connect");
+        let on =
+            implicit.map(|implicit| (implicit, switch(implicit.value).map(|on| on.to_string())));
+        for (section, key, set) in [
+            ("auth", "default_user", name),
+            ("auth", "default_passcode", hidden),
+            ("stomp", "implicit_connect", on),
+        ] {
+            let Some((setting, value)) = set else {
+                continue;
+            };
+            let Some(value) = self.read(&setting, value) else {
+                continue;
+            };
+            self.enter((section, key), value, &[setting], None);
+            if setting.value != "false"
+                && let Some(entry) = self.entries.last_mut()
+            {
+                entry.is_example = true;
+                self.without(&setting, LATER);
+            }
         }
     }
 
@@ -435,6 +473,7 @@ impl<'a> Draft<'a> {
             value: quote(&humantime::format_duration(value).to_string()),
             from: from.unwrap_or_default(),
             comment: Some(comment.to_owned()),
+            is_example: false,
         });
     }
 

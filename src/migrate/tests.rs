@@ -246,6 +246,7 @@ fn what_has_an_equivalent_is_written_and_read() {
         ),
         ("stomp.listeners.tcp.1 = :::61613", "stomp = \"[::]:61613\""),
         ("stomp.listeners.tcp = none", "stomp = \"off\""),
+        ("web_stomp.use_http_auth = true", "http_basic = true"),
         ("web_stomp.port = 8080", "http = \"0.0.0.0:8080\""),
         ("web_stomp.tcp.port = 8080", "http = \"0.0.0.0:8080\""),
         ("web_stomp.tcp.ip = 127.0.0.1", "http = \"127.0.0.1:15674\""),
@@ -332,13 +333,13 @@ fn the_default_virtual_host_is_one_that_is_served() {
     let migration = migrate("stomp.default_vhost = app");
     let config = load_text(&migration.toml);
     assert_eq!(config.broker.default_vhost, "app");
-    assert_eq!(config.broker.vhosts, ["app"]);
+    assert_eq!(config.broker.vhosts, ["*"]);
 }
 
 #[test]
 fn defaults_are_named_and_not_written() {
     let migration = migrate("stomp.login_timeout = 10000\nauth_cache.cache_ttl = 15000\n");
-    assert_eq!(said(&migration), ["[broker]", "[auth]"]);
+    assert_eq!(said(&migration), ["[broker]", "vhosts = [\"*\"]", "[auth]"]);
     let line = "line 1: stomp.login_timeout: the default: [limits] login_timeout = \"10s\"\n";
     assert!(migration.toml.contains(line), "{}", migration.toml);
 }
@@ -358,6 +359,26 @@ fn the_plug_in_s_default_paths() {
     assert!(!without.toml.contains("the hook is asked about this"));
     assert_eq!(load_text(&without.toml).auth.user_path, None);
     assert!(without.without[0].starts_with("1: auth_backends.1: Stentor asks the hook alone"));
+}
+
+/// Its passcode is a secret, so all of it is the operator's to set.
+#[test]
+fn a_default_user_is_an_example() {
+    let text = "stomp.default_user = device\nstomp.default_pass = s3cret\n\
+                stomp.implicit_connect = true\n";
+    let migration = migrate(text);
+    load_text(&migration.toml);
+    for line in [
+        "\n#default_user = \"device\"\n",
+        "\n#default_passcode = \"PASSCODE\"\n",
+        "\n#implicit_connect = true\n",
+    ] {
+        assert!(migration.toml.contains(line), "{}", migration.toml);
+    }
+    assert_eq!(migration.without.len(), 3, "{:#?}", migration.without);
+    assert!(migration.without[1].contains("STENTOR__AUTH__DEFAULT_PASSCODE"));
+    let off = migrate("stomp.implicit_connect = false");
+    assert_eq!(off.without, Vec::<String>::new());
 }
 
 /// What would not go together is made to.
@@ -393,7 +414,11 @@ fn values_that_only_rabbitmq_takes_are_not_written() {
         ),
     ] {
         let migration = migrate(line);
-        assert_eq!(said(&migration), ["[broker]", "[auth]"], "{line}");
+        assert_eq!(
+            said(&migration),
+            ["[broker]", "vhosts = [\"*\"]", "[auth]"],
+            "{line}"
+        );
         assert_eq!(migration.without.len(), 1, "{line}");
         assert!(
             migration.without[0].starts_with(why),

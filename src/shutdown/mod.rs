@@ -71,3 +71,12 @@ pub async fn signal() -> std::io::Result<()> {
     }
     Ok(())
 }
+
+/// Hears SIGHUP, which does not end the process any more.
+///
+/// # Errors
+/// The system does not let signals be watched.
+pub fn hangups() -> std::io::Result<tokio::signal::unix::Signal> {
+    use tokio::signal::unix::{SignalKind, signal};
+    signal(SignalKind::hangup())
+}

@@ -1,9 +1,14 @@
 //! The events. Their targets are the parts that they happen in, so that `[log] level` can turn
 //! single parts up or down.
 
-use std::{fmt::Display, net::SocketAddr, time::Duration};
+use std::{
+    fmt::Display,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
-use tracing::{error, info, warn};
+use humantime::format_rfc3339_seconds;
+use tracing::{debug, error, info, warn};
 
 /// A client's connection, as log lines name it.
 #[derive(Clone, Copy, Debug)]
@@ -168,6 +173,50 @@ pub fn connection_limit_reached(what: &str, max_connections: usize, unsaid: u64)
     warn!(
         target: "stentor::listen", what, max_connections,
         unsaid, "connection limit reached: clients are turned away"
+    );
+}
+
+/// A connection did not come as it has to: without a PROXY header, TLS, or a client certificate.
+/// Whoever scans ports does that, so it is no warning.
+pub fn handshake_failed(what: &str, remote: SocketAddr, cause: &dyn Display) {
+    let cause = cause.to_string();
+    debug!(target: "stentor::listen", what, %remote, cause, "handshake failed");
+}
+
+/// The gateway's certificate was read, and serves new connections.
+pub fn certificate_loaded(subject: &str, not_after: SystemTime) {
+    let not_after = format_rfc3339_seconds(not_after);
+    info!(target: "stentor::listen", subject, %not_after, "certificate loaded");
+}
+
+/// The gateway's certificate ends within days.
+pub fn certificate_ends_soon(subject: &str, not_after: SystemTime) {
+    let not_after = format_rfc3339_seconds(not_after);
+    warn!(target: "stentor::listen", subject, %not_after, "the certificate ends soon: renew it");
+}
+
+/// The gateway's certificate is not valid now: clients will refuse it.
+pub fn certificate_invalid(subject: &str, cause: &str) {
+    warn!(target: "stentor::listen", subject, cause, "clients will refuse the certificate");
+}
+
+/// The gateway's certificate was to be read anew, and could not be.
+pub fn certificate_kept(cause: &dyn Display) {
+    let cause = cause.to_string();
+    error!(target: "stentor::listen", cause, "certificate not loaded: the old one stays");
+}
+
+/// SIGHUP came, and there is no certificate to read again.
+pub fn nothing_to_reload() {
+    info!(target: "stentor::listen", "SIGHUP: there is no certificate to read again");
+}
+
+/// A client's certificate is sound, but cannot be a login.
+pub fn certificate_without_name(remote: SocketAddr, cause: &dyn Display) {
+    let cause = cause.to_string();
+    info!(
+        target: "stentor::listen", %remote,
+        cause, "a client's certificate has no user's name"
     );
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     time::Duration,
 };
@@ -18,8 +18,12 @@ use crate::{Call, DEADLINE, Hook, Lines, Process, Vhost, eventually, http, keepe
 pub struct Addresses {
     /// WebSocket and pages: `host:port`.
     pub http: Option<String>,
+    /// WebSocket over TLS: `host:port`.
+    pub https: Option<String>,
     /// STOMP over TCP: `host:port`.
     pub stomp: Option<String>,
+    /// STOMP over TLS: `host:port`.
+    pub stomps: Option<String>,
     /// Health and metrics: `host:port`.
     pub admin: Option<String>,
 }
@@ -31,6 +35,7 @@ pub struct GatewayBuilder {
     program: PathBuf,
     arguments: Option<Vec<String>>,
     settings: BTreeMap<String, String>,
+    environment: BTreeMap<String, String>,
     file: String,
     listeners: Vec<&'static str>,
 }
@@ -40,6 +45,13 @@ impl GatewayBuilder {
     #[must_use]
     pub fn set(mut self, key: &str, value: impl ToString) -> Self {
         self.settings.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// Sets a variable of the gateway's environment that is none of its own.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl ToString) -> Self {
+        self.environment.insert(name.to_owned(), value.to_string());
         self
     }
 
@@ -72,6 +84,17 @@ impl GatewayBuilder {
             .set("auth.vhost_path", hook.url(Call::Vhost))
             .set("auth.resource_path", hook.url(Call::Resource))
             .set("auth.topic_path", hook.url(Call::Topic))
+    }
+
+    /// Serves TLS as well, on free ports of 127.0.0.1, by the certificate in this folder
+    /// ([`Authority::serve_from`](crate::Authority::serve_from)).
+    #[must_use]
+    pub fn tls(mut self, folder: &Path) -> Self {
+        self.listeners.extend(["https", "stomps"]);
+        self.set("listen.https", "127.0.0.1:0")
+            .set("listen.stomps", "127.0.0.1:0")
+            .set("tls.certificate", folder.join("chain.pem").display())
+            .set("tls.key", folder.join("key.pem").display())
     }
 
     /// The text of the configuration file; by default it is empty.
@@ -110,6 +133,7 @@ impl GatewayBuilder {
             let key = key.replace('.', "__").to_uppercase();
             command.env(format!("STENTOR__{key}"), value);
         }
+        command.envs(&self.environment);
         match &self.arguments {
             Some(arguments) => command.args(arguments),
             None => command.args(["serve", "--config"]).arg(&file),
@@ -148,7 +172,9 @@ impl GatewayBuilder {
         for (listener, address) in listeners.iter().zip(addresses) {
             let place = match *listener {
                 "http" => &mut gateway.addresses.http,
+                "https" => &mut gateway.addresses.https,
                 "stomp" => &mut gateway.addresses.stomp,
+                "stomps" => &mut gateway.addresses.stomps,
                 "admin" => &mut gateway.addresses.admin,
                 other => panic!("there is no listener {other:?}"),
             };
@@ -185,6 +211,7 @@ impl Gateway {
             program: program.into(),
             arguments: None,
             settings: BTreeMap::new(),
+            environment: BTreeMap::new(),
             file: String::new(),
             listeners: vec!["http", "stomp", "admin"],
         };
@@ -219,6 +246,35 @@ impl Gateway {
     pub fn stomp_address(&self) -> &str {
         let address = self.addresses.stomp.as_deref();
         address.expect("it listens for STOMP")
+    }
+
+    /// `wss://host:port/ws`
+    ///
+    /// # Panics
+    /// It does not listen for HTTPS.
+    #[must_use]
+    pub fn wss_url(&self) -> String {
+        format!("wss://{}/ws", self.https_address())
+    }
+
+    /// `host:port` of WebSocket over TLS.
+    ///
+    /// # Panics
+    /// It does not listen for HTTPS.
+    #[must_use]
+    pub fn https_address(&self) -> &str {
+        let address = self.addresses.https.as_deref();
+        address.expect("it listens for HTTPS")
+    }
+
+    /// `host:port` of STOMP over TLS.
+    ///
+    /// # Panics
+    /// It does not listen for it.
+    #[must_use]
+    pub fn stomps_address(&self) -> &str {
+        let address = self.addresses.stomps.as_deref();
+        address.expect("it listens for STOMP over TLS")
     }
 
     /// Asks the admin listener: status and body.
@@ -315,7 +371,7 @@ impl Gateway {
 
     /// The folder with its configuration file, which is also its working folder.
     #[must_use]
-    pub fn folder(&self) -> &std::path::Path {
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 

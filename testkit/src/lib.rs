@@ -6,6 +6,7 @@
 //! - [`Hook`]: the application's side of the authentication, scripted and recorded.
 //! - [`StompClient`]: STOMP over TCP and over WebSocket, frame by frame or byte by byte.
 //! - [`Remote`]: a foreign client (Node, Python, a browser) driven over its stdin.
+//! - [`Authority`]: certificates, and clients that show them.
 //! - [`Proxy`]: a TCP proxy that cuts, refuses, freezes and fragments.
 //! - [`eventually`]: waits for a condition; there is no other waiting.
 //!
@@ -19,6 +20,7 @@
     reason = "a fixture that fails is a failed test"
 )]
 
+mod certificates;
 mod gateway;
 mod hook;
 mod http;
@@ -32,6 +34,7 @@ mod remote;
 mod stomp;
 mod wait;
 
+pub use certificates::{Authority, TlsClient};
 pub use gateway::{Addresses, Gateway, GatewayBuilder};
 pub use hook::{Answer, Call, Hook, HookCall};
 pub use ports::{free_ports, unique};

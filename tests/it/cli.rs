@@ -218,3 +218,21 @@ fn serving_without_a_file_asks_for_what_it_needs() {
     assert!(ran.err.contains("STENTOR__BROKER__URL"), "{}", ran.err);
     assert!(ran.err.contains("[auth] user_path"), "{}", ran.err);
 }
+
+#[test]
+fn a_certificate_that_cannot_be_used_is_2_with_its_key_and_file() {
+    let text =
+        format!("{SOUND}[listen]\nstomps = \"127.0.0.1:0\"\n[tls]\ncertificate = \"my.toml\"\n");
+    for arguments in [
+        ["config", "--check", "my.toml"],
+        ["serve", "--config", "my.toml"],
+    ] {
+        let ran = stentor(&arguments, &[], Some(&text));
+        assert_eq!(ran.code, Some(2), "{}", ran.err);
+        assert_eq!(
+            ran.err,
+            "my.toml:9: [tls] certificate: my.toml has no certificate; it must be PEM \
+             (\"-----BEGIN CERTIFICATE-----\")\n"
+        );
+    }
+}

@@ -145,9 +145,9 @@ async fn presence_is_off_unless_asked_for() {
 async fn who_is_dropped_leaves() {
     let hook = Hook::start().await;
     let mut config = Config::default();
-    config.listen.http = "127.0.0.1:0".parse().unwrap();
-    config.listen.stomp = Some(config.listen.http);
-    config.listen.admin = config.listen.http;
+    config.listen.admin = "127.0.0.1:0".parse().unwrap();
+    config.listen.http = Some(config.listen.admin);
+    config.listen.stomp = Some(config.listen.admin);
     config.broker.url = Some("embedded:".parse().unwrap());
     config.auth.user_path = Some(hook.url(Call::User));
     config.auth.vhost_path = Some(hook.url(Call::Vhost));

@@ -11,10 +11,10 @@ let refuse = 0;
 const subscriptions = new Map();
 
 await obey({
-  connect({ url, login, passcode, host, heartBeat = 0, reconnectDelay = 0, split = 0, binary = false }) {
+  connect({ url, login, passcode, host, heartBeat = 0, reconnectDelay = 0, split = 0, binary = false, ca }) {
     client = new Client({
       // A browser's WebSocket, as far as the client can tell.
-      webSocketFactory: () => new WebSocket(url, ['v12.stomp', 'v11.stomp', 'v10.stomp']),
+      webSocketFactory: () => new WebSocket(url, ['v12.stomp', 'v11.stomp', 'v10.stomp'], { ca }),
       connectHeaders: { login, passcode, host },
       heartbeatIncoming: heartBeat,
       heartbeatOutgoing: heartBeat,

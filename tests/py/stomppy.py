@@ -47,7 +47,7 @@ class Listener(stomp.ConnectionListener):
         tell("closed")
 
 
-def connect(address, login, passcode, host, version="1.2", path=None, heartBeat=0):
+def connect(address, login, passcode, host, version="1.2", path=None, heartBeat=0, ca=None):
     global connection
     name, port = address.rsplit(":", 1)
     common = {
@@ -62,6 +62,8 @@ def connect(address, login, passcode, host, version="1.2", path=None, heartBeat=
         common.pop("heartbeats") if version == "1.0" else None
         common.pop("vhost") if version == "1.0" else None
         connection = VERSIONS[version](**common)
+    if ca:
+        connection.set_ssl(for_hosts=common["host_and_ports"], ca_certs=ca)
     connection.set_listener("test", Listener())
     connection.connect(login, passcode, wait=True, headers={"host": host})
 

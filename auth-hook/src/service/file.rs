@@ -18,7 +18,9 @@ struct File {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
-    hash: String,
+    hash: Option<String>,
+    #[serde(default)]
+    certificate: bool,
     #[serde(default)]
     tags: Vec<String>,
     vhosts: Option<Vec<String>>,
@@ -41,7 +43,13 @@ impl Rules {
     /// write = ["/exchange/chat/room.*"]
     /// configure = []
     /// groups = ["project-7"]                     # for presence; none if left out
+    ///
+    /// [users."CN=till-7,O=Example"]
+    /// certificate = true                         # by a client certificate; false if left out
     /// ```
+    ///
+    /// With `certificate` a user call without a password is answered `allow`: that is what a
+    /// gateway asks when it has verified the user's certificate itself. Without it, never.
     ///
     /// A user for whom none of `read`, `write` and `configure` is given may read its own feed
     /// ([`super::OWN_FEED`]) and nothing else; once one is given, the others are empty.
@@ -68,11 +76,18 @@ impl Rules {
 }
 
 fn account(name: &str, entry: Entry) -> Result<Account, RulesError> {
-    let hash = PasswordHash::parse(&entry.hash).map_err(|problem| RulesError::Hash {
+    let hash = entry.hash.as_deref().map(PasswordHash::parse).transpose();
+    let hash = hash.map_err(|problem| RulesError::Hash {
         user: name.into(),
         problem,
     })?;
-    let mut account = Account::new(name, hash)
+    let account = match (hash, entry.certificate) {
+        (Some(hash), false) => Account::new(name, hash),
+        (Some(hash), true) => Account::new(name, hash).or_certified(),
+        (None, true) => Account::certified(name),
+        (None, false) => return Err(RulesError::NoLogin(name.into())),
+    };
+    let mut account = account
         .tags(entry.tags.iter().map(String::as_str))
         .groups(entry.groups.iter().map(String::as_str));
     if let Some(vhosts) = entry.vhosts {
@@ -168,6 +183,28 @@ mod tests {
 
         let wrong = error(&format!("[users.\"a#\"]\nhash = \"{hash}\"\n"));
         assert!(wrong.contains("impossible"), "{wrong}");
+    }
+
+    #[test]
+    fn a_user_logs_in_somehow() {
+        let wrong = error("[users.alice]\nread = []\n");
+        assert!(
+            wrong.contains("alice") && wrong.contains("certificate = true"),
+            "{wrong}"
+        );
+        let hash = PasswordHash::weak("x").unwrap().to_text();
+        let rules = Rules::parse(&format!(
+            "[users.alice]\nhash = \"{hash}\"\n\
+             [users.bob]\nhash = \"{hash}\"\ncertificate = true\ntags = [\"t\"]\n\
+             [users.\"CN=till-7,O=Example\"]\ncertificate = true\n"
+        ))
+        .unwrap();
+        assert_eq!(rules.certified("alice"), None);
+        assert_eq!(rules.certified("eve"), None);
+        assert_eq!(rules.certified("bob").as_deref(), Some("t"));
+        assert_eq!(rules.certified("CN=till-7,O=Example").as_deref(), Some(""));
+        let by_password = |user| rules.login(user).unwrap().tags.is_some();
+        assert!(by_password("bob") && !by_password("CN=till-7,O=Example"));
     }
 
     #[test]

@@ -18,7 +18,9 @@ pub const OWN_FEED: &str = "/exchange/feed/user_{username}";
 #[derive(Clone, Debug)]
 pub struct Account {
     name: Box<str>,
-    password: PasswordHash,
+    password: Option<PasswordHash>,
+    /// Whether the caller may vouch for the user, by a client certificate that it verified.
+    by_certificate: bool,
     tags: Box<str>,
     vhosts: Vec<Pattern>,
     grants: Option<Grants>,
@@ -46,13 +48,29 @@ impl Account {
     /// A user of the virtual host `/`, without tags.
     pub fn new(name: &str, password: PasswordHash) -> Self {
         Account {
+            password: Some(password),
+            by_certificate: false,
+            ..Account::certified(name)
+        }
+    }
+
+    /// As [`Account::new`], for a user who has no password, and logs in by a client certificate.
+    pub fn certified(name: &str) -> Self {
+        Account {
             name: name.into(),
-            password,
+            password: None,
+            by_certificate: true,
             tags: Box::default(),
             vhosts: vec![Pattern::new("/")],
             grants: None,
             groups: Vec::new(),
         }
+    }
+
+    /// Lets it log in by a client certificate as well as by its password.
+    pub fn or_certified(mut self) -> Self {
+        self.by_certificate = true;
+        self
     }
 
     /// Its tags.
@@ -160,7 +178,7 @@ impl Rules {
         }
         let decoy = accounts
             .values()
-            .map(|a: &Account| &a.password)
+            .filter_map(|a: &Account| a.password.as_ref())
             .max_by_key(|p| p.cost());
         Ok(Rules {
             decoy: decoy.cloned(),
@@ -196,13 +214,17 @@ impl Rules {
     /// What a password has to be verified against; `None`: nobody can log in at all.
     pub(crate) fn login(&self, username: &str) -> Option<Login> {
         let account = self.accounts.get(username);
+        let known = account.and_then(|a| Some((a.password.as_ref()?, &a.tags)));
         Some(Login {
-            hash: account
-                .map(|a| &a.password)
-                .or(self.decoy.as_ref())?
-                .clone(),
-            tags: account.map(|a| a.tags.clone()),
+            hash: known.map(|(hash, _)| hash).or(self.decoy.as_ref())?.clone(),
+            tags: known.map(|(_, tags)| tags.clone()),
         })
+    }
+
+    /// The tags of a user that may log in by a certificate, which the caller verified.
+    pub(crate) fn certified(&self, username: &str) -> Option<Box<str>> {
+        let account = self.accounts.get(username)?;
+        account.by_certificate.then(|| account.tags.clone())
     }
 
     /// The groups that a user is in; none if there is no such user.
@@ -292,6 +314,9 @@ pub enum RulesError {
     /// There are two users of one name.
     #[error("there are two users {0:?}")]
     Twice(Box<str>),
+    /// A user has neither a password nor a certificate.
+    #[error("user {0:?} cannot log in: it has neither `hash` nor `certificate = true`")]
+    NoLogin(Box<str>),
     /// A user's `hash` is none.
     #[error("the hash of user {user:?}: {problem}")]
     Hash {

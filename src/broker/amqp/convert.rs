@@ -1,7 +1,5 @@
 //! Between lapin's types and the gateway's (pure).
 
-use std::hash::{BuildHasher, Hash, Hasher};
-
 use lapin::{
     BasicProperties, ErrorKind,
     message::Delivery as Lapin,
@@ -15,14 +13,18 @@ pub(super) fn broker_error(error: &lapin::Error) -> BrokerError {
     let ErrorKind::ProtocolError(amqp) = error.kind() else {
         return BrokerError::Unavailable(error.to_string().into());
     };
-    let text: Box<str> = amqp.get_message().as_str().into();
-    match amqp.get_id() {
-        403 => BrokerError::AccessRefused(text),
-        404 => BrokerError::NotFound(text),
-        405 => BrokerError::ResourceLocked(text),
-        406 => BrokerError::PreconditionFailed(text),
-        530 if is_vhost_refusal(&text) => BrokerError::VhostRefused(text),
-        _ => BrokerError::Unavailable(text),
+    reply_error(amqp.get_id(), amqp.get_message().as_str())
+}
+
+/// What the broker means by a code and a text.
+pub(super) fn reply_error(code: u16, text: &str) -> BrokerError {
+    match code {
+        403 => BrokerError::AccessRefused(text.into()),
+        404 => BrokerError::NotFound(text.into()),
+        405 => BrokerError::ResourceLocked(text.into()),
+        406 => BrokerError::PreconditionFailed(text.into()),
+        530 if is_vhost_refusal(text) => BrokerError::VhostRefused(text.into()),
+        _ => BrokerError::Unavailable(text.into()),
     }
 }
 
@@ -208,24 +210,6 @@ fn as_text(value: &AMQPValue) -> Option<String> {
         AMQPValue::Timestamp(value) => value.to_string(),
         _ => return None,
     })
-}
-
-/// Tells messages apart, to recognise one that comes a second time.
-pub(super) fn fingerprint(hasher: &impl BuildHasher, delivery: &Lapin) -> u64 {
-    let mut state = hasher.build_hasher();
-    delivery.exchange.hash(&mut state);
-    delivery.routing_key.hash(&mut state);
-    delivery.data.hash(&mut state);
-    let properties = &delivery.properties;
-    properties.message_id().hash(&mut state);
-    properties.correlation_id().hash(&mut state);
-    properties.timestamp().hash(&mut state);
-    properties.kind().hash(&mut state);
-    for (name, value) in properties.headers().iter().flatten() {
-        name.hash(&mut state);
-        as_text(value).hash(&mut state);
-    }
-    state.finish()
 }
 
 #[cfg(test)]

@@ -69,13 +69,6 @@ impl Handed {
         self.unacked = 0;
     }
 
-    /// The queue is a new one: nothing of the old one comes again.
-    pub(super) fn forget(&mut self) {
-        self.recent.clear();
-        self.unacked = 0;
-        self.candidates = None;
-    }
-
     fn is_repetition(&mut self, fingerprint: u64) -> bool {
         let Some(candidates) = &mut self.candidates else {
             return false;
@@ -143,15 +136,6 @@ mod tests {
     #[test]
     fn what_was_redelivered_but_never_seen_is_handed_over() {
         assert_eq!(resume(&[1, 2, 3, 4], 2, 2, 2, 4), [1, 2, 3, 4]);
-    }
-
-    #[test]
-    fn a_new_queue_repeats_nothing() {
-        let mut state = Handed::new(8);
-        assert!(state.admit(1, false));
-        state.forget();
-        state.reconnected();
-        assert!(state.admit(1, true));
     }
 
     proptest! {

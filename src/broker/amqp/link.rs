@@ -14,7 +14,10 @@ use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event, uri::AM
 use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::convert::broker_error;
+use super::{
+    backoff::{self, Backoff},
+    convert::broker_error,
+};
 use crate::{broker::BrokerError, telemetry};
 
 /// How a link is made.
@@ -51,13 +54,7 @@ pub(super) struct Live {
     /// Which connection of the link this is, from 1.
     pub(super) epoch: u64,
     blocked: watch::Receiver<bool>,
-    /// Why the connection ended.
-    ended: watch::Receiver<Option<BrokerError>>,
 }
-
-/// A connection that lasted so long was a good one: after it, pauses start small again. One that
-/// is lost at once, each time it is made, is made less and less often.
-const GOOD_FOR: Duration = Duration::from_secs(5);
 
 impl Link {
     pub(super) fn start(config: LinkConfig) -> Self {
@@ -143,14 +140,6 @@ impl Live {
         answer(deadline, self.connection.create_channel()).await
     }
 
-    /// Why the connection ended, if it does by `deadline`.
-    pub(super) async fn end(&self, deadline: Instant) -> Option<BrokerError> {
-        let mut ended = self.ended.clone();
-        let waiting = tokio::time::timeout_at(deadline, ended.wait_for(Option::is_some));
-        // If the sender is gone, so is the link.
-        waiting.await.ok()?.ok()?.clone()
-    }
-
     /// Waits while the broker takes no messages, for want of memory or disk.
     pub(super) async fn unblocked(&self) {
         // If the sender is gone, the connection is, and the next call on it says so.
@@ -170,35 +159,29 @@ pub(super) async fn answer<T>(
 }
 
 async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
-    let (first_pause, longest_pause) = config.reconnect;
-    let mut pause = first_pause;
+    let mut backoff = Backoff::new(config.reconnect);
     let mut epoch = 0_u64;
     loop {
-        let reason = match connect(&config).await {
+        let (reason, lasted) = match connect(&config).await {
             Ok(connection) => {
                 epoch = epoch.wrapping_add(1);
                 telemetry::broker_link_up(&config.name);
                 let since = Instant::now();
                 let reason = run(connection, &config.name, epoch, &state).await;
-                if since.elapsed() >= GOOD_FOR {
-                    pause = first_pause;
-                }
-                reason
+                (reason, since.elapsed())
             }
             Err(error) => {
                 let reason = bare(&error);
-                // Somebody has to make it, or to give a permission: that takes a while.
                 if let BrokerError::VhostRefused(_) = error {
-                    pause = longest_pause;
+                    backoff.be_patient();
                 }
                 state.send_replace(State::Down(down(error)));
-                reason
+                (reason, Duration::ZERO)
             }
         };
+        let pause = backoff.pause(lasted);
         telemetry::broker_link_down(&config.name, &reason, pause);
-        // Spread over half of the pause, so that many nodes do not come back in one instant.
-        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-        pause = pause.saturating_mul(2).min(longest_pause);
+        backoff::wait(pause).await;
     }
 }
 
@@ -212,7 +195,7 @@ async fn connect(config: &LinkConfig) -> Result<Connection, BrokerError> {
 }
 
 /// What is to be said of an error where "not reachable" is said already.
-fn bare(error: &BrokerError) -> Arc<str> {
+pub(super) fn bare(error: &BrokerError) -> Arc<str> {
     match error {
         BrokerError::Unavailable(cause) => (**cause).into(),
         other => other.to_string().into(),
@@ -235,14 +218,12 @@ async fn run(
     state: &watch::Sender<State>,
 ) -> Arc<str> {
     let (blocked, watch_blocked) = watch::channel(false);
-    let (ended, watch_ended) = watch::channel(None);
     let mut events = Box::pin(connection.events_listener());
     let status = connection.status().clone();
     let live = Arc::new(Live {
         connection,
         epoch,
         blocked: watch_blocked,
-        ended: watch_ended,
     });
     state.send_replace(State::Up(live));
     let mut cause = BrokerError::Unavailable("the connection was closed".into());
@@ -268,16 +249,17 @@ async fn run(
         }
     }
     let reason = bare(&cause);
-    state.send_replace(State::Down(down(cause.clone())));
-    ended.send_replace(Some(cause));
+    state.send_replace(State::Down(down(cause)));
     reason
 }
 
-/// What ended a connection. Only here is it told apart whether the broker sent something that
-/// cannot be read, since that ends the connection for all who use it, guilty or not.
+/// What ended a connection.
 fn cause_of(error: &lapin::Error) -> BrokerError {
     match error.kind() {
-        ErrorKind::ParsingError(_) => BrokerError::Unreadable(error.to_string().into()),
+        ErrorKind::ParsingError(_) => {
+            let text = format!("the broker sent a message that lapin cannot read: {error}");
+            BrokerError::Unavailable(text.into())
+        }
         _ => broker_error(error),
     }
 }

@@ -1,10 +1,11 @@
-//! RabbitMQ, by lapin.
+//! RabbitMQ: by lapin, save for the messages of feeds.
 //!
-//! Each virtual host has its links: one for topology and the feeds' bindings, one for each feed's
-//! messages (one that cannot be read ends its connection), one for publishing (RabbitMQ stops
-//! reading a connection that publishes when it is short of memory or disk, and acknowledgements
-//! must not wait behind that), and as many as needed for dedicated consumers.
+//! Each virtual host has its links: one for topology and the feeds' bindings, one for publishing
+//! (RabbitMQ stops reading a connection that publishes when it is short of memory or disk, and
+//! acknowledgements must not wait behind that), and as many as needed for dedicated consumers.
+//! The feeds' messages come by [`reader`]s, one for each shard.
 
+mod backoff;
 mod channels;
 mod consumer;
 mod convert;
@@ -12,7 +13,9 @@ mod feed;
 mod handed;
 mod link;
 mod publisher;
+mod reader;
 mod topology;
+mod wire;
 
 pub(crate) use self::convert::{MAX_PROPERTIES, properties_len};
 

@@ -23,7 +23,14 @@ const STOP: Duration = Duration::from_secs(60);
 const BIN: &str = "/usr/lib/rabbitmq/bin";
 
 /// Web STOMP stays in for comparisons: it adds next to nothing to the time a node takes to start.
-const PLUGINS: &str = "[rabbitmq_management,rabbitmq_stomp,rabbitmq_web_stomp].";
+const PLUGINS: &[&str] = &[
+    "rabbitmq_management",
+    "rabbitmq_stomp",
+    "rabbitmq_web_stomp",
+];
+
+/// Statistics that are fresh enough for tests.
+const MANAGEMENT: &str = "collect_statistics_interval = 1000\n";
 
 /// A private RabbitMQ node with its management, STOMP and Web STOMP plug-ins; user and password
 /// are `guest`. Its data are removed at the end.
@@ -65,9 +72,26 @@ impl RabbitMq {
     /// # Panics
     /// It cannot be started.
     pub async fn own() -> Self {
+        Self::own_with("").await
+    }
+
+    /// A node of the test's own, with further lines of `rabbitmq.conf`.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub async fn own_with(configuration: &str) -> Self {
+        Self::own_bare(PLUGINS, &format!("{MANAGEMENT}{configuration}")).await
+    }
+
+    /// As [`Self::own_with`], with these plug-ins only. Without `rabbitmq_management` there is no
+    /// [`Self::api`], and so no [`Self::vhost`].
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub async fn own_bare(plugins: &[&str], configuration: &str) -> Self {
         let mut why = String::new();
         for _ in 0..3 {
-            let node = Self::prepare();
+            let node = Self::prepare(plugins, configuration);
             match node.try_start().await {
                 Ok(()) => return node,
                 Err(error) => why = error,
@@ -186,7 +210,7 @@ impl RabbitMq {
         fs::read_to_string(self.folder.path().join("log/node.log")).unwrap_or_default()
     }
 
-    fn prepare() -> Self {
+    fn prepare(plugins: &[&str], configuration: &str) -> Self {
         let bin = bin();
         assert!(
             bin.join("rabbitmq-server").exists(),
@@ -208,8 +232,9 @@ impl RabbitMq {
         let write = |name: &str, text: &str| {
             fs::write(folder.path().join(name), text).expect("a file in the temporary folder");
         };
-        write("rabbitmq.conf", &ports.configuration());
-        write("enabled_plugins", PLUGINS);
+        let configuration = ports.configuration(plugins) + configuration;
+        write("rabbitmq.conf", &configuration);
+        write("enabled_plugins", &format!("[{}].", plugins.join(",")));
         write("rabbitmq-env.conf", "");
         let mut command = Command::new("epmd");
         command.args(["-port", &ports.epmd.to_string(), "-address", "127.0.0.1"]);
@@ -290,7 +315,8 @@ impl RabbitMq {
 }
 
 impl Ports {
-    fn configuration(self) -> String {
+    /// A plug-in that is not enabled may not be configured.
+    fn configuration(self, plugins: &[&str]) -> String {
         let Self {
             amqp,
             management,
@@ -298,19 +324,32 @@ impl Ports {
             web_stomp,
             ..
         } = self;
-        format!(
+        let mut lines = format!(
             "listeners.tcp.1 = 127.0.0.1:{amqp}\n\
-             management.tcp.ip = 127.0.0.1\n\
-             management.tcp.port = {management}\n\
-             stomp.listeners.tcp.1 = 127.0.0.1:{stomp}\n\
-             web_stomp.tcp.ip = 127.0.0.1\n\
-             web_stomp.tcp.port = {web_stomp}\n\
              log.console = false\n\
              log.file = node.log\n\
              disk_free_limit.absolute = 200MB\n\
-             vm_memory_high_watermark.relative = 0.7\n\
-             collect_statistics_interval = 1000\n"
-        )
+             vm_memory_high_watermark.relative = 0.7\n"
+        );
+        for (plugin, its_lines) in [
+            (
+                "rabbitmq_management",
+                format!("management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management}\n"),
+            ),
+            (
+                "rabbitmq_stomp",
+                format!("stomp.listeners.tcp.1 = 127.0.0.1:{stomp}\n"),
+            ),
+            (
+                "rabbitmq_web_stomp",
+                format!("web_stomp.tcp.ip = 127.0.0.1\nweb_stomp.tcp.port = {web_stomp}\n"),
+            ),
+        ] {
+            if plugins.contains(&plugin) {
+                lines.push_str(&its_lines);
+            }
+        }
+        lines
     }
 }
 

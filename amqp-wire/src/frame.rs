@@ -1,0 +1,60 @@
+//! Frames: a head of seven bytes, a payload, and an end.
+
+use crate::{Malformed, scan::Scan};
+
+/// Bytes before the payload.
+pub(crate) const HEAD: usize = 7;
+/// Bytes around the payload.
+pub(crate) const AROUND: u32 = 8;
+/// The last byte of each frame.
+pub(crate) const END: u8 = 0xCE;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Method,
+    Header,
+    Body,
+    Heartbeat,
+}
+
+/// One frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) channel: u16,
+    pub(crate) payload: &'a [u8],
+}
+
+/// The frame that `input` begins with, if all of it is there. Its payload may have `max` bytes:
+/// said as soon as its head is there.
+pub(crate) fn first(input: &[u8], max: u32) -> Result<Option<Frame<'_>>, Malformed> {
+    let mut scan = Scan(input);
+    let Some(kind) = scan.octet() else {
+        return Ok(None);
+    };
+    let kind = match kind {
+        1 => Kind::Method,
+        2 => Kind::Header,
+        3 => Kind::Body,
+        8 => Kind::Heartbeat,
+        other => return Err(Malformed::Kind(other)),
+    };
+    let (Some(channel), Some(size)) = (scan.short(), scan.long()) else {
+        return Ok(None);
+    };
+    if size > max {
+        return Err(Malformed::FrameSize { size, max });
+    }
+    let payload = usize::try_from(size).ok().and_then(|size| scan.take(size));
+    let (Some(payload), Some(end)) = (payload, scan.octet()) else {
+        return Ok(None);
+    };
+    if end != END {
+        return Err(Malformed::FrameEnd(channel));
+    }
+    Ok(Some(Frame {
+        kind,
+        channel,
+        payload,
+    }))
+}

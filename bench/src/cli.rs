@@ -1,0 +1,142 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    scenario::{Options, Scenario},
+    servers::Server,
+};
+
+/// Loads STOMP servers over WebSocket, checks every message (lost, twice, out of order, to the
+/// wrong one), and measures: rates, latencies, and the servers' memory and processor time.
+#[derive(Parser)]
+#[command(name = "stentor-bench", version, after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Build everything first: cargo build --release --workspace --bins
+
+  stentor-bench run unicast                        Stentor, 1,000 users, through RabbitMQ
+  stentor-bench run idle -n 1000,5000,18000        memory at several numbers of connections
+  stentor-bench run unicast --server embedded      without RabbitMQ
+  stentor-bench compare --runs 3                   beside RabbitMQ's Web STOMP
+  stentor-bench compare latency --rate 5000        one scenario of it
+  stentor-bench run idle -n 90000 --nodes 5        several gateways on one RabbitMQ
+  stentor-bench report results --into docs/performance.md
+  stentor-bench plot results --into docs
+
+Servers are started on private ports of 127.0.0.1 and ended, also by Ctrl-C. RabbitMQ has to be
+installed, unless only the embedded broker is measured. Each run has servers of its own. Its exit
+code is 1 if a message was not as it should be.";
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Measure scenarios, on one server or on several in turns
+    Run {
+        /// What to measure
+        #[arg(required = true, value_enum)]
+        scenarios: Vec<Scenario>,
+        /// Whom
+        #[arg(
+            long = "server",
+            value_name = "SERVER,…",
+            value_delimiter = ',',
+            default_value = "stentor"
+        )]
+        servers: Vec<Server>,
+        #[command(flatten)]
+        measure: Measure,
+    },
+    /// Measure Stentor and RabbitMQ's Web STOMP in turns, and print both with their ratio
+    Compare {
+        /// What to measure
+        #[arg(value_enum, default_values = ["idle", "storm", "unicast", "broadcast", "latency"])]
+        scenarios: Vec<Scenario>,
+        #[command(flatten)]
+        measure: Measure,
+    },
+    /// Write tables of saved runs, as Markdown
+    Report {
+        /// The folder of the runs
+        #[arg(default_value = "results")]
+        results: PathBuf,
+        /// The document whose tables are to be replaced; without it they are printed
+        #[arg(long = "into", value_name = "FILE")]
+        document: Option<PathBuf>,
+    },
+    /// Draw memory and throughput against connections from saved runs, as SVG
+    Plot {
+        /// The folder of the runs
+        #[arg(default_value = "results")]
+        results: PathBuf,
+        /// Where the charts go
+        #[arg(long = "into", value_name = "FOLDER", default_value = "docs")]
+        folder: PathBuf,
+    },
+    /// The load of another stentor-bench: takes orders from standard input
+    #[command(hide = true)]
+    Worker,
+    /// The hook of another stentor-bench: allows everything until standard input ends
+    #[command(hide = true)]
+    Hook,
+}
+
+/// How it is measured.
+#[derive(Args)]
+pub(crate) struct Measure {
+    /// How often each is measured; medians are printed, with the least and the most
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) runs: u32,
+    /// Where the runs are saved, a JSON file each
+    #[arg(long, value_name = "FOLDER", default_value = "results")]
+    pub(crate) out: PathBuf,
+    /// The gateway's program [default: the one that was built along with this one]
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) stentor: Option<PathBuf>,
+    /// Gateways on the one RabbitMQ; each has its part of the connections
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) nodes: usize,
+    /// Stentor's feeds are not durable (`feed.durable = false`)
+    #[arg(long)]
+    pub(crate) transient: bool,
+    /// A further setting of the gateway, such as feed.shards=1; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    pub(crate) settings: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) options: Options,
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if key.contains('.') => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected section.key=value, such as feed.shards=1".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_setting_has_a_section() {
+        assert_eq!(
+            setting("feed.shards=1"),
+            Ok(("feed.shards".into(), "1".into()))
+        );
+        assert!(setting("shards=1").is_err());
+        assert!(setting("feed.shards").is_err());
+    }
+}

@@ -1,0 +1,157 @@
+//! `stentor-bench`: loads STOMP servers over WebSocket, checks every message, and measures.
+//!
+//! - `scenario` (pure) turns options into orders, `run` carries out one run of them: it starts
+//!   `servers`, and the workers of `clients`, which are this program again
+//! - `worker` is their inside: thousands of clients on one thread, what publishes to them, and
+//!   the checks of `verify`; `wire` has the formats
+//! - `usage` and `procfs` look at the processes, `metrics` lists what is measured
+//! - `outcome` keeps what a run has shown, as JSON; `summary`, `report` and `plot` show it
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "figures for people; sizes of frames are far below their bounds"
+)]
+
+mod cli;
+mod clients;
+mod floor;
+mod hook;
+mod latency;
+mod limits;
+mod metrics;
+mod orders;
+mod outcome;
+mod plot;
+mod procfs;
+mod progress;
+mod report;
+mod run;
+mod scenario;
+mod servers;
+mod summary;
+mod usage;
+mod verify;
+mod wire;
+mod worker;
+mod workers;
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser as _;
+
+use crate::{
+    cli::{Arguments, Command, Measure},
+    outcome::Outcome,
+    scenario::Scenario,
+    servers::{Server, Setup},
+};
+
+fn main() -> ExitCode {
+    // The fixtures that start servers panic when they cannot; their message says why, and whoever
+    // measures has no use for a place in their source.
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("a bug");
+        eprintln!("\nstentor-bench: {message}");
+    }));
+    match obey(Arguments::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("\nstentor-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Answers whether all messages were right.
+fn obey(command: Command) -> Result<bool> {
+    match command {
+        Command::Run {
+            scenarios,
+            servers,
+            measure,
+        } => measure_all(&scenarios, &servers, &measure),
+        Command::Compare { scenarios, measure } => {
+            let servers = [Server::WebStomp, Server::Stentor];
+            measure_all(&scenarios, &servers, &measure)
+        }
+        Command::Report { results, document } => {
+            let outcomes = Outcome::load_all(&results)?;
+            match document {
+                Some(document) => report::write(&outcomes, &document)?,
+                None => print!("{}", report::markdown(&outcomes, None)),
+            }
+            Ok(true)
+        }
+        Command::Plot { results, folder } => {
+            let written = plot::write(&Outcome::load_all(&results)?, &folder)?;
+            anyhow::ensure!(
+                !written.is_empty(),
+                "there are no runs of idle, unicast or broadcast in {}",
+                results.display()
+            );
+            for path in written {
+                println!("{}", path.display());
+            }
+            Ok(true)
+        }
+        Command::Worker => worker::run().map(|()| true),
+        Command::Hook => runtime()?.block_on(hook::run()).map(|()| true),
+    }
+}
+
+/// Runs all, one server after the other in turns, so that what changes on the machine meanwhile
+/// meets each of them.
+fn measure_all(scenarios: &[Scenario], servers: &[Server], measure: &Measure) -> Result<bool> {
+    limits::raise_files();
+    let stentor = match &measure.stentor {
+        Some(path) => path.clone(),
+        None => servers::sibling("stentor")?,
+    };
+    let runtime = runtime()?;
+    let mut all_right = true;
+    for &scenario in scenarios {
+        for &connections in &measure.options.connections {
+            let mut outcomes = Vec::new();
+            for number in 1..=measure.runs {
+                for &server in servers {
+                    let setup = Setup {
+                        server,
+                        stentor: stentor.clone(),
+                        nodes: measure.nodes,
+                        durable: !measure.transient,
+                        auth_cache: measure.options.same_user,
+                        settings: measure.settings.clone(),
+                    };
+                    eprintln!(
+                        "{} {connections}, {}, run {number} of {}",
+                        scenario.name(),
+                        server.name(),
+                        measure.runs
+                    );
+                    let run = run::run(scenario, connections, &measure.options, &setup);
+                    let outcome = runtime.block_on(run).with_context(|| {
+                        format!("{} {connections}, {}", scenario.name(), server.name())
+                    })?;
+                    outcome.save(&measure.out)?;
+                    all_right &= outcome.verification.is_clean();
+                    outcomes.push(outcome);
+                }
+            }
+            for ((_, _, case), servers) in &summary::cases(&outcomes) {
+                println!("{}", summary::table(case, servers));
+            }
+        }
+    }
+    eprintln!("saved in {}", measure.out.display());
+    Ok(all_right)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.context("the runtime")
+}

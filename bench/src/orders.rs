@@ -1,0 +1,163 @@
+//! What the coordinator orders of its workers, and what they report: JSON, a line each, over a
+//! worker's standard input and output.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{latency::Counts, verify::Verification};
+
+/// The exchange that all messages go through.
+pub(crate) const EXCHANGE: &str = "feed";
+
+/// An order to a worker. One is carried out after the other.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) enum Order {
+    /// Opens connections and subscribes; they stay, and keep their heart-beats.
+    Connect(Connect),
+    /// Publishes, and checks what arrives.
+    Load(Load),
+}
+
+/// Connections to open. Each is done when all its receipts are there.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Connect {
+    /// Where the server listens for WebSockets.
+    pub(crate) server: SocketAddr,
+    /// The number of the first user, in this worker's own range.
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+    /// How many are opened at once.
+    pub(crate) at_once: u32,
+    pub(crate) habits: Habits,
+}
+
+/// What every connection does alike.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Habits {
+    /// Subscribes to the key of its user.
+    pub(crate) own_key: bool,
+    /// Subscribes to the key of everybody.
+    pub(crate) common_key: bool,
+    /// All log in as the same user, and subscribe to its key.
+    pub(crate) same_user: bool,
+    /// The interval of heart-beats both ways; 0 is none.
+    pub(crate) heart_beat_ms: u32,
+    /// The share of connections that stop to read when a load begins.
+    pub(crate) slow_percent: u32,
+}
+
+/// Messages to publish, and what happens beside.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Load {
+    /// To each user in turn.
+    pub(crate) unicast: Option<Pace>,
+    /// To everybody.
+    pub(crate) broadcast: Option<Pace>,
+    /// Where to publish.
+    pub(crate) publish: Publish,
+    /// Who comes and goes meanwhile.
+    pub(crate) churn: Option<Churn>,
+    /// The length of a body in bytes.
+    pub(crate) size: usize,
+    /// Not measured, but checked.
+    pub(crate) warm_up_ms: u64,
+    pub(crate) measure_ms: u64,
+}
+
+/// How fast messages are published.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) enum Pace {
+    /// Always so many on their way: as fast as the servers can.
+    Closed(u32),
+    /// So many a second, whatever the servers do.
+    Open(f64),
+}
+
+/// How messages are published.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) enum Publish {
+    /// To RabbitMQ.
+    Amqp(SocketAddr),
+    /// By SEND frames, to where the subscribers are.
+    Stomp(SocketAddr),
+}
+
+/// Coming and going at a steady rate.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Churn {
+    pub(crate) what: Coming,
+    pub(crate) per_second: f64,
+    /// How long each stays.
+    pub(crate) stay_ms: u64,
+}
+
+/// What comes and goes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) enum Coming {
+    /// Connections, each with a user and a key of its own.
+    Connections,
+    /// Subscriptions of connections that stay, each to a new key.
+    Subscriptions,
+}
+
+/// What a worker reports.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) enum Report {
+    /// So many connections are open.
+    Progress(u32),
+    /// [`Order::Connect`] is done.
+    Connected(Connected),
+    /// The warm-up is over.
+    Measuring,
+    /// What was to be measured is over; the rest is waited for.
+    Measured,
+    /// [`Order::Load`] is done.
+    Loaded(Box<Loaded>),
+    /// The order cannot be carried out.
+    Failed(String),
+}
+
+/// How the connections were opened.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Connected {
+    pub(crate) seconds: f64,
+    /// From `connect` to the last receipt, of each.
+    pub(crate) set_up: Counts,
+}
+
+/// How a load went.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Loaded {
+    /// How long was measured.
+    pub(crate) seconds: f64,
+    pub(crate) unicast: Option<Flowed>,
+    pub(crate) broadcast: Option<Flowed>,
+    pub(crate) churn: Option<Churned>,
+    pub(crate) verification: Verification,
+    /// Connections that do not read, and how many of them the server closed.
+    pub(crate) slow: u32,
+    pub(crate) slow_closed: u32,
+    /// What else went wrong.
+    pub(crate) troubles: Vec<String>,
+}
+
+/// How the messages of one kind went.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Flowed {
+    /// Published while it was measured.
+    pub(crate) published: u64,
+    /// Arrived while it was measured.
+    pub(crate) delivered: u64,
+    /// Of all that were due while it was measured.
+    pub(crate) latency: Counts,
+}
+
+/// How the coming and going went.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Churned {
+    /// Complete while it was measured.
+    pub(crate) came: u64,
+    /// Until the last receipt.
+    pub(crate) set_up: Counts,
+}

@@ -1,0 +1,168 @@
+//! What a run has shown: a JSON file each.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::{metrics::Metrics, scenario::Scenario, servers::Server, verify::Verification};
+
+/// A run.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Outcome {
+    pub(crate) scenario: Scenario,
+    pub(crate) server: Server,
+    /// What it can be compared with: runs of the same case.
+    pub(crate) case: String,
+    pub(crate) connections: u32,
+    /// How long was measured, and what went on before. In seconds.
+    pub(crate) seconds: f64,
+    pub(crate) warm_up: f64,
+    /// What was measured.
+    pub(crate) metrics: Metrics,
+    pub(crate) verification: Verification,
+    /// What went wrong beside messages.
+    pub(crate) troubles: Vec<String>,
+    /// Why the figures say more of the client than of the servers, if they do.
+    pub(crate) client_limit: Option<String>,
+    pub(crate) conditions: Conditions,
+}
+
+/// Where and when it was.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Conditions {
+    pub(crate) date: String,
+    pub(crate) kernel: String,
+    pub(crate) processor: String,
+    pub(crate) cores: usize,
+    pub(crate) memory_gib: u64,
+    pub(crate) stentor: String,
+    pub(crate) rabbitmq: Option<String>,
+}
+
+impl Conditions {
+    /// Of this machine, now.
+    pub(crate) fn now(stentor: &Path, rabbitmq: Option<String>) -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let cpuinfo = read("/proc/cpuinfo");
+        let meminfo = read("/proc/meminfo");
+        let after = |text: &str, name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name));
+            let value = line.and_then(|line| line.split_once(':'));
+            value.map_or_else(String::new, |(_, value)| value.trim().to_owned())
+        };
+        let kib: u64 = after(&meminfo, "MemTotal")
+            .trim_end_matches(" kB")
+            .parse()
+            .unwrap_or_default();
+        let version = std::process::Command::new(stentor)
+            .arg("--version")
+            .output();
+        let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        Self {
+            date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            kernel: format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()),
+            processor: after(&cpuinfo, "model name"),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            memory_gib: (kib + (1 << 19)) >> 20,
+            stentor: version.unwrap_or_default().trim().to_owned(),
+            rabbitmq,
+        }
+    }
+}
+
+impl Outcome {
+    /// Writes it into a folder, under a name of its own.
+    ///
+    /// # Errors
+    /// The folder cannot be written to.
+    pub(crate) fn save(&self, folder: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        let date: String = self
+            .conditions
+            .date
+            .chars()
+            .filter(char::is_ascii_digit)
+            .collect();
+        let case: String = self.case.chars().map(in_a_name).collect();
+        let stem = format!("{case}-{}-{date}", self.server.name());
+        let mut path = folder.join(format!("{stem}.json"));
+        let mut more = 1;
+        while path.exists() {
+            more += 1;
+            path = folder.join(format!("{stem}-{more}.json"));
+        }
+        let json = serde_json::to_string_pretty(self)? + "\n";
+        fs::write(&path, json).with_context(|| format!("writing {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Reads all that were saved in a folder, the oldest first.
+    ///
+    /// # Errors
+    /// There are none, or a file is none.
+    pub(crate) fn load_all(folder: &Path) -> Result<Vec<Self>> {
+        let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()));
+        let mut outcomes = Vec::new();
+        for entry in entries? {
+            let path = entry?.path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
+                let text = fs::read_to_string(&path)?;
+                let outcome: Self = serde_json::from_str(&text)
+                    .with_context(|| format!("{} is no result", path.display()))?;
+                outcomes.push(outcome);
+            }
+        }
+        ensure!(
+            !outcomes.is_empty(),
+            "there are no results in {}",
+            folder.display()
+        );
+        outcomes.sort_by(|one, other| one.conditions.date.cmp(&other.conditions.date));
+        Ok(outcomes)
+    }
+}
+
+fn in_a_name(letter: char) -> char {
+    if letter.is_ascii_alphanumeric() {
+        letter
+    } else {
+        '-'
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let outcome = Outcome {
+            scenario: Scenario::Unicast,
+            server: Server::WebStomp,
+            case: "unicast 200 1000/s".into(),
+            connections: 200,
+            seconds: 10.0,
+            warm_up: 3.0,
+            metrics: [("deliveries_per_second".to_owned(), 1234.5)].into(),
+            verification: Verification::default(),
+            troubles: Vec::new(),
+            client_limit: None,
+            conditions: Conditions::now(Path::new("/nowhere"), None),
+        };
+        let first = outcome.save(folder.path()).unwrap();
+        assert_ne!(outcome.save(folder.path()).unwrap(), first);
+        let loaded = Outcome::load_all(folder.path()).unwrap();
+        assert_eq!(loaded.len(), 2);
+        assert_eq!(loaded[0].metrics, outcome.metrics);
+        assert_eq!(loaded[0].server, Server::WebStomp);
+    }
+}

@@ -1,0 +1,231 @@
+//! Tables for a document, from saved runs.
+
+use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    outcome::Outcome,
+    plot::{CHARTS, Chart},
+    scenario::Scenario,
+    servers::Server,
+    summary::{cases, faults, rows, runs_text},
+};
+
+const BEGIN: &str = "<!-- What follows is written by `stentor-bench report`; changes are lost. -->";
+const END: &str = "<!-- The end of what is written by `stentor-bench report`. -->";
+
+/// Writes the tables into a document, between its two marks, with the charts that are beside it.
+///
+/// # Errors
+/// The document cannot be written, or has no marks.
+pub(crate) fn write(outcomes: &[Outcome], document: &Path) -> Result<()> {
+    let shown = document.display();
+    let text = fs::read_to_string(document).with_context(|| format!("reading {shown}"))?;
+    let folder = document.parent().unwrap_or(Path::new(""));
+    let tables = markdown(outcomes, Some(folder));
+    let new = replace(&text, &tables).with_context(|| {
+        format!("{shown} lacks the two lines between which the tables go:\n{BEGIN}\n{END}")
+    })?;
+    fs::write(document, new).with_context(|| format!("writing {shown}"))
+}
+
+fn replace(text: &str, tables: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n\n{tables}\n{END}{after}"))
+}
+
+/// All cases, a table for each, and the charts that are in a folder.
+pub(crate) fn markdown(outcomes: &[Outcome], charts: Option<&Path>) -> String {
+    let mut text = conditions(outcomes);
+    let mut section = None;
+    for ((scenario, _, case), servers) in &cases(outcomes) {
+        if section != Some(*scenario) {
+            section = Some(*scenario);
+            line(&mut text, format_args!("\n### {}\n", title(*scenario)));
+            for Chart { file, title, .. } in charts_of(*scenario, charts) {
+                line(&mut text, format_args!("![{title}]({file})\n"));
+            }
+        }
+        line(&mut text, format_args!("**{}**\n", of_case(case)));
+        let heads: Vec<String> = servers
+            .iter()
+            .map(|(server, runs)| format!("{}, {}", title_of(*server), runs_text(runs.len())))
+            .collect();
+        let compared =
+            servers.contains_key(&Server::Stentor) && servers.contains_key(&Server::WebStomp);
+        let last = if compared {
+            " In Stentor's favour |"
+        } else {
+            ""
+        };
+        line(&mut text, format_args!("| | {} |{last}", heads.join(" | ")));
+        let columns = servers.len() + usize::from(compared);
+        line(&mut text, format_args!("|---|{}", "--:|".repeat(columns)));
+        for row in rows(servers) {
+            let values = row.values.iter();
+            let values = values.map(|value| value.map_or("–".into(), |value| value.text()));
+            let values: Vec<String> = values.collect();
+            let ratio = match (compared, row.ratio) {
+                (true, Some(ratio)) => format!(" {} |", ratio.text().replace('x', "×")),
+                (true, None) => " – |".into(),
+                (false, _) => String::new(),
+            };
+            let unit = match row.metric.unit {
+                "" => String::new(),
+                "/s" => " a second".into(),
+                unit => format!(", {unit}"),
+            };
+            let values = values.join(" | ");
+            line(
+                &mut text,
+                format_args!("| {}{unit} | {values} |{ratio}", row.metric.label),
+            );
+        }
+        let runs: Vec<&Outcome> = servers.values().flatten().copied().collect();
+        line(&mut text, format_args!(""));
+        for fault in faults(&runs) {
+            line(&mut text, format_args!("- {fault}"));
+        }
+    }
+    text
+}
+
+fn charts_of(scenario: Scenario, folder: Option<&Path>) -> impl Iterator<Item = &'static Chart> {
+    let charts = CHARTS
+        .iter()
+        .filter(move |chart| chart.scenario == scenario);
+    charts.filter(move |chart| folder.is_some_and(|folder| folder.join(chart.file).exists()))
+}
+
+fn conditions(outcomes: &[Outcome]) -> String {
+    let distinct = |of: fn(&Outcome) -> String| {
+        let all: BTreeSet<String> = outcomes.iter().map(of).collect();
+        let all: Vec<String> = all.into_iter().filter(|text| !text.is_empty()).collect();
+        all.join("; ")
+    };
+    let date = |outcome: &Outcome| outcome.conditions.date.chars().take(10).collect();
+    let machine = |outcome: &Outcome| {
+        let conditions = &outcome.conditions;
+        let (cores, memory) = (conditions.cores, conditions.memory_gib);
+        format!("{}, {cores} cores, {memory} GiB", conditions.processor)
+    };
+    let mut text = String::from("| | |\n|---|---|\n");
+    for (name, value) in [
+        ("Date", distinct(date)),
+        ("Machine", distinct(machine)),
+        (
+            "Kernel",
+            distinct(|outcome| outcome.conditions.kernel.clone()),
+        ),
+        (
+            "Stentor",
+            distinct(|outcome| outcome.conditions.stentor.clone()),
+        ),
+        (
+            "RabbitMQ",
+            distinct(|outcome| outcome.conditions.rabbitmq.clone().unwrap_or_default()),
+        ),
+    ] {
+        line(&mut text, format_args!("| {name} | {value} |"));
+    }
+    text
+}
+
+const fn title(scenario: Scenario) -> &'static str {
+    match scenario {
+        Scenario::Idle => "Idle connections",
+        Scenario::Storm => "Everybody comes at once",
+        Scenario::Unicast => "Messages to single users, as fast as they go",
+        Scenario::Broadcast => "Messages to everybody, as fast as they go",
+        Scenario::Latency => "Latency at a fixed rate",
+        Scenario::Fairness => "Single users beside broadcasts",
+        Scenario::Churn => "Clients that come and go",
+        Scenario::Bindings => "Subscriptions that come and go",
+        Scenario::Slow => "Clients that do not read",
+    }
+}
+
+const fn title_of(server: Server) -> &'static str {
+    match server {
+        Server::Stentor => "Stentor",
+        Server::WebStomp => "Web STOMP",
+        Server::Embedded => "Stentor, embedded broker",
+    }
+}
+
+/// `idle 1000` is `1000 connections`.
+fn of_case(case: &str) -> String {
+    let mut words = case.splitn(3, ' ').skip(1);
+    let connections = words.next().unwrap_or_default();
+    let rest = words
+        .next()
+        .map_or_else(String::new, |rest| format!(", {rest}"));
+    format!("{connections} connections{rest}")
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    // A string takes all.
+    let _ = writeln!(text, "{line}");
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::{outcome::Conditions, verify::Verification};
+
+    pub(crate) fn outcome(server: Server, connections: u32, rate: f64) -> Outcome {
+        Outcome {
+            scenario: Scenario::Unicast,
+            server,
+            case: format!("unicast {connections} 256 bytes"),
+            connections,
+            seconds: 10.0,
+            warm_up: 3.0,
+            metrics: [
+                ("deliveries_per_second".to_owned(), rate),
+                ("memory_mib_servers".to_owned(), 100.0),
+            ]
+            .into(),
+            verification: Verification::default(),
+            troubles: Vec::new(),
+            client_limit: None,
+            conditions: Conditions::default(),
+        }
+    }
+
+    #[test]
+    fn runs_of_a_case_are_a_row_with_their_ratio() {
+        let mut lossy = outcome(Server::WebStomp, 1000, 110.0);
+        lossy.verification.lost = 3;
+        let text = markdown(
+            &[
+                outcome(Server::WebStomp, 1000, 90.0),
+                outcome(Server::Stentor, 1000, 1000.0),
+                outcome(Server::WebStomp, 1000, 100.0),
+                lossy,
+            ],
+            None,
+        );
+        assert!(text.contains("**1000 connections, 256 bytes**"), "{text}");
+        assert!(
+            text.contains("| | Stentor, 1 run | Web STOMP, median of 3 | In Stentor's favour |")
+        );
+        assert!(
+            text.contains(
+                "| deliveries a second | 1,000 | 100 (90.0 to 110) | 10.0× (9.09 to 11.1) |"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("- web-stomp: 3 messages lost"), "{text}");
+    }
+
+    #[test]
+    fn only_what_is_between_the_marks_changes() {
+        let document = format!("before\n{BEGIN}\nold\n{END}\nafter\n");
+        let new = replace(&document, "new").unwrap();
+        assert_eq!(new, format!("before\n{BEGIN}\n\nnew\n{END}\nafter\n"));
+        assert_eq!(replace("no marks", "new"), None);
+    }
+}

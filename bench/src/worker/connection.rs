@@ -1,0 +1,358 @@
+//! One client: from the TCP connection to its messages.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::SocketAddr,
+};
+
+use mio::{event::Event, net::TcpStream};
+
+use super::{
+    clock,
+    fleet::{COMMON_KEY, destination, user_key},
+};
+use crate::{
+    orders::Habits,
+    wire::{
+        stomp,
+        websocket::{self, Opcode},
+    },
+};
+
+/// The path of both servers' WebSocket.
+const PATH: &str = "/ws";
+
+/// The only virtual host.
+pub(super) const VHOST: &str = "/";
+
+/// Whether a connection stays.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    Steady,
+    Passing,
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Stage {
+    Connecting,
+    Upgrading,
+    LoggingIn,
+    /// So many receipts.
+    Subscribing(u8),
+    Ready,
+    /// The server's close.
+    Leaving,
+}
+
+/// Small, for there are thousands of it: what is incomplete is empty nearly always.
+pub(super) struct Connection {
+    socket: TcpStream,
+    server: SocketAddr,
+    stage: Stage,
+    kind: Kind,
+    habits: Habits,
+    /// One of those that are to stop reading.
+    slow: bool,
+    reads: bool,
+    user: u32,
+    since: u64,
+    unsent: Vec<u8>,
+    /// An incomplete WebSocket frame, or upgrade.
+    raw: Vec<u8>,
+    /// An incomplete STOMP frame.
+    text: Vec<u8>,
+}
+
+impl Connection {
+    pub(super) fn new(
+        socket: TcpStream,
+        kind: Kind,
+        user: u32,
+        server: SocketAddr,
+        habits: Habits,
+        slow: bool,
+    ) -> Self {
+        Self {
+            socket,
+            server,
+            stage: Stage::Connecting,
+            kind,
+            habits,
+            slow,
+            reads: true,
+            user,
+            since: clock::now(),
+            unsent: Vec::new(),
+            raw: Vec::new(),
+            text: Vec::new(),
+        }
+    }
+
+    pub(super) const fn socket(&mut self) -> &mut TcpStream {
+        &mut self.socket
+    }
+
+    pub(super) const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(super) const fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// When it was opened.
+    pub(super) const fn since(&self) -> u64 {
+        self.since
+    }
+
+    /// Reads no more, if it is a slow one.
+    pub(super) const fn stop_if_slow(&mut self) -> bool {
+        self.reads = !self.slow;
+        self.slow
+    }
+
+    /// Handles what the socket is ready for. `subscribed` counts receipts of later SUBSCRIBEs.
+    ///
+    /// # Errors
+    /// The connection is over, and why.
+    pub(super) fn handle(
+        &mut self,
+        event: &Event,
+        buffer: &mut [u8],
+        subscribed: &mut u32,
+        mut message: impl FnMut(&[u8]),
+    ) -> Result<(), String> {
+        if event.is_writable() {
+            if self.stage == Stage::Connecting {
+                self.connected()?;
+            } else if !self.unsent.is_empty() {
+                let unsent = std::mem::take(&mut self.unsent);
+                self.write(&unsent)?;
+            }
+        }
+        if !self.reads {
+            return if event.is_read_closed() {
+                Err("closed by the server".into())
+            } else {
+                Ok(())
+            };
+        }
+        if !event.is_readable() && !event.is_read_closed() && !event.is_error() {
+            return Ok(());
+        }
+        loop {
+            match self.socket.read(buffer) {
+                Ok(0) => return Err("closed by the server without a word".into()),
+                Ok(length) => {
+                    self.received(&buffer[..length], subscribed, &mut message)?;
+                    // The socket tells of what comes later; of an end that is there already it
+                    // has told.
+                    if length < buffer.len() && !event.is_read_closed() {
+                        return Ok(());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(format!("reading: {error}")),
+            }
+        }
+    }
+
+    /// Sends a heart-beat, once it is ready.
+    pub(super) fn beat(&mut self) -> Result<(), String> {
+        if self.stage == Stage::Ready && self.unsent.is_empty() {
+            return self.send(|out| out.push(b'\n'));
+        }
+        Ok(())
+    }
+
+    pub(super) fn subscribe(&mut self, id: u32, key: &str) -> Result<(), String> {
+        self.send(|out| stomp::subscribe(id, &destination(key), out))
+    }
+
+    pub(super) fn unsubscribe(&mut self, id: u32) -> Result<(), String> {
+        self.send(|out| stomp::unsubscribe(id, out))
+    }
+
+    pub(super) fn leave(&mut self) -> Result<(), String> {
+        self.stage = Stage::Leaving;
+        self.send(stomp::disconnect)
+    }
+
+    fn connected(&mut self) -> Result<(), String> {
+        match self.socket.take_error() {
+            Ok(None) => {}
+            Ok(Some(error)) | Err(error) => return Err(format!("connecting: {error}")),
+        }
+        self.stage = Stage::Upgrading;
+        let request = websocket::upgrade_request(&self.server.to_string(), PATH);
+        self.write(&request)
+    }
+
+    fn received(
+        &mut self,
+        bytes: &[u8],
+        subscribed: &mut u32,
+        message: &mut impl FnMut(&[u8]),
+    ) -> Result<(), String> {
+        if self.raw.is_empty() {
+            let rest = self.read_raw(bytes, subscribed, message)?;
+            self.raw.extend_from_slice(rest);
+        } else {
+            let mut raw = std::mem::take(&mut self.raw);
+            raw.extend_from_slice(bytes);
+            let rest = self.read_raw(&raw, subscribed, message)?.len();
+            if rest > 0 {
+                raw.drain(..raw.len() - rest);
+                self.raw = raw;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is complete, and answers the rest.
+    fn read_raw<'a>(
+        &mut self,
+        mut bytes: &'a [u8],
+        subscribed: &mut u32,
+        message: &mut impl FnMut(&[u8]),
+    ) -> Result<&'a [u8], String> {
+        if self.stage == Stage::Upgrading {
+            let Some(length) = websocket::upgrade_response(bytes)? else {
+                return Ok(bytes);
+            };
+            bytes = bytes.get(length..).unwrap_or_default();
+            self.stage = Stage::LoggingIn;
+            let name = self.name();
+            let interval = self.habits.heart_beat_ms;
+            self.send(|out| stomp::connect(VHOST, &name, interval, out))?;
+        }
+        while let Some(frame) = websocket::next_frame(&mut bytes)? {
+            match frame.opcode {
+                Opcode::Data => self.read_text(frame.payload, subscribed, message)?,
+                Opcode::Close => return Err(close_reason(frame.payload)),
+                Opcode::Ping => {
+                    let mut pong = Vec::new();
+                    websocket::write_pong(frame.payload, &mut pong);
+                    self.write(&pong)?;
+                }
+                Opcode::Pong => {}
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn read_text(
+        &mut self,
+        payload: &[u8],
+        subscribed: &mut u32,
+        message: &mut impl FnMut(&[u8]),
+    ) -> Result<(), String> {
+        if self.text.is_empty() {
+            let mut rest = payload;
+            while let Some(frame) = stomp::next_frame(&mut rest)? {
+                self.frame(&frame, subscribed, message)?;
+            }
+            self.text.extend_from_slice(rest);
+        } else {
+            let mut text = std::mem::take(&mut self.text);
+            text.extend_from_slice(payload);
+            let mut rest = text.as_slice();
+            while let Some(frame) = stomp::next_frame(&mut rest)? {
+                self.frame(&frame, subscribed, message)?;
+            }
+            let rest = rest.len();
+            if rest > 0 {
+                text.drain(..text.len() - rest);
+                self.text = text;
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(
+        &mut self,
+        frame: &stomp::Frame<'_>,
+        subscribed: &mut u32,
+        message: &mut impl FnMut(&[u8]),
+    ) -> Result<(), String> {
+        match (frame.command, self.stage) {
+            (b"MESSAGE", _) => message(frame.body),
+            (b"CONNECTED", Stage::LoggingIn) => return self.logged_in(),
+            (b"RECEIPT", Stage::Subscribing(2..)) => self.stage = Stage::Subscribing(1),
+            (b"RECEIPT", Stage::Subscribing(_)) => self.stage = Stage::Ready,
+            (b"RECEIPT", _) => {
+                *subscribed += u32::from(frame.headers.starts_with(b"receipt-id:s"));
+            }
+            (b"ERROR", _) => return Err(frame.error_text()),
+            (other, stage) => {
+                let other = String::from_utf8_lossy(other);
+                return Err(format!("an unexpected {other} ({stage:?})"));
+            }
+        }
+        Ok(())
+    }
+
+    fn logged_in(&mut self) -> Result<(), String> {
+        let Habits {
+            own_key,
+            common_key,
+            ..
+        } = self.habits;
+        let count = u8::from(own_key) + u8::from(common_key);
+        self.stage = match count {
+            0 => Stage::Ready,
+            count => Stage::Subscribing(count),
+        };
+        if own_key {
+            let key = self.name();
+            self.subscribe(0, &key)?;
+        }
+        if common_key {
+            self.subscribe(1, COMMON_KEY)?;
+        }
+        Ok(())
+    }
+
+    /// As whom it logs in, which is its key, too.
+    fn name(&self) -> String {
+        user_key(if self.habits.same_user { 0 } else { self.user })
+    }
+
+    /// Sends a STOMP frame as a WebSocket frame.
+    fn send(&mut self, frame: impl FnOnce(&mut Vec<u8>)) -> Result<(), String> {
+        let (mut payload, mut bytes) = (Vec::new(), Vec::new());
+        frame(&mut payload);
+        websocket::write_text(&payload, &mut bytes);
+        self.write(&bytes)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let mut sent = 0;
+        while self.unsent.is_empty() && sent < bytes.len() {
+            match self.socket.write(&bytes[sent..]) {
+                Ok(length) => sent += length,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(format!("writing: {error}")),
+            }
+        }
+        self.unsent.extend_from_slice(&bytes[sent..]);
+        Ok(())
+    }
+}
+
+fn close_reason(payload: &[u8]) -> String {
+    match payload.split_first_chunk::<2>() {
+        Some((code, reason)) => {
+            let code = u16::from_be_bytes(*code);
+            let reason = String::from_utf8_lossy(reason);
+            format!("closed by the server: {code} {reason}")
+        }
+        None => "closed by the server".into(),
+    }
+}

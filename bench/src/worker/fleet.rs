@@ -1,0 +1,283 @@
+//! All clients of a worker, on one thread: sockets, log-ins, subscriptions and heart-beats.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+use anyhow::{Context as _, Result};
+use mio::{Interest, Registry, Token, event::Event, net::TcpStream};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{
+    clock,
+    connection::{Connection, Kind, Stage},
+};
+use crate::orders::{EXCHANGE, Habits};
+
+/// Sockets from one source address; the system has some 28,000 ports for each.
+const PER_ADDRESS: usize = 10_000;
+
+/// A receive buffer for clients that do not read: the smaller, the sooner their server notices.
+const SLOW_BUFFER: usize = 4096;
+
+/// The key that everybody may subscribe to.
+pub(crate) const COMMON_KEY: &str = "everybody";
+
+/// What happened to a connection, other than a message.
+#[derive(Debug)]
+pub(super) enum Happening {
+    /// It has logged in, and all its receipts are there; how many nanoseconds it took.
+    Ready(u64),
+    /// A SUBSCRIBE of [`Fleet::subscribe`] has its receipt.
+    Subscribed,
+    /// It is gone, and why.
+    Ended(String),
+}
+
+/// Connections by their slots. Those that stay take the first slots, in the order of their users;
+/// the slots of others are used again.
+pub(super) struct Fleet {
+    slots: Vec<Option<Connection>>,
+    free: Vec<usize>,
+    steady: usize,
+    passing: usize,
+    /// The number of the user in slot 0.
+    first_user: u32,
+    registry: Registry,
+    buffer: Vec<u8>,
+    happenings: Vec<(usize, Kind, Happening)>,
+    /// Whose heart-beat is next, and what is due of one.
+    beat: (usize, f64),
+    /// Sockets opened so far, for their addresses.
+    opened: usize,
+    /// Tokens of slots begin here.
+    first_token: usize,
+}
+
+impl Fleet {
+    pub(super) fn new(registry: Registry, first_token: usize) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            steady: 0,
+            passing: 0,
+            first_user: 0,
+            registry,
+            buffer: vec![0; 64 * 1024],
+            happenings: Vec::new(),
+            beat: (0, 0.0),
+            opened: 0,
+            first_token,
+        }
+    }
+
+    /// Connections that stay, also those that are gone.
+    pub(super) const fn steady(&self) -> usize {
+        self.steady
+    }
+
+    /// Connections that come and go, at present.
+    pub(super) const fn passing(&self) -> usize {
+        self.passing
+    }
+
+    /// The number of the user in this slot of one that stays.
+    pub(super) fn user(&self, slot: usize) -> u32 {
+        self.first_user + slot as u32
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// The system has no more sockets.
+    pub(super) fn open(
+        &mut self,
+        kind: Kind,
+        user: u32,
+        server: SocketAddr,
+        habits: Habits,
+    ) -> Result<usize> {
+        if kind == Kind::Steady && self.steady == 0 {
+            self.first_user = user;
+        }
+        let slow = kind == Kind::Steady && is_slow(self.steady, habits.slow_percent);
+        // Workers have an address range each.
+        let worker = (self.first_user as usize / 1000) % 100;
+        let part = (self.opened / PER_ADDRESS) % 250;
+        let source = Ipv4Addr::new(127, 0, 1 + worker as u8, 1 + part as u8);
+        let socket = connect(source, server, slow)
+            .with_context(|| format!("opening connection number {}", self.opened + 1))?;
+        self.opened += 1;
+        let slot = match self.free.pop() {
+            Some(slot) if kind == Kind::Passing => slot,
+            other => {
+                self.free.extend(other);
+                self.slots.push(None);
+                self.slots.len() - 1
+            }
+        };
+        match kind {
+            Kind::Steady => self.steady += 1,
+            Kind::Passing => self.passing += 1,
+        }
+        let mut connection = Connection::new(socket, kind, user, server, habits, slow);
+        let token = Token(self.first_token + slot);
+        let interests = Interest::READABLE | Interest::WRITABLE;
+        self.registry
+            .register(connection.socket(), token, interests)?;
+        self.slots[slot] = Some(connection);
+        Ok(slot)
+    }
+
+    /// Sends DISCONNECT; the server closes then.
+    pub(super) fn leave(&mut self, slot: usize) {
+        self.with(slot, Connection::leave);
+    }
+
+    /// Subscribes a connection to one more key.
+    pub(super) fn subscribe(&mut self, slot: usize, id: u32, key: &str) {
+        self.with(slot, |connection| connection.subscribe(id, key));
+    }
+
+    /// Ends such a subscription.
+    pub(super) fn unsubscribe(&mut self, slot: usize, id: u32) {
+        self.with(slot, |connection| connection.unsubscribe(id));
+    }
+
+    /// Lets those that are slow begin to be so. Answers how many.
+    pub(super) fn stop_slow_readers(&mut self) -> u32 {
+        let connections = self.slots.iter_mut().flatten();
+        connections
+            .map(|connection| u32::from(connection.stop_if_slow()))
+            .sum()
+    }
+
+    /// Whether the connection in this slot reads, or did while it was there.
+    pub(super) fn reads(&self, slot: usize, habits: Habits) -> bool {
+        slot < self.steady && !is_slow(slot, habits.slow_percent)
+    }
+
+    /// Handles what a socket is ready for, giving each message's body to `message`.
+    pub(super) fn handle(&mut self, event: &Event, mut message: impl FnMut(usize, Kind, &[u8])) {
+        let slot = event.token().0 - self.first_token;
+        let Self {
+            slots,
+            buffer,
+            happenings,
+            ..
+        } = self;
+        let Some(connection) = slots.get_mut(slot).and_then(Option::as_mut) else {
+            return;
+        };
+        let kind = connection.kind();
+        let before = connection.stage();
+        let mut subscribed = 0;
+        let done = connection.handle(event, buffer, &mut subscribed, |body| {
+            message(slot, kind, body);
+        });
+        if connection.stage() == Stage::Ready && before != Stage::Ready {
+            let took = clock::now().saturating_sub(connection.since());
+            happenings.push((slot, kind, Happening::Ready(took)));
+        }
+        for _ in 0..subscribed {
+            happenings.push((slot, kind, Happening::Subscribed));
+        }
+        if let Err(why) = done {
+            self.end(slot, why);
+        }
+    }
+
+    /// What happened since the last call.
+    pub(super) fn happenings(&mut self) -> Vec<(usize, Kind, Happening)> {
+        std::mem::take(&mut self.happenings)
+    }
+
+    /// Sends the heart-beats that are due, `elapsed` nanoseconds after the last call: spread
+    /// evenly over the interval, as those of real clients are.
+    pub(super) fn beat(&mut self, elapsed: u64, heart_beat_ms: u32) {
+        if heart_beat_ms == 0 || self.steady == 0 {
+            return;
+        }
+        // A little earlier than agreed on, for clocks and networks are not exact.
+        let interval = 0.9e6 * f64::from(heart_beat_ms);
+        self.beat.1 += self.steady as f64 * elapsed as f64 / interval;
+        while self.beat.1 >= 1.0 {
+            self.beat.1 -= 1.0;
+            let slot = self.beat.0;
+            self.beat.0 = (slot + 1) % self.steady;
+            self.with(slot, Connection::beat);
+        }
+    }
+
+    fn with(&mut self, slot: usize, act: impl FnOnce(&mut Connection) -> Result<(), String>) {
+        let connection = self.slots.get_mut(slot).and_then(Option::as_mut);
+        if let Some(Err(why)) = connection.map(act) {
+            self.end(slot, why);
+        }
+    }
+
+    fn end(&mut self, slot: usize, why: String) {
+        let Some(mut connection) = self.slots.get_mut(slot).and_then(Option::take) else {
+            return;
+        };
+        // The socket is closed by the way, which also takes it out of the poll.
+        let _ = self.registry.deregister(connection.socket());
+        if connection.kind() == Kind::Passing {
+            self.passing -= 1;
+            self.free.push(slot);
+        }
+        if connection.stage() != Stage::Leaving {
+            self.happenings
+                .push((slot, connection.kind(), Happening::Ended(why)));
+        }
+    }
+}
+
+/// The destination of a key.
+pub(super) fn destination(key: &str) -> String {
+    format!("/exchange/{EXCHANGE}/{key}")
+}
+
+/// The key, and the name, of a user.
+pub(super) fn user_key(user: u32) -> String {
+    format!("user_{user}")
+}
+
+/// Spreads the slow ones evenly.
+fn is_slow(slot: usize, percent: u32) -> bool {
+    let percent = percent as usize;
+    (slot + 1) * percent / 100 != slot * percent / 100
+}
+
+fn connect(source: Ipv4Addr, server: SocketAddr, slow: bool) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    if slow {
+        socket.set_recv_buffer_size(SLOW_BUFFER)?;
+    }
+    socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into())?;
+    match socket.connect(&server.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(TcpStream::from_std(socket.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_ones_are_spread_evenly() {
+        for percent in [0, 1, 10, 50, 100] {
+            let slow = (0..1000).filter(|&slot| is_slow(slot, percent)).count();
+            assert_eq!(slow, 10 * percent as usize);
+            let early = (0..100).filter(|&slot| is_slow(slot, percent)).count();
+            assert_eq!(early, percent as usize);
+        }
+    }
+}

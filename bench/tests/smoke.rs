@@ -1,0 +1,226 @@
+//! The tool as a whole, on a few connections: so that it does not rot. What it measures here says
+//! nothing.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests are tests"
+)]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+const BENCH: &str = env!("CARGO_BIN_EXE_stentor-bench");
+
+fn bench(arguments: &[&str], folder: &Path) -> Output {
+    let mut command = Command::new(BENCH);
+    command.args(arguments).current_dir(folder);
+    command.output().expect("the tool starts")
+}
+
+/// Measures a scenario on the embedded broker, where all goes well, and answers what was saved.
+fn measure(scenario: &str, more: &[&str]) -> Value {
+    let (output, outcome) = measure_any(scenario, more);
+    assert!(output.status.success(), "{}", said(&output));
+    outcome
+}
+
+fn said(output: &Output) -> String {
+    let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    format!("{out}{err}")
+}
+
+/// The tool takes the gateway that was built along with it.
+#[track_caller]
+fn assert_gateway() {
+    let gateway = Path::new(BENCH).with_file_name("stentor");
+    assert!(
+        gateway.exists(),
+        "there is no {}: this test needs the gateway (cargo build -p stentor --bins)",
+        gateway.display()
+    );
+}
+
+fn measure_any(scenario: &str, more: &[&str]) -> (Output, Value) {
+    assert_gateway();
+    let folder = tempfile::tempdir().unwrap();
+    let common = [
+        "run",
+        scenario,
+        "--server",
+        "embedded",
+        "-n",
+        "20",
+        "--seconds",
+        "1",
+        "--warm-up",
+        "0.2",
+    ];
+    let output = bench(&[&common, more].concat(), folder.path());
+    let saved: Vec<_> = fs::read_dir(folder.path().join("results"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert_eq!(saved.len(), 1, "{saved:?}\n{}", said(&output));
+    let text = fs::read_to_string(&saved[0]).unwrap();
+
+    let report = bench(&["report"], folder.path());
+    let report = String::from_utf8_lossy(&report.stdout).into_owned();
+    assert!(
+        report.contains("| Stentor, embedded broker, 1 run |"),
+        "{report}"
+    );
+    (output, serde_json::from_str(&text).unwrap())
+}
+
+#[track_caller]
+fn assert_right(outcome: &Value) {
+    let verification = &outcome["verification"];
+    for wrong in ["lost", "duplicated", "reordered", "misrouted"] {
+        assert_eq!(verification[wrong], 0, "{outcome:#}");
+    }
+    assert!(verification["correct"].as_u64() > Some(20), "{outcome:#}");
+    assert_eq!(outcome["troubles"], serde_json::json!([]), "{outcome:#}");
+}
+
+#[test]
+fn messages_to_single_users_are_all_right() {
+    let outcome = measure("unicast", &["--outstanding", "10"]);
+    assert_right(&outcome);
+    let metrics = &outcome["metrics"];
+    for metric in [
+        "deliveries_per_second",
+        "latency_p99_us",
+        "peak_mib_gateway",
+    ] {
+        assert!(
+            metrics[metric].as_f64() > Some(0.0),
+            "{metric}: {outcome:#}"
+        );
+    }
+}
+
+#[test]
+fn broadcasts_beside_single_messages_are_all_right() {
+    assert_right(&measure("fairness", &["--rate", "100"]));
+}
+
+#[test]
+fn clients_come_and_go_while_messages_are_all_right() {
+    let outcome = measure("churn", &["--rate", "100", "--come", "20", "--stay", "0.1"]);
+    assert_right(&outcome);
+    assert!(outcome["metrics"]["come_per_second"].as_f64() > Some(1.0));
+}
+
+#[test]
+fn subscriptions_come_and_go_while_messages_are_all_right() {
+    let outcome = measure(
+        "bindings",
+        &["--rate", "100", "--come", "20", "--stay", "0.1"],
+    );
+    assert_right(&outcome);
+    assert!(outcome["metrics"]["come_per_second"].as_f64() > Some(1.0));
+}
+
+#[test]
+fn a_storm_is_timed() {
+    let outcome = measure("storm", &["--same-user"]);
+    let metrics = &outcome["metrics"];
+    for metric in ["set_ups_per_second", "set_up_p50_ms", "set_up_max_ms"] {
+        assert!(
+            metrics[metric].as_f64() > Some(0.0),
+            "{metric}: {outcome:#}"
+        );
+    }
+}
+
+#[test]
+fn idle_connections_cost_memory() {
+    let outcome = measure("idle", &["--heart-beat", "1000"]);
+    assert!(outcome["metrics"]["memory_mib_servers"].as_f64() > Some(1.0));
+}
+
+/// A gateway that drops what its mailboxes cannot hold.
+#[test]
+fn a_server_that_loses_messages_is_found_out() {
+    let drops = [
+        "--set=mailbox.overflow=drop-oldest",
+        "--set=mailbox.max_messages=1",
+    ];
+    let burst = ["--outstanding=2000"];
+    let (output, outcome) = measure_any("broadcast", &[&drops[..], &burst].concat());
+    assert!(
+        outcome["verification"]["lost"].as_u64() > Some(0),
+        "{outcome:#}"
+    );
+    assert_eq!(outcome["verification"]["duplicated"], 0, "{outcome:#}");
+    assert!(!output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("messages lost"), "{}", said(&output));
+}
+
+/// With RabbitMQ, and all that the figures in the documents are made with.
+#[test]
+fn web_stomp_and_the_gateway_are_compared() {
+    assert_gateway();
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = [
+        "compare",
+        "unicast",
+        "-n",
+        "10",
+        "--seconds",
+        "1",
+        "--warm-up",
+        "0.2",
+    ];
+    let output = bench(&arguments, folder.path());
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("in stentor's favour"), "{said}");
+    assert!(
+        said.contains("once, in order, to whom they were for"),
+        "{said}"
+    );
+
+    let document = folder.path().join("performance.md");
+    let marks = include_str!("../../docs/performance.md");
+    fs::write(&document, marks).unwrap();
+    let plot = bench(&["plot", "--into", "."], folder.path());
+    assert!(plot.status.success(), "{plot:?}");
+    let report = bench(&["report", "--into", "performance.md"], folder.path());
+    assert!(report.status.success(), "{report:?}");
+    let document = fs::read_to_string(document).unwrap();
+    assert!(
+        document.contains("](performance-unicast.svg)"),
+        "{document}"
+    );
+    assert!(document.contains("| Web STOMP, 1 run |"), "{document}");
+    assert!(!document.contains("Not measured yet"), "{document}");
+}
+
+#[test]
+fn a_gateway_that_is_not_there_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = bench(
+        &[
+            "run",
+            "idle",
+            "--server",
+            "embedded",
+            "--stentor",
+            "/nowhere/stentor",
+        ],
+        folder.path(),
+    );
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(
+        said.contains("there is no /nowhere/stentor: build it"),
+        "{said}"
+    );
+}

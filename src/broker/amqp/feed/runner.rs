@@ -1,0 +1,267 @@
+//! One feed's queue, for as long as the feed's task lives.
+//!
+//! When the link is back, the queue is looked for. If it is there, it has what came meanwhile,
+//! save for three things that nobody can see from here:
+//!
+//! - a transient message (delivery mode 1) that waited in it while the broker restarted. The
+//!   queue is durable, the message is not, which was its publisher's choice;
+//! - what was routed while the exchange had lost its bindings, because it was deleted and made
+//!   anew. Bindings are asserted again whenever the feed is consumed again (if they are not too
+//!   many), which is when a broker that was set up anew is met; without that, they stay lost
+//!   until each pattern is bound the next time;
+//! - what an operator purged.
+//!
+//! If the queue is gone, all bindings are gone with it: the sink is told, and forgets them.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use futures_util::TryStreamExt;
+use lapin::{
+    Channel,
+    options::QueueDeclareOptions,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    Feed, Shared, bind_until, overflow_queue,
+    taker::{self, Marks, Messages, Taker},
+};
+use crate::{
+    broker::{
+        BrokerError, FeedId,
+        amqp::{
+            link::{Live, answer},
+            reader::{Consumer, Ended, Reader},
+        },
+    },
+    telemetry,
+};
+
+/// Bindings asked for at a time when they are asserted again.
+const CONCURRENT_BINDS: usize = 64;
+/// With more patterns than these, bindings are not asserted again when the link is back.
+const MAX_BINDS_AGAIN: usize = 10_000;
+/// Dead letters kept to tell that a feed's queue overflowed while nobody looked.
+const OVERFLOW_MARKS: u32 = 10;
+/// Between two tries of what the broker refuses for now.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Keeps one feed running.
+pub(super) struct Runner {
+    id: FeedId,
+    queue: ShortString,
+    shared: Arc<Shared>,
+    reader: Arc<Reader<Taker>>,
+    /// While no connection has it: what was handed over last.
+    messages: Option<Messages>,
+    ready: watch::Sender<bool>,
+}
+
+impl Runner {
+    /// Says by `ready` whether the queue is there and can be bound to.
+    pub(super) fn new(feed: &Feed, ready: watch::Sender<bool>) -> Self {
+        Self {
+            id: feed.id.clone(),
+            queue: feed.queue.clone(),
+            shared: Arc::clone(&feed.shared),
+            reader: Arc::clone(&feed.reader),
+            messages: None,
+            ready,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            self.reader.up().await;
+            let live = self.shared.link.wait().await;
+            let error = match self.serve(&live).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            tracing::debug!(feed = %self.id, %error, "the feed stopped");
+            // A lost connection is waited for; anything else must not spin.
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn serve(&mut self, live: &Live) -> Result<Infallible, BrokerError> {
+        let is_old = self.declare(live).await?;
+        let marks = self.declare_overflow(live).await?;
+        // On a channel of its own, so that the acknowledgement of many messages is none of a mark.
+        let overflow = overflow_queue(&self.queue)?;
+        let taker = Taker::Marks(Marks::new(&self.shared, &self.id, self.queue.as_str()));
+        let starting = self
+            .reader
+            .consume(overflow.as_str(), 0, taker, self.deadline());
+        let mut overflow = starting.await.map_err(|ended| ended.reason)?;
+        let mut messages = self.consume().await?;
+        if marks >= OVERFLOW_MARKS {
+            self.interrupted("more messages left the feed's queue than it keeps the reasons of");
+        }
+        self.ready.send_replace(true);
+        let mut binding = is_old.then(|| self.bind_again());
+        loop {
+            tokio::select! {
+                ended = messages.ended() => return Err(self.take_back(ended)),
+                ended = overflow.ended() => {
+                    let taker = messages.cancel().await;
+                    let reason = ended.reason;
+                    return Err(self.take_back(Ended { taker, reason }));
+                }
+                outcome = async { binding.as_mut()?.await.ok() }, if binding.is_some() => {
+                    binding = None;
+                    if let Some(Err(BrokerError::NotFound(text))) = outcome {
+                        self.lost(&text);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets the feed's messages flow.
+    async fn consume(&mut self) -> Result<Consumer<Taker>, BrokerError> {
+        let messages = self.messages.take();
+        let mut messages = messages.unwrap_or_else(|| Messages::new(&self.shared, &self.id));
+        messages.reconnected();
+        let (queue, prefetch) = (self.queue.as_str(), self.shared.config.prefetch);
+        let taker = Taker::Messages(messages);
+        let starting = self.reader.consume(queue, prefetch, taker, self.deadline());
+        starting.await.map_err(|ended| self.take_back(ended))
+    }
+
+    /// Keeps what a consumer remembers for the next; why it ended.
+    fn take_back(&mut self, ended: Ended<Taker>) -> BrokerError {
+        if let Some(Taker::Messages(messages)) = ended.taker {
+            self.messages = Some(messages);
+        }
+        ended.reason
+    }
+
+    /// The queue is a new one: nothing of the old one comes again.
+    fn forget(&mut self) {
+        self.messages = None;
+    }
+
+    /// Sees to it that the feed's queue is there, and that nobody consumes it: then what an
+    /// earlier connection left unacknowledged is in it again. If it was there before and is not
+    /// now, the sink is told at once, and the patterns are bound to the new one as they are
+    /// asked for again. Whether it is the old one.
+    async fn declare(&mut self, live: &Live) -> Result<bool, BrokerError> {
+        if *self.ready.borrow() {
+            let channel = live.channel(self.deadline()).await?;
+            match self.until_unused(&channel).await {
+                Ok(()) => return Ok(true),
+                Err(BrokerError::NotFound(_)) => {
+                    // Before the sink is told, so that who binds from then on waits for the new.
+                    self.ready.send_replace(false);
+                    self.forget();
+                    self.lost("the broker lost the feed's queue");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let channel = live.channel(self.deadline()).await?;
+        let config = &self.shared.config;
+        let overflow = overflow_queue(&self.queue)?;
+        let mut arguments = self.expiring();
+        let max_bytes = i64::try_from(config.max_length_bytes).unwrap_or(i64::MAX);
+        arguments.insert(
+            "x-max-length-bytes".into(),
+            AMQPValue::LongLongInt(max_bytes),
+        );
+        arguments.insert(
+            "x-dead-letter-exchange".into(),
+            AMQPValue::LongString("".into()),
+        );
+        let to_overflow = AMQPValue::LongString(overflow.as_str().into());
+        arguments.insert("x-dead-letter-routing-key".into(), to_overflow);
+        let declaring = channel.queue_declare(self.queue.clone(), self.durable(), arguments);
+        answer(self.deadline(), declaring).await?;
+        Ok(false)
+    }
+
+    /// Waits until the broker noticed the end of an earlier connection.
+    async fn until_unused(&self, channel: &Channel) -> Result<(), BrokerError> {
+        let check = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        loop {
+            let declaring = channel.queue_declare(self.queue.clone(), check, FieldTable::default());
+            let queue = answer(self.deadline(), declaring).await?;
+            if queue.consumer_count() == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Sees to it that the queue for dead letters is there; how many are in it.
+    async fn declare_overflow(&self, live: &Live) -> Result<u32, BrokerError> {
+        let mut arguments = self.expiring();
+        arguments.insert(
+            "x-max-length".into(),
+            AMQPValue::LongLongInt(OVERFLOW_MARKS.into()),
+        );
+        let channel = live.channel(self.deadline()).await?;
+        let declaring =
+            channel.queue_declare(overflow_queue(&self.queue)?, self.durable(), arguments);
+        let marks = answer(self.deadline(), declaring).await?.message_count();
+        // Nothing was asked on it that could still be under way.
+        let _ = answer(self.deadline(), channel.close(200, "bye".into())).await;
+        Ok(marks)
+    }
+
+    fn durable(&self) -> QueueDeclareOptions {
+        QueueDeclareOptions {
+            durable: self.shared.config.durable,
+            ..QueueDeclareOptions::default()
+        }
+    }
+
+    fn expiring(&self) -> FieldTable {
+        let expires = self.shared.config.expires.as_millis();
+        let expires = i64::try_from(expires).unwrap_or(i64::MAX);
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-expires".into(), AMQPValue::LongLongInt(expires));
+        arguments
+    }
+
+    /// Binds what ought to be bound, in the background: an exchange that was made anew while
+    /// the feed's queue lived has lost its bindings, and AMQP tells nobody.
+    fn bind_again(&self) -> AbortOnDropHandle<Result<(), BrokerError>> {
+        let (shared, id, queue) = (
+            Arc::clone(&self.shared),
+            self.id.clone(),
+            self.queue.clone(),
+        );
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let patterns = shared.sink.patterns(&id);
+            if patterns.len() > MAX_BINDS_AGAIN {
+                return Ok(());
+            }
+            let binds = patterns.iter().map(Ok).collect::<Vec<_>>();
+            futures_util::stream::iter(binds)
+                .try_for_each_concurrent(CONCURRENT_BINDS, |pattern| {
+                    let deadline = Instant::now() + shared.operation_timeout;
+                    bind_until(&shared, &id, &queue, pattern, deadline)
+                })
+                .await
+        }))
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.shared.operation_timeout
+    }
+
+    fn interrupted(&self, reason: &str) {
+        taker::interrupted(&*self.shared.sink, &self.id, reason);
+    }
+
+    fn lost(&self, reason: &str) {
+        telemetry::feed_interrupted(&self.id, reason);
+        self.shared.sink.lost(&self.id, reason);
+    }
+}

@@ -1,0 +1,111 @@
+//! One feed's messages, and the marks of those that were dropped: what is done with each, on the
+//! connection's task.
+
+use std::sync::Arc;
+
+use amqp_wire::{Body, Delivery};
+use hashbrown::DefaultHashBuilder;
+
+use super::Shared;
+use crate::{
+    broker::{
+        FeedId, FeedSink,
+        amqp::{handed::Handed, reader, wire},
+    },
+    telemetry,
+};
+
+/// What takes a consumer's messages.
+pub(super) enum Taker {
+    /// Of the feed's queue.
+    Messages(Messages),
+    /// Of the queue for what the broker dropped from it.
+    Marks(Marks),
+}
+
+/// Hands over a feed's messages, each once.
+pub(super) struct Messages {
+    id: FeedId,
+    sink: Arc<dyn FeedSink>,
+    /// Keyed at random, so that nobody can make two messages that look the same.
+    hasher: DefaultHashBuilder,
+    handed: Handed,
+}
+
+/// Looks at dead letters.
+pub(super) struct Marks {
+    id: FeedId,
+    sink: Arc<dyn FeedSink>,
+    queue: Box<str>,
+    has_overflowed: bool,
+}
+
+impl Messages {
+    pub(super) fn new(shared: &Shared, id: &FeedId) -> Self {
+        let prefetch = usize::from(shared.config.prefetch);
+        Self {
+            id: id.clone(),
+            sink: Arc::clone(&shared.sink),
+            hasher: DefaultHashBuilder::default(),
+            handed: Handed::new(prefetch.saturating_mul(2)),
+        }
+    }
+
+    /// The next messages come by a new connection: they may be old ones.
+    pub(super) fn reconnected(&mut self) {
+        self.handed.reconnected();
+    }
+
+    fn take(&mut self, delivery: Delivery<'_>) {
+        let print = wire::fingerprint(&self.hasher, &delivery);
+        if !self.handed.admit(print, delivery.redelivered) {
+            return;
+        }
+        if let Body::TooLarge(size) = delivery.body {
+            let reason = format!("a message of {size} bytes exceeds feed.max_length_bytes");
+            interrupted(&*self.sink, &self.id, &reason);
+            return;
+        }
+        self.sink.deliver(&self.id, wire::message(delivery));
+    }
+}
+
+impl Marks {
+    pub(super) fn new(shared: &Shared, id: &FeedId, queue: &str) -> Self {
+        Self {
+            id: id.clone(),
+            sink: Arc::clone(&shared.sink),
+            queue: queue.into(),
+            has_overflowed: false,
+        }
+    }
+}
+
+impl reader::Taker for Taker {
+    fn take(&mut self, delivery: Delivery<'_>) {
+        match self {
+            Self::Messages(messages) => messages.take(delivery),
+            Self::Marks(marks) => {
+                marks.has_overflowed |= wire::was_dropped(&delivery, &marks.queue);
+            }
+        }
+    }
+
+    fn acknowledged(&mut self) {
+        match self {
+            Self::Messages(messages) => messages.handed.acknowledged(),
+            Self::Marks(marks) => {
+                // Told once for many.
+                if std::mem::take(&mut marks.has_overflowed) {
+                    interrupted(&*marks.sink, &marks.id, "feed.max_length_bytes was reached");
+                }
+            }
+        }
+    }
+}
+
+/// Messages of the feed may have been lost.
+pub(super) fn interrupted(sink: &dyn FeedSink, id: &FeedId, reason: &str) {
+    telemetry::feed_interrupted(id, reason);
+    sink.interrupted(id, reason);
+}

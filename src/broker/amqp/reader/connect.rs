@@ -1,0 +1,111 @@
+//! From a URL to a stream of bytes: TCP, and TLS where the URL says so.
+
+use std::{io, sync::Arc};
+
+use lapin::uri::{AMQPScheme, AMQPUri};
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
+
+use crate::broker::BrokerError;
+
+/// A stream of bytes in both directions.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// A connection to where the URL says. Bounded by the caller's time.
+pub(super) async fn connect(uri: &AMQPUri) -> Result<Box<dyn Stream>, BrokerError> {
+    let (host, port) = (&uri.authority.host, uri.authority.port);
+    let unavailable = |error: &dyn ToString| BrokerError::Unavailable(error.to_string().into());
+    let tcp = TcpStream::connect(format!("{host}:{port}")).await;
+    let tcp = tcp.map_err(|error| unavailable(&error))?;
+    // Acknowledgements are small, and what the broker sends next may wait for them.
+    tcp.set_nodelay(true).map_err(|error| unavailable(&error))?;
+    match uri.scheme {
+        AMQPScheme::AMQP => Ok(Box::new(tcp)),
+        AMQPScheme::AMQPS => {
+            let secured = secure(tcp, host).await;
+            let secured = secured.map_err(|error| unavailable(&format!("TLS: {error}")))?;
+            Ok(Box::new(secured))
+        }
+    }
+}
+
+async fn secure(tcp: TcpStream, host: &str) -> io::Result<impl Stream + use<>> {
+    // An address of IPv6 stands in brackets in a URL, and without in a certificate.
+    let name = host.trim_start_matches('[').trim_end_matches(']');
+    let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+    // From the system's files each time, so that a changed authority is known without a restart.
+    let roots = tokio::task::spawn_blocking(roots).await??;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await
+}
+
+/// The authorities that the system trusts, as lapin does: `SSL_CERT_FILE` and `SSL_CERT_DIR` name
+/// others.
+fn roots() -> io::Result<RootCertStore> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(found.certs);
+    if usable == 0 {
+        let cause = found.errors.first().map(ToString::to_string);
+        let cause = cause.unwrap_or_else(|| "there are none".to_owned());
+        return Err(io::Error::other(format!(
+            "no certificate authorities of the system could be read: {cause}"
+        )));
+    }
+    Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+    use rustls::{ServerConfig, pki_types::PrivateKeyDer};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_broker_that_nobody_vouches_for_is_refused() {
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::Pkcs8(signing_key.serialize_der().into());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            let _ = TlsAcceptor::from(Arc::new(config)).accept(socket).await;
+        });
+        let uri = format!("amqps://u:s3cret@localhost:{port}")
+            .parse()
+            .unwrap();
+        let Err(error) = connect(&uri).await else {
+            panic!("trusted")
+        };
+        let text = error.to_string();
+        assert!(
+            text.contains("TLS: ") && text.contains("certificate"),
+            "{text}"
+        );
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+}

@@ -1,0 +1,273 @@
+//! A connection to RabbitMQ that only consumes, made for many small messages.
+//!
+//! lapin hands each message from its own thread to a task, and cannot go past a short text that
+//! is not UTF-8. This reads its socket on the gateway's runtime and calls the [`Taker`] at once,
+//! on the connection's own task, for all that the buffer holds; and it acknowledges many with one
+//! `basic.ack` a channel. The codec is the crate `amqp-wire`.
+//!
+//! [`Reader`] keeps one connection up. Each [`Consumer`] is a channel of its own, so that what
+//! befalls one is nobody else's. Its taker goes to the connection and comes back when the
+//! consumer has ended ([`Ended`]): nothing is locked, and nothing is delivered after the end.
+//!
+//! - [`connect`]: TCP, TLS
+//! - [`handshake`]: the login, and what is agreed on
+//! - [`connection`]: the task: reads, writes, heart-beats
+//! - [`consumers`]: the channels and their states (no I/O)
+
+mod connect;
+mod connection;
+mod consumers;
+mod handshake;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use amqp_wire::Delivery;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::{
+    connection::{Connection, End},
+    consumers::Request,
+};
+use super::{
+    backoff::{self, Backoff},
+    link::{LinkConfig, bare},
+};
+use crate::{broker::BrokerError, telemetry};
+
+/// Takes the messages of one consumer, on the connection's task: must not block.
+pub(super) trait Taker: Send + 'static {
+    /// The next message.
+    fn take(&mut self, delivery: Delivery<'_>);
+
+    /// Whatever was taken so far is being acknowledged: from now on the broker may know.
+    fn acknowledged(&mut self);
+}
+
+/// One connection for consumers, kept up in the background for as long as this lives.
+pub(super) struct Reader<T> {
+    state: watch::Receiver<State<T>>,
+    next_id: AtomicU64,
+    is_closed: AtomicBool,
+    task: AbortOnDropHandle<()>,
+}
+
+enum State<T> {
+    Down(Arc<str>),
+    Up(mpsc::UnboundedSender<Command<T>>),
+}
+
+/// What a connection is asked to do.
+enum Command<T> {
+    Consume(Request<T>),
+    /// Ends the consumer of that id, if it is there.
+    Cancel(u64),
+    /// Ends the connection in good order.
+    Close,
+}
+
+/// A running consumer. Dropping it ends it; what is not acknowledged then comes again to the
+/// queue's next consumer.
+pub(super) struct Consumer<T> {
+    id: u64,
+    commands: mpsc::UnboundedSender<Command<T>>,
+    ended: oneshot::Receiver<Ended<T>>,
+}
+
+/// A consumer that has ended: its taker gets nothing more.
+pub(super) struct Ended<T> {
+    /// `None`: it was lost in a panic, which is in the log.
+    pub(super) taker: Option<T>,
+    pub(super) reason: BrokerError,
+}
+
+/// How long the broker has to answer to an end in good order.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+impl<T: Taker> Reader<T> {
+    /// Connects, now and whenever the connection is lost. A body longer than `max_body` bytes is
+    /// thrown away as it comes, and the taker is told its length.
+    pub(super) fn start(config: LinkConfig, max_body: u64) -> Self {
+        let (sender, state) = watch::channel(State::Down("not connected yet".into()));
+        Self {
+            state,
+            next_id: AtomicU64::new(0),
+            is_closed: AtomicBool::new(false),
+            task: AbortOnDropHandle::new(tokio::spawn(supervise(config, max_body, sender))),
+        }
+    }
+
+    /// Whether the connection is up; if not, why.
+    pub(super) fn health(&self) -> Result<(), BrokerError> {
+        match &*self.state.borrow() {
+            _ if self.is_closed.load(Ordering::Relaxed) => {
+                Err(BrokerError::Unavailable("the connection was closed".into()))
+            }
+            State::Up(_) => Ok(()),
+            State::Down(reason) => Err(BrokerError::Unavailable((**reason).into())),
+        }
+    }
+
+    /// Waits for the connection.
+    pub(super) async fn up(&self) {
+        self.commands().await;
+    }
+
+    /// Consumes a queue exclusively; at most `prefetch` messages are without acknowledgement (0:
+    /// no limit). If it does not start by `deadline`, the taker comes back with the reason.
+    pub(super) async fn consume(
+        &self,
+        queue: &str,
+        prefetch: u16,
+        taker: T,
+        deadline: Instant,
+    ) -> Result<Consumer<T>, Ended<T>> {
+        let Ok(commands) = tokio::time::timeout_at(deadline, self.commands()).await else {
+            let late = || BrokerError::Unavailable("the connection was made too late".into());
+            return Err(Ended {
+                taker: Some(taker),
+                reason: self.health().err().unwrap_or_else(late),
+            });
+        };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (started_sender, started) = oneshot::channel();
+        let (ended_sender, ended) = oneshot::channel();
+        let request = Request {
+            id,
+            queue: queue.into(),
+            prefetch,
+            taker,
+            started: started_sender,
+            ended: ended_sender,
+        };
+        if let Err(mpsc::error::SendError(Command::Consume(request))) =
+            commands.send(Command::Consume(request))
+        {
+            return Err(Ended {
+                taker: Some(request.taker),
+                reason: lost(),
+            });
+        }
+        let mut consumer = Consumer {
+            id,
+            commands,
+            ended,
+        };
+        match tokio::time::timeout_at(deadline, started).await {
+            Ok(Ok(())) => Ok(consumer),
+            Ok(Err(_)) => Err(consumer.ended().await),
+            Err(_) => Err(Ended {
+                taker: consumer.cancel().await,
+                reason: BrokerError::Unavailable("it did not answer in time".into()),
+            }),
+        }
+    }
+
+    /// Closes the connection in good order, if it is up, and makes no other.
+    pub(super) async fn close(&self) {
+        self.is_closed.store(true, Ordering::Relaxed);
+        let commands = match &*self.state.borrow() {
+            State::Up(commands) => Some(commands.clone()),
+            State::Down(_) => None,
+        };
+        if let Some(commands) = commands {
+            // Whatever goes wrong now, the broker sees the socket close.
+            let _ = commands.send(Command::Close);
+            let _ = tokio::time::timeout(GOODBYE, commands.closed()).await;
+        }
+        self.task.abort();
+    }
+
+    /// Where to send commands, as soon as the connection is up.
+    async fn commands(&self) -> mpsc::UnboundedSender<Command<T>> {
+        let mut state = self.state.clone();
+        loop {
+            if let State::Up(commands) = &*state.borrow_and_update() {
+                return commands.clone();
+            }
+            if state.changed().await.is_err() {
+                // It was closed for good; who waits, has a deadline or ends as well.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+impl<T> Consumer<T> {
+    /// Waits until it ends by itself. Not to be called again after that.
+    pub(super) async fn ended(&mut self) -> Ended<T> {
+        (&mut self.ended).await.unwrap_or_else(|_| Ended {
+            taker: None,
+            reason: lost(),
+        })
+    }
+
+    /// Ends it. Its taker, which gets nothing more.
+    pub(super) async fn cancel(mut self) -> Option<T> {
+        // If the connection is gone, it has ended already.
+        let _ = self.commands.send(Command::Cancel(self.id));
+        self.ended().await.taker
+    }
+}
+
+impl<T> Drop for Consumer<T> {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Cancel(self.id));
+    }
+}
+
+fn lost() -> BrokerError {
+    BrokerError::Unavailable("the connection was lost".into())
+}
+
+async fn supervise<T: Taker>(config: LinkConfig, max_body: u64, state: watch::Sender<State<T>>) {
+    let mut backoff = Backoff::new(config.reconnect);
+    loop {
+        let connecting = async {
+            let stream = connect::connect(&config.uri).await?;
+            handshake::handshake(stream, &config, max_body).await
+        };
+        let connected = match tokio::time::timeout(config.connection_timeout, connecting).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(BrokerError::Unavailable("it did not answer in time".into())),
+        };
+        let since = Instant::now();
+        let (reason, lasted) = match connected {
+            Ok(connected) => {
+                telemetry::broker_link_up(&config.name);
+                let (sender, commands) = mpsc::unbounded_channel();
+                state.send_replace(State::Up(sender));
+                // A task of its own: if a taker panics, the others' connection is made again.
+                let connection = Connection::new(connected, commands);
+                let running = AbortOnDropHandle::new(tokio::spawn(connection.run()));
+                match running.await {
+                    Ok(End::Wanted) => return,
+                    Ok(End::Lost(reason)) => (bare(&reason), since.elapsed()),
+                    Err(_) => ("its task failed".into(), since.elapsed()),
+                }
+            }
+            Err(error) => {
+                if let BrokerError::VhostRefused(_) = error {
+                    backoff.be_patient();
+                }
+                (bare(&error), Duration::ZERO)
+            }
+        };
+        state.send_replace(State::Down(Arc::clone(&reason)));
+        let pause = backoff.pause(lasted);
+        telemetry::broker_link_down(&config.name, &reason, pause);
+        backoff::wait(pause).await;
+    }
+}

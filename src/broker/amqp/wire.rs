@@ -1,0 +1,205 @@
+//! Between what [`amqp_wire`] read and the gateway's types (pure).
+//!
+//! AMQP's texts are bytes; STOMP's are UTF-8. What is none is shown with U+FFFD in place of each
+//! fault, so that a client gets the message and can tell. Only `reply-to` is left out then: it
+//! names a queue, and with other characters it would name another one.
+
+use std::{
+    borrow::Cow,
+    hash::{BuildHasher, Hash, Hasher},
+};
+
+use amqp_wire::{Body, Delivery, Value};
+use bytes::Bytes;
+
+use crate::broker::{Message, Properties};
+
+/// The message that was delivered; with no body, if it was too large.
+pub(super) fn message(delivery: Delivery<'_>) -> Message {
+    let amqp = delivery.properties();
+    let text = |value: Option<&[u8]>| value.map(boxed);
+    let mut properties = Properties {
+        content_type: text(amqp.content_type),
+        content_encoding: text(amqp.content_encoding),
+        persistent: amqp.delivery_mode == Some(2),
+        priority: amqp.priority,
+        correlation_id: text(amqp.correlation_id),
+        reply_to: amqp
+            .reply_to
+            .and_then(|name| str::from_utf8(name).ok())
+            .map(Box::from),
+        expiration: text(amqp.expiration),
+        message_id: text(amqp.message_id),
+        timestamp: amqp.timestamp,
+        kind: text(amqp.kind),
+        user_id: text(amqp.user_id),
+        app_id: text(amqp.app_id),
+        headers: Vec::new(),
+    };
+    let mut cc = Vec::new();
+    for (name, value) in amqp.headers.iter() {
+        if let (b"CC", Value::Array(keys)) = (name, value) {
+            cc.extend(keys.iter().filter_map(as_text).map(Box::from));
+        } else if let Some(value) = as_text(value) {
+            properties.headers.push((boxed(name), value.into()));
+        }
+    }
+    let body = match delivery.body {
+        Body::Whole(body) => body,
+        Body::TooLarge(_) => Bytes::new(),
+    };
+    let (exchange, key) = (boxed(delivery.exchange), boxed(delivery.routing_key));
+    Message::new(exchange, key, properties, body).with_cc(cc)
+}
+
+/// Tells messages apart, to recognise one that comes a second time.
+pub(super) fn fingerprint(hasher: &impl BuildHasher, delivery: &Delivery<'_>) -> u64 {
+    let mut state = hasher.build_hasher();
+    delivery.exchange.hash(&mut state);
+    delivery.routing_key.hash(&mut state);
+    delivery.raw_properties.hash(&mut state);
+    match &delivery.body {
+        Body::Whole(body) => body.hash(&mut state),
+        Body::TooLarge(size) => size.hash(&mut state),
+    }
+    state.finish()
+}
+
+/// Whether a dead letter is there because `queue` was full, rather than because the message
+/// expired, which its publisher wanted. It may have died elsewhere before, and of something else.
+pub(super) fn was_dropped(letter: &Delivery<'_>, queue: &str) -> bool {
+    let Some(Value::Array(deaths)) = letter.properties().headers.get(b"x-death") else {
+        return false;
+    };
+    deaths.iter().any(|death| {
+        let Value::Table(death) = death else {
+            return false;
+        };
+        let is = |name: &[u8], text: &str| death.get(name) == Some(Value::Text(text.as_bytes()));
+        is(b"queue", queue) && is(b"reason", "maxlen")
+    })
+}
+
+fn boxed(text: &[u8]) -> Box<str> {
+    String::from_utf8_lossy(text).into()
+}
+
+/// A header's value as text; nested values and bytes that are no text have none.
+fn as_text(value: Value<'_>) -> Option<Cow<'_, str>> {
+    Some(match value {
+        Value::Text(text) => String::from_utf8_lossy(text),
+        Value::Bool(value) => value.to_string().into(),
+        Value::Signed(value) => value.to_string().into(),
+        Value::Unsigned(value) | Value::Timestamp(value) => value.to_string().into(),
+        Value::Float(value) => value.to_string().into(),
+        Value::Double(value) => value.to_string().into(),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::RandomState;
+
+    use super::*;
+
+    fn delivery(raw_properties: &[u8]) -> Delivery<'_> {
+        Delivery {
+            tag: 1,
+            redelivered: false,
+            exchange: b"feed",
+            routing_key: b"user_\xff",
+            raw_properties,
+            body: Body::Whole(Bytes::from_static(b"hello")),
+        }
+    }
+
+    /// `headers` alone.
+    fn with_headers(headers: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(headers.len()).unwrap().to_be_bytes();
+        [&[0x20, 0][..], &length, headers].concat()
+    }
+
+    fn nested(kind: u8, inner: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(inner.len()).unwrap().to_be_bytes();
+        [&[kind][..], &length, inner].concat()
+    }
+
+    #[test]
+    fn what_is_not_utf_8_is_shown_as_far_as_it_is() {
+        let message = message(delivery(b"\x86\x00\x02a\xff\x01\xfe\x01\xfe"));
+        assert_eq!(&*message.routing_key, "user_\u{fffd}");
+        let properties = &message.properties;
+        assert_eq!(properties.content_type.as_deref(), Some("a\u{fffd}"));
+        assert_eq!(properties.correlation_id.as_deref(), Some("\u{fffd}"));
+        assert_eq!(properties.reply_to, None, "it would name another queue");
+        assert_eq!(message.body, "hello");
+    }
+
+    #[test]
+    fn headers_come_as_texts_and_nested_ones_are_left_out() {
+        let values = b"\x01aS\0\0\0\x02\xc3\x28\x01bI\xff\xff\xff\xff\x01ct\x01\x01dF\0\0\0\0";
+        let cc = [&b"\x02CC"[..], &nested(b'A', b"S\0\0\0\x01kI\0\0\0\x07V")].concat();
+        let raw = with_headers(&[&values[..], &cc, b"\x01eV"].concat());
+        let message = message(delivery(&raw));
+        let headers = [("a", "\u{fffd}("), ("b", "-1"), ("c", "true")];
+        let headers = headers.map(|(name, value)| (name.into(), value.into()));
+        assert_eq!(message.properties.headers, headers);
+        assert_eq!(message.cc, ["k", "7"].map(Box::from));
+    }
+
+    #[test]
+    fn a_mark_is_one_that_this_queue_dropped() {
+        let death = |queue: &str, reason: &str| {
+            let text = |text: &str| nested(b'S', text.as_bytes());
+            let fields = [
+                &b"\x05queue"[..],
+                &text(queue),
+                b"\x06reason",
+                &text(reason),
+            ];
+            nested(b'F', &fields.concat())
+        };
+        let letter = |deaths: &[Vec<u8>]| {
+            let deaths = nested(b'A', &deaths.concat());
+            with_headers(&[&b"\x07x-death"[..], &deaths].concat())
+        };
+        for (deaths, dropped) in [
+            (vec![death("mine", "maxlen")], true),
+            (
+                vec![death("delay", "expired"), death("mine", "maxlen")],
+                true,
+            ),
+            (vec![death("mine", "expired")], false),
+            (
+                vec![death("delay", "maxlen"), death("mine", "expired")],
+                false,
+            ),
+            (vec![], false),
+        ] {
+            let raw = letter(&deaths);
+            assert_eq!(was_dropped(&delivery(&raw), "mine"), dropped, "{deaths:?}");
+        }
+        assert!(!was_dropped(&delivery(b"\0\0"), "mine"));
+    }
+
+    #[test]
+    fn fingerprints_tell_messages_apart() {
+        let hasher = RandomState::new();
+        let one = delivery(b"\x80\x00\x01a");
+        let again = Delivery {
+            tag: 2,
+            redelivered: true,
+            ..one.clone()
+        };
+        let of = |delivery: &Delivery<'_>| fingerprint(&hasher, delivery);
+        assert_eq!(of(&one), of(&again));
+        assert_ne!(of(&one), of(&delivery(b"\x80\x00\x01b")));
+        let other = Body::Whole(Bytes::from_static(b"other"));
+        let other = Delivery {
+            body: other,
+            ..one.clone()
+        };
+        assert_ne!(of(&one), of(&other));
+    }
+}

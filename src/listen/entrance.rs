@@ -1,0 +1,173 @@
+//! From a socket that was accepted to a client's stream: the PROXY header, then TLS.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_rustls::server::TlsStream;
+
+use super::{
+    proxy_protocol,
+    tls::{Protocol, Tls},
+};
+use crate::{
+    auth::{CertificateLogin, certificate::user_name},
+    telemetry::{self, Seldom},
+};
+
+/// How a socket becomes a stream. Plain ones and TLS are types of their own, so that clients
+/// without TLS do not keep room for it.
+pub trait Transport: Send + Sync + 'static {
+    /// What STOMP or HTTP is spoken on.
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// Opens it.
+    fn open(&self, stream: TcpStream) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Whom the client's certificate names, if certificates are logins.
+    fn certificate(&self, stream: &Self::Stream, remote: SocketAddr) -> Option<Box<str>>;
+}
+
+/// Sockets as they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain;
+
+impl Transport for Plain {
+    type Stream = TcpStream;
+
+    async fn open(&self, stream: TcpStream) -> io::Result<TcpStream> {
+        Ok(stream)
+    }
+
+    fn certificate(&self, _: &TcpStream, _: SocketAddr) -> Option<Box<str>> {
+        None
+    }
+}
+
+/// TLS.
+#[derive(Clone, Debug)]
+pub struct Secure {
+    /// The gateway's certificate.
+    pub tls: Arc<Tls>,
+    /// What is spoken within.
+    pub protocol: Protocol,
+    /// Whether certificates are logins.
+    pub login: CertificateLogin,
+}
+
+impl Transport for Secure {
+    type Stream = TlsStream<TcpStream>;
+
+    async fn open(&self, stream: TcpStream) -> io::Result<Self::Stream> {
+        self.tls.accept(stream, self.protocol).await
+    }
+
+    fn certificate(&self, stream: &Self::Stream, remote: SocketAddr) -> Option<Box<str>> {
+        let (_, connection) = stream.get_ref();
+        let certificate = connection.peer_certificates()?.first()?;
+        user_name(certificate, self.login).unwrap_or_else(|error| {
+            telemetry::certificate_without_name(remote, &error);
+            None
+        })
+    }
+}
+
+/// The way in of one listener.
+#[derive(Clone, Debug)]
+pub struct Entrance<T> {
+    /// What errors and log lines call the listener.
+    pub what: &'static str,
+    /// How sockets become streams.
+    pub transport: T,
+    /// Whether each connection begins with a PROXY header.
+    pub proxy_protocol: bool,
+    /// How long all of it may take; and, for HTTP, a request's head.
+    pub timeout: Duration,
+}
+
+/// A client that came in.
+pub struct Entered<S> {
+    /// Its stream.
+    pub stream: S,
+    /// Its address; behind a proxy, what the proxy says.
+    pub remote: SocketAddr,
+    /// The user that its certificate names, if certificates are logins.
+    pub certificate: Option<Box<str>>,
+}
+
+impl<T: Transport> Entrance<T> {
+    /// Lets a client in. `None`: it did not come as it has to, or not in time.
+    pub async fn admit(
+        &self,
+        stream: TcpStream,
+        mut remote: SocketAddr,
+    ) -> Option<Entered<T::Stream>> {
+        let stream = match timeout(self.timeout, self.open(stream, &mut remote)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                telemetry::handshake_failed(self.what, remote, &error);
+                return None;
+            }
+            Err(_) => {
+                telemetry::handshake_failed(self.what, remote, &"it took too long");
+                return None;
+            }
+        };
+        let certificate = self.transport.certificate(&stream, remote);
+        Some(Entered {
+            stream,
+            remote,
+            certificate,
+        })
+    }
+
+    async fn open(&self, mut stream: TcpStream, remote: &mut SocketAddr) -> io::Result<T::Stream> {
+        if self.proxy_protocol
+            && let Some(client) = proxy_protocol::read(&mut stream).await?
+        {
+            *remote = client;
+        }
+        self.transport.open(stream).await
+    }
+}
+
+/// Places of one listener for connections on which STOMP has not begun. They are through within
+/// milliseconds, or come from somebody who wants to hold them.
+#[derive(Clone)]
+pub(crate) struct Places {
+    free: Arc<Semaphore>,
+    turned_away: Arc<Mutex<Seldom>>,
+}
+
+impl Places {
+    const MOST: usize = 2_000;
+
+    pub(crate) fn new() -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(Self::MOST)),
+            turned_away: Arc::default(),
+        }
+    }
+
+    /// Takes one; `None`, and a line in the log, if there is none left.
+    pub(crate) fn take(&self, what: &str) -> Option<OwnedSemaphorePermit> {
+        let place = Arc::clone(&self.free).try_acquire_owned().ok();
+        if place.is_none()
+            && let Some(unsaid) = self.turned_away.lock().admit(Instant::now())
+        {
+            telemetry::connection_limit_reached(what, Self::MOST, unsaid);
+        }
+        place
+    }
+}

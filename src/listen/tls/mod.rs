@@ -1,0 +1,159 @@
+//! TLS on the gateway's own ports, and its certificate, which can be replaced while it serves.
+
+mod config;
+mod load;
+
+use std::{
+    fmt, io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use parking_lot::RwLock;
+use rustls::ServerConfig;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+pub use config::{ClientCertificates, Config, MinVersion};
+
+use crate::telemetry;
+use load::{Fault, Loaded};
+
+/// How much that a client does not take yet TLS holds for it, in bytes: about a record. More is
+/// the link's to hold, which counts it.
+const MAX_BUFFERED: usize = 16 * 1024;
+/// A certificate that ends sooner is warned of.
+const ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// What is spoken within TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1, as the client is told by ALPN.
+    Http,
+    /// STOMP.
+    Stomp,
+}
+
+/// Certificate and key of this gateway, and whom it trusts. A new connection gets what was loaded
+/// last; those that are open are not touched.
+pub struct Tls {
+    config: Config,
+    loaded: RwLock<Arc<Loaded>>,
+}
+
+/// A file of the `[tls]` section cannot be used.
+#[derive(Debug, Error)]
+#[error("[tls] {0}: {1}")]
+pub struct TlsError(&'static str, String);
+
+impl From<Fault> for TlsError {
+    fn from((key, problem): Fault) -> Self {
+        Self(key, problem)
+    }
+}
+
+impl Tls {
+    /// Reads the files of a configuration, and says in the log what they are.
+    ///
+    /// # Errors
+    /// One of them cannot be used.
+    pub fn load(config: &Config) -> Result<Arc<Self>, TlsError> {
+        let loaded = Loaded::read(config)?;
+        announce(&loaded);
+        Ok(Arc::new(Self {
+            config: config.clone(),
+            loaded: RwLock::new(Arc::new(loaded)),
+        }))
+    }
+
+    /// Reads the files again. If one cannot be used, all stays as it was; the log says so. Blocks
+    /// for as long as the disk does.
+    pub fn reload(&self) {
+        match Loaded::read(&self.config) {
+            Ok(loaded) => {
+                announce(&loaded);
+                *self.loaded.write() = Arc::new(loaded);
+            }
+            Err(fault) => telemetry::certificate_kept(&TlsError::from(fault)),
+        }
+    }
+
+    /// Shakes hands with a client.
+    pub(super) async fn accept(
+        &self,
+        stream: TcpStream,
+        protocol: Protocol,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        TlsAcceptor::from(self.server(protocol))
+            .accept_with(stream, |connection| {
+                connection.set_buffer_limit(Some(MAX_BUFFERED));
+            })
+            .await
+    }
+
+    fn server(&self, protocol: Protocol) -> Arc<ServerConfig> {
+        Arc::clone(self.loaded.read().server(protocol))
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is to be warned of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Concern {
+    NotYet,
+    EndsSoon,
+    Expired,
+}
+
+fn concern(not_before: SystemTime, not_after: SystemTime, now: SystemTime) -> Option<Concern> {
+    if now < not_before {
+        Some(Concern::NotYet)
+    } else if now > not_after {
+        Some(Concern::Expired)
+    } else if now + ENDS_SOON > not_after {
+        Some(Concern::EndsSoon)
+    } else {
+        None
+    }
+}
+
+fn announce(loaded: &Loaded) {
+    let Loaded {
+        subject,
+        not_before,
+        not_after,
+        ..
+    } = loaded;
+    telemetry::certificate_loaded(subject, *not_after);
+    match concern(*not_before, *not_after, SystemTime::now()) {
+        None => {}
+        Some(Concern::EndsSoon) => telemetry::certificate_ends_soon(subject, *not_after),
+        Some(Concern::Expired) => telemetry::certificate_invalid(subject, "it has expired"),
+        Some(Concern::NotYet) => telemetry::certificate_invalid(subject, "it is not valid yet"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_warned_of_in_time() {
+        let day = |day: u64| UNIX_EPOCH + Duration::from_secs(day * 24 * 60 * 60);
+        let at = |now| concern(day(100), day(200), day(now));
+        assert_eq!(at(99), Some(Concern::NotYet));
+        assert_eq!([at(100), at(186)], [None; 2]);
+        assert_eq!([at(187), at(200)], [Some(Concern::EndsSoon); 2]);
+        assert_eq!(at(201), Some(Concern::Expired));
+    }
+}
