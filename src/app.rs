@@ -245,8 +245,8 @@ fn build(config: &Config) -> Result<Arc<Services>, Error> {
     let hook = HttpAuthenticator::new(&config.auth)
         .map_err(|error| Error::Configuration(format!("[auth]: {error}")))?;
     let (ttl, size) = (config.auth.cache_ttl, config.auth.cache_size);
-    let auth: Arc<dyn Authenticator> =
-        Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
+    let auth = Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
+    tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&auth)));
     let presence = presence(config, &node)?;
     let registry = Registry::new(config.listen.max_connections);
     let settings = Settings::new(
