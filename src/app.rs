@@ -7,7 +7,7 @@ use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 
 use crate::{
-    auth::{Authenticator, Forwarding, cache::CachedAuthenticator, http::HttpAuthenticator},
+    auth::{Forwarding, cache::CachedAuthenticator, http::HttpAuthenticator},
     broker::{Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
     config::Config,
     connection::{Registry, Services, Settings},
