@@ -322,10 +322,11 @@ async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Proble
         let Task::Publish(sending, replies) = task else {
             continue;
         };
-        permissions.publish(&sending.publish).await?;
+        // In the order in which the plug-in needs them, so that its words are the same.
         if let Some(queue) = &sending.declare {
             permissions.declare(queue).await?;
         }
+        permissions.publish(&sending.publish).await?;
         if let Some((_, request)) = replies {
             permissions.consume(request).await?;
         }
@@ -378,18 +379,13 @@ pub(super) fn problem(error: &BrokerError) -> Problem {
     let text = || error.to_string().into();
     match error {
         BrokerError::NotFound(text) => Problem::NotFound(text.clone()),
-        // To the plug-in's clients their queues are their connections'; here they are the
-        // gateway's, and what is exclusive of one is its consumer. The condition is the same.
-        BrokerError::AccessRefused(text) if text.trim_end().ends_with("in exclusive use") => {
-            Problem::ResourceLocked(text.replacen("ACCESS_REFUSED", "RESOURCE_LOCKED", 1).into())
-        }
         BrokerError::AccessRefused(text) => Problem::BrokerRefused(text.clone()),
         BrokerError::ResourceLocked(text) => Problem::ResourceLocked(text.clone()),
         BrokerError::PreconditionFailed(text) | BrokerError::Unsupported(text) => {
             Problem::PreconditionFailed(text.clone())
         }
         BrokerError::Unroutable | BrokerError::Nacked => Problem::NotPublished(text()),
-        BrokerError::Cancelled(text) => Problem::FeedInterrupted(text.clone()),
+        BrokerError::Cancelled(text) => Problem::SubscriptionCancelled(text.clone()),
         BrokerError::Unavailable(_) | BrokerError::VhostRefused(_) => {
             Problem::BrokerUnavailable(text())
         }

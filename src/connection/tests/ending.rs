@@ -276,6 +276,6 @@ async fn the_end_of_a_queue_ends_its_client() {
     client.subscribe("1", "/queue/work", "").await;
     let hub = house.services.hub.vhost("/").unwrap();
     hub.host().delete_queue("work").await.unwrap();
-    client.expect_error("feed interrupted").await;
+    client.expect_error("Server cancelled subscription").await;
     assert_eq!(client.wire.closed_with(), Some(CloseCode::Internal));
 }
