@@ -386,6 +386,12 @@ impl Session {
         }
     }
 
+    /// Takes back what [`Session::open_replies`] opened, for a SEND that was denied: there is no
+    /// queue for it. To be called before [`Session::handle_done`].
+    pub fn close_replies(&mut self, subscription: SubscriptionId) {
+        self.subscriptions.close_number(subscription);
+    }
+
     /// CONNECT or STOMP. A `receipt` on it means nothing (STOMP 1.2, "Standard Headers").
     fn connect(&mut self, frame: Frame) -> Result<(), Problem> {
         let version = Version::negotiate(frame.header("accept-version"));

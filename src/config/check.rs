@@ -117,10 +117,14 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
         );
     }
     // A browser adds these to what any page asks for.
-    let mut headers = auth.forward_headers.keys();
+    let is_sent = |header: &String| {
+        let mut ambient = ["cookie", "authorization"].into_iter();
+        ambient.any(|name| header.eq_ignore_ascii_case(name))
+    };
     let is_ambient = auth.http_basic
         || !auth.forward_cookies.is_empty()
-        || headers.any(|header| header.eq_ignore_ascii_case("cookie"));
+        || auth.forward_headers.keys().any(is_sent)
+        || (auth.certificate_login != CertificateLogin::Off && listen.https.is_some());
     if is_ambient && listen.origins.iter().any(|origin| origin == "*") {
         reader.wrong(
             &[
@@ -128,9 +132,12 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
                 ("auth", "forward_cookies"),
                 ("auth", "forward_headers"),
                 ("auth", "http_basic"),
+                ("auth", "certificate_login"),
             ],
-            "lets pages of every site connect, and cookies or HTTP Basic authentication log in \
-             whoever looks at one ([auth] forward_cookies, http_basic); name your own origins",
+            "lets pages of every site connect, and browsers send cookies, HTTP Basic \
+             authentication and certificates by themselves, so whoever looks at one is logged in \
+             there ([auth] forward_cookies, forward_headers, http_basic, certificate_login); name \
+             your own origins",
         );
     }
     if limits.login_timeout <= auth.request_timeout {

@@ -341,12 +341,22 @@ implicit_connect = true
     for ambient in [
         "http_basic = true",
         "forward_headers = { Cookie = \"cookie\" }",
+        "forward_headers = { authorization = \"token\" }",
     ] {
         let text = format!("[listen]\norigins = [\"*\"]\n[auth]\n{ambient}\n");
         assert!(load(&text, &[]).is_err(), "{ambient}");
     }
+    // Browsers have certificates, too; what speaks STOMP over TLS is no browser.
+    let blames_origins = |listener: &str| {
+        let text = format!(
+            "[listen]\norigins = [\"*\"]\n{listener} = \"127.0.0.1:0\"\n\
+             [auth]\ncertificate_login = \"common_name\"\n"
+        );
+        problems(&text, &[]).contains("origins")
+    };
+    assert!(blames_origins("https") && !blames_origins("stomps"));
     let text = "[listen]\norigins = [\"*\"]\n[auth]\nforward_cookies = { sid = \"sid\" }\n";
-    assert_snapshot!(problems(text, &[]), @"stentor.toml:2: [listen] origins: lets pages of every site connect, and cookies or HTTP Basic authentication log in whoever looks at one ([auth] forward_cookies, http_basic); name your own origins");
+    assert_snapshot!(problems(text, &[]), @"stentor.toml:2: [listen] origins: lets pages of every site connect, and browsers send cookies, HTTP Basic authentication and certificates by themselves, so whoever looks at one is logged in there ([auth] forward_cookies, forward_headers, http_basic, certificate_login); name your own origins");
 }
 
 #[test]

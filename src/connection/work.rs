@@ -52,7 +52,7 @@ pub(super) enum Done {
     /// The answer to [`Action::Subscribe`].
     Subscribed(OperationId, SubscriptionId, Result<Route, Problem>),
     /// Messages were handed to the broker, which has yet to confirm them.
-    Handed(OperationId, Result<Handed, Problem>),
+    Handed(OperationId, Result<Handed, NotHanded>),
     /// The answer to any other operation.
     Operation(OperationId, Outcome),
     /// The user's groups, which presence wants.
@@ -67,6 +67,13 @@ pub(super) struct Handed {
     pub(super) declared: Vec<Box<str>>,
     /// Queues for replies that were made.
     pub(super) replies: Vec<(SubscriptionId, Route)>,
+}
+
+/// Why messages were not handed to the broker.
+pub(super) struct NotHanded {
+    pub(super) problem: Problem,
+    /// Subscriptions whose queues for replies were to be made.
+    pub(super) replies: Vec<SubscriptionId>,
 }
 
 /// One thing of an [`Action::Perform`], with all that is needed to do it.
@@ -312,7 +319,16 @@ pub(super) async fn perform(
     operation: OperationId,
     tasks: Vec<Task>,
 ) -> Done {
-    Done::Handed(operation, hand_over(&context, tasks).await)
+    let replies = tasks.iter().filter_map(|task| match task {
+        Task::Publish(_, Some((subscription, _))) => Some(*subscription),
+        Task::Publish(_, None) | Task::Settle(..) => None,
+    });
+    let replies = replies.collect();
+    let handed = hand_over(&context, tasks).await;
+    Done::Handed(
+        operation,
+        handed.map_err(|problem| NotHanded { problem, replies }),
+    )
 }
 
 async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Problem> {
