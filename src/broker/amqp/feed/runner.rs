@@ -87,7 +87,7 @@ impl Runner {
     }
 
     async fn serve(&mut self, live: &Live) -> Result<Infallible, BrokerError> {
-        let is_old = self.declare(live).await?;
+        let waiting = self.declare(live).await?;
         let marks = self.declare_overflow(live).await?;
         // On a channel of its own, so that the acknowledgement of many messages is none of a mark.
         let overflow = overflow_queue(&self.queue)?;
@@ -96,12 +96,12 @@ impl Runner {
             .reader
             .consume(overflow.as_str(), 0, taker, self.deadline());
         let mut overflow = starting.await.map_err(|ended| ended.reason)?;
-        let mut messages = self.consume().await?;
+        let mut messages = self.consume(waiting.unwrap_or_default()).await?;
         if marks >= OVERFLOW_MARKS {
             self.interrupted("more messages left the feed's queue than it keeps the reasons of");
         }
         self.ready.send_replace(true);
-        let mut binding = is_old.then(|| self.bind_again());
+        let mut binding = waiting.is_some().then(|| self.bind_again());
         loop {
             tokio::select! {
                 ended = messages.ended() => return Err(self.take_back(ended)),
@@ -120,11 +120,11 @@ impl Runner {
         }
     }
 
-    /// Lets the feed's messages flow.
-    async fn consume(&mut self) -> Result<Consumer<Taker>, BrokerError> {
+    /// Lets the feed's messages flow, of which so many wait in an old queue.
+    async fn consume(&mut self, waiting: u32) -> Result<Consumer<Taker>, BrokerError> {
         let messages = self.messages.take();
         let mut messages = messages.unwrap_or_else(|| Messages::new(&self.shared, &self.id));
-        messages.reconnected();
+        messages.reconnected(usize::try_from(waiting).unwrap_or(usize::MAX));
         let (queue, prefetch) = (self.queue.as_str(), self.shared.config.prefetch);
         let taker = Taker::Messages(messages);
         let starting = self.reader.consume(queue, prefetch, taker, self.deadline());
@@ -147,12 +147,12 @@ impl Runner {
     /// Sees to it that the feed's queue is there, and that nobody consumes it: then what an
     /// earlier connection left unacknowledged is in it again. If it was there before and is not
     /// now, the sink is told at once, and the patterns are bound to the new one as they are
-    /// asked for again. Whether it is the old one.
-    async fn declare(&mut self, live: &Live) -> Result<bool, BrokerError> {
+    /// asked for again. If it is the old one, how many messages wait in it.
+    async fn declare(&mut self, live: &Live) -> Result<Option<u32>, BrokerError> {
         if *self.ready.borrow() {
             let channel = live.channel(self.deadline()).await?;
             match self.until_unused(&channel).await {
-                Ok(()) => return Ok(true),
+                Ok(waiting) => return Ok(Some(waiting)),
                 Err(BrokerError::NotFound(_)) => {
                     // Before the sink is told, so that who binds from then on waits for the new.
                     self.ready.send_replace(false);
@@ -179,11 +179,12 @@ impl Runner {
         arguments.insert("x-dead-letter-routing-key".into(), to_overflow);
         let declaring = channel.queue_declare(self.queue.clone(), self.durable(), arguments);
         answer(self.deadline(), declaring).await?;
-        Ok(false)
+        Ok(None)
     }
 
-    /// Waits until the broker noticed the end of an earlier connection.
-    async fn until_unused(&self, channel: &Channel) -> Result<(), BrokerError> {
+    /// Waits until the broker noticed the end of an earlier connection; how many messages wait
+    /// then, with those that it had sent to it.
+    async fn until_unused(&self, channel: &Channel) -> Result<u32, BrokerError> {
         let check = QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::default()
@@ -192,7 +193,7 @@ impl Runner {
             let declaring = channel.queue_declare(self.queue.clone(), check, FieldTable::default());
             let queue = answer(self.deadline(), declaring).await?;
             if queue.consumer_count() == 0 {
-                return Ok(());
+                return Ok(queue.message_count());
             }
             tokio::time::sleep(PAUSE).await;
         }
