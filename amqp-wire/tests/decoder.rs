@@ -309,7 +309,10 @@ fn a_header_may_be_longer_than_a_frame() {
             Seen::Message(1, next.clone()),
         ];
         for pieces in [7, usize::MAX] {
-            assert!(decode(LIMITS, &frames.concat(), &[pieces]) == seen, "{length}");
+            assert!(
+                decode(LIMITS, &frames.concat(), &[pieces]) == seen,
+                "{length}"
+            );
         }
     }
     let mut endless = with_properties(100).frames(1, 64);
@@ -321,7 +324,10 @@ fn a_header_may_be_longer_than_a_frame() {
     let what = "a content header";
     let channel = 1;
     let seen = decode(LIMITS, &early, &[7]);
-    assert_eq!(seen, [Seen::Malformed(Malformed::OutOfPlace { what, channel })]);
+    assert_eq!(
+        seen,
+        [Seen::Malformed(Malformed::OutOfPlace { what, channel })]
+    );
 }
 
 /// A table in a table, and so on, as deep as a frame of RabbitMQ's size allows.
