@@ -2,15 +2,16 @@
 
 use crate::{
     Malformed, Method,
-    delivery::{Assembly, Delivery},
-    frame::{self, AROUND, Frame, HEAD, Kind},
+    delivery::{Assembly, Delivery, HEADER_FIXED},
+    frame::{self, AROUND, END, First, Frame, HEAD, Kind},
     method::{self, DELIVER},
 };
 
 /// What the broker may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The length of a frame, with its head and end.
+    /// The length of a frame, with its head and end. A content header may be longer: RabbitMQ
+    /// sends those that it has, whatever was agreed on.
     pub frame_max: u32,
     /// The highest number of a channel.
     pub channel_max: u16,
@@ -55,6 +56,15 @@ pub struct Decoder {
     end: usize,
     /// By the channel's number.
     assemblies: Vec<Assembly>,
+    /// A content header that does not fit into the buffer, and is taken as it comes.
+    long: Option<LongHeader>,
+}
+
+#[derive(Debug)]
+struct LongHeader {
+    channel: u16,
+    /// So many bytes are to come, and then the frame's end.
+    left: usize,
 }
 
 /// The least that the decoder takes at a time. Enough to make the call to the system cheap for
@@ -79,6 +89,7 @@ impl Decoder {
             start: 0,
             end: 0,
             assemblies: Vec::new(),
+            long: None,
         };
         decoder.limit(limits);
         decoder
@@ -138,17 +149,23 @@ impl Decoder {
 
     /// Uses up one frame.
     fn step(&mut self) -> Result<Option<Step>, Malformed> {
+        if self.long.is_some() {
+            return self.go_on_with_header();
+        }
         let Self {
             limits,
             buffer,
             start,
             end,
             assemblies,
+            ..
         } = self;
         let input = buffer.get(*start..*end).unwrap_or_default();
         let max = limits.frame_max.saturating_sub(AROUND);
-        let Some(frame) = frame::first(input, max)? else {
-            return Ok(None);
+        let frame = match frame::first(input, max)? {
+            Some(First::Whole(frame)) => frame,
+            Some(First::LongHeader { channel, size }) => return self.start_header(channel, size),
+            None => return Ok(None),
         };
         let Frame {
             kind,
@@ -184,6 +201,56 @@ impl Decoder {
                     Step::Method { channel, length }
                 }
             }
+        }))
+    }
+
+    /// Takes the beginning of a content header that is longer than the buffer may be.
+    fn start_header(&mut self, channel: u16, size: u32) -> Result<Option<Step>, Malformed> {
+        if channel > self.limits.channel_max {
+            return Err(Malformed::Channel(channel));
+        }
+        let after = self.start.saturating_add(HEAD);
+        let fixed_end = after.saturating_add(HEADER_FIXED);
+        if fixed_end > self.end {
+            return Ok(None);
+        }
+        let fixed = self.buffer.get(after..fixed_end).unwrap_or_default();
+        of_channel(&mut self.assemblies, channel)?.start_header(
+            fixed,
+            channel,
+            self.limits.max_body,
+        )?;
+        self.start = fixed_end;
+        let left = usize::try_from(size).unwrap_or(usize::MAX);
+        let left = left.saturating_sub(HEADER_FIXED);
+        self.long = Some(LongHeader { channel, left });
+        Ok(Some(Step::Part))
+    }
+
+    /// Takes what is there of it.
+    fn go_on_with_header(&mut self) -> Result<Option<Step>, Malformed> {
+        let input = self.buffer.get(self.start..self.end).unwrap_or_default();
+        let Some(LongHeader { channel, left }) = &mut self.long else {
+            return Ok(None);
+        };
+        let channel = *channel;
+        let assembly = of_channel(&mut self.assemblies, channel)?;
+        let (part, rest) = input.split_at(input.len().min(*left));
+        assembly.add_properties(part);
+        *left = left.saturating_sub(part.len());
+        self.start = self.start.saturating_add(part.len());
+        let Some(end) = rest.first() else {
+            return Ok(None);
+        };
+        if *end != END {
+            return Err(Malformed::FrameEnd(channel));
+        }
+        self.start = self.start.saturating_add(1);
+        self.long = None;
+        Ok(Some(if assembly.end_header() {
+            Step::Message { channel }
+        } else {
+            Step::Part
         }))
     }
 

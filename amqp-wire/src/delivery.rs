@@ -71,6 +71,13 @@ enum Stage {
 /// What a large head may leave behind to be used again.
 const KEEP: usize = 16 << 10;
 
+/// Properties and headers beyond these bytes are left out. It is far more than the 128 KiB that
+/// RabbitMQ takes in a frame, unless it is configured to more.
+const MAX_PROPERTIES: usize = 1 << 20;
+
+/// What a content header begins with: a class, a weight, and the body's length.
+pub(crate) const HEADER_FIXED: usize = 12;
+
 /// Memory that is set aside for a body before it is there: a header alone, which may lie, costs
 /// no more.
 const AT_ONCE: usize = 1 << 20;
@@ -110,7 +117,10 @@ impl Assembly {
     pub(crate) fn add(&mut self, frame: Frame<'_>, max_body: u64) -> Result<bool, Malformed> {
         let channel = frame.channel;
         match (&self.stage, frame.kind) {
-            (Stage::Header, Kind::Header) => self.add_header(frame, max_body),
+            (Stage::Header, Kind::Header) => {
+                self.start_header(frame.payload, channel, max_body)?;
+                Ok(self.end_header())
+            }
             (Stage::Body { left }, Kind::Body) => {
                 let count = u64::try_from(frame.payload.len()).unwrap_or(u64::MAX);
                 let Some(left) = left.checked_sub(count) else {
@@ -122,18 +132,25 @@ impl Assembly {
                 }
                 Ok(self.expect(left))
             }
-            (_, kind) => {
-                let what = match kind {
-                    Kind::Header => "a content header",
-                    _ => "a body",
-                };
+            (_, Kind::Header) => Err(header_out_of_place(channel)),
+            (_, _) => {
+                let what = "a body";
                 Err(Malformed::OutOfPlace { what, channel })
             }
         }
     }
 
-    fn add_header(&mut self, frame: Frame<'_>, max_body: u64) -> Result<bool, Malformed> {
-        let mut scan = Scan(frame.payload);
+    /// The first part of a content header, with at least [`HEADER_FIXED`] bytes.
+    pub(crate) fn start_header(
+        &mut self,
+        part: &[u8],
+        channel: u16,
+        max_body: u64,
+    ) -> Result<(), Malformed> {
+        if !matches!(self.stage, Stage::Header) {
+            return Err(header_out_of_place(channel));
+        }
+        let mut scan = Scan(part);
         let parsed = (|| {
             let _class = scan.short()?;
             let _weight = scan.short()?;
@@ -142,16 +159,29 @@ impl Assembly {
         let Some(size) = parsed else {
             return Err(Malformed::CutOff {
                 what: "a content header",
-                channel: frame.channel,
+                channel,
             });
         };
-        self.head.extend_from_slice(scan.0);
+        self.add_properties(scan.0);
         self.size = size;
         self.body = (size <= max_body).then(|| {
             let size = usize::try_from(size).unwrap_or(usize::MAX);
             Vec::with_capacity(size.min(AT_ONCE))
         });
-        Ok(self.expect(size))
+        Ok(())
+    }
+
+    /// A further part of a content header.
+    pub(crate) fn add_properties(&mut self, part: &[u8]) {
+        let had = self.head.len().saturating_sub(self.key_end);
+        let room = MAX_PROPERTIES.saturating_sub(had).min(part.len());
+        self.head
+            .extend_from_slice(part.get(..room).unwrap_or_default());
+    }
+
+    /// All of the content header was there. Whether the message is whole now.
+    pub(crate) fn end_header(&mut self) -> bool {
+        self.expect(self.size)
     }
 
     fn expect(&mut self, left: u64) -> bool {
@@ -183,4 +213,9 @@ impl Assembly {
             body: body.unwrap_or(Body::TooLarge(self.size)),
         }
     }
+}
+
+fn header_out_of_place(channel: u16) -> Malformed {
+    let what = "a content header";
+    Malformed::OutOfPlace { what, channel }
 }

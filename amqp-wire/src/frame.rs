@@ -25,9 +25,20 @@ pub(crate) struct Frame<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// The frame that `input` begins with, if all of it is there. Its payload may have `max` bytes:
-/// said as soon as its head is there.
-pub(crate) fn first(input: &[u8], max: u32) -> Result<Option<Frame<'_>>, Malformed> {
+/// What bytes begin with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum First<'a> {
+    /// A frame that is all there.
+    Whole(Frame<'a>),
+    /// The head of a content header that is longer than was agreed on. RabbitMQ sends such: it
+    /// cannot divide a header among frames, as it does with a body, and the header was taken from
+    /// somebody who had agreed on more, or has grown since, by what it adds to dead letters.
+    LongHeader { channel: u16, size: u32 },
+}
+
+/// What `input` begins with, if there is enough of it. A payload may have `max` bytes: said as
+/// soon as the frame's head is there.
+pub(crate) fn first(input: &[u8], max: u32) -> Result<Option<First<'_>>, Malformed> {
     let mut scan = Scan(input);
     let Some(kind) = scan.octet() else {
         return Ok(None);
@@ -42,6 +53,9 @@ pub(crate) fn first(input: &[u8], max: u32) -> Result<Option<Frame<'_>>, Malform
     let (Some(channel), Some(size)) = (scan.short(), scan.long()) else {
         return Ok(None);
     };
+    if size > max && kind == Kind::Header {
+        return Ok(Some(First::LongHeader { channel, size }));
+    }
     if size > max {
         return Err(Malformed::FrameSize { size, max });
     }
@@ -52,9 +66,9 @@ pub(crate) fn first(input: &[u8], max: u32) -> Result<Option<Frame<'_>>, Malform
     if end != END {
         return Err(Malformed::FrameEnd(channel));
     }
-    Ok(Some(Frame {
+    Ok(Some(First::Whole(Frame {
         kind,
         channel,
         payload,
-    }))
+    })))
 }

@@ -73,7 +73,8 @@ fn note(event: Event<'_>) -> Seen {
 
 fn message() -> impl Strategy<Value = Message> {
     let bytes = |max| prop::collection::vec(any::<u8>(), 0..max);
-    let names = (bytes(10), bytes(10), bytes(20), bytes(150));
+    // Properties need not fit into a frame of the agreed length.
+    let names = (bytes(10), bytes(10), bytes(100), bytes(150));
     (any::<u64>(), any::<bool>(), names).prop_map(|(tag, redelivered, names)| {
         let (exchange, routing_key, properties, body) = names;
         Message {
@@ -290,6 +291,43 @@ fn a_body_has_memory_of_its_own() {
     decoder.space().fill(0);
     assert_eq!(body, "small");
     assert!(body.is_unique());
+}
+
+/// RabbitMQ divides bodies among frames, but no headers: they come as long as they are.
+#[test]
+fn a_header_may_be_longer_than_a_frame() {
+    let with_properties = |length| Message {
+        properties: vec![b'p'; length],
+        body: b"body".to_vec(),
+        ..Message::default()
+    };
+    let next = with_properties(2);
+    for (length, kept) in [(100, 100), (100_000, 100_000), (3 << 20, 1 << 20)] {
+        let frames = [with_properties(length).frames(1, 64), next.frames(1, 64)].concat();
+        let seen = [
+            Seen::Message(1, with_properties(kept)),
+            Seen::Message(1, next.clone()),
+        ];
+        for pieces in [7, usize::MAX] {
+            assert!(
+                decode(LIMITS, &frames.concat(), &[pieces]) == seen,
+                "{length}"
+            );
+        }
+    }
+    let mut endless = with_properties(100).frames(1, 64);
+    *endless[1].last_mut().unwrap() = 0;
+    let seen = decode(LIMITS, &endless.concat(), &[7]);
+    assert_eq!(seen, [Seen::Malformed(Malformed::FrameEnd(1))]);
+    // As ever, only where one is due.
+    let early = with_properties(100).frames(1, 64).remove(1);
+    let what = "a content header";
+    let channel = 1;
+    let seen = decode(LIMITS, &early, &[7]);
+    assert_eq!(
+        seen,
+        [Seen::Malformed(Malformed::OutOfPlace { what, channel })]
+    );
 }
 
 /// A table in a table, and so on, as deep as a frame of RabbitMQ's size allows.

@@ -64,12 +64,12 @@ impl Message {
     /// About how many bytes the message holds on to while it waits for a client.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let headers = self
-            .properties
-            .headers
-            .iter()
-            .map(|(name, value)| name.len() + value.len());
-        self.body.len() + headers.sum::<usize>() + size_of::<Self>()
+        // Of many short texts, the pointers are the most.
+        const TEXT: usize = size_of::<Box<str>>();
+        let headers = self.properties.headers.iter();
+        let headers = headers.map(|(name, value)| 2 * TEXT + name.len() + value.len());
+        let cc = self.cc.iter().map(|key| TEXT + key.len());
+        self.body.len() + headers.sum::<usize>() + cc.sum::<usize>() + size_of::<Self>()
     }
 
     /// The part of a MESSAGE frame that all its receivers share: headers from `destination` on,
@@ -251,6 +251,18 @@ mod tests {
 
     fn tail(message: &Message, version: Version) -> String {
         String::from_utf8(message.tail(version, TOPICS).to_vec()).unwrap()
+    }
+
+    /// As many as fit into a frame of 128 KiB, each with a name of a letter and no text.
+    #[test]
+    fn many_short_headers_weigh_what_they_take() {
+        let header = (Box::<str>::from("a"), Box::<str>::from(""));
+        let properties = Properties {
+            headers: vec![header; 18_000],
+            ..Properties::default()
+        };
+        let message = message(properties, "").with_cc(vec!["k".into(); 18_000]);
+        assert!(message.weight() > 18_000 * 3 * size_of::<Box<str>>());
     }
 
     fn captured() -> Properties {

@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// A key without a default: whether it is set, and what to write.
-pub(super) type Required = (Name, fn(&Config) -> bool, &'static str);
+type Required = (Name, fn(&Config) -> bool, &'static str);
 
 /// What serving needs.
-pub(super) const REQUIRED: &[Required] = &[
+const REQUIRED: &[Required] = &[
     (
         ("broker", "url"),
         |config| config.broker.url.is_some(),
@@ -33,10 +33,25 @@ pub(super) const REQUIRED: &[Required] = &[
 ];
 
 /// Finds the required keys that are not set.
-pub(super) fn required(config: &Config, required: &[Required], reader: &mut Reader<'_>) {
-    for (name, is_set, advice) in required {
+pub(super) fn required(config: &Config, reader: &mut Reader<'_>) {
+    for (name, is_set, advice) in REQUIRED {
         if !is_set(config) {
             reader.wrong(&[*name], advice);
+        }
+    }
+}
+
+/// Finds the files that cannot be used.
+pub(super) fn files(config: &Config, reader: &mut Reader<'_>) {
+    let mut tls = config.tls.clone();
+    while let Err((key, message)) = tls.check_files() {
+        reader.wrong(&[("tls", key)], &message);
+        // Without it, the next problem shows.
+        match key {
+            "certificate" => tls.certificate.clear(),
+            "key" => tls.key.clear(),
+            "client_ca" => tls.client_ca.clear(),
+            _ => return,
         }
     }
 }
@@ -138,8 +153,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
     }
 }
 
-/// What TLS needs, and what nothing would use. A file that is set and wrong has been blamed by its
-/// section.
+/// What TLS needs, and what nothing would use. Files that are set and wrong have been blamed.
 fn tls(config: &Config, reader: &mut Reader<'_>) {
     let Config {
         listen, tls, auth, ..

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     hash::{Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -17,9 +17,13 @@ use crate::broker::{
     routing::{Removed, RoutingTable},
 };
 
-/// All feeds of a virtual host; the broker pours into it.
+/// All feeds of a virtual host.
 #[derive(Default)]
 pub(super) struct Feeds(pub(super) RwLock<HashMap<FeedId, Arc<Feed>>>);
+
+/// What the broker pours into. The feeds hold the virtual host, which holds this: it must not hold
+/// the feeds, or none of them would ever end.
+pub(super) struct Sink(pub(super) Weak<Feeds>);
 
 /// The pattern of every key.
 const ALL: &str = "#";
@@ -207,7 +211,7 @@ impl Feed {
 
     fn linger_if_unused(self: &Arc<Self>, table: &mut Table, pattern: &Arc<str>) {
         if !table.routes.contains(pattern) && !table.changing.contains_key(pattern) {
-            let stamp = self.linger.schedule(Arc::clone(self), Arc::clone(pattern));
+            let stamp = self.linger.schedule(self, Arc::clone(pattern));
             table
                 .changing
                 .insert(Arc::clone(pattern), Phase::Lingering(stamp));
@@ -219,9 +223,7 @@ impl Feed {
         if self.bind_all || !matches!(error, BrokerError::Unavailable(_)) {
             return;
         }
-        let stamp = self
-            .linger
-            .schedule_again(Arc::clone(self), Arc::clone(binding));
+        let stamp = self.linger.schedule_again(self, Arc::clone(binding));
         table
             .changing
             .insert(Arc::clone(binding), Phase::Doubtful(stamp));
@@ -375,29 +377,32 @@ impl Hash for Subscriber {
     }
 }
 
-impl FeedSink for Feeds {
+impl Sink {
+    fn feed(&self, id: &FeedId) -> Option<Arc<Feed>> {
+        self.0.upgrade()?.0.read().get(id).map(Arc::clone)
+    }
+}
+
+impl FeedSink for Sink {
     fn deliver(&self, feed: &FeedId, message: Message) {
-        let feed = self.0.read().get(feed).map(Arc::clone);
-        if let Some(feed) = feed {
+        if let Some(feed) = self.feed(feed) {
             feed.deliver(&Arc::new(message));
         }
     }
 
     fn patterns(&self, feed: &FeedId) -> Vec<Arc<str>> {
-        let feed = self.0.read().get(feed).map(Arc::clone);
+        let feed = self.feed(feed);
         feed.map(|feed| feed.bindings()).unwrap_or_default()
     }
 
     fn interrupted(&self, feed: &FeedId, reason: &str) {
-        let feed = self.0.read().get(feed).map(Arc::clone);
-        if let Some(feed) = feed {
+        if let Some(feed) = self.feed(feed) {
             feed.interrupted(reason);
         }
     }
 
     fn lost(&self, feed: &FeedId, reason: &str) {
-        let feed = self.0.read().get(feed).map(Arc::clone);
-        if let Some(feed) = feed {
+        if let Some(feed) = self.feed(feed) {
             feed.lost(reason);
         }
     }

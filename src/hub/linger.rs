@@ -1,7 +1,11 @@
 //! Bindings that nobody needs any more are kept for a while: a page that reloads comes back
 //! within seconds, and finds its binding still there.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -34,7 +38,8 @@ struct State {
 
 struct Due {
     at: Instant,
-    feed: Arc<Feed>,
+    /// It holds this in turn, and must be able to end.
+    feed: Weak<Feed>,
     binding: Arc<str>,
     stamp: u64,
 }
@@ -52,23 +57,23 @@ impl Linger {
     }
 
     /// Has the binding taken away after the delay; the answer goes to [`Feed::unbind`] then.
-    pub(super) fn schedule(&self, feed: Arc<Feed>, binding: Arc<str>) -> u64 {
+    pub(super) fn schedule(&self, feed: &Arc<Feed>, binding: Arc<str>) -> u64 {
         self.schedule_after(self.delay, feed, binding)
     }
 
     /// The same, after it was not to be had: not at once again, also where nothing lingers.
-    pub(super) fn schedule_again(&self, feed: Arc<Feed>, binding: Arc<str>) -> u64 {
+    pub(super) fn schedule_again(&self, feed: &Arc<Feed>, binding: Arc<str>) -> u64 {
         self.schedule_after(self.delay.max(RETRY), feed, binding)
     }
 
-    fn schedule_after(&self, delay: Duration, feed: Arc<Feed>, binding: Arc<str>) -> u64 {
+    fn schedule_after(&self, delay: Duration, feed: &Arc<Feed>, binding: Arc<str>) -> u64 {
         let mut state = self.state.lock();
         state.last_stamp = state.last_stamp.wrapping_add(1);
         let stamp = state.last_stamp;
         let at = Instant::now() + delay;
         state.due.push_back(Due {
             at,
-            feed,
+            feed: Arc::downgrade(feed),
             binding,
             stamp,
         });
@@ -103,10 +108,12 @@ async fn run(linger: Arc<Linger>) {
         else {
             continue;
         };
-        let unbind = due.feed.unbind(due.binding, due.stamp);
-        tokio::spawn(async move {
-            unbind.await;
-            drop(permit);
-        });
+        if let Some(feed) = due.feed.upgrade() {
+            let unbind = feed.unbind(due.binding, due.stamp);
+            tokio::spawn(async move {
+                unbind.await;
+                drop(permit);
+            });
+        }
     }
 }

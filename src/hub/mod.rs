@@ -28,7 +28,7 @@ pub use mailbox::{DedicatedSink, Item, Mailbox, Parcel};
 pub use vhosts::{EnterError, Hub};
 
 use self::{
-    feed::{Feed, Feeds, Subscriber},
+    feed::{Feed, Feeds, Sink, Subscriber},
     linger::Linger,
 };
 use crate::broker::{Binding, Broker, BrokerError, ExchangeKind, FeedConfig, FeedId, VirtualHost};
@@ -60,8 +60,7 @@ struct Members {
 impl VhostHub {
     fn open(broker: &dyn Broker, name: &str, config: &FeedConfig) -> Arc<Self> {
         let feeds = Arc::new(Feeds::default());
-        let sink: Arc<Feeds> = Arc::clone(&feeds);
-        let host = broker.open(name, sink);
+        let host = broker.open(name, Arc::new(Sink(Arc::downgrade(&feeds))));
         let (linger, linger_task) = Linger::start(config.linger);
         Arc::new(Self {
             name: name.into(),

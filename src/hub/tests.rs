@@ -117,6 +117,18 @@ async fn settle() {
     sleep(A_MOMENT).await;
 }
 
+/// The broker's virtual host has what it pours into, and the feeds have the virtual host.
+#[tokio::test(start_paused = true)]
+async fn a_hub_that_is_gone_leaves_nothing_behind() {
+    let scene = scene();
+    let stays = scene.subscribed("direct", "stays").await;
+    drop(scene.subscribed("direct", "lingers").await);
+    let Scene { fake, hub } = scene;
+    drop((stays, hub));
+    settle().await;
+    assert_eq!(Arc::strong_count(&fake), 1, "besides the test's");
+}
+
 fn unavailable() -> BrokerError {
     BrokerError::Unavailable("away".into())
 }

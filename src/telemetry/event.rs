@@ -135,6 +135,12 @@ pub fn feed_interrupted(feed: &dyn Display, cause: &str) {
     error!(target: "stentor::hub", feed, cause, "feed interrupted");
 }
 
+/// The broker does not let this node have a feed's queue; it is asked again and again.
+pub fn feed_refused(feed: &dyn Display, cause: &str) {
+    let feed = feed.to_string();
+    warn!(target: "stentor::broker", feed, cause, "feed refused");
+}
+
 /// Redis is there (again); so many sessions are or will be registered.
 pub fn presence_up(sessions: usize) {
     info!(target: "stentor::presence", sessions, "presence up");

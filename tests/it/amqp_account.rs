@@ -13,6 +13,13 @@ type Permissions = [String; 3];
 
 /// The gateway with an account that has these permissions and no others.
 async fn house(permissions: &Permissions) -> House {
+    house_with(permissions, |builder| builder).await
+}
+
+async fn house_with(
+    permissions: &Permissions,
+    more: impl FnOnce(GatewayBuilder) -> GatewayBuilder,
+) -> House {
     let vhost: Vhost = vhost().await;
     let account = unique("gateway");
     let api = vhost.node().api();
@@ -22,10 +29,11 @@ async fn house(permissions: &Permissions) -> House {
         .await;
     let url = format!("amqp://{account}:p@{}", vhost.node().amqp_address());
     let settings = |builder: GatewayBuilder| {
-        builder
+        let builder = builder
             .set("broker.url", url)
             // Known, so that its type need not be learnt: that would take more permissions.
-            .set("broker.exchanges", format!("{FEED}=topic"))
+            .set("broker.exchanges", format!("{FEED}=topic"));
+        more(builder)
     };
     House::start(vhost, settings).await
 }
@@ -100,6 +108,26 @@ async fn all_that_stomp_can_do() {
         .publish(asked.header("reply-to").unwrap(), "that")
         .await;
     asking.expect_message("that").await;
+}
+
+/// The queue of a feed is the gateway's own affair, but who subscribes and who operates are told.
+#[tokio::test]
+async fn a_feed_s_queue_that_it_may_not_have_is_said() {
+    let permissions = ["", ".*", ".*"].map(str::to_owned);
+    let house = house_with(&permissions, |builder| {
+        builder.set("broker.operation_timeout", "1s")
+    });
+    let house = house.await;
+    let mut client = house.tcp().await;
+    let subscribe = Frame::new(Command::Subscribe)
+        .with_header("id", "1")
+        .with_header("destination", DESTINATION);
+    client.send(&subscribe).await;
+    client.expect_error("broker unavailable").await;
+    // It is tried again and again, and told once.
+    let events = house.gateway.until_events("feed refused", 1).await;
+    let cause = events[0]["cause"].as_str().unwrap();
+    assert!(cause.contains("access to queue 'stentor.feed."), "{cause}");
 }
 
 /// A queue that no pattern speaks of is refused, in words that name it.

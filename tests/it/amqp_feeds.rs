@@ -204,6 +204,36 @@ async fn a_half_open_link_loses_nothing() {
     expect_numbers(&mut client, 100..200).await;
 }
 
+/// Waits until so many messages of a queue are on their way to its consumer.
+async fn until_under_way(vhost: &Vhost, queue: &str, is_enough: impl Fn(u64) -> bool) {
+    eventually(DEADLINE, "messages under way", async || {
+        let queues = vhost.queues().await;
+        let mut own = queues.iter().filter(|one| one["name"] == queue);
+        let under_way = own.next()?["messages_unacknowledged"].as_u64()?;
+        is_enough(under_way).then_some(())
+    })
+    .await;
+}
+
+/// Words that were said before, acknowledged, and followed by others are no repetition.
+#[tokio::test]
+async fn a_half_open_link_loses_no_equal_message() {
+    let (house, proxy) = behind_a_proxy(|builder| builder).await;
+    let mut client = subscriber(&house, DESTINATION).await;
+    let queue = feed_queue(&house.vhost).await;
+    for body in ["again", "other"] {
+        house.push([body]).await;
+        client.expect_message(body).await;
+    }
+    until_under_way(&house.vhost, &queue, |count| count == 0).await;
+    proxy.freeze();
+    house.push(["again"]).await;
+    until_under_way(&house.vhost, &queue, |count| count == 1).await;
+    proxy.cut();
+    proxy.forward();
+    client.expect_message("again").await;
+}
+
 /// A feed of 320,000 bytes, which gets one message at a time.
 fn small(builder: GatewayBuilder) -> GatewayBuilder {
     builder
@@ -219,14 +249,7 @@ async fn a_mark_sent_into_a_half_open_link_comes_again() {
     proxy.freeze();
     house.push(vec![vec![b'x'; LARGE]; 10]).await;
     let overflow = format!("{}.overflow", feed_queue(&house.vhost).await);
-    eventually(DEADLINE, "a mark is on its way", async || {
-        let queues = house.vhost.queues().await;
-        let mut marks = queues
-            .iter()
-            .filter(|queue| queue["name"] == overflow.as_str());
-        marks.any(|queue| queue["messages_unacknowledged"].as_u64() > Some(0))
-    })
-    .await;
+    until_under_way(&house.vhost, &overflow, |count| count > 0).await;
     proxy.cut();
     proxy.forward();
     client.expect_error(INTERRUPTED).await;
@@ -281,14 +304,9 @@ async fn a_few_expired_messages_are_no_overflow() {
     client.expect_message("end").await;
 }
 
-/// A message that waited in a queue with a time limit, and came to the feed by its dead-letter
-/// exchange, has died before.
-#[tokio::test]
-async fn a_message_that_died_before_is_a_mark_as_well() {
-    let (house, proxy) = behind_a_proxy(small).await;
-    let mut client = subscriber(&house, DESTINATION).await;
-    let queue = feed_queue(&house.vhost).await;
-    let channel = house.vhost.channel().await;
+/// Has what is published to `amq.direct` with [`KEY`] come to the feed a moment later, by a queue
+/// with a time limit.
+async fn delayed(channel: &Channel) {
     let mut delay = FieldTable::default();
     delay.insert("x-message-ttl".into(), AMQPValue::LongInt(1));
     delay.insert(
@@ -313,6 +331,61 @@ async fn a_message_that_died_before_is_a_mark_as_well() {
         )
         .await
         .unwrap();
+}
+
+/// Headers that just fitted into a frame, to which RabbitMQ adds how the message died.
+#[tokio::test]
+async fn a_header_that_has_outgrown_its_frame_is_delivered() {
+    let house = House::open().await;
+    let mut client = subscriber(&house, DESTINATION).await;
+    let channel = house.vhost.channel().await;
+    delayed(&channel).await;
+    let mut headers = FieldTable::default();
+    let long = "x".repeat(130_900);
+    headers.insert("long".into(), AMQPValue::LongString(long.as_str().into()));
+    let options = BasicPublishOptions::default();
+    let properties = BasicProperties::default().with_headers(headers);
+    let confirm = channel.basic_publish("amq.direct".into(), KEY.into(), options, b"?", properties);
+    confirm.await.unwrap().await.unwrap();
+    let frame = client.expect_message("?").await;
+    assert!(frame.header("long") == Some(&*long), "it was cut");
+    house.push(["behind"]).await;
+    client.expect_message("behind").await;
+}
+
+/// What only the feeds' own connections meet: nobody is told that all is well.
+#[tokio::test]
+async fn feeds_that_cannot_be_read_are_no_health() {
+    let (house, _proxy) =
+        behind_a_proxy(|builder| builder.set("broker.operation_timeout", "1s")).await;
+    let (node, name) = (house.vhost.node(), house.vhost.name());
+    let limit = async |limits| node.ctl(&["set_vhost_limits", "-p", name, limits]).await;
+    limit(r#"{"max-connections": 1}"#).await;
+    let mut client = house.tcp().await;
+    client
+        .raw(format!(
+            "SUBSCRIBE\nid:feed\ndestination:{DESTINATION}\nreceipt:r\n\n\0"
+        ))
+        .await;
+    client.expect_error("broker unavailable").await;
+    let why = house.gateway.until_readyz(503).await;
+    assert!(why.contains("limit"), "{why}");
+    limit(r#"{"max-connections": -1}"#).await;
+    house.gateway.until_readyz(200).await;
+    let mut client = subscriber(&house, DESTINATION).await;
+    house.push(["well"]).await;
+    client.expect_message("well").await;
+}
+
+/// A message that waited in a queue with a time limit, and came to the feed by its dead-letter
+/// exchange, has died before.
+#[tokio::test]
+async fn a_message_that_died_before_is_a_mark_as_well() {
+    let (house, proxy) = behind_a_proxy(small).await;
+    let mut client = subscriber(&house, DESTINATION).await;
+    let queue = feed_queue(&house.vhost).await;
+    let channel = house.vhost.channel().await;
+    delayed(&channel).await;
     proxy.refuse();
     house.gateway.until_readyz(503).await;
     for _ in 0..6 {

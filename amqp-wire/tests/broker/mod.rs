@@ -12,7 +12,7 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// Its frames, none longer than `frame_max`.
+    /// Its frames; of the body, none is longer than `frame_max`.
     pub(crate) fn frames(&self, channel: u16, frame_max: usize) -> Vec<Vec<u8>> {
         let deliver = [
             &short(b"tag")[..],

@@ -42,7 +42,8 @@ const FEEDS_PER_READER: usize = 50;
 /// The feeds of one virtual host.
 pub(super) struct FeedManager {
     shared: Arc<Shared>,
-    feeds: Mutex<HashMap<FeedId, Arc<Feed>>>,
+    /// `None`: closed; there are to be none any more.
+    feeds: Mutex<Option<HashMap<FeedId, Arc<Feed>>>>,
 }
 
 struct Shared {
@@ -88,10 +89,12 @@ struct Feed {
     /// For its messages.
     reader: Arc<Reader<Taker>>,
     queue: ShortString,
-    /// Whether the queue was declared.
-    ready: watch::Receiver<bool>,
+    /// Whether the queue is there and can be bound to; if not, why.
+    ready: watch::Receiver<Ready>,
     task: OnceLock<AbortOnDropHandle<()>>,
 }
+
+type Ready = Result<(), Arc<str>>;
 
 /// A shard, and which of its connections.
 type Place = (u16, usize);
@@ -121,20 +124,28 @@ impl FeedManager {
         };
         Self {
             shared: Arc::new(shared),
-            feeds: Mutex::default(),
+            feeds: Mutex::new(Some(HashMap::new())),
         }
+    }
+
+    /// Whether the feeds' messages can come; if not, why.
+    pub(super) fn health(&self) -> Result<(), BrokerError> {
+        let readers = self.shared.readers.open.lock();
+        readers.values().try_for_each(|reader| reader.health())
     }
 
     pub(super) async fn bind(&self, feed: &FeedId, pattern: &str) -> Result<(), BrokerError> {
         let feed = self.open(feed)?;
         let deadline = Instant::now() + self.shared.operation_timeout;
-        let is_ready = async { feed.ready.clone().wait_for(|ready| *ready).await.is_ok() };
-        if !matches!(tokio::time::timeout_at(deadline, is_ready).await, Ok(true)) {
+        let mut ready = feed.ready.clone();
+        // If it is in vain, it is said below, why.
+        let _ = tokio::time::timeout_at(deadline, ready.wait_for(Ready::is_ok)).await;
+        let outcome = ready.borrow().clone();
+        if let Err(why) = outcome {
             self.shared.link.health()?;
             feed.reader.health()?;
-            return Err(BrokerError::Unavailable(
-                "the feed's queue could not be declared".into(),
-            ));
+            let text = format!("the feed's queue cannot be used: {why}");
+            return Err(BrokerError::Unavailable(text.into()));
         }
         bind_until(&self.shared, &feed.id, &feed.queue, pattern, deadline).await
     }
@@ -168,9 +179,10 @@ impl FeedManager {
         }
     }
 
-    /// Removes the queues; nobody waits for their messages any more.
+    /// Removes the queues; nobody waits for their messages any more. Who still asks, is refused.
     pub(super) async fn close(&self) {
-        let feeds: Vec<_> = self.feeds.lock().drain().map(|(_, feed)| feed).collect();
+        let feeds = self.feeds.lock().take().unwrap_or_default();
+        let feeds: Vec<_> = feeds.into_values().collect();
         let deadline = Instant::now() + Duration::from_secs(2);
         for feed in &feeds {
             if let Some(task) = feed.task.get() {
@@ -184,12 +196,15 @@ impl FeedManager {
 
     fn open(&self, id: &FeedId) -> Result<Arc<Feed>, BrokerError> {
         let mut feeds = self.feeds.lock();
+        let Some(feeds) = feeds.as_mut() else {
+            return Err(BrokerError::Unavailable("the connection was closed".into()));
+        };
         if let Some(feed) = feeds.get(id) {
             return Ok(Arc::clone(feed));
         }
         let shared = Arc::clone(&self.shared);
         let queue = short("the queue's name", &shared.queue_names.next())?;
-        let (ready_sender, ready) = watch::channel(false);
+        let (ready_sender, ready) = watch::channel(Err("it was not declared yet".into()));
         let of_shard = feeds.keys().filter(|other| other.shard == id.shard).count();
         let reader = shared.readers.of(id.shard, of_shard);
         let feed = Arc::new(Feed {

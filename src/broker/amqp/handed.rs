@@ -7,12 +7,15 @@
 //!
 //! - redelivered messages come first, in their old order, and are marked;
 //! - every message whose acknowledgement was not sent yet is among them, at the end of what was
-//!   handed over; some before them may be too, whose acknowledgement did not arrive.
+//!   handed over; some before them may be too, whose acknowledgement did not arrive;
+//! - how many messages wait in the queue before the first comes: if one that was handed over
+//!   comes again, so do all that were handed over after it.
 //!
 //! So the redelivered ones are laid over the fingerprints of what was handed over last, and are
 //! skipped as far as they fit. Where several ways fit (equal messages), the one that skips least
 //! is taken: a message twice is the lesser evil. What cannot be told apart is one case: all
-//! acknowledgements were sent, and a message that never arrived here equals exactly one that did.
+//! acknowledgements were sent, and a message that never arrived here equals exactly one that did,
+//! with at least as many waiting in the queue as were handed over since.
 
 use std::collections::VecDeque;
 
@@ -25,6 +28,8 @@ pub(super) struct Handed {
     /// After a reconnection: the positions in `recent` that the next redelivered message could
     /// be at; the most likely one last.
     candidates: Option<Vec<usize>>,
+    /// The first of `recent` that the queue had room for at the reconnection.
+    first_waiting: usize,
 }
 
 impl Handed {
@@ -35,11 +40,13 @@ impl Handed {
             unacked: 0,
             capacity,
             candidates: None,
+            first_waiting: 0,
         }
     }
 
-    /// The connection is a new one: the next messages may be old ones.
-    pub(super) fn reconnected(&mut self) {
+    /// The connection is a new one: the next messages may be old ones. So many wait in the queue
+    /// (at least: it may get more meanwhile).
+    pub(super) fn reconnected(&mut self, waiting: usize) {
         // The first redelivered message is the oldest one without acknowledgement, or an older
         // one; so it is at the start of the unacknowledged ones, or before.
         let latest = self.recent.len().saturating_sub(self.unacked);
@@ -48,6 +55,7 @@ impl Handed {
                 .take(latest.saturating_add(1))
                 .collect(),
         );
+        self.first_waiting = self.recent.len().saturating_sub(waiting);
     }
 
     /// Whether to hand over this message; if so, it is remembered. If not, it is one that was.
@@ -82,6 +90,10 @@ impl Handed {
             // To skip nothing is one of the ways, and the one that skips least.
             candidates.clear();
         }
+        if self.unacked == 0 {
+            // Of what would have to come after it, too, there is not so much.
+            candidates.retain(|at| *at >= self.first_waiting);
+        }
         for at in candidates.iter_mut() {
             *at = at.saturating_add(1);
         }
@@ -113,7 +125,7 @@ mod tests {
                 state.acknowledged();
             }
         }
-        state.reconnected();
+        state.reconnected(messages.len() - arrived);
         for (index, message) in messages.iter().enumerate().skip(arrived) {
             if state.admit(*message, index < sent) {
                 got.push(*message);
@@ -131,6 +143,13 @@ mod tests {
     fn equal_messages_are_rather_repeated_than_lost() {
         // The acknowledgements of 1 and 2 were sent, and did not arrive.
         assert_eq!(resume(&[7; 10], 0, 2, 6, 8).len(), 12);
+    }
+
+    /// The same text again and again, with others between.
+    #[test]
+    fn an_equal_message_is_no_repetition_if_those_after_it_do_not_wait() {
+        assert_eq!(resume(&[7, 1, 2, 7], 3, 3, 3, 4), [7, 1, 2, 7]);
+        assert_eq!(resume(&[7, 1, 2, 7, 8], 3, 3, 3, 4), [7, 1, 2, 7, 8]);
     }
 
     #[test]

@@ -176,7 +176,8 @@ impl AmqpVirtualHost {
 impl VirtualHost for AmqpVirtualHost {
     fn health(&self) -> Result<(), BrokerError> {
         self.feed_link.health()?;
-        self.publish_link.health()
+        self.publish_link.health()?;
+        self.feeds.health()
     }
 
     fn opened(&self) -> BoxFuture<'_, Result<(), BrokerError>> {

@@ -25,14 +25,15 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Feed, Shared, bind_until, overflow_queue,
+    Feed, Ready, Shared, bind_until, overflow_queue,
     taker::{self, Marks, Messages, Taker},
 };
 use crate::{
     broker::{
         BrokerError, FeedId,
         amqp::{
-            link::{Live, answer},
+            backoff::{self, Backoff},
+            link::{Live, answer, bare},
             reader::{Consumer, Ended, Reader},
         },
     },
@@ -45,8 +46,10 @@ const CONCURRENT_BINDS: usize = 64;
 const MAX_BINDS_AGAIN: usize = 10_000;
 /// Dead letters kept to tell that a feed's queue overflowed while nobody looked.
 const OVERFLOW_MARKS: u32 = 10;
-/// Between two tries of what the broker refuses for now.
+/// Between two looks at a queue that is still consumed.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The first and the longest pause between tries of what the broker refuses.
+const RETRY: (Duration, Duration) = (PAUSE, Duration::from_secs(1));
 
 /// Keeps one feed running.
 pub(super) struct Runner {
@@ -56,12 +59,12 @@ pub(super) struct Runner {
     reader: Arc<Reader<Taker>>,
     /// While no connection has it: what was handed over last.
     messages: Option<Messages>,
-    ready: watch::Sender<bool>,
+    ready: watch::Sender<Ready>,
 }
 
 impl Runner {
     /// Says by `ready` whether the queue is there and can be bound to.
-    pub(super) fn new(feed: &Feed, ready: watch::Sender<bool>) -> Self {
+    pub(super) fn new(feed: &Feed, ready: watch::Sender<Ready>) -> Self {
         Self {
             id: feed.id.clone(),
             queue: feed.queue.clone(),
@@ -73,21 +76,52 @@ impl Runner {
     }
 
     pub(super) async fn run(mut self) {
+        let mut backoff = Backoff::new(RETRY);
+        // Why it was refused last, and how often in a row.
+        let (mut refusal, mut refusals) = (None, 0_u32);
         loop {
             self.reader.up().await;
             let live = self.shared.link.wait().await;
+            let since = Instant::now();
             let error = match self.serve(&live).await {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
-            tracing::debug!(feed = %self.id, %error, "the feed stopped");
+            let cause = bare(&error);
+            match error {
+                // The link's own trouble is told elsewhere, and a lost queue when it is missed.
+                BrokerError::Unavailable(_)
+                | BrokerError::Cancelled(_)
+                | BrokerError::NotFound(_) => {
+                    tracing::debug!(feed = %self.id, %cause, "the feed stopped");
+                    refusal = None;
+                }
+                _ => {
+                    if refusal.as_ref() != Some(&cause) {
+                        (refusal, refusals) = (Some(Arc::clone(&cause)), 0);
+                    }
+                    refusals = refusals.saturating_add(1);
+                    // An earlier connection's consumer may be there for a moment; and what stays
+                    // is told once.
+                    if refusals == 2 {
+                        telemetry::feed_refused(&self.id, &cause);
+                    }
+                }
+            }
+            self.ready.send_if_modified(|ready| match ready {
+                Ok(()) => false,
+                Err(why) => {
+                    *why = cause;
+                    true
+                }
+            });
             // A lost connection is waited for; anything else must not spin.
-            tokio::time::sleep(PAUSE).await;
+            backoff::wait(backoff.pause(since.elapsed())).await;
         }
     }
 
     async fn serve(&mut self, live: &Live) -> Result<Infallible, BrokerError> {
-        let is_old = self.declare(live).await?;
+        let waiting = self.declare(live).await?;
         let marks = self.declare_overflow(live).await?;
         // On a channel of its own, so that the acknowledgement of many messages is none of a mark.
         let overflow = overflow_queue(&self.queue)?;
@@ -96,12 +130,12 @@ impl Runner {
             .reader
             .consume(overflow.as_str(), 0, taker, self.deadline());
         let mut overflow = starting.await.map_err(|ended| ended.reason)?;
-        let mut messages = self.consume().await?;
+        let mut messages = self.consume(waiting.unwrap_or_default()).await?;
         if marks >= OVERFLOW_MARKS {
             self.interrupted("more messages left the feed's queue than it keeps the reasons of");
         }
-        self.ready.send_replace(true);
-        let mut binding = is_old.then(|| self.bind_again());
+        self.ready.send_modify(|ready| *ready = Ok(()));
+        let mut binding = waiting.is_some().then(|| self.bind_again());
         loop {
             tokio::select! {
                 ended = messages.ended() => return Err(self.take_back(ended)),
@@ -120,11 +154,11 @@ impl Runner {
         }
     }
 
-    /// Lets the feed's messages flow.
-    async fn consume(&mut self) -> Result<Consumer<Taker>, BrokerError> {
+    /// Lets the feed's messages flow, of which so many wait in an old queue.
+    async fn consume(&mut self, waiting: u32) -> Result<Consumer<Taker>, BrokerError> {
         let messages = self.messages.take();
         let mut messages = messages.unwrap_or_else(|| Messages::new(&self.shared, &self.id));
-        messages.reconnected();
+        messages.reconnected(usize::try_from(waiting).unwrap_or(usize::MAX));
         let (queue, prefetch) = (self.queue.as_str(), self.shared.config.prefetch);
         let taker = Taker::Messages(messages);
         let starting = self.reader.consume(queue, prefetch, taker, self.deadline());
@@ -147,15 +181,16 @@ impl Runner {
     /// Sees to it that the feed's queue is there, and that nobody consumes it: then what an
     /// earlier connection left unacknowledged is in it again. If it was there before and is not
     /// now, the sink is told at once, and the patterns are bound to the new one as they are
-    /// asked for again. Whether it is the old one.
-    async fn declare(&mut self, live: &Live) -> Result<bool, BrokerError> {
-        if *self.ready.borrow() {
+    /// asked for again. If it is the old one, how many messages wait in it.
+    async fn declare(&mut self, live: &Live) -> Result<Option<u32>, BrokerError> {
+        if self.ready.borrow().is_ok() {
             let channel = live.channel(self.deadline()).await?;
             match self.until_unused(&channel).await {
-                Ok(()) => return Ok(true),
+                Ok(waiting) => return Ok(Some(waiting)),
                 Err(BrokerError::NotFound(_)) => {
                     // Before the sink is told, so that who binds from then on waits for the new.
-                    self.ready.send_replace(false);
+                    let lost = Err("the broker lost it".into());
+                    self.ready.send_modify(|ready| *ready = lost);
                     self.forget();
                     self.lost("the broker lost the feed's queue");
                 }
@@ -179,11 +214,12 @@ impl Runner {
         arguments.insert("x-dead-letter-routing-key".into(), to_overflow);
         let declaring = channel.queue_declare(self.queue.clone(), self.durable(), arguments);
         answer(self.deadline(), declaring).await?;
-        Ok(false)
+        Ok(None)
     }
 
-    /// Waits until the broker noticed the end of an earlier connection.
-    async fn until_unused(&self, channel: &Channel) -> Result<(), BrokerError> {
+    /// Waits until the broker noticed the end of an earlier connection; how many messages wait
+    /// then, with those that it had sent to it.
+    async fn until_unused(&self, channel: &Channel) -> Result<u32, BrokerError> {
         let check = QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::default()
@@ -192,7 +228,7 @@ impl Runner {
             let declaring = channel.queue_declare(self.queue.clone(), check, FieldTable::default());
             let queue = answer(self.deadline(), declaring).await?;
             if queue.consumer_count() == 0 {
-                return Ok(());
+                return Ok(queue.message_count());
             }
             tokio::time::sleep(PAUSE).await;
         }

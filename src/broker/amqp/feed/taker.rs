@@ -51,9 +51,9 @@ impl Messages {
         }
     }
 
-    /// The next messages come by a new connection: they may be old ones.
-    pub(super) fn reconnected(&mut self) {
-        self.handed.reconnected();
+    /// The next messages come by a new connection: they may be old ones. So many wait.
+    pub(super) fn reconnected(&mut self, waiting: usize) {
+        self.handed.reconnected(waiting);
     }
 
     fn take(&mut self, delivery: Delivery<'_>) {

@@ -191,21 +191,25 @@ impl<T: Taker> Connection<T> {
 
     /// Hands over all that is there, and sees to it that it is acknowledged.
     fn handle_input(&mut self) -> Result<(), End> {
-        let outcome = self.handle_events();
-        let (has_unacked, is_due) = self.consumers.unacked();
-        if is_due || !matches!(outcome, Ok(None)) {
-            self.acknowledge();
-        } else if has_unacked && !self.acks.is_waiting {
-            self.acks.at.as_mut().reset(Instant::now() + ACK_DELAY);
-            self.acks.is_waiting = true;
-        }
-        match outcome {
-            Ok(None) => Ok(()),
+        match self.handle_events() {
+            Ok(None) => {
+                let (has_unacked, is_due) = self.consumers.unacked();
+                if is_due {
+                    self.acknowledge();
+                } else if has_unacked && !self.acks.is_waiting {
+                    self.acks.at.as_mut().reset(Instant::now() + ACK_DELAY);
+                    self.acks.is_waiting = true;
+                }
+                Ok(())
+            }
             Ok(Some(reason)) => {
+                // Nothing else is heard any more. An acknowledgement that was not sent is known
+                // not to have arrived; of one that was, nobody knows.
                 encode::close_ok(&mut self.out.bytes);
                 Err(End::Lost(reason))
             }
             Err(malformed) => {
+                self.acknowledge();
                 let text = malformed.to_string();
                 encode::close(&mut self.out.bytes, SYNTAX_ERROR, Short::cut(&text));
                 Err(lost(&text))

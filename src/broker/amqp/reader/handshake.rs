@@ -156,7 +156,14 @@ impl Talk {
                 Some(Event::Method {
                     method: Method::Close { code, text },
                     ..
-                }) => return Err(reply_error(code, &String::from_utf8_lossy(text))),
+                }) => {
+                    let reason = reply_error(code, &String::from_utf8_lossy(text));
+                    let mut out = Vec::new();
+                    encode::close_ok(&mut out);
+                    // If it is not heard any more, the reason is the same.
+                    let _ = self.write(&out).await;
+                    return Err(reason);
+                }
                 Some(Event::Method { channel, method }) => {
                     let what = "a method of the login";
                     let error = Malformed::OutOfPlace { what, channel };

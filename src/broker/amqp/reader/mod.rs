@@ -65,6 +65,8 @@ pub(super) struct Reader<T> {
 }
 
 enum State<T> {
+    /// The first attempt is under way.
+    New,
     Down(Arc<str>),
     Up(mpsc::UnboundedSender<Command<T>>),
 }
@@ -100,7 +102,7 @@ impl<T: Taker> Reader<T> {
     /// Connects, now and whenever the connection is lost. A body longer than `max_body` bytes is
     /// thrown away as it comes, and the taker is told its length.
     pub(super) fn start(config: LinkConfig, max_body: u64) -> Self {
-        let (sender, state) = watch::channel(State::Down("not connected yet".into()));
+        let (sender, state) = watch::channel(State::New);
         Self {
             state,
             next_id: AtomicU64::new(0),
@@ -109,13 +111,13 @@ impl<T: Taker> Reader<T> {
         }
     }
 
-    /// Whether the connection is up; if not, why.
+    /// Whether the connection is up, or being made for the first time; if not, why.
     pub(super) fn health(&self) -> Result<(), BrokerError> {
         match &*self.state.borrow() {
             _ if self.is_closed.load(Ordering::Relaxed) => {
                 Err(BrokerError::Unavailable("the connection was closed".into()))
             }
-            State::Up(_) => Ok(()),
+            State::New | State::Up(_) => Ok(()),
             State::Down(reason) => Err(BrokerError::Unavailable((**reason).into())),
         }
     }
@@ -180,7 +182,7 @@ impl<T: Taker> Reader<T> {
         self.is_closed.store(true, Ordering::Relaxed);
         let commands = match &*self.state.borrow() {
             State::Up(commands) => Some(commands.clone()),
-            State::Down(_) => None,
+            State::New | State::Down(_) => None,
         };
         if let Some(commands) = commands {
             // Whatever goes wrong now, the broker sees the socket close.

@@ -231,6 +231,22 @@ async fn a_refused_login_says_so_without_the_password() {
         panic!("logged in")
     };
     assert_eq!(error, BrokerError::AccessRefused(refusal.into()));
+    broker.0.read_exact(&mut [0; 8]).await.unwrap();
+    broker.expect((0, 10, 11)).await;
+    broker.expect((0, 10, 51)).await;
+}
+
+/// An acknowledgement that the broker does not hear any more is none: what it would have spoken
+/// of is known to come again.
+#[tokio::test]
+async fn nothing_is_acknowledged_after_the_broker_s_own_end() {
+    let mut running = running().await;
+    let mut consumer = running.consume(1).await;
+    let last_words = [message(1, 1, "last"), close(0, 320, "CONNECTION_FORCED")];
+    running.broker.write(&last_words).await;
+    let (bodies, acknowledged, _) = notes(consumer.ended().await);
+    assert_eq!((bodies, acknowledged), (vec!["last".to_owned()], 0));
+    running.broker.expect((0, 10, 51)).await;
 }
 
 /// A broker of another protocol, or TLS where there is none.
