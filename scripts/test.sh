@@ -16,8 +16,8 @@ Runs every check of this repository, after installing what is missing for it.
 
 Installed are, each only if it is missing:
   with apt-get (through sudo, unless you are root): rabbitmq-server, redis-server, chromium,
-  nodejs, npm, python3-venv, curl, procps, a C compiler; into this folder: tests/js/node_modules
-  and .venv.
+  nodejs, npm, python3-venv, libnet-stomp-perl, ruby-stomp, curl, procps, a C compiler; into this
+  folder: tests/js/node_modules and .venv.
 Rust itself is yours to install; see rust-version in Cargo.toml.
 
 On a machine with systemd the packages of RabbitMQ and Redis start their services. The tests use
@@ -131,6 +131,8 @@ install_packages() {
     has node || missing+=(nodejs)
     has npm || missing+=(npm)
     { has python3 && can_venv; } || missing+=(python3 python3-venv)
+    { has perl && perl -MNet::Stomp -MJSON::PP -e 1 2>/dev/null; } || missing+=(perl libnet-stomp-perl)
+    { has ruby && ruby -e 'require "stomp"' 2>/dev/null; } || missing+=(ruby ruby-stomp)
     has curl || missing+=(curl)
     has ps || missing+=(procps)
     has cc || missing+=(gcc libc6-dev)

@@ -7,7 +7,7 @@ use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 
 use crate::{
-    auth::{Authenticator, Forwarding, cache::CachedAuthenticator, http::HttpAuthenticator},
+    auth::{Forwarding, cache::CachedAuthenticator, http::HttpAuthenticator},
     broker::{Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
     config::Config,
     connection::{Registry, Services, Settings},
@@ -245,8 +245,8 @@ fn build(config: &Config) -> Result<Arc<Services>, Error> {
     let hook = HttpAuthenticator::new(&config.auth)
         .map_err(|error| Error::Configuration(format!("[auth]: {error}")))?;
     let (ttl, size) = (config.auth.cache_ttl, config.auth.cache_size);
-    let auth: Arc<dyn Authenticator> =
-        Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
+    let auth = Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
+    tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&auth)));
     let presence = presence(config, &node)?;
     let registry = Registry::new(config.listen.max_connections);
     let settings = Settings::new(

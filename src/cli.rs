@@ -48,8 +48,9 @@ Checking takes the environment into account, as serving does: run it where the g
   stentor config --check stentor.toml && systemctl restart stentor
 
 From RabbitMQ's, the keys of its STOMP plug-ins are translated (stomp.*, web_stomp.*, auth_http.*,
-auth_cache.*). What has no equivalent is told on standard error, by line, with what to do; and
-all is in comments of what is printed. Passwords are never printed: set them by the environment.
+auth_cache.*), and ssl_options.* if STOMP listens with TLS. What has no equivalent is told on
+standard error, by line, with what to do; and all is in comments of what is printed. Passwords are
+never printed: set them by the environment. Files that are named are not opened; --check does.
 The exit code is 2 if a line cannot be read or its key is unknown; the rest is printed all the same.
 
   stentor config --from-rabbitmq /etc/rabbitmq/rabbitmq.conf > stentor.toml")]

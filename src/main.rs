@@ -187,6 +187,10 @@ impl Source {
         };
         match text {
             Ok(text) => Ok(Self { name, text }),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let why = "is no text, or not in UTF-8";
+                Err(Failure::Configuration(format!("{name}: {why}")))
+            }
             Err(error) => Err(Failure::Configuration(format!("{name}: {error}"))),
         }
     }

@@ -36,6 +36,8 @@ pub struct Config {
     /// Whether a session goes on after [`crate::Problem::PermissionDenied`], where what was denied
     /// has left no trace in it.
     pub soft_deny: bool,
+    /// How often it goes on so: the next denial ends it.
+    pub max_denials: u32,
     /// Whether a first frame that is no CONNECT logs in by itself: as if a CONNECT without any
     /// header had come before it, but CONNECTED is not sent.
     pub implicit_connect: bool,

@@ -23,6 +23,7 @@
 //!     max_pending: 64,
 //!     nack_requeue: true,
 //!     soft_deny: false,
+//!     max_denials: 100,
 //!     implicit_connect: false,
 //! };
 //! let now = Instant::now();

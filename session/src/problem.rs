@@ -165,6 +165,8 @@ pub enum Problem {
     NotPublished(Box<str>),
     /// The broker cannot be reached now; what to know of it.
     BrokerUnavailable(Box<str>),
+    /// The broker ended a subscription, as it does when somebody deletes the queue; why.
+    SubscriptionCancelled(Box<str>),
     /// Messages of a subscription were lost on the server's side; which, and why.
     FeedInterrupted(Box<str>),
 
@@ -275,6 +277,7 @@ impl Problem {
             Self::BrokerRefused(_) => ("access_refused", Policy),
             Self::NotPublished(_) => ("message not published", TryAgainLater),
             Self::BrokerUnavailable(_) => ("broker unavailable", TryAgainLater),
+            Self::SubscriptionCancelled(_) => ("Server cancelled subscription", Internal),
             Self::FeedInterrupted(_) => ("feed interrupted", Internal),
             Self::SlowConsumer => ("slow consumer", TryAgainLater),
             Self::HeartbeatMissed => ("heart-beat missed", TryAgainLater),
@@ -397,6 +400,9 @@ impl Problem {
             | Self::NotPublished(text)
             | Self::BrokerUnavailable(text)
             | Self::FeedInterrupted(text) => text.to_string(),
+            Self::SubscriptionCancelled(why) => format!(
+                "The server has canceled a subscription.\nNo more messages will be delivered: {why}\n"
+            ),
             Self::SlowConsumer => "Messages arrive faster than they are read. Reconnect, and read \
                  faster or subscribe to less\n"
                 .to_owned(),

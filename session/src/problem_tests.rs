@@ -51,10 +51,11 @@ fn row_in_test(problem: &Problem) -> usize {
         TooManyConnections => 41,
         ResourceLocked(_) => 42,
         BrokerRefused(_) => 43,
+        SubscriptionCancelled(_) => 44,
     }
 }
 
-const ROWS: usize = 44;
+const ROWS: usize = 45;
 
 /// Every variant, its `message`, its code, and its body.
 fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
@@ -329,6 +330,13 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             "broker unavailable",
             1013,
             "why\n",
+        ),
+        (
+            SubscriptionCancelled("the queue was deleted".into()),
+            "Server cancelled subscription",
+            1011,
+            "The server has canceled a subscription.\nNo more messages will be delivered: the queue \
+             was deleted\n",
         ),
         (
             FeedInterrupted("which\n".into()),

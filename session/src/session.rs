@@ -34,6 +34,8 @@ pub struct Session {
     /// The first frame of a client that is logged in by it, until that is done.
     first: Option<Box<Frame>>,
     heartbeat: Heartbeat,
+    /// After which it went on.
+    denials: u32,
     /// When the phase ends, in those that end by themselves; left over in the others.
     deadline: Option<Instant>,
     version: Version,
@@ -80,6 +82,7 @@ impl Session {
             transactions: Transactions::default(),
             first: None,
             heartbeat: Heartbeat::new(now),
+            denials: 0,
             version: Version::V1_0,
             phase: Phase::AwaitingConnect,
         }
@@ -241,17 +244,19 @@ impl Session {
     /// Whether the session goes on although the operation was denied: if so, nothing is left of
     /// it.
     fn undo_denied(&mut self, operation: OperationId, problem: &Problem) -> bool {
-        if !self.config.soft_deny || !matches!(problem, Problem::PermissionDenied { .. }) {
+        let is_soft = self.config.soft_deny && self.denials < self.config.max_denials;
+        if !is_soft || !matches!(problem, Problem::PermissionDenied { .. }) {
             return false;
         }
         match self.pending.if_denied(operation) {
-            Some(IfDenied::Nothing) => true,
+            Some(IfDenied::Nothing) => {}
             Some(IfDenied::Close(subscription)) => {
                 self.subscriptions.close_number(subscription);
-                true
             }
-            Some(IfDenied::TooLate) | None => false,
+            Some(IfDenied::TooLate) | None => return false,
         }
+        self.denials = self.denials.saturating_add(1);
+        true
     }
 
     /// A frame of a connected client.
@@ -379,6 +384,12 @@ impl Session {
                 self.subscriptions.open(name, crate::AckMode::Auto, limit)
             }
         }
+    }
+
+    /// Takes back what [`Session::open_replies`] opened, for a SEND that was denied: there is no
+    /// queue for it. To be called before [`Session::handle_done`].
+    pub fn close_replies(&mut self, subscription: SubscriptionId) {
+        self.subscriptions.close_number(subscription);
     }
 
     /// CONNECT or STOMP. A `receipt` on it means nothing (STOMP 1.2, "Standard Headers").

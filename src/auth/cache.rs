@@ -3,12 +3,18 @@
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use moka::future::Cache;
 
 use super::{Access, Authenticator, Login, Refusal, User};
+
+/// At least this far apart are two sweeps.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Stands before another authenticator. What [`Authenticator::allow`] permits is remembered for
 /// a while, so that a page that is loaded again costs the hook nothing; while a question is
@@ -38,6 +44,20 @@ impl CachedAuthenticator {
                 .build()
         });
         CachedAuthenticator { inner, permitted }
+    }
+
+    /// Frees what is no longer remembered, for as long as there is a cache. By itself it does so
+    /// only when it is asked; and when all users have come, nobody asks.
+    pub async fn sweep(cache: Weak<Self>) {
+        loop {
+            let Some(permitted) = cache.upgrade().and_then(|cache| cache.permitted.clone()) else {
+                return;
+            };
+            permitted.run_pending_tasks().await;
+            let ttl = permitted.policy().time_to_live();
+            drop(permitted);
+            tokio::time::sleep(ttl.unwrap_or(SWEEP).max(SWEEP)).await;
+        }
     }
 }
 

@@ -14,9 +14,9 @@ use url::form_urlencoded;
 
 use super::Config;
 
-/// All that one request may carry for its login, in bytes. A question to the hook holds it twice
-/// over, even if each byte has to be escaped.
-const MAX_CARRIED: usize = 8 * 1024;
+/// All that one request may carry for its login, in bytes. A question to the hook has room for it,
+/// even if each byte has to be escaped.
+pub(super) const MAX_CARRIED: usize = 8 * 1024;
 
 /// Users' own base64 is not always padded.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -145,11 +145,13 @@ impl Forwarding {
             }
         }
         if !self.cookies.is_empty() {
-            let cookies = cookies(headers)?;
+            let cookies = cookies(headers);
             for (name, parameter) in &self.cookies {
                 // The same name may be there twice; the one for the nearest path comes first.
-                if let Some((_, value)) = cookies.iter().find(|(cookie, _)| *cookie == &**name) {
-                    add(parameter, value);
+                let mut cookies = cookies.iter();
+                if let Some((_, value)) = cookies.find(|(cookie, _)| *cookie == name.as_bytes()) {
+                    let what = || CarryError::NotText(format!("The cookie {name}").into());
+                    add(parameter, std::str::from_utf8(value).map_err(|_| what())?);
                 }
             }
         }
@@ -196,15 +198,17 @@ fn only_header<'a>(
     text.map(Some).map_err(|_| CarryError::NotText(what()))
 }
 
-fn cookies(headers: &HeaderMap) -> Result<Vec<(&str, &str)>, CarryError> {
-    let mut cookies = Vec::new();
-    for line in headers.get_all(COOKIE) {
-        let line = std::str::from_utf8(line.as_bytes())
-            .map_err(|_| CarryError::NotText("The header cookie".into()))?;
-        let pairs = line.split(';').filter_map(|pair| pair.split_once('='));
-        cookies.extend(pairs.map(|(name, value)| (name.trim(), value.trim())));
-    }
-    Ok(cookies)
+/// All names and values: those of other applications, too, which may be any bytes.
+fn cookies(headers: &HeaderMap) -> Vec<(&[u8], &[u8])> {
+    let lines = headers.get_all(COOKIE).into_iter();
+    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
+    pairs
+        .filter_map(|pair| {
+            let mut parts = pair.splitn(2, |byte| *byte == b'=');
+            let (name, value) = (parts.next()?, parts.next()?);
+            Some((name.trim_ascii(), value.trim_ascii()))
+        })
+        .collect()
 }
 
 fn only_parameter<'a>(
@@ -324,6 +328,8 @@ mod tests {
         assert!(matches!(twice, Err(CarryError::Twice(_))), "{twice:?}");
         let not_text = read(&[("cookie", b"sid=\xff")], None);
         assert!(matches!(not_text, Err(CarryError::NotText(_))));
+        let another = read(&[("cookie", b"theme=\xff; sid=1")], None);
+        assert_eq!(parameters(another.unwrap()), [pair("session_cookie", "1")]);
         // Browsers send one for each path.
         let first = read(&[("cookie", b"sid=near; sid=far")], None);
         assert_eq!(parameters(first.unwrap()), [pair("session_cookie", "near")]);

@@ -27,6 +27,7 @@ use url::{Url, form_urlencoded};
 
 use super::{
     Access, Authenticator, Config, Login, Method, Refusal, Unset, User,
+    carried::MAX_CARRIED,
     config::{parse, shown},
 };
 use fault::{Fault, FaultLog};
@@ -36,7 +37,9 @@ const MAX_ANSWER: usize = 64 * 1024;
 
 /// Longer questions are not asked, in bytes of their parameters: names at the broker have 255
 /// bytes, and servers refuse long URLs. Otherwise a client could make the hook look at fault.
-const MAX_QUESTION: usize = 16 * 1024;
+const MAX_QUESTION: usize = 32 * 1024;
+// There is room for all that a request may carry, three bytes for each of its own.
+const _: () = assert!(MAX_QUESTION > 3 * MAX_CARRIED);
 
 /// Users have no longer names, in bytes: AMQP's `user-id` has no room for them.
 const MAX_NAME: usize = 255;
@@ -202,8 +205,10 @@ impl HttpAuthenticator {
     }
 
     async fn ask_user(&self, login: &Login) -> Result<User, Refusal> {
-        if login.user.is_empty() && self.username_header.is_none() {
-            return Err(Refusal::Denied(Some("a user needs a name".into())));
+        let may_be_named = login.user.is_empty() && self.username_header.is_some();
+        if !may_be_named && !is_name(&login.user) {
+            let why = format!("a user's name has 1 to {MAX_NAME} bytes, none a control character");
+            return Err(Refusal::Denied(Some(why.into())));
         }
         let parse = |reply: &Reply| {
             Ok(
@@ -223,20 +228,17 @@ impl HttpAuthenticator {
     /// Who the user is: whom the answer names, if it is configured to, else who the client said.
     fn name(&self, login: &Login, headers: &HeaderMap) -> Result<Arc<str>, Fault> {
         let named = self.username_header.as_ref();
-        let named = named.and_then(|name| headers.get(name));
-        let Some(named) = named else {
-            return if login.user.is_empty() {
-                Err(Fault::NoName)
-            } else {
-                Ok((&*login.user).into())
-            };
+        let mut named = named
+            .into_iter()
+            .flat_map(|name| headers.get_all(name).iter());
+        let name = match (named.next(), named.next()) {
+            (None, _) => Some(&*login.user),
+            (Some(name), None) => std::str::from_utf8(name.as_bytes()).ok(),
+            // Two users in one answer are none.
+            (Some(_), Some(_)) => None,
         };
-        let is_sound = |name: &&str| {
-            let length = 1..=MAX_NAME;
-            length.contains(&name.len()) && !name.contains(char::is_control)
-        };
-        let name = std::str::from_utf8(named.as_bytes()).ok();
-        name.filter(is_sound).map(Arc::from).ok_or(Fault::NoName)
+        let name = name.filter(|name| is_name(name));
+        name.map(Arc::from).ok_or(Fault::NoName)
     }
 
     /// Asks one path; faults are logged.
@@ -362,6 +364,12 @@ impl Authenticator for HttpAuthenticator {
         }
         .boxed()
     }
+}
+
+/// Whether a user can be called so. Names are shown to other clients and in logs, and AMQP carries
+/// them.
+fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len()) && !name.contains(char::is_control)
 }
 
 fn user_parameters(login: &Login) -> String {

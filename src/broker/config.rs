@@ -19,8 +19,7 @@ pub struct Config {
     pub url: Option<Url>,
     /// The virtual hosts that clients may ask for; `*`: whichever the hook allows and RabbitMQ has.
     pub vhosts: Vec<String>,
-    /// The virtual host of a client whose CONNECT has no `host`, or one that is not a virtual
-    /// host but a name of this server.
+    /// The virtual host of a client whose CONNECT has no `host`.
     pub default_vhost: String,
     /// Virtual hosts that are open at a time, the default one included.
     pub max_vhosts: usize,

@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// A key without a default: whether it is set, and what to write.
-pub(super) type Required = (Name, fn(&Config) -> bool, &'static str);
+type Required = (Name, fn(&Config) -> bool, &'static str);
 
 /// What serving needs.
-pub(super) const REQUIRED: &[Required] = &[
+const REQUIRED: &[Required] = &[
     (
         ("broker", "url"),
         |config| config.broker.url.is_some(),
@@ -33,10 +33,25 @@ pub(super) const REQUIRED: &[Required] = &[
 ];
 
 /// Finds the required keys that are not set.
-pub(super) fn required(config: &Config, required: &[Required], reader: &mut Reader<'_>) {
-    for (name, is_set, advice) in required {
+pub(super) fn required(config: &Config, reader: &mut Reader<'_>) {
+    for (name, is_set, advice) in REQUIRED {
         if !is_set(config) {
             reader.wrong(&[*name], advice);
+        }
+    }
+}
+
+/// Finds the files that cannot be used.
+pub(super) fn files(config: &Config, reader: &mut Reader<'_>) {
+    let mut tls = config.tls.clone();
+    while let Err((key, message)) = tls.check_files() {
+        reader.wrong(&[("tls", key)], &message);
+        // Without it, the next problem shows.
+        match key {
+            "certificate" => tls.certificate.clear(),
+            "key" => tls.key.clear(),
+            "client_ca" => tls.client_ca.clear(),
+            _ => return,
         }
     }
 }
@@ -102,10 +117,14 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
         );
     }
     // A browser adds these to what any page asks for.
-    let mut headers = auth.forward_headers.keys();
+    let is_sent = |header: &String| {
+        let mut ambient = ["cookie", "authorization"].into_iter();
+        ambient.any(|name| header.eq_ignore_ascii_case(name))
+    };
     let is_ambient = auth.http_basic
         || !auth.forward_cookies.is_empty()
-        || headers.any(|header| header.eq_ignore_ascii_case("cookie"));
+        || auth.forward_headers.keys().any(is_sent)
+        || (auth.certificate_login != CertificateLogin::Off && listen.https.is_some());
     if is_ambient && listen.origins.iter().any(|origin| origin == "*") {
         reader.wrong(
             &[
@@ -113,9 +132,12 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
                 ("auth", "forward_cookies"),
                 ("auth", "forward_headers"),
                 ("auth", "http_basic"),
+                ("auth", "certificate_login"),
             ],
-            "lets pages of every site connect, and cookies or HTTP Basic authentication log in \
-             whoever looks at one ([auth] forward_cookies, http_basic); name your own origins",
+            "lets pages of every site connect, and browsers send cookies, HTTP Basic \
+             authentication and certificates by themselves, so whoever looks at one is logged in \
+             there ([auth] forward_cookies, forward_headers, http_basic, certificate_login); name \
+             your own origins",
         );
     }
     if limits.login_timeout <= auth.request_timeout {
@@ -131,8 +153,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
     }
 }
 
-/// What TLS needs, and what nothing would use. A file that is set and wrong has been blamed by its
-/// section.
+/// What TLS needs, and what nothing would use. Files that are set and wrong have been blamed.
 fn tls(config: &Config, reader: &mut Reader<'_>) {
     let Config {
         listen, tls, auth, ..

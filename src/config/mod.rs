@@ -71,7 +71,7 @@ impl Config {
         file: Option<File<'_>>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigErrors> {
-        Self::read(file, environment, check::REQUIRED).map(|(config, _)| config)
+        Self::read(file, environment, Check::Whole).map(|(config, _)| config)
     }
 
     /// Where the keys that are set come from, for a configuration that [`Config::load`] takes.
@@ -82,33 +82,43 @@ impl Config {
         file: Option<File<'_>>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Sources, ConfigErrors> {
-        Self::read(file, environment, check::REQUIRED).map(|(_, sources)| sources)
+        Self::read(file, environment, Check::Whole).map(|(_, sources)| sources)
     }
 
-    /// Like [`Config::load`], but keys without a default may stay unset.
+    /// A file by itself, wherever it is to be used: keys without a default may stay unset, and
+    /// the files that it names are not looked at.
     ///
     /// # Errors
     /// All problems that were found.
-    pub fn load_partial(
-        file: Option<File<'_>>,
-        environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigErrors> {
-        Self::read(file, environment, &[]).map(|(config, _)| config)
+    pub fn load_draft(file: File<'_>) -> Result<Self, ConfigErrors> {
+        Self::read(Some(file), [], Check::Draft).map(|(config, _)| config)
     }
 
     fn read(
         file: Option<File<'_>>,
         environment: impl IntoIterator<Item = (String, String)>,
-        required: &[check::Required],
+        check: Check,
     ) -> Result<(Self, Sources), ConfigErrors> {
         let sections = sections();
         let mut reader = Reader::new(&sections, file);
         reader.environment(environment);
         let config = Self::from_sections(&mut reader);
-        check::required(&config, required, &mut reader);
+        if check == Check::Whole {
+            check::required(&config, &mut reader);
+            check::files(&config, &mut reader);
+        }
         check::across_sections(&config, &mut reader);
         reader.finish().map(|sources| (config, sources))
     }
+}
+
+/// What is looked at beyond the values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Check {
+    /// All that it takes to serve.
+    Whole,
+    /// Not whether the keys without a default are set, nor the files that are named.
+    Draft,
 }
 
 /// Where keys that are set come from.

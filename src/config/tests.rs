@@ -10,7 +10,8 @@ fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigErrors
         name: "stentor.toml",
         text,
     };
-    Config::load_partial(Some(file), variables(environment))
+    let read = Config::read(Some(file), variables(environment), Check::Draft);
+    read.map(|(config, _)| config)
 }
 
 fn variables(environment: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -27,7 +28,7 @@ fn problems(text: &str, environment: &[(&str, &str)]) -> String {
 #[test]
 fn the_default_file_says_the_defaults() {
     assert_eq!(load(DEFAULT, &[]), Ok(Config::default()));
-    assert_eq!(Config::load_partial(None, []), Ok(Config::default()));
+    assert_eq!(load("", &[]), Ok(Config::default()));
 }
 
 /// Each key stands in its section, with its value or as a commented example.
@@ -165,7 +166,18 @@ fn tls_needs_its_files_and_each_is_used() {
          key = \"/nowhere/key.pem\"\nclient_ca = \"/nowhere/ca.pem\"\n\
          client_certificates = \"required\"\n[auth]\ncertificate_login = \"common_name\"\n",
     ];
-    let problems: Vec<String> = cases.iter().map(|text| problems(text, &[])).collect();
+    let whole = |text: &&str| {
+        let file = File {
+            name: "stentor.toml",
+            text,
+        };
+        let required = variables(&[
+            ("STENTOR__BROKER__URL", "embedded:"),
+            ("STENTOR__AUTH__USER_PATH", "http://h/u"),
+        ]);
+        Config::load(Some(file), required).unwrap_err().to_string()
+    };
+    let problems: Vec<String> = cases.iter().map(whole).collect();
     assert_snapshot!(problems.join("\n\n"), @r#"
     stentor.toml:2: [listen] https: has an address, but there is no certificate to serve; set [tls] certificate and key, or write "off"
     stentor.toml:3: [listen] stomps: has an address, but there is no certificate to serve; set [tls] certificate and key, or write "off"
@@ -329,12 +341,22 @@ implicit_connect = true
     for ambient in [
         "http_basic = true",
         "forward_headers = { Cookie = \"cookie\" }",
+        "forward_headers = { authorization = \"token\" }",
     ] {
         let text = format!("[listen]\norigins = [\"*\"]\n[auth]\n{ambient}\n");
         assert!(load(&text, &[]).is_err(), "{ambient}");
     }
+    // Browsers have certificates, too; what speaks STOMP over TLS is no browser.
+    let blames_origins = |listener: &str| {
+        let text = format!(
+            "[listen]\norigins = [\"*\"]\n{listener} = \"127.0.0.1:0\"\n\
+             [auth]\ncertificate_login = \"common_name\"\n"
+        );
+        problems(&text, &[]).contains("origins")
+    };
+    assert!(blames_origins("https") && !blames_origins("stomps"));
     let text = "[listen]\norigins = [\"*\"]\n[auth]\nforward_cookies = { sid = \"sid\" }\n";
-    assert_snapshot!(problems(text, &[]), @"stentor.toml:2: [listen] origins: lets pages of every site connect, and cookies or HTTP Basic authentication log in whoever looks at one ([auth] forward_cookies, http_basic); name your own origins");
+    assert_snapshot!(problems(text, &[]), @"stentor.toml:2: [listen] origins: lets pages of every site connect, and browsers send cookies, HTTP Basic authentication and certificates by themselves, so whoever looks at one is logged in there ([auth] forward_cookies, forward_headers, http_basic, certificate_login); name your own origins");
 }
 
 #[test]

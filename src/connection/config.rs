@@ -42,6 +42,8 @@ pub struct Limits {
     /// Operations of a client that are begun and not done (subscribe, publish, …); at this
     /// number it is not read until one is done.
     pub max_pending: usize,
+    /// Denials after which a client stays connected (`auth.soft_deny`); the next ends it.
+    pub max_denials: u32,
     /// Messages unacknowledged at a time on a subscription with `ack:client` or
     /// `ack:client-individual` that asks for no `prefetch-count`.
     pub max_unacked: u16,
@@ -69,6 +71,7 @@ impl Default for Limits {
             max_transaction_frames: 1024,
             max_transaction_bytes: 16 << 20,
             max_pending: 64,
+            max_denials: 100,
             max_unacked: 1_000,
             auto_prefetch: 100,
             write_timeout: Duration::from_secs(30),
@@ -252,6 +255,7 @@ pub fn session_config(
         max_pending: limits.max_pending,
         nack_requeue: stomp.nack_requeue,
         soft_deny: auth.soft_deny,
+        max_denials: limits.max_denials,
         implicit_connect: stomp.implicit_connect,
     }
 }

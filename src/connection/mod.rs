@@ -38,7 +38,7 @@ pub use registry::{Guard, Registry};
 
 use self::{
     context::Context,
-    work::{Done, Handed, Route, Task, Work},
+    work::{Done, Handed, NotHanded, Route, Task, Work},
 };
 use crate::{
     auth::Carried,
@@ -573,7 +573,10 @@ impl<L: Link> Connection<L> {
                 self.session.handle_done(now, operation, outcome);
                 self.accept_early();
             }
-            Done::Handed(operation, Err(problem)) => {
+            Done::Handed(operation, Err(NotHanded { problem, replies })) => {
+                for subscription in replies {
+                    self.session.close_replies(subscription);
+                }
                 self.session.handle_done(now, operation, Err(problem));
             }
             Done::Handed(operation, Ok(handed)) => {

@@ -163,7 +163,7 @@ fn refused(access: &Access, what: &str, user: &str, reason: Option<&str>) -> Pro
     let because = reason
         .map(|reason| format!(": {reason}"))
         .unwrap_or_default();
-    let detail = format!("ACCESS_REFUSED - access to {what} refused for user '{user}'{because}\n");
+    let detail = format!("ACCESS_REFUSED - access to {what} refused for user '{user}'{because}");
     Problem::PermissionDenied {
         detail: detail.into(),
     }

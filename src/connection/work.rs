@@ -52,7 +52,7 @@ pub(super) enum Done {
     /// The answer to [`Action::Subscribe`].
     Subscribed(OperationId, SubscriptionId, Result<Route, Problem>),
     /// Messages were handed to the broker, which has yet to confirm them.
-    Handed(OperationId, Result<Handed, Problem>),
+    Handed(OperationId, Result<Handed, NotHanded>),
     /// The answer to any other operation.
     Operation(OperationId, Outcome),
     /// The user's groups, which presence wants.
@@ -67,6 +67,13 @@ pub(super) struct Handed {
     pub(super) declared: Vec<Box<str>>,
     /// Queues for replies that were made.
     pub(super) replies: Vec<(SubscriptionId, Route)>,
+}
+
+/// Why messages were not handed to the broker.
+pub(super) struct NotHanded {
+    pub(super) problem: Problem,
+    /// Subscriptions whose queues for replies were to be made.
+    pub(super) replies: Vec<SubscriptionId>,
 }
 
 /// One thing of an [`Action::Perform`], with all that is needed to do it.
@@ -312,7 +319,16 @@ pub(super) async fn perform(
     operation: OperationId,
     tasks: Vec<Task>,
 ) -> Done {
-    Done::Handed(operation, hand_over(&context, tasks).await)
+    let replies = tasks.iter().filter_map(|task| match task {
+        Task::Publish(_, Some((subscription, _))) => Some(*subscription),
+        Task::Publish(_, None) | Task::Settle(..) => None,
+    });
+    let replies = replies.collect();
+    let handed = hand_over(&context, tasks).await;
+    Done::Handed(
+        operation,
+        handed.map_err(|problem| NotHanded { problem, replies }),
+    )
 }
 
 async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Problem> {
@@ -322,10 +338,11 @@ async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Proble
         let Task::Publish(sending, replies) = task else {
             continue;
         };
-        permissions.publish(&sending.publish).await?;
+        // In the order in which the plug-in needs them, so that its words are the same.
         if let Some(queue) = &sending.declare {
             permissions.declare(queue).await?;
         }
+        permissions.publish(&sending.publish).await?;
         if let Some((_, request)) = replies {
             permissions.consume(request).await?;
         }
@@ -378,18 +395,13 @@ pub(super) fn problem(error: &BrokerError) -> Problem {
     let text = || error.to_string().into();
     match error {
         BrokerError::NotFound(text) => Problem::NotFound(text.clone()),
-        // To the plug-in's clients their queues are their connections'; here they are the
-        // gateway's, and what is exclusive of one is its consumer. The condition is the same.
-        BrokerError::AccessRefused(text) if text.trim_end().ends_with("in exclusive use") => {
-            Problem::ResourceLocked(text.replacen("ACCESS_REFUSED", "RESOURCE_LOCKED", 1).into())
-        }
         BrokerError::AccessRefused(text) => Problem::BrokerRefused(text.clone()),
         BrokerError::ResourceLocked(text) => Problem::ResourceLocked(text.clone()),
         BrokerError::PreconditionFailed(text) | BrokerError::Unsupported(text) => {
             Problem::PreconditionFailed(text.clone())
         }
         BrokerError::Unroutable | BrokerError::Nacked => Problem::NotPublished(text()),
-        BrokerError::Cancelled(text) => Problem::FeedInterrupted(text.clone()),
+        BrokerError::Cancelled(text) => Problem::SubscriptionCancelled(text.clone()),
         BrokerError::Unavailable(_) | BrokerError::VhostRefused(_) => {
             Problem::BrokerUnavailable(text())
         }

@@ -4,6 +4,7 @@
 //! read buffer nor a subprotocol; so the upgrade is taken here, and all else goes to warp.
 
 mod admin;
+mod patience;
 mod upgrade;
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
@@ -26,6 +27,7 @@ use warp::{Filter, filters::BoxedFilter};
 pub use admin::routes as admin_routes;
 pub use upgrade::Origins;
 
+use self::patience::Patient;
 use crate::{
     auth::{Carried, Forwarding},
     connection::{self, Guard, Peer, Services},
@@ -174,12 +176,13 @@ impl WebSocketServer {
         guard: Guard,
     ) {
         // The bare stream: hyper's buffers are not kept.
-        let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else {
+        let Ok(parts) = upgraded.downcast::<TokioIo<Patient<S>>>() else {
             return;
         };
         let services = Arc::clone(&self.services);
         let first_limit = services.settings().limits.max_frame_size_unauthenticated;
-        let link = WebSocketLink::new(parts.io.into_inner(), parts.read_buf, first_limit);
+        let stream = parts.io.into_inner().into_inner();
+        let link = WebSocketLink::new(stream, parts.read_buf, first_limit);
         // A task of its own, which keeps nothing of how the client came in.
         tokio::spawn(connection::serve(services, link, peer, guard));
     }
@@ -214,6 +217,8 @@ pub async fn serve_routes(
     .await;
 }
 
+/// Serves HTTP on one stream. `timeout` bounds how long a request's head may take, how long the
+/// stream may rest between requests, and how long a client may leave its answers unread.
 async fn serve_http<I, S, B>(stream: I, timeout: Duration, service: S)
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -228,7 +233,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(timeout)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Patient::new(stream, timeout)), service)
         .with_upgrades();
     if let Err(error) = serving.await {
         // A client that went away, or does not speak HTTP.

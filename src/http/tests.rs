@@ -1,6 +1,6 @@
 //! The listener that browsers connect to, on real sockets.
 
-use std::net::Ipv4Addr;
+use std::{io, net::Ipv4Addr};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::{
@@ -255,6 +255,24 @@ async fn who_takes_too_long_for_a_request_is_cut() {
     let mut rest = Vec::new();
     let reading = timeout(TIMEOUT, stream.read_to_end(&mut rest));
     let _ = reading.await.expect("it is still open");
+}
+
+/// Requests without end, and nobody who reads the answers.
+#[tokio::test]
+async fn who_does_not_read_the_answers_is_cut() {
+    let server = server(10, Duration::from_millis(200)).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let requests = get("/").repeat(100);
+    let asking = async {
+        loop {
+            if let Err(error) = stream.write_all(requests.as_bytes()).await {
+                return error.kind();
+            }
+        }
+    };
+    let kind = timeout(TIMEOUT, asking).await.expect("it is still open");
+    let cut = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+    assert!(cut.contains(&kind), "{kind:?}");
 }
 
 #[tokio::test]

@@ -282,8 +282,11 @@ impl DeliverySink for DedicatedSink {
     }
 
     fn lost(&self, reason: BrokerError) {
-        self.mailbox
-            .fail(Problem::FeedInterrupted(reason.to_string().into()));
+        let text = reason.to_string().into();
+        self.mailbox.fail(match reason {
+            BrokerError::Cancelled(_) => Problem::SubscriptionCancelled(text),
+            _ => Problem::FeedInterrupted(text),
+        });
     }
 }
 

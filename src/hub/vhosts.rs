@@ -76,6 +76,16 @@ struct Open {
     hub: Arc<VhostHub>,
     /// Since when nobody but this map has had the hub.
     idle_since: Option<Instant>,
+    /// Whether the broker was seen to be reached for it.
+    was_up: bool,
+}
+
+impl Open {
+    fn health(&mut self) -> Result<(), BrokerError> {
+        let health = self.hub.host.health();
+        self.was_up |= health.is_ok();
+        health
+    }
 }
 
 impl Hub {
@@ -138,19 +148,24 @@ impl Hub {
         }
     }
 
-    /// Whether the broker can be reached, for every virtual host that is open; if not, why.
+    /// Whether the broker can be reached, for the default virtual host and every other one that it
+    /// was reached for before; if not, why. What any client can ask for (one that is being opened,
+    /// or that the broker refuses) says nothing about the broker.
     ///
     /// # Errors
     /// The first virtual host's trouble.
     pub fn health(&self) -> Result<(), BrokerError> {
-        let state = self.shared.state.lock();
+        let mut state = self.shared.state.lock();
         if state.is_closed {
             return Err(BrokerError::Unavailable("the connection was closed".into()));
         }
-        state
-            .open
-            .values()
-            .try_for_each(|open| open.hub.host.health())
+        let mut open = state.open.iter_mut();
+        open.try_for_each(|(name, open)| match open.health() {
+            Err(error) if *name == self.shared.default => Err(error),
+            Err(BrokerError::VhostRefused(_)) => Ok(()),
+            Err(error) if open.was_up => Err(error),
+            _ => Ok(()),
+        })
     }
 
     /// Closes every virtual host, and opens none any more.
@@ -235,7 +250,7 @@ impl Shared {
         let mut state = self.state.lock();
         let mut idle = Vec::new();
         for (name, open) in &mut state.open {
-            if let Err(BrokerError::VhostRefused(why)) = open.hub.host.health() {
+            if let Err(BrokerError::VhostRefused(why)) = open.health() {
                 refused.push((Arc::clone(&open.hub), why));
             } else if *name == self.default || Arc::strong_count(&open.hub) > 1 {
                 open.idle_since = None;
@@ -260,6 +275,7 @@ impl State {
         let open = Open {
             hub: Arc::clone(&hub),
             idle_since: None,
+            was_up: false,
         };
         self.open.insert(name, open);
         hub

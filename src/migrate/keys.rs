@@ -122,15 +122,16 @@ const HTTP: &str = "requests are bounded by Stentor itself: 32 KiB of headers, a
                     handshake_timeout";
 const SILENCE: &str = "a client that is silent stays connected unless heart-beats are agreed on: \
                        see [stomp] heartbeat_receive";
-const TLS_LIBRARY: &str = "chosen by the TLS library (rustls), which has safe settings only: leave \
+pub(super) const TLS_LIBRARY: &str = "chosen by the TLS library (rustls), which has safe settings only: leave \
                            it out";
 const HOOK_TLS: &str = "the certificate of a hook at https:// is always checked, against the \
                         system's certificate authorities: add yours to them";
 const HOOK_CLIENT: &str = "Stentor shows no certificate to the hook: let the hook trust Stentor's \
                            address, or put a token into the paths";
 
-const PENDING: &str = "TLS, certificates and the PROXY protocol are not there yet: end TLS in a \
-                       proxy before Stentor";
+/// Otherwise [`super::tls`] takes it.
+const NO_HTTPS: &str = "is used by no listener: write web_stomp.ssl.port (usually 15673) or \
+                        web_stomp.ssl.listener into rabbitmq.conf, and translate again";
 
 /// The first that fits counts.
 pub(super) const WITHOUT: &[Without] = &[
@@ -189,22 +190,12 @@ pub(super) const WITHOUT: &[Without] = &[
         "false",
         "refusals are never remembered: let the hook answer them quickly",
     ),
-    without("stomp.listeners.ssl", PENDING),
-    without("stomp.listeners.ssl.$", PENDING),
-    without("stomp.ssl_cert_login", PENDING),
-    without("ssl_cert_login_from", PENDING),
-    without("ssl_options.*", PENDING),
-    without("stomp.proxy_protocol", PENDING),
-    without("web_stomp.proxy_protocol", PENDING),
-    without("web_stomp.ssl.listener", PENDING),
-    without("web_stomp.ssl.port", PENDING),
-    without("web_stomp.ssl.ip", PENDING),
-    without("web_stomp.ssl.certfile", PENDING),
-    without("web_stomp.ssl.keyfile", PENDING),
-    without("web_stomp.ssl.cacertfile", PENDING),
-    without("web_stomp.ssl.password", PENDING),
-    without("web_stomp.ssl.crl_check", PENDING),
-    without("web_stomp.ssl.versions.$", PENDING),
+    without("web_stomp.ssl.certfile", NO_HTTPS),
+    without("web_stomp.ssl.keyfile", NO_HTTPS),
+    without("web_stomp.ssl.cacertfile", NO_HTTPS),
+    without("web_stomp.ssl.password", NO_HTTPS),
+    without("web_stomp.ssl.crl_check", NO_HTTPS),
+    without("web_stomp.ssl.versions.$", NO_HTTPS),
     without("web_stomp.ssl.honor_cipher_order", TLS_LIBRARY),
     without("web_stomp.ssl.honor_ecc_order", TLS_LIBRARY),
     without("web_stomp.ssl.reuse_sessions", TLS_LIBRARY),

@@ -7,7 +7,9 @@
 
 mod conf;
 mod keys;
+mod listeners;
 mod rules;
+mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -127,7 +129,7 @@ fn load(entries: &[Entry]) -> Result<Config, crate::config::ConfigErrors> {
         name: "rabbitmq.conf",
         text: &text,
     };
-    Config::load_partial(Some(file), [])
+    Config::load_draft(file)
 }
 
 fn lines(notes: &[Note], wanted: impl Fn(&Fate) -> bool) -> Vec<String> {
@@ -228,7 +230,11 @@ fn sections() -> impl Iterator<Item = &'static str> {
 }
 
 fn broker_url(draft: &Draft<'_>) -> String {
-    let address = draft.amqp.as_deref().unwrap_or("127.0.0.1:5672");
+    let (scheme, usual) = match draft.amqp_is_tls {
+        true => ("amqps", "localhost:5671"),
+        false => ("amqp", "127.0.0.1:5672"),
+    };
+    let address = draft.amqp.as_deref().unwrap_or(usual);
     let asked = if draft.has_own_users {
         ""
     } else {
@@ -237,7 +243,7 @@ fn broker_url(draft: &Draft<'_>) -> String {
     };
     format!(
         "# RabbitMQ, and Stentor's own account there; better by {VARIABLE_PREFIX}BROKER__URL, for the\n\
-         # password's sake.\n{asked}#url = \"amqp://stentor:PASSWORD@{address}\"\n"
+         # password's sake.\n{asked}#url = \"{scheme}://stentor:PASSWORD@{address}\"\n"
     )
 }
 

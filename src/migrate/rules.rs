@@ -1,17 +1,14 @@
 //! From the settings of `rabbitmq.conf` to entries of Stentor's configuration, and notes on what
 //! became of the rest.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use url::Url;
 
 use super::{
     conf::{self, Setting},
     keys::{EQUIVALENTS, Kind, PREFIXES, WITHOUT, matches},
+    listeners::{address, only},
 };
 use crate::units::show_size;
 
@@ -60,6 +57,8 @@ pub(super) struct Draft<'a> {
     pub(super) notes: Vec<Note>,
     /// RabbitMQ's AMQP port, as far as it is said.
     pub(super) amqp: Option<String>,
+    /// Whether that one has TLS.
+    pub(super) amqp_is_tls: bool,
     /// Whether RabbitMQ knows users by itself: they are, unless it is told to ask others only.
     pub(super) has_own_users: bool,
 }
@@ -72,6 +71,7 @@ impl<'a> Draft<'a> {
             entries: Vec::new(),
             notes: Vec::new(),
             amqp: None,
+            amqp_is_tls: false,
             has_own_users: false,
         };
         for read in conf::parse(text) {
@@ -90,8 +90,8 @@ impl<'a> Draft<'a> {
                 }),
             }
         }
-        draft.stomp_address();
-        draft.web_address();
+        draft.listeners();
+        draft.tls();
         draft.virtual_host();
         draft.default_user();
         draft.max_connections();
@@ -106,12 +106,12 @@ impl<'a> Draft<'a> {
         draft
     }
 
-    fn take(&mut self, key: &str) -> Option<Setting<'a>> {
+    pub(super) fn take(&mut self, key: &str) -> Option<Setting<'a>> {
         self.settings.remove(key)
     }
 
     /// All settings whose keys fit, by line.
-    fn take_all(&mut self, pattern: &str) -> Vec<Setting<'a>> {
+    pub(super) fn take_all(&mut self, pattern: &str) -> Vec<Setting<'a>> {
         let keys = self.settings.keys().filter(|key| matches(pattern, key));
         let keys: Vec<&str> = keys.copied().collect();
         let mut settings: Vec<_> = keys.into_iter().filter_map(|key| self.take(key)).collect();
@@ -119,7 +119,7 @@ impl<'a> Draft<'a> {
         settings
     }
 
-    fn note(&mut self, setting: &Setting<'_>, fate: Fate) {
+    pub(super) fn note(&mut self, setting: &Setting<'_>, fate: Fate) {
         self.notes.push(Note {
             line: setting.line,
             key: setting.key.to_owned(),
@@ -127,16 +127,20 @@ impl<'a> Draft<'a> {
         });
     }
 
-    fn without(&mut self, setting: &Setting<'_>, why: impl Into<String>) {
+    pub(super) fn without(&mut self, setting: &Setting<'_>, why: impl Into<String>) {
         self.note(setting, Fate::Without(why.into()));
     }
 
-    fn same(&mut self, setting: &Setting<'_>, why: impl Into<String>) {
+    pub(super) fn same(&mut self, setting: &Setting<'_>, why: impl Into<String>) {
         self.note(setting, Fate::Same(why.into()));
     }
 
     /// What was read of a setting, or a note that it is wrong.
-    fn read<T>(&mut self, setting: &Setting<'_>, read: Result<T, &'static str>) -> Option<T> {
+    pub(super) fn read<T>(
+        &mut self,
+        setting: &Setting<'_>,
+        read: Result<T, &'static str>,
+    ) -> Option<T> {
         // RabbitMQ 4 puts in what the environment or a file says.
         let read = match setting.value.contains("$(") {
             true => Err(
@@ -154,7 +158,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn enter(
+    pub(super) fn enter(
         &mut self,
         (section, key): (&'static str, &'static str),
         value: String,
@@ -174,89 +178,19 @@ impl<'a> Draft<'a> {
         });
     }
 
-    fn stomp_address(&mut self) {
-        self.listeners("stomp.listeners.tcp", "stomp.listeners.tcp.$", "stomp");
-    }
-
-    /// `none`, or one address or more, of which Stentor takes one.
-    fn listeners(&mut self, none: &str, named: &str, key: &'static str) {
-        let off = self.take(none);
-        let addresses = self.take_all(named);
-        if let Some(off) = off
-            && self.read(&off, only("none", off.value)).is_some()
-        {
-            self.enter(("listen", key), quote("off"), &[off], None);
-            for address in addresses {
-                self.same(
-                    &address,
-                    format!("is not used: line {} says none", off.line),
-                );
-            }
-            return;
+    /// What the operator has to complete, and why.
+    fn enter_example(
+        &mut self,
+        target: (&'static str, &'static str),
+        value: String,
+        from: &Setting<'_>,
+        why: &str,
+    ) {
+        self.enter(target, value, &[*from], None);
+        if let Some(entry) = self.entries.last_mut() {
+            entry.is_example = true;
         }
-        let mut first: Option<Setting<'_>> = None;
-        for setting in addresses {
-            let Some(address) = self.read(&setting, address(setting.value)) else {
-                continue;
-            };
-            match &first {
-                None => {
-                    self.enter(
-                        ("listen", key),
-                        quote(&address.to_string()),
-                        &[setting],
-                        None,
-                    );
-                    first = Some(setting);
-                }
-                Some(first) => {
-                    let why = format!(
-                        "[listen] {key} is one address, that of line {}: \"0.0.0.0:PORT\" is all \
-                         of this machine's, \"[::]:PORT\" the IPv6 ones too",
-                        first.line
-                    );
-                    self.without(&setting, why);
-                }
-            }
-        }
-    }
-
-    fn web_address(&mut self) {
-        let port = self.take("web_stomp.tcp.port");
-        let old_port = self.take("web_stomp.port");
-        let ip = self.take("web_stomp.tcp.ip");
-        let whole = self.take("web_stomp.tcp.listener");
-        let target = ("listen", "http");
-        if let Some(whole) = whole {
-            for other in [port, old_port, ip].into_iter().flatten() {
-                self.same(&other, format!("is not used: line {} says all", whole.line));
-            }
-            if whole.value == "none" {
-                let why = "Stentor always listens for WebSockets: write \"127.0.0.1:15674\", which \
-                           nobody else reaches";
-                self.without(&whole, why);
-            } else if let Some(address) = self.read(&whole, address(whole.value)) {
-                self.enter(target, quote(&address.to_string()), &[whole], None);
-            }
-            return;
-        }
-        if let (Some(port), Some(old)) = (port, old_port) {
-            self.same(&old, format!("is not used: line {} counts", port.line));
-        }
-        let port = port.or(old_port);
-        let from: Vec<_> = ip.into_iter().chain(port).collect();
-        let number = match port {
-            Some(port) => self.read(&port, number::<u16>(port.value)),
-            None => Some(15674),
-        };
-        let ip = match ip {
-            Some(ip) => self.read(&ip, ip_address(ip.value)),
-            None => Some(Ipv4Addr::UNSPECIFIED.into()),
-        };
-        if let (Some(ip), Some(number), false) = (ip, number, from.is_empty()) {
-            let address = SocketAddr::new(ip, number).to_string();
-            self.enter(target, quote(&address), &from, None);
-        }
+        self.without(from, why);
     }
 
     /// The plug-ins let clients into every virtual host that the hook allows.
@@ -275,32 +209,27 @@ impl<'a> Draft<'a> {
     /// Who a client is that names nobody. The passcode is not written, and all of it is nothing
     /// without it.
     fn default_user(&mut self) {
-        const LATER: &str = "needs a passcode, which is not written here: set \
-                             STENTOR__AUTH__DEFAULT_USER and STENTOR__AUTH__DEFAULT_PASSCODE";
-        let user = self.take("stomp.default_user");
-        let name = user.map(|user| (user, Ok(quote(user.value))));
-        let passcode = self.take("stomp.default_pass");
-        let hidden = passcode.map(|passcode| (passcode, Ok(quote("PASSCODE"))));
-        let implicit = self.take("stomp.implicit_connect");
-        let on =
-            implicit.map(|implicit| (implicit, switch(implicit.value).map(|on| on.to_string())));
-        for (section, key, set) in [
-            ("auth", "default_user", name),
-            ("auth", "default_passcode", hidden),
-            ("stomp", "implicit_connect", on),
-        ] {
-            let Some((setting, value)) = set else {
-                continue;
-            };
-            let Some(value) = self.read(&setting, value) else {
-                continue;
-            };
-            self.enter((section, key), value, &[setting], None);
-            if setting.value != "false"
-                && let Some(entry) = self.entries.last_mut()
-            {
-                entry.is_example = true;
-                self.without(&setting, LATER);
+        const LATER: &str = "is written in a comment, for it takes a passcode, and that is never \
+                             written: set STENTOR__AUTH__DEFAULT_USER and \
+                             STENTOR__AUTH__DEFAULT_PASSCODE";
+        const IMPLICIT: &str = "is written in a comment, for it takes [auth] default_user and \
+                                default_passcode: set them, and \
+                                STENTOR__STOMP__IMPLICIT_CONNECT=true";
+        if let Some(user) = self.take("stomp.default_user")
+            && let Some(name) = self.read(&user, Ok(quote(user.value)))
+        {
+            self.enter_example(("auth", "default_user"), name, &user, LATER);
+        }
+        if let Some(passcode) = self.take("stomp.default_pass") {
+            let target = ("auth", "default_passcode");
+            self.enter_example(target, quote("PASSCODE"), &passcode, LATER);
+        }
+        if let Some(implicit) = self.take("stomp.implicit_connect") {
+            let target = ("stomp", "implicit_connect");
+            match self.read(&implicit, switch(implicit.value)) {
+                Some(true) => self.enter_example(target, "true".to_owned(), &implicit, IMPLICIT),
+                Some(false) => self.enter(target, "false".to_owned(), &[implicit], None),
+                None => {}
             }
         }
     }
@@ -499,19 +428,29 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Where RabbitMQ listens for AMQP: a hint for `[broker] url`. The setting is RabbitMQ's own.
+    /// Where RabbitMQ listens for AMQP: a hint for `[broker] url`. The settings are RabbitMQ's own.
     fn look_for_amqp(&mut self) {
-        let fits = |key: &&&str| matches("listeners.tcp.$", key);
-        let first = self.settings.keys().filter(fits).min();
-        let value = first
-            .and_then(|key| self.settings.get(*key))
-            .map(|setting| setting.value);
-        self.amqp = value.and_then(|value| address(value).ok()).map(|address| {
-            match address.ip().is_unspecified() {
+        let first = |pattern| {
+            let mut fitting = self
+                .settings
+                .iter()
+                .filter(|(key, _)| matches(pattern, key));
+            fitting.find_map(|(_, setting)| address(setting.value).ok())
+        };
+        let is_tls = self
+            .settings
+            .get("listeners.tcp")
+            .map(|setting| setting.value)
+            == Some("none");
+        self.amqp = match is_tls {
+            // A certificate is for a name.
+            true => first("listeners.ssl.$").map(|address| format!("localhost:{}", address.port())),
+            false => first("listeners.tcp.$").map(|address| match address.ip().is_unspecified() {
                 true => format!("127.0.0.1:{}", address.port()),
                 false => address.to_string(),
-            }
-        });
+            }),
+        };
+        self.amqp_is_tls = is_tls;
     }
 
     fn rest(&mut self) {
@@ -529,8 +468,13 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn entry(&self, target: (&str, &str)) -> Option<&Entry> {
+    pub(super) fn entry(&self, target: (&str, &str)) -> Option<&Entry> {
         let mut entries = self.entries.iter();
+        entries.find(|entry| (entry.section, entry.key) == target)
+    }
+
+    pub(super) fn entry_mut(&mut self, target: (&str, &str)) -> Option<&mut Entry> {
+        let mut entries = self.entries.iter_mut();
         entries.find(|entry| (entry.section, entry.key) == target)
     }
 
@@ -560,40 +504,14 @@ fn size_text(bytes: u64) -> String {
     shown.trim_end_matches(" bytes").replace(' ', "")
 }
 
-fn switch(value: &str) -> Result<bool, &'static str> {
+pub(super) fn switch(value: &str) -> Result<bool, &'static str> {
     value.parse().map_err(|_| "is neither true nor false")
 }
 
-fn number<N: std::str::FromStr>(value: &str) -> Result<N, &'static str> {
+pub(super) fn number<N: std::str::FromStr>(value: &str) -> Result<N, &'static str> {
     value
         .parse()
         .map_err(|_| "is no whole number, or one that is too large")
-}
-
-fn only(word: &str, value: &str) -> Result<(), &'static str> {
-    if value == word {
-        return Ok(());
-    }
-    Err("can only be \"none\" here: a listener has a name of its own behind this key")
-}
-
-/// A port, on all addresses, or an address and a port; the IP may stand in brackets.
-fn address(value: &str) -> Result<SocketAddr, &'static str> {
-    const WRONG: &str = "is neither a port nor an IP address and a port, such as 127.0.0.1:61613";
-    let Some((ip, port)) = value.rsplit_once(':') else {
-        let port = value.parse().map_err(|_| WRONG)?;
-        return Ok((Ipv4Addr::UNSPECIFIED, port).into());
-    };
-    let ip = ip_address(ip).map_err(|_| WRONG)?;
-    Ok(SocketAddr::new(ip, port.parse().map_err(|_| WRONG)?))
-}
-
-fn ip_address(value: &str) -> Result<IpAddr, &'static str> {
-    let bare = value
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    let ip = bare.unwrap_or(value).parse();
-    ip.map_err(|_| "is no IP address")
 }
 
 /// Whether a URL holds what must not be shown: a user, a password, parameters.

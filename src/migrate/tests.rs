@@ -13,7 +13,7 @@ fn load_text(toml: &str) -> Config {
         name: "stentor.toml",
         text: toml,
     };
-    Config::load_partial(Some(file), []).unwrap_or_else(|errors| panic!("{errors}\n{toml}"))
+    Config::load_draft(file).unwrap_or_else(|errors| panic!("{errors}\n{toml}"))
 }
 
 /// The lines that say something, comments left out.
@@ -160,6 +160,11 @@ ssl_options.certfile = /c
 ssl_options.keyfile = /k
 ssl_options.verify = verify_peer
 ssl_options.fail_if_no_peer_cert = true
+ssl_options.password = p
+ssl_options.crl_check = true
+ssl_options.depth = 2
+ssl_options.versions.1 = tlsv1.2
+ssl_options.honor_cipher_order = true
 ssl_cert_login_from = common_name
 ";
 
@@ -210,7 +215,12 @@ fn known() -> impl Iterator<Item = &'static str> {
 #[test]
 fn every_key_of_the_schemas_is_known() {
     for line in known() {
-        let migration = migrate(line);
+        // RabbitMQ's own are of use to a listener with TLS.
+        let more = match line.starts_with("ssl_") {
+            true => "\nstomp.listeners.ssl.1 = 61614\nstomp.ssl_cert_login = true",
+            false => "",
+        };
+        let migration = migrate(&format!("{line}{more}"));
         assert_eq!(migration.wrong, Vec::<String>::new(), "{line}");
         load_text(&migration.toml);
         // And each is spoken of.
@@ -247,6 +257,11 @@ fn what_has_an_equivalent_is_written_and_read() {
         ("stomp.listeners.tcp.1 = :::61613", "stomp = \"[::]:61613\""),
         ("stomp.listeners.tcp = none", "stomp = \"off\""),
         ("web_stomp.use_http_auth = true", "http_basic = true"),
+        ("web_stomp.tcp.listener = none", "http = \"off\""),
+        (
+            "stomp.proxy_protocol = true\nweb_stomp.proxy_protocol = true",
+            "proxy_protocol = true",
+        ),
         ("web_stomp.port = 8080", "http = \"0.0.0.0:8080\""),
         ("web_stomp.tcp.port = 8080", "http = \"0.0.0.0:8080\""),
         ("web_stomp.tcp.ip = 127.0.0.1", "http = \"127.0.0.1:15674\""),
@@ -377,8 +392,174 @@ fn a_default_user_is_an_example() {
     }
     assert_eq!(migration.without.len(), 3, "{:#?}", migration.without);
     assert!(migration.without[1].contains("STENTOR__AUTH__DEFAULT_PASSCODE"));
+    let filled = migrate("stomp.default_pass = $(PASS)");
+    assert!(filled.without[0].contains("STENTOR__AUTH__DEFAULT_PASSCODE"));
+    assert_eq!(filled.wrong, Vec::<String>::new());
     let off = migrate("stomp.implicit_connect = false");
     assert_eq!(off.without, Vec::<String>::new());
+}
+
+const TLS: &str = "\
+stomp.listeners.ssl.default = 61614
+ssl_options.certfile = /etc/ssl/server.pem
+ssl_options.keyfile = /etc/ssl/key.pem
+ssl_options.cacertfile = /etc/ssl/ca.pem
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = true
+ssl_options.versions.1 = tlsv1.3
+ssl_options.depth = 2
+stomp.ssl_cert_login = true
+ssl_cert_login_from = common_name
+";
+
+const HTTPS: &str = "\
+web_stomp.ssl.port = 15673
+web_stomp.ssl.certfile = /etc/ssl/server.pem
+web_stomp.ssl.keyfile = /etc/ssl/other.pem
+web_stomp.ssl.cacertfile = /etc/ssl/ca.pem
+web_stomp.ssl.password = s3cret
+web_stomp.ssl.crl_check = false
+";
+
+/// The numbers of the lines that have no equivalent.
+fn without(migration: &Migration) -> Vec<&str> {
+    let lines = migration.without.iter();
+    lines.filter_map(|line| line.split(':').next()).collect()
+}
+
+#[test]
+fn tls_and_certificates_as_logins() {
+    let migration = migrate(TLS);
+    assert_eq!(
+        said(&migration),
+        [
+            "[listen]",
+            "stomps = \"0.0.0.0:61614\"",
+            "[tls]",
+            "certificate = \"/etc/ssl/server.pem\"",
+            "key = \"/etc/ssl/key.pem\"",
+            "client_certificates = \"required\"",
+            "client_ca = \"/etc/ssl/ca.pem\"",
+            "min_version = \"1.3\"",
+            "[broker]",
+            "vhosts = [\"*\"]",
+            "[auth]",
+            "certificate_login = \"common_name\"",
+        ]
+    );
+    assert_eq!(without(&migration), ["8"], "{:#?}", migration.without);
+    assert_eq!(migration.wrong, Vec::<String>::new());
+    load_text(&migration.toml);
+}
+
+/// One section for both, of which the first named counts.
+#[test]
+fn tls_for_both_plug_ins() {
+    let migration = migrate(&format!("{TLS}{HTTPS}"));
+    assert_snapshot!(migration.toml);
+    let config = load_text(&migration.toml);
+    assert_eq!(config.tls.key.to_str(), Some("/etc/ssl/key.pem"));
+    // Certificates are asked for on https, too; another key; authorities; a password.
+    assert_eq!(
+        without(&migration),
+        ["5", "7", "8", "13", "14", "15"],
+        "{:#?}",
+        migration.without
+    );
+    assert!(migration.without[0].contains("browsers without a certificate are refused"));
+    // With one certificate there is nothing to choose.
+    let one = TLS.replace("key.pem", "other.pem");
+    let one = migrate(&format!("{one}{HTTPS}"));
+    assert!(!without(&one).contains(&"13"), "{:#?}", one.without);
+}
+
+#[test]
+fn web_sockets_with_tls_alone() {
+    let migration = migrate(&format!("{HTTPS}web_stomp.ssl.versions.1 = tlsv1.1\n"));
+    assert_eq!(
+        said(&migration),
+        [
+            "[listen]",
+            "https = \"0.0.0.0:15673\"",
+            "[tls]",
+            "certificate = \"/etc/ssl/server.pem\"",
+            "key = \"/etc/ssl/other.pem\"",
+            "[broker]",
+            "vhosts = [\"*\"]",
+            "[auth]",
+        ]
+    );
+    assert_eq!(without(&migration), ["4", "5", "7"]);
+    load_text(&migration.toml);
+}
+
+/// `ssl_options` are RabbitMQ's own where the plug-in does not listen with TLS, and a listener that
+/// is off needs nothing.
+#[test]
+fn tls_without_a_listener() {
+    let own = migrate("listeners.ssl.default = 5671\nssl_options.certfile = /c\n");
+    assert!(!own.toml.contains("[tls]"), "{}", own.toml);
+    assert!(own.toml.contains("#   line 2: ssl_options.certfile\n"));
+    let off = migrate(&TLS.replace(".default = 61614", " = none"));
+    assert_eq!(said(&off), ["[broker]", "vhosts = [\"*\"]", "[auth]"]);
+    assert_eq!(off.without, Vec::<String>::new());
+    let portless = migrate("web_stomp.ssl.certfile = /c\n");
+    assert!(portless.without[0].contains("is used by no listener"));
+}
+
+#[test]
+fn certificates_that_are_not_asked_for_are_no_login() {
+    let text = TLS.replace("verify_peer", "verify_none");
+    let migration = migrate(&text);
+    let said = said(&migration);
+    assert!(
+        !said.iter().any(|line| line.starts_with("client_")),
+        "{said:?}"
+    );
+    assert_eq!(without(&migration), ["4", "8", "9", "10"]);
+    load_text(&migration.toml);
+    // Nor is a name that Stentor does not look for.
+    let text = TLS.replace("common_name", "subject_alternative_name");
+    let migration = migrate(&text);
+    assert!(!migration.toml.contains("\ncertificate_login"));
+    assert_eq!(without(&migration), ["8", "9", "10"]);
+}
+
+/// One key for all ports cannot say that some clients come without.
+#[test]
+fn the_proxy_protocol_of_one_plug_in_alone() {
+    let on = "web_stomp.proxy_protocol = true\n";
+    let migration = migrate(on);
+    assert_eq!(without(&migration), ["1"]);
+    assert!(migration.without[0].contains("write \"off\" for stomp if"));
+    assert!(!said(&migration).contains(&"proxy_protocol = true"));
+    let alone = migrate(&format!("{on}stomp.listeners.tcp = none\n"));
+    assert!(said(&alone).contains(&"proxy_protocol = true"));
+    let other = migrate(&format!("{on}stomp.listeners.tcp = none\n{TLS}"));
+    assert_eq!(without(&other)[0], "1");
+    let off = migrate(&format!("{on}stomp.proxy_protocol = false\n"));
+    assert_eq!(without(&off), ["1"]);
+    let broken = migrate(&format!("{on}stomp.proxy_protocol = on\n"));
+    assert_eq!((without(&broken), broken.wrong.len()), (vec!["1"], 1));
+}
+
+#[test]
+fn where_rabbitmq_is() {
+    for (text, url) in [
+        ("", "amqp://stentor:PASSWORD@127.0.0.1:5672"),
+        (
+            "listeners.tcp.1 = 10.0.0.1:5673",
+            "amqp://stentor:PASSWORD@10.0.0.1:5673",
+        ),
+        (
+            "listeners.tcp = none\nlisteners.ssl.1 = 5673",
+            "amqps://stentor:PASSWORD@localhost:5673",
+        ),
+    ] {
+        let migration = migrate(text);
+        let line = format!("\n#url = \"{url}\"\n");
+        assert!(migration.toml.contains(&line), "{}", migration.toml);
+    }
 }
 
 /// What would not go together is made to.
@@ -405,8 +586,9 @@ fn values_that_only_rabbitmq_takes_are_not_written() {
             "1: web_stomp.ws_path: Stentor does not take this value: ",
         ),
         (
-            "web_stomp.tcp.listener = none",
-            "1: web_stomp.tcp.listener: Stentor always listens",
+            "stomp.listeners.ssl.1 = 61614",
+            "1: stomp.listeners.ssl.1: Stentor does not take this value: [listen] stomps: has an address, but there \
+             is no certificate",
         ),
         (
             "web_stomp.max_connections = infinity",
@@ -474,7 +656,7 @@ fn erlang_terms_are_refused() {
 proptest! {
     /// Whatever stands there, what is written is read.
     #[test]
-    fn what_is_written_is_read(lines in proptest::collection::vec((0..126_usize, ".{0,20}"), 0..8)) {
+    fn what_is_written_is_read(lines in proptest::collection::vec((0..200_usize, ".{0,20}"), 0..8)) {
         let keys: Vec<&str> = known().filter_map(|line| line.split(" = ").next()).collect();
         let lines = lines
             .iter()

@@ -80,4 +80,6 @@ where
 }
 
 #[cfg(test)]
+pub(crate) mod capture;
+#[cfg(test)]
 mod tests;

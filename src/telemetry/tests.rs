@@ -33,6 +33,7 @@ fn log(format: Format, level: &str, events: impl FnOnce()) -> String {
         level: level.to_owned(),
     };
     let subscriber = subscriber(&config, false, move || writer.clone()).unwrap();
+    capture::install();
     with_default(subscriber, events);
     let bytes = captured.0.lock().clone();
     String::from_utf8(bytes).unwrap()

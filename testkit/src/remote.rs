@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use crate::{DEADLINE, Process, eventually, keeper};
 
 /// A program that reads one JSON object a line, each an order, and writes one a line for each
-/// thing that happens, with its name as `event`. The programs are in `tests/js` and `tests/py`.
+/// thing that happens, with its name as `event`. The programs are in `tests/js`, `tests/py`,
+/// `tests/perl` and `tests/ruby`.
 #[derive(Debug)]
 pub struct Remote {
     process: Process,
@@ -55,6 +56,28 @@ impl Remote {
         );
         let mut command = Command::new(python);
         command.arg("-u").arg(folder.join(script));
+        Self::start(script, &mut command)
+    }
+
+    /// Starts `tests/perl/SCRIPT` with the system's Perl.
+    ///
+    /// # Panics
+    /// Perl is not installed.
+    #[must_use]
+    pub fn perl(script: &str) -> Self {
+        let mut command = Command::new("perl");
+        command.arg(tests_dir().join("perl").join(script));
+        Self::start(script, &mut command)
+    }
+
+    /// Starts `tests/ruby/SCRIPT` with the system's Ruby.
+    ///
+    /// # Panics
+    /// Ruby is not installed.
+    #[must_use]
+    pub fn ruby(script: &str) -> Self {
+        let mut command = Command::new("ruby");
+        command.arg(tests_dir().join("ruby").join(script));
         Self::start(script, &mut command)
     }
 

@@ -152,6 +152,47 @@ fn from_rabbitmq_to_a_sound_configuration() {
     assert_eq!(checked.code, Some(0), "{}{}", checked.err, ran.out);
 }
 
+/// With its files at hand, so is one with TLS; without them, each is named.
+#[test]
+fn from_rabbitmq_with_tls() {
+    let folder = TempDir::new().unwrap();
+    testkit::Authority::new().serve_from(folder.path(), "rabbitmq.example.com");
+    let conf = |folder: &Path| {
+        let folder = folder.display();
+        format!(
+            "stomp.listeners.ssl.1 = 61614\n\
+             ssl_options.certfile = {folder}/chain.pem\n\
+             ssl_options.keyfile = {folder}/key.pem\n\
+             ssl_options.cacertfile = {folder}/ca.pem\n\
+             ssl_options.verify = verify_peer\n\
+             stomp.ssl_cert_login = true\n\
+             auth_http.user_path = http://127.0.0.1:8080/user\n"
+        )
+    };
+    let checked = |folder| {
+        let arguments = ["config", "--from-rabbitmq", "my.toml"];
+        let ran = stentor(&arguments, &[], Some(&conf(folder)));
+        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{}", ran.out);
+        let environment = [("STENTOR__BROKER__URL", "amqp://u:s3cret@127.0.0.1:5672")];
+        stentor(
+            &["config", "--check", "my.toml"],
+            &environment,
+            Some(&ran.out),
+        )
+    };
+    let sound = checked(folder.path());
+    assert_eq!(sound.code, Some(0), "{}", sound.err);
+    let lost = checked(Path::new("/nowhere"));
+    assert_eq!(lost.code, Some(2));
+    for file in ["chain.pem", "key.pem", "ca.pem"] {
+        assert!(
+            lost.err.contains(&format!("/nowhere/{file}: ")),
+            "{}",
+            lost.err
+        );
+    }
+}
+
 #[test]
 fn a_rabbitmq_conf_that_cannot_be_read_is_2() {
     let conf = "stomp.login_timout = 1\nstomp.default_topic_exchange = t\nnonsense\n";

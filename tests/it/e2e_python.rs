@@ -4,7 +4,7 @@ use serde_json::json;
 use testkit::{FEED, Remote};
 
 use crate::{
-    foreign::{Server, a_day, subscribe},
+    foreign::{Server, a_day, subscribe, work},
     house::{self, KEY},
 };
 
@@ -22,6 +22,7 @@ async fn stomp_py(server: &Server) {
     for version in ["1.1", "1.2"] {
         let connect = server.connect_tcp(&json!({ "version": version }));
         a_day(server, Remote::python("stomppy.py"), &connect, version).await;
+        work(server, || Remote::python("stomppy.py"), &connect).await;
     }
     let address = server.ws_url();
     let address = address

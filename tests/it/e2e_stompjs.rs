@@ -4,7 +4,7 @@ use serde_json::json;
 use testkit::{FEED, Remote};
 
 use crate::{
-    foreign::{Server, a_day, subscribe},
+    foreign::{Server, a_day, subscribe, work},
     house::KEY,
 };
 
@@ -42,6 +42,23 @@ async fn old_stompjs_at_the_gateway() {
     let server = Server::gateway().await;
     let connect = server.connect_ws(&json!({}));
     a_day(&server, Remote::node("stompjs-old.mjs"), &connect, "1.1").await;
+}
+
+#[tokio::test]
+async fn work_at_the_plugin() {
+    work_of_both(&Server::plugins().await).await;
+}
+
+#[tokio::test]
+async fn work_at_the_gateway() {
+    work_of_both(&Server::gateway().await).await;
+}
+
+async fn work_of_both(server: &Server) {
+    let connect = server.connect_ws(&json!({}));
+    for script in ["stompjs.mjs", "stompjs-old.mjs"] {
+        work(server, || Remote::node(script), &connect).await;
+    }
 }
 
 #[tokio::test]

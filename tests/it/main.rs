@@ -25,6 +25,7 @@ mod e2e_faults;
 mod e2e_login;
 mod e2e_logs;
 mod e2e_nodes;
+mod e2e_perl_ruby;
 mod e2e_presence;
 mod e2e_python;
 mod e2e_restart;

@@ -1,5 +1,6 @@
 // stompjs 2.3.3, of 2014, which many applications never left.
-// Orders: connect, subscribe, unsubscribe, send, disconnect (see remote.mjs).
+// Orders: connect, subscribe, unsubscribe, send, begin, commit, abort, refuse, disconnect (see
+// remote.mjs).
 import { createRequire } from 'node:module';
 
 import { WebSocket } from 'ws';
@@ -13,6 +14,7 @@ Stomp.setInterval = (delay, action) => setInterval(action, delay);
 Stomp.clearInterval = clearInterval;
 
 let client;
+let refuse = 0;
 const subscriptions = new Map();
 
 await obey({
@@ -36,7 +38,13 @@ await obey({
       destination,
       (message) => {
         tell('message', { destination: message.headers.destination, headers: message.headers, body: message.body });
-        if (headers.ack && headers.ack !== 'auto') message.ack();
+        if (!headers.ack || headers.ack === 'auto') return;
+        if (refuse > 0) {
+          refuse -= 1;
+          message.nack();
+        } else {
+          message.ack();
+        }
       },
       headers,
     );
@@ -50,6 +58,15 @@ await obey({
 
   send({ destination, headers = {}, body = '' }) {
     client.send(destination, headers, body);
+  },
+
+  begin: ({ transaction }) => client.begin(transaction),
+  commit: ({ transaction }) => client.commit(transaction),
+  abort: ({ transaction }) => client.abort(transaction),
+
+  /** The next message that wants an ACK gets a NACK. */
+  refuse() {
+    refuse += 1;
   },
 
   disconnect() {

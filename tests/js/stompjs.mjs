@@ -1,11 +1,13 @@
 // @stomp/stompjs, the client that most browsers run, in Node.
-// Orders: connect, subscribe, unsubscribe, send, disconnect (see remote.mjs).
+// Orders: connect, subscribe, unsubscribe, send, begin, commit, abort, refuse, disconnect (see
+// remote.mjs).
 import { Client } from '@stomp/stompjs';
 import { WebSocket } from 'ws';
 
 import { obey, tell } from './remote.mjs';
 
 let client;
+let refuse = 0;
 const subscriptions = new Map();
 
 await obey({
@@ -35,7 +37,13 @@ await obey({
       destination,
       (message) => {
         tell('message', { destination: message.headers.destination, headers: message.headers, body: message.body });
-        if (headers.ack && headers.ack !== 'auto') message.ack();
+        if (!headers.ack || headers.ack === 'auto') return;
+        if (refuse > 0) {
+          refuse -= 1;
+          message.nack();
+        } else {
+          message.ack();
+        }
       },
       headers,
     );
@@ -50,6 +58,15 @@ await obey({
   send({ destination, headers = {}, body = '', base64 }) {
     const content = base64 ? { binaryBody: Buffer.from(base64, 'base64') } : { body };
     client.publish({ destination, headers, ...content });
+  },
+
+  begin: ({ transaction }) => client.begin(transaction),
+  commit: ({ transaction }) => client.commit(transaction),
+  abort: ({ transaction }) => client.abort(transaction),
+
+  /** The next message that wants an ACK gets a NACK. */
+  refuse() {
+    refuse += 1;
   },
 
   async disconnect() {

@@ -1,4 +1,5 @@
-"""stomp.py, over TCP and over WebSocket. Orders: connect, subscribe, unsubscribe, send, disconnect."""
+"""stomp.py, over TCP and over WebSocket. Orders: connect, subscribe, unsubscribe, send,
+begin, commit, abort, refuse, disconnect."""
 
 import uuid
 
@@ -14,6 +15,7 @@ VERSIONS = {
 }
 connection = None
 acknowledged = set()
+refused = 0
 
 
 class Listener(stomp.ConnectionListener):
@@ -24,10 +26,13 @@ class Listener(stomp.ConnectionListener):
         headers, body = frame.headers, frame.body
         tell("message", destination=headers["destination"], headers=headers, body=body)
         if headers["subscription"] in acknowledged:
+            global refused
+            settle = connection.nack if refused else connection.ack
+            refused = max(refused - 1, 0)
             if isinstance(connection, stomp.Connection11):
-                connection.ack(headers["message-id"], headers["subscription"])
+                settle(headers["message-id"], headers["subscription"])
             else:
-                connection.ack(headers["ack"])
+                settle(headers["ack"])
 
     def on_receipt(self, frame):
         tell("receipt", id=frame.headers["receipt-id"])
@@ -79,6 +84,24 @@ def send(destination, body="", headers=None):
     connection.send(destination, body, headers=headers)
 
 
+def begin(transaction):
+    connection.begin(transaction=transaction)
+
+
+def commit(transaction):
+    connection.commit(transaction=transaction)
+
+
+def abort(transaction):
+    connection.abort(transaction=transaction)
+
+
+def refuse():
+    """The next message that wants an ACK gets a NACK."""
+    global refused
+    refused += 1
+
+
 def disconnect():
     connection.disconnect(receipt=f"bye-{uuid.uuid4()}")
 
@@ -89,6 +112,10 @@ obey(
         "subscribe": subscribe,
         "unsubscribe": unsubscribe,
         "send": send,
+        "begin": begin,
+        "commit": commit,
+        "abort": abort,
+        "refuse": refuse,
         "disconnect": disconnect,
     }
 )

@@ -172,6 +172,26 @@ async fn a_permission_is_forgotten_in_time() {
 }
 
 #[tokio::test]
+async fn what_is_forgotten_is_freed_though_nobody_asks() {
+    let hook = Hook::ready(Ok(()));
+    let cache = CachedAuthenticator::new(hook, Duration::from_millis(50), 100);
+    let remembered = cache.permitted.clone().unwrap();
+    cache.allow(&user("alice"), &topic("a")).await.unwrap();
+    remembered.run_pending_tasks().await;
+    assert_eq!(remembered.entry_count(), 1);
+    let cache = Arc::new(cache);
+    let sweep = tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&cache)));
+    testkit::eventually(testkit::DEADLINE, "it is freed", async || {
+        remembered.entry_count() == 0
+    })
+    .await;
+    drop(cache);
+    testkit::within(testkit::DEADLINE, "the sweep ends", sweep)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
 async fn no_more_than_so_many_are_remembered() {
     let hook = Hook::ready(Ok(()));
     let cache = CachedAuthenticator::new(hook.clone(), LONG, 10);

@@ -547,11 +547,24 @@ async fn the_hook_names_the_user_only_where_it_is_configured_to() {
     assert_eq!(named("alice", None, names()).await, ok("alice"));
     let off = Config::default();
     assert_eq!(named("alice", Some("bob"), off).await, ok("alice"));
-    for nobody in [None, Some(""), Some(&"x".repeat(256)[..])] {
+    let twice = "bob\r\nX-Username: root";
+    for nobody in [None, Some(""), Some(twice), Some(&"x".repeat(256)[..])] {
         let refusal = named("", nobody, names()).await.unwrap_err();
         assert!(matches!(refusal, Refusal::Faulty(_)), "{refusal:?}");
     }
-    // Nobody is asked who could not be somebody.
-    let refusal = named("", Some("bob"), Config::default()).await.unwrap_err();
-    assert!(matches!(refusal, Refusal::Denied(_)), "{refusal:?}");
+    let refusal = named("alice", Some(twice), names()).await.unwrap_err();
+    assert!(matches!(refusal, Refusal::Faulty(_)), "{refusal:?}");
+}
+
+/// HTTP Basic authentication can carry any character, and other clients are shown the name.
+#[tokio::test]
+async fn the_hook_is_not_asked_about_names_that_cannot_be() {
+    let hook = Hook::start(|_| Reply::ok("allow")).await;
+    let authenticator = HttpAuthenticator::new(&config(&hook)).unwrap();
+    for name in ["", "a\0b", "a\nb", "\u{85}", &"x".repeat(256)] {
+        let refusal = authenticator.user(&with_more(name)).await.unwrap_err();
+        assert!(matches!(refusal, Refusal::Denied(_)), "{refusal:?}");
+    }
+    assert!(hook.requests().is_empty());
+    authenticator.user(&with_more(&"x".repeat(255))).await.unwrap();
 }

@@ -125,11 +125,33 @@ async fn setup(
         ..Default::default()
     };
     let consuming = channel.basic_consume(queue, "".into(), options, table(&request.arguments)?);
-    let messages = answer(deadline, consuming).await?;
+    let messages = answer(deadline, consuming).await.map_err(locked)?;
     if let Some(leftover) = &mut leftover {
         leftover.queue = ShortString::default();
     }
     Ok((channel, messages))
+}
+
+/// What RabbitMQ says of a queue that another connection has for itself. The clients of a gateway
+/// share its connections, so that it is the exclusive consumer that is in the way.
+fn locked(error: BrokerError) -> BrokerError {
+    let queue = match &error {
+        BrokerError::AccessRefused(text) => text
+            .strip_prefix("ACCESS_REFUSED - ")
+            .and_then(|text| text.strip_suffix(" in exclusive use")),
+        _ => None,
+    };
+    match queue {
+        Some(queue) => BrokerError::ResourceLocked(
+            format!(
+                "RESOURCE_LOCKED - cannot obtain exclusive access to locked {queue}. It could be \
+                 originally declared on another connection or the exclusive property value does \
+                 not match that of the original declaration."
+            )
+            .into(),
+        ),
+        None => error,
+    }
 }
 
 /// What the names of queues start with that the gateway makes up itself: of subscriptions, and
@@ -288,7 +310,7 @@ impl Runner {
                 }
                 // The link broke again; or the broker has not noticed yet that the old one did,
                 // and holds the queue for its consumer.
-                Err(BrokerError::Unavailable(_) | BrokerError::AccessRefused(_))
+                Err(BrokerError::Unavailable(_) | BrokerError::ResourceLocked(_))
                     if self.request.exclusive => {}
                 Err(BrokerError::Unavailable(_)) => {}
                 Err(error) => return Err(error),

@@ -30,9 +30,12 @@ pub(super) fn reply_error(code: u16, text: &str) -> BrokerError {
 
 /// `NOT_ALLOWED - vhost v not found`, or `NOT_ALLOWED - access to vhost 'v' refused for user 'u'`;
 /// but not `NOT_ALLOWED - connection to vhost 'v' refused: connection limit (1) is reached`, which
-/// may get better.
+/// may get better. RabbitMQ cuts a text that is too long, and ends it by dots.
 fn is_vhost_refusal(text: &str) -> bool {
-    text.contains("access to vhost '") || text.contains("vhost ") && text.ends_with(" not found")
+    let text = text.strip_prefix("NOT_ALLOWED - ").unwrap_or_default();
+    let is_unknown = text.starts_with("vhost ");
+    text.starts_with("access to vhost '")
+        || is_unknown && (text.ends_with(" not found") || text.ends_with("..."))
 }
 
 /// A text as AMQP's short string, which holds at most 255 bytes.
@@ -220,6 +223,7 @@ mod tests {
     fn a_refused_virtual_host_is_told_from_one_that_is_full() {
         for (text, refused) in [
             ("NOT_ALLOWED - vhost nope not found", true),
+            ("NOT_ALLOWED - vhost no, one of a long name...", true),
             (
                 "NOT_ALLOWED - access to vhost 'v' refused for user 'u'",
                 true,

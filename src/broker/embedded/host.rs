@@ -368,15 +368,7 @@ impl Host {
                 Ok(()) => return Ok((queue, serial)),
                 // It went between being found and being consumed: as if it had gone before.
                 Err(Refused::Ended) => {}
-                Err(Refused::Denied) => {
-                    let (name, vhost) = (&queue.spec.name, &self.name);
-                    return Err(BrokerError::AccessRefused(
-                        format!(
-                            "ACCESS_REFUSED - queue '{name}' in vhost '{vhost}' in exclusive use"
-                        )
-                        .into(),
-                    ));
-                }
+                Err(Refused::Denied) => return Err(self.locked(&queue.spec.name)),
             }
         }
     }

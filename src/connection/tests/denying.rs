@@ -80,6 +80,31 @@ async fn a_temporary_queue_can_be_had_after_it_was_denied() {
     client.expect_message("reply").await;
 }
 
+/// Each would have had a subscription of its own.
+#[tokio::test(start_paused = true)]
+async fn denied_temporary_queues_do_not_count() {
+    let house = House::with(Options {
+        limits: Limits {
+            max_subscriptions: 1,
+            ..Limits::default()
+        },
+        auth: auth::Config {
+            soft_deny: true,
+            ..auth::Config::default()
+        },
+        ..Options::default()
+    });
+    house.hook.deny(r#"write topic "feed" "denied""#);
+    let mut client = Client::connect(&house).await;
+    for queue in ["a", "b"] {
+        client.send(&format!(
+            "SEND\ndestination:/exchange/feed/denied\nreply-to:/temp-queue/{queue}\n\nx\0"
+        ));
+        client.expect_denial().await;
+    }
+    client.subscribe("1", "/exchange/feed/k", "").await;
+}
+
 fn implicit() -> House {
     House::with(Options {
         stomp: Stomp {

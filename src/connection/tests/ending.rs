@@ -1,52 +1,22 @@
 //! How connections end, and what they leave: nothing.
 
-use std::io::Write;
-
-use parking_lot::Mutex;
-
 use super::*;
-use crate::connection::registry::Registry;
+use crate::{connection::registry::Registry, telemetry::capture::Capture};
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// What this thread logs, from now on.
-fn log() -> (Log, tracing::subscriber::DefaultGuard) {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    (log, tracing::subscriber::set_default(subscriber))
-}
-
-impl Log {
-    /// The reason in the last line about an end.
-    fn reason(&self) -> String {
-        let text = String::from_utf8(self.0.lock().clone()).unwrap();
-        let line = text
-            .lines()
-            .rfind(|line| line.contains("connection closed"));
-        let line = line.unwrap_or_else(|| panic!("no end in {text}"));
-        let (_, rest) = line.split_once("reason=\"").unwrap();
-        rest.split_once('"').unwrap().0.to_owned()
-    }
+/// The reason in the last line about an end.
+fn logged_reason(log: &Capture) -> String {
+    let text = log.text();
+    let line = text
+        .lines()
+        .rfind(|line| line.contains("connection closed"));
+    let line = line.unwrap_or_else(|| panic!("no end in {text}"));
+    let (_, rest) = line.split_once("reason=\"").unwrap();
+    rest.split_once('"').unwrap().0.to_owned()
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_log_says_why() {
-    let (log, _guard) = log();
+    let log = Capture::start();
     let house = House::new();
     for (bytes, reason) in [
         ("DISCONNECT\n\n\0", "client disconnected"),
@@ -60,29 +30,29 @@ async fn the_log_says_why() {
         client.wire.hang_up();
         while client.next().await.is_some() {}
         client.expect_end().await;
-        let logged = log.reason();
+        let logged = logged_reason(&log);
         assert!(logged.contains(reason), "{bytes:?}: {logged}");
     }
     // Before the login, too.
     let mut client = Client::new(&house);
     client.wire.hang_up();
     client.expect_end().await;
-    assert_eq!(log.reason(), "client closed the connection");
+    assert_eq!(logged_reason(&log), "client closed the connection");
     let mut client = Client::connect(&house).await;
     let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
     client.wire.receive(Err(reset.into()));
     client.expect_end().await;
-    assert!(log.reason().starts_with("connection broke: "));
+    assert!(logged_reason(&log).starts_with("connection broke: "));
     let mut client = Client::connect(&house).await;
     client.wire.set_room(0);
     client.send("BEGIN\ntransaction:t\nreceipt:r\n\n\0");
     client.expect_end().await;
-    assert_eq!(log.reason(), "client did not read for too long");
+    assert_eq!(logged_reason(&log), "client did not read for too long");
     let mut client = Client::connect(&house).await;
     client.wire.break_off();
     client.send("BEGIN\ntransaction:t\nreceipt:r\n\n\0");
     client.expect_end().await;
-    assert!(log.reason().starts_with("connection broke: "));
+    assert!(logged_reason(&log).starts_with("connection broke: "));
     assert!(house.services.registry.is_empty());
 }
 
@@ -306,6 +276,6 @@ async fn the_end_of_a_queue_ends_its_client() {
     client.subscribe("1", "/queue/work", "").await;
     let hub = house.services.hub.vhost("/").unwrap();
     hub.host().delete_queue("work").await.unwrap();
-    client.expect_error("feed interrupted").await;
+    client.expect_error("Server cancelled subscription").await;
     assert_eq!(client.wire.closed_with(), Some(CloseCode::Internal));
 }

@@ -43,6 +43,7 @@ impl House {
     }
 
     pub(super) fn with(options: Options) -> Self {
+        telemetry::capture::install();
         let exchanges = [("feed".into(), ExchangeKind::Direct)];
         let slow = Arc::new(Slow {
             inner: Embedded::new(exchanges),

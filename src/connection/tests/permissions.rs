@@ -108,9 +108,9 @@ async fn each_wish_asks_for_what_it_takes() {
         (
             "SEND\ndestination:/queue/new\n\nx\0",
             &[
+                r#"configure queue "new""#,
                 default,
                 r#"write topic "" "new""#,
-                r#"configure queue "new""#,
             ],
         ),
         // It has been declared.

@@ -305,7 +305,7 @@ fn the_end_of_a_consumer_is_told() {
     sink.deliver(dedicated(7));
     assert_eq!(take_parcel(&mailbox).unwrap().tag, 7);
     sink.lost(BrokerError::Cancelled("the queue was deleted".into()));
-    let Some(Item::Problem(Problem::FeedInterrupted(text))) = take(&mailbox) else {
+    let Some(Item::Problem(Problem::SubscriptionCancelled(text))) = take(&mailbox) else {
         panic!("no problem");
     };
     assert_eq!(&*text, "the queue was deleted");

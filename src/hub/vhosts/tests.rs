@@ -297,6 +297,28 @@ async fn a_broker_that_does_not_answer_lets_clients_in() {
     assert_eq!(begun.elapsed(), OPENING);
 }
 
+/// Otherwise any client could have this node taken out of service.
+#[tokio::test(start_paused = true)]
+async fn readiness_is_not_for_clients_to_say() {
+    let scene = scene(&["*"], 100);
+    let unavailable = || Err(BrokerError::Unavailable("down".into()));
+    *scene.answers.lock() = None;
+    let _being_opened = scene.enter("a").await;
+    *scene.answers.lock() = Some(unavailable());
+    let _never_up = scene.enter("b").await;
+    assert_eq!(scene.hub.health(), Ok(()));
+    // One that worked, and does no more, is the broker's trouble; unless it was deleted.
+    *scene.answers.lock() = Some(Ok(()));
+    let _was_up = scene.enter("c").await;
+    sleep(2 * TICK).await;
+    *scene.log.0.lock()[3].health.lock() = Some(unavailable());
+    assert_eq!(scene.hub.health(), unavailable());
+    scene.delete(0);
+    assert_eq!(scene.hub.health(), Ok(()));
+    *scene.log.0.lock()[0].health.lock() = None;
+    assert!(scene.hub.health().is_err());
+}
+
 #[tokio::test(start_paused = true)]
 async fn all_are_closed_at_the_end() {
     let scene = scene(&["*"], 100);

@@ -46,6 +46,20 @@ impl Api {
         self.call(Method::PUT, &path, Some(body)).await;
     }
 
+    /// Gives a user permissions, as patterns of routing keys, to write to and to read from a topic
+    /// exchange.
+    pub async fn allow_topics(
+        &self,
+        vhost: &str,
+        user: &str,
+        exchange: &str,
+        [write, read]: [&str; 2],
+    ) {
+        let body = json!({ "exchange": exchange, "write": write, "read": read });
+        let path = path(&["topic-permissions", vhost, user]);
+        self.call(Method::PUT, &path, Some(body)).await;
+    }
+
     /// Deletes a virtual host and all that is in it.
     pub async fn delete_vhost(&self, vhost: &str) {
         self.call(Method::DELETE, &path(&["vhosts", vhost]), None)
@@ -62,6 +76,16 @@ impl Api {
     /// a second or two.
     pub async fn queues(&self, vhost: &str) -> Vec<Value> {
         self.list(&path(&["queues", vhost])).await
+    }
+
+    /// A queue, or `None`; as [`Self::queues`], and fast where there are many.
+    pub async fn queue(&self, vhost: &str, queue: &str) -> Option<Value> {
+        let what = path(&["queues", vhost, queue]);
+        let answer = self.answer(Method::GET, &what, None).await;
+        if answer.status() == reqwest::StatusCode::NOT_FOUND {
+            return None;
+        }
+        Some(Self::read(&format!("GET {what}"), answer).await)
     }
 
     /// The bindings of a virtual host, those to the default exchange left out.
@@ -102,16 +126,24 @@ impl Api {
 
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Value {
         let what = format!("{method} {path}");
+        let answer = self.answer(method, path, body).await;
+        Self::read(&what, answer).await
+    }
+
+    async fn answer(&self, method: Method, path: &str, body: Option<Value>) -> reqwest::Response {
         let mut request = self.request(method, self.url(path));
         if let Some(body) = body {
             request = request
                 .header("content-type", "application/json")
                 .body(body.to_string());
         }
-        let answer = request
+        request
             .send()
             .await
-            .unwrap_or_else(|error| panic!("{what}: {error:?}"));
+            .unwrap_or_else(|error| panic!("{path}: {error:?}"))
+    }
+
+    async fn read(what: &str, answer: reqwest::Response) -> Value {
         let status = answer.status();
         let text = answer.text().await.unwrap_or_default();
         assert!(status.is_success(), "{what}: {status} {text}");

@@ -196,9 +196,6 @@ impl StompClient {
             if connected.command != Command::Connected {
                 self.fail(at, "CONNECTED", &connected);
             }
-            let version = Version::negotiate(connected.header("version"));
-            self.version = version.unwrap_or(Version::V1_0);
-            self.decoder.set_version(self.version);
             connected
         }
     }
@@ -369,6 +366,25 @@ impl StompClient {
         self.end(Location::caller())
     }
 
+    /// The next frame, or how the connection ended: for who does not know which of them to expect.
+    /// After a CONNECTED, the client speaks the version that it names.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    ///
+    /// # Panics
+    /// Nothing comes within the deadline.
+    #[track_caller]
+    pub fn next_frame(&mut self) -> impl Future<Output = Result<Frame, Closed>> {
+        let at = Location::caller();
+        async move {
+            match timeout(self.deadline, self.read()).await {
+                Ok(result) => result,
+                Err(_) => self.panic(at, &format!("anything, within {:?}", self.deadline)),
+            }
+        }
+    }
+
     async fn end(&mut self, at: &'static Location<'static>) -> Closed {
         match timeout(self.deadline, self.read()).await {
             Ok(Err(closed)) => closed,
@@ -390,6 +406,11 @@ impl StompClient {
             match self.decoder.decode(&mut self.input) {
                 Ok(Some(frame)) => {
                     self.note(format!("<- {}", show(&frame)));
+                    if frame.command == Command::Connected {
+                        let version = Version::negotiate(frame.header("version"));
+                        self.version = version.unwrap_or(Version::V1_0);
+                        self.decoder.set_version(self.version);
+                    }
                     return Ok(frame);
                 }
                 Ok(None) => {}

@@ -274,7 +274,7 @@ pub(crate) async fn an_exclusive_consumer_is_alone<F: Fixture>() {
     ] {
         let refused = node.refused(request).await;
         assert!(
-            matches!(refused, BrokerError::AccessRefused(_)),
+            matches!(refused, BrokerError::ResourceLocked(_)),
             "{refused:?}"
         );
     }

@@ -35,6 +35,7 @@ fn config() -> Config {
         max_pending: 4,
         nack_requeue: true,
         soft_deny: false,
+        max_denials: 100,
         implicit_connect: false,
     }
 }

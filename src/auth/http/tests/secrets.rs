@@ -1,54 +1,11 @@
 //! What the log says, and what it does not.
 
-use std::{io, sync::Arc};
-
-use parking_lot::Mutex;
-use tracing_subscriber::fmt::MakeWriter;
-
 use super::*;
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().clone()).unwrap()
-    }
-
-    /// Takes all that this thread logs, at every level.
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_writer(self.clone())
-            .finish();
-        tracing::subscriber::set_default(subscriber)
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
+use crate::telemetry::capture::Capture;
 
 #[tokio::test]
 async fn a_fault_is_logged_with_call_and_path_and_without_secrets() {
-    let log = Log::default();
-    let _guard = log.listen();
+    let log = Capture::start();
     let secrets = ["hunter2", "t0ken", "b4sic", "c00kie"];
     for reply in [
         Reply::ok("hunter2"),
@@ -104,8 +61,7 @@ async fn a_fault_is_logged_with_call_and_path_and_without_secrets() {
 
 #[tokio::test]
 async fn faults_in_a_row_are_one_line() {
-    let log = Log::default();
-    let _guard = log.listen();
+    let log = Capture::start();
     let hook = Hook::start(|_| Reply::Status(500, "")).await;
     let authenticator = HttpAuthenticator::new(&config(&hook)).unwrap();
     for _ in 0..20 {
@@ -121,8 +77,7 @@ async fn faults_in_a_row_are_one_line() {
 
 #[test]
 fn unset_paths_are_said_once_and_loudly() {
-    let log = Log::default();
-    let _guard = log.listen();
+    let log = Capture::start();
     HttpAuthenticator::new(&at("http://127.0.0.1:1")).unwrap();
     assert!(!log.text().contains("EVERYBODY"));
     let config = Config {

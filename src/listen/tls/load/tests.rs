@@ -46,7 +46,7 @@ fn folder() -> (TempDir, Config) {
 
 /// What is wrong, with names of files without their folder.
 fn fault(folder: &TempDir, config: &Config) -> (&'static str, String) {
-    let (key, problem) = config.check().unwrap_err();
+    let (key, problem) = config.check_files().unwrap_err();
     let place = format!("{}/", folder.path().display());
     (key, problem.replace(&place, ""))
 }
@@ -54,7 +54,7 @@ fn fault(folder: &TempDir, config: &Config) -> (&'static str, String) {
 #[test]
 fn a_certificate_and_its_key_are_loaded() {
     let (_folder, config) = folder();
-    assert_eq!(config.check(), Ok(()));
+    assert_eq!(config.check_files(), Ok(()));
     let loaded = Loaded::read(&config).unwrap();
     assert_eq!(loaded.subject, "CN=rcgen self signed cert");
     assert_eq!(
@@ -161,7 +161,7 @@ fn what_is_not_set_is_no_fault_of_the_files() {
         key: PathBuf::new(),
         ..config
     };
-    assert_eq!(alone.check(), Ok(()));
+    assert_eq!(alone.check_files(), Ok(()));
     assert!(matches!(Loaded::read(&alone), Err(("certificate", _))));
     let alone = Config {
         certificate: PathBuf::new(),

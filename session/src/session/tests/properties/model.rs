@@ -60,6 +60,7 @@ impl Model {
     pub(super) fn new(version: Version) -> Self {
         let mut peer = Peer::new(Config {
             soft_deny: true,
+            max_denials: u32::MAX,
             ..config()
         });
         peer.send(&format!(

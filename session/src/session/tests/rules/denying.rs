@@ -52,6 +52,34 @@ fn a_denied_send_gets_its_error_and_no_receipt() {
     peer.assert_silent();
 }
 
+/// Each costs a line of the log and calls of the hook, so it does not go on for ever.
+#[test]
+fn one_denial_too_many_ends_the_session() {
+    let mut peer = Peer::connected_with(
+        Config {
+            soft_deny: true,
+            max_denials: 2,
+            ..config()
+        },
+        "1.2",
+    );
+    for _ in 0..2 {
+        peer.send("SEND\ndestination:/topic/t\nreceipt:r");
+        let (operation, _) = peer.performing();
+        peer.denied(operation);
+        assert_soft_error(&mut peer, Some("r"));
+        // What is allowed in between makes no difference.
+        peer.send("SEND\ndestination:/topic/t");
+        let (operation, _) = peer.performing();
+        peer.done(operation);
+    }
+    peer.send("SEND\ndestination:/topic/t\nreceipt:r");
+    let (operation, _) = peer.performing();
+    peer.denied(operation);
+    let error = peer.assert_error("access_refused");
+    assert_eq!(header(&error, "receipt-id"), Some("r"));
+}
+
 #[test]
 fn receipts_of_other_frames_keep_their_order_around_a_denied_one() {
     let mut peer = softly();

@@ -1,0 +1,125 @@
+//! Receipts: of every frame, of frames that fail, and of messages that the broker does not take.
+
+use lapin::types::{AMQPValue, FieldTable};
+
+use super::asks;
+use crate::case::{Case, case};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        case("of every frame", async |t| {
+            let mut a = t.client().await;
+            a.ask("SUBSCRIBE\nid:1\nack:client-individual\ndestination:/queue/~q")
+                .await;
+            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
+            let id = a.message().await;
+            a.ask(format!("NACK\nid:{id}")).await;
+            let id = a.message().await;
+            a.ask(format!("ACK\nid:{id}")).await;
+            a.ask("BEGIN\ntransaction:t").await;
+            a.say("SEND\ntransaction:t\ndestination:/queue/~q\n\ny")
+                .await;
+            a.ask("ABORT\ntransaction:t").await;
+            a.ask("BEGIN\ntransaction:t").await;
+            a.ask("COMMIT\ntransaction:t").await;
+            a.ask("UNSUBSCRIBE\nid:1").await;
+            a.ask("DISCONNECT").await;
+            a.closes().await;
+        })
+        .differs(&["E6"]),
+        case("an identifier of any text", async |t| {
+            let mut a = t.client().await;
+            a.say("BEGIN\ntransaction:t\nreceipt:a b\\cc\\\\d für")
+                .await;
+            a.hear(1).await;
+            a.end().await;
+        }),
+        case("an empty identifier", async |t| {
+            let mut a = t.client().await;
+            a.say("BEGIN\ntransaction:t\nreceipt:").await;
+            a.hear(1).await;
+            a.end().await;
+        }),
+        case("the same identifier twice", async |t| {
+            let mut a = t.client().await;
+            a.say("BEGIN\ntransaction:t\nreceipt:r").await;
+            a.say("ABORT\ntransaction:t\nreceipt:r").await;
+            a.hear(2).await;
+            a.end().await;
+        }),
+        case("of many SEND frames, in their order", async |t| {
+            let mut a = t.client().await;
+            for number in 0..20 {
+                a.say(format!(
+                    "SEND\ndestination:/topic/~a\nreceipt:{number}\n\nx"
+                ))
+                .await;
+            }
+            a.hear(20).await;
+            a.end().await;
+        }),
+        case("a SUBSCRIBE with its receipt is in force", async |t| {
+            let mut a = t.client().await;
+            let mut b = t.client().await;
+            a.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
+            b.ask("SEND\ndestination:/topic/~a\n\nx").await;
+            a.hear(1).await;
+        }),
+        case("a SEND with its receipt is in the queue", async |t| {
+            let mut a = t.client().await;
+            a.ask("SEND\ndestination:/queue/~q\npersistent:true\n\nx")
+                .await;
+            let backend = t.amqp().await;
+            backend.count("~q").await;
+        })
+        .with_backend(),
+        case("a failing SEND", asks(["SEND\ndestination:/foo/bar\n\nx"])),
+        case(
+            "a failing SUBSCRIBE",
+            asks(["SUBSCRIBE\nid:1\ndestination:/foo/bar"]),
+        ),
+        case("a failing UNSUBSCRIBE", asks(["UNSUBSCRIBE\nid:1"])),
+        case("a failing COMMIT", asks(["COMMIT\ntransaction:t"])),
+        case("a failing ACK", asks(["ACK\nid:x"])),
+        case(
+            "no ERROR has a receipt-id that was not asked for",
+            async |t| {
+                let mut a = t.client().await;
+                a.say("SEND\ndestination:/foo/bar\n\nx").await;
+                a.hear(1).await;
+                a.end().await;
+            },
+        ),
+        case("a message that the queue refuses", async |t| {
+            let backend = t.amqp().await;
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+            let overflow = AMQPValue::LongString("reject-publish".into());
+            arguments.insert("x-overflow".into(), overflow);
+            backend.queue("~q", arguments).await;
+            let mut a = t.client().await;
+            a.ask("SEND\ndestination:/amq/queue/~q\n\none").await;
+            a.say("SEND\nreceipt:refused\ndestination:/amq/queue/~q\n\ntwo")
+                .await;
+            // The queue has answered by the time that it has a consumer.
+            a.ask("SUBSCRIBE\nid:1\ndestination:/amq/queue/~q").await;
+            a.hear(1).await;
+            a.end().await;
+        })
+        .differs(&["P1"])
+        .with_backend(),
+        case(
+            "mandatory, to nobody",
+            asks(["SEND\ndestination:/topic/~a\nmandatory:true\n\nx"]),
+        )
+        .differs(&["P2"]),
+        case("mandatory, to somebody", async |t| {
+            let mut a = t.client().await;
+            a.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
+            a.ask("SEND\ndestination:/topic/~a\nmandatory:true\n\nx")
+                .await;
+            a.hear(1).await;
+            a.end().await;
+        }),
+    ]
+}

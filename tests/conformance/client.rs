@@ -1,0 +1,382 @@
+//! A STOMP client of a case.
+
+use std::collections::VecDeque;
+
+use stomp_grammar::{Command, Frame};
+use testkit::StompClient;
+
+use crate::scene::Record;
+
+/// What a MESSAGE has by the way; only cases about it show it. Of what SEND says of its frame and
+/// of the queue, the plug-in lets all go through (row P5).
+pub(crate) const BY_THE_WAY: [&str; 13] = [
+    "message-id",
+    "x-stomp-user",
+    "receipt",
+    "transaction",
+    "mandatory",
+    "content-length",
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-max-length",
+    "x-max-priority",
+    "x-message-ttl",
+    "x-overflow",
+    "x-queue-type",
+];
+
+/// So much of a body is shown.
+const SHOWN: usize = 300;
+
+/// A client that records all that it says and hears, and goes on after the end of its connection:
+/// a case is the same for a server that closes and for one that does not.
+pub(crate) struct Client {
+    name: String,
+    stomp: StompClient,
+    record: Record,
+    /// MESSAGE frames that came while the client waited for something else.
+    inbox: VecDeque<Frame>,
+    receipts: usize,
+    messages: usize,
+    is_logged_in: bool,
+    is_closed: bool,
+    shows: Vec<&'static str>,
+    hides: Vec<&'static str>,
+}
+
+impl Client {
+    pub(crate) fn new(name: String, stomp: StompClient, record: Record) -> Self {
+        Self {
+            name,
+            stomp,
+            record,
+            inbox: VecDeque::new(),
+            receipts: 0,
+            messages: 0,
+            is_logged_in: false,
+            is_closed: false,
+            shows: Vec::new(),
+            hides: Vec::new(),
+        }
+    }
+
+    /// Does not record these headers of MESSAGE.
+    pub(crate) fn hide(&mut self, headers: &[&'static str]) {
+        self.hides.extend(headers);
+    }
+
+    /// Records these headers of MESSAGE as well.
+    pub(crate) fn show(&mut self, headers: &[&'static str]) {
+        self.shows.extend(headers);
+    }
+
+    /// Logs in; the passcode is the user's name. It is no part of the record.
+    pub(crate) async fn log_in(&mut self, user: &str, version: &str) {
+        let text = format!(
+            "CONNECT\naccept-version:{version}\nhost:{{vhost}}\nlogin:{user}\npasscode:{user}"
+        );
+        let text = self.wire(&text);
+        self.stomp.raw(text).await;
+        match self.stomp.next_frame().await {
+            Ok(frame) if frame.command == Command::Connected => self.connected(&frame),
+            other => panic!("{user} cannot log in: {other:?}"),
+        }
+    }
+
+    fn connected(&mut self, frame: &Frame) {
+        self.is_logged_in = true;
+        self.record
+            .call(frame.header("session").unwrap_or_default(), "{session}");
+    }
+
+    /// Says a frame: `COMMAND`, lines of headers, an empty line and a body; without the NUL.
+    pub(crate) async fn say(&mut self, frame: impl AsRef<str>) {
+        let text = self.wire(frame.as_ref());
+        let (head, body) = text
+            .trim_end_matches('\0')
+            .split_once("\n\n")
+            .unwrap_or((&text, ""));
+        let mut line = head.split('\n').map(escaped).collect::<Vec<_>>().join(" ");
+        line.push_str(&shown(body.as_bytes()));
+        self.record.push(&self.name, '>', &line);
+        self.stomp.raw(text).await;
+    }
+
+    /// Says bytes as they are; over WebSocket in a message of their own.
+    pub(crate) async fn bytes(&mut self, bytes: impl AsRef<[u8]>) {
+        let bytes = bytes.as_ref();
+        self.record
+            .push(&self.name, '>', shown(bytes).trim_start_matches(" | "));
+        self.stomp.raw(bytes).await;
+    }
+
+    /// Says a text byte by byte.
+    pub(crate) async fn drip(&mut self, text: &str) {
+        self.record.push(&self.name, '>', &escaped(text));
+        for byte in self.record.real(text).bytes() {
+            self.stomp.raw([byte]).await;
+        }
+    }
+
+    /// As [`Self::bytes`], where `~` and `{vhost}` are replaced as in a frame.
+    pub(crate) async fn text(&mut self, text: &str) {
+        let text = self.record.real(text);
+        self.bytes(text).await;
+    }
+
+    /// Says a frame that asks for a receipt, and listens until that comes, or an ERROR, or the end.
+    /// MESSAGE frames meanwhile are kept for [`Self::hear`].
+    pub(crate) async fn ask(&mut self, frame: impl AsRef<str>) {
+        self.receipts += 1;
+        let receipt = format!("r{}", self.receipts);
+        let frame = frame.as_ref();
+        let (command, rest) = frame.split_once('\n').unwrap_or((frame, ""));
+        self.say(format!("{command}\nreceipt:{receipt}\n{rest}"))
+            .await;
+        self.until_receipt(&receipt).await;
+    }
+
+    async fn until_receipt(&mut self, receipt: &str) {
+        while let Some(frame) = self.next().await {
+            let ends = match frame.command {
+                Command::Message => {
+                    self.inbox.push_back(frame);
+                    continue;
+                }
+                Command::Receipt => frame.header("receipt-id") == Some(receipt),
+                command => command == Command::Error,
+            };
+            self.heard(&frame);
+            if ends {
+                break;
+            }
+        }
+    }
+
+    /// Hears so many frames, or the end.
+    pub(crate) async fn hear(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(frame) = self.kept_or_next().await else {
+                break;
+            };
+            self.heard(&frame);
+        }
+    }
+
+    /// Hears so many frames, in whatever order: they are recorded sorted.
+    pub(crate) async fn hear_in_any_order(&mut self, count: usize) {
+        let mut lines = Vec::new();
+        for _ in 0..count {
+            let Some(frame) = self.kept_or_next().await else {
+                break;
+            };
+            lines.push(self.shown(&frame));
+        }
+        lines.sort();
+        for line in lines {
+            self.record.push(&self.name, '<', &line);
+        }
+    }
+
+    /// Hears a MESSAGE, and answers what an ACK of it must name.
+    pub(crate) async fn message(&mut self) -> String {
+        let Some(frame) = self.kept_or_next().await else {
+            return "(none)".to_owned();
+        };
+        self.heard(&frame);
+        let id = frame.header("ack").or_else(|| frame.header("message-id"));
+        id.unwrap_or("(none)").to_owned()
+    }
+
+    /// Hears a MESSAGE, and answers its body; `last`, if the connection has ended.
+    pub(crate) async fn body_of_message(&mut self) -> String {
+        let Some(frame) = self.kept_or_next().await else {
+            return "last".to_owned();
+        };
+        self.heard(&frame);
+        String::from_utf8_lossy(&frame.body).into_owned()
+    }
+
+    /// Hears a MESSAGE, and answers one of its headers.
+    pub(crate) async fn header_of_message(&mut self, header: &str) -> String {
+        let Some(frame) = self.kept_or_next().await else {
+            return "(none)".to_owned();
+        };
+        self.heard(&frame);
+        frame.header(header).unwrap_or("(none)").to_owned()
+    }
+
+    /// Takes a MESSAGE, and answers these of its headers only, for one that has more than can be
+    /// foreseen.
+    pub(crate) async fn headers_of_message(&mut self, names: &[&str]) -> String {
+        let Some(frame) = self.kept_or_next().await else {
+            return "(none)".to_owned();
+        };
+        let value = |name: &&str| format!("{name}:{}", frame.header(name).unwrap_or("(none)"));
+        names.iter().map(value).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Whether what came last over WebSocket was a text message.
+    pub(crate) fn was_text(&self) -> Option<bool> {
+        self.stomp.was_text()
+    }
+
+    /// The subprotocol of the WebSocket.
+    pub(crate) fn protocol(&self) -> Option<&str> {
+        self.stomp.protocol()
+    }
+
+    /// Says DISCONNECT, and listens until the connection ends.
+    pub(crate) async fn leave(&mut self) {
+        self.say("DISCONNECT").await;
+        self.closes().await;
+    }
+
+    /// Listens until the connection ends.
+    pub(crate) async fn closes(&mut self) {
+        while let Some(frame) = self.kept_or_next().await {
+            self.heard(&frame);
+        }
+    }
+
+    /// Whether the connection is open still, and what came meanwhile: asks for something harmless
+    /// that a server answers.
+    pub(crate) async fn end(&mut self) {
+        if self.is_closed {
+            return;
+        }
+        let (probe, answer) = if self.is_logged_in {
+            (
+                "BEGIN\ntransaction:the end\nreceipt:the end",
+                Command::Receipt,
+            )
+        } else {
+            let connect = "CONNECT\naccept-version:1.2\nhost:{vhost}\nlogin:guest\npasscode:guest";
+            (connect, Command::Connected)
+        };
+        let probe = self.wire(probe);
+        self.stomp.raw(probe).await;
+        while let Some(frame) = self.kept_or_next().await {
+            let is_answer = match answer {
+                Command::Receipt => frame.header("receipt-id") == Some("the end"),
+                _ => true,
+            };
+            if frame.command == answer && is_answer {
+                self.record.push(&self.name, '=', "open");
+                return;
+            }
+            self.heard(&frame);
+        }
+    }
+
+    async fn kept_or_next(&mut self) -> Option<Frame> {
+        match self.inbox.pop_front() {
+            Some(frame) => Some(frame),
+            None => self.next().await,
+        }
+    }
+
+    /// The next frame; the end is recorded, once, after all frames that came before it.
+    async fn next(&mut self) -> Option<Frame> {
+        if self.is_closed {
+            return None;
+        }
+        match self.stomp.next_frame().await {
+            Ok(frame) => Some(frame),
+            Err(closed) => {
+                self.is_closed = true;
+                while let Some(frame) = self.inbox.pop_front() {
+                    self.heard(&frame);
+                }
+                let code = closed.code.map(|code| format!(" {code}"));
+                let line = format!("closed{}", code.unwrap_or_default());
+                self.record.push(&self.name, '=', &line);
+                None
+            }
+        }
+    }
+
+    fn heard(&mut self, frame: &Frame) {
+        let line = self.shown(frame);
+        self.record.push(&self.name, '<', &line);
+    }
+
+    fn shown(&mut self, frame: &Frame) -> String {
+        let mut headers: Vec<(&str, &str)> = frame.headers.iter().collect();
+        match frame.command {
+            Command::Connected => {
+                self.connected(frame);
+                headers.retain(|(name, _)| !["session", "server"].contains(name));
+            }
+            Command::Error => headers.retain(|header| {
+                ![("content-type", "text/plain"), ("version", "1.0,1.1,1.2")].contains(header)
+            }),
+            Command::Message => {
+                self.messages += 1;
+                let number = format!("{{m{}}}", self.messages);
+                self.record
+                    .call(frame.header("message-id").unwrap_or_default(), &number);
+                let ack = frame.header("ack").unwrap_or_default();
+                // Only what a server made up is long enough to be found again.
+                if ack.len() > 10 {
+                    self.record.call(ack, &format!("{{ack {number}}}"));
+                }
+                headers.retain(|header @ (name, _)| {
+                    // A last message may have been on its way to a client that left before.
+                    let is_usual =
+                        *name == "redelivered" && (header.1 == "false" || frame.body == "last");
+                    !is_usual
+                        && !self.hides.contains(name)
+                        && (self.shows.contains(name) || !BY_THE_WAY.contains(name))
+                });
+            }
+            _ => {}
+        }
+        let length = frame.body.len().to_string();
+        headers.retain(|header| *header != ("content-length", &length));
+        let body = match str::from_utf8(&frame.body) {
+            Ok(text) => self.record.plain(text).into_bytes(),
+            Err(_) => frame.body.to_vec(),
+        };
+        headers.sort_unstable();
+        let mut line = frame.command.to_string();
+        for (name, value) in headers {
+            line.push_str(&format!(" {}:{}", escaped(name), escaped(value)));
+        }
+        line.push_str(&shown(&body));
+        line
+    }
+
+    /// A frame as it goes over the wire.
+    fn wire(&self, frame: &str) -> String {
+        let mut text = self.record.real(frame);
+        if !text.contains("\n\n") {
+            text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
+        }
+        text.push('\0');
+        text
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('\n', "\\n")
+        .replace('\r', "\\r")
+}
+
+/// A body, on one line.
+fn shown(body: &[u8]) -> String {
+    if body.is_empty() {
+        return String::new();
+    }
+    let start = &body[..body.len().min(SHOWN)];
+    let start = match str::from_utf8(start) {
+        Ok(text) => text.escape_debug().to_string(),
+        Err(_) => start.escape_ascii().to_string(),
+    };
+    let start = start.replace("\\\"", "\"").replace("\\'", "'");
+    match body.len() {
+        length if length > SHOWN => format!(" | {start}… ({length} bytes)"),
+        _ => format!(" | {start}"),
+    }
+}

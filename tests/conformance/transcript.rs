@@ -1,0 +1,186 @@
+//! What was heard, written down: a file for each case, with a section for each transcript and the
+//! columns that it is of.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
+
+use crate::{case::Case, server::Column};
+
+/// The lines of each column.
+pub(crate) type Transcripts = BTreeMap<Column, Vec<String>>;
+
+fn folder() -> PathBuf {
+    testkit::tests_dir().join("conformance/transcripts")
+}
+
+fn file(name: &str) -> PathBuf {
+    folder().join(format!("{}.txt", name.replace("::", "/")))
+}
+
+/// As a file holds it: columns that heard the same are named together.
+pub(crate) fn print(transcripts: &Transcripts) -> String {
+    let mut text = String::new();
+    let mut done = BTreeSet::new();
+    for (column, lines) in transcripts {
+        if !done.insert(*column) {
+            continue;
+        }
+        let mut columns = vec![column.to_string()];
+        for (other, same) in transcripts {
+            if same == lines && done.insert(*other) {
+                columns.push(other.to_string());
+            }
+        }
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(&format!("[{}]\n", columns.join(", ")));
+        for line in lines {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+pub(crate) fn write(name: &str, transcripts: &Transcripts) {
+    let file = file(name);
+    let parent = file.parent().expect("a file is in a folder");
+    fs::create_dir_all(parent).expect("the folder can be made");
+    fs::write(&file, print(transcripts)).expect("the file can be written");
+}
+
+/// What a case's file says; nothing, if there is none.
+pub(crate) fn read(name: &str) -> Transcripts {
+    let text = fs::read_to_string(file(name)).unwrap_or_default();
+    let mut transcripts = Transcripts::new();
+    let mut columns: Vec<Column> = Vec::new();
+    for line in text.lines() {
+        let head = line
+            .strip_prefix('[')
+            .and_then(|head| head.strip_suffix(']'));
+        if let Some(head) = head {
+            let is_named =
+                |column: &Column| head.split(", ").any(|name| name == column.to_string());
+            columns = Column::ALL.into_iter().filter(is_named).collect();
+            for column in &columns {
+                transcripts.insert(*column, Vec::new());
+            }
+        } else if !line.is_empty() {
+            for column in &columns {
+                transcripts
+                    .entry(*column)
+                    .or_default()
+                    .push(line.to_owned());
+            }
+        }
+    }
+    transcripts
+}
+
+/// What is not as it was written down.
+pub(crate) fn compare(name: &str, heard: &Transcripts) -> Vec<String> {
+    let known = read(name);
+    let columns = heard.keys().chain(known.keys()).collect::<BTreeSet<_>>();
+    let mut faults = Vec::new();
+    for column in columns {
+        let (was, is) = (known.get(column), heard.get(column));
+        if was != is {
+            let lines = |lines: Option<&Vec<String>>| {
+                lines.map_or_else(
+                    || "(nothing is written down)".to_owned(),
+                    |lines| lines.join("\n  "),
+                )
+            };
+            faults.push(format!(
+                "{column}: expected\n  {}\nbut heard\n  {}",
+                lines(was),
+                lines(is)
+            ));
+        }
+    }
+    if !faults.is_empty() {
+        faults.push(format!(
+            "If this is right: cargo test --test conformance -- --bless {name}"
+        ));
+    }
+    faults
+}
+
+/// What two transcripts have to do with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Relation {
+    /// Clients hear the same.
+    Same,
+    /// The same, save that Stentor's ERROR names the receipt that was asked for, and ends the
+    /// connection: rows E1 and E2, which are about every ERROR.
+    SameButEnds,
+    Differs,
+}
+
+pub(crate) fn relation(plugin: &[String], stentor: &[String]) -> Relation {
+    if plugin == stentor {
+        return Relation::Same;
+    }
+    let (plugin, stentor) = (until_errors(plugin), until_errors(stentor));
+    let (Some((plugin, mut after_plugin)), Some((stentor, after_stentor))) = (plugin, stentor)
+    else {
+        return Relation::Differs;
+    };
+    after_plugin.retain(|line| line != "= open");
+    let ends = after_stentor.iter().chain(&after_plugin);
+    if plugin == stentor && ends.into_iter().all(|line| line.starts_with("= closed")) {
+        Relation::SameButEnds
+    } else {
+        Relation::Differs
+    }
+}
+
+/// The lines, without what a client hears after its first ERROR, which is answered beside; `None`,
+/// if there is no ERROR. The ERROR's `receipt-id` is left out.
+fn until_errors(lines: &[String]) -> Option<(Vec<String>, Vec<String>)> {
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    let mut failed = BTreeSet::new();
+    for line in lines {
+        let (who, what) = split(line);
+        if what.starts_with('>') {
+            before.push(line.clone());
+        } else if failed.contains(who) {
+            after.push(what.to_owned());
+        } else if what.starts_with("< ERROR ") {
+            failed.insert(who);
+            let (head, body) = line.split_once(" | ").unwrap_or((line, ""));
+            let words = head
+                .split(' ')
+                .filter(|word| !word.starts_with("receipt-id:"));
+            before.push(format!("{} | {body}", words.collect::<Vec<_>>().join(" ")));
+        } else {
+            before.push(line.clone());
+        }
+    }
+    (!failed.is_empty()).then_some((before, after))
+}
+
+/// A client's letter, if there is one, and the rest of a line: its mark, and what was said or heard.
+pub(crate) fn split(line: &str) -> (&str, &str) {
+    let length = line.bytes().take_while(u8::is_ascii_lowercase).count();
+    line.split_at(length.min(1))
+}
+
+/// Files of cases that are no more.
+pub(crate) fn strangers(cases: &[Case]) -> Vec<String> {
+    let known: BTreeSet<PathBuf> = cases.iter().map(|case| file(&case.name)).collect();
+    let mut faults = Vec::new();
+    for group in fs::read_dir(folder()).expect("the folder of transcripts") {
+        for entry in fs::read_dir(group.unwrap().path()).expect("folders of groups") {
+            let path = entry.unwrap().path();
+            if !known.contains(&path) {
+                faults.push(format!("{} is of no case: delete it", path.display()));
+            }
+        }
+    }
+    faults
+}
