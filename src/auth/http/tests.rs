@@ -566,5 +566,8 @@ async fn the_hook_is_not_asked_about_names_that_cannot_be() {
         assert!(matches!(refusal, Refusal::Denied(_)), "{refusal:?}");
     }
     assert!(hook.requests().is_empty());
-    authenticator.user(&with_more(&"x".repeat(255))).await.unwrap();
+    authenticator
+        .user(&with_more(&"x".repeat(255)))
+        .await
+        .unwrap();
 }
