@@ -97,7 +97,7 @@ async fn denied_temporary_queues_do_not_count() {
     house.hook.deny(r#"write topic "feed" "denied""#);
     let mut client = Client::connect(&house).await;
     for queue in ["a", "b"] {
-        client.send(&format!(
+        client.send(format!(
             "SEND\ndestination:/exchange/feed/denied\nreply-to:/temp-queue/{queue}\n\nx\0"
         ));
         client.expect_denial().await;
