@@ -3,7 +3,7 @@
 //! Each virtual host has its links: one for topology and the feeds' bindings, one for publishing
 //! (RabbitMQ stops reading a connection that publishes when it is short of memory or disk, and
 //! acknowledgements must not wait behind that), and as many as needed for dedicated consumers.
-//! The feeds' messages come by [`reader`]s, one for each shard.
+//! The feeds' messages come by `reader`s, one for each shard.
 
 mod backoff;
 mod channels;
