@@ -130,7 +130,7 @@ impl Services {
 pub struct Peer {
     /// Its address.
     pub remote: SocketAddr,
-    /// The transport: `websocket` or `tcp`.
+    /// The transport: `websocket`, `tcp`, or one of SockJS, such as `xhr-streaming`.
     pub transport: &'static str,
     /// What the transport's opening brought for the login.
     pub carried: Option<Box<Carried>>,

@@ -225,6 +225,7 @@ async fn the_server_closes_with_code_and_reason() {
     for code in [
         CloseCode::Normal,
         CloseCode::Protocol,
+        CloseCode::NotUtf8,
         CloseCode::Policy,
         CloseCode::TooBig,
         CloseCode::Internal,
@@ -288,7 +289,10 @@ async fn who_breaks_the_rules_is_told_so() {
         let mut link = WebSocketLink::new(server, Bytes::new(), LIMIT);
         client.write_all(bytes).await.unwrap();
         let error = receive(&mut link).await.unwrap_err();
-        assert!(matches!(error, LinkError::Violation(_)), "{error}");
+        match bytes.ends_with(b"\xff") {
+            true => assert!(matches!(error, LinkError::NotUtf8), "{error}"),
+            false => assert!(matches!(error, LinkError::Violation(_)), "{error}"),
+        }
         // Nothing more is read.
         assert!(receive(&mut link).await.unwrap().is_none());
         let serving = tokio::spawn(async move { close(&mut link, CloseCode::Protocol).await });
