@@ -81,9 +81,9 @@ impl Balanced {
         let (name, listen) = match kind {
             Kind::Nginx => (
                 "nginx.conf",
-                ["listen 8080;", &format!("listen {address};")],
+                ["listen 8090;", &format!("listen {address};")],
             ),
-            Kind::HaProxy => ("haproxy.cfg", ["bind :8080", &format!("bind {address}")]),
+            Kind::HaProxy => ("haproxy.cfg", ["bind :8090", &format!("bind {address}")]),
         };
         let example = tests_dir().with_file_name("examples/load-balancer");
         let text = fs::read_to_string(example.join(name)).unwrap();
