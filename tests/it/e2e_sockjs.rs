@@ -188,18 +188,21 @@ fn no_faults(browser: &Remote) {
 }
 
 /// A page of a site that is not listed gets nowhere, whatever it tries: not by a script or a form,
-/// which need no leave to be sent, and not by a frame of the gateway's own origin. The page says
-/// itself what `/info` would have said.
+/// which need no leave to be sent, not by a frame of the gateway's own origin, and not by keeping to
+/// itself who it is. What `/info` would say is made up here, or the client would not even try.
 #[tokio::test]
 async fn no_transport_goes_round_the_list_of_origins() {
     let place = Place::open(|builder| builder.set("auth.default_user", USER)).await;
     let mut browser = Remote::node("browser.mjs");
-    browser.order(&json!({ "do": "open", "info": place.gateway.sockjs_url() }));
-    browser.expect("opened").await;
-    for transport in IN_CHROMIUM {
-        browser.order(&place.connect(transport, &json!({})));
-        let closed = browser.expect("closed").await;
-        assert_eq!(closed["code"], 2000, "{transport}: {closed}");
+    for referrer in ["strict-origin-when-cross-origin", "no-referrer"] {
+        let info = place.gateway.sockjs_url();
+        browser.order(&json!({ "do": "open", "info": info, "referrer": referrer }));
+        browser.expect("opened").await;
+        for transport in IN_CHROMIUM {
+            browser.order(&place.connect(transport, &json!({})));
+            let closed = browser.expect("closed").await;
+            assert_eq!(closed["code"], 2000, "{transport}, {referrer}: {closed}");
+        }
     }
     let said = browser.process().stdout().text();
     assert!(!said.contains("\"connected\""), "{said}");
