@@ -21,6 +21,8 @@ use crate::{
 
 /// The exchange that the page's users listen to.
 const EXCHANGE: &str = "feed";
+/// SockJS's client, which [`routes`] serve.
+const CLIENT: &str = "/vendor/sockjs.min.js";
 /// The users of the page; everybody knows their passwords, so they are good for a demo only.
 const USERS: [(&str, &str); 2] = [("alice", "demo-alice"), ("bob", "demo-bob")];
 
@@ -79,6 +81,10 @@ fn config(options: &Options, hook: SocketAddr) -> Result<Config, app::Error> {
             stomp: Some(local(stomp)),
             admin: local(admin),
             ..listen::Config::default()
+        },
+        sockjs: listen::sockjs::Config {
+            client_url: CLIENT.to_owned(),
+            ..listen::sockjs::Config::default()
         },
         broker: broker::Config {
             url: Some(options.broker.clone().unwrap_or(Url::Embedded)),

@@ -1,4 +1,4 @@
-//! The demo's page, and a backend for it to push with.
+//! The demo's pages, and a backend for them to push with.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ const MAX_PUSH: u64 = 64 * 1024;
 const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 
-/// A file of the page: its path, its type, and what is in it.
-const FILES: [(&str, &str, &str); 5] = [
+/// A file of the page, or of the example for SockJS: its path, its type, and what is in it.
+const FILES: [(&str, &str, &str); 10] = [
     (
         "",
         "text/html; charset=utf-8",
@@ -49,6 +49,31 @@ const FILES: [(&str, &str, &str); 5] = [
         "favicon.svg",
         "image/svg+xml",
         include_str!("page/favicon.svg"),
+    ),
+    (
+        "classic.html",
+        "text/html; charset=utf-8",
+        include_str!("../../examples/browser/classic.html"),
+    ),
+    (
+        "classic.css",
+        "text/css; charset=utf-8",
+        include_str!("../../examples/browser/classic.css"),
+    ),
+    (
+        "classic.js",
+        "text/javascript; charset=utf-8",
+        include_str!("../../examples/browser/classic.js"),
+    ),
+    (
+        "vendor/sockjs.min.js",
+        "text/javascript; charset=utf-8",
+        include_str!("../../examples/browser/vendor/sockjs.min.js"),
+    ),
+    (
+        "vendor/stomp.min.js",
+        "text/javascript; charset=utf-8",
+        include_str!("../../examples/browser/vendor/stomp.min.js"),
     ),
 ];
 

@@ -4,25 +4,14 @@ use std::process::Command;
 
 use serde_json::json;
 use tempfile::TempDir;
-use testkit::{DEADLINE, Remote, eventually, free_ports};
+use testkit::{DEADLINE, Gateway, Remote, eventually, free_ports, tests_dir};
 use tokio::net::TcpStream;
 
 use crate::house::stentor;
 
 #[tokio::test]
 async fn a_visitor_pushes_from_the_page_and_by_curl() {
-    let [port] = free_ports();
-    let address = format!("127.0.0.1:{port}");
-    let demo = stentor()
-        .arguments(&["demo", "--port", &port.to_string()], &[])
-        .start()
-        .await;
-    eventually(DEADLINE, "the demo listens", async || {
-        let status = demo.process().exit_status();
-        assert!(status.is_none(), "{}", demo.process().output());
-        TcpStream::connect(&address).await.ok()
-    })
-    .await;
+    let (demo, address) = demo().await;
 
     let mut browser = Remote::node("browser.mjs");
     browser.order(&json!({ "do": "goto", "url": format!("http://{address}/") }));
@@ -84,8 +73,98 @@ async fn a_visitor_pushes_from_the_page_and_by_curl() {
     assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
 }
 
+/// The demo, and where its page is.
+async fn demo() -> (Gateway, String) {
+    let [port] = free_ports();
+    let address = format!("127.0.0.1:{port}");
+    let demo = stentor()
+        .arguments(&["demo", "--port", &port.to_string()], &[])
+        .start()
+        .await;
+    eventually(DEADLINE, "the demo listens", async || {
+        let status = demo.process().exit_status();
+        assert!(status.is_none(), "{}", demo.process().output());
+        TcpStream::connect(&address).await.ok()
+    })
+    .await;
+    (demo, address)
+}
+
 /// Waits until the page shows `text` within what `selector` finds.
 async fn see(browser: &mut Remote, selector: &str, text: &str) {
     browser.order(&json!({ "do": "text", "selector": selector, "text": text }));
     browser.expect("seen").await;
+}
+
+/// The demo's other page is an example, too: SockJS, and the STOMP client of 2014.
+#[tokio::test]
+async fn the_page_of_2014() {
+    let (_demo, address) = demo().await;
+    let mut browser = Remote::node("browser.mjs");
+    let url = format!("http://{address}/classic.html");
+    browser.order(&json!({ "do": "goto", "url": url }));
+    let loaded = browser.expect("loaded").await;
+    assert_eq!(loaded["status"], 200, "{loaded}");
+
+    // By whatever works; by whatever works without a WebSocket; and from within a frame.
+    for (choice, transport) in [
+        ("", "websocket"),
+        ("-websocket", "xhr-streaming"),
+        ("iframe-xhr-polling", "iframe-xhr-polling"),
+    ] {
+        browser.order(
+            &json!({ "do": "select", "selector": "[data-testid=transport]", "value": choice }),
+        );
+        let subscribed = format!("subscribed, by {transport}");
+        see(&mut browser, "[data-testid=listener-state]", &subscribed).await;
+        see(
+            &mut browser,
+            "[data-testid=sender-state]",
+            &format!("connected by {transport}"),
+        )
+        .await;
+        let body = format!("100% Zoë by {transport} </script>");
+        browser.order(&json!({ "do": "fill", "selector": "[data-testid=body]", "text": body }));
+        browser.order(&json!({ "do": "click", "selector": "[data-testid=send]" }));
+        see(&mut browser, "[data-testid=messages] li:first-child", &body).await;
+        see(
+            &mut browser,
+            "[data-testid=sender-state]",
+            "the broker has it",
+        )
+        .await;
+    }
+
+    // What the hook refuses is said.
+    browser.order(
+        &json!({ "do": "fill", "selector": "#listener [name=destination]", "text": "/exchange/feed/user_bob" }),
+    );
+    browser.order(&json!({ "do": "click", "selector": "[data-testid=connect]" }));
+    see(
+        &mut browser,
+        "[data-testid=listener-error]",
+        "access_refused",
+    )
+    .await;
+    see(&mut browser, "[data-testid=listener-state]", "refused").await;
+    let said = browser.process().stdout().text();
+    for wrong in ["pageerror", "\"level\":\"error\""] {
+        assert!(!said.contains(wrong), "{said}");
+    }
+}
+
+/// The page's libraries are what their packages hold, byte by byte.
+#[test]
+fn the_libraries_of_2014_are_unchanged() {
+    let packages = tests_dir().join("js/node_modules");
+    let vendor = tests_dir().with_file_name("examples/browser/vendor");
+    for (name, original) in [
+        ("sockjs.min.js", "sockjs-client/dist/sockjs.min.js"),
+        ("sockjs.LICENSE", "sockjs-client/LICENSE"),
+        ("stomp.min.js", "stompjs/lib/stomp.min.js"),
+    ] {
+        let [ours, theirs] = [vendor.join(name), packages.join(original)]
+            .map(|path| std::fs::read(&path).unwrap_or_else(|error| panic!("{path:?}: {error}")));
+        assert!(ours == theirs, "{name} is not {original}");
+    }
 }

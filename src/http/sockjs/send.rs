@@ -11,11 +11,7 @@ use tokio::time::timeout;
 
 use crate::{
     http::Refusal,
-    listen::sockjs::{
-        frame::{self, Undecodable},
-        path::parameter,
-        session::Shared,
-    },
+    listen::sockjs::{frame::Undecodable, path::parameter, session::Shared},
 };
 
 /// Why a request that sends is not taken. The texts can be told to the client.
@@ -78,14 +74,13 @@ pub(super) async fn send(
         body = read(body, most, patience) => body?,
         () = session.over() => return Ok(()),
     };
-    let messages = if is_form {
+    if is_form {
         let form = std::str::from_utf8(&body).map_err(|_| Undecodable::BrokenJson)?;
         let value = parameter(form, &["d"]).ok_or(Undecodable::NoMessages)?;
-        frame::decode(&form_decoded(value))?
+        turn.send(&form_decoded(value)).await?;
     } else {
-        frame::decode(&body)?
-    };
-    turn.send(messages).await;
+        turn.send(&body).await?;
+    }
     Ok(())
 }
 

@@ -88,7 +88,8 @@ impl Format {
     pub fn wrap(&self, frame: &str) -> String {
         match self {
             Self::XhrPolling | Self::XhrStreaming => format!("{frame}\n"),
-            Self::EventSource => format!("data: {frame}\r\n\r\n"),
+            // sockjs-client undoes escapes of URLs in it, whatever the message.
+            Self::EventSource => format!("data: {}\r\n\r\n", frame.replace('%', "%25")),
             Self::HtmlFile(_) => {
                 // Otherwise a message with `</script>` could end the script, and begin its own.
                 let text = quoted(frame).replace('<', "\\u003c");
@@ -154,6 +155,14 @@ mod tests {
             assert!(page.contains(&format!("var c = parent.{name};\n")));
             assert!(page.trim_end().ends_with("</script>"));
         }
+    }
+
+    #[test]
+    fn a_percent_sign_survives_the_client() {
+        assert_eq!(
+            Format::EventSource.wrap("a[\"100% %41\"]"),
+            "data: a[\"100%25 %2541\"]\r\n\r\n"
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tokio::{
 use super::{
     Channel,
     frame::{self, Undecodable},
+    seam::Seam,
 };
 use crate::{
     connection::{Link, LinkError},
@@ -35,6 +36,7 @@ pub struct FramedLink<S> {
     heartbeat: Duration,
     timer: Pin<Box<Sleep>>,
     stage: Stage,
+    seam: Seam,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +60,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> FramedLink<S> {
             heartbeat,
             timer: Box::pin(sleep(heartbeat)),
             stage: Stage::Open,
+            seam: Seam::default(),
         }
     }
 
@@ -105,7 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for FramedLink<S> 
             if payload.is_empty() {
                 continue;
             }
-            match frame::decode(&payload) {
+            match self.seam.read(&payload) {
                 Ok(messages) => self.inbox = messages.into(),
                 Err(fault) => {
                     self.stage = Stage::Broken;

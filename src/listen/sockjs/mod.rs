@@ -13,6 +13,7 @@ pub mod format;
 pub mod frame;
 mod framed;
 pub mod path;
+mod seam;
 pub mod session;
 pub mod sessions;
 mod state;

@@ -21,7 +21,9 @@ use tokio::{
 
 use super::{
     Channel, Sessions,
+    frame::Undecodable,
     framed::ESCAPED,
+    seam::Seam,
     state::{Next, Received, State, Timing},
 };
 use crate::connection::{Link, LinkError};
@@ -42,7 +44,7 @@ pub struct Shared {
     max_message_size: AtomicUsize,
     /// Held by the request that sends, so that messages keep their order, and only one is read
     /// into memory at a time.
-    sending: tokio::sync::Mutex<()>,
+    sending: tokio::sync::Mutex<Seam>,
     /// There is room again for what the client sends, or it is over.
     changed: Notify,
     streams: AtomicUsize,
@@ -113,7 +115,7 @@ impl Shared {
         tokio::select! {
             biased;
             () = self.over() => None,
-            turn = self.sending.lock() => Some(Turn { shared: self, _turn: turn }),
+            seam = self.sending.lock() => Some(Turn { shared: self, seam }),
         }
     }
 
@@ -172,19 +174,24 @@ impl Ends {
 #[derive(Debug)]
 pub struct Turn<'a> {
     shared: &'a Shared,
-    _turn: MutexGuard<'a, ()>,
+    seam: MutexGuard<'a, Seam>,
 }
 
 impl Turn<'_> {
-    /// Hands messages to the service, once it has read most of those before. After the session's
-    /// end they are dropped, as on a socket.
-    pub async fn send(self, messages: Vec<Bytes>) {
+    /// Hands the messages in a payload to the service, once it has read most of those before. After
+    /// the session's end they are dropped, as on a socket.
+    ///
+    /// # Errors
+    /// [`Undecodable`].
+    pub async fn send(mut self, payload: &[u8]) -> Result<(), Undecodable> {
+        let messages = self.seam.read(payload)?;
         let most = self.shared.max_waiting;
         let has_room = |state: &State| state.has_room(most) || state.is_closed();
         self.shared.wait(has_room).await;
         let mut ends = self.shared.state.lock();
         ends.state.take_in(messages);
         ends.wake_service();
+        Ok(())
     }
 }
 
