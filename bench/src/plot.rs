@@ -197,6 +197,7 @@ const fn look(server: Server) -> (&'static str, &'static str) {
         Server::Stentor => ("Stentor", "#0b6e4f"),
         Server::WebStomp => ("Web STOMP", "#c44536"),
         Server::Embedded => ("embedded broker", "#3d5a98"),
+        Server::Nats => ("nats-server", "#8a6d1f"),
     }
 }
 
