@@ -17,12 +17,27 @@ pub(crate) struct Beside(pub(crate) String);
 /// One that runs.
 pub(crate) struct Running(Child);
 
+/// Starts it, if there is one.
+///
+/// # Errors
+/// There is no shell.
+pub(crate) fn start(beside: Option<&Beside>, processes: &[(Role, u32)]) -> Result<Option<Running>> {
+    beside.map(|beside| beside.start(processes)).transpose()
+}
+
+/// Ends it, as Ctrl-C would, and waits for that.
+///
+/// # Errors
+/// It had failed before, or does not end.
+pub(crate) async fn end(running: Option<Running>) -> Result<()> {
+    match running {
+        Some(running) => running.end().await,
+        None => Ok(()),
+    }
+}
+
 impl Beside {
-    /// Starts it.
-    ///
-    /// # Errors
-    /// There is no shell.
-    pub(crate) fn start(&self, processes: &[(Role, u32)]) -> Result<Running> {
+    fn start(&self, processes: &[(Role, u32)]) -> Result<Running> {
         let gateways = processes.iter().filter(|(role, _)| *role == Role::Gateway);
         let gateways: Vec<String> = gateways.map(|(_, pid)| pid.to_string()).collect();
         let child = Command::new("sh")
@@ -36,11 +51,7 @@ impl Beside {
 }
 
 impl Running {
-    /// Ends it, as Ctrl-C would, and waits for that.
-    ///
-    /// # Errors
-    /// It had failed before, or does not end.
-    pub(crate) async fn end(mut self) -> Result<()> {
+    async fn end(mut self) -> Result<()> {
         if let Some(status) = self.0.try_wait()? {
             if !status.success() {
                 bail!("the command beside failed: {status}");

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::future::try_join_all;
 
 use crate::{
-    beside::Beside,
+    beside::{self, Beside},
     limits,
     orders::{Connect, Connected, Load, Loaded, Order, Publish, Report},
     progress,
@@ -159,7 +159,7 @@ impl Clients {
         self.all_say(begin).await?;
         let cpu = Cpu::of(processes)?;
         progress::show("measuring");
-        let running = beside.map(|beside| beside.start(processes)).transpose()?;
+        let running = beside::start(beside, processes)?;
         let end = |report| {
             matches!(report, Report::Measured)
                 .then_some(())
@@ -167,9 +167,7 @@ impl Clients {
         };
         self.all_say(end).await?;
         let used = cpu.until_now()?;
-        if let Some(running) = running {
-            running.end().await?;
-        }
+        beside::end(running).await?;
         progress::show("waiting for the last messages");
         let loaded = self.all_say(|report| match report {
             Report::Loaded(loaded) => Ok(*loaded),
@@ -182,8 +180,14 @@ impl Clients {
     ///
     /// # Errors
     /// A connection is lost.
-    pub(crate) async fn rest(&mut self, seconds: f64, processes: &[(Role, u32)]) -> Result<Used> {
+    pub(crate) async fn rest(
+        &mut self,
+        seconds: f64,
+        processes: &[(Role, u32)],
+        beside: Option<&Beside>,
+    ) -> Result<Used> {
         progress::show("resting");
+        let running = beside::start(beside, processes)?;
         let cpu = Cpu::of(processes)?;
         let rest = Duration::from_secs_f64(seconds);
         // Whatever a worker says now is a complaint.
@@ -191,7 +195,9 @@ impl Clients {
         if let Ok(said) = tokio::time::timeout(rest, complaints).await {
             said.context("while the connections were idle")?;
         }
-        cpu.until_now()
+        let used = cpu.until_now()?;
+        beside::end(running).await?;
+        Ok(used)
     }
 
     /// The next report of each worker, if it is what is expected.

@@ -211,7 +211,7 @@ pub(crate) mod tests {
         Outcome {
             scenario: Scenario::Unicast,
             server,
-            case: format!("unicast {connections} 256 bytes"),
+            case: format!("unicast {connections} 1000 outstanding 256 bytes"),
             connections,
             seconds: 10.0,
             warm_up: 3.0,
@@ -241,7 +241,10 @@ pub(crate) mod tests {
             timings: Vec::new(),
         };
         let text = markdown(&results, None);
-        assert!(text.contains("**1000 connections, 256 bytes**"), "{text}");
+        assert!(
+            text.contains("**1000 connections, 1000 outstanding 256 bytes**"),
+            "{text}"
+        );
         assert!(
             text.contains("| | Stentor, 1 run | Web STOMP, median of 3 | In Stentor's favour |")
         );

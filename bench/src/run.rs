@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::{
-    beside::Beside,
+    beside::{self, Beside},
     clients::Clients,
     floor,
     latency::{Counts, Latencies},
@@ -65,8 +65,8 @@ pub(crate) async fn run(
         ),
     };
     match scenario {
-        Scenario::Idle => idle(&plan, &servers, &mut clients, &mut outcome).await?,
-        Scenario::Storm => storm(&plan, &servers, &mut clients, &mut outcome).await?,
+        Scenario::Idle => idle(&plan, &servers, &mut clients, beside, &mut outcome).await?,
+        Scenario::Storm => storm(&plan, &servers, &mut clients, beside, &mut outcome).await?,
         _ => {
             let publish = servers.publish(options.stomp);
             load(&plan, publish, &servers, &mut clients, beside, &mut outcome).await?;
@@ -105,6 +105,7 @@ async fn idle(
     plan: &Plan,
     servers: &Servers,
     clients: &mut Clients,
+    beside: Option<&Beside>,
     outcome: &mut Outcome,
 ) -> Result<()> {
     clients.connect(plan, servers, FIRST_PERCENT).await?;
@@ -116,7 +117,7 @@ async fn idle(
     set_up_metrics(&connected, f64::from(others), &mut outcome.metrics)?;
     Memory::of(servers)?.growth(&before, others, &mut outcome.metrics);
     let processes = clients.processes(servers)?;
-    let used = clients.rest(plan.rest, &processes).await?;
+    let used = clients.rest(plan.rest, &processes, beside).await?;
     used.percent("idle_cpu_percent", &mut outcome.metrics);
     used.client_percent(&mut outcome.metrics);
     Ok(())
@@ -126,12 +127,15 @@ async fn storm(
     plan: &Plan,
     servers: &Servers,
     clients: &mut Clients,
+    beside: Option<&Beside>,
     outcome: &mut Outcome,
 ) -> Result<()> {
     let processes = clients.processes(servers)?;
+    let running = beside::start(beside, &processes)?;
     let cpu = Cpu::of(&processes)?;
     let connected = clients.connect(plan, servers, 100).await?;
     let used = cpu.until_now()?;
+    beside::end(running).await?;
     let count = f64::from(plan.connections);
     let metrics = &mut outcome.metrics;
     set_up_metrics(&connected, count, metrics)?;
