@@ -19,7 +19,7 @@ use crate::{
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 360.0;
 const LEFT: f64 = 76.0;
-const RIGHT: f64 = 612.0;
+const RIGHT: f64 = 606.0;
 const TOP: f64 = 76.0;
 const BOTTOM: f64 = 304.0;
 
@@ -204,8 +204,8 @@ fn draw(title: &str, series: &Series) -> String {
             legend + 5.0,
             legend + 16.0
         ));
-        // About seven pixels a letter.
-        legend += 40.0 + 7.0 * name.len() as f64;
+        // About eight pixels a letter.
+        legend += 36.0 + 8.0 * name.len() as f64;
     }
     put(format_args!("</svg>"));
     svg

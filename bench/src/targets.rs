@@ -25,17 +25,18 @@ pub(crate) fn markdown(outcomes: &[Outcome], timings: &[Timing]) -> String {
     let mut text = format!(
         "{met} of {} targets are met, {missed} are not{unknown}. Where two servers are compared, \
          the spread is the worst of one beside the best of the other.\n\n\
-         | | Goal | Measured | |\n|---|--:|--:|---|\n",
+         | | Goal | Measured | Runs | |\n|---|--:|--:|--:|---|\n",
         verdicts.len()
     );
     for target in &targets {
         let measured = target
             .measured
             .map_or("–".into(), |summary| target.show(summary));
+        let runs = target.measured.map_or(0, |summary| summary.runs);
         // A string takes all.
         let _ = writeln!(
             text,
-            "| {} | {} | {measured} | {} |",
+            "| {} | {} | {measured} | {runs} | {} |",
             target.what,
             target.goal_text(),
             target.verdict().text(target.goal)
@@ -386,7 +387,7 @@ fn growth(runs: &Runs<'_>, put: &mut Put<'_>) {
 /// What there is no goal for, next to what there is one for.
 fn stated(runs: &Runs<'_>, put: &mut Put<'_>) {
     for (what, note, idle) in [
-        ("TLS", " TLS", "idle 15000 TLS"),
+        ("TLS", " TLS", "idle 5000 TLS"),
         (
             "SockJS xhr-streaming",
             " SockJS xhr-streaming",
@@ -498,7 +499,7 @@ mod tests {
             run("fairness -n 18000", Stentor, &latency(1.0, 50_000.0)),
             run("unicast -n 18000", Stentor, &load(1.0, 45.0)),
             run("unicast -n 90000 --nodes 5", Stentor, &load(1.0, 45.0)),
-            run("idle -n 15000 --tls", Stentor, &idle),
+            run("idle -n 5000 --tls", Stentor, &idle),
             run("idle -n 5000 --transport sockjs-xhr", Stentor, &idle),
             run(
                 "idle -n 5000 --transport sockjs-xhr-streaming",
@@ -588,7 +589,10 @@ mod tests {
         let text = markdown(&[], &[]);
         assert!(text.starts_with("0 of 32 targets are met"), "{text}");
         assert!(text.contains("32 were not measured"), "{text}");
-        assert!(text.contains("| ≤ 4 KiB | – | not measured |"), "{text}");
+        assert!(
+            text.contains("| ≤ 4 KiB | – | 0 | not measured |"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -53,14 +53,7 @@ fn measure_any(scenario: &str, more: &[&str]) -> (Output, Value) {
     if !more.contains(&"--server") {
         common.extend(["--server", "embedded"]);
     }
-    common.extend([
-        "-n",
-        "20",
-        "--seconds",
-        "1",
-        "--warm-up",
-        "0.2",
-    ]);
+    common.extend(["-n", "20", "--seconds", "1", "--warm-up", "0.2"]);
     let output = bench(&[&common, more].concat(), folder.path());
     let saved: Vec<_> = fs::read_dir(folder.path().join("results"))
         .unwrap()
@@ -193,7 +186,10 @@ fn nats_is_measured_in_its_own_words() {
 #[test]
 fn web_stomp_does_not_speak_sockjs() {
     let (output, saved) = refused("unicast", &["--server=web-stomp", "--transport=sockjs-xhr"]);
-    assert!(output.contains("Web STOMP does not speak SockJS"), "{output}");
+    assert!(
+        output.contains("Web STOMP does not speak SockJS"),
+        "{output}"
+    );
     assert_eq!(saved, 0);
 }
 
