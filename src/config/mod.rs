@@ -39,6 +39,8 @@ pub struct File<'a> {
 pub struct Config {
     /// `[listen]`
     pub listen: listen::Config,
+    /// `[sockjs]`
+    pub sockjs: listen::sockjs::Config,
     /// `[tls]`
     pub tls: listen::tls::Config,
     /// `[broker]`
@@ -182,6 +184,7 @@ macro_rules! sections {
 
 sections! {
     listen: listen::Config,
+    sockjs: listen::sockjs::Config,
     tls: listen::tls::Config,
     broker: broker::Config,
     auth: auth::Config,

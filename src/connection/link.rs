@@ -1,4 +1,5 @@
-//! What a transport owes a connection. WebSocket and TCP implement it; a polling transport can.
+//! What a transport owes a connection. WebSocket, TCP and SockJS
+//! implement it.
 
 use std::{
     io,
@@ -31,6 +32,11 @@ pub trait Link: Send + Unpin + 'static {
     /// [`Link::poll_flush`]. Does no I/O.
     fn send(&mut self, frame: Vec<u8>);
 
+    /// Whether only frames can be sent that are UTF-8.
+    fn takes_text_only(&self) -> bool {
+        false
+    }
+
     /// About how many bytes were taken and are not written yet; 0 only if there are none.
     fn pending(&self) -> usize;
 
@@ -62,6 +68,9 @@ pub enum LinkError {
         /// What would have been allowed, in bytes.
         limit: usize,
     },
+    /// A text of the transport is not UTF-8.
+    #[error("a text is not UTF-8")]
+    NotUtf8,
     /// The client broke the transport's own rules.
     #[error("{0}")]
     Violation(Box<str>),

@@ -458,6 +458,11 @@ impl<L: Link> Connection<L> {
             // The subscription is over; what was unsettled is requeued with it.
             Delivered::Refused => return,
         }
+        if self.link.takes_text_only() && std::str::from_utf8(&frame).is_err() {
+            // It counts as received, or the broker would have it sent for ever.
+            self.session.handle_problem(now, Problem::NotUtf8);
+            return;
+        }
         self.traffic.frames_out = self.traffic.frames_out.wrapping_add(1);
         self.traffic.messages_out = self.traffic.messages_out.wrapping_add(1);
         self.link.send(frame);
@@ -703,6 +708,7 @@ impl<L: Link> Connection<L> {
         self.routes = Vec::new();
         let code = match self.end {
             Some(End::Link(Some(LinkError::Violation(_)))) => CloseCode::Protocol,
+            Some(End::Link(Some(LinkError::NotUtf8))) => CloseCode::NotUtf8,
             _ => self.closing.unwrap_or(CloseCode::Normal),
         };
         if flushed.is_ok() {

@@ -88,13 +88,16 @@ async fn server_with(
     let services = services(max_connections);
     let (stop, stopped) = oneshot::channel();
     let server = WebSocketServer {
-        services: Arc::clone(&services),
+        gateway: Arc::new(Gateway {
+            services: Arc::clone(&services),
+            forwarding,
+            origins: Origins {
+                allowed: Vec::new(),
+                allow_missing: true,
+            },
+        }),
         path: "/ws".into(),
-        forwarding,
-        origins: Origins {
-            allowed: Vec::new(),
-            allow_missing: true,
-        },
+        sockjs: SockJs::new(crate::listen::sockjs::Config::default()),
         routes: sign_post("/ws"),
     };
     let entrance = Entrance {

@@ -5,6 +5,7 @@ mod config;
 mod entrance;
 mod outgoing;
 mod proxy_protocol;
+pub mod sockjs;
 mod tcp;
 pub mod tls;
 mod websocket;

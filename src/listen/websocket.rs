@@ -26,6 +26,7 @@ use tokio_tungstenite::tungstenite::{
 
 use super::{
     outgoing::Outgoing,
+    sockjs::Channel,
     tcp::{poll_fill, poll_hang_up},
 };
 use crate::connection::{Link, LinkError};
@@ -83,6 +84,32 @@ impl<S> WebSocketLink<S> {
             is_shut: false,
             was_heard: false,
         }
+    }
+
+    /// Takes a text to be written as [`Link::send`] does, whatever the client speaks in.
+    pub(super) fn send_text(&mut self, text: &str) {
+        self.put(text.as_bytes(), true);
+    }
+
+    fn put(&mut self, payload: &[u8], is_text: bool) {
+        if matches!(self.stage, Stage::Closing | Stage::Closed) {
+            return;
+        }
+        let data = if is_text {
+            coding::Data::Text
+        } else {
+            coding::Data::Binary
+        };
+        let header = FrameHeader {
+            opcode: coding::OpCode::Data(data),
+            ..FrameHeader::default()
+        };
+        let length = payload.len() as u64;
+        self.out
+            .reserve(header.len(length).saturating_add(payload.len()));
+        // A buffer takes everything.
+        let _ = header.format(length, &mut self.out);
+        self.out.push(payload);
     }
 
     fn machine<'a, 'b>(
@@ -156,25 +183,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
     /// A client that speaks text is answered in text where that is possible: browsers drop a
     /// connection on which a text message is not UTF-8.
     fn send(&mut self, frame: Vec<u8>) {
-        if matches!(self.stage, Stage::Closing | Stage::Closed) {
-            return;
-        }
         let is_text = !self.is_binary && std::str::from_utf8(&frame).is_ok();
-        let data = if is_text {
-            coding::Data::Text
-        } else {
-            coding::Data::Binary
-        };
-        let header = FrameHeader {
-            opcode: coding::OpCode::Data(data),
-            ..FrameHeader::default()
-        };
-        let length = frame.len() as u64;
-        self.out
-            .reserve(header.len(length).saturating_add(frame.len()));
-        // A buffer takes everything.
-        let _ = header.format(length, &mut self.out);
-        self.out.push(&frame);
+        self.put(&frame, is_text);
     }
 
     fn was_heard(&mut self) -> bool {
@@ -192,10 +202,25 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
     }
 
     fn poll_close(&mut self, context: &mut Context<'_>, code: CloseCode) -> Poll<()> {
+        self.poll_close_with(context, code.code(), code.reason())
+    }
+
+    fn set_max_frame_size(&mut self, size: usize) {
+        self.max_frame_size = size;
+        let size = Some(size.saturating_add(MESSAGE_SLACK));
+        self.protocol.set_config(|config| {
+            config.max_message_size = size;
+            config.max_frame_size = size;
+        });
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Channel for WebSocketLink<S> {
+    fn poll_close_with(&mut self, context: &mut Context<'_>, code: u16, reason: &str) -> Poll<()> {
         if matches!(self.stage, Stage::Open | Stage::Unreadable) {
             let frame = CloseFrame {
-                code: coding::CloseCode::from(code.code()),
-                reason: Utf8Bytes::from_static(code.reason()),
+                code: coding::CloseCode::from(code),
+                reason: Utf8Bytes::from(reason),
             };
             let (protocol, mut through) = self.machine(context);
             let closing = protocol.close(&mut through, Some(frame));
@@ -220,15 +245,6 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
         }
         poll_hang_up(&mut self.stream, &mut self.is_shut, context)
     }
-
-    fn set_max_frame_size(&mut self, size: usize) {
-        self.max_frame_size = size;
-        let size = Some(size.saturating_add(MESSAGE_SLACK));
-        self.protocol.set_config(|config| {
-            config.max_message_size = size;
-            config.max_frame_size = size;
-        });
-    }
 }
 
 fn broken(error: Error, limit: usize) -> LinkError {
@@ -239,6 +255,7 @@ fn broken(error: Error, limit: usize) -> LinkError {
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
             LinkError::Io(io::ErrorKind::ConnectionReset.into())
         }
+        Error::Utf8(_) => LinkError::NotUtf8,
         other => LinkError::Violation(other.to_string().into()),
     }
 }

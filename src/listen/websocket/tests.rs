@@ -225,6 +225,7 @@ async fn the_server_closes_with_code_and_reason() {
     for code in [
         CloseCode::Normal,
         CloseCode::Protocol,
+        CloseCode::NotUtf8,
         CloseCode::Policy,
         CloseCode::TooBig,
         CloseCode::Internal,
