@@ -184,6 +184,20 @@ fn nats_is_measured_in_its_own_words() {
 }
 
 #[test]
+fn clients_may_speak_sockjs() {
+    for transport in ["sockjs-xhr-streaming", "sockjs-xhr"] {
+        let more = ["--transport", transport, "--outstanding", "10", "--tls"];
+        assert_right(&measure("unicast", &more));
+    }
+    // More than a response may hold, so that several follow.
+    let large = ["--size", "50000", "--transport", "sockjs-xhr-streaming"];
+    assert_right(&measure(
+        "unicast",
+        &[&large[..], &["--outstanding", "10"]].concat(),
+    ));
+}
+
+#[test]
 fn web_stomp_does_not_speak_sockjs() {
     let (output, saved) = refused("unicast", &["--server=web-stomp", "--transport=sockjs-xhr"]);
     assert!(
