@@ -7,6 +7,7 @@ use std::{
 };
 
 use stomp_grammar::Limits as DecoderLimits;
+use tokio::time::Instant;
 
 use super::{
     config::{Limits, Stomp, session_config},
@@ -32,7 +33,9 @@ pub struct Services {
     pub presence: Option<Arc<dyn Presence>>,
     /// Who is connected.
     pub registry: Arc<Registry>,
-    settings: Settings,
+    pub(super) settings: Settings,
+    /// What the strokes of all timers count from.
+    pub(super) started: Instant,
 }
 
 /// How connections behave.
@@ -104,6 +107,7 @@ impl Services {
             presence,
             registry,
             settings,
+            started: Instant::now(),
         })
     }
 

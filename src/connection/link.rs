@@ -29,7 +29,7 @@ pub trait Link: Send + Unpin + 'static {
 
     /// Takes one whole frame, or a heart-beat, to be written by the next
     /// [`Link::poll_flush`]. Does no I/O.
-    fn send(&mut self, frame: Vec<u8>);
+    fn send(&mut self, frame: Outbound<'_>);
 
     /// About how many bytes were taken and are not written yet; 0 only if there are none.
     fn pending(&self) -> usize;
@@ -47,6 +47,36 @@ pub trait Link: Send + Unpin + 'static {
 
     /// The client may send frames of this size, in bytes, from now on.
     fn set_max_frame_size(&mut self, size: usize);
+}
+
+/// One whole frame for a client, or a heart-beat, in two parts that follow each other: so that a
+/// link copies what all receivers share straight to where it writes from.
+#[derive(Clone, Copy)]
+pub struct Outbound<'a> {
+    /// What is this client's own.
+    pub head: &'a [u8],
+    /// What is shared with other receivers; may be empty.
+    pub tail: &'a [u8],
+    /// Whether each part is UTF-8.
+    pub is_text: bool,
+}
+
+impl<'a> Outbound<'a> {
+    /// A frame in one part.
+    #[must_use]
+    pub fn whole(frame: &'a [u8]) -> Self {
+        Self {
+            head: frame,
+            tail: &[],
+            is_text: std::str::from_utf8(frame).is_ok(),
+        }
+    }
+
+    /// Of both parts, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.head.len().saturating_add(self.tail.len())
+    }
 }
 
 /// Why a transport ends.
