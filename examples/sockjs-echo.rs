@@ -21,7 +21,7 @@ use std::{
 use clap::Parser;
 use hyper::{HeaderMap, header::HeaderValue};
 use stentor::{
-    connection::LinkError,
+    connection::{LinkError, Outbound},
     http::{
         Client, Refusal, serve_requests,
         sockjs::{Application, Opening, SockJs, not_found},
@@ -175,7 +175,7 @@ fn poll_echo<C: Channel>(
             return Poll::Pending;
         }
         match channel.poll_receive(context) {
-            Poll::Ready(Ok(Some(message))) => channel.send(message.into()),
+            Poll::Ready(Ok(Some(message))) => channel.send(Outbound::whole(&message)),
             Poll::Ready(Ok(None)) => return Poll::Ready(Ok(())),
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => return Poll::Pending,

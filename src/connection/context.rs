@@ -8,6 +8,7 @@ use std::{
 
 use parking_lot::Mutex;
 use stomp_grammar::Limits as DecoderLimits;
+use tokio::time::Instant;
 
 use super::{
     config::{Limits, Stomp, session_config},
@@ -33,7 +34,9 @@ pub struct Services {
     pub presence: Option<Arc<dyn Presence>>,
     /// Who is connected.
     pub registry: Arc<Registry>,
-    settings: Settings,
+    pub(super) settings: Settings,
+    /// What the strokes of all timers count from.
+    pub(super) started: Instant,
 }
 
 /// How connections behave.
@@ -108,6 +111,7 @@ impl Services {
             presence,
             registry,
             settings,
+            started: Instant::now(),
         })
     }
 

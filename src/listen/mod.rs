@@ -35,7 +35,7 @@ pub use websocket::WebSocketLink;
 
 use crate::{
     auth::Carried,
-    connection::{self, Link, Peer, Services},
+    connection::{self, Link, Outbound, Peer, Services},
     telemetry::{self, Seldom},
 };
 
@@ -135,7 +135,7 @@ pub async fn serve_stomp<T: Transport>(
 async fn turn_away<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) {
     let problem = Problem::TooManyConnections;
     let mut link = TcpLink::new(stream);
-    link.send(problem.frame().into());
+    link.send(Outbound::whole(&problem.frame()));
     let told = async {
         if poll_fn(|context| link.poll_flush(context)).await.is_ok() {
             // Waits for the client to close: what it has sent, and is not read, would make the

@@ -107,7 +107,7 @@ async fn echo<C: Channel>(channel: &mut C) -> bool {
         channel.poll_receive(context)
     });
     match heard.await {
-        Ok(Some(message)) => channel.send(message.into()),
+        Ok(Some(message)) => channel.send(Outbound::whole(&message)),
         Ok(None) | Err(_) => return false,
     }
     true

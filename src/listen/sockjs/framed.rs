@@ -21,7 +21,7 @@ use super::{
     seam::Seam,
 };
 use crate::{
-    connection::{Link, LinkError},
+    connection::{Link, LinkError, Outbound},
     listen::WebSocketLink,
 };
 
@@ -122,9 +122,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for FramedLink<S> 
         self.socket.was_heard()
     }
 
-    fn send(&mut self, message: Vec<u8>) {
+    fn send(&mut self, message: Outbound<'_>) {
         let mut quoted = String::new();
-        frame::quote(&mut quoted, &String::from_utf8_lossy(&message));
+        frame::quote(&mut quoted, &message.to_text());
         self.socket.send_text(&frame::messages(&quoted));
     }
 

@@ -26,7 +26,7 @@ use super::{
     seam::Seam,
     state::{Next, Received, State, Timing},
 };
-use crate::connection::{Link, LinkError};
+use crate::connection::{Link, LinkError, Outbound};
 
 /// HTTP connections that a session may hold beside those that the listener has room for: one
 /// receives, another sends, and a third may be about to take over.
@@ -343,8 +343,8 @@ impl Link for Session {
     }
 
     /// What is no UTF-8 cannot be said in JSON: see [`Link::takes_text_only`].
-    fn send(&mut self, message: Vec<u8>) {
-        let text = String::from_utf8_lossy(&message);
+    fn send(&mut self, message: Outbound<'_>) {
+        let text = message.to_text();
         self.shared.state.lock().state.send(&text);
     }
 
