@@ -10,7 +10,8 @@ use crate::{
     auth::{Forwarding, cache::CachedAuthenticator, http::HttpAuthenticator},
     broker::{Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
     config::Config,
-    connection::{Registry, Services, Settings},
+    connection::{self, Registry, Services, Settings},
+    control::{self, Control},
     http::{self, Origins, Routes, WebSocketServer},
     hub::Hub,
     listen::{self, Entrance, Plain, Secure, Tls, TlsError, tls::Protocol},
@@ -249,6 +250,13 @@ fn build(config: &Config) -> Result<Arc<Services>, Error> {
     tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&auth)));
     let presence = presence(config, &node)?;
     let registry = Registry::new(config.listen.max_connections);
+    let sessions: Arc<dyn control::Sessions> = Arc::clone(&registry) as _;
+    let mut control = Control::alone(&node, sessions, Arc::clone(&auth) as _);
+    if let Some(exchange) = control_exchange(config)
+        && let Some(vhost) = hub.vhost(&config.broker.default_vhost)
+    {
+        control = control.join(vhost, exchange);
+    }
     let settings = Settings::new(
         config.limits.clone(),
         config.stomp.clone(),
@@ -257,7 +265,23 @@ fn build(config: &Config) -> Result<Arc<Services>, Error> {
         &config.auth,
         &node,
     );
-    Ok(Services::new(hub, auth, presence, registry, settings))
+    let recheck = settings.recheck;
+    let services = Services::new(hub, auth, presence, registry, control, settings);
+    if let Some(recheck) = recheck {
+        tokio::spawn(connection::recheck_in_turn(
+            Arc::downgrade(&services),
+            recheck,
+        ));
+    }
+    Ok(services)
+}
+
+/// The exchange of commands; there are no other nodes on a broker in this process' memory.
+fn control_exchange(config: &Config) -> Option<&str> {
+    match config.broker.url {
+        Some(Url::Amqp(_)) => config.control.exchange(),
+        _ => None,
+    }
 }
 
 fn broker(config: &Config, node: &str) -> Result<Arc<dyn Broker>, Error> {
@@ -272,7 +296,12 @@ fn broker(config: &Config, node: &str) -> Result<Arc<dyn Broker>, Error> {
             Ok(Arc::new(Embedded::new(exchanges)))
         }
         Some(Url::Amqp(url)) => {
-            let broker = AmqpBroker::new(url, config.broker.clone(), config.feed.clone(), node)
+            let mut settings = config.broker.clone();
+            if let Some(exchange) = control_exchange(config) {
+                let exchanges = &mut settings.exchanges;
+                exchanges.insert(exchange.into(), ExchangeKind::Fanout);
+            }
+            let broker = AmqpBroker::new(url, settings, config.feed.clone(), node)
                 .map_err(|error| Error::Configuration(format!("[broker] url {error}")))?;
             Ok(Arc::new(broker))
         }

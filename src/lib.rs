@@ -7,6 +7,7 @@
 //! - [`config`] — the sections of all parts, gathered and checked
 //! - [`listen`] and [`http`] — sockets and routes; they make links
 //! - [`connection`] — one task a client: link, session, broker
+//! - [`control`] — what an operator or a backend does to sessions of any node
 //! - [`hub`], [`broker`], [`auth`], [`presence`] — what a connection is served by
 //! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
 //! - [`units`] and [`secret_url`] — how durations, sizes and URLs are written in configuration
@@ -19,6 +20,7 @@ pub mod auth;
 pub mod broker;
 pub mod config;
 pub mod connection;
+pub mod control;
 pub mod demo;
 pub mod http;
 pub mod hub;

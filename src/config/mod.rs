@@ -13,7 +13,9 @@ mod text;
 
 use std::fmt;
 
-use crate::{auth, broker, connection, hub, listen, presence, shutdown, telemetry, units::Checked};
+use crate::{
+    auth, broker, connection, control, hub, listen, presence, shutdown, telemetry, units::Checked,
+};
 
 pub use error::{ConfigErrors, Place, Problem};
 use read::Reader;
@@ -47,6 +49,8 @@ pub struct Config {
     pub auth: auth::Config,
     /// `[presence]`
     pub presence: presence::Config,
+    /// `[control]`
+    pub control: control::Config,
     /// `[stomp]`
     pub stomp: connection::Stomp,
     /// `[limits]`
@@ -186,6 +190,7 @@ sections! {
     broker: broker::Config,
     auth: auth::Config,
     presence: presence::Config,
+    control: control::Config,
     stomp: connection::Stomp,
     limits: connection::Limits,
     feed: broker::FeedConfig,

@@ -4,6 +4,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use stomp_grammar::Limits as DecoderLimits;
@@ -13,10 +14,12 @@ use super::{
     login::Logins,
     mapping,
     registry::{Guard, Registry},
+    rights::Rights,
 };
 use crate::{
     auth::{self, Authenticator, Carried, User},
     broker,
+    control::Control,
     hub::{Hub, Mailbox, MailboxConfig, VhostHub},
     presence::{Presence, Session},
     telemetry::ConnectionInfo,
@@ -32,6 +35,8 @@ pub struct Services {
     pub presence: Option<Arc<dyn Presence>>,
     /// Who is connected.
     pub registry: Arc<Registry>,
+    /// What is done to sessions of any node.
+    pub control: Control,
     settings: Settings,
 }
 
@@ -50,9 +55,21 @@ pub struct Settings {
     pub impersonate: bool,
     /// Whether a client is told the hook's reason for a refusal (`auth.disclose_reason`).
     pub disclose_reason: bool,
+    /// How often the hook is asked again about a session (`auth.recheck`), and about how many at a
+    /// time; `None`: never.
+    pub recheck: Option<Recheck>,
     /// Ways to log in besides `login` and `passcode`.
     pub logins: Logins,
     session: Arc<stomp_session::Config>,
+}
+
+/// How the hook is asked again about sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recheck {
+    /// About each once in so long.
+    pub interval: Duration,
+    /// About so many at a time: logins need the hook, too.
+    pub at_a_time: usize,
 }
 
 impl Settings {
@@ -74,6 +91,10 @@ impl Settings {
             default_vhost: broker.default_vhost.as_str().into(),
             impersonate: broker.impersonate,
             disclose_reason: auth.disclose_reason,
+            recheck: (!auth.recheck.is_zero()).then(|| Recheck {
+                interval: auth.recheck,
+                at_a_time: (auth.max_calls / 2).max(1),
+            }),
             logins: Logins::new(auth, node),
             session,
         }
@@ -96,6 +117,7 @@ impl Services {
         auth: Arc<dyn Authenticator>,
         presence: Option<Arc<dyn Presence>>,
         registry: Arc<Registry>,
+        control: Control,
         settings: Settings,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -103,6 +125,7 @@ impl Services {
             auth,
             presence,
             registry,
+            control,
             settings,
         })
     }
@@ -149,6 +172,8 @@ pub(super) struct Context {
 pub(super) struct Identity {
     pub(super) user: User,
     pub(super) vhost: Arc<VhostHub>,
+    /// What the hook is asked about again, if it is.
+    pub(super) rights: Option<Box<Rights>>,
 }
 
 impl Context {
@@ -185,13 +210,19 @@ impl Context {
         self.identity.get()
     }
 
-    pub(super) fn set_identity(&self, identity: Identity) {
+    pub(super) fn set_identity(self: &Arc<Self>, identity: Identity) {
         // The session lets nobody log in twice.
         if self.identity.set(identity).is_ok()
             && let Some(identity) = self.identity()
         {
             identity.vhost.join(self.guard.mailbox());
+            self.guard.logged_in(self);
         }
+    }
+
+    /// What the hook is asked about again, if it is.
+    pub(super) fn rights(&self) -> Option<&Rights> {
+        self.identity()?.rights.as_deref()
     }
 
     /// Joins presence, if there is any, once logged in.

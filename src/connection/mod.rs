@@ -9,6 +9,8 @@ mod login;
 pub mod mapping;
 mod permission;
 mod registry;
+mod rights;
+mod sessions;
 mod work;
 
 use std::{
@@ -21,7 +23,6 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Decoder};
@@ -31,10 +32,11 @@ use stomp_session::{
 use tokio::time::{Instant, Sleep, error::Elapsed};
 
 pub use config::{Limits, Stomp, session_config};
-pub use context::{Peer, Services, Settings};
+pub use context::{Peer, Recheck, Services, Settings};
 pub use link::{Link, LinkError};
 pub use login::Logins;
 pub use registry::{Guard, Registry};
+pub use rights::recheck_in_turn;
 
 use self::{
     context::Context,
@@ -127,9 +129,9 @@ enum Event {
 impl<L: Link> Connection<L> {
     fn new(services: Arc<Services>, link: L, mut peer: Peer, guard: Guard) -> Self {
         let opened = Instant::now();
-        let id = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>());
+        let id = sessions::new_id(&guard);
         let carried = peer.carried.take();
-        let context = Context::new(services, &peer, guard, id.into());
+        let context = Context::new(services, &peer, guard, id);
         let settings = context.settings();
         Self {
             link,
@@ -351,6 +353,9 @@ impl<L: Link> Connection<L> {
 
     fn take_route(&mut self, subscription: SubscriptionId) -> Option<Route> {
         let index = self.routes.iter().position(|(id, _)| *id == subscription)?;
+        if let Some(rights) = self.context.rights() {
+            rights.forget(subscription);
+        }
         let (_, route) = self.routes.swap_remove(index);
         self.routes.shrink_to_fit();
         Some(route)

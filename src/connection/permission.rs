@@ -6,8 +6,8 @@ use stomp_session::Problem;
 
 use super::context::{Context, Identity};
 use crate::{
-    auth::{Access, Permission, ResourceKind},
-    broker::{Argument, Consume, Publish, QueueSpec},
+    auth::{Access, Permission, Refusal, ResourceKind},
+    broker::{Argument, Consume, FEED_QUEUES, Publish, QueueSpec},
     telemetry,
 };
 
@@ -15,11 +15,34 @@ use crate::{
 pub(super) struct Permissions<'a> {
     context: &'a Context,
     identity: &'a Identity,
+    again: bool,
 }
 
 impl<'a> Permissions<'a> {
     pub(super) fn new(context: &'a Context, identity: &'a Identity) -> Self {
-        Self { context, identity }
+        Self {
+            context,
+            identity,
+            again: false,
+        }
+    }
+
+    /// Asks about what was permitted before: the hook is asked whatever is remembered, and takes
+    /// nothing from anybody while it is at fault.
+    pub(super) fn again(context: &'a Context, identity: &'a Identity) -> Self {
+        Self {
+            again: true,
+            ..Self::new(context, identity)
+        }
+    }
+
+    /// To be in the virtual host.
+    pub(super) async fn enter(&self) -> Result<(), Problem> {
+        self.ask(Access::Vhost {
+            vhost: self.vhost(),
+            ip: self.context.remote.ip(),
+        })
+        .await
     }
 
     /// To listen to an exchange by a pattern.
@@ -117,15 +140,48 @@ impl<'a> Permissions<'a> {
     }
 
     async fn ask(&self, access: Access) -> Result<(), Problem> {
-        let auth = &self.context.services.auth;
-        auth.allow(&self.identity.user, &access)
-            .await
-            .map_err(|refusal| {
-                let what = what(&access);
-                telemetry::permission_refused(&self.context.info(), &what, &refusal.to_string());
-                let reason = refusal.disclosed(self.context.settings().disclose_reason);
-                refused(&access, &what, &self.identity.user.name, reason)
-            })
+        let (auth, user) = (&self.context.services.auth, &self.identity.user);
+        let answer = if self.is_reserved(&access) {
+            Err(Refusal::Denied(Some("it is the gateway's own".into())))
+        } else if self.again {
+            match auth.allow_anew(user, &access).await {
+                // The hook's fault is in the log.
+                Err(Refusal::Faulty(_)) => Ok(()),
+                answer => answer,
+            }
+        } else {
+            auth.allow(user, &access).await
+        };
+        answer.map_err(|refusal| {
+            let what = what(&access);
+            telemetry::permission_refused(&self.context.info(), &what, &refusal.to_string());
+            let reason = refusal.disclosed(self.context.settings().disclose_reason);
+            refused(&access, &what, &user.name, reason)
+        })
+    }
+
+    /// What is no client's, whatever the hook says: the exchange by which nodes are told to end
+    /// sessions, and the queues that they read it and all feeds from.
+    fn is_reserved(&self, access: &Access) -> bool {
+        match access {
+            Access::Vhost { .. } => false,
+            Access::Resource {
+                kind: ResourceKind::Exchange,
+                name,
+                ..
+            } => self.context.services.control.is_reserved(name),
+            Access::Resource {
+                kind: ResourceKind::Queue,
+                name,
+                ..
+            } => name.starts_with(FEED_QUEUES),
+            // The default exchange brings a message to the queue of its key's name.
+            Access::Topic {
+                exchange,
+                routing_key,
+                ..
+            } => exchange.is_empty() && routing_key.starts_with(FEED_QUEUES),
+        }
     }
 }
 

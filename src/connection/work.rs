@@ -22,6 +22,7 @@ use super::{
     login,
     mapping::{self, Plan, Sending},
     permission::Permissions,
+    rights::Right,
 };
 use crate::{
     auth::Carried,
@@ -227,12 +228,14 @@ async fn open(context: &Context, subscribe: &Subscribe) -> Result<Route, Problem
         Permissions::new(context, identity)
             .listen(exchange, pattern)
             .await?;
+        let right = || Right::Listen(exchange.clone(), pattern.clone());
         let mailbox = context.guard.mailbox();
         let shared = identity
             .vhost
             .subscribe(exchange, pattern, mailbox, subscribe.subscription)
             .await;
         if let Some(shared) = shared.map_err(|error| problem(&error))? {
+            context.note_right(subscribe.subscription, right);
             return Ok(Route::Shared(shared));
         }
         plan = Plan::Dedicated(mapping::dedicated(
@@ -248,8 +251,12 @@ async fn open(context: &Context, subscribe: &Subscribe) -> Result<Route, Problem
             Permissions::new(context, identity)
                 .consume(&request)
                 .await?;
+            let right = Right::Consume(Box::new(request.clone()));
             let is_auto = ack == stomp_session::AckMode::Auto;
-            consume(context, identity, subscribe.subscription, request, is_auto).await
+            let route =
+                consume(context, identity, subscribe.subscription, request, is_auto).await?;
+            context.note_right(subscribe.subscription, || right);
+            Ok(route)
         }
         Plan::Shared { .. } => Err(Problem::BrokerUnavailable("no plan".into())),
     }

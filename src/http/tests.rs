@@ -19,6 +19,7 @@ use crate::{
     auth::{self, Access, Authenticator, Login, Refusal, User},
     broker::{self, FeedConfig, embedded::Embedded},
     connection::{Limits, Registry, Settings, Stomp},
+    control::Control,
     hub::{Hub, MailboxConfig},
     listen::Plain,
     shutdown::{Phase, Progress},
@@ -56,13 +57,9 @@ fn services(max_connections: usize) -> Arc<Services> {
         &auth::Config::default(),
         "node-1",
     );
-    Services::new(
-        hub,
-        Arc::new(Everybody),
-        None,
-        Registry::new(max_connections),
-        settings,
-    )
+    let (auth, registry) = (Arc::new(Everybody), Registry::new(max_connections));
+    let control = Control::alone("node-1", Arc::clone(&registry) as _, Arc::clone(&auth) as _);
+    Services::new(hub, auth, None, registry, control, settings)
 }
 
 /// A server, until it is dropped.

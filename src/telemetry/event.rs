@@ -80,6 +80,46 @@ pub fn permission_refused(connection: &ConnectionInfo<'_>, access: &str, cause: 
     connection_event!(info, connection, access, cause, "permission refused");
 }
 
+/// A session that lasts was refused, when the hook was asked again; it ends.
+pub fn recheck_refused(connection: &ConnectionInfo<'_>, cause: &dyn Display) {
+    connection_event!(info, connection, %cause, "refused when asked again");
+}
+
+/// Commands of other nodes and of backends are heard (again).
+pub fn control_up(exchange: &str) {
+    info!(target: "stentor::control", exchange, "listening for commands");
+}
+
+/// Commands of other nodes and of backends are not heard, and some may have been lost.
+pub fn control_down(exchange: &str, cause: &str, retry_in: Duration) {
+    let retry_in_ms = millis(retry_in);
+    warn!(
+        target: "stentor::control", exchange, cause, retry_in_ms,
+        "not listening for commands: the gateway's account must be allowed to configure, write \
+         and read that exchange ([control] exchange)"
+    );
+}
+
+/// A command was run on this node; `from` gave it, and `hits` is how much it did.
+pub fn control_command(command: &str, subject: &str, from: &str, hits: u64) {
+    info!(target: "stentor::control", command, subject, from, hits, "command run");
+}
+
+/// Something came by the exchange of commands that is not to be done.
+pub fn control_ignored(cause: &str) {
+    warn!(target: "stentor::control", cause, "command ignored");
+}
+
+/// Commands came faster than they could be run, and so many were not.
+pub fn control_dropped(dropped: u32) {
+    error!(target: "stentor::control", dropped, "commands lost");
+}
+
+/// Other nodes could not be told a command.
+pub fn control_untold(command: &str, cause: &str) {
+    error!(target: "stentor::control", command, cause, "command not told to other nodes");
+}
+
 /// A link to the broker is there (again); its name says the virtual host and what it is for.
 pub fn broker_link_up(link: &str) {
     info!(target: "stentor::broker", link, "broker link up");

@@ -14,6 +14,7 @@ use crate::{
         self, Broker, BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
         FeedConfig, FeedId, FeedSink, Properties, Publish, VirtualHost, embedded::Embedded,
     },
+    control::Control,
     hub::{Hub, MailboxConfig},
 };
 
@@ -70,8 +71,10 @@ impl House {
             "node-1",
         );
         let auth: Arc<Hook> = Arc::clone(&hook);
+        let registry = Registry::new(1000);
+        let control = Control::alone("node-1", Arc::clone(&registry) as _, Arc::clone(&auth) as _);
         Self {
-            services: Services::new(hub, auth, None, Registry::new(1000), settings),
+            services: Services::new(hub, auth, None, registry, control, settings),
             hook,
             slow,
         }
