@@ -7,6 +7,7 @@ use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 
 use crate::{
+    api::Api,
     auth::{Forwarding, cache::CachedAuthenticator, http::HttpAuthenticator},
     broker::{Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
     config::Config,
@@ -100,7 +101,8 @@ impl Gateway {
             stomps: address(&stomps).transpose()?,
             admin: admin.local_addr()?,
         };
-        let services = build(&config)?;
+        let node = node_name();
+        let services = build(&config, &node)?;
         let (progress, phases) = Progress::start();
         let mut listeners = JoinSet::new();
         let server = Arc::new(WebSocketServer {
@@ -139,14 +141,24 @@ impl Gateway {
                 listeners.spawn(listen::serve_stomp(stomps, entrance, services, stop()));
             }
         }
-        let admin_routes = http::admin_routes(Arc::clone(&services), phases.clone());
+        if config.api.tokens.is_empty() {
+            telemetry::api_closed();
+        }
+        let api = Api::new(
+            Arc::clone(&services),
+            phases.clone(),
+            config.api.clone(),
+            &node,
+            listen.handshake_timeout,
+            config.broker.operation_timeout,
+        );
         // The operator is answered to the end.
         let stop_admin = phases.clone().reached(Phase::CloseBroker);
         let timeout = listen.handshake_timeout;
         listeners.spawn(http::serve_routes(
             admin,
             "admin",
-            admin_routes,
+            api.routes(),
             timeout,
             stop_admin,
         ));
@@ -239,19 +251,18 @@ fn entrance<T>(config: &listen::Config, what: &'static str, transport: T) -> Ent
     }
 }
 
-fn build(config: &Config) -> Result<Arc<Services>, Error> {
-    let node = node_name();
-    let broker = broker(config, &node)?;
+fn build(config: &Config, node: &str) -> Result<Arc<Services>, Error> {
+    let broker = broker(config, node)?;
     let hub = Hub::new(broker, &config.broker, &config.feed);
     let hook = HttpAuthenticator::new(&config.auth)
         .map_err(|error| Error::Configuration(format!("[auth]: {error}")))?;
     let (ttl, size) = (config.auth.cache_ttl, config.auth.cache_size);
     let auth = Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
     tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&auth)));
-    let presence = presence(config, &node)?;
+    let presence = presence(config, node)?;
     let registry = Registry::new(config.listen.max_connections);
     let sessions: Arc<dyn control::Sessions> = Arc::clone(&registry) as _;
-    let mut control = Control::alone(&node, sessions, Arc::clone(&auth) as _);
+    let mut control = Control::alone(node, sessions, Arc::clone(&auth) as _);
     if let Some(exchange) = control_exchange(config)
         && let Some(vhost) = hub.vhost(&config.broker.default_vhost)
     {
@@ -263,7 +274,7 @@ fn build(config: &Config) -> Result<Arc<Services>, Error> {
         config.mailbox.clone(),
         &config.broker,
         &config.auth,
-        &node,
+        node,
     );
     let recheck = settings.recheck;
     let services = Services::new(hub, auth, presence, registry, control, settings);

@@ -14,7 +14,8 @@ mod text;
 use std::fmt;
 
 use crate::{
-    auth, broker, connection, control, hub, listen, presence, shutdown, telemetry, units::Checked,
+    api, auth, broker, connection, control, hub, listen, presence, shutdown, telemetry,
+    units::Checked,
 };
 
 pub use error::{ConfigErrors, Place, Problem};
@@ -59,6 +60,8 @@ pub struct Config {
     pub feed: broker::FeedConfig,
     /// `[mailbox]`
     pub mailbox: hub::MailboxConfig,
+    /// `[api]`
+    pub api: api::Config,
     /// `[shutdown]`
     pub shutdown: shutdown::Config,
     /// `[log]`
@@ -195,6 +198,7 @@ sections! {
     limits: connection::Limits,
     feed: broker::FeedConfig,
     mailbox: hub::MailboxConfig,
+    api: api::Config,
     shutdown: shutdown::Config,
     log: telemetry::Config,
 }

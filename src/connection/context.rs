@@ -22,7 +22,7 @@ use crate::{
     control::Control,
     hub::{Hub, Mailbox, MailboxConfig, VhostHub},
     presence::{Presence, Session},
-    telemetry::ConnectionInfo,
+    telemetry::{self, ConnectionInfo},
 };
 
 /// What all connections of this node are served by.
@@ -183,6 +183,7 @@ impl Context {
         guard: Guard,
         session: Box<str>,
     ) -> Arc<Self> {
+        telemetry::connection_began(peer.transport);
         Arc::new(Self {
             services,
             remote: peer.remote,
@@ -274,6 +275,7 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         self.leave();
+        telemetry::connection_gone(self.transport);
     }
 }
 

@@ -654,9 +654,11 @@ impl<L: Link> Connection<L> {
             messages_in,
             messages_out,
         } = self.traffic;
+        let kind = self.end.as_ref().map_or("", End::kind);
         let reason = self.end.map(|end| end.to_string());
         let ending = Ending {
             reason: reason.as_deref().unwrap_or_default(),
+            kind,
             duration: self.opened.elapsed(),
             frames_in: frames_in.into(),
             frames_out: frames_out.into(),
@@ -716,6 +718,19 @@ impl<L: Link> Connection<L> {
             tokio::time::timeout(LAST_WORDS, closing).await?;
         }
         Ok(())
+    }
+}
+
+impl End {
+    /// What it is, in words that are of a fixed number.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Disconnect => "client disconnected",
+            Self::Problem(problem) => problem.message(),
+            Self::Link(None) => "client closed the connection",
+            Self::Link(Some(_)) => "connection broke",
+            Self::WriteTimeout => "client did not read for too long",
+        }
     }
 }
 

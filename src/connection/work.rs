@@ -28,6 +28,7 @@ use crate::{
     auth::Carried,
     broker::{BrokerError, Confirm, Consume, Consumer, destination::Destination},
     hub::{DedicatedSink, SharedSubscription},
+    telemetry::DedicatedSubscriptionCounted,
 };
 
 /// How a subscription of this connection is served.
@@ -44,6 +45,7 @@ pub(super) struct Dedicated {
     request: Consume,
     /// Whether messages are settled when they are written, rather than by the client.
     pub(super) is_auto: bool,
+    _counted: DedicatedSubscriptionCounted,
 }
 
 /// What became of an action.
@@ -280,6 +282,7 @@ async fn consume(
         consumer,
         request,
         is_auto,
+        _counted: DedicatedSubscriptionCounted::begin(),
     })))
 }
 
@@ -375,7 +378,7 @@ async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Proble
                     handed.declared.push(queue.name);
                 }
                 sending.publish.lane = context.guard.number();
-                let confirm = host.publish(sending.publish).await;
+                let confirm = identity.vhost.publish(sending.publish).await;
                 handed
                     .confirms
                     .push(confirm.map_err(|error| problem(&error))?);

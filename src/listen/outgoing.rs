@@ -8,6 +8,8 @@ use std::{
 
 use tokio::io::AsyncWrite;
 
+use crate::telemetry;
+
 /// Bytes on their way to a stream. Empty, it holds no memory beyond itself.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
@@ -64,6 +66,7 @@ impl Outgoing {
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            telemetry::bytes_sent(count);
             self.written = self.written.saturating_add(count);
         }
         if !self.bytes.is_empty() {

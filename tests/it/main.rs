@@ -17,6 +17,7 @@ mod amqp_publishing;
 mod amqp_tls;
 mod broker_contract;
 mod cli;
+mod e2e_api;
 mod e2e_bad_input;
 mod e2e_browser;
 mod e2e_demo;
