@@ -37,7 +37,7 @@ pub struct NodeOutcome {
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct KickQuery {
+pub(super) struct KickQuery {
     /// What the client is told; 256 characters of it at most.
     #[serde(default)]
     #[param(max_length = 256)]
@@ -48,7 +48,7 @@ pub struct KickQuery {
 #[derive(Clone, Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct KickUserQuery {
+pub(super) struct KickUserQuery {
     /// What the clients are told; 256 characters of it at most.
     #[serde(default)]
     #[param(max_length = 256)]

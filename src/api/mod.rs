@@ -5,12 +5,15 @@
 //! turn comes, and only then its body is read.
 
 mod answer;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod commands;
 mod config;
 mod health;
 mod metrics;
 mod node;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod openapi;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod presence;
 mod publish;
 mod token;

@@ -1,8 +1,7 @@
 //! The document that describes the API: made from the handlers and the types that they answer.
 
-use serde_json::json;
 use utoipa::{
-    Modify, OpenApi, PartialSchema,
+    Modify, OpenApi,
     openapi::{
         Content, Ref, RefOr, Response,
         path::Operation,

@@ -15,7 +15,7 @@ use crate::presence::{self, Listing, Presence};
 pub const MAX_USERS: usize = 1_000;
 
 /// Sessions on one page.
-pub const MAX_PAGE: usize = 1_000;
+const MAX_PAGE: usize = 1_000;
 
 /// Names are no longer, in bytes.
 pub(super) const MAX_NAME: usize = 255;
@@ -127,7 +127,7 @@ pub struct Member {
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct SessionsQuery {
+pub(super) struct SessionsQuery {
     /// Those of this user: all of them, on one page.
     #[param(max_length = 255)]
     user: Option<String>,

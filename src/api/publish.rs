@@ -23,11 +23,11 @@ use crate::{
 };
 
 /// Keys in one call.
-pub const MAX_KEYS: usize = 10_000;
+const MAX_KEYS: usize = 10_000;
 
 /// Keys in one call that wants to know whether they reached a queue: the broker is asked about one
 /// message at a time.
-pub const MAX_MANDATORY: usize = 1_000;
+const MAX_MANDATORY: usize = 1_000;
 
 /// Messages of one call that the broker has not answered for yet.
 const WINDOW: usize = 256;
@@ -287,11 +287,12 @@ impl Outgoing {
     async fn publish(self, vhost: &VhostHub) -> Vec<KeyFailure> {
         // When the broker is away each message would wait for it anew.
         let (message, is_away) = (&self, &AtomicBool::new(false));
-        let keys = message.keys.iter().enumerate();
+        // Keys of their own: a future that borrows from an iterator's item is not `Send` enough.
+        let keys = message.keys.clone().into_iter().enumerate();
         let publishing = keys.map(|(index, key)| async move {
             if is_away.load(Ordering::Relaxed) {
                 let error = BrokerError::Unavailable("not tried, for others found it away".into());
-                return Some(KeyFailure::new(key, &error));
+                return Some(KeyFailure::new(&key, &error));
             }
             let publish = Publish {
                 exchange: message.exchange.clone(),
@@ -307,7 +308,7 @@ impl Outgoing {
             if matches!(error, BrokerError::Unavailable(_)) {
                 is_away.store(true, Ordering::Relaxed);
             }
-            Some(KeyFailure::new(key, &error))
+            Some(KeyFailure::new(&key, &error))
         });
         let outcomes = stream::iter(publishing).buffered(WINDOW);
         let failed: Vec<Option<KeyFailure>> = outcomes.collect().await;

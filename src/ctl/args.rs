@@ -100,6 +100,7 @@ pub enum Task {
     },
     /// End a session, or sessions of a user, on whichever node.
     Kick {
+        /// Which.
         #[command(flatten)]
         target: Target,
         /// What the clients are told.

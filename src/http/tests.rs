@@ -22,7 +22,6 @@ use crate::{
     control::Control,
     hub::{Hub, MailboxConfig},
     listen::Plain,
-    shutdown::{Phase, Progress},
 };
 use futures_util::future::BoxFuture;
 

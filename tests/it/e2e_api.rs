@@ -170,7 +170,8 @@ async fn what_is_published_by_http_reaches_subscribers() {
     }
     let bytes = json!({ "vhost": vhost, "exchange": FEED, "key": KEY, "body_base64": "AP8=" });
     assert_eq!(house.gateway.api("POST /api/v1/publish", Some(&bytes)).await.0, 200);
-    assert_eq!(tcp.expect(Command::Message).await.body, &[0, 255][..]);
+    let frame = tcp.expect("bytes", |frame| frame.command == Command::Message).await;
+    assert_eq!(&frame.body[..], &[0, 255]);
 
     let (status, answer) = house
         .gateway
@@ -289,7 +290,7 @@ async fn a_shell_does_what_the_api_does() {
 
     let kicked = run(&["kick", "--user", "alice", "--reason", "not paid"]);
     assert!(kicked.contains('1'), "{kicked}");
-    let error = alice.expect(Command::Error).await;
+    let error = alice.expect_error("kicked").await;
     let told = String::from_utf8_lossy(&error.body).into_owned();
     assert!(told.contains("not paid"), "{told}");
 }
