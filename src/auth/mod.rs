@@ -13,7 +13,6 @@ pub mod http;
 use std::{fmt, future, net::IpAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
-use zeroize::Zeroize as _;
 
 pub use auth_hook::{Permission, ResourceKind};
 pub use carried::{Carried, CarryError, Credentials, Forwarding, Parameter};
@@ -65,16 +64,6 @@ pub struct Login {
     pub vhost: Arc<str>,
     /// Further parameters of the question, which may be secrets, too.
     pub more: Vec<Parameter>,
-}
-
-/// Leaves no secret in memory that is used again.
-impl Drop for Login {
-    fn drop(&mut self) {
-        self.password.zeroize();
-        for (_, value) in &mut self.more {
-            value.zeroize();
-        }
-    }
 }
 
 impl fmt::Debug for Login {

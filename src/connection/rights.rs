@@ -14,6 +14,7 @@ use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
 use tokio::time::{MissedTickBehavior, interval};
+use zeroize::Zeroize as _;
 
 use super::{
     context::{Context, Identity, Recheck, Services},
@@ -52,6 +53,16 @@ impl Rights {
         let mut subscriptions = self.subscriptions.lock();
         subscriptions.retain(|(id, _)| *id != subscription);
         subscriptions.shrink_to_fit();
+    }
+}
+
+/// What was kept for so long is not left to whoever gets the memory next.
+impl Drop for Rights {
+    fn drop(&mut self) {
+        self.login.password.zeroize();
+        for (_, value) in &mut self.login.more {
+            value.zeroize();
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Whole connections on a link in memory and the embedded broker, in virtual time.
 
+mod control;
 mod denying;
 mod ending;
 mod house;
@@ -13,8 +14,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::{
-    house::{House, Options},
-    wire::Client,
+    house::{CONTROL, House, Options},
+    wire::{CONNECT, Client},
 };
 use super::*;
 

@@ -24,6 +24,9 @@ pub(super) const PEER: Peer = Peer {
     carried: None,
 };
 
+/// The exchange that commands go by.
+pub(super) const CONTROL: &str = "stentor.control";
+
 #[derive(Default)]
 pub(super) struct Options {
     pub(super) limits: Limits,
@@ -45,7 +48,10 @@ impl House {
 
     pub(super) fn with(options: Options) -> Self {
         telemetry::capture::install();
-        let exchanges = [("feed".into(), ExchangeKind::Direct)];
+        let exchanges = [
+            ("feed".into(), ExchangeKind::Direct),
+            (CONTROL.into(), ExchangeKind::Fanout),
+        ];
         let slow = Arc::new(Slow {
             inner: Embedded::new(exchanges),
             gate: Gate::new(),
@@ -61,6 +67,7 @@ impl House {
             gate: Gate::new(),
             asked: Mutex::default(),
             denied: Mutex::default(),
+            failing: Mutex::default(),
         });
         let settings = Settings::new(
             options.limits,
@@ -73,6 +80,7 @@ impl House {
         let auth: Arc<Hook> = Arc::clone(&hook);
         let registry = Registry::new(1000);
         let control = Control::alone("node-1", Arc::clone(&registry) as _, Arc::clone(&auth) as _);
+        let control = control.join(hub.vhost("/").unwrap(), CONTROL);
         Self {
             services: Services::new(hub, auth, None, registry, control, settings),
             hook,
@@ -132,6 +140,7 @@ pub(super) struct Hook {
     pub(super) gate: Gate,
     asked: Mutex<Vec<String>>,
     denied: Mutex<Vec<String>>,
+    failing: Mutex<Vec<String>>,
 }
 
 impl Hook {
@@ -144,8 +153,16 @@ impl Hook {
         self.denied.lock().push(question.to_owned());
     }
 
+    /// From now on the question has no answer.
+    pub(super) fn fail(&self, question: &str) {
+        self.failing.lock().push(question.to_owned());
+    }
+
     async fn ask(&self, question: String) -> Result<(), Refusal> {
         let is_denied = self.denied.lock().contains(&question);
+        if self.failing.lock().contains(&question) {
+            return Err(Refusal::Faulty("status 500".into()));
+        }
         self.asked.lock().push(question);
         self.gate.pass().await;
         if is_denied {
