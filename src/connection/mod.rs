@@ -2,12 +2,15 @@
 //! session asks for is done through hub, broker and hook; what comes back, and the messages of
 //! its subscriptions, go out through the link.
 
+mod admission;
 mod config;
 mod context;
 mod link;
 mod login;
 pub mod mapping;
 mod permission;
+mod policy;
+mod presence;
 mod registry;
 mod rights;
 mod sessions;
@@ -35,6 +38,7 @@ pub use config::{Limits, Stomp, session_config};
 pub use context::{Peer, Recheck, Services, Settings};
 pub use link::{Link, LinkError};
 pub use login::Logins;
+pub use policy::{Repeated, Same, Sessions, Unknown};
 pub use registry::{Guard, Registry};
 pub use rights::recheck_in_turn;
 
@@ -293,6 +297,12 @@ impl<L: Link> Connection<L> {
         made: &mut Vec<(SubscriptionId, Box<str>)>,
     ) -> Result<Option<Task>, Problem> {
         match operation {
+            Operation::Publish(publish)
+                if self.context.services.presence.is_some()
+                    && *publish.destination == *presence::DESTINATION =>
+            {
+                Ok(Some(Task::Say(presence::send(&publish.headers)?)))
+            }
             Operation::Publish(publish) => {
                 let context = Arc::clone(&self.context);
                 let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
@@ -555,7 +565,7 @@ impl<L: Link> Connection<L> {
     fn handle_done(&mut self, now: Instant, done: Done) {
         let now = now.into_std();
         match done {
-            Done::Authenticated(Ok(identity)) => {
+            Done::Authenticated(Ok((identity, device))) => {
                 self.context.set_identity(identity);
                 telemetry::connection_opened(&self.context.info());
                 let limits = self.context.settings().limits.decoder();
@@ -564,7 +574,7 @@ impl<L: Link> Connection<L> {
                 self.session.handle_authenticated(now, Ok(()));
                 if self.context.services.presence.is_some() {
                     let work = self.work.get_or_insert_default();
-                    work.find_groups(Arc::clone(&self.context));
+                    work.find_groups(Arc::clone(&self.context), device);
                 }
             }
             Done::Authenticated(Err(problem)) => {
@@ -604,7 +614,7 @@ impl<L: Link> Connection<L> {
             Done::Operation(operation, outcome) => {
                 self.session.handle_done(now, operation, outcome);
             }
-            Done::Groups(groups) => self.context.join(groups),
+            Done::Groups(groups, device) => self.context.join(groups, device),
         }
     }
 

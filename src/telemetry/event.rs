@@ -80,6 +80,11 @@ pub fn permission_refused(connection: &ConnectionInfo<'_>, access: &str, cause: 
     connection_event!(info, connection, access, cause, "permission refused");
 }
 
+/// It could not be found out who else of its user is logged in: `[sessions] unknown` counts.
+pub fn sessions_unknown(connection: &ConnectionInfo<'_>, cause: &dyn Display) {
+    connection_event!(warn, connection, %cause, "other sessions of the user are not known");
+}
+
 /// A session that lasts was refused, when the hook was asked again; it ends.
 pub fn recheck_refused(connection: &ConnectionInfo<'_>, cause: &dyn Display) {
     connection_event!(info, connection, %cause, "refused when asked again");
@@ -195,6 +200,33 @@ pub fn presence_down(cause: &str, retry_in: Duration) {
 /// Redis had forgotten this node, whose sessions then counted as offline: it registers them anew.
 pub fn presence_lease_lost(sessions: usize) {
     warn!(target: "stentor::presence", sessions, "presence lease lost: registering anew");
+}
+
+/// What a dead node left in Redis is cleared up; so many sessions.
+pub fn presence_cleared(lease: &str, sessions: usize) {
+    info!(target: "stentor::presence", lease, sessions, "cleared up after a dead node");
+}
+
+/// Presence events reach the broker (again).
+pub fn presence_events_up(exchange: &str) {
+    info!(target: "stentor::presence", exchange, "presence events are published");
+}
+
+/// Presence events do not reach the broker: of each user the newest waits.
+pub fn presence_events_down(exchange: &str, cause: &dyn Display, retry_in: Duration) {
+    let (cause, retry_in_ms) = (cause.to_string(), millis(retry_in));
+    warn!(
+        target: "stentor::presence", exchange, cause, retry_in_ms,
+        "presence events are not published: of each user the newest waits"
+    );
+}
+
+/// Presence events of more users than this would wait for the broker: some are not told.
+pub fn presence_events_lost(waiting: usize) {
+    warn!(
+        target: "stentor::presence", waiting,
+        "presence events lost: who watches has to ask anew who is here"
+    );
 }
 
 /// The program starts.
