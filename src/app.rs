@@ -301,6 +301,7 @@ fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>),
     if events.is_some() {
         settings.events_exchange = Some((&*config.presence.exchange).into());
     }
+    settings.sessions = config.sessions.clone();
     let recheck = settings.recheck;
     let services = Services::new(hub, auth, presence, registry, control, settings);
     if let Some(recheck) = recheck {
@@ -346,6 +347,11 @@ fn broker(config: &Config, node: &str) -> Result<Arc<dyn Broker>, Error> {
         let topic = ExchangeKind::Topic;
         broker.exchanges.entry(exchange).or_insert(topic);
     }
+    if let Some(exchange) = control_exchange(config) {
+        broker
+            .exchanges
+            .insert(exchange.into(), ExchangeKind::Fanout);
+    }
     match &config.broker.url {
         None => Err(Error::Configuration("[broker] url is missing".to_owned())),
         Some(Url::Embedded) => {
@@ -353,10 +359,6 @@ fn broker(config: &Config, node: &str) -> Result<Arc<dyn Broker>, Error> {
             Ok(Arc::new(Embedded::new(broker.exchanges)))
         }
         Some(Url::Amqp(url)) => {
-            if let Some(exchange) = control_exchange(config) {
-                let fanout = ExchangeKind::Fanout;
-                broker.exchanges.insert(exchange.into(), fanout);
-            }
             let broker = AmqpBroker::new(url, broker, config.feed.clone(), node)
                 .map_err(|error| Error::Configuration(format!("[broker] url {error}")))?;
             Ok(Arc::new(broker))

@@ -50,6 +50,8 @@ pub struct Config {
     pub auth: auth::Config,
     /// `[presence]`
     pub presence: presence::Config,
+    /// `[sessions]`
+    pub sessions: connection::Sessions,
     /// `[control]`
     pub control: control::Config,
     /// `[stomp]`
@@ -193,6 +195,7 @@ sections! {
     broker: broker::Config,
     auth: auth::Config,
     presence: presence::Config,
+    sessions: connection::Sessions,
     control: control::Config,
     stomp: connection::Stomp,
     limits: connection::Limits,

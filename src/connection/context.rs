@@ -14,6 +14,7 @@ use super::{
     config::{Limits, Stomp, session_config},
     login::Logins,
     mapping,
+    policy::Sessions,
     registry::{Guard, Registry},
     rights::Rights,
 };
@@ -59,6 +60,8 @@ pub struct Settings {
     /// How often the hook is asked again about a session (`auth.recheck`), and about how many at a
     /// time; `None`: never.
     pub recheck: Option<Recheck>,
+    /// The `[sessions]` section.
+    pub sessions: Sessions,
     /// Ways to log in besides `login` and `passcode`.
     pub logins: Logins,
     /// The exchange of presence events, to which nobody but the gateway publishes.
@@ -100,6 +103,7 @@ impl Settings {
             }),
             logins: Logins::new(auth, node),
             events_exchange: None,
+            sessions: Sessions::default(),
             session,
         }
     }
@@ -233,20 +237,43 @@ impl Context {
         self.identity()?.rights.as_deref()
     }
 
-    /// Joins presence, if there is any, once logged in.
+    /// Joins presence, if there is any, once logged in. A session that was admitted has joined
+    /// before its groups were known.
     pub(super) fn join(&self, groups: Vec<Arc<str>>, device: Option<Box<Device>>) {
         let (Some(presence), Some(identity)) = (&self.services.presence, self.identity()) else {
             return;
         };
-        let user = Arc::clone(&identity.user.name);
-        let session = Session::new(user, &self.session, self.transport, groups);
+        if let Some(session) = self.here() {
+            return presence.regroup(session, groups);
+        }
+        let session = Arc::new(self.presence_session(&identity.user.name, groups, device));
+        self.is_here(&session);
+        presence.join(session);
+    }
+
+    /// This session, as presence is to know it.
+    pub(super) fn presence_session(
+        &self,
+        user: &Arc<str>,
+        groups: Vec<Arc<str>>,
+        device: Option<Box<Device>>,
+    ) -> Session {
+        let session = Session::new(Arc::clone(user), &self.session, self.transport, groups);
         let mut session = session.with_status(*self.status.lock());
         session.remote = Some(self.remote);
         session.device = device;
-        let session = Arc::new(session);
-        if self.here.set(Arc::clone(&session)).is_ok() {
-            presence.join(session);
-        }
+        session
+    }
+
+    /// As presence knows this session, if it does.
+    pub(super) fn here(&self) -> Option<&Arc<Session>> {
+        self.here.get()
+    }
+
+    /// Presence knows this session; it leaves with this.
+    pub(super) fn is_here(&self, session: &Arc<Session>) {
+        // One logs in once, and its groups are asked for once.
+        let _ = self.here.set(Arc::clone(session));
     }
 
     /// The client says how available it is. Before it has joined presence it joins with that.

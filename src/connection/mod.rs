@@ -2,12 +2,14 @@
 //! session asks for is done through hub, broker and hook; what comes back, and the messages of
 //! its subscriptions, go out through the link.
 
+mod admission;
 mod config;
 mod context;
 mod link;
 mod login;
 pub mod mapping;
 mod permission;
+mod policy;
 mod presence;
 mod registry;
 mod rights;
@@ -36,6 +38,7 @@ pub use config::{Limits, Stomp, session_config};
 pub use context::{Peer, Recheck, Services, Settings};
 pub use link::{Link, LinkError};
 pub use login::Logins;
+pub use policy::{Repeated, Same, Sessions, Unknown};
 pub use registry::{Guard, Registry};
 pub use rights::recheck_in_turn;
 

@@ -95,15 +95,7 @@ impl<'a> Permissions<'a> {
             .await
     }
 
-    /// Of presence events every reader believes that the gateway says them, so the hook is not
-    /// asked whether a client may.
     async fn exchange(&self, name: &str, permission: Permission) -> Result<(), Problem> {
-        let events = self.context.settings().events_exchange.as_deref();
-        if events == Some(name) && permission != Permission::Read {
-            let access = self.access(ResourceKind::Exchange, name, permission);
-            let why = "only the gateway publishes presence events";
-            return Err(self.refuse(&access, why, Some(why)));
-        }
         self.resource(ResourceKind::Exchange, name, permission)
             .await
     }
@@ -118,16 +110,13 @@ impl<'a> Permissions<'a> {
         name: &str,
         permission: Permission,
     ) -> Result<(), Problem> {
-        self.ask(self.access(kind, name, permission)).await
-    }
-
-    fn access(&self, kind: ResourceKind, name: &str, permission: Permission) -> Access {
-        Access::Resource {
+        let access = Access::Resource {
             vhost: self.vhost(),
             kind,
             name: name.into(),
             permission,
-        }
+        };
+        self.ask(access).await
     }
 
     async fn topic(
@@ -169,16 +158,22 @@ impl<'a> Permissions<'a> {
         })
     }
 
-    /// What is no client's, whatever the hook says: the exchange by which nodes are told to end
-    /// sessions, and the queues that they read it and all feeds from.
+    /// What is no client's, whatever the hook says. To tell presence events, of which every reader
+    /// believes that the gateway says them. The exchange by which nodes are told to end sessions,
+    /// and the queues that they read it and all feeds from.
     fn is_reserved(&self, access: &Access) -> bool {
         match access {
             Access::Vhost { .. } => false,
             Access::Resource {
                 kind: ResourceKind::Exchange,
                 name,
+                permission,
                 ..
-            } => self.context.services.control.is_reserved(name),
+            } => {
+                let events = self.context.settings().events_exchange.as_deref();
+                let is_event = events == Some(&**name) && *permission != Permission::Read;
+                is_event || self.context.services.control.is_reserved(name)
+            }
             Access::Resource {
                 kind: ResourceKind::Queue,
                 name,
@@ -191,13 +186,6 @@ impl<'a> Permissions<'a> {
                 ..
             } => exchange.is_empty() && routing_key.starts_with(FEED_QUEUES),
         }
-    }
-
-    /// `cause` is for the log, `reason` for the client.
-    fn refuse(&self, access: &Access, cause: &str, reason: Option<&str>) -> Problem {
-        let what = what(access);
-        telemetry::permission_refused(&self.context.info(), &what, cause);
-        refused(access, &what, &self.identity.user.name, reason)
     }
 }
 

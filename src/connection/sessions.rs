@@ -52,7 +52,20 @@ impl Context {
         match target {
             Target::Session(id) => *self.session == **id,
             Target::User(user) => self.is_of(user),
-            Target::Device { user, .. } => self.is_of(user) && false,
+            Target::Device {
+                user,
+                device_type,
+                device_id,
+            } => {
+                let device = self.here().and_then(|session| session.device.as_deref());
+                let is = |meant: &Option<Box<str>>, named: &Option<Box<str>>| {
+                    meant.is_none() || meant == named
+                };
+                self.is_of(user)
+                    && device.is_some_and(|device| {
+                        is(device_type, &device.kind) && is(device_id, &device.id)
+                    })
+            }
         }
     }
 
@@ -83,6 +96,26 @@ impl Sessions for Registry {
     }
 
     fn refresh_groups(&self, user: &str) -> usize {
-        0
+        let found = self.find(&Target::User(user.into()));
+        let found: Vec<_> = found.into_iter().filter(|c| c.here().is_some()).collect();
+        let count = found.len();
+        if count > 0 {
+            tokio::spawn(regroup(found));
+        }
+        count
+    }
+}
+
+/// All are one user's; but logins may have brought other tags, by which the hook may say other
+/// groups. Where it is at fault, all stays as it is; it has said so in the log.
+async fn regroup(sessions: Vec<Arc<Context>>) {
+    for context in sessions {
+        let services = &context.services;
+        if let (Some(presence), Some(identity), Some(session)) =
+            (&services.presence, context.identity(), context.here())
+            && let Ok(groups) = services.auth.groups(&identity.user).await
+        {
+            presence.regroup(session, groups);
+        }
     }
 }

@@ -18,6 +18,7 @@ use stomp_session::{
 };
 
 use super::{
+    admission,
     context::{Context, Identity},
     login,
     mapping::{self, Plan, Sending},
@@ -212,8 +213,12 @@ pub(super) async fn authenticate(
             Err(problem) => return Done::Authenticated(Err(problem)),
         }
     }
-    let identity = login::login(&context, &connect, carried).await;
-    Done::Authenticated(identity.map(|identity| (identity, device)))
+    let identity = match login::login(&context, &connect, carried).await {
+        Ok(identity) => identity,
+        Err(problem) => return Done::Authenticated(Err(problem)),
+    };
+    let admitted = admission::admit(&context, &identity, device.clone()).await;
+    Done::Authenticated(admitted.map(|()| (identity, device)))
 }
 
 /// A hook that is at fault has said so in the log: its users are here all the same.
