@@ -198,9 +198,18 @@ async fn run(api: &Api, command: Command) -> Result<Outcome, Refusal> {
 /// A session is there, or it is not.
 fn of_session(outcome: Outcome) -> Answer {
     match outcome {
-        Outcome { hits: 0, unreached: None, .. } => Err(no_session()),
-        Outcome { hits: 0, unreached: Some(why), .. } => {
-            let error = format!("this node has no such session, and others could not be told: {why}");
+        Outcome {
+            hits: 0,
+            unreached: None,
+            ..
+        } => Err(no_session()),
+        Outcome {
+            hits: 0,
+            unreached: Some(why),
+            ..
+        } => {
+            let error =
+                format!("this node has no such session, and others could not be told: {why}");
             Err(Refusal::unavailable(error))
         }
         outcome => Reply::ok(&outcome),
@@ -210,7 +219,10 @@ fn of_session(outcome: Outcome) -> Answer {
 fn check_reason(reason: &str) -> Result<(), Refusal> {
     const MAX_REASON: usize = 256;
     if reason.chars().count() > MAX_REASON {
-        return Err(Refusal::field("reason", format!("has more than {MAX_REASON} characters")));
+        return Err(Refusal::field(
+            "reason",
+            format!("has more than {MAX_REASON} characters"),
+        ));
     }
     Ok(())
 }

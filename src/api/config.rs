@@ -48,7 +48,11 @@ impl Config {
     /// # Errors
     /// The key at fault, and what is wrong and what to do.
     pub fn check(&self) -> Checked {
-        at_least_one("max_body", self.max_body as u64, "nothing could be published")?;
+        at_least_one(
+            "max_body",
+            self.max_body as u64,
+            "nothing could be published",
+        )?;
         at_least_one(
             "max_requests",
             self.max_requests as u64,
@@ -64,7 +68,10 @@ mod tests {
     #[test]
     fn bounds_leave_room_for_something() {
         assert_eq!(Config::default().check(), Ok(()));
-        for (text, key) in [("max_body = 0", "max_body"), ("max_requests = 0", "max_requests")] {
+        for (text, key) in [
+            ("max_body = 0", "max_body"),
+            ("max_requests = 0", "max_requests"),
+        ] {
             let config: Config = toml::from_str(text).unwrap();
             assert_eq!(config.check().unwrap_err().0, key);
         }

@@ -28,7 +28,11 @@ pub(super) async fn metrics(api: &Api, _: Request) -> Answer {
         started: api.started_at,
         ready: api.readiness().is_ok(),
         broker_up: api.services.hub.health().is_ok(),
-        presence_up: api.services.presence.as_ref().map(|presence| presence.health().is_ok()),
+        presence_up: api
+            .services
+            .presence
+            .as_ref()
+            .map(|presence| presence.health().is_ok()),
         vhosts: vhosts.len(),
         feeds: feeds().count(),
         patterns: feeds().map(|feed| feed.patterns).sum(),
@@ -43,6 +47,9 @@ pub(super) async fn metrics(api: &Api, _: Request) -> Answer {
             content_type: telemetry::METRICS_TYPE,
             body: text.into(),
         }),
-        Err(error) => Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
+        Err(error) => Err(Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            error.to_string(),
+        )),
     }
 }

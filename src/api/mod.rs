@@ -179,10 +179,15 @@ impl Api {
             .and(query)
             .and(warp::header::headers_cloned())
             .and(warp::body::stream())
-            .then(move |method, path: warp::path::FullPath, query, headers, body| {
-                let api = Arc::clone(&self);
-                async move { api.answer(method, path.as_str(), query, headers, body).await }
-            })
+            .then(
+                move |method, path: warp::path::FullPath, query, headers, body| {
+                    let api = Arc::clone(&self);
+                    async move {
+                        api.answer(method, path.as_str(), query, headers, body)
+                            .await
+                    }
+                },
+            )
             .boxed()
     }
 
@@ -205,7 +210,9 @@ impl Api {
             body: Bytes::new(),
         };
         let mut caller = None;
-        let answer = self.serve(route, request, &headers, body, &mut caller).await;
+        let answer = self
+            .serve(route, request, &headers, body, &mut caller)
+            .await;
         let status = match &answer {
             Ok(reply) => reply.status,
             Err(refusal) => refusal.status,
@@ -315,9 +322,8 @@ impl Api {
             let mut body = pin!(body);
             let mut read = BytesMut::new();
             while let Some(part) = body.next().await {
-                let mut part = part.map_err(|_| {
-                    Refusal::new(StatusCode::BAD_REQUEST, "the body broke off")
-                })?;
+                let mut part =
+                    part.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the body broke off"))?;
                 if read.len().saturating_add(part.remaining()) > self.config.max_body {
                     let error = format!(
                         "the body is longer than {} bytes ([api] max_body)",
@@ -333,10 +339,12 @@ impl Api {
             }
             Ok(read.freeze())
         };
-        timeout(self.body_timeout, reading).await.unwrap_or_else(|_| {
-            let error = "the body did not come in time";
-            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, error))
-        })
+        timeout(self.body_timeout, reading)
+            .await
+            .unwrap_or_else(|_| {
+                let error = "the body did not come in time";
+                Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, error))
+            })
     }
 
     /// Whether clients should be sent here; if not, why.
@@ -349,7 +357,12 @@ impl Api {
     }
 
     fn presence_health(&self) -> String {
-        match self.services.presence.as_ref().map(|presence| presence.health()) {
+        match self
+            .services
+            .presence
+            .as_ref()
+            .map(|presence| presence.health())
+        {
             None => "off".to_owned(),
             Some(Ok(())) => "ok".to_owned(),
             Some(Err(error)) => error.to_string(),
@@ -386,7 +399,10 @@ fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<String>), Re
         return Err(Refusal::new(StatusCode::NOT_FOUND, error));
     }
     let allowed = allowed.join(", ");
-    let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, format!("this takes {allowed}"));
+    let refusal = Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("this takes {allowed}"),
+    );
     Err(refusal.with_header(header::ALLOW, &allowed))
 }
 

@@ -97,7 +97,10 @@ impl Modify for Common {
             let operations = [&mut item.get, &mut item.post, &mut item.delete];
             for operation in operations.into_iter().flatten() {
                 let takes_body = operation.request_body.is_some();
-                let takes_names = operation.parameters.as_ref().is_some_and(|all| !all.is_empty());
+                let takes_names = operation
+                    .parameters
+                    .as_ref()
+                    .is_some_and(|all| !all.is_empty());
                 if takes_body || takes_names || is_limited {
                     add(operation, "400", "What is wrong with the request");
                 }
@@ -107,11 +110,19 @@ impl Modify for Common {
                 }
                 if takes_body {
                     add(operation, "413", "The body is longer than `api.max_body`");
-                    add(operation, "415", "The body is not said to be application/json");
+                    add(
+                        operation,
+                        "415",
+                        "The body is not said to be application/json",
+                    );
                 }
                 if is_limited {
                     add(operation, "408", "The body did not come in time");
-                    add(operation, "409", "The configuration has what it takes switched off");
+                    add(
+                        operation,
+                        "409",
+                        "The configuration has what it takes switched off",
+                    );
                     add(operation, "429", "`api.max_requests` are being served");
                     add(operation, "503", "What it takes is away");
                     add(operation, "504", "It took too long");
@@ -129,5 +140,7 @@ fn add(operation: &mut Operation, status: &str, description: &str) {
         .content("application/json", Content::new(Some(schema)))
         .build();
     let responses = &mut operation.responses.responses;
-    responses.entry(status.to_owned()).or_insert(RefOr::T(response));
+    responses
+        .entry(status.to_owned())
+        .or_insert(RefOr::T(response));
 }

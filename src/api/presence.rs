@@ -207,7 +207,10 @@ pub(super) async fn users(api: &Api, request: Request) -> Answer {
     request.no_query()?;
     let UsersRequest { users } = request.json()?;
     if users.len() > MAX_USERS {
-        let error = format!("has {} names; at most {MAX_USERS} go into one call", users.len());
+        let error = format!(
+            "has {} names; at most {MAX_USERS} go into one call",
+            users.len()
+        );
         return Err(Refusal::field("users", error));
     }
     for (index, name) in users.iter().enumerate() {
@@ -258,7 +261,10 @@ pub(super) async fn sessions(api: &Api, request: Request) -> Answer {
     let query: SessionsQuery = request.query()?;
     let limit = query.limit.unwrap_or(100);
     if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(Refusal::field("limit", format!("is a number from 1 to {MAX_PAGE}")));
+        return Err(Refusal::field(
+            "limit",
+            format!("is a number from 1 to {MAX_PAGE}"),
+        ));
     }
     for (field, name) in [("user", &query.user), ("node", &query.node)] {
         if let Some(name) = name {
@@ -343,13 +349,19 @@ pub(super) async fn nodes(api: &Api, request: Request) -> Answer {
 }
 
 pub(super) fn no_session() -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "no node that was heard has a session of that id")
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        "no node that was heard has a session of that id",
+    )
 }
 
 /// Longer names are nobody's.
 pub(super) fn check_name(field: &str, name: &str) -> Result<(), Refusal> {
     if name.is_empty() || name.len() > MAX_NAME {
-        return Err(Refusal::field(field, format!("is a name of 1 to {MAX_NAME} bytes")));
+        return Err(Refusal::field(
+            field,
+            format!("is a name of 1 to {MAX_NAME} bytes"),
+        ));
     }
     Ok(())
 }

@@ -201,7 +201,9 @@ pub(super) async fn publish(api: &Api, request: Request) -> Answer {
     if failed.is_empty() {
         return Reply::ok(&Published { published });
     }
-    let may_come = failed.iter().any(|failure| failure.reason == FailureReason::Unavailable);
+    let may_come = failed
+        .iter()
+        .any(|failure| failure.reason == FailureReason::Unavailable);
     let status = if may_come {
         StatusCode::SERVICE_UNAVAILABLE
     } else {
@@ -256,7 +258,8 @@ impl Outgoing {
         let keys = self::keys(key, keys, mandatory)?;
         let body = self::body(body, body_base64, api.max_message)?;
         let text = |field: &str, text: Option<String>| {
-            text.map(|text| short(field, &text).map(|()| text.into())).transpose()
+            text.map(|text| short(field, &text).map(|()| text.into()))
+                .transpose()
         };
         let properties = Properties {
             content_type: text("content_type", request.content_type)?,
@@ -340,19 +343,33 @@ fn keys(
     let (field, keys) = match (key, keys) {
         (Some(key), None) => ("key", vec![key]),
         (None, Some(keys)) => ("keys", keys),
-        (Some(_), Some(_)) => return Err(Refusal::field("keys", "stands beside \"key\"; one of them")),
-        (None, None) => return Err(Refusal::field("key", "is missing; or \"keys\", for several")),
+        (Some(_), Some(_)) => {
+            return Err(Refusal::field("keys", "stands beside \"key\"; one of them"));
+        }
+        (None, None) => {
+            return Err(Refusal::field(
+                "key",
+                "is missing; or \"keys\", for several",
+            ));
+        }
     };
     let most = if mandatory { MAX_MANDATORY } else { MAX_KEYS };
     if keys.is_empty() {
-        return Err(Refusal::field(field, "is empty; nothing would be published"));
+        return Err(Refusal::field(
+            field,
+            "is empty; nothing would be published",
+        ));
     }
     if keys.len() > most {
         let error = format!("has {} keys; at most {most} go into one call", keys.len());
         return Err(Refusal::field(field, error));
     }
     for (index, key) in keys.iter().enumerate() {
-        let field = if field == "key" { "key".to_owned() } else { format!("keys[{index}]") };
+        let field = if field == "key" {
+            "key".to_owned()
+        } else {
+            format!("keys[{index}]")
+        };
         short(&field, key)?;
     }
     Ok(keys)
@@ -363,11 +380,15 @@ fn body(text: Option<String>, base64: Option<String>, most: usize) -> Result<Byt
         (text, None) => ("body", text.unwrap_or_default().into_bytes()),
         (None, Some(base64)) => {
             let body = STANDARD.decode(base64);
-            let body = body.map_err(|error| Refusal::field("body_base64", format!("is no base64: {error}")))?;
+            let body = body
+                .map_err(|error| Refusal::field("body_base64", format!("is no base64: {error}")))?;
             ("body_base64", body)
         }
         (Some(_), Some(_)) => {
-            return Err(Refusal::field("body_base64", "stands beside \"body\"; one of them"));
+            return Err(Refusal::field(
+                "body_base64",
+                "stands beside \"body\"; one of them",
+            ));
         }
     };
     if body.len() > most {
@@ -387,10 +408,16 @@ fn headers(headers: BTreeMap<String, String>) -> Result<Vec<(Box<str>, Box<str>)
             return Err(Refusal::field("headers", "has a header without a name"));
         }
         if name.len() > MAX_SHORT {
-            return Err(Refusal::field("headers", "has a name of more than 255 bytes"));
+            return Err(Refusal::field(
+                "headers",
+                "has a name of more than 255 bytes",
+            ));
         }
         if ROUTING_HEADERS.contains(&name.as_str()) {
-            return Err(Refusal::field(&field, "is not taken; name all keys in \"keys\""));
+            return Err(Refusal::field(
+                &field,
+                "is not taken; name all keys in \"keys\"",
+            ));
         }
         if name == USER_HEADER {
             let error = "is not taken; it says which client sent a message, and none did";
@@ -398,7 +425,9 @@ fn headers(headers: BTreeMap<String, String>) -> Result<Vec<(Box<str>, Box<str>)
         }
     }
     let headers = headers.into_iter();
-    Ok(headers.map(|(name, value)| (name.into(), value.into())).collect())
+    Ok(headers
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect())
 }
 
 fn short(field: &str, text: &str) -> Result<(), Refusal> {

@@ -14,17 +14,28 @@ const WRITER: &str = "writer-0123456789";
 const ADMINISTRATOR: &str = "administrator-0123456789";
 
 fn tokens() -> Tokens {
-    [("r", "read", READER), ("w", "publish", WRITER), ("a", "admin", ADMINISTRATOR)]
-        .into_iter()
-        .fold(Tokens::default(), |tokens, (name, scope, text)| {
-            tokens.with(name, format!("{scope} {text}").parse().unwrap())
-        })
+    [
+        ("r", "read", READER),
+        ("w", "publish", WRITER),
+        ("a", "admin", ADMINISTRATOR),
+    ]
+    .into_iter()
+    .fold(Tokens::default(), |tokens, (name, scope, text)| {
+        tokens.with(name, format!("{scope} {text}").parse().unwrap())
+    })
 }
 
 fn api_with(config: Config) -> (Arc<Api>, Progress) {
     let (progress, phases) = Progress::start();
     let patience = Duration::from_millis(200);
-    let api = Api::new(services(10), phases, config, "node-1", patience, Duration::from_secs(1));
+    let api = Api::new(
+        services(10),
+        phases,
+        config,
+        "node-1",
+        patience,
+        Duration::from_secs(1),
+    );
     (api, progress)
 }
 
@@ -43,7 +54,9 @@ struct Answered {
 
 impl Answered {
     fn header(&self, name: header::HeaderName) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 
     fn error(&self) -> &str {
@@ -59,7 +72,10 @@ async fn ask(api: &Api, request: &str, token: &str, body: &str) -> Answered {
         let value = format!("Bearer {token}");
         headers.insert(header::AUTHORIZATION, value.parse().unwrap());
     }
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     send(api, method, path, query, headers, body).await
 }
 
@@ -72,13 +88,27 @@ async fn send(
     body: &str,
 ) -> Answered {
     // In pieces, as they come from a network.
-    let pieces = body.as_bytes().chunks(7).map(|piece| Ok(Bytes::copy_from_slice(piece)));
+    let pieces = body
+        .as_bytes()
+        .chunks(7)
+        .map(|piece| Ok(Bytes::copy_from_slice(piece)));
     let pieces: Vec<Result<Bytes, warp::Error>> = pieces.collect();
     let method = method.parse().unwrap();
-    let answer = api.answer(method, path, query.to_owned(), headers, stream::iter(pieces)).await;
+    let answer = api
+        .answer(
+            method,
+            path,
+            query.to_owned(),
+            headers,
+            stream::iter(pieces),
+        )
+        .await;
     let status = answer.status().as_u16();
     let headers = answer.headers().clone();
-    let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+    let body = http_body_util::BodyExt::collect(answer.into_body())
+        .await
+        .unwrap()
+        .to_bytes();
     Answered {
         status,
         headers,
@@ -93,7 +123,11 @@ async fn a_token_opens_what_its_scopes_say() {
     for (request, body, opened_by) in [
         ("GET /api/v1/node", "", [READER, ADMINISTRATOR]),
         ("POST /api/v1/publish", publish, [WRITER, ADMINISTRATOR]),
-        ("DELETE /api/v1/users/alice/sessions", "", [ADMINISTRATOR; 2]),
+        (
+            "DELETE /api/v1/users/alice/sessions",
+            "",
+            [ADMINISTRATOR; 2],
+        ),
     ] {
         for token in [READER, WRITER, ADMINISTRATOR] {
             let answered = ask(&api, request, token, body).await;
@@ -101,7 +135,11 @@ async fn a_token_opens_what_its_scopes_say() {
                 assert_eq!(answered.status, 200, "{request} {token}: {}", answered.body);
             } else {
                 assert_eq!(answered.status, 403, "{request} {token}");
-                assert!(answered.error().contains("lacks the scope"), "{}", answered.error());
+                assert!(
+                    answered.error().contains("lacks the scope"),
+                    "{}",
+                    answered.error()
+                );
                 let challenge = answered.header(header::WWW_AUTHENTICATE);
                 assert!(challenge.contains("insufficient_scope"), "{challenge}");
             }
@@ -110,7 +148,10 @@ async fn a_token_opens_what_its_scopes_say() {
             let answered = ask(&api, request, token, body).await;
             assert_eq!(answered.status, 401, "{request} {token:?}");
             let challenge = answered.header(header::WWW_AUTHENTICATE);
-            assert!(challenge.starts_with("Bearer realm=\"stentor\""), "{challenge}");
+            assert!(
+                challenge.starts_with("Bearer realm=\"stentor\""),
+                "{challenge}"
+            );
         }
     }
     let mut headers = HeaderMap::new();
@@ -120,7 +161,10 @@ async fn a_token_opens_what_its_scopes_say() {
     let twice = send(&api, "GET", "/api/v1/node", "", headers, "").await;
     assert_eq!(twice.status, 401);
     let mut headers = HeaderMap::new();
-    headers.append(header::AUTHORIZATION, format!("Basic {READER}").parse().unwrap());
+    headers.append(
+        header::AUTHORIZATION,
+        format!("Basic {READER}").parse().unwrap(),
+    );
     let basic = send(&api, "GET", "/api/v1/node", "", headers, "").await;
     assert_eq!(basic.status, 401);
 }
@@ -132,8 +176,16 @@ async fn without_tokens_only_health_and_metrics_are_open() {
         let request = format!("{} {}", route.method, route.path.replace(['{', '}'], "x"));
         let answered = ask(&api, &request, READER, "{}").await;
         let is_open = matches!(route.access, Access::Open | Access::Metrics);
-        assert_eq!(answered.status, if is_open { 200 } else { 401 }, "{request}");
-        assert!(is_open || answered.error().contains("[api] tokens"), "{}", answered.error());
+        assert_eq!(
+            answered.status,
+            if is_open { 200 } else { 401 },
+            "{request}"
+        );
+        assert!(
+            is_open || answered.error().contains("[api] tokens"),
+            "{}",
+            answered.error()
+        );
     }
     let (api, _progress) = api_with(Config {
         metrics: Metrics::Token,
@@ -177,7 +229,10 @@ fn the_document_has_what_is_served() {
 #[tokio::test]
 async fn unknown_parameters_are_refused_everywhere() {
     let (api, _progress) = api();
-    for route in ROUTES.iter().filter(|route| route.path.starts_with("/api/")) {
+    for route in ROUTES
+        .iter()
+        .filter(|route| route.path.starts_with("/api/"))
+    {
         let path = route.path.replace(['{', '}'], "x");
         let request = format!("{} {path}?colour=red", route.method);
         let answered = ask(&api, &request, ADMINISTRATOR, "{}").await;
@@ -189,10 +244,21 @@ async fn unknown_parameters_are_refused_everywhere() {
 #[tokio::test]
 async fn what_is_nowhere_and_what_is_otherwise() {
     let (api, _progress) = api();
-    for path in ["/", "/metricz", "/api/v1/node/", "/api/v1/users", "/api/v1/users/", "/api/v2/node"] {
+    for path in [
+        "/",
+        "/metricz",
+        "/api/v1/node/",
+        "/api/v1/users",
+        "/api/v1/users/",
+        "/api/v2/node",
+    ] {
         let answered = ask(&api, &format!("GET {path}"), ADMINISTRATOR, "").await;
         assert_eq!(answered.status, 404, "{path}");
-        assert!(answered.error().contains("/api/openapi.json"), "{}", answered.body);
+        assert!(
+            answered.error().contains("/api/openapi.json"),
+            "{}",
+            answered.body
+        );
     }
     let answered = ask(&api, "PUT /api/v1/sessions/x", "", "").await;
     assert_eq!(answered.status, 405);
@@ -203,7 +269,10 @@ async fn what_is_nowhere_and_what_is_otherwise() {
     let long = "x".repeat(256);
     for name in ["%FF", long.as_str()] {
         let answered = ask(&api, &format!("GET /api/v1/users/{name}"), READER, "").await;
-        assert_eq!((answered.status, &answered.body["field"]), (400, &json!("name")));
+        assert_eq!(
+            (answered.status, &answered.body["field"]),
+            (400, &json!("name"))
+        );
     }
 }
 
@@ -215,40 +284,83 @@ async fn a_body_is_json_of_a_bounded_size_and_comes_in_time() {
         ..Config::default()
     });
     let publish = |body: String| ask_owned(&api, body);
-    let long = format!(r#"{{"exchange":"amq.topic","key":"k","body":"{}"}}"#, "x".repeat(100));
+    let long = format!(
+        r#"{{"exchange":"amq.topic","key":"k","body":"{}"}}"#,
+        "x".repeat(100)
+    );
     assert_eq!(publish(long).await.status, 413);
     for (body, field, words) in [
         ("", Value::Null, "the body"),
         ("[", Value::Null, "the body"),
         (r#"{"exchange":"e","key":"k"}{}"#, Value::Null, "trailing"),
-        (r#"{"exchange":"e","kye":"k"}"#, json!("kye"), "unknown field"),
-        (r#"{"exchange":7,"key":"k"}"#, json!("exchange"), "expected a string"),
-        (r#"{"exchange":"e","keys":["k",7]}"#, json!("keys[1]"), "expected a string"),
+        (
+            r#"{"exchange":"e","kye":"k"}"#,
+            json!("kye"),
+            "unknown field",
+        ),
+        (
+            r#"{"exchange":7,"key":"k"}"#,
+            json!("exchange"),
+            "expected a string",
+        ),
+        (
+            r#"{"exchange":"e","keys":["k",7]}"#,
+            json!("keys[1]"),
+            "expected a string",
+        ),
         (r#"{"exchange":"e"}"#, json!("key"), "is missing"),
         (r#"{"exchange":"e","keys":[]}"#, json!("keys"), "is empty"),
-        (r#"{"exchange":"e","key":"k","keys":["k"]}"#, json!("keys"), "one of them"),
-        (r#"{"exchange":"e","key":"k","body_base64":"?"}"#, json!("body_base64"), "no base64"),
-        (r#"{"exchange":"e","key":"k","headers":{"CC":"a"}}"#, json!("headers.CC"), "all keys"),
+        (
+            r#"{"exchange":"e","key":"k","keys":["k"]}"#,
+            json!("keys"),
+            "one of them",
+        ),
+        (
+            r#"{"exchange":"e","key":"k","body_base64":"?"}"#,
+            json!("body_base64"),
+            "no base64",
+        ),
+        (
+            r#"{"exchange":"e","key":"k","headers":{"CC":"a"}}"#,
+            json!("headers.CC"),
+            "all keys",
+        ),
         (
             r#"{"exchange":"e","key":"k","headers":{"x-stomp-user":"bob"}}"#,
             json!("headers.x-stomp-user"),
             "none did",
         ),
-        (r#"{"exchange":"e","key":"k","priority":300}"#, json!("priority"), "u8"),
+        (
+            r#"{"exchange":"e","key":"k","priority":300}"#,
+            json!("priority"),
+            "u8",
+        ),
     ] {
         let answered = publish(body.to_owned()).await;
         assert_eq!(answered.status, 400, "{body}: {}", answered.body);
         assert_eq!(answered.body["field"], field, "{body}: {}", answered.body);
-        assert!(answered.error().contains(words), "{body}: {}", answered.body);
+        assert!(
+            answered.error().contains(words),
+            "{body}: {}",
+            answered.body
+        );
     }
     let mut headers = HeaderMap::new();
-    headers.insert(header::AUTHORIZATION, format!("bearer {WRITER}").parse().unwrap());
+    headers.insert(
+        header::AUTHORIZATION,
+        format!("bearer {WRITER}").parse().unwrap(),
+    );
     let untyped = send(&api, "POST", "/api/v1/publish", "", headers.clone(), "{}").await;
     assert_eq!(untyped.status, 415);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json; charset=utf-8"),
+    );
     let never = stream::pending::<Result<Bytes, warp::Error>>();
     let publish = "/api/v1/publish";
-    let late = api.answer(Method::POST, publish, String::new(), headers, never).await;
+    let late = api
+        .answer(Method::POST, publish, String::new(), headers, never)
+        .await;
     assert_eq!(late.status(), 408);
 }
 
@@ -265,7 +377,10 @@ async fn only_so_many_requests_are_served_at_a_time() {
     });
     let turn = api.turns.acquire().await.unwrap();
     let refused = ask(&api, "GET /api/v1/node", READER, "").await;
-    assert_eq!((refused.status, refused.header(header::RETRY_AFTER)), (429, "1"));
+    assert_eq!(
+        (refused.status, refused.header(header::RETRY_AFTER)),
+        (429, "1")
+    );
     // Health is answered all the same.
     assert_eq!(ask(&api, "GET /healthz", "", "").await.status, 200);
     drop(turn);
@@ -280,21 +395,37 @@ async fn messages_are_published_or_it_is_said_which_were_not() {
     assert_eq!((one.status, &one.body), (200, &json!({ "published": 1 })));
     let keys: Vec<String> = (0..2_000).map(|key| format!("k{key}")).collect();
     let many = publish(json!({ "exchange": "amq.topic", "keys": keys })).await;
-    assert_eq!((many.status, &many.body), (200, &json!({ "published": 2_000 })));
+    assert_eq!(
+        (many.status, &many.body),
+        (200, &json!({ "published": 2_000 }))
+    );
     let mandatory = json!({ "exchange": "amq.topic", "keys": keys, "mandatory": true });
     let answered = publish(mandatory).await;
-    assert_eq!((answered.status, &answered.body["field"]), (400, &json!("keys")));
+    assert_eq!(
+        (answered.status, &answered.body["field"]),
+        (400, &json!("keys"))
+    );
 
-    let nowhere = publish(json!({ "exchange": "amq.topic", "keys": ["a", "b"], "mandatory": true })).await;
+    let nowhere =
+        publish(json!({ "exchange": "amq.topic", "keys": ["a", "b"], "mandatory": true })).await;
     assert_eq!(nowhere.status, 422);
     let failed = &nowhere.body["failed"];
-    assert_eq!((&nowhere.body["published"], failed.as_array().unwrap().len()), (&json!(0), 2));
-    assert_eq!((&failed[0]["key"], &failed[0]["reason"]), (&json!("a"), &json!("unroutable")));
+    assert_eq!(
+        (&nowhere.body["published"], failed.as_array().unwrap().len()),
+        (&json!(0), 2)
+    );
+    assert_eq!(
+        (&failed[0]["key"], &failed[0]["reason"]),
+        (&json!("a"), &json!("unroutable"))
+    );
     let missing = publish(json!({ "exchange": "nope", "key": "k" })).await;
     assert_eq!(missing.status, 422, "{}", missing.body);
     assert_eq!(missing.body["failed"][0]["reason"], "not_found");
     let elsewhere = publish(json!({ "vhost": "nope", "exchange": "amq.topic", "key": "k" })).await;
-    assert_eq!((elsewhere.status, &elsewhere.body["field"]), (404, &json!("vhost")));
+    assert_eq!(
+        (elsewhere.status, &elsewhere.body["field"]),
+        (404, &json!("vhost"))
+    );
 
     api.services.hub.close().await;
     let away = publish(json!({ "exchange": "amq.topic", "keys": ["a", "b"] })).await;
@@ -305,7 +436,10 @@ async fn messages_are_published_or_it_is_said_which_were_not() {
 #[tokio::test]
 async fn health_follows_the_node() {
     let (api, progress) = api();
-    assert_eq!(ask(&api, "GET /healthz", "", "").await.body, json!({ "status": "ok" }));
+    assert_eq!(
+        ask(&api, "GET /healthz", "", "").await.body,
+        json!({ "status": "ok" })
+    );
     let guard = api.services.enter();
     let ready = ask(&api, "GET /readyz", "", "").await;
     let expected = json!({ "status": "ready", "connections": 1, "presence": "off" });
@@ -315,7 +449,10 @@ async fn health_follows_the_node() {
     assert_eq!(ask(&api, "GET /readyz", "", "").await.status, 503);
     progress.enter(Phase::NotReady);
     let draining = ask(&api, "GET /readyz", "", "").await;
-    assert_eq!((draining.status, &draining.body["cause"]), (503, &json!("shutting down")));
+    assert_eq!(
+        (draining.status, &draining.body["cause"]),
+        (503, &json!("shutting down"))
+    );
     assert_eq!(ask(&api, "GET /healthz", "", "").await.status, 200);
     let node = ask(&api, "GET /api/v1/node", READER, "").await;
     assert_eq!(node.body["phase"], "not ready");
@@ -324,9 +461,20 @@ async fn health_follows_the_node() {
 #[tokio::test]
 async fn what_takes_presence_says_that_it_is_off() {
     let (api, _progress) = api();
-    for path in ["nodes", "counts", "sessions", "sessions/x", "users/x", "groups/x"] {
+    for path in [
+        "nodes",
+        "counts",
+        "sessions",
+        "sessions/x",
+        "users/x",
+        "groups/x",
+    ] {
         let answered = ask(&api, &format!("GET /api/v1/{path}"), READER, "").await;
         assert_eq!(answered.status, 409, "{path}: {}", answered.body);
-        assert!(answered.error().contains("[presence] url"), "{}", answered.body);
+        assert!(
+            answered.error().contains("[presence] url"),
+            "{}",
+            answered.body
+        );
     }
 }

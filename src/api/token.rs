@@ -120,7 +120,8 @@ impl FromStr for Token {
                 if !(SHORTEST..=LONGEST).contains(&secret.len()) {
                     return Err(TokenError::Length);
                 }
-                let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+                let is_allowed =
+                    |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
                 if !secret.bytes().all(is_allowed) {
                     return Err(TokenError::Characters);
                 }
@@ -173,14 +174,17 @@ impl TryFrom<BTreeMap<String, String>> for Tokens {
     fn try_from(texts: BTreeMap<String, String>) -> Result<Self, String> {
         let mut tokens = BTreeMap::<Box<str>, Token>::new();
         for (name, text) in texts {
-            let is_name = !name.is_empty() && name.len() <= LONGEST && !name.contains(char::is_control);
+            let is_name =
+                !name.is_empty() && name.len() <= LONGEST && !name.contains(char::is_control);
             if !is_name {
                 return Err(format!("a token's name has 1 to {LONGEST} characters"));
             }
             let token: Token = text.parse().map_err(|error| format!("{name:?} {error}"))?;
             let mut others = tokens.iter();
             if let Some((other, _)) = others.find(|(_, other)| other.hash == token.hash) {
-                return Err(format!("{name:?} is the same token as {other:?}; write it once"));
+                return Err(format!(
+                    "{name:?} is the same token as {other:?}; write it once"
+                ));
             }
             tokens.insert(name.into(), token);
         }
@@ -192,9 +196,15 @@ impl TryFrom<BTreeMap<String, String>> for Tokens {
 #[must_use]
 pub fn generate(scopes: &[Scope]) -> (String, String) {
     // The beginning tells those who search files for secrets what they have found.
-    let text = format!("stentor_{}", URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
+    let text = format!(
+        "stentor_{}",
+        URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>())
+    );
     let scopes: Vec<&str> = scopes.iter().map(|scope| scope.as_str()).collect();
-    let hex: String = hash(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = hash(&text)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let line = format!("{} {HASHED}{hex}", scopes.join(" "));
     (text, line)
 }
@@ -208,7 +218,11 @@ fn hash(text: &str) -> Hash {
 fn from_hex(text: &str) -> Option<Hash> {
     let digits: Option<Vec<u8>> = text
         .chars()
-        .map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .map(|digit| {
+            digit
+                .to_digit(16)
+                .and_then(|digit| u8::try_from(digit).ok())
+        })
         .collect();
     let digits = digits?;
     let (pairs, rest) = digits.as_chunks::<2>();

@@ -67,9 +67,14 @@ struct Failure {
 
 impl Client {
     pub(super) fn new(url: &str, token: Option<String>) -> Result<Self, ClientError> {
-        let url: Url = url.parse().map_err(|error| ClientError::Url(format!("{error}")))?;
+        let url: Url = url
+            .parse()
+            .map_err(|error| ClientError::Url(format!("{error}")))?;
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(ClientError::Url(format!("{:?} is not spoken", url.scheme())));
+            return Err(ClientError::Url(format!(
+                "{:?} is not spoken",
+                url.scheme()
+            )));
         }
         let mut http = reqwest::Client::builder()
             .user_agent(concat!("stentor-ctl/", env!("CARGO_PKG_VERSION")))
@@ -82,19 +87,33 @@ impl Client {
         }
         // The client takes the process's provider. An error means that there is one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = http.build().map_err(|error| ClientError::Url(chain(&error)))?;
+        let http = http
+            .build()
+            .map_err(|error| ClientError::Url(chain(&error)))?;
         Ok(Self { http, url, token })
     }
 
-    pub(super) async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<String, ClientError> {
+    pub(super) async fn get(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<String, ClientError> {
         self.ask(Method::GET, path, query, None).await
     }
 
-    pub(super) async fn delete(&self, path: &str, query: &[(&str, &str)]) -> Result<String, ClientError> {
+    pub(super) async fn delete(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<String, ClientError> {
         self.ask(Method::DELETE, path, query, None).await
     }
 
-    pub(super) async fn post(&self, path: &str, body: &impl Serialize) -> Result<String, ClientError> {
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<String, ClientError> {
         let body = serde_json::to_string(body);
         let body = body.map_err(|error| ClientError::Refused(error.to_string()))?;
         self.ask(Method::POST, path, &[], Some(body)).await
@@ -115,7 +134,9 @@ impl Client {
             request = request.bearer_auth(token);
         }
         if let Some(body) = body {
-            request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+            request = request
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(body);
         }
         let not_there = |error: reqwest::Error| ClientError::NotThere {
             url: self.shown(),
@@ -127,10 +148,11 @@ impl Client {
         if status == StatusCode::OK {
             return Ok(text);
         }
-        let failure: Failure = serde_json::from_str(&text).map_err(|_| ClientError::NotStentor {
-            url: self.shown(),
-            cause: status.to_string(),
-        })?;
+        let failure: Failure =
+            serde_json::from_str(&text).map_err(|_| ClientError::NotStentor {
+                url: self.shown(),
+                cause: status.to_string(),
+            })?;
         let mut words = match failure.field {
             Some(field) => format!("{field}: {}", failure.error),
             None => failure.error,

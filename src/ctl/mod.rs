@@ -91,7 +91,9 @@ impl Asking {
                 }
                 let path = match (&target.session, &target.user) {
                     (Some(id), _) => path(&["sessions", id]),
-                    (None, user) => path(&["users", user.as_deref().unwrap_or_default(), "sessions"]),
+                    (None, user) => {
+                        path(&["users", user.as_deref().unwrap_or_default(), "sessions"])
+                    }
                 };
                 self.show::<Outcome>(&self.client.delete(&path, &query).await?)
             }
@@ -103,13 +105,16 @@ impl Asking {
                 self.post::<Outcome>(&path, &()).await
             }
             Task::Forget { user } => {
-                self.post::<Outcome>(&path(&["users", &user, "forget"]), &()).await
+                self.post::<Outcome>(&path(&["users", &user, "forget"]), &())
+                    .await
             }
             Task::RefreshGroups { user } => {
-                self.post::<Outcome>(&path(&["users", &user, "groups"]), &()).await
+                self.post::<Outcome>(&path(&["users", &user, "groups"]), &())
+                    .await
             }
             Task::Publish(message) => {
-                self.post::<Published>("/api/v1/publish", &request(message)?).await
+                self.post::<Published>("/api/v1/publish", &request(message)?)
+                    .await
             }
             Task::Openapi => Ok(api::openapi()),
         }

@@ -3,9 +3,7 @@
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 
 use crate::{
-    api::{
-        Counts, Group, Node, Nodes, Outcome, Published, Session, Sessions, Status, User, Users,
-    },
+    api::{Counts, Group, Node, Nodes, Outcome, Published, Session, Sessions, Status, User, Users},
     units::show_size,
 };
 
@@ -25,7 +23,10 @@ impl Show for Node {
         let mut text = facts(&[
             ("node", self.name.clone()),
             ("version", self.version.clone()),
-            ("started", format!("{}, {} ago", self.started, duration(self.uptime_seconds))),
+            (
+                "started",
+                format!("{}, {} ago", self.started, duration(self.uptime_seconds)),
+            ),
             ("phase", self.phase.clone()),
             ("broker", self.broker.clone()),
             ("presence", self.presence.clone()),
@@ -38,8 +39,18 @@ impl Show for Node {
             ),
             ("at most", self.limits.max_connections.to_string()),
             ("memory", bytes(self.process.resident_bytes)),
-            ("files", format!("{} of {}", number(self.process.open_files), number(self.process.max_files))),
-            ("frames", format!("up to {}", show_size(self.limits.max_frame_size))),
+            (
+                "files",
+                format!(
+                    "{} of {}",
+                    number(self.process.open_files),
+                    number(self.process.max_files)
+                ),
+            ),
+            (
+                "frames",
+                format!("up to {}", show_size(self.limits.max_frame_size)),
+            ),
         ]);
         let vhosts = self.vhosts.iter();
         text.push_str(&rows(
@@ -54,11 +65,24 @@ impl Show for Node {
                 ]
             }),
         ));
-        let feeds = self.vhosts.iter().flat_map(|vhost| vhost.feeds.iter().map(move |feed| (vhost, feed)));
+        let feeds = self
+            .vhosts
+            .iter()
+            .flat_map(|vhost| vhost.feeds.iter().map(move |feed| (vhost, feed)));
         let mut feeds = feeds.peekable();
         if feeds.peek().is_some() {
             text.push_str(&rows(
-                &["vhost", "exchange", "type", "shard", "patterns", "lingering", "messages", "unmatched", "deliveries"],
+                &[
+                    "vhost",
+                    "exchange",
+                    "type",
+                    "shard",
+                    "patterns",
+                    "lingering",
+                    "messages",
+                    "unmatched",
+                    "deliveries",
+                ],
                 &[3, 4, 5, 6, 7, 8],
                 feeds.map(|(vhost, feed)| {
                     vec![
@@ -85,7 +109,13 @@ impl Show for Nodes {
         rows(
             &["node", "started", "sessions"],
             &[2],
-            nodes.map(|node| vec![node.node.clone(), node.started.clone(), node.sessions.to_string()]),
+            nodes.map(|node| {
+                vec![
+                    node.node.clone(),
+                    node.started.clone(),
+                    node.sessions.to_string(),
+                ]
+            }),
         )
     }
 }
@@ -177,7 +207,10 @@ impl Show for Outcome {
             nodes.map(|node| vec![node.node.clone(), node.hits.to_string()]),
         );
         if let Some(why) = &self.unreached {
-            text.push_str(&format!("Other nodes could not be told: {}\n", legible(why)));
+            text.push_str(&format!(
+                "Other nodes could not be told: {}\n",
+                legible(why)
+            ));
         }
         text
     }
@@ -194,7 +227,16 @@ impl Show for Published {
 
 fn sessions(sessions: &[Session]) -> String {
     rows(
-        &["session", "user", "status", "node", "transport", "remote", "device", "since"],
+        &[
+            "session",
+            "user",
+            "status",
+            "node",
+            "transport",
+            "remote",
+            "device",
+            "since",
+        ],
         &[],
         sessions.iter().map(|session| {
             let device = [&session.device_type, &session.device_id];

@@ -130,7 +130,11 @@ impl VhostHub {
     /// As there.
     pub async fn publish(&self, publish: Publish) -> Result<Confirm, BrokerError> {
         let pending = PublishingCounted::begin();
-        let confirm = self.host.publish(publish).await.inspect_err(count_failure)?;
+        let confirm = self
+            .host
+            .publish(publish)
+            .await
+            .inspect_err(count_failure)?;
         let counted = async move {
             let confirmed = confirm.await;
             drop(pending);

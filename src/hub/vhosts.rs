@@ -186,7 +186,11 @@ impl Hub {
     pub fn status(&self) -> Vec<VhostStatus> {
         let mut hubs: Vec<_> = {
             let state = self.shared.state.lock();
-            state.open.values().map(|open| Arc::clone(&open.hub)).collect()
+            state
+                .open
+                .values()
+                .map(|open| Arc::clone(&open.hub))
+                .collect()
         };
         hubs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         hubs.iter().map(|hub| hub.status()).collect()

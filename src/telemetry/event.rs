@@ -254,7 +254,10 @@ pub fn published() {
 /// A message was not published; why, in words that are of a fixed number. Who published it is told
 /// more.
 pub fn not_published(why: &'static str) {
-    COUNTS.publish_failures.get_or_create(&[("reason", why)]).inc();
+    COUNTS
+        .publish_failures
+        .get_or_create(&[("reason", why)])
+        .inc();
 }
 
 /// The hook was called; how long that took, and whether it went wrong. What did, is in the log.
@@ -292,7 +295,10 @@ pub fn api_request(request: &ApiRequest<'_>) {
         duration,
         changes,
     } = *request;
-    let label = [("route", format!("{method} {route}")), ("status", status.to_string())];
+    let label = [
+        ("route", format!("{method} {route}")),
+        ("status", status.to_string()),
+    ];
     COUNTS.api_requests.get_or_create(&label).inc();
     let duration_ms = millis(duration);
     if changes {

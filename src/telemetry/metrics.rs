@@ -108,14 +108,19 @@ impl FeedCounts {
     pub fn new() -> Arc<Self> {
         let counts = Arc::new(Self::default());
         let mut feeds = COUNTS.feeds.lock();
-        feeds.sweep();
+        // Only where it would grow, so that each is looked at a few times at most.
+        if feeds.live.len() == feeds.live.capacity() {
+            feeds.sweep();
+        }
         feeds.live.push(Arc::clone(&counts));
         counts
     }
 
     /// A message came, and went to so many subscriptions. Not to be called by two threads at once.
     pub fn count(&self, subscriptions: u64) {
-        let add = |count: &AtomicU64, more: u64| count.store(count.load(Relaxed).wrapping_add(more), Relaxed);
+        let add = |count: &AtomicU64, more: u64| {
+            count.store(count.load(Relaxed).wrapping_add(more), Relaxed)
+        };
         if subscriptions == 0 {
             add(&self.unmatched, 1);
         } else {
@@ -227,7 +232,10 @@ pub struct Levels {
 pub fn connections() -> Vec<(&'static str, u64)> {
     let transports = TRANSPORTS.lock().clone();
     let open = transports.into_iter().map(|transport| {
-        let gauge = COUNTS.connections.get_or_create(&[("transport", transport)]).get();
+        let gauge = COUNTS
+            .connections
+            .get_or_create(&[("transport", transport)])
+            .get();
         (transport, u64::try_from(gauge).unwrap_or_default())
     });
     open.filter(|(_, count)| *count > 0).collect()
@@ -242,7 +250,10 @@ pub(super) fn connection_began(transport: &'static str) {
         transports.push(transport);
     }
     drop(transports);
-    COUNTS.connections.get_or_create(&[("transport", transport)]).inc();
+    COUNTS
+        .connections
+        .get_or_create(&[("transport", transport)])
+        .inc();
 }
 
 /// All metrics, as [`METRICS_TYPE`].
@@ -259,7 +270,10 @@ fn registry(levels: &Levels) -> Registry {
     let counts = &*COUNTS;
     let [routed, unmatched, delivered] = counts.feeds.lock().totals();
     let mut process = Registry::default();
-    let started = levels.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let started = levels
+        .started
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let gauge = |value: u64| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
     let size = |value: usize| gauge(value as u64);
     let now = |value: &AtomicI64| ConstGauge::new(value.load(Relaxed));
@@ -271,9 +285,21 @@ fn registry(levels: &Levels) -> Registry {
         ConstGauge::new(started.as_secs_f64()),
     );
     for (name, help, value) in [
-        ("process_resident_memory_bytes", "Memory that is resident", levels.resident_bytes),
-        ("process_open_fds", "Files and sockets that are open", levels.open_files),
-        ("process_max_fds", "Files and sockets that may be open", levels.max_files),
+        (
+            "process_resident_memory_bytes",
+            "Memory that is resident",
+            levels.resident_bytes,
+        ),
+        (
+            "process_open_fds",
+            "Files and sockets that are open",
+            levels.open_files,
+        ),
+        (
+            "process_max_fds",
+            "Files and sockets that may be open",
+            levels.max_files,
+        ),
     ] {
         if let Some(value) = value {
             process.register(name, help, gauge(value));
@@ -281,52 +307,178 @@ fn registry(levels: &Levels) -> Registry {
     }
     let own = process.sub_registry_with_prefix("stentor");
     let version = [("version", env!("CARGO_PKG_VERSION"))];
-    own.register("build", "The program", prometheus_client::metrics::info::Info::new(version));
-    own.register("ready", "Whether clients should be sent here", gauge(levels.ready.into()));
+    own.register(
+        "build",
+        "The program",
+        prometheus_client::metrics::info::Info::new(version),
+    );
+    own.register(
+        "ready",
+        "Whether clients should be sent here",
+        gauge(levels.ready.into()),
+    );
 
-    own.register("connections", "Connections that are open", counts.connections.clone());
-    own.register("connections_ended", "Connections that ended, by the words of their ERROR frame or how else", counts.ended.clone());
-    own.register("connections_turned_away", "Connections that were not taken, for there were too many", counts.turned_away.clone());
+    own.register(
+        "connections",
+        "Connections that are open",
+        counts.connections.clone(),
+    );
+    own.register(
+        "connections_ended",
+        "Connections that ended, by the words of their ERROR frame or how else",
+        counts.ended.clone(),
+    );
+    own.register(
+        "connections_turned_away",
+        "Connections that were not taken, for there were too many",
+        counts.turned_away.clone(),
+    );
     own.register("logins", "Clients that logged in", counts.logins.clone());
-    own.register("logins_refused", "Clients that were not let in", counts.logins_refused.clone());
-    own.register("permissions_refused", "Things that were denied to clients", counts.permissions_refused.clone());
-    own.register_with_unit("received", "Bytes that clients sent", Unit::Bytes, total(&BYTES_RECEIVED));
-    own.register_with_unit("sent", "Bytes that were sent to clients", Unit::Bytes, total(&BYTES_SENT));
+    own.register(
+        "logins_refused",
+        "Clients that were not let in",
+        counts.logins_refused.clone(),
+    );
+    own.register(
+        "permissions_refused",
+        "Things that were denied to clients",
+        counts.permissions_refused.clone(),
+    );
+    own.register_with_unit(
+        "received",
+        "Bytes that clients sent",
+        Unit::Bytes,
+        total(&BYTES_RECEIVED),
+    );
+    own.register_with_unit(
+        "sent",
+        "Bytes that were sent to clients",
+        Unit::Bytes,
+        total(&BYTES_SENT),
+    );
 
-    own.register_with_unit("hook_call", "Calls of the hook, by kind", Unit::Seconds, counts.hook_calls.clone());
-    own.register("hook_faults", "Calls of the hook that went wrong, by kind", counts.hook_faults.clone());
+    own.register_with_unit(
+        "hook_call",
+        "Calls of the hook, by kind",
+        Unit::Seconds,
+        counts.hook_calls.clone(),
+    );
+    own.register(
+        "hook_faults",
+        "Calls of the hook that went wrong, by kind",
+        counts.hook_faults.clone(),
+    );
 
-    own.register("shared_subscriptions", "Subscriptions that feeds serve", now(&SHARED_SUBSCRIPTIONS));
-    own.register("dedicated_subscriptions", "Subscriptions with a queue of their own", now(&DEDICATED_SUBSCRIPTIONS));
+    own.register(
+        "shared_subscriptions",
+        "Subscriptions that feeds serve",
+        now(&SHARED_SUBSCRIPTIONS),
+    );
+    own.register(
+        "dedicated_subscriptions",
+        "Subscriptions with a queue of their own",
+        now(&DEDICATED_SUBSCRIPTIONS),
+    );
     own.register("vhosts", "Virtual hosts that are open", size(levels.vhosts));
     own.register("feeds", "Feeds", size(levels.feeds));
-    own.register("feed_patterns", "Patterns of feeds that clients are subscribed to", size(levels.patterns));
-    own.register("feed_patterns_lingering", "Patterns of feeds that are bound, though nobody is subscribed any more", size(levels.lingering));
-    own.register("feed_messages", "Messages of feeds that matched a subscription", ConstCounter::new(routed));
-    own.register("feed_messages_unmatched", "Messages of feeds that matched none", ConstCounter::new(unmatched));
-    own.register("feed_deliveries", "Messages of feeds that were put into mailboxes, one for each subscription", ConstCounter::new(delivered));
-    own.register("feeds_interrupted", "Times that messages of a feed may have been lost", counts.feeds_interrupted.clone());
-    own.register("dedicated_deliveries", "Messages of dedicated subscriptions that were put into mailboxes", total(&DELIVERED_BY_QUEUES));
-    own.register("mailbox_overflows", "Times that a mailbox was full, by what was done", counts.overflows.clone());
+    own.register(
+        "feed_patterns",
+        "Patterns of feeds that clients are subscribed to",
+        size(levels.patterns),
+    );
+    own.register(
+        "feed_patterns_lingering",
+        "Patterns of feeds that are bound, though nobody is subscribed any more",
+        size(levels.lingering),
+    );
+    own.register(
+        "feed_messages",
+        "Messages of feeds that matched a subscription",
+        ConstCounter::new(routed),
+    );
+    own.register(
+        "feed_messages_unmatched",
+        "Messages of feeds that matched none",
+        ConstCounter::new(unmatched),
+    );
+    own.register(
+        "feed_deliveries",
+        "Messages of feeds that were put into mailboxes, one for each subscription",
+        ConstCounter::new(delivered),
+    );
+    own.register(
+        "feeds_interrupted",
+        "Times that messages of a feed may have been lost",
+        counts.feeds_interrupted.clone(),
+    );
+    own.register(
+        "dedicated_deliveries",
+        "Messages of dedicated subscriptions that were put into mailboxes",
+        total(&DELIVERED_BY_QUEUES),
+    );
+    own.register(
+        "mailbox_overflows",
+        "Times that a mailbox was full, by what was done",
+        counts.overflows.clone(),
+    );
 
-    own.register("publishes", "Messages that the broker confirmed", total(&PUBLISHED));
-    own.register("publishes_pending", "Messages that the broker has not answered for yet", now(&PUBLISHING));
-    own.register("publish_failures", "Messages that were not published, by why", counts.publish_failures.clone());
-    own.register("broker_up", "Whether the broker can be reached", gauge(levels.broker_up.into()));
-    own.register("broker_links_made", "Links to the broker that were made, also anew", counts.links_made.clone());
-    own.register("broker_link_failures", "Links to the broker that were lost, or could not be made", counts.link_failures.clone());
+    own.register(
+        "publishes",
+        "Messages that the broker confirmed",
+        total(&PUBLISHED),
+    );
+    own.register(
+        "publishes_pending",
+        "Messages that the broker has not answered for yet",
+        now(&PUBLISHING),
+    );
+    own.register(
+        "publish_failures",
+        "Messages that were not published, by why",
+        counts.publish_failures.clone(),
+    );
+    own.register(
+        "broker_up",
+        "Whether the broker can be reached",
+        gauge(levels.broker_up.into()),
+    );
+    own.register(
+        "broker_links_made",
+        "Links to the broker that were made, also anew",
+        counts.links_made.clone(),
+    );
+    own.register(
+        "broker_link_failures",
+        "Links to the broker that were lost, or could not be made",
+        counts.link_failures.clone(),
+    );
     if let Some(is_up) = levels.presence_up {
-        own.register("presence_up", "Whether presence is up to date", gauge(is_up.into()));
+        own.register(
+            "presence_up",
+            "Whether presence is up to date",
+            gauge(is_up.into()),
+        );
     }
-    own.register("presence_failures", "Times that presence was lost", counts.presence_failures.clone());
-    own.register("api_requests", "Requests to the operator's side, by route and status", counts.api_requests.clone());
+    own.register(
+        "presence_failures",
+        "Times that presence was lost",
+        counts.presence_failures.clone(),
+    );
+    own.register(
+        "api_requests",
+        "Requests to the operator's side, by route and status",
+        counts.api_requests.clone(),
+    );
     process
 }
 
 /// Time that a call of the hook took.
 pub(super) fn hook_called(call: &'static str, took: Duration, is_fault: bool) {
     let label = [("call", call)];
-    COUNTS.hook_calls.get_or_create(&label).observe(took.as_secs_f64());
+    COUNTS
+        .hook_calls
+        .get_or_create(&label)
+        .observe(took.as_secs_f64());
     if is_fault {
         COUNTS.hook_faults.get_or_create(&label).inc();
     }

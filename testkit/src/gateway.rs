@@ -313,7 +313,10 @@ impl Gateway {
         let status = answer.status().as_u16();
         let text = answer.text().await.expect("a body");
         let json = serde_json::from_str(&text);
-        (status, json.unwrap_or_else(|error| panic!("{request}: {error}: {text}")))
+        (
+            status,
+            json.unwrap_or_else(|error| panic!("{request}: {error}: {text}")),
+        )
     }
 
     /// Asks the admin listener: status and body.

@@ -67,26 +67,116 @@ async fn each_operation_answers_as_its_document_says() {
         ("get /api/v1/nodes", "/api/v1/nodes", None, 200),
         ("get /api/v1/counts", "/api/v1/counts", None, 200),
         ("get /api/v1/sessions", "/api/v1/sessions", None, 200),
-        ("get /api/v1/sessions", "/api/v1/sessions?user=alice", None, 200),
-        ("get /api/v1/sessions", "/api/v1/sessions?limit=0", None, 400),
-        ("get /api/v1/sessions", "/api/v1/sessions?cursor=!", None, 400),
-        ("get /api/v1/sessions/{id}", &format!("/api/v1/sessions/{alice}"), None, 200),
-        ("get /api/v1/sessions/{id}", "/api/v1/sessions/nope", None, 404),
-        ("post /api/v1/sessions/{id}/recheck", &format!("/api/v1/sessions/{alice}/recheck"), None, 409),
+        (
+            "get /api/v1/sessions",
+            "/api/v1/sessions?user=alice",
+            None,
+            200,
+        ),
+        (
+            "get /api/v1/sessions",
+            "/api/v1/sessions?limit=0",
+            None,
+            400,
+        ),
+        (
+            "get /api/v1/sessions",
+            "/api/v1/sessions?cursor=!",
+            None,
+            400,
+        ),
+        (
+            "get /api/v1/sessions/{id}",
+            &format!("/api/v1/sessions/{alice}"),
+            None,
+            200,
+        ),
+        (
+            "get /api/v1/sessions/{id}",
+            "/api/v1/sessions/nope",
+            None,
+            404,
+        ),
+        (
+            "post /api/v1/sessions/{id}/recheck",
+            &format!("/api/v1/sessions/{alice}/recheck"),
+            None,
+            409,
+        ),
         ("get /api/v1/users/{name}", "/api/v1/users/alice", None, 200),
-        ("get /api/v1/users/{name}", "/api/v1/users/nobody", None, 200),
-        ("post /api/v1/users/{name}/recheck", "/api/v1/users/alice/recheck", None, 409),
-        ("post /api/v1/users/{name}/forget", "/api/v1/users/alice/forget", None, 200),
-        ("post /api/v1/users/{name}/groups", "/api/v1/users/alice/groups", None, 200),
-        ("get /api/v1/groups/{name}", "/api/v1/groups/everybody", None, 200),
-        ("post /api/v1/presence", "/api/v1/presence", Some(&users), 200),
-        ("post /api/v1/presence", "/api/v1/presence", Some(&publish), 400),
-        ("post /api/v1/publish", "/api/v1/publish", Some(&publish), 200),
-        ("post /api/v1/publish", "/api/v1/publish", Some(&unroutable), 422),
+        (
+            "get /api/v1/users/{name}",
+            "/api/v1/users/nobody",
+            None,
+            200,
+        ),
+        (
+            "post /api/v1/users/{name}/recheck",
+            "/api/v1/users/alice/recheck",
+            None,
+            409,
+        ),
+        (
+            "post /api/v1/users/{name}/forget",
+            "/api/v1/users/alice/forget",
+            None,
+            200,
+        ),
+        (
+            "post /api/v1/users/{name}/groups",
+            "/api/v1/users/alice/groups",
+            None,
+            200,
+        ),
+        (
+            "get /api/v1/groups/{name}",
+            "/api/v1/groups/everybody",
+            None,
+            200,
+        ),
+        (
+            "post /api/v1/presence",
+            "/api/v1/presence",
+            Some(&users),
+            200,
+        ),
+        (
+            "post /api/v1/presence",
+            "/api/v1/presence",
+            Some(&publish),
+            400,
+        ),
+        (
+            "post /api/v1/publish",
+            "/api/v1/publish",
+            Some(&publish),
+            200,
+        ),
+        (
+            "post /api/v1/publish",
+            "/api/v1/publish",
+            Some(&unroutable),
+            422,
+        ),
         ("post /api/v1/publish", "/api/v1/publish", None, 415),
-        ("delete /api/v1/sessions/{id}", &format!("/api/v1/sessions/{alice}?reason=bye"), None, 200),
-        ("delete /api/v1/sessions/{id}", "/api/v1/sessions/nope", None, 404),
-        ("delete /api/v1/users/{name}/sessions", "/api/v1/users/bob/sessions", None, 200),
+        (
+            "delete /api/v1/sessions/{id}",
+            &format!("/api/v1/sessions/{alice}?reason=bye"),
+            None,
+            200,
+        ),
+        (
+            "delete /api/v1/sessions/{id}",
+            "/api/v1/sessions/nope",
+            None,
+            404,
+        ),
+        (
+            "delete /api/v1/users/{name}/sessions",
+            "/api/v1/users/bob/sessions",
+            None,
+            200,
+        ),
     ] {
         let (method, _) = operation.split_once(' ').unwrap();
         let request = format!("{} {path}", method.to_uppercase());
@@ -123,7 +213,8 @@ impl Checker {
                         schema = json!(true);
                     }
                     let validator = jsonschema::draft202012::new(&schema);
-                    let validator = validator.unwrap_or_else(|error| panic!("{path} {status}: {error}"));
+                    let validator =
+                        validator.unwrap_or_else(|error| panic!("{path} {status}: {error}"));
                     answers.insert(status.clone(), validator);
                 }
                 operations.insert(format!("{method} {path}"), answers);
@@ -157,7 +248,10 @@ async fn what_is_published_by_http_reaches_subscribers() {
         "vhost": vhost, "exchange": FEED, "keys": [KEY, "user_nobody"], "body": "hello",
         "content_type": "text/plain", "headers": { "colour": "red" }, "persistent": true,
     });
-    let (status, answer) = house.gateway.api("POST /api/v1/publish", Some(&message)).await;
+    let (status, answer) = house
+        .gateway
+        .api("POST /api/v1/publish", Some(&message))
+        .await;
     assert_eq!((status, answer), (200, json!({ "published": 2 })));
     for client in [&mut tcp, &mut ws] {
         let frame = client.expect_message("hello").await;
@@ -169,26 +263,51 @@ async fn what_is_published_by_http_reaches_subscribers() {
         assert_eq!(frame.headers.get("x-stomp-user"), None);
     }
     let bytes = json!({ "vhost": vhost, "exchange": FEED, "key": KEY, "body_base64": "AP8=" });
-    assert_eq!(house.gateway.api("POST /api/v1/publish", Some(&bytes)).await.0, 200);
-    let frame = tcp.expect("bytes", |frame| frame.command == Command::Message).await;
+    assert_eq!(
+        house
+            .gateway
+            .api("POST /api/v1/publish", Some(&bytes))
+            .await
+            .0,
+        200
+    );
+    let frame = tcp
+        .expect("bytes", |frame| frame.command == Command::Message)
+        .await;
     assert_eq!(&frame.body[..], &[0, 255]);
 
     let (status, answer) = house
         .gateway
-        .api("POST /api/v1/publish", Some(&json!({
-            "vhost": vhost, "exchange": FEED, "keys": [KEY, "user_nobody"], "mandatory": true
-        })))
+        .api(
+            "POST /api/v1/publish",
+            Some(&json!({
+                "vhost": vhost, "exchange": FEED, "keys": [KEY, "user_nobody"], "mandatory": true
+            })),
+        )
         .await;
     assert_eq!((status, &answer["published"]), (422, &json!(1)), "{answer}");
     assert_eq!(answer["failed"][0]["key"], "user_nobody");
     let commands = json!({ "exchange": "stentor.control", "key": "" });
-    let (status, answer) = house.gateway.api("POST /api/v1/publish", Some(&commands)).await;
-    assert_eq!((status, &answer["field"]), (403, &json!("exchange")), "{answer}");
+    let (status, answer) = house
+        .gateway
+        .api("POST /api/v1/publish", Some(&commands))
+        .await;
+    assert_eq!(
+        (status, &answer["field"]),
+        (403, &json!("exchange")),
+        "{answer}"
+    );
 
     let (_, node) = house.gateway.api("GET /api/v1/node", None).await;
-    assert_eq!(node["connections"]["by_transport"], json!({ "tcp": 1, "websocket": 1 }));
+    assert_eq!(
+        node["connections"]["by_transport"],
+        json!({ "tcp": 1, "websocket": 1 })
+    );
     let feeds = node["vhosts"][0]["feeds"].as_array().unwrap();
-    let delivered: u64 = feeds.iter().map(|feed| feed["delivered"].as_u64().unwrap()).sum();
+    let delivered: u64 = feeds
+        .iter()
+        .map(|feed| feed["delivered"].as_u64().unwrap())
+        .sum();
     assert_eq!(delivered, 6, "{node:#}");
 }
 
@@ -264,18 +383,38 @@ async fn a_shell_does_what_the_api_does() {
         ran.out
     };
     for (arguments, shown) in [
-        (&["node"][..], &["node", "connections", "1 (1 tcp)", "feed", "topic"][..]),
+        (
+            &["node"][..],
+            &["node", "connections", "1 (1 tcp)", "feed", "topic"][..],
+        ),
         (&["nodes"], &["sessions", "1"]),
         (&["counts"], &["users"]),
-        (&["sessions"], &[&session, "alice", "online", "tcp", "127.0.0.1"]),
+        (
+            &["sessions"],
+            &[&session, "alice", "online", "tcp", "127.0.0.1"],
+        ),
         (&["sessions", "--user", "alice"], &[&session]),
         (&["session", &session], &["alice", "last seen"]),
         (&["user", "alice"], &["online", &session]),
-        (&["users", "alice", "bob"], &["alice", "online", "bob", "offline"]),
+        (
+            &["users", "alice", "bob"],
+            &["alice", "online", "bob", "offline"],
+        ),
         (&["group", "everybody"], &["alice", "online"]),
         (&["forget", "alice"], &["hits"]),
         (&["refresh-groups", "alice"], &["hits"]),
-        (&["publish", "feed", "user_alice", "--body", "hi", "--header", "a=b"], &["1 message published"]),
+        (
+            &[
+                "publish",
+                "feed",
+                "user_alice",
+                "--body",
+                "hi",
+                "--header",
+                "a=b",
+            ],
+            &["1 message published"],
+        ),
         (&["openapi"], &["\"openapi\": \"3.1"]),
     ] {
         let out = run(arguments);
@@ -319,10 +458,18 @@ async fn a_shell_is_told_what_is_wrong() {
     for (token, arguments, words) in [
         ("", &["node"][..], "STENTOR_TOKEN"),
         ("wrong-0123456789", &["node"], "the token is not known here"),
-        (token, &["kick", "--user", "a"], "the token \"looks\" lacks the scope admin"),
+        (
+            token,
+            &["kick", "--user", "a"],
+            "the token \"looks\" lacks the scope admin",
+        ),
         (token, &["publish", "e", "k"], "lacks the scope publish"),
         (token, &["sessions"], "[presence] url"),
-        (token, &["--url", "http://127.0.0.1:1", "node"], "no gateway answers at http://127.0.0.1:1"),
+        (
+            token,
+            &["--url", "http://127.0.0.1:1", "node"],
+            "no gateway answers at http://127.0.0.1:1",
+        ),
     ] {
         let ran = ctl(&gateway, token, arguments);
         assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{arguments:?}");
@@ -333,9 +480,22 @@ async fn a_shell_is_told_what_is_wrong() {
     let ran = ctl(&gateway, token, &["--url", &http, "node"]);
     assert_eq!(ran.code, Some(1));
     assert!(ran.err.contains("is not Stentor's API"), "{}", ran.err);
-    for arguments in [&["kick"][..], &["recheck"], &["kick", "--session", "s", "--user", "u"], &["publish", "e"], &[]] {
-        assert_eq!(ctl(&gateway, token, arguments).code, Some(2), "{arguments:?}");
+    for arguments in [
+        &["kick"][..],
+        &["recheck"],
+        &["kick", "--session", "s", "--user", "u"],
+        &["publish", "e"],
+        &[],
+    ] {
+        assert_eq!(
+            ctl(&gateway, token, arguments).code,
+            Some(2),
+            "{arguments:?}"
+        );
     }
     let log = gateway.log().text();
-    assert!(!log.contains(token) && !log.contains("wrong-0123456789"), "{log}");
+    assert!(
+        !log.contains(token) && !log.contains("wrong-0123456789"),
+        "{log}"
+    );
 }
