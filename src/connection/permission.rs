@@ -153,8 +153,10 @@ impl<'a> Permissions<'a> {
             auth.allow(user, &access).await
         };
         answer.map_err(|refusal| {
+            let what = what(&access);
+            telemetry::permission_refused(&self.context.info(), &what, &refusal.to_string());
             let reason = refusal.disclosed(self.context.settings().disclose_reason);
-            self.refuse(&access, &refusal.to_string(), reason)
+            refused(&access, &what, &user.name, reason)
         })
     }
 

@@ -333,7 +333,13 @@ mod tests {
                 status: Status::Away,
             }],
         };
-        insta::assert_snapshot!(group.show(), @"");
+        insta::assert_snapshot!(group.show(), @r"
+        ╭─────────────────┬────────╮
+        │ user            ┆ status │
+        ╞═════════════════╪════════╡
+        │ a\u{1b}[2J\nböb ┆ away   │
+        ╰─────────────────┴────────╯
+        ");
     }
 
     #[test]
@@ -347,6 +353,13 @@ mod tests {
                 })
                 .into(),
         };
-        insta::assert_snapshot!(users.show(), @"");
+        insta::assert_snapshot!(users.show(), @r"
+        ╭───────┬─────────┬──────────╮
+        │ user  ┆ status  ┆ sessions │
+        ╞═══════╪═════════╪══════════╡
+        │ alice ┆ online  ┆        2 │
+        │ bob   ┆ offline ┆        0 │
+        ╰───────┴─────────┴──────────╯
+        ");
     }
 }

@@ -507,6 +507,7 @@ mod tests {
     #[test]
     fn all_is_written_as_prometheus_reads_it() {
         connection_began("smoke signals");
+        hook_called("user", Duration::from_millis(3), false);
         let text = metrics(&levels()).unwrap();
         for line in [
             "# TYPE stentor_connections gauge",
