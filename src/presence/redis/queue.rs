@@ -241,6 +241,20 @@ impl Shared {
         state.held.all()
     }
 
+    /// Redis did not settle these ends: they are to be settled again.
+    pub(super) fn put_back(&self, steps: Vec<Step>) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        for step in steps.into_iter().rev() {
+            if let Step::Settle { session, untold } = step {
+                state.left.put_back(now, Left { session, untold });
+            }
+        }
+    }
+
     /// Redis has lost all. Who has left since it was last heard of was online before.
     pub(super) fn was_forgotten(&self) {
         let mut state = self.state.lock();
@@ -272,14 +286,14 @@ impl Shared {
             left = left.saturating_sub(step.commands());
             steps.push(step);
         }
-        let untold = if registering.restores {
-            Untold::Restored
-        } else {
-            Untold::AsIs
-        };
         while left > 0
             && let Some(session) = registering.sessions.pop()
         {
+            let untold = if registering.restores && session.was_registered() {
+                Untold::Restored
+            } else {
+                Untold::AsIs
+            };
             // Who has left meanwhile stays away.
             if let Some(entered) = state.enter(session, &[], untold) {
                 let step = Step::Enter(entered);
@@ -472,9 +486,37 @@ mod tests {
         shared.join(Arc::clone(&leaves));
         take(&shared);
         shared.leave(&leaves);
+        let steps = shared.take(&mut Registering::default(), 99);
+        assert_eq!(told(&steps)[1..], ["?a AsIs"]);
+        shared.put_back(steps);
         assert!(again(&shared).sessions.is_empty());
         shared.was_forgotten();
         assert_eq!(take(&shared), ["?a Left"]);
+    }
+
+    #[test]
+    fn only_who_was_told_of_is_restored() {
+        let shared = Shared::new(LONG);
+        let [known, new] = ["known", "new"].map(|user| session(user, &[]));
+        known.mark_registered();
+        for session in [known, new] {
+            shared.join(session);
+        }
+        let mut registering = Registering {
+            restores: true,
+            ..again(&shared)
+        };
+        let steps = shared.take(&mut registering, 99);
+        for step in steps {
+            let Step::Enter(Entered {
+                session, untold, ..
+            }) = step
+            else {
+                panic!("{step:?}")
+            };
+            let restored = untold == Untold::Restored;
+            assert_eq!(restored, &*session.user == "known");
+        }
     }
 
     #[test]
