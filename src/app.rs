@@ -247,6 +247,7 @@ impl Gateway {
             events.outbox.close();
             let _ = tokio::time::timeout(LAST_EVENTS, events.publisher).await;
         }
+        self.services.control.close();
         self.services.hub.close().await;
         while self.listeners.join_next().await.is_some() {}
         telemetry::stopped(registry.len());

@@ -57,7 +57,7 @@ async fn the_memory_of_a_connection() {
     let tls = task_size(serve::<crate::listen::WebSocketLink<Secure>>);
     size("WebSocket connection with TLS", tls, 2144);
     size("mailbox", size_of::<crate::hub::Mailbox>(), 192);
-    size("context", size_of::<Context>(), 168);
+    size("context", size_of::<Context>(), 176);
     size("session", size_of::<Session>(), 224);
     size("decoder", size_of::<Decoder>(), 48);
 }

@@ -160,6 +160,13 @@ impl Control {
         }
     }
 
+    /// Hears no more commands; before the broker is closed.
+    pub fn close(&self) {
+        if let Some((_, listening)) = &self.link {
+            listening.abort();
+        }
+    }
+
     /// Whether this is the exchange of commands: no client may use it, whatever the hook says.
     #[must_use]
     pub fn is_reserved(&self, exchange: &str) -> bool {

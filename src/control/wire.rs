@@ -150,6 +150,10 @@ pub fn decode(body: &[u8]) -> Result<Note, String> {
     if body.len() > MAX_SIZE {
         return Err(format!("it has {} bytes, more than {MAX_SIZE}", body.len()));
     }
+    // Fields in a list, without their names, would be read, too.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err("it is not as expected: a JSON object".to_owned());
+    }
     let fields: Fields = serde_json::from_slice(body).map_err(|error| {
         format!(
             "it is not as expected: {}",

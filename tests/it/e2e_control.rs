@@ -84,7 +84,7 @@ async fn a_backend_kicks_whoever_it_means_on_any_node() {
     is_here(&mut there).await;
     give(&vhost, json!({ "command": "kick", "user": USER })).await;
     here.expect_error("kicked").await;
-    assert_eq!(here.expect_closed().await.code(), Some(1008));
+    assert_eq!(here.expect_closed().await.code, Some(1008));
     there.expect_error("kicked").await;
     is_here(&mut bob).await;
     one.gateway.until_events("command run", 2).await;
@@ -297,10 +297,11 @@ async fn one_login_of_a_user_is_let_in() {
         let [one, other] = &houses;
         let ((mut a, first), (mut b, second)) =
             tokio::join!(connect(one, &user, &[]), connect(other, &user, &[]));
+        let a_wins = first.command == Command::Connected;
         let (winner, loser, error) = match (first.command, second.command) {
             (Command::Connected, Command::Error) => (&mut a, &mut b, second),
             (Command::Error, Command::Connected) => (&mut b, &mut a, first),
-            both => panic!("{both:?}: {first:?} {second:?}"),
+            both => panic!("{both:?}"),
         };
         assert_eq!(
             error.header("message"),
@@ -310,11 +311,7 @@ async fn one_login_of_a_user_is_let_in() {
         within(DEADLINE, "the loser's end", loser.expect_closed()).await;
         is_here(winner).await;
         // When it has left, the other may come.
-        let winner = if first.command == Command::Connected {
-            a
-        } else {
-            b
-        };
+        let winner = if a_wins { a } else { b };
         winner.disconnect().await;
         eventually(DEADLINE, "the next is let in", async || {
             connect(one, &user, &[]).await.1.command == Command::Connected
