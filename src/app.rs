@@ -14,10 +14,12 @@ use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
+    api::Api,
     auth::{Forwarding, cache::CachedAuthenticator, http::HttpAuthenticator},
     broker::{Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
     config::Config,
-    connection::{Registry, Services, Settings},
+    connection::{self, Registry, Services, Settings},
+    control::{self, Control},
     http::{self, Origins, Routes, WebSocketServer, sockjs::SockJs},
     hub::Hub,
     listen::{self, Entrance, Plain, Secure, Tls, TlsError, tls::Protocol},
@@ -116,7 +118,8 @@ impl Gateway {
             stomps: address(&stomps).transpose()?,
             admin: admin.local_addr()?,
         };
-        let (services, events) = build(&config)?;
+        let node = node_name();
+        let (services, events) = build(&config, &node)?;
         let (progress, phases) = Progress::start();
         let mut listeners = JoinSet::new();
         let gateway = http::Gateway {
@@ -159,14 +162,24 @@ impl Gateway {
                 listeners.spawn(listen::serve_stomp(stomps, entrance, services, stop()));
             }
         }
-        let admin_routes = http::admin_routes(Arc::clone(&services), phases.clone());
+        if config.api.tokens.is_empty() {
+            telemetry::api_closed();
+        }
+        let api = Api::new(
+            Arc::clone(&services),
+            phases.clone(),
+            config.api.clone(),
+            &node,
+            listen.handshake_timeout,
+            config.broker.operation_timeout,
+        );
         // The operator is answered to the end.
         let stop_admin = phases.clone().reached(Phase::CloseBroker);
         let timeout = listen.handshake_timeout;
         listeners.spawn(http::serve_routes(
             admin,
             "admin",
-            admin_routes,
+            api.routes(),
             timeout,
             stop_admin,
         ));
@@ -238,6 +251,7 @@ impl Gateway {
             events.outbox.close();
             let _ = tokio::time::timeout(LAST_EVENTS, events.publisher).await;
         }
+        self.services.control.close();
         self.services.hub.close().await;
         while self.listeners.join_next().await.is_some() {}
         telemetry::stopped(registry.len());
@@ -262,9 +276,8 @@ fn entrance<T>(config: &listen::Config, what: &'static str, transport: T) -> Ent
     }
 }
 
-fn build(config: &Config) -> Result<(Arc<Services>, Option<Events>), Error> {
-    let node = node_name();
-    let broker = broker(config, &node)?;
+fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>), Error> {
+    let broker = broker(config, node)?;
     let hub = Hub::new(broker, &config.broker, &config.feed);
     let events = events(config, &hub);
     let hook = HttpAuthenticator::new(&config.auth)
@@ -273,21 +286,44 @@ fn build(config: &Config) -> Result<(Arc<Services>, Option<Events>), Error> {
     let auth = Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
     tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&auth)));
     let outbox = events.as_ref().map(|events| Arc::clone(&events.outbox));
-    let presence = presence(config, &node, outbox)?;
+    let presence = presence(config, node, outbox)?;
     let registry = Registry::new(config.listen.max_connections);
+    let sessions: Arc<dyn control::Sessions> = Arc::clone(&registry) as _;
+    let mut control = Control::alone(node, sessions, Arc::clone(&auth) as _);
+    if let Some(exchange) = control_exchange(config)
+        && let Some(vhost) = hub.vhost(&config.broker.default_vhost)
+    {
+        control = control.join(vhost, exchange);
+    }
     let mut settings = Settings::new(
         config.limits.clone(),
         config.stomp.clone(),
         config.mailbox.clone(),
         &config.broker,
         &config.auth,
-        &node,
+        node,
     );
     if events.is_some() {
         settings.events_exchange = Some((&*config.presence.exchange).into());
     }
-    let services = Services::new(hub, auth, presence, registry, settings);
+    settings.sessions = config.sessions.clone();
+    let recheck = settings.recheck;
+    let services = Services::new(hub, auth, presence, registry, control, settings);
+    if let Some(recheck) = recheck {
+        tokio::spawn(connection::recheck_in_turn(
+            Arc::downgrade(&services),
+            recheck,
+        ));
+    }
     Ok((services, events))
+}
+
+/// The exchange of commands; there are no other nodes on a broker in this process' memory.
+fn control_exchange(config: &Config) -> Option<&str> {
+    match config.broker.url {
+        Some(Url::Amqp(_)) => config.control.exchange(),
+        _ => None,
+    }
 }
 
 /// In the default virtual host, which is open from the start to the end.
@@ -315,6 +351,11 @@ fn broker(config: &Config, node: &str) -> Result<Arc<dyn Broker>, Error> {
         let exchange = config.presence.exchange.clone();
         let topic = ExchangeKind::Topic;
         broker.exchanges.entry(exchange).or_insert(topic);
+    }
+    if let Some(exchange) = control_exchange(config) {
+        broker
+            .exchanges
+            .insert(exchange.into(), ExchangeKind::Fanout);
     }
     match &config.broker.url {
         None => Err(Error::Configuration("[broker] url is missing".to_owned())),

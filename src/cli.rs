@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use stentor::{api::Scope, ctl::Ctl};
 
 /// A STOMP push gateway for RabbitMQ: WebSocket, SockJS and TCP clients in, AMQP out.
 #[derive(Parser)]
@@ -16,6 +17,7 @@ Examples:
   stentor config --check stentor.toml           what is wrong with it, by line
   stentor config --from-rabbitmq rabbitmq.conf  move from RabbitMQ's STOMP plug-ins
   stentor serve --config stentor.toml           serve
+  stentor ctl node                              ask a gateway that runs; see `stentor ctl --help`
   STENTOR__LOG__LEVEL=debug stentor serve …     the environment overrides any key
 
 Exit codes:
@@ -55,6 +57,23 @@ The exit code is 2 if a line cannot be read or its key is unknown; the rest is p
 
   stentor config --from-rabbitmq /etc/rabbitmq/rabbitmq.conf > stentor.toml")]
     Config(ConfigTask),
+    /// Look at a running gateway, end sessions, publish: its HTTP API from a shell.
+    Ctl(Ctl),
+    /// Make a token for the HTTP API, and what the configuration has to say of it.
+    #[command(after_help = "\
+Examples:
+  stentor token shop --scope publish            for a backend that publishes
+  stentor token ops --scope admin               for `stentor ctl`
+  stentor token grafana --scope read            for who only looks
+
+The token is shown once. The configuration has its SHA-256 hash, which is no token.")]
+    Token {
+        /// What the log calls whoever uses it.
+        name: String,
+        /// What it is good for; may be given several times. `admin` is all of them.
+        #[arg(long = "scope", required = true)]
+        scopes: Vec<Scope>,
+    },
     /// Run a gateway to try out, with everything it needs, on the loopback interface.
     #[command(after_help = "\
 Examples:

@@ -5,8 +5,11 @@
 //! - `main` (arguments), [`demo`] and [`app`] — the places that name concrete parts
 //! - [`migrate`] — from RabbitMQ's configuration to this one
 //! - [`config`] — the sections of all parts, gathered and checked
+//! - [`ctl`] — `stentor ctl`: a client of the API
+//! - [`api`] — the operator's side: health, metrics, and the HTTP API
 //! - [`listen`] and [`http`] — sockets and routes; they make links
 //! - [`connection`] — one task a client: link, session, broker
+//! - [`control`] — what an operator or a backend does to sessions of any node
 //! - [`hub`], [`broker`], [`auth`], [`presence`] — what a connection is served by
 //! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
 //! - [`units`] and [`secret_url`] — how durations, sizes and URLs are written in configuration
@@ -14,11 +17,14 @@
 //! Below them stand two pure crates: `stomp-session` (one client's protocol state) and
 //! `stomp-grammar` (frames and bytes).
 
+pub mod api;
 pub mod app;
 pub mod auth;
 pub mod broker;
 pub mod config;
 pub mod connection;
+pub mod control;
+pub mod ctl;
 pub mod demo;
 pub mod http;
 pub mod hub;

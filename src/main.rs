@@ -16,10 +16,10 @@ use std::{
 use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stentor::{
-    app,
+    api, app,
     broker::UrlError,
     config::{self, Config, ConfigErrors, File},
-    demo, migrate, telemetry,
+    ctl, demo, migrate, telemetry,
 };
 
 use cli::{Cli, Command, ConfigTask};
@@ -40,12 +40,14 @@ const STACK: &str = "67108864";
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
-    if !matches!(command, Command::Config(_)) {
+    if matches!(command, Command::Serve { .. } | Command::Demo { .. }) {
         deepen_stacks();
     }
     let result = match command {
         Command::Serve { config } => serve(config.as_deref()),
         Command::Config(task) => configure(&task),
+        Command::Ctl(task) => control(task),
+        Command::Token { name, scopes } => make_token(&name, &scopes),
         Command::Demo { port, broker } => run_demo(port, broker.as_deref()),
     };
     match result {
@@ -111,6 +113,29 @@ fn run_demo(port: u16, broker: Option<&str>) -> Result<(), Failure> {
     telemetry::init(&log).map_err(|error| Failure::Run(error.into()))?;
     raise_file_limit();
     block_on(demo::run(demo::Options { port, broker }))
+}
+
+fn control(task: ctl::Ctl) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Run(error.into()))?;
+    let text = runtime.block_on(ctl::run(task));
+    print(&text.map_err(|error| Failure::Run(error.into()))?)
+}
+
+/// The token alone goes to standard output, for a file or a variable.
+fn make_token(name: &str, scopes: &[api::Scope]) -> Result<(), Failure> {
+    let (token, line) = api::generate(scopes);
+    // Quoted as TOML has it, whatever is in the name.
+    let name = toml::Value::from(name);
+    let advice = format!(
+        "# Give this token to who is to use it; it is not shown again. And in the configuration:\n\
+         [api]\ntokens = {{ {name} = \"{line}\" }}\n"
+    );
+    // Standard error may be closed.
+    let _ = write!(io::stderr(), "{advice}");
+    print(&format!("{token}\n"))
 }
 
 fn configure(task: &ConfigTask) -> Result<(), Failure> {

@@ -181,6 +181,18 @@ pub enum Problem {
     ShuttingDown,
     /// The server has as many connections as it takes.
     TooManyConnections,
+
+    // Sessions, as the operator of the server handles them.
+    /// Somebody ended the session; why, in the words that the client is to see. Empty: no reason
+    /// was given.
+    Kicked(Box<str>),
+    /// The user has logged in again, and only the newest session stays.
+    Replaced,
+    /// The user is logged in already, and may not be more often; in what way.
+    AlreadyLoggedInElsewhere(Box<str>),
+    /// The hook, asked again, does not let the user in any more as who it was: it has another name
+    /// or other tags now.
+    LoginChanged,
 }
 
 impl Problem {
@@ -286,6 +298,10 @@ impl Problem {
             Self::HeartbeatMissed => ("heart-beat missed", TryAgainLater),
             Self::ShuttingDown => ("server shutting down", Restart),
             Self::TooManyConnections => ("too many connections", TryAgainLater),
+            Self::Kicked(_) => ("kicked", Policy),
+            Self::Replaced => ("session replaced", Policy),
+            Self::AlreadyLoggedInElsewhere(_) => ("already logged in", TryAgainLater),
+            Self::LoginChanged => ("login changed", TryAgainLater),
         }
     }
 
@@ -422,6 +438,19 @@ impl Problem {
             }
             Self::TooManyConnections => "This server has as many connections as it takes. \
                  Reconnect after a while, or to another\n"
+                .to_owned(),
+            Self::Kicked(reason) if reason.is_empty() => {
+                "This session was ended by an operator\n".to_owned()
+            }
+            Self::Kicked(reason) => format!("{}\n", clip(reason)),
+            Self::Replaced => "You have logged in elsewhere, and only the newest session stays. \
+                 Do not reconnect by yourself: the other one would end\n"
+                .to_owned(),
+            Self::AlreadyLoggedInElsewhere(how) => {
+                format!("{}. Log out there, or try again after a while\n", clip(how))
+            }
+            Self::LoginChanged => "What the server knows of you has changed. Reconnect, and log \
+                 in again\n"
                 .to_owned(),
         }
     }

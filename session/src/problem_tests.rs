@@ -53,10 +53,14 @@ fn row_in_test(problem: &Problem) -> usize {
         BrokerRefused(_) => 43,
         SubscriptionCancelled(_) => 44,
         NotUtf8 => 45,
+        Kicked(_) => 46,
+        Replaced => 47,
+        AlreadyLoggedInElsewhere(_) => 48,
+        LoginChanged => 49,
     }
 }
 
-const ROWS: usize = 46;
+const ROWS: usize = 50;
 
 /// Every variant, its `message`, its code, and its body.
 fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
@@ -383,6 +387,32 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             1013,
             "This server has as many connections as it takes. Reconnect after a while, or to \
              another\n",
+        ),
+        (Kicked("not paid".into()), "kicked", 1008, "not paid\n"),
+        (
+            Kicked("".into()),
+            "kicked",
+            1008,
+            "This session was ended by an operator\n",
+        ),
+        (
+            Replaced,
+            "session replaced",
+            1008,
+            "You have logged in elsewhere, and only the newest session stays. Do not reconnect by \
+             yourself: the other one would end\n",
+        ),
+        (
+            AlreadyLoggedInElsewhere("'alice' is logged in already".into()),
+            "already logged in",
+            1013,
+            "'alice' is logged in already. Log out there, or try again after a while\n",
+        ),
+        (
+            LoginChanged,
+            "login changed",
+            1013,
+            "What the server knows of you has changed. Reconnect, and log in again\n",
         ),
     ]
 }

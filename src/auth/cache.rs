@@ -4,7 +4,10 @@
 mod tests;
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -24,12 +27,17 @@ pub struct CachedAuthenticator {
     inner: Arc<dyn Authenticator>,
     /// `None`: nothing is remembered or shared.
     permitted: Option<Cache<Key, ()>>,
+    /// How often something was taken back: an answer to a question of before is not remembered.
+    taken_back: AtomicU64,
 }
 
 /// A question in one piece, which takes less memory than its parts would: user, tags, and what
 /// it wants. Each part ends with a byte that is in no UTF-8 text, so that no two questions have
 /// one key.
 type Key = Box<[u8]>;
+
+/// The byte that is in no text.
+const END: u8 = 0xff;
 
 impl CachedAuthenticator {
     /// Remembers up to `size` permissions for `ttl` each. With a `ttl` of zero every question
@@ -43,7 +51,11 @@ impl CachedAuthenticator {
                 .time_to_live(ttl)
                 .build()
         });
-        CachedAuthenticator { inner, permitted }
+        CachedAuthenticator {
+            inner,
+            permitted,
+            taken_back: AtomicU64::new(0),
+        }
     }
 
     /// Frees what is no longer remembered, for as long as there is a cache. By itself it does so
@@ -75,11 +87,66 @@ impl Authenticator for CachedAuthenticator {
             return self.inner.allow(user, access);
         };
         async move {
+            let (key, before) = (key(user, access), self.taken_back.load(Ordering::Acquire));
             // If the one who asks goes away, one of those who wait asks in its place.
             permitted
-                .try_get_with(key(user, access), self.inner.allow(user, access))
+                .try_get_with_by_ref(&key, self.inner.allow(user, access))
                 .await
-                .map_err(Arc::unwrap_or_clone)
+                .map_err(Arc::unwrap_or_clone)?;
+            if self.taken_back.load(Ordering::Acquire) != before {
+                permitted.invalidate(&key).await;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn allow_anew<'a>(
+        &'a self,
+        user: &'a User,
+        access: &'a Access,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
+        let Some(permitted) = &self.permitted else {
+            return self.inner.allow(user, access);
+        };
+        async move {
+            let (key, before) = (key(user, access), self.taken_back.load(Ordering::Acquire));
+            let answer = self.inner.allow(user, access).await;
+            match &answer {
+                Ok(()) if self.taken_back.load(Ordering::Acquire) == before => {
+                    permitted.insert(key, ()).await;
+                }
+                // A hook that is at fault has taken nothing back.
+                Ok(()) | Err(Refusal::Faulty(_)) => {}
+                Err(Refusal::Denied(_)) => {
+                    self.taken_back.fetch_add(1, Ordering::AcqRel);
+                    permitted.invalidate(&key).await;
+                }
+            }
+            answer
+        }
+        .boxed()
+    }
+
+    fn forget<'a>(&'a self, user: &'a str) -> BoxFuture<'a, usize> {
+        async move {
+            let Some(permitted) = &self.permitted else {
+                return 0;
+            };
+            self.taken_back.fetch_add(1, Ordering::AcqRel);
+            let is_its_own = |key: &Key| {
+                let rest = key.strip_prefix(user.as_bytes());
+                rest.is_some_and(|rest| rest.first() == Some(&END))
+            };
+            let keys: Vec<_> = permitted
+                .iter()
+                .map(|(key, ())| key)
+                .filter(|key| is_its_own(key))
+                .collect();
+            for key in &keys {
+                permitted.invalidate(&**key).await;
+            }
+            keys.len()
         }
         .boxed()
     }
@@ -93,7 +160,7 @@ fn key(user: &User, access: &Access) -> Key {
     let mut key = Vec::with_capacity(128);
     let mut part = |text: &str| {
         key.extend_from_slice(text.as_bytes());
-        key.push(0xff);
+        key.push(END);
     };
     part(&user.name);
     part(&user.tags);

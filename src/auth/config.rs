@@ -50,6 +50,10 @@ pub struct Config {
     pub cache_ttl: Duration,
     /// Permissions remembered at a time. Default 100,000.
     pub cache_size: u64,
+    /// How often the hook is asked again about each session, with the credentials of its login,
+    /// which are kept for it. Default zero: never.
+    #[serde(with = "humantime_serde")]
+    pub recheck: Duration,
     /// Whether clients are told the reason that the hook gives for a refusal; never that of a
     /// refused login. Default no.
     pub disclose_reason: bool,
@@ -128,6 +132,7 @@ impl Default for Config {
             max_calls: 64,
             cache_ttl: Duration::from_secs(15),
             cache_size: 100_000,
+            recheck: Duration::ZERO,
             disclose_reason: false,
             soft_deny: false,
             http_basic: false,
@@ -145,6 +150,8 @@ impl Default for Config {
 
 /// A longer memory would outlive every intention; the cache could not count it either.
 const MAX_CACHE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+const MIN_RECHECK: Duration = Duration::from_secs(1);
 
 impl Config {
     /// Whether it makes sense.
@@ -183,6 +190,11 @@ impl Config {
         if self.cache_size == 0 && !self.cache_ttl.is_zero() {
             let message = "is 0: to remember no permissions, set cache_ttl = \"0s\"";
             return Err(("cache_size", message.into()));
+        }
+        if !self.recheck.is_zero() && self.recheck < MIN_RECHECK {
+            let message = "is less than a second, which would keep the hook busy with nothing \
+                           else: give \"30s\", say, or \"0s\" for never";
+            return Err(("recheck", message.into()));
         }
         self.check_default()?;
         self.check_forwarded()
@@ -323,6 +335,7 @@ impl fmt::Debug for Config {
             .field("max_calls", &self.max_calls)
             .field("cache_ttl", &self.cache_ttl)
             .field("cache_size", &self.cache_size)
+            .field("recheck", &self.recheck)
             .field("disclose_reason", &self.disclose_reason)
             .field("soft_deny", &self.soft_deny)
             .field("http_basic", &self.http_basic)

@@ -30,6 +30,7 @@ use super::{
     carried::MAX_CARRIED,
     config::{parse, shown},
 };
+use crate::telemetry;
 use fault::{Fault, FaultLog};
 
 /// More of an answer is not read. In bytes.
@@ -254,7 +255,10 @@ impl HttpAuthenticator {
                 "names or credentials are too long".into(),
             )));
         }
-        match self.call(path, parameters.into(), parse).await {
+        let begun = Instant::now();
+        let answer = self.call(path, parameters.into(), parse).await;
+        telemetry::hook_called(call.name(), begun.elapsed(), answer.is_err());
+        match answer {
             Ok(answer) => {
                 path.faults.answered(call, &path.shown);
                 Ok(answer)

@@ -10,7 +10,7 @@ pub mod certificate;
 mod config;
 pub mod http;
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{fmt, future, net::IpAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
@@ -30,6 +30,22 @@ pub trait Authenticator: Send + Sync + 'static {
         user: &'a User,
         access: &'a Access,
     ) -> BoxFuture<'a, Result<(), Refusal>>;
+
+    /// As [`Authenticator::allow`], but what is remembered does not count: the answer takes its
+    /// place. This is for an implementation that remembers nothing.
+    fn allow_anew<'a>(
+        &'a self,
+        user: &'a User,
+        access: &'a Access,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
+        self.allow(user, access)
+    }
+
+    /// Forgets what the user of that name was permitted; how much that was. This is for an
+    /// implementation that remembers nothing.
+    fn forget<'a>(&'a self, _user: &'a str) -> BoxFuture<'a, usize> {
+        Box::pin(future::ready(0))
+    }
 
     /// The groups that the user is in, each once, as presence knows them; none where nobody can
     /// be asked. A refusal takes nothing from the user: it is in no group then, and it is for

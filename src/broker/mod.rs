@@ -23,6 +23,9 @@ pub use feed_config::{Binding, Feed as FeedConfig};
 pub use message::{Delivery, Message, Properties};
 pub use routing::ExchangeKind;
 
+/// What the names of feeds' queues at the broker begin with: they are the gateway's own.
+pub const FEED_QUEUES: &str = "stentor.feed.";
+
 /// A message broker.
 pub trait Broker: Send + Sync + 'static {
     /// Opens a virtual host and hands the messages of its feeds to `feeds`. Returns at once:

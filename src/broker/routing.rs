@@ -31,6 +31,19 @@ pub enum ExchangeKind {
     Other,
 }
 
+impl ExchangeKind {
+    /// As the configuration writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Topic => "topic",
+            Self::Fanout => "fanout",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// Whether an exchange of that kind routes `key` by a binding with `pattern`. Nothing matches in
 /// an exchange of an [`ExchangeKind::Other`].
 ///

@@ -10,6 +10,7 @@ use crate::{
     auth::CertificateLogin,
     broker::ExchangeKind,
     listen::tls::{ClientCertificates, Config as TlsConfig},
+    presence,
     units::show_size,
 };
 
@@ -127,6 +128,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
             ),
         );
     }
+    sessions(config, reader);
     if stomp.implicit_connect && auth.default_user.is_none() {
         reader.wrong(
             &[("stomp", "implicit_connect"), ("auth", "default_user")],
@@ -160,6 +162,43 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
                 format_duration(limits.login_timeout),
                 format_duration(auth.request_timeout)
             ),
+        );
+    }
+}
+
+/// What commands to sessions and limits of them need.
+fn sessions(config: &Config, reader: &mut Reader<'_>) {
+    let Config {
+        broker,
+        control,
+        presence,
+        sessions,
+        ..
+    } = config;
+    if sessions.is_limited() && presence.url == presence::Url::Off {
+        reader.wrong(
+            &[
+                ("sessions", "repeated_login"),
+                ("sessions", "max_per_user"),
+                ("presence", "url"),
+            ],
+            "limits the sessions of a user, but [presence] url is \"off\", so nobody knows them; \
+             write \"memory:\" there (a single node), or the address of a Redis",
+        );
+    }
+    if let Some(exchange) = control.exchange()
+        && broker.exchanges.contains_key(exchange)
+    {
+        reader.wrong(
+            &[("control", "exchange"), ("broker", "exchanges")],
+            "is one of [broker] exchanges, too, but no client may use it; take it out there, or \
+             name another here",
+        );
+    }
+    if control.exchange() == Some(&*presence.exchange) && presence.has_events() {
+        reader.wrong(
+            &[("control", "exchange"), ("presence", "exchange")],
+            "is [presence] exchange, too, to which clients listen; name another",
         );
     }
 }

@@ -13,7 +13,10 @@ mod text;
 
 use std::fmt;
 
-use crate::{auth, broker, connection, hub, listen, presence, shutdown, telemetry, units::Checked};
+use crate::{
+    api, auth, broker, connection, control, hub, listen, presence, shutdown, telemetry,
+    units::Checked,
+};
 
 pub use error::{ConfigErrors, Place, Problem};
 use read::Reader;
@@ -49,6 +52,10 @@ pub struct Config {
     pub auth: auth::Config,
     /// `[presence]`
     pub presence: presence::Config,
+    /// `[sessions]`
+    pub sessions: connection::Sessions,
+    /// `[control]`
+    pub control: control::Config,
     /// `[stomp]`
     pub stomp: connection::Stomp,
     /// `[limits]`
@@ -57,6 +64,8 @@ pub struct Config {
     pub feed: broker::FeedConfig,
     /// `[mailbox]`
     pub mailbox: hub::MailboxConfig,
+    /// `[api]`
+    pub api: api::Config,
     /// `[shutdown]`
     pub shutdown: shutdown::Config,
     /// `[log]`
@@ -189,10 +198,13 @@ sections! {
     broker: broker::Config,
     auth: auth::Config,
     presence: presence::Config,
+    sessions: connection::Sessions,
+    control: control::Config,
     stomp: connection::Stomp,
     limits: connection::Limits,
     feed: broker::FeedConfig,
     mailbox: hub::MailboxConfig,
+    api: api::Config,
     shutdown: shutdown::Config,
     log: telemetry::Config,
 }

@@ -4,6 +4,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -14,14 +15,17 @@ use super::{
     config::{Limits, Stomp, session_config},
     login::Logins,
     mapping,
+    policy::Sessions,
     registry::{Guard, Registry},
+    rights::Rights,
 };
 use crate::{
     auth::{self, Authenticator, Carried, User},
     broker,
+    control::Control,
     hub::{Hub, Mailbox, MailboxConfig, VhostHub},
     presence::{Device, Presence, Session, Status},
-    telemetry::ConnectionInfo,
+    telemetry::{self, ConnectionInfo},
 };
 
 /// What all connections of this node are served by.
@@ -34,6 +38,8 @@ pub struct Services {
     pub presence: Option<Arc<dyn Presence>>,
     /// Who is connected.
     pub registry: Arc<Registry>,
+    /// What is done to sessions of any node.
+    pub control: Control,
     pub(super) settings: Settings,
     /// What the strokes of all timers count from.
     pub(super) started: Instant,
@@ -54,11 +60,25 @@ pub struct Settings {
     pub impersonate: bool,
     /// Whether a client is told the hook's reason for a refusal (`auth.disclose_reason`).
     pub disclose_reason: bool,
+    /// How often the hook is asked again about a session (`auth.recheck`), and about how many at a
+    /// time; `None`: never.
+    pub recheck: Option<Recheck>,
+    /// The `[sessions]` section.
+    pub sessions: Sessions,
     /// Ways to log in besides `login` and `passcode`.
     pub logins: Logins,
     /// The exchange of presence events, to which nobody but the gateway publishes.
     pub events_exchange: Option<Arc<str>>,
     session: Arc<stomp_session::Config>,
+}
+
+/// How the hook is asked again about sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recheck {
+    /// About each once in so long.
+    pub interval: Duration,
+    /// About so many at a time: logins need the hook, too.
+    pub at_a_time: usize,
 }
 
 impl Settings {
@@ -80,8 +100,13 @@ impl Settings {
             default_vhost: broker.default_vhost.as_str().into(),
             impersonate: broker.impersonate,
             disclose_reason: auth.disclose_reason,
+            recheck: (!auth.recheck.is_zero()).then(|| Recheck {
+                interval: auth.recheck,
+                at_a_time: (auth.max_calls / 2).max(1),
+            }),
             logins: Logins::new(auth, node),
             events_exchange: None,
+            sessions: Sessions::default(),
             session,
         }
     }
@@ -103,6 +128,7 @@ impl Services {
         auth: Arc<dyn Authenticator>,
         presence: Option<Arc<dyn Presence>>,
         registry: Arc<Registry>,
+        control: Control,
         settings: Settings,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -110,6 +136,7 @@ impl Services {
             auth,
             presence,
             registry,
+            control,
             settings,
             started: Instant::now(),
         })
@@ -159,6 +186,8 @@ pub(super) struct Context {
 pub(super) struct Identity {
     pub(super) user: User,
     pub(super) vhost: Arc<VhostHub>,
+    /// What the hook is asked about again, if it is.
+    pub(super) rights: Option<Box<Rights>>,
 }
 
 impl Context {
@@ -168,6 +197,7 @@ impl Context {
         guard: Guard,
         session: Box<str>,
     ) -> Arc<Self> {
+        telemetry::connection_began(peer.transport);
         Arc::new(Self {
             services,
             remote: peer.remote,
@@ -196,29 +226,58 @@ impl Context {
         self.identity.get()
     }
 
-    pub(super) fn set_identity(&self, identity: Identity) {
+    pub(super) fn set_identity(self: &Arc<Self>, identity: Identity) {
         // The session lets nobody log in twice.
         if self.identity.set(identity).is_ok()
             && let Some(identity) = self.identity()
         {
             identity.vhost.join(self.guard.mailbox());
+            self.guard.logged_in(self);
         }
     }
 
-    /// Joins presence, if there is any, once logged in.
+    /// What the hook is asked about again, if it is.
+    pub(super) fn rights(&self) -> Option<&Rights> {
+        self.identity()?.rights.as_deref()
+    }
+
+    /// Joins presence, if there is any, once logged in. A session that was admitted has joined
+    /// before its groups were known.
     pub(super) fn join(&self, groups: Vec<Arc<str>>, device: Option<Box<Device>>) {
         let (Some(presence), Some(identity)) = (&self.services.presence, self.identity()) else {
             return;
         };
-        let user = Arc::clone(&identity.user.name);
-        let session = Session::new(user, &self.session, self.transport, groups);
+        if let Some(session) = self.here() {
+            return presence.regroup(session, groups);
+        }
+        let session = Arc::new(self.presence_session(&identity.user.name, groups, device));
+        self.is_here(&session);
+        presence.join(session);
+    }
+
+    /// This session, as presence is to know it.
+    pub(super) fn presence_session(
+        &self,
+        user: &Arc<str>,
+        groups: Vec<Arc<str>>,
+        device: Option<Box<Device>>,
+    ) -> Session {
+        let session = Session::new(Arc::clone(user), &self.session, self.transport, groups);
         let mut session = session.with_status(*self.status.lock());
         session.remote = Some(self.remote);
         session.device = device;
-        let session = Arc::new(session);
-        if self.here.set(Arc::clone(&session)).is_ok() {
-            presence.join(session);
-        }
+        session
+    }
+
+    /// As presence knows this session, if it does.
+    pub(super) fn here(&self) -> Option<&Arc<Session>> {
+        self.here.get()
+    }
+
+    /// Presence knows this session; it leaves with this.
+    pub(super) fn is_here(&self, session: &Arc<Session>) {
+        // One logs in once, and its groups are asked for once.
+        let _ = self.here.set(Arc::clone(session));
     }
 
     /// The client says how available it is. Before it has joined presence it joins with that.
@@ -264,6 +323,7 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         self.leave();
+        telemetry::connection_gone(self.transport);
     }
 }
 

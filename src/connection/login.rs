@@ -5,7 +5,10 @@ use std::sync::Arc;
 use stomp_grammar::Headers;
 use stomp_session::{Connect, Problem};
 
-use super::context::{Context, Identity};
+use super::{
+    context::{Context, Identity},
+    rights::Rights,
+};
 use crate::{
     auth::{self, Access, Carried, Credentials, Fact, Login, Refusal},
     hub::EnterError,
@@ -151,7 +154,12 @@ pub(super) async fn login(
             EnterError::Unavailable(why) => Problem::BrokerUnavailable(format!("{why}\n").into()),
         }
     })?;
-    Ok(Identity { user, vhost })
+    let rights = settings.recheck.map(|_| Box::new(Rights::new(login)));
+    Ok(Identity {
+        user,
+        vhost,
+        rights,
+    })
 }
 
 #[cfg(test)]

@@ -2,14 +2,18 @@
 //! session asks for is done through hub, broker and hook; what comes back, and the messages of
 //! its subscriptions, go out through the link.
 
+mod admission;
 mod config;
 mod context;
 mod link;
 mod login;
 pub mod mapping;
 mod permission;
+mod policy;
 mod presence;
 mod registry;
+mod rights;
+mod sessions;
 mod work;
 
 use std::{
@@ -22,7 +26,6 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Decoder};
@@ -35,10 +38,12 @@ use tokio::{
 };
 
 pub use config::{Limits, Stomp, session_config};
-pub use context::{Peer, Services, Settings};
+pub use context::{Peer, Recheck, Services, Settings};
 pub use link::{Link, LinkError, Outbound};
 pub use login::Logins;
+pub use policy::{Repeated, Same, Sessions, Unknown};
 pub use registry::{Guard, Registry};
+pub use rights::recheck_in_turn;
 
 use self::{
     context::Context,
@@ -140,9 +145,9 @@ enum Event {
 impl<L: Link> Connection<L> {
     fn new(services: Arc<Services>, link: L, mut peer: Peer, guard: Guard) -> Self {
         let opened = Instant::now();
-        let id = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>());
+        let id = sessions::new_id(&guard);
         let carried = peer.carried.take();
-        let context = Context::new(services, &peer, guard, id.into());
+        let context = Context::new(services, &peer, guard, id);
         let settings = context.settings();
         Self {
             link,
@@ -374,6 +379,9 @@ impl<L: Link> Connection<L> {
 
     fn take_route(&mut self, subscription: SubscriptionId) -> Option<Route> {
         let index = self.routes.iter().position(|(id, _)| *id == subscription)?;
+        if let Some(rights) = self.context.rights() {
+            rights.forget(subscription);
+        }
         let (_, route) = self.routes.swap_remove(index);
         self.routes.shrink_to_fit();
         Some(route)
@@ -696,9 +704,11 @@ impl<L: Link> Connection<L> {
             messages_in,
             messages_out,
         } = self.traffic;
+        let kind = self.end.as_ref().map_or("", End::kind);
         let reason = self.end.map(|end| end.to_string());
         let ending = Ending {
             reason: reason.as_deref().unwrap_or_default(),
+            kind,
             duration: self.opened.elapsed(),
             frames_in: frames_in.into(),
             frames_out: frames_out.into(),
@@ -771,6 +781,19 @@ fn on_stroke(due: Instant, started: Instant) -> Instant {
     }
     let late = (due - started).as_nanos() % STROKE.as_nanos();
     due - Duration::from_nanos(u64::try_from(late).unwrap_or(0))
+}
+
+impl End {
+    /// What it is, in words that are of a fixed number.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Disconnect => "client disconnected",
+            Self::Problem(problem) => problem.message(),
+            Self::Link(None) => "client closed the connection",
+            Self::Link(Some(_)) => "connection broke",
+            Self::WriteTimeout => "client did not read for too long",
+        }
+    }
 }
 
 impl fmt::Display for End {

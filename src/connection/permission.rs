@@ -7,7 +7,7 @@ use stomp_session::Problem;
 use super::context::{Context, Identity};
 use crate::{
     auth::{Access, Permission, Refusal, ResourceKind},
-    broker::{Argument, Consume, Publish, QueueSpec},
+    broker::{Argument, Consume, FEED_QUEUES, Publish, QueueSpec},
     telemetry,
 };
 
@@ -15,11 +15,34 @@ use crate::{
 pub(super) struct Permissions<'a> {
     context: &'a Context,
     identity: &'a Identity,
+    again: bool,
 }
 
 impl<'a> Permissions<'a> {
     pub(super) fn new(context: &'a Context, identity: &'a Identity) -> Self {
-        Self { context, identity }
+        Self {
+            context,
+            identity,
+            again: false,
+        }
+    }
+
+    /// Asks about what was permitted before: the hook is asked whatever is remembered, and takes
+    /// nothing from anybody while it is at fault.
+    pub(super) fn again(context: &'a Context, identity: &'a Identity) -> Self {
+        Self {
+            again: true,
+            ..Self::new(context, identity)
+        }
+    }
+
+    /// To be in the virtual host.
+    pub(super) async fn enter(&self) -> Result<(), Problem> {
+        self.ask(Access::Vhost {
+            vhost: self.vhost(),
+            ip: self.context.remote.ip(),
+        })
+        .await
     }
 
     /// To listen to an exchange by a pattern.
@@ -120,6 +143,12 @@ impl<'a> Permissions<'a> {
         let (auth, user) = (&self.context.services.auth, &self.identity.user);
         let answer = if self.is_reserved(&access) {
             Err(Refusal::Denied(Some("it is the gateway's own".into())))
+        } else if self.again {
+            match auth.allow_anew(user, &access).await {
+                // The hook's fault is in the log.
+                Err(Refusal::Faulty(_)) => Ok(()),
+                answer => answer,
+            }
         } else {
             auth.allow(user, &access).await
         };
@@ -131,16 +160,34 @@ impl<'a> Permissions<'a> {
         })
     }
 
-    /// What is no client's, whatever the hook says: to tell presence events, of which every
-    /// reader believes that the gateway says them.
+    /// What is no client's, whatever the hook says. To tell presence events, of which every reader
+    /// believes that the gateway says them. The exchange by which nodes are told to end sessions,
+    /// and the queues that they read it and all feeds from.
     fn is_reserved(&self, access: &Access) -> bool {
-        let events = self.context.settings().events_exchange.as_deref();
-        matches!(access, Access::Resource {
-            kind: ResourceKind::Exchange,
-            name,
-            permission: Permission::Write | Permission::Configure,
-            ..
-        } if events == Some(&**name))
+        match access {
+            Access::Vhost { .. } => false,
+            Access::Resource {
+                kind: ResourceKind::Exchange,
+                name,
+                permission,
+                ..
+            } => {
+                let events = self.context.settings().events_exchange.as_deref();
+                let is_event = events == Some(&**name) && *permission != Permission::Read;
+                is_event || self.context.services.control.is_reserved(name)
+            }
+            Access::Resource {
+                kind: ResourceKind::Queue,
+                name,
+                ..
+            } => name.starts_with(FEED_QUEUES),
+            // The default exchange brings a message to the queue of its key's name.
+            Access::Topic {
+                exchange,
+                routing_key,
+                ..
+            } => exchange.is_empty() && routing_key.starts_with(FEED_QUEUES),
+        }
     }
 }
 

@@ -1,10 +1,11 @@
-//! Who is connected to this node: what a drain waits for, and can reach.
+//! Who is connected to this node: what a drain waits for, and can reach; and which sessions are
+//! logged in.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -13,6 +14,7 @@ use parking_lot::Mutex;
 use stomp_session::Problem;
 use tokio::{sync::watch, time::Instant};
 
+use super::context::Context;
 use crate::{
     hub::Mailbox,
     telemetry::{self, Seldom},
@@ -21,13 +23,19 @@ use crate::{
 /// All connections of this node.
 #[derive(Debug)]
 pub struct Registry {
-    mailboxes: Mutex<HashMap<u64, Arc<Mailbox>>>,
-    /// Whether a drain was begun. Written and read with `mailboxes` locked.
+    places: Mutex<HashMap<u64, Place>>,
+    /// Whether a drain was begun. Written and read with `places` locked.
     draining: AtomicBool,
-    next: AtomicU64,
     count: watch::Sender<usize>,
     max: usize,
     turned_away: Mutex<Seldom>,
+}
+
+#[derive(Debug)]
+struct Place {
+    mailbox: Arc<Mailbox>,
+    /// Of nobody before the login. Weak, for it holds the guard.
+    context: Weak<Context>,
 }
 
 /// A connection's place in the registry; given back when it is dropped.
@@ -43,9 +51,8 @@ impl Registry {
     #[must_use]
     pub fn new(max: usize) -> Arc<Self> {
         Arc::new(Self {
-            mailboxes: Mutex::default(),
+            places: Mutex::default(),
             draining: AtomicBool::new(false),
-            next: AtomicU64::new(0),
             count: watch::Sender::new(0),
             max,
             turned_away: Mutex::default(),
@@ -56,18 +63,26 @@ impl Registry {
     /// `None`: there are as many as allowed.
     #[must_use]
     pub fn enter(self: &Arc<Self>, mailbox: Arc<Mailbox>) -> Option<Guard> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut mailboxes = self.mailboxes.lock();
-        if mailboxes.len() >= self.max {
+        let mut places = self.places.lock();
+        if places.len() >= self.max {
             return None;
         }
-        mailboxes.insert(number, Arc::clone(&mailbox));
+        let number = loop {
+            let number = rand::random();
+            if let Entry::Vacant(place) = places.entry(number) {
+                place.insert(Place {
+                    mailbox: Arc::clone(&mailbox),
+                    context: Weak::new(),
+                });
+                break number;
+            }
+        };
         // An upgrade on a stream that was accepted before: it would not be told otherwise.
         if self.draining.load(Ordering::Relaxed) {
             mailbox.fail(Problem::ShuttingDown);
         }
-        self.count.send_replace(mailboxes.len());
-        drop(mailboxes);
+        self.count.send_replace(places.len());
+        drop(places);
         Some(Guard {
             registry: Arc::clone(self),
             number,
@@ -77,10 +92,17 @@ impl Registry {
 
     /// Logs, now and then, that [`Registry::enter`] had no place for a client of this listener.
     pub fn log_turned_away(&self, listener: &str) {
+        telemetry::connection_turned_away();
         let unsaid = self.turned_away.lock().admit(Instant::now().into_std());
         if let Some(unsaid) = unsaid {
             telemetry::connection_limit_reached(listener, self.max, unsaid);
         }
+    }
+
+    /// How many there may be.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.max
     }
 
     /// How many there are.
@@ -101,9 +123,12 @@ impl Registry {
     pub async fn drain(&self, duration: Duration) {
         const TICK: Duration = Duration::from_millis(50);
         let mailboxes: Vec<_> = {
-            let mailboxes = self.mailboxes.lock();
+            let places = self.places.lock();
             self.draining.store(true, Ordering::Relaxed);
-            mailboxes.values().map(Arc::clone).collect()
+            places
+                .values()
+                .map(|place| Arc::clone(&place.mailbox))
+                .collect()
         };
         // Some at a time, if they are many; few are as far apart as the duration has room for.
         let ticks = usize::try_from(duration.as_millis() / TICK.as_millis()).unwrap_or(usize::MAX);
@@ -118,6 +143,21 @@ impl Registry {
         }
     }
 
+    /// The session that is logged in on the connection of that number.
+    pub(super) fn session(&self, number: u64) -> Option<Arc<Context>> {
+        self.places.lock().get(&number)?.context.upgrade()
+    }
+
+    /// The sessions that are logged in, on connections whose numbers are meant.
+    pub(super) fn sessions(&self, is_meant: impl Fn(u64) -> bool) -> Vec<Arc<Context>> {
+        // Whoever is the last to drop one, locks this again: so that is done by the caller.
+        let places = self.places.lock();
+        let meant = places.iter().filter(|(number, _)| is_meant(**number));
+        meant
+            .filter_map(|(_, place)| place.context.upgrade())
+            .collect()
+    }
+
     /// Waits until the last connection is gone.
     pub async fn wait_empty(&self) {
         // The sender is this very registry's, so there is no error.
@@ -126,10 +166,18 @@ impl Registry {
 }
 
 impl Guard {
-    /// A number that no other connection of this process has, ever.
+    /// A number that no other connection of this process has; of all numbers there are, so that
+    /// one who knows one knows no other.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// The connection's session is logged in: from now on it can be found.
+    pub(super) fn logged_in(&self, context: &Arc<Context>) {
+        if let Some(place) = self.registry.places.lock().get_mut(&self.number) {
+            place.context = Arc::downgrade(context);
+        }
     }
 
     /// The connection's mailbox.
@@ -141,8 +189,8 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let mut mailboxes = self.registry.mailboxes.lock();
-        mailboxes.remove(&self.number);
-        self.registry.count.send_replace(mailboxes.len());
+        let mut places = self.registry.places.lock();
+        places.remove(&self.number);
+        self.registry.count.send_replace(places.len());
     }
 }

@@ -1,5 +1,6 @@
 //! Whole connections on a link in memory and the embedded broker, in virtual time.
 
+mod control;
 mod denying;
 mod ending;
 mod house;
@@ -13,8 +14,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::{
-    house::{House, Options},
-    wire::Client,
+    house::{CONTROL, House, Options},
+    wire::{CONNECT, Client},
 };
 use super::*;
 
@@ -56,7 +57,7 @@ async fn the_memory_of_a_connection() {
     let tls = task_size(serve::<crate::listen::WebSocketLink<Secure>>);
     size("WebSocket connection with TLS", tls, 2144);
     size("mailbox", size_of::<crate::hub::Mailbox>(), 192);
-    size("context", size_of::<Context>(), 168);
+    size("context", size_of::<Context>(), 176);
     size("session", size_of::<Session>(), 224);
     size("decoder", size_of::<Decoder>(), 48);
 }

@@ -18,17 +18,20 @@ use stomp_session::{
 };
 
 use super::{
+    admission,
     context::{Context, Identity},
     login,
     mapping::{self, Plan, Sending},
     permission::Permissions,
     presence,
+    rights::Right,
 };
 use crate::{
     auth::Carried,
     broker::{BrokerError, Confirm, Consume, Consumer, destination::Destination},
     hub::{DedicatedSink, SharedSubscription},
     presence::{Device, Status},
+    telemetry::DedicatedSubscriptionCounted,
 };
 
 /// How a subscription of this connection is served.
@@ -45,6 +48,7 @@ pub(super) struct Dedicated {
     request: Consume,
     /// Whether messages are settled when they are written, rather than by the client.
     pub(super) is_auto: bool,
+    _counted: DedicatedSubscriptionCounted,
 }
 
 /// What became of an action.
@@ -209,8 +213,12 @@ pub(super) async fn authenticate(
             Err(problem) => return Done::Authenticated(Err(problem)),
         }
     }
-    let identity = login::login(&context, &connect, carried).await;
-    Done::Authenticated(identity.map(|identity| (identity, device)))
+    let identity = match login::login(&context, &connect, carried).await {
+        Ok(identity) => identity,
+        Err(problem) => return Done::Authenticated(Err(problem)),
+    };
+    let admitted = admission::admit(&context, &identity, device.clone()).await;
+    Done::Authenticated(admitted.map(|()| (identity, device)))
 }
 
 /// A hook that is at fault has said so in the log: its users are here all the same.
@@ -242,12 +250,14 @@ async fn open(context: &Context, subscribe: &Subscribe) -> Result<Route, Problem
         Permissions::new(context, identity)
             .listen(exchange, pattern)
             .await?;
+        let right = || Right::Listen(exchange.clone(), pattern.clone());
         let mailbox = context.guard.mailbox();
         let shared = identity
             .vhost
             .subscribe(exchange, pattern, mailbox, subscribe.subscription)
             .await;
         if let Some(shared) = shared.map_err(|error| problem(&error))? {
+            context.note_right(subscribe.subscription, right);
             return Ok(Route::Shared(shared));
         }
         plan = Plan::Dedicated(mapping::dedicated(
@@ -263,8 +273,12 @@ async fn open(context: &Context, subscribe: &Subscribe) -> Result<Route, Problem
             Permissions::new(context, identity)
                 .consume(&request)
                 .await?;
+            let right = Right::Consume(Box::new(request.clone()));
             let is_auto = ack == stomp_session::AckMode::Auto;
-            consume(context, identity, subscribe.subscription, request, is_auto).await
+            let route =
+                consume(context, identity, subscribe.subscription, request, is_auto).await?;
+            context.note_right(subscribe.subscription, || right);
+            Ok(route)
         }
         Plan::Shared { .. } => Err(Problem::BrokerUnavailable("no plan".into())),
     }
@@ -288,6 +302,7 @@ async fn consume(
         consumer,
         request,
         is_auto,
+        _counted: DedicatedSubscriptionCounted::begin(),
     })))
 }
 
@@ -383,7 +398,7 @@ async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Proble
                     handed.declared.push(queue.name);
                 }
                 sending.publish.lane = context.guard.number();
-                let confirm = host.publish(sending.publish).await;
+                let confirm = identity.vhost.publish(sending.publish).await;
                 handed
                     .confirms
                     .push(confirm.map_err(|error| problem(&error))?);

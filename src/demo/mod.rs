@@ -12,6 +12,7 @@ use auth_hook::service::{self, Account, OWN_FEED, PasswordHash, Rules};
 use tokio::net::TcpListener;
 
 use crate::{
+    api::{self, Scope, Tokens},
     app::{self, Addresses, Gateway},
     auth,
     broker::{self, ExchangeKind, Url},
@@ -41,7 +42,14 @@ pub struct Options {
 /// As [`app::run`]; a port that is in use, most likely.
 pub async fn run(options: Options) -> Result<(), app::Error> {
     let hook = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let config = config(&options, hook.local_addr()?)?;
+    let (token, hash) = api::generate(&[Scope::Admin]);
+    let config = Config {
+        api: api::Config {
+            tokens: tokens(&hash)?,
+            ..api::Config::default()
+        },
+        ..config(&options, hook.local_addr()?)?
+    };
     tokio::spawn(service::serve(hook, rules()?, std::future::pending()));
     let broker = options.broker.unwrap_or(Url::Embedded);
     let gateway = Gateway::start(config, |services, addresses| {
@@ -50,7 +58,7 @@ pub async fn run(options: Options) -> Result<(), app::Error> {
     .await
     .map_err(|error| app::Error::Configuration(format!("{error}; choose others with --port")))?;
     // A closed terminal is no reason to stop.
-    let _ = welcome(gateway.addresses(), &broker);
+    let _ = welcome(gateway.addresses(), &broker, &token);
     gateway.run_until(shutdown::signal()).await?;
     Ok(())
 }
@@ -159,7 +167,15 @@ impl Info {
     }
 }
 
-fn welcome(addresses: Addresses, broker: &Url) -> std::io::Result<()> {
+/// Of a new token each time: whoever else is on this machine does not know it.
+fn tokens(hash: &str) -> Result<Tokens, app::Error> {
+    let token = hash.parse();
+    let token =
+        token.map_err(|error: api::TokenError| app::Error::Configuration(error.to_string()))?;
+    Ok(Tokens::default().with("demo", token))
+}
+
+fn welcome(addresses: Addresses, broker: &Url, token: &str) -> std::io::Result<()> {
     let info = Info::new(addresses, broker);
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nStentor's demo is at  http://{}/\n", page(addresses))?;
@@ -181,6 +197,13 @@ fn welcome(addresses: Addresses, broker: &Url) -> std::io::Result<()> {
             addresses.admin
         )?;
     }
+    writeln!(
+        out,
+        "\nLook inside, end sessions, publish:\n\n  \
+         export STENTOR_URL=http://{} STENTOR_TOKEN={token}\n  \
+         stentor ctl node\n",
+        addresses.admin
+    )?;
     writeln!(out, "Ctrl-C ends it.\n")?;
     out.flush()
 }

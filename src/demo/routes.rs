@@ -144,7 +144,7 @@ async fn publish(services: &Services, push: Push) -> Result<(), BrokerError> {
         mandatory: false,
         lane: 0,
     };
-    vhost.host().publish(publish).await?.await
+    vhost.publish(publish).await?.await
 }
 
 fn serve((_, kind, content): &(&str, &'static str, &'static str)) -> warp::reply::Response {

@@ -3,7 +3,6 @@
 //! warp's own upgrade spawns a task that nobody can wait for, and sets neither the size of the
 //! read buffer nor a subprotocol; so the upgrade is taken here, and all else goes to warp.
 
-mod admin;
 mod patience;
 pub mod sockjs;
 mod upgrade;
@@ -31,7 +30,6 @@ use tokio::{
 };
 use warp::{Filter, filters::BoxedFilter};
 
-pub use admin::routes as admin_routes;
 pub use upgrade::{Origins, Refusal};
 
 use self::{
@@ -388,4 +386,4 @@ fn text_answer(status: StatusCode, text: String) -> Answer {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

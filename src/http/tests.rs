@@ -19,9 +19,9 @@ use crate::{
     auth::{self, Access, Authenticator, Login, Refusal, User},
     broker::{self, FeedConfig, embedded::Embedded},
     connection::{Limits, Registry, Settings, Stomp},
+    control::Control,
     hub::{Hub, MailboxConfig},
     listen::Plain,
-    shutdown::{Phase, Progress},
 };
 use futures_util::future::BoxFuture;
 
@@ -45,7 +45,7 @@ impl Authenticator for Everybody {
     }
 }
 
-fn services(max_connections: usize) -> Arc<Services> {
+pub(crate) fn services(max_connections: usize) -> Arc<Services> {
     let broker = broker::Config::default();
     let hub = Hub::new(Arc::new(Embedded::new([])), &broker, &FeedConfig::default());
     let settings = Settings::new(
@@ -56,13 +56,9 @@ fn services(max_connections: usize) -> Arc<Services> {
         &auth::Config::default(),
         "node-1",
     );
-    Services::new(
-        hub,
-        Arc::new(Everybody),
-        None,
-        Registry::new(max_connections),
-        settings,
-    )
+    let (auth, registry) = (Arc::new(Everybody), Registry::new(max_connections));
+    let control = Control::alone("node-1", Arc::clone(&registry) as _, Arc::clone(&auth) as _);
+    Services::new(hub, auth, None, registry, control, settings)
 }
 
 /// A server, until it is dropped.
@@ -307,40 +303,6 @@ async fn an_upgrade_in_a_drain_is_told_to_go() {
     timeout(TIMEOUT, server.services.registry.wait_empty())
         .await
         .unwrap();
-}
-
-#[tokio::test]
-async fn the_operator_is_answered() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let services = services(10);
-    let (progress, phases) = Progress::start();
-    let routes = admin_routes(Arc::clone(&services), phases.clone());
-    let stop = phases.clone().reached(Phase::CloseBroker);
-    let serving = tokio::spawn(serve_routes(listener, "admin", routes, TIMEOUT, stop));
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let alive = ask(&mut stream, &get("/healthz")).await;
-    assert!(
-        alive.starts_with("HTTP/1.1 200 ") && alive.contains("\"ok\""),
-        "{alive}"
-    );
-    let guard = services.enter();
-    let ready = ask(&mut stream, &get("/readyz")).await;
-    assert!(ready.starts_with("HTTP/1.1 200 "), "{ready}");
-    assert!(ready.contains("\"connections\":1"), "{ready}");
-    drop(guard);
-    let nothing = ask(&mut stream, &get("/metricz")).await;
-    assert!(nothing.starts_with("HTTP/1.1 404 "), "{nothing}");
-    services.hub.close().await;
-    let away = ask(&mut stream, &get("/readyz")).await;
-    assert!(away.starts_with("HTTP/1.1 503 "), "{away}");
-    progress.enter(Phase::NotReady);
-    let draining = ask(&mut stream, &get("/readyz")).await;
-    assert!(draining.contains("shutting down"), "{draining}");
-    let alive = ask(&mut stream, &get("/healthz")).await;
-    assert!(alive.starts_with("HTTP/1.1 200 "), "{alive}");
-    progress.enter(Phase::CloseBroker);
-    timeout(TIMEOUT, serving).await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -32,6 +32,18 @@ pub enum Overflow {
     Conflate,
 }
 
+impl Overflow {
+    /// As the configuration writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disconnect => "disconnect",
+            Self::DropOldest => "drop-oldest",
+            Self::Conflate => "conflate",
+        }
+    }
+}
+
 impl Default for Mailbox {
     fn default() -> Self {
         Self {

@@ -12,9 +12,12 @@ use stomp_session::{Problem, SubscriptionId};
 use tokio::sync::watch;
 
 use super::{linger::Linger, mailbox::Mailbox};
-use crate::broker::{
-    BrokerError, ExchangeKind, FeedId, FeedSink, Message, VirtualHost,
-    routing::{Removed, RoutingTable},
+use crate::{
+    broker::{
+        BrokerError, ExchangeKind, FeedId, FeedSink, Message, VirtualHost,
+        routing::{Removed, RoutingTable},
+    },
+    telemetry::{FeedCounts, SharedSubscriptionCounted},
 };
 
 /// All feeds of a virtual host.
@@ -24,6 +27,25 @@ pub(super) struct Feeds(pub(super) RwLock<HashMap<FeedId, Arc<Feed>>>);
 /// What the broker pours into. The feeds hold the virtual host, which holds this: it must not hold
 /// the feeds, or none of them would ever end.
 pub(super) struct Sink(pub(super) Weak<Feeds>);
+
+/// How a feed is.
+#[derive(Clone, Debug)]
+pub struct FeedStatus {
+    /// Which it is.
+    pub id: FeedId,
+    /// The type of its exchange.
+    pub kind: ExchangeKind,
+    /// Patterns that clients are subscribed to.
+    pub patterns: usize,
+    /// Patterns that are bound, though nobody is subscribed any more.
+    pub lingering: usize,
+    /// Messages that matched a subscription.
+    pub routed: u64,
+    /// Messages that matched none.
+    pub unmatched: u64,
+    /// Messages that were put into mailboxes, one for each subscription.
+    pub delivered: u64,
+}
 
 /// The pattern of every key.
 const ALL: &str = "#";
@@ -36,6 +58,7 @@ pub(super) struct Feed {
     /// Whether one binding to everything serves all patterns (`feed.binding = "all"`).
     bind_all: bool,
     table: Mutex<Table>,
+    counts: Arc<FeedCounts>,
 }
 
 struct Table {
@@ -106,6 +129,7 @@ impl Feed {
             linger,
             bind_all,
             table: Mutex::new(table),
+            counts: FeedCounts::new(),
         })
     }
 
@@ -136,6 +160,7 @@ impl Feed {
                 feed: Arc::clone(self),
                 pattern,
                 subscriber,
+                _counted: SharedSubscriptionCounted::begin(),
             },
             bound,
         )
@@ -260,25 +285,40 @@ impl Feed {
 
     fn deliver(&self, message: &Arc<Message>) {
         let table = self.table.lock();
+        let mut subscriptions = 0;
+        let push = |subscriber: &Subscriber| {
+            subscriptions += 1;
+            subscriber
+                .mailbox
+                .push_shared(subscriber.subscription, message);
+        };
         if message.cc.is_empty() {
+            table.routes.for_each_match(&message.routing_key, push);
+        } else {
+            // Sender-selected distribution: several keys, and each subscription once.
+            let keys = std::iter::once(&message.routing_key).chain(&message.cc);
             table
                 .routes
-                .for_each_match(&message.routing_key, |subscriber| {
-                    subscriber
-                        .mailbox
-                        .push_shared(subscriber.subscription, message);
-                });
-            return;
+                .for_each_match_any(keys.map(|key| &**key), push);
         }
-        // Sender-selected distribution: several keys, and each subscription once.
-        let keys = std::iter::once(&message.routing_key).chain(&message.cc);
-        table
-            .routes
-            .for_each_match_any(keys.map(|key| &**key), |subscriber| {
-                subscriber
-                    .mailbox
-                    .push_shared(subscriber.subscription, message);
-            });
+        // With the table locked: by one thread at a time.
+        self.counts.count(subscriptions);
+    }
+
+    pub(super) fn status(&self) -> FeedStatus {
+        let table = self.table.lock();
+        let phases = table.changing.values();
+        let lingering = phases.filter(|phase| matches!(phase, Phase::Lingering(_)));
+        let [routed, unmatched, delivered] = self.counts.totals();
+        FeedStatus {
+            id: self.id.clone(),
+            kind: table.routes.kind(),
+            patterns: table.routes.len(),
+            lingering: lingering.count(),
+            routed,
+            unmatched,
+            delivered,
+        }
     }
 
     fn interrupted(&self, reason: &str) {
@@ -413,6 +453,7 @@ pub struct SharedSubscription {
     feed: Arc<Feed>,
     pattern: Arc<str>,
     subscriber: Subscriber,
+    _counted: SharedSubscriptionCounted,
 }
 
 impl Drop for SharedSubscription {

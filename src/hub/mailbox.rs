@@ -14,7 +14,10 @@ use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
 
 use super::config::{Mailbox as MailboxConfig, Overflow};
-use crate::broker::{BrokerError, Delivery, DeliverySink, Message};
+use crate::{
+    broker::{BrokerError, Delivery, DeliverySink, Message},
+    telemetry,
+};
 
 /// The messages waiting for one client.
 ///
@@ -91,6 +94,7 @@ impl Mailbox {
             state.supersede(subscription, message);
         }
         if state.is_full(size, &self.limits) {
+            telemetry::mailbox_overflow(self.limits.overflow.as_str());
             match self.limits.overflow {
                 Overflow::Disconnect => {
                     state.close(Problem::SlowConsumer);
@@ -279,6 +283,7 @@ pub struct DedicatedSink {
 
 impl DeliverySink for DedicatedSink {
     fn deliver(&self, delivery: Delivery) {
+        telemetry::delivered_by_queue();
         self.mailbox.push_dedicated(self.subscription, delivery);
     }
 

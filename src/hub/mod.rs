@@ -18,20 +18,27 @@ use std::{
     sync::Arc,
 };
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use config::{Mailbox as MailboxConfig, Overflow};
-pub use feed::SharedSubscription;
+pub use feed::{FeedStatus, SharedSubscription};
 pub use mailbox::{DedicatedSink, Item, Mailbox, Parcel};
-pub use vhosts::{EnterError, Hub};
+pub use vhosts::{EnterError, Hub, VhostStatus};
 
 use self::{
     feed::{Feed, Feeds, Sink, Subscriber},
     linger::Linger,
 };
-use crate::broker::{Binding, Broker, BrokerError, ExchangeKind, FeedConfig, FeedId, VirtualHost};
+use crate::{
+    broker::{
+        Binding, Broker, BrokerError, Confirm, ExchangeKind, FeedConfig, FeedId, Publish,
+        VirtualHost,
+    },
+    telemetry::{self, PublishingCounted},
+};
 
 /// The shared feeds of one virtual host, and the way to everything else of it.
 pub struct VhostHub {
@@ -117,7 +124,45 @@ impl VhostHub {
         &self.name
     }
 
-    /// The virtual host itself, for publishing and dedicated consumers.
+    /// [`VirtualHost::publish`], counted.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn publish(&self, publish: Publish) -> Result<Confirm, BrokerError> {
+        let pending = PublishingCounted::begin();
+        let confirm = self
+            .host
+            .publish(publish)
+            .await
+            .inspect_err(count_failure)?;
+        let counted = async move {
+            let confirmed = confirm.await;
+            drop(pending);
+            match &confirmed {
+                Ok(()) => telemetry::published(),
+                Err(error) => count_failure(error),
+            }
+            confirmed
+        };
+        Ok(counted.boxed())
+    }
+
+    /// How it is.
+    fn status(&self) -> VhostStatus {
+        let feeds = self.feeds.0.read();
+        let mut feeds: Vec<_> = feeds.values().map(|feed| feed.status()).collect();
+        feeds.sort_unstable_by(|a, b| {
+            (&a.id.exchange, a.id.shard).cmp(&(&b.id.exchange, b.id.shard))
+        });
+        VhostStatus {
+            name: Arc::clone(&self.name),
+            health: self.host.health(),
+            clients: self.members.lock().mailboxes.len(),
+            feeds,
+        }
+    }
+
+    /// The virtual host itself, for dedicated consumers.
     #[must_use]
     pub fn host(&self) -> &Arc<dyn VirtualHost> {
         &self.host
@@ -181,6 +226,16 @@ impl VhostHub {
         let hash = self.hasher.hash_one((exchange, pattern));
         u16::try_from(hash % u64::from(self.shards)).unwrap_or_default()
     }
+}
+
+fn count_failure(error: &BrokerError) {
+    telemetry::not_published(match error {
+        BrokerError::NotFound(_) => "not found",
+        BrokerError::Unroutable => "unroutable",
+        BrokerError::Nacked => "nacked",
+        BrokerError::Unavailable(_) => "unavailable",
+        _ => "refused",
+    });
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::VhostHub;
+use super::{FeedStatus, VhostHub};
 use crate::{
     broker::{self, Broker, BrokerError, FeedConfig},
     telemetry,
@@ -38,6 +38,19 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Hub {
     shared: Arc<Shared>,
     _sweeper: AbortOnDropHandle<()>,
+}
+
+/// How a virtual host is that is open.
+#[derive(Clone, Debug)]
+pub struct VhostStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether the broker can be reached for it.
+    pub health: Result<(), BrokerError>,
+    /// Clients that are logged in to it.
+    pub clients: usize,
+    /// Its feeds, by exchange and shard.
+    pub feeds: Vec<FeedStatus>,
 }
 
 /// Why a client cannot have a virtual host.
@@ -166,6 +179,21 @@ impl Hub {
             Err(error) if open.was_up => Err(error),
             _ => Ok(()),
         })
+    }
+
+    /// The virtual hosts that are open, by name.
+    #[must_use]
+    pub fn status(&self) -> Vec<VhostStatus> {
+        let mut hubs: Vec<_> = {
+            let state = self.shared.state.lock();
+            state
+                .open
+                .values()
+                .map(|open| Arc::clone(&open.hub))
+                .collect()
+        };
+        hubs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        hubs.iter().map(|hub| hub.status()).collect()
     }
 
     /// Closes every virtual host, and opens none any more.

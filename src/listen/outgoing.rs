@@ -9,6 +9,8 @@ use std::{
 
 use tokio::io::AsyncWrite;
 
+use crate::telemetry;
+
 /// A buffer that is larger is not kept for the next connection.
 const LARGEST_KEPT: usize = 128 * 1024;
 
@@ -87,6 +89,7 @@ impl Outgoing {
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            telemetry::bytes_sent(count);
             self.written = self.written.saturating_add(count);
         }
         if !self.bytes.is_empty() {

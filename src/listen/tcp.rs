@@ -12,7 +12,10 @@ use stomp_session::CloseCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::outgoing::Outgoing;
-use crate::connection::{Link, LinkError, Outbound};
+use crate::{
+    connection::{Link, LinkError, Outbound},
+    telemetry,
+};
 
 /// Bytes read at a time, into a buffer on the stack: an idle connection holds none.
 pub(super) const READ_SIZE: usize = 16 * 1024;
@@ -86,7 +89,10 @@ pub(super) fn poll_fill<S: AsyncRead + Unpin>(
     context: &mut Context<'_>,
     buffer: &mut ReadBuf<'_>,
 ) -> Poll<io::Result<()>> {
-    match ready!(Pin::new(stream).poll_read(context, buffer)) {
+    let before = buffer.filled().len();
+    let read = ready!(Pin::new(stream).poll_read(context, buffer));
+    telemetry::bytes_received(buffer.filled().len().saturating_sub(before));
+    match read {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
         read => Poll::Ready(read),
     }

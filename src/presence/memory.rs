@@ -92,6 +92,15 @@ async fn settle_later(inner: Arc<Inner>) {
 }
 
 impl Inner {
+    fn join(&self, state: &mut State, session: Arc<Session>) {
+        if state.closed || !state.held.insert(&session) {
+            return;
+        }
+        state.by_id.insert(session.id.clone(), Arc::clone(&session));
+        state.enter(&session.user, &session.groups());
+        self.settle(state, &session);
+    }
+
     /// When to come again.
     fn settle_due(&self) -> Option<Instant> {
         let now = Instant::now();
@@ -160,13 +169,18 @@ impl State {
 
 impl Presence for MemoryPresence {
     fn join(&self, session: Arc<Session>) {
+        self.inner.join(&mut self.inner.state.lock(), session);
+    }
+
+    fn claim(
+        &self,
+        session: Arc<Session>,
+    ) -> BoxFuture<'_, Result<Vec<SessionInfo>, PresenceError>> {
         let state = &mut *self.inner.state.lock();
-        if state.closed || !state.held.insert(&session) {
-            return;
-        }
-        state.by_id.insert(session.id.clone(), Arc::clone(&session));
-        state.enter(&session.user, &session.groups());
-        self.inner.settle(state, &session);
+        let before = state.held.of(&session.user).iter();
+        let before = before.map(|session| self.info(session)).collect();
+        self.inner.join(state, session);
+        future::ready(Ok(UserPresence::new(before).sessions)).boxed()
     }
 
     fn leave(&self, session: &Arc<Session>) {

@@ -42,6 +42,17 @@ pub trait Presence: Send + Sync + 'static {
     /// [`Presence::leave`], for as long as this node lives. To join twice is to join once.
     fn join(&self, session: Arc<Session>);
 
+    /// As [`Presence::join`], and answers which sessions of its user were here before it, on all
+    /// nodes, the oldest first: of two that claim at the same time, one finds the other. It has
+    /// joined whatever the answer is; whom it does not suit leaves.
+    ///
+    /// # Errors
+    /// As [`Presence::users`].
+    fn claim(
+        &self,
+        session: Arc<Session>,
+    ) -> BoxFuture<'_, Result<Vec<SessionInfo>, PresenceError>>;
+
     /// A session that joined has ended. To leave twice, or without having joined, does nothing.
     /// A user is online, and in a group, for as long as one of its sessions says so.
     fn leave(&self, session: &Arc<Session>);

@@ -106,6 +106,21 @@ impl Presence for RedisPresence {
         self.shared.join(session);
     }
 
+    fn claim(
+        &self,
+        session: Arc<Session>,
+    ) -> BoxFuture<'_, Result<Vec<SessionInfo>, PresenceError>> {
+        async move {
+            let before = match self.shared.lease() {
+                Some(taken) => self.reader.claim(&session, taken.lease).await,
+                None => Err(unavailable("this node has no lease")),
+            };
+            self.shared.join(session);
+            before
+        }
+        .boxed()
+    }
+
     fn leave(&self, session: &Arc<Session>) {
         self.shared.leave(session);
     }

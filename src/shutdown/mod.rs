@@ -21,6 +21,20 @@ pub enum Phase {
     CloseBroker,
 }
 
+impl Phase {
+    /// In words.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::NotReady => "not ready",
+            Self::StopAccepting => "stop accepting",
+            Self::Drain => "draining",
+            Self::CloseBroker => "closing",
+        }
+    }
+}
+
 /// Watches the phases.
 #[derive(Clone, Debug)]
 pub struct Phases(watch::Receiver<Phase>);
@@ -44,10 +58,10 @@ impl Progress {
 }
 
 impl Phases {
-    /// Whether no end was begun.
+    /// The phase that the process is in.
     #[must_use]
-    pub fn is_running(&self) -> bool {
-        *self.0.borrow() == Phase::Running
+    pub fn current(&self) -> Phase {
+        *self.0.borrow()
     }
 
     /// Waits for a phase, or a later one.

@@ -4,11 +4,14 @@
 use std::{
     fmt::Display,
     net::SocketAddr,
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, SystemTime},
 };
 
 use humantime::format_rfc3339_seconds;
 use tracing::{debug, error, info, warn};
+
+use super::metrics::{self, COUNTS};
 
 /// A client's connection, as log lines name it.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +33,8 @@ pub struct ConnectionInfo<'a> {
 pub struct Ending<'a> {
     /// Why: in the words of the ERROR frame, or e.g. `client disconnected`.
     pub reason: &'a str,
+    /// The same in words that are of a fixed number: the header `message` of the ERROR frame.
+    pub kind: &'static str,
     /// How long it was open.
     pub duration: Duration,
     /// Frames that the client sent, heart-beats not counted.
@@ -42,6 +47,17 @@ pub struct Ending<'a> {
     pub messages_out: u64,
 }
 
+/// A client is there, logged in or not; counted until [`connection_gone`].
+pub fn connection_began(transport: &'static str) {
+    metrics::connection_began(transport);
+}
+
+/// A client is gone.
+pub fn connection_gone(transport: &'static str) {
+    let label = [("transport", transport)];
+    COUNTS.connections.get_or_create(&label).dec();
+}
+
 /// Logs with a connection's fields before those of the event.
 macro_rules! connection_event {
     ($level:ident, $connection:expr, $($rest:tt)*) => {{
@@ -52,11 +68,13 @@ macro_rules! connection_event {
 
 /// A client has logged in.
 pub fn connection_opened(connection: &ConnectionInfo<'_>) {
+    COUNTS.logins.inc();
     connection_event!(info, connection, "connection opened");
 }
 
 /// A connection has ended, logged in or not.
 pub fn connection_closed(connection: &ConnectionInfo<'_>, ending: &Ending<'_>) {
+    COUNTS.ended.get_or_create(&[("reason", ending.kind)]).inc();
     connection_event!(
         info,
         connection,
@@ -72,21 +90,70 @@ pub fn connection_closed(connection: &ConnectionInfo<'_>, ending: &Ending<'_>) {
 
 /// A client was not let in: the hook refused it, or it asked for the impossible.
 pub fn login_refused(connection: &ConnectionInfo<'_>, cause: &str) {
+    COUNTS.logins_refused.inc();
     connection_event!(info, connection, cause, "login refused");
 }
 
 /// The hook does not let a user do this.
 pub fn permission_refused(connection: &ConnectionInfo<'_>, access: &str, cause: &str) {
+    COUNTS.permissions_refused.inc();
     connection_event!(info, connection, access, cause, "permission refused");
+}
+
+/// It could not be found out who else of its user is logged in: `[sessions] unknown` counts.
+pub fn sessions_unknown(connection: &ConnectionInfo<'_>, cause: &dyn Display) {
+    connection_event!(warn, connection, %cause, "other sessions of the user are not known");
+}
+
+/// A session that lasts was refused, when the hook was asked again; it ends.
+pub fn recheck_refused(connection: &ConnectionInfo<'_>, cause: &dyn Display) {
+    connection_event!(info, connection, %cause, "refused when asked again");
+}
+
+/// Commands of other nodes and of backends are heard (again).
+pub fn control_up(exchange: &str) {
+    info!(target: "stentor::control", exchange, "listening for commands");
+}
+
+/// Commands of other nodes and of backends are not heard, and some may have been lost.
+pub fn control_down(exchange: &str, cause: &str, retry_in: Duration) {
+    let retry_in_ms = millis(retry_in);
+    warn!(
+        target: "stentor::control", exchange, cause, retry_in_ms,
+        "not listening for commands: the gateway's account must be allowed to configure, write \
+         and read that exchange ([control] exchange)"
+    );
+}
+
+/// A command was run on this node; `from` gave it, and `hits` is how much it did.
+pub fn control_command(command: &str, subject: &str, from: &str, hits: u64) {
+    info!(target: "stentor::control", command, subject, from, hits, "command run");
+}
+
+/// Something came by the exchange of commands that is not to be done.
+pub fn control_ignored(cause: &str) {
+    warn!(target: "stentor::control", cause, "command ignored");
+}
+
+/// Commands came faster than they could be run, and so many were not.
+pub fn control_dropped(dropped: u32) {
+    error!(target: "stentor::control", dropped, "commands lost");
+}
+
+/// Other nodes could not be told a command.
+pub fn control_untold(command: &str, cause: &str) {
+    error!(target: "stentor::control", command, cause, "command not told to other nodes");
 }
 
 /// A link to the broker is there (again); its name says the virtual host and what it is for.
 pub fn broker_link_up(link: &str) {
+    COUNTS.links_made.inc();
     info!(target: "stentor::broker", link, "broker link up");
 }
 
 /// A link to the broker is lost, or could not be made.
 pub fn broker_link_down(link: &str, cause: &str, retry_in: Duration) {
+    COUNTS.link_failures.inc();
     let retry_in_ms = millis(retry_in);
     warn!(target: "stentor::broker", link, cause, retry_in_ms, "broker link down");
 }
@@ -131,6 +198,7 @@ pub fn broker_embedded() {
 
 /// Messages of a feed may have been lost; its clients are told.
 pub fn feed_interrupted(feed: &dyn Display, cause: &str) {
+    COUNTS.feeds_interrupted.inc();
     let feed = feed.to_string();
     error!(target: "stentor::hub", feed, cause, "feed interrupted");
 }
@@ -148,6 +216,7 @@ pub fn presence_up(sessions: usize) {
 
 /// Redis is not there, or fails: nobody sees who is here on this node, and push goes on.
 pub fn presence_down(cause: &str, retry_in: Duration) {
+    COUNTS.presence_failures.inc();
     let retry_in_ms = millis(retry_in);
     warn!(target: "stentor::presence", cause, retry_in_ms, "presence down: push goes on");
 }
@@ -155,6 +224,102 @@ pub fn presence_down(cause: &str, retry_in: Duration) {
 /// Redis had forgotten this node, whose sessions then counted as offline: it registers them anew.
 pub fn presence_lease_lost(sessions: usize) {
     warn!(target: "stentor::presence", sessions, "presence lease lost: registering anew");
+}
+
+/// Bytes came from a client: once for each time that its socket was read.
+pub fn bytes_received(count: usize) {
+    metrics::BYTES_RECEIVED.fetch_add(count as u64, Relaxed);
+}
+
+/// Bytes went to a client: once for each time that its socket was written to.
+pub fn bytes_sent(count: usize) {
+    metrics::BYTES_SENT.fetch_add(count as u64, Relaxed);
+}
+
+/// A message of a dedicated subscription was put into its client's mailbox.
+pub fn delivered_by_queue() {
+    metrics::DELIVERED_BY_QUEUES.fetch_add(1, Relaxed);
+}
+
+/// A mailbox was full, and something had to be done.
+pub fn mailbox_overflow(done: &'static str) {
+    COUNTS.overflows.get_or_create(&[("done", done)]).inc();
+}
+
+/// The broker has confirmed a message.
+pub fn published() {
+    metrics::PUBLISHED.fetch_add(1, Relaxed);
+}
+
+/// A message was not published; why, in words that are of a fixed number. Who published it is told
+/// more.
+pub fn not_published(why: &'static str) {
+    COUNTS
+        .publish_failures
+        .get_or_create(&[("reason", why)])
+        .inc();
+}
+
+/// The hook was called; how long that took, and whether it went wrong. What did, is in the log.
+pub fn hook_called(call: &'static str, took: Duration, is_fault: bool) {
+    metrics::hook_called(call, took, is_fault);
+}
+
+/// A request to the operator's side, as it was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiRequest<'a> {
+    /// The name of its token, if it has a good one.
+    pub token: Option<&'a str>,
+    /// Its method.
+    pub method: &'a str,
+    /// The template of its path.
+    pub route: &'static str,
+    /// Its path.
+    pub path: &'a str,
+    /// The answer's status.
+    pub status: u16,
+    /// How long it took.
+    pub duration: Duration,
+    /// Whether it changes something: then it is logged at `info`, else at `debug`.
+    pub changes: bool,
+}
+
+/// A request to the operator's side was answered.
+pub fn api_request(request: &ApiRequest<'_>) {
+    let ApiRequest {
+        token,
+        method,
+        route,
+        path,
+        status,
+        duration,
+        changes,
+    } = *request;
+    let label = [
+        ("route", format!("{method} {route}")),
+        ("status", status.to_string()),
+    ];
+    COUNTS.api_requests.get_or_create(&label).inc();
+    let duration_ms = millis(duration);
+    if changes {
+        info!(target: "stentor::api", token, method, path, status, duration_ms, "API request");
+    } else {
+        debug!(target: "stentor::api", token, method, path, status, duration_ms, "API request");
+    }
+}
+
+/// A request had no token, or an unknown one, nor had `unsaid` more since this was said the last
+/// time.
+pub fn api_refused(cause: &str, unsaid: u64) {
+    warn!(target: "stentor::api", cause, unsaid, "API request refused");
+}
+
+/// There are no tokens, so that the API serves nobody.
+pub fn api_closed() {
+    info!(
+        target: "stentor::api",
+        "the HTTP API is closed, for there are no tokens: `stentor token` makes one for [api] tokens"
+    );
 }
 
 /// What a dead node left in Redis is cleared up; so many sessions.
@@ -198,6 +363,12 @@ pub fn listening(address: SocketAddr, listener: &str) {
 pub fn accept_failed(what: &str, cause: &dyn Display, unsaid: u64) {
     let cause = cause.to_string();
     warn!(target: "stentor::listen", what, cause, unsaid, "accept failed");
+}
+
+/// A connection was not taken, for there are too many; [`connection_limit_reached`] says so now and
+/// then.
+pub fn connection_turned_away() {
+    COUNTS.turned_away.inc();
 }
 
 /// Connections were not accepted, for there are as many as are allowed; `unsaid` more since this

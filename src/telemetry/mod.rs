@@ -1,4 +1,4 @@
-//! One function an event: it logs (and will count).
+//! One function an event: it logs, and it counts.
 //!
 //! Names that clients choose (users, destinations) are logged as fields, never as part of a
 //! message: fields are escaped, so that no name can forge a line. No function takes a secret.
@@ -7,6 +7,7 @@
 
 mod config;
 mod event;
+mod metrics;
 mod seldom;
 
 use std::io::{self, IsTerminal};
@@ -22,6 +23,10 @@ use tracing_subscriber::{
 
 pub use config::{Config, Format};
 pub use event::*;
+pub use metrics::{
+    DedicatedSubscriptionCounted, FeedCounts, Levels, METRICS_TYPE, PublishingCounted,
+    SharedSubscriptionCounted, connections, metrics,
+};
 pub use seldom::Seldom;
 
 /// Why the log could not be set up.

@@ -13,6 +13,9 @@ use tempfile::TempDir;
 
 use crate::{Call, DEADLINE, Hook, Lines, Process, Vhost, eventually, http, keeper};
 
+/// A token that each gateway here knows, good for all of its API.
+pub const API_TOKEN: &str = "testkit-0123456789abcdef";
+
 /// Where a gateway listens; a part that is switched off has none.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
@@ -220,6 +223,7 @@ impl Gateway {
             .set("listen.stomp", "127.0.0.1:0")
             .set("listen.admin", "127.0.0.1:0")
             .set("log.format", "json")
+            .set("api.tokens", format!("testkit=admin {API_TOKEN}"))
     }
 
     /// Where it listens.
@@ -296,6 +300,44 @@ impl Gateway {
         address.expect("it listens for STOMP over TLS")
     }
 
+    /// `http://host:port` of the admin listener.
+    ///
+    /// # Panics
+    /// It has none.
+    #[must_use]
+    pub fn admin_url(&self) -> String {
+        let address = self.addresses.admin.as_deref();
+        format!("http://{}", address.expect("it has an admin listener"))
+    }
+
+    /// Asks the API, with [`API_TOKEN`]: `GET /api/v1/node`, say. Status and JSON.
+    ///
+    /// # Panics
+    /// It does not answer, or not in JSON.
+    pub async fn api(&self, request: &str, body: Option<&Value>) -> (u16, Value) {
+        let (method, path) = request.split_once(' ').expect("a method and a path");
+        let method = method.parse().expect("a method");
+        let url = format!("{}{path}", self.admin_url());
+        let mut asked = http::client().request(method, url).bearer_auth(API_TOKEN);
+        if let Some(body) = body {
+            let json = reqwest::header::HeaderValue::from_static("application/json");
+            asked = asked
+                .header(reqwest::header::CONTENT_TYPE, json)
+                .body(body.to_string());
+        }
+        let answer = match asked.send().await {
+            Ok(answer) => answer,
+            Err(error) => panic!("{request}: {error}\n{}", self.process.output()),
+        };
+        let status = answer.status().as_u16();
+        let text = answer.text().await.expect("a body");
+        let json = serde_json::from_str(&text);
+        (
+            status,
+            json.unwrap_or_else(|error| panic!("{request}: {error}: {text}")),
+        )
+    }
+
     /// Asks the admin listener: status and body.
     ///
     /// # Panics
@@ -307,10 +349,8 @@ impl Gateway {
     }
 
     async fn try_admin(&self, path: &str) -> reqwest::Result<(u16, String)> {
-        let address = self.addresses.admin.as_deref();
-        let address = address.expect("it has an admin listener");
         let answer = http::client()
-            .get(format!("http://{address}{path}"))
+            .get(format!("{}{path}", self.admin_url()))
             .send()
             .await?;
         Ok((answer.status().as_u16(), answer.text().await?))

@@ -35,7 +35,7 @@ mod stomp;
 mod wait;
 
 pub use certificates::{Authority, TlsClient};
-pub use gateway::{Addresses, Gateway, GatewayBuilder};
+pub use gateway::{API_TOKEN, Addresses, Gateway, GatewayBuilder};
 pub use hook::{Answer, Call, Hook, HookCall};
 pub use ports::{free_ports, unique};
 pub use process::{Lines, Process};

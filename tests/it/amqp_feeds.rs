@@ -30,6 +30,8 @@ async fn behind_a_proxy(settings: impl FnOnce(GatewayBuilder) -> GatewayBuilder)
         let builder = builder
             .vhost_via(&vhost, &proxy.address())
             .set("feed.shards", 1)
+            // Its queue would be a feed's, too.
+            .set("control.exchange", "off")
             .set("broker.reconnect_max", "500ms");
         settings(builder)
     })

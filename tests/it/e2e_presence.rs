@@ -43,23 +43,22 @@ async fn tcp(gateway: &Gateway, user: &str) -> StompClient {
 }
 
 async fn ask(gateway: &Gateway, path: &str) -> (u16, Value) {
-    let (status, body) = gateway.admin(path).await;
-    (status, serde_json::from_str(&body).unwrap())
+    gateway.api(&format!("GET {path}"), None).await
 }
 
 async fn until_sessions(gateway: &Gateway, user: &str, count: usize) -> Value {
-    let path = format!("/presence/users/{user}");
+    let path = format!("/api/v1/users/{user}");
     eventually(DEADLINE, format!("{user} has {count}"), async || {
         let (status, body) = ask(gateway, &path).await;
-        let found = status == 200 && body["sessions"].as_array().unwrap().len() == count;
-        assert_eq!(body["status"] != "offline", body["sessions"][0].is_object());
-        found.then_some(body)
+        let sessions = body["sessions"].as_array().filter(|_| status == 200)?;
+        assert_eq!(body["status"] != "offline", !sessions.is_empty());
+        (sessions.len() == count).then_some(body)
     })
     .await
 }
 
 async fn until_group(gateway: &Gateway, group: &str, online: &[&str]) {
-    let path = format!("/presence/groups/{group}");
+    let path = format!("/api/v1/groups/{group}");
     eventually(DEADLINE, format!("{online:?} in {group}"), async || {
         let (status, body) = ask(gateway, &path).await;
         let members = body["online"].as_array()?.iter();
@@ -145,7 +144,7 @@ async fn without_redis_push_goes_on() {
     );
 
     let _alice = tcp(&gateway, "alice").await;
-    let (status, body) = ask(&gateway, "/presence/users/alice").await;
+    let (status, body) = ask(&gateway, "/api/v1/users/alice").await;
     assert_eq!(status, 503, "{body}");
 
     redis.start().await;
@@ -158,7 +157,7 @@ async fn presence_is_off_unless_asked_for() {
     let hook = Hook::start().await;
     let gateway = gateway(&hook, "off").await;
     let _alice = tcp(&gateway, "alice").await;
-    assert_eq!(ask(&gateway, "/presence/users/alice").await.0, 404);
+    assert_eq!(ask(&gateway, "/api/v1/users/alice").await.0, 409);
     assert_eq!(ask(&gateway, "/readyz").await.1["presence"], "off");
     assert!(hook.calls_of(Call::Groups).is_empty());
 }

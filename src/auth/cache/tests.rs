@@ -303,3 +303,62 @@ fn parts_of_a_key_do_not_run_together() {
         )
     );
 }
+
+#[tokio::test]
+async fn what_is_forgotten_of_a_user_is_asked_for() {
+    let hook = Hook::ready(Ok(()));
+    let cache = CachedAuthenticator::new(Arc::clone(&hook) as _, Duration::from_secs(60), 100);
+    let (al, alice) = (user("al"), user("alice"));
+    for user in [&al, &alice] {
+        for key in ["a", "b"] {
+            cache.allow(user, &topic(key)).await.unwrap();
+        }
+    }
+    assert_eq!(hook.asked(), 4);
+    assert_eq!(cache.forget("al").await, 2);
+    assert_eq!(cache.forget("al").await, 0);
+    cache.allow(&alice, &topic("a")).await.unwrap();
+    assert_eq!(hook.asked(), 4, "another's is not forgotten");
+    cache.allow(&al, &topic("a")).await.unwrap();
+    assert_eq!(hook.asked(), 5);
+}
+
+#[tokio::test]
+async fn an_answer_that_was_on_its_way_is_not_remembered_after_forgetting() {
+    let hook = Hook::new(0, Ok(()));
+    let cache = CachedAuthenticator::new(Arc::clone(&hook) as _, Duration::from_secs(60), 100);
+    let cache = Arc::new(cache);
+    let asking = tokio::spawn({
+        let cache = Arc::clone(&cache);
+        async move { cache.allow(&user("alice"), &topic("a")).await }
+    });
+    while hook.asked() == 0 {
+        tokio::task::yield_now().await;
+    }
+    cache.forget("alice").await;
+    hook.open.add_permits(10);
+    assert_eq!(asking.await.unwrap(), Ok(()));
+    cache.allow(&user("alice"), &topic("a")).await.unwrap();
+    assert_eq!(hook.asked(), 2);
+}
+
+#[tokio::test]
+async fn to_ask_anew_is_to_ask() {
+    let hook = Hook::ready(Ok(()));
+    let cache = CachedAuthenticator::new(Arc::clone(&hook) as _, Duration::from_secs(60), 100);
+    let (alice, key) = (user("alice"), topic("a"));
+    cache.allow_anew(&alice, &key).await.unwrap();
+    cache.allow(&alice, &key).await.unwrap();
+    assert_eq!(hook.asked(), 1, "its answer is remembered");
+    *hook.answer.lock() = Err(Refusal::Faulty("status 500".into()));
+    assert!(cache.allow_anew(&alice, &key).await.is_err());
+    assert_eq!(
+        cache.allow(&alice, &key).await,
+        Ok(()),
+        "a fault takes nothing back"
+    );
+    *hook.answer.lock() = Err(Refusal::Denied(None));
+    assert!(cache.allow_anew(&alice, &key).await.is_err());
+    assert!(cache.allow(&alice, &key).await.is_err());
+    assert_eq!(hook.asked(), 4);
+}

@@ -35,7 +35,7 @@ use self::{
 };
 use super::{
     Broker, BrokerError, Config, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
-    FeedConfig, FeedId, FeedSink, Publish, QueueSpec, VirtualHost,
+    FEED_QUEUES, FeedConfig, FeedId, FeedSink, Publish, QueueSpec, VirtualHost,
 };
 use crate::secret_url::SecretUrl;
 
@@ -115,7 +115,7 @@ impl Broker for AmqpBroker {
                 self.feed.clone(),
                 operation_timeout,
                 QueueNames {
-                    prefix: format!("stentor.feed.{}", self.node).into(),
+                    prefix: format!("{FEED_QUEUES}{}", self.node).into(),
                     numbers: Arc::clone(&self.numbers),
                 },
             ),

@@ -14,6 +14,7 @@ use crate::{
         self, Broker, BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
         FeedConfig, FeedId, FeedSink, Properties, Publish, VirtualHost, embedded::Embedded,
     },
+    control::Control,
     hub::{Hub, MailboxConfig},
 };
 
@@ -22,6 +23,9 @@ pub(super) const PEER: Peer = Peer {
     transport: "tcp",
     carried: None,
 };
+
+/// The exchange that commands go by.
+pub(super) const CONTROL: &str = "stentor.control";
 
 #[derive(Default)]
 pub(super) struct Options {
@@ -44,7 +48,10 @@ impl House {
 
     pub(super) fn with(options: Options) -> Self {
         telemetry::capture::install();
-        let exchanges = [("feed".into(), ExchangeKind::Direct)];
+        let exchanges = [
+            ("feed".into(), ExchangeKind::Direct),
+            (CONTROL.into(), ExchangeKind::Fanout),
+        ];
         let slow = Arc::new(Slow {
             inner: Embedded::new(exchanges),
             gate: Gate::new(),
@@ -60,6 +67,7 @@ impl House {
             gate: Gate::new(),
             asked: Mutex::default(),
             denied: Mutex::default(),
+            failing: Mutex::default(),
         });
         let settings = Settings::new(
             options.limits,
@@ -70,8 +78,11 @@ impl House {
             "node-1",
         );
         let auth: Arc<Hook> = Arc::clone(&hook);
+        let registry = Registry::new(1000);
+        let control = Control::alone("node-1", Arc::clone(&registry) as _, Arc::clone(&auth) as _);
+        let control = control.join(hub.vhost("/").unwrap(), CONTROL);
         Self {
-            services: Services::new(hub, auth, None, Registry::new(1000), settings),
+            services: Services::new(hub, auth, None, registry, control, settings),
             hook,
             slow,
         }
@@ -129,6 +140,7 @@ pub(super) struct Hook {
     pub(super) gate: Gate,
     asked: Mutex<Vec<String>>,
     denied: Mutex<Vec<String>>,
+    failing: Mutex<Vec<String>>,
 }
 
 impl Hook {
@@ -141,8 +153,16 @@ impl Hook {
         self.denied.lock().push(question.to_owned());
     }
 
+    /// From now on the question has no answer.
+    pub(super) fn fail(&self, question: &str) {
+        self.failing.lock().push(question.to_owned());
+    }
+
     async fn ask(&self, question: String) -> Result<(), Refusal> {
         let is_denied = self.denied.lock().contains(&question);
+        if self.failing.lock().contains(&question) {
+            return Err(Refusal::Faulty("status 500".into()));
+        }
         self.asked.lock().push(question);
         self.gate.pass().await;
         if is_denied {

@@ -212,7 +212,7 @@ async fn a_login_that_is_refused() {
         let house = House::new();
         house.hook.deny(denied);
         let mut client = Client::new(&house);
-        client.send(wire::CONNECT);
+        client.send(CONNECT);
         client.expect_error("Bad CONNECT").await;
         assert_eq!(client.wire.max_frame_size(), None);
     }

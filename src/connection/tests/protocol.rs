@@ -6,7 +6,7 @@ use super::*;
 async fn a_client_logs_in_and_is_pushed_to() {
     let house = House::new();
     let mut client = Client::new(&house);
-    client.send(wire::CONNECT);
+    client.send(CONNECT);
     let connected = client.expect(Command::Connected).await;
     assert_eq!(connected.header("version"), Some("1.2"));
     assert!(connected.header("session").is_some_and(|id| id.len() == 22));

@@ -20,6 +20,7 @@ use tokio::{
 use self::client::{Reply, Stream, ask};
 use super::*;
 use crate::{
+    connection::Outbound,
     http::{Client, serve_requests},
     listen::{Entrance, Plain},
 };

@@ -47,6 +47,8 @@ struct State {
     queue: VecDeque<Change>,
     /// Sessions that left, whose users may have left with them.
     left: Later<Left>,
+    /// Of these, the last ones, whose leaving waits in the queue.
+    unsaid: usize,
     /// Sessions that say more of their status than is passed on.
     saying: Later<Arc<Session>>,
     /// The queue was too short: all has to be registered anew.
@@ -113,6 +115,7 @@ impl Shared {
                 held: Held::default(),
                 queue: VecDeque::new(),
                 left: Later::new(debounce),
+                unsaid: 0,
                 saying: Later::new(STATUS_INTERVAL),
                 overflowed: false,
                 closed: false,
@@ -142,8 +145,7 @@ impl Shared {
             };
             state.left.push(Instant::now(), left);
             if state.left.len() > MAX_QUEUE {
-                // Redis has been away for long. Who clears up after the lease of before finds it.
-                state.left.pop_first();
+                state.overflow();
             }
             drop(state);
             self.wake.notify_one();
@@ -187,8 +189,7 @@ impl Shared {
         let mut state = self.state.lock();
         state.closed = true;
         state.held = Held::default();
-        state.queue = VecDeque::new();
-        state.left.clear();
+        state.overflow();
         state.saying.clear();
         drop(state);
         self.wake.notify_one();
@@ -237,6 +238,7 @@ impl Shared {
     pub(super) fn begin_anew(&self) -> Vec<Arc<Session>> {
         let mut state = self.state.lock();
         state.queue = VecDeque::new();
+        state.unsaid = 0;
         state.overflowed = false;
         state.held.all()
     }
@@ -311,15 +313,30 @@ impl State {
             return;
         }
         if self.queue.len() >= MAX_QUEUE {
-            self.overflowed = true;
-            self.queue = VecDeque::new();
+            self.overflow();
             return;
         }
+        self.unsaid += usize::from(matches!(change, Change::Leave(_)));
         self.queue.push_back(change);
     }
 
-    /// First what was said, then what is due: so whose end is settled has left before.
+    /// Too much waits. A new lease says the same, and whose end was not settled is found by who
+    /// clears up after the old one.
+    fn overflow(&mut self) {
+        self.overflowed = true;
+        self.queue = VecDeque::new();
+        self.left.clear();
+        self.unsaid = 0;
+    }
+
+    /// First ends that are due, so that they do not wait for ever; but not before it was said
+    /// that the session left.
     fn next(&mut self, now: Instant) -> Option<Step> {
+        if self.left.len() > self.unsaid
+            && let Some(Left { session, untold }) = self.left.pop(now)
+        {
+            return Some(Step::Settle { session, untold });
+        }
         while let Some(change) = self.queue.pop_front() {
             match change {
                 Change::Tell(session, left) => {
@@ -330,6 +347,7 @@ impl State {
                     }
                 }
                 Change::Leave(session) => {
+                    self.unsaid -= 1;
                     let user = self.user(&session.user, &session.groups());
                     return Some(Step::Exit { session, user });
                 }
@@ -548,7 +566,23 @@ mod tests {
         let users = again(&shared).sessions;
         assert_eq!(users.len(), 1);
         assert!(Arc::ptr_eq(&users[0], &stays) && !shared.has_overflowed());
-        assert_eq!(shared.state.lock().left.len(), MAX_QUEUE);
+        assert!(shared.state.lock().left.len() <= MAX_QUEUE);
+    }
+
+    #[test]
+    fn an_end_is_settled_though_others_go_on_leaving() {
+        let shared = Shared::new(AT_ONCE);
+        let [one, two] = ["one", "two"].map(|user| session(user, &[]));
+        for session in [&one, &two] {
+            shared.join(Arc::clone(session));
+        }
+        take(&shared);
+        shared.leave(&one);
+        let first = shared.take(&mut Registering::default(), 1);
+        assert_eq!(told(&first), ["-one offline in [] not []"]);
+        shared.leave(&two);
+        let rest = ["?one AsIs", "-two offline in [] not []", "?two AsIs"];
+        assert_eq!(take(&shared), rest);
     }
 
     #[test]

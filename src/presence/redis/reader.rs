@@ -13,7 +13,8 @@ use super::{
     script, unavailable,
 };
 use crate::presence::{
-    Counts, Listing, Member, NodeInfo, Page, PresenceError, SessionInfo, Status, UserPresence,
+    Counts, Listing, Member, NodeInfo, Page, PresenceError, Session, SessionInfo, Status,
+    UserPresence,
 };
 
 /// Lists of a node that are read in one pipeline: at first, and, if they are empty, at most.
@@ -87,6 +88,26 @@ impl Reader {
             users.push(UserPresence::new(sessions.collect()));
         }
         Ok(users)
+    }
+
+    /// Writes a session down, in one go with reading which others of its user were there.
+    pub(super) async fn claim(
+        &self,
+        session: &Session,
+        lease: LeaseId,
+    ) -> Result<Vec<SessionInfo>, PresenceError> {
+        let (nodes, mut replies) = self
+            .ask(|pipe| script::claim(pipe.atomic(), session, lease))
+            .await?;
+        let reply = replies.next().filter(|reply| *reply != Value::Nil);
+        let reply = reply.ok_or_else(|| unavailable("this node's lease is over"))?;
+        let fields: Fields = read(Some(reply))?;
+        let others = fields.iter().filter_map(|(field, value)| {
+            let (lease, id) = LeaseId::split(field)?;
+            let name = &nodes.get(&lease)?.name;
+            decode(&session.user, id, name, value).filter(|other| other.id != session.id)
+        });
+        Ok(UserPresence::new(others.collect()).sessions)
     }
 
     pub(super) async fn group(&self, name: &str) -> Result<Vec<Member>, PresenceError> {

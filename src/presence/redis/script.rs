@@ -7,8 +7,8 @@ use std::{
 
 use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
 
-use super::entry::{LeaseId, USERS, user_key};
-use crate::presence::{Event, Status};
+use super::entry::{LeaseId, USERS, encode, encode_listed, user_key};
+use crate::presence::{Event, Session, Status};
 
 /// Finds out whether a user's status is another than was told, and writes down what is told from
 /// now on. All nodes' scripts run one after the other, so each change is found by one of them.
@@ -63,6 +63,19 @@ end
 return nodes
 ";
 
+/// Writes a session down, and answers the fields of its user from before; nil if the lease of the
+/// session's node is over, for then nobody would clear up after it.
+///
+/// `KEYS`: the user, the lease, the node's list. `ARGV`: the session's field and value with the
+/// user, and with the list.
+const CLAIM: &str = r"
+if redis.call('EXISTS', KEYS[2]) == 0 then return false end
+local before = redis.call('HGETALL', KEYS[1])
+redis.call('HSET', KEYS[3], ARGV[3], ARGV[4])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return before
+";
+
 /// What it means that nothing was told of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Untold {
@@ -115,6 +128,15 @@ pub(super) fn settle(
 /// Redis that has just begun.
 pub(super) fn nodes(pipe: &mut Pipeline) {
     pipe.cmd("EVAL").arg(NODES).arg(0);
+}
+
+/// Claims: see [`CLAIM`].
+pub(super) fn claim(pipe: &mut Pipeline, session: &Session, lease: LeaseId) {
+    let command = pipe.cmd("EVAL").arg(CLAIM).arg(3);
+    let command = command.arg(user_key(&session.user)).arg(lease.key());
+    let command = command.arg(lease.bucket_of(&session.id));
+    let command = command.arg(lease.field(&session.id)).arg(encode(session));
+    command.arg(&*session.id).arg(encode_listed(session));
 }
 
 /// Asks for the number of users.

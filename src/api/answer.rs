@@ -1,0 +1,187 @@
+//! What is answered: JSON, also where something is wrong.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use utoipa::ToSchema;
+use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use crate::presence::PresenceError;
+
+/// What was wrong with a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// In words.
+    #[schema(examples("is no such key"))]
+    pub error: String,
+    /// The field of the body, or the parameter, that it is about, if it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+}
+
+/// What a handler answers.
+pub(super) type Answer = Result<Reply, Refusal>;
+
+/// An answer on its way.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: StatusCode,
+    pub(super) content_type: &'static str,
+    pub(super) body: Bytes,
+}
+
+/// A request that is not done; why.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    body: ErrorBody,
+    /// A header that belongs to the status (`WWW-Authenticate`, `Allow`, `Retry-After`).
+    header: Option<(header::HeaderName, HeaderValue)>,
+}
+
+impl Reply {
+    pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+        match serde_json::to_vec(value) {
+            Ok(body) => Ok(Self {
+                status,
+                content_type: "application/json",
+                body: body.into(),
+            }),
+            Err(error) => Err(Refusal::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("the answer cannot be written: {error}"),
+            )),
+        }
+    }
+
+    pub(super) fn ok(value: &impl Serialize) -> Answer {
+        Self::json(StatusCode::OK, value)
+    }
+
+    pub(super) fn into_response(self) -> warp::reply::Response {
+        let mut response = warp::reply::Response::new(self.body.into());
+        *response.status_mut() = self.status;
+        let content_type = HeaderValue::from_static(self.content_type);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, content_type);
+        // What is told here is of the moment, and for who asked.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let nosniff = HeaderValue::from_static("nosniff");
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+        response
+    }
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self {
+            status,
+            body: ErrorBody {
+                error: error.into(),
+                field: None,
+            },
+            header: None,
+        }
+    }
+
+    /// 400, about a field of the body or a parameter.
+    pub(super) fn field(field: &str, error: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error).about(field)
+    }
+
+    pub(super) fn unavailable(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error)
+    }
+
+    pub(super) fn about(mut self, field: &str) -> Self {
+        self.body.field = Some(field.to_owned());
+        self
+    }
+
+    pub(super) fn with_header(mut self, name: header::HeaderName, value: &str) -> Self {
+        self.header = value.parse().ok().map(|value| (name, value));
+        self
+    }
+
+    pub(super) fn into_response(self) -> warp::reply::Response {
+        let reply = Reply::json(self.status, &self.body).unwrap_or(Reply {
+            status: self.status,
+            content_type: "application/json",
+            body: Bytes::new(),
+        });
+        let mut response = reply.into_response();
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+impl From<PresenceError> for Refusal {
+    fn from(error: PresenceError) -> Self {
+        match error {
+            PresenceError::Cursor => Self::field("cursor", error.to_string()),
+            error => Self::unavailable(format!("presence: {error}")),
+        }
+    }
+}
+
+/// A request that was let in.
+pub(super) struct Request {
+    /// What stands for the names of the path's template, decoded, in order.
+    pub(super) names: Vec<String>,
+    pub(super) query: String,
+    pub(super) body: Bytes,
+}
+
+impl Request {
+    /// The first name of the path.
+    pub(super) fn name(&self) -> &str {
+        self.names.first().map_or("", String::as_str)
+    }
+
+    /// The parameters of the URL.
+    pub(super) fn query<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        let pairs = url::form_urlencoded::parse(self.query.as_bytes());
+        serde_path_to_error::deserialize(serde_urlencoded::Deserializer::new(pairs))
+            .map_err(|error| wrong(&error, "a parameter of the URL"))
+    }
+
+    /// Refuses parameters of the URL.
+    pub(super) fn no_query(&self) -> Result<(), Refusal> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+        self.query().map(|Nothing {}| ())
+    }
+
+    /// The body.
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        let mut deserializer = serde_json::Deserializer::from_slice(&self.body);
+        let value = serde_path_to_error::deserialize(&mut deserializer)
+            .map_err(|error| wrong(&error, "the body"))?;
+        deserializer
+            .end()
+            .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))?;
+        Ok(value)
+    }
+}
+
+/// Whether a body is said to be JSON.
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let essence = content_type.and_then(|value| value.split(';').next());
+    essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
+}
+
+/// serde's words, and where they belong.
+fn wrong<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>, what: &str) -> Refusal {
+    let path = error.path().to_string();
+    let message = error.inner().to_string().replace('`', "\"");
+    // A path of `.` or `?` is of no field.
+    if path.contains(char::is_alphanumeric) {
+        Refusal::field(&path, message)
+    } else {
+        Refusal::new(StatusCode::BAD_REQUEST, format!("{what}: {message}"))
+    }
+}

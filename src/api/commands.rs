@@ -1,0 +1,228 @@
+//! What is done to sessions, on whichever node they are.
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use warp::http::StatusCode;
+
+use super::{
+    Api,
+    answer::{Answer, Refusal, Reply, Request},
+    presence::{check_name, no_session},
+};
+use crate::control::{Command, Report, Target};
+
+/// What became of a command.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Outcome {
+    /// What it did on all nodes together: sessions, or permissions that were forgotten. To have
+    /// sessions checked is done in the background: which of them end, is in their nodes' logs.
+    pub hits: u64,
+    /// The nodes that answered within a second.
+    pub nodes: Vec<NodeOutcome>,
+    /// Why other nodes could not be told; without it, they could, or there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreached: Option<String>,
+}
+
+/// What a command did on one node.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct NodeOutcome {
+    /// The node's name.
+    pub node: String,
+    /// What it did there.
+    pub hits: u64,
+}
+
+/// Why a session ends.
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct KickQuery {
+    /// What the client is told; 256 characters of it at most.
+    #[serde(default)]
+    #[param(max_length = 256)]
+    reason: String,
+}
+
+/// Which sessions of a user end, and why.
+#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct KickUserQuery {
+    /// What the clients are told; 256 characters of it at most.
+    #[serde(default)]
+    #[param(max_length = 256)]
+    reason: String,
+    /// Only those of devices of this type.
+    #[param(min_length = 1, max_length = 255)]
+    device_type: Option<String>,
+    /// Only those of the device of this id.
+    #[param(min_length = 1, max_length = 255)]
+    device_id: Option<String>,
+}
+
+/// End a session. Its client gets ERROR `kicked` and the reason.
+#[utoipa::path(
+    delete, path = "/api/v1/sessions/{id}", tag = "sessions",
+    params(("id" = String, Path, description = "The session's id", min_length = 1, max_length = 255), KickQuery),
+    responses(
+        (status = 200, description = "It is told to end", body = Outcome),
+        (status = 404, description = "No node that was heard has it", body = super::ErrorBody),
+    ),
+    security(("token" = ["admin"])),
+)]
+pub(super) async fn kick_session(api: &Api, request: Request) -> Answer {
+    let KickQuery { reason } = request.query()?;
+    check_reason(&reason)?;
+    let target = Target::Session(request.name().into());
+    let command = Command::Kick {
+        target,
+        reason: reason.into(),
+    };
+    of_session(run(api, command).await?)
+}
+
+/// End all sessions of a user, or those of a device.
+#[utoipa::path(
+    delete, path = "/api/v1/users/{name}/sessions", tag = "sessions",
+    params(("name" = String, Path, description = "The user's name, percent-encoded", min_length = 1, max_length = 255), KickUserQuery),
+    responses((status = 200, description = "They are told to end; there may be none", body = Outcome)),
+    security(("token" = ["admin"])),
+)]
+pub(super) async fn kick_user(api: &Api, request: Request) -> Answer {
+    let KickUserQuery {
+        reason,
+        device_type,
+        device_id,
+    } = request.query()?;
+    check_reason(&reason)?;
+    for (field, name) in [("device_type", &device_type), ("device_id", &device_id)] {
+        if let Some(name) = name {
+            check_name(field, name)?;
+        }
+    }
+    let user: Box<str> = request.name().into();
+    let target = if device_type.is_none() && device_id.is_none() {
+        Target::User(user)
+    } else {
+        Target::Device {
+            user,
+            device_type: device_type.map(Into::into),
+            device_id: device_id.map(Into::into),
+        }
+    };
+    let command = Command::Kick {
+        target,
+        reason: reason.into(),
+    };
+    Reply::ok(&run(api, command).await?)
+}
+
+/// Have the hook asked anew about a session, which ends if it is refused.
+#[utoipa::path(
+    post, path = "/api/v1/sessions/{id}/recheck", tag = "sessions",
+    params(("id" = String, Path, description = "The session's id", min_length = 1, max_length = 255)),
+    responses(
+        (status = 200, description = "The hook is being asked", body = Outcome),
+        (status = 404, description = "No node that was heard has it", body = super::ErrorBody),
+        (status = 409, description = "`auth.recheck` is off", body = super::ErrorBody),
+    ),
+    security(("token" = ["admin"])),
+)]
+pub(super) async fn recheck_session(api: &Api, request: Request) -> Answer {
+    request.no_query()?;
+    let target = Target::Session(request.name().into());
+    of_session(run(api, Command::Recheck(target)).await?)
+}
+
+/// Have the hook asked anew about all sessions of a user; those that it refuses end.
+#[utoipa::path(
+    post, path = "/api/v1/users/{name}/recheck", tag = "sessions",
+    params(("name" = String, Path, description = "The user's name, percent-encoded", min_length = 1, max_length = 255)),
+    responses(
+        (status = 200, description = "The hook is being asked; there may be no session", body = Outcome),
+        (status = 409, description = "`auth.recheck` is off", body = super::ErrorBody),
+    ),
+    security(("token" = ["admin"])),
+)]
+pub(super) async fn recheck_user(api: &Api, request: Request) -> Answer {
+    request.no_query()?;
+    let target = Target::User(request.name().into());
+    Reply::ok(&run(api, Command::Recheck(target)).await?)
+}
+
+/// Forget what the hook permitted to a user, instead of remembering it for `auth.cache_ttl`.
+#[utoipa::path(
+    post, path = "/api/v1/users/{name}/forget", tag = "sessions",
+    params(("name" = String, Path, description = "The user's name, percent-encoded", min_length = 1, max_length = 255)),
+    responses((status = 200, description = "It is forgotten", body = Outcome)),
+    security(("token" = ["admin"])),
+)]
+pub(super) async fn forget(api: &Api, request: Request) -> Answer {
+    request.no_query()?;
+    let user = request.name().into();
+    Reply::ok(&run(api, Command::Forget { user }).await?)
+}
+
+/// Have the hook asked anew which groups a user is in.
+#[utoipa::path(
+    post, path = "/api/v1/users/{name}/groups", tag = "sessions",
+    params(("name" = String, Path, description = "The user's name, percent-encoded", min_length = 1, max_length = 255)),
+    responses((status = 200, description = "The hook is being asked", body = Outcome)),
+    security(("token" = ["admin"])),
+)]
+pub(super) async fn refresh_groups(api: &Api, request: Request) -> Answer {
+    request.no_query()?;
+    let user = request.name().into();
+    Reply::ok(&run(api, Command::RefreshGroups { user }).await?)
+}
+
+async fn run(api: &Api, command: Command) -> Result<Outcome, Refusal> {
+    let report = api.services.control.run(command).await;
+    let report = report.map_err(|off| Refusal::new(StatusCode::CONFLICT, off.to_string()))?;
+    let hits = report.hits();
+    let Report { nodes, unreached } = report;
+    let nodes = nodes.into_iter();
+    Ok(Outcome {
+        hits,
+        nodes: nodes
+            .map(|(node, hits)| NodeOutcome {
+                node: node.into(),
+                hits,
+            })
+            .collect(),
+        unreached: unreached.map(Into::into),
+    })
+}
+
+/// A session is there, or it is not.
+fn of_session(outcome: Outcome) -> Answer {
+    match outcome {
+        Outcome {
+            hits: 0,
+            unreached: None,
+            ..
+        } => Err(no_session()),
+        Outcome {
+            hits: 0,
+            unreached: Some(why),
+            ..
+        } => {
+            let error =
+                format!("this node has no such session, and others could not be told: {why}");
+            Err(Refusal::unavailable(error))
+        }
+        outcome => Reply::ok(&outcome),
+    }
+}
+
+fn check_reason(reason: &str) -> Result<(), Refusal> {
+    const MAX_REASON: usize = 256;
+    if reason.chars().count() > MAX_REASON {
+        return Err(Refusal::field(
+            "reason",
+            format!("has more than {MAX_REASON} characters"),
+        ));
+    }
+    Ok(())
+}

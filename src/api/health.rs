@@ -1,0 +1,67 @@
+//! Is the process alive, and should clients be sent to it?
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use warp::http::StatusCode;
+
+use super::{
+    Api,
+    answer::{Answer, Reply, Request},
+};
+
+/// The process answers.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Alive {
+    /// `ok`.
+    pub status: String,
+}
+
+/// Whether clients should be sent to this node.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Ready {
+    /// `ready` or `not ready`.
+    pub status: String,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// Connections that are open.
+    pub connections: usize,
+    /// `ok`, `off`, or what is wrong. Presence does not decide, for push goes on without.
+    pub presence: String,
+}
+
+/// Whether the process answers.
+#[utoipa::path(
+    get, path = "/healthz", tag = "health",
+    responses((status = 200, description = "It does", body = Alive)),
+)]
+pub(super) async fn alive(_: &Api, _: Request) -> Answer {
+    Reply::ok(&Alive {
+        status: "ok".to_owned(),
+    })
+}
+
+/// Whether clients should be sent to this node.
+#[utoipa::path(
+    get, path = "/readyz", tag = "health",
+    responses(
+        (status = 200, description = "Yes", body = Ready),
+        (status = 503, description = "No; those that are here stay", body = Ready),
+    ),
+)]
+pub(super) async fn ready(api: &Api, _: Request) -> Answer {
+    let cause = api.readiness().err();
+    let (status, word) = match cause {
+        None => (StatusCode::OK, "ready"),
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
+    };
+    Reply::json(
+        status,
+        &Ready {
+            status: word.to_owned(),
+            cause,
+            connections: api.services.registry.len(),
+            presence: api.presence_health(),
+        },
+    )
+}

@@ -1,0 +1,55 @@
+//! Metrics, for Prometheus.
+
+use tokio::task::spawn_blocking;
+use warp::http::StatusCode;
+
+use super::{
+    Api,
+    answer::{Answer, Refusal, Reply, Request},
+    node::Process,
+};
+use crate::telemetry::{self, Levels};
+
+/// Metrics, as Prometheus reads them (OpenMetrics 1.0). Users' names are in none of them.
+#[utoipa::path(
+    get, path = "/metrics", tag = "health",
+    responses(
+        (status = 200, description = "The metrics", body = String, content_type = telemetry::METRICS_TYPE),
+        (status = 401, description = "With `api.metrics = \"token\"`: no token, or an unknown one", body = super::ErrorBody),
+        (status = 403, description = "With `api.metrics = \"token\"`: the token lacks the scope", body = super::ErrorBody),
+    ),
+    security((), ("token" = ["read"])),
+)]
+pub(super) async fn metrics(api: &Api, _: Request) -> Answer {
+    let process = spawn_blocking(Process::look).await.unwrap_or_default();
+    let vhosts = api.services.hub.status();
+    let feeds = || vhosts.iter().flat_map(|vhost| &vhost.feeds);
+    let text = telemetry::metrics(&Levels {
+        started: api.started_at,
+        ready: api.readiness().is_ok(),
+        broker_up: api.services.hub.health().is_ok(),
+        presence_up: api
+            .services
+            .presence
+            .as_ref()
+            .map(|presence| presence.health().is_ok()),
+        vhosts: vhosts.len(),
+        feeds: feeds().count(),
+        patterns: feeds().map(|feed| feed.patterns).sum(),
+        lingering: feeds().map(|feed| feed.lingering).sum(),
+        resident_bytes: process.resident_bytes,
+        open_files: process.open_files,
+        max_files: process.max_files,
+    });
+    match text {
+        Ok(text) => Ok(Reply {
+            status: StatusCode::OK,
+            content_type: telemetry::METRICS_TYPE,
+            body: text.into(),
+        }),
+        Err(error) => Err(Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            error.to_string(),
+        )),
+    }
+}

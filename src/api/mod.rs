@@ -1,0 +1,434 @@
+//! The operator's side, over HTTP: health, metrics, and the API that `stentor ctl` uses.
+//!
+//! Each operation is one [`Route`] of a table, and a function beside the types that it takes and
+//! answers; [`openapi()`] is made from those. A request is looked up, then its token is, then its
+//! turn comes, and only then its body is read.
+
+mod answer;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
+mod commands;
+mod config;
+mod health;
+mod metrics;
+mod node;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
+mod openapi;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
+mod presence;
+mod publish;
+mod token;
+
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
+use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
+use tokio::{sync::Semaphore, time::timeout};
+use warp::{
+    Filter,
+    http::{HeaderMap, Method, StatusCode, header},
+};
+
+pub use answer::ErrorBody;
+pub use commands::{NodeOutcome, Outcome};
+pub use config::{Config, Metrics};
+pub use health::{Alive, Ready};
+pub use node::{Connections, Feed, Limits, Node, Process, Vhost};
+pub use openapi::openapi;
+pub use presence::{
+    Counts, Group, MAX_USERS, Member, NodeInfo, Nodes, Session, Sessions, Status, User, UserStatus,
+    Users, UsersRequest,
+};
+pub use publish::{FailureReason, KeyFailure, PublishFailure, PublishRequest, Published};
+pub use token::{Scope, Token, TokenError, Tokens, generate};
+
+use self::answer::{Answer, Refusal, Request, is_json};
+use crate::{
+    connection::Services,
+    http::Routes,
+    shutdown::{Phase, Phases},
+    telemetry::{self, Seldom},
+};
+
+/// How long a request may take beside what its calls of the broker may.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the operator's side is about.
+pub struct Api {
+    services: Arc<Services>,
+    phases: Phases,
+    node: Arc<str>,
+    started: Instant,
+    started_at: SystemTime,
+    default_vhost: Arc<str>,
+    /// The longest body of a message, in bytes.
+    max_message: usize,
+    config: Config,
+    /// How long a body may take to come.
+    body_timeout: Duration,
+    /// How long a request may take from then on.
+    timeout: Duration,
+    /// A turn for each request that is being served.
+    turns: Semaphore,
+    refused: Mutex<Seldom>,
+}
+
+/// One operation.
+struct Route {
+    method: Method,
+    /// As in the document: `{name}` stands for one segment.
+    path: &'static str,
+    access: Access,
+    /// Whether it reads a body.
+    takes_body: bool,
+    handler: for<'a> fn(&'a Api, Request) -> BoxFuture<'a, Answer>,
+}
+
+/// Whom an operation is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Access {
+    /// Whoever reaches the listener.
+    Open,
+    /// As `api.metrics` says.
+    Metrics,
+    /// Whoever has a token with this scope.
+    Scope(Scope),
+}
+
+macro_rules! routes {
+    ($($method:ident $path:literal $access:expr => $handler:path $(, $body:ident)?;)*) => {
+        &[$(Route {
+            method: Method::$method,
+            path: $path,
+            access: $access,
+            takes_body: routes!(@body $($body)?),
+            handler: |api, request| $handler(api, request).boxed(),
+        }),*]
+    };
+    (@body body) => { true };
+    (@body) => { false };
+}
+
+const READ: Access = Access::Scope(Scope::Read);
+const PUBLISH: Access = Access::Scope(Scope::Publish);
+const ADMIN: Access = Access::Scope(Scope::Admin);
+
+static ROUTES: &[Route] = routes! {
+    GET "/healthz" Access::Open => health::alive;
+    GET "/readyz" Access::Open => health::ready;
+    GET "/metrics" Access::Metrics => metrics::metrics;
+    GET "/api/openapi.json" Access::Open => openapi::document;
+    GET "/api/v1/node" READ => node::node;
+    GET "/api/v1/nodes" READ => presence::nodes;
+    GET "/api/v1/counts" READ => presence::counts;
+    GET "/api/v1/sessions" READ => presence::sessions;
+    GET "/api/v1/sessions/{id}" READ => presence::session;
+    DELETE "/api/v1/sessions/{id}" ADMIN => commands::kick_session;
+    POST "/api/v1/sessions/{id}/recheck" ADMIN => commands::recheck_session;
+    GET "/api/v1/users/{name}" READ => presence::user;
+    DELETE "/api/v1/users/{name}/sessions" ADMIN => commands::kick_user;
+    POST "/api/v1/users/{name}/recheck" ADMIN => commands::recheck_user;
+    POST "/api/v1/users/{name}/forget" ADMIN => commands::forget;
+    POST "/api/v1/users/{name}/groups" ADMIN => commands::refresh_groups;
+    POST "/api/v1/presence" READ => presence::users, body;
+    GET "/api/v1/groups/{name}" READ => presence::group;
+    POST "/api/v1/publish" PUBLISH => publish::publish, body;
+};
+
+impl Api {
+    /// The operator's side of this node. `body_timeout` is how long a body may take to come, and
+    /// `operation_timeout` how long the broker may take for an answer.
+    #[must_use]
+    pub fn new(
+        services: Arc<Services>,
+        phases: Phases,
+        config: Config,
+        node: &str,
+        body_timeout: Duration,
+        operation_timeout: Duration,
+    ) -> Arc<Self> {
+        let settings = services.settings();
+        Arc::new(Self {
+            default_vhost: Arc::clone(&settings.default_vhost),
+            max_message: settings.limits.max_frame_size,
+            phases,
+            node: node.into(),
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            turns: Semaphore::new(config.max_requests.min(Semaphore::MAX_PERMITS)),
+            config,
+            body_timeout,
+            // A message waits for its turn, and then for its answer.
+            timeout: operation_timeout.saturating_mul(2).saturating_add(PATIENCE),
+            refused: Mutex::default(),
+            services,
+        })
+    }
+
+    /// All of it, for a listener of its own.
+    #[must_use]
+    pub fn routes(self: Arc<Self>) -> Routes {
+        let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+        warp::method()
+            .and(warp::path::full())
+            .and(query)
+            .and(warp::header::headers_cloned())
+            .and(warp::body::stream())
+            .then(
+                move |method, path: warp::path::FullPath, query, headers, body| {
+                    let api = Arc::clone(&self);
+                    async move {
+                        api.answer(method, path.as_str(), query, headers, body)
+                            .await
+                    }
+                },
+            )
+            .boxed()
+    }
+
+    async fn answer<B: Buf>(
+        &self,
+        method: Method,
+        path: &str,
+        query: String,
+        headers: HeaderMap,
+        body: impl Stream<Item = Result<B, warp::Error>>,
+    ) -> warp::reply::Response {
+        let (route, names) = match find(&method, path) {
+            Ok(found) => found,
+            Err(refusal) => return refusal.into_response(),
+        };
+        let begun = Instant::now();
+        let request = Request {
+            names,
+            query,
+            body: Bytes::new(),
+        };
+        let mut caller = None;
+        let answer = self
+            .serve(route, request, &headers, body, &mut caller)
+            .await;
+        let status = match &answer {
+            Ok(reply) => reply.status,
+            Err(refusal) => refusal.status,
+        };
+        telemetry::api_request(&telemetry::ApiRequest {
+            token: caller.as_deref(),
+            method: method.as_str(),
+            route: route.path,
+            path,
+            status: status.as_u16(),
+            duration: begun.elapsed(),
+            changes: route.access == ADMIN,
+        });
+        answer.map_or_else(Refusal::into_response, answer::Reply::into_response)
+    }
+
+    async fn serve<B: Buf>(
+        &self,
+        route: &Route,
+        mut request: Request,
+        headers: &HeaderMap,
+        body: impl Stream<Item = Result<B, warp::Error>>,
+        caller: &mut Option<Box<str>>,
+    ) -> Answer {
+        let Some(scope) = self.scope(route.access) else {
+            return (route.handler)(self, request).await;
+        };
+        *caller = Some(self.authorize(headers, scope)?);
+        let Ok(_turn) = self.turns.try_acquire() else {
+            let error = format!(
+                "{} requests are being served, as many as [api] max_requests allows",
+                self.config.max_requests
+            );
+            let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, error);
+            return Err(refusal.with_header(header::RETRY_AFTER, "1"));
+        };
+        if route.takes_body {
+            request.body = self.read(headers, body).await?;
+        }
+        match timeout(self.timeout, (route.handler)(self, request)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let error = format!(
+                    "it took longer than {} s; some of it may be done",
+                    self.timeout.as_secs()
+                );
+                Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, error))
+            }
+        }
+    }
+
+    /// What a request needs; `None`: nothing.
+    fn scope(&self, access: Access) -> Option<Scope> {
+        match access {
+            Access::Open => None,
+            Access::Metrics => (self.config.metrics == Metrics::Token).then_some(Scope::Read),
+            Access::Scope(scope) => Some(scope),
+        }
+    }
+
+    /// Whose token a request carries (RFC 6750, 2.1), if it is good for this.
+    fn authorize(&self, headers: &HeaderMap, scope: Scope) -> Result<Box<str>, Refusal> {
+        let refuse = |error: &str, challenge: &str| {
+            if let Some(unsaid) = self.refused.lock().admit(Instant::now()) {
+                telemetry::api_refused(error, unsaid);
+            }
+            let refusal = Refusal::new(StatusCode::UNAUTHORIZED, error);
+            Err(refusal.with_header(header::WWW_AUTHENTICATE, challenge))
+        };
+        let mut given = headers.get_all(header::AUTHORIZATION).iter();
+        let given = match (given.next(), given.next()) {
+            (Some(given), None) => given.to_str().ok().and_then(bearer),
+            _ => None,
+        };
+        if self.config.tokens.is_empty() {
+            let error = "there are no tokens; set [api] tokens (`stentor token` makes one)";
+            return refuse(error, "Bearer realm=\"stentor\"");
+        }
+        let Some(given) = given else {
+            let error = "this takes a token: Authorization: Bearer TOKEN";
+            return refuse(error, "Bearer realm=\"stentor\"");
+        };
+        let Some((name, token)) = self.config.tokens.find(given) else {
+            let challenge = "Bearer realm=\"stentor\", error=\"invalid_token\"";
+            return refuse("the token is not known here", challenge);
+        };
+        if token.allows(scope) {
+            return Ok(name.into());
+        }
+        let error = format!("the token {name:?} lacks the scope {scope}");
+        let challenge =
+            format!("Bearer realm=\"stentor\", error=\"insufficient_scope\", scope=\"{scope}\"");
+        let refusal = Refusal::new(StatusCode::FORBIDDEN, error);
+        Err(refusal.with_header(header::WWW_AUTHENTICATE, &challenge))
+    }
+
+    async fn read<B: Buf>(
+        &self,
+        headers: &HeaderMap,
+        body: impl Stream<Item = Result<B, warp::Error>>,
+    ) -> Result<Bytes, Refusal> {
+        if !is_json(headers) {
+            let error = "the body has to be JSON: Content-Type: application/json";
+            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error));
+        }
+        let reading = async {
+            let mut body = pin!(body);
+            let mut read = BytesMut::new();
+            while let Some(part) = body.next().await {
+                let mut part =
+                    part.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the body broke off"))?;
+                if read.len().saturating_add(part.remaining()) > self.config.max_body {
+                    let error = format!(
+                        "the body is longer than {} bytes ([api] max_body)",
+                        self.config.max_body
+                    );
+                    return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error));
+                }
+                while part.has_remaining() {
+                    let chunk = part.chunk();
+                    read.extend_from_slice(chunk);
+                    part.advance(chunk.len());
+                }
+            }
+            Ok(read.freeze())
+        };
+        timeout(self.body_timeout, reading)
+            .await
+            .unwrap_or_else(|_| {
+                let error = "the body did not come in time";
+                Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, error))
+            })
+    }
+
+    /// Whether clients should be sent here; if not, why.
+    fn readiness(&self) -> Result<(), String> {
+        if self.phases.current() != Phase::Running {
+            return Err("shutting down".to_owned());
+        }
+        let health = self.services.hub.health();
+        health.map_err(|error| error.to_string())
+    }
+
+    fn presence_health(&self) -> String {
+        match self
+            .services
+            .presence
+            .as_ref()
+            .map(|presence| presence.health())
+        {
+            None => "off".to_owned(),
+            Some(Ok(())) => "ok".to_owned(),
+            Some(Err(error)) => error.to_string(),
+        }
+    }
+
+    /// Whether an exchange is the gateway's own.
+    fn is_reserved(&self, exchange: &str) -> bool {
+        self.services.control.is_reserved(exchange)
+    }
+}
+
+/// The token of an `Authorization` header.
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The operation of a request, and the names in its path.
+fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<String>), Refusal> {
+    let mut allowed = Vec::new();
+    for route in ROUTES {
+        let Some(names) = names(route.path, path) else {
+            continue;
+        };
+        if route.method == *method {
+            return Ok((route, names?));
+        }
+        allowed.push(route.method.as_str());
+    }
+    if allowed.is_empty() {
+        let error = "there is nothing here; /api/openapi.json says what is where, beside /healthz, \
+                     /readyz and /metrics";
+        return Err(Refusal::new(StatusCode::NOT_FOUND, error));
+    }
+    let allowed = allowed.join(", ");
+    let refusal = Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("this takes {allowed}"),
+    );
+    Err(refusal.with_header(header::ALLOW, &allowed))
+}
+
+/// What stands for the names of a template in a path; `None`: it is another path.
+fn names(template: &'static str, path: &str) -> Option<Result<Vec<String>, Refusal>> {
+    let mut names = Vec::new();
+    let mut segments = path.split('/');
+    for wanted in template.split('/') {
+        let segment = segments.next()?;
+        match wanted.strip_prefix('{') {
+            Some(name) if !segment.is_empty() => names.push((name.trim_end_matches('}'), segment)),
+            None if wanted == segment => {}
+            _ => return None,
+        }
+    }
+    if segments.next().is_some() {
+        return None;
+    }
+    let decode = |(name, segment): (&str, &str)| {
+        let decoded = percent_decode_str(segment).decode_utf8();
+        let decoded = decoded.map_err(|_| Refusal::field(name, "is no UTF-8 text"))?;
+        presence::check_name(name, &decoded)?;
+        Ok(decoded.into_owned())
+    };
+    Some(names.into_iter().map(decode).collect())
+}
+
+#[cfg(test)]
+mod tests;

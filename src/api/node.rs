@@ -1,0 +1,210 @@
+//! What this node has, and which nodes there are.
+
+use std::{collections::BTreeMap, fs, time::SystemTime};
+
+use humantime::format_rfc3339_millis;
+use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+use utoipa::ToSchema;
+
+use super::{
+    Api,
+    answer::{Answer, Reply, Request},
+};
+use crate::{hub, telemetry};
+
+/// This node.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Node {
+    /// Its name: the host's, and a part that is new at each start.
+    pub name: String,
+    /// The program's version.
+    pub version: String,
+    /// When it started.
+    #[schema(format = DateTime)]
+    pub started: String,
+    /// Since then.
+    pub uptime_seconds: u64,
+    /// `running`, or how far its end has come.
+    pub phase: String,
+    /// `ok`, or what is wrong at the broker.
+    pub broker: String,
+    /// `ok`, `off`, or what is wrong.
+    pub presence: String,
+    /// Who is connected.
+    pub connections: Connections,
+    /// The virtual hosts that are open.
+    pub vhosts: Vec<Vhost>,
+    /// What the process takes of the system.
+    pub process: Process,
+    /// What it lets clients take.
+    pub limits: Limits,
+}
+
+/// Connections of clients.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Connections {
+    /// That are open, logged in or not.
+    pub open: usize,
+    /// Of these, by transport: those whose transport has come to STOMP.
+    pub by_transport: BTreeMap<String, u64>,
+}
+
+/// A virtual host that is open.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Vhost {
+    /// Its name.
+    pub name: String,
+    /// `ok`, or what is wrong at the broker.
+    pub broker: String,
+    /// Clients that have logged in to it.
+    pub clients: usize,
+    /// Its feeds: queues that subscriptions share.
+    pub feeds: Vec<Feed>,
+}
+
+/// A feed: what one exchange routes to one shard of this node.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Feed {
+    /// The exchange.
+    pub exchange: String,
+    /// Its type: `direct`, `topic` or `fanout`.
+    pub kind: String,
+    /// Which shard.
+    pub shard: u16,
+    /// Patterns that clients are subscribed to.
+    pub patterns: usize,
+    /// Patterns that are still bound, though nobody is subscribed any more.
+    pub lingering: usize,
+    /// Messages that came, and matched a subscription.
+    pub routed: u64,
+    /// Messages that came, and matched none: their subscription had just left, say.
+    pub unmatched: u64,
+    /// Messages that were put into clients' mailboxes: one for each subscription.
+    pub delivered: u64,
+}
+
+/// What the process takes of the system. What the system does not tell is left out.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Process {
+    /// Memory that is resident, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resident_bytes: Option<u64>,
+    /// The same, with what is shared with others counted in parts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proportional_bytes: Option<u64>,
+    /// Files and sockets that are open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open_files: Option<u64>,
+    /// How many may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_files: Option<u64>,
+}
+
+/// What the node lets clients take.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Limits {
+    /// `[listen] max_connections`; fewer where the system allows too few files.
+    pub max_connections: usize,
+    /// `[limits] max_frame_size`, in bytes.
+    pub max_frame_size: usize,
+    /// `[limits] max_subscriptions`, of one client.
+    pub max_subscriptions: usize,
+    /// `[mailbox] max_messages`, of one client.
+    pub mailbox_messages: usize,
+    /// `[mailbox] max_bytes`, of one client.
+    pub mailbox_bytes: usize,
+}
+
+/// This node: what it serves, and what it takes.
+#[utoipa::path(
+    get, path = "/api/v1/node", tag = "nodes",
+    responses((status = 200, description = "This node", body = Node)),
+    security(("token" = ["read"])),
+)]
+pub(super) async fn node(api: &Api, request: Request) -> Answer {
+    request.no_query()?;
+    let process = spawn_blocking(Process::look).await.unwrap_or_default();
+    let settings = api.services.settings();
+    let (limits, mailbox) = (&settings.limits, &settings.mailbox);
+    let uptime = api.started.elapsed();
+    let transports = telemetry::connections().into_iter();
+    let health = |health: Result<(), crate::broker::BrokerError>| match health {
+        Ok(()) => "ok".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let vhosts = api.services.hub.status().into_iter();
+    Reply::ok(&Node {
+        name: api.node.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: time(api.started_at),
+        uptime_seconds: uptime.as_secs(),
+        phase: api.phases.current().as_str().to_owned(),
+        broker: health(api.services.hub.health()),
+        presence: api.presence_health(),
+        connections: Connections {
+            open: api.services.registry.len(),
+            by_transport: transports
+                .map(|(transport, count)| (transport.to_owned(), count))
+                .collect(),
+        },
+        vhosts: vhosts
+            .map(|vhost| Vhost {
+                name: vhost.name.to_string(),
+                broker: health(vhost.health),
+                clients: vhost.clients,
+                feeds: vhost.feeds.into_iter().map(Feed::from).collect(),
+            })
+            .collect(),
+        process,
+        limits: Limits {
+            max_connections: api.services.registry.max(),
+            max_frame_size: limits.max_frame_size,
+            max_subscriptions: limits.max_subscriptions,
+            mailbox_messages: mailbox.max_messages,
+            mailbox_bytes: mailbox.max_bytes,
+        },
+    })
+}
+
+impl From<hub::FeedStatus> for Feed {
+    fn from(feed: hub::FeedStatus) -> Self {
+        Self {
+            exchange: feed.id.exchange.to_string(),
+            kind: feed.kind.as_str().to_owned(),
+            shard: feed.id.shard,
+            patterns: feed.patterns,
+            lingering: feed.lingering,
+            routed: feed.routed,
+            unmatched: feed.unmatched,
+            delivered: feed.delivered,
+        }
+    }
+}
+
+impl Process {
+    /// Asks the system: Linux alone knows. May take milliseconds.
+    pub(super) fn look() -> Self {
+        let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+        let bytes = |name: &str| {
+            let mut lines = rollup.lines();
+            let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+            kibibytes.checked_mul(1024)
+        };
+        let open = fs::read_dir("/proc/self/fd").ok();
+        let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        Self {
+            resident_bytes: bytes("Rss"),
+            proportional_bytes: bytes("Pss"),
+            // One of them is open to read this.
+            open_files: open.map(|open| (open.count() as u64).saturating_sub(1)),
+            max_files: allowed.current,
+        }
+    }
+}
+
+/// A point in time, as all answers write it.
+pub(super) fn time(time: SystemTime) -> String {
+    format_rfc3339_millis(time).to_string()
+}

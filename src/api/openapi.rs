@@ -1,0 +1,146 @@
+//! The document that describes the API: made from the handlers and the types that they answer.
+
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        Content, Ref, RefOr, Response,
+        path::Operation,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+
+use super::{
+    Api,
+    answer::{Answer, ErrorBody, Reply, Request},
+    commands, health, metrics, node, presence, publish,
+};
+
+/// The document.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Stentor",
+        description = "The operator's side of the Stentor push gateway. All but health takes \
+                       `Authorization: Bearer TOKEN`; the configuration has the tokens ([api] \
+                       tokens), and what each is good for: `read`, `publish`, `admin` (all). \
+                       Unknown fields and parameters are refused."
+    ),
+    paths(
+        health::alive,
+        health::ready,
+        metrics::metrics,
+        document,
+        node::node,
+        presence::nodes,
+        presence::counts,
+        presence::sessions,
+        presence::session,
+        commands::kick_session,
+        commands::recheck_session,
+        presence::user,
+        commands::kick_user,
+        commands::recheck_user,
+        commands::forget,
+        commands::refresh_groups,
+        presence::users,
+        presence::group,
+        publish::publish,
+    ),
+    components(schemas(ErrorBody)),
+    tags(
+        (name = "health", description = "Open to whoever reaches the listener"),
+        (name = "nodes"),
+        (name = "sessions", description = "On all nodes; listing needs presence"),
+        (name = "presence", description = "On all nodes; needs presence"),
+        (name = "publish"),
+    ),
+    modifiers(&Common),
+)]
+struct Document;
+
+/// The document, as JSON.
+#[must_use]
+pub fn openapi() -> String {
+    // It is made of constants, and so a test sees that this does not fail.
+    Document::openapi().to_pretty_json().unwrap_or_default()
+}
+
+/// This document.
+#[utoipa::path(
+    get, path = "/api/openapi.json", tag = "health", operation_id = "openapi",
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value)),
+)]
+pub(super) async fn document(_: &Api, request: Request) -> Answer {
+    request.no_query()?;
+    Ok(Reply {
+        status: warp::http::StatusCode::OK,
+        content_type: "application/json",
+        body: openapi().into(),
+    })
+}
+
+/// What all operations have in common.
+struct Common;
+
+impl Modify for Common {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("A token of [api] tokens"))
+            .build();
+        document
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("token", SecurityScheme::Http(bearer));
+        for (path, item) in &mut document.paths.paths {
+            let is_limited = path.starts_with("/api/v1/");
+            let operations = [&mut item.get, &mut item.post, &mut item.delete];
+            for operation in operations.into_iter().flatten() {
+                let takes_body = operation.request_body.is_some();
+                let takes_names = operation
+                    .parameters
+                    .as_ref()
+                    .is_some_and(|all| !all.is_empty());
+                if takes_body || takes_names || is_limited {
+                    add(operation, "400", "What is wrong with the request");
+                }
+                if operation.security.is_some() {
+                    add(operation, "401", "No token, or an unknown one");
+                    add(operation, "403", "The token lacks the scope");
+                }
+                if takes_body {
+                    add(operation, "413", "The body is longer than `api.max_body`");
+                    add(
+                        operation,
+                        "415",
+                        "The body is not said to be application/json",
+                    );
+                }
+                if is_limited {
+                    add(operation, "408", "The body did not come in time");
+                    add(
+                        operation,
+                        "409",
+                        "The configuration has what it takes switched off",
+                    );
+                    add(operation, "429", "`api.max_requests` are being served");
+                    add(operation, "503", "What it takes is away");
+                    add(operation, "504", "It took too long");
+                }
+            }
+        }
+    }
+}
+
+/// An answer with an [`ErrorBody`], unless the operation has its own of that status.
+fn add(operation: &mut Operation, status: &str, description: &str) {
+    let schema = RefOr::Ref(Ref::from_schema_name("ErrorBody"));
+    let response = Response::builder()
+        .description(description)
+        .content("application/json", Content::new(Some(schema)))
+        .build();
+    let responses = &mut operation.responses.responses;
+    responses
+        .entry(status.to_owned())
+        .or_insert(RefOr::T(response));
+}

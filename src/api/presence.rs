@@ -1,0 +1,408 @@
+//! Who is here: users, groups, sessions and nodes, as presence knows them.
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use warp::http::StatusCode;
+
+use super::{
+    Api,
+    answer::{Answer, Refusal, Reply, Request},
+    node::time,
+};
+use crate::presence::{self, Listing, Presence};
+
+/// Users in one call.
+pub const MAX_USERS: usize = 1_000;
+
+/// Sessions on one page.
+const MAX_PAGE: usize = 1_000;
+
+/// Names are no longer, in bytes.
+pub(super) const MAX_NAME: usize = 255;
+
+/// How available a user, or a session, is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Not here.
+    Offline,
+    /// Here, but not looking.
+    Away,
+    /// Here.
+    Online,
+    /// Here, and not to be disturbed.
+    Busy,
+    /// Here, and others see offline.
+    Invisible,
+}
+
+/// A user.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct User {
+    /// The name.
+    pub user: String,
+    /// Of all sessions together; also `invisible`, which others see as offline.
+    pub status: Status,
+    /// The sessions on all nodes, the oldest first.
+    pub sessions: Vec<Session>,
+}
+
+/// A session: a client that has logged in.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Session {
+    /// Its id: the header `session` of its CONNECTED.
+    pub session: String,
+    /// Whose it is.
+    pub user: String,
+    /// What it says of itself.
+    pub status: Status,
+    /// The node that holds it.
+    pub node: String,
+    /// `websocket`, `tcp` or a SockJS transport.
+    pub transport: String,
+    /// Where the client comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
+    /// What kind of device it names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_type: Option<String>,
+    /// Which device it names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<String>,
+    /// When it logged in.
+    #[schema(format = DateTime)]
+    pub since: String,
+    /// When it last said something about its status; the login counts.
+    #[schema(format = DateTime)]
+    pub last_seen: String,
+}
+
+/// Whom to look up.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "users": ["alice", "bob"] }))]
+pub struct UsersRequest {
+    /// Their names, 1,000 at most.
+    #[schema(max_items = 1000)]
+    pub users: Vec<String>,
+}
+
+/// Several users.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Users {
+    /// In the order in which they were asked for.
+    pub users: Vec<UserStatus>,
+}
+
+/// A user, in short.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct UserStatus {
+    /// The name.
+    pub user: String,
+    /// Of all sessions together.
+    pub status: Status,
+    /// How many sessions there are, on all nodes.
+    pub sessions: usize,
+}
+
+/// A group.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Group {
+    /// Its name.
+    pub group: String,
+    /// Who of it others may see as online, by name.
+    pub online: Vec<Member>,
+}
+
+/// Who of a group is online.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Member {
+    /// The name.
+    pub user: String,
+    /// Neither offline nor invisible.
+    pub status: Status,
+}
+
+/// Which sessions to list.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SessionsQuery {
+    /// Those of this user: all of them, on one page.
+    #[param(max_length = 255)]
+    user: Option<String>,
+    /// Those of the node of this name.
+    #[param(max_length = 255)]
+    node: Option<String>,
+    /// So many at most; there may be fewer although more follow. 100 if it is not given.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+    /// `next` of the page before.
+    cursor: Option<String>,
+}
+
+/// A page of sessions.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Sessions {
+    /// The sessions.
+    pub sessions: Vec<Session>,
+    /// `cursor` of the next page; without it, this is the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// How many are here, on all nodes.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Counts {
+    /// Sessions.
+    pub sessions: u64,
+    /// Users; who left counts for `presence.debounce` longer.
+    pub users: u64,
+}
+
+/// The nodes that live.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Nodes {
+    /// By name.
+    pub nodes: Vec<NodeInfo>,
+}
+
+/// A node that lives.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct NodeInfo {
+    /// Its name.
+    pub node: String,
+    /// When it started.
+    #[schema(format = DateTime)]
+    pub started: String,
+    /// Sessions that it holds.
+    pub sessions: u64,
+}
+
+/// A user, with all sessions. Who is not known is offline.
+#[utoipa::path(
+    get, path = "/api/v1/users/{name}", tag = "presence",
+    params(("name" = String, Path, description = "The user's name, percent-encoded", min_length = 1, max_length = 255)),
+    responses((status = 200, description = "The user", body = User)),
+    security(("token" = ["read"])),
+)]
+pub(super) async fn user(api: &Api, request: Request) -> Answer {
+    request.no_query()?;
+    let name = request.name();
+    let found = presence(api)?.user(name).await?;
+    Reply::ok(&User {
+        user: name.to_owned(),
+        status: found.status.into(),
+        sessions: found.sessions.into_iter().map(Session::from).collect(),
+    })
+}
+
+/// Many users in one call.
+#[utoipa::path(
+    post, path = "/api/v1/presence", tag = "presence", request_body = UsersRequest,
+    responses((status = 200, description = "The users", body = Users)),
+    security(("token" = ["read"])),
+)]
+pub(super) async fn users(api: &Api, request: Request) -> Answer {
+    request.no_query()?;
+    let UsersRequest { users } = request.json()?;
+    if users.len() > MAX_USERS {
+        let error = format!(
+            "has {} names; at most {MAX_USERS} go into one call",
+            users.len()
+        );
+        return Err(Refusal::field("users", error));
+    }
+    for (index, name) in users.iter().enumerate() {
+        check_name(&format!("users[{index}]"), name)?;
+    }
+    let names: Vec<&str> = users.iter().map(String::as_str).collect();
+    let found = presence(api)?.users(&names).await?;
+    let users = users.into_iter().zip(found);
+    Reply::ok(&Users {
+        users: users
+            .map(|(user, found)| UserStatus {
+                user,
+                status: found.status.into(),
+                sessions: found.sessions.len(),
+            })
+            .collect(),
+    })
+}
+
+/// Who of a group is online. A group that nobody online is in is not known, and empty.
+#[utoipa::path(
+    get, path = "/api/v1/groups/{name}", tag = "presence",
+    params(("name" = String, Path, description = "The group's name, percent-encoded", min_length = 1, max_length = 255)),
+    responses((status = 200, description = "The group", body = Group)),
+    security(("token" = ["read"])),
+)]
+pub(super) async fn group(api: &Api, request: Request) -> Answer {
+    request.no_query()?;
+    let members = presence(api)?.group(request.name()).await?.into_iter();
+    let online = members.map(|member| Member {
+        user: member.user.to_string(),
+        status: member.status.into(),
+    });
+    Reply::ok(&Group {
+        group: request.name().to_owned(),
+        online: online.collect(),
+    })
+}
+
+/// Sessions of all nodes, page by page. Who is here from the first page to the last is on one of
+/// them, once.
+#[utoipa::path(
+    get, path = "/api/v1/sessions", tag = "sessions", params(SessionsQuery),
+    responses((status = 200, description = "A page", body = Sessions)),
+    security(("token" = ["read"])),
+)]
+pub(super) async fn sessions(api: &Api, request: Request) -> Answer {
+    let query: SessionsQuery = request.query()?;
+    let limit = query.limit.unwrap_or(100);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(Refusal::field(
+            "limit",
+            format!("is a number from 1 to {MAX_PAGE}"),
+        ));
+    }
+    for (field, name) in [("user", &query.user), ("node", &query.node)] {
+        if let Some(name) = name {
+            check_name(field, name)?;
+        }
+    }
+    let presence = presence(api)?;
+    let page = if let Some(user) = query.user {
+        if query.cursor.is_some() {
+            let error = "does not go with \"user\", whose sessions are all on one page";
+            return Err(Refusal::field("cursor", error));
+        }
+        let mut sessions = presence.user(&user).await?.sessions;
+        if let Some(node) = query.node {
+            sessions.retain(|session| *session.node == *node);
+        }
+        presence::Page {
+            sessions,
+            next: None,
+        }
+    } else {
+        let listing = Listing {
+            node: query.node.map(Into::into),
+            after: query.cursor.map(Into::into),
+            limit,
+        };
+        presence.sessions(&listing).await?
+    };
+    Reply::ok(&Sessions {
+        sessions: page.sessions.into_iter().map(Session::from).collect(),
+        next: page.next.map(Into::into),
+    })
+}
+
+/// One session, on whichever node.
+#[utoipa::path(
+    get, path = "/api/v1/sessions/{id}", tag = "sessions",
+    params(("id" = String, Path, description = "The session's id", min_length = 1, max_length = 255)),
+    responses(
+        (status = 200, description = "The session", body = Session),
+        (status = 404, description = "There is none of that id", body = super::ErrorBody),
+    ),
+    security(("token" = ["read"])),
+)]
+pub(super) async fn session(api: &Api, request: Request) -> Answer {
+    request.no_query()?;
+    match presence(api)?.session(request.name()).await? {
+        Some(session) => Reply::ok(&Session::from(session)),
+        None => Err(no_session()),
+    }
+}
+
+/// How many sessions and users there are, on all nodes.
+#[utoipa::path(
+    get, path = "/api/v1/counts", tag = "sessions",
+    responses((status = 200, description = "How many", body = Counts)),
+    security(("token" = ["read"])),
+)]
+pub(super) async fn counts(api: &Api, request: Request) -> Answer {
+    request.no_query()?;
+    let presence::Counts { sessions, users } = presence(api)?.counts().await?;
+    Reply::ok(&Counts { sessions, users })
+}
+
+/// The nodes that live.
+#[utoipa::path(
+    get, path = "/api/v1/nodes", tag = "nodes",
+    responses((status = 200, description = "The nodes", body = Nodes)),
+    security(("token" = ["read"])),
+)]
+pub(super) async fn nodes(api: &Api, request: Request) -> Answer {
+    request.no_query()?;
+    let nodes = presence(api)?.nodes().await?.into_iter();
+    let nodes = nodes.map(|node| NodeInfo {
+        node: node.name.into(),
+        started: time(node.since),
+        sessions: node.sessions,
+    });
+    Reply::ok(&Nodes {
+        nodes: nodes.collect(),
+    })
+}
+
+pub(super) fn no_session() -> Refusal {
+    Refusal::new(
+        StatusCode::NOT_FOUND,
+        "no node that was heard has a session of that id",
+    )
+}
+
+/// Longer names are nobody's.
+pub(super) fn check_name(field: &str, name: &str) -> Result<(), Refusal> {
+    if name.is_empty() || name.len() > MAX_NAME {
+        return Err(Refusal::field(
+            field,
+            format!("is a name of 1 to {MAX_NAME} bytes"),
+        ));
+    }
+    Ok(())
+}
+
+fn presence(api: &Api) -> Result<&dyn Presence, Refusal> {
+    let presence = api.services.presence.as_deref();
+    presence.ok_or_else(|| {
+        let error = "presence is off, so that nobody knows who is here; set [presence] url";
+        Refusal::new(StatusCode::CONFLICT, error)
+    })
+}
+
+impl From<presence::SessionInfo> for Session {
+    fn from(session: presence::SessionInfo) -> Self {
+        let (kind, id) = match session.device {
+            Some(device) => (device.kind, device.id),
+            None => (None, None),
+        };
+        Self {
+            session: session.id.into(),
+            user: session.user.to_string(),
+            status: session.status.into(),
+            node: session.node.into(),
+            transport: session.transport.into(),
+            remote: session.remote.map(|remote| remote.to_string()),
+            device_type: kind.map(Into::into),
+            device_id: id.map(Into::into),
+            since: time(session.since),
+            last_seen: time(session.last_seen),
+        }
+    }
+}
+
+impl From<presence::Status> for Status {
+    fn from(status: presence::Status) -> Self {
+        match status {
+            presence::Status::Offline => Self::Offline,
+            presence::Status::Away => Self::Away,
+            presence::Status::Online => Self::Online,
+            presence::Status::Busy => Self::Busy,
+            presence::Status::Invisible => Self::Invisible,
+        }
+    }
+}

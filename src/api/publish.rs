@@ -1,0 +1,439 @@
+//! Publishing by HTTP, as a backend does by AMQP: it knows nothing of who listens.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use warp::http::StatusCode;
+
+use super::{
+    Api,
+    answer::{Answer, Refusal, Reply, Request},
+};
+use crate::{
+    broker::{BrokerError, Properties, Publish},
+    connection::mapping::USER_HEADER,
+    hub::{EnterError, VhostHub},
+};
+
+/// Keys in one call.
+const MAX_KEYS: usize = 10_000;
+
+/// Keys in one call that wants to know whether they reached a queue: the broker is asked about one
+/// message at a time.
+const MAX_MANDATORY: usize = 1_000;
+
+/// Messages of one call that the broker has not answered for yet.
+const WINDOW: usize = 256;
+
+/// AMQP has no room for longer names, in bytes.
+const MAX_SHORT: usize = 255;
+
+/// Headers by which the broker would route to others than the keys.
+const ROUTING_HEADERS: [&str; 2] = ["CC", "BCC"];
+
+/// A message, and where it goes.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "exchange": "feed", "key": "user_alice", "body": "Your order has shipped", "persistent": true
+}))]
+pub struct PublishRequest {
+    /// The virtual host; without it, `broker.default_vhost`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 255)]
+    pub vhost: Option<String>,
+    /// The exchange; empty is AMQP's default exchange, where the key is a queue's name.
+    #[schema(max_length = 255)]
+    pub exchange: String,
+    /// The routing key. Either this or `keys`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 255)]
+    pub key: Option<String>,
+    /// Several: the same message is published with each, 10,000 at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_items = 1, max_items = 10_000)]
+    pub keys: Option<Vec<String>>,
+    /// The body, as text. Either this or `body_base64`; without both it is empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
+    /// The body, as bytes in base64 (RFC 4648, 4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(format = Byte)]
+    pub body_base64: Option<String>,
+    /// The property `content-type`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 255)]
+    pub content_type: Option<String>,
+    /// The property `content-encoding`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 255)]
+    pub content_encoding: Option<String>,
+    /// Whether the message survives a restart of RabbitMQ while it waits in a durable queue.
+    #[serde(default)]
+    pub persistent: bool,
+    /// Whether a message that reaches no queue is a failure. A feed's queue counts: whether
+    /// anybody is subscribed on a node is not asked. Slower, for the broker is asked one by one:
+    /// 1,000 keys at most.
+    #[serde(default)]
+    pub mandatory: bool,
+    /// The property `priority`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
+    /// The property `correlation-id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 255)]
+    pub correlation_id: Option<String>,
+    /// The property `reply-to`: a queue's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 255)]
+    pub reply_to: Option<String>,
+    /// After how many milliseconds in a queue the message is dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expiration_ms: Option<u32>,
+    /// The property `message-id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 255)]
+    pub message_id: Option<String>,
+    /// The property `timestamp`: seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<u64>,
+    /// The property `type`.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 255)]
+    pub kind: Option<String>,
+    /// The property `app-id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 255)]
+    pub app_id: Option<String>,
+    /// Headers. `CC` and `BCC` are refused (name all keys), and so is `x-stomp-user`, which says
+    /// which client sent a message: none did.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
+/// All messages were published: the broker has confirmed each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Published {
+    /// How many.
+    pub published: usize,
+}
+
+/// Not all messages were published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PublishFailure {
+    /// In words.
+    pub error: String,
+    /// How many were published: with all keys that are not in `failed`.
+    pub published: usize,
+    /// The others.
+    pub failed: Vec<KeyFailure>,
+}
+
+/// A key with which a message was not published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeyFailure {
+    /// The key.
+    pub key: String,
+    /// Why.
+    pub reason: FailureReason,
+    /// In words; the broker's own, where it had some.
+    pub detail: String,
+}
+
+/// Why a message was not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureReason {
+    /// There is no such exchange.
+    NotFound,
+    /// The gateway's account may not publish to it, or the message is none that the broker takes.
+    Refused,
+    /// It is mandatory, and reached no queue.
+    Unroutable,
+    /// A queue refused it: it is full, say.
+    Nacked,
+    /// The broker cannot be reached, or did not answer in time: it may have taken the message or
+    /// not. To try again helps.
+    Unavailable,
+}
+
+/// Publish a message with one routing key, or with many. Answers when the broker has confirmed
+/// all of them.
+///
+/// If some are refused, the others are published all the same. A call that is cut off may have
+/// published some. What is not asked for exists nowhere else: nobody's permissions are checked
+/// but the token's.
+#[utoipa::path(
+    post, path = "/api/v1/publish", tag = "publish", request_body = PublishRequest,
+    responses(
+        (status = 200, description = "All were published", body = Published),
+        (status = 404, description = "No such virtual host", body = super::ErrorBody),
+        (status = 422, description = "Some were refused; to try again does not help", body = PublishFailure),
+        (status = 503, description = "Some found no broker; to try again helps", body = PublishFailure),
+    ),
+    security(("token" = ["publish"])),
+)]
+pub(super) async fn publish(api: &Api, request: Request) -> Answer {
+    request.no_query()?;
+    let request: PublishRequest = request.json()?;
+    let message = Outgoing::new(request, api)?;
+    let name = message.vhost.as_deref().unwrap_or(&api.default_vhost);
+    let total = message.keys.len();
+    let failed = match api.services.hub.enter(name).await {
+        Ok(vhost) => message.publish(&vhost).await,
+        Err(EnterError::Refused(why)) => {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, why).about("vhost"));
+        }
+        Err(EnterError::Unavailable(why)) => {
+            let error = BrokerError::Unavailable(why);
+            let keys = message.keys.iter();
+            keys.map(|key| KeyFailure::new(key, &error)).collect()
+        }
+    };
+    let published = total - failed.len();
+    if failed.is_empty() {
+        return Reply::ok(&Published { published });
+    }
+    let may_come = failed
+        .iter()
+        .any(|failure| failure.reason == FailureReason::Unavailable);
+    let status = if may_come {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::UNPROCESSABLE_ENTITY
+    };
+    let error = match &*failed {
+        [only] if total == 1 => format!("not published: {}", only.detail),
+        _ => format!("{} of {total} messages were not published", failed.len()),
+    };
+    Reply::json(
+        status,
+        &PublishFailure {
+            error,
+            published,
+            failed,
+        },
+    )
+}
+
+/// What is published, with each of the keys.
+struct Outgoing {
+    vhost: Option<String>,
+    exchange: Box<str>,
+    keys: Vec<String>,
+    body: Bytes,
+    properties: Properties,
+    mandatory: bool,
+}
+
+impl Outgoing {
+    fn new(request: PublishRequest, api: &Api) -> Result<Self, Refusal> {
+        let PublishRequest {
+            vhost,
+            exchange,
+            key,
+            keys,
+            body,
+            body_base64,
+            persistent,
+            mandatory,
+            priority,
+            expiration_ms,
+            timestamp,
+            headers,
+            ..
+        } = request;
+        short("exchange", &exchange)?;
+        if api.is_reserved(&exchange) {
+            let error = format!("{exchange:?} is for the gateway's own commands");
+            return Err(Refusal::new(StatusCode::FORBIDDEN, error).about("exchange"));
+        }
+        let keys = self::keys(key, keys, mandatory)?;
+        let body = self::body(body, body_base64, api.max_message)?;
+        let text = |field: &str, text: Option<String>| {
+            text.map(|text| short(field, &text).map(|()| text.into()))
+                .transpose()
+        };
+        let properties = Properties {
+            content_type: text("content_type", request.content_type)?,
+            content_encoding: text("content_encoding", request.content_encoding)?,
+            persistent,
+            priority,
+            correlation_id: text("correlation_id", request.correlation_id)?,
+            reply_to: text("reply_to", request.reply_to)?,
+            expiration: expiration_ms.map(|milliseconds| milliseconds.to_string().into()),
+            message_id: text("message_id", request.message_id)?,
+            timestamp,
+            kind: text("type", request.kind)?,
+            user_id: None,
+            app_id: text("app_id", request.app_id)?,
+            headers: self::headers(headers)?,
+        };
+        Ok(Self {
+            vhost,
+            exchange: exchange.into(),
+            keys,
+            body,
+            properties,
+            mandatory,
+        })
+    }
+
+    /// What failed.
+    async fn publish(self, vhost: &VhostHub) -> Vec<KeyFailure> {
+        // When the broker is away each message would wait for it anew.
+        let (message, is_away) = (&self, &AtomicBool::new(false));
+        // Keys of their own: a future that borrows from an iterator's item is not `Send` enough.
+        let keys = message.keys.clone().into_iter().enumerate();
+        let publishing = keys.map(|(index, key)| async move {
+            if is_away.load(Ordering::Relaxed) {
+                let error = BrokerError::Unavailable("not tried, for others found it away".into());
+                return Some(KeyFailure::new(&key, &error));
+            }
+            let publish = Publish {
+                exchange: message.exchange.clone(),
+                routing_key: key.as_str().into(),
+                properties: message.properties.clone(),
+                body: message.body.clone(),
+                mandatory: message.mandatory,
+                // Messages with different keys need no order, so that all channels serve them.
+                lane: index as u64,
+            };
+            let confirmed = async { vhost.publish(publish).await?.await };
+            let error = confirmed.await.err()?;
+            if matches!(error, BrokerError::Unavailable(_)) {
+                is_away.store(true, Ordering::Relaxed);
+            }
+            Some(KeyFailure::new(&key, &error))
+        });
+        let outcomes = stream::iter(publishing).buffered(WINDOW);
+        let failed: Vec<Option<KeyFailure>> = outcomes.collect().await;
+        failed.into_iter().flatten().collect()
+    }
+}
+
+impl KeyFailure {
+    fn new(key: &str, error: &BrokerError) -> Self {
+        Self {
+            key: key.to_owned(),
+            reason: match error {
+                BrokerError::NotFound(_) => FailureReason::NotFound,
+                BrokerError::Unroutable => FailureReason::Unroutable,
+                BrokerError::Nacked => FailureReason::Nacked,
+                BrokerError::Unavailable(_) => FailureReason::Unavailable,
+                _ => FailureReason::Refused,
+            },
+            detail: error.to_string(),
+        }
+    }
+}
+
+fn keys(
+    key: Option<String>,
+    keys: Option<Vec<String>>,
+    mandatory: bool,
+) -> Result<Vec<String>, Refusal> {
+    let (field, keys) = match (key, keys) {
+        (Some(key), None) => ("key", vec![key]),
+        (None, Some(keys)) => ("keys", keys),
+        (Some(_), Some(_)) => {
+            return Err(Refusal::field("keys", "stands beside \"key\"; one of them"));
+        }
+        (None, None) => {
+            return Err(Refusal::field(
+                "key",
+                "is missing; or \"keys\", for several",
+            ));
+        }
+    };
+    let most = if mandatory { MAX_MANDATORY } else { MAX_KEYS };
+    if keys.is_empty() {
+        return Err(Refusal::field(
+            field,
+            "is empty; nothing would be published",
+        ));
+    }
+    if keys.len() > most {
+        let error = format!("has {} keys; at most {most} go into one call", keys.len());
+        return Err(Refusal::field(field, error));
+    }
+    for (index, key) in keys.iter().enumerate() {
+        let field = if field == "key" {
+            "key".to_owned()
+        } else {
+            format!("keys[{index}]")
+        };
+        short(&field, key)?;
+    }
+    Ok(keys)
+}
+
+fn body(text: Option<String>, base64: Option<String>, most: usize) -> Result<Bytes, Refusal> {
+    let (field, body) = match (text, base64) {
+        (text, None) => ("body", text.unwrap_or_default().into_bytes()),
+        (None, Some(base64)) => {
+            let body = STANDARD.decode(base64);
+            let body = body
+                .map_err(|error| Refusal::field("body_base64", format!("is no base64: {error}")))?;
+            ("body_base64", body)
+        }
+        (Some(_), Some(_)) => {
+            return Err(Refusal::field(
+                "body_base64",
+                "stands beside \"body\"; one of them",
+            ));
+        }
+    };
+    if body.len() > most {
+        let error = format!(
+            "has {} bytes; clients are sent at most {most} ([limits] max_frame_size)",
+            body.len()
+        );
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error).about(field));
+    }
+    Ok(body.into())
+}
+
+fn headers(headers: BTreeMap<String, String>) -> Result<Vec<(Box<str>, Box<str>)>, Refusal> {
+    for name in headers.keys() {
+        let field = format!("headers.{name}");
+        if name.is_empty() {
+            return Err(Refusal::field("headers", "has a header without a name"));
+        }
+        if name.len() > MAX_SHORT {
+            return Err(Refusal::field(
+                "headers",
+                "has a name of more than 255 bytes",
+            ));
+        }
+        if ROUTING_HEADERS.contains(&name.as_str()) {
+            return Err(Refusal::field(
+                &field,
+                "is not taken; name all keys in \"keys\"",
+            ));
+        }
+        if name == USER_HEADER {
+            let error = "is not taken; it says which client sent a message, and none did";
+            return Err(Refusal::field(&field, error));
+        }
+    }
+    let headers = headers.into_iter();
+    Ok(headers
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect())
+}
+
+fn short(field: &str, text: &str) -> Result<(), Refusal> {
+    if text.len() > MAX_SHORT {
+        let error = format!("has {} bytes; AMQP has room for {MAX_SHORT}", text.len());
+        return Err(Refusal::field(field, error));
+    }
+    Ok(())
+}

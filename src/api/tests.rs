@@ -1,0 +1,480 @@
+//! Who is let in, to what; and the table against the document.
+
+use std::collections::BTreeSet;
+
+use futures_util::stream;
+use serde_json::{Value, json};
+use warp::http::HeaderValue;
+
+use super::*;
+use crate::{http::tests::services, shutdown::Progress};
+
+const READER: &str = "reader-0123456789";
+const WRITER: &str = "writer-0123456789";
+const ADMINISTRATOR: &str = "administrator-0123456789";
+
+fn tokens() -> Tokens {
+    [
+        ("r", "read", READER),
+        ("w", "publish", WRITER),
+        ("a", "admin", ADMINISTRATOR),
+    ]
+    .into_iter()
+    .fold(Tokens::default(), |tokens, (name, scope, text)| {
+        tokens.with(name, format!("{scope} {text}").parse().unwrap())
+    })
+}
+
+fn api_with(config: Config) -> (Arc<Api>, Progress) {
+    let (progress, phases) = Progress::start();
+    let patience = Duration::from_millis(200);
+    let api = Api::new(
+        services(10),
+        phases,
+        config,
+        "node-1",
+        patience,
+        Duration::from_secs(1),
+    );
+    (api, progress)
+}
+
+fn api() -> (Arc<Api>, Progress) {
+    api_with(Config {
+        tokens: tokens(),
+        ..Config::default()
+    })
+}
+
+struct Answered {
+    status: u16,
+    headers: HeaderMap,
+    body: Value,
+}
+
+impl Answered {
+    fn header(&self, name: header::HeaderName) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+
+    fn error(&self) -> &str {
+        self.body["error"].as_str().unwrap_or_default()
+    }
+}
+
+async fn ask(api: &Api, request: &str, token: &str, body: &str) -> Answered {
+    let (method, target) = request.split_once(' ').unwrap();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let mut headers = HeaderMap::new();
+    if !token.is_empty() {
+        let value = format!("Bearer {token}");
+        headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+    }
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    send(api, method, path, query, headers, body).await
+}
+
+async fn send(
+    api: &Api,
+    method: &str,
+    path: &str,
+    query: &str,
+    headers: HeaderMap,
+    body: &str,
+) -> Answered {
+    // In pieces, as they come from a network.
+    let pieces = body
+        .as_bytes()
+        .chunks(7)
+        .map(|piece| Ok(Bytes::copy_from_slice(piece)));
+    let pieces: Vec<Result<Bytes, warp::Error>> = pieces.collect();
+    let method = method.parse().unwrap();
+    let answer = api
+        .answer(
+            method,
+            path,
+            query.to_owned(),
+            headers,
+            stream::iter(pieces),
+        )
+        .await;
+    let status = answer.status().as_u16();
+    let headers = answer.headers().clone();
+    let body = http_body_util::BodyExt::collect(answer.into_body())
+        .await
+        .unwrap()
+        .to_bytes();
+    Answered {
+        status,
+        headers,
+        body: serde_json::from_slice(&body).unwrap_or_default(),
+    }
+}
+
+#[tokio::test]
+async fn a_token_opens_what_its_scopes_say() {
+    let (api, _progress) = api();
+    let publish = r#"{"exchange":"amq.topic","key":"k"}"#;
+    for (request, body, opened_by) in [
+        ("GET /api/v1/node", "", [READER, ADMINISTRATOR]),
+        ("POST /api/v1/publish", publish, [WRITER, ADMINISTRATOR]),
+        (
+            "DELETE /api/v1/users/alice/sessions",
+            "",
+            [ADMINISTRATOR; 2],
+        ),
+    ] {
+        for token in [READER, WRITER, ADMINISTRATOR] {
+            let answered = ask(&api, request, token, body).await;
+            if opened_by.contains(&token) {
+                assert_eq!(answered.status, 200, "{request} {token}: {}", answered.body);
+            } else {
+                assert_eq!(answered.status, 403, "{request} {token}");
+                assert!(
+                    answered.error().contains("lacks the scope"),
+                    "{}",
+                    answered.error()
+                );
+                let challenge = answered.header(header::WWW_AUTHENTICATE);
+                assert!(challenge.contains("insufficient_scope"), "{challenge}");
+            }
+        }
+        for token in ["", "reader-012345678", "reader-01234567890"] {
+            let answered = ask(&api, request, token, body).await;
+            assert_eq!(answered.status, 401, "{request} {token:?}");
+            let challenge = answered.header(header::WWW_AUTHENTICATE);
+            assert!(
+                challenge.starts_with("Bearer realm=\"stentor\""),
+                "{challenge}"
+            );
+        }
+    }
+    let mut headers = HeaderMap::new();
+    let value = || HeaderValue::from_str(&format!("Bearer {READER}")).unwrap();
+    headers.append(header::AUTHORIZATION, value());
+    headers.append(header::AUTHORIZATION, value());
+    let twice = send(&api, "GET", "/api/v1/node", "", headers, "").await;
+    assert_eq!(twice.status, 401);
+    let mut headers = HeaderMap::new();
+    headers.append(
+        header::AUTHORIZATION,
+        format!("Basic {READER}").parse().unwrap(),
+    );
+    let basic = send(&api, "GET", "/api/v1/node", "", headers, "").await;
+    assert_eq!(basic.status, 401);
+}
+
+#[tokio::test]
+async fn without_tokens_only_health_and_metrics_are_open() {
+    let (api, _progress) = api_with(Config::default());
+    for route in ROUTES {
+        let request = format!("{} {}", route.method, route.path.replace(['{', '}'], "x"));
+        let answered = ask(&api, &request, READER, "{}").await;
+        let is_open = matches!(route.access, Access::Open | Access::Metrics);
+        assert_eq!(
+            answered.status,
+            if is_open { 200 } else { 401 },
+            "{request}"
+        );
+        assert!(
+            is_open || answered.error().contains("[api] tokens"),
+            "{}",
+            answered.error()
+        );
+    }
+    let (api, _progress) = api_with(Config {
+        metrics: Metrics::Token,
+        tokens: tokens(),
+        ..Config::default()
+    });
+    for (token, status) in [("", 401), (WRITER, 403), (READER, 200)] {
+        assert_eq!(ask(&api, "GET /metrics", token, "").await.status, status);
+    }
+}
+
+/// The document is made of attributes, the table of lines: neither has what the other lacks.
+#[test]
+fn the_document_has_what_is_served() {
+    let document: Value = serde_json::from_str(&openapi()).unwrap();
+    let mut described = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let security = operation["security"].to_string();
+            let takes_body = operation["requestBody"].is_object();
+            described.insert((method.to_uppercase(), path.clone(), security, takes_body));
+        }
+    }
+    let served: BTreeSet<_> = ROUTES
+        .iter()
+        .map(|route| {
+            let security = match route.access {
+                Access::Open => Value::Null,
+                Access::Metrics => json!([{}, { "token": ["read"] }]),
+                Access::Scope(scope) => json!([{ "token": [scope.as_str()] }]),
+            };
+            let (method, path) = (route.method.to_string(), route.path.to_owned());
+            (method, path, security.to_string(), route.takes_body)
+        })
+        .collect();
+    assert_eq!(described, served);
+    assert_eq!(served.len(), ROUTES.len());
+}
+
+/// What a caller misspells is told, not ignored.
+#[tokio::test]
+async fn unknown_parameters_are_refused_everywhere() {
+    let (api, _progress) = api();
+    for route in ROUTES
+        .iter()
+        .filter(|route| route.path.starts_with("/api/"))
+    {
+        let path = route.path.replace(['{', '}'], "x");
+        let request = format!("{} {path}?colour=red", route.method);
+        let answered = ask(&api, &request, ADMINISTRATOR, "{}").await;
+        assert_eq!(answered.status, 400, "{request}: {}", answered.body);
+        assert!(answered.error().contains("\"colour\""), "{}", answered.body);
+    }
+}
+
+#[tokio::test]
+async fn what_is_nowhere_and_what_is_otherwise() {
+    let (api, _progress) = api();
+    for path in [
+        "/",
+        "/metricz",
+        "/api/v1/node/",
+        "/api/v1/users",
+        "/api/v1/users/",
+        "/api/v2/node",
+    ] {
+        let answered = ask(&api, &format!("GET {path}"), ADMINISTRATOR, "").await;
+        assert_eq!(answered.status, 404, "{path}");
+        assert!(
+            answered.error().contains("/api/openapi.json"),
+            "{}",
+            answered.body
+        );
+    }
+    let answered = ask(&api, "PUT /api/v1/sessions/x", "", "").await;
+    assert_eq!(answered.status, 405);
+    assert_eq!(answered.header(header::ALLOW), "GET, DELETE");
+    // A name may have anything in it, percent-encoded, and is text.
+    let (_, names) = find(&Method::GET, "/api/v1/users/a%2Fb%C3%A9%20%25").unwrap();
+    assert_eq!(names, ["a/bé %"]);
+    let long = "x".repeat(256);
+    for name in ["%FF", long.as_str()] {
+        let answered = ask(&api, &format!("GET /api/v1/users/{name}"), READER, "").await;
+        assert_eq!(
+            (answered.status, &answered.body["field"]),
+            (400, &json!("name"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_json_of_a_bounded_size_and_comes_in_time() {
+    let (api, _progress) = api_with(Config {
+        tokens: tokens(),
+        max_body: 100,
+        ..Config::default()
+    });
+    let publish = |body: String| ask_owned(&api, body);
+    let long = format!(
+        r#"{{"exchange":"amq.topic","key":"k","body":"{}"}}"#,
+        "x".repeat(100)
+    );
+    assert_eq!(publish(long).await.status, 413);
+    for (body, field, words) in [
+        ("", Value::Null, "the body"),
+        ("[", Value::Null, "the body"),
+        (r#"{"exchange":"e","key":"k"}{}"#, Value::Null, "trailing"),
+        (
+            r#"{"exchange":"e","kye":"k"}"#,
+            json!("kye"),
+            "unknown field",
+        ),
+        (
+            r#"{"exchange":7,"key":"k"}"#,
+            json!("exchange"),
+            "expected a string",
+        ),
+        (
+            r#"{"exchange":"e","keys":["k",7]}"#,
+            json!("keys[1]"),
+            "expected a string",
+        ),
+        (r#"{"exchange":"e"}"#, json!("key"), "is missing"),
+        (r#"{"exchange":"e","keys":[]}"#, json!("keys"), "is empty"),
+        (
+            r#"{"exchange":"e","key":"k","keys":["k"]}"#,
+            json!("keys"),
+            "one of them",
+        ),
+        (
+            r#"{"exchange":"e","key":"k","body_base64":"?"}"#,
+            json!("body_base64"),
+            "no base64",
+        ),
+        (
+            r#"{"exchange":"e","key":"k","headers":{"CC":"a"}}"#,
+            json!("headers.CC"),
+            "all keys",
+        ),
+        (
+            r#"{"exchange":"e","key":"k","headers":{"x-stomp-user":"bob"}}"#,
+            json!("headers.x-stomp-user"),
+            "none did",
+        ),
+        (
+            r#"{"exchange":"e","key":"k","priority":300}"#,
+            json!("priority"),
+            "u8",
+        ),
+    ] {
+        let answered = publish(body.to_owned()).await;
+        assert_eq!(answered.status, 400, "{body}: {}", answered.body);
+        assert_eq!(answered.body["field"], field, "{body}: {}", answered.body);
+        assert!(
+            answered.error().contains(words),
+            "{body}: {}",
+            answered.body
+        );
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        header::AUTHORIZATION,
+        format!("bearer {WRITER}").parse().unwrap(),
+    );
+    let untyped = send(&api, "POST", "/api/v1/publish", "", headers.clone(), "{}").await;
+    assert_eq!(untyped.status, 415);
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json; charset=utf-8"),
+    );
+    let never = stream::pending::<Result<Bytes, warp::Error>>();
+    let publish = "/api/v1/publish";
+    let late = api
+        .answer(Method::POST, publish, String::new(), headers, never)
+        .await;
+    assert_eq!(late.status(), 408);
+}
+
+async fn ask_owned(api: &Api, body: String) -> Answered {
+    ask(api, "POST /api/v1/publish", WRITER, &body).await
+}
+
+#[tokio::test]
+async fn only_so_many_requests_are_served_at_a_time() {
+    let (api, _progress) = api_with(Config {
+        tokens: tokens(),
+        max_requests: 1,
+        ..Config::default()
+    });
+    let turn = api.turns.acquire().await.unwrap();
+    let refused = ask(&api, "GET /api/v1/node", READER, "").await;
+    assert_eq!(
+        (refused.status, refused.header(header::RETRY_AFTER)),
+        (429, "1")
+    );
+    // Health is answered all the same.
+    assert_eq!(ask(&api, "GET /healthz", "", "").await.status, 200);
+    drop(turn);
+    assert_eq!(ask(&api, "GET /api/v1/node", READER, "").await.status, 200);
+}
+
+#[tokio::test]
+async fn messages_are_published_or_it_is_said_which_were_not() {
+    let (api, _progress) = api();
+    let publish = |body: Value| ask_owned(&api, body.to_string());
+    let one = publish(json!({ "exchange": "amq.topic", "key": "k", "body": "hello" })).await;
+    assert_eq!((one.status, &one.body), (200, &json!({ "published": 1 })));
+    let keys: Vec<String> = (0..2_000).map(|key| format!("k{key}")).collect();
+    let many = publish(json!({ "exchange": "amq.topic", "keys": keys })).await;
+    assert_eq!(
+        (many.status, &many.body),
+        (200, &json!({ "published": 2_000 }))
+    );
+    let mandatory = json!({ "exchange": "amq.topic", "keys": keys, "mandatory": true });
+    let answered = publish(mandatory).await;
+    assert_eq!(
+        (answered.status, &answered.body["field"]),
+        (400, &json!("keys"))
+    );
+
+    let nowhere =
+        publish(json!({ "exchange": "amq.topic", "keys": ["a", "b"], "mandatory": true })).await;
+    assert_eq!(nowhere.status, 422);
+    let failed = &nowhere.body["failed"];
+    assert_eq!(
+        (&nowhere.body["published"], failed.as_array().unwrap().len()),
+        (&json!(0), 2)
+    );
+    assert_eq!(
+        (&failed[0]["key"], &failed[0]["reason"]),
+        (&json!("a"), &json!("unroutable"))
+    );
+    let missing = publish(json!({ "exchange": "nope", "key": "k" })).await;
+    assert_eq!(missing.status, 422, "{}", missing.body);
+    assert_eq!(missing.body["failed"][0]["reason"], "not_found");
+    let elsewhere = publish(json!({ "vhost": "nope", "exchange": "amq.topic", "key": "k" })).await;
+    assert_eq!(
+        (elsewhere.status, &elsewhere.body["field"]),
+        (404, &json!("vhost"))
+    );
+
+    api.services.hub.close().await;
+    let away = publish(json!({ "exchange": "amq.topic", "keys": ["a", "b"] })).await;
+    assert_eq!(away.status, 503, "{}", away.body);
+    assert_eq!(away.body["failed"][1]["reason"], "unavailable");
+}
+
+#[tokio::test]
+async fn health_follows_the_node() {
+    let (api, progress) = api();
+    assert_eq!(
+        ask(&api, "GET /healthz", "", "").await.body,
+        json!({ "status": "ok" })
+    );
+    let guard = api.services.enter();
+    let ready = ask(&api, "GET /readyz", "", "").await;
+    let expected = json!({ "status": "ready", "connections": 1, "presence": "off" });
+    assert_eq!((ready.status, ready.body), (200, expected));
+    drop(guard);
+    api.services.hub.close().await;
+    assert_eq!(ask(&api, "GET /readyz", "", "").await.status, 503);
+    progress.enter(Phase::NotReady);
+    let draining = ask(&api, "GET /readyz", "", "").await;
+    assert_eq!(
+        (draining.status, &draining.body["cause"]),
+        (503, &json!("shutting down"))
+    );
+    assert_eq!(ask(&api, "GET /healthz", "", "").await.status, 200);
+    let node = ask(&api, "GET /api/v1/node", READER, "").await;
+    assert_eq!(node.body["phase"], "not ready");
+}
+
+#[tokio::test]
+async fn what_takes_presence_says_that_it_is_off() {
+    let (api, _progress) = api();
+    for path in [
+        "nodes",
+        "counts",
+        "sessions",
+        "sessions/x",
+        "users/x",
+        "groups/x",
+    ] {
+        let answered = ask(&api, &format!("GET /api/v1/{path}"), READER, "").await;
+        assert_eq!(answered.status, 409, "{path}: {}", answered.body);
+        assert!(
+            answered.error().contains("[presence] url"),
+            "{}",
+            answered.body
+        );
+    }
+}

@@ -1,0 +1,70 @@
+//! Whether one more session of a user is let in, and which others end for it.
+
+use std::sync::Arc;
+
+use stomp_session::Problem;
+
+use super::{
+    context::{Context, Identity},
+    policy::{Decision, Unknown},
+};
+use crate::{
+    presence::{Device, Session},
+    telemetry,
+};
+
+/// Joins presence, if a login has to know of others, and does what the policy says. In a task of
+/// its own: a client that hangs up meanwhile must not leave a session that nobody ends.
+pub(super) async fn admit(
+    context: &Arc<Context>,
+    identity: &Identity,
+    device: Option<Box<Device>>,
+) -> Result<(), Problem> {
+    if !context.settings().sessions.is_limited() {
+        return Ok(());
+    }
+    let session = Arc::new(context.presence_session(&identity.user.name, Vec::new(), device));
+    let admitting = tokio::spawn(claim(Arc::clone(context), session));
+    // It does not panic, and is not aborted; if it were, nobody would know who is logged in.
+    admitting.await.unwrap_or_else(|_| {
+        let user = (&*identity.user.name).into();
+        Err(Problem::LoginUnavailable { user })
+    })
+}
+
+async fn claim(context: Arc<Context>, session: Arc<Session>) -> Result<(), Problem> {
+    let Some(presence) = &context.services.presence else {
+        return Ok(());
+    };
+    let policy = &context.settings().sessions;
+    let claimed = presence.claim(Arc::clone(&session)).await;
+    // From now on it leaves with the context.
+    context.is_here(&session);
+    let user = &session.user;
+    let decision = match claimed {
+        Ok(others) => policy.decide(user, session.device.as_deref(), &others),
+        Err(error) => {
+            telemetry::sessions_unknown(&context.info(), &error);
+            match policy.unknown {
+                Unknown::Allow => return Ok(()),
+                Unknown::Reject => {
+                    let user = (&**user).into();
+                    return Err(Problem::LoginUnavailable { user });
+                }
+            }
+        }
+    };
+    match decision {
+        Decision::Admit(ending) => {
+            for id in ending {
+                context.services.control.replace(&id);
+            }
+            Ok(())
+        }
+        Decision::Reject(why) => {
+            context.leave();
+            telemetry::login_refused(&context.info(), &why);
+            Err(Problem::AlreadyLoggedInElsewhere(why.into()))
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Sessions that are ended from outside, and asked about again.
+
+use stomp_grammar::Frame;
+
+use super::*;
+use crate::{
+    auth,
+    control::{Command as Order, RecheckOff, Target, wire},
+};
+
+const EVERY: Duration = Duration::from_secs(30);
+
+fn rechecking() -> House {
+    House::with(Options {
+        auth: auth::Config {
+            recheck: EVERY,
+            ..auth::Config::default()
+        },
+        ..Options::default()
+    })
+}
+
+async fn connect(house: &House, user: &str) -> (Client, Box<str>) {
+    let mut client = Client::new(house);
+    client.send(CONNECT.replace("alice", user));
+    let connected = client.expect(Command::Connected).await;
+    let session = connected.header("session").unwrap().into();
+    (client, session)
+}
+
+fn kick(target: Target) -> Order {
+    Order::Kick {
+        target,
+        reason: "not paid".into(),
+    }
+}
+
+async fn run(house: &House, command: Order) -> u64 {
+    let report = house.services.control.run(command).await.unwrap();
+    assert_eq!(report.unreached, None);
+    report.hits()
+}
+
+fn body(frame: &Frame) -> String {
+    String::from_utf8_lossy(&frame.body).into_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_a_user_and_nobody_else_is_kicked() {
+    let house = House::new();
+    let (mut one, session) = connect(&house, "alice").await;
+    let (mut two, _) = connect(&house, "alice").await;
+    let (mut other, _) = connect(&house, "alice2").await;
+    let _nobody_yet = Client::new(&house);
+
+    assert_eq!(run(&house, kick(Target::Session(session.clone()))).await, 1);
+    let error = one.expect_error("kicked").await;
+    assert_eq!(body(&error), "not paid\n");
+    assert_eq!(one.wire.closed_with(), Some(CloseCode::Policy));
+    assert_eq!(run(&house, kick(Target::Session(session))).await, 0);
+
+    assert_eq!(run(&house, kick(Target::User("alice".into()))).await, 1);
+    two.expect_error("kicked").await;
+    other.publish("/topic/a", "still here").await;
+    for nobody in ["", "alic", "nobody"] {
+        assert_eq!(run(&house, kick(Target::User(nobody.into()))).await, 0);
+        assert_eq!(run(&house, kick(Target::Session(nobody.into()))).await, 0);
+    }
+}
+
+/// The number is in it, so only who knows the rest as well means this session.
+#[tokio::test(start_paused = true)]
+async fn half_of_an_id_is_nobody_s() {
+    let house = House::new();
+    let (mut client, session) = connect(&house, "alice").await;
+    let half: String = session.chars().take(11).collect();
+    let guessed = format!("{half}{}", "A".repeat(11));
+    assert_eq!(guessed.len(), session.len());
+    assert_eq!(run(&house, kick(Target::Session(guessed.into()))).await, 0);
+    client.publish("/topic/a", "still here").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_logins_the_older_is_told_so() {
+    let house = House::new();
+    let (mut client, session) = connect(&house, "alice").await;
+    house.services.control.replace(&session);
+    client.expect_error("session replaced").await;
+    assert_eq!(client.wire.closed_with(), Some(CloseCode::Policy));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_kicks_by_the_exchange() {
+    let house = House::new();
+    let (mut client, session) = connect(&house, "alice").await;
+    let (mut other, _) = connect(&house, "bob").await;
+    for nonsense in [
+        "",
+        "{",
+        "[]",
+        r#"{"command":"explode"}"#,
+        r#"{"command":"kick"}"#,
+    ] {
+        house.publish(CONTROL, "", nonsense);
+    }
+    house.publish("feed", "k", r#"{"command":"kick","user":"bob"}"#);
+    let kick = format!(r#"{{"command":"kick","session":"{session}","colour":"red"}}"#);
+    house.publish(CONTROL, "any", &kick);
+    let error = client.expect_error("kicked").await;
+    assert_eq!(body(&error), "This session was ended by an operator\n");
+    other.publish("/topic/a", "still here").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_too_late_is_not_done() {
+    let house = House::new();
+    let log = telemetry::capture::Capture::start();
+    let (mut client, _) = connect(&house, "alice").await;
+    house.publish(
+        CONTROL,
+        "",
+        r#"{"command":"kick","user":"alice","expires":1700000000}"#,
+    );
+    settle().await;
+    client.publish("/topic/a", "still here").await;
+    assert!(log.text().contains("came too late"), "{}", log.text());
+}
+
+/// A node's own commands come back to it; it has run them already.
+#[tokio::test(start_paused = true)]
+async fn a_command_is_run_once() {
+    let house = House::new();
+    let (mut client, _) = connect(&house, "alice").await;
+    let envelope = wire::Envelope {
+        command: kick(Target::User("alice".into())),
+        id: "1".into(),
+        node: "node-1".into(),
+        expires: None,
+        answer: false,
+    };
+    let note = wire::encode(&wire::Note::Command(envelope));
+    house.publish(CONTROL, "", std::str::from_utf8(&note).unwrap());
+    settle().await;
+    client.publish("/topic/a", "still here").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_client_gives_commands_or_hears_them() {
+    let house = House::new();
+    let frames = [
+        format!("SEND\ndestination:/exchange/{CONTROL}/k\n\n{{}}\0"),
+        format!("SEND\ndestination:/exchange/{CONTROL}\n\n{{}}\0"),
+        format!("SUBSCRIBE\nid:1\ndestination:/exchange/{CONTROL}/k\n\n\0"),
+        format!("SUBSCRIBE\nid:1\nack:client\ndestination:/exchange/{CONTROL}/k\n\n\0"),
+        format!("SUBSCRIBE\nid:1\ndestination:/queue/q\nx-dead-letter-exchange:{CONTROL}\n\n\0"),
+        format!("SEND\ndestination:/queue/q\nx-dead-letter-exchange:{CONTROL}\n\n{{}}\0"),
+        "SUBSCRIBE\nid:1\ndestination:/amq/queue/stentor.feed.n.0\n\n\0".to_owned(),
+        "SUBSCRIBE\nid:1\ndestination:/queue/stentor.feed.n.0\n\n\0".to_owned(),
+        "SEND\ndestination:/amq/queue/stentor.feed.n.0\n\n{}\0".to_owned(),
+        "SEND\ndestination:/queue/stentor.feed.n.0\n\n{}\0".to_owned(),
+    ];
+    for frame in frames {
+        let mut client = Client::connect(&house).await;
+        client.send(&frame);
+        client.expect_error("access_refused").await;
+    }
+    // Not by another's name either.
+    let mut client = Client::connect(&house).await;
+    client.send(format!(
+        "BEGIN\ntransaction:t\n\n\0\
+         SEND\ntransaction:t\ndestination:/exchange/{CONTROL}/k\n\n{{}}\0\
+         COMMIT\ntransaction:t\n\n\0"
+    ));
+    client.expect_error("access_refused").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_is_kept_the_hook_cannot_be_asked_again() {
+    let house = House::new();
+    let (_client, session) = connect(&house, "alice").await;
+    for target in [Target::User("alice".into()), Target::Session(session)] {
+        let refused = house.services.control.run(Order::Recheck(target)).await;
+        assert_eq!(refused, Err(RecheckOff));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_when_asked_again_has_to_go() {
+    let house = rechecking();
+    let (mut alice, _) = connect(&house, "alice").await;
+    let (mut bob, _) = connect(&house, "bob").await;
+    house.hook.asked();
+    let recheck = |user: &str| Order::Recheck(Target::User(user.into()));
+    assert_eq!(run(&house, recheck("alice")).await, 1);
+    settle().await;
+    assert_eq!(house.hook.asked(), ["user alice", "vhost / from 127.0.0.1"]);
+    alice.expect_nothing();
+
+    house.hook.deny("user alice");
+    assert_eq!(run(&house, recheck("alice")).await, 1);
+    let error = alice.expect_error("access_refused").await;
+    assert_eq!(
+        body(&error),
+        "ACCESS_REFUSED - access to vhost '/' refused for user 'alice'"
+    );
+    assert_eq!(alice.wire.closed_with(), Some(CloseCode::Policy));
+
+    bob.publish("/topic/a", "still here").await;
+    house.hook.deny("vhost / from 127.0.0.1");
+    assert_eq!(run(&house, recheck("bob")).await, 1);
+    bob.expect_error("access_refused").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn subscriptions_are_asked_about_again() {
+    let house = rechecking();
+    let recheck = || Order::Recheck(Target::User("alice".into()));
+    let (mut client, _) = connect(&house, "alice").await;
+    client.subscribe("1", "/exchange/feed/k", "").await;
+    client.subscribe("2", "/exchange/feed/gone", "").await;
+    client.subscribe("3", "/queue/q", "ack:client\n").await;
+    client.send("UNSUBSCRIBE\nid:2\nreceipt:u\n\n\0");
+    client.expect_receipt("u").await;
+    house.hook.asked();
+    run(&house, recheck()).await;
+    settle().await;
+    assert_eq!(
+        house.hook.asked(),
+        [
+            "user alice",
+            "vhost / from 127.0.0.1",
+            r#"read exchange "feed""#,
+            r#"read topic "feed" "k""#,
+            r#"configure queue "q""#,
+            r#"read queue "q""#,
+        ]
+    );
+    // What is over, matters no more.
+    house.hook.deny(r#"read topic "feed" "gone""#);
+    run(&house, recheck()).await;
+    settle().await;
+    client.expect_nothing();
+    house.hook.deny(r#"read queue "q""#);
+    run(&house, recheck()).await;
+    let error = client.expect_error("access_refused").await;
+    assert!(body(&error).contains("queue 'q'"), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_at_fault_takes_nothing_back() {
+    let house = rechecking();
+    let (mut client, _) = connect(&house, "alice").await;
+    client.subscribe("1", "/exchange/feed/k", "").await;
+    for question in [
+        "user alice",
+        "vhost / from 127.0.0.1",
+        r#"read topic "feed" "k""#,
+    ] {
+        house.hook.fail(question);
+        run(&house, Order::Recheck(Target::User("alice".into()))).await;
+        settle().await;
+    }
+    client.publish("/topic/a", "still here").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn everybody_is_asked_about_once_in_the_interval() {
+    let house = rechecking();
+    let recheck = house.services.settings().recheck.unwrap();
+    let services = Arc::downgrade(&house.services);
+    let asking = tokio::spawn(recheck_in_turn(services, recheck));
+    let mut clients = Vec::new();
+    for number in 0..50 {
+        clients.push(connect(&house, &format!("user{number}")).await.0);
+    }
+    house.hook.asked();
+    let mut busiest = 0;
+    let mut all = Vec::new();
+    for _ in 0..30 {
+        sleep(EVERY / 30).await;
+        let mut asked = house.hook.asked();
+        asked.retain(|question| question.starts_with("user "));
+        busiest = busiest.max(asked.len());
+        all.append(&mut asked);
+    }
+    assert!((49..=51).contains(&all.len()), "{all:?}");
+    all.sort();
+    all.dedup();
+    assert!(all.len() >= 49, "{all:?}");
+    assert!(busiest < 20, "{busiest} in one second");
+
+    house.hook.deny("user user7");
+    let begun = Instant::now();
+    clients[7].expect_error("access_refused").await;
+    assert!(begun.elapsed() <= EVERY + Duration::from_secs(1));
+
+    // It holds nothing.
+    clients.iter().for_each(|client| client.task.abort());
+    let House { services, .. } = house;
+    settle().await;
+    let weak = Arc::downgrade(&services);
+    drop(services);
+    sleep(EVERY).await;
+    assert_eq!(weak.strong_count(), 0);
+    assert!(asking.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_to_ask_again_shows_no_secret() {
+    let login = auth::Login {
+        user: "alice".into(),
+        password: Some("s3cret".into()),
+        vhost: "/".into(),
+        more: vec![("token".into(), "s3cret".into())],
+    };
+    let shown = format!("{:?}", rights::Rights::new(login));
+    assert!(
+        shown.contains("alice") && !shown.contains("s3cret"),
+        "{shown}"
+    );
+}

@@ -1,0 +1,269 @@
+//! The exchange that commands go by.
+//!
+//! A node listens to it as a client does to any exchange, by a shared feed: so its queue is made,
+//! kept over a lost link, and removed with all others.
+
+use std::{
+    collections::HashMap,
+    future::poll_fn,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use parking_lot::Mutex;
+use stomp_session::SubscriptionId;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+use super::{
+    Command, Shared,
+    wire::{self, Envelope, Note},
+};
+use crate::{
+    broker::{Message, Properties, Publish},
+    hub::{Item, Mailbox, MailboxConfig, Overflow, VhostHub},
+    telemetry,
+};
+
+/// How long a command holds, from when it is given. A node that was cut off for longer had its
+/// reasons, and whoever was meant may have come back by then.
+const LIFE: Duration = Duration::from_secs(5 * 60);
+
+/// The pause before the exchange is asked for again: at first, doubling up to the longest.
+const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(10)];
+
+/// How long the broker may take to confirm a command.
+const CONFIRM: Duration = Duration::from_secs(2);
+
+/// Commands that wait to be run here: messages, and bytes. Beyond, the oldest are lost.
+const MAX_WAITING: (usize, usize) = (10_000, 4 << 20);
+
+/// Answers to one command that wait to be counted. Beyond, they are not.
+const MAX_ANSWERS: usize = 1_000;
+
+/// The way to other nodes.
+#[derive(Clone)]
+pub(super) struct Link(Arc<Inner>);
+
+struct Inner {
+    vhost: Arc<VhostHub>,
+    exchange: Box<str>,
+    node: Box<str>,
+    /// Who waits for answers, by the command's id.
+    waiting: Mutex<HashMap<Box<str>, mpsc::Sender<Answer>>>,
+}
+
+/// A node, and what it did.
+type Answer = (Box<str>, u64);
+
+impl Link {
+    pub(super) fn new(vhost: Arc<VhostHub>, exchange: &str, node: &str) -> Self {
+        Self(Arc::new(Inner {
+            vhost,
+            exchange: exchange.into(),
+            node: node.into(),
+            waiting: Mutex::default(),
+        }))
+    }
+
+    pub(super) fn exchange(&self) -> &str {
+        &self.0.exchange
+    }
+
+    /// Tells all other nodes.
+    pub(super) async fn tell(&self, command: &Command) -> Result<(), Box<str>> {
+        self.publish(&self.envelope(command, false)).await
+    }
+
+    /// Tells all other nodes, and gathers their answers, for as long as `patience` has; but no
+    /// more after one that `is_enough`.
+    pub(super) async fn ask(
+        &self,
+        command: &Command,
+        patience: Duration,
+        is_enough: impl Fn(u64) -> bool,
+    ) -> Result<Vec<Answer>, Box<str>> {
+        let envelope = self.envelope(command, true);
+        let (sender, mut receiver) = mpsc::channel(MAX_ANSWERS);
+        let _waiting = Waiting::begin(self, &envelope.id, sender);
+        self.publish(&envelope).await?;
+        let end = Instant::now() + patience;
+        let mut answers = Vec::new();
+        while let Ok(Some(answer)) = timeout_at(end, receiver.recv()).await {
+            let hits = answer.1;
+            answers.push(answer);
+            if is_enough(hits) {
+                break;
+            }
+        }
+        Ok(answers)
+    }
+
+    fn envelope(&self, command: &Command, answer: bool) -> Envelope {
+        Envelope {
+            command: command.clone(),
+            id: format!("{:016x}", rand::random::<u64>()).into(),
+            node: self.0.node.clone(),
+            expires: Some(SystemTime::now() + LIFE),
+            answer,
+        }
+    }
+
+    async fn publish(&self, envelope: &Envelope) -> Result<(), Box<str>> {
+        self.send(&Note::Command(envelope.clone())).await
+    }
+
+    async fn send(&self, note: &Note) -> Result<(), Box<str>> {
+        let publish = Publish {
+            exchange: self.0.exchange.clone(),
+            routing_key: Box::default(),
+            properties: Properties {
+                content_type: Some("application/json".into()),
+                persistent: true,
+                ..Properties::default()
+            },
+            body: wire::encode(note).into(),
+            mandatory: false,
+            lane: 0,
+        };
+        let publishing = async { self.0.vhost.host().publish(publish).await?.await };
+        match timeout(CONFIRM, publishing).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string().into()),
+            Err(_) => Err(format!(
+                "RabbitMQ did not confirm it within {CONFIRM:?}; it may yet arrive"
+            )
+            .into()),
+        }
+    }
+}
+
+/// Who waits for answers, until it is dropped.
+struct Waiting<'a> {
+    link: &'a Link,
+    id: &'a str,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(link: &'a Link, id: &'a str, sender: mpsc::Sender<Answer>) -> Self {
+        link.0.waiting.lock().insert(id.into(), sender);
+        Self { link, id }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.link.0.waiting.lock().remove(self.id);
+    }
+}
+
+/// Runs what comes, for ever. A broker that is away is waited for by the feed itself.
+pub(super) async fn listen(link: Link, shared: Arc<Shared>) {
+    let [first, longest] = PAUSES;
+    let mut pause = first;
+    loop {
+        let begun = Instant::now();
+        let cause = listen_once(&link, &shared).await;
+        if begun.elapsed() > longest {
+            pause = first;
+        }
+        telemetry::control_down(link.exchange(), &cause, pause);
+        sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// Until it cannot go on; why.
+async fn listen_once(link: &Link, shared: &Shared) -> String {
+    let (max_messages, max_bytes) = MAX_WAITING;
+    let mailbox = Mailbox::new(MailboxConfig {
+        max_messages,
+        max_bytes,
+        overflow: Overflow::DropOldest,
+    });
+    let exchange = link.exchange();
+    let subscribing = link
+        .0
+        .vhost
+        .subscribe(exchange, "", &mailbox, SubscriptionId(0));
+    let _subscription = match subscribing.await {
+        Ok(Some(subscription)) => subscription,
+        Ok(None) => return "it is there, but is no fanout exchange".to_owned(),
+        Err(error) => return error.to_string(),
+    };
+    telemetry::control_up(exchange);
+    loop {
+        match poll_fn(|context| mailbox.poll_take(context)).await {
+            Item::Parcel(parcel) => {
+                if parcel.dropped > 0 {
+                    telemetry::control_dropped(parcel.dropped);
+                }
+                handle(link, shared, &parcel.message).await;
+            }
+            Item::Problem(problem) => return problem.to_string(),
+        }
+    }
+}
+
+async fn handle(link: &Link, shared: &Shared, message: &Message) {
+    // It may have come by a queue's name, or through another exchange, for which clients may have
+    // permissions.
+    if *message.exchange != *link.exchange() {
+        let cause = format!("it was published to the exchange {:?}", message.exchange);
+        return telemetry::control_ignored(&cause);
+    }
+    match wire::decode(&message.body) {
+        Ok(Note::Command(envelope)) if envelope.node != link.0.node => {
+            run(link, shared, envelope).await;
+        }
+        Ok(Note::Command(_)) => {}
+        Ok(Note::Answer { to, node, hits }) => {
+            let waiting = link.0.waiting.lock().get(&*to).cloned();
+            if let Some(waiting) = waiting {
+                // Nobody counts so many.
+                let _ = waiting.try_send((node, hits));
+            }
+        }
+        Err(cause) => telemetry::control_ignored(&cause),
+    }
+}
+
+async fn run(link: &Link, shared: &Shared, envelope: Envelope) {
+    let Envelope {
+        command,
+        id,
+        node,
+        answer,
+        ..
+    } = &envelope;
+    let from = if node.is_empty() { "a backend" } else { node };
+    let subject = command.subject();
+    if envelope.is_expired(SystemTime::now()) {
+        let cause = format!("{} of {subject} came too late", command.name());
+        return telemetry::control_ignored(&cause);
+    }
+    let hits = match shared.execute(command).await {
+        Ok(hits) => hits,
+        Err(error) => {
+            telemetry::control_ignored(&error.to_string());
+            0
+        }
+    };
+    telemetry::control_command(command.name(), &subject, from, hits);
+    if *answer {
+        let note = Note::Answer {
+            to: id.clone(),
+            node: link.0.node.clone(),
+            hits,
+        };
+        let link = link.clone();
+        // The next command does not wait for the broker's word on this.
+        tokio::spawn(async move {
+            if let Err(error) = link.send(&note).await {
+                telemetry::control_untold("answer", &error);
+            }
+        });
+    }
+}

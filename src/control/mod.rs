@@ -1,0 +1,318 @@
+//! What an operator, a backend or a login does to sessions of any node.
+//!
+//! [`Control`] runs a [`Command`] on this node and, by an exchange that all nodes listen to, on
+//! all others. Backends may publish commands there, too: whoever may publish to that exchange is
+//! trusted, so clients of the gateway never may. The format is in [`wire`].
+
+mod config;
+mod link;
+pub mod wire;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio_util::task::AbortOnDropHandle;
+
+pub use config::Config;
+
+use self::link::Link;
+use crate::{auth::Authenticator, hub::VhostHub, telemetry};
+
+/// How long the answers of other nodes are awaited: which nodes there are, nobody knows.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The sessions of this node, as commands reach them. Nothing here waits.
+pub trait Sessions: Send + Sync + 'static {
+    /// Ends the sessions that are meant, with ERROR `kicked`; how many.
+    fn kick(&self, target: &Target, reason: &str) -> usize;
+
+    /// Ends a session whose user has logged in again, with ERROR `session replaced`; how many.
+    fn replace(&self, session: &str) -> usize;
+
+    /// Has the hook asked anew about the sessions that are meant, in the background; those that
+    /// it refuses end. How many are asked about.
+    ///
+    /// # Errors
+    /// Sessions do not keep what it takes.
+    fn recheck(&self, target: &Target) -> Result<usize, RecheckOff>;
+
+    /// Has the hook asked anew which groups a user is in, in the background; how many sessions
+    /// hear of it.
+    fn refresh_groups(&self, user: &str) -> usize;
+}
+
+/// What can be done to sessions, wherever they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// End sessions. The clients are told the reason, up to 256 characters of it.
+    Kick {
+        /// Which.
+        target: Target,
+        /// Why; empty: they are told that an operator did it.
+        reason: Box<str>,
+    },
+    /// End a session whose user has logged in again.
+    Replace {
+        /// Its id.
+        session: Box<str>,
+    },
+    /// Ask the hook anew, and end the sessions that it refuses. What was remembered of a user
+    /// is forgotten before.
+    Recheck(Target),
+    /// Forget what the hook permitted to a user.
+    Forget {
+        /// Whom.
+        user: Box<str>,
+    },
+    /// Ask the hook anew which groups a user is in.
+    RefreshGroups {
+        /// Whom.
+        user: Box<str>,
+    },
+}
+
+/// Which sessions are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// One, by its id: the header `session` of its CONNECTED.
+    Session(Box<str>),
+    /// All of a user.
+    User(Box<str>),
+    /// Those of a user's devices, as their CONNECT named them; only where presence is on, which
+    /// knows them. At least one of type and id is given.
+    Device {
+        /// Whose.
+        user: Box<str>,
+        /// The header `device-type`.
+        device_type: Option<Box<str>>,
+        /// The header `device-id`.
+        device_id: Option<Box<str>>,
+    },
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The nodes that answered in time, this one first, and how much the command did there:
+    /// sessions, or permissions that were forgotten. With [`Command::Recheck`] these sessions
+    /// are being asked about; which of them end, is in their nodes' logs.
+    pub nodes: Vec<(Box<str>, u64)>,
+    /// Why other nodes could not be told; `None`: they could, or there are none.
+    pub unreached: Option<Box<str>>,
+}
+
+impl Report {
+    /// What was done on all nodes together.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        let hits = self.nodes.iter().map(|(_, hits)| *hits);
+        hits.fold(0, u64::saturating_add)
+    }
+}
+
+/// `auth.recheck` is off: sessions do not keep what it takes to ask the hook again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "[auth] recheck is off, so that nothing is kept to ask the hook with; set it, or kick the \
+     user, who has to log in again then"
+)]
+pub struct RecheckOff;
+
+/// Runs commands, here and on all other nodes.
+pub struct Control {
+    shared: Arc<Shared>,
+    link: Option<(Link, AbortOnDropHandle<()>)>,
+}
+
+/// What it takes to run a command on this node.
+struct Shared {
+    node: Box<str>,
+    sessions: Arc<dyn Sessions>,
+    auth: Arc<dyn Authenticator>,
+}
+
+impl Control {
+    /// Of a node that is alone.
+    #[must_use]
+    pub fn alone(node: &str, sessions: Arc<dyn Sessions>, auth: Arc<dyn Authenticator>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                node: node.into(),
+                sessions,
+                auth,
+            }),
+            link: None,
+        }
+    }
+
+    /// Listens to the exchange of that name in this virtual host, in the background, for as long
+    /// as this lives; also to what other nodes tell each other.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn join(self, vhost: Arc<VhostHub>, exchange: &str) -> Self {
+        let link = Link::new(vhost, exchange, &self.shared.node);
+        let listening = tokio::spawn(link::listen(link.clone(), Arc::clone(&self.shared)));
+        Self {
+            link: Some((link, AbortOnDropHandle::new(listening))),
+            ..self
+        }
+    }
+
+    /// Hears no more commands; before the broker is closed.
+    pub fn close(&self) {
+        if let Some((_, listening)) = &self.link {
+            listening.abort();
+        }
+    }
+
+    /// Whether this is the exchange of commands: no client may use it, whatever the hook says.
+    #[must_use]
+    pub fn is_reserved(&self, exchange: &str) -> bool {
+        let link = self.link.as_ref();
+        link.is_some_and(|(link, _)| link.exchange() == exchange)
+    }
+
+    /// Runs a command on all nodes. On this one it has run when this returns, whatever the broker
+    /// does; the others are given a second to say what they did. A session has one node, so its
+    /// answer is enough.
+    ///
+    /// # Errors
+    /// The command asks for what this node cannot do; then no node is told.
+    pub async fn run(&self, command: Command) -> Result<Report, RecheckOff> {
+        let hits = self.shared.execute(&command).await?;
+        telemetry::control_command(command.name(), &command.subject(), &self.shared.node, hits);
+        let mut report = Report {
+            nodes: vec![(self.shared.node.clone(), hits)],
+            unreached: None,
+        };
+        let is_done = |hits: u64| command.has_one_node() && hits > 0;
+        if let Some((link, _)) = &self.link
+            && !is_done(hits)
+        {
+            match link.ask(&command, PATIENCE, is_done).await {
+                Ok(others) => report.nodes.extend(others),
+                Err(error) => {
+                    telemetry::control_untold(command.name(), &error);
+                    report.unreached = Some(error);
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    /// Ends a session of some node, whose user has logged in again; in the background.
+    pub fn replace(&self, session: &str) {
+        if self.shared.sessions.replace(session) > 0 {
+            return;
+        }
+        if let Some((link, _)) = &self.link {
+            let link = link.clone();
+            let command = Command::Replace {
+                session: session.into(),
+            };
+            tokio::spawn(async move {
+                if let Err(error) = link.tell(&command).await {
+                    telemetry::control_untold(command.name(), &error);
+                }
+            });
+        }
+    }
+}
+
+impl Shared {
+    /// On this node; how much it did.
+    async fn execute(&self, command: &Command) -> Result<u64, RecheckOff> {
+        let hits = match command {
+            Command::Kick { target, reason } => self.sessions.kick(target, reason),
+            Command::Replace { session } => self.sessions.replace(session),
+            Command::Recheck(target) => {
+                if let Some(user) = target.user() {
+                    self.auth.forget(user).await;
+                }
+                self.sessions.recheck(target)?
+            }
+            Command::Forget { user } => self.auth.forget(user).await,
+            Command::RefreshGroups { user } => self.sessions.refresh_groups(user),
+        };
+        Ok(u64::try_from(hits).unwrap_or(u64::MAX))
+    }
+}
+
+impl Command {
+    /// As [`wire`] calls it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Kick { .. } => "kick",
+            Self::Replace { .. } => "replace",
+            Self::Recheck(_) => "recheck",
+            Self::Forget { .. } => "forget",
+            Self::RefreshGroups { .. } => "refresh_groups",
+        }
+    }
+
+    /// Whom it is about, for the log.
+    fn subject(&self) -> String {
+        match self {
+            Self::Kick { target, .. } | Self::Recheck(target) => target.to_string(),
+            Self::Replace { session } => Target::Session(session.clone()).to_string(),
+            Self::Forget { user } | Self::RefreshGroups { user } => {
+                Target::User(user.clone()).to_string()
+            }
+        }
+    }
+
+    fn has_one_node(&self) -> bool {
+        let is_session = |target: &Target| matches!(target, Target::Session(_));
+        match self {
+            Self::Kick { target, .. } | Self::Recheck(target) => is_session(target),
+            Self::Replace { .. } => true,
+            Self::Forget { .. } | Self::RefreshGroups { .. } => false,
+        }
+    }
+}
+
+impl Target {
+    /// Whose sessions are meant, if that is said.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        match self {
+            Self::Session(_) => None,
+            Self::User(user) | Self::Device { user, .. } => Some(user),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Session(id) => write!(f, "session {id:?}"),
+            Self::User(user) => write!(f, "user {user:?}"),
+            Self::Device {
+                user,
+                device_type,
+                device_id,
+            } => {
+                write!(f, "user {user:?}")?;
+                for (name, value) in [("device type", device_type), ("device id", device_id)] {
+                    if let Some(value) = value {
+                        write!(f, ", {name} {value:?}")?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let exchange = self.link.as_ref().map(|(link, _)| link.exchange());
+        f.debug_struct("Control")
+            .field("node", &self.shared.node)
+            .field("exchange", &exchange)
+            .finish_non_exhaustive()
+    }
+}

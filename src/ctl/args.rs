@@ -1,0 +1,194 @@
+//! What can be written after `stentor ctl`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// Look at a running gateway and its sessions, end sessions, publish: the HTTP API from a shell.
+#[derive(Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  export STENTOR_TOKEN=…                             once; `stentor token` makes one
+  stentor ctl node                                   this node: connections, feeds, memory
+  stentor ctl sessions --user alice                  where alice is logged in
+  stentor ctl users alice bob                        who of them is online
+  stentor ctl kick --user alice --reason 'unpaid'    end all her sessions, on all nodes
+  stentor ctl publish feed user_alice --body hello   push, as a backend does
+  stentor ctl --json sessions | jq …                 for programs
+
+Sessions, users, groups and nodes are known where presence is on ([presence] url).
+
+Exit codes:
+  0  done
+  1  the gateway is not there, or did not do it; standard error says why
+  2  wrong command line"
+)]
+pub struct Ctl {
+    /// Where the gateway has its `[listen] admin`.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "STENTOR_URL",
+        default_value = "http://127.0.0.1:15680"
+    )]
+    pub url: String,
+    /// A token of its `[api] tokens`. Others on this machine see arguments: better set the
+    /// variable, or use --token-file.
+    #[arg(
+        long,
+        global = true,
+        value_name = "TOKEN",
+        env = "STENTOR_TOKEN",
+        hide_env_values = true
+    )]
+    pub token: Option<String>,
+    /// A file that holds the token.
+    #[arg(long, global = true, value_name = "FILE", env = "STENTOR_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Print the gateway's answer, as JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub task: Task,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Task {
+    /// Show the node that is asked: connections, virtual hosts, feeds, memory.
+    Node,
+    /// Show the nodes that live.
+    Nodes,
+    /// Count sessions and users, on all nodes.
+    Counts,
+    /// List sessions, on all nodes.
+    Sessions {
+        /// Those of this user.
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+        /// Those of this node.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+        /// About so many at most.
+        #[arg(long, default_value_t = 1_000)]
+        limit: usize,
+    },
+    /// Show a session.
+    Session {
+        /// Its id: the header `session` of its CONNECTED.
+        id: String,
+    },
+    /// Show a user, with all sessions.
+    User {
+        /// The name.
+        name: String,
+    },
+    /// Show who of these users is online.
+    Users {
+        /// The names; 1,000 at most.
+        #[arg(required = true, num_args = 1..=crate::api::MAX_USERS)]
+        names: Vec<String>,
+    },
+    /// Show who of a group is online.
+    Group {
+        /// The name.
+        name: String,
+    },
+    /// End a session, or sessions of a user, on whichever node.
+    Kick {
+        /// Which.
+        #[command(flatten)]
+        target: Target,
+        /// What the clients are told.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Have the hook asked anew; sessions that it refuses end.
+    #[command(group = clap::ArgGroup::new("whom").required(true))]
+    Recheck {
+        /// A session, by its id.
+        #[arg(long, value_name = "ID", group = "whom")]
+        session: Option<String>,
+        /// All sessions of this user.
+        #[arg(long, value_name = "NAME", group = "whom")]
+        user: Option<String>,
+    },
+    /// Forget what the hook permitted to a user.
+    Forget {
+        /// The name.
+        user: String,
+    },
+    /// Have the hook asked anew which groups a user is in.
+    RefreshGroups {
+        /// The name.
+        user: String,
+    },
+    /// Publish a message.
+    #[command(after_help = "\
+Examples:
+  stentor ctl publish feed user_alice --body 'Your order has shipped'
+  stentor ctl publish feed user_alice user_bob --body hello
+  date | stentor ctl publish feed user_alice --file -
+  stentor ctl publish '' some_queue --body hello     AMQP's default exchange: a queue, by name")]
+    Publish(Message),
+    /// Print the OpenAPI document of the HTTP API; asks nobody.
+    Openapi,
+}
+
+/// Which sessions.
+#[derive(Args)]
+#[group(required = true)]
+pub struct Target {
+    /// A session, by its id.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["user", "device_type", "device_id"])]
+    pub session: Option<String>,
+    /// All of this user.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Of the user's, those of devices of this type.
+    #[arg(long, value_name = "TYPE", requires = "user")]
+    pub device_type: Option<String>,
+    /// Of the user's, those of this device.
+    #[arg(long, value_name = "ID", requires = "user")]
+    pub device_id: Option<String>,
+}
+
+/// What to publish.
+#[derive(Args)]
+pub struct Message {
+    /// The exchange.
+    pub exchange: String,
+    /// The routing keys: the message goes out with each.
+    #[arg(required = true)]
+    pub keys: Vec<String>,
+    /// The body, as text.
+    #[arg(long, value_name = "TEXT", conflicts_with = "file")]
+    pub body: Option<String>,
+    /// A file with the body; `-` reads standard input.
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The virtual host; without it, the gateway's default one.
+    #[arg(long, value_name = "NAME")]
+    pub vhost: Option<String>,
+    /// The body's type, such as application/json.
+    #[arg(long, value_name = "TYPE")]
+    pub content_type: Option<String>,
+    /// A header; may be given several times.
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
+    pub headers: Vec<(String, String)>,
+    /// Have it survive a restart of RabbitMQ while it waits in a durable queue.
+    #[arg(long)]
+    pub persistent: bool,
+    /// Fail if it reaches no queue.
+    #[arg(long)]
+    pub mandatory: bool,
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,211 @@
+//! Requests to a gateway's API.
+
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Method, StatusCode, Url, header};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+use crate::api::KeyFailure;
+
+/// More than the gateway's own bound, so that it has the last word.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Of keys that were not published, so many are named.
+const SHOWN: usize = 20;
+
+/// A gateway, as somebody with this token sees it.
+pub(super) struct Client {
+    http: reqwest::Client,
+    url: Url,
+    token: Option<String>,
+}
+
+/// The gateway could not be asked, or did not do what it was asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// `--url` is none.
+    #[error("--url: {0}; write it as http://127.0.0.1:15680")]
+    Url(String),
+    /// Nobody is there.
+    #[error(
+        "no gateway answers at {url}: {cause}. Is it running there? [listen] admin of its \
+         configuration says where; tell it by --url or STENTOR_URL"
+    )]
+    NotThere {
+        /// Where.
+        url: String,
+        /// Why.
+        cause: String,
+    },
+    /// Something else is there.
+    #[error("what answers at {url} is not Stentor's API ({cause}); is it [listen] admin?")]
+    NotStentor {
+        /// Where.
+        url: String,
+        /// How that shows.
+        cause: String,
+    },
+    /// 401.
+    #[error("not let in: {0}. Set STENTOR_TOKEN, or give --token-file")]
+    Unauthorized(String),
+    /// Anything else that the gateway refused; its words.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What the gateway says of a request that it did not do.
+#[derive(Deserialize)]
+struct Failure {
+    error: String,
+    field: Option<String>,
+    #[serde(default)]
+    failed: Vec<KeyFailure>,
+}
+
+impl Client {
+    pub(super) fn new(url: &str, token: Option<String>) -> Result<Self, ClientError> {
+        let url: Url = url
+            .parse()
+            .map_err(|error| ClientError::Url(format!("{error}")))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(ClientError::Url(format!(
+                "{:?} is not spoken",
+                url.scheme()
+            )));
+        }
+        let mut http = reqwest::Client::builder()
+            .user_agent(concat!("stentor-ctl/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .timeout(TIMEOUT);
+        if url.scheme() == "http" {
+            // Reads no root certificates.
+            http = http.tls_certs_only([]);
+        }
+        // The client takes the process's provider. An error means that there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = http
+            .build()
+            .map_err(|error| ClientError::Url(chain(&error)))?;
+        Ok(Self { http, url, token })
+    }
+
+    pub(super) async fn get(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<String, ClientError> {
+        self.ask(Method::GET, path, query, None).await
+    }
+
+    pub(super) async fn delete(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<String, ClientError> {
+        self.ask(Method::DELETE, path, query, None).await
+    }
+
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<String, ClientError> {
+        let body = serde_json::to_string(body);
+        let body = body.map_err(|error| ClientError::Refused(error.to_string()))?;
+        self.ask(Method::POST, path, &[], Some(body)).await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<String>,
+    ) -> Result<String, ClientError> {
+        let mut url = self.url.clone();
+        // A gateway behind a proxy may be at a path of its own.
+        url.set_path(&format!("{}{path}", url.path().trim_end_matches('/')));
+        let mut request = self.http.request(method, url).query(query);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(body);
+        }
+        let not_there = |error: reqwest::Error| ClientError::NotThere {
+            url: self.shown(),
+            cause: chain(&error.without_url()),
+        };
+        let answer = request.send().await.map_err(not_there)?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(not_there)?;
+        if status == StatusCode::OK {
+            return Ok(text);
+        }
+        let failure: Failure =
+            serde_json::from_str(&text).map_err(|_| ClientError::NotStentor {
+                url: self.shown(),
+                cause: status.to_string(),
+            })?;
+        let mut words = match failure.field {
+            Some(field) => format!("{field}: {}", failure.error),
+            None => failure.error,
+        };
+        for failed in failure.failed.iter().take(SHOWN) {
+            words.push_str(&format!("\n  {:?}: {}", failed.key, failed.detail));
+        }
+        if failure.failed.len() > SHOWN {
+            words.push_str("\n  …");
+        }
+        Err(match status {
+            StatusCode::UNAUTHORIZED => ClientError::Unauthorized(words),
+            _ => ClientError::Refused(words),
+        })
+    }
+
+    /// An answer.
+    pub(super) fn parse<T: DeserializeOwned>(&self, answer: &str) -> Result<T, ClientError> {
+        serde_json::from_str(answer).map_err(|error| ClientError::NotStentor {
+            url: self.shown(),
+            cause: error.to_string(),
+        })
+    }
+
+    /// The URL without what may be secret.
+    fn shown(&self) -> String {
+        let port = self.url.port().map(|port| format!(":{port}"));
+        format!(
+            "{}://{}{}",
+            self.url.scheme(),
+            self.url.host_str().unwrap_or_default(),
+            port.unwrap_or_default()
+        )
+    }
+}
+
+/// The path of these segments.
+pub(super) fn path(segments: &[&str]) -> String {
+    let mut path = "/api/v1".to_owned();
+    for segment in segments {
+        path.push('/');
+        path.extend(utf8_percent_encode(segment, NON_ALPHANUMERIC));
+    }
+    path
+}
+
+/// An error and its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,230 @@
+//! `stentor ctl`: the HTTP API from a shell.
+
+mod args;
+mod client;
+mod show;
+
+use std::{fs, io, path::Path};
+
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+pub use args::{Ctl, Message, Target, Task};
+
+use self::{
+    client::{Client, ClientError, path},
+    show::Show,
+};
+use crate::api::{
+    self, Counts, Group, Node, Nodes, Outcome, PublishRequest, Published, Session, Sessions, User,
+    Users, UsersRequest,
+};
+
+/// Sessions that are asked for at a time.
+const PAGE: usize = 1_000;
+
+/// A task could not be done.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// What was asked for cannot be; what to write instead.
+    #[error("{0}")]
+    Arguments(String),
+    /// The gateway could not be asked, or did not do it.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+/// Does a task; what to print.
+///
+/// # Errors
+/// It could not be done.
+pub async fn run(ctl: Ctl) -> Result<String, Error> {
+    if matches!(ctl.task, Task::Openapi) {
+        return Ok(api::openapi());
+    }
+    let token = token(&ctl)?;
+    let client = Client::new(&ctl.url, token)?;
+    let asking = Asking {
+        client,
+        json: ctl.json,
+    };
+    asking.run(ctl.task).await
+}
+
+fn token(ctl: &Ctl) -> Result<Option<String>, Error> {
+    let token = match (&ctl.token, &ctl.token_file) {
+        (Some(token), _) => token.clone(),
+        (None, Some(file)) => fs::read_to_string(file)
+            .map_err(|error| Error::Arguments(format!("{}: {error}", file.display())))?,
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(token.trim().to_owned()))
+}
+
+struct Asking {
+    client: Client,
+    json: bool,
+}
+
+impl Asking {
+    async fn run(&self, task: Task) -> Result<String, Error> {
+        match task {
+            Task::Node => self.get::<Node>("/api/v1/node").await,
+            Task::Nodes => self.get::<Nodes>("/api/v1/nodes").await,
+            Task::Counts => self.get::<Counts>("/api/v1/counts").await,
+            Task::Sessions { user, node, limit } => self.sessions(user, node, limit).await,
+            Task::Session { id } => self.get::<Session>(&path(&["sessions", &id])).await,
+            Task::User { name } => self.get::<User>(&path(&["users", &name])).await,
+            Task::Users { names } => {
+                let request = UsersRequest { users: names };
+                self.post::<Users>("/api/v1/presence", &request).await
+            }
+            Task::Group { name } => self.get::<Group>(&path(&["groups", &name])).await,
+            Task::Kick { target, reason } => {
+                let mut query: Vec<(&str, &str)> = vec![("reason", &reason)];
+                for (name, value) in [
+                    ("device_type", &target.device_type),
+                    ("device_id", &target.device_id),
+                ] {
+                    query.extend(value.as_deref().map(|value| (name, value)));
+                }
+                let path = match (&target.session, &target.user) {
+                    (Some(id), _) => path(&["sessions", id]),
+                    (None, user) => {
+                        path(&["users", user.as_deref().unwrap_or_default(), "sessions"])
+                    }
+                };
+                self.show::<Outcome>(&self.client.delete(&path, &query).await?)
+            }
+            Task::Recheck { session, user } => {
+                let path = match (session, user) {
+                    (Some(id), _) => path(&["sessions", &id, "recheck"]),
+                    (None, user) => path(&["users", &user.unwrap_or_default(), "recheck"]),
+                };
+                self.post::<Outcome>(&path, &()).await
+            }
+            Task::Forget { user } => {
+                self.post::<Outcome>(&path(&["users", &user, "forget"]), &())
+                    .await
+            }
+            Task::RefreshGroups { user } => {
+                self.post::<Outcome>(&path(&["users", &user, "groups"]), &())
+                    .await
+            }
+            Task::Publish(message) => {
+                self.post::<Published>("/api/v1/publish", &request(message)?)
+                    .await
+            }
+            Task::Openapi => Ok(api::openapi()),
+        }
+    }
+
+    /// All pages, up to the limit.
+    async fn sessions(
+        &self,
+        user: Option<String>,
+        node: Option<String>,
+        limit: usize,
+    ) -> Result<String, Error> {
+        let mut found = Sessions {
+            sessions: Vec::new(),
+            next: None,
+        };
+        loop {
+            let rest = limit.saturating_sub(found.sessions.len());
+            let size = rest.clamp(1, PAGE).to_string();
+            let mut query = vec![("limit", size.as_str())];
+            for (name, value) in [("user", &user), ("node", &node), ("cursor", &found.next)] {
+                query.extend(value.as_deref().map(|value| (name, value)));
+            }
+            let page = self.client.get("/api/v1/sessions", &query).await?;
+            let page: Sessions = self.client.parse(&page)?;
+            found.sessions.extend(page.sessions);
+            found.next = page.next;
+            if found.next.is_none() || found.sessions.len() >= limit {
+                break;
+            }
+        }
+        if self.json {
+            return pretty(&found);
+        }
+        Ok(found.show())
+    }
+
+    async fn get<T: DeserializeOwned + Show>(&self, path: &str) -> Result<String, Error> {
+        self.show::<T>(&self.client.get(path, &[]).await?)
+    }
+
+    async fn post<T: DeserializeOwned + Show>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<String, Error> {
+        self.show::<T>(&self.client.post(path, body).await?)
+    }
+
+    /// As the gateway answered, or as a table.
+    fn show<T: DeserializeOwned + Show>(&self, answer: &str) -> Result<String, Error> {
+        if self.json {
+            let value: serde_json::Value = self.client.parse(answer)?;
+            return pretty(&value);
+        }
+        Ok(self.client.parse::<T>(answer)?.show())
+    }
+}
+
+fn pretty(value: &impl Serialize) -> Result<String, Error> {
+    let text = serde_json::to_string_pretty(value);
+    text.map(|text| format!("{text}\n"))
+        .map_err(|error| Error::Arguments(error.to_string()))
+}
+
+fn request(message: Message) -> Result<PublishRequest, Error> {
+    let Message {
+        exchange,
+        keys,
+        body,
+        file,
+        vhost,
+        content_type,
+        headers,
+        persistent,
+        mandatory,
+    } = message;
+    let body = match (body, file) {
+        (Some(body), _) => body.into_bytes(),
+        (None, Some(file)) => read(&file)?,
+        (None, None) => Vec::new(),
+    };
+    // A text stays legible on its way; bytes have to be written otherwise.
+    let (body, body_base64) = match String::from_utf8(body) {
+        Ok(text) => (Some(text), None),
+        Err(error) => {
+            use base64::{Engine, engine::general_purpose::STANDARD};
+            (None, Some(STANDARD.encode(error.as_bytes())))
+        }
+    };
+    Ok(PublishRequest {
+        vhost,
+        exchange,
+        keys: Some(keys),
+        body,
+        body_base64,
+        content_type,
+        persistent,
+        mandatory,
+        headers: headers.into_iter().collect(),
+        ..PublishRequest::default()
+    })
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Error> {
+    let bytes = if file == Path::new("-") {
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut io::stdin(), &mut bytes).map(|_| bytes)
+    } else {
+        fs::read(file)
+    };
+    bytes.map_err(|error| Error::Arguments(format!("{}: {error}", file.display())))
+}

@@ -1,0 +1,365 @@
+//! Answers as tables, for people.
+
+use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+
+use crate::{
+    api::{Counts, Group, Node, Nodes, Outcome, Published, Session, Sessions, Status, User, Users},
+    units::show_size,
+};
+
+/// Shows itself to people.
+pub(super) trait Show {
+    fn show(&self) -> String;
+}
+
+impl Show for Node {
+    fn show(&self) -> String {
+        let transports = self.connections.by_transport.iter();
+        let transports: Vec<String> = transports
+            .map(|(transport, count)| format!("{count} {transport}"))
+            .collect();
+        let bytes = |bytes: Option<u64>| bytes.map_or_else(unknown, mebibytes);
+        let number = |number: Option<u64>| number.map_or_else(unknown, |number| number.to_string());
+        let mut text = facts(&[
+            ("node", self.name.clone()),
+            ("version", self.version.clone()),
+            (
+                "started",
+                format!("{}, {} ago", self.started, duration(self.uptime_seconds)),
+            ),
+            ("phase", self.phase.clone()),
+            ("broker", self.broker.clone()),
+            ("presence", self.presence.clone()),
+            (
+                "connections",
+                match &*transports {
+                    [] => self.connections.open.to_string(),
+                    _ => format!("{} ({})", self.connections.open, transports.join(", ")),
+                },
+            ),
+            ("at most", self.limits.max_connections.to_string()),
+            ("memory", bytes(self.process.resident_bytes)),
+            (
+                "files",
+                format!(
+                    "{} of {}",
+                    number(self.process.open_files),
+                    number(self.process.max_files)
+                ),
+            ),
+            (
+                "frames",
+                format!("up to {}", show_size(self.limits.max_frame_size)),
+            ),
+        ]);
+        let vhosts = self.vhosts.iter();
+        text.push_str(&rows(
+            &["vhost", "broker", "clients", "feeds"],
+            &[2, 3],
+            vhosts.map(|vhost| {
+                vec![
+                    vhost.name.clone(),
+                    vhost.broker.clone(),
+                    vhost.clients.to_string(),
+                    vhost.feeds.len().to_string(),
+                ]
+            }),
+        ));
+        let feeds = self
+            .vhosts
+            .iter()
+            .flat_map(|vhost| vhost.feeds.iter().map(move |feed| (vhost, feed)));
+        let mut feeds = feeds.peekable();
+        if feeds.peek().is_some() {
+            text.push_str(&rows(
+                &[
+                    "vhost",
+                    "exchange",
+                    "type",
+                    "shard",
+                    "patterns",
+                    "lingering",
+                    "messages",
+                    "unmatched",
+                    "deliveries",
+                ],
+                &[3, 4, 5, 6, 7, 8],
+                feeds.map(|(vhost, feed)| {
+                    vec![
+                        vhost.name.clone(),
+                        feed.exchange.clone(),
+                        feed.kind.clone(),
+                        feed.shard.to_string(),
+                        feed.patterns.to_string(),
+                        feed.lingering.to_string(),
+                        feed.routed.to_string(),
+                        feed.unmatched.to_string(),
+                        feed.delivered.to_string(),
+                    ]
+                }),
+            ));
+        }
+        text
+    }
+}
+
+impl Show for Nodes {
+    fn show(&self) -> String {
+        let nodes = self.nodes.iter();
+        rows(
+            &["node", "started", "sessions"],
+            &[2],
+            nodes.map(|node| {
+                vec![
+                    node.node.clone(),
+                    node.started.clone(),
+                    node.sessions.to_string(),
+                ]
+            }),
+        )
+    }
+}
+
+impl Show for Counts {
+    fn show(&self) -> String {
+        facts(&[
+            ("sessions", self.sessions.to_string()),
+            ("users", self.users.to_string()),
+        ])
+    }
+}
+
+impl Show for Sessions {
+    fn show(&self) -> String {
+        let mut text = sessions(&self.sessions);
+        if self.next.is_some() {
+            text.push_str("There are more: see --limit.\n");
+        }
+        text
+    }
+}
+
+impl Show for Session {
+    fn show(&self) -> String {
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_default();
+        facts(&[
+            ("session", self.session.clone()),
+            ("user", self.user.clone()),
+            ("status", word(self.status).to_owned()),
+            ("node", self.node.clone()),
+            ("transport", self.transport.clone()),
+            ("remote", or_none(&self.remote)),
+            ("device type", or_none(&self.device_type)),
+            ("device id", or_none(&self.device_id)),
+            ("since", self.since.clone()),
+            ("last seen", self.last_seen.clone()),
+        ])
+    }
+}
+
+impl Show for User {
+    fn show(&self) -> String {
+        let mut text = facts(&[
+            ("user", self.user.clone()),
+            ("status", word(self.status).to_owned()),
+        ]);
+        if !self.sessions.is_empty() {
+            text.push_str(&sessions(&self.sessions));
+        }
+        text
+    }
+}
+
+impl Show for Users {
+    fn show(&self) -> String {
+        let users = self.users.iter();
+        rows(
+            &["user", "status", "sessions"],
+            &[2],
+            users.map(|user| {
+                vec![
+                    user.user.clone(),
+                    word(user.status).to_owned(),
+                    user.sessions.to_string(),
+                ]
+            }),
+        )
+    }
+}
+
+impl Show for Group {
+    fn show(&self) -> String {
+        let online = self.online.iter();
+        rows(
+            &["user", "status"],
+            &[],
+            online.map(|member| vec![member.user.clone(), word(member.status).to_owned()]),
+        )
+    }
+}
+
+impl Show for Outcome {
+    fn show(&self) -> String {
+        let nodes = self.nodes.iter();
+        let mut text = rows(
+            &["node", "hits"],
+            &[1],
+            nodes.map(|node| vec![node.node.clone(), node.hits.to_string()]),
+        );
+        if let Some(why) = &self.unreached {
+            text.push_str(&format!(
+                "Other nodes could not be told: {}\n",
+                legible(why)
+            ));
+        }
+        text
+    }
+}
+
+impl Show for Published {
+    fn show(&self) -> String {
+        match self.published {
+            1 => "1 message published\n".to_owned(),
+            many => format!("{many} messages published\n"),
+        }
+    }
+}
+
+fn sessions(sessions: &[Session]) -> String {
+    rows(
+        &[
+            "session",
+            "user",
+            "status",
+            "node",
+            "transport",
+            "remote",
+            "device",
+            "since",
+        ],
+        &[],
+        sessions.iter().map(|session| {
+            let device = [&session.device_type, &session.device_id];
+            let device: Vec<&str> = device.into_iter().flatten().map(String::as_str).collect();
+            vec![
+                session.session.clone(),
+                session.user.clone(),
+                word(session.status).to_owned(),
+                session.node.clone(),
+                session.transport.clone(),
+                session.remote.clone().unwrap_or_default(),
+                device.join(" "),
+                session.since.clone(),
+            ]
+        }),
+    )
+}
+
+/// A table with names on the left.
+fn facts(facts: &[(&str, String)]) -> String {
+    let mut table = table();
+    for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
+        table.add_row([(*name).to_owned(), legible(value)]);
+    }
+    format!("{table}\n")
+}
+
+/// A table with a head; numbers stand on the right.
+fn rows(head: &[&str], numbers: &[usize], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = table();
+    table.set_header(head);
+    for row in rows {
+        table.add_row(row.iter().map(|cell| legible(cell)));
+    }
+    for number in numbers {
+        if let Some(column) = table.column_mut(*number) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    format!("{table}\n")
+}
+
+fn table() -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED.with_rounded_corners());
+    table
+}
+
+/// Names are chosen by clients: what would steer the terminal is shown as what it is.
+fn legible(text: &str) -> String {
+    let mut legible = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            legible.extend(character.escape_default());
+        } else {
+            legible.push(character);
+        }
+    }
+    legible
+}
+
+fn word(status: Status) -> &'static str {
+    match status {
+        Status::Offline => "offline",
+        Status::Away => "away",
+        Status::Online => "online",
+        Status::Busy => "busy",
+        Status::Invisible => "invisible",
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
+fn unknown() -> String {
+    "?".to_owned()
+}
+
+fn duration(seconds: u64) -> String {
+    humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_steer_the_terminal() {
+        let group = Group {
+            group: "g".to_owned(),
+            online: vec![crate::api::Member {
+                user: "a\u{1b}[2J\nböb".to_owned(),
+                status: Status::Away,
+            }],
+        };
+        insta::assert_snapshot!(group.show(), @r"
+        ╭─────────────────┬────────╮
+        │ user            ┆ status │
+        ╞═════════════════╪════════╡
+        │ a\u{1b}[2J\nböb ┆ away   │
+        ╰─────────────────┴────────╯
+        ");
+    }
+
+    #[test]
+    fn numbers_stand_on_the_right() {
+        let users = Users {
+            users: [("alice", Status::Online, 2), ("bob", Status::Offline, 0)]
+                .map(|(user, status, sessions)| crate::api::UserStatus {
+                    user: user.to_owned(),
+                    status,
+                    sessions,
+                })
+                .into(),
+        };
+        insta::assert_snapshot!(users.show(), @r"
+        ╭───────┬─────────┬──────────╮
+        │ user  ┆ status  ┆ sessions │
+        ╞═══════╪═════════╪══════════╡
+        │ alice ┆ online  ┆        2 │
+        │ bob   ┆ offline ┆        0 │
+        ╰───────┴─────────┴──────────╯
+        ");
+    }
+}

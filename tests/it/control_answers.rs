@@ -1,0 +1,171 @@
+//! What nodes tell each other, on RabbitMQ: two ends of the exchange in this process.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use stentor::{
+    auth::{Access, Authenticator, Login, Refusal, User},
+    broker::{self, ExchangeKind, FeedConfig, amqp::AmqpBroker},
+    control::{Command, Control, RecheckOff, Report, Sessions, Target},
+    hub::Hub,
+};
+use testkit::{DEADLINE, Vhost, eventually};
+
+use crate::house::vhost;
+
+const EXCHANGE: &str = "control";
+
+/// Of a node that has so many sessions of everybody.
+struct Fake {
+    sessions: usize,
+    told: Mutex<Vec<String>>,
+}
+
+impl Sessions for Fake {
+    fn kick(&self, target: &Target, reason: &str) -> usize {
+        self.told.lock().push(format!("kick {target}: {reason}"));
+        self.sessions
+    }
+
+    fn replace(&self, session: &str) -> usize {
+        self.told.lock().push(format!("replace {session}"));
+        self.sessions
+    }
+
+    fn recheck(&self, _: &Target) -> Result<usize, RecheckOff> {
+        Err(RecheckOff)
+    }
+
+    fn refresh_groups(&self, user: &str) -> usize {
+        self.told.lock().push(format!("refresh_groups {user}"));
+        self.sessions
+    }
+}
+
+impl Authenticator for Fake {
+    fn user<'a>(&'a self, _: &'a Login) -> BoxFuture<'a, Result<User, Refusal>> {
+        unreachable!("nobody logs in")
+    }
+
+    fn allow<'a>(&'a self, _: &'a User, _: &'a Access) -> BoxFuture<'a, Result<(), Refusal>> {
+        unreachable!("nobody asks")
+    }
+
+    fn forget<'a>(&'a self, user: &'a str) -> BoxFuture<'a, usize> {
+        self.told.lock().push(format!("forget {user}"));
+        Box::pin(std::future::ready(2))
+    }
+
+    fn groups<'a>(&'a self, _: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
+        unreachable!("nobody asks")
+    }
+}
+
+struct Node {
+    fake: Arc<Fake>,
+    control: Control,
+    _hub: Hub,
+}
+
+impl Node {
+    fn new(vhost: &Vhost, name: &str, sessions: usize) -> Self {
+        let fake = Arc::new(Fake {
+            sessions,
+            told: Mutex::default(),
+        });
+        let config = broker::Config {
+            default_vhost: vhost.name().to_owned(),
+            vhosts: vec![vhost.name().to_owned()],
+            exchanges: [(EXCHANGE.into(), ExchangeKind::Fanout)].into(),
+            ..broker::Config::default()
+        };
+        let url = format!("amqp://guest:guest@{}", vhost.node().amqp_address());
+        let Ok(broker::Url::Amqp(url)) = url.parse() else {
+            panic!("a URL of AMQP");
+        };
+        let feed = FeedConfig::default();
+        let broker = AmqpBroker::new(&url, config.clone(), feed.clone(), name).unwrap();
+        let hub = Hub::new(Arc::new(broker), &config, &feed);
+        let control = Control::alone(name, Arc::clone(&fake) as _, Arc::clone(&fake) as _);
+        let control = control.join(hub.vhost(vhost.name()).unwrap(), EXCHANGE);
+        Self {
+            fake,
+            control,
+            _hub: hub,
+        }
+    }
+
+    async fn run(&self, command: Command) -> Report {
+        self.control.run(command).await.unwrap()
+    }
+
+    fn told(&self) -> Vec<String> {
+        std::mem::take(&mut self.fake.told.lock())
+    }
+}
+
+fn forget(user: &str) -> Command {
+    Command::Forget { user: user.into() }
+}
+
+/// Three nodes that hear each other.
+async fn nodes() -> [Node; 3] {
+    let vhost = vhost().await;
+    let nodes = [("a", 1), ("b", 3), ("c", 0)].map(|(name, n)| Node::new(&vhost, name, n));
+    eventually(DEADLINE, "they hear each other", async || {
+        nodes[0].run(forget("nobody")).await.nodes.len() == 3
+            && nodes[1].run(forget("nobody")).await.nodes.len() == 3
+    })
+    .await;
+    nodes.iter().for_each(|node| drop(node.told()));
+    nodes
+}
+
+#[tokio::test]
+async fn what_all_nodes_did_is_counted() {
+    let nodes = nodes().await;
+    let report = nodes[0]
+        .run(Command::Kick {
+            target: Target::User("alice".into()),
+            reason: "not paid".into(),
+        })
+        .await;
+    assert_eq!(report.nodes[0], ("a".into(), 1), "this one first");
+    let mut all = report.nodes.clone();
+    all.sort();
+    assert_eq!(all, [("a".into(), 1), ("b".into(), 3), ("c".into(), 0)]);
+    assert_eq!((report.hits(), report.unreached), (4, None));
+    for node in &nodes {
+        assert_eq!(node.told(), ["kick user \"alice\": not paid"]);
+    }
+    assert_eq!(nodes[1].run(forget("alice")).await.hits(), 6);
+    for node in &nodes {
+        assert_eq!(node.told(), ["forget alice"]);
+    }
+}
+
+/// A session has one node, so nobody waits for the others.
+#[tokio::test]
+async fn the_node_that_has_the_session_is_enough() {
+    let nodes = nodes().await;
+    let kick = || Command::Kick {
+        target: Target::Session("s".into()),
+        reason: "".into(),
+    };
+    let report = nodes[1].run(kick()).await;
+    assert_eq!(report.nodes, [("b".into(), 3)]);
+    let begun = std::time::Instant::now();
+    let report = nodes[2].run(kick()).await;
+    assert!(report.hits() > 0, "{report:?}");
+    assert!(begun.elapsed().as_millis() < 900, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_ask_again_tells_nobody() {
+    let nodes = nodes().await;
+    let recheck = Command::Recheck(Target::User("alice".into()));
+    assert_eq!(nodes[0].control.run(recheck).await, Err(RecheckOff));
+    nodes[0].run(forget("the last")).await;
+    assert_eq!(nodes[1].told(), ["forget the last"]);
+}
