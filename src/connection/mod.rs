@@ -393,7 +393,11 @@ impl<L: Link> Connection<L> {
         let mut taken = 0;
         while taken < BATCH && !self.is_congested() {
             match self.context.guard.mailbox().poll_take(context) {
-                Poll::Ready(Item::Parcel(parcel)) => self.deliver(&parcel),
+                Poll::Ready(Item::Parcel(parcel)) => {
+                    if let Err(problem) = self.deliver(&parcel) {
+                        return Poll::Ready(Err(Event::Problem(problem)));
+                    }
+                }
                 Poll::Ready(Item::Problem(problem)) => {
                     return Poll::Ready(Err(Event::Problem(problem)));
                 }
@@ -432,7 +436,8 @@ impl<L: Link> Connection<L> {
         }
     }
 
-    fn deliver(&mut self, parcel: &Parcel) {
+    /// Hands a message to the link; an error, if that cannot carry it.
+    fn deliver(&mut self, parcel: &Parcel) -> Result<(), Problem> {
         let topics = &self.context.settings().stomp.default_topic_exchange;
         let tail = parcel.message.tail(self.session.version(), topics);
         let mut with_note;
@@ -456,16 +461,16 @@ impl<L: Link> Connection<L> {
             Delivered::Done if parcel.tag != 0 => self.will_accept(parcel),
             Delivered::Done | Delivered::AwaitingAck => {}
             // The subscription is over; what was unsettled is requeued with it.
-            Delivered::Refused => return,
+            Delivered::Refused => return Ok(()),
         }
         if self.link.takes_text_only() && std::str::from_utf8(&frame).is_err() {
             // It counts as received, or the broker would have it sent for ever.
-            self.session.handle_problem(now, Problem::NotUtf8);
-            return;
+            return Err(Problem::NotUtf8);
         }
         self.traffic.frames_out = self.traffic.frames_out.wrapping_add(1);
         self.traffic.messages_out = self.traffic.messages_out.wrapping_add(1);
         self.link.send(frame);
+        Ok(())
     }
 
     fn will_accept(&mut self, parcel: &Parcel) {
