@@ -434,7 +434,11 @@ impl<L: Link> Connection<L> {
                 break;
             }
             match self.context.guard.mailbox().poll_take(context) {
-                Poll::Ready(Item::Parcel(parcel)) => self.deliver(&parcel, &mut head),
+                Poll::Ready(Item::Parcel(parcel)) => {
+                    if let Err(problem) = self.deliver(&parcel, &mut head) {
+                        return Poll::Ready(Err(Event::Problem(problem)));
+                    }
+                }
                 Poll::Ready(Item::Problem(problem)) => {
                     return Poll::Ready(Err(Event::Problem(problem)));
                 }
@@ -475,8 +479,9 @@ impl<L: Link> Connection<L> {
         }
     }
 
-    /// Hands a message to the link. `head` is a buffer, to be used again for the next one.
-    fn deliver(&mut self, parcel: &Parcel, head: &mut Vec<u8>) {
+    /// Hands a message to the link; an error, if that cannot carry it. `head` is a buffer, to be
+    /// used again for the next one.
+    fn deliver(&mut self, parcel: &Parcel, head: &mut Vec<u8>) -> Result<(), Problem> {
         let topics = &self.context.settings().stomp.default_topic_exchange;
         let tail = parcel.message.tail(self.session.version(), topics);
         head.clear();
@@ -491,12 +496,11 @@ impl<L: Link> Connection<L> {
             Delivered::Done if parcel.tag != 0 => self.will_accept(parcel),
             Delivered::Done | Delivered::AwaitingAck => {}
             // The subscription is over; what was unsettled is requeued with it.
-            Delivered::Refused => return,
+            Delivered::Refused => return Ok(()),
         }
         if self.link.takes_text_only() && !tail.is_text {
             // It counts as received, or the broker would have it sent for ever.
-            self.session.handle_problem(now, Problem::NotUtf8);
-            return;
+            return Err(Problem::NotUtf8);
         }
         if parcel.dropped > 0 {
             head.extend_from_slice(format!("x-dropped:{}\n", parcel.dropped).as_bytes());
@@ -508,6 +512,7 @@ impl<L: Link> Connection<L> {
             tail: &tail.bytes,
             is_text: tail.is_text,
         });
+        Ok(())
     }
 
     fn will_accept(&mut self, parcel: &Parcel) {

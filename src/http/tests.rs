@@ -355,8 +355,11 @@ async fn polling(server: &Server, id: &str) -> TcpStream {
     )
     .await;
     let connected = poll(&mut stream, id).await;
-    let beginning = r#"a["CONNECTED\nversion:1.2\n"#;
-    assert!(connected.starts_with(beginning), "{connected}");
+    let is_connected = connected.starts_with(r#"a["CONNECTED\n"#);
+    assert!(
+        is_connected && connected.contains(r"\nversion:1.2\n"),
+        "{connected}"
+    );
     stream
 }
 
