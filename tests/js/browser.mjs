@@ -82,16 +82,15 @@ await page.route('http://client.test/sockjs.js', (route) =>
 
 await obey({
   /**
-   * A blank page: from a server of its own, so that it connects to another origin, or as if from
-   * the origin `at`. With `blocked`, the page has no WebSocket. `info` is where SockJS is, if the
+   * A blank page: from a server of its own, so that it connects to another origin, or the page `at`,
+   * whatever it is. With `blocked`, the page has no WebSocket. `info` is where SockJS is, if the
    * page should be told of it what a server says that allows everybody; `referrer` is the page's
    * policy of what it says of itself.
    */
   async open({ at, blocked = false, info, cookie, referrer = 'strict-origin-when-cross-origin' }) {
     const html = `<!doctype html><meta charset="utf-8"><meta name="referrer" content="${referrer}"><title>test</title>`;
     if (at) {
-      await page.route(`${at}/blank.html`, (route) => route.fulfill({ contentType: 'text/html', body: html }));
-      await page.goto(`${at}/blank.html`);
+      await page.goto(at);
     } else {
       const server = createServer((_, response) => {
         response.setHeader('content-type', 'text/html');
