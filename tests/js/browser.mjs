@@ -19,6 +19,8 @@ const browser = await chromium.launch({
     '--no-sandbox',
     '--disable-gpu',
     '--disable-quic',
+    // A page that a test makes up counts as one of the internet, and the gateway as a private address.
+    '--disable-features=LocalNetworkAccessChecks',
     '--no-first-run',
     '--disable-background-networking',
     '--disable-component-update',
@@ -82,15 +84,16 @@ await page.route('http://client.test/sockjs.js', (route) =>
 
 await obey({
   /**
-   * A blank page: from a server of its own, so that it connects to another origin, or the page `at`,
-   * whatever it is. With `blocked`, the page has no WebSocket. `info` is where SockJS is, if the
+   * A blank page: from a server of its own, so that it connects to another origin, or as if from
+   * below the address `at`. With `blocked`, the page has no WebSocket. `info` is where SockJS is, if the
    * page should be told of it what a server says that allows everybody; `referrer` is the page's
    * policy of what it says of itself.
    */
   async open({ at, blocked = false, info, cookie, referrer = 'strict-origin-when-cross-origin' }) {
     const html = `<!doctype html><meta charset="utf-8"><meta name="referrer" content="${referrer}"><title>test</title>`;
     if (at) {
-      await page.goto(at);
+      await page.route(`${at}/blank.html`, (route) => route.fulfill({ contentType: 'text/html', body: html }));
+      await page.goto(`${at}/blank.html`);
     } else {
       const server = createServer((_, response) => {
         response.setHeader('content-type', 'text/html');
