@@ -19,6 +19,8 @@ const browser = await chromium.launch({
     '--no-sandbox',
     '--disable-gpu',
     '--disable-quic',
+    // A page that a test makes up counts as one of the internet, and the gateway as a private address.
+    '--disable-features=LocalNetworkAccessChecks',
     '--no-first-run',
     '--disable-background-networking',
     '--disable-component-update',
@@ -83,7 +85,7 @@ await page.route('http://client.test/sockjs.js', (route) =>
 await obey({
   /**
    * A blank page: from a server of its own, so that it connects to another origin, or as if from
-   * the origin `at`. With `blocked`, the page has no WebSocket. `info` is where SockJS is, if the
+   * below the address `at`. With `blocked`, the page has no WebSocket. `info` is where SockJS is, if the
    * page should be told of it what a server says that allows everybody; `referrer` is the page's
    * policy of what it says of itself.
    */
