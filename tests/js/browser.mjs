@@ -1,6 +1,7 @@
 // Chromium, driven through playwright-core. A page of its own holds @stomp/stompjs as its bundle
 // for browsers; other pages (the demo) are looked at as they are.
-// Orders: open, and then those of stompjs.mjs; or goto, fill, click, text, screenshot, close.
+// Orders: open, and then those of stompjs.mjs; or goto, fill, click, text, read, count, evaluate,
+// screenshot, close.
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
@@ -105,6 +106,10 @@ await obey({
   },
   async count({ selector }) {
     tell('counted', { count: await page.locator(selector).count() });
+  },
+  /** Runs a script in the page, and tells what it answers. */
+  async evaluate({ script }) {
+    tell('evaluated', { value: await page.evaluate(script) });
   },
   async screenshot({ path }) {
     await page.screenshot({ path, fullPage: true });
