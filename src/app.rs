@@ -1,10 +1,17 @@
 //! The one place that names concrete parts: build, run, drain.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::future::OptionFuture;
 use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     auth::{Forwarding, cache::CachedAuthenticator, http::HttpAuthenticator},
@@ -14,7 +21,7 @@ use crate::{
     http::{self, Origins, Routes, WebSocketServer},
     hub::Hub,
     listen::{self, Entrance, Plain, Secure, Tls, TlsError, tls::Protocol},
-    presence::{self, Presence, memory::MemoryPresence, redis::RedisPresence},
+    presence::{self, Node, Outbox, Presence, memory::MemoryPresence, redis::RedisPresence},
     shutdown::{self, Phase, Phases, Progress},
     telemetry,
 };
@@ -33,6 +40,9 @@ pub enum Error {
     #[error("{0}")]
     Configuration(String),
 }
+
+/// How long the last presence events may take.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
 
 /// Serves until SIGINT or SIGTERM, then drains.
 ///
@@ -54,7 +64,14 @@ pub struct Gateway {
     phases: Phases,
     addresses: Addresses,
     tls: Option<Arc<Tls>>,
+    events: Option<Events>,
     listeners: JoinSet<()>,
+}
+
+/// Presence events, on their way to the broker.
+struct Events {
+    outbox: Arc<Outbox>,
+    publisher: AbortOnDropHandle<()>,
 }
 
 /// Where a gateway listens.
@@ -99,7 +116,7 @@ impl Gateway {
             stomps: address(&stomps).transpose()?,
             admin: admin.local_addr()?,
         };
-        let services = build(&config)?;
+        let (services, events) = build(&config)?;
         let (progress, phases) = Progress::start();
         let mut listeners = JoinSet::new();
         let server = Arc::new(WebSocketServer {
@@ -156,6 +173,7 @@ impl Gateway {
             phases,
             addresses,
             tls,
+            events,
             listeners,
         })
     }
@@ -211,10 +229,12 @@ impl Gateway {
         let _ = tokio::time::timeout_at(end, drained).await;
         self.progress.enter(Phase::CloseBroker);
         let presence = self.services.presence.as_ref();
-        tokio::join!(
-            self.services.hub.close(),
-            OptionFuture::from(presence.map(|presence| presence.close())),
-        );
+        OptionFuture::from(presence.map(|presence| presence.close())).await;
+        if let Some(events) = self.events {
+            events.outbox.close();
+            let _ = tokio::time::timeout(LAST_EVENTS, events.publisher).await;
+        }
+        self.services.hub.close().await;
         while self.listeners.join_next().await.is_some() {}
         telemetry::stopped(registry.len());
         drop(self.phases);
@@ -238,18 +258,20 @@ fn entrance<T>(config: &listen::Config, what: &'static str, transport: T) -> Ent
     }
 }
 
-fn build(config: &Config) -> Result<Arc<Services>, Error> {
+fn build(config: &Config) -> Result<(Arc<Services>, Option<Events>), Error> {
     let node = node_name();
     let broker = broker(config, &node)?;
     let hub = Hub::new(broker, &config.broker, &config.feed);
+    let events = events(config, &hub);
     let hook = HttpAuthenticator::new(&config.auth)
         .map_err(|error| Error::Configuration(format!("[auth]: {error}")))?;
     let (ttl, size) = (config.auth.cache_ttl, config.auth.cache_size);
     let auth = Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
     tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&auth)));
-    let presence = presence(config, &node)?;
+    let outbox = events.as_ref().map(|events| Arc::clone(&events.outbox));
+    let presence = presence(config, &node, outbox)?;
     let registry = Registry::new(config.listen.max_connections);
-    let settings = Settings::new(
+    let mut settings = Settings::new(
         config.limits.clone(),
         config.stomp.clone(),
         config.mailbox.clone(),
@@ -257,30 +279,65 @@ fn build(config: &Config) -> Result<Arc<Services>, Error> {
         &config.auth,
         &node,
     );
-    Ok(Services::new(hub, auth, presence, registry, settings))
+    if events.is_some() {
+        settings.events_exchange = Some((&*config.presence.exchange).into());
+    }
+    let services = Services::new(hub, auth, presence, registry, settings);
+    Ok((services, events))
+}
+
+/// In the default virtual host, which is open from the start to the end.
+fn events(config: &Config, hub: &Hub) -> Option<Events> {
+    if !config.presence.has_events() {
+        return None;
+    }
+    let vhost = hub.vhost(&config.broker.default_vhost)?;
+    let outbox = Outbox::new();
+    let publishing = presence::publisher::publish(
+        Arc::clone(&outbox),
+        Arc::clone(vhost.host()),
+        config.presence.exchange.clone(),
+    );
+    Some(Events {
+        outbox,
+        publisher: AbortOnDropHandle::new(tokio::spawn(publishing)),
+    })
 }
 
 fn broker(config: &Config, node: &str) -> Result<Arc<dyn Broker>, Error> {
+    let mut broker = config.broker.clone();
+    if config.presence.has_events() {
+        // Exchanges that the configuration names are made at their first use.
+        let exchange = config.presence.exchange.clone();
+        let topic = ExchangeKind::Topic;
+        broker.exchanges.entry(exchange).or_insert(topic);
+    }
     match &config.broker.url {
         None => Err(Error::Configuration("[broker] url is missing".to_owned())),
         Some(Url::Embedded) => {
             telemetry::broker_embedded();
-            let exchanges = config.broker.exchanges.iter();
-            let exchanges: Vec<(Box<str>, ExchangeKind)> = exchanges
-                .map(|(name, kind)| (name.clone(), *kind))
-                .collect();
-            Ok(Arc::new(Embedded::new(exchanges)))
+            Ok(Arc::new(Embedded::new(broker.exchanges)))
         }
         Some(Url::Amqp(url)) => {
-            let broker = AmqpBroker::new(url, config.broker.clone(), config.feed.clone(), node)
+            let broker = AmqpBroker::new(url, broker, config.feed.clone(), node)
                 .map_err(|error| Error::Configuration(format!("[broker] url {error}")))?;
             Ok(Arc::new(broker))
         }
     }
 }
 
-fn presence(config: &Config, node: &str) -> Result<Option<Arc<dyn Presence>>, Error> {
+fn presence(
+    config: &Config,
+    node: &str,
+    events: Option<Arc<Outbox>>,
+) -> Result<Option<Arc<dyn Presence>>, Error> {
     let config = &config.presence;
+    let node = Node {
+        name: node.into(),
+        since: SystemTime::now(),
+        debounce: config.debounce,
+        events,
+    };
     Ok(match &config.url {
         presence::Url::Off => None,
         presence::Url::Memory => Some(Arc::new(MemoryPresence::new(node))),

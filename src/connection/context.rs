@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use parking_lot::Mutex;
 use stomp_grammar::Limits as DecoderLimits;
 
 use super::{
@@ -18,7 +19,7 @@ use crate::{
     auth::{self, Authenticator, Carried, User},
     broker,
     hub::{Hub, Mailbox, MailboxConfig, VhostHub},
-    presence::{Presence, Session},
+    presence::{Device, Presence, Session, Status},
     telemetry::ConnectionInfo,
 };
 
@@ -52,6 +53,8 @@ pub struct Settings {
     pub disclose_reason: bool,
     /// Ways to log in besides `login` and `passcode`.
     pub logins: Logins,
+    /// The exchange of presence events, to which nobody but the gateway publishes.
+    pub events_exchange: Option<Arc<str>>,
     session: Arc<stomp_session::Config>,
 }
 
@@ -75,6 +78,7 @@ impl Settings {
             impersonate: broker.impersonate,
             disclose_reason: auth.disclose_reason,
             logins: Logins::new(auth, node),
+            events_exchange: None,
             session,
         }
     }
@@ -143,6 +147,8 @@ pub(super) struct Context {
     identity: OnceLock<Identity>,
     /// As presence knows it; it leaves with this.
     here: OnceLock<Arc<Session>>,
+    /// The status to join presence with.
+    status: Mutex<Status>,
 }
 
 /// Who a client turned out to be.
@@ -166,6 +172,7 @@ impl Context {
             session,
             identity: OnceLock::new(),
             here: OnceLock::new(),
+            status: Mutex::default(),
         })
     }
 
@@ -195,16 +202,26 @@ impl Context {
     }
 
     /// Joins presence, if there is any, once logged in.
-    pub(super) fn join(&self, groups: Vec<Arc<str>>) {
+    pub(super) fn join(&self, groups: Vec<Arc<str>>, device: Option<Box<Device>>) {
         let (Some(presence), Some(identity)) = (&self.services.presence, self.identity()) else {
             return;
         };
         let user = Arc::clone(&identity.user.name);
-        let mut session = Session::new(user, &self.session, self.transport, groups);
+        let session = Session::new(user, &self.session, self.transport, groups);
+        let mut session = session.with_status(*self.status.lock());
         session.remote = Some(self.remote);
+        session.device = device;
         let session = Arc::new(session);
         if self.here.set(Arc::clone(&session)).is_ok() {
             presence.join(session);
+        }
+    }
+
+    /// The client says how available it is. Before it has joined presence it joins with that.
+    pub(super) fn say(&self, status: Status) {
+        match (&self.services.presence, self.here.get()) {
+            (Some(presence), Some(session)) => presence.set_status(session, status),
+            _ => *self.status.lock() = status,
         }
     }
 

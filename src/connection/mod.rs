@@ -8,6 +8,7 @@ mod link;
 mod login;
 pub mod mapping;
 mod permission;
+mod presence;
 mod registry;
 mod work;
 
@@ -291,6 +292,12 @@ impl<L: Link> Connection<L> {
         made: &mut Vec<(SubscriptionId, Box<str>)>,
     ) -> Result<Option<Task>, Problem> {
         match operation {
+            Operation::Publish(publish)
+                if self.context.services.presence.is_some()
+                    && *publish.destination == *presence::DESTINATION =>
+            {
+                Ok(Some(Task::Say(presence::send(&publish.headers)?)))
+            }
             Operation::Publish(publish) => {
                 let context = Arc::clone(&self.context);
                 let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
@@ -550,7 +557,7 @@ impl<L: Link> Connection<L> {
     fn handle_done(&mut self, now: Instant, done: Done) {
         let now = now.into_std();
         match done {
-            Done::Authenticated(Ok(identity)) => {
+            Done::Authenticated(Ok((identity, device))) => {
                 self.context.set_identity(identity);
                 telemetry::connection_opened(&self.context.info());
                 let limits = self.context.settings().limits.decoder();
@@ -559,7 +566,7 @@ impl<L: Link> Connection<L> {
                 self.session.handle_authenticated(now, Ok(()));
                 if self.context.services.presence.is_some() {
                     let work = self.work.get_or_insert_default();
-                    work.find_groups(Arc::clone(&self.context));
+                    work.find_groups(Arc::clone(&self.context), device);
                 }
             }
             Done::Authenticated(Err(problem)) => {
@@ -599,7 +606,7 @@ impl<L: Link> Connection<L> {
             Done::Operation(operation, outcome) => {
                 self.session.handle_done(now, operation, outcome);
             }
-            Done::Groups(groups) => self.context.join(groups),
+            Done::Groups(groups, device) => self.context.join(groups, device),
         }
     }
 

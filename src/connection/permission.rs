@@ -72,7 +72,15 @@ impl<'a> Permissions<'a> {
             .await
     }
 
+    /// Of presence events every reader believes that the gateway says them, so the hook is not
+    /// asked whether a client may.
     async fn exchange(&self, name: &str, permission: Permission) -> Result<(), Problem> {
+        let events = self.context.settings().events_exchange.as_deref();
+        if events == Some(name) && permission != Permission::Read {
+            let access = self.access(ResourceKind::Exchange, name, permission);
+            let why = "only the gateway publishes presence events";
+            return Err(self.refuse(&access, why, Some(why)));
+        }
         self.resource(ResourceKind::Exchange, name, permission)
             .await
     }
@@ -87,13 +95,16 @@ impl<'a> Permissions<'a> {
         name: &str,
         permission: Permission,
     ) -> Result<(), Problem> {
-        let access = Access::Resource {
+        self.ask(self.access(kind, name, permission)).await
+    }
+
+    fn access(&self, kind: ResourceKind, name: &str, permission: Permission) -> Access {
+        Access::Resource {
             vhost: self.vhost(),
             kind,
             name: name.into(),
             permission,
-        };
-        self.ask(access).await
+        }
     }
 
     async fn topic(
@@ -121,11 +132,16 @@ impl<'a> Permissions<'a> {
         auth.allow(&self.identity.user, &access)
             .await
             .map_err(|refusal| {
-                let what = what(&access);
-                telemetry::permission_refused(&self.context.info(), &what, &refusal.to_string());
                 let reason = refusal.disclosed(self.context.settings().disclose_reason);
-                refused(&access, &what, &self.identity.user.name, reason)
+                self.refuse(&access, &refusal.to_string(), reason)
             })
+    }
+
+    /// `cause` is for the log, `reason` for the client.
+    fn refuse(&self, access: &Access, cause: &str, reason: Option<&str>) -> Problem {
+        let what = what(access);
+        telemetry::permission_refused(&self.context.info(), &what, cause);
+        refused(access, &what, &self.identity.user.name, reason)
     }
 }
 

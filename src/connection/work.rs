@@ -22,11 +22,13 @@ use super::{
     login,
     mapping::{self, Plan, Sending},
     permission::Permissions,
+    presence,
 };
 use crate::{
     auth::Carried,
     broker::{BrokerError, Confirm, Consume, Consumer, destination::Destination},
     hub::{DedicatedSink, SharedSubscription},
+    presence::{Device, Status},
 };
 
 /// How a subscription of this connection is served.
@@ -48,15 +50,15 @@ pub(super) struct Dedicated {
 /// What became of an action.
 pub(super) enum Done {
     /// The answer to [`Action::Authenticate`].
-    Authenticated(Result<Identity, Problem>),
+    Authenticated(Result<(Identity, Option<Box<Device>>), Problem>),
     /// The answer to [`Action::Subscribe`].
     Subscribed(OperationId, SubscriptionId, Result<Route, Problem>),
     /// Messages were handed to the broker, which has yet to confirm them.
     Handed(OperationId, Result<Handed, NotHanded>),
     /// The answer to any other operation.
     Operation(OperationId, Outcome),
-    /// The user's groups, which presence wants.
-    Groups(Vec<Arc<str>>),
+    /// The user's groups, which presence wants, and the device it is on.
+    Groups(Vec<Arc<str>>, Option<Box<Device>>),
 }
 
 /// What [`Done::Handed`] brings.
@@ -83,6 +85,8 @@ pub(super) enum Task {
     Publish(Box<Sending>, Option<(SubscriptionId, Consume)>),
     /// Settle messages of a dedicated subscription.
     Settle(Arc<dyn Consumer>, Settle),
+    /// Tell presence how available the client is.
+    Say(Status),
 }
 
 /// The work of one connection; empty most of the time, and then not there at all.
@@ -162,8 +166,8 @@ impl Work {
 
     /// Finds out which groups the user is in, beside all else: a hook that is slow to say so
     /// delays nobody.
-    pub(super) fn find_groups(&mut self, context: Arc<Context>) {
-        self.confirming.push(groups(context).boxed());
+    pub(super) fn find_groups(&mut self, context: Arc<Context>, device: Option<Box<Device>>) {
+        self.confirming.push(groups(context, device).boxed());
     }
 
     /// Accepts what was written to an `ack:auto` subscription, up to `tag`.
@@ -195,16 +199,27 @@ pub(super) async fn authenticate(
     connect: Box<Connect>,
     carried: Option<Box<Carried>>,
 ) -> Done {
-    Done::Authenticated(login::login(&context, &connect, carried).await)
+    let mut device = None;
+    if context.services.presence.is_some() {
+        match presence::connect(&connect.headers) {
+            Ok((named, status)) => {
+                device = named;
+                context.say(status);
+            }
+            Err(problem) => return Done::Authenticated(Err(problem)),
+        }
+    }
+    let identity = login::login(&context, &connect, carried).await;
+    Done::Authenticated(identity.map(|identity| (identity, device)))
 }
 
 /// A hook that is at fault has said so in the log: its users are here all the same.
-async fn groups(context: Arc<Context>) -> Done {
+async fn groups(context: Arc<Context>, device: Option<Box<Device>>) -> Done {
     let groups = match context.identity() {
         Some(identity) => context.services.auth.groups(&identity.user).await,
         None => Ok(Vec::new()),
     };
-    Done::Groups(groups.unwrap_or_default())
+    Done::Groups(groups.unwrap_or_default(), device)
 }
 
 /// Opens a subscription.
@@ -321,7 +336,7 @@ pub(super) async fn perform(
 ) -> Done {
     let replies = tasks.iter().filter_map(|task| match task {
         Task::Publish(_, Some((subscription, _))) => Some(*subscription),
-        Task::Publish(_, None) | Task::Settle(..) => None,
+        Task::Publish(_, None) | Task::Settle(..) | Task::Say(_) => None,
     });
     let replies = replies.collect();
     let handed = hand_over(&context, tasks).await;
@@ -373,6 +388,7 @@ async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Proble
                     .confirms
                     .push(confirm.map_err(|error| problem(&error))?);
             }
+            Task::Say(status) => context.say(status),
             Task::Settle(
                 consumer,
                 Settle {

@@ -105,26 +105,32 @@ async fn present(services: &Services, of: Of, name: &str) -> warp::reply::Respon
 async fn look_up(presence: &dyn Presence, of: Of, name: &str) -> Result<Value, PresenceError> {
     Ok(match of {
         Of::User => {
-            let sessions = presence.user(name).await?;
-            let online = !sessions.is_empty();
-            let sessions: Vec<_> = sessions.iter().map(session).collect();
-            json!({ "user": name, "online": online, "sessions": sessions })
+            let user = presence.user(name).await?;
+            let sessions: Vec<_> = user.sessions.iter().map(session).collect();
+            json!({ "user": name, "status": user.status, "sessions": sessions })
         }
         Of::Group => {
-            let users = presence.group(name).await?;
-            let users: Vec<&str> = users.iter().map(|user| &**user).collect();
-            json!({ "group": name, "online": users })
+            let members = presence.group(name).await?;
+            let members = members
+                .iter()
+                .map(|member| json!({ "user": &*member.user, "status": member.status }));
+            json!({ "group": name, "online": members.collect::<Vec<_>>() })
         }
     })
 }
 
 fn session(session: &SessionInfo) -> Value {
+    let device = session.device.as_deref();
     json!({
         "session": session.id,
         "node": session.node,
         "transport": session.transport,
         "remote": session.remote,
         "since": humantime::format_rfc3339_millis(session.since).to_string(),
+        "last_seen": humantime::format_rfc3339_millis(session.last_seen).to_string(),
+        "status": session.status,
+        "device_type": device.and_then(|device| device.kind.as_deref()),
+        "device_id": device.and_then(|device| device.id.as_deref()),
     })
 }
 

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::Deserialize;
 
-use crate::{secret_url::SecretUrl, units::Checked};
+use crate::{broker::destination::MAX_NAME, secret_url::SecretUrl, units::Checked};
 
 /// Where it is kept who is here.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -16,6 +16,14 @@ pub struct Config {
     /// third of it: shorter is quicker to notice a killed node, and less patient with Redis.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
+    /// Whether events are published when what others see of a user changes.
+    pub events: bool,
+    /// The topic exchange that they go to, in the default virtual host.
+    pub exchange: Box<str>,
+    /// How long after a session left its user counts as one who may come back: a page that is
+    /// loaded again is no event.
+    #[serde(with = "humantime_serde")]
+    pub debounce: Duration,
 }
 
 impl Default for Config {
@@ -23,6 +31,9 @@ impl Default for Config {
         Self {
             url: Url::Off,
             lease: Duration::from_secs(15),
+            events: true,
+            exchange: "presence".into(),
+            debounce: Duration::from_secs(5),
         }
     }
 }
@@ -48,11 +59,32 @@ impl Config {
                            long; write \"15s\", say";
             return Err(("lease", message.to_owned()));
         }
+        if self.debounce > MAX_DEBOUNCE {
+            let message = "is more than an hour: so long nobody would hear that a user left; \
+                           write \"5s\", say";
+            return Err(("debounce", message.to_owned()));
+        }
+        let is_reserved = self.exchange.starts_with("amq.") && &*self.exchange != "amq.topic";
+        if self.exchange.is_empty() || self.exchange.len() > MAX_NAME || is_reserved {
+            let message = format!(
+                "{:?} is no exchange that events can go to; write a name of at most {MAX_NAME} \
+                 bytes that does not begin with \"amq.\", \"presence\", say, or events = false",
+                self.exchange
+            );
+            return Err(("exchange", message));
+        }
         Ok(())
+    }
+
+    /// Whether there are events to publish.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        self.events && self.url != Url::Off
     }
 }
 
 const MAX_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_DEBOUNCE: Duration = Duration::from_secs(60 * 60);
 
 /// Where presence is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -152,5 +184,25 @@ mod tests {
             };
             assert_eq!(config.check().unwrap_err().0, "lease");
         }
+    }
+
+    #[test]
+    fn events_go_somewhere_in_time() {
+        for exchange in ["", "amq.fanout", &"x".repeat(256)] {
+            let config = Config {
+                exchange: exchange.into(),
+                ..Config::default()
+            };
+            assert_eq!(config.check().unwrap_err().0, "exchange", "{exchange}");
+        }
+        let config = Config {
+            debounce: Duration::MAX,
+            ..Config::default()
+        };
+        assert_eq!(config.check().unwrap_err().0, "debounce");
+        assert!(
+            !Config::default().has_events(),
+            "without presence there are none"
+        );
     }
 }

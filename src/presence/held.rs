@@ -1,8 +1,11 @@
 //! The sessions that this node holds.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
-use super::Session;
+use super::{Session, Status};
 
 /// By user, since that is what is asked; nearly every user has one session.
 #[derive(Debug, Default)]
@@ -52,17 +55,35 @@ impl Held {
         self.users.get(user).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether one of a user's sessions says that the user is in a group.
-    pub(super) fn is_in(&self, user: &str, group: &Arc<str>) -> bool {
-        let sessions = self.of(user);
-        sessions
-            .iter()
-            .any(|session| session.groups().binary_search(group).is_ok())
+    /// The user's status, by its sessions here.
+    pub(super) fn status(&self, user: &str) -> Status {
+        let statuses = self.of(user).iter().map(|session| session.status());
+        statuses.max().unwrap_or(Status::Offline)
+    }
+
+    /// The groups that a user is in, by its sessions here: in order, each once.
+    pub(super) fn groups(&self, user: &str) -> Arc<[Arc<str>]> {
+        match self.of(user) {
+            [] => Arc::default(),
+            [one] => one.groups(),
+            many => {
+                let all: BTreeSet<_> = many
+                    .iter()
+                    .flat_map(|session| session.groups().to_vec())
+                    .collect();
+                all.into_iter().collect()
+            }
+        }
     }
 
     /// How many sessions there are.
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// How many users there are.
+    pub(super) fn users(&self) -> usize {
+        self.users.len()
     }
 
     pub(super) fn all(&self) -> Vec<Arc<Session>> {
@@ -72,29 +93,45 @@ impl Held {
     }
 }
 
+/// Of `some`, those that are not in `others`, which is in order.
+pub(super) fn without(some: &[Arc<str>], others: &[Arc<str>]) -> Vec<Arc<str>> {
+    let left = some
+        .iter()
+        .filter(|name| others.binary_search(name).is_err());
+    left.map(Arc::clone).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn session(user: &str, groups: &[&str]) -> Arc<Session> {
+    fn session(user: &str, status: Status, groups: &[&str]) -> Arc<Session> {
         let groups = groups.iter().map(|group| Arc::from(*group)).collect();
-        Arc::new(Session::new(user.into(), "s", "tcp", groups))
+        Arc::new(Session::new(user.into(), "s", "tcp", groups).with_status(status))
     }
 
     #[test]
     fn each_session_is_held_once_and_leaves_once() {
-        let (one, two) = (session("a", &["g", "f"]), session("a", &["g"]));
+        let one = session("a", Status::Busy, &["g", "f"]);
+        let two = session("a", Status::Away, &["g", "h"]);
         let mut held = Held::default();
         assert!(held.insert(&one) && held.insert(&two) && !held.insert(&two));
         assert_eq!(
             (held.len(), held.of("a").len(), held.all().len()),
             (2, 2, 2)
         );
-        assert!(held.is_in("a", &"f".into()) && !held.is_in("b", &"f".into()));
+        assert_eq!((held.users(), held.status("a")), (1, Status::Busy));
+        assert_eq!(*held.groups("a"), ["f".into(), "g".into(), "h".into()]);
 
         assert!(held.remove(&one) && !held.remove(&one));
-        assert!(!held.is_in("a", &"f".into()) && held.is_in("a", &"g".into()));
+        assert_eq!(held.status("a"), Status::Away);
+        assert_eq!(*held.groups("a"), ["g".into(), "h".into()]);
+        assert_eq!(without(&one.groups(), &held.groups("a")), ["f".into()]);
         assert!(held.contains(&two) && held.remove(&two));
         assert!(held.users.is_empty() && held.len() == 0);
+        assert_eq!(
+            (held.status("a"), held.groups("a").len()),
+            (Status::Offline, 0)
+        );
     }
 }

@@ -1,108 +1,318 @@
 //! Presence in this process' memory: for a single node.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
     sync::Arc,
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::future::{self, BoxFuture, FutureExt};
 use parking_lot::Mutex;
+use tokio::{sync::Notify, time};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::{Presence, PresenceError, Session, SessionInfo, held::Held};
+use super::{
+    Counts, Event, Listing, Member, Node, NodeInfo, Page, Presence, PresenceError, STATUS_INTERVAL,
+    Session, SessionInfo, Status, UserPresence,
+    held::{Held, without},
+    later::Later,
+    session::Pass,
+};
+
+/// Who left is looked after at once if so many wait for it: they take room.
+const MAX_LEFT: usize = 65_536;
 
 /// Presence in this process' memory. It never fails, and its node is alive whenever it can be
 /// asked, so there is no lease.
 #[derive(Debug)]
 pub struct MemoryPresence {
-    node: Box<str>,
-    state: Mutex<State>,
+    inner: Arc<Inner>,
+    _settler: AbortOnDropHandle<()>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
+struct Inner {
+    node: Node,
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Debug)]
 struct State {
     held: Held,
-    /// The users of each group that are online; no group is empty.
+    /// In the order of their ids, to be listed.
+    by_id: BTreeMap<Box<str>, Arc<Session>>,
+    /// The users of each group that are here; no group is empty.
     groups: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// What others were told of each user that is not offline.
+    told: HashMap<Arc<str>, Status>,
+    /// Sessions that left, whose users may have left with them.
+    left: Later<Arc<Session>>,
+    /// Sessions that say more of their status than is passed on.
+    saying: Later<Arc<Session>>,
     closed: bool,
 }
 
 impl MemoryPresence {
-    /// Nobody is here yet; `node` is the node's name.
+    /// Nobody is here yet.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     #[must_use]
-    pub fn new(node: &str) -> Self {
+    pub fn new(node: Node) -> Self {
+        let state = Mutex::new(State::new(node.debounce));
+        let inner = Arc::new(Inner {
+            node,
+            state,
+            wake: Notify::new(),
+        });
+        let settler = tokio::spawn(settle_later(Arc::clone(&inner)));
         Self {
-            node: node.into(),
-            state: Mutex::default(),
+            inner,
+            _settler: AbortOnDropHandle::new(settler),
         }
     }
 
-    fn info(&self, session: &Session) -> SessionInfo {
-        SessionInfo {
-            id: session.id.clone(),
-            node: self.node.clone(),
-            transport: session.transport.into(),
-            remote: session.remote,
-            since: session.since,
+    fn info(&self, session: &Arc<Session>) -> SessionInfo {
+        session.info(&self.inner.node.name)
+    }
+}
+
+/// Looks after what is due, for ever.
+async fn settle_later(inner: Arc<Inner>) {
+    loop {
+        let due = inner.settle_due();
+        let woken = inner.wake.notified();
+        match due {
+            Some(due) => drop(time::timeout_at(due.into(), woken).await),
+            None => woken.await,
+        }
+    }
+}
+
+impl Inner {
+    /// When to come again.
+    fn settle_due(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let state = &mut *self.state.lock();
+        while let Some(session) = state.saying.pop(now) {
+            session.passed_on(now);
+            self.settle(state, &session);
+        }
+        while let Some(session) = state.left.pop(now) {
+            self.settle(state, &session);
+        }
+        state.left.due().into_iter().chain(state.saying.due()).min()
+    }
+
+    /// Tells others what is new of a session's user.
+    fn settle(&self, state: &mut State, session: &Arc<Session>) {
+        let user = &session.user;
+        let status = state.held.status(user);
+        let before = match status {
+            Status::Offline => state.told.remove(user),
+            _ => state.told.insert(Arc::clone(user), status),
+        };
+        let before = before.unwrap_or(Status::Offline);
+        let groups = match state.held.groups(user) {
+            none if none.is_empty() => session.groups(),
+            groups => groups,
+        };
+        let event = Event::new(user, groups, before, status, SystemTime::now());
+        if let (Some(event), Some(events)) = (event, &self.node.events) {
+            events.push(event);
+        }
+    }
+}
+
+impl State {
+    fn new(debounce: Duration) -> Self {
+        Self {
+            held: Held::default(),
+            by_id: BTreeMap::new(),
+            groups: HashMap::new(),
+            told: HashMap::new(),
+            left: Later::new(debounce),
+            saying: Later::new(STATUS_INTERVAL),
+            closed: false,
+        }
+    }
+
+    fn enter(&mut self, user: &Arc<str>, groups: &[Arc<str>]) {
+        for group in groups {
+            let users = self.groups.entry(Arc::clone(group)).or_default();
+            users.insert(Arc::clone(user));
+        }
+    }
+
+    fn exit(&mut self, user: &Arc<str>, groups: &[Arc<str>]) {
+        for group in groups {
+            if let Some(users) = self.groups.get_mut(group) {
+                users.remove(user);
+                if users.is_empty() {
+                    self.groups.remove(group);
+                }
+            }
         }
     }
 }
 
 impl Presence for MemoryPresence {
     fn join(&self, session: Arc<Session>) {
-        let state = &mut *self.state.lock();
+        let state = &mut *self.inner.state.lock();
         if state.closed || !state.held.insert(&session) {
             return;
         }
-        for group in session.groups() {
-            let users = state.groups.entry(Arc::clone(group)).or_default();
-            users.insert(Arc::clone(&session.user));
-        }
+        state.by_id.insert(session.id.clone(), Arc::clone(&session));
+        state.enter(&session.user, &session.groups());
+        self.inner.settle(state, &session);
     }
 
     fn leave(&self, session: &Arc<Session>) {
-        let state = &mut *self.state.lock();
+        let state = &mut *self.inner.state.lock();
         if !state.held.remove(session) {
             return;
         }
-        for group in session.groups() {
-            if state.held.is_in(&session.user, group) {
-                continue;
+        state.by_id.remove(&session.id);
+        let left = without(&session.groups(), &state.held.groups(&session.user));
+        state.exit(&session.user, &left);
+        state.left.push(Instant::now(), Arc::clone(session));
+        if state.left.len() > MAX_LEFT
+            && let Some(session) = state.left.pop_first()
+        {
+            self.inner.settle(state, &session);
+        }
+        self.inner.wake.notify_one();
+    }
+
+    fn set_status(&self, session: &Arc<Session>, status: Status) {
+        let now = Instant::now();
+        let state = &mut *self.inner.state.lock();
+        if !state.held.contains(session) {
+            return;
+        }
+        match session.say(status, now) {
+            Pass::Now => self.inner.settle(state, session),
+            Pass::Later => {
+                state.saying.push(now, Arc::clone(session));
+                self.inner.wake.notify_one();
             }
-            if let Some(users) = state.groups.get_mut(group) {
-                users.remove(&session.user);
-                if users.is_empty() {
-                    state.groups.remove(group);
-                }
-            }
+            Pass::Waits => {}
         }
     }
 
-    fn user<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<SessionInfo>, PresenceError>> {
-        let state = self.state.lock();
-        let sessions = state.held.of(name).iter();
-        let mut sessions: Vec<_> = sessions.map(|session| self.info(session)).collect();
-        drop(state);
-        sessions.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
-        future::ready(Ok(sessions)).boxed()
+    fn regroup(&self, session: &Arc<Session>, groups: Vec<Arc<str>>) {
+        let state = &mut *self.inner.state.lock();
+        if !state.held.contains(session) {
+            return;
+        }
+        if let Some(before) = session.regroup(groups) {
+            let left = without(&before, &state.held.groups(&session.user));
+            state.exit(&session.user, &left);
+            state.enter(&session.user, &session.groups());
+        }
     }
 
-    fn group<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Arc<str>>, PresenceError>> {
-        let state = self.state.lock();
-        let users = state.groups.get(name);
-        let users = users.map_or_else(Vec::new, |users| users.iter().map(Arc::clone).collect());
+    fn held(&self, user: &str) -> Vec<Arc<Session>> {
+        self.inner.state.lock().held.of(user).to_vec()
+    }
+
+    fn users<'a>(
+        &'a self,
+        names: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<UserPresence>, PresenceError>> {
+        let state = self.inner.state.lock();
+        let users = names.iter().map(|name| {
+            let sessions = state.held.of(name).iter();
+            UserPresence::new(sessions.map(|session| self.info(session)).collect())
+        });
+        let users = users.collect();
         drop(state);
         future::ready(Ok(users)).boxed()
+    }
+
+    fn group<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Member>, PresenceError>> {
+        let state = self.inner.state.lock();
+        let users = state.groups.get(name).into_iter().flatten();
+        let members = users.filter_map(|user| {
+            let status = state.held.status(user).to_others();
+            let user = Arc::clone(user);
+            (status != Status::Offline).then_some(Member { user, status })
+        });
+        let members = members.collect();
+        drop(state);
+        future::ready(Ok(members)).boxed()
+    }
+
+    fn session<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<SessionInfo>, PresenceError>> {
+        let state = self.inner.state.lock();
+        let found = state.by_id.get(id).map(|session| self.info(session));
+        drop(state);
+        future::ready(Ok(found)).boxed()
+    }
+
+    /// The cursor is the last session's id.
+    fn sessions<'a>(&'a self, listing: &'a Listing) -> BoxFuture<'a, Result<Page, PresenceError>> {
+        let is_other = |node: &str| node != &*self.inner.node.name;
+        if listing.node.as_deref().is_some_and(is_other) {
+            return future::ready(Ok(Page::default())).boxed();
+        }
+        let first = match &listing.after {
+            Some(after) => Bound::Excluded(&**after),
+            None => Bound::Unbounded,
+        };
+        let state = self.inner.state.lock();
+        let mut found = state.by_id.range::<str, _>((first, Bound::Unbounded));
+        let sessions: Vec<_> = found.by_ref().take(listing.limit).collect();
+        let next = match (found.next(), sessions.last()) {
+            (Some(_), Some((id, _))) => Some((*id).clone()),
+            _ => None,
+        };
+        let sessions = sessions.iter().map(|(_, session)| self.info(session));
+        let page = Page {
+            sessions: sessions.collect(),
+            next,
+        };
+        drop(state);
+        future::ready(Ok(page)).boxed()
+    }
+
+    fn counts(&self) -> BoxFuture<'_, Result<Counts, PresenceError>> {
+        let state = self.inner.state.lock();
+        let counts = Counts {
+            sessions: state.held.len() as u64,
+            users: state.told.len() as u64,
+        };
+        drop(state);
+        future::ready(Ok(counts)).boxed()
+    }
+
+    fn nodes(&self) -> BoxFuture<'_, Result<Vec<NodeInfo>, PresenceError>> {
+        let node = NodeInfo {
+            name: self.inner.node.name.clone(),
+            since: self.inner.node.since,
+            sessions: self.inner.state.lock().held.len() as u64,
+        };
+        future::ready(Ok(vec![node])).boxed()
     }
 
     fn health(&self) -> Result<(), PresenceError> {
         Ok(())
     }
 
+    /// No other node is there to tell that its users left, and those who would hear of it by this
+    /// one are gone.
     fn close(&self) -> BoxFuture<'_, ()> {
-        *self.state.lock() = State {
+        let mut state = self.inner.state.lock();
+        *state = State {
             closed: true,
-            ..State::default()
+            ..State::new(self.inner.node.debounce)
         };
+        drop(state);
         future::ready(()).boxed()
     }
 }

@@ -3,13 +3,11 @@
 mod entry;
 mod keeper;
 mod queue;
+mod reader;
+mod script;
+mod survivor;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use deadpool_redis::{
     Connection, Manager, Pool, Runtime,
@@ -18,13 +16,13 @@ use deadpool_redis::{
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
-use self::{
-    entry::{LeaseId, decode, group_key, user_key},
-    keeper::Keeper,
-    queue::{Shared, Stale},
+use self::{keeper::Keeper, queue::Shared, reader::Reader, survivor::Survivor};
+use super::{
+    Counts, Listing, Member, Node, NodeInfo, Page, Presence, PresenceError, Session, SessionInfo,
+    Status, UserPresence,
 };
-use super::{Presence, PresenceError, Session, SessionInfo};
 use crate::secret_url::SecretUrl;
 
 /// Connections at most: one writes, the others read.
@@ -35,36 +33,36 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// Presence in Redis.
 ///
 /// All that waits to be told is told in one round trip, so a login costs one at most, and many
-/// at a time share it. To read takes two: who is there, and whether their nodes live. Fields of
-/// dead nodes are removed when they are read, and a few of them whenever somebody joins the same
-/// user or group.
+/// at a time share it. To read users or a group takes one as well. What dead nodes left is
+/// removed by one that lives.
 ///
 /// Redis may lose all it has at any time: every node registers anew what it holds.
 pub struct RedisPresence {
-    store: Arc<Store>,
+    reader: Reader,
     shared: Arc<Shared>,
+    timeout: Duration,
     keeper: Mutex<Option<JoinHandle<()>>>,
+    survivor: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
 /// The connections.
 struct Store {
     pool: Pool,
     timeout: Duration,
-    /// The connection that writes, kept out of the pool: that would ask whether it lives, each
-    /// time.
+    /// The connection that the keeper writes on, kept out of the pool: that would ask whether it
+    /// lives, each time.
     writer: tokio::sync::Mutex<Option<Connection>>,
 }
 
 impl RedisPresence {
-    /// Connects in the background, and goes on trying for as long as this lives. `node` is the
-    /// node's name, as others see it.
+    /// Connects in the background, and goes on trying for as long as this lives.
     ///
     /// # Errors
     /// [`PresenceError::Configuration`]: the URL is none.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn new(url: &SecretUrl, lease: Duration, node: &str) -> Result<Self, PresenceError> {
+    pub fn new(url: &SecretUrl, lease: Duration, node: Node) -> Result<Self, PresenceError> {
         // A lease shorter than three timeouts would run out while one call is waited for.
         let timeout = TIMEOUT.min(lease / 3);
         let settings = AsyncConnectionConfig::new()
@@ -86,89 +84,20 @@ impl RedisPresence {
             timeout,
             writer: tokio::sync::Mutex::default(),
         });
-        let shared = Arc::new(Shared::new());
-        let keeper = Keeper::new(Arc::clone(&store), Arc::clone(&shared), node, lease);
+        let shared = Arc::new(Shared::new(node.debounce));
+        let node = Arc::new(node);
+        let parts = || (Arc::clone(&store), Arc::clone(&shared), Arc::clone(&node));
+        let (a, b, c) = parts();
+        let keeper = tokio::spawn(Keeper::new(a, b, c, lease).run());
+        let (a, b, c) = parts();
+        let survivor = tokio::spawn(Survivor::new(a, b, c, lease).run());
         Ok(Self {
-            store,
+            reader: Reader::new(store),
             shared,
-            keeper: Mutex::new(Some(tokio::spawn(keeper.run()))),
+            timeout,
+            keeper: Mutex::new(Some(keeper)),
+            survivor: Mutex::new(Some(AbortOnDropHandle::new(survivor))),
         })
-    }
-
-    /// The names of the nodes whose leases live.
-    async fn nodes(
-        &self,
-        leases: impl Iterator<Item = LeaseId>,
-    ) -> Result<HashMap<LeaseId, Box<str>>, PresenceError> {
-        let mut leases: Vec<_> = leases.collect();
-        leases.sort_unstable_by_key(|lease| lease.key());
-        leases.dedup();
-        if leases.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let mut pipe = Pipeline::new();
-        for lease in &leases {
-            pipe.get(lease.key());
-        }
-        let names: Vec<Option<String>> = self.store.read(&pipe).await?;
-        let named = leases.into_iter().zip(names);
-        Ok(named
-            .filter_map(|(lease, name)| Some((lease, name?.into())))
-            .collect())
-    }
-
-    async fn sessions(&self, user: &str) -> Result<Vec<SessionInfo>, PresenceError> {
-        let mut pipe = Pipeline::new();
-        pipe.hgetall(user_key(user));
-        let (entries,): (Vec<(Vec<u8>, Vec<u8>)>,) = self.store.read(&pipe).await?;
-        let found: Vec<_> = entries
-            .iter()
-            .filter_map(|(field, value)| Some((field, LeaseId::split(field)?, value)))
-            .collect();
-        let nodes = self
-            .nodes(found.iter().map(|(_, (lease, _), _)| *lease))
-            .await?;
-        let mut sessions: Vec<SessionInfo> = Vec::new();
-        let mut dead = Vec::new();
-        for (field, (lease, id), value) in found {
-            match nodes.get(&lease) {
-                None => dead.push(field.clone()),
-                Some(node) => sessions.extend(decode(id, node, value)),
-            }
-        }
-        if !dead.is_empty() {
-            self.shared.forget(Stale::user(user, dead));
-        }
-        sessions.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
-        // A node that changes its lease has a session under both, for a moment.
-        sessions.dedup_by(|a, b| a.id == b.id);
-        Ok(sessions)
-    }
-
-    async fn members(&self, group: &str) -> Result<Vec<Arc<str>>, PresenceError> {
-        let mut pipe = Pipeline::new();
-        pipe.hkeys(group_key(group));
-        let (fields,): (Vec<Vec<u8>>,) = self.store.read(&pipe).await?;
-        let found: Vec<_> = fields
-            .iter()
-            .filter_map(|field| Some((field, LeaseId::split(field)?)))
-            .collect();
-        let nodes = self
-            .nodes(found.iter().map(|(_, (lease, _))| *lease))
-            .await?;
-        let mut users = BTreeSet::new();
-        let mut dead = Vec::new();
-        for (field, (lease, user)) in found {
-            if nodes.contains_key(&lease) {
-                users.insert(user);
-            } else {
-                dead.push(field.clone());
-            }
-        }
-        if !dead.is_empty() {
-            self.shared.forget(Stale::group(group, dead));
-        }
-        Ok(users.into_iter().map(Arc::from).collect())
     }
 }
 
@@ -181,12 +110,46 @@ impl Presence for RedisPresence {
         self.shared.leave(session);
     }
 
-    fn user<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<SessionInfo>, PresenceError>> {
-        self.sessions(name).boxed()
+    fn set_status(&self, session: &Arc<Session>, status: Status) {
+        self.shared.set_status(session, status);
     }
 
-    fn group<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Arc<str>>, PresenceError>> {
-        self.members(name).boxed()
+    fn regroup(&self, session: &Arc<Session>, groups: Vec<Arc<str>>) {
+        self.shared.regroup(session, groups);
+    }
+
+    fn held(&self, user: &str) -> Vec<Arc<Session>> {
+        self.shared.held(user)
+    }
+
+    fn users<'a>(
+        &'a self,
+        names: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<UserPresence>, PresenceError>> {
+        self.reader.users(names).boxed()
+    }
+
+    fn group<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Member>, PresenceError>> {
+        self.reader.group(name).boxed()
+    }
+
+    fn session<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<SessionInfo>, PresenceError>> {
+        self.reader.session(id).boxed()
+    }
+
+    fn sessions<'a>(&'a self, listing: &'a Listing) -> BoxFuture<'a, Result<Page, PresenceError>> {
+        self.reader.sessions(listing).boxed()
+    }
+
+    fn counts(&self) -> BoxFuture<'_, Result<Counts, PresenceError>> {
+        self.reader.counts().boxed()
+    }
+
+    fn nodes(&self) -> BoxFuture<'_, Result<Vec<NodeInfo>, PresenceError>> {
+        self.reader.nodes().boxed()
     }
 
     fn health(&self) -> Result<(), PresenceError> {
@@ -194,12 +157,13 @@ impl Presence for RedisPresence {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
+        drop(self.survivor.lock().take());
         let keeper = self.keeper.lock().take();
         self.shared.close();
         async move {
             if let Some(mut keeper) = keeper {
                 // What it does just now comes first, and is bounded as well.
-                let longest = keeper::CLOSING + 2 * self.store.timeout;
+                let longest = keeper::CLOSING + 2 * self.timeout;
                 if tokio::time::timeout(longest, &mut keeper).await.is_err() {
                     keeper.abort();
                 }
@@ -228,7 +192,7 @@ impl fmt::Debug for RedisPresence {
 
 impl Store {
     /// One round trip on a connection of the pool.
-    async fn read<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, PresenceError> {
+    async fn call<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, PresenceError> {
         let reading = async {
             let mut connection = self.pool.get().await.map_err(unavailable)?;
             pipe.query_async(&mut connection).await.map_err(unavailable)

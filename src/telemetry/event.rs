@@ -157,6 +157,33 @@ pub fn presence_lease_lost(sessions: usize) {
     warn!(target: "stentor::presence", sessions, "presence lease lost: registering anew");
 }
 
+/// What a dead node left in Redis is cleared up; so many sessions.
+pub fn presence_cleared(lease: &str, sessions: usize) {
+    info!(target: "stentor::presence", lease, sessions, "cleared up after a dead node");
+}
+
+/// Presence events reach the broker (again).
+pub fn presence_events_up(exchange: &str) {
+    info!(target: "stentor::presence", exchange, "presence events are published");
+}
+
+/// Presence events do not reach the broker: of each user the newest waits.
+pub fn presence_events_down(exchange: &str, cause: &dyn Display, retry_in: Duration) {
+    let (cause, retry_in_ms) = (cause.to_string(), millis(retry_in));
+    warn!(
+        target: "stentor::presence", exchange, cause, retry_in_ms,
+        "presence events are not published: of each user the newest waits"
+    );
+}
+
+/// Presence events of more users than this would wait for the broker: some are not told.
+pub fn presence_events_lost(waiting: usize) {
+    warn!(
+        target: "stentor::presence", waiting,
+        "presence events lost: who watches has to ask anew who is here"
+    );
+}
+
 /// The program starts.
 pub fn starting() {
     info!(target: "stentor", version = env!("CARGO_PKG_VERSION"), "starting");

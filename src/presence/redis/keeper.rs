@@ -1,29 +1,25 @@
 //! Keeps a node's lease, and tells Redis who is here.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
+use deadpool_redis::redis::{Pipeline, Value};
 use tokio::time::Instant;
 
 use super::{
     Store,
-    entry::{LeaseId, encode, group_key, user_key},
-    queue::{Shared, Stale, Step},
+    entry::{
+        CLOSED, EPOCH, LeaseId, NODES, encode, encode_listed, encode_node, group_key, user_key,
+    },
+    queue::{Entered, Registering, Shared, Step, Taken, User},
+    script::{self, Settled},
 };
 use crate::{
-    presence::{PresenceError, Session},
+    presence::{Node, PresenceError, Session},
     telemetry,
 };
 
 /// Commands in one pipeline, about.
 const COMMANDS: usize = 512;
-/// Fields of a user or group that are looked at when somebody joins it: those of dead leases are
-/// removed. That is more than come, so that dead ones become few, at a cost that does not grow.
-const SAMPLE: usize = 4;
 /// Leases of before that may still live: of these the fields are removed too.
 const FORMER: usize = 4;
 /// The pause after a failure: at first, and at most.
@@ -31,7 +27,8 @@ const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2
 /// How long it may take to say good-bye.
 pub(super) const CLOSING: Duration = Duration::from_secs(2);
 
-/// Does all that this node writes, one pipeline after the other, on one connection.
+/// Does all that this node writes about its own sessions, one pipeline after the other, on one
+/// connection.
 ///
 /// Whatever goes wrong, nobody knows what Redis still has: it may have restarted, or another
 /// have taken its place. So the node then takes a new lease and registers all it holds under
@@ -39,7 +36,7 @@ pub(super) const CLOSING: Duration = Duration::from_secs(2);
 pub(super) struct Keeper {
     store: Arc<Store>,
     shared: Arc<Shared>,
-    node: Box<str>,
+    node: Arc<Node>,
     duration: Duration,
     lease: LeaseId,
     /// Leases of before, which may still live.
@@ -48,36 +45,33 @@ pub(super) struct Keeper {
     is_told: bool,
     /// What the log said last: whether Redis is there.
     said: Option<bool>,
-    /// When to renew it; `None`: it is not taken yet.
-    renew_at: Option<Instant>,
+    /// When to renew it, and how Redis calls the script; `None`: it is not taken yet.
+    taken: Option<(Instant, Arc<str>)>,
+    /// What [`EPOCH`] was.
+    epoch: Option<Vec<u8>>,
     /// Not registered under the lease yet.
-    registering: Vec<Arc<Session>>,
-    /// Fields of dead leases.
-    stale: Vec<Stale>,
-    /// Leases of others that lived at that time.
-    alive: HashMap<LeaseId, Instant>,
+    registering: Registering,
 }
 
 impl Keeper {
     pub(super) fn new(
         store: Arc<Store>,
         shared: Arc<Shared>,
-        node: &str,
+        node: Arc<Node>,
         duration: Duration,
     ) -> Self {
         Self {
             store,
             shared,
-            node: node.into(),
+            node,
             duration,
             lease: LeaseId::random(),
             former: Vec::new(),
             is_told: false,
             said: None,
-            renew_at: None,
-            registering: Vec::new(),
-            stale: Vec::new(),
-            alive: HashMap::new(),
+            taken: None,
+            epoch: None,
+            registering: Registering::default(),
         }
     }
 
@@ -110,40 +104,77 @@ impl Keeper {
 
     /// Until there is something to do.
     async fn wait(&self) {
-        let is_idle =
-            self.registering.is_empty() && self.stale.is_empty() && self.former.is_empty();
-        if let Some(renew_at) = self.renew_at
+        let is_idle = self.registering.sessions.is_empty() && self.former.is_empty();
+        if let Some((renew_at, _)) = self.taken
             && is_idle
-            && self.shared.is_idle()
         {
-            let _ = tokio::time::timeout_at(renew_at, self.shared.wake.notified()).await;
+            let due = self.shared.due().map(Instant::from_std);
+            let until = due.map_or(renew_at, |due| due.min(renew_at));
+            if until > Instant::now() {
+                let _ = tokio::time::timeout_at(until, self.shared.wake.notified()).await;
+            }
         }
     }
 
-    /// One pipeline: the lease if it is time, and what there is to say.
+    /// One round trip: the lease, or what there is to say; and the lease's renewal with it.
     async fn round(&mut self) -> Result<(), PresenceError> {
         if self.shared.has_overflowed() {
             self.begin_anew();
         }
+        match self.taken.clone() {
+            None => self.take_lease().await,
+            Some((renew_at, script)) => self.tell(renew_at, &script).await,
+        }
+    }
+
+    async fn take_lease(&mut self) -> Result<(), PresenceError> {
         let begun = Instant::now();
         let mut pipe = Pipeline::new();
-        let renews = self.renew_at.is_none_or(|renew_at| begun >= renew_at);
+        script::load(&mut pipe);
+        let epoch: [u8; 8] = rand::random();
+        pipe.hset_nx(NODES, EPOCH, &epoch[..]).ignore();
+        pipe.hget(NODES, EPOCH);
+        // First the list of nodes, so that whoever it is written for is found when it dies.
+        pipe.hset(NODES, self.lease.as_str(), "").ignore();
+        self.set_lease(&mut pipe).ignore();
+        self.is_told = true;
+        let (script, epoch): (String, Vec<u8>) = self.store.write(&pipe).await?;
+        if self.epoch.as_ref().is_some_and(|before| *before != epoch) {
+            self.shared.was_forgotten();
+            self.registering.restores = true;
+        }
+        self.epoch = Some(epoch);
+        let script: Arc<str> = script.into();
+        self.taken = Some((begun + self.duration / 3, Arc::clone(&script)));
+        self.shared.set_lease(Some(Taken {
+            lease: self.lease,
+            since: begun.into_std(),
+            script,
+        }));
+        self.is_up();
+        Ok(())
+    }
+
+    async fn tell(&mut self, renew_at: Instant, script: &Arc<str>) -> Result<(), PresenceError> {
+        let begun = Instant::now();
+        let mut pipe = Pipeline::new();
+        let renews = begun >= renew_at;
         if renews {
-            let set = pipe.cmd("SET").arg(self.lease.key()).arg(&*self.node);
-            set.arg("PX").arg(millis(self.duration));
-            if self.renew_at.is_some() {
-                set.arg("XX");
-            }
+            self.set_lease(&mut pipe).arg("XX");
         }
-        for stale in self.stale.drain(..) {
-            remove(&mut pipe, &stale.key, &stale.fields);
+        let was_registering = !self.registering.sessions.is_empty();
+        let steps = self.shared.take(&mut self.registering, COMMANDS);
+        let mut settling = Vec::new();
+        for step in &steps {
+            let teller = Teller {
+                pipe: &mut pipe,
+                lease: self.lease,
+                former: &self.former,
+                script,
+            };
+            settling.extend(teller.tell(step));
         }
-        let was_registering = !self.registering.is_empty();
-        let mut sampled = Vec::new();
-        for step in self.shared.take(&mut self.registering, COMMANDS) {
-            tell(&mut pipe, self.lease, &self.former, &step, &mut sampled);
-        }
-        if self.renew_at.is_some() && !was_registering {
+        if !was_registering {
             // All are registered under the lease: those before have done their service.
             for former in self.former.drain(..) {
                 pipe.del(former.key()).ignore();
@@ -152,22 +183,44 @@ impl Keeper {
         if pipe.is_empty() {
             return Ok(());
         }
-        self.is_told = true;
         let mut replies = self.store.write::<Vec<Value>>(&pipe).await?.into_iter();
-        if renews {
-            if replies.next().is_none_or(|reply| reply == Value::Nil) {
-                // It ran out (the process was stopped for a while, or Redis emptied).
-                telemetry::presence_lease_lost(self.shared.len());
-                self.begin_anew();
-                return Ok(());
-            }
-            self.renew_at = Some(begun + self.duration / 3);
+        let renewed = !renews || replies.next().is_some_and(|reply| reply != Value::Nil);
+        let settled: Vec<_> = replies.map(Settled::read).collect();
+        if !renewed || settled.contains(&Settled::LeaseLost) {
+            // It ran out (the process was stopped for a while, or Redis emptied).
+            telemetry::presence_lease_lost(self.shared.len());
+            self.begin_anew();
+            return Ok(());
         }
+        if renews {
+            self.taken = Some((begun + self.duration / 3, Arc::clone(script)));
+        }
+        self.is_up();
+        for (session, settled) in settling.into_iter().zip(settled) {
+            self.announce(session, settled);
+        }
+        Ok(())
+    }
+
+    fn set_lease<'a>(&self, pipe: &'a mut Pipeline) -> &'a mut Pipeline {
+        let node = encode_node(self.node.since, self.shared.len(), &self.node.name);
+        let set = pipe.cmd("SET").arg(self.lease.key()).arg(node);
+        set.arg("PX").arg(millis(self.duration))
+    }
+
+    fn announce(&self, session: &Session, settled: Settled) {
+        if let Some(events) = &self.node.events
+            && let Some(event) = settled.event(&session.user, &session.groups())
+        {
+            events.push(event);
+        }
+    }
+
+    fn is_up(&mut self) {
         self.shared.set_health(Ok(()));
         if self.said.replace(true) != Some(true) {
             telemetry::presence_up(self.shared.len());
         }
-        self.look_for_stale(sampled.into_iter().zip(replies)).await
     }
 
     fn lost(&mut self, error: PresenceError, retry_in: Duration) {
@@ -187,115 +240,98 @@ impl Keeper {
             self.lease = LeaseId::random();
             self.is_told = false;
         }
-        self.renew_at = None;
-        self.stale.clear();
-        self.registering = self.shared.begin_anew();
+        self.taken = None;
+        self.shared.set_lease(None);
+        self.registering.sessions = self.shared.begin_anew();
     }
 
-    /// Finds fields of dead leases among those that were `sampled`, to be removed in the next
-    /// round. Asks about leases only if one is unknown: a live one is not asked about again for
-    /// as long as it lasts.
-    async fn look_for_stale(
-        &mut self,
-        sampled: impl Iterator<Item = (Box<str>, Value)>,
-    ) -> Result<(), PresenceError> {
-        let (now, duration) = (Instant::now(), self.duration);
-        self.alive.retain(|_, seen| now < *seen + duration);
-        let mut suspects = Vec::new();
-        let mut unknown = HashSet::new();
-        for (key, reply) in sampled {
-            let Ok(sample) = Vec::<Vec<u8>>::from_redis_value(reply) else {
-                continue;
-            };
-            for field in sample {
-                let Some((lease, _)) = LeaseId::split(&field) else {
-                    continue;
-                };
-                if lease != self.lease && !self.alive.contains_key(&lease) {
-                    unknown.insert(lease);
-                    suspects.push((lease, key.clone(), field));
-                }
-            }
-        }
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        let unknown: Vec<_> = unknown.into_iter().collect();
-        let mut pipe = Pipeline::new();
-        for lease in &unknown {
-            pipe.exists(lease.key());
-        }
-        let lives: Vec<bool> = self.store.write(&pipe).await?;
-        let alive = unknown.iter().zip(lives).filter(|(_, lives)| *lives);
-        self.alive.extend(alive.map(|(lease, _)| (*lease, now)));
-        for (lease, key, field) in suspects {
-            if !self.alive.contains_key(&lease) {
-                let fields = vec![field];
-                self.stale.push(Stale { key, fields });
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends the lease, and with it all of the node at once; then clears up, as far as it goes.
-    async fn close(mut self) {
+    /// Ends the lease, and with it all of the node at once. Another node clears up, and tells who
+    /// has not come back.
+    async fn close(self) {
         let mut pipe = Pipeline::new();
         for lease in self.former.iter().chain([&self.lease]) {
+            pipe.hset(NODES, lease.as_str(), CLOSED).ignore();
             pipe.del(lease.key()).ignore();
         }
-        self.registering.clear();
-        while self.store.write::<()>(&pipe).await.is_ok() {
-            pipe = Pipeline::new();
-            for step in self.shared.take(&mut Vec::new(), COMMANDS) {
-                tell(&mut pipe, self.lease, &self.former, &step, &mut Vec::new());
-            }
-            if pipe.is_empty() {
-                return;
-            }
-        }
+        let _ = self.store.write::<()>(&pipe).await;
     }
 }
 
-/// Writes a step; notes the keys of the samples that it asks for.
-fn tell(
-    pipe: &mut Pipeline,
+/// Writes steps into a pipeline.
+struct Teller<'a> {
+    pipe: &'a mut Pipeline,
     lease: LeaseId,
-    former: &[LeaseId],
-    step: &Step,
-    sampled: &mut Vec<Box<str>>,
-) {
-    let formerly = |name: &str| former.iter().map(|lease| lease.field(name)).collect();
-    let leave = |pipe: &mut Pipeline, key: &str, name: &str| {
-        let mut fields: Vec<_> = formerly(name);
-        fields.push(lease.field(name));
-        remove(pipe, key, &fields);
-    };
-    match step {
-        Step::Enter(session) => {
-            let mut enter = |key: String, name: &str, value: &[u8]| {
-                pipe.hset(&key, lease.field(name), value).ignore();
-                remove(pipe, &key, &formerly(name));
-                pipe.cmd("HRANDFIELD").arg(&key).arg(SAMPLE);
-                sampled.push(key.into());
-            };
-            enter(user_key(&session.user), &session.id, &encode(session));
-            for group in session.groups() {
-                enter(group_key(group), &session.user, b"");
-            }
-        }
-        Step::Exit(session, groups) => {
-            leave(pipe, &user_key(&session.user), &session.id);
-            for group in groups {
-                leave(pipe, &group_key(group), &session.user);
-            }
-        }
-        Step::Forget(stale) => remove(pipe, &stale.key, &stale.fields),
-    }
+    former: &'a [LeaseId],
+    script: &'a str,
 }
 
-fn remove(pipe: &mut Pipeline, key: &str, fields: &[Vec<u8>]) {
-    if !fields.is_empty() {
-        pipe.hdel(key, fields).ignore();
+impl Teller<'_> {
+    /// The session whose settlement is asked for, if it is.
+    fn tell(mut self, step: &Step) -> Option<&Session> {
+        match step {
+            Step::Enter(Entered {
+                session,
+                user,
+                untold,
+            }) => {
+                // First where it is found, should this node die now.
+                let listed = encode_listed(session);
+                let bucket = self.lease.bucket_of(&session.id);
+                self.pipe.hset(bucket, &*session.id, listed).ignore();
+                let key = user_key(&session.user);
+                let field = self.lease.field(&session.id);
+                self.pipe.hset(&key, field, encode(session)).ignore();
+                let former = self.formerly(&session.id);
+                self.remove(&key, &former);
+                self.groups(&session.user, user);
+                script::settle(self.pipe, self.script, &session.user, self.lease, *untold);
+                Some(session)
+            }
+            Step::Exit { session, user } => {
+                let fields = self.ever(&session.id);
+                self.remove(&user_key(&session.user), &fields);
+                self.groups(&session.user, user);
+                None
+            }
+            Step::Settle { session, untold } => {
+                let bucket = self.lease.bucket_of(&session.id);
+                self.pipe.hdel(bucket, &*session.id).ignore();
+                script::settle(self.pipe, self.script, &session.user, self.lease, *untold);
+                Some(session)
+            }
+        }
+    }
+
+    fn groups(&mut self, name: &str, user: &User) {
+        let status = [user.status.byte()];
+        for group in user.groups.iter() {
+            let key = group_key(group);
+            self.pipe
+                .hset(&key, self.lease.field(name), &status[..])
+                .ignore();
+            let former = self.formerly(name);
+            self.remove(&key, &former);
+        }
+        for group in &user.left {
+            let fields = self.ever(name);
+            self.remove(&group_key(group), &fields);
+        }
+    }
+
+    fn formerly(&self, name: &str) -> Vec<Vec<u8>> {
+        self.former.iter().map(|lease| lease.field(name)).collect()
+    }
+
+    fn ever(&self, name: &str) -> Vec<Vec<u8>> {
+        let mut fields = self.formerly(name);
+        fields.push(self.lease.field(name));
+        fields
+    }
+
+    fn remove(&mut self, key: &str, fields: &[Vec<u8>]) {
+        if !fields.is_empty() {
+            self.pipe.hdel(key, fields).ignore();
+        }
     }
 }
 

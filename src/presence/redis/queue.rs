@@ -1,30 +1,54 @@
 //! What this node holds, and what Redis has yet to be told of it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::entry::{group_key, user_key};
-use crate::presence::{PresenceError, Session, held::Held};
+use super::{entry::LeaseId, script::Untold};
+use crate::presence::{
+    PresenceError, STATUS_INTERVAL, Session, Status,
+    held::{Held, without},
+    later::Later,
+    session::Pass,
+};
 
 /// Changes that wait for Redis. With more the node takes a new lease and registers all it
 /// holds, which says the same and takes no room.
 const MAX_QUEUE: usize = 65_536;
 
-/// Between the callers and the keeper.
+/// Between the callers and the tasks that talk to Redis.
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
     /// There is something for the keeper to do.
     pub(super) wake: Notify,
     health: Mutex<Result<(), PresenceError>>,
+    lease: Mutex<Option<Taken>>,
 }
 
-#[derive(Debug, Default)]
+/// A lease that this node has.
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
+    pub(super) lease: LeaseId,
+    /// Since when.
+    pub(super) since: Instant,
+    /// How Redis calls the script that settles.
+    pub(super) script: Arc<str>,
+}
+
+#[derive(Debug)]
 struct State {
     held: Held,
     queue: VecDeque<Change>,
+    /// Sessions that left, whose users may have left with them.
+    left: Later<Left>,
+    /// Sessions that say more of their status than is passed on.
+    saying: Later<Arc<Session>>,
     /// The queue was too short: all has to be registered anew.
     overflowed: bool,
     closed: bool,
@@ -32,42 +56,77 @@ struct State {
 
 #[derive(Debug)]
 enum Change {
-    Join(Arc<Session>),
+    /// All there is to say of a session; and the groups that its user left.
+    Tell(Arc<Session>, Vec<Arc<str>>),
     Leave(Arc<Session>),
-    Forget(Stale),
 }
 
-/// Fields of dead leases.
 #[derive(Debug)]
-pub(super) struct Stale {
-    pub(super) key: Box<str>,
-    pub(super) fields: Vec<Vec<u8>>,
+struct Left {
+    session: Arc<Session>,
+    untold: Untold,
 }
 
 /// One thing to tell Redis.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// The session is here.
-    Enter(Arc<Session>),
-    /// It is not; and its user is in these groups no more, as far as this node knows.
-    Exit(Arc<Session>, Vec<Arc<str>>),
-    /// These fields mean nothing.
-    Forget(Stale),
+    /// The session is here, and so it is. Answers what is settled.
+    Enter(Entered),
+    /// It is not.
+    Exit { session: Arc<Session>, user: User },
+    /// Whether its user left with it, or something else is new. Answers what is settled.
+    Settle {
+        session: Arc<Session>,
+        untold: Untold,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Entered {
+    pub(super) session: Arc<Session>,
+    pub(super) user: User,
+    pub(super) untold: Untold,
+}
+
+/// A user, by the sessions that are held.
+#[derive(Debug)]
+pub(super) struct User {
+    pub(super) status: Status,
+    /// The groups that it is in.
+    pub(super) groups: Arc<[Arc<str>]>,
+    /// Those that it was in before.
+    pub(super) left: Vec<Arc<str>>,
+}
+
+/// Sessions that are to be registered anew.
+#[derive(Debug, Default)]
+pub(super) struct Registering {
+    pub(super) sessions: Vec<Arc<Session>>,
+    /// Whether Redis has forgotten what was told of them.
+    pub(super) restores: bool,
 }
 
 impl Shared {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(debounce: Duration) -> Self {
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                held: Held::default(),
+                queue: VecDeque::new(),
+                left: Later::new(debounce),
+                saying: Later::new(STATUS_INTERVAL),
+                overflowed: false,
+                closed: false,
+            }),
             wake: Notify::new(),
             health: Mutex::new(Err(PresenceError::Unavailable("not connected yet".into()))),
+            lease: Mutex::default(),
         }
     }
 
     pub(super) fn join(&self, session: Arc<Session>) {
         let mut state = self.state.lock();
         if !state.closed && state.held.insert(&session) {
-            state.push(Change::Join(session));
+            state.push(Change::Tell(session, Vec::new()));
             drop(state);
             self.wake.notify_one();
         }
@@ -77,29 +136,61 @@ impl Shared {
         let mut state = self.state.lock();
         if state.held.remove(session) {
             state.push(Change::Leave(Arc::clone(session)));
+            let left = Left {
+                session: Arc::clone(session),
+                untold: Untold::AsIs,
+            };
+            state.left.push(Instant::now(), left);
+            if state.left.len() > MAX_QUEUE {
+                // Redis has been away for long. Who clears up after the lease of before finds it.
+                state.left.pop_first();
+            }
             drop(state);
             self.wake.notify_one();
         }
     }
 
-    /// Has fields removed, unless there is more important work.
-    pub(super) fn forget(&self, stale: Stale) {
+    pub(super) fn set_status(&self, session: &Arc<Session>, status: Status) {
+        let now = Instant::now();
         let mut state = self.state.lock();
-        if !state.closed && state.queue.len() < MAX_QUEUE / 2 {
-            state.push(Change::Forget(stale));
+        if !state.held.contains(session) {
+            return;
+        }
+        match session.say(status, now) {
+            Pass::Now => state.push(Change::Tell(Arc::clone(session), Vec::new())),
+            Pass::Later => state.saying.push(now, Arc::clone(session)),
+            Pass::Waits => return,
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn regroup(&self, session: &Arc<Session>, groups: Vec<Arc<str>>) {
+        let mut state = self.state.lock();
+        if !state.held.contains(session) {
+            return;
+        }
+        if let Some(before) = session.regroup(groups) {
+            let left = without(&before, &session.groups());
+            state.push(Change::Tell(Arc::clone(session), left));
             drop(state);
             self.wake.notify_one();
         }
     }
 
-    /// All that is held leaves, and nobody joins any more.
+    pub(super) fn held(&self, user: &str) -> Vec<Arc<Session>> {
+        self.state.lock().held.of(user).to_vec()
+    }
+
+    /// All that is held is forgotten, and nobody joins any more.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
-        let state = &mut *state;
         state.closed = true;
-        for session in std::mem::take(&mut state.held).all() {
-            state.queue.push_back(Change::Leave(session));
-        }
+        state.held = Held::default();
+        state.queue = VecDeque::new();
+        state.left.clear();
+        state.saying.clear();
+        drop(state);
         self.wake.notify_one();
     }
 
@@ -115,19 +206,34 @@ impl Shared {
         *self.health.lock() = health;
     }
 
+    /// The lease, if this node has one.
+    pub(super) fn lease(&self) -> Option<Taken> {
+        self.lease.lock().clone()
+    }
+
+    pub(super) fn set_lease(&self, lease: Option<Taken>) {
+        *self.lease.lock() = lease;
+    }
+
     pub(super) fn has_overflowed(&self) -> bool {
         self.state.lock().overflowed
     }
 
-    pub(super) fn is_idle(&self) -> bool {
-        self.state.lock().queue.is_empty()
+    /// When there is something to tell Redis: `None`: not before somebody calls.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let state = self.state.lock();
+        if !state.queue.is_empty() {
+            return Some(Instant::now());
+        }
+        state.left.due().into_iter().chain(state.saying.due()).min()
     }
 
     pub(super) fn len(&self) -> usize {
         self.state.lock().held.len()
     }
 
-    /// Forgets what Redis was to be told; all that is held is to be registered instead.
+    /// Forgets what Redis was to be told, save whose end was not settled yet; all that is held is
+    /// to be registered instead.
     pub(super) fn begin_anew(&self) -> Vec<Arc<Session>> {
         let mut state = self.state.lock();
         state.queue = VecDeque::new();
@@ -135,32 +241,48 @@ impl Shared {
         state.held.all()
     }
 
+    /// Redis has lost all. Who has left since it was last heard of was online before.
+    pub(super) fn was_forgotten(&self) {
+        let mut state = self.state.lock();
+        state
+            .left
+            .iter_mut()
+            .for_each(|left| left.untold = Untold::Left);
+    }
+
     /// What Redis is to be told next, in order; about `commands` commands. One half may be of
     /// those that are `registering`, so that neither waits for the other.
-    pub(super) fn take(&self, registering: &mut Vec<Arc<Session>>, commands: usize) -> Vec<Step> {
+    pub(super) fn take(&self, registering: &mut Registering, commands: usize) -> Vec<Step> {
+        let now = Instant::now();
         let mut steps = Vec::new();
         let mut left = commands;
         let mut state = self.state.lock();
-        let reserved = if registering.is_empty() {
+        let reserved = if registering.sessions.is_empty() {
             0
         } else {
             commands / 2
         };
-        while left > reserved {
-            let Some(change) = state.queue.pop_front() else {
-                break;
-            };
-            let step = state.step(change);
+        while let Some(session) = state.saying.pop(now) {
+            session.passed_on(now);
+            state.push(Change::Tell(session, Vec::new()));
+        }
+        while left > reserved
+            && let Some(step) = state.next(now)
+        {
             left = left.saturating_sub(step.commands());
             steps.push(step);
         }
-        while left > 0 {
-            let Some(session) = registering.pop() else {
-                break;
-            };
-            // Who has left meanwhile stays away: that was told already.
-            if state.held.contains(&session) {
-                let step = Step::Enter(session);
+        let untold = if registering.restores {
+            Untold::Restored
+        } else {
+            Untold::AsIs
+        };
+        while left > 0
+            && let Some(session) = registering.sessions.pop()
+        {
+            // Who has left meanwhile stays away.
+            if let Some(entered) = state.enter(session, &[], untold) {
+                let step = Step::Enter(entered);
                 left = left.saturating_sub(step.commands());
                 steps.push(step);
             }
@@ -182,17 +304,41 @@ impl State {
         self.queue.push_back(change);
     }
 
-    fn step(&self, change: Change) -> Step {
-        match change {
-            Change::Join(session) => Step::Enter(session),
-            Change::Leave(session) => {
-                // Of those that stay some may have yet to be told, but told they will be.
-                let groups = session.groups().iter();
-                let left = groups.filter(|group| !self.held.is_in(&session.user, group));
-                let left = left.map(Arc::clone).collect();
-                Step::Exit(session, left)
+    /// First what was said, then what is due: so whose end is settled has left before.
+    fn next(&mut self, now: Instant) -> Option<Step> {
+        while let Some(change) = self.queue.pop_front() {
+            match change {
+                Change::Tell(session, left) => {
+                    // Of one that has left since, that is all there is to say.
+                    let entered = self.enter(session, &left, Untold::AsIs);
+                    if let Some(entered) = entered {
+                        return Some(Step::Enter(entered));
+                    }
+                }
+                Change::Leave(session) => {
+                    let user = self.user(&session.user, &session.groups());
+                    return Some(Step::Exit { session, user });
+                }
             }
-            Change::Forget(stale) => Step::Forget(stale),
+        }
+        let Left { session, untold } = self.left.pop(now)?;
+        Some(Step::Settle { session, untold })
+    }
+
+    fn enter(&self, session: Arc<Session>, left: &[Arc<str>], untold: Untold) -> Option<Entered> {
+        self.held.contains(&session).then(|| Entered {
+            user: self.user(&session.user, left),
+            session,
+            untold,
+        })
+    }
+
+    fn user(&self, name: &str, left: &[Arc<str>]) -> User {
+        let groups = self.held.groups(name);
+        User {
+            status: self.held.status(name),
+            left: without(left, &groups),
+            groups,
         }
     }
 }
@@ -200,25 +346,9 @@ impl State {
 impl Step {
     fn commands(&self) -> usize {
         match self {
-            Self::Enter(session) => 2 + 2 * session.groups().len(),
-            Self::Exit(_, groups) => 1 + groups.len(),
-            Self::Forget(_) => 1,
-        }
-    }
-}
-
-impl Stale {
-    pub(super) fn user(user: &str, fields: Vec<Vec<u8>>) -> Self {
-        Self {
-            key: user_key(user).into(),
-            fields,
-        }
-    }
-
-    pub(super) fn group(group: &str, fields: Vec<Vec<u8>>) -> Self {
-        Self {
-            key: group_key(group).into(),
-            fields,
+            Self::Enter(Entered { user, .. }) => 3 + user.groups.len() + user.left.len(),
+            Self::Exit { user, .. } => 1 + user.groups.len() + user.left.len(),
+            Self::Settle { .. } => 2,
         }
     }
 }
@@ -227,92 +357,164 @@ impl Stale {
 mod tests {
     use super::*;
 
+    const AT_ONCE: Duration = Duration::ZERO;
+    const LONG: Duration = Duration::from_secs(60);
+
     fn session(user: &str, groups: &[&str]) -> Arc<Session> {
-        let groups = groups.iter().map(|group| Arc::from(*group)).collect();
-        Arc::new(Session::new(user.into(), "s", "tcp", groups))
+        Arc::new(Session::new(user.into(), "s", "tcp", names(groups)))
+    }
+
+    fn names(names: &[&str]) -> Vec<Arc<str>> {
+        names.iter().map(|name| Arc::from(*name)).collect()
     }
 
     fn told(steps: &[Step]) -> Vec<String> {
+        let user = |user: &User| {
+            let status = user.status;
+            format!("{status} in {:?} not {:?}", user.groups, user.left).replace('"', "")
+        };
         let told = steps.iter().map(|step| match step {
-            Step::Enter(session) => format!("+{}", session.user),
-            Step::Exit(session, groups) => format!("-{} {}", session.user, groups.join(" ")),
-            Step::Forget(stale) => format!("!{}", stale.key),
+            Step::Enter(entered) => {
+                format!("+{} {}", entered.session.user, user(&entered.user))
+            }
+            Step::Exit { session, user: of } => format!("-{} {}", session.user, user(of)),
+            Step::Settle { session, untold } => format!("?{} {untold:?}", session.user),
         });
         told.collect()
     }
 
+    fn take(shared: &Shared) -> Vec<String> {
+        told(&shared.take(&mut Registering::default(), 99))
+    }
+
+    fn again(shared: &Shared) -> Registering {
+        Registering {
+            sessions: shared.begin_anew(),
+            restores: false,
+        }
+    }
+
     #[test]
     fn changes_come_in_order_and_a_group_is_left_with_the_last_session() {
-        let shared = Shared::new();
+        let shared = Shared::new(LONG);
         let (one, two) = (session("a", &["f", "g"]), session("a", &["g"]));
         shared.join(Arc::clone(&one));
         shared.join(Arc::clone(&two));
         shared.join(Arc::clone(&two));
+        let here = "+a online in [f, g] not []";
+        assert_eq!(take(&shared), [here, here]);
         shared.leave(&one);
         shared.leave(&one);
-        assert_eq!(
-            told(&shared.take(&mut Vec::new(), 99)),
-            ["+a", "+a", "-a f"]
-        );
+        assert_eq!(take(&shared), ["-a online in [g] not [f]"]);
         shared.leave(&two);
-        assert_eq!(told(&shared.take(&mut Vec::new(), 99)), ["-a g"]);
-        assert!(shared.is_idle());
+        assert_eq!(take(&shared), ["-a offline in [] not [g]"]);
+        let due = shared.due().unwrap();
+        assert!(due > Instant::now() + LONG / 2, "what is settled, waits");
+    }
+
+    #[test]
+    fn who_came_and_went_before_it_was_told_was_never_here() {
+        let shared = Shared::new(AT_ONCE);
+        let flaps = session("a", &[]);
+        shared.join(Arc::clone(&flaps));
+        shared.leave(&flaps);
+        assert_eq!(take(&shared), ["-a offline in [] not []", "?a AsIs"]);
+        assert_eq!(shared.due(), None);
+    }
+
+    #[test]
+    fn statuses_and_groups_are_told_as_they_are_in_the_end() {
+        let shared = Shared::new(LONG);
+        let (one, two) = (session("a", &["f", "g"]), session("a", &["g"]));
+        shared.join(Arc::clone(&one));
+        shared.join(Arc::clone(&two));
+        take(&shared);
+        shared.set_status(&one, Status::Busy);
+        shared.set_status(&one, Status::Away);
+        shared.regroup(&one, names(&["h"]));
+        shared.regroup(&one, names(&["h"]));
+        assert_eq!(
+            take(&shared),
+            ["+a online in [g, h] not []", "+a online in [g, h] not [f]",]
+        );
+        // The second word waits for its time.
+        assert!(shared.due().is_some_and(|due| due > Instant::now()));
+        shared.set_status(&session("b", &[]), Status::Busy);
+        shared.regroup(&session("b", &[]), names(&["g"]));
+        assert!(take(&shared).is_empty(), "who is not here says nothing");
     }
 
     #[test]
     fn who_left_is_not_registered() {
-        let shared = Shared::new();
+        let shared = Shared::new(LONG);
         let [a, b, c] = ["a", "b", "c"].map(|user| session(user, &[]));
         for session in [&a, &b, &c] {
             shared.join(Arc::clone(session));
         }
-        let mut registering = shared.begin_anew();
-        registering.sort_by(|a, b| b.user.cmp(&a.user));
+        let mut registering = again(&shared);
+        registering.sessions.sort_by(|a, b| b.user.cmp(&a.user));
         shared.leave(&b);
         assert_eq!(
             told(&shared.take(&mut registering, 99)),
-            ["-b ", "+a", "+c"]
+            [
+                "-b offline in [] not []",
+                "+a online in [] not []",
+                "+c online in [] not []"
+            ]
         );
-        assert!(registering.is_empty());
+        assert!(registering.sessions.is_empty());
+    }
+
+    #[test]
+    fn whose_end_was_not_settled_is_remembered_over_a_loss() {
+        let shared = Shared::new(AT_ONCE);
+        let leaves = session("a", &[]);
+        shared.join(Arc::clone(&leaves));
+        take(&shared);
+        shared.leave(&leaves);
+        assert!(again(&shared).sessions.is_empty());
+        shared.was_forgotten();
+        assert_eq!(take(&shared), ["?a Left"]);
     }
 
     #[test]
     fn changes_and_those_to_register_share_a_turn() {
-        let shared = Shared::new();
+        let shared = Shared::new(LONG);
         for user in ["a", "b"] {
             shared.join(session(user, &[]));
         }
-        let mut registering = shared.begin_anew();
+        let mut registering = again(&shared);
         for user in ["c", "d"] {
             shared.join(session(user, &[]));
         }
-        let steps = told(&shared.take(&mut registering, 4));
-        assert_eq!((steps.len(), &*steps[0]), (2, "+c"));
-        assert_eq!(registering.len(), 1);
+        let steps = told(&shared.take(&mut registering, 6));
+        assert_eq!((steps.len(), &steps[0][..2]), (2, "+c"));
+        assert_eq!(registering.sessions.len(), 1);
     }
 
     #[test]
     fn too_many_changes_are_forgotten_but_not_who_is_here() {
-        let shared = Shared::new();
+        let shared = Shared::new(LONG);
         let stays = session("stays", &[]);
         shared.join(Arc::clone(&stays));
         let comes = session("comes", &[]);
-        for _ in 0..MAX_QUEUE {
+        for _ in 0..2 * MAX_QUEUE {
             shared.join(Arc::clone(&comes));
             shared.leave(&comes);
         }
-        assert!(shared.has_overflowed() && shared.is_idle());
-        assert_eq!(shared.begin_anew(), [stays]);
-        assert!(!shared.has_overflowed());
+        assert!(shared.has_overflowed());
+        let users = again(&shared).sessions;
+        assert_eq!(users.len(), 1);
+        assert!(Arc::ptr_eq(&users[0], &stays) && !shared.has_overflowed());
+        assert_eq!(shared.state.lock().left.len(), MAX_QUEUE);
     }
 
     #[test]
-    fn closing_takes_all_away() {
-        let shared = Shared::new();
+    fn after_closing_nobody_is_here() {
+        let shared = Shared::new(LONG);
         shared.join(session("a", &["g"]));
-        shared.take(&mut Vec::new(), 99);
         shared.close();
         shared.join(session("b", &[]));
-        assert_eq!(told(&shared.take(&mut Vec::new(), 99)), ["-a g"]);
+        assert!(take(&shared).is_empty() && shared.len() == 0 && shared.due().is_none());
     }
 }

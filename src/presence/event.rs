@@ -1,0 +1,365 @@
+//! What others are told when a user comes, goes, or changes its status.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt::Write as _,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::Notify;
+
+use super::Status;
+use crate::{broker::destination::MAX_NAME, telemetry};
+
+/// Events that wait for the broker, of one each for so many users.
+const MAX_WAITING: usize = 65_536;
+
+/// What others see of a user has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Whose status it is.
+    pub user: Arc<str>,
+    /// What others see now: never [`Status::Invisible`].
+    pub status: Status,
+    /// What they saw before.
+    pub previous: Status,
+    /// When it was found out, by the store's clock: of two events of a user the later one holds,
+    /// in whichever order they arrive.
+    pub at: SystemTime,
+    /// The user's groups, as far as the node that found out knows them.
+    pub groups: Arc<[Arc<str>]>,
+}
+
+/// What happened to a user, for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventKind {
+    /// It was offline, and is not.
+    Join,
+    /// It is offline now.
+    Leave,
+    /// Its status is another.
+    Status,
+}
+
+/// An event's body.
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(rename = "type")]
+    kind: EventKind,
+    user: &'a str,
+    status: Status,
+    previous: Status,
+    at: String,
+}
+
+impl Event {
+    /// What others see if a user's status changes so; `None`: nothing new.
+    pub(super) fn new(
+        user: &Arc<str>,
+        groups: Arc<[Arc<str>]>,
+        previous: Status,
+        status: Status,
+        at: SystemTime,
+    ) -> Option<Self> {
+        let (previous, status) = (previous.to_others(), status.to_others());
+        (previous != status).then(|| Self {
+            user: Arc::clone(user),
+            status,
+            previous,
+            at,
+            groups,
+        })
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn kind(&self) -> EventKind {
+        match (self.previous, self.status) {
+            (_, Status::Offline) => EventKind::Leave,
+            (Status::Offline, _) => EventKind::Join,
+            _ => EventKind::Status,
+        }
+    }
+
+    /// The body, in JSON: `type` (join, leave, status), `user`, `status`, `previous`, `at`.
+    #[must_use]
+    pub fn body(&self) -> Vec<u8> {
+        let body = Body {
+            kind: self.kind(),
+            user: &self.user,
+            status: self.status,
+            previous: self.previous,
+            at: humantime::format_rfc3339_micros(self.at).to_string(),
+        };
+        // Of texts, JSON can always be made.
+        serde_json::to_vec(&body).unwrap_or_default()
+    }
+
+    /// The routing keys: `user.<name>`, and `group.<name>` of each group.
+    ///
+    /// Names stand as they are, dots included, so that a key is what a reader expects:
+    /// `user.bob@example.com`. A pattern for all users is therefore `user.#`. A name too long for
+    /// AMQP is `sha256:` and its SHA-256 in hexadecimal digits.
+    pub fn keys(&self) -> impl Iterator<Item = Box<str>> {
+        let groups = self.groups.iter().map(|group| key("group.", group));
+        std::iter::once(key("user.", &self.user)).chain(groups)
+    }
+}
+
+fn key(kind: &str, name: &str) -> Box<str> {
+    if kind.len() + name.len() <= MAX_NAME {
+        return format!("{kind}{name}").into();
+    }
+    let mut key = format!("{kind}sha256:");
+    for byte in ring::digest::digest(&ring::digest::SHA256, name.as_bytes()).as_ref() {
+        // Writing to a `String` cannot fail.
+        let _ = write!(key, "{byte:02x}");
+    }
+    key.into()
+}
+
+/// Events on their way to the broker: of each user the newest, and what was seen before the
+/// first that waits. While the broker is away nothing else is kept, and who came and went
+/// meanwhile is not told.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    waiting: Mutex<Waiting>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// In the order of the first event; some may wait no more.
+    order: VecDeque<Arc<str>>,
+    events: HashMap<Arc<str>, Event>,
+    /// Whether there were too many, and the log says so.
+    overflowed: bool,
+    is_closed: bool,
+}
+
+impl Outbox {
+    /// An empty one.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// An event is to be told. With too many users' waiting it is not, and the log says so.
+    pub(super) fn push(&self, event: Event) {
+        self.waiting.lock().push(event);
+        self.wake.notify_one();
+    }
+
+    /// What is to be told next, in order, `most` at most; waits until there is something. Nothing
+    /// comes once it is closed and all was taken.
+    pub async fn next(&self, most: usize) -> Vec<Event> {
+        loop {
+            {
+                let mut waiting = self.waiting.lock();
+                let taken = waiting.take(most);
+                if !taken.is_empty() || waiting.is_closed {
+                    return taken;
+                }
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    /// No more events come.
+    pub fn close(&self) {
+        self.waiting.lock().is_closed = true;
+        self.wake.notify_one();
+    }
+
+    /// These could not be told; what came since then is newer.
+    pub fn put_back(&self, events: Vec<Event>) {
+        let mut waiting = self.waiting.lock();
+        for event in events.into_iter().rev() {
+            waiting.put_back(event);
+        }
+    }
+}
+
+impl Waiting {
+    fn push(&mut self, event: Event) {
+        if let Some(waits) = self.events.get_mut(&event.user) {
+            waits.status = event.status;
+            waits.at = event.at;
+            waits.groups = event.groups;
+            if waits.status == waits.previous {
+                self.events.remove(&event.user);
+            }
+        } else if self.order.len() < MAX_WAITING {
+            self.order.push_back(Arc::clone(&event.user));
+            self.events.insert(Arc::clone(&event.user), event);
+        } else if !std::mem::replace(&mut self.overflowed, true) {
+            telemetry::presence_events_lost(MAX_WAITING);
+        }
+    }
+
+    fn put_back(&mut self, event: Event) {
+        if let Some(waits) = self.events.get_mut(&event.user) {
+            waits.previous = event.previous;
+            if waits.status == waits.previous {
+                self.events.remove(&event.user);
+            }
+        } else {
+            self.order.push_front(Arc::clone(&event.user));
+            self.events.insert(Arc::clone(&event.user), event);
+        }
+    }
+
+    fn take(&mut self, most: usize) -> Vec<Event> {
+        let mut taken = Vec::new();
+        while taken.len() < most {
+            let Some(user) = self.order.pop_front() else {
+                self.overflowed = false;
+                self.order = VecDeque::new();
+                break;
+            };
+            taken.extend(self.events.remove(&user));
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn event(user: &str, previous: Status, status: Status) -> Event {
+        let groups = ["g.1".into(), "g 2".into()];
+        Event::new(
+            &user.into(),
+            groups.into(),
+            previous,
+            status,
+            SystemTime::UNIX_EPOCH + Duration::from_micros(1_795_000_000_123_456),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_body_says_what_happened() {
+        use Status::{Away, Invisible, Offline, Online};
+        for (previous, status, kind, shown) in [
+            (Offline, Away, "join", "away"),
+            (Away, Online, "status", "online"),
+            (Online, Offline, "leave", "offline"),
+            (Online, Invisible, "leave", "offline"),
+            (Invisible, Online, "join", "online"),
+        ] {
+            let body = event("bob \"x\"", previous, status).body();
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(
+                body,
+                serde_json::json!({
+                    "type": kind,
+                    "user": "bob \"x\"",
+                    "status": shown,
+                    "previous": previous.to_others(),
+                    "at": "2026-11-18T11:06:40.123456Z",
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn what_others_do_not_see_is_no_event() {
+        for (previous, status) in [
+            (Status::Offline, Status::Invisible),
+            (Status::Invisible, Status::Offline),
+            (Status::Busy, Status::Busy),
+        ] {
+            let (user, at) = ("a".into(), SystemTime::now());
+            let groups: Arc<[Arc<str>]> = [].into();
+            assert_eq!(Event::new(&user, groups, previous, status, at), None);
+        }
+    }
+
+    #[test]
+    fn keys_are_the_names_and_fit_into_amqp() {
+        let keys = |user: &str| -> Vec<_> {
+            event(user, Status::Offline, Status::Online)
+                .keys()
+                .collect()
+        };
+        let expected: [Box<str>; 3] = [
+            "user.bob@example.com".into(),
+            "group.g 2".into(),
+            "group.g.1".into(),
+        ];
+        let mut found = keys("bob@example.com");
+        found[1..].sort();
+        assert_eq!(found, expected);
+        let longest = "x".repeat(MAX_NAME - 5);
+        assert_eq!(&*keys(&longest)[0], format!("user.{longest}"));
+        let hashed = &keys(&"x".repeat(MAX_NAME - 4))[0];
+        assert!(hashed.starts_with("user.sha256:"), "{hashed}");
+        assert_eq!(hashed.len(), "user.sha256:".len() + 64);
+    }
+
+    fn told(outbox: &Outbox, most: usize) -> Vec<String> {
+        let events = outbox.waiting.lock().take(most);
+        let told = events
+            .iter()
+            .map(|event| format!("{} {}>{}", event.user, event.previous, event.status));
+        told.collect()
+    }
+
+    #[test]
+    fn of_a_user_the_newest_is_told_and_nothing_if_nothing_changed() {
+        use Status::{Away, Busy, Offline, Online};
+        let outbox = Outbox::new();
+        outbox.push(event("a", Offline, Online));
+        outbox.push(event("b", Online, Offline));
+        outbox.push(event("a", Online, Away));
+        outbox.push(event("b", Offline, Online));
+        outbox.push(event("c", Online, Busy));
+        assert_eq!(told(&outbox, 1), ["a offline>away"]);
+        assert_eq!(told(&outbox, 9), ["c online>busy"]);
+    }
+
+    #[test]
+    fn what_could_not_be_told_comes_first_again() {
+        use Status::{Away, Busy, Offline, Online};
+        let outbox = Outbox::new();
+        for user in ["a", "b", "c"] {
+            outbox.push(event(user, Offline, Online));
+        }
+        let taken = outbox.waiting.lock().take(2);
+        outbox.push(event("a", Online, Offline));
+        outbox.push(event("b", Online, Busy));
+        outbox.put_back(taken);
+        assert_eq!(told(&outbox, 9), ["c offline>online", "b offline>busy"]);
+
+        outbox.push(event("d", Online, Away));
+        let taken = outbox.waiting.lock().take(1);
+        outbox.push(event("e", Online, Away));
+        outbox.put_back(taken);
+        assert_eq!(told(&outbox, 9), ["d online>away", "e online>away"]);
+    }
+
+    #[test]
+    fn the_number_of_users_is_bounded() {
+        let outbox = Outbox::new();
+        for number in 0..=MAX_WAITING {
+            outbox.push(event(&number.to_string(), Status::Offline, Status::Online));
+        }
+        assert_eq!(outbox.waiting.lock().events.len(), MAX_WAITING);
+        // Users that flap take no more room than they are.
+        let flaps = Outbox::new();
+        for _ in 0..2 * MAX_WAITING {
+            flaps.push(event("a", Status::Offline, Status::Online));
+            flaps.push(event("a", Status::Online, Status::Offline));
+        }
+        assert!(flaps.waiting.lock().order.len() <= MAX_WAITING);
+        assert!(told(&flaps, usize::MAX).is_empty());
+    }
+}

@@ -1,0 +1,81 @@
+//! What is to be done after a while.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+/// A queue whose delay is always the same, so that its order is that of time.
+#[derive(Debug)]
+pub(super) struct Later<T> {
+    delay: Duration,
+    queue: VecDeque<(Instant, T)>,
+}
+
+impl<T> Later<T> {
+    pub(super) fn new(delay: Duration) -> Self {
+        Self {
+            delay,
+            queue: VecDeque::new(),
+        }
+    }
+
+    /// Due after the delay.
+    pub(super) fn push(&mut self, now: Instant, item: T) {
+        self.queue.push_back((now + self.delay, item));
+    }
+
+    /// The first, if it is due.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<T> {
+        if self.due()? > now {
+            return None;
+        }
+        let item = self.pop_first();
+        if self.queue.is_empty() {
+            self.queue.shrink_to_fit();
+        }
+        item
+    }
+
+    /// The first, due or not.
+    pub(super) fn pop_first(&mut self) -> Option<T> {
+        self.queue.pop_front().map(|(_, item)| item)
+    }
+
+    /// When the first is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.queue.front().map(|(due, _)| *due)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.queue.iter_mut().map(|(_, item)| item)
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.queue = VecDeque::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_comes_in_order() {
+        let second = Duration::from_secs(1);
+        let start = Instant::now();
+        let mut later = Later::new(second);
+        assert_eq!((later.due(), later.pop(start)), (None, None));
+        later.push(start, 1);
+        later.push(start + second, 2);
+        assert_eq!(later.due(), Some(start + second));
+        assert_eq!(later.pop(start), None);
+        assert_eq!(later.pop(start + second), Some(1));
+        assert_eq!(later.pop(start + second), None);
+        assert_eq!((later.len(), later.pop_first()), (1, Some(2)));
+    }
+}

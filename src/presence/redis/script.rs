@@ -1,0 +1,153 @@
+//! What has to be done in one go, as scripts that Redis runs.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
+
+use super::entry::{LeaseId, USERS, user_key};
+use crate::presence::{Event, Status};
+
+/// Finds out whether a user's status is another than was told, and writes down what is told from
+/// now on. All nodes' scripts run one after the other, so each change is found by one of them.
+///
+/// `KEYS`: the user, the caller's lease. `ARGV`: what it means if nothing was told: `as-is`
+/// (offline was), `restored` (what is true now was, for Redis lost what was told) or `left`
+/// (online was, for the same reason). Answers nil if the caller's lease is over; 0 if nothing is
+/// new; else what was told, what is true, and the time in seconds and microseconds.
+const SETTLE: &str = r"
+if redis.call('EXISTS', KEYS[2]) == 0 then return false end
+local fields = redis.call('HGETALL', KEYS[1])
+local told, now, lives = 0, 0, {}
+for i = 1, #fields, 2 do
+  local status = string.byte(fields[i + 1]) or 0
+  if fields[i] == '' then
+    told = status
+  elseif status > now then
+    local lease = string.sub(fields[i], 1, 8)
+    if lives[lease] == nil then
+      lives[lease] = redis.call('EXISTS', 'stentor:node:' .. lease)
+    end
+    if lives[lease] == 1 then now = status end
+  end
+end
+if told ~= now then
+  if now == 0 then
+    redis.call('HDEL', KEYS[1], '')
+    if redis.call('DECR', 'stentor:users') <= 0 then redis.call('DEL', 'stentor:users') end
+  else
+    redis.call('HSET', KEYS[1], '', string.char(now))
+    if told == 0 then redis.call('INCR', 'stentor:users') end
+  end
+end
+if told == 0 then
+  if ARGV[1] == 'restored' then told = now elseif ARGV[1] == 'left' then told = 2 end
+end
+if told == now then return 0 end
+local time = redis.call('TIME')
+return {told, now, tonumber(time[1]), tonumber(time[2])}
+";
+
+/// The nodes that live: lease and value of each.
+const NODES: &str = r"
+local nodes = {}
+for _, lease in ipairs(redis.call('HKEYS', 'stentor:nodes')) do
+  local node = redis.call('GET', 'stentor:node:' .. lease)
+  if node then
+    nodes[#nodes + 1] = lease
+    nodes[#nodes + 1] = node
+  end
+end
+return nodes
+";
+
+/// What it means that nothing was told of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Untold {
+    /// Others saw it offline.
+    AsIs,
+    /// They saw what is true now, and Redis has forgotten.
+    Restored,
+    /// They saw it online, and Redis has forgotten.
+    Left,
+}
+
+/// What was found out about a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// The lease of the one who asked is over.
+    LeaseLost,
+    /// Nothing is new.
+    Same,
+    /// It is.
+    Changed {
+        before: Status,
+        now: Status,
+        at: SystemTime,
+    },
+}
+
+/// Has Redis know the script of [`settle`]; the answer is by what name.
+pub(super) fn load(pipe: &mut Pipeline) {
+    pipe.cmd("SCRIPT").arg("LOAD").arg(SETTLE);
+}
+
+/// Asks for a [`Settled`] of a user, by the script of that name.
+pub(super) fn settle(
+    pipe: &mut Pipeline,
+    script: &str,
+    user: &str,
+    lease: LeaseId,
+    untold: Untold,
+) {
+    let untold = match untold {
+        Untold::AsIs => "as-is",
+        Untold::Restored => "restored",
+        Untold::Left => "left",
+    };
+    let command = pipe.cmd("EVALSHA").arg(script).arg(2);
+    command.arg(user_key(user)).arg(lease.key()).arg(untold);
+}
+
+/// Asks for the nodes that live. By its text, since those who read may be the first to use a
+/// Redis that has just begun.
+pub(super) fn nodes(pipe: &mut Pipeline) {
+    pipe.cmd("EVAL").arg(NODES).arg(0);
+}
+
+/// Asks for the number of users.
+pub(super) fn users(pipe: &mut Pipeline) {
+    pipe.get(USERS);
+}
+
+impl Settled {
+    /// The event, if there is one to tell.
+    pub(super) fn event(self, user: &Arc<str>, groups: &Arc<[Arc<str>]>) -> Option<Event> {
+        match self {
+            Self::Changed { before, now, at } => {
+                Event::new(user, Arc::clone(groups), before, now, at)
+            }
+            Self::LeaseLost | Self::Same => None,
+        }
+    }
+
+    /// Reads the answer to [`settle`]; what it cannot be says nothing new.
+    pub(super) fn read(reply: Value) -> Self {
+        if reply == Value::Nil {
+            return Self::LeaseLost;
+        }
+        let Ok((before, now, seconds, micros)) = <(u8, u8, u64, u64)>::from_redis_value(reply)
+        else {
+            return Self::Same;
+        };
+        let at = Duration::from_secs(seconds).checked_add(Duration::from_micros(micros));
+        let at = at.and_then(|at| SystemTime::UNIX_EPOCH.checked_add(at));
+        Self::Changed {
+            before: Status::from_byte(before),
+            now: Status::from_byte(now),
+            at: at.unwrap_or_else(SystemTime::now),
+        }
+    }
+}

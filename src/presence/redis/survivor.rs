@@ -1,0 +1,191 @@
+//! Clears up after nodes that are dead.
+//!
+//! Every node looks at the list of nodes at a third of a lease. Of one that is dead, whichever
+//! takes the lock walks that node's own list of sessions, removes what they left, and tells who
+//! has gone with them: work in proportion to the dead node's sessions, not to all users.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use deadpool_redis::redis::{Pipeline, Value};
+
+use super::{
+    Store,
+    entry::{BUCKETS, CLOSED, LeaseId, NODES, decode_listed, group_key, user_key},
+    queue::{Shared, Taken},
+    script::{self, Settled, Untold},
+};
+use crate::{
+    presence::{Node, PresenceError},
+    telemetry,
+};
+
+/// Lists that are read in one pipeline.
+const LISTS: u16 = 32;
+/// Sessions that are cleared in one pipeline.
+const SESSIONS: usize = 256;
+/// How long one that clears up may be silent, before another takes over.
+const LOCK: Duration = Duration::from_secs(10);
+
+pub(super) struct Survivor {
+    store: Arc<Store>,
+    shared: Arc<Shared>,
+    node: Arc<Node>,
+    duration: Duration,
+    /// Since when the dead were seen to be.
+    dead: HashMap<LeaseId, Instant>,
+}
+
+/// Of a listed session: its id, user and groups.
+type Listed = (String, Arc<str>, Arc<[Arc<str>]>);
+
+impl Survivor {
+    pub(super) fn new(
+        store: Arc<Store>,
+        shared: Arc<Shared>,
+        node: Arc<Node>,
+        duration: Duration,
+    ) -> Self {
+        Self {
+            store,
+            shared,
+            node,
+            duration,
+            dead: HashMap::new(),
+        }
+    }
+
+    /// For ever.
+    pub(super) async fn run(mut self) {
+        loop {
+            let pause = (self.duration / 3).mul_f64(rand::random_range(0.8..1.0));
+            tokio::time::sleep(pause).await;
+            // If Redis is away the keeper has said so.
+            let _ = self.look().await;
+        }
+    }
+
+    /// Whether some node is dead. Not before this one has lived for a lease: after an outage of
+    /// Redis every lease is over, and those who come back are not to be taken for dead.
+    async fn look(&mut self) -> Result<(), PresenceError> {
+        let taken = self.shared.lease();
+        let Some(taken) = taken.filter(|taken| taken.since.elapsed() >= self.duration) else {
+            return Ok(());
+        };
+        let mut pipe = Pipeline::new();
+        pipe.hgetall(NODES);
+        let (nodes,): (Vec<(Vec<u8>, String)>,) = self.store.call(&pipe).await?;
+        let nodes = nodes.into_iter();
+        let nodes: Vec<_> = nodes
+            .filter_map(|(lease, how)| Some((LeaseId::parse(&lease)?, how == CLOSED)))
+            .collect();
+        let mut pipe = Pipeline::new();
+        for (lease, _) in &nodes {
+            pipe.exists(lease.key());
+        }
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        let live: Vec<bool> = self.store.call(&pipe).await?;
+        let now = Instant::now();
+        let mut dead = HashMap::new();
+        for ((lease, closed), lives) in nodes.into_iter().zip(live) {
+            if lives {
+                continue;
+            }
+            let since = *self.dead.get(&lease).unwrap_or(&now);
+            dead.insert(lease, since);
+            // The users of one that closed are on their way to others. Those of one that was
+            // killed have had a lease's time.
+            if !closed || now.duration_since(since) >= self.node.debounce {
+                self.clear(&taken, lease).await?;
+            }
+        }
+        self.dead = dead;
+        Ok(())
+    }
+
+    async fn clear(&self, taken: &Taken, dead: LeaseId) -> Result<(), PresenceError> {
+        let mut pipe = Pipeline::new();
+        let lock = pipe.cmd("SET").arg(dead.clearing_key());
+        lock.arg(taken.lease.as_str()).arg("NX");
+        lock.arg("PX").arg(lock_millis());
+        let (locked,): (Value,) = self.store.call(&pipe).await?;
+        if locked == Value::Nil {
+            return Ok(());
+        }
+        let mut cleared = 0;
+        for first in (0..BUCKETS).step_by(LISTS.into()) {
+            let mut pipe = Pipeline::new();
+            let lists = first..first.saturating_add(LISTS).min(BUCKETS);
+            for list in lists.clone() {
+                pipe.hgetall(dead.bucket(list));
+            }
+            let found: Vec<Vec<(String, Vec<u8>)>> = self.store.call(&pipe).await?;
+            let found = found.into_iter().flatten();
+            let found: Vec<Listed> = found
+                .filter_map(|(id, value)| {
+                    let (user, groups) = decode_listed(&value)?;
+                    Some((id, user, groups))
+                })
+                .collect();
+            cleared += found.len();
+            for some in found.chunks(SESSIONS) {
+                if !self.remove(taken, dead, some).await? {
+                    return Ok(());
+                }
+            }
+            let mut pipe = Pipeline::new();
+            for list in lists {
+                pipe.del(dead.bucket(list)).ignore();
+            }
+            let renew = pipe.cmd("PEXPIRE").arg(dead.clearing_key());
+            renew.arg(lock_millis()).ignore();
+            self.store.call::<()>(&pipe).await?;
+        }
+        let mut pipe = Pipeline::new();
+        pipe.hdel(NODES, dead.as_str()).ignore();
+        pipe.del(dead.clearing_key()).ignore();
+        self.store.call::<()>(&pipe).await?;
+        telemetry::presence_cleared(dead.as_str(), cleared);
+        Ok(())
+    }
+
+    /// Removes what sessions of a dead node left, and tells whose users have gone with them.
+    /// `false`: this node's own lease is over.
+    async fn remove(
+        &self,
+        taken: &Taken,
+        dead: LeaseId,
+        listed: &[Listed],
+    ) -> Result<bool, PresenceError> {
+        let mut pipe = Pipeline::new();
+        for (id, user, groups) in listed {
+            pipe.hdel(user_key(user), dead.field(id)).ignore();
+            for group in groups.iter() {
+                pipe.hdel(group_key(group), dead.field(user)).ignore();
+            }
+            script::settle(&mut pipe, &taken.script, user, taken.lease, Untold::AsIs);
+        }
+        let replies: Vec<Value> = self.store.call(&pipe).await?;
+        for ((_, user, groups), reply) in listed.iter().zip(replies) {
+            let settled = Settled::read(reply);
+            if settled == Settled::LeaseLost {
+                return Ok(false);
+            }
+            if let Some(events) = &self.node.events
+                && let Some(event) = settled.event(user, groups)
+            {
+                events.push(event);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn lock_millis() -> u64 {
+    u64::try_from(LOCK.as_millis()).unwrap_or(u64::MAX)
+}
