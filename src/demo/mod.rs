@@ -106,7 +106,10 @@ fn config(options: &Options, hook: SocketAddr) -> Result<Config, app::Error> {
 /// Each user may listen to its own key, publish to the other's, and watch who is online.
 fn rules() -> Result<Rules, app::Error> {
     let failed = |error: &dyn std::error::Error| app::Error::Configuration(error.to_string());
-    let watch = format!("/exchange/{}/group.{GROUP}", presence::EXCHANGE);
+    let watch = format!(
+        "/exchange/{}/group.{GROUP}",
+        presence::Config::default().exchange
+    );
     let mut accounts = Vec::new();
     for (name, passcode) in USERS {
         let hash = PasswordHash::weak(passcode).map_err(|error| failed(&error))?;

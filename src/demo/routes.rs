@@ -76,6 +76,7 @@ pub(super) fn all(services: &Arc<Services>, info: Info) -> Routes {
             let file = FILES.iter().find(|(name, ..)| *name == path.as_str());
             file.map(serve).ok_or_else(warp::reject::not_found)
         });
+    let events = services.settings().events_exchange.clone();
     let info = warp::path!("demo" / "info").and(warp::get()).map(move || {
         let users = USERS.map(|(name, passcode)| json!({ "name": name, "passcode": passcode }));
         warp::reply::json(&json!({
@@ -86,7 +87,7 @@ pub(super) fn all(services: &Arc<Services>, info: Info) -> Routes {
             "curl": info.curl,
             "pika": info.pika,
             "stomp": info.stomp,
-            "presence": { "exchange": EXCHANGE_OF_EVENTS, "group": GROUP },
+            "presence": { "exchange": events.as_deref(), "group": GROUP },
         }))
         .into_response()
     });
@@ -122,7 +123,13 @@ pub(super) fn all(services: &Arc<Services>, info: Info) -> Routes {
                 }
             }
         });
-    info.or(present).unify().or(push).unify().or(page).unify().boxed()
+    info.or(present)
+        .unify()
+        .or(push)
+        .unify()
+        .or(page)
+        .unify()
+        .boxed()
 }
 
 /// Who of the demo's group is online, and on what: as others may know it, without addresses.
@@ -147,12 +154,18 @@ async fn online(presence: &dyn Presence) -> Result<Vec<Value>, PresenceError> {
     let shown = members.iter().zip(users).map(|(member, user)| {
         let sessions = user.sessions.iter();
         let devices = sessions.map(|session| {
-            let kind = session.device.as_ref().and_then(|device| device.kind.as_deref());
+            let kind = session
+                .device
+                .as_ref()
+                .and_then(|device| device.kind.as_deref());
             json!({ "type": kind, "transport": session.transport })
         });
-        let since = user.sessions.first().map(|session| humantime::format_rfc3339_millis(session.since).to_string());
+        let since = user
+            .sessions
+            .first()
+            .map(|session| humantime::format_rfc3339_millis(session.since).to_string());
         json!({
-            "user": member.user,
+            "user": &*member.user,
             "status": member.status,
             "since": since,
             "devices": devices.collect::<Vec<_>>(),

@@ -67,7 +67,12 @@ async fn a_visitor_sees_who_is_online() {
     }
     click(&mut alice, "[data-testid=disconnect-bob]");
     click(&mut bob, "[data-testid=disconnect-alice]");
-    see(&mut alice, "[data-testid=person-bob]", "bobonlinedesktop · since").await;
+    see(
+        &mut alice,
+        "[data-testid=person-bob]",
+        "bobonlinedesktop · since",
+    )
+    .await;
 
     for status in ["busy", "away", "invisible", "online"] {
         click(&mut bob, &format!("[data-testid=choose-{status}-bob]"));
@@ -89,7 +94,12 @@ async fn a_visitor_sees_who_is_online() {
     has_no_faults(&alice);
     bob.order(&json!({ "do": "close" }));
     bob.expect("gone").await;
-    see(&mut alice, "[data-testid=person-bob][data-status=offline]", "no device").await;
+    see(
+        &mut alice,
+        "[data-testid=person-bob][data-status=offline]",
+        "no device",
+    )
+    .await;
     see(&mut alice, "[data-testid=people-count]", "1 of 2").await;
 
     // Names are text, whatever stands in them.

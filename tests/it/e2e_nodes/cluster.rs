@@ -126,7 +126,10 @@ impl Cluster {
             let what = format!("node {node} says that {users:?} are online");
             eventually(DEADLINE, what, async || {
                 let (status, body) = self.presence(node, &format!("groups/{EVERYBODY}")).await;
-                status == 200 && body["online"] == json!(users)
+                let members = body["online"].as_array();
+                let names: Option<Vec<&str>> =
+                    members.and_then(|all| all.iter().map(|one| one["user"].as_str()).collect());
+                status == 200 && names.is_some_and(|names| names == users)
             })
             .await;
         }

@@ -41,7 +41,7 @@ async fn a_node_is_killed_under_traffic() {
             for node in OTHERS {
                 said.push(cluster.presence(node, "users/stray").await);
             }
-            said.iter().all(|(_, body)| body["online"] == false)
+            said.iter().all(|(_, body)| body["status"] == "offline")
         },
     )
     .await;

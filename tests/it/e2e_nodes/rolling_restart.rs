@@ -2,14 +2,23 @@
 
 use super::{
     cluster::{Cluster, NODES},
+    events::Events,
     traffic::{Kind, Traffic},
 };
 
 #[tokio::test]
 async fn every_node_is_replaced_under_traffic() {
-    let mut cluster = Cluster::open(|_, builder| builder).await;
+    let mut cluster = Cluster::open(|_, builder| builder.set("presence.debounce", "10s")).await;
+    let mut events = Events::of(&cluster.vhost, "user.#").await;
     let traffic = Traffic::start(&cluster).await;
-    let users = Traffic::users();
+    let mut online = Traffic::users();
+    online.push("sender".to_owned());
+    online.sort();
+    let joined = events.next_sorted(online.len()).await;
+    assert_eq!(
+        joined,
+        Vec::from_iter(online.iter().map(|user| format!("join {user} online")))
+    );
 
     for node in 0..NODES {
         cluster.restart(node).await;
@@ -17,9 +26,10 @@ async fn every_node_is_replaced_under_traffic() {
         traffic.flows().await;
     }
     let everywhere: Vec<usize> = (0..NODES).collect();
-    let mut online = users.clone();
-    online.push("sender".to_owned());
     cluster.until_online(&everywhere, &online).await;
+    // Who comes back at another node has not left, to others.
+    let _newcomer = cluster.tcp(0, "newcomer").await;
+    assert_eq!(events.next().await, "join newcomer online");
 
     let (sent, stories) = traffic.end().await;
     let mut told = [0; NODES];
