@@ -6,7 +6,7 @@ use stomp_session::Problem;
 
 use super::context::{Context, Identity};
 use crate::{
-    auth::{Access, Permission, ResourceKind},
+    auth::{Access, Permission, Refusal, ResourceKind},
     broker::{Argument, Consume, Publish, QueueSpec},
     telemetry,
 };
@@ -72,15 +72,7 @@ impl<'a> Permissions<'a> {
             .await
     }
 
-    /// Of presence events every reader believes that the gateway says them, so the hook is not
-    /// asked whether a client may.
     async fn exchange(&self, name: &str, permission: Permission) -> Result<(), Problem> {
-        let events = self.context.settings().events_exchange.as_deref();
-        if events == Some(name) && permission != Permission::Read {
-            let access = self.access(ResourceKind::Exchange, name, permission);
-            let why = "only the gateway publishes presence events";
-            return Err(self.refuse(&access, why, Some(why)));
-        }
         self.resource(ResourceKind::Exchange, name, permission)
             .await
     }
@@ -95,16 +87,13 @@ impl<'a> Permissions<'a> {
         name: &str,
         permission: Permission,
     ) -> Result<(), Problem> {
-        self.ask(self.access(kind, name, permission)).await
-    }
-
-    fn access(&self, kind: ResourceKind, name: &str, permission: Permission) -> Access {
-        Access::Resource {
+        let access = Access::Resource {
             vhost: self.vhost(),
             kind,
             name: name.into(),
             permission,
-        }
+        };
+        self.ask(access).await
     }
 
     async fn topic(
@@ -128,20 +117,30 @@ impl<'a> Permissions<'a> {
     }
 
     async fn ask(&self, access: Access) -> Result<(), Problem> {
-        let auth = &self.context.services.auth;
-        auth.allow(&self.identity.user, &access)
-            .await
-            .map_err(|refusal| {
-                let reason = refusal.disclosed(self.context.settings().disclose_reason);
-                self.refuse(&access, &refusal.to_string(), reason)
-            })
+        let (auth, user) = (&self.context.services.auth, &self.identity.user);
+        let answer = if self.is_reserved(&access) {
+            Err(Refusal::Denied(Some("it is the gateway's own".into())))
+        } else {
+            auth.allow(user, &access).await
+        };
+        answer.map_err(|refusal| {
+            let what = what(&access);
+            telemetry::permission_refused(&self.context.info(), &what, &refusal.to_string());
+            let reason = refusal.disclosed(self.context.settings().disclose_reason);
+            refused(&access, &what, &user.name, reason)
+        })
     }
 
-    /// `cause` is for the log, `reason` for the client.
-    fn refuse(&self, access: &Access, cause: &str, reason: Option<&str>) -> Problem {
-        let what = what(access);
-        telemetry::permission_refused(&self.context.info(), &what, cause);
-        refused(access, &what, &self.identity.user.name, reason)
+    /// What is no client's, whatever the hook says: to tell presence events, of which every
+    /// reader believes that the gateway says them.
+    fn is_reserved(&self, access: &Access) -> bool {
+        let events = self.context.settings().events_exchange.as_deref();
+        matches!(access, Access::Resource {
+            kind: ResourceKind::Exchange,
+            name,
+            permission: Permission::Write | Permission::Configure,
+            ..
+        } if events == Some(&**name))
     }
 }
 

@@ -4,21 +4,42 @@
 //! That something did not happen is shown by something after it (a "fence"), never by waiting.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use stentor::presence::{
-    Presence, Session, SessionInfo, Url, memory::MemoryPresence, redis::RedisPresence,
+    Counts, Device, Listing, Node, Outbox, Presence, PresenceError, Session,
+    SessionInfo, Status, Url, memory::MemoryPresence, redis::RedisPresence,
 };
-use testkit::{DEADLINE, Redis, eventually, unique};
+use testkit::{DEADLINE, Redis, eventually, unique, within};
+
+/// A session that left is not waited for.
+pub(crate) const AT_ONCE: Duration = Duration::ZERO;
+/// Longer than any test.
+pub(crate) const LONG: Duration = Duration::from_secs(600);
 
 /// A presence to test.
 trait Fixture: Sync {
     async fn start() -> Self;
 
-    /// The presence of a node.
-    fn node(&self, name: &str) -> Arc<dyn Presence>;
+    fn with(&self, node: Node) -> Arc<dyn Presence>;
+
+    /// The presence of a node whose events nobody wants.
+    fn node(&self, name: &str) -> Arc<dyn Presence> {
+        self.with(settings(name, LONG, None))
+    }
+
+    /// The presence of a node, and its events.
+    fn telling(&self, debounce: Duration) -> (Arc<dyn Presence>, Arc<Outbox>) {
+        let events = Outbox::new();
+        let node = settings("n", debounce, Some(Arc::clone(&events)));
+        (self.with(node), events)
+    }
+
+    /// One of whose store nobody else has a part.
+    async fn alone() -> Self;
 }
 
 struct Memory;
@@ -28,8 +49,12 @@ impl Fixture for Memory {
         Self
     }
 
-    fn node(&self, name: &str) -> Arc<dyn Presence> {
-        Arc::new(MemoryPresence::new(name))
+    async fn alone() -> Self {
+        Self
+    }
+
+    fn with(&self, node: Node) -> Arc<dyn Presence> {
+        Arc::new(MemoryPresence::new(node))
     }
 }
 
@@ -38,26 +63,46 @@ impl Fixture for Arc<Redis> {
         Redis::shared().await
     }
 
-    fn node(&self, name: &str) -> Arc<dyn Presence> {
-        Arc::new(redis_presence(&self.url(), Duration::from_secs(30), name))
+    async fn alone() -> Self {
+        Arc::new(Redis::own().await)
+    }
+
+    fn with(&self, node: Node) -> Arc<dyn Presence> {
+        Arc::new(redis_presence(
+            &self.url(),
+            Duration::from_secs(30),
+            node,
+        ))
     }
 }
 
-pub(crate) fn redis_presence(url: &str, lease: Duration, node: &str) -> RedisPresence {
+pub(crate) fn settings(name: &str, debounce: Duration, events: Option<Arc<Outbox>>) -> Node {
+    Node {
+        name: name.into(),
+        since: SystemTime::now(),
+        debounce,
+        events,
+    }
+}
+
+pub(crate) fn redis_presence(url: &str, lease: Duration, node: Node) -> RedisPresence {
     let Url::Redis(url) = url.parse().unwrap() else {
         panic!("{url} is not Redis")
     };
     RedisPresence::new(&url, lease, node).unwrap()
 }
 
+pub(crate) fn new_session(user: &str, groups: &[&str]) -> Session {
+    let id = unique("session");
+    Session::new(user.into(), &id, "websocket", names(groups))
+}
+
 pub(crate) fn session(user: &str, groups: &[&str]) -> Arc<Session> {
-    let groups = groups.iter().map(|group| Arc::from(*group)).collect();
-    Arc::new(Session::new(
-        user.into(),
-        &unique("session"),
-        "websocket",
-        groups,
-    ))
+    Arc::new(new_session(user, groups))
+}
+
+fn names(names: &[&str]) -> Vec<Arc<str>> {
+    names.iter().map(|name| Arc::from(*name)).collect()
 }
 
 /// Waits until a user has so many sessions.
@@ -68,10 +113,19 @@ pub(crate) async fn until_sessions(
 ) -> Vec<SessionInfo> {
     let what = format!("{user} has {count} sessions");
     eventually(DEADLINE, what, async || {
-        let sessions = presence.user(user).await.ok()?;
+        let sessions = presence.user(user).await.ok()?.sessions;
         (sessions.len() == count).then_some(sessions)
     })
     .await
+}
+
+/// Waits until a user's status is that.
+pub(crate) async fn until_status(presence: &dyn Presence, user: &str, status: Status) {
+    let what = format!("{user} is {status}");
+    eventually(DEADLINE, what, async || {
+        (presence.user(user).await.ok()?.status == status).then_some(())
+    })
+    .await;
 }
 
 /// Waits until exactly these users of a group are online.
@@ -79,7 +133,7 @@ pub(crate) async fn until_group(presence: &dyn Presence, group: &str, users: &[&
     let what = format!("{users:?} of {group} are online");
     eventually(DEADLINE, what, async || {
         let online = presence.group(group).await.ok()?;
-        let online: Vec<&str> = online.iter().map(|user| &**user).collect();
+        let online: Vec<&str> = online.iter().map(|member| &*member.user).collect();
         (online == users).then_some(())
     })
     .await;
@@ -92,6 +146,13 @@ async fn fence(presence: &dyn Presence) {
     presence.join(Arc::clone(&session));
     until_sessions(presence, &user, 1).await;
     presence.leave(&session);
+}
+
+/// The next event: `alice offline>online`.
+pub(crate) async fn next_event(events: &Outbox) -> String {
+    let events = within(DEADLINE, "an event", events.next(1)).await;
+    let event = &events[0];
+    format!("{} {}>{}", event.user, event.previous, event.status)
 }
 
 macro_rules! contract {
@@ -120,6 +181,21 @@ contract! {
     who_never_joined_cannot_leave
     joining_and_leaving_keep_their_order
     names_may_be_anything
+    a_user_s_status_is_that_of_all_its_sessions
+    who_is_invisible_is_not_seen_in_its_groups
+    of_many_statuses_the_newest_holds
+    groups_can_be_changed
+    who_is_not_here_says_nothing
+    many_users_are_asked_for_in_one_call
+    a_node_knows_the_sessions_that_it_holds
+    a_session_is_found_by_its_id
+    all_sessions_are_listed_page_by_page
+    a_cursor_that_is_none_is_an_error
+    sessions_users_and_nodes_are_counted
+    who_comes_and_goes_is_told_once
+    a_page_s_reload_is_no_event
+    a_status_is_told_as_others_see_it
+    an_event_names_the_groups
     closing_takes_all_offline
 }
 
@@ -127,30 +203,34 @@ async fn at_first_nobody_is_here<F: Fixture>() {
     let presence = F::start().await.node("n");
     fence(&*presence).await;
     assert_eq!(presence.health(), Ok(()));
-    assert_eq!(presence.user(&unique("nobody")).await, Ok(Vec::new()));
+    let nobody = presence.user(&unique("nobody")).await.unwrap();
+    assert_eq!((nobody.status, nobody.sessions), (Status::Offline, Vec::new()));
     assert_eq!(presence.group(&unique("nothing")).await, Ok(Vec::new()));
+    assert_eq!(presence.session(&unique("none")).await, Ok(None));
+    assert_eq!(presence.users(&[]).await, Ok(Vec::new()));
 }
 
 async fn who_joins_is_here_with_what_was_told<F: Fixture>() {
     let presence = F::start().await.node("node-1");
     let (user, group) = (unique("user"), unique("group"));
-    let since = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_000_000_123);
-    let remote = Some("[2001:db8::1]:4711".parse().unwrap());
     let groups = vec![group.as_str().into()];
-    let mut joined = Session::new(user.as_str().into(), &unique("s"), "xhr-polling", groups);
-    (joined.remote, joined.since) = (remote, since);
+    let joined = Session::new(user.as_str().into(), &unique("s"), "xhr-polling", groups);
+    let mut joined = joined.with_status(Status::Away);
+    joined.remote = Some("[2001:db8::1]:4711".parse().unwrap());
+    joined.since = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_000_000_123);
+    joined.device = Some(Box::new(Device {
+        kind: Some("phone".into()),
+        id: Some("é 7".into()),
+    }));
     let joined = Arc::new(joined);
 
     presence.join(Arc::clone(&joined));
 
     let sessions = until_sessions(&*presence, &user, 1).await;
-    let info = &sessions[0];
-    assert_eq!((&info.id, &*info.node), (&joined.id, "node-1"));
-    assert_eq!(
-        (&*info.transport, info.remote, info.since),
-        ("xhr-polling", remote, since)
-    );
+    assert_eq!(sessions, [joined.info("node-1")]);
+    assert_eq!(sessions[0].last_seen, joined.since);
     until_group(&*presence, &group, &[&user]).await;
+    assert_eq!(presence.group(&group).await.unwrap()[0].status, Status::Away);
 }
 
 async fn to_join_twice_is_to_join_once<F: Fixture>() {
@@ -209,18 +289,301 @@ async fn joining_and_leaving_keep_their_order<F: Fixture>() {
         presence.leave(&flapping);
     }
     fence(&*presence).await;
-    assert_eq!(presence.user(&user).await, Ok(Vec::new()));
+    until_sessions(&*presence, &user, 0).await;
     assert_eq!(presence.group(&group).await, Ok(Vec::new()));
 }
 
 async fn names_may_be_anything<F: Fixture>() {
     let presence = F::start().await.node("n");
-    for name in ["a:b/c é\n\"*", "", "\u{0}"] {
+    let long = "x".repeat(300);
+    for name in ["a:b/c é\n\"*", "", "\u{0}", &long] {
         let name = format!("{}{name}", unique("name"));
         presence.join(session(&name, &[&name]));
         until_sessions(&*presence, &name, 1).await;
         until_group(&*presence, &name, &[&name]).await;
     }
+}
+
+async fn a_user_s_status_is_that_of_all_its_sessions<F: Fixture>() {
+    let presence = F::start().await.node("n");
+    let (user, group) = (unique("user"), unique("group"));
+    let [phone, desk] = [(); 2].map(|()| session(&user, &[&group]));
+    presence.join(Arc::clone(&phone));
+    until_status(&*presence, &user, Status::Online).await;
+    presence.set_status(&phone, Status::Away);
+    until_status(&*presence, &user, Status::Away).await;
+    presence.join(Arc::clone(&desk));
+    until_status(&*presence, &user, Status::Online).await;
+    presence.set_status(&desk, Status::Busy);
+    until_status(&*presence, &user, Status::Busy).await;
+    let sessions = until_sessions(&*presence, &user, 2).await;
+    let status = |id: &str| {
+        let found = sessions.iter().find(|session| &*session.id == id);
+        found.unwrap().status
+    };
+    assert_eq!((status(&phone.id), status(&desk.id)), (Status::Away, Status::Busy));
+    presence.leave(&desk);
+    until_status(&*presence, &user, Status::Away).await;
+    let members = presence.group(&group).await.unwrap();
+    assert_eq!(members[0].status, Status::Away);
+}
+
+async fn who_is_invisible_is_not_seen_in_its_groups<F: Fixture>() {
+    let presence = F::start().await.node("n");
+    let ([alice, bob], group) = (["alice", "bob"].map(unique), unique("group"));
+    let hides = Arc::new(new_session(&alice, &[&group]).with_status(Status::Invisible));
+    presence.join(Arc::clone(&hides));
+    // Also on her other device.
+    presence.join(session(&alice, &[&group]));
+    presence.join(session(&bob, &[&group]));
+    until_group(&*presence, &group, &[&bob]).await;
+    let user = presence.user(&alice).await.unwrap();
+    assert_eq!((user.status, user.sessions.len()), (Status::Invisible, 2));
+    assert_eq!(user.status.to_others(), Status::Offline);
+    presence.set_status(&hides, Status::Busy);
+    until_group(&*presence, &group, &[&alice, &bob]).await;
+}
+
+async fn of_many_statuses_the_newest_holds<F: Fixture>() {
+    let presence = F::start().await.node("n");
+    let user = unique("user");
+    let joined = session(&user, &[]);
+    presence.join(Arc::clone(&joined));
+    for _ in 0..1_000 {
+        presence.set_status(&joined, Status::Away);
+        presence.set_status(&joined, Status::Online);
+    }
+    presence.set_status(&joined, Status::Busy);
+    until_status(&*presence, &user, Status::Busy).await;
+}
+
+async fn groups_can_be_changed<F: Fixture>() {
+    let presence = F::start().await.node("n");
+    let user = unique("user");
+    let [left, kept, new] = ["left", "kept", "new"].map(unique);
+    let one = session(&user, &[&left, &kept]);
+    let other = session(&user, &[&kept]);
+    presence.join(Arc::clone(&one));
+    presence.join(Arc::clone(&other));
+    until_group(&*presence, &left, &[&user]).await;
+    presence.regroup(&one, names(&[&new]));
+    until_group(&*presence, &new, &[&user]).await;
+    until_group(&*presence, &left, &[]).await;
+    // The other session says that the user still is in it.
+    until_group(&*presence, &kept, &[&user]).await;
+    presence.regroup(&other, Vec::new());
+    until_group(&*presence, &kept, &[]).await;
+    presence.leave(&one);
+    until_group(&*presence, &new, &[]).await;
+}
+
+async fn who_is_not_here_says_nothing<F: Fixture>() {
+    let presence = F::start().await.node("n");
+    let (user, group) = (unique("user"), unique("group"));
+    let joined = session(&user, &[&group]);
+    presence.join(Arc::clone(&joined));
+    presence.leave(&joined);
+    presence.set_status(&joined, Status::Busy);
+    presence.regroup(&joined, names(&["other"]));
+    fence(&*presence).await;
+    until_status(&*presence, &user, Status::Offline).await;
+    until_group(&*presence, &group, &[]).await;
+}
+
+async fn many_users_are_asked_for_in_one_call<F: Fixture>() {
+    let presence = F::start().await.node("n");
+    let users: Vec<_> = (0..500).map(|_| unique("user")).collect();
+    for user in users.iter().step_by(2) {
+        presence.join(session(user, &[]));
+    }
+    let last = &users[users.len() - 2];
+    until_sessions(&*presence, last, 1).await;
+    let names: Vec<&str> = users.iter().map(String::as_str).collect();
+    let found = presence.users(&names).await.unwrap();
+    assert_eq!(found.len(), users.len());
+    for (number, (user, name)) in found.iter().zip(&names).enumerate() {
+        let sessions = user.sessions.len();
+        assert_eq!(sessions, (number + 1) % 2, "{name}");
+        assert!(user.sessions.iter().all(|session| *session.user == **name));
+    }
+}
+
+async fn a_node_knows_the_sessions_that_it_holds<F: Fixture>() {
+    let fixture = F::start().await;
+    let (presence, other) = (fixture.node("n"), fixture.node("other"));
+    let user = unique("user");
+    let joined = session(&user, &[]);
+    presence.join(Arc::clone(&joined));
+    assert!(Arc::ptr_eq(&presence.held(&user)[0], &joined));
+    assert!(other.held(&user).is_empty());
+    presence.leave(&joined);
+    assert!(presence.held(&user).is_empty());
+}
+
+async fn a_session_is_found_by_its_id<F: Fixture>() {
+    let presence = F::start().await.node("n");
+    let user = unique("user");
+    let (one, other) = (session(&user, &[]), session(&user, &[]));
+    presence.join(Arc::clone(&one));
+    presence.join(Arc::clone(&other));
+    until_sessions(&*presence, &user, 2).await;
+    let found = presence.session(&one.id).await.unwrap().unwrap();
+    assert_eq!(found, one.info("n"));
+    presence.leave(&one);
+    until_sessions(&*presence, &user, 1).await;
+    assert_eq!(presence.session(&one.id).await, Ok(None));
+}
+
+async fn all_sessions_are_listed_page_by_page<F: Fixture>() {
+    let presence = F::alone().await.node("n");
+    let joined: Vec<_> = (0..250).map(|n| session(&format!("user-{n}"), &[])).collect();
+    for session in &joined {
+        presence.join(Arc::clone(session));
+    }
+    fence(&*presence).await;
+    until_sessions(&*presence, "user-249", 1).await;
+    for limit in [1, 7, 100, 250, 1_000] {
+        let (mut found, mut after) = (BTreeSet::new(), None);
+        loop {
+            let listing = Listing {
+                node: Some("n".into()),
+                after: after.take(),
+                limit,
+            };
+            let page = presence.sessions(&listing).await.unwrap();
+            assert!(page.sessions.len() <= limit, "{limit}");
+            for session in page.sessions {
+                // Of the fence's end it may not have heard.
+                if !session.user.starts_with("fence") {
+                    assert!(found.insert(session.id.clone()), "{session:?} comes twice");
+                }
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(found.len(), joined.len(), "in pages of {limit}");
+    }
+    let other = Listing {
+        node: Some("other".into()),
+        after: None,
+        limit: 10,
+    };
+    assert!(presence.sessions(&other).await.unwrap().sessions.is_empty());
+}
+
+async fn a_cursor_that_is_none_is_an_error<F: Fixture>() {
+    let presence = F::start().await.node("n");
+    let listing = Listing {
+        node: None,
+        after: Some("no/cursor".into()),
+        limit: 1,
+    };
+    assert_eq!(presence.sessions(&listing).await, Err(PresenceError::Cursor));
+}
+
+async fn sessions_users_and_nodes_are_counted<F: Fixture>() {
+    let fixture = F::alone().await;
+    let presence = fixture.with(settings("n", AT_ONCE, None));
+    let sessions = ["alice", "alice", "bob"].map(|user| session(user, &[]));
+    for session in &sessions {
+        presence.join(Arc::clone(session));
+    }
+    let count = async |users: u64| {
+        eventually(DEADLINE, format!("{users} users"), async || {
+            presence.counts().await.unwrap().users == users
+        })
+        .await;
+    };
+    count(2).await;
+    let [node] = &presence.nodes().await.unwrap()[..] else {
+        panic!("one node")
+    };
+    assert_eq!(&*node.name, "n");
+    assert!(node.since.elapsed().unwrap() < DEADLINE);
+    presence.leave(&sessions[0]);
+    fence(&*presence).await;
+    presence.leave(&sessions[2]);
+    count(1).await;
+    presence.leave(&sessions[1]);
+    count(0).await;
+    let Counts { sessions, .. } = presence.counts().await.unwrap();
+    assert!(sessions <= 3, "{sessions}");
+}
+
+async fn who_comes_and_goes_is_told_once<F: Fixture>() {
+    let (presence, events) = F::start().await.telling(AT_ONCE);
+    let [alice, bob] = ["alice", "bob"].map(unique);
+    let (one, two) = (session(&alice, &[]), session(&alice, &[]));
+    presence.join(Arc::clone(&one));
+    assert_eq!(next_event(&events).await, format!("{alice} offline>online"));
+    presence.join(Arc::clone(&two));
+    presence.leave(&one);
+    until_sessions(&*presence, &alice, 1).await;
+    presence.join(session(&bob, &[]));
+    assert_eq!(next_event(&events).await, format!("{bob} offline>online"));
+    presence.leave(&two);
+    assert_eq!(next_event(&events).await, format!("{alice} online>offline"));
+}
+
+async fn a_page_s_reload_is_no_event<F: Fixture>() {
+    let (presence, events) = F::start().await.telling(Duration::from_secs(1));
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(unique);
+    let before = session(&alice, &[]);
+    presence.join(Arc::clone(&before));
+    assert_eq!(next_event(&events).await, format!("{alice} offline>online"));
+    presence.leave(&before);
+    until_sessions(&*presence, &alice, 0).await;
+    presence.join(session(&alice, &[]));
+    // Whoever leaves after her is told after her.
+    let leaves = session(&bob, &[]);
+    presence.join(Arc::clone(&leaves));
+    assert_eq!(next_event(&events).await, format!("{bob} offline>online"));
+    presence.leave(&leaves);
+    presence.join(session(&carol, &[]));
+    assert_eq!(next_event(&events).await, format!("{carol} offline>online"));
+    assert_eq!(next_event(&events).await, format!("{bob} online>offline"));
+}
+
+async fn a_status_is_told_as_others_see_it<F: Fixture>() {
+    let (presence, events) = F::start().await.telling(AT_ONCE);
+    let [alice, bob] = ["alice", "bob"].map(unique);
+    let hides = Arc::new(new_session(&alice, &[]).with_status(Status::Invisible));
+    presence.join(Arc::clone(&hides));
+    until_sessions(&*presence, &alice, 1).await;
+    // That nobody was told of her is shown by what comes first.
+    let seen = Arc::new(new_session(&bob, &[]).with_status(Status::Away));
+    presence.join(Arc::clone(&seen));
+    assert_eq!(next_event(&events).await, format!("{bob} offline>away"));
+    presence.set_status(&seen, Status::Busy);
+    assert_eq!(next_event(&events).await, format!("{bob} away>busy"));
+    presence.set_status(&seen, Status::Invisible);
+    assert_eq!(next_event(&events).await, format!("{bob} busy>offline"));
+    presence.leave(&seen);
+    presence.leave(&hides);
+    until_sessions(&*presence, &alice, 0).await;
+    presence.join(session(&alice, &[]));
+    assert_eq!(next_event(&events).await, format!("{alice} offline>online"));
+}
+
+async fn an_event_names_the_groups<F: Fixture>() {
+    let (presence, events) = F::start().await.telling(AT_ONCE);
+    let (user, groups) = (unique("user"), ["g.1", "g 2"].map(unique));
+    let joined = session(&user, &[&groups[1], &groups[0]]);
+    let keys: BTreeSet<Box<str>> = [
+        format!("user.{user}").into(),
+        format!("group.{}", groups[0]).into(),
+        format!("group.{}", groups[1]).into(),
+    ]
+    .into();
+    presence.join(Arc::clone(&joined));
+    let came = within(DEADLINE, "an event", events.next(1)).await;
+    assert_eq!(came[0].keys().collect::<BTreeSet<_>>(), keys);
+    presence.leave(&joined);
+    let went = within(DEADLINE, "an event", events.next(1)).await;
+    assert_eq!(went[0].keys().collect::<BTreeSet<_>>(), keys);
+    assert!(went[0].at >= came[0].at);
 }
 
 async fn closing_takes_all_offline<F: Fixture>() {
@@ -233,11 +596,12 @@ async fn closing_takes_all_offline<F: Fixture>() {
 
     presence.close().await;
 
-    assert_eq!(presence.user(&user).await, Ok(Vec::new()));
+    let sessions = async || presence.user(&user).await.unwrap().sessions;
+    assert_eq!(sessions().await, Vec::new());
     assert_eq!(presence.group(&group).await, Ok(Vec::new()));
     presence.leave(&stays);
     presence.join(session(&user, &[&group]));
     let after = fixture.node("after");
     fence(&*after).await;
-    assert_eq!(presence.user(&user).await, Ok(Vec::new()));
+    assert_eq!(sessions().await, Vec::new());
 }

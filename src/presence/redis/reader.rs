@@ -90,7 +90,10 @@ impl Reader {
     }
 
     pub(super) async fn group(&self, name: &str) -> Result<Vec<Member>, PresenceError> {
-        let (nodes, mut replies) = self.ask(|pipe| drop(pipe.hgetall(group_key(name)))).await?;
+        let ask = |pipe: &mut Pipeline| {
+            pipe.hgetall(group_key(name));
+        };
+        let (nodes, mut replies) = self.ask(ask).await?;
         let fields: Fields = read(replies.next())?;
         let mut users: BTreeMap<&str, Status> = BTreeMap::new();
         for (field, value) in &fields {
