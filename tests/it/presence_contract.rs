@@ -10,8 +10,8 @@ use std::{
 };
 
 use stentor::presence::{
-    Counts, Device, Listing, Node, Outbox, Presence, PresenceError, Session,
-    SessionInfo, Status, Url, memory::MemoryPresence, redis::RedisPresence,
+    Counts, Device, Listing, Node, Outbox, Presence, PresenceError, Session, SessionInfo, Status,
+    Url, memory::MemoryPresence, redis::RedisPresence,
 };
 use testkit::{DEADLINE, Redis, eventually, unique, within};
 
@@ -68,11 +68,7 @@ impl Fixture for Arc<Redis> {
     }
 
     fn with(&self, node: Node) -> Arc<dyn Presence> {
-        Arc::new(redis_presence(
-            &self.url(),
-            Duration::from_secs(30),
-            node,
-        ))
+        Arc::new(redis_presence(&self.url(), Duration::from_secs(30), node))
     }
 }
 
@@ -204,7 +200,10 @@ async fn at_first_nobody_is_here<F: Fixture>() {
     fence(&*presence).await;
     assert_eq!(presence.health(), Ok(()));
     let nobody = presence.user(&unique("nobody")).await.unwrap();
-    assert_eq!((nobody.status, nobody.sessions), (Status::Offline, Vec::new()));
+    assert_eq!(
+        (nobody.status, nobody.sessions),
+        (Status::Offline, Vec::new())
+    );
     assert_eq!(presence.group(&unique("nothing")).await, Ok(Vec::new()));
     assert_eq!(presence.session(&unique("none")).await, Ok(None));
     assert_eq!(presence.users(&[]).await, Ok(Vec::new()));
@@ -230,7 +229,10 @@ async fn who_joins_is_here_with_what_was_told<F: Fixture>() {
     assert_eq!(sessions, [joined.info("node-1")]);
     assert_eq!(sessions[0].last_seen, joined.since);
     until_group(&*presence, &group, &[&user]).await;
-    assert_eq!(presence.group(&group).await.unwrap()[0].status, Status::Away);
+    assert_eq!(
+        presence.group(&group).await.unwrap()[0].status,
+        Status::Away
+    );
 }
 
 async fn to_join_twice_is_to_join_once<F: Fixture>() {
@@ -321,7 +323,10 @@ async fn a_user_s_status_is_that_of_all_its_sessions<F: Fixture>() {
         let found = sessions.iter().find(|session| &*session.id == id);
         found.unwrap().status
     };
-    assert_eq!((status(&phone.id), status(&desk.id)), (Status::Away, Status::Busy));
+    assert_eq!(
+        (status(&phone.id), status(&desk.id)),
+        (Status::Away, Status::Busy)
+    );
     presence.leave(&desk);
     until_status(&*presence, &user, Status::Away).await;
     let members = presence.group(&group).await.unwrap();
@@ -436,7 +441,9 @@ async fn a_session_is_found_by_its_id<F: Fixture>() {
 
 async fn all_sessions_are_listed_page_by_page<F: Fixture>() {
     let presence = F::alone().await.node("n");
-    let joined: Vec<_> = (0..250).map(|n| session(&format!("user-{n}"), &[])).collect();
+    let joined: Vec<_> = (0..250)
+        .map(|n| session(&format!("user-{n}"), &[]))
+        .collect();
     for session in &joined {
         presence.join(Arc::clone(session));
     }
@@ -480,7 +487,10 @@ async fn a_cursor_that_is_none_is_an_error<F: Fixture>() {
         after: Some("no/cursor".into()),
         limit: 1,
     };
-    assert_eq!(presence.sessions(&listing).await, Err(PresenceError::Cursor));
+    assert_eq!(
+        presence.sessions(&listing).await,
+        Err(PresenceError::Cursor)
+    );
 }
 
 async fn sessions_users_and_nodes_are_counted<F: Fixture>() {

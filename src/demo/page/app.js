@@ -204,7 +204,7 @@ class UserWindow {
     this.find('.forbidden').disabled = !connected;
     for (const control of this.find('.send').elements) control.disabled = !connected;
     if (connected) {
-      this.people.ask(); // what happened before the subscription was no event for it
+      this.people.begin(); // what happened before the subscription was no event for it
       light.asked(this.slot, true);
       if (this.returning) this.find('.error-note').textContent = `Reconnected at ${clock()}; ${this.user.name}’s own feed goes on.`;
       this.returning = false;

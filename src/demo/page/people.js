@@ -25,9 +25,15 @@ export class People {
     this.#summary = summary;
     this.#slots = new Map(users.map(({ name }, slot) => [name, slot]));
     for (const { name } of users) this.#set(name, { status: 'offline', devices: [] });
-    setInterval(() => document.hidden || this.ask(), ASK_AGAIN);
-    document.addEventListener('visibilitychange', () => document.hidden || this.ask());
-    this.ask();
+    const devices = () => document.hidden || this.#ask(false);
+    setInterval(devices, ASK_AGAIN);
+    document.addEventListener('visibilitychange', devices);
+    this.begin();
+  }
+
+  /** Asks who is here: at the start, and after a reconnect, which may have missed events. */
+  begin() {
+    return this.#ask(true);
   }
 
   /** An event, as it is published: `{ type, user, status, previous, at }`. */
@@ -37,11 +43,12 @@ export class People {
     this.#changes += 1;
     this.#set(user, { ...known, status, at });
     clearTimeout(this.#asking);
-    this.#asking = setTimeout(() => this.ask(), AFTER_EVENT);
+    this.#asking = setTimeout(() => this.#ask(false), AFTER_EVENT);
   }
 
-  /** Asks the server who is here, on which devices. */
-  async ask() {
+  // Who is gone for a moment only, to load the page again, is no event; so between events no
+  // status is taken from the answer, but only devices.
+  async #ask(statuses) {
     const changes = this.#changes;
     let present;
     try {
@@ -54,8 +61,10 @@ export class People {
     if (changes !== this.#changes) return;
     const online = new Map(present.map((person) => [person.user, person]));
     for (const user of new Set([...this.#people.keys(), ...online.keys()])) {
-      const { at } = this.#people.get(user) ?? {};
-      this.#set(user, { ...(online.get(user) ?? { status: 'offline', devices: [] }), at });
+      const known = this.#people.get(user);
+      const found = online.get(user) ?? { status: 'offline', devices: [] };
+      if (statuses || !known) this.#set(user, { ...found, at: known?.at });
+      else if (online.has(user)) this.#set(user, { ...found, status: known.status, at: known.at });
     }
   }
 
