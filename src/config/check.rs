@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     auth::CertificateLogin,
+    broker::ExchangeKind,
     listen::tls::{ClientCertificates, Config as TlsConfig},
     units::show_size,
 };
@@ -66,9 +67,18 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
         auth,
         listen,
         stomp,
+        presence,
         ..
     } = config;
     tls(config, reader);
+    let events = broker.exchanges.get(&presence.exchange);
+    if presence.has_events() && events.is_some_and(|kind| *kind != ExchangeKind::Topic) {
+        reader.wrong(
+            &[("presence", "exchange"), ("broker", "exchanges")],
+            "is of another type in [broker] exchanges, but presence events go to a topic exchange; \
+             write \"topic\" there, or choose another name",
+        );
+    }
     if mailbox.max_bytes < limits.max_frame_size {
         reader.wrong(
             &[("mailbox", "max_bytes"), ("limits", "max_frame_size")],

@@ -63,7 +63,7 @@ mod tests {
     fn headers(headers: &[(&str, &str)]) -> Headers {
         let mut made = Headers::default();
         for (name, value) in headers {
-            made.push(*name, *value);
+            made.push(name, value);
         }
         made
     }

@@ -25,6 +25,11 @@ impl<T> Later<T> {
         self.queue.push_back((now + self.delay, item));
     }
 
+    /// Due before all others.
+    pub(super) fn put_back(&mut self, now: Instant, item: T) {
+        self.queue.push_front((now, item));
+    }
+
     /// The first, if it is due.
     pub(super) fn pop(&mut self, now: Instant) -> Option<T> {
         if self.due()? > now {
@@ -76,6 +81,8 @@ mod tests {
         assert_eq!(later.pop(start), None);
         assert_eq!(later.pop(start + second), Some(1));
         assert_eq!(later.pop(start + second), None);
-        assert_eq!((later.len(), later.pop_first()), (1, Some(2)));
+        later.put_back(start, 1);
+        assert_eq!((later.pop(start), later.len()), (Some(1), 1));
+        assert_eq!(later.pop_first(), Some(2));
     }
 }

@@ -261,7 +261,11 @@ impl Presence for MemoryPresence {
         if listing.node.as_deref().is_some_and(is_other) {
             return future::ready(Ok(Page::default())).boxed();
         }
+        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         let first = match &listing.after {
+            Some(after) if after.is_empty() || !after.bytes().all(is_part) => {
+                return future::ready(Err(PresenceError::Cursor)).boxed();
+            }
             Some(after) => Bound::Excluded(&**after),
             None => Bound::Unbounded,
         };

@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{TryJoinAll, join_all, try_join_all};
 
 use super::{Event, Outbox};
 use crate::{
-    broker::{BrokerError, Properties, Publish, VirtualHost},
+    broker::{BrokerError, Confirm, Properties, Publish, VirtualHost},
     telemetry,
 };
 
@@ -29,15 +29,17 @@ pub async fn publish(outbox: Arc<Outbox>, host: Arc<dyn VirtualHost>, exchange: 
         if events.is_empty() {
             return;
         }
-        let outcomes = join_all(in_order(&*host, &exchange, &events).await).await;
-        let mut cause = None;
-        let failed = events
-            .into_iter()
-            .zip(outcomes)
-            .filter_map(|(event, done)| {
-                cause = Some(done.err()?);
-                Some(event)
-            });
+        let (confirms, mut cause) = hand_over(&*host, &exchange, &events).await;
+        let mut outcomes = join_all(confirms).await.into_iter();
+        // What was not handed over has no outcome.
+        let failed = events.into_iter().filter(|_| match outcomes.next() {
+            Some(Ok(_)) => false,
+            Some(Err(error)) => {
+                cause = Some(error);
+                true
+            }
+            None => true,
+        });
         let failed: Vec<_> = failed.collect();
         match cause {
             None => {
@@ -58,12 +60,13 @@ pub async fn publish(outbox: Arc<Outbox>, host: Arc<dyn VirtualHost>, exchange: 
     }
 }
 
-/// Hands the events over; what comes back waits for the broker's word on each.
-async fn in_order(
+/// Hands the events over, in order, up to the first that the broker does not take, and why it
+/// does not: the others would only wait as long. What comes back waits for its word on each.
+async fn hand_over(
     host: &dyn VirtualHost,
     exchange: &str,
     events: &[Event],
-) -> Vec<impl Future<Output = Result<(), BrokerError>> + use<>> {
+) -> (Vec<TryJoinAll<Confirm>>, Option<BrokerError>) {
     let mut confirms = Vec::with_capacity(events.len());
     for event in events {
         let body = Bytes::from(event.body());
@@ -77,16 +80,14 @@ async fn in_order(
                 mandatory: false,
                 lane: LANE,
             };
-            of_event.push(host.publish(publish).await);
-        }
-        confirms.push(async move {
-            for confirm in of_event {
-                confirm?.await?;
+            match host.publish(publish).await {
+                Ok(confirm) => of_event.push(confirm),
+                Err(error) => return (confirms, Some(error)),
             }
-            Ok(())
-        });
+        }
+        confirms.push(try_join_all(of_event));
     }
-    confirms
+    (confirms, None)
 }
 
 /// Transient: a broker that restarts need not remember who came and went.

@@ -59,6 +59,8 @@ struct Changing {
     told: Option<Instant>,
     /// Whether the status waits to be passed on.
     waits: bool,
+    /// Whether the store has been told of the session, ever.
+    registered: bool,
 }
 
 /// When a status is to be passed on.
@@ -89,6 +91,7 @@ impl Session {
                 groups: in_order(groups),
                 told: None,
                 waits: false,
+                registered: false,
             }),
         }
     }
@@ -145,6 +148,16 @@ impl Session {
         let mut changing = self.changing.lock();
         changing.told = Some(now);
         changing.waits = false;
+    }
+
+    /// Whether the store has been told of it, ever.
+    pub(super) fn was_registered(&self) -> bool {
+        self.changing.lock().registered
+    }
+
+    /// The store has been told of it.
+    pub(super) fn mark_registered(&self) {
+        self.changing.lock().registered = true;
     }
 
     /// Takes the groups, and gives back those of before; `None`: they are the same.

@@ -428,9 +428,11 @@ async fn a_node_knows_the_sessions_that_it_holds<F: Fixture>() {
 async fn a_session_is_found_by_its_id<F: Fixture>() {
     let presence = F::start().await.node("n");
     let user = unique("user");
-    let (one, other) = (session(&user, &[]), session(&user, &[]));
+    let mut one = new_session(&user, &[]);
+    one.since = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_000_000_123);
+    let (one, other) = (Arc::new(one), session(&user, &[]));
     presence.join(Arc::clone(&one));
-    presence.join(Arc::clone(&other));
+    presence.join(other);
     until_sessions(&*presence, &user, 2).await;
     let found = presence.session(&one.id).await.unwrap().unwrap();
     assert_eq!(found, one.info("n"));
@@ -440,7 +442,8 @@ async fn a_session_is_found_by_its_id<F: Fixture>() {
 }
 
 async fn all_sessions_are_listed_page_by_page<F: Fixture>() {
-    let presence = F::alone().await.node("n");
+    let fixture = F::alone().await;
+    let presence = fixture.node("n");
     let joined: Vec<_> = (0..250)
         .map(|n| session(&format!("user-{n}"), &[]))
         .collect();

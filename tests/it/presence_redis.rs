@@ -5,16 +5,39 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stentor::presence::{Presence, PresenceError, redis::RedisPresence};
-use testkit::{DEADLINE, Redis, eventually, unique, within};
+use stentor::presence::{
+    Listing, Outbox, Presence, PresenceError, Session, Status, redis::RedisPresence,
+};
+use testkit::{DEADLINE, Proxy, Redis, eventually, unique, within};
 
-use crate::presence_contract::{redis_presence, session, until_group, until_sessions};
+use crate::presence_contract::{
+    AT_ONCE, next_event, redis_presence, session, settings, until_group, until_sessions,
+    until_status,
+};
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_secs(2);
 
 fn node(redis: &Redis, lease: Duration) -> RedisPresence {
-    redis_presence(&redis.url(), lease, &unique("node"))
+    redis_presence(&redis.url(), lease, settings(&unique("node"), LONG, None))
+}
+
+/// A node, and its events.
+fn telling(url: &str, lease: Duration, debounce: Duration) -> (RedisPresence, Arc<Outbox>) {
+    let events = Outbox::new();
+    let node = settings(&unique("node"), debounce, Some(Arc::clone(&events)));
+    (redis_presence(url, lease, node), events)
+}
+
+/// Joins a session of the user, and waits until that is known.
+async fn here(presence: &RedisPresence, user: &str) -> Arc<Session> {
+    let joined = session(user, &["group"]);
+    presence.join(Arc::clone(&joined));
+    eventually(DEADLINE, "it is here", async || {
+        presence.session(&joined.id).await.ok()?
+    })
+    .await;
+    joined
 }
 
 /// `:7` is 7.
@@ -66,31 +89,248 @@ async fn the_users_of_a_killed_node_are_offline_within_the_lease() {
     assert!(took < SHORT + Duration::from_secs(1), "{took:?}");
     until_group(&stays, &group, &[&bob]).await;
     until_sessions(&stays, &bob, 1).await;
-
-    // What was read is removed.
-    let alices = format!("stentor:user:{alice}");
-    until_reply(&redis, &["EXISTS", &alices], ":0").await;
-    let groups = format!("stentor:group:{group}");
-    until_reply(&redis, &["HLEN", &groups], ":1").await;
 }
 
 #[tokio::test]
-async fn who_joins_removes_what_dead_nodes_left() {
+async fn one_survivor_tells_who_went_with_a_killed_node_and_clears_up() {
     let redis = Redis::own().await;
-    let (killed, stays) = (node(&redis, SHORT), node(&redis, LONG));
+    // Their own debounce has no part in this: a killed node's users have had a lease's time.
+    let survivors = [(); 2].map(|()| telling(&redis.url(), SHORT, LONG));
+    let (killed, told) = telling(&redis.url(), SHORT, LONG);
     for user in ["alice", "bob"] {
-        killed.join(session(user, &["group"]));
-        until_sessions(&stays, user, 1).await;
+        here(&killed, user).await;
+        assert_eq!(next_event(&told).await, format!("{user} offline>online"));
     }
+    here(&survivors[0].0, "bob").await;
+    // Who just left it, and was not settled.
+    let left = here(&killed, "carol").await;
+    killed.leave(&left);
+    until_sessions(&killed, "carol", 0).await;
+
     drop(killed);
-    let leases = ["EVAL", "return #redis.call('keys', 'stentor:node:*')", "0"];
-    until_reply(&redis, &leases, ":1").await;
-    assert_eq!(redis.command(&["HLEN", "stentor:group:group"]).await, ":2");
 
-    stays.join(session("alice", &["group"]));
+    // Either may be either survivor's to tell.
+    let [(_, one), (_, other)] = &survivors;
+    let mut gone = Vec::new();
+    for _ in 0..2 {
+        gone.push(tokio::select! {
+            event = next_event(one) => event,
+            event = next_event(other) => event,
+        });
+    }
+    gone.sort();
+    assert_eq!(gone, ["alice online>offline", "carol online>offline"]);
 
-    until_reply(&redis, &["HLEN", "stentor:user:alice"], ":1").await;
-    until_reply(&redis, &["HLEN", "stentor:group:group"], ":1").await;
+    // Of the dead node nothing is left: two leases and their list, bob and his group, his node's
+    // list of sessions, the number of users.
+    until_reply(&redis, &["HLEN", "stentor:nodes"], ":3").await;
+    until_reply(&redis, &["DBSIZE"], ":7").await;
+    assert_eq!(redis.command(&["GET", "stentor:users"]).await, "$1\r\n1");
+    until_sessions(&survivors[1].0, "bob", 1).await;
+    // And nobody was told of twice.
+    for (presence, events) in &survivors {
+        let user = unique("fence");
+        here(presence, &user).await;
+        assert_eq!(next_event(events).await, format!("{user} offline>online"));
+    }
+}
+
+#[tokio::test]
+async fn who_comes_back_at_another_node_was_not_away() {
+    let redis = Redis::own().await;
+    let debounce = Duration::from_secs(1);
+    let (one, first) = telling(&redis.url(), LONG, debounce);
+    let (two, second) = telling(&redis.url(), LONG, debounce);
+    let before = here(&one, "alice").await;
+    assert_eq!(next_event(&first).await, "alice offline>online");
+    one.leave(&before);
+    let after = here(&two, "alice").await;
+    // What is behind it, at both.
+    let leaves = here(&one, "bob").await;
+    one.leave(&leaves);
+    assert_eq!(next_event(&first).await, "bob offline>online");
+    assert_eq!(next_event(&first).await, "bob online>offline");
+    two.leave(&after);
+    assert_eq!(next_event(&second).await, "alice online>offline");
+}
+
+#[tokio::test]
+async fn each_change_is_told_by_one_node() {
+    let redis = Redis::own().await;
+    let nodes = [(); 3].map(|()| telling(&redis.url(), LONG, AT_ONCE));
+    let mut joined = Vec::new();
+    for (presence, _) in &nodes {
+        let session = session("alice", &[]);
+        presence.join(Arc::clone(&session));
+        joined.push(session);
+    }
+    until_sessions(&nodes[0].0, "alice", 3).await;
+    // If one node has both to tell, and nobody takes the first, it tells neither.
+    let [(_, one), (_, two), (_, three)] = &nodes;
+    let came = tokio::select! {
+        event = next_event(one) => event,
+        event = next_event(two) => event,
+        event = next_event(three) => event,
+    };
+    assert_eq!(came, "alice offline>online");
+    for ((presence, _), session) in nodes.iter().zip(&joined) {
+        presence.leave(session);
+    }
+    until_reply(&redis, &["EXISTS", "stentor:users"], ":0").await;
+    let mut told = Vec::new();
+    for (presence, events) in &nodes {
+        let fence = unique("fence");
+        here(presence, &fence).await;
+        loop {
+            let event = next_event(events).await;
+            if event.starts_with(&fence) {
+                break;
+            }
+            told.push(event);
+        }
+    }
+    assert_eq!(told, ["alice online>offline"]);
+}
+
+#[tokio::test]
+async fn the_users_of_a_node_that_closed_are_told_by_another() {
+    let redis = Redis::own().await;
+    let (stays, events) = telling(&redis.url(), SHORT, Duration::from_secs(1));
+    let (closes, _) = telling(&redis.url(), SHORT, LONG);
+    for user in ["alice", "bob"] {
+        here(&closes, user).await;
+    }
+    closes.close().await;
+    until_sessions(&stays, "alice", 0).await;
+    here(&stays, "alice").await;
+    assert_eq!(next_event(&events).await, "bob online>offline");
+    until_reply(&redis, &["HLEN", "stentor:nodes"], ":2").await;
+}
+
+#[tokio::test]
+async fn when_redis_forgets_nobody_is_told_of_who_stayed() {
+    let redis = Redis::own().await;
+    let (presence, events) = telling(&redis.url(), SHORT, AT_ONCE);
+    here(&presence, "stays").await;
+    let leaves = here(&presence, "leaves").await;
+    for user in ["stays", "leaves"] {
+        assert_eq!(next_event(&events).await, format!("{user} offline>online"));
+    }
+    redis.kill();
+    eventually(DEADLINE, "it is noticed", async || {
+        presence.health().is_err()
+    })
+    .await;
+    presence.leave(&leaves);
+    presence.join(session("comes", &[]));
+    redis.start().await;
+
+    let mut told = [next_event(&events).await, next_event(&events).await];
+    told.sort();
+    // He may be one of those that are registered anew, or be told by himself.
+    assert_eq!(told[1], "leaves online>offline");
+    assert!(told[0].starts_with("comes "), "{told:?}");
+    until_sessions(&presence, "stays", 1).await;
+    here(&presence, "fence").await;
+    assert_eq!(next_event(&events).await, "fence offline>online");
+}
+
+#[tokio::test]
+async fn all_nodes_list_and_count_all() {
+    let redis = Redis::own().await;
+    let nodes = [(); 3].map(|()| node(&redis, SHORT));
+    for (number, presence) in nodes.iter().enumerate() {
+        for user in 0..=number {
+            here(presence, &format!("user-{user}")).await;
+        }
+    }
+    for presence in &nodes {
+        // Others' sessions are known from their next renewal on.
+        eventually(DEADLINE, "6 sessions of 3 users", async || {
+            let counts = presence.counts().await.unwrap();
+            (counts.sessions, counts.users) == (6, 3)
+        })
+        .await;
+        let found = presence.nodes().await.unwrap();
+        let mut sessions: Vec<_> = found.iter().map(|node| node.sessions).collect();
+        sessions.sort_unstable();
+        assert_eq!(sessions, [1, 2, 3]);
+        assert!(found.is_sorted_by(|a, b| a.name < b.name));
+
+        let mut listing = Listing {
+            node: None,
+            after: None,
+            limit: 4,
+        };
+        let first = presence.sessions(&listing).await.unwrap();
+        listing.after = first.next;
+        let second = presence.sessions(&listing).await.unwrap();
+        assert_eq!((first.sessions.len(), second.sessions.len()), (4, 2));
+        assert_eq!(second.next, None);
+        for node in found {
+            let of_node = Listing {
+                node: Some(node.name.clone()),
+                after: None,
+                limit: 10,
+            };
+            let page = presence.sessions(&of_node).await.unwrap();
+            assert_eq!(page.sessions.len() as u64, node.sessions);
+            assert!(
+                page.sessions
+                    .iter()
+                    .all(|session| session.node == node.name)
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_statuses_is_few_writes() {
+    let redis = Redis::own().await;
+    let (presence, events) = telling(&redis.url(), LONG, AT_ONCE);
+    let joined = here(&presence, "alice").await;
+    assert_eq!(next_event(&events).await, "alice offline>online");
+    let before = reads(&redis).await;
+    for _ in 0..1_000 {
+        for status in [Status::Away, Status::Busy] {
+            presence.set_status(&joined, status);
+            // The keeper has its turn in between.
+            tokio::task::yield_now().await;
+        }
+    }
+    let flooded = reads(&redis).await - before;
+    assert!(flooded < 20, "{flooded}");
+    until_status(&presence, "alice", Status::Busy).await;
+}
+
+#[tokio::test]
+async fn a_slow_redis_is_waited_for_and_a_silent_one_is_given_up() {
+    let redis = Redis::own().await;
+    let proxy = Proxy::start(&redis.address()).await;
+    let (presence, events) = telling(&format!("redis://{}/", proxy.address()), SHORT, AT_ONCE);
+    here(&presence, "alice").await;
+    assert_eq!(next_event(&events).await, "alice offline>online");
+
+    proxy.fragment(64, Duration::from_millis(1));
+    let bob = here(&presence, "bob").await;
+    assert_eq!(next_event(&events).await, "bob offline>online");
+    proxy.forward();
+
+    proxy.freeze();
+    let asked = within(DEADLINE, "an answer", presence.user("alice")).await;
+    assert!(
+        matches!(asked, Err(PresenceError::Unavailable(_))),
+        "{asked:?}"
+    );
+    presence.leave(&bob);
+    eventually(DEADLINE, "it is noticed", async || {
+        presence.health().is_err()
+    })
+    .await;
+    proxy.cut();
+    proxy.forward();
+    assert_eq!(next_event(&events).await, "bob online>offline");
+    until_sessions(&presence, "alice", 1).await;
 }
 
 #[tokio::test]
@@ -104,7 +344,7 @@ async fn a_live_node_stays_for_longer_than_its_lease() {
     until_sessions(&presence, &goes, 1).await;
     drop(killed);
     until_sessions(&presence, &goes, 0).await;
-    assert_eq!(presence.user(&stays).await.unwrap().len(), 1);
+    assert_eq!(presence.user(&stays).await.unwrap().sessions.len(), 1);
     assert_eq!(presence.health(), Ok(()));
 }
 
@@ -167,14 +407,15 @@ async fn redis_may_come_later() {
 }
 
 #[tokio::test]
-async fn closing_ends_also_without_redis_and_clears_up_with_it() {
+async fn closing_ends_also_without_redis_and_ends_the_lease_with_it() {
     let redis = Redis::own().await;
     let (presence, other) = (node(&redis, LONG), node(&redis, LONG));
     presence.join(session("alice", &["group"]));
     until_group(&other, "group", &["alice"]).await;
     within(DEADLINE, "closed", presence.close()).await;
     within(DEADLINE, "closed", other.close()).await;
-    assert_eq!(redis.command(&["DBSIZE"]).await, ":0");
+    let leases = ["EVAL", "return #redis.call('keys', 'stentor:node:*')", "0"];
+    assert_eq!(redis.command(&leases).await, ":0");
 
     let presence = node(&redis, LONG);
     presence.join(session("alice", &["group"]));
@@ -186,7 +427,7 @@ async fn closing_ends_also_without_redis_and_clears_up_with_it() {
 async fn no_password_is_shown() {
     let redis = Redis::shared().await;
     let url = format!("redis://:s3cret@{}/", redis.address());
-    let presence = redis_presence(&url, LONG, "n");
+    let presence = redis_presence(&url, LONG, settings("n", LONG, None));
     // This Redis wants none, and says so.
     let problem = eventually(DEADLINE, "Redis refuses", async || {
         let problem = presence.health().err()?.to_string();
@@ -232,7 +473,7 @@ async fn a_login_is_one_round_trip_and_few_bytes() {
 
     let memory = async |key: &str| number(&redis.command(&["MEMORY", "USAGE", key]).await);
     let user = memory("stentor:user:user-00007").await;
-    assert!(user <= 200, "{user} bytes for a user");
+    assert!(user <= 160, "{user} bytes for a user");
     let group = memory("stentor:group:project-1").await;
     println!("{user} bytes for a user, {group} for a group of 20 users");
     assert!(group <= 1_000, "{group} bytes for a group of 20");

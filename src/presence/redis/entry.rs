@@ -159,8 +159,11 @@ pub(super) fn encode_listed(session: &Session) -> Vec<u8> {
     value
 }
 
+/// A user and its groups.
+pub(super) type Grouped = (Arc<str>, Arc<[Arc<str>]>);
+
 /// What [`encode_listed`] said.
-pub(super) fn decode_listed(value: &[u8]) -> Option<(Arc<str>, Arc<[Arc<str>]>)> {
+pub(super) fn decode_listed(value: &[u8]) -> Option<Grouped> {
     let mut rest = Rest(value);
     let user = rest.text()?.into();
     let mut groups = Vec::new();

@@ -175,6 +175,7 @@ impl Keeper {
             settling.extend(teller.tell(step));
         }
         if !was_registering {
+            self.registering.restores = false;
             // All are registered under the lease: those before have done their service.
             for former in self.former.drain(..) {
                 pipe.del(former.key()).ignore();
@@ -183,12 +184,19 @@ impl Keeper {
         if pipe.is_empty() {
             return Ok(());
         }
-        let mut replies = self.store.write::<Vec<Value>>(&pipe).await?.into_iter();
+        let mut replies = match self.store.write::<Vec<Value>>(&pipe).await {
+            Ok(replies) => replies.into_iter(),
+            Err(error) => {
+                self.shared.put_back(steps);
+                return Err(error);
+            }
+        };
         let renewed = !renews || replies.next().is_some_and(|reply| reply != Value::Nil);
         let settled: Vec<_> = replies.map(Settled::read).collect();
         if !renewed || settled.contains(&Settled::LeaseLost) {
             // It ran out (the process was stopped for a while, or Redis emptied).
             telemetry::presence_lease_lost(self.shared.len());
+            self.shared.put_back(steps);
             self.begin_anew();
             return Ok(());
         }
@@ -209,6 +217,7 @@ impl Keeper {
     }
 
     fn announce(&self, session: &Session, settled: Settled) {
+        session.mark_registered();
         if let Some(events) = &self.node.events
             && let Some(event) = settled.event(&session.user, &session.groups())
         {

@@ -47,6 +47,8 @@ struct State {
     queue: VecDeque<Change>,
     /// Sessions that left, whose users may have left with them.
     left: Later<Left>,
+    /// Of these, the last ones, whose leaving waits in the queue.
+    unsaid: usize,
     /// Sessions that say more of their status than is passed on.
     saying: Later<Arc<Session>>,
     /// The queue was too short: all has to be registered anew.
@@ -113,6 +115,7 @@ impl Shared {
                 held: Held::default(),
                 queue: VecDeque::new(),
                 left: Later::new(debounce),
+                unsaid: 0,
                 saying: Later::new(STATUS_INTERVAL),
                 overflowed: false,
                 closed: false,
@@ -142,8 +145,7 @@ impl Shared {
             };
             state.left.push(Instant::now(), left);
             if state.left.len() > MAX_QUEUE {
-                // Redis has been away for long. Who clears up after the lease of before finds it.
-                state.left.pop_first();
+                state.overflow();
             }
             drop(state);
             self.wake.notify_one();
@@ -187,8 +189,7 @@ impl Shared {
         let mut state = self.state.lock();
         state.closed = true;
         state.held = Held::default();
-        state.queue = VecDeque::new();
-        state.left.clear();
+        state.overflow();
         state.saying.clear();
         drop(state);
         self.wake.notify_one();
@@ -237,8 +238,23 @@ impl Shared {
     pub(super) fn begin_anew(&self) -> Vec<Arc<Session>> {
         let mut state = self.state.lock();
         state.queue = VecDeque::new();
+        state.unsaid = 0;
         state.overflowed = false;
         state.held.all()
+    }
+
+    /// Redis did not settle these ends: they are to be settled again.
+    pub(super) fn put_back(&self, steps: Vec<Step>) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        for step in steps.into_iter().rev() {
+            if let Step::Settle { session, untold } = step {
+                state.left.put_back(now, Left { session, untold });
+            }
+        }
     }
 
     /// Redis has lost all. Who has left since it was last heard of was online before.
@@ -272,14 +288,14 @@ impl Shared {
             left = left.saturating_sub(step.commands());
             steps.push(step);
         }
-        let untold = if registering.restores {
-            Untold::Restored
-        } else {
-            Untold::AsIs
-        };
         while left > 0
             && let Some(session) = registering.sessions.pop()
         {
+            let untold = if registering.restores && session.was_registered() {
+                Untold::Restored
+            } else {
+                Untold::AsIs
+            };
             // Who has left meanwhile stays away.
             if let Some(entered) = state.enter(session, &[], untold) {
                 let step = Step::Enter(entered);
@@ -297,15 +313,30 @@ impl State {
             return;
         }
         if self.queue.len() >= MAX_QUEUE {
-            self.overflowed = true;
-            self.queue = VecDeque::new();
+            self.overflow();
             return;
         }
+        self.unsaid += usize::from(matches!(change, Change::Leave(_)));
         self.queue.push_back(change);
     }
 
-    /// First what was said, then what is due: so whose end is settled has left before.
+    /// Too much waits. A new lease says the same, and whose end was not settled is found by who
+    /// clears up after the old one.
+    fn overflow(&mut self) {
+        self.overflowed = true;
+        self.queue = VecDeque::new();
+        self.left.clear();
+        self.unsaid = 0;
+    }
+
+    /// First ends that are due, so that they do not wait for ever; but not before it was said
+    /// that the session left.
     fn next(&mut self, now: Instant) -> Option<Step> {
+        if self.left.len() > self.unsaid
+            && let Some(Left { session, untold }) = self.left.pop(now)
+        {
+            return Some(Step::Settle { session, untold });
+        }
         while let Some(change) = self.queue.pop_front() {
             match change {
                 Change::Tell(session, left) => {
@@ -316,6 +347,7 @@ impl State {
                     }
                 }
                 Change::Leave(session) => {
+                    self.unsaid -= 1;
                     let user = self.user(&session.user, &session.groups());
                     return Some(Step::Exit { session, user });
                 }
@@ -472,9 +504,37 @@ mod tests {
         shared.join(Arc::clone(&leaves));
         take(&shared);
         shared.leave(&leaves);
+        let steps = shared.take(&mut Registering::default(), 99);
+        assert_eq!(told(&steps)[1..], ["?a AsIs"]);
+        shared.put_back(steps);
         assert!(again(&shared).sessions.is_empty());
         shared.was_forgotten();
         assert_eq!(take(&shared), ["?a Left"]);
+    }
+
+    #[test]
+    fn only_who_was_told_of_is_restored() {
+        let shared = Shared::new(LONG);
+        let [known, new] = ["known", "new"].map(|user| session(user, &[]));
+        known.mark_registered();
+        for session in [known, new] {
+            shared.join(session);
+        }
+        let mut registering = Registering {
+            restores: true,
+            ..again(&shared)
+        };
+        let steps = shared.take(&mut registering, 99);
+        for step in steps {
+            let Step::Enter(Entered {
+                session, untold, ..
+            }) = step
+            else {
+                panic!("{step:?}")
+            };
+            let restored = untold == Untold::Restored;
+            assert_eq!(restored, &*session.user == "known");
+        }
     }
 
     #[test]
@@ -506,7 +566,23 @@ mod tests {
         let users = again(&shared).sessions;
         assert_eq!(users.len(), 1);
         assert!(Arc::ptr_eq(&users[0], &stays) && !shared.has_overflowed());
-        assert_eq!(shared.state.lock().left.len(), MAX_QUEUE);
+        assert!(shared.state.lock().left.len() <= MAX_QUEUE);
+    }
+
+    #[test]
+    fn an_end_is_settled_though_others_go_on_leaving() {
+        let shared = Shared::new(AT_ONCE);
+        let [one, two] = ["one", "two"].map(|user| session(user, &[]));
+        for session in [&one, &two] {
+            shared.join(Arc::clone(session));
+        }
+        take(&shared);
+        shared.leave(&one);
+        let first = shared.take(&mut Registering::default(), 1);
+        assert_eq!(told(&first), ["-one offline in [] not []"]);
+        shared.leave(&two);
+        let rest = ["?one AsIs", "-two offline in [] not []", "?two AsIs"];
+        assert_eq!(take(&shared), rest);
     }
 
     #[test]

@@ -77,10 +77,10 @@ impl Survivor {
         };
         let mut pipe = Pipeline::new();
         pipe.hgetall(NODES);
-        let (nodes,): (Vec<(Vec<u8>, String)>,) = self.store.call(&pipe).await?;
+        let (nodes,): (Vec<(Vec<u8>, Vec<u8>)>,) = self.store.call(&pipe).await?;
         let nodes = nodes.into_iter();
         let nodes: Vec<_> = nodes
-            .filter_map(|(lease, how)| Some((LeaseId::parse(&lease)?, how == CLOSED)))
+            .filter_map(|(lease, how)| Some((LeaseId::parse(&lease)?, how == CLOSED.as_bytes())))
             .collect();
         let mut pipe = Pipeline::new();
         for (lease, _) in &nodes {
