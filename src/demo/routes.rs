@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use warp::{
     Filter, Reply,
     http::{HeaderValue, StatusCode, header},
 };
 
-use super::{EXCHANGE, Info, USERS};
+use super::{EXCHANGE, GROUP, Info, USERS};
 use crate::{
     broker::{BrokerError, Properties, Publish},
     connection::Services,
     http::Routes,
+    presence::{Presence, PresenceError},
 };
 
 /// The longest body of a push, in bytes.
@@ -24,7 +25,7 @@ const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; base-uri 
                       form-action 'none'; frame-ancestors 'none'";
 
 /// A file of the page, or of the example for SockJS: its path, its type, and what is in it.
-const FILES: [(&str, &str, &str); 10] = [
+const FILES: [(&str, &str, &str); 12] = [
     (
         "",
         "text/html; charset=utf-8",
@@ -39,6 +40,16 @@ const FILES: [(&str, &str, &str); 10] = [
         "app.js",
         "text/javascript; charset=utf-8",
         include_str!("page/app.js"),
+    ),
+    (
+        "people.js",
+        "text/javascript; charset=utf-8",
+        include_str!("page/people.js"),
+    ),
+    (
+        "element.js",
+        "text/javascript; charset=utf-8",
+        include_str!("page/element.js"),
     ),
     (
         "stomp.js",
@@ -90,6 +101,7 @@ pub(super) fn all(services: &Arc<Services>, info: Info) -> Routes {
             let file = FILES.iter().find(|(name, ..)| *name == path.as_str());
             file.map(serve).ok_or_else(warp::reject::not_found)
         });
+    let events = services.settings().events_exchange.clone();
     let info = warp::path!("demo" / "info").and(warp::get()).map(move || {
         let users = USERS.map(|(name, passcode)| json!({ "name": name, "passcode": passcode }));
         warp::reply::json(&json!({
@@ -100,9 +112,19 @@ pub(super) fn all(services: &Arc<Services>, info: Info) -> Routes {
             "curl": info.curl,
             "pika": info.pika,
             "stomp": info.stomp,
+            "presence": { "exchange": events.as_deref(), "group": GROUP },
         }))
         .into_response()
     });
+    let present = {
+        let services = Arc::clone(services);
+        warp::path!("demo" / "presence")
+            .and(warp::get())
+            .then(move || {
+                let services = Arc::clone(&services);
+                async move { present(&services).await }
+            })
+    };
     let services = Arc::clone(services);
     // A page of another site cannot send this type without asking first.
     let is_json = warp::header::exact_ignore_case("content-type", "application/json");
@@ -126,7 +148,55 @@ pub(super) fn all(services: &Arc<Services>, info: Info) -> Routes {
                 }
             }
         });
-    info.or(push).unify().or(page).unify().boxed()
+    info.or(present)
+        .unify()
+        .or(push)
+        .unify()
+        .or(page)
+        .unify()
+        .boxed()
+}
+
+/// Who of the demo's group is online, and on what: as others may know it, without addresses.
+async fn present(services: &Services) -> warp::reply::Response {
+    let users = match &services.presence {
+        Some(presence) => online(&**presence).await,
+        None => Ok(Vec::new()),
+    };
+    match users {
+        Ok(users) => warp::reply::json(&json!({ "users": users })).into_response(),
+        Err(error) => {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            warp::reply::with_status(format!("{error}\n"), status).into_response()
+        }
+    }
+}
+
+async fn online(presence: &dyn Presence) -> Result<Vec<Value>, PresenceError> {
+    let members = presence.group(GROUP).await?;
+    let names: Vec<&str> = members.iter().map(|member| &*member.user).collect();
+    let users = presence.users(&names).await?;
+    let shown = members.iter().zip(users).map(|(member, user)| {
+        let sessions = user.sessions.iter();
+        let devices = sessions.map(|session| {
+            let kind = session
+                .device
+                .as_ref()
+                .and_then(|device| device.kind.as_deref());
+            json!({ "type": kind, "transport": session.transport })
+        });
+        let since = user
+            .sessions
+            .first()
+            .map(|session| humantime::format_rfc3339_millis(session.since).to_string());
+        json!({
+            "user": &*member.user,
+            "status": member.status,
+            "since": since,
+            "devices": devices.collect::<Vec<_>>(),
+        })
+    });
+    Ok(shown.collect())
 }
 
 /// Does what a backend does: publishes to the exchange, and knows nothing of who listens.

@@ -11,23 +11,8 @@ use crate::house::stentor;
 
 #[tokio::test]
 async fn a_visitor_pushes_from_the_page_and_by_curl() {
-    let (demo, address) = demo().await;
-
-    let mut browser = Remote::node("browser.mjs");
-    browser.order(&json!({ "do": "goto", "url": format!("http://{address}/") }));
-    let loaded = browser.expect("loaded").await;
-    assert_eq!(loaded["status"], 200, "{loaded}");
-    for user in ["alice", "bob"] {
-        let state = format!("[data-testid=state-{user}]");
-        see(&mut browser, &state, "connected").await;
-        // Subscribed, not only connected.
-        see(
-            &mut browser,
-            &format!("[data-testid=subscription-{user}].is-live"),
-            "",
-        )
-        .await;
-    }
+    let (demo, url) = demo().await;
+    let mut browser = visitor(&url).await;
 
     // From the page.
     browser
@@ -66,11 +51,113 @@ async fn a_visitor_pushes_from_the_page_and_by_curl() {
     browser.expect("taken").await;
     assert!(std::fs::metadata(&picture).unwrap().len() > 10_000);
 
+    has_no_faults(&browser);
+    assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
+}
+
+/// Two browsers, with a user each: one sees what the other chooses to be, and that it leaves.
+#[tokio::test]
+async fn a_visitor_sees_who_is_online() {
+    let (demo, url) = demo().await;
+    let (mut alice, mut bob) = (visitor(&url).await, visitor(&url).await);
+    // Each user has two devices, until it is logged out in the other's browser.
+    for browser in [&mut alice, &mut bob] {
+        see(browser, "[data-testid=person-bob]", "desktop × 2").await;
+        see(browser, "[data-testid=people-count]", "2 of 2").await;
+    }
+    click(&mut alice, "[data-testid=disconnect-bob]");
+    click(&mut bob, "[data-testid=disconnect-alice]");
+    see(
+        &mut alice,
+        "[data-testid=person-bob]",
+        "bobonlinedesktop · since",
+    )
+    .await;
+
+    for status in ["busy", "away", "invisible", "online"] {
+        click(&mut bob, &format!("[data-testid=choose-{status}-bob]"));
+        let seen = match status {
+            "invisible" => "offline",
+            other => other,
+        };
+        let person = format!("[data-testid=person-bob][data-status={seen}]");
+        see(&mut alice, &person, seen).await;
+    }
+
+    // What was chosen outlives a reconnect.
+    click(&mut bob, "[data-testid=choose-busy-bob]");
+    see(&mut alice, "[data-testid=person-bob][data-status=busy]", "").await;
+    click(&mut bob, "[data-testid=forbidden-bob]");
+    see(&mut bob, "[data-testid=error-bob]", "Reconnected").await;
+    see(&mut alice, "[data-testid=person-bob][data-status=busy]", "").await;
+
+    has_no_faults(&alice);
+    bob.order(&json!({ "do": "close" }));
+    bob.expect("gone").await;
+    see(
+        &mut alice,
+        "[data-testid=person-bob][data-status=offline]",
+        "no device",
+    )
+    .await;
+    see(&mut alice, "[data-testid=people-count]", "1 of 2").await;
+
+    // Names are text, whatever stands in them.
+    let script = r#"(async () => {
+        const { People } = await import("/people.js");
+        const [list, summary] = [document.createElement("ul"), document.createElement("p")];
+        document.body.append(list);
+        const user = "<img src=/favicon.svg onload='window.hurt = true'>";
+        new People({ list, summary, users: [] }).handle({ user, status: "online", at: "2026" });
+        return [list.querySelectorAll("img").length, list.querySelector("b").textContent === user];
+    })()"#;
+    alice.order(&json!({ "do": "evaluate", "script": script }));
+    let evaluated = alice.expect("evaluated").await;
+    assert_eq!(evaluated["value"], json!([0, true]), "{evaluated}");
+    assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
+}
+
+/// A demo, and where its page is.
+async fn demo() -> (Gateway, String) {
+    let [port] = free_ports();
+    let address = format!("127.0.0.1:{port}");
+    let demo = stentor()
+        .arguments(&["demo", "--port", &port.to_string()], &[])
+        .start()
+        .await;
+    eventually(DEADLINE, "the demo listens", async || {
+        let status = demo.process().exit_status();
+        assert!(status.is_none(), "{}", demo.process().output());
+        TcpStream::connect(&address).await.ok()
+    })
+    .await;
+    (demo, format!("http://{address}/"))
+}
+
+/// A browser that shows the page, where both users are connected and subscribed.
+async fn visitor(url: &str) -> Remote {
+    let mut browser = Remote::node("browser.mjs");
+    browser.order(&json!({ "do": "goto", "url": url }));
+    let loaded = browser.expect("loaded").await;
+    assert_eq!(loaded["status"], 200, "{loaded}");
+    for user in ["alice", "bob"] {
+        let state = format!("[data-testid=state-{user}]");
+        see(&mut browser, &state, "connected").await;
+        let live = format!("[data-testid=subscription-{user}].is-live");
+        see(&mut browser, &live, "").await;
+    }
+    browser
+}
+
+fn has_no_faults(browser: &Remote) {
     let said = browser.process().stdout().text();
     for wrong in ["pageerror", "requestfailed", "\"level\":\"error\""] {
         assert!(!said.contains(wrong), "{said}");
     }
-    assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
+}
+
+fn click(browser: &mut Remote, selector: &str) {
+    browser.order(&json!({ "do": "click", "selector": selector }));
 }
 
 /// The demo, and where its page is.

@@ -1,6 +1,13 @@
+<<<<<<< HEAD
 // Chromium, driven through playwright-core. A page of its own holds @stomp/stompjs, stompjs 2.3.3
 // and sockjs-client as their bundles for browsers; other pages (the demo) are looked at as they are.
 // Orders: open, and then those of stompjs.mjs; or goto, fill, select, click, text, screenshot, close.
+=======
+// Chromium, driven through playwright-core. A page of its own holds @stomp/stompjs as its bundle
+// for browsers; other pages (the demo) are looked at as they are.
+// Orders: open, and then those of stompjs.mjs; or goto, fill, click, text, read, count, evaluate,
+// screenshot, close.
+>>>>>>> nodes
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
@@ -161,6 +168,10 @@ await obey({
   },
   async count({ selector }) {
     tell('counted', { count: await page.locator(selector).count() });
+  },
+  /** Runs a script in the page, and tells what it answers. */
+  async evaluate({ script }) {
+    tell('evaluated', { value: await page.evaluate(script) });
   },
   async screenshot({ path }) {
     await page.screenshot({ path, fullPage: true });
