@@ -160,23 +160,6 @@ fn click(browser: &mut Remote, selector: &str) {
     browser.order(&json!({ "do": "click", "selector": selector }));
 }
 
-/// The demo, and where its page is.
-async fn demo() -> (Gateway, String) {
-    let [port] = free_ports();
-    let address = format!("127.0.0.1:{port}");
-    let demo = stentor()
-        .arguments(&["demo", "--port", &port.to_string()], &[])
-        .start()
-        .await;
-    eventually(DEADLINE, "the demo listens", async || {
-        let status = demo.process().exit_status();
-        assert!(status.is_none(), "{}", demo.process().output());
-        TcpStream::connect(&address).await.ok()
-    })
-    .await;
-    (demo, address)
-}
-
 /// Waits until the page shows `text` within what `selector` finds.
 async fn see(browser: &mut Remote, selector: &str, text: &str) {
     browser.order(&json!({ "do": "text", "selector": selector, "text": text }));
@@ -186,9 +169,9 @@ async fn see(browser: &mut Remote, selector: &str, text: &str) {
 /// The demo's other page is an example, too: SockJS, and the STOMP client of 2014.
 #[tokio::test]
 async fn the_page_of_2014() {
-    let (_demo, address) = demo().await;
+    let (_demo, url) = demo().await;
     let mut browser = Remote::node("browser.mjs");
-    let url = format!("http://{address}/classic.html");
+    let url = format!("{url}classic.html");
     browser.order(&json!({ "do": "goto", "url": url }));
     let loaded = browser.expect("loaded").await;
     assert_eq!(loaded["status"], 200, "{loaded}");

@@ -1,13 +1,7 @@
-<<<<<<< HEAD
 // Chromium, driven through playwright-core. A page of its own holds @stomp/stompjs, stompjs 2.3.3
 // and sockjs-client as their bundles for browsers; other pages (the demo) are looked at as they are.
-// Orders: open, and then those of stompjs.mjs; or goto, fill, select, click, text, screenshot, close.
-=======
-// Chromium, driven through playwright-core. A page of its own holds @stomp/stompjs as its bundle
-// for browsers; other pages (the demo) are looked at as they are.
-// Orders: open, and then those of stompjs.mjs; or goto, fill, click, text, read, count, evaluate,
-// screenshot, close.
->>>>>>> nodes
+// Orders: open, and then those of stompjs.mjs; or goto, fill, select, click, text, read, count,
+// evaluate, screenshot, close.
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
