@@ -1,5 +1,7 @@
 //! Remembers permissions, and lets one call in flight serve all equal ones.
 
+mod flights;
+mod permitted;
 #[cfg(test)]
 mod tests;
 
@@ -11,9 +13,9 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{BoxFuture, FutureExt};
-use moka::future::Cache;
+use futures_util::future::{self, BoxFuture, FutureExt};
 
+use self::{flights::Flights, permitted::Permitted};
 use super::{Access, Authenticator, Login, Refusal, User};
 
 /// At least this far apart are two sweeps.
@@ -26,49 +28,42 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub struct CachedAuthenticator {
     inner: Arc<dyn Authenticator>,
     /// `None`: nothing is remembered or shared.
-    permitted: Option<Cache<Key, ()>>,
+    cache: Option<Cache>,
+}
+
+struct Cache {
+    permitted: Permitted,
+    flights: Flights,
     /// How often something was taken back: an answer to a question of before is not remembered.
     taken_back: AtomicU64,
 }
-
-/// A question in one piece, which takes less memory than its parts would: user, tags, and what
-/// it wants. Each part ends with a byte that is in no UTF-8 text, so that no two questions have
-/// one key.
-type Key = Box<[u8]>;
-
-/// The byte that is in no text.
-const END: u8 = 0xff;
 
 impl CachedAuthenticator {
     /// Remembers up to `size` permissions for `ttl` each. With a `ttl` of zero every question
     /// goes through to `inner`.
     pub fn new(inner: Arc<dyn Authenticator>, ttl: Duration, size: u64) -> Self {
-        let permitted = (!ttl.is_zero()).then(|| {
-            // More than 1,000 years would be a panic; `Config::check` allows a day.
-            let ttl = ttl.min(Duration::from_secs(24 * 60 * 60));
-            Cache::builder()
-                .max_capacity(size)
-                .time_to_live(ttl)
-                .build()
-        });
-        CachedAuthenticator {
-            inner,
-            permitted,
+        let cache = (!ttl.is_zero()).then(|| Cache {
+            permitted: Permitted::new(ttl, size),
+            flights: Flights::default(),
             taken_back: AtomicU64::new(0),
-        }
+        });
+        CachedAuthenticator { inner, cache }
     }
 
-    /// Frees what is no longer remembered, for as long as there is a cache. By itself it does so
-    /// only when it is asked; and when all users have come, nobody asks.
-    pub async fn sweep(cache: Weak<Self>) {
+    /// Frees what is no longer remembered, for as long as there is a cache: when all users have
+    /// come, nobody asks.
+    pub async fn sweep(authenticator: Weak<Self>) {
         loop {
-            let Some(permitted) = cache.upgrade().and_then(|cache| cache.permitted.clone()) else {
-                return;
+            let pause = match authenticator.upgrade().as_deref() {
+                Some(Self {
+                    cache: Some(cache), ..
+                }) => {
+                    cache.permitted.sweep();
+                    cache.permitted.ttl() / 4
+                }
+                _ => return,
             };
-            permitted.run_pending_tasks().await;
-            let ttl = permitted.policy().time_to_live();
-            drop(permitted);
-            tokio::time::sleep(ttl.unwrap_or(SWEEP).max(SWEEP)).await;
+            tokio::time::sleep(pause.max(SWEEP)).await;
         }
     }
 }
@@ -83,22 +78,24 @@ impl Authenticator for CachedAuthenticator {
         user: &'a User,
         access: &'a Access,
     ) -> BoxFuture<'a, Result<(), Refusal>> {
-        let Some(permitted) = &self.permitted else {
+        let Some(cache) = &self.cache else {
             return self.inner.allow(user, access);
         };
-        async move {
-            let (key, before) = (key(user, access), self.taken_back.load(Ordering::Acquire));
-            // If the one who asks goes away, one of those who wait asks in its place.
-            permitted
-                .try_get_with_by_ref(&key, self.inner.allow(user, access))
-                .await
-                .map_err(Arc::unwrap_or_clone)?;
-            if self.taken_back.load(Ordering::Acquire) != before {
-                permitted.invalidate(&key).await;
-            }
-            Ok(())
+        let question = cache.permitted.question(user, access);
+        if cache.permitted.knows(question) {
+            return future::ready(Ok(())).boxed();
         }
-        .boxed()
+        // If the one who asks goes away, one of those who wait asks in its place.
+        let asking = async move {
+            if cache.permitted.knows(question) {
+                return Ok(());
+            }
+            let before = cache.taken_back();
+            self.inner.allow(user, access).await?;
+            cache.remember(question, user, before);
+            Ok(())
+        };
+        cache.flights.share(question, asking).boxed()
     }
 
     fn allow_anew<'a>(
@@ -106,21 +103,20 @@ impl Authenticator for CachedAuthenticator {
         user: &'a User,
         access: &'a Access,
     ) -> BoxFuture<'a, Result<(), Refusal>> {
-        let Some(permitted) = &self.permitted else {
+        let Some(cache) = &self.cache else {
             return self.inner.allow(user, access);
         };
         async move {
-            let (key, before) = (key(user, access), self.taken_back.load(Ordering::Acquire));
+            let question = cache.permitted.question(user, access);
+            let before = cache.taken_back();
             let answer = self.inner.allow(user, access).await;
             match &answer {
-                Ok(()) if self.taken_back.load(Ordering::Acquire) == before => {
-                    permitted.insert(key, ()).await;
-                }
+                Ok(()) => cache.remember(question, user, before),
                 // A hook that is at fault has taken nothing back.
-                Ok(()) | Err(Refusal::Faulty(_)) => {}
+                Err(Refusal::Faulty(_)) => {}
                 Err(Refusal::Denied(_)) => {
-                    self.taken_back.fetch_add(1, Ordering::AcqRel);
-                    permitted.invalidate(&key).await;
+                    cache.take_back();
+                    cache.permitted.forget(question);
                 }
             }
             answer
@@ -129,26 +125,11 @@ impl Authenticator for CachedAuthenticator {
     }
 
     fn forget<'a>(&'a self, user: &'a str) -> BoxFuture<'a, usize> {
-        async move {
-            let Some(permitted) = &self.permitted else {
-                return 0;
-            };
-            self.taken_back.fetch_add(1, Ordering::AcqRel);
-            let is_its_own = |key: &Key| {
-                let rest = key.strip_prefix(user.as_bytes());
-                rest.is_some_and(|rest| rest.first() == Some(&END))
-            };
-            let keys: Vec<_> = permitted
-                .iter()
-                .map(|(key, ())| key)
-                .filter(|key| is_its_own(key))
-                .collect();
-            for key in &keys {
-                permitted.invalidate(&**key).await;
-            }
-            keys.len()
-        }
-        .boxed()
+        let forgotten = self.cache.as_ref().map_or(0, |cache| {
+            cache.take_back();
+            cache.permitted.forget_user(user)
+        });
+        future::ready(forgotten).boxed()
     }
 
     fn groups<'a>(&'a self, user: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
@@ -156,44 +137,19 @@ impl Authenticator for CachedAuthenticator {
     }
 }
 
-fn key(user: &User, access: &Access) -> Key {
-    let mut key = Vec::with_capacity(128);
-    let mut part = |text: &str| {
-        key.extend_from_slice(text.as_bytes());
-        key.push(END);
-    };
-    part(&user.name);
-    part(&user.tags);
-    match access {
-        Access::Vhost { vhost, ip } => {
-            part("v");
-            part(vhost);
-            part(&ip.to_canonical().to_string());
-        }
-        Access::Resource {
-            vhost,
-            kind,
-            name,
-            permission,
-        } => {
-            part("r");
-            part(vhost);
-            part(kind.name());
-            part(name);
-            part(permission.name());
-        }
-        Access::Topic {
-            vhost,
-            exchange,
-            permission,
-            routing_key,
-        } => {
-            part("t");
-            part(vhost);
-            part(exchange);
-            part(permission.name());
-            part(routing_key);
-        }
+impl Cache {
+    fn taken_back(&self) -> u64 {
+        self.taken_back.load(Ordering::Acquire)
     }
-    key.into()
+
+    /// Before something is forgotten: otherwise an answer on its way could be remembered after.
+    fn take_back(&self) {
+        self.taken_back.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Remembers a permission, unless something was taken back since `before`.
+    fn remember(&self, question: u128, user: &User, before: u64) {
+        self.permitted
+            .remember(question, user, || self.taken_back() == before);
+    }
 }

@@ -99,6 +99,10 @@ async fn until(condition: impl Fn() -> bool) {
     }
 }
 
+fn flights(cache: &CachedAuthenticator) -> &Flights {
+    &cache.cache.as_ref().unwrap().flights
+}
+
 /// Lets every task run until it waits for something.
 async fn settle() {
     for _ in 0..100 {
@@ -152,39 +156,43 @@ async fn a_permission_is_remembered_for_its_question_alone() {
     assert_eq!(hook.asked(), different.len());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_permission_is_forgotten_in_time() {
     let hook = Hook::ready(Ok(()));
-    let cache = CachedAuthenticator::new(hook.clone(), Duration::from_millis(50), 100);
-    let begun = Instant::now();
-    while hook.asked() < 2 {
+    let ttl = Duration::from_secs(15);
+    let cache = CachedAuthenticator::new(hook.clone(), ttl, 100);
+    for (later, asked) in [
+        (Duration::ZERO, 1),
+        (ttl - Duration::from_millis(1), 1),
+        // To be asked for does not prolong it.
+        (Duration::from_millis(1), 2),
+        (ttl, 3),
+    ] {
+        tokio::time::advance(later).await;
         cache.allow(&user("alice"), &topic("a")).await.unwrap();
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "it is never forgotten"
-        );
-        tokio::task::yield_now().await;
+        assert_eq!(hook.asked(), asked, "{later:?}");
     }
-    assert!(
-        begun.elapsed() >= Duration::from_millis(50),
-        "it was forgotten too soon"
-    );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_forgotten_is_freed_though_nobody_asks() {
     let hook = Hook::ready(Ok(()));
-    let cache = CachedAuthenticator::new(hook, Duration::from_millis(50), 100);
-    let remembered = cache.permitted.clone().unwrap();
-    cache.allow(&user("alice"), &topic("a")).await.unwrap();
-    remembered.run_pending_tasks().await;
-    assert_eq!(remembered.entry_count(), 1);
-    let cache = Arc::new(cache);
+    let ttl = Duration::from_secs(15);
+    let cache = Arc::new(CachedAuthenticator::new(hook, ttl, 100_000));
+    let permitted = || &cache.cache.as_ref().unwrap().permitted;
     let sweep = tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&cache)));
-    testkit::eventually(testkit::DEADLINE, "it is freed", async || {
-        remembered.entry_count() == 0
-    })
-    .await;
+    for n in 0..10_000 {
+        let access = topic(&n.to_string());
+        cache.allow(&user("alice"), &access).await.unwrap();
+    }
+    tokio::time::sleep(ttl - SWEEP).await;
+    cache.allow(&user("alice"), &topic("late")).await.unwrap();
+    assert_eq!(permitted().len(), 10_001);
+    tokio::time::sleep(ttl / 2).await;
+    assert_eq!(permitted().len(), 1);
+    assert!(permitted().capacity() < 100, "{}", permitted().capacity());
+    tokio::time::sleep(ttl).await;
+    assert_eq!((permitted().len(), permitted().capacity()), (0, 0));
     drop(cache);
     testkit::within(testkit::DEADLINE, "the sweep ends", sweep)
         .await
@@ -193,17 +201,43 @@ async fn what_is_forgotten_is_freed_though_nobody_asks() {
 
 #[tokio::test]
 async fn no_more_than_so_many_are_remembered() {
-    let hook = Hook::ready(Ok(()));
-    let cache = CachedAuthenticator::new(hook.clone(), LONG, 10);
-    for n in 0..1_000 {
-        cache
-            .allow(&user("alice"), &topic(&n.to_string()))
-            .await
-            .unwrap();
+    for size in [1, 10, 100, 1_000] {
+        let hook = Hook::ready(Ok(()));
+        let cache = CachedAuthenticator::new(hook.clone(), LONG, size);
+        for n in 0..10 * size {
+            let access = topic(&n.to_string());
+            cache.allow(&user("alice"), &access).await.unwrap();
+            // What came last is there, whatever had to go.
+            let asked = hook.asked();
+            cache.allow(&user("alice"), &access).await.unwrap();
+            assert_eq!(hook.asked(), asked);
+        }
+        let remembered = cache.cache.as_ref().unwrap().permitted.len() as u64;
+        assert!(
+            remembered <= size && remembered > size / 2,
+            "{remembered} of {size}"
+        );
     }
-    let entries = cache.permitted.as_ref().unwrap();
-    entries.run_pending_tasks().await;
-    assert!(entries.entry_count() <= 10, "{}", entries.entry_count());
+}
+
+/// Room is made first of what is no longer remembered.
+#[tokio::test(start_paused = true)]
+async fn what_is_remembered_stays_where_there_is_room() {
+    let hook = Hook::ready(Ok(()));
+    let ttl = Duration::from_secs(15);
+    let cache = CachedAuthenticator::new(hook.clone(), ttl, 10);
+    let ask = async |n: u32| {
+        let access = topic(&n.to_string());
+        cache.allow(&user("alice"), &access).await.unwrap();
+    };
+    for n in 0..10 {
+        ask(n).await;
+    }
+    tokio::time::advance(ttl).await;
+    for n in (10..20).chain(10..20) {
+        ask(n).await;
+    }
+    assert_eq!(hook.asked(), 20);
 }
 
 #[tokio::test]
@@ -255,6 +289,7 @@ async fn equal_questions_in_flight_are_one_call() {
         }
         assert_eq!(other.await.unwrap(), answer);
         assert_eq!(hook.asked(), 2);
+        assert!(flights(&cache).is_empty());
     }
 }
 
@@ -277,6 +312,22 @@ async fn those_who_wait_survive_the_one_who_asked() {
         assert_eq!(answer.unwrap().unwrap(), Ok(()));
     }
     assert_eq!(hook.asked(), 2);
+    assert!(flights(&cache).is_empty());
+}
+
+#[tokio::test]
+async fn nothing_stays_of_those_who_went_away() {
+    let hook = Hook::new(0, Ok(()));
+    let cache = Arc::new(CachedAuthenticator::new(hook.clone(), LONG, 100));
+    let gone: Vec<_> = (0..10).map(|_| ask(&cache, "a")).collect();
+    until(|| hook.asked() == 1).await;
+    settle().await;
+    assert!(!flights(&cache).is_empty());
+    for question in gone {
+        question.abort();
+        assert!(question.await.unwrap_err().is_cancelled());
+    }
+    assert!(flights(&cache).is_empty());
 }
 
 #[tokio::test]
@@ -290,18 +341,34 @@ async fn a_ttl_of_zero_asks_every_time() {
 }
 
 #[test]
-fn parts_of_a_key_do_not_run_together() {
-    let access = topic("a");
-    assert_ne!(
-        key(&user("ab"), &access),
-        key(
-            &User {
-                name: "a".into(),
-                tags: "b".into()
-            },
-            &access
-        )
-    );
+fn parts_of_a_question_do_not_run_together() {
+    let permitted = Permitted::new(LONG, 100);
+    let of = |name: &str, tags: &str, exchange: &str, routing_key: &str| {
+        let user = User {
+            name: name.into(),
+            tags: tags.into(),
+        };
+        let access = Access::Topic {
+            vhost: "/".into(),
+            exchange: exchange.into(),
+            permission: Permission::Read,
+            routing_key: routing_key.into(),
+        };
+        permitted.question(&user, &access)
+    };
+    assert_eq!(of("ab", "", "e", "k"), of("ab", "", "e", "k"));
+    assert_ne!(of("ab", "", "e", "k"), of("a", "b", "e", "k"));
+    assert_ne!(of("ab", "", "e", "k"), of("ab", "e", "", "k"));
+    assert_ne!(of("ab", "", "e", "k"), of("ab", "", "ek", ""));
+}
+
+/// Otherwise one could calculate two questions that are taken for one.
+#[test]
+fn hashes_are_of_each_process_its_own() {
+    let one = Permitted::new(LONG, 100);
+    let other = Permitted::new(LONG, 100);
+    let question = |permitted: &Permitted| permitted.question(&user("alice"), &topic("a"));
+    assert_ne!(question(&one), question(&other));
 }
 
 #[tokio::test]
