@@ -34,8 +34,9 @@ pub(super) struct Reply {
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
     body: ErrorBody,
-    /// A header that belongs to the status (`WWW-Authenticate`, `Allow`, `Retry-After`).
-    header: Option<(header::HeaderName, HeaderValue)>,
+    /// A header that belongs to the status (`WWW-Authenticate`, `Allow`, `Retry-After`); boxed,
+    /// for it is large and rare.
+    header: Option<Box<(header::HeaderName, HeaderValue)>>,
 }
 
 impl Reply {
@@ -98,7 +99,7 @@ impl Refusal {
     }
 
     pub(super) fn with_header(mut self, name: header::HeaderName, value: &str) -> Self {
-        self.header = value.parse().ok().map(|value| (name, value));
+        self.header = value.parse().ok().map(|value| Box::new((name, value)));
         self
     }
 
@@ -109,7 +110,7 @@ impl Refusal {
             body: Bytes::new(),
         });
         let mut response = reply.into_response();
-        if let Some((name, value)) = self.header {
+        if let Some((name, value)) = self.header.map(|header| *header) {
             response.headers_mut().insert(name, value);
         }
         response
