@@ -15,13 +15,14 @@ Runs every check of this repository, after installing what is missing for it.
   ./scripts/test.sh --help
 
 Installed are, each only if it is missing:
-  with apt-get (through sudo, unless you are root): rabbitmq-server, redis-server, chromium,
-  nodejs, npm, python3-venv, libnet-stomp-perl, ruby-stomp, curl, procps, a C compiler; into this
-  folder: tests/js/node_modules and .venv.
+  with apt-get (through sudo, unless you are root): rabbitmq-server, redis-server, nats-server, nginx,
+  haproxy, chromium, nodejs, npm, python3-venv, libnet-stomp-perl, ruby-stomp, curl, procps,
+  a C compiler; into this folder: tests/js/node_modules and .venv.
 Rust itself is yours to install; see rust-version in Cargo.toml.
 
-On a machine with systemd the packages of RabbitMQ and Redis start their services. The tests use
-neither: they start servers of their own, on free ports, with folders of their own, and end them.
+On a machine with systemd the packages of RabbitMQ, Redis, NATS, nginx and HAProxy start their
+services. The tests use none of them: they start servers of their own, on free ports, with folders
+of their own, and end them.
 
 Environment:
   CARGO_TARGET_DIR       where Cargo builds
@@ -127,6 +128,9 @@ install_packages() {
     local missing=()
     [[ -x $rabbitmq_bin/rabbitmq-server ]] || missing+=(rabbitmq-server)
     has redis-server || missing+=(redis-server)
+    [[ -x /usr/sbin/nginx ]] || missing+=(nginx)
+    [[ -x /usr/sbin/haproxy ]] || missing+=(haproxy)
+    has nats-server || missing+=(nats-server)
     [[ -x $chromium ]] || missing+=(chromium)
     has node || missing+=(nodejs)
     has npm || missing+=(npm)
@@ -147,7 +151,7 @@ install_packages() {
     echo "Installing with apt-get: ${missing[*]}"
     [[ ! -d /run/systemd/system ]] || printf '%s\n' \
         'systemd will start the services of new packages. The tests do not use them; to stop them:' \
-        '  sudo systemctl disable --now rabbitmq-server redis-server'
+        '  sudo systemctl disable --now rabbitmq-server redis-server nats-server nginx haproxy'
     local apt=(as_root env DEBIAN_FRONTEND=noninteractive timeout --kill-after=30s 10m
         apt-get -y -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
     "${apt[@]}" update

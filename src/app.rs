@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     connection::{self, Registry, Services, Settings},
     control::{self, Control},
-    http::{self, Origins, Routes, WebSocketServer},
+    http::{self, Origins, Routes, WebSocketServer, sockjs::SockJs},
     hub::Hub,
     listen::{self, Entrance, Plain, Secure, Tls, TlsError, tls::Protocol},
     presence::{self, Node, Outbox, Presence, memory::MemoryPresence, redis::RedisPresence},
@@ -122,14 +122,18 @@ impl Gateway {
         let (services, events) = build(&config, &node)?;
         let (progress, phases) = Progress::start();
         let mut listeners = JoinSet::new();
-        let server = Arc::new(WebSocketServer {
+        let gateway = http::Gateway {
             services: Arc::clone(&services),
-            path: listen.websocket_path.as_str().into(),
             origins: Origins {
                 allowed: listen.origins.clone(),
                 allow_missing: listen.allow_missing_origin,
             },
             forwarding: Forwarding::new(&config.auth),
+        };
+        let server = Arc::new(WebSocketServer {
+            gateway: Arc::new(gateway),
+            path: listen.websocket_path.as_str().into(),
+            sockjs: SockJs::new(config.sockjs.clone()),
             routes: routes(&services, addresses),
         });
         let stop = || phases.clone().reached(Phase::StopAccepting);

@@ -27,6 +27,8 @@ Build everything first: cargo build --release --workspace --bins
   stentor-bench compare --runs 3                   beside RabbitMQ's Web STOMP
   stentor-bench compare latency --rate 5000        one scenario of it
   stentor-bench run idle -n 90000 --nodes 5        several gateways on one RabbitMQ
+  stentor-bench run broadcast --server nats,stentor
+  stentor-bench run idle --tls                     WebSocket over TLS
   stentor-bench report results --into docs/performance.md
   stentor-bench plot results --into docs
 
@@ -96,6 +98,13 @@ pub(crate) struct Measure {
     /// Where the runs are saved, a JSON file each
     #[arg(long, value_name = "FOLDER", default_value = "results")]
     pub(crate) out: PathBuf,
+    /// Runs that are saved there already count: only those that are missing are made
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// A command of the shell that runs while it is measured, and is ended by SIGINT. It has the
+    /// process ids of the gateways in GATEWAYS, with commas between
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) beside: Option<String>,
     /// The gateway's program [default: the one that was built along with this one]
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) stentor: Option<PathBuf>,
@@ -105,6 +114,9 @@ pub(crate) struct Measure {
     /// Stentor's feeds are not durable (`feed.durable = false`)
     #[arg(long)]
     pub(crate) transient: bool,
+    /// Clients connect by TLS, which Stentor and Web STOMP end themselves
+    #[arg(long)]
+    pub(crate) tls: bool,
     /// A further setting of the gateway, such as feed.shards=1; may be given several times
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     pub(crate) settings: Vec<(String, String)>,

@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::future::try_join_all;
 
 use crate::{
+    beside::{self, Beside},
     limits,
-    orders::{Connect, Connected, Load, Loaded, Order, Report},
+    orders::{Connect, Connected, Load, Loaded, Order, Publish, Report},
     progress,
     scenario::{Plan, Scenario, share},
     servers::{Role, Servers},
@@ -101,6 +102,7 @@ impl Clients {
     ) -> Result<Vec<Connected>> {
         let workers = self.0.len() as u32;
         let nodes = servers.websockets();
+        let authority = servers.authority();
         let already = self.connected();
         let done: Vec<Cell<u32>> = self.0.iter().map(|_| Cell::new(0)).collect();
         let connecting = self.0.iter_mut().enumerate().zip(&done);
@@ -108,6 +110,7 @@ impl Clients {
             let wanted = u64::from(part.clients) * u64::from(percent);
             let wanted = wanted.div_ceil(100) as u32;
             let order = Order::Connect(Connect {
+                authority: authority.clone(),
                 server: *nodes.get(number % nodes.len()).context("no server")?,
                 first: part.first + part.connected,
                 count: wanted - part.connected,
@@ -138,11 +141,13 @@ impl Clients {
     pub(crate) async fn load(
         &mut self,
         load: &Load,
+        publish: Publish,
         plan: &Plan,
         processes: &[(Role, u32)],
+        beside: Option<&Beside>,
     ) -> Result<(Vec<Loaded>, Used)> {
         for part in &mut self.0 {
-            let order = Order::Load(share(load, part.clients, plan.connections));
+            let order = Order::Load(share(load, part.clients, plan.connections), publish);
             part.worker.order(&order).await?;
         }
         progress::show("warming up");
@@ -154,6 +159,7 @@ impl Clients {
         self.all_say(begin).await?;
         let cpu = Cpu::of(processes)?;
         progress::show("measuring");
+        let running = beside::start(beside, processes)?;
         let end = |report| {
             matches!(report, Report::Measured)
                 .then_some(())
@@ -161,6 +167,7 @@ impl Clients {
         };
         self.all_say(end).await?;
         let used = cpu.until_now()?;
+        beside::end(running).await?;
         progress::show("waiting for the last messages");
         let loaded = self.all_say(|report| match report {
             Report::Loaded(loaded) => Ok(*loaded),
@@ -173,8 +180,14 @@ impl Clients {
     ///
     /// # Errors
     /// A connection is lost.
-    pub(crate) async fn rest(&mut self, seconds: f64, processes: &[(Role, u32)]) -> Result<Used> {
+    pub(crate) async fn rest(
+        &mut self,
+        seconds: f64,
+        processes: &[(Role, u32)],
+        beside: Option<&Beside>,
+    ) -> Result<Used> {
         progress::show("resting");
+        let running = beside::start(beside, processes)?;
         let cpu = Cpu::of(processes)?;
         let rest = Duration::from_secs_f64(seconds);
         // Whatever a worker says now is a complaint.
@@ -182,7 +195,9 @@ impl Clients {
         if let Ok(said) = tokio::time::timeout(rest, complaints).await {
             said.context("while the connections were idle")?;
         }
-        cpu.until_now()
+        let used = cpu.until_now()?;
+        beside::end(running).await?;
+        Ok(used)
     }
 
     /// The next report of each worker, if it is what is expected.

@@ -5,7 +5,8 @@
 //! - `worker` is their inside: thousands of clients on one thread, what publishes to them, and
 //!   the checks of `verify`; `wire` has the formats
 //! - `usage` and `procfs` look at the processes, `metrics` lists what is measured
-//! - `outcome` keeps what a run has shown, as JSON; `summary`, `report` and `plot` show it
+//! - `outcome` keeps what a run has shown, as JSON; `summary`, `report` and `plot` show it, and
+//!   `targets` says what of it is as good as it should be; `micro` reads micro-benchmarks
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -13,6 +14,7 @@
     reason = "figures for people; sizes of frames are far below their bounds"
 )]
 
+mod beside;
 mod cli;
 mod clients;
 mod floor;
@@ -20,6 +22,7 @@ mod hook;
 mod latency;
 mod limits;
 mod metrics;
+mod micro;
 mod orders;
 mod outcome;
 mod plot;
@@ -30,6 +33,7 @@ mod run;
 mod scenario;
 mod servers;
 mod summary;
+mod targets;
 mod usage;
 mod verify;
 mod wire;
@@ -42,8 +46,10 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
 use crate::{
+    beside::Beside,
     cli::{Arguments, Command, Measure},
     outcome::Outcome,
+    report::Results,
     scenario::Scenario,
     servers::{Server, Setup},
 };
@@ -78,10 +84,10 @@ fn obey(command: Command) -> Result<bool> {
             measure_all(&scenarios, &servers, &measure)
         }
         Command::Report { results, document } => {
-            let outcomes = Outcome::load_all(&results)?;
+            let results = Results::load(&results)?;
             match document {
-                Some(document) => report::write(&outcomes, &document)?,
-                None => print!("{}", report::markdown(&outcomes, None)),
+                Some(document) => report::write(&results, &document)?,
+                None => print!("{}", report::markdown(&results, None)),
             }
             Ok(true)
         }
@@ -110,11 +116,13 @@ fn measure_all(scenarios: &[Scenario], servers: &[Server], measure: &Measure) ->
         Some(path) => path.clone(),
         None => servers::sibling("stentor")?,
     };
+    let beside = measure.beside.clone().map(Beside);
     let runtime = runtime()?;
     let mut all_right = true;
     for &scenario in scenarios {
         for &connections in &measure.options.connections {
             let mut outcomes = Vec::new();
+            let case = measure.options.plan(scenario, connections).case;
             for number in 1..=measure.runs {
                 for &server in servers {
                     let setup = Setup {
@@ -122,19 +130,22 @@ fn measure_all(scenarios: &[Scenario], servers: &[Server], measure: &Measure) ->
                         stentor: stentor.clone(),
                         nodes: measure.nodes,
                         durable: !measure.transient,
+                        tls: measure.tls,
                         auth_cache: measure.options.same_user,
                         settings: measure.settings.clone(),
                     };
-                    eprintln!(
-                        "{} {connections}, {}, run {number} of {}",
-                        scenario.name(),
-                        server.name(),
-                        measure.runs
-                    );
-                    let run = run::run(scenario, connections, &measure.options, &setup);
-                    let outcome = runtime.block_on(run).with_context(|| {
-                        format!("{} {connections}, {}", scenario.name(), server.name())
-                    })?;
+                    let case = case.clone() + &setup.note();
+                    let about = format!("{case}, {}", server.name());
+                    if measure.resume
+                        && Outcome::count(&measure.out, server, &case)? >= number as usize
+                    {
+                        eprintln!("{about}, run {number} is there");
+                        continue;
+                    }
+                    eprintln!("{about}, run {number} of {}", measure.runs);
+                    let options = &measure.options;
+                    let run = run::run(scenario, connections, options, &setup, beside.as_ref());
+                    let outcome = runtime.block_on(run).context(about)?;
                     outcome.save(&measure.out)?;
                     all_right &= outcome.verification.is_clean();
                     outcomes.push(outcome);

@@ -1,11 +1,12 @@
 //! What the coordinator orders of its workers, and what they report: JSON, a line each, over a
 //! worker's standard input and output.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::{latency::Counts, verify::Verification};
+use crate::{latency::Counts, verify::Verification, wire::dialect::Dialect};
 
 /// The exchange that all messages go through.
 pub(crate) const EXCHANGE: &str = "feed";
@@ -15,8 +16,8 @@ pub(crate) const EXCHANGE: &str = "feed";
 pub(crate) enum Order {
     /// Opens connections and subscribes; they stay, and keep their heart-beats.
     Connect(Connect),
-    /// Publishes, and checks what arrives.
-    Load(Load),
+    /// Publishes there, and checks what arrives.
+    Load(Load, Publish),
 }
 
 /// Connections to open. Each is done when all its receipts are there.
@@ -24,6 +25,8 @@ pub(crate) enum Order {
 pub(crate) struct Connect {
     /// Where the server listens for WebSockets.
     pub(crate) server: SocketAddr,
+    /// It speaks TLS, with a certificate of this authority (PEM).
+    pub(crate) authority: Option<PathBuf>,
     /// The number of the first user, in this worker's own range.
     pub(crate) first: u32,
     pub(crate) count: u32,
@@ -35,6 +38,8 @@ pub(crate) struct Connect {
 /// What every connection does alike.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Habits {
+    pub(crate) dialect: Dialect,
+    pub(crate) transport: Transport,
     /// Subscribes to the key of its user.
     pub(crate) own_key: bool,
     /// Subscribes to the key of everybody.
@@ -54,8 +59,6 @@ pub(crate) struct Load {
     pub(crate) unicast: Option<Pace>,
     /// To everybody.
     pub(crate) broadcast: Option<Pace>,
-    /// Where to publish.
-    pub(crate) publish: Publish,
     /// Who comes and goes meanwhile.
     pub(crate) churn: Option<Churn>,
     /// The length of a body in bytes.
@@ -81,6 +84,31 @@ pub(crate) enum Publish {
     Amqp(SocketAddr),
     /// By SEND frames, to where the subscribers are.
     Stomp(SocketAddr),
+    /// To NATS.
+    Nats(SocketAddr),
+}
+
+impl Publish {
+    /// Where to.
+    pub(crate) const fn server(self) -> SocketAddr {
+        let (Self::Amqp(server) | Self::Stomp(server) | Self::Nats(server)) = self;
+        server
+    }
+}
+
+/// What carries a client's frames.
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Transport {
+    #[default]
+    #[value(name = "websocket")]
+    WebSocket,
+    /// SockJS: a long response for what comes, a request for each frame that is sent
+    SockjsXhrStreaming,
+    /// SockJS: a response for each batch of what comes
+    SockjsXhr,
 }
 
 /// Coming and going at a steady rate.

@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{metrics::Metrics, scenario::Scenario, servers::Server, verify::Verification};
@@ -42,11 +42,12 @@ pub(crate) struct Conditions {
     pub(crate) memory_gib: u64,
     pub(crate) stentor: String,
     pub(crate) rabbitmq: Option<String>,
+    pub(crate) nats: Option<String>,
 }
 
 impl Conditions {
     /// Of this machine, now.
-    pub(crate) fn now(stentor: &Path, rabbitmq: Option<String>) -> Self {
+    pub(crate) fn now(stentor: &Path, rabbitmq: Option<String>, nats: Option<String>) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
         let meminfo = read("/proc/meminfo");
@@ -71,6 +72,7 @@ impl Conditions {
             memory_gib: (kib + (1 << 19)) >> 20,
             stentor: version.unwrap_or_default().trim().to_owned(),
             rabbitmq,
+            nats,
         }
     }
 }
@@ -101,10 +103,26 @@ impl Outcome {
         Ok(path)
     }
 
+    /// How many were saved in a folder of this case of this server; a folder that is not there
+    /// has none.
+    ///
+    /// # Errors
+    /// A file there is no result.
+    pub(crate) fn count(folder: &Path, server: Server, case: &str) -> Result<usize> {
+        if !folder.exists() {
+            return Ok(0);
+        }
+        let all = Self::load_all(folder)?;
+        let same = all
+            .iter()
+            .filter(|its| its.server == server && its.case == case);
+        Ok(same.count())
+    }
+
     /// Reads all that were saved in a folder, the oldest first.
     ///
     /// # Errors
-    /// There are none, or a file is none.
+    /// There is no such folder, or a file there is no result.
     pub(crate) fn load_all(folder: &Path) -> Result<Vec<Self>> {
         let entries = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()));
         let mut outcomes = Vec::new();
@@ -120,11 +138,6 @@ impl Outcome {
                 outcomes.push(outcome);
             }
         }
-        ensure!(
-            !outcomes.is_empty(),
-            "there are no results in {}",
-            folder.display()
-        );
         outcomes.sort_by(|one, other| one.conditions.date.cmp(&other.conditions.date));
         Ok(outcomes)
     }
@@ -156,10 +169,14 @@ mod tests {
             verification: Verification::default(),
             troubles: Vec::new(),
             client_limit: None,
-            conditions: Conditions::now(Path::new("/nowhere"), None),
+            conditions: Conditions::now(Path::new("/nowhere"), None, None),
         };
         let first = outcome.save(folder.path()).unwrap();
         assert_ne!(outcome.save(folder.path()).unwrap(), first);
+        let count = |server, case| Outcome::count(folder.path(), server, case).unwrap();
+        assert_eq!(count(Server::WebStomp, "unicast 200 1000/s"), 2);
+        assert_eq!(count(Server::Stentor, "unicast 200 1000/s"), 0);
+        assert_eq!(count(Server::WebStomp, "unicast 200"), 0);
         let loaded = Outcome::load_all(folder.path()).unwrap();
         assert_eq!(loaded.len(), 2);
         assert_eq!(loaded[0].metrics, outcome.metrics);

@@ -18,16 +18,41 @@ use crate::{
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 360.0;
-const LEFT: f64 = 80.0;
-const RIGHT: f64 = 620.0;
-const TOP: f64 = 48.0;
-const BOTTOM: f64 = 300.0;
+const LEFT: f64 = 76.0;
+const RIGHT: f64 = 606.0;
+const TOP: f64 = 76.0;
+const BOTTOM: f64 = 304.0;
+
+/// A card of its own, light or dark as the reader's system is.
+const STYLE: &str = "\
+    .card { fill: #fbf9f5; stroke: #e2dcd2 }
+    .title { fill: #221d17; font-size: 16px; font-weight: 650 }
+    .word { fill: #665d51; font-size: 12.5px }
+    .grid { stroke: #e2dcd2 } .axis { stroke: #8f8678 }
+    .line { fill: none; stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round }
+    .spread { stroke-width: 1.4 }
+    .stentor { stroke: #a4561b; fill: #a4561b }
+    .web-stomp { stroke: #1f63b5; fill: #1f63b5 }
+    .embedded { stroke: #4a7c3a; fill: #4a7c3a }
+    .nats { stroke: #7a5ca8; fill: #7a5ca8 }
+    .line { fill: none }
+    @media (prefers-color-scheme: dark) {
+      .card { fill: #1d1a17; stroke: #3a342d }
+      .title { fill: #f1ebe2 } .word { fill: #b5ab9d } .grid { stroke: #3a342d }
+      .stentor { stroke: #d98a4b; fill: #d98a4b }
+      .web-stomp { stroke: #6ba3e8; fill: #6ba3e8 }
+      .embedded { stroke: #8cbf78; fill: #8cbf78 }
+      .nats { stroke: #b79be0; fill: #b79be0 }
+      .line { fill: none }
+    }";
 
 /// A chart: a measure of a scenario against connections.
 pub(crate) struct Chart {
     pub(crate) file: &'static str,
     pub(crate) title: &'static str,
     pub(crate) scenario: Scenario,
+    /// What follows the number of connections in its cases: no TLS, no SockJS, one node.
+    case: &'static str,
     metric: &'static str,
 }
 
@@ -37,18 +62,21 @@ pub(crate) const CHARTS: &[Chart] = &[
         file: "performance-memory.svg",
         title: "Memory of all servers, MiB",
         scenario: Scenario::Idle,
+        case: "",
         metric: "memory_mib_servers",
     },
     Chart {
         file: "performance-unicast.svg",
         title: "Messages to single users, deliveries a second",
         scenario: Scenario::Unicast,
+        case: " 1000 outstanding 256 bytes",
         metric: "deliveries_per_second",
     },
     Chart {
         file: "performance-broadcast.svg",
         title: "Messages to everybody, deliveries a second",
         scenario: Scenario::Broadcast,
+        case: " 4 outstanding 256 bytes",
         metric: "deliveries_per_second",
     },
 ];
@@ -61,7 +89,7 @@ pub(crate) fn write(outcomes: &[Outcome], folder: &Path) -> Result<Vec<PathBuf>>
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let mut written = Vec::new();
     for chart in CHARTS {
-        let series = series(outcomes, chart.scenario, chart.metric);
+        let series = series(outcomes, chart);
         if series.is_empty() {
             continue;
         }
@@ -76,13 +104,14 @@ pub(crate) fn write(outcomes: &[Outcome], folder: &Path) -> Result<Vec<PathBuf>>
 /// A measure by server and connections.
 type Series = BTreeMap<Server, BTreeMap<u32, Summary>>;
 
-fn series(outcomes: &[Outcome], scenario: Scenario, metric: &str) -> Series {
+fn series(outcomes: &[Outcome], chart: &Chart) -> Series {
     let mut values: BTreeMap<Server, BTreeMap<u32, Vec<f64>>> = BTreeMap::new();
-    for outcome in outcomes
-        .iter()
-        .filter(|outcome| outcome.scenario == scenario)
-    {
-        if let Some(&value) = outcome.metrics.get(metric) {
+    let is_its_own = |outcome: &&Outcome| {
+        let (name, connections) = (chart.scenario.name(), outcome.connections);
+        outcome.case == format!("{name} {connections}{}", chart.case)
+    };
+    for outcome in outcomes.iter().filter(is_its_own) {
+        if let Some(&value) = outcome.metrics.get(chart.metric) {
             let of_server = values.entry(outcome.server).or_default();
             of_server
                 .entry(outcome.connections)
@@ -121,16 +150,21 @@ fn draw(title: &str, series: &Series) -> String {
     };
     put(format_args!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-         font-family=\"sans-serif\" font-size=\"12\" fill=\"#333\">\n\
-         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#fff\"/>\n\
-         <text x=\"{LEFT}\" y=\"20\" font-size=\"14\" font-weight=\"bold\">{title}</text>"
+         width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\" aria-label=\"{title}\" \
+         font-family=\"system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif\">\n\
+         <style>\n{STYLE}\n</style>\n\
+         <rect class=\"card\" x=\"0.5\" y=\"0.5\" width=\"{}\" height=\"{}\" rx=\"14\"/>\n\
+         <text class=\"title\" x=\"24\" y=\"32\">{title}</text>",
+        WIDTH - 1.0,
+        HEIGHT - 1.0,
     ));
     for tick in 0..=(y_end / y_step).round() as u32 {
         let value = f64::from(tick) * y_step;
         let (y, label) = (y_of(value), tick_label(value));
+        let class = if tick == 0 { "axis" } else { "grid" };
         put(format_args!(
-            "<path d=\"M{LEFT} {y:.1}H{RIGHT}\" stroke=\"#ddd\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>",
+            "<path class=\"{class}\" d=\"M{LEFT} {y:.1}H{RIGHT}\"/>\
+             <text class=\"word\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>",
             LEFT - 8.0,
             y + 4.0
         ));
@@ -139,38 +173,39 @@ fn draw(title: &str, series: &Series) -> String {
         let value = f64::from(tick) * x_step;
         let (x, label) = (x_of(value), tick_label(value));
         put(format_args!(
-            "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{label}</text>",
-            BOTTOM + 18.0
+            "<text class=\"word\" x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{label}</text>",
+            BOTTOM + 20.0
         ));
     }
     put(format_args!(
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">connections</text>",
+        "<text class=\"word\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">connections</text>",
         f64::midpoint(LEFT, RIGHT),
-        BOTTOM + 36.0
+        BOTTOM + 40.0
     ));
-    for (number, (server, points)) in series.iter().enumerate() {
-        let (name, colour) = look(*server);
+    let mut legend = 24.0;
+    for (server, points) in series {
+        let (class, name) = (server.name(), server.title());
         let mut path = String::new();
         for (&x, y) in points {
             let command = if path.is_empty() { 'M' } else { 'L' };
             let (x, median) = (x_of(f64::from(x)), y_of(y.median));
             let _ = write!(path, "{command}{x:.1} {median:.1}");
             put(format_args!(
-                "<circle cx=\"{x:.1}\" cy=\"{median:.1}\" r=\"3.5\" fill=\"{colour}\"/>\
-                 <path d=\"M{x:.1} {:.1}V{:.1}\" stroke=\"{colour}\"/>",
+                "<path class=\"spread {class}\" d=\"M{x:.1} {:.1}V{:.1}\"/>\
+                 <circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{median:.1}\" r=\"3.5\"/>",
                 y_of(y.least),
                 y_of(y.most)
             ));
         }
+        put(format_args!("<path class=\"{class} line\" d=\"{path}\"/>"));
         put(format_args!(
-            "<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>"
+            "<circle class=\"{class}\" cx=\"{:.1}\" cy=\"51\" r=\"4.5\"/>\
+             <text class=\"word\" x=\"{:.1}\" y=\"55\">{name}</text>",
+            legend + 5.0,
+            legend + 16.0
         ));
-        let x = LEFT + 160.0 * number as f64;
-        put(format_args!(
-            "<rect x=\"{x:.1}\" y=\"30\" width=\"12\" height=\"4\" fill=\"{colour}\"/>\
-             <text x=\"{:.1}\" y=\"37\">{name}</text>",
-            x + 18.0
-        ));
+        // About eight pixels a letter.
+        legend += 36.0 + 8.0 * name.len() as f64;
     }
     put(format_args!("</svg>"));
     svg
@@ -189,14 +224,6 @@ fn tick_label(value: f64) -> String {
         format!("{value:.0}")
     } else {
         number(value)
-    }
-}
-
-const fn look(server: Server) -> (&'static str, &'static str) {
-    match server {
-        Server::Stentor => ("Stentor", "#0b6e4f"),
-        Server::WebStomp => ("Web STOMP", "#c44536"),
-        Server::Embedded => ("embedded broker", "#3d5a98"),
     }
 }
 
@@ -219,6 +246,10 @@ mod tests {
             outcome(Server::Stentor, 1000, 120.0),
             outcome(Server::Stentor, 2000, 90.0),
             outcome(Server::WebStomp, 1000, 20.0),
+            Outcome {
+                case: "unicast 5000 1000 outstanding 256 bytes TLS".into(),
+                ..outcome(Server::Stentor, 5000, 50.0)
+            },
         ];
         let written = write(&outcomes, folder.path()).unwrap();
         let [only] = written.as_slice() else {
@@ -226,7 +257,7 @@ mod tests {
         };
         assert!(only.ends_with("performance-unicast.svg"));
         let svg = fs::read_to_string(only).unwrap();
-        assert_eq!(svg.matches("<circle").count(), 3, "{svg}");
+        assert_eq!(svg.matches(" r=\"3.5\"").count(), 3, "{svg}");
         assert!(svg.trim_end().ends_with("</svg>"));
         assert!(!svg.contains("NaN"));
     }

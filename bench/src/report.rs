@@ -2,28 +2,56 @@
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    micro::{self, Timing},
     outcome::Outcome,
     plot::{CHARTS, Chart},
     scenario::Scenario,
     servers::Server,
     summary::{cases, faults, rows, runs_text},
+    targets,
 };
 
 const BEGIN: &str = "<!-- What follows is written by `stentor-bench report`; changes are lost. -->";
 const END: &str = "<!-- The end of what is written by `stentor-bench report`. -->";
 
+/// All that a folder holds.
+#[derive(Default)]
+pub(crate) struct Results {
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) timings: Vec<Timing>,
+}
+
+impl Results {
+    /// Reads all that were saved in a folder.
+    ///
+    /// # Errors
+    /// There is nothing, or a file is none of ours.
+    pub(crate) fn load(folder: &Path) -> Result<Self> {
+        let results = Self {
+            outcomes: Outcome::load_all(folder)?,
+            timings: micro::load_all(folder)?,
+        };
+        ensure!(
+            !results.outcomes.is_empty() || !results.timings.is_empty(),
+            "there are no results in {}",
+            folder.display()
+        );
+        Ok(results)
+    }
+}
+
 /// Writes the tables into a document, between its two marks, with the charts that are beside it.
 ///
 /// # Errors
 /// The document cannot be written, or has no marks.
-pub(crate) fn write(outcomes: &[Outcome], document: &Path) -> Result<()> {
+pub(crate) fn write(results: &Results, document: &Path) -> Result<()> {
     let shown = document.display();
     let text = fs::read_to_string(document).with_context(|| format!("reading {shown}"))?;
     let folder = document.parent().unwrap_or(Path::new(""));
-    let tables = markdown(outcomes, Some(folder));
+    let tables = markdown(results, Some(folder));
     let new = replace(&text, &tables).with_context(|| {
         format!("{shown} lacks the two lines between which the tables go:\n{BEGIN}\n{END}")
     })?;
@@ -36,11 +64,17 @@ fn replace(text: &str, tables: &str) -> Option<String> {
     Some(format!("{before}{BEGIN}\n\n{tables}\n{END}{after}"))
 }
 
-/// All cases, a table for each, and the charts that are in a folder.
-pub(crate) fn markdown(outcomes: &[Outcome], charts: Option<&Path>) -> String {
-    let mut text = conditions(outcomes);
+/// All that was measured: the targets, a table for each case, and the charts that are in a folder.
+pub(crate) fn markdown(results: &Results, charts: Option<&Path>) -> String {
+    let mut text = conditions(&results.outcomes);
+    line(&mut text, format_args!("\n### Targets\n"));
+    text.push_str(&targets::markdown(&results.outcomes, &results.timings));
+    if !results.timings.is_empty() {
+        line(&mut text, format_args!("\n### Parts\n"));
+        text.push_str(&micro::markdown(&results.timings));
+    }
     let mut section = None;
-    for ((scenario, _, case), servers) in &cases(outcomes) {
+    for ((scenario, _, case), servers) in &cases(&results.outcomes) {
         if section != Some(*scenario) {
             section = Some(*scenario);
             line(&mut text, format_args!("\n### {}\n", title(*scenario)));
@@ -51,7 +85,7 @@ pub(crate) fn markdown(outcomes: &[Outcome], charts: Option<&Path>) -> String {
         line(&mut text, format_args!("**{}**\n", of_case(case)));
         let heads: Vec<String> = servers
             .iter()
-            .map(|(server, runs)| format!("{}, {}", title_of(*server), runs_text(runs.len())))
+            .map(|(server, runs)| format!("{}, {}", server.title(), runs_text(runs.len())))
             .collect();
         let compared =
             servers.contains_key(&Server::Stentor) && servers.contains_key(&Server::WebStomp);
@@ -127,8 +161,14 @@ fn conditions(outcomes: &[Outcome]) -> String {
             "RabbitMQ",
             distinct(|outcome| outcome.conditions.rabbitmq.clone().unwrap_or_default()),
         ),
+        (
+            "NATS",
+            distinct(|outcome| outcome.conditions.nats.clone().unwrap_or_default()),
+        ),
     ] {
-        line(&mut text, format_args!("| {name} | {value} |"));
+        if !value.is_empty() {
+            line(&mut text, format_args!("| {name} | {value} |"));
+        }
     }
     text
 }
@@ -144,14 +184,6 @@ const fn title(scenario: Scenario) -> &'static str {
         Scenario::Churn => "Clients that come and go",
         Scenario::Bindings => "Subscriptions that come and go",
         Scenario::Slow => "Clients that do not read",
-    }
-}
-
-const fn title_of(server: Server) -> &'static str {
-    match server {
-        Server::Stentor => "Stentor",
-        Server::WebStomp => "Web STOMP",
-        Server::Embedded => "Stentor, embedded broker",
     }
 }
 
@@ -179,7 +211,7 @@ pub(crate) mod tests {
         Outcome {
             scenario: Scenario::Unicast,
             server,
-            case: format!("unicast {connections} 256 bytes"),
+            case: format!("unicast {connections} 1000 outstanding 256 bytes"),
             connections,
             seconds: 10.0,
             warm_up: 3.0,
@@ -199,16 +231,20 @@ pub(crate) mod tests {
     fn runs_of_a_case_are_a_row_with_their_ratio() {
         let mut lossy = outcome(Server::WebStomp, 1000, 110.0);
         lossy.verification.lost = 3;
-        let text = markdown(
-            &[
+        let results = Results {
+            outcomes: vec![
                 outcome(Server::WebStomp, 1000, 90.0),
                 outcome(Server::Stentor, 1000, 1000.0),
                 outcome(Server::WebStomp, 1000, 100.0),
                 lossy,
             ],
-            None,
+            timings: Vec::new(),
+        };
+        let text = markdown(&results, None);
+        assert!(
+            text.contains("**1000 connections, 1000 outstanding 256 bytes**"),
+            "{text}"
         );
-        assert!(text.contains("**1000 connections, 256 bytes**"), "{text}");
         assert!(
             text.contains("| | Stentor, 1 run | Web STOMP, median of 3 | In Stentor's favour |")
         );

@@ -3,18 +3,19 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{
+    beside::{self, Beside},
     clients::Clients,
     floor,
     latency::{Counts, Latencies},
     metrics::Metrics,
-    orders::{Connected, Loaded, Pace, Publish},
+    orders::{Connected, Loaded, Pace, Publish, Transport},
     outcome::{Conditions, Outcome},
     progress,
     scenario::{Options, Plan, Scenario},
-    servers::{Servers, Setup},
+    servers::{Server, Servers, Setup},
     usage::{Cpu, Memory},
     verify::Verification,
 };
@@ -38,14 +39,13 @@ pub(crate) async fn run(
     connections: u32,
     options: &Options,
     setup: &Setup,
+    beside: Option<&Beside>,
 ) -> Result<Outcome> {
+    let mut plan = options.plan(scenario, connections);
+    plan.habits.dialect = setup.server.dialect();
+    check(scenario, &plan, setup)?;
     progress::show("starting servers");
     let servers = Servers::start(setup).await?;
-    let publish = match (options.stomp, servers.websockets()) {
-        (true, [first, ..]) => Publish::Stomp(*first),
-        _ => servers.publish(),
-    };
-    let plan = options.plan(scenario, connections, publish);
     let mut clients = Clients::start(&plan, scenario, &servers)?;
     let mut outcome = Outcome {
         scenario,
@@ -58,12 +58,19 @@ pub(crate) async fn run(
         verification: Verification::default(),
         troubles: Vec::new(),
         client_limit: None,
-        conditions: Conditions::now(&setup.stentor, servers.rabbitmq_version()),
+        conditions: Conditions::now(
+            &setup.stentor,
+            servers.rabbitmq_version(),
+            servers.nats_version(),
+        ),
     };
     match scenario {
-        Scenario::Idle => idle(&plan, &servers, &mut clients, &mut outcome).await?,
-        Scenario::Storm => storm(&plan, &servers, &mut clients, &mut outcome).await?,
-        _ => load(&plan, &servers, &mut clients, &mut outcome).await?,
+        Scenario::Idle => idle(&plan, &servers, &mut clients, beside, &mut outcome).await?,
+        Scenario::Storm => storm(&plan, &servers, &mut clients, beside, &mut outcome).await?,
+        _ => {
+            let publish = servers.publish(options.stomp);
+            load(&plan, publish, &servers, &mut clients, beside, &mut outcome).await?;
+        }
     }
     drop(clients);
     drop(servers);
@@ -78,21 +85,39 @@ pub(crate) async fn run(
     Ok(outcome)
 }
 
+/// Refuses what a server cannot be asked.
+fn check(scenario: Scenario, plan: &Plan, setup: &Setup) -> Result<()> {
+    ensure!(
+        setup.server != Server::Nats || scenario.is_for_nats(),
+        "{} is not for NATS, which asks no hook and gives no receipts",
+        scenario.name()
+    );
+    ensure!(
+        plan.habits.transport == Transport::WebSocket
+            || matches!(setup.server, Server::Stentor | Server::Embedded),
+        "{} does not speak SockJS",
+        setup.server.title()
+    );
+    Ok(())
+}
+
 async fn idle(
     plan: &Plan,
     servers: &Servers,
     clients: &mut Clients,
+    beside: Option<&Beside>,
     outcome: &mut Outcome,
 ) -> Result<()> {
     clients.connect(plan, servers, FIRST_PERCENT).await?;
     tokio::time::sleep(SETTLE).await;
     let (before, first) = (Memory::of(servers)?, clients.connected());
-    clients.connect(plan, servers, 100).await?;
+    let connected = clients.connect(plan, servers, 100).await?;
     tokio::time::sleep(SETTLE).await;
     let others = clients.connected() - first;
+    set_up_metrics(&connected, f64::from(others), &mut outcome.metrics)?;
     Memory::of(servers)?.growth(&before, others, &mut outcome.metrics);
     let processes = clients.processes(servers)?;
-    let used = clients.rest(plan.rest, &processes).await?;
+    let used = clients.rest(plan.rest, &processes, beside).await?;
     used.percent("idle_cpu_percent", &mut outcome.metrics);
     used.client_percent(&mut outcome.metrics);
     Ok(())
@@ -102,12 +127,15 @@ async fn storm(
     plan: &Plan,
     servers: &Servers,
     clients: &mut Clients,
+    beside: Option<&Beside>,
     outcome: &mut Outcome,
 ) -> Result<()> {
     let processes = clients.processes(servers)?;
+    let running = beside::start(beside, &processes)?;
     let cpu = Cpu::of(&processes)?;
     let connected = clients.connect(plan, servers, 100).await?;
     let used = cpu.until_now()?;
+    beside::end(running).await?;
     let count = f64::from(plan.connections);
     let metrics = &mut outcome.metrics;
     set_up_metrics(&connected, count, metrics)?;
@@ -120,8 +148,10 @@ async fn storm(
 
 async fn load(
     plan: &Plan,
+    publish: Publish,
     servers: &Servers,
     clients: &mut Clients,
+    beside: Option<&Beside>,
     outcome: &mut Outcome,
 ) -> Result<()> {
     let Some(load) = &plan.load else {
@@ -129,7 +159,8 @@ async fn load(
     };
     clients.connect(plan, servers, 100).await?;
     let processes = clients.processes(servers)?;
-    let (loaded, used) = clients.load(load, plan, &processes).await?;
+    let loaded = clients.load(load, publish, plan, &processes, beside);
+    let (loaded, used) = loaded.await?;
     let metrics = &mut outcome.metrics;
     let delivered = load_metrics(&loaded, metrics)?;
     used.milliseconds_each(delivered as f64 / 1000.0, "cpu_ms_per_1000", metrics);

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    orders::{Churn, Coming, Habits, Load, Pace, Publish},
+    orders::{Churn, Coming, Habits, Load, Pace, Transport},
     wire::body::MIN_SIZE,
 };
 
@@ -46,6 +46,14 @@ impl Scenario {
             Self::Bindings => "bindings",
             Self::Slow => "slow",
         }
+    }
+
+    /// Whether it can be done with NATS, which asks no hook and gives no receipts.
+    pub(crate) const fn is_for_nats(self) -> bool {
+        matches!(
+            self,
+            Self::Idle | Self::Unicast | Self::Broadcast | Self::Latency | Self::Fairness
+        )
     }
 
     /// Whether messages go to everybody. Such a load is one worker's, who counts the copies.
@@ -106,6 +114,9 @@ pub(crate) struct Options {
     /// Heart-beats both ways; 0 is none
     #[arg(long, value_name = "MILLISECONDS", default_value_t = HEART_BEAT)]
     pub(crate) heart_beat: u32,
+    /// What carries the clients' frames; SockJS is Stentor's only
+    #[arg(long, value_enum, default_value = "websocket")]
+    pub(crate) transport: Transport,
     /// Publish by SEND frames instead of AMQP; with the embedded broker it is the only way
     #[arg(long)]
     pub(crate) stomp: bool,
@@ -126,9 +137,8 @@ pub(crate) struct Plan {
 }
 
 impl Options {
-    /// What is to be done with so many connections, publishing by AMQP or STOMP as `publish` says.
-    /// Several workers share the messages.
-    pub(crate) fn plan(&self, scenario: Scenario, connections: u32, publish: Publish) -> Plan {
+    /// What is to be done with so many connections. Several workers share the messages.
+    pub(crate) fn plan(&self, scenario: Scenario, connections: u32) -> Plan {
         let mut case = format!("{} {connections}", scenario.name());
         let mut note = |text: String| {
             case.push(' ');
@@ -139,6 +149,7 @@ impl Options {
         let mut habits = Habits {
             own_key: true,
             heart_beat_ms: self.heart_beat,
+            transport: self.transport,
             ..Habits::default()
         };
         let (unicast, broadcast) = match scenario {
@@ -183,6 +194,11 @@ impl Options {
         if habits.same_user {
             note("same user".into());
         }
+        match habits.transport {
+            Transport::WebSocket => {}
+            Transport::SockjsXhrStreaming => note("SockJS xhr-streaming".into()),
+            Transport::SockjsXhr => note("SockJS xhr-polling".into()),
+        }
         if habits.heart_beat_ms != HEART_BEAT {
             note(format!("heart-beats {} ms", habits.heart_beat_ms));
         }
@@ -205,7 +221,6 @@ impl Options {
             load: has_messages.then(|| Load {
                 unicast,
                 broadcast,
-                publish,
                 churn,
                 size,
                 warm_up_ms: milliseconds(self.warm_up),
@@ -276,8 +291,7 @@ mod tests {
     fn plan(scenario: Scenario, arguments: &[&str]) -> Plan {
         let arguments = std::iter::once(&"bench").chain(arguments);
         let options = Line::parse_from(arguments).options;
-        let publish = Publish::Amqp(([127, 0, 0, 1], 1).into());
-        options.plan(scenario, 200, publish)
+        options.plan(scenario, 200)
     }
 
     #[test]

@@ -1,18 +1,20 @@
 //! The servers that are measured, on private ports: RabbitMQ with or without Web STOMP, gateways,
-//! and the hook that both ask.
+//! and the hook that both ask; or NATS.
 
 use std::{
+    io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use testkit::{Gateway, Process, RabbitMq, eventually};
+use tempfile::TempDir;
+use testkit::{Authority, Gateway, Process, RabbitMq, eventually, free_ports, keeper};
 
-use crate::{hook, orders::Publish, worker};
+use crate::{hook, orders::Publish, wire::dialect::Dialect, worker};
 
 /// Who is measured.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
@@ -24,6 +26,8 @@ pub(crate) enum Server {
     WebStomp,
     /// Stentor with its embedded broker, published to over STOMP
     Embedded,
+    /// nats-server, with clients over WebSocket; nobody asks a hook
+    Nats,
 }
 
 impl Server {
@@ -33,6 +37,25 @@ impl Server {
             Self::Stentor => "stentor",
             Self::WebStomp => "web-stomp",
             Self::Embedded => "embedded",
+            Self::Nats => "nats",
+        }
+    }
+
+    /// In documents.
+    pub(crate) const fn title(self) -> &'static str {
+        match self {
+            Self::Stentor => "Stentor",
+            Self::WebStomp => "Web STOMP",
+            Self::Embedded => "Stentor, embedded broker",
+            Self::Nats => "nats-server",
+        }
+    }
+
+    /// What it speaks with its clients.
+    pub(crate) const fn dialect(self) -> Dialect {
+        match self {
+            Self::Nats => Dialect::Nats,
+            _ => Dialect::Stomp,
         }
     }
 }
@@ -47,6 +70,8 @@ pub(crate) struct Setup {
     pub(crate) nodes: usize,
     /// Stentor's `feed.durable`.
     pub(crate) durable: bool,
+    /// Clients connect by TLS.
+    pub(crate) tls: bool,
     /// RabbitMQ remembers what the hook permits, as Stentor always does.
     pub(crate) auth_cache: bool,
     /// Further settings of the gateway, such as `feed.shards=1`.
@@ -57,13 +82,17 @@ impl Setup {
     /// What of it sets a case apart.
     pub(crate) fn note(&self) -> String {
         let mut note = String::new();
+        if self.tls {
+            note.push_str(" TLS");
+        }
         if self.nodes > 1 {
             note.push_str(&format!(" {} nodes", self.nodes));
         }
-        if !self.durable {
+        if !self.durable && self.server == Server::Stentor {
             note.push_str(" transient feeds");
         }
-        for (key, value) in &self.settings {
+        let is_gateway = matches!(self.server, Server::Stentor | Server::Embedded);
+        for (key, value) in self.settings.iter().filter(|_| is_gateway) {
             note.push_str(&format!(" {key}={value}"));
         }
         note
@@ -78,6 +107,7 @@ pub(crate) enum Role {
     Gateway,
     /// RabbitMQ, Web STOMP included.
     Rabbitmq,
+    Nats,
     /// The application's hook.
     Hook,
     /// The load.
@@ -88,9 +118,14 @@ pub(crate) enum Role {
 pub(crate) struct Servers {
     rabbitmq: Option<RabbitMq>,
     gateways: Vec<Gateway>,
+    nats: Option<Process>,
     hook: Process,
     websockets: Vec<SocketAddr>,
     publish: Publish,
+    /// The first one's WebSocket without TLS.
+    plain: SocketAddr,
+    /// Of the certificates that servers show, and who signed them.
+    certificates: Option<TempDir>,
 }
 
 impl Servers {
@@ -100,45 +135,119 @@ impl Servers {
     /// A program is missing. What else can fail is a fixture, which panics and says why.
     pub(crate) async fn start(setup: &Setup) -> Result<Self> {
         let (hook, hook_address) = start_hook().await?;
-        let rabbitmq = match setup.server {
-            Server::Embedded => None,
-            Server::Stentor => Some(RabbitMq::own_bare(&[], QUIET).await),
-            Server::WebStomp => {
-                let configuration = web_stomp(hook_address, setup.auth_cache);
-                Some(RabbitMq::own_bare(WEB_STOMP_PLUGINS, &configuration).await)
-            }
-        };
-        let amqp = rabbitmq.as_ref().map(|node| node.amqp_address().parse());
-        let amqp: Option<SocketAddr> = amqp.transpose()?;
-        if let Some(amqp) = amqp {
-            worker::declare_exchange(amqp).context("declaring the exchange")?;
-        }
-        let mut gateways = Vec::new();
-        let mut websockets = Vec::new();
-        if let (Server::WebStomp, Some(node)) = (setup.server, &rabbitmq) {
-            let url = node.web_stomp_url();
-            let address = url.trim_start_matches("ws://").trim_end_matches("/ws");
-            websockets.push(address.parse()?);
-        } else {
-            for _ in 0..setup.nodes {
-                let gateway = gateway(setup, amqp, hook_address)?.ready().await;
-                let address = gateway.addresses().http.as_deref().unwrap_or_default();
-                websockets.push(address.parse()?);
-                gateways.push(gateway);
-            }
-        }
-        let publish = match (amqp, websockets.as_slice()) {
-            (Some(amqp), _) => Publish::Amqp(amqp),
-            (None, &[only]) => Publish::Stomp(only),
-            (None, _) => bail!("the embedded broker is one node's: use --nodes 1"),
-        };
-        Ok(Self {
-            rabbitmq,
-            gateways,
+        let certificates = setup.tls.then(certificates).transpose()?;
+        let mut servers = Self {
+            rabbitmq: None,
+            gateways: Vec::new(),
+            nats: None,
             hook,
-            websockets,
-            publish,
-        })
+            websockets: Vec::new(),
+            publish: Publish::Stomp(hook_address),
+            plain: hook_address,
+            certificates,
+        };
+        match setup.server {
+            Server::Stentor => {
+                let amqp = servers.start_rabbitmq(&[], QUIET).await?;
+                servers.start_gateways(setup, Some(amqp)).await?;
+                servers.publish = Publish::Amqp(amqp);
+            }
+            Server::Embedded => {
+                ensure!(
+                    setup.nodes == 1,
+                    "the embedded broker is one node's: use --nodes 1"
+                );
+                servers.start_gateways(setup, None).await?;
+                servers.publish = Publish::Stomp(servers.plain);
+            }
+            Server::WebStomp => servers.start_web_stomp(setup).await?,
+            Server::Nats => servers.start_nats(setup).await?,
+        }
+        Ok(servers)
+    }
+
+    async fn start_rabbitmq(
+        &mut self,
+        plugins: &[&str],
+        configuration: &str,
+    ) -> Result<SocketAddr> {
+        let node = RabbitMq::own_bare(plugins, configuration).await;
+        let amqp = node.amqp_address().parse()?;
+        worker::declare_exchange(amqp).context("declaring the exchange")?;
+        self.rabbitmq = Some(node);
+        Ok(amqp)
+    }
+
+    async fn start_web_stomp(&mut self, setup: &Setup) -> Result<()> {
+        let hook = self.plain;
+        let mut configuration = web_stomp(hook, setup.auth_cache);
+        let [port] = free_ports();
+        if let Some(folder) = &self.certificates {
+            configuration += &web_stomp_tls(port, folder.path());
+        }
+        let amqp = self
+            .start_rabbitmq(WEB_STOMP_PLUGINS, &configuration)
+            .await?;
+        let url = self.rabbitmq.as_ref().map(RabbitMq::web_stomp_url);
+        let url = url.unwrap_or_default();
+        let address = url.trim_start_matches("ws://").trim_end_matches("/ws");
+        self.plain = address.parse()?;
+        self.websockets = match self.certificates {
+            Some(_) => vec![SocketAddr::from(([127, 0, 0, 1], port))],
+            None => vec![self.plain],
+        };
+        self.publish = Publish::Amqp(amqp);
+        Ok(())
+    }
+
+    async fn start_gateways(&mut self, setup: &Setup, amqp: Option<SocketAddr>) -> Result<()> {
+        let hook = self.plain;
+        for number in 0..setup.nodes {
+            let mut builder = gateway(setup, amqp, hook)?;
+            if let Some(folder) = &self.certificates {
+                builder = builder.tls(folder.path());
+            }
+            let gateway = builder.ready().await;
+            let addresses = gateway.addresses();
+            let plain = addresses.http.as_deref().unwrap_or_default().parse()?;
+            self.websockets.push(match &addresses.https {
+                Some(secure) => secure.parse()?,
+                None => plain,
+            });
+            if number == 0 {
+                self.plain = plain;
+            }
+            self.gateways.push(gateway);
+        }
+        Ok(())
+    }
+
+    async fn start_nats(&mut self, setup: &Setup) -> Result<()> {
+        ensure!(
+            setup.nodes == 1 && !setup.tls,
+            "nats-server is measured as one node, without TLS"
+        );
+        let mut configuration = tempfile::NamedTempFile::new()?;
+        configuration.write_all(NATS_CONFIGURATION.as_bytes())?;
+        let mut command = Command::new(NATS);
+        command.arg("--config").arg(configuration.path());
+        let process = Process::start("nats-server", &mut command, Stdio::null())
+            .with_context(|| format!("{NATS} (Debian's package nats-server)"))?;
+        let deadline = std::time::Duration::from_secs(30);
+        let found = eventually(deadline, "nats-server listens", async || {
+            let find = |what: &'static str| {
+                process
+                    .stderr()
+                    .find(|line| line.split_once(what)?.1.trim().parse::<SocketAddr>().ok())
+            };
+            find("websocket clients on ws://").zip(find("client connections on "))
+        });
+        let (websocket, clients) = found.await;
+        self.plain = websocket;
+        self.websockets = vec![websocket];
+        self.publish = Publish::Nats(clients);
+        self.nats = Some(process);
+        Ok(())
     }
 
     /// Where clients connect.
@@ -146,9 +255,19 @@ impl Servers {
         &self.websockets
     }
 
-    /// Where publishers connect.
-    pub(crate) const fn publish(&self) -> Publish {
-        self.publish
+    /// Where publishers connect; `stomp`: over STOMP, wherever it can be avoided.
+    pub(crate) const fn publish(&self, stomp: bool) -> Publish {
+        if stomp {
+            Publish::Stomp(self.plain)
+        } else {
+            self.publish
+        }
+    }
+
+    /// Who signed the servers' certificates, where clients connect by TLS.
+    pub(crate) fn authority(&self) -> Option<PathBuf> {
+        let folder = self.certificates.as_ref()?;
+        Some(folder.path().join("ca.pem"))
     }
 
     /// Its processes.
@@ -158,8 +277,15 @@ impl Servers {
         gateways
             .map(|pid| (Role::Gateway, pid))
             .chain(rabbitmq.map(|pid| (Role::Rabbitmq, pid)))
+            .chain(self.nats.iter().map(|nats| (Role::Nats, nats.id())))
             .chain([(Role::Hook, self.hook.id())])
             .collect()
+    }
+
+    /// `2.9.10`, from its log.
+    pub(crate) fn nats_version(&self) -> Option<String> {
+        let log = self.nats.as_ref()?.stderr();
+        log.find(|line| Some(line.split_once("Version:")?.1.trim().to_owned()))
     }
 
     /// `RabbitMQ 3.10.8 on Erlang 25`, from its log.
@@ -173,6 +299,14 @@ impl Servers {
         Some(version.trim().to_owned())
     }
 }
+
+const NATS: &str = "nats-server";
+
+/// Free ports, and nothing compressed, as with the others.
+const NATS_CONFIGURATION: &str = r#"
+listen: "127.0.0.1:-1"
+websocket { listen: "127.0.0.1:-1", no_tls: true, compression: false }
+"#;
 
 const WEB_STOMP_PLUGINS: &[&str] = &[
     "rabbitmq_web_stomp",
@@ -203,6 +337,29 @@ fn web_stomp(hook: SocketAddr, cache: bool) -> String {
         url("resource"),
         url("topic")
     )
+}
+
+/// Its Web STOMP over TLS, with the same certificate as the gateway's.
+fn web_stomp_tls(port: u16, folder: &Path) -> String {
+    let file = |name| folder.join(name).display().to_string();
+    format!(
+        "web_stomp.ssl.port = {port}\n\
+         web_stomp.ssl.backlog = 1024\n\
+         web_stomp.ssl.certfile = {}\n\
+         web_stomp.ssl.keyfile = {}\n\
+         web_stomp.ssl.cacertfile = {}\n",
+        file("chain.pem"),
+        file("key.pem"),
+        file("ca.pem")
+    )
+}
+
+/// A folder with a certificate for servers here, and who signed it.
+fn certificates() -> Result<TempDir> {
+    let folder = TempDir::with_prefix("stentor-bench-")?;
+    keeper::remove(folder.path());
+    Authority::new().serve_from(folder.path(), "stentor-bench");
+    Ok(folder)
 }
 
 fn gateway(

@@ -161,11 +161,12 @@ impl Used {
     }
 }
 
-/// Something of the gateways and of RabbitMQ; `None` of what is not there.
+/// Something of the gateways, of RabbitMQ and of NATS; `None` of what is not there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct ServerSums {
     gateway: Option<f64>,
     rabbitmq: Option<f64>,
+    nats: Option<f64>,
 }
 
 impl ServerSums {
@@ -173,11 +174,13 @@ impl ServerSums {
         Self {
             gateway: sum(Role::Gateway),
             rabbitmq: sum(Role::Rabbitmq),
+            nats: sum(Role::Nats),
         }
     }
 
     fn all(&self) -> f64 {
-        self.gateway.unwrap_or_default() + self.rabbitmq.unwrap_or_default()
+        let all = [self.gateway, self.rabbitmq, self.nats];
+        all.into_iter().flatten().sum()
     }
 
     fn times(self, factor: f64) -> Self {
@@ -196,11 +199,12 @@ impl ServerSums {
         match role {
             Role::Gateway => self.gateway,
             Role::Rabbitmq => self.rabbitmq,
+            Role::Nats => self.nats,
             Role::Hook | Role::Client => None,
         }
     }
 
-    /// As `NAME_gateway`, `NAME_rabbitmq`, and `NAME_servers` for both together.
+    /// As `NAME_gateway`, `NAME_rabbitmq`, and `NAME_servers` for all together.
     fn put(&self, name: &str, metrics: &mut Metrics) {
         let all = Some(self.all());
         for (of, value) in [

@@ -49,18 +49,11 @@ fn assert_gateway() {
 fn measure_any(scenario: &str, more: &[&str]) -> (Output, Value) {
     assert_gateway();
     let folder = tempfile::tempdir().unwrap();
-    let common = [
-        "run",
-        scenario,
-        "--server",
-        "embedded",
-        "-n",
-        "20",
-        "--seconds",
-        "1",
-        "--warm-up",
-        "0.2",
-    ];
+    let mut common = vec!["run", scenario];
+    if !more.contains(&"--server") {
+        common.extend(["--server", "embedded"]);
+    }
+    common.extend(["-n", "20", "--seconds", "1", "--warm-up", "0.2"]);
     let output = bench(&[&common, more].concat(), folder.path());
     let saved: Vec<_> = fs::read_dir(folder.path().join("results"))
         .unwrap()
@@ -71,11 +64,17 @@ fn measure_any(scenario: &str, more: &[&str]) -> (Output, Value) {
 
     let report = bench(&["report"], folder.path());
     let report = String::from_utf8_lossy(&report.stdout).into_owned();
-    assert!(
-        report.contains("| Stentor, embedded broker, 1 run |"),
-        "{report}"
-    );
+    assert!(report.contains(", 1 run |"), "{report}");
     (output, serde_json::from_str(&text).unwrap())
+}
+
+/// Orders what cannot be; answers what is said, and how many runs were saved.
+fn refused(scenario: &str, more: &[&str]) -> (String, usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = bench(&[&["run", scenario], more].concat(), folder.path());
+    assert!(!output.status.success(), "{}", said(&output));
+    let saved = fs::read_dir(folder.path().join("results"));
+    (said(&output), saved.map_or(0, Iterator::count))
 }
 
 #[track_caller]
@@ -163,6 +162,81 @@ fn a_server_that_loses_messages_is_found_out() {
     assert!(said(&output).contains("messages lost"), "{}", said(&output));
 }
 
+#[test]
+fn clients_may_connect_by_tls() {
+    let outcome = measure("unicast", &["--tls", "--outstanding", "10"]);
+    assert_right(&outcome);
+    assert_eq!(outcome["case"], "unicast 20 10 outstanding 256 bytes TLS");
+}
+
+#[test]
+fn nats_is_measured_in_its_own_words() {
+    for scenario in ["unicast", "broadcast"] {
+        let more = ["--server", "nats", "--outstanding", "10"];
+        let (output, outcome) = measure_any(scenario, &more);
+        assert!(output.status.success(), "{}", said(&output));
+        assert_right(&outcome);
+        assert_eq!(outcome["server"], "nats");
+        assert!(outcome["metrics"]["cpu_percent_servers"].is_number());
+    }
+    let (output, _) = refused("storm", &["--server", "nats"]);
+    assert!(output.contains("storm is not for NATS"), "{output}");
+}
+
+#[test]
+fn clients_may_speak_sockjs() {
+    for transport in ["sockjs-xhr-streaming", "sockjs-xhr"] {
+        let more = ["--transport", transport, "--outstanding", "10", "--tls"];
+        assert_right(&measure("unicast", &more));
+    }
+    // More than a response may hold, so that several follow.
+    let large = ["--size", "50000", "--transport", "sockjs-xhr-streaming"];
+    assert_right(&measure(
+        "unicast",
+        &[&large[..], &["--outstanding", "10"]].concat(),
+    ));
+}
+
+#[test]
+fn web_stomp_does_not_speak_sockjs() {
+    let (output, saved) = refused("unicast", &["--server=web-stomp", "--transport=sockjs-xhr"]);
+    assert!(
+        output.contains("Web STOMP does not speak SockJS"),
+        "{output}"
+    );
+    assert_eq!(saved, 0);
+}
+
+#[test]
+fn what_is_there_is_not_measured_again() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_gateway();
+    for (runs, saved) in [("1", 1), ("1", 1), ("2", 2)] {
+        let output = bench(
+            &[
+                "run", "storm", "--server", "embedded", "-n", "5", "--resume", "--runs", runs,
+            ],
+            folder.path(),
+        );
+        assert!(output.status.success(), "{}", said(&output));
+        let results = fs::read_dir(folder.path().join("results")).unwrap();
+        assert_eq!(results.count(), saved, "{}", said(&output));
+    }
+}
+
+#[test]
+fn a_command_runs_beside_and_knows_the_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let seen = folder.path().join("seen");
+    // It would last, unless it were ended.
+    let command = format!(
+        "cat /proc/$GATEWAYS/comm > {}; exec sleep 600",
+        seen.display()
+    );
+    measure("idle", &["--beside", &command]);
+    assert_eq!(fs::read_to_string(seen).unwrap(), "stentor\n");
+}
+
 /// With RabbitMQ, and all that the figures in the documents are made with.
 #[test]
 fn web_stomp_and_the_gateway_are_compared() {
@@ -200,7 +274,7 @@ fn web_stomp_and_the_gateway_are_compared() {
         "{document}"
     );
     assert!(document.contains("| Web STOMP, 1 run |"), "{document}");
-    assert!(!document.contains("Not measured yet"), "{document}");
+    assert!(document.contains("of 32 targets are met"), "{document}");
 }
 
 #[test]

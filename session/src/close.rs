@@ -9,6 +9,8 @@ pub enum CloseCode {
     Normal,
     /// 1002: the client broke the protocol. To reconnect and do the same does not help.
     Protocol,
+    /// 1007: the client sent a text that is not UTF-8. To reconnect and do the same does not help.
+    NotUtf8,
     /// 1008: the client may not do what it asked for. To reconnect and do the same does not
     /// help.
     Policy,
@@ -30,6 +32,7 @@ impl CloseCode {
         match self {
             Self::Normal => 1000,
             Self::Protocol => 1002,
+            Self::NotUtf8 => 1007,
             Self::Policy => 1008,
             Self::TooBig => 1009,
             Self::Internal => 1011,
@@ -45,6 +48,7 @@ impl CloseCode {
         match self {
             Self::Normal => "disconnected",
             Self::Protocol => "protocol error",
+            Self::NotUtf8 => "not UTF-8",
             Self::Policy => "not allowed",
             Self::TooBig => "frame too large",
             Self::Internal => "server error",

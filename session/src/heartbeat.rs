@@ -71,6 +71,9 @@ fn whole(interval: Duration) -> u32 {
     u32::try_from(rounded).unwrap_or(u32::MAX)
 }
 
+/// Which part of its interval a heart-beat may come early.
+pub(crate) const EARLY: u32 = 8;
+
 /// The two clocks of a session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heartbeat {
@@ -110,6 +113,13 @@ impl Heartbeat {
     /// When the server has to have written something.
     pub(crate) fn send_due(&self) -> Option<Instant> {
         due(self.wrote, self.rates.send, 1)
+    }
+
+    /// From when on a heart-beat may be written, if there is an occasion: an eighth of the interval
+    /// before one has to be.
+    pub(crate) fn send_allowed(&self) -> Option<Instant> {
+        let early = u64::from(self.rates.send / EARLY);
+        self.send_due()?.checked_sub(Duration::from_millis(early))
     }
 
     /// When a silent client is given up.

@@ -46,11 +46,11 @@
 //! let Some(Action::Write(receipt)) = session.poll_action() else { panic!() };
 //! assert_eq!(receipt, b"RECEIPT\nreceipt-id:r\n\n\0"[..]);
 //!
-//! let mut out = Vec::new();
-//! let tail = b"destination:/exchange/feed/user_1\n\nhello\0";
-//! let delivery = Delivery { subscription: ask.subscription, tag: 1, redelivered: false, tail };
-//! assert_eq!(session.handle_delivery(now, delivery, &mut out), Delivered::Done);
-//! assert!(out.starts_with(b"MESSAGE\nsubscription:0\nmessage-id:1@@session-1@@1\n"));
+//! let mut frame = Vec::new();
+//! let delivery = Delivery { subscription: ask.subscription, tag: 1, redelivered: false };
+//! assert_eq!(session.handle_delivery(now, delivery, &mut frame), Delivered::Done);
+//! assert!(frame.starts_with(b"MESSAGE\nsubscription:0\nmessage-id:1@@session-1@@1\n"));
+//! frame.extend_from_slice(b"destination:/exchange/feed/user_1\n\nhello\0");
 //! ```
 //!
 //! | Module | Its part |

@@ -171,6 +171,8 @@ pub enum Problem {
     FeedInterrupted(Box<str>),
 
     // The connection.
+    /// A message for the client is not UTF-8, and its transport carries only text. It is skipped.
+    NotUtf8,
     /// The client reads more slowly than messages arrive for it.
     SlowConsumer,
     /// Nothing was heard of the client for longer than its heart-beat promised.
@@ -291,6 +293,7 @@ impl Problem {
             Self::BrokerUnavailable(_) => ("broker unavailable", TryAgainLater),
             Self::SubscriptionCancelled(_) => ("Server cancelled subscription", Internal),
             Self::FeedInterrupted(_) => ("feed interrupted", Internal),
+            Self::NotUtf8 => ("message not text", Internal),
             Self::SlowConsumer => ("slow consumer", TryAgainLater),
             Self::HeartbeatMissed => ("heart-beat missed", TryAgainLater),
             Self::ShuttingDown => ("server shutting down", Restart),
@@ -419,6 +422,11 @@ impl Problem {
             Self::SubscriptionCancelled(why) => format!(
                 "The server has canceled a subscription.\nNo more messages will be delivered: {why}\n"
             ),
+            Self::NotUtf8 => {
+                "A message that was for you is not UTF-8, and this transport, SockJS, \
+                 carries only text. It is left out. Connect by WebSocket to receive it\n"
+                    .to_owned()
+            }
             Self::SlowConsumer => "Messages arrive faster than they are read. Reconnect, and read \
                  faster or subscribe to less\n"
                 .to_owned(),

@@ -52,14 +52,15 @@ fn row_in_test(problem: &Problem) -> usize {
         ResourceLocked(_) => 42,
         BrokerRefused(_) => 43,
         SubscriptionCancelled(_) => 44,
-        Kicked(_) => 45,
-        Replaced => 46,
-        AlreadyLoggedInElsewhere(_) => 47,
-        LoginChanged => 48,
+        NotUtf8 => 45,
+        Kicked(_) => 46,
+        Replaced => 47,
+        AlreadyLoggedInElsewhere(_) => 48,
+        LoginChanged => 49,
     }
 }
 
-const ROWS: usize = 49;
+const ROWS: usize = 50;
 
 /// Every variant, its `message`, its code, and its body.
 fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
@@ -349,6 +350,13 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             "which\n",
         ),
         (
+            NotUtf8,
+            "message not text",
+            1011,
+            "A message that was for you is not UTF-8, and this transport, SockJS, carries only \
+             text. It is left out. Connect by WebSocket to receive it\n",
+        ),
+        (
             SlowConsumer,
             "slow consumer",
             1013,
@@ -441,6 +449,7 @@ fn close_codes_have_reasons_that_fit() {
     let codes = [
         Normal,
         Protocol,
+        NotUtf8,
         Policy,
         TooBig,
         Internal,

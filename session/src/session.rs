@@ -269,19 +269,20 @@ impl Session {
         self.flush_receipts(now);
     }
 
-    /// A message for a subscription: appends the whole MESSAGE frame to `out`, which goes to the
-    /// client after all that was polled before.
+    /// A message for a subscription: appends the head of its MESSAGE frame to `head`. The frame
+    /// goes to the client after all that was polled before. Its tail, encoded for
+    /// [`Session::version`], follows: the headers that all receivers share (`destination` among
+    /// them), the empty line, the body, NUL.
     pub fn handle_delivery(
         &mut self,
         now: Instant,
-        delivery: Delivery<'_>,
-        out: &mut Vec<u8>,
+        delivery: Delivery,
+        head: &mut Vec<u8>,
     ) -> Delivered {
         let Delivery {
             subscription: id,
             tag,
             redelivered,
-            tail,
         } = delivery;
         if self.phase != Phase::Connected {
             return Delivered::Refused;
@@ -297,8 +298,7 @@ impl Session {
             sequence,
         };
         let name = subscription.name();
-        frames::message_head(out, self.version, name, message, redelivered, awaits_ack);
-        out.extend_from_slice(tail);
+        frames::message_head(head, self.version, name, message, redelivered, awaits_ack);
         self.heartbeat.wrote(now);
         if awaits_ack {
             Delivered::AwaitingAck
@@ -316,7 +316,9 @@ impl Session {
         }
     }
 
-    /// The time that [`Session::poll_timeout`] asked for has come (earlier calls do no harm).
+    /// The time that [`Session::poll_timeout`] asked for has come. Earlier calls do no harm: in the
+    /// last eighth of its interval, a heart-beat is written by the first of them, so that one that
+    /// comes with something else, or with other sessions', saves a wake-up.
     pub fn handle_timeout(&mut self, now: Instant) {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         match self.phase {
@@ -328,7 +330,7 @@ impl Session {
             Phase::Connected | Phase::Disconnecting { .. } => {
                 if is_due(self.receive_due()) {
                     self.fail(now, &Problem::HeartbeatMissed, None);
-                } else if is_due(self.heartbeat.send_due()) {
+                } else if is_due(self.heartbeat.send_allowed()) {
                     self.write(now, frames::HEARTBEAT);
                 }
             }
@@ -351,8 +353,8 @@ impl Session {
         action
     }
 
-    /// When to call [`Session::handle_timeout`], if nothing else happens before. Any other call
-    /// may change it.
+    /// When to call [`Session::handle_timeout`] at the latest, if nothing else happens before. Any
+    /// other call may change it.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.phase {

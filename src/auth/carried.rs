@@ -41,6 +41,7 @@ pub struct Forwarding {
     query: Vec<(Box<str>, Arc<str>)>,
     /// Whether HTTP Basic authentication is the login, whatever CONNECT says.
     basic: bool,
+    is_ambient: bool,
     /// Who a request without it is.
     default: Option<Credentials>,
 }
@@ -112,8 +113,15 @@ impl Forwarding {
             cookies: named(&config.forward_cookies),
             query: named(&config.forward_query),
             basic: config.http_basic,
+            is_ambient: config.is_ambient(),
             default: config.default_credentials(),
         }
+    }
+
+    /// Whether a browser carries it by itself, whatever page asks.
+    #[must_use]
+    pub fn is_ambient(&self) -> bool {
+        self.is_ambient
     }
 
     /// What a request carries; `None`: nothing that is wanted.

@@ -200,6 +200,19 @@ impl Config {
         self.check_forwarded()
     }
 
+    /// Whether a browser logs its user in by itself, whatever page asks: it adds cookies and HTTP
+    /// Basic authentication to all requests.
+    #[must_use]
+    pub fn is_ambient(&self) -> bool {
+        let is_sent = |header: &String| {
+            let mut ambient = ["cookie", "authorization"].into_iter();
+            ambient.any(|name| header.eq_ignore_ascii_case(name))
+        };
+        self.http_basic
+            || !self.forward_cookies.is_empty()
+            || self.forward_headers.keys().any(is_sent)
+    }
+
     fn check_default(&self) -> Result<(), (&'static str, String)> {
         match (&self.default_user, &self.default_passcode) {
             (Some(user), _) if user.is_empty() => Err((

@@ -23,16 +23,24 @@ pub struct Message {
     pub cc: Vec<Box<str>>,
     /// The body.
     pub body: Bytes,
-    tail: OnceLock<Tail>,
+    tails: OnceLock<Tails>,
 }
 
 /// What [`Message::tail`] encoded.
 #[derive(Clone, Debug)]
-enum Tail {
+pub struct Tail {
+    /// The end of the frame.
+    pub bytes: Box<[u8]>,
+    /// Whether it is UTF-8.
+    pub is_text: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Tails {
     /// Nothing in it needs an escape: the same bytes in every version.
-    Plain(Bytes),
+    Plain(Tail),
     /// One for each version, when it is asked for.
-    Escaped(Box<[OnceLock<Bytes>; Version::ALL.len()]>),
+    Escaped(Box<[OnceLock<Tail>; Version::ALL.len()]>),
 }
 
 impl Message {
@@ -50,7 +58,7 @@ impl Message {
             properties,
             cc: Vec::new(),
             body,
-            tail: OnceLock::new(),
+            tails: OnceLock::new(),
         }
     }
 
@@ -75,52 +83,51 @@ impl Message {
     /// The part of a MESSAGE frame that all its receivers share: headers from `destination` on,
     /// the empty line, the body, NUL. Encoded once (once for each version, if a header needs
     /// escapes) and kept. `topics` names the default topic exchange: the same one in each call.
-    pub fn tail(&self, version: Version, topics: &str) -> &Bytes {
-        let tail = self.tail.get_or_init(|| {
-            let (size, escapes) = self.survey(topics);
+    pub fn tail(&self, version: Version, topics: &str) -> &Tail {
+        let tails = self.tails.get_or_init(|| {
+            let (tail, escapes) = self.encode(version, topics);
             if escapes {
-                Tail::Escaped(Box::default())
+                let tails: Box<[OnceLock<Tail>; Version::ALL.len()]> = Box::default();
+                // It is empty.
+                let _ = of_version(&tails, version).set(tail);
+                Tails::Escaped(tails)
             } else {
-                Tail::Plain(self.encode(version, topics, size))
+                Tails::Plain(tail)
             }
         });
-        match tail {
-            Tail::Plain(tail) => tail,
-            Tail::Escaped(tails) => {
-                let [v1_0, v1_1, v1_2] = &**tails;
-                let tail = match version {
-                    Version::V1_0 => v1_0,
-                    Version::V1_1 => v1_1,
-                    Version::V1_2 => v1_2,
-                };
-                tail.get_or_init(|| self.encode(version, topics, 0))
+        match tails {
+            Tails::Plain(tail) => tail,
+            Tails::Escaped(tails) => {
+                of_version(tails, version).get_or_init(|| self.encode(version, topics).0)
             }
         }
     }
 
-    /// How many bytes the headers take without escapes, and whether any needs one.
-    fn survey(&self, topics: &str) -> (usize, bool) {
+    /// The tail, and whether a header needs escapes in some version.
+    fn encode(&self, version: Version, topics: &str) -> (Tail, bool) {
+        // The names of some properties, `content-length` with its number, the empty line, NUL.
+        const REST: usize = 96;
         let special = |text: &str| {
             text.bytes()
                 .any(|byte| matches!(byte, b'\n' | b'\r' | b':' | b'\\' | 0))
         };
-        let (mut size, mut escapes) = (0, false);
+        let headers = self.properties.headers.iter();
+        let headers: usize = headers
+            .map(|(name, value)| name.len() + value.len() + ":\n".len())
+            .sum();
+        let key = self.exchange.len() + self.routing_key.len();
+        let mut out = Vec::with_capacity(REST + key + headers + self.body.len());
+        let mut escapes = false;
         self.visit_headers(topics, |name, value| {
-            size += name.len() + ":".len() + value.len() + "\n".len();
             escapes |= special(name) || special(value);
-        });
-        (size, escapes)
-    }
-
-    fn encode(&self, version: Version, topics: &str, headers: usize) -> Bytes {
-        // `content-length` with its number, the empty line, NUL.
-        const REST: usize = 40;
-        let mut out = Vec::with_capacity(headers + self.body.len() + REST);
-        self.visit_headers(topics, |name, value| {
             encode::header(&mut out, version, name, value);
         });
         encode::body(&mut out, &self.body);
-        out.into()
+        let tail = Tail {
+            bytes: out.into(),
+            is_text: std::str::from_utf8(&self.body).is_ok(),
+        };
+        (tail, escapes)
     }
 
     /// The headers in the order of RabbitMQ's plug-in: the AMQP headers, then the properties.
@@ -193,6 +200,15 @@ const OWN_HEADERS: [&str; 7] = [
     "receipt-id",
 ];
 
+fn of_version<T>(each: &[T; Version::ALL.len()], version: Version) -> &T {
+    let [v1_0, v1_1, v1_2] = each;
+    match version {
+        Version::V1_0 => v1_0,
+        Version::V1_1 => v1_1,
+        Version::V1_2 => v1_2,
+    }
+}
+
 fn text(property: &Option<Box<str>>) -> Option<Cow<'_, str>> {
     property.as_deref().map(Cow::Borrowed)
 }
@@ -250,7 +266,7 @@ mod tests {
     }
 
     fn tail(message: &Message, version: Version) -> String {
-        String::from_utf8(message.tail(version, TOPICS).to_vec()).unwrap()
+        String::from_utf8(message.tail(version, TOPICS).bytes.to_vec()).unwrap()
     }
 
     /// As many as fit into a frame of 128 KiB, each with a name of a letter and no text.
@@ -307,7 +323,19 @@ mod tests {
     fn a_tail_without_escapes_is_encoded_once_for_all() {
         let message = message(Properties::default(), "x");
         let [first, second] = [Version::V1_2, Version::V1_0].map(|v| message.tail(v, TOPICS));
-        assert_eq!(first.as_ptr(), second.as_ptr());
+        assert_eq!(first.bytes.as_ptr(), second.bytes.as_ptr());
+    }
+
+    #[test]
+    fn a_body_that_is_no_text_is_known() {
+        let message = |body: &'static [u8]| {
+            let properties = Properties::default();
+            Message::new("".into(), "m".into(), properties, body.into())
+        };
+        for (body, is_text) in [(&b"x"[..], true), ("ü".as_bytes(), true), (b"\xff", false)] {
+            let message = message(body);
+            assert_eq!(message.tail(Version::V1_2, TOPICS).is_text, is_text);
+        }
     }
 
     #[test]

@@ -69,6 +69,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
         listen,
         stomp,
         presence,
+        sockjs,
         ..
     } = config;
     tls(config, reader);
@@ -78,6 +79,13 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
             &[("presence", "exchange"), ("broker", "exchanges")],
             "is of another type in [broker] exchanges, but presence events go to a topic exchange; \
              write \"topic\" there, or choose another name",
+        );
+    }
+    if sockjs.prefix.as_ref() == Some(&listen.websocket_path) {
+        reader.wrong(
+            &[("sockjs", "prefix"), ("listen", "websocket_path")],
+            "is the path of the WebSocket, too ([listen] websocket_path); choose another, or write \
+             \"off\"",
         );
     }
     if mailbox.max_bytes < limits.max_frame_size {
@@ -128,14 +136,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
              that, or turn this off",
         );
     }
-    // A browser adds these to what any page asks for.
-    let is_sent = |header: &String| {
-        let mut ambient = ["cookie", "authorization"].into_iter();
-        ambient.any(|name| header.eq_ignore_ascii_case(name))
-    };
-    let is_ambient = auth.http_basic
-        || !auth.forward_cookies.is_empty()
-        || auth.forward_headers.keys().any(is_sent)
+    let is_ambient = auth.is_ambient()
         || (auth.certificate_login != CertificateLogin::Off && listen.https.is_some());
     if is_ambient && listen.origins.iter().any(|origin| origin == "*") {
         reader.wrong(

@@ -42,6 +42,8 @@ pub struct File<'a> {
 pub struct Config {
     /// `[listen]`
     pub listen: listen::Config,
+    /// `[sockjs]`
+    pub sockjs: listen::sockjs::Config,
     /// `[tls]`
     pub tls: listen::tls::Config,
     /// `[broker]`
@@ -191,6 +193,7 @@ macro_rules! sections {
 
 sections! {
     listen: listen::Config,
+    sockjs: listen::sockjs::Config,
     tls: listen::tls::Config,
     broker: broker::Config,
     auth: auth::Config,

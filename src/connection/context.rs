@@ -9,6 +9,7 @@ use std::{
 
 use parking_lot::Mutex;
 use stomp_grammar::Limits as DecoderLimits;
+use tokio::time::Instant;
 
 use super::{
     config::{Limits, Stomp, session_config},
@@ -39,7 +40,9 @@ pub struct Services {
     pub registry: Arc<Registry>,
     /// What is done to sessions of any node.
     pub control: Control,
-    settings: Settings,
+    pub(super) settings: Settings,
+    /// What the strokes of all timers count from.
+    pub(super) started: Instant,
 }
 
 /// How connections behave.
@@ -135,6 +138,7 @@ impl Services {
             registry,
             control,
             settings,
+            started: Instant::now(),
         })
     }
 
@@ -157,7 +161,7 @@ impl Services {
 pub struct Peer {
     /// Its address.
     pub remote: SocketAddr,
-    /// The transport: `websocket` or `tcp`.
+    /// The transport: `websocket`, `tcp`, or one of SockJS, such as `xhr-streaming`.
     pub transport: &'static str,
     /// What the transport's opening brought for the login.
     pub carried: Option<Box<Carried>>,

@@ -1,4 +1,4 @@
-//! What a transport owes a connection. WebSocket and TCP implement it; a polling transport can.
+//! What a transport owes a connection. WebSocket, TCP and SockJS implement it.
 
 use std::{
     io,
@@ -29,7 +29,12 @@ pub trait Link: Send + Unpin + 'static {
 
     /// Takes one whole frame, or a heart-beat, to be written by the next
     /// [`Link::poll_flush`]. Does no I/O.
-    fn send(&mut self, frame: Vec<u8>);
+    fn send(&mut self, frame: Outbound<'_>);
+
+    /// Whether only frames can be sent that are UTF-8.
+    fn takes_text_only(&self) -> bool {
+        false
+    }
 
     /// About how many bytes were taken and are not written yet; 0 only if there are none.
     fn pending(&self) -> usize;
@@ -49,6 +54,45 @@ pub trait Link: Send + Unpin + 'static {
     fn set_max_frame_size(&mut self, size: usize);
 }
 
+/// One whole frame for a client, or a heart-beat, in two parts that follow each other: so that a
+/// link copies what all receivers share straight to where it writes from.
+#[derive(Clone, Copy)]
+pub struct Outbound<'a> {
+    /// What is this client's own.
+    pub head: &'a [u8],
+    /// What is shared with other receivers; may be empty.
+    pub tail: &'a [u8],
+    /// Whether each part is UTF-8.
+    pub is_text: bool,
+}
+
+impl<'a> Outbound<'a> {
+    /// A frame in one part.
+    #[must_use]
+    pub fn whole(frame: &'a [u8]) -> Self {
+        Self {
+            head: frame,
+            tail: &[],
+            is_text: std::str::from_utf8(frame).is_ok(),
+        }
+    }
+
+    /// Both parts as a text; what is not UTF-8 is shown with U+FFFD.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = String::with_capacity(self.size());
+        text.push_str(&String::from_utf8_lossy(self.head));
+        text.push_str(&String::from_utf8_lossy(self.tail));
+        text
+    }
+
+    /// Of both parts, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.head.len().saturating_add(self.tail.len())
+    }
+}
+
 /// Why a transport ends.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -62,6 +106,9 @@ pub enum LinkError {
         /// What would have been allowed, in bytes.
         limit: usize,
     },
+    /// A text of the transport is not UTF-8.
+    #[error("a text is not UTF-8")]
+    NotUtf8,
     /// The client broke the transport's own rules.
     #[error("{0}")]
     Violation(Box<str>),

@@ -32,11 +32,14 @@ use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Decoder};
 use stomp_session::{
     Action, CloseCode, Delivered, Delivery, Operation, Outcome, Problem, Session, SubscriptionId,
 };
-use tokio::time::{Instant, Sleep, error::Elapsed};
+use tokio::{
+    task::coop::cooperative,
+    time::{Instant, Sleep, error::Elapsed},
+};
 
 pub use config::{Limits, Stomp, session_config};
 pub use context::{Peer, Recheck, Services, Settings};
-pub use link::{Link, LinkError};
+pub use link::{Link, LinkError, Outbound};
 pub use login::Logins;
 pub use policy::{Repeated, Same, Sessions, Unknown};
 pub use registry::{Guard, Registry};
@@ -58,8 +61,13 @@ use crate::{
 const CONGESTED: usize = 64 * 1024;
 /// Messages taken from the mailbox before they are flushed.
 const BATCH: usize = 64;
+/// Room for the head of a MESSAGE that is not shared: `subscription`, `message-id` and `ack`.
+const LONG_HEAD: usize = 224;
 /// How long the last words to a client may take, and before them what it asked for and left.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// The distance of the strokes that timers of all connections keep to. An eighth of the shortest
+/// interval that is moved to one: as early as a session writes a heart-beat.
+const STROKE: Duration = Duration::from_millis(100);
 /// Where the timer stands that has nothing to wait for: one that is over would fire for ever.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Queues that a connection remembers to have declared.
@@ -85,8 +93,12 @@ struct Connection<L> {
     /// What the transport's opening brought for the login, until that begins.
     carried: Option<Box<Carried>>,
     routes: Vec<(SubscriptionId, Route)>,
-    /// Queues that SEND frames had declared.
-    declared: HashSet<Box<str>>,
+    /// Queues that SEND frames had declared; few connections have any.
+    #[expect(
+        clippy::box_collection,
+        reason = "8 bytes in each connection instead of 48"
+    )]
+    declared: Option<Box<HashSet<Box<str>>>>,
     work: Option<Box<Work>>,
     /// Messages to be accepted at the broker once they are written, and it is known how: the
     /// last one of each subscription.
@@ -125,7 +137,7 @@ enum Event {
     LinkEnded(Result<(), LinkError>),
     Done(Done),
     Problem(Problem),
-    /// Something was written or taken; there may be more.
+    /// There is more to do at once.
     Progress,
     Timeout,
 }
@@ -149,7 +161,7 @@ impl<L: Link> Connection<L> {
             context,
             carried,
             routes: Vec::new(),
-            declared: HashSet::new(),
+            declared: None,
             work: None,
             written: Vec::new(),
             blocked_since: None,
@@ -173,7 +185,9 @@ impl<L: Link> Connection<L> {
                     break;
                 }
                 self.set_timer(timer.as_mut());
-                let event = poll_fn(|context| self.poll(context, timer.as_mut())).await;
+                // What was read at once can be many frames: others get their turn between them.
+                let event = poll_fn(|context| self.poll(context, timer.as_mut()));
+                let event = cooperative(event).await;
                 if !self.handle(event) {
                     break;
                 }
@@ -192,7 +206,7 @@ impl<L: Link> Connection<L> {
                         if frame.len() > 1 {
                             self.traffic.frames_out = self.traffic.frames_out.wrapping_add(1);
                         }
-                        self.link.send(frame.into());
+                        self.link.send(Outbound::whole(&frame));
                     }
                     Action::Close(code, problem) => {
                         self.closing = Some(code);
@@ -310,7 +324,9 @@ impl<L: Link> Connection<L> {
                 let destination = Destination::parse(&publish.destination)?;
                 let mut sending =
                     mapping::send(&destination, &publish.headers, publish.body, &mapping)?;
-                let is_declared = |queue: &QueueSpec| self.declared.contains(&queue.name);
+                let declared = self.declared.as_ref();
+                let is_declared =
+                    |queue: &QueueSpec| declared.is_some_and(|names| names.contains(&queue.name));
                 sending.declare = sending.declare.filter(|queue| !is_declared(queue));
                 let replies = match sending.temp_queue.take() {
                     None => None,
@@ -385,8 +401,13 @@ impl<L: Link> Connection<L> {
                 return Poll::Ready(Event::Done(done));
             }
         }
-        let may_read = self.input.is_empty() && self.session.wants_frame() && !self.is_congested();
-        if may_read && let Poll::Ready(received) = self.link.poll_receive(context) {
+        let may_go_on = self.session.wants_frame() && !self.is_congested();
+        // There is room again for the answers to what came before.
+        progress |= may_go_on && !self.input.is_empty();
+        if may_go_on
+            && self.input.is_empty()
+            && let Poll::Ready(received) = self.link.poll_receive(context)
+        {
             return Poll::Ready(match received {
                 Ok(Some(bytes)) => Event::Received(bytes),
                 Ok(None) => Event::LinkEnded(Ok(())),
@@ -403,18 +424,29 @@ impl<L: Link> Connection<L> {
         }
     }
 
-    /// Takes some messages out of the mailbox, and writes. Ready if there may be more to do.
+    /// Takes some messages out of the mailbox, and writes. Ready if there is more to do that
+    /// nobody wakes this task for.
     fn poll_write(&mut self, context: &mut TaskContext<'_>) -> Poll<Result<(), Event>> {
-        let mut taken = 0;
-        while taken < BATCH && !self.is_congested() {
+        let mut is_empty = false;
+        let mut head = Vec::new();
+        for _ in 0..BATCH {
+            if self.is_congested() {
+                break;
+            }
             match self.context.guard.mailbox().poll_take(context) {
-                Poll::Ready(Item::Parcel(parcel)) => self.deliver(&parcel),
+                Poll::Ready(Item::Parcel(parcel)) => {
+                    if let Err(problem) = self.deliver(&parcel, &mut head) {
+                        return Poll::Ready(Err(Event::Problem(problem)));
+                    }
+                }
                 Poll::Ready(Item::Problem(problem)) => {
                     return Poll::Ready(Err(Event::Problem(problem)));
                 }
-                Poll::Pending => break,
+                Poll::Pending => {
+                    is_empty = true;
+                    break;
+                }
             }
-            taken += 1;
         }
         let before = self.link.pending();
         if before > 0 {
@@ -422,7 +454,6 @@ impl<L: Link> Connection<L> {
                 Poll::Ready(Ok(())) => {
                     self.blocked_since = None;
                     self.accept_written();
-                    return Poll::Ready(Ok(()));
                 }
                 Poll::Ready(Err(error)) => {
                     return Poll::Ready(Err(Event::LinkEnded(Err(error))));
@@ -433,6 +464,7 @@ impl<L: Link> Connection<L> {
                     if !was_blocked || self.link.pending() < before {
                         self.blocked_since = Some(Instant::now());
                     }
+                    // The timer is to be set.
                     if !was_blocked {
                         return Poll::Ready(Ok(()));
                     }
@@ -440,42 +472,47 @@ impl<L: Link> Connection<L> {
             }
         }
         // If the mailbox did not say that it is empty, it does not say either when it no more is.
-        if taken == BATCH {
-            Poll::Ready(Ok(()))
-        } else {
+        if is_empty || self.is_congested() {
             Poll::Pending
+        } else {
+            Poll::Ready(Ok(()))
         }
     }
 
-    fn deliver(&mut self, parcel: &Parcel) {
+    /// Hands a message to the link; an error, if that cannot carry it. `head` is a buffer, to be
+    /// used again for the next one.
+    fn deliver(&mut self, parcel: &Parcel, head: &mut Vec<u8>) -> Result<(), Problem> {
         let topics = &self.context.settings().stomp.default_topic_exchange;
         let tail = parcel.message.tail(self.session.version(), topics);
-        let mut with_note;
-        let tail = if parcel.dropped == 0 {
-            &tail[..]
-        } else {
-            with_note = format!("x-dropped:{}\n", parcel.dropped).into_bytes();
-            with_note.extend_from_slice(tail);
-            &with_note
-        };
-        // Room for the subscription's id and the message's: the head that is not shared.
-        let mut frame = Vec::with_capacity(tail.len() + 160);
+        head.clear();
+        head.reserve(LONG_HEAD);
         let delivery = Delivery {
             subscription: parcel.subscription,
             tag: parcel.tag,
             redelivered: parcel.redelivered,
-            tail,
         };
         let now = Instant::now().into_std();
-        match self.session.handle_delivery(now, delivery, &mut frame) {
+        match self.session.handle_delivery(now, delivery, head) {
             Delivered::Done if parcel.tag != 0 => self.will_accept(parcel),
             Delivered::Done | Delivered::AwaitingAck => {}
             // The subscription is over; what was unsettled is requeued with it.
-            Delivered::Refused => return,
+            Delivered::Refused => return Ok(()),
+        }
+        if self.link.takes_text_only() && !tail.is_text {
+            // It counts as received, or the broker would have it sent for ever.
+            return Err(Problem::NotUtf8);
+        }
+        if parcel.dropped > 0 {
+            head.extend_from_slice(format!("x-dropped:{}\n", parcel.dropped).as_bytes());
         }
         self.traffic.frames_out = self.traffic.frames_out.wrapping_add(1);
         self.traffic.messages_out = self.traffic.messages_out.wrapping_add(1);
-        self.link.send(frame);
+        self.link.send(Outbound {
+            head,
+            tail: &tail.bytes,
+            is_text: tail.is_text,
+        });
+        Ok(())
     }
 
     fn will_accept(&mut self, parcel: &Parcel) {
@@ -626,17 +663,25 @@ impl<L: Link> Connection<L> {
     }
 
     fn remember(&mut self, declared: Vec<Box<str>>) {
-        if self.declared.len() >= MAX_REMEMBERED {
-            self.declared.clear();
+        if declared.is_empty() {
+            return;
         }
-        self.declared.extend(declared);
+        let names = self.declared.get_or_insert_default();
+        if names.len() >= MAX_REMEMBERED {
+            names.clear();
+        }
+        names.extend(declared);
     }
 
     fn set_timer(&self, mut timer: Pin<&mut Sleep>) {
-        let patience = self.context.settings().limits.write_timeout;
+        let Services {
+            started, settings, ..
+        } = &*self.context.services;
+        let patience = settings.limits.write_timeout;
         let session = self.session.poll_timeout().map(Instant::from_std);
         let blocked = self.blocked_since.map(|since| since + patience);
         let due = session.into_iter().chain(blocked).min();
+        let due = due.map(|due| on_stroke(due, *started));
         // A timer that fires early does no harm, and to move it at every frame would cost more.
         if timer.is_elapsed() {
             timer
@@ -720,6 +765,7 @@ impl<L: Link> Connection<L> {
         self.routes = Vec::new();
         let code = match self.end {
             Some(End::Link(Some(LinkError::Violation(_)))) => CloseCode::Protocol,
+            Some(End::Link(Some(LinkError::NotUtf8))) => CloseCode::NotUtf8,
             _ => self.closing.unwrap_or(CloseCode::Normal),
         };
         if flushed.is_ok() {
@@ -729,6 +775,17 @@ impl<L: Link> Connection<L> {
         }
         Ok(())
     }
+}
+
+/// The last stroke before `due`, so that many connections' heart-beats are written in one wake-up
+/// of a thread. What is due so soon that a stroke may be too early for the session stays where
+/// it is: otherwise it would be asked again and again.
+fn on_stroke(due: Instant, started: Instant) -> Instant {
+    if due < Instant::now() + STROKE * 8 {
+        return due;
+    }
+    let late = (due - started).as_nanos() % STROKE.as_nanos();
+    due - Duration::from_nanos(u64::try_from(late).unwrap_or(0))
 }
 
 impl End {

@@ -17,11 +17,15 @@ use crate::{
     auth,
     broker::{self, ExchangeKind, Url},
     config::Config,
-    listen, shutdown,
+    listen, presence, shutdown,
 };
 
 /// The exchange that the page's users listen to.
 const EXCHANGE: &str = "feed";
+/// SockJS's client, which [`routes`] serve.
+const CLIENT: &str = "/vendor/sockjs.min.js";
+/// The group that all users are in: who of it is online, the page shows.
+const GROUP: &str = "demo";
 /// The users of the page; everybody knows their passwords, so they are good for a demo only.
 const USERS: [(&str, &str); 2] = [("alice", "demo-alice"), ("bob", "demo-bob")];
 
@@ -88,6 +92,10 @@ fn config(options: &Options, hook: SocketAddr) -> Result<Config, app::Error> {
             admin: local(admin),
             ..listen::Config::default()
         },
+        sockjs: listen::sockjs::Config {
+            client_url: CLIENT.to_owned(),
+            ..listen::sockjs::Config::default()
+        },
         broker: broker::Config {
             url: Some(options.broker.clone().unwrap_or(Url::Embedded)),
             exchanges: BTreeMap::from([(EXCHANGE.into(), ExchangeKind::Direct)]),
@@ -98,15 +106,24 @@ fn config(options: &Options, hook: SocketAddr) -> Result<Config, app::Error> {
             vhost_path: path("vhost"),
             resource_path: path("resource"),
             topic_path: path("topic"),
+            groups_path: path("groups"),
             ..auth::Config::default()
+        },
+        presence: presence::Config {
+            url: presence::Url::Memory,
+            ..presence::Config::default()
         },
         ..Config::default()
     })
 }
 
-/// Each user may listen to its own key, and publish to the other's.
+/// Each user may listen to its own key, publish to the other's, and watch who is online.
 fn rules() -> Result<Rules, app::Error> {
     let failed = |error: &dyn std::error::Error| app::Error::Configuration(error.to_string());
+    let watch = format!(
+        "/exchange/{}/group.{GROUP}",
+        presence::Config::default().exchange
+    );
     let mut accounts = Vec::new();
     for (name, passcode) in USERS {
         let hash = PasswordHash::weak(passcode).map_err(|error| failed(&error))?;
@@ -115,7 +132,8 @@ fn rules() -> Result<Rules, app::Error> {
             .map(|(other, _)| format!("/exchange/{EXCHANGE}/user_{other}"))
             .collect();
         let account = Account::new(name, hash)
-            .read([OWN_FEED])
+            .groups([GROUP])
+            .read([OWN_FEED, &watch])
             .and_then(|account| account.write(grants.iter().map(String::as_str)));
         accounts.push(account.map_err(|error| failed(&error))?);
     }

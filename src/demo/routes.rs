@@ -1,19 +1,20 @@
-//! The demo's page, and a backend for it to push with.
+//! The demo's pages, and a backend for them to push with.
 
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use warp::{
     Filter, Reply,
     http::{HeaderValue, StatusCode, header},
 };
 
-use super::{EXCHANGE, Info, USERS};
+use super::{EXCHANGE, GROUP, Info, USERS};
 use crate::{
     broker::{BrokerError, Properties, Publish},
     connection::Services,
     http::Routes,
+    presence::{Presence, PresenceError},
 };
 
 /// The longest body of a push, in bytes.
@@ -23,8 +24,8 @@ const MAX_PUSH: u64 = 64 * 1024;
 const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 
-/// A file of the page: its path, its type, and what is in it.
-const FILES: [(&str, &str, &str); 5] = [
+/// A file of the page, or of the example for SockJS: its path, its type, and what is in it.
+const FILES: [(&str, &str, &str); 12] = [
     (
         "",
         "text/html; charset=utf-8",
@@ -41,6 +42,16 @@ const FILES: [(&str, &str, &str); 5] = [
         include_str!("page/app.js"),
     ),
     (
+        "people.js",
+        "text/javascript; charset=utf-8",
+        include_str!("page/people.js"),
+    ),
+    (
+        "element.js",
+        "text/javascript; charset=utf-8",
+        include_str!("page/element.js"),
+    ),
+    (
         "stomp.js",
         "text/javascript; charset=utf-8",
         include_str!("page/stomp.js"),
@@ -49,6 +60,31 @@ const FILES: [(&str, &str, &str); 5] = [
         "favicon.svg",
         "image/svg+xml",
         include_str!("page/favicon.svg"),
+    ),
+    (
+        "classic.html",
+        "text/html; charset=utf-8",
+        include_str!("../../examples/browser/classic.html"),
+    ),
+    (
+        "classic.css",
+        "text/css; charset=utf-8",
+        include_str!("../../examples/browser/classic.css"),
+    ),
+    (
+        "classic.js",
+        "text/javascript; charset=utf-8",
+        include_str!("../../examples/browser/classic.js"),
+    ),
+    (
+        "vendor/sockjs.min.js",
+        "text/javascript; charset=utf-8",
+        include_str!("../../examples/browser/vendor/sockjs.min.js"),
+    ),
+    (
+        "vendor/stomp.min.js",
+        "text/javascript; charset=utf-8",
+        include_str!("../../examples/browser/vendor/stomp.min.js"),
     ),
 ];
 
@@ -65,6 +101,7 @@ pub(super) fn all(services: &Arc<Services>, info: Info) -> Routes {
             let file = FILES.iter().find(|(name, ..)| *name == path.as_str());
             file.map(serve).ok_or_else(warp::reject::not_found)
         });
+    let events = services.settings().events_exchange.clone();
     let info = warp::path!("demo" / "info").and(warp::get()).map(move || {
         let users = USERS.map(|(name, passcode)| json!({ "name": name, "passcode": passcode }));
         warp::reply::json(&json!({
@@ -75,9 +112,19 @@ pub(super) fn all(services: &Arc<Services>, info: Info) -> Routes {
             "curl": info.curl,
             "pika": info.pika,
             "stomp": info.stomp,
+            "presence": { "exchange": events.as_deref(), "group": GROUP },
         }))
         .into_response()
     });
+    let present = {
+        let services = Arc::clone(services);
+        warp::path!("demo" / "presence")
+            .and(warp::get())
+            .then(move || {
+                let services = Arc::clone(&services);
+                async move { present(&services).await }
+            })
+    };
     let services = Arc::clone(services);
     // A page of another site cannot send this type without asking first.
     let is_json = warp::header::exact_ignore_case("content-type", "application/json");
@@ -101,7 +148,55 @@ pub(super) fn all(services: &Arc<Services>, info: Info) -> Routes {
                 }
             }
         });
-    info.or(push).unify().or(page).unify().boxed()
+    info.or(present)
+        .unify()
+        .or(push)
+        .unify()
+        .or(page)
+        .unify()
+        .boxed()
+}
+
+/// Who of the demo's group is online, and on what: as others may know it, without addresses.
+async fn present(services: &Services) -> warp::reply::Response {
+    let users = match &services.presence {
+        Some(presence) => online(&**presence).await,
+        None => Ok(Vec::new()),
+    };
+    match users {
+        Ok(users) => warp::reply::json(&json!({ "users": users })).into_response(),
+        Err(error) => {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            warp::reply::with_status(format!("{error}\n"), status).into_response()
+        }
+    }
+}
+
+async fn online(presence: &dyn Presence) -> Result<Vec<Value>, PresenceError> {
+    let members = presence.group(GROUP).await?;
+    let names: Vec<&str> = members.iter().map(|member| &*member.user).collect();
+    let users = presence.users(&names).await?;
+    let shown = members.iter().zip(users).map(|(member, user)| {
+        let sessions = user.sessions.iter();
+        let devices = sessions.map(|session| {
+            let kind = session
+                .device
+                .as_ref()
+                .and_then(|device| device.kind.as_deref());
+            json!({ "type": kind, "transport": session.transport })
+        });
+        let since = user
+            .sessions
+            .first()
+            .map(|session| humantime::format_rfc3339_millis(session.since).to_string());
+        json!({
+            "user": &*member.user,
+            "status": member.status,
+            "since": since,
+            "devices": devices.collect::<Vec<_>>(),
+        })
+    });
+    Ok(shown.collect())
 }
 
 /// Does what a backend does: publishes to the exchange, and knows nothing of who listens.

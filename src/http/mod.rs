@@ -1,9 +1,10 @@
-//! The HTTP side: the WebSocket upgrade, which hyper does, and routes, which are warp's.
+//! The HTTP side: the WebSocket upgrade and SockJS, which hyper does, and routes, which are warp's.
 //!
 //! warp's own upgrade spawns a task that nobody can wait for, and sets neither the size of the
 //! read buffer nor a subprotocol; so the upgrade is taken here, and all else goes to warp.
 
 mod patience;
+pub mod sockjs;
 mod upgrade;
 
 use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
@@ -11,46 +12,58 @@ use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time:
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::{
-    Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn,
+    HeaderMap, Request, Response, StatusCode,
+    body::Incoming,
+    header::{self, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
 };
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
+    sync::OwnedSemaphorePermit,
 };
 use warp::{Filter, filters::BoxedFilter};
 
-pub use upgrade::Origins;
+pub use upgrade::{Origins, Refusal};
 
-use self::patience::Patient;
+use self::{
+    patience::Patient,
+    sockjs::{Application, Opening, SockJs},
+    upgrade::Grant,
+};
 use crate::{
     auth::{Carried, Forwarding},
     connection::{self, Guard, Peer, Services},
-    listen::{Entered, Entrance, Places, Transport, WebSocketLink, accept},
+    listen::{
+        Entered, Entrance, Places, Transport, WebSocketLink, accept,
+        sockjs::{Channel, session as sockjs_session},
+    },
 };
 
 /// Routes of warp, of any kind.
 pub type Routes = BoxedFilter<(warp::reply::Response,)>;
 
-type Answer = Response<BoxBody<Bytes, warp::Error>>;
+/// An answer to a request.
+pub type Answer = Response<BoxBody<Bytes, warp::Error>>;
 
 /// The longest head of a request, in bytes: cookies can be long.
 const MAX_HEAD: usize = 32 * 1024;
 
 /// The listener that browsers connect to.
 pub struct WebSocketServer {
-    /// What connections are served by.
-    pub services: Arc<Services>,
+    /// What is spoken.
+    pub gateway: Arc<Gateway>,
     /// Where the WebSocket is.
     pub path: Box<str>,
-    /// Who may connect.
-    pub origins: Origins,
-    /// What a request carries for its login.
-    pub forwarding: Forwarding,
-    /// What is served beside the WebSocket.
+    /// SockJS, if it is served.
+    pub sockjs: Option<SockJs>,
+    /// What is served beside them.
     pub routes: Routes,
 }
 
@@ -62,35 +75,8 @@ impl WebSocketServer {
         entrance: Entrance<T>,
         stop: impl Future<Output = ()>,
     ) {
-        let what = entrance.what;
-        let (entrance, places) = (Arc::new(entrance), Places::new());
-        accept(listener, what, stop, |stream, remote| {
-            let (server, places) = (Arc::clone(&self), places.clone());
-            let entrance = Arc::clone(&entrance);
-            async move {
-                let Some(_place) = places.take(what) else {
-                    return;
-                };
-                let Some(entered) = entrance.admit(stream, remote).await else {
-                    return;
-                };
-                let Entered {
-                    stream,
-                    remote,
-                    certificate,
-                } = entered;
-                let timeout = entrance.timeout;
-                let answer = move |request| {
-                    let client = Client {
-                        remote,
-                        certificate: certificate.clone(),
-                        what,
-                        timeout,
-                    };
-                    Arc::clone(&server).answer::<T::Stream>(request, client)
-                };
-                serve_http(stream, timeout, service_fn(answer)).await;
-            }
+        serve_requests(listener, entrance, stop, move |request, client| {
+            Arc::clone(&self).answer::<T::Stream>(request, client)
         })
         .await;
     }
@@ -99,99 +85,218 @@ impl WebSocketServer {
         self: Arc<Self>,
         request: Request<Incoming>,
         client: Client,
-    ) -> Result<Answer, Infallible> {
-        if request.uri().path().trim_end_matches('/') == &*self.path {
-            return Ok(self.upgrade::<S>(request, client));
+    ) -> Answer {
+        let path = request.uri().path();
+        if path.trim_end_matches('/') == &*self.path {
+            return self.upgrade::<S>(request, &client);
+        }
+        if let Some(sockjs) = self.sockjs.as_ref().filter(|sockjs| sockjs.is_at(path)) {
+            // On the heap, so that a client with a WebSocket keeps no room for it.
+            return Box::pin(sockjs.answer::<S, _>(&self.gateway, request, client)).await;
         }
         let mut service = warp::service(self.routes.clone());
-        let answer = tower_service::Service::call(&mut service, request).await?;
-        Ok(answer.map(BodyExt::boxed))
+        let Ok(answer) = tower_service::Service::call(&mut service, request).await;
+        answer.map(BodyExt::boxed)
     }
 
     fn upgrade<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
-        self: Arc<Self>,
+        &self,
         mut request: Request<Incoming>,
-        client: Client,
+        client: &Client,
     ) -> Answer {
-        let examined = upgrade::examine(request.method(), request.headers(), &self.origins);
-        let grant = match examined {
-            Ok(grant) => grant,
+        let headers = request.headers();
+        let granted =
+            upgrade::examine(request.method(), headers, &upgrade::SUBPROTOCOLS).and_then(|grant| {
+                self.gateway.check_web_socket(headers)?;
+                let place = self.gateway.admit(Opening {
+                    headers,
+                    query: request.uri().query(),
+                    client,
+                    transport: "websocket",
+                })?;
+                Ok((grant, place))
+            });
+        let (grant, place) = match granted {
+            Ok(granted) => granted,
             Err(refusal) => return refuse(&refusal),
         };
-        let carried = self
-            .forwarding
-            .read(request.headers(), request.uri().query())
-            .map_err(upgrade::Refusal::from);
-        let carried = match carried {
-            Ok(carried) => carried,
-            Err(refusal) => return refuse(&refusal),
-        };
-        let carried = Carried::with_certificate(carried, client.certificate);
+        let gateway = Arc::clone(&self.gateway);
+        switch::<S>(&mut request, client.timeout, grant, move |stream, read| {
+            let link = WebSocketLink::new(stream, read, gateway.max_message_size());
+            gateway.serve(link, place);
+        })
+    }
+}
+
+/// STOMP, as what comes in by HTTP is served with it.
+pub struct Gateway {
+    /// What connections are served by.
+    pub services: Arc<Services>,
+    /// Who may connect.
+    pub origins: Origins,
+    /// What a request carries for its login.
+    pub forwarding: Forwarding,
+}
+
+impl Application for Gateway {
+    type Place = (Peer, Guard);
+
+    const PROTOCOLS: &'static [&'static str] = &upgrade::SUBPROTOCOLS;
+
+    fn check(&self, headers: &HeaderMap, client: &Client) -> Result<(), Refusal> {
+        let is_ambient = self.forwarding.is_ambient() || client.certificate.is_some();
+        self.origins.check_loosely(headers, is_ambient)
+    }
+
+    fn check_web_socket(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        self.origins.check(headers)
+    }
+
+    fn admit(&self, opening: Opening<'_>) -> Result<Self::Place, Refusal> {
+        let client = opening.client;
+        let carried = self.forwarding.read(opening.headers, opening.query)?;
+        let carried = Carried::with_certificate(carried, client.certificate.clone());
         // Taken before the answer, so that a drain waits for this one too.
         let Some(guard) = self.services.enter() else {
             self.services.registry.log_turned_away(client.what);
-            let text = "There are as many connections as this server takes.".to_owned();
-            return refuse(&upgrade::Refusal {
+            return Err(Refusal {
                 status: StatusCode::SERVICE_UNAVAILABLE,
-                text,
+                text: "There are as many connections as this server takes.".to_owned(),
             });
         };
-        let upgraded = hyper::upgrade::on(&mut request);
-        tokio::spawn(async move {
-            if let Ok(Ok(upgraded)) = tokio::time::timeout(client.timeout, upgraded).await {
-                let peer = Peer {
-                    remote: client.remote,
-                    transport: "websocket",
-                    carried,
-                };
-                self.connect::<S>(upgraded, peer, guard);
-            }
-        });
-        let mut answer = text_answer(StatusCode::SWITCHING_PROTOCOLS, String::new());
-        let headers = answer.headers_mut();
-        headers.insert(
-            header::CONNECTION,
-            header::HeaderValue::from_static("upgrade"),
-        );
-        headers.insert(
-            header::UPGRADE,
-            header::HeaderValue::from_static("websocket"),
-        );
-        if let Ok(accept) = grant.accept.parse() {
-            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-        }
-        if let Some(protocol) = grant.protocol {
-            let protocol = header::HeaderValue::from_static(protocol);
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
-        }
-        answer
+        let peer = Peer {
+            remote: client.remote,
+            transport: opening.transport,
+            carried,
+        };
+        Ok((peer, guard))
     }
 
-    fn connect<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
-        &self,
-        upgraded: hyper::upgrade::Upgraded,
-        peer: Peer,
-        guard: Guard,
-    ) {
-        // The bare stream: hyper's buffers are not kept.
-        let Ok(parts) = upgraded.downcast::<TokioIo<Patient<S>>>() else {
-            return;
-        };
+    fn max_message_size(&self) -> usize {
+        let limits = &self.services.settings().limits;
+        limits.max_frame_size_unauthenticated
+    }
+
+    fn frame_ancestors(&self) -> Option<HeaderValue> {
+        self.origins.frame_ancestors()
+    }
+
+    fn serve<C: Channel>(&self, channel: C, (peer, guard): Self::Place) {
         let services = Arc::clone(&self.services);
-        let first_limit = services.settings().limits.max_frame_size_unauthenticated;
-        let stream = parts.io.into_inner().into_inner();
-        let link = WebSocketLink::new(stream, parts.read_buf, first_limit);
         // A task of its own, which keeps nothing of how the client came in.
-        tokio::spawn(connection::serve(services, link, peer, guard));
+        tokio::spawn(connection::serve(services, channel, peer, guard));
     }
 }
 
 /// Who makes a request, and where it came in.
-struct Client {
-    remote: SocketAddr,
-    certificate: Option<Box<str>>,
-    what: &'static str,
+pub struct Client {
+    /// Its address.
+    pub remote: SocketAddr,
+    /// The user that its certificate names, if certificates are logins.
+    pub certificate: Option<Box<str>>,
+    /// What errors and log lines call the listener.
+    pub what: &'static str,
+    /// How long a client may keep others waiting.
+    pub timeout: Duration,
+    place: Arc<Place>,
+}
+
+impl Client {
+    /// The client's connection is now one of this session's, and leaves its place at the listener
+    /// to others, if the session has room for it.
+    fn stays_at(&self, session: &Arc<sockjs_session::Shared>) {
+        if let Some(room) = session.room() {
+            *self.place.session.lock() = Some(room);
+            *self.place.listener.lock() = None;
+        }
+    }
+}
+
+/// What an HTTP connection counts as.
+struct Place {
+    listener: Mutex<Option<OwnedSemaphorePermit>>,
+    session: Mutex<Option<sockjs_session::Room>>,
+}
+
+/// Serves requests until `stop` is done. Connections that are open then go on.
+pub async fn serve_requests<T, F>(
+    listener: TcpListener,
+    entrance: Entrance<T>,
+    stop: impl Future<Output = ()>,
+    answer: impl Fn(Request<Incoming>, Client) -> F + Clone + Send + 'static,
+) where
+    T: Transport,
+    F: Future<Output = Answer> + Send,
+{
+    let what = entrance.what;
+    let (entrance, places) = (Arc::new(entrance), Places::new());
+    accept(listener, what, stop, |stream, remote| {
+        let (entrance, places) = (Arc::clone(&entrance), places.clone());
+        let answer = answer.clone();
+        async move {
+            let Some(place) = places.take(what) else {
+                return;
+            };
+            let Some(entered) = entrance.admit(stream, remote).await else {
+                return;
+            };
+            let Entered {
+                stream,
+                remote,
+                certificate,
+            } = entered;
+            let timeout = entrance.timeout;
+            let place = Arc::new(Place {
+                listener: Mutex::new(Some(place)),
+                session: Mutex::new(None),
+            });
+            let service = service_fn(move |request| {
+                let client = Client {
+                    remote,
+                    certificate: certificate.clone(),
+                    what,
+                    timeout,
+                    place: Arc::clone(&place),
+                };
+                let answer = answer(request, client);
+                async { Ok::<_, Infallible>(answer.await) }
+            });
+            serve_http(stream, timeout, service).await;
+        }
+    })
+    .await;
+}
+
+/// Answers that the connection is a WebSocket from now on, and hands its stream, and what was read
+/// of it, to `serve`.
+fn switch<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    request: &mut Request<Incoming>,
     timeout: Duration,
+    grant: Grant,
+    serve: impl FnOnce(S, Bytes) + Send + 'static,
+) -> Answer {
+    let upgraded = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let Ok(Ok(upgraded)) = tokio::time::timeout(timeout, upgraded).await else {
+            return;
+        };
+        // The bare stream: hyper's buffers are not kept.
+        if let Ok(parts) = upgraded.downcast::<TokioIo<Patient<S>>>() {
+            serve(parts.io.into_inner().into_inner(), parts.read_buf);
+        }
+    });
+    let mut answer = text_answer(StatusCode::SWITCHING_PROTOCOLS, String::new());
+    let headers = answer.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = grant.accept.parse() {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    if let Some(protocol) = grant.protocol {
+        let protocol = HeaderValue::from_static(protocol);
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    }
+    answer
 }
 
 /// Serves routes without a WebSocket until `stop` is done.
@@ -249,25 +354,21 @@ pub fn sign_post(path: &str) -> Routes {
         .boxed()
 }
 
-fn refuse(refusal: &upgrade::Refusal) -> Answer {
+fn refuse(refusal: &Refusal) -> Answer {
     let mut answer = text_answer(refusal.status, format!("{}\n", refusal.text));
     let headers = answer.headers_mut();
     match refusal.status {
         StatusCode::METHOD_NOT_ALLOWED => {
-            let get = header::HeaderValue::from_static("GET");
+            let get = HeaderValue::from_static("GET");
             headers.insert(header::ALLOW, get);
         }
         StatusCode::UNAUTHORIZED => {
-            let basic =
-                header::HeaderValue::from_static("Basic realm=\"STOMP\", charset=\"UTF-8\"");
+            let basic = HeaderValue::from_static("Basic realm=\"STOMP\", charset=\"UTF-8\"");
             headers.insert(header::WWW_AUTHENTICATE, basic);
         }
         StatusCode::UPGRADE_REQUIRED => {
-            headers.insert(
-                header::UPGRADE,
-                header::HeaderValue::from_static("websocket"),
-            );
-            let version = header::HeaderValue::from_static("13");
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            let version = HeaderValue::from_static("13");
             headers.insert(header::SEC_WEBSOCKET_VERSION, version);
         }
         _ => {}

@@ -84,13 +84,16 @@ async fn server_with(
     let services = services(max_connections);
     let (stop, stopped) = oneshot::channel();
     let server = WebSocketServer {
-        services: Arc::clone(&services),
+        gateway: Arc::new(Gateway {
+            services: Arc::clone(&services),
+            forwarding,
+            origins: Origins {
+                allowed: Vec::new(),
+                allow_missing: true,
+            },
+        }),
         path: "/ws".into(),
-        forwarding,
-        origins: Origins {
-            allowed: Vec::new(),
-            allow_missing: true,
-        },
+        sockjs: SockJs::new(crate::listen::sockjs::Config::default()),
         routes: sign_post("/ws"),
     };
     let entrance = Entrance {
@@ -329,5 +332,149 @@ async fn what_a_request_carries_can_be_required_and_bounded() {
         );
         let challenges = answer.contains("www-authenticate: Basic realm=\"STOMP\"");
         assert_eq!(challenges, status == "401", "{answer}");
+    }
+}
+
+fn post(path: &str, extra: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST /stomp/000/{path} HTTP/1.1\r\nhost: test\r\n{extra}content-length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// A client of SockJS that polls, logged in as `a`.
+async fn polling(server: &Server, id: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let opened = poll(&mut stream, id).await;
+    assert_eq!(opened, "o\n");
+    // Cut anywhere.
+    say(
+        &mut stream,
+        id,
+        r#"["CONNECT\naccept-version:1.2\nlo","gin:a\npasscode:b\n\n\u0000"]"#,
+    )
+    .await;
+    let connected = poll(&mut stream, id).await;
+    let is_connected = connected.starts_with(r#"a["CONNECTED\n"#);
+    assert!(
+        is_connected && connected.contains(r"\nversion:1.2\n"),
+        "{connected}"
+    );
+    stream
+}
+
+async fn poll(stream: &mut TcpStream, id: &str) -> String {
+    let answer = ask(stream, &post(&format!("{id}/xhr"), "", "")).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+async fn say(stream: &mut TcpStream, id: &str, body: &str) {
+    let answer = ask(stream, &post(&format!("{id}/xhr_send"), "", body)).await;
+    assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
+}
+
+#[tokio::test]
+async fn stomp_is_spoken_over_sockjs() {
+    let server = server(10, TIMEOUT).await;
+    let mut stream = polling(&server, "s").await;
+    assert_eq!(server.services.registry.len(), 1);
+    let subscribe = r#"["SUBSCRIBE\nid:1\ndestination:/topic/x\nreceipt:r\n\n\u0000"]"#;
+    say(&mut stream, "s", subscribe).await;
+    let receipt = poll(&mut stream, "s").await;
+    assert_eq!(receipt, "a[\"RECEIPT\\nreceipt-id:r\\n\\n\\u0000\"]\n");
+    let send = r#"["\n","SEND\ndestination:/topic/x\n\n\u2028ä\u0000"]"#;
+    say(&mut stream, "s", send).await;
+    let message = poll(&mut stream, "s").await;
+    assert!(
+        message.starts_with(r#"a["MESSAGE\n"#) && message.ends_with("\\n\\n\\u2028ä\\u0000\"]\n"),
+        "{message}"
+    );
+    say(&mut stream, "s", r#"["DISCONNECT\n\n\u0000"]"#).await;
+    for _ in 0..2 {
+        let closed = poll(&mut stream, "s").await;
+        assert_eq!(closed, "c[1000,\"disconnected\"]\n");
+    }
+    wait_for_connections(&server, 0).await;
+}
+
+#[tokio::test]
+async fn a_drain_reaches_polling_clients() {
+    let server = server(10, TIMEOUT).await;
+    let mut old = polling(&server, "old").await;
+    server.services.registry.drain(Duration::ZERO).await;
+    let mut new = TcpStream::connect(server.address).await.unwrap();
+    assert_eq!(poll(&mut new, "new").await, "o\n");
+    for (stream, id) in [(&mut old, "old"), (&mut new, "new")] {
+        let error = poll(stream, id).await;
+        assert!(error.contains("server shutting down"), "{error}");
+        let closed = poll(stream, id).await;
+        assert_eq!(closed, "c[1012,\"server shutting down\"]\n");
+    }
+    timeout(TIMEOUT, server.services.registry.wait_empty())
+        .await
+        .unwrap();
+}
+
+/// Its bytes cannot be said in JSON, and to change them would be worse than to say so.
+#[tokio::test]
+async fn a_message_that_is_no_text_ends_a_sockjs_session() {
+    let server = server(10, TIMEOUT).await;
+    let mut stream = polling(&server, "s").await;
+    let subscribe = r#"["SUBSCRIBE\nid:1\ndestination:/topic/x\nreceipt:r\n\n\u0000"]"#;
+    say(&mut stream, "s", subscribe).await;
+    poll(&mut stream, "s").await;
+    let mut other = open(&server, "/ws").await.unwrap();
+    let frames = b"CONNECT\naccept-version:1.2\nlogin:a\npasscode:b\n\n\0\
+                   SEND\ndestination:/topic/x\n\n\xff\0";
+    other.send(Message::binary(frames.to_vec())).await.unwrap();
+    let error = poll(&mut stream, "s").await;
+    assert!(error.contains("message:message not text"), "{error}");
+    let closed = poll(&mut stream, "s").await;
+    assert_eq!(closed, "c[1011,\"server error\"]\n");
+}
+
+#[tokio::test]
+async fn sockjs_has_the_bounds_of_a_web_socket() {
+    let server = server(1, TIMEOUT).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let evil = "origin: https://evil.example\r\n";
+    for path in ["a/xhr", "a/xhr_streaming", "a/xhr_send"] {
+        let refused = ask(&mut stream, &post(path, evil, "")).await;
+        assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
+    }
+    assert_eq!(server.services.registry.len(), 0);
+    assert_eq!(poll(&mut stream, "a").await, "o\n");
+    let refused = ask(&mut stream, &post("b/xhr", "", "")).await;
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    // What a frame may have before the login, a request may have, and no more.
+    let long = format!("[\"{}\"]", "x".repeat(200 * 1024));
+    let refused = ask(&mut stream, &post("a/xhr_send", "", &long)).await;
+    assert!(refused.starts_with("HTTP/1.1 413 "), "{refused}");
+}
+
+#[tokio::test]
+async fn what_browsers_add_by_themselves_needs_a_page_that_may() {
+    let config: auth::Config =
+        toml::from_str("http_basic = true\nforward_cookies = { sid = \"sid\" }").unwrap();
+    let server = server_with(10, TIMEOUT, Forwarding::new(&config)).await;
+    let basic = "authorization: Basic YWxpY2U6c2VjcmV0\r\n";
+    for (id, extra, status) in [
+        ("a", basic.to_owned(), 403),
+        (
+            "b",
+            format!("{basic}referer: http://evil.example/\r\n"),
+            403,
+        ),
+        ("c", format!("{basic}referer: http://test/page\r\n"), 200),
+        ("d", format!("{basic}origin: http://test\r\n"), 200),
+        ("e", "origin: http://test\r\n".to_owned(), 401),
+    ] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let answer = ask(&mut stream, &post(&format!("{id}/xhr"), &extra, "")).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
     }
 }

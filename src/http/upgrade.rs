@@ -1,6 +1,9 @@
 //! The WebSocket upgrade: what is asked of a request, and answered (RFC 6455, 4.2).
 
-use hyper::{HeaderMap, Method, StatusCode, header};
+use hyper::{
+    HeaderMap, Method, StatusCode,
+    header::{self, HeaderValue},
+};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use url::Url;
 
@@ -8,7 +11,7 @@ use crate::auth::CarryError;
 
 /// Subprotocols that are spoken, the best first. They do not bind the STOMP version: that is
 /// negotiated by CONNECT, and clients rely on it.
-const SUBPROTOCOLS: [&str; 3] = ["v12.stomp", "v11.stomp", "v10.stomp"];
+pub(super) const SUBPROTOCOLS: [&str; 3] = ["v12.stomp", "v11.stomp", "v10.stomp"];
 
 /// Which origins may connect.
 #[derive(Clone, Debug)]
@@ -28,13 +31,13 @@ pub(super) struct Grant {
     pub(super) protocol: Option<&'static str>,
 }
 
-/// Why an upgrade is not granted: a status, and words for whoever wrote the client.
+/// Why a request is refused: a status, and words for whoever wrote the client.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub struct Refusal {
     /// The status of the answer.
-    pub(super) status: StatusCode,
+    pub status: StatusCode,
     /// Its text.
-    pub(super) text: String,
+    pub text: String,
 }
 
 impl From<CarryError> for Refusal {
@@ -51,14 +54,14 @@ impl From<CarryError> for Refusal {
     }
 }
 
-/// Looks at a request to the WebSocket's path.
+/// Looks at a request to a WebSocket's path; `protocols` are spoken there, the best first.
 ///
 /// # Errors
-/// It is no upgrade, or its origin may not connect.
+/// It is no upgrade.
 pub(super) fn examine(
     method: &Method,
     headers: &HeaderMap,
-    origins: &Origins,
+    protocols: &[&'static str],
 ) -> Result<Grant, Refusal> {
     let refuse = |status, text: &str| {
         Err(Refusal {
@@ -76,7 +79,7 @@ pub(super) fn examine(
     if !has(header::CONNECTION, "upgrade") || !has(header::UPGRADE, "websocket") {
         return refuse(
             StatusCode::UPGRADE_REQUIRED,
-            "This is a WebSocket for STOMP: connect with a STOMP client, such as stomp.js.",
+            "This is a WebSocket: connect with a client of it, such as stomp.js.",
         );
     }
     if !has(header::SEC_WEBSOCKET_VERSION, "13") {
@@ -91,10 +94,10 @@ pub(super) fn examine(
             "The sec-websocket-key header is missing.",
         );
     };
-    origins.check(headers)?;
     let offered: Vec<_> = tokens(headers, header::SEC_WEBSOCKET_PROTOCOL).collect();
-    let protocol = SUBPROTOCOLS
-        .into_iter()
+    let protocol = protocols
+        .iter()
+        .copied()
         .find(|known| offered.contains(known));
     Ok(Grant {
         accept: derive_accept_key(key.as_bytes()),
@@ -104,25 +107,64 @@ pub(super) fn examine(
 
 impl Origins {
     /// A page of another site must not use the cookies and the network of whoever looks at it.
-    fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let refuse = |text: String| {
-            Err(Refusal {
-                status: StatusCode::FORBIDDEN,
-                text,
-            })
+    ///
+    /// # Errors
+    /// The origin may not connect.
+    pub(super) fn check(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        match headers.get(header::ORIGIN) {
+            Some(origin) => self.check_origin(origin.to_str().unwrap_or_default(), headers),
+            None if self.allow_missing => Ok(()),
+            None => Err(forbidden("An Origin header is required.".to_owned())),
+        }
+    }
+
+    /// As [`Origins::check`], for SockJS: browsers make requests for it without `Origin`, as for
+    /// scripts and forms of any page. Their `Referer` counts then. Where neither is, it may be any
+    /// page's, and it `is_ambient` if a browser would log it in all the same. The own host may
+    /// connect, too, for its page is what clients of old browsers use; see
+    /// [`Origins::frame_ancestors`] for who may use that.
+    ///
+    /// # Errors
+    /// The origin may not connect.
+    pub(super) fn check_loosely(
+        &self,
+        headers: &HeaderMap,
+        is_ambient: bool,
+    ) -> Result<(), Refusal> {
+        let value = |name| headers.get(name).map(|value: &HeaderValue| value.to_str());
+        let of_url = |url: &str| Url::parse(url).map(|url| url.origin().ascii_serialization());
+        let origin = match (value(header::ORIGIN), value(header::REFERER)) {
+            (Some(origin), _) => Some(origin.unwrap_or_default().to_owned()),
+            (None, Some(referer)) => Some(of_url(referer.unwrap_or_default()).unwrap_or_default()),
+            (None, None) => None,
         };
-        let Some(origin) = headers.get(header::ORIGIN) else {
-            if self.allow_missing {
-                return Ok(());
-            }
-            return refuse("An Origin header is required.".to_owned());
-        };
-        let origin = origin.to_str().unwrap_or_default();
+        if let Some(origin) = origin {
+            return match is_own(&origin, headers) {
+                true => Ok(()),
+                false => self.check_origin(&origin, headers),
+            };
+        }
+        match self.allow_missing && !is_ambient {
+            true => Ok(()),
+            false => Err(forbidden(
+                "An Origin or a Referer header is required.".to_owned(),
+            )),
+        }
+    }
+
+    /// The content security policy of a page that acts for whoever shows it in a frame.
+    pub(super) fn frame_ancestors(&self) -> Option<HeaderValue> {
+        let mut policy = "frame-ancestors 'self'".to_owned();
+        for origin in &self.allowed {
+            policy.push(' ');
+            policy.push_str(origin);
+        }
+        policy.parse().ok()
+    }
+
+    fn check_origin(&self, origin: &str, headers: &HeaderMap) -> Result<(), Refusal> {
         let is_allowed = if self.allowed.is_empty() {
-            let host = headers
-                .get(header::HOST)
-                .and_then(|host| host.to_str().ok());
-            is_same_host(origin, host.unwrap_or_default())
+            is_own(origin, headers)
         } else {
             self.allowed
                 .iter()
@@ -131,11 +173,25 @@ impl Origins {
         if is_allowed {
             return Ok(());
         }
-        refuse(format!(
+        Err(forbidden(format!(
             "Pages of {origin:?} may not connect here; the server's configuration lists who may \
              ([listen] origins)."
-        ))
+        )))
     }
+}
+
+fn forbidden(text: String) -> Refusal {
+    Refusal {
+        status: StatusCode::FORBIDDEN,
+        text,
+    }
+}
+
+/// Whether an origin is of the host that the request with these headers is for.
+fn is_own(origin: &str, headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok());
+    is_same_host(origin, host.unwrap_or_default())
 }
 
 /// Whether an origin is of the host that a request is for. The scheme is not compared: behind a
@@ -190,13 +246,14 @@ mod tests {
 
     fn protocol(offered: &str) -> Option<&'static str> {
         let headers = request(&[("sec-websocket-protocol", offered)]);
-        examine(&Method::GET, &headers, &same_host())
+        examine(&Method::GET, &headers, &SUBPROTOCOLS)
             .unwrap()
             .protocol
     }
 
     fn status(headers: &HeaderMap, origins: &Origins) -> Option<u16> {
-        examine(&Method::GET, headers, origins)
+        examine(&Method::GET, headers, &SUBPROTOCOLS)
+            .and_then(|_| origins.check(headers))
             .err()
             .map(|refusal| refusal.status.as_u16())
     }
@@ -204,7 +261,7 @@ mod tests {
     /// The example of RFC 6455, 1.3.
     #[test]
     fn the_key_is_answered() {
-        let grant = examine(&Method::GET, &request(&[]), &same_host()).unwrap();
+        let grant = examine(&Method::GET, &request(&[]), &SUBPROTOCOLS).unwrap();
         assert_eq!(grant.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         assert_eq!(grant.protocol, None);
     }
@@ -267,6 +324,47 @@ mod tests {
     }
 
     #[test]
+    fn without_origin_the_referer_counts() {
+        let listed = Origins {
+            allowed: vec!["https://app.example.com".to_owned()],
+            allow_missing: true,
+        };
+        let check = |extra: &[(&str, &str)], is_ambient| {
+            let refusal = listed.check_loosely(&request(extra), is_ambient).err();
+            refusal.map(|refusal| refusal.status.as_u16())
+        };
+        for is_ambient in [true, false] {
+            for (name, value, expected) in [
+                ("origin", "https://app.example.com", None),
+                ("origin", "https://push.example.com", None),
+                ("origin", "https://evil.example", Some(403)),
+                ("origin", "null", Some(403)),
+                ("referer", "https://app.example.com/page?x", None),
+                (
+                    "referer",
+                    "https://push.example.com/stomp/iframe.html",
+                    None,
+                ),
+                ("referer", "https://evil.example/", Some(403)),
+                ("referer", "about:blank", Some(403)),
+                ("referer", "nonsense", Some(403)),
+            ] {
+                assert_eq!(check(&[(name, value)], is_ambient), expected, "{value}");
+            }
+            let both = [
+                ("origin", "https://evil.example"),
+                ("referer", "https://app.example.com/"),
+            ];
+            assert_eq!(check(&both, is_ambient), Some(403));
+        }
+        // Not a browser's; or one's that was made to keep silent about it.
+        assert_eq!(check(&[], false), None);
+        assert_eq!(check(&[], true), Some(403));
+        let policy = listed.frame_ancestors().unwrap();
+        assert_eq!(policy, "frame-ancestors 'self' https://app.example.com");
+    }
+
+    #[test]
     fn what_is_no_upgrade_is_told_so() {
         for missing in ["connection", "upgrade", "sec-websocket-version"] {
             let mut headers = request(&[]);
@@ -276,7 +374,7 @@ mod tests {
         let mut headers = request(&[]);
         headers.remove("sec-websocket-key");
         assert_eq!(status(&headers, &same_host()), Some(400));
-        let refusal = examine(&Method::POST, &request(&[]), &same_host()).unwrap_err();
+        let refusal = examine(&Method::POST, &request(&[]), &SUBPROTOCOLS).unwrap_err();
         assert_eq!(refusal.status, StatusCode::METHOD_NOT_ALLOWED);
     }
 }

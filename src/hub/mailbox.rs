@@ -43,7 +43,8 @@ struct State {
     dedicated: VecDeque<Parcel>,
     /// Whether the last parcel was a dedicated one; they take turns with the others.
     dedicated_last: bool,
-    problem: Option<Problem>,
+    /// Boxed, since it comes once at most.
+    problem: Option<Box<Problem>>,
     closed: bool,
     waker: Option<Waker>,
 }
@@ -153,7 +154,7 @@ impl Mailbox {
     pub fn poll_take(&self, context: &Context<'_>) -> Poll<Item> {
         let mut state = self.state.lock();
         if let Some(problem) = state.problem.take() {
-            return Poll::Ready(Item::Problem(problem));
+            return Poll::Ready(Item::Problem(*problem));
         }
         if let Some(parcel) = state.take() {
             return Poll::Ready(Item::Parcel(parcel));
@@ -256,7 +257,7 @@ impl State {
         }
         let waker = self.waker.take();
         *self = Self {
-            problem: Some(problem),
+            problem: Some(Box::new(problem)),
             closed: true,
             waker,
             ..Self::default()

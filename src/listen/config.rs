@@ -102,7 +102,7 @@ impl Config {
                 }
             }
         }
-        check_path(&self.websocket_path)?;
+        check_path("websocket_path", &self.websocket_path, "/ws")?;
         self.origins
             .iter()
             .try_for_each(|origin| check_origin(origin))?;
@@ -125,14 +125,14 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0 && a.port() == b.port() && same_ip
 }
 
-fn check_path(path: &str) -> Checked {
+pub(super) fn check_path(key: &'static str, path: &str, example: &str) -> Checked {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
     if path.len() < 2 || !path.starts_with('/') || path.ends_with('/') || !path.bytes().all(plain) {
         return Err((
-            "websocket_path",
+            key,
             format!(
                 "{path:?} is not a path; write \"/\" and letters, digits, \"-\", \"_\", \".\" or \
-                 \"~\", such as \"/ws\""
+                 \"~\", such as {example:?}"
             ),
         ));
     }
@@ -269,8 +269,11 @@ mod tests {
     #[test]
     fn a_path_begins_with_a_slash() {
         for path in ["", "/", "ws", "/ws/", "/ws?x", "/w s"] {
-            assert!(check_path(path).is_err(), "{path:?}");
+            assert!(
+                check_path("websocket_path", path, "/ws").is_err(),
+                "{path:?}"
+            );
         }
-        assert_eq!(check_path("/stomp/websocket"), Ok(()));
+        assert_eq!(check_path("prefix", "/stomp/websocket", "/ws"), Ok(()));
     }
 }

@@ -5,6 +5,7 @@ mod config;
 mod entrance;
 mod outgoing;
 mod proxy_protocol;
+pub mod sockjs;
 mod tcp;
 pub mod tls;
 mod websocket;
@@ -20,7 +21,7 @@ use std::{
 use stomp_session::Problem;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
     time::timeout,
 };
@@ -34,7 +35,7 @@ pub use websocket::WebSocketLink;
 
 use crate::{
     auth::Carried,
-    connection::{self, Link, Peer, Services},
+    connection::{self, Link, Outbound, Peer, Services},
     telemetry::{self, Seldom},
 };
 
@@ -43,12 +44,16 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// How many are told at a time; more are closed without a word.
 const MAX_FAREWELLS: usize = 100;
 
+/// Connections that the system makes before they are accepted here; beyond, clients of a wave wait
+/// a second or more for their next try. The system may allow less (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
+
 /// Opens an address.
 ///
 /// # Errors
 /// It cannot be opened; the text names it.
 pub async fn bind(address: SocketAddr, what: &str) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await.map_err(|error| {
+    let listener = listen(address).map_err(|error| {
         io::Error::new(
             error.kind(),
             format!("cannot listen on {address} ({what}): {error}"),
@@ -56,6 +61,17 @@ pub async fn bind(address: SocketAddr, what: &str) -> io::Result<TcpListener> {
     })?;
     telemetry::listening(listener.local_addr()?, what);
     Ok(listener)
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // As `TcpListener::bind` does, which would allow 128 only.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Accepts until `stop` is done, and hands each stream to `serve`.
@@ -134,7 +150,7 @@ pub async fn serve_stomp<T: Transport>(
 async fn turn_away<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) {
     let problem = Problem::TooManyConnections;
     let mut link = TcpLink::new(stream);
-    link.send(problem.frame().into());
+    link.send(Outbound::whole(&problem.frame()));
     let told = async {
         if poll_fn(|context| link.poll_flush(context)).await.is_ok() {
             // Waits for the client to close: what it has sent, and is not read, would make the

@@ -1,6 +1,7 @@
 //! What a link has taken and not written yet.
 
 use std::{
+    cell::Cell,
     io::{self, Write},
     pin::Pin,
     task::{Context, Poll, ready},
@@ -9,6 +10,15 @@ use std::{
 use tokio::io::AsyncWrite;
 
 use crate::telemetry;
+
+/// A buffer that is larger is not kept for the next connection.
+const LARGEST_KEPT: usize = 128 * 1024;
+
+thread_local! {
+    /// The buffer of the connection that wrote last on this thread: the next one writes from the
+    /// same memory, which the processor has at hand.
+    static KEPT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// Bytes on their way to a stream. Empty, it holds no memory beyond itself.
 #[derive(Debug, Default)]
@@ -28,6 +38,9 @@ impl Outgoing {
             self.bytes.drain(..self.written.min(self.bytes.len()));
             self.written = 0;
         }
+        if self.bytes.capacity() == 0 {
+            self.bytes = KEPT.take();
+        }
         self.bytes.reserve(additional);
     }
 
@@ -36,19 +49,25 @@ impl Outgoing {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// As [`Outgoing::push`], without a copy if nothing else waits.
-    pub(super) fn push_vec(&mut self, bytes: Vec<u8>) {
-        if self.bytes.is_empty() {
-            self.bytes = bytes;
-            self.written = 0;
-        } else {
-            self.push(&bytes);
-        }
-    }
-
     /// How many bytes are not written yet; 1 if all are, and the stream is not flushed.
     pub(super) fn pending(&self) -> usize {
         self.bytes.len().abs_diff(self.written)
+    }
+
+    /// For a stay: a slow client must not hold on to more than its own bytes need.
+    fn settle(&mut self) {
+        if self.bytes.capacity() / 2 > self.bytes.len() {
+            self.bytes.shrink_to_fit();
+        }
+    }
+
+    /// Gives the memory to whoever writes next on this thread.
+    fn put_back(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        if bytes.capacity() <= LARGEST_KEPT {
+            bytes.clear();
+            KEPT.set(bytes);
+        }
     }
 
     /// Writes everything, and flushes the stream.
@@ -62,7 +81,11 @@ impl Outgoing {
             .get(self.written..)
             .filter(|rest| !rest.is_empty())
         {
-            let count = ready!(Pin::new(&mut *stream).poll_write(context, rest))?;
+            let Poll::Ready(count) = Pin::new(&mut *stream).poll_write(context, rest) else {
+                self.settle();
+                return Poll::Pending;
+            };
+            let count = count?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -70,7 +93,7 @@ impl Outgoing {
             self.written = self.written.saturating_add(count);
         }
         if !self.bytes.is_empty() {
-            self.bytes = Vec::new();
+            self.put_back();
             self.written = 1;
         }
         ready!(Pin::new(stream).poll_flush(context))?;
@@ -135,15 +158,12 @@ mod tests {
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut stream = Keeping { may_go: false };
         let mut out = Outgoing::default();
-        out.push_vec(b"one".to_vec());
+        out.push(b"one");
         assert_eq!(out.pending(), 3);
         assert!(out.poll_flush(&mut stream, &mut context).is_pending());
         assert_eq!((out.pending(), out.capacity()), (1, 0));
-        for more in [2, 3] {
-            match more {
-                2 => out.push_vec(b"more".to_vec()),
-                _ => out.push(b"more"),
-            }
+        for _ in 0..2 {
+            out.push(b"more");
             assert_eq!(out.pending(), 4);
             assert!(out.poll_flush(&mut stream, &mut context).is_pending());
             assert_eq!(out.pending(), 1);

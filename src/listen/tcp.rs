@@ -13,12 +13,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::outgoing::Outgoing;
 use crate::{
-    connection::{Link, LinkError},
+    connection::{Link, LinkError, Outbound},
     telemetry,
 };
 
 /// Bytes read at a time, into a buffer on the stack: an idle connection holds none.
-const READ_SIZE: usize = 16 * 1024;
+pub(super) const READ_SIZE: usize = 16 * 1024;
 
 /// A client on a stream of bytes.
 #[derive(Debug)]
@@ -47,8 +47,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for TcpLink<S> {
         Poll::Ready(Ok(ready!(poll_read(&mut self.stream, context))?))
     }
 
-    fn send(&mut self, frame: Vec<u8>) {
-        self.out.push_vec(frame);
+    fn send(&mut self, frame: Outbound<'_>) {
+        self.out.reserve(frame.size());
+        self.out.push(frame.head);
+        self.out.push(frame.tail);
     }
 
     fn pending(&self) -> usize {

@@ -30,6 +30,18 @@ async fn an_address_that_is_taken_is_named() {
 }
 
 #[tokio::test]
+async fn a_wave_is_let_in_before_it_is_accepted() {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listener = bind(any, "stomp").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut wave = Vec::new();
+    for _ in 0..300 {
+        let connecting = timeout(TIMEOUT, TcpStream::connect(address));
+        wave.push(connecting.await.unwrap().unwrap());
+    }
+}
+
+#[tokio::test]
 async fn streams_are_accepted_until_it_is_enough_and_go_on_then() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -9,10 +9,11 @@
 
 use std::{
     io::{self, Read, Write},
+    mem::MaybeUninit,
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use stomp_session::CloseCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::{
@@ -26,12 +27,14 @@ use tokio_tungstenite::tungstenite::{
 
 use super::{
     outgoing::Outgoing,
-    tcp::{poll_fill, poll_hang_up},
+    sockjs::Channel,
+    tcp::{READ_SIZE, poll_fill, poll_hang_up},
 };
-use crate::connection::{Link, LinkError};
+use crate::connection::{Link, LinkError, Outbound};
 
-/// Kept for as long as the connection is, so it is small; tungstenite reads no more at a time.
-const READ_BUFFER: usize = 512;
+/// What tungstenite keeps for as long as the connection is, and takes at a time; more, and it is
+/// larger for good. What was read beyond that, waits here until all of it is taken.
+const READ_BUFFER: usize = 128;
 /// Bytes of answers to pings that may wait for a client to read them.
 const MOST_ANSWERS: usize = 4 * 1024;
 /// How much larger than a frame a message may be: several small frames can come in one, and the
@@ -43,6 +46,8 @@ pub struct WebSocketLink<S> {
     stream: S,
     protocol: WebSocketContext,
     out: Outgoing,
+    /// Read, and not taken by the protocol machine yet.
+    unread: Option<Box<Bytes>>,
     max_frame_size: usize,
     /// Whether the client speaks in binary messages; it is answered in kind.
     is_binary: bool,
@@ -70,19 +75,52 @@ impl<S> WebSocketLink<S> {
             .write_buffer_size(0)
             .max_message_size(Some(max_frame_size.saturating_add(MESSAGE_SLACK)))
             .max_frame_size(Some(max_frame_size.saturating_add(MESSAGE_SLACK)));
+        let protocol = WebSocketContext::new(Role::Server, Some(config));
         // Copied: it is a part of hyper's buffer of 8 KiB, which would live as long as this.
-        let received = received.to_vec();
-        let protocol = WebSocketContext::from_partially_read(received, Role::Server, Some(config));
+        let unread = (!received.is_empty()).then(|| Box::new(Bytes::copy_from_slice(&received)));
         Self {
             stream,
             protocol,
             out: Outgoing::default(),
+            unread,
             max_frame_size,
             is_binary: false,
             stage: Stage::Open,
             is_shut: false,
             was_heard: false,
         }
+    }
+
+    /// Takes a text to be written as [`Link::send`] does, whatever the client speaks in.
+    pub(super) fn send_text(&mut self, text: &str) {
+        self.put(Outbound {
+            head: text.as_bytes(),
+            tail: &[],
+            is_text: true,
+        });
+    }
+
+    /// One message: as text, or as binary.
+    fn put(&mut self, payload: Outbound<'_>) {
+        if matches!(self.stage, Stage::Closing | Stage::Closed) {
+            return;
+        }
+        let data = if payload.is_text {
+            coding::Data::Text
+        } else {
+            coding::Data::Binary
+        };
+        let header = FrameHeader {
+            opcode: coding::OpCode::Data(data),
+            ..FrameHeader::default()
+        };
+        let size = payload.size();
+        let length = size as u64;
+        self.out.reserve(header.len(length).saturating_add(size));
+        // A buffer takes everything.
+        let _ = header.format(length, &mut self.out);
+        self.out.push(payload.head);
+        self.out.push(payload.tail);
     }
 
     fn machine<'a, 'b>(
@@ -92,6 +130,7 @@ impl<S> WebSocketLink<S> {
         let through = Through {
             stream: &mut self.stream,
             out: &mut self.out,
+            unread: &mut self.unread,
             was_heard: &mut self.was_heard,
             context,
         };
@@ -155,26 +194,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
 
     /// A client that speaks text is answered in text where that is possible: browsers drop a
     /// connection on which a text message is not UTF-8.
-    fn send(&mut self, frame: Vec<u8>) {
-        if matches!(self.stage, Stage::Closing | Stage::Closed) {
-            return;
-        }
-        let is_text = !self.is_binary && std::str::from_utf8(&frame).is_ok();
-        let data = if is_text {
-            coding::Data::Text
-        } else {
-            coding::Data::Binary
-        };
-        let header = FrameHeader {
-            opcode: coding::OpCode::Data(data),
-            ..FrameHeader::default()
-        };
-        let length = frame.len() as u64;
-        self.out
-            .reserve(header.len(length).saturating_add(frame.len()));
-        // A buffer takes everything.
-        let _ = header.format(length, &mut self.out);
-        self.out.push(&frame);
+    fn send(&mut self, frame: Outbound<'_>) {
+        self.put(Outbound {
+            is_text: frame.is_text && !self.is_binary,
+            ..frame
+        });
     }
 
     fn was_heard(&mut self) -> bool {
@@ -192,10 +216,25 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
     }
 
     fn poll_close(&mut self, context: &mut Context<'_>, code: CloseCode) -> Poll<()> {
+        self.poll_close_with(context, code.code(), code.reason())
+    }
+
+    fn set_max_frame_size(&mut self, size: usize) {
+        self.max_frame_size = size;
+        let size = Some(size.saturating_add(MESSAGE_SLACK));
+        self.protocol.set_config(|config| {
+            config.max_message_size = size;
+            config.max_frame_size = size;
+        });
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Channel for WebSocketLink<S> {
+    fn poll_close_with(&mut self, context: &mut Context<'_>, code: u16, reason: &str) -> Poll<()> {
         if matches!(self.stage, Stage::Open | Stage::Unreadable) {
             let frame = CloseFrame {
-                code: coding::CloseCode::from(code.code()),
-                reason: Utf8Bytes::from_static(code.reason()),
+                code: coding::CloseCode::from(code),
+                reason: Utf8Bytes::from(reason),
             };
             let (protocol, mut through) = self.machine(context);
             let closing = protocol.close(&mut through, Some(frame));
@@ -220,15 +259,6 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
         }
         poll_hang_up(&mut self.stream, &mut self.is_shut, context)
     }
-
-    fn set_max_frame_size(&mut self, size: usize) {
-        self.max_frame_size = size;
-        let size = Some(size.saturating_add(MESSAGE_SLACK));
-        self.protocol.set_config(|config| {
-            config.max_message_size = size;
-            config.max_frame_size = size;
-        });
-    }
 }
 
 fn broken(error: Error, limit: usize) -> LinkError {
@@ -239,6 +269,7 @@ fn broken(error: Error, limit: usize) -> LinkError {
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
             LinkError::Io(io::ErrorKind::ConnectionReset.into())
         }
+        Error::Utf8(_) => LinkError::NotUtf8,
         other => LinkError::Violation(other.to_string().into()),
     }
 }
@@ -248,20 +279,37 @@ fn broken(error: Error, limit: usize) -> LinkError {
 struct Through<'a, 'b, S> {
     stream: &'a mut S,
     out: &'a mut Outgoing,
+    unread: &'a mut Option<Box<Bytes>>,
     context: &'a mut Context<'b>,
     was_heard: &'a mut bool,
 }
 
 impl<S: AsyncRead + Unpin> Read for Through<'_, '_, S> {
+    /// Reads the stream into a buffer on the stack, since the machine's own is small: that would
+    /// be many calls of the system for a long message, and one more for each that fills it, to see
+    /// whether there is more.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut buffer = ReadBuf::new(buffer);
-        match poll_fill(self.stream, self.context, &mut buffer) {
-            Poll::Ready(outcome) => {
-                *self.was_heard |= !buffer.filled().is_empty();
-                outcome.map(|()| buffer.filled().len())
+        if let Some(unread) = self.unread {
+            let count = (&unread[..]).read(buffer)?;
+            unread.advance(count);
+            if unread.is_empty() {
+                *self.unread = None;
             }
-            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+            return Ok(count);
         }
+        let mut space = [MaybeUninit::uninit(); READ_SIZE];
+        let mut space = ReadBuf::uninit(&mut space);
+        let Poll::Ready(outcome) = poll_fill(self.stream, self.context, &mut space) else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        outcome?;
+        let mut rest = space.filled();
+        *self.was_heard |= !rest.is_empty();
+        let count = rest.read(buffer)?;
+        if !rest.is_empty() {
+            *self.unread = Some(Box::new(Bytes::copy_from_slice(rest)));
+        }
+        Ok(count)
     }
 }
 

@@ -242,6 +242,25 @@ impl Gateway {
         format!("ws://{}/ws", address.expect("it listens for HTTP"))
     }
 
+    /// `http://host:port`: its origin, to browsers.
+    ///
+    /// # Panics
+    /// It does not listen for HTTP.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        let address = self.addresses.http.as_deref();
+        format!("http://{}", address.expect("it listens for HTTP"))
+    }
+
+    /// `http://host:port/stomp`
+    ///
+    /// # Panics
+    /// It does not listen for HTTP.
+    #[must_use]
+    pub fn sockjs_url(&self) -> String {
+        format!("{}/stomp", self.origin())
+    }
+
     /// `host:port` of STOMP over TCP.
     ///
     /// # Panics

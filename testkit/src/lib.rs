@@ -4,7 +4,7 @@
 //!   or one's own to kill. Neither touches a server that the machine runs already.
 //! - [`Gateway`]: the `stentor` program, started with a configuration, its log kept.
 //! - [`Hook`]: the application's side of the authentication, scripted and recorded.
-//! - [`StompClient`]: STOMP over TCP and over WebSocket, frame by frame or byte by byte.
+//! - [`StompClient`]: STOMP over TCP, WebSocket and SockJS, frame by frame or byte by byte.
 //! - [`Remote`]: a foreign client (Node, Python, a browser) driven over its stdin.
 //! - [`Authority`]: certificates, and clients that show them.
 //! - [`Proxy`]: a TCP proxy that cuts, refuses, freezes and fragments.

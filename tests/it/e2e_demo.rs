@@ -4,41 +4,15 @@ use std::process::Command;
 
 use serde_json::json;
 use tempfile::TempDir;
-use testkit::{DEADLINE, Remote, eventually, free_ports};
+use testkit::{DEADLINE, Gateway, Remote, eventually, free_ports, tests_dir};
 use tokio::net::TcpStream;
 
 use crate::house::stentor;
 
 #[tokio::test]
 async fn a_visitor_pushes_from_the_page_and_by_curl() {
-    let [port] = free_ports();
-    let address = format!("127.0.0.1:{port}");
-    let demo = stentor()
-        .arguments(&["demo", "--port", &port.to_string()], &[])
-        .start()
-        .await;
-    eventually(DEADLINE, "the demo listens", async || {
-        let status = demo.process().exit_status();
-        assert!(status.is_none(), "{}", demo.process().output());
-        TcpStream::connect(&address).await.ok()
-    })
-    .await;
-
-    let mut browser = Remote::node("browser.mjs");
-    browser.order(&json!({ "do": "goto", "url": format!("http://{address}/") }));
-    let loaded = browser.expect("loaded").await;
-    assert_eq!(loaded["status"], 200, "{loaded}");
-    for user in ["alice", "bob"] {
-        let state = format!("[data-testid=state-{user}]");
-        see(&mut browser, &state, "connected").await;
-        // Subscribed, not only connected.
-        see(
-            &mut browser,
-            &format!("[data-testid=subscription-{user}].is-live"),
-            "",
-        )
-        .await;
-    }
+    let (demo, url) = demo().await;
+    let mut browser = visitor(&url).await;
 
     // From the page.
     browser
@@ -77,15 +51,190 @@ async fn a_visitor_pushes_from_the_page_and_by_curl() {
     browser.expect("taken").await;
     assert!(std::fs::metadata(&picture).unwrap().len() > 10_000);
 
+    has_no_faults(&browser);
+    assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
+}
+
+/// Two browsers, with a user each: one sees what the other chooses to be, and that it leaves.
+#[tokio::test]
+async fn a_visitor_sees_who_is_online() {
+    let (demo, url) = demo().await;
+    let (mut alice, mut bob) = (visitor(&url).await, visitor(&url).await);
+    // Each user has two devices, until it is logged out in the other's browser.
+    for browser in [&mut alice, &mut bob] {
+        see(browser, "[data-testid=person-bob]", "desktop × 2").await;
+        see(browser, "[data-testid=people-count]", "2 of 2").await;
+    }
+    click(&mut alice, "[data-testid=disconnect-bob]");
+    click(&mut bob, "[data-testid=disconnect-alice]");
+    see(
+        &mut alice,
+        "[data-testid=person-bob]",
+        "bobonlinedesktop · since",
+    )
+    .await;
+
+    for status in ["busy", "away", "invisible", "online"] {
+        click(&mut bob, &format!("[data-testid=choose-{status}-bob]"));
+        let seen = match status {
+            "invisible" => "offline",
+            other => other,
+        };
+        let person = format!("[data-testid=person-bob][data-status={seen}]");
+        see(&mut alice, &person, seen).await;
+    }
+
+    // What was chosen outlives a reconnect.
+    click(&mut bob, "[data-testid=choose-busy-bob]");
+    see(&mut alice, "[data-testid=person-bob][data-status=busy]", "").await;
+    click(&mut bob, "[data-testid=forbidden-bob]");
+    see(&mut bob, "[data-testid=error-bob]", "Reconnected").await;
+    see(&mut alice, "[data-testid=person-bob][data-status=busy]", "").await;
+
+    has_no_faults(&alice);
+    bob.order(&json!({ "do": "close" }));
+    bob.expect("gone").await;
+    see(
+        &mut alice,
+        "[data-testid=person-bob][data-status=offline]",
+        "no device",
+    )
+    .await;
+    see(&mut alice, "[data-testid=people-count]", "1 of 2").await;
+
+    // Names are text, whatever stands in them.
+    let script = r#"(async () => {
+        const { People } = await import("/people.js");
+        const [list, summary] = [document.createElement("ul"), document.createElement("p")];
+        document.body.append(list);
+        const user = "<img src=/favicon.svg onload='window.hurt = true'>";
+        new People({ list, summary, users: [] }).handle({ user, status: "online", at: "2026" });
+        return [list.querySelectorAll("img").length, list.querySelector("b").textContent === user];
+    })()"#;
+    alice.order(&json!({ "do": "evaluate", "script": script }));
+    let evaluated = alice.expect("evaluated").await;
+    assert_eq!(evaluated["value"], json!([0, true]), "{evaluated}");
+    assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
+}
+
+/// A demo, and where its page is.
+async fn demo() -> (Gateway, String) {
+    let [port] = free_ports();
+    let address = format!("127.0.0.1:{port}");
+    let demo = stentor()
+        .arguments(&["demo", "--port", &port.to_string()], &[])
+        .start()
+        .await;
+    eventually(DEADLINE, "the demo listens", async || {
+        let status = demo.process().exit_status();
+        assert!(status.is_none(), "{}", demo.process().output());
+        TcpStream::connect(&address).await.ok()
+    })
+    .await;
+    (demo, format!("http://{address}/"))
+}
+
+/// A browser that shows the page, where both users are connected and subscribed.
+async fn visitor(url: &str) -> Remote {
+    let mut browser = Remote::node("browser.mjs");
+    browser.order(&json!({ "do": "goto", "url": url }));
+    let loaded = browser.expect("loaded").await;
+    assert_eq!(loaded["status"], 200, "{loaded}");
+    for user in ["alice", "bob"] {
+        let state = format!("[data-testid=state-{user}]");
+        see(&mut browser, &state, "connected").await;
+        let live = format!("[data-testid=subscription-{user}].is-live");
+        see(&mut browser, &live, "").await;
+    }
+    browser
+}
+
+fn has_no_faults(browser: &Remote) {
     let said = browser.process().stdout().text();
     for wrong in ["pageerror", "requestfailed", "\"level\":\"error\""] {
         assert!(!said.contains(wrong), "{said}");
     }
-    assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
+}
+
+fn click(browser: &mut Remote, selector: &str) {
+    browser.order(&json!({ "do": "click", "selector": selector }));
 }
 
 /// Waits until the page shows `text` within what `selector` finds.
 async fn see(browser: &mut Remote, selector: &str, text: &str) {
     browser.order(&json!({ "do": "text", "selector": selector, "text": text }));
     browser.expect("seen").await;
+}
+
+/// The demo's other page is an example, too: SockJS, and the STOMP client of 2014.
+#[tokio::test]
+async fn the_page_of_2014() {
+    let (_demo, url) = demo().await;
+    let mut browser = Remote::node("browser.mjs");
+    let url = format!("{url}classic.html");
+    browser.order(&json!({ "do": "goto", "url": url }));
+    let loaded = browser.expect("loaded").await;
+    assert_eq!(loaded["status"], 200, "{loaded}");
+
+    // By whatever works; by whatever works without a WebSocket; and from within a frame.
+    for (choice, transport) in [
+        ("", "websocket"),
+        ("-websocket", "xhr-streaming"),
+        ("iframe-xhr-polling", "iframe-xhr-polling"),
+    ] {
+        browser.order(
+            &json!({ "do": "select", "selector": "[data-testid=transport]", "value": choice }),
+        );
+        let subscribed = format!("subscribed, by {transport}");
+        see(&mut browser, "[data-testid=listener-state]", &subscribed).await;
+        see(
+            &mut browser,
+            "[data-testid=sender-state]",
+            &format!("connected by {transport}"),
+        )
+        .await;
+        let body = format!("100% Zoë by {transport} </script>");
+        browser.order(&json!({ "do": "fill", "selector": "[data-testid=body]", "text": body }));
+        browser.order(&json!({ "do": "click", "selector": "[data-testid=send]" }));
+        see(&mut browser, "[data-testid=messages] li:first-child", &body).await;
+        see(
+            &mut browser,
+            "[data-testid=sender-state]",
+            "the broker has it",
+        )
+        .await;
+    }
+
+    // What the hook refuses is said.
+    browser.order(
+        &json!({ "do": "fill", "selector": "#listener [name=destination]", "text": "/exchange/feed/user_bob" }),
+    );
+    browser.order(&json!({ "do": "click", "selector": "[data-testid=connect]" }));
+    see(
+        &mut browser,
+        "[data-testid=listener-error]",
+        "access_refused",
+    )
+    .await;
+    see(&mut browser, "[data-testid=listener-state]", "refused").await;
+    let said = browser.process().stdout().text();
+    for wrong in ["pageerror", "\"level\":\"error\""] {
+        assert!(!said.contains(wrong), "{said}");
+    }
+}
+
+/// The page's libraries are what their packages hold, byte by byte.
+#[test]
+fn the_libraries_of_2014_are_unchanged() {
+    let packages = tests_dir().join("js/node_modules");
+    let vendor = tests_dir().with_file_name("examples/browser/vendor");
+    for (name, original) in [
+        ("sockjs.min.js", "sockjs-client/dist/sockjs.min.js"),
+        ("sockjs.LICENSE", "sockjs-client/LICENSE"),
+        ("stomp.min.js", "stompjs/lib/stomp.min.js"),
+    ] {
+        let [ours, theirs] = [vendor.join(name), packages.join(original)]
+            .map(|path| std::fs::read(&path).unwrap_or_else(|error| panic!("{path:?}: {error}")));
+        assert!(ours == theirs, "{name} is not {original}");
+    }
 }

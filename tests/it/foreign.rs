@@ -42,6 +42,14 @@ impl Server {
         }
     }
 
+    /// SockJS is the gateway's alone: the plug-in of 3.10.8 has it no more.
+    pub(crate) fn sockjs_url(&self) -> String {
+        match self {
+            Self::Plugins(_) => panic!("the plug-in speaks no SockJS"),
+            Self::Gateway(house) => house.gateway.sockjs_url(),
+        }
+    }
+
     pub(crate) fn stomp_address(&self) -> String {
         match self {
             Self::Plugins(vhost) => vhost.node().stomp_address(),

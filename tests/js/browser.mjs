@@ -1,6 +1,7 @@
-// Chromium, driven through playwright-core. A page of its own holds @stomp/stompjs as its bundle
-// for browsers; other pages (the demo) are looked at as they are.
-// Orders: open, and then those of stompjs.mjs; or goto, fill, click, text, screenshot, close.
+// Chromium, driven through playwright-core. A page of its own holds @stomp/stompjs, stompjs 2.3.3
+// and sockjs-client as their bundles for browsers; other pages (the demo) are looked at as they are.
+// Orders: open, and then those of stompjs.mjs; or goto, fill, select, click, text, read, count,
+// evaluate, screenshot, close.
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
@@ -9,7 +10,9 @@ import { chromium } from 'playwright-core';
 
 import { obey, tell } from './remote.mjs';
 
-const bundle = await readFile(createRequire(import.meta.url).resolve('@stomp/stompjs'));
+const { resolve } = createRequire(import.meta.url);
+const sockjs = await readFile(resolve('sockjs-client/dist/sockjs.min.js'), 'utf8');
+const bundles = [await readFile(resolve('@stomp/stompjs'), 'utf8'), await readFile(resolve('stompjs/lib/stomp.min.js'), 'utf8')];
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
   args: [
@@ -17,6 +20,8 @@ const browser = await chromium.launch({
     '--no-sandbox',
     '--disable-gpu',
     '--disable-quic',
+    // A page that a test makes up counts as one of the internet, and the gateway as a private address.
+    '--disable-features=LocalNetworkAccessChecks',
     '--no-first-run',
     '--disable-background-networking',
     '--disable-component-update',
@@ -28,38 +33,90 @@ page.on('console', (message) => tell('console', { level: message.type(), text: m
 page.on('pageerror', (error) => tell('pageerror', { why: String(error) }));
 page.on('requestfailed', (request) => tell('requestfailed', { url: request.url() }));
 
-/** Runs in the page. */
-function start(order) {
+/** Runs in the page: from here on, both clients are used alike. */
+function start({ url, login, passcode, host, heartBeat = 0, old = false, transports }) {
   window.subscriptions = new Map();
+  let socket;
+  const open = () => {
+    if (url.startsWith('ws')) return (socket = new WebSocket(url, ['v12.stomp', 'v11.stomp', 'v10.stomp']));
+    // By itself it gives a transport half a second, which is not much where many tests run at once.
+    return (socket = new SockJS(url, null, { transports, timeout: 20_000 }));
+  };
+  const receipt = (frame) => tell('receipt', { id: frame.headers['receipt-id'] });
+  const closed = ({ code, reason }) => tell('closed', { code, reason });
+  if (old) {
+    window.client = Stomp.over(open());
+    socket.addEventListener('close', closed);
+    client.heartbeat = { incoming: heartBeat, outgoing: heartBeat };
+    client.debug = (line) => line === '<<< PONG' && tell('heartbeat');
+    client.onreceipt = receipt;
+    client.connect(
+      { login, passcode, host },
+      ({ headers }) => tell('connected', { version: headers.version, headers, transport: socket.transport }),
+      (frame) => frame.command && tell('error', { headers: frame.headers, body: frame.body }),
+    );
+    window.publish = ({ destination, headers = {}, body = '' }) => client.send(destination, headers, body);
+    window.leave = () => new Promise((left) => client.disconnect(left));
+    return;
+  }
   window.client = new StompJs.Client({
-    brokerURL: order.url,
-    connectHeaders: { login: order.login, passcode: order.passcode, host: order.host },
-    heartbeatIncoming: order.heartBeat ?? 0,
-    heartbeatOutgoing: order.heartBeat ?? 0,
+    webSocketFactory: open,
+    connectHeaders: { login, passcode, host },
+    heartbeatIncoming: heartBeat,
+    heartbeatOutgoing: heartBeat,
     reconnectDelay: 0,
-    onConnect: (frame) => tell('connected', { version: client.connectedVersion, headers: frame.headers }),
-    onUnhandledReceipt: (frame) => tell('receipt', { id: frame.headers['receipt-id'] }),
-    onStompError: (frame) => tell('error', { headers: frame.headers, body: frame.body }),
-    onWebSocketClose: ({ code, reason }) => tell('closed', { code, reason }),
+    onConnect: ({ headers }) =>
+      tell('connected', { version: client.connectedVersion, headers, transport: socket.transport }),
+    onUnhandledReceipt: receipt,
+    onStompError: ({ headers, body }) => tell('error', { headers, body }),
+    onWebSocketClose: closed,
     onHeartbeatReceived: () => tell('heartbeat'),
   });
+  window.publish = ({ destination, headers = {}, body = '' }) => client.publish({ destination, headers, body });
+  window.leave = () => client.deactivate();
   client.activate();
 }
 
 await page.exposeFunction('tell', tell);
+// Where the gateway's iframe page is told to find the client, which must be the very same.
+await page.route('http://client.test/sockjs.js', (route) =>
+  route.fulfill({ contentType: 'text/javascript', body: sockjs }),
+);
 
 await obey({
-  /** A blank page from a server of its own: so the WebSocket comes from another origin. */
-  async open() {
-    const server = createServer((_, response) => {
-      response.setHeader('content-type', 'text/html');
-      response.end('<!doctype html><title>test</title>');
-    });
-    await new Promise((listening) => server.listen(0, '127.0.0.1', listening));
-    const origin = `http://127.0.0.1:${server.address().port}`;
-    await page.goto(origin);
-    await page.addScriptTag({ content: bundle.toString() });
-    tell('opened', { origin });
+  /**
+   * A blank page: from a server of its own, so that it connects to another origin, or as if from
+   * below the address `at`. With `blocked`, the page has no WebSocket. `info` is where SockJS is, if the
+   * page should be told of it what a server says that allows everybody; `referrer` is the page's
+   * policy of what it says of itself.
+   */
+  async open({ at, blocked = false, info, cookie, referrer = 'strict-origin-when-cross-origin' }) {
+    const html = `<!doctype html><meta charset="utf-8"><meta name="referrer" content="${referrer}"><title>test</title>`;
+    if (at) {
+      await page.route(`${at}/blank.html`, (route) => route.fulfill({ contentType: 'text/html', body: html }));
+      await page.goto(`${at}/blank.html`);
+    } else {
+      const server = createServer((_, response) => {
+        response.setHeader('content-type', 'text/html');
+        response.end(html);
+      });
+      await new Promise((listening) => server.listen(0, '127.0.0.1', listening));
+      at = `http://127.0.0.1:${server.address().port}`;
+      await page.goto(at);
+    }
+    if (info) {
+      await page.route(`${info}/info*`, (route) =>
+        route.fulfill({
+          contentType: 'application/json',
+          headers: { 'access-control-allow-origin': at, 'access-control-allow-credentials': 'true' },
+          body: JSON.stringify({ websocket: true, origins: ['*:*'], cookie_needed: false, entropy: 1 }),
+        }),
+      );
+    }
+    if (cookie) await page.evaluate((cookie) => (document.cookie = cookie), cookie);
+    if (blocked) await page.evaluate(() => delete window.WebSocket);
+    for (const content of [sockjs, ...bundles]) await page.addScriptTag({ content });
+    tell('opened', { origin: at });
   },
   connect: (order) => page.evaluate(start, order),
   subscribe: (order) =>
@@ -75,10 +132,9 @@ await obey({
       subscriptions.get(destination).unsubscribe(headers);
       subscriptions.delete(destination);
     }, order),
-  send: (order) =>
-    page.evaluate(({ destination, headers = {}, body = '' }) => client.publish({ destination, headers, body }), order),
+  send: (order) => page.evaluate((order) => publish(order), order),
   async disconnect() {
-    await page.evaluate(() => client.deactivate());
+    await page.evaluate(() => leave());
     tell('disconnected');
   },
 
@@ -87,6 +143,7 @@ await obey({
     tell('loaded', { status: response.status(), title: await page.title() });
   },
   fill: ({ selector, text }) => page.fill(selector, text),
+  select: ({ selector, value }) => page.selectOption(selector, value),
   click: ({ selector }) => page.click(selector),
   /** Tells once `text` stands within each element that `selector` finds, `count` of them. */
   async text({ selector, text, count = 1 }) {
@@ -105,6 +162,10 @@ await obey({
   },
   async count({ selector }) {
     tell('counted', { count: await page.locator(selector).count() });
+  },
+  /** Runs a script in the page, and tells what it answers. */
+  async evaluate({ script }) {
+    tell('evaluated', { value: await page.evaluate(script) });
   },
   async screenshot({ path }) {
     await page.screenshot({ path, fullPage: true });

@@ -1,11 +1,10 @@
-// stompjs 2.3.3, of 2014, which many applications never left.
+// stompjs 2.3.3, of 2014, which many applications never left, over WebSocket or SockJS.
 // Orders: connect, subscribe, unsubscribe, send, begin, commit, abort, refuse, disconnect (see
 // remote.mjs).
 import { createRequire } from 'node:module';
 
-import { WebSocket } from 'ws';
-
 import { obey, tell } from './remote.mjs';
+import { open } from './socket.mjs';
 
 // The file for browsers looks for a browser's globals; the package's Node entrance wraps another
 // WebSocket than that which browsers have.
@@ -18,15 +17,15 @@ let refuse = 0;
 const subscriptions = new Map();
 
 await obey({
-  connect({ url, login, passcode, host, heartBeat = 0 }) {
-    const socket = new WebSocket(url, ['v11.stomp', 'v10.stomp']);
+  connect({ login, passcode, host, heartBeat = 0, ...where }) {
+    const socket = open(where, ['v11.stomp', 'v10.stomp']);
     client = Stomp.over(socket);
     client.heartbeat = { incoming: heartBeat, outgoing: heartBeat };
     client.debug = (line) => line === '<<< PONG' && tell('heartbeat');
     client.onreceipt = (frame) => tell('receipt', { id: frame.headers['receipt-id'] });
     client.connect(
       { login, passcode, host },
-      (frame) => tell('connected', { version: frame.headers.version, headers: frame.headers }),
+      ({ headers }) => tell('connected', { version: headers.version, headers, transport: socket.transport }),
       (frame) => tell('error', { headers: frame.headers ?? {}, body: String(frame.body ?? frame) }),
     );
     socket.addEventListener('close', ({ code, reason }) => tell('closed', { code, reason: String(reason) }));

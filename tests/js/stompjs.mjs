@@ -1,20 +1,21 @@
-// @stomp/stompjs, the client that most browsers run, in Node.
+// @stomp/stompjs, the client that most browsers run, in Node, over WebSocket or SockJS.
 // Orders: connect, subscribe, unsubscribe, send, begin, commit, abort, refuse, disconnect (see
 // remote.mjs).
 import { Client } from '@stomp/stompjs';
-import { WebSocket } from 'ws';
 
 import { obey, tell } from './remote.mjs';
+import { open } from './socket.mjs';
 
 let client;
 let refuse = 0;
 const subscriptions = new Map();
 
 await obey({
-  connect({ url, login, passcode, host, heartBeat = 0, reconnectDelay = 0, split = 0, binary = false, ca }) {
+  connect({ login, passcode, host, heartBeat = 0, reconnectDelay = 0, split = 0, binary = false, ...where }) {
+    let socket;
     client = new Client({
       // A browser's WebSocket, as far as the client can tell.
-      webSocketFactory: () => new WebSocket(url, ['v12.stomp', 'v11.stomp', 'v10.stomp'], { ca }),
+      webSocketFactory: () => (socket = open(where, ['v12.stomp', 'v11.stomp', 'v10.stomp'])),
       connectHeaders: { login, passcode, host },
       heartbeatIncoming: heartBeat,
       heartbeatOutgoing: heartBeat,
@@ -22,7 +23,8 @@ await obey({
       splitLargeFrames: split > 0,
       maxWebSocketChunkSize: split || undefined,
       forceBinaryWSFrames: binary,
-      onConnect: (frame) => tell('connected', { version: client.connectedVersion, headers: frame.headers }),
+      onConnect: ({ headers }) =>
+        tell('connected', { version: client.connectedVersion, headers, transport: socket.transport }),
       onUnhandledReceipt: (frame) => tell('receipt', { id: frame.headers['receipt-id'] }),
       onStompError: (frame) => tell('error', { headers: frame.headers, body: frame.body }),
       onWebSocketClose: ({ code, reason }) => tell('closed', { code, reason: String(reason) }),

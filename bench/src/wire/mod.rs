@@ -6,5 +6,8 @@
 
 pub(crate) mod amqp;
 pub(crate) mod body;
+pub(crate) mod dialect;
+pub(crate) mod nats;
+pub(crate) mod sockjs;
 pub(crate) mod stomp;
 pub(crate) mod websocket;

@@ -59,6 +59,7 @@ impl Connecting {
             count,
             at_once,
             habits,
+            ..
         } = self.plan;
         while self.opened < count && self.opened - self.done < at_once {
             fleet.open(Kind::Steady, first + self.opened, server, habits)?;

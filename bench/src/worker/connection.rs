@@ -12,21 +12,18 @@ use mio::{event::Event, net::TcpStream};
 
 use super::{
     clock,
-    fleet::{COMMON_KEY, destination, user_key},
+    fleet::{COMMON_KEY, user_key},
+    link::Link,
+    socket::Socket,
 };
 use crate::{
     orders::Habits,
     wire::{
-        stomp,
+        dialect::Said,
+        sockjs, stomp,
         websocket::{self, Opcode},
     },
 };
-
-/// The path of both servers' WebSocket.
-const PATH: &str = "/ws";
-
-/// The only virtual host.
-pub(super) const VHOST: &str = "/";
 
 /// Whether a connection stays.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -50,7 +47,8 @@ pub(super) enum Stage {
 
 /// Small, for there are thousands of it: what is incomplete is empty nearly always.
 pub(super) struct Connection {
-    socket: TcpStream,
+    socket: Socket,
+    link: Link,
     server: SocketAddr,
     stage: Stage,
     kind: Kind,
@@ -63,13 +61,14 @@ pub(super) struct Connection {
     unsent: Vec<u8>,
     /// An incomplete WebSocket frame, or upgrade.
     raw: Vec<u8>,
-    /// An incomplete STOMP frame.
+    /// An incomplete frame of the dialect.
     text: Vec<u8>,
 }
 
 impl Connection {
     pub(super) fn new(
-        socket: TcpStream,
+        socket: Socket,
+        link: Link,
         kind: Kind,
         user: u32,
         server: SocketAddr,
@@ -78,6 +77,7 @@ impl Connection {
     ) -> Self {
         Self {
             socket,
+            link,
             server,
             stage: Stage::Connecting,
             kind,
@@ -92,8 +92,17 @@ impl Connection {
         }
     }
 
-    pub(super) const fn socket(&mut self) -> &mut TcpStream {
-        &mut self.socket
+    pub(super) const fn stream(&mut self) -> &mut TcpStream {
+        self.socket.stream()
+    }
+
+    pub(super) const fn server(&self) -> SocketAddr {
+        self.server
+    }
+
+    /// Requests that are to be made for it, elsewhere.
+    pub(super) fn posts(&mut self) -> Option<Vec<u8>> {
+        self.link.posts()
     }
 
     pub(super) const fn kind(&self) -> Kind {
@@ -129,9 +138,8 @@ impl Connection {
         if event.is_writable() {
             if self.stage == Stage::Connecting {
                 self.connected()?;
-            } else if !self.unsent.is_empty() {
-                let unsent = std::mem::take(&mut self.unsent);
-                self.write(&unsent)?;
+            } else {
+                self.flush()?;
             }
         }
         if !self.reads {
@@ -151,11 +159,15 @@ impl Connection {
                     self.received(&buffer[..length], subscribed, &mut message)?;
                     // The socket tells of what comes later; of an end that is there already it
                     // has told.
-                    if length < buffer.len() && !event.is_read_closed() {
+                    if self.socket.short_read_is_all()
+                        && length < buffer.len()
+                        && !event.is_read_closed()
+                    {
                         return Ok(());
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // During the handshake of TLS what was read makes it possible to write.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.flush(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(format!("reading: {error}")),
             }
@@ -165,13 +177,15 @@ impl Connection {
     /// Sends a heart-beat, once it is ready.
     pub(super) fn beat(&mut self) -> Result<(), String> {
         if self.stage == Stage::Ready && self.unsent.is_empty() {
-            return self.send(|out| out.push(b'\n'));
+            let dialect = self.habits.dialect;
+            return self.send(|out| dialect.beat(out));
         }
         Ok(())
     }
 
     pub(super) fn subscribe(&mut self, id: u32, key: &str) -> Result<(), String> {
-        self.send(|out| stomp::subscribe(id, &destination(key), out))
+        let dialect = self.habits.dialect;
+        self.send(|out| dialect.subscribe(id, key, out))
     }
 
     pub(super) fn unsubscribe(&mut self, id: u32) -> Result<(), String> {
@@ -184,13 +198,30 @@ impl Connection {
     }
 
     fn connected(&mut self) -> Result<(), String> {
-        match self.socket.take_error() {
+        match self.stream().take_error() {
             Ok(None) => {}
             Ok(Some(error)) | Err(error) => return Err(format!("connecting: {error}")),
         }
         self.stage = Stage::Upgrading;
-        let request = websocket::upgrade_request(&self.server.to_string(), PATH);
+        self.request()
+    }
+
+    /// Asks for the WebSocket, or for messages by SockJS.
+    fn request(&mut self) -> Result<(), String> {
+        let path = self.habits.dialect.path();
+        let request = self.link.request(&self.server.to_string(), path);
         self.write(&request)
+    }
+
+    fn log_in(&mut self) -> Result<(), String> {
+        self.stage = Stage::LoggingIn;
+        let name = self.name();
+        let Habits {
+            dialect,
+            heart_beat_ms,
+            ..
+        } = self.habits;
+        self.send(|out| dialect.log_in(&name, heart_beat_ms, out))
     }
 
     fn received(
@@ -199,6 +230,13 @@ impl Connection {
         subscribed: &mut u32,
         message: &mut impl FnMut(&[u8]),
     ) -> Result<(), String> {
+        if let Link::Sockjs(link) = &mut self.link {
+            let (frames, ended) = link.responses.received(bytes)?;
+            for frame in frames {
+                self.sockjs(frame, subscribed, message)?;
+            }
+            return if ended { self.request() } else { Ok(()) };
+        }
         if self.raw.is_empty() {
             let rest = self.read_raw(bytes, subscribed, message)?;
             self.raw.extend_from_slice(rest);
@@ -226,10 +264,7 @@ impl Connection {
                 return Ok(bytes);
             };
             bytes = bytes.get(length..).unwrap_or_default();
-            self.stage = Stage::LoggingIn;
-            let name = self.name();
-            let interval = self.habits.heart_beat_ms;
-            self.send(|out| stomp::connect(VHOST, &name, interval, out))?;
+            self.log_in()?;
         }
         while let Some(frame) = websocket::next_frame(&mut bytes)? {
             match frame.opcode {
@@ -246,6 +281,22 @@ impl Connection {
         Ok(bytes)
     }
 
+    fn sockjs(
+        &mut self,
+        frame: sockjs::Frame,
+        subscribed: &mut u32,
+        message: &mut impl FnMut(&[u8]),
+    ) -> Result<(), String> {
+        match frame {
+            sockjs::Frame::Open => self.log_in(),
+            sockjs::Frame::HeartBeat => Ok(()),
+            sockjs::Frame::Close(why) => Err(format!("closed by the server: {why}")),
+            sockjs::Frame::Messages(messages) => messages
+                .iter()
+                .try_for_each(|text| self.read_text(text.as_bytes(), subscribed, message)),
+        }
+    }
+
     fn read_text(
         &mut self,
         payload: &[u8],
@@ -254,16 +305,16 @@ impl Connection {
     ) -> Result<(), String> {
         if self.text.is_empty() {
             let mut rest = payload;
-            while let Some(frame) = stomp::next_frame(&mut rest)? {
-                self.frame(&frame, subscribed, message)?;
+            while let Some(said) = self.habits.dialect.next(&mut rest)? {
+                self.said(said, subscribed, message)?;
             }
             self.text.extend_from_slice(rest);
         } else {
             let mut text = std::mem::take(&mut self.text);
             text.extend_from_slice(payload);
             let mut rest = text.as_slice();
-            while let Some(frame) = stomp::next_frame(&mut rest)? {
-                self.frame(&frame, subscribed, message)?;
+            while let Some(said) = self.habits.dialect.next(&mut rest)? {
+                self.said(said, subscribed, message)?;
             }
             let rest = rest.len();
             if rest > 0 {
@@ -274,25 +325,30 @@ impl Connection {
         Ok(())
     }
 
-    fn frame(
+    fn said(
         &mut self,
-        frame: &stomp::Frame<'_>,
+        said: Said<'_>,
         subscribed: &mut u32,
         message: &mut impl FnMut(&[u8]),
     ) -> Result<(), String> {
-        match (frame.command, self.stage) {
-            (b"MESSAGE", _) => message(frame.body),
-            (b"CONNECTED", Stage::LoggingIn) => return self.logged_in(),
-            (b"RECEIPT", Stage::Subscribing(2..)) => self.stage = Stage::Subscribing(1),
-            (b"RECEIPT", Stage::Subscribing(_)) => self.stage = Stage::Ready,
-            (b"RECEIPT", _) => {
-                *subscribed += u32::from(frame.headers.starts_with(b"receipt-id:s"));
+        match (said, self.stage) {
+            (Said::Message(body), _) => message(body),
+            (Said::LoggedIn | Said::Done, Stage::LoggingIn) => return self.logged_in(),
+            (Said::Receipt { .. } | Said::Done, Stage::Subscribing(left)) => {
+                self.stage = match left {
+                    2.. => Stage::Subscribing(left - 1),
+                    _ => Stage::Ready,
+                };
             }
-            (b"ERROR", _) => return Err(frame.error_text()),
-            (other, stage) => {
-                let other = String::from_utf8_lossy(other);
-                return Err(format!("an unexpected {other} ({stage:?})"));
+            (Said::Receipt { subscribed: is_new }, _) => *subscribed += u32::from(is_new),
+            (Said::Ping, _) => {
+                let dialect = self.habits.dialect;
+                return self.send(|out| dialect.pong(out));
             }
+            (Said::Error(why), _) => return Err(why),
+            // The answer to a heart-beat.
+            (Said::Done, Stage::Ready) | (Said::Nothing, _) => {}
+            (other, stage) => return Err(format!("unexpected: {other:?} ({stage:?})")),
         }
         Ok(())
     }
@@ -323,12 +379,30 @@ impl Connection {
         user_key(if self.habits.same_user { 0 } else { self.user })
     }
 
-    /// Sends a STOMP frame as a WebSocket frame.
+    /// Sends a frame of the dialect.
     fn send(&mut self, frame: impl FnOnce(&mut Vec<u8>)) -> Result<(), String> {
-        let (mut payload, mut bytes) = (Vec::new(), Vec::new());
+        let mut payload = Vec::new();
         frame(&mut payload);
+        if let Link::Sockjs(link) = &mut self.link {
+            return link.post(&self.server.to_string(), &payload);
+        }
+        let mut bytes = Vec::new();
         websocket::write_text(&payload, &mut bytes);
         self.write(&bytes)
+    }
+
+    /// Writes what waits, here and in TLS.
+    fn flush(&mut self) -> Result<(), String> {
+        if !self.unsent.is_empty() {
+            let unsent = std::mem::take(&mut self.unsent);
+            self.write(&unsent)?;
+        }
+        match self.socket.flush() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                Err(format!("writing: {error}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), String> {

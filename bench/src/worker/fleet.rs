@@ -8,13 +8,16 @@ use std::{
 use anyhow::{Context as _, Result};
 use mio::{Interest, Registry, Token, event::Event, net::TcpStream};
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Type};
 
 use super::{
     clock,
     connection::{Connection, Kind, Stage},
+    link::Link,
+    posting::Posting,
+    socket::{Socket, Tls},
 };
-use crate::orders::{EXCHANGE, Habits};
+use crate::orders::Habits;
 
 /// Sockets from one source address; the system has some 28,000 ports for each.
 const PER_ADDRESS: usize = 10_000;
@@ -46,6 +49,9 @@ pub(super) struct Fleet {
     /// The number of the user in slot 0.
     first_user: u32,
     registry: Registry,
+    /// How to speak TLS, if it is spoken.
+    tls: Option<Tls>,
+    posting: Posting,
     buffer: Vec<u8>,
     happenings: Vec<(usize, Kind, Happening)>,
     /// Whose heart-beat is next, and what is due of one.
@@ -57,7 +63,7 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    pub(super) fn new(registry: Registry, first_token: usize) -> Self {
+    pub(super) fn new(registry: Registry, posting: Posting, first_token: usize) -> Self {
         Self {
             slots: Vec::new(),
             free: Vec::new(),
@@ -65,6 +71,8 @@ impl Fleet {
             passing: 0,
             first_user: 0,
             registry,
+            tls: None,
+            posting,
             buffer: vec![0; 64 * 1024],
             happenings: Vec::new(),
             beat: (0, 0.0),
@@ -86,6 +94,19 @@ impl Fleet {
     /// The number of the user in this slot of one that stays.
     pub(super) fn user(&self, slot: usize) -> u32 {
         self.first_user + slot as u32
+    }
+
+    /// Speaks TLS with servers from now on, or does not.
+    pub(super) fn speak(&mut self, tls: Option<Tls>) {
+        self.tls = tls;
+    }
+
+    /// A socket that carries what clients send is ready.
+    ///
+    /// # Errors
+    /// What they sent was refused.
+    pub(super) fn post_ready(&mut self, number: usize) -> Result<()> {
+        self.posting.ready(number)
     }
 
     /// Opens a connection.
@@ -122,11 +143,13 @@ impl Fleet {
             Kind::Steady => self.steady += 1,
             Kind::Passing => self.passing += 1,
         }
-        let mut connection = Connection::new(socket, kind, user, server, habits, slow);
+        let socket = Socket::new(socket, server, self.tls.as_ref())?;
+        let link = Link::new(habits.transport);
+        let mut connection = Connection::new(socket, link, kind, user, server, habits, slow);
         let token = Token(self.first_token + slot);
         let interests = Interest::READABLE | Interest::WRITABLE;
         self.registry
-            .register(connection.socket(), token, interests)?;
+            .register(connection.stream(), token, interests)?;
         self.slots[slot] = Some(connection);
         Ok(slot)
     }
@@ -184,6 +207,7 @@ impl Fleet {
         for _ in 0..subscribed {
             happenings.push((slot, kind, Happening::Subscribed));
         }
+        let done = done.and_then(|()| self.post(slot));
         if let Err(why) = done {
             self.end(slot, why);
         }
@@ -213,9 +237,24 @@ impl Fleet {
 
     fn with(&mut self, slot: usize, act: impl FnOnce(&mut Connection) -> Result<(), String>) {
         let connection = self.slots.get_mut(slot).and_then(Option::as_mut);
-        if let Some(Err(why)) = connection.map(act) {
+        let done = connection.map_or(Ok(()), act);
+        if let Err(why) = done.and_then(|()| self.post(slot)) {
             self.end(slot, why);
         }
+    }
+
+    /// Makes the requests that a client has to make elsewhere.
+    fn post(&mut self, slot: usize) -> Result<(), String> {
+        let connection = self.slots.get_mut(slot).and_then(Option::as_mut);
+        let Some((posts, server)) =
+            connection.and_then(|connection| Some((connection.posts()?, connection.server())))
+        else {
+            return Ok(());
+        };
+        let tls = self.tls.as_ref();
+        self.posting
+            .post(slot, &posts, server, tls)
+            .map_err(|error| format!("{error:#}"))
     }
 
     fn end(&mut self, slot: usize, why: String) {
@@ -223,7 +262,7 @@ impl Fleet {
             return;
         };
         // The socket is closed by the way, which also takes it out of the poll.
-        let _ = self.registry.deregister(connection.socket());
+        let _ = self.registry.deregister(connection.stream());
         if connection.kind() == Kind::Passing {
             self.passing -= 1;
             self.free.push(slot);
@@ -233,11 +272,6 @@ impl Fleet {
                 .push((slot, connection.kind(), Happening::Ended(why)));
         }
     }
-}
-
-/// The destination of a key.
-pub(super) fn destination(key: &str) -> String {
-    format!("/exchange/{EXCHANGE}/{key}")
 }
 
 /// The key, and the name, of a user.
@@ -252,7 +286,7 @@ fn is_slow(slot: usize, percent: u32) -> bool {
 }
 
 fn connect(source: Ipv4Addr, server: SocketAddr, slow: bool) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     if slow {

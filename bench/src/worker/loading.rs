@@ -17,7 +17,7 @@ use super::{
     report,
 };
 use crate::{
-    orders::{Habits, Load, Loaded, Pace, Report},
+    orders::{Habits, Load, Loaded, Pace, Publish, Report},
     verify::Verification,
     wire::body::Stamp,
 };
@@ -63,6 +63,7 @@ impl Loading {
     /// There are no clients, or the broker refuses.
     pub(super) fn new(
         load: Load,
+        publish: Publish,
         registry: &Registry,
         fleet: &mut Fleet,
         habits: Habits,
@@ -81,7 +82,7 @@ impl Loading {
                 return Ok(None);
             };
             let token = if to_all { BROADCAST } else { UNICAST };
-            let publisher = Publisher::connect(load.publish, registry, token)?;
+            let publisher = Publisher::connect(publish, registry, token)?;
             let (readers, window) = (readers.clone(), window.clone());
             let ledger = Ledger::new(rand::random(), to_all, first_user, readers, window)?;
             Ok(Some(Flow::new(publisher, ledger, pace, load.size)))

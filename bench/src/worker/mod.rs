@@ -9,8 +9,11 @@ mod connection;
 mod fleet;
 mod flow;
 mod ledger;
+mod link;
 mod loading;
+mod posting;
 mod publisher;
+mod socket;
 mod timer;
 
 pub(crate) use publisher::declare_exchange;
@@ -33,6 +36,8 @@ use self::{
     connecting::Connecting,
     fleet::{Fleet, Happening},
     loading::Loading,
+    posting::Posting,
+    socket::Tls,
     timer::Timer,
 };
 use crate::orders::{Habits, Order, Report};
@@ -41,7 +46,8 @@ const ORDERS: Token = Token(0);
 const TIMER: Token = Token(1);
 const UNICAST: Token = Token(2);
 const BROADCAST: Token = Token(3);
-const FIRST_CLIENT: usize = 4;
+const FIRST_POSTER: usize = 4;
+const FIRST_CLIENT: usize = FIRST_POSTER + posting::SOCKETS;
 
 /// Between two looks at what is due, unless a load wants it more often.
 const TICK: u64 = 10 * MILLISECOND;
@@ -76,7 +82,8 @@ impl Worker {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), ORDERS)?);
         let timer = Timer::new(poll.registry(), TIMER, TICK)?;
-        let fleet = Fleet::new(poll.registry().try_clone()?, FIRST_CLIENT);
+        let posting = Posting::new(poll.registry().try_clone()?, FIRST_POSTER);
+        let fleet = Fleet::new(poll.registry().try_clone()?, posting, FIRST_CLIENT);
         Ok(Self {
             poll,
             timer,
@@ -105,6 +112,9 @@ impl Worker {
                         if let Some(loading) = &mut self.loading {
                             loading.publisher_event(event)?;
                         }
+                    }
+                    Token(token @ FIRST_POSTER..FIRST_CLIENT) => {
+                        self.fleet.post_ready(token - FIRST_POSTER)?;
                     }
                     _ => {
                         let loading = &mut self.loading;
@@ -172,14 +182,17 @@ impl Worker {
             Ok(Order::Connect(connect)) => {
                 self.habits = connect.habits;
                 self.server = Some(connect.server);
+                let tls = connect.authority.as_deref().map(Tls::trusting);
+                self.fleet.speak(tls.transpose()?);
                 let mut connecting = Connecting::new(connect)?;
                 connecting.turn(clock::now(), &mut self.fleet)?;
                 self.connecting = Some(connecting);
             }
-            Ok(Order::Load(load)) => {
+            Ok(Order::Load(load, publish)) => {
                 let server = self.server.context("there are no clients to load")?;
                 let registry = self.poll.registry();
-                let loading = Loading::new(load, registry, &mut self.fleet, self.habits, server)?;
+                let (fleet, habits) = (&mut self.fleet, self.habits);
+                let loading = Loading::new(load, publish, registry, fleet, habits, server)?;
                 self.timer.set(loading.tick())?;
                 self.loading = Some(loading);
             }

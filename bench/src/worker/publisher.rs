@@ -1,4 +1,4 @@
-//! What publishes: one connection, by AMQP or by STOMP.
+//! What publishes: one connection, by AMQP, STOMP, or in the words of NATS.
 
 use std::{
     io::{self, Read, Write as _},
@@ -9,10 +9,14 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use mio::{Interest, Registry, Token, net::TcpStream};
 
-use super::{connection::VHOST, fleet::destination};
 use crate::{
     orders::{EXCHANGE, Publish},
-    wire::{amqp, body::Stamp, stomp, websocket},
+    wire::{
+        amqp,
+        body::Stamp,
+        dialect::{VHOST, destination},
+        nats, stomp, websocket,
+    },
 };
 
 /// For each step of a log-in.
@@ -24,7 +28,7 @@ const MAX_UNSENT: usize = 256 * 1024 * 1024;
 /// A connection that publishes. What is published goes out by [`Self::flush`].
 pub(super) struct Publisher {
     socket: TcpStream,
-    stomp: bool,
+    publish: Publish,
     unsent: Vec<u8>,
     /// Of `unsent`, what is sent.
     sent: usize,
@@ -39,16 +43,15 @@ impl Publisher {
     /// # Errors
     /// The server is not reached, or refuses.
     pub(super) fn connect(publish: Publish, registry: &Registry, token: Token) -> Result<Self> {
-        let (Publish::Amqp(server) | Publish::Stomp(server)) = publish;
-        let stomp = matches!(publish, Publish::Stomp(_));
+        let server = publish.server();
         let stream = std::net::TcpStream::connect_timeout(&server, TIMEOUT);
         let mut stream = stream.with_context(|| format!("the publisher connects to {server}"))?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
-        let unread = if stomp {
-            log_in_stomp(&mut stream, server)
-        } else {
-            log_in_amqp(&mut stream)
+        let unread = match publish {
+            Publish::Amqp(_) => log_in_amqp(&mut stream),
+            Publish::Stomp(_) => log_in_stomp(&mut stream, server),
+            Publish::Nats(_) => log_in_nats(&mut stream),
         };
         let unread = unread.with_context(|| format!("the publisher logs in at {server}"))?;
         stream.set_nonblocking(true)?;
@@ -56,7 +59,7 @@ impl Publisher {
         registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
         Ok(Self {
             socket,
-            stomp,
+            publish,
             unsent: Vec::new(),
             sent: 0,
             unread,
@@ -69,12 +72,14 @@ impl Publisher {
     pub(super) fn publish(&mut self, key: &str, stamp: Stamp, size: usize) {
         self.body.clear();
         stamp.write(size, &mut self.body);
-        if self.stomp {
-            self.frame.clear();
-            stomp::send(&destination(key), &self.body, &mut self.frame);
-            websocket::write_text(&self.frame, &mut self.unsent);
-        } else {
-            amqp::publish(EXCHANGE, key, &self.body, &mut self.unsent);
+        match self.publish {
+            Publish::Amqp(_) => amqp::publish(EXCHANGE, key, &self.body, &mut self.unsent),
+            Publish::Stomp(_) => {
+                self.frame.clear();
+                stomp::send(&destination(key), &self.body, &mut self.frame);
+                websocket::write_text(&self.frame, &mut self.unsent);
+            }
+            Publish::Nats(_) => nats::publish(key, &self.body, &mut self.unsent),
         }
     }
 
@@ -119,10 +124,10 @@ impl Publisher {
             }
         }
         let mut rest = self.unread.as_slice();
-        let read = if self.stomp {
-            read_stomp(&mut rest)
-        } else {
-            read_amqp(&mut rest)
+        let read = match self.publish {
+            Publish::Amqp(_) => read_amqp(&mut rest),
+            Publish::Stomp(_) => read_stomp(&mut rest),
+            Publish::Nats(_) => read_nats(&mut rest, &mut self.unsent),
         };
         let rest = rest.len();
         self.unread.drain(..self.unread.len() - rest);
@@ -155,6 +160,35 @@ fn read_stomp(bytes: &mut &[u8]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Answers pings into `unsent`.
+fn read_nats(bytes: &mut &[u8], unsent: &mut Vec<u8>) -> Result<()> {
+    while let Some(op) = nats::next_op(bytes).map_err(|error| anyhow!(error))? {
+        match op {
+            nats::Op::Ping => unsent.extend_from_slice(nats::PONG),
+            nats::Op::Error(why) => bail!("publishing: {}", String::from_utf8_lossy(why)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Answers what was read and not used.
+fn log_in_nats(stream: &mut std::net::TcpStream) -> Result<Vec<u8>> {
+    let (mut unread, mut bytes) = (Vec::new(), Vec::new());
+    nats::connect("publisher", &mut bytes);
+    stream.write_all(&bytes)?;
+    loop {
+        let mut rest = unread.as_slice();
+        while let Some(op) = nats::next_op(&mut rest).map_err(|error| anyhow!(error))? {
+            if op == nats::Op::Pong {
+                return Ok(rest.to_vec());
+            }
+        }
+        unread = rest.to_vec();
+        read_more(stream, &mut unread)?;
+    }
 }
 
 /// Answers what was read and not used.

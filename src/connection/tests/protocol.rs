@@ -343,6 +343,35 @@ async fn heart_beats_are_sent_and_asked_for() {
     assert_eq!(client.wire.closed_with(), Some(CloseCode::TryAgainLater));
 }
 
+/// One wake-up for all, and none of them later than it was promised.
+#[tokio::test(start_paused = true)]
+async fn heart_beats_of_many_connections_are_written_together() {
+    let house = House::new();
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let mut client = Client::new(&house);
+        client.send(
+            "CONNECT\naccept-version:1.2\nheart-beat:0,10000\nlogin:alice\npasscode:secret\n\n\0",
+        );
+        client.expect(Command::Connected).await;
+        clients.push((client, Instant::now()));
+        sleep(Duration::from_millis(17)).await;
+    }
+    for round in 0..20 {
+        let beats = clients.iter_mut().map(async |(client, last)| {
+            let beat = client.next_beat().await;
+            let interval = beat - std::mem::replace(last, beat);
+            assert!(interval <= Duration::from_secs(10), "{interval:?}");
+            assert!(interval > Duration::from_millis(8750), "{interval:?}");
+            beat
+        });
+        let beats = futures_util::future::join_all(beats).await;
+        // Those before a stroke, and those after.
+        let times: HashSet<_> = beats.into_iter().collect();
+        assert!(times.len() <= 2, "{times:?} in round {round}");
+    }
+}
+
 /// Rule 8: any byte counts, also one in the middle of a message that takes minutes to send.
 #[tokio::test(start_paused = true)]
 async fn who_is_half_way_through_a_message_lives() {

@@ -171,7 +171,8 @@ impl Link for FakeLink {
         std::mem::take(&mut self.0.0.0.lock().was_heard)
     }
 
-    fn send(&mut self, frame: Vec<u8>) {
+    fn send(&mut self, frame: Outbound<'_>) {
+        let frame = [frame.head, frame.tail].concat();
         let mut state = self.0.0.0.lock();
         state.pending += frame.len();
         state.taken.push_back(frame);
@@ -353,6 +354,19 @@ impl Client {
             .await
             .expect("the connection does not end")
             .unwrap();
+    }
+
+    /// When the next heart-beat comes; nothing else does.
+    pub(super) async fn next_beat(&mut self) -> Instant {
+        let before = self.beats;
+        loop {
+            self.expect_nothing();
+            if self.beats > before {
+                return Instant::now();
+            }
+            let wire = self.wire.clone();
+            wire.changed().await;
+        }
     }
 
     /// Nothing waits to be read by the client.

@@ -1,6 +1,8 @@
 // The demo page. All it knows of its server comes from /demo/info; all it shows of STOMP comes
 // through stomp.js, like in any application.
 
+import { element } from '/element.js';
+import { People, STATUSES } from '/people.js';
 import { StompClient } from '/stomp.js';
 
 const KEPT_MESSAGES = 50;
@@ -9,13 +11,6 @@ const KEPT_FRAMES = 200;
 const byId = (id) => document.getElementById(id);
 const byTestId = (id) => document.querySelector(`[data-testid="${id}"]`);
 const clock = (date = new Date()) => date.toLocaleTimeString([], { hour12: false });
-
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
 
 // ---- latency: what was sent and not yet seen, by routing key and body ----
 
@@ -39,8 +34,9 @@ const milliseconds = (time) => (time < 1 ? '< 1 ms' : `${time < 10 ? time.toFixe
 // ---- a user's window ----
 
 class UserWindow {
-  constructor(slot, user, peer, info) {
+  constructor(slot, user, peer, info, people) {
     this.slot = slot;
+    this.people = people;
     this.user = user;
     this.peer = peer;
     this.info = info;
@@ -50,6 +46,7 @@ class UserWindow {
     this.root.replaceChildren(byId('window').content.cloneNode(true));
     this.find = (selector) => this.root.querySelector(selector);
     this.label();
+    this.offerStatuses();
     this.listen();
     this.connect(user.passcode);
   }
@@ -82,6 +79,36 @@ class UserWindow {
     this.find('.passcode').value = passcode;
   }
 
+  // What the user is to others. Each login begins with what was chosen, so that who is invisible is
+  // not seen for a moment.
+  offerStatuses() {
+    this.status = 'online';
+    const { name } = this.user;
+    for (const status of STATUSES) {
+      const label = element('label', '');
+      const radio = Object.assign(element('input'), { type: 'radio', name: `status-${name}`, value: status, checked: status === this.status });
+      radio.addEventListener('change', () => this.choose(status));
+      label.dataset.testid = `choose-${status}-${name}`;
+      label.dataset.status = status;
+      label.append(radio, element('span', 'dot'), status);
+      this.find('.statuses').append(label);
+    }
+    this.find('.statuses').setAttribute('aria-label', `What ${name} is to others`);
+  }
+
+  async choose(status) {
+    const before = this.status;
+    this.status = status;
+    if (this.client.state !== 'connected') return; // the next login says it
+    try {
+      await this.client.send('/presence', '', { status });
+    } catch (error) {
+      this.status = before;
+      this.find(`.statuses input[value="${before}"]`).checked = true;
+      this.say(`The status stays ${before}`, error.message, '');
+    }
+  }
+
   listen() {
     this.find('.disconnect').addEventListener('click', () => this.client.disconnect());
     this.find('.dismiss').addEventListener('click', () => { this.find('.error').hidden = true; });
@@ -102,6 +129,7 @@ class UserWindow {
       url: this.url,
       login: this.user.name,
       passcode,
+      connectHeaders: () => ({ 'presence-status': this.status, 'device-type': device() }),
       onState: (state, detail) => this.showState(state, detail),
       onError: (frame) => this.showError(frame),
       onFrame: (direction, frame) => {
@@ -111,6 +139,9 @@ class UserWindow {
     });
     const subscription = this.client.subscribe(this.feed(this.user.name), (message) => this.receive(message));
     subscription.ready.catch(() => {});
+    // The list is the page's: either user may keep it up to date.
+    const { presence } = this.info;
+    this.client.subscribe(`/exchange/${presence.exchange}/group.${presence.group}`, (message) => this.people.handle(JSON.parse(message.text)));
     this.client.connect();
   }
 
@@ -173,6 +204,7 @@ class UserWindow {
     this.find('.forbidden').disabled = !connected;
     for (const control of this.find('.send').elements) control.disabled = !connected;
     if (connected) {
+      this.people.begin(); // what happened before the subscription was no event for it
       light.asked(this.slot, true);
       if (this.returning) this.find('.error-note').textContent = `Reconnected at ${clock()}; ${this.user.name}’s own feed goes on.`;
       this.returning = false;
@@ -202,6 +234,9 @@ class UserWindow {
     this.find('.error').hidden = false;
   }
 }
+
+// What the device is called in the list.
+const device = () => (matchMedia('(pointer: coarse)').matches ? 'phone' : 'desktop');
 
 // ---- the backend ----
 
@@ -450,11 +485,12 @@ async function start() {
   const embedded = info.broker === 'embedded';
   byId('broker').textContent = embedded ? 'embedded broker' : info.broker;
   const [first, second] = info.users;
-  const names = { exchange: info.exchange, broker: embedded ? 'Broker' : 'RabbitMQ', 'user-0': first.name, 'user-1': second.name };
+  const names = { exchange: info.exchange, presence: info.presence.exchange, broker: embedded ? 'Broker' : 'RabbitMQ', 'user-0': first.name, 'user-1': second.name };
   for (const place of document.querySelectorAll('[data-text]')) place.textContent = names[place.dataset.text];
   showBackend(info);
-  new UserWindow(0, first, second, info);
-  new UserWindow(1, second, first, info);
+  const people = new People({ list: byId('people'), summary: byId('people-count'), users: info.users });
+  new UserWindow(0, first, second, info, people);
+  new UserWindow(1, second, first, info, people);
 }
 
 tabs();

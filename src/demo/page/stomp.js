@@ -152,7 +152,7 @@ function parseHead(bytes) {
 /**
  * A connection that heals itself: it reconnects with back-off and subscribes again.
  *
- * Callbacks (all optional): `onState(state, detail)` with `connecting`, `connected`, `waiting`
+ * Callbacks (all optional): `connectHeaders()` with further headers of each CONNECT; `onState(state, detail)` with `connecting`, `connected`, `waiting`
  * (detail.delay in ms), `refused` (the server answered CONNECT with ERROR: no retry, for the same
  * password is refused again) or `disconnected`; `onError(frame)` for each ERROR;
  * `onFrame(direction, frame)` with `in` or `out` for a log: it never sees the passcode.
@@ -182,13 +182,13 @@ export class StompClient {
     clearTimeout(this.#retry);
     if (this.#socket) return;
     this.#become('connecting');
-    const { url, host, login, passcode, heartbeat } = this.#options;
+    const { url, host, login, passcode, heartbeat, connectHeaders } = this.#options;
     const socket = new WebSocket(url, ['v12.stomp']);
     socket.binaryType = 'arraybuffer';
     this.#socket = socket;
     const parser = new FrameParser();
     socket.onopen = () => this.#write('CONNECT', {
-      'accept-version': '1.2', host, login, passcode, 'heart-beat': heartbeat.join(','),
+      'accept-version': '1.2', host, login, passcode, 'heart-beat': heartbeat.join(','), ...connectHeaders?.(),
     });
     socket.onmessage = ({ data }) => {
       this.#lastReceived = performance.now(); // any byte is a sign of life, also in mid-frame

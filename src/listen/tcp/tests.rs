@@ -40,7 +40,7 @@ async fn frames_are_written_in_order_whatever_the_client_takes() {
     for number in 0..100 {
         let frame = format!("frame {number}\0").into_bytes();
         expected.extend_from_slice(&frame);
-        link.send(frame);
+        link.send(Outbound::whole(&frame));
     }
     assert_eq!(link.pending(), expected.len());
     let mut got = vec![0; expected.len()];
@@ -64,7 +64,7 @@ async fn a_slow_client_costs_no_more_than_what_waits_for_it() {
     for number in 0..10_000_u32 {
         let frame = format!("{number:0>500}").into_bytes();
         sent.extend_from_slice(&frame);
-        link.send(frame);
+        link.send(Outbound::whole(&frame));
         assert!(number == 0 || !flush_once(&mut link), "it keeps up");
         if number > 20 {
             let mut buffer = [0; 500];
@@ -90,7 +90,7 @@ async fn a_client_that_is_gone_is_an_error() {
     let (client, server) = duplex(1000);
     let mut link = TcpLink::new(server);
     drop(client);
-    link.send(b"hello\0".to_vec());
+    link.send(Outbound::whole(b"hello\0"));
     let outcome = poll_fn(|context| link.poll_flush(context)).await;
     assert!(matches!(outcome, Err(LinkError::Io(_))));
 }
@@ -128,7 +128,7 @@ async fn the_last_words_are_not_lost_to_a_reset() {
         // Never read by anybody.
         client.write_all(&vec![b'x'; 50_000]).await.unwrap();
         let mut link = TcpLink::new(server);
-        link.send(words.clone());
+        link.send(Outbound::whole(&words));
         let serving = tokio::spawn(async move {
             flush(&mut link).await;
             poll_fn(|context| link.poll_close(context, CloseCode::Normal)).await;

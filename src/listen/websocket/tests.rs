@@ -56,7 +56,7 @@ async fn answer(
     link: &mut WebSocketLink<DuplexStream>,
     frame: &[u8],
 ) -> Message {
-    link.send(frame.to_vec());
+    link.send(Outbound::whole(frame));
     let (message, ()) = tokio::join!(next(client), flush(link));
     message
 }
@@ -160,7 +160,7 @@ async fn pings_are_answered_while_nothing_else_happens() {
 async fn pings_are_answered_between_frames() {
     let (mut client, mut link) = pair(64).await;
     let frame = vec![b'x'; 10_000];
-    link.send(frame.clone());
+    link.send(Outbound::whole(&frame));
     let mut context = Context::from_waker(std::task::Waker::noop());
     assert!(link.poll_flush(&mut context).is_pending());
     client.send(Message::Ping("now".into())).await.unwrap();
@@ -207,7 +207,7 @@ async fn the_client_closes() {
     client.close(Some(frame)).await.unwrap();
     assert_eq!(receive(&mut link).await.unwrap(), None);
     // Nothing is said after it.
-    link.send(b"too late".to_vec());
+    link.send(Outbound::whole(b"too late"));
     assert_eq!(link.pending(), 0);
     flush(&mut link).await;
     let Message::Close(Some(frame)) = next(&mut client).await else {
@@ -225,6 +225,7 @@ async fn the_server_closes_with_code_and_reason() {
     for code in [
         CloseCode::Normal,
         CloseCode::Protocol,
+        CloseCode::NotUtf8,
         CloseCode::Policy,
         CloseCode::TooBig,
         CloseCode::Internal,
@@ -233,7 +234,7 @@ async fn the_server_closes_with_code_and_reason() {
     ] {
         // Also where not even the close frame goes out at once.
         let (mut client, mut link) = pair(3).await;
-        link.send(b"last words\0".to_vec());
+        link.send(Outbound::whole(b"last words\0"));
         let serving = tokio::spawn(async move {
             flush(&mut link).await;
             close(&mut link, code).await;
@@ -288,7 +289,10 @@ async fn who_breaks_the_rules_is_told_so() {
         let mut link = WebSocketLink::new(server, Bytes::new(), LIMIT);
         client.write_all(bytes).await.unwrap();
         let error = receive(&mut link).await.unwrap_err();
-        assert!(matches!(error, LinkError::Violation(_)), "{error}");
+        match bytes.ends_with(b"\xff") {
+            true => assert!(matches!(error, LinkError::NotUtf8), "{error}"),
+            false => assert!(matches!(error, LinkError::Violation(_)), "{error}"),
+        }
         // Nothing more is read.
         assert!(receive(&mut link).await.unwrap().is_none());
         let serving = tokio::spawn(async move { close(&mut link, CloseCode::Protocol).await });
@@ -315,7 +319,7 @@ async fn a_message_that_is_too_large_is_told_so() {
             let error = receive(&mut link).await.unwrap_err();
             assert!(matches!(error, LinkError::TooBig { limit: LIMIT }));
             assert!(receive(&mut link).await.unwrap().is_none());
-            link.send(b"ERROR\0".to_vec());
+            link.send(Outbound::whole(b"ERROR\0"));
             flush(&mut link).await;
             close(&mut link, CloseCode::TooBig).await;
         });
@@ -372,7 +376,7 @@ async fn a_message_may_be_larger_after_the_login() {
     assert!(matches!(error, LinkError::TooBig { limit } if limit == 10 * LIMIT));
 }
 
-/// Counts writes.
+/// Counts reads that brought something, and writes.
 struct Counting<S>(S, Arc<AtomicUsize>);
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counting<S> {
@@ -381,7 +385,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counting<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.0).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+        read
     }
 }
 
@@ -412,7 +421,7 @@ async fn many_frames_are_one_write() {
     let server = Counting(server, Arc::clone(&writes));
     let mut link = WebSocketLink::new(server, Bytes::new(), LIMIT);
     for number in 0..1000 {
-        link.send(format!("frame {number}\0").into_bytes());
+        link.send(Outbound::whole(format!("frame {number}\0").as_bytes()));
     }
     flush(&mut link).await;
     assert_eq!(writes.load(Ordering::Relaxed), 1);
@@ -422,11 +431,31 @@ async fn many_frames_are_one_write() {
     }
 }
 
+#[tokio::test]
+async fn what_came_at_once_is_read_at_once() {
+    let (client, server) = duplex(1 << 20);
+    let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+    let reads = Arc::new(AtomicUsize::new(0));
+    let server = Counting(server, Arc::clone(&reads));
+    let mut link = WebSocketLink::new(server, Bytes::new(), LIMIT);
+    let body = |number| format!("{number} {}", "x".repeat(700));
+    for number in 0..20 {
+        client.feed(Message::text(body(number))).await.unwrap();
+    }
+    client.flush().await.unwrap();
+    for number in 0..20 {
+        let message = receive(&mut link).await.unwrap().unwrap();
+        assert_eq!(message, body(number));
+    }
+    assert_eq!(reads.load(Ordering::Relaxed), 1);
+    assert!(link.unread.is_none(), "idle, it holds nothing");
+}
+
 /// What is pending shrinks as the client reads, so that a slow one is told from one that sleeps.
 #[tokio::test]
 async fn progress_shows() {
     let (client, mut link) = pair(100).await;
-    link.send(vec![b'x'; 1000]);
+    link.send(Outbound::whole(&[b'x'; 1000]));
     let before = link.pending();
     let mut flushing = pin!(poll_fn(|context| link.poll_flush(context)));
     let mut context = Context::from_waker(std::task::Waker::noop());

@@ -138,6 +138,24 @@ impl StompClient {
         }
     }
 
+    /// Over SockJS, to `http://host:port/stomp`, by polling. The server ends a session that is
+    /// not read for some seconds.
+    ///
+    /// # Panics
+    /// No session is opened.
+    pub async fn sockjs(url: &str) -> Self {
+        let client = Self::try_sockjs(url).await;
+        client.unwrap_or_else(|error| panic!("{url}: {error}"))
+    }
+
+    /// As [`Self::sockjs`], for a server that may be on its way out.
+    ///
+    /// # Errors
+    /// No session is opened.
+    pub async fn try_sockjs(url: &str) -> std::io::Result<Self> {
+        Ok(Self::new(Link::sockjs(url).await?, None))
+    }
+
     fn new(link: Link, protocol: Option<String>) -> Self {
         Self {
             link,
@@ -164,13 +182,13 @@ impl StompClient {
         self.protocol.as_deref()
     }
 
-    /// Whether the last WebSocket message was a text; `None` over TCP.
+    /// Whether the last WebSocket message was a text; `None` elsewhere.
     #[must_use]
     pub const fn was_text(&self) -> Option<bool> {
         self.link.was_text()
     }
 
-    /// Sends bytes as they are; over WebSocket, in one message. Whether they arrive is not
+    /// Sends bytes as they are; over WebSocket and SockJS, in one message. Whether they arrive is not
     /// known: a server may have closed already, and what it said before is still to be read.
     pub async fn raw(&mut self, bytes: impl AsRef<[u8]>) {
         if let Err(error) = self.link.write(bytes.as_ref()).await {

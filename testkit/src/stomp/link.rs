@@ -1,4 +1,4 @@
-//! Bytes over TCP and over WebSocket.
+//! Bytes over TCP, over WebSocket and over SockJS.
 
 use std::{fmt, io};
 
@@ -16,6 +16,8 @@ use tokio_tungstenite::{
         http::{HeaderName, HeaderValue},
     },
 };
+
+use super::sockjs::Polling;
 
 /// How a WebSocket is asked for, and used.
 #[derive(Clone, Debug)]
@@ -72,6 +74,7 @@ pub(super) enum Link {
         closed: Closed,
         was_text: Option<bool>,
     },
+    SockJs(Box<Polling>),
 }
 
 impl Link {
@@ -83,6 +86,10 @@ impl Link {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Self::over(stream))
+    }
+
+    pub(super) async fn sockjs(url: &str) -> io::Result<Self> {
+        Ok(Self::SockJs(Box::new(Polling::open(url).await?)))
     }
 
     /// Answers the link, and the subprotocol that the server chose.
@@ -129,10 +136,14 @@ impl Link {
                 };
                 socket.send(message).await.map_err(io::Error::other)
             }
+            Self::SockJs(session) => {
+                let text = str::from_utf8(bytes).map_err(io::Error::other)?;
+                session.send(text).await
+            }
         }
     }
 
-    /// The next bytes, at most one WebSocket message; or how it ended.
+    /// The next bytes, at most one message of WebSocket or SockJS; or how it ended.
     pub(super) async fn read(&mut self) -> Result<Bytes, Closed> {
         match self {
             Self::Tcp(stream) => {
@@ -177,13 +188,14 @@ impl Link {
                     }
                 }
             },
+            Self::SockJs(session) => session.receive().await.map(Bytes::from),
         }
     }
 
-    /// Whether the last bytes came in a text message; `None` over TCP, and before the first.
+    /// Whether the last bytes came in a text message of a WebSocket; `None` before the first.
     pub(super) const fn was_text(&self) -> Option<bool> {
         match self {
-            Self::Tcp(_) => None,
+            Self::Tcp(_) | Self::SockJs(_) => None,
             Self::Ws { was_text, .. } => *was_text,
         }
     }

@@ -2,6 +2,7 @@
 
 mod client;
 mod link;
+mod sockjs;
 
 pub use client::{Login, StompClient, show};
 pub use link::{Closed, WsOptions};

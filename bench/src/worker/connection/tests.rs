@@ -17,8 +17,9 @@ fn client(habits: Habits) -> (Connection, TcpListener) {
     let server = listener.local_addr().unwrap();
     let socket = std::net::TcpStream::connect(server).unwrap();
     socket.set_nonblocking(true).unwrap();
-    let socket = TcpStream::from_std(socket);
-    let mut client = Connection::new(socket, Kind::Steady, 1, server, habits, false);
+    let socket = Socket::Plain(TcpStream::from_std(socket));
+    let link = Link::new(habits.transport);
+    let mut client = Connection::new(socket, link, Kind::Steady, 1, server, habits, false);
     client.connected().unwrap();
     (client, listener)
 }

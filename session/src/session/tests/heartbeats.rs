@@ -64,16 +64,16 @@ fn rule_13_the_server_beats_only_when_it_wrote_nothing_else() {
     let mut peer = connected("0,5000");
     let subscription = peer.subscribe("SUBSCRIBE\nid:s\ndestination:/topic/a");
     assert_eq!(peer.session.poll_timeout(), Some(peer.now + MS * 5000));
-    peer.wait(MS * 4999);
+    peer.wait(MS * 4374);
     peer.timeout();
     peer.assert_silent();
     peer.deliver(subscription, 1);
-    peer.wait(MS * 4999);
+    peer.wait(MS * 4374);
     peer.timeout();
     peer.assert_silent();
     // What is refused is not written.
     peer.deliver(SubscriptionId(99), 1);
-    peer.wait(MS);
+    peer.wait(MS * 626);
     peer.timeout();
     assert_eq!(peer.written(), ["\n"]);
     assert_eq!(peer.session.poll_timeout(), Some(peer.now + MS * 5000));
@@ -83,6 +83,20 @@ fn rule_13_the_server_beats_only_when_it_wrote_nothing_else() {
     peer.assert_receipts(&["r"]);
     peer.session.handle_activity(peer.now);
     assert_eq!(peer.session.poll_timeout(), Some(peer.now + MS * 5000));
+}
+
+#[test]
+fn rule_13_a_heartbeat_may_come_an_eighth_early_and_counts_from_when_it_came() {
+    let mut peer = connected("0,8000");
+    peer.wait(MS * 6999);
+    peer.timeout();
+    peer.assert_silent();
+    peer.wait(MS);
+    peer.timeout();
+    assert_eq!(peer.written(), ["\n"]);
+    peer.timeout();
+    peer.assert_silent();
+    assert_eq!(peer.session.poll_timeout(), Some(peer.now + MS * 8000));
 }
 
 #[test]

@@ -187,15 +187,14 @@ impl Peer {
     /// Delivers; the frame as text.
     fn deliver(&mut self, subscription: SubscriptionId, tag: u64) -> (Delivered, String) {
         let mut out = Vec::new();
-        let tail = b"destination:/topic/t\n\nhi\0";
         let delivery = Delivery {
             subscription,
             tag,
             redelivered: false,
-            tail,
         };
         let delivered = self.session.handle_delivery(self.now, delivery, &mut out);
         if delivered != Delivered::Refused {
+            out.extend_from_slice(b"destination:/topic/t\n\nhi\0");
             assert_is_readable(&out, self.session.version());
         }
         self.poll();

@@ -272,7 +272,8 @@ impl Model {
         let mut receipts = Vec::new();
         for frame in self.peer.written() {
             if frame == "\n" {
-                assert!(self.peer.now - self.wrote >= SEND_EVERY);
+                // It may come an eighth early.
+                assert!(self.peer.now - self.wrote >= SEND_EVERY - SEND_EVERY / 8);
             } else if frame.starts_with("ERROR\n") {
                 panic!("an unexpected {frame}");
             } else {

@@ -207,10 +207,9 @@ fn a_redelivered_message_says_so() {
         subscription,
         tag: 1,
         redelivered: true,
-        tail: b"\n\0",
     };
     peer.session.handle_delivery(peer.now, delivery, &mut out);
-    let expected = "MESSAGE\nsubscription:s\nmessage-id:1@@session-x@@1\nredelivered:true\n\n\0";
+    let expected = "MESSAGE\nsubscription:s\nmessage-id:1@@session-x@@1\nredelivered:true\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
 

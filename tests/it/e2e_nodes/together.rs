@@ -1,8 +1,11 @@
-//! Two gateways on one RabbitMQ, as behind a load balancer.
+//! Each client gets its messages once, wherever it is connected.
 
-use testkit::{FEED, StompClient};
+use std::collections::BTreeSet;
 
-use crate::house::{DESTINATION, House, expect_numbers, numbers, vhost};
+use testkit::{DEADLINE, FEED, StompClient, eventually};
+
+use super::cluster::{Cluster, NODES};
+use crate::house::{DESTINATION, House, KEY, expect_numbers, numbers, vhost};
 
 #[tokio::test]
 async fn each_client_gets_each_message_once() {
@@ -59,22 +62,44 @@ async fn a_queue_is_shared_among_nodes() {
     assert_eq!(all, numbers(0..10));
 }
 
-/// A node that ends leaves the other's clients alone.
+/// One user, connected to every node: each connection gets each message once, and each node says
+/// the same of who is here.
 #[tokio::test]
-async fn a_killed_node_takes_nobody_else_along() {
-    let vhost = vhost().await;
-    let one = House::start(vhost.clone(), |builder| builder).await;
-    let other = House::start(vhost.clone(), |builder| builder).await;
-    let mut here = one.tcp().await;
-    here.subscribe("1", DESTINATION).await;
-    let [mut tcp, mut ws] = other.subscribed().await;
+async fn one_user_at_every_node() {
+    let cluster = Cluster::open(|_, builder| builder).await;
+    let mut clients = Vec::new();
+    for node in 0..NODES {
+        let mut client = cluster.tcp(node, "alice").await;
+        client.subscribe("feed", DESTINATION).await;
+        clients.push(client);
+    }
+    cluster.vhost.publish(FEED, KEY, numbers(0..100)).await;
+    for client in &mut clients {
+        expect_numbers(client, 0..100).await;
+    }
 
-    one.gateway.kill().await;
-    here.expect_closed().await;
+    let said = eventually(DEADLINE, "all nodes say the same", async || {
+        let mut said = Vec::new();
+        for node in 0..NODES {
+            said.push(cluster.presence(node, "users/alice").await);
+        }
+        let sessions = said[0].1["sessions"].as_array().map_or(0, Vec::len);
+        (sessions == NODES && said.iter().all(|same| *same == said[0])).then_some(said)
+    })
+    .await;
+    let sessions = said[0].1["sessions"].as_array().unwrap();
+    let nodes: BTreeSet<&str> = sessions
+        .iter()
+        .filter_map(|session| session["node"].as_str())
+        .collect();
+    assert_eq!(nodes.len(), NODES, "{said:?}");
 
-    vhost
-        .publish(FEED, crate::house::KEY, numbers(0..100))
-        .await;
-    expect_numbers(&mut tcp, 0..100).await;
-    expect_numbers(&mut ws, 0..100).await;
+    // She is online for as long as one of her connections is.
+    while let Some(client) = clients.pop() {
+        cluster
+            .until_online(&[0, 1, 2], &["alice".to_owned()])
+            .await;
+        client.disconnect().await;
+    }
+    cluster.until_online(&[0, 1, 2], &[]).await;
 }

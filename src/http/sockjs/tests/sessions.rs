@@ -1,0 +1,239 @@
+//! The life of a session: who receives, how it ends, and what bounds it.
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{Message, client::IntoClientRequest as _},
+};
+
+use super::*;
+
+const INTERRUPTED: &str = "c[1002,\"Connection interrupted\"]\n";
+const STILL_OPEN: &str = "c[2010,\"Another connection still open\"]\n";
+const GO_AWAY: &str = "c[3000,\"Go away!\"]\n";
+
+async fn web_socket(server: &Server, path: &str) -> WebSocketStream<TcpStream> {
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let request = format!("ws://{}{path}", server.address);
+    client_async(request.into_client_request().unwrap(), stream)
+        .await
+        .unwrap()
+        .0
+}
+
+async fn hear(socket: &mut WebSocketStream<TcpStream>) -> Option<Message> {
+    timeout(TIMEOUT, socket.next()).await.unwrap()?.ok()
+}
+
+async fn hear_text(socket: &mut WebSocketStream<TcpStream>) -> String {
+    hear(socket).await.unwrap().into_text().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn only_one_receives() {
+    let server = server(Does::Echo).await;
+    let mut first = Stream::open(&server, "POST", "/stomp/0/one/xhr_streaming").await;
+    first.part().await.unwrap();
+    assert_eq!(first.part().await.unwrap(), "o\n");
+    assert_eq!(server.poll("one").await, STILL_OPEN);
+    let mut second = Stream::open(&server, "POST", "/stomp/0/one/xhr_streaming").await;
+    second.part().await.unwrap();
+    assert_eq!(second.part().await.unwrap(), STILL_OPEN);
+    assert_eq!(second.part().await, None);
+    // The first has not noticed.
+    server.send("one", "[\"x\"]").await;
+    assert_eq!(first.part().await.unwrap(), "a[\"x\"]\n");
+}
+
+#[tokio::test]
+async fn who_breaks_off_ends_the_session() {
+    let server = server(Does::Echo).await;
+    for endpoint in ["xhr", "xhr_streaming"] {
+        server.open(endpoint).await;
+        let mut stream = Stream::connect(&server).await;
+        let path = format!("/stomp/0/{endpoint}/{endpoint}");
+        stream.begin("POST", &path, &[], b"").await;
+        let waiting = async { while server.poll(endpoint).await != STILL_OPEN {} };
+        // A poll that comes first is answered by nothing but what comes after it.
+        let waiting = timeout(Duration::from_millis(500), waiting);
+        let _ = waiting.await;
+        drop(stream);
+        let ended = async { while server.poll(endpoint).await != INTERRUPTED {} };
+        timeout(TIMEOUT, ended).await.unwrap();
+        assert_eq!(server.poll(endpoint).await, INTERRUPTED);
+        // What it still sends has nobody to hear it.
+        server.send(endpoint, "[\"x\"]").await;
+    }
+}
+
+#[tokio::test]
+async fn a_close_is_said_until_it_is_forgotten() {
+    let short = Duration::from_millis(300);
+    let server = server_with(Does::Close, |config| config.disconnect_delay = short).await;
+    server.open("closed").await;
+    for _ in 0..3 {
+        assert_eq!(server.poll("closed").await, GO_AWAY);
+    }
+    let mut stream = Stream::open(&server, "POST", "/stomp/0/closed/xhr_streaming").await;
+    stream.part().await.unwrap();
+    assert_eq!(stream.part().await.unwrap(), GO_AWAY);
+    assert_eq!(stream.part().await, None);
+    until(|| server.sockjs.sessions().is_empty()).await;
+    server.open("closed").await;
+}
+
+#[tokio::test]
+async fn who_stays_away_is_forgotten() {
+    let short = Duration::from_millis(200);
+    let server = server_with(Does::Echo, |config| config.disconnect_delay = short).await;
+    server.open("away").await;
+    assert_eq!(server.sockjs.sessions().len(), 1);
+    until(|| server.sockjs.sessions().is_empty()).await;
+    let reply = server.post("/stomp/0/away/xhr_send", "[\"x\"]").await;
+    assert_eq!(reply.status, 404);
+}
+
+#[tokio::test]
+async fn silence_is_broken_by_heartbeats() {
+    let short = Duration::from_millis(20);
+    let server = server_with(Does::Echo, |config| config.heartbeat = short).await;
+    server.open("beat").await;
+    assert_eq!(server.poll("beat").await, "h\n");
+    let mut stream = Stream::open(&server, "GET", "/stomp/0/e/eventsource").await;
+    stream.part().await.unwrap();
+    assert_eq!(stream.part().await.unwrap(), "data: o\r\n\r\n");
+    for _ in 0..3 {
+        assert_eq!(stream.part().await.unwrap(), "data: h\r\n\r\n");
+    }
+    let mut socket = web_socket(&server, "/stomp/0/0/websocket").await;
+    assert_eq!(hear_text(&mut socket).await, "o");
+    for _ in 0..3 {
+        assert_eq!(hear_text(&mut socket).await, "h");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_too_much_waits() {
+    let server = server_with(Does::Sleep, |config| config.max_waiting = 1_000).await;
+    server.open("busy").await;
+    let body = format!("[\"{}\"]", "x".repeat(2_000));
+    server.send("busy", &body).await;
+    let mut stream = Stream::connect(&server).await;
+    let path = "/stomp/0/busy/xhr_send";
+    stream.begin("POST", path, &[], body.as_bytes()).await;
+    // Nobody reads: it has to wait, and so has the next, which is not even read.
+    let answer = timeout(Duration::from_millis(200), stream.hear()).await;
+    assert!(answer.is_err(), "{answer:?}");
+    let mut next = Stream::connect(&server).await;
+    next.begin("POST", path, &[], body.as_bytes()).await;
+    let answer = timeout(Duration::from_millis(200), next.hear()).await;
+    assert!(answer.is_err(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn one_address_has_only_so_many_sessions() {
+    let server = server_with(Does::Close, |config| {
+        config.max_sessions_per_address = 2;
+        config.disconnect_delay = Duration::from_millis(300);
+    })
+    .await;
+    server.open("a").await;
+    server.open("b").await;
+    let refused = server.post("/stomp/0/c/xhr", "").await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    until(|| server.sockjs.sessions().len() < 2).await;
+    server.open("c").await;
+}
+
+#[tokio::test]
+async fn who_may_not_is_told_so() {
+    let server = server(Does::Refuse).await;
+    let refused = server.post("/stomp/0/a/xhr", "").await;
+    assert_eq!((refused.status, &*refused.body), (503, "no room"));
+    assert!(server.sockjs.sessions().is_empty());
+    let evil = [("origin", "https://evil.example")];
+    for path in ["xhr", "xhr_send", "xhr_streaming"] {
+        let path = format!("/stomp/0/a/{path}");
+        let refused = ask(&server, "POST", &path, &evil, b"").await;
+        assert_eq!((refused.status, &*refused.body), (403, "not you"));
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_sessions_are_served() {
+    let server = Arc::new(server(Does::Echo).await);
+    let mut clients = JoinSet::new();
+    for number in 0..1_000 {
+        let server = Arc::clone(&server);
+        clients.spawn(async move {
+            let id = format!("s{number}");
+            server.open(&id).await;
+            server.send(&id, &format!("[\"{number}\"]")).await;
+            assert_eq!(server.poll(&id).await, format!("a[\"{number}\"]\n"));
+        });
+    }
+    while let Some(done) = clients.join_next().await {
+        done.unwrap();
+    }
+    assert_eq!(server.sockjs.sessions().len(), 1_000);
+}
+
+#[tokio::test]
+async fn a_web_socket_carries_frames() {
+    let server = server(Does::Echo).await;
+    let mut socket = web_socket(&server, "/stomp/0/same/websocket").await;
+    // Two sessions of one name are two.
+    let mut other = web_socket(&server, "/stomp/0/same/websocket").await;
+    for socket in [&mut socket, &mut other] {
+        assert_eq!(hear_text(socket).await, "o");
+    }
+    for ignored in ["", "[]"] {
+        socket.send(Message::text(ignored)).await.unwrap();
+    }
+    socket
+        .send(Message::text("[\"a\",\"\\u00e4\"]"))
+        .await
+        .unwrap();
+    assert_eq!(hear_text(&mut socket).await, "a[\"a\"]");
+    assert_eq!(hear_text(&mut socket).await, "a[\"ä\"]");
+    socket.send(Message::text("\"b\"")).await.unwrap();
+    assert_eq!(hear_text(&mut socket).await, "a[\"b\"]");
+    // Cut off without a word, and without a close frame.
+    socket.send(Message::text("[\"a")).await.unwrap();
+    assert_eq!(hear(&mut socket).await, None);
+    other.send(Message::text("[\"c\"]")).await.unwrap();
+    assert_eq!(hear_text(&mut other).await, "a[\"c\"]");
+    // It is no session over HTTP.
+    assert!(server.sockjs.sessions().is_empty());
+}
+
+#[tokio::test]
+async fn a_web_socket_is_closed_by_a_frame_and_a_code() {
+    let server = server(Does::Close).await;
+    let mut socket = web_socket(&server, "/stomp/0/0/websocket").await;
+    assert_eq!(hear_text(&mut socket).await, "o");
+    assert_eq!(hear_text(&mut socket).await, GO_AWAY.trim_end());
+    let Some(Message::Close(Some(frame))) = hear(&mut socket).await else {
+        panic!("no close frame");
+    };
+    assert_eq!((u16::from(frame.code), &*frame.reason), (3000, "Go away!"));
+    let mut raw = web_socket(&server, "/stomp/websocket").await;
+    let Some(Message::Close(Some(frame))) = hear(&mut raw).await else {
+        panic!("no close frame");
+    };
+    assert_eq!((u16::from(frame.code), &*frame.reason), (3000, "Go away!"));
+}
+
+#[tokio::test]
+async fn a_raw_web_socket_has_no_frames() {
+    let server = server(Does::Echo).await;
+    let mut raw = web_socket(&server, "/stomp/websocket").await;
+    for message in [
+        Message::text("Hello world!\u{ffff}"),
+        Message::binary(vec![0, 255]),
+        Message::text("[\"a"),
+    ] {
+        raw.send(message.clone()).await.unwrap();
+        assert_eq!(hear(&mut raw).await, Some(message));
+    }
+}

@@ -1,0 +1,134 @@
+//! Characters that a client has cut in two.
+
+use bytes::Bytes;
+
+use super::frame::{Undecodable, decode};
+
+/// Joins messages where a client has cut through a character.
+///
+/// To JavaScript, a character beyond U+FFFF is two: a surrogate pair. Who cuts a long text into
+/// messages by its length, as stompjs 2.3.3 does, may send one half in each. sockjs-client writes
+/// them as escapes, and [`decode`] keeps them, as three bytes that are no UTF-8 (WTF-8).
+#[derive(Debug, Default)]
+pub(super) struct Seam {
+    /// The first half of a pair, with which the last message ended.
+    half: Option<u16>,
+}
+
+/// The bytes of half a pair.
+const HALF: usize = 3;
+
+impl Seam {
+    /// The messages in what a client sent, each of them UTF-8.
+    ///
+    /// # Errors
+    /// [`Undecodable`]; it is [`Undecodable::BrokenJson`] where half of a pair stands alone.
+    pub(super) fn read(&mut self, payload: &[u8]) -> Result<Vec<Bytes>, Undecodable> {
+        let messages = decode(payload)?.into_iter();
+        messages.map(|message| self.join(message)).collect()
+    }
+
+    fn join(&mut self, mut message: Bytes) -> Result<Bytes, Undecodable> {
+        if message.is_empty() {
+            return Ok(message);
+        }
+        if let Some(first) = self.half.take() {
+            let rest = message.split_off(message.len().min(HALF));
+            let second = half(&message).ok_or(Undecodable::BrokenJson)?;
+            let pair = char::decode_utf16([first, second]).collect::<Result<String, _>>();
+            let mut whole = pair.map_err(|_| Undecodable::BrokenJson)?.into_bytes();
+            whole.extend_from_slice(&rest);
+            message = whole.into();
+        }
+        let end = message.len().saturating_sub(HALF);
+        let first = message.get(end..).and_then(half);
+        if let Some(first) = first.filter(|unit| (0xd800..0xdc00).contains(unit)) {
+            self.half = Some(first);
+            message.truncate(end);
+        }
+        match str::from_utf8(&message) {
+            Ok(_) => Ok(message),
+            Err(_) => Err(Undecodable::BrokenJson),
+        }
+    }
+}
+
+/// Half of a pair, from its three bytes.
+fn half(bytes: &[u8]) -> Option<u16> {
+    match *bytes {
+        [0xed, second @ 0xa0..=0xbf, third @ 0x80..=0xbf] => {
+            Some(0xd000 | u16::from(second & 0x3f) << 6 | u16::from(third & 0x3f))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn joined(payloads: &[&str]) -> Result<String, Undecodable> {
+        let mut seam = Seam::default();
+        let mut text = String::new();
+        for payload in payloads {
+            for message in seam.read(payload.as_bytes())? {
+                text.push_str(str::from_utf8(&message).unwrap());
+            }
+        }
+        Ok(text)
+    }
+
+    #[test]
+    fn halves_meet_in_the_next_message() {
+        for payloads in [
+            &[r#"["a\ud83d\ude00b"]"#][..],
+            &[r#"["a\ud83d","\ude00b"]"#],
+            &[r#"["a\ud83d"]"#, r#"["\ude00b"]"#],
+            &[r#"["a","\ud83d"]"#, "[]", r#"["","\ude00","b"]"#],
+        ] {
+            assert_eq!(joined(payloads).unwrap(), "a\u{1F600}b", "{payloads:?}");
+        }
+        // One meets its other half, and the next waits for its own.
+        let twice = [r#"["\ud83d"]"#, r#"["\ude00\ud83d"]"#, r#"["\ude01"]"#];
+        assert_eq!(joined(&twice).unwrap(), "\u{1F600}\u{1F601}");
+    }
+
+    #[test]
+    fn a_half_alone_is_broken() {
+        for payloads in [
+            &[r#"["\ud83dx"]"#][..],
+            &[r#"["\ude00"]"#],
+            &[r#"["\ud83d"]"#, r#"["x"]"#],
+            &[r#"["\ud83d"]"#, r#"["\ud83d"]"#],
+            &[r#"["\ud83d"]"#, r#"["xyz\ude00"]"#],
+            &[r#"["\ude00\ud83d"]"#],
+        ] {
+            assert_eq!(
+                joined(payloads),
+                Err(Undecodable::BrokenJson),
+                "{payloads:?}"
+            );
+        }
+        let raw = Seam::default().read(b"[\"\xff\"]");
+        assert_eq!(raw, Err(Undecodable::BrokenJson));
+    }
+
+    proptest! {
+        /// A text that is cut anywhere, as JavaScript cuts it.
+        #[test]
+        fn any_cut_is_mended(text: String, size in 1_usize..10) {
+            let units: Vec<u16> = text.encode_utf16().collect();
+            let payloads: Vec<String> = units
+                .chunks(size)
+                .map(|piece| {
+                    let escaped: String = piece.iter().map(|unit| format!("\\u{unit:04x}")).collect();
+                    format!("[\"{escaped}\"]")
+                })
+                .collect();
+            let payloads: Vec<&str> = payloads.iter().map(String::as_str).collect();
+            prop_assert_eq!(joined(&payloads).unwrap(), text);
+        }
+    }
+}

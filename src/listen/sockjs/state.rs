@@ -1,0 +1,470 @@
+//! The life of one session over HTTP. Pure: time is passed in.
+//!
+//! A client receives by one request after the other, or by one that is answered for long; and
+//! sends by others. So a session is open while nothing is, for a moment.
+
+use std::{collections::VecDeque, time::Duration};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::frame;
+
+/// A session.
+#[derive(Debug)]
+pub(super) struct State {
+    stage: Stage,
+    /// Whether the client was told that it is open.
+    is_opened: bool,
+    receiving: Receiving,
+    /// Messages for the client, as JSON, with commas between them.
+    out: String,
+    /// Messages of the client.
+    inbox: VecDeque<Bytes>,
+    /// Bytes in `inbox`, and what it costs to keep them.
+    waiting: usize,
+    was_heard: bool,
+    /// Whether the client is gone, or taken for it.
+    is_gone: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    Closed {
+        frame: Box<str>,
+        /// Whether the client was told.
+        is_told: bool,
+    },
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Receiving {
+    Nobody { since: Instant },
+    Somebody { next_heartbeat: Instant },
+}
+
+/// How often, and how long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    pub(super) heartbeat: Duration,
+    pub(super) disconnect_delay: Duration,
+}
+
+/// What a receiver is to send.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// This; more may follow.
+    Frame(String),
+    /// This, and nothing else.
+    Last(String),
+    /// Nothing until the time, if nothing happens.
+    Wait(Instant),
+}
+
+/// What the service is handed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Received {
+    Message(Bytes),
+    Nothing,
+    /// The client is gone.
+    End,
+}
+
+/// What a message costs beyond its bytes, about.
+const OVERHEAD: usize = 64;
+
+impl State {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            stage: Stage::Open,
+            is_opened: false,
+            receiving: Receiving::Nobody { since: now },
+            out: String::new(),
+            inbox: VecDeque::new(),
+            waiting: 0,
+            was_heard: false,
+            is_gone: false,
+        }
+    }
+
+    /// A request that receives begins.
+    ///
+    /// # Errors
+    /// The one frame that it is answered instead.
+    pub(super) fn attach(&mut self, now: Instant, timing: Timing) -> Result<(), String> {
+        if let Receiving::Somebody { .. } = self.receiving {
+            return Err(match &self.stage {
+                Stage::Closed { frame, .. } => frame.to_string(),
+                _ => frame::close(2010, "Another connection still open"),
+            });
+        }
+        self.receiving = Receiving::Somebody {
+            next_heartbeat: now + timing.heartbeat,
+        };
+        Ok(())
+    }
+
+    /// The request that received has ended as it should.
+    pub(super) fn detach(&mut self, now: Instant) {
+        self.receiving = Receiving::Nobody { since: now };
+    }
+
+    /// The request that received broke off: what was on its way may be lost.
+    pub(super) fn interrupt(&mut self, now: Instant) {
+        self.detach(now);
+        self.end_without_client();
+    }
+
+    /// What the request that receives is to send.
+    pub(super) fn next(&mut self, now: Instant, timing: Timing) -> Next {
+        if !self.is_opened {
+            self.is_opened = true;
+            return Next::Frame(frame::OPEN.to_owned());
+        }
+        if !self.out.is_empty() {
+            return Next::Frame(frame::messages(&std::mem::take(&mut self.out)));
+        }
+        if let Stage::Closed { frame, is_told } = &mut self.stage {
+            *is_told = true;
+            return Next::Last(frame.to_string());
+        }
+        match &mut self.receiving {
+            Receiving::Somebody { next_heartbeat } if now >= *next_heartbeat => {
+                *next_heartbeat = now + timing.heartbeat;
+                Next::Frame(frame::HEARTBEAT.to_owned())
+            }
+            Receiving::Somebody { next_heartbeat } => Next::Wait(*next_heartbeat),
+            Receiving::Nobody { .. } => Next::Wait(now + timing.heartbeat),
+        }
+    }
+
+    /// A message for the client.
+    pub(super) fn send(&mut self, message: &str) {
+        if self.is_closed() {
+            return;
+        }
+        if !self.out.is_empty() {
+            self.out.push(',');
+        }
+        frame::quote(&mut self.out, message);
+    }
+
+    /// Bytes that no request has taken yet.
+    pub(super) fn pending(&self) -> usize {
+        self.out.len()
+    }
+
+    /// The service closes. What was sent before is still told, and then this.
+    pub(super) fn close(&mut self, code: u16, reason: &str) {
+        if !self.is_closed() {
+            self.stage = Stage::Closed {
+                frame: frame::close(code, reason).into(),
+                is_told: false,
+            };
+            self.forget_inbox();
+        }
+    }
+
+    /// The service is gone, and whoever comes shall know.
+    pub(super) fn abandon(&mut self) {
+        self.close(1002, "Connection interrupted");
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.stage, Stage::Closed { .. })
+    }
+
+    /// Whether the client went, or stayed away for too long.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
+    /// Whether the client knows that it is over, or will never know.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_gone || matches!(self.stage, Stage::Closed { is_told: true, .. })
+    }
+
+    /// Whether the client may send more now.
+    pub(super) fn has_room(&self, most: usize) -> bool {
+        self.waiting < most
+    }
+
+    /// Messages of the client. After the end they are dropped, as on a socket.
+    pub(super) fn take_in(&mut self, messages: Vec<Bytes>) {
+        if self.is_closed() {
+            return;
+        }
+        self.was_heard = true;
+        for message in messages {
+            self.waiting = self.waiting.saturating_add(cost(&message));
+            self.inbox.push_back(message);
+        }
+    }
+
+    /// What the client has sent: also what it sent before it went.
+    pub(super) fn receive(&mut self) -> Received {
+        match self.inbox.pop_front() {
+            Some(message) => {
+                self.waiting = self.waiting.saturating_sub(cost(&message));
+                if self.inbox.is_empty() {
+                    self.forget_inbox();
+                }
+                Received::Message(message)
+            }
+            None if self.is_gone || self.is_closed() => Received::End,
+            None => Received::Nothing,
+        }
+    }
+
+    pub(super) fn was_heard(&mut self) -> bool {
+        std::mem::take(&mut self.was_heard)
+    }
+
+    /// When the client counts as gone, if nobody receives until then.
+    pub(super) fn deadline(&self, timing: Timing) -> Option<Instant> {
+        match self.receiving {
+            Receiving::Nobody { since } if !self.is_gone => Some(since + timing.disconnect_delay),
+            _ => None,
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant, timing: Timing) {
+        if self
+            .deadline(timing)
+            .is_some_and(|deadline| now >= deadline)
+        {
+            self.end_without_client();
+        }
+    }
+
+    fn end_without_client(&mut self) {
+        self.is_gone = true;
+        self.out = String::new();
+        if !self.is_closed() {
+            self.stage = Stage::Closed {
+                frame: frame::close(1002, "Connection interrupted").into(),
+                is_told: false,
+            };
+        }
+    }
+
+    fn forget_inbox(&mut self) {
+        self.inbox = VecDeque::new();
+        self.waiting = 0;
+    }
+}
+
+fn cost(message: &Bytes) -> usize {
+    message.len().saturating_add(OVERHEAD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMING: Timing = Timing {
+        heartbeat: Duration::from_secs(25),
+        disconnect_delay: Duration::from_secs(5),
+    };
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    /// A session, and its clock.
+    struct Case {
+        state: State,
+        now: Instant,
+    }
+
+    impl Case {
+        /// Open, and received from.
+        fn open() -> Self {
+            let now = Instant::now();
+            let mut case = Self {
+                state: State::new(now),
+                now,
+            };
+            case.attach();
+            assert_eq!(case.next(), Next::Frame("o".to_owned()));
+            case
+        }
+
+        fn attach(&mut self) {
+            self.state.attach(self.now, TIMING).unwrap();
+        }
+
+        fn next(&mut self) -> Next {
+            self.state.next(self.now, TIMING)
+        }
+
+        fn pass(&mut self, time: Duration) {
+            self.now += time;
+            self.state.handle_timeout(self.now, TIMING);
+        }
+    }
+
+    fn texts(texts: &[&'static str]) -> Vec<Bytes> {
+        texts
+            .iter()
+            .map(|text| Bytes::from_static(text.as_bytes()))
+            .collect()
+    }
+
+    fn some(frame: &str) -> Next {
+        Next::Frame(frame.to_owned())
+    }
+
+    fn last(frame: &str) -> Next {
+        Next::Last(frame.to_owned())
+    }
+
+    const INTERRUPTED: &str = r#"c[1002,"Connection interrupted"]"#;
+
+    #[test]
+    fn messages_that_wait_go_in_one_frame() {
+        let mut case = Case::open();
+        case.state.send("a");
+        case.state.send("b\n");
+        assert_eq!(case.state.pending(), 9);
+        assert_eq!(case.next(), some(r#"a["a","b\n"]"#));
+        assert_eq!(case.state.pending(), 0);
+        assert!(matches!(case.next(), Next::Wait(_)));
+    }
+
+    #[test]
+    fn a_heartbeat_is_sent_every_25_seconds() {
+        let mut case = Case::open();
+        assert_eq!(case.next(), Next::Wait(case.now + seconds(25)));
+        case.pass(seconds(24));
+        assert!(matches!(case.next(), Next::Wait(_)));
+        case.pass(seconds(1));
+        assert_eq!(case.next(), some("h"));
+        assert_eq!(case.next(), Next::Wait(case.now + seconds(25)));
+        case.pass(seconds(25));
+        assert_eq!(case.next(), some("h"));
+        assert_eq!(case.state.receive(), Received::Nothing);
+    }
+
+    #[test]
+    fn only_one_request_may_receive() {
+        let mut case = Case::open();
+        let refused = case.state.attach(case.now, TIMING).unwrap_err();
+        assert_eq!(refused, r#"c[2010,"Another connection still open"]"#);
+        case.state.detach(case.now);
+        case.attach();
+        case.state.send("still open");
+        assert_eq!(case.next(), some(r#"a["still open"]"#));
+    }
+
+    #[test]
+    fn a_session_ends_5_seconds_after_its_last_receiver() {
+        let mut case = Case::open();
+        case.state.send("lost");
+        case.state.detach(case.now);
+        assert_eq!(case.state.deadline(TIMING), Some(case.now + seconds(5)));
+        case.pass(seconds(4));
+        assert_eq!(case.state.receive(), Received::Nothing);
+        case.pass(seconds(1));
+        assert_eq!(case.state.receive(), Received::End);
+        assert!(case.state.is_over() && case.state.deadline(TIMING).is_none());
+        // Who comes late, is told.
+        case.attach();
+        assert_eq!(case.next(), last(INTERRUPTED));
+    }
+
+    #[test]
+    fn a_receiver_in_time_keeps_it_open() {
+        let mut case = Case::open();
+        for _ in 0..10 {
+            case.state.detach(case.now);
+            case.pass(seconds(4));
+            case.attach();
+            case.pass(seconds(60));
+            assert_eq!(case.state.deadline(TIMING), None);
+        }
+        assert_eq!(case.state.receive(), Received::Nothing);
+    }
+
+    #[test]
+    fn an_interrupted_receiver_ends_it() {
+        let mut case = Case::open();
+        case.state.send("on its way");
+        case.state.take_in(texts(&["said before"]));
+        case.state.interrupt(case.now);
+        assert_eq!(case.state.pending(), 0);
+        let said = Bytes::from_static(b"said before");
+        assert_eq!(case.state.receive(), Received::Message(said));
+        assert_eq!(case.state.receive(), Received::End);
+        for _ in 0..2 {
+            case.attach();
+            assert_eq!(case.next(), last(INTERRUPTED));
+            case.state.detach(case.now);
+        }
+    }
+
+    #[test]
+    fn last_messages_come_before_the_close() {
+        let mut case = Case::open();
+        case.state.send("last words");
+        case.state.close(3000, "Go away!");
+        case.state.send("too late");
+        case.state.close(1000, "another reason");
+        assert!(!case.state.is_over());
+        assert_eq!(case.next(), some(r#"a["last words"]"#));
+        // A polling client asks again for the rest.
+        case.state.detach(case.now);
+        case.attach();
+        assert_eq!(case.next(), last(r#"c[3000,"Go away!"]"#));
+        assert!(case.state.is_over());
+        case.state.detach(case.now);
+        case.attach();
+        assert_eq!(case.next(), last(r#"c[3000,"Go away!"]"#));
+        // Even while the one that was told is not through.
+        let refused = case.state.attach(case.now, TIMING).unwrap_err();
+        assert_eq!(refused, r#"c[3000,"Go away!"]"#);
+    }
+
+    #[test]
+    fn a_close_before_the_first_answer_comes_after_the_opening() {
+        let now = Instant::now();
+        let mut state = State::new(now);
+        state.close(3000, "Go away!");
+        assert!(state.is_closed());
+        state.attach(now, TIMING).unwrap();
+        assert_eq!(state.next(now, TIMING), some("o"));
+        assert_eq!(state.next(now, TIMING), last(r#"c[3000,"Go away!"]"#));
+    }
+
+    #[test]
+    fn what_a_client_sends_is_bounded() {
+        let mut case = Case::open();
+        assert!(case.state.has_room(1) && !case.state.was_heard());
+        case.state.take_in(texts(&["a", "b"]));
+        assert!(case.state.was_heard() && !case.state.was_heard());
+        assert!(case.state.has_room(1_000) && !case.state.has_room(2 + 2 * OVERHEAD));
+        for text in ["a", "b"] {
+            let message = Bytes::from_static(text.as_bytes());
+            assert_eq!(case.state.receive(), Received::Message(message));
+        }
+        assert_eq!(case.state.receive(), Received::Nothing);
+        assert!(case.state.has_room(1));
+        // An empty array is a sign of life.
+        case.state.take_in(Vec::new());
+        assert!(case.state.was_heard());
+        // After the end nothing is kept.
+        case.state.take_in(texts(&["a"]));
+        case.state.close(1000, "");
+        case.state.take_in(texts(&["b"]));
+        assert_eq!(case.state.receive(), Received::End);
+        assert!(case.state.has_room(1));
+    }
+
+    #[test]
+    fn who_is_left_alone_by_the_service_is_told() {
+        let mut case = Case::open();
+        case.state.abandon();
+        assert_eq!(case.next(), last(INTERRUPTED));
+    }
+}

@@ -1,0 +1,11 @@
+//! Several gateways on one RabbitMQ and one Redis, as behind a load balancer: real processes,
+//! under traffic, while one of them ends, is killed, or loses what it stands on.
+
+mod cluster;
+mod events;
+mod killed;
+mod outages;
+mod rolling_restart;
+mod stories;
+mod together;
+mod traffic;
