@@ -34,8 +34,7 @@ pub(super) struct Reply {
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
     body: ErrorBody,
-    /// A header that belongs to the status (`WWW-Authenticate`, `Allow`, `Retry-After`); boxed,
-    /// for it is large and rare.
+    /// A header that belongs to the status (`WWW-Authenticate`, `Allow`, `Retry-After`).
     header: Option<Box<(header::HeaderName, HeaderValue)>>,
 }
 
@@ -110,7 +109,8 @@ impl Refusal {
             body: Bytes::new(),
         });
         let mut response = reply.into_response();
-        if let Some((name, value)) = self.header.map(|header| *header) {
+        if let Some(header) = self.header {
+            let (name, value) = *header;
             response.headers_mut().insert(name, value);
         }
         response
