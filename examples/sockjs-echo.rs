@@ -19,7 +19,7 @@ use std::{
 };
 
 use clap::Parser;
-use hyper::{HeaderMap, header::HeaderValue};
+use hyper::{HeaderMap, Request, body::Incoming, header::HeaderValue};
 use stentor::{
     connection::{LinkError, Outbound},
     http::{
@@ -37,6 +37,8 @@ use tokio::net::{TcpListener, TcpStream};
 const MAX_MESSAGE: usize = 17 * 1024 * 1024;
 /// Bytes that may wait for a client before it is read on.
 const CONGESTED: usize = 64 * 1024;
+/// How long a client may read nothing of what is written to it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may take for the last words.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -68,7 +70,7 @@ async fn main() -> io::Result<()> {
         // If there is no such signal, it runs until it is killed.
         let _ = tokio::signal::ctrl_c().await;
     };
-    serve_requests(listener, entrance, stop, move |request, client| {
+    let answer = move |request: Request<Incoming>, client| {
         let services = Arc::clone(&services);
         async move {
             let path = request.uri().path();
@@ -81,8 +83,8 @@ async fn main() -> io::Result<()> {
                 None => not_found(),
             }
         }
-    })
-    .await;
+    };
+    serve_requests(listener, entrance, WRITE_TIMEOUT, stop, answer).await;
     Ok(())
 }
 

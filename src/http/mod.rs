@@ -75,9 +75,14 @@ impl WebSocketServer {
         entrance: Entrance<T>,
         stop: impl Future<Output = ()>,
     ) {
-        serve_requests(listener, entrance, stop, move |request, client| {
-            Arc::clone(&self).answer::<T::Stream>(request, client)
-        })
+        let write_timeout = self.gateway.services.settings().limits.write_timeout;
+        serve_requests(
+            listener,
+            entrance,
+            write_timeout,
+            stop,
+            move |request, client| Arc::clone(&self).answer::<T::Stream>(request, client),
+        )
         .await;
     }
 
@@ -218,10 +223,21 @@ struct Place {
     session: Mutex<Option<sockjs_session::Room>>,
 }
 
-/// Serves requests until `stop` is done. Connections that are open then go on.
+impl Place {
+    /// Whether its session is over: it counts as nobody's then, so its next answer is its last.
+    /// Otherwise a client could leave behind any number of them.
+    fn is_left_over(&self) -> bool {
+        let session = self.session.lock();
+        self.listener.lock().is_none() && session.as_ref().is_some_and(|room| room.is_over())
+    }
+}
+
+/// Serves requests until `stop` is done. Connections that are open then go on. A client may leave
+/// its answers unread for `write_timeout`.
 pub async fn serve_requests<T, F>(
     listener: TcpListener,
     entrance: Entrance<T>,
+    write_timeout: Duration,
     stop: impl Future<Output = ()>,
     answer: impl Fn(Request<Incoming>, Client) -> F + Clone + Send + 'static,
 ) where
@@ -258,10 +274,17 @@ pub async fn serve_requests<T, F>(
                     timeout,
                     place: Arc::clone(&place),
                 };
-                let answer = answer(request, client);
-                async { Ok::<_, Infallible>(answer.await) }
+                let (answer, place) = (answer(request, client), Arc::clone(&place));
+                async move {
+                    let mut answer = answer.await;
+                    if place.is_left_over() {
+                        let close = HeaderValue::from_static("close");
+                        answer.headers_mut().insert(header::CONNECTION, close);
+                    }
+                    Ok::<_, Infallible>(answer)
+                }
             });
-            serve_http(stream, timeout, service).await;
+            serve_http(stream, timeout, write_timeout, service).await;
         }
     })
     .await;
@@ -313,16 +336,17 @@ pub async fn serve_routes(
         async move {
             if let Some(_place) = places.take(what) {
                 let service = TowerToHyperService::new(warp::service(routes));
-                serve_http(stream, timeout, service).await;
+                serve_http(stream, timeout, timeout, service).await;
             }
         }
     })
     .await;
 }
 
-/// Serves HTTP on one stream. `timeout` bounds how long a request's head may take, how long the
-/// stream may rest between requests, and how long a client may leave its answers unread.
-async fn serve_http<I, S, B>(stream: I, timeout: Duration, service: S)
+/// Serves HTTP on one stream. `timeout` bounds how long a request's head may take, and how long the
+/// stream may rest between requests; `write_timeout`, how long a client may leave its answers
+/// unread.
+async fn serve_http<I, S, B>(stream: I, timeout: Duration, write_timeout: Duration, service: S)
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: hyper::service::HttpService<Incoming, ResBody = B> + Send,
@@ -336,7 +360,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(timeout)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(Patient::new(stream, timeout)), service)
+        .serve_connection(TokioIo::new(Patient::new(stream, write_timeout)), service)
         .with_upgrades();
     if let Err(error) = serving.await {
         // A client that went away, or does not speak HTTP.

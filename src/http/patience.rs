@@ -1,5 +1,5 @@
-//! A client that does not read its answers keeps its connection, and what waits for it, no longer
-//! than one that does not ask.
+//! A client that does not read its answers keeps its connection, and what waits for it, for so long
+//! and no longer.
 
 use std::{
     io::{self, IoSlice},

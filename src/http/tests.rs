@@ -46,10 +46,14 @@ impl Authenticator for Everybody {
 }
 
 pub(crate) fn services(max_connections: usize) -> Arc<Services> {
+    services_with(max_connections, Limits::default())
+}
+
+fn services_with(max_connections: usize, limits: Limits) -> Arc<Services> {
     let broker = broker::Config::default();
     let hub = Hub::new(Arc::new(Embedded::new([])), &broker, &FeedConfig::default());
     let settings = Settings::new(
-        Limits::default(),
+        limits,
         Stomp::default(),
         MailboxConfig::default(),
         &broker,
@@ -71,17 +75,17 @@ struct Server {
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn server(max_connections: usize, handshake_timeout: Duration) -> Server {
-    server_with(max_connections, handshake_timeout, Forwarding::default()).await
+    let services = services(max_connections);
+    server_with(services, handshake_timeout, Forwarding::default()).await
 }
 
 async fn server_with(
-    max_connections: usize,
+    services: Arc<Services>,
     handshake_timeout: Duration,
     forwarding: Forwarding,
 ) -> Server {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let services = services(max_connections);
     let (stop, stopped) = oneshot::channel();
     let server = WebSocketServer {
         gateway: Arc::new(Gateway {
@@ -259,7 +263,12 @@ async fn who_takes_too_long_for_a_request_is_cut() {
 /// Requests without end, and nobody who reads the answers.
 #[tokio::test]
 async fn who_does_not_read_the_answers_is_cut() {
-    let server = server(10, Duration::from_millis(200)).await;
+    let limits = Limits {
+        write_timeout: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let services = services_with(10, limits);
+    let server = server_with(services, 2 * TIMEOUT, Forwarding::default()).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let requests = get("/").repeat(100);
     let asking = async {
@@ -309,7 +318,7 @@ async fn an_upgrade_in_a_drain_is_told_to_go() {
 async fn what_a_request_carries_can_be_required_and_bounded() {
     let config: auth::Config =
         toml::from_str("http_basic = true\nforward_cookies = { sid = \"sid\" }").unwrap();
-    let server = server_with(10, TIMEOUT, Forwarding::new(&config)).await;
+    let server = server_with(services(10), TIMEOUT, Forwarding::new(&config)).await;
     let upgrade = |extra: &str| {
         format!(
             "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
@@ -457,7 +466,7 @@ async fn sockjs_has_the_bounds_of_a_web_socket() {
 async fn what_browsers_add_by_themselves_needs_a_page_that_may() {
     let config: auth::Config =
         toml::from_str("http_basic = true\nforward_cookies = { sid = \"sid\" }").unwrap();
-    let server = server_with(10, TIMEOUT, Forwarding::new(&config)).await;
+    let server = server_with(services(10), TIMEOUT, Forwarding::new(&config)).await;
     let basic = "authorization: Basic YWxpY2U6c2VjcmV0\r\n";
     for (id, extra, status) in [
         ("a", basic.to_owned(), 403),

@@ -119,10 +119,11 @@ impl Origins {
     }
 
     /// As [`Origins::check`], for SockJS: browsers make requests for it without `Origin`, as for
-    /// scripts and forms of any page. Their `Referer` counts then. Where neither is, it may be any
-    /// page's, and it `is_ambient` if a browser would log it in all the same. The own host may
-    /// connect, too, for its page is what clients of old browsers use; see
-    /// [`Origins::frame_ancestors`] for who may use that.
+    /// scripts and forms of any page. Their `Referer` counts then. A page can have both left out;
+    /// browsers since 2023 say by `Sec-Fetch-Site` that it is another site's all the same, if the
+    /// request is for HTTPS or this very machine. Where nothing is said, it may be any page's, and
+    /// it `is_ambient` if a browser would log it in. The own host may connect, too, for its page is
+    /// what clients of old browsers use; see [`Origins::frame_ancestors`] for who may use that.
     ///
     /// # Errors
     /// The origin may not connect.
@@ -144,7 +145,14 @@ impl Origins {
                 false => self.check_origin(&origin, headers),
             };
         }
-        match self.allow_missing && !is_ambient {
+        let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+        let is_allowed = match site {
+            Some(b"same-origin") => true,
+            // An address that somebody has typed, or no browser that would say so.
+            Some(b"none") | None => self.allow_missing && !is_ambient,
+            Some(_) => self.allows_all(),
+        };
+        match is_allowed {
             true => Ok(()),
             false => Err(forbidden(
                 "An Origin or a Referer header is required.".to_owned(),
@@ -162,13 +170,15 @@ impl Origins {
         policy.parse().ok()
     }
 
+    fn allows_all(&self) -> bool {
+        self.allowed.iter().any(|allowed| allowed == "*")
+    }
+
     fn check_origin(&self, origin: &str, headers: &HeaderMap) -> Result<(), Refusal> {
         let is_allowed = if self.allowed.is_empty() {
             is_own(origin, headers)
         } else {
-            self.allowed
-                .iter()
-                .any(|allowed| allowed == "*" || allowed == origin)
+            self.allows_all() || self.allowed.iter().any(|allowed| allowed == origin)
         };
         if is_allowed {
             return Ok(());
@@ -360,6 +370,28 @@ mod tests {
         // Not a browser's; or one's that was made to keep silent about it.
         assert_eq!(check(&[], false), None);
         assert_eq!(check(&[], true), Some(403));
+        // A page that keeps its name to itself, in a browser that tells whose it is.
+        for (site, plain, ambient) in [
+            ("cross-site", Some(403), Some(403)),
+            ("same-site", Some(403), Some(403)),
+            ("nonsense", Some(403), Some(403)),
+            ("same-origin", None, None),
+            ("none", None, Some(403)),
+        ] {
+            let site = [("sec-fetch-site", site)];
+            assert_eq!(check(&site, false), plain, "{site:?}");
+            assert_eq!(check(&site, true), ambient, "{site:?}");
+            let all = Origins {
+                allowed: vec!["*".to_owned()],
+                allow_missing: true,
+            };
+            assert_eq!(all.check_loosely(&request(&site), false), Ok(()));
+        }
+        let foreign = [
+            ("origin", "https://app.example.com"),
+            ("sec-fetch-site", "cross-site"),
+        ];
+        assert_eq!(check(&foreign, true), None);
         let policy = listed.frame_ancestors().unwrap();
         assert_eq!(policy, "frame-ancestors 'self' https://app.example.com");
     }

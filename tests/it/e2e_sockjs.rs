@@ -206,13 +206,19 @@ async fn no_transport_goes_round_the_list_of_origins() {
         browser.order(&json!({ "do": "open", "info": info, "referrer": referrer }));
         browser.expect("opened").await;
         for transport in IN_CHROMIUM {
-            browser.order(&place.connect(transport, &json!({})));
-            browser.expect("closed").await;
+            // A frame that may not be shown says nothing.
+            let connect = place.connect(transport, &json!({ "timeout": 3000 }));
+            browser.order(&connect);
+            let closed = browser.expect("closed").await;
+            // As where no session was ever open.
+            assert_eq!(closed["code"], 2000, "{transport}, {referrer}: {closed}");
         }
     }
     let said = browser.process().stdout().text();
     assert!(!said.contains("\"connected\""), "{said}");
     assert_eq!(place.hook.calls_of(Call::User).len(), 0);
+    let (_, metrics) = place.gateway.admin("/metrics").await;
+    assert!(!metrics.contains("stentor_connections{"), "{metrics}");
 }
 
 /// Where the network or the browser has no WebSocket, the client goes on to the next transport.
@@ -313,6 +319,30 @@ async fn the_hook_gets_query_and_cookie() {
     }
 }
 
+/// Sessions over HTTP count in the metrics as WebSockets do.
+#[tokio::test]
+async fn metrics_count_sessions_and_their_bytes() {
+    let place = Place::open(|builder| builder).await;
+    let mut client = StompClient::sockjs(&place.gateway.sockjs_url()).await;
+    client.connect(&Login::new(USER, PASSCODE, "/")).await;
+    client.subscribe("1", DESTINATION).await;
+    let body = "x".repeat(10_000);
+    client.publish(DESTINATION, body.clone()).await;
+    client.expect_message(&body).await;
+    let (_, metrics) = place.gateway.admin("/metrics").await;
+    let value = |name: &str| {
+        let mut lines = metrics.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.unwrap_or_else(|| panic!("no {name} in {metrics}"));
+        value.parse::<f64>().unwrap()
+    };
+    assert_eq!(value("stentor_connections{transport=\"xhr-polling\"}"), 1.0);
+    for way in ["received", "sent"] {
+        let count = value(&format!("stentor_{way}_bytes_total"));
+        assert!((10_000.0..20_000.0).contains(&count), "{way}: {count}");
+    }
+}
+
 /// What the client's author sees of a refused login: the ERROR, and the code of a WebSocket.
 #[tokio::test]
 async fn a_refused_login() {
@@ -327,6 +357,17 @@ async fn a_refused_login() {
             let closed = client.expect("closed").await;
             assert_eq!(closed["code"], 1008, "{transport}: {closed}");
         }
+    }
+    let mut browser = Remote::node("browser.mjs");
+    let at = place.gateway.sockjs_url();
+    browser.order(&json!({ "do": "open", "at": at }));
+    browser.expect("opened").await;
+    for transport in IN_CHROMIUM.into_iter().chain(["htmlfile"]) {
+        browser.order(&place.connect(transport, &json!({})));
+        let error = browser.expect("error").await;
+        assert_eq!(error["headers"]["message"], "Bad CONNECT", "{transport}");
+        let closed = browser.expect("closed").await;
+        assert_eq!(closed["code"], 1008, "{transport}: {closed}");
     }
 }
 

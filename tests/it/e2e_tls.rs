@@ -1,7 +1,7 @@
 //! TLS on the gateway's own ports, certificates as logins, a certificate that is replaced, and the
 //! PROXY protocol.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, sync::Arc};
 
 use rcgen::DnType;
 use rustls::version::{TLS12, TLS13};
@@ -75,6 +75,17 @@ impl Secured {
         StompClient::ws_over(&self.gateway.wss_url(), stream, WsOptions::default()).await
     }
 
+    async fn sockjs(&self, client: &Arc<TlsClient>) -> StompClient {
+        let address: Arc<str> = self.gateway.https_address().into();
+        let client = Arc::clone(client);
+        let dial = move || {
+            let (client, address) = (Arc::clone(&client), Arc::clone(&address));
+            async move { client.connect(&address).await }
+        };
+        let opened = StompClient::sockjs_by("http://127.0.0.1/stomp", dial).await;
+        opened.unwrap()
+    }
+
     /// The common name in the certificate that it shows.
     async fn shown(&self, address: &str) -> String {
         let stream = self.authority.client().connect(address).await.unwrap();
@@ -110,12 +121,16 @@ async fn until_ended(stream: &mut (impl AsyncReadExt + Unpin)) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn tls_carries_what_tcp_and_websocket_do() {
+async fn tls_carries_what_tcp_websocket_and_sockjs_do() {
     let secured = Secured::open(|builder| builder).await;
     let large = "ä".repeat(512 * 1024);
     for version in [&TLS12, &TLS13] {
-        let client = secured.authority.client().version(version);
-        for mut stomp in [secured.stomps(&client).await, secured.wss(&client).await] {
+        let client = Arc::new(secured.authority.client().version(version));
+        for mut stomp in [
+            secured.stomps(&client).await,
+            secured.wss(&client).await,
+            secured.sockjs(&client).await,
+        ] {
             stomp.connect(&login()).await;
             stomp.subscribe("1", DESTINATION).await;
             for body in ["small", &large, "last"] {
@@ -471,6 +486,19 @@ async fn a_proxy_says_where_clients_come_from() {
     let tls = secured.authority.client();
     let addresses = gateway.addresses().clone();
     let ws = |stream| StompClient::ws_over("ws://127.0.0.1/ws", stream, WsOptions::default());
+    let sockjs = async |header: &[u8]| {
+        let (address, header) = (addresses.http.clone().unwrap(), header.to_vec());
+        let dial = move || {
+            let (address, header) = (address.clone(), header.clone());
+            async move {
+                let mut stream = TcpStream::connect(address).await?;
+                stream.write_all(&header).await?;
+                Ok(stream)
+            }
+        };
+        let opened = StompClient::sockjs_by("http://127.0.0.1/stomp", dial).await;
+        opened.unwrap()
+    };
     for (header, ip, remote) in [
         (v1, "192.0.2.7", "192.0.2.7:4711"),
         (v2, "2001:db8::7", "[2001:db8::7]:4711"),
@@ -482,6 +510,7 @@ async fn a_proxy_says_where_clients_come_from() {
         for mut client in [
             StompClient::over(stomp),
             ws(http).await,
+            sockjs(header).await,
             StompClient::over(tls.over(stomps).await.unwrap()),
             StompClient::ws_over(
                 "wss://127.0.0.1/ws",
@@ -498,7 +527,7 @@ async fn a_proxy_says_where_clients_come_from() {
         let log = format!("\"remote\":\"{remote}\"");
         gateway.until_logged(&log).await;
     }
-    assert_eq!(secured.hook.calls_of(Call::User).len(), 8);
+    assert_eq!(secured.hook.calls_of(Call::User).len(), 10);
 
     // A health check of the proxy's own comes from where it comes from.
     let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";

@@ -34,13 +34,13 @@ page.on('pageerror', (error) => tell('pageerror', { why: String(error) }));
 page.on('requestfailed', (request) => tell('requestfailed', { url: request.url() }));
 
 /** Runs in the page: from here on, both clients are used alike. */
-function start({ url, login, passcode, host, heartBeat = 0, old = false, transports }) {
+function start({ url, login, passcode, host, heartBeat = 0, old = false, transports, timeout = 20_000 }) {
   window.subscriptions = new Map();
   let socket;
   const open = () => {
     if (url.startsWith('ws')) return (socket = new WebSocket(url, ['v12.stomp', 'v11.stomp', 'v10.stomp']));
     // By itself it gives a transport half a second, which is not much where many tests run at once.
-    return (socket = new SockJS(url, null, { transports, timeout: 20_000 }));
+    return (socket = new SockJS(url, null, { transports, timeout }));
   };
   const receipt = (frame) => tell('receipt', { id: frame.headers['receipt-id'] });
   const closed = ({ code, reason }) => tell('closed', { code, reason });

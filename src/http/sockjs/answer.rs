@@ -25,6 +25,7 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=UTF-8");
 const NOT_KEPT: HeaderValue =
     HeaderValue::from_static("no-store, no-cache, no-transform, must-revalidate, max-age=0");
 const KEPT: HeaderValue = HeaderValue::from_static("public, max-age=31536000");
+const ASKED_FOR_EACH_TIME: HeaderValue = HeaderValue::from_static("public, no-cache");
 const YEAR: HeaderValue = HeaderValue::from_static("31536000");
 
 /// What a browser is told of who may read an answer (CORS).
@@ -175,14 +176,17 @@ pub(super) fn info(config: &Config, cors: Option<&Cors>) -> Answer {
     answer
 }
 
-/// The page of the iframe. It is the same for all, and for long.
+/// The page of the iframe. It is the same for all, and for long, unless a policy says who may show
+/// it: browsers keep the policy with the page, and one that is listed later would stay locked out,
+/// and one that is not listed any more would get in. So they ask each time if it has changed.
 pub(super) fn iframe(
     client_url: &str,
     known: Option<&HeaderValue>,
     policy: Option<HeaderValue>,
 ) -> Answer {
     let page = IFRAME.replace("CLIENT_URL", client_url);
-    let digest = digest(&SHA256, page.as_bytes());
+    let policy_bytes = policy.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
+    let digest = digest(&SHA256, &[page.as_bytes(), policy_bytes].concat());
     let tag = digest.as_ref().iter().take(16);
     let tag: String = tag.map(|byte| format!("{byte:02x}")).collect();
     let tag = format!("\"{tag}\"");
@@ -195,7 +199,10 @@ pub(super) fn iframe(
         answer
     };
     let headers = answer.headers_mut();
-    keep(headers);
+    match &policy {
+        None => keep(headers),
+        Some(_) => drop(headers.insert(header::CACHE_CONTROL, ASKED_FOR_EACH_TIME)),
+    }
     if let Ok(tag) = tag.parse() {
         headers.insert(header::ETAG, tag);
     }

@@ -11,10 +11,13 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::body::{Body, Frame as BodyFrame};
 
-use crate::listen::sockjs::{
-    Receiver,
-    format::Format,
-    session::{Frame, Shared},
+use crate::{
+    listen::sockjs::{
+        Receiver,
+        format::Format,
+        session::{Frame, Shared},
+    },
+    telemetry,
 };
 
 /// An answer that carries frames.
@@ -51,9 +54,9 @@ pub(super) async fn receive(session: &Arc<Shared>, format: Format, limit: usize)
             Source::Frame(frame) => frame,
             Source::Over => String::new(),
         };
-        Full::new(Bytes::from(format.wrap(&frame)))
-            .map_err(never)
-            .boxed()
+        let wrapped = format.wrap(&frame);
+        telemetry::bytes_sent(wrapped.len());
+        Full::new(Bytes::from(wrapped)).map_err(never).boxed()
     };
     Answered {
         content_type,
@@ -92,6 +95,7 @@ impl Body for Stream {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<BodyFrame<Bytes>, Infallible>>> {
         if let Some(prelude) = self.prelude.take() {
+            telemetry::bytes_sent(prelude.len());
             return Poll::Ready(Some(Ok(BodyFrame::data(prelude.into()))));
         }
         let (frame, is_last) = match &mut self.source {
@@ -103,6 +107,7 @@ impl Body for Stream {
             Source::Over => return Poll::Ready(None),
         };
         let wrapped = self.format.wrap(&frame);
+        telemetry::bytes_sent(wrapped.len());
         self.left = self.left.saturating_sub(wrapped.len());
         if is_last || self.left == 0 {
             let source = std::mem::replace(&mut self.source, Source::Over);

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use crate::{
     http::Refusal,
     listen::sockjs::{frame::Undecodable, path::parameter, session::Shared},
+    telemetry,
 };
 
 /// Why a request that sends is not taken. The texts can be told to the client.
@@ -34,6 +35,7 @@ impl SendError {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::BrokenOff => StatusCode::BAD_REQUEST,
+            Self::Undecodable(Undecodable::TooLong { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             // The protocol's own choice.
             Self::Undecodable(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -69,6 +71,12 @@ pub(super) async fn send(
         return Ok(());
     };
     let most = session.max_request_size();
+    // In a form, the backslash of an escape is three bytes: `%5Cu0001`.
+    let most = if is_form {
+        most.saturating_add(most / 3)
+    } else {
+        most
+    };
     let body = tokio::select! {
         biased;
         body = read(body, most, patience) => body?,
@@ -96,6 +104,7 @@ async fn read(mut body: Incoming, most: usize, patience: Duration) -> Result<Vec
         if read.len().saturating_add(part.len()) > most {
             return Err(SendError::TooLarge(most));
         }
+        telemetry::bytes_received(part.len());
         read.extend_from_slice(&part);
     }
 }

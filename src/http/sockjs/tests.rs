@@ -34,8 +34,6 @@ enum Does {
     Echo,
     /// Closes.
     Close,
-    /// Reads nothing.
-    Sleep,
     /// Has no room.
     Refuse,
 }
@@ -82,7 +80,7 @@ impl Application for Service {
     }
 
     fn frame_ancestors(&self) -> Option<HeaderValue> {
-        Some(HeaderValue::from_static("frame-ancestors 'self'"))
+        None
     }
 
     fn serve<C: Channel>(&self, mut channel: C, (): ()) {
@@ -90,7 +88,6 @@ impl Application for Service {
         tokio::spawn(async move {
             match does {
                 Does::Echo => while echo(&mut channel).await {},
-                Does::Sleep => std::future::pending().await,
                 Does::Close | Does::Refuse => {}
             }
             let close = poll_fn(|context| channel.poll_close_with(context, 3000, "Go away!"));
@@ -152,6 +149,7 @@ async fn server_with(does: Does, set: impl FnOnce(&mut Config)) -> Server {
     tokio::spawn(serve_requests(
         listener,
         entrance,
+        TIMEOUT,
         stopped,
         move |request, client| {
             let (sockjs, service) = (Arc::clone(&served), Arc::clone(&service));
@@ -188,6 +186,20 @@ impl Server {
         let reply = self.post(&format!("/stomp/000/{id}/xhr"), "").await;
         assert_eq!(reply.status, 200);
         reply.body
+    }
+
+    /// Waits until a request receives for this session.
+    async fn until_received(&self, id: &str) {
+        let asking = Asking {
+            id,
+            from: self.address.ip(),
+            certificate: None,
+        };
+        until(|| {
+            let session = self.sockjs.sessions().find(asking);
+            session.is_some_and(|session| session.has_receiver())
+        })
+        .await;
     }
 
     async fn send(&self, id: &str, body: &str) {

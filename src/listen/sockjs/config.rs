@@ -20,8 +20,8 @@ pub struct Config {
     /// How often a client is sent a heart-beat, so that no proxy takes its silence for its end.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
-    /// How long a session lives without a request that receives; and for how long one that is
-    /// closed says so.
+    /// How long a session lives without a request that receives; and for how long, but 5 s at
+    /// most, one that is closed says so.
     #[serde(with = "humantime_serde")]
     pub disconnect_delay: Duration,
     /// Bytes after which a streaming answer ends, and the client asks for the next: browsers keep

@@ -31,6 +31,12 @@ pub enum Undecodable {
     /// There are more messages than are taken at a time.
     #[error("More than {MAX_MESSAGES} messages at a time.")]
     TooMany,
+    /// One message is longer than messages may be.
+    #[error("More than {limit} bytes in a message.")]
+    TooLong {
+        /// How long they may be, in bytes.
+        limit: usize,
+    },
 }
 
 /// The messages in what a client sent. They are UTF-8 but for halves of surrogate pairs, and where

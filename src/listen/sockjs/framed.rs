@@ -18,15 +18,12 @@ use tokio::{
 use super::{
     Channel,
     frame::{self, Undecodable},
-    seam::Seam,
+    seam::{ESCAPED, Seam},
 };
 use crate::{
     connection::{Link, LinkError, Outbound},
     listen::WebSocketLink,
 };
-
-/// How much longer JSON may be than what it carries: a line end and a quote are two bytes there.
-pub(super) const ESCAPED: usize = 2;
 
 /// A client that speaks SockJS on a WebSocket.
 pub struct FramedLink<S> {
@@ -37,6 +34,7 @@ pub struct FramedLink<S> {
     timer: Pin<Box<Sleep>>,
     stage: Stage,
     seam: Seam,
+    max_message_size: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +59,13 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> FramedLink<S> {
             timer: Box::pin(sleep(heartbeat)),
             stage: Stage::Open,
             seam: Seam::default(),
+            max_message_size,
+        }
+    }
+
+    fn too_big(&self) -> LinkError {
+        LinkError::TooBig {
+            limit: self.max_message_size,
         }
     }
 
@@ -98,9 +103,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for FramedLink<S> 
             }
             let payload = match self.socket.poll_receive(context) {
                 Poll::Ready(Ok(Some(payload))) => payload,
-                Poll::Ready(Err(LinkError::TooBig { limit })) => {
-                    let limit = limit / ESCAPED;
-                    return Poll::Ready(Err(LinkError::TooBig { limit }));
+                Poll::Ready(Err(LinkError::TooBig { .. })) => {
+                    return Poll::Ready(Err(self.too_big()));
                 }
                 other => return other,
             };
@@ -108,8 +112,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for FramedLink<S> 
             if payload.is_empty() {
                 continue;
             }
-            match self.seam.read(&payload) {
+            match self.seam.read(&payload, self.max_message_size) {
                 Ok(messages) => self.inbox = messages.into(),
+                Err(Undecodable::TooLong { .. }) => {
+                    return Poll::Ready(Err(self.too_big()));
+                }
                 Err(fault) => {
                     self.stage = Stage::Broken;
                     return Poll::Ready(Err(violation(fault)));
@@ -145,6 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for FramedLink<S> 
     }
 
     fn set_max_frame_size(&mut self, size: usize) {
+        self.max_message_size = size;
         self.socket.set_max_frame_size(size.saturating_mul(ESCAPED));
     }
 }

@@ -15,16 +15,29 @@ pub(super) struct Seam {
     half: Option<u16>,
 }
 
+/// How much longer JSON may be than what it carries, at most: a control character is `\u0001`. And
+/// sockjs-client writes each half of a character beyond U+FFFF so.
+pub(super) const ESCAPED: usize = 6;
+
+/// How much longer a message may be than a frame: several small frames can come in one, and who
+/// reads them, and knows the words for a frame that is too large, shall see it first.
+pub(super) const MESSAGE_SLACK: usize = 16 * 1024;
+
 /// The bytes of half a pair.
 const HALF: usize = 3;
 
 impl Seam {
-    /// The messages in what a client sent, each of them UTF-8.
+    /// The messages in what a client sent, each of them UTF-8, and of about `limit` bytes at most.
     ///
     /// # Errors
     /// [`Undecodable`]; it is [`Undecodable::BrokenJson`] where half of a pair stands alone.
-    pub(super) fn read(&mut self, payload: &[u8]) -> Result<Vec<Bytes>, Undecodable> {
-        let messages = decode(payload)?.into_iter();
+    pub(super) fn read(&mut self, payload: &[u8], limit: usize) -> Result<Vec<Bytes>, Undecodable> {
+        let messages = decode(payload)?;
+        let most = limit.saturating_add(MESSAGE_SLACK);
+        if messages.iter().any(|message| message.len() > most) {
+            return Err(Undecodable::TooLong { limit });
+        }
+        let messages = messages.into_iter();
         messages.map(|message| self.join(message)).collect()
     }
 
@@ -73,7 +86,7 @@ mod tests {
         let mut seam = Seam::default();
         let mut text = String::new();
         for payload in payloads {
-            for message in seam.read(payload.as_bytes())? {
+            for message in seam.read(payload.as_bytes(), 1024)? {
                 text.push_str(str::from_utf8(&message).unwrap());
             }
         }
@@ -111,8 +124,20 @@ mod tests {
                 "{payloads:?}"
             );
         }
-        let raw = Seam::default().read(b"[\"\xff\"]");
+        let raw = Seam::default().read(b"[\"\xff\"]", 1024);
         assert_eq!(raw, Err(Undecodable::BrokenJson));
+    }
+
+    #[test]
+    fn only_so_much_is_one_message() {
+        let read = |payload: &str| Seam::default().read(payload.as_bytes(), 1024);
+        let most = 1024 + MESSAGE_SLACK;
+        // As many bytes as may be, in as many bytes of JSON as they can take.
+        let escaped = "\\u0001".repeat(most);
+        assert_eq!(read(&format!("[\"{escaped}\"]")).unwrap()[0].len(), most);
+        let long = "x".repeat(most + 1);
+        let refused = read(&format!("[\"\",\"{long}\"]"));
+        assert_eq!(refused, Err(Undecodable::TooLong { limit: 1024 }));
     }
 
     proptest! {

@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -22,8 +23,7 @@ use tokio::{
 use super::{
     Channel, Sessions,
     frame::Undecodable,
-    framed::ESCAPED,
-    seam::Seam,
+    seam::{ESCAPED, MESSAGE_SLACK, Seam},
     state::{Next, Received, State, Timing},
 };
 use crate::connection::{Link, LinkError, Outbound};
@@ -32,8 +32,9 @@ use crate::connection::{Link, LinkError, Outbound};
 /// receives, another sends, and a third may be about to take over.
 const MAX_STREAMS: usize = 3;
 
-/// How much larger a request may be than one message: it may carry several.
-const MESSAGE_SLACK: usize = 16 * 1024;
+/// A session that has ended takes nobody's place, so it is not remembered for longer, however long
+/// one that is open waits for its client.
+const MOST_REMEMBERED: Duration = Duration::from_secs(5);
 
 /// What both ends share.
 #[derive(Debug)]
@@ -103,11 +104,16 @@ impl Shared {
         })
     }
 
-    /// How large a request may be that sends, in bytes.
+    /// How large a request may be that sends, in bytes of JSON: a message of any characters fits.
     #[must_use]
     pub fn max_request_size(&self) -> usize {
         let most = self.max_message_size.load(Ordering::Relaxed);
         most.saturating_mul(ESCAPED).saturating_add(MESSAGE_SLACK)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_receiver(&self) -> bool {
+        self.state.lock().state.has_receiver()
     }
 
     /// Waits for the turn to send. `None`: the session is over.
@@ -117,6 +123,12 @@ impl Shared {
             () = self.over() => None,
             seam = self.sending.lock() => Some(Turn { shared: self, seam }),
         }
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.state.lock().state.is_closed()
     }
 
     /// Waits for the end.
@@ -184,7 +196,8 @@ impl Turn<'_> {
     /// # Errors
     /// [`Undecodable`].
     pub async fn send(mut self, payload: &[u8]) -> Result<(), Undecodable> {
-        let messages = self.seam.read(payload)?;
+        let limit = self.shared.max_message_size.load(Ordering::Relaxed);
+        let messages = self.seam.read(payload, limit)?;
         let most = self.shared.max_waiting;
         let has_room = |state: &State| state.has_room(most) || state.is_closed();
         self.shared.wait(has_room).await;
@@ -199,6 +212,14 @@ impl Turn<'_> {
 #[derive(Debug)]
 pub struct Room {
     shared: Arc<Shared>,
+}
+
+impl Room {
+    /// Whether the session has ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.shared.is_over()
+    }
 }
 
 impl Drop for Room {
@@ -397,7 +418,7 @@ impl Channel for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.shared.end(State::abandon);
-        let delay = self.shared.timing.disconnect_delay;
+        let delay = self.shared.timing.disconnect_delay.min(MOST_REMEMBERED);
         self.sessions.forget(&self.id, &self.shared, delay);
     }
 }
@@ -413,4 +434,81 @@ fn poll_timer(
         timer.as_mut().reset(due);
     }
     timer.as_mut().poll(context)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use tokio::time::timeout;
+
+    use super::{
+        super::{
+            Config,
+            sessions::{Asking, Found},
+        },
+        *,
+    };
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn open(max_waiting: usize) -> (Arc<Shared>, Session) {
+        let sessions = Sessions::new(&Config {
+            max_waiting,
+            disconnect_delay: 10 * LONG,
+            ..Config::default()
+        });
+        let asking = Asking {
+            id: "a",
+            from: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            certificate: None,
+        };
+        match sessions.find_or_open(asking, 1024, || Ok::<_, ()>(())) {
+            Ok(Found::New(shared, session, ())) => (shared, session),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn send(shared: &Shared, text: &str) -> Result<(), Undecodable> {
+        let payload = format!("[\"{text}\"]");
+        let turn = shared.turn().await.expect("it is open");
+        turn.send(payload.as_bytes()).await
+    }
+
+    async fn heard(session: &mut Session) -> Bytes {
+        let heard = poll_fn(|context| session.poll_receive(context)).await;
+        heard.unwrap().expect("a message")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_too_much_waits() {
+        let (shared, mut session) = open(10);
+        send(&shared, "first").await.unwrap();
+        let mut second = std::pin::pin!(send(&shared, "second"));
+        assert!(timeout(LONG, second.as_mut()).await.is_err());
+        // The next is not even read.
+        assert!(timeout(LONG, shared.turn()).await.is_err());
+        assert_eq!(heard(&mut session).await, "first");
+        timeout(LONG, second).await.unwrap().unwrap();
+        assert_eq!(heard(&mut session).await, "second");
+        // Who waits when it ends, does not wait on.
+        send(&shared, "third").await.unwrap();
+        let mut last = std::pin::pin!(send(&shared, "last"));
+        assert!(timeout(LONG, last.as_mut()).await.is_err());
+        drop(session);
+        timeout(LONG, last).await.unwrap().unwrap();
+        assert!(shared.turn().await.is_none());
+    }
+
+    /// However long the session would have waited for its client.
+    #[tokio::test(start_paused = true)]
+    async fn an_end_is_not_remembered_for_long() {
+        let (_, session) = open(10);
+        let sessions = Arc::clone(&session.sessions);
+        drop(session);
+        tokio::time::sleep(MOST_REMEMBERED - Duration::from_millis(10)).await;
+        assert_eq!(sessions.len(), 1);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(sessions.is_empty());
+    }
 }

@@ -105,6 +105,11 @@ impl State {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(super) fn has_receiver(&self) -> bool {
+        matches!(self.receiving, Receiving::Somebody { .. })
+    }
+
     /// The request that received has ended as it should.
     pub(super) fn detach(&mut self, now: Instant) {
         self.receiving = Receiving::Nobody { since: now };

@@ -1,6 +1,6 @@
 //! The client.
 
-use std::{collections::VecDeque, future::Future, panic::Location, time::Duration};
+use std::{collections::VecDeque, future::Future, panic::Location, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use stomp_grammar::{Command, Decoder, Frame, Limits, Version, encode};
@@ -10,7 +10,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::link::{Closed, Link, WsOptions};
+use super::{
+    link::{Closed, Io, Link, WsOptions},
+    sockjs::{Dial, address_and_prefix},
+};
 use crate::{DEADLINE, unique};
 
 /// What the client accepts: far more than any server here sends.
@@ -153,7 +156,37 @@ impl StompClient {
     /// # Errors
     /// No session is opened.
     pub async fn try_sockjs(url: &str) -> std::io::Result<Self> {
-        Ok(Self::new(Link::sockjs(url).await?, None))
+        let (address, _) = address_and_prefix(url)?;
+        let address = address.to_owned();
+        let dial = move || {
+            let address = address.clone();
+            async move {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(stream)
+            }
+        };
+        Self::sockjs_by(url, dial).await
+    }
+
+    /// Over SockJS on any streams, which `dial` opens: ones with TLS, or that begin with a PROXY
+    /// line. Only the path and the host of `url` matter.
+    ///
+    /// # Errors
+    /// No session is opened.
+    pub async fn sockjs_by<S, F>(
+        url: &str,
+        dial: impl Fn() -> F + Send + Sync + 'static,
+    ) -> std::io::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        F: Future<Output = std::io::Result<S>> + Send + 'static,
+    {
+        let dial: Dial = Arc::new(move || {
+            let stream = dial();
+            Box::pin(async { Ok(Box::new(stream.await?) as Box<dyn Io>) })
+        });
+        Ok(Self::new(Link::sockjs(url, dial).await?, None))
     }
 
     fn new(link: Link, protocol: Option<String>) -> Self {

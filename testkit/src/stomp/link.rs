@@ -17,7 +17,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::sockjs::Polling;
+use super::sockjs::{Dial, Polling};
 
 /// How a WebSocket is asked for, and used.
 #[derive(Clone, Debug)]
@@ -88,8 +88,8 @@ impl Link {
         Ok(Self::over(stream))
     }
 
-    pub(super) async fn sockjs(url: &str) -> io::Result<Self> {
-        Ok(Self::SockJs(Box::new(Polling::open(url).await?)))
+    pub(super) async fn sockjs(url: &str, dial: Dial) -> io::Result<Self> {
+        Ok(Self::SockJs(Box::new(Polling::open(url, dial).await?)))
     }
 
     /// Answers the link, and the subprotocol that the server chose.

@@ -1,9 +1,10 @@
 //! SockJS by polling (`xhr-polling`), over two HTTP connections that are kept: one receives, the
 //! other sends. A client is a few kilobytes, so that a test can have a thousand.
 
-use std::{collections::VecDeque, io};
+use std::{collections::VecDeque, io, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
     Request, StatusCode,
@@ -12,9 +13,11 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 
-use super::link::Closed;
+use super::link::{Closed, Io};
+
+/// Opens a stream to the server.
+pub(super) type Dial = Arc<dyn Fn() -> BoxFuture<'static, io::Result<Box<dyn Io>>> + Send + Sync>;
 
 /// A session. It is asked for messages only when it is read, so one that is not read for longer
 /// than the server's `disconnect_delay` is ended by the server.
@@ -30,17 +33,13 @@ pub(super) struct Polling {
 impl Polling {
     /// Opens a session at `http://host:port/prefix`, with a server segment and a session of its
     /// own, as a browser does.
-    pub(super) async fn open(url: &str) -> io::Result<Self> {
-        let invalid = || io::Error::other(format!("{url} is not http://host:port/prefix"));
-        let (address, prefix) = url
-            .strip_prefix("http://")
-            .and_then(|rest| rest.split_once('/'))
-            .ok_or_else(invalid)?;
+    pub(super) async fn open(url: &str, dial: Dial) -> io::Result<Self> {
+        let (address, prefix) = address_and_prefix(url)?;
         let server = rand::random_range(0..1000);
         let session: u64 = rand::random();
         let mut polling = Self {
-            receiver: Http::new(address),
-            sender: Http::new(address),
+            receiver: Http::new(address, Arc::clone(&dial)),
+            sender: Http::new(address, dial),
             path: format!("/{prefix}/{server:03}/{session:016x}"),
             waiting: VecDeque::new(),
         };
@@ -98,6 +97,14 @@ impl Polling {
     }
 }
 
+/// The parts of `http://host:port/prefix`.
+pub(super) fn address_and_prefix(url: &str) -> io::Result<(&str, &str)> {
+    let parts = url
+        .strip_prefix("http://")
+        .and_then(|rest| rest.split_once('/'));
+    parts.ok_or_else(|| io::Error::other(format!("{url} is not http://host:port/prefix")))
+}
+
 fn broken(error: impl ToString) -> Closed {
     Closed {
         error: Some(error.to_string()),
@@ -108,13 +115,15 @@ fn broken(error: impl ToString) -> Closed {
 /// A connection for one request after the other, made anew where the server closed it.
 struct Http {
     address: String,
+    dial: Dial,
     connection: Option<SendRequest<Full<Bytes>>>,
 }
 
 impl Http {
-    fn new(address: &str) -> Self {
+    fn new(address: &str, dial: Dial) -> Self {
         Self {
             address: address.to_owned(),
+            dial,
             connection: None,
         }
     }
@@ -143,8 +152,7 @@ impl Http {
     }
 
     async fn connect(&self) -> io::Result<SendRequest<Full<Bytes>>> {
-        let stream = TcpStream::connect(&self.address).await?;
-        stream.set_nodelay(true)?;
+        let stream = (self.dial)().await?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;

@@ -43,10 +43,7 @@ async fn the_iframe_is_kept_for_long() {
             reply.header("cache-control"),
             Some("public, max-age=31536000")
         );
-        assert_eq!(
-            reply.header("content-security-policy"),
-            Some("frame-ancestors 'self'")
-        );
+        assert_eq!(reply.header("content-security-policy"), None);
         assert!(reply.header("expires").is_some() && reply.header("last-modified").is_none());
         assert!(
             reply
@@ -61,6 +58,31 @@ async fn the_iframe_is_kept_for_long() {
     let reply = ask(&server, "GET", "/stomp/iframe.html", &known, b"").await;
     assert_eq!((reply.status, &*reply.body), (304, ""));
     assert_eq!(reply.header("content-type"), None);
+}
+
+/// Or a browser would go by an old one for a year.
+#[test]
+fn a_policy_of_who_may_show_the_iframe_is_asked_for_each_time() {
+    let iframe = |known: Option<&HeaderValue>, policy: &'static str| {
+        let policy = HeaderValue::from_static(policy);
+        answer::iframe("/sockjs.js", known, Some(policy))
+    };
+    let (own, more) = (
+        "frame-ancestors 'self'",
+        "frame-ancestors 'self' https://app.example.com",
+    );
+    let first = iframe(None, own);
+    assert_eq!(first.status(), StatusCode::OK);
+    assert_eq!(first.headers()["cache-control"], "public, no-cache");
+    assert!(!first.headers().contains_key("expires"));
+    assert_eq!(first.headers()["content-security-policy"], own);
+    let tag = first.headers().get("etag");
+    let same = iframe(tag, own);
+    assert_eq!(same.status(), StatusCode::NOT_MODIFIED);
+    assert_eq!(same.headers()["content-security-policy"], own);
+    let changed = iframe(tag, more);
+    assert_eq!(changed.status(), StatusCode::OK);
+    assert_eq!(changed.headers()["content-security-policy"], more);
 }
 
 #[tokio::test]
@@ -304,9 +326,16 @@ async fn what_is_sent_is_checked() {
         let reply = server.post(path, body).await;
         assert_eq!((reply.status, &*reply.body), (500, text), "{body}");
     }
-    let most = 2 * 16 * 1024 + 16 * 1024;
+    // In bytes of JSON, and of one message.
+    let most = 6 * 16 * 1024 + 16 * 1024;
     let reply = server.post(path, &"x".repeat(most + 1)).await;
     assert_eq!(reply.status, 413);
+    let long = format!("[\"{}\"]", "x".repeat(16 * 1024 + 16 * 1024 + 1));
+    let reply = server.post(path, &long).await;
+    assert_eq!(
+        (reply.status, &*reply.body),
+        (413, "More than 16384 bytes in a message.")
+    );
     server.send("c", "[]").await;
     // In any pieces.
     let mut stream = Stream::connect(&server).await;
@@ -318,6 +347,68 @@ async fn what_is_sent_is_checked() {
     }
     assert_eq!(stream.hear().await.status, 204);
     assert_eq!(server.poll("c").await, "a[\"a\"]\n");
+}
+
+/// However many bytes its characters take on the way.
+#[tokio::test]
+async fn the_longest_message_is_taken_by_each_transport() {
+    let server = server(Does::Echo).await;
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    for (id, character) in [("a", "\\u0001"), ("b", "\\ud83d\\ude00"), ("c", "\\n")] {
+        let bytes = if id == "b" { 4 } else { 1 };
+        let message = format!("[\"{}\"]", character.repeat(16 * 1024 / bytes));
+        server.open(id).await;
+        server.send(id, &message).await;
+        let heard = server.poll(id).await;
+        let sent: Vec<String> = serde_json::from_str(&message).unwrap();
+        let heard: Vec<String> = serde_json::from_str(&heard[1..]).unwrap();
+        assert!(heard == sent, "{id}");
+        // As browsers write it in a form.
+        let message = message.replace('\\', "%5C").replace('"', "%22");
+        let message = message.replace('[', "%5B").replace(']', "%5D");
+        let (path, body) = (format!("/stomp/0/{id}/jsonp_send"), format!("d={message}"));
+        let reply = ask(&server, "POST", &path, &form, body.as_bytes()).await;
+        assert_eq!((reply.status, &*reply.body), (200, "ok"));
+        let heard = server.poll(id).await;
+        let heard: Vec<String> = serde_json::from_str(&heard[1..]).unwrap();
+        assert!(heard == sent, "{id}");
+    }
+}
+
+/// A connection that is at a session leaves its place at the listener to others. When the session is
+/// over, it is at nothing, and has to go: otherwise a client could leave behind any number of them.
+#[tokio::test]
+async fn no_connection_outlives_its_session() {
+    let server = server(Does::Close).await;
+    let mut stream = Stream::connect(&server).await;
+    let path = "/stomp/0/a/xhr";
+    let opened = stream.ask("POST", path, &[], b"").await;
+    assert_eq!(opened.body, "o\n");
+    until(|| {
+        let sessions = server.sockjs.sessions();
+        let asking = Asking {
+            id: "a",
+            from: server.address.ip(),
+            certificate: None,
+        };
+        sessions
+            .find(asking)
+            .is_none_or(|session| session.is_over())
+    })
+    .await;
+    if opened.header("connection") != Some("close") {
+        let info = stream.ask("GET", "/stomp/info", &[], b"").await;
+        assert_eq!(
+            (info.status, info.header("connection")),
+            (200, Some("close"))
+        );
+    }
+    // One that was at no session stays.
+    let mut stream = Stream::connect(&server).await;
+    for _ in 0..2 {
+        let info = stream.ask("GET", "/stomp/info", &[], b"").await;
+        assert_eq!((info.status, info.header("connection")), (200, None));
+    }
 }
 
 #[tokio::test]

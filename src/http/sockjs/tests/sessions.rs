@@ -53,10 +53,8 @@ async fn who_breaks_off_ends_the_session() {
         let mut stream = Stream::connect(&server).await;
         let path = format!("/stomp/0/{endpoint}/{endpoint}");
         stream.begin("POST", &path, &[], b"").await;
-        let waiting = async { while server.poll(endpoint).await != STILL_OPEN {} };
-        // A poll that comes first is answered by nothing but what comes after it.
-        let waiting = timeout(Duration::from_millis(500), waiting);
-        let _ = waiting.await;
+        server.until_received(endpoint).await;
+        assert_eq!(server.poll(endpoint).await, STILL_OPEN);
         drop(stream);
         let ended = async { while server.poll(endpoint).await != INTERRUPTED {} };
         timeout(TIMEOUT, ended).await.unwrap();
@@ -68,7 +66,7 @@ async fn who_breaks_off_ends_the_session() {
 
 #[tokio::test]
 async fn a_close_is_said_until_it_is_forgotten() {
-    let short = Duration::from_millis(300);
+    let short = Duration::from_secs(2);
     let server = server_with(Does::Close, |config| config.disconnect_delay = short).await;
     server.open("closed").await;
     for _ in 0..3 {
@@ -84,7 +82,7 @@ async fn a_close_is_said_until_it_is_forgotten() {
 
 #[tokio::test]
 async fn who_stays_away_is_forgotten() {
-    let short = Duration::from_millis(200);
+    let short = Duration::from_secs(1);
     let server = server_with(Does::Echo, |config| config.disconnect_delay = short).await;
     server.open("away").await;
     assert_eq!(server.sockjs.sessions().len(), 1);
@@ -113,28 +111,10 @@ async fn silence_is_broken_by_heartbeats() {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_too_much_waits() {
-    let server = server_with(Does::Sleep, |config| config.max_waiting = 1_000).await;
-    server.open("busy").await;
-    let body = format!("[\"{}\"]", "x".repeat(2_000));
-    server.send("busy", &body).await;
-    let mut stream = Stream::connect(&server).await;
-    let path = "/stomp/0/busy/xhr_send";
-    stream.begin("POST", path, &[], body.as_bytes()).await;
-    // Nobody reads: it has to wait, and so has the next, which is not even read.
-    let answer = timeout(Duration::from_millis(200), stream.hear()).await;
-    assert!(answer.is_err(), "{answer:?}");
-    let mut next = Stream::connect(&server).await;
-    next.begin("POST", path, &[], body.as_bytes()).await;
-    let answer = timeout(Duration::from_millis(200), next.hear()).await;
-    assert!(answer.is_err(), "{answer:?}");
-}
-
-#[tokio::test]
 async fn one_address_has_only_so_many_sessions() {
     let server = server_with(Does::Close, |config| {
         config.max_sessions_per_address = 2;
-        config.disconnect_delay = Duration::from_millis(300);
+        config.disconnect_delay = Duration::from_secs(2);
     })
     .await;
     server.open("a").await;
