@@ -128,7 +128,12 @@ impl Client {
     ) -> Result<String, ClientError> {
         let mut url = self.url.clone();
         // A gateway behind a proxy may be at a path of its own.
-        url.set_path(&format!("{}{path}", url.path().trim_end_matches('/')));
+        let whole = format!("{}{path}", url.path().trim_end_matches('/'));
+        url.set_path(&whole);
+        if url.path() != whole {
+            let error = "the names \".\" and \"..\" cannot stand in a URL's path: they mean another";
+            return Err(ClientError::Refused(error.to_owned()));
+        }
         let mut request = self.http.request(method, url).query(query);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);

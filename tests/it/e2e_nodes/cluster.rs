@@ -135,10 +135,9 @@ impl Cluster {
         }
     }
 
-    /// What a node's operator's port says of presence.
+    /// What a node's API says of presence.
     pub(super) async fn presence(&self, node: usize, of: &str) -> (u16, Value) {
-        let (status, body) = self.gateways[node].admin(&format!("/presence/{of}")).await;
-        (status, serde_json::from_str(&body).unwrap_or_default())
+        self.gateways[node].api(&format!("GET /api/v1/{of}"), None).await
     }
 
     /// The name that the node which holds a user's first session has among others.
