@@ -35,7 +35,7 @@ pub(super) struct Refusal {
     pub(super) status: StatusCode,
     body: ErrorBody,
     /// A header that belongs to the status (`WWW-Authenticate`, `Allow`, `Retry-After`).
-    header: Option<(header::HeaderName, HeaderValue)>,
+    header: Option<Box<(header::HeaderName, HeaderValue)>>,
 }
 
 impl Reply {
@@ -98,7 +98,7 @@ impl Refusal {
     }
 
     pub(super) fn with_header(mut self, name: header::HeaderName, value: &str) -> Self {
-        self.header = value.parse().ok().map(|value| (name, value));
+        self.header = value.parse().ok().map(|value| Box::new((name, value)));
         self
     }
 
@@ -109,7 +109,8 @@ impl Refusal {
             body: Bytes::new(),
         });
         let mut response = reply.into_response();
-        if let Some((name, value)) = self.header {
+        if let Some(header) = self.header {
+            let (name, value) = *header;
             response.headers_mut().insert(name, value);
         }
         response

@@ -411,7 +411,9 @@ fn body(text: Option<String>, base64: Option<String>, most: usize) -> Result<Byt
     Ok(body.into())
 }
 
-fn headers(headers: BTreeMap<String, String>) -> Result<Vec<(Box<str>, Box<str>)>, Refusal> {
+type Pairs = Vec<(Box<str>, Box<str>)>;
+
+fn headers(headers: BTreeMap<String, String>) -> Result<Pairs, Refusal> {
     for name in headers.keys() {
         let field = format!("headers.{name}");
         if name.is_empty() {
