@@ -186,13 +186,18 @@ impl Drop for Waiting<'_> {
 pub(super) async fn listen(link: Link, shared: Arc<Shared>) {
     let [first, longest] = PAUSES;
     let mut pause = first;
+    // An account that lacks the permission lacks it for days: that is said once.
+    let mut said = None;
     loop {
         let begun = Instant::now();
         let cause = listen_once(&link, &shared).await;
         if begun.elapsed() > longest {
-            pause = first;
+            (pause, said) = (first, None);
         }
-        telemetry::control_down(link.exchange(), &cause, pause);
+        if said.as_ref() != Some(&cause) {
+            telemetry::control_down(link.exchange(), &cause, pause);
+            said = Some(cause);
+        }
         sleep(pause).await;
         pause = (pause * 2).min(longest);
     }

@@ -29,9 +29,9 @@ pub(super) struct Cluster {
     pub(super) vhost: Vhost,
     pub(super) redis: Redis,
     pub(super) balancer: Arc<Balancer>,
+    pub(super) hook: Hook,
     gateways: Vec<Gateway>,
     settings: Settings,
-    hook: Hook,
 }
 
 impl Cluster {
@@ -137,7 +137,15 @@ impl Cluster {
 
     /// What a node's API says of presence.
     pub(super) async fn presence(&self, node: usize, of: &str) -> (u16, Value) {
-        self.gateways[node].api(&format!("GET /api/v1/{of}"), None).await
+        self.gateways[node]
+            .api(&format!("GET /api/v1/{of}"), None)
+            .await
+    }
+
+    /// The name that a node has among others.
+    pub(super) async fn node_name_of_gateway(&self, node: usize) -> String {
+        let (_, body) = self.presence(node, "node").await;
+        body["name"].as_str().expect("a name").to_owned()
     }
 
     /// The name that the node which holds a user's first session has among others.
