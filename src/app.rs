@@ -289,7 +289,9 @@ fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>),
     let presence = presence(config, node, outbox)?;
     let registry = Registry::new(config.listen.max_connections);
     let sessions: Arc<dyn control::Sessions> = Arc::clone(&registry) as _;
-    let mut control = Control::alone(node, sessions, Arc::clone(&auth) as _);
+    let is_shared = matches!(config.presence.url, presence::Url::Redis(_));
+    let nodes = presence.clone().filter(|_| is_shared);
+    let mut control = Control::alone(node, sessions, Arc::clone(&auth) as _).among(nodes);
     if let Some(exchange) = control_exchange(config)
         && let Some(vhost) = hub.vhost(&config.broker.default_vhost)
     {

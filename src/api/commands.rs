@@ -17,7 +17,8 @@ pub struct Outcome {
     /// What it did on all nodes together: sessions, or permissions that were forgotten. To have
     /// sessions checked is done in the background: which of them end, is in their nodes' logs.
     pub hits: u64,
-    /// The nodes that answered within a second.
+    /// The nodes that answered within a second. What is about a user is answered earlier where all
+    /// nodes share presence: when all that presence knows have answered.
     pub nodes: Vec<NodeOutcome>,
     /// Why other nodes could not be told; without it, they could, or there are none.
     #[serde(skip_serializing_if = "Option::is_none")]

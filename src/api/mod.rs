@@ -368,11 +368,6 @@ impl Api {
             Some(Err(error)) => error.to_string(),
         }
     }
-
-    /// Whether an exchange is the gateway's own.
-    fn is_reserved(&self, exchange: &str) -> bool {
-        self.services.control.is_reserved(exchange)
-    }
 }
 
 /// The token of an `Authorization` header.

@@ -17,6 +17,7 @@ use super::{
     answer::{Answer, Refusal, Reply, Request},
 };
 use crate::{
+    auth::Permission,
     broker::{BrokerError, Properties, Publish},
     connection::mapping::USER_HEADER,
     hub::{EnterError, VhostHub},
@@ -49,7 +50,8 @@ pub struct PublishRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 255)]
     pub vhost: Option<String>,
-    /// The exchange; empty is AMQP's default exchange, where the key is a queue's name.
+    /// The exchange; empty is AMQP's default exchange, where the key is a queue's name. Not those
+    /// of the gateway's own: `control.exchange`, and that of presence events.
     #[schema(max_length = 255)]
     pub exchange: String,
     /// The routing key. Either this or `keys`.
@@ -251,11 +253,19 @@ impl Outgoing {
             ..
         } = request;
         short("exchange", &exchange)?;
-        if api.is_reserved(&exchange) {
-            let error = format!("{exchange:?} is for the gateway's own commands");
-            return Err(Refusal::new(StatusCode::FORBIDDEN, error).about("exchange"));
+        let reserved = |field: &str, name: &str| {
+            let error = format!("{name:?} is the gateway's own");
+            Refusal::new(StatusCode::FORBIDDEN, error).about(field)
+        };
+        if api.services.reserves_exchange(&exchange, Permission::Write) {
+            return Err(reserved("exchange", &exchange));
         }
+        let field = if keys.is_some() { "keys" } else { "key" };
         let keys = self::keys(key, keys, mandatory)?;
+        let is_reserved = |key: &&String| api.services.reserves_key(&exchange, key);
+        if let Some(key) = keys.iter().find(is_reserved) {
+            return Err(reserved(field, key));
+        }
         let body = self::body(body, body_base64, api.max_message)?;
         let text = |field: &str, text: Option<String>| {
             text.map(|text| short(field, &text).map(|()| text.into()))

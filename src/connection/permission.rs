@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use stomp_session::Problem;
 
-use super::context::{Context, Identity};
+use super::context::{Context, Identity, Services};
 use crate::{
     auth::{Access, Permission, Refusal, ResourceKind},
     broker::{Argument, Consume, FEED_QUEUES, Publish, QueueSpec},
@@ -160,10 +160,8 @@ impl<'a> Permissions<'a> {
         })
     }
 
-    /// What is no client's, whatever the hook says. To tell presence events, of which every reader
-    /// believes that the gateway says them. The exchange by which nodes are told to end sessions,
-    /// and the queues that they read it and all feeds from.
     fn is_reserved(&self, access: &Access) -> bool {
+        let services = &self.context.services;
         match access {
             Access::Vhost { .. } => false,
             Access::Resource {
@@ -171,23 +169,41 @@ impl<'a> Permissions<'a> {
                 name,
                 permission,
                 ..
-            } => {
-                let events = self.context.settings().events_exchange.as_deref();
-                let is_event = events == Some(&**name) && *permission != Permission::Read;
-                is_event || self.context.services.control.is_reserved(name)
-            }
+            } => services.reserves_exchange(name, *permission),
             Access::Resource {
                 kind: ResourceKind::Queue,
                 name,
                 ..
-            } => name.starts_with(FEED_QUEUES),
-            // The default exchange brings a message to the queue of its key's name.
+            } => services.reserves_queue(name),
             Access::Topic {
                 exchange,
                 routing_key,
                 ..
-            } => exchange.is_empty() && routing_key.starts_with(FEED_QUEUES),
+            } => services.reserves_key(exchange, routing_key),
         }
+    }
+}
+
+/// What nobody may use but the gateway, whatever a hook or a token allows.
+impl Services {
+    /// The exchange by which nodes are told to end sessions. And nobody else tells presence
+    /// events, of which every reader believes that the gateway says them.
+    #[must_use]
+    pub fn reserves_exchange(&self, name: &str, permission: Permission) -> bool {
+        let events = self.settings().events_exchange.as_deref();
+        let is_event = events == Some(name) && permission != Permission::Read;
+        is_event || self.control.is_reserved(name)
+    }
+
+    /// The queues that feeds are read from.
+    fn reserves_queue(&self, name: &str) -> bool {
+        name.starts_with(FEED_QUEUES)
+    }
+
+    /// The default exchange brings a message to the queue of its key's name.
+    #[must_use]
+    pub fn reserves_key(&self, exchange: &str, routing_key: &str) -> bool {
+        exchange.is_empty() && self.reserves_queue(routing_key)
     }
 }
 

@@ -29,8 +29,10 @@ use crate::{
 /// What a session may do, and proved.
 pub(super) struct Rights {
     login: Login,
-    subscriptions: Mutex<Vec<(SubscriptionId, Arc<Right>)>>,
+    subscriptions: Mutex<Subscriptions>,
 }
+
+type Subscriptions = Vec<(SubscriptionId, Arc<Right>)>;
 
 /// What a subscription took.
 pub(super) enum Right {
@@ -114,9 +116,16 @@ fn turns(interval: Duration) -> (u64, Duration) {
 }
 
 /// Asks the hook about these sessions, some at a time.
+///
+/// Who waits for an answer holds no session for longer than that: one that ends meanwhile gives its
+/// place back, however slow the hook is.
 pub(super) async fn recheck_some(sessions: Vec<Arc<Context>>, at_a_time: usize) {
-    let asking = stream::iter(sessions).for_each_concurrent(at_a_time, async |context| {
-        if let Err(problem) = recheck(&context).await {
+    let sessions: Vec<_> = sessions.iter().map(Arc::downgrade).collect();
+    let asking = stream::iter(sessions).for_each_concurrent(at_a_time, async |session| {
+        let Some(Err(problem)) = recheck(&session).await else {
+            return;
+        };
+        if let Some(context) = session.upgrade() {
             telemetry::recheck_refused(&context.info(), &problem);
             context.guard.mailbox().fail(problem);
         }
@@ -125,16 +134,37 @@ pub(super) async fn recheck_some(sessions: Vec<Arc<Context>>, at_a_time: usize) 
 }
 
 /// Asks what was asked at the login, and about each subscription; what the client is told if it
-/// has to go.
-async fn recheck(context: &Context) -> Result<(), Problem> {
+/// has to go. `None`: it is gone.
+async fn recheck(session: &Weak<Context>) -> Option<Result<(), Problem>> {
+    let login = recheck_login(&*session.upgrade()?).await;
+    let subscriptions = match login {
+        Ok(subscriptions) => subscriptions,
+        Err(problem) => return Some(Err(problem)),
+    };
+    for (_, right) in subscriptions {
+        let context = session.upgrade()?;
+        let permissions = Permissions::again(&context, context.identity()?);
+        let answer = match &*right {
+            Right::Listen(exchange, pattern) => permissions.listen(exchange, pattern).await,
+            Right::Consume(consume) => permissions.consume(consume).await,
+        };
+        if answer.is_err() {
+            return Some(answer);
+        }
+    }
+    Some(Ok(()))
+}
+
+/// Asks what was asked at the login; the subscriptions that are to be asked about next.
+async fn recheck_login(context: &Context) -> Result<Subscriptions, Problem> {
     let (Some(identity), Some(rights)) = (context.identity(), context.rights()) else {
-        return Ok(());
+        return Ok(Vec::new());
     };
     match context.services.auth.user(&rights.login).await {
         Ok(user) if user == identity.user => {}
         Ok(_) => return Err(Problem::LoginChanged),
         // The hook's fault is in the log.
-        Err(Refusal::Faulty(_)) => return Ok(()),
+        Err(Refusal::Faulty(_)) => return Ok(Vec::new()),
         Err(refusal @ Refusal::Denied(_)) => {
             telemetry::permission_refused(&context.info(), "the gateway", &refusal.to_string());
             return Err(not_any_more(identity));
@@ -145,14 +175,7 @@ async fn recheck(context: &Context) -> Result<(), Problem> {
         .enter()
         .await
         .map_err(|_| not_any_more(identity))?;
-    let subscriptions = rights.subscriptions.lock().clone();
-    for (_, right) in subscriptions {
-        match &*right {
-            Right::Listen(exchange, pattern) => permissions.listen(exchange, pattern).await?,
-            Right::Consume(consume) => permissions.consume(consume).await?,
-        }
-    }
-    Ok(())
+    Ok(rights.subscriptions.lock().clone())
 }
 
 fn not_any_more(identity: &Identity) -> Problem {

@@ -109,7 +109,12 @@ impl Sessions for Registry {
 /// All are one user's; but logins may have brought other tags, by which the hook may say other
 /// groups. Where it is at fault, all stays as it is; it has said so in the log.
 async fn regroup(sessions: Vec<Arc<Context>>) {
-    for context in sessions {
+    let sessions: Vec<_> = sessions.iter().map(Arc::downgrade).collect();
+    // Held no longer than the hook is asked about it: one that ends gives its place back.
+    for session in sessions {
+        let Some(context) = session.upgrade() else {
+            continue;
+        };
         let services = &context.services;
         if let (Some(presence), Some(identity), Some(session)) =
             (&services.presence, context.identity(), context.here())

@@ -4,15 +4,18 @@
 //! kept over a lost link, and removed with all others.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     future::poll_fn,
+    pin::pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use futures_util::future::FusedFuture;
 use parking_lot::Mutex;
 use stomp_session::SubscriptionId;
 use tokio::{
+    select,
     sync::mpsc,
     time::{Instant, sleep, timeout, timeout_at},
 };
@@ -78,20 +81,40 @@ impl Link {
     }
 
     /// Tells all other nodes, and gathers their answers, for as long as `patience` has; but no
-    /// more after one that `is_enough`.
+    /// more after one that `is_enough`, or when all of `nodes` have answered, if it says which
+    /// there are.
     pub(super) async fn ask(
         &self,
         command: &Command,
         patience: Duration,
         is_enough: impl Fn(u64) -> bool,
+        nodes: impl FusedFuture<Output = Option<HashSet<Box<str>>>>,
     ) -> Result<Vec<Answer>, Box<str>> {
         let envelope = self.envelope(command, true);
         let (sender, mut receiver) = mpsc::channel(MAX_ANSWERS);
         let _waiting = Waiting::begin(self, &envelope.id, sender);
         self.publish(&envelope).await?;
         let end = Instant::now() + patience;
-        let mut answers = Vec::new();
-        while let Ok(Some(answer)) = timeout_at(end, receiver.recv()).await {
+        let (mut nodes, mut awaited) = (pin!(nodes), None);
+        let mut answers: Vec<Answer> = Vec::new();
+        let is_answered = |awaited: &HashSet<Box<str>>, answers: &[Answer]| {
+            let mut awaited = awaited.iter();
+            awaited.all(|node| answers.iter().any(|(name, _)| name == node))
+        };
+        while !awaited
+            .as_ref()
+            .is_some_and(|awaited| is_answered(awaited, &answers))
+        {
+            let answer = select! {
+                known = &mut nodes, if !nodes.is_terminated() => {
+                    awaited = known;
+                    continue;
+                }
+                answer = timeout_at(end, receiver.recv()) => answer,
+            };
+            let Ok(Some(answer)) = answer else {
+                break;
+            };
             let hits = answer.1;
             answers.push(answer);
             if is_enough(hits) {
@@ -163,13 +186,18 @@ impl Drop for Waiting<'_> {
 pub(super) async fn listen(link: Link, shared: Arc<Shared>) {
     let [first, longest] = PAUSES;
     let mut pause = first;
+    // An account that lacks the permission lacks it for days: that is said once.
+    let mut said = None;
     loop {
         let begun = Instant::now();
         let cause = listen_once(&link, &shared).await;
         if begun.elapsed() > longest {
-            pause = first;
+            (pause, said) = (first, None);
         }
-        telemetry::control_down(link.exchange(), &cause, pause);
+        if said.as_ref() != Some(&cause) {
+            telemetry::control_down(link.exchange(), &cause, pause);
+            said = Some(cause);
+        }
         sleep(pause).await;
         pause = (pause * 2).min(longest);
     }

@@ -10,15 +10,16 @@ pub mod wire;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use thiserror::Error;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use config::Config;
 
 use self::link::Link;
-use crate::{auth::Authenticator, hub::VhostHub, telemetry};
+use crate::{auth::Authenticator, hub::VhostHub, presence::Presence, telemetry};
 
-/// How long the answers of other nodes are awaited: which nodes there are, nobody knows.
+/// How long the answers of other nodes are awaited, if it is not known which there are.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The sessions of this node, as commands reach them. Nothing here waits.
@@ -122,6 +123,8 @@ pub struct RecheckOff;
 pub struct Control {
     shared: Arc<Shared>,
     link: Option<(Link, AbortOnDropHandle<()>)>,
+    /// Knows which other nodes there are.
+    nodes: Option<Arc<dyn Presence>>,
 }
 
 /// What it takes to run a command on this node.
@@ -142,7 +145,15 @@ impl Control {
                 auth,
             }),
             link: None,
+            nodes: None,
         }
+    }
+
+    /// The same, where all nodes share this presence: what is for all of them has their answers
+    /// when all that presence knows have answered.
+    #[must_use]
+    pub fn among(self, nodes: Option<Arc<dyn Presence>>) -> Self {
+        Self { nodes, ..self }
     }
 
     /// Listens to the exchange of that name in this virtual host, in the background, for as long
@@ -175,8 +186,8 @@ impl Control {
     }
 
     /// Runs a command on all nodes. On this one it has run when this returns, whatever the broker
-    /// does; the others are given a second to say what they did. A session has one node, so its
-    /// answer is enough.
+    /// does; the others are given a second to say what they did, or less if all that are known
+    /// have. A session has one node, so its answer is enough.
     ///
     /// # Errors
     /// The command asks for what this node cannot do; then no node is told.
@@ -191,7 +202,15 @@ impl Control {
         if let Some((link, _)) = &self.link
             && !is_done(hits)
         {
-            match link.ask(&command, PATIENCE, is_done).await {
+            let nodes = async {
+                // A session may be on a node that presence has lost sight of.
+                let Some(nodes) = self.nodes.as_ref().filter(|_| !command.has_one_node()) else {
+                    return None;
+                };
+                let nodes = nodes.nodes().await.ok()?.into_iter().map(|node| node.name);
+                Some(nodes.filter(|name| **name != *self.shared.node).collect())
+            };
+            match link.ask(&command, PATIENCE, is_done, nodes.fuse()).await {
                 Ok(others) => report.nodes.extend(others),
                 Err(error) => {
                     telemetry::control_untold(command.name(), &error);

@@ -128,7 +128,13 @@ impl Client {
     ) -> Result<String, ClientError> {
         let mut url = self.url.clone();
         // A gateway behind a proxy may be at a path of its own.
-        url.set_path(&format!("{}{path}", url.path().trim_end_matches('/')));
+        let whole = format!("{}{path}", url.path().trim_end_matches('/'));
+        url.set_path(&whole);
+        if url.path() != whole {
+            let error =
+                "the names \".\" and \"..\" cannot stand in a URL's path: they mean another";
+            return Err(ClientError::Refused(error.to_owned()));
+        }
         let mut request = self.http.request(method, url).query(query);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
@@ -208,4 +214,26 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It would ask for something else, without a word.
+    #[tokio::test]
+    async fn a_name_that_a_path_cannot_hold_is_refused() {
+        let client = Client::new("http://127.0.0.1:1", None).unwrap();
+        for name in [".", ".."] {
+            let asked = client
+                .delete(&path(&["users", name, "sessions"]), &[])
+                .await;
+            let error = asked.unwrap_err().to_string();
+            assert!(error.contains("cannot stand in a URL"), "{error}");
+        }
+        for name in ["a/b", "...", "%2e", "a b", "ä"] {
+            let asked = client.get(&path(&["users", name]), &[]).await;
+            assert!(matches!(asked, Err(ClientError::NotThere { .. })), "{name}");
+        }
+    }
 }

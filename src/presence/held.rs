@@ -67,10 +67,13 @@ impl Held {
             [] => Arc::default(),
             [one] => one.groups(),
             many => {
-                let all: BTreeSet<_> = many
-                    .iter()
-                    .flat_map(|session| session.groups().to_vec())
-                    .collect();
+                let mut lists: Vec<_> = many.iter().map(|session| session.groups()).collect();
+                // Nearly always all say the same, and they may be thousands.
+                lists.dedup();
+                if let [same] = &*lists {
+                    return Arc::clone(same);
+                }
+                let all: BTreeSet<_> = lists.iter().flat_map(|groups| groups.to_vec()).collect();
                 all.into_iter().collect()
             }
         }

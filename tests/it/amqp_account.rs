@@ -68,6 +68,28 @@ async fn to_listen_to_an_exchange() {
     }
 }
 
+/// An account of before there were commands: nobody can give any, and all else is as it was.
+#[tokio::test]
+async fn without_the_exchange_of_commands() {
+    let permissions = [
+        "^stentor\\.feed\\.",
+        "^(stentor\\.feed\\..*|amq\\.default)$",
+        "^(stentor\\.feed\\..*|feed)$",
+    ];
+    let house = house(&permissions.map(str::to_owned)).await;
+    let said = "not listening for commands: the gateway's account must be allowed to configure, write \
+                and read that exchange ([control] exchange)";
+    let events = house.gateway.until_events(said, 1).await;
+    let cause = events[0]["cause"].as_str().unwrap();
+    assert!(cause.contains("'stentor.control'"), "{cause}");
+    let mut clients = house.subscribed().await;
+    house.push(["hello"]).await;
+    for client in &mut clients {
+        client.expect_message("hello").await;
+    }
+    house.gateway.until_readyz(200).await;
+}
+
 /// With the queue `work` and the exchange `feed`, as in the guide.
 #[tokio::test]
 async fn all_that_stomp_can_do() {

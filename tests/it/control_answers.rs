@@ -1,6 +1,9 @@
 //! What nodes tell each other, on RabbitMQ: two ends of the exchange in this process.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -9,10 +12,14 @@ use stentor::{
     broker::{self, ExchangeKind, FeedConfig, amqp::AmqpBroker},
     control::{Command, Control, RecheckOff, Report, Sessions, Target},
     hub::Hub,
+    presence::Presence,
 };
-use testkit::{DEADLINE, Vhost, eventually};
+use testkit::{DEADLINE, Redis, Vhost, eventually};
 
-use crate::house::vhost;
+use crate::{
+    house::vhost,
+    presence_contract::{LONG, redis_presence, settings},
+};
 
 const EXCHANGE: &str = "control";
 
@@ -69,7 +76,8 @@ struct Node {
 }
 
 impl Node {
-    fn new(vhost: &Vhost, name: &str, sessions: usize) -> Self {
+    /// Of those that presence knows, if it is asked.
+    fn new(vhost: &Vhost, name: &str, sessions: usize, known: Option<Arc<dyn Presence>>) -> Self {
         let fake = Arc::new(Fake {
             sessions,
             told: Mutex::default(),
@@ -88,6 +96,7 @@ impl Node {
         let broker = AmqpBroker::new(&url, config.clone(), feed.clone(), name).unwrap();
         let hub = Hub::new(Arc::new(broker), &config, &feed);
         let control = Control::alone(name, Arc::clone(&fake) as _, Arc::clone(&fake) as _);
+        let control = control.among(known);
         let control = control.join(hub.vhost(vhost.name()).unwrap(), EXCHANGE);
         Self {
             fake,
@@ -112,7 +121,11 @@ fn forget(user: &str) -> Command {
 /// Three nodes that hear each other.
 async fn nodes() -> [Node; 3] {
     let vhost = vhost().await;
-    let nodes = [("a", 1), ("b", 3), ("c", 0)].map(|(name, n)| Node::new(&vhost, name, n));
+    let nodes = [("a", 1), ("b", 3), ("c", 0)];
+    until_heard(nodes.map(|(name, sessions)| Node::new(&vhost, name, sessions, None))).await
+}
+
+async fn until_heard(nodes: [Node; 3]) -> [Node; 3] {
     eventually(DEADLINE, "they hear each other", async || {
         nodes[0].run(forget("nobody")).await.nodes.len() == 3
             && nodes[1].run(forget("nobody")).await.nodes.len() == 3
@@ -155,7 +168,7 @@ async fn the_node_that_has_the_session_is_enough() {
     };
     let report = nodes[1].run(kick()).await;
     assert_eq!(report.nodes, [("b".into(), 3)]);
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let report = nodes[2].run(kick()).await;
     assert!(report.hits() > 0, "{report:?}");
     assert!(begun.elapsed().as_millis() < 900, "{:?}", begun.elapsed());
@@ -168,4 +181,45 @@ async fn a_node_that_cannot_ask_again_tells_nobody() {
     assert_eq!(nodes[0].control.run(recheck).await, Err(RecheckOff));
     nodes[0].run(forget("the last")).await;
     assert_eq!(nodes[1].told(), ["forget the last"]);
+}
+
+/// Where presence knows which nodes there are, nobody waits for more.
+#[tokio::test]
+async fn all_known_nodes_are_enough() {
+    let (vhost, redis) = (vhost().await, Redis::own().await);
+    let names = ["a", "b", "c"];
+    let presences = names.map(|name| -> Arc<dyn Presence> {
+        let lease = Duration::from_secs(30);
+        Arc::new(redis_presence(
+            &redis.url(),
+            lease,
+            settings(name, LONG, None),
+        ))
+    });
+    let known = async || presences[0].nodes().await.map_or(0, |nodes| nodes.len());
+    eventually(DEADLINE, "presence knows them", async || known().await == 3).await;
+    let [a, b, c] = [0, 1, 2].map(|n| (names[n], Some(Arc::clone(&presences[n]))));
+    let nodes = [a, b, c].map(|(name, known)| Node::new(&vhost, name, 1, known));
+    let nodes = until_heard(nodes).await;
+    let begun = Instant::now();
+    let report = nodes[1].run(forget("alice")).await;
+    assert!(
+        begun.elapsed() < Duration::from_millis(900),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(report.nodes.len(), 3, "{report:?}");
+
+    // One that presence knows, and that does not answer, is waited for.
+    let fourth = redis_presence(&redis.url(), LONG, settings("d", LONG, None));
+    eventually(DEADLINE, "presence knows it", async || known().await == 4).await;
+    let begun = Instant::now();
+    let report = nodes[1].run(forget("alice")).await;
+    assert!(
+        begun.elapsed() >= Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(report.nodes.len(), 3, "{report:?}");
+    fourth.close().await;
 }

@@ -240,7 +240,7 @@ fn with_redis(redis: &Redis, builder: GatewayBuilder) -> GatewayBuilder {
 }
 
 #[tokio::test]
-async fn a_device_is_kicked_and_groups_are_asked_for_again() {
+async fn a_device_is_kicked_and_no_other() {
     let redis = Redis::shared().await;
     let user = unique("user");
     let (vhost, [one, other]) = two(|builder| with_redis(&redis, builder)).await;
@@ -248,7 +248,6 @@ async fn a_device_is_kicked_and_groups_are_asked_for_again() {
         connect(&one, &user, &[("device-type", "phone"), ("device-id", "7")]).await;
     let (mut tablet, _) = connect(&other, &user, &[("device-type", "tablet")]).await;
     let (mut none, _) = connect(&other, &user, &[]).await;
-    // Whom presence knows, it has asked for groups.
     let command = json!({ "command": "kick", "user": user, "device_type": "phone" });
     let mut other_id = command.clone();
     other_id["device_id"] = json!("8");

@@ -192,6 +192,8 @@ contract! {
     a_page_s_reload_is_no_event
     a_status_is_told_as_others_see_it
     an_event_names_the_groups
+    who_claims_hears_of_those_before_it
+    of_many_who_claim_at_once_each_finds_those_before_it
     closing_takes_all_offline
 }
 
@@ -597,6 +599,56 @@ async fn an_event_names_the_groups<F: Fixture>() {
     let went = within(DEADLINE, "an event", events.next(1)).await;
     assert_eq!(went[0].keys().collect::<BTreeSet<_>>(), keys);
     assert!(went[0].at >= came[0].at);
+}
+
+async fn who_claims_hears_of_those_before_it<F: Fixture>() {
+    let presence = F::start().await.node("n");
+    fence(&*presence).await;
+    let (user, group) = (unique("user"), unique("group"));
+    let claim = |session: &Arc<Session>| presence.claim(Arc::clone(session));
+    let [first, second, third] = [1, 2, 3].map(|seconds| {
+        let mut session = new_session(&user, &[]);
+        session.since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000 + seconds);
+        session.device = Some(Box::new(Device {
+            kind: Some("phone".into()),
+            id: None,
+        }));
+        Arc::new(session)
+    });
+    assert_eq!(claim(&first).await, Ok(Vec::new()));
+    assert_eq!(claim(&second).await, Ok(vec![first.info("n")]));
+    // They have joined, and are like any that did.
+    assert_eq!(presence.held(&user).len(), 2);
+    presence.join(Arc::clone(&second));
+    presence.regroup(&second, names(&[&group]));
+    until_group(&*presence, &group, &[&user]).await;
+    until_sessions(&*presence, &user, 2).await;
+    let both = vec![first.info("n"), second.info("n")];
+    assert_eq!(claim(&third).await, Ok(both));
+    // Whom it did not suit, has left.
+    presence.leave(&third);
+    presence.leave(&first);
+    until_sessions(&*presence, &user, 1).await;
+    let next = session(&user, &[]);
+    assert_eq!(claim(&next).await, Ok(vec![second.info("n")]));
+    presence.leave(&second);
+    presence.leave(&next);
+    until_status(&*presence, &user, Status::Offline).await;
+}
+
+async fn of_many_who_claim_at_once_each_finds_those_before_it<F: Fixture>() {
+    const MANY: usize = 10;
+    let presence = F::start().await.node("n");
+    fence(&*presence).await;
+    let user = unique("user");
+    let claims = (0..MANY).map(|_| presence.claim(session(&user, &[])));
+    let found = futures_util::future::join_all(claims).await;
+    let mut found: Vec<usize> = found
+        .iter()
+        .map(|found| found.as_ref().unwrap().len())
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found, (0..MANY).collect::<Vec<_>>());
 }
 
 async fn closing_takes_all_offline<F: Fixture>() {

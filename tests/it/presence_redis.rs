@@ -478,3 +478,48 @@ async fn a_login_is_one_round_trip_and_few_bytes() {
     println!("{user} bytes for a user, {group} for a group of 20 users");
     assert!(group <= 1_000, "{group} bytes for a group of 20");
 }
+
+/// Redis looks at what others a user has only if they may change what is told of it; otherwise the
+/// logins of a user that ten thousand share would cost a hundred million looks.
+#[tokio::test]
+async fn one_more_session_of_a_user_of_many_costs_what_the_first_did() {
+    const MANY: usize = 500;
+    let redis = Redis::own().await;
+    let (presence, events) = telling(&redis.url(), LONG, AT_ONCE);
+    let first = here(&presence, "alice").await;
+    assert_eq!(next_event(&events).await, "alice offline>online");
+    redis.command(&["CONFIG", "RESETSTAT"]).await;
+    let others: Vec<_> = (0..MANY).map(|_| session("alice", &["group"])).collect();
+    let until_fields = async |fields: usize| {
+        let reply = format!(":{fields}");
+        until_reply(&redis, &["HLEN", "stentor:user:alice"], &reply).await;
+    };
+    for other in &others {
+        presence.join(Arc::clone(other));
+    }
+    // And what was told.
+    until_fields(MANY + 2).await;
+    for other in &others {
+        presence.leave(other);
+    }
+    until_fields(2).await;
+    // Ends that are due come before all else.
+    presence.join(session("bob", &[]));
+    assert_eq!(next_event(&events).await, "bob offline>online");
+    let scans = calls(&redis, "hgetall").await;
+    assert!(scans < 10, "{scans}");
+
+    presence.set_status(&first, Status::Busy);
+    assert_eq!(next_event(&events).await, "alice online>busy");
+    presence.leave(&first);
+    assert_eq!(next_event(&events).await, "alice busy>offline");
+}
+
+/// How often Redis ran a command since its figures were reset.
+async fn calls(redis: &Redis, command: &str) -> u64 {
+    let stats = redis.command(&["INFO", "commandstats"]).await;
+    let start = format!("cmdstat_{command}:calls=");
+    let calls = stats.lines().find_map(|line| line.strip_prefix(&*start));
+    let calls = calls.map(|rest| rest.split(',').next().unwrap());
+    calls.map_or(0, |calls| calls.parse().unwrap())
+}

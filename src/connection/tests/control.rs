@@ -305,6 +305,46 @@ async fn everybody_is_asked_about_once_in_the_interval() {
     assert!(asking.is_finished());
 }
 
+/// A hook that is slow must not hold back a drain.
+#[tokio::test(start_paused = true)]
+async fn who_waits_to_be_asked_about_may_go() {
+    let house = House::with(Options {
+        auth: auth::Config {
+            recheck: EVERY,
+            max_calls: 2,
+            ..auth::Config::default()
+        },
+        ..Options::default()
+    });
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(connect(&house, "alice").await.0);
+    }
+    clients[0].subscribe("1", "/exchange/feed/k", "").await;
+    house.hook.asked();
+    house.hook.gate.close();
+    let recheck = Order::Recheck(Target::User("alice".into()));
+    assert_eq!(run(&house, recheck).await, 5);
+    settle().await;
+    assert_eq!(house.hook.asked(), ["user alice"]);
+    for client in &mut clients {
+        client.wire.hang_up();
+        client.expect_end().await;
+    }
+    settle().await;
+    // One is being asked about.
+    assert_eq!(house.services.registry.len(), 1);
+    house.hook.gate.open();
+    settle().await;
+    assert!(house.services.registry.is_empty());
+    // That it has gone is found out after the login at the latest.
+    let asked = house.hook.asked();
+    assert!(
+        asked.iter().all(|question| question.starts_with("vhost")),
+        "{asked:?}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_kept_to_ask_again_shows_no_secret() {
     let login = auth::Login {

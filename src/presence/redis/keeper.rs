@@ -293,7 +293,8 @@ impl Teller<'_> {
                 let former = self.formerly(&session.id);
                 self.remove(&key, &former);
                 self.groups(&session.user, user);
-                script::settle(self.pipe, self.script, &session.user, self.lease, *untold);
+                let (name, own) = (&session.user, user.status);
+                script::settle(self.pipe, self.script, name, self.lease, *untold, own);
                 Some(session)
             }
             Step::Exit { session, user } => {
@@ -302,10 +303,15 @@ impl Teller<'_> {
                 self.groups(&session.user, user);
                 None
             }
-            Step::Settle { session, untold } => {
+            Step::Settle {
+                session,
+                untold,
+                own,
+            } => {
                 let bucket = self.lease.bucket_of(&session.id);
                 self.pipe.hdel(bucket, &*session.id).ignore();
-                script::settle(self.pipe, self.script, &session.user, self.lease, *untold);
+                let name = &session.user;
+                script::settle(self.pipe, self.script, name, self.lease, *untold, *own);
                 Some(session)
             }
         }

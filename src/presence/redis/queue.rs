@@ -80,6 +80,8 @@ pub(super) enum Step {
     Settle {
         session: Arc<Session>,
         untold: Untold,
+        /// The user's status by the sessions that are held.
+        own: Status,
     },
 }
 
@@ -184,6 +186,11 @@ impl Shared {
         self.state.lock().held.of(user).to_vec()
     }
 
+    /// A user's status by the sessions that this node itself holds.
+    pub(super) fn status(&self, user: &str) -> Status {
+        self.state.lock().held.status(user)
+    }
+
     /// All that is held is forgotten, and nobody joins any more.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
@@ -251,7 +258,10 @@ impl Shared {
             return;
         }
         for step in steps.into_iter().rev() {
-            if let Step::Settle { session, untold } = step {
+            if let Step::Settle {
+                session, untold, ..
+            } = step
+            {
                 state.left.put_back(now, Left { session, untold });
             }
         }
@@ -333,9 +343,9 @@ impl State {
     /// that the session left.
     fn next(&mut self, now: Instant) -> Option<Step> {
         if self.left.len() > self.unsaid
-            && let Some(Left { session, untold }) = self.left.pop(now)
+            && let Some(left) = self.left.pop(now)
         {
-            return Some(Step::Settle { session, untold });
+            return Some(self.settle(left));
         }
         while let Some(change) = self.queue.pop_front() {
             match change {
@@ -353,8 +363,16 @@ impl State {
                 }
             }
         }
-        let Left { session, untold } = self.left.pop(now)?;
-        Some(Step::Settle { session, untold })
+        let left = self.left.pop(now)?;
+        Some(self.settle(left))
+    }
+
+    fn settle(&self, Left { session, untold }: Left) -> Step {
+        Step::Settle {
+            own: self.held.status(&session.user),
+            session,
+            untold,
+        }
     }
 
     fn enter(&self, session: Arc<Session>, left: &[Arc<str>], untold: Untold) -> Option<Entered> {
@@ -410,7 +428,9 @@ mod tests {
                 format!("+{} {}", entered.session.user, user(&entered.user))
             }
             Step::Exit { session, user: of } => format!("-{} {}", session.user, user(of)),
-            Step::Settle { session, untold } => format!("?{} {untold:?}", session.user),
+            Step::Settle {
+                session, untold, ..
+            } => format!("?{} {untold:?}", session.user),
         });
         told.collect()
     }

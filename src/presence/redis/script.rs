@@ -15,12 +15,20 @@ use crate::presence::{Event, Session, Status};
 ///
 /// `KEYS`: the user, the caller's lease. `ARGV`: what it means if nothing was told: `as-is`
 /// (offline was), `restored` (what is true now was, for Redis lost what was told) or `left`
-/// (online was, for the same reason). Answers nil if the caller's lease is over; 0 if nothing is
-/// new; else what was told, what is true, and the time in seconds and microseconds.
+/// (online was, for the same reason); and the user's status by the caller's own sessions. Answers
+/// nil if the caller's lease is over; 0 if nothing is new; else what was told, what is true, and
+/// the time in seconds and microseconds.
+///
+/// Where the caller's own status is what was told, it looks at no other session, so that a user
+/// who is logged in ten thousand times costs no more than one who is once. A session elsewhere may
+/// say more; but then the script that follows its own writing finds that.
 const SETTLE: &str = r"
 if redis.call('EXISTS', KEYS[2]) == 0 then return false end
+local told = redis.call('HGET', KEYS[1], '')
+if told and string.byte(told) == tonumber(ARGV[2]) then return 0 end
 local fields = redis.call('HGETALL', KEYS[1])
-local told, now, lives = 0, 0, {}
+local now, lives = 0, {}
+told = 0
 for i = 1, #fields, 2 do
   local status = string.byte(fields[i + 1]) or 0
   if fields[i] == '' then
@@ -107,13 +115,15 @@ pub(super) fn load(pipe: &mut Pipeline) {
     pipe.cmd("SCRIPT").arg("LOAD").arg(SETTLE);
 }
 
-/// Asks for a [`Settled`] of a user, by the script of that name.
+/// Asks for a [`Settled`] of a user, by the script of that name. `own` is its status by the
+/// sessions that this node has written down, or is about to.
 pub(super) fn settle(
     pipe: &mut Pipeline,
     script: &str,
     user: &str,
     lease: LeaseId,
     untold: Untold,
+    own: Status,
 ) {
     let untold = match untold {
         Untold::AsIs => "as-is",
@@ -121,7 +131,8 @@ pub(super) fn settle(
         Untold::Left => "left",
     };
     let command = pipe.cmd("EVALSHA").arg(script).arg(2);
-    command.arg(user_key(user)).arg(lease.key()).arg(untold);
+    let command = command.arg(user_key(user)).arg(lease.key());
+    command.arg(untold).arg(own.byte());
 }
 
 /// Asks for the nodes that live. By its text, since those who read may be the first to use a

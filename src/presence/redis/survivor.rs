@@ -163,15 +163,21 @@ impl Survivor {
         listed: &[Listed],
     ) -> Result<bool, PresenceError> {
         let mut pipe = Pipeline::new();
+        let mut users = HashMap::new();
         for (id, user, groups) in listed {
             pipe.hdel(user_key(user), dead.field(id)).ignore();
             for group in groups.iter() {
                 pipe.hdel(group_key(group), dead.field(user)).ignore();
             }
-            script::settle(&mut pipe, &taken.script, user, taken.lease, Untold::AsIs);
+            users.insert(user, groups);
+        }
+        // Each user once, however many of the sessions are of the same.
+        for user in users.keys() {
+            let (own, untold) = (self.shared.status(user), Untold::AsIs);
+            script::settle(&mut pipe, &taken.script, user, taken.lease, untold, own);
         }
         let replies: Vec<Value> = self.store.call(&pipe).await?;
-        for ((_, user, groups), reply) in listed.iter().zip(replies) {
+        for ((user, groups), reply) in users.into_iter().zip(replies) {
             let settled = Settled::read(reply);
             if settled == Settled::LeaseLost {
                 return Ok(false);

@@ -29,9 +29,9 @@ pub(super) struct Cluster {
     pub(super) vhost: Vhost,
     pub(super) redis: Redis,
     pub(super) balancer: Arc<Balancer>,
+    pub(super) hook: Hook,
     gateways: Vec<Gateway>,
     settings: Settings,
-    hook: Hook,
 }
 
 impl Cluster {
@@ -135,10 +135,17 @@ impl Cluster {
         }
     }
 
-    /// What a node's operator's port says of presence.
+    /// What a node's API says of presence.
     pub(super) async fn presence(&self, node: usize, of: &str) -> (u16, Value) {
-        let (status, body) = self.gateways[node].admin(&format!("/presence/{of}")).await;
-        (status, serde_json::from_str(&body).unwrap_or_default())
+        self.gateways[node]
+            .api(&format!("GET /api/v1/{of}"), None)
+            .await
+    }
+
+    /// The name that a node has among others.
+    pub(super) async fn node_name_of_gateway(&self, node: usize) -> String {
+        let (_, body) = self.presence(node, "node").await;
+        body["name"].as_str().expect("a name").to_owned()
     }
 
     /// The name that the node which holds a user's first session has among others.

@@ -2,6 +2,7 @@
 //! under traffic, while one of them ends, is killed, or loses what it stands on.
 
 mod cluster;
+mod commands;
 mod events;
 mod killed;
 mod outages;

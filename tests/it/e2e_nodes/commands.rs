@@ -1,0 +1,133 @@
+//! Commands to sessions reach every node, whoever gives them.
+
+use serde_json::json;
+use testkit::{Answer, Call, DEADLINE, StompClient, eventually};
+
+use super::cluster::{Cluster, EVERYBODY, NODES};
+
+const CONTROL: &str = "stentor.control";
+
+async fn cluster() -> Cluster {
+    let cluster = Cluster::open(|_, builder| builder).await;
+    for gateway in cluster.gateways() {
+        gateway.until_logged("listening for commands").await;
+    }
+    cluster
+}
+
+/// One client of the user at each node.
+async fn everywhere(cluster: &Cluster, user: &str) -> Vec<StompClient> {
+    let mut clients = Vec::new();
+    for node in 0..NODES {
+        clients.push(cluster.tcp(node, user).await);
+    }
+    clients
+}
+
+async fn expect_kicked(client: &mut StompClient, reason: &str) {
+    let error = client.expect_error("kicked").await;
+    assert_eq!(error.body, format!("{reason}\n"));
+    client.expect_closed().await;
+}
+
+#[tokio::test]
+async fn a_kick_reaches_every_node_whoever_gives_it() {
+    let cluster = cluster().await;
+    let mut alice = everywhere(&cluster, "alice").await;
+    let mut bob = everywhere(&cluster, "bob").await;
+    let users = ["alice", "bob"].map(str::to_owned);
+    cluster.until_online(&[0, 1, 2], &users).await;
+
+    // By the API of a node, all sessions of a user.
+    let kick = "DELETE /api/v1/users/alice/sessions?reason=not%20paid";
+    let (status, outcome) = cluster.gateway(2).api(kick, None).await;
+    assert_eq!(status, 200, "{outcome}");
+    for client in &mut alice {
+        expect_kicked(client, "not paid").await;
+    }
+    cluster.until_online(&[0, 1, 2], &users[1..]).await;
+
+    // By the API of a node that does not hold it, one session.
+    let held_by_0 = cluster.node_name_of_gateway(0).await;
+    let session = eventually(DEADLINE, "bob is at each node", async || {
+        let (_, bob) = cluster.presence(1, "users/bob").await;
+        let sessions = bob["sessions"]
+            .as_array()
+            .filter(|all| all.len() == NODES)?;
+        let mut sessions = sessions.iter();
+        let session = sessions.find(|session| session["node"] == *held_by_0)?;
+        session["session"].as_str().map(str::to_owned)
+    })
+    .await;
+    let kick = format!("DELETE /api/v1/sessions/{session}");
+    let (status, outcome) = cluster.gateway(1).api(&kick, None).await;
+    assert_eq!((status, &outcome["hits"]), (200, &json!(1)), "{outcome}");
+    expect_kicked(&mut bob.remove(0), "This session was ended by an operator").await;
+    let (status, _) = cluster.gateway(1).api(&kick, None).await;
+    assert_eq!(status, 404);
+
+    // By a backend that knows nothing but AMQP.
+    for client in &mut bob {
+        client.publish("/topic/anything", "still here").await;
+    }
+    let kick = json!({ "command": "kick", "user": "bob", "reason": "closed" });
+    cluster
+        .vhost
+        .publish(CONTROL, "any", [kick.to_string()])
+        .await;
+    for client in &mut bob {
+        expect_kicked(client, "closed").await;
+    }
+    cluster.until_online(&[0, 1, 2], &[]).await;
+}
+
+#[tokio::test]
+async fn groups_are_asked_for_again_on_every_node() {
+    let cluster = cluster().await;
+    let _alice = everywhere(&cluster, "alice").await;
+    let alice = ["alice".to_owned()];
+    cluster.until_online(&[0, 1, 2], &alice).await;
+    eventually(DEADLINE, "all her sessions are known", async || {
+        let (_, alice) = cluster.presence(0, "users/alice").await;
+        alice["sessions"]
+            .as_array()
+            .is_some_and(|all| all.len() == NODES)
+    })
+    .await;
+    let groups = json!(["staff"]).to_string();
+    cluster
+        .hook
+        .answer(Call::Groups, Answer::Status(200, groups));
+    let refresh = "POST /api/v1/users/alice/groups";
+    let (status, outcome) = cluster.gateway(1).api(refresh, None).await;
+    assert_eq!(status, 200, "{outcome}");
+    // She is out of the old group only when all of her sessions are.
+    cluster.until_online(&[0, 1, 2], &[]).await;
+    let (_, staff) = cluster.presence(0, "groups/staff").await;
+    assert_eq!(
+        staff["online"][0]["user"], "alice",
+        "no more in {EVERYBODY}"
+    );
+}
+
+/// Not by a token that may publish, either.
+#[tokio::test]
+async fn what_is_the_gateway_s_own_cannot_be_published_to() {
+    let cluster = cluster().await;
+    for (exchange, key, field) in [
+        (CONTROL, "", "exchange"),
+        ("presence", "user.alice", "exchange"),
+        ("", "stentor.feed.node.0", "key"),
+    ] {
+        let message = json!({ "exchange": exchange, "key": key, "body": "{}" });
+        let publish = cluster
+            .gateway(0)
+            .api("POST /api/v1/publish", Some(&message));
+        let (status, refusal) = publish.await;
+        assert_eq!(
+            (status, &refusal["field"]),
+            (403, &json!(field)),
+            "{refusal}"
+        );
+    }
+}
