@@ -204,9 +204,7 @@ impl Control {
         {
             let nodes = async {
                 // A session may be on a node that presence has lost sight of.
-                let Some(nodes) = self.nodes.as_ref().filter(|_| !command.has_one_node()) else {
-                    return None;
-                };
+                let nodes = self.nodes.as_ref().filter(|_| !command.has_one_node())?;
                 let nodes = nodes.nodes().await.ok()?.into_iter().map(|node| node.name);
                 Some(nodes.filter(|name| **name != *self.shared.node).collect())
             };
