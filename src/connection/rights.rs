@@ -120,7 +120,8 @@ fn turns(interval: Duration) -> (u64, Duration) {
 /// Who waits for an answer holds no session for longer than that: one that ends meanwhile gives its
 /// place back, however slow the hook is.
 pub(super) async fn recheck_some(sessions: Vec<Arc<Context>>, at_a_time: usize) {
-    let sessions: Vec<_> = sessions.iter().map(Arc::downgrade).collect();
+    let sessions = sessions.into_iter().map(|session| Arc::downgrade(&session));
+    let sessions: Vec<_> = sessions.collect();
     let asking = stream::iter(sessions).for_each_concurrent(at_a_time, async |session| {
         let Some(Err(problem)) = recheck(&session).await else {
             return;

@@ -400,8 +400,10 @@ async fn stomp_is_spoken_over_sockjs() {
         "{message}"
     );
     say(&mut stream, "s", r#"["DISCONNECT\n\n\u0000"]"#).await;
-    for _ in 0..2 {
-        let closed = poll(&mut stream, "s").await;
+    // The session is over, and its HTTP connections go with it; who asks anew is told the same.
+    let mut anew = TcpStream::connect(server.address).await.unwrap();
+    for stream in [&mut stream, &mut anew] {
+        let closed = poll(stream, "s").await;
         assert_eq!(closed, "c[1000,\"disconnected\"]\n");
     }
     wait_for_connections(&server, 0).await;

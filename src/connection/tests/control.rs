@@ -276,17 +276,18 @@ async fn everybody_is_asked_about_once_in_the_interval() {
     house.hook.asked();
     let mut busiest = 0;
     let mut all = Vec::new();
-    for _ in 0..30 {
+    // And a little longer, for who has just had their turn.
+    for _ in 0..31 {
         sleep(EVERY / 30).await;
         let mut asked = house.hook.asked();
         asked.retain(|question| question.starts_with("user "));
         busiest = busiest.max(asked.len());
         all.append(&mut asked);
     }
-    assert!((49..=51).contains(&all.len()), "{all:?}");
+    assert!(all.len() < 65, "{all:?}");
     all.sort();
     all.dedup();
-    assert!(all.len() >= 49, "{all:?}");
+    assert_eq!(all.len(), 50, "{all:?}");
     assert!(busiest < 20, "{busiest} in one second");
 
     house.hook.deny("user user7");
