@@ -1,6 +1,6 @@
 //! The operator's side, over HTTP: health, metrics, and the API that `stentor ctl` uses.
 //!
-//! Each operation is one [`Route`] of a table, and a function beside the types that it takes and
+//! Each operation is one `Route` of a table, and a function beside the types that it takes and
 //! answers; [`openapi()`] is made from those. A request is looked up, then its token is, then its
 //! turn comes, and only then its body is read.
 

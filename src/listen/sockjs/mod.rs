@@ -3,7 +3,7 @@
 //! This is a transport: messages in, messages out. It knows nothing of STOMP, except that its
 //! sessions are [`Link`]s. The rules are those of the public test document `sockjs-protocol`.
 //!
-//! Pure, and tested without I/O: [`frame`] (what is sent, and the JSON of what comes), [`format`]
+//! Pure, and tested without I/O: [`frame`] (what is sent, and the JSON of what comes), [`mod@format`]
 //! (how each transport wraps it), [`path`] (which request is what), and `state` (a session's life,
 //! with time passed in). Around them, [`session`] has the two ends of a session, and
 //! [`sessions`] all of them by name. HTTP itself is in [`crate::http::sockjs`].
