@@ -5,6 +5,7 @@
 mod admission;
 mod config;
 mod context;
+mod end;
 mod link;
 mod login;
 pub mod mapping;
@@ -18,7 +19,6 @@ mod work;
 
 use std::{
     collections::HashSet,
-    fmt,
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
@@ -47,6 +47,7 @@ pub use rights::recheck_in_turn;
 
 use self::{
     context::Context,
+    end::End,
     work::{Done, Handed, NotHanded, Route, Task, Work},
 };
 use crate::{
@@ -118,18 +119,6 @@ struct Traffic {
     frames_out: u32,
     messages_in: u32,
     messages_out: u32,
-}
-
-/// How a connection came to its end.
-enum End {
-    /// The client said DISCONNECT.
-    Disconnect,
-    /// The session ended with an ERROR.
-    Problem(Box<Problem>),
-    /// The client closed the transport, or it broke.
-    Link(Option<LinkError>),
-    /// The client did not read for too long.
-    WriteTimeout,
 }
 
 enum Event {
@@ -786,31 +775,6 @@ fn on_stroke(due: Instant, started: Instant) -> Instant {
     }
     let late = (due - started).as_nanos() % STROKE.as_nanos();
     due - Duration::from_nanos(u64::try_from(late).unwrap_or(0))
-}
-
-impl End {
-    /// What it is, in words that are of a fixed number.
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Disconnect => "client disconnected",
-            Self::Problem(problem) => problem.message(),
-            Self::Link(None) => "client closed the connection",
-            Self::Link(Some(_)) => "connection broke",
-            Self::WriteTimeout => "client did not read for too long",
-        }
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Disconnect => f.write_str("client disconnected"),
-            Self::Problem(problem) => problem.fmt(f),
-            Self::Link(None) => f.write_str("client closed the connection"),
-            Self::Link(Some(error)) => write!(f, "connection broke: {error}"),
-            Self::WriteTimeout => f.write_str("client did not read for too long"),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,10 +3,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
 };
 
 use tempfile::TempDir;
+
+use crate::house::Ran;
 
 /// Runs the program with these variables alone, in an empty folder with this file.
 fn stentor(arguments: &[&str], environment: &[(&str, &str)], file: Option<&str>) -> Ran {
@@ -26,22 +28,6 @@ fn stentor(arguments: &[&str], environment: &[(&str, &str)], file: Option<&str>)
 
 fn path(folder: &Path) -> PathBuf {
     folder.join("my.toml")
-}
-
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl From<Output> for Ran {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
 }
 
 const SOUND: &str = r#"

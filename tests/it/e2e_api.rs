@@ -1,13 +1,13 @@
 //! The operator's API, as the built program serves it: each operation by its document, and by
 //! `stentor ctl`.
 
-use std::{collections::BTreeMap, process::Output};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use stomp_grammar::Command;
 use testkit::{API_TOKEN, Call, DEADLINE, FEED, Gateway, Hook, Login, StompClient, eventually};
 
-use crate::house::{DESTINATION, House, KEY, USER, stentor};
+use crate::house::{DESTINATION, House, KEY, Ran, USER, stentor};
 
 /// With the embedded broker, presence in memory, and a group.
 async fn gateway(hook: &Hook) -> Gateway {
@@ -352,23 +352,6 @@ fn ctl(gateway: &Gateway, token: &str, arguments: &[&str]) -> Ran {
         command.env("STENTOR_TOKEN", token);
     }
     Ran::from(command.output().unwrap())
-}
-
-#[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl From<Output> for Ran {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
 }
 
 #[tokio::test]

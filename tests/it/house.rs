@@ -1,6 +1,6 @@
 //! A gateway with all that it needs: a virtual host with the exchange `feed`, and a hook.
 
-use std::{sync::Arc, thread};
+use std::{process::Output, sync::Arc, thread};
 
 use lapin::ExchangeKind;
 use testkit::{
@@ -19,6 +19,24 @@ pub(crate) struct House {
     pub(crate) vhost: Vhost,
     pub(crate) hook: Hook,
     pub(crate) gateway: Gateway,
+}
+
+/// What a command came to, and said.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
 }
 
 pub(crate) fn stentor() -> GatewayBuilder {

@@ -1,0 +1,44 @@
+//! How connections end, and the words for it.
+
+use std::fmt;
+
+use stomp_session::Problem;
+
+use super::link::LinkError;
+
+/// How a connection came to its end.
+pub(super) enum End {
+    /// The client said DISCONNECT.
+    Disconnect,
+    /// The session ended with an ERROR.
+    Problem(Box<Problem>),
+    /// The client closed the transport, or it broke.
+    Link(Option<LinkError>),
+    /// The client did not read for too long.
+    WriteTimeout,
+}
+
+impl End {
+    /// What it is, in words that are of a fixed number.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Disconnect => "client disconnected",
+            Self::Problem(problem) => problem.message(),
+            Self::Link(None) => "client closed the connection",
+            Self::Link(Some(_)) => "connection broke",
+            Self::WriteTimeout => "client did not read for too long",
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disconnect => f.write_str("client disconnected"),
+            Self::Problem(problem) => problem.fmt(f),
+            Self::Link(None) => f.write_str("client closed the connection"),
+            Self::Link(Some(error)) => write!(f, "connection broke: {error}"),
+            Self::WriteTimeout => f.write_str("client did not read for too long"),
+        }
+    }
+}
