@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use stomp_session::{Problem, SubscriptionId};
 use tokio::sync::watch;
 
-use super::{linger::Linger, mailbox::Mailbox};
+use super::{linger::Linger, mailbox::Mailbox, rouser::Rouser};
 use crate::{
     broker::{
         BrokerError, ExchangeKind, FeedId, FeedSink, Message, VirtualHost,
@@ -47,6 +47,9 @@ pub struct FeedStatus {
     pub delivered: u64,
 }
 
+/// So many subscribers of a message are woken at once; more of them, a few at a time.
+const FEW: u64 = 64;
+
 /// The pattern of every key.
 const ALL: &str = "#";
 
@@ -55,6 +58,7 @@ pub(super) struct Feed {
     id: FeedId,
     host: Arc<dyn VirtualHost>,
     linger: Arc<Linger>,
+    rouser: Arc<Rouser>,
     /// Whether one binding to everything serves all patterns (`feed.binding = "all"`).
     bind_all: bool,
     table: Mutex<Table>,
@@ -117,6 +121,7 @@ impl Feed {
         bind_all: bool,
         host: Arc<dyn VirtualHost>,
         linger: Arc<Linger>,
+        rouser: Arc<Rouser>,
     ) -> Arc<Self> {
         let table = Table {
             routes: RoutingTable::new(kind),
@@ -127,6 +132,7 @@ impl Feed {
             id,
             host,
             linger,
+            rouser,
             bind_all,
             table: Mutex::new(table),
             counts: FeedCounts::new(),
@@ -286,11 +292,18 @@ impl Feed {
     fn deliver(&self, message: &Arc<Message>) {
         let table = self.table.lock();
         let mut subscriptions = 0;
+        let mut sleepers = Vec::new();
         let push = |subscriber: &Subscriber| {
+            let Subscriber {
+                mailbox,
+                subscription,
+            } = subscriber;
             subscriptions += 1;
-            subscriber
-                .mailbox
-                .push_shared(subscriber.subscription, message);
+            if subscriptions <= FEW {
+                mailbox.push_shared(*subscription, message);
+            } else if mailbox.put_shared(*subscription, message) {
+                sleepers.push(Arc::clone(mailbox));
+            }
         };
         if message.cc.is_empty() {
             table.routes.for_each_match(&message.routing_key, push);
@@ -303,6 +316,8 @@ impl Feed {
         }
         // With the table locked: by one thread at a time.
         self.counts.count(subscriptions);
+        drop(table);
+        self.rouser.rouse(sleepers);
     }
 
     pub(super) fn status(&self) -> FeedStatus {

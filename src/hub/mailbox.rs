@@ -46,6 +46,8 @@ struct State {
     /// Boxed, since it comes once at most.
     problem: Option<Box<Problem>>,
     closed: bool,
+    /// Whether somebody will call [`Mailbox::rouse`].
+    to_be_roused: bool,
     waker: Option<Waker>,
 }
 
@@ -83,11 +85,39 @@ impl Mailbox {
         })
     }
 
-    /// Adds a message of a shared feed; at the bound, as the policy says.
+    /// Adds a message of a shared feed, and wakes the connection; at the bound, as the policy
+    /// says.
     pub fn push_shared(&self, subscription: SubscriptionId, message: &Arc<Message>) {
         let mut state = self.state.lock();
+        if self.put(&mut state, subscription, message) {
+            state.wake();
+        }
+    }
+
+    /// Adds a message of a shared feed as [`Mailbox::push_shared`] does, but wakes nobody:
+    /// whether [`Mailbox::rouse`] is to be called for that, once.
+    pub(super) fn put_shared(&self, subscription: SubscriptionId, message: &Arc<Message>) -> bool {
+        let mut state = self.state.lock();
+        let is_sleeper = self.put(&mut state, subscription, message)
+            && state.waker.is_some()
+            && !state.to_be_roused;
+        state.to_be_roused |= is_sleeper;
+        is_sleeper
+    }
+
+    /// Wakes the connection, if there is still something for it.
+    pub(super) fn rouse(&self) {
+        let mut state = self.state.lock();
+        state.to_be_roused = false;
+        if !state.shared.is_empty() {
+            state.wake();
+        }
+    }
+
+    /// Whether the connection should be woken.
+    fn put(&self, state: &mut State, subscription: SubscriptionId, message: &Arc<Message>) -> bool {
         if state.closed {
-            return;
+            return false;
         }
         let size = message.weight();
         if state.conflated {
@@ -98,7 +128,7 @@ impl Mailbox {
             match self.limits.overflow {
                 Overflow::Disconnect => {
                     state.close(Problem::SlowConsumer);
-                    return;
+                    return false;
                 }
                 Overflow::DropOldest => {}
                 Overflow::Conflate if state.conflated => {}
@@ -117,7 +147,7 @@ impl Mailbox {
             redelivered: false,
             dropped: 0,
         });
-        state.wake();
+        true
     }
 
     /// Adds a message of a dedicated consumer, whose prefetch bounds how many there are.

@@ -9,6 +9,7 @@ mod config;
 mod feed;
 mod linger;
 mod mailbox;
+mod rouser;
 mod vhosts;
 
 use std::{
@@ -31,6 +32,7 @@ pub use vhosts::{EnterError, Hub, VhostStatus};
 use self::{
     feed::{Feed, Feeds, Sink, Subscriber},
     linger::Linger,
+    rouser::Rouser,
 };
 use crate::{
     broker::{
@@ -47,6 +49,7 @@ pub struct VhostHub {
     feeds: Arc<Feeds>,
     linger: Arc<Linger>,
     _linger_task: AbortOnDropHandle<()>,
+    rouser: Arc<Rouser>,
     binding: Binding,
     shards: u16,
     /// Keyed at random, so that nobody can aim all patterns at one shard.
@@ -73,6 +76,7 @@ impl VhostHub {
             name: name.into(),
             linger,
             _linger_task: linger_task,
+            rouser: Arc::default(),
             host,
             feeds,
             binding: config.binding,
@@ -201,7 +205,8 @@ impl VhostHub {
         };
         let feed = Arc::clone(self.feeds.0.write().entry(id).or_insert_with_key(|id| {
             let (host, linger) = (Arc::clone(&self.host), Arc::clone(&self.linger));
-            Feed::new(id.clone(), kind, bind_all, host, linger)
+            let rouser = Arc::clone(&self.rouser);
+            Feed::new(id.clone(), kind, bind_all, host, linger, rouser)
         }));
         let subscriber = Subscriber {
             mailbox: Arc::clone(mailbox),

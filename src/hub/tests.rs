@@ -2,6 +2,7 @@
 
 mod fake;
 mod model;
+mod rousing;
 
 use std::{
     task::{Context, Poll, Waker},
