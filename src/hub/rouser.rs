@@ -8,12 +8,14 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, task::yield_now};
+use tokio::task::yield_now;
 
 use super::mailbox::Mailbox;
 
-/// Wake-ups before others have their turn, for each of the runtime's threads: as many tasks as a
-/// thread runs between two looks at its sockets, and well below the 256 that its queue holds.
+/// Wake-ups before others have their turn: about as many tasks as a thread of the runtime runs
+/// between two looks at its sockets (61). With more, its queue grows beyond the 256 that it holds,
+/// and what is taken out of it then waits until it is empty. More threads take from it what they
+/// can do at the same time, and the next turn comes the sooner.
 const TURN: usize = 64;
 
 /// The mailboxes of one virtual host whose connections have yet to be woken.
@@ -40,15 +42,14 @@ impl Rouser {
     /// Until none is left. A task that yields is run after all that it woke; but it is run, also
     /// where there is always something else.
     async fn run(self: Arc<Self>) {
-        let turn = TURN.saturating_mul(Handle::current().metrics().num_workers());
-        while self.take_turn(turn) {
+        while self.take_turn() {
             yield_now().await;
         }
     }
 
-    /// Wakes so many; whether there are more.
-    fn take_turn(&self, count: usize) -> bool {
-        let sleepers: Vec<_> = self.waiting.lock().iter().take(count).cloned().collect();
+    /// Wakes some; whether there are more.
+    fn take_turn(&self) -> bool {
+        let sleepers: Vec<_> = self.waiting.lock().iter().take(TURN).cloned().collect();
         for sleeper in &sleepers {
             sleeper.rouse();
         }
