@@ -72,6 +72,7 @@ fn deepen_stacks() {
     if let Ok(program) = env::current_exe() {
         let mut again = process::Command::new(program);
         again
+            .arg0(env::args_os().next().unwrap_or_default())
             .args(env::args_os().skip(1))
             .env(STACK_VARIABLE, STACK);
         // Comes back only if the system refuses; then stacks are as they are, which is enough
@@ -112,7 +113,14 @@ fn run_demo(port: u16, broker: Option<&str>) -> Result<(), Failure> {
     let log = telemetry::Config::default();
     telemetry::init(&log).map_err(|error| Failure::Run(error.into()))?;
     raise_file_limit();
-    block_on(demo::run(demo::Options { port, broker }))
+    let program = env::args_os()
+        .next()
+        .map(|name| name.to_string_lossy().into_owned());
+    block_on(demo::run(demo::Options {
+        port,
+        broker,
+        program: program.unwrap_or_else(|| "stentor".to_owned()),
+    }))
 }
 
 fn control(task: ctl::Ctl) -> Result<(), Failure> {

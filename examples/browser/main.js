@@ -10,7 +10,7 @@ let subscribed = false;
 const client = new Client({
   brokerURL: wanted.get('url') ?? 'ws://127.0.0.1:15674/ws',
   // In an application: the session token that your auth hook knows, not a password in a page.
-  connectHeaders: { login: wanted.get('login') ?? user, passcode: wanted.get('passcode') ?? `${user}-demo`, host: '/' },
+  connectHeaders: { login: wanted.get('login') ?? user, passcode: wanted.get('passcode') ?? `demo-${user}`, host: '/' },
   heartbeatIncoming: 10_000,
   heartbeatOutgoing: 10_000,
   reconnectDelay: 1_000,

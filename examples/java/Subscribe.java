@@ -36,7 +36,7 @@ public class Subscribe implements WebSocket.Listener {
 
     public static void main(String[] args) throws Exception {
         String user = args.length > 0 ? args[0] : "alice";
-        String passcode = args.length > 1 ? args[1] : user + "-demo";
+        String passcode = args.length > 1 ? args[1] : "demo-" + user;
         URI url = URI.create(Objects.requireNonNullElse(System.getenv("STENTOR_WS"), "ws://127.0.0.1:15674/ws"));
         HttpClient http = HttpClient.newHttpClient();
         while (true) {

@@ -7,7 +7,7 @@
 import { Client } from '@stomp/stompjs';
 import { WebSocket } from 'ws';
 
-const [user = 'alice', passcode = `${user}-demo`] = process.argv.slice(2);
+const [user = 'alice', passcode = `demo-${user}`] = process.argv.slice(2);
 const url = process.env.STENTOR_WS ?? 'ws://127.0.0.1:15674/ws';
 let subscribed = false;
 const destination = `/exchange/feed/user_${user}`;

@@ -13,7 +13,7 @@ import threading
 import stomp
 
 user = sys.argv[1] if len(sys.argv) > 1 else "alice"
-passcode = sys.argv[2] if len(sys.argv) > 2 else f"{user}-demo"
+passcode = sys.argv[2] if len(sys.argv) > 2 else f"demo-{user}"
 login = os.environ.get("STOMP_LOGIN", user)
 host, port = os.environ.get("STENTOR_TCP", "127.0.0.1:61613").rsplit(":", 1)
 destination = f"/exchange/feed/user_{user}"

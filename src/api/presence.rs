@@ -82,7 +82,7 @@ pub struct Session {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({ "users": ["alice", "bob"] }))]
 pub struct UsersRequest {
-    /// Their names, 1,000 at most.
+    /// Their names, 1,000 at most, of 1 to 255 bytes each.
     #[schema(max_items = 1000)]
     pub users: Vec<String>,
 }

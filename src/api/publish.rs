@@ -58,7 +58,7 @@ pub struct PublishRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 255)]
     pub key: Option<String>,
-    /// Several: the same message is published with each, 10,000 at most.
+    /// Several: the same message is published with each, 10,000 at most, of 255 bytes at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_items = 1, max_items = 10_000)]
     pub keys: Option<Vec<String>>,

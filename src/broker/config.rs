@@ -168,8 +168,8 @@ pub enum Url {
 pub enum UrlError {
     /// Not a URL, or another scheme.
     #[error(
-        "is not a broker's URL; write \"amqp://user:password@host:5672\", \"amqps://…\" or \
-         \"embedded:\""
+        "is not a broker's URL; write \"amqp://user:password@host:5672\" (characters such as \"/\" \
+         and \"@\" in a password as %2F and %40), \"amqps://…\" or \"embedded:\""
     )]
     Invalid,
     /// No user or no password.

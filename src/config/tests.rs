@@ -284,7 +284,7 @@ fn problems_in_the_environment_name_the_variable() {
     assert_snapshot!(problems("[listen]\nmax_connections = 0\n", &environment), @r#"
     stentor.toml:2: [listen] max_connections: is 0, so nobody could connect; write 1 or more
     STENTOR__BROKER__EXCHANGES: [broker] exchanges: "orders" has no "="; write NAME=VALUE,NAME=VALUE
-    STENTOR__BROKER__URL: [broker] url: is not a broker's URL; write "amqp://user:password@host:5672", "amqps://…" or "embedded:"
+    STENTOR__BROKER__URL: [broker] url: is not a broker's URL; write "amqp://user:password@host:5672" (characters such as "/" and "@" in a password as %2F and %40), "amqps://…" or "embedded:"
     STENTOR__FEED__BINDING: [feed] binding: unknown variant "some", expected "key" or "all"
     STENTOR__FEED__DURABLE: [feed] durable: "yes" is not a switch; write true or false
     STENTOR__LIMITS__MAX_FRAM_SIZE: there is no such variable; did you mean STENTOR__LIMITS__MAX_FRAME_SIZE?

@@ -25,7 +25,7 @@ use super::{
     wire::{self, Envelope, Note},
 };
 use crate::{
-    broker::{Message, Properties, Publish},
+    broker::{BrokerError, Message, Properties, Publish},
     hub::{Item, Mailbox, MailboxConfig, Overflow, VhostHub},
     telemetry,
 };
@@ -219,7 +219,14 @@ async fn listen_once(link: &Link, shared: &Shared) -> String {
     let _subscription = match subscribing.await {
         Ok(Some(subscription)) => subscription,
         Ok(None) => return "it is there, but is no fanout exchange".to_owned(),
-        Err(error) => return error.to_string(),
+        // Told by the link that is down, which no permission would help.
+        Err(error @ BrokerError::Unavailable(_)) => return error.to_string(),
+        Err(error) => {
+            return format!(
+                "{error}. The gateway's account must be allowed to configure, write and read that \
+                 exchange ([control] exchange)"
+            );
+        }
     };
     telemetry::control_up(exchange);
     loop {

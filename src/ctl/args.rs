@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+/// What all tasks have in common, apart from what each has of its own.
+const GATEWAY: &str = "Gateway";
+
 /// Look at a running gateway and its sessions, end sessions, publish: the HTTP API from a shell.
 #[derive(Args)]
 #[command(
@@ -30,6 +33,7 @@ pub struct Ctl {
     #[arg(
         long,
         global = true,
+        help_heading = GATEWAY,
         value_name = "URL",
         env = "STENTOR_URL",
         default_value = "http://127.0.0.1:15680"
@@ -40,16 +44,23 @@ pub struct Ctl {
     #[arg(
         long,
         global = true,
+        help_heading = GATEWAY,
         value_name = "TOKEN",
         env = "STENTOR_TOKEN",
         hide_env_values = true
     )]
     pub token: Option<String>,
     /// A file that holds the token.
-    #[arg(long, global = true, value_name = "FILE", env = "STENTOR_TOKEN_FILE")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = GATEWAY,
+        value_name = "FILE",
+        env = "STENTOR_TOKEN_FILE"
+    )]
     pub token_file: Option<PathBuf>,
     /// Print the gateway's answer, as JSON.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GATEWAY)]
     pub json: bool,
     /// What to do.
     #[command(subcommand)]

@@ -49,7 +49,7 @@ pub enum ClientError {
         cause: String,
     },
     /// 401.
-    #[error("not let in: {0}. Set STENTOR_TOKEN, or give --token-file")]
+    #[error("not let in: {0}. STENTOR_TOKEN or --token-file says with which token to ask")]
     Unauthorized(String),
     /// Anything else that the gateway refused; its words.
     #[error("{0}")]

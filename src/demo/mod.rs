@@ -36,6 +36,8 @@ pub struct Options {
     pub port: u16,
     /// A real RabbitMQ instead of the embedded broker.
     pub broker: Option<Url>,
+    /// How this program was called, for commands that are shown: it need not be in the path.
+    pub program: String,
 }
 
 /// Serves the demo until SIGINT or SIGTERM.
@@ -58,9 +60,9 @@ pub async fn run(options: Options) -> Result<(), app::Error> {
         routes::all(services, Info::new(addresses, &broker))
     })
     .await
-    .map_err(|error| app::Error::Configuration(format!("{error}; choose others with --port")))?;
+    .map_err(|error| app::Error::Configuration(format!("{error} (--port chooses it)")))?;
     // A closed terminal is no reason to stop.
-    let _ = welcome(gateway.addresses(), &broker, &token);
+    let _ = welcome(gateway.addresses(), &broker, &token, &options.program);
     gateway.run_until(shutdown::signal()).await?;
     Ok(())
 }
@@ -187,7 +189,7 @@ fn tokens(hash: &str) -> Result<Tokens, app::Error> {
     Ok(Tokens::default().with("demo", token))
 }
 
-fn welcome(addresses: Addresses, broker: &Url, token: &str) -> std::io::Result<()> {
+fn welcome(addresses: Addresses, broker: &Url, token: &str, program: &str) -> std::io::Result<()> {
     let info = Info::new(addresses, broker);
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nStentor's demo is at  http://{}/\n", page(addresses))?;
@@ -213,7 +215,7 @@ fn welcome(addresses: Addresses, broker: &Url, token: &str) -> std::io::Result<(
         out,
         "\nLook inside, end sessions, publish:\n\n  \
          export STENTOR_URL=http://{} STENTOR_TOKEN={token}\n  \
-         stentor ctl node\n",
+         {program} ctl node\n",
         addresses.admin
     )?;
     writeln!(out, "Ctrl-C ends it.\n")?;

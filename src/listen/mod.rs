@@ -56,11 +56,28 @@ pub async fn bind(address: SocketAddr, what: &str) -> io::Result<TcpListener> {
     let listener = listen(address).map_err(|error| {
         io::Error::new(
             error.kind(),
-            format!("cannot listen on {address} ({what}): {error}"),
+            format!(
+                "cannot listen on {address} ({what}): {error}{}",
+                advice(&error)
+            ),
         )
     })?;
     telemetry::listening(listener.local_addr()?, what);
     Ok(listener)
+}
+
+/// What to do about an address that cannot be opened.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            ". Another program listens there: end it, or choose another port"
+        }
+        io::ErrorKind::AddrNotAvailable => ". It is no address of this machine",
+        io::ErrorKind::PermissionDenied => {
+            ". Ports below 1024 take a privilege (CAP_NET_BIND_SERVICE): choose another port"
+        }
+        _ => "",
+    }
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

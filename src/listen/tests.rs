@@ -27,6 +27,7 @@ async fn an_address_that_is_taken_is_named() {
         text.contains(&format!("cannot listen on {address} (http): ")),
         "{text}"
     );
+    assert!(text.contains("Another program listens there"), "{text}");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ mod survivor;
 use std::{fmt, sync::Arc, time::Duration};
 
 use deadpool_redis::{
-    Connection, Manager, Pool, Runtime,
+    Connection, Manager, Pool, PoolError, Runtime,
     redis::{AsyncConnectionConfig, FromRedisValue, Pipeline},
 };
 use futures_util::future::{BoxFuture, FutureExt};
@@ -209,7 +209,7 @@ impl Store {
     /// One round trip on a connection of the pool.
     async fn call<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, PresenceError> {
         let reading = async {
-            let mut connection = self.pool.get().await.map_err(unavailable)?;
+            let mut connection = self.pool.get().await.map_err(no_connection)?;
             pipe.query_async(&mut connection).await.map_err(unavailable)
         };
         self.in_time(reading).await
@@ -222,7 +222,7 @@ impl Store {
         let (kept, writing) = (writer.take(), async |kept: Option<Connection>| {
             let mut connection = match kept {
                 Some(connection) => connection,
-                None => self.pool.get().await.map_err(unavailable)?,
+                None => self.pool.get().await.map_err(no_connection)?,
             };
             let answered = pipe.query_async(&mut connection).await;
             Ok((answered.map_err(unavailable)?, connection))
@@ -243,7 +243,29 @@ impl Store {
     }
 }
 
+/// In Redis' words where it has some: how the pool came to ask is nobody's business.
+fn no_connection(error: PoolError) -> PresenceError {
+    match error {
+        PoolError::Backend(error) => unavailable(error),
+        other => unavailable(other),
+    }
+}
+
 /// Neither Redis' errors nor the pool's show the URL.
 fn unavailable(error: impl fmt::Display) -> PresenceError {
     PresenceError::Unavailable(error.to_string().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_cannot_be_made_is_told_in_redis_words() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let error = no_connection(PoolError::Backend(refused.into()));
+        assert_eq!(error.to_string(), "unreachable: connection refused");
+    }
 }

@@ -118,11 +118,7 @@ pub fn control_up(exchange: &str) {
 /// Commands of other nodes and of backends are not heard, and some may have been lost.
 pub fn control_down(exchange: &str, cause: &str, retry_in: Duration) {
     let retry_in_ms = millis(retry_in);
-    warn!(
-        target: "stentor::control", exchange, cause, retry_in_ms,
-        "not listening for commands: the gateway's account must be allowed to configure, write \
-         and read that exchange ([control] exchange)"
-    );
+    warn!(target: "stentor::control", exchange, cause, retry_in_ms, "not listening for commands");
 }
 
 /// A command was run on this node; `from` gave it, and `hits` is how much it did.
@@ -151,11 +147,11 @@ pub fn broker_link_up(link: &str) {
     info!(target: "stentor::broker", link, "broker link up");
 }
 
-/// A link to the broker is lost, or could not be made.
-pub fn broker_link_down(link: &str, cause: &str, retry_in: Duration) {
+/// A link to the broker at that address is lost, or could not be made.
+pub fn broker_link_down(link: &str, broker: &str, cause: &str, retry_in: Duration) {
     COUNTS.link_failures.inc();
     let retry_in_ms = millis(retry_in);
-    warn!(target: "stentor::broker", link, cause, retry_in_ms, "broker link down");
+    warn!(target: "stentor::broker", link, broker, cause, retry_in_ms, "broker link down");
 }
 
 /// The first client of a virtual host, or the program's start: its links are being made.

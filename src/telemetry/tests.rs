@@ -62,7 +62,7 @@ fn everything(name: &str) {
     login_refused(&connection, name);
     permission_refused(&connection, name, name);
     broker_link_up(name);
-    broker_link_down(name, name, Duration::from_secs(1));
+    broker_link_down(name, name, name, Duration::from_secs(1));
     broker_blocked(name, name);
     broker_unblocked(name);
     feed_interrupted(&name, name);
@@ -128,7 +128,7 @@ fn a_line_of_json_is_an_object_with_flat_fields() {
 fn the_level_decides() {
     let events = || {
         broker_link_up("/");
-        broker_link_down("/", "refused", Duration::from_secs(1));
+        broker_link_down("/", "mq:5672", "refused", Duration::from_secs(1));
     };
     assert_eq!(log(Format::Text, "info", events).lines().count(), 2);
     assert_eq!(log(Format::Text, "warn", events).lines().count(), 1);

@@ -1,9 +1,12 @@
 //! The gateway's account at RabbitMQ: the permissions that the documents name are enough.
 
-use stomp_grammar::{Command, Frame};
-use testkit::{FEED, GatewayBuilder, Login, StompClient, Vhost, unique};
+use std::time::Duration;
 
-use crate::house::{DESTINATION, House, KEY, PASSCODE, USER, vhost};
+use serde_json::Value;
+use stomp_grammar::{Command, Frame};
+use testkit::{FEED, GatewayBuilder, Hook, Login, StompClient, Vhost, unique};
+
+use crate::house::{DESTINATION, House, KEY, PASSCODE, USER, stentor, vhost};
 
 const README: &str = include_str!("../../README.md");
 const GUIDE: &str = include_str!("../../docs/migration.md");
@@ -77,11 +80,14 @@ async fn without_the_exchange_of_commands() {
         "^(stentor\\.feed\\..*|feed)$",
     ];
     let house = house(&permissions.map(str::to_owned)).await;
-    let said = "not listening for commands: the gateway's account must be allowed to configure, write \
-                and read that exchange ([control] exchange)";
+    let said = "not listening for commands";
     let events = house.gateway.until_events(said, 1).await;
     let cause = events[0]["cause"].as_str().unwrap();
     assert!(cause.contains("'stentor.control'"), "{cause}");
+    assert!(
+        cause.contains("must be allowed to configure, write and read that exchange"),
+        "{cause}"
+    );
     let mut clients = house.subscribed().await;
     house.push(["hello"]).await;
     for client in &mut clients {
@@ -174,4 +180,39 @@ async fn what_it_may_not_do_is_said() {
     next.subscribe("1", DESTINATION).await;
     house.vhost.publish(FEED, KEY, ["hello"]).await;
     next.expect_message("hello").await;
+}
+
+/// Whoever reads the log finds where it was tried, what to mend, and when it is tried again.
+#[tokio::test]
+async fn a_wrong_password_is_told_with_what_to_mend() {
+    let vhost: Vhost = vhost().await;
+    let hook = Hook::start().await;
+    let address = vhost.node().amqp_address();
+    let gateway = stentor()
+        .vhost(&vhost)
+        .hook(&hook)
+        .set("broker.url", format!("amqp://guest:wrong@{address}"))
+        .start()
+        .await;
+    let events = gateway.until_events("broker link down", 8).await;
+    for event in &events {
+        assert_eq!(event["broker"], address, "{event}");
+        let cause = event["cause"].as_str().unwrap();
+        assert!(cause.contains("ACCESS_REFUSED"), "{event}");
+        assert!(cause.contains("[broker] url"), "{event}");
+        assert!(!cause.contains("wrong"), "{event}");
+    }
+    let at = |event: &Value| {
+        let time = event["timestamp"].as_str().unwrap();
+        humantime::parse_rfc3339(time).unwrap()
+    };
+    for (index, event) in events.iter().enumerate() {
+        let later = events.iter().skip(index + 1);
+        let mut next = later.filter(|later| later["link"] == event["link"]);
+        if let Some(next) = next.next() {
+            let pause = Duration::from_millis(event["retry_in_ms"].as_u64().unwrap());
+            let waited = at(next).duration_since(at(event)).unwrap();
+            assert!(waited >= pause, "{event}, and then {next}");
+        }
+    }
 }

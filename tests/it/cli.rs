@@ -54,6 +54,25 @@ fn help_teaches() {
     assert!(help.out.contains("STENTOR__BROKER__URL="), "{}", help.out);
 }
 
+/// Options that all tasks have would hide those of the task, if they stood among them.
+#[test]
+fn a_task_s_own_options_stand_together() {
+    let help = stentor(&["ctl", "kick", "--help"], &[], None).out;
+    let (own, common) = help.split_once("\nGateway:\n").expect(&help);
+    for option in [
+        "--session",
+        "--user",
+        "--device-type",
+        "--device-id",
+        "--reason",
+    ] {
+        assert!(own.contains(option) && !common.contains(option), "{help}");
+    }
+    for option in ["--url", "--token", "--token-file", "--json"] {
+        assert!(common.contains(option) && !own.contains(option), "{help}");
+    }
+}
+
 #[test]
 fn version() {
     let version = stentor(&["--version"], &[], None);

@@ -55,6 +55,39 @@ async fn a_visitor_pushes_from_the_page_and_by_curl() {
     assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
 }
 
+/// Whoever runs the demo by `cargo run` has no `stentor` in the path.
+#[tokio::test]
+async fn the_command_that_looks_inside_can_be_typed_as_it_is_printed() {
+    let (demo, _) = demo().await;
+    let command = eventually(DEADLINE, "the demo says what to type", async || {
+        let text = demo.process().output();
+        let (_, command) = text.split_once("export STENTOR_URL=")?;
+        let (command, _) = command.split_once("\n\n")?;
+        Some(format!("export STENTOR_URL={command}"))
+    })
+    .await;
+    let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+    assert!(output.status.success(), "{command}: {output:?}");
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("running"), "{table}");
+    assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
+}
+
+/// Who names a user and no passcode gets that of the demo.
+#[test]
+fn examples_know_the_passcodes_of_the_demo() {
+    for (file, passcode) in [
+        ("browser/main.js", "`demo-${user}`"),
+        ("node/subscribe.mjs", "`demo-${user}`"),
+        ("python/subscribe.py", "f\"demo-{user}\""),
+        ("java/Subscribe.java", "\"demo-\" + user"),
+    ] {
+        let path = tests_dir().with_file_name("examples").join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(passcode), "{path:?} has another passcode");
+    }
+}
+
 /// Two browsers, with a user each: one sees what the other chooses to be, and that it leaves.
 #[tokio::test]
 async fn a_visitor_sees_who_is_online() {

@@ -127,6 +127,19 @@ async fn allow_all_is_said_loudly_and_needs_no_users() {
     assert!(loud.contains("WARN"), "{loud}");
 }
 
+/// Whatever reads the log (a file, a collector) is no terminal.
+#[tokio::test]
+async fn a_log_that_no_terminal_shows_has_no_colours() {
+    let output = program()
+        .env_remove("NO_COLOR")
+        .args(["serve", "--users", "no/such/file"])
+        .output()
+        .await
+        .unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.contains("ERROR") && !log.contains('\u{1b}'), "{log:?}");
+}
+
 #[tokio::test]
 async fn it_refuses_to_start_without_rules_or_with_a_bad_file() {
     for arguments in [

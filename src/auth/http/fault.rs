@@ -9,6 +9,9 @@ use tracing::{error, info};
 
 use crate::telemetry::Seldom;
 
+/// What `[log] level` calls all of `auth`.
+const TARGET: &str = "stentor::auth";
+
 /// Why a call has no answer of the contract. Says nothing of what was asked or answered.
 #[derive(Debug, Error)]
 pub(super) enum Fault {
@@ -81,14 +84,17 @@ impl FaultLog {
                 Call::Groups => "its users are in no group",
                 _ => "its users are refused",
             };
-            error!(%call, path, unsaid, "the auth hook is at fault, {result}: {fault}");
+            error!(
+                target: TARGET, %call, path, unsaid,
+                "the auth hook is at fault, {result}: {fault}"
+            );
         }
     }
 
     /// A call was answered.
     pub(super) fn answered(&self, call: Call, path: &str) {
         if let Some(unsaid) = self.0.lock().answered(Instant::now()) {
-            info!(%call, path, unsaid, "the auth hook answers again");
+            info!(target: TARGET, %call, path, unsaid, "the auth hook answers again");
         }
     }
 }

@@ -39,10 +39,9 @@ impl Backoff {
     }
 }
 
-/// Waits about that long: spread over half of it, so that many nodes do not come back in one
-/// instant.
-pub(super) async fn wait(pause: Duration) {
-    tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+/// About that long: spread over half of it, so that many nodes do not come back in one instant.
+pub(super) fn spread(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.5..1.0))
 }
 
 #[cfg(test)]

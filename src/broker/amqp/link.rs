@@ -33,6 +33,14 @@ pub(super) struct LinkConfig {
     pub(super) reconnect: (Duration, Duration),
 }
 
+impl LinkConfig {
+    /// Where the broker is to be: no account.
+    pub(super) fn address(&self) -> String {
+        let authority = &self.uri.authority;
+        format!("{}:{}", authority.host, authority.port)
+    }
+}
+
 /// One AMQP connection, kept up in the background for as long as this lives.
 pub(super) struct Link {
     state: watch::Receiver<State>,
@@ -168,10 +176,10 @@ async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
                 telemetry::broker_link_up(&config.name);
                 let since = Instant::now();
                 let reason = run(connection, &config.name, epoch, &state).await;
-                (reason, since.elapsed())
+                (reason.as_ref().into(), since.elapsed())
             }
             Err(error) => {
-                let reason = bare(&error);
+                let reason = advised(&error);
                 if let BrokerError::VhostRefused(_) = error {
                     backoff.be_patient();
                 }
@@ -179,9 +187,9 @@ async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
                 (reason, Duration::ZERO)
             }
         };
-        let pause = backoff.pause(lasted);
-        telemetry::broker_link_down(&config.name, &reason, pause);
-        backoff::wait(pause).await;
+        let pause = backoff::spread(backoff.pause(lasted));
+        telemetry::broker_link_down(&config.name, &config.address(), &reason, pause);
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -199,6 +207,21 @@ pub(super) fn bare(error: &BrokerError) -> Arc<str> {
     match error {
         BrokerError::Unavailable(cause) => (**cause).into(),
         other => other.to_string().into(),
+    }
+}
+
+/// [`bare`] for the log of an operator, who can do something about it.
+pub(super) fn advised(error: &BrokerError) -> String {
+    let cause = bare(error);
+    match error {
+        BrokerError::AccessRefused(_) => {
+            format!("{cause} Are user and password right in the broker's URL ([broker] url)?")
+        }
+        BrokerError::VhostRefused(_) => format!(
+            "{cause}. Is it there, and may the gateway's account use it (rabbitmqctl add_vhost, \
+             set_permissions)?"
+        ),
+        _ => cause.as_ref().into(),
     }
 }
 

@@ -116,7 +116,7 @@ impl Runner {
                 }
             });
             // A lost connection is waited for; anything else must not spin.
-            backoff::wait(backoff.pause(since.elapsed())).await;
+            tokio::time::sleep(backoff::spread(backoff.pause(since.elapsed()))).await;
         }
     }
 

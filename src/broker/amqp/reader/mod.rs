@@ -43,7 +43,7 @@ use self::{
 };
 use super::{
     backoff::{self, Backoff},
-    link::{LinkConfig, bare},
+    link::{LinkConfig, advised, bare},
 };
 use crate::{broker::BrokerError, telemetry};
 
@@ -246,7 +246,7 @@ async fn supervise<T: Taker>(config: LinkConfig, max_body: u64, state: watch::Se
             Err(_) => Err(BrokerError::Unavailable("it did not answer in time".into())),
         };
         let since = Instant::now();
-        let (reason, lasted) = match connected {
+        let (reason, said, lasted) = match connected {
             Ok(connected) => {
                 telemetry::broker_link_up(&config.name);
                 let (sender, commands) = mpsc::unbounded_channel();
@@ -256,20 +256,21 @@ async fn supervise<T: Taker>(config: LinkConfig, max_body: u64, state: watch::Se
                 let running = AbortOnDropHandle::new(tokio::spawn(connection.run()));
                 match running.await {
                     Ok(End::Wanted) => return,
-                    Ok(End::Lost(reason)) => (bare(&reason), since.elapsed()),
-                    Err(_) => ("its task failed".into(), since.elapsed()),
+                    Ok(End::Lost(reason)) => (bare(&reason), None, since.elapsed()),
+                    Err(_) => ("its task failed".into(), None, since.elapsed()),
                 }
             }
             Err(error) => {
                 if let BrokerError::VhostRefused(_) = error {
                     backoff.be_patient();
                 }
-                (bare(&error), Duration::ZERO)
+                (bare(&error), Some(advised(&error)), Duration::ZERO)
             }
         };
         state.send_replace(State::Down(Arc::clone(&reason)));
-        let pause = backoff.pause(lasted);
-        telemetry::broker_link_down(&config.name, &reason, pause);
-        backoff::wait(pause).await;
+        let pause = backoff::spread(backoff.pause(lasted));
+        let said = said.as_deref().unwrap_or(&reason);
+        telemetry::broker_link_down(&config.name, &config.address(), said, pause);
+        tokio::time::sleep(pause).await;
     }
 }
