@@ -84,3 +84,33 @@ impl Drop for Flight {
         self.close();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use futures_util::FutureExt as _;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// A refusal is for those who waited for it, and for nobody after: also not while one of
+    /// them has yet to take it.
+    #[tokio::test]
+    async fn who_asks_after_the_answer_asks_anew() {
+        let flights = Flights::default();
+        let (answer, asked) = oneshot::channel::<Answer>();
+        let first = flights.share(1, asked.map(Result::unwrap));
+        let mut first = Box::pin(first);
+        assert!(first.as_mut().now_or_never().is_none());
+        let second = flights.share(1, async { panic!("it shares the first one's call") });
+        let mut second = Box::pin(second);
+        assert!(second.as_mut().now_or_never().is_none());
+        let refusal = Err(Refusal::Denied(Some("no".into())));
+        answer.send(refusal.clone()).unwrap();
+        assert_eq!(first.await, refusal);
+        assert_eq!(flights.share(1, ready(Ok(()))).await, Ok(()));
+        assert_eq!(second.await, refusal);
+        assert!(flights.is_empty());
+    }
+}
