@@ -9,8 +9,9 @@
 )]
 
 use std::{
-    fs,
+    env, fs,
     hint::black_box,
+    process::Command,
     sync::Arc,
     task::{Context, Waker},
 };
@@ -37,21 +38,31 @@ const ROUNDS: usize = 1_000;
 type Subscriber = (Arc<()>, SubscriptionId);
 
 fn main() {
-    if std::env::args().any(|argument| argument == "--bench") {
-        // Both stay until the end: what one frees would hide what the other takes.
-        let mut tables = Vec::new();
-        for kind in [ExchangeKind::Direct, ExchangeKind::Topic] {
-            let before = resident();
-            let table = table(kind, MILLION);
-            let each = (resident() - before) / table.len() as f64;
-            println!(
-                "a key such as user_184467 in a routing table of a million ({kind:?}): {each:.0} \
-                 bytes"
-            );
-            tables.push(table);
+    let arguments: Vec<String> = env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some("direct") => tell_size(ExchangeKind::Direct),
+        Some("topic") => tell_size(ExchangeKind::Topic),
+        _ => {
+            if arguments.iter().any(|argument| argument == "--bench") {
+                // A process each: what one table left behind would hide what the other takes.
+                for kind in ["direct", "topic"] {
+                    let program = env::current_exe().unwrap();
+                    let told = Command::new(program).arg(kind).status().unwrap();
+                    assert!(told.success(), "{kind}: {told}");
+                }
+            }
+            divan::main();
         }
     }
-    divan::main();
+}
+
+fn tell_size(kind: ExchangeKind) {
+    let before = resident();
+    let table = table(kind, MILLION);
+    let each = (resident() - before) / table.len() as f64;
+    println!(
+        "a key such as user_184467 in a routing table of a million ({kind:?}): {each:.0} bytes"
+    );
 }
 
 /// A key each, and in topic exchanges a pattern with a wildcard for every tenth.

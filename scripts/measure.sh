@@ -197,8 +197,9 @@ set_latency() {
 set_growth() {
     local nodes
     measure run unicast -n 18000
+    measure run storm -n 1000,18000
     for nodes in $(pick 5 '2 3 4 5'); do
-        "$(pick once measure)" run idle unicast -n $((nodes * 18000)) --nodes "$nodes"
+        "$(pick once measure)" run idle unicast storm -n $((nodes * 18000)) --nodes "$nodes"
     done
 }
 

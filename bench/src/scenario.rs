@@ -104,10 +104,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PERCENT", default_value_t = 5,
           value_parser = clap::value_parser!(u32).range(1..=99))]
     pub(crate) slow: u32,
-    /// Connections that are opened at once
-    #[arg(long, value_name = "N", default_value_t = 100,
-          value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) at_once: u32,
+    /// Connections that are opened at once [default: 100; in idle: 10]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) at_once: Option<u32>,
     /// In storm: all are the same user, so that permissions are remembered after the first
     #[arg(long)]
     pub(crate) same_user: bool,
@@ -216,7 +215,11 @@ impl Options {
         Plan {
             case,
             connections,
-            at_once: self.at_once,
+            at_once: self.at_once.unwrap_or(match scenario {
+                // What the log-ins under way take would be counted, and soon be given back.
+                Scenario::Idle => 10,
+                _ => 100,
+            }),
             habits,
             load: has_messages.then(|| Load {
                 unicast,

@@ -230,7 +230,7 @@ fn latency(runs: &Runs<'_>, put: &mut Put<'_>) {
 }
 
 fn growth(runs: &Runs<'_>, put: &mut Put<'_>) {
-    for (what, [few_idle, many_idle], [few_busy, many_busy]) in [
+    for (what, [few_idle, many_idle], [few_busy, many_busy], [few_come, many_come]) in [
         (
             "from 1,000 to 18,000 connections",
             ["idle 1000", "idle 18000"],
@@ -238,6 +238,7 @@ fn growth(runs: &Runs<'_>, put: &mut Put<'_>) {
                 "unicast 1000 1000 outstanding 256 bytes",
                 "unicast 18000 1000 outstanding 256 bytes",
             ],
+            ["storm 1000", "storm 18000"],
         ),
         (
             "from 1 node to 5, with 90,000 connections",
@@ -246,13 +247,14 @@ fn growth(runs: &Runs<'_>, put: &mut Put<'_>) {
                 "unicast 18000 1000 outstanding 256 bytes",
                 "unicast 90000 1000 outstanding 256 bytes 5 nodes",
             ],
+            ["storm 18000", "storm 90000 5 nodes"],
         ),
     ] {
         let grows = |name, few, many| runs.quotient(name, (Stentor, many), (Stentor, few));
         let memory = grows("kib_per_connection_gateway", few_idle, many_idle);
         let cpu = grows("cpu_ms_per_1000_servers", few_busy, many_busy);
         // The time for one is the inverse of how many there are in a second.
-        let subscribing = grows("set_ups_per_second", many_idle, few_idle);
+        let subscribing = grows("set_ups_per_second", many_come, few_come);
         for (of, measured) in [
             ("gateway's memory a connection", memory),
             ("CPU a delivery, RabbitMQ's included", cpu),

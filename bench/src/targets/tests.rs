@@ -48,7 +48,6 @@ fn just_right() -> (Vec<Outcome>, Vec<Timing>) {
         ("kib_per_connection_gateway", 4.0),
         ("kib_per_connection_rabbitmq", 3.0),
         ("idle_cpu_percent_servers", 5.0),
-        ("set_ups_per_second", 1000.0),
     ];
     let set_ups = |rate| [("set_ups_per_second", rate)];
     let load = |rate, servers| {
@@ -71,6 +70,9 @@ fn just_right() -> (Vec<Outcome>, Vec<Timing>) {
         run("storm -n 2000 --transient", Stentor, &set_ups(250.0)),
         run("storm -n 2000", WebStomp, &set_ups(100.0)),
         run("storm -n 2000 --same-user", Embedded, &set_ups(9000.0)),
+        run("storm -n 1000", Stentor, &set_ups(1300.0)),
+        run("storm -n 18000", Stentor, &set_ups(1300.0)),
+        run("storm -n 90000 --nodes 5", Stentor, &set_ups(1300.0)),
         run("unicast -n 1000", Embedded, &load(100_000.0, 1.0)),
         run("latency --rate 1000", Stentor, &latency(300.0, 1000.0)),
         run("latency --rate 5000", Stentor, &latency(300.0, 1000.0)),

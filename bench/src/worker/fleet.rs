@@ -19,8 +19,9 @@ use super::{
 };
 use crate::orders::Habits;
 
-/// Sockets from one source address, where one is named; the system has some 28,000 ports for each.
-const PER_ADDRESS: usize = 10_000;
+/// Sockets from one source address. The system has some 28,000 ports for each, and searches the
+/// longer for one the more are taken.
+const PER_ADDRESS: usize = 5_000;
 
 /// A receive buffer for clients that do not read: the smaller, the sooner their server notices.
 const SLOW_BUFFER: usize = 4096;
@@ -58,9 +59,9 @@ pub(super) struct Fleet {
     beat: (usize, f64),
     /// Sockets opened so far, for their addresses.
     opened: usize,
-    /// Whether sockets have to have addresses of their own: the ports of the usual one are used
-    /// up.
-    names_source: bool,
+    /// The second number of their addresses, another one each time: on those of a run before,
+    /// ports are taken for another minute.
+    network: u8,
     /// Tokens of slots begin here.
     first_token: usize,
 }
@@ -80,7 +81,7 @@ impl Fleet {
             happenings: Vec::new(),
             beat: (0, 0.0),
             opened: 0,
-            names_source: false,
+            network: rand::random_range(1..=254),
             first_token,
         }
     }
@@ -103,25 +104,6 @@ impl Fleet {
     /// Speaks TLS with servers from now on, or does not.
     pub(super) fn speak(&mut self, tls: Option<Tls>) {
         self.tls = tls;
-    }
-
-    /// The system chooses address and port, as long as it has ports for this server. To name an
-    /// address costs much more: then a port must be found before the server is known, so one that
-    /// is free for every server, and those of the runs before are not for a minute.
-    fn connect(&mut self, server: SocketAddr, slow: bool) -> io::Result<TcpStream> {
-        if !self.names_source {
-            match connect(None, server, slow) {
-                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
-                    self.names_source = true;
-                }
-                outcome => return outcome,
-            }
-        }
-        // Workers have an address range each.
-        let worker = (self.first_user as usize / 1000) % 100;
-        let part = (self.opened / PER_ADDRESS) % 250;
-        let source = Ipv4Addr::new(127, 0, 1 + worker as u8, 1 + part as u8);
-        connect(Some(source), server, slow)
     }
 
     /// A socket that carries what clients send is ready.
@@ -147,8 +129,11 @@ impl Fleet {
             self.first_user = user;
         }
         let slow = kind == Kind::Steady && is_slow(self.steady, habits.slow_percent);
-        let socket = self
-            .connect(server, slow)
+        // Workers have an address range each.
+        let worker = (self.first_user as usize / 1000) % 100;
+        let part = (self.opened / PER_ADDRESS) % 250;
+        let source = Ipv4Addr::new(127, self.network, 1 + worker as u8, 1 + part as u8);
+        let socket = connect(source, server, slow)
             .with_context(|| format!("opening connection number {}", self.opened + 1))?;
         self.opened += 1;
         let slot = match self.free.pop() {
@@ -305,16 +290,14 @@ fn is_slow(slot: usize, percent: u32) -> bool {
     (slot + 1) * percent / 100 != slot * percent / 100
 }
 
-fn connect(source: Option<Ipv4Addr>, server: SocketAddr, slow: bool) -> io::Result<TcpStream> {
+fn connect(source: Ipv4Addr, server: SocketAddr, slow: bool) -> io::Result<TcpStream> {
     let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     if slow {
         socket.set_recv_buffer_size(SLOW_BUFFER)?;
     }
-    if let Some(source) = source {
-        socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into())?;
-    }
+    socket.bind(&SocketAddr::new(IpAddr::V4(source), 0).into())?;
     match socket.connect(&server.into()) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
