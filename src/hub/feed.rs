@@ -317,7 +317,9 @@ impl Feed {
         // With the table locked: by one thread at a time.
         self.counts.count(subscriptions);
         drop(table);
-        self.rouser.rouse(sleepers);
+        if subscriptions > FEW {
+            self.rouser.rouse(sleepers);
+        }
     }
 
     pub(super) fn status(&self) -> FeedStatus {

@@ -4,6 +4,10 @@
 //! once, a message to one of them would wait behind all the others' turns. So its message is put
 //! into every mailbox at once, in order as ever, and only the wake-ups are spread: who gets
 //! something else meanwhile is woken for that, and finds both.
+//!
+//! Whoever brings the messages gets turns between the wake-ups, too, and must not fill mailboxes
+//! faster than they can be emptied. So nobody waits for longer than [`MOST`] messages: who does is
+//! woken at once, and what brings more has to wait for the turns of all of them.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -18,24 +22,44 @@ use super::mailbox::Mailbox;
 /// can do at the same time, and the next turn comes the sooner.
 const TURN: usize = 64;
 
+/// So many messages to many may come while a connection waits for its wake-up: few beside the
+/// hundreds that a mailbox takes.
+pub(super) const MOST: u64 = 16;
+
 /// The mailboxes of one virtual host whose connections have yet to be woken.
 #[derive(Default)]
-pub(super) struct Rouser {
-    /// Each once at most ([`Mailbox::put_shared`]).
-    waiting: Mutex<VecDeque<Arc<Mailbox>>>,
+pub(super) struct Rouser(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// Each once at most ([`Mailbox::put_shared`]), with the message for which it came here.
+    waiting: VecDeque<(u64, Arc<Mailbox>)>,
+    /// Messages so far.
+    messages: u64,
+    /// Whether a task wakes them.
+    is_running: bool,
 }
 
 impl Rouser {
-    /// Wakes their connections, in this order, after those that it has to wake already.
-    pub(super) fn rouse(self: &Arc<Self>, mailboxes: Vec<Arc<Mailbox>>) {
-        if mailboxes.is_empty() {
-            return;
-        }
-        let mut waiting = self.waiting.lock();
-        let is_running = !waiting.is_empty();
-        waiting.extend(mailboxes);
-        if !is_running {
+    /// There was a message to many: wakes those of its receivers that nobody is to wake yet, in
+    /// this order, after the ones before.
+    pub(super) fn rouse(self: &Arc<Self>, sleepers: Vec<Arc<Mailbox>>) {
+        let mut state = self.0.lock();
+        state.messages = state.messages.wrapping_add(1);
+        let now = state.messages;
+        let have_waited = |(since, _): &(u64, _)| now.wrapping_sub(*since) >= MOST;
+        let late = state.waiting.iter().take_while(|one| have_waited(one));
+        let late = late.count();
+        let late: Vec<_> = state.waiting.drain(..late).collect();
+        let sleepers = sleepers.into_iter().map(|sleeper| (now, sleeper));
+        state.waiting.extend(sleepers);
+        if !state.is_running && !state.waiting.is_empty() {
+            state.is_running = true;
             tokio::spawn(Arc::clone(self).run());
+        }
+        drop(state);
+        for (_, mailbox) in late {
+            mailbox.rouse();
         }
     }
 
@@ -47,18 +71,19 @@ impl Rouser {
         }
     }
 
-    /// Wakes some; whether there are more.
+    /// Wakes some; whether there may be more.
     fn take_turn(&self) -> bool {
-        let sleepers: Vec<_> = self.waiting.lock().iter().take(TURN).cloned().collect();
-        for sleeper in &sleepers {
-            sleeper.rouse();
+        let mut state = self.0.lock();
+        let count = state.waiting.len().min(TURN);
+        let sleepers: Vec<_> = state.waiting.drain(..count).collect();
+        if sleepers.is_empty() {
+            state.waiting = VecDeque::new();
+            state.is_running = false;
         }
-        let mut waiting = self.waiting.lock();
-        // Only now, for who finds the list empty begins a task of its own.
-        waiting.drain(..sleepers.len());
-        if waiting.is_empty() {
-            *waiting = VecDeque::new();
+        drop(state);
+        for (_, mailbox) in &sleepers {
+            mailbox.rouse();
         }
-        !waiting.is_empty()
+        !sleepers.is_empty()
     }
 }

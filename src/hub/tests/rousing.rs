@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::future::join_all;
 
-use super::*;
+use super::{super::rouser::MOST, *};
 
 /// Far more than are woken at once.
 const MANY: usize = 1_000;
@@ -74,6 +74,32 @@ async fn who_gets_something_else_is_woken_before_the_crowd() {
         let place = order.iter().position(|number| *number == favourite);
         assert!(place.unwrap() < MANY / 5, "{favourite} at {place:?}");
     }
+}
+
+/// Whoever publishes must not outrun those who are to read: a mailbox would overflow, though its
+/// client is not slow.
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_many_messages() {
+    let scene = scene();
+    let (clients, _guards) = crowd(&scene).await;
+    let wakes = Arc::new(Count::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    for client in &clients {
+        let taken = client.0.poll_take(&Context::from_waker(&waker));
+        assert!(taken.is_pending());
+    }
+    // Without a turn for anybody between them.
+    for number in 0..MOST {
+        scene.fake.publish("direct", &["all"], &number.to_string());
+    }
+    assert!(wakes.0.load(Relaxed) < MANY / 5);
+    scene.fake.publish("direct", &["all"], "one more");
+    assert_eq!(wakes.0.load(Relaxed), MANY);
+    for client in &clients {
+        assert_eq!(client.bodies().len(), MOST as usize + 1);
+    }
+    settle().await;
+    assert_eq!(wakes.0.load(Relaxed), MANY);
 }
 
 /// Who took it before its wake-up is not woken for nothing; and the next message wakes again.
