@@ -12,7 +12,7 @@ unicast    4  15  messages to single users, beside Web STOMP
 broadcast  6  25  messages to everybody, beside Web STOMP, bare writes and nats-server
 embedded   1   3  storm and unicast on the embedded broker
 latency    3   8  1,000 and 5,000 messages a second; single users beside broadcasts to 18,000
-growth     5  40  unicast with 18,000 connections; five gateways with 90,000 on one RabbitMQ
+growth     8  45  unicast and storm with 18,000 connections; five gateways with 90,000 on one RabbitMQ
 tls        2  10  WebSocket over TLS
 sockjs     2   8  SockJS by streaming and by polling
 others     0  25  what has no target: churn, bindings, slow clients
