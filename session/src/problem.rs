@@ -181,6 +181,9 @@ pub enum Problem {
     ShuttingDown,
     /// The server has as many connections as it takes.
     TooManyConnections,
+    /// The server has no room for what the client wants: it is short of memory, or others send as
+    /// much as it takes.
+    Overloaded,
 
     // Sessions, as the operator of the server handles them.
     /// Somebody ended the session; why, in the words that the client is to see. Empty: no reason
@@ -298,6 +301,7 @@ impl Problem {
             Self::HeartbeatMissed => ("heart-beat missed", TryAgainLater),
             Self::ShuttingDown => ("server shutting down", Restart),
             Self::TooManyConnections => ("too many connections", TryAgainLater),
+            Self::Overloaded => ("server overloaded", TryAgainLater),
             Self::Kicked(_) => ("kicked", Policy),
             Self::Replaced => ("session replaced", Policy),
             Self::AlreadyLoggedInElsewhere(_) => ("already logged in", TryAgainLater),
@@ -438,6 +442,9 @@ impl Problem {
             }
             Self::TooManyConnections => "This server has as many connections as it takes. \
                  Reconnect after a while, or to another\n"
+                .to_owned(),
+            Self::Overloaded => "This server has no room for more at the moment. Reconnect after \
+                 a while, or to another\n"
                 .to_owned(),
             Self::Kicked(reason) if reason.is_empty() => {
                 "This session was ended by an operator\n".to_owned()

@@ -57,10 +57,11 @@ fn row_in_test(problem: &Problem) -> usize {
         Replaced => 47,
         AlreadyLoggedInElsewhere(_) => 48,
         LoginChanged => 49,
+        Overloaded => 50,
     }
 }
 
-const ROWS: usize = 50;
+const ROWS: usize = 51;
 
 /// Every variant, its `message`, its code, and its body.
 fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
@@ -380,6 +381,13 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             "resource_locked",
             1013,
             "RESOURCE_LOCKED - queue",
+        ),
+        (
+            Overloaded,
+            "server overloaded",
+            1013,
+            "This server has no room for more at the moment. Reconnect after a while, or to \
+             another\n",
         ),
         (
             TooManyConnections,

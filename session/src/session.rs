@@ -149,6 +149,10 @@ impl Session {
     /// The client's next frame. Where [`Session::wants_frame`] says no because of what is
     /// pending, it is taken all the same; a frame that overtakes the answer to CONNECT is an
     /// error.
+    ///
+    /// Its body may be kept for as long as a transaction is open, or the broker is asked: it
+    /// should hold on to no more memory than is counted for it, and so not to all that was read
+    /// with it.
     pub fn handle_frame(&mut self, now: Instant, frame: Frame) {
         self.heartbeat.heard(now);
         match self.phase {

@@ -15,6 +15,7 @@ mod presence;
 mod registry;
 mod rights;
 mod sessions;
+mod uploads;
 mod work;
 
 use std::{
@@ -22,7 +23,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context as TaskContext, Poll},
+    task::{Context as TaskContext, Poll, ready},
     time::Duration,
 };
 
@@ -44,10 +45,12 @@ pub use login::Logins;
 pub use policy::{Repeated, Same, Sessions, Unknown};
 pub use registry::{Guard, Registry};
 pub use rights::recheck_in_turn;
+pub use uploads::{FREE, Unfinished};
 
 use self::{
     context::Context,
     end::End,
+    uploads::Uploads,
     work::{Done, Handed, NotHanded, Route, Task, Work},
 };
 use crate::{
@@ -90,6 +93,9 @@ struct Connection<L> {
     decoder: Decoder,
     /// Received and not decoded yet.
     input: Bytes,
+    /// How many bytes were received with it.
+    whole: u32,
+    uploads: Uploads,
     context: Arc<Context>,
     /// What the transport's opening brought for the login, until that begins.
     carried: Option<Box<Carried>>,
@@ -147,6 +153,8 @@ impl<L: Link> Connection<L> {
             ),
             decoder: Decoder::new(settings.first_limits()),
             input: Bytes::new(),
+            whole: 0,
+            uploads: Uploads::default(),
             context,
             carried,
             routes: Vec::new(),
@@ -221,7 +229,9 @@ impl<L: Link> Connection<L> {
         }
         let now = Instant::now().into_std();
         match self.decoder.decode(&mut self.input) {
-            Ok(Some(frame)) => {
+            Ok(Some(mut frame)) => {
+                let whole = self.whole as usize;
+                self.uploads.count(&mut frame, whole, &self.context);
                 self.traffic.frames_in = self.traffic.frames_in.wrapping_add(1);
                 if frame.command == Command::Send {
                     self.traffic.messages_in = self.traffic.messages_in.wrapping_add(1);
@@ -395,7 +405,7 @@ impl<L: Link> Connection<L> {
         progress |= may_go_on && !self.input.is_empty();
         if may_go_on
             && self.input.is_empty()
-            && let Poll::Ready(received) = self.link.poll_receive(context)
+            && let Poll::Ready(received) = self.poll_receive(context)
         {
             return Poll::Ready(match received {
                 Ok(Some(bytes)) => Event::Received(bytes),
@@ -410,6 +420,31 @@ impl<L: Link> Connection<L> {
             Poll::Ready(Event::Progress)
         } else {
             Poll::Pending
+        }
+    }
+
+    /// Reads the link, as far as there is room for what is not whole yet.
+    fn poll_receive(
+        &mut self,
+        context: &mut TaskContext<'_>,
+    ) -> Poll<Result<Option<Bytes>, LinkError>> {
+        loop {
+            let (received, most) = self.decoder.unfinished();
+            let unfinished = self.link.unfinished().and(Unfinished { received, most });
+            let is_idle = self.work.is_none();
+            ready!(
+                self.uploads
+                    .poll_room(unfinished, is_idle, &self.context, context)
+            );
+            if unfinished.is_large() {
+                self.link.go_on();
+                return self.link.poll_receive(context);
+            }
+            let received = self.link.poll_receive(context);
+            // It may have come as far as it may without asking.
+            if received.is_ready() || !self.link.unfinished().is_large() {
+                return received;
+            }
         }
     }
 
@@ -428,6 +463,7 @@ impl<L: Link> Connection<L> {
                         return Poll::Ready(Err(Event::Problem(problem)));
                     }
                 }
+                Poll::Ready(Item::Again(messages)) => self.ask_again(messages),
                 Poll::Ready(Item::Problem(problem)) => {
                     return Poll::Ready(Err(Event::Problem(problem)));
                 }
@@ -520,9 +556,27 @@ impl<L: Link> Connection<L> {
             let route = self.routes.iter().find(|(id, _)| *id == subscription);
             match route {
                 Some((_, Route::Dedicated(route))) if route.is_auto => {
-                    self.work.get_or_insert_default().accept(route, tag);
+                    let mailbox = self.context.guard.mailbox();
+                    let work = self.work.get_or_insert_default();
+                    work.accept(mailbox, subscription, route, tag);
                 }
                 None if may_open => self.written.push((subscription, tag)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Has the broker send messages again for which there was no room.
+    fn ask_again(&mut self, messages: Vec<(SubscriptionId, u64)>) {
+        self.context.guard.mailbox().watch();
+        for (subscription, tag) in messages {
+            let route = self.routes.iter().find(|(id, _)| *id == subscription);
+            match (route, &mut self.work) {
+                (Some((_, Route::Dedicated(route))), work) => {
+                    work.get_or_insert_default().ask_again(route, tag);
+                }
+                // It may be about to open. If it is over, all of it was requeued.
+                (None, Some(work)) => work.ask_later(subscription, tag),
                 _ => {}
             }
         }
@@ -536,6 +590,7 @@ impl<L: Link> Connection<L> {
                 self.session.handle_activity(now.into_std());
                 // The timer does not get its turn while there is always something to read.
                 self.session.handle_timeout(now.into_std());
+                self.whole = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 self.input = bytes;
             }
             Event::LinkEnded(Err(LinkError::TooBig { limit })) => {
@@ -573,9 +628,14 @@ impl<L: Link> Connection<L> {
                     self.end = Some(End::WriteTimeout);
                     return false;
                 }
+                if self.uploads.is_overdue(now, patience) {
+                    self.session
+                        .handle_problem(now.into_std(), Problem::Overloaded);
+                    return true;
+                }
                 // Who is half way through a long message lives. And who reads slowly what it is
-                // sent is not read itself meanwhile.
-                if self.link.was_heard() || self.is_congested() {
+                // sent is not read itself meanwhile, nor who waits for room.
+                if self.link.was_heard() || self.is_congested() || self.uploads.waits() {
                     self.session.handle_activity(now.into_std());
                 }
                 self.session.handle_timeout(now.into_std());
@@ -597,6 +657,8 @@ impl<L: Link> Connection<L> {
                 let limits = self.context.settings().limits.decoder();
                 self.decoder.set_limits(limits);
                 self.link.set_max_frame_size(limits.max_frame_size);
+                let context = &self.context;
+                self.link.count_for(&|| context.account());
                 self.session.handle_authenticated(now, Ok(()));
                 if self.context.services.presence.is_some() {
                     let work = self.work.get_or_insert_default();
@@ -644,8 +706,14 @@ impl<L: Link> Connection<L> {
         }
     }
 
-    /// Accepts what was written before it was known how.
+    /// Settles what came before it was known how.
     fn accept_early(&mut self) {
+        if let Some(work) = &mut self.work {
+            let again = work.take_asked_later();
+            if !again.is_empty() {
+                self.ask_again(again);
+            }
+        }
         if !self.written.is_empty() && self.link.pending() == 0 {
             self.accept_written();
         }
@@ -669,7 +737,8 @@ impl<L: Link> Connection<L> {
         let patience = settings.limits.write_timeout;
         let session = self.session.poll_timeout().map(Instant::from_std);
         let blocked = self.blocked_since.map(|since| since + patience);
-        let due = session.into_iter().chain(blocked).min();
+        let upload = self.uploads.deadline(patience);
+        let due = session.into_iter().chain(blocked).chain(upload).min();
         let due = due.map(|due| on_stroke(due, *started));
         // A timer that fires early does no harm, and to move it at every frame would cost more.
         if timer.is_elapsed() {

@@ -7,6 +7,7 @@ mod house;
 mod permissions;
 mod pressure;
 mod protocol;
+mod uploads;
 mod wire;
 
 use std::time::Duration;
