@@ -132,6 +132,8 @@ enum Event {
     LinkEnded(Result<(), LinkError>),
     Done(Done),
     Problem(Problem),
+    /// Its memory is needed, and its client does not read.
+    Cut,
     /// There is more to do at once.
     Progress,
     Timeout,
@@ -477,13 +479,20 @@ impl<L: Link> Connection<L> {
         if before > 0 {
             match self.link.poll_flush(context) {
                 Poll::Ready(Ok(())) => {
-                    self.blocked_since = None;
+                    if self.blocked_since.take().is_some() {
+                        self.context.guard.mailbox().unstuck();
+                    }
                     self.accept_written();
                 }
                 Poll::Ready(Err(error)) => {
                     return Poll::Ready(Err(Event::LinkEnded(Err(error))));
                 }
                 Poll::Pending => {
+                    let pending = self.link.pending();
+                    if pending >= CONGESTED && self.context.guard.mailbox().stuck(pending, context)
+                    {
+                        return Poll::Ready(Err(Event::Cut));
+                    }
                     let was_blocked = self.blocked_since.is_some();
                     // A client that reads slowly is the mailbox's to judge: it does read.
                     if !was_blocked || self.link.pending() < before {
@@ -618,6 +627,10 @@ impl<L: Link> Connection<L> {
             }
             Event::Done(done) => self.handle_done(now, done),
             Event::Problem(problem) => self.session.handle_problem(now.into_std(), problem),
+            Event::Cut => {
+                self.end = Some(End::Shed);
+                return false;
+            }
             Event::Progress => {}
             Event::Timeout => {
                 let patience = self.context.settings().limits.write_timeout;
@@ -758,7 +771,7 @@ impl<L: Link> Connection<L> {
         }
         self.context.leave();
         self.context.guard.mailbox().close();
-        if !matches!(self.end, Some(End::WriteTimeout)) {
+        if !matches!(self.end, Some(End::WriteTimeout | End::Shed)) {
             let _ = self.say_goodbye().await;
         }
         let Traffic {

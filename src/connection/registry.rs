@@ -207,7 +207,7 @@ impl Target for Registry {
             if freed >= bytes {
                 break;
             }
-            mailbox.fail(Problem::SlowConsumer);
+            mailbox.shed(Problem::SlowConsumer);
             count = count.saturating_add(1);
             freed = freed.saturating_add(size);
         }

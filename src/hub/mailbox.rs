@@ -57,11 +57,23 @@ struct State {
     /// Boxed, since it comes once at most.
     problem: Option<Box<Problem>>,
     closed: bool,
+    /// Whether the connection is to end though it cannot say so.
+    is_cut: bool,
+    /// The connection, while its client does not take what is written to it.
+    stuck: Option<Box<Stuck>>,
     /// Whether somebody will call [`Mailbox::rouse`].
     to_be_roused: bool,
     /// Whether it is looked after what was asked for again.
     is_watched: bool,
     waker: Option<Waker>,
+}
+
+/// A connection that waits for its client to read.
+#[derive(Debug)]
+struct Stuck {
+    /// Bytes that it has taken out of the mailbox, and not written.
+    unwritten: usize,
+    waker: Waker,
 }
 
 /// A message for one subscription of the client.
@@ -264,7 +276,7 @@ impl Mailbox {
         });
     }
 
-    /// Bytes that wait, of both kinds.
+    /// Bytes that wait for the client, of both kinds, and on their way to it.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let state = self.state.lock();
@@ -272,7 +284,49 @@ impl Mailbox {
             .dedicated
             .as_ref()
             .map_or(0, |waiting| waiting.bytes());
-        state.bytes.saturating_add(dedicated)
+        let unwritten = state.stuck.as_ref().map_or(0, |stuck| stuck.unwritten);
+        state
+            .bytes
+            .saturating_add(dedicated)
+            .saturating_add(unwritten)
+    }
+
+    /// The client does not take so many bytes that are written to it. Whether the connection is to
+    /// end without a word; if not, it is woken when it is.
+    pub fn stuck(&self, unwritten: usize, context: &Context<'_>) -> bool {
+        let mut state = self.state.lock();
+        if state.is_cut {
+            return true;
+        }
+        match &mut state.stuck {
+            Some(stuck) => {
+                stuck.unwritten = unwritten;
+                stuck.waker.clone_from(context.waker());
+            }
+            none => {
+                *none = Some(Box::new(Stuck {
+                    unwritten,
+                    waker: context.waker().clone(),
+                }));
+            }
+        }
+        false
+    }
+
+    /// The client reads again.
+    pub fn unstuck(&self) {
+        self.state.lock().stuck = None;
+    }
+
+    /// Ends the session as [`Mailbox::fail`] does; at once, if its client does not even take what
+    /// is written to it.
+    pub fn shed(&self, problem: Problem) {
+        let mut state = self.state.lock();
+        state.close(problem);
+        if let Some(stuck) = state.stuck.take() {
+            state.is_cut = true;
+            stuck.waker.wake();
+        }
     }
 
     /// Ends the session: what waits is dropped, and the problem is the last item taken.
@@ -419,6 +473,7 @@ impl State {
             problem: Some(Box::new(problem)),
             closed: true,
             dedicated: self.take_cleared(),
+            stuck: self.stuck.take(),
             waker,
             ..Self::default()
         };

@@ -84,7 +84,8 @@ async fn what_a_client_does_not_read_waits_at_the_broker() {
             &house.gateway,
             "stentor_mailbox_overflows_total{done=\"put aside\"}",
         );
-        aside.await >= SUBSCRIPTIONS * MESSAGES - 10
+        // Some wait in the mailbox, and some have gone to the sockets' buffers.
+        aside.await >= SUBSCRIPTIONS * MESSAGES - 20
     })
     .await;
     honest.is_served("meanwhile").await;
@@ -174,7 +175,8 @@ async fn a_user_sends_no_more_than_there_is_room_for() {
         client.unwrap();
     }
     let most = memory(&house.gateway, "VmHWM").saturating_sub(before) / MIB;
-    assert!(most <= 160, "{most} MiB more");
+    // Bodies, and their copies on the way to RabbitMQ; without the bound it is 480 and more.
+    assert!(most <= 240, "{most} MiB more");
     let what = "nothing is under way";
     eventually(DEADLINE, what, async || {
         metric(&house.gateway, "stentor_publishing_bytes").await == 0
@@ -187,12 +189,13 @@ async fn slow_clients(house: &House, count: usize, size: usize) -> Vec<StompClie
     let mut clients = Vec::new();
     for number in 0..count {
         let mut client = house.tcp().await;
-        let key = format!("slow{number}");
-        client
-            .subscribe("1", &format!("/exchange/feed/{key}"))
-            .await;
-        house.vhost.publish("feed", &key, [vec![b'x'; size]]).await;
+        let destination = format!("/exchange/feed/slow{number}");
+        client.subscribe("1", &destination).await;
         clients.push(client);
+    }
+    for number in 0..count {
+        let (key, body) = (format!("slow{number}"), vec![b'x'; size]);
+        house.vhost.publish("feed", &key, [body]).await;
     }
     clients
 }
@@ -211,17 +214,10 @@ async fn above_the_mark_the_slowest_go_and_it_recovers() {
     house.gateway.until_logged("short of memory").await;
     house.gateway.until_logged("enough memory again").await;
     honest.is_served("after").await;
-    let mut told = 0;
-    for mut client in slow {
-        // What was on its way comes first; those that were small enough stay.
-        if let Ok(frame) = client.next_frame().await
-            && frame.command == Command::Error
-        {
-            assert_eq!(frame.header("message"), Some("slow consumer"));
-            told += 1;
-        }
-    }
-    assert!(told > 0, "nobody was told");
+    let ended =
+        "stentor_connections_ended_total{reason=\"client did not read, and memory was short\"}";
+    assert!(metric(&house.gateway, ended).await > 0, "nobody was closed");
+    drop(slow);
     assert_eq!(metric(&house.gateway, "stentor_memory_short").await, 0);
     house.tcp().await.disconnect().await;
 }

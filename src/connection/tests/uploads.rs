@@ -224,3 +224,36 @@ async fn what_was_put_aside_is_not_lost_with_its_client() {
         assert!(body.starts_with(&format!("{number} ")), "{number}");
     }
 }
+
+/// Short of memory, those go first that have the most waiting; at once, where they do not read.
+#[tokio::test(start_paused = true)]
+async fn the_greatest_go_first() {
+    use crate::node::Target;
+
+    let house = House::new();
+    let mut clients = Vec::new();
+    for (number, size) in [(0, 1_000), (1, 400_000), (2, 200_000)] {
+        let mut client = Client::connect(&house).await;
+        client.subscribe("1", &format!("/topic/{number}"), "").await;
+        client.wire.set_room(0);
+        for _ in 0..3 {
+            house.publish("amq.topic", &number.to_string(), &"x".repeat(size));
+            settle().await;
+        }
+        clients.push(client);
+    }
+    let start = Instant::now();
+    let (count, bytes) = house.services.registry.shed(1);
+    assert_eq!(count, 1);
+    assert!((1_200_000..1_300_000).contains(&bytes), "{bytes}");
+    clients[1].expect_end().await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(clients[1].wire.closed_with(), None);
+    // The smallest would not help.
+    assert_eq!(house.services.registry.shed(usize::MAX).0, 1);
+    clients[2].expect_end().await;
+    clients[0].wire.set_room(usize::MAX);
+    for _ in 0..3 {
+        clients[0].expect(Command::Message).await;
+    }
+}

@@ -481,7 +481,10 @@ async fn only_so_much_of_a_message_is_taken_in_before_there_is_room() {
     let mut context = Context::from_waker(std::task::Waker::noop());
     for _ in 0..2 {
         client.send(Message::Ping(Bytes::new())).await.unwrap();
-        client.send(Message::binary(vec![b'x'; SIZE])).await.unwrap();
+        client
+            .send(Message::binary(vec![b'x'; SIZE]))
+            .await
+            .unwrap();
         for _ in 0..10 {
             assert!(link.poll_receive(&mut context).is_pending());
             let taken = link.unfinished().received;
