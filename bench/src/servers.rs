@@ -66,6 +66,8 @@ pub(crate) struct Setup {
     pub(crate) server: Server,
     /// The gateway's program.
     pub(crate) stentor: PathBuf,
+    /// How that build is called, where several are compared.
+    pub(crate) build: Option<String>,
     /// Gateways on the one RabbitMQ; Web STOMP is RabbitMQ itself.
     pub(crate) nodes: usize,
     /// Stentor's `feed.durable`.
