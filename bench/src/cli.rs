@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
+    attack,
     scenario::{Options, Scenario},
     servers::{Server, sibling},
 };
@@ -31,6 +32,8 @@ Build everything first: cargo build --release --workspace --bins
   stentor-bench run broadcast --server nats,stentor
   stentor-bench run idle --tls                     WebSocket over TLS
   stentor-bench run idle --gateway old=/tmp/stentor --gateway new=target/release/stentor
+  stentor-bench attack                             everything that one user can do to others
+  stentor-bench attack --list
   stentor-bench report results --into docs/performance.md
   stentor-bench plot results --into docs
 
@@ -64,6 +67,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         measure: Measure,
     },
+    /// Attack the gateway, with honest clients beside, and tell whether they notice
+    Attack(attack::Options),
     /// Write tables of saved runs, as Markdown
     Report {
         /// The folder of the runs
@@ -160,7 +165,7 @@ impl Build {
     }
 }
 
-fn build(text: &str) -> std::result::Result<Build, String> {
+pub(crate) fn build(text: &str) -> std::result::Result<Build, String> {
     match text.split_once('=') {
         Some((name, program)) if !name.is_empty() && !program.is_empty() => Ok(Build {
             name: Some(name.to_owned()),
@@ -170,7 +175,7 @@ fn build(text: &str) -> std::result::Result<Build, String> {
     }
 }
 
-fn setting(text: &str) -> std::result::Result<(String, String), String> {
+pub(crate) fn setting(text: &str) -> std::result::Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if key.contains('.') => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected section.key=value, such as feed.shards=1".into()),

@@ -4,6 +4,7 @@
 //!   `servers`, and the workers of `clients`, which are this program again
 //! - `worker` is their inside: thousands of clients on one thread, what publishes to them, and
 //!   the checks of `verify`; `wire` has the formats
+//! - `attack` has what one user can do to others, and tells whether they notice
 //! - `usage` and `procfs` look at the processes, `metrics` lists what is measured
 //! - `outcome` keeps what a run has shown, as JSON; `summary`, `report` and `plot` show it, and
 //!   `targets` says what of it is as good as it should be; `micro` reads micro-benchmarks
@@ -14,6 +15,7 @@
     reason = "figures for people; sizes of frames are far below their bounds"
 )]
 
+mod attack;
 mod beside;
 mod cli;
 mod clients;
@@ -71,7 +73,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Answers whether all messages were right.
+/// Answers whether all was as it should be: every message, every attack.
 fn obey(command: Command) -> Result<bool> {
     match command {
         Command::Run {
@@ -83,6 +85,7 @@ fn obey(command: Command) -> Result<bool> {
             let servers = [Server::WebStomp, Server::Stentor];
             measure_all(&scenarios, &servers, &measure)
         }
+        Command::Attack(options) => attack::run(&options),
         Command::Report { results, document } => {
             let results = Results::load(&results)?;
             match document {
@@ -138,6 +141,7 @@ fn measure_all(scenarios: &[Scenario], servers: &[Server], measure: &Measure) ->
                         server,
                         stentor: build.program.clone(),
                         build: build.name.clone().filter(|_| is_gateway),
+                        broker: "",
                         nodes: measure.nodes,
                         durable: !measure.transient,
                         tls: measure.tls,

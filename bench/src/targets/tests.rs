@@ -27,6 +27,7 @@ fn run(words: &str, server: Server, metrics: &[(&str, f64)]) -> Outcome {
         server,
         stentor: "stentor".into(),
         build: None,
+        broker: "",
         nodes: measure.nodes,
         durable: !measure.transient,
         tls: measure.tls,
