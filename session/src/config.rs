@@ -33,8 +33,8 @@ pub struct Config {
     pub max_pending: usize,
     /// What a NACK without a `requeue` header means: true, [`crate::Verdict::Requeue`].
     pub nack_requeue: bool,
-    /// Whether a session goes on after [`crate::Problem::PermissionDenied`], where what was denied
-    /// has left no trace in it.
+    /// Whether a session goes on after [`crate::Problem::PermissionDenied`] and
+    /// [`crate::Problem::PermissionUnavailable`], where what was denied has left no trace in it.
     pub soft_deny: bool,
     /// How often it goes on so: the next denial ends it.
     pub max_denials: u32,

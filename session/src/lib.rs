@@ -90,5 +90,5 @@ pub use action::{
 pub use close::CloseCode;
 pub use config::Config;
 pub use delivery::{Delivered, Delivery};
-pub use problem::Problem;
+pub use problem::{Problem, Reconnect};
 pub use session::Session;

@@ -245,7 +245,11 @@ impl Session {
     /// it.
     fn undo_denied(&mut self, operation: OperationId, problem: &Problem) -> bool {
         let is_soft = self.config.soft_deny && self.denials < self.config.max_denials;
-        if !is_soft || !matches!(problem, Problem::PermissionDenied { .. }) {
+        let is_denied = matches!(
+            problem,
+            Problem::PermissionDenied { .. } | Problem::PermissionUnavailable { .. }
+        );
+        if !is_soft || !is_denied {
             return false;
         }
         match self.pending.if_denied(operation) {

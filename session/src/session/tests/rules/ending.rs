@@ -89,7 +89,8 @@ fn rule_18_an_error_carries_the_receipt_of_its_frame_and_nothing_follows() {
     // The first is receipted; the third is done, but not in order.
     assert_eq!(written[0], "RECEIPT\nreceipt-id:1\n\n");
     let error = "ERROR\nmessage:Missing destination\ncontent-type:text/plain\n\
-                 version:1.0,1.1,1.2\nreceipt-id:a\\cb\ncontent-length:43\n\n\
+                 version:1.0,1.1,1.2\nerror-code:missing-destination\nreconnect:no\n\
+                 receipt-id:a\\cb\ncontent-length:43\n\n\
                  \"SEND\" must include a 'destination' header\n";
     assert_eq!(written[1..], [error]);
     assert_eq!(peer.closed, Some(CloseCode::Protocol));
