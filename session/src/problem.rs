@@ -354,21 +354,23 @@ impl Problem {
                 let message = "Duplicated subscription identifier";
                 (message, "duplicate-subscription", Protocol, No)
             }
-            Self::UnknownSubscription(_) => {
-                ("No subscription found", "unknown-subscription", Protocol, No)
-            }
-            Self::TooManySubscriptions { .. } => {
-                ("Too many subscriptions", "too-many-subscriptions", Policy, No)
-            }
-            Self::InvalidMessageId { .. } => {
-                ("Invalid header", "invalid-message-id", Protocol, No)
-            }
+            Self::UnknownSubscription(_) => (
+                "No subscription found",
+                "unknown-subscription",
+                Protocol,
+                No,
+            ),
+            Self::TooManySubscriptions { .. } => (
+                "Too many subscriptions",
+                "too-many-subscriptions",
+                Policy,
+                No,
+            ),
+            Self::InvalidMessageId { .. } => ("Invalid header", "invalid-message-id", Protocol, No),
             Self::OtherSubscription { .. } => {
                 ("Invalid header", "other-subscription", Protocol, No)
             }
-            Self::NoSubscription(_) => {
-                ("Subscription not found", "no-subscription", Protocol, No)
-            }
+            Self::NoSubscription(_) => ("Subscription not found", "no-subscription", Protocol, No),
             Self::UnknownDelivery(_) => ("precondition_failed", "unknown-delivery", Protocol, No),
             Self::MissingTransaction(_) => {
                 ("Missing transaction", "missing-transaction", Protocol, No)
@@ -411,19 +413,28 @@ impl Problem {
                 ("Unknown destination", "unknown-destination", Policy, No)
             }
             Self::NotFound(_) => ("not_found", "not-found", Policy, No),
-            Self::ResourceLocked(_) => {
-                ("resource_locked", "resource-locked", TryAgainLater, After(5))
-            }
+            Self::ResourceLocked(_) => (
+                "resource_locked",
+                "resource-locked",
+                TryAgainLater,
+                After(5),
+            ),
             Self::PreconditionFailed(_) => {
                 ("precondition_failed", "precondition-failed", Policy, No)
             }
             Self::BrokerRefused(_) => ("access_refused", "broker-refused", Policy, No),
-            Self::NotPublished(_) => {
-                ("message not published", "not-published", TryAgainLater, After(5))
-            }
-            Self::BrokerUnavailable(_) => {
-                ("broker unavailable", "broker-unavailable", TryAgainLater, After(5))
-            }
+            Self::NotPublished(_) => (
+                "message not published",
+                "not-published",
+                TryAgainLater,
+                After(5),
+            ),
+            Self::BrokerUnavailable(_) => (
+                "broker unavailable",
+                "broker-unavailable",
+                TryAgainLater,
+                After(5),
+            ),
             Self::SubscriptionCancelled(_) => {
                 let message = "Server cancelled subscription";
                 (message, "subscription-cancelled", Internal, After(5))
@@ -433,9 +444,12 @@ impl Problem {
             }
             Self::NotUtf8 => ("message not text", "message-not-text", Internal, After(1)),
             Self::SlowConsumer => ("slow consumer", "slow-consumer", TryAgainLater, After(5)),
-            Self::HeartbeatMissed => {
-                ("heart-beat missed", "heart-beat-missed", TryAgainLater, After(1))
-            }
+            Self::HeartbeatMissed => (
+                "heart-beat missed",
+                "heart-beat-missed",
+                TryAgainLater,
+                After(1),
+            ),
             Self::ShuttingDown => ("server shutting down", "shutting-down", Restart, After(1)),
             Self::TooManyConnections => {
                 let code = "too-many-connections";
@@ -443,9 +457,12 @@ impl Problem {
             }
             Self::Kicked(_) => ("kicked", "kicked", Policy, No),
             Self::Replaced => ("session replaced", "session-replaced", Policy, No),
-            Self::AlreadyLoggedInElsewhere(_) => {
-                ("already logged in", "already-logged-in", TryAgainLater, After(30))
-            }
+            Self::AlreadyLoggedInElsewhere(_) => (
+                "already logged in",
+                "already-logged-in",
+                TryAgainLater,
+                After(30),
+            ),
             Self::LoginChanged => ("login changed", "login-changed", TryAgainLater, After(1)),
         };
         Row {

@@ -205,6 +205,11 @@ impl<L: Link> Connection<L> {
                         });
                         return;
                     }
+                    Action::Abandon(from) => {
+                        if let Some(work) = &mut self.work {
+                            work.abandon(from, &self.context);
+                        }
+                    }
                     other => self.work.get_or_insert_default().push(other),
                 }
             }
@@ -264,6 +269,8 @@ impl<L: Link> Connection<L> {
 
     fn begin(&mut self, action: Action) -> Result<(), (stomp_session::OperationId, Problem)> {
         let context = Arc::clone(&self.context);
+        context.set_handing(false);
+        let operation = action.operation();
         let future = match action {
             Action::Authenticate(connect) => {
                 work::authenticate(context, connect, self.carried.take()).boxed()
@@ -288,7 +295,7 @@ impl<L: Link> Connection<L> {
             // here.
             _ => return Ok(()),
         };
-        self.work.get_or_insert_default().begin(future);
+        self.work.get_or_insert_default().begin(operation, future);
         Ok(())
     }
 
@@ -549,7 +556,7 @@ impl<L: Link> Connection<L> {
                 };
                 self.session.handle_decode_error(now.into_std(), error);
                 // After a DISCONNECT the session does not mind; but nothing more can be read.
-                if !self.session.is_closed() {
+                if self.session.wants_frame() {
                     self.end = Some(End::Disconnect);
                     return false;
                 }
@@ -562,6 +569,12 @@ impl<L: Link> Connection<L> {
                 return false;
             }
             Event::Done(done) => self.handle_done(now, done),
+            Event::Problem(problem) if problem.is_revocation() => {
+                let work = self.work.as_mut();
+                let abandoned = work.and_then(|work| work.abandon_all(&self.context));
+                let now = now.into_std();
+                self.session.handle_revoked(now, problem, abandoned);
+            }
             Event::Problem(problem) => self.session.handle_problem(now.into_std(), problem),
             Event::Progress => {}
             Event::Timeout => {

@@ -99,6 +99,8 @@ pub(super) struct Work {
     queue: VecDeque<Action>,
     /// The action that is being done.
     current: Option<BoxFuture<'static, Done>>,
+    /// The operation that it is.
+    current_operation: Option<OperationId>,
     /// Done, save that the broker has to confirm it; and what else need not be done in order.
     confirming: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Settlements of `ack:auto` messages, for which nobody waits.
@@ -119,8 +121,32 @@ impl Work {
         }
     }
 
-    pub(super) fn begin(&mut self, future: BoxFuture<'static, Done>) {
+    pub(super) fn begin(
+        &mut self,
+        operation: Option<OperationId>,
+        future: BoxFuture<'static, Done>,
+    ) {
         self.current = Some(future);
+        self.current_operation = operation;
+    }
+
+    /// Forgets the operations from this one on of which the broker has not heard.
+    pub(super) fn abandon(&mut self, from: OperationId, context: &Context) {
+        let is_meant = |operation: Option<OperationId>| operation.is_some_and(|id| id >= from);
+        self.queue.retain(|action| !is_meant(action.operation()));
+        if is_meant(self.current_operation) && !context.is_handing() {
+            self.current = None;
+            self.current_operation = None;
+        }
+    }
+
+    /// Forgets all operations of which the broker has not heard; the first of them.
+    pub(super) fn abandon_all(&mut self, context: &Context) -> Option<OperationId> {
+        let queued = self.queue.iter().find_map(Action::operation);
+        let current = self.current_operation.filter(|_| !context.is_handing());
+        let first = current.or(queued)?;
+        self.abandon(first, context);
+        Some(first)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -148,6 +174,7 @@ impl Work {
             && let Poll::Ready(done) = current.poll_unpin(context)
         {
             self.current = None;
+            self.current_operation = None;
             return Poll::Ready(done);
         }
         match self.confirming.poll_next_unpin(context) {
@@ -330,6 +357,7 @@ async fn end(
     if deletes {
         Permissions::new(context, identity).delete(queue).await?;
     }
+    context.set_handing(true);
     route
         .consumer
         .cancel()
@@ -377,6 +405,7 @@ async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Proble
             permissions.consume(request).await?;
         }
     }
+    context.set_handing(true);
     let host = identity.vhost.host();
     let mut handed = Handed {
         confirms: Vec::new(),

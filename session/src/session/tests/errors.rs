@@ -57,13 +57,18 @@ fn without_what_next(error: &str) -> String {
 #[track_caller]
 fn assert_wire(version: Option<&str>, steps: &[Step], message: &str, body: &str) {
     let mut peer = run(version, steps);
+    // What came before is done first.
+    peer.all_done();
     let length = body.len();
     let expected = format!(
         "ERROR\nmessage:{message}\ncontent-type:text/plain\nversion:1.0,1.1,1.2\n\
          content-length:{length}\n\n{body}"
     );
     let written = peer.written();
-    let written: Vec<_> = written.iter().map(|error| without_what_next(error)).collect();
+    let written: Vec<_> = written
+        .iter()
+        .map(|error| without_what_next(error))
+        .collect();
     assert_eq!(written, [expected]);
     assert!(peer.closed.is_some());
 }
