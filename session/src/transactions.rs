@@ -12,9 +12,6 @@ pub(crate) enum Step {
         subscription: SubscriptionId,
         sequence: u64,
         verdict: Verdict,
-        /// The `receipt` header of its frame, which is written at COMMIT. That of a SEND is among
-        /// its headers.
-        receipt: Option<Box<str>>,
     },
 }
 

@@ -20,6 +20,7 @@ use stomp_session::{
 use super::{
     admission,
     context::{Context, Identity},
+    echo::Echoes,
     login,
     mapping::{self, Plan, Sending},
     permission::Permissions,
@@ -37,7 +38,7 @@ use crate::{
 /// How a subscription of this connection is served.
 pub(super) enum Route {
     /// By a feed; ends when it is dropped.
-    Shared(#[expect(dead_code, reason = "held for its drop")] SharedSubscription),
+    Shared(SharedSubscription),
     /// By a consumer of its own.
     Dedicated(Box<Dedicated>),
 }
@@ -105,6 +106,8 @@ pub(super) struct Work {
     confirming: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Settlements of `ack:auto` messages, for which nobody waits.
     accepting: Vec<BoxFuture<'static, ()>>,
+    /// Messages that the client sends to itself.
+    pub(super) echoes: Echoes,
 }
 
 impl Work {
@@ -183,13 +186,20 @@ impl Work {
         }
     }
 
-    /// Waits for the confirmations of an operation, beside all others.
+    /// Waits for the confirmations of an operation, and for what of it comes back, beside all
+    /// others.
     pub(super) fn confirm(&mut self, operation: OperationId, confirms: Vec<Confirm>) {
+        let echo = self.echoes.wait(operation);
         let confirming = async move {
             let outcome = try_join_all(confirms)
                 .await
                 .map(drop)
                 .map_err(|error| problem(&error));
+            if outcome.is_ok()
+                && let Some(echo) = echo
+            {
+                echo.await;
+            }
             Done::Operation(operation, outcome)
         };
         self.confirming.push(confirming.boxed());
