@@ -19,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     convert::{broker_error, from_amqp, short, table},
+    declarer::Declarer,
     link::{Link, Live, answer},
     topology::declare_options,
 };
@@ -55,17 +56,19 @@ const CLEANING: Duration = Duration::from_secs(10);
 impl Dedicated {
     pub(super) async fn start(
         link: Arc<Link>,
+        declarer: Arc<Declarer>,
         request: Consume,
         sink: Arc<dyn DeliverySink>,
         operation_timeout: Duration,
     ) -> Result<Self, BrokerError> {
         let deadline = Instant::now() + operation_timeout;
         let live = link.wait_until(deadline).await?;
-        let (channel, messages) = setup(&live, &request, deadline).await?;
+        let (channel, messages) = setup(&live, &declarer, &request, deadline).await?;
         let state = Arc::new(State::default());
         state.replace(channel);
         let runner = Runner {
             link,
+            declarer,
             request,
             sink,
             state: Arc::clone(&state),
@@ -82,14 +85,21 @@ impl Dedicated {
 
 async fn setup(
     live: &Arc<Live>,
+    declarer: &Declarer,
     request: &Consume,
     deadline: Instant,
 ) -> Result<(Channel, lapin::Consumer), BrokerError> {
+    let mut declared = None;
+    if request.declare {
+        let adapted = declarer.adapted(&request.queue, deadline).await?;
+        declarer.clear(&adapted, deadline).await?;
+        declared = Some(adapted);
+    }
     let channel = live.channel(deadline).await?;
     let mut queue = short("the queue's name", &request.queue.name)?;
     let mut leftover = None;
-    if request.declare {
-        let (options, mut arguments) = declare_options(&request.queue)?;
+    if let Some(declared) = declared {
+        let (options, mut arguments) = declare_options(&declared)?;
         if is_own(&request.queue) && !arguments.contains_key(EXPIRES) {
             arguments.insert(EXPIRES.into(), AMQPValue::LongLongInt(UNUSED_MILLISECONDS));
         }
@@ -268,6 +278,7 @@ impl State {
 
 struct Runner {
     link: Arc<Link>,
+    declarer: Arc<Declarer>,
     request: Consume,
     sink: Arc<dyn DeliverySink>,
     state: Arc<State>,
@@ -303,7 +314,7 @@ impl Runner {
         loop {
             let live = self.link.wait().await;
             let deadline = Instant::now() + self.operation_timeout;
-            match setup(&live, &self.request, deadline).await {
+            match setup(&live, &self.declarer, &self.request, deadline).await {
                 Ok((channel, messages)) => {
                     self.state.replace(channel);
                     return Ok(messages);

@@ -25,6 +25,20 @@ impl Api {
         self.allow(vhost, "guest", [".*", ".*", ".*"]).await;
     }
 
+    /// Has queues be of this type where their declaration does not say so.
+    pub async fn default_queue_type(&self, vhost: &str, kind: &str) {
+        let body = json!({ "default_queue_type": kind, "defaultqueuetype": kind });
+        self.call(Method::PUT, &path(&["vhosts", vhost]), Some(body))
+            .await;
+    }
+
+    /// Sets a policy for the queues whose names match the pattern.
+    pub async fn set_policy(&self, vhost: &str, pattern: &str, definition: Value) {
+        let body = json!({ "pattern": pattern, "definition": definition, "apply-to": "queues" });
+        let path = path(&["policies", vhost, "test"]);
+        self.call(Method::PUT, &path, Some(body)).await;
+    }
+
     /// Makes a user without any permission.
     pub async fn add_user(&self, user: &str, password: &str) {
         let body = json!({ "password": password, "tags": "" });

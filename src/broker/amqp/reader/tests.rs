@@ -135,6 +135,8 @@ fn config() -> LinkConfig {
         name: "a test".into(),
         connection_timeout: DEADLINE,
         reconnect: (DEADLINE, DEADLINE),
+        unready_after: DEADLINE,
+        connections: Arc::default(),
     }
 }
 
