@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use lapin::ExchangeKind;
 use serde_json::{Value, json};
 use stomp_grammar::{Command, Frame};
 use testkit::{DEADLINE, FEED, GatewayBuilder, Proxy, RabbitMq, StompClient, Vhost, eventually};
@@ -184,9 +185,9 @@ async fn dead_letters_cannot_have_a_key_that_amqp_cannot_carry() {
 /// cut gives no doubles and no disorder.
 #[tokio::test]
 async fn a_default_queue_type_is_not_the_gateway_s() {
-    let vhost = vhost().await;
-    let node = vhost.node();
-    node.api().default_queue_type(vhost.name(), "quorum").await;
+    let node = RabbitMq::shared().await;
+    let vhost = node.vhost_of("quorum").await;
+    vhost.declare_exchange(FEED, ExchangeKind::Topic).await;
     let house = House::start(vhost.clone(), |builder| builder.vhost(&vhost)).await;
     let mut clients = house.subscribed().await;
     clients[0]

@@ -1,7 +1,7 @@
 //! Dedicated consumers: a channel each, so that one's error or cancellation is nobody else's,
 //! and `multiple` speaks of one subscription only.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use lapin::{
@@ -11,7 +11,7 @@ use lapin::{
         BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
         QueueDeleteOptions,
     },
-    types::{AMQPValue, FieldTable, ShortString},
+    types::{FieldTable, ShortString},
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -23,7 +23,9 @@ use super::{
     link::{Link, Live, answer},
     topology::declare_options,
 };
-use crate::broker::{BrokerError, Consume, Consumer, Delivery, DeliverySink, QueueSpec, Verdict};
+use crate::broker::{
+    Argument, BrokerError, Consume, Consumer, Delivery, DeliverySink, QueueSpec, Verdict,
+};
 
 /// A dedicated consumer on RabbitMQ.
 pub(super) struct Dedicated {
@@ -91,7 +93,8 @@ async fn setup(
 ) -> Result<(Channel, lapin::Consumer), BrokerError> {
     let mut declared = None;
     if request.declare {
-        let adapted = declarer.adapted(&request.queue, deadline).await?;
+        let asked = expiring(&request.queue);
+        let adapted = declarer.adapted(&asked, deadline).await?.into_owned();
         declarer.clear(&adapted, deadline).await?;
         declared = Some(adapted);
     }
@@ -99,10 +102,7 @@ async fn setup(
     let mut queue = short("the queue's name", &request.queue.name)?;
     let mut leftover = None;
     if let Some(declared) = declared {
-        let (options, mut arguments) = declare_options(&declared)?;
-        if is_own(&request.queue) && !arguments.contains_key(EXPIRES) {
-            arguments.insert(EXPIRES.into(), AMQPValue::LongLongInt(UNUSED_MILLISECONDS));
-        }
+        let (options, arguments) = declare_options(&declared)?;
         leftover = is_own(&request.queue).then(|| Leftover {
             live: Arc::clone(live),
             channel: channel.clone(),
@@ -178,6 +178,18 @@ const EXPIRES: &str = "x-expires";
 fn is_own(queue: &QueueSpec) -> bool {
     let is_made_up = |prefix: &&str| queue.name.starts_with(*prefix);
     !queue.durable && (queue.name.is_empty() || OWN_QUEUES.iter().any(is_made_up))
+}
+
+/// The queue, which does not stay without a consumer if it is one's own.
+fn expiring(queue: &QueueSpec) -> Cow<'_, QueueSpec> {
+    let says = |(name, _): &(Box<str>, Argument)| &**name == EXPIRES;
+    if !is_own(queue) || queue.arguments.iter().any(says) {
+        return Cow::Borrowed(queue);
+    }
+    let mut queue = queue.clone();
+    let expires = (EXPIRES.into(), Argument::Number(UNUSED_MILLISECONDS));
+    queue.arguments.push(expires);
+    Cow::Owned(queue)
 }
 
 /// A queue of one's own that has no consumer yet. `auto-delete` begins to count with the first

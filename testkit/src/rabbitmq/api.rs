@@ -25,13 +25,6 @@ impl Api {
         self.allow(vhost, "guest", [".*", ".*", ".*"]).await;
     }
 
-    /// Has queues be of this type where their declaration does not say so.
-    pub async fn default_queue_type(&self, vhost: &str, kind: &str) {
-        let body = json!({ "default_queue_type": kind, "defaultqueuetype": kind });
-        self.call(Method::PUT, &path(&["vhosts", vhost]), Some(body))
-            .await;
-    }
-
     /// Sets a policy for the queues whose names match the pattern.
     pub async fn set_policy(&self, vhost: &str, pattern: &str, definition: Value) {
         let body = json!({ "pattern": pattern, "definition": definition, "apply-to": "queues" });

@@ -123,6 +123,18 @@ impl RabbitMq {
         Vhost::new(Arc::clone(self), name)
     }
 
+    /// A fresh virtual host where queues are of this type unless their declaration says so.
+    ///
+    /// # Panics
+    /// The node does not answer.
+    pub async fn vhost_of(self: &Arc<Self>, kind: &str) -> Vhost {
+        let name = unique("t");
+        let arguments = ["add_vhost", &name, "--default-queue-type", kind];
+        self.ctl(&arguments).await;
+        self.api().allow(&name, "guest", [".*", ".*", ".*"]).await;
+        Vhost::new(Arc::clone(self), name)
+    }
+
     /// The management plug-in's HTTP API.
     #[must_use]
     pub fn api(&self) -> Api {
