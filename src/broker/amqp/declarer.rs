@@ -179,8 +179,7 @@ impl Declarer {
         queue: &QueueSpec,
         deadline: Instant,
     ) -> Result<bool, BrokerError> {
-        // What everybody declares, and what every RabbitMQ knows.
-        if queue.durable && !queue.exclusive && queue.arguments.is_empty() {
+        if is_plain(queue) {
             return Ok(false);
         }
         let kind = self.kind(queue);
@@ -382,6 +381,17 @@ fn judged(error: &lapin::Error) -> Answer {
     }
 }
 
+/// Whether it is what everybody declares, and what every RabbitMQ knows.
+fn is_plain(queue: &QueueSpec) -> bool {
+    let is_known = |(name, value): &(Box<str>, Argument)| match (&**name, value) {
+        ("x-queue-type", Argument::Text(kind)) => &**kind == "classic",
+        ("x-overflow", Argument::Text(what)) => &**what == "drop-head",
+        ("x-expires", Argument::Number(_)) => true,
+        _ => false,
+    };
+    (queue.durable || queue.exclusive) && queue.arguments.iter().all(is_known)
+}
+
 fn late() -> BrokerError {
     BrokerError::Unavailable("it did not answer in time".into())
 }
@@ -452,6 +462,34 @@ mod tests {
         assert_eq!(text(dead, "a"), text(dead, "b"));
         let [passing, kept] = [true, false].map(transient);
         assert_ne!(declarer.kind(&passing), declarer.kind(&kept));
+    }
+
+    #[test]
+    fn plain_queues_are_those_that_every_broker_knows() {
+        let text = |name: &str, value: &str| (name.into(), Argument::Text(value.into()));
+        let own = QueueSpec {
+            exclusive: true,
+            arguments: vec![
+                text("x-queue-type", "classic"),
+                text("x-overflow", "drop-head"),
+                ("x-expires".into(), Argument::Number(1)),
+            ],
+            ..transient(true)
+        };
+        assert!(is_plain(&own));
+        assert!(!is_plain(&transient(true)), "it may be refused");
+        let durable = QueueSpec {
+            durable: true,
+            ..transient(false)
+        };
+        assert!(is_plain(&durable));
+        for argument in [text("x-queue-type", "stream"), text("x-max-age", "?")] {
+            let arguments = vec![argument];
+            assert!(!is_plain(&QueueSpec {
+                arguments,
+                ..durable.clone()
+            }));
+        }
     }
 
     #[test]
