@@ -75,8 +75,8 @@ async fn transient_queues_work_where_there_are_none() {
     let name = [("x-queue-name", "named")];
     let passing = [("durable", "false")];
     let kept = [("durable", "false"), ("auto-delete", "false")];
-    let own: [(&str, &str, &[(&str, &str)]); 6] = [
-        ("acked", "/topic/a", &[("ack", "client")]),
+    let own = [
+        ("acked", "/topic/a", &[("ack", "client")][..]),
         ("prefetch", "/exchange/feed/a", &[("prefetch-count", "5")]),
         ("named", "/topic/a", &name),
         ("passing", "/queue/passing", &passing),
