@@ -115,7 +115,8 @@ struct Connection<L> {
     /// Since when the link does not take what is to be written.
     blocked_since: Option<Instant>,
     closing: Option<CloseCode>,
-    end: Option<End>,
+    /// Boxed, since it comes once.
+    end: Option<Box<End>>,
     opened: Instant,
     traffic: Traffic,
 }
@@ -211,7 +212,7 @@ impl<L: Link> Connection<L> {
                     }
                     Action::Close(code, problem) => {
                         self.closing = Some(code);
-                        self.end = Some(match problem {
+                        self.end_with(match problem {
                             Some(problem) => End::Problem(problem),
                             None => End::Disconnect,
                         });
@@ -650,15 +651,16 @@ impl<L: Link> Connection<L> {
                 self.session.handle_decode_error(now.into_std(), error);
                 // After a DISCONNECT the session does not mind; but nothing more can be read.
                 if self.session.wants_frame() {
-                    self.end = Some(End::Disconnect);
+                    self.end_with(End::Disconnect);
                     return false;
                 }
             }
             Event::LinkEnded(outcome) => {
-                self.end = Some(match outcome {
+                let end = match outcome {
                     Ok(()) if self.has_disconnected() => End::Disconnect,
                     outcome => End::Link(outcome.err()),
-                });
+                };
+                self.end_with(end);
                 return false;
             }
             Event::Done(done) => self.handle_done(now, done),
@@ -670,7 +672,7 @@ impl<L: Link> Connection<L> {
             }
             Event::Problem(problem) => self.session.handle_problem(now.into_std(), problem),
             Event::Cut => {
-                self.end = Some(End::Shed);
+                self.end_with(End::Shed);
                 return false;
             }
             Event::Progress => {}
@@ -680,7 +682,7 @@ impl<L: Link> Connection<L> {
                     .blocked_since
                     .is_some_and(|since| now >= since + patience)
                 {
-                    self.end = Some(End::WriteTimeout);
+                    self.end_with(End::WriteTimeout);
                     return false;
                 }
                 if self.uploads.is_overdue(now, patience) {
@@ -697,6 +699,10 @@ impl<L: Link> Connection<L> {
             }
         }
         true
+    }
+
+    fn end_with(&mut self, end: End) {
+        self.end = Some(Box::new(end));
     }
 
     fn has_disconnected(&self) -> bool {
@@ -821,7 +827,7 @@ impl<L: Link> Connection<L> {
         }
         self.context.leave();
         self.context.guard.mailbox().close();
-        if !matches!(self.end, Some(End::WriteTimeout | End::Shed)) {
+        if !matches!(self.end.as_deref(), Some(End::WriteTimeout | End::Shed)) {
             let _ = self.say_goodbye().await;
         }
         let Traffic {
@@ -830,7 +836,7 @@ impl<L: Link> Connection<L> {
             messages_in,
             messages_out,
         } = self.traffic;
-        let kind = self.end.as_ref().map_or("", End::kind);
+        let kind = self.end.as_deref().map_or("", End::kind);
         let reason = self.end.map(|end| end.to_string());
         let ending = Ending {
             reason: reason.as_deref().unwrap_or_default(),
@@ -884,7 +890,7 @@ impl<L: Link> Connection<L> {
         }
         // Others need not wait for what this client did not acknowledge until it has closed, too.
         self.routes = Vec::new();
-        let code = match self.end {
+        let code = match self.end.as_deref() {
             Some(End::Link(Some(LinkError::Violation(_)))) => CloseCode::Protocol,
             Some(End::Link(Some(LinkError::NotUtf8))) => CloseCode::NotUtf8,
             _ => self.closing.unwrap_or(CloseCode::Normal),
