@@ -25,6 +25,9 @@ pub type Outcome = Result<(), Problem>;
 pub enum Action {
     /// Write these bytes: one whole frame, or a heart-beat (a single LF).
     Write(Bytes),
+    /// Ask the client, in the transport's own way, whether it lives; what it answers is told by
+    /// [`crate::Session::handle_pong`]. Only after [`crate::Session::allow_pings`].
+    Ping,
     /// Ask who this is; answer by [`crate::Session::handle_authenticated`].
     Authenticate(Box<Connect>),
     /// Open a subscription; answer by [`crate::Session::handle_done`].

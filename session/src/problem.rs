@@ -177,6 +177,8 @@ pub enum Problem {
     SlowConsumer,
     /// Nothing was heard of the client for longer than its heart-beat promised.
     HeartbeatMissed,
+    /// Nothing was heard of the client, which promised no heart-beat, and it did not answer pings.
+    PingsUnanswered,
     /// The server is shutting down.
     ShuttingDown,
     /// The server has as many connections as it takes.
@@ -296,6 +298,7 @@ impl Problem {
             Self::NotUtf8 => ("message not text", Internal),
             Self::SlowConsumer => ("slow consumer", TryAgainLater),
             Self::HeartbeatMissed => ("heart-beat missed", TryAgainLater),
+            Self::PingsUnanswered => ("pings unanswered", TryAgainLater),
             Self::ShuttingDown => ("server shutting down", Restart),
             Self::TooManyConnections => ("too many connections", TryAgainLater),
             Self::Kicked(_) => ("kicked", Policy),
@@ -432,6 +435,9 @@ impl Problem {
                 .to_owned(),
             Self::HeartbeatMissed => "Nothing was received for longer than the heart-beat that \
                  was agreed on. Reconnect\n"
+                .to_owned(),
+            Self::PingsUnanswered => "Nothing was received for long, and pings were not answered. \
+                 Reconnect\n"
                 .to_owned(),
             Self::ShuttingDown => {
                 "This server goes away. Reconnect after a moment, to reach another\n".to_owned()

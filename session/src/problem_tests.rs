@@ -57,10 +57,11 @@ fn row_in_test(problem: &Problem) -> usize {
         Replaced => 47,
         AlreadyLoggedInElsewhere(_) => 48,
         LoginChanged => 49,
+        PingsUnanswered => 50,
     }
 }
 
-const ROWS: usize = 50;
+const ROWS: usize = 51;
 
 /// Every variant, its `message`, its code, and its body.
 fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
@@ -368,6 +369,12 @@ fn all() -> Vec<(Problem, &'static str, u16, &'static str)> {
             "heart-beat missed",
             1013,
             "Nothing was received for longer than the heart-beat that was agreed on. Reconnect\n",
+        ),
+        (
+            PingsUnanswered,
+            "pings unanswered",
+            1013,
+            "Nothing was received for long, and pings were not answered. Reconnect\n",
         ),
         (
             ShuttingDown,

@@ -138,13 +138,17 @@ impl<L: Link> Connection<L> {
         let carried = peer.carried.take();
         let context = Context::new(services, &peer, guard, id);
         let settings = context.settings();
+        let mut session = Session::new(
+            settings.session(),
+            context.session.clone(),
+            opened.into_std(),
+        );
+        if link.has_pings() {
+            session.allow_pings();
+        }
         Self {
             link,
-            session: Session::new(
-                settings.session(),
-                context.session.clone(),
-                opened.into_std(),
-            ),
+            session,
             decoder: Decoder::new(settings.first_limits()),
             input: Bytes::new(),
             context,
@@ -197,6 +201,7 @@ impl<L: Link> Connection<L> {
                         }
                         self.link.send(Outbound::whole(&frame));
                     }
+                    Action::Ping => self.link.ping(),
                     Action::Close(code, problem) => {
                         self.closing = Some(code);
                         self.end = Some(match problem {
@@ -534,6 +539,9 @@ impl<L: Link> Connection<L> {
         match event {
             Event::Received(bytes) => {
                 self.session.handle_activity(now.into_std());
+                if self.link.was_answered() {
+                    self.session.handle_pong(now.into_std());
+                }
                 // The timer does not get its turn while there is always something to read.
                 self.session.handle_timeout(now.into_std());
                 self.input = bytes;

@@ -4,6 +4,7 @@ mod control;
 mod denying;
 mod ending;
 mod house;
+mod liveness;
 mod permissions;
 mod pressure;
 mod protocol;

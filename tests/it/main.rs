@@ -25,6 +25,7 @@ mod e2e_control;
 mod e2e_demo;
 mod e2e_drain;
 mod e2e_faults;
+mod e2e_liveness;
 mod e2e_load_balancer;
 mod e2e_login;
 mod e2e_logs;

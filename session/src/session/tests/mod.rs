@@ -2,6 +2,7 @@
 
 mod errors;
 mod heartbeats;
+mod liveness;
 mod properties;
 mod rules;
 
@@ -27,6 +28,8 @@ fn config() -> Config {
         heartbeat_send: Duration::from_secs(5),
         heartbeat_receive: Duration::from_secs(8),
         heartbeat_tolerance: 2,
+        heartbeat_patience: Duration::from_secs(10),
+        ping_interval: Duration::from_secs(25),
         disconnect_linger: Duration::from_secs(1),
         max_subscriptions: 4,
         max_transactions: 2,
