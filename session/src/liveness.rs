@@ -104,9 +104,12 @@ impl Liveness {
 
     /// The server sent a ping. That is no heart-beat, for a client's program does not see it.
     pub(crate) fn pinged(&mut self, now: Instant) {
-        self.unanswered = self.unanswered.saturating_add(1).min(MOST_PINGS);
-        let after = now.saturating_duration_since(self.heard).as_millis();
-        self.asked_after = u32::try_from(after).unwrap_or(u32::MAX);
+        // One more, for a proxy's sake, does not put off the end.
+        if self.unanswered < MOST_PINGS {
+            self.unanswered = self.unanswered.saturating_add(1);
+            let after = now.saturating_duration_since(self.heard).as_millis();
+            self.asked_after = u32::try_from(after).unwrap_or(u32::MAX);
+        }
         if self.rates.send == 0 {
             self.wrote(now);
         }

@@ -95,7 +95,7 @@ enum Example {
 
 /// An example that runs.
 enum Client {
-    Program(Process, TempDir),
+    Program { process: Process, _folder: TempDir },
     Page(Box<Remote>),
 }
 
@@ -146,7 +146,10 @@ impl Example {
                     .env("STENTOR_WS", format!("ws://{address}/ws"))
                     .env("STENTOR_TCP", address);
                 let process = Process::start(name, &mut command, Stdio::null()).unwrap();
-                Client::Program(process, folder)
+                Client::Program {
+                    process,
+                    _folder: folder,
+                }
             }
             Self::Page {
                 file,
@@ -188,7 +191,7 @@ impl Client {
     /// Whether it shows this text.
     async fn shows(&mut self, text: &str) -> bool {
         match self {
-            Self::Program(process, _) => {
+            Self::Program { process, .. } => {
                 let ended = process.exit_status();
                 assert!(ended.is_none(), "{ended:?}\n{}", process.output());
                 process.output().contains(text)
@@ -212,7 +215,7 @@ impl Client {
     /// It has given up, and says why.
     async fn until_over(&mut self, message: &str) {
         match self {
-            Self::Program(process, _) => {
+            Self::Program { process, .. } => {
                 let status = process.wait(DEADLINE).await;
                 let output = process.output();
                 assert_eq!(status.code(), Some(1), "{output}");

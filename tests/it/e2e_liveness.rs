@@ -32,6 +32,12 @@ async fn until_online(gateway: &Gateway, user: &str, is_online: bool) {
     .await;
 }
 
+async fn push(gateway: &Gateway, body: &str) {
+    let message = json!({ "exchange": "feed", "key": "user_alice", "body": body });
+    let (status, answer) = gateway.api("POST /api/v1/publish", Some(&message)).await;
+    assert_eq!(status, 200, "{answer}");
+}
+
 fn connect(url: &str, more: serde_json::Value) -> serde_json::Value {
     let mut order = json!({
         "do": "connect", "url": url, "login": "alice", "passcode": "passcode", "host": "/",
@@ -104,9 +110,7 @@ async fn a_hidden_page_stays() {
         silent.expect_error("heart-beat missed").await;
         silent.expect_closed().await;
     }
-    let body = json!({ "exchange": "feed", "key": "user_alice", "body": "still here" });
-    let (status, answer) = gateway.api("POST /api/v1/publish", Some(&body)).await;
-    assert_eq!(status, 200, "{answer}");
+    push(&gateway, "still here").await;
     assert_eq!(browser.expect("message").await["body"], "still here");
 }
 
@@ -136,6 +140,6 @@ async fn a_client_that_answers_no_ping_is_served() {
         until_online(&gateway, "bob", false).await;
     }
     deaf.subscribe("1", "/exchange/feed/user_alice").await;
-    deaf.publish("/exchange/feed/user_alice", "served").await;
+    push(&gateway, "served").await;
     deaf.expect_message("served").await;
 }

@@ -183,7 +183,10 @@ impl Link for FakeLink {
             return Poll::Ready(Err(LinkError::TooBig { limit: *limit }));
         }
         match state.incoming.pop_front() {
-            Some(what) => Poll::Ready(what),
+            Some(what) => {
+                state.was_heard = true;
+                Poll::Ready(what)
+            }
             None => {
                 state.reader = Some(context.waker().clone());
                 Poll::Pending

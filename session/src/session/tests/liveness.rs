@@ -122,6 +122,25 @@ fn a_silent_connection_is_pinged_and_what_vanished_is_closed_after_two() {
     assert_eq!(peer.closed, Some(CloseCode::TryAgainLater));
 }
 
+/// Timers keep to strokes that all sessions share, so they fire a little early.
+#[test]
+fn a_timer_that_fires_early_does_not_put_off_the_end() {
+    let mut peer = on_websocket(config(), "0,0");
+    peer.wait(25 * SECOND);
+    peer.timeout();
+    peer.answer();
+    let vanished = peer.now;
+    while peer.closed.is_none() {
+        let due = peer.session.poll_timeout().unwrap();
+        for time in [due - SECOND / 20, due] {
+            peer.now = time;
+            peer.timeout();
+        }
+    }
+    assert!(peer.now <= vanished + 75 * SECOND);
+    peer.assert_error("pings unanswered");
+}
+
 /// Programs that do not know pings live all the same; and proxies stay open for them.
 #[test]
 fn a_client_that_never_answered_a_ping_is_never_given_up_for_it() {
