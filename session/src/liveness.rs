@@ -104,12 +104,9 @@ impl Liveness {
 
     /// The server sent a ping. That is no heart-beat, for a client's program does not see it.
     pub(crate) fn pinged(&mut self, now: Instant) {
-        // One more, for a proxy's sake, does not put off the end.
-        if self.unanswered < MOST_PINGS {
-            self.unanswered = self.unanswered.saturating_add(1);
-            let after = now.saturating_duration_since(self.heard).as_millis();
-            self.asked_after = u32::try_from(after).unwrap_or(u32::MAX);
-        }
+        self.unanswered = self.unanswered.saturating_add(1).min(MOST_PINGS);
+        let after = now.saturating_duration_since(self.heard).as_millis();
+        self.asked_after = u32::try_from(after).unwrap_or(u32::MAX);
         if self.rates.send == 0 {
             self.wrote(now);
         }
@@ -161,10 +158,12 @@ impl Liveness {
         Some(Timer::new(self.wrote, interval))
     }
 
-    /// Nothing was written for long, and no heart-beat is going to be.
+    /// Nothing was written for long, no heart-beat is going to be, and the client is not about to be
+    /// given up.
     fn quiet(&self, config: &Config) -> Option<Timer> {
         let interval = self.ping_interval(config)?;
-        (self.rates.send == 0).then(|| Timer::new(self.wrote, interval))
+        let is_wanted = self.rates.send == 0 && !self.is_doomed();
+        is_wanted.then(|| Timer::new(self.wrote, interval))
     }
 
     /// Nothing was heard for long, and the client has not been asked often enough.
@@ -178,8 +177,12 @@ impl Liveness {
     fn unanswered_for_long(&self, config: &Config) -> Option<Instant> {
         let since = self.heard.checked_add(milliseconds(self.asked_after))?;
         let interval = self.asking_interval(config)?;
-        let answers = self.pings == Pings::Answered && self.unanswered == MOST_PINGS;
-        answers.then(|| since.checked_add(interval))?
+        self.is_doomed().then(|| since.checked_add(interval))?
+    }
+
+    /// Whether a client that answers pings has left too many unanswered.
+    fn is_doomed(&self) -> bool {
+        self.pings == Pings::Answered && self.unanswered == MOST_PINGS
     }
 
     /// The client has not kept what it promised.

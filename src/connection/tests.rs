@@ -60,6 +60,6 @@ async fn the_memory_of_a_connection() {
     size("WebSocket connection with TLS", tls, 2144);
     size("mailbox", size_of::<crate::hub::Mailbox>(), 144);
     size("context", size_of::<Context>(), 176);
-    size("session", size_of::<Session>(), 232);
+    size("session", size_of::<Session>(), 224);
     size("decoder", size_of::<Decoder>(), 48);
 }

@@ -280,6 +280,7 @@ impl Surroundings {
             .set("broker.exchanges", "feed=direct")
             .set("broker.operation_timeout", "1s")
             .set("broker.reconnect_max", "500ms")
+            .set("auth.cache_ttl", "0s")
             .set("feed.linger", "50ms")
             .set("listen.http", format!("127.0.0.1:{http}"))
             .set("listen.stomp", format!("127.0.0.1:{stomp}"))
@@ -338,13 +339,9 @@ async fn lives(example: Example) {
     around.reaches(&mut client, "after a cut").await;
 
     // The hook is away: a login fails, in the words of a refusal.
-    let logins = around.hook.calls_of(Call::User).len();
     around.hook.answer(Call::User, Answer::Close);
     around.front.cut();
-    eventually(DEADLINE, "a login fails", async || {
-        around.hook.calls_of(Call::User).len() > logins
-    })
-    .await;
+    around.gateway().until_logged("Access refused").await;
     around.hook.allow_all();
     around.reaches(&mut client, "with a hook").await;
 
@@ -365,8 +362,9 @@ async fn lives(example: Example) {
 
     // The user logs in elsewhere: there would be no end of it, if the first one came back.
     let mut second = example.start(&address, &user).await;
-    client.until_over("session replaced").await;
     around.reaches(&mut second, "elsewhere").await;
+    client.until_over("session replaced").await;
+    around.reaches(&mut second, "alone").await;
     client.is_still_over().await;
 
     around.kick().await;

@@ -138,6 +138,7 @@ fn a_timer_that_fires_early_does_not_put_off_the_end() {
         }
     }
     assert!(peer.now <= vanished + 75 * SECOND);
+    assert_eq!(peer.pings(), 2);
     peer.assert_error("pings unanswered");
 }
 
