@@ -17,6 +17,8 @@
 //!     heartbeat_tolerance: 2,
 //!     heartbeat_patience: Duration::from_secs(10),
 //!     ping_interval: Duration::from_secs(25),
+//!     finish_timeout: Duration::from_secs(10),
+//!     drain_timeout: Duration::from_secs(2),
 //!     disconnect_linger: Duration::from_secs(1),
 //!     max_subscriptions: 100,
 //!     max_transactions: 16,
@@ -94,5 +96,5 @@ pub use action::{
 pub use close::CloseCode;
 pub use config::Config;
 pub use delivery::{Delivered, Delivery};
-pub use problem::Problem;
+pub use problem::{Problem, Reconnect};
 pub use session::Session;

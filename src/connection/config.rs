@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::auth;
 use crate::units::{Checked, at_least_one, more_than_zero, show_size, size};
+use crate::{auth, broker};
 
 /// RabbitMQ takes no larger message, however it is configured.
 const MAX_MESSAGE: usize = 512 << 20;
@@ -13,6 +13,9 @@ const MAX_MESSAGE: usize = 512 << 20;
 const MAX_HEARTBEAT: Duration = Duration::from_millis(u32::MAX as u64);
 /// Tests are happy with it.
 const SHORTEST_PING: Duration = Duration::from_millis(100);
+/// How long a drain waits for what a client sent before it: the server's end must not wait for a
+/// broker that is away.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What one client may do, so that none harms the others.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -257,6 +260,7 @@ pub fn session_config(
     limits: &Limits,
     stomp: &Stomp,
     auth: &auth::Config,
+    broker: &broker::Config,
 ) -> stomp_session::Config {
     stomp_session::Config {
         server: stomp
@@ -268,6 +272,8 @@ pub fn session_config(
         heartbeat_tolerance: stomp.heartbeat_tolerance,
         heartbeat_patience: stomp.heartbeat_patience,
         ping_interval: stomp.ping_interval,
+        finish_timeout: broker.operation_timeout,
+        drain_timeout: DRAIN_PATIENCE,
         disconnect_linger: limits.disconnect_linger,
         max_subscriptions: limits.max_subscriptions,
         max_transactions: limits.max_transactions,
@@ -353,8 +359,8 @@ mod tests {
     #[test]
     fn the_server_header_can_be_hidden() {
         let mut stomp = Stomp::default();
-        let shared =
-            |stomp: &Stomp| session_config(&Limits::default(), stomp, &auth::Config::default());
+        let (limits, auth, broker) = Default::default();
+        let shared = |stomp: &Stomp| session_config(&limits, stomp, &auth, &broker);
         let shown = shared(&stomp).server;
         assert!(shown.unwrap().starts_with("stentor/"));
         stomp.server_header = false;
