@@ -142,7 +142,9 @@ impl Config {
             return Err(("tcp_keepalive", message.to_owned()));
         }
         let user_timeout = self.tcp_user_timeout;
-        if user_timeout.subsec_nanos() % 1_000_000 != 0 || user_timeout > LONGEST_USER_TIMEOUT {
+        if !user_timeout.subsec_nanos().is_multiple_of(1_000_000)
+            || user_timeout > LONGEST_USER_TIMEOUT
+        {
             let message = "TCP counts it in milliseconds, up to 24 days; write e.g. \"75s\", or \
                            \"0s\" for the system's own";
             return Err(("tcp_user_timeout", message.to_owned()));
