@@ -18,7 +18,8 @@ use crate::node::Account;
 /// A link has no notion of frames on the way in: it hands over bytes as they come. On the way
 /// out it is told where a frame ends, since some transports have messages.
 pub trait Link: Send + Unpin + 'static {
-    /// The next bytes from the client; `None`: it closed in good order.
+    /// The next bytes from the client; `None`: it closed in good order. No bytes: it answered a
+    /// ping, see [`Link::was_answered`].
     ///
     /// # Errors
     /// Nothing more comes.
@@ -43,6 +44,20 @@ pub trait Link: Send + Unpin + 'static {
 
     /// The client has logged in. A link that takes in messages elsewhere has them counted there.
     fn count_for(&mut self, _: &dyn Fn() -> Option<Arc<Account>>) {}
+
+    /// Whether the transport can ask a client if it lives.
+    fn has_pings(&self) -> bool {
+        false
+    }
+
+    /// Takes a ping, to be written by the next [`Link::poll_flush`]. Does no I/O, and nothing where
+    /// the transport has none.
+    fn ping(&mut self) {}
+
+    /// Whether the client has answered a [`Link::ping`] since the last call.
+    fn was_answered(&mut self) -> bool {
+        false
+    }
 
     /// Takes one whole frame, or a heart-beat, to be written by the next
     /// [`Link::poll_flush`]. Does no I/O.

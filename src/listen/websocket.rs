@@ -61,6 +61,18 @@ pub struct WebSocketLink<S> {
     may_go_on: bool,
     /// About how many bytes of a message the protocol machine has, that is not whole yet.
     unfinished: u32,
+    asking: Asking,
+}
+
+/// What became of the last ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    /// There was none, or its answer has been told.
+    Idle,
+    /// It was sent.
+    Asked,
+    /// It was answered, which has not been told.
+    Answered,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +109,7 @@ impl<S> WebSocketLink<S> {
             was_heard: false,
             may_go_on: false,
             unfinished: 0,
+            asking: Asking::Idle,
         }
     }
 
@@ -107,6 +120,11 @@ impl<S> WebSocketLink<S> {
             tail: &[],
             is_text: true,
         });
+    }
+
+    /// Whether the client has answered a ping, and nobody asked for that yet.
+    pub(super) fn has_answer(&self) -> bool {
+        self.asking == Asking::Answered
     }
 
     /// One message: as text, or as binary.
@@ -185,6 +203,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
                     // It may come in the middle of a message.
                     let size = CONTROL_HEAD.saturating_add(control.len());
                     self.unfinished = self.unfinished.saturating_sub(small(size));
+                    // Some programs send pongs that nobody asked for.
+                    if matches!(control, Message::Pong(_)) && self.asking == Asking::Asked {
+                        self.asking = Asking::Answered;
+                        return Poll::Ready(Ok(Some(Bytes::new())));
+                    }
                     // Who does not read the answers is not read, so that they cannot pile up.
                     if self.out.pending() >= MOST_ANSWERS {
                         return Poll::Pending;
@@ -239,6 +262,31 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
 
     fn go_on(&mut self) {
         self.may_go_on = true;
+    }
+
+    fn has_pings(&self) -> bool {
+        true
+    }
+
+    fn ping(&mut self) {
+        if matches!(self.stage, Stage::Closing | Stage::Closed) {
+            return;
+        }
+        self.asking = Asking::Asked;
+        let header = FrameHeader {
+            opcode: coding::OpCode::Control(coding::Control::Ping),
+            ..FrameHeader::default()
+        };
+        // A buffer takes everything.
+        let _ = header.format(0, &mut self.out);
+    }
+
+    fn was_answered(&mut self) -> bool {
+        let was_answered = self.has_answer();
+        if was_answered {
+            self.asking = Asking::Idle;
+        }
+        was_answered
     }
 
     fn pending(&self) -> usize {
