@@ -315,6 +315,7 @@ impl Outgoing {
                 mandatory: message.mandatory,
                 // Messages with different keys need no order, so that all channels serve them.
                 lane: index as u64,
+                slow: None,
             };
             let confirmed = async { vhost.publish(publish).await?.await };
             let error = confirmed.await.err()?;

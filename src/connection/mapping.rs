@@ -111,6 +111,7 @@ pub fn send(
             body,
             mandatory: fields.switch("mandatory")?.unwrap_or(false),
             lane: 0,
+            slow: None,
         },
         declare,
         temp_queue,
