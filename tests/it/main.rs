@@ -40,6 +40,7 @@ mod e2e_tls_plugin;
 mod e2e_vhosts;
 mod foreign;
 mod house;
+mod isolation_publishing;
 mod presence_contract;
 mod presence_redis;
 
