@@ -72,6 +72,14 @@ async fn delete(vhost: &Vhost, exchange: &str) {
     deleting.await.unwrap();
 }
 
+/// A message of a sender that sends nothing else.
+fn by_another(exchange: &str, key: &str) -> Publish {
+    Publish {
+        lane: rand::random(),
+        ..message(exchange, key, "")
+    }
+}
+
 /// What a sender was told of each of its messages, in order.
 type Told = Vec<(String, Result<(), BrokerError>)>;
 
@@ -171,9 +179,8 @@ async fn what_rabbitmq_would_refuse_costs_no_other_message() {
         .map(|lane| send_on(&node.vhost, lane, stopped.clone(), |_| message("", "q", "")))
         .collect();
     let bad = |exchange: &str, reply_to: Option<&str>| {
-        let mut publish = message(exchange, "q", "bad");
+        let mut publish = by_another(exchange, "q");
         publish.properties.reply_to = reply_to.map(Into::into);
-        publish.lane = rand::random();
         publish
     };
     for _ in 0..40 {
@@ -220,10 +227,10 @@ async fn a_deleted_exchange_is_the_affair_of_those_who_publish_to_it() {
                 send_on(&node.vhost, lane, stopped.clone(), make)
             })
             .collect();
-        node.send("passing", "k", "").await;
+        node.try_send(by_another("passing", "k")).await.unwrap();
         delete(&vhost, "passing").await;
         eventually(DEADLINE, "it is noticed", async || {
-            let gone = node.try_send(message("passing", "k", "")).await;
+            let gone = node.try_send(by_another("passing", "k")).await;
             matches!(gone, Err(BrokerError::NotFound(_)))
         })
         .await;
@@ -280,10 +287,10 @@ async fn whoever_goes_to_and_fro_loses_nothing_unsaid() {
                 send_on(&node.vhost, lane, stopped.clone(), make)
             })
             .collect();
-        node.send("passing", "k", "").await;
+        node.try_send(by_another("passing", "k")).await.unwrap();
         delete(&vhost, "passing").await;
         eventually(DEADLINE, "it is noticed", async || {
-            let gone = node.try_send(message("passing", "k", "")).await;
+            let gone = node.try_send(by_another("passing", "k")).await;
             matches!(gone, Err(BrokerError::NotFound(_)))
         })
         .await;
@@ -594,10 +601,9 @@ async fn figures_of_floods() {
     measure(&house, "quiet").await;
 
     let mut flood = Vec::new();
-    for number in 0..3 {
+    for _ in 0..3 {
         let mut client = house.tcp().await;
         let bytes = "BEGIN\ntransaction:a\n\n\0ABORT\ntransaction:a\n\n\0".repeat(500);
-        let _ = number;
         flood.push(tokio::spawn(async move {
             loop {
                 client.raw(&bytes).await;
