@@ -136,11 +136,11 @@ impl Known {
                     learnt.longest = learnt.longest.min(limit);
                 }
             }
-            BrokerError::AccessRefused(text) if topology::is_topical(text) => {
-                if learnt.keyed.len() < MAX_EXCHANGES {
-                    let keys = learnt.keyed.entry(traits.exchange.into()).or_default();
-                    keys.remove(&self.hasher.hash_one(traits.key));
-                }
+            BrokerError::AccessRefused(text)
+                if topology::is_topical(text) && learnt.keyed.len() < MAX_EXCHANGES =>
+            {
+                let keys = learnt.keyed.entry(traits.exchange.into()).or_default();
+                keys.remove(&self.hasher.hash_one(traits.key));
             }
             _ => {}
         }

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lapin::{
     BasicProperties, Channel, Confirmation, ErrorKind,
+    message::BasicReturnMessage,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     protocol::AMQPErrorKind,
     types::ShortString,
@@ -205,16 +206,36 @@ struct Arrival {
 }
 
 enum Outcome {
-    Confirmed(Confirmation),
+    Confirmed(Word),
     /// No answer in time. It is still awaited: lapin keeps what is dropped before.
     Late(BoxFuture<'static, lapin::Result<Confirmation>>),
     Failed(lapin::Error),
 }
 
+/// The broker's word on a message.
+enum Word {
+    Taken,
+    /// With a message that it returned: this one, if it is mandatory, or another.
+    Returned(Box<BasicReturnMessage>),
+    Refused,
+    NotRequested,
+}
+
+impl From<Confirmation> for Word {
+    fn from(confirmation: Confirmation) -> Self {
+        match confirmation {
+            Confirmation::Ack(None) => Self::Taken,
+            Confirmation::Ack(Some(back)) => Self::Returned(Box::new(back)),
+            Confirmation::Nack(_) => Self::Refused,
+            Confirmation::NotRequested => Self::NotRequested,
+        }
+    }
+}
+
 impl Outcome {
     fn of(outcome: lapin::Result<Confirmation>) -> Self {
         match outcome {
-            Ok(confirmation) => Self::Confirmed(confirmation),
+            Ok(confirmation) => Self::Confirmed(confirmation.into()),
             Err(error) => Self::Failed(error),
         }
     }
@@ -465,29 +486,25 @@ impl Lane {
 
     async fn arrived(&mut self, Arrival { number, outcome }: Arrival) {
         match outcome {
-            Outcome::Confirmed(confirmation) => self.confirmed(number, confirmation),
+            Outcome::Confirmed(word) => self.confirmed(number, word),
             Outcome::Late(answered) => self.late(number, answered),
             Outcome::Failed(error) => self.closed(error).await,
         }
     }
 
-    fn confirmed(&mut self, number: u64, confirmation: Confirmation) {
+    fn confirmed(&mut self, number: u64, word: Word) {
         let Some(mut job) = self.flight.arrive(number) else {
             return;
         };
-        let outcome = match confirmation {
-            Confirmation::Ack(Some(back)) if job.mandatory => {
-                // One that came back after its time was up may be handed to another.
-                let is_own = back.exchange == job.exchange && back.routing_key == job.routing_key;
-                if is_own {
-                    Err(BrokerError::Unroutable)
-                } else {
-                    Ok(())
-                }
-            }
-            Confirmation::Ack(_) => Ok(()),
-            Confirmation::Nack(_) => Err(BrokerError::Nacked),
-            Confirmation::NotRequested => Err(BrokerError::Unavailable(
+        // A message that came back after its time was up may be handed to another.
+        let is_own = |back: &BasicReturnMessage| {
+            job.mandatory && back.exchange == job.exchange && back.routing_key == job.routing_key
+        };
+        let outcome = match word {
+            Word::Returned(back) if is_own(&back) => Err(BrokerError::Unroutable),
+            Word::Taken | Word::Returned(_) => Ok(()),
+            Word::Refused => Err(BrokerError::Nacked),
+            Word::NotRequested => Err(BrokerError::Unavailable(
                 "it did not confirm the message".into(),
             )),
         };
@@ -521,7 +538,7 @@ impl Lane {
                 break;
             };
             match outcome {
-                Outcome::Confirmed(confirmation) => self.confirmed(number, confirmation),
+                Outcome::Confirmed(word) => self.confirmed(number, word),
                 Outcome::Late(answered) => self.late(number, answered),
                 Outcome::Failed(error) => {
                     refusal = refusal.or_else(|| self::refusal(&error));
