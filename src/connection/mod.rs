@@ -5,6 +5,7 @@
 mod admission;
 mod config;
 mod context;
+mod echo;
 mod end;
 mod link;
 mod login;
@@ -30,7 +31,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Decoder};
 use stomp_session::{
-    Action, CloseCode, Delivered, Delivery, Operation, Outcome, Problem, Session, SubscriptionId,
+    Action, CloseCode, Delivered, Delivery, Operation, OperationId, Outcome, Problem, Session,
+    SubscriptionId,
 };
 use tokio::{
     task::{coop::cooperative, yield_now},
@@ -52,7 +54,7 @@ use self::{
 };
 use crate::{
     auth::Carried,
-    broker::{QueueSpec, destination::Destination},
+    broker::{Publish, QueueSpec, destination::Destination},
     hub::{Item, Parcel},
     telemetry::{self, Ending},
 };
@@ -215,6 +217,11 @@ impl<L: Link> Connection<L> {
                         });
                         return;
                     }
+                    Action::Abandon(from) => {
+                        if let Some(work) = &mut self.work {
+                            work.abandon(from, &self.context);
+                        }
+                    }
                     other => self.work.get_or_insert_default().push(other),
                 }
             }
@@ -277,8 +284,10 @@ impl<L: Link> Connection<L> {
         true
     }
 
-    fn begin(&mut self, action: Action) -> Result<(), (stomp_session::OperationId, Problem)> {
+    fn begin(&mut self, action: Action) -> Result<(), (OperationId, Problem)> {
         let context = Arc::clone(&self.context);
+        context.set_handing(false);
+        let operation = action.operation();
         let future = match action {
             Action::Authenticate(connect) => {
                 work::authenticate(context, connect, self.carried.take()).boxed()
@@ -294,7 +303,7 @@ impl<L: Link> Connection<L> {
                 let mut made = Vec::new();
                 let tasks: Result<Vec<_>, _> = operations
                     .into_iter()
-                    .filter_map(|operation| self.task(operation, &mut made).transpose())
+                    .filter_map(|task| self.task(operation, task, &mut made).transpose())
                     .collect();
                 let tasks = tasks.map_err(|problem| (operation, problem))?;
                 work::perform(context, operation, tasks).boxed()
@@ -303,7 +312,7 @@ impl<L: Link> Connection<L> {
             // here.
             _ => return Ok(()),
         };
-        self.work.get_or_insert_default().begin(future);
+        self.work.get_or_insert_default().begin(operation, future);
         Ok(())
     }
 
@@ -311,6 +320,7 @@ impl<L: Link> Connection<L> {
     /// `made` are the queues for replies that things before it will make.
     fn task(
         &mut self,
+        of: OperationId,
         operation: Operation,
         made: &mut Vec<(SubscriptionId, Box<str>)>,
     ) -> Result<Option<Task>, Problem> {
@@ -328,6 +338,11 @@ impl<L: Link> Connection<L> {
                 let destination = Destination::parse(&publish.destination)?;
                 let mut sending =
                     mapping::send(&destination, &publish.headers, publish.body, &mapping)?;
+                // A frame of a transaction has its receipt, and that of its COMMIT, to wait for.
+                let is_awaited = |name: &&str| publish.headers.get(name).is_some();
+                if ["receipt", "transaction"].iter().any(is_awaited) {
+                    self.expect_echo(of, &sending.publish);
+                }
                 let declared = self.declared.as_ref();
                 let is_declared =
                     |queue: &QueueSpec| declared.is_some_and(|names| names.contains(&queue.name));
@@ -358,6 +373,21 @@ impl<L: Link> Connection<L> {
         }
     }
 
+    /// The message will come back, if the client is subscribed to its key on a feed.
+    fn expect_echo(&mut self, operation: OperationId, publish: &Publish) {
+        let (exchange, key) = (&publish.exchange, &publish.routing_key);
+        let hears = |route: &Route| match route {
+            Route::Shared(shared) => shared.hears(exchange, key),
+            Route::Dedicated(_) => false,
+        };
+        let routes = self.routes.iter().filter(|(_, route)| hears(route));
+        let awaited: Vec<_> = routes.map(|(id, _)| *id).collect();
+        if !awaited.is_empty() {
+            let work = self.work.get_or_insert_default();
+            work.echoes.expect(operation, publish, awaited);
+        }
+    }
+
     /// The queue for replies, and what to consume if it is not there yet.
     fn reply_queue(
         &self,
@@ -385,6 +415,9 @@ impl<L: Link> Connection<L> {
         let index = self.routes.iter().position(|(id, _)| *id == subscription)?;
         if let Some(rights) = self.context.rights() {
             rights.forget(subscription);
+        }
+        if let Some(work) = &mut self.work {
+            work.echoes.unsubscribed(subscription);
         }
         let (_, route) = self.routes.swap_remove(index);
         self.routes.shrink_to_fit();
@@ -495,6 +528,9 @@ impl<L: Link> Connection<L> {
             tag: parcel.tag,
             redelivered: parcel.redelivered,
         };
+        if let Some(work) = &mut self.work {
+            work.echoes.heard(parcel.subscription, &parcel.message);
+        }
         let now = Instant::now().into_std();
         match self.session.handle_delivery(now, delivery, head) {
             Delivered::Done if parcel.tag != 0 => self.will_accept(parcel),
@@ -564,7 +600,7 @@ impl<L: Link> Connection<L> {
                 };
                 self.session.handle_decode_error(now.into_std(), error);
                 // After a DISCONNECT the session does not mind; but nothing more can be read.
-                if !self.session.is_closed() {
+                if self.session.wants_frame() {
                     self.end = Some(End::Disconnect);
                     return false;
                 }
@@ -577,6 +613,12 @@ impl<L: Link> Connection<L> {
                 return false;
             }
             Event::Done(done) => self.handle_done(now, done),
+            Event::Problem(problem) if problem.is_revocation() => {
+                let work = self.work.as_mut();
+                let abandoned = work.and_then(|work| work.abandon_all(&self.context));
+                let now = now.into_std();
+                self.session.handle_revoked(now, problem, abandoned);
+            }
             Event::Problem(problem) => self.session.handle_problem(now.into_std(), problem),
             Event::Progress => {}
             Event::Timeout => {
@@ -633,6 +675,7 @@ impl<L: Link> Connection<L> {
                 for subscription in replies {
                     self.session.close_replies(subscription);
                 }
+                self.forget_echoes(operation);
                 self.session.handle_done(now, operation, Err(problem));
             }
             Done::Handed(operation, Ok(handed)) => {
@@ -653,9 +696,16 @@ impl<L: Link> Connection<L> {
                 }
             }
             Done::Operation(operation, outcome) => {
+                self.forget_echoes(operation);
                 self.session.handle_done(now, operation, outcome);
             }
             Done::Groups(groups, device) => self.context.join(groups, device),
+        }
+    }
+
+    fn forget_echoes(&mut self, operation: OperationId) {
+        if let Some(work) = &mut self.work {
+            work.echoes.forget(operation);
         }
     }
 

@@ -15,7 +15,7 @@ use super::{linger::Linger, mailbox::Mailbox, rouser::Rouser};
 use crate::{
     broker::{
         BrokerError, ExchangeKind, FeedId, FeedSink, Message, VirtualHost,
-        routing::{Removed, RoutingTable},
+        routing::{self, Removed, RoutingTable},
     },
     telemetry::{FeedCounts, SharedSubscriptionCounted},
 };
@@ -56,6 +56,7 @@ const ALL: &str = "#";
 /// One feed.
 pub(super) struct Feed {
     id: FeedId,
+    kind: ExchangeKind,
     host: Arc<dyn VirtualHost>,
     linger: Arc<Linger>,
     rouser: Arc<Rouser>,
@@ -130,6 +131,7 @@ impl Feed {
         };
         Arc::new(Self {
             id,
+            kind,
             host,
             linger,
             rouser,
@@ -471,6 +473,15 @@ pub struct SharedSubscription {
     pattern: Arc<str>,
     subscriber: Subscriber,
     _counted: SharedSubscriptionCounted,
+}
+
+impl SharedSubscription {
+    /// Whether it gets what is published to that exchange with that key.
+    #[must_use]
+    pub fn hears(&self, exchange: &str, routing_key: &str) -> bool {
+        *self.feed.id.exchange == *exchange
+            && routing::matches(self.feed.kind, &self.pattern, routing_key)
+    }
 }
 
 impl Drop for SharedSubscription {

@@ -37,6 +37,7 @@ mod e2e_sockjs;
 mod e2e_stompjs;
 mod e2e_tls;
 mod e2e_tls_plugin;
+mod e2e_told;
 mod e2e_vhosts;
 mod foreign;
 mod house;
