@@ -42,6 +42,8 @@ mod e2e_vhosts;
 mod foreign;
 mod house;
 mod isolation_publishing;
+mod isolation_links;
+mod isolation_refusals;
 mod presence_contract;
 mod presence_redis;
 

@@ -31,6 +31,7 @@ use self::{runner::Runner, taker::Taker};
 use super::{
     channels::{self, Channels},
     convert::short,
+    declarer::Declarer,
     link::{Link, LinkConfig, Live, answer},
     reader::Reader,
 };
@@ -49,6 +50,7 @@ pub(super) struct FeedManager {
 struct Shared {
     /// For bindings, and whatever else is not a feed's own messages.
     link: Arc<Link>,
+    declarer: Arc<Declarer>,
     /// Connections for the feeds' messages, by shard.
     readers: Readers,
     sink: Arc<dyn FeedSink>,
@@ -102,6 +104,7 @@ type Place = (u16, usize);
 impl FeedManager {
     pub(super) fn new(
         link: Arc<Link>,
+        declarer: Arc<Declarer>,
         reader_config: LinkConfig,
         sink: Arc<dyn FeedSink>,
         config: FeedConfig,
@@ -110,6 +113,7 @@ impl FeedManager {
     ) -> Self {
         let shared = Shared {
             link,
+            declarer,
             readers: Readers {
                 config: reader_config,
                 max_body: u64::try_from(config.max_length_bytes).unwrap_or(u64::MAX),
@@ -132,6 +136,12 @@ impl FeedManager {
     pub(super) fn health(&self) -> Result<(), BrokerError> {
         let readers = self.shared.readers.open.lock();
         readers.values().try_for_each(|reader| reader.health())
+    }
+
+    /// As [`FeedManager::health`], but a connection that was lost has a while to be made again.
+    pub(super) fn readiness(&self) -> Result<(), BrokerError> {
+        let readers = self.shared.readers.open.lock();
+        readers.values().try_for_each(|reader| reader.readiness())
     }
 
     pub(super) async fn bind(&self, feed: &FeedId, pattern: &str) -> Result<(), BrokerError> {
