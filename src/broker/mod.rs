@@ -149,7 +149,8 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// exchange in a way that leaves open whether it took this one: it may or may not have.
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>>;
 
-    /// Ends consumers, removes feed queues, and closes the link.
+    /// Ends consumers, removes feed queues, and closes the link. Its exclusive queues end with it;
+    /// with RabbitMQ 4.3, a moment after this returns.
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
