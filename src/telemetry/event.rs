@@ -182,6 +182,20 @@ pub fn impersonation_refused(cause: &str) {
     );
 }
 
+/// The broker closed a channel for a message that it does not take: `again` that followed it are
+/// sent again, and of `unknown` others it is not known whether it took them.
+pub fn publish_channel_closed(cause: &str, again: usize, unknown: usize) {
+    if again == 0 && unknown == 0 {
+        debug!(target: "stentor::broker", cause, "publishing refused");
+        return;
+    }
+    warn!(
+        target: "stentor::broker",
+        cause, again, unknown,
+        "publishing refused, with messages of others under way: sent again, or of unknown fate"
+    );
+}
+
 /// The broker takes no messages for now (an alarm: memory or disk).
 pub fn broker_blocked(link: &str, cause: &str) {
     warn!(

@@ -44,6 +44,7 @@ mod e2e_vhosts;
 mod foreign;
 mod house;
 mod isolation_links;
+mod isolation_publishing;
 mod isolation_refusals;
 mod presence_contract;
 mod presence_redis;

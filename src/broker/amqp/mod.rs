@@ -102,6 +102,7 @@ impl Broker for AmqpBroker {
         let publisher_config = PublisherConfig {
             lanes: usize::from(self.config.publish_channels),
             max_pending: self.config.max_pending_publishes,
+            max_message_size: self.config.max_message_size,
             operation_timeout,
         };
         let kinds = self
@@ -292,19 +293,7 @@ impl VirtualHost for AmqpVirtualHost {
     }
 
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
-        async move {
-            // A message to an exchange that is not there would close the channel that others'
-            // messages are on.
-            if !self.topology.is_known(&publish.exchange) {
-                let deadline = self.deadline();
-                let live = self.publish_link.wait_until(deadline).await?;
-                self.topology
-                    .check(&live, &publish.exchange, deadline)
-                    .await?;
-            }
-            self.publisher.publish(publish).await
-        }
-        .boxed()
+        self.publisher.publish(publish).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
