@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::mapping::KeyLimits;
 use crate::units::{Checked, at_least_one, more_than_zero, show_size, size};
-use crate::{auth, broker};
+use crate::{auth, broker, node::Share};
 
 /// RabbitMQ takes no larger message, however it is configured.
 const MAX_MESSAGE: usize = 512 << 20;
@@ -45,6 +45,16 @@ pub struct Limits {
     /// Bytes in all open transactions of a client together.
     #[serde(deserialize_with = "size")]
     pub max_transaction_bytes: usize,
+    /// Bytes that a client sends and that are under way: read in part, in a transaction, or not
+    /// answered for by the broker. Beyond, it is not read.
+    #[serde(deserialize_with = "size")]
+    pub max_publishing_bytes: usize,
+    /// The same of all connections of a user together.
+    #[serde(deserialize_with = "size")]
+    pub max_user_publishing_bytes: usize,
+    /// The same of all together.
+    #[serde(deserialize_with = "size")]
+    pub max_total_publishing_bytes: usize,
     /// Operations of a client that are begun and not done (subscribe, publish, …); at this
     /// number it is not read until one is done.
     pub max_pending: usize,
@@ -84,6 +94,9 @@ impl Default for Limits {
             max_transactions: 16,
             max_transaction_frames: 1024,
             max_transaction_bytes: 16 << 20,
+            max_publishing_bytes: 20 << 20,
+            max_user_publishing_bytes: 40 << 20,
+            max_total_publishing_bytes: 160 << 20,
             max_pending: 64,
             max_denials: 100,
             max_unacked: 1_000,
@@ -127,6 +140,16 @@ impl Limits {
         }
     }
 
+    /// What may be under way of what clients send.
+    #[must_use]
+    pub fn share(&self) -> Share {
+        Share {
+            connection: self.max_publishing_bytes,
+            user: self.max_user_publishing_bytes,
+            all: self.max_total_publishing_bytes,
+        }
+    }
+
     /// Whether the values make sense.
     ///
     /// # Errors
@@ -149,7 +172,19 @@ impl Limits {
         );
         fits(first, whole)?;
         fits(("max_header_size", self.max_header_size), first)?;
-        fits(whole, ("max_transaction_bytes", self.max_transaction_bytes))?;
+        let transactions = ("max_transaction_bytes", self.max_transaction_bytes);
+        fits(whole, transactions)?;
+        let own = ("max_publishing_bytes", self.max_publishing_bytes);
+        let user = ("max_user_publishing_bytes", self.max_user_publishing_bytes);
+        fits(transactions, own)?;
+        fits(own, user)?;
+        fits(
+            user,
+            (
+                "max_total_publishing_bytes",
+                self.max_total_publishing_bytes,
+            ),
+        )?;
         let nobody = "nobody could log in";
         at_least_one("max_headers", self.max_headers, nobody)?;
         at_least_one("max_header_size", self.max_header_size, nobody)?;

@@ -239,6 +239,8 @@ async fn listen_once(link: &Link, shared: &Shared) -> String {
                 handle(link, shared, &parcel.message).await;
             }
             Item::Problem(problem) => return problem.to_string(),
+            // Of dedicated consumers, of which there is none here.
+            Item::Again(_) => {}
         }
     }
 }

@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use config::{Mailbox as MailboxConfig, Overflow};
 pub use feed::{FeedStatus, SharedSubscription};
-pub use mailbox::{DedicatedSink, Item, Mailbox, Parcel};
+pub use mailbox::{DedicatedSink, Item, Mailbox, Parcel, Settling};
 pub use vhosts::{EnterError, Hub, VhostStatus};
 
 use self::{

@@ -75,7 +75,7 @@ impl Client {
         let items = std::iter::from_fn(|| self.take());
         let bodies = items.map(|item| match item {
             Item::Parcel(parcel) => String::from_utf8_lossy(&parcel.message.body).into_owned(),
-            Item::Problem(problem) => format!("{problem:?}"),
+            other => format!("{other:?}"),
         });
         bodies.collect()
     }

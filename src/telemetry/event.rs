@@ -264,6 +264,24 @@ pub fn mailbox_overflow(done: &'static str) {
     COUNTS.overflows.get_or_create(&[("done", done)]).inc();
 }
 
+/// The process takes more memory than the mark: less is let in from now on.
+pub fn memory_short(resident_bytes: usize, mark_bytes: usize) {
+    warn!(
+        target: "stentor::node", resident_bytes, mark_bytes,
+        "short of memory: logins are refused, publishers wait, slow clients are closed"
+    );
+}
+
+/// There is enough memory again.
+pub fn memory_enough(resident_bytes: usize) {
+    info!(target: "stentor::node", resident_bytes, "enough memory again");
+}
+
+/// The clients with the most bytes waiting were closed, for want of memory.
+pub fn memory_shed(sessions: usize, bytes: usize) {
+    warn!(target: "stentor::node", sessions, bytes, "the slowest clients are closed");
+}
+
 /// The broker has confirmed a message.
 pub fn published() {
     metrics::PUBLISHED.fetch_add(1, Relaxed);

@@ -45,6 +45,7 @@ mod foreign;
 mod house;
 mod isolation_links;
 mod isolation_publishing;
+mod isolation_memory;
 mod isolation_refusals;
 mod presence_contract;
 mod presence_redis;

@@ -6,6 +6,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -182,6 +183,9 @@ impl VirtualHost for Link {
             lane: _,
             slow: _,
         } = publish;
+        // A copy: it may lie in a queue long after it is answered for, and its publisher counts what
+        // is under way by the body.
+        let body = Bytes::copy_from_slice(&body);
         let message = Message::new(exchange, routing_key, properties, body);
         let confirm = ready(self.host.publish(message, mandatory)).boxed();
         ready(Ok(confirm)).boxed()

@@ -361,11 +361,14 @@ impl VirtualHost for SlowHost {
 
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
         let gate = self.slow.gate.pass();
+        // As a broker that is far away, which has the message when it says so.
+        let body = publish.body.clone();
         let publishing = self.inner.publish(publish);
         async move {
             let confirm = publishing.await?;
             let waiting: Confirm = async move {
                 gate.await;
+                drop(body);
                 confirm.await
             }
             .boxed();
