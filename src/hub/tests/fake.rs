@@ -148,6 +148,26 @@ impl Fake {
         Arc::clone(self.sink.lock().as_ref().unwrap())
     }
 
+    /// The exchange is deleted and made anew, of that type, without a word.
+    pub(super) fn rebuild(&self, exchange: &str, kind: ExchangeKind) {
+        let mut state = self.state.lock();
+        state.bound.retain(|(of, _, _)| &**of != exchange);
+        state.kinds.insert(exchange.to_owned(), kind);
+    }
+
+    /// The exchange is deleted.
+    pub(super) fn remove(&self, exchange: &str) {
+        let mut state = self.state.lock();
+        state.bound.retain(|(of, _, _)| &**of != exchange);
+        state.kinds.remove(exchange);
+    }
+
+    /// Somebody takes all bindings of that pattern away.
+    pub(super) fn take_away(&self, pattern: &str) {
+        let mut state = self.state.lock();
+        state.bound.retain(|(_, _, bound)| bound != pattern);
+    }
+
     /// The queues are lost, and set up anew. Who was told, is not this one's to say.
     pub(super) fn restart(&self) {
         let sink = self.sink();

@@ -617,7 +617,7 @@ mod tests {
         shared.join(Arc::clone(&two));
         shared.leave(&two);
         let exit = "-a offline in [] not []";
-        assert_eq!(take(&shared), [exit, exit, "/a", "?a AsIs"]);
+        assert_eq!(take(&shared), [exit, "/a", exit, "?a AsIs"]);
     }
 
     #[test]

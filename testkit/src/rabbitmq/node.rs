@@ -110,6 +110,12 @@ impl RabbitMq {
         Vhost::new(Arc::clone(self), name)
     }
 
+    /// The virtual host that every node has. Tests that share a node leave it alone.
+    #[must_use]
+    pub fn default_vhost(self: &Arc<Self>) -> Vhost {
+        Vhost::new(Arc::clone(self), "/".to_owned())
+    }
+
     /// The management plug-in's HTTP API.
     #[must_use]
     pub fn api(&self) -> Api {
