@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
+    attack,
     scenario::{Options, Scenario},
-    servers::Server,
+    servers::{Server, sibling},
 };
 
 /// Loads STOMP servers over WebSocket, checks every message (lost, twice, out of order, to the
@@ -29,6 +31,9 @@ Build everything first: cargo build --release --workspace --bins
   stentor-bench run idle -n 90000 --nodes 5        several gateways on one RabbitMQ
   stentor-bench run broadcast --server nats,stentor
   stentor-bench run idle --tls                     WebSocket over TLS
+  stentor-bench run idle --gateway old=/tmp/stentor --gateway new=target/release/stentor
+  stentor-bench attack                             everything that one user can do to others
+  stentor-bench attack --list
   stentor-bench report results --into docs/performance.md
   stentor-bench plot results --into docs
 
@@ -62,6 +67,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         measure: Measure,
     },
+    /// Attack the gateway, with honest clients beside, and tell whether they notice
+    Attack(attack::Options),
     /// Write tables of saved runs, as Markdown
     Report {
         /// The folder of the runs
@@ -108,6 +115,11 @@ pub(crate) struct Measure {
     /// The gateway's program [default: the one that was built along with this one]
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) stentor: Option<PathBuf>,
+    /// A build of the gateway by a name; given several times, they are measured in turns, and
+    /// printed side by side
+    #[arg(long = "gateway", value_name = "NAME=PROGRAM", value_parser = build,
+          conflicts_with = "stentor")]
+    pub(crate) builds: Vec<Build>,
     /// Gateways on the one RabbitMQ; each has its part of the connections
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) nodes: usize,
@@ -124,7 +136,46 @@ pub(crate) struct Measure {
     pub(crate) options: Options,
 }
 
-fn setting(text: &str) -> Result<(String, String), String> {
+/// A build of the gateway.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Build {
+    /// `None` of the only one.
+    pub(crate) name: Option<String>,
+    pub(crate) program: PathBuf,
+}
+
+impl Build {
+    /// The builds that were named, or the program that was; or the one that was built along with
+    /// this program.
+    ///
+    /// # Errors
+    /// The system does not tell where this program is.
+    pub(crate) fn all(named: &[Self], program: Option<&PathBuf>) -> Result<Vec<Self>> {
+        if !named.is_empty() {
+            return Ok(named.to_vec());
+        }
+        let program = match program {
+            Some(program) => program.clone(),
+            None => sibling("stentor")?,
+        };
+        Ok(vec![Self {
+            name: None,
+            program,
+        }])
+    }
+}
+
+pub(crate) fn build(text: &str) -> std::result::Result<Build, String> {
+    match text.split_once('=') {
+        Some((name, program)) if !name.is_empty() && !program.is_empty() => Ok(Build {
+            name: Some(name.to_owned()),
+            program: program.into(),
+        }),
+        _ => Err("expected NAME=PROGRAM, such as old=/tmp/stentor".into()),
+    }
+}
+
+pub(crate) fn setting(text: &str) -> std::result::Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if key.contains('.') => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected section.key=value, such as feed.shards=1".into()),
@@ -150,5 +201,15 @@ mod tests {
         );
         assert!(setting("shards=1").is_err());
         assert!(setting("feed.shards").is_err());
+    }
+
+    #[test]
+    fn a_build_has_a_name_and_a_program() {
+        let old = build("old=/tmp/a=b").unwrap();
+        assert_eq!(old.name.as_deref(), Some("old"));
+        assert_eq!(old.program, PathBuf::from("/tmp/a=b"));
+        for wrong in ["/tmp/stentor", "=/tmp/stentor", "old="] {
+            assert!(build(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //!   `servers`, and the workers of `clients`, which are this program again
 //! - `worker` is their inside: thousands of clients on one thread, what publishes to them, and
 //!   the checks of `verify`; `wire` has the formats
+//! - `attack` has what one user can do to others, and tells whether they notice
 //! - `usage` and `procfs` look at the processes, `metrics` lists what is measured
 //! - `outcome` keeps what a run has shown, as JSON; `summary`, `report` and `plot` show it, and
 //!   `targets` says what of it is as good as it should be; `micro` reads micro-benchmarks
@@ -14,6 +15,7 @@
     reason = "figures for people; sizes of frames are far below their bounds"
 )]
 
+mod attack;
 mod beside;
 mod cli;
 mod clients;
@@ -47,8 +49,8 @@ use clap::Parser as _;
 
 use crate::{
     beside::Beside,
-    cli::{Arguments, Command, Measure},
-    outcome::Outcome,
+    cli::{Arguments, Build, Command, Measure},
+    outcome::{Outcome, Subject},
     report::Results,
     scenario::Scenario,
     servers::{Server, Setup},
@@ -71,7 +73,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Answers whether all messages were right.
+/// Answers whether all was as it should be: every message, every attack.
 fn obey(command: Command) -> Result<bool> {
     match command {
         Command::Run {
@@ -83,6 +85,7 @@ fn obey(command: Command) -> Result<bool> {
             let servers = [Server::WebStomp, Server::Stentor];
             measure_all(&scenarios, &servers, &measure)
         }
+        Command::Attack(options) => attack::run(&options),
         Command::Report { results, document } => {
             let results = Results::load(&results)?;
             match document {
@@ -112,10 +115,18 @@ fn obey(command: Command) -> Result<bool> {
 /// meets each of them.
 fn measure_all(scenarios: &[Scenario], servers: &[Server], measure: &Measure) -> Result<bool> {
     limits::raise_files();
-    let stentor = match &measure.stentor {
-        Some(path) => path.clone(),
-        None => servers::sibling("stentor")?,
-    };
+    let builds = Build::all(&measure.builds, measure.stentor.as_ref())?;
+    // Others than Stentor are the same beside each build.
+    let subjects: Vec<(Server, &Build)> = servers
+        .iter()
+        .flat_map(|&server| {
+            let builds = match server {
+                Server::Stentor | Server::Embedded => &builds[..],
+                Server::WebStomp | Server::Nats => &builds[..1],
+            };
+            builds.iter().map(move |build| (server, build))
+        })
+        .collect();
     let beside = measure.beside.clone().map(Beside);
     let runtime = runtime()?;
     let mut all_right = true;
@@ -124,10 +135,13 @@ fn measure_all(scenarios: &[Scenario], servers: &[Server], measure: &Measure) ->
             let mut outcomes = Vec::new();
             let case = measure.options.plan(scenario, connections).case;
             for number in 1..=measure.runs {
-                for &server in servers {
+                for &(server, build) in &subjects {
+                    let is_gateway = matches!(server, Server::Stentor | Server::Embedded);
                     let setup = Setup {
                         server,
-                        stentor: stentor.clone(),
+                        stentor: build.program.clone(),
+                        build: build.name.clone().filter(|_| is_gateway),
+                        broker: "",
                         nodes: measure.nodes,
                         durable: !measure.transient,
                         tls: measure.tls,
@@ -135,9 +149,13 @@ fn measure_all(scenarios: &[Scenario], servers: &[Server], measure: &Measure) ->
                         settings: measure.settings.clone(),
                     };
                     let case = case.clone() + &setup.note();
-                    let about = format!("{case}, {}", server.name());
+                    let subject = Subject {
+                        server,
+                        build: setup.build.as_deref(),
+                    };
+                    let about = format!("{case}, {}", subject.name());
                     if measure.resume
-                        && Outcome::count(&measure.out, server, &case)? >= number as usize
+                        && Outcome::count(&measure.out, subject, &case)? >= number as usize
                     {
                         eprintln!("{about}, run {number} is there");
                         continue;

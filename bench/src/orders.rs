@@ -18,6 +18,8 @@ pub(crate) enum Order {
     Connect(Connect),
     /// Publishes there, and checks what arrives.
     Load(Load, Publish),
+    /// What is measured of the load under way is enough; nothing, if there is none.
+    Enough,
 }
 
 /// Connections to open. Each is done when all its receipts are there.
@@ -57,6 +59,9 @@ pub(crate) struct Habits {
 pub(crate) struct Load {
     /// To each user in turn.
     pub(crate) unicast: Option<Pace>,
+    /// Connections that publish those. The messages to a user are always one's. Of several some may
+    /// be lost: that is a trouble, and not the end.
+    pub(crate) publishers: usize,
     /// To everybody.
     pub(crate) broadcast: Option<Pace>,
     /// Who comes and goes meanwhile.

@@ -16,6 +16,9 @@ use crate::{metrics::Metrics, scenario::Scenario, servers::Server, verify::Verif
 pub(crate) struct Outcome {
     pub(crate) scenario: Scenario,
     pub(crate) server: Server,
+    /// Which build of the gateway, where several are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) build: Option<String>,
     /// What it can be compared with: runs of the same case.
     pub(crate) case: String,
     pub(crate) connections: u32,
@@ -77,7 +80,44 @@ impl Conditions {
     }
 }
 
+/// Whose figures they are: a server's, or those of one build of it.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Subject<'a> {
+    pub(crate) server: Server,
+    pub(crate) build: Option<&'a str>,
+}
+
+impl<'a> Subject<'a> {
+    /// A server of which there is one build only.
+    pub(crate) const fn only(server: Server) -> Self {
+        let build = None;
+        Self { server, build }
+    }
+
+    /// As on the command line: `stentor`, `stentor old`.
+    pub(crate) fn name(self) -> String {
+        let name = self.server.name();
+        self.build
+            .map_or_else(|| name.into(), |build| format!("{name} {build}"))
+    }
+
+    /// In documents.
+    pub(crate) fn title(self) -> String {
+        let title = self.server.title();
+        self.build
+            .map_or_else(|| title.into(), |build| format!("{title} ({build})"))
+    }
+}
+
 impl Outcome {
+    /// Whose figures they are.
+    pub(crate) fn subject(&self) -> Subject<'_> {
+        Subject {
+            server: self.server,
+            build: self.build.as_deref(),
+        }
+    }
+
     /// Writes it into a folder, under a name of its own.
     ///
     /// # Errors
@@ -91,7 +131,8 @@ impl Outcome {
             .filter(char::is_ascii_digit)
             .collect();
         let case: String = self.case.chars().map(in_a_name).collect();
-        let stem = format!("{case}-{}-{date}", self.server.name());
+        let subject: String = self.subject().name().chars().map(in_a_name).collect();
+        let stem = format!("{case}-{subject}-{date}");
         let mut path = folder.join(format!("{stem}.json"));
         let mut more = 1;
         while path.exists() {
@@ -103,19 +144,19 @@ impl Outcome {
         Ok(path)
     }
 
-    /// How many were saved in a folder of this case of this server; a folder that is not there
+    /// How many were saved in a folder of this case of this subject; a folder that is not there
     /// has none.
     ///
     /// # Errors
     /// A file there is no result.
-    pub(crate) fn count(folder: &Path, server: Server, case: &str) -> Result<usize> {
+    pub(crate) fn count(folder: &Path, subject: Subject<'_>, case: &str) -> Result<usize> {
         if !folder.exists() {
             return Ok(0);
         }
         let all = Self::load_all(folder)?;
         let same = all
             .iter()
-            .filter(|its| its.server == server && its.case == case);
+            .filter(|its| its.subject() == subject && its.case == case);
         Ok(same.count())
     }
 
@@ -161,6 +202,7 @@ mod tests {
         let outcome = Outcome {
             scenario: Scenario::Unicast,
             server: Server::WebStomp,
+            build: None,
             case: "unicast 200 1000/s".into(),
             connections: 200,
             seconds: 10.0,
@@ -173,7 +215,8 @@ mod tests {
         };
         let first = outcome.save(folder.path()).unwrap();
         assert_ne!(outcome.save(folder.path()).unwrap(), first);
-        let count = |server, case| Outcome::count(folder.path(), server, case).unwrap();
+        let count =
+            |server, case| Outcome::count(folder.path(), Subject::only(server), case).unwrap();
         assert_eq!(count(Server::WebStomp, "unicast 200 1000/s"), 2);
         assert_eq!(count(Server::Stentor, "unicast 200 1000/s"), 0);
         assert_eq!(count(Server::WebStomp, "unicast 200"), 0);
@@ -181,5 +224,22 @@ mod tests {
         assert_eq!(loaded.len(), 2);
         assert_eq!(loaded[0].metrics, outcome.metrics);
         assert_eq!(loaded[0].server, Server::WebStomp);
+    }
+
+    #[test]
+    fn builds_of_a_server_are_kept_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |build: Option<&str>| Outcome {
+            build: build.map(ToOwned::to_owned),
+            ..crate::report::tests::outcome(Server::Stentor, 10, 1.0)
+        };
+        for build in [None, Some("old"), Some("new"), Some("new")] {
+            of(build).save(folder.path()).unwrap();
+        }
+        for (build, expected) in [(None, 1), (Some("old"), 1), (Some("new"), 2)] {
+            let outcome = of(build);
+            let count = Outcome::count(folder.path(), outcome.subject(), &outcome.case);
+            assert_eq!(count.unwrap(), expected, "{build:?}");
+        }
     }
 }

@@ -108,7 +108,7 @@ fn series(outcomes: &[Outcome], chart: &Chart) -> Series {
     let mut values: BTreeMap<Server, BTreeMap<u32, Vec<f64>>> = BTreeMap::new();
     let is_its_own = |outcome: &&Outcome| {
         let (name, connections) = (chart.scenario.name(), outcome.connections);
-        outcome.case == format!("{name} {connections}{}", chart.case)
+        outcome.build.is_none() && outcome.case == format!("{name} {connections}{}", chart.case)
     };
     for outcome in outcomes.iter().filter(is_its_own) {
         if let Some(&value) = outcome.metrics.get(chart.metric) {

@@ -58,8 +58,8 @@ fn cpu(stat: &str) -> Option<f64> {
     Some((user + system) / TICKS)
 }
 
-/// `Name:   123 kB`
-fn kib(text: &str, name: &str) -> Option<f64> {
+/// The value of a line `Name:   123 kB`.
+pub(crate) fn kib(text: &str, name: &str) -> Option<f64> {
     text.lines().find_map(|line| {
         let value = line.strip_prefix(name)?.strip_prefix(':')?;
         value.trim().strip_suffix(" kB")?.trim().parse().ok()

@@ -9,8 +9,7 @@ use crate::{
     outcome::Outcome,
     plot::{CHARTS, Chart},
     scenario::Scenario,
-    servers::Server,
-    summary::{cases, faults, rows, runs_text},
+    summary::{cases, compared, faults, rows, runs_text},
     targets,
 };
 
@@ -85,15 +84,11 @@ pub(crate) fn markdown(results: &Results, charts: Option<&Path>) -> String {
         line(&mut text, format_args!("**{}**\n", of_case(case)));
         let heads: Vec<String> = servers
             .iter()
-            .map(|(server, runs)| format!("{}, {}", server.title(), runs_text(runs.len())))
+            .map(|(subject, runs)| format!("{}, {}", subject.title(), runs_text(runs.len())))
             .collect();
-        let compared =
-            servers.contains_key(&Server::Stentor) && servers.contains_key(&Server::WebStomp);
-        let last = if compared {
-            " In Stentor's favour |"
-        } else {
-            ""
-        };
+        let favoured = compared(servers).map(|(favoured, _)| favoured.title());
+        let compared = favoured.is_some();
+        let last = favoured.map_or_else(String::new, |title| format!(" In {title}'s favour |"));
         line(&mut text, format_args!("| | {} |{last}", heads.join(" | ")));
         let columns = servers.len() + usize::from(compared);
         line(&mut text, format_args!("|---|{}", "--:|".repeat(columns)));
@@ -205,12 +200,13 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::{outcome::Conditions, verify::Verification};
+    use crate::{outcome::Conditions, servers::Server, verify::Verification};
 
     pub(crate) fn outcome(server: Server, connections: u32, rate: f64) -> Outcome {
         Outcome {
             scenario: Scenario::Unicast,
             server,
+            build: None,
             case: format!("unicast {connections} 1000 outstanding 256 bytes"),
             connections,
             seconds: 10.0,

@@ -50,6 +50,7 @@ pub(crate) async fn run(
     let mut outcome = Outcome {
         scenario,
         server: setup.server,
+        build: setup.build.clone(),
         case: plan.case.clone() + &setup.note(),
         connections,
         seconds: options.seconds,

@@ -223,6 +223,7 @@ impl Options {
             habits,
             load: has_messages.then(|| Load {
                 unicast,
+                publishers: 1,
                 broadcast,
                 churn,
                 size,

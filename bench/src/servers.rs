@@ -66,6 +66,10 @@ pub(crate) struct Setup {
     pub(crate) server: Server,
     /// The gateway's program.
     pub(crate) stentor: PathBuf,
+    /// How that build is called, where several are compared.
+    pub(crate) build: Option<String>,
+    /// Further lines of `rabbitmq.conf`, behind Stentor.
+    pub(crate) broker: &'static str,
     /// Gateways on the one RabbitMQ; Web STOMP is RabbitMQ itself.
     pub(crate) nodes: usize,
     /// Stentor's `feed.durable`.
@@ -148,7 +152,8 @@ impl Servers {
         };
         match setup.server {
             Server::Stentor => {
-                let amqp = servers.start_rabbitmq(&[], QUIET).await?;
+                let configuration = format!("{QUIET}{}", setup.broker);
+                let amqp = servers.start_rabbitmq(&[], &configuration).await?;
                 servers.start_gateways(setup, Some(amqp)).await?;
                 servers.publish = Publish::Amqp(amqp);
             }
@@ -268,6 +273,16 @@ impl Servers {
     pub(crate) fn authority(&self) -> Option<PathBuf> {
         let folder = self.certificates.as_ref()?;
         Some(folder.path().join("ca.pem"))
+    }
+
+    /// The first gateway.
+    pub(crate) fn gateway(&self) -> Option<&Gateway> {
+        self.gateways.first()
+    }
+
+    /// The RabbitMQ, if there is one.
+    pub(crate) const fn rabbitmq(&self) -> Option<&RabbitMq> {
+        self.rabbitmq.as_ref()
     }
 
     /// Its processes.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     metrics::{Better, METRICS, Metric},
-    outcome::Outcome,
+    outcome::{Outcome, Subject},
     scenario::Scenario,
     servers::Server,
 };
@@ -82,8 +82,11 @@ impl Ratio {
     }
 }
 
-/// Runs by scenario and case, and by server.
-pub(crate) type Cases<'a> = BTreeMap<(Scenario, u32, &'a str), BTreeMap<Server, Vec<&'a Outcome>>>;
+/// Runs by whose they are.
+pub(crate) type Subjects<'a> = BTreeMap<Subject<'a>, Vec<&'a Outcome>>;
+
+/// Runs by scenario and case, and by whose they are.
+pub(crate) type Cases<'a> = BTreeMap<(Scenario, u32, &'a str), Subjects<'a>>;
 
 /// Sorts runs into what can be compared.
 pub(crate) fn cases(outcomes: &[Outcome]) -> Cases<'_> {
@@ -91,9 +94,29 @@ pub(crate) fn cases(outcomes: &[Outcome]) -> Cases<'_> {
     for outcome in outcomes {
         let key = (outcome.scenario, outcome.connections, &*outcome.case);
         let servers = cases.entry(key).or_default();
-        servers.entry(outcome.server).or_default().push(outcome);
+        servers.entry(outcome.subject()).or_default().push(outcome);
     }
     cases
+}
+
+/// Which two are compared, the one whose favour is told first: Stentor with Web STOMP; or two
+/// builds, the one that was measured later with the one before it.
+pub(crate) fn compared<'a>(servers: &Subjects<'a>) -> Option<(Subject<'a>, Subject<'a>)> {
+    let pair = [Server::Stentor, Server::WebStomp].map(Subject::only);
+    if pair.iter().all(|subject| servers.contains_key(subject)) {
+        let [stentor, web_stomp] = pair;
+        return Some((stentor, web_stomp));
+    }
+    let began = |subject: &Subject<'_>| {
+        let runs = servers.get(subject)?.iter();
+        runs.map(|run| run.conditions.date.as_str()).min()
+    };
+    let mut subjects: Vec<_> = servers.keys().copied().collect();
+    subjects.sort_by(|one, other| began(one).cmp(&began(other)));
+    match *subjects {
+        [earlier, later] if earlier.server == later.server => Some((later, earlier)),
+        _ => None,
+    }
 }
 
 /// A measure of all servers of a case.
@@ -101,24 +124,25 @@ pub(crate) struct Row {
     pub(crate) metric: &'static Metric,
     /// In the order of the servers.
     pub(crate) values: Vec<Option<Summary>>,
-    /// How many times better Stentor is than Web STOMP.
+    /// How many times better the first of those that are [`compared`] is than the second.
     pub(crate) ratio: Option<Ratio>,
 }
 
 /// The measures of a case; those that no server has are left out.
-pub(crate) fn rows(servers: &BTreeMap<Server, Vec<&Outcome>>) -> Vec<Row> {
-    let summary = |server: &Server, name: &str| {
-        let runs = servers.get(server)?.iter();
+pub(crate) fn rows(servers: &Subjects<'_>) -> Vec<Row> {
+    let compared = compared(servers);
+    let summary = |subject: &Subject<'_>, name: &str| {
+        let runs = servers.get(subject)?.iter();
         Summary::of(runs.filter_map(|run| run.metrics.get(name).copied()))
     };
     let mut rows = Vec::new();
     for metric in METRICS {
-        let of = |server| summary(server, metric.name);
+        let of = |subject: &Subject<'_>| summary(subject, metric.name);
         let values: Vec<_> = servers.keys().map(of).collect();
         if values.iter().all(Option::is_none) {
             continue;
         }
-        let pair = of(&Server::Stentor).zip(of(&Server::WebStomp));
+        let pair = compared.and_then(|(one, other)| of(&one).zip(of(&other)));
         let ratio = pair.and_then(|(one, other)| Ratio::of(metric.better, &one, &other));
         rows.push(Row {
             metric,
@@ -133,7 +157,7 @@ pub(crate) fn rows(servers: &BTreeMap<Server, Vec<&Outcome>>) -> Vec<Row> {
 pub(crate) fn faults(runs: &[&Outcome]) -> Vec<String> {
     let mut faults = Vec::new();
     for run in runs {
-        let server = run.server.name();
+        let server = run.subject().name();
         let wrong = run.verification;
         if !wrong.is_clean() {
             faults.push(format!(
@@ -197,16 +221,14 @@ pub(crate) fn columns(lines: &[Vec<String>]) -> String {
 }
 
 /// A case as a table for the terminal.
-pub(crate) fn table(case: &str, servers: &BTreeMap<Server, Vec<&Outcome>>) -> String {
+pub(crate) fn table(case: &str, servers: &Subjects<'_>) -> String {
     let mut head = vec![case.to_owned()];
-    for (server, runs) in servers {
-        head.push(format!("{} ({})", server.name(), runs_text(runs.len())));
+    for (subject, runs) in servers {
+        head.push(format!("{} ({})", subject.name(), runs_text(runs.len())));
     }
-    let compared =
-        servers.contains_key(&Server::Stentor) && servers.contains_key(&Server::WebStomp);
-    if compared {
-        head.push("in stentor's favour".into());
-    }
+    let favoured = compared(servers).map(|(favoured, _)| favoured.name());
+    let compared = favoured.is_some();
+    head.extend(favoured.map(|name| format!("in {name}'s favour")));
     let mut lines = vec![head];
     for row in rows(servers) {
         let Metric { label, unit, .. } = row.metric;
@@ -276,6 +298,31 @@ mod tests {
         let (some, none) = (summary(&[1.0]), summary(&[0.0]));
         assert_eq!(Ratio::of(Better::Less, &some, &none), None);
         assert_eq!(Ratio::of(Better::More, &summary(&[-1.0]), &some), None);
+    }
+
+    #[test]
+    fn two_builds_are_compared_in_the_order_of_their_runs() {
+        let of = |build: &str, date: &str, rate| {
+            let mut outcome = crate::report::tests::outcome(Server::Stentor, 10, rate);
+            outcome.build = Some(build.into());
+            outcome.conditions.date = date.into();
+            outcome
+        };
+        let outcomes = [
+            of("old", "2026-01-01", 100.0),
+            of("new", "2026-01-02", 110.0),
+            of("old", "2026-01-03", 100.0),
+        ];
+        let cases = cases(&outcomes);
+        let servers = cases.values().next().unwrap();
+        let text = table("case", servers);
+        assert!(text.contains("in stentor new's favour"), "{text}");
+        let rows = rows(servers);
+        let mut ratios = rows.iter().map(|row| (row.metric.name, row.ratio));
+        let (_, rate) = ratios
+            .find(|(name, _)| *name == "deliveries_per_second")
+            .unwrap();
+        assert_eq!(rate.unwrap().median, 1.1);
     }
 
     #[test]

@@ -298,3 +298,73 @@ fn a_gateway_that_is_not_there_is_named() {
         "{said}"
     );
 }
+
+/// Attacks for a second, and answers what was saved.
+fn attack(more: &[&str]) -> (Output, Vec<Value>) {
+    assert_gateway();
+    let folder = tempfile::tempdir().unwrap();
+    let output = bench(&[&["attack", "--quick"], more].concat(), folder.path());
+    let saved = fs::read_dir(folder.path().join("results/attacks"));
+    let saved = saved.unwrap_or_else(|error| panic!("{error}: {}", said(&output)));
+    let saved = saved.map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+    let saved = saved.map(|text| serde_json::from_str(&text).unwrap());
+    let saved = saved.collect();
+    (output, saved)
+}
+
+#[test]
+fn an_attack_that_nobody_notices_is_held() {
+    let gateway = Path::new(BENCH).with_file_name("stentor");
+    let build = format!("--gateway=this={}", gateway.display());
+    let (output, saved) = attack(&["transactions", "half-bodies", "denied", &build]);
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    // What is not tried is told, and not saved.
+    let denied = if saved.len() == 2 {
+        "not tried"
+    } else {
+        "held"
+    };
+    for (attack, verdict) in [("transactions", "held"), ("denied", denied)] {
+        let row = said.lines().find(|line| {
+            line.strip_prefix(attack)
+                .is_some_and(|rest| rest.trim_start().starts_with(verdict))
+        });
+        assert!(row.is_some(), "{attack} {verdict}: {said}");
+    }
+    for outcome in &saved {
+        assert_eq!(outcome["verdict"], "held", "{outcome:#}");
+        assert_eq!(outcome["build"], "this");
+        assert!(outcome["deeds"]["frames"].as_u64() > Some(0), "{outcome:#}");
+        for part in ["without", "during", "after"] {
+            let part = &outcome[part];
+            assert!(part["p99_ms"].as_f64() > Some(0.0), "{outcome:#}");
+            assert!(part["visits"]["right"].as_u64() > Some(0), "{outcome:#}");
+        }
+        let memory = &outcome["memory"];
+        assert!(memory["most_mib"].as_f64() >= memory["before_mib"].as_f64());
+    }
+}
+
+/// A gateway that has too few places: attackers take those of others.
+#[test]
+fn an_attack_that_others_notice_is_not_held() {
+    // Ten subscribers and four publishers; the visitor finds no place beside the attackers.
+    let places = "--set=listen.max_connections=16";
+    let (output, saved) = attack(&["half-bodies", places]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("NOT HELD"), "{said}");
+    assert!(said.contains("visits failed"), "{said}");
+    assert_eq!(saved[0]["verdict"], "not-held", "{:#}", saved[0]);
+}
+
+#[test]
+fn attacks_are_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = bench(&["attack", "--list"], folder.path());
+    assert!(output.status.success());
+    for attack in ["subscribe-missing", "two-wildcards", "own-queues", "alarm"] {
+        assert!(said(&output).contains(attack), "{}", said(&output));
+    }
+}

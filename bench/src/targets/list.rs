@@ -1,7 +1,12 @@
 //! The list of all targets, and where in the runs each is measured.
 
 use super::{Goal, Target};
-use crate::{micro::Timing, outcome::Outcome, servers::Server, summary::Summary};
+use crate::{
+    micro::Timing,
+    outcome::{Outcome, Subject},
+    servers::Server,
+    summary::Summary,
+};
 
 use Server::{Embedded, Nats, Stentor, WebStomp};
 
@@ -16,7 +21,7 @@ impl Runs<'_> {
         value: impl Fn(&Outcome) -> Option<f64>,
     ) -> Option<Summary> {
         let runs = self.0.iter();
-        let runs = runs.filter(|run| run.server == server && run.case == case);
+        let runs = runs.filter(|run| run.subject() == Subject::only(server) && run.case == case);
         Summary::of(runs.filter_map(value))
     }
 

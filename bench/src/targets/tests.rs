@@ -26,6 +26,8 @@ fn run(words: &str, server: Server, metrics: &[(&str, f64)]) -> Outcome {
     let setup = Setup {
         server,
         stentor: "stentor".into(),
+        build: None,
+        broker: "",
         nodes: measure.nodes,
         durable: !measure.transient,
         tls: measure.tls,

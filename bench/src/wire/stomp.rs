@@ -68,7 +68,7 @@ pub(crate) fn next_frame<'a>(bytes: &mut &'a [u8]) -> Result<Option<Frame<'a>>, 
 }
 
 /// The value of a header; `name` ends with the colon.
-fn header<'a>(headers: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+pub(crate) fn header<'a>(headers: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let mut lines = headers;
     while let Some(end) = memchr(b'\n', lines) {
         let (line, rest) = lines.split_at(end);
@@ -118,6 +118,22 @@ pub(crate) fn send(destination: &str, body: &[u8], out: &mut Vec<u8>) {
     );
     out.extend_from_slice(body);
     out.push(0);
+}
+
+/// Any frame, with these headers as they are, and the length of its body.
+pub(crate) fn frame(command: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256 + body.len());
+    write(&mut out, format_args!("{command}\n"));
+    for (name, value) in headers {
+        write(&mut out, format_args!("{name}:{value}\n"));
+    }
+    if !body.is_empty() {
+        write(&mut out, format_args!("content-length:{}\n", body.len()));
+    }
+    out.push(b'\n');
+    out.extend_from_slice(body);
+    out.push(0);
+    out
 }
 
 fn write(out: &mut Vec<u8>, frame: std::fmt::Arguments<'_>) {
@@ -176,6 +192,7 @@ mod tests {
         subscribe(0, "/exchange/a/b", &mut out);
         send("/exchange/a/b", b"x\0y", &mut out);
         unsubscribe(0, &mut out);
+        out.extend(frame("BEGIN", &[("transaction", "t")], b"x\0y"));
         disconnect(&mut out);
         let mut rest = out.as_slice();
         let mut commands = Vec::new();
@@ -184,7 +201,7 @@ mod tests {
         }
         assert_eq!(
             commands.join(" "),
-            "CONNECT SUBSCRIBE SEND UNSUBSCRIBE DISCONNECT"
+            "CONNECT SUBSCRIBE SEND UNSUBSCRIBE BEGIN DISCONNECT"
         );
         assert_eq!(rest, b"");
     }

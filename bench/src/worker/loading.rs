@@ -3,15 +3,15 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
-use mio::{Registry, event::Event};
+use mio::{Registry, Token, event::Event};
 
 use super::{
-    BROADCAST, TICK, UNICAST,
+    BROADCAST, FIRST_PUBLISHER, TICK,
     churn::Churning,
     clock::{self, MILLISECOND, SECOND},
     connection::Kind,
     fleet::Fleet,
-    flow::Flow,
+    flow::{Flow, MAX_PUBLISHERS},
     ledger::Ledger,
     publisher::Publisher,
     report,
@@ -81,11 +81,17 @@ impl Loading {
             let Some(pace) = pace else {
                 return Ok(None);
             };
-            let token = if to_all { BROADCAST } else { UNICAST };
-            let publisher = Publisher::connect(publish, registry, token)?;
+            let tokens = if to_all {
+                BROADCAST..=BROADCAST
+            } else {
+                FIRST_PUBLISHER..=FIRST_PUBLISHER + load.publishers.clamp(1, MAX_PUBLISHERS) - 1
+            };
+            let publishers =
+                tokens.map(|token| Publisher::connect(publish, registry, Token(token)));
+            let publishers = publishers.collect::<Result<_>>()?;
             let (readers, window) = (readers.clone(), window.clone());
             let ledger = Ledger::new(rand::random(), to_all, first_user, readers, window)?;
-            Ok(Some(Flow::new(publisher, ledger, pace, load.size)))
+            Ok(Some(Flow::new(publishers, ledger, pace, load.size)))
         };
         let interval = habits.heart_beat_ms;
         let churn = load
@@ -118,17 +124,22 @@ impl Loading {
     /// # Errors
     /// Its connection is lost.
     pub(super) fn publisher_event(&mut self, event: &Event) -> Result<()> {
-        let flow = match event.token() {
-            UNICAST => &mut self.unicast,
-            _ => &mut self.broadcast,
+        let (flow, first) = match event.token() {
+            Token(BROADCAST) => (&mut self.broadcast, BROADCAST),
+            _ => (&mut self.unicast, FIRST_PUBLISHER),
         };
-        if let Some(flow) = flow {
-            if event.is_readable() || event.is_read_closed() {
-                flow.publisher.read()?;
-            }
-            flow.publisher.flush()?;
+        match flow {
+            Some(flow) => flow.publisher_event(event.token().0 - first, event),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Measures no longer, if it does.
+    pub(super) fn enough(&mut self, now: u64) {
+        if self.phase != Phase::Drain {
+            self.measure_from = self.measure_from.min(now);
+            self.measure_to = now;
+        }
     }
 
     /// A message arrived.
@@ -235,6 +246,8 @@ impl Loading {
             self.troubles
                 .push(format!("{ended} clients were disconnected"));
         }
+        let lost: Vec<String> = self.flows().filter_map(|flow| flow.lost()).collect();
+        self.troubles.extend(lost);
         let left_out = self.churn.as_ref().map_or(0, |churn| churn.left_out);
         if left_out > 0 {
             self.troubles.push(format!(

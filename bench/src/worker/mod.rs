@@ -28,7 +28,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use mio::{Events, Poll, Token, Waker};
 
 use self::{
@@ -44,9 +44,9 @@ use crate::orders::{Habits, Order, Report};
 
 const ORDERS: Token = Token(0);
 const TIMER: Token = Token(1);
-const UNICAST: Token = Token(2);
-const BROADCAST: Token = Token(3);
-const FIRST_POSTER: usize = 4;
+const BROADCAST: usize = 2;
+const FIRST_PUBLISHER: usize = 3;
+const FIRST_POSTER: usize = FIRST_PUBLISHER + flow::MAX_PUBLISHERS;
 const FIRST_CLIENT: usize = FIRST_POSTER + posting::SOCKETS;
 
 /// Between two looks at what is due, unless a load wants it more often.
@@ -108,7 +108,7 @@ impl Worker {
                 match event.token() {
                     ORDERS => {}
                     TIMER => self.timer.read(),
-                    UNICAST | BROADCAST => {
+                    Token(BROADCAST..FIRST_POSTER) => {
                         if let Some(loading) = &mut self.loading {
                             loading.publisher_event(event)?;
                         }
@@ -165,6 +165,13 @@ impl Worker {
         {
             self.connecting = None;
         }
+        if let Some(loading) = &mut self.loading {
+            match self.orders.try_recv() {
+                Ok(Order::Enough) => loading.enough(now),
+                Ok(order) => bail!("an order came too early: {order:?}"),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
+            }
+        }
         if let Some(loading) = &mut self.loading
             && loading.turn(now, &mut self.fleet)?
         {
@@ -196,7 +203,8 @@ impl Worker {
                 self.timer.set(loading.tick())?;
                 self.loading = Some(loading);
             }
-            Err(TryRecvError::Empty) => {}
+            // The load had ended by itself.
+            Ok(Order::Enough) | Err(TryRecvError::Empty) => {}
             Err(TryRecvError::Disconnected) => return Ok(false),
         }
         Ok(true)

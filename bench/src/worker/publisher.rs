@@ -50,7 +50,7 @@ impl Publisher {
         stream.set_nodelay(true)?;
         let unread = match publish {
             Publish::Amqp(_) => log_in_amqp(&mut stream),
-            Publish::Stomp(_) => log_in_stomp(&mut stream, server),
+            Publish::Stomp(_) => log_in_stomp(&mut stream, server, token),
             Publish::Nats(_) => log_in_nats(&mut stream),
         };
         let unread = unread.with_context(|| format!("the publisher logs in at {server}"))?;
@@ -227,7 +227,11 @@ fn expect_method(
 }
 
 /// Answers what was read and not used.
-fn log_in_stomp(stream: &mut std::net::TcpStream, server: SocketAddr) -> Result<Vec<u8>> {
+fn log_in_stomp(
+    stream: &mut std::net::TcpStream,
+    server: SocketAddr,
+    token: Token,
+) -> Result<Vec<u8>> {
     let mut unread = Vec::new();
     stream.write_all(&websocket::upgrade_request(&server.to_string(), "/ws"))?;
     let upgrade = loop {
@@ -238,7 +242,9 @@ fn log_in_stomp(stream: &mut std::net::TcpStream, server: SocketAddr) -> Result<
     };
     unread.drain(..upgrade);
     let (mut connect, mut bytes) = (Vec::new(), Vec::new());
-    stomp::connect(VHOST, "publisher", 0, &mut connect);
+    // Each is a user of its own, for there are limits to what one may do.
+    let user = format!("publisher_{}", token.0);
+    stomp::connect(VHOST, &user, 0, &mut connect);
     websocket::write_text(&connect, &mut bytes);
     stream.write_all(&bytes)?;
     loop {

@@ -1,0 +1,256 @@
+//! Attacks: what one user can do to others by way of what they share, in full size, with others
+//! beside. An attack is held if nobody notices.
+//!
+//! - `list` (pure) has the attacks, how much of each, and what may be noticed
+//! - `attacker` does them, by `client`
+//! - `honest` are a worker's clients, whose messages are booked and timed; `visitor` does one of
+//!   everything again and again; `watch` looks at the gateway's memory
+//! - `verdict` (pure) judges and prints
+
+mod attacker;
+mod client;
+mod honest;
+mod list;
+mod verdict;
+mod visitor;
+mod watch;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Args, ValueEnum as _};
+use tokio::time::sleep;
+
+use self::{
+    attacker::Attackers,
+    honest::{Crowd, Honest},
+    list::Attack,
+    verdict::{Tried, Verdict, While, table},
+    visitor::{Route, Visitor},
+    watch::Watch,
+};
+use crate::{
+    cli::{self, Build},
+    limits,
+    outcome::Conditions,
+    progress, runtime,
+    servers::{Server, Servers, Setup},
+};
+
+/// RabbitMQ's share of the machine's memory, as it is and as it is short of it.
+const MEMORY: [&str; 2] = ["set_vm_memory_high_watermark", "0.7"];
+const NO_MEMORY: [&str; 2] = ["set_vm_memory_high_watermark", "0"];
+
+/// What is attacked, and how.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Which attacks [default: all, one after the other]
+    #[arg(value_enum)]
+    attacks: Vec<Attack>,
+    /// Print all attacks with what they do; nothing is attacked
+    #[arg(long)]
+    list: bool,
+    /// A few connections for a second each: whether it works. Nothing is said of delays then
+    #[arg(long)]
+    quick: bool,
+    /// The gateway's program [default: the one that was built along with this one]
+    #[arg(long, value_name = "PROGRAM")]
+    stentor: Option<PathBuf>,
+    /// A build of the gateway by a name; given several times, each is attacked
+    #[arg(long = "gateway", value_name = "NAME=PROGRAM", value_parser = cli::build,
+          conflicts_with = "stentor")]
+    builds: Vec<Build>,
+    /// A further setting of the gateway; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = cli::setting)]
+    settings: Vec<(String, String)>,
+    /// Where what was noticed is saved, a JSON file each
+    #[arg(long, value_name = "FOLDER", default_value = "results/attacks")]
+    out: PathBuf,
+    /// How much the gateway may grow until an attack is stopped, and counts as not held
+    #[arg(long, value_name = "MIB", default_value_t = 3072)]
+    stop_at: u32,
+}
+
+impl Options {
+    /// Others: so many that each lane and link has some of them.
+    const fn crowd(&self) -> Crowd {
+        let (subscribers, publishers, rate) = if self.quick {
+            (10, 4, 50.0)
+        } else {
+            (100, 40, 400.0)
+        };
+        Crowd {
+            subscribers,
+            publishers,
+            rate,
+        }
+    }
+
+    /// How long is looked before, and after the end.
+    const fn whiles(&self) -> [Duration; 2] {
+        let seconds = if self.quick { [1, 1] } else { [5, 8] };
+        let [before, after] = seconds;
+        [Duration::from_secs(before), Duration::from_secs(after)]
+    }
+}
+
+/// Attacks each build in each way. Answers whether all was held.
+///
+/// # Errors
+/// A program is missing, or others are refused before there is any attack.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    if options.list {
+        for attack in Attack::value_variants() {
+            println!("{:18} {}", attack.name(), attack.what());
+        }
+        return Ok(true);
+    }
+    limits::raise_files();
+    let builds = Build::all(&options.builds, options.stentor.as_ref())?;
+    let attacks = match options.attacks.as_slice() {
+        [] => Attack::value_variants(),
+        some => some,
+    };
+    let runtime = runtime()?;
+    let mut all_held = true;
+    for build in &builds {
+        let mut all = Vec::new();
+        for &attack in attacks {
+            let name = build.name.as_deref().unwrap_or("stentor");
+            eprintln!("{name}: {}", attack.name());
+            let tried = runtime.block_on(attacked(attack, build, options));
+            let tried = tried.with_context(|| format!("{name}, {}", attack.name()))?;
+            for reason in &tried.reasons {
+                eprintln!("  {reason}");
+            }
+            if tried.verdict != Verdict::NotTried {
+                save(&tried, options)?;
+            }
+            all_held &= tried.verdict != Verdict::NotHeld;
+            all.push(tried);
+        }
+        if let Some(name) = &build.name {
+            println!("\n{name}");
+        }
+        println!("{}", table(&all));
+    }
+    eprintln!("saved in {}", options.out.display());
+    Ok(all_held)
+}
+
+/// One attack on servers of its own: others without it, with it, and afterwards.
+async fn attacked(attack: Attack, build: &Build, options: &Options) -> Result<Tried> {
+    let mut setup = Setup {
+        server: Server::Stentor,
+        stentor: build.program.clone(),
+        build: build.name.clone(),
+        broker: "",
+        nodes: 1,
+        durable: true,
+        tls: false,
+        auth_cache: false,
+        settings: options.settings.clone(),
+    };
+    progress::show("starting servers");
+    let mut servers = Servers::start(&setup).await?;
+    if let Some((version, lines)) = attack.broker() {
+        let has = servers.rabbitmq_version().unwrap_or_default();
+        if major(&has) < Some(version) {
+            let why = format!("it needs RabbitMQ {version}, and this is {has}");
+            return Ok(Tried::not(attack, build.name.clone(), options.quick, why));
+        }
+        drop(servers);
+        setup.broker = lines;
+        servers = Servers::start(&setup).await?;
+    }
+    let gateway = servers.gateway().context("no gateway")?;
+    let address = gateway.stomp_address().parse()?;
+    let amount = attack.amount(options.quick);
+    let [before, settle] = options.whiles();
+
+    progress::show("others come");
+    let mut honest = Honest::come(&servers, options.crowd()).await?;
+    let visitor = Visitor::start(Route {
+        stomp: address,
+        admin: gateway.admin_url().trim_start_matches("http://").parse()?,
+        only_listens: !attack.lets_publish(),
+    })?;
+    honest.begin(&servers, true).await;
+    sleep(before).await;
+    let without = noticed(&mut honest, &visitor).await;
+
+    progress::show("attacking");
+    let watch = Watch::start(gateway.process().id(), options.stop_at)?;
+    if !attack.lets_publish() {
+        ctl(&servers, &NO_MEMORY).await;
+    }
+    honest.begin(&servers, attack.lets_publish()).await;
+    let attackers = Attackers::new(address, amount);
+    let deeds = attackers.attack(attack, watch.too_much()).await;
+    let ended = tokio::time::Instant::now();
+    if !attack.lets_publish() {
+        ctl(&servers, &MEMORY).await;
+    }
+    let during = noticed(&mut honest, &visitor).await;
+
+    progress::show("looking at what is left");
+    honest.begin(&servers, true).await;
+    tokio::time::sleep_until(ended + settle).await;
+    let memory = watch.grown();
+    let after = noticed(&mut honest, &visitor).await;
+    progress::show("");
+    let conditions = Conditions::now(&build.program, servers.rabbitmq_version(), None);
+    let tried = Tried {
+        deeds,
+        without,
+        during,
+        after,
+        memory,
+        conditions,
+        ..Tried::not(attack, build.name.clone(), options.quick, String::new())
+    };
+    Ok(tried.judged())
+}
+
+async fn noticed(honest: &mut Honest, visitor: &Visitor) -> While {
+    While {
+        crowd: honest.end().await,
+        visits: visitor.take(),
+    }
+}
+
+async fn ctl(servers: &Servers, arguments: &[&str]) {
+    if let Some(rabbitmq) = servers.rabbitmq() {
+        rabbitmq.ctl(arguments).await;
+    }
+}
+
+/// The first number of `RabbitMQ 3.10.8 on Erlang 25`.
+fn major(version: &str) -> Option<u32> {
+    let digits = version.trim_start_matches(|letter: char| !letter.is_ascii_digit());
+    digits.split('.').next()?.parse().ok()
+}
+
+fn save(tried: &Tried, options: &Options) -> Result<()> {
+    let folder = &options.out;
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let build = tried.build.as_deref().unwrap_or("stentor");
+    let digits = tried.conditions.date.chars().filter(char::is_ascii_digit);
+    let date: String = digits.collect();
+    let path = folder.join(format!("{}-{build}-{date}.json", tried.attack.name()));
+    ensure!(!path.exists(), "{} is there already", path.display());
+    let json = serde_json::to_string_pretty(tried)? + "\n";
+    fs::write(&path, json).with_context(|| format!("writing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_found() {
+        assert_eq!(major("RabbitMQ 3.10.8 on Erlang 25"), Some(3));
+        assert_eq!(major("RabbitMQ 4.3.6 on Erlang 27"), Some(4));
+        assert_eq!(major(""), None);
+    }
+}
