@@ -580,6 +580,10 @@ impl Table {
     }
 
     /// Those whose subscription was answered, by pattern; the others have missed nothing.
+    #[expect(
+        clippy::mutable_key_type,
+        reason = "a mailbox is hashed by its address"
+    )]
     fn answered(&self) -> Vec<(Box<str>, Vec<Subscriber>)> {
         let waiting = self.changing.values().filter_map(|phase| match phase {
             Phase::Checking(waiting) | Phase::Resting(waiting) => Some(&waiting.who),

@@ -85,6 +85,13 @@ impl Run {
                 let waiting = self.scene.fake.waiting();
                 if waiting > 0 {
                     let index = index % waiting;
+                    let fake = &self.scene.fake;
+                    let is_gone = matches!(reply, Reply::Refused) && fake.nth_binds(index);
+                    // Others relied on that, and are told.
+                    if is_gone && fake.nth_is_bound(index) {
+                        fake.lose("topic");
+                        self.forsake();
+                    }
                     let (answer, took_effect) = match reply {
                         // What is not there is unbound.
                         Reply::Refused if !self.scene.fake.nth_binds(index) => (Ok(()), true),
@@ -110,6 +117,11 @@ impl Run {
             return;
         }
         self.scene.fake.rebuild("topic", ExchangeKind::Topic);
+        self.forsake();
+    }
+
+    /// What was true of those who are subscribed is so no more.
+    fn forsake(&mut self) {
         let visitors = std::mem::take(&mut self.visitors).into_iter();
         let visitors = visitors.map(|(pattern, client, visitor)| match visitor {
             Visitor::Subscribed(guard) => (pattern, client, Visitor::Forsaken(guard)),

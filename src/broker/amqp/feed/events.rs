@@ -9,8 +9,12 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use lapin::{
+    ExchangeKind,
     message::Delivery,
-    options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions},
+    options::{
+        BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+        QueueDeleteOptions,
+    },
     types::{AMQPValue, FieldTable},
 };
 use tokio::time::{Instant, sleep};
@@ -56,6 +60,15 @@ pub(super) async fn follow(shared: Arc<Shared>, feeds: Feeds) {
 async fn listen(shared: &Shared, feeds: &Feeds, live: &Live) -> Result<(), BrokerError> {
     let deadline = Instant::now() + shared.operation_timeout;
     let channel = live.channel(deadline).await?;
+    let none = FieldTable::default;
+    let (source, kind) = (short("exchange", EVENTS)?, ExchangeKind::Topic);
+    let options = ExchangeDeclareOptions {
+        passive: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    // Before there is a queue, which would stay.
+    let looking = channel.exchange_declare(source.clone(), kind, options, none());
+    answer(deadline, looking).await?;
     let queue = short("the queue's name", &shared.queue_names.next())?;
     // Its messages are of no use to another connection.
     let options = QueueDeclareOptions {
@@ -63,16 +76,20 @@ async fn listen(shared: &Shared, feeds: &Feeds, live: &Live) -> Result<(), Broke
         auto_delete: true,
         ..QueueDeclareOptions::default()
     };
-    let none = FieldTable::default;
     answer(
         deadline,
         channel.queue_declare(queue.clone(), options, none()),
     )
     .await?;
-    let (source, key) = (short("exchange", EVENTS)?, short("key", DELETED)?);
-    let options = QueueBindOptions::default();
+    let (key, options) = (short("key", DELETED)?, QueueBindOptions::default());
     let binding = channel.queue_bind(queue.clone(), source, key, options, none());
-    answer(deadline, binding).await?;
+    if let Err(error) = answer(deadline, binding).await {
+        // That closed the channel.
+        let channel = live.channel(deadline).await?;
+        let deleting = channel.queue_delete(queue, QueueDeleteOptions::default());
+        answer(deadline, deleting).await?;
+        return Err(error);
+    }
     let options = BasicConsumeOptions {
         no_ack: true,
         ..BasicConsumeOptions::default()
