@@ -26,7 +26,10 @@ impl Latencies {
 
     /// Adds so many that never arrived, as if they had taken the longest that there is.
     pub(crate) fn record_lost(&mut self, count: u64) {
-        self.0.saturating_record_n(LONGEST, count);
+        // The histogram would take even none for the longest.
+        if count > 0 {
+            self.0.saturating_record_n(LONGEST, count);
+        }
     }
 
     /// How many there are.
@@ -84,6 +87,14 @@ mod tests {
         assert!(near(all.microseconds(50.0), 500_000.0));
         assert!(near(all.microseconds(99.0), 990_000.0));
         assert!(near(all.longest(), 1_000_000.0));
+    }
+
+    #[test]
+    fn nothing_that_was_lost_changes_nothing() {
+        let mut latencies = Latencies::new().unwrap();
+        latencies.record(1_000_000);
+        latencies.record_lost(0);
+        assert!(latencies.longest() < 1_010.0, "{}", latencies.longest());
     }
 
     #[test]

@@ -36,9 +36,24 @@ pub enum Action {
     /// ACK or NACK outside a transaction is a list of one; a COMMIT is what its transaction
     /// gathered.
     Perform(OperationId, Vec<Operation>),
+    /// Do not begin this operation and later ones any more, and answer to none of them.
+    Abandon(OperationId),
     /// Write out what is pending, then close the transport. Nothing follows.
     /// The problem, if there was one, has been told to the client; it is here for the log.
     Close(CloseCode, Option<Box<Problem>>),
+}
+
+impl Action {
+    /// The operation that this asks for.
+    #[must_use]
+    pub fn operation(&self) -> Option<OperationId> {
+        match self {
+            Self::Subscribe(operation, _)
+            | Self::Unsubscribe(operation, _)
+            | Self::Perform(operation, _) => Some(*operation),
+            Self::Write(_) | Self::Authenticate(_) | Self::Abandon(_) | Self::Close(..) => None,
+        }
+    }
 }
 
 /// What a CONNECT or STOMP frame asks. Whether `login` and `passcode` are needed is for the

@@ -15,6 +15,8 @@
 //!     heartbeat_send: Duration::from_secs(10),
 //!     heartbeat_receive: Duration::from_secs(10),
 //!     heartbeat_tolerance: 2,
+//!     finish_timeout: Duration::from_secs(10),
+//!     drain_timeout: Duration::from_secs(2),
 //!     disconnect_linger: Duration::from_secs(1),
 //!     max_subscriptions: 100,
 //!     max_transactions: 16,
@@ -90,5 +92,5 @@ pub use action::{
 pub use close::CloseCode;
 pub use config::Config;
 pub use delivery::{Delivered, Delivery};
-pub use problem::Problem;
+pub use problem::{Problem, Reconnect};
 pub use session::Session;

@@ -352,8 +352,8 @@ impl Api {
         if self.phases.current() != Phase::Running {
             return Err("shutting down".to_owned());
         }
-        let health = self.services.hub.health();
-        health.map_err(|error| error.to_string())
+        let readiness = self.services.hub.readiness();
+        readiness.map_err(|error| error.to_string())
     }
 
     fn presence_health(&self) -> String {

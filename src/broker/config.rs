@@ -46,6 +46,10 @@ pub struct Config {
     /// The longest pause between two attempts.
     #[serde(with = "humantime_serde")]
     pub reconnect_max: Duration,
+    /// How long a lost link may take to be made again before no new clients should come:
+    /// `/readyz` answers 503 then. A link that never was up counts at once.
+    #[serde(with = "humantime_serde")]
+    pub unready_after: Duration,
     /// AMQP channels for publishing, per virtual host. Messages of one client stay on one, in
     /// order; a channel that the broker closes (an unknown exchange) delays the others' less.
     pub publish_channels: u16,
@@ -72,6 +76,7 @@ impl Default for Config {
             heartbeat: Duration::from_secs(10),
             reconnect_min: Duration::from_millis(200),
             reconnect_max: Duration::from_secs(10),
+            unready_after: Duration::from_secs(10),
             publish_channels: 2,
             max_pending_publishes: 16_384,
             exchanges: BTreeMap::new(),

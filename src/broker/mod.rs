@@ -43,6 +43,13 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// which it is asked for again from time to time.
     fn health(&self) -> Result<(), BrokerError>;
 
+    /// Whether clients should be sent here; if not, why. As [`VirtualHost::health`], but a link that
+    /// was lost has [`Config::unready_after`] to be made again: it is no reason to turn everybody
+    /// away, whoever caused it.
+    fn readiness(&self) -> Result<(), BrokerError> {
+        self.health()
+    }
+
     /// Done when the broker has answered, or could not be reached, for the first time; what
     /// [`VirtualHost::health`] says then. At once if it has before.
     fn opened(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
@@ -241,7 +248,7 @@ pub struct QueueSpec {
 }
 
 /// A value of a queue's or consumer's argument.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Argument {
     /// A text.
     Text(Box<str>),

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::auth;
 use crate::units::{Checked, at_least_one, more_than_zero, show_size, size};
+use crate::{auth, broker};
 
 /// RabbitMQ takes no larger message, however it is configured.
 const MAX_MESSAGE: usize = 512 << 20;
 /// A heart-beat header has milliseconds; 32 bits of them are what clients can be trusted with.
 const MAX_HEARTBEAT: Duration = Duration::from_millis(u32::MAX as u64);
+/// How long a drain waits for what a client sent before it: the server's end must not wait for a
+/// broker that is away.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What one client may do, so that none harms the others.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -238,6 +241,7 @@ pub fn session_config(
     limits: &Limits,
     stomp: &Stomp,
     auth: &auth::Config,
+    broker: &broker::Config,
 ) -> stomp_session::Config {
     stomp_session::Config {
         server: stomp
@@ -247,6 +251,8 @@ pub fn session_config(
         heartbeat_send: stomp.heartbeat_send,
         heartbeat_receive: stomp.heartbeat_receive,
         heartbeat_tolerance: stomp.heartbeat_tolerance,
+        finish_timeout: broker.operation_timeout,
+        drain_timeout: DRAIN_PATIENCE,
         disconnect_linger: limits.disconnect_linger,
         max_subscriptions: limits.max_subscriptions,
         max_transactions: limits.max_transactions,
@@ -321,8 +327,8 @@ mod tests {
     #[test]
     fn the_server_header_can_be_hidden() {
         let mut stomp = Stomp::default();
-        let shared =
-            |stomp: &Stomp| session_config(&Limits::default(), stomp, &auth::Config::default());
+        let (limits, auth, broker) = Default::default();
+        let shared = |stomp: &Stomp| session_config(&limits, stomp, &auth, &broker);
         let shown = shared(&stomp).server;
         assert!(shown.unwrap().starts_with("stentor/"));
         stomp.server_header = false;

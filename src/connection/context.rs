@@ -3,7 +3,10 @@
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -92,7 +95,7 @@ impl Settings {
         auth: &auth::Config,
         node: &str,
     ) -> Self {
-        let session = Arc::new(session_config(&limits, &stomp, auth));
+        let session = Arc::new(session_config(&limits, &stomp, auth, broker));
         Self {
             limits,
             stomp,
@@ -180,6 +183,8 @@ pub(super) struct Context {
     here: OnceLock<Arc<Session>>,
     /// The status to join presence with.
     status: Mutex<Status>,
+    /// Whether the broker has heard of the action that is being done.
+    is_handing: AtomicBool,
 }
 
 /// Who a client turned out to be.
@@ -207,6 +212,7 @@ impl Context {
             identity: OnceLock::new(),
             here: OnceLock::new(),
             status: Mutex::default(),
+            is_handing: AtomicBool::new(false),
         })
     }
 
@@ -267,6 +273,17 @@ impl Context {
         session.remote = Some(self.remote);
         session.device = device;
         session
+    }
+
+    /// An action is begun that the broker has not heard of, or it will now. Only the connection's
+    /// own task says so and asks.
+    pub(super) fn set_handing(&self, is_handing: bool) {
+        self.is_handing.store(is_handing, Ordering::Relaxed);
+    }
+
+    /// Whether the broker has heard of the action that is being done.
+    pub(super) fn is_handing(&self) -> bool {
+        self.is_handing.load(Ordering::Relaxed)
     }
 
     /// As presence knows this session, if it does.

@@ -259,19 +259,47 @@ fn subscription_queue(
     context: &Context<'_>,
 ) -> Result<QueueSpec, Problem> {
     let durable = durable(fields)?.unwrap_or(false);
+    let exclusive = fields.switch("exclusive")?.unwrap_or(false);
+    let auto_delete = fields.switch("auto-delete")?.unwrap_or(true) || exclusive;
+    let arguments = fields.queue_arguments()?;
     let name = match fields.short("x-queue-name")? {
         Some(name) => name.into(),
         None if durable => durable_name(destination, fields.required("id")?, context),
-        None => subscription_name(&unique.to_be_bytes()),
+        None => {
+            let name = subscription_name(&unique.to_be_bytes());
+            return Ok(own_queue(name, auto_delete, arguments));
+        }
     };
-    let exclusive = fields.switch("exclusive")?.unwrap_or(false);
     Ok(QueueSpec {
         name,
         durable,
         exclusive,
-        auto_delete: fields.switch("auto-delete")?.unwrap_or(true) || exclusive,
-        arguments: fields.queue_arguments()?,
+        auto_delete,
+        arguments,
     })
+}
+
+/// A passing queue whose name nobody else can know. It ends with the gateway's link, so it is the
+/// link's: a transient queue that is nobody's is what RabbitMQ 4 may be configured to refuse. And
+/// it says all of itself, or the defaults and policies of a virtual host would decide: a quorum
+/// queue cannot be transient, and one that rejects what is too much would lose silently.
+fn own_queue(
+    name: Box<str>,
+    auto_delete: bool,
+    mut arguments: Vec<(Box<str>, Argument)>,
+) -> QueueSpec {
+    for (argument, value) in [("x-queue-type", "classic"), ("x-overflow", "drop-head")] {
+        if !arguments.iter().any(|(name, _)| &**name == argument) {
+            arguments.push((argument.into(), Argument::Text(value.into())));
+        }
+    }
+    QueueSpec {
+        name,
+        durable: false,
+        exclusive: true,
+        auto_delete,
+        arguments,
+    }
 }
 
 /// A queue of `/queue/<name>`: durable, and there to stay. One that is not durable goes with its
@@ -322,17 +350,15 @@ fn subscription_name(bytes: &[u8]) -> Box<str> {
 #[must_use]
 pub fn temp_queue(unique: u128, context: &Context<'_>) -> Consume {
     Consume {
-        queue: QueueSpec {
-            name: format!(
+        queue: own_queue(
+            format!(
                 "stomp-temp-{}",
                 URL_SAFE_NO_PAD.encode(unique.to_be_bytes())
             )
             .into(),
-            durable: false,
-            exclusive: true,
-            auto_delete: true,
-            arguments: Vec::<(Box<str>, Argument)>::new(),
-        },
+            true,
+            Vec::new(),
+        ),
         declare: true,
         binding: None,
         prefetch: context.auto_prefetch.max(1),

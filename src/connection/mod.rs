@@ -5,6 +5,7 @@
 mod admission;
 mod config;
 mod context;
+mod echo;
 mod end;
 mod link;
 mod login;
@@ -30,7 +31,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Decoder};
 use stomp_session::{
-    Action, CloseCode, Delivered, Delivery, Operation, Outcome, Problem, Session, SubscriptionId,
+    Action, CloseCode, Delivered, Delivery, Operation, OperationId, Outcome, Problem, Session,
+    SubscriptionId,
 };
 use tokio::{
     task::coop::cooperative,
@@ -52,7 +54,7 @@ use self::{
 };
 use crate::{
     auth::Carried,
-    broker::{QueueSpec, destination::Destination},
+    broker::{Publish, QueueSpec, destination::Destination},
     hub::{Item, Parcel},
     telemetry::{self, Ending},
 };
@@ -205,6 +207,11 @@ impl<L: Link> Connection<L> {
                         });
                         return;
                     }
+                    Action::Abandon(from) => {
+                        if let Some(work) = &mut self.work {
+                            work.abandon(from, &self.context);
+                        }
+                    }
                     other => self.work.get_or_insert_default().push(other),
                 }
             }
@@ -262,8 +269,10 @@ impl<L: Link> Connection<L> {
         true
     }
 
-    fn begin(&mut self, action: Action) -> Result<(), (stomp_session::OperationId, Problem)> {
+    fn begin(&mut self, action: Action) -> Result<(), (OperationId, Problem)> {
         let context = Arc::clone(&self.context);
+        context.set_handing(false);
+        let operation = action.operation();
         let future = match action {
             Action::Authenticate(connect) => {
                 work::authenticate(context, connect, self.carried.take()).boxed()
@@ -279,7 +288,7 @@ impl<L: Link> Connection<L> {
                 let mut made = Vec::new();
                 let tasks: Result<Vec<_>, _> = operations
                     .into_iter()
-                    .filter_map(|operation| self.task(operation, &mut made).transpose())
+                    .filter_map(|task| self.task(operation, task, &mut made).transpose())
                     .collect();
                 let tasks = tasks.map_err(|problem| (operation, problem))?;
                 work::perform(context, operation, tasks).boxed()
@@ -288,7 +297,7 @@ impl<L: Link> Connection<L> {
             // here.
             _ => return Ok(()),
         };
-        self.work.get_or_insert_default().begin(future);
+        self.work.get_or_insert_default().begin(operation, future);
         Ok(())
     }
 
@@ -296,6 +305,7 @@ impl<L: Link> Connection<L> {
     /// `made` are the queues for replies that things before it will make.
     fn task(
         &mut self,
+        of: OperationId,
         operation: Operation,
         made: &mut Vec<(SubscriptionId, Box<str>)>,
     ) -> Result<Option<Task>, Problem> {
@@ -313,6 +323,11 @@ impl<L: Link> Connection<L> {
                 let destination = Destination::parse(&publish.destination)?;
                 let mut sending =
                     mapping::send(&destination, &publish.headers, publish.body, &mapping)?;
+                // A frame of a transaction has its receipt, and that of its COMMIT, to wait for.
+                let is_awaited = |name: &&str| publish.headers.get(name).is_some();
+                if ["receipt", "transaction"].iter().any(is_awaited) {
+                    self.expect_echo(of, &sending.publish);
+                }
                 let declared = self.declared.as_ref();
                 let is_declared =
                     |queue: &QueueSpec| declared.is_some_and(|names| names.contains(&queue.name));
@@ -343,6 +358,21 @@ impl<L: Link> Connection<L> {
         }
     }
 
+    /// The message will come back, if the client is subscribed to its key on a feed.
+    fn expect_echo(&mut self, operation: OperationId, publish: &Publish) {
+        let (exchange, key) = (&publish.exchange, &publish.routing_key);
+        let hears = |route: &Route| match route {
+            Route::Shared(shared) => shared.hears(exchange, key),
+            Route::Dedicated(_) => false,
+        };
+        let routes = self.routes.iter().filter(|(_, route)| hears(route));
+        let awaited: Vec<_> = routes.map(|(id, _)| *id).collect();
+        if !awaited.is_empty() {
+            let work = self.work.get_or_insert_default();
+            work.echoes.expect(operation, publish, awaited);
+        }
+    }
+
     /// The queue for replies, and what to consume if it is not there yet.
     fn reply_queue(
         &self,
@@ -370,6 +400,9 @@ impl<L: Link> Connection<L> {
         let index = self.routes.iter().position(|(id, _)| *id == subscription)?;
         if let Some(rights) = self.context.rights() {
             rights.forget(subscription);
+        }
+        if let Some(work) = &mut self.work {
+            work.echoes.unsubscribed(subscription);
         }
         let (_, route) = self.routes.swap_remove(index);
         self.routes.shrink_to_fit();
@@ -480,6 +513,9 @@ impl<L: Link> Connection<L> {
             tag: parcel.tag,
             redelivered: parcel.redelivered,
         };
+        if let Some(work) = &mut self.work {
+            work.echoes.heard(parcel.subscription, &parcel.message);
+        }
         let now = Instant::now().into_std();
         match self.session.handle_delivery(now, delivery, head) {
             Delivered::Done if parcel.tag != 0 => self.will_accept(parcel),
@@ -549,7 +585,7 @@ impl<L: Link> Connection<L> {
                 };
                 self.session.handle_decode_error(now.into_std(), error);
                 // After a DISCONNECT the session does not mind; but nothing more can be read.
-                if !self.session.is_closed() {
+                if self.session.wants_frame() {
                     self.end = Some(End::Disconnect);
                     return false;
                 }
@@ -562,6 +598,12 @@ impl<L: Link> Connection<L> {
                 return false;
             }
             Event::Done(done) => self.handle_done(now, done),
+            Event::Problem(problem) if problem.is_revocation() => {
+                let work = self.work.as_mut();
+                let abandoned = work.and_then(|work| work.abandon_all(&self.context));
+                let now = now.into_std();
+                self.session.handle_revoked(now, problem, abandoned);
+            }
             Event::Problem(problem) => self.session.handle_problem(now.into_std(), problem),
             Event::Progress => {}
             Event::Timeout => {
@@ -618,6 +660,7 @@ impl<L: Link> Connection<L> {
                 for subscription in replies {
                     self.session.close_replies(subscription);
                 }
+                self.forget_echoes(operation);
                 self.session.handle_done(now, operation, Err(problem));
             }
             Done::Handed(operation, Ok(handed)) => {
@@ -638,9 +681,16 @@ impl<L: Link> Connection<L> {
                 }
             }
             Done::Operation(operation, outcome) => {
+                self.forget_echoes(operation);
                 self.session.handle_done(now, operation, outcome);
             }
             Done::Groups(groups, device) => self.context.join(groups, device),
+        }
+    }
+
+    fn forget_echoes(&mut self, operation: OperationId) {
+        if let Some(work) = &mut self.work {
+            work.echoes.forget(operation);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod control;
 mod denying;
+mod echo;
 mod ending;
 mod house;
 mod permissions;

@@ -20,6 +20,7 @@ use stomp_session::{
 use super::{
     admission,
     context::{Context, Identity},
+    echo::Echoes,
     login,
     mapping::{self, Plan, Sending},
     permission::Permissions,
@@ -37,7 +38,7 @@ use crate::{
 /// How a subscription of this connection is served.
 pub(super) enum Route {
     /// By a feed; ends when it is dropped.
-    Shared(#[expect(dead_code, reason = "held for its drop")] SharedSubscription),
+    Shared(SharedSubscription),
     /// By a consumer of its own.
     Dedicated(Box<Dedicated>),
 }
@@ -99,10 +100,14 @@ pub(super) struct Work {
     queue: VecDeque<Action>,
     /// The action that is being done.
     current: Option<BoxFuture<'static, Done>>,
+    /// The operation that it is.
+    current_operation: Option<OperationId>,
     /// Done, save that the broker has to confirm it; and what else need not be done in order.
     confirming: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Settlements of `ack:auto` messages, for which nobody waits.
     accepting: Vec<BoxFuture<'static, ()>>,
+    /// Messages that the client sends to itself.
+    pub(super) echoes: Echoes,
 }
 
 impl Work {
@@ -119,8 +124,32 @@ impl Work {
         }
     }
 
-    pub(super) fn begin(&mut self, future: BoxFuture<'static, Done>) {
+    pub(super) fn begin(
+        &mut self,
+        operation: Option<OperationId>,
+        future: BoxFuture<'static, Done>,
+    ) {
         self.current = Some(future);
+        self.current_operation = operation;
+    }
+
+    /// Forgets the operations from this one on of which the broker has not heard.
+    pub(super) fn abandon(&mut self, from: OperationId, context: &Context) {
+        let is_meant = |operation: Option<OperationId>| operation.is_some_and(|id| id >= from);
+        self.queue.retain(|action| !is_meant(action.operation()));
+        if is_meant(self.current_operation) && !context.is_handing() {
+            self.current = None;
+            self.current_operation = None;
+        }
+    }
+
+    /// Forgets all operations of which the broker has not heard; the first of them.
+    pub(super) fn abandon_all(&mut self, context: &Context) -> Option<OperationId> {
+        let queued = self.queue.iter().find_map(Action::operation);
+        let current = self.current_operation.filter(|_| !context.is_handing());
+        let first = current.or(queued)?;
+        self.abandon(first, context);
+        Some(first)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -148,6 +177,7 @@ impl Work {
             && let Poll::Ready(done) = current.poll_unpin(context)
         {
             self.current = None;
+            self.current_operation = None;
             return Poll::Ready(done);
         }
         match self.confirming.poll_next_unpin(context) {
@@ -156,13 +186,20 @@ impl Work {
         }
     }
 
-    /// Waits for the confirmations of an operation, beside all others.
+    /// Waits for the confirmations of an operation, and for what of it comes back, beside all
+    /// others.
     pub(super) fn confirm(&mut self, operation: OperationId, confirms: Vec<Confirm>) {
+        let echo = self.echoes.wait(operation);
         let confirming = async move {
             let outcome = try_join_all(confirms)
                 .await
                 .map(drop)
                 .map_err(|error| problem(&error));
+            if outcome.is_ok()
+                && let Some(echo) = echo
+            {
+                echo.await;
+            }
             Done::Operation(operation, outcome)
         };
         self.confirming.push(confirming.boxed());
@@ -330,6 +367,7 @@ async fn end(
     if deletes {
         Permissions::new(context, identity).delete(queue).await?;
     }
+    context.set_handing(true);
     route
         .consumer
         .cancel()
@@ -377,6 +415,7 @@ async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Proble
             permissions.consume(request).await?;
         }
     }
+    context.set_handing(true);
     let host = identity.vhost.host();
     let mut handed = Handed {
         confirms: Vec::new(),

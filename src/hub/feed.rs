@@ -16,7 +16,7 @@ use super::{kinds::Kinds, linger::Linger, mailbox::Mailbox, rouser::Rouser};
 use crate::{
     broker::{
         Binding, BrokerError, ExchangeKind, FeedId, FeedSink, Message, VirtualHost,
-        routing::{Removed, RoutingTable},
+        routing::{self, Removed, RoutingTable},
     },
     telemetry::{self, FeedCounts, SharedSubscriptionCounted},
 };
@@ -679,6 +679,15 @@ pub struct SharedSubscription {
     pattern: Arc<str>,
     subscriber: Subscriber,
     _counted: SharedSubscriptionCounted,
+}
+
+impl SharedSubscription {
+    /// Whether it gets what is published to that exchange with that key.
+    #[must_use]
+    pub fn hears(&self, exchange: &str, routing_key: &str) -> bool {
+        let kind = || self.feed.table.lock().routes.kind();
+        *self.feed.id.exchange == *exchange && routing::matches(kind(), &self.pattern, routing_key)
+    }
 }
 
 impl Drop for SharedSubscription {

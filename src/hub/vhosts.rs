@@ -100,6 +100,10 @@ impl Open {
         self.was_up |= health.is_ok();
         health
     }
+
+    fn readiness(&mut self) -> Result<(), BrokerError> {
+        self.health().or_else(|_| self.hub.host.readiness())
+    }
 }
 
 impl Hub {
@@ -170,12 +174,28 @@ impl Hub {
     /// # Errors
     /// The first virtual host's trouble.
     pub fn health(&self) -> Result<(), BrokerError> {
+        self.all(Open::health)
+    }
+
+    /// Whether clients should be sent here: as [`Hub::health`], but a virtual host whose link was
+    /// lost has some seconds to get it back ([`VirtualHost::readiness`]).
+    ///
+    /// # Errors
+    /// The first virtual host's trouble.
+    pub fn readiness(&self) -> Result<(), BrokerError> {
+        self.all(Open::readiness)
+    }
+
+    fn all(
+        &self,
+        is_well: impl Fn(&mut Open) -> Result<(), BrokerError>,
+    ) -> Result<(), BrokerError> {
         let mut state = self.shared.state.lock();
         if state.is_closed {
             return Err(BrokerError::Unavailable("the connection was closed".into()));
         }
         let mut open = state.open.iter_mut();
-        open.try_for_each(|(name, open)| match open.health() {
+        open.try_for_each(|(name, open)| match is_well(open) {
             Err(error) if *name == self.shared.default => Err(error),
             Err(BrokerError::VhostRefused(_)) => Ok(()),
             Err(error) if open.was_up => Err(error),

@@ -164,6 +164,14 @@ pub fn vhost_closed(vhost: &str, cause: &str) {
     info!(target: "stentor::hub", vhost, cause, "virtual host closed");
 }
 
+/// The broker has no transient queues but those that end with their connection.
+pub fn transient_queues_refused(vhost: &str, cause: &str) {
+    warn!(
+        target: "stentor::broker", vhost, cause,
+        "the broker refuses transient queues: what would be one (`feed.durable = false`, and          clients' `durable:false`) is durable instead, and expires when it is not used"
+    );
+}
+
 /// The broker takes no messages that name their user: the gateway's account may not speak for
 /// others.
 pub fn impersonation_refused(cause: &str) {

@@ -38,9 +38,12 @@ mod e2e_sockjs;
 mod e2e_stompjs;
 mod e2e_tls;
 mod e2e_tls_plugin;
+mod e2e_told;
 mod e2e_vhosts;
 mod foreign;
 mod house;
+mod isolation_links;
+mod isolation_refusals;
 mod presence_contract;
 mod presence_redis;
 

@@ -89,6 +89,8 @@ impl Attackers {
             Attack::Mandatory | Attack::Transactions => {
                 self.each(async |_| self.flood(attack).await).await;
             }
+            // That one is no client's.
+            Attack::FullQueues => {}
             Attack::Bindings => self.each(async |number| self.bind(number).await).await,
             Attack::OwnQueues => self.own_queues().await,
             Attack::Bodies | Attack::Alarm => {

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use crate::{
     latency::Latencies,
-    orders::{Connect, Habits, Load, Loaded, Order, Pace, Report},
+    orders::{Connect, Habits, Load, Loaded, Order, Pace, Publish, Report},
     servers::Servers,
     verify::Verification,
     workers::Worker,
@@ -52,7 +52,7 @@ pub(super) struct Noticed {
 pub(super) struct Honest {
     worker: Worker,
     crowd: Crowd,
-    /// Whether messages are published meanwhile.
+    /// Whether messages are published now.
     publishes: bool,
     /// Why there is none of them any more.
     fault: Option<String>,
@@ -93,16 +93,16 @@ impl Honest {
         })
     }
 
-    /// Publishers connect, if anybody can publish, and messages begin to flow.
-    pub(super) async fn begin(&mut self, servers: &Servers, publishes: bool) {
-        self.publishes = publishes;
-        if self.publishes && self.fault.is_none() {
-            let begun = self.try_begin(servers).await;
+    /// Publishers connect, if there are any, and messages begin to flow.
+    pub(super) async fn begin(&mut self, publish: Option<Publish>) {
+        self.publishes = publish.is_some();
+        if let Some(publish) = publish.filter(|_| self.fault.is_none()) {
+            let begun = self.try_begin(publish).await;
             self.fault = begun.err().map(|error| format!("{error:#}"));
         }
     }
 
-    async fn try_begin(&mut self, servers: &Servers) -> Result<()> {
+    async fn try_begin(&mut self, publish: Publish) -> Result<()> {
         let load = Load {
             unicast: Some(Pace::Open(self.crowd.rate)),
             publishers: self.crowd.publishers,
@@ -112,8 +112,7 @@ impl Honest {
             warm_up_ms: 0,
             measure_ms: LONGEST_MS,
         };
-        let order = Order::Load(load, servers.publish(true));
-        self.worker.order(&order).await?;
+        self.worker.order(&Order::Load(load, publish)).await?;
         match timeout(PATIENCE, self.worker.report()).await?? {
             Report::Measuring => Ok(()),
             other => bail!("a worker publishes, and says {other:?}"),

@@ -25,6 +25,8 @@ pub(crate) enum Attack {
     TwoWildcards,
     /// What a strict RabbitMQ answers by closing the connection; needs RabbitMQ 4
     Denied,
+    /// A policy by which full queues refuse what is new, and a gateway that stands still for a while
+    FullQueues,
     /// SEND with mandatory:true to nobody, as fast as they go
     Mandatory,
     /// BEGIN and ABORT, as fast as they go
@@ -52,6 +54,17 @@ pub(super) struct Amount {
     pub(super) seconds: f64,
     /// The body of each message. In bytes.
     pub(super) size: usize,
+}
+
+/// What is the case while an attack lasts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Circumstance {
+    /// Others publish by STOMP.
+    Usual,
+    /// RabbitMQ is short of memory, so that nobody can publish.
+    NoMemory,
+    /// RabbitMQ has a policy for full queues; backends publish.
+    Policy,
 }
 
 /// How much longer others' messages may take.
@@ -107,7 +120,8 @@ impl Attack {
             // RabbitMQ is slow with them for a while after the last one, too.
             Self::ThreeWildcards => (4, 20, 15.0),
             Self::TwoWildcards => (4, 100, 15.0),
-            Self::Denied => (4, 200, 60.0),
+            Self::Denied => (4, 200, 30.0),
+            Self::FullQueues => (0, 1, 4.0),
             Self::Mandatory => (4, 0, 10.0),
             Self::Transactions => (3, 0, 10.0),
             Self::Bindings => (20, 0, 10.0),
@@ -143,7 +157,9 @@ impl Attack {
         let delay = match self {
             _ if quick => Delay::Any,
             Self::Mandatory | Self::Transactions | Self::Bindings => Delay::Twice,
-            Self::Bodies | Self::OwnQueues | Self::HalfBodies | Self::Alarm => Delay::Any,
+            Self::Bodies | Self::OwnQueues | Self::HalfBodies | Self::Alarm | Self::FullQueues => {
+                Delay::Any
+            }
             _ => Delay::Second,
         };
         let growth = match self {
@@ -154,9 +170,24 @@ impl Attack {
         Bounds { delay, growth }
     }
 
-    /// Whether others can publish meanwhile.
-    pub(super) const fn lets_publish(self) -> bool {
-        !matches!(self, Self::Alarm)
+    pub(super) const fn circumstance(self) -> Circumstance {
+        match self {
+            Self::Alarm => Circumstance::NoMemory,
+            Self::FullQueues => Circumstance::Policy,
+            _ => Circumstance::Usual,
+        }
+    }
+
+    /// Settings of the gateway that it needs: queues that are soon full.
+    pub(super) const fn settings(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::FullQueues => &[
+                ("limits.max_frame_size", "64KiB"),
+                ("feed.max_length_bytes", "64KiB"),
+                ("feed.prefetch", "50"),
+            ],
+            _ => &[],
+        }
     }
 
     /// Lines of `rabbitmq.conf` that it needs, and the first version that knows them.
@@ -190,6 +221,7 @@ mod tests {
             assert!(quick.connections <= full.connections);
             assert!(quick.times <= full.times);
             assert!(quick.seconds <= full.seconds);
+            assert!(quick.seconds > 0.0);
             assert!(quick.size <= full.size);
             assert_eq!(attack.bounds(true).delay, Delay::Any);
         }

@@ -19,12 +19,13 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum as _};
+use testkit::Gateway;
 use tokio::time::sleep;
 
 use self::{
-    attacker::Attackers,
+    attacker::{Attackers, Deeds},
     honest::{Crowd, Honest},
-    list::Attack,
+    list::{Attack, Circumstance},
     verdict::{Tried, Verdict, While, table},
     visitor::{Route, Visitor},
     watch::Watch,
@@ -38,8 +39,18 @@ use crate::{
 };
 
 /// RabbitMQ's share of the machine's memory, as it is and as it is short of it.
-const MEMORY: [&str; 2] = ["set_vm_memory_high_watermark", "0.7"];
-const NO_MEMORY: [&str; 2] = ["set_vm_memory_high_watermark", "0"];
+const MEMORY: &[&str] = &["set_vm_memory_high_watermark", "0.7"];
+const NO_MEMORY: &[&str] = &["set_vm_memory_high_watermark", "0"];
+
+const POLICY: &[&str] = &[
+    "set_policy",
+    "full",
+    ".*",
+    r#"{"overflow":"reject-publish"}"#,
+    "--apply-to",
+    "queues",
+];
+const NO_POLICY: &[&str] = &["clear_policy", "full"];
 
 /// What is attacked, and how.
 #[derive(Args)]
@@ -140,6 +151,8 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 
 /// One attack on servers of its own: others without it, with it, and afterwards.
 async fn attacked(attack: Attack, build: &Build, options: &Options) -> Result<Tried> {
+    let settings = attack.settings().iter();
+    let settings = settings.map(|&(key, value)| (key.to_owned(), value.to_owned()));
     let mut setup = Setup {
         server: Server::Stentor,
         stentor: build.program.clone(),
@@ -149,7 +162,7 @@ async fn attacked(attack: Attack, build: &Build, options: &Options) -> Result<Tr
         durable: true,
         tls: false,
         auth_cache: false,
-        settings: options.settings.clone(),
+        settings: settings.chain(options.settings.iter().cloned()).collect(),
     };
     progress::show("starting servers");
     let mut servers = Servers::start(&setup).await?;
@@ -165,7 +178,7 @@ async fn attacked(attack: Attack, build: &Build, options: &Options) -> Result<Tr
     }
     let gateway = servers.gateway().context("no gateway")?;
     let address = gateway.stomp_address().parse()?;
-    let amount = attack.amount(options.quick);
+    let (amount, circumstance) = (attack.amount(options.quick), attack.circumstance());
     let [before, settle] = options.whiles();
 
     progress::show("others come");
@@ -173,28 +186,35 @@ async fn attacked(attack: Attack, build: &Build, options: &Options) -> Result<Tr
     let visitor = Visitor::start(Route {
         stomp: address,
         admin: gateway.admin_url().trim_start_matches("http://").parse()?,
-        only_listens: !attack.lets_publish(),
+        only_listens: circumstance == Circumstance::NoMemory,
     })?;
-    honest.begin(&servers, true).await;
+    let by_stomp = servers.publish(true);
+    honest.begin(Some(by_stomp)).await;
     sleep(before).await;
     let without = noticed(&mut honest, &visitor).await;
 
     progress::show("attacking");
     let watch = Watch::start(gateway.process().id(), options.stop_at)?;
-    if !attack.lets_publish() {
-        ctl(&servers, &NO_MEMORY).await;
-    }
-    honest.begin(&servers, attack.lets_publish()).await;
-    let attackers = Attackers::new(address, amount);
-    let deeds = attackers.attack(attack, watch.too_much()).await;
+    let (publish, begin, end) = match circumstance {
+        Circumstance::Usual => (Some(by_stomp), None, None),
+        Circumstance::NoMemory => (None, Some(NO_MEMORY), Some(MEMORY)),
+        Circumstance::Policy => (Some(servers.publish(false)), Some(POLICY), Some(NO_POLICY)),
+    };
+    ctl(&servers, begin).await;
+    honest.begin(publish).await;
+    let deeds = match attack {
+        Attack::FullQueues => stand_still(gateway, amount.seconds).await,
+        _ => {
+            let attackers = Attackers::new(address, amount);
+            attackers.attack(attack, watch.too_much()).await
+        }
+    };
     let ended = tokio::time::Instant::now();
-    if !attack.lets_publish() {
-        ctl(&servers, &MEMORY).await;
-    }
+    ctl(&servers, end).await;
     let during = noticed(&mut honest, &visitor).await;
 
     progress::show("looking at what is left");
-    honest.begin(&servers, true).await;
+    honest.begin(Some(by_stomp)).await;
     tokio::time::sleep_until(ended + settle).await;
     let memory = watch.grown();
     let after = noticed(&mut honest, &visitor).await;
@@ -219,9 +239,21 @@ async fn noticed(honest: &mut Honest, visitor: &Visitor) -> While {
     }
 }
 
-async fn ctl(servers: &Servers, arguments: &[&str]) {
-    if let Some(rabbitmq) = servers.rabbitmq() {
+async fn ctl(servers: &Servers, arguments: Option<&[&str]>) {
+    if let (Some(rabbitmq), Some(arguments)) = (servers.rabbitmq(), arguments) {
         rabbitmq.ctl(arguments).await;
+    }
+}
+
+/// The gateway does nothing for so long, and its queues fill.
+async fn stand_still(gateway: &Gateway, seconds: f64) -> Deeds {
+    gateway.process().signal("STOP");
+    sleep(Duration::from_secs_f64(seconds)).await;
+    gateway.process().signal("CONT");
+    Deeds {
+        seconds,
+        frames: 1,
+        ..Deeds::default()
     }
 }
 

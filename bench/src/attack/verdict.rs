@@ -14,6 +14,12 @@ use crate::{
     summary::{columns, number},
 };
 
+/// The rest of a reason is in what was saved. In letters.
+const MAX_REASON: usize = 240;
+
+/// The ERROR that tells a subscriber that messages are missing.
+const INTERRUPTED: &str = "feed interrupted";
+
 /// What others noticed in one of the three whiles.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct While {
@@ -91,7 +97,10 @@ impl Tried {
             ("meanwhile", &self.during),
             ("afterwards", &self.after),
         ] {
-            faults.extend(part.faults().map(|fault| format!("{when}: {fault}")));
+            // Whoever was told of a gap there is gone afterwards, too.
+            if self.attack != Attack::FullQueues || !self.is_told() {
+                faults.extend(part.faults().map(|fault| format!("{when}: {fault}")));
+            }
         }
         let too_slow = match bounds.delay {
             Delay::Any => None,
@@ -118,7 +127,14 @@ impl Tried {
             }
             Some(_) => {}
         }
-        faults
+        faults.into_iter().map(in_a_line).collect()
+    }
+
+    /// Whether subscribers were told that messages are missing.
+    fn is_told(&self) -> bool {
+        let troubles = [&self.during, &self.after].map(|part| &part.crowd.troubles);
+        let mut troubles = troubles.into_iter().flatten();
+        troubles.any(|trouble| trouble.contains(INTERRUPTED))
     }
 
     fn slower_than(&self, bounds: impl Fn(f64, f64) -> (f64, f64)) -> Option<String> {
@@ -154,6 +170,16 @@ impl While {
         });
         let troubles = self.crowd.troubles.iter().cloned();
         messages.into_iter().chain(failed).chain(troubles)
+    }
+}
+
+/// What a broker says may have several, and be long.
+fn in_a_line(text: String) -> String {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let line = words.join(" ");
+    match line.char_indices().nth(MAX_REASON) {
+        Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
+        None => line,
     }
 }
 
@@ -263,6 +289,16 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_is_a_line() {
+        let mut long = tried(Attack::Denied);
+        let failure = format!("SEND: one\ntwo {}", "x".repeat(1000));
+        (long.during.visits.failed, long.during.visits.failures) = (1, vec![failure]);
+        let reason = long.judged().reasons.remove(0);
+        assert!(reason.contains("SEND: one two xxx"), "{reason}");
+        assert!(reason.ends_with('…') && reason.len() < 300, "{reason}");
+    }
+
+    #[test]
     fn losses_and_failures_count_whenever_they_are() {
         let mut lossy = tried(Attack::SendMissing);
         lossy.during.crowd.verification.lost = 3;
@@ -274,6 +310,16 @@ mod tests {
         failed.after.visits.failed = 4;
         failed.after.visits.failures = vec!["SUBSCRIBE /queue/visitor: ERROR".into()];
         assert_fault(failed, "afterwards: 4 of 14 visits failed: SUBSCRIBE");
+    }
+
+    #[test]
+    fn a_gap_that_subscribers_are_told_of_is_held() {
+        let mut silent = tried(Attack::FullQueues);
+        silent.during.crowd.verification.lost = 319;
+        let mut told = silent.clone();
+        assert_fault(silent, "meanwhile: 319 messages lost");
+        told.during.crowd.troubles = vec!["a client was disconnected: feed interrupted".into()];
+        assert_eq!(told.judged().verdict, Verdict::Held);
     }
 
     #[test]

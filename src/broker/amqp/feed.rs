@@ -39,6 +39,7 @@ use self::{
 use super::{
     channels::{self, Channels},
     convert::short,
+    declarer::Declarer,
     link::{Link, LinkConfig, Live, answer},
     reader::Reader,
 };
@@ -63,6 +64,7 @@ type Feeds = Arc<Mutex<Option<HashMap<FeedId, Arc<Feed>>>>>;
 struct Shared {
     /// For bindings, and whatever else is not a feed's own messages.
     link: Arc<Link>,
+    declarer: Arc<Declarer>,
     /// Connections for the feeds' messages, by shard.
     readers: Readers,
     /// The virtual host's name.
@@ -122,6 +124,7 @@ impl FeedManager {
     pub(super) fn new(
         link: Arc<Link>,
         publish_link: Arc<Link>,
+        declarer: Arc<Declarer>,
         reader_config: LinkConfig,
         sink: Arc<dyn FeedSink>,
         config: FeedConfig,
@@ -131,6 +134,7 @@ impl FeedManager {
         let shared = Shared {
             link,
             vhost: reader_config.uri.vhost.as_str().into(),
+            declarer,
             readers: Readers {
                 config: reader_config,
                 max_body: u64::try_from(config.max_length_bytes).unwrap_or(u64::MAX),
@@ -159,6 +163,12 @@ impl FeedManager {
     pub(super) fn health(&self) -> Result<(), BrokerError> {
         let readers = self.shared.readers.open.lock();
         readers.values().try_for_each(|reader| reader.health())
+    }
+
+    /// As [`FeedManager::health`], but a connection that was lost has a while to be made again.
+    pub(super) fn readiness(&self) -> Result<(), BrokerError> {
+        let readers = self.shared.readers.open.lock();
+        readers.values().try_for_each(|reader| reader.readiness())
     }
 
     /// Binds; `watched`: and keeps an eye on the exchange, which has to be a direct one.

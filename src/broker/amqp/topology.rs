@@ -260,7 +260,7 @@ async fn declare(
     kind: Option<lapin::ExchangeKind>,
     deadline: Instant,
 ) -> Result<(), BrokerError> {
-    let channel = live.channel(deadline).await?;
+    let channel = live.passing(deadline).await?;
     let name = short("the exchange's name", exchange)?;
     let passive = kind.is_none();
     let options = ExchangeDeclareOptions {
@@ -280,7 +280,7 @@ async fn declare(
 /// the type with that of an existing exchange before all else, and takes the name of an alternate
 /// exchange only as a text.
 async fn probe(live: &Live, exchange: &str, deadline: Instant) -> Result<(), BrokerError> {
-    let channel = live.channel(deadline).await?;
+    let channel = live.passing(deadline).await?;
     let name = short("the exchange's name", exchange)?;
     let options = ExchangeDeclareOptions {
         durable: true,
@@ -311,7 +311,7 @@ pub(super) async fn declare_queue(
     queue: &QueueSpec,
     deadline: Instant,
 ) -> Result<(), BrokerError> {
-    let channel = live.channel(deadline).await?;
+    let channel = live.passing(deadline).await?;
     let (options, arguments) = declare_options(queue)?;
     let name = short("the queue's name", &queue.name)?;
     answer(deadline, channel.queue_declare(name, options, arguments))
@@ -325,7 +325,7 @@ pub(super) async fn delete_queue(
     name: &str,
     deadline: Instant,
 ) -> Result<(), BrokerError> {
-    let channel = live.channel(deadline).await?;
+    let channel = live.passing(deadline).await?;
     let name = short("the queue's name", name)?;
     answer(
         deadline,

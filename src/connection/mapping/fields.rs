@@ -11,13 +11,16 @@ use crate::broker::{Argument, destination::MAX_NAME};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
+    /// A name that a delivered message carries: RabbitMQ takes a longer one, and fails when it
+    /// delivers, at whoever consumes the message.
+    Name,
     Number,
 }
 
 /// The queue arguments that a client may give, and what they are.
 pub(super) const QUEUE_ARGUMENTS: [(&str, Kind); 12] = [
-    ("x-dead-letter-exchange", Kind::Text),
-    ("x-dead-letter-routing-key", Kind::Text),
+    ("x-dead-letter-exchange", Kind::Name),
+    ("x-dead-letter-routing-key", Kind::Name),
     ("x-expires", Kind::Number),
     ("x-max-length", Kind::Number),
     ("x-max-length-bytes", Kind::Number),
@@ -94,6 +97,9 @@ impl<'a> Fields<'a> {
                 Kind::Text => self
                     .headers
                     .get(name)
+                    .map(|text| Argument::Text(text.trim().into())),
+                Kind::Name => self
+                    .short(name)?
                     .map(|text| Argument::Text(text.trim().into())),
                 Kind::Number => self.number(name)?.map(Argument::Number),
             };

@@ -249,17 +249,48 @@ fn plain_subscriptions_share() {
 fn subscriptions_to_exchanges_have_passing_queues() {
     let consume = own_queue("/exchange/feed/k", &[]);
     assert_eq!(consume.binding, Some(("feed".into(), "k".into())));
-    assert!(consume.declare && !consume.exclusive);
+    assert!(consume.declare);
     assert!(consume.queue.name.starts_with("stomp-subscription-"));
-    assert!(!consume.queue.durable && consume.queue.auto_delete && !consume.queue.exclusive);
+    assert!(!consume.queue.durable && consume.queue.auto_delete && consume.queue.exclusive);
     let named = own_queue("/topic/a", &[("x-queue-name", "mine")]);
     assert_eq!(&*named.queue.name, "mine");
+    assert!(
+        !named.exclusive && !named.queue.exclusive,
+        "others may know it"
+    );
     let exclusive = own_queue("/topic/a", &[("exclusive", "true")]);
     assert!(exclusive.exclusive && exclusive.queue.exclusive);
     // It is the gateway's link's, so it must not outlive the client.
     let headers = [("exclusive", "true"), ("auto-delete", "false")];
     for destination in ["/topic/a", "/queue/a"] {
         assert!(own_queue(destination, &headers).queue.auto_delete);
+    }
+}
+
+/// Whatever a virtual host's default queue type and policies are.
+#[test]
+fn queues_of_the_gateway_s_own_say_all_of_themselves() {
+    let text = |name: &str, value: &str| (name.into(), Argument::Text(value.into()));
+    let all = [
+        text("x-queue-type", "classic"),
+        text("x-overflow", "drop-head"),
+    ];
+    assert_eq!(own_queue("/topic/a", &[]).queue.arguments, all);
+    assert_eq!(temp_queue(1, &CONTEXT).queue.arguments, all);
+    let rejects = own_queue("/topic/a", &[("x-overflow", "reject-publish")]);
+    let rejects = rejects.queue.arguments;
+    assert_eq!(
+        rejects,
+        [text("x-overflow", "reject-publish"), all[0].clone()]
+    );
+    // Those of clients, and those that an older version declared, are as they say.
+    let durable = [("durable", "true"), ("id", "1")];
+    for queue in [
+        own_queue("/queue/q", &[]),
+        own_queue("/topic/a", &durable),
+        own_queue("/topic/a", &[("x-queue-name", "q")]),
+    ] {
+        assert_eq!(queue.queue.arguments, []);
     }
 }
 

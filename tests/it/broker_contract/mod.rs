@@ -94,4 +94,5 @@ macro_rules! contract {
         }
     };
 }
+pub(crate) use self::amqp::Rabbit;
 pub(crate) use contract;

@@ -76,16 +76,16 @@ async fn listen(shared: &Shared, feeds: &Feeds, live: &Live) -> Result<(), Broke
         auto_delete: true,
         ..QueueDeclareOptions::default()
     };
-    answer(
-        deadline,
-        channel.queue_declare(queue.clone(), options, none()),
-    )
-    .await?;
+    let mut arguments = none();
+    let classic = AMQPValue::LongString("classic".into());
+    arguments.insert("x-queue-type".into(), classic);
+    let declaring = channel.queue_declare(queue.clone(), options, arguments);
+    answer(deadline, declaring).await?;
     let (key, options) = (short("key", DELETED)?, QueueBindOptions::default());
     let binding = channel.queue_bind(queue.clone(), source, key, options, none());
     if let Err(error) = answer(deadline, binding).await {
         // That closed the channel.
-        let channel = live.channel(deadline).await?;
+        let channel = live.passing(deadline).await?;
         let deleting = channel.queue_delete(queue, QueueDeleteOptions::default());
         answer(deadline, deleting).await?;
         return Err(error);

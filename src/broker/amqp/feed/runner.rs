@@ -66,6 +66,8 @@ pub(super) struct Runner {
     reader: Arc<Reader<Taker>>,
     /// While no connection has it: what was handed over last.
     messages: Option<Messages>,
+    /// Whether the queue is durable.
+    durable: bool,
     ready: watch::Sender<Ready>,
     is_bound: Arc<AtomicBool>,
     sentinel: Arc<Sentinel>,
@@ -80,6 +82,7 @@ impl Runner {
             shared: Arc::clone(&feed.shared),
             reader: Arc::clone(&feed.reader),
             messages: None,
+            durable: feed.shared.config.durable,
             ready,
             is_bound: Arc::clone(&feed.is_bound),
             sentinel: Arc::clone(&feed.sentinel),
@@ -209,10 +212,15 @@ impl Runner {
                 Err(error) => return Err(error),
             }
         }
+        // It outlives the link, so it cannot be the link's own: transient ones are not everywhere.
+        if !self.durable {
+            let declarer = &self.shared.declarer;
+            self.durable = !declarer.has_transient(self.deadline()).await?;
+        }
         let channel = live.channel(self.deadline()).await?;
         let config = &self.shared.config;
         let overflow = overflow_queue(&self.queue)?;
-        let mut arguments = self.expiring();
+        let mut arguments = self.arguments();
         let max_bytes = i64::try_from(config.max_length_bytes).unwrap_or(i64::MAX);
         arguments.insert(
             "x-max-length-bytes".into(),
@@ -248,7 +256,7 @@ impl Runner {
 
     /// Sees to it that the queue for dead letters is there; how many are in it.
     async fn declare_overflow(&self, live: &Live) -> Result<u32, BrokerError> {
-        let mut arguments = self.expiring();
+        let mut arguments = self.arguments();
         arguments.insert(
             "x-max-length".into(),
             AMQPValue::LongLongInt(OVERFLOW_MARKS.into()),
@@ -264,16 +272,22 @@ impl Runner {
 
     fn durable(&self) -> QueueDeclareOptions {
         QueueDeclareOptions {
-            durable: self.shared.config.durable,
+            durable: self.durable,
             ..QueueDeclareOptions::default()
         }
     }
 
-    fn expiring(&self) -> FieldTable {
+    /// Of both queues.
+    fn arguments(&self) -> FieldTable {
         let expires = self.shared.config.expires.as_millis();
         let expires = i64::try_from(expires).unwrap_or(i64::MAX);
         let mut arguments = FieldTable::default();
         arguments.insert("x-expires".into(), AMQPValue::LongLongInt(expires));
+        // Nothing is left to the virtual host's defaults and policies. A quorum queue gives doubles
+        // after a cut; one that rejects what is too much loses it without a mark.
+        for (name, value) in [("x-queue-type", "classic"), ("x-overflow", "drop-head")] {
+            arguments.insert(name.into(), AMQPValue::LongString(value.into()));
+        }
         arguments
     }
 

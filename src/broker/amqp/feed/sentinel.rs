@@ -290,7 +290,7 @@ async fn is_empty(feed: &Feed) -> bool {
     let deadline = Instant::now() + feed.shared.operation_timeout;
     let counting = async {
         let live = feed.shared.link.wait_until(deadline).await?;
-        let channel = live.channel(deadline).await?;
+        let channel = live.passing(deadline).await?;
         let check = QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::default()

@@ -203,7 +203,7 @@ fn a_first_frame_is_forgotten_with_its_session() {
     peer.wait(Duration::from_secs(10));
     peer.timeout();
     peer.assert_error("login timeout");
-    assert!(peer.session.first.is_none());
+    assert!(peer.session.waiting.is_none());
 }
 
 #[test]
