@@ -59,12 +59,13 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// [`VirtualHost::health`] says then. At once if it has before.
     fn opened(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
 
-    /// The type of an existing exchange; the default exchange (`""`) is direct. Answers are
-    /// remembered, so an exchange that is deleted and made again with another type needs a
-    /// restart of the feeds on it.
+    /// The type of an existing exchange, as it is now; the default exchange
+    /// (`""`) is direct. Costs the broker more than a binding does: callers remember the answer for
+    /// as long as a feed is bound to the exchange and [`FeedSink::lost`] was not called.
     ///
     /// # Errors
-    /// [`BrokerError::NotFound`]: there is none of that name.
+    /// [`BrokerError::NotFound`]: there is none of that name; [`BrokerError::PreconditionFailed`]:
+    /// it is of another type than the configuration says.
     fn exchange_kind<'a>(
         &'a self,
         exchange: &'a str,
@@ -81,9 +82,11 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// Not kept, and not told, is what the broker itself gives up without a word: a transient
     /// message (not [`Properties::persistent`]) that waits for a lost link while the broker
     /// restarts; messages that expire while they wait; what an operator purges; and what is
-    /// published to an exchange that was deleted and made anew while its feeds were bound to it:
-    /// their bindings are gone, until the link is lost and back, or the pattern is unbound and
-    /// bound again.
+    /// published after somebody else took a binding away, until the pattern is bound again: so
+    /// callers bind it again from time to time. An exchange that was deleted takes all its bindings
+    /// along. If it is a direct one, [`FeedSink::lost`] is called soon, whether or not it was made
+    /// anew (`feed.verify_interval`); one of another type is as if each binding had been taken away,
+    /// unless a call found it gone.
     ///
     /// # Errors
     /// [`BrokerError::NotFound`]: the exchange does not exist (any more).

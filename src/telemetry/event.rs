@@ -227,6 +227,17 @@ pub fn feed_refused(feed: &dyn Display, cause: &str) {
     warn!(target: "stentor::broker", feed, cause, "feed refused");
 }
 
+/// The account may not publish to an exchange, so nothing shows when it is deleted and made anew.
+pub fn feed_unwatched(feed: &dyn Display, cause: &str) {
+    let feed = feed.to_string();
+    warn!(
+        target: "stentor::broker",
+        feed,
+        cause,
+        "an exchange cannot be watched; its bindings are made again in turn, and a gap is not told"
+    );
+}
+
 /// Redis is there (again); so many sessions are or will be registered.
 pub fn presence_up(sessions: usize) {
     info!(target: "stentor::presence", sessions, "presence up");

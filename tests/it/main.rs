@@ -24,6 +24,7 @@ mod e2e_browser;
 mod e2e_control;
 mod e2e_demo;
 mod e2e_drain;
+mod e2e_exchanges;
 mod e2e_examples;
 mod e2e_faults;
 mod e2e_liveness;

@@ -115,6 +115,7 @@ impl Broker for AmqpBroker {
         Arc::new(AmqpVirtualHost {
             feeds: FeedManager::new(
                 Arc::clone(&feed_link),
+                Arc::clone(&publish_link),
                 Arc::clone(&declarer),
                 link_config("feed"),
                 feeds,
@@ -232,16 +233,18 @@ impl VirtualHost for AmqpVirtualHost {
         pattern: &'a str,
     ) -> BoxFuture<'a, Result<(), BrokerError>> {
         async move {
-            let outcome = self.feeds.bind(feed, pattern).await;
-            if !matches!(outcome, Err(BrokerError::NotFound(_))) {
+            let watched = self.topology.is_watchable(&feed.exchange);
+            let outcome = self.feeds.bind(feed, pattern, watched).await;
+            let Err(BrokerError::NotFound(text)) = &outcome else {
                 return outcome;
-            }
+            };
+            self.feeds.exchange_gone(&feed.exchange, text);
             // One of the configuration is declared anew.
             self.topology.forget(&feed.exchange);
             let deadline = self.deadline();
             let live = self.feed_link.wait_until(deadline).await?;
             self.topology.check(&live, &feed.exchange, deadline).await?;
-            let outcome = self.feeds.bind(feed, pattern).await;
+            let outcome = self.feeds.bind(feed, pattern, watched).await;
             self.note_missing(&feed.exchange, outcome)
         }
         .boxed()
