@@ -273,6 +273,7 @@ fn entrance<T>(config: &listen::Config, what: &'static str, transport: T) -> Ent
         transport,
         proxy_protocol: config.proxy_protocol,
         timeout: config.handshake_timeout,
+        keep_alive: config.keep_alive(),
     }
 }
 

@@ -83,6 +83,8 @@ fn logged_in(now: Instant) -> (Session, SubscriptionId) {
         heartbeat_send: Duration::from_secs(10),
         heartbeat_receive: Duration::from_secs(10),
         heartbeat_tolerance: 2,
+        heartbeat_patience: Duration::from_secs(10),
+        ping_interval: Duration::from_secs(25),
         finish_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(2),
         disconnect_linger: Duration::from_secs(1),

@@ -25,6 +25,9 @@ pub type Outcome = Result<(), Problem>;
 pub enum Action {
     /// Write these bytes: one whole frame, or a heart-beat (a single LF).
     Write(Bytes),
+    /// Ask the client, in the transport's own way, whether it lives; what it answers is told by
+    /// [`crate::Session::handle_pong`]. Only after [`crate::Session::allow_pings`].
+    Ping,
     /// Ask who this is; answer by [`crate::Session::handle_authenticated`].
     Authenticate(Box<Connect>),
     /// Open a subscription; answer by [`crate::Session::handle_done`].
@@ -51,7 +54,11 @@ impl Action {
             Self::Subscribe(operation, _)
             | Self::Unsubscribe(operation, _)
             | Self::Perform(operation, _) => Some(*operation),
-            Self::Write(_) | Self::Authenticate(_) | Self::Abandon(_) | Self::Close(..) => None,
+            Self::Write(_)
+            | Self::Ping
+            | Self::Authenticate(_)
+            | Self::Abandon(_)
+            | Self::Close(..) => None,
         }
     }
 }

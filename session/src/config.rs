@@ -18,6 +18,13 @@ pub struct Config {
     pub heartbeat_receive: Duration,
     /// How many intervals a client may miss: background tabs throttle their timers. 0 means 1.
     pub heartbeat_tolerance: u32,
+    /// The shortest silence for which a client is given up, however short its heart-beat: mobile
+    /// networks have tunnels.
+    pub heartbeat_patience: Duration,
+    /// After how long without anything written, or without anything heard, a client is sent a ping,
+    /// where the transport has pings and no heart-beat comes sooner; zero: none is sent. Of two
+    /// pings unanswered, a client is given up that has answered one before.
+    pub ping_interval: Duration,
     /// How long a session that is to end waits for what is pending.
     pub finish_timeout: Duration,
     /// The same where [`crate::Problem::ShuttingDown`] ends it, if that is less.

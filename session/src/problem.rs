@@ -199,6 +199,8 @@ pub enum Problem {
     SlowConsumer,
     /// Nothing was heard of the client for longer than its heart-beat promised.
     HeartbeatMissed,
+    /// Nothing was heard of the client, which promised no heart-beat, and it did not answer pings.
+    PingsUnanswered,
     /// The server is shutting down.
     ShuttingDown,
     /// The server has as many connections as it takes.
@@ -450,6 +452,10 @@ impl Problem {
                 TryAgainLater,
                 After(1),
             ),
+            Self::PingsUnanswered => {
+                let code = "pings-unanswered";
+                ("pings unanswered", code, TryAgainLater, After(1))
+            }
             Self::ShuttingDown => ("server shutting down", "shutting-down", Restart, After(1)),
             Self::TooManyConnections => {
                 let code = "too-many-connections";
@@ -603,6 +609,9 @@ impl Problem {
                 .to_owned(),
             Self::HeartbeatMissed => "Nothing was received for longer than the heart-beat that \
                  was agreed on. Reconnect\n"
+                .to_owned(),
+            Self::PingsUnanswered => "Nothing was received for long, and pings were not answered. \
+                 Reconnect\n"
                 .to_owned(),
             Self::ShuttingDown => {
                 "This server goes away. Reconnect after a moment, to reach another\n".to_owned()

@@ -81,6 +81,7 @@ samples! {
     NotUtf8 => [NotUtf8],
     SlowConsumer => [SlowConsumer],
     HeartbeatMissed => [HeartbeatMissed],
+    PingsUnanswered => [PingsUnanswered],
     ShuttingDown => [ShuttingDown],
     TooManyConnections => [TooManyConnections],
     Kicked(_) => [Kicked("not paid".into()), Kicked("".into())],

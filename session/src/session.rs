@@ -11,7 +11,8 @@ use crate::{
     Action, CloseCode, Config, Connect, Delivered, Delivery, Operation, OperationId, Outcome,
     Problem, SubscriptionId,
     frames::{self, MessageId},
-    heartbeat::{Heartbeat, Rates},
+    heartbeat::Rates,
+    liveness::{Due, Liveness},
     receipts::{IfDenied, Pending},
     subscriptions::{Name, Subscriptions},
     transactions::Transactions,
@@ -36,7 +37,7 @@ pub struct Session {
     subscriptions: Subscriptions,
     transactions: Transactions,
     waiting: Option<Box<Waiting>>,
-    heartbeat: Heartbeat,
+    liveness: Liveness,
     /// After which it went on.
     denials: u32,
     /// When the phase ends, in those that end by themselves; left over in the others.
@@ -97,7 +98,7 @@ impl Session {
             subscriptions: Subscriptions::default(),
             transactions: Transactions::default(),
             waiting: None,
-            heartbeat: Heartbeat::new(now),
+            liveness: Liveness::new(now),
             denials: 0,
             version: Version::V1_0,
             phase: Phase::AwaitingConnect,
@@ -160,14 +161,25 @@ impl Session {
     /// To be called as well while the surroundings themselves do not read the transport for a
     /// reason that the session does not know (a broker's alarm, say).
     pub fn handle_activity(&mut self, now: Instant) {
-        self.heartbeat.heard(now);
+        self.liveness.heard(now);
+    }
+
+    /// The transport can ask the client whether it lives: [`Action::Ping`] may follow. To be called
+    /// before anything else.
+    pub fn allow_pings(&mut self) {
+        self.liveness.allow_pings();
+    }
+
+    /// The client answered an [`Action::Ping`].
+    pub fn handle_pong(&mut self, now: Instant) {
+        self.liveness.answered(now);
     }
 
     /// The client's next frame. Where [`Session::wants_frame`] says no because of what is
     /// pending, it is taken all the same; a frame that overtakes the answer to CONNECT is an
     /// error, and one that follows a DISCONNECT or an error is ignored.
     pub fn handle_frame(&mut self, now: Instant, frame: Frame) {
-        self.heartbeat.heard(now);
+        self.liveness.heard(now);
         match self.phase {
             Phase::AwaitingConnect if is_connect(&frame) => {
                 if let Err(problem) = self.connect(frame) {
@@ -218,11 +230,11 @@ impl Session {
             return self.fail(now, problem, receipt);
         }
         self.phase = Phase::Connected;
-        self.heartbeat.heard(now);
+        self.liveness.heard(now);
         if let Some(first) = first {
             return self.handle_command(now, first);
         }
-        let rates = self.heartbeat.rates();
+        let rates = self.liveness.rates();
         let server = self.config.server.as_deref();
         self.write(
             now,
@@ -264,7 +276,7 @@ impl Session {
         self.flush_receipts(now);
         // The transport was not read, so the client could not be heard.
         if held && self.wants_frame() {
-            self.heartbeat.heard(now);
+            self.liveness.heard(now);
         }
     }
 
@@ -330,7 +342,7 @@ impl Session {
         };
         let name = subscription.name();
         frames::message_head(head, self.version, name, message, redelivered, awaits_ack);
-        self.heartbeat.wrote(now);
+        self.liveness.wrote(now);
         if awaits_ack {
             Delivered::AwaitingAck
         } else {
@@ -372,8 +384,8 @@ impl Session {
     }
 
     /// The time that [`Session::poll_timeout`] asked for has come. Earlier calls do no harm: in the
-    /// last eighth of its interval, a heart-beat is written by the first of them, so that one that
-    /// comes with something else, or with other sessions', saves a wake-up.
+    /// last eighth of its interval, a heart-beat or a ping is sent by the first of them, so that one
+    /// that comes with something else, or with other sessions', saves a wake-up.
     pub fn handle_timeout(&mut self, now: Instant) {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         match self.phase {
@@ -383,13 +395,20 @@ impl Session {
                 }
             }
             Phase::Connected | Phase::Disconnecting { .. } | Phase::Failing => {
-                if is_due(self.receive_due()) {
-                    self.fail(now, Problem::HeartbeatMissed, None);
-                } else if is_due(self.end_due()) {
+                if is_due(self.end_due()) {
                     self.end(now);
                 }
-                if self.phase != Phase::Closed && is_due(self.heartbeat.send_allowed()) {
-                    self.write(now, frames::HEARTBEAT);
+                while self.phase != Phase::Closed
+                    && let Some(due) = self.liveness.due(now, &self.config, self.is_read())
+                {
+                    match due {
+                        Due::Beat => self.write(now, frames::HEARTBEAT),
+                        Due::Ping => {
+                            self.liveness.pinged(now);
+                            self.actions.push_back(Action::Ping);
+                        }
+                        Due::End(problem) => self.fail(now, problem, None),
+                    }
                 }
             }
             Phase::Lingering => {
@@ -418,8 +437,8 @@ impl Session {
         match self.phase {
             Phase::AwaitingConnect | Phase::Authenticating | Phase::Lingering => self.deadline,
             Phase::Connected | Phase::Disconnecting { .. } | Phase::Failing => sooner(
-                self.heartbeat.send_due(),
-                sooner(self.receive_due(), self.end_due()),
+                self.liveness.next(&self.config, self.is_read()),
+                self.end_due(),
             ),
             Phase::Closed => None,
         }
@@ -469,7 +488,7 @@ impl Session {
             heartbeat_receive,
             ..
         } = *self.config;
-        self.heartbeat
+        self.liveness
             .agree(Rates::configured(heartbeat_send, heartbeat_receive).agree(client));
         self.phase = Phase::Authenticating;
         let connect = Connect { headers };
@@ -592,17 +611,13 @@ impl Session {
     }
 
     fn write(&mut self, now: Instant, bytes: Bytes) {
-        self.heartbeat.wrote(now);
+        self.liveness.wrote(now);
         self.actions.push_back(Action::Write(bytes));
     }
 
-    /// When a silent client is given up: not while it is not read, and not after its DISCONNECT.
-    fn receive_due(&self) -> Option<Instant> {
-        if self.phase == Phase::Connected && self.wants_frame() {
-            self.heartbeat.receive_due(self.config.heartbeat_tolerance)
-        } else {
-            None
-        }
+    /// Whether the client can be heard, and is to be: not after its DISCONNECT.
+    fn is_read(&self) -> bool {
+        self.phase == Phase::Connected && self.wants_frame()
     }
 }
 

@@ -139,7 +139,8 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// broker answered, or it did not answer in time: the message may or may not have been taken.
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>>;
 
-    /// Ends consumers, removes feed queues, and closes the link.
+    /// Ends consumers, removes feed queues, and closes the link. Its exclusive queues end with it;
+    /// with RabbitMQ 4.3, a moment after this returns.
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 

@@ -153,6 +153,18 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
              your own origins",
         );
     }
+    let user_timeout = listen.tcp_user_timeout;
+    if !user_timeout.is_zero() && user_timeout < limits.write_timeout {
+        reader.wrong(
+            &[("listen", "tcp_user_timeout"), ("limits", "write_timeout")],
+            &format!(
+                "is {}, less than [limits] write_timeout ({}), so a client that reads nothing would \
+                 be cut without a word before that; raise it, or lower the other",
+                format_duration(user_timeout),
+                format_duration(limits.write_timeout)
+            ),
+        );
+    }
     if limits.login_timeout <= auth.request_timeout {
         reader.wrong(
             &[("limits", "login_timeout"), ("auth", "request_timeout")],

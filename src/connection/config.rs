@@ -11,6 +11,8 @@ use crate::{auth, broker};
 const MAX_MESSAGE: usize = 512 << 20;
 /// A heart-beat header has milliseconds; 32 bits of them are what clients can be trusted with.
 const MAX_HEARTBEAT: Duration = Duration::from_millis(u32::MAX as u64);
+/// Tests are happy with it.
+const SHORTEST_PING: Duration = Duration::from_millis(100);
 /// How long a drain waits for what a client sent before it: the server's end must not wait for a
 /// broker that is away.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
@@ -166,16 +168,26 @@ pub struct Stomp {
     /// Whether CONNECTED names the gateway and its version in the `server` header.
     pub server_header: bool,
     /// The shortest interval at which the gateway sends heart-beats, if the client wants any;
-    /// zero: none. Proxies cut idle connections after 30 to 60 s.
+    /// zero: none. Proxies cut idle connections after 30 to 60 s. 1 s, so that a client's wish is
+    /// granted, whatever it is.
     #[serde(with = "humantime_serde")]
     pub heartbeat_send: Duration,
-    /// The interval at which the gateway asks to hear a client that offers heart-beats; zero:
-    /// it does not ask, and notices a vanished client when a write fails.
+    /// The shortest interval at which the gateway asks to hear a client that offers heart-beats;
+    /// zero: it does not ask.
     #[serde(with = "humantime_serde")]
     pub heartbeat_receive: Duration,
     /// How many intervals a client may be late. 2, for browsers slow down the timers of hidden
     /// pages.
     pub heartbeat_tolerance: u32,
+    /// The shortest silence for which a client is given up, whatever its heart-beat: a tunnel does
+    /// not end a session.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat_patience: Duration,
+    /// After how long without anything written, or without anything heard, a client on a WebSocket
+    /// is sent a ping, unless a heart-beat comes sooner. Proxies stay open by it, and vanished
+    /// clients are found: browsers answer pings by themselves. Zero: none is sent.
+    #[serde(with = "humantime_serde")]
+    pub ping_interval: Duration,
     /// What a NACK without a `requeue` header means: `true`: the message is queued again;
     /// `false`: it is dropped or dead-lettered.
     pub nack_requeue: bool,
@@ -189,9 +201,11 @@ impl Default for Stomp {
     fn default() -> Self {
         Self {
             server_header: true,
-            heartbeat_send: Duration::from_secs(10),
-            heartbeat_receive: Duration::from_secs(10),
+            heartbeat_send: Duration::from_secs(1),
+            heartbeat_receive: Duration::from_secs(1),
             heartbeat_tolerance: 2,
+            heartbeat_patience: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(25),
             nack_requeue: true,
             default_topic_exchange: "amq.topic".to_owned(),
             implicit_connect: false,
@@ -217,6 +231,11 @@ impl Stomp {
                         .to_owned(),
                 ));
             }
+        }
+        if !self.ping_interval.is_zero() && self.ping_interval < SHORTEST_PING {
+            let message = "is so short that idle clients would be kept busy; write \"25s\", or \
+                           \"0s\" for no pings";
+            return Err(("ping_interval", message.to_owned()));
         }
         at_least_one(
             "heartbeat_tolerance",
@@ -251,6 +270,8 @@ pub fn session_config(
         heartbeat_send: stomp.heartbeat_send,
         heartbeat_receive: stomp.heartbeat_receive,
         heartbeat_tolerance: stomp.heartbeat_tolerance,
+        heartbeat_patience: stomp.heartbeat_patience,
+        ping_interval: stomp.ping_interval,
         finish_timeout: broker.operation_timeout,
         drain_timeout: DRAIN_PATIENCE,
         disconnect_linger: limits.disconnect_linger,
@@ -313,6 +334,17 @@ mod tests {
         assert_eq!(stomp(Duration::from_millis(1500)).check(), Ok(()));
         assert!(stomp(Duration::from_micros(1500)).check().is_err());
         assert!(stomp(Duration::from_secs(5_000_000)).check().is_err());
+    }
+
+    #[test]
+    fn pings_may_be_off_but_no_flood() {
+        let stomp = |milliseconds| Stomp {
+            ping_interval: Duration::from_millis(milliseconds),
+            ..Stomp::default()
+        };
+        assert_eq!(stomp(0).check(), Ok(()));
+        assert_eq!(stomp(100).check(), Ok(()));
+        assert_eq!(stomp(99).check().unwrap_err().0, "ping_interval");
     }
 
     #[test]

@@ -14,7 +14,8 @@ use thiserror::Error;
 /// A link has no notion of frames on the way in: it hands over bytes as they come. On the way
 /// out it is told where a frame ends, since some transports have messages.
 pub trait Link: Send + Unpin + 'static {
-    /// The next bytes from the client; `None`: it closed in good order.
+    /// The next bytes from the client; `None`: it closed in good order. No bytes: it answered a
+    /// ping, see [`Link::was_answered`].
     ///
     /// # Errors
     /// Nothing more comes.
@@ -24,6 +25,20 @@ pub trait Link: Send + Unpin + 'static {
     /// Whether bytes came since the last call that were not handed over (yet): parts of a message
     /// of the transport. The client lives, though nothing whole was heard of it.
     fn was_heard(&mut self) -> bool {
+        false
+    }
+
+    /// Whether the transport can ask a client if it lives.
+    fn has_pings(&self) -> bool {
+        false
+    }
+
+    /// Takes a ping, to be written by the next [`Link::poll_flush`]. Does no I/O, and nothing where
+    /// the transport has none.
+    fn ping(&mut self) {}
+
+    /// Whether the client has answered a [`Link::ping`] since the last call.
+    fn was_answered(&mut self) -> bool {
         false
     }
 

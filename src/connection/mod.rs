@@ -110,7 +110,8 @@ struct Connection<L> {
     blocked_since: Option<Instant>,
     closing: Option<CloseCode>,
     end: Option<End>,
-    opened: Instant,
+    /// In nanoseconds after the services began: an `Instant` would take twice as much.
+    opened: u64,
     traffic: Traffic,
 }
 
@@ -135,18 +136,19 @@ enum Event {
 
 impl<L: Link> Connection<L> {
     fn new(services: Arc<Services>, link: L, mut peer: Peer, guard: Guard) -> Self {
-        let opened = Instant::now();
+        let now = Instant::now();
+        let opened = now.duration_since(services.started).as_nanos();
         let id = sessions::new_id(&guard);
         let carried = peer.carried.take();
         let context = Context::new(services, &peer, guard, id);
         let settings = context.settings();
+        let mut session = Session::new(settings.session(), context.session.clone(), now.into_std());
+        if link.has_pings() {
+            session.allow_pings();
+        }
         Self {
             link,
-            session: Session::new(
-                settings.session(),
-                context.session.clone(),
-                opened.into_std(),
-            ),
+            session,
             decoder: Decoder::new(settings.first_limits()),
             input: Bytes::new(),
             context,
@@ -158,7 +160,7 @@ impl<L: Link> Connection<L> {
             blocked_since: None,
             closing: None,
             end: None,
-            opened,
+            opened: u64::try_from(opened).unwrap_or(u64::MAX),
             traffic: Traffic::default(),
         }
     }
@@ -169,7 +171,7 @@ impl<L: Link> Connection<L> {
     )]
     fn run(mut self) -> impl Future<Output = ()> + Send {
         async move {
-            let mut timer = pin!(tokio::time::sleep_until(self.opened));
+            let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
             loop {
                 self.act();
                 if self.closing.is_some() {
@@ -199,6 +201,7 @@ impl<L: Link> Connection<L> {
                         }
                         self.link.send(Outbound::whole(&frame));
                     }
+                    Action::Ping => self.link.ping(),
                     Action::Close(code, problem) => {
                         self.closing = Some(code);
                         self.end = Some(match problem {
@@ -570,6 +573,11 @@ impl<L: Link> Connection<L> {
         match event {
             Event::Received(bytes) => {
                 self.session.handle_activity(now.into_std());
+                // What was heard until now is told; only what comes later is news to the timer.
+                self.link.was_heard();
+                if self.link.was_answered() {
+                    self.session.handle_pong(now.into_std());
+                }
                 // The timer does not get its turn while there is always something to read.
                 self.session.handle_timeout(now.into_std());
                 self.input = bytes;
@@ -731,6 +739,11 @@ impl<L: Link> Connection<L> {
         }
     }
 
+    fn age(&self) -> Duration {
+        let running = self.context.services.started.elapsed();
+        running.saturating_sub(Duration::from_nanos(self.opened))
+    }
+
     /// The last words, and the end.
     async fn finish(mut self) {
         if self.closing.is_none() {
@@ -748,12 +761,13 @@ impl<L: Link> Connection<L> {
             messages_in,
             messages_out,
         } = self.traffic;
+        let duration = self.age();
         let kind = self.end.as_ref().map_or("", End::kind);
         let reason = self.end.map(|end| end.to_string());
         let ending = Ending {
             reason: reason.as_deref().unwrap_or_default(),
             kind,
-            duration: self.opened.elapsed(),
+            duration,
             frames_in: frames_in.into(),
             frames_out: frames_out.into(),
             messages_in: messages_in.into(),

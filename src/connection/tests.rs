@@ -5,6 +5,7 @@ mod denying;
 mod echo;
 mod ending;
 mod house;
+mod liveness;
 mod permissions;
 mod pressure;
 mod protocol;

@@ -54,6 +54,18 @@ pub struct WebSocketLink<S> {
     stage: Stage,
     is_shut: bool,
     was_heard: bool,
+    asking: Asking,
+}
+
+/// What became of the last ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    /// There was none, or its answer has been told.
+    Idle,
+    /// It was sent.
+    Asked,
+    /// It was answered, which has not been told.
+    Answered,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +100,7 @@ impl<S> WebSocketLink<S> {
             stage: Stage::Open,
             is_shut: false,
             was_heard: false,
+            asking: Asking::Idle,
         }
     }
 
@@ -98,6 +111,11 @@ impl<S> WebSocketLink<S> {
             tail: &[],
             is_text: true,
         });
+    }
+
+    /// Whether the client has answered a ping, and nobody asked for that yet.
+    pub(super) fn has_answer(&self) -> bool {
+        self.asking == Asking::Answered
     }
 
     /// One message: as text, or as binary.
@@ -162,6 +180,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
                     self.is_binary = true;
                     return Poll::Ready(Ok(Some(bytes)));
                 }
+                // Some programs send pongs that nobody asked for.
+                Ok(Message::Pong(_)) if self.asking == Asking::Asked => {
+                    self.asking = Asking::Answered;
+                    return Poll::Ready(Ok(Some(Bytes::new())));
+                }
                 // Who does not read the answers is not read, so that they cannot pile up.
                 Ok(_) if self.out.pending() >= MOST_ANSWERS => return Poll::Pending,
                 Ok(_) => {}
@@ -203,6 +226,31 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
 
     fn was_heard(&mut self) -> bool {
         std::mem::take(&mut self.was_heard)
+    }
+
+    fn has_pings(&self) -> bool {
+        true
+    }
+
+    fn ping(&mut self) {
+        if matches!(self.stage, Stage::Closing | Stage::Closed) {
+            return;
+        }
+        self.asking = Asking::Asked;
+        let header = FrameHeader {
+            opcode: coding::OpCode::Control(coding::Control::Ping),
+            ..FrameHeader::default()
+        };
+        // A buffer takes everything.
+        let _ = header.format(0, &mut self.out);
+    }
+
+    fn was_answered(&mut self) -> bool {
+        let was_answered = self.has_answer();
+        if was_answered {
+            self.asking = Asking::Idle;
+        }
+        was_answered
     }
 
     fn pending(&self) -> usize {

@@ -110,6 +110,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for FramedLink<S> 
             };
             // An empty message is no message, and no fault.
             if payload.is_empty() {
+                if self.socket.has_answer() {
+                    return Poll::Ready(Ok(Some(payload)));
+                }
                 continue;
             }
             match self.seam.read(&payload, self.max_message_size) {
@@ -127,6 +130,19 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for FramedLink<S> 
 
     fn was_heard(&mut self) -> bool {
         self.socket.was_heard()
+    }
+
+    /// The pings are the WebSocket's: nobody answers a heart-beat of SockJS.
+    fn has_pings(&self) -> bool {
+        self.socket.has_pings()
+    }
+
+    fn ping(&mut self) {
+        self.socket.ping();
+    }
+
+    fn was_answered(&mut self) -> bool {
+        self.socket.was_answered()
     }
 
     fn send(&mut self, message: Outbound<'_>) {

@@ -198,6 +198,31 @@ async fn answers_to_pings_do_not_pile_up() {
 }
 
 #[tokio::test]
+async fn a_client_is_asked_whether_it_lives() {
+    let (mut client, mut link) = pair(1 << 20).await;
+    // A pong that nobody asked for is no answer.
+    client.send(Message::Pong("hello".into())).await.unwrap();
+    client.send(Message::text("first")).await.unwrap();
+    assert_eq!(receive(&mut link).await.unwrap().unwrap(), "first");
+    assert!(!link.was_answered());
+
+    link.send(Outbound::whole(b"before\0"));
+    link.ping();
+    link.send(Outbound::whole(b"after\0"));
+    flush(&mut link).await;
+    assert_eq!(next(&mut client).await, Message::text("before\0"));
+    // tungstenite answers by itself, with what it says next.
+    assert_eq!(next(&mut client).await, Message::Ping(Bytes::new()));
+    assert_eq!(next(&mut client).await, Message::text("after\0"));
+    assert!(!link.was_answered());
+    client.send(Message::text("later")).await.unwrap();
+    assert_eq!(receive(&mut link).await.unwrap().unwrap(), "");
+    assert!(link.was_answered());
+    assert!(!link.was_answered());
+    assert_eq!(receive(&mut link).await.unwrap().unwrap(), "later");
+}
+
+#[tokio::test]
 async fn the_client_closes() {
     let (mut client, mut link) = pair(1 << 20).await;
     let frame = CloseFrame {

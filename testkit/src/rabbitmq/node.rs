@@ -257,11 +257,13 @@ impl RabbitMq {
         let write = |name: &str, text: &str| {
             fs::write(folder.path().join(name), text).expect("a file in the temporary folder");
         };
-        let configuration = ports.configuration(plugins) + configuration;
+        let configuration = ports.configuration(plugins) + configuration + &appended();
         write("rabbitmq.conf", &configuration);
         write("enabled_plugins", &format!("[{}].", plugins.join(",")));
         write("rabbitmq-env.conf", "");
-        let mut command = Command::new("epmd");
+        // What `scripts/rabbitmq.sh` lays out has its own.
+        let epmd = Some(bin.join("epmd")).filter(|epmd| epmd.exists());
+        let mut command = Command::new(epmd.unwrap_or_else(|| "epmd".into()));
         command.args(["-port", &ports.epmd.to_string(), "-address", "127.0.0.1"]);
         let epmd = Process::start("epmd", &mut command, Stdio::null())
             .unwrap_or_else(|error| panic!("epmd, a part of Erlang, cannot be started: {error}"));
@@ -400,6 +402,16 @@ fn major() -> u32 {
         .next()
         .and_then(|major| major.parse().ok());
     major.unwrap_or_else(|| panic!("rabbitmqctl version: {output:?}"))
+}
+
+/// What every node's configuration gets: the lines of the file that `TESTKIT_RABBITMQ_CONF` names.
+fn appended() -> String {
+    let Some(file) = std::env::var_os("TESTKIT_RABBITMQ_CONF") else {
+        return String::new();
+    };
+    let lines = fs::read_to_string(&file)
+        .unwrap_or_else(|error| panic!("TESTKIT_RABBITMQ_CONF, {}: {error}", file.display()));
+    format!("\n{lines}\n")
 }
 
 fn bin() -> PathBuf {

@@ -2,6 +2,7 @@
 
 mod errors;
 mod heartbeats;
+mod liveness;
 mod properties;
 mod rules;
 
@@ -27,6 +28,8 @@ fn config() -> Config {
         heartbeat_send: Duration::from_secs(5),
         heartbeat_receive: Duration::from_secs(8),
         heartbeat_tolerance: 2,
+        heartbeat_patience: Duration::from_secs(10),
+        ping_interval: Duration::from_secs(25),
         finish_timeout: Duration::from_secs(10),
         drain_timeout: Duration::from_secs(2),
         disconnect_linger: Duration::from_secs(1),
