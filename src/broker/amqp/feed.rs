@@ -87,6 +87,14 @@ struct Readers {
     open: Mutex<HashMap<Place, Arc<Reader<Taker>>>>,
 }
 
+/// The links that all feeds of a virtual host share.
+pub(super) struct Links {
+    /// For bindings, and whatever else is not a feed's own messages.
+    pub(super) bindings: Arc<Link>,
+    /// For what is published to see whether an exchange is still the same.
+    pub(super) publish: Arc<Link>,
+}
+
 /// What this node's queues are called: as nobody else's, not as those of its last life, and not as
 /// those of a virtual host's last opening, which may still be closing.
 pub(super) struct QueueNames {
@@ -122,8 +130,7 @@ type Place = (u16, usize);
 
 impl FeedManager {
     pub(super) fn new(
-        link: Arc<Link>,
-        publish_link: Arc<Link>,
+        links: Links,
         declarer: Arc<Declarer>,
         reader_config: LinkConfig,
         sink: Arc<dyn FeedSink>,
@@ -132,7 +139,7 @@ impl FeedManager {
         queue_names: QueueNames,
     ) -> Self {
         let shared = Shared {
-            link,
+            link: links.bindings,
             vhost: reader_config.uri.vhost.as_str().into(),
             declarer,
             readers: Readers {
@@ -149,7 +156,7 @@ impl FeedManager {
         };
         let shared = Arc::new(shared);
         let feeds = Arc::new(Mutex::new(Some(HashMap::new())));
-        let watch = Watch::new(publish_link);
+        let watch = Watch::new(links.publish);
         let watch = tokio::spawn(watch.run(Arc::clone(&shared), Arc::clone(&feeds)));
         let events = tokio::spawn(events::follow(Arc::clone(&shared), Arc::clone(&feeds)));
         Self {

@@ -114,8 +114,10 @@ impl Broker for AmqpBroker {
         let declarer = Arc::new(Declarer::new(link_config("trial"), &self.node));
         Arc::new(AmqpVirtualHost {
             feeds: FeedManager::new(
-                Arc::clone(&feed_link),
-                Arc::clone(&publish_link),
+                feed::Links {
+                    bindings: Arc::clone(&feed_link),
+                    publish: Arc::clone(&publish_link),
+                },
                 Arc::clone(&declarer),
                 link_config("feed"),
                 feeds,
