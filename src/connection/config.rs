@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::mapping::KeyLimits;
 use crate::units::{Checked, at_least_one, more_than_zero, show_size, size};
 use crate::{auth, broker, node::Share};
 
@@ -65,6 +66,14 @@ pub struct Limits {
     /// Messages under way at a time to a subscription with `ack:auto` that has a queue of its
     /// own; the gateway acknowledges them as they are written.
     pub auto_prefetch: u16,
+    /// Words `#` in the pattern of a subscription. RabbitMQ tries every way to divide a key among
+    /// them, and takes no more than two from 4.3 on.
+    pub max_pattern_hashes: usize,
+    /// Words in the routing key of a SEND.
+    pub max_key_words: usize,
+    /// Words in a routing key that is published with all others. Messages whose key has more go on
+    /// a channel of their own, one at a time for each user.
+    pub max_fast_key_words: usize,
     /// How long a write may be stuck because the client does not read, before it is closed.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
@@ -92,6 +101,9 @@ impl Default for Limits {
             max_denials: 100,
             max_unacked: 1_000,
             auto_prefetch: 100,
+            max_pattern_hashes: 2,
+            max_key_words: 64,
+            max_fast_key_words: 16,
             write_timeout: Duration::from_secs(30),
             disconnect_linger: Duration::from_secs(2),
         }
@@ -115,6 +127,16 @@ impl Limits {
         stomp_grammar::Limits {
             max_frame_size: self.max_frame_size_unauthenticated,
             ..self.decoder()
+        }
+    }
+
+    /// What routing keys and patterns may be like.
+    #[must_use]
+    pub const fn keys(&self) -> KeyLimits {
+        KeyLimits {
+            max_words: self.max_key_words,
+            max_fast_words: self.max_fast_key_words,
+            max_hashes: self.max_pattern_hashes,
         }
     }
 
@@ -176,6 +198,18 @@ impl Limits {
         let nothing = "nothing could be delivered";
         at_least_one("max_unacked", self.max_unacked, nothing)?;
         at_least_one("auto_prefetch", self.auto_prefetch, nothing)?;
+        let refused = "every message would be refused";
+        at_least_one("max_key_words", self.max_key_words, refused)?;
+        if self.max_fast_key_words > self.max_key_words {
+            return Err((
+                "max_fast_key_words",
+                format!(
+                    "is {}, more than max_key_words ({}), so it could never be reached; lower it, \
+                     or raise the other",
+                    self.max_fast_key_words, self.max_key_words
+                ),
+            ));
+        }
         more_than_zero("write_timeout", self.write_timeout, nothing)
     }
 }

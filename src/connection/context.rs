@@ -347,6 +347,7 @@ impl Context {
             topics: &stomp.default_topic_exchange,
             auto_prefetch: limits.auto_prefetch,
             max_unacked: limits.max_unacked,
+            keys: limits.keys(),
         }
     }
 }

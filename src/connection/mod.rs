@@ -36,7 +36,7 @@ use stomp_session::{
     SubscriptionId,
 };
 use tokio::{
-    task::coop::cooperative,
+    task::{coop::cooperative, yield_now},
     time::{Instant, Sleep, error::Elapsed},
 };
 
@@ -65,6 +65,9 @@ use crate::{
 /// Bytes on their way to a client above which nothing more is made for it: neither answers to
 /// frames nor messages.
 const CONGESTED: usize = 64 * 1024;
+/// Frames that are decoded before it is the turn of others: one read can bring hundreds, and those
+/// that need nothing but the session are done at once.
+const FRAMES_A_TURN: u8 = 16;
 /// Messages taken from the mailbox before they are flushed.
 const BATCH: usize = 64;
 /// Room for the head of a MESSAGE that is not shared: `subscription`, `message-id` and `ack`.
@@ -119,6 +122,8 @@ struct Connection<L> {
     end: Option<Box<End>>,
     /// In nanoseconds after the services began: an `Instant` would take twice as much.
     opened: u64,
+    /// Frames decoded since others had their turn.
+    turn: u8,
     traffic: Traffic,
 }
 
@@ -172,6 +177,7 @@ impl<L: Link> Connection<L> {
             closing: None,
             end: None,
             opened: u64::try_from(opened).unwrap_or(u64::MAX),
+            turn: 0,
             traffic: Traffic::default(),
         }
     }
@@ -187,6 +193,10 @@ impl<L: Link> Connection<L> {
                 self.act();
                 if self.closing.is_some() {
                     break;
+                }
+                if self.turn >= FRAMES_A_TURN {
+                    self.turn = 0;
+                    yield_now().await;
                 }
                 self.set_timer(timer.as_mut());
                 // What was read at once can be many frames: others get their turn between them.
@@ -237,9 +247,14 @@ impl<L: Link> Connection<L> {
 
     /// Hands the session its next frame; `false` if there is none, or it must wait.
     fn decode(&mut self) -> bool {
-        if self.input.is_empty() || !self.session.wants_frame() || self.is_congested() {
+        if self.input.is_empty()
+            || !self.session.wants_frame()
+            || self.is_congested()
+            || self.turn >= FRAMES_A_TURN
+        {
             return false;
         }
+        self.turn += 1;
         let now = Instant::now().into_std();
         match self.decoder.decode(&mut self.input) {
             Ok(Some(mut frame)) => {
@@ -867,6 +882,11 @@ impl<L: Link> Connection<L> {
     async fn finish_work(&mut self) {
         loop {
             self.act();
+            if self.turn >= FRAMES_A_TURN && self.closing.is_none() {
+                self.turn = 0;
+                yield_now().await;
+                continue;
+            }
             let Some(work) = self.work.as_mut().filter(|_| self.closing.is_none()) else {
                 return;
             };

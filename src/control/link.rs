@@ -150,6 +150,7 @@ impl Link {
             body: wire::encode(note).into(),
             mandatory: false,
             lane: 0,
+            slow: None,
         };
         let publishing = async { self.0.vhost.host().publish(publish).await?.await };
         match timeout(CONFIRM, publishing).await {

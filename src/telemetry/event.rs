@@ -182,6 +182,20 @@ pub fn impersonation_refused(cause: &str) {
     );
 }
 
+/// The broker closed a channel for a message that it does not take: `again` that followed it are
+/// sent again, and of `unknown` others it is not known whether it took them.
+pub fn publish_channel_closed(cause: &str, again: usize, unknown: usize) {
+    if again == 0 && unknown == 0 {
+        debug!(target: "stentor::broker", cause, "publishing refused");
+        return;
+    }
+    warn!(
+        target: "stentor::broker",
+        cause, again, unknown,
+        "publishing refused, with messages of others under way: sent again, or of unknown fate"
+    );
+}
+
 /// The broker takes no messages for now (an alarm: memory or disk).
 pub fn broker_blocked(link: &str, cause: &str) {
     warn!(
@@ -211,6 +225,17 @@ pub fn feed_interrupted(feed: &dyn Display, cause: &str) {
 pub fn feed_refused(feed: &dyn Display, cause: &str) {
     let feed = feed.to_string();
     warn!(target: "stentor::broker", feed, cause, "feed refused");
+}
+
+/// The account may not publish to an exchange, so nothing shows when it is deleted and made anew.
+pub fn feed_unwatched(feed: &dyn Display, cause: &str) {
+    let feed = feed.to_string();
+    warn!(
+        target: "stentor::broker",
+        feed,
+        cause,
+        "an exchange cannot be watched; its bindings are made again in turn, and a gap is not told"
+    );
 }
 
 /// Redis is there (again); so many sessions are or will be registered.

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 
 use super::{consumer::Attachment, feed::Feed, host::Host, policy};
 use crate::broker::{
-    BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind, FeedId, FeedSink, Message,
-    Publish, QueueSpec, VirtualHost,
+    BrokerError, Confirm, Consume, Consumer, DIRECT_REPLIES, DeliverySink, ExchangeKind, FeedId,
+    FeedSink, Message, Publish, QueueSpec, VirtualHost, no_direct_replies,
 };
 
 /// Everything is done when a call returns; its future only says how it went.
@@ -171,6 +171,9 @@ impl VirtualHost for Link {
         if let Err(error) = self.check_open() {
             return ready(Err(error)).boxed();
         }
+        if publish.properties.reply_to.as_deref() == Some(DIRECT_REPLIES) {
+            return ready(Err(no_direct_replies())).boxed();
+        }
         let Publish {
             exchange,
             routing_key,
@@ -178,6 +181,7 @@ impl VirtualHost for Link {
             body,
             mandatory,
             lane: _,
+            slow: _,
         } = publish;
         // A copy: it may lie in a queue long after it is answered for, and its publisher counts what
         // is under way by the body.

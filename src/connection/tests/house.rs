@@ -105,6 +105,7 @@ pub(super) fn publisher(services: &Services) -> impl Fn(&str, &str, &str) + Send
             body: Bytes::copy_from_slice(body.as_bytes()),
             mandatory: false,
             lane: 0,
+            slow: None,
         });
         // What comes back waits for the broker's word.
         drop(publishing.now_or_never().unwrap().unwrap());
