@@ -205,6 +205,9 @@ pub enum Problem {
     ShuttingDown,
     /// The server has as many connections as it takes.
     TooManyConnections,
+    /// The server has no room for what the client wants: it is short of memory, or others send as
+    /// much as it takes.
+    Overloaded,
 
     // Sessions, as the operator of the server handles them.
     /// Somebody ended the session; why, in the words that the client is to see. Empty: no reason
@@ -461,6 +464,12 @@ impl Problem {
                 let code = "too-many-connections";
                 ("too many connections", code, TryAgainLater, After(30))
             }
+            Self::Overloaded => (
+                "server overloaded",
+                "server-overloaded",
+                TryAgainLater,
+                After(30),
+            ),
             Self::Kicked(_) => ("kicked", "kicked", Policy, No),
             Self::Replaced => ("session replaced", "session-replaced", Policy, No),
             Self::AlreadyLoggedInElsewhere(_) => (
@@ -618,6 +627,9 @@ impl Problem {
             }
             Self::TooManyConnections => "This server has as many connections as it takes. \
                  Reconnect after a while, or to another\n"
+                .to_owned(),
+            Self::Overloaded => "This server has no room for more at the moment. Reconnect after \
+                 a while, or to another\n"
                 .to_owned(),
             Self::Kicked(reason) if reason.is_empty() => {
                 "This session was ended by an operator\n".to_owned()

@@ -84,6 +84,7 @@ samples! {
     PingsUnanswered => [PingsUnanswered],
     ShuttingDown => [ShuttingDown],
     TooManyConnections => [TooManyConnections],
+    Overloaded => [Overloaded],
     Kicked(_) => [Kicked("not paid".into()), Kicked("".into())],
     Replaced => [Replaced],
     AlreadyLoggedInElsewhere(_) => [

@@ -178,6 +178,10 @@ impl Session {
     /// The client's next frame. Where [`Session::wants_frame`] says no because of what is
     /// pending, it is taken all the same; a frame that overtakes the answer to CONNECT is an
     /// error, and one that follows a DISCONNECT or an error is ignored.
+    ///
+    /// Its body may be kept for as long as a transaction is open, or the broker is asked: it
+    /// should hold on to no more memory than is counted for it, and so not to all that was read
+    /// with it.
     pub fn handle_frame(&mut self, now: Instant, frame: Frame) {
         self.liveness.heard(now);
         match self.phase {

@@ -70,6 +70,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
         stomp,
         presence,
         sockjs,
+        api,
         ..
     } = config;
     tls(config, reader);
@@ -109,6 +110,22 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
                 show_size(limits.max_frame_size)
             ),
         );
+    }
+    for (section, key, size) in [
+        ("limits", "max_frame_size", limits.max_frame_size),
+        ("api", "max_body", api.max_body),
+    ] {
+        if size > broker.max_message_size {
+            reader.wrong(
+                &[(section, key), ("broker", "max_message_size")],
+                &format!(
+                    "is {}, more than [broker] max_message_size ({}), so RabbitMQ would refuse the \
+                     longest messages; lower it, or raise the other here and in RabbitMQ",
+                    show_size(size),
+                    show_size(broker.max_message_size)
+                ),
+            );
+        }
     }
     let back = broker
         .reconnect_max

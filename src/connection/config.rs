@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::mapping::KeyLimits;
 use crate::units::{Checked, at_least_one, more_than_zero, show_size, size};
-use crate::{auth, broker};
+use crate::{auth, broker, node::Share};
 
 /// RabbitMQ takes no larger message, however it is configured.
 const MAX_MESSAGE: usize = 512 << 20;
@@ -44,6 +45,16 @@ pub struct Limits {
     /// Bytes in all open transactions of a client together.
     #[serde(deserialize_with = "size")]
     pub max_transaction_bytes: usize,
+    /// Bytes that a client sends and that are under way: read in part, in a transaction, or not
+    /// answered for by the broker. Beyond, it is not read.
+    #[serde(deserialize_with = "size")]
+    pub max_publishing_bytes: usize,
+    /// The same of all connections of a user together.
+    #[serde(deserialize_with = "size")]
+    pub max_user_publishing_bytes: usize,
+    /// The same of all together.
+    #[serde(deserialize_with = "size")]
+    pub max_total_publishing_bytes: usize,
     /// Operations of a client that are begun and not done (subscribe, publish, …); at this
     /// number it is not read until one is done.
     pub max_pending: usize,
@@ -55,6 +66,14 @@ pub struct Limits {
     /// Messages under way at a time to a subscription with `ack:auto` that has a queue of its
     /// own; the gateway acknowledges them as they are written.
     pub auto_prefetch: u16,
+    /// Words `#` in the pattern of a subscription. RabbitMQ tries every way to divide a key among
+    /// them, and takes no more than two from 4.3 on.
+    pub max_pattern_hashes: usize,
+    /// Words in the routing key of a SEND.
+    pub max_key_words: usize,
+    /// Words in a routing key that is published with all others. Messages whose key has more go on
+    /// a channel of their own, one at a time for each user.
+    pub max_fast_key_words: usize,
     /// How long a write may be stuck because the client does not read, before it is closed.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
@@ -75,10 +94,16 @@ impl Default for Limits {
             max_transactions: 16,
             max_transaction_frames: 1024,
             max_transaction_bytes: 16 << 20,
+            max_publishing_bytes: 20 << 20,
+            max_user_publishing_bytes: 40 << 20,
+            max_total_publishing_bytes: 160 << 20,
             max_pending: 64,
             max_denials: 100,
             max_unacked: 1_000,
             auto_prefetch: 100,
+            max_pattern_hashes: 2,
+            max_key_words: 64,
+            max_fast_key_words: 16,
             write_timeout: Duration::from_secs(30),
             disconnect_linger: Duration::from_secs(2),
         }
@@ -105,6 +130,26 @@ impl Limits {
         }
     }
 
+    /// What routing keys and patterns may be like.
+    #[must_use]
+    pub const fn keys(&self) -> KeyLimits {
+        KeyLimits {
+            max_words: self.max_key_words,
+            max_fast_words: self.max_fast_key_words,
+            max_hashes: self.max_pattern_hashes,
+        }
+    }
+
+    /// What may be under way of what clients send.
+    #[must_use]
+    pub fn share(&self) -> Share {
+        Share {
+            connection: self.max_publishing_bytes,
+            user: self.max_user_publishing_bytes,
+            all: self.max_total_publishing_bytes,
+        }
+    }
+
     /// Whether the values make sense.
     ///
     /// # Errors
@@ -127,7 +172,19 @@ impl Limits {
         );
         fits(first, whole)?;
         fits(("max_header_size", self.max_header_size), first)?;
-        fits(whole, ("max_transaction_bytes", self.max_transaction_bytes))?;
+        let transactions = ("max_transaction_bytes", self.max_transaction_bytes);
+        fits(whole, transactions)?;
+        let own = ("max_publishing_bytes", self.max_publishing_bytes);
+        let user = ("max_user_publishing_bytes", self.max_user_publishing_bytes);
+        fits(transactions, own)?;
+        fits(own, user)?;
+        fits(
+            user,
+            (
+                "max_total_publishing_bytes",
+                self.max_total_publishing_bytes,
+            ),
+        )?;
         let nobody = "nobody could log in";
         at_least_one("max_headers", self.max_headers, nobody)?;
         at_least_one("max_header_size", self.max_header_size, nobody)?;
@@ -141,6 +198,18 @@ impl Limits {
         let nothing = "nothing could be delivered";
         at_least_one("max_unacked", self.max_unacked, nothing)?;
         at_least_one("auto_prefetch", self.auto_prefetch, nothing)?;
+        let refused = "every message would be refused";
+        at_least_one("max_key_words", self.max_key_words, refused)?;
+        if self.max_fast_key_words > self.max_key_words {
+            return Err((
+                "max_fast_key_words",
+                format!(
+                    "is {}, more than max_key_words ({}), so it could never be reached; lower it, \
+                     or raise the other",
+                    self.max_fast_key_words, self.max_key_words
+                ),
+            ));
+        }
         more_than_zero("write_timeout", self.write_timeout, nothing)
     }
 }

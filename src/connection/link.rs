@@ -2,12 +2,16 @@
 
 use std::{
     io,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use stomp_session::CloseCode;
 use thiserror::Error;
+
+use super::uploads::Unfinished;
+use crate::node::Account;
 
 /// The way to one client and back. All calls come from one task.
 ///
@@ -27,6 +31,19 @@ pub trait Link: Send + Unpin + 'static {
     fn was_heard(&mut self) -> bool {
         false
     }
+
+    /// What was received of a message that is not whole, or was not handed over yet. A link does
+    /// not take in more than [`FREE`](super::uploads::FREE) of it before [`Link::go_on`]: then
+    /// [`Link::poll_receive`] is pending, and wakes nobody.
+    fn unfinished(&self) -> Unfinished {
+        Unfinished::default()
+    }
+
+    /// There is room for all of what is unfinished.
+    fn go_on(&mut self) {}
+
+    /// The client has logged in. A link that takes in messages elsewhere has them counted there.
+    fn count_for(&mut self, _: &dyn Fn() -> Option<Arc<Account>>) {}
 
     /// Whether the transport can ask a client if it lives.
     fn has_pings(&self) -> bool {

@@ -16,6 +16,7 @@ mod presence;
 mod registry;
 mod rights;
 mod sessions;
+mod uploads;
 mod work;
 
 use std::{
@@ -23,7 +24,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context as TaskContext, Poll},
+    task::{Context as TaskContext, Poll, ready},
     time::Duration,
 };
 
@@ -35,7 +36,7 @@ use stomp_session::{
     SubscriptionId,
 };
 use tokio::{
-    task::coop::cooperative,
+    task::{coop::cooperative, yield_now},
     time::{Instant, Sleep, error::Elapsed},
 };
 
@@ -46,10 +47,12 @@ pub use login::Logins;
 pub use policy::{Repeated, Same, Sessions, Unknown};
 pub use registry::{Guard, Registry};
 pub use rights::recheck_in_turn;
+pub use uploads::{FREE, Unfinished};
 
 use self::{
     context::Context,
     end::End,
+    uploads::Uploads,
     work::{Done, Handed, NotHanded, Route, Task, Work},
 };
 use crate::{
@@ -62,6 +65,9 @@ use crate::{
 /// Bytes on their way to a client above which nothing more is made for it: neither answers to
 /// frames nor messages.
 const CONGESTED: usize = 64 * 1024;
+/// Frames that are decoded before it is the turn of others: one read can bring hundreds, and those
+/// that need nothing but the session are done at once.
+const FRAMES_A_TURN: u8 = 16;
 /// Messages taken from the mailbox before they are flushed.
 const BATCH: usize = 64;
 /// Room for the head of a MESSAGE that is not shared: `subscription`, `message-id` and `ack`.
@@ -92,6 +98,9 @@ struct Connection<L> {
     decoder: Decoder,
     /// Received and not decoded yet.
     input: Bytes,
+    /// How many bytes were received with it.
+    whole: u32,
+    uploads: Uploads,
     context: Arc<Context>,
     /// What the transport's opening brought for the login, until that begins.
     carried: Option<Box<Carried>>,
@@ -109,9 +118,12 @@ struct Connection<L> {
     /// Since when the link does not take what is to be written.
     blocked_since: Option<Instant>,
     closing: Option<CloseCode>,
-    end: Option<End>,
+    /// Boxed, since it comes once.
+    end: Option<Box<End>>,
     /// In nanoseconds after the services began: an `Instant` would take twice as much.
     opened: u64,
+    /// Frames decoded since others had their turn.
+    turn: u8,
     traffic: Traffic,
 }
 
@@ -129,6 +141,8 @@ enum Event {
     LinkEnded(Result<(), LinkError>),
     Done(Done),
     Problem(Problem),
+    /// Its memory is needed, and its client does not read.
+    Cut,
     /// There is more to do at once.
     Progress,
     Timeout,
@@ -151,6 +165,8 @@ impl<L: Link> Connection<L> {
             session,
             decoder: Decoder::new(settings.first_limits()),
             input: Bytes::new(),
+            whole: 0,
+            uploads: Uploads::default(),
             context,
             carried,
             routes: Vec::new(),
@@ -161,6 +177,7 @@ impl<L: Link> Connection<L> {
             closing: None,
             end: None,
             opened: u64::try_from(opened).unwrap_or(u64::MAX),
+            turn: 0,
             traffic: Traffic::default(),
         }
     }
@@ -176,6 +193,10 @@ impl<L: Link> Connection<L> {
                 self.act();
                 if self.closing.is_some() {
                     break;
+                }
+                if self.turn >= FRAMES_A_TURN {
+                    self.turn = 0;
+                    yield_now().await;
                 }
                 self.set_timer(timer.as_mut());
                 // What was read at once can be many frames: others get their turn between them.
@@ -204,7 +225,7 @@ impl<L: Link> Connection<L> {
                     Action::Ping => self.link.ping(),
                     Action::Close(code, problem) => {
                         self.closing = Some(code);
-                        self.end = Some(match problem {
+                        self.end_with(match problem {
                             Some(problem) => End::Problem(problem),
                             None => End::Disconnect,
                         });
@@ -226,12 +247,19 @@ impl<L: Link> Connection<L> {
 
     /// Hands the session its next frame; `false` if there is none, or it must wait.
     fn decode(&mut self) -> bool {
-        if self.input.is_empty() || !self.session.wants_frame() || self.is_congested() {
+        if self.input.is_empty()
+            || !self.session.wants_frame()
+            || self.is_congested()
+            || self.turn >= FRAMES_A_TURN
+        {
             return false;
         }
+        self.turn += 1;
         let now = Instant::now().into_std();
         match self.decoder.decode(&mut self.input) {
-            Ok(Some(frame)) => {
+            Ok(Some(mut frame)) => {
+                let whole = self.whole as usize;
+                self.uploads.count(&mut frame, whole, &self.context);
                 self.traffic.frames_in = self.traffic.frames_in.wrapping_add(1);
                 if frame.command == Command::Send {
                     self.traffic.messages_in = self.traffic.messages_in.wrapping_add(1);
@@ -431,7 +459,7 @@ impl<L: Link> Connection<L> {
         progress |= may_go_on && !self.input.is_empty();
         if may_go_on
             && self.input.is_empty()
-            && let Poll::Ready(received) = self.link.poll_receive(context)
+            && let Poll::Ready(received) = self.poll_receive(context)
         {
             return Poll::Ready(match received {
                 Ok(Some(bytes)) => Event::Received(bytes),
@@ -446,6 +474,31 @@ impl<L: Link> Connection<L> {
             Poll::Ready(Event::Progress)
         } else {
             Poll::Pending
+        }
+    }
+
+    /// Reads the link, as far as there is room for what is not whole yet.
+    fn poll_receive(
+        &mut self,
+        context: &mut TaskContext<'_>,
+    ) -> Poll<Result<Option<Bytes>, LinkError>> {
+        loop {
+            let (received, most) = self.decoder.unfinished();
+            let unfinished = self.link.unfinished().and(Unfinished { received, most });
+            let is_idle = self.work.is_none();
+            ready!(
+                self.uploads
+                    .poll_room(unfinished, is_idle, &self.context, context)
+            );
+            if unfinished.is_large() {
+                self.link.go_on();
+                return self.link.poll_receive(context);
+            }
+            let received = self.link.poll_receive(context);
+            // It may have come as far as it may without asking.
+            if received.is_ready() || !self.link.unfinished().is_large() {
+                return received;
+            }
         }
     }
 
@@ -464,6 +517,7 @@ impl<L: Link> Connection<L> {
                         return Poll::Ready(Err(Event::Problem(problem)));
                     }
                 }
+                Poll::Ready(Item::Again(messages)) => self.ask_again(messages),
                 Poll::Ready(Item::Problem(problem)) => {
                     return Poll::Ready(Err(Event::Problem(problem)));
                 }
@@ -477,13 +531,20 @@ impl<L: Link> Connection<L> {
         if before > 0 {
             match self.link.poll_flush(context) {
                 Poll::Ready(Ok(())) => {
-                    self.blocked_since = None;
+                    if self.blocked_since.take().is_some() {
+                        self.context.guard.mailbox().unstuck();
+                    }
                     self.accept_written();
                 }
                 Poll::Ready(Err(error)) => {
                     return Poll::Ready(Err(Event::LinkEnded(Err(error))));
                 }
                 Poll::Pending => {
+                    let pending = self.link.pending();
+                    if pending >= CONGESTED && self.context.guard.mailbox().stuck(pending, context)
+                    {
+                        return Poll::Ready(Err(Event::Cut));
+                    }
                     let was_blocked = self.blocked_since.is_some();
                     // A client that reads slowly is the mailbox's to judge: it does read.
                     if !was_blocked || self.link.pending() < before {
@@ -559,9 +620,27 @@ impl<L: Link> Connection<L> {
             let route = self.routes.iter().find(|(id, _)| *id == subscription);
             match route {
                 Some((_, Route::Dedicated(route))) if route.is_auto => {
-                    self.work.get_or_insert_default().accept(route, tag);
+                    let mailbox = self.context.guard.mailbox();
+                    let work = self.work.get_or_insert_default();
+                    work.accept(mailbox, subscription, route, tag);
                 }
                 None if may_open => self.written.push((subscription, tag)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Has the broker send messages again for which there was no room.
+    fn ask_again(&mut self, messages: Vec<(SubscriptionId, u64)>) {
+        self.context.guard.mailbox().watch();
+        for (subscription, tag) in messages {
+            let route = self.routes.iter().find(|(id, _)| *id == subscription);
+            match (route, &mut self.work) {
+                (Some((_, Route::Dedicated(route))), work) => {
+                    work.get_or_insert_default().ask_again(route, tag);
+                }
+                // It may be about to open. If it is over, all of it was requeued.
+                (None, Some(work)) => work.ask_later(subscription, tag),
                 _ => {}
             }
         }
@@ -580,6 +659,7 @@ impl<L: Link> Connection<L> {
                 }
                 // The timer does not get its turn while there is always something to read.
                 self.session.handle_timeout(now.into_std());
+                self.whole = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 self.input = bytes;
             }
             Event::LinkEnded(Err(LinkError::TooBig { limit })) => {
@@ -594,15 +674,16 @@ impl<L: Link> Connection<L> {
                 self.session.handle_decode_error(now.into_std(), error);
                 // After a DISCONNECT the session does not mind; but nothing more can be read.
                 if self.session.wants_frame() {
-                    self.end = Some(End::Disconnect);
+                    self.end_with(End::Disconnect);
                     return false;
                 }
             }
             Event::LinkEnded(outcome) => {
-                self.end = Some(match outcome {
+                let end = match outcome {
                     Ok(()) if self.has_disconnected() => End::Disconnect,
                     outcome => End::Link(outcome.err()),
-                });
+                };
+                self.end_with(end);
                 return false;
             }
             Event::Done(done) => self.handle_done(now, done),
@@ -613,6 +694,10 @@ impl<L: Link> Connection<L> {
                 self.session.handle_revoked(now, problem, abandoned);
             }
             Event::Problem(problem) => self.session.handle_problem(now.into_std(), problem),
+            Event::Cut => {
+                self.end_with(End::Shed);
+                return false;
+            }
             Event::Progress => {}
             Event::Timeout => {
                 let patience = self.context.settings().limits.write_timeout;
@@ -620,18 +705,27 @@ impl<L: Link> Connection<L> {
                     .blocked_since
                     .is_some_and(|since| now >= since + patience)
                 {
-                    self.end = Some(End::WriteTimeout);
+                    self.end_with(End::WriteTimeout);
                     return false;
                 }
+                if self.uploads.is_overdue(now, patience) {
+                    self.session
+                        .handle_problem(now.into_std(), Problem::Overloaded);
+                    return true;
+                }
                 // Who is half way through a long message lives. And who reads slowly what it is
-                // sent is not read itself meanwhile.
-                if self.link.was_heard() || self.is_congested() {
+                // sent is not read itself meanwhile, nor who waits for room.
+                if self.link.was_heard() || self.is_congested() || self.uploads.waits() {
                     self.session.handle_activity(now.into_std());
                 }
                 self.session.handle_timeout(now.into_std());
             }
         }
         true
+    }
+
+    fn end_with(&mut self, end: End) {
+        self.end = Some(Box::new(end));
     }
 
     fn has_disconnected(&self) -> bool {
@@ -647,6 +741,8 @@ impl<L: Link> Connection<L> {
                 let limits = self.context.settings().limits.decoder();
                 self.decoder.set_limits(limits);
                 self.link.set_max_frame_size(limits.max_frame_size);
+                let context = &self.context;
+                self.link.count_for(&|| context.account());
                 self.session.handle_authenticated(now, Ok(()));
                 if self.context.services.presence.is_some() {
                     let work = self.work.get_or_insert_default();
@@ -702,8 +798,14 @@ impl<L: Link> Connection<L> {
         }
     }
 
-    /// Accepts what was written before it was known how.
+    /// Settles what came before it was known how.
     fn accept_early(&mut self) {
+        if let Some(work) = &mut self.work {
+            let again = work.take_asked_later();
+            if !again.is_empty() {
+                self.ask_again(again);
+            }
+        }
         if !self.written.is_empty() && self.link.pending() == 0 {
             self.accept_written();
         }
@@ -727,7 +829,8 @@ impl<L: Link> Connection<L> {
         let patience = settings.limits.write_timeout;
         let session = self.session.poll_timeout().map(Instant::from_std);
         let blocked = self.blocked_since.map(|since| since + patience);
-        let due = session.into_iter().chain(blocked).min();
+        let upload = self.uploads.deadline(patience);
+        let due = session.into_iter().chain(blocked).chain(upload).min();
         let due = due.map(|due| on_stroke(due, *started));
         // A timer that fires early does no harm, and to move it at every frame would cost more.
         if timer.is_elapsed() {
@@ -752,7 +855,7 @@ impl<L: Link> Connection<L> {
         }
         self.context.leave();
         self.context.guard.mailbox().close();
-        if !matches!(self.end, Some(End::WriteTimeout)) {
+        if !matches!(self.end.as_deref(), Some(End::WriteTimeout | End::Shed)) {
             let _ = self.say_goodbye().await;
         }
         let Traffic {
@@ -762,7 +865,7 @@ impl<L: Link> Connection<L> {
             messages_out,
         } = self.traffic;
         let duration = self.age();
-        let kind = self.end.as_ref().map_or("", End::kind);
+        let kind = self.end.as_deref().map_or("", End::kind);
         let reason = self.end.map(|end| end.to_string());
         let ending = Ending {
             reason: reason.as_deref().unwrap_or_default(),
@@ -779,6 +882,11 @@ impl<L: Link> Connection<L> {
     async fn finish_work(&mut self) {
         loop {
             self.act();
+            if self.turn >= FRAMES_A_TURN && self.closing.is_none() {
+                self.turn = 0;
+                yield_now().await;
+                continue;
+            }
             let Some(work) = self.work.as_mut().filter(|_| self.closing.is_none()) else {
                 return;
             };
@@ -816,7 +924,7 @@ impl<L: Link> Connection<L> {
         }
         // Others need not wait for what this client did not acknowledge until it has closed, too.
         self.routes = Vec::new();
-        let code = match self.end {
+        let code = match self.end.as_deref() {
             Some(End::Link(Some(LinkError::Violation(_)))) => CloseCode::Protocol,
             Some(End::Link(Some(LinkError::NotUtf8))) => CloseCode::NotUtf8,
             _ => self.closing.unwrap_or(CloseCode::Normal),

@@ -9,6 +9,7 @@ mod liveness;
 mod permissions;
 mod pressure;
 mod protocol;
+mod uploads;
 mod wire;
 
 use std::time::Duration;

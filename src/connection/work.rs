@@ -30,9 +30,9 @@ use super::{
 use crate::{
     auth::Carried,
     broker::{BrokerError, Confirm, Consume, Consumer, destination::Destination},
-    hub::{DedicatedSink, SharedSubscription},
+    hub::{DedicatedSink, Mailbox, SharedSubscription},
     presence::{Device, Status},
-    telemetry::DedicatedSubscriptionCounted,
+    telemetry::{self, DedicatedSubscriptionCounted},
 };
 
 /// How a subscription of this connection is served.
@@ -106,6 +106,8 @@ pub(super) struct Work {
     confirming: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Settlements of `ack:auto` messages, for which nobody waits.
     accepting: Vec<BoxFuture<'static, ()>>,
+    /// Messages to be asked for again once it is known how.
+    again: Vec<(SubscriptionId, u64)>,
     /// Messages that the client sends to itself.
     pub(super) echoes: Echoes,
 }
@@ -212,15 +214,42 @@ impl Work {
     }
 
     /// Accepts what was written to an `ack:auto` subscription, up to `tag`.
-    pub(super) fn accept(&mut self, route: &Dedicated, tag: u64) {
-        let consumer = Arc::clone(&route.consumer);
+    pub(super) fn accept(
+        &mut self,
+        mailbox: &Arc<Mailbox>,
+        subscription: SubscriptionId,
+        route: &Dedicated,
+        tag: u64,
+    ) {
+        let (mailbox, consumer) = (Arc::clone(mailbox), Arc::clone(&route.consumer));
         let accepting = async move {
-            if let Err(error) = consumer.settle(tag, true, Verdict::Accept).await {
+            let settling = mailbox.settle(subscription, &*consumer, (tag, true), Verdict::Accept);
+            if let Err(error) = settling.await {
                 // It comes again: to this client, which has it, or to another.
                 tracing::debug!(%error, "could not acknowledge");
             }
         };
         self.accepting.push(accepting.boxed());
+    }
+
+    /// Has a message sent again for which there was no room.
+    pub(super) fn ask_again(&mut self, route: &Dedicated, tag: u64) {
+        let consumer = Arc::clone(&route.consumer);
+        let asking = async move {
+            if let Err(error) = consumer.settle(tag, false, Verdict::Requeue).await {
+                tracing::debug!(%error, "could not ask for a message again");
+            }
+        };
+        self.accepting.push(asking.boxed());
+    }
+
+    /// The same, of a subscription of which the broker has not said yet that it is open.
+    pub(super) fn ask_later(&mut self, subscription: SubscriptionId, tag: u64) {
+        self.again.push((subscription, tag));
+    }
+
+    pub(super) fn take_asked_later(&mut self) -> Vec<(SubscriptionId, u64)> {
+        std::mem::take(&mut self.again)
     }
 }
 
@@ -240,6 +269,10 @@ pub(super) async fn authenticate(
     connect: Box<Connect>,
     carried: Option<Box<Carried>>,
 ) -> Done {
+    if context.services.memory.is_short() {
+        telemetry::login_refused(&context.info(), "the node is short of memory");
+        return Done::Authenticated(Err(Problem::Overloaded));
+    }
     let mut device = None;
     if context.services.presence.is_some() {
         match presence::connect(&connect.headers) {
@@ -329,10 +362,7 @@ async fn consume(
     is_auto: bool,
 ) -> Result<Route, Problem> {
     let mailbox = Arc::clone(context.guard.mailbox());
-    let sink = Arc::new(DedicatedSink {
-        mailbox,
-        subscription,
-    });
+    let sink = Arc::new(DedicatedSink::new(mailbox, subscription));
     let consuming = identity.vhost.host().consume(request.clone(), sink);
     let consumer = consuming.await.map_err(|error| problem(&error))?;
     Ok(Route::Dedicated(Box::new(Dedicated {
@@ -415,6 +445,12 @@ async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Proble
             permissions.consume(request).await?;
         }
     }
+    let memory = &context.services.memory;
+    if memory.is_short() && tasks.iter().any(|task| matches!(task, Task::Publish(..))) {
+        let patience = context.settings().operation_timeout;
+        let waited = tokio::time::timeout(patience, memory.enough()).await;
+        waited.map_err(|_| Problem::Overloaded)?;
+    }
     context.set_handing(true);
     let host = identity.vhost.host();
     let mut handed = Handed {
@@ -446,13 +482,14 @@ async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Proble
             Task::Settle(
                 consumer,
                 Settle {
+                    subscription,
                     tag,
                     multiple,
                     verdict,
-                    ..
                 },
             ) => {
-                let settling = consumer.settle(tag, multiple, verdict);
+                let mailbox = context.guard.mailbox();
+                let settling = mailbox.settle(subscription, &*consumer, (tag, multiple), verdict);
                 settling.await.map_err(|error| problem(&error))?;
             }
         }

@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::{FeedStatus, VhostHub};
+use super::{FeedStatus, VhostHub, verify::Pace};
 use crate::{
     broker::{self, Broker, BrokerError, FeedConfig},
     telemetry,
@@ -68,6 +68,7 @@ pub enum EnterError {
 struct Shared {
     broker: Arc<dyn Broker>,
     feed: FeedConfig,
+    pace: Arc<Pace>,
     /// `None`: any.
     listed: Option<Vec<String>>,
     default: Arc<str>,
@@ -113,6 +114,7 @@ impl Hub {
         let shared = Arc::new(Shared {
             broker,
             feed: feed.clone(),
+            pace: Pace::new(feed),
             listed: (!is_any).then(|| config.vhosts.clone()),
             default: config.default_vhost.as_str().into(),
             max: config.max_vhosts,
@@ -319,7 +321,7 @@ impl Shared {
 impl State {
     fn open(&mut self, shared: &Shared, name: Arc<str>) -> Arc<VhostHub> {
         telemetry::vhost_opened(&name);
-        let hub = VhostHub::open(&*shared.broker, &name, &shared.feed);
+        let hub = VhostHub::open(&*shared.broker, &name, &shared.feed, &shared.pace);
         let open = Open {
             hub: Arc::clone(&hub),
             idle_since: None,

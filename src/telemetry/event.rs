@@ -182,6 +182,20 @@ pub fn impersonation_refused(cause: &str) {
     );
 }
 
+/// The broker closed a channel for a message that it does not take: `again` that followed it are
+/// sent again, and of `unknown` others it is not known whether it took them.
+pub fn publish_channel_closed(cause: &str, again: usize, unknown: usize) {
+    if again == 0 && unknown == 0 {
+        debug!(target: "stentor::broker", cause, "publishing refused");
+        return;
+    }
+    warn!(
+        target: "stentor::broker",
+        cause, again, unknown,
+        "publishing refused, with messages of others under way: sent again, or of unknown fate"
+    );
+}
+
 /// The broker takes no messages for now (an alarm: memory or disk).
 pub fn broker_blocked(link: &str, cause: &str) {
     warn!(
@@ -211,6 +225,17 @@ pub fn feed_interrupted(feed: &dyn Display, cause: &str) {
 pub fn feed_refused(feed: &dyn Display, cause: &str) {
     let feed = feed.to_string();
     warn!(target: "stentor::broker", feed, cause, "feed refused");
+}
+
+/// The account may not publish to an exchange, so nothing shows when it is deleted and made anew.
+pub fn feed_unwatched(feed: &dyn Display, cause: &str) {
+    let feed = feed.to_string();
+    warn!(
+        target: "stentor::broker",
+        feed,
+        cause,
+        "an exchange cannot be watched; its bindings are made again in turn, and a gap is not told"
+    );
 }
 
 /// Redis is there (again); so many sessions are or will be registered.
@@ -248,6 +273,24 @@ pub fn delivered_by_queue() {
 /// A mailbox was full, and something had to be done.
 pub fn mailbox_overflow(done: &'static str) {
     COUNTS.overflows.get_or_create(&[("done", done)]).inc();
+}
+
+/// The process takes more memory than the mark: less is let in from now on.
+pub fn memory_short(resident_bytes: usize, mark_bytes: usize) {
+    warn!(
+        target: "stentor::node", resident_bytes, mark_bytes,
+        "short of memory: logins are refused, publishers wait, slow clients are closed"
+    );
+}
+
+/// There is enough memory again.
+pub fn memory_enough(resident_bytes: usize) {
+    info!(target: "stentor::node", resident_bytes, "enough memory again");
+}
+
+/// The clients with the most bytes waiting were closed, for want of memory.
+pub fn memory_shed(sessions: usize, bytes: usize) {
+    warn!(target: "stentor::node", sessions, bytes, "the slowest clients are closed");
 }
 
 /// The broker has confirmed a message.

@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
+use lapin::{Connection, ConnectionProperties, options::QueueDeclareOptions, types::FieldTable};
 use serde_json::Value;
 use stentor::broker::{
     Argument, BrokerError, Consume, Properties, Publish, QueueSpec, VirtualHost,
@@ -218,8 +219,32 @@ errors_use_up_nothing! {
         async |vhost, _| vhost.bind_feed(&feed("nope", 0), "key").await, is_not_found;
 }
 
-/// A client that is gone before RabbitMQ refuses: its channel is closed from both sides at once.
-/// For lapin, as it is published, that was an error of the connection.
+/// A channel that is dropped before RabbitMQ refuses what was asked on it: it is closed from both
+/// sides at once. For lapin, as it is published, that is an error of the connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn closes_that_cross_are_no_error_of_the_connection() {
+    let vhost = vhost().await;
+    let url = vhost.amqp_url();
+    let connection = Connection::connect(&url, ConnectionProperties::default());
+    let connection = connection.await.unwrap();
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    for _ in 0..ERRORS {
+        let channel = connection.create_channel().await.unwrap();
+        let asking = channel.queue_declare("nope".into(), passive, FieldTable::default());
+        // It is sent, and its answer is not waited for.
+        drop(asking.now_or_never());
+    }
+    let channel = connection.create_channel().await.unwrap();
+    let asking = channel.queue_declare("nope".into(), passive, FieldTable::default());
+    let refused = asking.await.unwrap_err();
+    assert!(refused.to_string().contains("NOT_FOUND"), "{refused}");
+    assert!(connection.status().connected());
+}
+
+/// A client that is gone before RabbitMQ refuses it, at any moment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_leaves_while_it_is_refused_cuts_no_link() {
     let fixture = Rabbit::start().await;

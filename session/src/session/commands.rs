@@ -1,6 +1,5 @@
 //! What each frame of a connected client does.
 
-use bytes::Bytes;
 use stomp_grammar::{Command, Frame, Version};
 
 use super::{Phase, Request, Session};
@@ -76,12 +75,10 @@ impl Session {
         }
         let id: Box<str> = id.into();
         let bytes = size(&frame);
-        // A copy: the body shares the memory of all that was read with it, and would keep that
-        // for as long as the transaction is open, past every bound.
-        let body = Bytes::copy_from_slice(&frame.body);
+        let Frame { headers, body, .. } = frame;
         let publish = Publish {
             destination,
-            headers: frame.headers,
+            headers,
             body,
         };
         self.transactions

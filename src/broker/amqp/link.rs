@@ -188,6 +188,18 @@ impl Link {
         }
     }
 
+    /// Done when that connection is the link's no more.
+    pub(super) async fn ended(&self, live: &Live) {
+        let is_another = |state: &State| match state {
+            State::Up(current) => current.epoch != live.epoch,
+            State::New | State::Down(..) => true,
+        };
+        // The supervisor ends only with the link itself, and so with the caller.
+        if self.state.clone().wait_for(is_another).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// The connection, if it is up by `deadline`. A virtual host that was refused is not waited
     /// for.
     pub(super) async fn wait_until(&self, deadline: Instant) -> Result<Arc<Live>, BrokerError> {

@@ -102,6 +102,7 @@ impl Broker for AmqpBroker {
         let publisher_config = PublisherConfig {
             lanes: usize::from(self.config.publish_channels),
             max_pending: self.config.max_pending_publishes,
+            max_message_size: self.config.max_message_size,
             operation_timeout,
         };
         let kinds = self
@@ -113,7 +114,10 @@ impl Broker for AmqpBroker {
         let declarer = Arc::new(Declarer::new(link_config("trial"), &self.node));
         Arc::new(AmqpVirtualHost {
             feeds: FeedManager::new(
-                Arc::clone(&feed_link),
+                feed::Links {
+                    bindings: Arc::clone(&feed_link),
+                    publish: Arc::clone(&publish_link),
+                },
                 Arc::clone(&declarer),
                 link_config("feed"),
                 feeds,
@@ -231,16 +235,18 @@ impl VirtualHost for AmqpVirtualHost {
         pattern: &'a str,
     ) -> BoxFuture<'a, Result<(), BrokerError>> {
         async move {
-            let outcome = self.feeds.bind(feed, pattern).await;
-            if !matches!(outcome, Err(BrokerError::NotFound(_))) {
+            let watched = self.topology.is_watchable(&feed.exchange);
+            let outcome = self.feeds.bind(feed, pattern, watched).await;
+            let Err(BrokerError::NotFound(text)) = &outcome else {
                 return outcome;
-            }
+            };
+            self.feeds.exchange_gone(&feed.exchange, text);
             // One of the configuration is declared anew.
             self.topology.forget(&feed.exchange);
             let deadline = self.deadline();
             let live = self.feed_link.wait_until(deadline).await?;
             self.topology.check(&live, &feed.exchange, deadline).await?;
-            let outcome = self.feeds.bind(feed, pattern).await;
+            let outcome = self.feeds.bind(feed, pattern, watched).await;
             self.note_missing(&feed.exchange, outcome)
         }
         .boxed()
@@ -292,19 +298,7 @@ impl VirtualHost for AmqpVirtualHost {
     }
 
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
-        async move {
-            // A message to an exchange that is not there would close the channel that others'
-            // messages are on.
-            if !self.topology.is_known(&publish.exchange) {
-                let deadline = self.deadline();
-                let live = self.publish_link.wait_until(deadline).await?;
-                self.topology
-                    .check(&live, &publish.exchange, deadline)
-                    .await?;
-            }
-            self.publisher.publish(publish).await
-        }
-        .boxed()
+        self.publisher.publish(publish).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

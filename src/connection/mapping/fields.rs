@@ -5,6 +5,7 @@ use std::{fmt::Display, str::FromStr};
 use stomp_grammar::{Command, Headers};
 use stomp_session::Problem;
 
+use super::KeyLimits;
 use crate::broker::{Argument, destination::MAX_NAME};
 
 /// What kind of value a queue argument has.
@@ -89,8 +90,18 @@ impl<'a> Fields<'a> {
     }
 
     /// The arguments of a queue to declare. What they may be beyond their type is for the broker
-    /// to say.
-    pub(super) fn queue_arguments(&self) -> Result<Vec<(Box<str>, Argument)>, Problem> {
+    /// to say; but dead letters are routed by a key like any message.
+    pub(super) fn queue_arguments(
+        &self,
+        keys: &KeyLimits,
+    ) -> Result<Vec<(Box<str>, Argument)>, Problem> {
+        const DEAD_KEY: &str = "x-dead-letter-routing-key";
+        let exchange = self.headers.get("x-dead-letter-exchange");
+        if let (Some(exchange), Some(key)) = (exchange, self.headers.get(DEAD_KEY))
+            && !matches!(keys.slow(exchange.trim(), key.trim(), ""), Ok(None))
+        {
+            return Err(self.invalid(DEAD_KEY, "fewer words (see [limits] max_fast_key_words)"));
+        }
         let mut arguments = Vec::new();
         for (name, kind) in QUEUE_ARGUMENTS {
             let value = match kind {

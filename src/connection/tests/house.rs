@@ -105,6 +105,7 @@ pub(super) fn publisher(services: &Services) -> impl Fn(&str, &str, &str) + Send
             body: Bytes::copy_from_slice(body.as_bytes()),
             mandatory: false,
             lane: 0,
+            slow: None,
         });
         // What comes back waits for the broker's word.
         drop(publishing.now_or_never().unwrap().unwrap());
@@ -360,11 +361,14 @@ impl VirtualHost for SlowHost {
 
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
         let gate = self.slow.gate.pass();
+        // As a broker that is far away, which has the message when it says so.
+        let body = publish.body.clone();
         let publishing = self.inner.publish(publish);
         async move {
             let confirm = publishing.await?;
             let waiting: Confirm = async move {
                 gate.await;
+                drop(body);
                 confirm.await
             }
             .boxed();

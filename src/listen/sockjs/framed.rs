@@ -21,7 +21,7 @@ use super::{
     seam::{ESCAPED, Seam},
 };
 use crate::{
-    connection::{Link, LinkError, Outbound},
+    connection::{Link, LinkError, Outbound, Unfinished},
     listen::WebSocketLink,
 };
 
@@ -130,6 +130,19 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for FramedLink<S> 
 
     fn was_heard(&mut self) -> bool {
         self.socket.was_heard()
+    }
+
+    fn unfinished(&self) -> Unfinished {
+        let waiting = self.inbox.iter().map(Bytes::len);
+        let waiting = waiting.fold(0, usize::saturating_add);
+        self.socket.unfinished().and(Unfinished {
+            received: waiting,
+            most: waiting,
+        })
+    }
+
+    fn go_on(&mut self) {
+        self.socket.go_on();
     }
 
     /// The pings are the WebSocket's: nobody answers a heart-beat of SockJS.

@@ -33,7 +33,14 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
 
 async fn receive<S: Stream>(link: &mut WebSocketLink<S>) -> Result<Option<Bytes>, LinkError> {
-    let receiving = poll_fn(|context| link.poll_receive(context));
+    let receiving = poll_fn(|context| {
+        let received = link.poll_receive(context);
+        if received.is_pending() && link.unfinished().is_large() {
+            link.go_on();
+            return link.poll_receive(context);
+        }
+        received
+    });
     timeout(Duration::from_secs(30), receiving).await.unwrap()
 }
 
@@ -487,4 +494,28 @@ async fn progress_shows() {
     assert!(flushing.as_mut().poll(&mut context).is_pending());
     assert_eq!(link.pending(), before - 100);
     drop(client);
+}
+
+/// The machine keeps what it has of a message in memory: no more than a little, until there is room
+/// for all of it; and pings between its parts hide nothing.
+#[tokio::test]
+async fn only_so_much_of_a_message_is_taken_in_before_there_is_room() {
+    const SIZE: usize = 200_000;
+    let (mut client, mut link) = pair(2 * SIZE).await;
+    link.set_max_frame_size(SIZE);
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    for _ in 0..2 {
+        client.send(Message::Ping(Bytes::new())).await.unwrap();
+        client
+            .send(Message::binary(vec![b'x'; SIZE]))
+            .await
+            .unwrap();
+        for _ in 0..10 {
+            assert!(link.poll_receive(&mut context).is_pending());
+            let taken = link.unfinished().received;
+            assert!((FREE..FREE + READ_SIZE).contains(&taken), "{taken}");
+        }
+        assert_eq!(receive(&mut link).await.unwrap().unwrap().len(), SIZE);
+        assert_eq!(link.unfinished().received, 0);
+    }
 }

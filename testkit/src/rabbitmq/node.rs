@@ -123,6 +123,12 @@ impl RabbitMq {
         Vhost::new(Arc::clone(self), name)
     }
 
+    /// The virtual host that every node has. Tests that share a node leave it alone.
+    #[must_use]
+    pub fn default_vhost(self: &Arc<Self>) -> Vhost {
+        Vhost::new(Arc::clone(self), "/".to_owned())
+    }
+
     /// A fresh virtual host where queues are of this type unless their declaration says so.
     ///
     /// # Panics

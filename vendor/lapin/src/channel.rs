@@ -1068,7 +1068,14 @@ impl Channel {
         let method = AMQPClass::Channel(protocol::channel::AMQPMethod::CloseOk(
             protocol::channel::CloseOk {},
         ));
-        self.send_method_frame(method, Box::new(resolver.clone()), None, Some(resolver));
+        let poison = error.clone().unwrap_or_else(|| {
+            ErrorKind::InvalidChannelState(ChannelState::Closing, "channel.close-ok sent").into()
+        });
+        let frame = AMQPFrame::Method(self.id, method);
+        let canceler = Box::new(resolver.clone());
+        self.frames
+            .push_last(self.id, frame, canceler, resolver, poison);
+        self.wake();
         self.on_channel_close_ok_sent(error);
         Ok(())
     }

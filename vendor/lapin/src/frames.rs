@@ -178,6 +178,22 @@ impl Frames {
         self.lock_inner().drop_frames_for_channel(channel_id, error)
     }
 
+    /// Stentor: sends the last frame of a channel, and poisons it in the same moment: a frame that
+    /// came behind it would be one on a closed channel, which the broker answers by closing the
+    /// connection.
+    pub(crate) fn push_last(
+        &self,
+        channel_id: ChannelId,
+        frame: AMQPFrame,
+        canceler: Box<dyn Cancelable + Send + Sync>,
+        resolver: PromiseResolver<()>,
+        error: Error,
+    ) {
+        let mut inner = self.lock_inner();
+        inner.push(channel_id, frame, canceler, None, Some(resolver));
+        inner.channels_poison.insert(channel_id, error);
+    }
+
     /// Stentor: rejects the messages of a channel that were not begun to be sent. One that was is
     /// sent to its end, or the broker would miss its header.
     pub(crate) fn drop_publishes_for_channel(&self, channel_id: ChannelId, error: Error) {

@@ -7,13 +7,19 @@
 //!   queue is durable, the message is not, which was its publisher's choice;
 //! - what was routed while the exchange had lost its bindings, because it was deleted and made
 //!   anew. Bindings are asserted again whenever the feed is consumed again (if they are not too
-//!   many), which is when a broker that was set up anew is met; without that, they stay lost
-//!   until each pattern is bound the next time;
+//!   many), which is when a broker that was set up anew is met; and see [`super::sentinel`];
 //! - what an operator purged.
 //!
 //! If the queue is gone, all bindings are gone with it: the sink is told, and forgets them.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::TryStreamExt;
 use lapin::{
@@ -26,6 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Feed, Ready, Shared, bind_until, overflow_queue,
+    sentinel::Sentinel,
     taker::{self, Marks, Messages, Taker},
 };
 use crate::{
@@ -62,6 +69,8 @@ pub(super) struct Runner {
     /// Whether the queue is durable.
     durable: bool,
     ready: watch::Sender<Ready>,
+    is_bound: Arc<AtomicBool>,
+    sentinel: Arc<Sentinel>,
 }
 
 impl Runner {
@@ -75,6 +84,8 @@ impl Runner {
             messages: None,
             durable: feed.shared.config.durable,
             ready,
+            is_bound: Arc::clone(&feed.is_bound),
+            sentinel: Arc::clone(&feed.sentinel),
         }
     }
 
@@ -159,8 +170,9 @@ impl Runner {
 
     /// Lets the feed's messages flow, of which so many wait in an old queue.
     async fn consume(&mut self, waiting: u32) -> Result<Consumer<Taker>, BrokerError> {
+        let (shared, sentinel) = (&self.shared, &self.sentinel);
         let messages = self.messages.take();
-        let mut messages = messages.unwrap_or_else(|| Messages::new(&self.shared, &self.id));
+        let mut messages = messages.unwrap_or_else(|| Messages::new(shared, &self.id, sentinel));
         messages.reconnected(usize::try_from(waiting).unwrap_or(usize::MAX));
         let (queue, prefetch) = (self.queue.as_str(), self.shared.config.prefetch);
         let taker = Taker::Messages(messages);
@@ -312,6 +324,8 @@ impl Runner {
 
     fn lost(&self, reason: &str) {
         telemetry::feed_interrupted(&self.id, reason);
+        self.sentinel.lost();
+        self.is_bound.store(false, Ordering::Release);
         self.shared.sink.lost(&self.id, reason);
     }
 }
