@@ -8,7 +8,7 @@ usage() {
 Runs every check of this repository, after installing what is missing for it.
 
   ./scripts/test.sh              everything on RabbitMQ 3.10, and on 4.3 what differs most: what a
-                                 broker promises, restarts, nodes and feeds. This is
+                                 broker promises, conformance, restarts, nodes and feeds. This is
                                  what CI runs
   ./scripts/test.sh --rabbitmq 3.10|4.0|4.3
                                  everything, on this RabbitMQ alone; ./scripts/rabbitmq.sh has it
@@ -308,7 +308,7 @@ check_scripts() { check_shell && check_npm_lock && check_javascript && check_pyt
 
 # A lock file with addresses would tie everybody to the registry of whoever wrote it.
 check_npm_lock() {
-    if grep -nE '"resolved"|https?://' tests/js/package-lock.json; then
+    if grep -n '"resolved"' tests/js/package-lock.json; then
         echo 'tests/js/package-lock.json names a registry; run npm where .npmrc is: in tests/js' >&2
         return 1
     fi
@@ -442,6 +442,7 @@ tests "Rust tests on $name" "${rust_tests[@]}"
 if ((${#folders[@]} > 1)); then
     export TESTKIT_RABBITMQ_BIN=${folders[1]}
     name="RabbitMQ $(version_in "$TESTKIT_RABBITMQ_BIN")"
+    tests "Conformance on $name" "${rust_tests[@]}" --test conformance
     tests "${differs_most[*]} on $name" "${rust_tests[@]}" --test it -- "${differs_most[@]}"
 fi
 if cargo deny --version >/dev/null 2>&1; then

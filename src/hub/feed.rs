@@ -337,6 +337,9 @@ impl Feed {
                 Some(Phase::Resting(waiting)) if waiting.who.is_empty() => {
                     if table.losses == losses {
                         self.established(&mut table, binding);
+                    } else if !table.bind_all {
+                        // The broker may have been told meanwhile to bind it again.
+                        self.linger_if_unused(&mut table, &binding);
                     }
                     return;
                 }

@@ -1,5 +1,7 @@
 //! A backend of a case.
 
+use std::time::Duration;
+
 use lapin::{
     BasicProperties, Channel, Confirmation, ExchangeKind,
     options::{
@@ -179,6 +181,17 @@ impl Amqp {
         self.record.push("", '<', &line);
     }
 
+    /// As [`Self::describe`], of a queue that may go within a moment: RabbitMQ 4.3 answers before
+    /// it is gone.
+    pub(crate) async fn describe_what_stays(&self, queue: &str) {
+        let name = self.record.real(queue);
+        let gone = eventually(Duration::from_secs(10), "", async || {
+            self.find(&name).await.is_none()
+        });
+        let _ = tokio::time::timeout(Duration::from_secs(1), gone).await;
+        self.describe(queue).await;
+    }
+
     /// Records the arguments of a queue's one consumer.
     pub(crate) async fn consumer(&self, queue: &str) {
         let name = self.record.real(queue);
@@ -228,11 +241,20 @@ impl Amqp {
     }
 }
 
-/// What a queue was declared as.
+/// What a queue was declared as. It is a classic queue unless it says otherwise: RabbitMQ 4 shows
+/// the type of all, and 3.10 of those that were declared so.
 fn kind(queue: &Value) -> String {
+    let mut arguments = queue["arguments"].clone();
+    if let Value::Object(arguments) = &mut arguments
+        && arguments
+            .get("x-queue-type")
+            .is_some_and(|kind| kind == "classic")
+    {
+        arguments.remove("x-queue-type");
+    }
     format!(
-        "durable:{} auto-delete:{} exclusive:{} {}",
-        queue["durable"], queue["auto_delete"], queue["exclusive"], queue["arguments"]
+        "durable:{} auto-delete:{} exclusive:{} {arguments}",
+        queue["durable"], queue["auto_delete"], queue["exclusive"],
     )
 }
 

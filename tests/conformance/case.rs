@@ -1,6 +1,6 @@
 //! A case: what it is called, how it runs, and what its transcripts must be.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::{
     FutureExt as _,
@@ -9,9 +9,10 @@ use futures_util::{
 use libtest_mimic::Failed;
 
 use crate::{
+    release::Release,
     scene::Scene,
     server::{Column, Servers},
-    transcript::{self, Relation, Transcripts},
+    transcript::{self, Relation, Transcripts, Written},
 };
 
 type Run = dyn Fn(Scene) -> LocalBoxFuture<'static, ()> + Send + Sync;
@@ -19,9 +20,10 @@ type Run = dyn Fn(Scene) -> LocalBoxFuture<'static, ()> + Send + Sync;
 pub(crate) struct Case {
     /// `group::name`; it says what is shown.
     pub(crate) name: String,
-    /// Rows of `docs/differences.md`, by which the plug-in's transcripts differ from Stentor's; save
-    /// E1, E2 and E14, which are about every ERROR, and seen without being named.
-    pub(crate) differs: &'static [&'static str],
+    /// Rows of `docs/differences.md`, by which the plug-in's transcripts differ from Stentor's, and
+    /// since which release; save E1, E2 and E14, which are about every ERROR, and seen without being
+    /// named.
+    differs: BTreeMap<Release, &'static [&'static str]>,
     /// A row there, by which the embedded broker's transcript differs, or by which the case cannot
     /// run on it.
     pub(crate) limit: Option<&'static str>,
@@ -29,12 +31,14 @@ pub(crate) struct Case {
     run: Box<Run>,
 }
 
+const EMPTY: &[&str] = &[];
+
 /// A case of a group. It is run once in each column, each time on a scene of its own.
 pub(crate) fn case(name: &str, run: impl AsyncFn(&mut Scene) + Send + Sync + 'static) -> Case {
     let run = Arc::new(run);
     Case {
         name: name.replace(' ', "_"),
-        differs: &[],
+        differs: BTreeMap::from([(Release::OLDEST, EMPTY)]),
         limit: None,
         columns: Column::ALL.to_vec(),
         run: Box::new(move |mut scene| {
@@ -47,8 +51,21 @@ pub(crate) fn case(name: &str, run: impl AsyncFn(&mut Scene) + Send + Sync + 'st
 impl Case {
     /// The plug-in and Stentor differ here, as these rows say.
     pub(crate) fn differs(mut self, rows: &'static [&'static str]) -> Self {
-        self.differs = rows;
+        self.differs.insert(Release::OLDEST, rows);
         self
+    }
+
+    /// As [`Self::differs`], since this release; nothing differs any more, if there are no rows.
+    pub(crate) fn differs_since(mut self, release: &str, rows: &'static [&'static str]) -> Self {
+        let release = Release::named(release).expect("a release that the cases run on");
+        self.differs.insert(release, rows);
+        self
+    }
+
+    /// The rows by which it differs on a release.
+    pub(crate) fn rows(&self, release: Release) -> &'static [&'static str] {
+        let mut until = self.differs.range(..=release);
+        until.next_back().map_or(EMPTY, |(_, rows)| rows)
     }
 
     /// The embedded broker differs from RabbitMQ here, as this row says.
@@ -107,11 +124,14 @@ pub(crate) fn check(case: &Case, bless: bool) -> Result<(), Failed> {
     }
     if faults.is_empty() {
         if bless {
-            transcript::write(&case.name, &transcripts);
+            let mut written = Written::read(&case.name);
+            written.set(servers.release, &transcripts);
+            written.write(&case.name);
         } else {
-            faults.extend(transcript::compare(&case.name, &transcripts));
+            let written = transcript::compare(&case.name, servers.release, &transcripts);
+            faults.extend(written);
         }
-        faults.extend(verdict(case, &transcripts));
+        faults.extend(verdict(case, servers.release, &transcripts));
     }
     match faults {
         faults if faults.is_empty() => Ok(()),
@@ -130,15 +150,19 @@ pub(crate) fn relation(transcripts: &Transcripts) -> Relation {
     tcp.max(ws).unwrap_or(Relation::Differs)
 }
 
-/// What is wrong with the rows that a case names.
-pub(crate) fn verdict(case: &Case, transcripts: &Transcripts) -> Option<String> {
-    let show = || transcript::print(transcripts);
-    match (relation(transcripts), case.differs) {
-        (Relation::Differs, []) => return Some(format!("unexplained difference:\n{}", show())),
-        (Relation::Same | Relation::SameButEnds, [_, ..]) => {
+/// What is wrong with the rows that a case names for a release.
+pub(crate) fn verdict(case: &Case, release: Release, transcripts: &Transcripts) -> Option<String> {
+    let show = || transcript::print(transcripts, "");
+    match (relation(transcripts), case.rows(release)) {
+        (Relation::Differs, []) => {
             return Some(format!(
-                "nothing differs that {:?} could explain",
-                case.differs
+                "unexplained difference, RabbitMQ {release}:\n{}",
+                show()
+            ));
+        }
+        (Relation::Same | Relation::SameButEnds, rows @ [_, ..]) => {
+            return Some(format!(
+                "nothing differs that {rows:?} could explain, RabbitMQ {release}"
             ));
         }
         _ => {}

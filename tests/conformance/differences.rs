@@ -1,11 +1,16 @@
 //! `docs/differences.md`: rows with an identifier in the first column and how it was checked in
 //! the last one.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
 use crate::{
     case::{self, Case},
-    transcript::{self, Relation},
+    release::Release,
+    transcript::{Relation, Written},
 };
 
 /// The rows about every ERROR.
@@ -28,41 +33,53 @@ fn rows(text: &str) -> BTreeMap<String, String> {
     rows.collect()
 }
 
+/// What the last cell says of a row that cases show on these releases.
+fn says(releases: &BTreeSet<Release>) -> String {
+    if releases.len() == Release::ALL.len() {
+        return "shown".to_owned();
+    }
+    let names: Vec<_> = releases.iter().map(Release::to_string).collect();
+    format!("shown on {}", names.join(", "))
+}
+
 /// Cases that name rows that are not there or do not hold, and rows that no case shows although
 /// they say so.
 pub(crate) fn check(cases: &[Case]) -> Vec<String> {
     let text = fs::read_to_string(file()).expect("docs/differences.md");
     let rows = rows(&text);
     let mut faults = Vec::new();
-    let mut shown = BTreeMap::<&str, usize>::new();
+    let mut shown = BTreeMap::<&str, BTreeSet<Release>>::new();
     for case in cases {
-        for id in case.differs.iter().chain(&case.limit) {
-            *shown.entry(id).or_default() += 1;
-            if !rows.contains_key(*id) {
-                faults.push(format!(
-                    "{}: docs/differences.md has no row {id}",
-                    case.name
-                ));
+        let written = Written::read(&case.name);
+        for release in Release::ALL {
+            let transcripts = written.at(release);
+            let every_error = match case::relation(&transcripts) {
+                Relation::SameButEnds => &EVERY_ERROR[..],
+                _ => &[],
+            };
+            let named = case.rows(release).iter().chain(&case.limit);
+            for id in named.chain(every_error) {
+                shown.entry(id).or_default().insert(release);
+                if !rows.contains_key(*id) {
+                    let name = &case.name;
+                    faults.push(format!("{name}: docs/differences.md has no row {id}"));
+                }
             }
+            let fault = case::verdict(case, release, &transcripts);
+            faults.extend(fault.map(|fault| format!("{}: {fault}", case.name)));
         }
-        let transcripts = transcript::read(&case.name);
-        if case::relation(&transcripts) == Relation::SameButEnds {
-            for id in EVERY_ERROR {
-                *shown.entry(id).or_default() += 1;
-            }
-        }
-        let fault = case::verdict(case, &transcripts);
-        faults.extend(fault.map(|fault| format!("{}: {fault}", case.name)));
     }
     for (id, checked) in &rows {
         // "shown": by a case here. Anything else says how it was checked instead, and why.
-        let is_shown = shown.contains_key(id.as_str());
-        match (checked == "shown", is_shown) {
-            (true, false) => faults.push(format!("row {id} says \"shown\", but no case shows it")),
-            (false, true) => faults.push(format!(
-                "row {id} is shown by a case, but does not say \"shown\""
+        let by_cases = shown.get(id.as_str()).map(says);
+        match by_cases {
+            Some(says) if says != *checked => faults.push(format!(
+                "row {id} says \"{checked}\"; the cases say \"{says}\""
             )),
-            (false, false) if checked.len() < 10 => {
+            None if checked.starts_with("shown") => {
+                faults.push(format!("row {id} says \"{checked}\", but no case shows it"));
+            }
+            None if checked.len() < 10 => {
                 faults.push(format!(
                     "row {id} does not say how it was checked, and why by no case"
                 ));

@@ -27,6 +27,7 @@ mod case;
 mod cases;
 mod client;
 mod differences;
+mod release;
 mod scene;
 mod server;
 mod table;

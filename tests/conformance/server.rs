@@ -8,6 +8,8 @@ use std::{
 use testkit::{Answer, Call, Gateway, Hook, RabbitMq, Vhost};
 use tokio::{runtime::Runtime, sync::OnceCell};
 
+use crate::release::Release;
+
 /// A server, and how it is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Column {
@@ -60,6 +62,8 @@ const UNLESS_SECRET: &str = "^((?!secret).)*$";
 
 pub(crate) struct Servers {
     pub(crate) vhost: Vhost,
+    /// That the transcripts are of.
+    pub(crate) release: Release,
     gateway: Gateway,
     embedded: Gateway,
     _hook: Hook,
@@ -79,6 +83,9 @@ impl Servers {
     async fn start() -> Self {
         let vhost = RabbitMq::shared().await.vhost().await;
         let api = vhost.node().api();
+        let overview = api.get("/overview").await;
+        let version = overview["rabbitmq_version"].as_str();
+        let release = Release::of(version.expect("a node tells its version"));
         for user in [LIMITED, NOBODY] {
             api.add_user(user, user).await;
         }
@@ -111,6 +118,7 @@ impl Servers {
             .await;
         Self {
             vhost,
+            release,
             gateway,
             embedded,
             _hook: hook,

@@ -6,8 +6,9 @@ use std::{fmt::Write as _, fs, path::PathBuf};
 use crate::{
     case::{self, Case},
     differences::EVERY_ERROR,
+    release::Release,
     server::Column,
-    transcript::{self, Relation, Transcripts},
+    transcript::{self, Relation, Transcripts, Written},
 };
 
 /// A cell shows so many characters of a transcript.
@@ -30,11 +31,15 @@ pub(crate) fn check(cases: &[Case]) -> Vec<String> {
 }
 
 pub(crate) fn render(cases: &[Case]) -> String {
-    let relations: Vec<Relation> = cases
-        .iter()
-        .map(|case| case::relation(&transcript::read(&case.name)))
-        .collect();
-    let count = |relation| relations.iter().filter(|is| **is == relation).count();
+    let written: Vec<Written> = cases.iter().map(|case| Written::read(&case.name)).collect();
+    let count = |relation| {
+        let on = |release| {
+            let is = |written: &&Written| case::relation(&written.at(release)) == relation;
+            written.iter().filter(is).count().to_string()
+        };
+        Release::ALL.map(on).join(" | ")
+    };
+    let releases = Release::ALL.map(|release| release.to_string()).join(" | ");
     let embedded = cases.iter().filter(|case| case.limit.is_none()).count();
     let mut text = format!(
         "# Conformance: the plug-ins and Stentor, case by case\n\n\
@@ -43,22 +48,25 @@ pub(crate) fn render(cases: &[Case]) -> String {
          RabbitMQ's plug-ins and against Stentor, by TCP and by WebSocket. Whole conversations are \
          in [transcripts](../tests/conformance/transcripts); every run compares them with what it \
          hears.\n\n\
-         | Cases | |\n|---|---|\n\
-         | {} | all |\n\
+         There are {} cases. By RabbitMQ's version, in so many of them\n\n\
+         | {releases} | |\n|---|---|---|---|\n\
          | {} | clients hear the same |\n\
          | {} | the same, save that Stentor's ERROR ends the connection and names the receipt: \
          [E1](differences.md#E1), [E2](differences.md#E2), [E14](differences.md#E14) |\n\
-         | {} | something else differs; the rows of [differences.md](differences.md) say why |\n\
-         | {embedded} | Stentor's embedded broker has the same result as RabbitMQ behind Stentor |\n\n\
-         A cell shows what clients heard, in short: `…` stands for more, `open` and `closed` for \
-         the connection at the end, `~` for a word that is new in each run.\n",
+         | {} | something else differs; the rows of [differences.md](differences.md) say why |\n\n\
+         In {embedded} cases, Stentor's embedded broker has the same result as RabbitMQ behind \
+         Stentor.\n\n\
+         A row holds for {} and newer; where that ends, a row below it says since when something \
+         else holds. A cell shows what clients heard, in short: `…` stands for more, `open` and \
+         `closed` for the connection at the end, `~` for a word that is new in each run.\n",
         cases.len(),
         count(Relation::Same),
         count(Relation::SameButEnds),
         count(Relation::Differs),
+        Release::OLDEST,
     );
     let mut group = "";
-    for (case, relation) in cases.iter().zip(relations) {
+    for (case, written) in cases.iter().zip(written) {
         let (of, name) = case.name.split_once("::").unwrap_or(("", &case.name));
         if of != group {
             group = of;
@@ -68,24 +76,37 @@ pub(crate) fn render(cases: &[Case]) -> String {
                 capitalised(&group.replace('_', " "))
             );
         }
-        let transcripts = transcript::read(&case.name);
-        let plugin = cell(&transcripts, Column::PluginTcp, Column::PluginWs);
-        let rows = match relation {
-            Relation::Same => &[],
-            Relation::SameButEnds => &EVERY_ERROR[..],
-            Relation::Differs => case.differs,
-        };
-        let stentor = match relation {
-            Relation::Same => "same".to_owned(),
-            Relation::SameButEnds => "same; `closed`".to_owned(),
-            Relation::Differs => cell(&transcripts, Column::StentorTcp, Column::StentorWs),
-        };
-        let links = rows.iter().map(|id| format!("[{id}](differences.md#{id})"));
-        let why = links.collect::<Vec<_>>().join(", ");
-        let name = name.replace('_', " ");
-        let _ = writeln!(text, "| {name} | {plugin} | {stentor} | {why} |");
+        let mut before = row(case, Release::OLDEST, &written);
+        let _ = writeln!(text, "| {} | {before} |", name.replace('_', " "));
+        for release in Release::ALL {
+            let now = row(case, release, &written);
+            if now != before {
+                let _ = writeln!(text, "| … since {release} | {now} |");
+                before = now;
+            }
+        }
     }
     text
+}
+
+/// What a row says after the case's name.
+fn row(case: &Case, release: Release, written: &Written) -> String {
+    let transcripts = written.at(release);
+    let relation = case::relation(&transcripts);
+    let plugin = cell(&transcripts, Column::PluginTcp, Column::PluginWs);
+    let rows = match relation {
+        Relation::Same => &[],
+        Relation::SameButEnds => &EVERY_ERROR[..],
+        Relation::Differs => case.rows(release),
+    };
+    let stentor = match relation {
+        Relation::Same => "same".to_owned(),
+        Relation::SameButEnds => "same; `closed`".to_owned(),
+        Relation::Differs => cell(&transcripts, Column::StentorTcp, Column::StentorWs),
+    };
+    let links = rows.iter().map(|id| format!("[{id}](differences.md#{id})"));
+    let why = links.collect::<Vec<_>>().join(", ");
+    format!("{plugin} | {stentor} | {why}")
 }
 
 fn cell(transcripts: &Transcripts, tcp: Column, ws: Column) -> String {

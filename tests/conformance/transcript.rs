@@ -1,5 +1,12 @@
-//! What was heard, written down: a file for each case, with a section for each transcript and the
-//! columns that it is of.
+//! What was heard, written down: a file for each case, with a section for each transcript, the
+//! columns that it is of, and the release of RabbitMQ since when it is so:
+//!
+//! ```text
+//! [plug-in TCP, Stentor TCP]
+//! [since 4.0: plug-in TCP]
+//! ```
+//!
+//! A release that is not named hears what the one before it hears.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +14,7 @@ use std::{
     path::PathBuf,
 };
 
-use crate::{case::Case, server::Column};
+use crate::{case::Case, release::Release, server::Column};
 
 /// The lines of each column.
 pub(crate) type Transcripts = BTreeMap<Column, Vec<String>>;
@@ -20,8 +27,92 @@ fn file(name: &str) -> PathBuf {
     folder().join(format!("{}.txt", name.replace("::", "/")))
 }
 
+/// What is written down of a case: all of it for the oldest release, and what is not as before for
+/// each later one.
+#[derive(Default)]
+pub(crate) struct Written(BTreeMap<Release, Transcripts>);
+
+impl Written {
+    /// What a case's file says; nothing, if there is none.
+    pub(crate) fn read(name: &str) -> Self {
+        Self::parse(&fs::read_to_string(file(name)).unwrap_or_default())
+    }
+
+    pub(crate) fn write(&self, name: &str) {
+        let file = file(name);
+        let parent = file.parent().expect("a file is in a folder");
+        fs::create_dir_all(parent).expect("the folder can be made");
+        fs::write(&file, self.print()).expect("the file can be written");
+    }
+
+    /// What is heard on a release.
+    pub(crate) fn at(&self, release: Release) -> Transcripts {
+        let mut transcripts = Transcripts::new();
+        for (_, news) in self.0.range(..=release) {
+            transcripts.extend(news.clone());
+        }
+        transcripts
+    }
+
+    /// This is heard on a release. What is written down for later ones stays, if it is news.
+    pub(crate) fn set(&mut self, release: Release, heard: &Transcripts) {
+        self.0.insert(release, heard.clone());
+        let mut before = Transcripts::new();
+        for news in self.0.values_mut() {
+            news.retain(|column, lines| {
+                heard.contains_key(column) && before.get(column) != Some(lines)
+            });
+            before.extend(news.clone());
+        }
+        self.0.retain(|_, news| !news.is_empty());
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut written = Self::default();
+        let mut place: Option<(Release, Vec<Column>)> = None;
+        for line in text.lines() {
+            let head = line
+                .strip_prefix('[')
+                .and_then(|head| head.strip_suffix(']'));
+            if let Some(head) = head {
+                let since = head.strip_prefix("since ").and_then(|rest| {
+                    let (release, columns) = rest.split_once(": ")?;
+                    Some((Release::named(release)?, columns))
+                });
+                let (release, columns) = since.unwrap_or((Release::OLDEST, head));
+                let is_named =
+                    |column: &Column| columns.split(", ").any(|name| name == column.to_string());
+                let columns: Vec<Column> = Column::ALL.into_iter().filter(is_named).collect();
+                let transcripts = written.0.entry(release).or_default();
+                transcripts.extend(columns.iter().map(|column| (*column, Vec::new())));
+                place = Some((release, columns));
+            } else if let Some((release, columns)) = &place
+                && !line.is_empty()
+            {
+                let transcripts = written.0.entry(*release).or_default();
+                for column in columns {
+                    let lines = transcripts.entry(*column).or_default();
+                    lines.push(line.to_owned());
+                }
+            }
+        }
+        written
+    }
+
+    fn print(&self) -> String {
+        let sections = self.0.iter().map(|(release, transcripts)| {
+            let since = match *release {
+                Release::OLDEST => String::new(),
+                release => format!("since {release}: "),
+            };
+            print(transcripts, &since)
+        });
+        sections.collect::<Vec<_>>().join("\n")
+    }
+}
+
 /// As a file holds it: columns that heard the same are named together.
-pub(crate) fn print(transcripts: &Transcripts) -> String {
+pub(crate) fn print(transcripts: &Transcripts, since: &str) -> String {
     let mut text = String::new();
     let mut done = BTreeSet::new();
     for (column, lines) in transcripts {
@@ -37,7 +128,7 @@ pub(crate) fn print(transcripts: &Transcripts) -> String {
         if !text.is_empty() {
             text.push('\n');
         }
-        text.push_str(&format!("[{}]\n", columns.join(", ")));
+        text.push_str(&format!("[{since}{}]\n", columns.join(", ")));
         for line in lines {
             text.push_str(line);
             text.push('\n');
@@ -46,44 +137,9 @@ pub(crate) fn print(transcripts: &Transcripts) -> String {
     text
 }
 
-pub(crate) fn write(name: &str, transcripts: &Transcripts) {
-    let file = file(name);
-    let parent = file.parent().expect("a file is in a folder");
-    fs::create_dir_all(parent).expect("the folder can be made");
-    fs::write(&file, print(transcripts)).expect("the file can be written");
-}
-
-/// What a case's file says; nothing, if there is none.
-pub(crate) fn read(name: &str) -> Transcripts {
-    let text = fs::read_to_string(file(name)).unwrap_or_default();
-    let mut transcripts = Transcripts::new();
-    let mut columns: Vec<Column> = Vec::new();
-    for line in text.lines() {
-        let head = line
-            .strip_prefix('[')
-            .and_then(|head| head.strip_suffix(']'));
-        if let Some(head) = head {
-            let is_named =
-                |column: &Column| head.split(", ").any(|name| name == column.to_string());
-            columns = Column::ALL.into_iter().filter(is_named).collect();
-            for column in &columns {
-                transcripts.insert(*column, Vec::new());
-            }
-        } else if !line.is_empty() {
-            for column in &columns {
-                transcripts
-                    .entry(*column)
-                    .or_default()
-                    .push(line.to_owned());
-            }
-        }
-    }
-    transcripts
-}
-
-/// What is not as it was written down.
-pub(crate) fn compare(name: &str, heard: &Transcripts) -> Vec<String> {
-    let known = read(name);
+/// What is not as it was written down for this release.
+pub(crate) fn compare(name: &str, release: Release, heard: &Transcripts) -> Vec<String> {
+    let known = Written::read(name).at(release);
     let columns = heard.keys().chain(known.keys()).collect::<BTreeSet<_>>();
     let mut faults = Vec::new();
     for column in columns {
@@ -96,7 +152,7 @@ pub(crate) fn compare(name: &str, heard: &Transcripts) -> Vec<String> {
                 )
             };
             faults.push(format!(
-                "{column}: expected\n  {}\nbut heard\n  {}",
+                "{column}, RabbitMQ {release}: expected\n  {}\nbut heard\n  {}",
                 lines(was),
                 lines(is)
             ));

@@ -49,7 +49,7 @@ async fn the_broker_goes_down_later() {
     let house = House::start(vhost.clone(), |builder| {
         builder
             .vhost_via(&vhost, &proxy.address())
-            .set("broker.operation_timeout", "500ms")
+            .set("broker.operation_timeout", "2s")
             .set("broker.reconnect_max", "500ms")
     })
     .await;

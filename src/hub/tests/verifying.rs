@@ -118,6 +118,31 @@ async fn who_waits_for_a_check_is_not_told_of_a_loss_but_bound_after_it() {
     );
 }
 
+/// While it rested, all was lost, and set up anew with what was listed then.
+#[tokio::test(start_paused = true)]
+async fn a_pattern_that_is_lost_while_it_rests_leaves_nothing() {
+    let scene = scene_with(&FeedConfig {
+        shards: 1,
+        ..config()
+    });
+    let first = scene.subscribed("direct", "key").await;
+    scene.fake.hold();
+    let second = scene.subscribing("direct", "key", &Client::new());
+    sleep(Duration::from_millis(100)).await;
+    scene.fake.answer(Ok(()));
+    drop((first, second.await));
+    let feed = FeedId {
+        exchange: "direct".into(),
+        shard: 0,
+    };
+    scene.fake.sink().lost(&feed, "lost");
+    scene.fake.restart();
+    assert_eq!(scene.fake.bound(), ["key"]);
+    scene.fake.release();
+    sleep(LINGER * 3).await;
+    assert_eq!(scene.fake.bound(), [""; 0]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_fanout_exchange_that_was_made_anew_is_bound_within_an_interval() {
     let scene = scene_with(&verifying(1));

@@ -108,15 +108,19 @@ pub(crate) fn cases() -> Vec<Case> {
             ),
         )
         .differs(&["S20"])
+        .differs_since("4.0", &[])
         .with_backend(),
         case("an argument of letters", asks(["SEND\nx-max-length:many\ndestination:/queue/~q\n\nx"]))
         .differs(&["E9"]),
         case("an argument below zero", asks(["SUBSCRIBE\nid:1\nx-max-length:-1\ndestination:/queue/~q"]))
         .limited("B3")
-        .differs(&["E3", "E7"]),
+        .differs(&["E3", "E7"])
+        .differs_since("4.0", &["E3"]),
         case("an unknown queue type", asks(["SUBSCRIBE\nid:1\nx-queue-type:round\ndestination:/queue/~q"]))
         .limited("B3")
-        .differs(&["E3", "E7"]),
+        .differs(&["E3", "E7"])
+        .differs_since("4.0", &["E3"])
+        .differs_since("4.3", &["V7"]),
         case("another argument than the queue has, by SUBSCRIBE", asks([
             "SUBSCRIBE\nid:1\nx-max-length:10\ndestination:/queue/~q",
             "SUBSCRIBE\nid:2\nx-max-length:20\ndestination:/queue/~q",
@@ -131,7 +135,8 @@ pub(crate) fn cases() -> Vec<Case> {
             b.end().await;
         })
         .limited("B3")
-        .differs(&["E7"]),
+        .differs(&["E7"])
+        .differs_since("4.0", &[]),
         case("another argument than the queue of a backend has", async |t| {
             let backend = t.amqp().await;
             backend.queue("~q", FieldTable::default()).await;
@@ -140,6 +145,7 @@ pub(crate) fn cases() -> Vec<Case> {
             a.end().await;
         })
         .differs(&["E3", "E7"])
+        .differs_since("4.0", &["E3"])
         .with_backend(),
         case("a plain topic", binds(""))
         .differs(&["S1"]).with_backend(),

@@ -29,21 +29,22 @@ fn from(offset: &'static str, count: usize) -> impl AsyncFn(&mut Scene) {
 
 pub(crate) fn cases() -> Vec<Case> {
     let cases = vec![
-        case("from the first message", from("x-stream-offset:first\n", 6)),
-        case("from the next message", from("x-stream-offset:next\n", 1)),
-        case("without an offset it is the next", from("", 1)),
+        case("from the first message", from("x-stream-offset:first\n", 6)).differs_since("4.0", &["S18"]),
+        case("from the next message", from("x-stream-offset:next\n", 1)).differs_since("4.0", &["S18"]),
+        case("without an offset it is the next", from("", 1)).differs_since("4.0", &["S18"]),
         case(
             "from a message's number",
             from("x-stream-offset:offset=3\n", 3),
-        ),
-        case("from a time", from("x-stream-offset:timestamp=1\n", 6)),
+        ).differs_since("4.0", &["S18"]),
+        case("from a time", from("x-stream-offset:timestamp=1\n", 6)).differs_since("4.0", &["S18"]),
         case("without a prefetch", async |t| {
             let mut a = t.client().await;
             a.ask("SUBSCRIBE\nid:1\nack:client\nx-queue-type:stream\ndestination:/queue/~q")
                 .await;
             a.end().await;
         })
-        .differs(&["S6", "E7"]),
+        .differs(&["S6", "E7"])
+        .differs_since("4.0", &["S6"]),
         case("with ack auto", async |t| {
             let mut a = t.client().await;
             a.ask("SUBSCRIBE\nid:1\nprefetch-count:10\nx-queue-type:stream\ndestination:/queue/~q")
@@ -63,7 +64,7 @@ pub(crate) fn cases() -> Vec<Case> {
             b.hear(1).await;
             a.ask(format!("ACK\nid:{id}")).await;
             a.end().await;
-        }),
+        }).differs_since("4.0", &["S18"]),
     ];
     let limited = cases.into_iter().map(|case| case.limited("B2"));
     let mut cases: Vec<Case> = limited.collect();
