@@ -23,7 +23,8 @@ Runs every check of this repository, after installing what is missing for it.
 
 Installed are, each only if it is missing, while the programs are compiled:
   with apt-get (through sudo, unless you are root): rabbitmq-server, redis-server, nats-server, nginx,
-  haproxy, chromium, nodejs, npm, python3-venv, libnet-stomp-perl, ruby-stomp, curl, procps,
+  haproxy, chromium, nodejs, npm, python3-venv, default-jdk-headless, libnet-stomp-perl, ruby-stomp,
+  curl, procps,
   a C compiler; into this folder: tests/js/node_modules and .venv; into a cache: other RabbitMQs, see
   ./scripts/rabbitmq.sh --help.
 Rust itself is yours to install; see rust-version in Cargo.toml.
@@ -208,6 +209,7 @@ missing_packages() {
     { has python3 && can_venv; } || missing+=(python3 python3-venv)
     { has perl && perl -MNet::Stomp -MJSON::PP -e 1 2>/dev/null; } || missing+=(perl libnet-stomp-perl)
     { has ruby && ruby -e 'require "stomp"' 2>/dev/null; } || missing+=(ruby ruby-stomp)
+    has java || missing+=(default-jdk-headless)
     has curl || missing+=(curl)
     has ps || missing+=(procps)
     has cc || missing+=(gcc libc6-dev)

@@ -33,6 +33,18 @@ fn rows(text: &str) -> BTreeMap<String, String> {
     rows.collect()
 }
 
+/// Identifiers that two rows have: whoever follows a link would find the first alone.
+fn twice(text: &str) -> Vec<String> {
+    let ids = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix("| <a id=\"")?;
+        Some(rest.split_once('"')?.0)
+    });
+    let mut seen = BTreeSet::new();
+    ids.filter(|id| !seen.insert(*id))
+        .map(|id| format!("docs/differences.md has two rows {id}"))
+        .collect()
+}
+
 /// What the last cell says of a row that cases show on these releases.
 fn says(releases: &BTreeSet<Release>) -> String {
     if releases.len() == Release::ALL.len() {
@@ -47,7 +59,7 @@ fn says(releases: &BTreeSet<Release>) -> String {
 pub(crate) fn check(cases: &[Case]) -> Vec<String> {
     let text = fs::read_to_string(file()).expect("docs/differences.md");
     let rows = rows(&text);
-    let mut faults = Vec::new();
+    let mut faults = twice(&text);
     let mut shown = BTreeMap::<&str, BTreeSet<Release>>::new();
     for case in cases {
         let written = Written::read(&case.name);
