@@ -27,7 +27,7 @@ use stentor::{
         sockjs::{Application, Opening, SockJs, not_found},
     },
     listen::{
-        Entrance, Plain,
+        Entrance, KeepAlive, Plain,
         sockjs::{Channel, Config, Transport},
     },
 };
@@ -63,6 +63,7 @@ async fn main() -> io::Result<()> {
         what: "http",
         transport: Plain,
         proxy_protocol: false,
+        keep_alive: KeepAlive::default(),
         timeout: Duration::from_secs(10),
     };
     let services = Arc::new(services());

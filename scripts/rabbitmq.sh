@@ -10,6 +10,7 @@ Lays out a RabbitMQ in a folder of its own, and prints the folder that TESTKIT_R
   ./scripts/rabbitmq.sh 4.0            of Debian 13, trixie
   ./scripts/rabbitmq.sh 4.3            of Debian's sid: 4.3, or whatever is newer there today
   ./scripts/rabbitmq.sh --fresh 4.3    lay it out anew; sid moves
+  ./scripts/rabbitmq.sh --cached 4.3   only if it is there already; fail otherwise
   ./scripts/rabbitmq.sh --help
 
 Use it so:
@@ -38,11 +39,12 @@ fail() {
     exit 1
 }
 
-fresh=no wanted=''
+fresh=no cached=no wanted=''
 for argument; do
     case $argument in
         -h | --help) usage && exit ;;
         --fresh) fresh=yes ;;
+        --cached) cached=yes ;;
         3.10 | 4.0 | 4.3) wanted=$argument ;;
         *)
             say "There is no option or version $argument; see ./scripts/rabbitmq.sh --help"
@@ -93,6 +95,8 @@ if [[ $fresh == no && -f $root/version ]] && grep -qF "'$root/" "$root/bin/erl";
     echo "$root/bin"
     exit
 fi
+[[ $cached == no ]] ||
+    fail "RabbitMQ $wanted is not laid out yet: run ./scripts/rabbitmq.sh $wanted"
 
 rm -rf "$root"
 work=$root/work

@@ -7,18 +7,28 @@ usage() {
     cat <<'EOF'
 Runs every check of this repository, after installing what is missing for it.
 
-  ./scripts/test.sh              everything; this is what CI runs
+  ./scripts/test.sh              everything on RabbitMQ 3.10, and on 4.3 what differs most: what a
+                                 broker promises, restarts, nodes and feeds. This is
+                                 what CI runs
+  ./scripts/test.sh --rabbitmq 3.10|4.0|4.3
+                                 everything, on this RabbitMQ alone; ./scripts/rabbitmq.sh has it
+  ./scripts/test.sh --rabbitmq 4.3 --strict
+                                 the same where an operator denied every deprecated feature, and
+                                 queues are quorum queues unless they say otherwise
   ./scripts/test.sh -- FILTER…   only the Rust tests whose names contain FILTER; all that
                                  stands behind `--` goes to the test programs
   ./scripts/test.sh --setup      only install
   ./scripts/test.sh --no-setup   install nothing
   ./scripts/test.sh --help
 
-Installed are, each only if it is missing:
+Installed are, each only if it is missing, while the programs are compiled:
   with apt-get (through sudo, unless you are root): rabbitmq-server, redis-server, nats-server, nginx,
   haproxy, chromium, nodejs, npm, python3-venv, libnet-stomp-perl, ruby-stomp, curl, procps,
-  a C compiler; into this folder: tests/js/node_modules and .venv.
+  a C compiler; into this folder: tests/js/node_modules and .venv; into a cache: other RabbitMQs, see
+  ./scripts/rabbitmq.sh --help.
 Rust itself is yours to install; see rust-version in Cargo.toml.
+
+The last lines say how long each step took, and how many tests passed and failed.
 
 On a machine with systemd the packages of RabbitMQ, Redis, NATS, nginx and HAProxy start their
 services. The tests use none of them: they start servers of their own, on free ports, with folders
@@ -27,17 +37,28 @@ of their own, and end them.
 Environment:
   CARGO_TARGET_DIR       where Cargo builds
   CHROMIUM               Chromium's program, if it is not /usr/bin/chromium
-  TESTKIT_RABBITMQ_BIN   the folder of RabbitMQ's scripts, if it is not /usr/lib/rabbitmq/bin
+  TESTKIT_RABBITMQ_BIN   the folder of RabbitMQ's scripts; instead of --rabbitmq
+  TESTKIT_RABBITMQ_CONF  a file whose lines every node's rabbitmq.conf gets; instead of --strict
+  STENTOR_CACHE, DEBIAN_MIRROR   see ./scripts/rabbitmq.sh --help
 EOF
 }
 
-setup=yes checks=yes
+setup=yes checks=all rabbitmq='' strict=no
 filter=()
 while (($#)); do
     case $1 in
         -h | --help) usage && exit ;;
         --setup) checks=no ;;
         --no-setup) setup=no ;;
+        --strict) strict=yes ;;
+        --rabbitmq)
+            rabbitmq=${2:-}
+            if [[ ! $rabbitmq =~ ^(3\.10|4\.0|4\.3)$ ]]; then
+                echo "--rabbitmq takes 3.10, 4.0 or 4.3, not \"$rabbitmq\"" >&2
+                exit 2
+            fi
+            shift
+            ;;
         --)
             shift
             checks=filter filter=("$@")
@@ -50,10 +71,16 @@ while (($#)); do
     esac
     shift
 done
+if [[ $strict == yes ]]; then
+    if [[ $rabbitmq != 4.* ]]; then
+        echo '--strict needs --rabbitmq 4.0 or 4.3: a 3.10 cannot deny deprecated features.' >&2
+        exit 2
+    fi
+    export TESTKIT_RABBITMQ_CONF=$PWD/testkit/strict.conf
+fi
 
 # Nothing here asks anything, so nothing may wait for an answer.
 exec </dev/null
-rabbitmq_bin=${TESTKIT_RABBITMQ_BIN:-/usr/lib/rabbitmq/bin}
 chromium=${CHROMIUM:-/usr/bin/chromium}
 
 # A client is a file; many clients are many files.
@@ -63,20 +90,34 @@ ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
 
 bold='' red='' green='' plain=''
 if [[ -t 1 ]]; then bold=$'\e[1m' red=$'\e[31m' green=$'\e[32m' plain=$'\e[0m'; fi
-steps=0
 current='the beginning'
+began=0
+figures=() failures=() skipped=()
+logs=$(mktemp -d)
+setup_pid=''
 
-elapsed() { printf '%dm%02ds' $((SECONDS / 60)) $((SECONDS % 60)); }
+elapsed() { printf '%dm%02ds' $(($1 / 60)) $(($1 % 60)); }
 
 finish() {
     local code=$?
     trap - EXIT
-    if ((code == 0)); then
-        printf '\n%sOK: %d steps passed in %s%s\n' "$green" "$steps" "$(elapsed)" "$plain"
-    else
-        printf '\n%sFAILED: %s (exit code %d, after %s)%s\n' \
-            "$red" "$current" "$code" "$(elapsed)" "$plain" >&2
+    if [[ $setup_pid ]]; then
+        kill -TERM -- "-$setup_pid" 2>/dev/null || true
+        cat "$logs/setup" 2>/dev/null || true
     fi
+    if ((code != 0)); then failures+=("$current (exit code $code)"); fi
+    if ((${#figures[@]})); then printf '\n%sTime by step%s\n' "$bold" "$plain"; fi
+    if ((${#figures[@]})); then printf '  %s\n' "${figures[@]}"; fi
+    if ((${#skipped[@]})); then printf '\nNot done: %s\n' "${skipped[@]}"; fi
+    if ((${#failures[@]} == 0)); then
+        printf '\n%sOK: %d steps passed in %s%s\n' \
+            "$green" "${#figures[@]}" "$(elapsed $SECONDS)" "$plain"
+    else
+        printf '\n%sFAILED after %s:%s\n' "$red" "$(elapsed $SECONDS)" "$plain" >&2
+        printf '  %s\n' "${failures[@]}" >&2
+        if ((code == 0)); then code=1; fi
+    fi
+    rm -rf "$logs"
     exit "$code"
 }
 trap finish EXIT
@@ -84,9 +125,21 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 heading() {
-    current=$1
-    steps=$((steps + 1))
-    printf '\n%s==> [%s] %s%s\n' "$bold" "$(elapsed)" "$1" "$plain"
+    current=$1 began=$SECONDS
+    printf '\n%s==> [%s] %s%s\n' "$bold" "$(elapsed $SECONDS)" "$1" "$plain"
+}
+
+# The step that the last heading began is done.
+passed() {
+    figures+=("$(printf '%8s  %s' "$(elapsed $((SECONDS - began)))" "$current")")
+}
+
+# step NAME COMMAND…: the script ends where it fails, and where the set-up has failed meanwhile.
+step() {
+    if [[ $setup_pid ]] && ! kill -0 "$setup_pid" 2>/dev/null; then join_set_up; fi
+    heading "$1"
+    "${@:2}"
+    passed
 }
 
 # bounded MINUTES COMMAND…: ends it, and what it started, when it takes longer. It runs in the
@@ -107,6 +160,22 @@ bounded() {
     return "$code"
 }
 
+# tests NAME COMMAND…: what passed and failed is counted, and the script goes on all the same.
+tests() {
+    local log=$logs/tests code=0
+    heading "$1"
+    bounded 45 "${@:2}" 2>&1 | tee "$log" || code=$?
+    passed
+    figures[-1]+=": $(awk '/^test result: / { passed += $4; failed += $6 }
+        END { printf "%d passed, %d failed", passed, failed }' "$log")"
+    if ((code == 0)); then return; fi
+    failures+=("$1:")
+    while read -r name; do
+        failures+=("  $name")
+    done < <(sed -nE 's/^test (.*) \.\.\. FAILED$/\1/p' "$log" | sort -u | grep . ||
+        echo "exit code $code; see above")
+}
+
 # ---- What has to be there ----
 
 as_root() {
@@ -124,9 +193,11 @@ has() { command -v "$1" >/dev/null 2>&1; }
 # Whether python3 can make a venv; Debian keeps a part of that in a package of its own.
 can_venv() { python3 -c 'import venv, ensurepip' >/dev/null 2>&1; }
 
-install_packages() {
+# Prints the packages that are missing.
+missing_packages() {
     local missing=()
-    [[ -x $rabbitmq_bin/rabbitmq-server ]] || missing+=(rabbitmq-server)
+    [[ -x /usr/lib/rabbitmq/bin/rabbitmq-server || $rabbitmq || ${TESTKIT_RABBITMQ_BIN:-} ]] ||
+        missing+=(rabbitmq-server)
     has redis-server || missing+=(redis-server)
     [[ -x /usr/sbin/nginx ]] || missing+=(nginx)
     [[ -x /usr/sbin/haproxy ]] || missing+=(haproxy)
@@ -140,6 +211,12 @@ install_packages() {
     has curl || missing+=(curl)
     has ps || missing+=(procps)
     has cc || missing+=(gcc libc6-dev)
+    echo "${missing[*]}"
+}
+
+install_packages() {
+    local missing
+    read -ra missing <<<"$(missing_packages)"
     if ((${#missing[@]} == 0)); then
         echo 'All packages are installed.'
         return
@@ -227,6 +304,8 @@ check_shell() {
     done < <(files '*.sh' .ci/run)
 }
 
+check_scripts() { check_shell && check_npm_lock && check_javascript && check_python; }
+
 # A lock file with addresses would tie everybody to the registry of whoever wrote it.
 check_npm_lock() {
     if grep -nE '"resolved"|https?://' tests/js/package-lock.json; then
@@ -235,31 +314,139 @@ check_npm_lock() {
     fi
 }
 
-if [[ $setup == yes ]]; then
-    heading 'Set-up: packages of the system' && install_packages
-    heading 'Set-up: Rust' && need_rust
-    heading 'Set-up: packages for Node' && install_node_packages
-    heading 'Set-up: packages for Python' && install_python_packages
+# ---- Which RabbitMQ ----
+
+# The versions to have: everything is tested on the first.
+releases=(3.10 4.3)
+if [[ $rabbitmq ]]; then
+    releases=("$rabbitmq")
+    unset TESTKIT_RABBITMQ_BIN
+elif [[ ${TESTKIT_RABBITMQ_BIN:-} ]]; then
+    releases=()
 fi
-if [[ $checks == no ]]; then exit; fi
-if [[ $checks == filter ]]; then
-    heading "Rust tests: ${filter[*]:-all}"
-    bounded 45 cargo test --workspace --locked --no-fail-fast --lib --bins --tests -- "${filter[@]}"
+# Of the second: what is worth the time of every run.
+differs_most=(broker_contract amqp_feeds e2e_restart e2e_nodes e2e_faults)
+
+install_rabbitmqs() {
+    local release
+    for release in "${releases[@]}"; do
+        bounded 10 ./scripts/rabbitmq.sh "$release" >/dev/null || return
+    done
+}
+
+# version_in FOLDER: of the RabbitMQ whose scripts it holds.
+version_in() {
+    local script
+    script=$(readlink -f "$1/rabbitmq-server")
+    if [[ $script == */rabbitmq_server-* ]]; then
+        script=${script#*/rabbitmq_server-}
+        echo "${script%%/*}"
+    else
+        cut -d' ' -f1 "$1/../version"
+    fi
+}
+
+# Debian has them all; elsewhere it takes DEBIAN_MIRROR, and what is there serves.
+other_rabbitmqs_are_optional() {
+    [[ ! $rabbitmq && ! ${CI:-} && -x /usr/lib/rabbitmq/bin/rabbitmq-server ]]
+}
+
+# ---- What happens when ----
+
+set_up() {
+    set -e
+    install_packages
+    echo && echo 'Packages for Node:'
+    install_node_packages
+    echo && echo 'Packages for Python:'
+    install_python_packages
+    echo && echo 'RabbitMQ:'
+    install_rabbitmqs || other_rabbitmqs_are_optional
+}
+
+# It goes on in the background, in a process group of its own.
+start_set_up() {
+    # The compiler is needed at once, and sudo asks in the foreground.
+    if ! has cc; then step 'Set-up: packages of the system' install_packages; fi
+    if ((EUID != 0)) && [[ ! ${CI:-} && $(missing_packages) ]]; then sudo -v; fi
+    set -m
+    (trap - EXIT && began=$SECONDS && set_up && elapsed $((SECONDS - began)) >"$logs/took") \
+        >"$logs/setup" 2>&1 &
+    setup_pid=$!
+    set +m
+}
+
+# Waits for the set-up, and tells what it did.
+join_set_up() {
+    local pid=$setup_pid code=0
+    if [[ ! $pid ]]; then return; fi
+    heading 'Wait for the set-up'
+    wait "$pid" || code=$?
+    setup_pid=''
+    cat "$logs/setup"
+    if ((code != 0)); then return "$code"; fi
+    passed
+    figures[-1]+=", which took $(<"$logs/took") in the background"
+}
+
+rust_tests=(cargo test --workspace --locked --no-fail-fast)
+
+# With --examples dependencies have the features that they have for Clippy, whose work serves again.
+document() {
+    RUSTDOCFLAGS='-D warnings' bounded 20 \
+        cargo doc --workspace --no-deps --locked --lib --bin stentor-bench --examples
+}
+
+# What is compiled so is what all test steps run: the same packages, so with the same features.
+compile() { bounded 45 "${rust_tests[@]}" --no-run; }
+
+if [[ $setup == yes ]]; then
+    step 'Rust' need_rust
+    start_set_up
+fi
+if [[ $checks == no ]]; then
+    join_set_up
     exit
 fi
-heading 'Format' && cargo fmt --all -- --check
-heading 'Shell, JavaScript and Python: syntax, and tests of the page' &&
-    check_shell && check_npm_lock && check_javascript && check_python
-heading 'Clippy' && bounded 45 cargo clippy --workspace --all-targets --locked -- -D warnings
-heading 'Build programs and tests' &&
-    bounded 45 cargo build --workspace --bins --locked &&
-    bounded 45 cargo test --workspace --locked --no-run
-heading 'Rust tests' && bounded 45 cargo test --workspace --locked --no-fail-fast
-heading 'Documentation' &&
-    RUSTDOCFLAGS='-D warnings' bounded 20 cargo doc --workspace --no-deps --locked
+if [[ $checks == all ]]; then
+    step 'Format' cargo fmt --all -- --check
+    step 'Clippy' bounded 45 cargo clippy --workspace --all-targets --locked -- -D warnings
+    step 'Documentation' document
+    step 'Build programs and tests' compile
+fi
+join_set_up
+
+folders=()
+for release in "${releases[@]}"; do
+    options=()
+    if [[ $setup == no ]]; then options=(--cached); fi
+    if folder=$(./scripts/rabbitmq.sh "${options[@]}" "$release"); then
+        folders+=("$folder")
+    elif other_rabbitmqs_are_optional; then
+        skipped+=("RabbitMQ $release is not there, so nothing was tested on it; see above")
+    else
+        exit 1
+    fi
+done
+export TESTKIT_RABBITMQ_BIN=${TESTKIT_RABBITMQ_BIN:-${folders[0]:-/usr/lib/rabbitmq/bin}}
+name="RabbitMQ $(version_in "$TESTKIT_RABBITMQ_BIN")"
+if [[ $strict == yes ]]; then name+=' (strict)'; fi
+
+if [[ $checks == filter ]]; then
+    tests "Rust tests on $name: ${filter[*]:-all}" \
+        "${rust_tests[@]}" --lib --bins --tests -- "${filter[@]}"
+    exit
+fi
+step 'Shell, JavaScript and Python: syntax, and tests of the page' check_scripts
+tests "Rust tests on $name" "${rust_tests[@]}"
+if ((${#folders[@]} > 1)); then
+    export TESTKIT_RABBITMQ_BIN=${folders[1]}
+    name="RabbitMQ $(version_in "$TESTKIT_RABBITMQ_BIN")"
+    tests "${differs_most[*]} on $name" "${rust_tests[@]}" --test it -- "${differs_most[@]}"
+fi
 if cargo deny --version >/dev/null 2>&1; then
-    heading 'Licences, duplicates and sources of dependencies' &&
+    step 'Licences, duplicates and sources of dependencies' \
         bounded 5 cargo deny check bans licenses sources
 else
-    echo && echo 'cargo-deny is not installed: licences and sources of dependencies not checked.'
+    skipped+=('cargo-deny is not installed: licences and sources of dependencies not checked')
 fi

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     io,
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
 
@@ -23,6 +23,7 @@ use crate::{
     http::{self, Origins, Routes, WebSocketServer, sockjs::SockJs},
     hub::Hub,
     listen::{self, Entrance, Plain, Secure, Tls, TlsError, tls::Protocol},
+    node::{Memory, Target},
     presence::{self, Node, Outbox, Presence, memory::MemoryPresence, redis::RedisPresence},
     shutdown::{self, Phase, Phases, Progress},
     telemetry,
@@ -169,6 +170,7 @@ impl Gateway {
             Arc::clone(&services),
             phases.clone(),
             config.api.clone(),
+            config.health.clone(),
             &node,
             listen.handshake_timeout,
             config.broker.operation_timeout,
@@ -273,6 +275,7 @@ fn entrance<T>(config: &listen::Config, what: &'static str, transport: T) -> Ent
         transport,
         proxy_protocol: config.proxy_protocol,
         timeout: config.handshake_timeout,
+        keep_alive: config.keep_alive(),
     }
 }
 
@@ -311,6 +314,9 @@ fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>),
     settings.sessions = config.sessions.clone();
     let recheck = settings.recheck;
     let services = Services::new(hub, auth, presence, registry, control, settings);
+    let target: Weak<dyn Target> = Arc::downgrade(&services.registry) as _;
+    let memory = Arc::downgrade(&services.memory);
+    tokio::spawn(Memory::watch(memory, config.memory.clone(), target));
     if let Some(recheck) = recheck {
         tokio::spawn(connection::recheck_in_turn(
             Arc::downgrade(&services),

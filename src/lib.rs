@@ -11,6 +11,7 @@
 //! - [`connection`] — one task a client: link, session, broker
 //! - [`control`] — what an operator or a backend does to sessions of any node
 //! - [`hub`], [`broker`], [`auth`], [`presence`] — what a connection is served by
+//! - [`node`] — what all connections of a node share: room for what they send, and memory
 //! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
 //! - [`units`] and [`secret_url`] — how durations, sizes and URLs are written in configuration
 //!
@@ -30,6 +31,7 @@ pub mod http;
 pub mod hub;
 pub mod listen;
 pub mod migrate;
+pub mod node;
 pub mod presence;
 pub mod secret_url;
 pub mod shutdown;

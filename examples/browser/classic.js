@@ -6,14 +6,20 @@ const banner = document.getElementById('banner');
 const url = document.getElementById('url');
 const transport = document.getElementById('transport');
 
-/** Codes after an ERROR which say that the same would come again: malformed, refused, too large. */
-const FINAL = [1002, 1008, 1009];
+/**
+ * How long to wait before the next try, in milliseconds. The server says in each ERROR, in the header
+ * `reconnect`, whether to come back: `no`; `renew`, which is: only with other credentials; or a time such
+ * as `5s`. To that comes a random part, which grows from 1 s to 30 s: the pages of a server that was
+ * restarted must not all come back in one instant.
+ */
+const pause = (wish, failures) => 1000 * (parseInt(wish, 10) || 0) + Math.random() * Math.min(30_000, 1000 * 2 ** failures);
 
 /** One side of the page: a connection of its own, its state, and its errors. */
 class Pane {
   constructor(id, onConnect) {
     this.element = document.getElementById(id);
     this.onConnect = onConnect;
+    this.failures = 0;
     this.state = this.element.querySelector('.state span');
     this.error = this.element.querySelector('.error');
   }
@@ -25,7 +31,6 @@ class Pane {
   connect() {
     this.leave();
     this.say('idle', 'connecting …');
-    this.fail('');
     const socket = new SockJS(url.value, null, { transports: chosen() });
     const client = Stomp.over(socket);
     client.debug = null;
@@ -33,24 +38,27 @@ class Pane {
     client.heartbeat.outgoing = 0;
     client.heartbeat.incoming = 0;
     this.client = client;
-    let error = false;
+    let wish = ''; // what an ERROR says about coming back
     client.connect(this.value('login'), this.value('passcode'), () => {
+      this.failures = 0;
+      this.fail('');
       this.say('connected', `connected by ${socket.transport}`);
       this.onConnect(client, this);
     }, (problem) => {
       // The old library calls this for an ERROR, and, with a text, when the socket closes.
       if (client !== this.client || problem.command !== 'ERROR') return;
-      error = true;
+      wish = problem.headers.reconnect ?? 'no';
       this.fail(`${problem.headers.message}: ${problem.body}`);
     }, '/');
     socket.addEventListener('close', ({ code, reason }) => {
       if (client !== this.client) return;
-      if (error && FINAL.includes(code)) {
+      if (wish === 'no' || wish === 'renew') {
         this.say('refused', 'refused');
         return;
       }
       this.say('idle', `not connected: ${reason || `code ${code}`}; trying again …`);
-      this.again = setTimeout(() => this.connect(), 2000);
+      this.again = setTimeout(() => this.connect(), pause(wish, this.failures));
+      this.failures += 1;
     });
   }
 

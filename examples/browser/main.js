@@ -5,15 +5,25 @@ import { Client } from './node_modules/@stomp/stompjs/esm6/index.js';
 const wanted = new URLSearchParams(location.search);
 const user = wanted.get('user') ?? 'alice';
 const state = document.getElementById('state');
+
+// Whether to come back. The server says it in each ERROR, in the header `reconnect`: `no`; `renew`,
+// which is: only with other credentials; or a time such as `5s`. A connection that is lost without a
+// word is made again, too: after 1 s, 2 s, 4 s, ... up to 30 s. The random part keeps the pages of a
+// server that was restarted from all coming back in one instant.
 let subscribed = false;
+let failures = 0;
+let wish = '';
+const pause = () => 1_000 * (Number.parseInt(wish, 10) || 0) + Math.random() * Math.min(30_000, 500 * 2 ** failures);
 
 const client = new Client({
   brokerURL: wanted.get('url') ?? 'ws://127.0.0.1:15674/ws',
-  // In an application: the session token that your auth hook knows, not a password in a page.
-  connectHeaders: { login: wanted.get('login') ?? user, passcode: wanted.get('passcode') ?? `demo-${user}`, host: '/' },
-  heartbeatIncoming: 10_000,
-  heartbeatOutgoing: 10_000,
-  reconnectDelay: 1_000,
+  reconnectDelay: 1, // beforeConnect waits instead
+  async beforeConnect() {
+    if (failures > 0) await new Promise((go) => { setTimeout(go, pause()); });
+    wish = '';
+    // In an application: the session token that your auth hook knows, not a password in a page.
+    client.connectHeaders = { login: wanted.get('login') ?? user, passcode: wanted.get('passcode') ?? `demo-${user}`, host: '/' };
+  },
 
   // Called after each (re)connect, so subscriptions come back by themselves.
   onConnect() {
@@ -25,21 +35,24 @@ const client = new Client({
     // From the receipt on, nothing that is published to this user is missed.
     client.watchForReceipt('subscribed', () => {
       subscribed = true;
+      failures = 0;
       state.textContent = `subscribed as ${user}`;
     });
   },
 
-  // The server closes after an ERROR. Before the receipt it means that the hook said no to the login
-  // or to this feed, and asking again would only repeat it: stop, and tell the user. Later (the
-  // server restarts, this client was too slow, ...) the client reconnects as after any lost link.
+  // The server closes after an ERROR.
   onStompError(frame) {
-    if (subscribed) return;
-    state.textContent = `refused: ${frame.headers.message}. ${frame.body}`;
+    // A server that gives no advice: before the receipt it was a refusal, which would only be repeated.
+    wish = frame.headers.reconnect ?? (subscribed ? '' : 'no');
+    // An application fetches a new token if it says `renew`, and comes back. There is none here.
+    if (wish !== 'no' && wish !== 'renew') return;
+    state.textContent = `ended: ${frame.headers.message}. ${frame.body}`;
     client.deactivate();
   },
 
   onWebSocketClose() {
     subscribed = false;
+    failures += 1;
     if (client.active) state.textContent = 'connection lost, reconnecting …';
   },
 });

@@ -24,7 +24,7 @@ public class Subscribe implements WebSocket.Listener {
     private final String passcode;
     private final String destination;
     private volatile boolean subscribed;
-    private volatile boolean refused;
+    private volatile String wish = ""; // what an ERROR said about coming back, see pause()
     private final CompletableFuture<Void> closed = new CompletableFuture<>();
     private final ByteArrayOutputStream received = new ByteArrayOutputStream();
 
@@ -39,7 +39,7 @@ public class Subscribe implements WebSocket.Listener {
         String passcode = args.length > 1 ? args[1] : "demo-" + user;
         URI url = URI.create(Objects.requireNonNullElse(System.getenv("STENTOR_WS"), "ws://127.0.0.1:15674/ws"));
         HttpClient http = HttpClient.newHttpClient();
-        while (true) {
+        for (int failures = 0;; failures++) {
             Subscribe feed = new Subscribe(user, passcode);
             try {
                 http.newWebSocketBuilder().subprotocols("v12.stomp").connectTimeout(Duration.ofSeconds(5))
@@ -48,10 +48,21 @@ public class Subscribe implements WebSocket.Listener {
             } catch (CompletionException failure) {
                 System.err.println(failure.getCause().getMessage());
             }
-            if (feed.refused) System.exit(1); // the same answer would come again: do not insist
+            // An application fetches a new token if it says `renew`, and comes back. There is none here.
+            if (feed.wish.equals("no") || feed.wish.equals("renew")) System.exit(1);
+            if (feed.subscribed) failures = 0;
             System.err.println("not connected, trying again ...");
-            Thread.sleep(500 + (long) (Math.random() * 1000));
+            Thread.sleep(pause(feed.wish, failures));
         }
+    }
+
+    // Milliseconds until the next attempt. The server says in each ERROR, in the header `reconnect`,
+    // whether to come back: `no`; `renew`, which is: only with other credentials; or a time such as `5s`.
+    // To that comes a random part, which grows from 1 s to 30 s: it keeps the clients of a server that
+    // was restarted from all coming back in one instant.
+    private static long pause(String wish, int failures) {
+        long wished = wish.matches("\\d{1,9}s") ? 1000 * Long.parseLong(wish.substring(0, wish.length() - 1)) : 0;
+        return wished + (long) (Math.random() * Math.min(30_000, 1000 << Math.min(failures, 5)));
     }
 
     @Override
@@ -118,7 +129,8 @@ public class Subscribe implements WebSocket.Listener {
             case "MESSAGE" -> System.out.println(headers.getOrDefault("x-stomp-user", "backend") + ": " + body);
             case "ERROR" -> { // always the last frame: the server closes behind it, and so do we
                 System.err.println("ERROR " + headers.get("message") + ": " + body.strip());
-                refused = !subscribed; // later ones (the server restarts, ...) deserve a new attempt
+                // A server that gives no advice: before the receipt it was a refusal, which would be repeated.
+                wish = headers.getOrDefault("reconnect", subscribed ? "" : "no");
                 socket.abort();
                 closed.complete(null);
             }

@@ -9,18 +9,31 @@ import { WebSocket } from 'ws';
 
 const [user = 'alice', passcode = `demo-${user}`] = process.argv.slice(2);
 const url = process.env.STENTOR_WS ?? 'ws://127.0.0.1:15674/ws';
-let subscribed = false;
 const destination = `/exchange/feed/user_${user}`;
+
+// Whether to come back. The server says it in each ERROR, in the header `reconnect`: `no`; `renew`,
+// which is: only with other credentials; or a time such as `5s`. A connection that is lost without a
+// word is made again, too: after 1 s, 2 s, 4 s, ... up to 30 s. The random part keeps the clients of a
+// server that was restarted from all coming back in one instant.
+let subscribed = false;
+let failures = 0;
+let wish = '';
+const pause = () => 1_000 * (Number.parseInt(wish, 10) || 0) + Math.random() * Math.min(30_000, 500 * 2 ** failures);
 
 const client = new Client({
   // The subprotocols tell the server which versions of STOMP this client speaks.
   webSocketFactory: () => new WebSocket(url, ['v12.stomp', 'v11.stomp', 'v10.stomp']),
-  connectHeaders: { login: process.env.STOMP_LOGIN ?? user, passcode, host: '/' },
-  reconnectDelay: 1_000,
+  reconnectDelay: 1, // beforeConnect waits instead
+  async beforeConnect() {
+    if (failures > 0) await new Promise((go) => { setTimeout(go, pause()); });
+    wish = '';
+    client.connectHeaders = { login: process.env.STOMP_LOGIN ?? user, passcode, host: '/' };
+  },
 
   onConnect() {
     client.watchForReceipt('subscribed', () => {
       subscribed = true;
+      failures = 0;
       console.log(`subscribed to ${destination}`);
     });
     client.subscribe(destination, (message) => {
@@ -29,17 +42,20 @@ const client = new Client({
     }, { receipt: 'subscribed' });
   },
 
-  // The server closes after an ERROR. Before the receipt it means that the hook said no, and asking
-  // again would only repeat it. Later (the server restarts, ...) the client reconnects by itself.
+  // The server closes after an ERROR.
   onStompError(frame) {
     console.error(`ERROR ${frame.headers.message}: ${frame.body.trim()}`);
-    if (subscribed) return;
+    // A server that gives no advice: before the receipt it was a refusal, which would only be repeated.
+    wish = frame.headers.reconnect ?? (subscribed ? '' : 'no');
+    // An application fetches a new token if it says `renew`, and comes back. There is none here.
+    if (wish !== 'no' && wish !== 'renew') return;
     process.exitCode = 1;
     client.deactivate();
   },
 
   onWebSocketClose() {
     subscribed = false;
+    failures += 1;
     if (client.active) console.error('not connected, trying again ...');
   },
 });
@@ -47,4 +63,7 @@ const client = new Client({
 client.activate();
 
 // Ctrl-C: say goodbye properly (DISCONNECT), so that presence ends at once.
-process.once('SIGINT', () => client.deactivate());
+process.once('SIGINT', async () => {
+  await client.deactivate();
+  process.exit();
+});

@@ -7,8 +7,10 @@ Environment: STENTOR_TCP (default 127.0.0.1:61613), STOMP_LOGIN (default: the us
 """
 
 import os
+import random
 import sys
 import threading
+import time
 
 import stomp
 
@@ -18,20 +20,32 @@ login = os.environ.get("STOMP_LOGIN", user)
 host, port = os.environ.get("STENTOR_TCP", "127.0.0.1:61613").rsplit(":", 1)
 destination = f"/exchange/feed/user_{user}"
 
-# vhost is the STOMP header `host`: RabbitMQ's virtual host.
-connection = stomp.Connection12([(host, int(port))], vhost="/", heartbeats=(10_000, 10_000))
-dropped = threading.Event()
-subscribed = threading.Event()
-refused = threading.Event()
+# vhost is the STOMP header `host`: RabbitMQ's virtual host. This program makes lost connections anew
+# by itself, so the library tries once.
+connection = stomp.Connection12(
+    [(host, int(port))], vhost="/", heartbeats=(10_000, 10_000), reconnect_attempts_max=1
+)
 
 
 class Feed(stomp.ConnectionListener):
     """stomp.py calls these from its own thread."""
 
+    def __init__(self):
+        self.over = threading.Event()
+        self.subscribed = False
+        self.failures = 0
+        # What the last ERROR said about coming back: "no"; "renew", which is: only with other
+        # credentials; or a time such as "5s".
+        self.wish = ""
+
+    def on_connected(self, frame):
+        connection.subscribe(destination, id="feed", ack="auto", headers={"receipt": "subscribed"})
+
     def on_receipt(self, frame):
         # From here on, nothing that is published to this user is missed.
         if frame.headers["receipt-id"] == "subscribed":
-            subscribed.set()
+            self.subscribed = True
+            self.failures = 0
             print(f"subscribed to {destination}", flush=True)
 
     def on_message(self, frame):
@@ -40,32 +54,39 @@ class Feed(stomp.ConnectionListener):
         print(f"{sender}: {frame.body}", flush=True)
 
     def on_error(self, frame):
-        # The server closes after an ERROR. Before the receipt it means that the hook said no, and
-        # asking again would only repeat it. Later (the server restarts, ...) we come back.
+        # The server closes after an ERROR, and then on_disconnected is called.
         print(f"ERROR {frame.headers.get('message')}: {frame.body.strip()}", file=sys.stderr)
-        if not subscribed.is_set():
-            refused.set()
-            dropped.set()
+        # A server that gives no advice: before the receipt it was a refusal, which would be repeated.
+        self.wish = frame.headers.get("reconnect", "" if self.subscribed else "no")
 
     def on_disconnected(self):
-        dropped.set()
+        self.over.set()
+
+    def pause(self):
+        """Seconds until the next attempt: the server's wish, and a random part that grows from 1 s to
+        30 s, which keeps the clients of a server that was restarted from all coming back at once."""
+        wished = int(self.wish[:-1]) if self.wish[:-1].isdigit() else 0
+        return wished + random.uniform(0, min(30, 2**self.failures))
 
 
-connection.set_listener("feed", Feed())
+feed = Feed()
+connection.set_listener("feed", feed)
 
 try:
-    while not refused.is_set():
-        dropped.clear()
-        subscribed.clear()
+    while True:
+        feed.over.clear()
+        feed.subscribed = False
+        feed.wish = ""
         try:
-            connection.connect(login, passcode, wait=True)
-            connection.subscribe(destination, id="feed", ack="auto", headers={"receipt": "subscribed"})
-            dropped.wait()
-        except stomp.exception.ConnectFailedException:
-            pass
-        if not refused.wait(timeout=1):  # also the pause before the next attempt
-            print("not connected, trying again ...", file=sys.stderr)
+            connection.connect(login, passcode)
+            feed.over.wait()
+        except stomp.exception.StompException:
+            pass  # nobody listens there
+        # An application fetches a new token if it says "renew", and comes back. There is none here.
+        if feed.wish in ("no", "renew"):
+            sys.exit(1)
+        print("not connected, trying again ...", file=sys.stderr)
+        time.sleep(feed.pause())
+        feed.failures += 1
 except KeyboardInterrupt:
     connection.disconnect()
-
-sys.exit(1 if refused.is_set() else 0)

@@ -50,6 +50,16 @@ impl Decoder {
         self.rules = Rules::new(limits, self.rules.version);
     }
 
+    /// Of a frame that is not complete yet: bytes that are kept of it, and how many it may come
+    /// to. Both are 0 between frames.
+    #[must_use]
+    pub fn unfinished(&self) -> (usize, usize) {
+        match &self.state {
+            State::Within(partial) => partial.unfinished(&self.rules),
+            State::Between | State::BetweenAfterCr | State::Failed(_) => (0, 0),
+        }
+    }
+
     /// Takes the next frame from `input`, and what it consumed off its front. `None`: all of
     /// `input` was consumed and the frame is not complete yet; the decoder keeps what it needs.
     ///

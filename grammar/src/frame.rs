@@ -80,6 +80,12 @@ impl Headers {
         }
     }
 
+    /// Bytes of memory that they take, about.
+    pub(crate) fn size(&self) -> usize {
+        let ends = self.ends.len().saturating_mul(size_of::<(u32, u32)>());
+        self.text.len().saturating_add(ends)
+    }
+
     /// Appends a header.
     pub fn push(&mut self, name: &str, value: &str) {
         self.text.push_str(name);

@@ -89,6 +89,24 @@ impl Partial {
     }
 }
 
+impl Partial {
+    /// Bytes that are kept, and how many they may come to.
+    pub(crate) fn unfinished(&self, rules: &Rules) -> (usize, usize) {
+        let (head, most) = match &self.stage {
+            Stage::Head(_) => (0, rules.max_frame_size()),
+            Stage::Body(pending) => match pending.length {
+                BodyLength::Exactly(length) | BodyLength::AtMost(length) => {
+                    (pending.headers.size(), length)
+                }
+            },
+        };
+        (
+            head.saturating_add(self.buffer.len()),
+            head.saturating_add(most),
+        )
+    }
+}
+
 #[cfg(test)]
 impl Partial {
     /// How much memory the unfinished stage takes, in bytes.

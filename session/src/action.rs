@@ -25,6 +25,9 @@ pub type Outcome = Result<(), Problem>;
 pub enum Action {
     /// Write these bytes: one whole frame, or a heart-beat (a single LF).
     Write(Bytes),
+    /// Ask the client, in the transport's own way, whether it lives; what it answers is told by
+    /// [`crate::Session::handle_pong`]. Only after [`crate::Session::allow_pings`].
+    Ping,
     /// Ask who this is; answer by [`crate::Session::handle_authenticated`].
     Authenticate(Box<Connect>),
     /// Open a subscription; answer by [`crate::Session::handle_done`].
@@ -36,9 +39,28 @@ pub enum Action {
     /// ACK or NACK outside a transaction is a list of one; a COMMIT is what its transaction
     /// gathered.
     Perform(OperationId, Vec<Operation>),
+    /// Do not begin this operation and later ones any more, and answer to none of them.
+    Abandon(OperationId),
     /// Write out what is pending, then close the transport. Nothing follows.
     /// The problem, if there was one, has been told to the client; it is here for the log.
     Close(CloseCode, Option<Box<Problem>>),
+}
+
+impl Action {
+    /// The operation that this asks for.
+    #[must_use]
+    pub fn operation(&self) -> Option<OperationId> {
+        match self {
+            Self::Subscribe(operation, _)
+            | Self::Unsubscribe(operation, _)
+            | Self::Perform(operation, _) => Some(*operation),
+            Self::Write(_)
+            | Self::Ping
+            | Self::Authenticate(_)
+            | Self::Abandon(_)
+            | Self::Close(..) => None,
+        }
+    }
 }
 
 /// What a CONNECT or STOMP frame asks. Whether `login` and `passcode` are needed is for the

@@ -18,6 +18,17 @@ pub struct Config {
     pub heartbeat_receive: Duration,
     /// How many intervals a client may miss: background tabs throttle their timers. 0 means 1.
     pub heartbeat_tolerance: u32,
+    /// The shortest silence for which a client is given up, however short its heart-beat: mobile
+    /// networks have tunnels.
+    pub heartbeat_patience: Duration,
+    /// After how long without anything written, or without anything heard, a client is sent a ping,
+    /// where the transport has pings and no heart-beat comes sooner; zero: none is sent. Of two
+    /// pings unanswered, a client is given up that has answered one before.
+    pub ping_interval: Duration,
+    /// How long a session that is to end waits for what is pending.
+    pub finish_timeout: Duration,
+    /// The same where [`crate::Problem::ShuttingDown`] ends it, if that is less.
+    pub drain_timeout: Duration,
     /// How long a client may take to close after its DISCONNECT was answered.
     pub disconnect_linger: Duration,
     /// Subscriptions open at once.
@@ -33,8 +44,8 @@ pub struct Config {
     pub max_pending: usize,
     /// What a NACK without a `requeue` header means: true, [`crate::Verdict::Requeue`].
     pub nack_requeue: bool,
-    /// Whether a session goes on after [`crate::Problem::PermissionDenied`], where what was denied
-    /// has left no trace in it.
+    /// Whether a session goes on after [`crate::Problem::PermissionDenied`] and
+    /// [`crate::Problem::PermissionUnavailable`], where what was denied has left no trace in it.
     pub soft_deny: bool,
     /// How often it goes on so: the next denial ends it.
     pub max_denials: u32,

@@ -38,12 +38,17 @@ pub(crate) fn receipt(id: &str, version: Version) -> Bytes {
 /// ERROR. Where no version is agreed on it is written for 1.0, without escapes: the fixed
 /// headers need none, and a `receipt-id` is what the client would read in any version unless it
 /// holds a colon, a backslash or a line break.
+///
+/// `error-code` and `reconnect` tell a program what happened and what to do next; the plug-in has
+/// neither.
 pub(crate) fn error(problem: &Problem, receipt: Option<&str>, version: Version) -> Bytes {
     let mut out = Vec::with_capacity(256);
     encode::command(&mut out, Command::Error);
     encode::header(&mut out, version, "message", problem.message());
     encode::header(&mut out, version, "content-type", "text/plain");
     encode::header(&mut out, version, "version", Version::SUPPORTED);
+    encode::header_verbatim(&mut out, "error-code", problem.error_code());
+    encode::header_verbatim(&mut out, "reconnect", &problem.reconnect().to_string());
     if let Some(receipt) = receipt {
         encode::header(&mut out, version, "receipt-id", receipt);
     }

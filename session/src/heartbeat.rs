@@ -1,6 +1,6 @@
-//! Heart-beats: what two peers agree on (STOMP 1.2, "Heart-beating"), and what is due when.
+//! Heart-beats: what two peers agree on (STOMP 1.2, "Heart-beating").
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// One side's `heart-beat` header, or what was agreed. In milliseconds; 0: none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,74 +69,6 @@ fn milliseconds(text: &str) -> Option<u32> {
 fn whole(interval: Duration) -> u32 {
     let rounded = interval.as_nanos().div_ceil(1_000_000);
     u32::try_from(rounded).unwrap_or(u32::MAX)
-}
-
-/// Which part of its interval a heart-beat may come early.
-pub(crate) const EARLY: u32 = 8;
-
-/// The two clocks of a session.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Heartbeat {
-    rates: Rates,
-    heard: Instant,
-    wrote: Instant,
-}
-
-impl Heartbeat {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self {
-            rates: Rates::default(),
-            heard: now,
-            wrote: now,
-        }
-    }
-
-    /// Sets what was agreed on.
-    pub(crate) fn agree(&mut self, rates: Rates) {
-        self.rates = rates;
-    }
-
-    pub(crate) fn rates(&self) -> Rates {
-        self.rates
-    }
-
-    /// The client sent something: any byte counts.
-    pub(crate) fn heard(&mut self, now: Instant) {
-        self.heard = self.heard.max(now);
-    }
-
-    /// The server wrote something: a heart-beat is not needed for an interval.
-    pub(crate) fn wrote(&mut self, now: Instant) {
-        self.wrote = self.wrote.max(now);
-    }
-
-    /// When the server has to have written something.
-    pub(crate) fn send_due(&self) -> Option<Instant> {
-        due(self.wrote, self.rates.send, 1)
-    }
-
-    /// From when on a heart-beat may be written, if there is an occasion: an eighth of the interval
-    /// before one has to be.
-    pub(crate) fn send_allowed(&self) -> Option<Instant> {
-        let early = u64::from(self.rates.send / EARLY);
-        self.send_due()?.checked_sub(Duration::from_millis(early))
-    }
-
-    /// When a silent client is given up.
-    pub(crate) fn receive_due(&self, tolerance: u32) -> Option<Instant> {
-        due(self.heard, self.rates.receive, tolerance.max(1))
-    }
-}
-
-/// `None`: never, since there is no heart-beat or it is due after the end of time.
-fn due(last: Instant, interval: u32, times: u32) -> Option<Instant> {
-    if interval == 0 {
-        return None;
-    }
-    // The product of two 32-bit numbers fits.
-    last.checked_add(Duration::from_millis(
-        u64::from(interval).saturating_mul(u64::from(times)),
-    ))
 }
 
 #[cfg(test)]

@@ -15,6 +15,10 @@
 //!     heartbeat_send: Duration::from_secs(10),
 //!     heartbeat_receive: Duration::from_secs(10),
 //!     heartbeat_tolerance: 2,
+//!     heartbeat_patience: Duration::from_secs(10),
+//!     ping_interval: Duration::from_secs(25),
+//!     finish_timeout: Duration::from_secs(10),
+//!     drain_timeout: Duration::from_secs(2),
 //!     disconnect_linger: Duration::from_secs(1),
 //!     max_subscriptions: 100,
 //!     max_transactions: 16,
@@ -63,7 +67,8 @@
 //! | `receipts` | what is begun and not done, in the order of frames |
 //! | `subscriptions` | who is subscribed, and what awaits acknowledgement |
 //! | `transactions` | what is gathered between BEGIN and COMMIT |
-//! | `heartbeat` | what was agreed on, and what is due when |
+//! | `heartbeat` | what was agreed on |
+//! | `liveness` | heart-beats and pings: what is due when, and when a client is given up |
 //! | `frames` | the frames that a server sends |
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -77,6 +82,7 @@ mod config;
 mod delivery;
 mod frames;
 mod heartbeat;
+mod liveness;
 mod problem;
 mod receipts;
 mod session;
@@ -90,5 +96,5 @@ pub use action::{
 pub use close::CloseCode;
 pub use config::Config;
 pub use delivery::{Delivered, Delivery};
-pub use problem::Problem;
+pub use problem::{Problem, Reconnect};
 pub use session::Session;

@@ -1,5 +1,5 @@
-//! Everything that ends a session, in one table: the words of its ERROR frame, and the code
-//! that the transport closes with.
+//! Everything that ends a session, in one table: the words of its ERROR frame, whether the client
+//! shall come back, and the code that the transport closes with.
 
 use std::fmt::{self, Write as _};
 
@@ -130,6 +130,11 @@ pub enum Problem {
         /// The user's name, as the client gave it.
         user: Box<str>,
     },
+    /// As [`Problem::LoginUnavailable`], at the question for the virtual host.
+    EntryUnavailable {
+        /// The `host` header.
+        vhost: Box<str>,
+    },
     /// The user may not use this virtual host, or there is none of that name.
     VhostDenied {
         /// The `host` header.
@@ -137,6 +142,23 @@ pub enum Problem {
     },
     /// The hook refused the use of a resource.
     PermissionDenied {
+        /// The whole body of the ERROR frame: the resource, and the user.
+        detail: Box<str>,
+    },
+    /// The hook could not be asked for the use of a resource, or did not answer in its contract.
+    /// The words are those of a refusal; the code says that to try again helps.
+    PermissionUnavailable {
+        /// The whole body of the ERROR frame: the resource, and the user.
+        detail: Box<str>,
+    },
+    /// The hook, asked again, does not let the user in any more: a token ran out, or somebody
+    /// closed the account.
+    Revoked {
+        /// The whole body of the ERROR frame: what is refused, and the user.
+        detail: Box<str>,
+    },
+    /// The hook, asked again, does not let a subscription read any more what it reads.
+    PermissionWithdrawn {
         /// The whole body of the ERROR frame: the resource, and the user.
         detail: Box<str>,
     },
@@ -177,10 +199,15 @@ pub enum Problem {
     SlowConsumer,
     /// Nothing was heard of the client for longer than its heart-beat promised.
     HeartbeatMissed,
+    /// Nothing was heard of the client, which promised no heart-beat, and it did not answer pings.
+    PingsUnanswered,
     /// The server is shutting down.
     ShuttingDown,
     /// The server has as many connections as it takes.
     TooManyConnections,
+    /// The server has no room for what the client wants: it is short of memory, or others send as
+    /// much as it takes.
+    Overloaded,
 
     // Sessions, as the operator of the server handles them.
     /// Somebody ended the session; why, in the words that the client is to see. Empty: no reason
@@ -193,6 +220,38 @@ pub enum Problem {
     /// The hook, asked again, does not let the user in any more as who it was: it has another name
     /// or other tags now.
     LoginChanged,
+}
+
+/// The `reconnect` header of an ERROR frame: whether to come back, and when.
+///
+/// Consistent with [`CloseCode::should_reconnect`]: `After` goes with the codes that say yes, the
+/// others with those that say no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reconnect {
+    /// `no`: to come back and do the same again does not help.
+    No,
+    /// `5s`: it may help, after so many seconds at the earliest.
+    After(u16),
+    /// `renew`: it helps with other credentials than those of before.
+    Renew,
+}
+
+impl fmt::Display for Reconnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::No => f.write_str("no"),
+            Self::After(seconds) => write!(f, "{seconds}s"),
+            Self::Renew => f.write_str("renew"),
+        }
+    }
+}
+
+/// What the table says of a condition.
+struct Row {
+    message: &'static str,
+    error_code: &'static str,
+    close_code: CloseCode,
+    reconnect: Reconnect,
 }
 
 impl Problem {
@@ -227,13 +286,39 @@ impl Problem {
     /// no escapes in any version.
     #[must_use]
     pub fn message(&self) -> &'static str {
-        self.row().0
+        self.row().message
+    }
+
+    /// The `error-code` header of the ERROR frame: names the condition for programs. Small letters
+    /// and hyphens, and never changed once it was released; `docs/errors.md` lists them.
+    #[must_use]
+    pub fn error_code(&self) -> &'static str {
+        self.row().error_code
     }
 
     /// What a transport with close codes says.
     #[must_use]
     pub fn close_code(&self) -> CloseCode {
-        self.row().1
+        self.row().close_code
+    }
+
+    /// The `reconnect` header of the ERROR frame.
+    #[must_use]
+    pub fn reconnect(&self) -> Reconnect {
+        self.row().reconnect
+    }
+
+    /// Whether somebody takes the session from its client: nothing more is begun for it then.
+    #[must_use]
+    pub fn is_revocation(&self) -> bool {
+        matches!(
+            self,
+            Self::Kicked(_)
+                | Self::Replaced
+                | Self::LoginChanged
+                | Self::PermissionWithdrawn { .. }
+                | Self::Revoked { .. }
+        )
     }
 
     /// Its ERROR frame for a client with which no session was begun.
@@ -242,66 +327,164 @@ impl Problem {
         frames::error(self, None, Version::V1_0)
     }
 
-    /// The table. To reconnect and to do the same again helps in none of the cases of
-    /// `Protocol`, `Policy` and `TooBig`; in all others it may.
-    fn row(&self) -> (&'static str, CloseCode) {
+    /// The table.
+    fn row(&self) -> Row {
         use CloseCode::{Internal, Policy, Protocol, Restart, TooBig, TryAgainLater};
-        match self {
-            Self::Malformed(DecodeErrorKind::UnknownCommand(_)) => ("Bad command", Protocol),
-            Self::Malformed(kind) if kind.is_too_big() => ("Frame too large", TooBig),
-            Self::Malformed(_) => ("Malformed frame", Protocol),
-            Self::NotLoggedIn | Self::AlreadyLoggedIn => ("Illegal command", Protocol),
-            Self::ServerCommand(_) => ("Bad command", Protocol),
-            Self::VersionMismatch => ("Version mismatch", Protocol),
-            Self::MissingHeader { .. } => ("Missing header", Protocol),
-            Self::InvalidHeader { .. } | Self::ForbiddenHeader { .. } => {
-                ("Invalid header", Protocol)
+        use Reconnect::{After, No, Renew};
+        let (message, error_code, close_code, reconnect) = match self {
+            Self::Malformed(DecodeErrorKind::UnknownCommand(_)) => {
+                ("Bad command", "unknown-command", Protocol, No)
             }
-            Self::MissingDestination(_) => ("Missing destination", Protocol),
-            Self::MissingIdOrDestination => ("Missing destination or id", Protocol),
+            Self::Malformed(kind) if kind.is_too_big() => {
+                ("Frame too large", "frame-too-large", TooBig, No)
+            }
+            Self::Malformed(_) => ("Malformed frame", "malformed-frame", Protocol, No),
+            Self::NotLoggedIn => ("Illegal command", "not-logged-in", Protocol, No),
+            Self::AlreadyLoggedIn => ("Illegal command", "second-connect", Protocol, No),
+            Self::ServerCommand(_) => ("Bad command", "server-command", Protocol, No),
+            Self::VersionMismatch => ("Version mismatch", "version-mismatch", Protocol, No),
+            Self::MissingHeader { .. } => ("Missing header", "missing-header", Protocol, No),
+            Self::InvalidHeader { .. } => ("Invalid header", "invalid-header", Protocol, No),
+            Self::ForbiddenHeader { .. } => ("Invalid header", "forbidden-header", Protocol, No),
+            Self::MissingDestination(_) => {
+                ("Missing destination", "missing-destination", Protocol, No)
+            }
+            Self::MissingIdOrDestination => {
+                ("Missing destination or id", "missing-id", Protocol, No)
+            }
             // With a capital H, other than `MissingHeader`: the plug-in's own spelling.
-            Self::DurableWithoutId(_) => ("Missing Header", Protocol),
-            Self::ReservedId(_) => ("Invalid id", Protocol),
-            Self::DuplicateSubscription(_) => ("Duplicated subscription identifier", Protocol),
-            Self::UnknownSubscription(_) => ("No subscription found", Protocol),
-            Self::TooManySubscriptions { .. } => ("Too many subscriptions", Policy),
-            Self::InvalidMessageId { .. } | Self::OtherSubscription { .. } => {
-                ("Invalid header", Protocol)
+            Self::DurableWithoutId(_) => ("Missing Header", "durable-without-id", Protocol, No),
+            Self::ReservedId(_) => ("Invalid id", "reserved-id", Protocol, No),
+            Self::DuplicateSubscription(_) => {
+                let message = "Duplicated subscription identifier";
+                (message, "duplicate-subscription", Protocol, No)
             }
-            Self::NoSubscription(_) => ("Subscription not found", Protocol),
-            Self::UnknownDelivery(_) => ("precondition_failed", Protocol),
-            Self::MissingTransaction(_) => ("Missing transaction", Protocol),
-            Self::DuplicateTransaction(_) => ("Duplicated transaction identifier", Protocol),
-            Self::UnknownTransaction(_) => ("Bad transaction", Protocol),
-            Self::TooManyTransactions { .. } => ("Too many transactions", Policy),
-            Self::TransactionTooLong { .. } | Self::TransactionTooBig { .. } => {
-                ("Transaction too large", Policy)
+            Self::UnknownSubscription(_) => (
+                "No subscription found",
+                "unknown-subscription",
+                Protocol,
+                No,
+            ),
+            Self::TooManySubscriptions { .. } => (
+                "Too many subscriptions",
+                "too-many-subscriptions",
+                Policy,
+                No,
+            ),
+            Self::InvalidMessageId { .. } => ("Invalid header", "invalid-message-id", Protocol, No),
+            Self::OtherSubscription { .. } => {
+                ("Invalid header", "other-subscription", Protocol, No)
             }
-            Self::MissingCredentials => ("Bad CONNECT", Policy),
-            Self::AccessRefused { .. } => ("Bad CONNECT", Policy),
-            Self::LoginUnavailable { .. } => ("Bad CONNECT", TryAgainLater),
-            Self::VhostDenied { .. } => ("Bad CONNECT", Policy),
-            Self::PermissionDenied { .. } => ("access_refused", Policy),
-            Self::LoginTimeout => ("login timeout", Policy),
-            Self::InvalidDestination(_) => ("Invalid destination", Policy),
-            Self::UnknownDestination(_) => ("Unknown destination", Policy),
-            Self::NotFound(_) => ("not_found", Policy),
-            Self::ResourceLocked(_) => ("resource_locked", TryAgainLater),
-            Self::PreconditionFailed(_) => ("precondition_failed", Policy),
-            Self::BrokerRefused(_) => ("access_refused", Policy),
-            Self::NotPublished(_) => ("message not published", TryAgainLater),
-            Self::BrokerUnavailable(_) => ("broker unavailable", TryAgainLater),
-            Self::SubscriptionCancelled(_) => ("Server cancelled subscription", Internal),
-            Self::FeedInterrupted(_) => ("feed interrupted", Internal),
-            Self::NotUtf8 => ("message not text", Internal),
-            Self::SlowConsumer => ("slow consumer", TryAgainLater),
-            Self::HeartbeatMissed => ("heart-beat missed", TryAgainLater),
-            Self::ShuttingDown => ("server shutting down", Restart),
-            Self::TooManyConnections => ("too many connections", TryAgainLater),
-            Self::Kicked(_) => ("kicked", Policy),
-            Self::Replaced => ("session replaced", Policy),
-            Self::AlreadyLoggedInElsewhere(_) => ("already logged in", TryAgainLater),
-            Self::LoginChanged => ("login changed", TryAgainLater),
+            Self::NoSubscription(_) => ("Subscription not found", "no-subscription", Protocol, No),
+            Self::UnknownDelivery(_) => ("precondition_failed", "unknown-delivery", Protocol, No),
+            Self::MissingTransaction(_) => {
+                ("Missing transaction", "missing-transaction", Protocol, No)
+            }
+            Self::DuplicateTransaction(_) => {
+                let message = "Duplicated transaction identifier";
+                (message, "duplicate-transaction", Protocol, No)
+            }
+            Self::UnknownTransaction(_) => ("Bad transaction", "unknown-transaction", Protocol, No),
+            Self::TooManyTransactions { .. } => {
+                ("Too many transactions", "too-many-transactions", Policy, No)
+            }
+            Self::TransactionTooLong { .. } => {
+                ("Transaction too large", "transaction-too-long", Policy, No)
+            }
+            Self::TransactionTooBig { .. } => {
+                ("Transaction too large", "transaction-too-big", Policy, No)
+            }
+            Self::MissingCredentials => ("Bad CONNECT", "missing-credentials", Policy, Renew),
+            Self::AccessRefused { .. } => ("Bad CONNECT", "login-refused", Policy, Renew),
+            Self::LoginUnavailable { .. } | Self::EntryUnavailable { .. } => {
+                ("Bad CONNECT", "login-unavailable", TryAgainLater, After(5))
+            }
+            Self::VhostDenied { .. } => ("Bad CONNECT", "vhost-denied", Policy, No),
+            Self::PermissionDenied { .. } => ("access_refused", "permission-denied", Policy, No),
+            Self::PermissionUnavailable { .. } => {
+                let code = "permission-unavailable";
+                ("access_refused", code, TryAgainLater, After(5))
+            }
+            Self::PermissionWithdrawn { .. } => {
+                ("access_refused", "permission-withdrawn", Policy, No)
+            }
+            Self::Revoked { .. } => ("access_refused", "login-revoked", Policy, Renew),
+            // A slow network's fault, or a busy hook's, as often as the client's.
+            Self::LoginTimeout => ("login timeout", "login-timeout", TryAgainLater, After(5)),
+            Self::InvalidDestination(_) => {
+                ("Invalid destination", "invalid-destination", Policy, No)
+            }
+            Self::UnknownDestination(_) => {
+                ("Unknown destination", "unknown-destination", Policy, No)
+            }
+            Self::NotFound(_) => ("not_found", "not-found", Policy, No),
+            Self::ResourceLocked(_) => (
+                "resource_locked",
+                "resource-locked",
+                TryAgainLater,
+                After(5),
+            ),
+            Self::PreconditionFailed(_) => {
+                ("precondition_failed", "precondition-failed", Policy, No)
+            }
+            Self::BrokerRefused(_) => ("access_refused", "broker-refused", Policy, No),
+            Self::NotPublished(_) => (
+                "message not published",
+                "not-published",
+                TryAgainLater,
+                After(5),
+            ),
+            Self::BrokerUnavailable(_) => (
+                "broker unavailable",
+                "broker-unavailable",
+                TryAgainLater,
+                After(5),
+            ),
+            Self::SubscriptionCancelled(_) => {
+                let message = "Server cancelled subscription";
+                (message, "subscription-cancelled", Internal, After(5))
+            }
+            Self::FeedInterrupted(_) => {
+                ("feed interrupted", "feed-interrupted", Internal, After(1))
+            }
+            Self::NotUtf8 => ("message not text", "message-not-text", Internal, After(1)),
+            Self::SlowConsumer => ("slow consumer", "slow-consumer", TryAgainLater, After(5)),
+            Self::HeartbeatMissed => (
+                "heart-beat missed",
+                "heart-beat-missed",
+                TryAgainLater,
+                After(1),
+            ),
+            Self::PingsUnanswered => {
+                let code = "pings-unanswered";
+                ("pings unanswered", code, TryAgainLater, After(1))
+            }
+            Self::ShuttingDown => ("server shutting down", "shutting-down", Restart, After(1)),
+            Self::TooManyConnections => {
+                let code = "too-many-connections";
+                ("too many connections", code, TryAgainLater, After(30))
+            }
+            Self::Overloaded => (
+                "server overloaded",
+                "server-overloaded",
+                TryAgainLater,
+                After(30),
+            ),
+            Self::Kicked(_) => ("kicked", "kicked", Policy, No),
+            Self::Replaced => ("session replaced", "session-replaced", Policy, No),
+            Self::AlreadyLoggedInElsewhere(_) => (
+                "already logged in",
+                "already-logged-in",
+                TryAgainLater,
+                After(30),
+            ),
+            Self::LoginChanged => ("login changed", "login-changed", TryAgainLater, After(1)),
+        };
+        Row {
+            message,
+            error_code,
+            close_code,
+            reconnect,
         }
     }
 
@@ -398,7 +581,7 @@ impl Problem {
             Self::AccessRefused { user } | Self::LoginUnavailable { user } => {
                 format!("Access refused for user '{}'\n", clip(user))
             }
-            Self::VhostDenied { vhost } => {
+            Self::VhostDenied { vhost } | Self::EntryUnavailable { vhost } => {
                 format!("Virtual host '{}' access denied", clip(vhost))
             }
             Self::LoginTimeout => "The login was not complete within the time allowed. Send \
@@ -411,6 +594,9 @@ impl Problem {
                 clip(destination)
             ),
             Self::PermissionDenied { detail: text }
+            | Self::PermissionUnavailable { detail: text }
+            | Self::PermissionWithdrawn { detail: text }
+            | Self::Revoked { detail: text }
             | Self::InvalidDestination(text)
             | Self::NotFound(text)
             | Self::ResourceLocked(text)
@@ -433,11 +619,17 @@ impl Problem {
             Self::HeartbeatMissed => "Nothing was received for longer than the heart-beat that \
                  was agreed on. Reconnect\n"
                 .to_owned(),
+            Self::PingsUnanswered => "Nothing was received for long, and pings were not answered. \
+                 Reconnect\n"
+                .to_owned(),
             Self::ShuttingDown => {
                 "This server goes away. Reconnect after a moment, to reach another\n".to_owned()
             }
             Self::TooManyConnections => "This server has as many connections as it takes. \
                  Reconnect after a while, or to another\n"
+                .to_owned(),
+            Self::Overloaded => "This server has no room for more at the moment. Reconnect after \
+                 a while, or to another\n"
                 .to_owned(),
             Self::Kicked(reason) if reason.is_empty() => {
                 "This session was ended by an operator\n".to_owned()

@@ -16,6 +16,8 @@ pub(crate) struct Pending {
 
 #[derive(Debug)]
 struct Entry {
+    /// Receipts that are owed before its own: those of a transaction's SENDs.
+    before: Box<[Box<str>]>,
     /// The `receipt` header of the frame.
     receipt: Option<Box<str>>,
     done: bool,
@@ -43,7 +45,18 @@ impl Pending {
 
     /// Enters a frame whose work goes on.
     pub(crate) fn begin(&mut self, receipt: Option<Box<str>>, if_denied: IfDenied) -> OperationId {
+        self.begin_after(Box::default(), receipt, if_denied)
+    }
+
+    /// The same, with receipts that are owed before its own.
+    pub(crate) fn begin_after(
+        &mut self,
+        before: Box<[Box<str>]>,
+        receipt: Option<Box<str>>,
+        if_denied: IfDenied,
+    ) -> OperationId {
         self.push(Entry {
+            before,
             receipt,
             done: false,
             if_denied,
@@ -54,6 +67,7 @@ impl Pending {
     pub(crate) fn complete(&mut self, receipt: Option<Box<str>>) {
         if receipt.is_some() {
             self.push(Entry {
+                before: Box::default(),
                 receipt,
                 done: true,
                 if_denied: IfDenied::Nothing,
@@ -68,11 +82,21 @@ impl Pending {
         }
     }
 
-    /// Takes the receipt of an entry that failed. `None` where there is no such entry, or it is
-    /// done.
+    /// Takes the receipt of an entry that failed; none is owed for it any more. `None` where there
+    /// is no such entry, or it is done.
     pub(crate) fn fail(&mut self, operation: OperationId) -> Option<Option<Box<str>>> {
         let entry = self.entry(operation).filter(|entry| !entry.done)?;
+        entry.before = Box::default();
         Some(entry.receipt.take())
+    }
+
+    /// Forgets the entries from this one on; whether there were any after it.
+    pub(crate) fn abandon(&mut self, operation: OperationId) -> bool {
+        let place = operation.0.saturating_sub(self.first);
+        let place = usize::try_from(place).unwrap_or(usize::MAX);
+        let is_more = place.saturating_add(1) < self.queue.len();
+        self.queue.truncate(place);
+        is_more
     }
 
     /// What is to be undone if the operation is denied. `None` where there is no such entry, or it
@@ -82,8 +106,8 @@ impl Pending {
         Some(entry.if_denied)
     }
 
-    /// Takes the front entry off if it is done: its receipt, if one was asked for.
-    pub(crate) fn pop(&mut self) -> Option<Option<Box<str>>> {
+    /// Takes the front entry off if it is done: the receipts that were asked for.
+    pub(crate) fn pop(&mut self) -> Option<impl Iterator<Item = Box<str>> + use<>> {
         if !self.queue.front()?.done {
             return None;
         }
@@ -92,7 +116,7 @@ impl Pending {
         if self.queue.is_empty() {
             self.queue = VecDeque::new();
         }
-        Some(entry.receipt)
+        Some(entry.before.into_iter().chain(entry.receipt))
     }
 
     /// The room taken, for tests.

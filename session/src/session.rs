@@ -11,7 +11,8 @@ use crate::{
     Action, CloseCode, Config, Connect, Delivered, Delivery, Operation, OperationId, Outcome,
     Problem, SubscriptionId,
     frames::{self, MessageId},
-    heartbeat::{Heartbeat, Rates},
+    heartbeat::Rates,
+    liveness::{Due, Liveness},
     receipts::{IfDenied, Pending},
     subscriptions::{Name, Subscriptions},
     transactions::Transactions,
@@ -23,6 +24,10 @@ use crate::{
 /// session writes at most one ERROR, and neither writes nor asks anything after it but
 /// [`Action::Close`]; what is told to a closed session is ignored. Only where
 /// [`Config::soft_deny`] says so, there may be others before it, each about one denied frame.
+///
+/// The ERROR ends the client's stream after what precedes it, not instead of it: the session takes
+/// no further frame, waits until the operations of earlier frames are done, writes their receipts
+/// in order, and only then the ERROR. [`Config::finish_timeout`] bounds that wait.
 #[derive(Debug)]
 pub struct Session {
     config: Arc<Config>,
@@ -31,9 +36,8 @@ pub struct Session {
     pending: Pending,
     subscriptions: Subscriptions,
     transactions: Transactions,
-    /// The first frame of a client that is logged in by it, until that is done.
-    first: Option<Box<Frame>>,
-    heartbeat: Heartbeat,
+    waiting: Option<Box<Waiting>>,
+    liveness: Liveness,
     /// After which it went on.
     denials: u32,
     /// When the phase ends, in those that end by themselves; left over in the others.
@@ -55,10 +59,23 @@ enum Phase {
         /// It asked for a receipt, so the client will close (STOMP 1.2, "DISCONNECT").
         receipt: bool,
     },
+    /// The session is to end with the ERROR that waits; operations before it are not done yet. Ends by
+    /// `deadline`.
+    Failing,
     /// DISCONNECT was answered; the client may close. Ends by `deadline`.
     Lingering,
     /// [`Action::Close`] was asked.
     Closed,
+}
+
+/// What waits for its time. Few sessions have any, and none has both.
+#[derive(Debug)]
+enum Waiting {
+    /// The first frame of a client that is logged in by it, until that is done.
+    First(Frame),
+    /// The ERROR that ends the session as soon as all before it is done, and the `receipt` header
+    /// of the frame that it is about.
+    Error(Problem, Option<Box<str>>),
 }
 
 impl Session {
@@ -80,8 +97,8 @@ impl Session {
             pending: Pending::default(),
             subscriptions: Subscriptions::default(),
             transactions: Transactions::default(),
-            first: None,
-            heartbeat: Heartbeat::new(now),
+            waiting: None,
+            liveness: Liveness::new(now),
             denials: 0,
             version: Version::V1_0,
             phase: Phase::AwaitingConnect,
@@ -120,7 +137,8 @@ impl Session {
     #[must_use]
     pub fn wants_frame(&self) -> bool {
         match self.phase {
-            Phase::Authenticating | Phase::Closed => false,
+            // Who is to end is not read meanwhile.
+            Phase::Authenticating | Phase::Failing | Phase::Closed => false,
             Phase::Connected => self.pending.len() < self.config.max_pending.max(1),
             // After DISCONNECT frames are read and ignored, so that the client's closing shows.
             Phase::AwaitingConnect | Phase::Disconnecting { .. } | Phase::Lingering => true,
@@ -143,29 +161,44 @@ impl Session {
     /// To be called as well while the surroundings themselves do not read the transport for a
     /// reason that the session does not know (a broker's alarm, say).
     pub fn handle_activity(&mut self, now: Instant) {
-        self.heartbeat.heard(now);
+        self.liveness.heard(now);
+    }
+
+    /// The transport can ask the client whether it lives: [`Action::Ping`] may follow. To be called
+    /// before anything else.
+    pub fn allow_pings(&mut self) {
+        self.liveness.allow_pings();
+    }
+
+    /// The client answered an [`Action::Ping`].
+    pub fn handle_pong(&mut self, now: Instant) {
+        self.liveness.answered(now);
     }
 
     /// The client's next frame. Where [`Session::wants_frame`] says no because of what is
     /// pending, it is taken all the same; a frame that overtakes the answer to CONNECT is an
-    /// error.
+    /// error, and one that follows a DISCONNECT or an error is ignored.
+    ///
+    /// Its body may be kept for as long as a transaction is open, or the broker is asked: it
+    /// should hold on to no more memory than is counted for it, and so not to all that was read
+    /// with it.
     pub fn handle_frame(&mut self, now: Instant, frame: Frame) {
-        self.heartbeat.heard(now);
+        self.liveness.heard(now);
         match self.phase {
             Phase::AwaitingConnect if is_connect(&frame) => {
                 if let Err(problem) = self.connect(frame) {
-                    self.fail(now, &problem, None);
+                    self.fail(now, problem, None);
                 }
             }
             Phase::AwaitingConnect if self.config.implicit_connect => {
                 self.authenticate(Rates::default(), Headers::default());
-                self.first = Some(Box::new(frame));
+                self.waiting = Some(Box::new(Waiting::First(frame)));
             }
             Phase::AwaitingConnect | Phase::Authenticating => {
-                self.fail(now, &Problem::NotLoggedIn, receipt(&frame).as_deref());
+                self.fail(now, Problem::NotLoggedIn, receipt(&frame));
             }
             Phase::Connected => self.handle_command(now, frame),
-            Phase::Disconnecting { .. } | Phase::Lingering | Phase::Closed => {}
+            Phase::Disconnecting { .. } | Phase::Failing | Phase::Lingering | Phase::Closed => {}
         }
     }
 
@@ -180,9 +213,11 @@ impl Session {
                 }
                 kind => Problem::Malformed(kind),
             },
-            Phase::Disconnecting { .. } | Phase::Lingering | Phase::Closed => return,
+            Phase::Disconnecting { .. } | Phase::Failing | Phase::Lingering | Phase::Closed => {
+                return;
+            }
         };
-        self.fail(now, &problem, error.receipt.as_deref());
+        self.fail(now, problem, error.receipt);
     }
 
     /// The answer to [`Action::Authenticate`].
@@ -190,17 +225,20 @@ impl Session {
         if self.phase != Phase::Authenticating {
             return;
         }
-        let first = self.first.take();
+        let first = match self.waiting.take().map(|waiting| *waiting) {
+            Some(Waiting::First(frame)) => Some(frame),
+            _ => None,
+        };
         if let Err(problem) = outcome {
-            let receipt = first.as_deref().and_then(receipt);
-            return self.fail(now, &problem, receipt.as_deref());
+            let receipt = first.as_ref().and_then(receipt);
+            return self.fail(now, problem, receipt);
         }
         self.phase = Phase::Connected;
-        self.heartbeat.heard(now);
+        self.liveness.heard(now);
         if let Some(first) = first {
-            return self.handle_command(now, *first);
+            return self.handle_command(now, first);
         }
-        let rates = self.heartbeat.rates();
+        let rates = self.liveness.rates();
         let server = self.config.server.as_deref();
         self.write(
             now,
@@ -225,7 +263,12 @@ impl Session {
                     );
                     self.finish(now, operation);
                 } else {
-                    self.fail(now, &problem, receipt.as_deref());
+                    // Later frames are not done any more; earlier ones are, and may fail too: then
+                    // theirs is the ERROR.
+                    if self.pending.abandon(operation) {
+                        self.actions.push_back(Action::Abandon(operation));
+                    }
+                    self.fail(now, problem, receipt);
                 }
             }
         }
@@ -237,7 +280,7 @@ impl Session {
         self.flush_receipts(now);
         // The transport was not read, so the client could not be heard.
         if held && self.wants_frame() {
-            self.heartbeat.heard(now);
+            self.liveness.heard(now);
         }
     }
 
@@ -245,7 +288,11 @@ impl Session {
     /// it.
     fn undo_denied(&mut self, operation: OperationId, problem: &Problem) -> bool {
         let is_soft = self.config.soft_deny && self.denials < self.config.max_denials;
-        if !is_soft || !matches!(problem, Problem::PermissionDenied { .. }) {
+        let is_denied = matches!(
+            problem,
+            Problem::PermissionDenied { .. } | Problem::PermissionUnavailable { .. }
+        );
+        if !is_soft || !is_denied {
             return false;
         }
         match self.pending.if_denied(operation) {
@@ -264,7 +311,7 @@ impl Session {
         let receipt = receipt(&frame);
         match self.command(frame) {
             Ok(request) => self.begin(request, receipt),
-            Err(problem) => return self.fail(now, &problem, receipt.as_deref()),
+            Err(problem) => return self.fail(now, problem, receipt),
         }
         self.flush_receipts(now);
     }
@@ -299,7 +346,7 @@ impl Session {
         };
         let name = subscription.name();
         frames::message_head(head, self.version, name, message, redelivered, awaits_ack);
-        self.heartbeat.wrote(now);
+        self.liveness.wrote(now);
         if awaits_ack {
             Delivered::AwaitingAck
         } else {
@@ -307,31 +354,65 @@ impl Session {
         }
     }
 
-    /// Something outside the protocol ends the session: ERROR, then close. After the answer to a
-    /// DISCONNECT only the close.
+    /// Something outside the protocol ends the session: all that was read is done, then ERROR and
+    /// close. After the answer to a DISCONNECT only the close; and a session that is to end anyway
+    /// ends as it was to, but in time.
     pub fn handle_problem(&mut self, now: Instant, problem: Problem) {
         match self.phase {
             Phase::Lingering => self.close(CloseCode::Normal, None),
-            _ => self.fail(now, &problem, None),
+            Phase::Disconnecting { .. } => self.hurry(now, problem, None),
+            Phase::Failing if !problem.is_revocation() => {
+                self.deadline = sooner(self.deadline, self.due(now, &problem));
+            }
+            _ => self.fail(now, problem, None),
+        }
+    }
+
+    /// As [`Session::handle_problem`], where somebody takes the session from its client
+    /// ([`Problem::is_revocation`]): the operations from `abandoned` on, which the broker has not
+    /// heard of, are not done any more, and get no receipts.
+    pub fn handle_revoked(
+        &mut self,
+        now: Instant,
+        problem: Problem,
+        abandoned: Option<OperationId>,
+    ) {
+        if let Some(from) = abandoned {
+            self.pending.abandon(from);
+        }
+        match self.phase {
+            // The DISCONNECT is not answered any more.
+            Phase::Disconnecting { .. } if abandoned.is_some() => self.fail(now, problem, None),
+            _ => self.handle_problem(now, problem),
         }
     }
 
     /// The time that [`Session::poll_timeout`] asked for has come. Earlier calls do no harm: in the
-    /// last eighth of its interval, a heart-beat is written by the first of them, so that one that
-    /// comes with something else, or with other sessions', saves a wake-up.
+    /// last eighth of its interval, a heart-beat or a ping is sent by the first of them, so that one
+    /// that comes with something else, or with other sessions', saves a wake-up.
     pub fn handle_timeout(&mut self, now: Instant) {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         match self.phase {
             Phase::AwaitingConnect | Phase::Authenticating => {
                 if is_due(self.deadline) {
-                    self.fail(now, &Problem::LoginTimeout, None);
+                    self.fail(now, Problem::LoginTimeout, None);
                 }
             }
-            Phase::Connected | Phase::Disconnecting { .. } => {
-                if is_due(self.receive_due()) {
-                    self.fail(now, &Problem::HeartbeatMissed, None);
-                } else if is_due(self.heartbeat.send_allowed()) {
-                    self.write(now, frames::HEARTBEAT);
+            Phase::Connected | Phase::Disconnecting { .. } | Phase::Failing => {
+                if is_due(self.end_due()) {
+                    self.end(now);
+                }
+                while self.phase != Phase::Closed
+                    && let Some(due) = self.liveness.due(now, &self.config, self.is_read())
+                {
+                    match due {
+                        Due::Beat => self.write(now, frames::HEARTBEAT),
+                        Due::Ping => {
+                            self.liveness.pinged(now);
+                            self.actions.push_back(Action::Ping);
+                        }
+                        Due::End(problem) => self.fail(now, problem, None),
+                    }
                 }
             }
             Phase::Lingering => {
@@ -359,12 +440,10 @@ impl Session {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.phase {
             Phase::AwaitingConnect | Phase::Authenticating | Phase::Lingering => self.deadline,
-            Phase::Connected | Phase::Disconnecting { .. } => {
-                match (self.heartbeat.send_due(), self.receive_due()) {
-                    (Some(send), Some(receive)) => Some(send.min(receive)),
-                    (send, receive) => send.or(receive),
-                }
-            }
+            Phase::Connected | Phase::Disconnecting { .. } | Phase::Failing => sooner(
+                self.liveness.next(&self.config, self.is_read()),
+                self.end_due(),
+            ),
             Phase::Closed => None,
         }
     }
@@ -413,7 +492,7 @@ impl Session {
             heartbeat_receive,
             ..
         } = *self.config;
-        self.heartbeat
+        self.liveness
             .agree(Rates::configured(heartbeat_send, heartbeat_receive).agree(client));
         self.phase = Phase::Authenticating;
         let connect = Connect { headers };
@@ -425,6 +504,7 @@ impl Session {
     fn begin(&mut self, request: Request, receipt: Option<Box<str>>) {
         let action = match request {
             Request::Nothing => return self.pending.complete(receipt),
+            Request::Gathered => return,
             Request::Subscribe(ask) => {
                 let if_denied = IfDenied::Close(ask.subscription);
                 Action::Subscribe(self.pending.begin(receipt, if_denied), ask)
@@ -432,14 +512,15 @@ impl Session {
             Request::Unsubscribe(ask) => {
                 Action::Unsubscribe(self.pending.begin(receipt, IfDenied::Nothing), ask)
             }
-            Request::Perform(operations) => {
+            Request::Perform(operations, before) => {
                 let settles = |operation: &Operation| matches!(operation, Operation::Settle(_));
                 let if_denied = if operations.iter().any(settles) {
                     IfDenied::TooLate
                 } else {
                     IfDenied::Nothing
                 };
-                Action::Perform(self.pending.begin(receipt, if_denied), operations)
+                let operation = self.pending.begin_after(before, receipt, if_denied);
+                Action::Perform(operation, operations)
             }
         };
         self.actions.push_back(action);
@@ -447,8 +528,8 @@ impl Session {
 
     /// Writes the receipts whose turn it is, and ends a disconnecting session after the last.
     fn flush_receipts(&mut self, now: Instant) {
-        while let Some(receipt) = self.pending.pop() {
-            if let Some(receipt) = receipt {
+        while let Some(receipts) = self.pending.pop() {
+            for receipt in receipts {
                 self.write(now, frames::receipt(&receipt, self.version));
             }
         }
@@ -456,8 +537,10 @@ impl Session {
             return;
         }
         match self.phase {
+            Phase::Failing => self.end(now),
             Phase::Disconnecting { receipt: true } => {
                 self.phase = Phase::Lingering;
+                self.waiting = None;
                 self.deadline = now.checked_add(self.config.disconnect_linger);
             }
             Phase::Disconnecting { receipt: false } => self.close(CloseCode::Normal, None),
@@ -465,14 +548,52 @@ impl Session {
         }
     }
 
-    /// ERROR, then close. RECEIPTs of frames that are done, and whose predecessors are, were
-    /// written when they became so; all others are dropped.
-    fn fail(&mut self, now: Instant, problem: &Problem, receipt: Option<&str>) {
+    /// The session ends: as soon as what is pending is done and receipted, or at the latest when
+    /// its time is over.
+    fn fail(&mut self, now: Instant, problem: Problem, receipt: Option<Box<str>>) {
         if self.phase == Phase::Closed {
             return;
         }
-        self.write(now, frames::error(problem, receipt, self.version));
-        self.close(problem.close_code(), Some(Box::new(problem.clone())));
+        self.hurry(now, problem, receipt);
+        self.phase = Phase::Failing;
+        self.forget_work();
+        self.flush_receipts(now);
+    }
+
+    /// Bounds the time that is left to what is pending; the ERROR if that is not enough.
+    fn hurry(&mut self, now: Instant, problem: Problem, receipt: Option<Box<str>>) {
+        let due = self.due(now, &problem);
+        self.deadline = sooner(self.end_due(), due);
+        self.waiting = Some(Box::new(Waiting::Error(problem, receipt)));
+    }
+
+    /// When a session must have ended that `problem` ends.
+    fn due(&self, now: Instant, problem: &Problem) -> Option<Instant> {
+        let patience = match problem {
+            Problem::ShuttingDown => self.config.drain_timeout.min(self.config.finish_timeout),
+            _ => self.config.finish_timeout,
+        };
+        now.checked_add(patience)
+    }
+
+    /// When a session that is to end does not wait any more.
+    fn end_due(&self) -> Option<Instant> {
+        match self.waiting.as_deref() {
+            Some(Waiting::Error(..)) => self.deadline,
+            _ => None,
+        }
+    }
+
+    /// ERROR, then close, whatever is pending.
+    fn end(&mut self, now: Instant) {
+        let waiting = self.waiting.take().map(|waiting| *waiting);
+        if let Some(Waiting::Error(problem, receipt)) = waiting {
+            self.write(
+                now,
+                frames::error(&problem, receipt.as_deref(), self.version),
+            );
+            self.close(problem.close_code(), Some(Box::new(problem)));
+        }
     }
 
     fn close(&mut self, code: CloseCode, problem: Option<Box<Problem>>) {
@@ -481,6 +602,7 @@ impl Session {
         }
         self.actions.push_back(Action::Close(code, problem));
         self.phase = Phase::Closed;
+        self.waiting = None;
         self.pending.clear();
         self.forget_work();
     }
@@ -490,21 +612,16 @@ impl Session {
     fn forget_work(&mut self) {
         self.subscriptions.clear();
         self.transactions.clear();
-        self.first = None;
     }
 
     fn write(&mut self, now: Instant, bytes: Bytes) {
-        self.heartbeat.wrote(now);
+        self.liveness.wrote(now);
         self.actions.push_back(Action::Write(bytes));
     }
 
-    /// When a silent client is given up: not while it is not read, and not after its DISCONNECT.
-    fn receive_due(&self) -> Option<Instant> {
-        if self.phase == Phase::Connected && self.wants_frame() {
-            self.heartbeat.receive_due(self.config.heartbeat_tolerance)
-        } else {
-            None
-        }
+    /// Whether the client can be heard, and is to be: not after its DISCONNECT.
+    fn is_read(&self) -> bool {
+        self.phase == Phase::Connected && self.wants_frame()
     }
 }
 
@@ -514,7 +631,20 @@ enum Request {
     Nothing,
     Subscribe(Box<crate::Subscribe>),
     Unsubscribe(Box<crate::Unsubscribe>),
-    Perform(Vec<Operation>),
+    /// With the receipts that are owed before the frame's own.
+    Perform(Vec<Operation>, Box<[Box<str>]>),
+    /// Nothing yet: a transaction has the SEND, and its receipt is written at COMMIT.
+    Gathered,
+}
+
+impl Request {
+    fn perform(operation: Operation) -> Self {
+        Self::Perform(vec![operation], Box::default())
+    }
+}
+
+fn sooner(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }
 
 fn is_connect(frame: &Frame) -> bool {

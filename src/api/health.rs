@@ -8,6 +8,37 @@ use super::{
     Api,
     answer::{Answer, Reply, Request},
 };
+use crate::units::Checked;
+
+/// The `[health]` section: what load balancers are told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Health {
+    /// What `/readyz` answers while the node is short of memory.
+    pub overload: Overload,
+}
+
+/// What `/readyz` answers while the node is short of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum Overload {
+    /// 200, and why it serves less well.
+    #[default]
+    #[serde(rename = "200")]
+    Ready,
+    /// 503: send new clients elsewhere.
+    #[serde(rename = "503")]
+    NotReady,
+}
+
+impl Health {
+    /// Whether the values make sense.
+    ///
+    /// # Errors
+    /// None: every value does.
+    pub fn check(&self) -> Checked {
+        Ok(())
+    }
+}
 
 /// The process answers.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -24,6 +55,9 @@ pub struct Ready {
     /// Why it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// What it serves less well, though it is ready: `memory: …` where it is short of memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<String>,
     /// Connections that are open.
     pub connections: usize,
     /// `ok`, `off`, or what is wrong. Presence does not decide, for push goes on without.
@@ -50,7 +84,11 @@ pub(super) async fn alive(_: &Api, _: Request) -> Answer {
     ),
 )]
 pub(super) async fn ready(api: &Api, _: Request) -> Answer {
-    let cause = api.readiness().err();
+    let degraded = api.services.memory.degraded();
+    let mut cause = api.readiness().err();
+    if api.health.overload == Overload::NotReady {
+        cause = cause.or_else(|| degraded.clone());
+    }
     let (status, word) = match cause {
         None => (StatusCode::OK, "ready"),
         Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready"),
@@ -60,6 +98,7 @@ pub(super) async fn ready(api: &Api, _: Request) -> Answer {
         &Ready {
             status: word.to_owned(),
             cause,
+            degraded,
             connections: api.services.registry.len(),
             presence: api.presence_health(),
         },

@@ -37,6 +37,8 @@ pub(super) async fn metrics(api: &Api, _: Request) -> Answer {
         feeds: feeds().count(),
         patterns: feeds().map(|feed| feed.patterns).sum(),
         lingering: feeds().map(|feed| feed.lingering).sum(),
+        memory_short: api.services.memory.is_short(),
+        publishing_bytes: api.services.memory.room().used(),
         resident_bytes: process.resident_bytes,
         open_files: process.open_files,
         max_files: process.max_files,

@@ -37,7 +37,7 @@ use warp::{
 pub use answer::ErrorBody;
 pub use commands::{NodeOutcome, Outcome};
 pub use config::{Config, Metrics};
-pub use health::{Alive, Ready};
+pub use health::{Alive, Health, Overload, Ready};
 pub use node::{Connections, Feed, Limits, Node, Process, Vhost};
 pub use openapi::openapi;
 pub use presence::{
@@ -69,6 +69,7 @@ pub struct Api {
     /// The longest body of a message, in bytes.
     max_message: usize,
     config: Config,
+    health: Health,
     /// How long a body may take to come.
     body_timeout: Duration,
     /// How long a request may take from then on.
@@ -148,6 +149,7 @@ impl Api {
         services: Arc<Services>,
         phases: Phases,
         config: Config,
+        health: Health,
         node: &str,
         body_timeout: Duration,
         operation_timeout: Duration,
@@ -162,6 +164,7 @@ impl Api {
             started_at: SystemTime::now(),
             turns: Semaphore::new(config.max_requests.min(Semaphore::MAX_PERMITS)),
             config,
+            health,
             body_timeout,
             // A message waits for its turn, and then for its answer.
             timeout: operation_timeout.saturating_mul(2).saturating_add(PATIENCE),
@@ -352,8 +355,8 @@ impl Api {
         if self.phases.current() != Phase::Running {
             return Err("shutting down".to_owned());
         }
-        let health = self.services.hub.health();
-        health.map_err(|error| error.to_string())
+        let readiness = self.services.hub.readiness();
+        readiness.map_err(|error| error.to_string())
     }
 
     fn presence_health(&self) -> String {

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     auth::Permission,
-    broker::{BrokerError, Properties, Publish},
-    connection::mapping::USER_HEADER,
+    broker::{BrokerError, DIRECT_REPLIES, Properties, Publish},
+    connection::mapping::{KeyLimits, USER_HEADER},
     hub::{EnterError, VhostHub},
 };
 
@@ -35,6 +35,9 @@ const WINDOW: usize = 256;
 
 /// AMQP has no room for longer names, in bytes.
 const MAX_SHORT: usize = 255;
+
+/// For whom messages are slow to route: the API counts as one user.
+const SLOW: &str = "HTTP API";
 
 /// Headers by which the broker would route to others than the keys.
 const ROUTING_HEADERS: [&str; 2] = ["CC", "BCC"];
@@ -54,7 +57,7 @@ pub struct PublishRequest {
     /// of the gateway's own: `control.exchange`, and that of presence events.
     #[schema(max_length = 255)]
     pub exchange: String,
-    /// The routing key. Either this or `keys`.
+    /// The routing key, of `limits.max_key_words` words at most. Either this or `keys`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 255)]
     pub key: Option<String>,
@@ -233,6 +236,7 @@ struct Outgoing {
     body: Bytes,
     properties: Properties,
     mandatory: bool,
+    key_limits: KeyLimits,
 }
 
 impl Outgoing {
@@ -266,6 +270,16 @@ impl Outgoing {
         if let Some(key) = keys.iter().find(is_reserved) {
             return Err(reserved(field, key));
         }
+        let key_limits = api.services.settings().limits.keys();
+        for key in &keys {
+            if let Err(error) = key_limits.slow(&exchange, key, SLOW) {
+                return Err(Refusal::field(field, format!("{key:?} {error}")));
+            }
+        }
+        if request.reply_to.as_deref() == Some(DIRECT_REPLIES) {
+            let error = "is RabbitMQ's shortcut for who consumes from it, and nobody does here";
+            return Err(Refusal::field("reply_to", error));
+        }
         let body = self::body(body, body_base64, api.max_message)?;
         let text = |field: &str, text: Option<String>| {
             text.map(|text| short(field, &text).map(|()| text.into()))
@@ -293,6 +307,7 @@ impl Outgoing {
             body,
             properties,
             mandatory,
+            key_limits,
         })
     }
 
@@ -300,6 +315,8 @@ impl Outgoing {
     async fn publish(self, vhost: &VhostHub) -> Vec<KeyFailure> {
         // When the broker is away each message would wait for it anew.
         let (message, is_away) = (&self, &AtomicBool::new(false));
+        // Nobody else's: a lane's messages wait for one another.
+        let lane: u64 = rand::random();
         // Keys of their own: a future that borrows from an iterator's item is not `Send` enough.
         let keys = message.keys.clone().into_iter().enumerate();
         let publishing = keys.map(|(index, key)| async move {
@@ -314,7 +331,12 @@ impl Outgoing {
                 body: message.body.clone(),
                 mandatory: message.mandatory,
                 // Messages with different keys need no order, so that all channels serve them.
-                lane: index as u64,
+                lane: lane.wrapping_add(index as u64),
+                slow: message
+                    .key_limits
+                    .slow(&message.exchange, &key, SLOW)
+                    .ok()
+                    .flatten(),
             };
             let confirmed = async { vhost.publish(publish).await?.await };
             let error = confirmed.await.err()?;

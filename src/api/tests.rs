@@ -32,6 +32,7 @@ fn api_with(config: Config) -> (Arc<Api>, Progress) {
         services(10),
         phases,
         config,
+        Health::default(),
         "node-1",
         patience,
         Duration::from_secs(1),

@@ -7,8 +7,11 @@ use serde::Deserialize;
 use super::ExchangeKind;
 use crate::{
     secret_url::SecretUrl,
-    units::{Checked, at_least_one, more_than_zero},
+    units::{Checked, at_least_one, more_than_zero, show_size, size},
 };
+
+/// RabbitMQ takes no larger message, however it is configured.
+const MAX_MESSAGE: usize = 512 << 20;
 
 /// Where the broker is, and how it is used.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -46,12 +49,20 @@ pub struct Config {
     /// The longest pause between two attempts.
     #[serde(with = "humantime_serde")]
     pub reconnect_max: Duration,
-    /// AMQP channels for publishing, per virtual host. Messages of one client stay on one, in
-    /// order; a channel that the broker closes (an unknown exchange) delays the others' less.
+    /// How long a lost link may take to be made again before no new clients should come:
+    /// `/readyz` answers 503 then. A link that never was up counts at once.
+    #[serde(with = "humantime_serde")]
+    pub unready_after: Duration,
+    /// AMQP channels for the ordinary messages to one exchange. Messages of one client stay on
+    /// one, in order.
     pub publish_channels: u16,
     /// Messages published and not confirmed yet, per virtual host; when there are more, clients
     /// that publish are not read. It bounds memory while the broker is slow or away.
     pub max_pending_publishes: usize,
+    /// RabbitMQ's `max_message_size`, which it tells nobody: the longest body, in bytes. A longer
+    /// one is refused here, for RabbitMQ would close the channel.
+    #[serde(deserialize_with = "size")]
+    pub max_message_size: usize,
     /// Exchanges and their types, by name. They are declared (durable) where they are missing,
     /// and their types need not be learnt, for which the gateway's account must be allowed to
     /// configure them.
@@ -72,8 +83,10 @@ impl Default for Config {
             heartbeat: Duration::from_secs(10),
             reconnect_min: Duration::from_millis(200),
             reconnect_max: Duration::from_secs(10),
+            unready_after: Duration::from_secs(10),
             publish_channels: 2,
             max_pending_publishes: 16_384,
+            max_message_size: 16 << 20,
             exchanges: BTreeMap::new(),
         }
     }
@@ -148,7 +161,20 @@ impl Config {
         }
         let nobody = "nobody could publish";
         at_least_one("publish_channels", self.publish_channels, nobody)?;
-        at_least_one("max_pending_publishes", self.max_pending_publishes, nobody)
+        at_least_one("max_pending_publishes", self.max_pending_publishes, nobody)?;
+        at_least_one("max_message_size", self.max_message_size, nobody)?;
+        if self.max_message_size > MAX_MESSAGE {
+            return Err((
+                "max_message_size",
+                format!(
+                    "is {}, but RabbitMQ takes no message above {}, however it is configured; \
+                     lower it",
+                    show_size(self.max_message_size),
+                    show_size(MAX_MESSAGE)
+                ),
+            ));
+        }
+        Ok(())
     }
 }
 

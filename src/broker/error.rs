@@ -37,3 +37,10 @@ pub enum BrokerError {
     #[error("{0}")]
     Unsupported(Box<str>),
 }
+
+/// What RabbitMQ says of a message that asks for replies by
+/// [`DIRECT_REPLIES`](super::DIRECT_REPLIES): nobody consumes them by this link.
+pub(crate) fn no_direct_replies() -> BrokerError {
+    let text = "PRECONDITION_FAILED - fast reply consumer does not exist";
+    BrokerError::PreconditionFailed(text.into())
+}

@@ -8,6 +8,8 @@ use crate::units::{Checked, at_least_one, size};
 
 /// More shards than this help nobody: each is a queue and a consumer per virtual host.
 const MAX_SHARDS: u16 = 256;
+/// Exchanges are looked at no more often than this.
+const MIN_VERIFY_INTERVAL: Duration = Duration::from_millis(100);
 /// RabbitMQ takes `x-expires` as milliseconds in 32 bits.
 const MAX_EXPIRES: Duration = Duration::from_millis(u32::MAX as u64);
 
@@ -26,6 +28,13 @@ pub struct Feed {
     /// costs the broker nothing.
     #[serde(with = "humantime_serde")]
     pub linger: Duration,
+    /// How often it is looked whether exchanges are still those that feeds are bound to; zero:
+    /// never.
+    #[serde(with = "humantime_serde")]
+    pub verify_interval: Duration,
+    /// Keys a second that are bound again, in turn, in case somebody took their bindings away: in
+    /// all virtual hosts together.
+    pub verify_rate: u32,
     /// How long the broker keeps a feed queue (and what it collects) that no node consumes
     /// (`x-expires`): an outage of the link up to this long loses nothing.
     #[serde(with = "humantime_serde")]
@@ -58,6 +67,8 @@ impl Default for Feed {
             binding: Binding::Key,
             shards: 0,
             linger: Duration::from_secs(10),
+            verify_interval: Duration::from_secs(5),
+            verify_rate: 100,
             expires: Duration::from_secs(600),
             max_length_bytes: 256 << 20,
             prefetch: 1000,
@@ -103,6 +114,21 @@ impl Feed {
                 ),
             ));
         }
+        if !self.verify_interval.is_zero() && self.verify_interval < MIN_VERIFY_INTERVAL {
+            return Err((
+                "verify_interval",
+                format!(
+                    "is {}, more often than a broker should be asked; write e.g. \"5s\", or \"0s\" \
+                     for never",
+                    humantime::format_duration(self.verify_interval)
+                ),
+            ));
+        }
+        at_least_one(
+            "verify_rate",
+            self.verify_rate,
+            "no key would be looked after; write verify_interval = \"0s\" to have that",
+        )?;
         if self.expires < Duration::from_secs(1) || self.expires > MAX_EXPIRES {
             return Err((
                 "expires",

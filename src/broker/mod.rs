@@ -19,12 +19,17 @@ use futures_util::future::BoxFuture;
 
 pub use config::{Config, Url, UrlError};
 pub use error::BrokerError;
+pub(crate) use error::no_direct_replies;
 pub use feed_config::{Binding, Feed as FeedConfig};
 pub use message::{Delivery, Message, Properties};
 pub use routing::ExchangeKind;
 
 /// What the names of feeds' queues at the broker begin with: they are the gateway's own.
 pub const FEED_QUEUES: &str = "stentor.feed.";
+
+/// RabbitMQ's pseudo-queue for replies to whoever consumes from it: nobody does by the gateway's
+/// links, so that RabbitMQ refuses a message that names it in `reply-to`.
+pub const DIRECT_REPLIES: &str = "amq.rabbitmq.reply-to";
 
 /// A message broker.
 pub trait Broker: Send + Sync + 'static {
@@ -43,16 +48,24 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// which it is asked for again from time to time.
     fn health(&self) -> Result<(), BrokerError>;
 
+    /// Whether clients should be sent here; if not, why. As [`VirtualHost::health`], but a link that
+    /// was lost has [`Config::unready_after`] to be made again: it is no reason to turn everybody
+    /// away, whoever caused it.
+    fn readiness(&self) -> Result<(), BrokerError> {
+        self.health()
+    }
+
     /// Done when the broker has answered, or could not be reached, for the first time; what
     /// [`VirtualHost::health`] says then. At once if it has before.
     fn opened(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
 
-    /// The type of an existing exchange; the default exchange (`""`) is direct. Answers are
-    /// remembered, so an exchange that is deleted and made again with another type needs a
-    /// restart of the feeds on it.
+    /// The type of an existing exchange, as it is now; the default exchange
+    /// (`""`) is direct. Costs the broker more than a binding does: callers remember the answer for
+    /// as long as a feed is bound to the exchange and [`FeedSink::lost`] was not called.
     ///
     /// # Errors
-    /// [`BrokerError::NotFound`]: there is none of that name.
+    /// [`BrokerError::NotFound`]: there is none of that name; [`BrokerError::PreconditionFailed`]:
+    /// it is of another type than the configuration says.
     fn exchange_kind<'a>(
         &'a self,
         exchange: &'a str,
@@ -69,9 +82,11 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// Not kept, and not told, is what the broker itself gives up without a word: a transient
     /// message (not [`Properties::persistent`]) that waits for a lost link while the broker
     /// restarts; messages that expire while they wait; what an operator purges; and what is
-    /// published to an exchange that was deleted and made anew while its feeds were bound to it:
-    /// their bindings are gone, until the link is lost and back, or the pattern is unbound and
-    /// bound again.
+    /// published after somebody else took a binding away, until the pattern is bound again: so
+    /// callers bind it again from time to time. An exchange that was deleted takes all its bindings
+    /// along. If it is a direct one, [`FeedSink::lost`] is called soon, whether or not it was made
+    /// anew (`feed.verify_interval`); one of another type is as if each binding had been taken away,
+    /// unless a call found it gone.
     ///
     /// # Errors
     /// [`BrokerError::NotFound`]: the exchange does not exist (any more).
@@ -120,19 +135,25 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// Publishes. The outer future is done when the message has its place in the order of its
     /// lane; the inner one, when the broker has taken responsibility for it. Messages of one
     /// lane that go to the same queue or feed stay in order. The message counts as published from
-    /// the call on, also if the futures are dropped.
+    /// the moment on that the outer future is done, also if the inner one is dropped.
+    ///
+    /// No message is published twice. One that fails is no fault of those on other lanes, with
+    /// the one exception that the last error below tells of; but those that follow it on its own
+    /// lane may fail with it.
     ///
     /// # Errors
-    /// Of either future: [`BrokerError::NotFound`] (no such exchange), and
+    /// Of either future: [`BrokerError::NotFound`] (no such exchange),
     /// [`BrokerError::AccessRefused`] (the gateway's account may not publish to it, or nobody may;
-    /// the broker is asked again after some seconds). Of the outer one:
-    /// [`BrokerError::PreconditionFailed`] (a property, or all together, are too large for the
-    /// broker). Of the inner one: [`BrokerError::Unroutable`] (only if `mandatory`),
+    /// the broker is asked again after some seconds), and [`BrokerError::PreconditionFailed`] (a
+    /// property, all together, or the body are too large for the broker, or `reply-to` is
+    /// [`DIRECT_REPLIES`]). Of the inner one: [`BrokerError::Unroutable`] (only if `mandatory`),
     /// [`BrokerError::Nacked`], and [`BrokerError::Unavailable`] if the link broke before the
-    /// broker answered, or it did not answer in time: the message may or may not have been taken.
+    /// broker answered, or it did not answer in time, or refused another message to the same
+    /// exchange in a way that leaves open whether it took this one: it may or may not have.
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>>;
 
-    /// Ends consumers, removes feed queues, and closes the link.
+    /// Ends consumers, removes feed queues, and closes the link. Its exclusive queues end with it;
+    /// with RabbitMQ 4.3, a moment after this returns.
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -238,7 +259,7 @@ pub struct QueueSpec {
 }
 
 /// A value of a queue's or consumer's argument.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Argument {
     /// A text.
     Text(Box<str>),
@@ -267,4 +288,7 @@ pub struct Publish {
     pub mandatory: bool,
     /// Messages of the same lane keep their order; a connection has one.
     pub lane: u64,
+    /// The broker may take long to route it: for whom it does. It goes where others do not wait
+    /// for it, and one after the other for each of these.
+    pub slow: Option<Arc<str>>,
 }

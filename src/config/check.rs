@@ -70,6 +70,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
         stomp,
         presence,
         sockjs,
+        api,
         ..
     } = config;
     tls(config, reader);
@@ -109,6 +110,22 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
                 show_size(limits.max_frame_size)
             ),
         );
+    }
+    for (section, key, size) in [
+        ("limits", "max_frame_size", limits.max_frame_size),
+        ("api", "max_body", api.max_body),
+    ] {
+        if size > broker.max_message_size {
+            reader.wrong(
+                &[(section, key), ("broker", "max_message_size")],
+                &format!(
+                    "is {}, more than [broker] max_message_size ({}), so RabbitMQ would refuse the \
+                     longest messages; lower it, or raise the other here and in RabbitMQ",
+                    show_size(size),
+                    show_size(broker.max_message_size)
+                ),
+            );
+        }
     }
     let back = broker
         .reconnect_max
@@ -151,6 +168,18 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
              authentication and certificates by themselves, so whoever looks at one is logged in \
              there ([auth] forward_cookies, forward_headers, http_basic, certificate_login); name \
              your own origins",
+        );
+    }
+    let user_timeout = listen.tcp_user_timeout;
+    if !user_timeout.is_zero() && user_timeout < limits.write_timeout {
+        reader.wrong(
+            &[("listen", "tcp_user_timeout"), ("limits", "write_timeout")],
+            &format!(
+                "is {}, less than [limits] write_timeout ({}), so a client that reads nothing would \
+                 be cut without a word before that; raise it, or lower the other",
+                format_duration(user_timeout),
+                format_duration(limits.write_timeout)
+            ),
         );
     }
     if limits.login_timeout <= auth.request_timeout {

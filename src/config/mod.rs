@@ -14,7 +14,7 @@ mod text;
 use std::fmt;
 
 use crate::{
-    api, auth, broker, connection, control, hub, listen, presence, shutdown, telemetry,
+    api, auth, broker, connection, control, hub, listen, node, presence, shutdown, telemetry,
     units::Checked,
 };
 
@@ -64,8 +64,12 @@ pub struct Config {
     pub feed: broker::FeedConfig,
     /// `[mailbox]`
     pub mailbox: hub::MailboxConfig,
+    /// `[memory]`
+    pub memory: node::Config,
     /// `[api]`
     pub api: api::Config,
+    /// `[health]`
+    pub health: api::Health,
     /// `[shutdown]`
     pub shutdown: shutdown::Config,
     /// `[log]`
@@ -204,7 +208,9 @@ sections! {
     limits: connection::Limits,
     feed: broker::FeedConfig,
     mailbox: hub::MailboxConfig,
+    memory: node::Config,
     api: api::Config,
+    health: api::Health,
     shutdown: shutdown::Config,
     log: telemetry::Config,
 }

@@ -4,13 +4,19 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::auth;
+use super::mapping::KeyLimits;
 use crate::units::{Checked, at_least_one, more_than_zero, show_size, size};
+use crate::{auth, broker, node::Share};
 
 /// RabbitMQ takes no larger message, however it is configured.
 const MAX_MESSAGE: usize = 512 << 20;
 /// A heart-beat header has milliseconds; 32 bits of them are what clients can be trusted with.
 const MAX_HEARTBEAT: Duration = Duration::from_millis(u32::MAX as u64);
+/// Tests are happy with it.
+const SHORTEST_PING: Duration = Duration::from_millis(100);
+/// How long a drain waits for what a client sent before it: the server's end must not wait for a
+/// broker that is away.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What one client may do, so that none harms the others.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -39,6 +45,16 @@ pub struct Limits {
     /// Bytes in all open transactions of a client together.
     #[serde(deserialize_with = "size")]
     pub max_transaction_bytes: usize,
+    /// Bytes that a client sends and that are under way: read in part, in a transaction, or not
+    /// answered for by the broker. Beyond, it is not read.
+    #[serde(deserialize_with = "size")]
+    pub max_publishing_bytes: usize,
+    /// The same of all connections of a user together.
+    #[serde(deserialize_with = "size")]
+    pub max_user_publishing_bytes: usize,
+    /// The same of all together.
+    #[serde(deserialize_with = "size")]
+    pub max_total_publishing_bytes: usize,
     /// Operations of a client that are begun and not done (subscribe, publish, …); at this
     /// number it is not read until one is done.
     pub max_pending: usize,
@@ -50,6 +66,14 @@ pub struct Limits {
     /// Messages under way at a time to a subscription with `ack:auto` that has a queue of its
     /// own; the gateway acknowledges them as they are written.
     pub auto_prefetch: u16,
+    /// Words `#` in the pattern of a subscription. RabbitMQ tries every way to divide a key among
+    /// them, and takes no more than two from 4.3 on.
+    pub max_pattern_hashes: usize,
+    /// Words in the routing key of a SEND.
+    pub max_key_words: usize,
+    /// Words in a routing key that is published with all others. Messages whose key has more go on
+    /// a channel of their own, one at a time for each user.
+    pub max_fast_key_words: usize,
     /// How long a write may be stuck because the client does not read, before it is closed.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
@@ -70,10 +94,16 @@ impl Default for Limits {
             max_transactions: 16,
             max_transaction_frames: 1024,
             max_transaction_bytes: 16 << 20,
+            max_publishing_bytes: 20 << 20,
+            max_user_publishing_bytes: 40 << 20,
+            max_total_publishing_bytes: 160 << 20,
             max_pending: 64,
             max_denials: 100,
             max_unacked: 1_000,
             auto_prefetch: 100,
+            max_pattern_hashes: 2,
+            max_key_words: 64,
+            max_fast_key_words: 16,
             write_timeout: Duration::from_secs(30),
             disconnect_linger: Duration::from_secs(2),
         }
@@ -100,6 +130,26 @@ impl Limits {
         }
     }
 
+    /// What routing keys and patterns may be like.
+    #[must_use]
+    pub const fn keys(&self) -> KeyLimits {
+        KeyLimits {
+            max_words: self.max_key_words,
+            max_fast_words: self.max_fast_key_words,
+            max_hashes: self.max_pattern_hashes,
+        }
+    }
+
+    /// What may be under way of what clients send.
+    #[must_use]
+    pub fn share(&self) -> Share {
+        Share {
+            connection: self.max_publishing_bytes,
+            user: self.max_user_publishing_bytes,
+            all: self.max_total_publishing_bytes,
+        }
+    }
+
     /// Whether the values make sense.
     ///
     /// # Errors
@@ -122,7 +172,19 @@ impl Limits {
         );
         fits(first, whole)?;
         fits(("max_header_size", self.max_header_size), first)?;
-        fits(whole, ("max_transaction_bytes", self.max_transaction_bytes))?;
+        let transactions = ("max_transaction_bytes", self.max_transaction_bytes);
+        fits(whole, transactions)?;
+        let own = ("max_publishing_bytes", self.max_publishing_bytes);
+        let user = ("max_user_publishing_bytes", self.max_user_publishing_bytes);
+        fits(transactions, own)?;
+        fits(own, user)?;
+        fits(
+            user,
+            (
+                "max_total_publishing_bytes",
+                self.max_total_publishing_bytes,
+            ),
+        )?;
         let nobody = "nobody could log in";
         at_least_one("max_headers", self.max_headers, nobody)?;
         at_least_one("max_header_size", self.max_header_size, nobody)?;
@@ -136,6 +198,18 @@ impl Limits {
         let nothing = "nothing could be delivered";
         at_least_one("max_unacked", self.max_unacked, nothing)?;
         at_least_one("auto_prefetch", self.auto_prefetch, nothing)?;
+        let refused = "every message would be refused";
+        at_least_one("max_key_words", self.max_key_words, refused)?;
+        if self.max_fast_key_words > self.max_key_words {
+            return Err((
+                "max_fast_key_words",
+                format!(
+                    "is {}, more than max_key_words ({}), so it could never be reached; lower it, \
+                     or raise the other",
+                    self.max_fast_key_words, self.max_key_words
+                ),
+            ));
+        }
         more_than_zero("write_timeout", self.write_timeout, nothing)
     }
 }
@@ -163,16 +237,26 @@ pub struct Stomp {
     /// Whether CONNECTED names the gateway and its version in the `server` header.
     pub server_header: bool,
     /// The shortest interval at which the gateway sends heart-beats, if the client wants any;
-    /// zero: none. Proxies cut idle connections after 30 to 60 s.
+    /// zero: none. Proxies cut idle connections after 30 to 60 s. 1 s, so that a client's wish is
+    /// granted, whatever it is.
     #[serde(with = "humantime_serde")]
     pub heartbeat_send: Duration,
-    /// The interval at which the gateway asks to hear a client that offers heart-beats; zero:
-    /// it does not ask, and notices a vanished client when a write fails.
+    /// The shortest interval at which the gateway asks to hear a client that offers heart-beats;
+    /// zero: it does not ask.
     #[serde(with = "humantime_serde")]
     pub heartbeat_receive: Duration,
     /// How many intervals a client may be late. 2, for browsers slow down the timers of hidden
     /// pages.
     pub heartbeat_tolerance: u32,
+    /// The shortest silence for which a client is given up, whatever its heart-beat: a tunnel does
+    /// not end a session.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat_patience: Duration,
+    /// After how long without anything written, or without anything heard, a client on a WebSocket
+    /// is sent a ping, unless a heart-beat comes sooner. Proxies stay open by it, and vanished
+    /// clients are found: browsers answer pings by themselves. Zero: none is sent.
+    #[serde(with = "humantime_serde")]
+    pub ping_interval: Duration,
     /// What a NACK without a `requeue` header means: `true`: the message is queued again;
     /// `false`: it is dropped or dead-lettered.
     pub nack_requeue: bool,
@@ -186,9 +270,11 @@ impl Default for Stomp {
     fn default() -> Self {
         Self {
             server_header: true,
-            heartbeat_send: Duration::from_secs(10),
-            heartbeat_receive: Duration::from_secs(10),
+            heartbeat_send: Duration::from_secs(1),
+            heartbeat_receive: Duration::from_secs(1),
             heartbeat_tolerance: 2,
+            heartbeat_patience: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(25),
             nack_requeue: true,
             default_topic_exchange: "amq.topic".to_owned(),
             implicit_connect: false,
@@ -215,6 +301,11 @@ impl Stomp {
                 ));
             }
         }
+        if !self.ping_interval.is_zero() && self.ping_interval < SHORTEST_PING {
+            let message = "is so short that idle clients would be kept busy; write \"25s\", or \
+                           \"0s\" for no pings";
+            return Err(("ping_interval", message.to_owned()));
+        }
         at_least_one(
             "heartbeat_tolerance",
             self.heartbeat_tolerance,
@@ -238,6 +329,7 @@ pub fn session_config(
     limits: &Limits,
     stomp: &Stomp,
     auth: &auth::Config,
+    broker: &broker::Config,
 ) -> stomp_session::Config {
     stomp_session::Config {
         server: stomp
@@ -247,6 +339,10 @@ pub fn session_config(
         heartbeat_send: stomp.heartbeat_send,
         heartbeat_receive: stomp.heartbeat_receive,
         heartbeat_tolerance: stomp.heartbeat_tolerance,
+        heartbeat_patience: stomp.heartbeat_patience,
+        ping_interval: stomp.ping_interval,
+        finish_timeout: broker.operation_timeout,
+        drain_timeout: DRAIN_PATIENCE,
         disconnect_linger: limits.disconnect_linger,
         max_subscriptions: limits.max_subscriptions,
         max_transactions: limits.max_transactions,
@@ -310,6 +406,17 @@ mod tests {
     }
 
     #[test]
+    fn pings_may_be_off_but_no_flood() {
+        let stomp = |milliseconds| Stomp {
+            ping_interval: Duration::from_millis(milliseconds),
+            ..Stomp::default()
+        };
+        assert_eq!(stomp(0).check(), Ok(()));
+        assert_eq!(stomp(100).check(), Ok(()));
+        assert_eq!(stomp(99).check().unwrap_err().0, "ping_interval");
+    }
+
+    #[test]
     fn the_decoder_is_stricter_before_the_login() {
         let limits = Limits::default();
         assert_eq!(limits.decoder().max_frame_size, 4 << 20);
@@ -321,8 +428,8 @@ mod tests {
     #[test]
     fn the_server_header_can_be_hidden() {
         let mut stomp = Stomp::default();
-        let shared =
-            |stomp: &Stomp| session_config(&Limits::default(), stomp, &auth::Config::default());
+        let (limits, auth, broker) = Default::default();
+        let shared = |stomp: &Stomp| session_config(&limits, stomp, &auth, &broker);
         let shown = shared(&stomp).server;
         assert!(shown.unwrap().starts_with("stentor/"));
         stomp.server_header = false;

@@ -3,7 +3,10 @@
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -24,6 +27,7 @@ use crate::{
     broker,
     control::Control,
     hub::{Hub, Mailbox, MailboxConfig, VhostHub},
+    node::{Account, Memory, Room},
     presence::{Device, Presence, Session, Status},
     telemetry::{self, ConnectionInfo},
 };
@@ -40,6 +44,8 @@ pub struct Services {
     pub registry: Arc<Registry>,
     /// What is done to sessions of any node.
     pub control: Control,
+    /// How much memory there is, and the room for what clients send.
+    pub memory: Arc<Memory>,
     pub(super) settings: Settings,
     /// What the strokes of all timers count from.
     pub(super) started: Instant,
@@ -67,6 +73,8 @@ pub struct Settings {
     pub sessions: Sessions,
     /// Ways to log in besides `login` and `passcode`.
     pub logins: Logins,
+    /// How long what a client asks for may wait (`broker.operation_timeout`).
+    pub operation_timeout: Duration,
     /// The exchange of presence events, to which nobody but the gateway publishes.
     pub events_exchange: Option<Arc<str>>,
     session: Arc<stomp_session::Config>,
@@ -92,7 +100,7 @@ impl Settings {
         auth: &auth::Config,
         node: &str,
     ) -> Self {
-        let session = Arc::new(session_config(&limits, &stomp, auth));
+        let session = Arc::new(session_config(&limits, &stomp, auth, broker));
         Self {
             limits,
             stomp,
@@ -105,6 +113,7 @@ impl Settings {
                 at_a_time: (auth.max_calls / 2).max(1),
             }),
             logins: Logins::new(auth, node),
+            operation_timeout: broker.operation_timeout,
             events_exchange: None,
             sessions: Sessions::default(),
             session,
@@ -131,9 +140,11 @@ impl Services {
         control: Control,
         settings: Settings,
     ) -> Arc<Self> {
+        let memory = Memory::new(Room::new(settings.limits.share()));
         Arc::new(Self {
             hub,
             auth,
+            memory,
             presence,
             registry,
             control,
@@ -180,6 +191,8 @@ pub(super) struct Context {
     here: OnceLock<Arc<Session>>,
     /// The status to join presence with.
     status: Mutex<Status>,
+    /// Whether the broker has heard of the action that is being done.
+    is_handing: AtomicBool,
 }
 
 /// Who a client turned out to be.
@@ -207,7 +220,15 @@ impl Context {
             identity: OnceLock::new(),
             here: OnceLock::new(),
             status: Mutex::default(),
+            is_handing: AtomicBool::new(false),
         })
+    }
+
+    /// For what it sends; `None` before the login.
+    pub(super) fn account(&self) -> Option<Arc<Account>> {
+        let user = &self.identity()?.user.name;
+        let room = self.services.memory.room();
+        Some(Account::new(room, user, self.guard.number()))
     }
 
     /// As log lines name the connection.
@@ -269,6 +290,17 @@ impl Context {
         session
     }
 
+    /// An action is begun that the broker has not heard of, or it will now. Only the connection's
+    /// own task says so and asks.
+    pub(super) fn set_handing(&self, is_handing: bool) {
+        self.is_handing.store(is_handing, Ordering::Relaxed);
+    }
+
+    /// Whether the broker has heard of the action that is being done.
+    pub(super) fn is_handing(&self) -> bool {
+        self.is_handing.load(Ordering::Relaxed)
+    }
+
     /// As presence knows this session, if it does.
     pub(super) fn here(&self) -> Option<&Arc<Session>> {
         self.here.get()
@@ -315,6 +347,7 @@ impl Context {
             topics: &stomp.default_topic_exchange,
             auto_prefetch: limits.auto_prefetch,
             max_unacked: limits.max_unacked,
+            keys: limits.keys(),
         }
     }
 }

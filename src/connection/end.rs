@@ -16,6 +16,8 @@ pub(super) enum End {
     Link(Option<LinkError>),
     /// The client did not read for too long.
     WriteTimeout,
+    /// The client did not read, and the memory was needed that it took.
+    Shed,
 }
 
 impl End {
@@ -27,6 +29,7 @@ impl End {
             Self::Link(None) => "client closed the connection",
             Self::Link(Some(_)) => "connection broke",
             Self::WriteTimeout => "client did not read for too long",
+            Self::Shed => "client did not read, and memory was short",
         }
     }
 }
@@ -38,7 +41,7 @@ impl fmt::Display for End {
             Self::Problem(problem) => problem.fmt(f),
             Self::Link(None) => f.write_str("client closed the connection"),
             Self::Link(Some(error)) => write!(f, "connection broke: {error}"),
-            Self::WriteTimeout => f.write_str("client did not read for too long"),
+            Self::WriteTimeout | Self::Shed => f.write_str(self.kind()),
         }
     }
 }

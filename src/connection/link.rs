@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -9,12 +10,16 @@ use bytes::Bytes;
 use stomp_session::CloseCode;
 use thiserror::Error;
 
+use super::uploads::Unfinished;
+use crate::node::Account;
+
 /// The way to one client and back. All calls come from one task.
 ///
 /// A link has no notion of frames on the way in: it hands over bytes as they come. On the way
 /// out it is told where a frame ends, since some transports have messages.
 pub trait Link: Send + Unpin + 'static {
-    /// The next bytes from the client; `None`: it closed in good order.
+    /// The next bytes from the client; `None`: it closed in good order. No bytes: it answered a
+    /// ping, see [`Link::was_answered`].
     ///
     /// # Errors
     /// Nothing more comes.
@@ -24,6 +29,33 @@ pub trait Link: Send + Unpin + 'static {
     /// Whether bytes came since the last call that were not handed over (yet): parts of a message
     /// of the transport. The client lives, though nothing whole was heard of it.
     fn was_heard(&mut self) -> bool {
+        false
+    }
+
+    /// What was received of a message that is not whole, or was not handed over yet. A link does
+    /// not take in more than [`FREE`](super::uploads::FREE) of it before [`Link::go_on`]: then
+    /// [`Link::poll_receive`] is pending, and wakes nobody.
+    fn unfinished(&self) -> Unfinished {
+        Unfinished::default()
+    }
+
+    /// There is room for all of what is unfinished.
+    fn go_on(&mut self) {}
+
+    /// The client has logged in. A link that takes in messages elsewhere has them counted there.
+    fn count_for(&mut self, _: &dyn Fn() -> Option<Arc<Account>>) {}
+
+    /// Whether the transport can ask a client if it lives.
+    fn has_pings(&self) -> bool {
+        false
+    }
+
+    /// Takes a ping, to be written by the next [`Link::poll_flush`]. Does no I/O, and nothing where
+    /// the transport has none.
+    fn ping(&mut self) {}
+
+    /// Whether the client has answered a [`Link::ping`] since the last call.
+    fn was_answered(&mut self) -> bool {
         false
     }
 

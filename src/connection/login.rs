@@ -145,7 +145,12 @@ pub(super) async fn login(
         .await
         .map_err(|refusal| {
             refused(&refusal.to_string());
-            denied()
+            match refusal {
+                Refusal::Denied(_) => denied(),
+                Refusal::Faulty(_) => Problem::EntryUnavailable {
+                    vhost: vhost.into(),
+                },
+            }
         })?;
     let vhost = services.hub.enter(vhost).await.map_err(|error| {
         refused(&error.to_string());

@@ -5,6 +5,7 @@
 //! by many clients, and one client's bad `expiration` must not cost the others theirs.
 
 mod fields;
+mod keys;
 mod properties;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use crate::broker::{
     destination::{Destination, DestinationError},
 };
 use fields::Fields;
+pub use keys::{KeyLimits, TooManyWords};
 pub use properties::USER_HEADER;
 
 impl From<DestinationError> for Problem {
@@ -46,6 +48,8 @@ pub struct Context<'a> {
     pub auto_prefetch: u16,
     /// Messages that a client may leave unacknowledged, at most, in one subscription.
     pub max_unacked: u16,
+    /// What keys and patterns may be like.
+    pub keys: KeyLimits,
 }
 
 /// What a SEND frame asks of the broker.
@@ -67,8 +71,9 @@ pub struct Sending {
 /// user's name goes with it as [`USER_HEADER`], whatever the client says there.
 ///
 /// # Errors
-/// [`Problem::InvalidDestination`], [`Problem::InvalidHeader`],
-/// [`Problem::PreconditionFailed`]: the client claims another `user-id` than its own; and
+/// [`Problem::InvalidDestination`]: among others, the key has too many words;
+/// [`Problem::InvalidHeader`], [`Problem::PreconditionFailed`]: the client claims another
+/// `user-id` than its own, or asks for replies to a queue that only RabbitMQ can make; and
 /// [`Problem::NotPublished`]: the headers together are larger than AMQP can carry, whatever each
 /// of them may take in STOMP.
 pub fn send(
@@ -80,6 +85,10 @@ pub fn send(
     let Some((exchange, routing_key)) = destination.route(context.topics) else {
         return Err(DestinationError::not_for(Command::Send, &destination.to_string()).into());
     };
+    let slow = context.keys.slow(exchange, routing_key, context.user);
+    let slow = slow.map_err(|error| {
+        Problem::InvalidDestination(format!("the routing key {error}\n").into())
+    })?;
     let fields = Fields::new(Command::Send, headers);
     let (properties, temp_queue) = properties::read(&fields, context)?;
     let length = properties_len(&properties);
@@ -94,7 +103,7 @@ pub fn send(
         // Here, `persistent` is the message's delivery mode alone. (The plug-in takes it for
         // `durable` too, so that `persistent:false` declares an exclusive queue.)
         Destination::Queue(name) => {
-            let queue = queue(name, fields.switch("durable")?, &fields)?;
+            let queue = queue(name, fields.switch("durable")?, &fields, context)?;
             if queue.exclusive {
                 let expected = "false: only a consumer's queue can be exclusive";
                 return Err(fields.invalid("exclusive", expected));
@@ -111,6 +120,7 @@ pub fn send(
             body,
             mandatory: fields.switch("mandatory")?.unwrap_or(false),
             lane: 0,
+            slow,
         },
         declare,
         temp_queue,
@@ -138,9 +148,9 @@ pub enum Plan {
 /// A name that the client chose (`x-queue-name`) may be another user's: ask the hook before
 /// consuming from it.
 ///
-/// In the pattern, `#.#` becomes `#`, which means the same, and more than three `#` are refused:
-/// RabbitMQ tries each of their combinations against every message's key, for everybody to wait
-/// for. Which type the exchange is of is not known here; so this is done where it is direct, too,
+/// In the pattern, `#.#` becomes `#`, which means the same, and more than [`KeyLimits::max_hashes`]
+/// are refused: RabbitMQ tries each of their combinations against every message's key, for
+/// everybody to wait for. Which type the exchange is of is not known here; so this is done where it is direct, too,
 /// and `#` is no more than a rare letter.
 ///
 /// # Errors
@@ -160,26 +170,11 @@ pub fn subscribe(
             let (exchange, pattern) = destination.route(context.topics).unwrap_or_default();
             Ok(Plan::Shared {
                 exchange: exchange.into(),
-                pattern: bounded(pattern)?,
+                pattern: context.keys.pattern(pattern)?,
             })
         }
         _ => dedicated(destination, ack, headers, unique, context).map(Plan::Dedicated),
     }
-}
-
-/// `#` words that a pattern may have.
-const MAX_HASHES: usize = 3;
-
-/// A pattern that costs the broker little to match.
-fn bounded(pattern: &str) -> Result<Box<str>, Problem> {
-    let mut words: Vec<&str> = pattern.split('.').collect();
-    words.dedup_by(|word, before| *word == "#" && *before == "#");
-    let hashes = words.iter().filter(|word| **word == "#").count();
-    if hashes > MAX_HASHES {
-        let text = format!("a pattern has {hashes} words '#'; at most {MAX_HASHES} are allowed\n");
-        return Err(Problem::InvalidDestination(text.into()));
-    }
-    Ok(words.join(".").into())
 }
 
 fn asks_for_a_queue(header: &str) -> bool {
@@ -214,13 +209,15 @@ pub fn dedicated(
     let binding = destination
         .route(context.topics)
         .filter(|(exchange, _)| !exchange.is_empty())
-        .map(|(exchange, pattern)| Ok::<_, Problem>((exchange.into(), bounded(pattern)?)))
+        .map(|(exchange, pattern)| {
+            Ok::<_, Problem>((exchange.into(), context.keys.pattern(pattern)?))
+        })
         .transpose()?;
     let queue = match destination {
         Destination::Exchange { .. } | Destination::Topic(_) => {
             subscription_queue(destination, &fields, unique, context)?
         }
-        Destination::Queue(name) => queue(name, durable(&fields)?, &fields)?,
+        Destination::Queue(name) => queue(name, durable(&fields)?, &fields, context)?,
         Destination::AmqQueue(name) => QueueSpec {
             name: name.clone(),
             ..QueueSpec::default()
@@ -259,26 +256,59 @@ fn subscription_queue(
     context: &Context<'_>,
 ) -> Result<QueueSpec, Problem> {
     let durable = durable(fields)?.unwrap_or(false);
+    let exclusive = fields.switch("exclusive")?.unwrap_or(false);
+    let auto_delete = fields.switch("auto-delete")?.unwrap_or(true) || exclusive;
+    let arguments = fields.queue_arguments(&context.keys)?;
     let name = match fields.short("x-queue-name")? {
         Some(name) => name.into(),
         None if durable => durable_name(destination, fields.required("id")?, context),
-        None => subscription_name(&unique.to_be_bytes()),
+        None => {
+            let name = subscription_name(&unique.to_be_bytes());
+            return Ok(own_queue(name, auto_delete, arguments));
+        }
     };
-    let exclusive = fields.switch("exclusive")?.unwrap_or(false);
     Ok(QueueSpec {
         name,
         durable,
         exclusive,
-        auto_delete: fields.switch("auto-delete")?.unwrap_or(true) || exclusive,
-        arguments: fields.queue_arguments()?,
+        auto_delete,
+        arguments,
     })
+}
+
+/// A passing queue whose name nobody else can know. It ends with the gateway's link, so it is the
+/// link's: a transient queue that is nobody's is what RabbitMQ 4 may be configured to refuse. And
+/// it says all of itself, or the defaults and policies of a virtual host would decide: a quorum
+/// queue cannot be transient, and one that rejects what is too much would lose silently.
+fn own_queue(
+    name: Box<str>,
+    auto_delete: bool,
+    mut arguments: Vec<(Box<str>, Argument)>,
+) -> QueueSpec {
+    for (argument, value) in [("x-queue-type", "classic"), ("x-overflow", "drop-head")] {
+        if !arguments.iter().any(|(name, _)| &**name == argument) {
+            arguments.push((argument.into(), Argument::Text(value.into())));
+        }
+    }
+    QueueSpec {
+        name,
+        durable: false,
+        exclusive: true,
+        auto_delete,
+        arguments,
+    }
 }
 
 /// A queue of `/queue/<name>`: durable, and there to stay. One that is not durable goes with its
 /// last consumer, as with the plug-in, but it is not exclusive, which would be to say that it
 /// belongs to whichever clients happen to share this node. One that is exclusive by the client's
 /// wish goes with its one consumer too: it is the gateway's link's, which outlives the client.
-fn queue(name: &str, durable: Option<bool>, fields: &Fields<'_>) -> Result<QueueSpec, Problem> {
+fn queue(
+    name: &str,
+    durable: Option<bool>,
+    fields: &Fields<'_>,
+    context: &Context<'_>,
+) -> Result<QueueSpec, Problem> {
     let durable = durable.unwrap_or(true);
     let exclusive = fields.switch("exclusive")?.unwrap_or(false);
     Ok(QueueSpec {
@@ -286,7 +316,7 @@ fn queue(name: &str, durable: Option<bool>, fields: &Fields<'_>) -> Result<Queue
         durable,
         exclusive,
         auto_delete: fields.switch("auto-delete")?.unwrap_or(!durable) || exclusive,
-        arguments: fields.queue_arguments()?,
+        arguments: fields.queue_arguments(&context.keys)?,
     })
 }
 
@@ -322,17 +352,15 @@ fn subscription_name(bytes: &[u8]) -> Box<str> {
 #[must_use]
 pub fn temp_queue(unique: u128, context: &Context<'_>) -> Consume {
     Consume {
-        queue: QueueSpec {
-            name: format!(
+        queue: own_queue(
+            format!(
                 "stomp-temp-{}",
                 URL_SAFE_NO_PAD.encode(unique.to_be_bytes())
             )
             .into(),
-            durable: false,
-            exclusive: true,
-            auto_delete: true,
-            arguments: Vec::<(Box<str>, Argument)>::new(),
-        },
+            true,
+            Vec::new(),
+        ),
         declare: true,
         binding: None,
         prefetch: context.auto_prefetch.max(1),

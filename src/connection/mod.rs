@@ -5,6 +5,7 @@
 mod admission;
 mod config;
 mod context;
+mod echo;
 mod end;
 mod link;
 mod login;
@@ -15,6 +16,7 @@ mod presence;
 mod registry;
 mod rights;
 mod sessions;
+mod uploads;
 mod work;
 
 use std::{
@@ -22,7 +24,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context as TaskContext, Poll},
+    task::{Context as TaskContext, Poll, ready},
     time::Duration,
 };
 
@@ -30,10 +32,11 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Decoder};
 use stomp_session::{
-    Action, CloseCode, Delivered, Delivery, Operation, Outcome, Problem, Session, SubscriptionId,
+    Action, CloseCode, Delivered, Delivery, Operation, OperationId, Outcome, Problem, Session,
+    SubscriptionId,
 };
 use tokio::{
-    task::coop::cooperative,
+    task::{coop::cooperative, yield_now},
     time::{Instant, Sleep, error::Elapsed},
 };
 
@@ -44,15 +47,17 @@ pub use login::Logins;
 pub use policy::{Repeated, Same, Sessions, Unknown};
 pub use registry::{Guard, Registry};
 pub use rights::recheck_in_turn;
+pub use uploads::{FREE, Unfinished};
 
 use self::{
     context::Context,
     end::End,
+    uploads::Uploads,
     work::{Done, Handed, NotHanded, Route, Task, Work},
 };
 use crate::{
     auth::Carried,
-    broker::{QueueSpec, destination::Destination},
+    broker::{Publish, QueueSpec, destination::Destination},
     hub::{Item, Parcel},
     telemetry::{self, Ending},
 };
@@ -60,6 +65,9 @@ use crate::{
 /// Bytes on their way to a client above which nothing more is made for it: neither answers to
 /// frames nor messages.
 const CONGESTED: usize = 64 * 1024;
+/// Frames that are decoded before it is the turn of others: one read can bring hundreds, and those
+/// that need nothing but the session are done at once.
+const FRAMES_A_TURN: u8 = 16;
 /// Messages taken from the mailbox before they are flushed.
 const BATCH: usize = 64;
 /// Room for the head of a MESSAGE that is not shared: `subscription`, `message-id` and `ack`.
@@ -90,6 +98,9 @@ struct Connection<L> {
     decoder: Decoder,
     /// Received and not decoded yet.
     input: Bytes,
+    /// How many bytes were received with it.
+    whole: u32,
+    uploads: Uploads,
     context: Arc<Context>,
     /// What the transport's opening brought for the login, until that begins.
     carried: Option<Box<Carried>>,
@@ -107,8 +118,12 @@ struct Connection<L> {
     /// Since when the link does not take what is to be written.
     blocked_since: Option<Instant>,
     closing: Option<CloseCode>,
-    end: Option<End>,
-    opened: Instant,
+    /// Boxed, since it comes once.
+    end: Option<Box<End>>,
+    /// In nanoseconds after the services began: an `Instant` would take twice as much.
+    opened: u64,
+    /// Frames decoded since others had their turn.
+    turn: u8,
     traffic: Traffic,
 }
 
@@ -126,6 +141,8 @@ enum Event {
     LinkEnded(Result<(), LinkError>),
     Done(Done),
     Problem(Problem),
+    /// Its memory is needed, and its client does not read.
+    Cut,
     /// There is more to do at once.
     Progress,
     Timeout,
@@ -133,20 +150,23 @@ enum Event {
 
 impl<L: Link> Connection<L> {
     fn new(services: Arc<Services>, link: L, mut peer: Peer, guard: Guard) -> Self {
-        let opened = Instant::now();
+        let now = Instant::now();
+        let opened = now.duration_since(services.started).as_nanos();
         let id = sessions::new_id(&guard);
         let carried = peer.carried.take();
         let context = Context::new(services, &peer, guard, id);
         let settings = context.settings();
+        let mut session = Session::new(settings.session(), context.session.clone(), now.into_std());
+        if link.has_pings() {
+            session.allow_pings();
+        }
         Self {
             link,
-            session: Session::new(
-                settings.session(),
-                context.session.clone(),
-                opened.into_std(),
-            ),
+            session,
             decoder: Decoder::new(settings.first_limits()),
             input: Bytes::new(),
+            whole: 0,
+            uploads: Uploads::default(),
             context,
             carried,
             routes: Vec::new(),
@@ -156,7 +176,8 @@ impl<L: Link> Connection<L> {
             blocked_since: None,
             closing: None,
             end: None,
-            opened,
+            opened: u64::try_from(opened).unwrap_or(u64::MAX),
+            turn: 0,
             traffic: Traffic::default(),
         }
     }
@@ -167,11 +188,15 @@ impl<L: Link> Connection<L> {
     )]
     fn run(mut self) -> impl Future<Output = ()> + Send {
         async move {
-            let mut timer = pin!(tokio::time::sleep_until(self.opened));
+            let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
             loop {
                 self.act();
                 if self.closing.is_some() {
                     break;
+                }
+                if self.turn >= FRAMES_A_TURN {
+                    self.turn = 0;
+                    yield_now().await;
                 }
                 self.set_timer(timer.as_mut());
                 // What was read at once can be many frames: others get their turn between them.
@@ -197,13 +222,19 @@ impl<L: Link> Connection<L> {
                         }
                         self.link.send(Outbound::whole(&frame));
                     }
+                    Action::Ping => self.link.ping(),
                     Action::Close(code, problem) => {
                         self.closing = Some(code);
-                        self.end = Some(match problem {
+                        self.end_with(match problem {
                             Some(problem) => End::Problem(problem),
                             None => End::Disconnect,
                         });
                         return;
+                    }
+                    Action::Abandon(from) => {
+                        if let Some(work) = &mut self.work {
+                            work.abandon(from, &self.context);
+                        }
                     }
                     other => self.work.get_or_insert_default().push(other),
                 }
@@ -216,12 +247,19 @@ impl<L: Link> Connection<L> {
 
     /// Hands the session its next frame; `false` if there is none, or it must wait.
     fn decode(&mut self) -> bool {
-        if self.input.is_empty() || !self.session.wants_frame() || self.is_congested() {
+        if self.input.is_empty()
+            || !self.session.wants_frame()
+            || self.is_congested()
+            || self.turn >= FRAMES_A_TURN
+        {
             return false;
         }
+        self.turn += 1;
         let now = Instant::now().into_std();
         match self.decoder.decode(&mut self.input) {
-            Ok(Some(frame)) => {
+            Ok(Some(mut frame)) => {
+                let whole = self.whole as usize;
+                self.uploads.count(&mut frame, whole, &self.context);
                 self.traffic.frames_in = self.traffic.frames_in.wrapping_add(1);
                 if frame.command == Command::Send {
                     self.traffic.messages_in = self.traffic.messages_in.wrapping_add(1);
@@ -262,8 +300,10 @@ impl<L: Link> Connection<L> {
         true
     }
 
-    fn begin(&mut self, action: Action) -> Result<(), (stomp_session::OperationId, Problem)> {
+    fn begin(&mut self, action: Action) -> Result<(), (OperationId, Problem)> {
         let context = Arc::clone(&self.context);
+        context.set_handing(false);
+        let operation = action.operation();
         let future = match action {
             Action::Authenticate(connect) => {
                 work::authenticate(context, connect, self.carried.take()).boxed()
@@ -279,7 +319,7 @@ impl<L: Link> Connection<L> {
                 let mut made = Vec::new();
                 let tasks: Result<Vec<_>, _> = operations
                     .into_iter()
-                    .filter_map(|operation| self.task(operation, &mut made).transpose())
+                    .filter_map(|task| self.task(operation, task, &mut made).transpose())
                     .collect();
                 let tasks = tasks.map_err(|problem| (operation, problem))?;
                 work::perform(context, operation, tasks).boxed()
@@ -288,7 +328,7 @@ impl<L: Link> Connection<L> {
             // here.
             _ => return Ok(()),
         };
-        self.work.get_or_insert_default().begin(future);
+        self.work.get_or_insert_default().begin(operation, future);
         Ok(())
     }
 
@@ -296,6 +336,7 @@ impl<L: Link> Connection<L> {
     /// `made` are the queues for replies that things before it will make.
     fn task(
         &mut self,
+        of: OperationId,
         operation: Operation,
         made: &mut Vec<(SubscriptionId, Box<str>)>,
     ) -> Result<Option<Task>, Problem> {
@@ -313,6 +354,11 @@ impl<L: Link> Connection<L> {
                 let destination = Destination::parse(&publish.destination)?;
                 let mut sending =
                     mapping::send(&destination, &publish.headers, publish.body, &mapping)?;
+                // A frame of a transaction has its receipt, and that of its COMMIT, to wait for.
+                let is_awaited = |name: &&str| publish.headers.get(name).is_some();
+                if ["receipt", "transaction"].iter().any(is_awaited) {
+                    self.expect_echo(of, &sending.publish);
+                }
                 let declared = self.declared.as_ref();
                 let is_declared =
                     |queue: &QueueSpec| declared.is_some_and(|names| names.contains(&queue.name));
@@ -340,6 +386,21 @@ impl<L: Link> Connection<L> {
             }
             // What a later session may ask for is not known here.
             _ => Ok(None),
+        }
+    }
+
+    /// The message will come back, if the client is subscribed to its key on a feed.
+    fn expect_echo(&mut self, operation: OperationId, publish: &Publish) {
+        let (exchange, key) = (&publish.exchange, &publish.routing_key);
+        let hears = |route: &Route| match route {
+            Route::Shared(shared) => shared.hears(exchange, key),
+            Route::Dedicated(_) => false,
+        };
+        let routes = self.routes.iter().filter(|(_, route)| hears(route));
+        let awaited: Vec<_> = routes.map(|(id, _)| *id).collect();
+        if !awaited.is_empty() {
+            let work = self.work.get_or_insert_default();
+            work.echoes.expect(operation, publish, awaited);
         }
     }
 
@@ -371,6 +432,9 @@ impl<L: Link> Connection<L> {
         if let Some(rights) = self.context.rights() {
             rights.forget(subscription);
         }
+        if let Some(work) = &mut self.work {
+            work.echoes.unsubscribed(subscription);
+        }
         let (_, route) = self.routes.swap_remove(index);
         self.routes.shrink_to_fit();
         Some(route)
@@ -395,7 +459,7 @@ impl<L: Link> Connection<L> {
         progress |= may_go_on && !self.input.is_empty();
         if may_go_on
             && self.input.is_empty()
-            && let Poll::Ready(received) = self.link.poll_receive(context)
+            && let Poll::Ready(received) = self.poll_receive(context)
         {
             return Poll::Ready(match received {
                 Ok(Some(bytes)) => Event::Received(bytes),
@@ -410,6 +474,31 @@ impl<L: Link> Connection<L> {
             Poll::Ready(Event::Progress)
         } else {
             Poll::Pending
+        }
+    }
+
+    /// Reads the link, as far as there is room for what is not whole yet.
+    fn poll_receive(
+        &mut self,
+        context: &mut TaskContext<'_>,
+    ) -> Poll<Result<Option<Bytes>, LinkError>> {
+        loop {
+            let (received, most) = self.decoder.unfinished();
+            let unfinished = self.link.unfinished().and(Unfinished { received, most });
+            let is_idle = self.work.is_none();
+            ready!(
+                self.uploads
+                    .poll_room(unfinished, is_idle, &self.context, context)
+            );
+            if unfinished.is_large() {
+                self.link.go_on();
+                return self.link.poll_receive(context);
+            }
+            let received = self.link.poll_receive(context);
+            // It may have come as far as it may without asking.
+            if received.is_ready() || !self.link.unfinished().is_large() {
+                return received;
+            }
         }
     }
 
@@ -428,6 +517,7 @@ impl<L: Link> Connection<L> {
                         return Poll::Ready(Err(Event::Problem(problem)));
                     }
                 }
+                Poll::Ready(Item::Again(messages)) => self.ask_again(messages),
                 Poll::Ready(Item::Problem(problem)) => {
                     return Poll::Ready(Err(Event::Problem(problem)));
                 }
@@ -441,13 +531,20 @@ impl<L: Link> Connection<L> {
         if before > 0 {
             match self.link.poll_flush(context) {
                 Poll::Ready(Ok(())) => {
-                    self.blocked_since = None;
+                    if self.blocked_since.take().is_some() {
+                        self.context.guard.mailbox().unstuck();
+                    }
                     self.accept_written();
                 }
                 Poll::Ready(Err(error)) => {
                     return Poll::Ready(Err(Event::LinkEnded(Err(error))));
                 }
                 Poll::Pending => {
+                    let pending = self.link.pending();
+                    if pending >= CONGESTED && self.context.guard.mailbox().stuck(pending, context)
+                    {
+                        return Poll::Ready(Err(Event::Cut));
+                    }
                     let was_blocked = self.blocked_since.is_some();
                     // A client that reads slowly is the mailbox's to judge: it does read.
                     if !was_blocked || self.link.pending() < before {
@@ -480,6 +577,9 @@ impl<L: Link> Connection<L> {
             tag: parcel.tag,
             redelivered: parcel.redelivered,
         };
+        if let Some(work) = &mut self.work {
+            work.echoes.heard(parcel.subscription, &parcel.message);
+        }
         let now = Instant::now().into_std();
         match self.session.handle_delivery(now, delivery, head) {
             Delivered::Done if parcel.tag != 0 => self.will_accept(parcel),
@@ -520,9 +620,27 @@ impl<L: Link> Connection<L> {
             let route = self.routes.iter().find(|(id, _)| *id == subscription);
             match route {
                 Some((_, Route::Dedicated(route))) if route.is_auto => {
-                    self.work.get_or_insert_default().accept(route, tag);
+                    let mailbox = self.context.guard.mailbox();
+                    let work = self.work.get_or_insert_default();
+                    work.accept(mailbox, subscription, route, tag);
                 }
                 None if may_open => self.written.push((subscription, tag)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Has the broker send messages again for which there was no room.
+    fn ask_again(&mut self, messages: Vec<(SubscriptionId, u64)>) {
+        self.context.guard.mailbox().watch();
+        for (subscription, tag) in messages {
+            let route = self.routes.iter().find(|(id, _)| *id == subscription);
+            match (route, &mut self.work) {
+                (Some((_, Route::Dedicated(route))), work) => {
+                    work.get_or_insert_default().ask_again(route, tag);
+                }
+                // It may be about to open. If it is over, all of it was requeued.
+                (None, Some(work)) => work.ask_later(subscription, tag),
                 _ => {}
             }
         }
@@ -534,8 +652,14 @@ impl<L: Link> Connection<L> {
         match event {
             Event::Received(bytes) => {
                 self.session.handle_activity(now.into_std());
+                // What was heard until now is told; only what comes later is news to the timer.
+                self.link.was_heard();
+                if self.link.was_answered() {
+                    self.session.handle_pong(now.into_std());
+                }
                 // The timer does not get its turn while there is always something to read.
                 self.session.handle_timeout(now.into_std());
+                self.whole = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 self.input = bytes;
             }
             Event::LinkEnded(Err(LinkError::TooBig { limit })) => {
@@ -549,20 +673,31 @@ impl<L: Link> Connection<L> {
                 };
                 self.session.handle_decode_error(now.into_std(), error);
                 // After a DISCONNECT the session does not mind; but nothing more can be read.
-                if !self.session.is_closed() {
-                    self.end = Some(End::Disconnect);
+                if self.session.wants_frame() {
+                    self.end_with(End::Disconnect);
                     return false;
                 }
             }
             Event::LinkEnded(outcome) => {
-                self.end = Some(match outcome {
+                let end = match outcome {
                     Ok(()) if self.has_disconnected() => End::Disconnect,
                     outcome => End::Link(outcome.err()),
-                });
+                };
+                self.end_with(end);
                 return false;
             }
             Event::Done(done) => self.handle_done(now, done),
+            Event::Problem(problem) if problem.is_revocation() => {
+                let work = self.work.as_mut();
+                let abandoned = work.and_then(|work| work.abandon_all(&self.context));
+                let now = now.into_std();
+                self.session.handle_revoked(now, problem, abandoned);
+            }
             Event::Problem(problem) => self.session.handle_problem(now.into_std(), problem),
+            Event::Cut => {
+                self.end_with(End::Shed);
+                return false;
+            }
             Event::Progress => {}
             Event::Timeout => {
                 let patience = self.context.settings().limits.write_timeout;
@@ -570,18 +705,27 @@ impl<L: Link> Connection<L> {
                     .blocked_since
                     .is_some_and(|since| now >= since + patience)
                 {
-                    self.end = Some(End::WriteTimeout);
+                    self.end_with(End::WriteTimeout);
                     return false;
                 }
+                if self.uploads.is_overdue(now, patience) {
+                    self.session
+                        .handle_problem(now.into_std(), Problem::Overloaded);
+                    return true;
+                }
                 // Who is half way through a long message lives. And who reads slowly what it is
-                // sent is not read itself meanwhile.
-                if self.link.was_heard() || self.is_congested() {
+                // sent is not read itself meanwhile, nor who waits for room.
+                if self.link.was_heard() || self.is_congested() || self.uploads.waits() {
                     self.session.handle_activity(now.into_std());
                 }
                 self.session.handle_timeout(now.into_std());
             }
         }
         true
+    }
+
+    fn end_with(&mut self, end: End) {
+        self.end = Some(Box::new(end));
     }
 
     fn has_disconnected(&self) -> bool {
@@ -597,6 +741,8 @@ impl<L: Link> Connection<L> {
                 let limits = self.context.settings().limits.decoder();
                 self.decoder.set_limits(limits);
                 self.link.set_max_frame_size(limits.max_frame_size);
+                let context = &self.context;
+                self.link.count_for(&|| context.account());
                 self.session.handle_authenticated(now, Ok(()));
                 if self.context.services.presence.is_some() {
                     let work = self.work.get_or_insert_default();
@@ -618,6 +764,7 @@ impl<L: Link> Connection<L> {
                 for subscription in replies {
                     self.session.close_replies(subscription);
                 }
+                self.forget_echoes(operation);
                 self.session.handle_done(now, operation, Err(problem));
             }
             Done::Handed(operation, Ok(handed)) => {
@@ -638,14 +785,27 @@ impl<L: Link> Connection<L> {
                 }
             }
             Done::Operation(operation, outcome) => {
+                self.forget_echoes(operation);
                 self.session.handle_done(now, operation, outcome);
             }
             Done::Groups(groups, device) => self.context.join(groups, device),
         }
     }
 
-    /// Accepts what was written before it was known how.
+    fn forget_echoes(&mut self, operation: OperationId) {
+        if let Some(work) = &mut self.work {
+            work.echoes.forget(operation);
+        }
+    }
+
+    /// Settles what came before it was known how.
     fn accept_early(&mut self) {
+        if let Some(work) = &mut self.work {
+            let again = work.take_asked_later();
+            if !again.is_empty() {
+                self.ask_again(again);
+            }
+        }
         if !self.written.is_empty() && self.link.pending() == 0 {
             self.accept_written();
         }
@@ -669,7 +829,8 @@ impl<L: Link> Connection<L> {
         let patience = settings.limits.write_timeout;
         let session = self.session.poll_timeout().map(Instant::from_std);
         let blocked = self.blocked_since.map(|since| since + patience);
-        let due = session.into_iter().chain(blocked).min();
+        let upload = self.uploads.deadline(patience);
+        let due = session.into_iter().chain(blocked).chain(upload).min();
         let due = due.map(|due| on_stroke(due, *started));
         // A timer that fires early does no harm, and to move it at every frame would cost more.
         if timer.is_elapsed() {
@@ -681,6 +842,11 @@ impl<L: Link> Connection<L> {
         }
     }
 
+    fn age(&self) -> Duration {
+        let running = self.context.services.started.elapsed();
+        running.saturating_sub(Duration::from_nanos(self.opened))
+    }
+
     /// The last words, and the end.
     async fn finish(mut self) {
         if self.closing.is_none() {
@@ -689,7 +855,7 @@ impl<L: Link> Connection<L> {
         }
         self.context.leave();
         self.context.guard.mailbox().close();
-        if !matches!(self.end, Some(End::WriteTimeout)) {
+        if !matches!(self.end.as_deref(), Some(End::WriteTimeout | End::Shed)) {
             let _ = self.say_goodbye().await;
         }
         let Traffic {
@@ -698,12 +864,13 @@ impl<L: Link> Connection<L> {
             messages_in,
             messages_out,
         } = self.traffic;
-        let kind = self.end.as_ref().map_or("", End::kind);
+        let duration = self.age();
+        let kind = self.end.as_deref().map_or("", End::kind);
         let reason = self.end.map(|end| end.to_string());
         let ending = Ending {
             reason: reason.as_deref().unwrap_or_default(),
             kind,
-            duration: self.opened.elapsed(),
+            duration,
             frames_in: frames_in.into(),
             frames_out: frames_out.into(),
             messages_in: messages_in.into(),
@@ -715,6 +882,11 @@ impl<L: Link> Connection<L> {
     async fn finish_work(&mut self) {
         loop {
             self.act();
+            if self.turn >= FRAMES_A_TURN && self.closing.is_none() {
+                self.turn = 0;
+                yield_now().await;
+                continue;
+            }
             let Some(work) = self.work.as_mut().filter(|_| self.closing.is_none()) else {
                 return;
             };
@@ -752,7 +924,7 @@ impl<L: Link> Connection<L> {
         }
         // Others need not wait for what this client did not acknowledge until it has closed, too.
         self.routes = Vec::new();
-        let code = match self.end {
+        let code = match self.end.as_deref() {
             Some(End::Link(Some(LinkError::Violation(_)))) => CloseCode::Protocol,
             Some(End::Link(Some(LinkError::NotUtf8))) => CloseCode::NotUtf8,
             _ => self.closing.unwrap_or(CloseCode::Normal),

@@ -155,8 +155,9 @@ impl<'a> Permissions<'a> {
         answer.map_err(|refusal| {
             let what = what(&access);
             telemetry::permission_refused(&self.context.info(), &what, &refusal.to_string());
+            let is_fault = matches!(refusal, Refusal::Faulty(_));
             let reason = refusal.disclosed(self.context.settings().disclose_reason);
-            refused(&access, &what, &user.name, reason)
+            refused(&access, &what, &user.name, reason, is_fault)
         })
     }
 
@@ -232,17 +233,31 @@ fn what(access: &Access) -> String {
     }
 }
 
-fn refused(access: &Access, what: &str, user: &str, reason: Option<&str>) -> Problem {
+/// What the client is told. A hook that is at fault refuses in the same words, but to try again
+/// helps.
+fn refused(
+    access: &Access,
+    what: &str,
+    user: &str,
+    reason: Option<&str>,
+    is_fault: bool,
+) -> Problem {
     if let Access::Vhost { vhost, .. } = access {
-        return Problem::VhostDenied {
-            vhost: (&**vhost).into(),
+        let vhost = (&**vhost).into();
+        return if is_fault {
+            Problem::EntryUnavailable { vhost }
+        } else {
+            Problem::VhostDenied { vhost }
         };
     }
     let because = reason
         .map(|reason| format!(": {reason}"))
         .unwrap_or_default();
     let detail = format!("ACCESS_REFUSED - access to {what} refused for user '{user}'{because}");
-    Problem::PermissionDenied {
-        detail: detail.into(),
+    let detail = detail.into();
+    if is_fault {
+        Problem::PermissionUnavailable { detail }
+    } else {
+        Problem::PermissionDenied { detail }
     }
 }

@@ -17,6 +17,7 @@ use tokio::{sync::watch, time::Instant};
 use super::context::Context;
 use crate::{
     hub::Mailbox,
+    node::Target,
     telemetry::{self, Seldom},
 };
 
@@ -184,6 +185,33 @@ impl Guard {
     #[must_use]
     pub fn mailbox(&self) -> &Arc<Mailbox> {
         &self.mailbox
+    }
+}
+
+impl Target for Registry {
+    fn shed(&self, bytes: usize) -> (usize, usize) {
+        /// What is smaller would not help.
+        const WORTH_IT: usize = 64 * 1024;
+        let mut greatest: Vec<_> = {
+            let places = self.places.lock();
+            let all = places.values().map(|place| &place.mailbox);
+            let sized = all.map(|mailbox| (mailbox.bytes(), mailbox));
+            let large = sized.filter(|(bytes, _)| *bytes >= WORTH_IT);
+            large
+                .map(|(bytes, mailbox)| (bytes, Arc::clone(mailbox)))
+                .collect()
+        };
+        greatest.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+        let (mut count, mut freed) = (0_usize, 0_usize);
+        for (size, mailbox) in greatest {
+            if freed >= bytes {
+                break;
+            }
+            mailbox.shed(Problem::SlowConsumer);
+            count = count.saturating_add(1);
+            freed = freed.saturating_add(size);
+        }
+        (count, freed)
     }
 }
 

@@ -149,8 +149,12 @@ async fn recheck(session: &Weak<Context>) -> Option<Result<(), Problem>> {
             Right::Listen(exchange, pattern) => permissions.listen(exchange, pattern).await,
             Right::Consume(consume) => permissions.consume(consume).await,
         };
-        if answer.is_err() {
-            return Some(answer);
+        match answer {
+            Ok(()) => {}
+            Err(Problem::PermissionDenied { detail }) => {
+                return Some(Err(Problem::PermissionWithdrawn { detail }));
+            }
+            Err(problem) => return Some(Err(problem)),
         }
     }
     Some(Ok(()))
@@ -185,7 +189,7 @@ fn not_any_more(identity: &Identity) -> Problem {
         identity.vhost.name(),
         identity.user.name
     );
-    Problem::PermissionDenied {
+    Problem::Revoked {
         detail: detail.into(),
     }
 }

@@ -2,11 +2,14 @@
 
 mod control;
 mod denying;
+mod echo;
 mod ending;
 mod house;
+mod liveness;
 mod permissions;
 mod pressure;
 mod protocol;
+mod uploads;
 mod wire;
 
 use std::time::Duration;

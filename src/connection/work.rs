@@ -20,6 +20,7 @@ use stomp_session::{
 use super::{
     admission,
     context::{Context, Identity},
+    echo::Echoes,
     login,
     mapping::{self, Plan, Sending},
     permission::Permissions,
@@ -29,15 +30,15 @@ use super::{
 use crate::{
     auth::Carried,
     broker::{BrokerError, Confirm, Consume, Consumer, destination::Destination},
-    hub::{DedicatedSink, SharedSubscription},
+    hub::{DedicatedSink, Mailbox, SharedSubscription},
     presence::{Device, Status},
-    telemetry::DedicatedSubscriptionCounted,
+    telemetry::{self, DedicatedSubscriptionCounted},
 };
 
 /// How a subscription of this connection is served.
 pub(super) enum Route {
     /// By a feed; ends when it is dropped.
-    Shared(#[expect(dead_code, reason = "held for its drop")] SharedSubscription),
+    Shared(SharedSubscription),
     /// By a consumer of its own.
     Dedicated(Box<Dedicated>),
 }
@@ -99,10 +100,16 @@ pub(super) struct Work {
     queue: VecDeque<Action>,
     /// The action that is being done.
     current: Option<BoxFuture<'static, Done>>,
+    /// The operation that it is.
+    current_operation: Option<OperationId>,
     /// Done, save that the broker has to confirm it; and what else need not be done in order.
     confirming: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Settlements of `ack:auto` messages, for which nobody waits.
     accepting: Vec<BoxFuture<'static, ()>>,
+    /// Messages to be asked for again once it is known how.
+    again: Vec<(SubscriptionId, u64)>,
+    /// Messages that the client sends to itself.
+    pub(super) echoes: Echoes,
 }
 
 impl Work {
@@ -119,8 +126,32 @@ impl Work {
         }
     }
 
-    pub(super) fn begin(&mut self, future: BoxFuture<'static, Done>) {
+    pub(super) fn begin(
+        &mut self,
+        operation: Option<OperationId>,
+        future: BoxFuture<'static, Done>,
+    ) {
         self.current = Some(future);
+        self.current_operation = operation;
+    }
+
+    /// Forgets the operations from this one on of which the broker has not heard.
+    pub(super) fn abandon(&mut self, from: OperationId, context: &Context) {
+        let is_meant = |operation: Option<OperationId>| operation.is_some_and(|id| id >= from);
+        self.queue.retain(|action| !is_meant(action.operation()));
+        if is_meant(self.current_operation) && !context.is_handing() {
+            self.current = None;
+            self.current_operation = None;
+        }
+    }
+
+    /// Forgets all operations of which the broker has not heard; the first of them.
+    pub(super) fn abandon_all(&mut self, context: &Context) -> Option<OperationId> {
+        let queued = self.queue.iter().find_map(Action::operation);
+        let current = self.current_operation.filter(|_| !context.is_handing());
+        let first = current.or(queued)?;
+        self.abandon(first, context);
+        Some(first)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -148,6 +179,7 @@ impl Work {
             && let Poll::Ready(done) = current.poll_unpin(context)
         {
             self.current = None;
+            self.current_operation = None;
             return Poll::Ready(done);
         }
         match self.confirming.poll_next_unpin(context) {
@@ -156,13 +188,20 @@ impl Work {
         }
     }
 
-    /// Waits for the confirmations of an operation, beside all others.
+    /// Waits for the confirmations of an operation, and for what of it comes back, beside all
+    /// others.
     pub(super) fn confirm(&mut self, operation: OperationId, confirms: Vec<Confirm>) {
+        let echo = self.echoes.wait(operation);
         let confirming = async move {
             let outcome = try_join_all(confirms)
                 .await
                 .map(drop)
                 .map_err(|error| problem(&error));
+            if outcome.is_ok()
+                && let Some(echo) = echo
+            {
+                echo.await;
+            }
             Done::Operation(operation, outcome)
         };
         self.confirming.push(confirming.boxed());
@@ -175,15 +214,42 @@ impl Work {
     }
 
     /// Accepts what was written to an `ack:auto` subscription, up to `tag`.
-    pub(super) fn accept(&mut self, route: &Dedicated, tag: u64) {
-        let consumer = Arc::clone(&route.consumer);
+    pub(super) fn accept(
+        &mut self,
+        mailbox: &Arc<Mailbox>,
+        subscription: SubscriptionId,
+        route: &Dedicated,
+        tag: u64,
+    ) {
+        let (mailbox, consumer) = (Arc::clone(mailbox), Arc::clone(&route.consumer));
         let accepting = async move {
-            if let Err(error) = consumer.settle(tag, true, Verdict::Accept).await {
+            let settling = mailbox.settle(subscription, &*consumer, (tag, true), Verdict::Accept);
+            if let Err(error) = settling.await {
                 // It comes again: to this client, which has it, or to another.
                 tracing::debug!(%error, "could not acknowledge");
             }
         };
         self.accepting.push(accepting.boxed());
+    }
+
+    /// Has a message sent again for which there was no room.
+    pub(super) fn ask_again(&mut self, route: &Dedicated, tag: u64) {
+        let consumer = Arc::clone(&route.consumer);
+        let asking = async move {
+            if let Err(error) = consumer.settle(tag, false, Verdict::Requeue).await {
+                tracing::debug!(%error, "could not ask for a message again");
+            }
+        };
+        self.accepting.push(asking.boxed());
+    }
+
+    /// The same, of a subscription of which the broker has not said yet that it is open.
+    pub(super) fn ask_later(&mut self, subscription: SubscriptionId, tag: u64) {
+        self.again.push((subscription, tag));
+    }
+
+    pub(super) fn take_asked_later(&mut self) -> Vec<(SubscriptionId, u64)> {
+        std::mem::take(&mut self.again)
     }
 }
 
@@ -203,6 +269,10 @@ pub(super) async fn authenticate(
     connect: Box<Connect>,
     carried: Option<Box<Carried>>,
 ) -> Done {
+    if context.services.memory.is_short() {
+        telemetry::login_refused(&context.info(), "the node is short of memory");
+        return Done::Authenticated(Err(Problem::Overloaded));
+    }
     let mut device = None;
     if context.services.presence.is_some() {
         match presence::connect(&connect.headers) {
@@ -292,10 +362,7 @@ async fn consume(
     is_auto: bool,
 ) -> Result<Route, Problem> {
     let mailbox = Arc::clone(context.guard.mailbox());
-    let sink = Arc::new(DedicatedSink {
-        mailbox,
-        subscription,
-    });
+    let sink = Arc::new(DedicatedSink::new(mailbox, subscription));
     let consuming = identity.vhost.host().consume(request.clone(), sink);
     let consumer = consuming.await.map_err(|error| problem(&error))?;
     Ok(Route::Dedicated(Box::new(Dedicated {
@@ -330,6 +397,7 @@ async fn end(
     if deletes {
         Permissions::new(context, identity).delete(queue).await?;
     }
+    context.set_handing(true);
     route
         .consumer
         .cancel()
@@ -377,6 +445,13 @@ async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Proble
             permissions.consume(request).await?;
         }
     }
+    let memory = &context.services.memory;
+    if memory.is_short() && tasks.iter().any(|task| matches!(task, Task::Publish(..))) {
+        let patience = context.settings().operation_timeout;
+        let waited = tokio::time::timeout(patience, memory.enough()).await;
+        waited.map_err(|_| Problem::Overloaded)?;
+    }
+    context.set_handing(true);
     let host = identity.vhost.host();
     let mut handed = Handed {
         confirms: Vec::new(),
@@ -407,13 +482,14 @@ async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Proble
             Task::Settle(
                 consumer,
                 Settle {
+                    subscription,
                     tag,
                     multiple,
                     verdict,
-                    ..
                 },
             ) => {
-                let settling = consumer.settle(tag, multiple, verdict);
+                let mailbox = context.guard.mailbox();
+                let settling = mailbox.settle(subscription, &*consumer, (tag, multiple), verdict);
                 settling.await.map_err(|error| problem(&error))?;
             }
         }

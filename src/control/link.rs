@@ -150,6 +150,7 @@ impl Link {
             body: wire::encode(note).into(),
             mandatory: false,
             lane: 0,
+            slow: None,
         };
         let publishing = async { self.0.vhost.host().publish(publish).await?.await };
         match timeout(CONFIRM, publishing).await {
@@ -238,6 +239,8 @@ async fn listen_once(link: &Link, shared: &Shared) -> String {
                 handle(link, shared, &parcel.message).await;
             }
             Item::Problem(problem) => return problem.to_string(),
+            // Of dedicated consumers, of which there is none here.
+            Item::Again(_) => {}
         }
     }
 }

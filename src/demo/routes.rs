@@ -213,6 +213,7 @@ async fn publish(services: &Services, push: Push) -> Result<(), BrokerError> {
         body: push.body.into(),
         mandatory: false,
         lane: 0,
+        slow: None,
     };
     vhost.publish(publish).await?.await
 }

@@ -21,7 +21,7 @@ use crate::{
     connection::{Limits, Registry, Settings, Stomp},
     control::Control,
     hub::{Hub, MailboxConfig},
-    listen::Plain,
+    listen::{KeepAlive, Plain},
 };
 use futures_util::future::BoxFuture;
 
@@ -105,6 +105,7 @@ async fn server_with(
         transport: Plain,
         proxy_protocol: false,
         timeout: handshake_timeout,
+        keep_alive: KeepAlive::default(),
     };
     tokio::spawn(Arc::new(server).serve(listener, entrance, async {
         let _ = stopped.await;

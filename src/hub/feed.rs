@@ -1,28 +1,34 @@
 //! One feed: which subscriptions wait for which pattern, and which patterns are bound.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     hash::{Hash, Hasher},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use parking_lot::{Mutex, RwLock};
 use stomp_session::{Problem, SubscriptionId};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
-use super::{linger::Linger, mailbox::Mailbox, rouser::Rouser};
+use super::{kinds::Kinds, linger::Linger, mailbox::Mailbox, rouser::Rouser};
 use crate::{
     broker::{
-        BrokerError, ExchangeKind, FeedId, FeedSink, Message, VirtualHost,
-        routing::{Removed, RoutingTable},
+        Binding, BrokerError, ExchangeKind, FeedId, FeedSink, Message, VirtualHost,
+        routing::{self, Removed, RoutingTable},
     },
-    telemetry::{FeedCounts, SharedSubscriptionCounted},
+    telemetry::{self, FeedCounts, SharedSubscriptionCounted},
 };
 
-/// All feeds of a virtual host.
-#[derive(Default)]
-pub(super) struct Feeds(pub(super) RwLock<HashMap<FeedId, Arc<Feed>>>);
+/// All feeds of a virtual host, and the types of their exchanges.
+pub(super) struct Feeds {
+    pub(super) open: RwLock<HashMap<FeedId, Arc<Feed>>>,
+    pub(super) kinds: Kinds,
+    pub(super) binding: Binding,
+    /// How many there are of an exchange, at most.
+    pub(super) shards: u16,
+}
 
 /// What the broker pours into. The feeds hold the virtual host, which holds this: it must not hold
 /// the feeds, or none of them would ever end.
@@ -53,20 +59,26 @@ const FEW: u64 = 64;
 /// The pattern of every key.
 const ALL: &str = "#";
 
+/// After an established binding was asked for again, it is not for so many times as long as the
+/// broker took: however many subscribe to one key, most of the broker's time is for others.
+const REST: u32 = 4;
+/// The longest such rest.
+const MAX_REST: Duration = Duration::from_secs(1);
+
 /// One feed.
 pub(super) struct Feed {
     id: FeedId,
     host: Arc<dyn VirtualHost>,
     linger: Arc<Linger>,
     rouser: Arc<Rouser>,
-    /// Whether one binding to everything serves all patterns (`feed.binding = "all"`).
-    bind_all: bool,
     table: Mutex<Table>,
     counts: Arc<FeedCounts>,
 }
 
 struct Table {
     routes: RoutingTable<Subscriber>,
+    /// Whether one binding to everything serves all patterns (`feed.binding = "all"`).
+    bind_all: bool,
     /// Bindings that are neither simply there (a pattern with subscribers) nor simply not there
     /// (a pattern without): those on their way. With `bind_all`, the one binding, always.
     changing: HashMap<Arc<str>, Phase>,
@@ -84,7 +96,12 @@ pub(super) struct Subscriber {
 /// Where a binding is between being there and not.
 enum Phase {
     /// Asked for; who waits, is told.
-    Binding(watch::Sender<Option<Result<(), BrokerError>>>),
+    Binding(Done),
+    /// There when it was last heard of, and asked for once more: exchanges are made anew and
+    /// bindings taken away without a word.
+    Checking(Waiting),
+    /// The same, but not yet: it was a moment ago.
+    Resting(Waiting),
     /// There, though nobody is subscribed: until [`Linger`] says so. The number tells this
     /// lingering from an earlier one.
     Lingering(u64),
@@ -92,19 +109,36 @@ enum Phase {
     /// lingers; who subscribes meanwhile, has it bound again.
     Doubtful(u64),
     /// Being taken away; who subscribes meanwhile, waits until it is bound again.
-    Unbinding(watch::Sender<Option<Result<(), BrokerError>>>),
+    Unbinding(Done),
     /// There for good (`bind_all`).
     Bound,
 }
 
+type Outcome = Result<(), BrokerError>;
+type Done = watch::Sender<Option<Outcome>>;
+
+/// Who waits for a binding that others rely on already.
+struct Waiting {
+    done: Done,
+    /// They, with their patterns, have no answer yet.
+    who: Vec<(Arc<str>, Subscriber)>,
+}
+
+impl Waiting {
+    fn new() -> Self {
+        Self {
+            done: watch::channel(None).0,
+            who: Vec::new(),
+        }
+    }
+}
+
 /// Told when a binding is there.
-pub(super) struct Bound(Option<watch::Receiver<Option<Result<(), BrokerError>>>>);
+pub(super) struct Bound(watch::Receiver<Option<Outcome>>);
 
 impl Bound {
-    pub(super) async fn wait(self) -> Result<(), BrokerError> {
-        let Some(mut receiver) = self.0 else {
-            return Ok(());
-        };
+    pub(super) async fn wait(self) -> Outcome {
+        let mut receiver = self.0;
         match receiver.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
             // The task that binds never drops the sender without a word, save when the whole
@@ -125,6 +159,7 @@ impl Feed {
     ) -> Arc<Self> {
         let table = Table {
             routes: RoutingTable::new(kind),
+            bind_all,
             changing: HashMap::new(),
             losses: 0,
         };
@@ -133,32 +168,34 @@ impl Feed {
             host,
             linger,
             rouser,
-            bind_all,
             table: Mutex::new(table),
             counts: FeedCounts::new(),
         })
     }
 
-    /// Adds a subscriber, and sees to it that its pattern is bound.
+    /// Adds a subscriber, and sees to it that its pattern is bound: told so is only who was there
+    /// before the broker said it.
     pub(super) fn add(
         self: &Arc<Self>,
         pattern: &str,
         subscriber: Subscriber,
     ) -> (SharedSubscription, Bound) {
         let pattern: Arc<str> = pattern.into();
-        let binding = self.binding_of(&pattern);
         let mut table = self.table.lock();
-        let is_new = table.routes.insert(&pattern, subscriber.clone()) || self.bind_all;
-        let bound = match table.changing.get(&binding) {
-            Some(Phase::Binding(done) | Phase::Unbinding(done)) => Bound(Some(done.subscribe())),
-            Some(Phase::Lingering(_)) => {
-                table.changing.remove(&binding);
-                Bound(None)
+        let binding = table.binding_of(&pattern);
+        let is_new = table.routes.insert(&pattern, subscriber.clone()) || table.bind_all;
+        let waits = || (Arc::clone(&pattern), subscriber.clone());
+        let bound = match table.changing.get_mut(&binding) {
+            Some(Phase::Binding(done) | Phase::Unbinding(done)) => done.subscribe(),
+            Some(Phase::Checking(waiting) | Phase::Resting(waiting)) => {
+                waiting.who.push(waits());
+                waiting.done.subscribe()
             }
-            Some(Phase::Bound) => Bound(None),
-            Some(Phase::Doubtful(_)) => Bound(Some(self.start_binding(&mut table, binding))),
-            None if is_new => Bound(Some(self.start_binding(&mut table, binding))),
-            None => Bound(None),
+            Some(Phase::Bound) => self.start_checking(&mut table, binding, Some(waits())),
+            None if !is_new => self.start_checking(&mut table, binding, Some(waits())),
+            Some(Phase::Lingering(_) | Phase::Doubtful(_)) | None => {
+                self.start_binding(&mut table, binding)
+            }
         };
         drop(table);
         (
@@ -168,24 +205,15 @@ impl Feed {
                 subscriber,
                 _counted: SharedSubscriptionCounted::begin(),
             },
-            bound,
+            Bound(bound),
         )
-    }
-
-    /// The pattern that is bound at the broker for the sake of `pattern`.
-    fn binding_of(&self, pattern: &Arc<str>) -> Arc<str> {
-        if self.bind_all {
-            ALL.into()
-        } else {
-            Arc::clone(pattern)
-        }
     }
 
     fn start_binding(
         self: &Arc<Self>,
         table: &mut Table,
         binding: Arc<str>,
-    ) -> watch::Receiver<Option<Result<(), BrokerError>>> {
+    ) -> watch::Receiver<Option<Outcome>> {
         let (done, receiver) = watch::channel(None);
         table
             .changing
@@ -210,7 +238,7 @@ impl Feed {
         };
         if let Err(error) = &outcome {
             // None of them will get a message, and a later subscriber has to ask again.
-            let patterns = if self.bind_all {
+            let patterns = if table.bind_all && *binding == *ALL {
                 table.routes.patterns().collect()
             } else {
                 vec![Box::from(&*binding)]
@@ -222,20 +250,109 @@ impl Feed {
                 }
             }
             self.doubt(&mut table, &binding, error);
-        } else if self.bind_all {
-            table.changing.insert(binding, Phase::Bound);
         } else {
-            // They may all have left while the broker was asked.
-            self.linger_if_unused(&mut table, &binding);
+            self.established(&mut table, binding);
         }
         drop(table);
         done.send_replace(Some(outcome));
     }
 
+    /// A binding is there.
+    fn established(self: &Arc<Self>, table: &mut Table, binding: Arc<str>) {
+        if table.bind_all && *binding == *ALL {
+            table.changing.insert(binding, Phase::Bound);
+        } else {
+            // They may all have left while the broker was asked.
+            self.linger_if_unused(table, &binding);
+        }
+    }
+
+    /// Asks for an established binding once more, unless it is being asked for; done when the
+    /// broker has answered.
+    pub(super) async fn check(self: Arc<Self>, binding: Arc<str>) {
+        let checked = {
+            let mut table = self.table.lock();
+            let is_established = match table.changing.get(&binding) {
+                None => table.routes.contains(&binding),
+                Some(phase) => matches!(phase, Phase::Bound),
+            };
+            if !is_established {
+                return;
+            }
+            self.start_checking(&mut table, binding, None)
+        };
+        // Whatever the answer is, it is for those who subscribe.
+        let _ = Bound(checked).wait().await;
+    }
+
+    fn start_checking(
+        self: &Arc<Self>,
+        table: &mut Table,
+        binding: Arc<str>,
+        first: Option<(Arc<str>, Subscriber)>,
+    ) -> watch::Receiver<Option<Outcome>> {
+        let mut waiting = Waiting::new();
+        waiting.who.extend(first);
+        let receiver = waiting.done.subscribe();
+        let checking = Phase::Checking(waiting);
+        table.changing.insert(Arc::clone(&binding), checking);
+        tokio::spawn(Arc::clone(self).run_checks(binding));
+        receiver
+    }
+
+    /// Until nobody waits any more. Those who subscribe meanwhile share the next one.
+    async fn run_checks(self: Arc<Self>, binding: Arc<str>) {
+        loop {
+            let (losses, begun) = (self.table.lock().losses, Instant::now());
+            let outcome = self.host.bind_feed(&self.id, &binding).await;
+            let rest = (begun.elapsed() * REST).min(MAX_REST);
+            {
+                let mut table = self.table.lock();
+                let Some(Phase::Checking(waiting)) = table.changing.remove(&binding) else {
+                    return;
+                };
+                if table.losses != losses {
+                    // It may have been bound before the loss, and nobody relies on it any more.
+                    let binding_anew = Phase::Binding(waiting.done);
+                    table.changing.insert(Arc::clone(&binding), binding_anew);
+                    tokio::spawn(Arc::clone(&self).bind(binding));
+                    return;
+                }
+                if outcome.is_err() {
+                    // Those who were told before have what they had; if that is lost, the broker
+                    // says so.
+                    for (pattern, subscriber) in &waiting.who {
+                        table.routes.remove(pattern, subscriber);
+                    }
+                }
+                let resting = Phase::Resting(Waiting::new());
+                table.changing.insert(Arc::clone(&binding), resting);
+                waiting.done.send_replace(Some(outcome));
+            }
+            if !rest.is_zero() {
+                tokio::time::sleep(rest).await;
+            }
+            let mut table = self.table.lock();
+            match table.changing.remove(&binding) {
+                Some(Phase::Resting(waiting)) if waiting.who.is_empty() => {
+                    if table.losses == losses {
+                        self.established(&mut table, binding);
+                    }
+                    return;
+                }
+                Some(Phase::Resting(waiting)) => {
+                    let checking = Phase::Checking(waiting);
+                    table.changing.insert(Arc::clone(&binding), checking);
+                }
+                _ => return,
+            }
+        }
+    }
+
     fn remove(self: &Arc<Self>, pattern: &Arc<str>, subscriber: &Subscriber) {
         let mut table = self.table.lock();
         // Absent is it where binding failed: then there is nothing that could linger.
-        if table.routes.remove(pattern, subscriber) == Removed::Last && !self.bind_all {
+        if table.routes.remove(pattern, subscriber) == Removed::Last && !table.bind_all {
             self.linger_if_unused(&mut table, pattern);
         }
     }
@@ -251,7 +368,7 @@ impl Feed {
 
     /// A call that the broker did not answer may have been heard all the same.
     fn doubt(self: &Arc<Self>, table: &mut Table, binding: &Arc<str>, error: &BrokerError) {
-        if self.bind_all || !matches!(error, BrokerError::Unavailable(_)) {
+        if table.bind_all || !matches!(error, BrokerError::Unavailable(_)) {
             return;
         }
         let stamp = self.linger.schedule_again(self, Arc::clone(binding));
@@ -340,9 +457,9 @@ impl Feed {
 
     fn interrupted(&self, reason: &str) {
         let table = self.table.lock();
-        for pattern in self.answered(&table) {
+        for (pattern, subscribers) in table.answered() {
             let problem = self.problem(&pattern, reason);
-            for subscriber in table.routes.values(&pattern) {
+            for subscriber in subscribers {
                 subscriber.mailbox.fail(problem.clone());
             }
         }
@@ -351,10 +468,13 @@ impl Feed {
     /// Who subscribed is told, and forgotten: who subscribes next, has to ask the broker.
     fn lost(&self, reason: &str) {
         let mut table = self.table.lock();
+        self.lose(&mut table, reason);
+    }
+
+    fn lose(&self, table: &mut Table, reason: &str) {
         table.losses = table.losses.wrapping_add(1);
-        for pattern in self.answered(&table) {
+        for (pattern, subscribers) in table.answered() {
             let problem = self.problem(&pattern, reason);
-            let subscribers: Vec<_> = table.routes.values(&pattern).cloned().collect();
             for subscriber in subscribers {
                 subscriber.mailbox.fail(problem.clone());
                 table.routes.remove(&pattern, &subscriber);
@@ -364,15 +484,54 @@ impl Feed {
         table.changing.retain(|_, phase| stays(phase));
     }
 
-    /// The patterns whose subscribers had an answer; the others have missed nothing.
-    fn answered(&self, table: &Table) -> Vec<Box<str>> {
-        let has_answer = |pattern: &str| {
-            let phase = table.changing.get(&self.binding_of(&pattern.into()));
-            !phase.is_some_and(Phase::is_on_its_way)
-        };
-        let mut patterns: Vec<_> = table.routes.patterns().collect();
-        patterns.retain(|pattern| has_answer(pattern));
-        patterns
+    /// Its exchange is of that type now. If it was of another, patterns mean something else: all
+    /// who subscribed are told, and have to subscribe anew.
+    pub(super) fn become_kind(&self, kind: ExchangeKind, bind_all: bool) {
+        let mut table = self.table.lock();
+        if table.routes.kind() == kind {
+            return;
+        }
+        let reason = "its exchange was deleted and made anew with another type";
+        telemetry::feed_interrupted(&self.id, reason);
+        self.lose(&mut table, reason);
+        // Those who have no answer yet.
+        for pattern in table.routes.patterns() {
+            let problem = self.problem(&pattern, reason);
+            for subscriber in table.routes.values(&pattern) {
+                subscriber.mailbox.fail(problem.clone());
+            }
+        }
+        table.routes = RoutingTable::new(kind);
+        table.bind_all = bind_all;
+    }
+
+    /// Whether nobody is subscribed, and nothing bound that is known of.
+    pub(super) fn is_unused(&self) -> bool {
+        let table = self.table.lock();
+        table.routes.is_empty() && table.changing.is_empty()
+    }
+
+    /// Whether all that it can ever have is one binding.
+    pub(super) fn has_one_binding(&self) -> bool {
+        let table = self.table.lock();
+        table.bind_all || table.routes.kind() == ExchangeKind::Fanout
+    }
+
+    /// Which exchange and shard it is of.
+    pub(super) fn id(&self) -> &FeedId {
+        &self.id
+    }
+
+    /// The bindings that clients rely on; for [`Feed::check`].
+    pub(super) fn relied_on(&self) -> Vec<Arc<str>> {
+        let table = self.table.lock();
+        if table.routes.is_empty() {
+            Vec::new()
+        } else if table.bind_all {
+            vec![ALL.into()]
+        } else {
+            table.routes.patterns().map(Arc::from).collect()
+        }
     }
 
     fn problem(&self, pattern: &str, reason: &str) -> Problem {
@@ -382,17 +541,20 @@ impl Feed {
 
     fn bindings(&self) -> Vec<Arc<str>> {
         let table = self.table.lock();
+        let bind_all = table.bind_all;
         let others = table.changing.iter().filter_map(|(pattern, phase)| {
             let is_wanted = match phase {
                 Phase::Lingering(_) | Phase::Bound => true,
                 // Bound by now, perhaps, though the answer was not heard yet.
-                Phase::Binding(_) => self.bind_all || !table.routes.contains(pattern),
+                Phase::Binding(_) | Phase::Checking(_) | Phase::Resting(_) => {
+                    bind_all || !table.routes.contains(pattern)
+                }
                 Phase::Doubtful(_) | Phase::Unbinding(_) => false,
             };
             is_wanted.then(|| Arc::clone(pattern))
         });
         let mut bindings: Vec<Arc<str>> = others.collect();
-        if !self.bind_all {
+        if !bind_all {
             // What is being unbound is bound again after that, if somebody waits for it; bound
             // now, it would stay if nobody does any more by then.
             let is_unbound = |pattern: &str| {
@@ -407,9 +569,51 @@ impl Feed {
     }
 }
 
+impl Table {
+    /// The pattern that is bound at the broker for the sake of `pattern`.
+    fn binding_of(&self, pattern: &Arc<str>) -> Arc<str> {
+        if self.bind_all {
+            ALL.into()
+        } else {
+            Arc::clone(pattern)
+        }
+    }
+
+    /// Those whose subscription was answered, by pattern; the others have missed nothing.
+    #[expect(
+        clippy::mutable_key_type,
+        reason = "a mailbox is hashed by its address"
+    )]
+    fn answered(&self) -> Vec<(Box<str>, Vec<Subscriber>)> {
+        let waiting = self.changing.values().filter_map(|phase| match phase {
+            Phase::Checking(waiting) | Phase::Resting(waiting) => Some(&waiting.who),
+            _ => None,
+        });
+        let waits: HashSet<_> = waiting
+            .flatten()
+            .map(|(_, subscriber)| subscriber)
+            .collect();
+        let patterns = self.routes.patterns().filter(|pattern| {
+            let phase = self.changing.get(&self.binding_of(&(&**pattern).into()));
+            !matches!(phase, Some(Phase::Binding(_) | Phase::Unbinding(_)))
+        });
+        let answered = patterns.map(|pattern| {
+            let subscribers = self.routes.values(&pattern);
+            let subscribers = subscribers.filter(|subscriber| !waits.contains(subscriber));
+            let subscribers = subscribers.cloned().collect();
+            (pattern, subscribers)
+        });
+        answered.collect()
+    }
+}
+
 impl Phase {
+    /// Whether it has a task of its own, which looks at it next.
     fn is_on_its_way(&self) -> bool {
-        matches!(self, Self::Binding(_) | Self::Unbinding(_))
+        match self {
+            Self::Binding(_) | Self::Checking(_) | Self::Resting(_) | Self::Unbinding(_) => true,
+            Self::Lingering(_) | Self::Doubtful(_) | Self::Bound => false,
+        }
     }
 
     fn stamp(&self) -> Option<u64> {
@@ -436,7 +640,7 @@ impl Hash for Subscriber {
 
 impl Sink {
     fn feed(&self, id: &FeedId) -> Option<Arc<Feed>> {
-        self.0.upgrade()?.0.read().get(id).map(Arc::clone)
+        self.0.upgrade()?.open.read().get(id).map(Arc::clone)
     }
 }
 
@@ -459,6 +663,10 @@ impl FeedSink for Sink {
     }
 
     fn lost(&self, feed: &FeedId, reason: &str) {
+        // First: who subscribes from now on, has to learn of which type the exchange is.
+        if let Some(feeds) = self.0.upgrade() {
+            feeds.kinds.forget(&feed.exchange);
+        }
         if let Some(feed) = self.feed(feed) {
             feed.lost(reason);
         }
@@ -471,6 +679,15 @@ pub struct SharedSubscription {
     pattern: Arc<str>,
     subscriber: Subscriber,
     _counted: SharedSubscriptionCounted,
+}
+
+impl SharedSubscription {
+    /// Whether it gets what is published to that exchange with that key.
+    #[must_use]
+    pub fn hears(&self, exchange: &str, routing_key: &str) -> bool {
+        let kind = || self.feed.table.lock().routes.kind();
+        *self.feed.id.exchange == *exchange && routing::matches(kind(), &self.pattern, routing_key)
+    }
 }
 
 impl Drop for SharedSubscription {

@@ -4,20 +4,31 @@
 //! slow client may have waiting is bounded, and what happens at the bound is the policy's to say.
 //! So one slow client delays neither another nor the feed.
 
+mod dedicated;
+
 use std::{
     collections::{HashSet, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
 
+pub use self::dedicated::Settling;
+use self::dedicated::{Pushed, Waiting};
 use super::config::{Mailbox as MailboxConfig, Overflow};
 use crate::{
-    broker::{BrokerError, Delivery, DeliverySink, Message},
+    broker::{BrokerError, Consumer, Delivery, DeliverySink, Message, Verdict},
     telemetry,
 };
+
+/// How often it is looked whether messages that were asked for again have come.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The messages waiting for one client.
 ///
@@ -39,16 +50,30 @@ struct State {
     /// Whether `shared` was conflated since it was last empty: no two of its parcels are for the
     /// same subscription and destination.
     conflated: bool,
-    /// From dedicated consumers; bounded by their prefetch, and never dropped.
-    dedicated: VecDeque<Parcel>,
+    /// From dedicated consumers: never dropped. What there is no room for waits at the broker.
+    dedicated: Option<Box<Waiting>>,
     /// Whether the last parcel was a dedicated one; they take turns with the others.
     dedicated_last: bool,
     /// Boxed, since it comes once at most.
     problem: Option<Box<Problem>>,
     closed: bool,
+    /// Whether the connection is to end though it cannot say so.
+    is_cut: bool,
+    /// The connection, while its client does not take what is written to it.
+    stuck: Option<Box<Stuck>>,
     /// Whether somebody will call [`Mailbox::rouse`].
     to_be_roused: bool,
+    /// Whether it is looked after what was asked for again.
+    is_watched: bool,
     waker: Option<Waker>,
+}
+
+/// A connection that waits for its client to read.
+#[derive(Debug)]
+struct Stuck {
+    /// Bytes that it has taken out of the mailbox, and not written.
+    unwritten: usize,
+    waker: Waker,
 }
 
 /// A message for one subscription of the client.
@@ -71,6 +96,9 @@ pub struct Parcel {
 pub enum Item {
     /// Write a message.
     Parcel(Parcel),
+    /// Have these messages requeued, for there is room for them again ([`dedicated`]): by
+    /// subscription and tag, and before anything else of theirs is settled.
+    Again(Vec<(SubscriptionId, u64)>),
     /// End the session.
     Problem(Problem),
 }
@@ -150,20 +178,155 @@ impl Mailbox {
         true
     }
 
-    /// Adds a message of a dedicated consumer, whose prefetch bounds how many there are.
-    pub fn push_dedicated(&self, subscription: SubscriptionId, delivery: Delivery) {
+    /// Adds a message of a dedicated consumer, or puts it aside if there is no room for it;
+    /// whether it was added. `previous` is the tag of the subscription's last that was; 0: there
+    /// is none.
+    pub fn push_dedicated(
+        &self,
+        subscription: SubscriptionId,
+        delivery: Delivery,
+        previous: u64,
+    ) -> bool {
         let mut state = self.state.lock();
         if state.closed {
-            return;
+            return false;
         }
-        state.dedicated.push_back(Parcel {
+        let parcel = Parcel {
             subscription,
             message: delivery.message,
             tag: delivery.tag,
             redelivered: delivery.redelivered,
             dropped: 0,
-        });
+        };
+        let waiting = state.dedicated.get_or_insert_default();
+        let pushed = waiting.push(parcel, previous, self.limits.max_bytes);
+        match pushed {
+            Pushed::Waits => telemetry::delivered_by_queue(),
+            Pushed::Aside => telemetry::mailbox_overflow("put aside"),
+            Pushed::TooMuch => {
+                telemetry::mailbox_overflow("disconnect");
+                state.close(Problem::SlowConsumer);
+                return false;
+            }
+        }
         state.wake();
+        pushed == Pushed::Waits
+    }
+
+    /// Settles a message of a dedicated consumer, and with `multiple` all that its client has
+    /// been handed before.
+    ///
+    /// # Errors
+    /// As [`Consumer::settle`].
+    pub async fn settle(
+        &self,
+        subscription: SubscriptionId,
+        consumer: &dyn Consumer,
+        (tag, multiple): (u64, bool),
+        verdict: Verdict,
+    ) -> Result<(), BrokerError> {
+        match self.settling(subscription, tag, multiple) {
+            Settling::Plain => consumer.settle(tag, multiple, verdict).await,
+            Settling::Each(list) => {
+                for (tag, multiple) in list {
+                    consumer.settle(tag, multiple, verdict).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn settling(&self, subscription: SubscriptionId, tag: u64, multiple: bool) -> Settling {
+        let mut state = self.state.lock();
+        let Some(waiting) = &mut state.dedicated else {
+            return Settling::Plain;
+        };
+        if multiple {
+            waiting.settling(subscription, tag)
+        } else {
+            waiting.settled(subscription, tag);
+            Settling::Plain
+        }
+    }
+
+    /// Looks after what [`Item::Again`] asked for: what does not come keeps nobody waiting.
+    pub fn watch(self: &Arc<Self>) {
+        if std::mem::replace(&mut self.state.lock().is_watched, true) {
+            return;
+        }
+        let mailbox = Arc::downgrade(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                let Some(mailbox) = mailbox.upgrade() else {
+                    return;
+                };
+                let mut state = mailbox.state.lock();
+                let is_awaited = !state.closed
+                    && state
+                        .dedicated
+                        .as_mut()
+                        .is_some_and(|waiting| waiting.forget());
+                state.is_watched = is_awaited;
+                state.wake();
+                if !is_awaited {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Bytes that wait for the client, of both kinds, and on their way to it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let state = self.state.lock();
+        let dedicated = state
+            .dedicated
+            .as_ref()
+            .map_or(0, |waiting| waiting.bytes());
+        let unwritten = state.stuck.as_ref().map_or(0, |stuck| stuck.unwritten);
+        state
+            .bytes
+            .saturating_add(dedicated)
+            .saturating_add(unwritten)
+    }
+
+    /// The client does not take so many bytes that are written to it. Whether the connection is to
+    /// end without a word; if not, it is woken when it is.
+    pub fn stuck(&self, unwritten: usize, context: &Context<'_>) -> bool {
+        let mut state = self.state.lock();
+        if state.is_cut {
+            return true;
+        }
+        match &mut state.stuck {
+            Some(stuck) => {
+                stuck.unwritten = unwritten;
+                stuck.waker.clone_from(context.waker());
+            }
+            none => {
+                *none = Some(Box::new(Stuck {
+                    unwritten,
+                    waker: context.waker().clone(),
+                }));
+            }
+        }
+        false
+    }
+
+    /// The client reads again.
+    pub fn unstuck(&self) {
+        self.state.lock().stuck = None;
+    }
+
+    /// Ends the session as [`Mailbox::fail`] does; at once, if its client does not even take what
+    /// is written to it.
+    pub fn shed(&self, problem: Problem) {
+        let mut state = self.state.lock();
+        state.close(problem);
+        if let Some(stuck) = state.stuck.take() {
+            state.is_cut = true;
+            stuck.waker.wake();
+        }
     }
 
     /// Ends the session: what waits is dropped, and the problem is the last item taken.
@@ -176,6 +339,7 @@ impl Mailbox {
         let mut state = self.state.lock();
         *state = State {
             closed: true,
+            dedicated: state.take_cleared(),
             ..State::default()
         };
     }
@@ -185,6 +349,15 @@ impl Mailbox {
         let mut state = self.state.lock();
         if let Some(problem) = state.problem.take() {
             return Poll::Ready(Item::Problem(*problem));
+        }
+        if let Some(waiting) = &mut state.dedicated {
+            let again = waiting.ask(self.limits.max_bytes);
+            if !again.is_empty() {
+                return Poll::Ready(Item::Again(again));
+            }
+            if waiting.is_idle() {
+                state.dedicated = None;
+            }
         }
         if let Some(parcel) = state.take() {
             return Poll::Ready(Item::Parcel(parcel));
@@ -207,7 +380,9 @@ impl State {
     /// In turns, so that a long queue of its own keeps no client from its feeds.
     fn take(&mut self) -> Option<Parcel> {
         let dedicated_first = !self.dedicated_last || self.shared.is_empty();
-        self.dedicated_last = dedicated_first && !self.dedicated.is_empty();
+        let has_dedicated = |waiting: &Waiting| !waiting.is_empty();
+        self.dedicated_last =
+            dedicated_first && self.dedicated.as_deref().is_some_and(has_dedicated);
         if self.dedicated_last {
             self.take_dedicated()
         } else {
@@ -216,11 +391,19 @@ impl State {
     }
 
     fn take_dedicated(&mut self) -> Option<Parcel> {
-        let parcel = self.dedicated.pop_front()?;
-        if self.dedicated.is_empty() {
-            self.dedicated = VecDeque::new();
+        let waiting = self.dedicated.as_mut()?;
+        let parcel = waiting.take();
+        if waiting.is_idle() {
+            self.dedicated = None;
         }
-        Some(parcel)
+        parcel
+    }
+
+    /// What has to be known of dedicated consumers after the end.
+    fn take_cleared(&mut self) -> Option<Box<Waiting>> {
+        let mut waiting = self.dedicated.take()?;
+        waiting.clear();
+        (!waiting.is_idle()).then_some(waiting)
     }
 
     fn take_shared(&mut self) -> Option<Parcel> {
@@ -289,6 +472,8 @@ impl State {
         *self = Self {
             problem: Some(Box::new(problem)),
             closed: true,
+            dedicated: self.take_cleared(),
+            stuck: self.stuck.take(),
             waker,
             ..Self::default()
         };
@@ -309,12 +494,32 @@ pub struct DedicatedSink {
     pub mailbox: Arc<Mailbox>,
     /// Its subscription.
     pub subscription: SubscriptionId,
+    /// The tag of its last message that was added to the mailbox.
+    last: AtomicU64,
+}
+
+impl DedicatedSink {
+    /// A sink for messages of this subscription.
+    #[must_use]
+    pub fn new(mailbox: Arc<Mailbox>, subscription: SubscriptionId) -> Self {
+        Self {
+            mailbox,
+            subscription,
+            last: AtomicU64::new(0),
+        }
+    }
 }
 
 impl DeliverySink for DedicatedSink {
     fn deliver(&self, delivery: Delivery) {
-        telemetry::delivered_by_queue();
-        self.mailbox.push_dedicated(self.subscription, delivery);
+        // A consumer's messages come one after the other.
+        let (tag, previous) = (delivery.tag, self.last.load(Ordering::Relaxed));
+        if self
+            .mailbox
+            .push_dedicated(self.subscription, delivery, previous)
+        {
+            self.last.store(tag, Ordering::Relaxed);
+        }
     }
 
     fn lost(&self, reason: BrokerError) {

@@ -2,14 +2,17 @@
 //!
 //! A [`VhostHub`] keeps, for each exchange and shard, which subscriptions wait for which pattern.
 //! The first subscription to a pattern has it bound; after the last one left it is unbound, with
-//! a delay, so that a page's reload costs the broker nothing. Messages come in through
+//! a delay, so that a page's reload costs the broker little. Bindings are asked for again as long as
+//! somebody relies on them, for the broker may lose them without a word. Messages come in through
 //! [`FeedSink`](crate::broker::FeedSink) and go out into [`Mailbox`]es.
 
 mod config;
 mod feed;
+mod kinds;
 mod linger;
 mod mailbox;
 mod rouser;
+mod verify;
 mod vhosts;
 
 use std::{
@@ -26,18 +29,18 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use config::{Mailbox as MailboxConfig, Overflow};
 pub use feed::{FeedStatus, SharedSubscription};
-pub use mailbox::{DedicatedSink, Item, Mailbox, Parcel};
+pub use mailbox::{DedicatedSink, Item, Mailbox, Parcel, Settling};
 pub use vhosts::{EnterError, Hub, VhostStatus};
 
 use self::{
     feed::{Feed, Feeds, Sink, Subscriber},
     linger::Linger,
     rouser::Rouser,
+    verify::{Pace, Verifier},
 };
 use crate::{
     broker::{
-        Binding, Broker, BrokerError, Confirm, ExchangeKind, FeedConfig, FeedId, Publish,
-        VirtualHost,
+        Broker, BrokerError, Confirm, ExchangeKind, FeedConfig, FeedId, Publish, VirtualHost,
     },
     telemetry::{self, PublishingCounted},
 };
@@ -49,12 +52,10 @@ pub struct VhostHub {
     feeds: Arc<Feeds>,
     linger: Arc<Linger>,
     _linger_task: AbortOnDropHandle<()>,
+    _verify_task: AbortOnDropHandle<()>,
     rouser: Arc<Rouser>,
-    binding: Binding,
-    shards: u16,
     /// Keyed at random, so that nobody can aim all patterns at one shard.
     hasher: RandomState,
-    kinds: Mutex<HashMap<Arc<str>, ExchangeKind>>,
     members: Mutex<Members>,
 }
 
@@ -68,22 +69,21 @@ struct Members {
 }
 
 impl VhostHub {
-    fn open(broker: &dyn Broker, name: &str, config: &FeedConfig) -> Arc<Self> {
-        let feeds = Arc::new(Feeds::default());
+    fn open(broker: &dyn Broker, name: &str, config: &FeedConfig, pace: &Arc<Pace>) -> Arc<Self> {
+        let cores = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
+        let feeds = Arc::new(Feeds::new(config.binding, config.shards(cores)));
         let host = broker.open(name, Arc::new(Sink(Arc::downgrade(&feeds))));
         let (linger, linger_task) = Linger::start(config.linger);
+        let verifier = Verifier::new(&feeds, &host, config, pace);
         Arc::new(Self {
             name: name.into(),
             linger,
             _linger_task: linger_task,
+            _verify_task: AbortOnDropHandle::new(tokio::spawn(verifier.run())),
             rouser: Arc::default(),
             host,
             feeds,
-            binding: config.binding,
-            shards: config
-                .shards(std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)),
             hasher: RandomState::new(),
-            kinds: Mutex::default(),
             members: Mutex::default(),
         })
     }
@@ -153,7 +153,7 @@ impl VhostHub {
 
     /// How it is.
     fn status(&self) -> VhostStatus {
-        let feeds = self.feeds.0.read();
+        let feeds = self.feeds.open.read();
         let mut feeds: Vec<_> = feeds.values().map(|feed| feed.status()).collect();
         feeds.sort_unstable_by(|a, b| {
             (&a.id.exchange, a.id.shard).cmp(&(&b.id.exchange, b.id.shard))
@@ -172,7 +172,8 @@ impl VhostHub {
         &self.host
     }
 
-    /// Subscribes to what `exchange` routes by `pattern`. When this returns, every message that
+    /// Subscribes to what `exchange` routes by `pattern`, as the exchange is now: the broker is
+    /// asked, also where others are subscribed. When this returns, every message that
     /// the exchange routes by the pattern from now on is pushed into the mailbox, once and in
     /// order; or the mailbox is failed, if that could not be kept. `None`: the exchange is of a
     /// type that only the broker can match, and needs a dedicated consumer.
@@ -193,7 +194,7 @@ impl VhostHub {
             ExchangeKind::Fanout => "",
             ExchangeKind::Direct | ExchangeKind::Topic => pattern,
         };
-        let bind_all = self.binding == Binding::All && kind == ExchangeKind::Topic;
+        let bind_all = self.feeds.binds_all(kind);
         let shard = if bind_all {
             0
         } else {
@@ -203,7 +204,7 @@ impl VhostHub {
             exchange: exchange.into(),
             shard,
         };
-        let feed = Arc::clone(self.feeds.0.write().entry(id).or_insert_with_key(|id| {
+        let feed = Arc::clone(self.feeds.open.write().entry(id).or_insert_with_key(|id| {
             let (host, linger) = (Arc::clone(&self.host), Arc::clone(&self.linger));
             let rouser = Arc::clone(&self.rouser);
             Feed::new(id.clone(), kind, bind_all, host, linger, rouser)
@@ -219,17 +220,15 @@ impl VhostHub {
     }
 
     async fn exchange_kind(&self, exchange: &str) -> Result<ExchangeKind, BrokerError> {
-        if let Some(kind) = self.kinds.lock().get(exchange) {
-            return Ok(*kind);
+        match self.feeds.kind(exchange) {
+            Some(kind) => Ok(kind),
+            None => self.feeds.learn_kind(&*self.host, exchange).await,
         }
-        let kind = self.host.exchange_kind(exchange).await?;
-        self.kinds.lock().insert(exchange.into(), kind);
-        Ok(kind)
     }
 
     fn shard(&self, exchange: &str, pattern: &str) -> u16 {
         let hash = self.hasher.hash_one((exchange, pattern));
-        u16::try_from(hash % u64::from(self.shards)).unwrap_or_default()
+        u16::try_from(hash % u64::from(self.feeds.shards)).unwrap_or_default()
     }
 }
 

@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::{FeedStatus, VhostHub};
+use super::{FeedStatus, VhostHub, verify::Pace};
 use crate::{
     broker::{self, Broker, BrokerError, FeedConfig},
     telemetry,
@@ -68,6 +68,7 @@ pub enum EnterError {
 struct Shared {
     broker: Arc<dyn Broker>,
     feed: FeedConfig,
+    pace: Arc<Pace>,
     /// `None`: any.
     listed: Option<Vec<String>>,
     default: Arc<str>,
@@ -99,6 +100,10 @@ impl Open {
         self.was_up |= health.is_ok();
         health
     }
+
+    fn readiness(&mut self) -> Result<(), BrokerError> {
+        self.health().or_else(|_| self.hub.host.readiness())
+    }
 }
 
 impl Hub {
@@ -109,6 +114,7 @@ impl Hub {
         let shared = Arc::new(Shared {
             broker,
             feed: feed.clone(),
+            pace: Pace::new(feed),
             listed: (!is_any).then(|| config.vhosts.clone()),
             default: config.default_vhost.as_str().into(),
             max: config.max_vhosts,
@@ -168,12 +174,28 @@ impl Hub {
     /// # Errors
     /// The first virtual host's trouble.
     pub fn health(&self) -> Result<(), BrokerError> {
+        self.all(Open::health)
+    }
+
+    /// Whether clients should be sent here: as [`Hub::health`], but a virtual host whose link was
+    /// lost has some seconds to get it back ([`VirtualHost::readiness`]).
+    ///
+    /// # Errors
+    /// The first virtual host's trouble.
+    pub fn readiness(&self) -> Result<(), BrokerError> {
+        self.all(Open::readiness)
+    }
+
+    fn all(
+        &self,
+        is_well: impl Fn(&mut Open) -> Result<(), BrokerError>,
+    ) -> Result<(), BrokerError> {
         let mut state = self.shared.state.lock();
         if state.is_closed {
             return Err(BrokerError::Unavailable("the connection was closed".into()));
         }
         let mut open = state.open.iter_mut();
-        open.try_for_each(|(name, open)| match open.health() {
+        open.try_for_each(|(name, open)| match is_well(open) {
             Err(error) if *name == self.shared.default => Err(error),
             Err(BrokerError::VhostRefused(_)) => Ok(()),
             Err(error) if open.was_up => Err(error),
@@ -299,7 +321,7 @@ impl Shared {
 impl State {
     fn open(&mut self, shared: &Shared, name: Arc<str>) -> Arc<VhostHub> {
         telemetry::vhost_opened(&name);
-        let hub = VhostHub::open(&*shared.broker, &name, &shared.feed);
+        let hub = VhostHub::open(&*shared.broker, &name, &shared.feed, &shared.pace);
         let open = Open {
             hub: Arc::clone(&hub),
             idle_since: None,

@@ -8,7 +8,13 @@ use std::{
 use serde::{Deserialize, Deserializer, de::Error};
 use url::Url;
 
+use super::KeepAlive;
 use crate::units::{Checked, at_least_one, more_than_zero};
+
+/// Linux takes no more than 32,767 seconds.
+const LONGEST_KEEPALIVE: Duration = Duration::from_secs(9 * 3600);
+/// Milliseconds, in a signed number of 32 bits.
+const LONGEST_USER_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 3600);
 
 /// Where clients come in, and which.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -48,6 +54,14 @@ pub struct Config {
     /// How long a client may take for the PROXY header and TLS, and then for the upgrade.
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
+    /// After how much silence the system asks a client's system whether it is still there (TCP
+    /// keep-alive), in whole seconds; zero: never.
+    #[serde(with = "humantime_serde")]
+    pub tcp_keepalive: Duration,
+    /// For how long what was sent to a client, such a question too, may stay unacknowledged before
+    /// its connection breaks (`TCP_USER_TIMEOUT`, on Linux); zero: as long as the system likes.
+    #[serde(with = "humantime_serde")]
+    pub tcp_user_timeout: Duration,
     /// Whether each connection to these ports begins with a PROXY header (version 1 or 2), which
     /// says the client's address. Whoever can connect can say any; so only a proxy must. `admin`
     /// has none.
@@ -67,6 +81,8 @@ impl Default for Config {
             allow_missing_origin: true,
             max_connections: 100_000,
             handshake_timeout: Duration::from_secs(10),
+            tcp_keepalive: Duration::from_secs(25),
+            tcp_user_timeout: Duration::from_secs(75),
             proxy_protocol: false,
         }
     }
@@ -115,7 +131,39 @@ impl Config {
             "handshake_timeout",
             self.handshake_timeout,
             "nobody could connect",
-        )
+        )?;
+        self.check_keep_alive()
+    }
+
+    fn check_keep_alive(&self) -> Checked {
+        if self.tcp_keepalive.subsec_nanos() != 0 || self.tcp_keepalive > LONGEST_KEEPALIVE {
+            let message = "TCP counts it in seconds, up to nine hours; write e.g. \"25s\", or \
+                           \"0s\" for never";
+            return Err(("tcp_keepalive", message.to_owned()));
+        }
+        let user_timeout = self.tcp_user_timeout;
+        if !user_timeout.subsec_nanos().is_multiple_of(1_000_000)
+            || user_timeout > LONGEST_USER_TIMEOUT
+        {
+            let message = "TCP counts it in milliseconds, up to 24 days; write e.g. \"75s\", or \
+                           \"0s\" for the system's own";
+            return Err(("tcp_user_timeout", message.to_owned()));
+        }
+        if !user_timeout.is_zero() && user_timeout <= self.tcp_keepalive {
+            let message = "is not longer than tcp_keepalive, so a client that is silent would be \
+                           cut before it could answer; write three times that";
+            return Err(("tcp_user_timeout", message.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// What the system is told of each client's connection.
+    #[must_use]
+    pub fn keep_alive(&self) -> KeepAlive {
+        KeepAlive {
+            idle: self.tcp_keepalive,
+            user_timeout: self.tcp_user_timeout,
+        }
     }
 }
 
@@ -249,6 +297,27 @@ mod tests {
             ..Config::default()
         };
         assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
+    fn keep_alive_is_what_tcp_can_do() {
+        let check = |tcp_keepalive, tcp_user_timeout| {
+            let config = Config {
+                tcp_keepalive: Duration::from_millis(tcp_keepalive),
+                tcp_user_timeout: Duration::from_millis(tcp_user_timeout),
+                ..Config::default()
+            };
+            config.check().map_err(|(key, _)| key)
+        };
+        for (keepalive, user_timeout) in [(0, 0), (25_000, 0), (0, 1), (1000, 1001)] {
+            assert_eq!(check(keepalive, user_timeout), Ok(()));
+        }
+        for keepalive in [1500, 40_000_000] {
+            assert_eq!(check(keepalive, 0), Err("tcp_keepalive"));
+        }
+        for (keepalive, user_timeout) in [(25_000, 25_000), (0, 3_000_000_000)] {
+            assert_eq!(check(keepalive, user_timeout), Err("tcp_user_timeout"));
+        }
     }
 
     #[test]

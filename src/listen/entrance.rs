@@ -9,6 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -94,6 +95,41 @@ pub struct Entrance<T> {
     pub proxy_protocol: bool,
     /// How long all of it may take; and, for HTTP, a request's head.
     pub timeout: Duration,
+    /// How a peer is found that is gone without a word.
+    pub keep_alive: KeepAlive,
+}
+
+/// What the system does to find a peer that is gone: it costs this program nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// After how much silence the peer's system is asked, in whole seconds; zero: never.
+    pub idle: Duration,
+    /// For how long what was sent, such a question too, may stay unacknowledged before the
+    /// connection breaks; zero: as long as the system likes, which is a quarter of an hour.
+    pub user_timeout: Duration,
+}
+
+impl KeepAlive {
+    /// Questions without an answer, where [`KeepAlive::user_timeout`] says nothing.
+    const RETRIES: u32 = 10;
+
+    /// Tells the system. If it fails, the socket is gone.
+    fn apply(self, stream: &TcpStream) {
+        let socket = SockRef::from(stream);
+        if !self.idle.is_zero() {
+            // Often enough that the end is not noticed much later than it is due.
+            let interval = (self.idle / 5).max(Duration::from_secs(1));
+            let keep_alive = TcpKeepalive::new()
+                .with_time(self.idle)
+                .with_interval(interval)
+                .with_retries(Self::RETRIES);
+            let _ = socket.set_tcp_keepalive(&keep_alive);
+        }
+        #[cfg(target_os = "linux")]
+        if !self.user_timeout.is_zero() {
+            let _ = socket.set_tcp_user_timeout(Some(self.user_timeout));
+        }
+    }
 }
 
 /// A client that came in.
@@ -113,6 +149,7 @@ impl<T: Transport> Entrance<T> {
         stream: TcpStream,
         mut remote: SocketAddr,
     ) -> Option<Entered<T::Stream>> {
+        self.keep_alive.apply(&stream);
         let stream = match timeout(self.timeout, self.open(stream, &mut remote)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
@@ -169,5 +206,40 @@ impl Places {
             telemetry::connection_limit_reached(what, Self::MOST, unsaid);
         }
         place
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_system_is_told_to_look_for_peers_that_are_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let _client = TcpStream::connect(address).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let keep_alive = KeepAlive {
+            idle: Duration::from_secs(25),
+            user_timeout: Duration::from_secs(75),
+        };
+        keep_alive.apply(&stream);
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), keep_alive.idle);
+        let interval = Duration::from_secs(5);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), interval);
+        #[cfg(target_os = "linux")]
+        assert_eq!(
+            socket.tcp_user_timeout().unwrap(),
+            Some(keep_alive.user_timeout)
+        );
+
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_client, (stream, _)) = (client.unwrap(), accepted.unwrap());
+        KeepAlive::default().apply(&stream);
+        assert!(!SockRef::from(&stream).keepalive().unwrap());
     }
 }

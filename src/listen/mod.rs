@@ -28,7 +28,7 @@ use tokio::{
 
 pub use config::Config;
 pub(crate) use entrance::Places;
-pub use entrance::{Entered, Entrance, Plain, Secure, Transport};
+pub use entrance::{Entered, Entrance, KeepAlive, Plain, Secure, Transport};
 pub use tcp::TcpLink;
 pub use tls::{Tls, TlsError};
 pub use websocket::WebSocketLink;

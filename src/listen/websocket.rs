@@ -30,13 +30,15 @@ use super::{
     sockjs::Channel,
     tcp::{READ_SIZE, poll_fill, poll_hang_up},
 };
-use crate::connection::{Link, LinkError, Outbound};
+use crate::connection::{FREE, Link, LinkError, Outbound, Unfinished};
 
 /// What tungstenite keeps for as long as the connection is, and takes at a time; more, and it is
 /// larger for good. What was read beyond that, waits here until all of it is taken.
 const READ_BUFFER: usize = 128;
 /// Bytes of answers to pings that may wait for a client to read them.
 const MOST_ANSWERS: usize = 4 * 1024;
+/// The head of a control frame that a client sends.
+const CONTROL_HEAD: usize = 6;
 /// How much larger than a frame a message may be: several small frames can come in one, and the
 /// decoder, which knows the words for a frame that is too large, shall see it first.
 const MESSAGE_SLACK: usize = 16 * 1024;
@@ -48,12 +50,29 @@ pub struct WebSocketLink<S> {
     out: Outgoing,
     /// Read, and not taken by the protocol machine yet.
     unread: Option<Box<Bytes>>,
-    max_frame_size: usize,
+    /// In 32 bits, for there are many links; more counts as that.
+    max_frame_size: u32,
     /// Whether the client speaks in binary messages; it is answered in kind.
     is_binary: bool,
     stage: Stage,
     is_shut: bool,
     was_heard: bool,
+    /// Whether there is room for all of an unfinished message.
+    may_go_on: bool,
+    /// About how many bytes of a message the protocol machine has, that is not whole yet.
+    unfinished: u32,
+    asking: Asking,
+}
+
+/// What became of the last ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    /// There was none, or its answer has been told.
+    Idle,
+    /// It was sent.
+    Asked,
+    /// It was answered, which has not been told.
+    Answered,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,11 +102,14 @@ impl<S> WebSocketLink<S> {
             protocol,
             out: Outgoing::default(),
             unread,
-            max_frame_size,
+            max_frame_size: small(max_frame_size),
             is_binary: false,
             stage: Stage::Open,
             is_shut: false,
             was_heard: false,
+            may_go_on: false,
+            unfinished: 0,
+            asking: Asking::Idle,
         }
     }
 
@@ -98,6 +120,11 @@ impl<S> WebSocketLink<S> {
             tail: &[],
             is_text: true,
         });
+    }
+
+    /// Whether the client has answered a ping, and nobody asked for that yet.
+    pub(super) fn has_answer(&self) -> bool {
+        self.asking == Asking::Answered
     }
 
     /// One message: as text, or as binary.
@@ -123,6 +150,12 @@ impl<S> WebSocketLink<S> {
         self.out.push(payload.tail);
     }
 
+    /// A message was handed over.
+    fn is_whole(&mut self) {
+        self.unfinished = 0;
+        self.may_go_on = false;
+    }
+
     fn machine<'a, 'b>(
         &'a mut self,
         context: &'a mut Context<'b>,
@@ -132,6 +165,8 @@ impl<S> WebSocketLink<S> {
             out: &mut self.out,
             unread: &mut self.unread,
             was_heard: &mut self.was_heard,
+            may_go_on: self.may_go_on,
+            unfinished: &mut self.unfinished,
             context,
         };
         (&mut self.protocol, through)
@@ -156,15 +191,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
             match read {
                 Ok(Message::Text(text)) => {
                     self.is_binary = false;
+                    self.is_whole();
                     return Poll::Ready(Ok(Some(text.into())));
                 }
                 Ok(Message::Binary(bytes)) => {
                     self.is_binary = true;
+                    self.is_whole();
                     return Poll::Ready(Ok(Some(bytes)));
                 }
-                // Who does not read the answers is not read, so that they cannot pile up.
-                Ok(_) if self.out.pending() >= MOST_ANSWERS => return Poll::Pending,
-                Ok(_) => {}
+                Ok(control) => {
+                    // It may come in the middle of a message.
+                    let size = CONTROL_HEAD.saturating_add(control.len());
+                    self.unfinished = self.unfinished.saturating_sub(small(size));
+                    // Some programs send pongs that nobody asked for.
+                    if matches!(control, Message::Pong(_)) && self.asking == Asking::Asked {
+                        self.asking = Asking::Answered;
+                        return Poll::Ready(Ok(Some(Bytes::new())));
+                    }
+                    // Who does not read the answers is not read, so that they cannot pile up.
+                    if self.out.pending() >= MOST_ANSWERS {
+                        return Poll::Pending;
+                    }
+                }
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Poll::Pending;
                 }
@@ -174,7 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
                 }
                 Err(error) => {
                     self.stage = Stage::Unreadable;
-                    return Poll::Ready(Err(broken(error, self.max_frame_size)));
+                    return Poll::Ready(Err(broken(error, self.max_frame_size as usize)));
                 }
             }
         }
@@ -205,6 +253,42 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
         std::mem::take(&mut self.was_heard)
     }
 
+    fn unfinished(&self) -> Unfinished {
+        Unfinished {
+            received: self.unfinished as usize,
+            most: (self.max_frame_size as usize).saturating_add(MESSAGE_SLACK),
+        }
+    }
+
+    fn go_on(&mut self) {
+        self.may_go_on = true;
+    }
+
+    fn has_pings(&self) -> bool {
+        true
+    }
+
+    fn ping(&mut self) {
+        if matches!(self.stage, Stage::Closing | Stage::Closed) {
+            return;
+        }
+        self.asking = Asking::Asked;
+        let header = FrameHeader {
+            opcode: coding::OpCode::Control(coding::Control::Ping),
+            ..FrameHeader::default()
+        };
+        // A buffer takes everything.
+        let _ = header.format(0, &mut self.out);
+    }
+
+    fn was_answered(&mut self) -> bool {
+        let was_answered = self.has_answer();
+        if was_answered {
+            self.asking = Asking::Idle;
+        }
+        was_answered
+    }
+
     fn pending(&self) -> usize {
         self.out.pending()
     }
@@ -220,7 +304,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
     }
 
     fn set_max_frame_size(&mut self, size: usize) {
-        self.max_frame_size = size;
+        self.max_frame_size = small(size);
         let size = Some(size.saturating_add(MESSAGE_SLACK));
         self.protocol.set_config(|config| {
             config.max_message_size = size;
@@ -236,6 +320,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Channel for WebSocketLi
                 code: coding::CloseCode::from(code),
                 reason: Utf8Bytes::from(reason),
             };
+            // What still comes is read, and dropped.
+            self.may_go_on = true;
+            self.protocol.set_config(|config| {
+                config.max_message_size = Some(FREE);
+                config.max_frame_size = Some(FREE);
+            });
             let (protocol, mut through) = self.machine(context);
             let closing = protocol.close(&mut through, Some(frame));
             self.stage = match closing {
@@ -261,6 +351,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Channel for WebSocketLi
     }
 }
 
+fn small(size: usize) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
+}
+
 fn broken(error: Error, limit: usize) -> LinkError {
     match error {
         Error::Io(error) => LinkError::Io(error),
@@ -282,6 +376,15 @@ struct Through<'a, 'b, S> {
     unread: &'a mut Option<Box<Bytes>>,
     context: &'a mut Context<'b>,
     was_heard: &'a mut bool,
+    may_go_on: bool,
+    unfinished: &'a mut u32,
+}
+
+impl<S> Through<'_, '_, S> {
+    /// The machine has taken so much.
+    fn took(&mut self, count: usize) {
+        *self.unfinished = self.unfinished.saturating_add(small(count));
+    }
 }
 
 impl<S: AsyncRead + Unpin> Read for Through<'_, '_, S> {
@@ -289,12 +392,17 @@ impl<S: AsyncRead + Unpin> Read for Through<'_, '_, S> {
     /// be many calls of the system for a long message, and one more for each that fills it, to see
     /// whether there is more.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.may_go_on && *self.unfinished as usize >= FREE {
+            // Until the connection says otherwise.
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         if let Some(unread) = self.unread {
             let count = (&unread[..]).read(buffer)?;
             unread.advance(count);
             if unread.is_empty() {
                 *self.unread = None;
             }
+            self.took(count);
             return Ok(count);
         }
         let mut space = [MaybeUninit::uninit(); READ_SIZE];
@@ -309,6 +417,7 @@ impl<S: AsyncRead + Unpin> Read for Through<'_, '_, S> {
         if !rest.is_empty() {
             *self.unread = Some(Box::new(Bytes::copy_from_slice(rest)));
         }
+        self.took(count);
         Ok(count)
     }
 }

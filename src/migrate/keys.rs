@@ -120,8 +120,8 @@ const SOCKETS: &str = "sockets are as Stentor makes them (without delay); buffer
 const ACCEPTORS: &str = "one task accepts on each listener, which is enough: leave it out";
 const HTTP: &str = "requests are bounded by Stentor itself: 32 KiB of headers, and [listen] \
                     handshake_timeout";
-const SILENCE: &str = "a client that is silent stays connected unless heart-beats are agreed on: \
-                       see [stomp] heartbeat_receive";
+const SILENCE: &str = "a client that is silent stays connected, and one that vanished is found by \
+                       pings: see [stomp] ping_interval";
 pub(super) const TLS_LIBRARY: &str = "chosen by the TLS library (rustls), which has safe settings only: leave \
                            it out";
 const HOOK_TLS: &str = "the certificate of a hook at https:// is always checked, against the \

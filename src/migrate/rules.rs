@@ -417,8 +417,12 @@ impl<'a> Draft<'a> {
         let size = size.as_u64();
         for (section, key, default) in [
             ("mailbox", "max_bytes", 8_u64 << 20),
+            ("broker", "max_message_size", 16_u64 << 20),
             ("feed", "max_length_bytes", 256_u64 << 20),
             ("limits", "max_transaction_bytes", 16_u64 << 20),
+            ("limits", "max_publishing_bytes", 20_u64 << 20),
+            ("limits", "max_user_publishing_bytes", 40_u64 << 20),
+            ("limits", "max_total_publishing_bytes", 160_u64 << 20),
         ] {
             if size > default {
                 let comment = "Room for the largest message: see [limits] max_frame_size.";

@@ -572,6 +572,7 @@ fn a_slow_hook_and_large_frames_have_room() {
     assert!(config.limits.login_timeout > config.auth.request_timeout);
     assert_eq!(migration.without, Vec::<String>::new());
     assert_eq!(config.limits.max_frame_size, 512 << 20);
+    assert_eq!(config.broker.max_message_size, 512 << 20);
 }
 
 #[test]

@@ -4,17 +4,21 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use futures_util::future::{self, BoxFuture, FutureExt};
 use parking_lot::Mutex;
-use tokio::{sync::Notify, time};
+use tokio::{
+    sync::Notify,
+    time::{self, Instant},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Counts, Event, Listing, Member, Node, NodeInfo, Page, Presence, PresenceError, STATUS_INTERVAL,
     Session, SessionInfo, Status, UserPresence,
+    departures::Departures,
     held::{Held, without},
     later::Later,
     session::Pass,
@@ -48,7 +52,7 @@ struct State {
     /// What others were told of each user that is not offline.
     told: HashMap<Arc<str>, Status>,
     /// Sessions that left, whose users may have left with them.
-    left: Later<Arc<Session>>,
+    left: Departures,
     /// Sessions that say more of their status than is passed on.
     saying: Later<Arc<Session>>,
     closed: bool,
@@ -85,7 +89,7 @@ async fn settle_later(inner: Arc<Inner>) {
         let due = inner.settle_due();
         let woken = inner.wake.notified();
         match due {
-            Some(due) => drop(time::timeout_at(due.into(), woken).await),
+            Some(due) => drop(time::timeout_at(due, woken).await),
             None => woken.await,
         }
     }
@@ -103,27 +107,36 @@ impl Inner {
 
     /// When to come again.
     fn settle_due(&self) -> Option<Instant> {
-        let now = Instant::now();
+        let now = Instant::now().into_std();
         let state = &mut *self.state.lock();
         while let Some(session) = state.saying.pop(now) {
             session.passed_on(now);
-            self.settle(state, &session);
+            // Of one that has left since, its departure is all there is to say.
+            if state.held.contains(&session) {
+                self.settle(state, &session);
+            }
         }
-        while let Some(session) = state.left.pop(now) {
-            self.settle(state, &session);
+        while let Some((departure, settles)) = state.left.pop(now) {
+            if settles {
+                self.settle(state, &departure.session);
+            }
         }
-        state.left.due().into_iter().chain(state.saying.due()).min()
+        let due = state.left.due().into_iter().chain(state.saying.due()).min();
+        due.map(Instant::from_std)
     }
 
     /// Tells others what is new of a session's user.
     fn settle(&self, state: &mut State, session: &Arc<Session>) {
         let user = &session.user;
         let status = state.held.status(user);
-        let before = match status {
+        let before = state.told.get(user).copied().unwrap_or(Status::Offline);
+        if status < before && state.left.hold(user) {
+            return;
+        }
+        match status {
             Status::Offline => state.told.remove(user),
             _ => state.told.insert(Arc::clone(user), status),
         };
-        let before = before.unwrap_or(Status::Offline);
         let groups = match state.held.groups(user) {
             none if none.is_empty() => session.groups(),
             groups => groups,
@@ -142,7 +155,7 @@ impl State {
             by_id: BTreeMap::new(),
             groups: HashMap::new(),
             told: HashMap::new(),
-            left: Later::new(debounce),
+            left: Departures::new(debounce),
             saying: Later::new(STATUS_INTERVAL),
             closed: false,
         }
@@ -185,23 +198,25 @@ impl Presence for MemoryPresence {
 
     fn leave(&self, session: &Arc<Session>) {
         let state = &mut *self.inner.state.lock();
+        let before = state.held.status(&session.user);
         if !state.held.remove(session) {
             return;
         }
         state.by_id.remove(&session.id);
         let left = without(&session.groups(), &state.held.groups(&session.user));
         state.exit(&session.user, &left);
-        state.left.push(Instant::now(), Arc::clone(session));
+        let now = Instant::now().into_std();
+        state.left.push(now, session, before, &state.held);
         if state.left.len() > MAX_LEFT
-            && let Some(session) = state.left.pop_first()
+            && let Some((departure, true)) = state.left.pop_first()
         {
-            self.inner.settle(state, &session);
+            self.inner.settle(state, &departure.session);
         }
         self.inner.wake.notify_one();
     }
 
     fn set_status(&self, session: &Arc<Session>, status: Status) {
-        let now = Instant::now();
+        let now = Instant::now().into_std();
         let state = &mut *self.inner.state.lock();
         if !state.held.contains(session) {
             return;
@@ -332,5 +347,106 @@ impl Presence for MemoryPresence {
         };
         drop(state);
         future::ready(()).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::presence::Outbox;
+
+    /// Of no event nobody is told: so what comes next is waited for.
+    struct Scene {
+        presence: MemoryPresence,
+        events: Arc<Outbox>,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let events = Outbox::new();
+            let node = Node {
+                name: "n".into(),
+                since: SystemTime::now(),
+                debounce: Duration::from_secs(5),
+                events: Some(Arc::clone(&events)),
+            };
+            Self {
+                presence: MemoryPresence::new(node),
+                events,
+            }
+        }
+
+        fn join(&self, user: &str, status: Status) -> Arc<Session> {
+            let id = rand::random::<u64>().to_string();
+            let session = Session::new(user.into(), &id, "tcp", Vec::new()).with_status(status);
+            let session = Arc::new(session);
+            self.presence.join(Arc::clone(&session));
+            session
+        }
+
+        /// The next event, and after how many tenths of a second it came.
+        async fn next(&self, since: Instant) -> String {
+            let events = self.events.next(1).await;
+            let tenths = since.elapsed().as_millis() / 100;
+            let event = &events[0];
+            format!(
+                "{tenths} {} {}>{}",
+                event.user, event.previous, event.status
+            )
+        }
+    }
+
+    async fn pass(tenths: u64) {
+        time::sleep(Duration::from_millis(100 * tenths)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_twice_within_the_debounce_has_left_once() {
+        let scene = Scene::new();
+        let start = Instant::now();
+        let first = scene.join("alice", Status::Online);
+        assert_eq!(scene.next(start).await, "0 alice offline>online");
+        scene.presence.leave(&first);
+        pass(10).await;
+        let second = scene.join("alice", Status::Online);
+        pass(36).await;
+        scene.presence.leave(&second);
+        pass(9).await;
+        let third = scene.join("alice", Status::Online);
+        pass(1).await;
+        scene.presence.leave(&third);
+        assert_eq!(scene.next(start).await, "106 alice online>offline");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_a_debounce_runs_nothing_less_is_told_by_other_sessions() {
+        let scene = Scene::new();
+        let start = Instant::now();
+        let desk = scene.join("alice", Status::Busy);
+        assert_eq!(scene.next(start).await, "0 alice offline>busy");
+        scene.presence.leave(&desk);
+        pass(10).await;
+        // Her phone says less; and what it says of itself last, it says when it has left.
+        let phone = scene.join("alice", Status::Online);
+        scene.presence.set_status(&phone, Status::Away);
+        scene.presence.set_status(&phone, Status::Online);
+        scene.presence.leave(&phone);
+        pass(30).await;
+        scene.join("alice", Status::Away);
+        // Both debounces are over; the last one was the phone's.
+        assert_eq!(scene.next(start).await, "60 alice busy>away");
+        scene.join("alice", Status::Invisible);
+        assert_eq!(scene.next(start).await, "60 alice away>offline");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_leaves_others_behind_begins_no_debounce() {
+        let scene = Scene::new();
+        let start = Instant::now();
+        let [stays, leaves] = [(); 2].map(|()| scene.join("alice", Status::Online));
+        assert_eq!(scene.next(start).await, "0 alice offline>online");
+        scene.presence.leave(&leaves);
+        scene.presence.set_status(&stays, Status::Away);
+        assert_eq!(scene.next(start).await, "0 alice online>away");
     }
 }

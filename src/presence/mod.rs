@@ -8,6 +8,7 @@
 //! is known to live. So a node that is killed takes its users offline within one lease.
 
 mod config;
+mod departures;
 mod event;
 mod held;
 mod later;
@@ -37,6 +38,8 @@ pub use status::{Status, StatusError};
 /// What others see of a user is its [`Status::to_others`]. When that changes there is one event,
 /// on one node, whichever nodes the user's sessions are on: at once where a session joins or says
 /// its status, and `presence.debounce` after a session left, if nothing made up for it meanwhile.
+/// Where several left one after the other, the last one's debounce counts; until it is over, others
+/// are told nothing less of the user than before, by whichever session.
 pub trait Presence: Send + Sync + 'static {
     /// A session has logged in: it, its user, and its user in its groups are online until
     /// [`Presence::leave`], for as long as this node lives. To join twice is to join once.

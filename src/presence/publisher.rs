@@ -79,6 +79,7 @@ async fn hand_over(
                 body: body.clone(),
                 mandatory: false,
                 lane: LANE,
+                slow: None,
             };
             match host.publish(publish).await {
                 Ok(confirm) => of_event.push(confirm),

@@ -164,6 +164,14 @@ pub fn vhost_closed(vhost: &str, cause: &str) {
     info!(target: "stentor::hub", vhost, cause, "virtual host closed");
 }
 
+/// The broker has no transient queues but those that end with their connection.
+pub fn transient_queues_refused(vhost: &str, cause: &str) {
+    warn!(
+        target: "stentor::broker", vhost, cause,
+        "the broker refuses transient queues: what would be one (`feed.durable = false`, and          clients' `durable:false`) is durable instead, and expires when it is not used"
+    );
+}
+
 /// The broker takes no messages that name their user: the gateway's account may not speak for
 /// others.
 pub fn impersonation_refused(cause: &str) {
@@ -171,6 +179,20 @@ pub fn impersonation_refused(cause: &str) {
         target: "stentor::broker", cause,
         "the gateway's account may not publish for its users: give it the tag `impersonator` \
          (rabbitmqctl set_user_tags), or set [broker] impersonate = false"
+    );
+}
+
+/// The broker closed a channel for a message that it does not take: `again` that followed it are
+/// sent again, and of `unknown` others it is not known whether it took them.
+pub fn publish_channel_closed(cause: &str, again: usize, unknown: usize) {
+    if again == 0 && unknown == 0 {
+        debug!(target: "stentor::broker", cause, "publishing refused");
+        return;
+    }
+    warn!(
+        target: "stentor::broker",
+        cause, again, unknown,
+        "publishing refused, with messages of others under way: sent again, or of unknown fate"
     );
 }
 
@@ -203,6 +225,17 @@ pub fn feed_interrupted(feed: &dyn Display, cause: &str) {
 pub fn feed_refused(feed: &dyn Display, cause: &str) {
     let feed = feed.to_string();
     warn!(target: "stentor::broker", feed, cause, "feed refused");
+}
+
+/// The account may not publish to an exchange, so nothing shows when it is deleted and made anew.
+pub fn feed_unwatched(feed: &dyn Display, cause: &str) {
+    let feed = feed.to_string();
+    warn!(
+        target: "stentor::broker",
+        feed,
+        cause,
+        "an exchange cannot be watched; its bindings are made again in turn, and a gap is not told"
+    );
 }
 
 /// Redis is there (again); so many sessions are or will be registered.
@@ -240,6 +273,24 @@ pub fn delivered_by_queue() {
 /// A mailbox was full, and something had to be done.
 pub fn mailbox_overflow(done: &'static str) {
     COUNTS.overflows.get_or_create(&[("done", done)]).inc();
+}
+
+/// The process takes more memory than the mark: less is let in from now on.
+pub fn memory_short(resident_bytes: usize, mark_bytes: usize) {
+    warn!(
+        target: "stentor::node", resident_bytes, mark_bytes,
+        "short of memory: logins are refused, publishers wait, slow clients are closed"
+    );
+}
+
+/// There is enough memory again.
+pub fn memory_enough(resident_bytes: usize) {
+    info!(target: "stentor::node", resident_bytes, "enough memory again");
+}
+
+/// The clients with the most bytes waiting were closed, for want of memory.
+pub fn memory_shed(sessions: usize, bytes: usize) {
+    warn!(target: "stentor::node", sessions, bytes, "the slowest clients are closed");
 }
 
 /// The broker has confirmed a message.

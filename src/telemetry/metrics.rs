@@ -219,6 +219,10 @@ pub struct Levels {
     pub patterns: usize,
     /// Patterns that are bound, though nobody is subscribed any more.
     pub lingering: usize,
+    /// Whether the process takes more memory than the mark.
+    pub memory_short: bool,
+    /// Bytes of what clients send that are under way.
+    pub publishing_bytes: usize,
     /// Memory that is resident.
     pub resident_bytes: Option<u64>,
     /// Files that are open.
@@ -432,6 +436,17 @@ fn registry(levels: &Levels) -> Registry {
         "Messages that the broker has not answered for yet",
         now(&PUBLISHING),
     );
+    own.register_with_unit(
+        "publishing",
+        "Bytes of frames that clients send, and that are under way; those of small ones not counted",
+        Unit::Bytes,
+        size(levels.publishing_bytes),
+    );
+    own.register(
+        "memory_short",
+        "Whether the process takes more memory than the mark, so that less is let in",
+        gauge(levels.memory_short.into()),
+    );
     own.register(
         "publish_failures",
         "Messages that were not published, by why",
@@ -498,6 +513,8 @@ mod tests {
             feeds: 2,
             patterns: 3,
             lingering: 4,
+            memory_short: true,
+            publishing_bytes: 5,
             resident_bytes: Some(4096),
             open_files: None,
             max_files: None,
@@ -518,6 +535,8 @@ mod tests {
             "process_resident_memory_bytes 4096",
             "stentor_feed_patterns 3",
             "stentor_presence_up 0",
+            "stentor_memory_short 1",
+            "stentor_publishing_bytes 5",
             "# TYPE stentor_hook_call_seconds histogram",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");

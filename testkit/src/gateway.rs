@@ -223,6 +223,8 @@ impl Gateway {
             .set("listen.stomp", "127.0.0.1:0")
             .set("listen.admin", "127.0.0.1:0")
             .set("log.format", "json")
+            // So that /readyz tells of a lost link when it is lost.
+            .set("broker.unready_after", "0s")
             .set("api.tokens", format!("testkit=admin {API_TOKEN}"))
     }
 

@@ -20,7 +20,7 @@ pub(crate) struct Case {
     /// `group::name`; it says what is shown.
     pub(crate) name: String,
     /// Rows of `docs/differences.md`, by which the plug-in's transcripts differ from Stentor's; save
-    /// E1 and E2, which are about every ERROR, and seen without being named.
+    /// E1, E2 and E14, which are about every ERROR, and seen without being named.
     pub(crate) differs: &'static [&'static str],
     /// A row there, by which the embedded broker's transcript differs, or by which the case cannot
     /// run on it.

@@ -40,12 +40,19 @@ pub(crate) struct Client {
     messages: usize,
     is_logged_in: bool,
     is_closed: bool,
+    /// Whether it speaks to Stentor, whose ERROR frames say what to do next.
+    is_told_what_next: bool,
     shows: Vec<&'static str>,
     hides: Vec<&'static str>,
 }
 
 impl Client {
-    pub(crate) fn new(name: String, stomp: StompClient, record: Record) -> Self {
+    pub(crate) fn new(
+        name: String,
+        stomp: StompClient,
+        record: Record,
+        is_told_what_next: bool,
+    ) -> Self {
         Self {
             name,
             stomp,
@@ -55,6 +62,7 @@ impl Client {
             messages: 0,
             is_logged_in: false,
             is_closed: false,
+            is_told_what_next,
             shows: Vec::new(),
             hides: Vec::new(),
         }
@@ -308,9 +316,21 @@ impl Client {
                 self.connected(frame);
                 headers.retain(|(name, _)| !["session", "server"].contains(name));
             }
-            Command::Error => headers.retain(|header| {
-                ![("content-type", "text/plain"), ("version", "1.0,1.1,1.2")].contains(header)
-            }),
+            Command::Error => {
+                headers.retain(|header| {
+                    ![("content-type", "text/plain"), ("version", "1.0,1.1,1.2")].contains(header)
+                });
+                // Row E14: what they say, session/src/problems.txt has for each condition.
+                if self.is_told_what_next {
+                    let before = headers.len();
+                    headers.retain(|(name, _)| !["error-code", "reconnect"].contains(name));
+                    assert_eq!(
+                        headers.len() + 2,
+                        before,
+                        "{frame:?} does not say what next"
+                    );
+                }
+            }
             Command::Message => {
                 self.messages += 1;
                 let number = format!("{{m{}}}", self.messages);

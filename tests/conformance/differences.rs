@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The rows about every ERROR.
-pub(crate) const EVERY_ERROR: [&str; 2] = ["E1", "E2"];
+pub(crate) const EVERY_ERROR: [&str; 3] = ["E1", "E2", "E14"];
 
 fn file() -> PathBuf {
     testkit::tests_dir()

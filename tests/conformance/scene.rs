@@ -61,7 +61,8 @@ impl Scene {
             count => char::from(b'a' + count).to_string(),
         };
         self.clients += 1;
-        Client::new(name, stomp.with_deadline(DEADLINE), self.record.clone())
+        let stomp = stomp.with_deadline(DEADLINE);
+        Client::new(name, stomp, self.record.clone(), self.column.is_stentor())
     }
 
     /// A client that may do everything, logged in by STOMP 1.2.

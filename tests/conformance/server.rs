@@ -31,6 +31,10 @@ impl Column {
     pub(crate) const fn is_ws(self) -> bool {
         matches!(self, Self::PluginWs | Self::StentorWs)
     }
+
+    pub(crate) const fn is_stentor(self) -> bool {
+        !matches!(self, Self::PluginTcp | Self::PluginWs)
+    }
 }
 
 impl fmt::Display for Column {

@@ -47,7 +47,7 @@ pub(crate) fn render(cases: &[Case]) -> String {
          | {} | all |\n\
          | {} | clients hear the same |\n\
          | {} | the same, save that Stentor's ERROR ends the connection and names the receipt: \
-         [E1](differences.md#E1), [E2](differences.md#E2) |\n\
+         [E1](differences.md#E1), [E2](differences.md#E2), [E14](differences.md#E14) |\n\
          | {} | something else differs; the rows of [differences.md](differences.md) say why |\n\
          | {embedded} | Stentor's embedded broker has the same result as RabbitMQ behind Stentor |\n\n\
          A cell shows what clients heard, in short: `…` stands for more, `open` and `closed` for \

@@ -115,8 +115,9 @@ pub(crate) fn compare(name: &str, heard: &Transcripts) -> Vec<String> {
 pub(crate) enum Relation {
     /// Clients hear the same.
     Same,
-    /// The same, save that Stentor's ERROR names the receipt that was asked for, and ends the
-    /// connection: rows E1 and E2, which are about every ERROR.
+    /// The same, save that Stentor's ERROR names the receipt that was asked for, says what to do
+    /// next (which is not recorded), and ends the connection: rows E1, E2 and E14, which are about
+    /// every ERROR.
     SameButEnds,
     Differs,
 }

@@ -59,6 +59,13 @@ async fn a_visitor_pushes_from_the_page_and_by_curl() {
 #[tokio::test]
 async fn the_command_that_looks_inside_can_be_typed_as_it_is_printed() {
     let (demo, _) = demo().await;
+    let table = look_inside(&demo, "ctl node").await;
+    assert!(table.contains("running"), "{table}");
+    assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
+}
+
+/// Types the command that the demo prints, with other orders.
+async fn look_inside(demo: &Gateway, orders: &str) -> String {
     let command = eventually(DEADLINE, "the demo says what to type", async || {
         let text = demo.process().output();
         let (_, command) = text.split_once("export STENTOR_URL=")?;
@@ -66,10 +73,33 @@ async fn the_command_that_looks_inside_can_be_typed_as_it_is_printed() {
         Some(format!("export STENTOR_URL={command}"))
     })
     .await;
+    let command = command.replace("ctl node", orders);
     let output = Command::new("sh").args(["-c", &command]).output().unwrap();
     assert!(output.status.success(), "{command}: {output:?}");
-    let table = String::from_utf8(output.stdout).unwrap();
-    assert!(table.contains("running"), "{table}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The server says so, and the page obeys. The user can log in again.
+#[tokio::test]
+async fn a_kicked_user_does_not_come_back_by_itself() {
+    let (demo, url) = demo().await;
+    let mut browser = visitor(&url).await;
+    look_inside(&demo, "ctl kick --user alice --reason enough").await;
+    see(&mut browser, "[data-testid=state-alice]", "session ended").await;
+    see(
+        &mut browser,
+        "[data-testid=error-alice]",
+        "not to come back",
+    )
+    .await;
+    // As long as it takes bob to be refused, and to come back.
+    click(&mut browser, "[data-testid=forbidden-bob]");
+    see(&mut browser, "[data-testid=error-bob]", "Reconnected").await;
+    see(&mut browser, "[data-testid=state-alice]", "session ended").await;
+    click(&mut browser, "[data-testid=login-alice] button");
+    let live = "[data-testid=subscription-alice].is-live";
+    see(&mut browser, live, "").await;
+    has_no_faults(&browser);
     assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
 }
 

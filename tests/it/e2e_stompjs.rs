@@ -1,7 +1,7 @@
 //! @stomp/stompjs, and stompjs 2.3.3 of old, in Node.
 
 use serde_json::json;
-use testkit::{FEED, Remote};
+use testkit::{DEADLINE, FEED, Remote, eventually, unique};
 
 use crate::{
     foreign::{Server, a_day, subscribe, work},
@@ -137,5 +137,51 @@ async fn a_refused_login_at_the_gateway() {
         assert!(body.contains("Access refused for user 'alice'"), "{error}");
         let closed = client.expect("closed").await;
         assert_eq!(closed["code"], 1008, "{closed}");
+    }
+}
+
+#[tokio::test]
+async fn what_precedes_a_mistake_arrives_at_the_plugin() {
+    // It loses what it says before it closes a WebSocket.
+    what_precedes_a_mistake_arrives(&Server::plugins().await, "closed").await;
+}
+
+#[tokio::test]
+async fn what_precedes_a_mistake_arrives_at_the_gateway() {
+    what_precedes_a_mistake_arrives(&Server::gateway().await, "error").await;
+}
+
+/// Results are sent, and then a message is acknowledged twice, or a subscription ended twice: in
+/// one turn of the page, so that all of it is read at once.
+async fn what_precedes_a_mistake_arrives(server: &Server, after_ack: &str) {
+    let connect = server.connect_ws(&json!({}));
+    let mut client = Remote::node("stompjs.mjs");
+    for (what, end) in [("ack", after_ack), ("unsubscribe", "error")] {
+        let results = unique("results");
+        for _ in 0..20 {
+            client.order(&connect);
+            client.expect("connected").await;
+            let jobs = format!("/queue/{}", unique("jobs"));
+            let headers = json!({ "ack": "client-individual" });
+            let order = json!({
+                "do": "subscribe", "destination": jobs, "headers": headers, "hold": true,
+            });
+            client.order(&order);
+            client.order(&json!({ "do": "send", "destination": jobs, "body": "job" }));
+            client.expect("message").await;
+            client.order(&json!({
+                "do": "blunder", "what": what, "of": jobs,
+                "destination": format!("/queue/{results}"), "bodies": ["1", "2", "3", "4", "5"],
+            }));
+            client.expect(end).await;
+            client.order(&json!({ "do": "disconnect" }));
+            client.expect("disconnected").await;
+        }
+        eventually(DEADLINE, "all results are there", async || {
+            let queues = server.vhost().queues().await;
+            let mut queues = queues.iter();
+            queues.any(|found| found["name"] == results.as_str() && found["messages"] == 100)
+        })
+        .await;
     }
 }

@@ -96,6 +96,13 @@ async fn names_are_those_of_the_plugin() {
             let theirs = name_at(&plugin, &client).await;
             let ours = name_at(gateway.stomps_address(), &client).await;
             assert!(theirs.contains("Access refused for user '"), "{theirs}");
+            // Erlang 29, which RabbitMQ 4.3 runs on, decodes two of these attributes no more, and
+            // the plug-in prints what Erlang holds instead.
+            if theirs.contains("{asn1_OPENTYPE") {
+                assert!(ours.contains(",2.5.4.9=Street 1,"), "{ours}");
+                assert!(ours.contains(",UID=uid-1,"), "{ours}");
+                continue;
+            }
             assert_eq!(ours, theirs, "{login}, {subject:?}");
         }
     }

@@ -190,6 +190,7 @@ contract! {
     sessions_users_and_nodes_are_counted
     who_comes_and_goes_is_told_once
     a_page_s_reload_is_no_event
+    only_the_last_departure_settles
     a_status_is_told_as_others_see_it
     an_event_names_the_groups
     who_claims_hears_of_those_before_it
@@ -559,6 +560,40 @@ async fn a_page_s_reload_is_no_event<F: Fixture>() {
     presence.join(session(&carol, &[]));
     assert_eq!(next_event(&events).await, format!("{carol} offline>online"));
     assert_eq!(next_event(&events).await, format!("{bob} online>offline"));
+}
+
+async fn only_the_last_departure_settles<F: Fixture>() {
+    let fixture = F::start().await;
+    let debounce = Duration::from_secs(2);
+    let (presence, events) = fixture.telling(debounce);
+    // Another one's debounce is the clock, until shortly before the first one's is over.
+    let (clock, ticks) = fixture.telling(debounce.mul_f64(0.6));
+    let [alice, bob, tick] = ["alice", "bob", "tick"].map(unique);
+    let (first, before) = (session(&alice, &[]), session(&bob, &[]));
+    let ticking = session(&tick, &[]);
+    presence.join(Arc::clone(&first));
+    assert_eq!(next_event(&events).await, format!("{alice} offline>online"));
+    presence.join(Arc::clone(&before));
+    assert_eq!(next_event(&events).await, format!("{bob} offline>online"));
+    clock.join(Arc::clone(&ticking));
+    assert_eq!(next_event(&ticks).await, format!("{tick} offline>online"));
+
+    presence.leave(&first);
+    presence.leave(&before);
+    clock.leave(&ticking);
+    until_sessions(&*presence, &alice, 0).await;
+    let second = session(&alice, &[]);
+    presence.join(Arc::clone(&second));
+    assert_eq!(next_event(&ticks).await, format!("{tick} online>offline"));
+    presence.leave(&second);
+    // Her first debounce was over before his; she is away now, but not for long.
+    assert_eq!(next_event(&events).await, format!("{bob} online>offline"));
+    let third = session(&alice, &[]);
+    presence.join(Arc::clone(&third));
+    until_sessions(&*presence, &alice, 1).await;
+    presence.leave(&third);
+    assert_eq!(next_event(&events).await, format!("{alice} online>offline"));
+    until_status(&*presence, &alice, Status::Offline).await;
 }
 
 async fn a_status_is_told_as_others_see_it<F: Fixture>() {

@@ -155,6 +155,53 @@ async fn who_comes_back_at_another_node_was_not_away() {
 }
 
 #[tokio::test]
+async fn who_leaves_one_node_and_then_another_has_left_once() {
+    let redis = Redis::own().await;
+    let debounce = Duration::from_secs(2);
+    let (one, first) = telling(&redis.url(), LONG, debounce);
+    let (two, second) = telling(&redis.url(), LONG, debounce);
+    let (clock, ticks) = telling(&redis.url(), LONG, debounce.mul_f64(0.6));
+    let [alice, bob] = [here(&one, "alice").await, here(&one, "bob").await];
+    assert_eq!(next_event(&first).await, "alice offline>online");
+    assert_eq!(next_event(&first).await, "bob offline>online");
+    let tick = here(&clock, "tick").await;
+    assert_eq!(next_event(&ticks).await, "tick offline>online");
+
+    one.leave(&alice);
+    one.leave(&bob);
+    clock.leave(&tick);
+    let alice = here(&two, "alice").await;
+    assert_eq!(next_event(&ticks).await, "tick online>offline");
+    two.leave(&alice);
+    until_sessions(&one, "alice", 0).await;
+    // The first node's debounces are over, and hers is not the newest.
+    assert_eq!(next_event(&first).await, "bob online>offline");
+    let alice = here(&one, "alice").await;
+    one.leave(&alice);
+    assert_eq!(next_event(&first).await, "alice online>offline");
+    here(&two, "fence").await;
+    assert_eq!(next_event(&second).await, "fence offline>online");
+    until_reply(&redis, &["EXISTS", "stentor:user:alice"], ":0").await;
+}
+
+#[tokio::test]
+async fn the_departure_of_a_dead_node_holds_nobody_up() {
+    let redis = Redis::own().await;
+    let (stays, events) = telling(&redis.url(), SHORT, AT_ONCE);
+    let (killed, _) = telling(&redis.url(), SHORT, LONG);
+    let (away, left) = (here(&killed, "alice").await, here(&stays, "alice").await);
+    assert_eq!(redis.command(&["GET", "stentor:users"]).await, "$1\r\n1");
+    killed.leave(&away);
+    let mark = ["HEXISTS", "stentor:user:alice", "left"];
+    until_reply(&redis, &mark, ":1").await;
+    drop(killed);
+    stays.leave(&left);
+    // It is told by whoever is first: she, or who clears up.
+    assert_eq!(next_event(&events).await, "alice online>offline");
+    until_reply(&redis, &["EXISTS", "stentor:user:alice"], ":0").await;
+}
+
+#[tokio::test]
 async fn each_change_is_told_by_one_node() {
     let redis = Redis::own().await;
     let nodes = [(); 3].map(|()| telling(&redis.url(), LONG, AT_ONCE));

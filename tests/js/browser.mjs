@@ -1,6 +1,6 @@
 // Chromium, driven through playwright-core. A page of its own holds @stomp/stompjs, stompjs 2.3.3
 // and sockjs-client as their bundles for browsers; other pages (the demo) are looked at as they are.
-// Orders: open, and then those of stompjs.mjs; or goto, fill, select, click, text, read, count,
+// Orders: open, and then those of stompjs.mjs, and hide; or goto, fill, select, click, text, read, count,
 // evaluate, screenshot, close.
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
@@ -88,9 +88,10 @@ await obey({
    * A blank page: from a server of its own, so that it connects to another origin, or as if from
    * below the address `at`. With `blocked`, the page has no WebSocket. `info` is where SockJS is, if the
    * page should be told of it what a server says that allows everybody; `referrer` is the page's
-   * policy of what it says of itself.
+   * policy of what it says of itself. One that `hides` can be told to.
    */
-  async open({ at, blocked = false, info, cookie, referrer = 'strict-origin-when-cross-origin' }) {
+  async open({ at, blocked = false, info, cookie, referrer = 'strict-origin-when-cross-origin', hides = false }) {
+    if (hides) await page.clock.install();
     const html = `<!doctype html><meta charset="utf-8"><meta name="referrer" content="${referrer}"><title>test</title>`;
     if (at) {
       await page.route(`${at}/blank.html`, (route) => route.fulfill({ contentType: 'text/html', body: html }));
@@ -136,6 +137,12 @@ await obey({
   async disconnect() {
     await page.evaluate(() => leave());
     tell('disconnected');
+  },
+
+  /** From here on the page's timers stand still, as those of a hidden page all but do. */
+  async hide() {
+    await page.clock.pauseAt(Date.now() + 1000);
+    tell('hidden');
   },
 
   async goto({ url }) {

@@ -246,6 +246,68 @@ test('a refused login is final', (context) => {
   assert.equal(FakeSocket.all.length, 1);
 });
 
+test('a login that the server could not judge is tried again, when it says', (context) => {
+  context.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
+  FakeSocket.all = [];
+  const states = [];
+  const client = new StompClient({ url: 'ws://test/ws', onState: (state) => states.push(state) });
+  client.connect();
+  FakeSocket.all[0].open();
+  FakeSocket.all[0].answer('ERROR', { message: 'Bad CONNECT', reconnect: '5s' }, 'Access refused');
+  assert.deepEqual(states, ['connecting', 'waiting']);
+  context.mock.timers.tick(4_900);
+  assert.equal(FakeSocket.all.length, 1, 'not before the time that the server says');
+  context.mock.timers.tick(1_000);
+  assert.equal(FakeSocket.all.length, 2);
+  FakeSocket.all[1].open();
+  FakeSocket.all[1].answer('ERROR', { message: 'Bad CONNECT', reconnect: 'no' }, 'Access refused');
+  context.mock.timers.tick(60_000);
+  assert.deepEqual(states.slice(2), ['connecting', 'refused']);
+  assert.equal(FakeSocket.all.length, 2);
+});
+
+test('a kicked client does not come back', (context) => {
+  const { socket, states } = connected(context);
+  socket.answer('ERROR', { message: 'kicked', reconnect: 'no' }, 'not paid');
+  context.mock.timers.tick(600_000);
+  assert.equal(states.at(-1), 'ended');
+  assert.equal(FakeSocket.all.length, 1);
+});
+
+test('a client comes back with new credentials only when it is given some', (context) => {
+  const { client, socket, states } = connected(context);
+  socket.answer('ERROR', { message: 'access_refused', reconnect: 'renew' }, '');
+  context.mock.timers.tick(600_000);
+  assert.equal(states.at(-1), 'ended');
+  assert.equal(FakeSocket.all.length, 1);
+  client.connect(); // the user has logged in again
+  FakeSocket.all[1].open();
+  assert.equal(FakeSocket.all[1].sent[0].command, 'CONNECT');
+});
+
+test('a subscription for which the broker was away is asked for again', async (context) => {
+  const { client, socket } = connected(context);
+  client.subscribe('/exchange/feed/user_alice', () => {});
+  socket.answer('ERROR', { message: 'broker unavailable', reconnect: '5s', 'receipt-id': socket.last().headers.receipt }, '');
+  await settled();
+  context.mock.timers.tick(6_000);
+  const second = FakeSocket.all[1];
+  second.open();
+  second.answer('CONNECTED', {});
+  assert.equal(second.last().command, 'SUBSCRIBE');
+});
+
+test('a refused request does not end the session that refused it', async (context) => {
+  const { client, socket, states } = connected(context);
+  const own = client.subscribe('/exchange/feed/user_alice', () => {});
+  socket.answer('RECEIPT', { 'receipt-id': socket.last().headers.receipt });
+  await own.ready;
+  const sending = client.send('/exchange/feed/nobody', 'x');
+  socket.answer('ERROR', { message: 'access_refused', reconnect: 'no', 'receipt-id': socket.last().headers.receipt }, '');
+  await assert.rejects(sending, /access_refused/);
+  assert.equal(states.at(-1), 'waiting');
+});
+
 test('silence beyond twice the heart-beat is a lost connection', (context) => {
   context.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
   let now = 0;

@@ -1,6 +1,6 @@
 // @stomp/stompjs, the client that most browsers run, in Node, over WebSocket or SockJS.
-// Orders: connect, subscribe, unsubscribe, send, begin, commit, abort, refuse, disconnect (see
-// remote.mjs).
+// Orders: connect, subscribe, unsubscribe, send, begin, commit, abort, refuse, blunder, disconnect
+// (see remote.mjs).
 import { Client } from '@stomp/stompjs';
 
 import { obey, tell } from './remote.mjs';
@@ -8,6 +8,7 @@ import { open } from './socket.mjs';
 
 let client;
 let refuse = 0;
+let held;
 const subscriptions = new Map();
 
 await obey({
@@ -34,12 +35,13 @@ await obey({
     client.activate();
   },
 
-  subscribe({ destination, headers = {} }) {
+  subscribe({ destination, headers = {}, hold = false }) {
     const subscription = client.subscribe(
       destination,
       (message) => {
+        held = message;
         tell('message', { destination: message.headers.destination, headers: message.headers, body: message.body });
-        if (!headers.ack || headers.ack === 'auto') return;
+        if (hold || !headers.ack || headers.ack === 'auto') return;
         if (refuse > 0) {
           refuse -= 1;
           message.nack();
@@ -60,6 +62,14 @@ await obey({
   send({ destination, headers = {}, body = '', base64 }) {
     const content = base64 ? { binaryBody: Buffer.from(base64, 'base64') } : { body };
     client.publish({ destination, headers, ...content });
+  },
+
+  /** Sends messages, and then does twice what can be done once, as careless pages do. */
+  blunder({ what, of, destination, bodies }) {
+    for (const body of bodies) client.publish({ destination, body });
+    const once = what === 'ack' ? () => held.ack() : () => subscriptions.get(of).unsubscribe();
+    once();
+    once();
   },
 
   begin: ({ transaction }) => client.begin(transaction),

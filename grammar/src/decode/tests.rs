@@ -236,3 +236,26 @@ proptest::proptest! {
         }
     }
 }
+
+/// Whoever reads on has to know for how much there must be room.
+#[test]
+fn an_unfinished_frame_says_how_much_it_is_and_may_be() {
+    let mut decoder = decoder();
+    let mut feed = |bytes: &'static [u8]| {
+        let frame = decoder.decode(&mut Bytes::from_static(bytes)).unwrap();
+        (frame.is_some(), decoder.unfinished())
+    };
+    assert_eq!(feed(b"\n"), (false, (0, 0)));
+    assert_eq!(feed(b"SEND\n"), (false, (5, LIMITS.max_frame_size)));
+    let (is_whole, (received, most)) = feed(b"content-length:1000\n\n0123456789");
+    assert!(!is_whole);
+    // Its headers take memory, too.
+    assert!((10..200).contains(&received), "{received}");
+    assert_eq!(most - received, 990);
+    assert!(!feed(&[b'x'; 990]).0);
+    assert_eq!(feed(b"\0"), (true, (0, 0)));
+    // Without a length, it may be as long as a frame may.
+    let (_, (_, most)) = feed(b"SEND\n\nx");
+    assert!(most > LIMITS.max_frame_size / 2);
+    assert_eq!(feed(b"\0"), (true, (0, 0)));
+}

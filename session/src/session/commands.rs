@@ -1,6 +1,5 @@
 //! What each frame of a connected client does.
 
-use bytes::Bytes;
 use stomp_grammar::{Command, Frame, Version};
 
 use super::{Phase, Request, Session};
@@ -43,6 +42,7 @@ impl Session {
                 self.phase = Phase::Disconnecting {
                     receipt: frame.header("receipt").is_some(),
                 };
+                self.deadline = None;
                 self.forget_work();
                 Ok(Request::Nothing)
             }
@@ -68,24 +68,22 @@ impl Session {
                 headers,
                 body,
             };
-            return Ok(Request::Perform(vec![Operation::Publish(publish)]));
+            return Ok(Request::perform(Operation::Publish(publish)));
         };
         if !self.transactions.contains(id) {
             return Err(Problem::UnknownTransaction(id.into()));
         }
         let id: Box<str> = id.into();
         let bytes = size(&frame);
-        // A copy: the body shares the memory of all that was read with it, and would keep that
-        // for as long as the transaction is open, past every bound.
-        let body = Bytes::copy_from_slice(&frame.body);
+        let Frame { headers, body, .. } = frame;
         let publish = Publish {
             destination,
-            headers: frame.headers,
+            headers,
             body,
         };
         self.transactions
             .add(&id, Step::Publish(publish), bytes, &self.config)?;
-        Ok(Request::Nothing)
+        Ok(Request::Gathered)
     }
 
     /// The name is taken from now on, not when the broker has answered: frames are handled in
@@ -193,11 +191,13 @@ impl Session {
                     verdict,
                 };
                 self.transactions.add(id, step, size(frame), &self.config)?;
+                // Receipted at once, as by the plug-in: who waits for that before COMMIT must not
+                // wait for ever. That the message is settled, the receipt of COMMIT says.
                 Ok(Request::Nothing)
             }
             None => {
                 let settle = self.settle(subscription, sequence, verdict)?;
-                Ok(Request::Perform(vec![Operation::Settle(settle)]))
+                Ok(Request::perform(Operation::Settle(settle)))
             }
         }
     }
@@ -227,17 +227,22 @@ impl Session {
         })
     }
 
-    /// What a transaction gathered, in order. If one acknowledgement in it cannot be made any
-    /// more, nothing of it is done.
+    /// What a transaction gathered, in order, and the receipts that its SENDs asked for: they are
+    /// owed when the broker has it all. If one acknowledgement in it cannot be made any more,
+    /// nothing of it is done.
     fn commit(&mut self, frame: &Frame) -> Result<Request, Problem> {
         let steps = self.transactions.end(transaction(frame)?)?;
         if steps.is_empty() {
             return Ok(Request::Nothing);
         }
         let mut operations = Vec::with_capacity(steps.len());
+        let mut receipts = Vec::new();
         for step in steps {
             operations.push(match step {
-                Step::Publish(publish) => Operation::Publish(publish),
+                Step::Publish(publish) => {
+                    receipts.extend(publish.headers.get("receipt").map(Box::from));
+                    Operation::Publish(publish)
+                }
                 Step::Settle {
                     subscription,
                     sequence,
@@ -245,7 +250,7 @@ impl Session {
                 } => Operation::Settle(self.settle(subscription, sequence, verdict)?),
             });
         }
-        Ok(Request::Perform(operations))
+        Ok(Request::Perform(operations, receipts.into()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Dedicated consumers: a channel each, so that one's error or cancellation is nobody else's,
 //! and `multiple` speaks of one subscription only.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use lapin::{
@@ -11,7 +11,7 @@ use lapin::{
         BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
         QueueDeleteOptions,
     },
-    types::{AMQPValue, FieldTable, ShortString},
+    types::{FieldTable, ShortString},
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -19,10 +19,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     convert::{broker_error, from_amqp, short, table},
+    declarer::Declarer,
     link::{Link, Live, answer},
     topology::declare_options,
 };
-use crate::broker::{BrokerError, Consume, Consumer, Delivery, DeliverySink, QueueSpec, Verdict};
+use crate::broker::{
+    Argument, BrokerError, Consume, Consumer, Delivery, DeliverySink, QueueSpec, Verdict,
+};
 
 /// A dedicated consumer on RabbitMQ.
 pub(super) struct Dedicated {
@@ -55,17 +58,19 @@ const CLEANING: Duration = Duration::from_secs(10);
 impl Dedicated {
     pub(super) async fn start(
         link: Arc<Link>,
+        declarer: Arc<Declarer>,
         request: Consume,
         sink: Arc<dyn DeliverySink>,
         operation_timeout: Duration,
     ) -> Result<Self, BrokerError> {
         let deadline = Instant::now() + operation_timeout;
         let live = link.wait_until(deadline).await?;
-        let (channel, messages) = setup(&live, &request, deadline).await?;
+        let (channel, messages) = setup(&live, &declarer, &request, deadline).await?;
         let state = Arc::new(State::default());
         state.replace(channel);
         let runner = Runner {
             link,
+            declarer,
             request,
             sink,
             state: Arc::clone(&state),
@@ -82,17 +87,22 @@ impl Dedicated {
 
 async fn setup(
     live: &Arc<Live>,
+    declarer: &Declarer,
     request: &Consume,
     deadline: Instant,
 ) -> Result<(Channel, lapin::Consumer), BrokerError> {
+    let mut declared = None;
+    if request.declare {
+        let asked = expiring(&request.queue);
+        let adapted = declarer.adapted(&asked, deadline).await?.into_owned();
+        declarer.clear(&adapted, deadline).await?;
+        declared = Some(adapted);
+    }
     let channel = live.channel(deadline).await?;
     let mut queue = short("the queue's name", &request.queue.name)?;
     let mut leftover = None;
-    if request.declare {
-        let (options, mut arguments) = declare_options(&request.queue)?;
-        if is_own(&request.queue) && !arguments.contains_key(EXPIRES) {
-            arguments.insert(EXPIRES.into(), AMQPValue::LongLongInt(UNUSED_MILLISECONDS));
-        }
+    if let Some(declared) = declared {
+        let (options, arguments) = declare_options(&declared)?;
         leftover = is_own(&request.queue).then(|| Leftover {
             live: Arc::clone(live),
             channel: channel.clone(),
@@ -168,6 +178,18 @@ const EXPIRES: &str = "x-expires";
 fn is_own(queue: &QueueSpec) -> bool {
     let is_made_up = |prefix: &&str| queue.name.starts_with(*prefix);
     !queue.durable && (queue.name.is_empty() || OWN_QUEUES.iter().any(is_made_up))
+}
+
+/// The queue, which does not stay without a consumer if it is one's own.
+fn expiring(queue: &QueueSpec) -> Cow<'_, QueueSpec> {
+    let says = |(name, _): &(Box<str>, Argument)| &**name == EXPIRES;
+    if !is_own(queue) || queue.arguments.iter().any(says) {
+        return Cow::Borrowed(queue);
+    }
+    let mut queue = queue.clone();
+    let expires = (EXPIRES.into(), Argument::Number(UNUSED_MILLISECONDS));
+    queue.arguments.push(expires);
+    Cow::Owned(queue)
 }
 
 /// A queue of one's own that has no consumer yet. `auto-delete` begins to count with the first
@@ -268,6 +290,7 @@ impl State {
 
 struct Runner {
     link: Arc<Link>,
+    declarer: Arc<Declarer>,
     request: Consume,
     sink: Arc<dyn DeliverySink>,
     state: Arc<State>,
@@ -303,7 +326,7 @@ impl Runner {
         loop {
             let live = self.link.wait().await;
             let deadline = Instant::now() + self.operation_timeout;
-            match setup(&live, &self.request, deadline).await {
+            match setup(&live, &self.declarer, &self.request, deadline).await {
                 Ok((channel, messages)) => {
                     self.state.replace(channel);
                     return Ok(messages);

@@ -4,16 +4,20 @@
 //!
 //! - this file: the feeds, and their bindings
 //! - [`runner`]: one feed's queue, from the first declaration through lost links
+//! - [`events`]: exchanges that are deleted, where the broker tells
+//! - [`sentinel`]: whether an exchange is still the one that feeds are bound to
 //! - [`taker`]: one feed's messages
 
+mod events;
 mod runner;
+mod sentinel;
 mod taker;
 
 use std::{
     collections::HashMap,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,14 +31,22 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{runner::Runner, taker::Taker};
+use self::{
+    runner::Runner,
+    sentinel::{Sentinel, Watch},
+    taker::Taker,
+};
 use super::{
     channels::{self, Channels},
     convert::short,
+    declarer::Declarer,
     link::{Link, LinkConfig, Live, answer},
     reader::Reader,
 };
-use crate::broker::{BrokerError, FeedConfig, FeedId, FeedSink};
+use crate::{
+    broker::{BrokerError, FeedConfig, FeedId, FeedSink},
+    telemetry,
+};
 
 /// Feeds on one connection. Each takes two channels, and a broker may be configured to allow few.
 const FEEDS_PER_READER: usize = 50;
@@ -42,15 +54,21 @@ const FEEDS_PER_READER: usize = 50;
 /// The feeds of one virtual host.
 pub(super) struct FeedManager {
     shared: Arc<Shared>,
-    /// `None`: closed; there are to be none any more.
-    feeds: Mutex<Option<HashMap<FeedId, Arc<Feed>>>>,
+    feeds: Feeds,
+    _watch: [AbortOnDropHandle<()>; 2],
 }
+
+/// `None`: closed; there are to be none any more.
+type Feeds = Arc<Mutex<Option<HashMap<FeedId, Arc<Feed>>>>>;
 
 struct Shared {
     /// For bindings, and whatever else is not a feed's own messages.
     link: Arc<Link>,
+    declarer: Arc<Declarer>,
     /// Connections for the feeds' messages, by shard.
     readers: Readers,
+    /// The virtual host's name.
+    vhost: Box<str>,
     sink: Arc<dyn FeedSink>,
     config: FeedConfig,
     operation_timeout: Duration,
@@ -67,6 +85,14 @@ struct Readers {
     config: LinkConfig,
     max_body: u64,
     open: Mutex<HashMap<Place, Arc<Reader<Taker>>>>,
+}
+
+/// The links that all feeds of a virtual host share.
+pub(super) struct Links {
+    /// For bindings, and whatever else is not a feed's own messages.
+    pub(super) bindings: Arc<Link>,
+    /// For what is published to see whether an exchange is still the same.
+    pub(super) publish: Arc<Link>,
 }
 
 /// What this node's queues are called: as nobody else's, not as those of its last life, and not as
@@ -91,6 +117,9 @@ struct Feed {
     queue: ShortString,
     /// Whether the queue is there and can be bound to; if not, why.
     ready: watch::Receiver<Ready>,
+    /// Whether anything was bound to it since its bindings were lost last.
+    is_bound: Arc<AtomicBool>,
+    sentinel: Arc<Sentinel>,
     task: OnceLock<AbortOnDropHandle<()>>,
 }
 
@@ -101,7 +130,8 @@ type Place = (u16, usize);
 
 impl FeedManager {
     pub(super) fn new(
-        link: Arc<Link>,
+        links: Links,
+        declarer: Arc<Declarer>,
         reader_config: LinkConfig,
         sink: Arc<dyn FeedSink>,
         config: FeedConfig,
@@ -109,7 +139,9 @@ impl FeedManager {
         queue_names: QueueNames,
     ) -> Self {
         let shared = Shared {
-            link,
+            link: links.bindings,
+            vhost: reader_config.uri.vhost.as_str().into(),
+            declarer,
             readers: Readers {
                 config: reader_config,
                 max_body: u64::try_from(config.max_length_bytes).unwrap_or(u64::MAX),
@@ -122,9 +154,15 @@ impl FeedManager {
             binders: Channels::new(4),
             unbinders: Channels::new(2),
         };
+        let shared = Arc::new(shared);
+        let feeds = Arc::new(Mutex::new(Some(HashMap::new())));
+        let watch = Watch::new(links.publish);
+        let watch = tokio::spawn(watch.run(Arc::clone(&shared), Arc::clone(&feeds)));
+        let events = tokio::spawn(events::follow(Arc::clone(&shared), Arc::clone(&feeds)));
         Self {
-            shared: Arc::new(shared),
-            feeds: Mutex::new(Some(HashMap::new())),
+            shared,
+            feeds,
+            _watch: [watch, events].map(AbortOnDropHandle::new),
         }
     }
 
@@ -134,7 +172,19 @@ impl FeedManager {
         readers.values().try_for_each(|reader| reader.health())
     }
 
-    pub(super) async fn bind(&self, feed: &FeedId, pattern: &str) -> Result<(), BrokerError> {
+    /// As [`FeedManager::health`], but a connection that was lost has a while to be made again.
+    pub(super) fn readiness(&self) -> Result<(), BrokerError> {
+        let readers = self.shared.readers.open.lock();
+        readers.values().try_for_each(|reader| reader.readiness())
+    }
+
+    /// Binds; `watched`: and keeps an eye on the exchange, which has to be a direct one.
+    pub(super) async fn bind(
+        &self,
+        feed: &FeedId,
+        pattern: &str,
+        watched: bool,
+    ) -> Result<(), BrokerError> {
         let feed = self.open(feed)?;
         let deadline = Instant::now() + self.shared.operation_timeout;
         let mut ready = feed.ready.clone();
@@ -147,7 +197,34 @@ impl FeedManager {
             let text = format!("the feed's queue cannot be used: {why}");
             return Err(BrokerError::Unavailable(text.into()));
         }
-        bind_until(&self.shared, &feed.id, &feed.queue, pattern, deadline).await
+        if watched {
+            feed.watch(deadline).await?;
+        }
+        bind_until(&self.shared, &feed.id, &feed.queue, pattern, deadline).await?;
+        feed.is_bound.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// The exchange is gone, or has been: all bindings to it are.
+    pub(super) fn exchange_gone(&self, exchange: &str, why: &str) {
+        Self::exchange_lost(&self.shared, &self.feeds, exchange, why);
+    }
+
+    fn exchange_lost(shared: &Shared, feeds: &Feeds, exchange: &str, why: &str) {
+        let lost: Vec<_> = match &*feeds.lock() {
+            None => return,
+            Some(feeds) => {
+                let feeds = feeds.values().filter(|feed| *feed.id.exchange == *exchange);
+                feeds.map(Arc::clone).collect()
+            }
+        };
+        for feed in lost {
+            feed.sentinel.lost();
+            if feed.is_bound.swap(false, Ordering::AcqRel) {
+                telemetry::feed_interrupted(&feed.id, why);
+                shared.sink.lost(&feed.id, why);
+            }
+        }
     }
 
     pub(super) async fn unbind(&self, feed: &FeedId, pattern: &str) -> Result<(), BrokerError> {
@@ -213,6 +290,8 @@ impl FeedManager {
             reader,
             queue,
             ready,
+            is_bound: Arc::default(),
+            sentinel: Arc::new(Sentinel::new()?),
             task: OnceLock::new(),
         });
         let runner = Runner::new(&feed, ready_sender);
@@ -264,14 +343,12 @@ async fn bind_until(
     pattern: &str,
     deadline: Instant,
 ) -> Result<(), BrokerError> {
-    // Rather than of the queue, or of an exchange that shared the channel.
-    let is_about_exchange = |text: &str| text.contains(&format!("exchange '{}'", feed.exchange));
     loop {
         let live = shared.link.wait_until(deadline).await?;
         match bind(shared, feed, queue, &live, pattern, deadline).await {
             // Either the channel broke with somebody else's binding, or the queue is being
             // made anew, or the connection was lost: in each case it is worth another try.
-            Err(BrokerError::NotFound(text)) if !is_about_exchange(&text) => {}
+            Err(BrokerError::NotFound(text)) if !is_about(&text, &feed.exchange) => {}
             Err(BrokerError::Unavailable(_)) if Instant::now() < deadline => {}
             outcome => return outcome,
         }
@@ -282,6 +359,11 @@ async fn bind_until(
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Whether it is about the exchange, rather than a queue, or an exchange that shared the channel.
+fn is_about(text: &str, exchange: &str) -> bool {
+    text.contains(&format!("exchange '{exchange}'"))
 }
 
 async fn bind(

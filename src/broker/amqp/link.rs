@@ -2,16 +2,20 @@
 
 use std::{
     future::Future,
+    ops::Deref,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event, uri::AMQPUri};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::Instant,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
@@ -31,6 +35,11 @@ pub(super) struct LinkConfig {
     pub(super) connection_timeout: Duration,
     /// The first and the longest pause between attempts.
     pub(super) reconnect: (Duration, Duration),
+    /// How long a lost connection may take to be made again.
+    pub(super) unready_after: Duration,
+    /// How many connections were made for this virtual host: with each, the broker may be another
+    /// one, or configured anew.
+    pub(super) connections: Arc<AtomicU64>,
 }
 
 impl LinkConfig {
@@ -44,6 +53,7 @@ impl LinkConfig {
 /// One AMQP connection, kept up in the background for as long as this lives.
 pub(super) struct Link {
     state: watch::Receiver<State>,
+    unready_after: Duration,
     is_closed: AtomicBool,
     task: AbortOnDropHandle<()>,
 }
@@ -52,8 +62,29 @@ pub(super) struct Link {
 enum State {
     /// The first attempt is under way.
     New,
-    Down(BrokerError),
+    Down(BrokerError, Outage),
     Up(Arc<Live>),
+}
+
+/// Since when a connection is away.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Outage {
+    /// `None`: it was never there.
+    since: Option<Instant>,
+}
+
+impl Outage {
+    /// It was lost just now.
+    pub(super) fn new() -> Self {
+        Self {
+            since: Some(Instant::now()),
+        }
+    }
+
+    /// Whether it was there, and is away for less than `patience`.
+    pub(super) fn is_short(self, patience: Duration) -> bool {
+        self.since.is_some_and(|since| since.elapsed() < patience)
+    }
 }
 
 /// A connection that was up when it was handed out.
@@ -62,14 +93,33 @@ pub(super) struct Live {
     /// Which connection of the link this is, from 1.
     pub(super) epoch: u64,
     blocked: watch::Receiver<bool>,
+    /// For [`Passing`] channels.
+    passing: Arc<Semaphore>,
+}
+
+/// A channel for one call. There are only so many at a time: whoever asks for much at once waits
+/// for a turn, instead of taking all channels of the connection.
+pub(super) struct Passing {
+    channel: Channel,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Deref for Passing {
+    type Target = Channel;
+
+    fn deref(&self) -> &Channel {
+        &self.channel
+    }
 }
 
 impl Link {
     pub(super) fn start(config: LinkConfig) -> Self {
         let (sender, state) = watch::channel(State::New);
+        let unready_after = config.unready_after;
         let task = tokio::spawn(supervise(config, sender));
         Self {
             state,
+            unready_after,
             is_closed: AtomicBool::new(false),
             task: AbortOnDropHandle::new(task),
         }
@@ -83,7 +133,35 @@ impl Link {
             }
             State::Up(_) => Ok(()),
             State::New => Err(BrokerError::Unavailable("not connected yet".into())),
-            State::Down(error) => Err(error.clone()),
+            State::Down(error, _) => Err(error.clone()),
+        }
+    }
+
+    /// As [`Link::health`], but a connection that was lost has a while to be made again.
+    pub(super) fn readiness(&self) -> Result<(), BrokerError> {
+        match &*self.state.borrow() {
+            // The broker's own word.
+            State::Down(BrokerError::VhostRefused(_), _) => {}
+            State::Down(_, outage) if outage.is_short(self.unready_after) => return Ok(()),
+            _ => {}
+        }
+        self.health()
+    }
+
+    /// Whether the connection is up, or was.
+    pub(super) fn was_up(&self) -> bool {
+        match &*self.state.borrow() {
+            State::New | State::Down(_, Outage { since: None }) => false,
+            State::Up(_) | State::Down(..) => true,
+        }
+    }
+
+    /// How many channels of this connection may be held for as long as their holders like. A part
+    /// of those that were agreed on stays for what passes.
+    pub(super) fn capacity(&self) -> usize {
+        match &*self.state.borrow() {
+            State::Up(live) => live.capacity(),
+            State::New | State::Down(..) => MAX_HELD,
         }
     }
 
@@ -107,6 +185,18 @@ impl Link {
                 // The supervisor ends only with the link itself, and so with the caller.
                 std::future::pending::<()>().await;
             }
+        }
+    }
+
+    /// Done when that connection is the link's no more.
+    pub(super) async fn ended(&self, live: &Live) {
+        let is_another = |state: &State| match state {
+            State::Up(current) => current.epoch != live.epoch,
+            State::New | State::Down(..) => true,
+        };
+        // The supervisor ends only with the link itself, and so with the caller.
+        if self.state.clone().wait_for(is_another).await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -137,7 +227,21 @@ impl Link {
     }
 }
 
+/// Channels of one connection that may be held: RabbitMQ allows 2,047, unless it is configured.
+const MAX_HELD: usize = 1_000;
+/// Those that pass, at a time.
+const MAX_PASSING: usize = 200;
+
+fn agreed_channels(connection: &Connection) -> usize {
+    usize::from(connection.configuration().channel_max())
+}
+
 impl Live {
+    fn capacity(&self) -> usize {
+        let agreed = agreed_channels(&self.connection);
+        (agreed - agreed / 4).clamp(1, MAX_HELD)
+    }
+
     /// The largest frame that both sides take, in bytes.
     pub(super) fn frame_max(&self) -> usize {
         usize::try_from(self.connection.configuration().frame_max()).unwrap_or(usize::MAX)
@@ -146,6 +250,19 @@ impl Live {
     /// A new channel.
     pub(super) async fn channel(&self, deadline: Instant) -> Result<Channel, BrokerError> {
         answer(deadline, self.connection.create_channel()).await
+    }
+
+    /// A new channel for one call.
+    pub(super) async fn passing(&self, deadline: Instant) -> Result<Passing, BrokerError> {
+        let turn = Arc::clone(&self.passing).acquire_owned();
+        let Ok(Ok(turn)) = tokio::time::timeout_at(deadline, turn).await else {
+            let text = "too many calls wait for a channel";
+            return Err(BrokerError::Unavailable(text.into()));
+        };
+        Ok(Passing {
+            channel: self.channel(deadline).await?,
+            _turn: turn,
+        })
     }
 
     /// Waits while the broker takes no messages, for want of memory or disk.
@@ -169,13 +286,18 @@ pub(super) async fn answer<T>(
 async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
     let mut backoff = Backoff::new(config.reconnect);
     let mut epoch = 0_u64;
+    let mut outage = Outage::default();
     loop {
         let (reason, lasted) = match connect(&config).await {
             Ok(connection) => {
                 epoch = epoch.wrapping_add(1);
+                config.connections.fetch_add(1, Ordering::Relaxed);
                 telemetry::broker_link_up(&config.name);
                 let since = Instant::now();
-                let reason = run(connection, &config.name, epoch, &state).await;
+                let cause = run(connection, &config.name, epoch, &state).await;
+                let reason = bare(&cause);
+                outage = Outage::new();
+                state.send_replace(State::Down(down(cause), outage));
                 (reason.as_ref().into(), since.elapsed())
             }
             Err(error) => {
@@ -183,7 +305,7 @@ async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
                 if let BrokerError::VhostRefused(_) = error {
                     backoff.be_patient();
                 }
-                state.send_replace(State::Down(down(error)));
+                state.send_replace(State::Down(down(error), outage));
                 (reason, Duration::ZERO)
             }
         };
@@ -193,7 +315,7 @@ async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
     }
 }
 
-async fn connect(config: &LinkConfig) -> Result<Connection, BrokerError> {
+pub(super) async fn connect(config: &LinkConfig) -> Result<Connection, BrokerError> {
     let properties = ConnectionProperties::default()
         .with_connection_name(config.name.as_bytes().to_vec().into())
         .with_client_property("product".into(), "Stentor".into())
@@ -239,14 +361,16 @@ async fn run(
     name: &str,
     epoch: u64,
     state: &watch::Sender<State>,
-) -> Arc<str> {
+) -> BrokerError {
     let (blocked, watch_blocked) = watch::channel(false);
     let mut events = Box::pin(connection.events_listener());
     let status = connection.status().clone();
+    let passing = (agreed_channels(&connection) / 4).clamp(1, MAX_PASSING);
     let live = Arc::new(Live {
         connection,
         epoch,
         blocked: watch_blocked,
+        passing: Arc::new(Semaphore::new(passing)),
     });
     state.send_replace(State::Up(live));
     let mut cause = BrokerError::Unavailable("the connection was closed".into());
@@ -266,14 +390,13 @@ async fn run(
                 telemetry::broker_unblocked(name);
                 blocked.send_replace(false);
             }
+            // What one channel was closed for is its client's to hear, and nobody else's.
+            Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
             Some(Event::Error(error)) => cause = cause_of(&error),
             Some(_) => {}
-            None => break,
+            None => return cause,
         }
     }
-    let reason = bare(&cause);
-    state.send_replace(State::Down(down(cause)));
-    reason
 }
 
 /// What ended a connection.

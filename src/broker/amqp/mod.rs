@@ -3,12 +3,14 @@
 //! Each virtual host has its links: one for topology and the feeds' bindings, one for publishing
 //! (RabbitMQ stops reading a connection that publishes when it is short of memory or disk, and
 //! acknowledgements must not wait behind that), and as many as needed for dedicated consumers.
-//! The feeds' messages come by `reader`s, one for each shard.
+//! The feeds' messages come by `reader`s, one for each shard. What the broker may answer by closing
+//! a connection goes by one that nobody else is on: `declarer`.
 
 mod backoff;
 mod channels;
 mod consumer;
 mod convert;
+mod declarer;
 mod feed;
 mod handed;
 mod link;
@@ -28,6 +30,7 @@ use tokio::time::{Duration, Instant};
 
 use self::{
     consumer::Dedicated,
+    declarer::Declarer,
     feed::{FeedManager, QueueNames},
     link::{Link, LinkConfig},
     publisher::{Publisher, PublisherConfig},
@@ -38,9 +41,6 @@ use super::{
     FEED_QUEUES, FeedConfig, FeedId, FeedSink, Publish, QueueSpec, VirtualHost,
 };
 use crate::secret_url::SecretUrl;
-
-/// Dedicated consumers on one connection: RabbitMQ allows 2,047 channels.
-const CONSUMERS_PER_LINK: usize = 1_000;
 
 /// The largest frame that the gateway agrees to, in bytes: RabbitMQ's own default. Headers fill one
 /// frame at most, and the memory and the stack for reading them is made for this.
@@ -84,6 +84,7 @@ impl AmqpBroker {
 
 impl Broker for AmqpBroker {
     fn open(&self, vhost: &str, feeds: Arc<dyn FeedSink>) -> Arc<dyn VirtualHost> {
+        let connections = Arc::default();
         let link_config = |purpose: &str| LinkConfig {
             uri: AMQPUri {
                 vhost: vhost.into(),
@@ -92,6 +93,8 @@ impl Broker for AmqpBroker {
             name: format!("stentor {} {purpose} {vhost}", self.node).into(),
             connection_timeout: self.config.connection_timeout,
             reconnect: (self.config.reconnect_min, self.config.reconnect_max),
+            unready_after: self.config.unready_after,
+            connections: Arc::clone(&connections),
         };
         let operation_timeout = self.config.operation_timeout;
         let feed_link = Arc::new(Link::start(link_config("feeds")));
@@ -99,6 +102,7 @@ impl Broker for AmqpBroker {
         let publisher_config = PublisherConfig {
             lanes: usize::from(self.config.publish_channels),
             max_pending: self.config.max_pending_publishes,
+            max_message_size: self.config.max_message_size,
             operation_timeout,
         };
         let kinds = self
@@ -107,9 +111,14 @@ impl Broker for AmqpBroker {
             .iter()
             .map(|(name, kind)| (name.clone(), *kind));
         let topology = Arc::new(Topology::new(kinds));
+        let declarer = Arc::new(Declarer::new(link_config("trial"), &self.node));
         Arc::new(AmqpVirtualHost {
             feeds: FeedManager::new(
-                Arc::clone(&feed_link),
+                feed::Links {
+                    bindings: Arc::clone(&feed_link),
+                    publish: Arc::clone(&publish_link),
+                },
+                Arc::clone(&declarer),
                 link_config("feed"),
                 feeds,
                 self.feed.clone(),
@@ -121,6 +130,7 @@ impl Broker for AmqpBroker {
             ),
             publisher: Publisher::start(&publish_link, &topology, publisher_config),
             topology,
+            declarer,
             feed_link,
             publish_link,
             consumer_links: Mutex::default(),
@@ -132,6 +142,7 @@ impl Broker for AmqpBroker {
 
 struct AmqpVirtualHost {
     topology: Arc<Topology>,
+    declarer: Arc<Declarer>,
     feeds: FeedManager,
     publisher: Publisher,
     feed_link: Arc<Link>,
@@ -149,11 +160,21 @@ impl AmqpVirtualHost {
 
     fn consumer_link(&self) -> Arc<Link> {
         let mut links = self.consumer_links.lock();
-        let free = links
-            .iter()
-            .find(|link| Arc::strong_count(link) <= CONSUMERS_PER_LINK);
-        if let Some(link) = free {
-            return Arc::clone(link);
+        // This map has one reference. What many consumers needed does not stay when they are gone.
+        let (mut spare, mut free) = (false, None);
+        links.retain(|link| {
+            let consumers = Arc::strong_count(link) - 1;
+            if consumers > 0 {
+                if free.is_none() && consumers < link.capacity() {
+                    free = Some(Arc::clone(link));
+                }
+                return true;
+            }
+            !std::mem::replace(&mut spare, true)
+        });
+        let spare = links.iter().find(|link| Arc::strong_count(link) == 1);
+        if let Some(link) = free.or_else(|| spare.map(Arc::clone)) {
+            return link;
         }
         let link = Arc::new(Link::start(self.consumer_config.clone()));
         links.push(Arc::clone(&link));
@@ -180,6 +201,18 @@ impl VirtualHost for AmqpVirtualHost {
         self.feeds.health()
     }
 
+    fn readiness(&self) -> Result<(), BrokerError> {
+        self.feed_link.readiness()?;
+        self.publish_link.readiness()?;
+        self.feeds.readiness()?;
+        let links = self.consumer_links.lock();
+        // The first attempt may be under way.
+        links
+            .iter()
+            .filter(|link| link.was_up())
+            .try_for_each(|link| link.readiness())
+    }
+
     fn opened(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
         self.feed_link.opened().boxed()
     }
@@ -202,16 +235,18 @@ impl VirtualHost for AmqpVirtualHost {
         pattern: &'a str,
     ) -> BoxFuture<'a, Result<(), BrokerError>> {
         async move {
-            let outcome = self.feeds.bind(feed, pattern).await;
-            if !matches!(outcome, Err(BrokerError::NotFound(_))) {
+            let watched = self.topology.is_watchable(&feed.exchange);
+            let outcome = self.feeds.bind(feed, pattern, watched).await;
+            let Err(BrokerError::NotFound(text)) = &outcome else {
                 return outcome;
-            }
+            };
+            self.feeds.exchange_gone(&feed.exchange, text);
             // One of the configuration is declared anew.
             self.topology.forget(&feed.exchange);
             let deadline = self.deadline();
             let live = self.feed_link.wait_until(deadline).await?;
             self.topology.check(&live, &feed.exchange, deadline).await?;
-            let outcome = self.feeds.bind(feed, pattern).await;
+            let outcome = self.feeds.bind(feed, pattern, watched).await;
             self.note_missing(&feed.exchange, outcome)
         }
         .boxed()
@@ -231,8 +266,10 @@ impl VirtualHost for AmqpVirtualHost {
         sink: Arc<dyn DeliverySink>,
     ) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
         let link = self.consumer_link();
+        let declarer = Arc::clone(&self.declarer);
         async move {
-            let consumer = Dedicated::start(link, request, sink, self.operation_timeout).await?;
+            let timeout = self.operation_timeout;
+            let consumer = Dedicated::start(link, declarer, request, sink, timeout).await?;
             Ok(Arc::new(consumer) as Arc<dyn Consumer>)
         }
         .boxed()
@@ -242,7 +279,11 @@ impl VirtualHost for AmqpVirtualHost {
         async move {
             let deadline = self.deadline();
             let live = self.publish_link.wait_until(deadline).await?;
-            topology::declare_queue(&live, queue, deadline).await
+            let queue = self.declarer.adapted(queue, deadline).await?;
+            if self.declarer.clear(&queue, deadline).await? {
+                return Ok(());
+            }
+            topology::declare_queue(&live, &queue, deadline).await
         }
         .boxed()
     }
@@ -257,19 +298,7 @@ impl VirtualHost for AmqpVirtualHost {
     }
 
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
-        async move {
-            // A message to an exchange that is not there would close the channel that others'
-            // messages are on.
-            if !self.topology.is_known(&publish.exchange) {
-                let deadline = self.deadline();
-                let live = self.publish_link.wait_until(deadline).await?;
-                self.topology
-                    .check(&live, &publish.exchange, deadline)
-                    .await?;
-            }
-            self.publisher.publish(publish).await
-        }
-        .boxed()
+        self.publisher.publish(publish).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -277,6 +306,7 @@ impl VirtualHost for AmqpVirtualHost {
             self.feeds.close().await;
             self.feed_link.close().await;
             self.publish_link.close().await;
+            self.declarer.close().await;
             let links = std::mem::take(&mut *self.consumer_links.lock());
             for link in links {
                 link.close().await;

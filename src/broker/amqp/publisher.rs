@@ -1,53 +1,114 @@
-//! Publishing: confirmed, pipelined, in the order of each lane.
+//! Publishing: confirmed, pipelined, each sender's messages in order.
+//!
+//! RabbitMQ answers a message that it does not take by closing the channel, and throws away what
+//! follows on it. So who shares a channel shares its end. What keeps one sender's message from
+//! costing others theirs:
+//!
+//! 1. What is known to be refused is refused here ([`Publisher::publish`], [`known`]).
+//! 2. Each exchange has [`lane`]s of its own, a channel each, as long as there are not too many
+//!    exchanges. If one is deleted, that is nobody's affair who publishes elsewhere.
+//! 3. What may be refused goes alone, and the next message when the broker has taken it in: the
+//!    first to an exchange, a body that is longer than all that were taken, a user's name that the
+//!    account may not be allowed to give. All but the first go on another lane than the many, and
+//!    so do `mandatory` messages, which lapin cannot tell apart; others do not wait for them.
+//! 4. What takes the broker long to route has a lane, too, and each owner one message at a time on
+//!    it ([`Publish::slow`]).
+//! 5. Where a channel is closed all the same, [`flight`] says what became of each message. What
+//!    the broker threw away is sent again, in order.
+//!
+//! A sender with messages under way on one lane waits before it goes on another ([`turns`]), since
+//! channels keep no order between them. One that goes to and fro between exchanges faster than the
+//! broker answers would wait at each message; so it has a common lane, with all that do so.
 
-use std::{pin::pin, sync::Arc};
+mod flight;
+mod known;
+mod lane;
+mod turns;
 
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use lapin::{
-    BasicProperties, Channel, Confirmation,
-    options::{BasicPublishOptions, ConfirmSelectOptions},
-    types::ShortString,
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
 use tokio::{
-    sync::{mpsc, oneshot},
-    time::{Duration, Instant},
+    sync::{Semaphore, mpsc, oneshot},
+    task::JoinSet,
+    time::{Duration, Instant, timeout_at},
 };
-use tokio_util::task::AbortOnDropHandle;
 
+use self::{
+    known::Known,
+    lane::{Held, Job, Lane, Manner, Shared},
+    turns::{LaneNumber, Sender, Turns},
+};
 use super::{
-    convert::{broker_error, properties_len, short, to_amqp},
-    link::{Link, answer},
-    topology::{NO_IMPERSONATION, Topology, is_impersonation, is_topical, names_key},
+    convert::{properties_len, short, to_amqp},
+    link::Link,
+    topology::Topology,
 };
-use crate::broker::{BrokerError, Confirm, Publish};
+use crate::broker::{BrokerError, Confirm, DIRECT_REPLIES, Publish, no_direct_replies};
 
-/// The lanes of one virtual host: a channel each.
+/// Lanes that belong to one exchange. RabbitMQ allows 2,047 channels on a connection, or fewer
+/// where it is configured so; further exchanges share.
+const MAX_OWN_LANES: usize = 100;
+
+/// Jobs that wait for a lane's task.
+const WAITING: usize = 64;
+
+/// The lanes of one virtual host.
 pub(super) struct Publisher {
-    lanes: Box<[mpsc::Sender<Job>]>,
-    operation_timeout: Duration,
-    _tasks: Vec<AbortOnDropHandle<()>>,
-}
-
-struct Job {
-    exchange: ShortString,
-    routing_key: ShortString,
-    properties: BasicProperties,
-    body: bytes::Bytes,
-    mandatory: bool,
-    /// What the properties and headers take, in bytes.
-    head: usize,
-    deadline: Instant,
-    answer: oneshot::Sender<Result<(), BrokerError>>,
+    shared: Arc<Shared>,
+    config: PublisherConfig,
+    turns: Arc<Turns>,
+    lanes: Mutex<Lanes>,
+    /// Places of messages without an answer, on all lanes together.
+    pending: Arc<Semaphore>,
 }
 
 /// How publishing is bounded.
 #[derive(Clone, Copy)]
 pub(super) struct PublisherConfig {
+    /// Lanes for an exchange's ordinary messages.
     pub(super) lanes: usize,
     /// Messages without an answer from the broker, on all lanes together.
     pub(super) max_pending: usize,
+    /// The longest body, in bytes.
+    pub(super) max_message_size: usize,
     /// How long a message waits for its turn, and then for its answer.
     pub(super) operation_timeout: Duration,
+}
+
+#[derive(Default)]
+struct Lanes {
+    /// Of one exchange.
+    own: HashMap<Box<str>, Vec<(Kind, Arc<Handle>)>>,
+    /// Of all that have none of their own.
+    common: Vec<(Kind, Arc<Handle>)>,
+    next: u64,
+    tasks: JoinSet<()>,
+}
+
+/// Which messages a lane takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// What the broker is known to take; which of the lanes.
+    Fast(usize),
+    /// What goes alone.
+    Alone,
+    /// What is slow to route.
+    Slow,
+}
+
+/// A lane, as those see it who publish.
+struct Handle {
+    number: LaneNumber,
+    jobs: mpsc::Sender<Job>,
+    is_proved: Arc<AtomicBool>,
 }
 
 impl Publisher {
@@ -56,52 +117,49 @@ impl Publisher {
         topology: &Arc<Topology>,
         config: PublisherConfig,
     ) -> Self {
-        let max_pending = (config.max_pending / config.lanes.max(1)).max(1);
-        let (lanes, tasks): (Vec<_>, Vec<_>) = (0..config.lanes.max(1))
-            .map(|_| {
-                let (sender, jobs) = mpsc::channel(64);
-                let lane = Lane {
-                    link: Arc::clone(link),
-                    topology: Arc::clone(topology),
-                    max_pending,
-                    operation_timeout: config.operation_timeout,
-                    channel: None,
-                };
-                (sender, AbortOnDropHandle::new(tokio::spawn(lane.run(jobs))))
-            })
-            .unzip();
         Self {
-            lanes: lanes.into(),
-            operation_timeout: config.operation_timeout,
-            _tasks: tasks,
+            shared: Arc::new(Shared {
+                link: Arc::clone(link),
+                topology: Arc::clone(topology),
+                known: Known::default(),
+                operation_timeout: config.operation_timeout,
+            }),
+            config,
+            turns: Arc::default(),
+            lanes: Mutex::default(),
+            pending: Arc::new(Semaphore::new(
+                config.max_pending.clamp(1, Semaphore::MAX_PERMITS),
+            )),
         }
     }
 
     pub(super) async fn publish(&self, publish: Publish) -> Result<Confirm, BrokerError> {
-        let (sender, receiver) = oneshot::channel();
-        let deadline = Instant::now() + self.operation_timeout;
-        let job = Job {
+        let deadline = Instant::now() + self.config.operation_timeout;
+        self.check(&publish)?;
+        let (answer, receiver) = oneshot::channel();
+        let mut order = Order::new(&publish, self);
+        let mut job = Job {
             exchange: short("the exchange's name", &publish.exchange)?,
             routing_key: short("the routing key", &publish.routing_key)?,
             head: properties_len(&publish.properties),
-            properties: to_amqp(&publish.properties)?,
+            amqp: Some(to_amqp(&publish.properties)?),
+            properties: publish.properties,
             body: publish.body,
             mandatory: publish.mandatory,
+            sender: publish.lane,
             deadline,
-            answer: sender,
+            answer: Some(answer),
+            held: None,
         };
-        let turn = publish.lane % self.lanes.len().max(1) as u64;
-        let lane = usize::try_from(turn)
-            .ok()
-            .and_then(|turn| self.lanes.get(turn));
-        let unavailable = |why: &str| BrokerError::Unavailable(why.into());
-        let Some(lane) = lane else {
-            return Err(unavailable("shutting down"));
-        };
-        match tokio::time::timeout_at(deadline, lane.send(job)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Err(unavailable("shutting down")),
-            Err(_) => return Err(unavailable("too many messages wait to be published")),
+        self.look_for(&publish.exchange, deadline).await?;
+        loop {
+            let handing = self.hand_over(job, &mut order);
+            job = match timeout_at(deadline, handing).await {
+                Ok(Ok(())) => break,
+                // The lane has just ended, for want of messages.
+                Ok(Err(job)) => *job,
+                Err(_) => return Err(unavailable("too many messages wait to be published")),
+            };
         }
         Ok(async move {
             receiver
@@ -110,237 +168,194 @@ impl Publisher {
         }
         .boxed())
     }
-}
 
-/// What a frame has besides what is in it: its type, channel, size and end. In bytes.
-const FRAME_OVERHEAD: usize = 8;
-
-struct Lane {
-    link: Arc<Link>,
-    topology: Arc<Topology>,
-    max_pending: usize,
-    operation_timeout: Duration,
-    channel: Option<(u64, Channel)>,
-}
-
-/// Messages on the wire. One that the broker does not answer for in time becomes an [`Overdue`].
-type Pending = FuturesUnordered<BoxFuture<'static, Option<Overdue>>>;
-
-/// Done when the broker answered for a message after all, or its channel ended; its client was
-/// told already. It has to be awaited: lapin keeps what is dropped before.
-type Overdue = BoxFuture<'static, ()>;
-
-impl Lane {
-    async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        let mut pending = Pending::new();
-        let mut overdue = FuturesUnordered::<Overdue>::new();
-        loop {
-            tokio::select! {
-                biased;
-                Some(late) = pending.next() => overdue.extend(late),
-                Some(()) = overdue.next() => {}
-                job = jobs.recv(), if pending.len() < self.max_pending => {
-                    let Some(job) = job else { return };
-                    self.take(job, &mut pending, &mut overdue).await;
-                }
-            }
-            if overdue.len() >= self.max_pending {
-                self.abandon(std::mem::take(&mut overdue));
-            }
+    /// Refuses what the broker would.
+    fn check(&self, publish: &Publish) -> Result<(), BrokerError> {
+        let (length, limit) = (publish.body.len(), self.config.max_message_size);
+        if length > limit {
+            return Err(known::too_long(length, limit));
         }
+        if publish.properties.reply_to.as_deref() == Some(DIRECT_REPLIES) {
+            return Err(no_direct_replies());
+        }
+        let topology = &self.shared.topology;
+        topology.may_publish(&publish.exchange, &publish.routing_key)
     }
 
-    async fn take(
-        &mut self,
-        job: Job,
-        pending: &mut Pending,
-        overdue: &mut FuturesUnordered<Overdue>,
-    ) {
-        if job.mandatory {
-            drain(pending, overdue).await;
+    /// An exchange that is not there is found out before there is a lane for it.
+    async fn look_for(&self, exchange: &str, deadline: Instant) -> Result<(), BrokerError> {
+        let Shared { link, topology, .. } = &*self.shared;
+        if topology.is_known(exchange) {
+            return Ok(());
         }
-        let opened = {
-            let mut opening = pin!(self.channel_for(&job));
-            loop {
-                // Those that are under way are not to wait for it.
-                tokio::select! {
-                    biased;
-                    opened = &mut opening => break opened,
-                    Some(late) = pending.next() => overdue.extend(late),
-                }
+        let live = link.wait_until(deadline).await?;
+        topology.check(&live, exchange, deadline).await
+    }
+
+    /// Waits for a message's turn, and gives it to its lane; back, if that has ended.
+    async fn hand_over(&self, mut job: Job, order: &mut Order) -> Result<(), Box<Job>> {
+        let (lane, place) = loop {
+            let lane = self.lane_for(&job, order);
+            let entering = self.turns.enter(&order.connection, lane.number);
+            match entering.now_or_never() {
+                Some(place) => break (lane, place),
+                None => self.change_lanes(&lane, order).await,
             }
         };
-        let channel = match opened {
-            Ok(channel) => channel,
-            Err(error) => return drop(job.answer.send(Err(error))),
+        let owner = match &order.owner {
+            Some(owner) => Some(self.turns.enter(owner, lane.number).await),
+            None => None,
         };
-        let is_mandatory = job.mandatory;
-        let deadline = Instant::now() + self.operation_timeout;
-        let mut publishing = publish(channel, Arc::clone(&self.topology), job, deadline).boxed();
-        // The first poll puts the message into the channel's order; to wait for more before the
-        // next message would be a hop between threads each.
-        match (&mut publishing).now_or_never() {
-            None => pending.push(publishing),
-            Some(late) => overdue.extend(late),
-        }
-        if is_mandatory {
-            // lapin hands a message that came back to whichever confirmation is next.
-            drain(pending, overdue).await;
-        }
-    }
-
-    /// The channel for a message that the broker will take, for all that was learnt while it
-    /// waited. Any other would cost the channel, and others' messages on it.
-    async fn channel_for(&mut self, job: &Job) -> Result<Channel, BrokerError> {
-        let exchange = job.exchange.as_str();
-        if !self.topology.is_known(exchange) {
-            let live = self.link.wait_until(job.deadline).await?;
-            self.topology.check(&live, exchange, job.deadline).await?;
-        }
-        let key = job.routing_key.as_str();
-        self.topology.may_publish(exchange, key)?;
-        if job.properties.user_id().is_some() {
-            self.topology.may_impersonate()?;
-        }
-        self.channel(job).await
-    }
-
-    /// Leaves a channel on which too many messages have no answer, and so what lapin holds of
-    /// them.
-    fn abandon(&mut self, overdue: FuturesUnordered<Overdue>) {
-        let channel = self.channel.take();
-        tracing::warn!(
-            messages = overdue.len(),
-            "the broker does not confirm messages; their channel is replaced"
-        );
-        tokio::spawn(async move {
-            if let Some((_, channel)) = channel {
-                // Whatever it says: that ends the channel, or the connection has ended.
-                let _ = channel
-                    .close(200, "too many unconfirmed messages".into())
-                    .await;
-            }
-            overdue.collect::<()>().await;
+        let Ok(pending) = Arc::clone(&self.pending).acquire_owned().await else {
+            return Ok(());
+        };
+        job.held = Some(Held {
+            _turns: (place, owner),
+            _pending: pending,
         });
+        lane.jobs.send(job).await.map_err(|refused| {
+            let mut job = refused.0;
+            job.held = None;
+            Box::new(job)
+        })
     }
 
-    async fn channel(&mut self, job: &Job) -> Result<Channel, BrokerError> {
-        let deadline = job.deadline;
-        let live = self.link.wait_until(deadline).await?;
-        // They have to fit into one frame; otherwise the broker ends the connection of all.
-        let room = live.frame_max().saturating_sub(FRAME_OVERHEAD);
-        if job.head > room {
-            let text = format!(
-                "the message's properties and headers take {} bytes; the broker takes {room}",
-                job.head
-            );
-            return Err(BrokerError::PreconditionFailed(text.into()));
-        }
-        if tokio::time::timeout_at(deadline, live.unblocked())
-            .await
-            .is_err()
-        {
-            return Err(BrokerError::Unavailable(
-                "it is short of memory or disk".into(),
-            ));
-        }
-        if let Some((epoch, channel)) = &self.channel
-            && *epoch == live.epoch
-            && channel.status().connected()
-        {
-            return Ok(channel.clone());
-        }
-        let channel = live.channel(deadline).await?;
-        answer(
-            deadline,
-            channel.confirm_select(ConfirmSelectOptions::default()),
-        )
-        .await?;
-        self.channel = Some((live.epoch, channel.clone()));
-        Ok(channel)
+    /// Waits until the sender's messages on another lane have their answers.
+    async fn change_lanes(&self, lane: &Handle, order: &mut Order) {
+        let before = self.turns.lane_of(&order.connection);
+        // It is faster than the broker's answers, and goes to and fro.
+        order.alternates |= lane.number.is_fast && before.is_some_and(|before| before.is_fast);
+        self.turns.all_answered(&order.connection).await;
     }
-}
 
-/// Waits until the broker answered for all that is under way, as long as each may take.
-async fn drain(pending: &mut Pending, overdue: &mut FuturesUnordered<Overdue>) {
-    while let Some(late) = pending.next().await {
-        overdue.extend(late);
-    }
-}
-
-async fn publish(
-    channel: Channel,
-    topology: Arc<Topology>,
-    job: Job,
-    deadline: Instant,
-) -> Option<Overdue> {
-    let sender = job.answer;
-    let confirmed = async move {
-        let options = BasicPublishOptions {
-            mandatory: job.mandatory,
-            immediate: false,
+    fn lane_for(&self, job: &Job, order: &Order) -> Arc<Handle> {
+        let mut lanes = self.lanes.lock();
+        let exchange = job.exchange.as_str();
+        let fast = Kind::Fast(order.turn);
+        let kind = if order.owner.is_some() {
+            Kind::Slow
+        } else if job.mandatory || !self.shared.known.is_harmless(job.traits()) {
+            Kind::Alone
+        } else {
+            fast
         };
-        let (exchange, key) = (job.exchange.clone(), job.routing_key.clone());
-        let publishing = channel.basic_publish(exchange, key, options, &job.body, job.properties);
-        let confirmation = match publishing.await {
-            Ok(confirm) => confirm.await,
-            Err(error) => Err(error),
+        let own = lanes.own(exchange, kind, self);
+        if kind != fast {
+            return own.unwrap_or_else(|| lanes.common(kind, self));
+        }
+        let is_there = match &own {
+            Some(own) => own.is_proved.load(Ordering::Relaxed),
+            None => self.shared.known.is_there(exchange),
         };
-        let (exchange, key) = (job.exchange.as_str(), job.routing_key.as_str());
-        match confirmation {
-            Ok(Confirmation::Ack(Some(back))) if job.mandatory => {
-                // One that came back after its time was up may be handed to another.
-                let is_own = back.exchange.as_str() == exchange && back.routing_key.as_str() == key;
-                if is_own {
-                    Err(BrokerError::Unroutable)
-                } else {
-                    Ok(())
-                }
+        match own {
+            // On the common lane are messages to other exchanges: none that may not be there.
+            _ if is_there
+                && (order.alternates || lanes.is_on_common(&order.connection, fast, self)) =>
+            {
+                lanes.common(fast, self)
             }
-            Ok(Confirmation::Ack(_)) => Ok(()),
-            Ok(Confirmation::Nack(_)) => Err(BrokerError::Nacked),
-            Ok(Confirmation::NotRequested) => Err(BrokerError::Unavailable(
-                "it did not confirm the message".into(),
-            )),
-            Err(error) => {
-                let error = broker_error(&error);
-                topology.note_impersonation(&error);
-                let error = only_of(exchange, key, error);
-                topology.note_refused(exchange, key, &error);
-                Err(error)
-            }
+            Some(own) => own,
+            None if is_there => lanes.common(fast, self),
+            None => lanes.common(Kind::Alone, self),
         }
-    };
-    let mut confirmed = confirmed.boxed();
-    let (outcome, late) = match tokio::time::timeout_at(deadline, &mut confirmed).await {
-        Ok(outcome) => (outcome, None),
-        Err(_) => {
-            let text = "it did not confirm the message in time; it may or may not have taken it";
-            let outcome = Err(BrokerError::Unavailable(text.into()));
-            (outcome, Some(confirmed.map(drop).boxed()))
-        }
-    };
-    // Whoever does not wait any more, has left.
-    let _ = sender.send(outcome);
-    late
+    }
 }
 
-/// An error closes the channel, and is told to all messages under way on it; only those to the
-/// exchange that it names are to blame, and of those, if it is about a routing key, those with
-/// that key.
-fn only_of(exchange: &str, key: &str, error: BrokerError) -> BrokerError {
-    let text = match &error {
-        // It names one of the users, and is told to all of them.
-        BrokerError::PreconditionFailed(text) if is_impersonation(text) => {
-            return BrokerError::PreconditionFailed(NO_IMPERSONATION.into());
+/// What a message's place in the order depends on.
+struct Order {
+    connection: Sender,
+    /// Who waits for its own messages that are slow to route.
+    owner: Option<Sender>,
+    /// Which of an exchange's fast lanes.
+    turn: usize,
+    alternates: bool,
+}
+
+impl Order {
+    fn new(publish: &Publish, publisher: &Publisher) -> Self {
+        let lanes = publisher.config.lanes.max(1) as u64;
+        Self {
+            connection: Sender::Connection(publish.lane),
+            owner: publish.slow.clone().map(Sender::Slow),
+            turn: usize::try_from(publish.lane % lanes).unwrap_or(0),
+            alternates: false,
         }
-        BrokerError::NotFound(text) | BrokerError::AccessRefused(text) => text,
-        _ => return error,
-    };
-    let is_to_blame = text.contains(&format!("exchange '{exchange}'"))
-        && (!is_topical(text) || names_key(text, key));
-    if is_to_blame {
-        return error;
     }
-    BrokerError::Unavailable("its channel was closed before it answered for the message".into())
+}
+
+impl Lanes {
+    /// The lane of an exchange; `None`: it has none, since there are too many.
+    fn own(&mut self, exchange: &str, kind: Kind, publisher: &Publisher) -> Option<Arc<Handle>> {
+        if let Some(lane) = self.own.get(exchange).and_then(|lanes| of(lanes, kind)) {
+            return Some(lane);
+        }
+        for lanes in self.own.values_mut() {
+            lanes.retain(|(_, lane)| !lane.jobs.is_closed());
+        }
+        self.own.retain(|_, lanes| !lanes.is_empty());
+        if self.own.values().map(Vec::len).sum::<usize>() >= MAX_OWN_LANES {
+            return None;
+        }
+        let lane = self.start(kind, true, publisher);
+        let lanes = self.own.entry(exchange.into()).or_default();
+        lanes.push((kind, Arc::clone(&lane)));
+        Some(lane)
+    }
+
+    fn common(&mut self, kind: Kind, publisher: &Publisher) -> Arc<Handle> {
+        if let Some(lane) = of(&self.common, kind) {
+            return lane;
+        }
+        self.common.retain(|(_, lane)| !lane.jobs.is_closed());
+        let lane = self.start(kind, false, publisher);
+        self.common.push((kind, Arc::clone(&lane)));
+        lane
+    }
+
+    /// Whether the sender's messages under way are on the common lane.
+    fn is_on_common(&self, sender: &Sender, kind: Kind, publisher: &Publisher) -> bool {
+        let lane = of(&self.common, kind);
+        lane.is_some_and(|lane| publisher.turns.lane_of(sender) == Some(lane.number))
+    }
+
+    fn start(&mut self, kind: Kind, own: bool, publisher: &Publisher) -> Arc<Handle> {
+        let PublisherConfig {
+            lanes, max_pending, ..
+        } = publisher.config;
+        let is_fast = matches!(kind, Kind::Fast(_));
+        let manner = Manner {
+            alone: !is_fast,
+            own,
+            // One exchange whose queues do not answer leaves half of the places to others.
+            max_pending: (max_pending / lanes.max(1) / 2).max(1),
+        };
+        let (jobs, receiver) = mpsc::channel(WAITING);
+        let is_proved = Arc::new(AtomicBool::new(false));
+        let lane = Lane::new(
+            Arc::clone(&publisher.shared),
+            manner,
+            Arc::clone(&is_proved),
+        );
+        while self.tasks.try_join_next().is_some() {}
+        self.tasks.spawn(lane.run(receiver));
+        self.next += 1;
+        Arc::new(Handle {
+            number: LaneNumber {
+                number: self.next,
+                is_fast,
+            },
+            jobs,
+            is_proved,
+        })
+    }
+}
+
+fn of(lanes: &[(Kind, Arc<Handle>)], kind: Kind) -> Option<Arc<Handle>> {
+    let mut lanes = lanes.iter();
+    let lane = lanes.find(|(of, lane)| *of == kind && !lane.jobs.is_closed());
+    lane.map(|(_, lane)| Arc::clone(lane))
+}
+
+fn unavailable(why: &str) -> BrokerError {
+    BrokerError::Unavailable(why.into())
 }

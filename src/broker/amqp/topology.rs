@@ -21,8 +21,13 @@ use crate::{
 /// What is known of a virtual host's exchanges.
 pub(super) struct Topology {
     configured: HashMap<Box<str>, ExchangeKind>,
-    kinds: Mutex<HashMap<Box<str>, ExchangeKind>>,
+    /// As they were when they were asked for last.
+    kinds: Mutex<HashMap<Box<str>, (ExchangeKind, Instant)>>,
+    /// Held by whoever asks for a type: of many who want the same one, one asks.
+    asking: tokio::sync::Mutex<()>,
     existing: Mutex<HashSet<Box<str>>>,
+    /// Exchanges that the account may not declare, and since when.
+    undeclarable: Mutex<HashMap<Box<str>, Instant>>,
     /// What may not be published to, with the broker's words, and since when.
     refused: Mutex<HashMap<Target, (Instant, BrokerError)>>,
     /// Since when the account is known not to publish for others.
@@ -36,6 +41,9 @@ type Target = (Box<str>, Option<Box<str>>);
 /// tries closes a channel that others' messages are on.
 const REFUSAL: Duration = Duration::from_secs(10);
 
+/// How long an exchange of the configuration is not declared that the account may not declare.
+const UNDECLARABLE: Duration = Duration::from_secs(600);
+
 /// Refusals that are remembered at a time.
 const MAX_REFUSALS: usize = 1_000;
 
@@ -46,7 +54,9 @@ impl Topology {
         Self {
             configured: configured.into_iter().collect(),
             kinds: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
             existing: Mutex::default(),
+            undeclarable: Mutex::default(),
             refused: Mutex::default(),
             no_impersonation: Mutex::default(),
         }
@@ -68,7 +78,8 @@ impl Topology {
         match error {
             BrokerError::NotFound(_) => self.forget(exchange),
             BrokerError::AccessRefused(text) => {
-                let key = names_key(text, key).then(|| key.into());
+                // Long texts are cut, so that the key may not stand there whole.
+                let key = is_topical(text).then(|| key.into());
                 let mut refused = self.refused.lock();
                 if refused.len() >= MAX_REFUSALS {
                     refused.retain(|_, (since, _)| since.elapsed() < REFUSAL);
@@ -134,13 +145,15 @@ impl Topology {
         if self.is_known(exchange) {
             return Ok(());
         }
-        let kind = self
-            .configured
-            .get(exchange)
-            .and_then(|kind| amqp_kind(*kind));
+        let refused = self.undeclarable.lock().get(exchange).copied();
+        let may_declare = refused.is_none_or(|since| since.elapsed() >= UNDECLARABLE);
+        let configured = self.configured.get(exchange).filter(|_| may_declare);
+        let kind = configured.and_then(|kind| amqp_kind(*kind));
         match declare(live, exchange, kind.clone(), deadline).await {
             // The account may not declare it, so it can only be looked for.
             Err(BrokerError::AccessRefused(_)) if kind.is_some() => {
+                let now = Instant::now();
+                self.undeclarable.lock().insert(exchange.into(), now);
                 declare(live, exchange, None, deadline).await?;
             }
             // It is there and transient, but of that type.
@@ -152,20 +165,53 @@ impl Topology {
         Ok(())
     }
 
+    /// Whether the exchange is a direct one, as far as is known, that somebody may delete.
+    pub(super) fn is_watchable(&self, exchange: &str) -> bool {
+        let kind = self.kinds.lock().get(exchange).map(|(kind, _)| *kind);
+        kind == Some(ExchangeKind::Direct) && predeclared(exchange).is_none()
+    }
+
+    /// The exchange's type at the broker now.
     pub(super) async fn kind(
         &self,
         live: &Live,
         exchange: &str,
         deadline: Instant,
     ) -> Result<ExchangeKind, BrokerError> {
-        self.check(live, exchange, deadline).await?;
-        let configured = self.configured.get(exchange).copied();
-        let known = configured.or_else(|| self.kinds.lock().get(exchange).copied());
-        if let Some(kind) = known.or_else(|| predeclared(exchange)) {
+        if let Some(kind) = predeclared(exchange) {
             return Ok(kind);
         }
+        let since = Instant::now();
+        let turn = tokio::time::timeout_at(deadline, self.asking.lock());
+        let Ok(_turn) = turn.await else {
+            return Err(BrokerError::Unavailable("it did not answer in time".into()));
+        };
+        // Somebody may have begun to ask after this call did, and have the answer.
+        if let Some((kind, asked)) = self.kinds.lock().get(exchange)
+            && *asked >= since
+        {
+            return Ok(*kind);
+        }
+        let asked = Instant::now();
         // It may be gone since it was seen.
-        self.look_for(live, exchange, deadline).await?;
+        self.forget(exchange);
+        self.check(live, exchange, deadline).await?;
+        let kind = match self.configured.get(exchange) {
+            // It would have been refused if it were another one.
+            Some(kind) => *kind,
+            None => self.ask_kind(live, exchange, deadline).await?,
+        };
+        let known = (kind, asked);
+        self.kinds.lock().insert(exchange.into(), known);
+        Ok(kind)
+    }
+
+    async fn ask_kind(
+        &self,
+        live: &Live,
+        exchange: &str,
+        deadline: Instant,
+    ) -> Result<ExchangeKind, BrokerError> {
         // AMQP has no question for the type. But a declaration with another type is refused
         // with words that name the true one.
         let kind = match probe(live, exchange, deadline).await {
@@ -190,7 +236,6 @@ impl Topology {
             Ok(()) => ExchangeKind::Other,
             Err(error) => return Err(error),
         };
-        self.kinds.lock().insert(exchange.into(), kind);
         Ok(kind)
     }
 
@@ -216,7 +261,7 @@ async fn declare(
     kind: Option<lapin::ExchangeKind>,
     deadline: Instant,
 ) -> Result<(), BrokerError> {
-    let channel = live.channel(deadline).await?;
+    let channel = live.passing(deadline).await?;
     let name = short("the exchange's name", exchange)?;
     let passive = kind.is_none();
     let options = ExchangeDeclareOptions {
@@ -236,7 +281,7 @@ async fn declare(
 /// the type with that of an existing exchange before all else, and takes the name of an alternate
 /// exchange only as a text.
 async fn probe(live: &Live, exchange: &str, deadline: Instant) -> Result<(), BrokerError> {
-    let channel = live.channel(deadline).await?;
+    let channel = live.passing(deadline).await?;
     let name = short("the exchange's name", exchange)?;
     let options = ExchangeDeclareOptions {
         durable: true,
@@ -267,7 +312,7 @@ pub(super) async fn declare_queue(
     queue: &QueueSpec,
     deadline: Instant,
 ) -> Result<(), BrokerError> {
-    let channel = live.channel(deadline).await?;
+    let channel = live.passing(deadline).await?;
     let (options, arguments) = declare_options(queue)?;
     let name = short("the queue's name", &queue.name)?;
     answer(deadline, channel.queue_declare(name, options, arguments))
@@ -281,7 +326,7 @@ pub(super) async fn delete_queue(
     name: &str,
     deadline: Instant,
 ) -> Result<(), BrokerError> {
-    let channel = live.channel(deadline).await?;
+    let channel = live.passing(deadline).await?;
     let name = short("the queue's name", name)?;
     answer(
         deadline,
@@ -348,13 +393,8 @@ pub(super) fn is_impersonation(text: &str) -> bool {
     text.contains("user_id property set to '")
 }
 
-/// Whether a refusal is one of topic authorisation, for that routing key:
+/// Whether a refusal is one of topic authorisation, which is about one routing key:
 /// `ACCESS_REFUSED - access to topic 'k' in exchange 'feed' in vhost '/' refused for user 'gw'`
-pub(super) fn names_key(text: &str, key: &str) -> bool {
-    text.contains(&format!("access to topic '{key}'"))
-}
-
-/// Whether a refusal is one of topic authorisation.
 pub(super) fn is_topical(text: &str) -> bool {
     text.contains("access to topic '")
 }

@@ -6,14 +6,15 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use super::{consumer::Attachment, feed::Feed, host::Host, policy};
 use crate::broker::{
-    BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind, FeedId, FeedSink, Message,
-    Publish, QueueSpec, VirtualHost,
+    BrokerError, Confirm, Consume, Consumer, DIRECT_REPLIES, DeliverySink, ExchangeKind, FeedId,
+    FeedSink, Message, Publish, QueueSpec, VirtualHost, no_direct_replies,
 };
 
 /// Everything is done when a call returns; its future only says how it went.
@@ -170,6 +171,9 @@ impl VirtualHost for Link {
         if let Err(error) = self.check_open() {
             return ready(Err(error)).boxed();
         }
+        if publish.properties.reply_to.as_deref() == Some(DIRECT_REPLIES) {
+            return ready(Err(no_direct_replies())).boxed();
+        }
         let Publish {
             exchange,
             routing_key,
@@ -177,7 +181,11 @@ impl VirtualHost for Link {
             body,
             mandatory,
             lane: _,
+            slow: _,
         } = publish;
+        // A copy: it may lie in a queue long after it is answered for, and its publisher counts what
+        // is under way by the body.
+        let body = Bytes::copy_from_slice(&body);
         let message = Message::new(exchange, routing_key, properties, body);
         let confirm = ready(self.host.publish(message, mandatory)).boxed();
         ready(Ok(confirm)).boxed()

@@ -65,6 +65,7 @@ fn message(exchange: &str, key: &str, body: impl Into<Bytes>) -> Publish {
         body: body.into(),
         mandatory: false,
         lane: 0,
+        slow: None,
     }
 }
 

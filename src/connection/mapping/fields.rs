@@ -5,19 +5,23 @@ use std::{fmt::Display, str::FromStr};
 use stomp_grammar::{Command, Headers};
 use stomp_session::Problem;
 
+use super::KeyLimits;
 use crate::broker::{Argument, destination::MAX_NAME};
 
 /// What kind of value a queue argument has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
+    /// A name that a delivered message carries: RabbitMQ takes a longer one, and fails when it
+    /// delivers, at whoever consumes the message.
+    Name,
     Number,
 }
 
 /// The queue arguments that a client may give, and what they are.
 pub(super) const QUEUE_ARGUMENTS: [(&str, Kind); 12] = [
-    ("x-dead-letter-exchange", Kind::Text),
-    ("x-dead-letter-routing-key", Kind::Text),
+    ("x-dead-letter-exchange", Kind::Name),
+    ("x-dead-letter-routing-key", Kind::Name),
     ("x-expires", Kind::Number),
     ("x-max-length", Kind::Number),
     ("x-max-length-bytes", Kind::Number),
@@ -86,14 +90,27 @@ impl<'a> Fields<'a> {
     }
 
     /// The arguments of a queue to declare. What they may be beyond their type is for the broker
-    /// to say.
-    pub(super) fn queue_arguments(&self) -> Result<Vec<(Box<str>, Argument)>, Problem> {
+    /// to say; but dead letters are routed by a key like any message.
+    pub(super) fn queue_arguments(
+        &self,
+        keys: &KeyLimits,
+    ) -> Result<Vec<(Box<str>, Argument)>, Problem> {
+        const DEAD_KEY: &str = "x-dead-letter-routing-key";
+        let exchange = self.headers.get("x-dead-letter-exchange");
+        if let (Some(exchange), Some(key)) = (exchange, self.headers.get(DEAD_KEY))
+            && !matches!(keys.slow(exchange.trim(), key.trim(), ""), Ok(None))
+        {
+            return Err(self.invalid(DEAD_KEY, "fewer words (see [limits] max_fast_key_words)"));
+        }
         let mut arguments = Vec::new();
         for (name, kind) in QUEUE_ARGUMENTS {
             let value = match kind {
                 Kind::Text => self
                     .headers
                     .get(name)
+                    .map(|text| Argument::Text(text.trim().into())),
+                Kind::Name => self
+                    .short(name)?
                     .map(|text| Argument::Text(text.trim().into())),
                 Kind::Number => self.number(name)?.map(Argument::Number),
             };

@@ -9,8 +9,9 @@ use super::{
     fields::{Fields, QUEUE_ARGUMENTS},
 };
 use crate::broker::{
-    Properties,
+    DIRECT_REPLIES, Properties,
     destination::{Destination, MAX_NAME},
+    no_direct_replies,
 };
 
 /// The AMQP header that says who sent a message; the gateway's word, never the client's.
@@ -82,6 +83,11 @@ fn reply_to(fields: &Fields<'_>) -> Result<ReplyTo, Problem> {
     let Some(text) = fields.short("reply-to")? else {
         return Ok(ReplyTo::default());
     };
+    if text == DIRECT_REPLIES {
+        // RabbitMQ closes the channel over it.
+        let text = no_direct_replies().to_string();
+        return Err(Problem::PreconditionFailed(text.into()));
+    }
     let (property, temp_queue) = match Destination::parse(text)? {
         Destination::TempQueue(name) => (None, Some(name)),
         _ => (Some(text.into()), None),

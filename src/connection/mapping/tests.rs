@@ -7,6 +7,11 @@ const CONTEXT: Context<'static> = Context {
     topics: "amq.topic",
     auto_prefetch: 100,
     max_unacked: 1_000,
+    keys: KeyLimits {
+        max_words: 64,
+        max_fast_words: 16,
+        max_hashes: 2,
+    },
 };
 
 fn sent(destination: &str, headers: &[(&str, &str)]) -> Result<Sending, Problem> {
@@ -249,17 +254,48 @@ fn plain_subscriptions_share() {
 fn subscriptions_to_exchanges_have_passing_queues() {
     let consume = own_queue("/exchange/feed/k", &[]);
     assert_eq!(consume.binding, Some(("feed".into(), "k".into())));
-    assert!(consume.declare && !consume.exclusive);
+    assert!(consume.declare);
     assert!(consume.queue.name.starts_with("stomp-subscription-"));
-    assert!(!consume.queue.durable && consume.queue.auto_delete && !consume.queue.exclusive);
+    assert!(!consume.queue.durable && consume.queue.auto_delete && consume.queue.exclusive);
     let named = own_queue("/topic/a", &[("x-queue-name", "mine")]);
     assert_eq!(&*named.queue.name, "mine");
+    assert!(
+        !named.exclusive && !named.queue.exclusive,
+        "others may know it"
+    );
     let exclusive = own_queue("/topic/a", &[("exclusive", "true")]);
     assert!(exclusive.exclusive && exclusive.queue.exclusive);
     // It is the gateway's link's, so it must not outlive the client.
     let headers = [("exclusive", "true"), ("auto-delete", "false")];
     for destination in ["/topic/a", "/queue/a"] {
         assert!(own_queue(destination, &headers).queue.auto_delete);
+    }
+}
+
+/// Whatever a virtual host's default queue type and policies are.
+#[test]
+fn queues_of_the_gateway_s_own_say_all_of_themselves() {
+    let text = |name: &str, value: &str| (name.into(), Argument::Text(value.into()));
+    let all = [
+        text("x-queue-type", "classic"),
+        text("x-overflow", "drop-head"),
+    ];
+    assert_eq!(own_queue("/topic/a", &[]).queue.arguments, all);
+    assert_eq!(temp_queue(1, &CONTEXT).queue.arguments, all);
+    let rejects = own_queue("/topic/a", &[("x-overflow", "reject-publish")]);
+    let rejects = rejects.queue.arguments;
+    assert_eq!(
+        rejects,
+        [text("x-overflow", "reject-publish"), all[0].clone()]
+    );
+    // Those of clients, and those that an older version declared, are as they say.
+    let durable = [("durable", "true"), ("id", "1")];
+    for queue in [
+        own_queue("/queue/q", &[]),
+        own_queue("/topic/a", &durable),
+        own_queue("/topic/a", &[("x-queue-name", "q")]),
+    ] {
+        assert_eq!(queue.queue.arguments, []);
     }
 }
 
@@ -458,7 +494,8 @@ fn patterns_are_bounded() {
     for (asked, bound) in [
         ("/topic/#.#.#.#.a", "#.a"),
         ("/topic/a.#.#", "a.#"),
-        ("/topic/#.a.#.b.#", "#.a.#.b.#"),
+        ("/topic/#.a.#.b", "#.a.#.b"),
+        ("/topic/#.#.a.#.#.b", "#.a.#.b"),
         ("/exchange/feed/*.*.a.a", "*.*.a.a"),
         ("/topic/a#.#b.##.a#.##", "a#.#b.##.a#.##"),
         ("/exchange/feed", ""),
@@ -466,12 +503,74 @@ fn patterns_are_bounded() {
         assert_eq!(pattern(asked).as_deref(), Ok(bound), "{asked}");
     }
     let refusal =
-        Problem::InvalidDestination("a pattern has 4 words '#'; at most 3 are allowed\n".into());
-    for destination in ["/topic/#.a.#.a.#.a.#.a.b", "/exchange/feed/#.a.#.#.a.#.a.#"] {
+        Problem::InvalidDestination("a pattern has 3 words '#'; at most 2 are allowed\n".into());
+    for destination in ["/topic/#.a.#.a.#.a.b", "/exchange/feed/#.a.#.#.a.#"] {
         assert_eq!(pattern(destination), Err(refusal.clone()));
         let acked = plan(destination, AckMode::Client, &[]);
         assert_eq!(acked, Err(refusal.clone()));
     }
     let consume = own_queue("/topic/#.#.a", &[]);
     assert_eq!(consume.binding, Some(("amq.topic".into(), "#.a".into())));
+}
+
+/// A key of so many words.
+fn key(words: usize) -> String {
+    vec!["a"; words].join(".")
+}
+
+#[test]
+fn keys_of_many_words_go_beside_the_others_or_not_at_all() {
+    let slow = |destination: String| sent(&destination, &[]).map(|sending| sending.publish.slow);
+    for words in [1, 16] {
+        assert_eq!(slow(format!("/topic/{}", key(words))), Ok(None), "{words}");
+    }
+    for words in [17, 64] {
+        let destination = format!("/exchange/feed/{}", key(words));
+        assert_eq!(slow(destination), Ok(Some("alice".into())), "{words}");
+    }
+    let refusal = "the routing key has 65 words; at most 64 are allowed\n";
+    for destination in ["/topic/", "/exchange/feed/"] {
+        assert_eq!(
+            slow(format!("{destination}{}", key(65))),
+            Err(Problem::InvalidDestination(refusal.into()))
+        );
+    }
+    // A queue's name has dots, but no words; nor has the key of an exchange that takes it whole.
+    for destination in [
+        "/queue/",
+        "/amq/queue/",
+        "/reply-queue/",
+        "/exchange/amq.direct/",
+    ] {
+        assert_eq!(slow(format!("{destination}{}", key(100))), Ok(None));
+    }
+}
+
+#[test]
+fn dead_letters_have_short_keys() {
+    let key = key(17);
+    let headers = [
+        ("x-dead-letter-exchange", "amq.topic"),
+        ("x-dead-letter-routing-key", &*key),
+    ];
+    let refused = |problem| matches!(problem, Err(Problem::InvalidHeader { header, .. }) if header == headers[1].0);
+    assert!(refused(sent("/queue/q", &headers).map(drop)));
+    assert!(refused(
+        plan("/queue/q", AckMode::Client, &headers).map(drop)
+    ));
+    let harmless = [("x-dead-letter-exchange", ""), headers[1]];
+    assert!(sent("/queue/q", &harmless).is_ok());
+}
+
+#[test]
+fn replies_by_rabbitmq_s_shortcut_are_refused() {
+    let reply_to = |text| sent("/topic/a", &[("reply-to", text)]).map(drop);
+    assert_eq!(
+        reply_to("amq.rabbitmq.reply-to"),
+        Err(Problem::PreconditionFailed(
+            "PRECONDITION_FAILED - fast reply consumer does not exist".into()
+        ))
+    );
+    // Where another one's shortcut leads is an address like any.
+    assert_eq!(reply_to("amq.rabbitmq.reply-to.g1h2AA5yZXBseUA"), Ok(()));
 }

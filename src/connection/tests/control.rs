@@ -204,6 +204,8 @@ async fn who_is_refused_when_asked_again_has_to_go() {
         "ACCESS_REFUSED - access to vhost '/' refused for user 'alice'"
     );
     assert_eq!(alice.wire.closed_with(), Some(CloseCode::Policy));
+    assert_eq!(error.header("error-code"), Some("login-revoked"));
+    assert_eq!(error.header("reconnect"), Some("renew"));
 
     bob.publish("/topic/a", "still here").await;
     house.hook.deny("vhost / from 127.0.0.1");
@@ -244,6 +246,8 @@ async fn subscriptions_are_asked_about_again() {
     run(&house, recheck()).await;
     let error = client.expect_error("access_refused").await;
     assert!(body(&error).contains("queue 'q'"), "{error:?}");
+    assert_eq!(error.header("error-code"), Some("permission-withdrawn"));
+    assert_eq!(error.header("reconnect"), Some("no"));
 }
 
 #[tokio::test(start_paused = true)]

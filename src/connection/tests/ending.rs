@@ -279,3 +279,165 @@ async fn the_end_of_a_queue_ends_its_client() {
     client.expect_error("Server cancelled subscription").await;
     assert_eq!(client.wire.closed_with(), Some(CloseCode::Internal));
 }
+
+fn sends(receipts: std::ops::Range<u32>) -> String {
+    let send = |number| format!("SEND\ndestination:/topic/a\nreceipt:{number}\n\n{number}\0");
+    receipts.map(send).collect()
+}
+
+/// In one write: valid frames, and one that ends the session.
+#[tokio::test(start_paused = true)]
+async fn what_precedes_an_error_is_done_and_receipted_first() {
+    for (bad, message) in [
+        ("UNSUBSCRIBE\nid:nope\n\n\0", "No subscription found"),
+        ("ACK\nid:nope\n\n\0", "Invalid header"),
+        ("WRONG\n\n\0", "Bad command"),
+        ("SEND\n\n\0", "Missing destination"),
+        ("SEND\ndestination:/foo/bar\n\n\0", "Unknown destination"),
+        (
+            "SUBSCRIBE\nid:1\ndestination:/exchange/nope/k\n\n\0",
+            "not_found",
+        ),
+        ("COMMIT\ntransaction:nope\n\n\0", "Bad transaction"),
+        ("BEGIN\nno colon\n\n\0", "Malformed frame"),
+    ] {
+        let house = House::new();
+        let mut reader = Client::connect(&house).await;
+        reader.subscribe("1", "/topic/a", "").await;
+        let mut client = Client::connect(&house).await;
+        house.slow.gate.close();
+        // What follows the bad frame is not done.
+        client.send(sends(0..20) + bad + &sends(20..21));
+        settle().await;
+        client.expect_nothing();
+        house.slow.gate.open();
+        for number in 0..20 {
+            client.expect_receipt(&number.to_string()).await;
+            reader.expect_message(&number.to_string()).await;
+        }
+        client.expect_error(message).await;
+        house.publish("amq.topic", "a", "fence");
+        reader.expect_message("fence").await;
+    }
+}
+
+/// Frames that wait for the hook are not lost to an error behind them.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_the_hook_is_done_before_an_error_too() {
+    let house = House::new();
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/a", "").await;
+    let mut client = Client::connect(&house).await;
+    house.hook.gate.close();
+    client.send(sends(0..5) + "UNSUBSCRIBE\nid:nope\n\n\0");
+    settle().await;
+    house.hook.gate.open();
+    for number in 0..5 {
+        client.expect_receipt(&number.to_string()).await;
+        reader.expect_message(&number.to_string()).await;
+    }
+    client.expect_error("No subscription found").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ack_and_a_commit_before_an_error_are_done() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    client.subscribe("1", "/queue/work", "ack:client\n").await;
+    house.publish("", "work", "done");
+    let ack = client.expect_message("done").await;
+    let ack = ack.header("ack").unwrap();
+    client.send(format!(
+        "BEGIN\ntransaction:t\n\n\0\
+         SEND\ntransaction:t\ndestination:/queue/results\nreceipt:within\n\nresult\0\
+         ACK\nid:{ack}\n\n\0COMMIT\ntransaction:t\nreceipt:c\n\n\0ACK\nid:{ack}\n\n\0"
+    ));
+    client.expect_receipt("within").await;
+    client.expect_receipt("c").await;
+    client.expect_error("precondition_failed").await;
+    let mut next = Client::connect(&house).await;
+    next.subscribe("1", "/queue/results", "").await;
+    next.expect_message("result").await;
+    next.subscribe("2", "/queue/work", "").await;
+    house.publish("", "work", "fence");
+    next.expect_message("fence").await;
+}
+
+/// A frame that fails ends the session; what follows it must not be done behind the client's back.
+#[tokio::test(start_paused = true)]
+async fn what_follows_a_frame_that_fails_is_not_done() {
+    let house = House::new();
+    house.hook.deny(r#"write topic "feed" "denied""#);
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/a", "").await;
+    let mut client = Client::connect(&house).await;
+    house.slow.gate.close();
+    client.send(sends(0..1) + "SEND\ndestination:/exchange/feed/denied\n\n\0" + &sends(1..3));
+    settle().await;
+    house.slow.gate.open();
+    client.expect_receipt("0").await;
+    client.expect_error("access_refused").await;
+    reader.expect_message("0").await;
+    house.publish("amq.topic", "a", "fence");
+    reader.expect_message("fence").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_broker_s_silence_delays_an_error_only_so_long() {
+    let house = House::new();
+    let patience = crate::broker::Config::default().operation_timeout;
+    let mut client = Client::connect(&house).await;
+    house.slow.gate.close();
+    client.send(sends(0..3) + "WRONG\n\n\0");
+    let start = Instant::now();
+    client.expect_error("Bad command").await;
+    assert_eq!(start.elapsed().as_secs(), patience.as_secs());
+    // A drain is in more of a hurry.
+    let mut clients = Vec::new();
+    for end in ["", "WRONG\n\n\0", "DISCONNECT\nreceipt:bye\n\n\0"] {
+        let client = Client::connect(&house).await;
+        client.send(sends(0..3) + end);
+        clients.push(client);
+    }
+    settle().await;
+    let start = Instant::now();
+    house.services.registry.drain(Duration::ZERO).await;
+    for client in &mut clients {
+        client.expect(Command::Error).await;
+        client.expect_end().await;
+        assert_eq!(start.elapsed().as_secs(), 2);
+    }
+}
+
+/// Thrown out: what was handed to the broker is receipted, what was not is never sent.
+#[tokio::test(start_paused = true)]
+async fn who_is_thrown_out_gets_receipts_only_for_what_the_broker_has() {
+    let house = House::new();
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/a", "").await;
+    for end in ["", "DISCONNECT\nreceipt:bye\n\n\0", "WRONG\n\n\0"] {
+        let mut client = Client::new(&house);
+        client.send(CONNECT);
+        let connected = client.expect(Command::Connected).await;
+        let session = connected.header("session").unwrap();
+        house.slow.gate.close();
+        client.send(sends(0..2));
+        settle().await;
+        house.hook.gate.close();
+        client.send(sends(2..5) + end);
+        settle().await;
+        let kick = format!(r#"{{"command":"kick","session":"{session}"}}"#);
+        house.publish(CONTROL, "", &kick);
+        settle().await;
+        client.expect_nothing();
+        house.hook.gate.open();
+        house.slow.gate.open();
+        client.expect_receipt("0").await;
+        client.expect_receipt("1").await;
+        client.expect_error("kicked").await;
+        house.publish("amq.topic", "a", "fence");
+        for body in ["0", "1", "fence"] {
+            reader.expect_message(body).await;
+        }
+    }
+}

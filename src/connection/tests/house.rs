@@ -56,6 +56,7 @@ impl House {
             inner: Embedded::new(exchanges),
             gate: Gate::new(),
             declared: Mutex::default(),
+            held: Mutex::default(),
         });
         let broker = broker::Config::default();
         let hub = Hub::new(
@@ -104,6 +105,7 @@ pub(super) fn publisher(services: &Services) -> impl Fn(&str, &str, &str) + Send
             body: Bytes::copy_from_slice(body.as_bytes()),
             mandatory: false,
             lane: 0,
+            slow: None,
         });
         // What comes back waits for the broker's word.
         drop(publishing.now_or_never().unwrap().unwrap());
@@ -225,9 +227,24 @@ pub(super) struct Slow {
     inner: Embedded,
     pub(super) gate: Gate,
     declared: Mutex<Vec<Box<str>>>,
+    /// Messages of feeds on their way; `None`: they come at once.
+    held: Mutex<Option<Vec<OnItsWay>>>,
 }
 
+type OnItsWay = Box<dyn FnOnce() + Send>;
+
 impl Slow {
+    /// From now on, messages of feeds do not come.
+    pub(super) fn hold_feeds(&self) {
+        *self.held.lock() = Some(Vec::new());
+    }
+
+    /// They do.
+    pub(super) fn release_feeds(&self) {
+        let held = self.held.lock().take();
+        held.into_iter().flatten().for_each(|message| message());
+    }
+
     /// The queues that were declared by themselves since the last time.
     pub(super) fn declared(&self) -> Vec<Box<str>> {
         std::mem::take(&mut self.declared.lock())
@@ -236,6 +253,33 @@ impl Slow {
 
 struct SlowBroker(Arc<Slow>);
 
+struct SlowSink {
+    slow: Arc<Slow>,
+    inner: Arc<dyn FeedSink>,
+}
+
+impl FeedSink for SlowSink {
+    fn deliver(&self, feed: &FeedId, message: broker::Message) {
+        if let Some(held) = &mut *self.slow.held.lock() {
+            let (inner, feed) = (Arc::clone(&self.inner), feed.clone());
+            return held.push(Box::new(move || inner.deliver(&feed, message)));
+        }
+        self.inner.deliver(feed, message);
+    }
+
+    fn patterns(&self, feed: &FeedId) -> Vec<Arc<str>> {
+        self.inner.patterns(feed)
+    }
+
+    fn interrupted(&self, feed: &FeedId, reason: &str) {
+        self.inner.interrupted(feed, reason);
+    }
+
+    fn lost(&self, feed: &FeedId, reason: &str) {
+        self.inner.lost(feed, reason);
+    }
+}
+
 struct SlowHost {
     slow: Arc<Slow>,
     inner: Arc<dyn VirtualHost>,
@@ -243,9 +287,13 @@ struct SlowHost {
 
 impl Broker for SlowBroker {
     fn open(&self, vhost: &str, feeds: Arc<dyn FeedSink>) -> Arc<dyn VirtualHost> {
+        let sink = SlowSink {
+            slow: Arc::clone(&self.0),
+            inner: feeds,
+        };
         Arc::new(SlowHost {
             slow: Arc::clone(&self.0),
-            inner: self.0.inner.open(vhost, feeds),
+            inner: self.0.inner.open(vhost, Arc::new(sink)),
         })
     }
 }
@@ -313,11 +361,14 @@ impl VirtualHost for SlowHost {
 
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
         let gate = self.slow.gate.pass();
+        // As a broker that is far away, which has the message when it says so.
+        let body = publish.body.clone();
         let publishing = self.inner.publish(publish);
         async move {
             let confirm = publishing.await?;
             let waiting: Confirm = async move {
                 gate.await;
+                drop(body);
                 confirm.await
             }
             .boxed();

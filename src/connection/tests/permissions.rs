@@ -217,3 +217,45 @@ async fn a_login_that_is_refused() {
         assert_eq!(client.wire.max_frame_size(), None);
     }
 }
+
+/// The words are those of a refusal; the close code and `reconnect` say that nothing was refused.
+#[tokio::test(start_paused = true)]
+async fn a_hook_at_fault_sends_nobody_away_for_good() {
+    for (question, message, frame) in [
+        ("user alice", "Bad CONNECT", None),
+        ("vhost / from 127.0.0.1", "Bad CONNECT", None),
+        (
+            r#"write topic "feed" "k""#,
+            "access_refused",
+            Some("SEND\ndestination:/exchange/feed/k\n\nx\0"),
+        ),
+        (
+            r#"read queue "q""#,
+            "access_refused",
+            Some("SUBSCRIBE\nid:1\ndestination:/amq/queue/q\n\n\0"),
+        ),
+    ] {
+        let mut texts = Vec::new();
+        for is_fault in [false, true] {
+            let house = House::new();
+            if is_fault {
+                house.hook.fail(question);
+            } else {
+                house.hook.deny(question);
+            }
+            let mut client = Client::new(&house);
+            client.send(CONNECT);
+            if let Some(frame) = frame {
+                client.expect(Command::Connected).await;
+                client.send(frame);
+            }
+            let error = client.expect_error(message).await;
+            let comes_back = error.header("reconnect") == Some("5s");
+            assert_eq!(comes_back, is_fault, "{error:?}");
+            let code = client.wire.closed_with().unwrap();
+            assert_eq!(code.should_reconnect(), is_fault, "{error:?}");
+            texts.push(error.body);
+        }
+        assert_eq!(texts[0], texts[1]);
+    }
+}

@@ -222,3 +222,48 @@ async fn messages_are_flushed_together() {
     let calls = client.wire.calls();
     assert!(calls < 60, "{calls} calls for a thousand messages");
 }
+
+/// Frames that need nothing but the session, as many as one read can bring.
+fn many_transactions() -> String {
+    "BEGIN\ntransaction:a\n\n\0ABORT\ntransaction:a\n\n\0".repeat(1_000)
+}
+
+#[tokio::test]
+async fn others_have_their_turn_between_the_frames_of_one() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    let turns = Arc::new(AtomicUsize::new(0));
+    let other = tokio::spawn({
+        let turns = Arc::clone(&turns);
+        async move {
+            loop {
+                turns.fetch_add(1, Ordering::Relaxed);
+                yield_now().await;
+            }
+        }
+    });
+    let before = turns.load(Ordering::Relaxed);
+    client.send(many_transactions() + "BEGIN\ntransaction:b\nreceipt:r\n\n\0");
+    client.expect_receipt("r").await;
+    let during = turns.load(Ordering::Relaxed) - before;
+    assert!(during >= 2_000 / 16, "{during} turns");
+    other.abort();
+}
+
+/// Nothing of it is left out when the link breaks meanwhile.
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_before_the_link_broke_is_done() {
+    let house = House::new();
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/a", "").await;
+    let client = Client::connect(&house).await;
+    client.wire.set_room(0);
+    // To be written, and so it is noticed before the last frame is read that nothing can be.
+    client.send(
+        "BEGIN\ntransaction:b\nreceipt:r\n\n\0".to_owned()
+            + &many_transactions()
+            + "SEND\ndestination:/topic/a\n\nlast\0",
+    );
+    client.wire.break_off();
+    reader.expect_message("last").await;
+}

@@ -39,6 +39,10 @@ struct State {
     calls: usize,
     on_flush: Option<OnFlush>,
     was_heard: bool,
+    has_pings: bool,
+    /// Sent, and not looked at by the client.
+    pings: usize,
+    was_answered: bool,
 }
 
 pub(super) struct FakeLink(Wire);
@@ -62,6 +66,9 @@ impl Wire {
             calls: 0,
             on_flush: None,
             was_heard: false,
+            has_pings: false,
+            pings: 0,
+            was_answered: false,
         };
         Self(Arc::new((Mutex::new(state), Notify::new())))
     }
@@ -127,6 +134,23 @@ impl Wire {
         self.0.0.lock().was_heard = true;
     }
 
+    /// The transport has pings.
+    pub(super) fn with_pings(self) -> Self {
+        self.0.0.lock().has_pings = true;
+        self
+    }
+
+    /// How many pings came since the last time.
+    pub(super) fn take_pings(&self) -> usize {
+        std::mem::take(&mut self.0.0.lock().pings)
+    }
+
+    /// The client answers a ping.
+    pub(super) fn pong(&self) {
+        self.0.0.lock().was_answered = true;
+        self.receive(Ok(Some(Bytes::new())));
+    }
+
     /// How often the link was asked for anything since the last time.
     pub(super) fn calls(&self) -> usize {
         std::mem::take(&mut self.0.0.lock().calls)
@@ -159,7 +183,10 @@ impl Link for FakeLink {
             return Poll::Ready(Err(LinkError::TooBig { limit: *limit }));
         }
         match state.incoming.pop_front() {
-            Some(what) => Poll::Ready(what),
+            Some(what) => {
+                state.was_heard = true;
+                Poll::Ready(what)
+            }
             None => {
                 state.reader = Some(context.waker().clone());
                 Poll::Pending
@@ -169,6 +196,22 @@ impl Link for FakeLink {
 
     fn was_heard(&mut self) -> bool {
         std::mem::take(&mut self.0.0.0.lock().was_heard)
+    }
+
+    fn has_pings(&self) -> bool {
+        self.0.0.0.lock().has_pings
+    }
+
+    fn ping(&mut self) {
+        let mut state = self.0.0.0.lock();
+        assert!(state.has_pings, "the transport has no pings");
+        state.pings += 1;
+        drop(state);
+        self.0.0.1.notify_waiters();
+    }
+
+    fn was_answered(&mut self) -> bool {
+        std::mem::take(&mut self.0.0.0.lock().was_answered)
     }
 
     fn send(&mut self, frame: Outbound<'_>) {
@@ -257,8 +300,12 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(house: &House) -> Self {
+        Self::on(house, Wire::new())
+    }
+
+    /// By this link.
+    pub(super) fn on(house: &House, wire: Wire) -> Self {
         let guard = house.services.enter().unwrap();
-        let wire = Wire::new();
         let services = Arc::clone(&house.services);
         let link = FakeLink(wire.clone());
         Self {
@@ -362,6 +409,18 @@ impl Client {
         loop {
             self.expect_nothing();
             if self.beats > before {
+                return Instant::now();
+            }
+            let wire = self.wire.clone();
+            wire.changed().await;
+        }
+    }
+
+    /// When the next ping comes; no frame does.
+    pub(super) async fn next_ping(&mut self) -> Instant {
+        loop {
+            self.expect_nothing();
+            if self.wire.take_pings() > 0 {
                 return Instant::now();
             }
             let wire = self.wire.clone();

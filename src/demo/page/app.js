@@ -196,7 +196,7 @@ class UserWindow {
     this.root.dataset.state = state;
     const connected = state === 'connected';
     const open = connected || state === 'connecting' || state === 'waiting';
-    this.find('.state').textContent = { waiting: 'reconnecting', refused: 'login refused' }[state] ?? state;
+    this.find('.state').textContent = { waiting: 'reconnecting', refused: 'login refused', ended: 'session ended' }[state] ?? state;
     if (!connected) this.find('.subscription').classList.remove('is-live');
     this.find('.disconnect').hidden = !open;
     this.find('.login').hidden = open;
@@ -211,6 +211,13 @@ class UserWindow {
     } else if (state === 'waiting') {
       this.find('.state').title = detail.reason;
     }
+    // What comes of an ERROR: the server says in it whether to come back, and stomp.js obeys.
+    const next = {
+      refused: 'The login was refused: log in again.',
+      ended: 'The server asks not to come back by itself: log in again if you want to.',
+      waiting: `After an ERROR the connection is closed, as STOMP demands. Reconnecting in ${Math.ceil(detail.delay / 1000)} s …`,
+    }[state];
+    if (this.returning && next) this.find('.error-note').textContent = next;
   }
 
   // The tick stands for the RECEIPT of the user's own SUBSCRIBE: from there on nothing is missed.
@@ -220,10 +227,8 @@ class UserWindow {
   }
 
   showError(frame) {
-    const login = this.client.state === 'connecting';
-    this.returning = !login;
-    const note = login ? 'The login was refused: log in again.' : 'After an ERROR the connection is closed, as STOMP demands. Reconnecting …';
-    this.say(`ERROR: ${frame.headers.message ?? 'without a message'}`, frame.text.trim(), note);
+    this.returning = true;
+    this.say(`ERROR: ${frame.headers.message ?? 'without a message'}`, frame.text.trim(), '');
     light.asked(this.slot, false);
   }
 

@@ -6,10 +6,12 @@
 //   await client.send('/exchange/feed/user_bob', 'hello');   // resolves once the broker has it
 //   feed.unsubscribe();
 //
-// Three facts about STOMP explain most of the code below:
+// Four facts about STOMP explain most of the code below:
 //   1. A frame is a command, headers, an empty line, a body and a NUL byte.
 //   2. A WebSocket message is not a frame: a frame may span several, one may hold many.
 //   3. An ERROR is always the last frame: the server closes behind it.
+//   4. Stentor's ERROR says in the header `reconnect` whether to come back: `no`; `renew`, which is: only
+//      with other credentials; or a time such as `5s`.
 
 const LF = 10;
 const CR = 13;
@@ -133,6 +135,9 @@ export class FrameParser {
   }
 }
 
+/** The time in a header `reconnect`, such as `5s`; 0 for all else. */
+const seconds = (reconnect) => Number(/^(\d+)s$/.exec(reconnect)?.[1] ?? 0);
+
 function parseHead(bytes) {
   // ignoreBOM: a header's text is taken as it is. Values are never trimmed: blanks are theirs.
   const lines = new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes).split('\n')
@@ -152,10 +157,12 @@ function parseHead(bytes) {
 /**
  * A connection that heals itself: it reconnects with back-off and subscribes again.
  *
- * Callbacks (all optional): `connectHeaders()` with further headers of each CONNECT; `onState(state, detail)` with `connecting`, `connected`, `waiting`
- * (detail.delay in ms), `refused` (the server answered CONNECT with ERROR: no retry, for the same
- * password is refused again) or `disconnected`; `onError(frame)` for each ERROR;
- * `onFrame(direction, frame)` with `in` or `out` for a log: it never sees the passcode.
+ * Callbacks (all optional): `connectHeaders()` with further headers of each CONNECT;
+ * `onState(state, detail)` with `connecting`, `connected`, `waiting` (detail.delay in ms), `refused` (the
+ * server does not let this user in: no retry, for the same password is refused again), `ended` (the
+ * server ended the session and does not want it back: somebody was kicked, or logged in elsewhere) or
+ * `disconnected`; `onError(frame)` for each ERROR; `onFrame(direction, frame)` with `in` or `out` for a
+ * log: it never sees the passcode.
  */
 export class StompClient {
   #options;
@@ -261,13 +268,17 @@ export class StompClient {
   }
 
   #handleError(frame) {
-    const refused = this.#state === 'connecting';
-    const reason = frame.headers.message ?? 'the server reported an error';
-    this.#settle(frame.headers['receipt-id'], 'reject', new Error(reason));
+    const { message: reason = 'the server reported an error', reconnect, 'receipt-id': receipt } = frame.headers;
+    const isLogin = this.#state === 'connecting';
+    // A server that gives no advice: what it refused, it will refuse again. And only the user can renew.
+    const isFinal = ['no', 'renew', undefined].includes(reconnect);
+    // A request that was refused is given up, so that the next session does not repeat it: it may begin.
+    const isRequest = this.#settle(receipt, 'reject', Object.assign(new Error(reason), { lost: !isFinal }));
     this.#options.onError?.(frame);
-    if (!refused) return this.#lost(reason); // do not wait for the close that must follow
+    const isOver = isFinal && (isLogin || (reconnect !== undefined && !isRequest));
+    if (!isOver) return this.#lost(reason, seconds(reconnect)); // do not wait for the close that must follow
     this.#detach(reason);
-    return this.#become('refused', { reason });
+    return this.#become(isLogin ? 'refused' : 'ended', { reason });
   }
 
   #sendSubscribe(id, { destination, headers, settle }) {
@@ -290,6 +301,7 @@ export class StompClient {
     const waiting = this.#receipts.get(receipt);
     this.#receipts.delete(receipt);
     waiting?.[how](value);
+    return waiting !== undefined;
   }
 
   #write(command, headers, body = '') {
@@ -315,12 +327,13 @@ export class StompClient {
     }
   }
 
-  #lost(reason) {
+  #lost(reason, wished = 0) {
     this.#detach(reason);
     if (this.#leaving) return; // this end was wished for
     // Full jitter: after a server's restart its clients must not all return in the same instant.
     const [first, longest] = this.#options.backoff;
-    const delay = Math.round(first / 2 + Math.random() * Math.min(longest, first * 2 ** this.#attempt));
+    const jitter = Math.random() * Math.min(longest, first * 2 ** this.#attempt);
+    const delay = Math.round(Math.max(first / 2, 1000 * wished) + jitter);
     this.#attempt += 1;
     this.#retry = setTimeout(() => this.connect(), delay);
     this.#become('waiting', { delay, reason });

@@ -4,14 +4,20 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::{HeaderMap, StatusCode, body::Incoming, header};
+use hyper::{
+    HeaderMap, StatusCode,
+    body::{Body, Incoming},
+    header,
+};
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::{
+    connection::FREE,
     http::Refusal,
     listen::sockjs::{frame::Undecodable, path::parameter, session::Shared},
+    node::{Account, Claim},
     telemetry,
 };
 
@@ -77,27 +83,37 @@ pub(super) async fn send(
     } else {
         most
     };
-    let body = tokio::select! {
+    let (body, claim) = tokio::select! {
         biased;
-        body = read(body, most, patience) => body?,
+        body = read(body, most, patience, session.account()) => body?,
         () = session.over() => return Ok(()),
     };
     if is_form {
         let form = std::str::from_utf8(&body).map_err(|_| Undecodable::BrokenJson)?;
         let value = parameter(form, &["d"]).ok_or(Undecodable::NoMessages)?;
-        turn.send(&form_decoded(value)).await?;
+        let decoded = form_decoded(value);
+        drop(body);
+        turn.send(&decoded, claim).await?;
     } else {
-        turn.send(&body).await?;
+        turn.send(&body, claim).await?;
     }
     Ok(())
 }
 
-async fn read(mut body: Incoming, most: usize, patience: Duration) -> Result<Vec<u8>, SendError> {
-    let mut read = Vec::new();
+/// Reads a body. From a size on, room for it is claimed before the rest is read.
+async fn read(
+    mut body: Incoming,
+    most: usize,
+    patience: Duration,
+    account: Option<&Arc<Account>>,
+) -> Result<(Vec<u8>, Option<Claim>), SendError> {
+    let announced = body.size_hint().exact();
+    let announced = announced.and_then(|size| usize::try_from(size).ok());
+    let (mut read, mut claim) = (Vec::new(), None);
     loop {
         let part = timeout(patience, body.frame());
         let part = match part.await.map_err(|_| SendError::TooSlow)? {
-            None => return Ok(read),
+            None => return Ok((read, claim)),
             Some(part) => part.map_err(|_| SendError::BrokenOff)?,
         };
         let part: Bytes = part.into_data().unwrap_or_default();
@@ -105,6 +121,14 @@ async fn read(mut body: Incoming, most: usize, patience: Duration) -> Result<Vec
             return Err(SendError::TooLarge(most));
         }
         telemetry::bytes_received(part.len());
+        if let Some(account) = account
+            && claim.is_none()
+            && read.len().saturating_add(part.len()) > FREE
+        {
+            let size = announced.unwrap_or(most).min(most);
+            let claimed = timeout(patience, account.claimed(size)).await;
+            claim = Some(claimed.map_err(|_| SendError::TooSlow)?);
+        }
         read.extend_from_slice(&part);
     }
 }

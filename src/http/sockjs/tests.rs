@@ -22,7 +22,7 @@ use super::*;
 use crate::{
     connection::Outbound,
     http::{Client, serve_requests},
-    listen::{Entrance, Plain},
+    listen::{Entrance, KeepAlive, Plain},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -141,6 +141,7 @@ async fn server_with(does: Does, set: impl FnOnce(&mut Config)) -> Server {
         transport: Plain,
         proxy_protocol: false,
         timeout: TIMEOUT,
+        keep_alive: KeepAlive::default(),
     };
     let served = Arc::clone(&sockjs);
     let stopped = async {

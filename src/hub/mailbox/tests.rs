@@ -46,6 +46,7 @@ fn take_parcel(mailbox: &Mailbox) -> Option<Parcel> {
     match take(mailbox) {
         Some(Item::Parcel(parcel)) => Some(parcel),
         Some(Item::Problem(problem)) => panic!("{problem}"),
+        Some(Item::Again(again)) => panic!("asked for again: {again:?}"),
         None => None,
     }
 }
@@ -72,7 +73,7 @@ fn shown(parcels: &[(&str, u32)]) -> Vec<(String, u32)> {
 
 fn holds_no_memory(mailbox: &Mailbox) -> bool {
     let state = mailbox.state.lock();
-    state.shared.capacity() == 0 && state.dedicated.capacity() == 0 && state.bytes == 0
+    state.shared.capacity() == 0 && state.dedicated.is_none() && state.bytes == 0
 }
 
 #[test]
@@ -100,7 +101,7 @@ fn more_messages_than_allowed_end_the_session() {
     assert!(holds_no_memory(&mailbox));
     // Nothing comes after it.
     mailbox.push_shared(FIRST, &one);
-    mailbox.push_dedicated(FIRST, dedicated(1));
+    mailbox.push_dedicated(FIRST, dedicated(1), 0);
     mailbox.fail(Problem::ShuttingDown);
     assert!(matches!(
         take(&mailbox),
@@ -232,9 +233,9 @@ fn a_client_that_keeps_up_gets_everything() {
 #[test]
 fn dedicated_messages_are_never_dropped() {
     for overflow in [Overflow::DropOldest, Overflow::Conflate] {
-        let mailbox = Mailbox::new(limits(2, 1, overflow));
+        let mailbox = Mailbox::new(limits(1, 1 << 20, overflow));
         for tag in 1..=100 {
-            mailbox.push_dedicated(FIRST, dedicated(tag));
+            mailbox.push_dedicated(FIRST, dedicated(tag), 0);
             mailbox.push_shared(SECOND, &message("k", ""));
         }
         let parcels: Vec<_> = std::iter::from_fn(|| take_parcel(&mailbox)).collect();
@@ -251,7 +252,7 @@ fn dedicated_messages_are_never_dropped() {
 fn a_client_s_queue_and_its_feeds_take_turns() {
     let mailbox = Mailbox::new(limits(10, 1 << 20, Overflow::Disconnect));
     for tag in 1..=3 {
-        mailbox.push_dedicated(FIRST, dedicated(tag));
+        mailbox.push_dedicated(FIRST, dedicated(tag), 0);
     }
     for _ in 0..2 {
         mailbox.push_shared(SECOND, &message("k", ""));
@@ -267,7 +268,7 @@ fn the_first_problem_counts_and_frees_everything() {
     let mailbox = Mailbox::new(limits(10, 1 << 20, Overflow::Disconnect));
     let one = message("k", "");
     mailbox.push_shared(FIRST, &one);
-    mailbox.push_dedicated(FIRST, dedicated(1));
+    mailbox.push_dedicated(FIRST, dedicated(1), 0);
     mailbox.fail(Problem::ShuttingDown);
     mailbox.fail(Problem::SlowConsumer);
     assert_eq!(Arc::strong_count(&one), 1);
@@ -283,12 +284,12 @@ fn a_closed_mailbox_takes_nothing_and_holds_nothing() {
     let mailbox = Mailbox::new(limits(10, 1 << 20, Overflow::Disconnect));
     let one = message("k", "");
     mailbox.push_shared(FIRST, &one);
-    mailbox.push_dedicated(FIRST, dedicated(1));
+    mailbox.push_dedicated(FIRST, dedicated(1), 0);
     assert!(take(&mailbox).is_some());
     mailbox.close();
     assert_eq!(Arc::strong_count(&one), 1);
     mailbox.push_shared(FIRST, &one);
-    mailbox.push_dedicated(FIRST, dedicated(2));
+    mailbox.push_dedicated(FIRST, dedicated(2), 0);
     mailbox.fail(Problem::SlowConsumer);
     assert_eq!(Arc::strong_count(&one), 1);
     assert!(holds_no_memory(&mailbox));
@@ -298,10 +299,7 @@ fn a_closed_mailbox_takes_nothing_and_holds_nothing() {
 #[test]
 fn the_end_of_a_consumer_is_told() {
     let mailbox = Mailbox::new(limits(10, 1 << 20, Overflow::Disconnect));
-    let sink = DedicatedSink {
-        mailbox: Arc::clone(&mailbox),
-        subscription: FIRST,
-    };
+    let sink = DedicatedSink::new(Arc::clone(&mailbox), FIRST);
     sink.deliver(dedicated(7));
     assert_eq!(take_parcel(&mailbox).unwrap().tag, 7);
     sink.lost(BrokerError::Cancelled("the queue was deleted".into()));
@@ -331,7 +329,9 @@ fn whoever_waits_is_woken_by_everything() {
     type Push = fn(&Mailbox);
     let pushes: [Push; 3] = [
         |mailbox| mailbox.push_shared(FIRST, &message("k", "")),
-        |mailbox| mailbox.push_dedicated(FIRST, dedicated(1)),
+        |mailbox| {
+            mailbox.push_dedicated(FIRST, dedicated(1), 0);
+        },
         |mailbox| mailbox.fail(Problem::ShuttingDown),
     ];
     for push in pushes {
@@ -377,7 +377,7 @@ fn no_wake_up_is_lost() {
                         ..dedicated(0)
                     };
                     if pusher == 0 {
-                        mailbox.push_dedicated(SubscriptionId(pusher), delivery);
+                        mailbox.push_dedicated(SubscriptionId(pusher), delivery, 0);
                     } else {
                         let one = message("k", &number.to_string());
                         mailbox.push_shared(SubscriptionId(pusher), &one);
@@ -396,7 +396,7 @@ fn no_wake_up_is_lost() {
         while left > 0 {
             let parcel = match mailbox.poll_take(&context) {
                 Poll::Ready(Item::Parcel(parcel)) => parcel,
-                Poll::Ready(Item::Problem(problem)) => panic!("{problem}"),
+                Poll::Ready(other) => panic!("{other:?}"),
                 Poll::Pending => {
                     // Woken by a push only.
                     thread::park_timeout(deadline.saturating_duration_since(Instant::now()));

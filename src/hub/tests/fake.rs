@@ -148,6 +148,45 @@ impl Fake {
         Arc::clone(self.sink.lock().as_ref().unwrap())
     }
 
+    /// The exchange is deleted and made anew, of that type, without a word.
+    pub(super) fn rebuild(&self, exchange: &str, kind: ExchangeKind) {
+        let mut state = self.state.lock();
+        state.bound.retain(|(of, _, _)| &**of != exchange);
+        state.kinds.insert(exchange.to_owned(), kind);
+    }
+
+    /// Whether what a call is about is bound.
+    pub(super) fn nth_is_bound(&self, index: usize) -> bool {
+        let state = self.state.lock();
+        let asked = &state.asked[index];
+        state.bound.contains(&key(&asked.feed, &asked.pattern))
+    }
+
+    /// The exchange was found to be gone, and with it all bindings: that is told.
+    pub(super) fn lose(&self, exchange: &str) {
+        let mut state = self.state.lock();
+        let bound = state.bound.iter().filter(|(of, _, _)| &**of == exchange);
+        let feeds: BTreeSet<_> = bound.map(|(of, shard, _)| (of.clone(), *shard)).collect();
+        state.bound.retain(|(of, _, _)| &**of != exchange);
+        drop(state);
+        for (exchange, shard) in feeds {
+            self.sink().lost(&FeedId { exchange, shard }, "gone");
+        }
+    }
+
+    /// The exchange is deleted.
+    pub(super) fn remove(&self, exchange: &str) {
+        let mut state = self.state.lock();
+        state.bound.retain(|(of, _, _)| &**of != exchange);
+        state.kinds.remove(exchange);
+    }
+
+    /// Somebody takes all bindings of that pattern away.
+    pub(super) fn take_away(&self, pattern: &str) {
+        let mut state = self.state.lock();
+        state.bound.retain(|(_, _, bound)| bound != pattern);
+    }
+
     /// The queues are lost, and set up anew. Who was told, is not this one's to say.
     pub(super) fn restart(&self) {
         let sink = self.sink();

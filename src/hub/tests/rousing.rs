@@ -28,7 +28,7 @@ async fn crowd(scene: &Scene) -> (Vec<Client>, Vec<SharedSubscription>) {
 async fn next(client: &Client) -> String {
     match poll_fn(|context| client.0.poll_take(context)).await {
         Item::Parcel(parcel) => String::from_utf8_lossy(&parcel.message.body).into_owned(),
-        Item::Problem(problem) => panic!("{problem}"),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -21,7 +21,7 @@ use super::{
     seam::{ESCAPED, Seam},
 };
 use crate::{
-    connection::{Link, LinkError, Outbound},
+    connection::{Link, LinkError, Outbound, Unfinished},
     listen::WebSocketLink,
 };
 
@@ -110,6 +110,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for FramedLink<S> 
             };
             // An empty message is no message, and no fault.
             if payload.is_empty() {
+                if self.socket.has_answer() {
+                    return Poll::Ready(Ok(Some(payload)));
+                }
                 continue;
             }
             match self.seam.read(&payload, self.max_message_size) {
@@ -127,6 +130,32 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for FramedLink<S> 
 
     fn was_heard(&mut self) -> bool {
         self.socket.was_heard()
+    }
+
+    fn unfinished(&self) -> Unfinished {
+        let waiting = self.inbox.iter().map(Bytes::len);
+        let waiting = waiting.fold(0, usize::saturating_add);
+        self.socket.unfinished().and(Unfinished {
+            received: waiting,
+            most: waiting,
+        })
+    }
+
+    fn go_on(&mut self) {
+        self.socket.go_on();
+    }
+
+    /// The pings are the WebSocket's: nobody answers a heart-beat of SockJS.
+    fn has_pings(&self) -> bool {
+        self.socket.has_pings()
+    }
+
+    fn ping(&mut self) {
+        self.socket.ping();
+    }
+
+    fn was_answered(&mut self) -> bool {
+        self.socket.was_answered()
     }
 
     fn send(&mut self, message: Outbound<'_>) {

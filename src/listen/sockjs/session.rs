@@ -5,7 +5,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -26,7 +26,10 @@ use super::{
     seam::{ESCAPED, MESSAGE_SLACK, Seam},
     state::{Next, Received, State, Timing},
 };
-use crate::connection::{Link, LinkError, Outbound};
+use crate::{
+    connection::{Link, LinkError, Outbound},
+    node::{Account, Claim},
+};
 
 /// HTTP connections that a session may hold beside those that the listener has room for: one
 /// receives, another sends, and a third may be about to take over.
@@ -51,6 +54,8 @@ pub struct Shared {
     streams: AtomicUsize,
     /// The user that the certificate names of whoever opened it.
     certificate: Option<Box<str>>,
+    /// For what the client sends, once it has logged in.
+    account: OnceLock<Arc<Account>>,
 }
 
 #[derive(Debug)]
@@ -80,6 +85,7 @@ impl Shared {
             changed: Notify::new(),
             streams: AtomicUsize::new(0),
             certificate,
+            account: OnceLock::new(),
         })
     }
 
@@ -109,6 +115,12 @@ impl Shared {
     pub fn max_request_size(&self) -> usize {
         let most = self.max_message_size.load(Ordering::Relaxed);
         most.saturating_mul(ESCAPED).saturating_add(MESSAGE_SLACK)
+    }
+
+    /// For what the client sends. Before its login, which is short, there is none.
+    #[must_use]
+    pub fn account(&self) -> Option<&Arc<Account>> {
+        self.account.get()
     }
 
     #[cfg(test)]
@@ -191,13 +203,24 @@ pub struct Turn<'a> {
 
 impl Turn<'_> {
     /// Hands the messages in a payload to the service, once it has read most of those before. After
-    /// the session's end they are dropped, as on a socket.
+    /// the session's end they are dropped, as on a socket. `claim` is the payload's.
     ///
     /// # Errors
     /// [`Undecodable`].
-    pub async fn send(mut self, payload: &[u8]) -> Result<(), Undecodable> {
+    pub async fn send(
+        mut self,
+        payload: &[u8],
+        mut claim: Option<Claim>,
+    ) -> Result<(), Undecodable> {
         let limit = self.shared.max_message_size.load(Ordering::Relaxed);
-        let messages = self.seam.read(payload, limit)?;
+        let mut messages = self.seam.read(payload, limit)?;
+        if let Some(claim) = &mut claim {
+            for message in &mut messages {
+                let own = claim.split(message.len());
+                *message = own.around(std::mem::take(message));
+            }
+        }
+        drop(claim);
         let most = self.shared.max_waiting;
         let has_room = |state: &State| state.has_room(most) || state.is_closed();
         self.shared.wait(has_room).await;
@@ -396,6 +419,13 @@ impl Link for Session {
         self.poll_close_with(context, code.code(), code.reason())
     }
 
+    fn count_for(&mut self, account: &dyn Fn() -> Option<Arc<Account>>) {
+        if let Some(account) = account() {
+            // One logs in once.
+            let _ = self.shared.account.set(account);
+        }
+    }
+
     fn set_max_frame_size(&mut self, size: usize) {
         self.shared.max_message_size.store(size, Ordering::Relaxed);
     }
@@ -472,7 +502,7 @@ mod tests {
     async fn send(shared: &Shared, text: &str) -> Result<(), Undecodable> {
         let payload = format!("[\"{text}\"]");
         let turn = shared.turn().await.expect("it is open");
-        turn.send(payload.as_bytes()).await
+        turn.send(payload.as_bytes(), None).await
     }
 
     async fn heard(session: &mut Session) -> Bytes {

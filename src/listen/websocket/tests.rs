@@ -33,7 +33,14 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
 
 async fn receive<S: Stream>(link: &mut WebSocketLink<S>) -> Result<Option<Bytes>, LinkError> {
-    let receiving = poll_fn(|context| link.poll_receive(context));
+    let receiving = poll_fn(|context| {
+        let received = link.poll_receive(context);
+        if received.is_pending() && link.unfinished().is_large() {
+            link.go_on();
+            return link.poll_receive(context);
+        }
+        received
+    });
     timeout(Duration::from_secs(30), receiving).await.unwrap()
 }
 
@@ -195,6 +202,31 @@ async fn answers_to_pings_do_not_pile_up() {
     assert!(link.pending() < 2 * MOST_ANSWERS, "{}", link.pending());
     flood.abort();
     drop(read);
+}
+
+#[tokio::test]
+async fn a_client_is_asked_whether_it_lives() {
+    let (mut client, mut link) = pair(1 << 20).await;
+    // A pong that nobody asked for is no answer.
+    client.send(Message::Pong("hello".into())).await.unwrap();
+    client.send(Message::text("first")).await.unwrap();
+    assert_eq!(receive(&mut link).await.unwrap().unwrap(), "first");
+    assert!(!link.was_answered());
+
+    link.send(Outbound::whole(b"before\0"));
+    link.ping();
+    link.send(Outbound::whole(b"after\0"));
+    flush(&mut link).await;
+    assert_eq!(next(&mut client).await, Message::text("before\0"));
+    // tungstenite answers by itself, with what it says next.
+    assert_eq!(next(&mut client).await, Message::Ping(Bytes::new()));
+    assert_eq!(next(&mut client).await, Message::text("after\0"));
+    assert!(!link.was_answered());
+    client.send(Message::text("later")).await.unwrap();
+    assert_eq!(receive(&mut link).await.unwrap().unwrap(), "");
+    assert!(link.was_answered());
+    assert!(!link.was_answered());
+    assert_eq!(receive(&mut link).await.unwrap().unwrap(), "later");
 }
 
 #[tokio::test]
@@ -462,4 +494,28 @@ async fn progress_shows() {
     assert!(flushing.as_mut().poll(&mut context).is_pending());
     assert_eq!(link.pending(), before - 100);
     drop(client);
+}
+
+/// The machine keeps what it has of a message in memory: no more than a little, until there is room
+/// for all of it; and pings between its parts hide nothing.
+#[tokio::test]
+async fn only_so_much_of_a_message_is_taken_in_before_there_is_room() {
+    const SIZE: usize = 200_000;
+    let (mut client, mut link) = pair(2 * SIZE).await;
+    link.set_max_frame_size(SIZE);
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    for _ in 0..2 {
+        client.send(Message::Ping(Bytes::new())).await.unwrap();
+        client
+            .send(Message::binary(vec![b'x'; SIZE]))
+            .await
+            .unwrap();
+        for _ in 0..10 {
+            assert!(link.poll_receive(&mut context).is_pending());
+            let taken = link.unfinished().received;
+            assert!((FREE..FREE + READ_SIZE).contains(&taken), "{taken}");
+        }
+        assert_eq!(receive(&mut link).await.unwrap().unwrap().len(), SIZE);
+        assert_eq!(link.unfinished().received, 0);
+    }
 }

@@ -4,7 +4,7 @@
 //! |----------------------------------|--------|-------------------------------------------------|
 //! | `stentor:node:<lease>`           | string | a node: since when, sessions, name; lives for a lease, renewed at a third |
 //! | `stentor:nodes`                  | hash   | a field for each lease that was not cleared up: empty, or `closed`; the field `epoch` is random, and new if Redis lost all |
-//! | `stentor:user:<user>`            | hash   | a field for each session: lease and session; how it is. The field without a name: what was told of the user |
+//! | `stentor:user:<user>`            | hash   | a field for each session: lease and session; how it is. The field without a name: what was told of the user; `left`: the departure that waits to be settled, as lease and stamp |
 //! | `stentor:group:<name>`           | hash   | a field for each user and node: lease and user; the user's status there |
 //! | `stentor:sessions:<lease>:<n>`   | hash   | a field for each session of the node: session; its user and groups |
 //! | `stentor:users`                  | string | how many users were told of                     |
@@ -34,6 +34,8 @@ pub(super) const NODES: &str = "stentor:nodes";
 pub(super) const EPOCH: &str = "epoch";
 /// The value of a lease in [`NODES`] whose node has ended of itself.
 pub(super) const CLOSED: &str = "closed";
+/// The field of a user that is no session's: its newest departure, while that is not settled.
+pub(super) const LEFT: &str = "left";
 /// The number of users.
 pub(super) const USERS: &str = "stentor:users";
 

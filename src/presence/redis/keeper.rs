@@ -11,10 +11,10 @@ use super::{
         CLOSED, EPOCH, LeaseId, NODES, encode, encode_listed, encode_node, group_key, user_key,
     },
     queue::{Entered, Registering, Shared, Step, Taken, User},
-    script::{self, Settled},
+    script::{self, Settled, Untold},
 };
 use crate::{
-    presence::{Node, PresenceError, Session},
+    presence::{Node, PresenceError, Session, Status, departures::Stamp},
     telemetry,
 };
 
@@ -294,27 +294,44 @@ impl Teller<'_> {
                 self.remove(&key, &former);
                 self.groups(&session.user, user);
                 let (name, own) = (&session.user, user.status);
-                script::settle(self.pipe, self.script, name, self.lease, *untold, own);
+                self.settle(name, *untold, own, None);
                 Some(session)
             }
-            Step::Exit { session, user } => {
+            Step::Exit {
+                session,
+                user,
+                stamp,
+            } => {
+                if let Some(stamp) = *stamp {
+                    script::depart(self.pipe, &session.user, self.lease, stamp);
+                }
                 let fields = self.ever(&session.id);
                 self.remove(&user_key(&session.user), &fields);
                 self.groups(&session.user, user);
                 None
             }
-            Step::Settle {
-                session,
-                untold,
-                own,
-            } => {
-                let bucket = self.lease.bucket_of(&session.id);
-                self.pipe.hdel(bucket, &*session.id).ignore();
-                let name = &session.user;
-                script::settle(self.pipe, self.script, name, self.lease, *untold, *own);
+            Step::Settle { departure, own } => {
+                let session = &departure.session;
+                self.unlist(session);
+                let untold = Untold::of(departure);
+                self.settle(&session.user, untold, *own, departure.stamp);
                 Some(session)
             }
+            Step::Unlist(session) => {
+                self.unlist(session);
+                None
+            }
         }
+    }
+
+    fn settle(&mut self, name: &str, untold: Untold, own: Status, departure: Option<Stamp>) {
+        let (script, lease) = (self.script, self.lease);
+        script::settle(self.pipe, script, name, lease, untold, own, departure);
+    }
+
+    fn unlist(&mut self, session: &Session) {
+        let bucket = self.lease.bucket_of(&session.id);
+        self.pipe.hdel(bucket, &*session.id).ignore();
     }
 
     fn groups(&mut self, name: &str, user: &User) {

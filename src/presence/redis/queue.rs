@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::{entry::LeaseId, script::Untold};
 use crate::presence::{
     PresenceError, STATUS_INTERVAL, Session, Status,
+    departures::{Departure, Departures, Stamp},
     held::{Held, without},
     later::Later,
     session::Pass,
@@ -46,7 +47,7 @@ struct State {
     held: Held,
     queue: VecDeque<Change>,
     /// Sessions that left, whose users may have left with them.
-    left: Later<Left>,
+    left: Departures,
     /// Of these, the last ones, whose leaving waits in the queue.
     unsaid: usize,
     /// Sessions that say more of their status than is passed on.
@@ -60,13 +61,8 @@ struct State {
 enum Change {
     /// All there is to say of a session; and the groups that its user left.
     Tell(Arc<Session>, Vec<Arc<str>>),
-    Leave(Arc<Session>),
-}
-
-#[derive(Debug)]
-struct Left {
-    session: Arc<Session>,
-    untold: Untold,
+    /// It has left; and by which departure, if that begins a debounce.
+    Leave(Arc<Session>, Option<Stamp>),
 }
 
 /// One thing to tell Redis.
@@ -74,15 +70,21 @@ struct Left {
 pub(super) enum Step {
     /// The session is here, and so it is. Answers what is settled.
     Enter(Entered),
-    /// It is not.
-    Exit { session: Arc<Session>, user: User },
+    /// It is not; and from now on others are told nothing less of its user, until the departure of
+    /// that stamp is settled.
+    Exit {
+        session: Arc<Session>,
+        user: User,
+        stamp: Option<Stamp>,
+    },
     /// Whether its user left with it, or something else is new. Answers what is settled.
     Settle {
-        session: Arc<Session>,
-        untold: Untold,
+        departure: Departure,
         /// The user's status by the sessions that are held.
         own: Status,
     },
+    /// Its user has left anew since: that departure settles.
+    Unlist(Arc<Session>),
 }
 
 #[derive(Debug)]
@@ -116,7 +118,7 @@ impl Shared {
             state: Mutex::new(State {
                 held: Held::default(),
                 queue: VecDeque::new(),
-                left: Later::new(debounce),
+                left: Departures::new(debounce),
                 unsaid: 0,
                 saying: Later::new(STATUS_INTERVAL),
                 overflowed: false,
@@ -138,18 +140,15 @@ impl Shared {
     }
 
     pub(super) fn leave(&self, session: &Arc<Session>) {
-        let mut state = self.state.lock();
+        let state = &mut *self.state.lock();
+        let before = state.held.status(&session.user);
         if state.held.remove(session) {
-            state.push(Change::Leave(Arc::clone(session)));
-            let left = Left {
-                session: Arc::clone(session),
-                untold: Untold::AsIs,
-            };
-            state.left.push(Instant::now(), left);
+            let now = Instant::now();
+            let stamp = state.left.push(now, session, before, &state.held);
+            state.push(Change::Leave(Arc::clone(session), stamp));
             if state.left.len() > MAX_QUEUE {
                 state.overflow();
             }
-            drop(state);
             self.wake.notify_one();
         }
     }
@@ -258,22 +257,15 @@ impl Shared {
             return;
         }
         for step in steps.into_iter().rev() {
-            if let Step::Settle {
-                session, untold, ..
-            } = step
-            {
-                state.left.put_back(now, Left { session, untold });
+            if let Step::Settle { departure, .. } = step {
+                state.left.put_back(now, departure);
             }
         }
     }
 
     /// Redis has lost all. Who has left since it was last heard of was online before.
     pub(super) fn was_forgotten(&self) {
-        let mut state = self.state.lock();
-        state
-            .left
-            .iter_mut()
-            .for_each(|left| left.untold = Untold::Left);
+        self.state.lock().left.were_forgotten();
     }
 
     /// What Redis is to be told next, in order; about `commands` commands. One half may be of
@@ -326,7 +318,7 @@ impl State {
             self.overflow();
             return;
         }
-        self.unsaid += usize::from(matches!(change, Change::Leave(_)));
+        self.unsaid += usize::from(matches!(change, Change::Leave(..)));
         self.queue.push_back(change);
     }
 
@@ -343,9 +335,9 @@ impl State {
     /// that the session left.
     fn next(&mut self, now: Instant) -> Option<Step> {
         if self.left.len() > self.unsaid
-            && let Some(left) = self.left.pop(now)
+            && let Some((departure, settles)) = self.left.pop(now)
         {
-            return Some(self.settle(left));
+            return Some(self.settle(departure, settles));
         }
         while let Some(change) = self.queue.pop_front() {
             match change {
@@ -356,22 +348,28 @@ impl State {
                         return Some(Step::Enter(entered));
                     }
                 }
-                Change::Leave(session) => {
+                Change::Leave(session, stamp) => {
                     self.unsaid -= 1;
                     let user = self.user(&session.user, &session.groups());
-                    return Some(Step::Exit { session, user });
+                    return Some(Step::Exit {
+                        session,
+                        user,
+                        stamp,
+                    });
                 }
             }
         }
-        let left = self.left.pop(now)?;
-        Some(self.settle(left))
+        let (departure, settles) = self.left.pop(now)?;
+        Some(self.settle(departure, settles))
     }
 
-    fn settle(&self, Left { session, untold }: Left) -> Step {
+    fn settle(&self, departure: Departure, settles: bool) -> Step {
+        if !settles {
+            return Step::Unlist(departure.session);
+        }
         Step::Settle {
-            own: self.held.status(&session.user),
-            session,
-            untold,
+            own: self.held.status(&departure.session.user),
+            departure,
         }
     }
 
@@ -397,8 +395,9 @@ impl Step {
     fn commands(&self) -> usize {
         match self {
             Self::Enter(Entered { user, .. }) => 3 + user.groups.len() + user.left.len(),
-            Self::Exit { user, .. } => 1 + user.groups.len() + user.left.len(),
+            Self::Exit { user, .. } => 2 + user.groups.len() + user.left.len(),
             Self::Settle { .. } => 2,
+            Self::Unlist(_) => 1,
         }
     }
 }
@@ -427,10 +426,13 @@ mod tests {
             Step::Enter(entered) => {
                 format!("+{} {}", entered.session.user, user(&entered.user))
             }
-            Step::Exit { session, user: of } => format!("-{} {}", session.user, user(of)),
-            Step::Settle {
-                session, untold, ..
-            } => format!("?{} {untold:?}", session.user),
+            Step::Exit {
+                session, user: of, ..
+            } => format!("-{} {}", session.user, user(of)),
+            Step::Settle { departure, .. } => {
+                format!("?{} {:?}", departure.session.user, Untold::of(departure))
+            }
+            Step::Unlist(session) => format!("/{}", session.user),
         });
         told.collect()
     }
@@ -603,6 +605,19 @@ mod tests {
         shared.leave(&two);
         let rest = ["?one AsIs", "-two offline in [] not []", "?two AsIs"];
         assert_eq!(take(&shared), rest);
+    }
+
+    #[test]
+    fn of_a_user_who_left_twice_the_last_departure_settles() {
+        let shared = Shared::new(AT_ONCE);
+        let [one, two] = [(); 2].map(|()| session("a", &[]));
+        shared.join(Arc::clone(&one));
+        take(&shared);
+        shared.leave(&one);
+        shared.join(Arc::clone(&two));
+        shared.leave(&two);
+        let exit = "-a offline in [] not []";
+        assert_eq!(take(&shared), [exit, "/a", exit, "?a AsIs"]);
     }
 
     #[test]

@@ -7,24 +7,36 @@ use std::{
 
 use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
 
-use super::entry::{LeaseId, USERS, encode, encode_listed, user_key};
-use crate::presence::{Event, Session, Status};
+use super::entry::{LEFT, LeaseId, USERS, encode, encode_listed, user_key};
+use crate::presence::{
+    Event, Session, Status,
+    departures::{Departure, Stamp},
+};
 
 /// Finds out whether a user's status is another than was told, and writes down what is told from
 /// now on. All nodes' scripts run one after the other, so each change is found by one of them.
 ///
 /// `KEYS`: the user, the caller's lease. `ARGV`: what it means if nothing was told: `as-is`
 /// (offline was), `restored` (what is true now was, for Redis lost what was told) or `left`
-/// (online was, for the same reason); and the user's status by the caller's own sessions. Answers
+/// (online was, for the same reason); the user's status by the caller's own sessions; and the stamp
+/// of the departure that is settled, if it is one. Answers
 /// nil if the caller's lease is over; 0 if nothing is new; else what was told, what is true, and
 /// the time in seconds and microseconds.
+///
+/// While a departure waits that is not this one, on a node that lives, nothing less is told than
+/// was: what is less then, is found when that departure is settled.
 ///
 /// Where the caller's own status is what was told, it looks at no other session, so that a user
 /// who is logged in ten thousand times costs no more than one who is once. A session elsewhere may
 /// say more; but then the script that follows its own writing finds that.
 const SETTLE: &str = r"
 if redis.call('EXISTS', KEYS[2]) == 0 then return false end
-local told = redis.call('HGET', KEYS[1], '')
+local told, left = unpack(redis.call('HMGET', KEYS[1], '', 'left'))
+if left and (string.sub(left, 9) == ARGV[3]
+    or redis.call('EXISTS', 'stentor:node:' .. string.sub(left, 1, 8)) == 0) then
+  redis.call('HDEL', KEYS[1], 'left')
+  left = false
+end
 if told and string.byte(told) == tonumber(ARGV[2]) then return 0 end
 local fields = redis.call('HGETALL', KEYS[1])
 local now, lives = 0, {}
@@ -33,7 +45,7 @@ for i = 1, #fields, 2 do
   local status = string.byte(fields[i + 1]) or 0
   if fields[i] == '' then
     told = status
-  elseif status > now then
+  elseif fields[i] ~= 'left' and status > now then
     local lease = string.sub(fields[i], 1, 8)
     if lives[lease] == nil then
       lives[lease] = redis.call('EXISTS', 'stentor:node:' .. lease)
@@ -41,6 +53,7 @@ for i = 1, #fields, 2 do
     if lives[lease] == 1 then now = status end
   end
 end
+if left and now < told then return 0 end
 if told ~= now then
   if now == 0 then
     redis.call('HDEL', KEYS[1], '')
@@ -110,13 +123,24 @@ pub(super) enum Settled {
     },
 }
 
+impl Untold {
+    pub(super) fn of(departure: &Departure) -> Self {
+        if departure.forgotten {
+            Self::Left
+        } else {
+            Self::AsIs
+        }
+    }
+}
+
 /// Has Redis know the script of [`settle`]; the answer is by what name.
 pub(super) fn load(pipe: &mut Pipeline) {
     pipe.cmd("SCRIPT").arg("LOAD").arg(SETTLE);
 }
 
 /// Asks for a [`Settled`] of a user, by the script of that name. `own` is its status by the
-/// sessions that this node has written down, or is about to.
+/// sessions that this node has written down, or is about to; `departure`, what is settled, if it
+/// is a departure that [`depart`] wrote down.
 pub(super) fn settle(
     pipe: &mut Pipeline,
     script: &str,
@@ -124,6 +148,7 @@ pub(super) fn settle(
     lease: LeaseId,
     untold: Untold,
     own: Status,
+    departure: Option<Stamp>,
 ) {
     let untold = match untold {
         Untold::AsIs => "as-is",
@@ -133,6 +158,16 @@ pub(super) fn settle(
     let command = pipe.cmd("EVALSHA").arg(script).arg(2);
     let command = command.arg(user_key(user)).arg(lease.key());
     command.arg(untold).arg(own.byte());
+    match departure {
+        Some(stamp) => command.arg(&stamp.to_be_bytes()[..]),
+        None => command.arg(""),
+    };
+}
+
+/// Writes down that a departure waits to be settled by the node of that lease.
+pub(super) fn depart(pipe: &mut Pipeline, user: &str, lease: LeaseId, stamp: Stamp) {
+    let departure = [lease.as_str().as_bytes(), &stamp.to_be_bytes()].concat();
+    pipe.hset(user_key(user), LEFT, departure).ignore();
 }
 
 /// Asks for the nodes that live. By its text, since those who read may be the first to use a

@@ -174,7 +174,8 @@ impl Survivor {
         // Each user once, however many of the sessions are of the same.
         for user in users.keys() {
             let (own, untold) = (self.shared.status(user), Untold::AsIs);
-            script::settle(&mut pipe, &taken.script, user, taken.lease, untold, own);
+            let script = &taken.script;
+            script::settle(&mut pipe, script, user, taken.lease, untold, own, None);
         }
         let replies: Vec<Value> = self.store.call(&pipe).await?;
         for ((user, groups), reply) in users.into_iter().zip(replies) {

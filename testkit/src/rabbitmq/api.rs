@@ -25,6 +25,13 @@ impl Api {
         self.allow(vhost, "guest", [".*", ".*", ".*"]).await;
     }
 
+    /// Sets a policy for the queues whose names match the pattern.
+    pub async fn set_policy(&self, vhost: &str, pattern: &str, definition: Value) {
+        let body = json!({ "pattern": pattern, "definition": definition, "apply-to": "queues" });
+        let path = path(&["policies", vhost, "test"]);
+        self.call(Method::PUT, &path, Some(body)).await;
+    }
+
     /// Makes a user without any permission.
     pub async fn add_user(&self, user: &str, password: &str) {
         let body = json!({ "password": password, "tags": "" });

@@ -100,6 +100,19 @@ impl RabbitMq {
         panic!("RabbitMQ did not start in three attempts; the last one:\n{why}")
     }
 
+    /// A node of the test's own that has no transient queues but those that end with their
+    /// connection, and whether there is such a node: RabbitMQ 3 cannot be told to have none, and
+    /// has them.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub async fn own_without_transient_queues() -> (Self, bool) {
+        let can = major() >= 4;
+        let switch = "deprecated_features.permit.transient_nonexcl_queues = false\n";
+        let node = Self::own_with(if can { switch } else { "" }).await;
+        (node, can)
+    }
+
     /// A fresh virtual host.
     ///
     /// # Panics
@@ -107,6 +120,24 @@ impl RabbitMq {
     pub async fn vhost(self: &Arc<Self>) -> Vhost {
         let name = unique("t");
         self.api().add_vhost(&name).await;
+        Vhost::new(Arc::clone(self), name)
+    }
+
+    /// The virtual host that every node has. Tests that share a node leave it alone.
+    #[must_use]
+    pub fn default_vhost(self: &Arc<Self>) -> Vhost {
+        Vhost::new(Arc::clone(self), "/".to_owned())
+    }
+
+    /// A fresh virtual host where queues are of this type unless their declaration says so.
+    ///
+    /// # Panics
+    /// The node does not answer.
+    pub async fn vhost_of(self: &Arc<Self>, kind: &str) -> Vhost {
+        let name = unique("t");
+        let arguments = ["add_vhost", &name, "--default-queue-type", kind];
+        self.ctl(&arguments).await;
+        self.api().allow(&name, "guest", [".*", ".*", ".*"]).await;
         Vhost::new(Arc::clone(self), name)
     }
 
@@ -232,11 +263,13 @@ impl RabbitMq {
         let write = |name: &str, text: &str| {
             fs::write(folder.path().join(name), text).expect("a file in the temporary folder");
         };
-        let configuration = ports.configuration(plugins) + configuration;
+        let configuration = ports.configuration(plugins) + configuration + &appended();
         write("rabbitmq.conf", &configuration);
         write("enabled_plugins", &format!("[{}].", plugins.join(",")));
         write("rabbitmq-env.conf", "");
-        let mut command = Command::new("epmd");
+        // What `scripts/rabbitmq.sh` lays out has its own.
+        let epmd = Some(bin.join("epmd")).filter(|epmd| epmd.exists());
+        let mut command = Command::new(epmd.unwrap_or_else(|| "epmd".into()));
         command.args(["-port", &ports.epmd.to_string(), "-address", "127.0.0.1"]);
         let epmd = Process::start("epmd", &mut command, Stdio::null())
             .unwrap_or_else(|error| panic!("epmd, a part of Erlang, cannot be started: {error}"));
@@ -357,6 +390,34 @@ impl Ports {
 pub(super) fn amqp_url(address: &str, vhost: &str) -> String {
     let vhost: String = url::form_urlencoded::byte_serialize(vhost.as_bytes()).collect();
     format!("amqp://guest:guest@{address}/{vhost}")
+}
+
+/// Which RabbitMQ it is: 3, 4, …
+fn major() -> u32 {
+    let home = TempDir::with_prefix("testkit-rabbitmqctl-").expect("a temporary folder");
+    let output = Command::new(bin().join("rabbitmqctl"))
+        .arg("version")
+        .env("HOME", home.path())
+        .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+        .output()
+        .unwrap_or_else(|error| panic!("rabbitmqctl: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.lines().last().unwrap_or_default().trim();
+    let major = version
+        .split('.')
+        .next()
+        .and_then(|major| major.parse().ok());
+    major.unwrap_or_else(|| panic!("rabbitmqctl version: {output:?}"))
+}
+
+/// What every node's configuration gets: the lines of the file that `TESTKIT_RABBITMQ_CONF` names.
+fn appended() -> String {
+    let Some(file) = std::env::var_os("TESTKIT_RABBITMQ_CONF") else {
+        return String::new();
+    };
+    let lines = fs::read_to_string(&file)
+        .unwrap_or_else(|error| panic!("TESTKIT_RABBITMQ_CONF, {}: {error}", file.display()));
+    format!("\n{lines}\n")
 }
 
 fn bin() -> PathBuf {

@@ -173,7 +173,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case("heart-beat 0,60000", heart_beat("0,60000")),
         case("heart-beats in whole seconds", heart_beat("20500,30700")).differs(&["C2"]),
         case(
-            "heart-beats more often than the server likes",
+            "heart-beats every second and a half",
             heart_beat("1500,1500"),
         )
         .differs(&["C2"]),

@@ -58,6 +58,18 @@ pub(crate) fn cases() -> Vec<Case> {
             a.hear(20).await;
             a.end().await;
         }),
+        case("of a SEND to oneself, after its message", async |t| {
+            let mut a = t.client().await;
+            a.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
+            for number in 0..5 {
+                a.say(format!(
+                    "SEND\ndestination:/topic/~a\nreceipt:s{number}\n\n{number}"
+                ))
+                .await;
+                a.hear(2).await;
+            }
+            a.end().await;
+        }),
         case("a SUBSCRIBE with its receipt is in force", async |t| {
             let mut a = t.client().await;
             let mut b = t.client().await;
@@ -73,6 +85,61 @@ pub(crate) fn cases() -> Vec<Case> {
             backend.count("~q").await;
         })
         .with_backend(),
+        case("messages sent before a frame that fails", async |t| {
+            let mut a = t.client().await;
+            let mut b = t.client().await;
+            b.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
+            let send = "SEND\ndestination:/topic/~a\n\nx\0";
+            let bad = "UNSUBSCRIBE\nid:nope\n\n\0";
+            a.text(&(send.repeat(3) + bad)).await;
+            a.hear(1).await;
+            a.end().await;
+            b.hear(3).await;
+        }),
+        case("an ACK before a frame that fails", async |t| {
+            let mut a = t.client().await;
+            a.ask("SUBSCRIBE\nid:1\nack:client\ndestination:/queue/~q")
+                .await;
+            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
+            let id = a.message().await;
+            a.text(&format!("ACK\nid:{id}\n\n\0COMMIT\ntransaction:t\n\n\0"))
+                .await;
+            a.hear(1).await;
+            a.end().await;
+            // Where it was not acknowledged, it comes again once its client is gone.
+            drop(a);
+            let mut b = t.client().await;
+            b.ask("SUBSCRIBE\nid:1\nack:client\nprefetch-count:1\ndestination:/queue/~q")
+                .await;
+            b.ask("SEND\ndestination:/queue/~q\n\nlast").await;
+            b.hear(1).await;
+        }),
+        case("a COMMIT before a frame that fails", async |t| {
+            let mut a = t.client().await;
+            let mut b = t.client().await;
+            b.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
+            a.text(
+                "BEGIN\ntransaction:t\n\n\0\
+                 SEND\ntransaction:t\ndestination:/topic/~a\n\nx\0\
+                 COMMIT\ntransaction:t\n\n\0\
+                 COMMIT\ntransaction:t\n\n\0",
+            )
+            .await;
+            a.hear(1).await;
+            a.end().await;
+            b.hear(1).await;
+        }),
+        case("DISCONNECT twice, after messages", async |t| {
+            let mut a = t.client().await;
+            let mut b = t.client().await;
+            b.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
+            let send = "SEND\ndestination:/topic/~a\n\nx\0";
+            let bye = "DISCONNECT\nreceipt:bye\n\n\0";
+            a.text(&(send.repeat(3) + bye + bye)).await;
+            a.closes().await;
+            b.hear(3).await;
+        })
+        .differs(&["E6"]),
         case("a failing SEND", asks(["SEND\ndestination:/foo/bar\n\nx"])),
         case(
             "a failing SUBSCRIBE",

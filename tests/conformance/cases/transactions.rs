@@ -206,6 +206,37 @@ pub(crate) fn cases() -> Vec<Case> {
             a.end().await;
         })
         .differs(&["T4"]),
+        case("the receipts of ACK and NACK within", async |t| {
+            let mut a = t.client().await;
+            a.ask("SUBSCRIBE\nid:1\nack:client-individual\ndestination:/queue/~q")
+                .await;
+            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
+            let id = a.message().await;
+            a.ask("BEGIN\ntransaction:t").await;
+            a.say(format!("ACK\ntransaction:t\nreceipt:acked\nid:{id}"))
+                .await;
+            a.ask("SEND\ndestination:/topic/~a\n\nx").await;
+            a.ask("COMMIT\ntransaction:t").await;
+            a.end().await;
+        }),
+        case("the receipt of a SEND within, and ABORT", async |t| {
+            let mut a = t.client().await;
+            a.ask("BEGIN\ntransaction:t").await;
+            a.say("SEND\ntransaction:t\nreceipt:sent\ndestination:/topic/~a\n\nx")
+                .await;
+            a.ask("ABORT\ntransaction:t").await;
+            a.ask("SEND\ndestination:/topic/~a\n\nlast").await;
+            a.end().await;
+        }),
+        case("a SEND beside it is receipted before COMMIT", async |t| {
+            let mut a = t.client().await;
+            a.ask("BEGIN\ntransaction:t").await;
+            a.say("SEND\ntransaction:t\nreceipt:sent\ndestination:/topic/~a\n\nx")
+                .await;
+            a.ask("SEND\ndestination:/topic/~a\n\nbeside").await;
+            a.ask("ABORT\ntransaction:t").await;
+            a.end().await;
+        }),
         case("20 open ones", async |t| {
             let mut a = t.client().await;
             for number in 0..20 {

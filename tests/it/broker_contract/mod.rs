@@ -66,6 +66,8 @@ macro_rules! contract {
             });
             $crate::broker_contract::contract!(@ $fixture, publishing {
                 lanes_keep_their_order
+                what_goes_different_ways_stays_in_order
+                replies_by_rabbitmq_s_shortcut_are_refused
                 an_unknown_exchange_is_an_error_of_that_message_alone
                 only_mandatory_messages_must_reach_a_queue
                 the_default_exchange_leads_to_queues
@@ -94,4 +96,5 @@ macro_rules! contract {
         }
     };
 }
+pub(crate) use self::amqp::Rabbit;
 pub(crate) use contract;

@@ -1,7 +1,9 @@
 //! Publishing.
 
 use bytes::Bytes;
-use stentor::broker::{Argument, BrokerError, Consume, Properties, Publish, QueueSpec, Verdict};
+use stentor::broker::{
+    Argument, BrokerError, Consume, DIRECT_REPLIES, Properties, Publish, QueueSpec, Verdict,
+};
 
 use super::{
     Fixture,
@@ -36,6 +38,61 @@ pub(crate) async fn lanes_keep_their_order<F: Fixture>() {
             "lane {lane}"
         );
     }
+}
+
+pub(crate) async fn what_goes_different_ways_stays_in_order<F: Fixture>() {
+    let fixture = F::start().await;
+    let node = Node::open(&fixture).await;
+    let request = Consume {
+        binding: Some(("amq.topic".into(), "k".into())),
+        ..reading("q", 1_000)
+    };
+    let reader = node.consume(request).await;
+    let body = |number: usize| format!("{number} {}", "x".repeat(number));
+    let mut confirms = Vec::new();
+    for number in 0..300 {
+        let (exchange, key) = match number % 3 {
+            0 => ("amq.topic", "k"),
+            _ => ("", "q"),
+        };
+        let publish = Publish {
+            mandatory: number % 7 == 0,
+            slow: (number % 11 == 0).then(|| "alice".into()),
+            ..message(exchange, key, &body(number))
+        };
+        confirms.push(node.vhost.publish(publish).await.unwrap());
+    }
+    for confirm in confirms {
+        confirm.await.unwrap();
+    }
+    let bodies = reader.inbox.bodies(300).await;
+    for (number, arrived) in bodies.iter().enumerate() {
+        assert_eq!(*arrived, body(number));
+    }
+    assert_eq!(bodies.len(), 300);
+}
+
+pub(crate) async fn replies_by_rabbitmq_s_shortcut_are_refused<F: Fixture>() {
+    let fixture = F::start().await;
+    let node = Node::open(&fixture).await;
+    node.vhost.declare_queue(&queue("q")).await.unwrap();
+    let with = |reply_to: &str| {
+        let mut publish = message("", "q", "x");
+        publish.properties.reply_to = Some(reply_to.into());
+        publish
+    };
+    for _ in 0..3 {
+        let (refused, honest) = tokio::join!(
+            node.try_send(with(DIRECT_REPLIES)),
+            node.try_send(message("", "q", "honest")),
+        );
+        assert!(
+            matches!(refused, Err(BrokerError::PreconditionFailed(_))),
+            "{refused:?}"
+        );
+        assert_eq!(honest, Ok(()));
+    }
+    assert_eq!(node.try_send(with("q")).await, Ok(()));
 }
 
 pub(crate) async fn an_unknown_exchange_is_an_error_of_that_message_alone<F: Fixture>() {

@@ -249,6 +249,7 @@ pub(crate) fn message(exchange: &str, key: &str, body: &str) -> Publish {
         body: Bytes::copy_from_slice(body.as_bytes()),
         mandatory: false,
         lane: 1,
+        slow: None,
     }
 }
 

@@ -59,7 +59,7 @@ async fn a_node_is_killed_under_traffic() {
     let (sent, stories) = traffic.end().await;
     let mut cut = 0;
     for (listener, story) in &stories {
-        story.holds(listener, sent);
+        story.holds(listener, &sent);
         for (stay, end) in story.ends() {
             let who = listener.login();
             assert_eq!(stay.node, KILLED, "{who} was at another node: {end:?}");

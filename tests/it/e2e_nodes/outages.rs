@@ -23,7 +23,7 @@ async fn nobody_noticed(traffic: Traffic) {
     let (sent, stories) = traffic.end().await;
     let mut nodes = BTreeSet::new();
     for (listener, story) in &stories {
-        story.holds(listener, sent);
+        story.holds(listener, &sent);
         let ends: Vec<_> = story.ends().collect();
         assert!(ends.is_empty(), "{}: {ends:?}", listener.login());
         nodes.extend(story.stays.iter().map(|stay| stay.node));

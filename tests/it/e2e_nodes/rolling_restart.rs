@@ -34,7 +34,7 @@ async fn every_node_is_replaced_under_traffic() {
     let (sent, stories) = traffic.end().await;
     let mut told = [0; NODES];
     for (listener, story) in &stories {
-        story.holds(listener, sent);
+        story.holds(listener, &sent);
         for (stay, end) in story.ends() {
             let who = listener.login();
             assert!(end.is_a_farewell(listener.transport), "{who}: {end:?}");

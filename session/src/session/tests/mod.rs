@@ -2,6 +2,7 @@
 
 mod errors;
 mod heartbeats;
+mod liveness;
 mod properties;
 mod rules;
 
@@ -27,6 +28,10 @@ fn config() -> Config {
         heartbeat_send: Duration::from_secs(5),
         heartbeat_receive: Duration::from_secs(8),
         heartbeat_tolerance: 2,
+        heartbeat_patience: Duration::from_secs(10),
+        ping_interval: Duration::from_secs(25),
+        finish_timeout: Duration::from_secs(10),
+        drain_timeout: Duration::from_secs(2),
         disconnect_linger: Duration::from_secs(1),
         max_subscriptions: 4,
         max_transactions: 2,
@@ -62,6 +67,8 @@ struct Peer {
     /// Asked and not looked at.
     asked: VecDeque<Action>,
     closed: Option<CloseCode>,
+    /// From which operation on nothing is to be begun any more.
+    abandoned: Option<OperationId>,
 }
 
 impl Peer {
@@ -75,6 +82,7 @@ impl Peer {
             written,
             asked,
             closed: None,
+            abandoned: None,
         }
     }
 
@@ -113,6 +121,7 @@ impl Peer {
                     });
                 }
                 Action::Close(code, _) => self.closed = Some(code),
+                Action::Abandon(from) => self.abandoned = Some(from),
                 other => self.asked.push_back(other),
             }
         }
@@ -141,6 +150,13 @@ impl Peer {
     fn denied(&mut self, operation: OperationId) {
         let detail = "ACCESS_REFUSED - no".into();
         self.failed(operation, Problem::PermissionDenied { detail });
+    }
+
+    /// All that is asked for is done.
+    fn all_done(&mut self) {
+        while let Some(action) = self.asked.pop_front() {
+            self.done(action.operation().unwrap());
+        }
     }
 
     fn failed(&mut self, operation: OperationId, problem: Problem) {

@@ -26,6 +26,7 @@ enum Input {
     Activity,
     Undecodable(bool),
     Ends,
+    Revoked(Index),
 }
 
 #[derive(Clone, Debug)]
@@ -126,6 +127,7 @@ fn input() -> impl Strategy<Value = Input> {
         60 => Just(Input::Activity),
         1 => any::<bool>().prop_map(Input::Undecodable),
         1 => Just(Input::Ends),
+        1 => any::<Index>().prop_map(Input::Revoked),
     ]
 }
 

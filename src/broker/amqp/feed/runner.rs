@@ -7,13 +7,19 @@
 //!   queue is durable, the message is not, which was its publisher's choice;
 //! - what was routed while the exchange had lost its bindings, because it was deleted and made
 //!   anew. Bindings are asserted again whenever the feed is consumed again (if they are not too
-//!   many), which is when a broker that was set up anew is met; without that, they stay lost
-//!   until each pattern is bound the next time;
+//!   many), which is when a broker that was set up anew is met; and see [`super::sentinel`];
 //! - what an operator purged.
 //!
 //! If the queue is gone, all bindings are gone with it: the sink is told, and forgets them.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::TryStreamExt;
 use lapin::{
@@ -26,6 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Feed, Ready, Shared, bind_until, overflow_queue,
+    sentinel::Sentinel,
     taker::{self, Marks, Messages, Taker},
 };
 use crate::{
@@ -59,7 +66,11 @@ pub(super) struct Runner {
     reader: Arc<Reader<Taker>>,
     /// While no connection has it: what was handed over last.
     messages: Option<Messages>,
+    /// Whether the queue is durable.
+    durable: bool,
     ready: watch::Sender<Ready>,
+    is_bound: Arc<AtomicBool>,
+    sentinel: Arc<Sentinel>,
 }
 
 impl Runner {
@@ -71,7 +82,10 @@ impl Runner {
             shared: Arc::clone(&feed.shared),
             reader: Arc::clone(&feed.reader),
             messages: None,
+            durable: feed.shared.config.durable,
             ready,
+            is_bound: Arc::clone(&feed.is_bound),
+            sentinel: Arc::clone(&feed.sentinel),
         }
     }
 
@@ -156,8 +170,9 @@ impl Runner {
 
     /// Lets the feed's messages flow, of which so many wait in an old queue.
     async fn consume(&mut self, waiting: u32) -> Result<Consumer<Taker>, BrokerError> {
+        let (shared, sentinel) = (&self.shared, &self.sentinel);
         let messages = self.messages.take();
-        let mut messages = messages.unwrap_or_else(|| Messages::new(&self.shared, &self.id));
+        let mut messages = messages.unwrap_or_else(|| Messages::new(shared, &self.id, sentinel));
         messages.reconnected(usize::try_from(waiting).unwrap_or(usize::MAX));
         let (queue, prefetch) = (self.queue.as_str(), self.shared.config.prefetch);
         let taker = Taker::Messages(messages);
@@ -197,10 +212,15 @@ impl Runner {
                 Err(error) => return Err(error),
             }
         }
+        // It outlives the link, so it cannot be the link's own: transient ones are not everywhere.
+        if !self.durable {
+            let declarer = &self.shared.declarer;
+            self.durable = !declarer.has_transient(self.deadline()).await?;
+        }
         let channel = live.channel(self.deadline()).await?;
         let config = &self.shared.config;
         let overflow = overflow_queue(&self.queue)?;
-        let mut arguments = self.expiring();
+        let mut arguments = self.arguments();
         let max_bytes = i64::try_from(config.max_length_bytes).unwrap_or(i64::MAX);
         arguments.insert(
             "x-max-length-bytes".into(),
@@ -236,7 +256,7 @@ impl Runner {
 
     /// Sees to it that the queue for dead letters is there; how many are in it.
     async fn declare_overflow(&self, live: &Live) -> Result<u32, BrokerError> {
-        let mut arguments = self.expiring();
+        let mut arguments = self.arguments();
         arguments.insert(
             "x-max-length".into(),
             AMQPValue::LongLongInt(OVERFLOW_MARKS.into()),
@@ -252,16 +272,22 @@ impl Runner {
 
     fn durable(&self) -> QueueDeclareOptions {
         QueueDeclareOptions {
-            durable: self.shared.config.durable,
+            durable: self.durable,
             ..QueueDeclareOptions::default()
         }
     }
 
-    fn expiring(&self) -> FieldTable {
+    /// Of both queues.
+    fn arguments(&self) -> FieldTable {
         let expires = self.shared.config.expires.as_millis();
         let expires = i64::try_from(expires).unwrap_or(i64::MAX);
         let mut arguments = FieldTable::default();
         arguments.insert("x-expires".into(), AMQPValue::LongLongInt(expires));
+        // Nothing is left to the virtual host's defaults and policies. A quorum queue gives doubles
+        // after a cut; one that rejects what is too much loses it without a mark.
+        for (name, value) in [("x-queue-type", "classic"), ("x-overflow", "drop-head")] {
+            arguments.insert(name.into(), AMQPValue::LongString(value.into()));
+        }
         arguments
     }
 
@@ -298,6 +324,8 @@ impl Runner {
 
     fn lost(&self, reason: &str) {
         telemetry::feed_interrupted(&self.id, reason);
+        self.sentinel.lost();
+        self.is_bound.store(false, Ordering::Release);
         self.shared.sink.lost(&self.id, reason);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use amqp_wire::{Body, Delivery};
 use hashbrown::DefaultHashBuilder;
 
-use super::Shared;
+use super::{Shared, sentinel::Sentinel};
 use crate::{
     broker::{
         FeedId, FeedSink,
@@ -30,6 +30,7 @@ pub(super) struct Messages {
     /// Keyed at random, so that nobody can make two messages that look the same.
     hasher: DefaultHashBuilder,
     handed: Handed,
+    sentinel: Arc<Sentinel>,
 }
 
 /// Looks at dead letters.
@@ -41,13 +42,14 @@ pub(super) struct Marks {
 }
 
 impl Messages {
-    pub(super) fn new(shared: &Shared, id: &FeedId) -> Self {
+    pub(super) fn new(shared: &Shared, id: &FeedId, sentinel: &Arc<Sentinel>) -> Self {
         let prefetch = usize::from(shared.config.prefetch);
         Self {
             id: id.clone(),
             sink: Arc::clone(&shared.sink),
             hasher: DefaultHashBuilder::default(),
             handed: Handed::new(prefetch.saturating_mul(2)),
+            sentinel: Arc::clone(sentinel),
         }
     }
 
@@ -59,6 +61,9 @@ impl Messages {
     fn take(&mut self, delivery: Delivery<'_>) {
         let print = wire::fingerprint(&self.hasher, &delivery);
         if !self.handed.admit(print, delivery.redelivered) {
+            return;
+        }
+        if self.sentinel.takes(&delivery) {
             return;
         }
         if let Body::TooLarge(size) = delivery.body {

@@ -43,7 +43,7 @@ use self::{
 };
 use super::{
     backoff::{self, Backoff},
-    link::{LinkConfig, advised, bare},
+    link::{LinkConfig, Outage, advised, bare},
 };
 use crate::{broker::BrokerError, telemetry};
 
@@ -59,6 +59,7 @@ pub(super) trait Taker: Send + 'static {
 /// One connection for consumers, kept up in the background for as long as this lives.
 pub(super) struct Reader<T> {
     state: watch::Receiver<State<T>>,
+    unready_after: Duration,
     next_id: AtomicU64,
     is_closed: AtomicBool,
     task: AbortOnDropHandle<()>,
@@ -67,7 +68,7 @@ pub(super) struct Reader<T> {
 enum State<T> {
     /// The first attempt is under way.
     New,
-    Down(Arc<str>),
+    Down(Arc<str>, Outage),
     Up(mpsc::UnboundedSender<Command<T>>),
 }
 
@@ -105,6 +106,7 @@ impl<T: Taker> Reader<T> {
         let (sender, state) = watch::channel(State::New);
         Self {
             state,
+            unready_after: config.unready_after,
             next_id: AtomicU64::new(0),
             is_closed: AtomicBool::new(false),
             task: AbortOnDropHandle::new(tokio::spawn(supervise(config, max_body, sender))),
@@ -118,8 +120,17 @@ impl<T: Taker> Reader<T> {
                 Err(BrokerError::Unavailable("the connection was closed".into()))
             }
             State::New | State::Up(_) => Ok(()),
-            State::Down(reason) => Err(BrokerError::Unavailable((**reason).into())),
+            State::Down(reason, _) => Err(BrokerError::Unavailable((**reason).into())),
         }
+    }
+
+    /// As [`Reader::health`], but a connection that was lost has a while to be made again.
+    pub(super) fn readiness(&self) -> Result<(), BrokerError> {
+        match &*self.state.borrow() {
+            State::Down(_, outage) if outage.is_short(self.unready_after) => return Ok(()),
+            _ => {}
+        }
+        self.health()
     }
 
     /// Waits for the connection.
@@ -182,7 +193,7 @@ impl<T: Taker> Reader<T> {
         self.is_closed.store(true, Ordering::Relaxed);
         let commands = match &*self.state.borrow() {
             State::Up(commands) => Some(commands.clone()),
-            State::New | State::Down(_) => None,
+            State::New | State::Down(..) => None,
         };
         if let Some(commands) = commands {
             // Whatever goes wrong now, the broker sees the socket close.
@@ -236,6 +247,7 @@ fn lost() -> BrokerError {
 
 async fn supervise<T: Taker>(config: LinkConfig, max_body: u64, state: watch::Sender<State<T>>) {
     let mut backoff = Backoff::new(config.reconnect);
+    let mut outage = Outage::default();
     loop {
         let connecting = async {
             let stream = connect::connect(&config.uri).await?;
@@ -254,7 +266,9 @@ async fn supervise<T: Taker>(config: LinkConfig, max_body: u64, state: watch::Se
                 // A task of its own: if a taker panics, the others' connection is made again.
                 let connection = Connection::new(connected, commands);
                 let running = AbortOnDropHandle::new(tokio::spawn(connection.run()));
-                match running.await {
+                let ended = running.await;
+                outage = Outage::new();
+                match ended {
                     Ok(End::Wanted) => return,
                     Ok(End::Lost(reason)) => (bare(&reason), None, since.elapsed()),
                     Err(_) => ("its task failed".into(), None, since.elapsed()),
@@ -267,7 +281,7 @@ async fn supervise<T: Taker>(config: LinkConfig, max_body: u64, state: watch::Se
                 (bare(&error), Some(advised(&error)), Duration::ZERO)
             }
         };
-        state.send_replace(State::Down(Arc::clone(&reason)));
+        state.send_replace(State::Down(Arc::clone(&reason), outage));
         let pause = backoff::spread(backoff.pause(lasted));
         let said = said.as_deref().unwrap_or(&reason);
         telemetry::broker_link_down(&config.name, &config.address(), said, pause);

@@ -135,6 +135,8 @@ fn config() -> LinkConfig {
         name: "a test".into(),
         connection_timeout: DEADLINE,
         reconnect: (DEADLINE, DEADLINE),
+        unready_after: DEADLINE,
+        connections: Arc::default(),
     }
 }
 
@@ -180,6 +182,7 @@ async fn running() -> Running {
     let ended = tokio::spawn(Connection::new(connected, commands).run());
     let reader = Reader {
         state,
+        unready_after: DEADLINE,
         next_id: AtomicU64::new(0),
         is_closed: AtomicBool::new(false),
         task: AbortOnDropHandle::new(tokio::spawn(std::future::pending())),

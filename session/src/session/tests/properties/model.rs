@@ -14,6 +14,14 @@ enum Gathered {
     Settle(String, Verdict),
 }
 
+/// A frame of a transaction.
+#[derive(Debug)]
+struct Step {
+    gathered: Gathered,
+    size: usize,
+    receipt: Option<String>,
+}
+
 #[derive(Debug)]
 struct Feed {
     id: SubscriptionId,
@@ -25,6 +33,8 @@ struct Feed {
 /// A frame in the order of receipts.
 #[derive(Debug)]
 pub(super) struct Entry {
+    /// Those of a transaction's SENDs, which are owed at its COMMIT.
+    before: Vec<String>,
     operation: Option<OperationId>,
     receipt: Option<String>,
     /// The subscription that it opened.
@@ -40,8 +50,8 @@ pub(super) struct Model {
     pub(super) frames: VecDeque<Entry>,
     pub(super) open: Vec<OperationId>,
     feeds: BTreeMap<String, Feed>,
-    /// What each holds, and how many bytes that was.
-    transactions: BTreeMap<String, Vec<(Gathered, usize)>>,
+    /// What each holds.
+    transactions: BTreeMap<String, Vec<Step>>,
     transaction_bytes: usize,
     seen_subscriptions: BTreeSet<SubscriptionId>,
     message_ids: Vec<String>,
@@ -49,12 +59,18 @@ pub(super) struct Model {
     names: u64,
     disconnecting: Option<bool>,
     lingering: bool,
+    /// An ERROR is to come: for the frame of that receipt, as soon as all before it is done.
+    failing: Option<Option<String>>,
+    /// When it comes at the latest; or one that ends a DISCONNECT which takes too long.
+    end_by: Option<Instant>,
     heard: Instant,
     wrote: Instant,
 }
 
 const SEND_EVERY: Duration = Duration::from_secs(5);
 const GIVE_UP: Duration = Duration::from_secs(16);
+const FINISH: Duration = Duration::from_secs(10);
+const DRAIN: Duration = Duration::from_secs(2);
 
 impl Model {
     pub(super) fn new(version: Version) -> Self {
@@ -82,13 +98,41 @@ impl Model {
             names: 0,
             disconnecting: None,
             lingering: false,
+            failing: None,
+            end_by: None,
             heard,
             wrote,
         }
     }
 
     fn is_live(&self) -> bool {
-        self.peer.closed.is_none() && self.disconnecting.is_none()
+        self.peer.closed.is_none() && self.disconnecting.is_none() && self.failing.is_none()
+    }
+
+    /// The session has to end so, when what is pending is done.
+    fn fail(&mut self, receipt: Option<String>, patience: Duration) {
+        self.hurry(patience);
+        self.failing = Some(receipt);
+        self.disconnecting = None;
+        self.feeds.clear();
+        self.transactions.clear();
+        self.transaction_bytes = 0;
+    }
+
+    fn hurry(&mut self, patience: Duration) {
+        let due = self.peer.now + patience;
+        self.end_by = Some(self.end_by.map_or(due, |before| before.min(due)));
+    }
+
+    /// The operation failed, so nothing of it and of later frames is done any more.
+    fn cut(&mut self, operation: OperationId) -> Option<Entry> {
+        let mut frames = self.frames.iter();
+        let at = frames.position(|entry| entry.operation == Some(operation))?;
+        let mut later = self.frames.split_off(at).into_iter();
+        let entry = later.next();
+        let is_more = later.any(|entry| entry.operation.is_some() || entry.receipt.is_some());
+        assert_eq!(self.peer.abandoned.take(), is_more.then_some(operation));
+        entry
     }
 
     pub(super) fn step(&mut self, input: Input) {
@@ -137,13 +181,10 @@ impl Model {
                     return;
                 }
                 let operation = self.open.swap_remove(which.index(self.open.len()));
-                let entry = self.frames.iter().find(|e| e.operation == Some(operation));
-                let receipt = entry.and_then(|entry| entry.receipt.clone());
-                let was_closed = self.peer.closed.is_some();
                 self.peer
                     .failed(operation, Problem::NotPublished("why".into()));
-                if !was_closed {
-                    self.assert_error(receipt.as_deref());
+                if let Some(entry) = self.cut(operation) {
+                    self.fail(entry.receipt, FINISH);
                 }
             }
             Input::Denied(which) => {
@@ -166,10 +207,16 @@ impl Model {
             }
             Input::Wait(ms) => {
                 self.peer.wait(Duration::from_millis(ms.into()));
-                let was_closed = self.peer.closed.is_some();
+                let was_live = self.is_live();
                 self.peer.timeout();
-                if !was_closed && self.peer.closed.is_some() && !self.lingering {
-                    assert!(self.is_heartbeat_missed() && !held);
+                if was_live && !self.peer.session.is_connected() {
+                    assert!(self.peer.now - self.heard >= GIVE_UP && !held);
+                    self.fail(None, FINISH);
+                }
+                if self.end_by.is_some_and(|due| due <= self.peer.now) {
+                    self.failing.get_or_insert(None);
+                    self.disconnecting = None;
+                    self.frames.clear();
                 }
                 let next = self.peer.session.poll_timeout();
                 assert!(next.is_none_or(|due| due > self.peer.now), "a busy loop");
@@ -183,19 +230,21 @@ impl Model {
                 let kind = DecodeErrorKind::UnknownCommand("X".into());
                 self.peer.decode_error(kind, receipt.then_some("r"));
                 if was_live {
-                    self.assert_error(receipt.then_some("r"));
+                    self.fail(receipt.then(|| "r".to_owned()), FINISH);
                 }
             }
             Input::Ends => {
-                let was_closed = self.peer.closed.is_some();
-                self.peer
-                    .session
-                    .handle_problem(self.peer.now, Problem::ShuttingDown);
+                let was_live = self.is_live();
+                let session = &mut self.peer.session;
+                session.handle_problem(self.peer.now, Problem::ShuttingDown);
                 self.peer.poll();
-                if !was_closed && !self.lingering {
-                    self.assert_error(None);
+                if was_live {
+                    self.fail(None, DRAIN);
+                } else if self.peer.closed.is_none() {
+                    self.hurry(DRAIN);
                 }
             }
+            Input::Revoked(which) => self.revoke(&which),
         }
     }
 
@@ -211,10 +260,12 @@ impl Model {
             return assert!(self.peer.written().is_empty());
         };
         let receipt = entry.receipt.take();
+        entry.before.clear();
         let (opened, settled) = (entry.opened, entry.settled);
         self.peer.denied(operation);
         if settled {
-            return self.assert_error(receipt.as_deref());
+            self.cut(operation);
+            return self.fail(receipt, FINISH);
         }
         self.feeds.retain(|_, feed| Some(feed.id) != opened);
         let error = self.peer.written.pop_front().unwrap();
@@ -222,6 +273,35 @@ impl Model {
         let receipt = receipt.map(|receipt| self.escaped(&receipt));
         assert_eq!(header(&error, "receipt-id"), receipt.as_deref());
         self.wrote = self.peer.now;
+    }
+
+    /// Somebody takes the session away: what the broker has not heard of is dropped.
+    fn revoke(&mut self, which: &Index) {
+        let open: Vec<_> = self
+            .frames
+            .iter()
+            .filter_map(|entry| entry.operation.filter(|id| self.open.contains(id)))
+            .collect();
+        // One more: nothing is dropped.
+        let from = open.get(which.index(open.len() + 1)).copied();
+        let was_over = self.peer.closed.is_some() || self.lingering;
+        let session = &mut self.peer.session;
+        session.handle_revoked(self.peer.now, Problem::Replaced, from);
+        self.peer.poll();
+        assert_eq!(self.peer.abandoned, None, "it is known");
+        if was_over {
+            return;
+        }
+        if let Some(from) = from {
+            let mut frames = self.frames.iter();
+            let at = frames.position(|entry| entry.operation == Some(from));
+            self.frames.truncate(at.unwrap());
+        }
+        if self.disconnecting.is_some() && from.is_none() {
+            self.hurry(FINISH);
+        } else {
+            self.fail(None, FINISH);
+        }
     }
 
     /// What must hold after every step.
@@ -267,7 +347,11 @@ impl Model {
                 .is_none_or(|operation| !self.open.contains(&operation))
         {
             let entry = self.frames.pop_front().unwrap();
+            expected.extend(entry.before);
             expected.extend(entry.receipt);
+        }
+        if self.failing.is_some() && self.frames.is_empty() {
+            self.assert_error();
         }
         let mut receipts = Vec::new();
         for frame in self.peer.written() {
@@ -281,13 +365,10 @@ impl Model {
             }
             self.wrote = self.peer.now;
         }
-        if self.peer.closed.is_none() || self.lingering || self.disconnecting.is_some() {
-            let expected: Vec<_> = expected.iter().map(|text| self.escaped(text)).collect();
-            assert_eq!(receipts, expected);
-        } else {
-            assert!(receipts.is_empty());
-        }
+        let expected: Vec<_> = expected.iter().map(|text| self.escaped(text)).collect();
+        assert_eq!(receipts, expected);
         if let (Some(receipt), true) = (self.disconnecting, self.frames.is_empty()) {
+            self.end_by = None;
             if receipt {
                 self.lingering = true;
             } else {
@@ -296,26 +377,16 @@ impl Model {
         }
     }
 
-    /// That the session has just ended, with one ERROR for the frame of that receipt.
-    fn assert_error(&mut self, receipt: Option<&str>) {
-        let mut written = self.peer.written();
-        let error = written.pop().unwrap();
-        assert!(
-            error.starts_with("ERROR\n") && written.is_empty(),
-            "{written:?} {error}"
-        );
-        let receipt = receipt.map(|receipt| self.escaped(receipt));
+    /// That the session has just ended, with an ERROR after all else.
+    fn assert_error(&mut self) {
+        let error = self.peer.written.pop_back().unwrap();
+        assert!(error.starts_with("ERROR\n"), "{error}");
+        let receipt = self.failing.take().flatten();
+        let receipt = receipt.map(|receipt| self.escaped(&receipt));
         assert_eq!(header(&error, "receipt-id"), receipt.as_deref());
         assert!(error.len() < 2000 + receipt.map_or(0, |receipt| receipt.len()));
         assert!(self.peer.closed.is_some() && self.peer.asked.is_empty());
-        self.frames.clear();
-        self.disconnecting = None;
-    }
-
-    fn is_heartbeat_missed(&mut self) -> bool {
-        let silent = self.peer.now - self.heard;
-        self.assert_error(None);
-        silent >= GIVE_UP
+        self.end_by = None;
     }
 
     fn escaped(&self, text: &str) -> String {
@@ -466,7 +537,7 @@ impl Model {
             .map(|feed| (feed.mode, feed.unsettled.iter().map(|(id, _)| id).collect()))
             .collect();
         self.transactions[id].iter().all(|step| {
-            let (Gathered::Settle(message, _), _) = step else {
+            let Gathered::Settle(message, _) = &step.gathered else {
                 return true;
             };
             for (mode, list) in &mut waiting {
@@ -480,13 +551,15 @@ impl Model {
         })
     }
 
-    fn end_transaction(&mut self, id: &str) -> Vec<Gathered> {
-        let steps = self.transactions.remove(id).unwrap();
-        let taken = steps.into_iter().map(|(step, size)| {
-            self.transaction_bytes -= size;
-            step
-        });
-        taken.collect()
+    /// What it held, and the receipts that are owed for that.
+    fn end_transaction(&mut self, id: &str) -> (Vec<Gathered>, Vec<String>) {
+        let (mut taken, mut receipts) = (Vec::new(), Vec::new());
+        for step in self.transactions.remove(id).unwrap() {
+            self.transaction_bytes -= step.size;
+            taken.push(step.gathered);
+            receipts.extend(step.receipt);
+        }
+        (taken, receipts)
     }
 
     fn ack_header(&self) -> &'static str {
@@ -512,10 +585,10 @@ impl Model {
             .header("receipt")
             .filter(|_| !is_connect)
             .map(str::to_owned);
-        if self.peer.closed.is_some() && frame.command != Command::Disconnect {
+        if !self.peer.session.is_connected() && frame.command != Command::Disconnect {
             assert!(!is_valid, "{frame:?} was refused: {:?}", self.peer.written);
             assert!(asked.is_empty());
-            return self.assert_error(receipt.as_deref());
+            return self.fail(receipt, FINISH);
         }
         assert!(asked.len() <= 1);
         let opened = asked.first().and_then(|action| match action {
@@ -528,12 +601,16 @@ impl Model {
                 .any(|operation| matches!(operation, Operation::Settle(_))),
             _ => false,
         });
-        let operation = asked.pop().and_then(|action| self.asked(&frame, action));
-        if operation.is_none() {
-            self.accepted(&frame);
+        let mut before = Vec::new();
+        let operation = asked
+            .pop()
+            .and_then(|action| self.asked(&frame, action, &mut before));
+        if operation.is_none() && self.accepted(&frame, &receipt) {
+            return;
         }
         self.open.extend(operation);
         self.frames.push_back(Entry {
+            before,
             operation,
             receipt,
             opened,
@@ -541,8 +618,13 @@ impl Model {
         });
     }
 
-    /// An action in answer to a frame.
-    fn asked(&mut self, frame: &Frame, action: Action) -> Option<OperationId> {
+    /// An action in answer to a frame; `before` are the receipts that are owed before its own.
+    fn asked(
+        &mut self,
+        frame: &Frame,
+        action: Action,
+        before: &mut Vec<String>,
+    ) -> Option<OperationId> {
         match action {
             Action::Subscribe(operation, ask) => {
                 assert_eq!(frame.command, Command::Subscribe);
@@ -574,7 +656,12 @@ impl Model {
             }
             Action::Perform(operation, operations) => {
                 let gathered = match frame.command {
-                    Command::Commit => self.end_transaction(frame.header("transaction").unwrap()),
+                    Command::Commit => {
+                        let id = frame.header("transaction").unwrap();
+                        let (gathered, receipts) = self.end_transaction(id);
+                        *before = receipts;
+                        gathered
+                    }
                     _ => vec![self.gathered(frame)],
                 };
                 assert_eq!(gathered.len(), operations.len());
@@ -587,8 +674,8 @@ impl Model {
         }
     }
 
-    /// A frame that asks for nothing.
-    fn accepted(&mut self, frame: &Frame) {
+    /// A frame that asks for nothing; whether a transaction has its receipt, too.
+    fn accepted(&mut self, frame: &Frame, receipt: &Option<String>) -> bool {
         let transaction = frame.header("transaction");
         match frame.command {
             Command::Begin => {
@@ -598,12 +685,17 @@ impl Model {
             Command::Abort => {
                 self.end_transaction(transaction.unwrap());
             }
-            Command::Commit => assert!(self.end_transaction(transaction.unwrap()).is_empty()),
+            Command::Commit => assert!(self.end_transaction(transaction.unwrap()).0.is_empty()),
             Command::Send | Command::Ack | Command::Nack => {
-                let step = self.gathered(frame);
-                self.transaction_bytes += size(frame);
+                let step = Step {
+                    gathered: self.gathered(frame),
+                    size: size(frame),
+                    receipt: receipt.clone().filter(|_| frame.command == Command::Send),
+                };
+                self.transaction_bytes += step.size;
                 let steps = self.transactions.get_mut(transaction.unwrap()).unwrap();
-                steps.push((step, size(frame)));
+                steps.push(step);
+                return frame.command == Command::Send;
             }
             Command::Disconnect => {
                 self.disconnecting = Some(frame.header("receipt").is_some());
@@ -613,6 +705,7 @@ impl Model {
             }
             other => panic!("{other} was accepted"),
         }
+        false
     }
 
     fn gathered(&self, frame: &Frame) -> Gathered {
@@ -666,10 +759,11 @@ impl Model {
         let key = which
             .get(&self.feeds.keys().cloned().collect::<Vec<_>>())
             .clone();
+        let is_live = self.is_live();
         let feed = self.feeds.get_mut(&key).unwrap();
         self.tags += 3;
         let (delivered, text) = self.peer.deliver(feed.id, self.tags);
-        if self.peer.closed.is_some() || self.disconnecting.is_some() {
+        if !is_live {
             return assert_eq!((delivered, text), (Delivered::Refused, String::new()));
         }
         self.wrote = self.peer.now;

@@ -38,7 +38,7 @@ fn rule_14_a_destination_does_not_name_a_subscription_that_has_an_id() {
     // Both may live: one is named by its id, one by its destination.
     peer.subscribe("SUBSCRIBE\ndestination:/topic/t");
     peer.send("UNSUBSCRIBE\ndestination:/topic/t");
-    peer.unsubscribing();
+    peer.all_done();
     peer.send("UNSUBSCRIBE\ndestination:/topic/t");
     peer.assert_error("No subscription found");
 }
@@ -179,7 +179,7 @@ fn subscriptions_are_bounded() {
         peer.subscribe(&format!("SUBSCRIBE\nid:{id}\ndestination:/topic/a"));
     }
     peer.send("UNSUBSCRIBE\nid:2");
-    peer.unsubscribing();
+    peer.all_done();
     peer.subscribe("SUBSCRIBE\nid:2\ndestination:/topic/a");
     peer.send("SUBSCRIBE\nid:4\ndestination:/topic/a");
     peer.assert_error("Too many subscriptions");

@@ -11,7 +11,7 @@ fn rule_20_a_transaction_is_performed_whole_at_its_commit() {
     peer.send("SEND\ndestination:/topic/a\ntransaction:t\nreceipt:1\n\none");
     peer.send(&format!("ACK\nid:{id}\ntransaction:t\nreceipt:2"));
     peer.send("SEND\ndestination:/topic/b\ntransaction:t\n\ntwo");
-    peer.assert_receipts(&["b", "1", "2"]);
+    peer.assert_receipts(&["b", "2"]);
     peer.assert_silent();
     peer.send("COMMIT\ntransaction:t\nreceipt:c");
     let (operation, operations) = peer.performing();
@@ -27,7 +27,7 @@ fn rule_20_a_transaction_is_performed_whole_at_its_commit() {
     assert_eq!(*ack, accept(s, 7, false));
     peer.assert_silent();
     peer.done(operation);
-    peer.assert_receipts(&["c"]);
+    peer.assert_receipts(&["1", "c"]);
     // It is over, and its name is free.
     peer.send("BEGIN\ntransaction:t");
     peer.send("COMMIT\ntransaction:t\nreceipt:d");
@@ -80,7 +80,7 @@ fn rule_20_a_commit_of_what_was_settled_meanwhile_does_nothing_but_fail() {
     peer.send("BEGIN\ntransaction:t");
     peer.send(&format!("ACK\nid:{id}\ntransaction:t"));
     peer.send("UNSUBSCRIBE\nid:s");
-    peer.unsubscribing();
+    peer.all_done();
     peer.send("COMMIT\ntransaction:t");
     let error = peer.assert_error("Subscription not found");
     assert!(error.contains(&id));
@@ -159,4 +159,65 @@ fn rule_20_a_disconnect_aborts() {
     peer.send("DISCONNECT");
     assert!(peer.asked.is_empty());
     assert_eq!(peer.session.transactions.load(), (0, 0, 0));
+}
+
+/// A RECEIPT says that the broker has it, and of a transaction it has nothing before the COMMIT.
+#[test]
+fn rule_20_receipts_within_wait_for_the_commit_and_hold_back_no_others() {
+    let mut peer = Peer::connected("1.2");
+    peer.send("BEGIN\ntransaction:t\nreceipt:begin");
+    peer.send("SEND\ntransaction:t\nreceipt:within\ndestination:/t");
+    peer.send("SEND\nreceipt:beside\ndestination:/t");
+    let (beside, _) = peer.performing();
+    peer.done(beside);
+    peer.assert_receipts(&["begin", "beside"]);
+    peer.send("COMMIT\ntransaction:t");
+    peer.send("SEND\nreceipt:after\ndestination:/t");
+    let (commit, _) = peer.performing();
+    let (after, _) = peer.performing();
+    peer.done(after);
+    peer.assert_silent();
+    peer.done(commit);
+    peer.assert_receipts(&["within", "after"]);
+}
+
+#[test]
+fn rule_20_no_receipt_is_written_for_what_was_not_sent() {
+    let within = |peer: &mut Peer| {
+        peer.send("BEGIN\ntransaction:t");
+        peer.send("SEND\ntransaction:t\nreceipt:within\ndestination:/t");
+    };
+    let mut peer = Peer::connected("1.2");
+    within(&mut peer);
+    peer.send("ABORT\ntransaction:t\nreceipt:abort");
+    peer.assert_receipts(&["abort"]);
+    within(&mut peer);
+    peer.send("COMMIT\ntransaction:t\nreceipt:commit");
+    let (commit, _) = peer.performing();
+    peer.failed(commit, Problem::NotPublished("why".into()));
+    let error = peer.assert_error("message not published");
+    assert_eq!(header(&error, "receipt-id"), Some("commit"));
+
+    let mut peer = Peer::connected("1.2");
+    within(&mut peer);
+    peer.send("DISCONNECT\nreceipt:bye");
+    peer.assert_receipts(&["bye"]);
+
+    // Nor where the session goes on.
+    let mut peer = Peer::connected_with(
+        Config {
+            soft_deny: true,
+            ..config()
+        },
+        "1.2",
+    );
+    within(&mut peer);
+    peer.send("COMMIT\ntransaction:t\nreceipt:commit");
+    let (commit, _) = peer.performing();
+    peer.denied(commit);
+    peer.send("BEGIN\ntransaction:u\nreceipt:next");
+    let written = peer.written();
+    assert_eq!(written.len(), 2, "{written:?}");
+    assert!(written[0].starts_with("ERROR\n"));
+    assert_eq!(written[1], "RECEIPT\nreceipt-id:next\n\n");
 }

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Runs what takes too long for every commit. See --help.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() {
+    cat <<'USAGE'
+Runs what takes too long for every commit, and counts. ./scripts/test.sh was run before, so that
+all is installed.
+
+  ./scripts/soak.sh faults    nodes, restarts and cut links under traffic, again and again
+  ./scripts/soak.sh seeds     the property tests, with new seeds and many more cases
+  ./scripts/soak.sh matrix    every test on RabbitMQ 3.10, 4.0, 4.3, and on 4.3 with --strict
+  ./scripts/soak.sh all       one after the other
+  ./scripts/soak.sh --help
+
+Options, before the name:
+  --minutes N       how long `faults` goes on (60)
+  --cases N         how many cases each property of `seeds` gets (20000)
+  --rabbitmq V      on which RabbitMQ `faults` runs: 3.10, 4.0, 4.3 (3.10)
+
+It ends with the figures of each part, and fails if any test did.
+USAGE
+}
+
+minutes=60 cases=20000 rabbitmq=3.10
+while [[ ${1:-} == -* ]]; do
+    case $1 in
+        -h | --help) usage && exit ;;
+        --minutes) minutes=${2:?minutes} ;;
+        --cases) cases=${2:?a number} ;;
+        --rabbitmq) rabbitmq=${2:?a version} ;;
+        *)
+            echo "There is no option $1; see ./scripts/soak.sh --help" >&2
+            exit 2
+            ;;
+    esac
+    shift 2
+done
+what=${1:-}
+case $what in
+    faults | seeds | matrix) parts=("$what") ;;
+    all) parts=(faults seeds matrix) ;;
+    *)
+        echo "There is no part \"$what\"; see ./scripts/soak.sh --help" >&2
+        exit 2
+        ;;
+esac
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+figures=() failed=no
+
+# run COMMAND…: shows what it says, and keeps it.
+run() { "$@" 2>&1 | tee "$log"; }
+
+# The sum of what the test programs counted.
+counts() {
+    awk '/^test result: / { passed += $4; failed += $6 }
+        END { printf "%d passed, %d failed", passed, failed }' "$log"
+}
+
+# Which tests failed, each with how often.
+names() { sed -nE 's/^test (.*) \.\.\. FAILED$/\1/p' "$@"; }
+
+faults() {
+    local until=$((SECONDS + minutes * 60)) rounds=0 bad=0 all
+    all=$(mktemp)
+    while ((SECONDS < until)); do
+        rounds=$((rounds + 1))
+        echo "== Round $rounds; $(((until - SECONDS + 59) / 60)) minutes are left"
+        if ! run ./scripts/test.sh --no-setup --rabbitmq "$rabbitmq" -- \
+            e2e_nodes e2e_restart e2e_faults amqp_feeds; then
+            bad=$((bad + 1))
+            names "$log" >>"$all"
+        fi
+    done
+    figures+=("faults, RabbitMQ $rabbitmq: $rounds rounds, $bad with failures")
+    while read -r line; do
+        if [[ $line ]]; then figures+=("  $line"); fi
+    done < <(sort "$all" | uniq -c)
+    rm -f "$all"
+    if ((bad > 0)); then failed=yes; fi
+}
+
+seeds() {
+    PROPTEST_CASES=$cases run cargo test --workspace --locked --no-fail-fast --lib \
+        --test properties --test decoder || failed=yes
+    figures+=("seeds, $cases cases each: $(counts)")
+}
+
+matrix() {
+    local options took
+    for options in '3.10' '4.0' '4.3' '4.3 --strict'; do
+        took=$SECONDS
+        # shellcheck disable=SC2086 # an option of its own
+        run ./scripts/test.sh --rabbitmq $options || failed=yes
+        figures+=("RabbitMQ $options: $(counts); $(((SECONDS - took + 30) / 60)) minutes")
+        while read -r line; do
+            if [[ $line ]]; then figures+=("  $line"); fi
+        done < <(names "$log" | sort -u)
+    done
+}
+
+for part in "${parts[@]}"; do "$part"; done
+echo
+printf '%s\n' "${figures[@]}"
+[[ $failed == no ]]

@@ -1,0 +1,510 @@
+//! Queues that clients ask for, declared so that a refusal is the asker's alone.
+//!
+//! RabbitMQ answers most of what it does not do by closing the channel, and some by closing the
+//! connection: a deprecated feature that is switched off, what it has not implemented, whatever
+//! fails inside. Which of them depends on its version and its configuration. So a kind of queue
+//! (its properties and arguments) that this broker has not been asked for yet is declared on a
+//! connection of its own, one at a time: if that is closed, it is known over what. A kind that was
+//! declared so is declared on the shared links from then on.
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher, Hash, Hasher, RandomState},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use lapin::{
+    Connection, ErrorKind,
+    options::QueueDeleteOptions,
+    protocol::{AMQPErrorKind, AMQPHardError},
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Mutex as AsyncMutex, MutexGuard},
+    time::{Duration, Instant, timeout_at},
+};
+
+use super::{
+    convert::{broker_error, short},
+    link::{self, LinkConfig},
+    topology::declare_options,
+};
+use crate::{
+    broker::{Argument, BrokerError, FEED_QUEUES, QueueSpec},
+    telemetry,
+};
+
+/// Kinds of queues that are remembered at a time. Clients choose them.
+const MAX_KNOWN: usize = 1_000;
+
+/// How long it is believed that the broker refuses a queue by closing the connection.
+const REFUSAL: Duration = Duration::from_secs(10);
+
+/// How long a queue stays that takes the place of a transient one and that nobody consumes.
+const UNUSED_MILLISECONDS: i64 = 10 * 60 * 1_000;
+
+/// How long the queue stays that asks whether there are transient ones, if it cannot be deleted.
+const QUESTION_MILLISECONDS: i64 = 10_000;
+
+/// How long the broker has to answer to an end in good order.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Between two connections, if the first was lost for another reason.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Declares queues of one virtual host.
+pub(super) struct Declarer {
+    config: LinkConfig,
+    names: Box<str>,
+    next_name: AtomicU64,
+    /// For whoever declares a kind of queue that is not known, one at a time.
+    connection: AsyncMutex<Option<Connection>>,
+    known: Mutex<Known>,
+    hasher: RandomState,
+    /// That there are no transient queues was said in the log.
+    was_told: AtomicBool,
+}
+
+/// What is known of the broker, for as long as it may be the same one.
+#[derive(Default)]
+struct Known {
+    /// Connections that were made when this was learnt.
+    connections: u64,
+    /// Whether the broker has transient queues that no connection owns.
+    transient: Option<bool>,
+    /// Kinds of queues that close no connection.
+    harmless: HashSet<u64>,
+    /// Queues that do, with the broker's words, and since when.
+    refused: HashMap<u64, (Instant, Box<str>)>,
+}
+
+/// The connection, for one after the other.
+type Turn<'a> = MutexGuard<'a, Option<Connection>>;
+
+impl Known {
+    /// What is known of a queue that is to be declared.
+    fn of(&self, kind: u64, itself: u64) -> Option<Result<bool, BrokerError>> {
+        if self.harmless.contains(&kind) {
+            return Some(Ok(false));
+        }
+        let (since, why) = self.refused.get(&itself)?;
+        (since.elapsed() < REFUSAL).then(|| Err(BrokerError::Unsupported(why.clone())))
+    }
+}
+
+/// What the broker said to a declaration on the connection.
+enum Answer {
+    Declared,
+    /// No, and the connection goes on.
+    Refused(BrokerError),
+    /// It closed the connection over it; its words.
+    Closed(Box<str>),
+    /// Nothing: the connection was lost for another reason.
+    Lost(BrokerError),
+}
+
+impl Declarer {
+    pub(super) fn new(config: LinkConfig, node: &str) -> Self {
+        Self {
+            config,
+            names: format!("{FEED_QUEUES}{node}.trial").into(),
+            next_name: AtomicU64::new(0),
+            connection: AsyncMutex::default(),
+            known: Mutex::default(),
+            hasher: RandomState::new(),
+            was_told: AtomicBool::new(false),
+        }
+    }
+
+    /// The queue as this broker takes it: one that is to be transient and no connection's own is
+    /// durable, where the broker has no such queues.
+    pub(super) async fn adapted<'a>(
+        &self,
+        queue: &'a QueueSpec,
+        deadline: Instant,
+    ) -> Result<Cow<'a, QueueSpec>, BrokerError> {
+        if queue.durable || queue.exclusive || self.has_transient(deadline).await? {
+            return Ok(Cow::Borrowed(queue));
+        }
+        Ok(Cow::Owned(durable_instead(queue)))
+    }
+
+    /// Whether the broker has transient queues that no connection owns: RabbitMQ 4 may be
+    /// configured not to. It is asked once for each time that it may be another one.
+    pub(super) async fn has_transient(&self, deadline: Instant) -> Result<bool, BrokerError> {
+        let known = || self.known().transient;
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let turn = self.turn(deadline).await?;
+        // Whoever had the turn before may have asked.
+        if let Some(known) = known() {
+            return Ok(known);
+        }
+        let question = QueueSpec {
+            name: self.name(),
+            durable: false,
+            exclusive: false,
+            auto_delete: true,
+            arguments: vec![
+                ("x-queue-type".into(), Argument::Text("classic".into())),
+                ("x-expires".into(), Argument::Number(QUESTION_MILLISECONDS)),
+            ],
+        };
+        let has = match self.ask(turn, &question, true, deadline).await {
+            Answer::Declared => true,
+            Answer::Closed(why) => {
+                if !self.was_told.swap(true, Ordering::Relaxed) {
+                    telemetry::transient_queues_refused(&self.config.uri.vhost, &why);
+                }
+                false
+            }
+            // The account may not ask. What follows is declared where it harms nobody, too.
+            Answer::Refused(_) => true,
+            Answer::Lost(error) => return Err(error),
+        };
+        self.known().transient = Some(has);
+        Ok(has)
+    }
+
+    /// Sees to it that declaring the queue closes no connection: done at once if its kind is known,
+    /// else it is declared where that harms nobody. Whether it is declared now.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unsupported`]: it would close the connection; the broker's words. Any other:
+    /// the broker did not declare it, for a reason that is no danger to others.
+    pub(super) async fn clear(
+        &self,
+        queue: &QueueSpec,
+        deadline: Instant,
+    ) -> Result<bool, BrokerError> {
+        if is_plain(queue) {
+            return Ok(false);
+        }
+        let kind = self.kind(queue);
+        let itself = self.hasher.hash_one((kind, &queue.name));
+        if let Some(known) = self.known().of(kind, itself) {
+            return known;
+        }
+        let turn = self.turn(deadline).await?;
+        if let Some(known) = self.known().of(kind, itself) {
+            return known;
+        }
+        // An exclusive queue would be the other connection's, and one without a name another one.
+        let is_rehearsal = queue.exclusive || queue.name.is_empty();
+        let named = queue.name.is_empty().then(|| QueueSpec {
+            name: self.name(),
+            ..queue.clone()
+        });
+        let declared = named.as_ref().unwrap_or(queue);
+        match self.ask(turn, declared, is_rehearsal, deadline).await {
+            Answer::Declared => {
+                let mut known = self.known();
+                if known.harmless.len() >= MAX_KNOWN {
+                    known.harmless.clear();
+                }
+                known.harmless.insert(kind);
+                Ok(!is_rehearsal)
+            }
+            // It may be for the name alone, or for a queue that is there: what the broker makes of
+            // this kind is not known.
+            Answer::Refused(error) | Answer::Lost(error) => Err(error),
+            Answer::Closed(why) => {
+                let mut known = self.known();
+                if known.refused.len() >= MAX_KNOWN {
+                    known.refused.clear();
+                }
+                let entry = (Instant::now(), why.clone());
+                known.refused.insert(itself, entry);
+                Err(BrokerError::Unsupported(why))
+            }
+        }
+    }
+
+    /// What of a queue decides whether the broker can have it at all. Of a number that is its size,
+    /// and of dead letters that there are some: clients cannot make up new kinds without end.
+    fn kind(&self, queue: &QueueSpec) -> u64 {
+        let mut state = self.hasher.build_hasher();
+        (queue.durable, queue.exclusive, queue.auto_delete).hash(&mut state);
+        for (name, value) in &queue.arguments {
+            name.hash(&mut state);
+            match value {
+                Argument::Number(number) => {
+                    (number.signum(), number.unsigned_abs().checked_ilog2()).hash(&mut state);
+                }
+                Argument::Text(_) if name.starts_with("x-dead-letter-") => {}
+                other => other.hash(&mut state),
+            }
+        }
+        state.finish()
+    }
+
+    /// Declares a queue on the connection of its own; and deletes it, if that is only to find out.
+    async fn ask(
+        &self,
+        mut slot: Turn<'_>,
+        queue: &QueueSpec,
+        is_rehearsal: bool,
+        deadline: Instant,
+    ) -> Answer {
+        loop {
+            // It is not put back if its answer is not awaited: it could come to the next one.
+            let connection = match slot.take().filter(|one| one.status().connected()) {
+                Some(connection) => connection,
+                None => match self.connect(deadline).await {
+                    Ok(connection) => connection,
+                    Err(error) => return Answer::Lost(error),
+                },
+            };
+            match attempt(&connection, queue, is_rehearsal, deadline).await {
+                Answer::Lost(_) if Instant::now() + PAUSE < deadline => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                answer => {
+                    if matches!(answer, Answer::Declared | Answer::Refused(_)) {
+                        *slot = Some(connection);
+                    }
+                    return answer;
+                }
+            }
+        }
+    }
+
+    async fn turn(&self, deadline: Instant) -> Result<Turn<'_>, BrokerError> {
+        let turn = timeout_at(deadline, self.connection.lock()).await;
+        turn.map_err(|_| {
+            let text = "too many queues of new kinds wait to be declared";
+            BrokerError::Unavailable(text.into())
+        })
+    }
+
+    /// Closes the connection in good order, if there is one.
+    pub(super) async fn close(&self) {
+        let deadline = Instant::now() + GOODBYE;
+        if let Ok(mut slot) = self.turn(deadline).await
+            && let Some(connection) = slot.take()
+        {
+            // Whatever goes wrong now, the broker sees the socket close.
+            let _ = timeout_at(deadline, connection.close(200, "bye".into())).await;
+        }
+    }
+
+    async fn connect(&self, deadline: Instant) -> Result<Connection, BrokerError> {
+        match timeout_at(deadline, link::connect(&self.config)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(late()),
+        }
+    }
+
+    /// What is known; nothing, if the broker may be another one by now.
+    fn known(&self) -> parking_lot::MutexGuard<'_, Known> {
+        let mut known = self.known.lock();
+        let connections = self.config.connections.load(Ordering::Relaxed);
+        if known.connections != connections {
+            *known = Known {
+                connections,
+                ..Known::default()
+            };
+        }
+        known
+    }
+
+    fn name(&self) -> Box<str> {
+        let number = self.next_name.fetch_add(1, Ordering::Relaxed);
+        format!("{}.{number}", self.names).into()
+    }
+}
+
+async fn attempt(
+    connection: &Connection,
+    queue: &QueueSpec,
+    is_rehearsal: bool,
+    deadline: Instant,
+) -> Answer {
+    let declaring = async {
+        let channel = connection.create_channel().await?;
+        let (options, arguments) = declare_options(queue)?;
+        let name = short("the queue's name", &queue.name)?;
+        channel
+            .queue_declare(name.clone(), options, arguments)
+            .await?;
+        if is_rehearsal {
+            let deleting = channel.queue_delete(name, QueueDeleteOptions::default());
+            deleting.await?;
+        }
+        Ok(())
+    };
+    match timeout_at(deadline, declaring).await {
+        Ok(Ok(())) => Answer::Declared,
+        Ok(Err(Failure::Ours(error))) => Answer::Refused(error),
+        Ok(Err(Failure::Lapin(error))) => judged(&error),
+        Err(_) => Answer::Lost(late()),
+    }
+}
+
+/// Why a declaration failed.
+enum Failure {
+    /// It cannot be said in AMQP.
+    Ours(BrokerError),
+    Lapin(lapin::Error),
+}
+
+impl From<BrokerError> for Failure {
+    fn from(error: BrokerError) -> Self {
+        Self::Ours(error)
+    }
+}
+
+impl From<lapin::Error> for Failure {
+    fn from(error: lapin::Error) -> Self {
+        Self::Lapin(error)
+    }
+}
+
+fn judged(error: &lapin::Error) -> Answer {
+    if error.is_amqp_soft_error() {
+        return Answer::Refused(broker_error(error));
+    }
+    match error.kind() {
+        // An operator closed it, or the broker stops.
+        ErrorKind::ProtocolError(amqp)
+            if matches!(
+                amqp.kind(),
+                AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED)
+            ) =>
+        {
+            Answer::Lost(broker_error(error))
+        }
+        ErrorKind::ProtocolError(amqp) => Answer::Closed(amqp.get_message().as_str().into()),
+        _ => Answer::Lost(broker_error(error)),
+    }
+}
+
+/// Whether it is what everybody declares, and what every RabbitMQ knows.
+fn is_plain(queue: &QueueSpec) -> bool {
+    let is_known = |(name, value): &(Box<str>, Argument)| match (&**name, value) {
+        ("x-queue-type", Argument::Text(kind)) => &**kind == "classic",
+        ("x-overflow", Argument::Text(what)) => &**what == "drop-head",
+        ("x-expires", Argument::Number(_)) => true,
+        _ => false,
+    };
+    (queue.durable || queue.exclusive) && queue.arguments.iter().all(is_known)
+}
+
+fn late() -> BrokerError {
+    BrokerError::Unavailable("it did not answer in time".into())
+}
+
+/// The durable queue nearest to a transient one. What ends with its last consumer must not stay
+/// after a restart of the broker, to which no consumer comes back: it expires.
+fn durable_instead(queue: &QueueSpec) -> QueueSpec {
+    let mut durable = QueueSpec {
+        durable: true,
+        ..queue.clone()
+    };
+    let mut add = |name: &str, value: Argument| {
+        if !durable.arguments.iter().any(|(other, _)| &**other == name) {
+            durable.arguments.push((name.into(), value));
+        }
+    };
+    // Of the types, it is the one that can be auto-delete; and a transient queue is none other.
+    add("x-queue-type", Argument::Text("classic".into()));
+    if queue.auto_delete {
+        add("x-expires", Argument::Number(UNUSED_MILLISECONDS));
+    }
+    durable
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn transient(auto_delete: bool) -> QueueSpec {
+        QueueSpec {
+            name: "q".into(),
+            auto_delete,
+            ..QueueSpec::default()
+        }
+    }
+
+    #[test]
+    fn kinds_of_queues_are_few() {
+        let uri = "amqp://rabbit/app".parse().unwrap();
+        let pause = Duration::from_secs(1);
+        let config = LinkConfig {
+            uri,
+            name: "a test".into(),
+            connection_timeout: pause,
+            reconnect: (pause, pause),
+            unready_after: pause,
+            connections: Arc::default(),
+        };
+        let declarer = Declarer::new(config, "node");
+        let kind = |name: &str, value: Argument| {
+            let arguments = vec![(name.into(), value)];
+            let queue = QueueSpec {
+                arguments,
+                ..transient(true)
+            };
+            declarer.kind(&queue)
+        };
+        let number = |number| kind("x-max-length", Argument::Number(number));
+        let text = |name: &str, text: &str| kind(name, Argument::Text(text.into()));
+        assert_eq!(number(1_000), number(1_001));
+        assert_ne!(number(1_000), number(-1_000));
+        assert_ne!(number(1_000), number(1 << 40));
+        assert_ne!(number(0), kind("x-expires", Argument::Number(0)));
+        assert_ne!(text("x-max-age", "1D"), text("x-max-age", "x"));
+        let dead = "x-dead-letter-exchange";
+        assert_eq!(text(dead, "a"), text(dead, "b"));
+        let [passing, kept] = [true, false].map(transient);
+        assert_ne!(declarer.kind(&passing), declarer.kind(&kept));
+    }
+
+    #[test]
+    fn plain_queues_are_those_that_every_broker_knows() {
+        let text = |name: &str, value: &str| (name.into(), Argument::Text(value.into()));
+        let own = QueueSpec {
+            exclusive: true,
+            arguments: vec![
+                text("x-queue-type", "classic"),
+                text("x-overflow", "drop-head"),
+                ("x-expires".into(), Argument::Number(1)),
+            ],
+            ..transient(true)
+        };
+        assert!(is_plain(&own));
+        assert!(!is_plain(&transient(true)), "it may be refused");
+        let durable = QueueSpec {
+            durable: true,
+            ..transient(false)
+        };
+        assert!(is_plain(&durable));
+        for argument in [text("x-queue-type", "stream"), text("x-max-age", "?")] {
+            let arguments = vec![argument];
+            assert!(!is_plain(&QueueSpec {
+                arguments,
+                ..durable.clone()
+            }));
+        }
+    }
+
+    #[test]
+    fn a_durable_queue_in_the_place_of_a_transient_one_goes_as_well() {
+        let classic = ("x-queue-type".into(), Argument::Text("classic".into()));
+        let expires = |after| ("x-expires".into(), Argument::Number(after));
+        let passing = durable_instead(&transient(true));
+        assert!(passing.durable && passing.auto_delete && !passing.exclusive);
+        assert_eq!(passing.arguments, [classic.clone(), expires(600_000)]);
+        let kept = durable_instead(&transient(false));
+        assert_eq!(kept.arguments, std::slice::from_ref(&classic));
+        let own_words = QueueSpec {
+            arguments: vec![expires(5)],
+            ..transient(true)
+        };
+        assert_eq!(durable_instead(&own_words).arguments, [expires(5), classic]);
+    }
+}

@@ -1,0 +1,259 @@
+//! What a client sends that is large, and a node that is short of memory.
+
+use super::*;
+use crate::hub::MailboxConfig;
+
+const SIZE: usize = 20_000;
+
+/// Room for two messages of a connection, and three of a user.
+fn narrow() -> House {
+    House::with(Options {
+        limits: Limits {
+            max_publishing_bytes: 2 * SIZE + 1_000,
+            max_user_publishing_bytes: 3 * SIZE + 1_000,
+            max_total_publishing_bytes: 10 * SIZE,
+            ..Limits::default()
+        },
+        ..Options::default()
+    })
+}
+
+fn send(destination: &str, receipt: &str) -> String {
+    let body = "x".repeat(SIZE);
+    format!("SEND\ndestination:{destination}\nreceipt:{receipt}\n\n{body}\0")
+}
+
+async fn connect_as(house: &House, user: &str) -> Client {
+    let mut client = Client::new(house);
+    client.send(CONNECT.replace("alice", user));
+    client.expect(Command::Connected).await;
+    client
+}
+
+fn used(house: &House) -> usize {
+    house.services.memory.room().used()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_over_its_share_is_not_read_and_nobody_else_waits() {
+    let house = narrow();
+    let mut alice = Client::connect(&house).await;
+    let mut bob = connect_as(&house, "bob").await;
+    house.slow.gate.close();
+    for number in 0..6 {
+        alice.send(send("/topic/a", &number.to_string()));
+    }
+    settle().await;
+    // The third has been read when it was known.
+    assert_eq!(alice.wire.unread(), 3);
+    bob.send(send("/topic/a", "bob"));
+    settle().await;
+    assert_eq!(bob.wire.unread(), 0);
+    assert!((4 * SIZE..4 * SIZE + 1_000).contains(&used(&house)));
+    house.slow.gate.open();
+    for number in 0..6 {
+        alice.expect_receipt(&number.to_string()).await;
+    }
+    bob.expect_receipt("bob").await;
+    settle().await;
+    assert_eq!(used(&house), 0);
+}
+
+/// Its messages have their places among all that wait.
+#[tokio::test(start_paused = true)]
+async fn a_user_s_connections_share() {
+    let house = narrow();
+    let mut clients = [
+        connect_as(&house, "alice").await,
+        connect_as(&house, "alice").await,
+    ];
+    house.slow.gate.close();
+    for client in &clients {
+        for number in 0..3 {
+            client.send(send("/topic/a", &number.to_string()));
+        }
+        settle().await;
+    }
+    let unread: usize = clients.iter().map(|client| client.wire.unread()).sum();
+    assert_eq!(unread, 2);
+    house.slow.gate.open();
+    for client in &mut clients {
+        for number in 0..3 {
+            client.expect_receipt(&number.to_string()).await;
+        }
+    }
+}
+
+/// In a transaction, too; and it ends with it.
+#[tokio::test(start_paused = true)]
+async fn what_a_transaction_holds_counts() {
+    let house = narrow();
+    let client = Client::connect(&house).await;
+    client.send("BEGIN\ntransaction:t\n\n\0");
+    client.send(send("/topic/a", "1").replace("\n\n", "\ntransaction:t\n\n"));
+    settle().await;
+    assert!(used(&house) >= SIZE);
+    client.send("ABORT\ntransaction:t\n\n\0");
+    settle().await;
+    assert_eq!(used(&house), 0);
+}
+
+/// A frame in many pieces has its room before it is read; who waits for it lives, and is told in
+/// the end.
+#[tokio::test(start_paused = true)]
+async fn room_is_claimed_before_the_frame_is_read() {
+    let house = narrow();
+    let [mut first, mut second] = [
+        connect_as(&house, "alice").await,
+        connect_as(&house, "alice").await,
+    ];
+    let start = |client: &Client| {
+        let head = "SEND\ndestination:/topic/a\nreceipt:r\ncontent-length:40000\n\n";
+        client.send(head);
+        for _ in 0..39 {
+            client.send("x".repeat(1_000));
+        }
+    };
+    start(&first);
+    settle().await;
+    assert_eq!(first.wire.unread(), 0);
+    start(&second);
+    settle().await;
+    // Without a claim, only so much is read.
+    assert!(second.wire.unread() > 20, "{}", second.wire.unread());
+    assert!(used(&house) < 41_000, "{}", used(&house));
+    // The first takes its time, and another waits.
+    sleep(Duration::from_secs(29)).await;
+    assert!(!first.task.is_finished() && !second.task.is_finished());
+    first.expect_error("server overloaded").await;
+    // Its room is the other's.
+    second.send(format!("{}\0", "x".repeat(1_000)));
+    second.expect_receipt("r").await;
+}
+
+/// A small body must not hold on to all that was read with it.
+#[tokio::test(start_paused = true)]
+async fn a_small_body_holds_no_large_memory() {
+    let body = Bytes::from([b"x".repeat(100), b"\n".repeat(100_000)].concat());
+    let house = House::new();
+    let context = Context::new(
+        Arc::clone(&house.services),
+        &house::PEER,
+        house.services.enter().unwrap(),
+        "1".into(),
+    );
+    let whole = body.len();
+    let mut frame = stomp_grammar::Frame::new(Command::Send).with_body(body.slice(..100));
+    Uploads::default().count(&mut frame, whole, &context);
+    assert_eq!(frame.body, body.slice(..100));
+    assert!(body.is_unique(), "it is shared");
+}
+
+/// Whatever way a message comes: [`crate::hub`] has the rules, this has them at work.
+#[tokio::test(start_paused = true)]
+async fn what_does_not_fit_comes_when_there_is_room() {
+    for (ack, headers) in [
+        ("auto", ""),
+        ("client", "ack:client\n"),
+        ("each", "ack:client-individual\n"),
+    ] {
+        let house = House::with(Options {
+            mailbox: MailboxConfig {
+                max_bytes: 3 * SIZE,
+                ..MailboxConfig::default()
+            },
+            ..Options::default()
+        });
+        let mut client = Client::connect(&house).await;
+        client.subscribe("1", "/queue/a", headers).await;
+        client.wire.set_room(0);
+        for number in 0..50 {
+            let body = format!("{number} {}", "x".repeat(SIZE));
+            house.publish("", "a", &body);
+            settle().await;
+        }
+        client.wire.set_room(usize::MAX);
+        for number in 0..50 {
+            let message = client.expect(Command::Message).await;
+            let body = String::from_utf8_lossy(&message.body);
+            assert!(body.starts_with(&format!("{number} ")), "{ack}: {number}");
+            if let Some(id) = message.header("ack") {
+                client.send(format!("ACK\nid:{id}\n\n\0"));
+            }
+        }
+        settle().await;
+        // All are accepted, and none is there for the next.
+        client.send("UNSUBSCRIBE\nid:1\nreceipt:u\n\n\0");
+        client.expect_receipt("u").await;
+        client.subscribe("2", "/queue/a", "").await;
+        house.publish("", "a", "the last");
+        client.expect_message("the last").await;
+    }
+}
+
+/// And those that a client leaves unread are there for the next.
+#[tokio::test(start_paused = true)]
+async fn what_was_put_aside_is_not_lost_with_its_client() {
+    let house = House::with(Options {
+        mailbox: MailboxConfig {
+            max_bytes: 3 * SIZE,
+            ..MailboxConfig::default()
+        },
+        ..Options::default()
+    });
+    let mut slow = Client::connect(&house).await;
+    slow.subscribe("1", "/queue/a", "ack:client\n").await;
+    for number in 0..20 {
+        let body = format!("{number} {}", "x".repeat(SIZE));
+        house.publish("", "a", &body);
+    }
+    // It has acknowledged the first only.
+    let first = slow.expect(Command::Message).await;
+    let id = first.header("ack").unwrap();
+    slow.send(format!("ACK\nid:{id}\n\n\0"));
+    settle().await;
+    slow.send("DISCONNECT\nreceipt:d\n\n\0");
+    settle().await;
+    slow.wire.hang_up();
+    settle().await;
+    let mut next = Client::connect(&house).await;
+    next.subscribe("1", "/queue/a", "").await;
+    for number in 1..20 {
+        let message = next.expect(Command::Message).await;
+        let body = String::from_utf8_lossy(&message.body);
+        assert!(body.starts_with(&format!("{number} ")), "{number}");
+    }
+}
+
+/// Short of memory, those go first that have the most waiting; at once, where they do not read.
+#[tokio::test(start_paused = true)]
+async fn the_greatest_go_first() {
+    use crate::node::Target;
+
+    let house = House::new();
+    let mut clients = Vec::new();
+    for (number, size) in [(0, 1_000), (1, 400_000), (2, 200_000)] {
+        let mut client = Client::connect(&house).await;
+        client.subscribe("1", &format!("/topic/{number}"), "").await;
+        client.wire.set_room(0);
+        for _ in 0..3 {
+            house.publish("amq.topic", &number.to_string(), &"x".repeat(size));
+            settle().await;
+        }
+        clients.push(client);
+    }
+    let start = Instant::now();
+    let (count, bytes) = house.services.registry.shed(1);
+    assert_eq!(count, 1);
+    assert!((1_200_000..1_300_000).contains(&bytes), "{bytes}");
+    clients[1].expect_end().await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(clients[1].wire.closed_with(), None);
+    // The smallest would not help.
+    assert_eq!(house.services.registry.shed(usize::MAX).0, 1);
+    clients[2].expect_end().await;
+    clients[0].wire.set_room(usize::MAX);
+    for _ in 0..3 {
+        clients[0].expect(Command::Message).await;
+    }
+}

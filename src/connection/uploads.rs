@@ -1,0 +1,184 @@
+//! What a connection sends that is large: room for it is claimed before it is read, and a client
+//! that is over its share is not read meanwhile.
+
+use std::{
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use stomp_grammar::Frame;
+use tokio::time::Instant;
+
+use super::context::Context;
+use crate::node::{Account, Claim, Ticket};
+
+/// Bytes of an unfinished frame that each connection may have without a claim: what is read at a
+/// time.
+pub const FREE: usize = 16 * 1024;
+/// Frames from this size on are counted while they are under way. For smaller ones their number
+/// is bound enough.
+const COUNTED: usize = 4 * 1024;
+/// A frame holds more than its bytes: this much for each of its headers.
+const HEADER: usize = 8;
+
+/// What was received of something that is not whole yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// In bytes.
+    pub received: usize,
+    /// What all of it may come to.
+    pub most: usize,
+}
+
+impl Unfinished {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            received: self.received.saturating_add(other.received),
+            most: self.most.saturating_add(other.most),
+        }
+    }
+
+    /// Whether it needs a claim.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.received >= FREE
+    }
+}
+
+/// The claims of a connection that are not in bodies. Most connections never make one.
+#[derive(Default)]
+pub(super) struct Uploads(Option<Box<State>>);
+
+struct State {
+    account: Arc<Account>,
+    /// For what is being read.
+    reading: Option<Claim>,
+    /// For frames without a body, until all is done that the client asked for.
+    heads: Option<Claim>,
+    ticket: Ticket,
+    /// Since when a claim waits, or its frame is being read.
+    since: Instant,
+}
+
+impl Uploads {
+    /// Whether the link may be read: there is room for what is unfinished, and the client is
+    /// within its share. `is_idle`: nothing that it asked for is under way.
+    pub(super) fn poll_room(
+        &mut self,
+        unfinished: Unfinished,
+        is_idle: bool,
+        context: &Context,
+        task: &TaskContext<'_>,
+    ) -> Poll<()> {
+        if !unfinished.is_large() && self.0.is_none() {
+            return Poll::Ready(());
+        }
+        // Before the login, frames are small, and their number is that of the connections.
+        let Some(state) = self.open(context) else {
+            return Poll::Ready(());
+        };
+        if is_idle {
+            state.heads = None;
+        }
+        let claimed = state.reading.as_ref().map_or(0, Claim::bytes);
+        let missing = if unfinished.is_large() {
+            if claimed >= unfinished.most {
+                return Poll::Ready(());
+            }
+            unfinished.most.saturating_sub(claimed)
+        } else {
+            state.reading = None;
+            0
+        };
+        let waited = state.ticket.waits();
+        let claim = state.account.poll_claim(missing, &mut state.ticket, task);
+        if let Poll::Ready(claim) = claim {
+            state.since = Instant::now();
+            match &mut state.reading {
+                Some(reading) => reading.join(claim),
+                none if missing > 0 => *none = Some(claim),
+                _ => {}
+            }
+            if missing == 0 && !state.account.is_in_use() {
+                self.0 = None;
+            }
+            return Poll::Ready(());
+        }
+        if !waited {
+            state.since = Instant::now();
+        }
+        Poll::Pending
+    }
+
+    /// Whether a claim waits, so that the client is not read.
+    pub(super) fn waits(&self) -> bool {
+        self.0.as_ref().is_some_and(|state| state.ticket.waits())
+    }
+
+    /// When [`Uploads::is_overdue`] is to be asked.
+    pub(super) fn deadline(&self, patience: Duration) -> Option<Instant> {
+        let state = self.0.as_ref()?;
+        let is_timed = state.ticket.waits() || state.reading.is_some();
+        is_timed.then(|| state.since + patience)
+    }
+
+    /// Whether the client has waited for room for too long, or has kept room for too long that
+    /// others wait for.
+    pub(super) fn is_overdue(&mut self, now: Instant, patience: Duration) -> bool {
+        let is_due = self.deadline(patience).is_some_and(|due| now >= due);
+        let Some(state) = self.0.as_mut().filter(|_| is_due) else {
+            return false;
+        };
+        // It is not asked again at once, if the session takes its time to end.
+        state.since = now;
+        state.ticket.waits() || state.account.room().is_wanted()
+    }
+
+    /// Counts a frame that has come, out of `whole` bytes that were read at once. Its body holds
+    /// on to no more than about its own bytes from now on, and to its claim.
+    pub(super) fn count(&mut self, frame: &mut Frame, whole: usize, context: &Context) {
+        let body = &mut frame.body;
+        if !body.is_empty() && body.len() < whole / 2 {
+            *body = Bytes::copy_from_slice(body);
+        }
+        let headers = frame.headers.iter();
+        let headers = headers.map(|(name, value)| HEADER + name.len() + value.len());
+        let size = headers.fold(body.len(), usize::saturating_add);
+        if size < COUNTED {
+            return;
+        }
+        let Some(state) = self.open(context) else {
+            return;
+        };
+        let mut claim = match &mut state.reading {
+            Some(reading) => reading.split(size),
+            None => state.account.claim(0),
+        };
+        claim.join(state.account.claim(size.saturating_sub(claim.bytes())));
+        if frame.command.has_body() {
+            *body = claim.around(std::mem::take(body));
+        } else {
+            match &mut state.heads {
+                Some(heads) => heads.join(claim),
+                none => *none = Some(claim),
+            }
+        }
+    }
+
+    fn open(&mut self, context: &Context) -> Option<&mut State> {
+        if self.0.is_none() {
+            self.0 = Some(Box::new(State {
+                account: context.account()?,
+                reading: None,
+                heads: None,
+                ticket: Ticket::default(),
+                since: Instant::now(),
+            }));
+        }
+        self.0.as_deref_mut()
+    }
+}

@@ -1,0 +1,337 @@
+//! What waits of dedicated consumers for one client: bounded in bytes, and nothing is lost.
+//!
+//! A message for which there is no room is **put aside**: its body is dropped at once, and it
+//! stays unacknowledged at the broker. There it counts as prefetched, so a consumer whose
+//! messages are all put aside is sent no more: that is the back-pressure. When the client has
+//! read, the message is **asked for again**: it is requeued, and the broker sends it a second
+//! time, to where it was in the queue.
+//!
+//! The other ways do not hold. AMQP's prefetch in bytes is not implemented by RabbitMQ, nor its
+//! `channel.flow`. A smaller prefetch would stop a client that may leave more unacknowledged and
+//! waits for them. Cancelling the consumer meanwhile would delete queues that go with it. Not
+//! reading the link would stop all who share it. To close the client as slow would keep one with
+//! a backlog of large messages from ever working it off.
+//!
+//! What it costs: such a message crosses from the broker to the gateway twice, comes with
+//! `redelivered:true`, and counts one more delivery in a quorum queue. Each is asked for only
+//! when there is room for its size, which is known, so twice it stays. A stream cannot requeue:
+//! its client is closed as slow, and knows the offset to go on from.
+//!
+//! Three things are to be kept while messages of a subscription are aside:
+//!
+//! - **Order.** What comes after them is put aside, too, behind them. What is sent again is
+//!   known by its `redelivered`, in the order in which it was asked for.
+//! - **Acknowledgements.** To accept "up to this tag" would accept what was put aside before it,
+//!   unseen. [`Waiting::settling`] spells it out instead.
+//! - **Room.** What was asked for has its room kept, but not for ever: it may have expired, or
+//!   gone to another consumer of its queue.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use stomp_session::SubscriptionId;
+use tokio::time::Instant;
+
+use super::Parcel;
+
+/// How long room is kept for a message that was asked for again.
+const ROOM_KEPT: Duration = Duration::from_secs(2);
+/// How long such a message is awaited before what comes next.
+const AWAITED: Duration = Duration::from_secs(10);
+/// Messages that are asked for in one go.
+const AT_ONCE: usize = 64;
+/// The header that every message of a stream has.
+const STREAM_OFFSET: &str = "x-stream-offset";
+
+/// What waits, and what was put aside.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    parcels: VecDeque<Parcel>,
+    /// Of `parcels`.
+    bytes: usize,
+    aside: Option<Box<Aside>>,
+}
+
+#[derive(Debug, Default)]
+struct Aside {
+    /// In the order in which they came.
+    entries: VecDeque<Entry>,
+    /// In the order in which they were asked for.
+    asked: VecDeque<Asked>,
+    /// Room that is kept for `asked`.
+    kept: usize,
+    gaps: HashMap<SubscriptionId, Gap>,
+}
+
+/// A message that is at the broker, unacknowledged.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    subscription: SubscriptionId,
+    /// Sizes beyond 4 GiB count as that.
+    size: u32,
+    tag: u64,
+}
+
+#[derive(Debug)]
+struct Asked {
+    subscription: SubscriptionId,
+    size: usize,
+    since: Instant,
+    has_room: bool,
+}
+
+/// A subscription of which messages are aside, or asked for.
+#[derive(Debug)]
+struct Gap {
+    /// The last message that was taken in before the gap; 0: there was none, or it is settled.
+    before: u64,
+    /// Handed to the client while others were aside, and not settled. In order.
+    passed: VecDeque<u64>,
+    aside: usize,
+    asked: usize,
+}
+
+/// What became of a message that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pushed {
+    /// It waits for the client.
+    Waits,
+    /// It was put aside.
+    Aside,
+    /// There is no room for it, and it cannot be put aside.
+    TooMuch,
+}
+
+/// How to settle messages up to a tag.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Settling {
+    /// As it is said.
+    Plain,
+    /// One after the other: a tag, and whether all before it are meant.
+    Each(Vec<(u64, bool)>),
+}
+
+impl Waiting {
+    /// Takes a message in; `previous` is the tag of the last that was, of the same subscription.
+    pub(super) fn push(&mut self, parcel: Parcel, previous: u64, most: usize) -> Pushed {
+        let size = parcel.message.weight();
+        let subscription = parcel.subscription;
+        let gap = self.aside.as_mut().and_then(|aside| {
+            aside.forget(Instant::now());
+            aside.gaps.get_mut(&subscription)
+        });
+        let fits = match gap {
+            None => self.parcels.is_empty() || self.bytes.saturating_add(size) <= most,
+            Some(gap) if parcel.redelivered && gap.asked > 0 => {
+                if gap.aside > 0 {
+                    gap.passed.push_back(parcel.tag);
+                }
+                true
+            }
+            Some(_) => false,
+        };
+        if fits {
+            if let Some(aside) = &mut self.aside
+                && parcel.redelivered
+            {
+                aside.came(subscription);
+            }
+            self.bytes = self.bytes.saturating_add(size);
+            self.parcels.push_back(parcel);
+            self.tidy();
+            return Pushed::Waits;
+        }
+        let headers = &parcel.message.properties.headers;
+        if headers.iter().any(|(name, _)| &**name == STREAM_OFFSET) {
+            return Pushed::TooMuch;
+        }
+        let aside = self.aside.get_or_insert_default();
+        let gap = aside.gaps.entry(subscription).or_insert(Gap {
+            before: 0,
+            passed: VecDeque::new(),
+            aside: 0,
+            asked: 0,
+        });
+        if gap.aside == 0 {
+            // All before it is with the client or on its way there.
+            gap.before = previous;
+        }
+        gap.aside = gap.aside.saturating_add(1);
+        aside.entries.push_back(Entry {
+            subscription,
+            size: u32::try_from(size).unwrap_or(u32::MAX),
+            tag: parcel.tag,
+        });
+        Pushed::Aside
+    }
+
+    pub(super) fn take(&mut self) -> Option<Parcel> {
+        let parcel = self.parcels.pop_front()?;
+        self.bytes = match self.parcels.is_empty() {
+            true => 0,
+            false => self.bytes.saturating_sub(parcel.message.weight()),
+        };
+        Some(parcel)
+    }
+
+    /// What is to be requeued now, for there is room for it again: subscriptions and tags. Whoever
+    /// asks does so before it settles anything.
+    pub(super) fn ask(&mut self, most: usize) -> Vec<(SubscriptionId, u64)> {
+        let mut list = Vec::new();
+        let Some(aside) = &mut self.aside else {
+            return list;
+        };
+        let now = Instant::now();
+        aside.forget(now);
+        // Many at a time, rather than each as another is read: it is a way to the broker and back.
+        if self.bytes.saturating_add(aside.kept) > most / 2 {
+            return list;
+        }
+        while let Some(entry) = aside.entries.front().copied() {
+            let size = entry.size as usize;
+            let held = self.bytes.saturating_add(aside.kept);
+            if list.len() >= AT_ONCE || (held > 0 && held.saturating_add(size) > most) {
+                break;
+            }
+            aside.entries.pop_front();
+            aside.kept = aside.kept.saturating_add(size);
+            aside.asked.push_back(Asked {
+                subscription: entry.subscription,
+                size,
+                since: now,
+                has_room: true,
+            });
+            if let Some(gap) = aside.gaps.get_mut(&entry.subscription) {
+                gap.aside = gap.aside.saturating_sub(1);
+                gap.asked = gap.asked.saturating_add(1);
+                if gap.aside == 0 {
+                    gap.passed = VecDeque::new();
+                }
+            }
+            list.push((entry.subscription, entry.tag));
+        }
+        self.tidy();
+        list
+    }
+
+    /// How to settle "all up to `tag`" of a subscription, without what was put aside before it.
+    pub(super) fn settling(&mut self, subscription: SubscriptionId, tag: u64) -> Settling {
+        let gap = self.aside.as_mut().and_then(|aside| {
+            let gap = aside.gaps.get_mut(&subscription);
+            gap.filter(|gap| gap.aside > 0)
+        });
+        let Some(gap) = gap else {
+            return Settling::Plain;
+        };
+        let first = gap.passed.front();
+        if first.is_none_or(|first| tag < *first) {
+            return Settling::Plain;
+        }
+        let mut list = Vec::new();
+        let before = std::mem::take(&mut gap.before);
+        if before > 0 {
+            list.push((before, true));
+        }
+        while let Some(passed) = gap.passed.pop_front_if(|passed| *passed <= tag) {
+            list.push((passed, false));
+        }
+        Settling::Each(list)
+    }
+
+    /// A single message is settled.
+    pub(super) fn settled(&mut self, subscription: SubscriptionId, tag: u64) {
+        if let Some(aside) = &mut self.aside
+            && let Some(gap) = aside.gaps.get_mut(&subscription)
+            && let Ok(at) = gap.passed.binary_search(&tag)
+        {
+            gap.passed.remove(at);
+        }
+    }
+
+    /// Gives up the room of what did not come; whether there is any that may come yet.
+    pub(super) fn forget(&mut self) -> bool {
+        let Some(aside) = &mut self.aside else {
+            return false;
+        };
+        aside.forget(Instant::now());
+        let is_awaited = !aside.asked.is_empty();
+        self.tidy();
+        is_awaited
+    }
+
+    /// Drops what waits. What was put aside is still not to be accepted.
+    pub(super) fn clear(&mut self) {
+        self.parcels = VecDeque::new();
+        self.bytes = 0;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.parcels.is_empty()
+    }
+
+    /// Whether nothing needs to be known of it any more.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_empty() && self.aside.is_none()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn tidy(&mut self) {
+        if let Some(aside) = &self.aside
+            && aside.entries.is_empty()
+            && aside.asked.is_empty()
+        {
+            self.aside = None;
+        }
+    }
+}
+
+impl Aside {
+    /// A message that was asked for has come.
+    fn came(&mut self, subscription: SubscriptionId) {
+        let mut asked = self.asked.iter();
+        let Some(at) = asked.position(|asked| asked.subscription == subscription) else {
+            return;
+        };
+        if let Some(asked) = self.asked.remove(at) {
+            self.end(&asked);
+        }
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while let Some(asked) = self
+            .asked
+            .pop_front_if(|asked| now.saturating_duration_since(asked.since) >= AWAITED)
+        {
+            self.end(&asked);
+        }
+        for asked in &mut self.asked {
+            if now.saturating_duration_since(asked.since) < ROOM_KEPT {
+                break;
+            }
+            if std::mem::take(&mut asked.has_room) {
+                self.kept = self.kept.saturating_sub(asked.size);
+            }
+        }
+    }
+
+    fn end(&mut self, asked: &Asked) {
+        if asked.has_room {
+            self.kept = self.kept.saturating_sub(asked.size);
+        }
+        if let Some(gap) = self.gaps.get_mut(&asked.subscription) {
+            gap.asked = gap.asked.saturating_sub(1);
+            if gap.asked == 0 && gap.aside == 0 {
+                self.gaps.remove(&asked.subscription);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "dedicated_tests.rs"]
+mod tests;

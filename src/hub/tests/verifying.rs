@@ -1,0 +1,263 @@
+//! Exchanges that are deleted and made anew, and bindings that somebody takes away: the broker says
+//! nothing.
+
+use super::*;
+
+const INTERVAL: Duration = Duration::from_secs(5);
+
+fn verifying(rate: u32) -> FeedConfig {
+    FeedConfig {
+        verify_interval: INTERVAL,
+        verify_rate: rate,
+        ..config()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_subscribes_is_bound_to_the_exchange_as_it_is_now() {
+    let scene = scene();
+    let others = [Client::new(), Client::new()];
+    let _shares = scene.subscribing("direct", "shared", &others[0]).await;
+    drop(scene.subscribed("direct", "lingers").await);
+    scene.fake.rebuild("direct", ExchangeKind::Direct);
+    let [lingers, shares] = [Client::new(), Client::new()];
+    let _guards = (
+        scene.subscribing("direct", "lingers", &lingers).await,
+        scene.subscribing("direct", "shared", &shares).await,
+    );
+    scene.fake.publish("direct", &["lingers"], "one");
+    scene.fake.publish("direct", &["shared"], "two");
+    assert_eq!(lingers.bodies(), ["one"]);
+    assert_eq!(shares.bodies(), ["two"]);
+    // And with them those who had been there.
+    assert_eq!(others[0].bodies(), ["two"]);
+    sleep(LINGER * 3).await;
+    for key in ["lingers", "shared"] {
+        assert!(scene.fake.is_bound("direct", key), "{key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_of_many_is_asked_for_a_few_times_only() {
+    let scene = scene();
+    let _first = scene.subscribed("direct", "hot").await;
+    scene.fake.calls();
+    scene.fake.hold();
+    let client = Client::new();
+    let mut subscribing = Vec::new();
+    for _ in 0..1_000 {
+        subscribing.push(scene.subscribing("direct", "hot", &client));
+    }
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!((scene.fake.binds(), scene.fake.waiting()), (1, 1));
+    scene.fake.answer(Ok(()));
+    for subscribing in subscribing.drain(..) {
+        subscribing.await.unwrap().unwrap().unwrap();
+    }
+    // The broker took 10 ms, and is left alone for four times as long.
+    for _ in 0..3 {
+        sleep(Duration::from_millis(10)).await;
+        subscribing.push(scene.subscribing("direct", "hot", &client));
+        settle().await;
+        assert_eq!(scene.fake.binds(), 0);
+    }
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(scene.fake.binds(), 1);
+    assert!(
+        subscribing
+            .iter()
+            .all(|subscribing| !subscribing.is_finished())
+    );
+    scene.fake.answer(Ok(()));
+    for subscribing in subscribing {
+        subscribing.await.unwrap().unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_fails_is_the_fault_of_nobody_who_was_there_before() {
+    let scene = scene();
+    let before = Client::new();
+    let _before = scene.subscribing("direct", "key", &before).await;
+    scene.fake.refuse(Some(unavailable()));
+    let client = Client::new();
+    let refused = scene.subscribing("direct", "key", &client).await;
+    assert_eq!(refused.unwrap().unwrap_err(), unavailable());
+    scene.fake.publish("direct", &["key"], "hello");
+    assert_eq!(before.bodies(), ["hello"]);
+    assert!(client.take().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_check_is_not_told_of_a_loss_but_bound_after_it() {
+    let scene = scene_with(&FeedConfig {
+        shards: 1,
+        ..config()
+    });
+    let [before, waits] = [Client::new(), Client::new()];
+    let _before = scene.subscribing("direct", "key", &before).await;
+    scene.fake.hold();
+    let waiting = scene.subscribing("direct", "key", &waits);
+    settle().await;
+    let feed = FeedId {
+        exchange: "direct".into(),
+        shard: 0,
+    };
+    scene.fake.sink().lost(&feed, "lost");
+    assert!(before.was_interrupted() && waits.take().is_none());
+    scene.fake.answer(Ok(()));
+    settle().await;
+    // That one may have come before the loss.
+    assert!(!waiting.is_finished());
+    scene.fake.answer(Ok(()));
+    let _waits = waiting.await.unwrap().unwrap().unwrap();
+    scene.fake.publish("direct", &["key"], "hello");
+    assert_eq!(
+        (waits.bodies(), before.bodies()),
+        (vec!["hello".to_owned()], Vec::new())
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fanout_exchange_that_was_made_anew_is_bound_within_an_interval() {
+    let scene = scene_with(&verifying(1));
+    let client = Client::new();
+    let _guard = scene.subscribing("fanout", "", &client).await;
+    // Keys of others are many, and do not hold it up.
+    let mut guards = Vec::new();
+    for number in 0..100 {
+        guards.push(scene.subscribed("direct", &number.to_string()).await);
+    }
+    sleep(INTERVAL * 3).await;
+    scene.fake.rebuild("fanout", ExchangeKind::Fanout);
+    sleep(INTERVAL + A_MOMENT).await;
+    scene.fake.publish("fanout", &["any"], "hello");
+    assert_eq!(client.bodies(), ["hello"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn so_is_the_binding_to_everything() {
+    let scene = scene_with(&FeedConfig {
+        binding: Binding::All,
+        shards: 0,
+        ..verifying(1)
+    });
+    let client = Client::new();
+    let _guard = scene.subscribing("topic", "a.*", &client).await;
+    scene.fake.rebuild("topic", ExchangeKind::Topic);
+    sleep(INTERVAL + A_MOMENT).await;
+    scene.fake.publish("topic", &["a.b"], "hello");
+    assert_eq!(client.bodies(), ["hello"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_bound_again_in_turn_at_a_bounded_rate() {
+    let scene = scene_with(&verifying(100));
+    let clients: Vec<_> = (0..2_000).map(|_| Client::new()).collect();
+    let mut guards = Vec::new();
+    for (number, client) in clients.iter().enumerate() {
+        let exchange = if number % 2 == 0 { "topic" } else { "direct" };
+        let subscribing = scene.subscribing(exchange, &number.to_string(), client);
+        guards.push(subscribing.await.unwrap().unwrap().unwrap());
+    }
+    sleep(INTERVAL).await;
+    for number in 0..clients.len() {
+        scene.fake.take_away(&number.to_string());
+    }
+    scene.fake.calls();
+    sleep(Duration::from_secs(10)).await;
+    let asked = scene.fake.binds();
+    assert!((900..=1_100).contains(&asked), "{asked} in 10 s");
+    // All keys divided by the rate, after what was under way when they were taken.
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(scene.fake.bound().len(), clients.len());
+    for (number, client) in clients.iter().enumerate() {
+        let exchange = if number % 2 == 0 { "topic" } else { "direct" };
+        scene
+            .fake
+            .publish(exchange, &[&number.to_string()], "hello");
+        assert_eq!(client.bodies(), ["hello"], "{number}");
+    }
+    // Nobody is subscribed: nothing is bound again.
+    drop(guards);
+    sleep(LINGER * 3).await;
+    assert_eq!(scene.fake.bound(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_few_keys_are_not_asked_for_more_often_than_once_an_interval() {
+    let scene = scene_with(&verifying(250));
+    let _guard = scene.subscribed("topic", "a.b").await;
+    scene.fake.calls();
+    sleep(INTERVAL * 20).await;
+    let asked = scene.fake.binds();
+    assert!((19..=21).contains(&asked), "{asked}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_broker_is_away_nothing_is_asked_for() {
+    let scene = scene_with(&verifying(250));
+    let guards = (
+        scene.subscribed("topic", "a.b").await,
+        scene.subscribed("fanout", "").await,
+    );
+    scene.fake.refuse(Some(unavailable()));
+    scene.fake.calls();
+    sleep(INTERVAL * 20).await;
+    assert_eq!(scene.fake.calls(), []);
+    scene.fake.refuse(None);
+    sleep(INTERVAL * 2).await;
+    assert!(scene.fake.binds() >= 2);
+    drop(guards);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_type_that_changed_is_noticed_and_told() {
+    let scene = scene_with(&verifying(250));
+    let [wild, other] = [Client::new(), Client::new()];
+    let _wild = scene.subscribing("topic", "a.*", &wild).await;
+    let _other = scene.subscribing("direct", "a", &other).await;
+    scene.fake.rebuild("topic", ExchangeKind::Direct);
+    sleep(INTERVAL * 61).await;
+    assert!(wild.was_interrupted() && other.take().is_none());
+    // What she would have had as a topic, is none.
+    let again = Client::new();
+    let _again = scene.subscribing("topic", "a.*", &again).await;
+    scene.fake.publish("topic", &["a.b"], "no");
+    scene.fake.publish("topic", &["a.*"], "yes");
+    assert_eq!(again.bodies(), ["yes"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_type_that_changed_while_nobody_was_there_is_learnt_by_the_next() {
+    let scene = scene();
+    drop(scene.subscribed("topic", "a.*").await);
+    sleep(LINGER * 2).await;
+    scene.fake.rebuild("topic", ExchangeKind::Other);
+    let next = scene.subscribing("topic", "a.*", &Client::new()).await;
+    assert!(
+        next.unwrap().unwrap().is_none(),
+        "only the broker can match it"
+    );
+    // That it is of such a type is asked for once in ten minutes at most.
+    scene.fake.rebuild("topic", ExchangeKind::Fanout);
+    let next = scene.subscribing("topic", "a.*", &Client::new()).await;
+    assert!(next.unwrap().unwrap().is_none());
+    sleep(Duration::from_secs(600)).await;
+    let client = Client::new();
+    let _next = scene.subscribing("topic", "a.*", &client).await;
+    scene.fake.publish("topic", &["any"], "hello");
+    assert_eq!(client.bodies(), ["hello"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_that_is_gone_is_told() {
+    let scene = scene_with(&verifying(250));
+    let client = Client::new();
+    let _guard = scene.subscribing("topic", "a.*", &client).await;
+    scene.fake.remove("topic");
+    sleep(INTERVAL * 61).await;
+    assert!(client.was_interrupted());
+    let error = scene.subscribing("topic", "a.*", &client).await;
+    assert!(matches!(error.unwrap(), Err(BrokerError::NotFound(_))));
+}

@@ -1,0 +1,58 @@
+//! The `[memory]` section.
+
+use serde::Deserialize;
+
+use crate::units::{Checked, size};
+
+/// How much memory the process may take before less is let in.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The mark, in percent of what the process could have; 0: none.
+    pub watermark: u8,
+    /// What the process could have, in bytes; 0: what its cgroup and the machine leave it.
+    #[serde(deserialize_with = "size")]
+    pub limit: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            watermark: 75,
+            limit: 0,
+        }
+    }
+}
+
+impl Config {
+    /// Whether the values make sense.
+    ///
+    /// # Errors
+    /// The key at fault, and what is wrong and what to do.
+    pub fn check(&self) -> Checked {
+        match self.watermark {
+            0 | 20..=95 => Ok(()),
+            other => Err((
+                "watermark",
+                format!("is {other}; write 20 to 95 (percent), or 0 for none"),
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_leaves_room_on_both_sides() {
+        assert_eq!(Config::default().check(), Ok(()));
+        for (watermark, is_good) in [(0, true), (1, false), (20, true), (95, true), (96, false)] {
+            let config = Config {
+                watermark,
+                ..Config::default()
+            };
+            assert_eq!(config.check().is_ok(), is_good, "{watermark}");
+        }
+    }
+}

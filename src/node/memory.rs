@@ -1,0 +1,244 @@
+//! A mark for the memory that the process takes. What clients may have waiting and under way is
+//! bounded for each of them, long before; this is for when they are many, or all else fails.
+//!
+//! Above the mark new logins are refused, what clients publish waits, and the greatest mailboxes
+//! go, until it is well below. Who is connected and reads notices nothing.
+
+use std::{
+    path::Path,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    config::Config,
+    measure::{Look, look},
+    room::Room,
+};
+use crate::{telemetry, units::show_size};
+
+/// How often it is looked; and while the process takes more than half of the mark.
+const CALM: Duration = Duration::from_millis(250);
+const NEAR: Duration = Duration::from_millis(50);
+/// How often the allocator is told to give back what it does not need.
+const GIVING_BACK: Duration = Duration::from_secs(1);
+/// Between two times that mailboxes are closed: what was in them takes its time to go.
+const SHEDDING: Duration = Duration::from_millis(500);
+
+/// What can give memory back: the mailboxes of a node.
+pub trait Target: Send + Sync {
+    /// Closes the greatest mailboxes, until about so many bytes are freed. How many, and how many
+    /// bytes that was.
+    fn shed(&self, bytes: usize) -> (usize, usize);
+}
+
+/// How much memory the process takes, and whether that is too much.
+#[derive(Debug)]
+pub struct Memory {
+    room: Arc<Room>,
+    /// The mark, while the process takes too much.
+    short: watch::Sender<Option<usize>>,
+}
+
+impl Memory {
+    /// Enough of it, until [`Memory::watch`] finds otherwise. While it is short, `room` is shut.
+    #[must_use]
+    pub fn new(room: Arc<Room>) -> Arc<Self> {
+        Arc::new(Self {
+            room,
+            short: watch::Sender::new(None),
+        })
+    }
+
+    /// The room for what clients publish.
+    #[must_use]
+    pub fn room(&self) -> &Arc<Room> {
+        &self.room
+    }
+
+    /// Whether the process takes too much.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.short.borrow().is_some()
+    }
+
+    /// What is wrong, if it is.
+    #[must_use]
+    pub fn degraded(&self) -> Option<String> {
+        let mark = (*self.short.borrow())?;
+        Some(format!(
+            "memory: the process takes more than {} ([memory] watermark); new logins are refused",
+            show_mib(mark)
+        ))
+    }
+
+    /// Waits until there is enough.
+    pub async fn enough(&self) {
+        // The sender is `self`.
+        let _ = self.short.subscribe().wait_for(Option::is_none).await;
+    }
+
+    /// Looks after it, for as long as it lives.
+    pub async fn watch(memory: Weak<Self>, config: Config, target: Weak<dyn Target>) {
+        let mut given_back = Instant::now();
+        let mut shed = None;
+        let mut pace = CALM;
+        loop {
+            tokio::time::sleep(pace).await;
+            let (Some(memory), Some(target)) = (memory.upgrade(), target.upgrade()) else {
+                return;
+            };
+            let is_short = memory.is_short();
+            let now_and_then = if is_short { CALM } else { GIVING_BACK };
+            if given_back.elapsed() >= now_and_then {
+                given_back = Instant::now();
+                give_back(is_short);
+            }
+            let Some(look) = (config.watermark > 0)
+                .then(|| look(Path::new("/")))
+                .flatten()
+            else {
+                continue;
+            };
+            let marks = Marks::new(&config, look);
+            memory.note(look.resident, marks);
+            pace = match look.resident > marks.high / 2 {
+                true => NEAR,
+                false => CALM,
+            };
+            let may_shed = shed.is_none_or(|at: Instant| at.elapsed() >= SHEDDING);
+            if memory.is_short() && may_shed {
+                shed = Some(Instant::now());
+                let (sessions, bytes) = target.shed(look.resident.saturating_sub(marks.low));
+                if sessions > 0 {
+                    telemetry::memory_shed(sessions, bytes);
+                }
+            }
+        }
+    }
+
+    fn note(&self, resident: usize, marks: Marks) {
+        match (self.is_short(), resident) {
+            (false, resident) if resident >= marks.high => {
+                self.short.send_replace(Some(marks.high));
+                self.room.shut(true);
+                telemetry::memory_short(resident, marks.high);
+            }
+            (true, resident) if resident < marks.low => {
+                self.short.send_replace(None);
+                self.room.shut(false);
+                telemetry::memory_enough(resident);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Where it is too much, and where enough was given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Marks {
+    high: usize,
+    low: usize,
+}
+
+impl Marks {
+    fn new(config: &Config, look: Look) -> Self {
+        let most = match config.limit {
+            0 => look.most,
+            limit => limit,
+        };
+        let high = most / 100 * usize::from(config.watermark);
+        Self {
+            high,
+            low: high / 10 * 9,
+        }
+    }
+}
+
+fn show_mib(bytes: usize) -> String {
+    show_size(bytes >> 20 << 20)
+}
+
+/// Has the allocator give back to the system what was freed a while ago, or (`all`) at all. By
+/// itself it does so only where much is allocated and freed: after a rush it would keep all of it
+/// for as long as it is quiet.
+#[cfg(feature = "mimalloc")]
+fn give_back(all: bool) {
+    #[expect(
+        unsafe_code,
+        reason = "a call of C without pointers, which may be made at any time, and from any thread"
+    )]
+    // SAFETY: as said there.
+    unsafe {
+        libmimalloc_sys::mi_collect(all);
+    }
+}
+
+/// The system's allocator knows by itself.
+#[cfg(not(feature = "mimalloc"))]
+fn give_back(_: bool) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Share;
+
+    const MARKS: Marks = Marks {
+        high: 1000,
+        low: 900,
+    };
+
+    fn memory() -> Arc<Memory> {
+        Memory::new(Room::new(Share {
+            connection: 1,
+            user: 1,
+            all: 1,
+        }))
+    }
+
+    #[test]
+    fn the_mark_is_a_share_of_what_there_could_be() {
+        let look = Look {
+            resident: 1,
+            most: 10_000,
+        };
+        let mut config = Config::default();
+        assert_eq!(Marks::new(&config, look).high, 7_500);
+        config.limit = 2_000;
+        let marks = Marks::new(&config, look);
+        assert_eq!((marks.high, marks.low), (1_500, 1_350));
+    }
+
+    #[tokio::test]
+    async fn it_begins_and_ends_by_itself_with_a_way_between() {
+        let memory = memory();
+        for (resident, is_short) in [
+            (999, false),
+            (1000, true),
+            (950, true),
+            (899, false),
+            (950, false),
+        ] {
+            memory.note(resident, MARKS);
+            assert_eq!(memory.is_short(), is_short, "{resident}");
+            assert_eq!(memory.degraded().is_some(), is_short);
+        }
+        memory.enough().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_goes_on_when_there_is_enough() {
+        let memory = memory();
+        memory.note(1000, MARKS);
+        let waiting = tokio::spawn({
+            let memory = Arc::clone(&memory);
+            async move { memory.enough().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        memory.note(10, MARKS);
+        waiting.await.unwrap();
+    }
+}
