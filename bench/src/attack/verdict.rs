@@ -158,7 +158,7 @@ impl While {
         let wrong = self.crowd.verification;
         let messages = (!wrong.is_clean()).then(|| {
             format!(
-                "{} messages lost, {} duplicated, {} out of order, {} misrouted",
+                "{} messages lost, {} duplicated, {} out of order, {} misrouted or given up before",
                 wrong.lost, wrong.duplicated, wrong.reordered, wrong.misrouted
             )
         });
