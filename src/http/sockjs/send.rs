@@ -126,7 +126,7 @@ async fn read(
             && read.len().saturating_add(part.len()) > FREE
         {
             let size = announced.unwrap_or(most).min(most);
-            let claimed = timeout(patience, account.claimed(size)).await;
+            let claimed = timeout(patience, account.claimed(account.in_turn(size))).await;
             claim = Some(claimed.map_err(|_| SendError::TooSlow)?);
         }
         read.extend_from_slice(&part);
