@@ -96,7 +96,7 @@ pub struct Parcel {
 pub enum Item {
     /// Write a message.
     Parcel(Parcel),
-    /// Have these messages requeued, for there is room for them again ([`dedicated`]): by
+    /// Have these messages requeued, for there is room for them again (`dedicated.rs`): by
     /// subscription and tag, and before anything else of theirs is settled.
     Again(Vec<(SubscriptionId, u64)>),
     /// End the session.

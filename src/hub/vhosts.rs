@@ -178,7 +178,7 @@ impl Hub {
     }
 
     /// Whether clients should be sent here: as [`Hub::health`], but a virtual host whose link was
-    /// lost has some seconds to get it back ([`VirtualHost::readiness`]).
+    /// lost has some seconds to get it back ([`crate::broker::VirtualHost::readiness`]).
     ///
     /// # Errors
     /// The first virtual host's trouble.
