@@ -260,6 +260,10 @@ impl<L: Link> Connection<L> {
             Ok(Some(mut frame)) => {
                 let whole = self.whole as usize;
                 self.uploads.count(&mut frame, whole, &self.context);
+                if self.input.is_empty() {
+                    // An empty rest holds on to all that was read with it.
+                    self.input = Bytes::new();
+                }
                 self.traffic.frames_in = self.traffic.frames_in.wrapping_add(1);
                 if frame.command == Command::Send {
                     self.traffic.messages_in = self.traffic.messages_in.wrapping_add(1);

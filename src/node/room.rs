@@ -209,14 +209,6 @@ impl Account {
         state.connections.contains_key(&self.connection)
     }
 
-    /// What to claim for something of at most so many bytes that may be the rest of what its
-    /// connection has under way: never more than half of the connection's share. If it waited for
-    /// all of it, it would wait for itself.
-    #[must_use]
-    pub fn in_turn(&self, bytes: usize) -> usize {
-        bytes.min(self.room.share.connection / 2)
-    }
-
     /// Claims so many bytes, and waits until there is room.
     pub async fn claimed(self: &Arc<Self>, bytes: usize) -> Claim {
         let mut ticket = Ticket::default();

@@ -131,6 +131,25 @@ async fn room_is_claimed_before_the_frame_is_read() {
     second.expect_receipt("r").await;
 }
 
+/// SockJS hands over messages that are counted already. What is read of one is not kept: neither
+/// is its claim.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_held_of_what_was_read() {
+    let house = narrow();
+    let mut client = Client::connect(&house).await;
+    let room = house.services.memory.room();
+    let account = crate::node::Account::new(room, &"alice".into(), 1);
+    let bytes = Bytes::from(send("/topic/a", "1"));
+    let (first, second) = (bytes.slice(..100), bytes.slice(100..));
+    for part in [first, second] {
+        let part = account.claim(part.len()).around(part);
+        client.wire.receive(Ok(Some(part)));
+    }
+    client.expect_receipt("1").await;
+    settle().await;
+    assert_eq!(used(&house), 0);
+}
+
 /// A small body must not hold on to all that was read with it.
 #[tokio::test(start_paused = true)]
 async fn a_small_body_holds_no_large_memory() {

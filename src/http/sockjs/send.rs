@@ -109,7 +109,7 @@ async fn read(
 ) -> Result<(Vec<u8>, Option<Claim>), SendError> {
     let announced = body.size_hint().exact();
     let announced = announced.and_then(|size| usize::try_from(size).ok());
-    let (mut read, mut claim) = (Vec::new(), None);
+    let (mut read, mut claim) = (Vec::new(), None::<Claim>);
     loop {
         let part = timeout(patience, body.frame());
         let part = match part.await.map_err(|_| SendError::TooSlow)? {
@@ -121,13 +121,21 @@ async fn read(
             return Err(SendError::TooLarge(most));
         }
         telemetry::bytes_received(part.len());
+        let needed = read.len().saturating_add(part.len());
+        let claimed = claim.as_ref().map_or(0, Claim::bytes);
         if let Some(account) = account
-            && claim.is_none()
-            && read.len().saturating_add(part.len()) > FREE
+            && needed > FREE
+            && needed > claimed
         {
-            let size = announced.unwrap_or(most).min(most);
-            let claimed = timeout(patience, account.claimed(account.in_turn(size))).await;
-            claim = Some(claimed.map_err(|_| SendError::TooSlow)?);
+            // Many clients do not announce a length: then it grows with what comes.
+            let size = announced.unwrap_or(needed.saturating_mul(2));
+            let missing = size.clamp(needed, most.max(needed)).saturating_sub(claimed);
+            let more = timeout(patience, account.claimed(missing)).await;
+            let more = more.map_err(|_| SendError::TooSlow)?;
+            match &mut claim {
+                Some(claim) => claim.join(more),
+                none => *none = Some(more),
+            }
         }
         read.extend_from_slice(&part);
     }
