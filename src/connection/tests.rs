@@ -54,7 +54,7 @@ async fn the_memory_of_a_connection() {
     size("TCP connection", size_of_val(&tcp), 704);
     // With what tokio adds it is 1,024 bytes; for more, the allocator takes 1,280.
     size("WebSocket connection", size_of_val(&websocket), 928);
-    // Beside it are buffers of TLS and its keys: see ARCHITECTURE.md.
+    // Beside it are buffers of TLS and its keys: see docs/internals/tls.md.
     type Secure = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
     let tls = task_size(serve::<crate::listen::TcpLink<Secure>>);
     size("TLS connection", tls, 1888);
