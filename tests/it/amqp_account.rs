@@ -8,7 +8,7 @@ use testkit::{FEED, GatewayBuilder, Hook, Login, StompClient, Vhost, unique};
 
 use crate::house::{DESTINATION, House, KEY, PASSCODE, USER, stentor, vhost};
 
-const README: &str = include_str!("../../README.md");
+const OPERATING: &str = include_str!("../../docs/operating.md");
 const GUIDE: &str = include_str!("../../docs/migration.md");
 
 /// Patterns to configure, write and read.
@@ -41,11 +41,11 @@ async fn house_with(
     House::start(vhost, settings).await
 }
 
-/// The table of the README.
+/// The table of the page on operating.
 fn listening_only() -> Permissions {
     ["configure", "write", "read"].map(|permission| {
         let begin = format!("| {permission} | `");
-        let line = README.lines().find_map(|line| line.strip_prefix(&begin));
+        let line = OPERATING.lines().find_map(|line| line.strip_prefix(&begin));
         let pattern = line.and_then(|line| line.split('`').next());
         // In a table, a bar has a backslash before it.
         pattern.expect(&begin).replace("\\|", "|")
