@@ -18,6 +18,7 @@ mod amqp_tls;
 mod broker_contract;
 mod cli;
 mod control_answers;
+mod documents;
 mod e2e_api;
 mod e2e_bad_input;
 mod e2e_browser;

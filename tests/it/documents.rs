@@ -1,0 +1,155 @@
+//! The documents: links lead somewhere, the first pages stay short, and the glossary's types exist.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+/// Folders with documents of others, or with none.
+const NOT_OURS: [&str; 3] = ["target", "node_modules", "results"];
+
+fn root() -> PathBuf {
+    testkit::tests_dir().parent().unwrap().to_owned()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut documents = BTreeMap::new();
+    collect(&root(), &mut documents);
+    assert!(documents.len() > 40, "{:?}", documents.keys());
+    let mut faults = Vec::new();
+    for (path, text) in &documents {
+        for link in links(text) {
+            if let Some(fault) = fault(path, &link, &documents) {
+                faults.push(format!("{}: {link}: {fault}", path.display()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// A newcomer reads them whole; details have pages of their own in `docs/`.
+#[test]
+fn the_first_pages_are_short() {
+    for (name, most) in [("README.md", 1_500), ("ARCHITECTURE.md", 2_500)] {
+        let text = fs::read_to_string(root().join(name)).unwrap();
+        let words = text.split_whitespace().count();
+        assert!(words <= most, "{name} has {words} words, not {most}");
+    }
+}
+
+#[test]
+fn the_types_of_the_glossary_exist() {
+    let text = fs::read_to_string(root().join("docs/glossary.md")).unwrap();
+    let mut count = 0;
+    for line in text.lines() {
+        let Some((_, link)) = line.split_once("| [`") else {
+            continue;
+        };
+        let (name, rest) = link.split_once("`](").unwrap();
+        let file = rest.split(')').next().unwrap();
+        let code = fs::read_to_string(root().join("docs").join(file)).unwrap();
+        let is_defined = ["struct", "enum", "trait"]
+            .map(|kind| format!("{kind} {name}"))
+            .iter()
+            .flat_map(|definition| code.split(definition.as_str()).skip(1))
+            .any(|rest| !rest.starts_with(|next: char| next.is_alphanumeric()));
+        assert!(is_defined, "{file} has no {name}");
+        count += 1;
+    }
+    assert!(count > 50, "{count}");
+}
+
+fn collect(folder: &Path, documents: &mut BTreeMap<PathBuf, String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name.starts_with('.') || NOT_OURS.contains(&name) {
+            continue;
+        }
+        if path.is_dir() {
+            collect(&path, documents);
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            let text = fs::read_to_string(&path).unwrap();
+            documents.insert(path, text);
+        }
+    }
+}
+
+/// The lines that are no code.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut is_code = false;
+    text.lines().filter(move |line| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    })
+}
+
+fn links(text: &str) -> Vec<String> {
+    prose(text)
+        .flat_map(|line| {
+            // Text between back-quotes is code: every other piece.
+            let plain: String = line.split('`').step_by(2).collect();
+            let targets = plain.split("](").skip(1);
+            let targets = targets.filter_map(|rest| rest.split_once(')'));
+            let targets = targets.map(|(target, _)| target.to_owned());
+            targets.collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// What is wrong with a link of this document. Those to other servers are not followed.
+fn fault(path: &Path, link: &str, documents: &BTreeMap<PathBuf, String>) -> Option<String> {
+    if link.contains("://") {
+        return None;
+    }
+    let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+    let target = match file {
+        "" => path.to_owned(),
+        file => plain(&path.parent().unwrap().join(file)),
+    };
+    if !target.exists() {
+        return Some("there is no such file".to_owned());
+    }
+    let text = documents.get(&target)?;
+    let is_there = anchor.is_empty() || anchors(text).contains(anchor);
+    (!is_there).then(|| "there is no such heading".to_owned())
+}
+
+/// Without `..`.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => drop(plain.pop()),
+            component => plain.push(component),
+        }
+    }
+    plain
+}
+
+/// The anchors of a document, as GitHub and Forgejo make them of headings; and those set by hand.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let by_hand = text.split("<a id=\"").skip(1);
+    let mut anchors: BTreeSet<String> = by_hand
+        .filter_map(|rest| Some(rest.split_once('"')?.0.to_owned()))
+        .collect();
+    for line in prose(text).filter(|line| line.starts_with('#')) {
+        let heading = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading
+            .chars()
+            .filter(|&kept| kept.is_alphanumeric() || matches!(kept, ' ' | '-' | '_'));
+        anchors.insert(kept.collect::<String>().replace(' ', "-"));
+    }
+    anchors
+}
+
+#[test]
+fn links_and_anchors_are_found() {
+    let text = "# A `b`, c\n[x](y.md#z) `[no](no.md)`\n```\n[no](no.md)\n```\n<a id=\"E1\"></a>";
+    assert_eq!(links(text), ["y.md#z"]);
+    let expected = ["E1", "a-b-c"].map(str::to_owned);
+    assert_eq!(anchors(text), BTreeSet::from(expected));
+}
