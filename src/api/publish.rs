@@ -18,8 +18,7 @@ use super::{
 };
 use crate::{
     auth::Permission,
-    broker::{BrokerError, DIRECT_REPLIES, Properties, Publish},
-    connection::mapping::{KeyLimits, USER_HEADER},
+    broker::{BrokerError, DIRECT_REPLIES, KeyLimits, Properties, Publish, USER_HEADER},
     hub::{EnterError, VhostHub},
 };
 

@@ -255,6 +255,39 @@ pub struct Properties {
     pub headers: Vec<(Box<str>, Box<str>)>,
 }
 
+/// The AMQP header that names a message's sender; the gateway sets it, never the client.
+pub const USER_HEADER: &str = "x-stomp-user";
+
+impl Properties {
+    /// What a message's properties and headers may take together. AMQP puts them into one frame,
+    /// and RabbitMQ closes a connection that sends a greater one than its `frame_max`, which is
+    /// 131,072 bytes unless it is configured.
+    pub const MAX_LEN: usize = 120 * 1024;
+
+    /// What they take in AMQP, a few bytes more at most.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        // Numbers, the flags, and the lengths of the table and of each text, generously.
+        const FIXED: usize = 64;
+        const PER_HEADER: usize = 6;
+        let texts = [
+            &self.content_type,
+            &self.content_encoding,
+            &self.correlation_id,
+            &self.reply_to,
+            &self.expiration,
+            &self.message_id,
+            &self.kind,
+            &self.user_id,
+            &self.app_id,
+        ];
+        let texts = texts.into_iter().flatten().map(|text| text.len());
+        let headers = self.headers.iter();
+        let headers = headers.map(|(name, value)| PER_HEADER + name.len() + value.len());
+        FIXED + texts.sum::<usize>() + headers.sum::<usize>()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

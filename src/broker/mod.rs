@@ -10,6 +10,7 @@ pub mod destination;
 pub mod embedded;
 mod error;
 mod feed_config;
+mod keys;
 mod message;
 pub mod routing;
 
@@ -21,7 +22,8 @@ pub use config::{Config, Url, UrlError};
 pub use error::BrokerError;
 pub(crate) use error::no_direct_replies;
 pub use feed_config::{Binding, Feed as FeedConfig};
-pub use message::{Delivery, Message, Properties};
+pub use keys::{KeyLimits, TooManyHashes, TooManyWords};
+pub use message::{Delivery, Message, Properties, USER_HEADER};
 pub use routing::ExchangeKind;
 
 /// What the names of feeds' queues at the broker begin with: they are the gateway's own.

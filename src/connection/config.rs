@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::mapping::KeyLimits;
 use crate::units::{Checked, at_least_one, more_than_zero, show_size, size};
-use crate::{auth, broker, node::Share};
+use crate::{
+    auth,
+    broker::{self, KeyLimits},
+    node::Share,
+};
 
 /// RabbitMQ takes no larger message, however it is configured.
 const MAX_MESSAGE: usize = 512 << 20;

@@ -13,8 +13,7 @@ use futures_util::future::join_all;
 use stomp_session::{OperationId, SubscriptionId};
 use tokio::sync::oneshot;
 
-use super::mapping::USER_HEADER;
-use crate::broker::{Message, Publish};
+use crate::broker::{Message, Publish, USER_HEADER};
 
 /// How long a RECEIPT waits for the MESSAGE after the broker's confirm.
 const PATIENCE: Duration = Duration::from_millis(200);

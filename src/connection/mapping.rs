@@ -5,7 +5,6 @@
 //! by many clients, and one client's bad `expiration` must not cost the others theirs.
 
 mod fields;
-mod keys;
 mod properties;
 
 #[cfg(test)]
@@ -17,13 +16,10 @@ use stomp_grammar::{Command, Headers};
 use stomp_session::{AckMode, Problem};
 
 use crate::broker::{
-    Argument, Consume, Publish, QueueSpec,
-    amqp::{MAX_PROPERTIES, properties_len},
+    Argument, Consume, KeyLimits, Properties, Publish, QueueSpec, TooManyHashes,
     destination::{Destination, DestinationError},
 };
 use fields::Fields;
-pub use keys::{KeyLimits, TooManyWords};
-pub use properties::USER_HEADER;
 
 impl From<DestinationError> for Problem {
     fn from(error: DestinationError) -> Self {
@@ -31,6 +27,12 @@ impl From<DestinationError> for Problem {
             DestinationError::Unknown(destination) => Self::UnknownDestination(destination),
             error => Self::InvalidDestination(error.to_string().into()),
         }
+    }
+}
+
+impl From<TooManyHashes> for Problem {
+    fn from(error: TooManyHashes) -> Self {
+        Self::InvalidDestination(format!("{error}\n").into())
     }
 }
 
@@ -68,7 +70,7 @@ pub struct Sending {
 /// What a SEND frame to `destination` asks.
 ///
 /// Every header that neither is STOMP's own nor becomes a property becomes an AMQP header. The
-/// user's name goes with it as [`USER_HEADER`], whatever the client says there.
+/// user's name goes with it as [`USER_HEADER`](crate::broker::USER_HEADER), whatever the client says there.
 ///
 /// # Errors
 /// [`Problem::InvalidDestination`]: among others, the key has too many words;
@@ -91,11 +93,11 @@ pub fn send(
     })?;
     let fields = Fields::new(Command::Send, headers);
     let (properties, temp_queue) = properties::read(&fields, context)?;
-    let length = properties_len(&properties);
-    if length > MAX_PROPERTIES {
+    let length = properties.encoded_len();
+    if length > Properties::MAX_LEN {
         let text = format!(
-            "the headers of the message take {length} bytes together; at most {MAX_PROPERTIES} \
-             are allowed\n"
+            "the headers of the message take {length} bytes together; at most {} are allowed\n",
+            Properties::MAX_LEN
         );
         return Err(Problem::NotPublished(text.into()));
     }

@@ -46,40 +46,13 @@ pub(super) fn short(what: &str, text: &str) -> Result<ShortString, BrokerError> 
     })
 }
 
-/// What a message's properties and headers may take together. AMQP puts them into one frame, and
-/// RabbitMQ closes the connection of who sends a greater one than its `frame_max`, which is
-/// 131,072 bytes unless it is configured.
-pub(crate) const MAX_PROPERTIES: usize = 120 * 1024;
-
-/// What a message's properties and headers take in AMQP, a few bytes more at most.
-pub(crate) fn properties_len(properties: &Properties) -> usize {
-    // Numbers, the flags, and the lengths of the table and of each text, generously.
-    const FIXED: usize = 64;
-    const PER_HEADER: usize = 6;
-    let texts = [
-        &properties.content_type,
-        &properties.content_encoding,
-        &properties.correlation_id,
-        &properties.reply_to,
-        &properties.expiration,
-        &properties.message_id,
-        &properties.kind,
-        &properties.user_id,
-        &properties.app_id,
-    ];
-    let texts = texts.into_iter().flatten().map(|text| text.len());
-    let headers = properties.headers.iter();
-    let headers = headers.map(|(name, value)| PER_HEADER + name.len() + value.len());
-    FIXED + texts.sum::<usize>() + headers.sum::<usize>()
-}
-
 /// A message that a client publishes.
 pub(super) fn to_amqp(properties: &Properties) -> Result<BasicProperties, BrokerError> {
-    let length = properties_len(properties);
-    if length > MAX_PROPERTIES {
+    let length = properties.encoded_len();
+    if length > Properties::MAX_LEN {
         let text = format!(
-            "the message's properties and headers take {length} bytes; {MAX_PROPERTIES} are \
-             allowed"
+            "the message's properties and headers take {length} bytes; {} are allowed",
+            Properties::MAX_LEN
         );
         return Err(BrokerError::PreconditionFailed(text.into()));
     }

@@ -19,8 +19,6 @@ mod reader;
 mod topology;
 mod wire;
 
-pub(crate) use self::convert::{MAX_PROPERTIES, properties_len};
-
 use std::sync::{Arc, atomic::AtomicU64};
 
 use futures_util::{FutureExt, future::BoxFuture};

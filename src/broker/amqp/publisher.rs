@@ -47,7 +47,7 @@ use self::{
     turns::{LaneNumber, Sender, Turns},
 };
 use super::{
-    convert::{properties_len, short, to_amqp},
+    convert::{short, to_amqp},
     link::Link,
     topology::Topology,
 };
@@ -141,7 +141,7 @@ impl Publisher {
         let mut job = Job {
             exchange: short("the exchange's name", &publish.exchange)?,
             routing_key: short("the routing key", &publish.routing_key)?,
-            head: properties_len(&publish.properties),
+            head: publish.properties.encoded_len(),
             amqp: Some(to_amqp(&publish.properties)?),
             properties: publish.properties,
             body: publish.body,

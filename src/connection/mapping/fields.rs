@@ -5,8 +5,7 @@ use std::{fmt::Display, str::FromStr};
 use stomp_grammar::{Command, Headers};
 use stomp_session::Problem;
 
-use super::KeyLimits;
-use crate::broker::{Argument, destination::MAX_NAME};
+use crate::broker::{Argument, KeyLimits, destination::MAX_NAME};
 
 /// What kind of value a queue argument has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

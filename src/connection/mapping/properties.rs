@@ -9,13 +9,10 @@ use super::{
     fields::{Fields, QUEUE_ARGUMENTS},
 };
 use crate::broker::{
-    DIRECT_REPLIES, Properties,
+    DIRECT_REPLIES, Properties, USER_HEADER,
     destination::{Destination, MAX_NAME},
     no_direct_replies,
 };
-
-/// The AMQP header that says who sent a message; the gateway's word, never the client's.
-pub const USER_HEADER: &str = "x-stomp-user";
 
 /// Headers of SEND that become something else than an AMQP header, or nothing.
 const NOT_CARRIED: [&str; 21] = [

@@ -1,5 +1,5 @@
 use super::*;
-use crate::broker::Properties;
+use crate::broker::{Properties, USER_HEADER};
 
 const CONTEXT: Context<'static> = Context {
     user: "alice",

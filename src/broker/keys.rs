@@ -1,9 +1,9 @@
 //! Routing keys and patterns that would take the broker long: RabbitMQ tries every way in which
 //! the words of a key can be divided among the `#` of each pattern.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
-use stomp_session::Problem;
+use thiserror::Error;
 
 /// How many words and `#` there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,17 +18,19 @@ pub struct KeyLimits {
 }
 
 /// A key has too many words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("has {words} words; at most {max} are allowed")]
 pub struct TooManyWords {
     words: usize,
     max: usize,
 }
 
-impl fmt::Display for TooManyWords {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { words, max } = self;
-        write!(f, "has {words} words; at most {max} are allowed")
-    }
+/// A pattern has too many words `#`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a pattern has {hashes} words '#'; at most {max} are allowed")]
+pub struct TooManyHashes {
+    hashes: usize,
+    max: usize,
 }
 
 impl KeyLimits {
@@ -54,14 +56,16 @@ impl KeyLimits {
     }
 
     /// A pattern that costs the broker little to match: `#.#` is `#`, which means the same.
-    pub(super) fn pattern(&self, pattern: &str) -> Result<Box<str>, Problem> {
+    ///
+    /// # Errors
+    /// The pattern has too many words `#`.
+    pub fn pattern(&self, pattern: &str) -> Result<Box<str>, TooManyHashes> {
         let mut words: Vec<&str> = pattern.split('.').collect();
         words.dedup_by(|word, before| *word == "#" && *before == "#");
         let hashes = words.iter().filter(|word| **word == "#").count();
         let max = self.max_hashes;
         if hashes > max {
-            let text = format!("a pattern has {hashes} words '#'; at most {max} are allowed\n");
-            return Err(Problem::InvalidDestination(text.into()));
+            return Err(TooManyHashes { hashes, max });
         }
         Ok(words.join(".").into())
     }
