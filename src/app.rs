@@ -18,12 +18,11 @@ use crate::{
     auth::{Forwarding, cache::CachedAuthenticator, http::HttpAuthenticator},
     broker::{Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
     config::Config,
-    connection::{self, Registry, Services, Settings},
     control::{self, Control},
     http::{self, Origins, Routes, WebSocketServer, sockjs::SockJs},
     hub::Hub,
     listen::{self, Entrance, Plain, Secure, Tls, TlsError, tls::Protocol},
-    node::{Memory, Target},
+    node::{self, Memory, Registry, Services, Settings, Shed},
     presence::{self, Node, Outbox, Presence, memory::MemoryPresence, redis::RedisPresence},
     shutdown::{self, Phase, Phases, Progress},
     telemetry,
@@ -311,15 +310,15 @@ fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>),
     if events.is_some() {
         settings.events_exchange = Some((&*config.presence.exchange).into());
     }
-    settings.sessions = config.sessions.clone();
+    settings.login_policy = config.sessions.clone();
     let recheck = settings.recheck;
     let services = Services::new(hub, auth, presence, registry, control, settings);
-    let target: Weak<dyn Target> = Arc::downgrade(&services.registry) as _;
+    let target: Weak<dyn Shed> = Arc::downgrade(&services.registry) as _;
     let memory = Arc::downgrade(&services.memory);
     tokio::spawn(Memory::watch(memory, config.memory.clone(), target));
     if let Some(recheck) = recheck {
-        tokio::spawn(connection::recheck_in_turn(
-            Arc::downgrade(&services),
+        tokio::spawn(node::recheck_in_turn(
+            Arc::downgrade(&services.registry),
             recheck,
         ));
     }

@@ -9,9 +9,9 @@
 //! - [`api`] — the operator's side: health, metrics, and the HTTP API
 //! - [`listen`] and [`http`] — sockets and routes; they make links
 //! - [`connection`] — one task a client: link, session, broker
+//! - [`node`] — what all connections of a node share: services, settings, registry, memory
 //! - [`control`] — what an operator or a backend does to sessions of any node
-//! - [`hub`], [`broker`], [`auth`], [`presence`] — what a connection is served by
-//! - [`node`] — what all connections of a node share: room for what they send, and memory
+//! - [`hub`], [`presence`], [`broker`], [`auth`] — what a connection is served by
 //! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
 //! - [`units`] and [`secret_url`] — how durations, sizes and URLs are written in configuration
 //!

@@ -49,8 +49,8 @@ pub use token::{Scope, Token, TokenError, Tokens, generate};
 
 use self::answer::{Answer, Refusal, Request, is_json};
 use crate::{
-    connection::Services,
     http::Routes,
+    node::Services,
     shutdown::{Phase, Phases},
     telemetry::{self, Seldom},
 };

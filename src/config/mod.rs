@@ -14,8 +14,7 @@ mod text;
 use std::fmt;
 
 use crate::{
-    api, auth, broker, connection, control, hub, listen, node, presence, shutdown, telemetry,
-    units::Checked,
+    api, auth, broker, control, hub, listen, node, presence, shutdown, telemetry, units::Checked,
 };
 
 pub use error::{ConfigErrors, Place, Problem};
@@ -53,13 +52,13 @@ pub struct Config {
     /// `[presence]`
     pub presence: presence::Config,
     /// `[sessions]`
-    pub sessions: connection::Sessions,
+    pub sessions: node::LoginPolicy,
     /// `[control]`
     pub control: control::Config,
     /// `[stomp]`
-    pub stomp: connection::Stomp,
+    pub stomp: node::Stomp,
     /// `[limits]`
-    pub limits: connection::Limits,
+    pub limits: node::Limits,
     /// `[feed]`
     pub feed: broker::FeedConfig,
     /// `[mailbox]`
@@ -202,10 +201,10 @@ sections! {
     broker: broker::Config,
     auth: auth::Config,
     presence: presence::Config,
-    sessions: connection::Sessions,
+    sessions: node::LoginPolicy,
     control: control::Config,
-    stomp: connection::Stomp,
-    limits: connection::Limits,
+    stomp: node::Stomp,
+    limits: node::Limits,
     feed: broker::FeedConfig,
     mailbox: hub::MailboxConfig,
     memory: node::Config,

@@ -4,11 +4,9 @@ use std::sync::Arc;
 
 use stomp_session::Problem;
 
-use super::{
-    context::{Context, Identity},
-    policy::{Decision, Unknown},
-};
+use super::context::{Context, Identity};
 use crate::{
+    node::{Decision, Unknown},
     presence::{Device, Session},
     telemetry,
 };
@@ -20,7 +18,7 @@ pub(super) async fn admit(
     identity: &Identity,
     device: Option<Box<Device>>,
 ) -> Result<(), Problem> {
-    if !context.settings().sessions.is_limited() {
+    if !context.settings().login_policy.is_limited() {
         return Ok(());
     }
     let session = Arc::new(context.presence_session(&identity.user.name, Vec::new(), device));
@@ -36,7 +34,7 @@ async fn claim(context: Arc<Context>, session: Arc<Session>) -> Result<(), Probl
     let Some(presence) = &context.services.presence else {
         return Ok(());
     };
-    let policy = &context.settings().sessions;
+    let policy = &context.settings().login_policy;
     let claimed = presence.claim(Arc::clone(&session)).await;
     // From now on it leaves with the context.
     context.is_here(&session);

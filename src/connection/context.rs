@@ -1,4 +1,4 @@
-//! What a connection is served by, and who is at its other end.
+//! Who is at the other end of a connection, and what is known of it.
 
 use std::{
     fmt,
@@ -7,165 +7,22 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use parking_lot::Mutex;
-use stomp_grammar::Limits as DecoderLimits;
-use tokio::time::Instant;
+use stomp_session::SubscriptionId;
 
 use super::{
-    config::{Limits, Stomp, session_config},
-    login::Logins,
     mapping,
-    policy::Sessions,
-    registry::{Guard, Registry},
-    rights::Rights,
+    rights::{Right, Rights},
 };
 use crate::{
-    auth::{self, Authenticator, Carried, User},
-    broker,
-    control::Control,
-    hub::{Hub, Mailbox, MailboxConfig, VhostHub},
-    node::{Account, Memory, Room},
-    presence::{Device, Presence, Session, Status},
+    auth::{Carried, User},
+    hub::VhostHub,
+    node::{Account, Guard, Services, Settings},
+    presence::{Device, Session, Status},
     telemetry::{self, ConnectionInfo},
 };
-
-/// What all connections of this node are served by.
-pub struct Services {
-    /// The virtual hosts.
-    pub hub: Hub,
-    /// Who may do what.
-    pub auth: Arc<dyn Authenticator>,
-    /// Who is online; `None`: nobody asks.
-    pub presence: Option<Arc<dyn Presence>>,
-    /// Who is connected.
-    pub registry: Arc<Registry>,
-    /// What is done to sessions of any node.
-    pub control: Control,
-    /// How much memory there is, and the room for what clients send.
-    pub memory: Arc<Memory>,
-    pub(super) settings: Settings,
-    /// What the strokes of all timers count from.
-    pub(super) started: Instant,
-}
-
-/// How connections behave.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The `[limits]` section.
-    pub limits: Limits,
-    /// The `[stomp]` section.
-    pub stomp: Stomp,
-    /// The `[mailbox]` section.
-    pub mailbox: MailboxConfig,
-    /// The virtual host of clients that name none.
-    pub default_vhost: Arc<str>,
-    /// Whether messages name their user in AMQP's own property (`broker.impersonate`).
-    pub impersonate: bool,
-    /// Whether a client is told the hook's reason for a refusal (`auth.disclose_reason`).
-    pub disclose_reason: bool,
-    /// How often the hook is asked again about a session (`auth.recheck`), and about how many at a
-    /// time; `None`: never.
-    pub recheck: Option<Recheck>,
-    /// The `[sessions]` section.
-    pub sessions: Sessions,
-    /// Ways to log in besides `login` and `passcode`.
-    pub logins: Logins,
-    /// How long what a client asks for may wait (`broker.operation_timeout`).
-    pub operation_timeout: Duration,
-    /// The exchange of presence events, to which nobody but the gateway publishes.
-    pub events_exchange: Option<Arc<str>>,
-    session: Arc<stomp_session::Config>,
-}
-
-/// How the hook is asked again about sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Recheck {
-    /// About each once in so long.
-    pub interval: Duration,
-    /// About so many at a time: logins need the hook, too.
-    pub at_a_time: usize,
-}
-
-impl Settings {
-    /// Settings from the sections of the configuration, on the node of that name.
-    #[must_use]
-    pub fn new(
-        limits: Limits,
-        stomp: Stomp,
-        mailbox: MailboxConfig,
-        broker: &broker::Config,
-        auth: &auth::Config,
-        node: &str,
-    ) -> Self {
-        let session = Arc::new(session_config(&limits, &stomp, auth, broker));
-        Self {
-            limits,
-            stomp,
-            mailbox,
-            default_vhost: broker.default_vhost.as_str().into(),
-            impersonate: broker.impersonate,
-            disclose_reason: auth.disclose_reason,
-            recheck: (!auth.recheck.is_zero()).then(|| Recheck {
-                interval: auth.recheck,
-                at_a_time: (auth.max_calls / 2).max(1),
-            }),
-            logins: Logins::new(auth, node),
-            operation_timeout: broker.operation_timeout,
-            events_exchange: None,
-            sessions: Sessions::default(),
-            session,
-        }
-    }
-
-    pub(super) fn session(&self) -> Arc<stomp_session::Config> {
-        Arc::clone(&self.session)
-    }
-
-    pub(super) fn first_limits(&self) -> DecoderLimits {
-        self.limits.decoder_unauthenticated()
-    }
-}
-
-impl Services {
-    /// Puts the parts together.
-    #[must_use]
-    pub fn new(
-        hub: Hub,
-        auth: Arc<dyn Authenticator>,
-        presence: Option<Arc<dyn Presence>>,
-        registry: Arc<Registry>,
-        control: Control,
-        settings: Settings,
-    ) -> Arc<Self> {
-        let memory = Memory::new(Room::new(settings.limits.share()));
-        Arc::new(Self {
-            hub,
-            auth,
-            memory,
-            presence,
-            registry,
-            control,
-            settings,
-            started: Instant::now(),
-        })
-    }
-
-    /// How connections behave.
-    #[must_use]
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    /// Takes a place for a connection; `None` if there is none left.
-    #[must_use]
-    pub fn enter(&self) -> Option<Guard> {
-        self.registry
-            .enter(Mailbox::new(self.settings.mailbox.clone()))
-    }
-}
 
 /// Where a client connects from, and how.
 #[derive(Debug)]
@@ -262,6 +119,13 @@ impl Context {
         self.identity()?.rights.as_deref()
     }
 
+    /// What the hook has permitted to a subscription; kept if it is asked again.
+    pub(super) fn note_right(&self, subscription: SubscriptionId, right: impl FnOnce() -> Right) {
+        if let Some(rights) = self.rights() {
+            rights.note(subscription, right());
+        }
+    }
+
     /// Joins presence, if there is any, once logged in. A session that was admitted has joined
     /// before its groups were known.
     pub(super) fn join(&self, groups: Vec<Arc<str>>, device: Option<Box<Device>>) {
@@ -331,7 +195,7 @@ impl Context {
     }
 
     pub(super) fn settings(&self) -> &Settings {
-        &self.services.settings
+        self.services.settings()
     }
 
     pub(super) fn mapping<'a>(&'a self, identity: &'a Identity) -> mapping::Context<'a> {

@@ -1,8 +1,7 @@
-//! Who a client is: of all ways to say so the one that counts, and the hook's word on it.
+//! Who a client is: the hook's word on it.
 
 use std::sync::Arc;
 
-use stomp_grammar::Headers;
 use stomp_session::{Connect, Problem};
 
 use super::{
@@ -10,74 +9,10 @@ use super::{
     rights::Rights,
 };
 use crate::{
-    auth::{self, Access, Carried, Credentials, Fact, Login, Refusal},
+    auth::{Access, Carried, Fact, Login, Refusal},
     hub::EnterError,
     telemetry::{self, ConnectionInfo},
 };
-
-/// Ways to log in besides `login` and `passcode`, from the `[auth]` section.
-#[derive(Clone, Debug, Default)]
-pub struct Logins {
-    /// Who a client is that names nobody.
-    default: Option<Credentials>,
-    /// What of the connection the hook's user call tells, and under which names.
-    facts: Vec<(Fact, Arc<str>)>,
-    /// Whether the hook's answer can say who the user is.
-    hook_names_user: bool,
-    /// What this node is called.
-    node: Arc<str>,
-}
-
-impl Logins {
-    /// What the configuration says.
-    #[must_use]
-    pub fn new(config: &auth::Config, node: &str) -> Self {
-        let facts = config.forward_connection.iter();
-        Self {
-            default: config.default_credentials(),
-            facts: facts
-                .map(|(fact, name)| (*fact, name.as_str().into()))
-                .collect(),
-            hook_names_user: config.username_header.is_some(),
-            node: node.into(),
-        }
-    }
-
-    /// The credentials that count. `None`: there are none.
-    ///
-    /// Those of HTTP Basic authentication come first, as in the plug-in; then those of CONNECT;
-    /// then the certificate, for who says a name is that user or nobody; then what else the request
-    /// carried, for which the hook knows the user; then the default ones. An empty passcode stands
-    /// where what the request carried is to prove the user: none at all tells the hook that a
-    /// certificate has.
-    fn credentials(&self, connect: &Headers, carried: Option<&Carried>) -> Option<Named> {
-        if let Some(Credentials { user, passcode }) =
-            carried.and_then(|carried| carried.credentials.as_ref())
-        {
-            return Some((user.clone(), Some(passcode.clone())));
-        }
-        let certificate = carried.and_then(|carried| carried.certificate.as_ref());
-        let is_proved = carried.is_some_and(|carried| !carried.parameters.is_empty());
-        let passcode = connect.get("passcode");
-        match (connect.get("login"), passcode) {
-            (Some(user), Some(passcode)) => Some((user, passcode)),
-            (Some(user), None) if is_proved => Some((user, "")),
-            (Some(_), None) => return None,
-            (None, _) if let Some(user) = certificate => return Some((user.clone(), None)),
-            (None, _) if is_proved && self.hook_names_user => {
-                Some(("", passcode.unwrap_or_default()))
-            }
-            (None, _) => {
-                let default = self.default.as_ref()?;
-                Some((&*default.user, passcode.unwrap_or(&default.passcode)))
-            }
-        }
-        .map(|(user, passcode)| (user.into(), Some(passcode.into())))
-    }
-}
-
-/// A user's name, and a passcode unless a certificate has proved it.
-type Named = (Box<str>, Option<Box<str>>);
 
 /// Finds out who a client is, and whether it may enter the virtual host, in this order: only for
 /// who may, links are made.
@@ -96,11 +31,11 @@ pub(super) async fn login(
         .get("host")
         .unwrap_or(&settings.default_vhost);
     let mut more = carried.map_or_else(Vec::new, |carried| carried.parameters);
-    for (fact, name) in &logins.facts {
+    for (fact, name) in logins.facts() {
         let value = match fact {
             Fact::ClientIp => context.remote.ip().to_canonical().to_string().into(),
             Fact::Session => context.session.clone(),
-            Fact::Node => (&*logins.node).into(),
+            Fact::Node => logins.node().into(),
             Fact::Transport => context.transport.into(),
         };
         more.push((Arc::clone(name), value));
@@ -165,120 +100,4 @@ pub(super) async fn login(
         vhost,
         rights,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What counts, of a CONNECT's headers and what the request carried.
-    fn counts(config: &str, connect: &str, carried: Option<Carried>) -> Option<Named> {
-        let config: auth::Config = toml::from_str(config).unwrap();
-        assert_eq!(config.check(), Ok(()));
-        let mut headers = Headers::default();
-        for line in connect.split_whitespace() {
-            let (name, value) = line.split_once(':').unwrap();
-            headers.push(name, value);
-        }
-        let logins = Logins::new(&config, "n");
-        logins.credentials(&headers, carried.as_ref())
-    }
-
-    fn pair(user: &str, passcode: &str) -> Option<Named> {
-        Some((user.into(), Some(passcode.into())))
-    }
-
-    fn cookie() -> Option<Carried> {
-        Some(Carried {
-            parameters: vec![("sid".into(), "1".into())],
-            ..Carried::default()
-        })
-    }
-
-    const COOKIE: &str = "forward_cookies = { sid = \"sid\" }\n";
-    const NAMED: &str = "forward_cookies = { sid = \"sid\" }\nusername_header = \"x-username\"\n";
-    const DEFAULT: &str = "default_user = \"guest\"\ndefault_passcode = \"g\"\n";
-
-    #[test]
-    fn connect_says_who_it_is() {
-        assert_eq!(counts("", "login:a passcode:b", None), pair("a", "b"));
-        for connect in ["", "login:a", "passcode:b"] {
-            assert_eq!(counts("", connect, None), None, "{connect}");
-        }
-        // An empty name is the hook's to refuse, as in the plug-in.
-        assert_eq!(counts("", "login: passcode:", None), pair("", ""));
-    }
-
-    #[test]
-    fn who_names_nobody_is_the_default_user() {
-        assert_eq!(counts(DEFAULT, "", None), pair("guest", "g"));
-        assert_eq!(counts(DEFAULT, "passcode:b", None), pair("guest", "b"));
-        assert_eq!(counts(DEFAULT, "login:a passcode:b", None), pair("a", "b"));
-        // The default passcode is nobody else's.
-        assert_eq!(counts(DEFAULT, "login:a", None), None);
-    }
-
-    #[test]
-    fn what_the_request_carried_stands_in_for_the_passcode() {
-        assert_eq!(counts(COOKIE, "login:a", cookie()), pair("a", ""));
-        assert_eq!(
-            counts(COOKIE, "login:a passcode:b", cookie()),
-            pair("a", "b")
-        );
-        // Nobody could say who it is.
-        assert_eq!(counts(COOKIE, "", cookie()), None);
-        assert_eq!(counts(COOKIE, "login:a", None), None);
-    }
-
-    #[test]
-    fn where_the_hook_names_the_user_connect_need_not() {
-        assert_eq!(counts(NAMED, "", cookie()), pair("", ""));
-        assert_eq!(counts(NAMED, "", None), None);
-        let both = format!("{NAMED}{DEFAULT}");
-        assert_eq!(counts(&both, "", cookie()), pair("", ""));
-        assert_eq!(counts(&both, "", None), pair("guest", "g"));
-    }
-
-    #[test]
-    fn a_certificate_names_who_says_no_name() {
-        let certificate = || {
-            Some(Carried {
-                certificate: Some("cert".into()),
-                ..Carried::default()
-            })
-        };
-        for config in ["", DEFAULT, NAMED] {
-            let named = Some(("cert".into(), None));
-            assert_eq!(counts(config, "", certificate()), named);
-            assert_eq!(counts(config, "passcode:b", certificate()), named);
-            assert_eq!(
-                counts(config, "login:a passcode:b", certificate()),
-                pair("a", "b")
-            );
-            // Nobody is let in by a name and another's certificate.
-            assert_eq!(counts(config, "login:a", certificate()), None);
-        }
-        let both = cookie().map(|carried| Carried {
-            certificate: Some("cert".into()),
-            ..carried
-        });
-        assert_eq!(counts(NAMED, "", both), Some(("cert".into(), None)));
-    }
-
-    #[test]
-    fn http_basic_counts_before_all() {
-        let carried = || {
-            Some(Carried {
-                credentials: Some(Credentials {
-                    user: "http".into(),
-                    passcode: "h".into(),
-                }),
-                certificate: Some("cert".into()),
-                ..Carried::default()
-            })
-        };
-        for connect in ["", "login:a passcode:b"] {
-            assert_eq!(counts(DEFAULT, connect, carried()), pair("http", "h"));
-        }
-    }
 }

@@ -3,19 +3,16 @@
 //! its subscriptions, go out through the link.
 
 mod admission;
-mod config;
 mod context;
 mod echo;
 mod end;
 mod link;
 mod login;
 pub mod mapping;
+mod online;
 mod permission;
-mod policy;
 mod presence;
-mod registry;
 mod rights;
-mod sessions;
 mod uploads;
 mod work;
 
@@ -40,13 +37,8 @@ use tokio::{
     time::{Instant, Sleep, error::Elapsed},
 };
 
-pub use config::{Limits, Stomp, session_config};
-pub use context::{Peer, Recheck, Services, Settings};
+pub use context::Peer;
 pub use link::{Link, LinkError, Outbound};
-pub use login::Logins;
-pub use policy::{Repeated, Same, Sessions, Unknown};
-pub use registry::{Guard, Registry};
-pub use rights::recheck_in_turn;
 pub use uploads::{FREE, Unfinished};
 
 use self::{
@@ -59,6 +51,7 @@ use crate::{
     auth::Carried,
     broker::{Publish, QueueSpec, destination::Destination},
     hub::{Item, Parcel},
+    node::{Guard, Services},
     telemetry::{self, Ending},
 };
 
@@ -151,8 +144,8 @@ enum Event {
 impl<L: Link> Connection<L> {
     fn new(services: Arc<Services>, link: L, mut peer: Peer, guard: Guard) -> Self {
         let now = Instant::now();
-        let opened = now.duration_since(services.started).as_nanos();
-        let id = sessions::new_id(&guard);
+        let opened = now.duration_since(services.started()).as_nanos();
+        let id = guard.new_session_id();
         let carried = peer.carried.take();
         let context = Context::new(services, &peer, guard, id);
         let settings = context.settings();
@@ -163,7 +156,7 @@ impl<L: Link> Connection<L> {
         Self {
             link,
             session,
-            decoder: Decoder::new(settings.first_limits()),
+            decoder: Decoder::new(settings.limits.decoder_unauthenticated()),
             input: Bytes::new(),
             whole: 0,
             uploads: Uploads::default(),
@@ -827,15 +820,12 @@ impl<L: Link> Connection<L> {
     }
 
     fn set_timer(&self, mut timer: Pin<&mut Sleep>) {
-        let Services {
-            started, settings, ..
-        } = &*self.context.services;
-        let patience = settings.limits.write_timeout;
+        let patience = self.context.settings().limits.write_timeout;
         let session = self.session.poll_timeout().map(Instant::from_std);
         let blocked = self.blocked_since.map(|since| since + patience);
         let upload = self.uploads.deadline(patience);
         let due = session.into_iter().chain(blocked).chain(upload).min();
-        let due = due.map(|due| on_stroke(due, *started));
+        let due = due.map(|due| on_stroke(due, self.context.services.started()));
         // A timer that fires early does no harm, and to move it at every frame would cost more.
         if timer.is_elapsed() {
             timer
@@ -847,7 +837,7 @@ impl<L: Link> Connection<L> {
     }
 
     fn age(&self) -> Duration {
-        let running = self.context.services.started.elapsed();
+        let running = self.context.services.started().elapsed();
         running.saturating_sub(Duration::from_nanos(self.opened))
     }
 

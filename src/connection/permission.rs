@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use stomp_session::Problem;
 
-use super::context::{Context, Identity, Services};
+use super::context::{Context, Identity};
 use crate::{
     auth::{Access, Permission, Refusal, ResourceKind},
-    broker::{Argument, Consume, FEED_QUEUES, Publish, QueueSpec},
+    broker::{Argument, Consume, Publish, QueueSpec},
     telemetry,
 };
 
@@ -141,7 +141,7 @@ impl<'a> Permissions<'a> {
 
     async fn ask(&self, access: Access) -> Result<(), Problem> {
         let (auth, user) = (&self.context.services.auth, &self.identity.user);
-        let answer = if self.is_reserved(&access) {
+        let answer = if self.context.services.reserves(&access) {
             Err(Refusal::Denied(Some("it is the gateway's own".into())))
         } else if self.again {
             match auth.allow_anew(user, &access).await {
@@ -159,52 +159,6 @@ impl<'a> Permissions<'a> {
             let reason = refusal.disclosed(self.context.settings().disclose_reason);
             refused(&access, &what, &user.name, reason, is_fault)
         })
-    }
-
-    fn is_reserved(&self, access: &Access) -> bool {
-        let services = &self.context.services;
-        match access {
-            Access::Vhost { .. } => false,
-            Access::Resource {
-                kind: ResourceKind::Exchange,
-                name,
-                permission,
-                ..
-            } => services.reserves_exchange(name, *permission),
-            Access::Resource {
-                kind: ResourceKind::Queue,
-                name,
-                ..
-            } => services.reserves_queue(name),
-            Access::Topic {
-                exchange,
-                routing_key,
-                ..
-            } => services.reserves_key(exchange, routing_key),
-        }
-    }
-}
-
-/// What nobody may use but the gateway, whatever a hook or a token allows.
-impl Services {
-    /// The exchange by which nodes are told to end sessions. And nobody else tells presence
-    /// events, of which every reader believes that the gateway says them.
-    #[must_use]
-    pub fn reserves_exchange(&self, name: &str, permission: Permission) -> bool {
-        let events = self.settings().events_exchange.as_deref();
-        let is_event = events == Some(name) && permission != Permission::Read;
-        is_event || self.control.is_reserved(name)
-    }
-
-    /// The queues that feeds are read from.
-    fn reserves_queue(&self, name: &str) -> bool {
-        name.starts_with(FEED_QUEUES)
-    }
-
-    /// The default exchange brings a message to the queue of its key's name.
-    #[must_use]
-    pub fn reserves_key(&self, exchange: &str, routing_key: &str) -> bool {
-        exchange.is_empty() && self.reserves_queue(routing_key)
     }
 }
 

@@ -21,6 +21,7 @@ use self::{
     wire::{CONNECT, Client},
 };
 use super::*;
+use crate::node::{Limits, Registry, Settings, Stomp};
 
 /// Time enough for every task to get as far as it can.
 async fn settle() {

@@ -12,8 +12,8 @@ use warp::{
 use super::{EXCHANGE, GROUP, Info, USERS};
 use crate::{
     broker::{BrokerError, Properties, Publish},
-    connection::Services,
     http::Routes,
+    node::Services,
     presence::{Presence, PresenceError},
 };
 

@@ -39,11 +39,12 @@ use self::{
 };
 use crate::{
     auth::{Carried, Forwarding},
-    connection::{self, Guard, Peer, Services},
+    connection::{self, Peer},
     listen::{
         Entered, Entrance, Places, Transport, WebSocketLink, accept,
         sockjs::{Channel, session as sockjs_session},
     },
+    node::{Guard, Services},
 };
 
 /// Routes of warp, of any kind.

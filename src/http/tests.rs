@@ -18,10 +18,10 @@ use super::*;
 use crate::{
     auth::{self, Access, Authenticator, Login, Refusal, User},
     broker::{self, FeedConfig, embedded::Embedded},
-    connection::{Limits, Registry, Settings, Stomp},
     control::Control,
     hub::{Hub, MailboxConfig},
     listen::{KeepAlive, Plain},
+    node::{Limits, Registry, Settings, Stomp},
 };
 use futures_util::future::BoxFuture;
 

@@ -35,7 +35,8 @@ pub use websocket::WebSocketLink;
 
 use crate::{
     auth::Carried,
-    connection::{self, Link, Outbound, Peer, Services},
+    connection::{self, Link, Outbound, Peer},
+    node::Services,
     telemetry::{self, Seldom},
 };
 

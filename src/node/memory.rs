@@ -28,7 +28,7 @@ const GIVING_BACK: Duration = Duration::from_secs(1);
 const SHEDDING: Duration = Duration::from_millis(500);
 
 /// What can give memory back: the mailboxes of a node.
-pub trait Target: Send + Sync {
+pub trait Shed: Send + Sync {
     /// Closes the greatest mailboxes, until about so many bytes are freed. How many, and how many
     /// bytes that was.
     fn shed(&self, bytes: usize) -> (usize, usize);
@@ -81,7 +81,7 @@ impl Memory {
     }
 
     /// Looks after it, for as long as it lives.
-    pub async fn watch(memory: Weak<Self>, config: Config, target: Weak<dyn Target>) {
+    pub async fn watch(memory: Weak<Self>, config: Config, target: Weak<dyn Shed>) {
         let mut given_back = Instant::now();
         let mut shed = None;
         let mut pace = CALM;

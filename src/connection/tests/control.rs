@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     auth,
     control::{Command as Order, RecheckOff, Target, wire},
+    node::recheck_in_turn,
 };
 
 const EVERY: Duration = Duration::from_secs(30);
@@ -271,8 +272,8 @@ async fn a_hook_at_fault_takes_nothing_back() {
 async fn everybody_is_asked_about_once_in_the_interval() {
     let house = rechecking();
     let recheck = house.services.settings().recheck.unwrap();
-    let services = Arc::downgrade(&house.services);
-    let asking = tokio::spawn(recheck_in_turn(services, recheck));
+    let registry = Arc::downgrade(&house.services.registry);
+    let asking = tokio::spawn(recheck_in_turn(registry, recheck));
     let mut clients = Vec::new();
     for number in 0..50 {
         clients.push(connect(&house, &format!("user{number}")).await.0);

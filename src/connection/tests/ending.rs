@@ -1,7 +1,7 @@
 //! How connections end, and what they leave: nothing.
 
 use super::*;
-use crate::{connection::registry::Registry, telemetry::capture::Capture};
+use crate::{node::Registry, telemetry::capture::Capture};
 
 /// The reason in the last line about an end.
 fn logged_reason(log: &Capture) -> String {

@@ -247,7 +247,7 @@ async fn what_was_put_aside_is_not_lost_with_its_client() {
 /// Short of memory, those go first that have the most waiting; at once, where they do not read.
 #[tokio::test(start_paused = true)]
 async fn the_greatest_go_first() {
-    use crate::node::Target;
+    use crate::node::Shed;
 
     let house = House::new();
     let mut clients = Vec::new();

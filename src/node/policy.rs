@@ -7,10 +7,10 @@ use crate::{
     units::Checked,
 };
 
-/// Sessions of one user.
+/// How often a user may be logged in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Sessions {
+pub struct LoginPolicy {
     /// What happens to a login of a user who is logged in already.
     pub repeated_login: Repeated,
     /// Which of the user's sessions count for that.
@@ -60,14 +60,14 @@ pub enum Unknown {
 
 /// What is to be done about a login.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
+pub enum Decision {
     /// It is let in, and the sessions of these ids end.
     Admit(Vec<Box<str>>),
     /// It is refused; why, in words for the client.
     Reject(String),
 }
 
-impl Sessions {
+impl LoginPolicy {
     /// Whether the values make sense.
     ///
     /// # Errors
@@ -95,12 +95,8 @@ impl Sessions {
 
     /// What to do about a login of `user` on `device`, of whom `others` are logged in already, the
     /// oldest first.
-    pub(super) fn decide(
-        &self,
-        user: &str,
-        device: Option<&Device>,
-        others: &[SessionInfo],
-    ) -> Decision {
+    #[must_use]
+    pub fn decide(&self, user: &str, device: Option<&Device>, others: &[SessionInfo]) -> Decision {
         let is_same = |other: &&SessionInfo| self.is_same(device, other.device.as_deref());
         let mut ending: Vec<&SessionInfo> = Vec::new();
         match self.repeated_login {
@@ -171,7 +167,7 @@ mod tests {
     }
 
     fn decide(config: &str, me: &str, devices: &[&str]) -> Result<String, String> {
-        let config: Sessions = toml::from_str(config).unwrap();
+        let config: LoginPolicy = toml::from_str(config).unwrap();
         assert_eq!(config.check(), Ok(()));
         match config.decide("alice", device(me).as_deref(), &others(devices)) {
             Decision::Admit(ending) => Ok(ending.join(" ")),
@@ -181,7 +177,7 @@ mod tests {
 
     #[test]
     fn by_default_all_are_let_in() {
-        assert!(!Sessions::default().is_limited());
+        assert!(!LoginPolicy::default().is_limited());
         assert_eq!(decide("", "", &["", "phone/1"]), Ok(String::new()));
     }
 
@@ -243,7 +239,7 @@ mod tests {
                 "max_per_user",
             ),
         ] {
-            let config: Sessions = toml::from_str(text).unwrap();
+            let config: LoginPolicy = toml::from_str(text).unwrap();
             assert_eq!(config.check().unwrap_err().0, key);
         }
     }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::units::{Checked, at_least_one, more_than_zero, show_size, size};
+use super::room::Share;
 use crate::{
     auth,
     broker::{self, KeyLimits},
-    node::Share,
+    units::{Checked, at_least_one, more_than_zero, show_size, size},
 };
 
 /// RabbitMQ takes no larger message, however it is configured.

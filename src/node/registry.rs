@@ -14,10 +14,9 @@ use parking_lot::Mutex;
 use stomp_session::Problem;
 use tokio::{sync::watch, time::Instant};
 
-use super::context::Context;
+use super::{logged_in::LoggedIn, memory::Shed};
 use crate::{
     hub::Mailbox,
-    node::Target,
     telemetry::{self, Seldom},
 };
 
@@ -35,8 +34,8 @@ pub struct Registry {
 #[derive(Debug)]
 struct Place {
     mailbox: Arc<Mailbox>,
-    /// Of nobody before the login. Weak, for it holds the guard.
-    context: Weak<Context>,
+    /// `None` before the login. Weak, for the session holds the guard.
+    session: Option<Weak<dyn LoggedIn>>,
 }
 
 /// A connection's place in the registry; given back when it is dropped.
@@ -73,7 +72,7 @@ impl Registry {
             if let Entry::Vacant(place) = places.entry(number) {
                 place.insert(Place {
                     mailbox: Arc::clone(&mailbox),
-                    context: Weak::new(),
+                    session: None,
                 });
                 break number;
             }
@@ -145,24 +144,28 @@ impl Registry {
     }
 
     /// The session that is logged in on the connection of that number.
-    pub(super) fn session(&self, number: u64) -> Option<Arc<Context>> {
-        self.places.lock().get(&number)?.context.upgrade()
+    pub(super) fn session(&self, number: u64) -> Option<Arc<dyn LoggedIn>> {
+        self.places.lock().get(&number)?.session()
     }
 
     /// The sessions that are logged in, on connections whose numbers are meant.
-    pub(super) fn sessions(&self, is_meant: impl Fn(u64) -> bool) -> Vec<Arc<Context>> {
-        // Whoever is the last to drop one, locks this again: so that is done by the caller.
+    pub(super) fn sessions(&self, is_meant: impl Fn(u64) -> bool) -> Vec<Arc<dyn LoggedIn>> {
+        // Dropping the last pointer to a session locks this again: so the caller drops them.
         let places = self.places.lock();
         let meant = places.iter().filter(|(number, _)| is_meant(**number));
-        meant
-            .filter_map(|(_, place)| place.context.upgrade())
-            .collect()
+        meant.filter_map(|(_, place)| place.session()).collect()
     }
 
     /// Waits until the last connection is gone.
     pub async fn wait_empty(&self) {
         // The sender is this very registry's, so there is no error.
         let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+impl Place {
+    fn session(&self) -> Option<Arc<dyn LoggedIn>> {
+        self.session.as_ref()?.upgrade()
     }
 }
 
@@ -175,9 +178,10 @@ impl Guard {
     }
 
     /// The connection's session is logged in: from now on it can be found.
-    pub(super) fn logged_in(&self, context: &Arc<Context>) {
+    pub fn logged_in(&self, session: &Arc<impl LoggedIn + 'static>) {
+        let session: Weak<dyn LoggedIn> = Arc::downgrade(session) as _;
         if let Some(place) = self.registry.places.lock().get_mut(&self.number) {
-            place.context = Arc::downgrade(context);
+            place.session = Some(session);
         }
     }
 
@@ -188,7 +192,7 @@ impl Guard {
     }
 }
 
-impl Target for Registry {
+impl Shed for Registry {
     fn shed(&self, bytes: usize) -> (usize, usize) {
         /// What is smaller would not help.
         const WORTH_IT: usize = 64 * 1024;

@@ -1,0 +1,132 @@
+//! A session that is logged in, as its node reaches it: to end it, and to ask the hook about it
+//! again.
+
+use std::sync::{Arc, Weak};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use stomp_session::Problem;
+
+use super::{
+    context::{Context, Identity},
+    permission::Permissions,
+    rights::{Right, Subscriptions},
+};
+use crate::{
+    auth::Refusal,
+    node::{LoggedIn, Settings},
+    presence::Device,
+    telemetry,
+};
+
+impl LoggedIn for Context {
+    fn id(&self) -> &str {
+        &self.session
+    }
+
+    fn user(&self) -> Option<&str> {
+        Some(&self.identity()?.user.name)
+    }
+
+    fn device(&self) -> Option<&Device> {
+        self.here()?.device.as_deref()
+    }
+
+    fn is_in_presence(&self) -> bool {
+        self.here().is_some()
+    }
+
+    fn settings(&self) -> &Settings {
+        self.settings()
+    }
+
+    fn end(&self, problem: Problem) {
+        self.guard.mailbox().fail(problem);
+    }
+
+    fn recheck(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        let session = Arc::downgrade(&self);
+        async move {
+            let Some(Err(problem)) = recheck(&session).await else {
+                return;
+            };
+            if let Some(context) = session.upgrade() {
+                telemetry::recheck_refused(&context.info(), &problem);
+                context.end(problem);
+            }
+        }
+        .boxed()
+    }
+
+    fn refresh_groups(self: Arc<Self>) -> BoxFuture<'static, ()> {
+        async move {
+            let services = &self.services;
+            if let (Some(presence), Some(identity), Some(session)) =
+                (&services.presence, self.identity(), self.here())
+                && let Ok(groups) = services.auth.groups(&identity.user).await
+            {
+                presence.regroup(session, groups);
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Asks what was asked at the login, and about each subscription; what the client is told if it
+/// has to go. `None`: it is gone.
+async fn recheck(session: &Weak<Context>) -> Option<Result<(), Problem>> {
+    let login = recheck_login(&*session.upgrade()?).await;
+    let subscriptions = match login {
+        Ok(subscriptions) => subscriptions,
+        Err(problem) => return Some(Err(problem)),
+    };
+    for (_, right) in subscriptions {
+        let context = session.upgrade()?;
+        let permissions = Permissions::again(&context, context.identity()?);
+        let answer = match &*right {
+            Right::Listen(exchange, pattern) => permissions.listen(exchange, pattern).await,
+            Right::Consume(consume) => permissions.consume(consume).await,
+        };
+        match answer {
+            Ok(()) => {}
+            Err(Problem::PermissionDenied { detail }) => {
+                return Some(Err(Problem::PermissionWithdrawn { detail }));
+            }
+            Err(problem) => return Some(Err(problem)),
+        }
+    }
+    Some(Ok(()))
+}
+
+/// Asks what was asked at the login; the subscriptions that are to be asked about next.
+async fn recheck_login(context: &Context) -> Result<Subscriptions, Problem> {
+    let (Some(identity), Some(rights)) = (context.identity(), context.rights()) else {
+        return Ok(Vec::new());
+    };
+    match context.services.auth.user(rights.login()).await {
+        Ok(user) if user == identity.user => {}
+        Ok(_) => return Err(Problem::LoginChanged),
+        // The hook's fault is in the log.
+        Err(Refusal::Faulty(_)) => return Ok(Vec::new()),
+        Err(refusal @ Refusal::Denied(_)) => {
+            telemetry::permission_refused(&context.info(), "the gateway", &refusal.to_string());
+            return Err(not_any_more(identity));
+        }
+    }
+    let permissions = Permissions::again(context, identity);
+    permissions
+        .enter()
+        .await
+        .map_err(|_| not_any_more(identity))?;
+    Ok(rights.subscriptions())
+}
+
+fn not_any_more(identity: &Identity) -> Problem {
+    let detail = format!(
+        "ACCESS_REFUSED - access to vhost '{}' refused for user '{}'",
+        identity.vhost.name(),
+        identity.user.name
+    );
+    Problem::Revoked {
+        detail: detail.into(),
+    }
+}

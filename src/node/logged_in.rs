@@ -1,0 +1,39 @@
+//! What a node needs of a session that is logged in; its connection has the rest.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use stomp_session::Problem;
+
+use super::settings::Settings;
+use crate::presence::Device;
+
+/// A session that is logged in, as its node reaches it.
+pub trait LoggedIn: Send + Sync {
+    /// The session's id.
+    fn id(&self) -> &str;
+
+    /// Whose it is.
+    fn user(&self) -> Option<&str>;
+
+    /// The device that its CONNECT named, where presence is on.
+    fn device(&self) -> Option<&Device>;
+
+    /// Whether presence knows it.
+    fn is_in_presence(&self) -> bool;
+
+    /// How its connection behaves.
+    fn settings(&self) -> &Settings;
+
+    /// Ends it, with this ERROR.
+    fn end(&self, problem: Problem);
+
+    /// Asks the hook what it was asked at the login, and about each subscription; a refusal ends
+    /// the session. The future holds the session only while one question is asked: a session that
+    /// ends meanwhile gives its place back.
+    fn recheck(self: Arc<Self>) -> BoxFuture<'static, ()>;
+
+    /// Asks the hook which groups the user is in, and tells presence. Where the hook is at fault,
+    /// the groups stay as they are; the hook's fault is in the log.
+    fn refresh_groups(self: Arc<Self>) -> BoxFuture<'static, ()>;
+}

@@ -1,0 +1,54 @@
+//! Names that only the gateway may use, whatever a hook or a token allows.
+
+use super::services::Services;
+use crate::{
+    auth::{Access, Permission, ResourceKind},
+    broker::FEED_QUEUES,
+};
+
+impl Services {
+    /// Whether only the gateway has this access.
+    #[must_use]
+    pub fn reserves(&self, access: &Access) -> bool {
+        match access {
+            Access::Vhost { .. } => false,
+            Access::Resource {
+                kind: ResourceKind::Exchange,
+                name,
+                permission,
+                ..
+            } => self.reserves_exchange(name, *permission),
+            Access::Resource {
+                kind: ResourceKind::Queue,
+                name,
+                ..
+            } => reserves_queue(name),
+            Access::Topic {
+                exchange,
+                routing_key,
+                ..
+            } => self.reserves_key(exchange, routing_key),
+        }
+    }
+
+    /// Whether the exchange is the one by which nodes are told to end sessions; or, unless it is
+    /// only read, the one of presence events: their readers trust that the gateway sent them.
+    #[must_use]
+    pub fn reserves_exchange(&self, name: &str, permission: Permission) -> bool {
+        let events = self.settings().events_exchange.as_deref();
+        let is_event = events == Some(name) && permission != Permission::Read;
+        is_event || self.control.is_reserved(name)
+    }
+
+    /// Whether a message would go to a queue of the gateway: the default exchange brings it to the
+    /// queue of its key's name.
+    #[must_use]
+    pub fn reserves_key(&self, exchange: &str, routing_key: &str) -> bool {
+        exchange.is_empty() && reserves_queue(routing_key)
+    }
+}
+
+/// The queues that feeds are read from.
+fn reserves_queue(name: &str) -> bool {
+    name.starts_with(FEED_QUEUES)
+}

@@ -1,0 +1,80 @@
+//! What all connections of a node are served by.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{
+    memory::Memory,
+    registry::{Guard, Registry},
+    room::Room,
+    settings::Settings,
+};
+use crate::{
+    auth::Authenticator,
+    control::Control,
+    hub::{Hub, Mailbox},
+    presence::Presence,
+};
+
+/// What all connections of this node are served by.
+pub struct Services {
+    /// The virtual hosts.
+    pub hub: Hub,
+    /// Who may do what.
+    pub auth: Arc<dyn Authenticator>,
+    /// Who is online; `None`: nobody asks.
+    pub presence: Option<Arc<dyn Presence>>,
+    /// Who is connected.
+    pub registry: Arc<Registry>,
+    /// What is done to sessions of any node.
+    pub control: Control,
+    /// How much memory there is, and the room for what clients send.
+    pub memory: Arc<Memory>,
+    settings: Settings,
+    started: Instant,
+}
+
+impl Services {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(
+        hub: Hub,
+        auth: Arc<dyn Authenticator>,
+        presence: Option<Arc<dyn Presence>>,
+        registry: Arc<Registry>,
+        control: Control,
+        settings: Settings,
+    ) -> Arc<Self> {
+        let memory = Memory::new(Room::new(settings.limits.share()));
+        Arc::new(Self {
+            hub,
+            auth,
+            memory,
+            presence,
+            registry,
+            control,
+            settings,
+            started: Instant::now(),
+        })
+    }
+
+    /// How connections behave.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// When they began: what the strokes of all timers count from.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Takes a place for a connection; `None` if there is none left.
+    #[must_use]
+    pub fn enter(&self) -> Option<Guard> {
+        self.registry
+            .enter(Mailbox::new(self.settings.mailbox.clone()))
+    }
+}

@@ -1,0 +1,115 @@
+//! The sessions of this node, as [`control`](crate::control) reaches them.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use stomp_session::Problem;
+
+use super::{
+    logged_in::LoggedIn,
+    recheck::recheck_some,
+    registry::{Guard, Registry},
+};
+use crate::control::{RecheckOff, Sessions, Target};
+
+impl Guard {
+    /// An id for the connection's session: unique, and not to be guessed. It begins with the
+    /// connection's number, so the registry finds a session without an index.
+    #[must_use]
+    pub fn new_session_id(&self) -> Box<str> {
+        let id = (u128::from(self.number()) << 64) | u128::from(rand::random::<u64>());
+        URL_SAFE_NO_PAD.encode(id.to_be_bytes()).into()
+    }
+}
+
+/// The number of the connection that has a session of that id, if any has.
+fn number(id: &str) -> Option<u64> {
+    let bytes: [u8; 16] = URL_SAFE_NO_PAD.decode(id).ok()?.try_into().ok()?;
+    u64::try_from(u128::from_be_bytes(bytes) >> 64).ok()
+}
+
+impl Registry {
+    fn find(&self, target: &Target) -> Vec<Arc<dyn LoggedIn>> {
+        let mut found = match target {
+            Target::Session(id) => {
+                let session = number(id).and_then(|number| self.session(number));
+                session.into_iter().collect()
+            }
+            Target::User(_) | Target::Device { .. } => self.sessions(|_| true),
+        };
+        found.retain(|session| is_meant(&**session, target));
+        found
+    }
+
+    fn end(&self, target: &Target, problem: &Problem) -> usize {
+        let found = self.find(target);
+        for session in &found {
+            session.end(problem.clone());
+        }
+        found.len()
+    }
+}
+
+fn is_meant(session: &dyn LoggedIn, target: &Target) -> bool {
+    match target {
+        Target::Session(id) => *session.id() == **id,
+        Target::User(user) => session.user() == Some(&**user),
+        Target::Device {
+            user,
+            device_type,
+            device_id,
+        } => {
+            let is = |meant: &Option<Box<str>>, named: &Option<Box<str>>| {
+                meant.is_none() || meant == named
+            };
+            session.user() == Some(&**user)
+                && session.device().is_some_and(|device| {
+                    is(device_type, &device.kind) && is(device_id, &device.id)
+                })
+        }
+    }
+}
+
+impl Sessions for Registry {
+    fn kick(&self, target: &Target, reason: &str) -> usize {
+        self.end(target, &Problem::Kicked(reason.into()))
+    }
+
+    fn replace(&self, session: &str) -> usize {
+        self.end(&Target::Session(session.into()), &Problem::Replaced)
+    }
+
+    fn recheck(&self, target: &Target) -> Result<usize, RecheckOff> {
+        let found = self.find(target);
+        let Some(first) = found.first() else {
+            return Ok(0);
+        };
+        let recheck = first.settings().recheck.ok_or(RecheckOff)?;
+        let count = found.len();
+        tokio::spawn(recheck_some(found, recheck.at_a_time));
+        Ok(count)
+    }
+
+    fn refresh_groups(&self, user: &str) -> usize {
+        let mut found = self.find(&Target::User(user.into()));
+        found.retain(|session| session.is_in_presence());
+        let count = found.len();
+        if count > 0 {
+            tokio::spawn(refresh_groups(found));
+        }
+        count
+    }
+}
+
+/// All sessions are one user's; but logins may have brought other tags, by which the hook may say
+/// other groups: so it is asked about each of them.
+async fn refresh_groups(sessions: Vec<Arc<dyn LoggedIn>>) {
+    let sessions = sessions.into_iter();
+    let sessions: Vec<_> = sessions.map(|session| Arc::downgrade(&session)).collect();
+    // Held no longer than the hook is asked about it: a session that ends gives its place back.
+    for session in sessions {
+        if let Some(session) = session.upgrade() {
+            session.refresh_groups().await;
+        }
+    }
+}
