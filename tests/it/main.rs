@@ -49,6 +49,7 @@ mod isolation_links;
 mod isolation_memory;
 mod isolation_publishing;
 mod isolation_refusals;
+mod map;
 mod presence_contract;
 mod presence_redis;
 
