@@ -1,4 +1,4 @@
-//! What a session asks its surroundings to do.
+//! The wishes of a session to its surroundings.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use stomp_grammar::Headers;
 
 use crate::{CloseCode, Problem};
 
-/// Names a subscription within its session. Never used twice in one session, so that what
-/// arrives late for an ended subscription cannot reach a new one that took over its `id` header.
+/// Names a subscription within its session. Never used twice in one session, so that a late message
+/// for an ended subscription cannot reach a new one that took over its `id` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubscriptionId(pub u32);
 
@@ -16,38 +16,38 @@ pub struct SubscriptionId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperationId(pub u64);
 
-/// What became of an operation.
+/// The end of an operation.
 pub type Outcome = Result<(), Problem>;
 
-/// Something the surroundings do for the session, in the order in which it is polled.
+/// A wish that the surroundings fulfil for the session, in the order in which it is polled.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Action {
     /// Write these bytes: one whole frame, or a heart-beat (a single LF).
     Write(Bytes),
-    /// Ask the client, in the transport's own way, whether it lives; what it answers is told by
+    /// Ask the client, in the transport's own way, whether it lives; report its answer by
     /// [`crate::Session::handle_pong`]. Only after [`crate::Session::allow_pings`].
     Ping,
-    /// Ask who this is; answer by [`crate::Session::handle_authenticated`].
+    /// Authenticate the client; answer by [`crate::Session::handle_authenticated`].
     Authenticate(Box<Connect>),
     /// Open a subscription; answer by [`crate::Session::handle_done`].
     Subscribe(OperationId, Box<Subscribe>),
     /// End a subscription; answer by [`crate::Session::handle_done`].
     Unsubscribe(OperationId, Box<Unsubscribe>),
-    /// Do these in order, all or none as far as that can be; answer once, by
-    /// [`crate::Session::handle_done`], after the broker confirmed the last of them. A SEND,
-    /// ACK or NACK outside a transaction is a list of one; a COMMIT is what its transaction
+    /// Do these in order, all or none as far as possible; answer once, by
+    /// [`crate::Session::handle_done`], after the broker confirmed the last of them. A SEND, ACK or
+    /// NACK outside a transaction is a list of one; a COMMIT is the list that its transaction
     /// gathered.
     Perform(OperationId, Vec<Operation>),
-    /// Do not begin this operation and later ones any more, and answer to none of them.
+    /// Do not begin this operation or later ones, and answer none of them.
     Abandon(OperationId),
-    /// Write out what is pending, then close the transport. Nothing follows.
-    /// The problem, if there was one, has been told to the client; it is here for the log.
+    /// Write out all pending bytes, then close the transport. Nothing follows.
+    /// The client has got the problem, if there was one, as an ERROR; here it is for the log.
     Close(CloseCode, Option<Box<Problem>>),
 }
 
 impl Action {
-    /// The operation that this asks for.
+    /// The operation of this action.
     #[must_use]
     pub fn operation(&self) -> Option<OperationId> {
         match self {
@@ -63,8 +63,8 @@ impl Action {
     }
 }
 
-/// What a CONNECT or STOMP frame asks. Whether `login` and `passcode` are needed is for the
-/// surroundings to say: a cookie or a certificate may stand in for them.
+/// The request of a CONNECT or STOMP frame. The surroundings decide whether `login` and `passcode`
+/// are needed: a cookie or a certificate may stand in for them.
 #[derive(Debug)]
 pub struct Connect {
     /// All its headers (`login`, `passcode`, `host`, and whatever an application adds).
@@ -74,15 +74,15 @@ pub struct Connect {
 /// How a subscription's messages are acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AckMode {
-    /// A message is done with when it is sent.
+    /// A message is settled when it is sent.
     Auto,
-    /// ACK and NACK speak for all earlier messages of their subscription too.
+    /// ACK and NACK settle all earlier messages of their subscription, too.
     Client,
-    /// ACK and NACK speak for one message.
+    /// ACK and NACK settle one message.
     ClientIndividual,
 }
 
-/// What a SUBSCRIBE frame asks.
+/// The request of a SUBSCRIBE frame.
 #[derive(Debug)]
 pub struct Subscribe {
     /// The session's name for the subscription.
@@ -95,7 +95,7 @@ pub struct Subscribe {
     pub headers: Headers,
 }
 
-/// What an UNSUBSCRIBE frame asks.
+/// The request of an UNSUBSCRIBE frame.
 #[derive(Debug)]
 pub struct Unsubscribe {
     /// The session's name for the subscription.
@@ -104,7 +104,7 @@ pub struct Unsubscribe {
     pub headers: Headers,
 }
 
-/// One thing to do at the broker.
+/// One step at the broker.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Operation {
@@ -114,7 +114,7 @@ pub enum Operation {
     Settle(Settle),
 }
 
-/// What a SEND frame asks.
+/// The request of a SEND frame.
 pub struct Publish {
     /// The `destination` header, not interpreted.
     pub destination: Box<str>,
@@ -136,25 +136,25 @@ impl fmt::Debug for Publish {
     }
 }
 
-/// What an ACK or NACK frame asks.
+/// The request of an ACK or NACK frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settle {
-    /// Whose messages.
+    /// The subscription of the messages.
     pub subscription: SubscriptionId,
     /// The tag that [`crate::Delivery::tag`] gave the message.
     pub tag: u64,
-    /// Whether all earlier unsettled messages of the subscription are meant as well.
+    /// Whether it settles all earlier unsettled messages of the subscription as well.
     pub multiple: bool,
     /// Accept, or reject.
     pub verdict: Verdict,
 }
 
-/// What a client says of a message.
+/// A client's verdict on a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// ACK: done with.
+    /// ACK: the client is done with it.
     Accept,
-    /// NACK with `requeue:true`, the default: give it to somebody, again.
+    /// NACK with `requeue:true`, the default: give it to a consumer again.
     Requeue,
     /// NACK with `requeue:false`: drop or dead-letter it.
     Discard,

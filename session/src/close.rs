@@ -5,23 +5,22 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseCode {
-    /// 1000: the client said DISCONNECT.
+    /// 1000: the client sent DISCONNECT.
     Normal,
-    /// 1002: the client broke the protocol. To reconnect and do the same does not help.
+    /// 1002: the client broke the protocol. Reconnecting to do the same does not help.
     Protocol,
-    /// 1007: the client sent a text that is not UTF-8. To reconnect and do the same does not help.
+    /// 1007: the client sent a text that is not UTF-8. Reconnecting to do the same does not help.
     NotUtf8,
-    /// 1008: the client may not do what it asked for. To reconnect and do the same does not
-    /// help.
+    /// 1008: the client's request was refused. Reconnecting to do the same does not help.
     Policy,
-    /// 1009: a frame over the limits. To reconnect and do the same does not help.
+    /// 1009: a frame over the limits. Reconnecting to do the same does not help.
     TooBig,
-    /// 1011: something failed on the server's side. To reconnect helps.
+    /// 1011: a fault on the server's side. Reconnecting helps.
     Internal,
-    /// 1012: this server goes away. To reconnect helps, after a moment.
+    /// 1012: this server goes away. Reconnecting helps, after a moment.
     Restart,
-    /// 1013: overload, an unreachable broker, or a client that was not heard of. To reconnect
-    /// helps, later.
+    /// 1013: overload, an unreachable broker, or a client that fell silent. Reconnecting helps,
+    /// later.
     TryAgainLater,
 }
 

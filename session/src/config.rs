@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How sessions behave; shared by all of a server's.
+/// How sessions behave; all sessions of a server share it.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The `server` header of CONNECTED; `None` hides it.
@@ -13,7 +13,7 @@ pub struct Config {
     /// The shortest interval at which this server will send heart-beats; zero: it sends none.
     /// In whole milliseconds, rounded up.
     pub heartbeat_send: Duration,
-    /// The interval at which this server wishes to hear the client; zero: it does not care.
+    /// The interval at which this server wishes to hear the client; zero: no wish.
     /// In whole milliseconds, rounded up.
     pub heartbeat_receive: Duration,
     /// How many intervals a client may miss: background tabs throttle their timers. 0 means 1.
@@ -21,11 +21,11 @@ pub struct Config {
     /// The shortest silence for which a client is given up, however short its heart-beat: mobile
     /// networks have tunnels.
     pub heartbeat_patience: Duration,
-    /// After how long without anything written, or without anything heard, a client is sent a ping,
-    /// where the transport has pings and no heart-beat comes sooner; zero: none is sent. Of two
-    /// pings unanswered, a client is given up that has answered one before.
+    /// After so much time in which nothing was written, or nothing was heard, the client gets a
+    /// ping, if the transport has pings and no heart-beat comes sooner; zero: no pings. A client
+    /// that has answered a ping before is given up after two unanswered ones.
     pub ping_interval: Duration,
-    /// How long a session that is to end waits for what is pending.
+    /// How long a session that is about to end waits for pending operations.
     pub finish_timeout: Duration,
     /// The same where [`crate::Problem::ShuttingDown`] ends it, if that is less.
     pub drain_timeout: Duration,
@@ -40,12 +40,12 @@ pub struct Config {
     /// Bytes (headers and bodies) in all open transactions together.
     pub max_transaction_bytes: usize,
     /// Operations begun and not done, and receipts that wait for them; at this number
-    /// [`crate::Session::wants_frame`] says no. 0 means 1.
+    /// [`crate::Session::wants_frame`] is false. 0 means 1.
     pub max_pending: usize,
-    /// What a NACK without a `requeue` header means: true, [`crate::Verdict::Requeue`].
+    /// The meaning of a NACK without a `requeue` header: true, [`crate::Verdict::Requeue`].
     pub nack_requeue: bool,
     /// Whether a session goes on after [`crate::Problem::PermissionDenied`] and
-    /// [`crate::Problem::PermissionUnavailable`], where what was denied has left no trace in it.
+    /// [`crate::Problem::PermissionUnavailable`], if the denied frame has left no trace in it.
     pub soft_deny: bool,
     /// How often it goes on so: the next denial ends it.
     pub max_denials: u32,

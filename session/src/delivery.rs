@@ -2,25 +2,25 @@
 
 use crate::SubscriptionId;
 
-/// A message for a subscription. What all its receivers share is the surroundings' to write: the
+/// A message for a subscription. The surroundings write the part that all its receivers share: the
 /// tail of the MESSAGE frame, from the header `destination` on.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery {
-    /// Whose.
+    /// The subscription.
     pub subscription: SubscriptionId,
-    /// What [`crate::Settle::tag`] will call it. Tags of one subscription only grow.
+    /// The tag that [`crate::Settle::tag`] will carry. Tags of one subscription only grow.
     pub tag: u64,
     /// Whether somebody may have seen it before.
     pub redelivered: bool,
 }
 
-/// What [`crate::Session::handle_delivery`] did with a message.
+/// The outcome of [`crate::Session::handle_delivery`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivered {
-    /// The head was appended, and the client will not speak of it again (`ack:auto`).
+    /// The head was appended, and the client will not acknowledge it (`ack:auto`).
     Done,
     /// The head was appended; a [`crate::Settle`] for it may follow. The session keeps 16
-    /// bytes for it until then; how many there may be is for the surroundings to bound.
+    /// bytes for it until then; the surroundings bound their number.
     AwaitingAck,
     /// Nothing was appended: the subscription or the session is over.
     Refused,

@@ -8,7 +8,7 @@ use crate::{Problem, SubscriptionId, heartbeat::Rates, subscriptions::Name};
 /// One line break: the server's heart-beat.
 pub(crate) const HEARTBEAT: Bytes = Bytes::from_static(b"\n");
 
-/// What joins the parts of a message id; the plug-in's.
+/// Joins the parts of a message id, as the plug-in does.
 const SEPARATOR: &str = "@@";
 
 /// CONNECTED, its headers in the plug-in's order.
@@ -36,10 +36,10 @@ pub(crate) fn receipt(id: &str, version: Version) -> Bytes {
 }
 
 /// ERROR. Where no version is agreed on it is written for 1.0, without escapes: the fixed
-/// headers need none, and a `receipt-id` is what the client would read in any version unless it
-/// holds a colon, a backslash or a line break.
+/// headers need none, and the client reads the same `receipt-id` in any version unless it holds a
+/// colon, a backslash or a line break.
 ///
-/// `error-code` and `reconnect` tell a program what happened and what to do next; the plug-in has
+/// `error-code` and `reconnect` tell a program the condition and the next step; the plug-in has
 /// neither.
 pub(crate) fn error(problem: &Problem, receipt: Option<&str>, version: Version) -> Bytes {
     let mut out = Vec::with_capacity(256);
@@ -56,7 +56,7 @@ pub(crate) fn error(problem: &Problem, receipt: Option<&str>, version: Version) 
     out.into()
 }
 
-/// What names a message to its client: `<subscription>@@<session>@@<sequence>`, the parts of the
+/// A message's name for its client: `<subscription>@@<session>@@<sequence>`, the parts of the
 /// plug-in's, except that the first one is this server's number and not the client's id, so
 /// that it needs no escapes and never means a later subscription of the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,16 +69,16 @@ pub(crate) struct MessageId<'a> {
 /// A message id as a client returned it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Named<'a> {
-    /// It can be one of ours.
+    /// It may be one of ours.
     Message(MessageId<'a>),
-    /// It has the form, but names a subscription as no session of this server does.
+    /// It has the form, but no session of this server names a subscription so.
     Foreign,
-    /// It has not even the form.
+    /// It does not have the form.
     Invalid,
 }
 
 impl<'a> MessageId<'a> {
-    /// Reads what a client returned.
+    /// Reads an id that a client returned.
     pub(crate) fn parse(text: &'a str) -> Named<'a> {
         let parts = text.split_once(SEPARATOR).and_then(|(subscription, rest)| {
             let (session, sequence) = rest.rsplit_once(SEPARATOR)?;

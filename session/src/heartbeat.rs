@@ -1,8 +1,8 @@
-//! Heart-beats: what two peers agree on (STOMP 1.2, "Heart-beating").
+//! Heart-beats: the agreement of two peers (STOMP 1.2, "Heart-beating").
 
 use std::time::Duration;
 
-/// One side's `heart-beat` header, or what was agreed. In milliseconds; 0: none.
+/// One side's `heart-beat` header, or the agreement. In milliseconds; 0: none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rates {
     /// How often its owner sends, at least.
@@ -12,13 +12,13 @@ pub(crate) struct Rates {
 }
 
 impl Rates {
-    /// What a `heart-beat` header must look like.
+    /// The form of a `heart-beat` header.
     pub(crate) const EXPECTED: &'static str =
         "two whole numbers of milliseconds with a comma between, such as 10000,10000";
 
     /// Reads a header; `None` if it is malformed. No header means `0,0`. Blanks around the
-    /// numbers are tolerated, since they cannot be meant otherwise; numbers beyond 49 days are
-    /// taken for 49 days.
+    /// numbers are tolerated, since they can mean nothing else; numbers beyond 49 days count as 49
+    /// days.
     pub(crate) fn parse(header: Option<&str>) -> Option<Self> {
         let Some(header) = header else {
             return Some(Self::default());
@@ -38,9 +38,9 @@ impl Rates {
         }
     }
 
-    /// What the server does towards that client: in each direction the slower of what one side
-    /// can and the other one wishes, and nothing where either does not care. Answered in
-    /// CONNECTED, it leads the client to the same figures.
+    /// The server's rates towards that client: in each direction the slower of one side's ability
+    /// and the other's wish, and none where either is zero. The client reads it in CONNECTED, and
+    /// comes to the same figures.
     pub(crate) fn agree(self, client: Self) -> Self {
         let slower = |can: u32, wish: u32| {
             if can == 0 || wish == 0 {
@@ -65,7 +65,7 @@ fn milliseconds(text: &str) -> Option<u32> {
     Some(digits.parse().unwrap_or(u32::MAX))
 }
 
-/// In whole milliseconds; what is not zero does not become zero, which would mean "none".
+/// In whole milliseconds; a small interval does not become zero, which would mean "none".
 fn whole(interval: Duration) -> u32 {
     let rounded = interval.as_nanos().div_ceil(1_000_000);
     u32::try_from(rounded).unwrap_or(u32::MAX)

@@ -1,8 +1,9 @@
 //! One STOMP client's protocol state, without sockets, clocks or channels.
 //!
-//! What happens is told to a [`Session`] by `handle_*` calls, each with the time; what must be
-//! done is taken from it by [`Session::poll_action`], and when it wants to be woken by
-//! [`Session::poll_timeout`]. So every rule of the protocol is tested with virtual time.
+//! The caller drives a [`Session`]: it reports events by `handle_*`, each with the time, takes the
+//! session's wishes by [`Session::poll_action`], and asks [`Session::poll_timeout`] when to come
+//! back. So tests check every rule of the protocol with virtual time. [`Session`] has the order of
+//! the calls.
 //!
 //! ```
 //! use std::{sync::Arc, time::{Duration, Instant}};
@@ -59,16 +60,16 @@
 //!
 //! | Module | Its part |
 //! |---|---|
-//! | `session` | phases, and what each frame does |
+//! | `session` | phases, and the effect of each frame |
 //! | `config` | how sessions behave |
-//! | `action` | what a session asks of its surroundings |
+//! | `action` | the wishes of a session |
 //! | `delivery` | a message on its way to the client |
 //! | `problem`, `close` | everything that ends a session, its words and codes |
-//! | `receipts` | what is begun and not done, in the order of frames |
-//! | `subscriptions` | who is subscribed, and what awaits acknowledgement |
-//! | `transactions` | what is gathered between BEGIN and COMMIT |
-//! | `heartbeat` | what was agreed on |
-//! | `liveness` | heart-beats and pings: what is due when, and when a client is given up |
+//! | `receipts` | operations begun and not done, in the order of frames |
+//! | `subscriptions` | open subscriptions, and messages that await acknowledgement |
+//! | `transactions` | frames gathered between BEGIN and COMMIT |
+//! | `heartbeat` | the agreement of two peers on heart-beats |
+//! | `liveness` | heart-beats and pings: when each is due, and when a client is given up |
 //! | `frames` | the frames that a server sends |
 #![forbid(unsafe_code)]
 #![cfg_attr(

@@ -1,12 +1,12 @@
-//! Whether the client is still there: when a heart-beat is owed to it, when it is asked by a ping,
+//! Whether the client is still there: when the server owes it a heart-beat, when it gets a ping,
 //! and when it is given up.
 //!
-//! Two things are wanted, and each costs nothing where the other traffic does it already:
+//! There are two goals, and each costs nothing where other traffic reaches it already:
 //!
-//! - **Something goes over the connection in each direction,** so that proxies keep it open. Where
-//!   heart-beats do not see to it, a ping does, after [`Config::ping_interval`].
-//! - **A client that vanished is found.** One that is late with its heart-beats, or that owes none,
-//!   is asked by pings. Whatever is heard of it, the answer included, is a sign of life.
+//! - **Something goes over the connection in each direction,** so that proxies keep it open: a
+//!   heart-beat, or else a ping after [`Config::ping_interval`].
+//! - **A vanished client is found.** The server pings a client that is late with its heart-beats,
+//!   or that owes none. Any byte from it, the answer included, is a sign of life.
 //!
 //! A client is given up after [`MOST_PINGS`] pings without an answer, but only if it has answered
 //! one before: some do not know pings, and live. And it is given up when it breaks its promise of
@@ -36,7 +36,7 @@ pub(crate) struct Liveness {
     pings: Pings,
 }
 
-/// What is known of the client and pings.
+/// The client's knowledge of pings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pings {
     /// The transport has none.
@@ -47,7 +47,7 @@ enum Pings {
     Answered,
 }
 
-/// What is to be done now.
+/// The next step.
 #[derive(Debug)]
 pub(crate) enum Due {
     /// To write a heart-beat.
@@ -75,7 +75,7 @@ impl Liveness {
         self.pings = Pings::Untried;
     }
 
-    /// Sets what was agreed on.
+    /// Sets the agreed rates.
     pub(crate) fn agree(&mut self, rates: Rates) {
         self.rates = rates;
     }
@@ -112,10 +112,10 @@ impl Liveness {
         }
     }
 
-    /// What is to be done, if anything; to be asked again after it was done. Heart-beats and pings
-    /// may come an eighth of their interval before they have to, if there is an occasion.
+    /// The next step, if there is one; ask again after it. Heart-beats and pings may come an eighth
+    /// of their interval early, if there is an occasion.
     ///
-    /// `is_read` says whether the transport is read: a client that is not cannot be heard.
+    /// `is_read`: whether the transport is read. Otherwise the client cannot be heard.
     pub(crate) fn due(&self, now: Instant, config: &Config, is_read: bool) -> Option<Due> {
         let has_come = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         if is_read && has_come(self.late(config)) {
@@ -133,7 +133,7 @@ impl Liveness {
         }
     }
 
-    /// When [`Liveness::due`] has to be asked, at the latest.
+    /// When [`Liveness::due`] must be asked, at the latest.
     pub(crate) fn next(&self, config: &Config, is_read: bool) -> Option<Instant> {
         let writing = [self.beat(config), self.quiet(config)];
         let mut reading = [None; 3];
@@ -145,8 +145,8 @@ impl Liveness {
         writing.chain(reading.into_iter().flatten()).min()
     }
 
-    /// A heart-beat has to be written. Where it also has to keep proxies content it comes more often
-    /// than was agreed on, which is allowed.
+    /// A heart-beat is due. If it also keeps proxies open, it comes more often than agreed, which
+    /// is allowed.
     fn beat(&self, config: &Config) -> Option<Timer> {
         if self.rates.send == 0 {
             return None;
@@ -158,7 +158,7 @@ impl Liveness {
         Some(Timer::new(self.wrote, interval))
     }
 
-    /// Nothing was written for long, no heart-beat is going to be, and the client is not about to be
+    /// Nothing was written for long, no heart-beat is coming, and the client is not about to be
     /// given up.
     fn quiet(&self, config: &Config) -> Option<Timer> {
         let interval = self.ping_interval(config)?;
@@ -185,19 +185,19 @@ impl Liveness {
         self.pings == Pings::Answered && self.unanswered == MOST_PINGS
     }
 
-    /// The client has not kept what it promised.
+    /// The client has broken its promise of heart-beats.
     fn late(&self, config: &Config) -> Option<Instant> {
         self.heard.checked_add(self.patience(config)?)
     }
 
-    /// For how long a client may be silent that promised heart-beats.
+    /// How long a client that promised heart-beats may be silent.
     fn patience(&self, config: &Config) -> Option<Duration> {
         let promised = milliseconds(self.rates.receive);
         let patience = promised.saturating_mul(config.heartbeat_tolerance.max(1));
         (self.rates.receive > 0).then(|| patience.max(config.heartbeat_patience))
     }
 
-    /// After how much silence a client is asked: in time for its answer, before it is given up.
+    /// The silence after which a client gets a ping: in time for its answer, before it is given up.
     fn asking_interval(&self, config: &Config) -> Option<Duration> {
         let interval = self.ping_interval(config)?;
         let Some(patience) = self.patience(config) else {
@@ -213,7 +213,7 @@ impl Liveness {
     }
 }
 
-/// What is due an interval after something.
+/// A step that is due an interval after an event.
 #[derive(Clone, Copy)]
 struct Timer {
     since: Instant,
@@ -225,12 +225,12 @@ impl Timer {
         Self { since, interval }
     }
 
-    /// When it has to be done; `None`: after the end of time.
+    /// The latest time for it; `None`: after the end of time.
     fn due(self) -> Option<Instant> {
         self.since.checked_add(self.interval)
     }
 
-    /// From when on it may be done.
+    /// The earliest time for it.
     fn early(self) -> Option<Instant> {
         let early = self.interval.checked_div(EARLY)?;
         self.due()?.checked_sub(early)

@@ -1,4 +1,4 @@
-//! The machine itself: its phases, what it is told, and what it asks.
+//! The machine itself: its phases, the events it takes, and its wishes.
 
 mod commands;
 
@@ -20,14 +20,28 @@ use crate::{
 
 /// One client's side of the protocol.
 ///
-/// After every `handle_*`, [`Session::poll_action`] is called until it answers `None`. A
-/// session writes at most one ERROR, and neither writes nor asks anything after it but
-/// [`Action::Close`]; what is told to a closed session is ignored. Only where
-/// [`Config::soft_deny`] says so, there may be others before it, each about one denied frame.
+/// It does no I/O and reads no clock, so the caller drives it. There are four kinds of methods:
 ///
-/// The ERROR ends the client's stream after what precedes it, not instead of it: the session takes
-/// no further frame, waits until the operations of earlier frames are done, writes their receipts
-/// in order, and only then the ERROR. [`Config::finish_timeout`] bounds that wait.
+/// 1. **Events in,** by `handle_*`, each with the time: a frame ([`Session::handle_frame`]), bytes
+///    ([`Session::handle_activity`], [`Session::handle_decode_error`]), an answer
+///    ([`Session::handle_authenticated`], [`Session::handle_done`]), a message for the client
+///    ([`Session::handle_delivery`]), the end ([`Session::handle_problem`]), the time
+///    ([`Session::handle_timeout`]).
+/// 2. **Wishes out,** by [`Session::poll_action`]: call it after every `handle_*` until it answers
+///    `None`, and fulfil the actions in that order. An action with an [`OperationId`] is answered
+///    by [`Session::handle_done`], in any order.
+/// 3. **The next time,** by [`Session::poll_timeout`]: ask after the actions, for every other call
+///    may change it; then call [`Session::handle_timeout`].
+/// 4. **Questions** that change nothing: [`Session::wants_frame`] before the next frame is read,
+///    [`Session::is_connected`], [`Session::is_closed`] and others.
+///
+/// A session writes at most one ERROR. After it comes only [`Action::Close`], and a closed session
+/// ignores all events. Only with [`Config::soft_deny`] there may be other ERRORs before it, each
+/// about one denied frame.
+///
+/// The ERROR follows the work of earlier frames, and does not replace it: the session takes no
+/// further frame, waits until the operations of earlier frames are done, writes their receipts in
+/// order, and only then the ERROR. [`Config::finish_timeout`] bounds that wait.
 #[derive(Debug)]
 pub struct Session {
     config: Arc<Config>,
@@ -50,7 +64,7 @@ pub struct Session {
 enum Phase {
     /// The transport is open, nothing came yet. Ends by `deadline`.
     AwaitingConnect,
-    /// CONNECT came; the surroundings find out who it is. Ends by the same `deadline`.
+    /// CONNECT came; the surroundings authenticate the client. Ends by the same `deadline`.
     Authenticating,
     /// CONNECTED was sent.
     Connected,
@@ -59,7 +73,8 @@ enum Phase {
         /// It asked for a receipt, so the client will close (STOMP 1.2, "DISCONNECT").
         receipt: bool,
     },
-    /// The session is to end with the ERROR that waits; operations before it are not done yet. Ends by
+    /// The session is to end with the ERROR that waits; operations before it are not done yet. Ends
+    /// by
     /// `deadline`.
     Failing,
     /// DISCONNECT was answered; the client may close. Ends by `deadline`.
@@ -68,7 +83,7 @@ enum Phase {
     Closed,
 }
 
-/// What waits for its time. Few sessions have any, and none has both.
+/// A frame or an ERROR that waits for its time. Few sessions have one, and no session has both.
 #[derive(Debug)]
 enum Waiting {
     /// The first frame of a client that is logged in by it, until that is done.
@@ -111,8 +126,8 @@ impl Session {
         &self.id
     }
 
-    /// The version negotiated; what frames are to be decoded and messages encoded for. Known as
-    /// soon as `handle_frame` took the CONNECT; 1.0 until then.
+    /// The negotiated version, for decoding frames and encoding messages. Known as soon as
+    /// `handle_frame` took the CONNECT; 1.0 until then.
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
@@ -131,16 +146,16 @@ impl Session {
         self.phase == Phase::Closed
     }
 
-    /// Whether the next frame may be handed in now. Otherwise the surroundings keep it (and stop
-    /// reading the transport) until some operation is done. Meanwhile the client is not
-    /// expected to be heard, and has a whole time-out again once it says yes.
+    /// Whether the caller may hand in the next frame now. If not, the caller keeps it (and stops
+    /// reading the transport) until some operation is done. Meanwhile the session does not expect
+    /// to hear the client, which has a whole time-out again once this is true.
     #[must_use]
     pub fn wants_frame(&self) -> bool {
         match self.phase {
-            // Who is to end is not read meanwhile.
+            // A session that is about to end reads nothing meanwhile.
             Phase::Authenticating | Phase::Failing | Phase::Closed => false,
             Phase::Connected => self.pending.len() < self.config.max_pending.max(1),
-            // After DISCONNECT frames are read and ignored, so that the client's closing shows.
+            // After DISCONNECT, frames are read and ignored: only so the client's closing shows.
             Phase::AwaitingConnect | Phase::Disconnecting { .. } | Phase::Lingering => true,
         }
     }
@@ -158,13 +173,13 @@ impl Session {
     }
 
     /// Bytes arrived from the client, whatever they are: it lives (STOMP 1.2, "Heart-beating").
-    /// To be called as well while the surroundings themselves do not read the transport for a
-    /// reason that the session does not know (a broker's alarm, say).
+    /// Call it also while the surroundings themselves do not read the transport for a reason that
+    /// the session does not know (a broker's alarm, say).
     pub fn handle_activity(&mut self, now: Instant) {
         self.liveness.heard(now);
     }
 
-    /// The transport can ask the client whether it lives: [`Action::Ping`] may follow. To be called
+    /// The transport can ask the client whether it lives: [`Action::Ping`] may follow. Call it
     /// before anything else.
     pub fn allow_pings(&mut self) {
         self.liveness.allow_pings();
@@ -175,13 +190,13 @@ impl Session {
         self.liveness.answered(now);
     }
 
-    /// The client's next frame. Where [`Session::wants_frame`] says no because of what is
-    /// pending, it is taken all the same; a frame that overtakes the answer to CONNECT is an
-    /// error, and one that follows a DISCONNECT or an error is ignored.
+    /// The client's next frame. If [`Session::wants_frame`] is false because of pending
+    /// operations, the session takes it all the same; a frame that overtakes the answer to CONNECT
+    /// is an error, and one that follows a DISCONNECT or an error is ignored.
     ///
-    /// Its body may be kept for as long as a transaction is open, or the broker is asked: it
-    /// should hold on to no more memory than is counted for it, and so not to all that was read
-    /// with it.
+    /// The session may keep its body for as long as a transaction is open, or the broker is asked.
+    /// So the body should hold on to no more memory than is counted for it, and not to all bytes
+    /// that were read with it.
     pub fn handle_frame(&mut self, now: Instant, frame: Frame) {
         self.liveness.heard(now);
         match self.phase {
@@ -202,11 +217,11 @@ impl Session {
         }
     }
 
-    /// The client's bytes cannot be read on. Without meaning after DISCONNECT.
+    /// The decoder cannot read the client's bytes any further. Without meaning after DISCONNECT.
     pub fn handle_decode_error(&mut self, now: Instant, error: DecodeError) {
         let problem = match self.phase {
             Phase::Connected => Problem::Malformed(error.kind),
-            // What is no command is no CONNECT either, which is what the plug-in says.
+            // An unknown command is no CONNECT either; the plug-in says so, too.
             Phase::AwaitingConnect | Phase::Authenticating => match error.kind {
                 DecodeErrorKind::UnknownCommand(_) if !self.config.implicit_connect => {
                     Problem::NotLoggedIn
@@ -246,8 +261,8 @@ impl Session {
         );
     }
 
-    /// The answer to the action of that name, in any order among operations. Ignored where
-    /// there is no such operation or it is done.
+    /// The answer to the action with that id, in any order among operations. Ignored if there is no
+    /// such operation, or it is done.
     pub fn handle_done(&mut self, now: Instant, operation: OperationId, outcome: Outcome) {
         match outcome {
             Ok(()) => self.finish(now, operation),
@@ -263,8 +278,8 @@ impl Session {
                     );
                     self.finish(now, operation);
                 } else {
-                    // Later frames are not done any more; earlier ones are, and may fail too: then
-                    // theirs is the ERROR.
+                    // Later frames are dropped. Earlier ones are done, and may fail, too: then the
+                    // ERROR is theirs.
                     if self.pending.abandon(operation) {
                         self.actions.push_back(Action::Abandon(operation));
                     }
@@ -284,8 +299,8 @@ impl Session {
         }
     }
 
-    /// Whether the session goes on although the operation was denied: if so, nothing is left of
-    /// it.
+    /// Whether the session goes on although the operation was denied: if so, the operation has
+    /// left no trace.
     fn undo_denied(&mut self, operation: OperationId, problem: &Problem) -> bool {
         let is_soft = self.config.soft_deny && self.denials < self.config.max_denials;
         let is_denied = matches!(
@@ -317,7 +332,7 @@ impl Session {
     }
 
     /// A message for a subscription: appends the head of its MESSAGE frame to `head`. The frame
-    /// goes to the client after all that was polled before. Its tail, encoded for
+    /// goes to the client after all actions polled before. Its tail, encoded for
     /// [`Session::version`], follows: the headers that all receivers share (`destination` among
     /// them), the empty line, the body, NUL.
     pub fn handle_delivery(
@@ -354,9 +369,9 @@ impl Session {
         }
     }
 
-    /// Something outside the protocol ends the session: all that was read is done, then ERROR and
-    /// close. After the answer to a DISCONNECT only the close; and a session that is to end anyway
-    /// ends as it was to, but in time.
+    /// An event outside the protocol ends the session: it finishes all frames that it took, then
+    /// come ERROR and close. After the answer to a DISCONNECT only the close; and a session that is
+    /// about to end ends for its own reason, but in time.
     pub fn handle_problem(&mut self, now: Instant, problem: Problem) {
         match self.phase {
             Phase::Lingering => self.close(CloseCode::Normal, None),
@@ -368,9 +383,9 @@ impl Session {
         }
     }
 
-    /// As [`Session::handle_problem`], where somebody takes the session from its client
-    /// ([`Problem::is_revocation`]): the operations from `abandoned` on, which the broker has not
-    /// heard of, are not done any more, and get no receipts.
+    /// As [`Session::handle_problem`], if somebody takes the session from its client
+    /// ([`Problem::is_revocation`]): the operations from `abandoned` on, of which the broker has
+    /// not heard, are dropped, and get no receipts.
     pub fn handle_revoked(
         &mut self,
         now: Instant,
@@ -381,15 +396,15 @@ impl Session {
             self.pending.abandon(from);
         }
         match self.phase {
-            // The DISCONNECT is not answered any more.
+            // The DISCONNECT gets no answer now.
             Phase::Disconnecting { .. } if abandoned.is_some() => self.fail(now, problem, None),
             _ => self.handle_problem(now, problem),
         }
     }
 
-    /// The time that [`Session::poll_timeout`] asked for has come. Earlier calls do no harm: in the
-    /// last eighth of its interval, a heart-beat or a ping is sent by the first of them, so that one
-    /// that comes with something else, or with other sessions', saves a wake-up.
+    /// The time of [`Session::poll_timeout`] has come. Earlier calls do no harm: in the last eighth
+    /// of its interval, the first of them sends a heart-beat or a ping. So a call that comes with
+    /// another event, or with other sessions' calls, saves a wake-up.
     pub fn handle_timeout(&mut self, now: Instant) {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         match self.phase {
@@ -424,10 +439,10 @@ impl Session {
         }
     }
 
-    /// The next thing to do; call until `None` after each `handle_*`.
+    /// The next action; call until `None` after each `handle_*`.
     pub fn poll_action(&mut self) -> Option<Action> {
         let action = self.actions.pop_front();
-        // Sessions are many and mostly idle: what is empty keeps no memory.
+        // Sessions are many and mostly idle: an empty list keeps no memory.
         if self.actions.is_empty() && self.actions.capacity() > 0 {
             self.actions = VecDeque::new();
         }
@@ -450,8 +465,8 @@ impl Session {
 
     /// Opens a subscription that no SUBSCRIBE asked for: to the replies to a SEND with
     /// `reply-to:/temp-queue/…`. `name` is that header, and the `subscription` header of its
-    /// messages. The same name again is the same subscription. Such names cannot be given to
-    /// SUBSCRIBE and UNSUBSCRIBE.
+    /// messages. The same name again is the same subscription. SUBSCRIBE and UNSUBSCRIBE cannot
+    /// carry such names.
     ///
     /// # Errors
     /// [`Problem::TooManySubscriptions`]; the session goes on unless it is told to
@@ -467,8 +482,8 @@ impl Session {
         }
     }
 
-    /// Takes back what [`Session::open_replies`] opened, for a SEND that was denied: there is no
-    /// queue for it. To be called before [`Session::handle_done`].
+    /// Takes back the subscription of [`Session::open_replies`], for a SEND that was denied: there
+    /// is no queue for it. Call it before [`Session::handle_done`].
     pub fn close_replies(&mut self, subscription: SubscriptionId) {
         self.subscriptions.close_number(subscription);
     }
@@ -500,7 +515,7 @@ impl Session {
             .push_back(Action::Authenticate(Box::new(connect)));
     }
 
-    /// Asks for what a frame needs, and enters it among the pending ones.
+    /// Asks for the operation that a frame needs, and enters it among the pending ones.
     fn begin(&mut self, request: Request, receipt: Option<Box<str>>) {
         let action = match request {
             Request::Nothing => return self.pending.complete(receipt),
@@ -548,8 +563,8 @@ impl Session {
         }
     }
 
-    /// The session ends: as soon as what is pending is done and receipted, or at the latest when
-    /// its time is over.
+    /// The session ends: as soon as pending operations are done and receipted, or at the latest
+    /// when its time is over.
     fn fail(&mut self, now: Instant, problem: Problem, receipt: Option<Box<str>>) {
         if self.phase == Phase::Closed {
             return;
@@ -560,7 +575,7 @@ impl Session {
         self.flush_receipts(now);
     }
 
-    /// Bounds the time that is left to what is pending; the ERROR if that is not enough.
+    /// Bounds the time of pending operations; the ERROR if that is not enough.
     fn hurry(&mut self, now: Instant, problem: Problem, receipt: Option<Box<str>>) {
         let due = self.due(now, &problem);
         self.deadline = sooner(self.end_due(), due);
@@ -576,7 +591,7 @@ impl Session {
         now.checked_add(patience)
     }
 
-    /// When a session that is to end does not wait any more.
+    /// When a session that is about to end waits no longer.
     fn end_due(&self) -> Option<Instant> {
         match self.waiting.as_deref() {
             Some(Waiting::Error(..)) => self.deadline,
@@ -584,7 +599,7 @@ impl Session {
         }
     }
 
-    /// ERROR, then close, whatever is pending.
+    /// ERROR, then close, without regard to pending operations.
     fn end(&mut self, now: Instant) {
         let waiting = self.waiting.take().map(|waiting| *waiting);
         if let Some(Waiting::Error(problem, receipt)) = waiting {
@@ -607,8 +622,8 @@ impl Session {
         self.forget_work();
     }
 
-    /// Drops what only a connected client can use. A disconnect aborts transactions (STOMP 1.2,
-    /// "BEGIN"); what is unacknowledged is for the surroundings to give to somebody else.
+    /// Drops all that only a connected client can use. A disconnect aborts transactions (STOMP 1.2,
+    /// "BEGIN"); the surroundings give unacknowledged messages to somebody else.
     fn forget_work(&mut self) {
         self.subscriptions.clear();
         self.transactions.clear();
@@ -619,13 +634,13 @@ impl Session {
         self.actions.push_back(Action::Write(bytes));
     }
 
-    /// Whether the client can be heard, and is to be: not after its DISCONNECT.
+    /// Whether the session can and should hear the client: not after its DISCONNECT.
     fn is_read(&self) -> bool {
         self.phase == Phase::Connected && self.wants_frame()
     }
 }
 
-/// What a frame needs from the surroundings.
+/// The work that a frame needs from the surroundings.
 enum Request {
     /// Nothing: it is done.
     Nothing,

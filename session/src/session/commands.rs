@@ -1,4 +1,4 @@
-//! What each frame of a connected client does.
+//! The effect of each frame of a connected client.
 
 use stomp_grammar::{Command, Frame, Version};
 
@@ -11,8 +11,8 @@ use crate::{
 };
 
 impl Session {
-    /// Takes a frame of a connected client: what it needs, or what is wrong with it. A frame
-    /// that is wrong changes nothing that outlives the session.
+    /// Takes a frame of a connected client: the work that it needs, or its fault. A faulty frame
+    /// changes nothing that outlives the session.
     pub(super) fn command(&mut self, frame: Frame) -> Result<Request, Problem> {
         match frame.command {
             Command::Send => self.send(frame),
@@ -86,8 +86,8 @@ impl Session {
         Ok(Request::Gathered)
     }
 
-    /// The name is taken from now on, not when the broker has answered: frames are handled in
-    /// order, so the client can use it in the next one.
+    /// The name is taken from now on, not from the broker's answer: the session handles frames in
+    /// order, so the client can use the name in the next one.
     fn subscribe(&mut self, frame: Frame) -> Result<Request, Problem> {
         durable_needs_id(&frame)?;
         let destination = destination(&frame)?;
@@ -127,7 +127,7 @@ impl Session {
         Ok(Request::Subscribe(Box::new(ask)))
     }
 
-    /// By `id`, or by destination what was subscribed without one, in every version: as the
+    /// By `id`, or by destination if the subscription had no `id`, in every version: as the
     /// plug-in.
     fn unsubscribe(&mut self, frame: Frame) -> Result<Request, Problem> {
         durable_needs_id(&frame)?;
@@ -165,7 +165,7 @@ impl Session {
             .then(|| self.subscriptions.get(message.subscription))
             .flatten()
             .ok_or_else(|| Problem::NoSubscription(text.into()))?;
-        // 1.1 asks for `subscription`; the plug-in does without, but what is said must be true.
+        // 1.1 asks for `subscription`. The plug-in does without, but a given one must be true.
         if self.version == Version::V1_1
             && let Some(named) = frame.header("subscription")
             && subscription.name() != Name::Id(named)
@@ -191,8 +191,8 @@ impl Session {
                     verdict,
                 };
                 self.transactions.add(id, step, size(frame), &self.config)?;
-                // Receipted at once, as by the plug-in: who waits for that before COMMIT must not
-                // wait for ever. That the message is settled, the receipt of COMMIT says.
+                // Receipted at once, as by the plug-in: a client that waits for it before COMMIT
+                // must not wait for ever. COMMIT's receipt means that the message is settled.
                 Ok(Request::Nothing)
             }
             None => {
@@ -227,9 +227,9 @@ impl Session {
         })
     }
 
-    /// What a transaction gathered, in order, and the receipts that its SENDs asked for: they are
-    /// owed when the broker has it all. If one acknowledgement in it cannot be made any more,
-    /// nothing of it is done.
+    /// The frames that a transaction gathered, in order, and the receipts of its SENDs: they are
+    /// due when the broker has all of it. If one acknowledgement in it has become impossible, no
+    /// part of the transaction is done.
     fn commit(&mut self, frame: &Frame) -> Result<Request, Problem> {
         let steps = self.transactions.end(transaction(frame)?)?;
         if steps.is_empty() {
@@ -294,7 +294,7 @@ fn flag(frame: &Frame, name: &str) -> Option<bool> {
     }
 }
 
-/// What a frame counts towards [`crate::Config::max_transaction_bytes`].
+/// The bytes that a frame counts towards [`crate::Config::max_transaction_bytes`].
 fn size(frame: &Frame) -> usize {
     let headers = frame
         .headers
