@@ -320,7 +320,7 @@ impl Client {
                 headers.retain(|header| {
                     ![("content-type", "text/plain"), ("version", "1.0,1.1,1.2")].contains(header)
                 });
-                // Row E14: what they say, session/src/problems.txt has for each condition.
+                // Row E14: what they say, session/src/problem/problems.txt has for each condition.
                 if self.is_told_what_next {
                     let before = headers.len();
                     headers.retain(|(name, _)| !["error-code", "reconnect"].contains(name));
