@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::future::OptionFuture;
 use thiserror::Error;
-use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     broker::{Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
     config::Config,
     control::{self, Control},
+    deadline::after,
     http::{self, Origins, Routes, WebSocketServer, sockjs::SockJs},
     hub::Hub,
     listen::{self, Entrance, Plain, Secure, Tls, TlsError, tls::Protocol},
@@ -231,7 +232,7 @@ impl Gateway {
     pub async fn run_until(mut self, stop: impl Future<Output = io::Result<()>>) -> io::Result<()> {
         let stopped = stop.await;
         let config = &self.config.shutdown;
-        let end = Instant::now() + config.grace;
+        let end = after(config.grace);
         self.progress.enter(Phase::NotReady);
         telemetry::not_ready("shutting down");
         tokio::time::sleep(config.not_ready).await;

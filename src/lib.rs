@@ -14,6 +14,8 @@
 //! - [`hub`], [`presence`], [`broker`], [`auth`] — what a connection is served by
 //! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
 //! - [`units`] and [`secret_url`] — how durations, sizes and URLs are written in configuration
+//! - `backoff`, `deadline`, `later`, `recent`, [`causes`] — pauses between attempts, moments to
+//!   come, a queue of a constant delay, what is believed for ten seconds, an error in one line
 //!
 //! Below them stand two pure crates: `stomp-session` (one client's protocol state) and
 //! `stomp-grammar` (frames and bytes).
@@ -21,18 +23,23 @@
 pub mod api;
 pub mod app;
 pub mod auth;
+mod backoff;
 pub mod broker;
+pub mod causes;
 pub mod config;
 pub mod connection;
 pub mod control;
 pub mod ctl;
+mod deadline;
 pub mod demo;
 pub mod http;
 pub mod hub;
+mod later;
 pub mod listen;
 pub mod migrate;
 pub mod node;
 pub mod presence;
+mod recent;
 pub mod secret_url;
 pub mod shutdown;
 pub mod telemetry;

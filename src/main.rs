@@ -18,6 +18,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stentor::{
     api, app,
     broker::UrlError,
+    causes::with_causes,
     config::{self, Config, ConfigErrors, File},
     ctl, demo, migrate, telemetry,
 };
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let (code, text) = match failure {
-                Failure::Run(error) => (1, describe(error.as_ref())),
+                Failure::Run(error) => (1, with_causes(error.as_ref())),
                 Failure::Configuration(text) => (2, text),
             };
             // Standard error may be closed; the exit code still tells.
@@ -273,19 +274,4 @@ fn raise_file_limit() -> u64 {
 fn most_clients(files: u64) -> usize {
     let files = usize::try_from(files).unwrap_or(usize::MAX);
     files.saturating_sub(OTHER_FILES).max(files / 2)
-}
-
-/// An error with its causes, in one line.
-fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        // Some errors say their cause themselves.
-        if !text.ends_with(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -22,7 +22,6 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
 };
-use tracing::warn;
 use url::{Url, form_urlencoded};
 
 use super::{
@@ -30,7 +29,7 @@ use super::{
     carried::MAX_CARRIED,
     config::{parse, shown},
 };
-use crate::telemetry;
+use crate::{causes::with_causes, telemetry};
 use fault::{Fault, FaultLog};
 
 /// More of an answer is not read. In bytes.
@@ -159,7 +158,7 @@ impl HttpAuthenticator {
         // The client takes the process's provider. An error means that there is one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = adjust(client).build();
-        let client = client.map_err(|error| SetupError::Client(fault::chain(&error)))?;
+        let client = client.map_err(|error| SetupError::Client(with_causes(&error)))?;
 
         say_what_is_unset(config);
         Ok(HttpAuthenticator {
@@ -442,9 +441,5 @@ fn say_what_is_unset(config: &Config) {
     if unset.is_empty() {
         return;
     }
-    let keys = unset.join(", ");
-    match config.unset {
-        Unset::Deny => warn!("auth: not set: {keys}; what they check is DENIED TO EVERYBODY"),
-        Unset::Allow => warn!("auth: not set: {keys}; what they check is ALLOWED TO EVERYBODY"),
-    }
+    telemetry::hook_unset(&unset.join(", "), config.unset == Unset::Allow);
 }

@@ -25,7 +25,9 @@ use super::{
     wire::{self, Envelope, Note},
 };
 use crate::{
+    backoff::Backoff,
     broker::{BrokerError, Message, Properties, Publish},
+    deadline::after,
     hub::{Item, Mailbox, MailboxConfig, Overflow, VhostHub},
     telemetry,
 };
@@ -35,7 +37,7 @@ use crate::{
 const LIFE: Duration = Duration::from_secs(5 * 60);
 
 /// The pause before the exchange is asked for again: at first, doubling up to the longest.
-const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(10)];
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
 /// How long the broker may take to confirm a command.
 const CONFIRM: Duration = Duration::from_secs(2);
@@ -94,7 +96,7 @@ impl Link {
         let (sender, mut receiver) = mpsc::channel(MAX_ANSWERS);
         let _waiting = Waiting::begin(self, &envelope.id, sender);
         self.publish(&envelope).await?;
-        let end = Instant::now() + patience;
+        let end = after(patience);
         let (mut nodes, mut awaited) = (pin!(nodes), None);
         let mut answers: Vec<Answer> = Vec::new();
         let is_answered = |awaited: &HashSet<Box<str>>, answers: &[Answer]| {
@@ -185,22 +187,23 @@ impl Drop for Waiting<'_> {
 
 /// Runs what comes, for ever. A broker that is away is waited for by the feed itself.
 pub(super) async fn listen(link: Link, shared: Arc<Shared>) {
-    let [first, longest] = PAUSES;
-    let mut pause = first;
+    let (_, longest) = PAUSES;
+    let mut backoff = Backoff::new(PAUSES);
     // An account that lacks the permission lacks it for days: that is said once.
     let mut said = None;
     loop {
         let begun = Instant::now();
         let cause = listen_once(&link, &shared).await;
         if begun.elapsed() > longest {
-            (pause, said) = (first, None);
+            backoff.reset();
+            said = None;
         }
+        let pause = backoff.pause();
         if said.as_ref() != Some(&cause) {
             telemetry::control_down(link.exchange(), &cause, pause);
             said = Some(cause);
         }
         sleep(pause).await;
-        pause = (pause * 2).min(longest);
     }
 }
 

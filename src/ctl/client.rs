@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode, Url, header};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-use crate::api::KeyFailure;
+use crate::{api::KeyFailure, causes::with_causes};
 
 /// More than the gateway's own bound, so that it has the last word.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -89,7 +89,7 @@ impl Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = http
             .build()
-            .map_err(|error| ClientError::Url(chain(&error)))?;
+            .map_err(|error| ClientError::Url(with_causes(&error)))?;
         Ok(Self { http, url, token })
     }
 
@@ -146,7 +146,7 @@ impl Client {
         }
         let not_there = |error: reqwest::Error| ClientError::NotThere {
             url: self.shown(),
-            cause: chain(&error.without_url()),
+            cause: with_causes(&error.without_url()),
         };
         let answer = request.send().await.map_err(not_there)?;
         let status = answer.status();
@@ -203,17 +203,6 @@ pub(super) fn path(segments: &[&str]) -> String {
         path.extend(utf8_percent_encode(segment, NON_ALPHANUMERIC));
     }
     path
-}
-
-/// An error and its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 //! within seconds, and finds its binding still there.
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -15,6 +14,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::feed::Feed;
+use crate::later::Later;
 
 /// Unbinds under way at a time: enough to keep the broker busy.
 const CONCURRENT_UNBINDS: usize = 128;
@@ -23,21 +23,19 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The bindings of one virtual host that linger.
 pub(super) struct Linger {
-    delay: Duration,
-    state: Mutex<State>,
+    schedule: Mutex<Schedule>,
     scheduled: Notify,
 }
 
-#[derive(Default)]
-struct State {
-    /// In order of time, since the delay is always the same; save for [`RETRY`], by which some
-    /// may come late.
-    due: VecDeque<Due>,
+struct Schedule {
+    due: Later<Due>,
+    /// What was due before, and could not be done. Of both queues the task looks at whichever was
+    /// the first when it began to wait, so that what comes meanwhile may be late by [`RETRY`].
+    due_again: Later<Due>,
     last_stamp: u64,
 }
 
 struct Due {
-    at: Instant,
     /// It holds this in turn, and must be able to end.
     feed: Weak<Feed>,
     binding: Arc<str>,
@@ -48,8 +46,11 @@ impl Linger {
     /// Starts the task that unbinds what is due, for as long as the handle lives.
     pub(super) fn start(delay: Duration) -> (Arc<Self>, AbortOnDropHandle<()>) {
         let linger = Arc::new(Self {
-            delay,
-            state: Mutex::default(),
+            schedule: Mutex::new(Schedule {
+                due: Later::new(delay),
+                due_again: Later::new(delay.max(RETRY)),
+                last_stamp: 0,
+            }),
             scheduled: Notify::new(),
         });
         let task = tokio::spawn(run(Arc::clone(&linger)));
@@ -58,41 +59,48 @@ impl Linger {
 
     /// Has the binding taken away after the delay; the answer goes to [`Feed::unbind`] then.
     pub(super) fn schedule(&self, feed: &Arc<Feed>, binding: Arc<str>) -> u64 {
-        self.schedule_after(self.delay, feed, binding)
+        self.schedule_in(feed, binding, |schedule| &mut schedule.due)
     }
 
     /// The same, after it was not to be had: not at once again, also where nothing lingers.
     pub(super) fn schedule_again(&self, feed: &Arc<Feed>, binding: Arc<str>) -> u64 {
-        self.schedule_after(self.delay.max(RETRY), feed, binding)
+        self.schedule_in(feed, binding, |schedule| &mut schedule.due_again)
     }
 
-    fn schedule_after(&self, delay: Duration, feed: &Arc<Feed>, binding: Arc<str>) -> u64 {
-        let mut state = self.state.lock();
-        state.last_stamp = state.last_stamp.wrapping_add(1);
-        let stamp = state.last_stamp;
-        let at = Instant::now() + delay;
-        state.due.push_back(Due {
-            at,
+    fn schedule_in(
+        &self,
+        feed: &Arc<Feed>,
+        binding: Arc<str>,
+        queue: impl FnOnce(&mut Schedule) -> &mut Later<Due>,
+    ) -> u64 {
+        let mut schedule = self.schedule.lock();
+        schedule.last_stamp = schedule.last_stamp.wrapping_add(1);
+        let stamp = schedule.last_stamp;
+        let due = Due {
             feed: Arc::downgrade(feed),
             binding,
             stamp,
-        });
-        drop(state);
+        };
+        queue(&mut schedule).push(Instant::now().into_std(), due);
+        drop(schedule);
         self.scheduled.notify_one();
         stamp
     }
 
     fn next_due(&self) -> Option<Instant> {
-        self.state.lock().due.front().map(|due| due.at)
+        let schedule = self.schedule.lock();
+        let due = [schedule.due.due(), schedule.due_again.due()];
+        due.into_iter().flatten().min().map(Instant::from_std)
     }
 
+    /// One that is due.
     fn pop(&self) -> Option<Due> {
-        let mut state = self.state.lock();
-        let due = state.due.pop_front();
-        if state.due.is_empty() {
-            state.due = VecDeque::new();
-        }
-        due
+        let now = Instant::now().into_std();
+        let mut schedule = self.schedule.lock();
+        schedule
+            .due
+            .pop(now)
+            .or_else(|| schedule.due_again.pop(now))
     }
 }
 

@@ -12,6 +12,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use super::{FeedStatus, VhostHub, verify::Pace};
 use crate::{
     broker::{self, Broker, BrokerError, FeedConfig},
+    recent::Recent,
     telemetry,
 };
 
@@ -24,12 +25,6 @@ const MAX_NAME: usize = 255;
 /// How long a login waits for the broker's word on a virtual host that was not open. A broker that
 /// does not answer is no reason to refuse a client, which hears of it when it wants something.
 const OPENING: Duration = Duration::from_secs(3);
-
-/// How long the broker is not asked again for a virtual host that it refused.
-const REFUSAL: Duration = Duration::from_secs(10);
-
-/// Refusals that are remembered at a time.
-const MAX_REFUSALS: usize = 1_000;
 
 /// How often it is looked who is idle, and who was refused.
 const TICK: Duration = Duration::from_secs(1);
@@ -82,7 +77,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     open: HashMap<Arc<str>, Open>,
-    refused: HashMap<Box<str>, (Instant, Box<str>)>,
+    /// Virtual hosts that the broker refused, and why: it is not asked again for a while.
+    refused: Recent<Box<str>, Box<str>>,
     is_closed: bool,
 }
 
@@ -239,12 +235,8 @@ impl Shared {
             open.idle_since = None;
             return Ok(Arc::clone(&open.hub));
         }
-        match state.refused.get(name) {
-            Some((since, why)) if since.elapsed() < REFUSAL => {
-                return Err(EnterError::Refused(why.clone()));
-            }
-            Some(_) => drop(state.refused.remove(name)),
-            None => {}
+        if let Some(why) = state.refused.get(name) {
+            return Err(EnterError::Refused(why.clone()));
         }
         if state.is_closed {
             return Err(EnterError::Unavailable("shutting down".into()));
@@ -274,7 +266,7 @@ impl Shared {
                 return;
             }
             state.open.remove(hub.name());
-            state.remember(hub.name(), why);
+            state.refused.note((**hub.name()).into(), why.into());
             drop(state);
             telemetry::vhost_closed(hub.name(), why);
             self.close(hub);
@@ -338,17 +330,6 @@ impl State {
             (Arc::strong_count(&open.hub) == 1).then(|| (now.duration_since(since), name))
         });
         idle.max().map(|(_, name)| Arc::clone(name))
-    }
-
-    fn remember(&mut self, name: &str, why: &str) {
-        if self.refused.len() >= MAX_REFUSALS {
-            self.refused
-                .retain(|_, (since, _)| since.elapsed() < REFUSAL);
-        }
-        if self.refused.len() < MAX_REFUSALS {
-            self.refused
-                .insert(name.into(), (Instant::now(), why.into()));
-        }
     }
 }
 

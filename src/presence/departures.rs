@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Session, Status, held::Held, later::Later};
+use super::{Session, Status, held::Held};
+use crate::later::Later;
 
 /// Departures that wait for the end of their debounce.
 ///

@@ -20,9 +20,9 @@ use super::{
     Session, SessionInfo, Status, UserPresence,
     departures::Departures,
     held::{Held, without},
-    later::Later,
     session::Pass,
 };
+use crate::later::Later;
 
 /// Who left is looked after at once if so many wait for it: they take room.
 const MAX_LEFT: usize = 65_536;

@@ -11,7 +11,6 @@ mod config;
 mod departures;
 mod event;
 mod held;
-mod later;
 pub mod memory;
 pub mod publisher;
 pub mod redis;

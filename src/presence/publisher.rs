@@ -7,6 +7,7 @@ use futures_util::future::{TryJoinAll, join_all, try_join_all};
 
 use super::{Event, Outbox};
 use crate::{
+    backoff::Backoff,
     broker::{BrokerError, Confirm, Properties, Publish, VirtualHost},
     telemetry,
 };
@@ -14,15 +15,14 @@ use crate::{
 /// Events that are published before the broker's word on them is awaited.
 const BATCH: usize = 256;
 /// The pause after a failure: at first, and at most.
-const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(5)];
+const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// The lane of all events, so that they stay in order; connections count theirs up from 0.
 const LANE: u64 = u64::MAX;
 
 /// Publishes what is in the outbox to a topic exchange, until that is closed and empty. What the
 /// broker did not take, or did not confirm, is published again, so an event may come twice.
 pub async fn publish(outbox: Arc<Outbox>, host: Arc<dyn VirtualHost>, exchange: Box<str>) {
-    let [first, longest] = PAUSES;
-    let mut pause = first;
+    let mut backoff = Backoff::new(PAUSES);
     let mut is_up = None;
     loop {
         let events = outbox.next(BATCH).await;
@@ -43,18 +43,18 @@ pub async fn publish(outbox: Arc<Outbox>, host: Arc<dyn VirtualHost>, exchange: 
         let failed: Vec<_> = failed.collect();
         match cause {
             None => {
-                pause = first;
+                backoff.reset();
                 if is_up.replace(true) != Some(true) {
                     telemetry::presence_events_up(&exchange);
                 }
             }
             Some(cause) => {
                 outbox.put_back(failed);
+                let pause = backoff.pause();
                 if is_up.replace(false) != Some(false) {
                     telemetry::presence_events_down(&exchange, &cause, pause);
                 }
-                tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))).await;
-                pause = (pause * 2).min(longest);
+                tokio::time::sleep(pause).await;
             }
         }
     }

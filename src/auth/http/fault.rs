@@ -5,12 +5,11 @@ use std::time::{Duration, Instant};
 use auth_hook::{AnswerError, Call, GroupsError};
 use parking_lot::Mutex;
 use thiserror::Error;
-use tracing::{error, info};
 
-use crate::telemetry::Seldom;
-
-/// What `[log] level` calls all of `auth`.
-const TARGET: &str = "stentor::auth";
+use crate::{
+    causes::with_causes,
+    telemetry::{self, Seldom},
+};
 
 /// Why a call has no answer of the contract. Says nothing of what was asked or answered.
 #[derive(Debug, Error)]
@@ -43,7 +42,7 @@ pub(super) enum Fault {
 impl Fault {
     pub(super) fn connection(error: reqwest::Error) -> Self {
         // The URL of a GET holds the password.
-        Fault::Connection(chain(&error.without_url()))
+        Fault::Connection(with_causes(&error.without_url()))
     }
 }
 
@@ -53,22 +52,6 @@ fn waiting(within: Duration, waited: Duration) -> String {
         return String::new();
     }
     format!("; for {waited:?} of that the call waited for its turn (max_calls)")
-}
-
-/// An error with its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some errors print their cause themselves.
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Says what is wrong with one path of the hook: at the first fault, then now and then, and
@@ -84,17 +67,14 @@ impl FaultLog {
                 Call::Groups => "its users are in no group",
                 _ => "its users are refused",
             };
-            error!(
-                target: TARGET, %call, path, unsaid,
-                "the auth hook is at fault, {result}: {fault}"
-            );
+            telemetry::hook_at_fault(&call, path, result, fault, unsaid);
         }
     }
 
     /// A call was answered.
     pub(super) fn answered(&self, call: Call, path: &str) {
         if let Some(unsaid) = self.0.lock().answered(Instant::now()) {
-            info!(target: TARGET, %call, path, unsaid, "the auth hook answers again");
+            telemetry::hook_answers_again(&call, path, unsaid);
         }
     }
 }

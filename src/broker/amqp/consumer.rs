@@ -23,8 +23,11 @@ use super::{
     link::{Link, Live, answer},
     topology::declare_options,
 };
-use crate::broker::{
-    Argument, BrokerError, Consume, Consumer, Delivery, DeliverySink, QueueSpec, Verdict,
+use crate::{
+    broker::{
+        Argument, BrokerError, Consume, Consumer, Delivery, DeliverySink, QueueSpec, Verdict,
+    },
+    deadline::after,
 };
 
 /// A dedicated consumer on RabbitMQ.
@@ -63,7 +66,7 @@ impl Dedicated {
         sink: Arc<dyn DeliverySink>,
         operation_timeout: Duration,
     ) -> Result<Self, BrokerError> {
-        let deadline = Instant::now() + operation_timeout;
+        let deadline = after(operation_timeout);
         let live = link.wait_until(deadline).await?;
         let (channel, messages) = setup(&live, &declarer, &request, deadline).await?;
         let state = Arc::new(State::default());
@@ -214,7 +217,7 @@ impl Drop for Leftover {
             std::mem::take(&mut self.queue),
         );
         runtime.spawn(async move {
-            let deadline = Instant::now() + CLEANING;
+            let deadline = after(CLEANING);
             // On the same channel, it comes after a declaration that is still under way; but the
             // broker may have closed that one over what failed.
             let channel = if channel.status().connected() {
@@ -325,7 +328,7 @@ impl Runner {
     async fn resume(&self) -> Result<lapin::Consumer, BrokerError> {
         loop {
             let live = self.link.wait().await;
-            let deadline = Instant::now() + self.operation_timeout;
+            let deadline = after(self.operation_timeout);
             match setup(&live, &self.declarer, &self.request, deadline).await {
                 Ok((channel, messages)) => {
                     self.state.replace(channel);
@@ -360,7 +363,7 @@ impl Consumer for Dedicated {
         multiple: bool,
         verdict: Verdict,
     ) -> BoxFuture<'_, Result<(), BrokerError>> {
-        let deadline = Instant::now() + self.operation_timeout;
+        let deadline = after(self.operation_timeout);
         async move {
             let Some((channel, tag)) = self.state.settle(tag, multiple) else {
                 return Ok(());
@@ -386,7 +389,7 @@ impl Consumer for Dedicated {
     }
 
     fn cancel(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
-        let deadline = Instant::now() + self.operation_timeout;
+        let deadline = after(self.operation_timeout);
         async move {
             let channel = self.state.cancel();
             // It may be consuming anew, or waiting for the link to do so.

@@ -9,7 +9,7 @@
 
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     hash::{BuildHasher, Hash, Hasher, RandomState},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
@@ -32,14 +32,13 @@ use super::{
 };
 use crate::{
     broker::{Argument, BrokerError, FEED_QUEUES, QueueSpec},
+    deadline::after,
+    recent::Recent,
     telemetry,
 };
 
 /// Kinds of queues that are remembered at a time. Clients choose them.
 const MAX_KNOWN: usize = 1_000;
-
-/// How long it is believed that the broker refuses a queue by closing the connection.
-const REFUSAL: Duration = Duration::from_secs(10);
 
 /// How long a queue stays that takes the place of a transient one and that nobody consumes.
 const UNUSED_MILLISECONDS: i64 = 10 * 60 * 1_000;
@@ -75,8 +74,8 @@ struct Known {
     transient: Option<bool>,
     /// Kinds of queues that close no connection.
     harmless: HashSet<u64>,
-    /// Queues that do, with the broker's words, and since when.
-    refused: HashMap<u64, (Instant, Box<str>)>,
+    /// Queues that do, with the broker's words.
+    refused: Recent<u64, Box<str>>,
 }
 
 /// The connection, for one after the other.
@@ -84,12 +83,12 @@ type Turn<'a> = MutexGuard<'a, Option<Connection>>;
 
 impl Known {
     /// What is known of a queue that is to be declared.
-    fn of(&self, kind: u64, itself: u64) -> Option<Result<bool, BrokerError>> {
+    fn of(&mut self, kind: u64, itself: u64) -> Option<Result<bool, BrokerError>> {
         if self.harmless.contains(&kind) {
             return Some(Ok(false));
         }
-        let (since, why) = self.refused.get(&itself)?;
-        (since.elapsed() < REFUSAL).then(|| Err(BrokerError::Unsupported(why.clone())))
+        let why = self.refused.get(&itself)?;
+        Some(Err(BrokerError::Unsupported(why.clone())))
     }
 }
 
@@ -211,12 +210,7 @@ impl Declarer {
             // this kind is not known.
             Answer::Refused(error) | Answer::Lost(error) => Err(error),
             Answer::Closed(why) => {
-                let mut known = self.known();
-                if known.refused.len() >= MAX_KNOWN {
-                    known.refused.clear();
-                }
-                let entry = (Instant::now(), why.clone());
-                known.refused.insert(itself, entry);
+                self.known().refused.note(itself, why.clone());
                 Err(BrokerError::Unsupported(why))
             }
         }
@@ -258,7 +252,7 @@ impl Declarer {
                 },
             };
             match attempt(&connection, queue, is_rehearsal, deadline).await {
-                Answer::Lost(_) if Instant::now() + PAUSE < deadline => {
+                Answer::Lost(_) if after(PAUSE) < deadline => {
                     tokio::time::sleep(PAUSE).await;
                 }
                 answer => {
@@ -281,7 +275,7 @@ impl Declarer {
 
     /// Closes the connection in good order, if there is one.
     pub(super) async fn close(&self) {
-        let deadline = Instant::now() + GOODBYE;
+        let deadline = after(GOODBYE);
         if let Ok(mut slot) = self.turn(deadline).await
             && let Some(connection) = slot.take()
         {

@@ -18,11 +18,8 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{
-    backoff::{self, Backoff},
-    convert::broker_error,
-};
-use crate::{broker::BrokerError, telemetry};
+use super::convert::broker_error;
+use crate::{backoff::Backoff, broker::BrokerError, deadline::after, telemetry};
 
 /// How a link is made.
 #[derive(Clone)]
@@ -309,7 +306,8 @@ async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
                 (reason, Duration::ZERO)
             }
         };
-        let pause = backoff::spread(backoff.pause(lasted));
+        backoff.lasted(lasted);
+        let pause = backoff.pause();
         telemetry::broker_link_down(&config.name, &config.address(), &reason, pause);
         tokio::time::sleep(pause).await;
     }
@@ -321,7 +319,7 @@ pub(super) async fn connect(config: &LinkConfig) -> Result<Connection, BrokerErr
         .with_client_property("product".into(), "Stentor".into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
     let connecting = Connection::connect_uri(config.uri.clone(), properties);
-    answer(Instant::now() + config.connection_timeout, connecting).await
+    answer(after(config.connection_timeout), connecting).await
 }
 
 /// What is to be said of an error where "not reachable" is said already.

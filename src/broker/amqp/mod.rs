@@ -6,7 +6,6 @@
 //! The feeds' messages come by `reader`s, one for each shard. What the broker may answer by closing
 //! a connection goes by one that nobody else is on: `declarer`.
 
-mod backoff;
 mod channels;
 mod consumer;
 mod convert;
@@ -38,7 +37,7 @@ use super::{
     Broker, BrokerError, Config, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
     FEED_QUEUES, FeedConfig, FeedId, FeedSink, Publish, QueueSpec, VirtualHost,
 };
-use crate::secret_url::SecretUrl;
+use crate::{deadline::after, secret_url::SecretUrl};
 
 /// The largest frame that the gateway agrees to, in bytes: RabbitMQ's own default. Headers fill one
 /// frame at most, and the memory and the stack for reading them is made for this.
@@ -153,7 +152,7 @@ struct AmqpVirtualHost {
 
 impl AmqpVirtualHost {
     fn deadline(&self) -> Instant {
-        Instant::now() + self.operation_timeout
+        after(self.operation_timeout)
     }
 
     fn consumer_link(&self) -> Arc<Link> {

@@ -51,7 +51,10 @@ use super::{
     link::Link,
     topology::Topology,
 };
-use crate::broker::{BrokerError, Confirm, DIRECT_REPLIES, Publish, no_direct_replies};
+use crate::{
+    broker::{BrokerError, Confirm, DIRECT_REPLIES, Publish, no_direct_replies},
+    deadline::after,
+};
 
 /// Lanes that belong to one exchange. RabbitMQ allows 2,047 channels on a connection, or fewer
 /// where it is configured so; further exchanges share.
@@ -134,7 +137,7 @@ impl Publisher {
     }
 
     pub(super) async fn publish(&self, publish: Publish) -> Result<Confirm, BrokerError> {
-        let deadline = Instant::now() + self.config.operation_timeout;
+        let deadline = after(self.config.operation_timeout);
         self.check(&publish)?;
         let (answer, receiver) = oneshot::channel();
         let mut order = Order::new(&publish, self);

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, ExchangeKind, QueueSpec},
+    recent::Recent,
     telemetry,
 };
 
@@ -28,24 +29,18 @@ pub(super) struct Topology {
     existing: Mutex<HashSet<Box<str>>>,
     /// Exchanges that the account may not declare, and since when.
     undeclarable: Mutex<HashMap<Box<str>, Instant>>,
-    /// What may not be published to, with the broker's words, and since when.
-    refused: Mutex<HashMap<Target, (Instant, BrokerError)>>,
-    /// Since when the account is known not to publish for others.
-    no_impersonation: Mutex<Option<Instant>>,
+    /// What may not be published to, with the broker's words. Every message that tries closes a
+    /// channel that others' messages are on.
+    refused: Mutex<Recent<Target, BrokerError>>,
+    /// That the account may not publish for others.
+    no_impersonation: Mutex<Recent<()>>,
 }
 
 /// An exchange; with a routing key if the refusal speaks of that one alone.
 type Target = (Box<str>, Option<Box<str>>);
 
-/// How long it is believed that the account may not publish to an exchange. Every message that
-/// tries closes a channel that others' messages are on.
-const REFUSAL: Duration = Duration::from_secs(10);
-
 /// How long an exchange of the configuration is not declared that the account may not declare.
 const UNDECLARABLE: Duration = Duration::from_secs(600);
-
-/// Refusals that are remembered at a time.
-const MAX_REFUSALS: usize = 1_000;
 
 impl Topology {
     /// The types of `configured` exchanges are not asked for, and those that are missing are
@@ -80,14 +75,8 @@ impl Topology {
             BrokerError::AccessRefused(text) => {
                 // Long texts are cut, so that the key may not stand there whole.
                 let key = is_topical(text).then(|| key.into());
-                let mut refused = self.refused.lock();
-                if refused.len() >= MAX_REFUSALS {
-                    refused.retain(|_, (since, _)| since.elapsed() < REFUSAL);
-                }
-                if refused.len() < MAX_REFUSALS {
-                    let entry = (Instant::now(), error.clone());
-                    refused.insert((exchange.into(), key), entry);
-                }
+                let target = (exchange.into(), key);
+                self.refused.lock().note(target, error.clone());
             }
             _ => {}
         }
@@ -101,10 +90,8 @@ impl Topology {
         }
         for key in [None, Some(key.into())] {
             let target = (exchange.into(), key);
-            match refused.get(&target) {
-                Some((since, error)) if since.elapsed() < REFUSAL => return Err(error.clone()),
-                Some(_) => drop(refused.remove(&target)),
-                None => {}
+            if let Some(error) = refused.get(&target) {
+                return Err(error.clone());
             }
         }
         Ok(())
@@ -116,9 +103,8 @@ impl Topology {
             return;
         };
         if is_impersonation(text) {
-            let before = self.no_impersonation.lock().replace(Instant::now());
             // All messages on the channel hear it.
-            if before.is_none_or(|since| since.elapsed() >= REFUSAL) {
+            if self.no_impersonation.lock().note((), ()) {
                 telemetry::impersonation_refused(text);
             }
         }
@@ -127,11 +113,9 @@ impl Topology {
     /// Whether the broker may take messages that name their user: it refused none a short while
     /// ago. Each that it refuses closes a channel.
     pub(super) fn may_impersonate(&self) -> Result<(), BrokerError> {
-        match *self.no_impersonation.lock() {
-            Some(since) if since.elapsed() < REFUSAL => {
-                Err(BrokerError::PreconditionFailed(NO_IMPERSONATION.into()))
-            }
-            _ => Ok(()),
+        match self.no_impersonation.lock().get(&()) {
+            Some(()) => Err(BrokerError::PreconditionFailed(NO_IMPERSONATION.into())),
+            None => Ok(()),
         }
     }
 
@@ -224,13 +208,7 @@ impl Topology {
                 ExchangeKind::Other
             }
             Err(BrokerError::AccessRefused(text)) => {
-                tracing::warn!(
-                    exchange,
-                    %text,
-                    "the type of an exchange could not be learnt, so each of its subscriptions \
-                     gets a queue of its own; name it in the configuration under \
-                     [broker.exchanges], or let the gateway's account configure it"
-                );
+                telemetry::exchange_type_unknown(exchange, &text);
                 ExchangeKind::Other
             }
             Ok(()) => ExchangeKind::Other,

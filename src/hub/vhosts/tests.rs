@@ -13,6 +13,7 @@ use crate::{
         QueueSpec, VirtualHost,
     },
     hub::{Item, Mailbox, MailboxConfig},
+    recent::BELIEF,
 };
 
 /// What became of each virtual host that was opened, in order.
@@ -220,7 +221,7 @@ async fn a_broker_s_refusal_is_remembered_for_a_while() {
     assert_eq!(scene.hosts(), ["/", "a-"]);
     assert_eq!(scene.hub.health(), Ok(()));
     *scene.answers.lock() = Some(Ok(()));
-    advance(REFUSAL).await;
+    advance(BELIEF).await;
     let _open = scene.enter("a").await;
     assert_eq!(scene.hosts(), ["/", "a-", "a"]);
 }

@@ -14,6 +14,8 @@ use super::{
     script::{self, Settled, Untold},
 };
 use crate::{
+    backoff::Backoff,
+    deadline::after,
     presence::{Node, PresenceError, Session, Status, departures::Stamp},
     telemetry,
 };
@@ -23,7 +25,7 @@ const COMMANDS: usize = 512;
 /// Leases of before that may still live: of these the fields are removed too.
 const FORMER: usize = 4;
 /// The pause after a failure: at first, and at most.
-const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How long it may take to say good-bye.
 pub(super) const CLOSING: Duration = Duration::from_secs(2);
 
@@ -77,25 +79,25 @@ impl Keeper {
 
     /// Until presence is closed.
     pub(super) async fn run(mut self) {
-        let [first, longest] = PAUSES;
+        let (first, longest) = PAUSES;
         let longest = longest.min(self.duration / 3).max(first);
-        let mut pause = first;
+        let mut backoff = Backoff::new((first, longest));
         while !self.shared.is_closed() {
             match self.round().await {
                 Ok(()) => {
-                    pause = first;
+                    backoff.reset();
                     self.wait().await;
                 }
                 Err(error) => {
+                    let pause = backoff.pause();
                     self.lost(error, pause);
                     // What comes meanwhile is remembered; only the end does not wait.
-                    let end = Instant::now() + pause.mul_f64(rand::random_range(0.8..1.2));
+                    let end = after(pause);
                     while !self.shared.is_closed()
                         && tokio::time::timeout_at(end, self.shared.wake.notified())
                             .await
                             .is_ok()
                     {}
-                    pause = (pause * 2).min(longest);
                 }
             }
         }

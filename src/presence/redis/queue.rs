@@ -10,12 +10,14 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{entry::LeaseId, script::Untold};
-use crate::presence::{
-    PresenceError, STATUS_INTERVAL, Session, Status,
-    departures::{Departure, Departures, Stamp},
-    held::{Held, without},
+use crate::{
     later::Later,
-    session::Pass,
+    presence::{
+        PresenceError, STATUS_INTERVAL, Session, Status,
+        departures::{Departure, Departures, Stamp},
+        held::{Held, without},
+        session::Pass,
+    },
 };
 
 /// Changes that wait for Redis. With more the node takes a new lease and registers all it

@@ -36,10 +36,10 @@ use super::{
     taker::{self, Marks, Messages, Taker},
 };
 use crate::{
+    backoff::Backoff,
     broker::{
         BrokerError, FeedId,
         amqp::{
-            backoff::{self, Backoff},
             link::{Live, answer, bare},
             reader::{Consumer, Ended, Reader},
         },
@@ -130,7 +130,8 @@ impl Runner {
                 }
             });
             // A lost connection is waited for; anything else must not spin.
-            tokio::time::sleep(backoff::spread(backoff.pause(since.elapsed()))).await;
+            backoff.lasted(since.elapsed());
+            tokio::time::sleep(backoff.pause()).await;
         }
     }
 

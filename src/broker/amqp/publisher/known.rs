@@ -7,14 +7,13 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::time::{Duration, Instant};
 
-use crate::broker::{BrokerError, amqp::topology};
+use crate::{
+    broker::{BrokerError, amqp::topology},
+    recent::Recent,
+};
 
-/// How long it is believed of an exchange without a lane of its own that it is there.
-const BELIEF: Duration = Duration::from_secs(10);
-
-/// Exchanges that are remembered, and those of them where keys count.
+/// Exchanges that are remembered where keys count.
 const MAX_EXCHANGES: usize = 1_000;
 
 /// Keys that are remembered of such an exchange; 8 bytes each.
@@ -39,8 +38,8 @@ struct Learnt {
     limit: Option<usize>,
     /// A message that named its user was taken.
     impersonates: bool,
-    /// Exchanges to which a message was published, and when.
-    exchanges: HashMap<Box<str>, Instant>,
+    /// Exchanges to which a message was published.
+    exchanges: Recent<Box<str>>,
     /// Exchanges where the account may not publish with every key; hashes of keys that were
     /// taken.
     keyed: HashMap<Box<str>, HashSet<u64>>,
@@ -53,7 +52,7 @@ impl Default for Learnt {
             longest: SMALL,
             limit: None,
             impersonates: false,
-            exchanges: HashMap::new(),
+            exchanges: Recent::default(),
             keyed: HashMap::new(),
         }
     }
@@ -96,9 +95,7 @@ impl Known {
 
     /// Whether a message was published to the exchange a short while ago.
     pub(super) fn is_there(&self, exchange: &str) -> bool {
-        let learnt = self.learnt.lock();
-        let since = learnt.exchanges.get(exchange);
-        since.is_some_and(|since| since.elapsed() < BELIEF)
+        self.learnt.lock().exchanges.get(exchange).is_some()
     }
 
     /// The broker took such a message.
@@ -106,14 +103,7 @@ impl Known {
         let mut learnt = self.learnt.lock();
         learnt.longest = learnt.longest.max(traits.length);
         learnt.impersonates |= traits.names_user;
-        if learnt.exchanges.len() >= MAX_EXCHANGES {
-            learnt.exchanges.retain(|_, since| since.elapsed() < BELIEF);
-        }
-        if learnt.exchanges.len() < MAX_EXCHANGES {
-            learnt
-                .exchanges
-                .insert(traits.exchange.into(), Instant::now());
-        }
+        learnt.exchanges.note(traits.exchange.into(), ());
         if let Some(keys) = learnt.keyed.get_mut(traits.exchange) {
             if keys.len() >= MAX_KEYS {
                 keys.clear();
@@ -125,7 +115,7 @@ impl Known {
     /// The broker refused such a message.
     pub(super) fn refused(&self, traits: Traits<'_>, error: &BrokerError) {
         let mut learnt = self.learnt.lock();
-        learnt.exchanges.remove(traits.exchange);
+        learnt.exchanges.forget(traits.exchange);
         match error {
             BrokerError::PreconditionFailed(text) if topology::is_impersonation(text) => {
                 learnt.impersonates = false;

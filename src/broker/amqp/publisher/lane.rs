@@ -41,6 +41,7 @@ use crate::{
             topology::{NO_IMPERSONATION, Topology, is_impersonation},
         },
     },
+    deadline::after,
     telemetry,
 };
 
@@ -272,7 +273,7 @@ impl Lane {
 
     /// Ends with its last sender, or when there was nothing to send for a while.
     pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
-        let mut idle = pin!(sleep_until(Instant::now() + IDLE));
+        let mut idle = pin!(sleep_until(after(IDLE)));
         let mut last = Instant::now();
         loop {
             let has_room = self.pending.len() < self.manner.max_pending;
@@ -290,7 +291,7 @@ impl Lane {
                         // What is there already is sent; from now on there is another lane.
                         jobs.close();
                     }
-                    idle.as_mut().reset(Instant::now() + IDLE);
+                    idle.as_mut().reset(after(IDLE));
                 }
             }
             if self.overdue.len() >= self.manner.max_pending {
@@ -332,7 +333,7 @@ impl Lane {
             }
             // The channel may end meanwhile, and what is known of it with it.
             if may_share {
-                self.finish_by(Instant::now() + QUEUES).await;
+                self.finish_by(after(QUEUES)).await;
                 has_waited = true;
             } else {
                 // lapin hands a message that came back to whichever confirmation is next.
@@ -401,7 +402,7 @@ impl Lane {
         let (channel, body) = (channel.clone(), job.body.clone());
         let number = self.flight.depart(job);
         self.is_taken_in = false;
-        let deadline = Instant::now() + self.shared.operation_timeout;
+        let deadline = after(self.shared.operation_timeout);
         let answered = async move {
             let publishing = channel.basic_publish(exchange, key, options, &body, properties);
             let confirm = publishing.await?;
@@ -526,7 +527,7 @@ impl Lane {
     async fn closed(&mut self, error: lapin::Error) {
         let mut refusal = refusal(&error);
         let mut is_lost = is_link_error(&error);
-        let deadline = Instant::now() + CLOSING;
+        let deadline = after(CLOSING);
         while !(self.pending.is_empty() && self.overdue.is_empty()) {
             let next = async {
                 tokio::select! {
@@ -593,7 +594,7 @@ impl Lane {
         if again.is_empty() {
             return;
         }
-        let deadline = Instant::now() + self.shared.operation_timeout;
+        let deadline = after(self.shared.operation_timeout);
         match self.renew(deadline).await {
             Ok(channel) => {
                 for (job, _) in again {
@@ -615,10 +616,7 @@ impl Lane {
         let pending = std::mem::take(&mut self.pending);
         let channel = self.channel.take();
         self.is_proved.store(false, Ordering::Relaxed);
-        tracing::warn!(
-            messages = overdue.len(),
-            "the broker does not confirm messages; their channel is replaced"
-        );
+        telemetry::publish_channel_replaced(overdue.len());
         for mut job in self.flight.lost() {
             job.give_up();
         }

@@ -25,7 +25,10 @@ use super::{
     consumers::{Consumers, OK},
     handshake::Connected,
 };
-use crate::broker::{BrokerError, amqp::convert::reply_error};
+use crate::{
+    broker::{BrokerError, amqp::convert::reply_error},
+    deadline::after,
+};
 
 /// A connection that is logged in.
 pub(super) struct Connection<T> {
@@ -197,7 +200,7 @@ impl<T: Taker> Connection<T> {
                 if is_due {
                     self.acknowledge();
                 } else if has_unacked && !self.acks.is_waiting {
-                    self.acks.at.as_mut().reset(Instant::now() + ACK_DELAY);
+                    self.acks.at.as_mut().reset(after(ACK_DELAY));
                     self.acks.is_waiting = true;
                 }
                 Ok(())

@@ -41,11 +41,8 @@ use self::{
     connection::{Connection, End},
     consumers::Request,
 };
-use super::{
-    backoff::{self, Backoff},
-    link::{LinkConfig, Outage, advised, bare},
-};
-use crate::{broker::BrokerError, telemetry};
+use super::link::{LinkConfig, Outage, advised, bare};
+use crate::{backoff::Backoff, broker::BrokerError, telemetry};
 
 /// Takes the messages of one consumer, on the connection's task: must not block.
 pub(super) trait Taker: Send + 'static {
@@ -282,7 +279,8 @@ async fn supervise<T: Taker>(config: LinkConfig, max_body: u64, state: watch::Se
             }
         };
         state.send_replace(State::Down(Arc::clone(&reason), outage));
-        let pause = backoff::spread(backoff.pause(lasted));
+        backoff.lasted(lasted);
+        let pause = backoff.pause();
         let said = said.as_deref().unwrap_or(&reason);
         telemetry::broker_link_down(&config.name, &config.address(), said, pause);
         tokio::time::sleep(pause).await;

@@ -7,13 +7,13 @@ use std::{
 
 /// A queue whose delay is always the same, so that its order is that of time.
 #[derive(Debug)]
-pub(super) struct Later<T> {
+pub(crate) struct Later<T> {
     delay: Duration,
     queue: VecDeque<(Instant, T)>,
 }
 
 impl<T> Later<T> {
-    pub(super) fn new(delay: Duration) -> Self {
+    pub(crate) fn new(delay: Duration) -> Self {
         Self {
             delay,
             queue: VecDeque::new(),
@@ -21,17 +21,17 @@ impl<T> Later<T> {
     }
 
     /// Due after the delay.
-    pub(super) fn push(&mut self, now: Instant, item: T) {
+    pub(crate) fn push(&mut self, now: Instant, item: T) {
         self.queue.push_back((now + self.delay, item));
     }
 
     /// Due before all others.
-    pub(super) fn put_back(&mut self, now: Instant, item: T) {
+    pub(crate) fn put_back(&mut self, now: Instant, item: T) {
         self.queue.push_front((now, item));
     }
 
     /// The first, if it is due.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<T> {
+    pub(crate) fn pop(&mut self, now: Instant) -> Option<T> {
         if self.due()? > now {
             return None;
         }
@@ -43,24 +43,24 @@ impl<T> Later<T> {
     }
 
     /// The first, due or not.
-    pub(super) fn pop_first(&mut self) -> Option<T> {
+    pub(crate) fn pop_first(&mut self) -> Option<T> {
         self.queue.pop_front().map(|(_, item)| item)
     }
 
     /// When the first is due.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.queue.front().map(|(due, _)| *due)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.queue.len()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.queue.iter_mut().map(|(_, item)| item)
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.queue = VecDeque::new();
     }
 }
