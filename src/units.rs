@@ -5,6 +5,7 @@
 use std::{fmt, time::Duration};
 
 use bytesize::ByteSize;
+use humantime::format_duration;
 use serde::{Deserializer, de};
 
 /// What a section's `check` answers: the key at fault, and what is wrong and what to do.
@@ -63,6 +64,32 @@ pub fn more_than_zero(key: &'static str, value: Duration, why: &str) -> Checked 
             key,
             format!("is zero, so {why}; write a time such as \"10s\""),
         ));
+    }
+    Ok(())
+}
+
+/// Refuses a duration that is shorter.
+///
+/// # Errors
+/// It is; `why` tells what would happen.
+pub fn at_least(key: &'static str, value: Duration, least: Duration, why: &str) -> Checked {
+    if value < least {
+        let [value, least] = [value, least].map(format_duration);
+        let message = format!("is {value}, so {why}; write \"{least}\" or more");
+        return Err((key, message));
+    }
+    Ok(())
+}
+
+/// Refuses a duration that is longer.
+///
+/// # Errors
+/// It is; `why` tells what would happen.
+pub fn at_most(key: &'static str, value: Duration, most: Duration, why: &str) -> Checked {
+    if value > most {
+        let most = format_duration(most);
+        let message = format!("is longer than {most}, so {why}; write \"{most}\" or less");
+        return Err((key, message));
     }
     Ok(())
 }
@@ -127,6 +154,28 @@ mod tests {
         assert!(read("1.5").is_err());
         assert!(read("true").is_err());
         assert!(read("\"9000000000 GiB\"").is_err());
+    }
+
+    #[test]
+    fn a_duration_out_of_bounds_says_what_to_write() {
+        let [second, day] = [1, 24 * 60 * 60].map(Duration::from_secs);
+        let check = |value: Duration| {
+            at_least("lease", value, second, "it would end at once")?;
+            at_most("lease", value, day, "it would not end")
+        };
+        assert_eq!((check(second), check(day)), (Ok(()), Ok(())));
+        for (value, message) in [
+            (
+                Duration::from_millis(999),
+                "is 999ms, so it would end at once; write \"1s\" or more",
+            ),
+            (
+                Duration::MAX,
+                "is longer than 1day, so it would not end; write \"1day\" or less",
+            ),
+        ] {
+            assert_eq!(check(value), Err(("lease", message.to_owned())));
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::{CertificateLogin, Credentials};
+use crate::units::{Checked, at_least_one, at_most, more_than_zero};
 
 /// The `[auth]` section: where the hook is, and how it is asked.
 ///
@@ -158,7 +159,7 @@ impl Config {
     ///
     /// # Errors
     /// A key, and what is wrong with it and what to do.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
+    pub fn check(&self) -> Checked {
         for call in Call::ALL {
             let (key, path) = self.path(call);
             if let Some(path) = path {
@@ -169,24 +170,11 @@ impl Config {
             ("connection_timeout", self.connection_timeout),
             ("request_timeout", self.request_timeout),
         ] {
-            if timeout.is_zero() {
-                return Err((
-                    key,
-                    "is zero, so every call would fail: give \"3s\", say".into(),
-                ));
-            }
+            more_than_zero(key, timeout, "every call would fail")?;
         }
-        if self.max_calls == 0 {
-            return Err((
-                "max_calls",
-                "is 0, so no call could be made: give 64, say".into(),
-            ));
-        }
-        if self.cache_ttl > MAX_CACHE_TTL {
-            let message = "is more than a day: permissions that were taken back would live on; \
-                           give \"15s\", say";
-            return Err(("cache_ttl", message.into()));
-        }
+        at_least_one("max_calls", self.max_calls, "no call could be made")?;
+        let why = "permissions that were taken back would live on";
+        at_most("cache_ttl", self.cache_ttl, MAX_CACHE_TTL, why)?;
         if self.cache_size == 0 && !self.cache_ttl.is_zero() {
             let message = "is 0: to remember no permissions, set cache_ttl = \"0s\"";
             return Err(("cache_size", message.into()));
@@ -213,7 +201,7 @@ impl Config {
             || self.forward_headers.keys().any(is_sent)
     }
 
-    fn check_default(&self) -> Result<(), (&'static str, String)> {
+    fn check_default(&self) -> Checked {
         match (&self.default_user, &self.default_passcode) {
             (Some(user), _) if user.is_empty() => Err((
                 "default_user",
@@ -233,7 +221,7 @@ impl Config {
         }
     }
 
-    fn check_forwarded(&self) -> Result<(), (&'static str, String)> {
+    fn check_forwarded(&self) -> Checked {
         let header = |key, name: &str| match name.parse::<HeaderName>() {
             Ok(_) => Ok(()),
             Err(_) => Err((

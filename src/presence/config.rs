@@ -4,7 +4,11 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::Deserialize;
 
-use crate::{broker::destination::MAX_NAME, secret_url::SecretUrl, units::Checked};
+use crate::{
+    broker::destination::MAX_NAME,
+    secret_url::SecretUrl,
+    units::{Checked, at_least, at_most},
+};
 
 /// Where it is kept who is here.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -44,26 +48,12 @@ impl Config {
     /// # Errors
     /// The key at fault, and what is wrong and what to do.
     pub fn check(&self) -> Checked {
-        if self.lease < Duration::from_secs(1) {
-            return Err((
-                "lease",
-                format!(
-                    "is {}, so that one late renewal would take all users offline; write \"1s\" \
-                     or more",
-                    humantime::format_duration(self.lease)
-                ),
-            ));
-        }
-        if self.lease > MAX_LEASE {
-            let message = "is more than a day: users of a killed node would count as here for as \
-                           long; write \"15s\", say";
-            return Err(("lease", message.to_owned()));
-        }
-        if self.debounce > MAX_DEBOUNCE {
-            let message = "is more than an hour: so long nobody would hear that a user left; \
-                           write \"5s\", say";
-            return Err(("debounce", message.to_owned()));
-        }
+        let why = "one late renewal would take all users offline";
+        at_least("lease", self.lease, Duration::from_secs(1), why)?;
+        let why = "users of a killed node would count as here for as long";
+        at_most("lease", self.lease, MAX_LEASE, why)?;
+        let why = "nobody would hear for as long that a user left";
+        at_most("debounce", self.debounce, MAX_DEBOUNCE, why)?;
         let is_reserved = self.exchange.starts_with("amq.") && &*self.exchange != "amq.topic";
         if self.exchange.is_empty() || self.exchange.len() > MAX_NAME || is_reserved {
             let message = format!(

@@ -196,6 +196,27 @@ pub fn publish_channel_closed(cause: &str, again: usize, unknown: usize) {
     );
 }
 
+/// The broker does not say of which type an exchange is.
+pub fn exchange_type_unknown(exchange: &str, text: &str) {
+    warn!(
+        target: "stentor::broker::amqp::topology",
+        exchange,
+        %text,
+        "the type of an exchange could not be learnt, so each of its subscriptions \
+         gets a queue of its own; name it in the configuration under \
+         [broker.exchanges], or let the gateway's account configure it"
+    );
+}
+
+/// So many messages were not confirmed for so long that their channel is given up.
+pub fn publish_channel_replaced(messages: usize) {
+    warn!(
+        target: "stentor::broker::amqp::publisher::lane",
+        messages,
+        "the broker does not confirm messages; their channel is replaced"
+    );
+}
+
 /// The broker takes no messages for now (an alarm: memory or disk).
 pub fn broker_blocked(link: &str, cause: &str) {
     warn!(
@@ -305,6 +326,35 @@ pub fn not_published(why: &'static str) {
         .publish_failures
         .get_or_create(&[("reason", why)])
         .inc();
+}
+
+/// A call of the hook failed, and what follows; nor had `unsaid` more since this was said the last
+/// time.
+pub fn hook_at_fault(
+    call: &dyn Display,
+    path: &str,
+    result: &str,
+    cause: &dyn Display,
+    unsaid: u64,
+) {
+    error!(
+        target: "stentor::auth", %call, path, unsaid,
+        "the auth hook is at fault, {result}: {cause}"
+    );
+}
+
+/// The hook answers again; so many faults went unsaid.
+pub fn hook_answers_again(call: &dyn Display, path: &str, unsaid: u64) {
+    info!(target: "stentor::auth", %call, path, unsaid, "the auth hook answers again");
+}
+
+/// These paths of the hook are not set, so that what they check is denied to everybody, or allowed.
+pub fn hook_unset(keys: &str, is_allowed: bool) {
+    let done = if is_allowed { "ALLOWED" } else { "DENIED" };
+    warn!(
+        target: "stentor::auth::http",
+        "auth: not set: {keys}; what they check is {done} TO EVERYBODY"
+    );
 }
 
 /// The hook was called; how long that took, and whether it went wrong. What did, is in the log.
