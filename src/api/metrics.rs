@@ -25,7 +25,7 @@ pub(super) async fn metrics(api: &Api, _: Request) -> Answer {
     let vhosts = api.services.hub.status();
     let feeds = || vhosts.iter().flat_map(|vhost| &vhost.feeds);
     let text = telemetry::metrics(&Levels {
-        started: api.started_at,
+        start_time_seconds: api.started_at,
         ready: api.readiness().is_ok(),
         broker_up: api.services.hub.health().is_ok(),
         presence_up: api
@@ -35,13 +35,13 @@ pub(super) async fn metrics(api: &Api, _: Request) -> Answer {
             .map(|presence| presence.health().is_ok()),
         vhosts: vhosts.len(),
         feeds: feeds().count(),
-        patterns: feeds().map(|feed| feed.patterns).sum(),
-        lingering: feeds().map(|feed| feed.lingering).sum(),
+        feed_patterns: feeds().map(|feed| feed.patterns).sum(),
+        feed_patterns_lingering: feeds().map(|feed| feed.lingering).sum(),
         memory_short: api.services.memory.is_short(),
-        publishing_bytes: api.services.memory.room().used(),
-        resident_bytes: process.resident_bytes,
-        open_files: process.open_files,
-        max_files: process.max_files,
+        publishing: api.services.memory.room().used(),
+        resident_memory_bytes: process.resident_bytes,
+        open_fds: process.open_files,
+        max_fds: process.max_files,
     });
     match text {
         Ok(text) => Ok(Reply {

@@ -11,7 +11,7 @@ use std::{
 use humantime::format_rfc3339_seconds;
 use tracing::{debug, error, info, warn};
 
-use super::metrics::{self, COUNTS};
+use super::metrics::{self, COUNTS, TALLIES};
 
 /// A client's connection, as log lines name it.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +74,10 @@ pub fn connection_opened(connection: &ConnectionInfo<'_>) {
 
 /// A connection has ended, logged in or not.
 pub fn connection_closed(connection: &ConnectionInfo<'_>, ending: &Ending<'_>) {
-    COUNTS.ended.get_or_create(&[("reason", ending.kind)]).inc();
+    COUNTS
+        .connections_ended
+        .get_or_create(&[("reason", ending.kind)])
+        .inc();
     connection_event!(
         info,
         connection,
@@ -143,13 +146,13 @@ pub fn control_untold(command: &str, cause: &str) {
 
 /// A link to the broker is there (again); its name says the virtual host and what it is for.
 pub fn broker_link_up(link: &str) {
-    COUNTS.links_made.inc();
+    COUNTS.broker_links_made.inc();
     info!(target: "stentor::broker", link, "broker link up");
 }
 
 /// A link to the broker at that address is lost, or could not be made.
 pub fn broker_link_down(link: &str, broker: &str, cause: &str, retry_in: Duration) {
-    COUNTS.link_failures.inc();
+    COUNTS.broker_link_failures.inc();
     let retry_in_ms = millis(retry_in);
     warn!(target: "stentor::broker", link, broker, cause, retry_in_ms, "broker link down");
 }
@@ -278,22 +281,25 @@ pub fn presence_lease_lost(sessions: usize) {
 
 /// Bytes came from a client: once for each time that its socket was read.
 pub fn bytes_received(count: usize) {
-    metrics::BYTES_RECEIVED.fetch_add(count as u64, Relaxed);
+    TALLIES.received.fetch_add(count as u64, Relaxed);
 }
 
 /// Bytes went to a client: once for each time that its socket was written to.
 pub fn bytes_sent(count: usize) {
-    metrics::BYTES_SENT.fetch_add(count as u64, Relaxed);
+    TALLIES.sent.fetch_add(count as u64, Relaxed);
 }
 
 /// A message of a dedicated subscription was put into its client's mailbox.
 pub fn delivered_by_queue() {
-    metrics::DELIVERED_BY_QUEUES.fetch_add(1, Relaxed);
+    TALLIES.dedicated_deliveries.fetch_add(1, Relaxed);
 }
 
 /// A mailbox was full, and something had to be done.
 pub fn mailbox_overflow(done: &'static str) {
-    COUNTS.overflows.get_or_create(&[("done", done)]).inc();
+    COUNTS
+        .mailbox_overflows
+        .get_or_create(&[("done", done)])
+        .inc();
 }
 
 /// The process takes more memory than the mark: less is let in from now on.
@@ -316,7 +322,7 @@ pub fn memory_shed(sessions: usize, bytes: usize) {
 
 /// The broker has confirmed a message.
 pub fn published() {
-    metrics::PUBLISHED.fetch_add(1, Relaxed);
+    TALLIES.publishes.fetch_add(1, Relaxed);
 }
 
 /// A message was not published; why, in words that are of a fixed number. Who published it is told
@@ -465,7 +471,7 @@ pub fn accept_failed(what: &str, cause: &dyn Display, unsaid: u64) {
 /// A connection was not taken, for there are too many; [`connection_limit_reached`] says so now and
 /// then.
 pub fn connection_turned_away() {
-    COUNTS.turned_away.inc();
+    COUNTS.connections_turned_away.inc();
 }
 
 /// Connections were not accepted, for there are as many as are allowed; `unsaid` more since this

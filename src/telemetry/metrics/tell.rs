@@ -1,0 +1,195 @@
+//! How a value becomes a metric, and the table of metrics the code that counts and tells them.
+
+use std::{
+    sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use prometheus_client::{
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::ConstGauge,
+        info::Info,
+    },
+    registry::{Metric, Registry, Unit},
+};
+
+/// Makes of the table the structs that its metrics are counted in, and the function that registers
+/// them in the table's order.
+macro_rules! metrics {
+    (
+        let $totals:pat = $feeds:expr;
+        $($prefix:ident { $(
+            $name:ident $([$unit:ident])? $help:literal
+            $(count($count:ty $(= $new:expr)?))?
+            $(tally($tally:ty))?
+            $(level($level:ty))?
+            $(now($now:expr))?;
+        )+ })+
+    ) => {
+        /// Counted since the process began.
+        pub(super) static COUNTS: LazyLock<Counts> = LazyLock::new(Counts::default);
+
+        /// The fields of [`COUNTS`].
+        #[derive(Debug)]
+        pub(super) struct Counts {$($($(
+            #[doc = $help]
+            pub(super) $name: $count,
+        )?)+)+}
+
+        impl Default for Counts {
+            fn default() -> Self {
+                Self {$($($(
+                    $name: first!($($new,)? <$count>::default()),
+                )?)+)+}
+            }
+        }
+
+        /// What is counted often, without so much as a table's lock.
+        pub(super) static TALLIES: Tallies = Tallies {$($($(
+            $name: <$tally>::new(0),
+        )?)+)+};
+
+        /// The fields of [`TALLIES`].
+        #[derive(Debug)]
+        pub(super) struct Tallies {$($($(
+            #[doc = $help]
+            pub(super) $name: $tally,
+        )?)+)+}
+
+        /// What is not counted, but looked up when it is asked for. `None`: it is not known, or
+        /// does not apply, and is not told.
+        #[derive(Clone, Copy, Debug)]
+        pub struct Levels {$($($(
+            #[doc = $help]
+            pub $name: $level,
+        )?)+)+}
+
+        fn registry(counts: &Counts, levels: &Levels) -> Registry {
+            let $totals = $feeds;
+            let mut root = Registry::default();
+            $(
+                let registry = root.sub_registry_with_prefix(stringify!($prefix));
+                $(
+                    let row = Row {
+                        name: stringify!($name),
+                        help: $help,
+                        unit: first!($(Some(Unit::$unit),)? None),
+                    };
+                    $(<$count>::clone(&counts.$name).tell(row, registry);)?
+                    $(<&$tally>::tell(&TALLIES.$name, row, registry);)?
+                    $(<$level>::tell(levels.$name, row, registry);)?
+                    $($now.tell(row, registry);)?
+                )+
+            )+
+            root
+        }
+    };
+}
+
+macro_rules! first {
+    ($first:expr $(, $rest:expr)*) => {
+        $first
+    };
+}
+
+/// What the table says of a metric, its value aside.
+pub(super) struct Row {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) unit: Option<Unit>,
+}
+
+impl Row {
+    fn register(self, registry: &mut Registry, metric: impl Metric) {
+        match self.unit {
+            Some(unit) => registry.register_with_unit(self.name, self.help, unit, metric),
+            None => registry.register(self.name, self.help, metric),
+        }
+    }
+}
+
+/// Values that can be told.
+pub(super) trait Tell {
+    fn tell(self, row: Row, registry: &mut Registry);
+}
+
+/// A number that only grows.
+pub(super) struct Total(pub(super) u64);
+
+impl Tell for Total {
+    fn tell(self, row: Row, registry: &mut Registry) {
+        row.register(registry, ConstCounter::new(self.0));
+    }
+}
+
+impl Tell for &AtomicU64 {
+    fn tell(self, row: Row, registry: &mut Registry) {
+        Total(self.load(Relaxed)).tell(row, registry);
+    }
+}
+
+impl Tell for &AtomicI64 {
+    fn tell(self, row: Row, registry: &mut Registry) {
+        row.register(registry, ConstGauge::new(self.load(Relaxed)));
+    }
+}
+
+impl Tell for u64 {
+    fn tell(self, row: Row, registry: &mut Registry) {
+        let level = i64::try_from(self).unwrap_or(i64::MAX);
+        row.register(registry, ConstGauge::new(level));
+    }
+}
+
+impl Tell for usize {
+    fn tell(self, row: Row, registry: &mut Registry) {
+        (self as u64).tell(row, registry);
+    }
+}
+
+impl Tell for bool {
+    fn tell(self, row: Row, registry: &mut Registry) {
+        u64::from(self).tell(row, registry);
+    }
+}
+
+impl Tell for SystemTime {
+    fn tell(self, row: Row, registry: &mut Registry) {
+        let since = self.duration_since(UNIX_EPOCH).unwrap_or_default();
+        row.register(registry, ConstGauge::new(since.as_secs_f64()));
+    }
+}
+
+impl<T: Tell> Tell for Option<T> {
+    fn tell(self, row: Row, registry: &mut Registry) {
+        if let Some(value) = self {
+            value.tell(row, registry);
+        }
+    }
+}
+
+impl Tell for Counter {
+    fn tell(self, row: Row, registry: &mut Registry) {
+        row.register(registry, self);
+    }
+}
+
+impl<S, M, C> Tell for Family<S, M, C>
+where
+    Self: Metric,
+{
+    fn tell(self, row: Row, registry: &mut Registry) {
+        row.register(registry, self);
+    }
+}
+
+impl<S> Tell for Info<S>
+where
+    Self: Metric,
+{
+    fn tell(self, row: Row, registry: &mut Registry) {
+        row.register(registry, self);
+    }
+}
