@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::deadline::later;
+
 /// A queue whose delay is always the same, so that its order is that of time.
 #[derive(Debug)]
 pub(crate) struct Later<T> {
@@ -22,7 +24,8 @@ impl<T> Later<T> {
 
     /// Due after the delay.
     pub(crate) fn push(&mut self, now: Instant, item: T) {
-        self.queue.push_back((now + self.delay, item));
+        let due = later(now.into(), self.delay);
+        self.queue.push_back((due.into(), item));
     }
 
     /// Due before all others.

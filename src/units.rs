@@ -114,7 +114,7 @@ pub fn show_size(bytes: usize) -> String {
         .find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit))
         .map_or_else(
             || format!("{bytes} bytes"),
-            |(name, unit)| format!("{} {name}", bytes / unit),
+            |(name, unit)| format!("{} {name}", bytes.checked_div(*unit).unwrap_or(bytes)),
         )
 }
 

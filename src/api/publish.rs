@@ -201,7 +201,7 @@ pub(super) async fn publish(api: &Api, request: Request) -> Answer {
             keys.map(|key| KeyFailure::new(key, &error)).collect()
         }
     };
-    let published = total - failed.len();
+    let published = total.saturating_sub(failed.len());
     if failed.is_empty() {
         return Reply::ok(&Published { published });
     }

@@ -59,7 +59,7 @@ impl CachedAuthenticator {
                     cache: Some(cache), ..
                 }) => {
                     cache.permitted.sweep();
-                    cache.permitted.ttl() / 4
+                    cache.permitted.ttl().checked_div(4).unwrap_or(SWEEP)
                 }
                 _ => return,
             };

@@ -183,9 +183,9 @@ impl Forwarding {
 impl Carried {
     fn len(&self) -> usize {
         let credentials = self.credentials.iter();
-        let credentials = credentials.map(|given| given.user.len() + given.passcode.len());
+        let credentials = credentials.flat_map(|given| [given.user.len(), given.passcode.len()]);
         let parameters = self.parameters.iter();
-        let parameters = parameters.map(|(name, value)| name.len() + value.len());
+        let parameters = parameters.flat_map(|(name, value)| [name.len(), value.len()]);
         credentials.chain(parameters).sum()
     }
 }

@@ -75,9 +75,10 @@ impl Message {
         // Of many short texts, the pointers are the most.
         const TEXT: usize = size_of::<Box<str>>();
         let headers = self.properties.headers.iter();
-        let headers = headers.map(|(name, value)| 2 * TEXT + name.len() + value.len());
-        let cc = self.cc.iter().map(|key| TEXT + key.len());
-        self.body.len() + headers.sum::<usize>() + cc.sum::<usize>() + size_of::<Self>()
+        let headers = headers.flat_map(|(name, value)| [2 * TEXT, name.len(), value.len()]);
+        let cc = self.cc.iter().flat_map(|key| [TEXT, key.len()]);
+        let own = [size_of::<Self>(), self.body.len()];
+        own.into_iter().chain(headers).chain(cc).sum()
     }
 
     /// The part of a MESSAGE frame that all its receivers share: headers from `destination` on,
@@ -113,10 +114,11 @@ impl Message {
         };
         let headers = self.properties.headers.iter();
         let headers: usize = headers
-            .map(|(name, value)| name.len() + value.len() + ":\n".len())
+            .flat_map(|(name, value)| [name.len(), value.len(), ":\n".len()])
             .sum();
-        let key = self.exchange.len() + self.routing_key.len();
-        let mut out = Vec::with_capacity(REST + key + headers + self.body.len());
+        let key = [self.exchange.len(), self.routing_key.len()];
+        let rest = [REST, headers, self.body.len()];
+        let mut out = Vec::with_capacity(rest.into_iter().chain(key).sum());
         let mut escapes = false;
         self.visit_headers(topics, |name, value| {
             escapes |= special(name) || special(value);

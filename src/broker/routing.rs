@@ -63,7 +63,7 @@ pub fn matches(kind: ExchangeKind, pattern: &str, key: &str) -> bool {
 /// pattern, so that no pattern makes it slower than the product of both lengths.
 fn topic_matches(pattern: &str, key: &str) -> bool {
     let key: Vec<&str> = words(key).collect();
-    let mut reached = vec![false; key.len() + 1];
+    let mut reached = vec![false; key.len().saturating_add(1)];
     if let Some(start) = reached.first_mut() {
         *start = true;
     }
@@ -176,7 +176,7 @@ impl<T: Eq + Hash> RoutingTable<T> {
     fn shrink(&mut self) {
         const SMALL: usize = 64;
         if self.exact.capacity() > SMALL && self.exact.len() < self.exact.capacity() / 4 {
-            self.exact.shrink_to(self.exact.len() * 2);
+            self.exact.shrink_to(self.exact.len().saturating_mul(2));
         }
     }
 
@@ -257,7 +257,7 @@ impl<T: Eq + Hash> RoutingTable<T> {
     /// How many patterns there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.exact.len() + self.wild.len()
+        self.exact.len().saturating_add(self.wild.len())
     }
 
     /// Whether there is none.

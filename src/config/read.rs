@@ -315,7 +315,10 @@ impl<'a, I: Iterator<Item = (&'static str, Value<'a>)>> MapAccess<'a> for Values
 
 fn line(file: File<'_>, offset: usize) -> Place {
     let before = file.text.bytes().take(offset);
-    let line = before.filter(|byte| *byte == b'\n').count() + 1;
+    let line = before
+        .filter(|byte| *byte == b'\n')
+        .count()
+        .saturating_add(1);
     Place::Line(file.name.to_owned(), line)
 }
 

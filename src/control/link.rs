@@ -131,7 +131,7 @@ impl Link {
             command: command.clone(),
             id: format!("{:016x}", rand::random::<u64>()).into(),
             node: self.0.node.clone(),
-            expires: Some(SystemTime::now() + LIFE),
+            expires: SystemTime::now().checked_add(LIFE),
             answer,
         }
     }

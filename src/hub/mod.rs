@@ -7,6 +7,7 @@
 //! [`FeedSink`](crate::broker::FeedSink) and go out into [`Mailbox`]es.
 
 mod config;
+#[allow(clippy::arithmetic_side_effects)]
 mod feed;
 mod kinds;
 mod linger;
@@ -228,7 +229,8 @@ impl VhostHub {
 
     fn shard(&self, exchange: &str, pattern: &str) -> u16 {
         let hash = self.hasher.hash_one((exchange, pattern));
-        u16::try_from(hash % u64::from(self.feeds.shards)).unwrap_or_default()
+        let shard = hash.checked_rem(self.feeds.shards.into());
+        u16::try_from(shard.unwrap_or_default()).unwrap_or_default()
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use super::feed::{Feed, Feeds, Sink};
 use crate::{
     broker::{BrokerError, FeedConfig, FeedSink, VirtualHost},
+    deadline::later,
     telemetry,
 };
 
@@ -48,8 +49,9 @@ pub(super) struct Verifier {
 
 impl Pace {
     pub(super) fn new(config: &FeedConfig) -> Arc<Self> {
+        let second = Duration::from_secs(1);
         Arc::new(Self {
-            pause: Duration::from_secs(1) / config.verify_rate.max(1),
+            pause: second.checked_div(config.verify_rate).unwrap_or(second),
             next: Mutex::new(Instant::now()),
         })
     }
@@ -59,7 +61,8 @@ impl Pace {
         let at = {
             let mut next = self.next.lock();
             let at = (*next).max(Instant::now());
-            *next = at + self.pause * u32::try_from(count).unwrap_or(u32::MAX);
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            *next = later(at, self.pause.saturating_mul(count));
             at
         };
         sleep_until(at).await;
@@ -94,7 +97,7 @@ impl Verifier {
         let mut intervals = 0_u32;
         let mut next = Instant::now();
         loop {
-            next = (next + self.interval).max(Instant::now());
+            next = later(next, self.interval).max(Instant::now());
             sleep_until(next).await;
             if self.host.health().is_err() {
                 continue;
@@ -133,7 +136,7 @@ impl Verifier {
                     join_all(checks).await;
                 }
             }
-            sleep_until(begun + self.interval).await;
+            sleep_until(later(begun, self.interval)).await;
         }
     }
 

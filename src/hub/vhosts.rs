@@ -334,7 +334,8 @@ impl State {
 }
 
 async fn sweep(shared: Arc<Shared>) {
-    let tick = (shared.idle / 4).clamp(Duration::from_millis(10), TICK);
+    let quarter = shared.idle.checked_div(4).unwrap_or(TICK);
+    let tick = quarter.clamp(Duration::from_millis(10), TICK);
     let mut ticks = interval(tick);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -118,7 +118,8 @@ impl KeepAlive {
         let socket = SockRef::from(stream);
         if !self.idle.is_zero() {
             // Often enough that the end is not noticed much later than it is due.
-            let interval = (self.idle / 5).max(Duration::from_secs(1));
+            let second = Duration::from_secs(1);
+            let interval = self.idle.checked_div(5).unwrap_or(second).max(second);
             let keep_alive = TcpKeepalive::new()
                 .with_time(self.idle)
                 .with_interval(interval)

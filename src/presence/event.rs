@@ -111,7 +111,7 @@ impl Event {
 }
 
 fn key(kind: &str, name: &str) -> Box<str> {
-    if kind.len() + name.len() <= MAX_NAME {
+    if kind.len().saturating_add(name.len()) <= MAX_NAME {
         return format!("{kind}{name}").into();
     }
     let mut key = format!("{kind}sha256:");

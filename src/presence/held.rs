@@ -23,7 +23,7 @@ impl Held {
         let sessions = self.users.entry(Arc::clone(&session.user)).or_default();
         sessions.reserve_exact(1);
         sessions.push(Arc::clone(session));
-        self.len += 1;
+        self.len = self.len.saturating_add(1);
         true
     }
 
@@ -40,7 +40,7 @@ impl Held {
         if sessions.is_empty() {
             self.users.remove(&session.user);
         }
-        self.len -= 1;
+        self.len = self.len.saturating_sub(1);
         true
     }
 

@@ -23,7 +23,7 @@ use super::{
     Counts, Listing, Member, Node, NodeInfo, Page, Presence, PresenceError, Session, SessionInfo,
     Status, UserPresence,
 };
-use crate::secret_url::SecretUrl;
+use crate::{deadline::third, secret_url::SecretUrl};
 
 /// Connections at most: one writes, the others read.
 const CONNECTIONS: usize = 4;
@@ -64,7 +64,7 @@ impl RedisPresence {
     /// Outside of a tokio runtime.
     pub fn new(url: &SecretUrl, lease: Duration, node: Node) -> Result<Self, PresenceError> {
         // A lease shorter than three timeouts would run out while one call is waited for.
-        let timeout = TIMEOUT.min(lease / 3);
+        let timeout = TIMEOUT.min(third(lease));
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(Some(timeout));
@@ -178,7 +178,7 @@ impl Presence for RedisPresence {
         async move {
             if let Some(mut keeper) = keeper {
                 // What it does just now comes first, and is bounded as well.
-                let longest = keeper::CLOSING + 2 * self.timeout;
+                let longest = keeper::CLOSING.saturating_add(self.timeout.saturating_mul(2));
                 if tokio::time::timeout(longest, &mut keeper).await.is_err() {
                     keeper.abort();
                 }

@@ -118,7 +118,8 @@ impl Session {
     /// When it last said something about its status; the login counts. To the second.
     #[must_use]
     pub fn last_seen(&self) -> SystemTime {
-        self.since + Duration::from_secs(self.seen().into())
+        let seen = Duration::from_secs(self.seen().into());
+        self.since.checked_add(seen).unwrap_or(self.since)
     }
 
     pub(super) fn seen(&self) -> u32 {

@@ -71,7 +71,7 @@ impl Flight {
             open.remove(&self.question);
             // Not after every call; but what a storm took is given back.
             if open.len() < open.capacity() / 8 {
-                let room = open.len() * 2;
+                let room = open.len().saturating_mul(2);
                 open.shrink_to(room);
             }
         }

@@ -46,7 +46,8 @@ impl Permitted {
     /// Room for `size` permissions, each remembered for `ttl`.
     pub(super) fn new(ttl: Duration, size: u64) -> Self {
         let shards = (size / MIN_SHARD_SIZE).clamp(1, MAX_SHARDS);
-        let shard_size = usize::try_from(size / shards).unwrap_or(usize::MAX);
+        let shard_size = size.checked_div(shards).unwrap_or(size);
+        let shard_size = usize::try_from(shard_size).unwrap_or(usize::MAX);
         Self {
             ttl,
             started: Instant::now(),
@@ -92,7 +93,7 @@ impl Permitted {
         }
         if shard.len() >= self.shard_size {
             // Some that come first, which are any. Not one only: the next would look again.
-            let surplus = self.shard_size / 8 + 1;
+            let surplus = (self.shard_size / 8).saturating_add(1);
             shard.extract_if(|_| true).take(surplus).for_each(drop);
         }
         let entry = Entry {
@@ -113,11 +114,12 @@ impl Permitted {
     /// Forgets what a user was permitted; how much that was.
     pub(super) fn forget_user(&self, name: &str) -> usize {
         let (user, now) = (self.user(name), self.now());
-        let mut forgotten = 0;
+        let mut forgotten = 0_usize;
         for shard in &self.shards {
             shard.lock().retain(|entry| {
                 let is_its_own = entry.user == user;
-                forgotten += usize::from(is_its_own && now < entry.until);
+                let is_lost = is_its_own && now < entry.until;
+                forgotten = forgotten.saturating_add(is_lost.into());
                 !is_its_own
             });
         }
@@ -131,7 +133,7 @@ impl Permitted {
             let mut shard = shard.lock();
             shard.retain(|entry| now < entry.until);
             if shard.capacity() / 4 >= shard.len() {
-                let room = shard.len() * 2;
+                let room = shard.len().saturating_mul(2);
                 shard.shrink_to(room, |entry| place(entry.question));
             }
         }
@@ -160,10 +162,13 @@ impl Permitted {
         nanoseconds(self.started.elapsed())
     }
 
+    // There is one shard at least, and a remainder is less than their number.
+    #[allow(clippy::indexing_slicing)]
     fn shard(&self, question: u128) -> &Mutex<HashTable<Entry>> {
         // Other bits than those that say where it is in the shard.
         let high = (question >> 64) as usize;
-        &self.shards[high % self.shards.len()]
+        let place = high.checked_rem(self.shards.len()).unwrap_or_default();
+        &self.shards[place]
     }
 }
 

@@ -48,7 +48,7 @@ impl Fault {
 
 /// Tells a slow hook from too many calls at a time.
 fn waiting(within: Duration, waited: Duration) -> String {
-    if waited < within / 10 {
+    if waited.saturating_mul(10) < within {
         return String::new();
     }
     format!("; for {waited:?} of that the call waited for its turn (max_calls)")

@@ -41,8 +41,9 @@ impl Channels {
         live: &Live,
         deadline: Instant,
     ) -> Result<Channel, BrokerError> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1);
-        let Some(slot) = self.slots.get(turn) else {
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        let turn = next.checked_rem(self.slots.len());
+        let Some(slot) = turn.and_then(|turn| self.slots.get(turn)) else {
             return live.channel(deadline).await;
         };
         let mut slot = slot.lock().await;
@@ -51,7 +52,7 @@ impl Channels {
             && slot.channel.status().connected()
             && slot.calls < CALLS_PER_CHANNEL
         {
-            slot.calls += 1;
+            slot.calls = slot.calls.saturating_add(1);
             return Ok(slot.channel.clone());
         }
         let channel = live.channel(deadline).await?;

@@ -45,6 +45,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, FeedConfig, FeedId, FeedSink},
+    deadline::after,
     telemetry,
 };
 
@@ -186,7 +187,7 @@ impl FeedManager {
         watched: bool,
     ) -> Result<(), BrokerError> {
         let feed = self.open(feed)?;
-        let deadline = Instant::now() + self.shared.operation_timeout;
+        let deadline = after(self.shared.operation_timeout);
         let mut ready = feed.ready.clone();
         // If it is in vain, it is said below, why.
         let _ = tokio::time::timeout_at(deadline, ready.wait_for(Ready::is_ok)).await;
@@ -229,7 +230,7 @@ impl FeedManager {
 
     pub(super) async fn unbind(&self, feed: &FeedId, pattern: &str) -> Result<(), BrokerError> {
         let feed = self.open(feed)?;
-        let deadline = Instant::now() + self.shared.operation_timeout;
+        let deadline = after(self.shared.operation_timeout);
         let (exchange, key) = (
             short("the exchange's name", &feed.id.exchange)?,
             short("the pattern", pattern)?,
@@ -244,8 +245,7 @@ impl FeedManager {
             };
             // The pattern may be bound next, on another channel. So this one is brought to its
             // end first: what was asked on it is then done, or never will be.
-            let settled =
-                channels::settle(&channel, Instant::now() + self.shared.operation_timeout);
+            let settled = channels::settle(&channel, after(self.shared.operation_timeout));
             if !settled.await {
                 tracing::warn!(feed = %feed.id, "an unbinding may come late");
             }
@@ -260,7 +260,7 @@ impl FeedManager {
     pub(super) async fn close(&self) {
         let feeds = self.feeds.lock().take().unwrap_or_default();
         let feeds: Vec<_> = feeds.into_values().collect();
-        let deadline = Instant::now() + Duration::from_secs(2);
+        let deadline = after(Duration::from_secs(2));
         for feed in &feeds {
             if let Some(task) = feed.task.get() {
                 task.abort();

@@ -236,7 +236,7 @@ fn agreed_channels(connection: &Connection) -> usize {
 impl Live {
     fn capacity(&self) -> usize {
         let agreed = agreed_channels(&self.connection);
-        (agreed - agreed / 4).clamp(1, MAX_HELD)
+        agreed.saturating_sub(agreed / 4).clamp(1, MAX_HELD)
     }
 
     /// The largest frame that both sides take, in bytes.

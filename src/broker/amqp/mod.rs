@@ -160,7 +160,7 @@ impl AmqpVirtualHost {
         // This map has one reference. What many consumers needed does not stay when they are gone.
         let (mut spare, mut free) = (false, None);
         links.retain(|link| {
-            let consumers = Arc::strong_count(link) - 1;
+            let consumers = Arc::strong_count(link).saturating_sub(1);
             if consumers > 0 {
                 if free.is_none() && consumers < link.capacity() {
                     free = Some(Arc::clone(link));

@@ -276,11 +276,11 @@ struct Order {
 
 impl Order {
     fn new(publish: &Publish, publisher: &Publisher) -> Self {
-        let lanes = publisher.config.lanes.max(1) as u64;
+        let turn = publish.lane.checked_rem(publisher.config.lanes as u64);
         Self {
             connection: Sender::Connection(publish.lane),
             owner: publish.slow.clone().map(Sender::Slow),
-            turn: usize::try_from(publish.lane % lanes).unwrap_or(0),
+            turn: usize::try_from(turn.unwrap_or_default()).unwrap_or(0),
             alternates: false,
         }
     }
@@ -330,7 +330,7 @@ impl Lanes {
             alone: !is_fast,
             own,
             // One exchange whose queues do not answer leaves half of the places to others.
-            max_pending: (max_pending / lanes.max(1) / 2).max(1),
+            max_pending: (max_pending.checked_div(lanes).unwrap_or(max_pending) / 2).max(1),
         };
         let (jobs, receiver) = mpsc::channel(WAITING);
         let is_proved = Arc::new(AtomicBool::new(false));
@@ -341,7 +341,7 @@ impl Lanes {
         );
         while self.tasks.try_join_next().is_some() {}
         self.tasks.spawn(lane.run(receiver));
-        self.next += 1;
+        self.next = self.next.wrapping_add(1);
         Arc::new(Handle {
             number: LaneNumber {
                 number: self.next,

@@ -51,7 +51,7 @@ impl DeadLetter {
         const FIRST_QUEUE: &str = "x-first-death-queue";
         let hops = match reason {
             Reason::Rejected => 0,
-            Reason::Expired | Reason::MaxLen => hops + 1,
+            Reason::Expired | Reason::MaxLen => hops.saturating_add(1),
         };
         if hops > Self::MOST_HOPS {
             return None;

@@ -126,7 +126,7 @@ impl Host {
             .saturating_mul(usize::from(DeadLetter::MOST_HOPS));
         while !dead.is_empty() && left > 0 {
             for letter in std::mem::take(&mut dead).into_iter().take(left) {
-                left -= 1;
+                left = left.saturating_sub(1);
                 let DeadLetter {
                     exchange,
                     message,

@@ -165,17 +165,16 @@ impl Queue {
             if state.held_bytes.saturating_add(bytes) > self.most_bytes {
                 self.drop_expired(&mut state, dead);
             }
-            let rejected = self.policy.rejects
-                && self
-                    .policy
-                    .is_over(state.ready.len() + 1, state.ready_bytes + bytes);
+            let messages = state.ready.len().saturating_add(1);
+            let ready_bytes = state.ready_bytes.saturating_add(bytes);
+            let rejected = self.policy.rejects && self.policy.is_over(messages, ready_bytes);
             if rejected || state.held_bytes.saturating_add(bytes) > self.most_bytes {
                 return Err(Refused::Denied);
             }
             let number = state.next_number;
-            state.next_number += 1;
-            state.held_bytes += bytes;
-            state.ready_bytes += bytes;
+            state.next_number = number.wrapping_add(1);
+            state.held_bytes = state.held_bytes.saturating_add(bytes);
+            state.ready_bytes = ready_bytes;
             state.ready.push_back(Entry {
                 number,
                 message,
@@ -220,7 +219,7 @@ impl Queue {
             let Some(consumer) = state.consumers.get_mut(place) else {
                 return;
             };
-            consumer.last_tag += 1;
+            consumer.last_tag = consumer.last_tag.wrapping_add(1);
             self.out.add(Event::Delivered {
                 live: Arc::clone(&consumer.live),
                 sink: Arc::clone(&consumer.sink),
@@ -233,7 +232,7 @@ impl Queue {
             // Whoever gets it after this one may not be the first to see it.
             entry.redelivered = true;
             consumer.unsettled.insert(consumer.last_tag, entry);
-            state.turn = place + 1;
+            state.turn = place.wrapping_add(1);
         }
     }
 
@@ -247,7 +246,7 @@ impl Queue {
 
     /// Lets go of a message that is neither ready nor unsettled any more.
     fn give_up(&self, state: &mut State, entry: Entry, reason: Reason, dead: &mut Vec<DeadLetter>) {
-        state.held_bytes -= entry.bytes;
+        state.let_go(&entry);
         if let Some(exchange) = &self.policy.dead_letters {
             dead.extend(DeadLetter::new(
                 entry.message,
@@ -322,7 +321,7 @@ impl Queue {
                 .unwrap_or_default();
             for entry in settled {
                 match verdict {
-                    Verdict::Accept => state.held_bytes -= entry.bytes,
+                    Verdict::Accept => state.let_go(&entry),
                     Verdict::Requeue => state.put_back(entry),
                     Verdict::Discard => self.give_up(&mut state, entry, Reason::Rejected, dead),
                 }
@@ -408,9 +407,14 @@ impl State {
         consumers.find(|consumer| consumer.serial == serial)
     }
 
+    /// It is neither ready nor unsettled any more.
+    fn let_go(&mut self, entry: &Entry) {
+        self.held_bytes = self.held_bytes.saturating_sub(entry.bytes);
+    }
+
     fn take_first(&mut self) -> Option<Entry> {
         let entry = self.ready.pop_front()?;
-        self.ready_bytes -= entry.bytes;
+        self.ready_bytes = self.ready_bytes.saturating_sub(entry.bytes);
         Some(entry)
     }
 
@@ -419,7 +423,7 @@ impl State {
         let place = self
             .ready
             .partition_point(|other| other.number < entry.number);
-        self.ready_bytes += entry.bytes;
+        self.ready_bytes = self.ready_bytes.saturating_add(entry.bytes);
         self.ready.insert(place, entry);
     }
 
@@ -427,7 +431,7 @@ impl State {
     fn next_consumer(&self) -> Option<usize> {
         let count = self.consumers.len();
         (0..count)
-            .map(|step| (self.turn + step) % count)
+            .filter_map(|step| self.turn.wrapping_add(step).checked_rem(count))
             .filter_map(|place| Some((place, self.consumers.get(place)?)))
             .filter(|(_, consumer)| consumer.unsettled.len() < consumer.prefetch)
             .reduce(|best, other| {

@@ -231,7 +231,7 @@ impl<T: Eq + Hash> Trie<T> {
             }
             None => {
                 *place = Some(Values::One(value));
-                self.patterns += 1;
+                self.patterns = self.patterns.saturating_add(1);
                 true
             }
         }
@@ -247,13 +247,14 @@ impl<T: Eq + Hash> Trie<T> {
                 node
             }
             None => {
-                self.nodes.push(fresh);
                 // Four thousand million nodes do not fit into a machine's memory.
-                NodeId::try_from(self.nodes.len() - 1).unwrap_or(ROOT)
+                let node = NodeId::try_from(self.nodes.len()).unwrap_or(ROOT);
+                self.nodes.push(fresh);
+                node
             }
         };
         if let Some(parent) = self.get_mut(from) {
-            parent.children += 1;
+            parent.children = parent.children.saturating_add(1);
             match word {
                 "*" => parent.one = Some(node),
                 "#" => parent.any = Some(node),
@@ -279,7 +280,7 @@ impl<T: Eq + Hash> Trie<T> {
             .map_or(Removed::Absent, |values| values.remove(value));
         if removed == Removed::Last {
             *place = None;
-            self.patterns -= 1;
+            self.patterns = self.patterns.saturating_sub(1);
             if self.patterns == 0 {
                 *self = Self::new();
             } else {
@@ -299,7 +300,7 @@ impl<T: Eq + Hash> Trie<T> {
                 return;
             };
             if let Some(above) = self.get_mut(parent) {
-                above.children -= 1;
+                above.children = above.children.saturating_sub(1);
                 match word {
                     "*" => above.one = None,
                     "#" => above.any = None,

@@ -47,7 +47,7 @@ impl<T: Eq + Hash> Values<T> {
                 }
                 many.remove(value);
                 if many.len() < many.capacity() / 4 {
-                    many.shrink_to(many.len() * 2);
+                    many.shrink_to(many.len().saturating_mul(2));
                 }
                 Removed::Remains
             }

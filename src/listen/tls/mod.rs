@@ -118,7 +118,10 @@ fn concern(not_before: SystemTime, not_after: SystemTime, now: SystemTime) -> Op
         Some(Concern::NotYet)
     } else if now > not_after {
         Some(Concern::Expired)
-    } else if now + ENDS_SOON > not_after {
+    } else if not_after
+        .duration_since(now)
+        .is_ok_and(|left| left < ENDS_SOON)
+    {
         Some(Concern::EndsSoon)
     } else {
         None

@@ -100,7 +100,8 @@ fn bucket(session: &str) -> u16 {
     let hash = session.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
-    u16::try_from(hash % u32::from(BUCKETS)).unwrap_or(0)
+    let bucket = hash.checked_rem(BUCKETS.into());
+    u16::try_from(bucket.unwrap_or_default()).unwrap_or(0)
 }
 
 impl fmt::Display for LeaseId {

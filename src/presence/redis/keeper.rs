@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    deadline::after,
+    deadline::{after, later, third},
     presence::{Node, PresenceError, Session, Status, departures::Stamp},
     telemetry,
 };
@@ -80,7 +80,7 @@ impl Keeper {
     /// Until presence is closed.
     pub(super) async fn run(mut self) {
         let (first, longest) = PAUSES;
-        let longest = longest.min(self.duration / 3).max(first);
+        let longest = longest.min(third(self.duration)).max(first);
         let mut backoff = Backoff::new((first, longest));
         while !self.shared.is_closed() {
             match self.round().await {
@@ -147,7 +147,7 @@ impl Keeper {
         }
         self.epoch = Some(epoch);
         let script: Arc<str> = script.into();
-        self.taken = Some((begun + self.duration / 3, Arc::clone(&script)));
+        self.taken = Some((later(begun, third(self.duration)), Arc::clone(&script)));
         self.shared.set_lease(Some(Taken {
             lease: self.lease,
             since: begun.into_std(),
@@ -203,7 +203,7 @@ impl Keeper {
             return Ok(());
         }
         if renews {
-            self.taken = Some((begun + self.duration / 3, Arc::clone(script)));
+            self.taken = Some((later(begun, third(self.duration)), Arc::clone(script)));
         }
         self.is_up();
         for (session, settled) in settling.into_iter().zip(settled) {

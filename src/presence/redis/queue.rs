@@ -320,7 +320,8 @@ impl State {
             self.overflow();
             return;
         }
-        self.unsaid += usize::from(matches!(change, Change::Leave(..)));
+        let unsaid = usize::from(matches!(change, Change::Leave(..)));
+        self.unsaid = self.unsaid.saturating_add(unsaid);
         self.queue.push_back(change);
     }
 
@@ -351,7 +352,7 @@ impl State {
                     }
                 }
                 Change::Leave(session, stamp) => {
-                    self.unsaid -= 1;
+                    self.unsaid = self.unsaid.saturating_sub(1);
                     let user = self.user(&session.user, &session.groups());
                     return Some(Step::Exit {
                         session,
@@ -395,9 +396,10 @@ impl State {
 
 impl Step {
     fn commands(&self) -> usize {
+        let of_groups = |user: &User| user.groups.len().saturating_add(user.left.len());
         match self {
-            Self::Enter(Entered { user, .. }) => 3 + user.groups.len() + user.left.len(),
-            Self::Exit { user, .. } => 2 + user.groups.len() + user.left.len(),
+            Self::Enter(Entered { user, .. }) => of_groups(user).saturating_add(3),
+            Self::Exit { user, .. } => of_groups(user).saturating_add(2),
             Self::Settle { .. } => 2,
             Self::Unlist(_) => 1,
         }

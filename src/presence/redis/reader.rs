@@ -206,7 +206,7 @@ impl Reader {
             }
             let replies: Vec<Fields> = self.call(&pipe).await?;
             if replies.iter().all(Vec::is_empty) {
-                some = (some * 2).min(longest);
+                some = some.saturating_mul(2).min(longest);
             }
             for (list, fields) in lists.zip(replies) {
                 let listed = fields.into_iter().filter_map(|(id, value)| {

@@ -19,6 +19,7 @@ use super::{
     script::{self, Settled, Untold},
 };
 use crate::{
+    deadline::third,
     presence::{Node, PresenceError},
     telemetry,
 };
@@ -61,7 +62,7 @@ impl Survivor {
     /// For ever.
     pub(super) async fn run(mut self) {
         loop {
-            let pause = (self.duration / 3).mul_f64(rand::random_range(0.8..1.0));
+            let pause = third(self.duration).mul_f64(rand::random_range(0.8..1.0));
             tokio::time::sleep(pause).await;
             // If Redis is away the keeper has said so.
             let _ = self.look().await;
@@ -132,7 +133,7 @@ impl Survivor {
                     Some((id, user, groups))
                 })
                 .collect();
-            cleared += found.len();
+            cleared = found.len().saturating_add(cleared);
             for some in found.chunks(SESSIONS) {
                 if !self.remove(taken, dead, some).await? {
                     return Ok(());

@@ -17,15 +17,18 @@ use lapin::{
     },
     types::{AMQPValue, FieldTable},
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::{FeedManager, Feeds, Shared};
-use crate::broker::{
-    BrokerError,
-    amqp::{
-        convert::{broker_error, short},
-        link::{Live, answer},
+use crate::{
+    broker::{
+        BrokerError,
+        amqp::{
+            convert::{broker_error, short},
+            link::{Live, answer},
+        },
     },
+    deadline::after,
 };
 
 /// Where the broker publishes what befalls it.
@@ -58,7 +61,7 @@ pub(super) async fn follow(shared: Arc<Shared>, feeds: Feeds) {
 }
 
 async fn listen(shared: &Shared, feeds: &Feeds, live: &Live) -> Result<(), BrokerError> {
-    let deadline = Instant::now() + shared.operation_timeout;
+    let deadline = after(shared.operation_timeout);
     let channel = live.channel(deadline).await?;
     let none = FieldTable::default;
     let (source, kind) = (short("exchange", EVENTS)?, ExchangeKind::Topic);

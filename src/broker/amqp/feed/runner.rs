@@ -44,6 +44,7 @@ use crate::{
             reader::{Consumer, Ended, Reader},
         },
     },
+    deadline::after,
     telemetry,
 };
 
@@ -308,7 +309,7 @@ impl Runner {
             let binds = patterns.iter().map(Ok).collect::<Vec<_>>();
             futures_util::stream::iter(binds)
                 .try_for_each_concurrent(CONCURRENT_BINDS, |pattern| {
-                    let deadline = Instant::now() + shared.operation_timeout;
+                    let deadline = after(shared.operation_timeout);
                     bind_until(&shared, &id, &queue, pattern, deadline)
                 })
                 .await
@@ -316,7 +317,7 @@ impl Runner {
     }
 
     fn deadline(&self) -> Instant {
-        Instant::now() + self.shared.operation_timeout
+        after(self.shared.operation_timeout)
     }
 
     fn interrupted(&self, reason: &str) {

@@ -41,6 +41,7 @@ use crate::{
             link::{Link, answer},
         },
     },
+    deadline::after,
     telemetry,
 };
 
@@ -87,7 +88,8 @@ impl Sentinel {
     }
 
     fn is_bound(&self) -> bool {
-        self.bound.load(Ordering::Acquire) == self.losses.load(Ordering::Acquire) + 1
+        let losses = self.losses.load(Ordering::Acquire);
+        self.bound.load(Ordering::Acquire) == losses.wrapping_add(1)
     }
 
     /// All bindings are lost, its own with them.
@@ -107,7 +109,8 @@ impl Feed {
         let losses = sentinel.losses.load(Ordering::Acquire);
         let (shared, key) = (&self.shared, sentinel.key.as_str());
         super::bind_until(shared, &self.id, &self.queue, key, deadline).await?;
-        sentinel.bound.store(losses + 1, Ordering::Release);
+        let bound = losses.wrapping_add(1);
+        sentinel.bound.store(bound, Ordering::Release);
         Ok(())
     }
 }
@@ -185,7 +188,7 @@ impl Watch {
         if sentinel.seen.load(Ordering::Relaxed) >= watched.number {
             watched.strikes = 0;
         } else {
-            watched.strikes += 1;
+            watched.strikes = watched.strikes.saturating_add(1);
         }
         let is_late = watched.strikes >= STRIKES;
         if is_late && is_empty(feed).await {
@@ -197,7 +200,7 @@ impl Watch {
         {
             return None;
         }
-        let number = watched.number + 1;
+        let number = watched.number.wrapping_add(1);
         let verdict = self.publish(feed, number).await;
         // What was lost meanwhile is known already.
         if sentinel.losses.load(Ordering::Acquire) != losses {
@@ -218,7 +221,7 @@ impl Watch {
     }
 
     async fn publish(&mut self, feed: &Feed, number: u64) -> Verdict {
-        let deadline = Instant::now() + feed.shared.operation_timeout;
+        let deadline = after(feed.shared.operation_timeout);
         let publishing = self.try_publish(feed, number, deadline);
         let error = match publishing.await {
             Ok(Confirmation::Ack(Some(back))) if back.routing_key == feed.sentinel.key => {
@@ -287,7 +290,7 @@ impl Watch {
 
 /// Whether no message waits in the feed's queue. If nobody knows: no.
 async fn is_empty(feed: &Feed) -> bool {
-    let deadline = Instant::now() + feed.shared.operation_timeout;
+    let deadline = after(feed.shared.operation_timeout);
     let counting = async {
         let live = feed.shared.link.wait_until(deadline).await?;
         let channel = live.passing(deadline).await?;

@@ -184,7 +184,8 @@ pub(super) fn may_be_about(error: &BrokerError, traits: Traits<'_>) -> bool {
 /// Whether a text of the broker's names a thing. It cuts long texts, and ends them by dots.
 fn names(text: &str, kind: &str, name: &str) -> bool {
     text.match_indices(kind).any(|(at, _)| {
-        let rest = text.get(at + kind.len()..).unwrap_or_default();
+        let rest = text.get(at..).unwrap_or_default();
+        let rest = rest.strip_prefix(kind).unwrap_or_default();
         let rest = rest.strip_prefix(" '");
         rest.is_some_and(|rest| match rest.strip_prefix(name) {
             Some(rest) if rest.starts_with('\'') => true,

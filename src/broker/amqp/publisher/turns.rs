@@ -88,7 +88,8 @@ impl Turns {
                 });
             }
             Entry::Occupied(mut taken) if taken.get().lane == lane && lane.is_fast => {
-                taken.get_mut().under_way += 1;
+                let turn = taken.get_mut();
+                turn.under_way = turn.under_way.saturating_add(1);
             }
             Entry::Occupied(_) => return None,
         }
@@ -110,7 +111,7 @@ impl Drop for Place {
         let Some(turn) = turns.get_mut(&self.sender) else {
             return;
         };
-        turn.under_way -= 1;
+        turn.under_way = turn.under_way.saturating_sub(1);
         if turn.under_way == 0
             && let Some(turn) = turns.remove(&self.sender)
         {

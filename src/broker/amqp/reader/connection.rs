@@ -272,7 +272,7 @@ impl Out {
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.written += count;
+            self.written = self.written.saturating_add(count);
         }
         ready!(Pin::new(stream).poll_flush(context))?;
         self.bytes.clear();
@@ -283,11 +283,12 @@ impl Out {
 
 impl Heart {
     fn new(heartbeat: Duration) -> Self {
-        let mut ticks = interval((heartbeat / 2).max(Duration::from_millis(1)));
+        let half = heartbeat.checked_div(2).unwrap_or(heartbeat);
+        let mut ticks = interval(half.max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             ticks,
-            patience: heartbeat * 2,
+            patience: heartbeat.saturating_mul(2),
             last_read: Instant::now(),
             has_spoken: true,
         }

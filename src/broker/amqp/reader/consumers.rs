@@ -210,7 +210,8 @@ impl<T: Taker> Consumers<T> {
             return None;
         }
         if self.channels.len() <= usize::from(number) {
-            self.channels.resize_with(usize::from(number) + 1, || None);
+            let room = usize::from(number).saturating_add(1);
+            self.channels.resize_with(room, || None);
         }
         Some(number)
     }
