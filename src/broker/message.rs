@@ -1,14 +1,14 @@
 //! Messages, as the gateway sees them.
 
-use std::{
-    borrow::Cow,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use stomp_grammar::{Version, encode};
 
-use super::destination::{Destination, reply_destination};
+use super::{
+    Properties,
+    destination::{Destination, reply_destination},
+};
 
 /// A message that the broker delivered.
 #[derive(Clone, Debug)]
@@ -134,40 +134,15 @@ impl Message {
 
     /// The headers in the order of RabbitMQ's plug-in: the AMQP headers, then the properties.
     fn visit_headers(&self, topics: &str, mut visit: impl FnMut(&str, &str)) {
-        let Properties {
-            content_type,
-            content_encoding,
-            persistent,
-            priority,
-            correlation_id,
-            reply_to,
-            expiration,
-            message_id,
-            timestamp,
-            kind,
-            user_id,
-            app_id,
-            headers,
-        } = &self.properties;
         let destination = Destination::of_message(&self.exchange, &self.routing_key, topics);
         visit("destination", &destination.to_string());
-        let properties: [(&str, Option<Cow<'_, str>>); 12] = [
-            ("app-id", text(app_id)),
-            ("user-id", text(user_id)),
-            ("type", text(kind)),
-            (
-                "timestamp",
-                timestamp.map(|number| number.to_string().into()),
-            ),
-            ("amqp-message-id", text(message_id)),
-            ("expiration", text(expiration)),
-            ("reply-to", reply_to.as_deref().map(reply_destination)),
-            ("correlation-id", text(correlation_id)),
-            ("priority", priority.map(|number| number.to_string().into())),
-            ("persistent", persistent.then_some(Cow::Borrowed("true"))),
-            ("content-encoding", text(content_encoding)),
-            ("content-type", text(content_type)),
-        ];
+        let mut properties = self.properties.shown();
+        for (name, value) in &mut properties {
+            if *name == "reply-to" {
+                let reply_to = self.properties.reply_to.as_deref();
+                *value = reply_to.map(reply_destination);
+            }
+        }
         // A client heeds the first header of a name: an AMQP header must not come before the
         // property whose name it bears, nor pass for one of the frame's own.
         // Some clients trim names, so that a blank does not make it another one.
@@ -178,12 +153,12 @@ impl Message {
                     .iter()
                     .all(|(property, value)| *property != name || value.is_none())
         };
-        for (name, value) in headers {
+        for (name, value) in &self.properties.headers {
             if is_free(name) {
                 visit(name, value);
             }
         }
-        for (name, value) in &properties {
+        for (name, value) in properties.iter().rev() {
             if let Some(value) = value {
                 visit(name, value);
             }
@@ -211,10 +186,6 @@ fn of_version<T>(each: &[T; Version::ALL.len()], version: Version) -> &T {
     }
 }
 
-fn text(property: &Option<Box<str>>) -> Option<Cow<'_, str>> {
-    property.as_deref().map(Cow::Borrowed)
-}
-
 /// A message of a dedicated consumer.
 #[derive(Clone, Debug)]
 pub struct Delivery {
@@ -226,69 +197,8 @@ pub struct Delivery {
     pub redelivered: bool,
 }
 
-/// The AMQP basic properties that STOMP clients can see or set, and headers as texts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Properties {
-    /// `content-type`.
-    pub content_type: Option<Box<str>>,
-    /// `content-encoding`.
-    pub content_encoding: Option<Box<str>>,
-    /// Delivery mode 2.
-    pub persistent: bool,
-    /// `priority`.
-    pub priority: Option<u8>,
-    /// `correlation-id`.
-    pub correlation_id: Option<Box<str>>,
-    /// `reply-to`, in AMQP's terms: a queue's name.
-    pub reply_to: Option<Box<str>>,
-    /// `expiration`: milliseconds, as text.
-    pub expiration: Option<Box<str>>,
-    /// `message-id`.
-    pub message_id: Option<Box<str>>,
-    /// `timestamp`: seconds since 1970.
-    pub timestamp: Option<u64>,
-    /// `type`.
-    pub kind: Option<Box<str>>,
-    /// `user-id`.
-    pub user_id: Option<Box<str>>,
-    /// `app-id`.
-    pub app_id: Option<Box<str>>,
-    /// Headers: texts as they are, numbers and booleans as text, nested values left out.
-    pub headers: Vec<(Box<str>, Box<str>)>,
-}
-
 /// The AMQP header that names a message's sender; the gateway sets it, never the client.
 pub const USER_HEADER: &str = "x-stomp-user";
-
-impl Properties {
-    /// What a message's properties and headers may take together. AMQP puts them into one frame,
-    /// and RabbitMQ closes a connection that sends a greater one than its `frame_max`, which is
-    /// 131,072 bytes unless it is configured.
-    pub const MAX_LEN: usize = 120 * 1024;
-
-    /// What they take in AMQP, a few bytes more at most.
-    #[must_use]
-    pub fn encoded_len(&self) -> usize {
-        // Numbers, the flags, and the lengths of the table and of each text, generously.
-        const FIXED: usize = 64;
-        const PER_HEADER: usize = 6;
-        let texts = [
-            &self.content_type,
-            &self.content_encoding,
-            &self.correlation_id,
-            &self.reply_to,
-            &self.expiration,
-            &self.message_id,
-            &self.kind,
-            &self.user_id,
-            &self.app_id,
-        ];
-        let texts = texts.into_iter().flatten().map(|text| text.len());
-        let headers = self.headers.iter();
-        let headers = headers.map(|(name, value)| PER_HEADER + name.len() + value.len());
-        FIXED + texts.sum::<usize>() + headers.sum::<usize>()
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -12,6 +12,7 @@ mod error;
 mod feed_config;
 mod keys;
 mod message;
+mod properties;
 pub mod routing;
 
 use std::{fmt, sync::Arc};
@@ -23,7 +24,9 @@ pub use error::BrokerError;
 pub(crate) use error::no_direct_replies;
 pub use feed_config::{Binding, Feed as FeedConfig};
 pub use keys::{KeyLimits, TooManyHashes, TooManyWords};
-pub use message::{Delivery, Message, Properties, USER_HEADER};
+pub use message::{Delivery, Message, USER_HEADER};
+pub use properties::Properties;
+pub(crate) use properties::for_each_property;
 pub use routing::ExchangeKind;
 
 /// What the names of feeds' queues at the broker begin with: they are the gateway's own.

@@ -6,7 +6,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
 
-use crate::broker::{Argument, BrokerError, Message, Properties};
+use crate::broker::{Argument, BrokerError, Message, Properties, for_each_property};
 
 /// What the broker said, in the gateway's terms.
 pub(super) fn broker_error(error: &lapin::Error) -> BrokerError {
@@ -56,43 +56,7 @@ pub(super) fn to_amqp(properties: &Properties) -> Result<BasicProperties, Broker
         );
         return Err(BrokerError::PreconditionFailed(text.into()));
     }
-    let mut amqp = BasicProperties::default();
-    if let Some(value) = &properties.content_type {
-        amqp = amqp.with_content_type(short("content-type", value)?);
-    }
-    if let Some(value) = &properties.content_encoding {
-        amqp = amqp.with_content_encoding(short("content-encoding", value)?);
-    }
-    if properties.persistent {
-        amqp = amqp.with_delivery_mode(2);
-    }
-    if let Some(value) = properties.priority {
-        amqp = amqp.with_priority(value);
-    }
-    if let Some(value) = &properties.correlation_id {
-        amqp = amqp.with_correlation_id(short("correlation-id", value)?);
-    }
-    if let Some(value) = &properties.reply_to {
-        amqp = amqp.with_reply_to(short("reply-to", value)?);
-    }
-    if let Some(value) = &properties.expiration {
-        amqp = amqp.with_expiration(short("expiration", value)?);
-    }
-    if let Some(value) = &properties.message_id {
-        amqp = amqp.with_message_id(short("amqp-message-id", value)?);
-    }
-    if let Some(value) = properties.timestamp {
-        amqp = amqp.with_timestamp(value);
-    }
-    if let Some(value) = &properties.kind {
-        amqp = amqp.with_type(short("type", value)?);
-    }
-    if let Some(value) = &properties.user_id {
-        amqp = amqp.with_user_id(short("user-id", value)?);
-    }
-    if let Some(value) = &properties.app_id {
-        amqp = amqp.with_app_id(short("app-id", value)?);
-    }
+    let mut amqp = set(properties)?;
     if !properties.headers.is_empty() {
         let mut table = FieldTable::default();
         for (name, value) in &properties.headers {
@@ -128,22 +92,7 @@ pub(super) fn table(arguments: &[(Box<str>, Argument)]) -> Result<FieldTable, Br
 /// A message that the broker delivered; takes the body out of it.
 pub(super) fn from_amqp(delivery: &mut Lapin) -> Message {
     let amqp = &delivery.properties;
-    let text = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().into());
-    let mut properties = Properties {
-        content_type: text(amqp.content_type()),
-        content_encoding: text(amqp.content_encoding()),
-        persistent: *amqp.delivery_mode() == Some(2),
-        priority: *amqp.priority(),
-        correlation_id: text(amqp.correlation_id()),
-        reply_to: text(amqp.reply_to()),
-        expiration: text(amqp.expiration()),
-        message_id: text(amqp.message_id()),
-        timestamp: *amqp.timestamp(),
-        kind: text(amqp.kind()),
-        user_id: text(amqp.user_id()),
-        app_id: text(amqp.app_id()),
-        headers: Vec::new(),
-    };
+    let mut properties = get(amqp);
     let mut cc = Vec::new();
     for (name, value) in amqp.headers().iter().flatten() {
         if let (AMQPValue::FieldArray(keys), "CC") = (value, name.as_str()) {
@@ -166,6 +115,107 @@ pub(super) fn from_amqp(delivery: &mut Lapin) -> Message {
         std::mem::take(&mut delivery.data).into(),
     )
     .with_cc(cc)
+}
+
+macro_rules! by_lapin {
+    ($($(#[$doc:meta])+ $field:ident: $type:ty, $header:literal, $get:ident, $set:ident;)+) => {
+        /// The properties in lapin's terms, without headers.
+        fn set(properties: &Properties) -> Result<BasicProperties, BrokerError> {
+            let mut amqp = BasicProperties::default();
+            $(if let Some(value) = properties.$field.to_lapin($header)? {
+                amqp = amqp.$set(value);
+            })+
+            Ok(amqp)
+        }
+
+        /// The properties in the gateway's terms, without headers.
+        fn get(amqp: &BasicProperties) -> Properties {
+            Properties {
+                $($field: FromAmqp::from_amqp(amqp.$get().as_ref()),)+
+                headers: Vec::new(),
+            }
+        }
+    };
+}
+
+for_each_property!(by_lapin);
+
+/// What lapin makes of a property's value, by its type.
+trait ToLapin {
+    type Value;
+
+    /// `None`: it is not set.
+    fn to_lapin(&self, name: &str) -> Result<Option<Self::Value>, BrokerError>;
+}
+
+impl ToLapin for Option<Box<str>> {
+    type Value = ShortString;
+
+    fn to_lapin(&self, name: &str) -> Result<Option<ShortString>, BrokerError> {
+        self.as_deref().map(|text| short(name, text)).transpose()
+    }
+}
+
+impl ToLapin for bool {
+    type Value = u8;
+
+    fn to_lapin(&self, _: &str) -> Result<Option<u8>, BrokerError> {
+        Ok(self.then_some(PERSISTENT))
+    }
+}
+
+impl ToLapin for Option<u8> {
+    type Value = u8;
+
+    fn to_lapin(&self, _: &str) -> Result<Option<u8>, BrokerError> {
+        Ok(*self)
+    }
+}
+
+impl ToLapin for Option<u64> {
+    type Value = u64;
+
+    fn to_lapin(&self, _: &str) -> Result<Option<u64>, BrokerError> {
+        Ok(*self)
+    }
+}
+
+/// The delivery mode of a message that survives a restart of the broker.
+const PERSISTENT: u8 = 2;
+
+/// A property's value as a codec has it; `None`: it is not set.
+pub(super) trait FromAmqp<T> {
+    fn from_amqp(value: Option<&T>) -> Self;
+}
+
+impl FromAmqp<ShortString> for Option<Box<str>> {
+    fn from_amqp(value: Option<&ShortString>) -> Self {
+        value.map(|text| text.as_str().into())
+    }
+}
+
+impl FromAmqp<&[u8]> for Option<Box<str>> {
+    fn from_amqp(value: Option<&&[u8]>) -> Self {
+        value.map(|text| String::from_utf8_lossy(text).into())
+    }
+}
+
+impl FromAmqp<u8> for bool {
+    fn from_amqp(mode: Option<&u8>) -> Self {
+        mode == Some(&PERSISTENT)
+    }
+}
+
+impl FromAmqp<u8> for Option<u8> {
+    fn from_amqp(value: Option<&u8>) -> Self {
+        value.copied()
+    }
+}
+
+impl FromAmqp<u64> for Option<u64> {
+    fn from_amqp(value: Option<&u64>) -> Self {
+        value.copied()
+    }
 }
 
 /// A header's value as text; nested values have none.

@@ -12,30 +12,19 @@ use std::{
 use amqp_wire::{Body, Delivery, Value};
 use bytes::Bytes;
 
-use crate::broker::{Message, Properties};
+use super::convert::FromAmqp;
+use crate::broker::{Message, Properties, for_each_property};
 
 /// The message that was delivered; with no body, if it was too large.
 pub(super) fn message(delivery: Delivery<'_>) -> Message {
     let amqp = delivery.properties();
-    let text = |value: Option<&[u8]>| value.map(boxed);
-    let mut properties = Properties {
-        content_type: text(amqp.content_type),
-        content_encoding: text(amqp.content_encoding),
-        persistent: amqp.delivery_mode == Some(2),
-        priority: amqp.priority,
-        correlation_id: text(amqp.correlation_id),
-        reply_to: amqp
-            .reply_to
-            .and_then(|name| str::from_utf8(name).ok())
-            .map(Box::from),
-        expiration: text(amqp.expiration),
-        message_id: text(amqp.message_id),
-        timestamp: amqp.timestamp,
-        kind: text(amqp.kind),
-        user_id: text(amqp.user_id),
-        app_id: text(amqp.app_id),
-        headers: Vec::new(),
-    };
+    let mut properties = read(&amqp);
+    if amqp
+        .reply_to
+        .is_some_and(|name| str::from_utf8(name).is_err())
+    {
+        properties.reply_to = None;
+    }
     let mut cc = Vec::new();
     for (name, value) in amqp.headers.iter() {
         if let (b"CC", Value::Array(keys)) = (name, value) {
@@ -51,6 +40,20 @@ pub(super) fn message(delivery: Delivery<'_>) -> Message {
     let (exchange, key) = (boxed(delivery.exchange), boxed(delivery.routing_key));
     Message::new(exchange, key, properties, body).with_cc(cc)
 }
+
+macro_rules! by_amqp_wire {
+    ($($(#[$doc:meta])+ $field:ident: $type:ty, $header:literal, $get:ident, $set:ident;)+) => {
+        /// The properties in the gateway's terms, without headers.
+        fn read(amqp: &amqp_wire::Properties<'_>) -> Properties {
+            Properties {
+                $($field: FromAmqp::from_amqp(amqp.$get.as_ref()),)+
+                headers: Vec::new(),
+            }
+        }
+    };
+}
+
+for_each_property!(by_amqp_wire);
 
 /// Tells messages apart, to recognise one that comes a second time.
 pub(super) fn fingerprint(hasher: &impl BuildHasher, delivery: &Delivery<'_>) -> u64 {

@@ -6,16 +6,16 @@ use stomp_session::Problem;
 
 use super::{
     Context,
-    fields::{Fields, QUEUE_ARGUMENTS},
+    fields::{Fields, Number, QUEUE_ARGUMENTS},
 };
 use crate::broker::{
     DIRECT_REPLIES, Properties, USER_HEADER,
     destination::{Destination, MAX_NAME},
-    no_direct_replies,
+    for_each_property, no_direct_replies,
 };
 
-/// Headers of SEND that become something else than an AMQP header, or nothing.
-const NOT_CARRIED: [&str; 21] = [
+/// Headers of SEND that become something else than a property or an AMQP header, or nothing.
+const NOT_CARRIED: [&str; 9] = [
     "destination",
     "receipt",
     "transaction",
@@ -25,46 +25,65 @@ const NOT_CARRIED: [&str; 21] = [
     "durable",
     "auto-delete",
     "exclusive",
-    "content-type",
-    "content-encoding",
-    "persistent",
-    "priority",
-    "correlation-id",
-    "reply-to",
-    "expiration",
-    "amqp-message-id",
-    "timestamp",
-    "type",
-    "user-id",
-    "app-id",
 ];
 
-/// The properties, and the temporary queue that answers are to go to.
-pub(super) fn read(
-    fields: &Fields<'_>,
-    context: &Context<'_>,
-) -> Result<(Properties, Option<Box<str>>), Problem> {
-    let text = |name| Ok::<_, Problem>(fields.short(name)?.map(Box::from));
-    let reply_to = reply_to(fields)?;
-    let properties = Properties {
-        content_type: text("content-type")?,
-        content_encoding: text("content-encoding")?,
-        persistent: fields.switch("persistent")?.unwrap_or(false),
-        priority: fields.number("priority")?,
-        correlation_id: text("correlation-id")?,
-        reply_to: reply_to.property,
-        // RabbitMQ closes the channel of whoever sends one that is no such number.
-        expiration: fields
-            .number::<u32>("expiration")?
-            .map(|milliseconds| milliseconds.to_string().into()),
-        message_id: text("amqp-message-id")?,
-        timestamp: fields.number("timestamp")?,
-        kind: text("type")?,
-        user_id: user_id(fields, context)?,
-        app_id: text("app-id")?,
-        headers: headers(fields, context)?,
+macro_rules! by_header {
+    ($($(#[$doc:meta])+ $field:ident: $type:ty, $header:literal, $get:ident, $set:ident;)+) => {
+        /// The properties, and the temporary queue that answers are to go to.
+        pub(super) fn read(
+            fields: &Fields<'_>,
+            context: &Context<'_>,
+        ) -> Result<(Properties, Option<Box<str>>), Problem> {
+            let ReplyTo { property, temp_queue } = reply_to(fields)?;
+            let mut source = Source { fields, context, reply_to: property };
+            let properties = Properties {
+                $($field: source.read($header)?,)+
+                headers: headers(fields, context)?,
+            };
+            Ok((properties, temp_queue))
+        }
     };
-    Ok((properties, reply_to.temp_queue))
+}
+
+for_each_property!(by_header);
+
+/// What properties are read of.
+struct Source<'a> {
+    fields: &'a Fields<'a>,
+    context: &'a Context<'a>,
+    reply_to: Option<Box<str>>,
+}
+
+/// Reads a property by its type.
+trait Read<T> {
+    fn read(&mut self, header: &'static str) -> Result<T, Problem>;
+}
+
+impl Read<Option<Box<str>>> for Source<'_> {
+    fn read(&mut self, header: &'static str) -> Result<Option<Box<str>>, Problem> {
+        match header {
+            "reply-to" => Ok(self.reply_to.take()),
+            "user-id" => user_id(self.fields, self.context),
+            // RabbitMQ closes the channel of whoever sends one that is no such number.
+            "expiration" => {
+                let milliseconds = self.fields.number::<u32>(header)?;
+                Ok(milliseconds.map(|number| number.to_string().into()))
+            }
+            _ => Ok(self.fields.short(header)?.map(Box::from)),
+        }
+    }
+}
+
+impl Read<bool> for Source<'_> {
+    fn read(&mut self, header: &'static str) -> Result<bool, Problem> {
+        Ok(self.fields.switch(header)?.unwrap_or(false))
+    }
+}
+
+impl<N: Number> Read<Option<N>> for Source<'_> {
+    fn read(&mut self, header: &'static str) -> Result<Option<N>, Problem> {
+        self.fields.number(header)
+    }
 }
 
 /// What `reply-to` means.
@@ -117,6 +136,7 @@ fn headers(fields: &Fields<'_>, context: &Context<'_>) -> Result<Pairs, Problem>
     for (name, value) in fields.headers.iter() {
         let is_carried = name != USER_HEADER
             && !NOT_CARRIED.contains(&name)
+            && !Properties::HEADERS.contains(&name)
             && QUEUE_ARGUMENTS
                 .iter()
                 .all(|(argument, _)| *argument != name);
