@@ -391,30 +391,55 @@ impl<'a> Draft<'a> {
             let comment = "Shorter than [limits] login_timeout, for a login waits for the hook.";
             (CALL, login / 2, comment)
         };
+        self.replace(
+            target,
+            quote(&humantime::format_duration(value).to_string()),
+            comment,
+        );
+    }
+
+    /// Another value for a key, for the reason that the comment gives. The lines that it comes from
+    /// stay named.
+    fn replace(&mut self, target: (&'static str, &'static str), value: String, comment: &str) {
         let former = self
             .entries
             .iter()
             .position(|entry| (entry.section, entry.key) == target);
         let from = former.map(|place| self.entries.remove(place).from);
-        self.entries.push(Entry {
-            section: target.0,
-            key: target.1,
-            value: quote(&humantime::format_duration(value).to_string()),
-            from: from.unwrap_or_default(),
-            comment: Some(comment.to_owned()),
-            is_example: false,
-        });
+        self.enter(target, value, &[], Some(comment));
+        if let (Some(entry), Some(from)) = (self.entries.last_mut(), from) {
+            entry.from = from;
+        }
+    }
+
+    /// RabbitMQ refuses longer messages, so clients and backends may not send them here either.
+    fn largest_message(&mut self) {
+        let target = ("broker", "max_message_size");
+        let Some(setting) = self.take("max_message_size") else {
+            return;
+        };
+        let Some(limit) = self.read(&setting, number::<u32>(setting.value)) else {
+            return;
+        };
+        let text = quote(&size_text(limit.into()));
+        self.enter(target, text.clone(), &[setting], None);
+        for (section, key, default) in [
+            ("limits", "max_frame_size", 4_u64 << 20),
+            ("api", "max_body", 8_u64 << 20),
+        ] {
+            if self.size((section, key)).unwrap_or(default) > limit.into() {
+                let comment = "No more than RabbitMQ takes: see [broker] max_message_size.";
+                self.replace((section, key), text.clone(), comment);
+            }
+        }
     }
 
     /// What waits for a client has to have room for the largest message.
     fn sizes(&mut self) {
-        let frame = self.entry(("limits", "max_frame_size"));
-        let Some(size) =
-            frame.and_then(|entry| unquote(&entry.value).parse::<bytesize::ByteSize>().ok())
-        else {
+        self.largest_message();
+        let Some(size) = self.size(("limits", "max_frame_size")) else {
             return;
         };
-        let size = size.as_u64();
         for (section, key, default) in [
             ("mailbox", "max_bytes", 8_u64 << 20),
             ("broker", "max_message_size", 16_u64 << 20),
@@ -424,7 +449,7 @@ impl<'a> Draft<'a> {
             ("limits", "max_user_publishing_bytes", 40_u64 << 20),
             ("limits", "max_total_publishing_bytes", 160_u64 << 20),
         ] {
-            if size > default {
+            if size > default && self.entry((section, key)).is_none() {
                 let comment = "Room for the largest message: see [limits] max_frame_size.";
                 let value = quote(&size_text(size));
                 self.enter((section, key), value, &[], Some(comment));
@@ -480,6 +505,11 @@ impl<'a> Draft<'a> {
     pub(super) fn entry_mut(&mut self, target: (&str, &str)) -> Option<&mut Entry> {
         let mut entries = self.entries.iter_mut();
         entries.find(|entry| (entry.section, entry.key) == target)
+    }
+
+    fn size(&self, target: (&str, &str)) -> Option<u64> {
+        let size: bytesize::ByteSize = unquote(&self.entry(target)?.value).parse().ok()?;
+        Some(size.as_u64())
     }
 
     fn duration(&self, target: (&str, &str)) -> Option<Duration> {

@@ -575,6 +575,36 @@ fn a_slow_hook_and_large_frames_have_room() {
     assert_eq!(config.broker.max_message_size, 512 << 20);
 }
 
+/// RabbitMQ 4 lets operators lower it, and many do; Stentor's own limits follow.
+#[test]
+fn messages_are_no_longer_than_rabbitmq_takes() {
+    let load = |text| {
+        let migration = migrate(text);
+        let config = load_text(&migration.toml);
+        let (broker, limits) = (config.broker.max_message_size, config.limits.max_frame_size);
+        (broker, limits, config.api.max_body)
+    };
+    let mib = |count: usize| count << 20;
+    assert_eq!(load("max_message_size = 1048576"), (mib(1), mib(1), mib(1)));
+    assert_eq!(
+        load("max_message_size = 1048576\nstomp.max_frame_size = 2097152"),
+        (mib(1), mib(1), mib(1))
+    );
+    assert_eq!(
+        load("max_message_size = 134217728"),
+        (mib(128), mib(4), mib(8))
+    );
+    assert_eq!(
+        load("max_message_size = 134217728\nstomp.max_frame_size = 67108864"),
+        (mib(128), mib(64), mib(8))
+    );
+    let migration = migrate("max_message_size = big");
+    assert_eq!(
+        migration.wrong,
+        ["1: max_message_size: is no whole number, or one that is too large"]
+    );
+}
+
 #[test]
 fn values_that_only_rabbitmq_takes_are_not_written() {
     for (line, why) in [
