@@ -41,18 +41,13 @@ pub(crate) struct Client {
     is_logged_in: bool,
     is_closed: bool,
     /// Whether it speaks to Stentor, whose ERROR frames say what to do next.
-    is_told_what_next: bool,
+    is_stentor: bool,
     shows: Vec<&'static str>,
     hides: Vec<&'static str>,
 }
 
 impl Client {
-    pub(crate) fn new(
-        name: String,
-        stomp: StompClient,
-        record: Record,
-        is_told_what_next: bool,
-    ) -> Self {
+    pub(crate) fn new(name: String, stomp: StompClient, record: Record, is_stentor: bool) -> Self {
         Self {
             name,
             stomp,
@@ -62,7 +57,7 @@ impl Client {
             messages: 0,
             is_logged_in: false,
             is_closed: false,
-            is_told_what_next,
+            is_stentor,
             shows: Vec::new(),
             hides: Vec::new(),
         }
@@ -186,6 +181,15 @@ impl Client {
         }
     }
 
+    /// Hears a MESSAGE and the RECEIPT of what caused it, in this order. The plug-in nearly always
+    /// keeps it, too; there, any order will do.
+    pub(crate) async fn hear_message_and_receipt(&mut self) {
+        match self.is_stentor {
+            true => self.hear(2).await,
+            false => self.hear_in_any_order(2).await,
+        }
+    }
+
     /// Hears a MESSAGE, and answers what an ACK of it must name.
     pub(crate) async fn message(&mut self) -> String {
         let Some(frame) = self.kept_or_next().await else {
@@ -244,6 +248,14 @@ impl Client {
     pub(crate) async fn closes(&mut self) {
         while let Some(frame) = self.kept_or_next().await {
             self.heard(&frame);
+        }
+    }
+
+    /// Hears a heart-beat, or what comes until the end.
+    pub(crate) async fn hear_beat(&mut self) {
+        match self.stomp.expect_beat().await {
+            true => self.record.push(&self.name, '<', "(heart-beat)"),
+            false => self.closes().await,
         }
     }
 
@@ -321,7 +333,7 @@ impl Client {
                     ![("content-type", "text/plain"), ("version", "1.0,1.1,1.2")].contains(header)
                 });
                 // Row E14: what they say, session/src/problem/problems.txt has for each condition.
-                if self.is_told_what_next {
+                if self.is_stentor {
                     let before = headers.len();
                     headers.retain(|(name, _)| !["error-code", "reconnect"].contains(name));
                     assert_eq!(

@@ -411,6 +411,37 @@ impl StompClient {
         }
     }
 
+    /// Expects a heart-beat: line ends alone, not those behind a frame. Whether it came before the
+    /// connection ended.
+    #[track_caller]
+    pub fn expect_beat(&mut self) -> impl Future<Output = bool> {
+        let at = Location::caller();
+        async move {
+            match timeout(self.deadline, self.read_beat()).await {
+                Ok(Ok(())) => true,
+                Ok(Err(None)) => false,
+                Ok(Err(Some(frame))) => self.fail(at, "a heart-beat", &frame),
+                Err(_) => self.panic(at, &format!("a heart-beat, within {:?}", self.deadline)),
+            }
+        }
+    }
+
+    /// A heart-beat; else a frame, or the end.
+    async fn read_beat(&mut self) -> Result<(), Option<Frame>> {
+        let is_blank = |bytes: &Bytes| bytes.iter().all(|byte| b"\r\n".contains(byte));
+        if is_blank(&self.input) {
+            self.input.clear();
+            match self.link.read().await {
+                Ok(bytes) => self.input = bytes,
+                Err(closed) => self.closed = Some(closed),
+            }
+        }
+        if self.closed.is_none() && is_blank(&self.input) {
+            return Ok(());
+        }
+        Err(self.read().await.ok())
+    }
+
     /// Expects the end of the connection, and no frame before it.
     #[track_caller]
     pub fn expect_closed(&mut self) -> impl Future<Output = Closed> {

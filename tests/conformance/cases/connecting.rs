@@ -181,6 +181,36 @@ pub(crate) fn cases() -> Vec<Case> {
             heart_beat("1500,1500"),
         )
         .differs(&["C2"]),
+        case("heart-beats every second", async |t| {
+            let mut a = t.stranger().await;
+            a.say("CONNECT\naccept-version:1.2\nhost:{vhost}\nheart-beat:1000,1000\nlogin:guest\npasscode:guest")
+                .await;
+            a.hear(1).await;
+            for _ in 0..4 {
+                a.hear_beat().await;
+                a.bytes("\n").await;
+            }
+            a.end().await;
+        }),
+        case("a client hears heart-beats and has none of its own", async |t| {
+            let mut a = t.stranger().await;
+            a.say("CONNECT\naccept-version:1.2\nhost:{vhost}\nheart-beat:0,1000\nlogin:guest\npasscode:guest")
+                .await;
+            a.hear(1).await;
+            for _ in 0..4 {
+                a.hear_beat().await;
+            }
+            a.end().await;
+        }),
+        case("a client that misses its heart-beats", async |t| {
+            let mut a = t.stranger().await;
+            a.say("CONNECT\naccept-version:1.2\nhost:{vhost}\nheart-beat:1000,0\nlogin:guest\npasscode:guest")
+                .await;
+            a.hear(1).await;
+            a.closes().await;
+        })
+        .tcp_only()
+        .differs(&["C3"]),
         case("heart-beat of words", heart_beat("often,never")).differs(&["C1"]),
         case("heart-beat with one figure", heart_beat("1000")).differs(&["C1"]),
         case("heart-beat below zero", heart_beat("-1,0")).differs(&["C1"]),

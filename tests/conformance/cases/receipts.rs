@@ -67,7 +67,7 @@ pub(crate) fn cases() -> Vec<Case> {
                     "SEND\ndestination:/topic/~a\nreceipt:s{number}\n\n{number}"
                 ))
                 .await;
-                a.hear(2).await;
+                a.hear_message_and_receipt().await;
             }
             a.end().await;
         }),
