@@ -93,6 +93,33 @@ pub(super) struct Subscriber {
     pub(super) subscription: SubscriptionId,
 }
 
+/// Many patterns, in little memory: a round of checks may hold all of a feed's for minutes.
+#[derive(Default)]
+pub(super) struct Patterns {
+    text: String,
+    lengths: Vec<u16>,
+}
+
+impl Patterns {
+    /// Adds one; RabbitMQ has none that is longer than 255 bytes.
+    fn push(&mut self, pattern: &str) {
+        if let Ok(length) = u16::try_from(pattern.len()) {
+            self.text.push_str(pattern);
+            self.lengths.push(length);
+        }
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
+        let mut rest = &*self.text;
+        self.lengths.iter().map_while(move |&length| {
+            let (pattern, others) = rest.split_at_checked(length.into())?;
+            rest = others;
+            Some(pattern)
+        })
+    }
+}
+
 /// Where a binding is between being there and not.
 enum Phase {
     /// Asked for; who waits, is told.
@@ -525,16 +552,23 @@ impl Feed {
         &self.id
     }
 
+    /// Whether a sentinel at the broker tells when its exchange is made anew.
+    pub(super) fn is_watched(&self) -> bool {
+        self.table.lock().routes.kind() == ExchangeKind::Direct
+    }
+
     /// The bindings that clients rely on; for [`Feed::check`].
-    pub(super) fn relied_on(&self) -> Vec<Arc<str>> {
+    pub(super) fn relied_on(&self) -> Patterns {
         let table = self.table.lock();
-        if table.routes.is_empty() {
-            Vec::new()
-        } else if table.bind_all {
-            vec![ALL.into()]
-        } else {
-            table.routes.patterns().map(Arc::from).collect()
+        let mut patterns = Patterns::default();
+        if table.bind_all && !table.routes.is_empty() {
+            patterns.push(ALL);
+        } else if !table.bind_all {
+            for pattern in table.routes.patterns() {
+                patterns.push(&pattern);
+            }
         }
+        patterns
     }
 
     fn problem(&self, pattern: &str, reason: &str) -> Problem {
