@@ -61,7 +61,7 @@ async fn main() -> io::Result<()> {
     println!("http://{}/echo", listener.local_addr()?);
     let entrance = Entrance {
         what: "http",
-        transport: Plain,
+        layer: Plain,
         proxy_protocol: false,
         keep_alive: KeepAlive::default(),
         timeout: Duration::from_secs(10),

@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     control::{self, Control},
     deadline::after,
-    http::{self, Origins, Routes, WebSocketServer, sockjs::SockJs},
+    http::{self, Origins, PublicServer, Routes, sockjs::SockJs},
     hub::Hub,
     listen::{self, Entrance, Plain, Secure, Tls, TlsError, tls::Protocol},
     node::{self, Memory, Registry, Services, Settings, Shed},
@@ -131,7 +131,7 @@ impl Gateway {
             },
             forwarding: Forwarding::new(&config.auth),
         };
-        let server = Arc::new(WebSocketServer {
+        let server = Arc::new(PublicServer {
             gateway: Arc::new(gateway),
             path: listen.websocket_path.as_str().into(),
             sockjs: SockJs::new(config.sockjs.clone()),
@@ -269,10 +269,10 @@ async fn bind(address: Option<SocketAddr>, what: &str) -> io::Result<Option<TcpL
     }
 }
 
-fn entrance<T>(config: &listen::Config, what: &'static str, transport: T) -> Entrance<T> {
+fn entrance<T>(config: &listen::Config, what: &'static str, layer: T) -> Entrance<T> {
     Entrance {
         what,
-        transport,
+        layer,
         proxy_protocol: config.proxy_protocol,
         timeout: config.handshake_timeout,
         keep_alive: config.keep_alive(),

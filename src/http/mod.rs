@@ -41,7 +41,7 @@ use crate::{
     auth::{Carried, Forwarding},
     connection::{self, Peer},
     listen::{
-        Entered, Entrance, Places, Transport, WebSocketLink, accept,
+        Entered, Entrance, Places, SocketLayer, WebSocketLink, accept,
         sockjs::{Channel, session as sockjs_session},
     },
     node::{Guard, Services},
@@ -51,13 +51,13 @@ use crate::{
 pub type Routes = BoxedFilter<(warp::reply::Response,)>;
 
 /// An answer to a request.
-pub type Answer = Response<BoxBody<Bytes, warp::Error>>;
+pub type HttpAnswer = Response<BoxBody<Bytes, warp::Error>>;
 
 /// The longest head of a request, in bytes: cookies can be long.
 const MAX_HEAD: usize = 32 * 1024;
 
-/// The listener that browsers connect to.
-pub struct WebSocketServer {
+/// The server that clients reach by HTTP: the WebSocket, SockJS, and routes.
+pub struct PublicServer {
     /// What is spoken.
     pub gateway: Arc<Gateway>,
     /// Where the WebSocket is.
@@ -68,9 +68,9 @@ pub struct WebSocketServer {
     pub routes: Routes,
 }
 
-impl WebSocketServer {
+impl PublicServer {
     /// Serves until `stop` is done. Connections that are open then go on.
-    pub async fn serve<T: Transport>(
+    pub async fn serve<T: SocketLayer>(
         self: Arc<Self>,
         listener: TcpListener,
         entrance: Entrance<T>,
@@ -91,7 +91,7 @@ impl WebSocketServer {
         self: Arc<Self>,
         request: Request<Incoming>,
         client: Client,
-    ) -> Answer {
+    ) -> HttpAnswer {
         let path = request.uri().path();
         if path.trim_end_matches('/') == &*self.path {
             return self.upgrade::<S>(request, &client);
@@ -109,7 +109,7 @@ impl WebSocketServer {
         &self,
         mut request: Request<Incoming>,
         client: &Client,
-    ) -> Answer {
+    ) -> HttpAnswer {
         let headers = request.headers();
         let granted =
             upgrade::examine(request.method(), headers, &upgrade::SUBPROTOCOLS).and_then(|grant| {
@@ -242,8 +242,8 @@ pub async fn serve_requests<T, F>(
     stop: impl Future<Output = ()>,
     answer: impl Fn(Request<Incoming>, Client) -> F + Clone + Send + 'static,
 ) where
-    T: Transport,
-    F: Future<Output = Answer> + Send,
+    T: SocketLayer,
+    F: Future<Output = HttpAnswer> + Send,
 {
     let what = entrance.what;
     let (entrance, places) = (Arc::new(entrance), Places::new());
@@ -298,7 +298,7 @@ fn switch<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
     timeout: Duration,
     grant: Grant,
     serve: impl FnOnce(S, Bytes) + Send + 'static,
-) -> Answer {
+) -> HttpAnswer {
     let upgraded = hyper::upgrade::on(request);
     tokio::spawn(async move {
         let Ok(Ok(upgraded)) = tokio::time::timeout(timeout, upgraded).await else {
@@ -379,7 +379,7 @@ pub fn sign_post(path: &str) -> Routes {
         .boxed()
 }
 
-fn refuse(refusal: &Refusal) -> Answer {
+fn refuse(refusal: &Refusal) -> HttpAnswer {
     let mut answer = text_answer(refusal.status, format!("{}\n", refusal.text));
     let headers = answer.headers_mut();
     match refusal.status {
@@ -401,7 +401,7 @@ fn refuse(refusal: &Refusal) -> Answer {
     answer
 }
 
-fn text_answer(status: StatusCode, text: String) -> Answer {
+fn text_answer(status: StatusCode, text: String) -> HttpAnswer {
     let body = Full::new(Bytes::from(text))
         .map_err(|never: Infallible| match never {})
         .boxed();

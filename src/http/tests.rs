@@ -87,7 +87,7 @@ async fn server_with(
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
-    let server = WebSocketServer {
+    let server = PublicServer {
         gateway: Arc::new(Gateway {
             services: Arc::clone(&services),
             forwarding,
@@ -102,7 +102,7 @@ async fn server_with(
     };
     let entrance = Entrance {
         what: "http",
-        transport: Plain,
+        layer: Plain,
         proxy_protocol: false,
         timeout: handshake_timeout,
         keep_alive: KeepAlive::default(),

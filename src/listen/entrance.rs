@@ -29,7 +29,7 @@ use crate::{
 
 /// How a socket becomes a stream. Plain ones and TLS are types of their own, so that clients
 /// without TLS do not keep room for it.
-pub trait Transport: Send + Sync + 'static {
+pub trait SocketLayer: Send + Sync + 'static {
     /// What STOMP or HTTP is spoken on.
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
@@ -44,7 +44,7 @@ pub trait Transport: Send + Sync + 'static {
 #[derive(Clone, Copy, Debug)]
 pub struct Plain;
 
-impl Transport for Plain {
+impl SocketLayer for Plain {
     type Stream = TcpStream;
 
     async fn open(&self, stream: TcpStream) -> io::Result<TcpStream> {
@@ -67,7 +67,7 @@ pub struct Secure {
     pub login: CertificateLogin,
 }
 
-impl Transport for Secure {
+impl SocketLayer for Secure {
     type Stream = TlsStream<TcpStream>;
 
     async fn open(&self, stream: TcpStream) -> io::Result<Self::Stream> {
@@ -90,7 +90,7 @@ pub struct Entrance<T> {
     /// What errors and log lines call the listener.
     pub what: &'static str,
     /// How sockets become streams.
-    pub transport: T,
+    pub layer: T,
     /// Whether each connection begins with a PROXY header.
     pub proxy_protocol: bool,
     /// How long all of it may take; and, for HTTP, a request's head.
@@ -143,7 +143,7 @@ pub struct Entered<S> {
     pub certificate: Option<Box<str>>,
 }
 
-impl<T: Transport> Entrance<T> {
+impl<T: SocketLayer> Entrance<T> {
     /// Lets a client in. `None`: it did not come as it has to, or not in time.
     pub async fn admit(
         &self,
@@ -162,7 +162,7 @@ impl<T: Transport> Entrance<T> {
                 return None;
             }
         };
-        let certificate = self.transport.certificate(&stream, remote);
+        let certificate = self.layer.certificate(&stream, remote);
         Some(Entered {
             stream,
             remote,
@@ -176,7 +176,7 @@ impl<T: Transport> Entrance<T> {
         {
             *remote = client;
         }
-        self.transport.open(stream).await
+        self.layer.open(stream).await
     }
 }
 

@@ -29,7 +29,7 @@ use tokio::{
 
 pub use config::Config;
 pub(crate) use entrance::Places;
-pub use entrance::{Entered, Entrance, KeepAlive, Plain, Secure, Transport};
+pub use entrance::{Entered, Entrance, KeepAlive, Plain, Secure, SocketLayer};
 pub use tcp::TcpLink;
 pub use tls::{Tls, TlsError};
 pub use websocket::WebSocketLink;
@@ -126,7 +126,7 @@ pub async fn accept<F: Future<Output = ()> + Send + 'static>(
 }
 
 /// Serves STOMP over streams of bytes until `stop` is done.
-pub async fn serve_stomp<T: Transport>(
+pub async fn serve_stomp<T: SocketLayer>(
     listener: TcpListener,
     entrance: Entrance<T>,
     services: Arc<Services>,

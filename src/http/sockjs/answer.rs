@@ -16,7 +16,7 @@ use ring::digest::{SHA256, digest};
 
 use super::{super::text_answer, receive::Answered};
 use crate::{
-    http::{Answer, Refusal},
+    http::{HttpAnswer, Refusal},
     listen::sockjs::{Config, Transport},
 };
 
@@ -65,7 +65,7 @@ pub(super) struct Answering {
 }
 
 impl Answering {
-    fn finish(&self, mut answer: Answer) -> Answer {
+    fn finish(&self, mut answer: HttpAnswer) -> HttpAnswer {
         let headers = answer.headers_mut();
         headers.insert(header::CACHE_CONTROL, NOT_KEPT);
         let plain = HeaderValue::from_static("nosniff");
@@ -80,18 +80,18 @@ impl Answering {
     }
 
     /// Messages were taken. The type is there for Firefox, which looks for XML otherwise.
-    pub(super) fn taken(&self) -> Answer {
+    pub(super) fn taken(&self) -> HttpAnswer {
         let mut answer = text_answer(StatusCode::NO_CONTENT, String::new());
         answer.headers_mut().insert(header::CONTENT_TYPE, TEXT);
         self.finish(answer)
     }
 
     /// Messages were taken; for browsers that want to hear something.
-    pub(super) fn ok(&self) -> Answer {
+    pub(super) fn ok(&self) -> HttpAnswer {
         self.finish(text(StatusCode::OK, "ok"))
     }
 
-    pub(super) fn refuse(&self, refusal: &Refusal) -> Answer {
+    pub(super) fn refuse(&self, refusal: &Refusal) -> HttpAnswer {
         let mut answer = super::refuse(refusal);
         let body = Full::new(Bytes::from(refusal.text.clone()));
         *answer.body_mut() = body.map_err(|never: Infallible| match never {}).boxed();
@@ -100,7 +100,7 @@ impl Answering {
     }
 
     /// Frames.
-    pub(super) fn receive(&self, answered: Answered) -> Answer {
+    pub(super) fn receive(&self, answered: Answered) -> HttpAnswer {
         let mut answer = Response::new(answered.body);
         let headers = answer.headers_mut();
         let kind = HeaderValue::from_static(answered.content_type);
@@ -129,24 +129,24 @@ pub(super) fn cookie(request: &HeaderMap) -> HeaderValue {
 
 /// Of a path at which there is nothing.
 #[must_use]
-pub fn not_found() -> Answer {
+pub fn not_found() -> HttpAnswer {
     text(StatusCode::NOT_FOUND, "There is nothing here.\n")
 }
 
 /// The protocol wants no body, nor a type of it.
-pub(super) fn wrong_method(allow: &'static str) -> Answer {
+pub(super) fn wrong_method(allow: &'static str) -> HttpAnswer {
     let mut answer = text_answer(StatusCode::METHOD_NOT_ALLOWED, String::new());
     let allow = HeaderValue::from_static(allow);
     answer.headers_mut().insert(header::ALLOW, allow);
     answer
 }
 
-pub(super) fn greeting() -> Answer {
+pub(super) fn greeting() -> HttpAnswer {
     text(StatusCode::OK, "Welcome to SockJS!\n")
 }
 
 /// May a script of that origin ask? Whether it may *open* a session is said when it does.
-pub(super) fn preflight(cors: &Cors, methods: &'static str) -> Answer {
+pub(super) fn preflight(cors: &Cors, methods: &'static str) -> HttpAnswer {
     let mut answer = text_answer(StatusCode::NO_CONTENT, String::new());
     let headers = answer.headers_mut();
     cors.add_to(headers);
@@ -158,7 +158,7 @@ pub(super) fn preflight(cors: &Cors, methods: &'static str) -> Answer {
 }
 
 /// What a client asks first, to choose a transport, and to see how far away the server is.
-pub(super) fn info(config: &Config, cors: Option<&Cors>) -> Answer {
+pub(super) fn info(config: &Config, cors: Option<&Cors>) -> HttpAnswer {
     let info = serde_json::json!({
         "websocket": config.serves(Transport::Websocket),
         "origins": ["*:*"],
@@ -183,7 +183,7 @@ pub(super) fn iframe(
     client_url: &str,
     known: Option<&HeaderValue>,
     policy: Option<HeaderValue>,
-) -> Answer {
+) -> HttpAnswer {
     let page = IFRAME.replace("CLIENT_URL", client_url);
     let policy_bytes = policy.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
     let digest = digest(&SHA256, &[page.as_bytes(), policy_bytes].concat());
@@ -237,7 +237,7 @@ fn keep(headers: &mut HeaderMap) {
     }
 }
 
-fn text(status: StatusCode, body: &str) -> Answer {
+fn text(status: StatusCode, body: &str) -> HttpAnswer {
     let mut answer = text_answer(status, body.to_owned());
     answer.headers_mut().insert(header::CONTENT_TYPE, TEXT);
     answer

@@ -18,7 +18,7 @@ pub use answer::not_found;
 
 use self::answer::{Answering, Cors};
 use super::{
-    Answer, Client, Refusal, refuse, switch,
+    Client, HttpAnswer, Refusal, refuse, switch,
     upgrade::{self, Grant},
 };
 use crate::listen::{
@@ -124,7 +124,7 @@ impl SockJs {
         application: &Arc<A>,
         request: Request<Incoming>,
         client: Client,
-    ) -> Answer
+    ) -> HttpAnswer
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         A: Application,
@@ -264,7 +264,7 @@ impl SockJs {
         mut request: Request<Incoming>,
         client: &Client,
         framing: Framing,
-    ) -> Answer
+    ) -> HttpAnswer
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         A: Application,

@@ -138,7 +138,7 @@ async fn server_with(does: Does, set: impl FnOnce(&mut Config)) -> Server {
     let (stop, stopped) = oneshot::channel();
     let entrance = Entrance {
         what: "http",
-        transport: Plain,
+        layer: Plain,
         proxy_protocol: false,
         timeout: TIMEOUT,
         keep_alive: KeepAlive::default(),
