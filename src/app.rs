@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::future::OptionFuture;
+use sockjs_server::SockJs;
 use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
@@ -20,7 +21,7 @@ use crate::{
     config::Config,
     control::{self, Control},
     deadline::after,
-    http::{self, Origins, PublicServer, Routes, sockjs::SockJs},
+    http::{self, Origins, PublicServer, Routes},
     hub::Hub,
     listen::{self, Entrance, Plain, Secure, Tls, TlsError, tls::Protocol},
     node::{self, Memory, Registry, Services, Settings, Shed},
@@ -134,7 +135,7 @@ impl Gateway {
         let server = Arc::new(PublicServer {
             gateway: Arc::new(gateway),
             path: listen.websocket_path.as_str().into(),
-            sockjs: SockJs::new(config.sockjs.clone()),
+            sockjs: config.sockjs.options().map(SockJs::new),
             routes: routes(&services, addresses),
         });
         let stop = || phases.clone().reached(Phase::StopAccepting);

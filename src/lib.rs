@@ -17,8 +17,8 @@
 //! - `backoff`, `deadline`, `later`, `recent`, [`causes`] — pauses between attempts, moments to
 //!   come, a queue of a constant delay, what is believed for ten seconds, an error in one line
 //!
-//! Below them stand two pure crates: `stomp-session` (one client's protocol state) and
-//! `stomp-grammar` (frames and bytes).
+//! Below them stand two pure crates, `stomp-session` (one client's protocol state) and
+//! `stomp-grammar` (frames and bytes), and `sockjs-server`, a transport that knows no STOMP.
 
 #![cfg_attr(
     not(test),
@@ -36,14 +36,13 @@ mod backoff;
 pub mod broker;
 pub mod causes;
 pub mod config;
-// Not freed of it yet: these rooms, `hub::feed` and `listen::sockjs`.
+// Not freed of it yet: these rooms, and `hub::feed`.
 #[allow(clippy::arithmetic_side_effects)]
 pub mod connection;
 pub mod control;
 pub mod ctl;
 mod deadline;
 pub mod demo;
-#[allow(clippy::arithmetic_side_effects)]
 pub mod http;
 pub mod hub;
 mod later;

@@ -1,8 +1,12 @@
 //! The listener that browsers connect to, on real sockets.
 
-use std::{io, net::Ipv4Addr};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+};
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use sockjs_server::SessionQuery;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -16,12 +20,12 @@ use tokio_tungstenite::{
 
 use super::*;
 use crate::{
-    auth::{self, Access, Authenticator, Login, Refusal, User},
+    auth::{self, Access, Authenticator, Forwarding, Login, Refusal, User},
     broker::{self, FeedConfig, embedded::Embedded},
     control::Control,
     hub::{Hub, MailboxConfig},
-    listen::{KeepAlive, Plain},
-    node::{Limits, Registry, Settings, Stomp},
+    listen::{self, KeepAlive, Plain},
+    node::{Limits, Registry, Services, Settings, Stomp},
 };
 use futures_util::future::BoxFuture;
 
@@ -69,6 +73,7 @@ fn services_with(max_connections: usize, limits: Limits) -> Arc<Services> {
 struct Server {
     address: SocketAddr,
     services: Arc<Services>,
+    public: Arc<PublicServer>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -87,7 +92,7 @@ async fn server_with(
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
-    let server = PublicServer {
+    let public = Arc::new(PublicServer {
         gateway: Arc::new(Gateway {
             services: Arc::clone(&services),
             forwarding,
@@ -97,9 +102,9 @@ async fn server_with(
             },
         }),
         path: "/ws".into(),
-        sockjs: SockJs::new(crate::listen::sockjs::Config::default()),
+        sockjs: listen::sockjs::Config::default().options().map(SockJs::new),
         routes: sign_post("/ws"),
-    };
+    });
     let entrance = Entrance {
         what: "http",
         layer: Plain,
@@ -107,12 +112,13 @@ async fn server_with(
         timeout: handshake_timeout,
         keep_alive: KeepAlive::default(),
     };
-    tokio::spawn(Arc::new(server).serve(listener, entrance, async {
+    tokio::spawn(Arc::clone(&public).serve(listener, entrance, async {
         let _ = stopped.await;
     }));
     Server {
         address,
         services,
+        public,
         _stop: stop,
     }
 }
@@ -444,6 +450,44 @@ async fn a_message_that_is_no_text_ends_a_sockjs_session() {
     assert!(error.contains("message:message not text"), "{error}");
     let closed = poll(&mut stream, "s").await;
     assert_eq!(closed, "c[1011,\"server error\"]\n");
+}
+
+/// A connection that is at a session leaves its place at the listener to others. When the session is
+/// over, it is at nothing, and has to go: otherwise a client could leave behind any number of them.
+#[tokio::test]
+async fn no_connection_outlives_its_session() {
+    let server = server(10, TIMEOUT).await;
+    let info = async |stream: &mut TcpStream| ask(stream, &get("/stomp/info")).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    assert_eq!(poll(&mut stream, "a").await, "o\n");
+    server.services.registry.drain(Duration::ZERO).await;
+    let mut other = TcpStream::connect(server.address).await.unwrap();
+    poll(&mut other, "a").await;
+    let sessions = server.public.sockjs.as_ref().unwrap().sessions();
+    let query = SessionQuery {
+        id: "a",
+        address: server.address.ip(),
+        identity: None,
+    };
+    let ended = async {
+        while sessions
+            .find(query)
+            .is_some_and(|session| !session.is_over())
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(TIMEOUT, ended).await.unwrap();
+    let last = info(&mut stream).await;
+    assert!(last.starts_with("HTTP/1.1 200 "), "{last}");
+    assert!(last.contains("\r\nconnection: close\r\n"), "{last}");
+    // One that was at no session stays.
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    for _ in 0..2 {
+        let info = info(&mut stream).await;
+        assert!(info.starts_with("HTTP/1.1 200 "), "{info}");
+        assert!(!info.contains("\r\nconnection:"), "{info}");
+    }
 }
 
 #[tokio::test]

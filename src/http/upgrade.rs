@@ -1,13 +1,17 @@
-//! The WebSocket upgrade: what is asked of a request, and answered (RFC 6455, 4.2).
+//! The upgrade to STOMP over WebSocket: which requests may, and the answer to those that may not.
 
+use http_body_util::{BodyExt, Full};
 use hyper::{
-    HeaderMap, Method, StatusCode,
+    HeaderMap, Method, Response, StatusCode,
     header::{self, HeaderValue},
 };
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use sockjs_server::{
+    Refusal,
+    upgrade::{self, Grant, UpgradeError},
+};
 use url::Url;
 
-use crate::auth::CarryError;
+use super::HttpAnswer;
 
 /// Subprotocols that are spoken, the best first. They do not bind the STOMP version: that is
 /// negotiated by CONNECT, and clients rely on it.
@@ -22,39 +26,7 @@ pub struct Origins {
     pub allow_missing: bool,
 }
 
-/// What to answer to an upgrade that is granted.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Grant {
-    /// The `sec-websocket-accept` header.
-    pub(super) accept: String,
-    /// The `sec-websocket-protocol` header, if there is to be one.
-    pub(super) protocol: Option<&'static str>,
-}
-
-/// Why a request is refused: a status, and words for whoever wrote the client.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The status of the answer.
-    pub status: StatusCode,
-    /// Its text.
-    pub text: String,
-}
-
-impl From<CarryError> for Refusal {
-    fn from(error: CarryError) -> Self {
-        let status = match error {
-            CarryError::Unauthorized => StatusCode::UNAUTHORIZED,
-            CarryError::TooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            CarryError::Twice(_) | CarryError::NotText(_) => StatusCode::BAD_REQUEST,
-        };
-        Self {
-            status,
-            text: error.to_string(),
-        }
-    }
-}
-
-/// Looks at a request to a WebSocket's path; `protocols` are spoken there, the best first.
+/// Reads a request to the WebSocket's path; `protocols` are spoken there, the best first.
 ///
 /// # Errors
 /// It is no upgrade.
@@ -63,46 +35,40 @@ pub(super) fn examine(
     headers: &HeaderMap,
     protocols: &[&'static str],
 ) -> Result<Grant, Refusal> {
-    let refuse = |status, text: &str| {
-        Err(Refusal {
-            status,
-            text: text.to_owned(),
-        })
-    };
-    if method != Method::GET {
-        return refuse(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "A WebSocket is opened by GET.",
-        );
-    }
-    let has = |name, token| tokens(headers, name).any(|value| value.eq_ignore_ascii_case(token));
-    if !has(header::CONNECTION, "upgrade") || !has(header::UPGRADE, "websocket") {
-        return refuse(
-            StatusCode::UPGRADE_REQUIRED,
-            "This is a WebSocket: connect with a client of it, such as stomp.js.",
-        );
-    }
-    if !has(header::SEC_WEBSOCKET_VERSION, "13") {
-        return refuse(
-            StatusCode::UPGRADE_REQUIRED,
-            "Only version 13 of WebSocket is spoken.",
-        );
-    }
-    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
-        return refuse(
-            StatusCode::BAD_REQUEST,
-            "The sec-websocket-key header is missing.",
-        );
-    };
-    let offered: Vec<_> = tokens(headers, header::SEC_WEBSOCKET_PROTOCOL).collect();
-    let protocol = protocols
-        .iter()
-        .copied()
-        .find(|known| offered.contains(known));
-    Ok(Grant {
-        accept: derive_accept_key(key.as_bytes()),
-        protocol,
+    upgrade::examine(method, headers, protocols).map_err(|error| {
+        let status = match error {
+            UpgradeError::Method => StatusCode::METHOD_NOT_ALLOWED,
+            UpgradeError::NotAsked => {
+                return Refusal::new(
+                    StatusCode::UPGRADE_REQUIRED,
+                    "This is a WebSocket: connect with a client of it, such as stomp.js.",
+                );
+            }
+            UpgradeError::Version => StatusCode::UPGRADE_REQUIRED,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Refusal::new(status, error.to_string())
     })
+}
+
+/// The answer to a request to the WebSocket's path that is refused.
+pub(super) fn refuse(refusal: &Refusal) -> HttpAnswer {
+    let text = Full::from(format!("{}\n", refusal.text));
+    let mut answer = Response::new(text.map_err(|never| match never {}).boxed());
+    *answer.status_mut() = refusal.status;
+    let headers = answer.headers_mut();
+    if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
+    }
+    if refusal.status == StatusCode::UPGRADE_REQUIRED {
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        let version = HeaderValue::from_static("13");
+        headers.insert(header::SEC_WEBSOCKET_VERSION, version);
+    }
+    if let Some(challenge) = &refusal.challenge {
+        headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
+    }
+    answer
 }
 
 impl Origins {
@@ -191,10 +157,7 @@ impl Origins {
 }
 
 fn forbidden(text: String) -> Refusal {
-    Refusal {
-        status: StatusCode::FORBIDDEN,
-        text,
-    }
+    Refusal::new(StatusCode::FORBIDDEN, text)
 }
 
 /// Whether an origin is of the host that the request with these headers is for.
@@ -216,15 +179,6 @@ fn is_same_host(origin: &str, host: &str) -> bool {
     origin.host().is_some()
         && origin.host() == host.host()
         && origin.port_or_known_default() == host.port_or_known_default()
-}
-
-/// The values of a header that is a list, over all its lines.
-fn tokens(headers: &HeaderMap, name: header::HeaderName) -> impl Iterator<Item = &str> {
-    let lines = headers
-        .get_all(name)
-        .into_iter()
-        .filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(str::trim)
 }
 
 #[cfg(test)]
@@ -254,36 +208,11 @@ mod tests {
         }
     }
 
-    fn protocol(offered: &str) -> Option<&'static str> {
-        let headers = request(&[("sec-websocket-protocol", offered)]);
-        examine(&Method::GET, &headers, &SUBPROTOCOLS)
-            .unwrap()
-            .protocol
-    }
-
     fn status(headers: &HeaderMap, origins: &Origins) -> Option<u16> {
         examine(&Method::GET, headers, &SUBPROTOCOLS)
             .and_then(|_| origins.check(headers))
             .err()
             .map(|refusal| refusal.status.as_u16())
-    }
-
-    /// The example of RFC 6455, 1.3.
-    #[test]
-    fn the_key_is_answered() {
-        let grant = examine(&Method::GET, &request(&[]), &SUBPROTOCOLS).unwrap();
-        assert_eq!(grant.accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        assert_eq!(grant.protocol, None);
-    }
-
-    #[test]
-    fn the_best_subprotocol_that_was_offered_is_answered() {
-        assert_eq!(
-            protocol("v10.stomp, v11.stomp, v12.stomp"),
-            Some("v12.stomp")
-        );
-        assert_eq!(protocol("v10.stomp,v11.stomp"), Some("v11.stomp"));
-        assert_eq!(protocol("mqtt"), None);
     }
 
     #[test]

@@ -5,7 +5,6 @@ mod config;
 mod entrance;
 mod outgoing;
 mod proxy_protocol;
-#[allow(clippy::arithmetic_side_effects)]
 pub mod sockjs;
 mod tcp;
 pub mod tls;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes};
-use stomp_session::CloseCode;
+use sockjs_server::{Channel, ChannelError, Payload, Unfinished};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::{
     Error, Message, Utf8Bytes,
@@ -27,10 +27,9 @@ use tokio_tungstenite::tungstenite::{
 
 use super::{
     outgoing::Outgoing,
-    sockjs::Channel,
     tcp::{READ_SIZE, poll_fill, poll_hang_up},
 };
-use crate::connection::{FREE, Link, LinkError, Outbound, Unfinished};
+use crate::connection::FREE;
 
 /// What tungstenite keeps for as long as the connection is, and takes at a time; more, and it is
 /// larger for good. What was read beyond that, waits here until all of it is taken.
@@ -113,22 +112,18 @@ impl<S> WebSocketLink<S> {
         }
     }
 
-    /// Takes a text to be written as [`Link::send`] does, whatever the client speaks in.
-    pub(super) fn send_text(&mut self, text: &str) {
-        self.put(Outbound {
-            head: text.as_bytes(),
-            tail: &[],
-            is_text: true,
-        });
+    /// Takes a text to be written as [`Channel::send`] does, whatever the client speaks in.
+    pub(crate) fn put_text(&mut self, text: &str) {
+        self.put(Payload::text(text));
     }
 
-    /// Whether the client has answered a ping, and nobody asked for that yet.
-    pub(super) fn has_answer(&self) -> bool {
+    /// Whether the client has answered a ping that [`Channel::was_answered`] has not reported yet.
+    pub(crate) fn is_answered(&self) -> bool {
         self.asking == Asking::Answered
     }
 
     /// One message: as text, or as binary.
-    fn put(&mut self, payload: Outbound<'_>) {
+    fn put(&mut self, payload: Payload<'_>) {
         if matches!(self.stage, Stage::Closing | Stage::Closed) {
             return;
         }
@@ -177,7 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
     fn poll_message(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Option<Bytes>, LinkError>> {
+    ) -> Poll<Result<Option<Bytes>, ChannelError>> {
         loop {
             let (protocol, mut through) = self.machine(context);
             let read = protocol.read(&mut through);
@@ -229,11 +224,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<S> {
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Channel for WebSocketLink<S> {
     fn poll_receive(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Option<Bytes>, LinkError>> {
+    ) -> Poll<Result<Option<Bytes>, ChannelError>> {
         if self.stage != Stage::Open {
             return Poll::Ready(Ok(None));
         }
@@ -242,8 +237,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
 
     /// A client that speaks text is answered in text where that is possible: browsers drop a
     /// connection on which a text message is not UTF-8.
-    fn send(&mut self, frame: Outbound<'_>) {
-        self.put(Outbound {
+    fn send(&mut self, frame: Payload<'_>) {
+        self.put(Payload {
             is_text: frame.is_text && !self.is_binary,
             ..frame
         });
@@ -282,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
     }
 
     fn was_answered(&mut self) -> bool {
-        let was_answered = self.has_answer();
+        let was_answered = self.is_answered();
         if was_answered {
             self.asking = Asking::Idle;
         }
@@ -293,17 +288,13 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
         self.out.pending()
     }
 
-    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ChannelError>> {
         self.out
             .poll_flush(&mut self.stream, context)
-            .map_err(LinkError::Io)
+            .map_err(ChannelError::Io)
     }
 
-    fn poll_close(&mut self, context: &mut Context<'_>, code: CloseCode) -> Poll<()> {
-        self.poll_close_with(context, code.code(), code.reason())
-    }
-
-    fn set_max_frame_size(&mut self, size: usize) {
+    fn set_max_message_size(&mut self, size: usize) {
         self.max_frame_size = small(size);
         let size = Some(size.saturating_add(MESSAGE_SLACK));
         self.protocol.set_config(|config| {
@@ -311,10 +302,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Link for WebSocketLink<
             config.max_frame_size = size;
         });
     }
-}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Channel for WebSocketLink<S> {
-    fn poll_close_with(&mut self, context: &mut Context<'_>, code: u16, reason: &str) -> Poll<()> {
+    fn poll_close(&mut self, context: &mut Context<'_>, code: u16, reason: &str) -> Poll<()> {
         if matches!(self.stage, Stage::Open | Stage::Unreadable) {
             let frame = CloseFrame {
                 code: coding::CloseCode::from(code),
@@ -355,16 +344,16 @@ fn small(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
 }
 
-fn broken(error: Error, limit: usize) -> LinkError {
+fn broken(error: Error, limit: usize) -> ChannelError {
     match error {
-        Error::Io(error) => LinkError::Io(error),
-        Error::Capacity(CapacityError::MessageTooLong { .. }) => LinkError::TooBig { limit },
+        Error::Io(error) => ChannelError::Io(error),
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => ChannelError::TooLong { limit },
         // A client that is gone: its battery's fault, or its network's, but no rule's.
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-            LinkError::Io(io::ErrorKind::ConnectionReset.into())
+            ChannelError::Io(io::ErrorKind::ConnectionReset.into())
         }
-        Error::Utf8(_) => LinkError::NotUtf8,
-        other => LinkError::Violation(other.to_string().into()),
+        Error::Utf8(_) => ChannelError::NotUtf8,
+        other => ChannelError::Violation(other.to_string().into()),
     }
 }
 

@@ -1,11 +1,15 @@
 //! The `[sockjs]` section.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
+use sockjs_server::{Options, Transport};
 
 use super::super::config::check_path;
-use crate::units::{self, Checked, at_least_one, more_than_zero};
+use crate::{
+    telemetry,
+    units::{self, Checked, at_least_one, more_than_zero},
+};
 
 /// What is served as SockJS, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -39,61 +43,40 @@ pub struct Config {
     pub cookie: bool,
 }
 
-/// A way of a client to receive, by the name that `sockjs-client` gives it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Transport {
-    /// A WebSocket, with SockJS's frames or without.
-    Websocket,
-    /// A request that is answered bit by bit.
-    XhrStreaming,
-    /// A request for each frame.
-    XhrPolling,
-    /// Server-sent events.
-    Eventsource,
-    /// A page that grows, in a hidden iframe: for Internet Explorer.
-    Htmlfile,
-    /// A script for each frame.
-    JsonpPolling,
-    /// The page by which a client uses the others from within this origin.
-    Iframe,
-}
-
-impl Transport {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Websocket,
-        Self::XhrStreaming,
-        Self::XhrPolling,
-        Self::Eventsource,
-        Self::Htmlfile,
-        Self::JsonpPolling,
-        Self::Iframe,
-    ];
-}
-
 impl Default for Config {
     fn default() -> Self {
+        let usual = Options::at("/stomp");
         Self {
-            prefix: Some("/stomp".to_owned()),
-            transports: Transport::ALL.to_vec(),
-            heartbeat: Duration::from_secs(25),
-            disconnect_delay: Duration::from_secs(5),
-            response_limit: 128 * 1024,
-            max_waiting: 64 * 1024,
-            max_sessions_per_address: 0,
-            client_url: "https://cdn.jsdelivr.net/npm/sockjs-client@1.6.1/dist/sockjs.min.js"
-                .to_owned(),
-            cookie: false,
+            prefix: Some(usual.prefix),
+            transports: usual.transports,
+            heartbeat: usual.heartbeat,
+            disconnect_delay: usual.disconnect_delay,
+            response_limit: usual.response_limit,
+            max_waiting: usual.max_waiting,
+            max_sessions_per_address: usual.max_sessions_per_address,
+            client_url: usual.client_url,
+            cookie: usual.cookie,
         }
     }
 }
 
 impl Config {
-    /// Whether a transport is served.
+    /// How the service behaves; `None`: there is none.
     #[must_use]
-    pub fn serves(&self, transport: Transport) -> bool {
-        self.transports.contains(&transport)
+    pub fn options(&self) -> Option<Options> {
+        Some(Options {
+            prefix: self.prefix.clone()?,
+            transports: self.transports.clone(),
+            heartbeat: self.heartbeat,
+            disconnect_delay: self.disconnect_delay,
+            response_limit: self.response_limit,
+            max_waiting: self.max_waiting,
+            max_sessions_per_address: self.max_sessions_per_address,
+            client_url: self.client_url.clone(),
+            cookie: self.cookie,
+            received: telemetry::bytes_received,
+            sent: telemetry::bytes_sent,
+        })
     }
 
     /// Whether the values make sense.
@@ -152,20 +135,6 @@ impl Config {
     }
 }
 
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Websocket => "websocket",
-            Self::XhrStreaming => "xhr-streaming",
-            Self::XhrPolling => "xhr-polling",
-            Self::Eventsource => "eventsource",
-            Self::Htmlfile => "htmlfile",
-            Self::JsonpPolling => "jsonp-polling",
-            Self::Iframe => "iframe",
-        })
-    }
-}
-
 fn path_or_off<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let text = String::deserialize(deserializer)?;
     Ok((text != "off").then_some(text))
@@ -192,7 +161,8 @@ mod tests {
             assert_eq!(config.transports, [transport]);
         }
         let config = read("transports = [\"xhr-polling\"]");
-        assert!(config.serves(Transport::XhrPolling) && !config.serves(Transport::Websocket));
+        let options = config.options().unwrap();
+        assert!(options.serves(Transport::XhrPolling) && !options.serves(Transport::Websocket));
     }
 
     #[test]
@@ -212,6 +182,7 @@ mod tests {
             assert_eq!(read(text).check().unwrap_err().0, key, "{text}");
         }
         assert_eq!(read("prefix = \"off\"").prefix, None);
+        assert!(read("prefix = \"off\"").options().is_none());
         assert_eq!(read("prefix = \"off\"\ntransports = []").check(), Ok(()));
     }
 }

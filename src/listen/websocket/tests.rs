@@ -16,7 +16,10 @@ use tokio::{
 };
 use tokio_tungstenite::WebSocketStream;
 
+use stomp_session::CloseCode;
+
 use super::*;
+use crate::connection;
 
 const LIMIT: usize = 1000;
 
@@ -32,10 +35,10 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
 
-async fn receive<S: Stream>(link: &mut WebSocketLink<S>) -> Result<Option<Bytes>, LinkError> {
+async fn receive<S: Stream>(link: &mut WebSocketLink<S>) -> Result<Option<Bytes>, ChannelError> {
     let receiving = poll_fn(|context| {
         let received = link.poll_receive(context);
-        if received.is_pending() && link.unfinished().is_large() {
+        if received.is_pending() && connection::Link::unfinished(link).is_large() {
             link.go_on();
             return link.poll_receive(context);
         }
@@ -49,7 +52,7 @@ async fn flush<S: Stream>(link: &mut WebSocketLink<S>) {
 }
 
 async fn close<S: Stream>(link: &mut WebSocketLink<S>, code: CloseCode) {
-    let closing = poll_fn(|context| link.poll_close(context, code));
+    let closing = poll_fn(|context| link.poll_close(context, code.code(), code.reason()));
     timeout(Duration::from_secs(30), closing).await.unwrap();
 }
 
@@ -63,7 +66,7 @@ async fn answer(
     link: &mut WebSocketLink<DuplexStream>,
     frame: &[u8],
 ) -> Message {
-    link.send(Outbound::whole(frame));
+    link.send(Payload::whole(frame));
     let (message, ()) = tokio::join!(next(client), flush(link));
     message
 }
@@ -167,7 +170,7 @@ async fn pings_are_answered_while_nothing_else_happens() {
 async fn pings_are_answered_between_frames() {
     let (mut client, mut link) = pair(64).await;
     let frame = vec![b'x'; 10_000];
-    link.send(Outbound::whole(&frame));
+    link.send(Payload::whole(&frame));
     let mut context = Context::from_waker(std::task::Waker::noop());
     assert!(link.poll_flush(&mut context).is_pending());
     client.send(Message::Ping("now".into())).await.unwrap();
@@ -213,9 +216,9 @@ async fn a_client_is_asked_whether_it_lives() {
     assert_eq!(receive(&mut link).await.unwrap().unwrap(), "first");
     assert!(!link.was_answered());
 
-    link.send(Outbound::whole(b"before\0"));
+    link.send(Payload::whole(b"before\0"));
     link.ping();
-    link.send(Outbound::whole(b"after\0"));
+    link.send(Payload::whole(b"after\0"));
     flush(&mut link).await;
     assert_eq!(next(&mut client).await, Message::text("before\0"));
     // tungstenite answers by itself, with what it says next.
@@ -239,7 +242,7 @@ async fn the_client_closes() {
     client.close(Some(frame)).await.unwrap();
     assert_eq!(receive(&mut link).await.unwrap(), None);
     // Nothing is said after it.
-    link.send(Outbound::whole(b"too late"));
+    link.send(Payload::whole(b"too late"));
     assert_eq!(link.pending(), 0);
     flush(&mut link).await;
     let Message::Close(Some(frame)) = next(&mut client).await else {
@@ -266,7 +269,7 @@ async fn the_server_closes_with_code_and_reason() {
     ] {
         // Also where not even the close frame goes out at once.
         let (mut client, mut link) = pair(3).await;
-        link.send(Outbound::whole(b"last words\0"));
+        link.send(Payload::whole(b"last words\0"));
         let serving = tokio::spawn(async move {
             flush(&mut link).await;
             close(&mut link, code).await;
@@ -305,7 +308,7 @@ async fn who_vanishes_is_an_error() {
     let (client, mut link) = pair(1 << 20).await;
     drop(client);
     let error = receive(&mut link).await.unwrap_err();
-    assert!(matches!(error, LinkError::Io(_)), "{error}");
+    assert!(matches!(error, ChannelError::Io(_)), "{error}");
     close(&mut link, CloseCode::Normal).await;
 }
 
@@ -322,8 +325,8 @@ async fn who_breaks_the_rules_is_told_so() {
         client.write_all(bytes).await.unwrap();
         let error = receive(&mut link).await.unwrap_err();
         match bytes.ends_with(b"\xff") {
-            true => assert!(matches!(error, LinkError::NotUtf8), "{error}"),
-            false => assert!(matches!(error, LinkError::Violation(_)), "{error}"),
+            true => assert!(matches!(error, ChannelError::NotUtf8), "{error}"),
+            false => assert!(matches!(error, ChannelError::Violation(_)), "{error}"),
         }
         // Nothing more is read.
         assert!(receive(&mut link).await.unwrap().is_none());
@@ -349,9 +352,9 @@ async fn a_message_that_is_too_large_is_told_so() {
         let serving = tokio::spawn(async move {
             let mut link = WebSocketLink::new(server, Bytes::new(), LIMIT);
             let error = receive(&mut link).await.unwrap_err();
-            assert!(matches!(error, LinkError::TooBig { limit: LIMIT }));
+            assert!(matches!(error, ChannelError::TooLong { limit: LIMIT }));
             assert!(receive(&mut link).await.unwrap().is_none());
-            link.send(Outbound::whole(b"ERROR\0"));
+            link.send(Payload::whole(b"ERROR\0"));
             flush(&mut link).await;
             close(&mut link, CloseCode::TooBig).await;
         });
@@ -399,13 +402,13 @@ async fn a_message_may_be_larger_after_the_login() {
     let large = "x".repeat(LIMIT + MESSAGE_SLACK);
     client.send(Message::text(&large)).await.unwrap();
     assert_eq!(receive(&mut link).await.unwrap().unwrap(), large);
-    link.set_max_frame_size(10 * LIMIT);
+    link.set_max_message_size(10 * LIMIT);
     let large = "x".repeat(10 * LIMIT + MESSAGE_SLACK);
     client.send(Message::text(&large)).await.unwrap();
     assert_eq!(receive(&mut link).await.unwrap().unwrap(), large);
     client.send(Message::text(large + "x")).await.unwrap();
     let error = receive(&mut link).await.unwrap_err();
-    assert!(matches!(error, LinkError::TooBig { limit } if limit == 10 * LIMIT));
+    assert!(matches!(error, ChannelError::TooLong { limit } if limit == 10 * LIMIT));
 }
 
 /// Counts reads that brought something, and writes.
@@ -453,7 +456,7 @@ async fn many_frames_are_one_write() {
     let server = Counting(server, Arc::clone(&writes));
     let mut link = WebSocketLink::new(server, Bytes::new(), LIMIT);
     for number in 0..1000 {
-        link.send(Outbound::whole(format!("frame {number}\0").as_bytes()));
+        link.send(Payload::whole(format!("frame {number}\0").as_bytes()));
     }
     flush(&mut link).await;
     assert_eq!(writes.load(Ordering::Relaxed), 1);
@@ -487,7 +490,7 @@ async fn what_came_at_once_is_read_at_once() {
 #[tokio::test]
 async fn progress_shows() {
     let (client, mut link) = pair(100).await;
-    link.send(Outbound::whole(&[b'x'; 1000]));
+    link.send(Payload::whole(&[b'x'; 1000]));
     let before = link.pending();
     let mut flushing = pin!(poll_fn(|context| link.poll_flush(context)));
     let mut context = Context::from_waker(std::task::Waker::noop());
@@ -502,7 +505,7 @@ async fn progress_shows() {
 async fn only_so_much_of_a_message_is_taken_in_before_there_is_room() {
     const SIZE: usize = 200_000;
     let (mut client, mut link) = pair(2 * SIZE).await;
-    link.set_max_frame_size(SIZE);
+    link.set_max_message_size(SIZE);
     let mut context = Context::from_waker(std::task::Waker::noop());
     for _ in 0..2 {
         client.send(Message::Ping(Bytes::new())).await.unwrap();

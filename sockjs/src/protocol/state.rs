@@ -1,30 +1,32 @@
 //! The life of one session over HTTP. Pure: time is passed in.
 //!
-//! A client receives by one request after the other, or by one that is answered for long; and
-//! sends by others. So a session is open while nothing is, for a moment.
+//! A client receives by one request after the other, or by one whose answer goes on for long; it
+//! sends by others. So a session stays open for a moment while no connection is.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use super::frame;
 
-/// A session.
+/// A session over HTTP, without its connections.
 #[derive(Debug)]
-pub(super) struct State {
+pub(crate) struct SessionState {
     stage: Stage,
-    /// Whether the client was told that it is open.
+    /// Whether the client was sent the opening frame.
     is_opened: bool,
     receiving: Receiving,
     /// Messages for the client, as JSON, with commas between them.
     out: String,
-    /// Messages of the client.
+    /// Messages of the client, which the application has not received.
     inbox: VecDeque<Bytes>,
-    /// Bytes in `inbox`, and what it costs to keep them.
+    /// Bytes in `inbox`, with the cost of keeping them.
     waiting: usize,
     was_heard: bool,
-    /// Whether the client is gone, or taken for it.
+    /// Whether the client is gone, or counts as gone.
     is_gone: bool,
 }
 
@@ -33,7 +35,7 @@ enum Stage {
     Open,
     Closed {
         frame: Box<str>,
-        /// Whether the client was told.
+        /// Whether the client was sent the frame.
         is_told: bool,
     },
 }
@@ -44,38 +46,38 @@ enum Receiving {
     Somebody { next_heartbeat: Instant },
 }
 
-/// How often, and how long.
+/// The times that govern a session.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Timing {
-    pub(super) heartbeat: Duration,
-    pub(super) disconnect_delay: Duration,
+pub(crate) struct Timing {
+    pub(crate) heartbeat: Duration,
+    pub(crate) disconnect_delay: Duration,
 }
 
-/// What a receiver is to send.
+/// The next thing for a request that receives.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    /// This; more may follow.
+pub(crate) enum Next {
+    /// Send this; more may follow.
     Frame(String),
-    /// This, and nothing else.
+    /// Send this, and end.
     Last(String),
-    /// Nothing until the time, if nothing happens.
+    /// Ask again at this time, or when something has happened.
     Wait(Instant),
 }
 
-/// What the service is handed.
+/// The next thing for the application.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub(crate) enum Received {
     Message(Bytes),
     Nothing,
     /// The client is gone.
     End,
 }
 
-/// What a message costs beyond its bytes, about.
+/// About the memory that a message takes beyond its bytes.
 const OVERHEAD: usize = 64;
 
-impl State {
-    pub(super) fn new(now: Instant) -> Self {
+impl SessionState {
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
             stage: Stage::Open,
             is_opened: false,
@@ -91,8 +93,8 @@ impl State {
     /// A request that receives begins.
     ///
     /// # Errors
-    /// The one frame that it is answered instead.
-    pub(super) fn attach(&mut self, now: Instant, timing: Timing) -> Result<(), String> {
+    /// The request is answered by this one frame instead.
+    pub(crate) fn attach(&mut self, now: Instant, timing: Timing) -> Result<(), String> {
         if let Receiving::Somebody { .. } = self.receiving {
             return Err(match &self.stage {
                 Stage::Closed { frame, .. } => frame.to_string(),
@@ -100,29 +102,29 @@ impl State {
             });
         }
         self.receiving = Receiving::Somebody {
-            next_heartbeat: now + timing.heartbeat,
+            next_heartbeat: later(now, timing.heartbeat),
         };
         Ok(())
     }
 
     #[cfg(test)]
-    pub(super) fn has_receiver(&self) -> bool {
+    pub(crate) fn has_receiver(&self) -> bool {
         matches!(self.receiving, Receiving::Somebody { .. })
     }
 
     /// The request that received has ended as it should.
-    pub(super) fn detach(&mut self, now: Instant) {
+    pub(crate) fn detach(&mut self, now: Instant) {
         self.receiving = Receiving::Nobody { since: now };
     }
 
-    /// The request that received broke off: what was on its way may be lost.
-    pub(super) fn interrupt(&mut self, now: Instant) {
+    /// The request that received broke off: frames on their way may be lost.
+    pub(crate) fn interrupt(&mut self, now: Instant) {
         self.detach(now);
         self.end_without_client();
     }
 
-    /// What the request that receives is to send.
-    pub(super) fn next(&mut self, now: Instant, timing: Timing) -> Next {
+    /// The next thing for the request that receives.
+    pub(crate) fn next(&mut self, now: Instant, timing: Timing) -> Next {
         if !self.is_opened {
             self.is_opened = true;
             return Next::Frame(frame::OPEN.to_owned());
@@ -136,16 +138,16 @@ impl State {
         }
         match &mut self.receiving {
             Receiving::Somebody { next_heartbeat } if now >= *next_heartbeat => {
-                *next_heartbeat = now + timing.heartbeat;
+                *next_heartbeat = later(now, timing.heartbeat);
                 Next::Frame(frame::HEARTBEAT.to_owned())
             }
             Receiving::Somebody { next_heartbeat } => Next::Wait(*next_heartbeat),
-            Receiving::Nobody { .. } => Next::Wait(now + timing.heartbeat),
+            Receiving::Nobody { .. } => Next::Wait(later(now, timing.heartbeat)),
         }
     }
 
     /// A message for the client.
-    pub(super) fn send(&mut self, message: &str) {
+    pub(crate) fn send(&mut self, message: &str) {
         if self.is_closed() {
             return;
         }
@@ -156,12 +158,12 @@ impl State {
     }
 
     /// Bytes that no request has taken yet.
-    pub(super) fn pending(&self) -> usize {
+    pub(crate) fn pending(&self) -> usize {
         self.out.len()
     }
 
-    /// The service closes. What was sent before is still told, and then this.
-    pub(super) fn close(&mut self, code: u16, reason: &str) {
+    /// The application closes. The client still gets the messages before, and then this.
+    pub(crate) fn close(&mut self, code: u16, reason: &str) {
         if !self.is_closed() {
             self.stage = Stage::Closed {
                 frame: frame::close(code, reason).into(),
@@ -171,32 +173,32 @@ impl State {
         }
     }
 
-    /// The service is gone, and whoever comes shall know.
-    pub(super) fn abandon(&mut self) {
+    /// The application has dropped the session; the client learns it.
+    pub(crate) fn abandon(&mut self) {
         self.close(1002, "Connection interrupted");
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         matches!(self.stage, Stage::Closed { .. })
     }
 
     /// Whether the client went, or stayed away for too long.
-    pub(super) fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.is_gone
     }
 
     /// Whether the client knows that it is over, or will never know.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.is_gone || matches!(self.stage, Stage::Closed { is_told: true, .. })
     }
 
     /// Whether the client may send more now.
-    pub(super) fn has_room(&self, most: usize) -> bool {
+    pub(crate) fn has_room(&self, most: usize) -> bool {
         self.waiting < most
     }
 
-    /// Messages of the client. After the end they are dropped, as on a socket.
-    pub(super) fn take_in(&mut self, messages: Vec<Bytes>) {
+    /// Takes messages of the client. After the end they are dropped, as on a socket.
+    pub(crate) fn take_in(&mut self, messages: Vec<Bytes>) {
         if self.is_closed() {
             return;
         }
@@ -207,8 +209,8 @@ impl State {
         }
     }
 
-    /// What the client has sent: also what it sent before it went.
-    pub(super) fn receive(&mut self) -> Received {
+    /// The next message of the client. Messages that it sent before it went still come.
+    pub(crate) fn receive(&mut self) -> Received {
         match self.inbox.pop_front() {
             Some(message) => {
                 self.waiting = self.waiting.saturating_sub(cost(&message));
@@ -222,19 +224,21 @@ impl State {
         }
     }
 
-    pub(super) fn was_heard(&mut self) -> bool {
+    pub(crate) fn was_heard(&mut self) -> bool {
         std::mem::take(&mut self.was_heard)
     }
 
-    /// When the client counts as gone, if nobody receives until then.
-    pub(super) fn deadline(&self, timing: Timing) -> Option<Instant> {
+    /// When the client counts as gone, if no request receives until then.
+    pub(crate) fn deadline(&self, timing: Timing) -> Option<Instant> {
         match self.receiving {
-            Receiving::Nobody { since } if !self.is_gone => Some(since + timing.disconnect_delay),
+            Receiving::Nobody { since } if !self.is_gone => {
+                Some(later(since, timing.disconnect_delay))
+            }
             _ => None,
         }
     }
 
-    pub(super) fn handle_timeout(&mut self, now: Instant, timing: Timing) {
+    pub(crate) fn handle_timeout(&mut self, now: Instant, timing: Timing) {
         if self
             .deadline(timing)
             .is_some_and(|deadline| now >= deadline)
@@ -260,6 +264,13 @@ impl State {
     }
 }
 
+/// A time that no timer can have is as good as one in the far future.
+fn later(now: Instant, time: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    let due = now.checked_add(time).or_else(|| now.checked_add(FAR));
+    due.unwrap_or(now)
+}
+
 fn cost(message: &Bytes) -> usize {
     message.len().saturating_add(OVERHEAD)
 }
@@ -279,7 +290,7 @@ mod tests {
 
     /// A session, and its clock.
     struct Case {
-        state: State,
+        state: SessionState,
         now: Instant,
     }
 
@@ -288,7 +299,7 @@ mod tests {
         fn open() -> Self {
             let now = Instant::now();
             let mut case = Self {
-                state: State::new(now),
+                state: SessionState::new(now),
                 now,
             };
             case.attach();
@@ -434,7 +445,7 @@ mod tests {
     #[test]
     fn a_close_before_the_first_answer_comes_after_the_opening() {
         let now = Instant::now();
-        let mut state = State::new(now);
+        let mut state = SessionState::new(now);
         state.close(3000, "Go away!");
         assert!(state.is_closed());
         state.attach(now, TIMING).unwrap();

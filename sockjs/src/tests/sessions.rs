@@ -32,11 +32,11 @@ async fn hear_text(socket: &mut WebSocketStream<TcpStream>) -> String {
 #[tokio::test]
 async fn only_one_receives() {
     let server = server(Does::Echo).await;
-    let mut first = Stream::open(&server, "POST", "/stomp/0/one/xhr_streaming").await;
+    let mut first = Stream::open(&server, "POST", "/echo/0/one/xhr_streaming").await;
     first.part().await.unwrap();
     assert_eq!(first.part().await.unwrap(), "o\n");
     assert_eq!(server.poll("one").await, STILL_OPEN);
-    let mut second = Stream::open(&server, "POST", "/stomp/0/one/xhr_streaming").await;
+    let mut second = Stream::open(&server, "POST", "/echo/0/one/xhr_streaming").await;
     second.part().await.unwrap();
     assert_eq!(second.part().await.unwrap(), STILL_OPEN);
     assert_eq!(second.part().await, None);
@@ -51,7 +51,7 @@ async fn who_breaks_off_ends_the_session() {
     for endpoint in ["xhr", "xhr_streaming"] {
         server.open(endpoint).await;
         let mut stream = Stream::connect(&server).await;
-        let path = format!("/stomp/0/{endpoint}/{endpoint}");
+        let path = format!("/echo/0/{endpoint}/{endpoint}");
         stream.begin("POST", &path, &[], b"").await;
         server.until_received(endpoint).await;
         assert_eq!(server.poll(endpoint).await, STILL_OPEN);
@@ -67,12 +67,12 @@ async fn who_breaks_off_ends_the_session() {
 #[tokio::test]
 async fn a_close_is_said_until_it_is_forgotten() {
     let short = Duration::from_secs(2);
-    let server = server_with(Does::Close, |config| config.disconnect_delay = short).await;
+    let server = server_with(Does::Close, |options| options.disconnect_delay = short).await;
     server.open("closed").await;
     for _ in 0..3 {
         assert_eq!(server.poll("closed").await, GO_AWAY);
     }
-    let mut stream = Stream::open(&server, "POST", "/stomp/0/closed/xhr_streaming").await;
+    let mut stream = Stream::open(&server, "POST", "/echo/0/closed/xhr_streaming").await;
     stream.part().await.unwrap();
     assert_eq!(stream.part().await.unwrap(), GO_AWAY);
     assert_eq!(stream.part().await, None);
@@ -83,27 +83,27 @@ async fn a_close_is_said_until_it_is_forgotten() {
 #[tokio::test]
 async fn who_stays_away_is_forgotten() {
     let short = Duration::from_secs(1);
-    let server = server_with(Does::Echo, |config| config.disconnect_delay = short).await;
+    let server = server_with(Does::Echo, |options| options.disconnect_delay = short).await;
     server.open("away").await;
     assert_eq!(server.sockjs.sessions().len(), 1);
     until(|| server.sockjs.sessions().is_empty()).await;
-    let reply = server.post("/stomp/0/away/xhr_send", "[\"x\"]").await;
+    let reply = server.post("/echo/0/away/xhr_send", "[\"x\"]").await;
     assert_eq!(reply.status, 404);
 }
 
 #[tokio::test]
 async fn silence_is_broken_by_heartbeats() {
     let short = Duration::from_millis(20);
-    let server = server_with(Does::Echo, |config| config.heartbeat = short).await;
+    let server = server_with(Does::Echo, |options| options.heartbeat = short).await;
     server.open("beat").await;
     assert_eq!(server.poll("beat").await, "h\n");
-    let mut stream = Stream::open(&server, "GET", "/stomp/0/e/eventsource").await;
+    let mut stream = Stream::open(&server, "GET", "/echo/0/e/eventsource").await;
     stream.part().await.unwrap();
     assert_eq!(stream.part().await.unwrap(), "data: o\r\n\r\n");
     for _ in 0..3 {
         assert_eq!(stream.part().await.unwrap(), "data: h\r\n\r\n");
     }
-    let mut socket = web_socket(&server, "/stomp/0/0/websocket").await;
+    let mut socket = web_socket(&server, "/echo/0/0/websocket").await;
     assert_eq!(hear_text(&mut socket).await, "o");
     for _ in 0..3 {
         assert_eq!(hear_text(&mut socket).await, "h");
@@ -112,14 +112,14 @@ async fn silence_is_broken_by_heartbeats() {
 
 #[tokio::test]
 async fn one_address_has_only_so_many_sessions() {
-    let server = server_with(Does::Close, |config| {
-        config.max_sessions_per_address = 2;
-        config.disconnect_delay = Duration::from_secs(2);
+    let server = server_with(Does::Close, |options| {
+        options.max_sessions_per_address = 2;
+        options.disconnect_delay = Duration::from_secs(2);
     })
     .await;
     server.open("a").await;
     server.open("b").await;
-    let refused = server.post("/stomp/0/c/xhr", "").await;
+    let refused = server.post("/echo/0/c/xhr", "").await;
     assert_eq!(refused.status, 503, "{refused:?}");
     until(|| server.sockjs.sessions().len() < 2).await;
     server.open("c").await;
@@ -128,12 +128,12 @@ async fn one_address_has_only_so_many_sessions() {
 #[tokio::test]
 async fn who_may_not_is_told_so() {
     let server = server(Does::Refuse).await;
-    let refused = server.post("/stomp/0/a/xhr", "").await;
+    let refused = server.post("/echo/0/a/xhr", "").await;
     assert_eq!((refused.status, &*refused.body), (503, "no room"));
     assert!(server.sockjs.sessions().is_empty());
     let evil = [("origin", "https://evil.example")];
     for path in ["xhr", "xhr_send", "xhr_streaming"] {
-        let path = format!("/stomp/0/a/{path}");
+        let path = format!("/echo/0/a/{path}");
         let refused = ask(&server, "POST", &path, &evil, b"").await;
         assert_eq!((refused.status, &*refused.body), (403, "not you"));
     }
@@ -161,9 +161,9 @@ async fn a_thousand_sessions_are_served() {
 #[tokio::test]
 async fn a_web_socket_carries_frames() {
     let server = server(Does::Echo).await;
-    let mut socket = web_socket(&server, "/stomp/0/same/websocket").await;
+    let mut socket = web_socket(&server, "/echo/0/same/websocket").await;
     // Two sessions of one name are two.
-    let mut other = web_socket(&server, "/stomp/0/same/websocket").await;
+    let mut other = web_socket(&server, "/echo/0/same/websocket").await;
     for socket in [&mut socket, &mut other] {
         assert_eq!(hear_text(socket).await, "o");
     }
@@ -190,14 +190,14 @@ async fn a_web_socket_carries_frames() {
 #[tokio::test]
 async fn a_web_socket_is_closed_by_a_frame_and_a_code() {
     let server = server(Does::Close).await;
-    let mut socket = web_socket(&server, "/stomp/0/0/websocket").await;
+    let mut socket = web_socket(&server, "/echo/0/0/websocket").await;
     assert_eq!(hear_text(&mut socket).await, "o");
     assert_eq!(hear_text(&mut socket).await, GO_AWAY.trim_end());
     let Some(Message::Close(Some(frame))) = hear(&mut socket).await else {
         panic!("no close frame");
     };
     assert_eq!((u16::from(frame.code), &*frame.reason), (3000, "Go away!"));
-    let mut raw = web_socket(&server, "/stomp/websocket").await;
+    let mut raw = web_socket(&server, "/echo/websocket").await;
     let Some(Message::Close(Some(frame))) = hear(&mut raw).await else {
         panic!("no close frame");
     };
@@ -207,7 +207,7 @@ async fn a_web_socket_is_closed_by_a_frame_and_a_code() {
 #[tokio::test]
 async fn a_raw_web_socket_has_no_frames() {
     let server = server(Does::Echo).await;
-    let mut raw = web_socket(&server, "/stomp/websocket").await;
+    let mut raw = web_socket(&server, "/echo/websocket").await;
     for message in [
         Message::text("Hello world!\u{ffff}"),
         Message::binary(vec![0, 255]),
@@ -216,4 +216,35 @@ async fn a_raw_web_socket_has_no_frames() {
         raw.send(message.clone()).await.unwrap();
         assert_eq!(hear(&mut raw).await, Some(message));
     }
+}
+
+#[tokio::test]
+async fn a_web_socket_is_held_to_the_longest_message() {
+    let server = server(Does::Echo).await;
+    let (most, over) = ("x".repeat(16 * 1024), "x".repeat(16 * 1024 + 1));
+    let mut raw = web_socket(&server, "/echo/websocket").await;
+    for message in [&most, &over] {
+        raw.send(Message::text(message)).await.unwrap();
+    }
+    assert_eq!(hear_text(&mut raw).await, most);
+    assert!(matches!(
+        hear(&mut raw).await,
+        Some(Message::Close(Some(_)))
+    ));
+    assert_eq!(hear(&mut raw).await, None);
+}
+
+#[tokio::test]
+async fn a_web_socket_can_be_asked_if_its_client_lives() {
+    let server = server(Does::Ask).await;
+    let mut raw = web_socket(&server, "/echo/websocket").await;
+    assert_eq!(hear(&mut raw).await, Some(Message::Ping(Vec::new().into())));
+    assert_eq!(hear_text(&mut raw).await, "alive");
+    let mut framed = web_socket(&server, "/echo/0/0/websocket").await;
+    assert_eq!(hear_text(&mut framed).await, "o");
+    assert_eq!(
+        hear(&mut framed).await,
+        Some(Message::Ping(Vec::new().into()))
+    );
+    assert_eq!(hear_text(&mut framed).await, "a[\"alive\"]");
 }

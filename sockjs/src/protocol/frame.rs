@@ -18,33 +18,33 @@ pub const HEARTBEAT: &str = "h";
 /// Messages in one array, at most: each costs more than its bytes.
 const MAX_MESSAGES: usize = 16 * 1024;
 
-/// Why something that a client sent cannot be taken. The texts are the protocol's.
+/// Why a client's payload is refused. The texts are the protocol's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Undecodable {
     /// It is empty, or JSON of another kind than texts.
     #[error("Payload expected.")]
     NoMessages,
-    /// It is no JSON: cut, not UTF-8, or with half of a surrogate pair alone.
+    /// It is not JSON: cut short, not UTF-8, or with half of a surrogate pair alone.
     #[error("Broken JSON encoding.")]
     BrokenJson,
-    /// There are more messages than are taken at a time.
+    /// It carries more messages than one payload may.
     #[error("More than {MAX_MESSAGES} messages at a time.")]
     TooMany,
-    /// One message is longer than messages may be.
+    /// One of its messages is too long.
     #[error("More than {limit} bytes in a message.")]
     TooLong {
-        /// How long they may be, in bytes.
+        /// The longest that is allowed, in bytes.
         limit: usize,
     },
 }
 
-/// The messages in what a client sent. They are UTF-8 but for halves of surrogate pairs, and where
-/// the payload was not: see [`Seam`](super::seam::Seam).
+/// The messages in a client's payload. They are UTF-8, save halves of surrogate pairs, and bytes
+/// that were not UTF-8 in the payload either: [`Seam`](super::seam::Seam) finds both.
 ///
 /// # Errors
 /// [`Undecodable`].
-pub(super) fn decode(payload: &[u8]) -> Result<Vec<Bytes>, Undecodable> {
+pub(crate) fn decode(payload: &[u8]) -> Result<Vec<Bytes>, Undecodable> {
     if payload.is_empty() {
         return Err(Undecodable::NoMessages);
     }
@@ -75,10 +75,10 @@ pub fn messages(quoted: &str) -> String {
     frame
 }
 
-/// Appends a JSON text, in which all is escaped that some browser loses or changes on the way.
+/// Appends a JSON text. Characters that some browser loses or changes on the way are escaped.
 pub fn quote(out: &mut String, text: &str) {
     // Two quotes, and some escapes.
-    out.reserve(text.len().saturating_add(text.len() / 16 + 2));
+    out.reserve(text.len().saturating_add(text.len() / 16).saturating_add(2));
     out.push('"');
     let mut rest = text;
     while let Some((plain, special)) = split_at_special(rest) {
@@ -113,7 +113,7 @@ fn escape(out: &mut String, character: char) {
         | '\u{2028}'..='\u{202f}'
         | '\u{2060}'..='\u{206f}'
         | '\u{fff0}'..='\u{ffff}' => {
-            // To write into a text does not fail.
+            // Writing into a text does not fail.
             let _ = write!(out, "\\u{:04x}", u32::from(character));
         }
         other => out.push(other),

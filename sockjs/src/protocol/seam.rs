@@ -6,32 +6,32 @@ use super::frame::{Undecodable, decode};
 
 /// Joins messages where a client has cut through a character.
 ///
-/// To JavaScript, a character beyond U+FFFF is two: a surrogate pair. Who cuts a long text into
-/// messages by its length, as stompjs 2.3.3 does, may send one half in each. sockjs-client writes
-/// them as escapes, and [`decode`] keeps them, as three bytes that are no UTF-8 (WTF-8).
+/// To JavaScript, a character beyond U+FFFF is two: a surrogate pair. A library that cuts a long
+/// text into messages by its length may send one half in each. sockjs-client writes them as escapes,
+/// and [`decode`] keeps them, as three bytes that are not UTF-8 (WTF-8).
 #[derive(Debug, Default)]
-pub(super) struct Seam {
-    /// The first half of a pair, with which the last message ended.
+pub(crate) struct Seam {
+    /// The first half of a pair, at which the last message ended.
     half: Option<u16>,
 }
 
-/// How much longer JSON may be than what it carries, at most: a control character is `\u0001`. And
-/// sockjs-client writes each half of a character beyond U+FFFF so.
-pub(super) const ESCAPED: usize = 6;
+/// How many times longer JSON can be than its message: a control character is `\u0001`, and
+/// sockjs-client writes each half of a character beyond U+FFFF in the same way.
+pub(crate) const ESCAPED: usize = 6;
 
-/// How much longer a message may be than a frame: several small frames can come in one, and who
-/// reads them, and knows the words for a frame that is too large, shall see it first.
-pub(super) const MESSAGE_SLACK: usize = 16 * 1024;
+/// How much longer than the application's limit a message may be, in bytes. An application that
+/// finds frames of its own in messages then sees one that is too long, and can say so in its words.
+pub(crate) const MESSAGE_SLACK: usize = 16 * 1024;
 
 /// The bytes of half a pair.
 const HALF: usize = 3;
 
 impl Seam {
-    /// The messages in what a client sent, each of them UTF-8, and of about `limit` bytes at most.
+    /// The messages in a client's payload: each is UTF-8, and of about `limit` bytes at most.
     ///
     /// # Errors
-    /// [`Undecodable`]; it is [`Undecodable::BrokenJson`] where half of a pair stands alone.
-    pub(super) fn read(&mut self, payload: &[u8], limit: usize) -> Result<Vec<Bytes>, Undecodable> {
+    /// [`Undecodable`]; [`Undecodable::BrokenJson`] if half of a pair stands alone.
+    pub(crate) fn read(&mut self, payload: &[u8], limit: usize) -> Result<Vec<Bytes>, Undecodable> {
         let messages = decode(payload)?;
         let most = limit.saturating_add(MESSAGE_SLACK);
         if messages.iter().any(|message| message.len() > most) {

@@ -1,8 +1,9 @@
 //! How each transport over HTTP wraps a frame.
 
-use super::{Transport, frame};
+use super::frame;
+use crate::Transport;
 
-/// An answer by which a client receives.
+/// The form of an answer by which a client receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Format {
     /// One frame.
@@ -11,14 +12,14 @@ pub enum Format {
     XhrStreaming,
     /// Frame after frame, as server-sent events.
     EventSource,
-    /// Frame after frame, as scripts in a page; with the name of what they call.
+    /// Frame after frame, as scripts in a page; with the name of the function that they call.
     HtmlFile(Box<str>),
-    /// One frame, as a script; with the name of what it calls.
+    /// One frame, as a script; with the name of the function that it calls.
     Jsonp(Box<str>),
 }
 
 impl Format {
-    /// The transport that it is of.
+    /// Its transport.
     #[must_use]
     pub fn transport(&self) -> Transport {
         match self {
@@ -27,18 +28,6 @@ impl Format {
             Self::EventSource => Transport::Eventsource,
             Self::HtmlFile(_) => Transport::Htmlfile,
             Self::Jsonp(_) => Transport::JsonpPolling,
-        }
-    }
-
-    /// As log lines, the hook and presence name it: as `sockjs-client` does.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::XhrPolling => "xhr-polling",
-            Self::XhrStreaming => "xhr-streaming",
-            Self::EventSource => "eventsource",
-            Self::HtmlFile(_) => "htmlfile",
-            Self::Jsonp(_) => "jsonp-polling",
         }
     }
 
@@ -60,8 +49,8 @@ impl Format {
         }
     }
 
-    /// What a streaming answer begins with. Browsers hand over nothing of an answer before there
-    /// is so much of it.
+    /// The beginning of a streaming answer. It is long because browsers hand over nothing of an
+    /// answer until they have so much of it.
     #[must_use]
     pub fn prelude(&self) -> Option<String> {
         match self {

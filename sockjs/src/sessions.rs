@@ -10,13 +10,13 @@ use std::{
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, time::sleep};
 
-use super::{
-    Config,
-    session::{Session, Shared},
-    state::Timing,
+use crate::{
+    Options,
+    protocol::state::Timing,
+    session::{HttpSession, SharedSession},
 };
 
-/// The sessions.
+/// All sessions of one service over HTTP.
 #[derive(Debug)]
 pub struct Sessions {
     timing: Timing,
@@ -27,30 +27,30 @@ pub struct Sessions {
 
 #[derive(Debug, Default)]
 struct Table {
-    by_id: HashMap<Box<str>, (Arc<Shared>, IpAddr)>,
+    by_id: HashMap<Box<str>, (Arc<SharedSession>, IpAddr)>,
     /// Only counted where it is limited.
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// Who asks for a session.
+/// A request for a session.
 #[derive(Clone, Copy, Debug)]
-pub struct Asking<'a> {
+pub struct SessionQuery<'a> {
     /// The name of the session.
     pub id: &'a str,
-    /// The client's address.
-    pub from: IpAddr,
-    /// The user that the client's certificate names.
-    pub certificate: Option<&'a str>,
+    /// The caller's address.
+    pub address: IpAddr,
+    /// The caller's identity, if the connection tells it.
+    pub identity: Option<&'a str>,
 }
 
-/// A session that was asked for.
+/// The outcome of a request for a session that may be new.
 #[derive(Debug)]
-pub enum Found<P> {
+pub(crate) enum Found<P> {
     /// It was there.
-    Known(Arc<Shared>),
-    /// It is new. The service's end has to be served.
-    New(Arc<Shared>, Session, P),
-    /// It is somebody else's.
+    Known(Arc<SharedSession>),
+    /// It is new. The application's end has to be served.
+    New(Arc<SharedSession>, HttpSession, P),
+    /// It belongs to another identity.
     Foreign,
     /// This address has as many as it may.
     TooMany,
@@ -59,24 +59,24 @@ pub enum Found<P> {
 impl Sessions {
     /// No sessions yet.
     #[must_use]
-    pub fn new(config: &Config) -> Arc<Self> {
+    pub(crate) fn new(options: &Options) -> Arc<Self> {
         Arc::new(Self {
             timing: Timing {
-                heartbeat: config.heartbeat,
-                disconnect_delay: config.disconnect_delay,
+                heartbeat: options.heartbeat,
+                disconnect_delay: options.disconnect_delay,
             },
-            max_waiting: config.max_waiting,
-            max_per_address: config.max_sessions_per_address,
+            max_waiting: options.max_waiting,
+            max_per_address: options.max_sessions_per_address,
             table: Mutex::default(),
         })
     }
 
     /// A session that is there.
     #[must_use]
-    pub fn find(&self, asking: Asking<'_>) -> Option<Arc<Shared>> {
+    pub fn find(&self, query: SessionQuery<'_>) -> Option<Arc<SharedSession>> {
         let table = self.table.lock();
-        let (shared, _) = table.by_id.get(asking.id)?;
-        shared.is_of(asking.certificate).then(|| Arc::clone(shared))
+        let (shared, _) = table.by_id.get(query.id)?;
+        shared.is_of(query.identity).then(|| Arc::clone(shared))
     }
 
     /// A session that is there, or a new one if `admit` lets it in; its first limit is
@@ -84,18 +84,18 @@ impl Sessions {
     ///
     /// # Errors
     /// That of `admit`.
-    pub fn find_or_open<P, E>(
+    pub(crate) fn find_or_open<P, E>(
         self: &Arc<Self>,
-        asking: Asking<'_>,
+        query: SessionQuery<'_>,
         max_message_size: usize,
         admit: impl FnOnce() -> Result<P, E>,
     ) -> Result<Found<P>, E> {
         let mut table = self.table.lock();
         let Table { by_id, by_address } = &mut *table;
-        let vacant = match by_id.entry(asking.id.into()) {
+        let vacant = match by_id.entry(query.id.into()) {
             Entry::Occupied(known) => {
                 let (shared, _) = known.get();
-                return Ok(if shared.is_of(asking.certificate) {
+                return Ok(if shared.is_of(query.identity) {
                     Found::Known(Arc::clone(shared))
                 } else {
                     Found::Foreign
@@ -103,19 +103,19 @@ impl Sessions {
             }
             Entry::Vacant(vacant) => vacant,
         };
-        let count = by_address.get(&asking.from).copied().unwrap_or(0);
+        let count = by_address.get(&query.address).copied().unwrap_or(0);
         if self.max_per_address > 0 && count >= self.max_per_address {
             return Ok(Found::TooMany);
         }
         let place = admit()?;
         if self.max_per_address > 0 {
-            by_address.insert(asking.from, count.saturating_add(1));
+            by_address.insert(query.address, count.saturating_add(1));
         }
-        let certificate = asking.certificate.map(Box::from);
-        let shared = Shared::new(self.timing, self.max_waiting, max_message_size, certificate);
+        let identity = query.identity.map(Box::from);
+        let shared = SharedSession::new(self.timing, self.max_waiting, max_message_size, identity);
         let id = vacant.key().clone();
-        vacant.insert((Arc::clone(&shared), asking.from));
-        let session = Session::new(Arc::clone(self), id, Arc::clone(&shared));
+        vacant.insert((Arc::clone(&shared), query.address));
+        let session = HttpSession::new(Arc::clone(self), id, Arc::clone(&shared));
         Ok(Found::New(shared, session, place))
     }
 
@@ -132,7 +132,7 @@ impl Sessions {
     }
 
     /// Forgets a session after a time in which it still answers.
-    pub(super) fn forget(self: &Arc<Self>, id: &str, shared: &Arc<Shared>, after: Duration) {
+    pub(super) fn forget(self: &Arc<Self>, id: &str, shared: &Arc<SharedSession>, after: Duration) {
         let (sessions, id) = (Arc::clone(self), Box::<str>::from(id));
         let shared = Arc::clone(shared);
         let forgetting = async move {
@@ -145,9 +145,9 @@ impl Sessions {
         }
     }
 
-    fn remove(&self, id: &str, shared: &Arc<Shared>) {
+    fn remove(&self, id: &str, shared: &Arc<SharedSession>) {
         let mut table = self.table.lock();
-        let is_this = |(known, _): &(Arc<Shared>, IpAddr)| Arc::ptr_eq(known, shared);
+        let is_this = |(known, _): &(Arc<SharedSession>, IpAddr)| Arc::ptr_eq(known, shared);
         if !table.by_id.get(id).is_some_and(is_this) {
             return;
         }

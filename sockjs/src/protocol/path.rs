@@ -1,33 +1,33 @@
-//! Which request is what, by its path and query.
+//! Which request asks for which resource, by its path and query.
 
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
-/// Longer names of sessions and callbacks are nobody's: clients choose some ten characters.
+/// The longest name of a session or a callback, in bytes. Clients choose some ten characters.
 const MAX_NAME: usize = 128;
 
-/// What is asked for under a service's prefix.
+/// A resource under a service's prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route<'a> {
     /// The prefix itself.
     Greeting,
     /// The page that loads the client.
     Iframe,
-    /// What this server can do.
+    /// What this server offers.
     Info,
     /// A WebSocket without frames.
     RawWebSocket,
-    /// Something of one session.
+    /// An endpoint of one session.
     Session {
-        /// The session, by the name that its client gave it. The server's part of the path, which
-        /// is for load balancers, is not looked at.
+        /// The session, by the name that its client gave it. The segment before it names a server
+        /// to load balancers, and is not looked at.
         id: &'a str,
-        /// What of it.
+        /// The endpoint.
         endpoint: Endpoint,
     },
 }
 
-/// What is asked of a session.
+/// An endpoint of a session, by the last segment of its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// `websocket`
@@ -52,15 +52,15 @@ pub enum Endpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum CallbackError {
-    /// There is none.
+    /// The parameter is missing.
     #[error("\"callback\" parameter required")]
     Missing,
-    /// It is not a name: it would be somebody's script.
+    /// It is not a name: it could be a script of somebody else.
     #[error("invalid \"callback\" parameter")]
     Invalid,
 }
 
-/// What a path asks for; `None`: nothing that there is. `path` is what follows the prefix.
+/// The resource at `path`, the part behind the prefix; `None`: there is none.
 #[must_use]
 pub fn route(path: &str) -> Option<Route<'_>> {
     let Some(path) = path.strip_prefix('/') else {

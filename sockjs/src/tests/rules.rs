@@ -7,7 +7,7 @@ const NOT_KEPT: &str = "no-store, no-cache, no-transform, must-revalidate, max-a
 #[tokio::test]
 async fn a_service_greets() {
     let server = server(Does::Echo).await;
-    for path in ["/stomp", "/stomp/", "/stomp?x"] {
+    for path in ["/echo", "/echo/", "/echo?x"] {
         let reply = server.get(path).await;
         assert_eq!((reply.status, &*reply.body), (200, "Welcome to SockJS!\n"));
         assert_eq!(
@@ -17,11 +17,11 @@ async fn a_service_greets() {
         assert_eq!(reply.header("set-cookie"), None);
     }
     for path in [
-        "/stomp/a",
-        "/stomp//",
-        "/stomp/a/a/",
-        "/stomp/iframe.htm",
-        "/stomp/a./a/xhr",
+        "/echo/a",
+        "/echo//",
+        "/echo/a/a/",
+        "/echo/iframe.htm",
+        "/echo/a./a/xhr",
     ] {
         assert_eq!(server.get(path).await.status, 404, "{path}");
         assert_eq!(server.post(path, "").await.status, 404, "{path}");
@@ -33,7 +33,7 @@ async fn the_iframe_is_kept_for_long() {
     let server = server(Does::Echo).await;
     let mut tags = Vec::new();
     for path in ["/iframe.html", "/iframe-0.1.html", "/iframe-a.html?t=1"] {
-        let reply = server.get(&format!("/stomp{path}")).await;
+        let reply = server.get(&format!("/echo{path}")).await;
         assert_eq!(reply.status, 200);
         assert_eq!(
             reply.header("content-type"),
@@ -55,7 +55,7 @@ async fn the_iframe_is_kept_for_long() {
     tags.dedup();
     assert_eq!(tags.len(), 1);
     let known = [("if-none-match", &*tags[0])];
-    let reply = ask(&server, "GET", "/stomp/iframe.html", &known, b"").await;
+    let reply = ask(&server, "GET", "/echo/iframe.html", &known, b"").await;
     assert_eq!((reply.status, &*reply.body), (304, ""));
     assert_eq!(reply.header("content-type"), None);
 }
@@ -87,16 +87,16 @@ fn a_policy_of_who_may_show_the_iframe_is_asked_for_each_time() {
 
 #[tokio::test]
 async fn info_says_what_there_is() {
-    let server = server_with(Does::Echo, |config| {
-        config.cookie = true;
-        config
+    let server = server_with(Does::Echo, |options| {
+        options.cookie = true;
+        options
             .transports
             .retain(|transport| *transport != Transport::Websocket);
     })
     .await;
     let mut entropies = Vec::new();
     for _ in 0..2 {
-        let reply = server.get("/stomp/info").await;
+        let reply = server.get("/echo/info").await;
         assert_eq!(reply.status, 200);
         assert_eq!(
             reply.header("content-type"),
@@ -113,7 +113,7 @@ async fn info_says_what_there_is() {
     }
     assert!(entropies[0] != entropies[1] && entropies[0] < 1 << 32);
     // What is switched off is not there.
-    for path in ["/stomp/websocket", "/stomp/0/0/websocket"] {
+    for path in ["/echo/websocket", "/echo/0/0/websocket"] {
         assert_eq!(server.get(path).await.status, 404);
     }
 }
@@ -134,7 +134,7 @@ async fn browsers_of_other_origins_may_ask() {
         ] {
             let mut headers = vec![("access-control-request-headers", "a, b, c")];
             headers.extend(origin.map(|origin| ("origin", origin)));
-            let path = format!("/stomp/{path}");
+            let path = format!("/echo/{path}");
             let reply = ask(&server, "OPTIONS", &path, &headers, b"").await;
             assert_eq!((reply.status, &*reply.body), (204, ""));
             for (name, value) in [
@@ -165,7 +165,7 @@ async fn wrong_methods_are_told_the_right_one() {
         ("POST", "a/a/websocket", "GET"),
         ("POST", "websocket", "GET"),
     ] {
-        let reply = ask(&server, method, &format!("/stomp/{path}"), &[], b"").await;
+        let reply = ask(&server, method, &format!("/echo/{path}"), &[], b"").await;
         assert_eq!((reply.status, &*reply.body), (405, ""), "{path}");
         assert_eq!(reply.header("allow"), Some(allow), "{path}");
         assert_eq!(reply.header("content-type"), None, "{path}");
@@ -175,7 +175,7 @@ async fn wrong_methods_are_told_the_right_one() {
 #[tokio::test]
 async fn polling_receives_a_frame_at_a_time() {
     let server = server(Does::Echo).await;
-    let url = "/stomp/000/polling";
+    let url = "/echo/000/polling";
     let origin = [("origin", "https://app.example.com")];
     let mut stream = Stream::connect(&server).await;
     let reply = stream
@@ -192,7 +192,7 @@ async fn polling_receives_a_frame_at_a_time() {
     }
     assert_eq!(reply.header("set-cookie"), None);
     // Another server's part of the path is the same session.
-    let reply = server.post("/stomp/999/polling/xhr_send", "[\"x\"]").await;
+    let reply = server.post("/echo/999/polling/xhr_send", "[\"x\"]").await;
     assert_eq!((reply.status, &*reply.body), (204, ""));
     assert_eq!(
         reply.header("content-type"),
@@ -208,7 +208,7 @@ async fn polling_receives_a_frame_at_a_time() {
 #[tokio::test]
 async fn streaming_sends_each_frame_by_itself() {
     let server = server(Does::Echo).await;
-    let mut stream = Stream::open(&server, "POST", "/stomp/000/s/xhr_streaming").await;
+    let mut stream = Stream::open(&server, "POST", "/echo/000/s/xhr_streaming").await;
     assert_eq!(stream.status, 200);
     assert_eq!(stream.headers["cache-control"], NOT_KEPT);
     let prelude = format!("{}\n", "h".repeat(2048));
@@ -224,7 +224,7 @@ async fn streaming_sends_each_frame_by_itself() {
     // And goes on by the next, on the same connection.
     server.send("s", "[\"more\"]").await;
     stream
-        .begin("POST", "/stomp/000/s/xhr_streaming", &[], b"")
+        .begin("POST", "/echo/000/s/xhr_streaming", &[], b"")
         .await;
     stream.hear_head().await;
     assert_eq!(stream.part().await.unwrap(), prelude);
@@ -234,7 +234,7 @@ async fn streaming_sends_each_frame_by_itself() {
 #[tokio::test]
 async fn events_are_framed() {
     let server = server(Does::Echo).await;
-    let mut stream = Stream::open(&server, "GET", "/stomp/000/e/eventsource").await;
+    let mut stream = Stream::open(&server, "GET", "/echo/000/e/eventsource").await;
     assert_eq!(stream.headers["content-type"], "text/event-stream");
     assert_eq!(stream.part().await.unwrap(), "\r\n");
     assert_eq!(stream.part().await.unwrap(), "data: o\r\n\r\n");
@@ -253,7 +253,7 @@ async fn events_are_framed() {
 #[tokio::test]
 async fn a_page_grows_by_scripts() {
     let server = server(Does::Echo).await;
-    let mut stream = Stream::open(&server, "GET", "/stomp/000/h/htmlfile?c=%63allback").await;
+    let mut stream = Stream::open(&server, "GET", "/echo/000/h/htmlfile?c=%63allback").await;
     assert_eq!(stream.headers["content-type"], "text/html; charset=UTF-8");
     let head = stream.part().await.unwrap();
     assert!(head.len() > 1024 && head.contains("var c = parent.callback;\n"));
@@ -269,7 +269,7 @@ async fn a_page_grows_by_scripts() {
 #[tokio::test]
 async fn scripts_receive_and_forms_send() {
     let server = server(Does::Echo).await;
-    let url = "/stomp/000/j";
+    let url = "/echo/000/j";
     let reply = server.get(&format!("{url}/jsonp?c=%63b")).await;
     assert_eq!(reply.body, "/**/cb(\"o\");\r\n");
     assert_eq!(
@@ -305,7 +305,7 @@ async fn scripts_receive_and_forms_send() {
             ("?c=", "\"callback\" parameter required"),
             ("?c=abc%28", "invalid \"callback\" parameter"),
         ] {
-            let reply = server.get(&format!("/stomp/a/a/{transport}{query}")).await;
+            let reply = server.get(&format!("/echo/a/a/{transport}{query}")).await;
             assert_eq!((reply.status, &*reply.body), (500, text));
         }
     }
@@ -314,10 +314,10 @@ async fn scripts_receive_and_forms_send() {
 #[tokio::test]
 async fn what_is_sent_is_checked() {
     let server = server(Does::Echo).await;
-    let unknown = server.post("/stomp/000/nobody/xhr_send", "[\"x\"]").await;
+    let unknown = server.post("/echo/000/nobody/xhr_send", "[\"x\"]").await;
     assert_eq!(unknown.status, 404);
     server.open("c").await;
-    let path = "/stomp/000/c/xhr_send";
+    let path = "/echo/000/c/xhr_send";
     for (body, text) in [
         ("", "Payload expected."),
         ("{}", "Payload expected."),
@@ -366,7 +366,7 @@ async fn the_longest_message_is_taken_by_each_transport() {
         // As browsers write it in a form.
         let message = message.replace('\\', "%5C").replace('"', "%22");
         let message = message.replace('[', "%5B").replace(']', "%5D");
-        let (path, body) = (format!("/stomp/0/{id}/jsonp_send"), format!("d={message}"));
+        let (path, body) = (format!("/echo/0/{id}/jsonp_send"), format!("d={message}"));
         let reply = ask(&server, "POST", &path, &form, body.as_bytes()).await;
         assert_eq!((reply.status, &*reply.body), (200, "ok"));
         let heard = server.poll(id).await;
@@ -375,45 +375,9 @@ async fn the_longest_message_is_taken_by_each_transport() {
     }
 }
 
-/// A connection that is at a session leaves its place at the listener to others. When the session is
-/// over, it is at nothing, and has to go: otherwise a client could leave behind any number of them.
-#[tokio::test]
-async fn no_connection_outlives_its_session() {
-    let server = server(Does::Close).await;
-    let mut stream = Stream::connect(&server).await;
-    let path = "/stomp/0/a/xhr";
-    let opened = stream.ask("POST", path, &[], b"").await;
-    assert_eq!(opened.body, "o\n");
-    until(|| {
-        let sessions = server.sockjs.sessions();
-        let asking = Asking {
-            id: "a",
-            from: server.address.ip(),
-            certificate: None,
-        };
-        sessions
-            .find(asking)
-            .is_none_or(|session| session.is_over())
-    })
-    .await;
-    if opened.header("connection") != Some("close") {
-        let info = stream.ask("GET", "/stomp/info", &[], b"").await;
-        assert_eq!(
-            (info.status, info.header("connection")),
-            (200, Some("close"))
-        );
-    }
-    // One that was at no session stays.
-    let mut stream = Stream::connect(&server).await;
-    for _ in 0..2 {
-        let info = stream.ask("GET", "/stomp/info", &[], b"").await;
-        assert_eq!((info.status, info.header("connection")), (200, None));
-    }
-}
-
 #[tokio::test]
 async fn a_cookie_is_set_where_it_is_wanted() {
-    let server = server_with(Does::Echo, |config| config.cookie = true).await;
+    let server = server_with(Does::Echo, |options| options.cookie = true).await;
     for (method, path, cookie, expected) in [
         ("POST", "0/a/xhr", None, "JSESSIONID=dummy; path=/"),
         (
@@ -438,7 +402,7 @@ async fn a_cookie_is_set_where_it_is_wanted() {
             .into_iter()
             .collect();
         stream
-            .begin(method, &format!("/stomp/{path}"), &headers, b"")
+            .begin(method, &format!("/echo/{path}"), &headers, b"")
             .await;
         stream.hear_head().await;
         assert_eq!(stream.headers["set-cookie"], expected, "{path}");
@@ -450,7 +414,7 @@ async fn http_1_0_needs_no_chunks() {
     let server = server(Does::Close).await;
     let mut stream = Stream::connect(&server).await;
     stream
-        .write(b"POST /stomp/0/old/xhr_streaming HTTP/1.0\r\ncontent-length: 0\r\n\r\n")
+        .write(b"POST /echo/0/old/xhr_streaming HTTP/1.0\r\ncontent-length: 0\r\n\r\n")
         .await;
     stream.hear_head().await;
     assert!(!stream.headers.contains_key("transfer-encoding"));
@@ -467,7 +431,7 @@ async fn what_is_no_upgrade_is_refused() {
             "\"Connection\" must be \"Upgrade\", and \"Sec-WebSocket-Version\" 13.\n",
         ),
     ] {
-        for path in ["/stomp/0/0/websocket", "/stomp/websocket"] {
+        for path in ["/echo/0/0/websocket", "/echo/websocket"] {
             let reply = ask(&server, "GET", path, headers, b"").await;
             assert_eq!((reply.status, &*reply.body), (400, text), "{path}");
         }

@@ -2,34 +2,34 @@
 
 use std::{
     convert::Infallible,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, combinators::BoxBody};
-use hyper::body::{Body, Frame as BodyFrame};
+use hyper::body::Frame as BodyFrame;
 
 use crate::{
-    listen::sockjs::{
-        Receiver,
-        format::Format,
-        session::{Frame, Shared},
-    },
-    telemetry,
+    Body,
+    protocol::format::Format,
+    session::{Receiver, SentFrame, SharedSession},
 };
 
 /// An answer that carries frames.
-pub(super) struct Answered {
-    pub(super) content_type: &'static str,
-    pub(super) is_streaming: bool,
-    pub(super) body: BoxBody<Bytes, warp::Error>,
+pub(crate) struct FrameAnswer {
+    pub(crate) content_type: &'static str,
+    pub(crate) is_streaming: bool,
+    pub(crate) body: Body,
 }
 
 /// Receives for a request. A polling one waits for its frame; the answer to a streaming one ends
-/// after `limit` bytes.
-pub(super) async fn receive(session: &Arc<Shared>, format: Format, limit: usize) -> Answered {
+/// after `limit` bytes. `sent` counts bytes.
+pub(crate) async fn receive(
+    session: &Arc<SharedSession>,
+    format: Format,
+    limit: usize,
+    sent: fn(usize),
+) -> FrameAnswer {
     let content_type = format.content_type();
     let is_streaming = format.is_streaming();
     let source = match session.receive() {
@@ -37,17 +37,17 @@ pub(super) async fn receive(session: &Arc<Shared>, format: Format, limit: usize)
         Err(frame) => Source::Frame(frame),
     };
     let body = if is_streaming {
-        let stream = Stream {
+        Body::from(FrameStream {
             prelude: format.prelude(),
             format,
             source,
             left: limit,
-        };
-        stream.map_err(never).boxed()
+            sent,
+        })
     } else {
         let frame = match source {
             Source::Session(mut receiver) => {
-                let (Frame::More(frame) | Frame::Last(frame)) = receiver.frame().await;
+                let (SentFrame::More(frame) | SentFrame::Last(frame)) = receiver.frame().await;
                 receiver.finish();
                 frame
             }
@@ -55,30 +55,29 @@ pub(super) async fn receive(session: &Arc<Shared>, format: Format, limit: usize)
             Source::Over => String::new(),
         };
         let wrapped = format.wrap(&frame);
-        telemetry::bytes_sent(wrapped.len());
-        Full::new(Bytes::from(wrapped)).map_err(never).boxed()
+        sent(wrapped.len());
+        Body::from(wrapped)
     };
-    Answered {
+    FrameAnswer {
         content_type,
         is_streaming,
         body,
     }
 }
 
-fn never(never: Infallible) -> warp::Error {
-    match never {}
-}
-
-/// A streaming answer: the prelude, and frame after frame. The client that breaks it off has it
-/// dropped by hyper, and the session is told.
-struct Stream {
+/// A streaming answer: the prelude, and frame after frame. If the client breaks it off, hyper drops
+/// it, and the session learns it.
+#[derive(Debug)]
+pub(crate) struct FrameStream {
     prelude: Option<String>,
     format: Format,
     source: Source,
     /// Bytes of frames until it ends.
     left: usize,
+    sent: fn(usize),
 }
 
+#[derive(Debug)]
 enum Source {
     Session(Receiver),
     /// This frame alone.
@@ -86,28 +85,25 @@ enum Source {
     Over,
 }
 
-impl Body for Stream {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
+impl FrameStream {
+    pub(crate) fn poll_frame(
+        &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<BodyFrame<Bytes>, Infallible>>> {
         if let Some(prelude) = self.prelude.take() {
-            telemetry::bytes_sent(prelude.len());
+            (self.sent)(prelude.len());
             return Poll::Ready(Some(Ok(BodyFrame::data(prelude.into()))));
         }
         let (frame, is_last) = match &mut self.source {
             Source::Session(receiver) => match ready!(receiver.poll_frame(context)) {
-                Frame::More(frame) => (frame, false),
-                Frame::Last(frame) => (frame, true),
+                SentFrame::More(frame) => (frame, false),
+                SentFrame::Last(frame) => (frame, true),
             },
             Source::Frame(frame) => (std::mem::take(frame), true),
             Source::Over => return Poll::Ready(None),
         };
         let wrapped = self.format.wrap(&frame);
-        telemetry::bytes_sent(wrapped.len());
+        (self.sent)(wrapped.len());
         self.left = self.left.saturating_sub(wrapped.len());
         if is_last || self.left == 0 {
             let source = std::mem::replace(&mut self.source, Source::Over);

@@ -1,24 +1,18 @@
-//! The answers, with their headers: what may be kept and what must not be, which origins may read
+//! The answers, with their headers: which may be kept and which must not, which origins may read
 //! them, and the cookie.
 
 use std::{
-    convert::Infallible,
+    hash::Hasher,
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
 use hyper::{
     HeaderMap, Response, StatusCode,
     header::{self, HeaderValue},
 };
-use ring::digest::{SHA256, digest};
+use siphasher::sip128::{Hasher128, SipHasher13};
 
-use super::{super::text_answer, receive::Answered};
-use crate::{
-    http::{HttpAnswer, Refusal},
-    listen::sockjs::{Config, Transport},
-};
+use crate::{Body, Options, Refusal, Transport, receive::FrameAnswer};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=UTF-8");
 /// The protocol's tests compare it literally.
@@ -28,14 +22,14 @@ const KEPT: HeaderValue = HeaderValue::from_static("public, max-age=31536000");
 const ASKED_FOR_EACH_TIME: HeaderValue = HeaderValue::from_static("public, no-cache");
 const YEAR: HeaderValue = HeaderValue::from_static("31536000");
 
-/// What a browser is told of who may read an answer (CORS).
-pub(super) struct Cors {
+/// The headers that tell a browser which scripts may read an answer (CORS).
+pub(crate) struct CorsHeaders {
     origin: Option<HeaderValue>,
     headers: Option<HeaderValue>,
 }
 
-impl Cors {
-    pub(super) fn of(request: &HeaderMap) -> Self {
+impl CorsHeaders {
+    pub(crate) fn of(request: &HeaderMap) -> Self {
         let asked = request.get(header::ACCESS_CONTROL_REQUEST_HEADERS);
         Self {
             origin: request.get(header::ORIGIN).cloned(),
@@ -58,14 +52,14 @@ impl Cors {
     }
 }
 
-/// What all answers about a session have in common.
-pub(super) struct Answering {
-    pub(super) cors: Option<Cors>,
-    pub(super) cookie: Option<HeaderValue>,
+/// The headers that all answers about a session have in common.
+pub(crate) struct SessionHeaders {
+    pub(crate) cors: Option<CorsHeaders>,
+    pub(crate) cookie: Option<HeaderValue>,
 }
 
-impl Answering {
-    fn finish(&self, mut answer: HttpAnswer) -> HttpAnswer {
+impl SessionHeaders {
+    fn finish(&self, mut answer: Response<Body>) -> Response<Body> {
         let headers = answer.headers_mut();
         headers.insert(header::CACHE_CONTROL, NOT_KEPT);
         let plain = HeaderValue::from_static("nosniff");
@@ -80,27 +74,25 @@ impl Answering {
     }
 
     /// Messages were taken. The type is there for Firefox, which looks for XML otherwise.
-    pub(super) fn taken(&self) -> HttpAnswer {
-        let mut answer = text_answer(StatusCode::NO_CONTENT, String::new());
+    pub(crate) fn taken(&self) -> Response<Body> {
+        let mut answer = plain(StatusCode::NO_CONTENT, "");
         answer.headers_mut().insert(header::CONTENT_TYPE, TEXT);
         self.finish(answer)
     }
 
     /// Messages were taken; for browsers that want to hear something.
-    pub(super) fn ok(&self) -> HttpAnswer {
+    pub(crate) fn ok(&self) -> Response<Body> {
         self.finish(text(StatusCode::OK, "ok"))
     }
 
-    pub(super) fn refuse(&self, refusal: &Refusal) -> HttpAnswer {
-        let mut answer = super::refuse(refusal);
-        let body = Full::new(Bytes::from(refusal.text.clone()));
-        *answer.body_mut() = body.map_err(|never: Infallible| match never {}).boxed();
+    pub(crate) fn refuse(&self, refusal: &Refusal) -> Response<Body> {
+        let mut answer = plain_refusal(refusal, refusal.text.clone());
         answer.headers_mut().insert(header::CONTENT_TYPE, TEXT);
         self.finish(answer)
     }
 
     /// Frames.
-    pub(super) fn receive(&self, answered: Answered) -> HttpAnswer {
+    pub(crate) fn receive(&self, answered: FrameAnswer) -> Response<Body> {
         let mut answer = Response::new(answered.body);
         let headers = answer.headers_mut();
         let kind = HeaderValue::from_static(answered.content_type);
@@ -114,8 +106,22 @@ impl Answering {
     }
 }
 
+/// Of a request that is refused before there is a session.
+pub(crate) fn refuse(refusal: &Refusal) -> Response<Body> {
+    plain_refusal(refusal, format!("{}\n", refusal.text))
+}
+
+fn plain_refusal(refusal: &Refusal, text: String) -> Response<Body> {
+    let mut answer = plain(refusal.status, text);
+    if let Some(challenge) = &refusal.challenge {
+        let headers = answer.headers_mut();
+        headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
+    }
+    answer
+}
+
 /// `JSESSIONID`, as the client has it, or with any value.
-pub(super) fn cookie(request: &HeaderMap) -> HeaderValue {
+pub(crate) fn cookie(request: &HeaderMap) -> HeaderValue {
     let lines = request.get_all(header::COOKIE).into_iter();
     let mut cookies = lines
         .filter_map(|line| line.to_str().ok())
@@ -127,27 +133,28 @@ pub(super) fn cookie(request: &HeaderMap) -> HeaderValue {
     cookie.parse().unwrap_or(dummy)
 }
 
-/// Of a path at which there is nothing.
+/// The answer where there is nothing.
 #[must_use]
-pub fn not_found() -> HttpAnswer {
+pub fn not_found() -> Response<Body> {
     text(StatusCode::NOT_FOUND, "There is nothing here.\n")
 }
 
 /// The protocol wants no body, nor a type of it.
-pub(super) fn wrong_method(allow: &'static str) -> HttpAnswer {
-    let mut answer = text_answer(StatusCode::METHOD_NOT_ALLOWED, String::new());
+pub(crate) fn wrong_method(allow: &'static str) -> Response<Body> {
+    let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "");
     let allow = HeaderValue::from_static(allow);
     answer.headers_mut().insert(header::ALLOW, allow);
     answer
 }
 
-pub(super) fn greeting() -> HttpAnswer {
+pub(crate) fn greeting() -> Response<Body> {
     text(StatusCode::OK, "Welcome to SockJS!\n")
 }
 
-/// May a script of that origin ask? Whether it may *open* a session is said when it does.
-pub(super) fn preflight(cors: &Cors, methods: &'static str) -> HttpAnswer {
-    let mut answer = text_answer(StatusCode::NO_CONTENT, String::new());
+/// Tells that scripts of the origin may ask. Whether one may *open* a session is decided when it
+/// does.
+pub(crate) fn preflight(cors: &CorsHeaders, methods: &'static str) -> Response<Body> {
+    let mut answer = plain(StatusCode::NO_CONTENT, "");
     let headers = answer.headers_mut();
     cors.add_to(headers);
     let methods = HeaderValue::from_static(methods);
@@ -157,15 +164,16 @@ pub(super) fn preflight(cors: &Cors, methods: &'static str) -> HttpAnswer {
     answer
 }
 
-/// What a client asks first, to choose a transport, and to see how far away the server is.
-pub(super) fn info(config: &Config, cors: Option<&Cors>) -> HttpAnswer {
+/// The answer to a client's first question, by which it chooses a transport and learns how far away
+/// the server is.
+pub(crate) fn info(options: &Options, cors: Option<&CorsHeaders>) -> Response<Body> {
     let info = serde_json::json!({
-        "websocket": config.serves(Transport::Websocket),
+        "websocket": options.serves(Transport::Websocket),
         "origins": ["*:*"],
-        "cookie_needed": config.cookie,
+        "cookie_needed": options.cookie,
         "entropy": rand::random::<u32>(),
     });
-    let mut answer = text(StatusCode::OK, &info.to_string());
+    let mut answer = text(StatusCode::OK, info.to_string());
     let headers = answer.headers_mut();
     let json = HeaderValue::from_static("application/json; charset=UTF-8");
     headers.insert(header::CONTENT_TYPE, json);
@@ -176,24 +184,24 @@ pub(super) fn info(config: &Config, cors: Option<&Cors>) -> HttpAnswer {
     answer
 }
 
-/// The page of the iframe. It is the same for all, and for long, unless a policy says who may show
-/// it: browsers keep the policy with the page, and one that is listed later would stay locked out,
-/// and one that is not listed any more would get in. So they ask each time if it has changed.
-pub(super) fn iframe(
+/// The page of the iframe. Browsers keep it for long, unless a policy names the sites that may show
+/// it: they keep the policy with the page, so a site that is listed later would stay locked out, and
+/// one that is no longer listed would get in. Then they ask each time if the page has changed.
+pub(crate) fn iframe(
     client_url: &str,
     known: Option<&HeaderValue>,
     policy: Option<HeaderValue>,
-) -> HttpAnswer {
+) -> Response<Body> {
     let page = IFRAME.replace("CLIENT_URL", client_url);
     let policy_bytes = policy.as_ref().map_or(&b""[..], HeaderValue::as_bytes);
-    let digest = digest(&SHA256, &[page.as_bytes(), policy_bytes].concat());
-    let tag = digest.as_ref().iter().take(16);
-    let tag: String = tag.map(|byte| format!("{byte:02x}")).collect();
-    let tag = format!("\"{tag}\"");
+    let mut hasher = SipHasher13::new();
+    hasher.write(page.as_bytes());
+    hasher.write(policy_bytes);
+    let tag = format!("\"{:032x}\"", hasher.finish128().as_u128());
     let mut answer = if known.is_some_and(|known| known.as_bytes() == tag.as_bytes()) {
-        text_answer(StatusCode::NOT_MODIFIED, String::new())
+        plain(StatusCode::NOT_MODIFIED, "")
     } else {
-        let mut answer = text_answer(StatusCode::OK, page);
+        let mut answer = plain(StatusCode::OK, page);
         let html = HeaderValue::from_static("text/html; charset=UTF-8");
         answer.headers_mut().insert(header::CONTENT_TYPE, html);
         answer
@@ -231,14 +239,21 @@ const IFRAME: &str = r#"<!DOCTYPE html>
 
 fn keep(headers: &mut HeaderMap) {
     headers.insert(header::CACHE_CONTROL, KEPT);
-    let in_a_year = SystemTime::now() + Duration::from_secs(365 * 24 * 60 * 60);
-    if let Ok(expires) = httpdate::fmt_http_date(in_a_year).parse() {
+    let in_a_year = SystemTime::now().checked_add(Duration::from_secs(365 * 24 * 60 * 60));
+    if let Some(expires) = in_a_year.and_then(|time| httpdate::fmt_http_date(time).parse().ok()) {
         headers.insert(header::EXPIRES, expires);
     }
 }
 
-fn text(status: StatusCode, body: &str) -> HttpAnswer {
-    let mut answer = text_answer(status, body.to_owned());
+fn text(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
+    let mut answer = plain(status, body);
     answer.headers_mut().insert(header::CONTENT_TYPE, TEXT);
+    answer
+}
+
+/// An answer without a type.
+fn plain(status: StatusCode, body: impl Into<Body>) -> Response<Body> {
+    let mut answer = Response::new(body.into());
+    *answer.status_mut() = status;
     answer
 }

@@ -1,4 +1,4 @@
-//! The two ends of a session over HTTP: the service's, which is a [`Link`], and the requests'.
+//! The two ends of a session over HTTP: the application's, which is a [`Channel`], and the requests'.
 
 use std::{
     future::{Future, poll_fn},
@@ -9,73 +9,70 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use stomp_session::CloseCode;
 use tokio::{
     sync::{MutexGuard, Notify},
-    time::{Instant, Sleep, sleep_until},
+    time::{self, Sleep, sleep_until},
 };
 
-use super::{
-    Channel, Sessions,
-    frame::Undecodable,
-    seam::{ESCAPED, MESSAGE_SLACK, Seam},
-    state::{Next, Received, State, Timing},
-};
 use crate::{
-    connection::{Link, LinkError, Outbound},
-    node::{Account, Claim},
+    Budget, Channel, ChannelError, Claim, Payload, Sessions,
+    protocol::{
+        frame::Undecodable,
+        seam::{ESCAPED, MESSAGE_SLACK, Seam},
+        state::{Next, Received, SessionState, Timing},
+    },
 };
 
-/// HTTP connections that a session may hold beside those that the listener has room for: one
-/// receives, another sends, and a third may be about to take over.
-const MAX_STREAMS: usize = 3;
+/// HTTP connections that a session has seats for: one receives, another sends, and a third may be
+/// about to take over.
+const MAX_SEATS: usize = 3;
 
-/// A session that has ended takes nobody's place, so it is not remembered for longer, however long
-/// one that is open waits for its client.
+/// How long a closed session keeps its name at most, however long an open one waits for its client:
+/// it has no place at the application any more.
 const MOST_REMEMBERED: Duration = Duration::from_secs(5);
 
-/// What both ends share.
+/// The part of a session over HTTP that both ends share.
 #[derive(Debug)]
-pub struct Shared {
-    state: Mutex<Ends>,
+pub struct SharedSession {
+    ends: Mutex<Ends>,
     timing: Timing,
     max_waiting: usize,
     max_message_size: AtomicUsize,
     /// Held by the request that sends, so that messages keep their order, and only one is read
     /// into memory at a time.
     sending: tokio::sync::Mutex<Seam>,
-    /// There is room again for what the client sends, or it is over.
+    /// There is room again for the client's messages, or the session is over.
     changed: Notify,
-    streams: AtomicUsize,
-    /// The user that the certificate names of whoever opened it.
-    certificate: Option<Box<str>>,
-    /// For what the client sends, once it has logged in.
-    account: OnceLock<Arc<Account>>,
+    seats: AtomicUsize,
+    /// The identity of the caller that opened it.
+    identity: Option<Box<str>>,
+    /// For the client's messages, once the application has set it.
+    budget: OnceLock<Arc<dyn Budget>>,
 }
 
 #[derive(Debug)]
 struct Ends {
-    state: State,
-    service: Option<Waker>,
+    state: SessionState,
+    application: Option<Waker>,
     receiver: Option<Waker>,
 }
 
-impl Shared {
+impl SharedSession {
     pub(super) fn new(
         timing: Timing,
         max_waiting: usize,
         max_message_size: usize,
-        certificate: Option<Box<str>>,
+        identity: Option<Box<str>>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            state: Mutex::new(Ends {
-                state: State::new(Instant::now()),
-                service: None,
+            ends: Mutex::new(Ends {
+                state: SessionState::new(now()),
+                application: None,
                 receiver: None,
             }),
             timing,
@@ -83,26 +80,26 @@ impl Shared {
             max_message_size: AtomicUsize::new(max_message_size),
             sending: tokio::sync::Mutex::default(),
             changed: Notify::new(),
-            streams: AtomicUsize::new(0),
-            certificate,
-            account: OnceLock::new(),
+            seats: AtomicUsize::new(0),
+            identity,
+            budget: OnceLock::new(),
         })
     }
 
-    /// Whether a request of whom this certificate names may touch the session.
-    pub(super) fn is_of(&self, certificate: Option<&str>) -> bool {
-        self.certificate.as_deref() == certificate
+    /// Whether a caller of this identity may use the session.
+    pub(super) fn is_of(&self, identity: Option<&str>) -> bool {
+        self.identity.as_deref() == identity
     }
 
     /// Begins to receive.
     ///
     /// # Errors
-    /// The one frame that the request is answered instead: somebody else receives.
-    pub fn receive(self: &Arc<Self>) -> Result<Receiver, String> {
-        let mut ends = self.state.lock();
-        ends.state.attach(Instant::now(), self.timing)?;
-        // The service's timer can rest.
-        ends.wake_service();
+    /// The request is answered by this one frame instead, for another one receives.
+    pub(crate) fn receive(self: &Arc<Self>) -> Result<Receiver, String> {
+        let mut ends = self.ends.lock();
+        ends.state.attach(now(), self.timing)?;
+        // The application's timer can rest.
+        ends.wake_application();
         drop(ends);
         Ok(Receiver {
             shared: Some(Arc::clone(self)),
@@ -110,26 +107,24 @@ impl Shared {
         })
     }
 
-    /// How large a request may be that sends, in bytes of JSON: a message of any characters fits.
-    #[must_use]
-    pub fn max_request_size(&self) -> usize {
+    /// The longest request that sends, in bytes of JSON: a message of any characters fits.
+    pub(crate) fn max_request_size(&self) -> usize {
         let most = self.max_message_size.load(Ordering::Relaxed);
         most.saturating_mul(ESCAPED).saturating_add(MESSAGE_SLACK)
     }
 
-    /// For what the client sends. Before its login, which is short, there is none.
-    #[must_use]
-    pub fn account(&self) -> Option<&Arc<Account>> {
-        self.account.get()
+    /// The budget for the client's messages, once the application has set it.
+    pub(crate) fn budget(&self) -> Option<&Arc<dyn Budget>> {
+        self.budget.get()
     }
 
     #[cfg(test)]
     pub(crate) fn has_receiver(&self) -> bool {
-        self.state.lock().state.has_receiver()
+        self.ends.lock().state.has_receiver()
     }
 
     /// Waits for the turn to send. `None`: the session is over.
-    pub async fn turn(&self) -> Option<Turn<'_>> {
+    pub(crate) async fn turn(&self) -> Option<Turn<'_>> {
         tokio::select! {
             biased;
             () = self.over() => None,
@@ -140,40 +135,41 @@ impl Shared {
     /// Whether it has ended.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.state.lock().state.is_closed()
+        self.ends.lock().state.is_closed()
     }
 
     /// Waits for the end.
-    pub async fn over(&self) {
-        self.wait(State::is_closed).await;
+    pub(crate) async fn over(&self) {
+        self.wait(SessionState::is_closed).await;
     }
 
-    async fn wait(&self, is_so: impl Fn(&State) -> bool) {
+    async fn wait(&self, is_so: impl Fn(&SessionState) -> bool) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
-            if is_so(&self.state.lock().state) {
+            if is_so(&self.ends.lock().state) {
                 return;
             }
             changed.await;
         }
     }
 
-    /// Lets the HTTP connection of a request count as this session's. `None`: it has enough.
+    /// A seat for the HTTP connection of a request, which counts as this session's while it has the
+    /// seat. `None`: all three are taken.
     #[must_use]
-    pub fn room(self: &Arc<Self>) -> Option<Room> {
-        let more = |count| (count < MAX_STREAMS).then_some(count + 1);
+    pub fn seat(self: &Arc<Self>) -> Option<Seat> {
+        let more = |count: usize| count.checked_add(1).filter(|count| *count <= MAX_SEATS);
         let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-        self.streams.fetch_update(set, fetch, more).ok()?;
-        Some(Room {
-            shared: Arc::clone(self),
+        self.seats.fetch_update(set, fetch, more).ok()?;
+        Some(Seat {
+            session: Arc::clone(self),
         })
     }
 
-    fn end(&self, end: impl FnOnce(&mut State)) {
-        let mut ends = self.state.lock();
+    fn end(&self, end: impl FnOnce(&mut SessionState)) {
+        let mut ends = self.ends.lock();
         end(&mut ends.state);
-        ends.wake_service();
+        ends.wake_application();
         ends.wake_receiver();
         drop(ends);
         self.changed.notify_waiters();
@@ -181,8 +177,8 @@ impl Shared {
 }
 
 impl Ends {
-    fn wake_service(&mut self) {
-        if let Some(waker) = self.service.take() {
+    fn wake_application(&mut self) {
+        if let Some(waker) = self.application.take() {
             waker.wake();
         }
     }
@@ -196,73 +192,72 @@ impl Ends {
 
 /// The turn of a request to send.
 #[derive(Debug)]
-pub struct Turn<'a> {
-    shared: &'a Shared,
+pub(crate) struct Turn<'a> {
+    shared: &'a SharedSession,
     seam: MutexGuard<'a, Seam>,
 }
 
 impl Turn<'_> {
-    /// Hands the messages in a payload to the service, once it has read most of those before. After
-    /// the session's end they are dropped, as on a socket. `claim` is the payload's.
+    /// Hands the messages in a payload to the application, once it has received most of those
+    /// before. After the session's end they are dropped, as on a socket. `claim` is the payload's.
     ///
     /// # Errors
     /// [`Undecodable`].
-    pub async fn send(
+    pub(crate) async fn send(
         mut self,
         payload: &[u8],
-        mut claim: Option<Claim>,
+        mut claim: Option<Box<dyn Claim>>,
     ) -> Result<(), Undecodable> {
         let limit = self.shared.max_message_size.load(Ordering::Relaxed);
         let mut messages = self.seam.read(payload, limit)?;
         if let Some(claim) = &mut claim {
             for message in &mut messages {
-                let own = claim.split(message.len());
-                *message = own.around(std::mem::take(message));
+                *message = claim.attach(std::mem::take(message));
             }
         }
         drop(claim);
         let most = self.shared.max_waiting;
-        let has_room = |state: &State| state.has_room(most) || state.is_closed();
+        let has_room = |state: &SessionState| state.has_room(most) || state.is_closed();
         self.shared.wait(has_room).await;
-        let mut ends = self.shared.state.lock();
+        let mut ends = self.shared.ends.lock();
         ends.state.take_in(messages);
-        ends.wake_service();
+        ends.wake_application();
         Ok(())
     }
 }
 
-/// An HTTP connection's place at a session.
+/// An HTTP connection's seat at a session.
 #[derive(Debug)]
-pub struct Room {
-    shared: Arc<Shared>,
+pub struct Seat {
+    session: Arc<SharedSession>,
 }
 
-impl Room {
+impl Seat {
     /// Whether the session has ended.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.shared.is_over()
+        self.session.is_over()
     }
 }
 
-impl Drop for Room {
+impl Drop for Seat {
     fn drop(&mut self) {
-        self.shared.streams.fetch_sub(1, Ordering::Relaxed);
+        self.session.seats.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// A request that receives. Dropped before [`Receiver::finish`], it was interrupted: the session
-/// ends, for nobody knows what arrived.
+/// ends, for the last frames may not have arrived.
 #[derive(Debug)]
-pub struct Receiver {
-    shared: Option<Arc<Shared>>,
+pub(crate) struct Receiver {
+    shared: Option<Arc<SharedSession>>,
     /// For heart-beats.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// What is sent to a client.
+/// A frame for a client.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Frame {
+pub(crate) enum SentFrame {
     /// More may follow.
     More(String),
     /// The session is over.
@@ -271,20 +266,20 @@ pub enum Frame {
 
 impl Receiver {
     /// The next frame.
-    pub fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Frame> {
+    pub(crate) fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<SentFrame> {
         let Some(shared) = &self.shared else {
             return Poll::Pending;
         };
         loop {
-            let mut ends = shared.state.lock();
-            let due = match ends.state.next(Instant::now(), shared.timing) {
+            let mut ends = shared.ends.lock();
+            let due = match ends.state.next(now(), shared.timing) {
                 Next::Frame(frame) => {
-                    ends.wake_service();
-                    return Poll::Ready(Frame::More(frame));
+                    ends.wake_application();
+                    return Poll::Ready(SentFrame::More(frame));
                 }
                 Next::Last(frame) => {
-                    ends.wake_service();
-                    return Poll::Ready(Frame::Last(frame));
+                    ends.wake_application();
+                    return Poll::Ready(SentFrame::Last(frame));
                 }
                 Next::Wait(due) => due,
             };
@@ -297,16 +292,16 @@ impl Receiver {
     }
 
     /// The next frame.
-    pub async fn frame(&mut self) -> Frame {
+    pub(crate) async fn frame(&mut self) -> SentFrame {
         poll_fn(|context| self.poll_frame(context)).await
     }
 
     /// The request has its answer; another one may receive.
-    pub fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         if let Some(shared) = self.shared.take() {
-            let mut ends = shared.state.lock();
-            ends.state.detach(Instant::now());
-            ends.wake_service();
+            let mut ends = shared.ends.lock();
+            ends.state.detach(now());
+            ends.wake_application();
         }
     }
 }
@@ -314,23 +309,23 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.take() {
-            shared.end(|state| state.interrupt(Instant::now()));
+            shared.end(|state| state.interrupt(now()));
         }
     }
 }
 
-/// The service's end of a session.
+/// The application's end of a session. Dropped, it closes the session.
 #[derive(Debug)]
-pub struct Session {
-    shared: Arc<Shared>,
+pub(crate) struct HttpSession {
+    shared: Arc<SharedSession>,
     /// Runs while nobody receives.
     timer: Option<Pin<Box<Sleep>>>,
     sessions: Arc<Sessions>,
     id: Box<str>,
 }
 
-impl Session {
-    pub(super) fn new(sessions: Arc<Sessions>, id: Box<str>, shared: Arc<Shared>) -> Self {
+impl HttpSession {
+    pub(super) fn new(sessions: Arc<Sessions>, id: Box<str>, shared: Arc<SharedSession>) -> Self {
         Self {
             shared,
             timer: None,
@@ -343,13 +338,13 @@ impl Session {
     /// too long.
     fn watch(&mut self, context: &mut Context<'_>) {
         let timing = self.shared.timing;
-        let mut ends = self.shared.state.lock();
+        let mut ends = self.shared.ends.lock();
         if !ends
-            .service
+            .application
             .as_ref()
             .is_some_and(|waker| waker.will_wake(context.waker()))
         {
-            ends.service = Some(context.waker().clone());
+            ends.application = Some(context.waker().clone());
         }
         let deadline = ends.state.deadline(timing);
         drop(ends);
@@ -358,20 +353,20 @@ impl Session {
             return;
         };
         if poll_timer(&mut self.timer, deadline, context).is_ready() {
-            let now = Instant::now();
+            let now = now();
             self.timer = None;
             self.shared.end(|state| state.handle_timeout(now, timing));
         }
     }
 }
 
-impl Link for Session {
+impl Channel for HttpSession {
     fn poll_receive(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Result<Option<Bytes>, LinkError>> {
+    ) -> Poll<Result<Option<Bytes>, ChannelError>> {
         self.watch(context);
-        let received = self.shared.state.lock().state.receive();
+        let received = self.shared.ends.lock().state.receive();
         match received {
             Received::Message(message) => {
                 self.shared.changed.notify_waiters();
@@ -382,30 +377,20 @@ impl Link for Session {
         }
     }
 
-    fn was_heard(&mut self) -> bool {
-        self.shared.state.lock().state.was_heard()
-    }
-
-    /// What is no UTF-8 cannot be said in JSON: see [`Link::takes_text_only`].
-    fn send(&mut self, message: Outbound<'_>) {
+    fn send(&mut self, message: Payload<'_>) {
         let text = message.to_text();
-        self.shared.state.lock().state.send(&text);
-    }
-
-    fn takes_text_only(&self) -> bool {
-        true
+        self.shared.ends.lock().state.send(&text);
     }
 
     fn pending(&self) -> usize {
-        self.shared.state.lock().state.pending()
+        self.shared.ends.lock().state.pending()
     }
 
-    /// Done when a request has taken all of it.
-    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ChannelError>> {
         self.watch(context);
-        let mut ends = self.shared.state.lock();
+        let mut ends = self.shared.ends.lock();
         if ends.state.is_gone() {
-            // What was sent last may be lost.
+            // The last messages may be lost.
             return Poll::Ready(Err(io::Error::from(io::ErrorKind::ConnectionReset).into()));
         }
         if ends.state.pending() == 0 {
@@ -415,42 +400,49 @@ impl Link for Session {
         Poll::Pending
     }
 
-    fn poll_close(&mut self, context: &mut Context<'_>, code: CloseCode) -> Poll<()> {
-        self.poll_close_with(context, code.code(), code.reason())
-    }
-
-    fn count_for(&mut self, account: &dyn Fn() -> Option<Arc<Account>>) {
-        if let Some(account) = account() {
-            // One logs in once.
-            let _ = self.shared.account.set(account);
-        }
-    }
-
-    fn set_max_frame_size(&mut self, size: usize) {
-        self.shared.max_message_size.store(size, Ordering::Relaxed);
-    }
-}
-
-impl Channel for Session {
-    fn poll_close_with(&mut self, context: &mut Context<'_>, code: u16, reason: &str) -> Poll<()> {
-        let is_closed = self.shared.state.lock().state.is_closed();
+    fn poll_close(&mut self, context: &mut Context<'_>, code: u16, reason: &str) -> Poll<()> {
+        let is_closed = self.shared.ends.lock().state.is_closed();
         if !is_closed {
             self.shared.end(|state| state.close(code, reason));
         }
         self.watch(context);
-        match self.shared.state.lock().state.is_over() {
+        match self.shared.ends.lock().state.is_over() {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
     }
+
+    fn set_max_message_size(&mut self, size: usize) {
+        self.shared.max_message_size.store(size, Ordering::Relaxed);
+    }
+
+    fn is_text_only(&self) -> bool {
+        true
+    }
+
+    fn was_heard(&mut self) -> bool {
+        self.shared.ends.lock().state.was_heard()
+    }
+
+    fn set_budget(&mut self, budget: &dyn Fn() -> Option<Arc<dyn Budget>>) {
+        if let Some(budget) = budget() {
+            // The first one counts.
+            let _ = self.shared.budget.set(budget);
+        }
+    }
 }
 
-impl Drop for Session {
+impl Drop for HttpSession {
     fn drop(&mut self) {
-        self.shared.end(State::abandon);
+        self.shared.end(SessionState::abandon);
         let delay = self.shared.timing.disconnect_delay.min(MOST_REMEMBERED);
         self.sessions.forget(&self.id, &self.shared, delay);
     }
+}
+
+/// Now, by the runtime's clock, which tests can stop.
+fn now() -> Instant {
+    time::Instant::now().into_std()
 }
 
 /// Ready at the time.
@@ -459,6 +451,7 @@ fn poll_timer(
     due: Instant,
     context: &mut Context<'_>,
 ) -> Poll<()> {
+    let due = time::Instant::from_std(due);
     let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
     if timer.deadline() != due {
         timer.as_mut().reset(due);
@@ -472,40 +465,38 @@ mod tests {
 
     use tokio::time::timeout;
 
-    use super::{
-        super::{
-            Config,
-            sessions::{Asking, Found},
-        },
-        *,
+    use super::*;
+    use crate::{
+        Options,
+        sessions::{Found, SessionQuery},
     };
 
     const LONG: Duration = Duration::from_secs(60);
 
-    fn open(max_waiting: usize) -> (Arc<Shared>, Session) {
-        let sessions = Sessions::new(&Config {
+    fn open(max_waiting: usize) -> (Arc<SharedSession>, HttpSession) {
+        let sessions = Sessions::new(&Options {
             max_waiting,
             disconnect_delay: 10 * LONG,
-            ..Config::default()
+            ..Options::at("/echo")
         });
-        let asking = Asking {
+        let query = SessionQuery {
             id: "a",
-            from: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            certificate: None,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            identity: None,
         };
-        match sessions.find_or_open(asking, 1024, || Ok::<_, ()>(())) {
+        match sessions.find_or_open(query, 1024, || Ok::<_, ()>(())) {
             Ok(Found::New(shared, session, ())) => (shared, session),
             other => panic!("{other:?}"),
         }
     }
 
-    async fn send(shared: &Shared, text: &str) -> Result<(), Undecodable> {
+    async fn send(shared: &SharedSession, text: &str) -> Result<(), Undecodable> {
         let payload = format!("[\"{text}\"]");
         let turn = shared.turn().await.expect("it is open");
         turn.send(payload.as_bytes(), None).await
     }
 
-    async fn heard(session: &mut Session) -> Bytes {
+    async fn heard(session: &mut HttpSession) -> Bytes {
         let heard = poll_fn(|context| session.poll_receive(context)).await;
         heard.unwrap().expect("a message")
     }
@@ -536,9 +527,9 @@ mod tests {
         let (_, session) = open(10);
         let sessions = Arc::clone(&session.sessions);
         drop(session);
-        tokio::time::sleep(MOST_REMEMBERED - Duration::from_millis(10)).await;
+        time::sleep(MOST_REMEMBERED - Duration::from_millis(10)).await;
         assert_eq!(sessions.len(), 1);
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        time::sleep(Duration::from_millis(20)).await;
         assert!(sessions.is_empty());
     }
 }

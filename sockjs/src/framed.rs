@@ -1,0 +1,196 @@
+//! A WebSocket that carries SockJS's frames.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::{
+    Channel, ChannelError, Payload, Unfinished, WebSocket,
+    protocol::{
+        frame::{self, Undecodable},
+        seam::{ESCAPED, Seam},
+    },
+};
+
+/// A client that speaks SockJS on a WebSocket.
+pub(crate) struct FramedSocket<W> {
+    socket: W,
+    /// Messages of a payload that carried several; the next one is first.
+    inbox: VecDeque<Bytes>,
+    heartbeat: Duration,
+    timer: Pin<Box<Sleep>>,
+    stage: Stage,
+    seam: Seam,
+    max_message_size: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// The client's payload cannot be read: the rest is silence.
+    Broken,
+    /// The close frame is on its way.
+    Closing,
+}
+
+/// The longest payload on the socket, for messages of this size.
+pub(crate) fn max_payload_size(max_message_size: usize) -> usize {
+    max_message_size.saturating_mul(ESCAPED)
+}
+
+impl<W: WebSocket> FramedSocket<W> {
+    /// Opens a session on a socket that takes payloads of [`max_payload_size`].
+    pub(crate) fn new(mut socket: W, max_message_size: usize, heartbeat: Duration) -> Self {
+        socket.send_text(frame::OPEN);
+        Self {
+            socket,
+            inbox: VecDeque::new(),
+            heartbeat,
+            timer: Box::pin(sleep(heartbeat)),
+            stage: Stage::Open,
+            seam: Seam::default(),
+            max_message_size,
+        }
+    }
+
+    fn too_long(&self) -> ChannelError {
+        ChannelError::TooLong {
+            limit: self.max_message_size,
+        }
+    }
+
+    /// Sends a heart-beat when it is time.
+    fn poll_heartbeat(&mut self, context: &mut Context<'_>) -> Result<(), ChannelError> {
+        while self.timer.as_mut().poll(context).is_ready() {
+            let now = Instant::now();
+            let next = now.checked_add(self.heartbeat).unwrap_or(now);
+            self.timer.as_mut().reset(next);
+            // A client that has not read the last bytes needs no more of them.
+            if self.socket.pending() == 0 {
+                self.socket.send_text(frame::HEARTBEAT);
+                if let Poll::Ready(flushed) = self.socket.poll_flush(context) {
+                    flushed?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<W: WebSocket> Channel for FramedSocket<W> {
+    fn poll_receive(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, ChannelError>> {
+        if self.stage != Stage::Open {
+            return Poll::Ready(Ok(None));
+        }
+        self.poll_heartbeat(context)?;
+        loop {
+            if let Some(message) = self.inbox.pop_front() {
+                if self.inbox.is_empty() {
+                    self.inbox = VecDeque::new();
+                }
+                return Poll::Ready(Ok(Some(message)));
+            }
+            let payload = match self.socket.poll_receive(context) {
+                Poll::Ready(Ok(Some(payload))) => payload,
+                Poll::Ready(Err(ChannelError::TooLong { .. })) => {
+                    return Poll::Ready(Err(self.too_long()));
+                }
+                other => return other,
+            };
+            // An empty payload has no message, and is no fault.
+            if payload.is_empty() {
+                if self.socket.has_answer() {
+                    return Poll::Ready(Ok(Some(payload)));
+                }
+                continue;
+            }
+            match self.seam.read(&payload, self.max_message_size) {
+                Ok(messages) => self.inbox = messages.into(),
+                Err(Undecodable::TooLong { .. }) => {
+                    return Poll::Ready(Err(self.too_long()));
+                }
+                Err(fault) => {
+                    self.stage = Stage::Broken;
+                    let fault = ChannelError::Violation(fault.to_string().into());
+                    return Poll::Ready(Err(fault));
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, message: Payload<'_>) {
+        let mut quoted = String::new();
+        frame::quote(&mut quoted, &message.to_text());
+        self.socket.send_text(&frame::messages(&quoted));
+    }
+
+    fn pending(&self) -> usize {
+        self.socket.pending()
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ChannelError>> {
+        self.socket.poll_flush(context)
+    }
+
+    fn poll_close(&mut self, context: &mut Context<'_>, code: u16, reason: &str) -> Poll<()> {
+        match self.stage {
+            // A client that does not speak SockJS would not understand the frame.
+            Stage::Broken => return Poll::Ready(()),
+            Stage::Open => {
+                self.stage = Stage::Closing;
+                self.socket.send_text(&frame::close(code, reason));
+            }
+            Stage::Closing => {}
+        }
+        self.socket.poll_close(context, code, reason)
+    }
+
+    fn set_max_message_size(&mut self, size: usize) {
+        self.max_message_size = size;
+        self.socket.set_max_message_size(max_payload_size(size));
+    }
+
+    fn is_text_only(&self) -> bool {
+        true
+    }
+
+    fn was_heard(&mut self) -> bool {
+        self.socket.was_heard()
+    }
+
+    fn unfinished(&self) -> Unfinished {
+        let waiting = self.inbox.iter().map(Bytes::len);
+        let waiting = waiting.fold(0, usize::saturating_add);
+        self.socket.unfinished().and(Unfinished {
+            received: waiting,
+            most: waiting,
+        })
+    }
+
+    fn go_on(&mut self) {
+        self.socket.go_on();
+    }
+
+    /// The pings are the WebSocket's: no client answers a heart-beat of SockJS.
+    fn has_pings(&self) -> bool {
+        self.socket.has_pings()
+    }
+
+    fn ping(&mut self) {
+        self.socket.ping();
+    }
+
+    fn was_answered(&mut self) -> bool {
+        self.socket.was_answered()
+    }
+}

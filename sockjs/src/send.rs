@@ -1,0 +1,190 @@
+//! Messages from a client: a request's body, read within limits of size and time.
+
+use std::{future::poll_fn, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::{HeaderMap, StatusCode, body::Body, header};
+use percent_encoding::percent_decode_str;
+use thiserror::Error;
+use tokio::time::timeout;
+
+use crate::{
+    Budget, Claim, Refusal,
+    protocol::{frame::Undecodable, path::parameter},
+    session::SharedSession,
+};
+
+/// Why a request that sends is refused. Its client may be told the texts.
+#[derive(Debug, Error)]
+pub(crate) enum SendError {
+    #[error("More than {0} bytes.")]
+    TooLarge(usize),
+    #[error("It took too long.")]
+    TooSlow,
+    /// The client went, or does not speak HTTP.
+    #[error("The request broke off.")]
+    BrokenOff,
+    #[error(transparent)]
+    Undecodable(#[from] Undecodable),
+}
+
+impl SendError {
+    pub(crate) fn refusal(&self) -> Refusal {
+        let status = match self {
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::BrokenOff => StatusCode::BAD_REQUEST,
+            Self::Undecodable(Undecodable::TooLong { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            // The protocol's own choice.
+            Self::Undecodable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Refusal::new(status, self.to_string())
+    }
+}
+
+/// Whether a body is a form, and not the JSON itself.
+pub(crate) fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default();
+    kind.trim()
+        .eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}
+
+/// Hands the messages in a request's body to the session. `patience` bounds how long each part of
+/// the body may take; `received` counts bytes. A session that is over takes nothing: its client
+/// learns the reason where it receives.
+///
+/// # Errors
+/// [`SendError`].
+pub(crate) async fn send<B>(
+    session: &Arc<SharedSession>,
+    body: B,
+    is_form: bool,
+    patience: Duration,
+    received: fn(usize),
+) -> Result<(), SendError>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let Some(turn) = session.turn().await else {
+        return Ok(());
+    };
+    let most = session.max_request_size();
+    // In a form, the backslash of an escape is three bytes: `%5Cu0001`.
+    let most = if is_form {
+        most.saturating_add(most / 3)
+    } else {
+        most
+    };
+    let reading = Reading {
+        most,
+        patience,
+        received,
+        budget: session.budget(),
+    };
+    let (body, claim) = tokio::select! {
+        biased;
+        body = reading.read(body) => body?,
+        () = session.over() => return Ok(()),
+    };
+    if is_form {
+        let form = str::from_utf8(&body).map_err(|_| Undecodable::BrokenJson)?;
+        let value = parameter(form, &["d"]).ok_or(Undecodable::NoMessages)?;
+        let decoded = form_decoded(value);
+        drop(body);
+        turn.send(&decoded, claim).await?;
+    } else {
+        turn.send(&body, claim).await?;
+    }
+    Ok(())
+}
+
+/// How a body is read.
+struct Reading<'a> {
+    /// Its most bytes.
+    most: usize,
+    patience: Duration,
+    received: fn(usize),
+    budget: Option<&'a Arc<dyn Budget>>,
+}
+
+impl Reading<'_> {
+    /// Reads a body. From a size on, room for it is claimed before the rest is read.
+    async fn read<B>(&self, mut body: B) -> Result<(Vec<u8>, Option<Box<dyn Claim>>), SendError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let announced = body.size_hint().exact();
+        let announced = announced.and_then(|size| usize::try_from(size).ok());
+        let (mut read, mut claim) = (Vec::new(), None);
+        loop {
+            let part = timeout(self.patience, body.frame());
+            let part = match part.await.map_err(|_| SendError::TooSlow)? {
+                None => return Ok((read, claim)),
+                Some(part) => part.map_err(|_| SendError::BrokenOff)?,
+            };
+            let part: Bytes = part.into_data().unwrap_or_default();
+            let needed = read.len().saturating_add(part.len());
+            if needed > self.most {
+                return Err(SendError::TooLarge(self.most));
+            }
+            (self.received)(part.len());
+            if let Some(budget) = self.budget.filter(|budget| needed > budget.free()) {
+                let claim = claim.get_or_insert_with(|| Arc::clone(budget).claim());
+                self.grow(claim.as_mut(), needed, announced).await?;
+            }
+            read.extend_from_slice(&part);
+        }
+    }
+
+    /// Waits until the claim covers the bytes that are needed.
+    async fn grow(
+        &self,
+        claim: &mut dyn Claim,
+        needed: usize,
+        announced: Option<usize>,
+    ) -> Result<(), SendError> {
+        if needed <= claim.bytes() {
+            return Ok(());
+        }
+        // Many clients do not announce a length: then the claim grows with the bytes that come.
+        let size = announced.unwrap_or(needed.saturating_mul(2));
+        let size = size.clamp(needed, self.most.max(needed));
+        let missing = size.saturating_sub(claim.bytes());
+        let growing = poll_fn(|context| claim.poll_grow(missing, context));
+        let grown = timeout(self.patience, growing).await;
+        grown.map_err(|_| SendError::TooSlow)
+    }
+}
+
+/// A value of a form as the browser had it. Whoever reads it finds bytes that are not UTF-8.
+fn form_decoded(value: &str) -> Vec<u8> {
+    let value = value.replace('+', " ");
+    percent_decode_str(&value).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_are_told_by_their_type() {
+        let is_form = |kind: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
+            is_form(&headers)
+        };
+        assert!(is_form("application/x-www-form-urlencoded"));
+        assert!(is_form("Application/x-www-form-urlencoded; charset=UTF-8"));
+        assert!(!is_form("text/plain") && !is_form(""));
+        assert!(!super::is_form(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn values_of_forms_keep_their_bytes() {
+        assert_eq!(form_decoded("%5B%22x+y%2B%22%5D"), b"[\"x y+\"]");
+        assert_eq!(form_decoded("%ff"), b"\xff");
+    }
+}

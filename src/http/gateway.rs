@@ -1,0 +1,180 @@
+//! STOMP, as clients that come in by HTTP are served with it.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::{HeaderMap, StatusCode, header::HeaderValue, upgrade::Upgraded};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use sockjs_server::{
+    Application, Caller, Channel, Opening, Refusal, Seat, SharedSession, WebSocket,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::OwnedSemaphorePermit,
+};
+
+use super::{
+    patience::Patient,
+    upgrade::{Origins, SUBPROTOCOLS},
+};
+use crate::{
+    auth::{Carried, CarryError, Forwarding},
+    connection::{self, Peer},
+    listen::WebSocketLink,
+    node::{Guard, Services},
+};
+
+/// What clients are served by, and which of them may come in.
+pub struct Gateway {
+    /// What connections are served by.
+    pub services: Arc<Services>,
+    /// Which pages may connect.
+    pub origins: Origins,
+    /// Which parts of a request its login gets.
+    pub forwarding: Forwarding,
+}
+
+impl Application for Gateway {
+    type Caller = Client;
+    type Place = (Peer, Guard);
+
+    const PROTOCOLS: &'static [&'static str] = &SUBPROTOCOLS;
+
+    fn check(&self, headers: &HeaderMap, client: &Client) -> Result<(), Refusal> {
+        let is_ambient = self.forwarding.is_ambient() || client.certificate.is_some();
+        self.origins.check_loosely(headers, is_ambient)
+    }
+
+    fn check_web_socket(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        self.origins.check(headers)
+    }
+
+    fn admit(&self, opening: Opening<'_, Client>) -> Result<Self::Place, Refusal> {
+        let client = opening.caller;
+        let carried = self.forwarding.read(opening.headers, opening.query);
+        let carried = carried.map_err(not_carried)?;
+        let carried = Carried::with_certificate(carried, client.certificate.clone());
+        // Taken before the answer, so that a drain waits for this one too.
+        let Some(guard) = self.services.enter() else {
+            self.services.registry.log_turned_away(client.what);
+            return Err(Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "There are as many connections as this server takes.",
+            ));
+        };
+        let peer = Peer {
+            remote: client.remote,
+            transport: opening.transport,
+            carried,
+        };
+        Ok((peer, guard))
+    }
+
+    fn max_message_size(&self) -> usize {
+        let limits = &self.services.settings().limits;
+        limits.max_frame_size_unauthenticated
+    }
+
+    fn frame_ancestors(&self) -> Option<HeaderValue> {
+        self.origins.frame_ancestors()
+    }
+
+    fn serve<C: Channel>(&self, channel: C, (peer, guard): Self::Place) {
+        let services = Arc::clone(&self.services);
+        // A task of its own, which keeps nothing of how the client came in.
+        tokio::spawn(connection::serve(services, channel, peer, guard));
+    }
+}
+
+fn not_carried(error: CarryError) -> Refusal {
+    let status = match error {
+        CarryError::Unauthorized => StatusCode::UNAUTHORIZED,
+        CarryError::TooLong => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        CarryError::Twice(_) | CarryError::NotText(_) => StatusCode::BAD_REQUEST,
+    };
+    let refusal = Refusal::new(status, error.to_string());
+    if status == StatusCode::UNAUTHORIZED {
+        let basic = HeaderValue::from_static("Basic realm=\"STOMP\", charset=\"UTF-8\"");
+        return refusal.with_challenge(basic);
+    }
+    refusal
+}
+
+/// The client that makes a request, and where it came in.
+pub struct Client {
+    /// Its address.
+    pub remote: SocketAddr,
+    /// The user that its certificate names, if certificates are logins.
+    pub certificate: Option<Box<str>>,
+    /// What errors and log lines call the listener.
+    pub what: &'static str,
+    /// How long a client may keep others waiting.
+    pub timeout: Duration,
+    pub(super) place: Arc<HttpPlace>,
+}
+
+impl Caller for Client {
+    fn address(&self) -> IpAddr {
+        self.remote.ip()
+    }
+
+    fn identity(&self) -> Option<&str> {
+        self.certificate.as_deref()
+    }
+
+    fn patience(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The client's connection is now one of this session's, and leaves its place at the listener
+    /// to others, if the session has a seat for it.
+    fn joins(&self, session: &Arc<SharedSession>) {
+        if let Some(seat) = session.seat() {
+            *self.place.seat.lock() = Some(seat);
+            *self.place.listener.lock() = None;
+        }
+    }
+}
+
+/// What an HTTP connection counts as: one of its listener's, or one of a session's.
+pub(super) struct HttpPlace {
+    listener: Mutex<Option<OwnedSemaphorePermit>>,
+    seat: Mutex<Option<Seat>>,
+}
+
+impl HttpPlace {
+    pub(super) fn at_listener(permit: OwnedSemaphorePermit) -> Self {
+        Self {
+            listener: Mutex::new(Some(permit)),
+            seat: Mutex::new(None),
+        }
+    }
+
+    /// Whether its session is over: it counts as nobody's then, so its next answer is its last.
+    /// Otherwise a client could leave behind any number of them.
+    pub(super) fn is_left_over(&self) -> bool {
+        let seat = self.seat.lock();
+        self.listener.lock().is_none() && seat.as_ref().is_some_and(Seat::is_over)
+    }
+}
+
+/// On the listener's bare stream: hyper's buffers are not kept.
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> WebSocket for WebSocketLink<S> {
+    fn from_upgraded(upgraded: Upgraded, max_message_size: usize) -> Option<Self> {
+        let parts = upgraded.downcast::<TokioIo<Patient<S>>>().ok()?;
+        let stream = parts.io.into_inner().into_inner();
+        Some(Self::new(stream, parts.read_buf, max_message_size))
+    }
+
+    fn send_text(&mut self, text: &str) {
+        self.put_text(text);
+    }
+
+    fn has_answer(&self) -> bool {
+        self.is_answered()
+    }
+}
