@@ -134,7 +134,8 @@ impl Verifier {
                 while patterns.peek().is_some() {
                     let some: Vec<Arc<str>> =
                         patterns.by_ref().take(BATCH).map(Arc::from).collect();
-                    self.pace.turn(some.len() * each).await;
+                    let count = some.len().saturating_mul(each);
+                    self.pace.turn(count).await;
                     if self.host.health().is_err() {
                         break;
                     }
