@@ -212,6 +212,7 @@ impl Context {
             auto_prefetch: limits.auto_prefetch,
             max_unacked: limits.max_unacked,
             keys: limits.keys(),
+            presence: self.services.presence.is_some(),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! by many clients, and one client's bad `expiration` must not cost the others theirs.
 
 mod fields;
+pub(super) mod presence;
 mod properties;
 
 #[cfg(test)]
@@ -19,6 +20,7 @@ use crate::broker::{
     Argument, Consume, KeyLimits, Properties, Publish, QueueSpec, TooManyHashes,
     destination::{Destination, DestinationError},
 };
+use crate::presence::Status;
 use fields::Fields;
 
 impl From<DestinationError> for Problem {
@@ -52,6 +54,17 @@ pub struct Context<'a> {
     pub max_unacked: u16,
     /// What keys and patterns may be like.
     pub keys: KeyLimits,
+    /// Whether presence is on, and so `/presence` is a destination.
+    pub presence: bool,
+}
+
+/// What a SEND frame means.
+#[derive(Clone, Debug)]
+pub enum Sent {
+    /// How available the client is, to presence.
+    Status(Status),
+    /// A message to publish.
+    Message(Box<Sending>),
 }
 
 /// What a SEND frame asks of the broker.
@@ -67,7 +80,26 @@ pub struct Sending {
     pub temp_queue: Option<Box<str>>,
 }
 
-/// What a SEND frame to `destination` asks.
+/// What a SEND frame to `destination` means. Where presence is on, `/presence` is no exchange or
+/// queue: there a client says how available it is.
+///
+/// # Errors
+/// As [`publish`]; and [`Problem::MissingHeader`], [`Problem::InvalidHeader`]: no such status.
+pub fn send(
+    destination: &str,
+    headers: &Headers,
+    body: Bytes,
+    context: &Context<'_>,
+) -> Result<Sent, Problem> {
+    if context.presence && destination == presence::DESTINATION {
+        return presence::send(headers).map(Sent::Status);
+    }
+    let destination = Destination::parse(destination)?;
+    let sending = publish(&destination, headers, body, context)?;
+    Ok(Sent::Message(Box::new(sending)))
+}
+
+/// What a SEND frame to `destination` asks of the broker.
 ///
 /// Every header that neither is STOMP's own nor becomes a property becomes an AMQP header. The
 /// user's name goes with it as [`USER_HEADER`](crate::broker::USER_HEADER), whatever the client says there.
@@ -78,7 +110,7 @@ pub struct Sending {
 /// `user-id` than its own, or asks for replies to a queue that only RabbitMQ can make; and
 /// [`Problem::NotPublished`]: the headers together are larger than AMQP can carry, whatever each
 /// of them may take in STOMP.
-pub fn send(
+pub fn publish(
     destination: &Destination,
     headers: &Headers,
     body: Bytes,

@@ -11,7 +11,6 @@ mod login;
 pub mod mapping;
 mod online;
 mod permission;
-mod presence;
 mod rights;
 mod uploads;
 mod work;
@@ -44,6 +43,7 @@ pub use uploads::{FREE, Unfinished};
 use self::{
     context::Context,
     end::End,
+    mapping::Sent,
     uploads::Uploads,
     work::{Done, Handed, NotHanded, Route, Task, Work},
 };
@@ -338,21 +338,18 @@ impl<L: Link> Connection<L> {
         made: &mut Vec<(SubscriptionId, Box<str>)>,
     ) -> Result<Option<Task>, Problem> {
         match operation {
-            Operation::Publish(publish)
-                if self.context.services.presence.is_some()
-                    && *publish.destination == *presence::DESTINATION =>
-            {
-                Ok(Some(Task::Say(presence::send(&publish.headers)?)))
-            }
             Operation::Publish(publish) => {
                 let context = Arc::clone(&self.context);
                 let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
                 let mapping = context.mapping(identity);
-                let destination = Destination::parse(&publish.destination)?;
-                let mut sending =
-                    mapping::send(&destination, &publish.headers, publish.body, &mapping)?;
+                let (destination, headers) = (&publish.destination, &publish.headers);
+                let sent = mapping::send(destination, headers, publish.body, &mapping)?;
+                let mut sending = match sent {
+                    Sent::Status(status) => return Ok(Some(Task::Say(status))),
+                    Sent::Message(sending) => sending,
+                };
                 // A frame of a transaction has its receipt, and that of its COMMIT, to wait for.
-                let is_awaited = |name: &&str| publish.headers.get(name).is_some();
+                let is_awaited = |name: &&str| headers.get(name).is_some();
                 if ["receipt", "transaction"].iter().any(is_awaited) {
                     self.expect_echo(of, &sending.publish);
                 }
@@ -370,7 +367,7 @@ impl<L: Link> Connection<L> {
                         request.map(|request| (subscription, request))
                     }
                 };
-                Ok(Some(Task::Publish(Box::new(sending), replies)))
+                Ok(Some(Task::Publish(sending, replies)))
             }
             Operation::Settle(settle) => {
                 Ok(match self.route(settle.subscription) {

@@ -24,7 +24,6 @@ use super::{
     login,
     mapping::{self, Plan, Sending},
     permission::Permissions,
-    presence,
     rights::Right,
 };
 use crate::{
@@ -275,7 +274,7 @@ pub(super) async fn authenticate(
     }
     let mut device = None;
     if context.services.presence.is_some() {
-        match presence::connect(&connect.headers) {
+        match mapping::presence::connect(&connect.headers) {
             Ok((named, status)) => {
                 device = named;
                 context.say(status);

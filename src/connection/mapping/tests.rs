@@ -12,11 +12,12 @@ const CONTEXT: Context<'static> = Context {
         max_fast_words: 16,
         max_hashes: 2,
     },
+    presence: true,
 };
 
 fn sent(destination: &str, headers: &[(&str, &str)]) -> Result<Sending, Problem> {
     let headers: Headers = headers.iter().copied().collect();
-    send(
+    publish(
         &Destination::parse(destination)?,
         &headers,
         Bytes::new(),
@@ -141,7 +142,7 @@ fn nobody_sends_in_another_s_name() {
         impersonate: true,
         ..CONTEXT
     };
-    let sending = send(&destination, &Headers::default(), Bytes::new(), &context).unwrap();
+    let sending = publish(&destination, &Headers::default(), Bytes::new(), &context).unwrap();
     assert_eq!(sending.publish.properties.user_id.as_deref(), Some("alice"));
 }
 

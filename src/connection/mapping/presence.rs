@@ -13,7 +13,7 @@ pub(super) const DESTINATION: &str = "/presence";
 ///
 /// # Errors
 /// [`Problem::InvalidHeader`].
-pub(super) fn connect(headers: &Headers) -> Result<(Option<Box<Device>>, Status), Problem> {
+pub(crate) fn connect(headers: &Headers) -> Result<(Option<Box<Device>>, Status), Problem> {
     let of = |header, most, expected| match headers.get(header) {
         None | Some("") => Ok(None),
         Some(text) if text.len() <= most => Ok(Some(text.into())),
