@@ -2,9 +2,16 @@
 
 use std::fmt;
 
-use stomp_session::Problem;
+use stomp_session::{CloseCode, Problem};
 
 use super::link::LinkError;
+
+/// How a connection came to its end, and what the session wants its transport closed with.
+pub(super) struct Ended {
+    pub(super) end: End,
+    /// `None`: the session was not asked.
+    pub(super) code: Option<CloseCode>,
+}
 
 /// How a connection came to its end.
 pub(super) enum End {
@@ -18,6 +25,22 @@ pub(super) enum End {
     WriteTimeout,
     /// The client did not read, and the memory was needed that it took.
     Shed,
+}
+
+impl Ended {
+    /// What the transport is closed with.
+    pub(super) fn close_code(&self) -> CloseCode {
+        match self.end {
+            End::Link(Some(LinkError::Violation(_))) => CloseCode::Protocol,
+            End::Link(Some(LinkError::NotUtf8)) => CloseCode::NotUtf8,
+            _ => self.code.unwrap_or(CloseCode::Normal),
+        }
+    }
+
+    /// Whether the client can be told anything.
+    pub(super) fn may_be_told(&self) -> bool {
+        !matches!(self.end, End::WriteTimeout | End::Shed)
+    }
 }
 
 impl End {

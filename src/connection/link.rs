@@ -10,8 +10,11 @@ use bytes::Bytes;
 use stomp_session::CloseCode;
 use thiserror::Error;
 
-use super::uploads::Unfinished;
 use crate::node::Account;
+
+/// Bytes of an unfinished frame that each connection may have without a claim: what is read at a
+/// time.
+pub const FREE: usize = 16 * 1024;
 
 /// The way to one client and back. All calls come from one task.
 ///
@@ -33,7 +36,7 @@ pub trait Link: Send + Unpin + 'static {
     }
 
     /// What was received of a message that is not whole, or was not handed over yet. A link does
-    /// not take in more than [`FREE`](super::uploads::FREE) of it before [`Link::go_on`]: then
+    /// not take in more than [`FREE`] of it before [`Link::go_on`]: then
     /// [`Link::poll_receive`] is pending, and wakes nobody.
     fn unfinished(&self) -> Unfinished {
         Unfinished::default()
@@ -84,6 +87,32 @@ pub trait Link: Send + Unpin + 'static {
 
     /// The client may send frames of this size, in bytes, from now on.
     fn set_max_frame_size(&mut self, size: usize);
+}
+
+/// What was received of something that is not whole yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// In bytes.
+    pub received: usize,
+    /// What all of it may come to.
+    pub most: usize,
+}
+
+impl Unfinished {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            received: self.received.saturating_add(other.received),
+            most: self.most.saturating_add(other.most),
+        }
+    }
+
+    /// Whether it needs a claim.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.received >= FREE
+    }
 }
 
 /// One whole frame for a client, or a heart-beat, in two parts that follow each other: so that a

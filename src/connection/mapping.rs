@@ -17,7 +17,7 @@ use stomp_grammar::{Command, Headers};
 use stomp_session::{AckMode, Problem};
 
 use crate::broker::{
-    Argument, Consume, KeyLimits, Properties, Publish, QueueSpec, TooManyHashes,
+    Argument, BrokerError, Consume, KeyLimits, Properties, Publish, QueueSpec, TooManyHashes,
     destination::{Destination, DestinationError},
 };
 use crate::presence::Status;
@@ -28,6 +28,27 @@ impl From<DestinationError> for Problem {
         match error {
             DestinationError::Unknown(destination) => Self::UnknownDestination(destination),
             error => Self::InvalidDestination(error.to_string().into()),
+        }
+    }
+}
+
+/// What a client is told when the broker does not do what it asked.
+impl From<BrokerError> for Problem {
+    fn from(error: BrokerError) -> Self {
+        match error {
+            BrokerError::NotFound(text) => Self::NotFound(text),
+            BrokerError::AccessRefused(text) => Self::BrokerRefused(text),
+            BrokerError::ResourceLocked(text) => Self::ResourceLocked(text),
+            BrokerError::PreconditionFailed(text) | BrokerError::Unsupported(text) => {
+                Self::PreconditionFailed(text)
+            }
+            BrokerError::Cancelled(text) => Self::SubscriptionCancelled(text),
+            BrokerError::Unroutable | BrokerError::Nacked => {
+                Self::NotPublished(error.to_string().into())
+            }
+            BrokerError::Unavailable(_) | BrokerError::VhostRefused(_) => {
+                Self::BrokerUnavailable(error.to_string().into())
+            }
         }
     }
 }

@@ -14,14 +14,19 @@ mod wire;
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use stomp_grammar::{Command, Decoder};
 use tokio::time::{Instant, sleep, timeout};
 
 use self::{
     house::{CONTROL, House, Options},
     wire::{CONNECT, Client},
 };
-use super::*;
-use crate::node::{Limits, Registry, Settings, Stomp};
+use super::{goodbye::LAST_WORDS, uploads::Uploads, write::CONGESTED, *};
+use crate::{
+    broker::QueueSpec,
+    node::{Limits, Registry, Settings, Stomp},
+};
 
 /// Time enough for every task to get as far as it can.
 async fn settle() {

@@ -11,43 +11,14 @@ use bytes::Bytes;
 use stomp_grammar::Frame;
 use tokio::time::Instant;
 
-use super::context::Context;
+use super::{context::Context, link::Unfinished};
 use crate::node::{Account, Claim, Ticket};
 
-/// Bytes of an unfinished frame that each connection may have without a claim: what is read at a
-/// time.
-pub const FREE: usize = 16 * 1024;
 /// Frames from this size on are counted while they are under way. For smaller ones their number
 /// is bound enough.
 const COUNTED: usize = 4 * 1024;
 /// A frame holds more than its bytes: this much for each of its headers.
 const HEADER: usize = 8;
-
-/// What was received of something that is not whole yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unfinished {
-    /// In bytes.
-    pub received: usize,
-    /// What all of it may come to.
-    pub most: usize,
-}
-
-impl Unfinished {
-    /// Both together.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            received: self.received.saturating_add(other.received),
-            most: self.most.saturating_add(other.most),
-        }
-    }
-
-    /// Whether it needs a claim.
-    #[must_use]
-    pub fn is_large(&self) -> bool {
-        self.received >= FREE
-    }
-}
 
 /// The claims of a connection that are not in bodies. Most connections never make one.
 #[derive(Default)]

@@ -1,5 +1,7 @@
 //! What a client asks for, it gets.
 
+use std::collections::HashSet;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]

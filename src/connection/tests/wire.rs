@@ -45,7 +45,7 @@ struct State {
     was_answered: bool,
 }
 
-pub(super) struct FakeLink(Wire);
+pub(super) struct FakeLink(pub(super) Wire);
 
 impl Wire {
     pub(super) fn new() -> Self {

@@ -1,0 +1,86 @@
+//! The end of a connection: completes what the client asked for, tells it the last words, closes its
+//! transport, and logs why.
+
+use std::{future::poll_fn, time::Duration};
+
+use stomp_session::CloseCode;
+use tokio::{
+    task::yield_now,
+    time::{Instant, error::Elapsed, timeout},
+};
+
+use super::{Connection, end::End, link::Link};
+use crate::telemetry::{self, Ending};
+
+/// How long the last words to a client may take, and before them what it asked for and left.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(5);
+
+impl<L: Link> Connection<L> {
+    /// The last words, and the end.
+    pub(super) async fn finish(mut self) {
+        if !self.is_closing() {
+            // It may have sent and gone: what it asked for is done all the same.
+            let _ = timeout(LAST_WORDS, self.finish_operations()).await;
+        }
+        self.context.leave();
+        self.context.guard.mailbox().close();
+        let may_be_told = self.ended.as_ref().is_none_or(|ended| ended.may_be_told());
+        if may_be_told {
+            let _ = self.say_goodbye().await;
+        }
+        self.log_end();
+    }
+
+    async fn finish_operations(&mut self) {
+        loop {
+            self.act();
+            if self.is_closing() {
+                return;
+            }
+            if self.reader.ends_turn() {
+                yield_now().await;
+                continue;
+            }
+            match poll_fn(|task| self.operations.poll_last(task)).await {
+                Some(done) => self.handle_done(Instant::now(), done),
+                None => return,
+            }
+        }
+    }
+
+    /// Writes what is to be written, gives back what was not acknowledged, and closes the link.
+    async fn say_goodbye(&mut self) -> Result<(), Elapsed> {
+        let flushing = poll_fn(|task| self.link.poll_flush(task));
+        let is_flushed = timeout(LAST_WORDS, flushing).await?.is_ok();
+        if is_flushed {
+            let mailbox = self.context.guard.mailbox();
+            timeout(LAST_WORDS, self.operations.accept_last(mailbox)).await?;
+        }
+        // Others need not wait for what this client did not acknowledge until it has closed, too.
+        self.operations.close_subscriptions();
+        if is_flushed {
+            let ended = self.ended.as_ref();
+            let code = ended.map_or(CloseCode::Normal, |ended| ended.close_code());
+            let closing = poll_fn(|task| self.link.poll_close(task, code));
+            // A client that does not answer has had its time.
+            timeout(LAST_WORDS, closing).await?;
+        }
+        Ok(())
+    }
+
+    fn log_end(self) {
+        let running = self.context.services.started().elapsed();
+        let end = self.ended.map(|ended| ended.end);
+        let reason = end.as_ref().map(End::to_string);
+        let ending = Ending {
+            reason: reason.as_deref().unwrap_or_default(),
+            kind: end.as_ref().map_or("", End::kind),
+            duration: running.saturating_sub(Duration::from_nanos(self.opened)),
+            frames_in: self.reader.frames.into(),
+            frames_out: self.writer.frames.into(),
+            messages_in: self.reader.messages.into(),
+            messages_out: self.writer.messages.into(),
+        };
+        telemetry::connection_closed(&self.context.info(), &ending);
+    }
+}

@@ -1,0 +1,447 @@
+//! The operations under way: what the session asked for, from its begin to the answer; and what
+//! they leave behind: subscriptions, queues declared, and messages to accept at the broker.
+//!
+//! [`Operations::push`] takes what [`Session::poll_action`] asked for; [`Operations::begin`] starts
+//! what can be started; [`Operations::poll`] drives it; and what that brings goes to
+//! [`Operations::handle_done`], which tells the session. The write side says what it wrote.
+
+use std::{
+    collections::HashSet,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context as TaskContext, Poll},
+    time::Instant,
+};
+
+use futures_util::FutureExt;
+use stomp_session::{Action, Operation, OperationId, Problem, Publish, Session, SubscriptionId};
+
+use super::{
+    context::{Context, Identity},
+    mapping::{self, Sent},
+    perform,
+    route::{Route, Routes},
+    work::{Done, Handed, NotHanded, Task, Work},
+};
+use crate::{
+    auth::Carried,
+    broker::{Consume, QueueSpec, destination::Destination},
+    hub::{Mailbox, Parcel},
+    presence::Device,
+};
+
+/// Queues that a connection remembers to have declared.
+const MAX_REMEMBERED: usize = 1_000;
+
+/// What one client has under way.
+pub(super) struct Operations {
+    routes: Routes,
+    /// Queues that SEND frames had declared; few connections have any.
+    #[expect(
+        clippy::box_collection,
+        reason = "8 bytes in each connection instead of 48"
+    )]
+    declared: Option<Box<HashSet<Box<str>>>>,
+    /// `None` while nothing is under way.
+    work: Option<Box<Work>>,
+    /// Messages to accept at the broker once they are written, and it is known how: the last one
+    /// of each subscription.
+    written: Vec<(SubscriptionId, u64)>,
+    /// What the transport's opening brought for the login, until that begins.
+    carried: Option<Box<Carried>>,
+}
+
+/// Who a client turned out to be, and the device that it named.
+pub(super) type Admitted = (Identity, Option<Box<Device>>);
+
+/// Queues for replies that the tasks of one operation are to make.
+type Made = Vec<(SubscriptionId, Box<str>)>;
+
+impl Operations {
+    pub(super) fn new(carried: Option<Box<Carried>>) -> Self {
+        Self {
+            routes: Routes::default(),
+            declared: None,
+            work: None,
+            written: Vec::new(),
+            carried,
+        }
+    }
+
+    /// Takes an action that the session asks for; it waits until those before it are done.
+    pub(super) fn push(&mut self, action: Action) {
+        self.work.get_or_insert_default().push(action);
+    }
+
+    /// Forgets the operations from this one on of which the broker has not heard.
+    pub(super) fn abandon(&mut self, from: OperationId, context: &Context) {
+        if let Some(work) = &mut self.work {
+            work.abandon(from, context);
+        }
+    }
+
+    /// Forgets all operations of which the broker has not heard; the first of them.
+    pub(super) fn abandon_all(&mut self, context: &Context) -> Option<OperationId> {
+        self.work.as_mut()?.abandon_all(context)
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.work.is_none()
+    }
+
+    /// Begins what can be begun; `false` if the session was told that something cannot.
+    pub(super) fn begin(&mut self, session: &mut Session, context: &Arc<Context>) -> bool {
+        while let Some(action) = self.work.as_mut().and_then(|work| work.next()) {
+            if let Err((operation, problem)) = self.begin_one(action, session, context) {
+                let now = tokio::time::Instant::now().into_std();
+                session.handle_done(now, operation, Err(problem));
+                return false;
+            }
+        }
+        if self.work.as_ref().is_some_and(|work| work.is_empty()) {
+            self.work = None;
+        }
+        true
+    }
+
+    fn begin_one(
+        &mut self,
+        action: Action,
+        session: &mut Session,
+        context: &Arc<Context>,
+    ) -> Result<(), (OperationId, Problem)> {
+        let context = Arc::clone(context);
+        context.set_handing(false);
+        let operation = action.operation();
+        let future = match action {
+            Action::Authenticate(connect) => {
+                perform::authenticate(context, connect, self.carried.take()).boxed()
+            }
+            Action::Subscribe(operation, subscribe) => {
+                perform::subscribe(context, operation, subscribe).boxed()
+            }
+            Action::Unsubscribe(operation, unsubscribe) => {
+                let route = self.take_route(unsubscribe.subscription, &context);
+                perform::unsubscribe(context, operation, unsubscribe, route).boxed()
+            }
+            Action::Perform(operation, operations) => {
+                let mut made = Made::new();
+                let tasks: Result<Vec<_>, _> = operations
+                    .into_iter()
+                    .filter_map(|task| {
+                        self.task(operation, task, &mut made, session, &context)
+                            .transpose()
+                    })
+                    .collect();
+                let tasks = tasks.map_err(|problem| (operation, problem))?;
+                perform::perform(context, operation, tasks).boxed()
+            }
+            // The loop does the others itself; and what a later session may ask for is not known
+            // here.
+            _ => return Ok(()),
+        };
+        self.work.get_or_insert_default().begin(operation, future);
+        Ok(())
+    }
+
+    /// Gathers what is needed to do one thing of an operation; `None`: there is nothing to do.
+    /// `made` are the queues for replies that things before it will make.
+    fn task(
+        &mut self,
+        of: OperationId,
+        operation: Operation,
+        made: &mut Made,
+        session: &mut Session,
+        context: &Context,
+    ) -> Result<Option<Task>, Problem> {
+        match operation {
+            Operation::Publish(publish) => {
+                self.sending(of, publish, made, session, context).map(Some)
+            }
+            Operation::Settle(settle) => Ok(match self.routes.find(settle.subscription) {
+                Some(Route::Dedicated(route)) => {
+                    Some(Task::Settle(Arc::clone(route.consumer()), settle))
+                }
+                // Unsubscribed meanwhile: what was unsettled is requeued.
+                _ => None,
+            }),
+            // What a later session may ask for is not known here.
+            _ => Ok(None),
+        }
+    }
+
+    fn sending(
+        &mut self,
+        of: OperationId,
+        publish: Publish,
+        made: &mut Made,
+        session: &mut Session,
+        context: &Context,
+    ) -> Result<Task, Problem> {
+        let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
+        let mapping = context.mapping(identity);
+        let Publish {
+            destination,
+            headers,
+            body,
+            ..
+        } = publish;
+        let mut sending = match mapping::send(&destination, &headers, body, &mapping)? {
+            Sent::Status(status) => return Ok(Task::Say(status)),
+            Sent::Message(sending) => sending,
+        };
+        // A frame of a transaction has its receipt, and that of its COMMIT, to wait for.
+        let is_awaited = |name: &&str| headers.get(name).is_some();
+        if ["receipt", "transaction"].iter().any(is_awaited) {
+            self.expect_echo(of, &sending.publish);
+        }
+        let declared = self.declared.as_ref();
+        let is_declared =
+            |queue: &QueueSpec| declared.is_some_and(|names| names.contains(&queue.name));
+        sending.declare = sending.declare.filter(|queue| !is_declared(queue));
+        let replies = match sending.temp_queue.take() {
+            None => None,
+            Some(name) => {
+                let name = Destination::TempQueue(name).to_string();
+                let subscription = session.open_replies(&name)?;
+                let (queue, request) = self.reply_queue(subscription, made, &mapping);
+                sending.publish.properties.reply_to = Some(queue);
+                request.map(|request| (subscription, request))
+            }
+        };
+        Ok(Task::Publish(sending, replies))
+    }
+
+    /// The message will come back, if the client is subscribed to its key on a feed.
+    fn expect_echo(&mut self, operation: OperationId, publish: &crate::broker::Publish) {
+        let awaited = self.routes.hearing(&publish.exchange, &publish.routing_key);
+        if !awaited.is_empty() {
+            let work = self.work.get_or_insert_default();
+            work.echoes.expect(operation, publish, awaited);
+        }
+    }
+
+    /// The queue for replies, and what to consume if it is not there yet.
+    fn reply_queue(
+        &self,
+        subscription: SubscriptionId,
+        made: &mut Made,
+        mapping: &mapping::Context<'_>,
+    ) -> (Box<str>, Option<Consume>) {
+        if let Some(Route::Dedicated(route)) = self.routes.find(subscription) {
+            return (route.queue().into(), None);
+        }
+        if let Some((_, queue)) = made.iter().find(|(id, _)| *id == subscription) {
+            return (queue.clone(), None);
+        }
+        let request = mapping::temp_queue(rand::random(), mapping);
+        made.push((subscription, request.queue.name.clone()));
+        (request.queue.name.clone(), Some(request))
+    }
+
+    fn take_route(&mut self, subscription: SubscriptionId, context: &Context) -> Option<Route> {
+        let route = self.routes.take(subscription)?;
+        if let Some(rights) = context.rights() {
+            rights.forget(subscription);
+        }
+        if let Some(work) = &mut self.work {
+            work.echoes.unsubscribed(subscription);
+        }
+        Some(route)
+    }
+
+    /// Goes on with settlements; whether one was done. Before [`Operations::poll`], which may end
+    /// the consumer that they are about.
+    pub(super) fn poll_settlements(&mut self, task: &mut TaskContext<'_>) -> bool {
+        self.work
+            .as_mut()
+            .is_some_and(|work| work.poll_accepting(task))
+    }
+
+    /// Goes on with all else, for [`Operations::handle_done`].
+    pub(super) fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<Done> {
+        match &mut self.work {
+            Some(work) => work.poll(task),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Goes on with everything; `None` when nothing is under way any more.
+    pub(super) fn poll_last(&mut self, task: &mut TaskContext<'_>) -> Poll<Option<Done>> {
+        let Some(work) = &mut self.work else {
+            return Poll::Ready(None);
+        };
+        work.poll_accepting(task);
+        if work.is_empty() {
+            self.work = None;
+            return Poll::Ready(None);
+        }
+        work.poll(task).map(Some)
+    }
+
+    /// Takes what became of an action, and tells the session. `all_written`: nothing waits to be
+    /// written. Returns the identity of a client that may log in, which the loop tells the session
+    /// when everything is ready for it.
+    pub(super) fn handle_done(
+        &mut self,
+        now: Instant,
+        done: Done,
+        session: &mut Session,
+        context: &Context,
+        all_written: bool,
+    ) -> Option<Admitted> {
+        match done {
+            Done::Authenticated(Ok(admitted)) => return Some(admitted),
+            Done::Authenticated(Err(problem)) => session.handle_authenticated(now, Err(problem)),
+            Done::Subscribed(operation, subscription, outcome) => {
+                let outcome = outcome.map(|route| self.routes.push(subscription, route));
+                session.handle_done(now, operation, outcome);
+                self.accept_early(context, all_written);
+            }
+            Done::Handed(operation, Err(NotHanded { problem, replies })) => {
+                for subscription in replies {
+                    session.close_replies(subscription);
+                }
+                self.forget_echoes(operation);
+                session.handle_done(now, operation, Err(problem));
+            }
+            Done::Handed(operation, Ok(handed)) => {
+                let Handed {
+                    confirms,
+                    declared,
+                    replies,
+                } = handed;
+                for (subscription, route) in replies {
+                    self.routes.push(subscription, route);
+                }
+                self.accept_early(context, all_written);
+                self.remember(declared);
+                if confirms.is_empty() {
+                    session.handle_done(now, operation, Ok(()));
+                } else {
+                    let work = self.work.get_or_insert_default();
+                    work.confirm(operation, confirms);
+                }
+            }
+            Done::Operation(operation, outcome) => {
+                self.forget_echoes(operation);
+                session.handle_done(now, operation, outcome);
+            }
+            Done::Groups(groups, device) => context.join(groups, device),
+        }
+        None
+    }
+
+    /// Finds out which groups the user is in, beside all else: a hook that is slow to say so
+    /// delays nobody.
+    pub(super) fn find_groups(&mut self, context: &Arc<Context>, device: Option<Box<Device>>) {
+        let groups = perform::groups(Arc::clone(context), device);
+        self.work.get_or_insert_default().beside(groups.boxed());
+    }
+
+    fn forget_echoes(&mut self, operation: OperationId) {
+        if let Some(work) = &mut self.work {
+            work.echoes.forget(operation);
+        }
+    }
+
+    fn remember(&mut self, declared: Vec<Box<str>>) {
+        if declared.is_empty() {
+            return;
+        }
+        let names = self.declared.get_or_insert_default();
+        if names.len() >= MAX_REMEMBERED {
+            names.clear();
+        }
+        names.extend(declared);
+    }
+
+    /// A message is about to be written: it may be one that the client sent to itself.
+    pub(super) fn heard(&mut self, parcel: &Parcel) {
+        if let Some(work) = &mut self.work {
+            work.echoes.heard(parcel.subscription, &parcel.message);
+        }
+    }
+
+    /// The message is to be accepted at the broker when it is written, if its client does not
+    /// acknowledge by itself.
+    pub(super) fn will_accept(&mut self, parcel: &Parcel) {
+        let mut known = self.written.iter_mut().rev();
+        match known.find(|(id, _)| *id == parcel.subscription) {
+            Some((_, last)) => *last = parcel.tag,
+            None => self.written.push((parcel.subscription, parcel.tag)),
+        }
+    }
+
+    /// All is written: accepts at the broker what an `ack:auto` client has been sent.
+    pub(super) fn accept_written(&mut self, mailbox: &Arc<Mailbox>) {
+        // A subscription's first messages can come before the broker's word that it is open.
+        let may_open = self.work.is_some();
+        for (subscription, tag) in std::mem::take(&mut self.written) {
+            match self.routes.find(subscription) {
+                Some(Route::Dedicated(route)) if route.is_auto => {
+                    let work = self.work.get_or_insert_default();
+                    work.accept(mailbox, subscription, route, tag);
+                }
+                None if may_open => self.written.push((subscription, tag)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Has the broker send messages again for which there was no room.
+    pub(super) fn ask_again(
+        &mut self,
+        messages: Vec<(SubscriptionId, u64)>,
+        mailbox: &Arc<Mailbox>,
+    ) {
+        mailbox.watch();
+        for (subscription, tag) in messages {
+            match (self.routes.find(subscription), &mut self.work) {
+                (Some(Route::Dedicated(route)), work) => {
+                    work.get_or_insert_default().ask_again(route, tag);
+                }
+                // It may be about to open. If it is over, all of it was requeued.
+                (None, Some(work)) => work.ask_later(subscription, tag),
+                _ => {}
+            }
+        }
+    }
+
+    /// Settles what came before it was known how.
+    fn accept_early(&mut self, context: &Context, all_written: bool) {
+        let mailbox = context.guard.mailbox();
+        if let Some(work) = &mut self.work {
+            let again = work.take_asked_later();
+            if !again.is_empty() {
+                self.ask_again(again, mailbox);
+            }
+        }
+        if !self.written.is_empty() && all_written {
+            self.accept_written(mailbox);
+        }
+    }
+
+    /// Gives up what is under way, save settlements: waits for the broker to have heard of those.
+    pub(super) async fn accept_last(&mut self, mailbox: &Arc<Mailbox>) {
+        self.accept_written(mailbox);
+        let Some(mut work) = self.work.take() else {
+            return;
+        };
+        let accepting = poll_fn(|task| {
+            work.poll_accepting(task);
+            if work.is_accepting() {
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        });
+        accepting.await;
+    }
+
+    /// Ends all subscriptions, which gives back what was not acknowledged.
+    pub(super) fn close_subscriptions(&mut self) {
+        self.routes.clear();
+    }
+}

@@ -1,0 +1,249 @@
+//! One action that the session asks for, from the hook's permissions to the broker's answer.
+//!
+//! Each function is a future that owns what it needs, so it goes on beside the connection's loop.
+
+use std::sync::Arc;
+
+use stomp_session::{
+    Connect, OperationId, Problem, Settle, Subscribe, SubscriptionId, Unsubscribe,
+};
+
+use super::{
+    admission,
+    context::{Context, Identity},
+    login,
+    mapping::{self, Plan},
+    permission::Permissions,
+    rights::Right,
+    route::{Dedicated, Route},
+    work::{Done, Handed, NotHanded, Task},
+};
+use crate::{
+    auth::Carried,
+    broker::{Consume, destination::Destination},
+    hub::DedicatedSink,
+    presence::Device,
+    telemetry,
+};
+
+/// Finds out who a client is, and whether it may enter the virtual host.
+pub(super) async fn authenticate(
+    context: Arc<Context>,
+    connect: Box<Connect>,
+    carried: Option<Box<Carried>>,
+) -> Done {
+    if context.services.memory.is_short() {
+        telemetry::login_refused(&context.info(), "the node is short of memory");
+        return Done::Authenticated(Err(Problem::Overloaded));
+    }
+    let mut device = None;
+    if context.services.presence.is_some() {
+        match mapping::presence::connect(&connect.headers) {
+            Ok((named, status)) => {
+                device = named;
+                context.say(status);
+            }
+            Err(problem) => return Done::Authenticated(Err(problem)),
+        }
+    }
+    let identity = match login::login(&context, &connect, carried).await {
+        Ok(identity) => identity,
+        Err(problem) => return Done::Authenticated(Err(problem)),
+    };
+    let admitted = admission::admit(&context, &identity, device.clone()).await;
+    Done::Authenticated(admitted.map(|()| (identity, device)))
+}
+
+/// Finds out which groups the user is in. A hook that is at fault has said so in the log: its
+/// users are here all the same.
+pub(super) async fn groups(context: Arc<Context>, device: Option<Box<Device>>) -> Done {
+    let groups = match context.identity() {
+        Some(identity) => context.services.auth.groups(&identity.user).await,
+        None => Ok(Vec::new()),
+    };
+    Done::Groups(groups.unwrap_or_default(), device)
+}
+
+/// Opens a subscription.
+pub(super) async fn subscribe(
+    context: Arc<Context>,
+    operation: OperationId,
+    subscribe: Box<Subscribe>,
+) -> Done {
+    let subscription = subscribe.subscription;
+    Done::Subscribed(operation, subscription, open(&context, &subscribe).await)
+}
+
+async fn open(context: &Context, subscribe: &Subscribe) -> Result<Route, Problem> {
+    let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
+    let destination = Destination::parse(&subscribe.destination)?;
+    let mapping = context.mapping(identity);
+    let (ack, headers, unique) = (subscribe.ack, &subscribe.headers, rand::random());
+    let mut plan = mapping::subscribe(&destination, ack, headers, unique, &mapping)?;
+    if let Plan::Shared { exchange, pattern } = &plan {
+        Permissions::new(context, identity)
+            .listen(exchange, pattern)
+            .await?;
+        let right = || Right::Listen(exchange.clone(), pattern.clone());
+        let mailbox = context.guard.mailbox();
+        let shared = identity
+            .vhost
+            .subscribe(exchange, pattern, mailbox, subscribe.subscription)
+            .await;
+        if let Some(shared) = shared? {
+            context.note_right(subscribe.subscription, right);
+            return Ok(Route::Shared(shared));
+        }
+        plan = Plan::Dedicated(mapping::dedicated(
+            &destination,
+            ack,
+            headers,
+            unique,
+            &mapping,
+        )?);
+    }
+    match plan {
+        Plan::Dedicated(request) => {
+            Permissions::new(context, identity)
+                .consume(&request)
+                .await?;
+            let right = Right::Consume(Box::new(request.clone()));
+            let is_auto = ack == stomp_session::AckMode::Auto;
+            let route =
+                consume(context, identity, subscribe.subscription, request, is_auto).await?;
+            context.note_right(subscribe.subscription, || right);
+            Ok(route)
+        }
+        Plan::Shared { .. } => Err(Problem::BrokerUnavailable("no plan".into())),
+    }
+}
+
+async fn consume(
+    context: &Context,
+    identity: &Identity,
+    subscription: SubscriptionId,
+    request: Consume,
+    is_auto: bool,
+) -> Result<Route, Problem> {
+    let mailbox = Arc::clone(context.guard.mailbox());
+    let sink = Arc::new(DedicatedSink::new(mailbox, subscription));
+    let consuming = identity.vhost.host().consume(request.clone(), sink);
+    let consumer = consuming.await?;
+    let route = Dedicated::new(consumer, request, is_auto);
+    Ok(Route::Dedicated(Box::new(route)))
+}
+
+/// Ends a subscription.
+pub(super) async fn unsubscribe(
+    context: Arc<Context>,
+    operation: OperationId,
+    unsubscribe: Box<Unsubscribe>,
+    route: Option<Route>,
+) -> Done {
+    let Some(Route::Dedicated(route)) = route else {
+        return Done::Operation(operation, Ok(()));
+    };
+    Done::Operation(operation, end(&context, &unsubscribe, &route).await)
+}
+
+async fn end(
+    context: &Context,
+    unsubscribe: &Unsubscribe,
+    route: &Dedicated,
+) -> Result<(), Problem> {
+    let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
+    let deletes = mapping::unsubscribe_deletes_queue(route.request(), &unsubscribe.headers)?;
+    let queue = route.queue();
+    if deletes {
+        Permissions::new(context, identity).delete(queue).await?;
+    }
+    context.set_handing(true);
+    route.consumer().cancel().await?;
+    if deletes {
+        identity.vhost.host().delete_queue(queue).await?;
+    }
+    Ok(())
+}
+
+/// Does the tasks of one operation: first every permission is asked for, so that nothing is done
+/// if one is refused; then queues are declared, and messages published and settled, in order.
+pub(super) async fn perform(
+    context: Arc<Context>,
+    operation: OperationId,
+    tasks: Vec<Task>,
+) -> Done {
+    let replies = tasks.iter().filter_map(|task| match task {
+        Task::Publish(_, Some((subscription, _))) => Some(*subscription),
+        Task::Publish(_, None) | Task::Settle(..) | Task::Say(_) => None,
+    });
+    let replies = replies.collect();
+    let handed = hand_over(&context, tasks).await;
+    Done::Handed(
+        operation,
+        handed.map_err(|problem| NotHanded { problem, replies }),
+    )
+}
+
+async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Problem> {
+    let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
+    let permissions = Permissions::new(context, identity);
+    for task in &tasks {
+        let Task::Publish(sending, replies) = task else {
+            continue;
+        };
+        // In the order in which the plug-in needs them, so that its words are the same.
+        if let Some(queue) = &sending.declare {
+            permissions.declare(queue).await?;
+        }
+        permissions.publish(&sending.publish).await?;
+        if let Some((_, request)) = replies {
+            permissions.consume(request).await?;
+        }
+    }
+    let memory = &context.services.memory;
+    if memory.is_short() && tasks.iter().any(|task| matches!(task, Task::Publish(..))) {
+        let patience = context.settings().operation_timeout;
+        let waited = tokio::time::timeout(patience, memory.enough()).await;
+        waited.map_err(|_| Problem::Overloaded)?;
+    }
+    context.set_handing(true);
+    let host = identity.vhost.host();
+    let mut handed = Handed {
+        confirms: Vec::new(),
+        declared: Vec::new(),
+        replies: Vec::new(),
+    };
+    for task in tasks {
+        match task {
+            Task::Publish(mut sending, replies) => {
+                if let Some((subscription, request)) = replies {
+                    let route = consume(context, identity, subscription, request, true).await?;
+                    handed.replies.push((subscription, route));
+                }
+                let queue = sending.declare.take();
+                if let Some(queue) = queue.filter(|queue| !handed.declared.contains(&queue.name)) {
+                    host.declare_queue(&queue).await?;
+                    handed.declared.push(queue.name);
+                }
+                sending.publish.lane = context.guard.number();
+                let confirm = identity.vhost.publish(sending.publish).await?;
+                handed.confirms.push(confirm);
+            }
+            Task::Say(status) => context.say(status),
+            Task::Settle(
+                consumer,
+                Settle {
+                    subscription,
+                    tag,
+                    multiple,
+                    verdict,
+                },
+            ) => {
+                let mailbox = context.guard.mailbox();
+                let settling = mailbox.settle(subscription, &*consumer, (tag, multiple), verdict);
+                settling.await?;
+            }
+        }
+    }
+    Ok(handed)
+}

@@ -1,0 +1,149 @@
+//! The read side: bytes from the link, room for what is large among them, and whole frames for the
+//! session.
+
+use std::task::{Context as TaskContext, Poll, ready};
+
+use bytes::Bytes;
+use stomp_grammar::{Command, Decoder, Limits as DecoderLimits};
+use stomp_session::Session;
+use tokio::time::{Duration, Instant};
+
+use super::{
+    context::Context,
+    link::{Link, LinkError, Unfinished},
+    uploads::Uploads,
+};
+
+/// Frames that are decoded before it is the turn of others: one read can bring hundreds, and those
+/// that need nothing but the session are done at once.
+const FRAMES_A_TURN: u8 = 16;
+
+/// What a connection reads.
+pub(super) struct Reader {
+    decoder: Decoder,
+    /// Received and not decoded yet.
+    input: Bytes,
+    uploads: Uploads,
+    /// How many bytes were received with `input`.
+    whole: u32,
+    /// Frames read.
+    pub(super) frames: u32,
+    /// SEND frames among them.
+    pub(super) messages: u32,
+    /// Frames decoded since others had their turn.
+    turn: u8,
+}
+
+impl Reader {
+    pub(super) fn new(limits: DecoderLimits) -> Self {
+        Self {
+            decoder: Decoder::new(limits),
+            input: Bytes::new(),
+            uploads: Uploads::default(),
+            whole: 0,
+            frames: 0,
+            messages: 0,
+            turn: 0,
+        }
+    }
+
+    /// What frames may be like from now on.
+    pub(super) fn set_limits(&mut self, limits: DecoderLimits) {
+        self.decoder.set_limits(limits);
+    }
+
+    /// These bytes came; all that came before is decoded.
+    pub(super) fn receive(&mut self, bytes: Bytes) {
+        self.whole = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.input = bytes;
+    }
+
+    /// Whether all that came is decoded, as far as it makes whole frames.
+    pub(super) fn is_empty(&self) -> bool {
+        self.input.is_empty()
+    }
+
+    /// Hands the session its next frame; `false` if there is none, or it must wait.
+    pub(super) fn decode(&mut self, session: &mut Session, context: &Context) -> bool {
+        if self.input.is_empty() || !session.wants_frame() || self.turn >= FRAMES_A_TURN {
+            return false;
+        }
+        self.turn = self.turn.saturating_add(1);
+        let now = Instant::now().into_std();
+        match self.decoder.decode(&mut self.input) {
+            Ok(Some(mut frame)) => {
+                self.uploads.count(&mut frame, self.whole as usize, context);
+                if self.input.is_empty() {
+                    // An empty rest holds on to all that was read with it.
+                    self.input = Bytes::new();
+                }
+                self.frames = self.frames.wrapping_add(1);
+                if frame.command == Command::Send {
+                    self.messages = self.messages.wrapping_add(1);
+                }
+                session.handle_frame(now, frame);
+                self.decoder.set_version(session.version());
+                true
+            }
+            Ok(None) => {
+                // Nothing of a read buffer is held on to.
+                self.input = Bytes::new();
+                false
+            }
+            Err(error) => {
+                session.handle_decode_error(now, error);
+                self.input = Bytes::new();
+                true
+            }
+        }
+    }
+
+    /// Whether it is the turn of others now: enough frames were decoded. Then the next ones may be.
+    pub(super) fn ends_turn(&mut self) -> bool {
+        let is_over = self.turn >= FRAMES_A_TURN;
+        if is_over {
+            self.turn = 0;
+        }
+        is_over
+    }
+
+    /// Reads the link, as far as there is room for what is not whole yet. `is_idle`: nothing that
+    /// the client asked for is under way.
+    pub(super) fn poll<L: Link>(
+        &mut self,
+        link: &mut L,
+        is_idle: bool,
+        context: &Context,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Result<Option<Bytes>, LinkError>> {
+        loop {
+            let (received, most) = self.decoder.unfinished();
+            let unfinished = link.unfinished().and(Unfinished { received, most });
+            ready!(self.uploads.poll_room(unfinished, is_idle, context, task));
+            if unfinished.is_large() {
+                link.go_on();
+                return link.poll_receive(task);
+            }
+            let received = link.poll_receive(task);
+            // It may have come as far as it may without asking.
+            if received.is_ready() || !link.unfinished().is_large() {
+                return received;
+            }
+        }
+    }
+
+    /// Whether the client is not read, for there is no room for what it sends.
+    pub(super) fn waits_for_room(&self) -> bool {
+        self.uploads.waits()
+    }
+
+    /// When [`Reader::is_overdue`] is to be asked.
+    pub(super) fn deadline(&self, patience: Duration) -> Option<Instant> {
+        self.uploads.deadline(patience)
+    }
+
+    /// Whether the client has waited for room for too long, or kept it from others.
+    pub(super) fn is_overdue(&mut self, now: Instant, patience: Duration) -> bool {
+        self.uploads.is_overdue(now, patience)
+    }
+}

@@ -1,0 +1,91 @@
+//! How the subscriptions of a connection are served.
+
+use std::sync::Arc;
+
+use stomp_session::SubscriptionId;
+
+use crate::{
+    broker::{Consume, Consumer},
+    hub::SharedSubscription,
+    telemetry::DedicatedSubscriptionCounted,
+};
+
+/// How a subscription of this connection is served.
+pub(super) enum Route {
+    /// By a feed; ends when it is dropped.
+    Shared(SharedSubscription),
+    /// By a consumer of its own.
+    Dedicated(Box<Dedicated>),
+}
+
+/// A dedicated subscription.
+pub(super) struct Dedicated {
+    consumer: Arc<dyn Consumer>,
+    request: Consume,
+    /// Whether messages are settled when they are written, rather than by the client.
+    pub(super) is_auto: bool,
+    _counted: DedicatedSubscriptionCounted,
+}
+
+impl Dedicated {
+    pub(super) fn new(consumer: Arc<dyn Consumer>, request: Consume, is_auto: bool) -> Self {
+        Self {
+            consumer,
+            request,
+            is_auto,
+            _counted: DedicatedSubscriptionCounted::begin(),
+        }
+    }
+
+    pub(super) fn consumer(&self) -> &Arc<dyn Consumer> {
+        &self.consumer
+    }
+
+    /// What the broker was asked for.
+    pub(super) fn request(&self) -> &Consume {
+        &self.request
+    }
+
+    pub(super) fn queue(&self) -> &str {
+        &self.request.queue.name
+    }
+}
+
+/// The subscriptions of a connection. Few, so they are looked for one by one.
+#[derive(Default)]
+pub(super) struct Routes(Vec<(SubscriptionId, Route)>);
+
+impl Routes {
+    pub(super) fn find(&self, subscription: SubscriptionId) -> Option<&Route> {
+        let found = self.0.iter().find(|(id, _)| *id == subscription);
+        found.map(|(_, route)| route)
+    }
+
+    pub(super) fn push(&mut self, subscription: SubscriptionId, route: Route) {
+        self.0.reserve_exact(1);
+        self.0.push((subscription, route));
+    }
+
+    pub(super) fn take(&mut self, subscription: SubscriptionId) -> Option<Route> {
+        let index = self.0.iter().position(|(id, _)| *id == subscription)?;
+        let (_, route) = self.0.swap_remove(index);
+        self.0.shrink_to_fit();
+        Some(route)
+    }
+
+    /// The subscriptions by which a message comes back that is published so: those to its key on a
+    /// feed.
+    pub(super) fn hearing(&self, exchange: &str, key: &str) -> Vec<SubscriptionId> {
+        let hears = |route: &Route| match route {
+            Route::Shared(shared) => shared.hears(exchange, key),
+            Route::Dedicated(_) => false,
+        };
+        let routes = self.0.iter().filter(|(_, route)| hears(route));
+        routes.map(|(id, _)| *id).collect()
+    }
+
+    /// Ends all of them.
+    pub(super) fn clear(&mut self) {
+        self.0 = Vec::new();
+    }
+}

@@ -1,0 +1,192 @@
+//! The write side: messages out of the mailbox, frames into the link, and a flush for all of them.
+
+use std::task::{Context as TaskContext, Poll};
+
+use stomp_session::{Delivered, Delivery, Problem, Session};
+use tokio::time::{Duration, Instant};
+
+use super::{
+    context::Context,
+    link::{Link, LinkError, Outbound},
+    operations::Operations,
+};
+use crate::hub::{Item, Parcel};
+
+/// Bytes on their way to a client above which nothing more is made for it: neither answers to
+/// frames nor messages.
+pub(super) const CONGESTED: usize = 64 * 1024;
+/// Messages taken from the mailbox before they are flushed.
+const BATCH: usize = 64;
+/// Room for the head of a MESSAGE that is not shared: `subscription`, `message-id` and `ack`.
+const LONG_HEAD: usize = 224;
+
+/// What a connection writes.
+#[derive(Default)]
+pub(super) struct Writer {
+    /// Since when the link does not take what is to be written.
+    blocked_since: Option<Instant>,
+    /// Frames written; heart-beats are none.
+    pub(super) frames: u32,
+    /// Messages among them.
+    pub(super) messages: u32,
+}
+
+/// Why nothing more is written.
+pub(super) enum Stop {
+    /// The session is to end with an ERROR.
+    Problem(Problem),
+    /// The link broke.
+    Broken(LinkError),
+    /// The memory is needed that waits to be written, and the client does not read.
+    Cut,
+}
+
+/// Whether so much waits to be written that nothing more is made for the client.
+pub(super) fn is_congested(link: &impl Link) -> bool {
+    link.pending() >= CONGESTED
+}
+
+impl Writer {
+    /// Takes a frame of the session's own, or a heart-beat.
+    pub(super) fn send(&mut self, link: &mut impl Link, frame: &[u8]) {
+        if frame.len() > 1 {
+            self.frames = self.frames.wrapping_add(1);
+        }
+        link.send(Outbound::whole(frame));
+    }
+
+    /// Takes some messages out of the mailbox, and flushes the link once for all of them. Ready if
+    /// there is more to do that nobody wakes this task for: `Connection::poll` has the rules.
+    pub(super) fn poll<L: Link>(
+        &mut self,
+        link: &mut L,
+        session: &mut Session,
+        operations: &mut Operations,
+        context: &Context,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Result<(), Stop>> {
+        let mailbox = context.guard.mailbox();
+        let mut is_empty = false;
+        let mut head = Vec::new();
+        for _ in 0..BATCH {
+            if is_congested(link) {
+                break;
+            }
+            match mailbox.poll_take(task) {
+                Poll::Ready(Item::Parcel(parcel)) => {
+                    let delivered =
+                        self.deliver(&parcel, &mut head, link, session, operations, context);
+                    if let Err(problem) = delivered {
+                        return Poll::Ready(Err(Stop::Problem(problem)));
+                    }
+                }
+                Poll::Ready(Item::Again(messages)) => operations.ask_again(messages, mailbox),
+                Poll::Ready(Item::Problem(problem)) => {
+                    return Poll::Ready(Err(Stop::Problem(problem)));
+                }
+                Poll::Pending => {
+                    is_empty = true;
+                    break;
+                }
+            }
+        }
+        let was_just_blocked = link.pending() > 0 && self.flush(link, operations, context, task)?;
+        // A mailbox that did not report that it is empty wakes nobody when it gets more.
+        let rests = is_empty || is_congested(link);
+        if rests && !was_just_blocked {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// Writes all that the link takes; whether it stopped to take more just now, so that the timer
+    /// is to be set.
+    fn flush<L: Link>(
+        &mut self,
+        link: &mut L,
+        operations: &mut Operations,
+        context: &Context,
+        task: &mut TaskContext<'_>,
+    ) -> Result<bool, Stop> {
+        let mailbox = context.guard.mailbox();
+        let before = link.pending();
+        match link.poll_flush(task) {
+            Poll::Ready(Ok(())) => {
+                if self.blocked_since.take().is_some() {
+                    mailbox.unstuck();
+                }
+                operations.accept_written(mailbox);
+                Ok(false)
+            }
+            Poll::Ready(Err(error)) => Err(Stop::Broken(error)),
+            Poll::Pending => {
+                let pending = link.pending();
+                if pending >= CONGESTED && mailbox.stuck(pending, task) {
+                    return Err(Stop::Cut);
+                }
+                let was_blocked = self.blocked_since.is_some();
+                // A client that reads slowly is the mailbox's to judge: it does read.
+                if !was_blocked || pending < before {
+                    self.blocked_since = Some(Instant::now());
+                }
+                Ok(!was_blocked)
+            }
+        }
+    }
+
+    /// Hands a message to the link; an error, if that cannot carry it. `head` is a buffer, to be
+    /// used again for the next one.
+    fn deliver<L: Link>(
+        &mut self,
+        parcel: &Parcel,
+        head: &mut Vec<u8>,
+        link: &mut L,
+        session: &mut Session,
+        operations: &mut Operations,
+        context: &Context,
+    ) -> Result<(), Problem> {
+        let topics = &context.settings().stomp.default_topic_exchange;
+        let tail = parcel.message.tail(session.version(), topics);
+        head.clear();
+        head.reserve(LONG_HEAD);
+        let delivery = Delivery {
+            subscription: parcel.subscription,
+            tag: parcel.tag,
+            redelivered: parcel.redelivered,
+        };
+        operations.heard(parcel);
+        let now = Instant::now().into_std();
+        match session.handle_delivery(now, delivery, head) {
+            Delivered::Done if parcel.tag != 0 => operations.will_accept(parcel),
+            Delivered::Done | Delivered::AwaitingAck => {}
+            // The subscription is over; what was unsettled is requeued with it.
+            Delivered::Refused => return Ok(()),
+        }
+        if link.takes_text_only() && !tail.is_text {
+            // It counts as received, or the broker would have it sent for ever.
+            return Err(Problem::NotUtf8);
+        }
+        if parcel.dropped > 0 {
+            head.extend_from_slice(format!("x-dropped:{}\n", parcel.dropped).as_bytes());
+        }
+        self.frames = self.frames.wrapping_add(1);
+        self.messages = self.messages.wrapping_add(1);
+        link.send(Outbound {
+            head,
+            tail: &tail.bytes,
+            is_text: tail.is_text,
+        });
+        Ok(())
+    }
+
+    /// When [`Writer::is_overdue`] is to be asked.
+    pub(super) fn deadline(&self, patience: Duration) -> Option<Instant> {
+        self.blocked_since.map(|since| since + patience)
+    }
+
+    /// Whether the client has taken nothing of what is to be written for too long.
+    pub(super) fn is_overdue(&self, now: Instant, patience: Duration) -> bool {
+        self.deadline(patience).is_some_and(|due| now >= due)
+    }
+}
