@@ -10,6 +10,7 @@ mod permissions;
 mod pressure;
 mod protocol;
 mod uploads;
+mod waking;
 mod wire;
 
 use std::time::Duration;
