@@ -1,0 +1,59 @@
+-- Compares a user's status with the one that others were last told, and writes the new one down.
+-- All nodes' scripts run one after the other, so exactly one of them finds each change.
+--
+-- KEYS[1]  the user's hash: '' is what was told, 'left' the departure that waits, the rest sessions
+-- KEYS[2]  the caller's lease
+-- ARGV[1]  the meaning of "nothing was told": 'as-is' (the user was offline), 'restored' (Redis lost
+--          what was told, and it was what is true now) or 'left' (Redis lost it, and it was online)
+-- ARGV[2]  the user's status by the caller's own sessions, as a number
+-- ARGV[3]  the stamp of the departure that the caller settles, or ''
+--
+-- Returns nil if the caller's lease is over; 0 if nothing is new; else four numbers: what was told,
+-- what is true, and the time in seconds and microseconds.
+--
+-- While another departure waits, on a node that lives, the script tells nothing less than was told:
+-- the settling of that departure finds what is less then.
+--
+-- If the caller's own status is what was told, the script reads no other session: a user who is
+-- logged in ten thousand times costs no more than one who is logged in once. A session elsewhere may
+-- say more, but then the script that follows its own writing finds that.
+
+if redis.call('EXISTS', KEYS[2]) == 0 then return false end
+local told, left = unpack(redis.call('HMGET', KEYS[1], '', 'left'))
+if left and (string.sub(left, 9) == ARGV[3]
+    or redis.call('EXISTS', 'stentor:node:' .. string.sub(left, 1, 8)) == 0) then
+  redis.call('HDEL', KEYS[1], 'left')
+  left = false
+end
+if told and string.byte(told) == tonumber(ARGV[2]) then return 0 end
+local fields = redis.call('HGETALL', KEYS[1])
+local now, lives = 0, {}
+told = 0
+for i = 1, #fields, 2 do
+  local status = string.byte(fields[i + 1]) or 0
+  if fields[i] == '' then
+    told = status
+  elseif fields[i] ~= 'left' and status > now then
+    local lease = string.sub(fields[i], 1, 8)
+    if lives[lease] == nil then
+      lives[lease] = redis.call('EXISTS', 'stentor:node:' .. lease)
+    end
+    if lives[lease] == 1 then now = status end
+  end
+end
+if left and now < told then return 0 end
+if told ~= now then
+  if now == 0 then
+    redis.call('HDEL', KEYS[1], '')
+    if redis.call('DECR', 'stentor:users') <= 0 then redis.call('DEL', 'stentor:users') end
+  else
+    redis.call('HSET', KEYS[1], '', string.char(now))
+    if told == 0 then redis.call('INCR', 'stentor:users') end
+  end
+end
+if told == 0 then
+  if ARGV[1] == 'restored' then told = now elseif ARGV[1] == 'left' then told = 2 end
+end
+if told == now then return 0 end
+local time = redis.call('TIME')
+return {told, now, tonumber(time[1]), tonumber(time[2])}
