@@ -24,68 +24,27 @@ const MAX_PUSH: u64 = 64 * 1024;
 const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 
-/// A file of the page, or of the example for SockJS: its path, its type, and what is in it.
-const FILES: [(&str, &str, &str); 12] = [
-    (
-        "",
-        "text/html; charset=utf-8",
-        include_str!("page/index.html"),
-    ),
-    (
-        "style.css",
-        "text/css; charset=utf-8",
-        include_str!("page/style.css"),
-    ),
-    (
-        "app.js",
-        "text/javascript; charset=utf-8",
-        include_str!("page/app.js"),
-    ),
-    (
-        "people.js",
-        "text/javascript; charset=utf-8",
-        include_str!("page/people.js"),
-    ),
-    (
-        "element.js",
-        "text/javascript; charset=utf-8",
-        include_str!("page/element.js"),
-    ),
-    (
-        "stomp.js",
-        "text/javascript; charset=utf-8",
-        include_str!("page/stomp.js"),
-    ),
-    (
-        "favicon.svg",
-        "image/svg+xml",
-        include_str!("page/favicon.svg"),
-    ),
-    (
-        "classic.html",
-        "text/html; charset=utf-8",
-        include_str!("../../examples/browser/classic.html"),
-    ),
-    (
-        "classic.css",
-        "text/css; charset=utf-8",
-        include_str!("../../examples/browser/classic.css"),
-    ),
-    (
-        "classic.js",
-        "text/javascript; charset=utf-8",
-        include_str!("../../examples/browser/classic.js"),
-    ),
-    (
-        "vendor/sockjs.min.js",
-        "text/javascript; charset=utf-8",
-        include_str!("../../examples/browser/vendor/sockjs.min.js"),
-    ),
-    (
-        "vendor/stomp.min.js",
-        "text/javascript; charset=utf-8",
-        include_str!("../../examples/browser/vendor/stomp.min.js"),
-    ),
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+
+/// A file of the page, or of the example for SockJS: its path, its type, and its content.
+#[rustfmt::skip] // a line each
+const FILES: [(&str, &str, &str); 13] = [
+    ("", HTML, include_str!("page/index.html")),
+    ("style.css", CSS, include_str!("page/style.css")),
+    ("app.js", SCRIPT, include_str!("page/app.js")),
+    ("people.js", SCRIPT, include_str!("page/people.js")),
+    ("element.js", SCRIPT, include_str!("page/element.js")),
+    ("reconnecting.js", SCRIPT, include_str!("page/reconnecting.js")),
+    ("vendor/stomp.umd.min.js", SCRIPT, include_str!("page/vendor/stomp.umd.min.js")),
+    ("favicon.svg", SVG, include_str!("page/favicon.svg")),
+    ("classic.html", HTML, include_str!("../../examples/browser/classic.html")),
+    ("classic.css", CSS, include_str!("../../examples/browser/classic.css")),
+    ("classic.js", SCRIPT, include_str!("../../examples/browser/classic.js")),
+    ("vendor/sockjs.min.js", SCRIPT, include_str!("../../examples/browser/vendor/sockjs.min.js")),
+    ("vendor/stomp.min.js", SCRIPT, include_str!("../../examples/browser/vendor/stomp.min.js")),
 ];
 
 #[derive(Deserialize)]

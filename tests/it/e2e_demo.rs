@@ -286,17 +286,24 @@ async fn the_page_of_2014() {
     }
 }
 
-/// The page's libraries are what their packages hold, byte by byte.
+/// The pages' libraries are what their packages hold, byte by byte.
 #[test]
-fn the_libraries_of_2014_are_unchanged() {
+fn the_pages_libraries_are_unchanged() {
     let packages = tests_dir().join("js/node_modules");
-    let vendor = tests_dir().with_file_name("examples/browser/vendor");
-    for (name, original) in [
-        ("sockjs.min.js", "sockjs-client/dist/sockjs.min.js"),
-        ("sockjs.LICENSE", "sockjs-client/LICENSE"),
-        ("stomp.min.js", "stompjs/lib/stomp.min.js"),
+    let classic = tests_dir().with_file_name("examples/browser/vendor");
+    let demo = tests_dir().with_file_name("src/demo/page/vendor");
+    for (folder, name, original) in [
+        (&classic, "sockjs.min.js", "sockjs-client/dist/sockjs.min.js"),
+        (&classic, "sockjs.LICENSE", "sockjs-client/LICENSE"),
+        (&classic, "stomp.min.js", "stompjs/lib/stomp.min.js"),
+        (
+            &demo,
+            "stomp.umd.min.js",
+            "@stomp/stompjs/bundles/stomp.umd.min.js",
+        ),
+        (&demo, "stomp.LICENSE", "@stomp/stompjs/LICENSE"),
     ] {
-        let [ours, theirs] = [vendor.join(name), packages.join(original)]
+        let [ours, theirs] = [folder.join(name), packages.join(original)]
             .map(|path| std::fs::read(&path).unwrap_or_else(|error| panic!("{path:?}: {error}")));
         assert!(ours == theirs, "{name} is not {original}");
     }

@@ -1,9 +1,9 @@
 // The demo page. All it knows of its server comes from /demo/info; all it shows of STOMP comes
-// through stomp.js, like in any application.
+// through @stomp/stompjs, like in any application.
 
 import { element } from '/element.js';
 import { People, STATUSES } from '/people.js';
-import { StompClient } from '/stomp.js';
+import { ReconnectingClient } from '/reconnecting.js';
 
 const KEPT_MESSAGES = 50;
 const KEPT_FRAMES = 200;
@@ -125,7 +125,7 @@ class UserWindow {
   }
 
   connect(passcode) {
-    this.client = new StompClient({
+    this.client = new ReconnectingClient({
       url: this.url,
       login: this.user.name,
       passcode,
@@ -141,7 +141,7 @@ class UserWindow {
     subscription.ready.catch(() => {});
     // The list is the page's: either user may keep it up to date.
     const { presence } = this.info;
-    this.client.subscribe(`/exchange/${presence.exchange}/group.${presence.group}`, (message) => this.people.handle(JSON.parse(message.text)));
+    this.client.subscribe(`/exchange/${presence.exchange}/group.${presence.group}`, (message) => this.people.handle(JSON.parse(message.body)));
     this.client.connect();
   }
 
@@ -160,7 +160,7 @@ class UserWindow {
   }
 
   receive(message) {
-    const body = message.text;
+    const body = message.body;
     const latency = arrived(this.key, body);
     // Who sent it is stamped by Stentor; what a backend publishes bears no such stamp.
     const sender = message.headers['x-stomp-user'];
@@ -183,7 +183,7 @@ class UserWindow {
   }
 
   // Asks for a feed that is not this user's. The hook says no, the server answers ERROR and closes;
-  // stomp.js then drops that subscription, comes back and keeps the user's own.
+  // the client then drops that subscription, comes back and keeps the user's own.
   tryForbidden() {
     this.find('.error').hidden = true;
     this.client.subscribe(this.feed(this.peer.name), (message) => this.receive(message)).ready.then(
@@ -211,7 +211,7 @@ class UserWindow {
     } else if (state === 'waiting') {
       this.find('.state').title = detail.reason;
     }
-    // What comes of an ERROR: the server says in it whether to come back, and stomp.js obeys.
+    // What comes of an ERROR: the server says in it whether to come back, and the client obeys.
     const next = {
       refused: 'The login was refused: log in again.',
       ended: 'The server asks not to come back by itself: log in again if you want to.',
@@ -228,7 +228,7 @@ class UserWindow {
 
   showError(frame) {
     this.returning = true;
-    this.say(`ERROR: ${frame.headers.message ?? 'without a message'}`, frame.text.trim(), '');
+    this.say(`ERROR: ${frame.headers.message ?? 'without a message'}`, frame.body.trim(), '');
     light.asked(this.slot, false);
   }
 
@@ -358,14 +358,14 @@ function log({ user, slot }, direction, frame) {
   byId('log-count').textContent = frames;
   const { command, headers } = frame;
   const row = element('details', `user-${slot} ${direction}${command === 'ERROR' ? ' is-error' : ''}`);
-  const brief = [headers.destination ?? headers.message ?? headers.login ?? headers['receipt-id'] ?? headers.version ?? '', frame.text];
+  const brief = [headers.destination ?? headers.message ?? headers.login ?? headers['receipt-id'] ?? headers.version ?? '', frame.body];
   const summary = element('summary');
   summary.append(
     element('time', '', clock()), element('span', 'user', user.name), element('span', 'arrow', direction === 'in' ? '←' : '→'),
     element('span', 'command', command), element('span', 'brief', brief.filter(Boolean).join('  ')),
   );
   const lines = Object.entries(headers).map(([name, value]) => `${name}:${value}\n`);
-  row.append(summary, element('pre', '', `${command}\n${lines.join('')}\n${frame.text}`));
+  row.append(summary, element('pre', '', `${command}\n${lines.join('')}\n${frame.body}`));
   const item = element('li');
   item.append(row);
   const list = byId('frames');

