@@ -142,8 +142,8 @@ fn mailbox(bencher: Bencher<'_, '_>) {
     let mailbox = Mailbox::new(MailboxConfig::default());
     let body = Bytes::from_static(&[b'x'; 256]);
     let properties = Properties::default();
-    let message = Message::new("feed".into(), "user_184467".into(), properties, body);
-    let message = Arc::new(message);
+    let (exchange, key) = ("feed".into(), "user_184467".into());
+    let message = Arc::new(Message::new(exchange, key, properties, body));
     let context = Context::from_waker(Waker::noop());
     bencher.counter(ItemsCount::new(ROUNDS)).bench_local(|| {
         for _ in 0..ROUNDS {

@@ -221,8 +221,9 @@ impl Decoder {
             self.limits.max_body,
         )?;
         self.start = fixed_end;
-        let left = usize::try_from(size).unwrap_or(usize::MAX);
-        let left = left.saturating_sub(HEADER_FIXED);
+        let left = usize::try_from(size)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(HEADER_FIXED);
         self.long = Some(LongHeader { channel, left });
         Ok(Some(Step::Part))
     }

@@ -53,11 +53,11 @@ impl Answer {
 
     /// No; the reason is made one line without control characters.
     pub fn deny(reason: &str) -> Self {
-        let shown = reason
+        let shown: String = reason
             .chars()
             .map(|c| if c.is_control() { ' ' } else { c })
-            .take(MAX_REASON);
-        let shown: String = shown.collect();
+            .take(MAX_REASON)
+            .collect();
         let mut line = String::with_capacity(shown.len());
         for word in shown.split_whitespace() {
             if !line.is_empty() {

@@ -24,8 +24,9 @@ pub fn parse_groups(status: u16, body: &[u8]) -> Result<Vec<Arc<str>>, GroupsErr
     if !matches!(status, 200 | 201) {
         return Err(GroupsError::Status(status));
     }
-    let text = std::str::from_utf8(body).map_err(|_| GroupsError::NotText)?;
-    let text = text.trim();
+    let text = std::str::from_utf8(body)
+        .map_err(|_| GroupsError::NotText)?
+        .trim();
     match text.chars().next() {
         Some('[') => {
             let names: Vec<String> = serde_json::from_str(text).map_err(|_| GroupsError::Json)?;

@@ -107,8 +107,9 @@ async fn run(serve: Serve) -> Result<(), String> {
         Some(path) => load(path)?,
         None => Rules::allow_all(),
     };
-    let listener = TcpListener::bind(serve.listen).await;
-    let listener = listener.map_err(|e| format!("cannot listen on {}: {e}", serve.listen))?;
+    let listener = TcpListener::bind(serve.listen)
+        .await
+        .map_err(|e| format!("cannot listen on {}: {e}", serve.listen))?;
     let address = listener.local_addr().map_err(|e| e.to_string())?;
     if !rules.allows_all() {
         info!(users = rules.users(), "users read");
@@ -202,8 +203,8 @@ fn read_line() -> Result<String, String> {
     io::stdin()
         .read_to_string(&mut text)
         .map_err(|e| format!("standard input: {e}"))?;
-    let password = text.strip_suffix('\n').unwrap_or(&text);
-    let password = password.strip_suffix('\r').unwrap_or(password);
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    let password = line.strip_suffix('\r').unwrap_or(line);
     if password.contains('\n') {
         return Err("standard input has several lines; a password is one".into());
     }

@@ -149,8 +149,9 @@ impl Vector {
                     expected.receipt.as_deref(),
                     "{name}"
                 );
-                let big = ["too-long", "too-many", "too-big"];
-                let big = big.iter().any(|words| expected.code.contains(words));
+                let big = ["too-long", "too-many", "too-big"]
+                    .iter()
+                    .any(|words| expected.code.contains(words));
                 assert_eq!(error.is_too_big(), big, "{name}");
                 if let Some(says) = &expected.says {
                     assert_eq!(&error.to_string(), says, "{name}");

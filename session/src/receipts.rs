@@ -92,8 +92,8 @@ impl Pending {
 
     /// Forgets the entries from this one on; whether there were any after it.
     pub(crate) fn abandon(&mut self, operation: OperationId) -> bool {
-        let place = operation.0.saturating_sub(self.first);
-        let place = usize::try_from(place).unwrap_or(usize::MAX);
+        let before = operation.0.saturating_sub(self.first);
+        let place = usize::try_from(before).unwrap_or(usize::MAX);
         let is_more = place.saturating_add(1) < self.queue.len();
         self.queue.truncate(place);
         is_more

@@ -67,8 +67,11 @@ impl Subscriptions {
             return Err(Problem::DuplicateSubscription(name.into()));
         }
         // A number is never given twice, so the last one ends the giving.
-        let number = self.last.checked_add(1).filter(|_| self.open.len() < limit);
-        let number = number.ok_or(Problem::TooManySubscriptions { limit })?;
+        let number = self
+            .last
+            .checked_add(1)
+            .filter(|_| self.open.len() < limit)
+            .ok_or(Problem::TooManySubscriptions { limit })?;
         self.last = number;
         let (name, named_by_destination) = match name {
             Name::Id(id) => (id, false),

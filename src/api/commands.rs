@@ -179,8 +179,12 @@ pub(super) async fn refresh_groups(api: &Api, request: Request) -> Answer {
 }
 
 async fn run(api: &Api, command: Command) -> Result<Outcome, Refusal> {
-    let report = api.services.control.run(command).await;
-    let report = report.map_err(|off| Refusal::new(StatusCode::CONFLICT, off.to_string()))?;
+    let report = api
+        .services
+        .control
+        .run(command)
+        .await
+        .map_err(|off| Refusal::new(StatusCode::CONFLICT, off.to_string()))?;
     let hits = report.hits();
     let Report { nodes, unreached } = report;
     let nodes = nodes.into_iter();

@@ -285,8 +285,8 @@ impl Api {
             let refusal = Refusal::new(StatusCode::UNAUTHORIZED, error);
             Err(refusal.with_header(header::WWW_AUTHENTICATE, challenge))
         };
-        let mut given = headers.get_all(header::AUTHORIZATION).iter();
-        let given = match (given.next(), given.next()) {
+        let mut all = headers.get_all(header::AUTHORIZATION).iter();
+        let given = match (all.next(), all.next()) {
             (Some(given), None) => given.to_str().ok().and_then(bearer),
             _ => None,
         };
@@ -420,8 +420,9 @@ fn names(template: &'static str, path: &str) -> Option<Result<Vec<String>, Refus
         return None;
     }
     let decode = |(name, segment): (&str, &str)| {
-        let decoded = percent_decode_str(segment).decode_utf8();
-        let decoded = decoded.map_err(|_| Refusal::field(name, "is no UTF-8 text"))?;
+        let decoded = percent_decode_str(segment)
+            .decode_utf8()
+            .map_err(|_| Refusal::field(name, "is no UTF-8 text"))?;
         presence::check_name(name, &decoded)?;
         Ok(decoded.into_owned())
     };

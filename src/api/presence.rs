@@ -337,12 +337,15 @@ pub(super) async fn counts(api: &Api, request: Request) -> Answer {
 )]
 pub(super) async fn nodes(api: &Api, request: Request) -> Answer {
     request.no_query()?;
-    let nodes = presence(api)?.nodes().await?.into_iter();
-    let nodes = nodes.map(|node| NodeInfo {
-        node: node.name.into(),
-        started: time(node.since),
-        sessions: node.sessions,
-    });
+    let nodes = presence(api)?
+        .nodes()
+        .await?
+        .into_iter()
+        .map(|node| NodeInfo {
+            node: node.name.into(),
+            started: time(node.since),
+            sessions: node.sessions,
+        });
     Reply::ok(&Nodes {
         nodes: nodes.collect(),
     })

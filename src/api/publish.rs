@@ -410,8 +410,8 @@ fn body(text: Option<String>, base64: Option<String>, most: usize) -> Result<Byt
     let (field, body) = match (text, base64) {
         (text, None) => ("body", text.unwrap_or_default().into_bytes()),
         (None, Some(base64)) => {
-            let body = STANDARD.decode(base64);
-            let body = body
+            let body = STANDARD
+                .decode(base64)
                 .map_err(|error| Refusal::field("body_base64", format!("is no base64: {error}")))?;
             ("body_base64", body)
         }

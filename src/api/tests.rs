@@ -89,11 +89,11 @@ async fn send(
     body: &str,
 ) -> Answered {
     // In pieces, as they come from a network.
-    let pieces = body
+    let pieces: Vec<Result<Bytes, warp::Error>> = body
         .as_bytes()
         .chunks(7)
-        .map(|piece| Ok(Bytes::copy_from_slice(piece)));
-    let pieces: Vec<Result<Bytes, warp::Error>> = pieces.collect();
+        .map(|piece| Ok(Bytes::copy_from_slice(piece)))
+        .collect();
     let method = method.parse().unwrap();
     let answer = api
         .answer(

@@ -109,8 +109,8 @@ impl FromStr for Token {
             let mut known = Scope::value_variants().iter();
             known.find(|scope| scope.as_str() == *word).copied()
         };
-        let scopes: Option<Box<[Scope]>> = words.iter().map(scope).collect();
-        let scopes = scopes.ok_or(TokenError::UnknownScope)?;
+        let known: Option<Box<[Scope]>> = words.iter().map(scope).collect();
+        let scopes = known.ok_or(TokenError::UnknownScope)?;
         if scopes.is_empty() {
             return Err(TokenError::NoScope);
         }
@@ -235,8 +235,8 @@ mod tests {
     use super::*;
 
     fn tokens(pairs: &[(&str, &str)]) -> Result<Tokens, String> {
-        let pairs = pairs.iter();
         let pairs: BTreeMap<String, String> = pairs
+            .iter()
             .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
             .collect();
         Tokens::try_from(pairs)

@@ -164,8 +164,8 @@ impl Forwarding {
             }
         }
         if !self.query.is_empty() {
-            let query = query.unwrap_or_default().as_bytes();
-            let query: Vec<_> = form_urlencoded::parse(query).collect();
+            let raw = query.unwrap_or_default().as_bytes();
+            let query: Vec<_> = form_urlencoded::parse(raw).collect();
             for (name, parameter) in &self.query {
                 if let Some(value) = only_parameter(&query, name)? {
                     add(parameter, value);
@@ -182,10 +182,14 @@ impl Forwarding {
 
 impl Carried {
     fn len(&self) -> usize {
-        let credentials = self.credentials.iter();
-        let credentials = credentials.flat_map(|given| [given.user.len(), given.passcode.len()]);
-        let parameters = self.parameters.iter();
-        let parameters = parameters.flat_map(|(name, value)| [name.len(), value.len()]);
+        let credentials = self
+            .credentials
+            .iter()
+            .flat_map(|given| [given.user.len(), given.passcode.len()]);
+        let parameters = self
+            .parameters
+            .iter()
+            .flat_map(|(name, value)| [name.len(), value.len()]);
         credentials.chain(parameters).sum()
     }
 }

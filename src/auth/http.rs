@@ -125,8 +125,8 @@ impl HttpAuthenticator {
                 Err(problem) => Err(SetupError::Config(key, problem)),
             },
         };
-        let user = path(Call::User)?;
-        let user = user.ok_or_else(|| SetupError::Config("user_path", "is not set".into()))?;
+        let user = path(Call::User)?
+            .ok_or_else(|| SetupError::Config("user_path", "is not set".into()))?;
         let [vhost, resource, topic, groups] = [
             path(Call::Vhost)?,
             path(Call::Resource)?,
@@ -157,8 +157,9 @@ impl HttpAuthenticator {
         }
         // The client takes the process's provider. An error means that there is one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = adjust(client).build();
-        let client = client.map_err(|error| SetupError::Client(with_causes(&error)))?;
+        let client = adjust(client)
+            .build()
+            .map_err(|error| SetupError::Client(with_causes(&error)))?;
 
         say_what_is_unset(config);
         Ok(HttpAuthenticator {
@@ -227,8 +228,9 @@ impl HttpAuthenticator {
 
     /// Who the user is: whom the answer names, if it is configured to, else who the client said.
     fn name(&self, login: &Login, headers: &HeaderMap) -> Result<Arc<str>, Fault> {
-        let named = self.username_header.as_ref();
-        let mut named = named
+        let mut named = self
+            .username_header
+            .as_ref()
             .into_iter()
             .flat_map(|name| headers.get_all(name).iter());
         let name = match (named.next(), named.next()) {
@@ -432,8 +434,8 @@ fn question<'a>(user: &'a User, access: &'a Access) -> Question<'a> {
 }
 
 fn say_what_is_unset(config: &Config) {
-    let unset = Call::CHECKS.map(|call| config.path(call));
-    let unset: Vec<_> = unset
+    let unset: Vec<_> = Call::CHECKS
+        .map(|call| config.path(call))
         .iter()
         .filter(|(_, path)| path.is_none())
         .map(|(k, _)| *k)

@@ -74,8 +74,11 @@ impl Message {
     pub fn weight(&self) -> usize {
         // Of many short texts, the pointers are the most.
         const TEXT: usize = size_of::<Box<str>>();
-        let headers = self.properties.headers.iter();
-        let headers = headers.flat_map(|(name, value)| [2 * TEXT, name.len(), value.len()]);
+        let headers = self
+            .properties
+            .headers
+            .iter()
+            .flat_map(|(name, value)| [2 * TEXT, name.len(), value.len()]);
         let cc = self.cc.iter().flat_map(|key| [TEXT, key.len()]);
         let own = [size_of::<Self>(), self.body.len()];
         own.into_iter().chain(headers).chain(cc).sum()
@@ -112,8 +115,10 @@ impl Message {
             text.bytes()
                 .any(|byte| matches!(byte, b'\n' | b'\r' | b':' | b'\\' | 0))
         };
-        let headers = self.properties.headers.iter();
-        let headers: usize = headers
+        let headers: usize = self
+            .properties
+            .headers
+            .iter()
             .flat_map(|(name, value)| [name.len(), value.len(), ":\n".len()])
             .sum();
         let key = [self.exchange.len(), self.routing_key.len()];

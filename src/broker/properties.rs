@@ -81,8 +81,10 @@ impl Properties {
         // Numbers, the flags, and the lengths of the table and of each text, generously.
         const FIXED: usize = 64;
         const PER_HEADER: usize = 6;
-        let headers = self.headers.iter();
-        let headers = headers.flat_map(|(name, value)| [PER_HEADER, name.len(), value.len()]);
+        let headers = self
+            .headers
+            .iter()
+            .flat_map(|(name, value)| [PER_HEADER, name.len(), value.len()]);
         let fixed = [FIXED, self.texts_len()];
         fixed.into_iter().chain(headers).sum()
     }

@@ -204,8 +204,15 @@ impl Control {
         {
             let nodes = async {
                 // A session may be on a node that presence has lost sight of.
-                let nodes = self.nodes.as_ref().filter(|_| !command.has_one_node())?;
-                let nodes = nodes.nodes().await.ok()?.into_iter().map(|node| node.name);
+                let nodes = self
+                    .nodes
+                    .as_ref()
+                    .filter(|_| !command.has_one_node())?
+                    .nodes()
+                    .await
+                    .ok()?
+                    .into_iter()
+                    .map(|node| node.name);
                 Some(nodes.filter(|name| **name != *self.shared.node).collect())
             };
             match link.ask(&command, PATIENCE, is_done, nodes.fuse()).await {

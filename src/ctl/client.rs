@@ -114,8 +114,8 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> Result<String, ClientError> {
-        let body = serde_json::to_string(body);
-        let body = body.map_err(|error| ClientError::Refused(error.to_string()))?;
+        let body =
+            serde_json::to_string(body).map_err(|error| ClientError::Refused(error.to_string()))?;
         self.ask(Method::POST, path, &[], Some(body)).await
     }
 

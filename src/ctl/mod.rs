@@ -138,8 +138,8 @@ impl Asking {
             for (name, value) in [("user", &user), ("node", &node), ("cursor", &found.next)] {
                 query.extend(value.as_deref().map(|value| (name, value)));
             }
-            let page = self.client.get("/api/v1/sessions", &query).await?;
-            let page: Sessions = self.client.parse(&page)?;
+            let answer = self.client.get("/api/v1/sessions", &query).await?;
+            let page: Sessions = self.client.parse(&answer)?;
             found.sessions.extend(page.sessions);
             found.next = page.next;
             if found.next.is_none() || found.sessions.len() >= limit {

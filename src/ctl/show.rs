@@ -14,8 +14,10 @@ pub(super) trait Show {
 
 impl Show for Node {
     fn show(&self) -> String {
-        let transports = self.connections.by_transport.iter();
-        let transports: Vec<String> = transports
+        let transports: Vec<String> = self
+            .connections
+            .by_transport
+            .iter()
             .map(|(transport, count)| format!("{count} {transport}"))
             .collect();
         let bytes = |bytes: Option<u64>| bytes.map_or_else(unknown, mebibytes);
@@ -65,11 +67,11 @@ impl Show for Node {
                 ]
             }),
         ));
-        let feeds = self
+        let mut feeds = self
             .vhosts
             .iter()
-            .flat_map(|vhost| vhost.feeds.iter().map(move |feed| (vhost, feed)));
-        let mut feeds = feeds.peekable();
+            .flat_map(|vhost| vhost.feeds.iter().map(move |feed| (vhost, feed)))
+            .peekable();
         if feeds.peek().is_some() {
             text.push_str(&rows(
                 &[
@@ -239,8 +241,11 @@ fn sessions(sessions: &[Session]) -> String {
         ],
         &[],
         sessions.iter().map(|session| {
-            let device = [&session.device_type, &session.device_id];
-            let device: Vec<&str> = device.into_iter().flatten().map(String::as_str).collect();
+            let device: Vec<&str> = [&session.device_type, &session.device_id]
+                .into_iter()
+                .flatten()
+                .map(String::as_str)
+                .collect();
             vec![
                 session.session.clone(),
                 session.user.clone(),

@@ -183,9 +183,9 @@ impl Info {
 
 /// Of a new token each time: whoever else is on this machine does not know it.
 fn tokens(hash: &str) -> Result<Tokens, app::Error> {
-    let token = hash.parse();
-    let token =
-        token.map_err(|error: api::TokenError| app::Error::Configuration(error.to_string()))?;
+    let token = hash
+        .parse()
+        .map_err(|error: api::TokenError| app::Error::Configuration(error.to_string()))?;
     Ok(Tokens::default().with("demo", token))
 }
 

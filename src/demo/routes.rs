@@ -160,8 +160,10 @@ async fn online(presence: &dyn Presence) -> Result<Vec<Value>, PresenceError> {
 
 /// Does what a backend does: publishes to the exchange, and knows nothing of who listens.
 async fn publish(services: &Services, push: Push) -> Result<(), BrokerError> {
-    let vhost = services.hub.vhost(&services.settings().default_vhost);
-    let vhost = vhost.ok_or_else(|| BrokerError::NotFound("no virtual host".into()))?;
+    let vhost = services
+        .hub
+        .vhost(&services.settings().default_vhost)
+        .ok_or_else(|| BrokerError::NotFound("no virtual host".into()))?;
     let publish = Publish {
         exchange: EXCHANGE.into(),
         routing_key: push.key,

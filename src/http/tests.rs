@@ -308,8 +308,7 @@ async fn an_upgrade_in_a_drain_is_told_to_go() {
     let server = server(10, TIMEOUT).await;
     server.services.registry.drain(Duration::ZERO).await;
     let mut client = open(&server, "/ws").await.unwrap();
-    let error = client.next().await.unwrap().unwrap();
-    let error = error.into_text().unwrap();
+    let error = client.next().await.unwrap().unwrap().into_text().unwrap();
     assert!(error.contains("server shutting down"), "{error}");
     let Message::Close(Some(frame)) = client.next().await.unwrap().unwrap() else {
         panic!("no close frame");

@@ -162,8 +162,9 @@ fn forbidden(text: String) -> Refusal {
 
 /// Whether an origin is of the host that the request with these headers is for.
 fn is_own(origin: &str, headers: &HeaderMap) -> bool {
-    let host = headers.get(header::HOST);
-    let host = host.and_then(|host| host.to_str().ok());
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
     is_same_host(origin, host.unwrap_or_default())
 }
 

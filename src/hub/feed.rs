@@ -598,8 +598,10 @@ impl Feed {
                 let phase = table.changing.get(pattern);
                 matches!(phase, Some(Phase::Unbinding(_)))
             };
-            let patterns = table.routes.patterns();
-            let patterns = patterns.filter(|pattern| !is_unbound(pattern));
+            let patterns = table
+                .routes
+                .patterns()
+                .filter(|pattern| !is_unbound(pattern));
             bindings.extend(patterns.map(Arc::from));
         }
         bindings
@@ -635,9 +637,12 @@ impl Table {
             !matches!(phase, Some(Phase::Binding(_) | Phase::Unbinding(_)))
         });
         let answered = patterns.map(|pattern| {
-            let subscribers = self.routes.values(&pattern);
-            let subscribers = subscribers.filter(|subscriber| !waits.contains(subscriber));
-            let subscribers = subscribers.cloned().collect();
+            let subscribers = self
+                .routes
+                .values(&pattern)
+                .filter(|subscriber| !waits.contains(subscriber))
+                .cloned()
+                .collect();
             (pattern, subscribers)
         });
         answered.collect()

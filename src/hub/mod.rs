@@ -154,8 +154,13 @@ impl VhostHub {
 
     /// How it is.
     fn status(&self) -> VhostStatus {
-        let feeds = self.feeds.open.read();
-        let mut feeds: Vec<_> = feeds.values().map(|feed| feed.status()).collect();
+        let mut feeds: Vec<_> = self
+            .feeds
+            .open
+            .read()
+            .values()
+            .map(|feed| feed.status())
+            .collect();
         feeds.sort_unstable_by(|a, b| {
             (&a.id.exchange, a.id.shard).cmp(&(&b.id.exchange, b.id.shard))
         });

@@ -48,8 +48,11 @@ impl Rouser {
         state.messages = state.messages.wrapping_add(1);
         let now = state.messages;
         let have_waited = |(since, _): &(u64, _)| now.wrapping_sub(*since) >= MOST;
-        let late = state.waiting.iter().take_while(|one| have_waited(one));
-        let late = late.count();
+        let late = state
+            .waiting
+            .iter()
+            .take_while(|one| have_waited(one))
+            .count();
         let late: Vec<_> = state.waiting.drain(..late).collect();
         let sleepers = sleepers.into_iter().map(|sleeper| (now, sleeper));
         state.waiting.extend(sleepers);

@@ -50,8 +50,9 @@ fn scene_with(config: &FeedConfig) -> Scene {
         Arc::new(FakeBroker(Arc::clone(&fake))),
         &crate::broker::Config::default(),
         config,
-    );
-    let hub = hub.vhost("/").unwrap();
+    )
+    .vhost("/")
+    .unwrap();
     Scene { fake, hub }
 }
 
@@ -109,8 +110,11 @@ impl Scene {
     fn patterns(&self) -> Vec<String> {
         let feeds: Vec<_> = self.hub.feeds.open.read().keys().cloned().collect();
         let sink = self.fake.sink();
-        let patterns = feeds.iter().flat_map(|feed| sink.patterns(feed));
-        let mut patterns: Vec<_> = patterns.map(|pattern| pattern.to_string()).collect();
+        let mut patterns: Vec<_> = feeds
+            .iter()
+            .flat_map(|feed| sink.patterns(feed))
+            .map(|pattern| pattern.to_string())
+            .collect();
         patterns.sort_unstable();
         patterns
     }

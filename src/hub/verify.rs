@@ -129,8 +129,8 @@ impl Verifier {
                     continue;
                 }
                 let each = if feed.is_watched() { WATCHED } else { 1 };
-                let patterns = feed.relied_on();
-                let mut patterns = patterns.iter().peekable();
+                let relied_on = feed.relied_on();
+                let mut patterns = relied_on.iter().peekable();
                 while patterns.peek().is_some() {
                     let some: Vec<Arc<str>> =
                         patterns.by_ref().take(BATCH).map(Arc::from).collect();
@@ -172,8 +172,10 @@ impl Verifier {
     }
 
     fn feeds(&self) -> Vec<Arc<Feed>> {
-        let feeds = self.feeds.upgrade();
-        let feeds = feeds.map(|feeds| feeds.open.read().values().map(Arc::clone).collect());
+        let feeds = self
+            .feeds
+            .upgrade()
+            .map(|feeds| feeds.open.read().values().map(Arc::clone).collect());
         feeds.unwrap_or_default()
     }
 }

@@ -75,8 +75,8 @@ fn poll_read<S: AsyncRead + Unpin>(
     stream: &mut S,
     context: &mut Context<'_>,
 ) -> Poll<io::Result<Option<Bytes>>> {
-    let mut buffer = [MaybeUninit::uninit(); READ_SIZE];
-    let mut buffer = ReadBuf::uninit(&mut buffer);
+    let mut space = [MaybeUninit::uninit(); READ_SIZE];
+    let mut buffer = ReadBuf::uninit(&mut space);
     ready!(poll_fill(stream, context, &mut buffer))?;
     let read = buffer.filled();
     Poll::Ready(Ok((!read.is_empty()).then(|| Bytes::copy_from_slice(read))))

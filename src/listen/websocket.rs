@@ -394,8 +394,8 @@ impl<S: AsyncRead + Unpin> Read for Through<'_, '_, S> {
             self.took(count);
             return Ok(count);
         }
-        let mut space = [MaybeUninit::uninit(); READ_SIZE];
-        let mut space = ReadBuf::uninit(&mut space);
+        let mut bytes = [MaybeUninit::uninit(); READ_SIZE];
+        let mut space = ReadBuf::uninit(&mut bytes);
         let Poll::Ready(outcome) = poll_fill(self.stream, self.context, &mut space) else {
             return Err(io::ErrorKind::WouldBlock.into());
         };

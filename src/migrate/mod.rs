@@ -164,11 +164,11 @@ fn show(draft: &Draft<'_>) -> String {
     let mut text = HEAD.to_owned();
     // Writing to a `String` cannot fail.
     for section in sections() {
-        let entries = draft
+        let entries: Vec<&Entry> = draft
             .entries
             .iter()
-            .filter(|entry| entry.section == section);
-        let entries: Vec<&Entry> = entries.collect();
+            .filter(|entry| entry.section == section)
+            .collect();
         let todo = match section {
             "broker" => Some(broker_url(draft)),
             "auth" if !entries.iter().any(|entry| entry.key == "user_path") => {
@@ -184,8 +184,8 @@ fn show(draft: &Draft<'_>) -> String {
             let from = entry
                 .from
                 .iter()
-                .map(|(line, key)| format!("line {line}: {key}"));
-            let from = from.chain(entry.comment.clone());
+                .map(|(line, key)| format!("line {line}: {key}"))
+                .chain(entry.comment.clone());
             for comment in from {
                 let _ = writeln!(text, "# {comment}");
             }

@@ -112,8 +112,12 @@ impl<'a> Draft<'a> {
 
     /// All settings whose keys fit, by line.
     pub(super) fn take_all(&mut self, pattern: &str) -> Vec<Setting<'a>> {
-        let keys = self.settings.keys().filter(|key| matches(pattern, key));
-        let keys: Vec<&str> = keys.copied().collect();
+        let keys: Vec<&str> = self
+            .settings
+            .keys()
+            .filter(|key| matches(pattern, key))
+            .copied()
+            .collect();
         let mut settings: Vec<_> = keys.into_iter().filter_map(|key| self.take(key)).collect();
         settings.sort_by_key(|setting| setting.line);
         settings

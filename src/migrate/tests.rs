@@ -468,8 +468,8 @@ fn tls_for_both_plug_ins() {
     );
     assert!(migration.without[0].contains("browsers without a certificate are refused"));
     // With one certificate there is nothing to choose.
-    let one = TLS.replace("key.pem", "other.pem");
-    let one = migrate(&format!("{one}{HTTPS}"));
+    let other_key = TLS.replace("key.pem", "other.pem");
+    let one = migrate(&format!("{other_key}{HTTPS}"));
     assert!(!without(&one).contains(&"13"), "{:#?}", one.without);
 }
 

@@ -150,10 +150,10 @@ impl Draft<'_> {
                               clients may speak TLS 1.2: write min_version = \"1.3\" if none does";
         const OLD: &str = "TLS 1.1 and older are not spoken, for they are broken: clients that \
                            know nothing newer have to be renewed";
-        let lists = used
+        let lists: Vec<Vec<_>> = used
             .iter()
-            .map(|prefix| self.take_all(&format!("{prefix}.versions.$")));
-        let lists: Vec<Vec<_>> = lists.collect();
+            .map(|prefix| self.take_all(&format!("{prefix}.versions.$")))
+            .collect();
         let is_new = |list: &[Setting<'_>]| {
             !list.is_empty() && list.iter().all(|version| version.value == "tlsv1.3")
         };

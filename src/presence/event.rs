@@ -255,8 +255,8 @@ mod tests {
             (Online, Invisible, "leave", "offline"),
             (Invisible, Online, "join", "online"),
         ] {
-            let body = event("bob \"x\"", previous, status).body();
-            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            let json = event("bob \"x\"", previous, status).body();
+            let body: serde_json::Value = serde_json::from_slice(&json).unwrap();
             assert_eq!(
                 body,
                 serde_json::json!({

@@ -190,8 +190,12 @@ impl Presence for MemoryPresence {
         session: Arc<Session>,
     ) -> BoxFuture<'_, Result<Vec<SessionInfo>, PresenceError>> {
         let state = &mut *self.inner.state.lock();
-        let before = state.held.of(&session.user).iter();
-        let before = before.map(|session| self.info(session)).collect();
+        let before = state
+            .held
+            .of(&session.user)
+            .iter()
+            .map(|session| self.info(session))
+            .collect();
         self.inner.join(state, session);
         future::ready(Ok(UserPresence::new(before).sessions)).boxed()
     }
@@ -252,11 +256,13 @@ impl Presence for MemoryPresence {
         names: &'a [&'a str],
     ) -> BoxFuture<'a, Result<Vec<UserPresence>, PresenceError>> {
         let state = self.inner.state.lock();
-        let users = names.iter().map(|name| {
-            let sessions = state.held.of(name).iter();
-            UserPresence::new(sessions.map(|session| self.info(session)).collect())
-        });
-        let users = users.collect();
+        let users = names
+            .iter()
+            .map(|name| {
+                let sessions = state.held.of(name).iter();
+                UserPresence::new(sessions.map(|session| self.info(session)).collect())
+            })
+            .collect();
         drop(state);
         future::ready(Ok(users)).boxed()
     }
@@ -264,12 +270,13 @@ impl Presence for MemoryPresence {
     fn group<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Member>, PresenceError>> {
         let state = self.inner.state.lock();
         let users = state.groups.get(name).into_iter().flatten();
-        let members = users.filter_map(|user| {
-            let status = state.held.status(user).to_others();
-            let user = Arc::clone(user);
-            (status != Status::Offline).then_some(Member { user, status })
-        });
-        let members = members.collect();
+        let members = users
+            .filter_map(|user| {
+                let status = state.held.status(user).to_others();
+                let user = Arc::clone(user);
+                (status != Status::Offline).then_some(Member { user, status })
+            })
+            .collect();
         drop(state);
         future::ready(Ok(members)).boxed()
     }
@@ -378,8 +385,8 @@ mod tests {
 
         fn join(&self, user: &str, status: Status) -> Arc<Session> {
             let id = rand::random::<u64>().to_string();
-            let session = Session::new(user.into(), &id, "tcp", Vec::new()).with_status(status);
-            let session = Arc::new(session);
+            let new = Session::new(user.into(), &id, "tcp", Vec::new());
+            let session = Arc::new(new.with_status(status));
             self.presence.join(Arc::clone(&session));
             session
         }

@@ -32,15 +32,17 @@ pub async fn publish(outbox: Arc<Outbox>, host: Arc<dyn VirtualHost>, exchange: 
         let (confirms, mut cause) = hand_over(&*host, &exchange, &events).await;
         let mut outcomes = join_all(confirms).await.into_iter();
         // What was not handed over has no outcome.
-        let failed = events.into_iter().filter(|_| match outcomes.next() {
-            Some(Ok(_)) => false,
-            Some(Err(error)) => {
-                cause = Some(error);
-                true
-            }
-            None => true,
-        });
-        let failed: Vec<_> = failed.collect();
+        let failed: Vec<_> = events
+            .into_iter()
+            .filter(|_| match outcomes.next() {
+                Some(Ok(_)) => false,
+                Some(Err(error)) => {
+                    cause = Some(error);
+                    true
+                }
+                None => true,
+            })
+            .collect();
         match cause {
             None => {
                 backoff.reset();

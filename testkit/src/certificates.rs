@@ -142,8 +142,9 @@ impl TlsClient {
     /// # Panics
     /// Nobody listens.
     pub async fn connect(&self, address: &str) -> io::Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect(address).await;
-        let stream = stream.unwrap_or_else(|error| panic!("{address}: {error}"));
+        let stream = TcpStream::connect(address)
+            .await
+            .unwrap_or_else(|error| panic!("{address}: {error}"));
         stream.set_nodelay(true)?;
         self.over(stream).await
     }
@@ -162,12 +163,12 @@ impl TlsClient {
     fn config(&self) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.trusted.clone()).expect("an authority");
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let builder = match self.version {
-            Some(version) => builder.with_protocol_versions(&[version]),
-            None => builder.with_safe_default_protocol_versions(),
+        let provided = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let versioned = match self.version {
+            Some(version) => provided.with_protocol_versions(&[version]),
+            None => provided.with_safe_default_protocol_versions(),
         };
-        let builder = builder.expect("a version").with_root_certificates(roots);
+        let builder = versioned.expect("a version").with_root_certificates(roots);
         match &self.shown {
             None => builder.with_no_client_auth(),
             Some(Shown { certificate, key }) => builder

@@ -53,18 +53,20 @@ pub fn remove(folder: &Path) {
 
 fn tell(line: &str) {
     static KEEPER: OnceLock<Mutex<Child>> = OnceLock::new();
-    let keeper = KEEPER.get_or_init(|| {
-        let shell = Command::new("sh")
-            .args(["-c", SCRIPT])
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("a shell starts");
-        Mutex::new(shell)
-    });
-    let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut keeper = KEEPER
+        .get_or_init(|| {
+            let shell = Command::new("sh")
+                .args(["-c", SCRIPT])
+                .process_group(0)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("a shell starts");
+            Mutex::new(shell)
+        })
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     let pipe = keeper.stdin.as_mut().expect("stdin is a pipe");
     writeln!(pipe, "{line}").expect("the keeper reads on");
 }

@@ -221,8 +221,8 @@ impl Amqp {
         let mut lines = Vec::new();
         for binding in self.vhost.bindings().await {
             if binding["source"] == exchange && binding["routing_key"] == key.as_str() {
-                let queue = binding["destination"].as_str().unwrap_or_default();
-                let queue = self.find(queue).await.expect("what is bound is there");
+                let name = binding["destination"].as_str().unwrap_or_default();
+                let queue = self.find(name).await.expect("what is bound is there");
                 lines.push(format!("bound to {exchange}: {}", kind(&queue)));
             }
         }

@@ -75,11 +75,10 @@ impl Client {
 
     /// Logs in; the passcode is the user's name. It is no part of the record.
     pub(crate) async fn log_in(&mut self, user: &str, version: &str) {
-        let text = format!(
+        let connect = format!(
             "CONNECT\naccept-version:{version}\nhost:{{vhost}}\nlogin:{user}\npasscode:{user}"
         );
-        let text = self.wire(&text);
-        self.stomp.raw(text).await;
+        self.stomp.raw(self.wire(&connect)).await;
         match self.stomp.next_frame().await {
             Ok(frame) if frame.command == Command::Connected => self.connected(&frame),
             other => panic!("{user} cannot log in: {other:?}"),
@@ -401,12 +400,12 @@ fn shown(body: &[u8]) -> String {
     if body.is_empty() {
         return String::new();
     }
-    let start = &body[..body.len().min(SHOWN)];
-    let start = match str::from_utf8(start) {
+    let bytes = &body[..body.len().min(SHOWN)];
+    let escaped = match str::from_utf8(bytes) {
         Ok(text) => text.escape_debug().to_string(),
-        Err(_) => start.escape_ascii().to_string(),
+        Err(_) => bytes.escape_ascii().to_string(),
     };
-    let start = start.replace("\\\"", "\"").replace("\\'", "'");
+    let start = escaped.replace("\\\"", "\"").replace("\\'", "'");
     match body.len() {
         length if length > SHOWN => format!(" | {start}… ({length} bytes)"),
         _ => format!(" | {start}"),

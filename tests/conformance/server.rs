@@ -73,9 +73,11 @@ impl Servers {
     /// The servers that all cases share; the first one that asks starts them.
     pub(crate) fn shared() -> Arc<Self> {
         RUNTIME.block_on(async {
-            let servers =
-                SHARED.get_or_init(async || Mutex::new(Some(Arc::new(Self::start().await))));
-            let servers = servers.await.lock().unwrap_or_else(PoisonError::into_inner);
+            let servers = SHARED
+                .get_or_init(async || Mutex::new(Some(Arc::new(Self::start().await))))
+                .await
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             Arc::clone(servers.as_ref().expect("they are stopped at the end only"))
         })
     }

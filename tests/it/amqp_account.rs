@@ -142,12 +142,12 @@ async fn all_that_stomp_can_do() {
 #[tokio::test]
 async fn a_feed_s_queue_that_it_may_not_have_is_said() {
     let permissions = ["", ".*", ".*"].map(str::to_owned);
-    let house = house_with(&permissions, |builder| {
+    let opening = house_with(&permissions, |builder| {
         // Its own feed would be refused, too.
         let builder = builder.set("control.exchange", "off");
         builder.set("broker.operation_timeout", "1s")
     });
-    let house = house.await;
+    let house = opening.await;
     let mut client = house.tcp().await;
     let subscribe = Frame::new(Command::Subscribe)
         .with_header("id", "1")

@@ -472,8 +472,10 @@ async fn an_amqp_worker_answers(server: &Server) {
         .unwrap();
     let answer_two = async {
         for _ in 0..2 {
-            let request = futures_util::StreamExt::next(&mut requests).await;
-            let request = request.unwrap().unwrap();
+            let request = futures_util::StreamExt::next(&mut requests)
+                .await
+                .unwrap()
+                .unwrap();
             let reply_to = request.properties.reply_to().clone().unwrap();
             let id = request.properties.correlation_id().clone().unwrap();
             let body = [b"re: ", &*request.data].concat();

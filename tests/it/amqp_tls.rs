@@ -20,12 +20,14 @@ async fn tls_before(server: String) -> (SocketAddr, String) {
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority_key = KeyPair::generate().unwrap();
     let root = authority.self_signed(&authority_key).unwrap();
-    let root = BASE64_STANDARD.encode(root.der());
-    let root = format!("-----BEGIN CERTIFICATE-----\n{root}\n-----END CERTIFICATE-----\n");
+    let base64 = BASE64_STANDARD.encode(root.der());
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{base64}\n-----END CERTIFICATE-----\n");
     let issuer = Issuer::new(authority, authority_key);
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(["localhost".to_owned()]).unwrap();
-    let certificate = certificate.signed_by(&key, &issuer).unwrap();
+    let certificate = CertificateParams::new(["localhost".to_owned()])
+        .unwrap()
+        .signed_by(&key, &issuer)
+        .unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
@@ -50,7 +52,7 @@ async fn tls_before(server: String) -> (SocketAddr, String) {
             });
         }
     });
-    (address, root)
+    (address, pem)
 }
 
 #[tokio::test]

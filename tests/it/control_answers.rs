@@ -95,9 +95,9 @@ impl Node {
         let feed = FeedConfig::default();
         let broker = AmqpBroker::new(&url, config.clone(), feed.clone(), name).unwrap();
         let hub = Hub::new(Arc::new(broker), &config, &feed);
-        let control = Control::alone(name, Arc::clone(&fake) as _, Arc::clone(&fake) as _);
-        let control = control.among(known);
-        let control = control.join(hub.vhost(vhost.name()).unwrap(), EXCHANGE);
+        let control = Control::alone(name, Arc::clone(&fake) as _, Arc::clone(&fake) as _)
+            .among(known)
+            .join(hub.vhost(vhost.name()).unwrap(), EXCHANGE);
         Self {
             fake,
             control,
@@ -199,8 +199,8 @@ async fn all_known_nodes_are_enough() {
     let known = async || presences[0].nodes().await.map_or(0, |nodes| nodes.len());
     eventually(DEADLINE, "presence knows them", async || known().await == 3).await;
     let [a, b, c] = [0, 1, 2].map(|n| (names[n], Some(Arc::clone(&presences[n]))));
-    let nodes = [a, b, c].map(|(name, known)| Node::new(&vhost, name, 1, known));
-    let nodes = until_heard(nodes).await;
+    let started = [a, b, c].map(|(name, known)| Node::new(&vhost, name, 1, known));
+    let nodes = until_heard(started).await;
     let begun = Instant::now();
     let report = nodes[1].run(forget("alice")).await;
     assert!(

@@ -92,10 +92,10 @@ fn links(text: &str) -> Vec<String> {
         .flat_map(|line| {
             // Text between back-quotes is code: every other piece.
             let plain: String = line.split('`').step_by(2).collect();
-            let targets = plain.split("](").skip(1);
-            let targets = targets.filter_map(|rest| rest.split_once(')'));
-            let targets = targets.map(|(target, _)| target.to_owned());
-            targets.collect::<Vec<_>>()
+            let pieces = plain.split("](").skip(1);
+            let targets = pieces.filter_map(|rest| rest.split_once(')'));
+            let owned = targets.map(|(target, _)| target.to_owned());
+            owned.collect::<Vec<_>>()
         })
         .collect()
 }

@@ -212,9 +212,8 @@ impl Checker {
                     } else {
                         schema = json!(true);
                     }
-                    let validator = jsonschema::draft202012::new(&schema);
-                    let validator =
-                        validator.unwrap_or_else(|error| panic!("{path} {status}: {error}"));
+                    let validator = jsonschema::draft202012::new(&schema)
+                        .unwrap_or_else(|error| panic!("{path} {status}: {error}"));
                     answers.insert(status.clone(), validator);
                 }
                 operations.insert(format!("{method} {path}"), answers);
@@ -227,10 +226,13 @@ impl Checker {
     }
 
     fn check(&self, operation: &str, status: u16, answer: &Value) {
-        let answers = self.operations.get(operation);
-        let answers = answers.unwrap_or_else(|| panic!("{operation} is not in the document"));
-        let validator = answers.get(&status.to_string());
-        let validator = validator.unwrap_or_else(|| panic!("{operation} has no {status}"));
+        let answers = self
+            .operations
+            .get(operation)
+            .unwrap_or_else(|| panic!("{operation} is not in the document"));
+        let validator = answers
+            .get(&status.to_string())
+            .unwrap_or_else(|| panic!("{operation} has no {status}"));
         if let Err(error) = validator.validate(answer) {
             panic!("{operation} {status}: {error}\n{answer:#}");
         }

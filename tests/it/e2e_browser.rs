@@ -31,16 +31,16 @@ async fn chromium(server: &Server) {
 async fn only_listed_origins_connect() {
     let mut browser = Remote::node("browser.mjs");
     browser.order(&json!({ "do": "open" }));
-    let origin = browser.expect("opened").await["origin"].clone();
-    let origin = origin.as_str().expect("an origin");
+    let opened = browser.expect("opened").await;
+    let origin = opened["origin"].as_str().expect("an origin");
 
     let strict = Server::Gateway(Box::new(House::open().await));
     browser.order(&strict.connect_ws(&json!({})));
     let closed = browser.expect("closed").await;
     assert_eq!(closed["code"], 1006, "{closed}");
 
-    let listed = House::open_with(|builder| builder.set("listen.origins", origin)).await;
-    let listed = Server::Gateway(Box::new(listed));
+    let house = House::open_with(|builder| builder.set("listen.origins", origin)).await;
+    let listed = Server::Gateway(Box::new(house));
     browser.order(&listed.connect_ws(&json!({})));
     browser.expect("connected").await;
 

@@ -25,8 +25,8 @@ async fn a_visitor_pushes_from_the_page_and_by_curl() {
 
     // By the command that the page shows.
     browser.order(&json!({ "do": "read", "selector": "[data-testid=curl]" }));
-    let curl = browser.expect("text").await["text"].clone();
-    let curl = curl.as_str().expect("a command");
+    let told = browser.expect("text").await;
+    let curl = told["text"].as_str().expect("a command");
     assert!(curl.starts_with("curl "), "{curl}");
     let output = Command::new("sh").args(["-c", curl]).output().unwrap();
     assert!(output.status.success(), "{curl}: {output:?}");
@@ -72,8 +72,8 @@ async fn look_inside(demo: &Gateway, orders: &str) -> String {
         let (command, _) = command.split_once("\n\n")?;
         Some(format!("export STENTOR_URL={command}"))
     })
-    .await;
-    let command = command.replace("ctl node", orders);
+    .await
+    .replace("ctl node", orders);
     let output = Command::new("sh").args(["-c", &command]).output().unwrap();
     assert!(output.status.success(), "{command}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
@@ -293,7 +293,11 @@ fn the_pages_libraries_are_unchanged() {
     let classic = tests_dir().with_file_name("examples/browser/vendor");
     let demo = tests_dir().with_file_name("src/demo/page/vendor");
     for (folder, name, original) in [
-        (&classic, "sockjs.min.js", "sockjs-client/dist/sockjs.min.js"),
+        (
+            &classic,
+            "sockjs.min.js",
+            "sockjs-client/dist/sockjs.min.js",
+        ),
         (&classic, "sockjs.LICENSE", "sockjs-client/LICENSE"),
         (&classic, "stomp.min.js", "stompjs/lib/stomp.min.js"),
         (

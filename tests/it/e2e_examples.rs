@@ -376,8 +376,8 @@ async fn lives(example: Example) {
     for over in [&mut client, &mut second] {
         over.is_still_over().await;
     }
-    let logins = around.hook.calls_of(Call::User);
-    let logins = logins.iter().filter(|call| call.get("username") == user);
+    let calls = around.hook.calls_of(Call::User);
+    let logins = calls.iter().filter(|call| call.get("username") == user);
     // Each of the above brought one, and where something was away, at most a few more.
     let count = logins.count();
     assert!((8..20).contains(&count), "{count} logins");

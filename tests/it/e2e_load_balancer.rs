@@ -86,8 +86,9 @@ impl Balanced {
             Kind::HaProxy => ("haproxy.cfg", ["bind :8090", &format!("bind {address}")]),
         };
         let example = tests_dir().with_file_name("examples/load-balancer");
-        let text = fs::read_to_string(example.join(name)).unwrap();
-        let text = text.replace("/tmp/stentor-nginx.pid", "nginx.pid");
+        let text = fs::read_to_string(example.join(name))
+            .unwrap()
+            .replace("/tmp/stentor-nginx.pid", "nginx.pid");
         let mut text = replaced(&text, listen[0], listen[1]);
         for (node, [http, admin]) in nodes.iter().zip([["15674", "15680"], ["25674", "25680"]]) {
             let addresses = node.gateway.addresses();
@@ -115,8 +116,7 @@ impl Balanced {
             }
         };
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        let process = Process::start(name, &mut command, Stdio::null());
-        let process = process
+        let process = Process::start(name, &mut command, Stdio::null())
             .unwrap_or_else(|error| panic!("{kind:?}: {error}; ./scripts/test.sh installs it"));
         let up = eventually(DEADLINE, format!("{kind:?} has its nodes"), async || {
             if process.exit_status().is_some() {

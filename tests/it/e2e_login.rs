@@ -79,8 +79,8 @@ async fn a_cookie_logs_in() {
     let connected = client.expect_frame().await;
     assert_eq!(connected.command, Command::Connected);
 
-    let asked = house.hook.calls_of(Call::User);
-    let asked = asked.last().unwrap();
+    let calls = house.hook.calls_of(Call::User);
+    let asked = calls.last().unwrap();
     assert_eq!((asked.get("username"), asked.get("password")), ("", ""));
     // There, and empty: a missing password means that a certificate has proved the user.
     assert!(asked.parameters.iter().any(|(name, _)| name == "password"));

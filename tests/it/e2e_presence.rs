@@ -181,8 +181,9 @@ async fn who_is_dropped_leaves() {
         let gateway = app::Gateway::start(config, |services, _| {
             presence.clone_from(&services.presence);
             http::sign_post("/ws")
-        });
-        let gateway = gateway.await.unwrap();
+        })
+        .await
+        .unwrap();
         (
             gateway.addresses().stomp.unwrap(),
             gateway,
@@ -277,8 +278,8 @@ async fn a_client_says_how_available_it_is_and_others_hear_of_it() {
 #[tokio::test]
 async fn a_status_may_come_before_the_groups() {
     let hook = Hook::start().await;
-    let late = Answer::Status(200, "[]".to_owned());
-    let late = Answer::After(Duration::from_millis(500), Box::new(late));
+    let answer = Answer::Status(200, "[]".to_owned());
+    let late = Answer::After(Duration::from_millis(500), Box::new(answer));
     hook.answer(Call::Groups, late);
     let gateway = gateway(&hook, "memory:").await;
     let mut alice = tcp(&gateway, "alice").await;
@@ -364,8 +365,12 @@ async fn backends_hear_of_it_by_rabbitmq() {
     .await;
     // With other properties it would be refused.
     declare(&channel, false).await.unwrap();
-    let queue = channel.queue_declare("".into(), exclusive(), none()).await;
-    let queue = queue.unwrap().name().clone();
+    let queue = channel
+        .queue_declare("".into(), exclusive(), none())
+        .await
+        .unwrap()
+        .name()
+        .clone();
     let key = "user.bob".into();
     let binding = channel.queue_bind(
         queue.clone(),

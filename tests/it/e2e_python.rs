@@ -24,8 +24,8 @@ async fn stomp_py(server: &Server) {
         a_day(server, Remote::python("stomppy.py"), &connect, version).await;
         work(server, || Remote::python("stomppy.py"), &connect).await;
     }
-    let address = server.ws_url();
-    let address = address
+    let url = server.ws_url();
+    let address = url
         .strip_prefix("ws://")
         .and_then(|url| url.strip_suffix("/ws"));
     let connect = server.connect_tcp(&json!({ "address": address, "path": "/ws" }));

@@ -169,8 +169,8 @@ async fn every_transport_in_chromium_from_its_own_origin() {
 async fn every_transport_in_chromium_from_a_listed_origin() {
     let mut browser = Remote::node("browser.mjs");
     browser.order(&json!({ "do": "open" }));
-    let origin = browser.expect("opened").await["origin"].clone();
-    let origin = origin.as_str().expect("an origin");
+    let opened = browser.expect("opened").await;
+    let origin = opened["origin"].as_str().expect("an origin");
     let place = Place::open(|builder| builder.set("listen.origins", origin)).await;
     for transport in IN_CHROMIUM {
         let more = json!({ "heartBeat": 1000, "old": true });
@@ -310,8 +310,8 @@ async fn the_hook_gets_query_and_cookie() {
     for transport in IN_CHROMIUM {
         browser.order(&place.connect(transport, &json!({ "url": url })));
         browser.expect("connected").await;
-        let asked = place.hook.calls_of(Call::User);
-        let asked: &HookCall = asked.last().expect("the hook was asked");
+        let calls = place.hook.calls_of(Call::User);
+        let asked: &HookCall = calls.last().expect("the hook was asked");
         assert_eq!(asked.get("token"), "from-the-query", "{transport}");
         // An eventsource of another origin is asked for without cookies.
         let cookie = match transport {
@@ -340,8 +340,9 @@ async fn metrics_count_sessions_and_their_bytes() {
     let (_, metrics) = place.gateway.admin("/metrics").await;
     let value = |name: &str| {
         let mut lines = metrics.lines();
-        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        let value = value.unwrap_or_else(|| panic!("no {name} in {metrics}"));
+        let value = lines
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .unwrap_or_else(|| panic!("no {name} in {metrics}"));
         value.parse::<f64>().unwrap()
     };
     assert_eq!(value("stentor_connections{transport=\"xhr-polling\"}"), 1.0);
@@ -448,16 +449,15 @@ async fn a_day_on_rabbitmq() {
 async fn a_thousand_polling_clients() {
     const CLIENTS: usize = 1000;
     const MESSAGES: usize = 20;
-    let place = Place::open(|builder| builder.set("sockjs.max_sessions_per_address", 2 * CLIENTS));
-    let place = place.await;
+    let place =
+        Place::open(|builder| builder.set("sockjs.max_sessions_per_address", 2 * CLIENTS)).await;
     let url = place.gateway.sockjs_url();
     let subscribed = Arc::new(Barrier::new(CLIENTS + 1));
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
         let (url, subscribed) = (url.clone(), Arc::clone(&subscribed));
         clients.spawn(async move {
-            let client = StompClient::sockjs(&url).await;
-            let mut client = client.with_deadline(4 * DEADLINE);
+            let mut client = StompClient::sockjs(&url).await.with_deadline(4 * DEADLINE);
             let user = format!("user_{number}");
             client.connect(&Login::new(&user, PASSCODE, "/")).await;
             client.subscribe("all", "/exchange/feed/everybody").await;

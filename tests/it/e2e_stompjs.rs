@@ -179,8 +179,9 @@ async fn what_precedes_a_mistake_arrives(server: &Server, after_ack: &str) {
         }
         eventually(DEADLINE, "all results are there", async || {
             let queues = server.vhost().queues().await;
-            let mut queues = queues.iter();
-            queues.any(|found| found["name"] == results.as_str() && found["messages"] == 100)
+            queues
+                .iter()
+                .any(|found| found["name"] == results.as_str() && found["messages"] == 100)
         })
         .await;
     }

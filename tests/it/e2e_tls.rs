@@ -203,8 +203,10 @@ async fn a_certificate_is_a_login() {
     ] {
         let secured = Secured::asking("optional", source).await;
         let client = secured.authority.client();
-        let till = secured.authority.client();
-        let till = till.showing(&secured.authority, &subject);
+        let till = secured
+            .authority
+            .client()
+            .showing(&secured.authority, &subject);
         for mut stomp in [secured.stomps(&till).await, secured.wss(&till).await] {
             stomp.send(&nameless()).await;
             stomp
@@ -249,8 +251,7 @@ async fn a_certificate_is_a_login() {
 #[tokio::test]
 async fn a_certificate_without_a_name_is_no_login() {
     let secured = Secured::asking("required", "common_name").await;
-    let client = secured.authority.client();
-    let client = client.showing(
+    let client = secured.authority.client().showing(
         &secured.authority,
         &[(DnType::OrganizationName, "Example".into())],
     );
@@ -283,14 +284,14 @@ async fn who_has_no_certificate_where_one_is_required_does_not_come_in() {
             secured.gateway.stomps_address(),
             secured.gateway.https_address(),
         ] {
-            let refused: io::Result<()> = async {
+            let done: io::Result<()> = async {
                 let mut stream = client.connect(address).await?;
                 let mut byte = [0];
                 stream.write_all(b"CONNECT\n").await?;
                 stream.read_exact(&mut byte).await.map(drop)
             }
             .await;
-            let refused = refused.unwrap_err().to_string();
+            let refused = done.unwrap_err().to_string();
             assert!(
                 refused.contains("alert") || refused.contains("reset"),
                 "{refused}"
@@ -441,8 +442,11 @@ async fn a_new_certificate_is_served_and_nobody_is_disconnected() {
 async fn authorities_of_clients_are_replaced_too() {
     let secured = Secured::asking("required", "common_name").await;
     let alice = [(DnType::CommonName, "alice".into())];
-    let client = secured.authority.client().version(&TLS12);
-    let client = client.showing(&secured.authority, &alice);
+    let client = secured
+        .authority
+        .client()
+        .version(&TLS12)
+        .showing(&secured.authority, &alice);
     let address = secured.gateway.stomps_address();
     assert!(client.connect(address).await.is_ok());
     let ca = secured.folder.path().join("ca.pem");

@@ -143,8 +143,9 @@ pub(crate) async fn a_day(server: &Server, mut client: Remote, connect: &Value, 
     assert_eq!(client.expect_bodies(10).await, house::numbers(1..11));
     eventually(DEADLINE, "all work is acknowledged", async || {
         let queues = server.vhost().queues().await;
-        let mut queues = queues.iter();
-        queues.any(|found| found["name"] == queue.as_str() && found["messages"] == 0)
+        queues
+            .iter()
+            .any(|found| found["name"] == queue.as_str() && found["messages"] == 0)
     })
     .await;
 

@@ -225,8 +225,9 @@ errors_use_up_nothing! {
 async fn closes_that_cross_are_no_error_of_the_connection() {
     let vhost = vhost().await;
     let url = vhost.amqp_url();
-    let connection = Connection::connect(&url, ConnectionProperties::default());
-    let connection = connection.await.unwrap();
+    let connection = Connection::connect(&url, ConnectionProperties::default())
+        .await
+        .unwrap();
     let passive = QueueDeclareOptions {
         passive: true,
         ..QueueDeclareOptions::default()

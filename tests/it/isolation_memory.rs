@@ -95,8 +95,9 @@ async fn what_a_client_does_not_read_waits_at_the_broker() {
     // Now she does, and acknowledges each with all before it.
     let mut next = [0; SUBSCRIPTIONS];
     for _ in 0..SUBSCRIPTIONS * MESSAGES {
-        let message = alice.expect("a message", |frame| frame.command == Command::Message);
-        let message = message.await;
+        let message = alice
+            .expect("a message", |frame| frame.command == Command::Message)
+            .await;
         let id: usize = message.header("subscription").unwrap().parse().unwrap();
         assert_eq!(message.body.len(), SIZE);
         assert_eq!(
@@ -122,11 +123,11 @@ async fn what_a_client_does_not_read_waits_at_the_broker() {
 async fn a_user_sends_no_more_than_there_is_room_for() {
     const CONNECTIONS: usize = 60;
     const SIZE: usize = 4_000_000;
-    let house = House::open_with(|builder| {
+    let opening = House::open_with(|builder| {
         // Others build and test on this machine, too.
         builder.set("limits.write_timeout", "70s")
     });
-    let house = Arc::new(house.await);
+    let house = Arc::new(opening.await);
     let mut honest = Honest::new(&house).await;
     let (go, gone) = watch::channel(false);
     let mut clients = JoinSet::new();

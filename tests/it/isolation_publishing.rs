@@ -417,16 +417,17 @@ async fn nobody_waits_for_others_mandatory_messages() {
     let vhost = RabbitMq::shared().await.vhost().await;
     let node = node_of(&vhost).await;
     node.send("", "q", "before").await;
-    let flood = (100..600).map(|lane| {
-        let publish = Publish {
-            mandatory: true,
-            lane,
-            ..message("", "nobody", "")
-        };
-        let host = Arc::clone(&node.vhost);
-        tokio::spawn(async move { host.publish(publish).await?.await })
-    });
-    let flood: Vec<_> = flood.collect();
+    let flood: Vec<_> = (100..600)
+        .map(|lane| {
+            let publish = Publish {
+                mandatory: true,
+                lane,
+                ..message("", "nobody", "")
+            };
+            let host = Arc::clone(&node.vhost);
+            tokio::spawn(async move { host.publish(publish).await?.await })
+        })
+        .collect();
     // It has begun.
     eventually(DEADLINE, "an answer", async || {
         flood.iter().any(JoinHandle::is_finished)

@@ -128,8 +128,8 @@ pub(crate) async fn until_status(presence: &dyn Presence, user: &str, status: St
 pub(crate) async fn until_group(presence: &dyn Presence, group: &str, users: &[&str]) {
     let what = format!("{users:?} of {group} are online");
     eventually(DEADLINE, what, async || {
-        let online = presence.group(group).await.ok()?;
-        let online: Vec<&str> = online.iter().map(|member| &*member.user).collect();
+        let members = presence.group(group).await.ok()?;
+        let online: Vec<&str> = members.iter().map(|member| &*member.user).collect();
         (online == users).then_some(())
     })
     .await;
@@ -216,8 +216,8 @@ async fn who_joins_is_here_with_what_was_told<F: Fixture>() {
     let presence = F::start().await.node("node-1");
     let (user, group) = (unique("user"), unique("group"));
     let groups = vec![group.as_str().into()];
-    let joined = Session::new(user.as_str().into(), &unique("s"), "xhr-polling", groups);
-    let mut joined = joined.with_status(Status::Away);
+    let mut joined = Session::new(user.as_str().into(), &unique("s"), "xhr-polling", groups)
+        .with_status(Status::Away);
     joined.remote = Some("[2001:db8::1]:4711".parse().unwrap());
     joined.since = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_000_000_123);
     joined.device = Some(Box::new(Device {
@@ -677,8 +677,8 @@ async fn of_many_who_claim_at_once_each_finds_those_before_it<F: Fixture>() {
     fence(&*presence).await;
     let user = unique("user");
     let claims = (0..MANY).map(|_| presence.claim(session(&user, &[])));
-    let found = futures_util::future::join_all(claims).await;
-    let mut found: Vec<usize> = found
+    let mut found: Vec<usize> = futures_util::future::join_all(claims)
+        .await
         .iter()
         .map(|found| found.as_ref().unwrap().len())
         .collect();

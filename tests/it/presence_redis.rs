@@ -566,7 +566,9 @@ async fn one_more_session_of_a_user_of_many_costs_what_the_first_did() {
 async fn calls(redis: &Redis, command: &str) -> u64 {
     let stats = redis.command(&["INFO", "commandstats"]).await;
     let start = format!("cmdstat_{command}:calls=");
-    let calls = stats.lines().find_map(|line| line.strip_prefix(&*start));
-    let calls = calls.map(|rest| rest.split(',').next().unwrap());
+    let calls = stats
+        .lines()
+        .find_map(|line| line.strip_prefix(&*start))
+        .map(|rest| rest.split(',').next().unwrap());
     calls.map_or(0, |calls| calls.parse().unwrap())
 }

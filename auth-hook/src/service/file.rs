@@ -76,11 +76,15 @@ impl Rules {
 }
 
 fn account(name: &str, entry: Entry) -> Result<Account, RulesError> {
-    let hash = entry.hash.as_deref().map(PasswordHash::parse).transpose();
-    let hash = hash.map_err(|problem| RulesError::Hash {
-        user: name.into(),
-        problem,
-    })?;
+    let hash = entry
+        .hash
+        .as_deref()
+        .map(PasswordHash::parse)
+        .transpose()
+        .map_err(|problem| RulesError::Hash {
+            user: name.into(),
+            problem,
+        })?;
     let account = match (hash, entry.certificate) {
         (Some(hash), false) => Account::new(name, hash),
         (Some(hash), true) => Account::new(name, hash).or_certified(),

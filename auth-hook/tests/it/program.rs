@@ -80,8 +80,13 @@ async fn it_serves_a_users_file_and_reads_it_again_at_sighup() {
         .unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
     let listening = line(&mut log, "listening").await;
-    let address = listening.split_once("address=").unwrap().1.trim();
-    let address: SocketAddr = address.parse().unwrap();
+    let address: SocketAddr = listening
+        .split_once("address=")
+        .unwrap()
+        .1
+        .trim()
+        .parse()
+        .unwrap();
 
     let alice = "/auth/user?username=alice&password=s3cret&vhost=/";
     let bob = "/auth/user?username=bob&password=s3cret&vhost=/";

@@ -29,8 +29,11 @@ fn problems_are_told_as_they_are_written_down() {
     let mut frames = String::new();
     for problem in Problem::samples() {
         let bytes = problem.frame();
-        let text = std::str::from_utf8(&bytes).unwrap();
-        let text = text.strip_suffix('\0').unwrap().trim_end();
+        let text = std::str::from_utf8(&bytes)
+            .unwrap()
+            .strip_suffix('\0')
+            .unwrap()
+            .trim_end();
         let code = problem.close_code().code();
         frames.push_str(&format!("== close {code}\n{text}\n\n"));
     }
@@ -92,9 +95,11 @@ fn the_page_of_errors_is_current() {
             _ => sections.push((row.section, line)),
         }
     }
-    let sections = sections.iter();
-    let sections = sections.map(|(section, lines)| format!("## {section}\n\n{HEAD}{lines}"));
-    let sections = sections.collect::<Vec<_>>().join("\n");
+    let sections = sections
+        .iter()
+        .map(|(section, lines)| format!("## {section}\n\n{HEAD}{lines}"))
+        .collect::<Vec<_>>()
+        .join("\n");
     let page = fs::read_to_string(house(PAGE)).unwrap();
     let (prose, _) = page.split_once("\n## ").unwrap();
     assert_written(PAGE, &format!("{prose}\n{sections}"), "\n");

@@ -100,11 +100,10 @@ mod tests {
     async fn who_asks_after_the_answer_asks_anew() {
         let flights = Flights::default();
         let (answer, asked) = oneshot::channel::<Answer>();
-        let first = flights.share(1, asked.map(Result::unwrap));
-        let mut first = Box::pin(first);
+        let mut first = Box::pin(flights.share(1, asked.map(Result::unwrap)));
         assert!(first.as_mut().now_or_never().is_none());
-        let second = flights.share(1, async { panic!("it shares the first one's call") });
-        let mut second = Box::pin(second);
+        let never = async { panic!("it shares the first one's call") };
+        let mut second = Box::pin(flights.share(1, never));
         assert!(second.as_mut().now_or_never().is_none());
         let refusal = Err(Refusal::Denied(Some("no".into())));
         answer.send(refusal.clone()).unwrap();

@@ -46,8 +46,8 @@ impl Permitted {
     /// Room for `size` permissions, each remembered for `ttl`.
     pub(super) fn new(ttl: Duration, size: u64) -> Self {
         let shards = (size / MIN_SHARD_SIZE).clamp(1, MAX_SHARDS);
-        let shard_size = size.checked_div(shards).unwrap_or(size);
-        let shard_size = usize::try_from(shard_size).unwrap_or(usize::MAX);
+        let share = size.checked_div(shards).unwrap_or(size);
+        let shard_size = usize::try_from(share).unwrap_or(usize::MAX);
         Self {
             ttl,
             started: Instant::now(),

@@ -393,8 +393,8 @@ async fn what_is_forgotten_of_a_user_is_asked_for() {
 #[tokio::test]
 async fn an_answer_that_was_on_its_way_is_not_remembered_after_forgetting() {
     let hook = Hook::new(0, Ok(()));
-    let cache = CachedAuthenticator::new(Arc::clone(&hook) as _, Duration::from_secs(60), 100);
-    let cache = Arc::new(cache);
+    let ttl = Duration::from_secs(60);
+    let cache = Arc::new(CachedAuthenticator::new(Arc::clone(&hook) as _, ttl, 100));
     let asking = tokio::spawn({
         let cache = Arc::clone(&cache);
         async move { cache.allow(&user("alice"), &topic("a")).await }

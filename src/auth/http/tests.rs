@@ -310,11 +310,8 @@ async fn a_connection_that_is_not_taken_is_bounded_by_its_own_time() {
     let url = format!("http://{}", full.0.local_addr().unwrap());
     let config = Config {
         connection_timeout: Duration::from_millis(200),
-        ..at(&url)
-    };
-    let config = Config {
         request_timeout: Duration::from_secs(60),
-        ..config
+        ..at(&url)
     };
     let started = std::time::Instant::now();
     let fault = faulty(&config).await;
@@ -385,11 +382,12 @@ async fn calls_at_a_time_are_bounded_and_so_is_the_wait() {
         ..config(&hook)
     };
     let authenticator = Arc::new(HttpAuthenticator::new(&config).unwrap());
-    let calls = (0..6).map(|_| {
-        let authenticator = Arc::clone(&authenticator);
-        tokio::spawn(async move { authenticator.user(&login()).await.unwrap_err().to_string() })
-    });
-    let calls: Vec<_> = calls.collect();
+    let calls: Vec<_> = (0..6)
+        .map(|_| {
+            let authenticator = Arc::clone(&authenticator);
+            tokio::spawn(async move { authenticator.user(&login()).await.unwrap_err().to_string() })
+        })
+        .collect();
     let mut waited = 0;
     for call in calls {
         waited += usize::from(call.await.unwrap().contains("max_calls"));
@@ -519,10 +517,11 @@ async fn what_is_forwarded_follows_the_contract_s_own_parameters() {
 
 /// Who the user is, by an answer with this header.
 async fn named(user: &str, header: Option<&str>, config: Config) -> Result<String, Refusal> {
-    let header = header.map(|name| format!("X-Username: {name}\r\n"));
-    let header = header.unwrap_or_default();
-    let raw = format!("HTTP/1.1 200 OK\r\n{header}content-length: 5\r\n\r\nallow");
-    let raw: &'static str = raw.leak();
+    let header = header
+        .map(|name| format!("X-Username: {name}\r\n"))
+        .unwrap_or_default();
+    let raw: &'static str =
+        format!("HTTP/1.1 200 OK\r\n{header}content-length: 5\r\n\r\nallow").leak();
     let hook = Hook::start(move |_| Reply::Raw(raw)).await;
     let config = Config {
         username_header: config.username_header,

@@ -139,7 +139,7 @@ impl FeedManager {
         operation_timeout: Duration,
         queue_names: QueueNames,
     ) -> Self {
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             link: links.bindings,
             vhost: reader_config.uri.vhost.as_str().into(),
             declarer,
@@ -154,11 +154,10 @@ impl FeedManager {
             queue_names,
             binders: Channels::new(4),
             unbinders: Channels::new(2),
-        };
-        let shared = Arc::new(shared);
+        });
         let feeds = Arc::new(Mutex::new(Some(HashMap::new())));
-        let watch = Watch::new(links.publish);
-        let watch = tokio::spawn(watch.run(Arc::clone(&shared), Arc::clone(&feeds)));
+        let watching = Watch::new(links.publish).run(Arc::clone(&shared), Arc::clone(&feeds));
+        let watch = tokio::spawn(watching);
         let events = tokio::spawn(events::follow(Arc::clone(&shared), Arc::clone(&feeds)));
         Self {
             shared,
@@ -258,8 +257,13 @@ impl FeedManager {
 
     /// Removes the queues; nobody waits for their messages any more. Who still asks, is refused.
     pub(super) async fn close(&self) {
-        let feeds = self.feeds.lock().take().unwrap_or_default();
-        let feeds: Vec<_> = feeds.into_values().collect();
+        let feeds: Vec<_> = self
+            .feeds
+            .lock()
+            .take()
+            .unwrap_or_default()
+            .into_values()
+            .collect();
         let deadline = after(Duration::from_secs(2));
         for feed in &feeds {
             if let Some(task) = feed.task.get() {

@@ -145,8 +145,8 @@ mod tests {
         let cc = [&b"\x02CC"[..], &nested(b'A', b"S\0\0\0\x01kI\0\0\0\x07V")].concat();
         let raw = with_headers(&[&values[..], &cc, b"\x01eV"].concat());
         let message = message(delivery(&raw));
-        let headers = [("a", "\u{fffd}("), ("b", "-1"), ("c", "true")];
-        let headers = headers.map(|(name, value)| (name.into(), value.into()));
+        let headers = [("a", "\u{fffd}("), ("b", "-1"), ("c", "true")]
+            .map(|(name, value)| (name.into(), value.into()));
         assert_eq!(message.properties.headers, headers);
         assert_eq!(message.cc, ["k", "7"].map(Box::from));
     }
@@ -198,9 +198,8 @@ mod tests {
         let of = |delivery: &Delivery<'_>| fingerprint(&hasher, delivery);
         assert_eq!(of(&one), of(&again));
         assert_ne!(of(&one), of(&delivery(b"\x80\x00\x01b")));
-        let other = Body::Whole(Bytes::from_static(b"other"));
         let other = Delivery {
-            body: other,
+            body: Body::Whole(Bytes::from_static(b"other")),
             ..one.clone()
         };
         assert_ne!(of(&one), of(&other));

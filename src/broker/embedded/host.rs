@@ -223,9 +223,10 @@ impl Host {
 
     /// A queue, for a link that may use it.
     fn queue(&self, name: &str, link: u64) -> Result<Arc<Queue>, BrokerError> {
-        let queue = self.queues.read().get(name).map(Arc::clone);
-        let queue = queue.filter(|queue| !queue.is_ended());
-        let queue = queue.ok_or_else(|| self.no_queue(name))?;
+        let known = self.queues.read().get(name).map(Arc::clone);
+        let queue = known
+            .filter(|queue| !queue.is_ended())
+            .ok_or_else(|| self.no_queue(name))?;
         self.check_owner(&queue, link)?;
         Ok(queue)
     }
@@ -281,8 +282,8 @@ impl Host {
                     ));
                 }
                 let owner = spec.exclusive.then_some(link);
-                let queue = Queue::new(self.serial(), spec, policy, owner, self.queue_bytes);
-                let queue = Arc::new(queue);
+                let serial = self.serial();
+                let queue = Arc::new(Queue::new(serial, spec, policy, owner, self.queue_bytes));
                 entry.insert(Arc::clone(&queue));
                 Ok(queue)
             }

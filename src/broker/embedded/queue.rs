@@ -196,8 +196,11 @@ impl Queue {
     }
 
     fn expires(&self, message: &Message) -> Option<Instant> {
-        let own = message.properties.expiration.as_deref();
-        let own = own.and_then(|text| text.parse().ok().map(Duration::from_millis));
+        let own = message
+            .properties
+            .expiration
+            .as_deref()
+            .and_then(|text| text.parse().ok().map(Duration::from_millis));
         let ttl = self.policy.ttl.into_iter().chain(own).min()?;
         Instant::now().checked_add(ttl)
     }

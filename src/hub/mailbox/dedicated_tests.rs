@@ -176,8 +176,11 @@ async fn a_backlog_comes_whole_and_in_order() {
             let mut queues = [ONE, TWO].map(|id| Queue::new(id, &mailbox, 500));
             let taken = work_off(&mut queues, multiple);
             for queue in &queues {
-                let own = taken.iter().filter(|(id, _)| *id == queue.subscription);
-                let own: Vec<_> = own.map(|(_, number)| *number).collect();
+                let own: Vec<_> = taken
+                    .iter()
+                    .filter(|(id, _)| *id == queue.subscription)
+                    .map(|(_, number)| *number)
+                    .collect();
                 let all: Vec<_> = (1..=500).collect();
                 assert_eq!(own, all, "multiple: {multiple}, room for {room}");
                 assert_eq!(queue.accepted, all, "multiple: {multiple}, room for {room}");

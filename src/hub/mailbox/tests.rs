@@ -239,8 +239,11 @@ fn dedicated_messages_are_never_dropped() {
             mailbox.push_shared(SECOND, &message("k", ""));
         }
         let parcels: Vec<_> = std::iter::from_fn(|| take_parcel(&mailbox)).collect();
-        let tags = parcels.iter().map(|parcel| parcel.tag);
-        let tags: Vec<_> = tags.filter(|tag| *tag != 0).collect();
+        let tags: Vec<_> = parcels
+            .iter()
+            .map(|parcel| parcel.tag)
+            .filter(|tag| *tag != 0)
+            .collect();
         assert_eq!(tags, (1..=100).collect::<Vec<_>>());
         let dropped: Vec<_> = parcels.iter().filter(|parcel| parcel.tag == 0).collect();
         assert_eq!((dropped.len(), dropped[0].dropped), (1, 99));

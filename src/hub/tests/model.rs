@@ -122,11 +122,13 @@ impl Run {
 
     /// What was true of those who are subscribed is so no more.
     fn forsake(&mut self) {
-        let visitors = std::mem::take(&mut self.visitors).into_iter();
-        let visitors = visitors.map(|(pattern, client, visitor)| match visitor {
-            Visitor::Subscribed(guard) => (pattern, client, Visitor::Forsaken(guard)),
-            visitor => (pattern, client, visitor),
-        });
+        let visitors =
+            std::mem::take(&mut self.visitors)
+                .into_iter()
+                .map(|(pattern, client, visitor)| match visitor {
+                    Visitor::Subscribed(guard) => (pattern, client, Visitor::Forsaken(guard)),
+                    visitor => (pattern, client, visitor),
+                });
         self.visitors = visitors.collect();
     }
 

@@ -119,8 +119,8 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let text = read(path)?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let chain = chain.map_err(|error| not_pem(path, &error))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let chain = certificates.map_err(|error| not_pem(path, &error))?;
     if chain.is_empty() {
         return Err(format!(
             "{} has no certificate; it must be PEM (\"-----BEGIN CERTIFICATE-----\")",
@@ -197,11 +197,11 @@ fn verifier(
     roots: Arc<RootCertStore>,
     is_required: bool,
 ) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let builder = WebPkiClientVerifier::builder_with_provider(roots, provider());
+    let strict = WebPkiClientVerifier::builder_with_provider(roots, provider());
     let builder = if is_required {
-        builder
+        strict
     } else {
-        builder.allow_unauthenticated()
+        strict.allow_unauthenticated()
     };
     builder.build().map_err(|error| error.to_string())
 }

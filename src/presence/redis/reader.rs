@@ -58,8 +58,8 @@ impl Reader {
         script::nodes(&mut pipe);
         ask(&mut pipe);
         let mut replies = self.store.call::<Vec<Value>>(&pipe).await?.into_iter();
-        let nodes: Fields = read(replies.next())?;
-        let nodes = nodes.into_iter().filter_map(|(lease, node)| {
+        let leases: Fields = read(replies.next())?;
+        let nodes = leases.into_iter().filter_map(|(lease, node)| {
             let node = decode_node(std::str::from_utf8(&node).ok()?)?;
             Some((LeaseId::parse(&lease)?, node))
         });
@@ -99,8 +99,10 @@ impl Reader {
         let (nodes, mut replies) = self
             .ask(|pipe| script::claim(pipe.atomic(), session, lease))
             .await?;
-        let reply = replies.next().filter(|reply| *reply != Value::Nil);
-        let reply = reply.ok_or_else(|| unavailable("this node's lease is over"))?;
+        let reply = replies
+            .next()
+            .filter(|reply| *reply != Value::Nil)
+            .ok_or_else(|| unavailable("this node's lease is over"))?;
         let fields: Fields = read(Some(reply))?;
         let others = fields.iter().filter_map(|(field, value)| {
             let (lease, id) = LeaseId::split(field)?;
@@ -140,16 +142,19 @@ impl Reader {
             pipe.hget(lease.bucket_of(id), id);
         }
         let found: Vec<Option<Vec<u8>>> = self.call(&pipe).await?;
-        let listed = nodes.keys().zip(found).filter_map(|(lease, value)| {
-            let (user, _) = decode_listed(&value?)?;
-            Some(Listed {
-                lease: *lease,
-                list: 0,
-                id: id.to_owned(),
-                user,
+        let listed: Vec<_> = nodes
+            .keys()
+            .zip(found)
+            .filter_map(|(lease, value)| {
+                let (user, _) = decode_listed(&value?)?;
+                Some(Listed {
+                    lease: *lease,
+                    list: 0,
+                    id: id.to_owned(),
+                    user,
+                })
             })
-        });
-        let listed: Vec<_> = listed.collect();
+            .collect();
         Ok(self.look_up(&nodes, &listed).await?.pop())
     }
 
@@ -209,21 +214,23 @@ impl Reader {
                 some = some.saturating_mul(2).min(longest);
             }
             for (list, fields) in lists.zip(replies) {
-                let listed = fields.into_iter().filter_map(|(id, value)| {
-                    let id = String::from_utf8(id).ok()?;
-                    let is_before = |after: &Cursor| after.list == list && *id <= *after.after;
-                    if after.as_ref().is_some_and(is_before) {
-                        return None;
-                    }
-                    let (user, _) = decode_listed(&value)?;
-                    Some(Listed {
-                        lease,
-                        list,
-                        id,
-                        user,
+                let mut listed: Vec<_> = fields
+                    .into_iter()
+                    .filter_map(|(id, value)| {
+                        let id = String::from_utf8(id).ok()?;
+                        let is_before = |after: &Cursor| after.list == list && *id <= *after.after;
+                        if after.as_ref().is_some_and(is_before) {
+                            return None;
+                        }
+                        let (user, _) = decode_listed(&value)?;
+                        Some(Listed {
+                            lease,
+                            list,
+                            id,
+                            user,
+                        })
                     })
-                });
-                let mut listed: Vec<_> = listed.collect();
+                    .collect();
                 listed.sort_unstable_by(|a, b| a.id.cmp(&b.id));
                 found.extend(listed);
             }

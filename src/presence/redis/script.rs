@@ -83,8 +83,12 @@ pub(super) fn settle(
         Untold::Restored => "restored",
         Untold::Left => "left",
     };
-    let command = pipe.cmd("EVALSHA").arg(script).arg(2);
-    let command = command.arg(user_key(user)).arg(lease.key());
+    let command = pipe
+        .cmd("EVALSHA")
+        .arg(script)
+        .arg(2)
+        .arg(user_key(user))
+        .arg(lease.key());
     command.arg(untold).arg(own.byte());
     match departure {
         Some(stamp) => command.arg(&stamp.to_be_bytes()[..]),
@@ -106,10 +110,15 @@ pub(super) fn nodes(pipe: &mut Pipeline) {
 
 /// Claims: see [`CLAIM`].
 pub(super) fn claim(pipe: &mut Pipeline, session: &Session, lease: LeaseId) {
-    let command = pipe.cmd("EVAL").arg(code(CLAIM)).arg(3);
-    let command = command.arg(user_key(&session.user)).arg(lease.key());
-    let command = command.arg(lease.bucket_of(&session.id));
-    let command = command.arg(lease.field(&session.id)).arg(encode(session));
+    let command = pipe
+        .cmd("EVAL")
+        .arg(code(CLAIM))
+        .arg(3)
+        .arg(user_key(&session.user))
+        .arg(lease.key())
+        .arg(lease.bucket_of(&session.id))
+        .arg(lease.field(&session.id))
+        .arg(encode(session));
     command.arg(&*session.id).arg(encode_listed(session));
 }
 
@@ -138,8 +147,9 @@ impl Settled {
         else {
             return Self::Same;
         };
-        let at = Duration::from_secs(seconds).checked_add(Duration::from_micros(micros));
-        let at = at.and_then(|at| SystemTime::UNIX_EPOCH.checked_add(at));
+        let at = Duration::from_secs(seconds)
+            .checked_add(Duration::from_micros(micros))
+            .and_then(|at| SystemTime::UNIX_EPOCH.checked_add(at));
         Self::Changed {
             before: Status::from_byte(before),
             now: Status::from_byte(now),

@@ -79,8 +79,8 @@ impl Survivor {
         let mut pipe = Pipeline::new();
         pipe.hgetall(NODES);
         let (nodes,): (Vec<(Vec<u8>, Vec<u8>)>,) = self.store.call(&pipe).await?;
-        let nodes = nodes.into_iter();
         let nodes: Vec<_> = nodes
+            .into_iter()
             .filter_map(|(lease, how)| Some((LeaseId::parse(&lease)?, how == CLOSED.as_bytes())))
             .collect();
         let mut pipe = Pipeline::new();
@@ -125,9 +125,10 @@ impl Survivor {
             for list in lists.clone() {
                 pipe.hgetall(dead.bucket(list));
             }
-            let found: Vec<Vec<(String, Vec<u8>)>> = self.store.call(&pipe).await?;
-            let found = found.into_iter().flatten();
-            let found: Vec<Listed> = found
+            let entries: Vec<Vec<(String, Vec<u8>)>> = self.store.call(&pipe).await?;
+            let found: Vec<Listed> = entries
+                .into_iter()
+                .flatten()
                 .filter_map(|(id, value)| {
                     let (user, groups) = decode_listed(&value)?;
                     Some((id, user, groups))

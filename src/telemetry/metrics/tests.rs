@@ -32,8 +32,8 @@ fn the_exposition_is_as_it_was_written_down() {
     counts.hook_faults.get_or_create(&label).inc();
     counts.mailbox_overflows.get_or_create(&label).inc();
     counts.publish_failures.get_or_create(&label).inc();
-    let request = [("route", "GET /"), ("status", "200")];
-    let request = request.map(|(name, value)| (name, value.to_owned()));
+    let request =
+        [("route", "GET /"), ("status", "200")].map(|(name, value)| (name, value.to_owned()));
     counts.api_requests.get_or_create(&request).inc();
     let levels = Levels {
         open_fds: Some(6),

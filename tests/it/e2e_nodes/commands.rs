@@ -51,10 +51,10 @@ async fn a_kick_reaches_every_node_whoever_gives_it() {
     let held_by_0 = cluster.node_name_of_gateway(0).await;
     let session = eventually(DEADLINE, "bob is at each node", async || {
         let (_, bob) = cluster.presence(1, "users/bob").await;
-        let sessions = bob["sessions"]
+        let mut sessions = bob["sessions"]
             .as_array()
-            .filter(|all| all.len() == NODES)?;
-        let mut sessions = sessions.iter();
+            .filter(|all| all.len() == NODES)?
+            .iter();
         let session = sessions.find(|session| session["node"] == *held_by_0)?;
         session["session"].as_str().map(str::to_owned)
     })

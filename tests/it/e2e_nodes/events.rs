@@ -26,8 +26,12 @@ impl Events {
             exclusive: true,
             ..QueueDeclareOptions::default()
         };
-        let queue = channel.queue_declare("".into(), options, FieldTable::default());
-        let queue = queue.await.unwrap().name().clone();
+        let queue = channel
+            .queue_declare("".into(), options, FieldTable::default())
+            .await
+            .unwrap()
+            .name()
+            .clone();
         let bound = channel.queue_bind(
             queue.clone(),
             EXCHANGE.into(),

@@ -168,8 +168,9 @@ impl Story {
             .flat_map(|stay| stay.messages.iter().chain(&stay.redelivered))
             .copied()
             .collect();
-        let all = (0..sent.by_backend).map(Heard::Backend);
-        let all = all.chain((0..sent.by_sender).map(Heard::Sender));
+        let all = (0..sent.by_backend)
+            .map(Heard::Backend)
+            .chain((0..sent.by_sender).map(Heard::Sender));
         let missing: Vec<Heard> = all.filter(|message| !heard.contains(message)).collect();
         assert!(missing.is_empty(), "{who} misses {missing:?}");
 

@@ -64,8 +64,8 @@ fn assert_wire(version: Option<&str>, steps: &[Step], message: &str, body: &str)
         "ERROR\nmessage:{message}\ncontent-type:text/plain\nversion:1.0,1.1,1.2\n\
          content-length:{length}\n\n{body}"
     );
-    let written = peer.written();
-    let written: Vec<_> = written
+    let written: Vec<_> = peer
+        .written()
         .iter()
         .map(|error| without_what_next(error))
         .collect();

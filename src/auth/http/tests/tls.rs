@@ -24,8 +24,10 @@ fn authority_and_server() -> (reqwest::Certificate, Arc<ServerConfig>) {
     let issuer = Issuer::new(authority, authority_key);
 
     let key = KeyPair::generate().unwrap();
-    let server = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
-    let server = server.signed_by(&key, &issuer).unwrap();
+    let server = CertificateParams::new(["127.0.0.1".to_owned()])
+        .unwrap()
+        .signed_by(&key, &issuer)
+        .unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)

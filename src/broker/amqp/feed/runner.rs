@@ -173,8 +173,10 @@ impl Runner {
     /// Lets the feed's messages flow, of which so many wait in an old queue.
     async fn consume(&mut self, waiting: u32) -> Result<Consumer<Taker>, BrokerError> {
         let (shared, sentinel) = (&self.shared, &self.sentinel);
-        let messages = self.messages.take();
-        let mut messages = messages.unwrap_or_else(|| Messages::new(shared, &self.id, sentinel));
+        let mut messages = self
+            .messages
+            .take()
+            .unwrap_or_else(|| Messages::new(shared, &self.id, sentinel));
         messages.reconnected(usize::try_from(waiting).unwrap_or(usize::MAX));
         let (queue, prefetch) = (self.queue.as_str(), self.shared.config.prefetch);
         let taker = Taker::Messages(messages);
@@ -281,8 +283,8 @@ impl Runner {
 
     /// Of both queues.
     fn arguments(&self) -> FieldTable {
-        let expires = self.shared.config.expires.as_millis();
-        let expires = i64::try_from(expires).unwrap_or(i64::MAX);
+        let milliseconds = self.shared.config.expires.as_millis();
+        let expires = i64::try_from(milliseconds).unwrap_or(i64::MAX);
         let mut arguments = FieldTable::default();
         arguments.insert("x-expires".into(), AMQPValue::LongLongInt(expires));
         // Nothing is left to the virtual host's defaults and policies. A quorum queue gives doubles

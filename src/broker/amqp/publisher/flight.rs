@@ -115,7 +115,7 @@ impl<T: Sent> Flight<T> {
         let mut ended = HashSet::new();
         let mut fates = Vec::with_capacity(under_way.len());
         for (number, message) in under_way {
-            let fate = match last {
+            let by_its_place = match last {
                 // The words are about none of them, so that any may be meant.
                 None => Fate::Unknown,
                 Some(last) if number > last => Fate::Again,
@@ -123,10 +123,9 @@ impl<T: Sent> Flight<T> {
                 Some(_) if is_suspect(number, &message) => Fate::RefusedOrTaken,
                 Some(_) => Fate::Unknown,
             };
-            let fate = if fate == Fate::Again && ended.contains(&message.sender()) {
-                Fate::Dropped
-            } else {
-                fate
+            let fate = match by_its_place {
+                Fate::Again if ended.contains(&message.sender()) => Fate::Dropped,
+                fate => fate,
             };
             if fate != Fate::Again || !message.is_awaited() {
                 ended.insert(message.sender());

@@ -184,9 +184,12 @@ pub(super) fn may_be_about(error: &BrokerError, traits: Traits<'_>) -> bool {
 /// Whether a text of the broker's names a thing. It cuts long texts, and ends them by dots.
 fn names(text: &str, kind: &str, name: &str) -> bool {
     text.match_indices(kind).any(|(at, _)| {
-        let rest = text.get(at..).unwrap_or_default();
-        let rest = rest.strip_prefix(kind).unwrap_or_default();
-        let rest = rest.strip_prefix(" '");
+        let rest = text
+            .get(at..)
+            .unwrap_or_default()
+            .strip_prefix(kind)
+            .unwrap_or_default()
+            .strip_prefix(" '");
         rest.is_some_and(|rest| match rest.strip_prefix(name) {
             Some(rest) if rest.starts_with('\'') => true,
             _ => {
@@ -302,8 +305,8 @@ mod tests {
     #[test]
     fn a_text_that_is_cut_names_what_begins_so() {
         let long = "x".repeat(255);
-        let cut = format!("NOT_FOUND - no exchange '{}...", "x".repeat(200));
-        let cut = BrokerError::NotFound(cut.into());
+        let words = format!("NOT_FOUND - no exchange '{}...", "x".repeat(200));
+        let cut = BrokerError::NotFound(words.into());
         let exchange = long.as_str();
         assert!(may_be_about(&cut, Traits { exchange, ..PLAIN }));
         assert!(!may_be_about(&cut, PLAIN));

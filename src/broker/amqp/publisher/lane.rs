@@ -383,11 +383,11 @@ impl Lane {
         mut job: Job,
         written: Option<oneshot::Sender<()>>,
     ) -> Option<u64> {
-        let properties = match job.amqp.take() {
+        let converted = match job.amqp.take() {
             Some(properties) => Ok(properties),
             None => to_amqp(&job.properties),
         };
-        let properties = match properties {
+        let properties = match converted {
             Ok(properties) => properties,
             Err(error) => {
                 job.answer(Err(error));

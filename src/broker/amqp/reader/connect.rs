@@ -21,15 +21,17 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub(super) async fn connect(uri: &AMQPUri) -> Result<Box<dyn Stream>, BrokerError> {
     let (host, port) = (&uri.authority.host, uri.authority.port);
     let unavailable = |error: &dyn ToString| BrokerError::Unavailable(error.to_string().into());
-    let tcp = TcpStream::connect(format!("{host}:{port}")).await;
-    let tcp = tcp.map_err(|error| unavailable(&error))?;
+    let tcp = TcpStream::connect(format!("{host}:{port}"))
+        .await
+        .map_err(|error| unavailable(&error))?;
     // Acknowledgements are small, and what the broker sends next may wait for them.
     tcp.set_nodelay(true).map_err(|error| unavailable(&error))?;
     match uri.scheme {
         AMQPScheme::AMQP => Ok(Box::new(tcp)),
         AMQPScheme::AMQPS => {
-            let secured = secure(tcp, host).await;
-            let secured = secured.map_err(|error| unavailable(&format!("TLS: {error}")))?;
+            let secured = secure(tcp, host)
+                .await
+                .map_err(|error| unavailable(&format!("TLS: {error}")))?;
             Ok(Box::new(secured))
         }
     }
@@ -59,8 +61,11 @@ fn roots() -> io::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(found.certs);
     if usable == 0 {
-        let cause = found.errors.first().map(ToString::to_string);
-        let cause = cause.unwrap_or_else(|| "there are none".to_owned());
+        let cause = found
+            .errors
+            .first()
+            .map(ToString::to_string)
+            .unwrap_or_else(|| "there are none".to_owned());
         return Err(io::Error::other(format!(
             "no certificate authorities of the system could be read: {cause}"
         )));

@@ -381,8 +381,11 @@ impl Model {
     fn assert_error(&mut self) {
         let error = self.peer.written.pop_back().unwrap();
         assert!(error.starts_with("ERROR\n"), "{error}");
-        let receipt = self.failing.take().flatten();
-        let receipt = receipt.map(|receipt| self.escaped(&receipt));
+        let receipt = self
+            .failing
+            .take()
+            .flatten()
+            .map(|receipt| self.escaped(&receipt));
         assert_eq!(header(&error, "receipt-id"), receipt.as_deref());
         assert!(error.len() < 2000 + receipt.map_or(0, |receipt| receipt.len()));
         assert!(self.peer.closed.is_some() && self.peer.asked.is_empty());

@@ -214,11 +214,13 @@ fn rule_19_no_error_follows_the_answer_to_disconnect() {
 /// A peer with operations of these receipts on their way.
 fn sending(receipts: &[&str]) -> (Peer, Vec<OperationId>) {
     let mut peer = Peer::connected("1.2");
-    let operations = receipts.iter().map(|receipt| {
-        peer.send(&format!("SEND\ndestination:/topic/a\nreceipt:{receipt}"));
-        peer.performing().0
-    });
-    let operations = operations.collect();
+    let operations = receipts
+        .iter()
+        .map(|receipt| {
+            peer.send(&format!("SEND\ndestination:/topic/a\nreceipt:{receipt}"));
+            peer.performing().0
+        })
+        .collect();
     (peer, operations)
 }
 
