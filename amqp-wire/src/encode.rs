@@ -1,6 +1,11 @@
-//! What a consumer says: each function appends to `out`.
+//! What a consumer or a publisher says: each function appends to `out`.
 
-use crate::frame::END;
+use crate::frame::{AROUND, END};
+
+/// The kinds of frames.
+const METHOD: u8 = 1;
+const HEADER: u8 = 2;
+const BODY: u8 = 3;
 
 /// A text of at most 255 bytes, which is all that AMQP has room for in most places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +80,46 @@ pub fn channel_close(out: &mut Vec<u8>, channel: u16, code: u16, text: Short<'_>
 /// `channel.close-ok`.
 pub fn channel_close_ok(out: &mut Vec<u8>, channel: u16) {
     method(out, channel, (20, 41), |_| {});
+}
+
+/// `exchange.declare` of a durable exchange.
+pub fn declare_exchange(out: &mut Vec<u8>, channel: u16, exchange: Short<'_>, kind: Short<'_>) {
+    const DURABLE: u8 = 0b10;
+    method(out, channel, (40, 10), |out| {
+        out.extend([0, 0]);
+        short_text(out, exchange);
+        short_text(out, kind);
+        out.push(DURABLE);
+        long_text(out, b"");
+    });
+}
+
+/// `basic.publish` of a transient message, with its header and its body. No frame is longer than
+/// `frame_max` bytes.
+pub fn publish(
+    out: &mut Vec<u8>,
+    channel: u16,
+    exchange: Short<'_>,
+    key: Short<'_>,
+    body: &[u8],
+    frame_max: u32,
+) {
+    method(out, channel, (60, 40), |out| {
+        out.extend([0, 0]);
+        short_text(out, exchange);
+        short_text(out, key);
+        out.push(0);
+    });
+    frame(out, HEADER, channel, |out| {
+        out.extend([0, 60, 0, 0]);
+        out.extend(u64::try_from(body.len()).unwrap_or(u64::MAX).to_be_bytes());
+        // The flag of the delivery mode, and the mode itself.
+        out.extend([0x10, 0, 1]);
+    });
+    let most = usize::try_from(frame_max.saturating_sub(AROUND)).unwrap_or(usize::MAX);
+    for part in body.chunks(most.max(1)) {
+        frame(out, BODY, channel, |out| out.extend_from_slice(part));
+    }
 }
 
 /// `basic.qos`: so many messages may be without acknowledgement; 0 is no limit.
@@ -168,22 +213,28 @@ fn method(
     (class, number): (u16, u16),
     arguments: impl FnOnce(&mut Vec<u8>),
 ) {
-    out.push(1);
+    frame(out, METHOD, channel, |out| {
+        out.extend(class.to_be_bytes());
+        out.extend(number.to_be_bytes());
+        arguments(out);
+    });
+}
+
+fn frame(out: &mut Vec<u8>, kind: u8, channel: u16, payload: impl FnOnce(&mut Vec<u8>)) {
+    out.push(kind);
     out.extend(channel.to_be_bytes());
     let size = out.len();
     out.extend([0; 4]);
     let start = out.len();
-    out.extend(class.to_be_bytes());
-    out.extend(number.to_be_bytes());
-    arguments(out);
-    let payload = length(out.len().saturating_sub(start));
+    payload(out);
+    let length = length(out.len().saturating_sub(start));
     if let Some(size) = out.get_mut(size..start) {
-        size.copy_from_slice(&payload);
+        size.copy_from_slice(&length);
     }
     out.push(END);
 }
 
-/// What is sent is short: names, and numbers.
+/// A frame's payload is shorter than four bytes can say.
 fn length(length: usize) -> [u8; 4] {
     u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes()
 }

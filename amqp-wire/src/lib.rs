@@ -1,8 +1,9 @@
-//! AMQP 0-9-1, as far as a consumer needs it: bytes to deliveries, and methods to bytes.
+//! AMQP 0-9-1, as far as a consumer or a simple publisher needs it: bytes to deliveries, and methods
+//! and messages to bytes.
 //!
 //! Pure: no I/O, no clock, no runtime. Bytes from the broker go into a [`Decoder`] however the
 //! transport cut them, and come out as [`Event`]s: methods, and whole messages. The [`encode`]
-//! functions append what a consumer says to a buffer that the caller owns.
+//! functions append what a client says to a buffer that the caller owns.
 //!
 //! Made for many small messages: a message costs one allocation, its body. It never holds on to
 //! the buffer that it was read into, so one that waits for a slow client keeps no others alive.

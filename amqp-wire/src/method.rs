@@ -1,4 +1,4 @@
-//! What a broker says to a consumer, besides messages.
+//! What a broker says to a consumer or a publisher, besides messages.
 
 use crate::{Malformed, scan::Scan};
 
@@ -31,6 +31,11 @@ pub enum Method<'a> {
     },
     /// `connection.close-ok`.
     CloseOk,
+    /// `connection.blocked`: the broker is short of memory or disk, and reads no publisher. It says so
+    /// only to clients with the capability `connection.blocked`.
+    Blocked,
+    /// `connection.unblocked`: it reads publishers again.
+    Unblocked,
     /// `channel.open-ok`.
     ChannelOpenOk,
     /// `channel.close`: the channel ends; to be answered.
@@ -42,6 +47,8 @@ pub enum Method<'a> {
     },
     /// `channel.close-ok`.
     ChannelCloseOk,
+    /// `exchange.declare-ok`.
+    DeclareOk,
     /// `basic.qos-ok`.
     QosOk,
     /// `basic.consume-ok`.
@@ -77,9 +84,12 @@ impl<'a> Method<'a> {
             (10, 41) => Some(Self::OpenOk),
             (10, 50) => code_and_text(scan).map(|(code, text)| Self::Close { code, text }),
             (10, 51) => Some(Self::CloseOk),
+            (10, 60) => Some(Self::Blocked),
+            (10, 61) => Some(Self::Unblocked),
             (20, 11) => Some(Self::ChannelOpenOk),
             (20, 40) => code_and_text(scan).map(|(code, text)| Self::ChannelClose { code, text }),
             (20, 41) => Some(Self::ChannelCloseOk),
+            (40, 11) => Some(Self::DeclareOk),
             (60, 11) => Some(Self::QosOk),
             (60, 21) => Some(Self::ConsumeOk),
             (60, 30) => Some(Self::Cancel),

@@ -3,7 +3,10 @@
 
 mod broker;
 
-use amqp_wire::{Body, Decoder, Event, Limits, Malformed, Method};
+use amqp_wire::{
+    Body, Decoder, Event, Limits, Malformed, Method,
+    encode::{self, Short},
+};
 use broker::{Message, frame, method};
 use proptest::prelude::*;
 
@@ -212,6 +215,25 @@ fn a_close_says_why() {
         Ok(Some(Event::Method { channel: 0, method }))
     );
     assert_eq!(decoder.poll(), Ok(None));
+}
+
+/// What is published is what a broker would deliver, but for the method at its head.
+#[test]
+fn a_publication_is_a_method_a_header_and_its_body_in_frames() {
+    let message = Message {
+        exchange: b"feed".to_vec(),
+        routing_key: b"user_1".to_vec(),
+        properties: b"\x10\x00\x01".to_vec(),
+        body: vec![b'x'; 150],
+        ..Message::default()
+    };
+    let publish = method(1, 60, 40, b"\0\0\x04feed\x06user_1\0");
+    let mut frames = message.frames(1, 64);
+    frames[0] = publish;
+    let mut out = Vec::new();
+    let [exchange, key] = ["feed", "user_1"].map(Short::cut);
+    encode::publish(&mut out, 1, exchange, key, &message.body, 64);
+    assert_eq!(out, frames.concat());
 }
 
 #[test]

@@ -55,8 +55,8 @@ impl Stamp {
 /// `digits` hexadecimal digits and a blank.
 fn push_hex(out: &mut Vec<u8>, value: u64, digits: u32) {
     for place in (0..digits).rev() {
-        let digit = (value >> (4 * place)) & 0xf;
-        let digit = u32::try_from(digit).unwrap_or_default();
+        let half_a_byte = (value >> (4 * place)) & 0xf;
+        let digit = u32::try_from(half_a_byte).unwrap_or_default();
         out.push(char::from_digit(digit, 16).map_or(b'?', |digit| digit as u8));
     }
     out.push(b' ');

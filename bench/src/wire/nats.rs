@@ -49,9 +49,11 @@ pub(crate) fn next_op<'a>(bytes: &mut &'a [u8]) -> Result<Option<Op<'a>>, String
         *bytes = rest;
         return Ok(Some(op));
     };
-    let length = about.rsplit(|&byte| byte == b' ').next();
-    let length = length.and_then(|length| std::str::from_utf8(length).ok()?.parse().ok());
-    let length: usize = length.ok_or("a MSG without a length")?;
+    let length: usize = about
+        .rsplit(|&byte| byte == b' ')
+        .next()
+        .and_then(|length| std::str::from_utf8(length).ok()?.parse().ok())
+        .ok_or("a MSG without a length")?;
     let Some((body, rest)) = rest.split_at_checked(length) else {
         return Ok(None);
     };

@@ -5,6 +5,8 @@ use std::io::Write as _;
 
 use memchr::{memchr, memmem};
 
+use super::read_on;
+
 /// What a SockJS server says.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Frame {
@@ -48,15 +50,15 @@ impl Responses {
     /// The server refuses, or breaks the protocol.
     pub(crate) fn received(&mut self, bytes: &[u8]) -> Result<(Vec<Frame>, bool), String> {
         let mut raw = std::mem::take(&mut self.raw);
-        raw.extend_from_slice(bytes);
-        let (mut rest, mut frames, mut ended) = (raw.as_slice(), Vec::new(), false);
-        while let Some(is_end) = self.step(&mut rest, &mut frames)? {
-            ended |= is_end;
-        }
-        let done = raw.len() - rest.len();
-        raw.drain(..done);
+        let (mut frames, mut ended) = (Vec::new(), false);
+        let done = read_on(&mut raw, bytes, |rest| {
+            while let Some(is_end) = self.step(rest, &mut frames)? {
+                ended |= is_end;
+            }
+            Ok(())
+        });
         self.raw = raw;
-        Ok((frames, ended))
+        done.map(|()| (frames, ended))
     }
 
     /// Takes one part off `rest`; `None` as long as it is not complete. Answers whether it was
@@ -80,8 +82,9 @@ impl Responses {
                 let Some(line) = take_line(rest) else {
                     return Ok(None);
                 };
-                let size = std::str::from_utf8(line).ok();
-                let size = size.and_then(|size| usize::from_str_radix(size, 16).ok());
+                let size = std::str::from_utf8(line)
+                    .ok()
+                    .and_then(|size| usize::from_str_radix(size, 16).ok());
                 self.body = match size.ok_or("a chunk without a size")? {
                     0 => Body::Trailer,
                     size => Body::Chunk(size),
@@ -125,13 +128,8 @@ impl Responses {
         while let Some(end) = memchr(b'\n', part) {
             let (line, more) = (&part[..end], &part[end + 1..]);
             part = more;
-            if self.line.is_empty() {
-                frames.push(frame(line)?);
-            } else {
-                let mut whole = std::mem::take(&mut self.line);
-                whole.extend_from_slice(line);
-                frames.push(frame(&whole)?);
-            }
+            self.line.extend_from_slice(line);
+            frames.push(frame(&std::mem::take(&mut self.line))?);
         }
         self.line.extend_from_slice(part);
         Ok(taken)
@@ -219,8 +217,8 @@ pub(crate) fn next_sent(bytes: &mut &[u8]) -> Result<bool, String> {
     let (head, rest) = (&bytes[..end], &bytes[end + 4..]);
     // The answer has no body: https://www.rfc-editor.org/rfc/rfc9110#name-204-no-content
     if !head.starts_with(b"HTTP/1.1 204") {
-        let status = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
-        let status = String::from_utf8_lossy(status);
+        let line = head.split(|&byte| byte == b'\r').next();
+        let status = String::from_utf8_lossy(line.unwrap_or_default());
         return Err(format!("what was sent is answered by {status}"));
     }
     *bytes = rest;

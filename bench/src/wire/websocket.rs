@@ -42,8 +42,8 @@ pub(crate) fn upgrade_response(bytes: &[u8]) -> Result<Option<usize>, String> {
         return Ok(Some(end + 4));
     }
     let line = bytes.split(|&byte| byte == b'\r').next();
-    let line = String::from_utf8_lossy(line.unwrap_or_default());
-    Err(format!("the upgrade was refused: {line}"))
+    let status = String::from_utf8_lossy(line.unwrap_or_default());
+    Err(format!("the upgrade was refused: {status}"))
 }
 
 /// Takes the next frame off `bytes`; `None` as long as it is not complete.

@@ -20,7 +20,7 @@ use crate::{
     orders::Habits,
     wire::{
         dialect::Said,
-        sockjs, stomp,
+        read_on, sockjs, stomp,
         websocket::{self, Opcode},
     },
 };
@@ -237,36 +237,28 @@ impl Connection {
             }
             return if ended { self.request() } else { Ok(()) };
         }
-        if self.raw.is_empty() {
-            let rest = self.read_raw(bytes, subscribed, message)?;
-            self.raw.extend_from_slice(rest);
-        } else {
-            let mut raw = std::mem::take(&mut self.raw);
-            raw.extend_from_slice(bytes);
-            let rest = self.read_raw(&raw, subscribed, message)?.len();
-            if rest > 0 {
-                raw.drain(..raw.len() - rest);
-                self.raw = raw;
-            }
-        }
-        Ok(())
+        let mut raw = std::mem::take(&mut self.raw);
+        let read = |bytes: &mut &[u8]| self.read_raw(bytes, subscribed, message);
+        let done = read_on(&mut raw, bytes, read);
+        self.raw = raw;
+        done
     }
 
-    /// Reads what is complete, and answers the rest.
-    fn read_raw<'a>(
+    /// Reads what is complete.
+    fn read_raw(
         &mut self,
-        mut bytes: &'a [u8],
+        bytes: &mut &[u8],
         subscribed: &mut u32,
         message: &mut impl FnMut(&[u8]),
-    ) -> Result<&'a [u8], String> {
+    ) -> Result<(), String> {
         if self.stage == Stage::Upgrading {
             let Some(length) = websocket::upgrade_response(bytes)? else {
-                return Ok(bytes);
+                return Ok(());
             };
-            bytes = bytes.get(length..).unwrap_or_default();
+            *bytes = bytes.get(length..).unwrap_or_default();
             self.log_in()?;
         }
-        while let Some(frame) = websocket::next_frame(&mut bytes)? {
+        while let Some(frame) = websocket::next_frame(bytes)? {
             match frame.opcode {
                 Opcode::Data => self.read_text(frame.payload, subscribed, message)?,
                 Opcode::Close => return Err(close_reason(frame.payload)),
@@ -278,7 +270,7 @@ impl Connection {
                 Opcode::Pong => {}
             }
         }
-        Ok(bytes)
+        Ok(())
     }
 
     fn sockjs(
@@ -303,26 +295,15 @@ impl Connection {
         subscribed: &mut u32,
         message: &mut impl FnMut(&[u8]),
     ) -> Result<(), String> {
-        if self.text.is_empty() {
-            let mut rest = payload;
-            while let Some(said) = self.habits.dialect.next(&mut rest)? {
+        let mut text = std::mem::take(&mut self.text);
+        let done = read_on(&mut text, payload, |bytes| {
+            while let Some(said) = self.habits.dialect.next(bytes)? {
                 self.said(said, subscribed, message)?;
             }
-            self.text.extend_from_slice(rest);
-        } else {
-            let mut text = std::mem::take(&mut self.text);
-            text.extend_from_slice(payload);
-            let mut rest = text.as_slice();
-            while let Some(said) = self.habits.dialect.next(&mut rest)? {
-                self.said(said, subscribed, message)?;
-            }
-            let rest = rest.len();
-            if rest > 0 {
-                text.drain(..text.len() - rest);
-                self.text = text;
-            }
-        }
-        Ok(())
+            Ok(())
+        });
+        self.text = text;
+        done
     }
 
     fn said(

@@ -86,9 +86,9 @@ impl Loading {
             } else {
                 FIRST_PUBLISHER..=FIRST_PUBLISHER + load.publishers.clamp(1, MAX_PUBLISHERS) - 1
             };
-            let publishers =
-                tokens.map(|token| Publisher::connect(publish, registry, Token(token)));
-            let publishers = publishers.collect::<Result<_>>()?;
+            let publishers = tokens
+                .map(|token| Publisher::connect(publish, registry, Token(token)))
+                .collect::<Result<_>>()?;
             let (readers, window) = (readers.clone(), window.clone());
             let ledger = Ledger::new(rand::random(), to_all, first_user, readers, window)?;
             Ok(Some(Flow::new(publishers, ledger, pace, load.size)))
@@ -282,11 +282,12 @@ impl Loading {
 /// Fine enough for the rates that are wished.
 fn tick(load: &Load) -> u64 {
     let open = [load.unicast, load.broadcast].into_iter().flatten();
-    let rates = open.filter_map(|pace| match pace {
-        Pace::Open(rate) => Some(rate),
-        Pace::Closed(_) => None,
-    });
-    let rates = rates.chain(load.churn.map(|churn| churn.per_second));
+    let rates = open
+        .filter_map(|pace| match pace {
+            Pace::Open(rate) => Some(rate),
+            Pace::Closed(_) => None,
+        })
+        .chain(load.churn.map(|churn| churn.per_second));
     let finest = rates.map(|rate| (SECOND as f64 / rate) as u64).min();
     finest.map_or(TICK, |interval| interval.clamp(FINEST, TICK))
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod clock;
 
+mod amqp;
 mod churn;
 mod connecting;
 mod connection;

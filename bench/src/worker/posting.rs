@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use mio::{Interest, Registry, Token, net::TcpStream};
 
 use super::socket::{Socket, Tls};
-use crate::wire::sockjs;
+use crate::wire::{read_on, sockjs};
 
 /// Sockets of a worker. A session keeps to one, so that what it sends stays in order.
 pub(super) const SOCKETS: usize = 16;
@@ -107,15 +107,15 @@ impl Poster {
         let is_open = loop {
             match self.socket.read(&mut buffer) {
                 Ok(0) => break false,
-                Ok(length) => self.unread.extend_from_slice(&buffer[..length]),
+                Ok(length) => read_on(&mut self.unread, &buffer[..length], |rest| {
+                    while sockjs::next_sent(rest)? {}
+                    Ok(())
+                })
+                .map_err(|error: String| anyhow!(error))?,
                 Err(error) if is_later(&error) => break true,
                 Err(error) => return Err(error).context("sending by SockJS"),
             }
         };
-        let mut rest = self.unread.as_slice();
-        while sockjs::next_sent(&mut rest).map_err(|error| anyhow!(error))? {}
-        let rest = rest.len();
-        self.unread.drain(..self.unread.len() - rest);
         if !is_open && !self.unsent.is_empty() {
             bail!("the server closed a connection on which clients were sending");
         }

@@ -2,20 +2,20 @@
 
 use std::{
     io::{self, Read, Write as _},
-    net::SocketAddr,
+    net::{self, SocketAddr},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use mio::{Interest, Registry, Token, net::TcpStream};
 
+use super::amqp::Amqp;
 use crate::{
-    orders::{EXCHANGE, Publish},
+    orders::Publish,
     wire::{
-        amqp,
         body::Stamp,
         dialect::{VHOST, destination},
-        nats, stomp, websocket,
+        nats, read_on, stomp, websocket,
     },
 };
 
@@ -28,13 +28,19 @@ const MAX_UNSENT: usize = 256 * 1024 * 1024;
 /// A connection that publishes. What is published goes out by [`Self::flush`].
 pub(super) struct Publisher {
     socket: TcpStream,
-    publish: Publish,
+    speech: Speech,
     unsent: Vec<u8>,
     /// Of `unsent`, what is sent.
     sent: usize,
-    unread: Vec<u8>,
     body: Vec<u8>,
     frame: Vec<u8>,
+}
+
+/// What it speaks, and what it has read and not used.
+enum Speech {
+    Amqp(Amqp),
+    Stomp(Vec<u8>),
+    Nats(Vec<u8>),
 }
 
 impl Publisher {
@@ -44,25 +50,21 @@ impl Publisher {
     /// The server is not reached, or refuses.
     pub(super) fn connect(publish: Publish, registry: &Registry, token: Token) -> Result<Self> {
         let server = publish.server();
-        let stream = std::net::TcpStream::connect_timeout(&server, TIMEOUT);
-        let mut stream = stream.with_context(|| format!("the publisher connects to {server}"))?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_nodelay(true)?;
-        let unread = match publish {
-            Publish::Amqp(_) => log_in_amqp(&mut stream),
-            Publish::Stomp(_) => log_in_stomp(&mut stream, server, token),
-            Publish::Nats(_) => log_in_nats(&mut stream),
+        let mut stream = connect(server)?;
+        let logged_in = match publish {
+            Publish::Amqp(_) => Amqp::log_in(&mut stream).map(Speech::Amqp),
+            Publish::Stomp(_) => log_in_stomp(&mut stream, server, token).map(Speech::Stomp),
+            Publish::Nats(_) => log_in_nats(&mut stream).map(Speech::Nats),
         };
-        let unread = unread.with_context(|| format!("the publisher logs in at {server}"))?;
+        let speech = logged_in.with_context(|| format!("the publisher logs in at {server}"))?;
         stream.set_nonblocking(true)?;
         let mut socket = TcpStream::from_std(stream);
         registry.register(&mut socket, token, Interest::READABLE | Interest::WRITABLE)?;
         Ok(Self {
             socket,
-            publish,
+            speech,
             unsent: Vec::new(),
             sent: 0,
-            unread,
             body: Vec::new(),
             frame: Vec::new(),
         })
@@ -72,14 +74,15 @@ impl Publisher {
     pub(super) fn publish(&mut self, key: &str, stamp: Stamp, size: usize) {
         self.body.clear();
         stamp.write(size, &mut self.body);
-        match self.publish {
-            Publish::Amqp(_) => amqp::publish(EXCHANGE, key, &self.body, &mut self.unsent),
-            Publish::Stomp(_) => {
+        let (body, out) = (&self.body, &mut self.unsent);
+        match &self.speech {
+            Speech::Amqp(amqp) => amqp.publish(key, body, out),
+            Speech::Stomp(_) => {
                 self.frame.clear();
-                stomp::send(&destination(key), &self.body, &mut self.frame);
-                websocket::write_text(&self.frame, &mut self.unsent);
+                stomp::send(&destination(key), body, &mut self.frame);
+                websocket::write_text(&self.frame, out);
             }
-            Publish::Nats(_) => nats::publish(key, &self.body, &mut self.unsent),
+            Speech::Nats(_) => nats::publish(key, body, out),
         }
     }
 
@@ -113,39 +116,22 @@ impl Publisher {
     /// # Errors
     /// It closes, or is short of memory: what is measured then means nothing.
     pub(super) fn read(&mut self) -> Result<()> {
-        let mut buffer = [0; 4096];
-        loop {
-            match self.socket.read(&mut buffer) {
-                Ok(0) => bail!("the publisher's connection was closed by the server"),
-                Ok(length) => self.unread.extend_from_slice(&buffer[..length]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error).context("the publisher reads"),
+        let socket = &mut self.socket;
+        match &mut self.speech {
+            Speech::Amqp(amqp) => {
+                while amqp.read(socket)? {
+                    // All other methods than those that end it are of no interest.
+                    while amqp.next()?.is_some() {}
+                }
+            }
+            Speech::Stomp(unread) => while read_more(socket, unread, read_stomp)?.is_some() {},
+            Speech::Nats(unread) => {
+                let out = &mut self.unsent;
+                while read_more(socket, unread, |bytes| read_nats(bytes, out))?.is_some() {}
             }
         }
-        let mut rest = self.unread.as_slice();
-        let read = match self.publish {
-            Publish::Amqp(_) => read_amqp(&mut rest),
-            Publish::Stomp(_) => read_stomp(&mut rest),
-            Publish::Nats(_) => read_nats(&mut rest, &mut self.unsent),
-        };
-        let rest = rest.len();
-        self.unread.drain(..self.unread.len() - rest);
-        read
+        Ok(())
     }
-}
-
-fn read_amqp(bytes: &mut &[u8]) -> Result<()> {
-    while let Some(method) = amqp::next_method(bytes).map_err(|error| anyhow!(error))? {
-        match method.id {
-            amqp::CLOSE | amqp::CHANNEL_CLOSE => {
-                bail!("RabbitMQ closes the publisher: {}", method.reason());
-            }
-            amqp::BLOCKED => bail!("RabbitMQ is short of memory or disk, and blocks publishers"),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 fn read_stomp(bytes: &mut &[u8]) -> Result<()> {
@@ -175,95 +161,96 @@ fn read_nats(bytes: &mut &[u8], unsent: &mut Vec<u8>) -> Result<()> {
 }
 
 /// Answers what was read and not used.
-fn log_in_nats(stream: &mut std::net::TcpStream) -> Result<Vec<u8>> {
+fn log_in_nats(stream: &mut net::TcpStream) -> Result<Vec<u8>> {
     let (mut unread, mut bytes) = (Vec::new(), Vec::new());
     nats::connect("publisher", &mut bytes);
     stream.write_all(&bytes)?;
-    loop {
-        let mut rest = unread.as_slice();
-        while let Some(op) = nats::next_op(&mut rest).map_err(|error| anyhow!(error))? {
+    wait(stream, &mut unread, |bytes| {
+        while let Some(op) = nats::next_op(bytes).map_err(|error| anyhow!(error))? {
             if op == nats::Op::Pong {
-                return Ok(rest.to_vec());
+                return Ok(Some(()));
             }
         }
-        unread = rest.to_vec();
-        read_more(stream, &mut unread)?;
-    }
-}
-
-/// Answers what was read and not used.
-fn log_in_amqp(stream: &mut std::net::TcpStream) -> Result<Vec<u8>> {
-    let mut unread = Vec::new();
-    stream.write_all(amqp::PROTOCOL_HEADER)?;
-    expect_method(stream, &mut unread, amqp::START, |_| amqp::start_ok())?;
-    expect_method(stream, &mut unread, amqp::TUNE, |tune| {
-        [amqp::tune_ok(tune), amqp::open(VHOST)].concat()
+        Ok(None)
     })?;
-    expect_method(stream, &mut unread, amqp::OPEN_OK, |_| amqp::channel_open())?;
-    expect_method(stream, &mut unread, amqp::CHANNEL_OPEN_OK, |_| {
-        amqp::declare_direct(EXCHANGE)
-    })?;
-    expect_method(stream, &mut unread, amqp::DECLARE_OK, |_| Vec::new())?;
     Ok(unread)
 }
 
-fn expect_method(
-    stream: &mut std::net::TcpStream,
-    unread: &mut Vec<u8>,
-    expected: (u16, u16),
-    answer: impl FnOnce(&amqp::Method<'_>) -> Vec<u8>,
-) -> Result<()> {
-    loop {
-        let mut rest = unread.as_slice();
-        if let Some(method) = amqp::next_method(&mut rest).map_err(|error| anyhow!(error))? {
-            let reason = method.reason();
-            ensure!(method.id == expected, "{:?} came: {reason}", method.id);
-            stream.write_all(&answer(&method))?;
-            *unread = rest.to_vec();
-            return Ok(());
-        }
-        read_more(stream, unread)?;
-    }
-}
-
 /// Answers what was read and not used.
-fn log_in_stomp(
-    stream: &mut std::net::TcpStream,
-    server: SocketAddr,
-    token: Token,
-) -> Result<Vec<u8>> {
+fn log_in_stomp(stream: &mut net::TcpStream, server: SocketAddr, token: Token) -> Result<Vec<u8>> {
     let mut unread = Vec::new();
     stream.write_all(&websocket::upgrade_request(&server.to_string(), "/ws"))?;
-    let upgrade = loop {
-        match websocket::upgrade_response(&unread).map_err(|error| anyhow!(error))? {
-            Some(length) => break length,
-            None => read_more(stream, &mut unread)?,
-        }
-    };
-    unread.drain(..upgrade);
+    wait(stream, &mut unread, |bytes| {
+        let upgraded = websocket::upgrade_response(bytes).map_err(|error| anyhow!(error))?;
+        *bytes = bytes
+            .get(upgraded.unwrap_or_default()..)
+            .unwrap_or_default();
+        Ok(upgraded)
+    })?;
     let (mut connect, mut bytes) = (Vec::new(), Vec::new());
     // Each is a user of its own, for there are limits to what one may do.
     let user = format!("publisher_{}", token.0);
     stomp::connect(VHOST, &user, 0, &mut connect);
     websocket::write_text(&connect, &mut bytes);
     stream.write_all(&bytes)?;
+    wait(stream, &mut unread, |bytes| {
+        let frame = websocket::next_frame(bytes).map_err(|error| anyhow!(error))?;
+        let Some(frame) = frame else {
+            return Ok(None);
+        };
+        let text = String::from_utf8_lossy(frame.payload);
+        ensure!(text.starts_with("CONNECTED"), "the server says {text:?}");
+        Ok(Some(()))
+    })?;
+    Ok(unread)
+}
+
+fn connect(server: SocketAddr) -> Result<net::TcpStream> {
+    let stream = net::TcpStream::connect_timeout(&server, TIMEOUT)
+        .with_context(|| format!("the publisher connects to {server}"))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// How much was read; `None` if there is nothing to read, or in time.
+pub(super) fn read_some(socket: &mut impl Read, buffer: &mut [u8]) -> Result<Option<usize>> {
     loop {
-        let mut rest = unread.as_slice();
-        if let Some(frame) = websocket::next_frame(&mut rest).map_err(|error| anyhow!(error))? {
-            let text = String::from_utf8_lossy(frame.payload);
-            ensure!(text.starts_with("CONNECTED"), "the server says {text:?}");
-            return Ok(rest.to_vec());
+        match socket.read(buffer) {
+            Ok(0) => bail!("the publisher's connection was closed by the server"),
+            Ok(length) => return Ok(Some(length)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("the publisher reads"),
         }
-        read_more(stream, &mut unread)?;
     }
 }
 
-fn read_more(stream: &mut std::net::TcpStream, unread: &mut Vec<u8>) -> Result<()> {
+/// Has `read` take off what is there to read; `None` if nothing is.
+fn read_more<T>(
+    socket: &mut impl Read,
+    unread: &mut Vec<u8>,
+    read: impl FnOnce(&mut &[u8]) -> Result<T>,
+) -> Result<Option<T>> {
     let mut buffer = [0; 4096];
-    let length = stream.read(&mut buffer)?;
-    ensure!(length > 0, "the server closed the connection");
-    unread.extend_from_slice(&buffer[..length]);
-    Ok(())
+    let length = read_some(socket, &mut buffer)?;
+    let read = length.map(|length| read_on(unread, &buffer[..length], read));
+    read.transpose()
+}
+
+/// Waits until `read` has what it is there for. Servers only answer here, so nothing was left of what was
+/// read before.
+fn wait<T>(
+    socket: &mut net::TcpStream,
+    unread: &mut Vec<u8>,
+    read: impl Fn(&mut &[u8]) -> Result<Option<T>>,
+) -> Result<T> {
+    loop {
+        let more = read_more(socket, unread, &read)?;
+        if let Some(done) = more.context("the server does not answer")? {
+            return Ok(done);
+        }
+    }
 }
 
 /// Declares the exchange that all messages go through: Web STOMP does not.
@@ -271,8 +258,5 @@ fn read_more(stream: &mut std::net::TcpStream, unread: &mut Vec<u8>) -> Result<(
 /// # Errors
 /// RabbitMQ is not reached, or refuses.
 pub(crate) fn declare_exchange(server: SocketAddr) -> Result<()> {
-    let mut stream = std::net::TcpStream::connect_timeout(&server, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    log_in_amqp(&mut stream)?;
-    Ok(())
+    Amqp::log_in(&mut connect(server)?).map(drop)
 }

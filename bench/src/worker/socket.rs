@@ -27,8 +27,8 @@ impl Tls {
     /// The file is not there, or holds no certificate.
     pub(super) fn trusting(authority: &Path) -> Result<Self> {
         let shown = authority.display();
-        let certificate = CertificateDer::from_pem_file(authority);
-        let certificate = certificate.with_context(|| format!("reading {shown}"))?;
+        let certificate =
+            CertificateDer::from_pem_file(authority).with_context(|| format!("reading {shown}"))?;
         let mut roots = RootCertStore::empty();
         roots.add(certificate)?;
         let provider = Arc::new(ring::default_provider());

@@ -1,0 +1,128 @@
+//! A publisher's side of AMQP 0-9-1. A general client spends several times as much on a message.
+
+use std::{
+    io::{Read, Write as _},
+    net::TcpStream,
+};
+
+use amqp_wire::{
+    Decoder, Event, Limits, Method, PROTOCOL_HEADER,
+    encode::{self, Fields, Short},
+};
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::publisher::read_some;
+use crate::{orders::EXCHANGE, wire::dialect::VHOST};
+
+/// The only channel.
+const CHANNEL: u16 = 1;
+
+/// A connection that has logged in.
+pub(super) struct Amqp {
+    decoder: Decoder,
+    frame_max: u32,
+}
+
+impl Amqp {
+    /// Logs in as the account that RabbitMQ makes at its first start, and declares the exchange.
+    pub(super) fn log_in(stream: &mut TcpStream) -> Result<Self> {
+        let limits = |channel_max, frame_max| Limits {
+            frame_max,
+            channel_max,
+            max_body: 0,
+        };
+        let mut amqp = Self {
+            decoder: Decoder::new(limits(0, 64 * 1024)),
+            frame_max: 0,
+        };
+        let short = Short::cut;
+        // An alarm is told to clients that understand it; others are just not read any more.
+        let able = Fields::default().switch(short("connection.blocked"), true);
+        let about_us = Fields::default().table(short("capabilities"), &able);
+        amqp.ask(stream, &PROTOCOL_HEADER, |method| {
+            matches!(method, Method::Start { .. }).then_some(())
+        })?;
+        let mut out = Vec::new();
+        encode::start_ok(&mut out, &about_us, "guest", "guest");
+        let (channel_max, frame_max) = amqp.ask(stream, &out, |method| match method {
+            Method::Tune {
+                channel_max,
+                frame_max,
+                ..
+            } => Some((channel_max, frame_max)),
+            _ => None,
+        })?;
+        amqp.frame_max = frame_max;
+        amqp.decoder.limit(limits(CHANNEL, frame_max));
+        out.clear();
+        encode::tune_ok(&mut out, channel_max, frame_max, 0);
+        encode::open(&mut out, short(VHOST));
+        amqp.ask(stream, &out, |method| {
+            (method == Method::OpenOk).then_some(())
+        })?;
+        out.clear();
+        encode::channel_open(&mut out, CHANNEL);
+        encode::declare_exchange(&mut out, CHANNEL, short(EXCHANGE), short("direct"));
+        amqp.ask(stream, &out, |method| {
+            (method == Method::ChannelOpenOk).then_some(())
+        })?;
+        amqp.ask(stream, &[], |method| {
+            (method == Method::DeclareOk).then_some(())
+        })?;
+        Ok(amqp)
+    }
+
+    /// Appends a message.
+    pub(super) fn publish(&self, key: &str, body: &[u8], out: &mut Vec<u8>) {
+        let [exchange, key] = [EXCHANGE, key].map(Short::cut);
+        encode::publish(out, CHANNEL, exchange, key, body, self.frame_max);
+    }
+
+    /// Writes `request`, and waits for the method of which `pick` makes something.
+    fn ask<T>(
+        &mut self,
+        stream: &mut TcpStream,
+        request: &[u8],
+        pick: impl Fn(Method<'_>) -> Option<T>,
+    ) -> Result<T> {
+        stream.write_all(request)?;
+        loop {
+            if let Some(method) = self.next()? {
+                let said = format!("RabbitMQ says {method:?}");
+                return pick(method).context(said);
+            }
+            ensure!(self.read(stream)?, "RabbitMQ does not answer");
+        }
+    }
+
+    /// Whether there was anything to read.
+    pub(super) fn read(&mut self, socket: &mut impl Read) -> Result<bool> {
+        let count = read_some(socket, self.decoder.space())?;
+        self.decoder.filled(count.unwrap_or_default());
+        Ok(count.is_some())
+    }
+
+    /// The next method that came.
+    ///
+    /// # Errors
+    /// It ends the connection, or keeps it from publishing.
+    pub(super) fn next(&mut self) -> Result<Option<Method<'_>>> {
+        match self.decoder.poll()? {
+            None => Ok(None),
+            Some(Event::Method {
+                method: Method::Close { text, .. } | Method::ChannelClose { text, .. },
+                ..
+            }) => {
+                let reason = String::from_utf8_lossy(text);
+                bail!("RabbitMQ closes the publisher: {reason}");
+            }
+            Some(Event::Method {
+                method: Method::Blocked,
+                ..
+            }) => bail!("RabbitMQ is short of memory or disk, and blocks publishers"),
+            Some(Event::Method { method, .. }) => Ok(Some(method)),
+            // No heart-beats were agreed on, and nothing is consumed.
+            Some(other) => bail!("RabbitMQ sends {other:?}"),
+        }
+    }
+}
