@@ -119,7 +119,7 @@ measure() {
     fi
 }
 
-# micro PACKAGE BENCHMARK: what it prints is saved.
+# micro PACKAGE BENCHMARK: what it prints is saved, and the figures that it writes down.
 micro() {
     local file=$results/$2.bench.txt options=()
     local command=(cargo bench --profile "$profile" --locked --quiet --package "$1" --bench "$2")
@@ -130,7 +130,8 @@ micro() {
         *) if [[ $few == yes ]]; then options=(-- --max-time 0.05); fi ;;
     esac
     echo "${command[*]}"
-    if "${command[@]}" "${options[@]}" >"$file.part"; then
+    # Benchmarks run in their package's folder.
+    if FIGURES=$(realpath "$results")/$2.figures "${command[@]}" "${options[@]}" >"$file.part"; then
         mv "$file.part" "$file"
     else
         failures=$((failures + 1))

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     attack,
     scenario::{Options, Scenario},
-    servers::{Server, sibling},
+    servers::{Server, Setup, sibling},
 };
 
 /// Loads STOMP servers over WebSocket, checks every message (lost, twice, out of order, to the
@@ -95,6 +95,17 @@ pub(crate) enum Command {
     Hook,
 }
 
+/// What has a name on the command line.
+pub(crate) trait Named: ValueEnum {
+    /// As on the command line, and in the names of files.
+    fn name(&self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
+impl<T: ValueEnum> Named for T {}
+
 /// How it is measured.
 #[derive(Args)]
 pub(crate) struct Measure {
@@ -112,14 +123,6 @@ pub(crate) struct Measure {
     /// process ids of the gateways in GATEWAYS, with commas between
     #[arg(long, value_name = "COMMAND")]
     pub(crate) beside: Option<String>,
-    /// The gateway's program [default: the one that was built along with this one]
-    #[arg(long, value_name = "PROGRAM")]
-    pub(crate) stentor: Option<PathBuf>,
-    /// A build of the gateway by a name; given several times, they are measured in turns, and
-    /// printed side by side
-    #[arg(long = "gateway", value_name = "NAME=PROGRAM", value_parser = build,
-          conflicts_with = "stentor")]
-    pub(crate) builds: Vec<Build>,
     /// Gateways on the one RabbitMQ; each has its part of the connections
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) nodes: usize,
@@ -129,11 +132,59 @@ pub(crate) struct Measure {
     /// Clients connect by TLS, which Stentor and Web STOMP end themselves
     #[arg(long)]
     pub(crate) tls: bool,
+    #[command(flatten)]
+    pub(crate) gateway: Gateway,
+    #[command(flatten)]
+    pub(crate) options: Options,
+}
+
+impl Measure {
+    /// How a server is set up for it.
+    pub(crate) fn setup(&self, server: Server, build: &Build) -> Setup {
+        Setup {
+            nodes: self.nodes,
+            durable: !self.transient,
+            tls: self.tls,
+            auth_cache: self.options.same_user,
+            settings: self.gateway.settings.clone(),
+            ..Setup::new(server, build)
+        }
+    }
+}
+
+/// Which gateway, and how it is configured.
+#[derive(Args)]
+pub(crate) struct Gateway {
+    /// The gateway's program [default: the one that was built along with this one]
+    #[arg(long, value_name = "PROGRAM")]
+    stentor: Option<PathBuf>,
+    /// A build of the gateway by a name; given several times, each has its turn, and their figures are
+    /// printed side by side
+    #[arg(long = "gateway", value_name = "NAME=PROGRAM", value_parser = build,
+          conflicts_with = "stentor")]
+    builds: Vec<Build>,
     /// A further setting of the gateway, such as feed.shards=1; may be given several times
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     pub(crate) settings: Vec<(String, String)>,
-    #[command(flatten)]
-    pub(crate) options: Options,
+}
+
+impl Gateway {
+    /// The builds that were named, or the program that was; or the one that was built along with
+    /// this program.
+    ///
+    /// # Errors
+    /// The system does not tell where this program is.
+    pub(crate) fn builds(&self) -> Result<Vec<Build>> {
+        if !self.builds.is_empty() {
+            return Ok(self.builds.clone());
+        }
+        let program = match &self.stentor {
+            Some(program) => program.clone(),
+            None => sibling("stentor")?,
+        };
+        let name = None;
+        Ok(vec![Build { name, program }])
+    }
 }
 
 /// A build of the gateway.
@@ -144,28 +195,7 @@ pub(crate) struct Build {
     pub(crate) program: PathBuf,
 }
 
-impl Build {
-    /// The builds that were named, or the program that was; or the one that was built along with
-    /// this program.
-    ///
-    /// # Errors
-    /// The system does not tell where this program is.
-    pub(crate) fn all(named: &[Self], program: Option<&PathBuf>) -> Result<Vec<Self>> {
-        if !named.is_empty() {
-            return Ok(named.to_vec());
-        }
-        let program = match program {
-            Some(program) => program.clone(),
-            None => sibling("stentor")?,
-        };
-        Ok(vec![Self {
-            name: None,
-            program,
-        }])
-    }
-}
-
-pub(crate) fn build(text: &str) -> std::result::Result<Build, String> {
+fn build(text: &str) -> std::result::Result<Build, String> {
     match text.split_once('=') {
         Some((name, program)) if !name.is_empty() && !program.is_empty() => Ok(Build {
             name: Some(name.to_owned()),
@@ -175,7 +205,7 @@ pub(crate) fn build(text: &str) -> std::result::Result<Build, String> {
     }
 }
 
-pub(crate) fn setting(text: &str) -> std::result::Result<(String, String), String> {
+fn setting(text: &str) -> std::result::Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if key.contains('.') => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected section.key=value, such as feed.shards=1".into()),

@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::future::try_join_all;
 
 use crate::{
-    beside::{self, Beside},
+    beside::Beside,
+    cli::Named as _,
     limits,
     orders::{Connect, Connected, Load, Loaded, Order, Publish, Report},
     progress,
@@ -105,32 +106,30 @@ impl Clients {
         let authority = servers.authority();
         let already = self.connected();
         let done: Vec<Cell<u32>> = self.0.iter().map(|_| Cell::new(0)).collect();
-        let connecting = self.0.iter_mut().enumerate().zip(&done);
-        let connecting = connecting.map(async |((number, part), own)| {
-            let wanted = u64::from(part.clients) * u64::from(percent);
-            let wanted = wanted.div_ceil(100) as u32;
-            let order = Order::Connect(Connect {
-                authority: authority.clone(),
-                server: *nodes.get(number % nodes.len()).context("no server")?,
-                first: part.first + part.connected,
-                count: wanted - part.connected,
-                at_once: (plan.at_once / workers).max(1),
-                habits: plan.habits,
-            });
-            part.worker.order(&order).await?;
-            part.connected = wanted;
-            loop {
-                match part.worker.report().await? {
-                    Report::Progress(so_far) => {
+        let connecting =
+            self.0
+                .iter_mut()
+                .enumerate()
+                .zip(&done)
+                .map(async |((number, part), own)| {
+                    let wanted = u64::from(part.clients) * u64::from(percent);
+                    let wanted = wanted.div_ceil(100) as u32;
+                    let connect = Connect {
+                        authority: authority.clone(),
+                        server: *nodes.get(number % nodes.len()).context("no server")?,
+                        first: part.first + part.connected,
+                        count: wanted - part.connected,
+                        at_once: (plan.at_once / workers).max(1),
+                        habits: plan.habits,
+                    };
+                    part.connected = wanted;
+                    let progress = |so_far| {
                         own.set(so_far);
                         let sum = already + done.iter().map(Cell::get).sum::<u32>();
                         progress::show(&format!("{sum} of {} connected", plan.connections));
-                    }
-                    Report::Connected(connected) => return Ok(connected),
-                    other => bail!("a worker connects, and says {other:?}"),
-                }
-            }
-        });
+                    };
+                    part.worker.connect(connect, progress).await
+                });
         try_join_all(connecting).await.context("connecting")
     }
 
@@ -144,30 +143,22 @@ impl Clients {
         publish: Publish,
         plan: &Plan,
         processes: &[(Role, u32)],
-        beside: Option<&Beside>,
+        beside: Option<&str>,
     ) -> Result<(Vec<Loaded>, Used)> {
         for part in &mut self.0 {
             let order = Order::Load(share(load, part.clients, plan.connections), publish);
             part.worker.order(&order).await?;
         }
         progress::show("warming up");
-        let begin = |report| {
-            matches!(report, Report::Measuring)
-                .then_some(())
-                .ok_or(report)
-        };
-        self.all_say(begin).await?;
+        self.all_say(|said| matches!(said, Report::Measuring).then_some(()).ok_or(said))
+            .await?;
         let cpu = Cpu::of(processes)?;
         progress::show("measuring");
-        let running = beside::start(beside, processes)?;
-        let end = |report| {
-            matches!(report, Report::Measured)
-                .then_some(())
-                .ok_or(report)
-        };
-        self.all_say(end).await?;
+        let beside = Beside::start(beside, processes)?;
+        self.all_say(|said| matches!(said, Report::Measured).then_some(()).ok_or(said))
+            .await?;
         let used = cpu.until_now()?;
-        beside::end(running).await?;
+        beside.end().await?;
         progress::show("waiting for the last messages");
         let loaded = self.all_say(|report| match report {
             Report::Loaded(loaded) => Ok(*loaded),
@@ -184,10 +175,10 @@ impl Clients {
         &mut self,
         seconds: f64,
         processes: &[(Role, u32)],
-        beside: Option<&Beside>,
+        beside: Option<&str>,
     ) -> Result<Used> {
         progress::show("resting");
-        let running = beside::start(beside, processes)?;
+        let beside = Beside::start(beside, processes)?;
         let cpu = Cpu::of(processes)?;
         let rest = Duration::from_secs_f64(seconds);
         // Whatever a worker says now is a complaint.
@@ -196,7 +187,7 @@ impl Clients {
             said.context("while the connections were idle")?;
         }
         let used = cpu.until_now()?;
-        beside::end(running).await?;
+        beside.end().await?;
         Ok(used)
     }
 

@@ -5,7 +5,7 @@
 //! - `worker` is their inside: thousands of clients on one thread, what publishes to them, and
 //!   the checks of `verify`; `wire` has the formats
 //! - `attack` has what one user can do to others, and tells whether they notice
-//! - `usage` and `procfs` look at the processes, `metrics` lists what is measured
+//! - `usage` looks at the processes, `metrics` lists what is measured
 //! - `outcome` keeps what a run has shown, as JSON; `summary`, `report` and `plot` show it, and
 //!   `targets` says what of it is as good as it should be; `micro` reads micro-benchmarks
 
@@ -28,7 +28,6 @@ mod micro;
 mod orders;
 mod outcome;
 mod plot;
-mod procfs;
 mod progress;
 mod report;
 mod run;
@@ -48,12 +47,11 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
 use crate::{
-    beside::Beside,
     cli::{Arguments, Build, Command, Measure},
     outcome::{Outcome, Subject},
     report::Results,
     scenario::Scenario,
-    servers::{Server, Setup},
+    servers::Server,
 };
 
 fn main() -> ExitCode {
@@ -115,19 +113,15 @@ fn obey(command: Command) -> Result<bool> {
 /// meets each of them.
 fn measure_all(scenarios: &[Scenario], servers: &[Server], measure: &Measure) -> Result<bool> {
     limits::raise_files();
-    let builds = Build::all(&measure.builds, measure.stentor.as_ref())?;
+    let builds = measure.gateway.builds()?;
     // Others than Stentor are the same beside each build.
     let subjects: Vec<(Server, &Build)> = servers
         .iter()
         .flat_map(|&server| {
-            let builds = match server {
-                Server::Stentor | Server::Embedded => &builds[..],
-                Server::WebStomp | Server::Nats => &builds[..1],
-            };
+            let builds = &builds[..if server.is_gateway() { builds.len() } else { 1 }];
             builds.iter().map(move |build| (server, build))
         })
         .collect();
-    let beside = measure.beside.clone().map(Beside);
     let runtime = runtime()?;
     let mut all_right = true;
     for &scenario in scenarios {
@@ -136,18 +130,7 @@ fn measure_all(scenarios: &[Scenario], servers: &[Server], measure: &Measure) ->
             let case = measure.options.plan(scenario, connections).case;
             for number in 1..=measure.runs {
                 for &(server, build) in &subjects {
-                    let is_gateway = matches!(server, Server::Stentor | Server::Embedded);
-                    let setup = Setup {
-                        server,
-                        stentor: build.program.clone(),
-                        build: build.name.clone().filter(|_| is_gateway),
-                        broker: "",
-                        nodes: measure.nodes,
-                        durable: !measure.transient,
-                        tls: measure.tls,
-                        auth_cache: measure.options.same_user,
-                        settings: measure.settings.clone(),
-                    };
+                    let setup = measure.setup(server, build);
                     let case = case.clone() + &setup.note();
                     let subject = Subject {
                         server,
@@ -162,7 +145,13 @@ fn measure_all(scenarios: &[Scenario], servers: &[Server], measure: &Measure) ->
                     }
                     eprintln!("{about}, run {number} of {}", measure.runs);
                     let options = &measure.options;
-                    let run = run::run(scenario, connections, options, &setup, beside.as_ref());
+                    let run = run::run(
+                        scenario,
+                        connections,
+                        options,
+                        &setup,
+                        measure.beside.as_deref(),
+                    );
                     let outcome = runtime.block_on(run).context(about)?;
                     outcome.save(&measure.out)?;
                     all_right &= outcome.verification.is_clean();

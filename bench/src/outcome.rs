@@ -7,9 +7,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use procfs::{CpuInfo, Current as _, Meminfo};
 use serde::{Deserialize, Serialize};
 
-use crate::{metrics::Metrics, scenario::Scenario, servers::Server, verify::Verification};
+use crate::{
+    cli::Named as _, metrics::Metrics, scenario::Scenario, servers::Server, verify::Verification,
+};
 
 /// A run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -51,28 +54,21 @@ pub(crate) struct Conditions {
 impl Conditions {
     /// Of this machine, now.
     pub(crate) fn now(stentor: &Path, rabbitmq: Option<String>, nats: Option<String>) -> Self {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let cpuinfo = read("/proc/cpuinfo");
-        let meminfo = read("/proc/meminfo");
-        let after = |text: &str, name: &str| {
-            let line = text.lines().find(|line| line.starts_with(name));
-            let value = line.and_then(|line| line.split_once(':'));
-            value.map_or_else(String::new, |(_, value)| value.trim().to_owned())
-        };
-        let kib: u64 = after(&meminfo, "MemTotal")
-            .trim_end_matches(" kB")
-            .parse()
-            .unwrap_or_default();
+        let processor = CpuInfo::current()
+            .ok()
+            .and_then(|info| info.model_name(0).map(ToOwned::to_owned));
+        let memory = Meminfo::current().map_or(0, |info| info.mem_total);
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let version = std::process::Command::new(stentor)
             .arg("--version")
-            .output();
-        let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+            .output()
+            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
         Self {
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-            kernel: format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()),
-            processor: after(&cpuinfo, "model name"),
+            kernel: format!("Linux {}", kernel.trim()),
+            processor: processor.unwrap_or_default(),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
-            memory_gib: (kib + (1 << 19)) >> 20,
+            memory_gib: (memory + (1 << 29)) >> 30,
             stentor: version.unwrap_or_default().trim().to_owned(),
             rabbitmq,
             nats,
@@ -98,7 +94,7 @@ impl<'a> Subject<'a> {
     pub(crate) fn name(self) -> String {
         let name = self.server.name();
         self.build
-            .map_or_else(|| name.into(), |build| format!("{name} {build}"))
+            .map_or_else(|| name.clone(), |build| format!("{name} {build}"))
     }
 
     /// In documents.
@@ -123,25 +119,8 @@ impl Outcome {
     /// # Errors
     /// The folder cannot be written to.
     pub(crate) fn save(&self, folder: &Path) -> Result<PathBuf> {
-        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-        let date: String = self
-            .conditions
-            .date
-            .chars()
-            .filter(char::is_ascii_digit)
-            .collect();
-        let case: String = self.case.chars().map(in_a_name).collect();
-        let subject: String = self.subject().name().chars().map(in_a_name).collect();
-        let stem = format!("{case}-{subject}-{date}");
-        let mut path = folder.join(format!("{stem}.json"));
-        let mut more = 1;
-        while path.exists() {
-            more += 1;
-            path = folder.join(format!("{stem}-{more}.json"));
-        }
-        let json = serde_json::to_string_pretty(self)? + "\n";
-        fs::write(&path, json).with_context(|| format!("writing {}", path.display()))?;
-        Ok(path)
+        let stem = format!("{}-{}", self.case, self.subject().name());
+        save(folder, &stem, &self.conditions, self)
     }
 
     /// How many were saved in a folder of this case of this subject; a folder that is not there
@@ -184,12 +163,30 @@ impl Outcome {
     }
 }
 
-fn in_a_name(letter: char) -> char {
-    if letter.is_ascii_alphanumeric() {
-        letter
-    } else {
-        '-'
-    }
+/// Writes a result into a folder as JSON, under a name of its own.
+///
+/// # Errors
+/// The folder cannot be written to.
+pub(crate) fn save(
+    folder: &Path,
+    stem: &str,
+    conditions: &Conditions,
+    result: &impl Serialize,
+) -> Result<PathBuf> {
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let stem = stem.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
+    let date = conditions
+        .date
+        .replace(|letter: char| !letter.is_ascii_digit(), "");
+    let names = std::iter::once(format!("{stem}-{date}.json"))
+        .chain((2..).map(|more| format!("{stem}-{date}-{more}.json")));
+    let mut paths = names.map(|name| folder.join(name));
+    let path = paths
+        .find(|path| !path.exists())
+        .context("no name is left")?;
+    let json = serde_json::to_string_pretty(result)? + "\n";
+    fs::write(&path, json).with_context(|| format!("writing {}", path.display()))?;
+    Ok(path)
 }
 
 #[cfg(test)]

@@ -2,49 +2,49 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
+use plotters::prelude::*;
 
 use crate::{
+    cli::Named as _,
     outcome::Outcome,
     scenario::Scenario,
     servers::Server,
-    summary::{Summary, number},
+    summary::{Summary, short},
 };
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 360.0;
-const LEFT: f64 = 76.0;
-const RIGHT: f64 = 606.0;
-const TOP: f64 = 76.0;
-const BOTTOM: f64 = 304.0;
+const SIZE: (u32, u32) = (640, 360);
 
-/// A card of its own, light or dark as the reader's system is.
-const STYLE: &str = "\
-    .card { fill: #fbf9f5; stroke: #e2dcd2 }
-    .title { fill: #221d17; font-size: 16px; font-weight: 650 }
-    .word { fill: #665d51; font-size: 12.5px }
-    .grid { stroke: #e2dcd2 } .axis { stroke: #8f8678 }
-    .line { fill: none; stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round }
-    .spread { stroke-width: 1.4 }
-    .stentor { stroke: #a4561b; fill: #a4561b }
-    .web-stomp { stroke: #1f63b5; fill: #1f63b5 }
-    .embedded { stroke: #4a7c3a; fill: #4a7c3a }
-    .nats { stroke: #7a5ca8; fill: #7a5ca8 }
-    .line { fill: none }
-    @media (prefers-color-scheme: dark) {
-      .card { fill: #1d1a17; stroke: #3a342d }
-      .title { fill: #f1ebe2 } .word { fill: #b5ab9d } .grid { stroke: #3a342d }
-      .stentor { stroke: #d98a4b; fill: #d98a4b }
-      .web-stomp { stroke: #6ba3e8; fill: #6ba3e8 }
-      .embedded { stroke: #8cbf78; fill: #8cbf78 }
-      .nats { stroke: #b79be0; fill: #b79be0 }
-      .line { fill: none }
-    }";
+const CARD: RGBColor = RGBColor(0xfb, 0xf9, 0xf5);
+const TITLE: RGBColor = RGBColor(0x22, 0x1d, 0x17);
+const WORD: RGBColor = RGBColor(0x66, 0x5d, 0x51);
+const GRID: RGBColor = RGBColor(0xe2, 0xdc, 0xd2);
+const AXIS: RGBColor = RGBColor(0x8f, 0x86, 0x78);
+
+/// What the colours become where the reader's system is dark.
+const DARK: [(RGBColor, &str); 8] = [
+    (CARD, "#1d1a17"),
+    (TITLE, "#f1ebe2"),
+    (WORD, "#b5ab9d"),
+    (GRID, "#3a342d"),
+    (colour(Server::Stentor), "#d98a4b"),
+    (colour(Server::WebStomp), "#6ba3e8"),
+    (colour(Server::Embedded), "#8cbf78"),
+    (colour(Server::Nats), "#b79be0"),
+];
+
+const fn colour(server: Server) -> RGBColor {
+    match server {
+        Server::Stentor => RGBColor(0xa4, 0x56, 0x1b),
+        Server::WebStomp => RGBColor(0x1f, 0x63, 0xb5),
+        Server::Embedded => RGBColor(0x4a, 0x7c, 0x3a),
+        Server::Nats => RGBColor(0x7a, 0x5c, 0xa8),
+    }
+}
 
 /// A chart: a measure of a scenario against connections.
 pub(crate) struct Chart {
@@ -94,7 +94,7 @@ pub(crate) fn write(outcomes: &[Outcome], folder: &Path) -> Result<Vec<PathBuf>>
             continue;
         }
         let path = folder.join(chart.file);
-        let svg = draw(chart.title, &series);
+        let svg = draw(chart.title, &series)?;
         fs::write(&path, svg).with_context(|| format!("writing {}", path.display()))?;
         written.push(path);
     }
@@ -105,138 +105,97 @@ pub(crate) fn write(outcomes: &[Outcome], folder: &Path) -> Result<Vec<PathBuf>>
 type Series = BTreeMap<Server, BTreeMap<u32, Summary>>;
 
 fn series(outcomes: &[Outcome], chart: &Chart) -> Series {
-    let mut values: BTreeMap<Server, BTreeMap<u32, Vec<f64>>> = BTreeMap::new();
-    let is_its_own = |outcome: &&Outcome| {
-        let (name, connections) = (chart.scenario.name(), outcome.connections);
-        outcome.build.is_none() && outcome.case == format!("{name} {connections}{}", chart.case)
-    };
-    for outcome in outcomes.iter().filter(is_its_own) {
-        if let Some(&value) = outcome.metrics.get(chart.metric) {
-            let of_server = values.entry(outcome.server).or_default();
-            of_server
-                .entry(outcome.connections)
-                .or_default()
-                .push(value);
+    let mut values: BTreeMap<(Server, u32), Vec<f64>> = BTreeMap::new();
+    for outcome in outcomes.iter().filter(|outcome| outcome.build.is_none()) {
+        let (server, connections) = (outcome.server, outcome.connections);
+        let case = format!("{} {connections}{}", chart.scenario.name(), chart.case);
+        if let Some(&value) = outcome.metrics.get(chart.metric)
+            && outcome.case == case
+        {
+            let values = values.entry((server, connections)).or_default();
+            values.push(value);
         }
     }
-    let summed = |points: BTreeMap<u32, Vec<f64>>| {
-        let points = points.into_iter();
-        points
-            .filter_map(|(x, values)| Some((x, Summary::of(values)?)))
-            .collect()
-    };
-    let all = values.into_iter();
-    all.map(|(server, points)| (server, summed(points)))
-        .collect()
+    let mut series = Series::new();
+    for ((server, connections), values) in values {
+        let points = series.entry(server).or_default();
+        points.extend(Summary::of(values).map(|summary| (connections, summary)));
+    }
+    series
 }
 
 /// Medians joined by lines, and a bar from the least to the most.
-fn draw(title: &str, series: &Series) -> String {
+fn draw(title: &str, series: &Series) -> Result<String> {
     let points = || series.values().flatten();
     let widest = points().map(|(&x, _)| f64::from(x)).fold(1.0, f64::max);
-    let highest = points()
-        .map(|(_, y)| y.most)
-        .fold(f64::MIN_POSITIVE, f64::max);
-    let (x_step, y_step) = (step(widest), step(highest));
-    let x_end = (widest / x_step).ceil() * x_step;
-    let y_end = (highest / y_step).ceil() * y_step;
-    let x_of = |x: f64| LEFT + (RIGHT - LEFT) * x / x_end;
-    let y_of = |y: f64| BOTTOM - (BOTTOM - TOP) * (y / y_end).max(0.0);
-
+    let highest = points().map(|(_, y)| y.most).fold(1.0, f64::max);
+    let word = ("sans-serif", 13).into_font().color(&WORD);
     let mut svg = String::new();
-    let mut put = |line: std::fmt::Arguments<'_>| {
-        // A string takes all.
-        let _ = writeln!(svg, "{line}");
-    };
-    put(format_args!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-         width=\"{WIDTH}\" height=\"{HEIGHT}\" role=\"img\" aria-label=\"{title}\" \
-         font-family=\"system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif\">\n\
-         <style>\n{STYLE}\n</style>\n\
-         <rect class=\"card\" x=\"0.5\" y=\"0.5\" width=\"{}\" height=\"{}\" rx=\"14\"/>\n\
-         <text class=\"title\" x=\"24\" y=\"32\">{title}</text>",
-        WIDTH - 1.0,
-        HEIGHT - 1.0,
-    ));
-    for tick in 0..=(y_end / y_step).round() as u32 {
-        let value = f64::from(tick) * y_step;
-        let (y, label) = (y_of(value), tick_label(value));
-        let class = if tick == 0 { "axis" } else { "grid" };
-        put(format_args!(
-            "<path class=\"{class}\" d=\"M{LEFT} {y:.1}H{RIGHT}\"/>\
-             <text class=\"word\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>",
-            LEFT - 8.0,
-            y + 4.0
-        ));
+    let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+    area.fill(&CARD)?;
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, ("sans-serif", 16).into_font().color(&TITLE))
+        .margin(16)
+        .x_label_area_size(40)
+        .y_label_area_size(60)
+        .build_cartesian_2d(0.0..1.04 * widest, 0.0..1.08 * highest)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .axis_style(AXIS)
+        .label_style(word.clone())
+        .x_labels(8)
+        .y_labels(6)
+        .x_desc("connections")
+        .x_label_formatter(&|x| short(*x))
+        .y_label_formatter(&|y| short(*y))
+        .draw()?;
+    for (&server, points) in series {
+        let colour = colour(server);
+        let medians = points.iter().map(|(&x, y)| (f64::from(x), y.median));
+        chart
+            .draw_series(LineSeries::new(medians, colour.stroke_width(2)))?
+            .label(server.title())
+            .legend(move |(x, y)| Circle::new((x + 10, y), 4, colour.filled()));
+        chart.draw_series(points.iter().map(|(&x, y)| {
+            ErrorBar::new_vertical(f64::from(x), y.least, y.median, y.most, colour.filled(), 7)
+        }))?;
     }
-    for tick in 0..=(x_end / x_step).round() as u32 {
-        let value = f64::from(tick) * x_step;
-        let (x, label) = (x_of(value), tick_label(value));
-        put(format_args!(
-            "<text class=\"word\" x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{label}</text>",
-            BOTTOM + 20.0
-        ));
-    }
-    put(format_args!(
-        "<text class=\"word\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">connections</text>",
-        f64::midpoint(LEFT, RIGHT),
-        BOTTOM + 40.0
-    ));
-    let mut legend = 24.0;
-    for (server, points) in series {
-        let (class, name) = (server.name(), server.title());
-        let mut path = String::new();
-        for (&x, y) in points {
-            let command = if path.is_empty() { 'M' } else { 'L' };
-            let (x, median) = (x_of(f64::from(x)), y_of(y.median));
-            let _ = write!(path, "{command}{x:.1} {median:.1}");
-            put(format_args!(
-                "<path class=\"spread {class}\" d=\"M{x:.1} {:.1}V{:.1}\"/>\
-                 <circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{median:.1}\" r=\"3.5\"/>",
-                y_of(y.least),
-                y_of(y.most)
-            ));
-        }
-        put(format_args!("<path class=\"{class} line\" d=\"{path}\"/>"));
-        put(format_args!(
-            "<circle class=\"{class}\" cx=\"{:.1}\" cy=\"51\" r=\"4.5\"/>\
-             <text class=\"word\" x=\"{:.1}\" y=\"55\">{name}</text>",
-            legend + 5.0,
-            legend + 16.0
-        ));
-        // About eight pixels a letter.
-        legend += 36.0 + 8.0 * name.len() as f64;
-    }
-    put(format_args!("</svg>"));
-    svg
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(CARD)
+        .label_font(word)
+        .draw()?;
+    area.present()?;
+    drop((chart, area));
+    Ok(light_or_dark(title, &svg))
 }
 
-/// A round step that divides an axis into a few parts.
-fn step(end: f64) -> f64 {
-    let magnitude = 10_f64.powf((end / 5.0).log10().floor());
-    let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * magnitude);
-    let fits = steps.into_iter().find(|step| end / step <= 6.0);
-    fits.unwrap_or(end)
-}
-
-fn tick_label(value: f64) -> String {
-    if value.fract() == 0.0 && value < 100.0 {
-        format!("{value:.0}")
-    } else {
-        number(value)
-    }
+/// Has the chart follow the reader's system, and say to machines what it is.
+fn light_or_dark(title: &str, svg: &str) -> String {
+    let rules = DARK.map(|(RGBColor(red, green, blue), dark)| {
+        let light = format!("#{red:02X}{green:02X}{blue:02X}");
+        format!("[fill='{light}'] {{ fill: {dark} }} [stroke='{light}'] {{ stroke: {dark} }}\n")
+    });
+    let style = format!(
+        "<style>\n@media (prefers-color-scheme: dark) {{\n{}}}\n</style>",
+        rules.concat()
+    );
+    let svg = svg.replacen(
+        "<svg ",
+        &format!("<svg role='img' aria-label='{title}' "),
+        1,
+    );
+    svg.replacen('>', &format!(">\n{style}"), 1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::report::tests::outcome;
-
-    #[test]
-    fn steps_are_round() {
-        let steps = [1.0, 3.0, 90_000.0, 18_000.0, 512.0].map(step);
-        assert_eq!(steps, [0.2, 0.5, 20_000.0, 5_000.0, 100.0]);
-    }
 
     #[test]
     fn a_chart_has_a_point_for_each_number_of_connections() {
@@ -257,7 +216,8 @@ mod tests {
         };
         assert!(only.ends_with("performance-unicast.svg"));
         let svg = fs::read_to_string(only).unwrap();
-        assert_eq!(svg.matches(" r=\"3.5\"").count(), 3, "{svg}");
+        let (points, legend) = (3, 2);
+        assert_eq!(svg.matches("<circle").count(), points + legend, "{svg}");
         assert!(svg.trim_end().ends_with("</svg>"));
         assert!(!svg.contains("NaN"));
     }

@@ -5,22 +5,35 @@ use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    micro::{self, Timing},
+    micro::Micro,
     outcome::Outcome,
     plot::{CHARTS, Chart},
     scenario::Scenario,
-    summary::{cases, compared, faults, rows, runs_text},
+    summary::{Words, cases, faults, lines},
     targets,
 };
 
 const BEGIN: &str = "<!-- What follows is written by `stentor-bench report`; changes are lost. -->";
 const END: &str = "<!-- The end of what is written by `stentor-bench report`. -->";
 
+const WORDS: Words = Words {
+    name: |subject| subject.title(),
+    head: |name, runs| format!("{name}, {runs}"),
+    favour: |name| format!("In {name}'s favour"),
+    measure: |metric| match metric.unit {
+        "" => metric.label.into(),
+        "/s" => format!("{} a second", metric.label),
+        unit => format!("{}, {unit}", metric.label),
+    },
+    nothing: "–",
+    times: "×",
+};
+
 /// All that a folder holds.
 #[derive(Default)]
 pub(crate) struct Results {
     pub(crate) outcomes: Vec<Outcome>,
-    pub(crate) timings: Vec<Timing>,
+    pub(crate) micro: Micro,
 }
 
 impl Results {
@@ -31,10 +44,10 @@ impl Results {
     pub(crate) fn load(folder: &Path) -> Result<Self> {
         let results = Self {
             outcomes: Outcome::load_all(folder)?,
-            timings: micro::load_all(folder)?,
+            micro: Micro::load(folder)?,
         };
         ensure!(
-            !results.outcomes.is_empty() || !results.timings.is_empty(),
+            !results.outcomes.is_empty() || !results.micro.printed.is_empty(),
             "there are no results in {}",
             folder.display()
         );
@@ -67,10 +80,10 @@ fn replace(text: &str, tables: &str) -> Option<String> {
 pub(crate) fn markdown(results: &Results, charts: Option<&Path>) -> String {
     let mut text = conditions(&results.outcomes);
     line(&mut text, format_args!("\n### Targets\n"));
-    text.push_str(&targets::markdown(&results.outcomes, &results.timings));
-    if !results.timings.is_empty() {
+    text.push_str(&targets::markdown(&results.outcomes, &results.micro));
+    if !results.micro.printed.is_empty() {
         line(&mut text, format_args!("\n### Parts\n"));
-        text.push_str(&micro::markdown(&results.timings));
+        text.push_str(&results.micro.markdown());
     }
     let mut section = None;
     for ((scenario, _, case), servers) in &cases(&results.outcomes) {
@@ -82,35 +95,15 @@ pub(crate) fn markdown(results: &Results, charts: Option<&Path>) -> String {
             }
         }
         line(&mut text, format_args!("**{}**\n", of_case(case)));
-        let heads: Vec<String> = servers
-            .iter()
-            .map(|(subject, runs)| format!("{}, {}", subject.title(), runs_text(runs.len())))
-            .collect();
-        let favoured = compared(servers).map(|(favoured, _)| favoured.title());
-        let compared = favoured.is_some();
-        let last = favoured.map_or_else(String::new, |title| format!(" In {title}'s favour |"));
-        line(&mut text, format_args!("| | {} |{last}", heads.join(" | ")));
-        let columns = servers.len() + usize::from(compared);
-        line(&mut text, format_args!("|---|{}", "--:|".repeat(columns)));
-        for row in rows(servers) {
-            let values = row.values.iter();
-            let values = values.map(|value| value.map_or("–".into(), |value| value.text()));
-            let values: Vec<String> = values.collect();
-            let ratio = match (compared, row.ratio) {
-                (true, Some(ratio)) => format!(" {} |", ratio.text().replace('x', "×")),
-                (true, None) => " – |".into(),
-                (false, _) => String::new(),
-            };
-            let unit = match row.metric.unit {
-                "" => String::new(),
-                "/s" => " a second".into(),
-                unit => format!(", {unit}"),
-            };
-            let values = values.join(" | ");
-            line(
-                &mut text,
-                format_args!("| {}{unit} | {values} |{ratio}", row.metric.label),
-            );
+        let table = lines("", servers, &WORDS);
+        for (number, cells) in table.iter().enumerate() {
+            // The first cell of the head is empty.
+            let row = format!(" {} |", cells.join(" | "));
+            line(&mut text, format_args!("|{}", row.replacen("  |", " |", 1)));
+            if number == 0 {
+                let columns = cells.len() - 1;
+                line(&mut text, format_args!("|---|{}", "--:|".repeat(columns)));
+            }
         }
         let runs: Vec<&Outcome> = servers.values().flatten().copied().collect();
         line(&mut text, format_args!(""));
@@ -234,7 +227,7 @@ pub(crate) mod tests {
                 outcome(Server::WebStomp, 1000, 100.0),
                 lossy,
             ],
-            timings: Vec::new(),
+            micro: Micro::default(),
         };
         let text = markdown(&results, None);
         assert!(

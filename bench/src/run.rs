@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::{
-    beside::{self, Beside},
+    beside::Beside,
+    cli::Named as _,
     clients::Clients,
     floor,
     latency::{Counts, Latencies},
     metrics::Metrics,
-    orders::{Connected, Loaded, Pace, Publish, Transport},
+    orders::{Connected, Load, Loaded, Pace, Publish, Transport},
     outcome::{Conditions, Outcome},
     progress,
     scenario::{Options, Plan, Scenario},
@@ -30,6 +31,18 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// What a MESSAGE has beside its body, about: a WebSocket's head and the frame's headers.
 const FRAME_OVERHEAD: usize = 130;
 
+/// A run that is under way.
+struct Run<'a> {
+    plan: Plan,
+    beside: Option<&'a str>,
+    servers: Servers,
+    clients: Clients,
+    metrics: Metrics,
+    verification: Verification,
+    troubles: Vec<String>,
+    client_limit: Option<String>,
+}
+
 /// Runs a scenario once, with servers of its own.
 ///
 /// # Errors
@@ -39,51 +52,68 @@ pub(crate) async fn run(
     connections: u32,
     options: &Options,
     setup: &Setup,
-    beside: Option<&Beside>,
+    beside: Option<&str>,
 ) -> Result<Outcome> {
     let mut plan = options.plan(scenario, connections);
     plan.habits.dialect = setup.server.dialect();
     check(scenario, &plan, setup)?;
     progress::show("starting servers");
     let servers = Servers::start(setup).await?;
-    let mut clients = Clients::start(&plan, scenario, &servers)?;
-    let mut outcome = Outcome {
-        scenario,
-        server: setup.server,
-        build: setup.build.clone(),
-        case: plan.case.clone() + &setup.note(),
-        connections,
-        seconds: options.seconds,
-        warm_up: options.warm_up,
+    let conditions = Conditions::now(
+        &setup.stentor,
+        servers.rabbitmq_version(),
+        servers.nats_version(),
+    );
+    let mut run = Run {
+        clients: Clients::start(&plan, scenario, &servers)?,
+        plan,
+        beside,
+        servers,
         metrics: Metrics::new(),
         verification: Verification::default(),
         troubles: Vec::new(),
         client_limit: None,
-        conditions: Conditions::now(
-            &setup.stentor,
-            servers.rabbitmq_version(),
-            servers.nats_version(),
-        ),
     };
-    match scenario {
-        Scenario::Idle => idle(&plan, &servers, &mut clients, beside, &mut outcome).await?,
-        Scenario::Storm => storm(&plan, &servers, &mut clients, beside, &mut outcome).await?,
-        _ => {
-            let publish = servers.publish(options.stomp);
-            load(&plan, publish, &servers, &mut clients, beside, &mut outcome).await?;
+    match (scenario, run.plan.load.clone()) {
+        (Scenario::Idle, _) => run.idle().await?,
+        (_, None) => run.storm().await?,
+        (_, Some(load)) => {
+            let publish = run.servers.publish(options.stomp);
+            run.load(&load, publish).await?;
         }
     }
-    drop(clients);
-    drop(servers);
+    let Run {
+        plan,
+        mut metrics,
+        verification,
+        troubles,
+        client_limit,
+        servers,
+        clients,
+        ..
+    } = run;
+    drop((clients, servers));
     if scenario == Scenario::Broadcast {
         progress::show("measuring the floor");
         let size = plan.load.map_or(0, |load| load.size) + FRAME_OVERHEAD;
-        if let Some(floor) = floor::measure(connections, size)? {
-            outcome.metrics.insert("floor_per_second".into(), floor);
-        }
+        let floor = floor::measure(connections, size)?;
+        metrics.extend(floor.map(|floor| ("floor_per_second".to_owned(), floor)));
     }
     progress::show("");
-    Ok(outcome)
+    Ok(Outcome {
+        scenario,
+        server: setup.server,
+        build: setup.build.clone(),
+        case: plan.case + &setup.note(),
+        connections,
+        seconds: options.seconds,
+        warm_up: options.warm_up,
+        metrics,
+        verification,
+        troubles,
+        client_limit,
+        conditions,
+    })
 }
 
 /// Refuses what a server cannot be asked.
@@ -94,88 +124,69 @@ fn check(scenario: Scenario, plan: &Plan, setup: &Setup) -> Result<()> {
         scenario.name()
     );
     ensure!(
-        plan.habits.transport == Transport::WebSocket
-            || matches!(setup.server, Server::Stentor | Server::Embedded),
+        plan.habits.transport == Transport::WebSocket || setup.server.is_gateway(),
         "{} does not speak SockJS",
         setup.server.title()
     );
     Ok(())
 }
 
-async fn idle(
-    plan: &Plan,
-    servers: &Servers,
-    clients: &mut Clients,
-    beside: Option<&Beside>,
-    outcome: &mut Outcome,
-) -> Result<()> {
-    clients.connect(plan, servers, FIRST_PERCENT).await?;
-    tokio::time::sleep(SETTLE).await;
-    let (before, first) = (Memory::of(servers)?, clients.connected());
-    let connected = clients.connect(plan, servers, 100).await?;
-    tokio::time::sleep(SETTLE).await;
-    let others = clients.connected() - first;
-    set_up_metrics(&connected, f64::from(others), &mut outcome.metrics)?;
-    Memory::of(servers)?.growth(&before, others, &mut outcome.metrics);
-    let processes = clients.processes(servers)?;
-    let used = clients.rest(plan.rest, &processes, beside).await?;
-    used.percent("idle_cpu_percent", &mut outcome.metrics);
-    used.client_percent(&mut outcome.metrics);
-    Ok(())
-}
-
-async fn storm(
-    plan: &Plan,
-    servers: &Servers,
-    clients: &mut Clients,
-    beside: Option<&Beside>,
-    outcome: &mut Outcome,
-) -> Result<()> {
-    let processes = clients.processes(servers)?;
-    let running = beside::start(beside, &processes)?;
-    let cpu = Cpu::of(&processes)?;
-    let connected = clients.connect(plan, servers, 100).await?;
-    let used = cpu.until_now()?;
-    beside::end(running).await?;
-    let count = f64::from(plan.connections);
-    let metrics = &mut outcome.metrics;
-    set_up_metrics(&connected, count, metrics)?;
-    used.milliseconds_each(count, "set_up_cpu_ms", metrics);
-    metrics.insert("set_up_cpu_ms_hook".into(), used.hook_milliseconds(count));
-    used.client_percent(metrics);
-    outcome.client_limit = used.client_limit(true);
-    Ok(())
-}
-
-async fn load(
-    plan: &Plan,
-    publish: Publish,
-    servers: &Servers,
-    clients: &mut Clients,
-    beside: Option<&Beside>,
-    outcome: &mut Outcome,
-) -> Result<()> {
-    let Some(load) = &plan.load else {
-        return Ok(());
-    };
-    clients.connect(plan, servers, 100).await?;
-    let processes = clients.processes(servers)?;
-    let loaded = clients.load(load, publish, plan, &processes, beside);
-    let (loaded, used) = loaded.await?;
-    let metrics = &mut outcome.metrics;
-    let delivered = load_metrics(&loaded, metrics)?;
-    used.milliseconds_each(delivered as f64 / 1000.0, "cpu_ms_per_1000", metrics);
-    used.percent("cpu_percent", metrics);
-    used.client_percent(metrics);
-    Memory::of(servers)?.peaks(metrics);
-    let paces = [load.unicast, load.broadcast];
-    let is_closed = |pace: &Option<Pace>| matches!(pace, Some(Pace::Closed(_)));
-    outcome.client_limit = used.client_limit(paces.iter().any(is_closed));
-    for part in loaded {
-        outcome.verification += part.verification;
-        outcome.troubles.extend(part.troubles);
+impl Run<'_> {
+    async fn idle(&mut self) -> Result<()> {
+        let (plan, servers, clients) = (&self.plan, &self.servers, &mut self.clients);
+        clients.connect(plan, servers, FIRST_PERCENT).await?;
+        tokio::time::sleep(SETTLE).await;
+        let (before, first) = (Memory::of(servers)?, clients.connected());
+        let connected = clients.connect(plan, servers, 100).await?;
+        tokio::time::sleep(SETTLE).await;
+        let others = clients.connected() - first;
+        set_up_metrics(&connected, f64::from(others), &mut self.metrics)?;
+        Memory::of(servers)?.growth(&before, others, &mut self.metrics);
+        let processes = clients.processes(servers)?;
+        let used = clients.rest(plan.rest, &processes, self.beside).await?;
+        used.percent("idle_cpu_percent", &mut self.metrics);
+        used.client_percent(&mut self.metrics);
+        Ok(())
     }
-    Ok(())
+
+    async fn storm(&mut self) -> Result<()> {
+        let processes = self.clients.processes(&self.servers)?;
+        let beside = Beside::start(self.beside, &processes)?;
+        let cpu = Cpu::of(&processes)?;
+        let connecting = self.clients.connect(&self.plan, &self.servers, 100);
+        let connected = connecting.await?;
+        let used = cpu.until_now()?;
+        beside.end().await?;
+        let count = f64::from(self.plan.connections);
+        let metrics = &mut self.metrics;
+        set_up_metrics(&connected, count, metrics)?;
+        used.milliseconds_each(count, "set_up_cpu_ms", metrics);
+        metrics.insert("set_up_cpu_ms_hook".into(), used.hook_milliseconds(count));
+        used.client_percent(metrics);
+        self.client_limit = used.client_limit(true);
+        Ok(())
+    }
+
+    async fn load(&mut self, load: &Load, publish: Publish) -> Result<()> {
+        let (plan, clients, metrics) = (&self.plan, &mut self.clients, &mut self.metrics);
+        clients.connect(plan, &self.servers, 100).await?;
+        let processes = clients.processes(&self.servers)?;
+        let loaded = clients.load(load, publish, plan, &processes, self.beside);
+        let (loaded, used) = loaded.await?;
+        let delivered = load_metrics(&loaded, metrics)?;
+        used.milliseconds_each(delivered as f64 / 1000.0, "cpu_ms_per_1000", metrics);
+        used.percent("cpu_percent", metrics);
+        used.client_percent(metrics);
+        Memory::of(&self.servers)?.peaks(metrics);
+        let paces = [load.unicast, load.broadcast];
+        let is_closed = |pace: &Option<Pace>| matches!(pace, Some(Pace::Closed(_)));
+        self.client_limit = used.client_limit(paces.iter().any(is_closed));
+        for part in loaded {
+            self.verification += part.verification;
+            self.troubles.extend(part.troubles);
+        }
+        Ok(())
+    }
 }
 
 fn set_up_metrics(connected: &[Connected], count: f64, metrics: &mut Metrics) -> Result<()> {

@@ -4,6 +4,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    cli::Named as _,
     orders::{Churn, Coming, Habits, Load, Pace, Transport},
     wire::body::MIN_SIZE,
 };
@@ -33,21 +34,6 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
-    /// As on the command line, and in the names of files.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Storm => "storm",
-            Self::Unicast => "unicast",
-            Self::Broadcast => "broadcast",
-            Self::Latency => "latency",
-            Self::Fairness => "fairness",
-            Self::Churn => "churn",
-            Self::Bindings => "bindings",
-            Self::Slow => "slow",
-        }
-    }
-
     /// Whether it can be done with NATS, which asks no hook and gives no receipts.
     pub(crate) const fn is_for_nats(self) -> bool {
         matches!(
@@ -168,12 +154,12 @@ impl Options {
         };
         habits.common_key = broadcast.is_some();
         habits.own_key = unicast.is_some() || broadcast.is_none();
-        let churn = match scenario {
+        let coming = match scenario {
             Scenario::Churn => Some(Coming::Connections),
             Scenario::Bindings => Some(Coming::Subscriptions),
             _ => None,
         };
-        let churn = churn.map(|what| Churn {
+        let churn = coming.map(|what| Churn {
             what,
             per_second: self.come,
             stay_ms: milliseconds(self.stay),

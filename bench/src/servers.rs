@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use testkit::{Authority, Gateway, Process, RabbitMq, eventually, free_ports, keeper};
 
-use crate::{hook, orders::Publish, wire::dialect::Dialect, worker};
+use crate::{cli::Build, hook, orders::Publish, wire::dialect::Dialect, worker};
 
 /// Who is measured.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
@@ -31,14 +31,9 @@ pub(crate) enum Server {
 }
 
 impl Server {
-    /// As on the command line, and in the names of files.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Stentor => "stentor",
-            Self::WebStomp => "web-stomp",
-            Self::Embedded => "embedded",
-            Self::Nats => "nats",
-        }
+    /// Whether it is Stentor, of which several builds can be compared.
+    pub(crate) const fn is_gateway(self) -> bool {
+        matches!(self, Self::Stentor | Self::Embedded)
     }
 
     /// In documents.
@@ -83,6 +78,21 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
+    /// One node of a build, as it is by default.
+    pub(crate) fn new(server: Server, build: &Build) -> Self {
+        Self {
+            server,
+            stentor: build.program.clone(),
+            build: build.name.clone().filter(|_| server.is_gateway()),
+            broker: "",
+            nodes: 1,
+            durable: true,
+            tls: false,
+            auth_cache: false,
+            settings: Vec::new(),
+        }
+    }
+
     /// What of it sets a case apart.
     pub(crate) fn note(&self) -> String {
         let mut note = String::new();
@@ -95,8 +105,7 @@ impl Setup {
         if !self.durable && self.server == Server::Stentor {
             note.push_str(" transient feeds");
         }
-        let is_gateway = matches!(self.server, Server::Stentor | Server::Embedded);
-        for (key, value) in self.settings.iter().filter(|_| is_gateway) {
+        for (key, value) in self.settings.iter().filter(|_| self.server.is_gateway()) {
             note.push_str(&format!(" {key}={value}"));
         }
         note
@@ -193,8 +202,11 @@ impl Servers {
         let amqp = self
             .start_rabbitmq(WEB_STOMP_PLUGINS, &configuration)
             .await?;
-        let url = self.rabbitmq.as_ref().map(RabbitMq::web_stomp_url);
-        let url = url.unwrap_or_default();
+        let url = self
+            .rabbitmq
+            .as_ref()
+            .map(RabbitMq::web_stomp_url)
+            .unwrap_or_default();
         let address = url.trim_start_matches("ws://").trim_end_matches("/ws");
         self.plain = address.parse()?;
         self.websockets = match self.certificates {
@@ -315,6 +327,9 @@ impl Servers {
     }
 }
 
+/// The hook's calls.
+const CALLS: [&str; 4] = ["user", "vhost", "resource", "topic"];
+
 const NATS: &str = "nats-server";
 
 /// Free ports, and nothing compressed, as with the others.
@@ -335,7 +350,7 @@ const QUIET: &str = "log.connection.level = warning\n";
 /// RabbitMQ's own account stays internal, for the publisher; all others are the hook's.
 fn web_stomp(hook: SocketAddr, cache: bool) -> String {
     let backend = if cache { "cache" } else { "http" };
-    let url = |path| format!("http://{hook}/auth/{path}");
+    let urls = CALLS.map(|call| format!("auth_http.{call}_path = http://{hook}/auth/{call}\n"));
     format!(
         "{QUIET}\
          auth_backends.1 = internal\n\
@@ -343,14 +358,8 @@ fn web_stomp(hook: SocketAddr, cache: bool) -> String {
          auth_cache.cached_backend = http\n\
          auth_cache.cache_ttl = 15000\n\
          auth_http.http_method = get\n\
-         auth_http.user_path = {}\n\
-         auth_http.vhost_path = {}\n\
-         auth_http.resource_path = {}\n\
-         auth_http.topic_path = {}\n",
-        url("user"),
-        url("vhost"),
-        url("resource"),
-        url("topic")
+         {}",
+        urls.concat()
     )
 }
 
@@ -397,11 +406,11 @@ fn gateway(
         .set("broker.url", url)
         .set("broker.exchanges", "feed=direct")
         .set("feed.durable", setup.durable)
-        .set("auth.user_path", format!("http://{hook}/auth/user"))
-        .set("auth.vhost_path", format!("http://{hook}/auth/vhost"))
-        .set("auth.resource_path", format!("http://{hook}/auth/resource"))
-        .set("auth.topic_path", format!("http://{hook}/auth/topic"))
         .set("log.level", "info,stentor::connection=warn");
+    for call in CALLS {
+        let url = format!("http://{hook}/auth/{call}");
+        builder = builder.set(&format!("auth.{call}_path"), url);
+    }
     for (key, value) in &setup.settings {
         builder = builder.set(key, value);
     }
@@ -419,8 +428,8 @@ async fn start_hook() -> Result<(Process, SocketAddr)> {
         process
             .stdout()
             .find(|line| line.strip_prefix(hook::LISTENING)?.parse().ok())
-    });
-    let address = address.await;
+    })
+    .await;
     Ok((process, address))
 }
 

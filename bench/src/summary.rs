@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use comfy_table::{CellAlignment, Table};
+
 use crate::{
     metrics::{Better, METRICS, Metric},
     outcome::{Outcome, Subject},
@@ -34,51 +36,39 @@ impl Summary {
         })
     }
 
-    /// `12.3 (11.9 to 12.8)`
-    pub(crate) fn text(&self) -> String {
-        let median = number(self.median);
-        if self.runs == 1 {
-            return median;
-        }
-        format!("{median} ({} to {})", number(self.least), number(self.most))
-    }
-}
-
-/// How many times better the first is than the second; with the spread that the runs leave: the
-/// worst of one beside the best of the other.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Ratio {
-    pub(crate) median: f64,
-    pub(crate) least: f64,
-    pub(crate) most: f64,
-}
-
-impl Ratio {
-    /// `None` where neither is better by itself, or one is (next to) nothing, or less.
-    pub(crate) fn of(better: Better, first: &Summary, second: &Summary) -> Option<Self> {
+    /// This divided by another, with the spread that the runs leave: the worst of one beside the best
+    /// of the other. `None` if one is (next to) nothing, or less.
+    pub(crate) fn divided_by(&self, other: &Self) -> Option<Self> {
         const NOTHING: f64 = 1e-9;
-        if first.least < NOTHING || second.least < NOTHING {
-            return None;
-        }
-        let (one, other) = match better {
-            Better::More => (first, second),
-            Better::Less => (second, first),
-            Better::Neither => return None,
-        };
-        Some(Self {
-            median: one.median / other.median,
-            least: one.least / other.most,
-            most: one.most / other.least,
+        (self.least >= NOTHING && other.least >= NOTHING).then(|| Self {
+            median: self.median / other.median,
+            least: self.least / other.most,
+            most: self.most / other.least,
+            runs: self.runs.min(other.runs),
         })
     }
 
-    /// `12.3x (11.9 to 12.8)`
-    pub(crate) fn text(&self) -> String {
-        let [median, least, most] = [self.median, self.least, self.most].map(number);
-        if least == most {
-            return format!("{median}x");
+    /// How many times better this is than another; `None` where neither is better by itself.
+    fn better_than(&self, other: &Self, better: Better) -> Option<Self> {
+        match better {
+            Better::More => self.divided_by(other),
+            Better::Less => other.divided_by(self),
+            Better::Neither => None,
         }
-        format!("{median}x ({least} to {most})")
+    }
+
+    /// `12.3UNIT (11.9 to 12.8)`
+    pub(crate) fn text(&self, unit: &str) -> String {
+        number(self.median) + unit + &self.spread()
+    }
+
+    /// ` (11.9 to 12.8)`; empty if all runs are alike.
+    pub(crate) fn spread(&self) -> String {
+        if self.least < self.most {
+            format!(" ({} to {})", number(self.least), number(self.most))
+        } else {
+            String::new()
+        }
     }
 }
 
@@ -119,38 +109,49 @@ pub(crate) fn compared<'a>(servers: &Subjects<'a>) -> Option<(Subject<'a>, Subje
     }
 }
 
-/// A measure of all servers of a case.
-pub(crate) struct Row {
-    pub(crate) metric: &'static Metric,
-    /// In the order of the servers.
-    pub(crate) values: Vec<Option<Summary>>,
-    /// How many times better the first of those that are [`compared`] is than the second.
-    pub(crate) ratio: Option<Ratio>,
+/// What a table says in one document or another.
+pub(crate) struct Words {
+    pub(crate) name: fn(Subject<'_>) -> String,
+    pub(crate) head: fn(name: String, runs: String) -> String,
+    pub(crate) favour: fn(name: String) -> String,
+    pub(crate) measure: fn(&Metric) -> String,
+    pub(crate) nothing: &'static str,
+    pub(crate) times: &'static str,
 }
 
-/// The measures of a case; those that no server has are left out.
-pub(crate) fn rows(servers: &Subjects<'_>) -> Vec<Row> {
+/// The measures of a case, each in a line: its name, the servers' values in their order, and how
+/// many times better the first of those that are [`compared`] is than the second. Those that no
+/// server has are left out. The first line is the head; `case` begins it.
+pub(crate) fn lines(case: &str, servers: &Subjects<'_>, words: &Words) -> Vec<Vec<String>> {
     let compared = compared(servers);
-    let summary = |subject: &Subject<'_>, name: &str| {
-        let runs = servers.get(subject)?.iter();
-        Summary::of(runs.filter_map(|run| run.metrics.get(name).copied()))
-    };
-    let mut rows = Vec::new();
+    let names = servers
+        .iter()
+        .map(|(&subject, runs)| (words.head)((words.name)(subject), runs_text(runs.len())));
+    let mut head: Vec<String> = [case.to_owned()].into_iter().chain(names).collect();
+    head.extend(compared.map(|(favoured, _)| (words.favour)((words.name)(favoured))));
+    let mut lines = vec![head];
     for metric in METRICS {
-        let of = |subject: &Subject<'_>| summary(subject, metric.name);
+        let of = |subject: &Subject<'_>| {
+            let runs = servers.get(subject)?.iter();
+            Summary::of(runs.filter_map(|run| run.metrics.get(metric.name).copied()))
+        };
         let values: Vec<_> = servers.keys().map(of).collect();
         if values.iter().all(Option::is_none) {
             continue;
         }
-        let pair = compared.and_then(|(one, other)| of(&one).zip(of(&other)));
-        let ratio = pair.and_then(|(one, other)| Ratio::of(metric.better, &one, &other));
-        rows.push(Row {
-            metric,
-            values,
-            ratio,
-        });
+        let text = |value: Option<Summary>, unit| {
+            value.map_or_else(|| words.nothing.into(), |value| value.text(unit))
+        };
+        let mut line = vec![(words.measure)(metric)];
+        line.extend(values.into_iter().map(|value| text(value, "")));
+        line.extend(compared.map(|(one, other)| {
+            let pair = of(&one).zip(of(&other));
+            let ratio = pair.and_then(|(one, other)| one.better_than(&other, metric.better));
+            text(ratio, words.times)
+        }));
+        lines.push(line);
     }
-    rows
+    lines
 }
 
 /// What was wrong in runs, in a line each; nothing if all was right.
@@ -180,67 +181,60 @@ pub(crate) fn faults(runs: &[&Outcome]) -> Vec<String> {
 
 /// A number with the digits that say something.
 pub(crate) fn number(value: f64) -> String {
-    let magnitude = value.abs();
-    if magnitude >= 100.0 {
-        let digits = format!("{:.0}", magnitude);
-        let mut text = String::from(if value < 0.0 { "-" } else { "" });
-        for (place, digit) in digits.chars().enumerate() {
-            if place > 0 && (digits.len() - place) % 3 == 0 {
-                text.push(',');
+    match value.abs() {
+        100.0.. => {
+            let digits = format!("{value:.0}");
+            let mut text = String::new();
+            for (place, digit) in digits.char_indices() {
+                let left = digits.len() - place;
+                if left % 3 == 0 && text.ends_with(|last: char| last.is_ascii_digit()) {
+                    text.push(',');
+                }
+                text.push(digit);
             }
-            text.push(digit);
+            text
         }
-        text
-    } else if magnitude >= 10.0 {
-        format!("{value:.1}")
+        10.0.. => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+/// A number of a round size without the digits that are 0.
+pub(crate) fn short(value: f64) -> String {
+    if value.fract() == 0.0 && value < 100.0 {
+        format!("{value:.0}")
     } else {
-        format!("{value:.2}")
+        number(value)
     }
 }
 
 /// Text in columns, the first to the left and the others to the right.
-pub(crate) fn columns(lines: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        let cells = lines.iter().filter_map(|line| line.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let mut text = String::new();
-    for line in lines {
-        let mut row = String::new();
-        for (column, cell) in line.iter().enumerate() {
-            let padding = " ".repeat(width(column) - cell.chars().count());
-            match column {
-                0 => row.extend([cell, &*padding]),
-                _ => row.extend(["   ", &*padding, cell]),
-            }
-        }
-        text.push_str(row.trim_end());
-        text.push('\n');
+pub(crate) fn columns(lines: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.add_rows(lines);
+    for column in table.column_iter_mut() {
+        column.set_padding((3, 0));
+        column.set_cell_alignment(CellAlignment::Right);
     }
-    text
+    if let Some(first) = table.column_mut(0) {
+        first.set_padding((0, 0));
+        first.set_cell_alignment(CellAlignment::Left);
+    }
+    table.trim_fmt() + "\n"
 }
 
 /// A case as a table for the terminal.
 pub(crate) fn table(case: &str, servers: &Subjects<'_>) -> String {
-    let mut head = vec![case.to_owned()];
-    for (subject, runs) in servers {
-        head.push(format!("{} ({})", subject.name(), runs_text(runs.len())));
-    }
-    let favoured = compared(servers).map(|(favoured, _)| favoured.name());
-    let compared = favoured.is_some();
-    head.extend(favoured.map(|name| format!("in {name}'s favour")));
-    let mut lines = vec![head];
-    for row in rows(servers) {
-        let Metric { label, unit, .. } = row.metric;
-        let mut line = vec![format!("  {label} {unit}").trim_end().to_owned()];
-        let text = |value: &Option<Summary>| value.map_or("-".into(), |value| value.text());
-        line.extend(row.values.iter().map(text));
-        if compared {
-            line.push(row.ratio.map_or("-".into(), |ratio| ratio.text()));
-        }
-        lines.push(line);
-    }
-    let mut text = columns(&lines);
+    let words = Words {
+        name: |subject| subject.name(),
+        head: |name, runs| format!("{name} ({runs})"),
+        favour: |name| format!("in {name}'s favour"),
+        measure: |Metric { label, unit, .. }| format!("  {label} {unit}").trim_end().to_owned(),
+        nothing: "-",
+        times: "x",
+    };
+    let mut text = columns(lines(case, servers, &words));
     let runs: Vec<&Outcome> = servers.values().flatten().copied().collect();
     let correct: u64 = runs.iter().map(|run| run.verification.correct).sum();
     let faults = faults(&runs);
@@ -257,7 +251,7 @@ pub(crate) fn table(case: &str, servers: &Subjects<'_>) -> String {
 }
 
 /// `1 run`, or `median of 3`
-pub(crate) fn runs_text(runs: usize) -> String {
+fn runs_text(runs: usize) -> String {
     match runs {
         1 => "1 run".into(),
         more => format!("median of {more}"),
@@ -286,18 +280,17 @@ mod tests {
     #[test]
     fn a_ratio_says_how_much_better_and_how_sure() {
         let (mine, theirs) = (summary(&[90.0, 100.0, 110.0]), summary(&[18.0, 20.0, 22.0]));
-        let rate = Ratio::of(Better::More, &mine, &theirs).unwrap();
+        let rate = mine.better_than(&theirs, Better::More).unwrap();
         assert_eq!(rate.median, 5.0);
         assert_eq!((rate.least, rate.most), (90.0 / 22.0, 110.0 / 18.0));
-        let memory = Ratio::of(Better::Less, &theirs, &mine).unwrap();
-        assert_eq!(memory, rate);
+        assert_eq!(theirs.better_than(&mine, Better::Less), Some(rate));
     }
 
     #[test]
     fn nothing_has_no_ratio() {
         let (some, none) = (summary(&[1.0]), summary(&[0.0]));
-        assert_eq!(Ratio::of(Better::Less, &some, &none), None);
-        assert_eq!(Ratio::of(Better::More, &summary(&[-1.0]), &some), None);
+        assert_eq!(some.better_than(&none, Better::Less), None);
+        assert_eq!(summary(&[-1.0]).better_than(&some, Better::More), None);
     }
 
     #[test]
@@ -317,12 +310,7 @@ mod tests {
         let servers = cases.values().next().unwrap();
         let text = table("case", servers);
         assert!(text.contains("in stentor new's favour"), "{text}");
-        let rows = rows(servers);
-        let mut ratios = rows.iter().map(|row| (row.metric.name, row.ratio));
-        let (_, rate) = ratios
-            .find(|(name, _)| *name == "deliveries_per_second")
-            .unwrap();
-        assert_eq!(rate.unwrap().median, 1.1);
+        assert!(text.contains(" 1.10x"), "{text}");
     }
 
     #[test]
@@ -345,6 +333,6 @@ mod tests {
     #[test]
     fn columns_stand_below_each_other() {
         let lines = [["a", "1"], ["long", "1,000"]].map(|line| line.map(str::to_owned).to_vec());
-        assert_eq!(columns(&lines), "a          1\nlong   1,000\n");
+        assert_eq!(columns(lines.to_vec()), "a          1\nlong   1,000\n");
     }
 }

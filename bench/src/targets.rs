@@ -7,16 +7,14 @@ mod tests;
 use std::fmt::Write as _;
 
 use crate::{
-    micro::Timing,
+    micro::Micro,
     outcome::Outcome,
-    summary::{Summary, number},
+    summary::{Summary, short},
 };
 
-use self::list::Runs;
-
 /// All targets as a table, each with what was measured.
-pub(crate) fn markdown(outcomes: &[Outcome], timings: &[Timing]) -> String {
-    let targets = list::all(&Runs(outcomes), timings);
+pub(crate) fn markdown(outcomes: &[Outcome], micro: &Micro) -> String {
+    let targets = list::all(outcomes, micro);
     let bound = targets.iter().filter(|target| target.goal != Goal::Stated);
     let verdicts: Vec<Verdict> = bound.map(Target::verdict).collect();
     let count = |wanted| verdicts.iter().filter(|&&its| its == wanted).count();
@@ -32,9 +30,9 @@ pub(crate) fn markdown(outcomes: &[Outcome], timings: &[Timing]) -> String {
         verdicts.len()
     );
     for target in &targets {
-        let measured = target
-            .measured
-            .map_or("–".into(), |summary| target.show(summary));
+        let measured = target.measured.map_or("–".into(), |its| {
+            target.with_unit(its.median) + &its.spread()
+        });
         let runs = target.measured.map_or(0, |summary| summary.runs);
         // A string takes all.
         let _ = writeln!(
@@ -50,7 +48,7 @@ pub(crate) fn markdown(outcomes: &[Outcome], timings: &[Timing]) -> String {
 
 /// Something to be reached.
 struct Target {
-    what: String,
+    what: &'static str,
     goal: Goal,
     unit: &'static str,
     measured: Option<Summary>,
@@ -108,20 +106,8 @@ impl Target {
         }
     }
 
-    fn show(&self, summary: Summary) -> String {
-        let mut text = self.with_unit(summary.median);
-        if summary.least < summary.most {
-            let (least, most) = (number(summary.least), number(summary.most));
-            let _ = write!(text, " ({least} to {most})");
-        }
-        text
-    }
-
     fn with_unit(&self, value: f64) -> String {
-        let value = match value {
-            whole if whole.fract() == 0.0 && whole < 100.0 => format!("{whole:.0}"),
-            other => number(other),
-        };
+        let value = short(value);
         match self.unit {
             "×" | "/s" => value + self.unit,
             unit => format!("{value} {unit}"),

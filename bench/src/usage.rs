@@ -1,20 +1,55 @@
 //! What the processes of a run use: memory and processor time, by their roles.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use anyhow::{Context as _, Result};
+use procfs::process::Process;
 
 use crate::{
     metrics::Metrics,
-    procfs::{Usage, cpu_of},
     servers::{Role, Servers},
 };
 
 /// A worker that uses more of a core has nothing left to send faster with.
 const SATURATED: f64 = 0.9;
 
-/// Memory of the servers' processes.
-pub(crate) struct Memory(Vec<(Role, Usage)>);
+/// The roles that are a server's part.
+const SERVERS: [Role; 3] = [Role::Gateway, Role::Rabbitmq, Role::Nats];
+
+/// A figure of the processes of each role together; roles without a process are missing.
+type ByRole = BTreeMap<Role, f64>;
+
+fn by_role(figures: impl IntoIterator<Item = (Role, f64)>) -> ByRole {
+    let mut sums = ByRole::new();
+    for (role, figure) in figures {
+        *sums.entry(role).or_default() += figure;
+    }
+    sums
+}
+
+/// Of all servers together.
+fn servers(figures: &ByRole) -> f64 {
+    SERVERS.iter().filter_map(|role| figures.get(role)).sum()
+}
+
+/// As `NAME_gateway`, `NAME_rabbitmq`, and `NAME_servers` for all together; times `factor`.
+fn put(name: &str, figures: &ByRole, factor: f64, metrics: &mut Metrics) {
+    for (of, figure) in [
+        ("gateway", figures.get(&Role::Gateway).copied()),
+        ("rabbitmq", figures.get(&Role::Rabbitmq).copied()),
+        ("servers", Some(servers(figures))),
+    ] {
+        metrics.extend(figure.map(|figure| (format!("{name}_{of}"), figure * factor)));
+    }
+}
+
+/// Memory of the servers' processes, in KiB.
+pub(crate) struct Memory {
+    /// Shared pages count in parts.
+    pss: ByRole,
+    /// The most that was resident.
+    peak: ByRole,
+}
 
 impl Memory {
     /// Now.
@@ -22,45 +57,60 @@ impl Memory {
     /// # Errors
     /// A process is gone.
     pub(crate) fn of(servers: &Servers) -> Result<Self> {
-        let processes = servers.processes().into_iter();
-        let usage = processes.map(|(role, pid)| Ok((role, Usage::of(pid)?)));
-        let usage: Result<_> = usage.collect();
-        Ok(Self(usage.context("a server is gone")?))
+        let mut memory = Self {
+            pss: ByRole::new(),
+            peak: ByRole::new(),
+        };
+        for (role, pid) in servers.processes() {
+            let (pss, peak) = memory_of(pid).context("a server is gone")?;
+            *memory.pss.entry(role).or_default() += pss;
+            *memory.peak.entry(role).or_default() += peak;
+        }
+        Ok(memory)
     }
 
     /// What each connection has added since `before`, and how much it is altogether.
     pub(crate) fn growth(&self, before: &Self, connections: u32, metrics: &mut Metrics) {
-        let pss = |usage: &Usage| usage.pss;
-        let now = ServerSums::of(|role| self.sum(role, pss));
-        let then = ServerSums::of(|role| before.sum(role, pss));
+        let grown = self.pss.iter().filter_map(|(role, now)| {
+            let before = before.pss.get(role)?;
+            Some((*role, now - before))
+        });
         if connections > 0 {
-            let each = now.less(&then).times(1.0 / f64::from(connections));
-            each.put("kib_per_connection", metrics);
+            let each = 1.0 / f64::from(connections);
+            put("kib_per_connection", &by_role(grown), each, metrics);
         }
-        metrics.insert("memory_mib_servers".into(), now.all() / 1024.0);
+        metrics.insert("memory_mib_servers".into(), servers(&self.pss) / 1024.0);
     }
 
     /// The most there ever was.
     pub(crate) fn peaks(&self, metrics: &mut Metrics) {
-        let peaks = ServerSums::of(|role| self.sum(role, |usage| usage.peak));
-        let [gateway, rabbitmq] = [peaks.gateway, peaks.rabbitmq];
-        for (name, peak) in [
-            ("peak_mib_gateway", gateway),
-            ("peak_mib_rabbitmq", rabbitmq),
+        for (name, role) in [
+            ("peak_mib_gateway", Role::Gateway),
+            ("peak_mib_rabbitmq", Role::Rabbitmq),
         ] {
-            if let Some(peak) = peak {
-                metrics.insert(name.into(), peak / 1024.0);
-            }
+            let peak = self.peak.get(&role);
+            metrics.extend(peak.map(|peak| (name.to_owned(), peak / 1024.0)));
         }
     }
+}
 
-    fn sum(&self, role: Role, of: impl Fn(&Usage) -> f64) -> Option<f64> {
-        sum(self
-            .0
-            .iter()
-            .filter(|&&(its, _)| its == role)
-            .map(|(_, usage)| of(usage)))
-    }
+/// Memory of a process now: with shared pages in parts, and the most that was resident. In KiB.
+fn memory_of(pid: u32) -> Result<(f64, f64)> {
+    let process = Process::new(pid.cast_signed())?;
+    let maps = process.smaps_rollup()?.memory_map_rollup;
+    let pss = maps
+        .iter()
+        .filter_map(|map| map.extension.map.get("Pss"))
+        .sum::<u64>();
+    let peak = process.status()?.vmhwm.context("no peak of its memory")?;
+    Ok((pss as f64 / 1024.0, peak as f64))
+}
+
+/// Processor time of a process since its start, in seconds.
+fn cpu_of(pid: u32) -> Result<f64> {
+    let stat = Process::new(pid.cast_signed())?.stat()?;
+    let ticks = stat.utime + stat.stime;
+    Ok(ticks as f64 / procfs::ticks_per_second() as f64)
 }
 
 /// Processor time of all processes, from their starts.
@@ -90,12 +140,11 @@ impl<'a> Cpu<'a> {
     /// A process is gone.
     pub(crate) fn until_now(&self) -> Result<Used> {
         let now = Self::of(self.processes)?;
-        let each = self.processes.iter().zip(self.of.iter().zip(now.of));
+        let roles = self.processes.iter().map(|&(role, _)| role);
+        let used = now.of.iter().zip(&self.of).map(|(now, then)| now - then);
         Ok(Used {
             seconds: now.at.duration_since(self.at).as_secs_f64(),
-            of: each
-                .map(|(&(role, _), (before, after))| (role, after - before))
-                .collect(),
+            of: roles.zip(used).collect(),
         })
     }
 }
@@ -109,27 +158,25 @@ pub(crate) struct Used {
 impl Used {
     /// As shares of a core.
     pub(crate) fn percent(&self, name: &str, metrics: &mut Metrics) {
-        self.servers()
-            .times(100.0 / self.seconds)
-            .put(name, metrics);
+        put(name, &self.by_role(), 100.0 / self.seconds, metrics);
     }
 
     /// The client's share of a core.
     pub(crate) fn client_percent(&self, metrics: &mut Metrics) {
-        let client = self.sum(Role::Client).unwrap_or_default();
-        metrics.insert("cpu_percent_client".into(), 100.0 * client / self.seconds);
+        let percent = 100.0 * self.sum(Role::Client) / self.seconds;
+        metrics.insert("cpu_percent_client".into(), percent);
     }
 
     /// For each of so many things, in thousandths of a second; nothing if there were none.
     pub(crate) fn milliseconds_each(&self, count: f64, name: &str, metrics: &mut Metrics) {
         if count > 0.0 {
-            self.servers().times(1e3 / count).put(name, metrics);
+            put(name, &self.by_role(), 1e3 / count, metrics);
         }
     }
 
     /// The hook's, for each of so many things, in thousandths of a second.
     pub(crate) fn hook_milliseconds(&self, count: f64) -> f64 {
-        1e3 * self.sum(Role::Hook).unwrap_or_default() / count
+        1e3 * self.sum(Role::Hook) / count
     }
 
     /// Why what was measured says more of the client than of the servers, if it does. Where the
@@ -141,87 +188,19 @@ impl Used {
             let percent = 100.0 * busiest;
             return Some(format!("a worker used {percent:.0} % of its core"));
         }
-        let client = self.sum(Role::Client).unwrap_or_default();
-        let servers = self.servers().all();
+        let (client, servers) = (self.sum(Role::Client), servers(&self.by_role()));
         (as_fast_as_possible && client > servers).then(|| {
             format!("the client used {client:.1} s of processor time, the servers {servers:.1} s")
         })
     }
 
-    fn servers(&self) -> ServerSums {
-        ServerSums::of(|role| self.sum(role))
+    fn by_role(&self) -> ByRole {
+        by_role(self.of.iter().copied())
     }
 
-    fn sum(&self, role: Role) -> Option<f64> {
-        sum(self
-            .of
-            .iter()
-            .filter(|&&(its, _)| its == role)
-            .map(|&(_, cpu)| cpu))
+    fn sum(&self, role: Role) -> f64 {
+        self.by_role().get(&role).copied().unwrap_or_default()
     }
-}
-
-/// Something of the gateways, of RabbitMQ and of NATS; `None` of what is not there.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct ServerSums {
-    gateway: Option<f64>,
-    rabbitmq: Option<f64>,
-    nats: Option<f64>,
-}
-
-impl ServerSums {
-    fn of(sum: impl Fn(Role) -> Option<f64>) -> Self {
-        Self {
-            gateway: sum(Role::Gateway),
-            rabbitmq: sum(Role::Rabbitmq),
-            nats: sum(Role::Nats),
-        }
-    }
-
-    fn all(&self) -> f64 {
-        let all = [self.gateway, self.rabbitmq, self.nats];
-        all.into_iter().flatten().sum()
-    }
-
-    fn times(self, factor: f64) -> Self {
-        Self::of(|role| self.sum(role).map(|value| value * factor))
-    }
-
-    fn less(self, other: &Self) -> Self {
-        Self::of(|role| {
-            self.sum(role)
-                .zip(other.sum(role))
-                .map(|(one, two)| one - two)
-        })
-    }
-
-    const fn sum(&self, role: Role) -> Option<f64> {
-        match role {
-            Role::Gateway => self.gateway,
-            Role::Rabbitmq => self.rabbitmq,
-            Role::Nats => self.nats,
-            Role::Hook | Role::Client => None,
-        }
-    }
-
-    /// As `NAME_gateway`, `NAME_rabbitmq`, and `NAME_servers` for all together.
-    fn put(&self, name: &str, metrics: &mut Metrics) {
-        let all = Some(self.all());
-        for (of, value) in [
-            ("gateway", self.gateway),
-            ("rabbitmq", self.rabbitmq),
-            ("servers", all),
-        ] {
-            if let Some(value) = value {
-                metrics.insert(format!("{name}_{of}"), value);
-            }
-        }
-    }
-}
-
-/// `None` of nothing.
-fn sum(values: impl Iterator<Item = f64>) -> Option<f64> {
-    values.reduce(|sum, value| sum + value)
 }
 
 #[cfg(test)]
@@ -244,8 +223,8 @@ mod tests {
         ]);
         let mut metrics = Metrics::new();
         used.percent("cpu_percent", &mut metrics);
-        let expected = [("cpu_percent_gateway", 30.0), ("cpu_percent_servers", 30.0)];
-        let expected = expected.map(|(name, value)| (name.to_owned(), value));
+        let expected = [("cpu_percent_gateway", 30.0), ("cpu_percent_servers", 30.0)]
+            .map(|(name, value)| (name.to_owned(), value));
         assert_eq!(metrics, expected.into());
     }
 
@@ -264,5 +243,13 @@ mod tests {
             (Role::Client, 7.0),
         ]);
         assert_eq!(two.client_limit(true), None);
+    }
+
+    #[test]
+    fn this_process_uses_both() {
+        let (pss, peak) = memory_of(std::process::id()).unwrap();
+        assert!(pss > 100.0 && peak > pss / 2.0, "{pss} {peak}");
+        assert!(cpu_of(std::process::id()).is_ok());
+        assert!(memory_of(u32::MAX).is_err() && cpu_of(u32::MAX).is_err());
     }
 }

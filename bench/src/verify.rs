@@ -77,8 +77,11 @@ impl Sequence {
 
     /// How many are missing of `published`.
     pub(crate) fn lost(&self, published: u64) -> u64 {
-        let skipped = self.missing.iter().map(|range| range.end - range.start);
-        let skipped: u64 = skipped.sum();
+        let skipped: u64 = self
+            .missing
+            .iter()
+            .map(|range| range.end - range.start)
+            .sum();
         skipped + published.saturating_sub(self.next)
     }
 

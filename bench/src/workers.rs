@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    orders::{Order, Report},
+    orders::{Connect, Connected, Order, Report},
     servers::this_program,
 };
 
@@ -70,11 +70,33 @@ impl Worker {
     /// # Errors
     /// It has ended, or failed, or says what cannot be understood.
     pub(crate) async fn report(&mut self) -> Result<Report> {
-        let line = self.reports.next_line().await?;
-        let line = line.context("a worker ended without a word")?;
+        let line = self
+            .reports
+            .next_line()
+            .await?
+            .context("a worker ended without a word")?;
         match serde_json::from_str(&line).with_context(|| format!("a worker says {line:?}"))? {
             Report::Failed(why) => bail!(why),
             report => Ok(report),
+        }
+    }
+
+    /// Has it open connections; `progress` learns how many are open so far.
+    ///
+    /// # Errors
+    /// One is refused or lost.
+    pub(crate) async fn connect(
+        &mut self,
+        connect: Connect,
+        progress: impl Fn(u32),
+    ) -> Result<Connected> {
+        self.order(&Order::Connect(connect)).await?;
+        loop {
+            match self.report().await? {
+                Report::Progress(so_far) => progress(so_far),
+                Report::Connected(connected) => return Ok(connected),
+                other => bail!("a worker connects, and says {other:?}"),
+            }
         }
     }
 }

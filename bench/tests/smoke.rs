@@ -62,8 +62,8 @@ fn measure_any(scenario: &str, more: &[&str]) -> (Output, Value) {
     assert_eq!(saved.len(), 1, "{saved:?}\n{}", said(&output));
     let text = fs::read_to_string(&saved[0]).unwrap();
 
-    let report = bench(&["report"], folder.path());
-    let report = String::from_utf8_lossy(&report.stdout).into_owned();
+    let reported = bench(&["report"], folder.path());
+    let report = String::from_utf8_lossy(&reported.stdout).into_owned();
     assert!(report.contains(", 1 run |"), "{report}");
     (output, serde_json::from_str(&text).unwrap())
 }
@@ -304,11 +304,11 @@ fn attack(more: &[&str]) -> (Output, Vec<Value>) {
     assert_gateway();
     let folder = tempfile::tempdir().unwrap();
     let output = bench(&[&["attack", "--quick"], more].concat(), folder.path());
-    let saved = fs::read_dir(folder.path().join("results/attacks"));
-    let saved = saved.unwrap_or_else(|error| panic!("{error}: {}", said(&output)));
-    let saved = saved.map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
-    let saved = saved.map(|text| serde_json::from_str(&text).unwrap());
-    let saved = saved.collect();
+    let saved = fs::read_dir(folder.path().join("results/attacks"))
+        .unwrap_or_else(|error| panic!("{error}: {}", said(&output)))
+        .map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap())
+        .map(|text| serde_json::from_str(&text).unwrap())
+        .collect();
     (output, saved)
 }
 

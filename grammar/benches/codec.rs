@@ -2,6 +2,11 @@
 //! looks at every byte can be faster than that.
 //!
 //! `cargo bench -p stomp-grammar`
+//!
+//! With `FIGURES=FILE` it also writes down, as JSON, how many SEND frames it decodes a second, for
+//! stentor-bench.
+
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use divan::{
@@ -60,6 +65,29 @@ impl Kind {
 
 fn main() {
     divan::main();
+    if let Some(file) = std::env::var_os("FIGURES") {
+        let name = "SEND frames of 256 bytes decoded a second";
+        let figures = format!("{{\"{name}\": {:.0}}}\n", decoded_per_second());
+        std::fs::write(file, figures).expect("the figures are written down");
+    }
+}
+
+/// The median of some tenths of a second.
+fn decoded_per_second() -> f64 {
+    let stream = Kind::Send.stream();
+    let mut rates = [0.0; 11].map(|_: f64| {
+        let (began, mut frames) = (Instant::now(), 0);
+        while began.elapsed() < Duration::from_millis(100) {
+            let (mut decoder, mut input) = (Decoder::new(LIMITS), stream.clone());
+            while let Ok(Some(frame)) = decoder.decode(&mut input) {
+                black_box(frame);
+            }
+            frames += FRAMES;
+        }
+        frames as f64 / began.elapsed().as_secs_f64()
+    });
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
 }
 
 #[divan::bench(args = KINDS)]

@@ -202,8 +202,8 @@ impl Attackers {
             match attack {
                 Attack::Mandatory => {
                     let own = destination("nobody");
-                    let headers = [("destination", &*own), ("mandatory", "true")];
-                    let headers = [&headers[..], receipt].concat();
+                    let mandatory = [("destination", &*own), ("mandatory", "true")];
+                    let headers = [&mandatory[..], receipt].concat();
                     batch.extend(stomp::frame("SEND", &headers, &self.body));
                 }
                 _ => {

@@ -58,8 +58,10 @@ impl Client {
         frames: &[u8],
     ) -> Result<Self, String> {
         let connecting = timeout(PATIENCE, TcpStream::connect(address));
-        let stream = connecting.await.map_err(|_| "no connection")?;
-        let stream = stream.map_err(|error| format!("connecting: {error}"))?;
+        let stream = connecting
+            .await
+            .map_err(|_| "no connection")?
+            .map_err(|error| format!("connecting: {error}"))?;
         let _ = stream.set_nodelay(true);
         let mut client = Self {
             stream,

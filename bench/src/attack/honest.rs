@@ -77,14 +77,8 @@ impl Honest {
                 ..Habits::default()
             },
         };
-        worker.order(&Order::Connect(connect)).await?;
-        loop {
-            match worker.report().await.context("connecting")? {
-                Report::Progress(_) => {}
-                Report::Connected(_) => break,
-                other => bail!("a worker connects, and says {other:?}"),
-            }
-        }
+        let connected = worker.connect(connect, |_| {}).await;
+        connected.context("connecting")?;
         Ok(Self {
             worker,
             crowd,

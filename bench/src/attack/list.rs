@@ -94,12 +94,6 @@ pub(super) const LEFT: f64 = 200.0;
 pub(super) const NOISE: (f64, f64) = (5.0, 50.0);
 
 impl Attack {
-    /// As on the command line.
-    pub(crate) fn name(self) -> String {
-        let value = self.to_possible_value();
-        value.map_or_else(String::new, |value| value.get_name().to_owned())
-    }
-
     /// What it does, in a line.
     pub(super) fn what(self) -> String {
         let value = self.to_possible_value();
@@ -205,6 +199,7 @@ impl Attack {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Named as _;
 
     #[test]
     fn each_has_a_name_and_says_what_it_does() {

@@ -15,9 +15,9 @@ mod verdict;
 mod visitor;
 mod watch;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum as _};
 use testkit::Gateway;
 use tokio::time::sleep;
@@ -31,9 +31,9 @@ use self::{
     watch::Watch,
 };
 use crate::{
-    cli::{self, Build},
+    cli::{self, Build, Named as _},
     limits,
-    outcome::Conditions,
+    outcome::{self, Conditions},
     progress, runtime,
     servers::{Server, Servers, Setup},
 };
@@ -64,16 +64,8 @@ pub(crate) struct Options {
     /// A few connections for a second each: whether it works. Nothing is said of delays then
     #[arg(long)]
     quick: bool,
-    /// The gateway's program [default: the one that was built along with this one]
-    #[arg(long, value_name = "PROGRAM")]
-    stentor: Option<PathBuf>,
-    /// A build of the gateway by a name; given several times, each is attacked
-    #[arg(long = "gateway", value_name = "NAME=PROGRAM", value_parser = cli::build,
-          conflicts_with = "stentor")]
-    builds: Vec<Build>,
-    /// A further setting of the gateway; may be given several times
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = cli::setting)]
-    settings: Vec<(String, String)>,
+    #[command(flatten)]
+    gateway: cli::Gateway,
     /// Where what was noticed is saved, a JSON file each
     #[arg(long, value_name = "FOLDER", default_value = "results/attacks")]
     out: PathBuf,
@@ -117,7 +109,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         return Ok(true);
     }
     limits::raise_files();
-    let builds = Build::all(&options.builds, options.stentor.as_ref())?;
+    let builds = options.gateway.builds()?;
     let attacks = match options.attacks.as_slice() {
         [] => Attack::value_variants(),
         some => some,
@@ -129,8 +121,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         for &attack in attacks {
             let name = build.name.as_deref().unwrap_or("stentor");
             eprintln!("{name}: {}", attack.name());
-            let tried = runtime.block_on(attacked(attack, build, options));
-            let tried = tried.with_context(|| format!("{name}, {}", attack.name()))?;
+            let tried = runtime
+                .block_on(attacked(attack, build, options))
+                .with_context(|| format!("{name}, {}", attack.name()))?;
             for reason in &tried.reasons {
                 eprintln!("  {reason}");
             }
@@ -151,18 +144,15 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 
 /// One attack on servers of its own: others without it, with it, and afterwards.
 async fn attacked(attack: Attack, build: &Build, options: &Options) -> Result<Tried> {
-    let settings = attack.settings().iter();
-    let settings = settings.map(|&(key, value)| (key.to_owned(), value.to_owned()));
+    let settings = attack
+        .settings()
+        .iter()
+        .map(|&(key, value)| (key.to_owned(), value.to_owned()));
     let mut setup = Setup {
-        server: Server::Stentor,
-        stentor: build.program.clone(),
-        build: build.name.clone(),
-        broker: "",
-        nodes: 1,
-        durable: true,
-        tls: false,
-        auth_cache: false,
-        settings: settings.chain(options.settings.iter().cloned()).collect(),
+        settings: settings
+            .chain(options.gateway.settings.iter().cloned())
+            .collect(),
+        ..Setup::new(Server::Stentor, build)
     };
     progress::show("starting servers");
     let mut servers = Servers::start(&setup).await?;
@@ -264,15 +254,9 @@ fn major(version: &str) -> Option<u32> {
 }
 
 fn save(tried: &Tried, options: &Options) -> Result<()> {
-    let folder = &options.out;
-    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let build = tried.build.as_deref().unwrap_or("stentor");
-    let digits = tried.conditions.date.chars().filter(char::is_ascii_digit);
-    let date: String = digits.collect();
-    let path = folder.join(format!("{}-{build}-{date}.json", tried.attack.name()));
-    ensure!(!path.exists(), "{} is there already", path.display());
-    let json = serde_json::to_string_pretty(tried)? + "\n";
-    fs::write(&path, json).with_context(|| format!("writing {}", path.display()))
+    let stem = format!("{}-{build}", tried.attack.name());
+    outcome::save(&options.out, &stem, &tried.conditions, tried).map(drop)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::{
     watch::Grown,
 };
 use crate::{
+    cli::Named as _,
     outcome::Conditions,
     summary::{columns, number},
 };
@@ -88,8 +89,12 @@ impl Tried {
     fn faults(&self, bounds: Bounds) -> Vec<String> {
         let mut faults = Vec::new();
         if self.deeds.frames == 0 {
-            let said = self.deeds.said.keys().next();
-            let said = said.map_or("nothing was said", String::as_str);
+            let said = self
+                .deeds
+                .said
+                .keys()
+                .next()
+                .map_or("nothing was said", String::as_str);
             faults.push(format!("nothing of the attack reached the gateway: {said}"));
         }
         for (when, part) in [
@@ -132,8 +137,10 @@ impl Tried {
 
     /// Whether subscribers were told that messages are missing.
     fn is_told(&self) -> bool {
-        let troubles = [&self.during, &self.after].map(|part| &part.crowd.troubles);
-        let mut troubles = troubles.into_iter().flatten();
+        let mut troubles = [&self.during, &self.after]
+            .map(|part| &part.crowd.troubles)
+            .into_iter()
+            .flatten();
         troubles.any(|trouble| trouble.contains(INTERRUPTED))
     }
 
@@ -226,7 +233,7 @@ pub(super) fn table(tried: &[Tried]) -> String {
         }
         lines.push(line);
     }
-    let table = columns(&lines);
+    let table = columns(lines);
     let mut text = String::new();
     let mut rows = table.lines();
     text.extend(rows.next().into_iter().flat_map(|head| [head, "\n"]));

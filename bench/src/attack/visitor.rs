@@ -183,8 +183,11 @@ impl Visit {
 
     /// A message comes, and is acknowledged if that is wanted.
     async fn is_told(&mut self, subscription: &str) -> Result<(), String> {
-        let message = self.0.message(subscription).await;
-        let message = message.map_err(|why| format!("MESSAGE of '{subscription}': {why}"))?;
+        let message = self
+            .0
+            .message(subscription)
+            .await
+            .map_err(|why| format!("MESSAGE of '{subscription}': {why}"))?;
         match message.ack.as_str() {
             "" => Ok(()),
             id => self.ask("ACK", &[("id", id)]).await,

@@ -2,7 +2,6 @@
 //! more.
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,10 +11,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use procfs::{Current as _, Meminfo, process::Process};
 use serde::Serialize;
 use tokio::sync::Notify;
-
-use crate::procfs::kib;
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -110,14 +108,14 @@ impl Drop for Watch {
 
 /// In KiB.
 fn resident(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let status = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
-    kib(&status, "VmRSS").with_context(|| format!("process {pid} has ended"))
+    let status = Process::new(pid.cast_signed())?.status()?;
+    let resident = status.vmrss;
+    Ok(resident.with_context(|| format!("process {pid} has ended"))? as f64)
 }
 
 /// What programs may still take, in KiB.
 fn available() -> Option<f64> {
-    kib(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")
+    Some(Meminfo::current().ok()?.mem_available? as f64 / 1024.0)
 }
 
 #[cfg(test)]

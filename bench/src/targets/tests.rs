@@ -1,13 +1,13 @@
 //! Runs in which all is just as good as it should be, and worse ones.
 
 use super::{
-    list::{DECODE, all, quotient},
+    list::{DECODED, all},
     *,
 };
 use crate::{
-    cli::{Arguments, Command},
+    cli::{Arguments, Build, Command},
     report::tests::outcome,
-    servers::{Server, Setup},
+    servers::Server,
 };
 
 use Server::{Embedded, Nats, Stentor, WebStomp};
@@ -23,17 +23,11 @@ fn run(words: &str, server: Server, metrics: &[(&str, f64)]) -> Outcome {
         panic!("no run");
     };
     let connections = measure.options.connections[0];
-    let setup = Setup {
-        server,
-        stentor: "stentor".into(),
-        build: None,
-        broker: "",
-        nodes: measure.nodes,
-        durable: !measure.transient,
-        tls: measure.tls,
-        auth_cache: false,
-        settings: Vec::new(),
+    let build = Build {
+        name: None,
+        program: "stentor".into(),
     };
+    let setup = measure.setup(server, &build);
     let metrics = metrics
         .iter()
         .map(|&(name, value)| (name.to_owned(), value));
@@ -45,7 +39,7 @@ fn run(words: &str, server: Server, metrics: &[(&str, f64)]) -> Outcome {
 }
 
 /// Runs in which every target is just met, ordered as scripts/measure.sh does.
-fn just_right() -> (Vec<Outcome>, Vec<Timing>) {
+fn just_right() -> (Vec<Outcome>, Micro) {
     let idle = [
         ("kib_per_connection_gateway", 4.0),
         ("kib_per_connection_rabbitmq", 3.0),
@@ -113,18 +107,17 @@ fn just_right() -> (Vec<Outcome>, Vec<Timing>) {
             runs.push(run(&format!("{scenario} {more}"), Stentor, &load(1.0, 1.0)));
         }
     }
-    let decode = Timing {
-        name: DECODE.into(),
-        median: "50 µs".into(),
-        per_second: Some(2e6),
+    let micro = Micro {
+        figures: [(DECODED.to_owned(), 2e6)].into(),
+        ..Micro::default()
     };
-    (runs, vec![decode])
+    (runs, micro)
 }
 
 #[test]
 fn what_is_just_right_is_met() {
-    let (runs, timings) = just_right();
-    for target in all(&Runs(&runs), &timings) {
+    let (runs, micro) = just_right();
+    for target in all(&runs, &micro) {
         assert_eq!(
             target.verdict(),
             Verdict::Met,
@@ -133,7 +126,7 @@ fn what_is_just_right_is_met() {
             target.measured
         );
     }
-    let text = markdown(&runs, &timings);
+    let text = markdown(&runs, &micro);
     assert!(
         text.starts_with("32 of 32 targets are met, 0 are not."),
         "{text}"
@@ -142,8 +135,8 @@ fn what_is_just_right_is_met() {
 
 #[test]
 fn what_is_a_little_worse_is_not_met() {
-    let (runs, timings) = just_right();
-    for spoilt in all(&Runs(&runs), &timings) {
+    let (runs, micro) = just_right();
+    for spoilt in all(&runs, &micro) {
         let Some(Summary { median, .. }) = spoilt.measured else {
             panic!("{}", spoilt.what);
         };
@@ -168,7 +161,7 @@ fn what_is_a_little_worse_is_not_met() {
 
 #[test]
 fn what_was_not_measured_is_not_met() {
-    let text = markdown(&[], &[]);
+    let text = markdown(&[], &Micro::default());
     assert!(text.starts_with("0 of 32 targets are met"), "{text}");
     assert!(text.contains("32 were not measured"), "{text}");
     assert!(
@@ -180,8 +173,9 @@ fn what_was_not_measured_is_not_met() {
 #[test]
 fn the_spread_is_the_worst_beside_the_best() {
     let summary = |values: &[f64]| Summary::of(values.iter().copied()).unwrap();
-    let ratio = quotient(summary(&[90.0, 100.0, 110.0]), summary(&[18.0, 20.0, 22.0]));
-    let ratio = ratio.unwrap();
+    let ratio = summary(&[90.0, 100.0, 110.0])
+        .divided_by(&summary(&[18.0, 20.0, 22.0]))
+        .unwrap();
     assert_eq!(ratio.median, 5.0);
     assert_eq!((ratio.least, ratio.most), (90.0 / 22.0, 110.0 / 18.0));
 }
