@@ -7,7 +7,7 @@ use rcgen::{
     Issuer, KeyPair,
 };
 use rustls::{
-    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
 };
@@ -51,10 +51,7 @@ impl Authority {
     /// # Panics
     /// The folder cannot be written to.
     pub fn serve_from(&self, folder: &Path, common_name: &str) {
-        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-        let mut params = CertificateParams::new(names).expect("names");
-        params.distinguished_name = distinguished(&[(DnType::CommonName, common_name.into())]);
-        let (certificate, key) = self.sign(&params);
+        let (certificate, key) = self.server_certificate(common_name);
         for (file, text) in [
             ("chain.pem", certificate.pem()),
             ("key.pem", key.serialize_pem()),
@@ -62,6 +59,22 @@ impl Authority {
         ] {
             fs::write(folder.join(file), text).expect("a folder to write to");
         }
+    }
+
+    /// What a server at 127.0.0.1 needs that shows a certificate of this authority.
+    ///
+    /// # Panics
+    /// Never: the certificate fits its key.
+    #[must_use]
+    pub fn server(&self) -> Arc<ServerConfig> {
+        let (certificate, key) = self.server_certificate("server");
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key.into());
+        Arc::new(config.expect("a certificate and its key"))
     }
 
     /// A client that demands a server's certificate of this authority, and has none itself.
@@ -72,6 +85,13 @@ impl Authority {
             shown: None,
             version: None,
         }
+    }
+
+    fn server_certificate(&self, common_name: &str) -> (Certificate, KeyPair) {
+        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let mut params = CertificateParams::new(names).expect("names");
+        params.distinguished_name = distinguished(&[(DnType::CommonName, common_name.into())]);
+        self.sign(&params)
     }
 
     /// A certificate for a client with this subject, and its key, in DER.

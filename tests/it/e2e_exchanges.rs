@@ -52,15 +52,55 @@ async fn delete(vhost: &Vhost) {
 
 /// As a deploy does it.
 async fn make_anew(vhost: &Vhost, kind: ExchangeKind) {
-    let channel = vhost.channel().await;
-    let deleting = channel.exchange_delete(FEED.into(), ExchangeDeleteOptions::default());
-    deleting.await.unwrap();
+    delete(vhost).await;
+    declare(vhost, kind, FieldTable::default()).await;
+}
+
+async fn declare(vhost: &Vhost, kind: ExchangeKind, arguments: FieldTable) {
     let options = ExchangeDeclareOptions {
         durable: true,
         ..ExchangeDeclareOptions::default()
     };
-    let declaring = channel.exchange_declare(FEED.into(), kind, options, FieldTable::default());
+    let channel = vhost.channel().await;
+    let declaring = channel.exchange_declare(FEED.into(), kind, options, arguments);
     declaring.await.unwrap();
+}
+
+/// All of them get what is pushed now.
+async fn are_served(house: &House, mut clients: [StompClient; 2]) {
+    house.push(["again"]).await;
+    for client in &mut clients {
+        client.expect_message("again").await;
+    }
+}
+
+/// They are told, and those who come now are served.
+async fn are_told(house: &House, clients: &mut [StompClient]) {
+    for client in clients {
+        client.expect_error(INTERRUPTED).await;
+    }
+    are_served(house, house.subscribed().await).await;
+}
+
+async fn until_bound_again(house: &House) {
+    eventually(DEADLINE, "it is bound again", async || {
+        house.vhost.is_bound(FEED, KEY).await
+    })
+    .await;
+}
+
+async fn until_a_feed_is_bound(house: &House) {
+    eventually(DEADLINE, "it is bound again", async || {
+        !keys_of_feeds(&house.vhost).await.is_empty()
+    })
+    .await;
+}
+
+async fn until_looked_at(vhost: &Vhost) {
+    eventually(DEADLINE, "it was looked a few times", async || {
+        published(vhost).await >= 5
+    })
+    .await;
 }
 
 async fn subscriber(house: &House, destination: &str) -> StompClient {
@@ -144,10 +184,7 @@ async fn who_stays_at_a_direct_exchange_made_anew_is_told() {
         let (gone, anew) = ("no exchange 'feed'", "deleted and made anew");
         assert!(body.contains(gone) || body.contains(anew), "{body}");
     }
-    for client in &mut house.subscribed().await {
-        house.push(["again"]).await;
-        client.expect_message("again").await;
-    }
+    are_served(&house, house.subscribed().await).await;
     house.vhost.publish("amq.direct", "other", ["here"]).await;
     other.expect_message("here").await;
 }
@@ -177,16 +214,10 @@ async fn who_stays_is_served_again(
     // So that it is seldom looked at while the exchange is away.
     let seldom = |builder: GatewayBuilder| settings(builder.set("feed.verify_interval", "3s"));
     let house = house(kind.clone(), seldom).await;
-    let mut clients = house.subscribed().await;
+    let clients = house.subscribed().await;
     make_anew(&house.vhost, kind).await;
-    eventually(DEADLINE, "it is bound again", async || {
-        !keys_of_feeds(&house.vhost).await.is_empty()
-    })
-    .await;
-    house.push(["again"]).await;
-    for client in &mut clients {
-        client.expect_message("again").await;
-    }
+    until_a_feed_is_bound(&house).await;
+    are_served(&house, clients).await;
 }
 
 #[tokio::test]
@@ -256,16 +287,10 @@ async fn take_away(vhost: &Vhost) {
 async fn a_binding_that_was_taken_away_is_made_again() {
     for kind in [ExchangeKind::Direct, ExchangeKind::Topic] {
         let house = house(kind, as_it_is).await;
-        let mut clients = house.subscribed().await;
+        let clients = house.subscribed().await;
         take_away(&house.vhost).await;
-        eventually(DEADLINE, "it is bound again", async || {
-            house.vhost.is_bound(FEED, KEY).await
-        })
-        .await;
-        house.push(["again"]).await;
-        for client in &mut clients {
-            client.expect_message("again").await;
-        }
+        until_bound_again(&house).await;
+        are_served(&house, clients).await;
     }
 }
 
@@ -274,13 +299,7 @@ async fn with_an_alternate(vhost: &Vhost, kind: ExchangeKind) {
     let mut arguments = FieldTable::default();
     let alternate = AMQPValue::LongString("unrouted".into());
     arguments.insert("alternate-exchange".into(), alternate);
-    let options = ExchangeDeclareOptions {
-        durable: true,
-        ..ExchangeDeclareOptions::default()
-    };
-    let channel = vhost.channel().await;
-    let declaring = channel.exchange_declare(FEED.into(), kind, options, arguments);
-    declaring.await.unwrap();
+    declare(vhost, kind, arguments).await;
 }
 
 /// A queue of a backend's, by its exchange and key.
@@ -334,10 +353,7 @@ async fn who_stays_at_an_exchange_with_an_alternate_one_is_told() {
     })
     .await;
     let mut clients = house.subscribed().await;
-    eventually(DEADLINE, "it was looked a few times", async || {
-        published(&house.vhost).await >= 5
-    })
-    .await;
+    until_looked_at(&house.vhost).await;
     assert_eq!(
         messages(&house.vhost, &unrouted).await,
         0,
@@ -345,13 +361,7 @@ async fn who_stays_at_an_exchange_with_an_alternate_one_is_told() {
     );
     delete(&house.vhost).await;
     with_an_alternate(&house.vhost, ExchangeKind::Direct).await;
-    for client in &mut clients {
-        client.expect_error(INTERRUPTED).await;
-    }
-    for client in &mut house.subscribed().await {
-        house.push(["again"]).await;
-        client.expect_message("again").await;
-    }
+    are_told(&house, &mut clients).await;
 }
 
 /// In a topic or fanout exchange others would get what is published: there, nothing is.
@@ -364,10 +374,7 @@ async fn backends_see_nothing_of_it() {
     let audit = backend(vhost, "audit", "#").await;
     let wild = backend(vhost, FEED, "#").await;
     let mut clients = direct.subscribed().await;
-    eventually(DEADLINE, "it was looked a few times", async || {
-        published(vhost).await >= 5
-    })
-    .await;
+    until_looked_at(vhost).await;
     assert_eq!(
         (messages(vhost, &audit).await, messages(vhost, &wild).await),
         (0, 0)
@@ -384,10 +391,7 @@ async fn backends_see_nothing_of_it() {
         // So long as to be bound again and again.
         for _ in 0..3 {
             take_away(&house.vhost).await;
-            eventually(DEADLINE, "it is bound again", async || {
-                !keys_of_feeds(&house.vhost).await.is_empty()
-            })
-            .await;
+            until_a_feed_is_bound(&house).await;
         }
         assert_eq!(messages(&house.vhost, &all).await, 0, "{kind:?}");
     }
@@ -410,17 +414,11 @@ async fn an_account_that_may_not_publish_binds_again() {
             .set("feed.verify_interval", "300ms")
     })
     .await;
-    let mut clients = house.subscribed().await;
+    let clients = house.subscribed().await;
     house.gateway.until_logged("cannot be watched").await;
     take_away(&house.vhost).await;
-    eventually(DEADLINE, "it is bound again", async || {
-        house.vhost.is_bound(FEED, KEY).await
-    })
-    .await;
-    house.push(["again"]).await;
-    for client in &mut clients {
-        client.expect_message("again").await;
-    }
+    until_bound_again(&house).await;
+    are_served(&house, clients).await;
 }
 
 #[tokio::test]
@@ -448,13 +446,7 @@ async fn where_the_broker_tells_of_it_who_stays_is_told_at_once() {
         })
         .await;
         make_anew(&house.vhost, kind).await;
-        for client in &mut clients {
-            client.expect_error(INTERRUPTED).await;
-        }
-        for client in &mut house.subscribed().await {
-            house.push(["again"]).await;
-            client.expect_message("again").await;
-        }
+        are_told(&house, &mut clients).await;
         delete(&house.vhost).await;
     }
 }

@@ -1,6 +1,6 @@
 //! What one publisher does to others: each attack in small, with honest clients beside it.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use lapin::{
@@ -83,7 +83,55 @@ fn by_another(exchange: &str, key: &str) -> Publish {
 /// What a sender was told of each of its messages, in order.
 type Told = Vec<(String, Result<(), BrokerError>)>;
 
-/// A sender that has eight messages under way, `make` says which, until it is stopped.
+/// Senders that have eight messages each under way until they are stopped, by the numbers of their lanes.
+struct Senders {
+    stop: watch::Sender<bool>,
+    tasks: Vec<(u64, JoinHandle<Told>)>,
+}
+
+impl Senders {
+    /// One for each lane; `make` says by lane and number which messages.
+    fn start<M>(node: &Node, lanes: RangeInclusive<u64>, make: M) -> Self
+    where
+        M: Fn(u64, usize) -> Publish + Clone + Send + 'static,
+    {
+        let (stop, stopped) = watch::channel(false);
+        let started = lanes.map(|lane| {
+            let make = make.clone();
+            let make = move |number| make(lane, number);
+            (lane, send_on(&node.vhost, lane, stopped.clone(), make))
+        });
+        let tasks = started.collect();
+        Self { stop, tasks }
+    }
+
+    /// Ordinary ones, to the queue `q`.
+    fn honest(node: &Node, lanes: RangeInclusive<u64>) -> Self {
+        Self::start(node, lanes, |_, _| message("", "q", ""))
+    }
+
+    /// Stops them: what each was told, in the order of the lanes.
+    async fn stop(self) -> Vec<(u64, Told)> {
+        self.stop.send_replace(true);
+        let mut told = Vec::new();
+        for (lane, task) in self.tasks {
+            told.push((lane, task.await.unwrap()));
+        }
+        told
+    }
+
+    /// Stops them: nothing failed, and all is as [`hold_to`] demands.
+    async fn lost_nothing(self, node: &Node) {
+        let told = self.stop().await;
+        let arrived = arrived(node).await;
+        for (lane, told) in &told {
+            assert!(failures(told).is_empty(), "{:?}", failures(told));
+            hold_to(told, &arrived[lane]);
+        }
+    }
+}
+
+/// A sender of messages that `make` makes.
 fn send_on(
     host: &Arc<dyn VirtualHost>,
     lane: u64,
@@ -116,6 +164,24 @@ fn send_on(
         }
         told
     })
+}
+
+/// Makes the exchange `passing`, has the senders publish to it, and deletes it: what each was told.
+async fn while_an_exchange_passes(
+    vhost: &Vhost,
+    node: &Node,
+    senders: impl FnOnce() -> Senders,
+) -> Vec<(u64, Told)> {
+    declare(vhost, "passing", false).await;
+    let senders = senders();
+    node.try_send(by_another("passing", "k")).await.unwrap();
+    delete(vhost, "passing").await;
+    eventually(DEADLINE, "it is noticed", async || {
+        let gone = node.try_send(by_another("passing", "k")).await;
+        matches!(gone, Err(BrokerError::NotFound(_)))
+    })
+    .await;
+    senders.stop().await
 }
 
 /// What reached the queue `q`, by sender.
@@ -174,10 +240,7 @@ async fn what_rabbitmq_would_refuse_costs_no_other_message() {
     let vhost = RabbitMq::shared().await.vhost().await;
     let node = node_of(&vhost).await;
     declare(&vhost, "inner", true).await;
-    let (stop, stopped) = watch::channel(false);
-    let honest: Vec<_> = (1..=4)
-        .map(|lane| send_on(&node.vhost, lane, stopped.clone(), |_| message("", "q", "")))
-        .collect();
+    let honest = Senders::honest(&node, 1..=4);
     let bad = |exchange: &str, reply_to: Option<&str>| {
         let mut publish = by_another(exchange, "q");
         publish.properties.reply_to = reply_to.map(Into::into);
@@ -198,45 +261,18 @@ async fn what_rabbitmq_would_refuse_costs_no_other_message() {
     // An address that somebody got by the shortcut is one like any.
     let shortcut = format!("{DIRECT_REPLIES}.g1h2AA5yZXBseUA4NzY1NDMyMQ");
     node.try_send(bad("", Some(&shortcut))).await.unwrap();
-    stop.send_replace(true);
-    let mut told = Vec::new();
-    for sender in honest {
-        told.push(sender.await.unwrap());
-    }
-    let arrived = arrived(&node).await;
-    for (lane, told) in (1..=4).zip(&told) {
-        assert!(failures(told).is_empty(), "{:?}", failures(told));
-        hold_to(told, &arrived[&lane]);
-    }
+    honest.lost_nothing(&node).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deleted_exchange_is_the_affair_of_those_who_publish_to_it() {
     let vhost = RabbitMq::shared().await.vhost().await;
     let node = node_of(&vhost).await;
-    let (stop, stopped) = watch::channel(false);
-    let honest: Vec<_> = (1..=4)
-        .map(|lane| send_on(&node.vhost, lane, stopped.clone(), |_| message("", "q", "")))
-        .collect();
+    let honest = Senders::honest(&node, 1..=4);
     for _ in 0..5 {
-        declare(&vhost, "passing", false).await;
-        let (stop, stopped) = watch::channel(false);
-        let other: Vec<_> = (11..=14)
-            .map(|lane| {
-                let make = |_| message("passing", "k", "");
-                send_on(&node.vhost, lane, stopped.clone(), make)
-            })
-            .collect();
-        node.try_send(by_another("passing", "k")).await.unwrap();
-        delete(&vhost, "passing").await;
-        eventually(DEADLINE, "it is noticed", async || {
-            let gone = node.try_send(by_another("passing", "k")).await;
-            matches!(gone, Err(BrokerError::NotFound(_)))
-        })
-        .await;
-        stop.send_replace(true);
-        for sender in other {
-            let told = sender.await.unwrap();
+        let make = |_, _| message("passing", "k", "");
+        let other = || Senders::start(&node, 11..=14, make);
+        for (_, told) in while_an_exchange_passes(&vhost, &node, other).await {
             let failures = failures(&told);
             assert!(!failures.is_empty());
             for (body, outcome) in failures {
@@ -247,16 +283,7 @@ async fn a_deleted_exchange_is_the_affair_of_those_who_publish_to_it() {
             }
         }
     }
-    stop.send_replace(true);
-    let mut told = Vec::new();
-    for sender in honest {
-        told.push(sender.await.unwrap());
-    }
-    let arrived = arrived(&node).await;
-    for (lane, told) in (1..=4).zip(&told) {
-        assert!(failures(told).is_empty(), "{:?}", failures(told));
-        hold_to(told, &arrived[&lane]);
-    }
+    honest.lost_nothing(&node).await;
 }
 
 /// Who goes to and fro between exchanges shares a channel with others that do so, and that one can
@@ -265,50 +292,24 @@ async fn a_deleted_exchange_is_the_affair_of_those_who_publish_to_it() {
 async fn whoever_goes_to_and_fro_loses_nothing_unsaid() {
     let vhost = RabbitMq::shared().await.vhost().await;
     let node = node_of(&vhost).await;
-    let (stop, stopped) = watch::channel(false);
-    let honest: Vec<_> = (1..=4)
-        .map(|lane| {
-            let make = |number: usize| match number % 2 {
-                0 => message("", "q", ""),
-                _ => message("amq.topic", "nobody", ""),
-            };
-            send_on(&node.vhost, lane, stopped.clone(), make)
-        })
-        .collect();
+    let honest = Senders::start(&node, 1..=4, |_, number| match number % 2 {
+        0 => message("", "q", ""),
+        _ => message("amq.topic", "nobody", ""),
+    });
     for _ in 0..5 {
-        declare(&vhost, "passing", false).await;
-        let (stop, stopped) = watch::channel(false);
-        let other: Vec<_> = (11..=12)
-            .map(|lane| {
-                let make = |number: usize| match number % 2 {
-                    0 => message("", "nobody", ""),
-                    _ => message("passing", "k", ""),
-                };
-                send_on(&node.vhost, lane, stopped.clone(), make)
-            })
-            .collect();
-        node.try_send(by_another("passing", "k")).await.unwrap();
-        delete(&vhost, "passing").await;
-        eventually(DEADLINE, "it is noticed", async || {
-            let gone = node.try_send(by_another("passing", "k")).await;
-            matches!(gone, Err(BrokerError::NotFound(_)))
-        })
-        .await;
-        stop.send_replace(true);
-        for sender in other {
-            sender.await.unwrap();
-        }
+        let make = |_, number| match number % 2 {
+            0 => message("", "nobody", ""),
+            _ => message("passing", "k", ""),
+        };
+        let other = || Senders::start(&node, 11..=12, make);
+        while_an_exchange_passes(&vhost, &node, other).await;
     }
-    stop.send_replace(true);
-    let mut told = Vec::new();
-    for sender in honest {
-        told.push(sender.await.unwrap());
-    }
+    let told = honest.stop().await;
     let arrived = arrived(&node).await;
-    for (lane, told) in (1..=4).zip(&told) {
+    for (lane, told) in &told {
         // Odd ones go elsewhere.
         let own: Told = told.iter().step_by(2).cloned().collect();
-        let arrived: Vec<usize> = arrived[&lane].iter().map(|number| number / 2).collect();
+        let arrived: Vec<usize> = arrived[lane].iter().map(|number| number / 2).collect();
         hold_to(&own, &arrived);
         for (body, outcome) in failures(told) {
             assert!(
@@ -343,15 +344,9 @@ async fn a_refused_key_costs_others_a_channel_once() {
     );
     binding.await.unwrap();
     for (round, may_fail) in [(0, true), (1, false), (2, false)] {
-        let lanes = round * 10 + 1..round * 10 + 5;
-        let (stop, stopped) = watch::channel(false);
-        let honest: Vec<_> = lanes
-            .clone()
-            .map(|lane| {
-                let make = move |_| message("keyed", &format!("good.{lane}"), "");
-                send_on(&node.vhost, lane, stopped.clone(), make)
-            })
-            .collect();
+        let lanes = round * 10 + 1..=round * 10 + 4;
+        let make = |lane, _| message("keyed", &format!("good.{lane}"), "");
+        let honest = Senders::start(&node, lanes, make);
         for number in 0..10 {
             let mut bad = message("keyed", &format!("bad.{round}.{number}"), "");
             bad.lane = 100 + number;
@@ -361,14 +356,10 @@ async fn a_refused_key_costs_others_a_channel_once() {
                 "{refused:?}"
             );
         }
-        stop.send_replace(true);
-        let mut told = Vec::new();
-        for sender in honest {
-            told.push(sender.await.unwrap());
-        }
+        let told = honest.stop().await;
         let arrived = arrived(&node).await;
-        for (lane, told) in lanes.zip(&told) {
-            hold_to(told, &arrived[&lane]);
+        for (lane, told) in &told {
+            hold_to(told, &arrived[lane]);
             let failures = failures(told);
             assert!(failures.is_empty() || may_fail, "{round}: {failures:?}");
             // What it was that others sent, is nobody's to know.
@@ -385,8 +376,7 @@ async fn a_body_over_the_broker_s_limit_is_refused() {
     let rabbit = Arc::new(RabbitMq::own_with("max_message_size = 65536\n").await);
     let vhost = rabbit.vhost().await;
     let node = node_of(&vhost).await;
-    let (stop, stopped) = watch::channel(false);
-    let honest = send_on(&node.vhost, 1, stopped, |_| message("", "q", ""));
+    let honest = Senders::honest(&node, 1..=1);
     let of = |length: usize| Publish {
         body: vec![b'x'; length].into(),
         lane: 2,
@@ -405,10 +395,7 @@ async fn a_body_over_the_broker_s_limit_is_refused() {
                 16777216";
     let refused = node.try_send(of((16 << 20) + 1)).await;
     assert_eq!(refused, Err(BrokerError::PreconditionFailed(text.into())));
-    stop.send_replace(true);
-    let told = honest.await.unwrap();
-    assert!(failures(&told).is_empty(), "{:?}", failures(&told));
-    hold_to(&told, &arrived(&node).await[&1]);
+    honest.lost_nothing(&node).await;
 }
 
 /// Mandatory messages go one by one, for lapin cannot tell which came back.

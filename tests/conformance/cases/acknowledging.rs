@@ -2,7 +2,7 @@
 
 use lapin::{ExchangeKind, types::FieldTable};
 
-use super::asks;
+use super::{asks, with_message};
 use crate::{
     case::{Case, case},
     client::Client,
@@ -181,11 +181,7 @@ pub(crate) fn cases() -> Vec<Case> {
             second("1.0", "client", "NACK\nrequeue:false\nmessage-id:{id}", 1),
         ),
         case("a message that was requeued comes again", async |t| {
-            let mut a = t.client().await;
-            a.ask("SUBSCRIBE\nid:1\nack:client-individual\ndestination:/queue/~q")
-                .await;
-            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
-            let id = a.message().await;
+            let (mut a, id) = with_message(t, "client-individual").await;
             a.ask(format!("NACK\nid:{id}")).await;
             let id = a.message().await;
             a.ask(format!("ACK\nid:{id}")).await;

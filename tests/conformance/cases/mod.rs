@@ -14,7 +14,7 @@ mod subscriptions;
 mod transactions;
 mod websocket;
 
-use crate::{case::Case, scene::Scene};
+use crate::{case::Case, client::Client, scene::Scene};
 
 /// All cases, in the order of the table.
 pub(crate) fn all() -> Vec<Case> {
@@ -51,6 +51,17 @@ fn asks<const N: usize>(frames: [&'static str; N]) -> impl AsyncFn(&mut Scene) {
         }
         a.end().await;
     }
+}
+
+/// A client that has subscribed to a queue with this mode of acknowledgement and got a message, and the
+/// message's id.
+async fn with_message(t: &mut Scene, mode: &str) -> (Client, String) {
+    let mut a = t.client().await;
+    a.ask(format!("SUBSCRIBE\nid:1\nack:{mode}\ndestination:/queue/~q"))
+        .await;
+    a.ask("SEND\ndestination:/queue/~q\n\nx").await;
+    let id = a.message().await;
+    (a, id)
 }
 
 /// One client says these frames, which no receipt answers, and hears one frame after the last.

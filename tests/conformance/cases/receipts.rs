@@ -2,17 +2,13 @@
 
 use lapin::types::{AMQPValue, FieldTable};
 
-use super::asks;
+use super::{asks, with_message};
 use crate::case::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         case("of every frame", async |t| {
-            let mut a = t.client().await;
-            a.ask("SUBSCRIBE\nid:1\nack:client-individual\ndestination:/queue/~q")
-                .await;
-            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
-            let id = a.message().await;
+            let (mut a, id) = with_message(t, "client-individual").await;
             a.ask(format!("NACK\nid:{id}")).await;
             let id = a.message().await;
             a.ask(format!("ACK\nid:{id}")).await;
@@ -98,11 +94,7 @@ pub(crate) fn cases() -> Vec<Case> {
             b.hear(3).await;
         }),
         case("an ACK before a frame that fails", async |t| {
-            let mut a = t.client().await;
-            a.ask("SUBSCRIBE\nid:1\nack:client\ndestination:/queue/~q")
-                .await;
-            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
-            let id = a.message().await;
+            let (mut a, id) = with_message(t, "client").await;
             a.text(&format!("ACK\nid:{id}\n\n\0COMMIT\ntransaction:t\n\n\0"))
                 .await;
             a.hear(1).await;

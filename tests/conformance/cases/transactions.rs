@@ -1,6 +1,6 @@
 //! BEGIN, COMMIT, ABORT, and what is done within.
 
-use super::asks;
+use super::{asks, with_message};
 use crate::case::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -94,20 +94,12 @@ pub(crate) fn cases() -> Vec<Case> {
             ]),
         ),
         case("ACK in an unknown one", async |t| {
-            let mut a = t.client().await;
-            a.ask("SUBSCRIBE\nid:1\nack:client\ndestination:/queue/~q")
-                .await;
-            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
-            let id = a.message().await;
+            let (mut a, id) = with_message(t, "client").await;
             a.ask(format!("ACK\ntransaction:t\nid:{id}")).await;
             a.end().await;
         }),
         case("ACK within, and COMMIT", async |t| {
-            let mut a = t.client().await;
-            a.ask("SUBSCRIBE\nid:1\nack:client\ndestination:/queue/~q")
-                .await;
-            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
-            let id = a.message().await;
+            let (mut a, id) = with_message(t, "client").await;
             a.ask("BEGIN\ntransaction:t").await;
             a.ask(format!("ACK\ntransaction:t\nid:{id}")).await;
             a.ask("COMMIT\ntransaction:t").await;
@@ -118,11 +110,7 @@ pub(crate) fn cases() -> Vec<Case> {
             b.hear(1).await;
         }),
         case("ACK within, and ABORT", async |t| {
-            let mut a = t.client().await;
-            a.ask("SUBSCRIBE\nid:1\nack:client\ndestination:/queue/~q")
-                .await;
-            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
-            let id = a.message().await;
+            let (mut a, id) = with_message(t, "client").await;
             a.ask("BEGIN\ntransaction:t").await;
             a.ask(format!("ACK\ntransaction:t\nid:{id}")).await;
             a.ask("ABORT\ntransaction:t").await;
@@ -132,11 +120,7 @@ pub(crate) fn cases() -> Vec<Case> {
             b.hear(1).await;
         }),
         case("ACK after an ABORT of it", async |t| {
-            let mut a = t.client().await;
-            a.ask("SUBSCRIBE\nid:1\nack:client\ndestination:/queue/~q")
-                .await;
-            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
-            let id = a.message().await;
+            let (mut a, id) = with_message(t, "client").await;
             a.ask("BEGIN\ntransaction:t").await;
             a.ask(format!("ACK\ntransaction:t\nid:{id}")).await;
             a.ask("ABORT\ntransaction:t").await;
@@ -144,11 +128,7 @@ pub(crate) fn cases() -> Vec<Case> {
             a.end().await;
         }),
         case("NACK within, and COMMIT", async |t| {
-            let mut a = t.client().await;
-            a.ask("SUBSCRIBE\nid:1\nack:client\ndestination:/queue/~q")
-                .await;
-            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
-            let id = a.message().await;
+            let (mut a, id) = with_message(t, "client").await;
             a.ask("BEGIN\ntransaction:t").await;
             a.ask(format!("NACK\ntransaction:t\nid:{id}")).await;
             a.ask("COMMIT\ntransaction:t").await;
@@ -207,11 +187,7 @@ pub(crate) fn cases() -> Vec<Case> {
         })
         .differs(&["T4"]),
         case("the receipts of ACK and NACK within", async |t| {
-            let mut a = t.client().await;
-            a.ask("SUBSCRIBE\nid:1\nack:client-individual\ndestination:/queue/~q")
-                .await;
-            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
-            let id = a.message().await;
+            let (mut a, id) = with_message(t, "client-individual").await;
             a.ask("BEGIN\ntransaction:t").await;
             a.say(format!("ACK\ntransaction:t\nreceipt:acked\nid:{id}"))
                 .await;

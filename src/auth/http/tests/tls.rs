@@ -7,40 +7,10 @@ use std::{
     thread,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::{
-    ServerConfig, ServerConnection, Stream,
-    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
-};
+use rustls::{ServerConfig, ServerConnection, Stream};
+use testkit::Authority;
 
 use super::*;
-
-/// An authority's certificate, and a server's configuration that it vouches for.
-fn authority_and_server() -> (reqwest::Certificate, Arc<ServerConfig>) {
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority_key = KeyPair::generate().unwrap();
-    let root = authority.self_signed(&authority_key).unwrap();
-    let issuer = Issuer::new(authority, authority_key);
-
-    let key = KeyPair::generate().unwrap();
-    let server = CertificateParams::new(["127.0.0.1".to_owned()])
-        .unwrap()
-        .signed_by(&key, &issuer)
-        .unwrap();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![server.der().clone()], key)
-        .unwrap();
-    (
-        reqwest::Certificate::from_der(root.der()).unwrap(),
-        Arc::new(config),
-    )
-}
 
 /// Allows one user a connection. Its URL.
 fn serve(config: Arc<ServerConfig>) -> String {
@@ -65,8 +35,9 @@ fn serve(config: Arc<ServerConfig>) -> String {
 
 #[tokio::test]
 async fn a_hook_is_asked_over_tls_if_somebody_vouches_for_it() {
-    let (root, server) = authority_and_server();
-    let config = at(&serve(server));
+    let authority = Authority::new();
+    let root = reqwest::Certificate::from_pem(authority.pem().as_bytes()).unwrap();
+    let config = at(&serve(authority.server()));
 
     let trusting =
         HttpAuthenticator::build(&config, |client| client.tls_certs_merge([root])).unwrap();
