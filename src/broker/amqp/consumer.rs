@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     convert::{broker_error, from_amqp, short, table},
     declarer::Declarer,
-    link::{Link, Live, answer},
+    link::{AmqpLink, Live, answer},
     topology::declare_options,
 };
 use crate::{
@@ -32,13 +32,13 @@ use crate::{
 
 /// A dedicated consumer on RabbitMQ.
 pub(super) struct Dedicated {
-    state: Arc<State>,
+    state: Arc<ConsumerState>,
     operation_timeout: Duration,
     task: AbortOnDropHandle<()>,
 }
 
 #[derive(Default)]
-struct State(Mutex<Current>);
+struct ConsumerState(Mutex<Current>);
 
 /// The channel in use. Its number is part of the tags that are given out, so that tags of a
 /// channel that broke are recognised.
@@ -60,7 +60,7 @@ const CLEANING: Duration = Duration::from_secs(10);
 
 impl Dedicated {
     pub(super) async fn start(
-        link: Arc<Link>,
+        link: Arc<AmqpLink>,
         declarer: Arc<Declarer>,
         request: Consume,
         sink: Arc<dyn DeliverySink>,
@@ -69,7 +69,7 @@ impl Dedicated {
         let deadline = after(operation_timeout);
         let live = link.wait_until(deadline).await?;
         let (channel, messages) = setup(&live, &declarer, &request, deadline).await?;
-        let state = Arc::new(State::default());
+        let state = Arc::new(ConsumerState::default());
         state.replace(channel);
         let runner = Runner {
             link,
@@ -236,7 +236,7 @@ impl Drop for Leftover {
     }
 }
 
-impl State {
+impl ConsumerState {
     /// Goes over to a new channel; without effect once it was cancelled.
     fn replace(&self, channel: Channel) {
         let mut current = self.0.lock();
@@ -292,11 +292,11 @@ impl State {
 }
 
 struct Runner {
-    link: Arc<Link>,
+    link: Arc<AmqpLink>,
     declarer: Arc<Declarer>,
     request: Consume,
     sink: Arc<dyn DeliverySink>,
-    state: Arc<State>,
+    state: Arc<ConsumerState>,
     operation_timeout: Duration,
 }
 

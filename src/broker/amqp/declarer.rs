@@ -59,7 +59,7 @@ pub(super) struct Declarer {
     next_name: AtomicU64,
     /// For whoever declares a kind of queue that is not known, one at a time.
     connection: AsyncMutex<Option<Connection>>,
-    known: Mutex<Known>,
+    known: Mutex<KnownQueues>,
     hasher: RandomState,
     /// That there are no transient queues was said in the log.
     was_told: AtomicBool,
@@ -67,7 +67,7 @@ pub(super) struct Declarer {
 
 /// What is known of the broker, for as long as it may be the same one.
 #[derive(Default)]
-struct Known {
+struct KnownQueues {
     /// Connections that were made when this was learnt.
     connections: u64,
     /// Whether the broker has transient queues that no connection owns.
@@ -81,7 +81,7 @@ struct Known {
 /// The connection, for one after the other.
 type Turn<'a> = MutexGuard<'a, Option<Connection>>;
 
-impl Known {
+impl KnownQueues {
     /// What is known of a queue that is to be declared.
     fn of(&mut self, kind: u64, itself: u64) -> Option<Result<bool, BrokerError>> {
         if self.harmless.contains(&kind) {
@@ -93,7 +93,7 @@ impl Known {
 }
 
 /// What the broker said to a declaration on the connection.
-enum Answer {
+enum DeclareAnswer {
     Declared,
     /// No, and the connection goes on.
     Refused(BrokerError),
@@ -152,16 +152,16 @@ impl Declarer {
             ],
         };
         let has = match self.ask(turn, &question, true, deadline).await {
-            Answer::Declared => true,
-            Answer::Closed(why) => {
+            DeclareAnswer::Declared => true,
+            DeclareAnswer::Closed(why) => {
                 if !self.was_told.swap(true, Ordering::Relaxed) {
                     telemetry::transient_queues_refused(&self.config.uri.vhost, &why);
                 }
                 false
             }
             // The account may not ask. What follows is declared where it harms nobody, too.
-            Answer::Refused(_) => true,
-            Answer::Lost(error) => return Err(error),
+            DeclareAnswer::Refused(_) => true,
+            DeclareAnswer::Lost(error) => return Err(error),
         };
         self.known().transient = Some(has);
         Ok(has)
@@ -198,7 +198,7 @@ impl Declarer {
         });
         let declared = named.as_ref().unwrap_or(queue);
         match self.ask(turn, declared, is_rehearsal, deadline).await {
-            Answer::Declared => {
+            DeclareAnswer::Declared => {
                 let mut known = self.known();
                 if known.harmless.len() >= MAX_KNOWN {
                     known.harmless.clear();
@@ -208,8 +208,8 @@ impl Declarer {
             }
             // It may be for the name alone, or for a queue that is there: what the broker makes of
             // this kind is not known.
-            Answer::Refused(error) | Answer::Lost(error) => Err(error),
-            Answer::Closed(why) => {
+            DeclareAnswer::Refused(error) | DeclareAnswer::Lost(error) => Err(error),
+            DeclareAnswer::Closed(why) => {
                 self.known().refused.note(itself, why.clone());
                 Err(BrokerError::Unsupported(why))
             }
@@ -241,22 +241,22 @@ impl Declarer {
         queue: &QueueSpec,
         is_rehearsal: bool,
         deadline: Instant,
-    ) -> Answer {
+    ) -> DeclareAnswer {
         loop {
             // It is not put back if its answer is not awaited: it could come to the next one.
             let connection = match slot.take().filter(|one| one.status().connected()) {
                 Some(connection) => connection,
                 None => match self.connect(deadline).await {
                     Ok(connection) => connection,
-                    Err(error) => return Answer::Lost(error),
+                    Err(error) => return DeclareAnswer::Lost(error),
                 },
             };
             match attempt(&connection, queue, is_rehearsal, deadline).await {
-                Answer::Lost(_) if after(PAUSE) < deadline => {
+                DeclareAnswer::Lost(_) if after(PAUSE) < deadline => {
                     tokio::time::sleep(PAUSE).await;
                 }
                 answer => {
-                    if matches!(answer, Answer::Declared | Answer::Refused(_)) {
+                    if matches!(answer, DeclareAnswer::Declared | DeclareAnswer::Refused(_)) {
                         *slot = Some(connection);
                     }
                     return answer;
@@ -292,13 +292,13 @@ impl Declarer {
     }
 
     /// What is known; nothing, if the broker may be another one by now.
-    fn known(&self) -> parking_lot::MutexGuard<'_, Known> {
+    fn known(&self) -> parking_lot::MutexGuard<'_, KnownQueues> {
         let mut known = self.known.lock();
         let connections = self.config.connections.load(Ordering::Relaxed);
         if known.connections != connections {
-            *known = Known {
+            *known = KnownQueues {
                 connections,
-                ..Known::default()
+                ..KnownQueues::default()
             };
         }
         known
@@ -315,7 +315,7 @@ async fn attempt(
     queue: &QueueSpec,
     is_rehearsal: bool,
     deadline: Instant,
-) -> Answer {
+) -> DeclareAnswer {
     let declaring = async {
         let channel = connection.create_channel().await?;
         let (options, arguments) = declare_options(queue)?;
@@ -330,10 +330,10 @@ async fn attempt(
         Ok(())
     };
     match timeout_at(deadline, declaring).await {
-        Ok(Ok(())) => Answer::Declared,
-        Ok(Err(Failure::Ours(error))) => Answer::Refused(error),
+        Ok(Ok(())) => DeclareAnswer::Declared,
+        Ok(Err(Failure::Ours(error))) => DeclareAnswer::Refused(error),
         Ok(Err(Failure::Lapin(error))) => judged(&error),
-        Err(_) => Answer::Lost(late()),
+        Err(_) => DeclareAnswer::Lost(late()),
     }
 }
 
@@ -356,9 +356,9 @@ impl From<lapin::Error> for Failure {
     }
 }
 
-fn judged(error: &lapin::Error) -> Answer {
+fn judged(error: &lapin::Error) -> DeclareAnswer {
     if error.is_amqp_soft_error() {
-        return Answer::Refused(broker_error(error));
+        return DeclareAnswer::Refused(broker_error(error));
     }
     match error.kind() {
         // An operator closed it, or the broker stops.
@@ -368,10 +368,10 @@ fn judged(error: &lapin::Error) -> Answer {
                 AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED)
             ) =>
         {
-            Answer::Lost(broker_error(error))
+            DeclareAnswer::Lost(broker_error(error))
         }
-        ErrorKind::ProtocolError(amqp) => Answer::Closed(amqp.get_message().as_str().into()),
-        _ => Answer::Lost(broker_error(error)),
+        ErrorKind::ProtocolError(amqp) => DeclareAnswer::Closed(amqp.get_message().as_str().into()),
+        _ => DeclareAnswer::Lost(broker_error(error)),
     }
 }
 

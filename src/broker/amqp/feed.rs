@@ -34,13 +34,13 @@ use tokio_util::task::AbortOnDropHandle;
 use self::{
     runner::Runner,
     sentinel::{Sentinel, Watch},
-    taker::Taker,
+    taker::FeedTaker,
 };
 use super::{
     channels::{self, Channels},
     convert::short,
     declarer::Declarer,
-    link::{Link, LinkConfig, Live, answer},
+    link::{AmqpLink, LinkConfig, Live, answer},
     reader::Reader,
 };
 use crate::{
@@ -64,7 +64,7 @@ type Feeds = Arc<Mutex<Option<HashMap<FeedId, Arc<Feed>>>>>;
 
 struct Shared {
     /// For bindings, and whatever else is not a feed's own messages.
-    link: Arc<Link>,
+    link: Arc<AmqpLink>,
     declarer: Arc<Declarer>,
     /// Connections for the feeds' messages, by shard.
     readers: Readers,
@@ -85,15 +85,15 @@ struct Shared {
 struct Readers {
     config: LinkConfig,
     max_body: u64,
-    open: Mutex<HashMap<Place, Arc<Reader<Taker>>>>,
+    open: Mutex<HashMap<Place, Arc<Reader<FeedTaker>>>>,
 }
 
 /// The links that all feeds of a virtual host share.
 pub(super) struct Links {
     /// For bindings, and whatever else is not a feed's own messages.
-    pub(super) bindings: Arc<Link>,
+    pub(super) bindings: Arc<AmqpLink>,
     /// For what is published to see whether an exchange is still the same.
-    pub(super) publish: Arc<Link>,
+    pub(super) publish: Arc<AmqpLink>,
 }
 
 /// What this node's queues are called: as nobody else's, not as those of its last life, and not as
@@ -114,7 +114,7 @@ struct Feed {
     id: FeedId,
     shared: Arc<Shared>,
     /// For its messages.
-    reader: Arc<Reader<Taker>>,
+    reader: Arc<Reader<FeedTaker>>,
     queue: ShortString,
     /// Whether the queue is there and can be bound to; if not, why.
     ready: watch::Receiver<Ready>,
@@ -308,7 +308,7 @@ impl FeedManager {
 
 impl Readers {
     /// The connection for the next feed of a shard that has so many.
-    fn of(&self, shard: u16, feeds: usize) -> Arc<Reader<Taker>> {
+    fn of(&self, shard: u16, feeds: usize) -> Arc<Reader<FeedTaker>> {
         let place = (shard, feeds / FEEDS_PER_READER);
         let start = || Arc::new(Reader::start(self.config.clone(), self.max_body));
         Arc::clone(self.open.lock().entry(place).or_insert_with(start))

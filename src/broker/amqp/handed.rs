@@ -59,7 +59,7 @@ impl Handed {
     }
 
     /// Whether to hand over this message; if so, it is remembered. If not, it is one that was.
-    pub(super) fn admit(&mut self, fingerprint: u64, redelivered: bool) -> bool {
+    pub(super) fn remember_new(&mut self, fingerprint: u64, redelivered: bool) -> bool {
         if redelivered && self.is_repetition(fingerprint) {
             return false;
         }
@@ -119,7 +119,7 @@ mod tests {
         let mut state = Handed::new(messages.len().max(1) * 2);
         let mut got = Vec::new();
         for (index, message) in messages.iter().enumerate().take(handed) {
-            assert!(state.admit(*message, false));
+            assert!(state.remember_new(*message, false));
             got.push(*message);
             if index + 1 == acked {
                 state.acknowledged();
@@ -127,7 +127,7 @@ mod tests {
         }
         state.reconnected(messages.len() - arrived);
         for (index, message) in messages.iter().enumerate().skip(arrived) {
-            if state.admit(*message, index < sent) {
+            if state.remember_new(*message, index < sent) {
                 got.push(*message);
             }
         }

@@ -48,15 +48,15 @@ impl LinkConfig {
 }
 
 /// One AMQP connection, kept up in the background for as long as this lives.
-pub(super) struct Link {
-    state: watch::Receiver<State>,
+pub(super) struct AmqpLink {
+    state: watch::Receiver<LinkState>,
     unready_after: Duration,
     is_closed: AtomicBool,
     task: AbortOnDropHandle<()>,
 }
 
 #[derive(Clone)]
-enum State {
+enum LinkState {
     /// The first attempt is under way.
     New,
     Down(BrokerError, Outage),
@@ -109,9 +109,9 @@ impl Deref for Passing {
     }
 }
 
-impl Link {
+impl AmqpLink {
     pub(super) fn start(config: LinkConfig) -> Self {
-        let (sender, state) = watch::channel(State::New);
+        let (sender, state) = watch::channel(LinkState::New);
         let unready_after = config.unready_after;
         let task = tokio::spawn(supervise(config, sender));
         Self {
@@ -128,18 +128,18 @@ impl Link {
             _ if self.is_closed.load(Ordering::Relaxed) => {
                 Err(BrokerError::Unavailable("the connection was closed".into()))
             }
-            State::Up(_) => Ok(()),
-            State::New => Err(BrokerError::Unavailable("not connected yet".into())),
-            State::Down(error, _) => Err(error.clone()),
+            LinkState::Up(_) => Ok(()),
+            LinkState::New => Err(BrokerError::Unavailable("not connected yet".into())),
+            LinkState::Down(error, _) => Err(error.clone()),
         }
     }
 
-    /// As [`Link::health`], but a connection that was lost has a while to be made again.
+    /// As [`AmqpLink::health`], but a connection that was lost has a while to be made again.
     pub(super) fn readiness(&self) -> Result<(), BrokerError> {
         match &*self.state.borrow() {
             // The broker's own word.
-            State::Down(BrokerError::VhostRefused(_), _) => {}
-            State::Down(_, outage) if outage.is_short(self.unready_after) => return Ok(()),
+            LinkState::Down(BrokerError::VhostRefused(_), _) => {}
+            LinkState::Down(_, outage) if outage.is_short(self.unready_after) => return Ok(()),
             _ => {}
         }
         self.health()
@@ -148,8 +148,8 @@ impl Link {
     /// Whether the connection is up, or was.
     pub(super) fn was_up(&self) -> bool {
         match &*self.state.borrow() {
-            State::New | State::Down(_, Outage { since: None }) => false,
-            State::Up(_) | State::Down(..) => true,
+            LinkState::New | LinkState::Down(_, Outage { since: None }) => false,
+            LinkState::Up(_) | LinkState::Down(..) => true,
         }
     }
 
@@ -157,16 +157,18 @@ impl Link {
     /// of those that were agreed on stays for what passes.
     pub(super) fn capacity(&self) -> usize {
         match &*self.state.borrow() {
-            State::Up(live) => live.capacity(),
-            State::New | State::Down(..) => MAX_HELD,
+            LinkState::Up(live) => live.capacity(),
+            LinkState::New | LinkState::Down(..) => MAX_HELD,
         }
     }
 
-    /// What [`Link::health`] says when the first attempt is over.
+    /// What [`AmqpLink::health`] says when the first attempt is over.
     pub(super) async fn opened(&self) -> Result<(), BrokerError> {
         let mut state = self.state.clone();
         // If the supervisor has ended, the link was closed.
-        let _ = state.wait_for(|state| !matches!(state, State::New)).await;
+        let _ = state
+            .wait_for(|state| !matches!(state, LinkState::New))
+            .await;
         self.health()
     }
 
@@ -175,7 +177,7 @@ impl Link {
         loop {
             let mut state = self.state.clone();
             let current = state.borrow_and_update().clone();
-            if let State::Up(live) = current {
+            if let LinkState::Up(live) = current {
                 return live;
             }
             if state.changed().await.is_err() {
@@ -187,9 +189,9 @@ impl Link {
 
     /// Done when that connection is the link's no more.
     pub(super) async fn ended(&self, live: &Live) {
-        let is_another = |state: &State| match state {
-            State::Up(current) => current.epoch != live.epoch,
-            State::New | State::Down(..) => true,
+        let is_another = |state: &LinkState| match state {
+            LinkState::Up(current) => current.epoch != live.epoch,
+            LinkState::New | LinkState::Down(..) => true,
         };
         // The supervisor ends only with the link itself, and so with the caller.
         if self.state.clone().wait_for(is_another).await.is_err() {
@@ -216,7 +218,7 @@ impl Link {
         self.is_closed.store(true, Ordering::Relaxed);
         self.task.abort();
         let state = self.state.borrow().clone();
-        if let State::Up(live) = state {
+        if let LinkState::Up(live) = state {
             let closing = live.connection.close(200, "bye".into());
             // Whatever goes wrong now, the broker sees the socket close.
             let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
@@ -280,7 +282,7 @@ pub(super) async fn answer<T>(
     }
 }
 
-async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
+async fn supervise(config: LinkConfig, state: watch::Sender<LinkState>) {
     let mut backoff = Backoff::new(config.reconnect);
     let mut epoch = 0_u64;
     let mut outage = Outage::default();
@@ -294,7 +296,7 @@ async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
                 let cause = run(connection, &config.name, epoch, &state).await;
                 let reason = bare(&cause);
                 outage = Outage::new();
-                state.send_replace(State::Down(down(cause), outage));
+                state.send_replace(LinkState::Down(down(cause), outage));
                 (reason.as_ref().into(), since.elapsed())
             }
             Err(error) => {
@@ -302,7 +304,7 @@ async fn supervise(config: LinkConfig, state: watch::Sender<State>) {
                 if let BrokerError::VhostRefused(_) = error {
                     backoff.be_patient();
                 }
-                state.send_replace(State::Down(down(error), outage));
+                state.send_replace(LinkState::Down(down(error), outage));
                 (reason, Duration::ZERO)
             }
         };
@@ -358,7 +360,7 @@ async fn run(
     connection: Connection,
     name: &str,
     epoch: u64,
-    state: &watch::Sender<State>,
+    state: &watch::Sender<LinkState>,
 ) -> BrokerError {
     let (blocked, watch_blocked) = watch::channel(false);
     let mut events = Box::pin(connection.events_listener());
@@ -370,7 +372,7 @@ async fn run(
         blocked: watch_blocked,
         passing: Arc::new(Semaphore::new(passing)),
     });
-    state.send_replace(State::Up(live));
+    state.send_replace(LinkState::Up(live));
     let mut cause = BrokerError::Unavailable("the connection was closed".into());
     loop {
         // What was said before the end is heard after it, too.

@@ -29,7 +29,7 @@ use self::{
     consumer::Dedicated,
     declarer::Declarer,
     feed::{FeedManager, QueueNames},
-    link::{Link, LinkConfig},
+    link::{AmqpLink, LinkConfig},
     publisher::{Publisher, PublisherConfig},
     topology::Topology,
 };
@@ -94,8 +94,8 @@ impl Broker for AmqpBroker {
             connections: Arc::clone(&connections),
         };
         let operation_timeout = self.config.operation_timeout;
-        let feed_link = Arc::new(Link::start(link_config("feeds")));
-        let publish_link = Arc::new(Link::start(link_config("publish")));
+        let feed_link = Arc::new(AmqpLink::start(link_config("feeds")));
+        let publish_link = Arc::new(AmqpLink::start(link_config("publish")));
         let publisher_config = PublisherConfig {
             lanes: usize::from(self.config.publish_channels),
             max_pending: self.config.max_pending_publishes,
@@ -142,10 +142,10 @@ struct AmqpVirtualHost {
     declarer: Arc<Declarer>,
     feeds: FeedManager,
     publisher: Publisher,
-    feed_link: Arc<Link>,
-    publish_link: Arc<Link>,
+    feed_link: Arc<AmqpLink>,
+    publish_link: Arc<AmqpLink>,
     /// Each consumer holds a reference to its link, and so they are counted.
-    consumer_links: Mutex<Vec<Arc<Link>>>,
+    consumer_links: Mutex<Vec<Arc<AmqpLink>>>,
     consumer_config: LinkConfig,
     operation_timeout: Duration,
 }
@@ -155,7 +155,7 @@ impl AmqpVirtualHost {
         after(self.operation_timeout)
     }
 
-    fn consumer_link(&self) -> Arc<Link> {
+    fn consumer_link(&self) -> Arc<AmqpLink> {
         let mut links = self.consumer_links.lock();
         // This map has one reference. What many consumers needed does not stay when they are gone.
         let (mut spare, mut free) = (false, None);
@@ -173,7 +173,7 @@ impl AmqpVirtualHost {
         if let Some(link) = free.or_else(|| spare.map(Arc::clone)) {
             return link;
         }
-        let link = Arc::new(Link::start(self.consumer_config.clone()));
+        let link = Arc::new(AmqpLink::start(self.consumer_config.clone()));
         links.push(Arc::clone(&link));
         link
     }

@@ -43,12 +43,12 @@ use tokio::{
 
 use self::{
     known::Known,
-    lane::{Held, Job, Lane, Manner, Shared},
+    lane::{Held, Job, Lane, LaneShared, Manner},
     turns::{LaneNumber, Sender, Turns},
 };
 use super::{
     convert::{short, to_amqp},
-    link::Link,
+    link::AmqpLink,
     topology::Topology,
 };
 use crate::{
@@ -65,7 +65,7 @@ const WAITING: usize = 64;
 
 /// The lanes of one virtual host.
 pub(super) struct Publisher {
-    shared: Arc<Shared>,
+    shared: Arc<LaneShared>,
     config: PublisherConfig,
     turns: Arc<Turns>,
     lanes: Mutex<Lanes>,
@@ -116,12 +116,12 @@ struct Handle {
 
 impl Publisher {
     pub(super) fn start(
-        link: &Arc<Link>,
+        link: &Arc<AmqpLink>,
         topology: &Arc<Topology>,
         config: PublisherConfig,
     ) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(LaneShared {
                 link: Arc::clone(link),
                 topology: Arc::clone(topology),
                 known: Known::default(),
@@ -187,7 +187,7 @@ impl Publisher {
 
     /// An exchange that is not there is found out before there is a lane for it.
     async fn look_for(&self, exchange: &str, deadline: Instant) -> Result<(), BrokerError> {
-        let Shared { link, topology, .. } = &*self.shared;
+        let LaneShared { link, topology, .. } = &*self.shared;
         if topology.is_known(exchange) {
             return Ok(());
         }

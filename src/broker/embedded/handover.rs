@@ -12,11 +12,11 @@ use parking_lot::Mutex;
 /// it was called with.
 #[derive(Debug)]
 pub(super) struct Handover<T> {
-    state: Mutex<State<T>>,
+    state: Mutex<HandoverState<T>>,
 }
 
 #[derive(Debug)]
-struct State<T> {
+struct HandoverState<T> {
     waiting: VecDeque<T>,
     busy: bool,
 }
@@ -24,7 +24,7 @@ struct State<T> {
 impl<T> Handover<T> {
     pub(super) const fn new() -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(HandoverState {
                 waiting: VecDeque::new(),
                 busy: false,
             }),

@@ -18,7 +18,7 @@ use crate::broker::{
 };
 
 /// Everything is done when a call returns; its future only says how it went.
-pub(super) struct Link {
+pub(super) struct EmbeddedVhost {
     host: Arc<Host>,
     /// Its identity in the virtual host.
     serial: u64,
@@ -34,7 +34,7 @@ struct Bound {
     patterns: hashbrown::HashSet<Box<str>>,
 }
 
-impl Link {
+impl EmbeddedVhost {
     pub(super) fn new(host: Arc<Host>, sink: Arc<dyn FeedSink>) -> Self {
         Self {
             serial: host.serial(),
@@ -112,7 +112,7 @@ impl Link {
     }
 }
 
-impl VirtualHost for Link {
+impl VirtualHost for EmbeddedVhost {
     fn health(&self) -> Result<(), BrokerError> {
         self.check_open()
     }
@@ -197,7 +197,7 @@ impl VirtualHost for Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for EmbeddedVhost {
     fn drop(&mut self) {
         if !self.closed.load(Ordering::Acquire) {
             self.end();

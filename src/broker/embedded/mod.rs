@@ -35,7 +35,7 @@ use parking_lot::Mutex;
 
 use super::{Broker, ExchangeKind, FeedSink, VirtualHost};
 use host::Host;
-use link::Link;
+use link::EmbeddedVhost;
 
 /// Exchanges that are there from the start, as in RabbitMQ; the default one (`""`) is too.
 const PREDECLARED: [(&str, ExchangeKind); 3] = [
@@ -92,6 +92,6 @@ impl Broker for Embedded {
                 .entry(vhost.into())
                 .or_insert_with(|| Arc::new(Host::new(vhost, &self.exchanges, self.queue_bytes))),
         );
-        Arc::new(Link::new(host, feeds))
+        Arc::new(EmbeddedVhost::new(host, feeds))
     }
 }

@@ -29,14 +29,14 @@ pub(super) struct Queue {
     pub(super) owner: Option<u64>,
     policy: Policy,
     most_bytes: usize,
-    state: Mutex<State>,
-    out: Handover<Event>,
+    state: Mutex<QueueState>,
+    out: Handover<QueueEvent>,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     /// In the order of their numbers.
-    ready: VecDeque<Entry>,
+    ready: VecDeque<QueueEntry>,
     ready_bytes: usize,
     /// Of ready and unsettled messages.
     held_bytes: usize,
@@ -48,7 +48,7 @@ struct State {
     ended: bool,
 }
 
-struct Entry {
+struct QueueEntry {
     /// Its place in the queue, which it takes again when it is requeued.
     number: u64,
     message: Arc<Message>,
@@ -66,14 +66,14 @@ struct Attached {
     prefetch: usize,
     priority: i64,
     exclusive: bool,
-    unsettled: BTreeMap<u64, Entry>,
+    unsettled: BTreeMap<u64, QueueEntry>,
     last_tag: u64,
     /// Cleared when it ends: what waits for its sink then is not for it any more.
     live: Arc<AtomicBool>,
 }
 
 /// What a sink is to hear of.
-enum Event {
+enum QueueEvent {
     Delivered {
         live: Arc<AtomicBool>,
         sink: Arc<dyn DeliverySink>,
@@ -175,7 +175,7 @@ impl Queue {
             state.next_number = number.wrapping_add(1);
             state.held_bytes = state.held_bytes.saturating_add(bytes);
             state.ready_bytes = ready_bytes;
-            state.ready.push_back(Entry {
+            state.ready.push_back(QueueEntry {
                 number,
                 message,
                 bytes,
@@ -207,7 +207,7 @@ impl Queue {
 
     /// Gives ready messages to consumers that may take more. The message that was just pushed
     /// may go even with a time of zero, to whoever waits for it.
-    fn assign(&self, state: &mut State, pushed: Option<u64>, dead: &mut Vec<DeadLetter>) {
+    fn assign(&self, state: &mut QueueState, pushed: Option<u64>, dead: &mut Vec<DeadLetter>) {
         while !state.ready.is_empty() {
             let Some(place) = state.next_consumer() else {
                 return;
@@ -223,7 +223,7 @@ impl Queue {
                 return;
             };
             consumer.last_tag = consumer.last_tag.wrapping_add(1);
-            self.out.add(Event::Delivered {
+            self.out.add(QueueEvent::Delivered {
                 live: Arc::clone(&consumer.live),
                 sink: Arc::clone(&consumer.sink),
                 delivery: Delivery {
@@ -239,8 +239,8 @@ impl Queue {
         }
     }
 
-    fn drop_expired(&self, state: &mut State, dead: &mut Vec<DeadLetter>) {
-        while state.ready.front().is_some_and(Entry::is_expired) {
+    fn drop_expired(&self, state: &mut QueueState, dead: &mut Vec<DeadLetter>) {
+        while state.ready.front().is_some_and(QueueEntry::is_expired) {
             if let Some(entry) = state.take_first() {
                 self.give_up(state, entry, Reason::Expired, dead);
             }
@@ -248,7 +248,13 @@ impl Queue {
     }
 
     /// Lets go of a message that is neither ready nor unsettled any more.
-    fn give_up(&self, state: &mut State, entry: Entry, reason: Reason, dead: &mut Vec<DeadLetter>) {
+    fn give_up(
+        &self,
+        state: &mut QueueState,
+        entry: QueueEntry,
+        reason: Reason,
+        dead: &mut Vec<DeadLetter>,
+    ) {
         state.let_go(&entry);
         if let Some(exchange) = &self.policy.dead_letters {
             dead.extend(DeadLetter::new(
@@ -265,7 +271,7 @@ impl Queue {
     /// Calls the sinks. With no lock held.
     fn tell(&self) {
         self.out.run(|event| match event {
-            Event::Delivered {
+            QueueEvent::Delivered {
                 live,
                 sink,
                 delivery,
@@ -274,7 +280,7 @@ impl Queue {
                     sink.deliver(delivery);
                 }
             }
-            Event::Lost { sink, reason } => sink.lost(reason),
+            QueueEvent::Lost { sink, reason } => sink.lost(reason),
         });
     }
 
@@ -381,18 +387,18 @@ impl Queue {
     pub(super) fn end(&self, reason: &BrokerError) -> Vec<(Box<str>, Box<str>)> {
         let bindings = {
             let mut state = self.state.lock();
-            let ended = State {
+            let ended = QueueState {
                 ended: true,
-                ..State::default()
+                ..QueueState::default()
             };
-            let State {
+            let QueueState {
                 consumers,
                 bindings,
                 ..
             } = std::mem::replace(&mut *state, ended);
             for consumer in consumers {
                 consumer.live.store(false, Ordering::Release);
-                self.out.add(Event::Lost {
+                self.out.add(QueueEvent::Lost {
                     sink: consumer.sink,
                     reason: reason.clone(),
                 });
@@ -404,25 +410,25 @@ impl Queue {
     }
 }
 
-impl State {
+impl QueueState {
     fn consumer(&mut self, serial: u64) -> Option<&mut Attached> {
         let mut consumers = self.consumers.iter_mut();
         consumers.find(|consumer| consumer.serial == serial)
     }
 
     /// It is neither ready nor unsettled any more.
-    fn let_go(&mut self, entry: &Entry) {
+    fn let_go(&mut self, entry: &QueueEntry) {
         self.held_bytes = self.held_bytes.saturating_sub(entry.bytes);
     }
 
-    fn take_first(&mut self) -> Option<Entry> {
+    fn take_first(&mut self) -> Option<QueueEntry> {
         let entry = self.ready.pop_front()?;
         self.ready_bytes = self.ready_bytes.saturating_sub(entry.bytes);
         Some(entry)
     }
 
     /// Back to its old place, before everything that came after it.
-    fn put_back(&mut self, entry: Entry) {
+    fn put_back(&mut self, entry: QueueEntry) {
         let place = self
             .ready
             .partition_point(|other| other.number < entry.number);
@@ -450,7 +456,7 @@ impl State {
 
 impl Attached {
     /// Takes out what is settled by a tag, in the order of the tags.
-    fn take(&mut self, tag: u64, multiple: bool) -> Vec<Entry> {
+    fn take(&mut self, tag: u64, multiple: bool) -> Vec<QueueEntry> {
         if !self.unsettled.contains_key(&tag) {
             return Vec::new();
         }
@@ -467,7 +473,7 @@ impl Attached {
     }
 }
 
-impl Entry {
+impl QueueEntry {
     fn is_expired(&self) -> bool {
         self.expires.is_some_and(|at| at <= Instant::now())
     }

@@ -33,7 +33,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     Feed, Ready, Shared, bind_until, overflow_queue,
     sentinel::Sentinel,
-    taker::{self, Marks, Messages, Taker},
+    taker::{self, FeedTaker, Marks, Messages},
 };
 use crate::{
     backoff::Backoff,
@@ -64,7 +64,7 @@ pub(super) struct Runner {
     id: FeedId,
     queue: ShortString,
     shared: Arc<Shared>,
-    reader: Arc<Reader<Taker>>,
+    reader: Arc<Reader<FeedTaker>>,
     /// While no connection has it: what was handed over last.
     messages: Option<Messages>,
     /// Whether the queue is durable.
@@ -141,7 +141,7 @@ impl Runner {
         let marks = self.declare_overflow(live).await?;
         // On a channel of its own, so that the acknowledgement of many messages is none of a mark.
         let overflow = overflow_queue(&self.queue)?;
-        let taker = Taker::Marks(Marks::new(&self.shared, &self.id, self.queue.as_str()));
+        let taker = FeedTaker::Marks(Marks::new(&self.shared, &self.id, self.queue.as_str()));
         let starting = self
             .reader
             .consume(overflow.as_str(), 0, taker, self.deadline());
@@ -171,7 +171,7 @@ impl Runner {
     }
 
     /// Lets the feed's messages flow, of which so many wait in an old queue.
-    async fn consume(&mut self, waiting: u32) -> Result<Consumer<Taker>, BrokerError> {
+    async fn consume(&mut self, waiting: u32) -> Result<Consumer<FeedTaker>, BrokerError> {
         let (shared, sentinel) = (&self.shared, &self.sentinel);
         let mut messages = self
             .messages
@@ -179,14 +179,14 @@ impl Runner {
             .unwrap_or_else(|| Messages::new(shared, &self.id, sentinel));
         messages.reconnected(usize::try_from(waiting).unwrap_or(usize::MAX));
         let (queue, prefetch) = (self.queue.as_str(), self.shared.config.prefetch);
-        let taker = Taker::Messages(messages);
+        let taker = FeedTaker::Messages(messages);
         let starting = self.reader.consume(queue, prefetch, taker, self.deadline());
         starting.await.map_err(|ended| self.take_back(ended))
     }
 
     /// Keeps what a consumer remembers for the next; why it ended.
-    fn take_back(&mut self, ended: Ended<Taker>) -> BrokerError {
-        if let Some(Taker::Messages(messages)) = ended.taker {
+    fn take_back(&mut self, ended: Ended<FeedTaker>) -> BrokerError {
+        if let Some(FeedTaker::Messages(messages)) = ended.taker {
             self.messages = Some(messages);
         }
         ended.reason

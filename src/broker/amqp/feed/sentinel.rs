@@ -38,7 +38,7 @@ use crate::{
         BrokerError, FEED_QUEUES, FeedId,
         amqp::{
             convert::{broker_error, short},
-            link::{Link, answer},
+            link::{AmqpLink, answer},
         },
     },
     deadline::after,
@@ -117,7 +117,7 @@ impl Feed {
 
 /// Looks after all feeds of a virtual host that are watched.
 pub(super) struct Watch {
-    link: Arc<Link>,
+    link: Arc<AmqpLink>,
     channel: Option<(u64, Channel)>,
     feeds: HashMap<FeedId, Watched>,
     /// Where the account may not publish, since when.
@@ -145,7 +145,7 @@ enum Verdict {
 impl Watch {
     /// It publishes on `link`: not the one by which bindings are made, for a broker that is short
     /// of memory reads nothing any more from who publishes.
-    pub(super) fn new(link: Arc<Link>) -> Self {
+    pub(super) fn new(link: Arc<AmqpLink>) -> Self {
         Self {
             link,
             channel: None,

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What takes a consumer's messages.
-pub(super) enum Taker {
+pub(super) enum FeedTaker {
     /// Of the feed's queue.
     Messages(Messages),
     /// Of the queue for what the broker dropped from it.
@@ -60,7 +60,7 @@ impl Messages {
 
     fn take(&mut self, delivery: Delivery<'_>) {
         let print = wire::fingerprint(&self.hasher, &delivery);
-        if !self.handed.admit(print, delivery.redelivered) {
+        if !self.handed.remember_new(print, delivery.redelivered) {
             return;
         }
         if self.sentinel.takes(&delivery) {
@@ -86,7 +86,7 @@ impl Marks {
     }
 }
 
-impl reader::Taker for Taker {
+impl reader::DeliveryTaker for FeedTaker {
     fn take(&mut self, delivery: Delivery<'_>) {
         match self {
             Self::Messages(messages) => messages.take(delivery),

@@ -37,7 +37,7 @@ use crate::{
         BrokerError, Properties,
         amqp::{
             convert::{broker_error, to_amqp},
-            link::{Link, answer},
+            link::{AmqpLink, answer},
             topology::{NO_IMPERSONATION, Topology, is_impersonation},
         },
     },
@@ -129,18 +129,18 @@ impl Sent for Job {
 }
 
 /// What all lanes of a virtual host need.
-pub(super) struct Shared {
-    pub(super) link: Arc<Link>,
+pub(super) struct LaneShared {
+    pub(super) link: Arc<AmqpLink>,
     pub(super) topology: Arc<Topology>,
     pub(super) known: Known,
     /// How long a message waits for its turn, and then for its answer.
     pub(super) operation_timeout: Duration,
 }
 
-impl Shared {
+impl LaneShared {
     /// Waits until a message may be sent: the broker will take it, for all that was learnt while
     /// it waited.
-    async fn admit(&self, job: &Job) -> Result<(), BrokerError> {
+    async fn wait_until_allowed(&self, job: &Job) -> Result<(), BrokerError> {
         let exchange = job.exchange.as_str();
         let live = self.link.wait_until(job.deadline).await?;
         self.known.link(live.epoch);
@@ -243,7 +243,7 @@ impl Outcome {
 }
 
 pub(super) struct Lane {
-    shared: Arc<Shared>,
+    shared: Arc<LaneShared>,
     manner: Manner,
     /// Whether the broker took a message on this channel; others may see it.
     is_proved: Arc<AtomicBool>,
@@ -258,7 +258,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(shared: Arc<Shared>, manner: Manner, is_proved: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(shared: Arc<LaneShared>, manner: Manner, is_proved: Arc<AtomicBool>) -> Self {
         Self {
             shared,
             manner,
@@ -304,7 +304,7 @@ impl Lane {
     async fn take(&mut self, mut job: Job) {
         let admitted = {
             let shared = Arc::clone(&self.shared);
-            let mut admitting = pin!(shared.admit(&job));
+            let mut admitting = pin!(shared.wait_until_allowed(&job));
             loop {
                 // Those that are under way are not to wait for it.
                 tokio::select! {

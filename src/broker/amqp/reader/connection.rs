@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Command, GOODBYE, Taker,
+    Command, DeliveryTaker, GOODBYE,
     connect::Stream,
     consumers::{Consumers, OK},
     handshake::Connected,
@@ -87,7 +87,7 @@ const TURN: usize = 16 << 10;
 /// The code of what is not AMQP, or too much of it.
 const SYNTAX_ERROR: u16 = 502;
 
-impl<T: Taker> Connection<T> {
+impl<T: DeliveryTaker> Connection<T> {
     pub(super) fn new(connected: Connected, commands: mpsc::UnboundedReceiver<Command<T>>) -> Self {
         let Connected {
             stream,

@@ -7,7 +7,7 @@ use amqp_wire::{
 };
 use tokio::sync::oneshot;
 
-use super::{Ended, Taker};
+use super::{DeliveryTaker, Ended};
 use crate::broker::{BrokerError, amqp::convert::reply_error};
 
 /// A consumer that is to be started.
@@ -60,7 +60,7 @@ const PART: u16 = 4;
 /// The code of an end that nobody is to blame for.
 pub(super) const OK: u16 = 200;
 
-impl<T: Taker> Consumers<T> {
+impl<T: DeliveryTaker> Consumers<T> {
     pub(super) fn new(channel_max: u16) -> Self {
         Self {
             channels: Vec::new(),
@@ -226,7 +226,7 @@ impl<T> Request<T> {
     }
 }
 
-impl<T: Taker> Open<T> {
+impl<T: DeliveryTaker> Open<T> {
     fn acknowledge(&mut self, number: u16, out: &mut Vec<u8>) {
         // A consumer that came to the same channel later has taken nothing yet.
         if self.unacked > 0 {

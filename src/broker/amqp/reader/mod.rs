@@ -1,9 +1,9 @@
 //! A connection to RabbitMQ that only consumes, made for many small messages.
 //!
 //! lapin hands each message from its own thread to a task, and cannot go past a short text that
-//! is not UTF-8. This reads its socket on the gateway's runtime and calls the [`Taker`] at once,
-//! on the connection's own task, for all that the buffer holds; and it acknowledges many with one
-//! `basic.ack` a channel. The codec is the crate `amqp-wire`.
+//! is not UTF-8. This reads its socket on the gateway's runtime and calls the [`DeliveryTaker`] at
+//! once, on the connection's own task, for all that the buffer holds; and it acknowledges many with
+//! one `basic.ack` a channel. The codec is the crate `amqp-wire`.
 //!
 //! [`Reader`] keeps one connection up. Each [`Consumer`] is a channel of its own, so that what
 //! befalls one is nobody else's. Its taker goes to the connection and comes back when the
@@ -45,7 +45,7 @@ use super::link::{LinkConfig, Outage, advised, bare};
 use crate::{backoff::Backoff, broker::BrokerError, telemetry};
 
 /// Takes the messages of one consumer, on the connection's task: must not block.
-pub(super) trait Taker: Send + 'static {
+pub(super) trait DeliveryTaker: Send + 'static {
     /// The next message.
     fn take(&mut self, delivery: Delivery<'_>);
 
@@ -55,14 +55,14 @@ pub(super) trait Taker: Send + 'static {
 
 /// One connection for consumers, kept up in the background for as long as this lives.
 pub(super) struct Reader<T> {
-    state: watch::Receiver<State<T>>,
+    state: watch::Receiver<ReaderState<T>>,
     unready_after: Duration,
     next_id: AtomicU64,
     is_closed: AtomicBool,
     task: AbortOnDropHandle<()>,
 }
 
-enum State<T> {
+enum ReaderState<T> {
     /// The first attempt is under way.
     New,
     Down(Arc<str>, Outage),
@@ -96,11 +96,11 @@ pub(super) struct Ended<T> {
 /// How long the broker has to answer to an end in good order.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-impl<T: Taker> Reader<T> {
+impl<T: DeliveryTaker> Reader<T> {
     /// Connects, now and whenever the connection is lost. A body longer than `max_body` bytes is
     /// thrown away as it comes, and the taker is told its length.
     pub(super) fn start(config: LinkConfig, max_body: u64) -> Self {
-        let (sender, state) = watch::channel(State::New);
+        let (sender, state) = watch::channel(ReaderState::New);
         Self {
             state,
             unready_after: config.unready_after,
@@ -116,15 +116,15 @@ impl<T: Taker> Reader<T> {
             _ if self.is_closed.load(Ordering::Relaxed) => {
                 Err(BrokerError::Unavailable("the connection was closed".into()))
             }
-            State::New | State::Up(_) => Ok(()),
-            State::Down(reason, _) => Err(BrokerError::Unavailable((**reason).into())),
+            ReaderState::New | ReaderState::Up(_) => Ok(()),
+            ReaderState::Down(reason, _) => Err(BrokerError::Unavailable((**reason).into())),
         }
     }
 
     /// As [`Reader::health`], but a connection that was lost has a while to be made again.
     pub(super) fn readiness(&self) -> Result<(), BrokerError> {
         match &*self.state.borrow() {
-            State::Down(_, outage) if outage.is_short(self.unready_after) => return Ok(()),
+            ReaderState::Down(_, outage) if outage.is_short(self.unready_after) => return Ok(()),
             _ => {}
         }
         self.health()
@@ -189,8 +189,8 @@ impl<T: Taker> Reader<T> {
     pub(super) async fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
         let commands = match &*self.state.borrow() {
-            State::Up(commands) => Some(commands.clone()),
-            State::New | State::Down(..) => None,
+            ReaderState::Up(commands) => Some(commands.clone()),
+            ReaderState::New | ReaderState::Down(..) => None,
         };
         if let Some(commands) = commands {
             // Whatever goes wrong now, the broker sees the socket close.
@@ -204,7 +204,7 @@ impl<T: Taker> Reader<T> {
     async fn commands(&self) -> mpsc::UnboundedSender<Command<T>> {
         let mut state = self.state.clone();
         loop {
-            if let State::Up(commands) = &*state.borrow_and_update() {
+            if let ReaderState::Up(commands) = &*state.borrow_and_update() {
                 return commands.clone();
             }
             if state.changed().await.is_err() {
@@ -242,7 +242,11 @@ fn lost() -> BrokerError {
     BrokerError::Unavailable("the connection was lost".into())
 }
 
-async fn supervise<T: Taker>(config: LinkConfig, max_body: u64, state: watch::Sender<State<T>>) {
+async fn supervise<T: DeliveryTaker>(
+    config: LinkConfig,
+    max_body: u64,
+    state: watch::Sender<ReaderState<T>>,
+) {
     let mut backoff = Backoff::new(config.reconnect);
     let mut outage = Outage::default();
     loop {
@@ -259,7 +263,7 @@ async fn supervise<T: Taker>(config: LinkConfig, max_body: u64, state: watch::Se
             Ok(connected) => {
                 telemetry::broker_link_up(&config.name);
                 let (sender, commands) = mpsc::unbounded_channel();
-                state.send_replace(State::Up(sender));
+                state.send_replace(ReaderState::Up(sender));
                 // A task of its own: if a taker panics, the others' connection is made again.
                 let connection = Connection::new(connected, commands);
                 let running = AbortOnDropHandle::new(tokio::spawn(connection.run()));
@@ -278,7 +282,7 @@ async fn supervise<T: Taker>(config: LinkConfig, max_body: u64, state: watch::Se
                 (bare(&error), Some(advised(&error)), Duration::ZERO)
             }
         };
-        state.send_replace(State::Down(Arc::clone(&reason), outage));
+        state.send_replace(ReaderState::Down(Arc::clone(&reason), outage));
         backoff.lasted(lasted);
         let pause = backoff.pause();
         let said = said.as_deref().unwrap_or(&reason);

@@ -19,7 +19,7 @@ struct Notes {
     acknowledged: usize,
 }
 
-impl Taker for Notes {
+impl DeliveryTaker for Notes {
     fn take(&mut self, delivery: Delivery<'_>) {
         let Body::Whole(body) = delivery.body else {
             panic!("too large")
