@@ -17,15 +17,15 @@ const FRESH_OTHER: Duration = Duration::from_secs(600);
 
 /// The types, by exchange.
 #[derive(Default)]
-pub(super) struct Kinds(Mutex<HashMap<Arc<str>, Known>>);
+pub(super) struct Kinds(Mutex<HashMap<Arc<str>, KnownKind>>);
 
 #[derive(Clone, Copy)]
-struct Known {
+struct KnownKind {
     kind: ExchangeKind,
     since: Instant,
 }
 
-impl Known {
+impl KnownKind {
     fn is_fresh(self) -> bool {
         let fresh = match self.kind {
             ExchangeKind::Other => FRESH_OTHER,
@@ -72,7 +72,7 @@ impl Feeds {
         exchange: &str,
     ) -> Result<ExchangeKind, BrokerError> {
         let kind = host.exchange_kind(exchange).await?;
-        let known = Known {
+        let known = KnownKind {
             kind,
             since: Instant::now(),
         };

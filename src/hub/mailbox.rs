@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
 
 pub use self::dedicated::Settling;
-use self::dedicated::{Pushed, Waiting};
+use self::dedicated::{DedicatedWaiting, Pushed};
 use super::config::{Mailbox as MailboxConfig, Overflow};
 use crate::{
     broker::{BrokerError, Consumer, Delivery, DeliverySink, Message, Verdict},
@@ -36,11 +36,11 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Mailbox {
     limits: MailboxConfig,
-    state: Mutex<State>,
+    state: Mutex<MailboxState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct MailboxState {
     /// From shared feeds, in order; under the policy.
     shared: VecDeque<Parcel>,
     /// Of `shared`.
@@ -51,7 +51,7 @@ struct State {
     /// same subscription and destination.
     conflated: bool,
     /// From dedicated consumers: never dropped. What there is no room for waits at the broker.
-    dedicated: Option<Box<Waiting>>,
+    dedicated: Option<Box<DedicatedWaiting>>,
     /// Whether the last parcel was a dedicated one; they take turns with the others.
     dedicated_last: bool,
     /// Boxed, since it comes once at most.
@@ -143,7 +143,12 @@ impl Mailbox {
     }
 
     /// Whether the connection should be woken.
-    fn put(&self, state: &mut State, subscription: SubscriptionId, message: &Arc<Message>) -> bool {
+    fn put(
+        &self,
+        state: &mut MailboxState,
+        subscription: SubscriptionId,
+        message: &Arc<Message>,
+    ) -> bool {
         if state.closed {
             return false;
         }
@@ -337,10 +342,10 @@ impl Mailbox {
     /// The connection is over: takes nothing more, and frees what waits.
     pub fn close(&self) {
         let mut state = self.state.lock();
-        *state = State {
+        *state = MailboxState {
             closed: true,
             dedicated: state.take_cleared(),
-            ..State::default()
+            ..MailboxState::default()
         };
     }
 
@@ -370,7 +375,7 @@ impl Mailbox {
     }
 }
 
-impl State {
+impl MailboxState {
     /// Whether a message of `size` bytes is too much. One alone never is.
     fn is_full(&self, size: usize, limits: &MailboxConfig) -> bool {
         self.shared.len() >= limits.max_messages
@@ -380,7 +385,7 @@ impl State {
     /// In turns, so that a long queue of its own keeps no client from its feeds.
     fn take(&mut self) -> Option<Parcel> {
         let dedicated_first = !self.dedicated_last || self.shared.is_empty();
-        let has_dedicated = |waiting: &Waiting| !waiting.is_empty();
+        let has_dedicated = |waiting: &DedicatedWaiting| !waiting.is_empty();
         self.dedicated_last =
             dedicated_first && self.dedicated.as_deref().is_some_and(has_dedicated);
         if self.dedicated_last {
@@ -400,7 +405,7 @@ impl State {
     }
 
     /// What has to be known of dedicated consumers after the end.
-    fn take_cleared(&mut self) -> Option<Box<Waiting>> {
+    fn take_cleared(&mut self) -> Option<Box<DedicatedWaiting>> {
         let mut waiting = self.dedicated.take()?;
         waiting.clear();
         (!waiting.is_idle()).then_some(waiting)
@@ -420,7 +425,8 @@ impl State {
     }
 
     /// Drops every parcel that a later one supersedes. From then on, and until all is taken,
-    /// [`State::supersede`] keeps it so: it looks at each parcel once, where this needs a table.
+    /// [`MailboxState::supersede`] keeps it so: it looks at each parcel once, where this needs a
+    /// table.
     fn conflate(&mut self) {
         let mut seen = HashSet::with_capacity(self.shared.len());
         let mut kept = VecDeque::with_capacity(self.shared.len());

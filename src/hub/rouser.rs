@@ -28,10 +28,10 @@ pub(super) const MOST: u64 = 16;
 
 /// The mailboxes of one virtual host whose connections have yet to be woken.
 #[derive(Default)]
-pub(super) struct Rouser(Mutex<State>);
+pub(super) struct Rouser(Mutex<RouserState>);
 
 #[derive(Default)]
-struct State {
+struct RouserState {
     /// Each once at most ([`Mailbox::put_shared`]), with the message for which it came here.
     waiting: VecDeque<(u64, Arc<Mailbox>)>,
     /// Messages so far.

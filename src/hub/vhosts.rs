@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// The hubs of all virtual hosts that are open.
 pub struct Hub {
-    shared: Arc<Shared>,
+    shared: Arc<HubShared>,
     _sweeper: AbortOnDropHandle<()>,
 }
 
@@ -60,7 +60,7 @@ pub enum EnterError {
     Unavailable(Box<str>),
 }
 
-struct Shared {
+struct HubShared {
     broker: Arc<dyn Broker>,
     feed: FeedConfig,
     pace: Arc<Pace>,
@@ -69,20 +69,20 @@ struct Shared {
     default: Arc<str>,
     max: usize,
     idle: Duration,
-    state: Mutex<State>,
+    state: Mutex<OpenVhosts>,
     /// Links that are being closed.
     closing: TaskTracker,
 }
 
 #[derive(Default)]
-struct State {
-    open: HashMap<Arc<str>, Open>,
+struct OpenVhosts {
+    open: HashMap<Arc<str>, OpenVhost>,
     /// Virtual hosts that the broker refused, and why: it is not asked again for a while.
     refused: Recent<Box<str>, Box<str>>,
     is_closed: bool,
 }
 
-struct Open {
+struct OpenVhost {
     hub: Arc<VhostHub>,
     /// Since when nobody but this map has had the hub.
     idle_since: Option<Instant>,
@@ -90,7 +90,7 @@ struct Open {
     was_up: bool,
 }
 
-impl Open {
+impl OpenVhost {
     fn health(&mut self) -> Result<(), BrokerError> {
         let health = self.hub.host.health();
         self.was_up |= health.is_ok();
@@ -107,7 +107,7 @@ impl Hub {
     /// made in the background. All others are opened when a client enters them.
     pub fn new(broker: Arc<dyn Broker>, config: &broker::Config, feed: &FeedConfig) -> Self {
         let is_any = config.vhosts.iter().any(|name| name == ANY);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(HubShared {
             broker,
             feed: feed.clone(),
             pace: Pace::new(feed),
@@ -170,7 +170,7 @@ impl Hub {
     /// # Errors
     /// The first virtual host's trouble.
     pub fn health(&self) -> Result<(), BrokerError> {
-        self.all(Open::health)
+        self.all(OpenVhost::health)
     }
 
     /// Whether clients should be sent here: as [`Hub::health`], but a virtual host whose link was
@@ -179,12 +179,12 @@ impl Hub {
     /// # Errors
     /// The first virtual host's trouble.
     pub fn readiness(&self) -> Result<(), BrokerError> {
-        self.all(Open::readiness)
+        self.all(OpenVhost::readiness)
     }
 
     fn all(
         &self,
-        is_well: impl Fn(&mut Open) -> Result<(), BrokerError>,
+        is_well: impl Fn(&mut OpenVhost) -> Result<(), BrokerError>,
     ) -> Result<(), BrokerError> {
         let mut state = self.shared.state.lock();
         if state.is_closed {
@@ -227,7 +227,7 @@ impl Hub {
     }
 }
 
-impl Shared {
+impl HubShared {
     fn enter(&self, name: &str) -> Result<Arc<VhostHub>, EnterError> {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -274,7 +274,7 @@ impl Shared {
         hub.tell_gone(!is_default);
     }
 
-    fn close_idle(&self, state: &mut State, name: &str) {
+    fn close_idle(&self, state: &mut OpenVhosts, name: &str) {
         if let Some(open) = state.open.remove(name) {
             telemetry::vhost_closed(name, "nobody used it");
             self.close(&open.hub);
@@ -310,11 +310,11 @@ impl Shared {
     }
 }
 
-impl State {
-    fn open(&mut self, shared: &Shared, name: Arc<str>) -> Arc<VhostHub> {
+impl OpenVhosts {
+    fn open(&mut self, shared: &HubShared, name: Arc<str>) -> Arc<VhostHub> {
         telemetry::vhost_opened(&name);
         let hub = VhostHub::open(&*shared.broker, &name, &shared.feed, &shared.pace);
-        let open = Open {
+        let open = OpenVhost {
             hub: Arc::clone(&hub),
             idle_since: None,
             was_up: false,
@@ -333,7 +333,7 @@ impl State {
     }
 }
 
-async fn sweep(shared: Arc<Shared>) {
+async fn sweep(shared: Arc<HubShared>) {
     let quarter = shared.idle.checked_div(4).unwrap_or(TICK);
     let tick = quarter.clamp(Duration::from_millis(10), TICK);
     let mut ticks = interval(tick);

@@ -22,7 +22,7 @@
 //! - **Order.** What comes after them is put aside, too, behind them. What is sent again is
 //!   known by its `redelivered`, in the order in which it was asked for.
 //! - **Acknowledgements.** To accept "up to this tag" would accept what was put aside before it,
-//!   unseen. [`Waiting::settling`] spells it out instead.
+//!   unseen. [`DedicatedWaiting::settling`] spells it out instead.
 //! - **Room.** What was asked for has its room kept, but not for ever: it may have expired, or
 //!   gone to another consumer of its queue.
 
@@ -47,7 +47,7 @@ const STREAM_OFFSET: &str = "x-stream-offset";
 
 /// What waits, and what was put aside.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct DedicatedWaiting {
     parcels: VecDeque<Parcel>,
     /// Of `parcels`.
     bytes: usize,
@@ -57,7 +57,7 @@ pub(super) struct Waiting {
 #[derive(Debug, Default)]
 struct Aside {
     /// In the order in which they came.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<AsideEntry>,
     /// In the order in which they were asked for.
     asked: VecDeque<Asked>,
     /// Room that is kept for `asked`.
@@ -67,7 +67,7 @@ struct Aside {
 
 /// A message that is at the broker, unacknowledged.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct AsideEntry {
     subscription: SubscriptionId,
     /// Sizes beyond 4 GiB count as that.
     size: u32,
@@ -113,7 +113,7 @@ pub enum Settling {
     Each(Vec<(u64, bool)>),
 }
 
-impl Waiting {
+impl DedicatedWaiting {
     /// Takes a message in; `previous` is the tag of the last that was, of the same subscription.
     pub(super) fn push(&mut self, parcel: Parcel, previous: u64, most: usize) -> Pushed {
         let size = parcel.message.weight();
@@ -159,7 +159,7 @@ impl Waiting {
             gap.before = previous;
         }
         gap.aside = gap.aside.saturating_add(1);
-        aside.entries.push_back(Entry {
+        aside.entries.push_back(AsideEntry {
             subscription,
             size: u32::try_from(size).unwrap_or(u32::MAX),
             tag: parcel.tag,
