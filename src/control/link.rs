@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    Command, Shared,
+    Command, ControlShared,
     wire::{self, Envelope, Note},
 };
 use crate::{
@@ -50,20 +50,20 @@ const MAX_ANSWERS: usize = 1_000;
 
 /// The way to other nodes.
 #[derive(Clone)]
-pub(super) struct Link(Arc<Inner>);
+pub(super) struct ControlLink(Arc<Inner>);
 
 struct Inner {
     vhost: Arc<VhostHub>,
     exchange: Box<str>,
     node: Box<str>,
     /// Who waits for answers, by the command's id.
-    waiting: Mutex<HashMap<Box<str>, mpsc::Sender<Answer>>>,
+    waiting: Mutex<HashMap<Box<str>, mpsc::Sender<NodeAnswer>>>,
 }
 
 /// A node, and what it did.
-type Answer = (Box<str>, u64);
+type NodeAnswer = (Box<str>, u64);
 
-impl Link {
+impl ControlLink {
     pub(super) fn new(vhost: Arc<VhostHub>, exchange: &str, node: &str) -> Self {
         Self(Arc::new(Inner {
             vhost,
@@ -91,15 +91,15 @@ impl Link {
         patience: Duration,
         is_enough: impl Fn(u64) -> bool,
         nodes: impl FusedFuture<Output = Option<HashSet<Box<str>>>>,
-    ) -> Result<Vec<Answer>, Box<str>> {
+    ) -> Result<Vec<NodeAnswer>, Box<str>> {
         let envelope = self.envelope(command, true);
         let (sender, mut receiver) = mpsc::channel(MAX_ANSWERS);
-        let _waiting = Waiting::begin(self, &envelope.id, sender);
+        let _waiting = AwaitedAnswers::begin(self, &envelope.id, sender);
         self.publish(&envelope).await?;
         let end = after(patience);
         let (mut nodes, mut awaited) = (pin!(nodes), None);
-        let mut answers: Vec<Answer> = Vec::new();
-        let is_answered = |awaited: &HashSet<Box<str>>, answers: &[Answer]| {
+        let mut answers: Vec<NodeAnswer> = Vec::new();
+        let is_answered = |awaited: &HashSet<Box<str>>, answers: &[NodeAnswer]| {
             let mut awaited = awaited.iter();
             awaited.all(|node| answers.iter().any(|(name, _)| name == node))
         };
@@ -167,26 +167,26 @@ impl Link {
 }
 
 /// Who waits for answers, until it is dropped.
-struct Waiting<'a> {
-    link: &'a Link,
+struct AwaitedAnswers<'a> {
+    link: &'a ControlLink,
     id: &'a str,
 }
 
-impl<'a> Waiting<'a> {
-    fn begin(link: &'a Link, id: &'a str, sender: mpsc::Sender<Answer>) -> Self {
+impl<'a> AwaitedAnswers<'a> {
+    fn begin(link: &'a ControlLink, id: &'a str, sender: mpsc::Sender<NodeAnswer>) -> Self {
         link.0.waiting.lock().insert(id.into(), sender);
         Self { link, id }
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for AwaitedAnswers<'_> {
     fn drop(&mut self) {
         self.link.0.waiting.lock().remove(self.id);
     }
 }
 
 /// Runs what comes, for ever. A broker that is away is waited for by the feed itself.
-pub(super) async fn listen(link: Link, shared: Arc<Shared>) {
+pub(super) async fn listen(link: ControlLink, shared: Arc<ControlShared>) {
     let (_, longest) = PAUSES;
     let mut backoff = Backoff::new(PAUSES);
     // An account that lacks the permission lacks it for days: that is said once.
@@ -208,7 +208,7 @@ pub(super) async fn listen(link: Link, shared: Arc<Shared>) {
 }
 
 /// Until it cannot go on; why.
-async fn listen_once(link: &Link, shared: &Shared) -> String {
+async fn listen_once(link: &ControlLink, shared: &ControlShared) -> String {
     let (max_messages, max_bytes) = MAX_WAITING;
     let mailbox = Mailbox::new(MailboxConfig {
         max_messages,
@@ -248,7 +248,7 @@ async fn listen_once(link: &Link, shared: &Shared) -> String {
     }
 }
 
-async fn handle(link: &Link, shared: &Shared, message: &Message) {
+async fn handle(link: &ControlLink, shared: &ControlShared, message: &Message) {
     // It may have come by a queue's name, or through another exchange, for which clients may have
     // permissions.
     if *message.exchange != *link.exchange() {
@@ -260,7 +260,7 @@ async fn handle(link: &Link, shared: &Shared, message: &Message) {
             run(link, shared, envelope).await;
         }
         Ok(Note::Command(_)) => {}
-        Ok(Note::Answer { to, node, hits }) => {
+        Ok(Note::NodeAnswer { to, node, hits }) => {
             let waiting = link.0.waiting.lock().get(&*to).cloned();
             if let Some(waiting) = waiting {
                 // Nobody counts so many.
@@ -271,7 +271,7 @@ async fn handle(link: &Link, shared: &Shared, message: &Message) {
     }
 }
 
-async fn run(link: &Link, shared: &Shared, envelope: Envelope) {
+async fn run(link: &ControlLink, shared: &ControlShared, envelope: Envelope) {
     let Envelope {
         command,
         id,
@@ -294,7 +294,7 @@ async fn run(link: &Link, shared: &Shared, envelope: Envelope) {
     };
     telemetry::control_command(command.name(), &subject, from, hits);
     if *answer {
-        let note = Note::Answer {
+        let note = Note::NodeAnswer {
             to: id.clone(),
             node: link.0.node.clone(),
             hits,

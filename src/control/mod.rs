@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use config::Config;
 
-use self::link::Link;
+use self::link::ControlLink;
 use crate::{auth::Authenticator, hub::VhostHub, presence::Presence, telemetry};
 
 /// How long the answers of other nodes are awaited, if it is not known which there are.
@@ -121,14 +121,14 @@ pub struct RecheckOff;
 
 /// Runs commands, here and on all other nodes.
 pub struct Control {
-    shared: Arc<Shared>,
-    link: Option<(Link, AbortOnDropHandle<()>)>,
+    shared: Arc<ControlShared>,
+    link: Option<(ControlLink, AbortOnDropHandle<()>)>,
     /// Knows which other nodes there are.
     nodes: Option<Arc<dyn Presence>>,
 }
 
 /// What it takes to run a command on this node.
-struct Shared {
+struct ControlShared {
     node: Box<str>,
     sessions: Arc<dyn Sessions>,
     auth: Arc<dyn Authenticator>,
@@ -139,7 +139,7 @@ impl Control {
     #[must_use]
     pub fn alone(node: &str, sessions: Arc<dyn Sessions>, auth: Arc<dyn Authenticator>) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(ControlShared {
                 node: node.into(),
                 sessions,
                 auth,
@@ -163,7 +163,7 @@ impl Control {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn join(self, vhost: Arc<VhostHub>, exchange: &str) -> Self {
-        let link = Link::new(vhost, exchange, &self.shared.node);
+        let link = ControlLink::new(vhost, exchange, &self.shared.node);
         let listening = tokio::spawn(link::listen(link.clone(), Arc::clone(&self.shared)));
         Self {
             link: Some((link, AbortOnDropHandle::new(listening))),
@@ -245,7 +245,7 @@ impl Control {
     }
 }
 
-impl Shared {
+impl ControlShared {
     /// On this node; how much it did.
     async fn execute(&self, command: &Command) -> Result<u64, RecheckOff> {
         let hits = match command {

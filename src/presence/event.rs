@@ -127,12 +127,12 @@ fn key(kind: &str, name: &str) -> Box<str> {
 /// meanwhile is not told.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingEvents>,
     wake: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct WaitingEvents {
     /// In the order of the first event; some may wait no more.
     order: VecDeque<Arc<str>>,
     events: HashMap<Arc<str>, Event>,
@@ -184,7 +184,7 @@ impl Outbox {
     }
 }
 
-impl Waiting {
+impl WaitingEvents {
     fn push(&mut self, event: Event) {
         if let Some(waits) = self.events.get_mut(&event.user) {
             waits.status = event.status;

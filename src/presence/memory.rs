@@ -38,12 +38,12 @@ pub struct MemoryPresence {
 #[derive(Debug)]
 struct Inner {
     node: Node,
-    state: Mutex<State>,
+    state: Mutex<MemoryState>,
     wake: Notify,
 }
 
 #[derive(Debug)]
-struct State {
+struct MemoryState {
     held: Held,
     /// In the order of their ids, to be listed.
     by_id: BTreeMap<Box<str>, Arc<Session>>,
@@ -65,7 +65,7 @@ impl MemoryPresence {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn new(node: Node) -> Self {
-        let state = Mutex::new(State::new(node.debounce));
+        let state = Mutex::new(MemoryState::new(node.debounce));
         let inner = Arc::new(Inner {
             node,
             state,
@@ -96,7 +96,7 @@ async fn settle_later(inner: Arc<Inner>) {
 }
 
 impl Inner {
-    fn join(&self, state: &mut State, session: Arc<Session>) {
+    fn join(&self, state: &mut MemoryState, session: Arc<Session>) {
         if state.closed || !state.held.insert(&session) {
             return;
         }
@@ -126,7 +126,7 @@ impl Inner {
     }
 
     /// Tells others what is new of a session's user.
-    fn settle(&self, state: &mut State, session: &Arc<Session>) {
+    fn settle(&self, state: &mut MemoryState, session: &Arc<Session>) {
         let user = &session.user;
         let status = state.held.status(user);
         let before = state.told.get(user).copied().unwrap_or(Status::Offline);
@@ -148,7 +148,7 @@ impl Inner {
     }
 }
 
-impl State {
+impl MemoryState {
     fn new(debounce: Duration) -> Self {
         Self {
             held: Held::default(),
@@ -348,9 +348,9 @@ impl Presence for MemoryPresence {
     /// one are gone.
     fn close(&self) -> BoxFuture<'_, ()> {
         let mut state = self.inner.state.lock();
-        *state = State {
+        *state = MemoryState {
             closed: true,
-            ..State::new(self.inner.node.debounce)
+            ..MemoryState::new(self.inner.node.debounce)
         };
         drop(state);
         future::ready(()).boxed()

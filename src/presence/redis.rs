@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{keeper::Keeper, queue::Shared, reader::Reader, survivor::Survivor};
+use self::{keeper::Keeper, queue::RedisShared, reader::Reader, survivor::Survivor};
 use super::{
     Counts, Listing, Member, Node, NodeInfo, Page, Presence, PresenceError, Session, SessionInfo,
     Status, UserPresence,
@@ -39,7 +39,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// Redis may lose all it has at any time: every node registers anew what it holds.
 pub struct RedisPresence {
     reader: Reader,
-    shared: Arc<Shared>,
+    shared: Arc<RedisShared>,
     timeout: Duration,
     keeper: Mutex<Option<JoinHandle<()>>>,
     survivor: Mutex<Option<AbortOnDropHandle<()>>>,
@@ -84,7 +84,7 @@ impl RedisPresence {
             timeout,
             writer: tokio::sync::Mutex::default(),
         });
-        let shared = Arc::new(Shared::new(node.debounce));
+        let shared = Arc::new(RedisShared::new(node.debounce));
         let node = Arc::new(node);
         let parts = || (Arc::clone(&store), Arc::clone(&shared), Arc::clone(&node));
         let (a, b, c) = parts();

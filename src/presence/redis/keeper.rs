@@ -10,7 +10,7 @@ use super::{
     entry::{
         CLOSED, EPOCH, LeaseId, NODES, encode, encode_listed, encode_node, group_key, user_key,
     },
-    queue::{Entered, Registering, Shared, Step, Taken, User},
+    queue::{Entered, KeeperStep, RedisShared, Registering, Taken, User},
     script::{self, Settled, Untold},
 };
 use crate::{
@@ -37,7 +37,7 @@ pub(super) const CLOSING: Duration = Duration::from_secs(2);
 /// that. Until it is done the former lease lives on, if it does: nobody goes offline meanwhile.
 pub(super) struct Keeper {
     store: Arc<Store>,
-    shared: Arc<Shared>,
+    shared: Arc<RedisShared>,
     node: Arc<Node>,
     duration: Duration,
     lease: LeaseId,
@@ -58,7 +58,7 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) fn new(
         store: Arc<Store>,
-        shared: Arc<Shared>,
+        shared: Arc<RedisShared>,
         node: Arc<Node>,
         duration: Duration,
     ) -> Self {
@@ -142,7 +142,7 @@ impl Keeper {
         self.is_told = true;
         let (script, epoch): (String, Vec<u8>) = self.store.write(&pipe).await?;
         if self.epoch.as_ref().is_some_and(|before| *before != epoch) {
-            self.shared.was_forgotten();
+            self.shared.note_forgotten();
             self.registering.restores = true;
         }
         self.epoch = Some(epoch);
@@ -153,7 +153,7 @@ impl Keeper {
             since: begun.into_std(),
             script,
         }));
-        self.is_up();
+        self.note_up();
         Ok(())
     }
 
@@ -205,7 +205,7 @@ impl Keeper {
         if renews {
             self.taken = Some((later(begun, third(self.duration)), Arc::clone(script)));
         }
-        self.is_up();
+        self.note_up();
         for (session, settled) in settling.into_iter().zip(settled) {
             self.announce(session, settled);
         }
@@ -227,7 +227,7 @@ impl Keeper {
         }
     }
 
-    fn is_up(&mut self) {
+    fn note_up(&mut self) {
         self.shared.set_health(Ok(()));
         if self.said.replace(true) != Some(true) {
             telemetry::presence_up(self.shared.len());
@@ -278,9 +278,9 @@ struct Teller<'a> {
 
 impl Teller<'_> {
     /// The session whose settlement is asked for, if it is.
-    fn tell(mut self, step: &Step) -> Option<&Session> {
+    fn tell(mut self, step: &KeeperStep) -> Option<&Session> {
         match step {
-            Step::Enter(Entered {
+            KeeperStep::Enter(Entered {
                 session,
                 user,
                 untold,
@@ -299,7 +299,7 @@ impl Teller<'_> {
                 self.settle(name, *untold, own, None);
                 Some(session)
             }
-            Step::Exit {
+            KeeperStep::Exit {
                 session,
                 user,
                 stamp,
@@ -312,14 +312,14 @@ impl Teller<'_> {
                 self.groups(&session.user, user);
                 None
             }
-            Step::Settle { departure, own } => {
+            KeeperStep::Settle { departure, own } => {
                 let session = &departure.session;
                 self.unlist(session);
                 let untold = Untold::of(departure);
                 self.settle(&session.user, untold, *own, departure.stamp);
                 Some(session)
             }
-            Step::Unlist(session) => {
+            KeeperStep::Unlist(session) => {
                 self.unlist(session);
                 None
             }

@@ -26,8 +26,8 @@ const MAX_QUEUE: usize = 65_536;
 
 /// Between the callers and the tasks that talk to Redis.
 #[derive(Debug)]
-pub(super) struct Shared {
-    state: Mutex<State>,
+pub(super) struct RedisShared {
+    state: Mutex<RedisState>,
     /// There is something for the keeper to do.
     pub(super) wake: Notify,
     health: Mutex<Result<(), PresenceError>>,
@@ -45,7 +45,7 @@ pub(super) struct Taken {
 }
 
 #[derive(Debug)]
-struct State {
+struct RedisState {
     held: Held,
     queue: VecDeque<Change>,
     /// Sessions that left, whose users may have left with them.
@@ -69,7 +69,7 @@ enum Change {
 
 /// One thing to tell Redis.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(super) enum KeeperStep {
     /// The session is here, and so it is. Answers what is settled.
     Enter(Entered),
     /// It is not; and from now on others are told nothing less of its user, until the departure of
@@ -114,10 +114,10 @@ pub(super) struct Registering {
     pub(super) restores: bool,
 }
 
-impl Shared {
+impl RedisShared {
     pub(super) fn new(debounce: Duration) -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(RedisState {
                 held: Held::default(),
                 queue: VecDeque::new(),
                 left: Departures::new(debounce),
@@ -252,27 +252,27 @@ impl Shared {
     }
 
     /// Redis did not settle these ends: they are to be settled again.
-    pub(super) fn put_back(&self, steps: Vec<Step>) {
+    pub(super) fn put_back(&self, steps: Vec<KeeperStep>) {
         let now = Instant::now();
         let mut state = self.state.lock();
         if state.closed {
             return;
         }
         for step in steps.into_iter().rev() {
-            if let Step::Settle { departure, .. } = step {
+            if let KeeperStep::Settle { departure, .. } = step {
                 state.left.put_back(now, departure);
             }
         }
     }
 
     /// Redis has lost all. Who has left since it was last heard of was online before.
-    pub(super) fn was_forgotten(&self) {
+    pub(super) fn note_forgotten(&self) {
         self.state.lock().left.were_forgotten();
     }
 
     /// What Redis is to be told next, in order; about `commands` commands. One half may be of
     /// those that are `registering`, so that neither waits for the other.
-    pub(super) fn take(&self, registering: &mut Registering, commands: usize) -> Vec<Step> {
+    pub(super) fn take(&self, registering: &mut Registering, commands: usize) -> Vec<KeeperStep> {
         let now = Instant::now();
         let mut steps = Vec::new();
         let mut left = commands;
@@ -302,7 +302,7 @@ impl Shared {
             };
             // Who has left meanwhile stays away.
             if let Some(entered) = state.enter(session, &[], untold) {
-                let step = Step::Enter(entered);
+                let step = KeeperStep::Enter(entered);
                 left = left.saturating_sub(step.commands());
                 steps.push(step);
             }
@@ -311,7 +311,7 @@ impl Shared {
     }
 }
 
-impl State {
+impl RedisState {
     fn push(&mut self, change: Change) {
         if self.overflowed {
             return;
@@ -336,7 +336,7 @@ impl State {
 
     /// First ends that are due, so that they do not wait for ever; but not before it was said
     /// that the session left.
-    fn next(&mut self, now: Instant) -> Option<Step> {
+    fn next(&mut self, now: Instant) -> Option<KeeperStep> {
         if self.left.len() > self.unsaid
             && let Some((departure, settles)) = self.left.pop(now)
         {
@@ -348,13 +348,13 @@ impl State {
                     // Of one that has left since, that is all there is to say.
                     let entered = self.enter(session, &left, Untold::AsIs);
                     if let Some(entered) = entered {
-                        return Some(Step::Enter(entered));
+                        return Some(KeeperStep::Enter(entered));
                     }
                 }
                 Change::Leave(session, stamp) => {
                     self.unsaid = self.unsaid.saturating_sub(1);
                     let user = self.user(&session.user, &session.groups());
-                    return Some(Step::Exit {
+                    return Some(KeeperStep::Exit {
                         session,
                         user,
                         stamp,
@@ -366,11 +366,11 @@ impl State {
         Some(self.settle(departure, settles))
     }
 
-    fn settle(&self, departure: Departure, settles: bool) -> Step {
+    fn settle(&self, departure: Departure, settles: bool) -> KeeperStep {
         if !settles {
-            return Step::Unlist(departure.session);
+            return KeeperStep::Unlist(departure.session);
         }
-        Step::Settle {
+        KeeperStep::Settle {
             own: self.held.status(&departure.session.user),
             departure,
         }
@@ -394,7 +394,7 @@ impl State {
     }
 }
 
-impl Step {
+impl KeeperStep {
     fn commands(&self) -> usize {
         let of_groups = |user: &User| user.groups.len().saturating_add(user.left.len());
         match self {
@@ -421,31 +421,31 @@ mod tests {
         names.iter().map(|name| Arc::from(*name)).collect()
     }
 
-    fn told(steps: &[Step]) -> Vec<String> {
+    fn told(steps: &[KeeperStep]) -> Vec<String> {
         let user = |user: &User| {
             let status = user.status;
             format!("{status} in {:?} not {:?}", user.groups, user.left).replace('"', "")
         };
         let told = steps.iter().map(|step| match step {
-            Step::Enter(entered) => {
+            KeeperStep::Enter(entered) => {
                 format!("+{} {}", entered.session.user, user(&entered.user))
             }
-            Step::Exit {
+            KeeperStep::Exit {
                 session, user: of, ..
             } => format!("-{} {}", session.user, user(of)),
-            Step::Settle { departure, .. } => {
+            KeeperStep::Settle { departure, .. } => {
                 format!("?{} {:?}", departure.session.user, Untold::of(departure))
             }
-            Step::Unlist(session) => format!("/{}", session.user),
+            KeeperStep::Unlist(session) => format!("/{}", session.user),
         });
         told.collect()
     }
 
-    fn take(shared: &Shared) -> Vec<String> {
+    fn take(shared: &RedisShared) -> Vec<String> {
         told(&shared.take(&mut Registering::default(), 99))
     }
 
-    fn again(shared: &Shared) -> Registering {
+    fn again(shared: &RedisShared) -> Registering {
         Registering {
             sessions: shared.begin_anew(),
             restores: false,
@@ -454,7 +454,7 @@ mod tests {
 
     #[test]
     fn changes_come_in_order_and_a_group_is_left_with_the_last_session() {
-        let shared = Shared::new(LONG);
+        let shared = RedisShared::new(LONG);
         let (one, two) = (session("a", &["f", "g"]), session("a", &["g"]));
         shared.join(Arc::clone(&one));
         shared.join(Arc::clone(&two));
@@ -472,7 +472,7 @@ mod tests {
 
     #[test]
     fn who_came_and_went_before_it_was_told_was_never_here() {
-        let shared = Shared::new(AT_ONCE);
+        let shared = RedisShared::new(AT_ONCE);
         let flaps = session("a", &[]);
         shared.join(Arc::clone(&flaps));
         shared.leave(&flaps);
@@ -482,7 +482,7 @@ mod tests {
 
     #[test]
     fn statuses_and_groups_are_told_as_they_are_in_the_end() {
-        let shared = Shared::new(LONG);
+        let shared = RedisShared::new(LONG);
         let (one, two) = (session("a", &["f", "g"]), session("a", &["g"]));
         shared.join(Arc::clone(&one));
         shared.join(Arc::clone(&two));
@@ -504,7 +504,7 @@ mod tests {
 
     #[test]
     fn who_left_is_not_registered() {
-        let shared = Shared::new(LONG);
+        let shared = RedisShared::new(LONG);
         let [a, b, c] = ["a", "b", "c"].map(|user| session(user, &[]));
         for session in [&a, &b, &c] {
             shared.join(Arc::clone(session));
@@ -525,7 +525,7 @@ mod tests {
 
     #[test]
     fn whose_end_was_not_settled_is_remembered_over_a_loss() {
-        let shared = Shared::new(AT_ONCE);
+        let shared = RedisShared::new(AT_ONCE);
         let leaves = session("a", &[]);
         shared.join(Arc::clone(&leaves));
         take(&shared);
@@ -534,13 +534,13 @@ mod tests {
         assert_eq!(told(&steps)[1..], ["?a AsIs"]);
         shared.put_back(steps);
         assert!(again(&shared).sessions.is_empty());
-        shared.was_forgotten();
+        shared.note_forgotten();
         assert_eq!(take(&shared), ["?a Left"]);
     }
 
     #[test]
     fn only_who_was_told_of_is_restored() {
-        let shared = Shared::new(LONG);
+        let shared = RedisShared::new(LONG);
         let [known, new] = ["known", "new"].map(|user| session(user, &[]));
         known.mark_registered();
         for session in [known, new] {
@@ -552,7 +552,7 @@ mod tests {
         };
         let steps = shared.take(&mut registering, 99);
         for step in steps {
-            let Step::Enter(Entered {
+            let KeeperStep::Enter(Entered {
                 session, untold, ..
             }) = step
             else {
@@ -565,7 +565,7 @@ mod tests {
 
     #[test]
     fn changes_and_those_to_register_share_a_turn() {
-        let shared = Shared::new(LONG);
+        let shared = RedisShared::new(LONG);
         for user in ["a", "b"] {
             shared.join(session(user, &[]));
         }
@@ -580,7 +580,7 @@ mod tests {
 
     #[test]
     fn too_many_changes_are_forgotten_but_not_who_is_here() {
-        let shared = Shared::new(LONG);
+        let shared = RedisShared::new(LONG);
         let stays = session("stays", &[]);
         shared.join(Arc::clone(&stays));
         let comes = session("comes", &[]);
@@ -597,7 +597,7 @@ mod tests {
 
     #[test]
     fn an_end_is_settled_though_others_go_on_leaving() {
-        let shared = Shared::new(AT_ONCE);
+        let shared = RedisShared::new(AT_ONCE);
         let [one, two] = ["one", "two"].map(|user| session(user, &[]));
         for session in [&one, &two] {
             shared.join(Arc::clone(session));
@@ -613,7 +613,7 @@ mod tests {
 
     #[test]
     fn of_a_user_who_left_twice_the_last_departure_settles() {
-        let shared = Shared::new(AT_ONCE);
+        let shared = RedisShared::new(AT_ONCE);
         let [one, two] = [(); 2].map(|()| session("a", &[]));
         shared.join(Arc::clone(&one));
         take(&shared);
@@ -626,7 +626,7 @@ mod tests {
 
     #[test]
     fn after_closing_nobody_is_here() {
-        let shared = Shared::new(LONG);
+        let shared = RedisShared::new(LONG);
         shared.join(session("a", &["g"]));
         shared.close();
         shared.join(session("b", &[]));

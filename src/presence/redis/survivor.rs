@@ -15,7 +15,7 @@ use deadpool_redis::redis::{Pipeline, Value};
 use super::{
     Store,
     entry::{BUCKETS, CLOSED, LeaseId, NODES, decode_listed, group_key, user_key},
-    queue::{Shared, Taken},
+    queue::{RedisShared, Taken},
     script::{self, Settled, Untold},
 };
 use crate::{
@@ -33,7 +33,7 @@ const LOCK: Duration = Duration::from_secs(10);
 
 pub(super) struct Survivor {
     store: Arc<Store>,
-    shared: Arc<Shared>,
+    shared: Arc<RedisShared>,
     node: Arc<Node>,
     duration: Duration,
     /// Since when the dead were seen to be.
@@ -46,7 +46,7 @@ type Listed = (String, Arc<str>, Arc<[Arc<str>]>);
 impl Survivor {
     pub(super) fn new(
         store: Arc<Store>,
-        shared: Arc<Shared>,
+        shared: Arc<RedisShared>,
         node: Arc<Node>,
         duration: Duration,
     ) -> Self {
