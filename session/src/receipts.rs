@@ -9,13 +9,13 @@ use crate::{OperationId, SubscriptionId};
 /// its number less the first one's: no search, and no number is stored.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    queue: VecDeque<Entry>,
+    queue: VecDeque<ReceiptEntry>,
     /// The number of the front entry, or of the next one where there is none.
     first: u64,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct ReceiptEntry {
     /// Receipts that are owed before its own: those of a transaction's SENDs.
     before: Box<[Box<str>]>,
     /// The `receipt` header of the frame.
@@ -55,7 +55,7 @@ impl Pending {
         receipt: Option<Box<str>>,
         if_denied: IfDenied,
     ) -> OperationId {
-        self.push(Entry {
+        self.push(ReceiptEntry {
             before,
             receipt,
             done: false,
@@ -66,7 +66,7 @@ impl Pending {
     /// Enters a frame that is done already. It is kept only where a receipt has to wait.
     pub(crate) fn complete(&mut self, receipt: Option<Box<str>>) {
         if receipt.is_some() {
-            self.push(Entry {
+            self.push(ReceiptEntry {
                 before: Box::default(),
                 receipt,
                 done: true,
@@ -130,13 +130,13 @@ impl Pending {
         *self = Self::default();
     }
 
-    fn push(&mut self, entry: Entry) -> OperationId {
+    fn push(&mut self, entry: ReceiptEntry) -> OperationId {
         let operation = OperationId(self.first.wrapping_add(self.queue.len() as u64));
         self.queue.push_back(entry);
         operation
     }
 
-    fn entry(&mut self, operation: OperationId) -> Option<&mut Entry> {
+    fn entry(&mut self, operation: OperationId) -> Option<&mut ReceiptEntry> {
         let place = operation.0.checked_sub(self.first)?;
         self.queue.get_mut(usize::try_from(place).ok()?)
     }

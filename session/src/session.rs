@@ -50,7 +50,7 @@ pub struct Session {
     pending: Pending,
     subscriptions: Subscriptions,
     transactions: Transactions,
-    waiting: Option<Box<Waiting>>,
+    waiting: Option<Box<Postponed>>,
     liveness: Liveness,
     /// After which it went on.
     denials: u32,
@@ -85,7 +85,7 @@ enum Phase {
 
 /// A frame or an ERROR that waits for its time. Few sessions have one, and no session has both.
 #[derive(Debug)]
-enum Waiting {
+enum Postponed {
     /// The first frame of a client that is logged in by it, until that is done.
     First(Frame),
     /// The ERROR that ends the session as soon as all before it is done, and the `receipt` header
@@ -207,7 +207,7 @@ impl Session {
             }
             Phase::AwaitingConnect if self.config.implicit_connect => {
                 self.authenticate(Rates::default(), Headers::default());
-                self.waiting = Some(Box::new(Waiting::First(frame)));
+                self.waiting = Some(Box::new(Postponed::First(frame)));
             }
             Phase::AwaitingConnect | Phase::Authenticating => {
                 self.fail(now, Problem::NotLoggedIn, receipt(&frame));
@@ -241,7 +241,7 @@ impl Session {
             return;
         }
         let first = match self.waiting.take().map(|waiting| *waiting) {
-            Some(Waiting::First(frame)) => Some(frame),
+            Some(Postponed::First(frame)) => Some(frame),
             _ => None,
         };
         if let Err(problem) = outcome {
@@ -579,7 +579,7 @@ impl Session {
     fn hurry(&mut self, now: Instant, problem: Problem, receipt: Option<Box<str>>) {
         let due = self.due(now, &problem);
         self.deadline = sooner(self.end_due(), due);
-        self.waiting = Some(Box::new(Waiting::Error(problem, receipt)));
+        self.waiting = Some(Box::new(Postponed::Error(problem, receipt)));
     }
 
     /// When a session must have ended that `problem` ends.
@@ -594,7 +594,7 @@ impl Session {
     /// When a session that is about to end waits no longer.
     fn end_due(&self) -> Option<Instant> {
         match self.waiting.as_deref() {
-            Some(Waiting::Error(..)) => self.deadline,
+            Some(Postponed::Error(..)) => self.deadline,
             _ => None,
         }
     }
@@ -602,7 +602,7 @@ impl Session {
     /// ERROR, then close, without regard to pending operations.
     fn end(&mut self, now: Instant) {
         let waiting = self.waiting.take().map(|waiting| *waiting);
-        if let Some(Waiting::Error(problem, receipt)) = waiting {
+        if let Some(Postponed::Error(problem, receipt)) = waiting {
             self.write(
                 now,
                 frames::error(&problem, receipt.as_deref(), self.version),

@@ -279,7 +279,7 @@ impl Api {
     /// Whose token a request carries (RFC 6750, 2.1), if it is good for this.
     fn authorize(&self, headers: &HeaderMap, scope: Scope) -> Result<Box<str>, Refusal> {
         let refuse = |error: &str, challenge: &str| {
-            if let Some(unsaid) = self.refused.lock().admit(Instant::now()) {
+            if let Some(unsaid) = self.refused.lock().let_through(Instant::now()) {
                 telemetry::api_refused(error, unsaid);
             }
             let refusal = Refusal::new(StatusCode::UNAUTHORIZED, error);

@@ -202,7 +202,7 @@ impl Places {
     pub(crate) fn take(&self, what: &str) -> Option<OwnedSemaphorePermit> {
         let place = Arc::clone(&self.free).try_acquire_owned().ok();
         if place.is_none()
-            && let Some(unsaid) = self.turned_away.lock().admit(Instant::now())
+            && let Some(unsaid) = self.turned_away.lock().let_through(Instant::now())
         {
             telemetry::connection_limit_reached(what, Self::MOST, unsaid);
         }

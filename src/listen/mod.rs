@@ -114,7 +114,7 @@ pub async fn accept<F: Future<Output = ()> + Send + 'static>(
                 tokio::spawn(serve(stream, remote));
             }
             Err(error) => {
-                if let Some(unsaid) = failures.admit(Instant::now()) {
+                if let Some(unsaid) = failures.let_through(Instant::now()) {
                     telemetry::accept_failed(what, &error, unsaid);
                 }
                 // Out of files, most likely: that takes a moment to get better.

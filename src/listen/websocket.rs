@@ -146,7 +146,7 @@ impl<S> WebSocketLink<S> {
     }
 
     /// A message was handed over.
-    fn is_whole(&mut self) {
+    fn end_message(&mut self) {
         self.unfinished = 0;
         self.may_go_on = false;
     }
@@ -186,12 +186,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
             match read {
                 Ok(Message::Text(text)) => {
                     self.is_binary = false;
-                    self.is_whole();
+                    self.end_message();
                     return Poll::Ready(Ok(Some(text.into())));
                 }
                 Ok(Message::Binary(bytes)) => {
                     self.is_binary = true;
-                    self.is_whole();
+                    self.end_message();
                     return Poll::Ready(Ok(Some(bytes)));
                 }
                 Ok(control) => {

@@ -93,7 +93,10 @@ impl Registry {
     /// Logs, now and then, that [`Registry::enter`] had no place for a client of this listener.
     pub fn log_turned_away(&self, listener: &str) {
         telemetry::connection_turned_away();
-        let unsaid = self.turned_away.lock().admit(Instant::now().into_std());
+        let unsaid = self
+            .turned_away
+            .lock()
+            .let_through(Instant::now().into_std());
         if let Some(unsaid) = unsaid {
             telemetry::connection_limit_reached(listener, self.max, unsaid);
         }

@@ -16,7 +16,7 @@ impl Seldom {
     pub const QUIET: Duration = Duration::from_secs(5);
 
     /// Whether to say this event, and then how many went unsaid before it.
-    pub fn admit(&mut self, now: Instant) -> Option<u64> {
+    pub fn let_through(&mut self, now: Instant) -> Option<u64> {
         if self.is_quiet(now) {
             self.unsaid = self.unsaid.saturating_add(1);
             return None;
@@ -46,13 +46,13 @@ mod tests {
     fn the_first_is_said_then_one_now_and_then_with_a_count() {
         let start = Instant::now();
         let mut seldom = Seldom::default();
-        assert_eq!(seldom.admit(start), Some(0));
+        assert_eq!(seldom.let_through(start), Some(0));
         for milliseconds in [1, 2, 4_999] {
             let now = start + Duration::from_millis(milliseconds);
-            assert_eq!(seldom.admit(now), None);
+            assert_eq!(seldom.let_through(now), None);
         }
-        assert_eq!(seldom.admit(start + Seldom::QUIET), Some(3));
-        assert_eq!(seldom.admit(start + Seldom::QUIET), None);
-        assert_eq!(seldom.admit(start + Seldom::QUIET * 3), Some(1));
+        assert_eq!(seldom.let_through(start + Seldom::QUIET), Some(3));
+        assert_eq!(seldom.let_through(start + Seldom::QUIET), None);
+        assert_eq!(seldom.let_through(start + Seldom::QUIET * 3), Some(1));
     }
 }

@@ -29,12 +29,12 @@ pub(super) struct Permitted {
     started: Instant,
     /// Its state before the first byte.
     hasher: SipHasher24,
-    shards: Box<[Mutex<HashTable<Entry>>]>,
+    shards: Box<[Mutex<HashTable<PermittedEntry>>]>,
     /// Of entries in each.
     shard_size: usize,
 }
 
-struct Entry {
+struct PermittedEntry {
     question: u128,
     /// A hash of the user's name. If two have the same, they are only forgotten together.
     user: u64,
@@ -96,7 +96,7 @@ impl Permitted {
             let surplus = (self.shard_size / 8).saturating_add(1);
             shard.extract_if(|_| true).take(surplus).for_each(drop);
         }
-        let entry = Entry {
+        let entry = PermittedEntry {
             question,
             user,
             until,
@@ -164,7 +164,7 @@ impl Permitted {
 
     // There is one shard at least, and a remainder is less than their number.
     #[allow(clippy::indexing_slicing)]
-    fn shard(&self, question: u128) -> &Mutex<HashTable<Entry>> {
+    fn shard(&self, question: u128) -> &Mutex<HashTable<PermittedEntry>> {
         // Other bits than those that say where it is in the shard.
         let high = (question >> 64) as usize;
         let place = high.checked_rem(self.shards.len()).unwrap_or_default();

@@ -91,7 +91,7 @@ impl Gate {
     /// Whether to say this fault, and how many went unsaid before it.
     fn fault(&mut self, now: Instant) -> Option<u64> {
         self.failing = true;
-        self.seldom.admit(now)
+        self.seldom.let_through(now)
     }
 
     /// Whether to say that all is well again, and how many faults went unsaid.
