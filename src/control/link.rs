@@ -260,7 +260,7 @@ async fn handle(link: &ControlLink, shared: &ControlShared, message: &Message) {
             run(link, shared, envelope).await;
         }
         Ok(Note::Command(_)) => {}
-        Ok(Note::NodeAnswer { to, node, hits }) => {
+        Ok(Note::Answer { to, node, hits }) => {
             let waiting = link.0.waiting.lock().get(&*to).cloned();
             if let Some(waiting) = waiting {
                 // Nobody counts so many.
@@ -294,7 +294,7 @@ async fn run(link: &ControlLink, shared: &ControlShared, envelope: Envelope) {
     };
     telemetry::control_command(command.name(), &subject, from, hits);
     if *answer {
-        let note = Note::NodeAnswer {
+        let note = Note::Answer {
             to: id.clone(),
             node: link.0.node.clone(),
             hits,

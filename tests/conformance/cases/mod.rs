@@ -57,8 +57,10 @@ fn asks<const N: usize>(frames: [&'static str; N]) -> impl AsyncFn(&mut Scene) {
 /// message's id.
 async fn with_message(t: &mut Scene, mode: &str) -> (Client, String) {
     let mut a = t.client().await;
-    a.ask(format!("SUBSCRIBE\nid:1\nack:{mode}\ndestination:/queue/~q"))
-        .await;
+    a.ask(format!(
+        "SUBSCRIBE\nid:1\nack:{mode}\ndestination:/queue/~q"
+    ))
+    .await;
     a.ask("SEND\ndestination:/queue/~q\n\nx").await;
     let id = a.message().await;
     (a, id)

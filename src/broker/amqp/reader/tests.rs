@@ -178,7 +178,7 @@ struct Running {
 async fn running() -> Running {
     let (broker, connected, _) = logged_in(&[0, 3, 0, 0, 0x20, 0, 0, 60]).await;
     let (sender, commands) = mpsc::unbounded_channel();
-    let (_, state) = watch::channel(State::Up(sender));
+    let (_, state) = watch::channel(ReaderState::Up(sender));
     let ended = tokio::spawn(Connection::new(connected, commands).run());
     let reader = Reader {
         state,
