@@ -138,7 +138,8 @@ fn draw(title: &str, series: &Series) -> Result<String> {
         .margin(16)
         .x_label_area_size(40)
         .y_label_area_size(60)
-        .build_cartesian_2d(0.0..1.04 * widest, 0.0..1.08 * highest)?;
+        // The names of all servers find room above the highest point.
+        .build_cartesian_2d(0.0..1.04 * widest, 0.0..1.5 * highest)?;
     chart
         .configure_mesh()
         .disable_x_mesh()

@@ -68,7 +68,9 @@ impl Registry {
             return None;
         }
         let number = loop {
-            let number = rand::random();
+            // A session's id begins with it, and must not begin with `-`, or shells' commands would
+            // take it for an option.
+            let number = rand::random::<u64>() >> 2;
             if let Entry::Vacant(place) = places.entry(number) {
                 place.insert(Place {
                     mailbox: Arc::clone(&mailbox),

@@ -113,3 +113,24 @@ async fn refresh_groups(sessions: Vec<Arc<dyn LoggedIn>>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::{Mailbox, MailboxConfig};
+
+    /// `stentor ctl session ID`, for example.
+    #[test]
+    fn an_id_does_not_look_like_an_option() {
+        let registry = Registry::new(1_000);
+        let enter = || registry.enter(Mailbox::new(MailboxConfig::default()));
+        for guard in std::iter::repeat_with(enter)
+            .map_while(|guard| guard)
+            .take(500)
+        {
+            let id = guard.new_session_id();
+            assert!(!id.starts_with('-'), "{id}");
+            assert_eq!(number(&id), Some(guard.number()));
+        }
+    }
+}
