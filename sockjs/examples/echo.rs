@@ -25,11 +25,10 @@ impl Application for Echo {
 
     fn serve<C: Channel>(&self, mut channel: C, (): ()) {
         tokio::spawn(async move {
-            while let Ok(Some(message)) = channel.receive().await {
+            while channel.flush().await.is_ok()
+                && let Ok(Some(message)) = channel.receive().await
+            {
                 channel.send(Payload::whole(&message));
-                if channel.flush().await.is_err() {
-                    break;
-                }
             }
         });
     }

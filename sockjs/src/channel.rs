@@ -16,7 +16,8 @@ use crate::Budget;
 /// The way to one client and back: messages in, messages out. All calls come from one task.
 ///
 /// The simple way to drive it is [`receive`](Channel::receive), [`flush`](Channel::flush) and
-/// [`close`](Channel::close). An application that does more at a time calls the `poll_*` functions
+/// [`close`](Channel::close). A new channel may hold its opening frame: flush before the first
+/// receive. An application that does more at a time calls the `poll_*` functions
 /// from one `poll_fn`: first `poll_flush` while anything is [`pending`](Channel::pending), then
 /// `poll_receive` unless too much is. Heart-beats are sent, and clients that stay away are noticed,
 /// only while one of them is being polled.
