@@ -18,12 +18,14 @@ import java.util.Objects;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.CompletionStage;
+import java.util.concurrent.TimeUnit;
 
 public class Subscribe implements WebSocket.Listener {
     private final String login;
     private final String passcode;
     private final String destination;
     private volatile boolean subscribed;
+    private volatile long heard = System.nanoTime();
     private volatile String wish = ""; // what an ERROR said about coming back, see pause()
     private final CompletableFuture<Void> closed = new CompletableFuture<>();
     private final ByteArrayOutputStream received = new ByteArrayOutputStream();
@@ -42,17 +44,35 @@ public class Subscribe implements WebSocket.Listener {
         for (int failures = 0;; failures++) {
             Subscribe feed = new Subscribe(user, passcode);
             try {
-                http.newWebSocketBuilder().subprotocols("v12.stomp").connectTimeout(Duration.ofSeconds(5))
-                    .buildAsync(url, feed).join();
-                feed.closed.join();
+                WebSocket socket = http.newWebSocketBuilder().subprotocols("v12.stomp")
+                    .connectTimeout(Duration.ofSeconds(5)).buildAsync(url, feed)
+                    .orTimeout(10, TimeUnit.SECONDS).join();
+                feed.waitUntilClosed(socket);
             } catch (CompletionException failure) {
-                System.err.println(failure.getCause().getMessage());
+                System.err.println(failure.getCause());
             }
             // An application fetches a new token if it says `renew`, and comes back. There is none here.
             if (feed.wish.equals("no") || feed.wish.equals("renew")) System.exit(1);
             if (feed.subscribed) failures = 0;
             System.err.println("not connected, trying again ...");
             Thread.sleep(pause(feed.wish, failures));
+        }
+    }
+
+    // The server sends a heart-beat each 5 s. A connection on which nothing comes is lost, even if
+    // nobody says so: a network that is gone does not, and Java 17 may miss the end of a socket.
+    private void waitUntilClosed(WebSocket socket) {
+        while (!closed.isDone()) {
+            try {
+                closed.copy().orTimeout(5, TimeUnit.SECONDS).join();
+            } catch (CompletionException failure) {
+                if (closed.isDone()) throw failure;
+                if (System.nanoTime() - heard > 12_000_000_000L) {
+                    System.err.println("nothing was heard for 12 s");
+                    socket.abort();
+                    return;
+                }
+            }
         }
     }
 
@@ -68,7 +88,7 @@ public class Subscribe implements WebSocket.Listener {
     @Override
     public void onOpen(WebSocket socket) {
         // CONNECT is the one frame of a client whose headers are never escaped.
-        socket.sendText("CONNECT\naccept-version:1.2\nhost:/\nheart-beat:0,0\nlogin:" + login
+        socket.sendText("CONNECT\naccept-version:1.2\nhost:/\nheart-beat:0,5000\nlogin:" + login
             + "\npasscode:" + passcode + "\n\n\0", true);
         socket.request(1);
     }
@@ -89,6 +109,7 @@ public class Subscribe implements WebSocket.Listener {
 
     // A WebSocket message is not a frame: it may hold a part of one, or several.
     private CompletionStage<?> handleFrames(WebSocket socket) {
+        heard = System.nanoTime();
         byte[] bytes = received.toByteArray();
         int start = 0;
         while (true) {
