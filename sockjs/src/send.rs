@@ -159,7 +159,7 @@ impl Reading<'_> {
     }
 }
 
-/// A value of a form as the browser had it. Whoever reads it finds bytes that are not UTF-8.
+/// A value of a form, decoded. Its reader checks for bytes that are not UTF-8.
 fn form_decoded(value: &str) -> Vec<u8> {
     let value = value.replace('+', " ");
     percent_decode_str(&value).collect()

@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection, and what is known of it.
+//! The client at the other end of a connection: its address, user and virtual host.
 
 use std::{
     fmt,

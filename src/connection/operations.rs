@@ -51,7 +51,7 @@ pub(super) struct Operations {
     carried: Option<Box<Carried>>,
 }
 
-/// Who a client turned out to be, and the device that it named.
+/// The identity that a login proved, and the device that the client named.
 pub(super) type Admitted = (Identity, Option<Box<Device>>);
 
 /// Queues for replies that the tasks of one operation are to make.

@@ -41,8 +41,7 @@ macro_rules! problems {
             $variant $(($inner))? $({ $($(#[$field_doc])+ $field: $type,)+ })?,
         )+)+}
 
-        // Most bodies and rows need but a part of what a variant holds.
-        #[allow(unused_variables)]
+        #[allow(unused_variables, reason = "most rows need only some fields of a variant")]
         impl Problem {
             /// What the table says of it.
             pub(super) fn row(&self) -> Row {

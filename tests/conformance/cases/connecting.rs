@@ -2,6 +2,7 @@
 
 use crate::{
     case::{Case, case},
+    client::Client,
     scene::Scene,
 };
 
@@ -30,15 +31,18 @@ fn versions(accepted: &'static str) -> impl AsyncFn(&mut Scene) {
 
 /// CONNECT with this `heart-beat`.
 fn heart_beat(wish: &'static str) -> impl AsyncFn(&mut Scene) {
-    async move |t| {
-        let mut a = t.stranger().await;
-        a.say(format!(
-            "CONNECT\naccept-version:1.2\nhost:{{vhost}}\nheart-beat:{wish}\nlogin:guest\npasscode:guest"
-        ))
-        .await;
-        a.hear(1).await;
-        a.end().await;
-    }
+    async move |t| beating(t, wish).await.end().await
+}
+
+/// A client that said CONNECT with this `heart-beat`, and heard the answer.
+async fn beating(t: &mut Scene, wish: &str) -> Client {
+    let mut a = t.stranger().await;
+    a.say(format!(
+        "CONNECT\naccept-version:1.2\nhost:{{vhost}}\nheart-beat:{wish}\nlogin:guest\npasscode:guest"
+    ))
+    .await;
+    a.hear(1).await;
+    a
 }
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -182,31 +186,25 @@ pub(crate) fn cases() -> Vec<Case> {
         )
         .differs(&["C2"]),
         case("heart-beats every second", async |t| {
-            let mut a = t.stranger().await;
-            a.say("CONNECT\naccept-version:1.2\nhost:{vhost}\nheart-beat:1000,1000\nlogin:guest\npasscode:guest")
-                .await;
-            a.hear(1).await;
+            let mut a = beating(t, "1000,1000").await;
             for _ in 0..4 {
                 a.hear_beat().await;
                 a.bytes("\n").await;
             }
             a.end().await;
         }),
-        case("a client hears heart-beats and has none of its own", async |t| {
-            let mut a = t.stranger().await;
-            a.say("CONNECT\naccept-version:1.2\nhost:{vhost}\nheart-beat:0,1000\nlogin:guest\npasscode:guest")
-                .await;
-            a.hear(1).await;
-            for _ in 0..4 {
-                a.hear_beat().await;
-            }
-            a.end().await;
-        }),
+        case(
+            "a client hears heart-beats and has none of its own",
+            async |t| {
+                let mut a = beating(t, "0,1000").await;
+                for _ in 0..4 {
+                    a.hear_beat().await;
+                }
+                a.end().await;
+            },
+        ),
         case("a client that misses its heart-beats", async |t| {
-            let mut a = t.stranger().await;
-            a.say("CONNECT\naccept-version:1.2\nhost:{vhost}\nheart-beat:1000,0\nlogin:guest\npasscode:guest")
-                .await;
-            a.hear(1).await;
+            let mut a = beating(t, "1000,0").await;
             a.closes().await;
         })
         .tcp_only()
