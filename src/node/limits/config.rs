@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::room::Share;
+use super::super::room::Share;
 use crate::{
     auth,
     broker::{self, KeyLimits},

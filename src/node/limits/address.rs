@@ -1,0 +1,93 @@
+//! What counts as one address.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What limits by address count as one: an IPv4 address, or a /64 of IPv6, which is what one
+/// subscriber of an Internet provider has at least (RFC 6177).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AddressKey {
+    /// An IPv4 address, also where it came mapped to IPv6.
+    V4(Ipv4Addr),
+    /// The upper half of an IPv6 address.
+    V6(u64),
+}
+
+impl From<IpAddr> for AddressKey {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => Self::V4(address),
+            // The upper half fits.
+            IpAddr::V6(address) => Self::V6((address.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+/// Whether an address may stand for any number of clients: loopback and private networks, where
+/// proxies and load balancers are, and networks of carriers (RFC 6598). Limits by address refuse
+/// nobody there.
+#[must_use]
+pub fn is_shared(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            let [first, second, ..] = address.octets();
+            let is_of_carrier = first == 100 && (64..128).contains(&second);
+            address.is_loopback()
+                || address.is_private()
+                || address.is_link_local()
+                || is_of_carrier
+        }
+        IpAddr::V6(address) => {
+            address == Ipv6Addr::LOCALHOST
+                || address.is_unique_local()
+                || address.is_unicast_link_local()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(address: &str) -> AddressKey {
+        AddressKey::from(address.parse::<IpAddr>().unwrap())
+    }
+
+    #[test]
+    fn a_network_of_one_subscriber_is_one_address() {
+        assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::9"));
+        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
+        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
+        assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
+    }
+
+    #[test]
+    fn addresses_of_many_are_known() {
+        for address in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.1.1",
+            "100.64.0.1",
+            "100.127.255.255",
+            "::1",
+            "fd00::1",
+            "fc00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(is_shared(address.parse().unwrap()), "{address}");
+        }
+        for address in [
+            "192.0.2.1",
+            "100.63.255.255",
+            "100.128.0.1",
+            "172.32.0.1",
+            "2001:db8::1",
+            "::ffff:192.0.2.1",
+        ] {
+            assert!(!is_shared(address.parse().unwrap()), "{address}");
+        }
+    }
+}
