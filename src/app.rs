@@ -23,7 +23,7 @@ use crate::{
     deadline::after,
     http::{self, Origins, PublicServer, Routes},
     hub::Hub,
-    listen::{self, Entrance, Plain, Secure, Tls, TlsError, tls::Protocol},
+    listen::{self, Entrance, Plain, Proxies, Secure, Tls, TlsError, tls::Protocol},
     node::{self, Memory, Registry, Services, Settings, Shed},
     presence::{self, Node, Outbox, Presence, memory::MemoryPresence, redis::RedisPresence},
     shutdown::{self, Phase, Phases, Progress},
@@ -138,13 +138,17 @@ impl Gateway {
             sockjs: config.sockjs.options().map(SockJs::new),
             routes: routes(&services, addresses),
         });
+        let proxies = Arc::new(Proxies::new(&listen.trusted_proxies));
+        if listen.proxy_protocol && listen.trusted_proxies.is_empty() {
+            telemetry::any_proxy_trusted();
+        }
         let stop = || phases.clone().reached(Phase::StopAccepting);
         if let Some(http) = http {
-            let entrance = entrance(listen, "http", Plain);
+            let entrance = entrance(listen, &proxies, "http", Plain);
             listeners.spawn(Arc::clone(&server).serve(http, entrance, stop()));
         }
         if let Some(stomp) = stomp {
-            let entrance = entrance(listen, "stomp", Plain);
+            let entrance = entrance(listen, &proxies, "stomp", Plain);
             let services = Arc::clone(&services);
             listeners.spawn(listen::serve_stomp(stomp, entrance, services, stop()));
         }
@@ -155,11 +159,11 @@ impl Gateway {
                 login: config.auth.certificate_login,
             };
             if let Some(https) = https {
-                let entrance = entrance(listen, "https", secure(Protocol::Http));
+                let entrance = entrance(listen, &proxies, "https", secure(Protocol::Http));
                 listeners.spawn(Arc::clone(&server).serve(https, entrance, stop()));
             }
             if let Some(stomps) = stomps {
-                let entrance = entrance(listen, "stomps", secure(Protocol::Stomp));
+                let entrance = entrance(listen, &proxies, "stomps", secure(Protocol::Stomp));
                 let services = Arc::clone(&services);
                 listeners.spawn(listen::serve_stomp(stomps, entrance, services, stop()));
             }
@@ -270,8 +274,14 @@ async fn bind(address: Option<SocketAddr>, what: &str) -> io::Result<Option<TcpL
     }
 }
 
-fn entrance<T>(config: &listen::Config, what: &'static str, layer: T) -> Entrance<T> {
+fn entrance<T>(
+    config: &listen::Config,
+    proxies: &Arc<Proxies>,
+    what: &'static str,
+    layer: T,
+) -> Entrance<T> {
     Entrance {
+        proxies: Arc::clone(proxies),
         what,
         layer,
         proxy_protocol: config.proxy_protocol,

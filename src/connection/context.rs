@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    net::SocketAddr,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -19,7 +18,7 @@ use super::{
 use crate::{
     auth::{Carried, User},
     hub::VhostHub,
-    node::{Account, Guard, Services, Settings},
+    node::{Account, ClientAddress, Guard, Services, Settings},
     presence::{Device, Session, Status},
     telemetry::{self, ConnectionInfo},
 };
@@ -28,7 +27,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Peer {
     /// Its address.
-    pub remote: SocketAddr,
+    pub address: ClientAddress,
     /// The transport: `websocket`, `tcp`, or one of SockJS, such as `xhr-streaming`.
     pub transport: &'static str,
     /// What the transport's opening brought for the login.
@@ -38,7 +37,7 @@ pub struct Peer {
 /// One connection, as the work done for it sees it.
 pub(super) struct Context {
     pub(super) services: Arc<Services>,
-    pub(super) remote: SocketAddr,
+    pub(super) address: ClientAddress,
     pub(super) transport: &'static str,
     pub(super) guard: Guard,
     /// The session's id: unique, and not to be guessed.
@@ -52,7 +51,7 @@ pub(super) struct Context {
     is_handing: AtomicBool,
 }
 
-/// Who a client turned out to be.
+/// The identity that a login proved.
 pub(super) struct Identity {
     pub(super) user: User,
     pub(super) vhost: Arc<VhostHub>,
@@ -70,7 +69,7 @@ impl Context {
         telemetry::connection_began(peer.transport);
         Arc::new(Self {
             services,
-            remote: peer.remote,
+            address: peer.address,
             transport: peer.transport,
             guard,
             session,
@@ -95,7 +94,7 @@ impl Context {
             user: self.identity().map(|identity| &*identity.user.name),
             vhost: self.identity().map(|identity| &**identity.vhost.name()),
             transport: self.transport,
-            remote: self.remote,
+            remote: self.address.remote,
         }
     }
 
@@ -149,7 +148,7 @@ impl Context {
     ) -> Session {
         let session = Session::new(Arc::clone(user), &self.session, self.transport, groups);
         let mut session = session.with_status(*self.status.lock());
-        session.remote = Some(self.remote);
+        session.remote = Some(self.address.remote);
         session.device = device;
         session
     }

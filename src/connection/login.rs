@@ -33,7 +33,7 @@ pub(super) async fn login(
     let mut more = carried.map_or_else(Vec::new, |carried| carried.parameters);
     for (fact, name) in logins.facts() {
         let value = match fact {
-            Fact::ClientIp => context.remote.ip().to_canonical().to_string().into(),
+            Fact::ClientIp => context.address.ip().to_string().into(),
             Fact::Session => context.session.clone(),
             Fact::Node => logins.node().into(),
             Fact::Transport => context.transport.into(),
@@ -72,7 +72,7 @@ pub(super) async fn login(
     }
     let access = Access::Vhost {
         vhost: Arc::clone(&login.vhost),
-        ip: context.remote.ip(),
+        ip: context.address.ip(),
     };
     services
         .auth

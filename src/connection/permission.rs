@@ -40,7 +40,7 @@ impl<'a> Permissions<'a> {
     pub(super) async fn enter(&self) -> Result<(), Problem> {
         self.ask(Access::Vhost {
             vhost: self.vhost(),
-            ip: self.context.remote.ip(),
+            ip: self.context.address.ip(),
         })
         .await
     }

@@ -1,10 +1,6 @@
 //! STOMP, as clients that come in by HTTP are served with it.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use hyper::{HeaderMap, StatusCode, header::HeaderValue, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
@@ -25,7 +21,7 @@ use crate::{
     auth::{Carried, CarryError, Forwarding},
     connection::{self, Peer},
     listen::WebSocketLink,
-    node::{Guard, Services},
+    node::{ClientAddress, Guard, Services},
 };
 
 /// What clients are served by, and which of them may come in.
@@ -67,7 +63,7 @@ impl Application for Gateway {
             ));
         };
         let peer = Peer {
-            remote: client.remote,
+            address: client.address,
             transport: opening.transport,
             carried,
         };
@@ -106,11 +102,11 @@ fn not_carried(error: CarryError) -> Refusal {
 
 /// The client that makes a request, and where it came in.
 pub struct Client {
-    /// Its address.
-    pub remote: SocketAddr,
+    /// Its address; behind a trusted proxy, the one that this request's headers name.
+    pub address: ClientAddress,
     /// The user that its certificate names, if certificates are logins.
     pub certificate: Option<Box<str>>,
-    /// What errors and log lines call the listener.
+    /// The listener's name in errors and log lines.
     pub what: &'static str,
     /// How long a client may keep others waiting.
     pub timeout: Duration,
@@ -119,7 +115,7 @@ pub struct Client {
 
 impl Caller for Client {
     fn address(&self) -> IpAddr {
-        self.remote.ip()
+        self.address.ip()
     }
 
     fn identity(&self) -> Option<&str> {

@@ -155,14 +155,15 @@ pub async fn serve_requests<T, F>(
             };
             let Entered {
                 stream,
-                remote,
+                address: peer,
                 certificate,
             } = entered;
             let timeout = entrance.timeout;
+            let proxies = Arc::clone(&entrance.proxies);
             let place = Arc::new(HttpPlace::at_listener(place));
-            let service = service_fn(move |request| {
+            let service = service_fn(move |request: Request<Incoming>| {
                 let client = Client {
-                    remote,
+                    address: proxies.client(peer, request.headers()),
                     certificate: certificate.clone(),
                     what,
                     timeout,

@@ -109,6 +109,7 @@ async fn server_with(
         what: "http",
         layer: Plain,
         proxy_protocol: false,
+        proxies: Arc::default(),
         timeout: handshake_timeout,
         keep_alive: KeepAlive::default(),
     };

@@ -1,10 +1,11 @@
 //! The `[listen]` section.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error};
 use url::Url;
 
@@ -62,9 +63,12 @@ pub struct Config {
     /// its connection breaks (`TCP_USER_TIMEOUT`, on Linux); zero: as long as the system likes.
     #[serde(with = "humantime_serde")]
     pub tcp_user_timeout: Duration,
+    /// The proxies that are believed when they name a client's address, in a PROXY header or in
+    /// `X-Forwarded-For` or `Forwarded`: addresses and networks.
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
     /// Whether each connection to these ports begins with a PROXY header (version 1 or 2), which
-    /// says the client's address. Whoever can connect can say any; so only a proxy must. `admin`
-    /// has none.
+    /// says the client's address. With `trusted_proxies`, only each of theirs. `admin` has none.
     pub proxy_protocol: bool,
 }
 
@@ -83,6 +87,7 @@ impl Default for Config {
             handshake_timeout: Duration::from_secs(10),
             tcp_keepalive: Duration::from_secs(25),
             tcp_user_timeout: Duration::from_secs(75),
+            trusted_proxies: Vec::new(),
             proxy_protocol: false,
         }
     }
@@ -212,6 +217,28 @@ fn check_origin(origin: &str) -> Checked {
     }
 }
 
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| network(text)).collect()
+}
+
+fn network<E: Error>(text: &str) -> Result<IpNet, E> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    let Ok(network) = address.or_else(|_| text.parse::<IpNet>()) else {
+        return Err(E::custom(format!(
+            "{text:?} is neither an address nor a network; write e.g. \"10.0.0.5\" or \
+             \"10.0.0.0/8\""
+        )));
+    };
+    if network.trunc() != network {
+        return Err(E::custom(format!(
+            "{text:?} has more bits than its length says; write \"{}\"",
+            network.trunc()
+        )));
+    }
+    Ok(network)
+}
+
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(|_| {
@@ -317,6 +344,25 @@ mod tests {
         }
         for (keepalive, user_timeout) in [(25_000, 25_000), (0, 3_000_000_000)] {
             assert_eq!(check(keepalive, user_timeout), Err("tcp_user_timeout"));
+        }
+    }
+
+    #[test]
+    fn proxies_are_addresses_and_networks() {
+        let read = |text: &str| {
+            let config: Result<Config, _> = toml::from_str(&format!("trusted_proxies = {text}"));
+            config.map(|config| config.trusted_proxies)
+        };
+        let networks = read("['10.0.0.5', '10.1.0.0/16', 'fd00::/8', '::1']").unwrap();
+        let shown: Vec<_> = networks.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["10.0.0.5/32", "10.1.0.0/16", "fd00::/8", "::1/128"]);
+        for (wrong, says) in [
+            ("['10.0.0.5/8']", "write \"10.0.0.0/8\""),
+            ("['proxy.example.com']", "neither an address nor a network"),
+            ("['10.0.0.0/33']", "neither an address nor a network"),
+        ] {
+            let error = read(wrong).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
         }
     }
 

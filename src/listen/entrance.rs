@@ -19,24 +19,26 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::{
+    addresses::Proxies,
     proxy_protocol,
     tls::{Protocol, Tls},
 };
 use crate::{
     auth::{CertificateLogin, certificate::user_name},
+    node::ClientAddress,
     telemetry::{self, Seldom},
 };
 
 /// How a socket becomes a stream. Plain ones and TLS are types of their own, so that clients
 /// without TLS do not keep room for it.
 pub trait SocketLayer: Send + Sync + 'static {
-    /// What STOMP or HTTP is spoken on.
+    /// The stream that STOMP or HTTP is spoken on.
     type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
     /// Opens it.
     fn open(&self, stream: TcpStream) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
-    /// Whom the client's certificate names, if certificates are logins.
+    /// The user that the client's certificate names, if certificates are logins.
     fn certificate(&self, stream: &Self::Stream, remote: SocketAddr) -> Option<Box<str>>;
 }
 
@@ -61,7 +63,7 @@ impl SocketLayer for Plain {
 pub struct Secure {
     /// The gateway's certificate.
     pub tls: Arc<Tls>,
-    /// What is spoken within.
+    /// The protocol that is spoken within.
     pub protocol: Protocol,
     /// Whether certificates are logins.
     pub login: CertificateLogin,
@@ -87,19 +89,22 @@ impl SocketLayer for Secure {
 /// The way in of one listener.
 #[derive(Clone, Debug)]
 pub struct Entrance<T> {
-    /// What errors and log lines call the listener.
+    /// The listener's name in errors and log lines.
     pub what: &'static str,
     /// How sockets become streams.
     pub layer: T,
-    /// Whether each connection begins with a PROXY header.
+    /// Whether each connection begins with a PROXY header; with a list of trusted proxies, each of
+    /// theirs.
     pub proxy_protocol: bool,
+    /// The proxies that are trusted.
+    pub proxies: Arc<Proxies>,
     /// How long all of it may take; and, for HTTP, a request's head.
     pub timeout: Duration,
     /// How a peer is found that is gone without a word.
     pub keep_alive: KeepAlive,
 }
 
-/// What the system does to find a peer that is gone: it costs this program nothing.
+/// The means by which the system finds a peer that is gone: they cost this program nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeepAlive {
     /// After how much silence the peer's system is asked, in whole seconds; zero: never.
@@ -137,44 +142,50 @@ impl KeepAlive {
 pub struct Entered<S> {
     /// Its stream.
     pub stream: S,
-    /// Its address; behind a proxy, what the proxy says.
-    pub remote: SocketAddr,
+    /// Its address; behind a proxy with a PROXY header, the one in there.
+    pub address: ClientAddress,
     /// The user that its certificate names, if certificates are logins.
     pub certificate: Option<Box<str>>,
 }
 
 impl<T: SocketLayer> Entrance<T> {
     /// Lets a client in. `None`: it did not come as it has to, or not in time.
-    pub async fn admit(
-        &self,
-        stream: TcpStream,
-        mut remote: SocketAddr,
-    ) -> Option<Entered<T::Stream>> {
+    pub async fn admit(&self, stream: TcpStream, remote: SocketAddr) -> Option<Entered<T::Stream>> {
         self.keep_alive.apply(&stream);
-        let stream = match timeout(self.timeout, self.open(stream, &mut remote)).await {
+        let mut address = self.proxies.peer(remote);
+        let stream = match timeout(self.timeout, self.open(stream, &mut address)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                telemetry::handshake_failed(self.what, remote, &error);
+                telemetry::handshake_failed(self.what, address.remote, &error);
                 return None;
             }
             Err(_) => {
-                telemetry::handshake_failed(self.what, remote, &"it took too long");
+                telemetry::handshake_failed(self.what, address.remote, &"it took too long");
                 return None;
             }
         };
-        let certificate = self.layer.certificate(&stream, remote);
+        let certificate = self.layer.certificate(&stream, address.remote);
         Some(Entered {
             stream,
-            remote,
+            address,
             certificate,
         })
     }
 
-    async fn open(&self, mut stream: TcpStream, remote: &mut SocketAddr) -> io::Result<T::Stream> {
-        if self.proxy_protocol
-            && let Some(client) = proxy_protocol::read(&mut stream).await?
-        {
-            *remote = client;
+    async fn open(
+        &self,
+        mut stream: TcpStream,
+        address: &mut ClientAddress,
+    ) -> io::Result<T::Stream> {
+        if self.proxy_protocol {
+            if self.proxies.speaks_for_others(address.remote) {
+                if let Some(client) = proxy_protocol::read(&mut stream).await? {
+                    *address = self.proxies.peer(client);
+                }
+            } else if proxy_protocol::is_next(&stream).await? {
+                self.proxies.log_stranger(self.what, address.remote);
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
         }
         self.layer.open(stream).await
     }

@@ -1,6 +1,7 @@
 //! Sockets to links: one accept loop for all listeners, the PROXY protocol and TLS, and the
 //! transports.
 
+mod addresses;
 mod config;
 mod entrance;
 mod outgoing;
@@ -26,6 +27,7 @@ use tokio::{
     time::timeout,
 };
 
+pub use addresses::Proxies;
 pub use config::Config;
 pub(crate) use entrance::Places;
 pub use entrance::{Entered, Entrance, KeepAlive, Plain, Secure, SocketLayer};
@@ -153,7 +155,7 @@ pub async fn serve_stomp<T: SocketLayer>(
             };
             let link = TcpLink::new(entered.stream);
             let peer = Peer {
-                remote: entered.remote,
+                address: entered.address,
                 transport: "tcp",
                 carried: Carried::with_certificate(None, entered.certificate),
             };
@@ -176,7 +178,7 @@ async fn turn_away<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S
             poll_fn(|context| link.poll_close(context, problem.close_code())).await;
         }
     };
-    // Who neither reads nor closes, is cut.
+    // A client that neither reads nor closes is cut.
     let _ = timeout(FAREWELL, told).await;
 }
 

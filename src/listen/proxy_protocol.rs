@@ -10,7 +10,10 @@ use std::{
 };
 
 use proxy_header::{ParseConfig, Protocol, ProxyHeader};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::TcpStream,
+};
 
 /// Section 2.1: the longest line, with CR LF.
 const MAX_V1: usize = 107;
@@ -52,6 +55,16 @@ pub(super) async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Opt
             }
         }
     }
+}
+
+/// Whether a client's first bytes are a PROXY header, as far as they have come; they stay unread. In
+/// no other protocol here could they be the beginning, so a header that comes in parts is refused
+/// further on.
+pub(super) async fn is_next(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; V2.len()];
+    let count = stream.peek(&mut first).await?;
+    let begun = first.get(..count).unwrap_or_default();
+    Ok(begun.starts_with(V1) || begun.starts_with(V2))
 }
 
 fn step(header: &[u8]) -> Result<Step, &'static str> {

@@ -26,7 +26,7 @@ mod sessions;
 mod settings;
 
 pub use config::Config;
-pub use limits::{AddressKey, Limits, Stomp, is_shared, session_config};
+pub use limits::{AddressKey, ClientAddress, Limits, Stomp, is_shared, session_config};
 pub use logged_in::LoggedIn;
 pub use logins::Logins;
 pub use memory::{Memory, Shed};

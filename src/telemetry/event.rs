@@ -3,7 +3,7 @@
 
 use std::{
     fmt::Display,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::atomic::Ordering::Relaxed,
     time::{Duration, SystemTime},
 };
@@ -483,8 +483,35 @@ pub fn connection_limit_reached(what: &str, max_connections: usize, unsaid: u64)
     );
 }
 
+/// PROXY headers are taken from everybody, for no proxy is named.
+pub fn any_proxy_trusted() {
+    warn!(
+        target: "stentor::listen",
+        "[listen] proxy_protocol is on without trusted_proxies: everybody who can connect can give \
+         any address; name the networks of your proxies there"
+    );
+}
+
+/// A request came with the headers of a proxy that is not trusted. Said once.
+pub fn proxy_not_trusted(peer: IpAddr) {
+    warn!(
+        target: "stentor::listen", %peer,
+        "a proxy names its clients' addresses and is not believed, so they all count as one: write \
+         the proxy's network into [listen] trusted_proxies"
+    );
+}
+
+/// A connection began with a PROXY header, and is from no trusted proxy; nor had `unsaid` more since
+/// this was said the last time.
+pub fn proxy_header_refused(what: &str, remote: SocketAddr, unsaid: u64) {
+    warn!(
+        target: "stentor::listen", what, %remote, unsaid,
+        "a PROXY header came from an address that is not in [listen] trusted_proxies: closed"
+    );
+}
+
 /// A connection did not come as it has to: without a PROXY header, TLS, or a client certificate.
-/// Whoever scans ports does that, so it is no warning.
+/// Port scanners do that, so it is no warning.
 pub fn handshake_failed(what: &str, remote: SocketAddr, cause: &dyn Display) {
     let cause = cause.to_string();
     debug!(target: "stentor::listen", what, %remote, cause, "handshake failed");

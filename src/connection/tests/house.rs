@@ -16,10 +16,14 @@ use crate::{
     },
     control::Control,
     hub::{Hub, MailboxConfig},
+    node::ClientAddress,
 };
 
 pub(super) const PEER: Peer = Peer {
-    remote: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4711),
+    address: ClientAddress {
+        remote: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4711),
+        is_shared: true,
+    },
     transport: "tcp",
     carried: None,
 };

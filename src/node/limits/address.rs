@@ -1,8 +1,39 @@
-//! What counts as one address.
+//! The addresses that limits count by.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// What limits by address count as one: an IPv4 address, or a /64 of IPv6, which is what one
+/// The address of a client, as limits, the hook and the log take it: behind a trusted proxy, the one
+/// that the proxy names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientAddress {
+    /// The address and the port; port 0 where the proxy names none.
+    pub remote: SocketAddr,
+    /// Whether it may stand for any number of clients: then no limit by address refuses it.
+    pub is_shared: bool,
+}
+
+impl ClientAddress {
+    /// The address of a client that no proxy speaks for.
+    #[must_use]
+    pub fn direct(remote: SocketAddr) -> Self {
+        let is_shared = is_shared(remote.ip());
+        Self { remote, is_shared }
+    }
+
+    /// The address without its port; an IPv4 address also where it came mapped to IPv6.
+    #[must_use]
+    pub const fn ip(&self) -> IpAddr {
+        self.remote.ip().to_canonical()
+    }
+
+    /// What limits count it as.
+    #[must_use]
+    pub fn key(&self) -> AddressKey {
+        self.ip().into()
+    }
+}
+
+/// One address to limits: an IPv4 address, or a /64 of IPv6, which is what one
 /// subscriber of an Internet provider has at least (RFC 6177).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AddressKey {
