@@ -8,7 +8,7 @@ use crate::units::Checked;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The fanout exchange of commands, in the default virtual host; `off`: none.
+    /// The fanout exchange of commands, in the default virtual host; `off`: no exchange.
     pub exchange: String,
 }
 
@@ -21,16 +21,16 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The exchange; `None`: this node neither gives nor takes commands of others.
+    /// The exchange; `None` if this node neither sends commands to others nor takes theirs.
     #[must_use]
     pub fn exchange(&self) -> Option<&str> {
         Some(self.exchange.as_str()).filter(|name| *name != "off")
     }
 
-    /// Whether the values make sense.
+    /// Checks the values.
     ///
     /// # Errors
-    /// The key at fault, and what is wrong and what to do.
+    /// The key at fault, the fault, and the remedy.
     pub fn check(&self) -> Checked {
         let problem = match self.exchange.as_str() {
             "" => "is empty, and clients use that exchange",

@@ -56,7 +56,7 @@ struct Inner {
     vhost: Arc<VhostHub>,
     exchange: Box<str>,
     node: Box<str>,
-    /// Who waits for answers, by the command's id.
+    /// The callers that wait for answers, by the command's id.
     waiting: Mutex<HashMap<Box<str>, mpsc::Sender<NodeAnswer>>>,
 }
 
@@ -82,9 +82,9 @@ impl ControlLink {
         self.publish(&self.envelope(command, false)).await
     }
 
-    /// Tells all other nodes, and gathers their answers, for as long as `patience` has; but no
-    /// more after one that `is_enough`, or when all of `nodes` have answered, if it says which
-    /// there are.
+    /// Sends a command to all other nodes, and gathers their answers until `patience` is over. It
+    /// ends earlier after an answer that `is_enough`, or when all of `nodes` have answered, if
+    /// they are known.
     pub(super) async fn ask(
         &self,
         command: &Command,
@@ -166,7 +166,7 @@ impl ControlLink {
     }
 }
 
-/// Who waits for answers, until it is dropped.
+/// A caller that waits for answers, until it is dropped.
 struct AwaitedAnswers<'a> {
     link: &'a ControlLink,
     id: &'a str,
@@ -242,7 +242,7 @@ async fn listen_once(link: &ControlLink, shared: &ControlShared) -> String {
                 handle(link, shared, &parcel.message).await;
             }
             Item::Problem(problem) => return problem.to_string(),
-            // Of dedicated consumers, of which there is none here.
+            // Only dedicated consumers have it, and this is a feed.
             Item::Again(_) => {}
         }
     }

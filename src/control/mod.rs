@@ -1,8 +1,8 @@
-//! What an operator, a backend or a login does to sessions of any node.
+//! Commands of an operator, a backend or a login to sessions of any node.
 //!
 //! [`Control`] runs a [`Command`] on this node and, by an exchange that all nodes listen to, on
-//! all others. Backends may publish commands there, too: whoever may publish to that exchange is
-//! trusted, so clients of the gateway never may. The format is in [`wire`].
+//! all others. Backends may publish commands there, too. A publisher to that exchange is trusted,
+//! so clients of the gateway may never publish there. The format is in [`wire`].
 
 mod config;
 mod link;
@@ -42,7 +42,7 @@ pub trait Sessions: Send + Sync + 'static {
     fn refresh_groups(&self, user: &str) -> usize;
 }
 
-/// What can be done to sessions, wherever they are.
+/// A command to sessions, on any node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// End sessions. The clients are told the reason, up to 256 characters of it.
@@ -57,8 +57,8 @@ pub enum Command {
         /// Its id.
         session: Box<str>,
     },
-    /// Ask the hook anew, and end the sessions that it refuses. What was remembered of a user
-    /// is forgotten before.
+    /// Forget the hook's answers about the user, ask it anew, and end the sessions that it
+    /// refuses.
     Recheck(Target),
     /// Forget what the hook permitted to a user.
     Forget {
@@ -91,19 +91,20 @@ pub enum Target {
     },
 }
 
-/// What became of a command.
+/// The outcome of a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// The nodes that answered in time, this one first, and how much the command did there:
     /// sessions, or permissions that were forgotten. With [`Command::Recheck`] these sessions
     /// are being asked about; which of them end, is in their nodes' logs.
     pub nodes: Vec<(Box<str>, u64)>,
-    /// Why other nodes could not be told; `None`: they could, or there are none.
+    /// The reason why other nodes could not be told; `None` if they could, or if there are no
+    /// others.
     pub unreached: Option<Box<str>>,
 }
 
 impl Report {
-    /// What was done on all nodes together.
+    /// The number of hits on all nodes together.
     #[must_use]
     pub fn hits(&self) -> u64 {
         let hits = self.nodes.iter().map(|(_, hits)| *hits);
@@ -127,7 +128,7 @@ pub struct Control {
     nodes: Option<Arc<dyn Presence>>,
 }
 
-/// What it takes to run a command on this node.
+/// The parts of this node that commands need.
 struct ControlShared {
     node: Box<str>,
     sessions: Arc<dyn Sessions>,
@@ -135,7 +136,7 @@ struct ControlShared {
 }
 
 impl Control {
-    /// Of a node that is alone.
+    /// For a node without others.
     #[must_use]
     pub fn alone(node: &str, sessions: Arc<dyn Sessions>, auth: Arc<dyn Authenticator>) -> Self {
         Self {
@@ -149,8 +150,8 @@ impl Control {
         }
     }
 
-    /// The same, where all nodes share this presence: what is for all of them has their answers
-    /// when all that presence knows have answered.
+    /// Tells it that all nodes share this presence: a command to all nodes then ends when every
+    /// node that presence knows has answered.
     #[must_use]
     pub fn among(self, nodes: Option<Arc<dyn Presence>>) -> Self {
         Self { nodes, ..self }
@@ -171,26 +172,26 @@ impl Control {
         }
     }
 
-    /// Hears no more commands; before the broker is closed.
+    /// Stops listening to commands; called before the broker is closed.
     pub fn close(&self) {
         if let Some((_, listening)) = &self.link {
             listening.abort();
         }
     }
 
-    /// Whether this is the exchange of commands: no client may use it, whatever the hook says.
+    /// True for the exchange of commands: no client may use it, even if the hook allows it.
     #[must_use]
     pub fn is_reserved(&self, exchange: &str) -> bool {
         let link = self.link.as_ref();
         link.is_some_and(|(link, _)| link.exchange() == exchange)
     }
 
-    /// Runs a command on all nodes. On this one it has run when this returns, whatever the broker
-    /// does; the others are given a second to say what they did, or less if all that are known
-    /// have. A session has one node, so its answer is enough.
+    /// Runs a command on all nodes. On this node it has run when this returns, even without a
+    /// broker. Other nodes have a second to answer; it ends earlier if all known nodes have. A
+    /// session has one node, so the answer of that node is enough.
     ///
     /// # Errors
-    /// The command asks for what this node cannot do; then no node is told.
+    /// This node cannot run the command; then no node is told.
     pub async fn run(&self, command: Command) -> Result<Report, RecheckOff> {
         let hits = self.shared.execute(&command).await?;
         telemetry::control_command(command.name(), &command.subject(), &self.shared.node, hits);
@@ -226,7 +227,7 @@ impl Control {
         Ok(report)
     }
 
-    /// Ends a session of some node, whose user has logged in again; in the background.
+    /// Ends a session of any node after a new login of its user; in the background.
     pub fn replace(&self, session: &str) {
         if self.shared.sessions.replace(session) > 0 {
             return;
@@ -277,7 +278,7 @@ impl Command {
         }
     }
 
-    /// Whom it is about, for the log.
+    /// The session or user that it is about, for the log.
     fn subject(&self) -> String {
         match self {
             Self::Kick { target, .. } | Self::Recheck(target) => target.to_string(),
@@ -299,7 +300,7 @@ impl Command {
 }
 
 impl Target {
-    /// Whose sessions are meant, if that is said.
+    /// The user whose sessions are meant, if the command names one.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         match self {

@@ -1,5 +1,5 @@
-//! Commands as they stand in messages: JSON, so that a backend that knows nothing but AMQP can
-//! give them. Pure.
+//! The format of commands in messages: JSON, so that a backend that knows only AMQP can send
+//! them. Pure.
 //!
 //! ```json
 //! { "command": "kick", "user": "alice", "reason": "not paid" }
@@ -10,15 +10,15 @@
 //! | `command` | `kick`, `recheck`, `forget` or `refresh_groups` (`replace` is for nodes) |
 //! | `session`, or `user` | which sessions; `forget` and `refresh_groups` take a `user` |
 //! | `device_type`, `device_id` | with `user`, for `kick` and `recheck`: only those devices |
-//! | `reason` | for `kick`: what clients are told |
-//! | `expires` | in seconds since 1970: later it does nothing. Without it, it always does |
-//! | `answer` | `true`: each node publishes what it did, to the same exchange |
-//! | `id` | what the answers refer to |
+//! | `reason` | for `kick`: the text for clients |
+//! | `expires` | in seconds since 1970: ignored after that; never, if it is missing |
+//! | `answer` | `true`: each node publishes the number of its hits to the same exchange |
+//! | `id` | the answers refer to it |
 //! | `node` | the node that gives the command; it does not hear its own |
 //! | `version` | 1 if it is missing |
 //!
-//! An answer has the `command` `answer`, `to` (the `id`), `node` and `hits`. Further fields are
-//! passed over.
+//! An answer has the `command` `answer`, `to` (the `id`), `node` and `hits`. Unknown fields are
+//! ignored.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -32,19 +32,19 @@ pub const VERSION: u32 = 1;
 /// Longer messages are no commands. In bytes.
 pub const MAX_SIZE: usize = 16 * 1024;
 
-/// Names at the broker and of users have no more, in bytes.
+/// The longest name of the broker's or of a user, in bytes.
 const MAX_NAME: usize = 255;
 
-/// What a message says.
+/// A message of the exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
     /// Do this.
     Command(Envelope),
     /// This was done.
     Answer {
-        /// To which command.
+        /// The id of the command.
         to: Box<str>,
-        /// By which node.
+        /// The node that answers.
         node: Box<str>,
         /// How much it did there.
         hits: u64,
@@ -54,20 +54,20 @@ pub enum Note {
 /// A command on its way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// What to do.
+    /// The command itself.
     pub command: Command,
-    /// What the answers refer to.
+    /// The id that answers refer to.
     pub id: Box<str>,
     /// The node that gives it; empty: somebody else.
     pub node: Box<str>,
-    /// From when on it does nothing.
+    /// The moment from which on nodes ignore it.
     pub expires: Option<SystemTime>,
-    /// Whether to answer.
+    /// Asks for answers.
     pub answer: bool,
 }
 
 impl Envelope {
-    /// Whether it is too late for it.
+    /// True if it is too late for it.
     #[must_use]
     pub fn is_expired(&self, now: SystemTime) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
@@ -229,7 +229,7 @@ impl Fields {
         };
         let expires = self.expires.map(|expires| {
             let expires = UNIX_EPOCH.checked_add(Duration::from_secs(expires));
-            // What is too far away to be counted does not end.
+            // A moment too far away to be counted never comes.
             expires.ok_or(())
         });
         Ok(Note::Command(Envelope {

@@ -10,17 +10,17 @@ use crate::{
     units::{Checked, at_least, at_most},
 };
 
-/// Where it is kept who is here.
+/// The `[presence]` section: the store of who is online, and the times that count.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where it is kept; off unless asked for.
+    /// The store; off by default.
     pub url: Url,
     /// How long a node's users count as here after the node was last heard of. Nodes renew at a
     /// third of it: shorter is quicker to notice a killed node, and less patient with Redis.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
-    /// Whether events are published when what others see of a user changes.
+    /// Publishes an event when the status that others see of a user changes.
     pub events: bool,
     /// The topic exchange that they go to, in the default virtual host.
     pub exchange: Box<str>,
@@ -43,10 +43,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether the values make sense.
+    /// Checks the values.
     ///
     /// # Errors
-    /// The key at fault, and what is wrong and what to do.
+    /// The key at fault, the fault, and the remedy.
     pub fn check(&self) -> Checked {
         let why = "one late renewal would take all users offline";
         at_least("lease", self.lease, Duration::from_secs(1), why)?;
@@ -66,7 +66,7 @@ impl Config {
         Ok(())
     }
 
-    /// Whether there are events to publish.
+    /// True if there are events to publish.
     #[must_use]
     pub fn has_events(&self) -> bool {
         self.events && self.url != Url::Off
@@ -76,7 +76,7 @@ impl Config {
 const MAX_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 const MAX_DEBOUNCE: Duration = Duration::from_secs(60 * 60);
 
-/// Where presence is kept.
+/// The store of presence.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Url {
@@ -89,7 +89,7 @@ pub enum Url {
     Redis(SecretUrl),
 }
 
-/// What is wrong with a URL. Never shows the URL: there may be a password in it.
+/// A URL is wrong. The text never shows the URL: it may contain a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "is not a place for presence; write \"off\", \"memory:\" or \"redis://:password@host:6379/0\""

@@ -27,9 +27,10 @@ pub(super) type Stamp = u64;
 #[derive(Debug)]
 pub(super) struct Departure {
     pub(super) session: Arc<Session>,
-    /// `None`: its user's other sessions here say no less without it, so it begins no debounce.
+    /// `None`: the user's other sessions here show the same status without it, so no debounce
+    /// begins.
     pub(super) stamp: Option<Stamp>,
-    /// Whether the store forgot what it had been told, since then.
+    /// The store has lost its data since then.
     pub(super) forgotten: bool,
 }
 
@@ -71,7 +72,7 @@ impl Departures {
         self.waiting.put_back(now, departure);
     }
 
-    /// The first, if its debounce is over; and whether it may settle.
+    /// The first, if its debounce is over; and true if it may settle.
     pub(super) fn pop(&mut self, now: Instant) -> Option<(Departure, bool)> {
         let departure = self.waiting.pop(now)?;
         Some(self.close(departure))
@@ -97,8 +98,7 @@ impl Departures {
         (departure, settles)
     }
 
-    /// Whether a debounce of the user's is running: until it is over, others are told nothing
-    /// less than they were.
+    /// True while a debounce of the user runs: until it is over, others see no lower status.
     pub(super) fn hold(&self, user: &str) -> bool {
         self.newest.contains_key(user)
     }
@@ -143,7 +143,7 @@ mod tests {
         assert!(departures.hold("a") && !departures.hold("b"));
         let (first, settles) = departures.pop(start + 5 * second).unwrap();
         assert!(Arc::ptr_eq(&first.session, &one) && !settles);
-        // What could not be settled does not stand in for the newer one.
+        // A departure that could not be settled does not replace the newer one.
         departures.put_back(start, first);
         assert!(!departures.pop_first().unwrap().1 && departures.hold("a"));
         assert!(departures.pop(start + 5 * second).is_none());

@@ -1,4 +1,4 @@
-//! What others are told when a user comes, goes, or changes its status.
+//! Events for others: a user comes, goes, or changes its status.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,14 +17,14 @@ use crate::{broker::destination::MAX_NAME, telemetry};
 /// Events that wait for the broker, of one each for so many users.
 const MAX_WAITING: usize = 65_536;
 
-/// What others see of a user has changed.
+/// The status that others see of a user has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Whose status it is.
+    /// The user.
     pub user: Arc<str>,
-    /// What others see now: never [`Status::Invisible`].
+    /// The status that others see now: never [`Status::Invisible`].
     pub status: Status,
-    /// What they saw before.
+    /// The status that they saw before.
     pub previous: Status,
     /// When it was found out, by the store's clock: of two events of a user the later one holds,
     /// in whichever order they arrive.
@@ -33,7 +33,7 @@ pub struct Event {
     pub groups: Arc<[Arc<str>]>,
 }
 
-/// What happened to a user, for others.
+/// The change of a user, as others see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EventKind {
@@ -57,7 +57,7 @@ struct Body<'a> {
 }
 
 impl Event {
-    /// What others see if a user's status changes so; `None`: nothing new.
+    /// The event of such a change of status; `None` if others see no difference.
     pub(super) fn new(
         user: &Arc<str>,
         groups: Arc<[Arc<str>]>,
@@ -75,7 +75,7 @@ impl Event {
         })
     }
 
-    /// What happened.
+    /// The kind of change.
     #[must_use]
     pub fn kind(&self) -> EventKind {
         match (self.previous, self.status) {
@@ -95,7 +95,7 @@ impl Event {
             previous: self.previous,
             at: humantime::format_rfc3339_micros(self.at).to_string(),
         };
-        // Of texts, JSON can always be made.
+        // Texts always become JSON.
         serde_json::to_vec(&body).unwrap_or_default()
     }
 
@@ -133,10 +133,10 @@ pub struct Outbox {
 
 #[derive(Debug, Default)]
 struct WaitingEvents {
-    /// In the order of the first event; some may wait no more.
+    /// Users in the order of their first event; an event of theirs may have been taken already.
     order: VecDeque<Arc<str>>,
     events: HashMap<Arc<str>, Event>,
-    /// Whether there were too many, and the log says so.
+    /// There were too many, and the log says so.
     overflowed: bool,
     is_closed: bool,
 }
@@ -154,8 +154,8 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// What is to be told next, in order, `most` at most; waits until there is something. Nothing
-    /// comes once it is closed and all was taken.
+    /// The next events in order, at most `most`; waits for the first. Empty once the outbox is
+    /// closed and all events were taken.
     pub async fn next(&self, most: usize) -> Vec<Event> {
         loop {
             {
@@ -169,13 +169,13 @@ impl Outbox {
         }
     }
 
-    /// No more events come.
+    /// Takes no further events.
     pub fn close(&self) {
         self.waiting.lock().is_closed = true;
         self.wake.notify_one();
     }
 
-    /// These could not be told; what came since then is newer.
+    /// Takes back events that could not be published; those that came since then are newer.
     pub fn put_back(&self, events: Vec<Event>) {
         let mut waiting = self.waiting.lock();
         for event in events.into_iter().rev() {
@@ -353,7 +353,7 @@ mod tests {
             outbox.push(event(&number.to_string(), Status::Offline, Status::Online));
         }
         assert_eq!(outbox.waiting.lock().events.len(), MAX_WAITING);
-        // Users that flap take no more room than they are.
+        // Users that come and go often take the room of one event each.
         let flaps = Outbox::new();
         for _ in 0..2 * MAX_WAITING {
             flaps.push(event("a", Status::Offline, Status::Online));

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Session, Status};
 
-/// By user, since that is what is asked; nearly every user has one session.
+/// By user, since questions are about users; nearly every user has one session.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     users: HashMap<Arc<str>, Vec<Arc<Session>>>,
@@ -91,7 +91,7 @@ impl Held {
     }
 }
 
-/// Of `some`, those that are not in `others`, which is in order.
+/// The names in `some` that are not in `others`, which is sorted.
 pub(super) fn without(some: &[Arc<str>], others: &[Arc<str>]) -> Vec<Arc<str>> {
     let left = some
         .iter()

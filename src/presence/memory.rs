@@ -24,7 +24,7 @@ use super::{
 };
 use crate::later::Later;
 
-/// Who left is looked after at once if so many wait for it: they take room.
+/// Departures that wait at most; with more, the first are settled at once, for they take memory.
 const MAX_LEFT: usize = 65_536;
 
 /// Presence in this process' memory. It never fails, and its node is alive whenever it can be
@@ -49,9 +49,9 @@ struct MemoryState {
     by_id: BTreeMap<Box<str>, Arc<Session>>,
     /// The users of each group that are here; no group is empty.
     groups: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
-    /// What others were told of each user that is not offline.
+    /// The status that others were told of each user who is not offline.
     told: HashMap<Arc<str>, Status>,
-    /// Sessions that left, whose users may have left with them.
+    /// Sessions that left; their users may have left with them.
     left: Departures,
     /// Sessions that say more of their status than is passed on.
     saying: Later<Arc<Session>>,
@@ -111,7 +111,7 @@ impl Inner {
         let state = &mut *self.state.lock();
         while let Some(session) = state.saying.pop(now) {
             session.passed_on(now);
-            // Of one that has left since, its departure is all there is to say.
+            // If the session has left since, only its departure counts.
             if state.held.contains(&session) {
                 self.settle(state, &session);
             }
@@ -344,7 +344,7 @@ impl Presence for MemoryPresence {
         Ok(())
     }
 
-    /// No other node is there to tell that its users left, and those who would hear of it by this
+    /// Publishes nothing: no other node could report that the users left, and the listeners of this
     /// one are gone.
     fn close(&self) -> BoxFuture<'_, ()> {
         let mut state = self.inner.state.lock();
@@ -362,7 +362,7 @@ mod tests {
     use super::*;
     use crate::presence::Outbox;
 
-    /// Of no event nobody is told: so what comes next is waited for.
+    /// The absence of an event cannot be awaited: so a test waits for the next event.
     struct Scene {
         presence: MemoryPresence,
         events: Arc<Outbox>,

@@ -1,8 +1,8 @@
-//! Who is here.
+//! Presence: the users who are online, on all nodes.
 //!
 //! [`Presence`] keeps it; two implementations hold the same contract tests: [`memory`], for a
-//! single node, and [`redis`], which all nodes share. What changes for others is told by
-//! [`Event`]s, which a [`publisher`] takes to the broker.
+//! single node, and [`redis`], which all nodes share. An [`Event`] tells others of a change; a
+//! [`publisher`] takes it to the broker.
 //!
 //! Truth is leases, not events: a session counts as online for as long as the node that holds it
 //! is known to live. So a node that is killed takes its users offline within one lease.
@@ -29,24 +29,24 @@ pub use status::{Status, StatusError};
 
 /// Keeps who is online, on all nodes.
 ///
-/// What a node says (to join, to leave, a status, groups) never waits and never fails: it takes
-/// effect in the background, in the order of the calls, and soon. If the shared store is away it
-/// is kept, and the node registers all it holds when the store is back; meanwhile the gateway
+/// A node's own changes (join, leave, status, groups) never wait and never fail: they take effect
+/// in the background, in the order of the calls, and soon. While the shared store is away they
+/// are kept, and the node registers all it holds when the store is back; meanwhile the gateway
 /// serves on.
 ///
-/// What others see of a user is its [`Status::to_others`]. When that changes there is one event,
+/// Others see a user's [`Status::to_others`]. When that changes there is one event,
 /// on one node, whichever nodes the user's sessions are on: at once where a session joins or says
 /// its status, and `presence.debounce` after a session left, if nothing made up for it meanwhile.
-/// Where several left one after the other, the last one's debounce counts; until it is over, others
-/// are told nothing less of the user than before, by whichever session.
+/// If several left one after the other, the last one's debounce counts; until it is over, no
+/// session of the user can lower the status that others see.
 pub trait Presence: Send + Sync + 'static {
     /// A session has logged in: it, its user, and its user in its groups are online until
     /// [`Presence::leave`], for as long as this node lives. To join twice is to join once.
     fn join(&self, session: Arc<Session>);
 
-    /// As [`Presence::join`], and answers which sessions of its user were here before it, on all
-    /// nodes, the oldest first: of two that claim at the same time, one finds the other. It has
-    /// joined whatever the answer is; whom it does not suit leaves.
+    /// As [`Presence::join`], and answers the sessions of its user that were here before it, on all
+    /// nodes, the oldest first: of two that claim at the same time, one finds the other. The
+    /// session has joined in any case; a caller that does not like the answer lets it leave.
     ///
     /// # Errors
     /// As [`Presence::users`].
@@ -63,8 +63,8 @@ pub trait Presence: Send + Sync + 'static {
     /// most; of more the newest counts. Of a session that is not here, does nothing.
     fn set_status(&self, session: &Arc<Session>, status: Status);
 
-    /// A session's user is in these groups from now on. It makes no events: who is a member of
-    /// what is the application's own news. Of a session that is not here, does nothing.
+    /// A session's user is in these groups from now on. It makes no events: the application knows
+    /// its own groups. Does nothing if the session is not here.
     fn regroup(&self, session: &Arc<Session>, groups: Vec<Arc<str>>);
 
     /// The sessions of a user that this node itself holds; answers at once.
@@ -107,8 +107,8 @@ pub trait Presence: Send + Sync + 'static {
         id: &'a str,
     ) -> BoxFuture<'a, Result<Option<SessionInfo>, PresenceError>>;
 
-    /// Some of the sessions of all nodes, in an order of the store's own. Who is here from the
-    /// first page to the last is on one of them, once.
+    /// A page of the sessions of all nodes, in an order of the store's own. A session that is here
+    /// from the first page to the last is on exactly one page.
     ///
     /// # Errors
     /// As [`Presence::users`]; [`PresenceError::Cursor`].
@@ -126,31 +126,31 @@ pub trait Presence: Send + Sync + 'static {
     /// As [`Presence::users`].
     fn nodes(&self) -> BoxFuture<'_, Result<Vec<NodeInfo>, PresenceError>>;
 
-    /// Whether this node's part is up to date in the store, as far as is known; answers at once.
+    /// `Ok` if the store has all changes of this node, as far as is known; answers at once.
     ///
     /// # Errors
     /// [`PresenceError::Unavailable`]: why not.
     fn health(&self) -> Result<(), PresenceError>;
 
-    /// Takes all that this node holds offline, and ends; within seconds, also if the store does
-    /// not answer. Who joins afterwards is not seen. To drop presence without this is to be
-    /// killed: the lease has to run out. That the node's users left is told by another node, if
-    /// they do not come back within `presence.debounce`.
+    /// Takes all sessions of this node offline, and ends; within seconds, even if the store does
+    /// not answer. Sessions that join afterwards are not seen. Presence that is dropped without
+    /// this looks killed: its lease has to run out. Another node publishes that the users left,
+    /// unless they come back within `presence.debounce`.
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
 /// A user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserPresence {
-    /// The greatest status of its sessions ([`Status`]); offline if there is none. Others may
-    /// know [`Status::to_others`] of it.
+    /// The greatest status of its sessions ([`Status`]); offline without a session. Others see
+    /// [`Status::to_others`] of it.
     pub status: Status,
     /// Its sessions on all nodes: each once, the oldest first.
     pub sessions: Vec<SessionInfo>,
 }
 
 impl UserPresence {
-    /// Of sessions in any order.
+    /// From sessions in any order.
     fn new(mut sessions: Vec<SessionInfo>) -> Self {
         sessions.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
         // A node that changes its lease has a session under both, for a moment.
@@ -175,9 +175,9 @@ pub struct Member {
 /// Which sessions to list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
-    /// Those of the node of this name; `None`: of all.
+    /// Only sessions of this node; `None`: of all nodes.
     pub node: Option<Box<str>>,
-    /// Those that come after the page whose [`Page::next`] this is; `None`: from the first on.
+    /// The [`Page::next`] of the page before; `None`: begins at the first.
     pub after: Option<Box<str>>,
     /// So many at most; there may be fewer although more follow.
     pub limit: usize,
@@ -188,7 +188,8 @@ pub struct Listing {
 pub struct Page {
     /// The sessions.
     pub sessions: Vec<SessionInfo>,
-    /// Where the next page begins: letters, digits, `-`, `_` and `.`. `None`: this is the last.
+    /// The place where the next page begins: letters, digits, `-`, `_` and `.`. `None` on the last
+    /// page.
     pub next: Option<Box<str>>,
 }
 
@@ -197,8 +198,8 @@ pub struct Page {
 pub struct Counts {
     /// Sessions; of other nodes, as of a third of a lease ago at most.
     pub sessions: u64,
-    /// Users, invisible ones among them. Who left counts for `presence.debounce` longer, and the
-    /// users of a node that was killed until another one has cleared up after it.
+    /// Users, invisible ones included. A user who left counts for `presence.debounce` longer; the
+    /// users of a killed node count until another node has cleared up.
     pub users: u64,
 }
 
@@ -229,15 +230,15 @@ pub enum PresenceError {
     Cursor,
 }
 
-/// What an implementation needs to know of its node.
+/// The facts about its node that an implementation needs.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// Its name, as others see it.
     pub name: Box<str>,
     /// When it started.
     pub since: SystemTime,
-    /// How long after a session left it is looked whether its user did.
+    /// The time from a session's departure until its user may count as gone.
     pub debounce: std::time::Duration,
-    /// Where events go; `None`: nobody wants them.
+    /// The outbox of events; `None`: they are off.
     pub events: Option<Arc<Outbox>>,
 }

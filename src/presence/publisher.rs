@@ -19,8 +19,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from
 /// The lane of all events, so that they stay in order; connections count theirs up from 0.
 const LANE: u64 = u64::MAX;
 
-/// Publishes what is in the outbox to a topic exchange, until that is closed and empty. What the
-/// broker did not take, or did not confirm, is published again, so an event may come twice.
+/// Publishes the outbox to a topic exchange, until the outbox is closed and empty. An event that
+/// the broker did not take, or did not confirm, is published again: it may come twice.
 pub async fn publish(outbox: Arc<Outbox>, host: Arc<dyn VirtualHost>, exchange: Box<str>) {
     let mut backoff = Backoff::new(PAUSES);
     let mut is_up = None;
@@ -31,7 +31,7 @@ pub async fn publish(outbox: Arc<Outbox>, host: Arc<dyn VirtualHost>, exchange: 
         }
         let (confirms, mut cause) = hand_over(&*host, &exchange, &events).await;
         let mut outcomes = join_all(confirms).await.into_iter();
-        // What was not handed over has no outcome.
+        // An event that was not handed over has no outcome.
         let failed: Vec<_> = events
             .into_iter()
             .filter(|_| match outcomes.next() {
@@ -62,8 +62,8 @@ pub async fn publish(outbox: Arc<Outbox>, host: Arc<dyn VirtualHost>, exchange: 
     }
 }
 
-/// Hands the events over, in order, up to the first that the broker does not take, and why it
-/// does not: the others would only wait as long. What comes back waits for its word on each.
+/// Hands the events over, in order, up to the first that the broker does not take, with the
+/// reason: the others would only wait as long. The futures that it returns wait for the confirms.
 async fn hand_over(
     host: &dyn VirtualHost,
     exchange: &str,

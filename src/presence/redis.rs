@@ -32,9 +32,9 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Presence in Redis.
 ///
-/// All that waits to be told is told in one round trip, so a login costs one at most, and many
-/// at a time share it. To read users or a group takes one as well. What dead nodes left is
-/// removed by one that lives.
+/// All changes that wait go in one round trip, so a login costs at most one, and many logins at a
+/// time share it. A question about users or a group takes one as well. A living node removes the
+/// entries of a dead one.
 ///
 /// Redis may lose all it has at any time: every node registers anew what it holds.
 pub struct RedisPresence {
@@ -49,8 +49,8 @@ pub struct RedisPresence {
 struct Store {
     pool: Pool,
     timeout: Duration,
-    /// The connection that the keeper writes on, kept out of the pool: that would ask whether it
-    /// lives, each time.
+    /// The connection that the keeper writes on, kept out of the pool: the pool would test it
+    /// before each use.
     writer: tokio::sync::Mutex<Option<Connection>>,
 }
 
@@ -58,7 +58,7 @@ impl RedisPresence {
     /// Connects in the background, and goes on trying for as long as this lives.
     ///
     /// # Errors
-    /// [`PresenceError::Configuration`]: the URL is none.
+    /// [`PresenceError::Configuration`]: the URL is not valid.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -177,7 +177,7 @@ impl Presence for RedisPresence {
         self.shared.close();
         async move {
             if let Some(mut keeper) = keeper {
-                // What it does just now comes first, and is bounded as well.
+                // The work under way comes first, and is bounded as well.
                 let longest = keeper::CLOSING.saturating_add(self.timeout.saturating_mul(2));
                 if tokio::time::timeout(longest, &mut keeper).await.is_err() {
                     keeper.abort();
@@ -198,7 +198,7 @@ impl Drop for RedisPresence {
 
 impl fmt::Debug for RedisPresence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Of the pool nothing: it knows the password.
+        // Not the pool: it knows the password.
         f.debug_struct("RedisPresence")
             .field("health", &self.shared.health())
             .finish_non_exhaustive()

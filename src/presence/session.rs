@@ -17,7 +17,7 @@ pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// The device at the other end, as the client names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Device {
-    /// What kind of device, such as `phone`.
+    /// The kind of device, such as `phone`.
     pub kind: Option<Box<str>>,
     /// Which one.
     pub id: Option<Box<str>>,
@@ -30,16 +30,16 @@ impl Device {
     pub const MAX_ID: usize = 128;
 }
 
-/// A session of this node. What changes of it is changed by [`super::Presence`].
+/// A session of this node. Only [`super::Presence`] changes it.
 #[derive(Debug)]
 pub struct Session {
-    /// Whose it is.
+    /// Its user.
     pub user: Arc<str>,
     /// The session's id; no other session of any node has it.
     pub id: Box<str>,
     /// `websocket`, `tcp` or a SockJS transport.
     pub transport: &'static str,
-    /// Where the client comes from, if that is to be known.
+    /// The client's address, if presence may show it.
     pub remote: Option<SocketAddr>,
     /// Since when; kept to the millisecond.
     pub since: SystemTime,
@@ -57,9 +57,9 @@ struct Changing {
     groups: Arc<[Arc<str>]>,
     /// When the status was passed on last, by itself.
     told: Option<Instant>,
-    /// Whether the status waits to be passed on.
+    /// The status waits to be passed on.
     waits: bool,
-    /// Whether the store has been told of the session, ever.
+    /// The store has been told of the session at least once.
     registered: bool,
 }
 
@@ -68,7 +68,7 @@ struct Changing {
 pub(super) enum Pass {
     /// At once.
     Now,
-    /// After [`STATUS_INTERVAL`]; what is said meanwhile goes with it.
+    /// After [`STATUS_INTERVAL`], with any change until then.
     Later,
     /// It waits already, and this goes with it.
     Waits,
@@ -109,7 +109,7 @@ impl Session {
         Arc::clone(&self.changing.lock().groups)
     }
 
-    /// What it says of itself.
+    /// The status that it set.
     #[must_use]
     pub fn status(&self) -> Status {
         self.changing.lock().status
@@ -144,14 +144,14 @@ impl Session {
         Pass::Now
     }
 
-    /// What waited is passed on.
+    /// The status that waited is passed on.
     pub(super) fn passed_on(&self, now: Instant) {
         let mut changing = self.changing.lock();
         changing.told = Some(now);
         changing.waits = false;
     }
 
-    /// Whether the store has been told of it, ever.
+    /// True if the store has been told of it at least once.
     pub(super) fn was_registered(&self) -> bool {
         self.changing.lock().registered
     }
@@ -161,7 +161,7 @@ impl Session {
         self.changing.lock().registered = true;
     }
 
-    /// Takes the groups, and gives back those of before; `None`: they are the same.
+    /// Takes the groups, and gives back the former ones; `None` if nothing changed.
     pub(super) fn regroup(&self, groups: Vec<Arc<str>>) -> Option<Arc<[Arc<str>]>> {
         let groups = in_order(groups);
         let mut changing = self.changing.lock();
@@ -212,7 +212,7 @@ pub struct SessionInfo {
     pub since: SystemTime,
     /// [`Session::device`].
     pub device: Option<Box<Device>>,
-    /// What it says of itself.
+    /// The status that it set.
     pub status: Status,
     /// When it last said something about its status; the login counts. That it lives is what its
     /// node's lease says, not this.

@@ -26,13 +26,13 @@ pub enum Status {
     Invisible = 4,
 }
 
-/// The text is none of those that a session can say of itself.
+/// The text is not a status that a session can set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is no status; write {}", Status::SETTABLE)]
 pub struct StatusError;
 
 impl Status {
-    /// What a session can say of itself, for errors.
+    /// The statuses that a session can set, for errors.
     pub const SETTABLE: &str = "online, away, busy or invisible";
 
     /// In words, as in headers and events.
@@ -47,7 +47,7 @@ impl Status {
         }
     }
 
-    /// What others may know of it: who is invisible is offline.
+    /// The status that others see: invisible becomes offline.
     #[must_use]
     pub fn to_others(self) -> Self {
         match self {
@@ -56,7 +56,7 @@ impl Status {
         }
     }
 
-    /// What [`Status::byte`] said; offline if it is none.
+    /// The inverse of [`Status::byte`]; offline if the byte is not valid.
     pub(super) fn from_byte(byte: u8) -> Self {
         match byte {
             1 => Self::Away,

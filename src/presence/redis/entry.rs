@@ -1,13 +1,13 @@
-//! What stands in Redis.
+//! The keys and values in Redis.
 //!
-//! | Key                              | Kind   | What                                            |
+//! | Key                              | Kind   | Content                                         |
 //! |----------------------------------|--------|-------------------------------------------------|
 //! | `stentor:node:<lease>`           | string | a node: since when, sessions, name; lives for a lease, renewed at a third |
 //! | `stentor:nodes`                  | hash   | a field for each lease that was not cleared up: empty, or `closed`; the field `epoch` is random, and new if Redis lost all |
-//! | `stentor:user:<user>`            | hash   | a field for each session: lease and session; how it is. The field without a name: what was told of the user; `left`: the departure that waits to be settled, as lease and stamp |
+//! | `stentor:user:<user>`            | hash   | a field for each session: lease and session; its status. The field without a name: the status that others were told; `left`: the departure that waits to be settled, as lease and stamp |
 //! | `stentor:group:<name>`           | hash   | a field for each user and node: lease and user; the user's status there |
 //! | `stentor:sessions:<lease>:<n>`   | hash   | a field for each session of the node: session; its user and groups |
-//! | `stentor:users`                  | string | how many users were told of                     |
+//! | `stentor:users`                  | string | the number of users that others were told of    |
 //! | `stentor:clearing:<lease>`       | string | the node that clears up after this dead one      |
 //!
 //! A lease's id is eight letters, which come first in every field. Fields of one user are few, and
@@ -25,12 +25,12 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::presence::{Device, NodeInfo, Session, SessionInfo, Status};
 
-/// What [`LeaseId`] is made of, in letters.
+/// The length of a [`LeaseId`], in letters.
 pub(super) const LEASE: usize = 8;
 
 /// The hash of all leases.
 pub(super) const NODES: &str = "stentor:nodes";
-/// The field of [`NODES`] that is none.
+/// The field of [`NODES`] that is not a lease.
 pub(super) const EPOCH: &str = "epoch";
 /// The value of a lease in [`NODES`] whose node has ended of itself.
 pub(super) const CLOSED: &str = "closed";
@@ -74,7 +74,7 @@ impl LeaseId {
         format!("stentor:clearing:{self}")
     }
 
-    /// Where the session of that id is listed.
+    /// The key of the list with the session of that id.
     pub(super) fn bucket_of(self, session: &str) -> String {
         self.bucket(bucket(session))
     }
@@ -88,7 +88,7 @@ impl LeaseId {
         [&self.0, name.as_bytes()].concat()
     }
 
-    /// What [`LeaseId::field`] put together.
+    /// The inverse of [`LeaseId::field`].
     pub(super) fn split(field: &[u8]) -> Option<(Self, &str)> {
         let (lease, name) = field.split_first_chunk::<LEASE>()?;
         Some((Self::parse(lease)?, std::str::from_utf8(name).ok()?))
@@ -130,7 +130,7 @@ pub(super) fn encode_node(since: SystemTime, sessions: usize, name: &str) -> Str
     format!("{} {sessions} {name}", since.as_millis())
 }
 
-/// What [`encode_node`] said.
+/// The inverse of [`encode_node`].
 pub(super) fn decode_node(value: &str) -> Option<NodeInfo> {
     let mut words = value.splitn(3, ' ');
     let since: u64 = words.next()?.parse().ok()?;
@@ -152,7 +152,7 @@ fn time(millis: u64) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_millis(millis))
 }
 
-/// Where a node lists a session: the user and its groups, each with its length.
+/// A session's entry in its node's list: the user and its groups, each with its length.
 pub(super) fn encode_listed(session: &Session) -> Vec<u8> {
     let mut value = Vec::with_capacity(32);
     put_text(&mut value, &session.user);
@@ -165,7 +165,7 @@ pub(super) fn encode_listed(session: &Session) -> Vec<u8> {
 /// A user and its groups.
 pub(super) type Grouped = (Arc<str>, Arc<[Arc<str>]>);
 
-/// What [`encode_listed`] said.
+/// The inverse of [`encode_listed`].
 pub(super) fn decode_listed(value: &[u8]) -> Option<Grouped> {
     let mut rest = Rest(value);
     let user = rest.text()?.into();
@@ -233,7 +233,7 @@ pub(super) fn encode(session: &Session) -> Vec<u8> {
     value
 }
 
-/// Reads a session; `None`: these are no bytes of [`encode`].
+/// Reads a session; `None` if [`encode`] did not make these bytes.
 pub(super) fn decode(user: &Arc<str>, id: &str, node: &str, value: &[u8]) -> Option<SessionInfo> {
     let mut rest = Rest(value);
     let [status, a, b, c, d, e, f] = rest.take()?;

@@ -29,12 +29,11 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 /// How long it may take to say good-bye.
 pub(super) const CLOSING: Duration = Duration::from_secs(2);
 
-/// Does all that this node writes about its own sessions, one pipeline after the other, on one
-/// connection.
+/// Writes all entries of this node's sessions, one pipeline after the other, on one connection.
 ///
-/// Whatever goes wrong, nobody knows what Redis still has: it may have restarted, or another
-/// have taken its place. So the node then takes a new lease and registers all it holds under
-/// that. Until it is done the former lease lives on, if it does: nobody goes offline meanwhile.
+/// After any failure the content of Redis is unknown: it may have restarted, or another may have
+/// taken its place. So the node takes a new lease and registers all it holds under that. The
+/// former lease, if it still lives, stays until this is done: nobody goes offline meanwhile.
 pub(super) struct Keeper {
     store: Arc<Store>,
     shared: Arc<RedisShared>,
@@ -43,13 +42,13 @@ pub(super) struct Keeper {
     lease: LeaseId,
     /// Leases of before, which may still live.
     former: Vec<LeaseId>,
-    /// Whether Redis may have heard of the lease.
+    /// Redis may have heard of the lease.
     is_told: bool,
-    /// What the log said last: whether Redis is there.
+    /// The last state of Redis in the log: true if it was there.
     said: Option<bool>,
-    /// When to renew it, and how Redis calls the script; `None`: it is not taken yet.
+    /// The moment of its renewal, and the script's name in Redis; `None`: it is not taken yet.
     taken: Option<(Instant, Arc<str>)>,
-    /// What [`EPOCH`] was.
+    /// The last value of [`EPOCH`].
     epoch: Option<Vec<u8>>,
     /// Not registered under the lease yet.
     registering: Registering,
@@ -91,7 +90,7 @@ impl Keeper {
                 Err(error) => {
                     let pause = backoff.pause();
                     self.lost(error, pause);
-                    // What comes meanwhile is remembered; only the end does not wait.
+                    // Changes that come meanwhile are remembered; only the end does not wait.
                     let end = after(pause);
                     while !self.shared.is_closed()
                         && tokio::time::timeout_at(end, self.shared.wake.notified())

@@ -1,4 +1,4 @@
-//! What this node holds, and what Redis has yet to be told of it.
+//! The sessions that this node holds, and the changes that Redis does not know yet.
 
 use std::{
     collections::VecDeque,
@@ -48,9 +48,9 @@ pub(super) struct Taken {
 struct RedisState {
     held: Held,
     queue: VecDeque<Change>,
-    /// Sessions that left, whose users may have left with them.
+    /// Sessions that left; their users may have left with them.
     left: Departures,
-    /// Of these, the last ones, whose leaving waits in the queue.
+    /// The number of the last ones, whose departure still waits in the queue.
     unsaid: usize,
     /// Sessions that say more of their status than is passed on.
     saying: Later<Arc<Session>>,
@@ -79,7 +79,7 @@ pub(super) enum KeeperStep {
         user: User,
         stamp: Option<Stamp>,
     },
-    /// Whether its user left with it, or something else is new. Answers what is settled.
+    /// Asks if its user left with it, or anything else is new. Answers the settlement.
     Settle {
         departure: Departure,
         /// The user's status by the sessions that are held.
@@ -110,7 +110,7 @@ pub(super) struct User {
 #[derive(Debug, Default)]
 pub(super) struct Registering {
     pub(super) sessions: Vec<Arc<Session>>,
-    /// Whether Redis has forgotten what was told of them.
+    /// Redis has lost the status that others were told of them.
     pub(super) restores: bool,
 }
 
@@ -192,7 +192,7 @@ impl RedisShared {
         self.state.lock().held.status(user)
     }
 
-    /// All that is held is forgotten, and nobody joins any more.
+    /// Forgets all sessions, and takes no new ones.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
@@ -228,7 +228,7 @@ impl RedisShared {
         self.state.lock().overflowed
     }
 
-    /// When there is something to tell Redis: `None`: not before somebody calls.
+    /// The moment of the next change for Redis; `None`: none before the next call.
     pub(super) fn due(&self) -> Option<Instant> {
         let state = self.state.lock();
         if !state.queue.is_empty() {
@@ -265,13 +265,13 @@ impl RedisShared {
         }
     }
 
-    /// Redis has lost all. Who has left since it was last heard of was online before.
+    /// Redis has lost all. Users who left since it last answered were online before.
     pub(super) fn note_forgotten(&self) {
         self.state.lock().left.were_forgotten();
     }
 
-    /// What Redis is to be told next, in order; about `commands` commands. One half may be of
-    /// those that are `registering`, so that neither waits for the other.
+    /// The next steps for Redis, in order; about `commands` commands. One half may be of those that
+    /// are `registering`, so that neither waits for the other.
     pub(super) fn take(&self, registering: &mut Registering, commands: usize) -> Vec<KeeperStep> {
         let now = Instant::now();
         let mut steps = Vec::new();
@@ -300,7 +300,7 @@ impl RedisShared {
             } else {
                 Untold::AsIs
             };
-            // Who has left meanwhile stays away.
+            // A session that has left meanwhile stays away.
             if let Some(entered) = state.enter(session, &[], untold) {
                 let step = KeeperStep::Enter(entered);
                 left = left.saturating_sub(step.commands());
@@ -345,7 +345,7 @@ impl RedisState {
         while let Some(change) = self.queue.pop_front() {
             match change {
                 Change::Tell(session, left) => {
-                    // Of one that has left since, that is all there is to say.
+                    // If the session has left since, only its departure counts.
                     let entered = self.enter(session, &left, Untold::AsIs);
                     if let Some(entered) = entered {
                         return Some(KeeperStep::Enter(entered));

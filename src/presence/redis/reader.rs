@@ -1,4 +1,4 @@
-//! Who is here, as Redis knows it.
+//! Questions to Redis about users, groups and sessions.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -29,7 +29,7 @@ pub(super) struct Reader {
     store: Arc<Store>,
 }
 
-/// Where a listing goes on: behind the session `after`, in a list of a node's.
+/// The place where a listing goes on: behind the session `after`, in a list of a node.
 struct Cursor {
     lease: LeaseId,
     list: u16,
@@ -166,7 +166,7 @@ impl Reader {
         let (nodes, _) = self.ask(|_| ()).await?;
         let is_wanted = |name: &str| listing.node.as_deref().is_none_or(|node| node == name);
         let wanted = nodes.iter().filter(|(_, node)| is_wanted(&node.name));
-        // One more than fits tells whether there is a next page.
+        // One more than fits shows that there is a next page.
         let most = listing.limit.saturating_add(1);
         let mut found = Vec::new();
         for (lease, _) in wanted {
@@ -238,7 +238,7 @@ impl Reader {
         Ok(())
     }
 
-    /// What there is to know of listed sessions; some may have ended.
+    /// All facts about listed sessions; some may have ended.
     async fn look_up(
         &self,
         nodes: &Nodes,
@@ -278,7 +278,7 @@ impl Reader {
         Ok(nodes)
     }
 
-    /// One round trip; none for nothing.
+    /// One round trip; none for an empty pipeline.
     async fn call<T: FromRedisValue + Default>(&self, pipe: &Pipeline) -> Result<T, PresenceError> {
         if pipe.is_empty() {
             return Ok(T::default());
@@ -292,7 +292,7 @@ fn read<T: FromRedisValue>(reply: Option<Value>) -> Result<T, PresenceError> {
 }
 
 impl Cursor {
-    /// What [`Listed::cursor`] said.
+    /// The inverse of [`Listed::cursor`].
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(3, '.');
         Some(Self {

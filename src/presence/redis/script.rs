@@ -1,4 +1,4 @@
-//! What has to be done in one go, as scripts that Redis runs.
+//! Scripts that Redis runs: steps that nothing may come between.
 
 use std::{
     sync::Arc,
@@ -25,7 +25,7 @@ fn code(file: &str) -> &str {
     file.split_once("\n\n").map_or(file, |(_, code)| code)
 }
 
-/// What it means that nothing was told of a user.
+/// The meaning of a missing "told" field of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Untold {
     /// Others saw it offline.
@@ -36,7 +36,7 @@ pub(super) enum Untold {
     Left,
 }
 
-/// What was found out about a user.
+/// The outcome of a settlement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Settled {
     /// The lease of the one who asked is over.
@@ -67,8 +67,8 @@ pub(super) fn load(pipe: &mut Pipeline) {
 }
 
 /// Asks for a [`Settled`] of a user, by the script of that name. `own` is its status by the
-/// sessions that this node has written down, or is about to; `departure`, what is settled, if it
-/// is a departure that [`depart`] wrote down.
+/// sessions that this node has written down, or is about to; `departure` is the departure that
+/// [`depart`] wrote down, if one is settled.
 pub(super) fn settle(
     pipe: &mut Pipeline,
     script: &str,
@@ -138,7 +138,7 @@ impl Settled {
         }
     }
 
-    /// Reads the answer to [`settle`]; what it cannot be says nothing new.
+    /// Reads the answer to [`settle`]; an unknown answer counts as no change.
     pub(super) fn read(reply: Value) -> Self {
         if reply == Value::Nil {
             return Self::LeaseLost;

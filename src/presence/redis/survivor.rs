@@ -40,7 +40,7 @@ pub(super) struct Survivor {
     dead: HashMap<LeaseId, Instant>,
 }
 
-/// Of a listed session: its id, user and groups.
+/// A listed session: its id, user and groups.
 type Listed = (String, Arc<str>, Arc<[Arc<str>]>);
 
 impl Survivor {
@@ -59,7 +59,7 @@ impl Survivor {
         }
     }
 
-    /// For ever.
+    /// Runs for ever.
     pub(super) async fn run(mut self) {
         loop {
             let pause = third(self.duration).mul_f64(rand::random_range(0.8..1.0));
@@ -69,8 +69,8 @@ impl Survivor {
         }
     }
 
-    /// Whether some node is dead. Not before this one has lived for a lease: after an outage of
-    /// Redis every lease is over, and those who come back are not to be taken for dead.
+    /// Looks for dead nodes. Not before this one has lived for a lease: after an outage of Redis
+    /// every lease is over, and nodes that come back must not count as dead.
     async fn look(&mut self) -> Result<(), PresenceError> {
         let taken = self.shared.lease();
         let Some(taken) = taken.filter(|taken| taken.since.elapsed() >= self.duration) else {
