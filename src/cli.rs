@@ -1,4 +1,4 @@
-//! What can be written on the command line.
+//! The command line.
 
 use std::path::PathBuf;
 
@@ -12,9 +12,9 @@ use stentor::{api::Scope, ctl::Ctl};
     arg_required_else_help = true,
     after_help = "\
 Examples:
-  stentor demo                                  try it: nothing else is needed
+  stentor demo                                  try it: it needs nothing else
   stentor config --default > stentor.toml       begin a configuration; every key is explained
-  stentor config --check stentor.toml           what is wrong with it, by line
+  stentor config --check stentor.toml           list its errors, by line
   stentor config --from-rabbitmq rabbitmq.conf  move from RabbitMQ's STOMP plug-ins
   stentor serve --config stentor.toml           serve
   stentor ctl node                              ask a gateway that runs; see `stentor ctl --help`
@@ -34,7 +34,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Serve clients until SIGTERM or SIGINT.
     #[command(after_help = "\
-Without --config, the defaults and the environment are all there is. Two keys have no default:
+Without --config, only the defaults and the environment count. Two keys have no default:
 
   STENTOR__BROKER__URL=amqp://stentor:password@127.0.0.1:5672 \\
   STENTOR__AUTH__USER_PATH=http://127.0.0.1:8080/auth/user stentor serve")]
@@ -50,31 +50,31 @@ Checking takes the environment into account, as serving does: run it where the g
   stentor config --check stentor.toml && systemctl restart stentor
 
 From RabbitMQ's, the keys of its STOMP plug-ins are translated (stomp.*, web_stomp.*, auth_http.*,
-auth_cache.*), and ssl_options.* if STOMP listens with TLS. What has no equivalent is told on
-standard error, by line, with what to do; and all is in comments of what is printed. Passwords are
-never printed: set them by the environment. Files that are named are not opened; --check does.
+auth_cache.*), and ssl_options.* if STOMP listens with TLS. Standard error lists the settings that
+have no equivalent, by line, with the remedy; comments in the output repeat them. Passwords are
+never printed: set them by the environment. Named files are not opened; --check opens them.
 The exit code is 2 if a line cannot be read or its key is unknown; the rest is printed all the same.
 
   stentor config --from-rabbitmq /etc/rabbitmq/rabbitmq.conf > stentor.toml")]
     Config(ConfigTask),
     /// Look at a running gateway, end sessions, publish: its HTTP API from a shell.
     Ctl(Ctl),
-    /// Make a token for the HTTP API, and what the configuration has to say of it.
+    /// Make a token for the HTTP API, and the entry for the configuration.
     #[command(after_help = "\
 Examples:
   stentor token shop --scope publish            for a backend that publishes
   stentor token ops --scope admin               for `stentor ctl`
-  stentor token grafana --scope read            for who only looks
+  stentor token grafana --scope read            read-only access
 
-The token is shown once. The configuration has its SHA-256 hash, which is no token.")]
+The token is shown only once. The configuration holds its SHA-256 hash, which is not a secret.")]
     Token {
-        /// What the log calls whoever uses it.
+        /// The token's name, for the log.
         name: String,
-        /// What it is good for; may be given several times. `admin` is all of them.
+        /// A right that it grants; may be given several times. `admin` grants all.
         #[arg(long = "scope", required = true)]
         scopes: Vec<Scope>,
     },
-    /// Run a gateway to try out, with everything it needs, on the loopback interface.
+    /// Run a gateway to try out, complete, on the loopback interface.
     #[command(after_help = "\
 Examples:
   stentor demo                                       with a broker in memory
@@ -97,11 +97,11 @@ pub(crate) struct ConfigTask {
     /// Print the default configuration, in which every key is explained.
     #[arg(long)]
     pub(crate) default: bool,
-    /// Say all that is wrong with a configuration, by line, or that nothing is; `-` reads
+    /// List all errors of a configuration, by line, or say that there are none; `-` reads
     /// standard input.
     #[arg(long, value_name = "FILE")]
     pub(crate) check: Option<PathBuf>,
-    /// Print the configuration that stands for a rabbitmq.conf; `-` reads standard input.
+    /// Print the configuration that replaces a rabbitmq.conf; `-` reads standard input.
     #[arg(long, value_name = "RABBITMQ_CONF")]
     pub(crate) from_rabbitmq: Option<PathBuf>,
 }

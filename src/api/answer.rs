@@ -1,4 +1,4 @@
-//! What is answered: JSON, also where something is wrong.
+//! Answers: JSON, errors included.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -7,7 +7,7 @@ use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::presence::PresenceError;
 
-/// What was wrong with a request.
+/// The error of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     /// In words.
@@ -18,7 +18,7 @@ pub struct ErrorBody {
     pub field: Option<String>,
 }
 
-/// What a handler answers.
+/// A handler's answer.
 pub(super) type Answer = Result<Reply, Refusal>;
 
 /// An answer on its way.
@@ -63,7 +63,7 @@ impl Reply {
         let content_type = HeaderValue::from_static(self.content_type);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, content_type);
-        // What is told here is of the moment, and for who asked.
+        // An answer is of this moment, and for this caller.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let nosniff = HeaderValue::from_static("nosniff");
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
@@ -128,7 +128,7 @@ impl From<PresenceError> for Refusal {
 
 /// A request that was let in.
 pub(super) struct Request {
-    /// What stands for the names of the path's template, decoded, in order.
+    /// The values for the names of the path's template, decoded, in order.
     pub(super) names: Vec<String>,
     pub(super) query: String,
     pub(super) body: Bytes,
@@ -167,7 +167,7 @@ impl Request {
     }
 }
 
-/// Whether a body is said to be JSON.
+/// True if the headers declare a JSON body.
 pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let content_type = headers
         .get(header::CONTENT_TYPE)

@@ -1,4 +1,4 @@
-//! What is done to sessions, on whichever node they are.
+//! Commands to sessions, on any node.
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -11,26 +11,27 @@ use super::{
 };
 use crate::control::{Command, Report, Target};
 
-/// What became of a command.
+/// The outcome of a command.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Outcome {
-    /// What it did on all nodes together: sessions, or permissions that were forgotten. To have
-    /// sessions checked is done in the background: which of them end, is in their nodes' logs.
+    /// The number of sessions, or of forgotten permissions, on all nodes together. A recheck runs
+    /// in the background: the nodes' logs name the sessions that end.
     pub hits: u64,
-    /// The nodes that answered within a second. What is about a user is answered earlier where all
-    /// nodes share presence: when all that presence knows have answered.
+    /// The nodes that answered within a second. If all nodes share presence, a command about a user
+    /// ends earlier: when all nodes that presence knows have answered.
     pub nodes: Vec<NodeOutcome>,
-    /// Why other nodes could not be told; without it, they could, or there are none.
+    /// The reason why other nodes could not be told. Missing if they could, or if there are no
+    /// others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreached: Option<String>,
 }
 
-/// What a command did on one node.
+/// The outcome of a command on one node.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct NodeOutcome {
     /// The node's name.
     pub node: String,
-    /// What it did there.
+    /// The number of sessions, or of forgotten permissions, there.
     pub hits: u64,
 }
 
@@ -39,7 +40,7 @@ pub struct NodeOutcome {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct KickQuery {
-    /// What the client is told; 256 characters of it at most.
+    /// The text for the client; at most 256 characters of it.
     #[serde(default)]
     #[param(max_length = 256)]
     reason: String,
@@ -50,7 +51,7 @@ pub(super) struct KickQuery {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct KickUserQuery {
-    /// What the clients are told; 256 characters of it at most.
+    /// The text for the clients; at most 256 characters of it.
     #[serde(default)]
     #[param(max_length = 256)]
     reason: String,
@@ -87,7 +88,7 @@ pub(super) async fn kick_session(api: &Api, request: Request) -> Answer {
 #[utoipa::path(
     delete, path = "/api/v1/users/{name}/sessions", tag = "sessions",
     params(("name" = String, Path, description = "The user's name, percent-encoded", min_length = 1, max_length = 255), KickUserQuery),
-    responses((status = 200, description = "They are told to end; there may be none", body = Outcome)),
+    responses((status = 200, description = "They are told to end, if there are any", body = Outcome)),
     security(("token" = ["admin"])),
 )]
 pub(super) async fn kick_user(api: &Api, request: Request) -> Answer {

@@ -9,9 +9,9 @@ use crate::units::{Checked, at_least_one, size};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Who may ask what. None: nobody, anything but health.
+    /// The tokens and their scopes. Without a token, only health is open.
     pub tokens: Tokens,
-    /// Who may have `/metrics`.
+    /// Access to `/metrics`.
     pub metrics: Metrics,
     /// The longest body of a request, in bytes.
     #[serde(deserialize_with = "size")]
@@ -20,14 +20,14 @@ pub struct Config {
     pub max_requests: usize,
 }
 
-/// Who may have `/metrics`.
+/// Access to `/metrics`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Metrics {
-    /// Whoever reaches the listener.
+    /// For everybody who reaches the listener.
     #[default]
     Open,
-    /// Whoever has a token with the scope `read`.
+    /// With a token of the scope `read`.
     Token,
 }
 
@@ -43,10 +43,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether the values make sense.
+    /// Checks the values.
     ///
     /// # Errors
-    /// The key at fault, and what is wrong and what to do.
+    /// The key at fault, the fault, and the remedy.
     pub fn check(&self) -> Checked {
         at_least_one(
             "max_body",

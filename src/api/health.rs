@@ -10,11 +10,11 @@ use super::{
 };
 use crate::units::Checked;
 
-/// The `[health]` section: what load balancers are told.
+/// The `[health]` section: the answers to load balancers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Health {
-    /// What `/readyz` answers while the node is short of memory.
+    /// The answer of `/readyz` while the node is short of memory.
     pub overload: Overload,
 }
 
@@ -31,10 +31,10 @@ pub enum Overload {
 }
 
 impl Health {
-    /// Whether the values make sense.
+    /// Checks the values.
     ///
     /// # Errors
-    /// None: every value does.
+    /// Never: every value is valid.
     pub fn check(&self) -> Checked {
         Ok(())
     }
@@ -47,15 +47,15 @@ pub struct Alive {
     pub status: String,
 }
 
-/// Whether clients should be sent to this node.
+/// The readiness of this node for clients.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Ready {
     /// `ready` or `not ready`.
     pub status: String,
-    /// Why it is not.
+    /// The reason, if it is not ready.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
-    /// What it serves less well, though it is ready: `memory: …` where it is short of memory.
+    /// A part that is ready but works less well: `memory: …` if the node is short of memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub degraded: Option<String>,
     /// Connections that are open.
@@ -64,7 +64,7 @@ pub struct Ready {
     pub presence: String,
 }
 
-/// Whether the process answers.
+/// The process answers.
 #[utoipa::path(
     get, path = "/healthz", tag = "health",
     responses((status = 200, description = "It does", body = Alive)),
@@ -75,7 +75,7 @@ pub(super) async fn alive(_: &Api, _: Request) -> Answer {
     })
 }
 
-/// Whether clients should be sent to this node.
+/// Readiness: a load balancer may send clients to this node.
 #[utoipa::path(
     get, path = "/readyz", tag = "health",
     responses(

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::telemetry::{self, Levels};
 
-/// Metrics, as Prometheus reads them (OpenMetrics 1.0). Users' names are in none of them.
+/// Metrics for Prometheus (OpenMetrics 1.0). They contain no names of users.
 #[utoipa::path(
     get, path = "/metrics", tag = "health",
     responses(

@@ -58,7 +58,7 @@ use crate::{
 /// How long a request may take beside what its calls of the broker may.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the operator's side is about.
+/// The parts that the operator's side reports on and commands.
 pub struct Api {
     services: Arc<Services>,
     phases: Phases,
@@ -85,19 +85,19 @@ struct Route {
     /// As in the document: `{name}` stands for one segment.
     path: &'static str,
     access: Access,
-    /// Whether it reads a body.
+    /// It reads a body.
     takes_body: bool,
     handler: for<'a> fn(&'a Api, Request) -> BoxFuture<'a, Answer>,
 }
 
-/// Whom an operation is for.
+/// The right that an operation requires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Access {
-    /// Whoever reaches the listener.
+    /// None: open to everybody who reaches the listener.
     Open,
     /// As `api.metrics` says.
     Metrics,
-    /// Whoever has a token with this scope.
+    /// A token with this scope.
     Scope(Scope),
 }
 
@@ -267,7 +267,7 @@ impl Api {
         }
     }
 
-    /// What a request needs; `None`: nothing.
+    /// The scope that a request needs; `None` if it needs no token.
     fn scope(&self, access: Access) -> Option<Scope> {
         match access {
             Access::Open => None,
@@ -276,7 +276,7 @@ impl Api {
         }
     }
 
-    /// Whose token a request carries (RFC 6750, 2.1), if it is good for this.
+    /// The name of the token that a request carries (RFC 6750, 2.1), if its scope suffices.
     fn authorize(&self, headers: &HeaderMap, scope: Scope) -> Result<Box<str>, Refusal> {
         let refuse = |error: &str, challenge: &str| {
             if let Some(unsaid) = self.refused.lock().let_through(Instant::now()) {
@@ -350,7 +350,7 @@ impl Api {
             })
     }
 
-    /// Whether clients should be sent here; if not, why.
+    /// `Ok` if clients should be sent here; otherwise the reason.
     fn readiness(&self) -> Result<(), String> {
         if self.phases.current() != Phase::Running {
             return Err("shutting down".to_owned());
@@ -404,7 +404,7 @@ fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<String>), Re
     Err(refusal.with_header(header::ALLOW, &allowed))
 }
 
-/// What stands for the names of a template in a path; `None`: it is another path.
+/// The values for a template's names in a path; `None` if the path does not match.
 fn names(template: &'static str, path: &str) -> Option<Result<Vec<String>, Refusal>> {
     let mut names = Vec::new();
     let mut segments = path.split('/');

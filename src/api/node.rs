@@ -1,4 +1,4 @@
-//! What this node has, and which nodes there are.
+//! This node's figures, and the list of nodes.
 
 use std::{collections::BTreeMap, fs, time::SystemTime};
 
@@ -31,13 +31,13 @@ pub struct Node {
     pub broker: String,
     /// `ok`, `off`, or what is wrong.
     pub presence: String,
-    /// Who is connected.
+    /// The connections.
     pub connections: Connections,
     /// The virtual hosts that are open.
     pub vhosts: Vec<Vhost>,
-    /// What the process takes of the system.
+    /// The system's resources that the process uses.
     pub process: Process,
-    /// What it lets clients take.
+    /// The bounds for clients.
     pub limits: Limits,
 }
 
@@ -46,7 +46,7 @@ pub struct Node {
 pub struct Connections {
     /// That are open, logged in or not.
     pub open: usize,
-    /// Of these, by transport: those whose transport has come to STOMP.
+    /// By transport; only connections on which STOMP has begun.
     pub by_transport: BTreeMap<String, u64>,
 }
 
@@ -63,7 +63,7 @@ pub struct Vhost {
     pub feeds: Vec<Feed>,
 }
 
-/// A feed: what one exchange routes to one shard of this node.
+/// A feed: the messages of one exchange for one shard of this node.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Feed {
     /// The exchange.
@@ -74,17 +74,17 @@ pub struct Feed {
     pub shard: u16,
     /// Patterns that clients are subscribed to.
     pub patterns: usize,
-    /// Patterns that are still bound, though nobody is subscribed any more.
+    /// Patterns that are still bound after their last subscription.
     pub lingering: usize,
     /// Messages that came, and matched a subscription.
     pub routed: u64,
-    /// Messages that came, and matched none: their subscription had just left, say.
+    /// Messages that matched no subscription: it had just left, for example.
     pub unmatched: u64,
     /// Messages that were put into clients' mailboxes: one for each subscription.
     pub delivered: u64,
 }
 
-/// What the process takes of the system. What the system does not tell is left out.
+/// The system's resources that the process uses. Figures that the system does not tell are missing.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Process {
     /// Memory that is resident, in bytes.
@@ -101,7 +101,7 @@ pub struct Process {
     pub max_files: Option<u64>,
 }
 
-/// What the node lets clients take.
+/// The bounds for clients of this node.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Limits {
     /// `[listen] max_connections`; fewer where the system allows too few files.
@@ -116,7 +116,7 @@ pub struct Limits {
     pub mailbox_bytes: usize,
 }
 
-/// This node: what it serves, and what it takes.
+/// This node: its connections, feeds, parts and resources.
 #[utoipa::path(
     get, path = "/api/v1/node", tag = "nodes",
     responses((status = 200, description = "This node", body = Node)),

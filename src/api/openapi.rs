@@ -48,7 +48,7 @@ use super::{
     ),
     components(schemas(ErrorBody)),
     tags(
-        (name = "health", description = "Open to whoever reaches the listener"),
+        (name = "health", description = "Open to everybody who reaches the listener"),
         (name = "nodes"),
         (name = "sessions", description = "On all nodes; listing needs presence"),
         (name = "presence", description = "On all nodes; needs presence"),
@@ -79,7 +79,7 @@ pub(super) async fn document(_: &Api, request: Request) -> Answer {
     })
 }
 
-/// What all operations have in common.
+/// The parts that all operations share.
 struct Common;
 
 impl Modify for Common {
@@ -121,7 +121,7 @@ impl Modify for Common {
                     add(
                         operation,
                         "409",
-                        "The configuration has what it takes switched off",
+                        "The configuration has switched off a part that it needs",
                     );
                     add(operation, "429", "`api.max_requests` are being served");
                     add(operation, "503", "What it takes is away");

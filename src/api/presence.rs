@@ -1,4 +1,4 @@
-//! Who is here: users, groups, sessions and nodes, as presence knows them.
+//! Presence: users, groups, sessions and nodes.
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -17,7 +17,7 @@ pub const MAX_USERS: usize = 1_000;
 /// Sessions on one page.
 const MAX_PAGE: usize = 1_000;
 
-/// Names are no longer, in bytes.
+/// The longest name, in bytes.
 pub(super) const MAX_NAME: usize = 255;
 
 /// How available a user, or a session, is.
@@ -41,7 +41,7 @@ pub enum Status {
 pub struct User {
     /// The name.
     pub user: String,
-    /// Of all sessions together; also `invisible`, which others see as offline.
+    /// The status of all sessions together; also `invisible`, which others see as offline.
     pub status: Status,
     /// The sessions on all nodes, the oldest first.
     pub sessions: Vec<Session>,
@@ -52,18 +52,18 @@ pub struct User {
 pub struct Session {
     /// Its id: the header `session` of its CONNECTED.
     pub session: String,
-    /// Whose it is.
+    /// Its user.
     pub user: String,
-    /// What it says of itself.
+    /// The status that it set.
     pub status: Status,
     /// The node that holds it.
     pub node: String,
     /// `websocket`, `tcp` or a SockJS transport.
     pub transport: String,
-    /// Where the client comes from.
+    /// The client's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote: Option<String>,
-    /// What kind of device it names.
+    /// The kind of device that the client named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_type: Option<String>,
     /// Which device it names.
@@ -77,7 +77,7 @@ pub struct Session {
     pub last_seen: String,
 }
 
-/// Whom to look up.
+/// The users to look up.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({ "users": ["alice", "bob"] }))]
@@ -99,7 +99,7 @@ pub struct Users {
 pub struct UserStatus {
     /// The name.
     pub user: String,
-    /// Of all sessions together.
+    /// The status of all sessions together.
     pub status: Status,
     /// How many sessions there are, on all nodes.
     pub sessions: usize,
@@ -110,11 +110,11 @@ pub struct UserStatus {
 pub struct Group {
     /// Its name.
     pub group: String,
-    /// Who of it others may see as online, by name.
+    /// The members that others may see as online, by name.
     pub online: Vec<Member>,
 }
 
-/// Who of a group is online.
+/// A member of a group who is online.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Member {
     /// The name.
@@ -156,14 +156,14 @@ pub struct Sessions {
 pub struct Counts {
     /// Sessions.
     pub sessions: u64,
-    /// Users; who left counts for `presence.debounce` longer.
+    /// Users; a user who left counts for `presence.debounce` longer.
     pub users: u64,
 }
 
 /// The nodes that live.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Nodes {
-    /// By name.
+    /// The nodes, sorted by name.
     pub nodes: Vec<NodeInfo>,
 }
 
@@ -179,7 +179,7 @@ pub struct NodeInfo {
     pub sessions: u64,
 }
 
-/// A user, with all sessions. Who is not known is offline.
+/// A user, with all sessions. An unknown user is offline.
 #[utoipa::path(
     get, path = "/api/v1/users/{name}", tag = "presence",
     params(("name" = String, Path, description = "The user's name, percent-encoded", min_length = 1, max_length = 255)),
@@ -230,7 +230,7 @@ pub(super) async fn users(api: &Api, request: Request) -> Answer {
     })
 }
 
-/// Who of a group is online. A group that nobody online is in is not known, and empty.
+/// The members of a group who are online. A group without an online member is unknown, and empty.
 #[utoipa::path(
     get, path = "/api/v1/groups/{name}", tag = "presence",
     params(("name" = String, Path, description = "The group's name, percent-encoded", min_length = 1, max_length = 255)),
@@ -250,8 +250,8 @@ pub(super) async fn group(api: &Api, request: Request) -> Answer {
     })
 }
 
-/// Sessions of all nodes, page by page. Who is here from the first page to the last is on one of
-/// them, once.
+/// Sessions of all nodes, page by page. A session that is here from the first page to the last is
+/// on exactly one page.
 #[utoipa::path(
     get, path = "/api/v1/sessions", tag = "sessions", params(SessionsQuery),
     responses((status = 200, description = "A page", body = Sessions)),
@@ -372,7 +372,7 @@ pub(super) fn check_name(field: &str, name: &str) -> Result<(), Refusal> {
 fn presence(api: &Api) -> Result<&dyn Presence, Refusal> {
     let presence = api.services.presence.as_deref();
     presence.ok_or_else(|| {
-        let error = "presence is off, so that nobody knows who is here; set [presence] url";
+        let error = "presence is off, so this node does not know other nodes; set [presence] url";
         Refusal::new(StatusCode::CONFLICT, error)
     })
 }

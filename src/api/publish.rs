@@ -25,8 +25,7 @@ use crate::{
 /// Keys in one call.
 const MAX_KEYS: usize = 10_000;
 
-/// Keys in one call that wants to know whether they reached a queue: the broker is asked about one
-/// message at a time.
+/// The most keys of a `mandatory` call: the broker answers for one message at a time.
 const MAX_MANDATORY: usize = 1_000;
 
 /// Messages of one call that the broker has not answered for yet.
@@ -35,7 +34,7 @@ const WINDOW: usize = 256;
 /// AMQP has no room for longer names, in bytes.
 const MAX_SHORT: usize = 255;
 
-/// For whom messages are slow to route: the API counts as one user.
+/// The user of messages that are slow to route: the API counts as one user.
 const SLOW: &str = "HTTP API";
 
 /// Headers by which the broker would route to others than the keys.
@@ -79,12 +78,12 @@ pub struct PublishRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 255)]
     pub content_encoding: Option<String>,
-    /// Whether the message survives a restart of RabbitMQ while it waits in a durable queue.
+    /// The message survives a restart of RabbitMQ while it waits in a durable queue.
     #[serde(default)]
     pub persistent: bool,
-    /// Whether a message that reaches no queue is a failure. A feed's queue counts: whether
-    /// anybody is subscribed on a node is not asked. Slower, for the broker is asked one by one:
-    /// 1,000 keys at most.
+    /// A message that reaches no queue is a failure. A feed's queue counts as reached, even if
+    /// nobody is subscribed on that node. Slower, because the broker is asked one by one: at most
+    /// 1,000 keys.
     #[serde(default)]
     pub mandatory: bool,
     /// The property `priority`.
@@ -116,8 +115,8 @@ pub struct PublishRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 255)]
     pub app_id: Option<String>,
-    /// Headers. `CC` and `BCC` are refused (name all keys), and so is `x-stomp-user`, which says
-    /// which client sent a message: none did.
+    /// Headers. `CC` and `BCC` are refused (name all keys), and so is `x-stomp-user`, which names
+    /// the client that sent a message: no client did.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
 }
@@ -157,7 +156,7 @@ pub struct KeyFailure {
 pub enum FailureReason {
     /// There is no such exchange.
     NotFound,
-    /// The gateway's account may not publish to it, or the message is none that the broker takes.
+    /// The gateway's account may not publish to it, or the broker does not take such a message.
     Refused,
     /// It is mandatory, and reached no queue.
     Unroutable,
@@ -172,8 +171,7 @@ pub enum FailureReason {
 /// all of them.
 ///
 /// If some are refused, the others are published all the same. A call that is cut off may have
-/// published some. What is not asked for exists nowhere else: nobody's permissions are checked
-/// but the token's.
+/// published some. Only the token's scope is checked: no user's permissions are.
 #[utoipa::path(
     post, path = "/api/v1/publish", tag = "publish", request_body = PublishRequest,
     responses(
@@ -227,7 +225,7 @@ pub(super) async fn publish(api: &Api, request: Request) -> Answer {
     )
 }
 
-/// What is published, with each of the keys.
+/// The message that is published, with each of the keys.
 struct Outgoing {
     vhost: Option<String>,
     exchange: Box<str>,
@@ -276,7 +274,8 @@ impl Outgoing {
             }
         }
         if request.reply_to.as_deref() == Some(DIRECT_REPLIES) {
-            let error = "is RabbitMQ's shortcut for who consumes from it, and nobody does here";
+            let error =
+                "is RabbitMQ's shortcut for consumers of a channel, and nobody consumes here";
             return Err(Refusal::field("reply_to", error));
         }
         let body = self::body(body, body_base64, api.max_message)?;
@@ -310,7 +309,7 @@ impl Outgoing {
         })
     }
 
-    /// What failed.
+    /// Publishes, and answers the keys that failed.
     async fn publish(self, vhost: &VhostHub) -> Vec<KeyFailure> {
         // When the broker is away each message would wait for it anew.
         let (message, is_away) = (&self, &AtomicBool::new(false));

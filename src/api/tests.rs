@@ -1,4 +1,4 @@
-//! Who is let in, to what; and the table against the document.
+//! Access by token and scope; and the table against the document.
 
 use std::collections::BTreeSet;
 
@@ -226,7 +226,7 @@ fn the_document_has_what_is_served() {
     assert_eq!(served.len(), ROUTES.len());
 }
 
-/// What a caller misspells is told, not ignored.
+/// A misspelt parameter is refused, not ignored.
 #[tokio::test]
 async fn unknown_parameters_are_refused_everywhere() {
     let (api, _progress) = api();

@@ -1,4 +1,4 @@
-//! Who may ask the API what: tokens, and what they are good for.
+//! Access to the API: tokens and their scopes.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq;
 use thiserror::Error;
 
-/// What stands before the hash of a token.
+/// The prefix of a token's hash.
 const HASHED: &str = "sha256:";
 
 /// The shortest token, in characters: shorter ones can be guessed.
@@ -18,12 +18,12 @@ const SHORTEST: usize = 16;
 /// The longest, and the longest name.
 const LONGEST: usize = 256;
 
-/// What a token is good for.
+/// A right that a token grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Scope {
-    /// To look: nodes, sessions, users, groups, metrics.
+    /// Reads nodes, sessions, users, groups, metrics.
     Read,
-    /// To publish.
+    /// Publishes messages.
     Publish,
     /// All of it; also to end sessions, and to have the hook asked anew.
     Admin,
@@ -44,7 +44,7 @@ type Hash = [u8; SHA256_OUTPUT_LEN];
 #[serde(try_from = "BTreeMap<String, String>")]
 pub struct Tokens(BTreeMap<Box<str>, Token>);
 
-/// What is wrong with a token of the configuration. Never shows any of it.
+/// A token of the configuration is wrong. The text never shows any of it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TokenError {
@@ -54,7 +54,7 @@ pub enum TokenError {
          \"read publish sha256:…\" (`stentor token` makes one)"
     )]
     NoScope,
-    /// A word before the token is none.
+    /// A word before the token is not a scope.
     #[error("has a scope that does not exist; there are read, publish and admin")]
     UnknownScope,
     /// It can be guessed, or fits into no header.
@@ -90,7 +90,7 @@ impl fmt::Display for Scope {
 }
 
 impl Token {
-    /// Whether it is good for this.
+    /// True if it grants this right.
     #[must_use]
     pub fn allows(&self, wanted: Scope) -> bool {
         self.scopes
@@ -140,8 +140,8 @@ impl fmt::Debug for Token {
 }
 
 impl Tokens {
-    /// The one with this text, and its name. Takes as long whichever it is, and if it is none:
-    /// hashes are compared in constant time, and all of them.
+    /// The token with this text, and its name. Every search takes the same time, also without a
+    /// match: it compares all hashes, each in constant time.
     #[must_use]
     pub fn find(&self, text: &str) -> Option<(&str, &Token)> {
         let hash = hash(text);
@@ -154,7 +154,7 @@ impl Tokens {
         found
     }
 
-    /// Whether there is none.
+    /// True if there is no token.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -1,4 +1,4 @@
-//! What no section can know alone.
+//! Checks that need more than one section.
 
 use humantime::format_duration;
 
@@ -14,10 +14,10 @@ use crate::{
     units::show_size,
 };
 
-/// A key without a default: whether it is set, and what to write.
+/// A key without a default: a test that it is set, and a value to write.
 type Required = (Name, fn(&Config) -> bool, &'static str);
 
-/// What serving needs.
+/// Keys that serving needs.
 const REQUIRED: &[Required] = &[
     (
         ("broker", "url"),
@@ -195,7 +195,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
     }
 }
 
-/// What commands to sessions and limits of them need.
+/// Needs of commands to sessions, and of limits for them.
 fn sessions(config: &Config, reader: &mut Reader<'_>) {
     let Config {
         broker,
@@ -232,7 +232,7 @@ fn sessions(config: &Config, reader: &mut Reader<'_>) {
     }
 }
 
-/// What TLS needs, and what nothing would use. Files that are set and wrong have been blamed.
+/// Needs of TLS, and keys that nothing would use. Files that are set and wrong have been blamed.
 fn tls(config: &Config, reader: &mut Reader<'_>) {
     let Config {
         listen, tls, auth, ..

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration.
+//! Errors of a configuration.
 
 use std::{error::Error, fmt};
 
@@ -25,7 +25,7 @@ impl fmt::Display for ConfigErrors {
 pub struct Problem {
     /// Where.
     pub place: Place,
-    /// What is wrong and what to do, with the section and key that it is about.
+    /// The fault and the remedy, with the section and key.
     pub message: String,
 }
 
@@ -35,14 +35,14 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     /// A line of the file, counted from 1.
     Line(String, usize),
     /// The environment: a variable's name.
     Variable(String),
-    /// Nowhere: it is a default, or missing. What to call the configuration.
+    /// No source: it is a default, or missing. The name of the configuration.
     Unset(String),
 }
 

@@ -23,16 +23,16 @@ use read::Reader;
 /// The commented default, as `stentor config --default` prints it.
 pub const DEFAULT: &str = include_str!("../../config/stentor.toml");
 
-/// What all variables that mean this program's configuration begin with. Two underscores: with
-/// one, Kubernetes itself sets variables for a service named `stentor`.
+/// The prefix of all variables of this program's configuration. Two underscores: with one,
+/// Kubernetes itself sets variables for a service named `stentor`.
 pub const VARIABLE_PREFIX: &str = "STENTOR__";
 
 /// A configuration file that was read.
 #[derive(Clone, Copy, Debug)]
 pub struct File<'a> {
-    /// What errors call it.
+    /// Its name in errors.
     pub name: &'a str,
-    /// What is in it.
+    /// Its content.
     pub text: &'a str,
 }
 
@@ -88,7 +88,7 @@ impl Config {
         Self::read(file, environment, Check::Whole).map(|(config, _)| config)
     }
 
-    /// Where the keys that are set come from, for a configuration that [`Config::load`] takes.
+    /// The sources of the keys that are set, for a configuration that [`Config::load`] takes.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -126,16 +126,16 @@ impl Config {
     }
 }
 
-/// What is looked at beyond the values.
+/// The checks beyond the values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Check {
     /// All that it takes to serve.
     Whole,
-    /// Not whether the keys without a default are set, nor the files that are named.
+    /// Neither the keys without a default nor the named files are checked.
     Draft,
 }
 
-/// Where keys that are set come from.
+/// The sources of the keys that are set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
     /// How many are the file's.
@@ -165,7 +165,7 @@ trait Section: serde::de::DeserializeOwned + Default {
     /// Its name, without brackets.
     const NAME: &'static str;
 
-    /// Whether its values make sense.
+    /// Checks its values.
     fn check(&self) -> Checked;
 }
 

@@ -23,14 +23,14 @@ pub(super) struct Reader<'a> {
     sections: &'a [Keys],
     file: Option<File<'a>>,
     set: BTreeMap<Name, (Place, Value<'a>)>,
-    /// Whose problem is known: they are not blamed again.
+    /// Keys with a known problem: they are not blamed again.
     bad: BTreeSet<Name>,
     problems: Vec<Problem>,
     /// The file is not TOML.
     broken: bool,
 }
 
-/// What was set, before its type is known.
+/// A value that was set, before its type is known.
 #[derive(Clone)]
 enum Value<'a> {
     File(Spanned<DeValue<'a>>),
@@ -63,7 +63,7 @@ impl<'a> Reader<'a> {
                     format!("not TOML (texts stand in quotes): {}", error.message()),
                 );
             }
-            // What can be read of a broken file would only be misunderstood.
+            // The readable rest of a broken file would only be misunderstood.
             self.broken = true;
             return;
         }
@@ -155,7 +155,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A section: what was set, where it is sound, and defaults for the rest.
+    /// A section: the values that are set and sound, and defaults for the rest.
     pub(super) fn section<S: Section>(&mut self) -> S {
         let mut values: BTreeMap<&'static str, Value<'a>> = BTreeMap::new();
         let set: Vec<_> = self
@@ -200,8 +200,8 @@ impl<'a> Reader<'a> {
         self.problem(place, format!("[{section}] {key}: {message}"));
     }
 
-    /// Where one of these was set. A section that blames one key names in its message the others
-    /// that it does not go together with, and if the first is a default, they are at fault.
+    /// The place where one of these was set. A section that blames one key names in its message the
+    /// keys that contradict it; if the first is a default, the others are at fault.
     fn place(&self, names: &[Name], message: &str) -> Place {
         let blamed = names.iter().find_map(|name| self.set.get(name));
         let named = || {
@@ -255,7 +255,7 @@ impl<'a> Reader<'a> {
             .copied()
     }
 
-    /// What to do about a key that its section does not have.
+    /// The remedy for a key that its section does not have.
     fn advice(&self, section: &str, key: &str) -> String {
         let (own, others): (Vec<&Keys>, Vec<&Keys>) =
             self.sections.iter().partition(|(name, _)| *name == section);

@@ -161,7 +161,7 @@ fn tls_needs_its_files_and_each_is_used() {
         "[tls]\nkey = \"/nowhere/key.pem\"\nclient_certificates = \"optional\"\n",
         "[auth]\ncertificate_login = \"common_name\"\n",
         "[listen]\nhttp = \"off\"\nstomp = \"off\"\n",
-        // What follows from a file that is wrong is not said as well.
+        // Consequences of a wrong file are not reported as well.
         "[listen]\nstomps = \"0.0.0.0:61614\"\n[tls]\ncertificate = \"/nowhere/chain.pem\"\n\
          key = \"/nowhere/key.pem\"\nclient_ca = \"/nowhere/ca.pem\"\n\
          client_certificates = \"required\"\n[auth]\ncertificate_login = \"common_name\"\n",
@@ -346,7 +346,7 @@ implicit_connect = true
         let text = format!("[listen]\norigins = [\"*\"]\n[auth]\n{ambient}\n");
         assert!(load(&text, &[]).is_err(), "{ambient}");
     }
-    // Browsers have certificates, too; what speaks STOMP over TLS is no browser.
+    // Browsers have certificates, too; a client of STOMP over TLS is no browser.
     let blames_origins = |listener: &str| {
         let text = format!(
             "[listen]\norigins = [\"*\"]\n{listener} = \"127.0.0.1:0\"\n\

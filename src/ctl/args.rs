@@ -1,10 +1,10 @@
-//! What can be written after `stentor ctl`.
+//! The arguments of `stentor ctl`.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-/// What all tasks have in common, apart from what each has of its own.
+/// The heading of options that all tasks share.
 const GATEWAY: &str = "Gateway";
 
 /// Look at a running gateway and its sessions, end sessions, publish: the HTTP API from a shell.
@@ -29,7 +29,7 @@ Exit codes:
   2  wrong command line"
 )]
 pub struct Ctl {
-    /// Where the gateway has its `[listen] admin`.
+    /// The URL of the gateway's `[listen] admin`.
     #[arg(
         long,
         global = true,
@@ -62,29 +62,29 @@ pub struct Ctl {
     /// Print the gateway's answer, as JSON.
     #[arg(long, global = true, help_heading = GATEWAY)]
     pub json: bool,
-    /// What to do.
+    /// The task.
     #[command(subcommand)]
     pub task: Task,
 }
 
-/// What to do.
+/// A task of `stentor ctl`.
 #[derive(Subcommand)]
 pub enum Task {
-    /// Show the node that is asked: connections, virtual hosts, feeds, memory.
+    /// Show this node: connections, virtual hosts, feeds, memory.
     Node,
-    /// Show the nodes that live.
+    /// List the living nodes.
     Nodes,
     /// Count sessions and users, on all nodes.
     Counts,
     /// List sessions, on all nodes.
     Sessions {
-        /// Those of this user.
+        /// Only sessions of this user.
         #[arg(long, value_name = "NAME")]
         user: Option<String>,
-        /// Those of this node.
+        /// Only sessions of this node.
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
-        /// About so many at most.
+        /// The most sessions to list, about.
         #[arg(long, default_value_t = 1_000)]
         limit: usize,
     },
@@ -98,27 +98,27 @@ pub enum Task {
         /// The name.
         name: String,
     },
-    /// Show who of these users is online.
+    /// Show the status of each of these users.
     Users {
         /// The names; 1,000 at most.
         #[arg(required = true, num_args = 1..=crate::api::MAX_USERS)]
         names: Vec<String>,
     },
-    /// Show who of a group is online.
+    /// Show the members of a group who are online.
     Group {
         /// The name.
         name: String,
     },
-    /// End a session, or sessions of a user, on whichever node.
+    /// End a session, or sessions of a user, on any node.
     Kick {
-        /// Which.
+        /// The sessions.
         #[command(flatten)]
         target: Target,
-        /// What the clients are told.
+        /// The text for the clients.
         #[arg(long, default_value = "")]
         reason: String,
     },
-    /// Have the hook asked anew; sessions that it refuses end.
+    /// Ask the hook again; sessions that it refuses end.
     #[command(group = clap::ArgGroup::new("whom").required(true))]
     Recheck {
         /// A session, by its id.
@@ -128,12 +128,12 @@ pub enum Task {
         #[arg(long, value_name = "NAME", group = "whom")]
         user: Option<String>,
     },
-    /// Forget what the hook permitted to a user.
+    /// Forget the permissions that the hook gave to a user.
     Forget {
         /// The name.
         user: String,
     },
-    /// Have the hook asked anew which groups a user is in.
+    /// Ask the hook again for a user's groups.
     RefreshGroups {
         /// The name.
         user: String,
@@ -146,29 +146,29 @@ Examples:
   date | stentor ctl publish feed user_alice --file -
   stentor ctl publish '' some_queue --body hello     AMQP's default exchange: a queue, by name")]
     Publish(Message),
-    /// Print the OpenAPI document of the HTTP API; asks nobody.
+    /// Print the OpenAPI document of the HTTP API; needs no gateway.
     Openapi,
 }
 
-/// Which sessions.
+/// The sessions that a task is for.
 #[derive(Args)]
 #[group(required = true)]
 pub struct Target {
     /// A session, by its id.
     #[arg(long, value_name = "ID", conflicts_with_all = ["user", "device_type", "device_id"])]
     pub session: Option<String>,
-    /// All of this user.
+    /// All sessions of this user.
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
-    /// Of the user's, those of devices of this type.
+    /// Only the user's sessions on devices of this type.
     #[arg(long, value_name = "TYPE", requires = "user")]
     pub device_type: Option<String>,
-    /// Of the user's, those of this device.
+    /// Only the user's sessions on this device.
     #[arg(long, value_name = "ID", requires = "user")]
     pub device_id: Option<String>,
 }
 
-/// What to publish.
+/// The message to publish.
 #[derive(Args)]
 pub struct Message {
     /// The exchange.
@@ -191,7 +191,7 @@ pub struct Message {
     /// A header; may be given several times.
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
     pub headers: Vec<(String, String)>,
-    /// Have it survive a restart of RabbitMQ while it waits in a durable queue.
+    /// The message survives a restart of RabbitMQ while it waits in a durable queue.
     #[arg(long)]
     pub persistent: bool,
     /// Fail if it reaches no queue.

@@ -12,7 +12,7 @@ use crate::{api::KeyFailure, causes::with_causes};
 /// More than the gateway's own bound, so that it has the last word.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Of keys that were not published, so many are named.
+/// The most failed keys that an error names.
 const SHOWN: usize = 20;
 
 /// A gateway, as somebody with this token sees it.
@@ -26,7 +26,7 @@ pub(super) struct Client {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// `--url` is none.
+    /// `--url` is not a URL.
     #[error("--url: {0}; write it as http://127.0.0.1:15680")]
     Url(String),
     /// Nobody is there.
@@ -41,7 +41,7 @@ pub enum ClientError {
         cause: String,
     },
     /// Something else is there.
-    #[error("what answers at {url} is not Stentor's API ({cause}); is it [listen] admin?")]
+    #[error("the answer from {url} is not Stentor's API's ({cause}); is it [listen] admin?")]
     NotStentor {
         /// Where.
         url: String,
@@ -49,14 +49,14 @@ pub enum ClientError {
         cause: String,
     },
     /// 401.
-    #[error("not let in: {0}. STENTOR_TOKEN or --token-file says with which token to ask")]
+    #[error("not let in: {0}. Set the token by STENTOR_TOKEN or --token-file")]
     Unauthorized(String),
     /// Anything else that the gateway refused; its words.
     #[error("{0}")]
     Refused(String),
 }
 
-/// What the gateway says of a request that it did not do.
+/// The gateway's answer to a request that it refused.
 #[derive(Deserialize)]
 struct Failure {
     error: String,

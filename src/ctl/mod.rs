@@ -27,7 +27,7 @@ const PAGE: usize = 1_000;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// What was asked for cannot be; what to write instead.
+    /// The arguments are wrong; the text says the right ones.
     #[error("{0}")]
     Arguments(String),
     /// The gateway could not be asked, or did not do it.
@@ -35,7 +35,7 @@ pub enum Error {
     Client(#[from] ClientError),
 }
 
-/// Does a task; what to print.
+/// Does a task, and returns the text to print.
 ///
 /// # Errors
 /// It could not be done.

@@ -290,7 +290,7 @@ fn table() -> Table {
     table
 }
 
-/// Names are chosen by clients: what would steer the terminal is shown as what it is.
+/// Shows control characters as escapes: clients choose names, and must not steer the terminal.
 fn legible(text: &str) -> String {
     let mut legible = String::with_capacity(text.len());
     for character in text.chars() {

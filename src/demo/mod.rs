@@ -24,12 +24,12 @@ use crate::{
 const EXCHANGE: &str = "feed";
 /// SockJS's client, which [`routes`] serve.
 const CLIENT: &str = "/vendor/sockjs.min.js";
-/// The group that all users are in: who of it is online, the page shows.
+/// The group that all users are in: the page shows its online members.
 const GROUP: &str = "demo";
 /// The users of the page; everybody knows their passwords, so they are good for a demo only.
 const USERS: [(&str, &str); 2] = [("alice", "demo-alice"), ("bob", "demo-bob")];
 
-/// What a demo can be told.
+/// The options of a demo.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The page's port, on loopback; STOMP over TCP and the operator's side are on the next two.
@@ -142,7 +142,7 @@ fn rules() -> Result<Rules, app::Error> {
     Rules::new(accounts).map_err(|error| failed(&error))
 }
 
-/// What the page shows of its surroundings.
+/// The facts about its surroundings that the page shows.
 #[derive(Clone, Debug)]
 struct Info {
     broker: String,
@@ -181,7 +181,7 @@ impl Info {
     }
 }
 
-/// Of a new token each time: whoever else is on this machine does not know it.
+/// A new token each time: other users of this machine do not know it.
 fn tokens(hash: &str) -> Result<Tokens, app::Error> {
     let token = hash
         .parse()
@@ -222,7 +222,7 @@ fn welcome(addresses: Addresses, broker: &Url, token: &str, program: &str) -> st
     out.flush()
 }
 
-/// Where the page is: a demo always has one.
+/// The page's URL: a demo always has one.
 fn page(addresses: Addresses) -> String {
     addresses
         .http

@@ -20,7 +20,7 @@ use crate::{
 /// The longest body of a push, in bytes.
 const MAX_PUSH: u64 = 64 * 1024;
 
-/// What the page may load and reach: itself.
+/// The page may load and reach only itself.
 const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 
@@ -116,7 +116,8 @@ pub(super) fn all(services: &Arc<Services>, info: Info) -> Routes {
         .boxed()
 }
 
-/// Who of the demo's group is online, and on what: as others may know it, without addresses.
+/// The online members of the demo's group and their devices: as others may see them, without
+/// addresses.
 async fn present(services: &Services) -> warp::reply::Response {
     let users = match &services.presence {
         Some(presence) => online(&**presence).await,

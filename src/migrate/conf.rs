@@ -32,7 +32,7 @@ pub(super) fn parse(text: &str) -> impl Iterator<Item = Result<Setting<'_>, Brok
     })
 }
 
-/// Whether this is RabbitMQ's older configuration, a list of Erlang terms (`rabbitmq.config`,
+/// True for RabbitMQ's older configuration, a list of Erlang terms (`rabbitmq.config`,
 /// `advanced.config`).
 pub(super) fn is_erlang(text: &str) -> bool {
     let mut lines = text.lines().map(str::trim);
@@ -54,7 +54,7 @@ fn setting(text: &str) -> Result<(&str, &str), &'static str> {
     let key = key.trim_end();
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-\\".contains(&byte);
     if key.is_empty() || !key.bytes().all(is_plain) {
-        return Err("is no setting: what stands before \"=\" is not a key");
+        return Err("is no setting: the text before \"=\" is not a key");
     }
     let rest = rest.trim_start();
     // As in RabbitMQ 4, where quotes protect a "#"; before, they were a part of the value.

@@ -1,5 +1,5 @@
-//! What becomes of the keys of RabbitMQ's schema, in tables. What takes more than one key to say
-//! is in [`super::rules`].
+//! The fate of each key of RabbitMQ's schema, in tables. Rules that need more than one key are in
+//! [`super::rules`].
 
 /// How a value of `rabbitmq.conf` is written in TOML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,13 +88,13 @@ pub(super) const EQUIVALENTS: &[(&str, &str, &str, Kind)] = &[
     ),
 ];
 
-/// What no key stands for.
+/// A setting without an equivalent.
 pub(super) struct Without {
     /// RabbitMQ's key; `*` at the end stands for one word or more, `$` for one word.
     pub(super) pattern: &'static str,
     /// The value that says what Stentor does anyway.
     pub(super) same: Option<&'static str>,
-    /// Why there is none, and what to do.
+    /// The reason, and the remedy.
     pub(super) why: &'static str,
 }
 
@@ -209,7 +209,7 @@ pub(super) const WITHOUT: &[Without] = &[
 /// is mistyped, or newer than this table. Every other key is RabbitMQ's own affair.
 pub(super) const PREFIXES: [&str; 4] = ["stomp.", "web_stomp.", "auth_http.", "auth_cache."];
 
-/// Whether a key is one that a pattern speaks of.
+/// True if a pattern matches the key.
 pub(super) fn matches(pattern: &str, key: &str) -> bool {
     let (mut pattern, mut key) = (pattern.split('.'), key.split('.'));
     loop {

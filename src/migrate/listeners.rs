@@ -1,4 +1,4 @@
-//! Where clients come in.
+//! Listeners.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -8,7 +8,7 @@ use super::{
 };
 
 impl Draft<'_> {
-    /// The four ports, and whether a proxy stands before them.
+    /// The four ports, and the proxy before them.
     pub(super) fn listeners(&mut self) {
         self.stomp_address("stomp.listeners.tcp", "stomp");
         self.stomp_address("stomp.listeners.ssl", "stomps");
@@ -17,7 +17,7 @@ impl Draft<'_> {
         self.proxy_protocol();
     }
 
-    /// Whether there is such a port, as far as it is known.
+    /// True if there is such a port, as far as known.
     pub(super) fn listens(&self, key: &str) -> bool {
         match self.entry(("listen", key)) {
             Some(entry) => entry.value != quote("off"),
@@ -107,7 +107,7 @@ impl Draft<'_> {
     /// One key for all ports; with RabbitMQ, one for each plug-in.
     fn proxy_protocol(&mut self) {
         let (mut on, mut off) = (Vec::new(), Vec::new());
-        // Where nobody comes in, nobody comes without.
+        // Without a listener, no client comes without a certificate.
         let mut without = Vec::new();
         for (key, ports) in [
             ("stomp.proxy_protocol", ["stomp", "stomps"]),
@@ -156,7 +156,7 @@ pub(super) fn only(word: &str, value: &str) -> Result<(), &'static str> {
     if value == word {
         return Ok(());
     }
-    Err("can only be \"none\" here: a listener has a name of its own behind this key")
+    Err("can only be \"none\" here: the name of a listener follows this key")
 }
 
 /// A port, on all addresses, or an address and a port; the IP may stand in brackets.

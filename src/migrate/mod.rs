@@ -1,9 +1,9 @@
-//! From `rabbitmq.conf` to Stentor's configuration, for who moves from RabbitMQ's plug-ins: text
-//! in, text out.
+//! From `rabbitmq.conf` to Stentor's configuration, for users of RabbitMQ's plug-ins: text in,
+//! text out.
 //!
 //! Every line has one of five fates: it becomes an entry, which the real reader of the
-//! configuration has accepted; Stentor does the same by itself; it has no equivalent, and why; it
-//! is wrong; or it is RabbitMQ's own. Secrets are never in the output.
+//! configuration has accepted; Stentor does the same by itself; it has no equivalent, with the
+//! reason; it is wrong; or it is RabbitMQ's own. Secrets are never in the output.
 
 mod conf;
 mod keys;
@@ -21,14 +21,14 @@ use thiserror::Error;
 use crate::config::{Config, DEFAULT, File, Place, VARIABLE_PREFIX};
 use rules::{Draft, Entry, Fate, Note};
 
-/// What was made of a `rabbitmq.conf`.
+/// The translation of a `rabbitmq.conf`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migration {
-    /// Stentor's configuration, in TOML; what became of the other lines is in comments.
+    /// Stentor's configuration, in TOML; comments explain the fate of the other lines.
     pub toml: String,
-    /// What has no equivalent, and what to do: a line each, such as `9: web_stomp.…: …`.
+    /// Settings without an equivalent, and the remedy: a line each, such as `9: web_stomp.…: …`.
     pub without: Vec<String>,
-    /// What cannot be read, or is unknown: likewise.
+    /// Lines that cannot be read, or are unknown; likewise.
     pub wrong: Vec<String>,
 }
 
@@ -45,7 +45,7 @@ pub struct ErlangTerms;
 /// Translates a `rabbitmq.conf`.
 ///
 /// # Errors
-/// It is none, but Erlang terms.
+/// The text is a list of Erlang terms.
 pub fn from_rabbitmq(text: &str) -> Result<Migration, ErlangTerms> {
     if conf::is_erlang(text) {
         return Err(ErlangTerms);
@@ -61,8 +61,8 @@ pub fn from_rabbitmq(text: &str) -> Result<Migration, ErlangTerms> {
     })
 }
 
-/// What RabbitMQ takes and Stentor does not (a time-out of zero, say) is not written: what is
-/// written, the reader takes.
+/// Removes entries that RabbitMQ takes and Stentor does not (a time-out of zero, say): the reader
+/// takes every entry that is written.
 fn refuse_what_the_reader_refuses(draft: &mut Draft<'_>) {
     while let Err(errors) = load(&draft.entries) {
         let Some(problem) = errors.0.first() else {
@@ -204,10 +204,9 @@ fn show(draft: &Draft<'_>) -> String {
         ("Nothing to write, for Stentor does the same", |fate| {
             matches!(fate, Fate::Same(_))
         }),
-        (
-            "Not about what Stentor does: stays in rabbitmq.conf",
-            |fate| matches!(fate, Fate::RabbitMq),
-        ),
+        ("RabbitMQ's own: stays in rabbitmq.conf", |fate| {
+            matches!(fate, Fate::RabbitMq)
+        }),
     ] {
         let lines = lines(&draft.notes, wanted);
         if lines.is_empty() {

@@ -1,5 +1,5 @@
-//! From the settings of `rabbitmq.conf` to entries of Stentor's configuration, and notes on what
-//! became of the rest.
+//! From the settings of `rabbitmq.conf` to entries of Stentor's configuration, and notes on the
+//! rest.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,17 +21,17 @@ pub(super) struct Entry {
     pub(super) value: String,
     /// The lines and keys that it comes from.
     pub(super) from: Vec<(usize, String)>,
-    /// What to know of it.
+    /// An explanation of it.
     pub(super) comment: Option<String>,
-    /// Whether something has to be filled in: then it is written in a comment.
+    /// The operator has to fill something in: then it is written in a comment.
     pub(super) is_example: bool,
 }
 
-/// What became of a line that is no [`Entry`].
+/// The fate of a line that is no [`Entry`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Note {
     pub(super) line: usize,
-    /// Empty for a line that has none.
+    /// Empty for a line without a key.
     pub(super) key: String,
     pub(super) fate: Fate,
 }
@@ -49,7 +49,7 @@ pub(super) enum Fate {
     RabbitMq,
 }
 
-/// What was made of the settings so far.
+/// The translation so far.
 pub(super) struct Draft<'a> {
     /// Not looked at yet.
     settings: BTreeMap<&'a str, Setting<'a>>,
@@ -57,9 +57,9 @@ pub(super) struct Draft<'a> {
     pub(super) notes: Vec<Note>,
     /// RabbitMQ's AMQP port, as far as it is said.
     pub(super) amqp: Option<String>,
-    /// Whether that one has TLS.
+    /// That one has TLS.
     pub(super) amqp_is_tls: bool,
-    /// Whether RabbitMQ knows users by itself: they are, unless it is told to ask others only.
+    /// RabbitMQ has users of its own: true, unless it is told to ask other backends only.
     pub(super) has_own_users: bool,
 }
 
@@ -139,7 +139,7 @@ impl<'a> Draft<'a> {
         self.note(setting, Fate::Same(why.into()));
     }
 
-    /// What was read of a setting, or a note that it is wrong.
+    /// The value of a setting, or a note that it is wrong.
     pub(super) fn read<T>(
         &mut self,
         setting: &Setting<'_>,
@@ -182,7 +182,7 @@ impl<'a> Draft<'a> {
         });
     }
 
-    /// What the operator has to complete, and why.
+    /// An entry that the operator has to complete, with the reason.
     fn enter_example(
         &mut self,
         target: (&'static str, &'static str),
@@ -210,8 +210,8 @@ impl<'a> Draft<'a> {
         self.enter(("broker", "vhosts"), all, &[], Some(comment));
     }
 
-    /// Who a client is that names nobody. The passcode is not written, and all of it is nothing
-    /// without it.
+    /// The user of a client that names nobody. The passcode is a secret and is not written; the
+    /// rest is useless without it.
     fn default_user(&mut self) {
         const LATER: &str = "is written in a comment, for it takes a passcode, and that is never \
                              written: set STENTOR__AUTH__DEFAULT_USER and \
@@ -278,8 +278,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The hook, if one is asked: for a path that is not set, the plug-in has a default, and
-    /// Stentor has none.
+    /// The hook, if one is asked: the plug-in has a default for a path that is not set, Stentor has
+    /// no default.
     fn hook(&mut self) {
         const PATHS: [(&str, &str, &str); 4] = [
             (
@@ -330,7 +330,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Who says who may log in; whether it is the hook.
+    /// The backends that decide about logins; true if the hook is one of them.
     fn backends(&mut self) -> bool {
         const OTHERS: &str = "Stentor asks the hook alone ([auth] user_path), which has to answer \
                               for these users too; RabbitMQ's own users are unknown to it";
@@ -438,7 +438,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// What waits for a client has to have room for the largest message.
+    /// The largest message must fit into a client's queue.
     fn sizes(&mut self) {
         self.largest_message();
         let Some(size) = self.size(("limits", "max_frame_size")) else {
@@ -461,7 +461,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Where RabbitMQ listens for AMQP: a hint for `[broker] url`. The settings are RabbitMQ's own.
+    /// RabbitMQ's AMQP listener: a hint for `[broker] url`. The settings are RabbitMQ's own.
     fn look_for_amqp(&mut self) {
         let first = |pattern| {
             let mut fitting = self
@@ -536,7 +536,7 @@ fn written(kind: Kind, value: &str) -> Result<String, &'static str> {
     }
 }
 
-/// As in `config/stentor.toml`: `4MiB`, or a number where it is none.
+/// As in `config/stentor.toml`: `4MiB`, or a plain number.
 fn size_text(bytes: u64) -> String {
     let shown = usize::try_from(bytes).map_or_else(|_| bytes.to_string(), show_size);
     shown.trim_end_matches(" bytes").replace(' ', "")
@@ -552,7 +552,7 @@ pub(super) fn number<N: std::str::FromStr>(value: &str) -> Result<N, &'static st
         .map_err(|_| "is no whole number, or one that is too large")
 }
 
-/// Whether a URL holds what must not be shown: a user, a password, parameters.
+/// True if a URL has secret parts: a user, a password, parameters.
 fn has_secret(value: &str) -> bool {
     match Url::parse(value) {
         Ok(url) => !url.username().is_empty() || url.password().is_some() || url.query().is_some(),

@@ -168,7 +168,7 @@ ssl_options.honor_cipher_order = true
 ssl_cert_login_from = common_name
 ";
 
-/// What 3.13 and 4 have more.
+/// Keys that only 3.13 and 4 have.
 const KEYS_4: &str = "
 stomp.max_connections = 7
 stomp.max_frame_size = 1048576
@@ -562,7 +562,7 @@ fn where_rabbitmq_is() {
     }
 }
 
-/// What would not go together is made to.
+/// Values that contradict each other are adjusted.
 #[test]
 fn a_slow_hook_and_large_frames_have_room() {
     let text = "auth_http.request_timeout = 15000\nstomp.login_timeout = 10000\n\
@@ -685,7 +685,7 @@ fn erlang_terms_are_refused() {
 }
 
 proptest! {
-    /// Whatever stands there, what is written is read.
+    /// From any input, the reader takes the output.
     #[test]
     fn what_is_written_is_read(lines in proptest::collection::vec((0..200_usize, ".{0,20}"), 0..8)) {
         let keys: Vec<&str> = known().filter_map(|line| line.split(" = ").next()).collect();

@@ -12,7 +12,7 @@ const OF_STOMPS: &str = "ssl_options";
 const OF_HTTPS: &str = "web_stomp.ssl";
 
 impl Draft<'_> {
-    /// What the listeners with TLS need. Where there are none, `ssl_options` are RabbitMQ's own.
+    /// The needs of listeners with TLS. Without such a listener, `ssl_options` are RabbitMQ's own.
     pub(super) fn tls(&mut self) {
         let stomps = self.listens("stomps").then_some(OF_STOMPS);
         let https = self.listens("https").then_some(OF_HTTPS);

@@ -18,7 +18,7 @@ pub struct Config {
     /// storm the other nodes. 5 s keep 100,000 reconnects at 20,000 a second.
     #[serde(with = "humantime_serde")]
     pub drain: Duration,
-    /// All of it, from the signal to the exit; what is not done by then is cut. 30 s, as
+    /// The whole drain, from the signal to the exit; the process ends then in any case. 30 s, as
     /// Kubernetes waits before it kills.
     #[serde(with = "humantime_serde")]
     pub grace: Duration,
@@ -35,10 +35,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether the values make sense.
+    /// Checks the values.
     ///
     /// # Errors
-    /// The key at fault, and what is wrong and what to do.
+    /// The key at fault, the fault, and the remedy.
     pub fn check(&self) -> Checked {
         more_than_zero("grace", self.grace, "nothing would be drained")?;
         let phases = self.not_ready.saturating_add(self.drain);

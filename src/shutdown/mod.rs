@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 pub use config::Config;
 
-/// Where the process is between start and end; later phases compare greater.
+/// A phase of the process between start and end; later phases compare greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// All is served.
@@ -86,7 +86,7 @@ pub async fn signal() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Hears SIGHUP, which does not end the process any more.
+/// Listens to SIGHUP, which then no longer ends the process.
 ///
 /// # Errors
 /// The system does not let signals be watched.
