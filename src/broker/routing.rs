@@ -44,7 +44,7 @@ impl ExchangeKind {
     }
 }
 
-/// Whether an exchange of that kind routes `key` by a binding with `pattern`. Nothing matches in
+/// True if an exchange of that kind routes `key` by a binding with `pattern`. Nothing matches in
 /// an exchange of an [`ExchangeKind::Other`].
 ///
 /// Topics as RabbitMQ has them: a word may be empty (`a..b` has three, and `*` matches the empty
@@ -68,7 +68,7 @@ fn topic_matches(pattern: &str, key: &str) -> bool {
         *start = true;
     }
     for word in words(pattern) {
-        // Whether the row before, and this row, reached the place before this one.
+        // True if the row before, and this row, reached the place before this one.
         let (mut before, mut here) = (false, false);
         let key_words = std::iter::once(None).chain(key.iter().map(Some));
         for (place, key_word) in reached.iter_mut().zip(key_words) {
@@ -85,17 +85,17 @@ fn topic_matches(pattern: &str, key: &str) -> bool {
     reached.last().copied().unwrap_or(false)
 }
 
-/// The words of a topic key or pattern; none where it is empty.
+/// The words of a topic key or pattern; an empty text has no words.
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split('.').filter(move |_| !text.is_empty())
 }
 
-/// Whether a topic pattern matches other keys than itself.
+/// True if a topic pattern matches other keys than itself.
 fn is_wild(pattern: &str) -> bool {
     words(pattern).any(|word| matches!(word, "*" | "#"))
 }
 
-/// What became of [`RoutingTable::remove`].
+/// The outcome of [`RoutingTable::remove`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removed {
     /// The pattern did not have the value.
@@ -143,7 +143,7 @@ impl<T: Eq + Hash> RoutingTable<T> {
         self.kind == ExchangeKind::Topic && is_wild(pattern)
     }
 
-    /// Gives the pattern one more value, unless it has it. Whether the pattern is new.
+    /// Gives the pattern one more value, unless it has it. Returns true if the pattern is new.
     pub fn insert(&mut self, pattern: &str, value: T) -> bool {
         if self.is_wild(pattern) {
             return self.wild.insert(pattern, value);
@@ -243,7 +243,7 @@ impl<T: Eq + Hash> RoutingTable<T> {
         )
     }
 
-    /// Whether the pattern has a value.
+    /// True if the pattern has a value.
     #[must_use]
     pub fn contains(&self, pattern: &str) -> bool {
         self.values(pattern).next().is_some()
@@ -260,7 +260,7 @@ impl<T: Eq + Hash> RoutingTable<T> {
         self.exact.len().saturating_add(self.wild.len())
     }
 
-    /// Whether there is none.
+    /// True if there is no pattern.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

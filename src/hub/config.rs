@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use crate::units::{Checked, at_least_one, size};
 
-/// Mailboxes: what waits for one connection.
+/// Mailboxes: the messages that wait for one connection.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mailbox {
@@ -15,7 +15,7 @@ pub struct Mailbox {
     /// twice that by default, for a MESSAGE has more headers than its SEND had.
     #[serde(deserialize_with = "size")]
     pub max_bytes: usize,
-    /// What happens to a connection whose mailbox is full.
+    /// The policy for a connection whose mailbox is full.
     pub overflow: Overflow,
 }
 
@@ -28,7 +28,7 @@ pub enum Overflow {
     Disconnect,
     /// The oldest messages are dropped; the next one says how many in `x-dropped`.
     DropOldest,
-    /// Of each destination only the newest message stays.
+    /// Only the newest message of each destination stays.
     Conflate,
 }
 
@@ -55,10 +55,10 @@ impl Default for Mailbox {
 }
 
 impl Mailbox {
-    /// Whether the values make sense.
+    /// Checks the values.
     ///
     /// # Errors
-    /// The key at fault, and what is wrong and what to do.
+    /// The key at fault, the fault, and the remedy.
     pub fn check(&self) -> Checked {
         at_least_one(
             "max_messages",

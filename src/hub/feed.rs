@@ -30,8 +30,8 @@ pub(super) struct Feeds {
     pub(super) shards: u16,
 }
 
-/// What the broker pours into. The feeds hold the virtual host, which holds this: it must not hold
-/// the feeds, or none of them would ever end.
+/// The sink of the broker's messages. The feeds hold the virtual host, which holds this: it must
+/// not hold the feeds, or the three would never end.
 pub(super) struct Sink(pub(super) Weak<Feeds>);
 
 /// How a feed is.
@@ -43,11 +43,11 @@ pub struct FeedStatus {
     pub kind: ExchangeKind,
     /// Patterns that clients are subscribed to.
     pub patterns: usize,
-    /// Patterns that are bound, though nobody is subscribed any more.
+    /// Patterns that are still bound after their last subscription.
     pub lingering: usize,
     /// Messages that matched a subscription.
     pub routed: u64,
-    /// Messages that matched none.
+    /// Messages that matched no subscription.
     pub unmatched: u64,
     /// Messages that were put into mailboxes, one for each subscription.
     pub delivered: u64,
@@ -77,12 +77,12 @@ pub(super) struct Feed {
 
 struct Table {
     routes: RoutingTable<Subscriber>,
-    /// Whether one binding to everything serves all patterns (`feed.binding = "all"`).
+    /// One binding to everything serves all patterns (`feed.binding = "all"`).
     bind_all: bool,
     /// Bindings that are neither simply there (a pattern with subscribers) nor simply not there
     /// (a pattern without): those on their way. With `bind_all`, the one binding, always.
     changing: HashMap<Arc<str>, Phase>,
-    /// How often the broker lost all bindings: an older binding is none.
+    /// How often the broker lost all bindings: bindings of an older count are gone.
     losses: u64,
 }
 
@@ -101,7 +101,7 @@ pub(super) struct Patterns {
 }
 
 impl Patterns {
-    /// Adds one; RabbitMQ has none that is longer than 255 bytes.
+    /// Adds one; RabbitMQ takes at most 255 bytes.
     fn push(&mut self, pattern: &str) {
         if let Ok(length) = u16::try_from(pattern.len()) {
             self.text.push_str(pattern);
@@ -120,9 +120,9 @@ impl Patterns {
     }
 }
 
-/// Where a binding is between being there and not.
+/// The phase of a binding between absent and present.
 enum Phase {
-    /// Asked for; who waits, is told.
+    /// Asked for; subscribers that wait are told.
     Binding(Done),
     /// There when it was last heard of, and asked for once more: exchanges are made anew and
     /// bindings taken away without a word.
@@ -132,10 +132,10 @@ enum Phase {
     /// There, though nobody is subscribed: until [`Linger`] says so. The number tells this
     /// lingering from an earlier one.
     Lingering(u64),
-    /// There or not: the broker could not be asked to the end. To be taken away as one that
-    /// lingers; who subscribes meanwhile, has it bound again.
+    /// Unknown: the broker did not answer to the end. It is unbound like one that lingers; a
+    /// subscription that comes meanwhile binds it again.
     Doubtful(u64),
-    /// Being taken away; who subscribes meanwhile, waits until it is bound again.
+    /// Being unbound; a subscription that comes meanwhile waits until it is bound again.
     Unbinding(Done),
     /// There for good (`bind_all`).
     Bound,
@@ -144,7 +144,7 @@ enum Phase {
 type Outcome = Result<(), BrokerError>;
 type Done = watch::Sender<Option<Outcome>>;
 
-/// Who waits for a binding that others rely on already.
+/// Subscriptions that wait for a binding that others rely on already.
 struct Waiting {
     done: Done,
     /// They, with their patterns, have no answer yet.
@@ -264,7 +264,7 @@ impl Feed {
             return;
         };
         if let Err(error) = &outcome {
-            // None of them will get a message, and a later subscriber has to ask again.
+            // They will get no message, and a later subscriber has to ask again.
             let patterns = if table.bind_all && *binding == *ALL {
                 table.routes.patterns().collect()
             } else {
@@ -308,7 +308,7 @@ impl Feed {
             }
             self.start_checking(&mut table, binding, None)
         };
-        // Whatever the answer is, it is for those who subscribe.
+        // The subscribers handle the answer.
         let _ = Bound(checked).wait().await;
     }
 
@@ -327,7 +327,7 @@ impl Feed {
         receiver
     }
 
-    /// Until nobody waits any more. Those who subscribe meanwhile share the next one.
+    /// Checks until nobody waits. Subscribers that come meanwhile share the next check.
     async fn run_checks(self: Arc<Self>, binding: Arc<str>) {
         loop {
             let (losses, begun) = (self.table.lock().losses, Instant::now());
@@ -339,7 +339,7 @@ impl Feed {
                     return;
                 };
                 if table.losses != losses {
-                    // It may have been bound before the loss, and nobody relies on it any more.
+                    // It may have been bound before the loss, and nobody relies on it now.
                     let binding_anew = Phase::Binding(waiting.done);
                     table.changing.insert(Arc::clone(&binding), binding_anew);
                     tokio::spawn(Arc::clone(&self).bind(binding));
@@ -495,7 +495,7 @@ impl Feed {
         }
     }
 
-    /// Who subscribed is told, and forgotten: who subscribes next, has to ask the broker.
+    /// Tells the subscribers, and forgets them: the next subscriber has to ask the broker.
     fn lost(&self, reason: &str) {
         let mut table = self.table.lock();
         self.lose(&mut table, reason);
@@ -535,13 +535,13 @@ impl Feed {
         table.bind_all = bind_all;
     }
 
-    /// Whether nobody is subscribed, and nothing bound that is known of.
+    /// True if nobody is subscribed, and no known pattern is bound.
     pub(super) fn is_unused(&self) -> bool {
         let table = self.table.lock();
         table.routes.is_empty() && table.changing.is_empty()
     }
 
-    /// Whether all that it can ever have is one binding.
+    /// True if it can only ever have one binding.
     pub(super) fn has_one_binding(&self) -> bool {
         let table = self.table.lock();
         table.bind_all || table.routes.kind() == ExchangeKind::Fanout
@@ -552,7 +552,7 @@ impl Feed {
         &self.id
     }
 
-    /// Whether a sentinel at the broker tells when its exchange is made anew.
+    /// True if a sentinel at the broker tells when its exchange is made anew.
     pub(super) fn is_watched(&self) -> bool {
         self.table.lock().routes.kind() == ExchangeKind::Direct
     }
@@ -592,8 +592,8 @@ impl Feed {
         });
         let mut bindings: Vec<Arc<str>> = others.collect();
         if !bind_all {
-            // What is being unbound is bound again after that, if somebody waits for it; bound
-            // now, it would stay if nobody does any more by then.
+            // A pattern that is being unbound is bound again after that, if somebody waits for it;
+            // bound now, it would stay even if nobody waits by then.
             let is_unbound = |pattern: &str| {
                 let phase = table.changing.get(pattern);
                 matches!(phase, Some(Phase::Unbinding(_)))
@@ -650,7 +650,7 @@ impl Table {
 }
 
 impl Phase {
-    /// Whether it has a task of its own, which looks at it next.
+    /// True if it has a task of its own, which looks at it next.
     fn is_on_its_way(&self) -> bool {
         match self {
             Self::Binding(_) | Self::Checking(_) | Self::Resting(_) | Self::Unbinding(_) => true,
@@ -705,7 +705,7 @@ impl FeedSink for Sink {
     }
 
     fn lost(&self, feed: &FeedId, reason: &str) {
-        // First: who subscribes from now on, has to learn of which type the exchange is.
+        // First: later subscribers have to learn the type of the exchange.
         if let Some(feeds) = self.0.upgrade() {
             feeds.kinds.forget(&feed.exchange);
         }
@@ -724,7 +724,7 @@ pub struct SharedSubscription {
 }
 
 impl SharedSubscription {
-    /// Whether it gets what is published to that exchange with that key.
+    /// True if it gets the messages published to that exchange with that key.
     #[must_use]
     pub fn hears(&self, exchange: &str, routing_key: &str) -> bool {
         let kind = || self.feed.table.lock().routes.kind();

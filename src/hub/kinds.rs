@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::feed::{Feed, Feeds};
 use crate::broker::{Binding, BrokerError, ExchangeKind, FeedId, VirtualHost};
 
-/// Of an exchange that no feed is bound to nothing tells that it was deleted; so its type is asked
-/// for again when somebody subscribes, if it is older than this.
+/// Nothing tells that an exchange was deleted if no feed is bound to it; so its type is asked for
+/// again when somebody subscribes, if the known type is older than this.
 const FRESH: Duration = Duration::from_secs(5);
 /// The same where the type is one that only the broker can match, and so no feed ever is bound. To
 /// ask is a line in the broker's log.
@@ -52,7 +52,7 @@ impl Feeds {
         }
     }
 
-    /// Whether one binding to everything serves a whole feed of an exchange of that type.
+    /// True if one binding to everything serves a whole feed of an exchange of that type.
     pub(super) fn binds_all(&self, kind: ExchangeKind) -> bool {
         self.binding == Binding::All && kind == ExchangeKind::Topic
     }

@@ -1,5 +1,5 @@
-//! Bindings that nobody needs any more are kept for a while: a page that reloads comes back
-//! within seconds, and finds its binding still there.
+//! Bindings without a subscription are kept for a while: a page that reloads comes back within
+//! seconds, and finds its binding still there.
 
 use std::{
     sync::{Arc, Weak},
@@ -29,8 +29,8 @@ pub(super) struct Linger {
 
 struct Schedule {
     due: Later<Due>,
-    /// What was due before, and could not be done. Of both queues the task looks at whichever was
-    /// the first when it began to wait, so that what comes meanwhile may be late by [`RETRY`].
+    /// Unbindings that were due before, and failed. The task waits for the first of both queues as
+    /// they were when it began to wait; one that comes meanwhile may be late by [`RETRY`].
     due_again: Later<Due>,
     last_stamp: u64,
 }

@@ -1,8 +1,8 @@
-//! What waits to be written to one client.
+//! The messages that wait to be written to one client.
 //!
-//! Feeds and dedicated consumers push, the client's connection takes. A push never waits: what a
-//! slow client may have waiting is bounded, and what happens at the bound is the policy's to say.
-//! So one slow client delays neither another nor the feed.
+//! Feeds and dedicated consumers push, the client's connection takes. A push never waits: the
+//! queue of a slow client is bounded, and the policy decides at the bound. So one slow client
+//! delays neither another nor the feed.
 
 mod dedicated;
 
@@ -27,7 +27,7 @@ use crate::{
     telemetry,
 };
 
-/// How often it is looked whether messages that were asked for again have come.
+/// The interval at which missing messages that were asked for again are given up.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The messages waiting for one client.
@@ -41,29 +41,29 @@ pub struct Mailbox {
 
 #[derive(Debug, Default)]
 struct MailboxState {
-    /// From shared feeds, in order; under the policy.
+    /// Messages of shared feeds, in order; under the policy.
     shared: VecDeque<Parcel>,
-    /// Of `shared`.
+    /// The bytes of `shared`.
     bytes: usize,
     /// Dropped since the last parcel was taken.
     dropped: u32,
-    /// Whether `shared` was conflated since it was last empty: no two of its parcels are for the
+    /// True if `shared` was conflated since it was last empty: no two of its parcels are for the
     /// same subscription and destination.
     conflated: bool,
-    /// From dedicated consumers: never dropped. What there is no room for waits at the broker.
+    /// Messages of dedicated consumers: never dropped. Those without room wait at the broker.
     dedicated: Option<Box<DedicatedWaiting>>,
-    /// Whether the last parcel was a dedicated one; they take turns with the others.
+    /// True if the last parcel was a dedicated one; they take turns with the others.
     dedicated_last: bool,
     /// Boxed, since it comes once at most.
     problem: Option<Box<Problem>>,
     closed: bool,
-    /// Whether the connection is to end though it cannot say so.
+    /// The connection has to end, even if it cannot write the reason.
     is_cut: bool,
     /// The connection, while its client does not take what is written to it.
     stuck: Option<Box<Stuck>>,
-    /// Whether somebody will call [`Mailbox::rouse`].
+    /// Somebody will call [`Mailbox::rouse`].
     to_be_roused: bool,
-    /// Whether it is looked after what was asked for again.
+    /// A task looks after the messages that were asked for again.
     is_watched: bool,
     waker: Option<Waker>,
 }
@@ -79,19 +79,19 @@ struct Stuck {
 /// A message for one subscription of the client.
 #[derive(Clone, Debug)]
 pub struct Parcel {
-    /// Whose.
+    /// Its subscription.
     pub subscription: SubscriptionId,
     /// The message.
     pub message: Arc<Message>,
     /// The consumer's tag; 0 from a shared feed.
     pub tag: u64,
-    /// Whether somebody may have seen it before.
+    /// Somebody may have seen it before.
     pub redelivered: bool,
     /// How many messages of shared feeds were dropped before this one, for this client.
     pub dropped: u32,
 }
 
-/// What the client's connection has to do next.
+/// The next step of the client's connection.
 #[derive(Debug)]
 pub enum Item {
     /// Write a message.
@@ -122,8 +122,8 @@ impl Mailbox {
         }
     }
 
-    /// Adds a message of a shared feed as [`Mailbox::push_shared`] does, but wakes nobody:
-    /// whether [`Mailbox::rouse`] is to be called for that, once.
+    /// Adds a message of a shared feed as [`Mailbox::push_shared`] does, but wakes nobody.
+    /// Returns true if [`Mailbox::rouse`] has to be called for that, once.
     pub(super) fn put_shared(&self, subscription: SubscriptionId, message: &Arc<Message>) -> bool {
         let mut state = self.state.lock();
         let is_sleeper = self.put(&mut state, subscription, message)
@@ -142,7 +142,7 @@ impl Mailbox {
         }
     }
 
-    /// Whether the connection should be woken.
+    /// Returns true if the connection should be woken.
     fn put(
         &self,
         state: &mut MailboxState,
@@ -183,9 +183,9 @@ impl Mailbox {
         true
     }
 
-    /// Adds a message of a dedicated consumer, or puts it aside if there is no room for it;
-    /// whether it was added. `previous` is the tag of the subscription's last that was; 0: there
-    /// is none.
+    /// Adds a message of a dedicated consumer, or puts it aside if there is no room for it.
+    /// Returns true if it was added. `previous` is the tag of the subscription's last message
+    /// that was; 0 before the first.
     pub fn push_dedicated(
         &self,
         subscription: SubscriptionId,
@@ -254,7 +254,7 @@ impl Mailbox {
         }
     }
 
-    /// Looks after what [`Item::Again`] asked for: what does not come keeps nobody waiting.
+    /// Looks after the messages that [`Item::Again`] asked for: a missing one keeps nobody waiting.
     pub fn watch(self: &Arc<Self>) {
         if std::mem::replace(&mut self.state.lock().is_watched, true) {
             return;
@@ -296,8 +296,8 @@ impl Mailbox {
             .saturating_add(unwritten)
     }
 
-    /// The client does not take so many bytes that are written to it. Whether the connection is to
-    /// end without a word; if not, it is woken when it is.
+    /// The client does not read, and so many bytes wait for its socket. Returns true if the
+    /// connection has to end at once, without an ERROR; if not, it is woken when it has to.
     pub fn stuck(&self, unwritten: usize, context: &Context<'_>) -> bool {
         let mut state = self.state.lock();
         if state.is_cut {
@@ -334,7 +334,7 @@ impl Mailbox {
         }
     }
 
-    /// Ends the session: what waits is dropped, and the problem is the last item taken.
+    /// Ends the session: drops all messages; the problem is the last item taken.
     pub fn fail(&self, problem: Problem) {
         self.state.lock().close(problem);
     }
@@ -376,7 +376,7 @@ impl Mailbox {
 }
 
 impl MailboxState {
-    /// Whether a message of `size` bytes is too much. One alone never is.
+    /// True if a message of `size` bytes is too much. A single message never is.
     fn is_full(&self, size: usize, limits: &MailboxConfig) -> bool {
         self.shared.len() >= limits.max_messages
             || (self.bytes.saturating_add(size) > limits.max_bytes && !self.shared.is_empty())
@@ -404,7 +404,7 @@ impl MailboxState {
         parcel
     }
 
-    /// What has to be known of dedicated consumers after the end.
+    /// The state of dedicated consumers that is needed after the end.
     fn take_cleared(&mut self) -> Option<Box<DedicatedWaiting>> {
         let mut waiting = self.dedicated.take()?;
         waiting.clear();
@@ -493,7 +493,7 @@ impl MailboxState {
     }
 }
 
-/// Where a dedicated consumer's messages go: the mailbox of the client that subscribed.
+/// The sink of a dedicated consumer: the mailbox of the client that subscribed.
 #[derive(Debug)]
 pub struct DedicatedSink {
     /// The client's mailbox.

@@ -63,9 +63,9 @@ pub struct VhostHub {
 /// The clients of a virtual host.
 #[derive(Default)]
 struct Members {
-    /// By their address, which nobody else has while they are here.
+    /// Mailboxes by their address, which is unique while they are here.
     mailboxes: HashMap<usize, Arc<Mailbox>>,
-    /// Whether the virtual host is gone for good: who still comes, is told so.
+    /// The virtual host is gone for good: later callers are told so.
     is_gone: bool,
 }
 
@@ -178,14 +178,14 @@ impl VhostHub {
         &self.host
     }
 
-    /// Subscribes to what `exchange` routes by `pattern`, as the exchange is now: the broker is
-    /// asked, also where others are subscribed. When this returns, every message that
+    /// Subscribes to the messages that `exchange` routes by `pattern`, as the exchange is now:
+    /// it asks the broker even if others are subscribed. When this returns, every message that
     /// the exchange routes by the pattern from now on is pushed into the mailbox, once and in
-    /// order; or the mailbox is failed, if that could not be kept. `None`: the exchange is of a
-    /// type that only the broker can match, and needs a dedicated consumer.
+    /// order; or the mailbox is failed, if that could not be kept. `None` if only the broker can
+    /// match an exchange of that type: it needs a dedicated consumer.
     ///
     /// # Errors
-    /// What [`VirtualHost::exchange_kind`] and [`VirtualHost::bind_feed`] say.
+    /// Those of [`VirtualHost::exchange_kind`] and [`VirtualHost::bind_feed`].
     pub async fn subscribe(
         &self,
         exchange: &str,

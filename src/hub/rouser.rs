@@ -2,12 +2,12 @@
 //!
 //! A message to everybody makes as many tasks ready as there are subscribers. Were all woken at
 //! once, a message to one of them would wait behind all the others' turns. So its message is put
-//! into every mailbox at once, in order as ever, and only the wake-ups are spread: who gets
-//! something else meanwhile is woken for that, and finds both.
+//! into every mailbox at once, in order as ever, and only the wake-ups are spread: a client that
+//! gets another message meanwhile is woken for that, and finds both.
 //!
-//! Whoever brings the messages gets turns between the wake-ups, too, and must not fill mailboxes
-//! faster than they can be emptied. So nobody waits for longer than [`MOST`] messages: who does is
-//! woken at once, and what brings more has to wait for the turns of all of them.
+//! The feed's task gets turns between the wake-ups, too, and must not fill mailboxes faster than
+//! their clients empty them. So wake-ups lag at most [`MOST`] messages behind: a client that would
+//! wait longer is woken at once, and the feed then waits for the turns of all of them.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -36,7 +36,7 @@ struct RouserState {
     waiting: VecDeque<(u64, Arc<Mailbox>)>,
     /// Messages so far.
     messages: u64,
-    /// Whether a task wakes them.
+    /// True if a task wakes them.
     is_running: bool,
 }
 
@@ -66,15 +66,15 @@ impl Rouser {
         }
     }
 
-    /// Until none is left. A task that yields is run after all that it woke; but it is run, also
-    /// where there is always something else.
+    /// Runs until nobody is left. A task that yields runs again after all that it woke; and it does
+    /// run, even if other tasks are always ready.
     async fn run(self: Arc<Self>) {
         while self.take_turn() {
             yield_now().await;
         }
     }
 
-    /// Wakes some; whether there may be more.
+    /// Wakes some; returns true if more may wait.
     fn take_turn(&self) -> bool {
         let mut state = self.0.lock();
         let count = state.waiting.len().min(TURN);

@@ -153,7 +153,7 @@ async fn the_first_subscriber_binds_and_the_others_wait_for_it() {
     scene.fake.answer(Ok(()));
     let _first = first.await.unwrap().unwrap().unwrap();
     let _second = second.await.unwrap().unwrap().unwrap();
-    // For those who come later it is asked for again; one call for all of them.
+    // Later subscribers ask for it again; one call for all of them.
     let third = scene.subscribing("direct", "user_1", &Client::new());
     let fourth = scene.subscribing("direct", "user_1", &Client::new());
     settle().await;
@@ -172,7 +172,7 @@ async fn the_exchange_s_type_is_asked_once() {
     let calls = scene.fake.calls();
     let kinds = calls.iter().filter(|call| matches!(call, Call::Kind(_)));
     assert_eq!(kinds.count(), 1);
-    // What is not there may come.
+    // A missing exchange may appear later.
     for _ in 0..2 {
         let missing = scene.subscribing("nowhere", "a", &Client::new());
         let error = missing.await.unwrap().unwrap_err();
@@ -546,7 +546,7 @@ async fn who_is_bound_is_told_of_an_interruption() {
     };
     scene.fake.sink().interrupted(&feed, "lost");
     assert!(bound.was_interrupted());
-    // Who has no RECEIPT yet has missed nothing, and another exchange is none of its business.
+    // A client without a RECEIPT has missed nothing, nor has one of another exchange.
     for client in [binding, other, unbinding] {
         assert!(client.take().is_none());
     }
@@ -578,7 +578,7 @@ async fn who_waits_for_everything_is_not_told_of_an_interruption() {
     assert!(client.was_interrupted());
 }
 
-/// The broker lost all bindings: nobody gets a receipt for one that was.
+/// The broker lost all bindings: nobody gets a receipt for a lost one.
 #[tokio::test(start_paused = true)]
 async fn after_a_loss_every_pattern_is_bound_anew() {
     let scene = scene_with(&FeedConfig {
@@ -612,7 +612,7 @@ async fn after_a_loss_every_pattern_is_bound_anew() {
     assert_eq!(scene.fake.binds(), 2);
 }
 
-/// What is set up anew has everything that somebody relies on, or will.
+/// Everything that somebody relies on, or will, is set up anew.
 #[tokio::test(start_paused = true)]
 async fn the_patterns_to_bind_again_are_complete() {
     let scene = scene();
@@ -639,7 +639,7 @@ async fn the_patterns_to_bind_again_are_complete() {
     let wanted = scene.subscribing("topic", "unbinding.again", &Client::new());
     settle().await;
     assert_eq!(scene.patterns(), ["binding.*", "bound", "left"]);
-    // What was bound before the restart, and heard of after it, is there.
+    // A binding from before the restart whose answer came after it is there.
     scene.fake.restart();
     while scene.fake.waiting() > 0 {
         scene.fake.answer(Ok(()));

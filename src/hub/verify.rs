@@ -29,7 +29,7 @@ use crate::{
 
 /// Bindings asked for at a time.
 const BATCH: usize = 32;
-/// What a key costs of the rate where a sentinel watches the exchange.
+/// The price of a key in the rate if a sentinel watches the exchange.
 const WATCHED: usize = 4;
 /// Types are asked for once in so many intervals.
 const INTERVALS_PER_TYPE: u32 = 60;
@@ -43,7 +43,7 @@ pub(super) struct Pace {
 
 /// Checks the bindings of one virtual host.
 pub(super) struct Verifier {
-    /// The hub's, whose task this is.
+    /// The feeds of the hub that this task belongs to.
     feeds: Weak<Feeds>,
     host: Arc<dyn VirtualHost>,
     sink: Sink,
@@ -89,7 +89,7 @@ impl Verifier {
         }
     }
 
-    /// For ever.
+    /// Runs for ever.
     pub(super) async fn run(self) {
         if self.interval.is_zero() {
             return;
@@ -149,7 +149,7 @@ impl Verifier {
         }
     }
 
-    /// Of the exchanges that are in use.
+    /// Checks the types of the exchanges in use.
     async fn check_types(&self, feeds: &[Arc<Feed>]) {
         let used = feeds.iter().filter(|feed| !feed.is_unused());
         let exchanges: BTreeSet<_> = used.map(|feed| Arc::clone(&feed.id().exchange)).collect();

@@ -19,7 +19,7 @@ use crate::{
 /// In `vhosts`: whichever the hook allows and the broker has.
 const ANY: &str = "*";
 
-/// Longer names are none: AMQP has no room for them. In bytes.
+/// The longest name that AMQP has room for. In bytes.
 const MAX_NAME: usize = 255;
 
 /// How long a login waits for the broker's word on a virtual host that was not open. A broker that
@@ -40,7 +40,7 @@ pub struct Hub {
 pub struct VhostStatus {
     /// Its name.
     pub name: Arc<str>,
-    /// Whether the broker can be reached for it.
+    /// `Ok` if the broker can be reached for it.
     pub health: Result<(), BrokerError>,
     /// Clients that are logged in to it.
     pub clients: usize,
@@ -52,7 +52,7 @@ pub struct VhostStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum EnterError {
-    /// There is none of that name, or the gateway may not use it; why, for the log.
+    /// It does not exist, or the gateway may not use it; the reason, for the log.
     #[error("{0}")]
     Refused(Box<str>),
     /// Nothing can be opened now; why.
@@ -64,7 +64,7 @@ struct HubShared {
     broker: Arc<dyn Broker>,
     feed: FeedConfig,
     pace: Arc<Pace>,
-    /// `None`: any.
+    /// The virtual hosts that clients may use; `None`: any.
     listed: Option<Vec<String>>,
     default: Arc<str>,
     max: usize,
@@ -86,7 +86,7 @@ struct OpenVhost {
     hub: Arc<VhostHub>,
     /// Since when nobody but this map has had the hub.
     idle_since: Option<Instant>,
-    /// Whether the broker was seen to be reached for it.
+    /// The broker has been reached for it.
     was_up: bool,
 }
 
@@ -127,7 +127,7 @@ impl Hub {
         }
     }
 
-    /// Whether clients may ask for a virtual host of that name at all.
+    /// True if clients may ask for a virtual host of that name at all.
     #[must_use]
     pub fn allows(&self, name: &str) -> bool {
         let listed = self.shared.listed.as_ref();
@@ -143,11 +143,11 @@ impl Hub {
 
     /// The hub of a virtual host, which is opened if it is not. It stays open for as long as
     /// somebody has the result, and for `broker.vhost_idle` after. Only for clients that the hook
-    /// let in: links are made for whoever asks.
+    /// let in: every call may open links.
     ///
     /// # Errors
-    /// [`EnterError::Refused`]: clients may not ask for it, the broker has none of that name, or
-    /// it does not let the gateway's account in; [`EnterError::Unavailable`]: too many are open.
+    /// [`EnterError::Refused`]: clients may not ask for it, the broker does not know it, or it
+    /// does not let the gateway's account in; [`EnterError::Unavailable`]: too many are open.
     pub async fn enter(&self, name: &str) -> Result<Arc<VhostHub>, EnterError> {
         if !self.allows(name) {
             let text = format!("virtual host {name:?} is not in broker.vhosts");
@@ -163,9 +163,9 @@ impl Hub {
         }
     }
 
-    /// Whether the broker can be reached, for the default virtual host and every other one that it
-    /// was reached for before; if not, why. What any client can ask for (one that is being opened,
-    /// or that the broker refuses) says nothing about the broker.
+    /// `Ok` if the broker can be reached, for the default virtual host and every other one that
+    /// it was reached for before; otherwise the reason. A virtual host that is being opened, or
+    /// that the broker refuses, does not count: any client can ask for one.
     ///
     /// # Errors
     /// The first virtual host's trouble.
@@ -173,7 +173,7 @@ impl Hub {
         self.all(OpenVhost::health)
     }
 
-    /// Whether clients should be sent here: as [`Hub::health`], but a virtual host whose link was
+    /// `Ok` if clients should be sent here: as [`Hub::health`], but a virtual host whose link was
     /// lost has some seconds to get it back ([`crate::broker::VirtualHost::readiness`]).
     ///
     /// # Errors
@@ -214,7 +214,7 @@ impl Hub {
         hubs.iter().map(|hub| hub.status()).collect()
     }
 
-    /// Closes every virtual host, and opens none any more.
+    /// Closes every virtual host, and opens no more of them.
     pub async fn close(&self) {
         let hubs: Vec<_> = {
             let mut state = self.shared.state.lock();
@@ -254,8 +254,8 @@ impl HubShared {
         Ok(state.open(self, name.into()))
     }
 
-    /// The broker does not let the gateway use this virtual host (any more): its clients are told.
-    /// The default one is tried again by its own links, others when somebody asks for them.
+    /// The broker does not let the gateway use this virtual host, or no longer does: its clients
+    /// are told. The links of the default one try again; others are opened when somebody asks.
     fn refused(&self, hub: &Arc<VhostHub>, why: &str) {
         let is_default = *hub.name() == self.default;
         if !is_default {
@@ -326,7 +326,7 @@ impl OpenVhosts {
     fn longest_idle(&self, now: Instant) -> Option<Arc<str>> {
         let idle = self.open.iter().filter_map(|(name, open)| {
             let since = open.idle_since?;
-            // Who has entered since it was looked, has it now.
+            // A client that has entered since then holds it now.
             (Arc::strong_count(&open.hub) == 1).then(|| (now.duration_since(since), name))
         });
         idle.max().map(|(_, name)| Arc::clone(name))

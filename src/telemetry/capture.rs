@@ -1,8 +1,8 @@
-//! What a test logs, for it to read.
+//! The log lines of a test, for it to read.
 //!
-//! The process has one subscriber, which keeps what is logged on threads that capture. With a
-//! subscriber for its thread alone a test would miss lines now and then: tracing asks once for each
-//! callsite whether anybody wants it, and it may ask a thread of another test, which has none.
+//! The process has one subscriber, which keeps the lines of threads that capture. With a
+//! subscriber for its thread alone a test would miss lines now and then: tracing asks once for
+//! each callsite if anybody wants it, and may ask a thread of another test without a subscriber.
 
 use std::{
     cell::RefCell,
@@ -23,7 +23,7 @@ thread_local! {
     static HERE: RefCell<Option<Lines>> = const { RefCell::new(None) };
 }
 
-/// What this thread logs from [`Capture::start`] on, at every level, until it is dropped.
+/// The log lines of this thread from [`Capture::start`] on, at every level, until it is dropped.
 pub(crate) struct Capture {
     lines: Lines,
     /// It belongs to the thread.
@@ -61,7 +61,7 @@ pub(crate) fn install() {
         let lines = fmt::layer().with_ansi(false).with_writer(Here);
         let subscriber = tracing_subscriber::registry().with(lines.with_filter(captures));
         tracing::subscriber::set_global_default(subscriber).unwrap();
-        // For those that were asked about while it was not quite there.
+        // For callsites that were asked about before it was ready.
         tracing::callsite::rebuild_interest_cache();
     });
 }

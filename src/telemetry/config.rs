@@ -7,13 +7,13 @@ use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
 use crate::units::Checked;
 
-/// What is logged, and how; always to standard error.
+/// The `[log]` section: level and format; always to standard error.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// How a line looks.
     pub format: Format,
-    /// What is logged: a level, or directives of levels for parts of the program, as the crate
+    /// A level, or directives of levels for parts of the program, as the crate
     /// `tracing-subscriber` has them.
     pub level: String,
 }
@@ -39,10 +39,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether the values make sense.
+    /// Checks the values.
     ///
     /// # Errors
-    /// The key at fault, and what is wrong and what to do.
+    /// The key at fault, the fault, and the remedy.
     pub fn check(&self) -> Checked {
         let wrong = |what: &str| {
             Err((

@@ -16,7 +16,7 @@ use super::metrics::{self, COUNTS, TALLIES};
 /// A client's connection, as log lines name it.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectionInfo<'a> {
-    /// The session's id: what the client sees in CONNECTED, and support asks for.
+    /// The session's id: the client sees it in CONNECTED, and support asks for it.
     pub session: &'a str,
     /// The user, as far as it is known: claimed until the login, then proved.
     pub user: Option<&'a str>,
@@ -24,7 +24,7 @@ pub struct ConnectionInfo<'a> {
     pub vhost: Option<&'a str>,
     /// `tcp`, `websocket` or a SockJS transport.
     pub transport: &'a str,
-    /// Where the client comes from; behind a proxy, what the proxy says.
+    /// The client's address; behind a proxy, the one that the proxy names.
     pub remote: SocketAddr,
 }
 
@@ -41,9 +41,9 @@ pub struct Ending<'a> {
     pub frames_in: u64,
     /// Frames sent to the client, heart-beats not counted.
     pub frames_out: u64,
-    /// Of these, what the client published.
+    /// The messages among them: those that the client published.
     pub messages_in: u64,
-    /// Of these, what was delivered.
+    /// The messages among them: those that were delivered.
     pub messages_out: u64,
 }
 
@@ -141,7 +141,7 @@ pub fn control_dropped(dropped: u32) {
 
 /// Other nodes could not be told a command.
 pub fn control_untold(command: &str, cause: &str) {
-    error!(target: "stentor::control", command, cause, "command not told to other nodes");
+    error!(target: "stentor::control", command, cause, "command not sent to other nodes");
 }
 
 /// A link to the broker is there (again); its name says the virtual host and what it is for.
@@ -171,7 +171,8 @@ pub fn vhost_closed(vhost: &str, cause: &str) {
 pub fn transient_queues_refused(vhost: &str, cause: &str) {
     warn!(
         target: "stentor::broker", vhost, cause,
-        "the broker refuses transient queues: what would be one (`feed.durable = false`, and          clients' `durable:false`) is durable instead, and expires when it is not used"
+        "the broker refuses transient queues: those of `feed.durable = false` and of clients' \
+        `durable:false` are durable instead, and expire when nobody uses them"
     );
 }
 
@@ -185,8 +186,8 @@ pub fn impersonation_refused(cause: &str) {
     );
 }
 
-/// The broker closed a channel for a message that it does not take: `again` that followed it are
-/// sent again, and of `unknown` others it is not known whether it took them.
+/// The broker closed a channel because of a message that it does not take: `again` messages that
+/// followed it are sent again; the fate of `unknown` others is not known.
 pub fn publish_channel_closed(cause: &str, again: usize, unknown: usize) {
     if again == 0 && unknown == 0 {
         debug!(target: "stentor::broker", cause, "publishing refused");
@@ -205,7 +206,7 @@ pub fn exchange_type_unknown(exchange: &str, text: &str) {
         target: "stentor::broker::amqp::topology",
         exchange,
         %text,
-        "the type of an exchange could not be learnt, so each of its subscriptions \
+        "the type of an exchange is unknown, so each of its subscriptions \
          gets a queue of its own; name it in the configuration under \
          [broker.exchanges], or let the gateway's account configure it"
     );
@@ -258,7 +259,7 @@ pub fn feed_unwatched(feed: &dyn Display, cause: &str) {
         target: "stentor::broker",
         feed,
         cause,
-        "an exchange cannot be watched; its bindings are made again in turn, and a gap is not told"
+        "an exchange cannot be watched: its bindings are renewed in turn, and a gap is not noticed"
     );
 }
 
@@ -267,14 +268,14 @@ pub fn presence_up(sessions: usize) {
     info!(target: "stentor::presence", sessions, "presence up");
 }
 
-/// Redis is not there, or fails: nobody sees who is here on this node, and push goes on.
+/// Redis is away, or fails: other nodes do not see this node's users, and push goes on.
 pub fn presence_down(cause: &str, retry_in: Duration) {
     COUNTS.presence_failures.inc();
     let retry_in_ms = millis(retry_in);
     warn!(target: "stentor::presence", cause, retry_in_ms, "presence down: push goes on");
 }
 
-/// Redis had forgotten this node, whose sessions then counted as offline: it registers them anew.
+/// Redis had forgotten this node, so its sessions counted as offline: the node registers them anew.
 pub fn presence_lease_lost(sessions: usize) {
     warn!(target: "stentor::presence", sessions, "presence lease lost: registering anew");
 }
@@ -325,7 +326,7 @@ pub fn published() {
     TALLIES.publishes.fetch_add(1, Relaxed);
 }
 
-/// A message was not published; why, in words that are of a fixed number. Who published it is told
+/// A message was not published; `why` is one of a fixed number of texts. Its publisher is told
 /// more.
 pub fn not_published(why: &'static str) {
     COUNTS
@@ -354,16 +355,17 @@ pub fn hook_answers_again(call: &dyn Display, path: &str, unsaid: u64) {
     info!(target: "stentor::auth", %call, path, unsaid, "the auth hook answers again");
 }
 
-/// These paths of the hook are not set, so that what they check is denied to everybody, or allowed.
+/// These paths of the hook are not set, so the requests that they check are denied to everybody, or
+/// allowed.
 pub fn hook_unset(keys: &str, is_allowed: bool) {
     let done = if is_allowed { "ALLOWED" } else { "DENIED" };
     warn!(
         target: "stentor::auth::http",
-        "auth: not set: {keys}; what they check is {done} TO EVERYBODY"
+        "auth: not set: {keys}; requests that they check are {done} TO EVERYBODY"
     );
 }
 
-/// The hook was called; how long that took, and whether it went wrong. What did, is in the log.
+/// The hook was called: the time that it took, and if it failed. The log has the fault.
 pub fn hook_called(call: &'static str, took: Duration, is_fault: bool) {
     metrics::hook_called(call, took, is_fault);
 }
@@ -383,7 +385,7 @@ pub struct ApiRequest<'a> {
     pub status: u16,
     /// How long it took.
     pub duration: Duration,
-    /// Whether it changes something: then it is logged at `info`, else at `debug`.
+    /// It changes something: then it is logged at `info`, else at `debug`.
     pub changes: bool,
 }
 
@@ -425,7 +427,7 @@ pub fn api_closed() {
     );
 }
 
-/// What a dead node left in Redis is cleared up; so many sessions.
+/// The entries of a dead node in Redis were cleared up; so many sessions.
 pub fn presence_cleared(lease: &str, sessions: usize) {
     info!(target: "stentor::presence", lease, sessions, "cleared up after a dead node");
 }
@@ -435,12 +437,12 @@ pub fn presence_events_up(exchange: &str) {
     info!(target: "stentor::presence", exchange, "presence events are published");
 }
 
-/// Presence events do not reach the broker: of each user the newest waits.
+/// Presence events do not reach the broker: the newest of each user waits.
 pub fn presence_events_down(exchange: &str, cause: &dyn Display, retry_in: Duration) {
     let (cause, retry_in_ms) = (cause.to_string(), millis(retry_in));
     warn!(
         target: "stentor::presence", exchange, cause, retry_in_ms,
-        "presence events are not published: of each user the newest waits"
+        "presence events are not published: the newest of each user waits"
     );
 }
 
@@ -448,7 +450,7 @@ pub fn presence_events_down(exchange: &str, cause: &dyn Display, retry_in: Durat
 pub fn presence_events_lost(waiting: usize) {
     warn!(
         target: "stentor::presence", waiting,
-        "presence events lost: who watches has to ask anew who is here"
+        "presence events lost: listeners have to ask for the users online again"
     );
 }
 
@@ -510,8 +512,8 @@ pub fn proxy_header_refused(what: &str, remote: SocketAddr, unsaid: u64) {
     );
 }
 
-/// A connection did not come as it has to: without a PROXY header, TLS, or a client certificate.
-/// Port scanners do that, so it is no warning.
+/// A connection lacked its PROXY header, TLS, or client certificate. Port scanners cause that, so
+/// it is no warning.
 pub fn handshake_failed(what: &str, remote: SocketAddr, cause: &dyn Display) {
     let cause = cause.to_string();
     debug!(target: "stentor::listen", what, %remote, cause, "handshake failed");

@@ -65,7 +65,7 @@ where
         .with_writer(writer)
         .with_ansi(colours);
     // Libraries write frames and requests into their logs, passwords among them. And lapin calls
-    // every refusal of the broker an error; what matters of it is in events of this crate.
+    // every refusal of the broker an error; this crate's own events report those that matter.
     let fit_for_print = filter_fn(|metadata| {
         let target = metadata.target();
         let is_ours = target.starts_with("stentor") || target.starts_with("auth_hook");

@@ -1,4 +1,4 @@
-//! What happens often, and is said now and then.
+//! Frequent events that are logged only now and then.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ impl Seldom {
     /// Events that are let through are at least this far apart.
     pub const QUIET: Duration = Duration::from_secs(5);
 
-    /// Whether to say this event, and then how many went unsaid before it.
+    /// `Some` if this event should be logged: the number of events left out before it.
     pub fn let_through(&mut self, now: Instant) -> Option<u64> {
         if self.is_quiet(now) {
             self.unsaid = self.unsaid.saturating_add(1);
@@ -25,14 +25,14 @@ impl Seldom {
         Some(self.take_unsaid())
     }
 
-    /// Whether it is too soon to say anything.
+    /// True if it is too soon to log anything.
     #[must_use]
     pub fn is_quiet(&self, now: Instant) -> bool {
         self.said
             .is_some_and(|said| now.saturating_duration_since(said) < Self::QUIET)
     }
 
-    /// How many went unsaid; from now on, none.
+    /// Takes the number of events left out.
     pub fn take_unsaid(&mut self) -> u64 {
         std::mem::take(&mut self.unsaid)
     }

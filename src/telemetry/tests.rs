@@ -24,7 +24,7 @@ impl Write for Captured {
     }
 }
 
-/// What is logged meanwhile.
+/// The log lines of these events.
 fn log(format: Format, level: &str, events: impl FnOnce()) -> String {
     let captured = Captured::default();
     let writer = captured.clone();

@@ -39,7 +39,7 @@ impl DeadLetter {
     /// it is dropped by the number.
     pub(super) const MOST_HOPS: u8 = 16;
 
-    /// `None`: it has gone round for too long.
+    /// `None` if it has gone round for too long.
     pub(super) fn new(
         message: Arc<Message>,
         reason: Reason,

@@ -11,7 +11,7 @@ use std::{
 use super::handover::Handover;
 use crate::broker::{FeedId, FeedSink, Message};
 
-/// What a link binds by [`crate::broker::VirtualHost::bind_feed`].
+/// The feed that a link binds by [`crate::broker::VirtualHost::bind_feed`].
 pub(super) struct Feed {
     /// Its identity in the virtual host, among queues and the feeds of all links.
     pub(super) serial: u64,
@@ -34,8 +34,8 @@ impl Feed {
         }
     }
 
-    /// Hands a message to the sink, or leaves it to whoever is doing that now. Whether there
-    /// was room for it.
+    /// Hands a message to the sink, or leaves it to the thread that is doing that now. Returns
+    /// true if there was room for it.
     pub(super) fn deliver(&self, message: Message) -> bool {
         let bytes = message.weight();
         let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 
-/// What waits to be handed to a sink.
+/// Items that wait to be handed to a sink.
 ///
-/// [`Handover::add`] gives an item its place; it may be called under other locks. Whoever then
-/// calls [`Handover::run`] first hands over everything, also what others add meanwhile; their own
-/// `run` returns at once. So does one from within the sink: what the sink adds comes after what
-/// it was called with.
+/// [`Handover::add`] gives an item its place; it may be called under other locks. The first caller
+/// of [`Handover::run`] then hands over everything, also the items that others add meanwhile;
+/// their own `run` returns at once. So does one from within the sink: an item that the sink adds
+/// comes after the item that it was called with.
 #[derive(Debug)]
 pub(super) struct Handover<T> {
     state: Mutex<HandoverState<T>>,

@@ -32,7 +32,7 @@ pub(super) struct Host {
     next_serial: AtomicU64,
 }
 
-/// Where a binding leads.
+/// The target of a binding.
 #[derive(Clone, Debug)]
 pub(super) enum Target {
     Queue(Arc<Queue>),
@@ -179,7 +179,7 @@ impl Host {
         }
     }
 
-    /// Where a message goes, each target once, however many of its patterns match.
+    /// The targets of a message, each once, however many of its patterns match.
     fn targets(&self, exchange: &str, key: &str) -> Result<Vec<Target>, BrokerError> {
         if exchange.is_empty() {
             let queue = self.queues.read().get(key).map(Arc::clone);
@@ -380,8 +380,8 @@ impl Host {
         exchange: &str,
         pattern: &str,
     ) -> Result<Result<(), Refused>, BrokerError> {
-        // The queue's note and the table's entry under the table's lock: whoever ends the queue
-        // either finds the note, and then removes the entry, or is found to have ended it.
+        // The queue's note and the table's entry under the table's lock: a thread that ends the
+        // queue either finds the note, and removes the entry, or we find that the queue has ended.
         let mut table = self.exchange(exchange)?.write();
         let noted = queue.note_binding(exchange, pattern);
         if noted.is_ok() {
@@ -441,7 +441,7 @@ impl Host {
         let bindings = queue.end(&reason);
         {
             let mut queues = self.queues.write();
-            // By now another of that name may have taken its place.
+            // Another queue of that name may have taken its place by now.
             if queues
                 .get(&**name)
                 .is_some_and(|other| Arc::ptr_eq(other, queue))

@@ -1,5 +1,5 @@
-//! What one opening of a virtual host gives: a link of its own, with its feeds, its consumers and
-//! its exclusive queues.
+//! One opening of a virtual host: a link of its own, with its feeds, its consumers and its
+//! exclusive queues.
 
 use std::sync::{
     Arc,
@@ -55,7 +55,7 @@ impl EmbeddedVhost {
     fn bind(&self, id: &FeedId, pattern: &str) -> Result<(), BrokerError> {
         self.host.check_bindable(&id.exchange)?;
         let mut feeds = self.feeds.lock();
-        // Under the lock, so that none is bound after the link's end.
+        // Under the lock, so that no feed is bound after the link's end.
         self.check_open()?;
         let bound = feeds.entry(id.clone()).or_insert_with(|| Bound {
             feed: Arc::new(Feed::new(

@@ -1,10 +1,10 @@
 //! A broker in memory: exchanges, queues, bindings, acknowledgements, requeueing, dead letters.
 //!
-//! Nothing of it outlives the process. It holds the same contract as RabbitMQ, and is what the
-//! demo and fast tests run on.
+//! It ends with the process. It holds the same contract as RabbitMQ; the demo and fast tests run
+//! on it.
 //!
 //! Every call does its work before it returns, on the caller's thread; the futures that the
-//! traits ask for are ready at once. Sinks are called on whatever thread published or settled,
+//! traits ask for are ready at once. Sinks are called on the thread that published or settled,
 //! with no lock held, so that they may call the broker again: `Handover` keeps their messages
 //! in order all the same.
 //!
@@ -12,9 +12,9 @@
 //! queues or an exchange's table; a queue's state; a handover's. Publishing reads the exchange's table, lets
 //! go of it, and then locks one queue after the other.
 //!
-//! What differs from RabbitMQ: a message whose time is up goes (to its dead-letter exchange) when
+//! Differences from RabbitMQ: a message whose time is up goes (to its dead-letter exchange) when
 //! it comes to the queue's head and a consumer could take it, or room is needed; headers exchanges,
-//! `x-expires`, priorities of messages, quorum queues and streams are not there, and are refused.
+//! `x-expires`, priorities of messages, quorum queues and streams are missing, and are refused.
 
 mod consumer;
 mod dead;
@@ -44,8 +44,8 @@ const PREDECLARED: [(&str, ExchangeKind); 3] = [
     ("amq.topic", ExchangeKind::Topic),
 ];
 
-/// A broker in memory. Virtual hosts come into being when they are first opened, and stay; what
-/// several links open by one name is the same virtual host.
+/// A broker in memory. Virtual hosts come into being when they are first opened, and stay; links
+/// that open the same name share the virtual host.
 #[derive(Debug)]
 pub struct Embedded {
     exchanges: Vec<(Box<str>, ExchangeKind)>,
@@ -54,7 +54,7 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// What one queue holds at most, if nothing else is said: 64 MiB.
+    /// The default bound of one queue: 64 MiB.
     pub const QUEUE_BYTES: usize = 64 << 20;
 
     /// A broker whose virtual hosts have these exchanges, besides RabbitMQ's `amq.direct`,

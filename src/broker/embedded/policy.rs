@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::broker::{Argument, BrokerError};
 
-/// What a queue does with its messages.
+/// A queue's rules for its messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Policy {
     /// `x-dead-letter-exchange`.
@@ -25,8 +25,8 @@ impl Policy {
     /// Reads the arguments of a queue.
     ///
     /// # Errors
-    /// [`BrokerError::Unsupported`] names what is not there; [`BrokerError::PreconditionFailed`],
-    /// what has an impossible value.
+    /// [`BrokerError::Unsupported`] names a missing feature; [`BrokerError::PreconditionFailed`],
+    /// an argument with an impossible value.
     pub(super) fn read(
         queue: &str,
         arguments: &[(Box<str>, Argument)],
@@ -67,7 +67,7 @@ impl Policy {
         Ok(policy)
     }
 
-    /// Whether a queue of so many messages and bytes is longer than it may be.
+    /// True if a queue of so many messages and bytes is longer than it may be.
     pub(super) fn is_over(&self, messages: usize, bytes: usize) -> bool {
         self.most.is_some_and(|most| messages > most)
             || self.most_bytes.is_some_and(|most| bytes > most)

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::broker::{BrokerError, Delivery, DeliverySink, Message, QueueSpec, Verdict};
 
-/// A queue. What it does to messages happens under its lock; what follows from it for others
-/// (calls to sinks, dead letters, its removal) is done by the caller afterwards.
+/// A queue. It changes its messages under its lock; the caller does the rest afterwards (calls to
+/// sinks, dead letters, its removal).
 pub(super) struct Queue {
     /// Its identity in the virtual host, among queues and feeds.
     pub(super) serial: u64,
@@ -38,11 +38,11 @@ struct QueueState {
     /// In the order of their numbers.
     ready: VecDeque<QueueEntry>,
     ready_bytes: usize,
-    /// Of ready and unsettled messages.
+    /// The bytes of ready and unsettled messages.
     held_bytes: usize,
     next_number: u64,
     consumers: Vec<Attached>,
-    /// Whose turn it is, among consumers of equal priority.
+    /// The consumer whose turn it is, among those of equal priority.
     turn: usize,
     bindings: Vec<(Box<str>, Box<str>)>,
     ended: bool,
@@ -68,11 +68,11 @@ struct Attached {
     exclusive: bool,
     unsettled: BTreeMap<u64, QueueEntry>,
     last_tag: u64,
-    /// Cleared when it ends: what waits for its sink then is not for it any more.
+    /// Cleared when it ends: the messages that wait for its sink are then no longer its own.
     live: Arc<AtomicBool>,
 }
 
-/// What a sink is to hear of.
+/// An event for a sink.
 enum QueueEvent {
     Delivered {
         live: Arc<AtomicBool>,
@@ -104,7 +104,7 @@ pub(super) enum Refused {
     Denied,
 }
 
-/// Whether the queue goes with what was done to it: its last consumer left.
+/// The queue's fate after a call: it ends when its last consumer leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum After {
@@ -232,7 +232,7 @@ impl Queue {
                     redelivered: entry.redelivered,
                 },
             });
-            // Whoever gets it after this one may not be the first to see it.
+            // The next consumer may not be the first to see it.
             entry.redelivered = true;
             consumer.unsettled.insert(consumer.last_tag, entry);
             state.turn = place.wrapping_add(1);
@@ -247,7 +247,7 @@ impl Queue {
         }
     }
 
-    /// Lets go of a message that is neither ready nor unsettled any more.
+    /// Lets go of a message that is no longer ready or unsettled.
     fn give_up(
         &self,
         state: &mut QueueState,
@@ -340,7 +340,7 @@ impl Queue {
         self.tell();
     }
 
-    /// Ends a consumer; what it did not settle is ready again. Unknown ones are ignored.
+    /// Ends a consumer; its unsettled messages are ready again. Ignores unknown consumers.
     pub(super) fn detach(&self, consumer: u64, dead: &mut Vec<DeadLetter>) -> After {
         self.detach_where(|other| other.serial == consumer, dead)
     }
@@ -416,7 +416,7 @@ impl QueueState {
         consumers.find(|consumer| consumer.serial == serial)
     }
 
-    /// It is neither ready nor unsettled any more.
+    /// The message is no longer ready or unsettled.
     fn let_go(&mut self, entry: &QueueEntry) {
         self.held_bytes = self.held_bytes.saturating_sub(entry.bytes);
     }
@@ -436,7 +436,7 @@ impl QueueState {
         self.ready.insert(place, entry);
     }
 
-    /// Of the consumers of the highest priority that may take more, the one whose turn it is.
+    /// The consumer whose turn it is, among those of the highest priority that may take more.
     fn next_consumer(&self) -> Option<usize> {
         let count = self.consumers.len();
         (0..count)

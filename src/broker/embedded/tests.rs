@@ -1,4 +1,4 @@
-//! What the contract leaves open, and what threads and sinks that call back could break.
+//! Behaviour that the contract leaves open, and that threads or sinks that call back could break.
 
 use std::{
     sync::{
@@ -123,7 +123,7 @@ fn a_full_queue_says_so() {
     assert_eq!(send(&*vhost, large()), Ok(()));
     assert_eq!(send(&*vhost, large()), Ok(()));
     assert_eq!(send(&*vhost, large()), Err(BrokerError::Nacked));
-    // What is out but not settled counts; what is settled does not.
+    // Unsettled messages count; settled ones do not.
     let (inbox, consumer) = read(&*vhost, "q");
     assert_eq!(send(&*vhost, large()), Err(BrokerError::Nacked));
     let tag = inbox.0.lock()[0].tag;
@@ -325,7 +325,7 @@ fn nothing_reaches_a_consumer_after_its_end() {
     assert!(ended.bodies().is_empty());
 }
 
-/// A sink that publishes to its own feed: what it publishes comes after what it was called with.
+/// A sink publishes to its own feed: its message comes after the one that it was called with.
 #[test]
 fn a_feed_s_sink_may_publish() {
     let again = |body: Vec<u8>| message("amq.topic", "a", body);
@@ -397,7 +397,7 @@ fn a_consumer_s_sink_may_settle() {
 }
 
 /// Threads publish to one feed while others bind: each publisher's messages come in order, one
-/// call at a time, none is lost.
+/// call at a time, without a loss.
 #[test]
 fn threads_share_a_feed() {
     const THREADS: usize = 4;

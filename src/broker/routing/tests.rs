@@ -179,7 +179,7 @@ fn what_was_removed_leaves_nothing_behind() {
 
 #[test]
 fn no_pattern_makes_matching_slow() {
-    // Whoever tries every way to share the key out among the `#` never finishes.
+    // An algorithm that tries every way to share the key out among the `#` never finishes.
     let depth = 120;
     let mut table = RoutingTable::new(ExchangeKind::Topic);
     let pattern = format!("{}end", "#.".repeat(depth));

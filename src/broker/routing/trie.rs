@@ -37,9 +37,9 @@ struct Node<T> {
     one: Option<NodeId>,
     /// The node for `#` below this one.
     any: Option<NodeId>,
-    /// Whether this is a node for `#`.
+    /// True for a node of `#`.
     is_any: bool,
-    /// `None`: no pattern ends here.
+    /// `None` if no pattern ends here.
     values: Option<Values<T>>,
 }
 
@@ -56,7 +56,7 @@ impl<T> Node<T> {
     }
 }
 
-/// From a node by a plain word.
+/// An edge from a node by a plain word.
 #[derive(Debug)]
 struct Edge {
     from: NodeId,
@@ -145,7 +145,7 @@ impl<T> Trie<T> {
         }
     }
 
-    /// Where a pattern ends, if its path is there.
+    /// The node where a pattern ends, if its path exists.
     pub(super) fn node(&self, pattern: &str) -> Option<NodeId> {
         words(pattern).try_fold(ROOT, |node, word| self.child(node, word))
     }
@@ -215,7 +215,7 @@ impl<T: Eq + Hash> Trie<T> {
             .flat_map(Values::iter)
     }
 
-    /// Gives the pattern one more value, unless it has it. Whether the pattern is new.
+    /// Gives the pattern one more value, unless it has it. Returns true if the pattern is new.
     pub(super) fn insert(&mut self, pattern: &str, value: T) -> bool {
         let node = words(pattern).fold(ROOT, |node, word| {
             self.child(node, word)

@@ -1,4 +1,4 @@
-//! What waits of dedicated consumers for one client: bounded in bytes, and nothing is lost.
+//! The messages of dedicated consumers that wait for one client: bounded in bytes, without loss.
 //!
 //! A message for which there is no room is **put aside**: its body is dropped at once, and it
 //! stays unacknowledged at the broker. There it counts as prefetched, so a consumer whose
@@ -6,25 +6,25 @@
 //! read, the message is **asked for again**: it is requeued, and the broker sends it a second
 //! time, to where it was in the queue.
 //!
-//! The other ways do not hold. AMQP's prefetch in bytes is not implemented by RabbitMQ, nor its
+//! The alternatives fail. RabbitMQ implements neither AMQP's prefetch in bytes nor its
 //! `channel.flow`. A smaller prefetch would stop a client that may leave more unacknowledged and
 //! waits for them. Cancelling the consumer meanwhile would delete queues that go with it. Not
-//! reading the link would stop all who share it. To close the client as slow would keep one with
-//! a backlog of large messages from ever working it off.
+//! reading the link would stop all clients that share it. Closing the client as slow would keep
+//! one with a backlog of large messages from ever working it off.
 //!
-//! What it costs: such a message crosses from the broker to the gateway twice, comes with
-//! `redelivered:true`, and counts one more delivery in a quorum queue. Each is asked for only
-//! when there is room for its size, which is known, so twice it stays. A stream cannot requeue:
-//! its client is closed as slow, and knows the offset to go on from.
+//! The cost: such a message crosses from the broker to the gateway twice, comes with
+//! `redelivered:true`, and counts one more delivery in a quorum queue. It never crosses a third
+//! time, because it is asked for only when there is room for its size, which is known. A stream
+//! cannot requeue: its client is closed as slow, and knows the offset to go on from.
 //!
-//! Three things are to be kept while messages of a subscription are aside:
+//! Three rules hold while messages of a subscription are aside:
 //!
-//! - **Order.** What comes after them is put aside, too, behind them. What is sent again is
-//!   known by its `redelivered`, in the order in which it was asked for.
-//! - **Acknowledgements.** To accept "up to this tag" would accept what was put aside before it,
-//!   unseen. [`DedicatedWaiting::settling`] spells it out instead.
-//! - **Room.** What was asked for has its room kept, but not for ever: it may have expired, or
-//!   gone to another consumer of its queue.
+//! - **Order.** Later messages are put aside, too, behind them. A message that is sent again is
+//!   recognised by its `redelivered`, in the order in which it was asked for.
+//! - **Acknowledgements.** To accept "up to this tag" would accept messages put aside before it,
+//!   unseen. [`DedicatedWaiting::settling`] names each tag instead.
+//! - **Room.** A message that was asked for has its room kept, but not for ever: it may have
+//!   expired, or gone to another consumer of its queue.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -45,11 +45,11 @@ const AT_ONCE: usize = 64;
 /// The header that every message of a stream has.
 const STREAM_OFFSET: &str = "x-stream-offset";
 
-/// What waits, and what was put aside.
+/// The messages that wait, and those that were put aside.
 #[derive(Debug, Default)]
 pub(super) struct DedicatedWaiting {
     parcels: VecDeque<Parcel>,
-    /// Of `parcels`.
+    /// The bytes of `parcels`.
     bytes: usize,
     aside: Option<Box<Aside>>,
 }
@@ -85,7 +85,7 @@ struct Asked {
 /// A subscription of which messages are aside, or asked for.
 #[derive(Debug)]
 struct Gap {
-    /// The last message that was taken in before the gap; 0: there was none, or it is settled.
+    /// The last message that was taken in before the gap; 0 without one, or if it is settled.
     before: u64,
     /// Handed to the client while others were aside, and not settled. In order.
     passed: VecDeque<u64>,
@@ -93,7 +93,7 @@ struct Gap {
     asked: usize,
 }
 
-/// What became of a message that came.
+/// The fate of a message that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pushed {
     /// It waits for the client.
@@ -109,7 +109,7 @@ pub(super) enum Pushed {
 pub enum Settling {
     /// As it is said.
     Plain,
-    /// One after the other: a tag, and whether all before it are meant.
+    /// One after the other: a tag, and true if it stands for all before it.
     Each(Vec<(u64, bool)>),
 }
 
@@ -176,8 +176,8 @@ impl DedicatedWaiting {
         Some(parcel)
     }
 
-    /// What is to be requeued now, for there is room for it again: subscriptions and tags. Whoever
-    /// asks does so before it settles anything.
+    /// The messages to requeue now, because they have room again: subscriptions and tags. The
+    /// caller requeues them before it settles anything.
     pub(super) fn ask(&mut self, most: usize) -> Vec<(SubscriptionId, u64)> {
         let mut list = Vec::new();
         let Some(aside) = &mut self.aside else {
@@ -250,7 +250,7 @@ impl DedicatedWaiting {
         }
     }
 
-    /// Gives up the room of what did not come; whether there is any that may come yet.
+    /// Gives up the room of messages that did not come. Returns true if others may still come.
     pub(super) fn forget(&mut self) -> bool {
         let Some(aside) = &mut self.aside else {
             return false;
@@ -261,7 +261,7 @@ impl DedicatedWaiting {
         is_awaited
     }
 
-    /// Drops what waits. What was put aside is still not to be accepted.
+    /// Drops the messages that wait. Those put aside must still not be accepted.
     pub(super) fn clear(&mut self) {
         self.parcels = VecDeque::new();
         self.bytes = 0;
@@ -271,7 +271,7 @@ impl DedicatedWaiting {
         self.parcels.is_empty()
     }
 
-    /// Whether nothing needs to be known of it any more.
+    /// True if no state is left that is needed.
     pub(super) fn is_idle(&self) -> bool {
         self.is_empty() && self.aside.is_none()
     }

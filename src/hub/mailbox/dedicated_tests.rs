@@ -23,7 +23,7 @@ struct Queue {
     subscription: SubscriptionId,
     mailbox: Arc<Mailbox>,
     ready: BTreeSet<u64>,
-    /// By tag; and whether it was seen.
+    /// Tags, and a number that shows if it was seen.
     unsettled: Vec<(u64, u64)>,
     seen: BTreeSet<u64>,
     last: u64,
@@ -79,7 +79,7 @@ impl Queue {
             Settling::Each(list) => list,
         };
         for (tag, multiple) in steps {
-            // As the trait says: a tag that is not unsettled speaks for none.
+            // As the trait says: a settled or unknown tag has no effect.
             if !self.unsettled.iter().any(|(known, _)| *known == tag) {
                 continue;
             }
@@ -122,7 +122,7 @@ fn take(mailbox: &Mailbox) -> Option<Item> {
     }
 }
 
-/// Takes and accepts one message after the other; what was taken, by subscription.
+/// Takes and accepts one message after the other; returns them by subscription.
 fn work_off(queues: &mut [Queue], multiple: bool) -> Vec<(SubscriptionId, u64)> {
     let mailbox = Arc::clone(&queues[0].mailbox);
     let most = mailbox.limits.max_bytes;
@@ -167,7 +167,7 @@ async fn what_does_not_fit_waits_at_the_broker() {
     assert!(mailbox.state.lock().dedicated.is_none(), "nothing is kept");
 }
 
-/// Whether one settles each message or all up to it: in order, and nothing is accepted unseen.
+/// Settling each message, or all up to it: in order, and nothing is accepted unseen.
 #[tokio::test(start_paused = true)]
 async fn a_backlog_comes_whole_and_in_order() {
     for multiple in [false, true] {
@@ -232,8 +232,8 @@ async fn one_alone_is_never_too_much() {
     assert!(matches!(take(&mailbox), Some(Item::Parcel(_))));
 }
 
-/// Another consumer of the same queue may get what was asked for. What comes next is still to be
-/// had.
+/// Another consumer of the same queue may get a message that was asked for. The next one still
+/// comes.
 #[tokio::test(start_paused = true)]
 async fn what_does_not_come_again_keeps_nobody_waiting() {
     let mailbox = mailbox(1);

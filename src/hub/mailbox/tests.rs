@@ -51,7 +51,7 @@ fn take_parcel(mailbox: &Mailbox) -> Option<Parcel> {
     }
 }
 
-/// What is taken: `key=body`, with the number of those dropped before it.
+/// The messages taken: `key=body`, with the number of those dropped before it.
 fn all(mailbox: &Mailbox) -> Vec<(String, u32)> {
     let parcels = std::iter::from_fn(|| take_parcel(mailbox));
     let shown = parcels.map(|parcel| {
@@ -211,7 +211,7 @@ fn conflation_keeps_subscriptions_and_exchanges_apart() {
     );
 }
 
-/// Where there is nothing to conflate, the oldest go.
+/// Without anything to conflate, the oldest go.
 #[test]
 fn more_destinations_than_room_lose_the_oldest() {
     let mailbox = Mailbox::new(limits(2, 1 << 20, Overflow::Conflate));

@@ -12,7 +12,7 @@ use crate::broker::{
 
 type Answer = Result<(), BrokerError>;
 
-/// What the hub asked of the broker.
+/// A call of the hub to the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     Kind(String),
@@ -25,7 +25,7 @@ struct Asked {
     feed: FeedId,
     pattern: String,
     binds: bool,
-    /// Whether it took effect before the answer, if at all.
+    /// True if it took effect before the answer, if at all.
     early: bool,
     answer: oneshot::Sender<Answer>,
 }
@@ -34,11 +34,11 @@ struct Asked {
 struct State {
     calls: Vec<Call>,
     asked: Vec<Asked>,
-    /// Whether calls wait for the test.
+    /// True if calls wait for the test.
     holds: bool,
-    /// Whether calls that wait take effect before they are answered.
+    /// True if calls that wait take effect before they are answered.
     early: bool,
-    /// What bindings answer that do not wait.
+    /// The answer to bindings that do not wait.
     refusal: Option<BrokerError>,
     bound: BTreeSet<(Arc<str>, u16, String)>,
     kinds: HashMap<String, ExchangeKind>,
@@ -81,12 +81,12 @@ impl Fake {
         self.state.lock().holds = false;
     }
 
-    /// Whether calls to come take effect before their answer.
+    /// True if calls to come take effect before their answer.
     pub(super) fn set_early(&self, early: bool) {
         self.state.lock().early = early;
     }
 
-    /// What bindings to come answer.
+    /// Sets the answer to later bindings.
     pub(super) fn refuse(&self, error: Option<BrokerError>) {
         self.state.lock().refusal = error;
     }
@@ -114,7 +114,7 @@ impl Fake {
         self.answer_nth(0, answer, is_done);
     }
 
-    /// Whether it waits to be bound, or unbound.
+    /// True if it waits to be bound, or unbound.
     pub(super) fn nth_binds(&self, index: usize) -> bool {
         self.state.lock().asked[index].binds
     }
@@ -132,7 +132,7 @@ impl Fake {
         let _ = asked.answer.send(answer);
     }
 
-    /// What is bound, in order.
+    /// The bound patterns, in order.
     pub(super) fn bound(&self) -> Vec<String> {
         let state = self.state.lock();
         state.bound.iter().map(|(_, _, key)| key.clone()).collect()
@@ -155,7 +155,7 @@ impl Fake {
         state.kinds.insert(exchange.to_owned(), kind);
     }
 
-    /// Whether what a call is about is bound.
+    /// True if what a call is about is bound.
     pub(super) fn nth_is_bound(&self, index: usize) -> bool {
         let state = self.state.lock();
         let asked = &state.asked[index];
@@ -187,7 +187,7 @@ impl Fake {
         state.bound.retain(|(_, _, bound)| bound != pattern);
     }
 
-    /// The queues are lost, and set up anew. Who was told, is not this one's to say.
+    /// The queues are lost, and set up anew. It tells nobody.
     pub(super) fn restart(&self) {
         let sink = self.sink();
         let mut state = self.state.lock();

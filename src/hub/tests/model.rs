@@ -1,5 +1,5 @@
-//! Whatever happens, in whatever order: who has been told that it is subscribed, is; and nothing
-//! stays bound that nobody is subscribed to.
+//! In any order of events: a client that was told that it is subscribed, is; and no binding stays
+//! without a subscription.
 
 use proptest::prelude::*;
 
@@ -93,7 +93,7 @@ impl Run {
                         self.forsake();
                     }
                     let (answer, took_effect) = match reply {
-                        // What is not there is unbound.
+                        // An absent binding is unbound.
                         Reply::Refused if !self.scene.fake.nth_binds(index) => (Ok(()), true),
                         Reply::Done => (Ok(()), true),
                         Reply::Refused => (Err(BrokerError::NotFound("gone".into())), false),
@@ -120,7 +120,7 @@ impl Run {
         self.forsake();
     }
 
-    /// What was true of those who are subscribed is so no more.
+    /// The subscribed clients no longer are.
     fn forsake(&mut self) {
         let visitors =
             std::mem::take(&mut self.visitors)
@@ -132,7 +132,7 @@ impl Run {
         self.visitors = visitors.collect();
     }
 
-    /// Who has been told so, is bound.
+    /// Every client that was told so is bound.
     async fn look(&mut self) {
         for (pattern, _, visitor) in &mut self.visitors {
             if let Visitor::Waiting(subscribing) = visitor

@@ -1,4 +1,4 @@
-//! What reaches very many wakes them a few at a time.
+//! A message to very many clients wakes them a few at a time.
 
 use std::{
     future::poll_fn,
@@ -76,8 +76,8 @@ async fn who_gets_something_else_is_woken_before_the_crowd() {
     }
 }
 
-/// Whoever publishes must not outrun those who are to read: a mailbox would overflow, though its
-/// client is not slow.
+/// The publisher must not outrun the readers: a mailbox would overflow, though its client is not
+/// slow.
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_many_messages() {
     let scene = scene();
@@ -102,7 +102,7 @@ async fn nobody_waits_for_many_messages() {
     assert_eq!(wakes.0.load(Relaxed), MANY);
 }
 
-/// Who took it before its wake-up is not woken for nothing; and the next message wakes again.
+/// A client that took it before its wake-up is not woken for nothing; the next message wakes it.
 #[tokio::test(start_paused = true)]
 async fn nobody_is_woken_for_nothing() {
     let scene = scene();

@@ -258,7 +258,7 @@ async fn a_type_that_changed_is_noticed_and_told() {
     scene.fake.rebuild("topic", ExchangeKind::Direct);
     sleep(INTERVAL * 61).await;
     assert!(wild.was_interrupted() && other.take().is_none());
-    // What she would have had as a topic, is none.
+    // Her former pattern matches nothing in the new type.
     let again = Client::new();
     let _again = scene.subscribing("topic", "a.*", &again).await;
     scene.fake.publish("topic", &["a.b"], "no");

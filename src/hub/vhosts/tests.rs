@@ -16,20 +16,20 @@ use crate::{
     recent::BELIEF,
 };
 
-/// What became of each virtual host that was opened, in order.
+/// The virtual hosts that were opened, in order, with their fates.
 #[derive(Default)]
 struct Log(Mutex<Vec<Arc<Host>>>);
 
 struct Host {
     name: String,
-    /// `None`: there is no answer.
+    /// `None`: no answer comes.
     health: Mutex<Option<Result<(), BrokerError>>>,
     is_closed: Mutex<bool>,
 }
 
 struct Scene {
     log: Arc<Log>,
-    /// What virtual hosts to come answer.
+    /// The answer of later virtual hosts.
     answers: Arc<Mutex<Option<Result<(), BrokerError>>>>,
     hub: Hub,
 }
@@ -128,7 +128,7 @@ fn scene(vhosts: &[&str], max: usize) -> Scene {
 }
 
 impl Scene {
-    /// Who was opened, and a `-` behind those that were closed.
+    /// The virtual hosts that were opened; a `-` follows those that were closed.
     fn hosts(&self) -> Vec<String> {
         let hosts = self.log.0.lock();
         let shown = hosts.iter().map(|host| {
@@ -185,7 +185,7 @@ async fn a_virtual_host_is_open_while_it_is_used_and_a_while_longer() {
     assert_eq!(scene.hosts(), ["/", "a"]);
     drop(second);
     sleep(IDLE / 2).await;
-    // Whoever comes meanwhile has it begin anew.
+    // A client that comes meanwhile starts its time again.
     drop(scene.enter("a").await);
     sleep(IDLE - 2 * TICK).await;
     assert_eq!(scene.hosts(), ["/", "a"]);
@@ -308,7 +308,7 @@ async fn readiness_is_not_for_clients_to_say() {
     *scene.answers.lock() = Some(unavailable());
     let _never_up = scene.enter("b").await;
     assert_eq!(scene.hub.health(), Ok(()));
-    // One that worked, and does no more, is the broker's trouble; unless it was deleted.
+    // A virtual host that worked before is the broker's trouble; unless it was deleted.
     *scene.answers.lock() = Some(Ok(()));
     let _was_up = scene.enter("c").await;
     sleep(2 * TICK).await;

@@ -1,4 +1,4 @@
-//! What feeds count.
+//! The counters of feeds.
 
 use std::sync::{
     Arc,
@@ -7,8 +7,8 @@ use std::sync::{
 
 use parking_lot::Mutex;
 
-/// What one feed has passed on. Written by one thread at a time, the feed's, so that a count costs
-/// no more than a store.
+/// The messages that one feed has passed on. Only the feed's thread writes, so a count costs no
+/// more than a store.
 #[derive(Debug, Default)]
 pub struct FeedCounts {
     routed: AtomicU64,
@@ -19,7 +19,7 @@ pub struct FeedCounts {
 #[derive(Debug)]
 pub(super) struct Feeds {
     live: Vec<Arc<FeedCounts>>,
-    /// Of feeds that are gone.
+    /// The sums of feeds that are gone.
     gone: [u64; 3],
 }
 
@@ -68,7 +68,7 @@ impl Feeds {
         }
     }
 
-    /// What is gone goes on to count: a counter never falls.
+    /// Adds the counts of feeds that are gone: a counter never falls.
     fn sweep(&mut self) {
         let gone = &mut self.gone;
         self.live.retain(|counts| {

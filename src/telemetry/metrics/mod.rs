@@ -1,4 +1,4 @@
-//! What the events count, and how Prometheus is told.
+//! The counters of the events, and their text for Prometheus.
 
 mod feeds;
 #[macro_use]
@@ -26,7 +26,7 @@ use self::{
     tell::{Row, Tell, Total},
 };
 
-/// What [`metrics`] writes: OpenMetrics, which Prometheus asks for.
+/// The type of the text from [`metrics`]: OpenMetrics, which Prometheus asks for.
 pub const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// A name and a value. Values come from this program, never from clients: each one is kept for
@@ -38,11 +38,11 @@ type Histograms = Family<Label, Histogram, fn() -> Histogram>;
 /// Bounds of the buckets for calls of the hook, in seconds.
 const HOOK_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
 
-// A line a metric: its name, its unit (which is a part of the name that Prometheus sees), what it
-// is, and where its value is from.
+// A line a metric: its name, its unit (which is a part of the name that Prometheus sees), its
+// help text, and the source of its value.
 //
 // - `count`: a field of `COUNTS`, for the functions of `event.rs` to count in.
-// - `tally`: a field of `TALLIES`, the same for what is counted often.
+// - `tally`: a field of `TALLIES`, the same for frequent events.
 // - `level`: a field of `Levels`, which is looked up when Prometheus asks.
 // - `now`: the value itself.
 metrics! {

@@ -46,7 +46,7 @@ macro_rules! metrics {
             }
         }
 
-        /// What is counted often, without so much as a table's lock.
+        /// Counters of frequent events, which must not even take a table's lock.
         pub(super) static TALLIES: Tallies = Tallies {$($($(
             $name: <$tally>::new(0),
         )?)+)+};
@@ -58,8 +58,8 @@ macro_rules! metrics {
             pub(super) $name: $tally,
         )?)+)+}
 
-        /// What is not counted, but looked up when it is asked for. `None`: it is not known, or
-        /// does not apply, and is not told.
+        /// Values that are not counted, but looked up when Prometheus asks. `None`: unknown, or not
+        /// applicable; it is left out.
         #[derive(Clone, Copy, Debug)]
         pub struct Levels {$($($(
             #[doc = $help]
@@ -94,7 +94,7 @@ macro_rules! first {
     };
 }
 
-/// What the table says of a metric, its value aside.
+/// A metric's row of the table, without its value.
 pub(super) struct Row {
     pub(super) name: &'static str,
     pub(super) help: &'static str,

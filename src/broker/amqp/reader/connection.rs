@@ -49,7 +49,7 @@ pub(super) enum End {
     Lost(BrokerError),
 }
 
-/// What waits to be written.
+/// The bytes that wait to be written.
 #[derive(Default)]
 struct Out {
     bytes: Vec<u8>,
@@ -63,7 +63,7 @@ struct Heart {
     /// After such a silence, the other side is dead.
     patience: Duration,
     last_read: Instant,
-    /// Whether anything was said since the last tick, besides that this side lives.
+    /// True if anything but a heart-beat was written since the last tick.
     has_spoken: bool,
 }
 
@@ -73,8 +73,8 @@ struct Acks {
     is_waiting: bool,
 }
 
-/// How long an acknowledgement waits for others. After a lost link, what it speaks of comes again
-/// and is recognised.
+/// The time that an acknowledgement waits for others. After a lost link its messages come again,
+/// and are recognised.
 const ACK_DELAY: Duration = Duration::from_millis(10);
 
 /// With so much to be written, nothing is read: the broker does not take what is said.
@@ -129,7 +129,7 @@ impl<T: DeliveryTaker> Connection<T> {
             End::Lost(reason) => reason.clone(),
         };
         self.consumers.end(&reason);
-        // Whatever goes wrong now, the broker sees the socket close.
+        // If this fails, the broker still sees the socket close.
         let _ = timeout(GOODBYE, self.say_goodbye()).await;
         self.commands.close();
         while let Some(command) = self.commands.recv().await {
@@ -206,8 +206,8 @@ impl<T: DeliveryTaker> Connection<T> {
                 Ok(())
             }
             Ok(Some(reason)) => {
-                // Nothing else is heard any more. An acknowledgement that was not sent is known
-                // not to have arrived; of one that was, nobody knows.
+                // The broker reads nothing after this. Unsent acknowledgements surely did not
+                // arrive; sent ones may have arrived.
                 encode::close_ok(&mut self.out.bytes);
                 Err(End::Lost(reason))
             }
@@ -303,7 +303,7 @@ impl Heart {
         }
     }
 
-    /// Whether the other side has been silent for too long.
+    /// True if the other side has been silent for too long.
     fn is_missed(&self) -> bool {
         self.last_read.elapsed() > self.patience
     }

@@ -1,5 +1,5 @@
-//! The channels of a connection, one consumer on each: what was asked, what was answered, and
-//! what is to be acknowledged. No I/O: what is to be said is appended to `out`.
+//! The channels of a connection, one consumer on each: requests, answers, and messages to
+//! acknowledge. No I/O: it appends bytes for the broker to `out`.
 
 use amqp_wire::{
     Delivery, Malformed, Method,
@@ -25,18 +25,18 @@ pub(super) struct Request<T> {
 
 /// The consumers of one connection.
 pub(super) struct Consumers<T> {
-    /// By the channel's number; there is no channel 0 here.
+    /// Channels by their numbers; there is no channel 0 here.
     channels: Vec<Option<Channel<T>>>,
     channel_max: u16,
     /// The channels that have something to acknowledge.
     touched: Vec<u16>,
-    /// Whether one of them should not wait.
+    /// True if one of them should not wait.
     is_due: bool,
 }
 
 enum Channel<T> {
     Open(Open<T>),
-    /// Its consumer has ended; what comes before the broker's answer is for nobody.
+    /// Its consumer has ended; messages before the broker's answer are for nobody.
     Closing,
 }
 
@@ -122,7 +122,7 @@ impl<T: DeliveryTaker> Consumers<T> {
         match (slot.as_mut(), method) {
             (Some(Channel::Open(open)), Method::ConsumeOk) => {
                 if let Some(started) = open.started.take() {
-                    // If nobody waits any more, the order to end it is on its way.
+                    // If the caller has stopped waiting, the order to end it is on its way.
                     let _ = started.send(());
                 }
             }
@@ -166,7 +166,7 @@ impl<T: DeliveryTaker> Consumers<T> {
         }
     }
 
-    /// Whether anything is to be acknowledged, and whether it should not wait.
+    /// True if anything is to be acknowledged; and true if it should not wait.
     pub(super) fn unacked(&self) -> (bool, bool) {
         (!self.touched.is_empty(), self.is_due)
     }

@@ -119,7 +119,8 @@ fn offers_plain(mechanisms: &[u8]) -> Result<(), BrokerError> {
     Err(BrokerError::Unavailable(text.into()))
 }
 
-/// What the broker shows on its management page, and what it may expect of this client.
+/// The client's properties: the broker shows them on its management page, and learns this
+/// client's abilities.
 fn about_us(name: &str) -> Fields {
     let short = Short::cut;
     let able = Fields::default()
@@ -146,7 +147,7 @@ impl Talk {
         writing.await.map_err(|error| unavailable(&error))
     }
 
-    /// What `pick` makes of the broker's next method; an end, if it makes nothing of it.
+    /// The value that `pick` finds in the broker's next method; without one the connection ends.
     async fn answer<A>(
         &mut self,
         pick: impl Fn(Method<'_>) -> Option<A>,
@@ -160,7 +161,7 @@ impl Talk {
                     let reason = reply_error(code, &String::from_utf8_lossy(text));
                     let mut out = Vec::new();
                     encode::close_ok(&mut out);
-                    // If it is not heard any more, the reason is the same.
+                    // If the broker no longer reads it, the reason is the same.
                     let _ = self.write(&out).await;
                     return Err(reason);
                 }

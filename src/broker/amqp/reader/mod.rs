@@ -49,7 +49,7 @@ pub(super) trait DeliveryTaker: Send + 'static {
     /// The next message.
     fn take(&mut self, delivery: Delivery<'_>);
 
-    /// Whatever was taken so far is being acknowledged: from now on the broker may know.
+    /// All messages so far are being acknowledged: from now on the broker may know.
     fn acknowledged(&mut self);
 }
 
@@ -69,7 +69,7 @@ enum ReaderState<T> {
     Up(mpsc::UnboundedSender<Command<T>>),
 }
 
-/// What a connection is asked to do.
+/// An order to a connection.
 enum Command<T> {
     Consume(Request<T>),
     /// Ends the consumer of that id, if it is there.
@@ -78,8 +78,8 @@ enum Command<T> {
     Close,
 }
 
-/// A running consumer. Dropping it ends it; what is not acknowledged then comes again to the
-/// queue's next consumer.
+/// A running consumer. Dropping it ends it; unacknowledged messages then go to the queue's next
+/// consumer.
 pub(super) struct Consumer<T> {
     id: u64,
     commands: mpsc::UnboundedSender<Command<T>>,
@@ -88,7 +88,7 @@ pub(super) struct Consumer<T> {
 
 /// A consumer that has ended: its taker gets nothing more.
 pub(super) struct Ended<T> {
-    /// `None`: it was lost in a panic, which is in the log.
+    /// `None` if it was lost in a panic, which is in the log.
     pub(super) taker: Option<T>,
     pub(super) reason: BrokerError,
 }
@@ -110,7 +110,7 @@ impl<T: DeliveryTaker> Reader<T> {
         }
     }
 
-    /// Whether the connection is up, or being made for the first time; if not, why.
+    /// `Ok` if the connection is up, or is being made for the first time; otherwise the reason.
     pub(super) fn health(&self) -> Result<(), BrokerError> {
         match &*self.state.borrow() {
             _ if self.is_closed.load(Ordering::Relaxed) => {
@@ -193,14 +193,14 @@ impl<T: DeliveryTaker> Reader<T> {
             ReaderState::New | ReaderState::Down(..) => None,
         };
         if let Some(commands) = commands {
-            // Whatever goes wrong now, the broker sees the socket close.
+            // If this fails, the broker still sees the socket close.
             let _ = commands.send(Command::Close);
             let _ = tokio::time::timeout(GOODBYE, commands.closed()).await;
         }
         self.task.abort();
     }
 
-    /// Where to send commands, as soon as the connection is up.
+    /// The sender of commands, as soon as the connection is up.
     async fn commands(&self) -> mpsc::UnboundedSender<Command<T>> {
         let mut state = self.state.clone();
         loop {
@@ -208,7 +208,7 @@ impl<T: DeliveryTaker> Reader<T> {
                 return commands.clone();
             }
             if state.changed().await.is_err() {
-                // It was closed for good; who waits, has a deadline or ends as well.
+                // It was closed for good; a caller that waits has a deadline, or ends as well.
                 std::future::pending::<()>().await;
             }
         }

@@ -140,7 +140,7 @@ fn config() -> LinkConfig {
     }
 }
 
-/// Logs in; what the broker tunes is what it is given.
+/// Logs in, with the broker's own proposal of limits.
 async fn logged_in(tune: &[u8]) -> (Broker, handshake::Connected, Vec<u8>) {
     let (ours, theirs) = duplex(1 << 20);
     let mut broker = Broker(theirs);
@@ -239,8 +239,8 @@ async fn a_refused_login_says_so_without_the_password() {
     broker.expect((0, 10, 51)).await;
 }
 
-/// An acknowledgement that the broker does not hear any more is none: what it would have spoken
-/// of is known to come again.
+/// An acknowledgement that the broker no longer reads does not count: its messages surely come
+/// again.
 #[tokio::test]
 async fn nothing_is_acknowledged_after_the_broker_s_own_end() {
     let mut running = running().await;
@@ -252,7 +252,7 @@ async fn nothing_is_acknowledged_after_the_broker_s_own_end() {
     running.broker.expect((0, 10, 51)).await;
 }
 
-/// A broker of another protocol, or TLS where there is none.
+/// A broker of another protocol, or TLS without a TLS listener.
 #[tokio::test]
 async fn what_is_no_amqp_broker_is_named() {
     for words in [
@@ -312,7 +312,7 @@ async fn acknowledgements_wait_for_each_other() {
     running.broker.write(&[message(1, 7, "x")]).await;
     assert_eq!(tag(running.broker.expect((1, 60, 80)).await), 7);
     assert!(since.elapsed() >= Duration::from_millis(10));
-    // What was taken is acknowledged before the end.
+    // The messages taken are acknowledged before the end.
     running.broker.write(&[message(1, 8, "x")]).await;
     tokio::task::yield_now().await;
     assert_eq!(consumer.cancel().await.unwrap().acknowledged, 8);
@@ -349,7 +349,7 @@ async fn a_deleted_queue_ends_its_consumer() {
     let (_, _, reason) = notes(consumer.ended().await);
     assert!(matches!(reason, BrokerError::Cancelled(_)), "{reason}");
     running.broker.expect((1, 20, 40)).await;
-    // The number is not used before the broker has answered; what still comes is for nobody.
+    // The number is not used before the broker has answered; messages until then are for nobody.
     let other = running.consume(2).await;
     let late = [message(1, 9, "late"), method(1, 20, 41, b"")];
     running.broker.write(&late).await;
@@ -360,7 +360,7 @@ async fn a_deleted_queue_ends_its_consumer() {
     running.consume(1).await;
 }
 
-/// After it was cancelled nothing reaches its taker, whatever the broker has on its way.
+/// After it was cancelled nothing reaches its taker, even if messages are on their way.
 #[tokio::test]
 async fn a_cancelled_consumer_s_messages_stay_with_the_broker() {
     let mut running = running().await;
