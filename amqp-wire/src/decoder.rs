@@ -7,11 +7,11 @@ use crate::{
     method::{self, DELIVER},
 };
 
-/// What the broker may send.
+/// Limits for the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The length of a frame, with its head and end. A content header may be longer: RabbitMQ
-    /// sends those that it has, whatever was agreed on.
+    /// sends it even if it exceeds the agreed length.
     pub frame_max: u32,
     /// The highest number of a channel.
     pub channel_max: u16,
@@ -19,7 +19,7 @@ pub struct Limits {
     pub max_body: u64,
 }
 
-/// What came.
+/// An event from the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A sign of life.
@@ -28,7 +28,7 @@ pub enum Event<'a> {
     Method {
         /// On which channel; 0 is the connection itself.
         channel: u16,
-        /// What.
+        /// The method.
         method: Method<'a>,
     },
     /// A message, with all its body.
@@ -42,8 +42,8 @@ pub enum Event<'a> {
 
 /// Takes bytes as they come, and gives methods and messages.
 ///
-/// Read into [`Decoder::space`], say how much by [`Decoder::filled`], then call
-/// [`Decoder::poll`] until it has no more. There is always space then.
+/// Read into [`Decoder::space`], tell the length by [`Decoder::filled`], then call
+/// [`Decoder::poll`] until it returns `None`. Then there is always space.
 ///
 /// It holds one buffer, of the longest frame, or 64 KiB if that is more; and for each
 /// channel the message that is coming together.
@@ -51,10 +51,10 @@ pub enum Event<'a> {
 pub struct Decoder {
     limits: Limits,
     buffer: Vec<u8>,
-    /// What of the buffer was filled and is not used up.
+    /// The part of the buffer that is filled and not used up.
     start: usize,
     end: usize,
-    /// By the channel's number.
+    /// Messages in the making, by the channel's number.
     assemblies: Vec<Assembly>,
     /// A content header that does not fit into the buffer, and is taken as it comes.
     long: Option<LongHeader>,
@@ -71,7 +71,7 @@ struct LongHeader {
 /// each of many small messages.
 const READ: usize = 64 << 10;
 
-/// What a frame turned out to be; it ends where the next one starts.
+/// A frame by its kind; it ends where the next one starts.
 enum Step {
     Heartbeat,
     Method { channel: u16, length: usize },
@@ -104,7 +104,7 @@ impl Decoder {
         }
     }
 
-    /// Where to put what comes next; never empty after [`Decoder::poll`] had no more.
+    /// The space for the next bytes; never empty after [`Decoder::poll`] has returned `None`.
     pub fn space(&mut self) -> &mut [u8] {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
@@ -122,8 +122,8 @@ impl Decoder {
     /// The next event, if all of it is there.
     ///
     /// # Errors
-    /// The broker does not keep to the protocol or to the limits. The connection is to be
-    /// closed; what comes after is not looked at.
+    /// The broker breaks the protocol or the limits. The connection has to be closed; later bytes
+    /// are not looked at.
     pub fn poll(&mut self) -> Result<Option<Event<'_>>, Malformed> {
         loop {
             let Some(step) = self.step()? else {

@@ -11,9 +11,9 @@ use crate::{
 /// A message that the broker delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery<'a> {
-    /// What an acknowledgement calls it; grows within a channel.
+    /// Its number in acknowledgements; grows within a channel.
     pub tag: u64,
-    /// Whether somebody may have seen it before.
+    /// Somebody may have seen it before.
     pub redelivered: bool,
     /// The exchange that it was published to.
     pub exchange: &'a [u8],
@@ -53,7 +53,7 @@ pub(crate) struct Assembly {
     exchange_end: usize,
     key_end: usize,
     size: u64,
-    /// `None`: it is too large, and only counted.
+    /// `None` if it is too large, and only counted.
     body: Option<Vec<u8>>,
 }
 
@@ -68,14 +68,14 @@ enum Stage {
     Body { left: u64 },
 }
 
-/// What a large head may leave behind to be used again.
+/// The capacity that a large head may leave behind to be used again.
 const KEEP: usize = 16 << 10;
 
 /// Properties and headers beyond these bytes are left out. It is far more than the 128 KiB that
 /// RabbitMQ takes in a frame, unless it is configured to more.
 const MAX_PROPERTIES: usize = 1 << 20;
 
-/// What a content header begins with: a class, a weight, and the body's length.
+/// The fixed beginning of a content header: a class, a weight, and the body's length.
 pub(crate) const HEADER_FIXED: usize = 12;
 
 /// Memory that is set aside for a body before it is there: a header alone, which may lie, costs
@@ -113,7 +113,7 @@ impl Assembly {
         Ok(())
     }
 
-    /// A content header or a part of a body. Whether the message is whole now.
+    /// Adds a content header or a part of a body. Returns true if the message is whole now.
     pub(crate) fn add(&mut self, frame: Frame<'_>, max_body: u64) -> Result<bool, Malformed> {
         let channel = frame.channel;
         match (&self.stage, frame.kind) {
@@ -179,7 +179,7 @@ impl Assembly {
             .extend_from_slice(part.get(..room).unwrap_or_default());
     }
 
-    /// All of the content header was there. Whether the message is whole now.
+    /// The content header is complete. Returns true if the message is whole now.
     pub(crate) fn end_header(&mut self) -> bool {
         self.expect(self.size)
     }

@@ -1,4 +1,4 @@
-//! What a consumer or a publisher says: each function appends to `out`.
+//! The methods of a consumer or a publisher: each function appends to `out`.
 
 use crate::frame::{AROUND, END};
 
@@ -38,7 +38,7 @@ pub fn start_ok(out: &mut Vec<u8>, properties: &Fields, user: &str, password: &s
     });
 }
 
-/// `connection.tune-ok`: what is agreed on.
+/// `connection.tune-ok`: the agreed limits.
 pub fn tune_ok(out: &mut Vec<u8>, channel_max: u16, frame_max: u32, heartbeat: u16) {
     method(out, 0, (10, 31), |out| {
         out.extend(channel_max.to_be_bytes());
@@ -191,7 +191,7 @@ impl Fields {
 fn close_arguments(out: &mut Vec<u8>, code: u16, text: Short<'_>) {
     out.extend(code.to_be_bytes());
     short_text(out, text);
-    // The method that is to blame: none.
+    // No method is to blame.
     out.extend([0; 4]);
 }
 

@@ -1,4 +1,4 @@
-//! What a broker must not send.
+//! Faults of a broker's bytes.
 
 use thiserror::Error;
 
@@ -16,7 +16,7 @@ pub enum Malformed {
     FrameSize {
         /// Its length, without its head and end.
         size: u32,
-        /// What it may be.
+        /// Its limit.
         max: u32,
     },
     /// A frame does not end where it should.

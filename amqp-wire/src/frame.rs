@@ -25,7 +25,7 @@ pub(crate) struct Frame<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// What bytes begin with.
+/// The beginning of the bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum First<'a> {
     /// A frame that is all there.
@@ -36,8 +36,8 @@ pub(crate) enum First<'a> {
     LongHeader { channel: u16, size: u32 },
 }
 
-/// What `input` begins with, if there is enough of it. A payload may have `max` bytes: said as
-/// soon as the frame's head is there.
+/// The first frame of `input`, if there is enough of it. A payload may have `max` bytes; a longer
+/// one is an error as soon as the frame's head is there.
 pub(crate) fn first(input: &[u8], max: u32) -> Result<Option<First<'_>>, Malformed> {
     let mut scan = Scan(input);
     let Some(kind) = scan.octet() else {

@@ -8,7 +8,7 @@
 //! Made for many small messages: a message costs one allocation, its body. It never holds on to
 //! the buffer that it was read into, so one that waits for a slow client keeps no others alive.
 //! Texts stay bytes, for AMQP does not say that they are UTF-8; headers are read when they are
-//! asked for, without recursion; and what of them cannot be read costs no more than itself.
+//! asked for, without recursion; an unreadable header spoils no other.
 //! Frames and their order are held to the protocol: the first fault ends the connection.
 #![forbid(unsafe_code)]
 #![deny(
@@ -43,5 +43,5 @@ pub use method::Method;
 pub use properties::Properties;
 pub use table::{Array, Table, Value};
 
-/// What a client says first: the protocol and its version, 0-9-1.
+/// A client's first bytes: the protocol and its version, 0-9-1.
 pub const PROTOCOL_HEADER: [u8; 8] = *b"AMQP\x00\x00\x09\x01";

@@ -1,4 +1,4 @@
-//! What a broker says to a consumer or a publisher, besides messages.
+//! A broker's methods for a consumer or a publisher, besides messages.
 
 use crate::{Malformed, scan::Scan};
 
@@ -6,7 +6,7 @@ use crate::{Malformed, scan::Scan};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Method<'a> {
-    /// `connection.start`: what the broker says first.
+    /// `connection.start`: the broker's first method.
     Start {
         /// The ways to log in, separated by blanks.
         mechanisms: &'a [u8],

@@ -1,6 +1,6 @@
 //! Reading AMQP's basic types from bytes that are all there.
 
-/// What is left to read. Each read takes from the front, or says that there is too little.
+/// The bytes left to read. Each read takes from the front, or fails if there are too few.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scan<'a>(pub(crate) &'a [u8]);
 

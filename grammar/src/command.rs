@@ -79,7 +79,7 @@ impl Command {
         }
     }
 
-    /// Reads a command line; `None` if it is none.
+    /// Reads a command line; `None` if it is not one.
     #[must_use]
     pub fn parse(line: &[u8]) -> Option<Self> {
         Some(match line {
@@ -102,13 +102,13 @@ impl Command {
         })
     }
 
-    /// Whether frames of this command may carry a body (STOMP 1.2, "Body").
+    /// True if frames of this command may carry a body (STOMP 1.2, "Body").
     #[must_use]
     pub const fn has_body(self) -> bool {
         matches!(self, Self::Send | Self::Message | Self::Error)
     }
 
-    /// Whether header escapes apply: never in CONNECT and CONNECTED frames, so that those of
+    /// True if header escapes apply: never in CONNECT and CONNECTED frames, so that those of
     /// 1.0 stay readable (STOMP 1.2, "Value Encoding").
     #[must_use]
     pub const fn is_escaped(self) -> bool {

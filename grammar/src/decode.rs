@@ -50,8 +50,8 @@ impl Decoder {
         self.rules = Rules::new(limits, self.rules.version);
     }
 
-    /// Of a frame that is not complete yet: bytes that are kept of it, and how many it may come
-    /// to. Both are 0 between frames.
+    /// The kept bytes of the incomplete frame, and the number that it may grow to. Both are 0
+    /// between frames.
     #[must_use]
     pub fn unfinished(&self) -> (usize, usize) {
         match &self.state {
@@ -60,14 +60,14 @@ impl Decoder {
         }
     }
 
-    /// Takes the next frame from `input`, and what it consumed off its front. `None`: all of
-    /// `input` was consumed and the frame is not complete yet; the decoder keeps what it needs.
+    /// Takes the next frame off the front of `input`. `None` if all of `input` was consumed and
+    /// the frame is not complete yet; the decoder keeps the bytes that it needs.
     ///
     /// A body that arrived in one piece with its frame's head shares the memory of `input`.
     ///
     /// # Errors
-    /// The stream breaks a rule or a limit. The decoder answers every later call the same; what
-    /// is left in `input` then has no meaning.
+    /// The stream breaks a rule or a limit. The decoder answers every later call the same; the
+    /// rest of `input` has no meaning.
     pub fn decode(&mut self, input: &mut Bytes) -> Result<Option<Frame>, DecodeError> {
         let answer = match &mut self.state {
             State::Failed(error) => return Err((**error).clone()),
@@ -105,8 +105,8 @@ impl Decoder {
     }
 }
 
-/// Takes the line ends off the front of `input`. Answers whether a CR is left without its LF,
-/// which `after_cr` says of the bytes before.
+/// Takes the line ends off the front of `input`. Returns true if the last one was a CR without
+/// its LF; `after_cr` says the same of the bytes before.
 fn skip_line_ends(input: &mut Bytes, mut after_cr: bool) -> bool {
     let mut rest: &[u8] = input;
     loop {

@@ -6,7 +6,7 @@ use crate::{Command, Version};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind}")]
 pub struct DecodeError {
-    /// What is wrong.
+    /// The fault.
     pub kind: DecodeErrorKind,
     /// The `receipt` header of the offending frame, where it could still be read: it becomes the
     /// `receipt-id` of the ERROR (STOMP 1.2, "ERROR").
@@ -14,21 +14,21 @@ pub struct DecodeError {
 }
 
 impl DecodeError {
-    /// Whether a limit was passed, rather than a rule of the grammar broken.
+    /// True if a limit was passed, rather than a rule of the grammar broken.
     #[must_use]
     pub const fn is_too_big(&self) -> bool {
         self.kind.is_too_big()
     }
 }
 
-/// What is wrong with the stream; `Display` says it in words that help the peer's author.
+/// The fault of the stream; `Display` says it in words that help the peer's author.
 ///
 /// Texts taken from the stream are shortened and made printable. The value of a header is never
 /// among them, since it can be a secret; the exception is `content-length`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeErrorKind {
-    /// No such command; what was read instead, shortened and made printable.
+    /// No such command; the text in its place, shortened and made printable.
     #[error("Could not interpret command \"{0}\"")]
     UnknownCommand(Box<str>),
 
@@ -60,7 +60,7 @@ pub enum DecodeErrorKind {
     FrameTooBig {
         /// The limit, in bytes.
         limit: usize,
-        /// What `content-length` says, in bytes; `None` if bytes passed the limit by arriving.
+        /// The value of `content-length`, in bytes; `None` if bytes passed the limit by arriving.
         announced: Option<u64>,
     },
 
@@ -99,13 +99,13 @@ pub enum DecodeErrorKind {
     /// The body has the announced length, but no NUL follows it.
     #[error("no NUL follows the body of {content_length} bytes that content-length announced")]
     MissingNul {
-        /// What `content-length` says, in bytes.
+        /// The value of `content-length`, in bytes.
         content_length: usize,
     },
 }
 
 impl DecodeErrorKind {
-    /// Whether a limit was passed, rather than a rule of the grammar broken.
+    /// True if a limit was passed, rather than a rule of the grammar broken.
     #[must_use]
     pub const fn is_too_big(&self) -> bool {
         matches!(

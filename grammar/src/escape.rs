@@ -5,7 +5,7 @@ use crate::Version;
 /// Appends the value of a header to `out`, escaped as `version` asks.
 ///
 /// 1.0 has no escapes: line ends become blanks there, since a header that cannot be carried must
-/// not become two. 1.1 has none for CR, and carries it as it stands, as its grammar says.
+/// not become two. 1.1 has no escape for CR, and carries it as it stands, as its grammar says.
 pub(crate) fn escape_value(out: &mut Vec<u8>, version: Version, text: &str) {
     escape_into(out, text, |byte| match (version, byte) {
         (Version::V1_0, b'\n' | b'\r') => b" ",
@@ -19,8 +19,9 @@ pub(crate) fn escape_value(out: &mut Vec<u8>, version: Version, text: &str) {
     });
 }
 
-/// Appends the name of a header. In 1.0, what would end the name becomes an underscore: not a
-/// blank, which the peer may trim, and so take one header for another (`a:b` or `a\n` for `a`).
+/// Appends the name of a header. In 1.0, a character that would end the name becomes an
+/// underscore: not a blank, which the peer may trim, and so take one header for another (`a:b` or
+/// `a\n` for `a`).
 pub(crate) fn escape_name(out: &mut Vec<u8>, version: Version, text: &str) {
     if version == Version::V1_0 {
         escape_into(out, text, |byte| if byte == b'\\' { b"\\" } else { b"_" });

@@ -6,10 +6,10 @@ use bytes::Bytes;
 
 use crate::Command;
 
-/// A decoded frame: what the peer meant, escapes undone.
+/// A decoded frame, with its escapes undone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// What the frame asks or tells.
+    /// Its command.
     pub command: Command,
     /// Its headers, in the order in which they came.
     pub headers: Headers,
@@ -67,7 +67,7 @@ impl fmt::Debug for Frame {
 #[derive(Clone, Default)]
 pub struct Headers {
     text: String,
-    /// Where each name and each value ends in `text`; a name starts where the last value ended.
+    /// The ends of each name and each value in `text`; a name starts where the last value ended.
     ends: Vec<(u32, u32)>,
 }
 
@@ -94,7 +94,7 @@ impl Headers {
         self.mark(name_end);
     }
 
-    /// Appends a header whose name and value are written in place. After an error, what is in
+    /// Appends a header whose name and value are written in place. After an error, the content of
     /// `self` has no meaning.
     pub(crate) fn push_with<E>(
         &mut self,
@@ -158,7 +158,7 @@ impl Headers {
         self.ends.len()
     }
 
-    /// Whether there is no header.
+    /// True if there is no header.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()

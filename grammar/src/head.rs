@@ -13,12 +13,12 @@ use nom::{
 
 use crate::{Command, DecodeErrorKind, Headers, Version, error::printable, scan::find};
 
-/// What a head says.
+/// The content of a head.
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) command: Command,
     pub(crate) headers: Headers,
-    /// What `content-length` says, in bytes.
+    /// The value of `content-length`, in bytes.
     pub(crate) content_length: Option<u64>,
 }
 
@@ -210,7 +210,7 @@ fn plain(input: &str) -> IResult<&str, &str> {
     is_not("\\").parse(input)
 }
 
-/// The version whose escapes hold in a frame; `None`: text is taken as it stands.
+/// The version whose escapes hold in a frame; `None`: text has no escapes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Escapes(Option<Version>);
 

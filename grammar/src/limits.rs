@@ -1,8 +1,8 @@
-//! What a peer may send.
+//! Limits for a peer.
 
 use crate::Version;
 
-/// What a peer may send. All sizes are in bytes; sizes beyond 4 GiB count as 4 GiB.
+/// Limits for a peer. All sizes are in bytes; sizes beyond 4 GiB count as 4 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// A whole frame: command line, headers and body, line ends included, the NUL not.

@@ -50,7 +50,7 @@ impl Default for Stage {
 }
 
 impl Partial {
-    /// Goes on with the bytes that follow. `None`: the frame is not complete yet, and all of
+    /// Goes on with the bytes that follow. `None` if the frame is not complete yet; then all of
     /// `input` is kept here.
     pub(crate) fn advance(
         &mut self,
@@ -266,7 +266,7 @@ fn too_big(
     }
 }
 
-/// Shows sizes only: what is buffered can hold secrets (`passcode`).
+/// Shows sizes only: the buffer can hold secrets (`passcode`).
 impl fmt::Debug for Partial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let command = match &self.stage {

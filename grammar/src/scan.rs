@@ -4,7 +4,7 @@
 
 use crate::limits::Rules;
 
-/// Where the scan of a head stands.
+/// The position of the scan of a head.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct HeadScan {
     /// Bytes of the head seen so far.
@@ -13,7 +13,7 @@ pub(crate) struct HeadScan {
     line_start: usize,
     /// Finished lines, the command line included.
     lines: usize,
-    /// Whether the last byte seen was a CR, which belongs to the line's end if LF follows.
+    /// True if the last byte seen was a CR, which belongs to the line's end if LF follows.
     after_cr: bool,
 }
 
@@ -74,7 +74,7 @@ impl HeadScan {
         self.lines.saturating_sub(1)
     }
 
-    /// Whether the unfinished line is the command line.
+    /// True if the unfinished line is the command line.
     pub(crate) const fn in_command(&self) -> bool {
         self.lines == 0
     }

@@ -32,7 +32,7 @@ impl Version {
 
     /// The highest version that an `accept-version` header names and this crate speaks.
     /// A client that sends no such header speaks 1.0 (STOMP 1.2, "Protocol Negotiation").
-    /// `None`: nothing in common.
+    /// `None` if the two have no version in common.
     #[must_use]
     pub fn negotiate(accept_version: Option<&str>) -> Option<Self> {
         let Some(list) = accept_version else {

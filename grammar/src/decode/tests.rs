@@ -1,4 +1,4 @@
-//! Tests that need the decoder's inside; what can be told from outside stands in `vectors/`.
+//! Tests that need the decoder's inside; `vectors/` holds the tests from outside.
 
 use super::*;
 use crate::{Command, DecodeErrorKind, scan::work};
@@ -220,7 +220,7 @@ fn debug_shows_no_secret() {
 }
 
 proptest::proptest! {
-    /// Whatever comes, and however it is cut, no more is buffered than a frame may take.
+    /// From any bytes, in any pieces, no more is buffered than a frame may take.
     #[test]
     fn no_stream_buffers_more_than_the_limit(
         head in "(SEND|ACK|CONNECT|)\n(a:b\n|content-length:[0-9]{1,3}\n|x|\\\\){0,8}\n{0,2}",
@@ -237,7 +237,7 @@ proptest::proptest! {
     }
 }
 
-/// Whoever reads on has to know for how much there must be room.
+/// A caller that reads on has to know how much room it needs.
 #[test]
 fn an_unfinished_frame_says_how_much_it_is_and_may_be() {
     let mut decoder = decoder();
