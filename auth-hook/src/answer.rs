@@ -1,4 +1,4 @@
-//! What a hook says.
+//! A hook's answer.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use thiserror::Error;
 
 use crate::Call;
 
-/// What a hook says to a question.
+/// A hook's answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Yes. To the user call with the user's tags, separated by single blanks; empty if none.
+    /// Yes. In answer to the user call, with the user's tags, separated by single blanks.
     Allow {
         /// The tags; in lower case, because the broker's plug-in hands them on so.
         tags: Box<str>,
@@ -88,7 +88,7 @@ impl Answer {
         if !word.eq_ignore_ascii_case("allow") {
             return Err(AnswerError::unknown(text));
         }
-        // Several lines are no answer: who knows what a page that begins with "allow" means.
+        // Several lines are no answer: a page that begins with "allow" may mean anything.
         if text.contains(|c: char| c.is_control() && c != '\t') {
             return Err(AnswerError::SeveralLines);
         }
@@ -115,8 +115,8 @@ impl fmt::Display for Answer {
     }
 }
 
-/// Why an answer is none of the contract's. Tells nothing of the body but what it looks like:
-/// a broken hook may well print the request, and with it the password.
+/// The reason why an answer breaks the contract. Shows only the shape of the body: a broken hook
+/// may well print the request, and with it the password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum AnswerError {

@@ -14,12 +14,12 @@ pub const MAX_GROUP_NAME: usize = 200;
 /// Reads the answer to a groups call: the HTTP status, and the body, which is a JSON array of
 /// texts, or has one name in each line. Names are trimmed; empty ones and repetitions fall away.
 ///
-/// Nothing is cut short: who is in too many groups is an error, as is all else that is surely
-/// no list of groups, above all the words `allow` and `deny` alone, which a hook gives that
-/// does not know this call.
+/// Nothing is cut short: too many groups are an error, as is any text that is surely no list of
+/// groups, above all the words `allow` and `deny` alone, the answer of a hook that does not know
+/// this call.
 ///
 /// # Errors
-/// [`GroupsError`]: what is wrong. It tells nothing of the body.
+/// [`GroupsError`]: the fault. It shows nothing of the body.
 pub fn parse_groups(status: u16, body: &[u8]) -> Result<Vec<Arc<str>>, GroupsError> {
     if !matches!(status, 200 | 201) {
         return Err(GroupsError::Status(status));

@@ -64,7 +64,7 @@ enum Command {
 struct Serve {
     #[command(flatten)]
     who: Who,
-    /// Where to listen; port 0 takes a free one, which the log names
+    /// The address to listen on; port 0 takes a free one, which the log names
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
 }

@@ -1,4 +1,4 @@
-//! What a hook is asked.
+//! The questions to a hook.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -52,7 +52,7 @@ impl fmt::Display for Call {
     }
 }
 
-/// What kind of thing a [`ResourceQuestion`] is about.
+/// The kind of resource of a [`ResourceQuestion`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResourceKind {
     /// An exchange.
@@ -71,7 +71,7 @@ impl ResourceKind {
     }
 }
 
-/// What a resource is used for.
+/// The use of a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Permission {
     /// Declare or delete.
@@ -115,7 +115,7 @@ pub struct UserQuestion<'a> {
     pub username: Cow<'a, str>,
     /// `password`; left out where something else (a certificate) proved the user.
     pub password: Option<Cow<'a, str>>,
-    /// `vhost`; a broker leaves it out where there is none, for its management pages say.
+    /// `vhost`; a broker leaves it out for calls without one, such as of its management pages.
     pub vhost: Option<Cow<'a, str>>,
 }
 
@@ -185,7 +185,7 @@ pub struct GroupsQuestion<'a> {
     pub tags: Cow<'a, str>,
 }
 
-/// The name by which calls speak of the default exchange, whose own name is empty.
+/// The name of the default exchange in calls; its own name is empty.
 const DEFAULT_EXCHANGE: &str = "amq.default";
 
 impl<'a> Question<'a> {
@@ -200,7 +200,7 @@ impl<'a> Question<'a> {
         }
     }
 
-    /// Whom it is about.
+    /// The user that it is about.
     pub fn username(&self) -> &str {
         match self {
             Question::User(q) => &q.username,
@@ -271,12 +271,12 @@ impl<'a> Question<'a> {
 impl Question<'static> {
     /// Reads the parameters of a call, from a query string or the body of a form.
     ///
-    /// Unknown parameters are ignored: a caller may send more than the contract knows. So may
-    /// `tags`, `ip` and `variable_map.*` be missing, which older brokers do not send. Of a
-    /// parameter that is given twice the first counts.
+    /// Unknown parameters are ignored: a caller may send more than the contract knows. `tags`,
+    /// `ip` and `variable_map.*` may be missing: older brokers do not send them. The first
+    /// counts if a parameter is given twice.
     ///
     /// # Errors
-    /// [`QuestionError`]: what the call cannot be answered without is missing, or senseless.
+    /// [`QuestionError`]: a parameter that the answer needs is missing, or makes no sense.
     pub fn parse(call: Call, encoded: &[u8]) -> Result<Self, QuestionError> {
         let form = Form::parse(encoded);
         Ok(match call {
@@ -329,7 +329,7 @@ pub enum QuestionError {
     /// A parameter is missing.
     #[error("the parameter {0} is missing")]
     Missing(&'static str),
-    /// A parameter has none of the values that the contract knows.
+    /// A parameter has a value that the contract does not know.
     #[error("the parameter {0} has none of the values that the contract knows")]
     Senseless(&'static str),
 }

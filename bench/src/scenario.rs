@@ -34,7 +34,7 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
-    /// Whether it can be done with NATS, which asks no hook and gives no receipts.
+    /// True if it can be done with NATS, which asks no hook and gives no receipts.
     pub(crate) const fn is_for_nats(self) -> bool {
         matches!(
             self,
@@ -42,7 +42,7 @@ impl Scenario {
         )
     }
 
-    /// Whether messages go to everybody. Such a load is one worker's, who counts the copies.
+    /// True if messages go to everybody. Such a load is one worker's, who counts the copies.
     pub(crate) const fn is_broadcast(self) -> bool {
         matches!(self, Self::Broadcast | Self::Fairness | Self::Slow)
     }

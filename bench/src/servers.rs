@@ -31,7 +31,7 @@ pub(crate) enum Server {
 }
 
 impl Server {
-    /// Whether it is Stentor, of which several builds can be compared.
+    /// True if it is Stentor, of which several builds can be compared.
     pub(crate) const fn is_gateway(self) -> bool {
         matches!(self, Self::Stentor | Self::Embedded)
     }

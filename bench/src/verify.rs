@@ -20,7 +20,7 @@ pub(crate) struct Verification {
 }
 
 impl Verification {
-    /// Whether nothing was wrong.
+    /// True if nothing was wrong.
     pub(crate) fn is_clean(&self) -> bool {
         self.lost + self.duplicated + self.reordered + self.misrouted == 0
     }

@@ -61,7 +61,7 @@ impl Authority {
         }
     }
 
-    /// What a server at 127.0.0.1 needs that shows a certificate of this authority.
+    /// The configuration of a server at 127.0.0.1 that shows a certificate of this authority.
     ///
     /// # Panics
     /// Never: the certificate fits its key.
@@ -77,7 +77,7 @@ impl Authority {
         Arc::new(config.expect("a certificate and its key"))
     }
 
-    /// A client that demands a server's certificate of this authority, and has none itself.
+    /// A client that demands a server's certificate of this authority, and shows no certificate.
     #[must_use]
     pub fn client(&self) -> TlsClient {
         TlsClient {
@@ -132,7 +132,7 @@ struct Shown {
     key: PrivateKeyDer<'static>,
 }
 
-/// What a client trusts and shows.
+/// The certificates that a client trusts and shows.
 pub struct TlsClient {
     trusted: CertificateDer<'static>,
     shown: Option<Shown>,

@@ -16,7 +16,7 @@ use crate::{Call, DEADLINE, Hook, Lines, Process, Vhost, eventually, http, keepe
 /// A token that each gateway here knows, good for all of its API.
 pub const API_TOKEN: &str = "testkit-0123456789abcdef";
 
-/// Where a gateway listens; a part that is switched off has none.
+/// The addresses of a gateway; a part that is switched off has no address.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
     /// WebSocket and pages: `host:port`.
@@ -31,8 +31,8 @@ pub struct Addresses {
     pub admin: Option<String>,
 }
 
-/// What a gateway is started with. By default all three listeners are on free ports of 127.0.0.1,
-/// and the log is JSON.
+/// The configuration of a gateway to start. By default all three listeners are on free ports of
+/// 127.0.0.1, and the log is JSON.
 #[derive(Clone, Debug)]
 pub struct GatewayBuilder {
     program: PathBuf,
@@ -51,7 +51,7 @@ impl GatewayBuilder {
         self
     }
 
-    /// Sets a variable of the gateway's environment that is none of its own.
+    /// Sets a variable of the gateway's environment that is not one of its own.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl ToString) -> Self {
         self.environment.insert(name.to_owned(), value.to_string());
@@ -228,7 +228,7 @@ impl Gateway {
             .set("api.tokens", format!("testkit=admin {API_TOKEN}"))
     }
 
-    /// Where it listens.
+    /// Its addresses.
     #[must_use]
     pub const fn addresses(&self) -> &Addresses {
         &self.addresses
@@ -387,7 +387,7 @@ impl Gateway {
         self.process.stderr()
     }
 
-    /// Its log so far, as JSON; lines that are none are left out.
+    /// Its log so far, as JSON; other lines are left out.
     #[must_use]
     pub fn events(&self) -> Vec<Value> {
         let lines = self.log().all();
@@ -451,7 +451,7 @@ impl Gateway {
         self.process.wait(DEADLINE).await;
     }
 
-    /// Where this listener is bound, as the log says.
+    /// The address of this listener, as the log says.
     fn listening(&self, listener: &str) -> Option<String> {
         self.log().find(|line| {
             let event: Value = serde_json::from_str(line).ok()?;

@@ -18,7 +18,7 @@ use tokio::{
     time::sleep,
 };
 
-/// What is asked.
+/// A kind of question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Call {
     /// Who is this?
@@ -56,7 +56,7 @@ impl Call {
 /// One call that the hook got.
 #[derive(Clone, Debug)]
 pub struct HookCall {
-    /// What was asked.
+    /// The kind of question.
     pub call: Call,
     /// `GET` or `POST`.
     pub method: String,
@@ -104,9 +104,9 @@ pub enum Answer {
     Status(u16, String),
     /// The other answer, late.
     After(Duration, Box<Self>),
-    /// None: the connection closes.
+    /// No answer: the connection closes.
     Close,
-    /// None: the connection stays open until the caller gives up.
+    /// No answer: the connection stays open until the caller gives up.
     Never,
 }
 
@@ -156,8 +156,7 @@ impl Hook {
         self.rule(move |asked| (asked.call == call).then(|| answer.clone()));
     }
 
-    /// From now on, answers what `rule` says, where it says something. The latest rule is asked
-    /// first.
+    /// From now on, gives the answer of `rule`, if it has one. The latest rule is asked first.
     pub fn rule(&self, rule: impl Fn(&HookCall) -> Option<Answer> + Send + Sync + 'static) {
         lock(&self.state.rules).push(Box::new(rule));
     }

@@ -1,4 +1,4 @@
-//! What the tests of this workspace stand on: real servers, real sockets, and faults on demand.
+//! Fixtures for the tests of this workspace: real servers, real sockets, and faults on demand.
 //!
 //! - [`RabbitMq`] and [`Redis`]: private servers on free ports, one of each for a test binary,
 //!   or one's own to kill. Neither touches a server that the machine runs already.
@@ -10,9 +10,9 @@
 //! - [`Proxy`]: a TCP proxy that cuts, refuses, freezes and fragments.
 //! - [`eventually`]: waits for a condition; there is no other waiting.
 //!
-//! Everything here panics when something is not as a test says, with the test's line and with
-//! what was seen instead. Whatever a test process starts, [the keeper](keeper) ends, even if
-//! that process is killed.
+//! Everything here panics when something is not as a test says, with the test's line and with the
+//! facts seen instead. [The keeper](keeper) ends all processes that a test process started, even
+//! if that is killed.
 #![allow(
     clippy::expect_used,
     clippy::panic,

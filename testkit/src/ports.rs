@@ -16,7 +16,7 @@ pub fn unique(prefix: &str) -> String {
 
 /// Ports of 127.0.0.1 that are free now, for programs that cannot be told to take any. They lie
 /// below the range from which the system takes the ports of outgoing connections, so that a port
-/// stays free while its server restarts. Who uses them must expect to lose a race, and retry.
+/// stays free while its server restarts. A caller must expect to lose a race, and retry.
 #[must_use]
 pub fn free_ports<const N: usize>() -> [u16; N] {
     let listeners: [TcpListener; N] = std::array::from_fn(|_| {

@@ -101,13 +101,13 @@ impl Process {
         self.lock().id()
     }
 
-    /// What it wrote to its standard output.
+    /// The lines of its standard output.
     #[must_use]
     pub const fn stdout(&self) -> &Lines {
         &self.stdout
     }
 
-    /// What it wrote to its standard error.
+    /// The lines of its standard error.
     #[must_use]
     pub const fn stderr(&self) -> &Lines {
         &self.stderr
@@ -149,7 +149,7 @@ impl Process {
         .await
     }
 
-    /// Whether all that it wrote was read: it ended, and so did whoever shares its output.
+    /// True if all its output was read: it ended, and so did all processes that share its output.
     #[must_use]
     pub fn is_read(&self) -> bool {
         self.readers.iter().all(JoinHandle::is_finished)

@@ -77,7 +77,7 @@ impl Proxy {
         }
     }
 
-    /// Where it listens, `127.0.0.1:PORT`.
+    /// Its address, `127.0.0.1:PORT`.
     #[must_use]
     pub fn address(&self) -> String {
         self.address.to_string()

@@ -67,7 +67,7 @@ impl Redis {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Kills the server. What it held is lost.
+    /// Kills the server. Its data is lost.
     pub fn kill(&self) {
         self.lock().take();
     }
@@ -102,7 +102,7 @@ impl Redis {
         Some(reply.trim_end().to_owned()).filter(|text| !text.is_empty())
     }
 
-    /// Whether the server came up; it does not if somebody took its port.
+    /// True if the server came up; it does not if another program took its port.
     async fn try_start(&self) -> bool {
         let mut command = Command::new("redis-server");
         command

@@ -19,7 +19,7 @@ use crate::{DEADLINE, Process, eventually, keeper};
 #[derive(Debug)]
 pub struct Remote {
     process: Process,
-    /// For what it leaves behind when it is killed: a browser's profile.
+    /// A folder for files that it leaves behind when it is killed: a browser's profile.
     _folder: TempDir,
     /// So many lines of its output were looked at.
     read: usize,
@@ -111,7 +111,7 @@ impl Remote {
     async fn wait_for(&mut self, at: &'static Location<'static>, event: &str) -> Value {
         let Self { process, read, .. } = self;
         let waiting = eventually(2 * DEADLINE, event, async || {
-            // Asked first: what a program wrote before it ended is still read below.
+            // Asked first: output from before the program's end is still read below.
             let ended = process.exit_status().is_some() && process.is_read();
             for line in process.stdout().since(*read) {
                 *read += 1;

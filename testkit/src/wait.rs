@@ -11,9 +11,9 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// Between two looks at a condition.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// What a condition may answer: `bool`, or an `Option` of what was waited for.
+/// An answer of a condition: `bool`, or an `Option` of the awaited value.
 pub trait Condition {
-    /// What [`eventually`] answers when the condition holds.
+    /// The answer of [`eventually`] when the condition holds.
     type Output;
     /// `Some` if it holds.
     fn holds(self) -> Option<Self::Output>;

@@ -48,15 +48,15 @@ impl Rules {
     /// certificate = true                         # by a client certificate; false if left out
     /// ```
     ///
-    /// With `certificate` a user call without a password is answered `allow`: that is what a
-    /// gateway asks when it has verified the user's certificate itself. Without it, never.
+    /// With `certificate` a user call without a password is answered `allow`: a gateway asks so
+    /// after it has verified the user's certificate itself. Without `certificate`, never.
     ///
-    /// A user for whom none of `read`, `write` and `configure` is given may read its own feed
-    /// ([`super::OWN_FEED`]) and nothing else; once one is given, the others are empty.
+    /// A user without `read`, `write` and `configure` may read its own feed
+    /// ([`super::OWN_FEED`]) and nothing else; if one is given, the others are empty.
     ///
     /// # Errors
-    /// [`RulesError`]: where and what is wrong. It shows no values of the file but names of
-    /// users and grants.
+    /// [`RulesError`]: the place and the fault. Of the file it shows only names of users and
+    /// grants.
     pub fn parse(text: &str) -> Result<Self, RulesError> {
         let file: File = toml::from_str(text).map_err(|error| syntax(text, &error))?;
         let mut accounts = Vec::with_capacity(file.users.len());
@@ -119,8 +119,8 @@ fn account(name: &str, entry: Entry) -> Result<Account, RulesError> {
     Ok(account)
 }
 
-/// What is wrong with the text, without the text: the parser's own message quotes the line, or
-/// the value, and that may be a password in the wrong place.
+/// The fault of the text, without the text: the parser's own message quotes the line, or the
+/// value, and that may be a password in the wrong place.
 fn syntax(text: &str, error: &toml::de::Error) -> RulesError {
     let before = error
         .span()

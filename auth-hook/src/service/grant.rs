@@ -1,4 +1,4 @@
-//! What a user may use: grants, and the patterns in them.
+//! Grants, and the patterns in them.
 
 use std::{borrow::Cow, str::FromStr};
 
@@ -9,8 +9,8 @@ use thiserror::Error;
 /// `{username}` for the user's own name. Nothing else is special, and case counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pattern {
-    /// What stands between the stars. The user's name is put in after the pattern was cut, so
-    /// that a star in a name would be no wildcard.
+    /// The texts between the stars. The user's name is put in after the pattern was cut, so that
+    /// a star in a name is no wildcard.
     runs: Vec<Box<str>>,
 }
 
@@ -71,7 +71,7 @@ enum What {
 }
 
 impl Grant {
-    /// Whether it speaks of this exchange, with whatever key.
+    /// True if it covers this exchange, with any key.
     pub(crate) fn covers_exchange(&self, username: &str, name: &str) -> bool {
         match &self.0 {
             What::Keys { exchange, .. } => exchange.matches(username, name),
@@ -79,7 +79,7 @@ impl Grant {
         }
     }
 
-    /// Whether it speaks of this key of this exchange.
+    /// True if it covers this key of this exchange.
     pub(crate) fn covers_key(&self, username: &str, name: &str, routing_key: &str) -> bool {
         match &self.0 {
             What::Keys { exchange, key } => {
@@ -89,7 +89,7 @@ impl Grant {
         }
     }
 
-    /// Whether it speaks of this queue.
+    /// True if it covers this queue.
     pub(crate) fn covers_queue(&self, username: &str, name: &str) -> bool {
         match &self.0 {
             What::Queue(queue) => queue.matches(username, name),
@@ -97,7 +97,7 @@ impl Grant {
         }
     }
 
-    /// Whether it speaks of queues at all.
+    /// True if it is about queues.
     pub(crate) fn is_queue(&self) -> bool {
         matches!(self.0, What::Queue(_))
     }

@@ -168,7 +168,7 @@ impl Hook {
         answer
     }
 
-    /// A JSON array: a name may have any characters. Who cannot be known is in no group.
+    /// A JSON array: a name may have any characters. An unknown user is in no group.
     fn groups(&self, parameters: &[u8]) -> String {
         let rules = self.rules.current();
         let groups = match Question::parse(Call::Groups, parameters) {
@@ -181,12 +181,11 @@ impl Hook {
         serde_json::json!(groups).to_string()
     }
 
-    /// Tells neither by its words nor by the time it takes whether it was the name or the
-    /// password that is wrong. The log does not name the user either: people type passwords
-    /// into the wrong field.
+    /// Neither its words nor its time show if the name or the password is wrong. The log does
+    /// not name the user either: people type passwords into the wrong field.
     async fn login(&self, rules: &Rules, user: UserQuestion<'static>) -> Answer {
         let Some(password) = user.password else {
-            // Whoever asks so has verified the user's certificate.
+            // The caller has verified the user's certificate.
             return match rules.certified(&user.username) {
                 Some(tags) => Answer::Allow { tags },
                 None => {

@@ -56,8 +56,8 @@ impl PasswordHash {
         Self::with_params(password, Params::default())
     }
 
-    /// Hashes a password at the least cost there is, in microseconds. For demos and tests,
-    /// whose passwords everybody knows, and for nothing else.
+    /// Hashes a password at the least cost there is, in microseconds. Only for demos and tests,
+    /// whose passwords everybody knows.
     ///
     /// # Errors
     /// [`PasswordError::Failed`].
@@ -84,7 +84,7 @@ impl PasswordHash {
         self.hash.to_string()
     }
 
-    /// Whether it is the hash of this password. Takes as long as its costs say, and blocks.
+    /// True if it is the hash of this password. Takes as long as its costs say, and blocks.
     pub fn verify(&self, password: &str) -> bool {
         Argon2::default()
             .verify_password(password.as_bytes(), &self.hash)

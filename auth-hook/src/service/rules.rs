@@ -1,4 +1,4 @@
-//! Who may do what.
+//! Users and their permissions.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{Answer, Permission, Question, ResourceKind};
 
-/// What a user may read if nothing at all is listed for it: its own feed.
+/// The grant of a user without any listed permission: its own feed.
 pub const OWN_FEED: &str = "/exchange/feed/user_{username}";
 
 /// A user, and what it may do. Until something is listed by [`Account::read`],
@@ -19,7 +19,7 @@ pub const OWN_FEED: &str = "/exchange/feed/user_{username}";
 pub struct Account {
     name: Box<str>,
     password: Option<PasswordHash>,
-    /// Whether the caller may vouch for the user, by a client certificate that it verified.
+    /// The caller may vouch for the user, by a client certificate that it verified.
     by_certificate: bool,
     tags: Box<str>,
     vhosts: Vec<Pattern>,
@@ -94,7 +94,7 @@ impl Account {
         self
     }
 
-    /// What it may read (subscribe to), as [`Grant`]s are written.
+    /// Lets it read (subscribe to) these, as [`Grant`]s are written.
     ///
     /// # Errors
     /// [`GrantError`]: an entry is no grant.
@@ -106,7 +106,7 @@ impl Account {
         Ok(self)
     }
 
-    /// What it may write (publish to, bind queues), as [`Grant`]s are written.
+    /// Lets it write (publish to, bind queues) these, as [`Grant`]s are written.
     ///
     /// # Errors
     /// [`GrantError`]: an entry is no grant.
@@ -118,7 +118,7 @@ impl Account {
         Ok(self)
     }
 
-    /// What it may configure (declare, delete), as [`Grant`]s are written.
+    /// Lets it configure (declare, delete) these, as [`Grant`]s are written.
     ///
     /// # Errors
     /// [`GrantError`]: an entry is no grant.
@@ -152,10 +152,10 @@ pub struct Rules {
     allow_all: bool,
 }
 
-/// What is known of a user at its login.
+/// The facts about a user for its login.
 pub(crate) struct Login {
     pub(crate) hash: PasswordHash,
-    /// `None`: there is no such user, and the hash is a decoy.
+    /// `None` if there is no such user: the hash is a decoy.
     pub(crate) tags: Option<Box<str>>,
 }
 
@@ -201,7 +201,7 @@ impl Rules {
         }
     }
 
-    /// Whether everything is allowed to everybody.
+    /// True if everything is allowed to everybody.
     pub fn allows_all(&self) -> bool {
         self.allow_all
     }
@@ -211,7 +211,7 @@ impl Rules {
         self.accounts.len()
     }
 
-    /// What a password has to be verified against; `None`: nobody can log in at all.
+    /// The hash to verify a password against; `None` if nobody can log in at all.
     pub(crate) fn login(&self, username: &str) -> Option<Login> {
         let account = self.accounts.get(username);
         let known = account.and_then(|a| Some((a.password.as_ref()?, &a.tags)));
@@ -227,7 +227,7 @@ impl Rules {
         account.by_certificate.then(|| account.tags.clone())
     }
 
-    /// The groups that a user is in; none if there is no such user.
+    /// The groups of a user; an unknown user has no group.
     pub(crate) fn groups(&self, username: &str) -> &[Box<str>] {
         self.accounts
             .get(username)
@@ -251,7 +251,7 @@ impl Rules {
             return Answer::deny(&format!("{name} may not enter the virtual host {vhost}"));
         }
         let grants = account.grants.as_ref().unwrap_or(&self.default);
-        // Who may write to a queue may publish to it, which is what the default exchange does.
+        // A user that may write to a queue may publish to it: the default exchange does that.
         let to_queues = |permission, exchange: &str| {
             permission == Permission::Write && exchange == "amq.default"
         };
@@ -303,7 +303,7 @@ pub enum RulesError {
     Syntax {
         /// Where, from 1.
         line: usize,
-        /// What is wrong; shows no values.
+        /// The fault; shows no values.
         message: Box<str>,
     },
     /// A user has an impossible name.
@@ -317,7 +317,7 @@ pub enum RulesError {
     /// A user has neither a password nor a certificate.
     #[error("user {0:?} cannot log in: it has neither `hash` nor `certificate = true`")]
     NoLogin(Box<str>),
-    /// A user's `hash` is none.
+    /// A user's `hash` is not a hash.
     #[error("the hash of user {user:?}: {problem}")]
     Hash {
         /// Whose.

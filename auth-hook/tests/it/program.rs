@@ -132,7 +132,7 @@ async fn allow_all_is_said_loudly_and_needs_no_users() {
     assert!(loud.contains("WARN"), "{loud}");
 }
 
-/// Whatever reads the log (a file, a collector) is no terminal.
+/// A reader of the log that is no terminal (a file, a collector) gets no colours.
 #[tokio::test]
 async fn a_log_that_no_terminal_shows_has_no_colours() {
     let output = program()

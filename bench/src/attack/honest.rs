@@ -52,7 +52,7 @@ pub(super) struct Noticed {
 pub(super) struct Honest {
     worker: Worker,
     crowd: Crowd,
-    /// Whether messages are published now.
+    /// True if messages are published now.
     publishes: bool,
     /// Why there is none of them any more.
     fault: Option<String>,

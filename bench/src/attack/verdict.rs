@@ -135,7 +135,7 @@ impl Tried {
         faults.into_iter().map(in_a_line).collect()
     }
 
-    /// Whether subscribers were told that messages are missing.
+    /// True if subscribers were told that messages are missing.
     fn is_told(&self) -> bool {
         let mut troubles = [&self.during, &self.after]
             .map(|part| &part.crowd.troubles)

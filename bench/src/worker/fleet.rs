@@ -182,7 +182,7 @@ impl Fleet {
             .sum()
     }
 
-    /// Whether the connection in this slot reads, or did while it was there.
+    /// True if the connection in this slot reads, or did while it was there.
     pub(super) fn reads(&self, slot: usize, habits: Habits) -> bool {
         slot < self.steady && !is_slow(slot, habits.slow_percent)
     }

@@ -69,7 +69,7 @@ impl Socket {
         }
     }
 
-    /// Whether a read of less than the buffer holds has taken all that is there.
+    /// True if a read of less than the buffer holds has taken all that is there.
     pub(super) const fn short_read_is_all(&self) -> bool {
         matches!(self, Self::Plain(_))
     }

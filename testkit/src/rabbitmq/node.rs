@@ -18,8 +18,8 @@ use crate::{Process, eventually, free_ports, keeper, unique};
 const START: Duration = Duration::from_secs(120);
 const STOP: Duration = Duration::from_secs(60);
 
-/// Where Debian's package keeps the scripts that run as whoever calls them (those in `sbin`
-/// switch users); `TESTKIT_RABBITMQ_BIN` names another folder.
+/// Debian's folder of the scripts that run as their caller (those in `sbin` switch users);
+/// `TESTKIT_RABBITMQ_BIN` names another folder.
 const BIN: &str = "/usr/lib/rabbitmq/bin";
 
 /// Web STOMP stays in for comparisons: it adds next to nothing to the time a node takes to start.
@@ -100,9 +100,8 @@ impl RabbitMq {
         panic!("RabbitMQ did not start in three attempts; the last one:\n{why}")
     }
 
-    /// A node of the test's own that has no transient queues but those that end with their
-    /// connection, and whether there is such a node: RabbitMQ 3 cannot be told to have none, and
-    /// has them.
+    /// A node of the test's own whose only transient queues are those that end with their
+    /// connection; and true if it is one: RabbitMQ 3 cannot be told to refuse the others.
     ///
     /// # Panics
     /// It cannot be started.
@@ -221,7 +220,7 @@ impl RabbitMq {
     }
 
     /// Runs `rabbitmqctl`: `stop_app`, `start_app`, `set_vm_memory_high_watermark`, … It takes
-    /// a second or more; what [`Self::api`] can do is faster there.
+    /// a second or more; [`Self::api`] is faster for its own operations.
     ///
     /// # Panics
     /// It fails.
@@ -267,7 +266,7 @@ impl RabbitMq {
         write("rabbitmq.conf", &configuration);
         write("enabled_plugins", &format!("[{}].", plugins.join(",")));
         write("rabbitmq-env.conf", "");
-        // What `scripts/rabbitmq.sh` lays out has its own.
+        // A RabbitMQ from `scripts/rabbitmq.sh` has its own.
         let epmd = Some(bin.join("epmd")).filter(|epmd| epmd.exists());
         let mut command = Command::new(epmd.unwrap_or_else(|| "epmd".into()));
         command.args(["-port", &ports.epmd.to_string(), "-address", "127.0.0.1"]);
@@ -410,7 +409,7 @@ fn major() -> u32 {
     major.unwrap_or_else(|| panic!("rabbitmqctl version: {output:?}"))
 }
 
-/// What every node's configuration gets: the lines of the file that `TESTKIT_RABBITMQ_CONF` names.
+/// Lines for every node's configuration: those of the file that `TESTKIT_RABBITMQ_CONF` names.
 fn appended() -> String {
     let Some(file) = std::env::var_os("TESTKIT_RABBITMQ_CONF") else {
         return String::new();

@@ -126,7 +126,7 @@ impl Vhost {
         self.node.api().bindings(&self.name).await
     }
 
-    /// Whether a queue is bound to `exchange` by `key`: a subscription is in force.
+    /// True if a queue is bound to `exchange` by `key`: a subscription is in force.
     pub async fn is_bound(&self, exchange: &str, key: &str) -> bool {
         self.bindings()
             .await

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{DEADLINE, unique};
 
-/// What the client accepts: far more than any server here sends.
+/// The client's limits: far more than any server here sends.
 const LIMITS: Limits = Limits {
     max_frame_size: 64 << 20,
     max_headers: 1000,
@@ -26,7 +26,7 @@ const LIMITS: Limits = Limits {
 /// So many of the last frames are shown when something goes wrong.
 const SHOWN: usize = 20;
 
-/// Who logs in, and how.
+/// A login: the user, and its headers.
 #[derive(Clone, Debug)]
 pub struct Login {
     /// `login`
@@ -71,8 +71,8 @@ impl Login {
 /// A STOMP client that reads only when a test expects something: one that expects nothing is a
 /// slow consumer. It sends no heart-beats by itself.
 ///
-/// What is expected is the very next frame, unless a method says otherwise. Methods panic with
-/// the test's line and the frames seen so far.
+/// Methods expect the very next frame, unless they say otherwise. They panic with the test's
+/// line and the frames seen so far.
 pub struct StompClient {
     link: Link,
     decoder: Decoder,
@@ -221,8 +221,8 @@ impl StompClient {
         self.link.was_text()
     }
 
-    /// Sends bytes as they are; over WebSocket and SockJS, in one message. Whether they arrive is not
-    /// known: a server may have closed already, and what it said before is still to be read.
+    /// Sends bytes as they are; over WebSocket and SockJS, in one message. They may not arrive: a
+    /// server may have closed already, and its frames from before are still to be read.
     pub async fn raw(&mut self, bytes: impl AsRef<[u8]>) {
         if let Err(error) = self.link.write(bytes.as_ref()).await {
             self.note(format!("! not written: {error}"));
@@ -411,8 +411,8 @@ impl StompClient {
         }
     }
 
-    /// Expects a heart-beat: line ends alone, not those behind a frame. Whether it came before the
-    /// connection ended.
+    /// Expects a heart-beat: line ends alone, not those behind a frame. Returns false if the
+    /// connection ended before it.
     #[track_caller]
     pub fn expect_beat(&mut self) -> impl Future<Output = bool> {
         let at = Location::caller();
@@ -448,7 +448,7 @@ impl StompClient {
         self.end(Location::caller())
     }
 
-    /// The next frame, or how the connection ended: for who does not know which of them to expect.
+    /// The next frame, or the end of the connection: for tests that cannot know which comes.
     /// After a CONNECTED, the client speaks the version that it names.
     ///
     /// # Errors

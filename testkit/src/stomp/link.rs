@@ -26,7 +26,7 @@ pub struct WsOptions {
     pub protocols: Vec<&'static str>,
     /// Further headers of the request (`Origin`, `Cookie`, …).
     pub headers: Vec<(&'static str, String)>,
-    /// Whether to send binary messages. Default: text, where the bytes are UTF-8.
+    /// True if to send binary messages. Default: text, where the bytes are UTF-8.
     pub binary: bool,
 }
 
@@ -47,7 +47,7 @@ pub struct Closed {
     pub code: Option<u16>,
     /// The reason beside the code.
     pub reason: String,
-    /// What broke, if it was no orderly end.
+    /// The error, if it was no orderly end.
     pub error: Option<String>,
 }
 
@@ -192,7 +192,8 @@ impl Link {
         }
     }
 
-    /// Whether the last bytes came in a text message of a WebSocket; `None` before the first.
+    /// `Some(true)` if the last bytes came in a text message of a WebSocket; `None` before the
+    /// first.
     pub(super) const fn was_text(&self) -> Option<bool> {
         match self {
             Self::Tcp(_) | Self::SockJs(_) => None,

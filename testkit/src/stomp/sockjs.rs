@@ -80,7 +80,7 @@ impl Polling {
                         error: None,
                     });
                 }
-                // Opened again: whoever answers does not know the session. As sockjs-client says.
+                // Opened again: the server does not know the session. As sockjs-client says.
                 ("o", _) => return Err(broken("the server lost the session")),
                 _ => return Err(broken(format!("a frame that is none: {frame:?}"))),
             }
