@@ -1,4 +1,4 @@
-//! Whether one more session of a user is let in, and which others end for it.
+//! The login policy: one more session of a user is let in or refused, or others end for it.
 
 use std::sync::Arc;
 

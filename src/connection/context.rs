@@ -23,14 +23,14 @@ use crate::{
     telemetry::{self, ConnectionInfo},
 };
 
-/// Where a client connects from, and how.
+/// A client's address and transport.
 #[derive(Debug)]
 pub struct Peer {
     /// Its address.
     pub address: ClientAddress,
     /// The transport: `websocket`, `tcp`, or one of SockJS, such as `xhr-streaming`.
     pub transport: &'static str,
-    /// What the transport's opening brought for the login.
+    /// Credentials for the login that came with the transport's opening.
     pub carried: Option<Box<Carried>>,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Context {
     here: OnceLock<Arc<Session>>,
     /// The status to join presence with.
     status: Mutex<Status>,
-    /// Whether the broker has heard of the action that is being done.
+    /// The broker has heard of the action that is being done.
     is_handing: AtomicBool,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Context {
 pub(super) struct Identity {
     pub(super) user: User,
     pub(super) vhost: Arc<VhostHub>,
-    /// What the hook is asked about again, if it is.
+    /// The rights to ask the hook about again, if `auth.recheck` is on.
     pub(super) rights: Option<Box<Rights>>,
 }
 
@@ -80,7 +80,7 @@ impl Context {
         })
     }
 
-    /// For what it sends; `None` before the login.
+    /// The account of the bytes that it sends; `None` before the login.
     pub(super) fn account(&self) -> Option<Arc<Account>> {
         let user = &self.identity()?.user.name;
         let room = self.services.memory.room();
@@ -113,12 +113,12 @@ impl Context {
         }
     }
 
-    /// What the hook is asked about again, if it is.
+    /// The rights to ask the hook about again, if `auth.recheck` is on.
     pub(super) fn rights(&self) -> Option<&Rights> {
         self.identity()?.rights.as_deref()
     }
 
-    /// What the hook has permitted to a subscription; kept if it is asked again.
+    /// Keeps the right of a subscription, if the hook is asked again later.
     pub(super) fn note_right(&self, subscription: SubscriptionId, right: impl FnOnce() -> Right) {
         if let Some(rights) = self.rights() {
             rights.note(subscription, right());
@@ -159,7 +159,7 @@ impl Context {
         self.is_handing.store(is_handing, Ordering::Relaxed);
     }
 
-    /// Whether the broker has heard of the action that is being done.
+    /// True if the broker has heard of the action that is being done.
     pub(super) fn is_handing(&self) -> bool {
         self.is_handing.load(Ordering::Relaxed)
     }

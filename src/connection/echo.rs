@@ -18,7 +18,7 @@ use crate::broker::{Message, Publish, USER_HEADER};
 /// How long a RECEIPT waits for the MESSAGE after the broker's confirm.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// What a connection sent and expects to hear. Few connections expect any.
+/// Messages that a connection sent and expects to get itself. Few connections expect any.
 #[derive(Default)]
 pub(super) struct Echoes(Vec<Echo>);
 
@@ -28,7 +28,7 @@ struct Echo {
     routing_key: Box<str>,
     user: Option<Box<str>>,
     body: Bytes,
-    /// By which it has not come yet.
+    /// The subscriptions by which it has not come yet.
     awaited: Vec<SubscriptionId>,
     /// Dropped with this.
     _heard: oneshot::Sender<()>,
@@ -74,7 +74,7 @@ impl Echoes {
         }
     }
 
-    /// Nothing comes by that subscription any more.
+    /// No message comes by that subscription from now on.
     pub(super) fn unsubscribed(&mut self, subscription: SubscriptionId) {
         self.0.retain_mut(|echo| {
             echo.awaited.retain(|id| *id != subscription);

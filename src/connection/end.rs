@@ -9,7 +9,7 @@ use super::link::LinkError;
 /// How a connection came to its end, and what the session wants its transport closed with.
 pub(super) struct Ended {
     pub(super) end: End,
-    /// `None`: the session was not asked.
+    /// `None` if the session was not asked.
     pub(super) code: Option<CloseCode>,
 }
 
@@ -28,7 +28,7 @@ pub(super) enum End {
 }
 
 impl Ended {
-    /// What the transport is closed with.
+    /// The code that the transport is closed with.
     pub(super) fn close_code(&self) -> CloseCode {
         match self.end {
             End::Link(Some(LinkError::Violation(_))) => CloseCode::Protocol,
@@ -37,14 +37,14 @@ impl Ended {
         }
     }
 
-    /// Whether the client can be told anything.
+    /// True if the client can be told anything.
     pub(super) fn may_be_told(&self) -> bool {
         !matches!(self.end, End::WriteTimeout | End::Shed)
     }
 }
 
 impl End {
-    /// What it is, in words that are of a fixed number.
+    /// Its kind, one of a fixed number of texts.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Disconnect => "client disconnected",

@@ -1,11 +1,11 @@
-//! What a connection waits for.
+//! Events that a connection waits for.
 
 use bytes::Bytes;
 use stomp_session::Problem;
 
 use super::{link::LinkError, work::Done, write::Stop};
 
-/// What came first.
+/// The first event that came.
 pub(super) enum Event {
     Received(Bytes),
     LinkEnded(Result<(), LinkError>),

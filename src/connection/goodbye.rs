@@ -19,7 +19,7 @@ impl<L: Link> Connection<L> {
     /// The last words, and the end.
     pub(super) async fn finish(mut self) {
         if !self.is_closing() {
-            // It may have sent and gone: what it asked for is done all the same.
+            // It may have sent and gone: its requests are carried out all the same.
             let _ = timeout(LAST_WORDS, self.finish_operations()).await;
         }
         self.context.leave();

@@ -1,4 +1,4 @@
-//! What a transport owes a connection. WebSocket, TCP and SockJS implement it.
+//! The duties of a transport towards a connection. WebSocket, TCP and SockJS implement it.
 
 use std::{
     io,
@@ -12,8 +12,8 @@ use thiserror::Error;
 
 use crate::node::Account;
 
-/// Bytes of an unfinished frame that each connection may have without a claim: what is read at a
-/// time.
+/// Bytes of an unfinished frame that each connection may have without a claim: as many as are read
+/// at a time.
 pub const FREE: usize = 16 * 1024;
 
 /// The way to one client and back. All calls come from one task.
@@ -21,21 +21,21 @@ pub const FREE: usize = 16 * 1024;
 /// A link has no notion of frames on the way in: it hands over bytes as they come. On the way
 /// out it is told where a frame ends, since some transports have messages.
 pub trait Link: Send + Unpin + 'static {
-    /// The next bytes from the client; `None`: it closed in good order. No bytes: it answered a
+    /// The next bytes from the client; `None` if it closed in good order; empty if it answered a
     /// ping, see [`Link::was_answered`].
     ///
     /// # Errors
-    /// Nothing more comes.
+    /// The connection is over.
     fn poll_receive(&mut self, context: &mut Context<'_>)
     -> Poll<Result<Option<Bytes>, LinkError>>;
 
-    /// Whether bytes came since the last call that were not handed over (yet): parts of a message
-    /// of the transport. The client lives, though nothing whole was heard of it.
+    /// True if bytes came since the last call that were not handed over (yet): parts of a message
+    /// of the transport. The client lives, though no whole message came.
     fn was_heard(&mut self) -> bool {
         false
     }
 
-    /// What was received of a message that is not whole, or was not handed over yet. A link does
+    /// The received part of a message that is not whole, or was not handed over yet. A link does
     /// not take in more than [`FREE`] of it before [`Link::go_on`]: then
     /// [`Link::poll_receive`] is pending, and wakes nobody.
     fn unfinished(&self) -> Unfinished {
@@ -48,7 +48,7 @@ pub trait Link: Send + Unpin + 'static {
     /// The client has logged in. A link that takes in messages elsewhere has them counted there.
     fn count_for(&mut self, _: &dyn Fn() -> Option<Arc<Account>>) {}
 
-    /// Whether the transport can ask a client if it lives.
+    /// True if the transport can ask a client if it lives.
     fn has_pings(&self) -> bool {
         false
     }
@@ -57,7 +57,7 @@ pub trait Link: Send + Unpin + 'static {
     /// the transport has none.
     fn ping(&mut self) {}
 
-    /// Whether the client has answered a [`Link::ping`] since the last call.
+    /// True if the client has answered a [`Link::ping`] since the last call.
     fn was_answered(&mut self) -> bool {
         false
     }
@@ -66,12 +66,12 @@ pub trait Link: Send + Unpin + 'static {
     /// [`Link::poll_flush`]. Does no I/O.
     fn send(&mut self, frame: Outbound<'_>);
 
-    /// Whether only frames can be sent that are UTF-8.
+    /// True if it can only send frames that are UTF-8.
     fn takes_text_only(&self) -> bool {
         false
     }
 
-    /// About how many bytes were taken and are not written yet; 0 only if there are none.
+    /// About how many bytes were taken and are not written yet; 0 only if all are written.
     fn pending(&self) -> usize;
 
     /// Writes all that was taken.
@@ -81,20 +81,20 @@ pub trait Link: Send + Unpin + 'static {
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), LinkError>>;
 
     /// Says good-bye in the transport's way, and waits until the client has heard it, or is
-    /// gone: what it still sends is read and dropped, since a socket that is closed with bytes
-    /// unread takes back what was written to it last. Called again until it is ready.
+    /// gone: further bytes are read and dropped, since a socket that is closed with unread bytes
+    /// takes back the last ones that were written to it. Called again until it is ready.
     fn poll_close(&mut self, context: &mut Context<'_>, code: CloseCode) -> Poll<()>;
 
     /// The client may send frames of this size, in bytes, from now on.
     fn set_max_frame_size(&mut self, size: usize);
 }
 
-/// What was received of something that is not whole yet.
+/// The received part of a message that is not whole yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unfinished {
     /// In bytes.
     pub received: usize,
-    /// What all of it may come to.
+    /// The bytes that the whole may come to.
     pub most: usize,
 }
 
@@ -108,7 +108,7 @@ impl Unfinished {
         }
     }
 
-    /// Whether it needs a claim.
+    /// True if it needs a claim.
     #[must_use]
     pub fn is_large(&self) -> bool {
         self.received >= FREE
@@ -119,11 +119,11 @@ impl Unfinished {
 /// link copies what all receivers share straight to where it writes from.
 #[derive(Clone, Copy)]
 pub struct Outbound<'a> {
-    /// What is this client's own.
+    /// This client's own part.
     pub head: &'a [u8],
-    /// What is shared with other receivers; may be empty.
+    /// The part that is shared with other receivers; may be empty.
     pub tail: &'a [u8],
-    /// Whether each part is UTF-8.
+    /// Each part is UTF-8.
     pub is_text: bool,
 }
 
@@ -138,7 +138,7 @@ impl<'a> Outbound<'a> {
         }
     }
 
-    /// Both parts as a text; what is not UTF-8 is shown with U+FFFD.
+    /// Both parts as a text; U+FFFD replaces bytes that are not UTF-8.
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = String::with_capacity(self.size());
@@ -147,7 +147,7 @@ impl<'a> Outbound<'a> {
         text
     }
 
-    /// Of both parts, in bytes.
+    /// The size of both parts, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         self.head.len().saturating_add(self.tail.len())
@@ -164,7 +164,7 @@ pub enum LinkError {
     /// One message of the transport is larger than a frame may be. Writing still works.
     #[error("a message of more than {limit} bytes")]
     TooBig {
-        /// What would have been allowed, in bytes.
+        /// The allowed size, in bytes.
         limit: usize,
     },
     /// A text of the transport is not UTF-8.

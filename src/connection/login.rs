@@ -1,4 +1,4 @@
-//! Who a client is: the hook's word on it.
+//! The login: the hook confirms a client's identity.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use crate::{
     telemetry::{self, ConnectionInfo},
 };
 
-/// Finds out who a client is, and whether it may enter the virtual host, in this order: only for
-/// who may, links are made.
+/// Has the hook confirm a client's identity, then its right to enter the virtual host: links are
+/// made only for a client that has it.
 pub(super) async fn login(
     context: &Context,
     connect: &Connect,

@@ -1,8 +1,8 @@
-//! From STOMP frames to what the broker is asked (pure): what RabbitMQ's STOMP plug-in makes of
-//! destinations and headers, and which subscriptions can share a feed.
+//! From STOMP frames to requests to the broker (pure): destinations and headers mean the same as in
+//! RabbitMQ's STOMP plug-in; some subscriptions can share a feed.
 //!
-//! Nothing that the broker would answer by closing a channel is let through: channels are shared
-//! by many clients, and one client's bad `expiration` must not cost the others theirs.
+//! A request that the broker would answer by closing a channel is refused here: many clients share
+//! a channel, and one client's bad `expiration` must not cost the others theirs.
 
 mod fields;
 pub(super) mod presence;
@@ -32,7 +32,7 @@ impl From<DestinationError> for Problem {
     }
 }
 
-/// What a client is told when the broker does not do what it asked.
+/// The problem that a client is told when the broker refuses its request.
 impl From<BrokerError> for Problem {
     fn from(error: BrokerError) -> Self {
         match error {
@@ -59,13 +59,13 @@ impl From<TooManyHashes> for Problem {
     }
 }
 
-/// What of the surroundings the mapping depends on.
+/// The surroundings that the mapping depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     /// The user's name.
     pub user: &'a str,
-    /// Whether the gateway's own account may publish in the name of others: then the AMQP
-    /// `user-id` property of every message is the user.
+    /// The gateway's own account may publish in the name of others: then the AMQP `user-id`
+    /// property of every message is the user.
     pub impersonate: bool,
     /// The default topic exchange.
     pub topics: &'a str,
@@ -73,13 +73,13 @@ pub struct Context<'a> {
     pub auto_prefetch: u16,
     /// Messages that a client may leave unacknowledged, at most, in one subscription.
     pub max_unacked: u16,
-    /// What keys and patterns may be like.
+    /// Limits of keys and patterns.
     pub keys: KeyLimits,
-    /// Whether presence is on, and so `/presence` is a destination.
+    /// Presence is on, and so `/presence` is a destination.
     pub presence: bool,
 }
 
-/// What a SEND frame means.
+/// The meaning of a SEND frame.
 #[derive(Clone, Debug)]
 pub enum Sent {
     /// How available the client is, to presence.
@@ -88,7 +88,7 @@ pub enum Sent {
     Message(Box<Sending>),
 }
 
-/// What a SEND frame asks of the broker.
+/// The request of a SEND frame to the broker.
 #[derive(Clone, Debug)]
 pub struct Sending {
     /// The message; the lane is the caller's to set.
@@ -101,8 +101,8 @@ pub struct Sending {
     pub temp_queue: Option<Box<str>>,
 }
 
-/// What a SEND frame to `destination` means. Where presence is on, `/presence` is no exchange or
-/// queue: there a client says how available it is.
+/// The meaning of a SEND frame to `destination`. If presence is on, `/presence` is no exchange or
+/// queue: a client sets its status there.
 ///
 /// # Errors
 /// As [`publish`]; and [`Problem::MissingHeader`], [`Problem::InvalidHeader`]: no such status.
@@ -120,17 +120,18 @@ pub fn send(
     Ok(Sent::Message(Box::new(sending)))
 }
 
-/// What a SEND frame to `destination` asks of the broker.
+/// The request of a SEND frame to `destination` to the broker.
 ///
 /// Every header that neither is STOMP's own nor becomes a property becomes an AMQP header. The
-/// user's name goes with it as [`USER_HEADER`](crate::broker::USER_HEADER), whatever the client says there.
+/// user's name goes with it as [`USER_HEADER`](crate::broker::USER_HEADER), in place of any value
+/// that the client sent there.
 ///
 /// # Errors
 /// [`Problem::InvalidDestination`]: among others, the key has too many words;
 /// [`Problem::InvalidHeader`], [`Problem::PreconditionFailed`]: the client claims another
 /// `user-id` than its own, or asks for replies to a queue that only RabbitMQ can make; and
-/// [`Problem::NotPublished`]: the headers together are larger than AMQP can carry, whatever each
-/// of them may take in STOMP.
+/// [`Problem::NotPublished`]: the headers together are larger than AMQP can carry, even if each
+/// of them is within the limits of STOMP.
 pub fn publish(
     destination: &Destination,
     headers: &Headers,
@@ -196,17 +197,17 @@ pub enum Plan {
     Dedicated(Consume),
 }
 
-/// How a subscription to `destination` is served: by a shared feed if it is to an exchange or a
-/// topic, with `ack:auto`, and no header speaks of a queue. `unique` is a fresh random number;
+/// Chooses how a subscription to `destination` is served: by a shared feed if it is to an exchange
+/// or a topic, with `ack:auto`, and no header is about a queue. `unique` is a fresh random number;
 /// the name of a subscription's own queue is made of it.
 ///
 /// A name that the client chose (`x-queue-name`) may be another user's: ask the hook before
 /// consuming from it.
 ///
 /// In the pattern, `#.#` becomes `#`, which means the same, and more than [`KeyLimits::max_hashes`]
-/// are refused: RabbitMQ tries each of their combinations against every message's key, for
-/// everybody to wait for. Which type the exchange is of is not known here; so this is done where it is direct, too,
-/// and `#` is no more than a rare letter.
+/// are refused: RabbitMQ tries each of their combinations against every message's key, and
+/// everybody waits for that. The type of the exchange is not known here; so the rule also holds for
+/// direct exchanges, where `#` is only a rare letter.
 ///
 /// # Errors
 /// [`Problem::InvalidDestination`], [`Problem::InvalidHeader`], and [`Problem::MissingHeader`]:
@@ -424,9 +425,9 @@ pub fn temp_queue(unique: u128, context: &Context<'_>) -> Consume {
     }
 }
 
-/// Whether an UNSUBSCRIBE frame ends the durable queue of its subscription too: it says
-/// `durable:true` (and not `auto-delete:true`) of a durable subscription to an exchange or topic.
-/// A `/queue/<name>` is never deleted so.
+/// True if an UNSUBSCRIBE frame ends the durable queue of its subscription too: it has
+/// `durable:true` (and not `auto-delete:true`), and the subscription is a durable one to an
+/// exchange or topic. A `/queue/<name>` is never deleted so.
 ///
 /// # Errors
 /// [`Problem::InvalidHeader`].

@@ -1,41 +1,41 @@
 //! One task a client: bytes from its [`Link`] go through the decoder into its session; hub, broker
-//! and hook do what the session asks for; their answers, and the messages of its subscriptions, go
-//! out through the link.
+//! and hook carry out the session's actions; their answers, and the messages of its subscriptions,
+//! go out through the link.
 //!
 //! # How a connection is driven
 //!
-//! [`serve`] is the whole life of a client, and its loop is the only caller of what follows. A
-//! `Connection` is a state machine around a [`Session`], which is a smaller one. Both have these
+//! [`serve`] is the whole life of a client, and its loop is the only caller of the methods below.
+//! A `Connection` is a state machine around a [`Session`], which is a smaller one. Both have these
 //! kinds of method:
 //!
-//! - `act` takes what the session asks for ([`Session::poll_action`]), does or begins it, and hands
+//! - `act` takes the session's actions ([`Session::poll_action`]), does or begins each, and hands
 //!   the session its next frame, until both rest. It never waits. It comes before each `poll`, for
 //!   only `act` takes actions.
 //! - `set_timer` asks all parts when they want to be woken, [`Session::poll_timeout`] among them. It
 //!   comes after `act`, which may have changed the answer, and before `poll`.
-//! - `poll` waits for whatever comes first, an `Event`: bytes, an operation that is done, a problem,
-//!   the timer. It writes meanwhile. Of the protocol's state it changes only what a delivered
-//!   message changes. It says itself what wakes it, and what has its turn when.
-//! - `handle` tells the session what happened, with the time, and leaves what follows to the next
+//! - `poll` waits for the first `Event`: bytes, an operation that is done, a problem, the timer. It
+//!   writes meanwhile. It changes the protocol's state only as far as a delivered message does. Its
+//!   own comment has the rules of waking and of turns.
+//! - `handle` tells the session the event, with the time, and leaves the consequences to the next
 //!   `act`.
 //!
-//! The loop ends when the session asks to close, or when `handle` says that nothing more can be
-//! done. Then `finish` completes the operations under way, and says goodbye.
+//! The loop ends when the session asks to close, or when `handle` returns false. Then `finish`
+//! completes the operations under way, and says goodbye.
 //!
 //! # The modules
 //!
 //! | Module | Its part |
 //! |---|---|
-//! | this one | the loop: what is polled when, and what an event changes |
+//! | this one | the loop: the order of polls, and the effects of events |
 //! | `read` | bytes to frames; room for large ones (`uploads`) |
 //! | `write` | messages out of the mailbox, frames into the link |
-//! | `operations` | what is under way, and what it leaves: subscriptions (`route`), queues, settlements (`work`), own messages (`echo`) |
-//! | `goodbye`, `end` | the last words, and why |
+//! | `operations` | operations under way, and their results: subscriptions (`route`), queues, settlements (`work`), own messages (`echo`) |
+//! | `goodbye`, `end` | the last words, and the reason |
 //! | `timer` | the one timer, on strokes that all connections share |
 //! | `perform` | one action, from the hook's permissions (`permission`) to the broker's answer; the login (`login`, `admission`) |
-//! | [`mapping`] | what frames ask of the broker (pure) |
-//! | `context` | who the client is; `rights`: what it may, kept to ask again; `online`: how the node reaches it |
-//! | `link` | what a transport owes a connection |
+//! | [`mapping`] | the requests of frames to the broker (pure) |
+//! | `context` | the client's identity; `rights`: its permissions, kept to ask again; `online`: the node's way to reach it |
+//! | `link` | the duties of a transport towards a connection |
 
 mod admission;
 mod context;
@@ -108,7 +108,7 @@ struct Connection<L> {
     reader: Reader,
     writer: Writer,
     operations: Operations,
-    /// `None` until it comes to its end. Boxed, since that comes once.
+    /// `None` before its end. Boxed, since the end comes once.
     ended: Option<Box<Ended>>,
     /// In nanoseconds after the services began: an `Instant` would take twice as much.
     opened: u64,
@@ -154,7 +154,7 @@ impl<L: Link> Connection<L> {
                     yield_now().await;
                 }
                 self.set_timer(timer.as_mut());
-                // What was read at once can be many frames: others get their turn between them.
+                // One read can bring many frames: others get their turn between them.
                 let event = poll_fn(|task| self.poll(task, timer.as_mut()));
                 let event = cooperative(event).await;
                 if !self.handle(event) {
@@ -256,7 +256,7 @@ impl<L: Link> Connection<L> {
         }
     }
 
-    /// Tells the session what happened. Whether to go on.
+    /// Tells the session the event. Returns false if the connection is over.
     fn handle(&mut self, event: Event) -> bool {
         let now = Instant::now();
         match event {
@@ -292,7 +292,7 @@ impl<L: Link> Connection<L> {
     fn handle_received(&mut self, now: Instant, bytes: Bytes) {
         let now = now.into_std();
         self.session.handle_activity(now);
-        // What was heard until now is told; only what comes later is news to the timer.
+        // The session knows all bytes until now; only later ones are news to the timer.
         self.link.was_heard();
         if self.link.was_answered() {
             self.session.handle_pong(now);
@@ -381,7 +381,7 @@ impl<L: Link> Connection<L> {
         self.ended = Some(Box::new(Ended { end, code }));
     }
 
-    /// Whether the session asked to close.
+    /// True if the session asked to close.
     fn is_closing(&self) -> bool {
         self.ended
             .as_ref()

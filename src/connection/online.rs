@@ -71,8 +71,8 @@ impl LoggedIn for Context {
     }
 }
 
-/// Asks what was asked at the login, and about each subscription; what the client is told if it
-/// has to go. `None`: it is gone.
+/// Repeats the questions of the login and of each subscription. Answers the problem for a client
+/// that has to go; `None` if it is gone.
 async fn recheck(session: &Weak<Context>) -> Option<Result<(), Problem>> {
     let login = recheck_login(&*session.upgrade()?).await;
     let subscriptions = match login {

@@ -1,9 +1,9 @@
-//! The operations under way: what the session asked for, from its begin to the answer; and what
-//! they leave behind: subscriptions, queues declared, and messages to accept at the broker.
+//! The operations under way, from the session's action to the answer; and their results:
+//! subscriptions, queues declared, and messages to accept at the broker.
 //!
-//! [`Operations::push`] takes what [`Session::poll_action`] asked for; [`Operations::begin`] starts
-//! what can be started; [`Operations::poll`] drives it; and what that brings goes to
-//! [`Operations::handle_done`], which tells the session. The write side says what it wrote.
+//! [`Operations::push`] takes an action of [`Session::poll_action`]; [`Operations::begin`] starts
+//! every action that can start; [`Operations::poll`] drives them; its results go to
+//! [`Operations::handle_done`], which tells the session. The write side reports written messages.
 
 use std::{
     collections::HashSet,
@@ -33,7 +33,7 @@ use crate::{
 /// Queues that a connection remembers to have declared.
 const MAX_REMEMBERED: usize = 1_000;
 
-/// What one client has under way.
+/// One client's operations under way.
 pub(super) struct Operations {
     routes: Routes,
     /// Queues that SEND frames had declared; few connections have any.
@@ -42,12 +42,12 @@ pub(super) struct Operations {
         reason = "8 bytes in each connection instead of 48"
     )]
     declared: Option<Box<HashSet<Box<str>>>>,
-    /// `None` while nothing is under way.
+    /// `None` without operations.
     work: Option<Box<Work>>,
     /// Messages to accept at the broker once they are written, and it is known how: the last one
     /// of each subscription.
     written: Vec<(SubscriptionId, u64)>,
-    /// What the transport's opening brought for the login, until that begins.
+    /// Credentials that came with the transport's opening, until the login begins.
     carried: Option<Box<Carried>>,
 }
 
@@ -85,7 +85,7 @@ impl Operations {
         self.work.as_mut()?.abandon_all(context)
     }
 
-    /// Whether nothing is under way.
+    /// True without operations under way.
     pub(super) fn is_idle(&self) -> bool {
         self.work.is_none()
     }
@@ -145,8 +145,8 @@ impl Operations {
         Ok(())
     }
 
-    /// Gathers what is needed to do one thing of an operation; `None`: there is nothing to do.
-    /// `made` are the queues for replies that things before it will make.
+    /// Gathers the parts for one step of an operation; `None` if there is nothing to do. `made`
+    /// are the queues for replies that earlier steps will make.
     fn task(
         &mut self,
         of: OperationId,
@@ -163,10 +163,10 @@ impl Operations {
                 Some(Route::Dedicated(route)) => {
                     Some(Task::Settle(Arc::clone(route.consumer()), settle))
                 }
-                // Unsubscribed meanwhile: what was unsettled is requeued.
+                // Unsubscribed meanwhile: its unsettled messages are requeued.
                 _ => None,
             }),
-            // What a later session may ask for is not known here.
+            // Actions of a later version of the session are not known here.
             _ => Ok(None),
         }
     }
@@ -251,8 +251,8 @@ impl Operations {
         Some(route)
     }
 
-    /// Goes on with settlements; whether one was done. Before [`Operations::poll`], which may end
-    /// the consumer that they are about.
+    /// Goes on with settlements; returns true if one was done. Called before [`Operations::poll`],
+    /// which may end the consumer that they are about.
     pub(super) fn poll_settlements(&mut self, task: &mut TaskContext<'_>) -> bool {
         self.work
             .as_mut()
@@ -267,7 +267,7 @@ impl Operations {
         }
     }
 
-    /// Goes on with everything; `None` when nothing is under way any more.
+    /// Goes on with everything; `None` once nothing is under way.
     pub(super) fn poll_last(&mut self, task: &mut TaskContext<'_>) -> Poll<Option<Done>> {
         let Some(work) = &mut self.work else {
             return Poll::Ready(None);

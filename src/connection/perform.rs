@@ -26,7 +26,7 @@ use crate::{
     telemetry,
 };
 
-/// Finds out who a client is, and whether it may enter the virtual host.
+/// Has a client's identity and its right to enter the virtual host confirmed.
 pub(super) async fn authenticate(
     context: Arc<Context>,
     connect: Box<Connect>,

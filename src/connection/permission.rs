@@ -36,7 +36,7 @@ impl<'a> Permissions<'a> {
         }
     }
 
-    /// To be in the virtual host.
+    /// Asks for the right to be in the virtual host.
     pub(super) async fn enter(&self) -> Result<(), Problem> {
         self.ask(Access::Vhost {
             vhost: self.vhost(),
@@ -45,13 +45,13 @@ impl<'a> Permissions<'a> {
         .await
     }
 
-    /// To listen to an exchange by a pattern.
+    /// Asks for the right to listen to an exchange by a pattern.
     pub(super) async fn listen(&self, exchange: &str, pattern: &str) -> Result<(), Problem> {
         self.exchange(exchange, Permission::Read).await?;
         self.topic(exchange, pattern, Permission::Read).await
     }
 
-    /// To have a queue and a consumer of one's own.
+    /// Asks for the right to have a queue and a consumer of its own.
     pub(super) async fn consume(&self, consume: &Consume) -> Result<(), Problem> {
         if let Some((exchange, pattern)) = &consume.binding {
             self.listen(exchange, pattern).await?;
@@ -66,7 +66,7 @@ impl<'a> Permissions<'a> {
         self.queue(&queue.name, Permission::Read).await
     }
 
-    /// To declare a queue.
+    /// Asks for the right to declare a queue.
     pub(super) async fn declare(&self, queue: &QueueSpec) -> Result<(), Problem> {
         self.queue(&queue.name, Permission::Configure).await?;
         let dead_letters = queue
@@ -83,12 +83,12 @@ impl<'a> Permissions<'a> {
         Ok(())
     }
 
-    /// To delete a queue.
+    /// Asks for the right to delete a queue.
     pub(super) async fn delete(&self, queue: &str) -> Result<(), Problem> {
         self.queue(queue, Permission::Configure).await
     }
 
-    /// To publish.
+    /// Asks for the right to publish.
     pub(super) async fn publish(&self, publish: &Publish) -> Result<(), Problem> {
         self.exchange(&publish.exchange, Permission::Write).await?;
         self.topic(&publish.exchange, &publish.routing_key, Permission::Write)
@@ -162,7 +162,7 @@ impl<'a> Permissions<'a> {
     }
 }
 
-/// What is asked for, in the words of RabbitMQ 3.10, which clients of its plug-in know.
+/// The access in the words of RabbitMQ 3.10, which clients of its plug-in know.
 fn what(access: &Access) -> String {
     match access {
         Access::Vhost { vhost, .. } => format!("vhost '{vhost}'"),
@@ -187,7 +187,7 @@ fn what(access: &Access) -> String {
     }
 }
 
-/// What the client is told. A hook that is at fault refuses in the same words, but to try again
+/// The problem for the client. A hook that is at fault refuses in the same words, but trying again
 /// helps.
 fn refused(
     access: &Access,

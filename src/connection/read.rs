@@ -18,7 +18,7 @@ use super::{
 /// that need nothing but the session are done at once.
 const FRAMES_A_TURN: u8 = 16;
 
-/// What a connection reads.
+/// The read side of a connection.
 pub(super) struct Reader {
     decoder: Decoder,
     /// Received and not decoded yet.
@@ -47,7 +47,7 @@ impl Reader {
         }
     }
 
-    /// What frames may be like from now on.
+    /// Sets the limits of frames from now on.
     pub(super) fn set_limits(&mut self, limits: DecoderLimits) {
         self.decoder.set_limits(limits);
     }
@@ -58,7 +58,7 @@ impl Reader {
         self.input = bytes;
     }
 
-    /// Whether all that came is decoded, as far as it makes whole frames.
+    /// True if all whole frames are decoded.
     pub(super) fn is_empty(&self) -> bool {
         self.input.is_empty()
     }
@@ -98,7 +98,8 @@ impl Reader {
         }
     }
 
-    /// Whether it is the turn of others now: enough frames were decoded. Then the next ones may be.
+    /// Returns true once after enough frames: it is the turn of others, and then the next frames
+    /// may be decoded.
     pub(super) fn ends_turn(&mut self) -> bool {
         let is_over = self.turn >= FRAMES_A_TURN;
         if is_over {
@@ -132,7 +133,7 @@ impl Reader {
         }
     }
 
-    /// Whether the client is not read, for there is no room for what it sends.
+    /// True if the client is not read, because there is no room for its bytes.
     pub(super) fn waits_for_room(&self) -> bool {
         self.uploads.waits()
     }
@@ -142,7 +143,7 @@ impl Reader {
         self.uploads.deadline(patience)
     }
 
-    /// Whether the client has waited for room for too long, or kept it from others.
+    /// True if the client has waited for room for too long, or kept it from others.
     pub(super) fn is_overdue(&mut self, now: Instant, patience: Duration) -> bool {
         self.uploads.is_overdue(now, patience)
     }

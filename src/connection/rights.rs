@@ -1,5 +1,5 @@
-//! What a session keeps to ask the hook again, where `auth.recheck` is on: the credentials of its
-//! login, and what its subscriptions may read.
+//! The facts that a session keeps to ask the hook again, if `auth.recheck` is on: the credentials
+//! of its login, and the rights of its subscriptions.
 
 use std::{fmt, sync::Arc};
 
@@ -9,7 +9,7 @@ use zeroize::Zeroize as _;
 
 use crate::{auth::Login, broker::Consume};
 
-/// What a session may do, and proved.
+/// The rights of a session, with the credentials that proved them.
 pub(super) struct Rights {
     login: Login,
     subscriptions: Mutex<Subscriptions>,
@@ -17,11 +17,11 @@ pub(super) struct Rights {
 
 pub(super) type Subscriptions = Vec<(SubscriptionId, Arc<Right>)>;
 
-/// What a subscription took.
+/// A right that a subscription needed.
 pub(super) enum Right {
-    /// To listen to an exchange by a pattern.
+    /// Listening to an exchange by a pattern.
     Listen(Box<str>, Box<str>),
-    /// To have a queue and a consumer of its own.
+    /// A queue and a consumer of its own.
     Consume(Box<Consume>),
 }
 
@@ -38,7 +38,7 @@ impl Rights {
         &self.login
     }
 
-    /// What each subscription took.
+    /// The right of each subscription.
     pub(super) fn subscriptions(&self) -> Subscriptions {
         self.subscriptions.lock().clone()
     }
@@ -58,7 +58,7 @@ impl Rights {
     }
 }
 
-/// What was kept for so long is not left to whoever gets the memory next.
+/// Clears the credentials, so that the next owner of the memory cannot read them.
 impl Drop for Rights {
     fn drop(&mut self) {
         self.login.password.zeroize();

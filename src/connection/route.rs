@@ -12,9 +12,9 @@ use crate::{
 
 /// How a subscription of this connection is served.
 pub(super) enum Route {
-    /// By a feed; ends when it is dropped.
+    /// A feed's; ends when it is dropped.
     Shared(SharedSubscription),
-    /// By a consumer of its own.
+    /// Its own consumer's.
     Dedicated(Box<Dedicated>),
 }
 
@@ -22,7 +22,7 @@ pub(super) enum Route {
 pub(super) struct Dedicated {
     consumer: Arc<dyn Consumer>,
     request: Consume,
-    /// Whether messages are settled when they are written, rather than by the client.
+    /// Messages are settled when they are written, not by the client.
     pub(super) is_auto: bool,
     _counted: DedicatedSubscriptionCounted,
 }
@@ -41,7 +41,7 @@ impl Dedicated {
         &self.consumer
     }
 
-    /// What the broker was asked for.
+    /// The request to the broker.
     pub(super) fn request(&self) -> &Consume {
         &self.request
     }

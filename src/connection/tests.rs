@@ -34,12 +34,12 @@ async fn settle() {
     sleep(Duration::from_millis(1)).await;
 }
 
-/// Of the task that serves a client, by its link.
+/// The size of the task that serves a client, by its link.
 fn task_size<L: Link, F>(_: impl FnOnce(Arc<Services>, L, Peer, Guard) -> F) -> usize {
     size_of::<F>()
 }
 
-/// What an idle connection costs, at least: changes shall be seen, and meant.
+/// The least cost of an idle connection: a change must be visible, and intended.
 #[tokio::test]
 async fn the_memory_of_a_connection() {
     let house = House::new();

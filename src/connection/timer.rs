@@ -7,7 +7,7 @@ use tokio::time::{Instant, Sleep};
 /// The distance of the strokes. An eighth of the shortest interval that is moved to one: as early
 /// as a session writes a heart-beat.
 const STROKE: Duration = Duration::from_millis(100);
-/// Where the timer stands that has nothing to wait for: one that is over would fire for ever.
+/// The time of a timer with nothing to wait for: one that is over would fire for ever.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Has the timer fire when it is `due`, or a little earlier. A timer that fires early does no harm,
@@ -25,8 +25,8 @@ pub(super) fn set(mut timer: Pin<&mut Sleep>, due: Option<Instant>, started: Ins
 }
 
 /// The last stroke before `due`, so that many connections' heart-beats are written in one wake-up
-/// of a thread. What is due so soon that a stroke may be too early for the session stays where
-/// it is: otherwise it would be asked again and again.
+/// of a thread. A moment so soon that its stroke may be too early for the session stays where it
+/// is: otherwise the session would be asked again and again.
 fn on_stroke(due: Instant, started: Instant) -> Instant {
     if due < Instant::now() + STROKE * 8 {
         return due;

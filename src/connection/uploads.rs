@@ -1,5 +1,5 @@
-//! What a connection sends that is large: room for it is claimed before it is read, and a client
-//! that is over its share is not read meanwhile.
+//! Large frames of a client: their room is claimed before they are read, and a client that is over
+//! its share is not read meanwhile.
 
 use std::{
     sync::Arc,
@@ -26,9 +26,9 @@ pub(super) struct Uploads(Option<Box<State>>);
 
 struct State {
     account: Arc<Account>,
-    /// For what is being read.
+    /// The claim of the frame that is being read.
     reading: Option<Claim>,
-    /// For frames without a body, until all is done that the client asked for.
+    /// The claim of frames without a body, until all operations of the client are done.
     heads: Option<Claim>,
     ticket: Ticket,
     /// Since when a claim waits, or its frame is being read.
@@ -36,8 +36,8 @@ struct State {
 }
 
 impl Uploads {
-    /// Whether the link may be read: there is room for what is unfinished, and the client is
-    /// within its share. `is_idle`: nothing that it asked for is under way.
+    /// Ready if the link may be read: the unfinished frame has its room, and the client is within
+    /// its share. `is_idle`: it has no operation under way.
     pub(super) fn poll_room(
         &mut self,
         unfinished: Unfinished,
@@ -85,7 +85,7 @@ impl Uploads {
         Poll::Pending
     }
 
-    /// Whether a claim waits, so that the client is not read.
+    /// True if a claim waits, so that the client is not read.
     pub(super) fn waits(&self) -> bool {
         self.0.as_ref().is_some_and(|state| state.ticket.waits())
     }
@@ -97,7 +97,7 @@ impl Uploads {
         is_timed.then(|| state.since + patience)
     }
 
-    /// Whether the client has waited for room for too long, or has kept room for too long that
+    /// True if the client has waited for room for too long, or has kept room for too long that
     /// others wait for.
     pub(super) fn is_overdue(&mut self, now: Instant, patience: Duration) -> bool {
         let is_due = self.deadline(patience).is_some_and(|due| now >= due);

@@ -1,5 +1,5 @@
-//! What a session asked for and what became of it: one action after the other, with the broker's
-//! confirmations of messages awaited side by side.
+//! A session's actions and their outcomes: one action after the other, with the broker's confirms
+//! of messages awaited side by side.
 
 use std::{
     collections::VecDeque,
@@ -26,7 +26,7 @@ use crate::{
     presence::{Device, Status},
 };
 
-/// What became of an action.
+/// The outcome of an action.
 pub(super) enum Done {
     /// The answer to [`Action::Authenticate`].
     Authenticated(Result<(Identity, Option<Box<Device>>), Problem>),
@@ -40,7 +40,7 @@ pub(super) enum Done {
     Groups(Vec<Arc<str>>, Option<Box<Device>>),
 }
 
-/// What [`Done::Handed`] brings.
+/// The content of [`Done::Handed`].
 pub(super) struct Handed {
     /// The broker's answers that are awaited.
     pub(super) confirms: Vec<Confirm>,
@@ -59,8 +59,8 @@ pub(super) struct NotHanded {
 
 /// One thing of an [`Action::Perform`], with all that is needed to do it.
 pub(super) enum Task {
-    /// Publish a message, its queue being declared before, if it says so; with the queue for
-    /// replies to be made before, if there is none yet.
+    /// Publish a message, after its queue is declared, if it asks for that; with the queue for
+    /// replies to be made before, if it does not exist yet.
     Publish(Box<Sending>, Option<(SubscriptionId, Consume)>),
     /// Settle messages of a dedicated subscription.
     Settle(Arc<dyn Consumer>, Settle),
@@ -91,7 +91,7 @@ impl Work {
         self.queue.push_back(action);
     }
 
-    /// The action to begin next, if none is being done.
+    /// The action to begin next, unless another is being done.
     pub(super) fn next(&mut self) -> Option<Action> {
         if self.current.is_some() {
             None
@@ -139,8 +139,8 @@ impl Work {
         !self.accepting.is_empty()
     }
 
-    /// Goes on with settlements; whether one was done. Before [`Work::poll`], which may end the
-    /// consumer that they are about.
+    /// Goes on with settlements; returns true if one was done. Called before [`Work::poll`], which
+    /// may end the consumer that they are about.
     pub(super) fn poll_accepting(&mut self, context: &mut TaskContext<'_>) -> bool {
         let before = self.accepting.len();
         self.accepting

@@ -20,12 +20,12 @@ const BATCH: usize = 64;
 /// Room for the head of a MESSAGE that is not shared: `subscription`, `message-id` and `ack`.
 const LONG_HEAD: usize = 224;
 
-/// What a connection writes.
+/// The write side of a connection.
 #[derive(Default)]
 pub(super) struct Writer {
     /// Since when the link does not take what is to be written.
     blocked_since: Option<Instant>,
-    /// Frames written; heart-beats are none.
+    /// Frames written, without heart-beats.
     pub(super) frames: u32,
     /// Messages among them.
     pub(super) messages: u32,
@@ -41,7 +41,7 @@ pub(super) enum Stop {
     Cut,
 }
 
-/// Whether so much waits to be written that nothing more is made for the client.
+/// True if so much waits to be written that no more messages are encoded for the client.
 pub(super) fn is_congested(link: &impl Link) -> bool {
     link.pending() >= CONGESTED
 }
@@ -100,8 +100,8 @@ impl Writer {
         }
     }
 
-    /// Writes all that the link takes; whether it stopped to take more just now, so that the timer
-    /// is to be set.
+    /// Writes all that the link takes. Returns true if the link is full only since now, so that the
+    /// timer has to be set.
     fn flush<L: Link>(
         &mut self,
         link: &mut L,
@@ -160,7 +160,7 @@ impl Writer {
         match session.handle_delivery(now, delivery, head) {
             Delivered::Done if parcel.tag != 0 => operations.will_accept(parcel),
             Delivered::Done | Delivered::AwaitingAck => {}
-            // The subscription is over; what was unsettled is requeued with it.
+            // The subscription is over; its unsettled messages are requeued with it.
             Delivered::Refused => return Ok(()),
         }
         if link.takes_text_only() && !tail.is_text {
@@ -185,7 +185,7 @@ impl Writer {
         self.blocked_since.map(|since| since + patience)
     }
 
-    /// Whether the client has taken nothing of what is to be written for too long.
+    /// True if the client has taken none of the waiting bytes for too long.
     pub(super) fn is_overdue(&self, now: Instant, patience: Duration) -> bool {
         self.deadline(patience).is_some_and(|due| now >= due)
     }

@@ -7,7 +7,7 @@ use stomp_session::Problem;
 
 use crate::broker::{Argument, KeyLimits, destination::MAX_NAME};
 
-/// What kind of value a queue argument has.
+/// The type of a queue argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
@@ -88,8 +88,8 @@ impl<'a> Fields<'a> {
             .transpose()
     }
 
-    /// The arguments of a queue to declare. What they may be beyond their type is for the broker
-    /// to say; but dead letters are routed by a key like any message.
+    /// The arguments of a queue to declare. The broker judges their values, beyond their type; but
+    /// dead letters are routed by a key like any message, so this checks that key.
     pub(super) fn queue_arguments(
         &self,
         keys: &KeyLimits,

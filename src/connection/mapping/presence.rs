@@ -1,11 +1,11 @@
-//! What a client says of itself to presence (pure): with CONNECT, and by SEND to `/presence`.
+//! A client's own statements to presence (pure): with CONNECT, and by SEND to `/presence`.
 
 use stomp_grammar::{Command, Headers};
 use stomp_session::Problem;
 
 use crate::presence::{Device, Status};
 
-/// Where a client says how available it is, in the header `status`. It is no exchange or queue.
+/// A client sets its status here, in the header `status`. It is no exchange or queue.
 pub(super) const DESTINATION: &str = "/presence";
 
 /// The device that a CONNECT names (`device-type`, `device-id`), and how available its client is
@@ -31,7 +31,7 @@ pub(crate) fn connect(headers: &Headers) -> Result<(Option<Box<Device>>, Status)
     Ok((is_named.then(|| Box::new(device)), status))
 }
 
-/// What a SEND to [`DESTINATION`] says. Its body means nothing.
+/// The status of a SEND to [`DESTINATION`]. Its body has no meaning.
 ///
 /// # Errors
 /// [`Problem::MissingHeader`], [`Problem::InvalidHeader`].

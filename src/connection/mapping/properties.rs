@@ -47,7 +47,7 @@ macro_rules! by_header {
 
 for_each_property!(by_header);
 
-/// What properties are read of.
+/// The source of properties.
 struct Source<'a> {
     fields: &'a Fields<'a>,
     context: &'a Context<'a>,
@@ -86,7 +86,7 @@ impl<N: Number> Read<Option<N>> for Source<'_> {
     }
 }
 
-/// What `reply-to` means.
+/// The meaning of `reply-to`.
 #[derive(Default)]
 struct ReplyTo {
     property: Option<Box<str>>,

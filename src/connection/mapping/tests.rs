@@ -273,7 +273,7 @@ fn subscriptions_to_exchanges_have_passing_queues() {
     }
 }
 
-/// Whatever a virtual host's default queue type and policies are.
+/// With any default queue type and policies of the virtual host.
 #[test]
 fn queues_of_the_gateway_s_own_say_all_of_themselves() {
     let text = |name: &str, value: &str| (name.into(), Argument::Text(value.into()));
@@ -572,6 +572,6 @@ fn replies_by_rabbitmq_s_shortcut_are_refused() {
             "PRECONDITION_FAILED - fast reply consumer does not exist".into()
         ))
     );
-    // Where another one's shortcut leads is an address like any.
+    // The address that another client's shortcut leads to is an address like any.
     assert_eq!(reply_to("amq.rabbitmq.reply-to.g1h2AA5yZXBseUA"), Ok(()));
 }

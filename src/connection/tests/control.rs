@@ -238,7 +238,7 @@ async fn subscriptions_are_asked_about_again() {
             r#"read queue "q""#,
         ]
     );
-    // What is over, matters no more.
+    // Ended subscriptions do not count.
     house.hook.deny(r#"read topic "feed" "gone""#);
     run(&house, recheck()).await;
     settle().await;
@@ -281,7 +281,7 @@ async fn everybody_is_asked_about_once_in_the_interval() {
     house.hook.asked();
     let mut busiest = 0;
     let mut all = Vec::new();
-    // And a little longer, for who has just had their turn.
+    // And a little longer, for clients that have just had their turn.
     for _ in 0..31 {
         sleep(EVERY / 30).await;
         let mut asked = house.hook.asked();

@@ -87,7 +87,7 @@ async fn a_client_that_does_not_close_has_had_its_time() {
     assert!(house.services.registry.is_empty());
 }
 
-/// To send and go is what many producers do: what came before the end is done.
+/// Many producers send and go: their frames from before the end are carried out.
 #[tokio::test(start_paused = true)]
 async fn what_was_sent_before_the_end_is_done() {
     let house = House::new();
@@ -251,7 +251,7 @@ async fn a_drain_of_few_takes_its_time_too() {
     assert_eq!(times, [0, 2, 4, 6]);
 }
 
-/// Whatever happens to the task, its place, its subscriptions and its messages are given back.
+/// A task that is cut gives back its place, its subscriptions and its messages.
 #[tokio::test(start_paused = true)]
 async fn a_task_that_is_cut_leaves_nothing() {
     let house = House::new();
@@ -306,7 +306,7 @@ async fn what_precedes_an_error_is_done_and_receipted_first() {
         reader.subscribe("1", "/topic/a", "").await;
         let mut client = Client::connect(&house).await;
         house.slow.gate.close();
-        // What follows the bad frame is not done.
+        // Frames after the bad one are not carried out.
         client.send(sends(0..20) + bad + &sends(20..21));
         settle().await;
         client.expect_nothing();
@@ -363,7 +363,8 @@ async fn an_ack_and_a_commit_before_an_error_are_done() {
     next.expect_message("fence").await;
 }
 
-/// A frame that fails ends the session; what follows it must not be done behind the client's back.
+/// A frame that fails ends the session; later frames must not be carried out behind the client's
+/// back.
 #[tokio::test(start_paused = true)]
 async fn what_follows_a_frame_that_fails_is_not_done() {
     let house = House::new();
@@ -409,7 +410,7 @@ async fn the_broker_s_silence_delays_an_error_only_so_long() {
     }
 }
 
-/// Thrown out: what was handed to the broker is receipted, what was not is never sent.
+/// Thrown out: messages handed to the broker get their receipts, others are never sent.
 #[tokio::test(start_paused = true)]
 async fn who_is_thrown_out_gets_receipts_only_for_what_the_broker_has() {
     let house = House::new();

@@ -1,5 +1,5 @@
-//! What connections are served by: the embedded broker, which can be made slow, and a hook that
-//! remembers what it was asked.
+//! The surroundings of connections: the embedded broker, which can be made slow, and a hook that
+//! remembers its questions.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -111,7 +111,7 @@ pub(super) fn publisher(services: &Services) -> impl Fn(&str, &str, &str) + Send
             lane: 0,
             slow: None,
         });
-        // What comes back waits for the broker's word.
+        // The future that comes back waits for the confirm.
         drop(publishing.now_or_never().unwrap().unwrap());
     }
 }
@@ -150,7 +150,7 @@ pub(super) struct Hook {
 }
 
 impl Hook {
-    /// What was asked since the last time.
+    /// The questions since the last call.
     pub(super) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.asked.lock())
     }
@@ -226,12 +226,12 @@ impl Authenticator for Hook {
     }
 }
 
-/// The embedded broker, whose answers can be made to wait: what is asked is done at once.
+/// The embedded broker, whose answers can be made to wait: it carries out requests at once.
 pub(super) struct Slow {
     inner: Embedded,
     pub(super) gate: Gate,
     declared: Mutex<Vec<Box<str>>>,
-    /// Messages of feeds on their way; `None`: they come at once.
+    /// Messages of feeds on their way; `None` if they come at once.
     held: Mutex<Option<Vec<OnItsWay>>>,
 }
 

@@ -1,4 +1,4 @@
-//! What the hook is asked, in which order.
+//! The questions to the hook, and their order.
 
 use super::*;
 

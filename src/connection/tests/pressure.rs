@@ -75,7 +75,7 @@ async fn an_error_waits_only_so_long_for_who_does_not_read() {
     assert!(start.elapsed() < Duration::from_secs(11));
 }
 
-/// It reads, only not as fast as there is news: what happens then is the mailbox's policy.
+/// It reads, but slower than messages come: then the mailbox's policy decides.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_slowly_is_not_cut() {
     let house = House::with(mailbox(5, Overflow::DropOldest));
@@ -104,7 +104,7 @@ async fn a_client_that_reads_slowly_is_not_cut() {
     assert!(dropped > 0);
 }
 
-/// Whatever the client asks, while there is always one more message for it.
+/// The client's frames are read even if there is always one more message for it.
 #[tokio::test(start_paused = true)]
 async fn who_gets_messages_without_end_is_heard() {
     for destination in ["/topic/a", "/queue/a"] {

@@ -1,4 +1,4 @@
-//! What a client asks for, it gets.
+//! A client's requests, and their effects.
 
 use std::collections::HashSet;
 
@@ -76,7 +76,7 @@ async fn frames_may_be_cut_anywhere() {
     expect_session(&mut client).await;
 }
 
-/// What a queue holds is what the next client gets.
+/// The next client gets exactly the messages in the queue.
 async fn expect_only(house: &House, queue: &str, bodies: &[&str]) -> Client {
     let mut client = Client::connect(house).await;
     let destination = format!("/queue/{queue}");
@@ -278,7 +278,7 @@ async fn a_queue_is_declared_once() {
     assert_eq!(house.slow.declared(), ["a", "b", "c"].map(Box::<str>::from));
 }
 
-/// What is refused before anybody was asked is answered at once.
+/// A request that is refused without a question to anybody is answered at once.
 #[tokio::test(start_paused = true)]
 async fn an_impossible_wish_is_refused_at_once() {
     for frame in [
@@ -345,7 +345,7 @@ async fn heart_beats_are_sent_and_asked_for() {
     assert_eq!(client.wire.closed_with(), Some(CloseCode::TryAgainLater));
 }
 
-/// One wake-up for all, and none of them later than it was promised.
+/// One wake-up for all, and each as early as promised.
 #[tokio::test(start_paused = true)]
 async fn heart_beats_of_many_connections_are_written_together() {
     let house = House::new();

@@ -1,4 +1,4 @@
-//! What a client sends that is large, and a node that is short of memory.
+//! Large frames of clients, and a node that is short of memory.
 
 use super::*;
 use crate::hub::MailboxConfig;
@@ -98,8 +98,8 @@ async fn what_a_transaction_holds_counts() {
     assert_eq!(used(&house), 0);
 }
 
-/// A frame in many pieces has its room before it is read; who waits for it lives, and is told in
-/// the end.
+/// A frame in many pieces has its room before it is read; a client that waits for room counts as
+/// alive, and is told in the end.
 #[tokio::test(start_paused = true)]
 async fn room_is_claimed_before_the_frame_is_read() {
     let house = narrow();
@@ -131,8 +131,8 @@ async fn room_is_claimed_before_the_frame_is_read() {
     second.expect_receipt("r").await;
 }
 
-/// SockJS hands over messages that are counted already. What is read of one is not kept: neither
-/// is its claim.
+/// SockJS hands over messages that are counted already. The part that was read is not kept, nor is
+/// its claim.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_held_of_what_was_read() {
     let house = narrow();
@@ -168,7 +168,7 @@ async fn a_small_body_holds_no_large_memory() {
     assert!(body.is_unique(), "it is shared");
 }
 
-/// Whatever way a message comes: [`crate::hub`] has the rules, this has them at work.
+/// For every way that a message comes: [`crate::hub`] has the rules, this shows them at work.
 #[tokio::test(start_paused = true)]
 async fn what_does_not_fit_comes_when_there_is_room() {
     for (ack, headers) in [
@@ -201,7 +201,7 @@ async fn what_does_not_fit_comes_when_there_is_room() {
             }
         }
         settle().await;
-        // All are accepted, and none is there for the next.
+        // All are accepted, and the next client gets nothing.
         client.send("UNSUBSCRIBE\nid:1\nreceipt:u\n\n\0");
         client.expect_receipt("u").await;
         client.subscribe("2", "/queue/a", "").await;

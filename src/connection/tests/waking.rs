@@ -1,4 +1,4 @@
-//! The rules of `Connection::poll`, one by one: what wakes the task, and what has its turn.
+//! The rules of `Connection::poll`, one by one: wake-ups and turns.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -63,7 +63,7 @@ impl Driven {
         self.connection.poll(&mut task, self.timer.as_mut())
     }
 
-    /// Goes on until nothing comes any more.
+    /// Goes on until nothing more comes.
     async fn rest(&mut self) {
         loop {
             let woken = self.woken();
@@ -185,7 +185,7 @@ async fn messages_do_not_end_a_turn() {
     driven.wire.send("UNSUBSCRIBE\nid:1\n\n\0");
     let event = driven.poll();
     assert!(matches!(event, Poll::Ready(Event::Received(_))));
-    // What was ready before was written before.
+    // Messages that were ready before were written before.
     assert_eq!(driven.connection.writer.messages, 64);
 }
 

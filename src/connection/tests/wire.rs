@@ -8,14 +8,14 @@ use tokio::{sync::Notify, task::JoinHandle};
 
 use super::*;
 
-/// More calls than any test needs: whoever makes them runs in circles.
+/// More calls than any test needs: a connection that makes them runs in circles.
 const MOST_CALLS: usize = 200_000;
 
-/// What a test sees of the link, and does to it.
+/// A test's view of the link, and control over it.
 #[derive(Clone)]
 pub(super) struct Wire(Arc<(Mutex<State>, Notify)>);
 
-/// What happens when everything is written.
+/// A call for the moment when everything is written.
 type OnFlush = Box<dyn FnMut() + Send>;
 
 struct State {
@@ -25,7 +25,7 @@ struct State {
     /// Sent, not flushed.
     taken: VecDeque<Vec<u8>>,
     pending: usize,
-    /// Of the first of `taken`.
+    /// The bytes taken of the first of `taken`.
     begun: usize,
     /// Bytes that the client is ready to take.
     room: usize,
@@ -98,12 +98,12 @@ impl Wire {
         self.receive(Ok(None));
     }
 
-    /// Nothing can be written any more.
+    /// From now on writing fails.
     pub(super) fn break_off(&self) {
         self.change(|state| state.is_broken = true);
     }
 
-    /// The client takes so many more bytes, and then none.
+    /// The client takes only so many more bytes.
     pub(super) fn set_room(&self, room: usize) {
         self.change(|state| state.room = room);
     }
@@ -178,7 +178,7 @@ impl Link for FakeLink {
         context: &mut TaskContext<'_>,
     ) -> Poll<Result<Option<Bytes>, LinkError>> {
         let mut state = self.0.call();
-        // What cannot be read on says so again and again.
+        // A link that cannot go on repeats its error.
         if let Some(Err(LinkError::TooBig { limit })) = state.incoming.front() {
             return Poll::Ready(Err(LinkError::TooBig { limit: *limit }));
         }
@@ -303,7 +303,7 @@ impl Client {
         Self::on(house, Wire::new())
     }
 
-    /// By this link.
+    /// A client by this link.
     pub(super) fn on(house: &House, wire: Wire) -> Self {
         let guard = house.services.enter().unwrap();
         let services = Arc::clone(&house.services);
@@ -344,7 +344,7 @@ impl Client {
         }
     }
 
-    /// The next frame; `None` if the connection is over, and nothing came for a (virtual) hour.
+    /// The next frame; `None` if the connection is over, or nothing came for a (virtual) hour.
     pub(super) async fn next(&mut self) -> Option<Frame> {
         let wire = self.wire.clone();
         let deadline = Instant::now() + Duration::from_secs(3600);
