@@ -78,7 +78,7 @@ struct Events {
     publisher: AbortOnDropHandle<()>,
 }
 
-/// Where a gateway listens.
+/// The addresses of a gateway.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
     /// HTTP: the WebSocket, and pages.
@@ -202,7 +202,7 @@ impl Gateway {
         })
     }
 
-    /// From now on SIGHUP does not end the process, but has the certificate read again.
+    /// From now on SIGHUP reads the certificate again, and does not end the process.
     fn reload_at_hangup(&mut self) -> io::Result<()> {
         let mut hangups = shutdown::hangups()?;
         let tls = self.tls.clone();
@@ -224,7 +224,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Where it listens.
+    /// Its addresses.
     #[must_use]
     pub fn addresses(&self) -> Addresses {
         self.addresses
@@ -249,7 +249,7 @@ impl Gateway {
             registry.drain(config.drain).await;
             registry.wait_empty().await;
         };
-        // Who does not go in time, is cut.
+        // A client that does not go in time is cut.
         let _ = tokio::time::timeout_at(end, drained).await;
         self.progress.enter(Phase::CloseBroker);
         let presence = self.services.presence.as_ref();

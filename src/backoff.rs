@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// What lasted so long went well: after it, pauses start small again. A connection that is lost at
-/// once, each time it is made, is made less and less often.
+/// A connection that lasted so long was good: after it, pauses start small again. A connection that
+/// is lost at once, each time, is made less and less often.
 const GOOD_FOR: Duration = Duration::from_secs(5);
 
 /// Pauses that double, from the first to the longest; each is cut at random by up to half, so that
@@ -37,8 +37,8 @@ impl Backoff {
         }
     }
 
-    /// What is wrong takes a while to be put right: somebody has to make a virtual host, or to give
-    /// a permission. The next pause is the longest.
+    /// The fault takes a while to mend: somebody has to make a virtual host, or to give a
+    /// permission. The next pause is the longest.
     pub(crate) fn be_patient(&mut self) {
         self.next = self.longest;
     }

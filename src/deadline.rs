@@ -19,7 +19,7 @@ pub(crate) fn later(moment: Instant, time: Duration) -> Instant {
     moment.checked_add(time).or_else(far).unwrap_or(moment)
 }
 
-/// A third of it: whoever renews a lease has three tries.
+/// A third of it: a lease's owner has three tries to renew it.
 pub(crate) const fn third(time: Duration) -> Duration {
     match time.checked_div(3) {
         Some(third) => third,

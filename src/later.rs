@@ -1,4 +1,4 @@
-//! What is to be done after a while.
+//! Work to do after a constant delay.
 
 use std::{
     collections::VecDeque,

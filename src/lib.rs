@@ -10,12 +10,12 @@
 //! - [`listen`] and [`http`] — sockets and routes; they make links
 //! - [`connection`] — one task a client: link, session, broker
 //! - [`node`] — what all connections of a node share: services, settings, registry, memory
-//! - [`control`] — what an operator or a backend does to sessions of any node
-//! - [`hub`], [`presence`], [`broker`], [`auth`] — what a connection is served by
+//! - [`control`] — commands of an operator or a backend to sessions of any node
+//! - [`hub`], [`presence`], [`broker`], [`auth`] — the services of a connection
 //! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
 //! - [`units`] and [`secret_url`] — how durations, sizes and URLs are written in configuration
 //! - `backoff`, `deadline`, `later`, `recent`, [`causes`] — pauses between attempts, moments to
-//!   come, a queue of a constant delay, what is believed for ten seconds, an error in one line
+//!   come, a queue of a constant delay, facts that hold for ten seconds, an error in one line
 //!
 //! Below them stand two pure crates, `stomp-session` (one client's protocol state) and
 //! `stomp-grammar` (frames and bytes), and `sockjs-server`, a transport that knows no STOMP.

@@ -36,7 +36,7 @@ const OTHER_FILES: usize = 500;
 /// by this variable alone. Headers fill one AMQP frame at most, 128 KiB, which nested as deep as
 /// they can be need some 30 MiB: with the usual 2 MiB, one such message ends the process.
 const STACK_VARIABLE: &str = "RUST_MIN_STACK";
-/// Of address space, not of memory, for each thread: 64 MiB.
+/// The address space (not memory) of each thread: 64 MiB.
 const STACK: &str = "67108864";
 
 fn main() -> ExitCode {
@@ -83,11 +83,11 @@ fn deepen_stacks() {
     }
 }
 
-/// Whose fault it is that the program ends.
+/// The reason why the program ends, by whose fault it is.
 enum Failure {
     /// Something went wrong while running.
     Run(Box<dyn Error>),
-    /// What the operator wrote is wrong; all of it.
+    /// The configuration is wrong; the text lists all its errors.
     Configuration(String),
 }
 
@@ -136,7 +136,7 @@ fn control(task: ctl::Ctl) -> Result<(), Failure> {
 /// The token alone goes to standard output, for a file or a variable.
 fn make_token(name: &str, scopes: &[api::Scope]) -> Result<(), Failure> {
     let (token, line) = api::generate(scopes);
-    // Quoted as TOML has it, whatever is in the name.
+    // Quoted as TOML does it, for any name.
     let name = toml::Value::from(name);
     let advice = format!(
         "# Give this token to who is to use it; it is not shown again. And in the configuration:\n\
@@ -207,7 +207,7 @@ fn wrong(errors: ConfigErrors) -> Failure {
 
 /// A file that was read, or standard input.
 struct Source {
-    /// What errors call it.
+    /// Its name in errors.
     name: String,
     text: String,
 }
@@ -237,7 +237,7 @@ impl Source {
     }
 }
 
-/// Variables of other programs need not be UTF-8; in ours, what is not shows as such.
+/// Variables of other programs need not be UTF-8; in ours, other bytes show as U+FFFD.
 fn environment() -> impl Iterator<Item = (String, String)> {
     env::vars_os().map(|(name, value)| {
         let text = |text: &OsStr| text.to_string_lossy().into_owned();
@@ -266,7 +266,7 @@ fn raise_file_limit() -> u64 {
         Ok(()) => maximum,
         Err(_) => current,
     };
-    // None is no limit.
+    // `None`: no limit.
     allowed.unwrap_or(u64::MAX)
 }
 

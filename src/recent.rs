@@ -1,5 +1,5 @@
-//! What was learnt a short while ago, and is believed for as long: a refusal is not asked for
-//! again, and what was there is taken to be there still.
+//! Facts learnt a short while ago, and believed for as long: a refusal is not asked for again, and
+//! a queue that existed still counts as existing.
 
 use std::{borrow::Borrow, collections::HashMap, hash::Hash, time::Duration};
 
@@ -11,7 +11,7 @@ pub(crate) const BELIEF: Duration = Duration::from_secs(10);
 /// How much is remembered at a time. Beyond, nothing more is: clients choose what it is of.
 const MAX: usize = 1_000;
 
-/// What was learnt of each `K` in the last ten seconds.
+/// The facts about each `K` learnt in the last ten seconds.
 #[derive(Debug)]
 pub(crate) struct Recent<K, V = ()>(HashMap<K, (Instant, V)>);
 
@@ -22,7 +22,7 @@ impl<K, V> Default for Recent<K, V> {
 }
 
 impl<K: Eq + Hash, V> Recent<K, V> {
-    /// It was learnt now. Whether it is news: it was not believed already.
+    /// Notes a fact learnt now. Returns true if it is news: it was not believed already.
     pub(crate) fn note(&mut self, key: K, what: V) -> bool {
         if self.0.len() >= MAX {
             self.0.retain(|_, (since, _)| since.elapsed() < BELIEF);
@@ -34,8 +34,8 @@ impl<K: Eq + Hash, V> Recent<K, V> {
         before.is_none_or(|(since, _)| since.elapsed() >= BELIEF)
     }
 
-    /// What is believed of it. What is no more believed is forgotten, so that one refusal does
-    /// not cost all that come after it a look.
+    /// The fact that is believed of it. Forgets facts that are too old, so that one refusal does
+    /// not cost all later calls a look.
     pub(crate) fn get<Q>(&mut self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
@@ -49,12 +49,12 @@ impl<K: Eq + Hash, V> Recent<K, V> {
         self.0.get(key).map(|(_, what)| what)
     }
 
-    /// Whether nothing is remembered, so that there is nothing to look for.
+    /// True if nothing is remembered, so that there is nothing to look for.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// It was learnt that it is no more so.
+    /// Notes that the fact is no longer so.
     pub(crate) fn forget<Q>(&mut self, key: &Q)
     where
         K: Borrow<Q>,

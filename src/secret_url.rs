@@ -36,7 +36,7 @@ impl fmt::Display for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = self.0.clone();
         if shown.password().is_some() {
-            // Fails only where a URL can have no password, and so has none.
+            // Fails only for a URL that cannot have a password.
             let _ = shown.set_password(Some("***"));
         }
         f.write_str(shown.as_str())

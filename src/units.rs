@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use humantime::format_duration;
 use serde::{Deserializer, de};
 
-/// What a section's `check` answers: the key at fault, and what is wrong and what to do.
+/// The answer of a section's `check`: the key at fault, and the fault with its remedy.
 pub type Checked = Result<(), (&'static str, String)>;
 
 /// Reads a size in bytes: a whole number, or a text such as `"4MiB"` (times 1024) or `"4MB"`
