@@ -45,10 +45,10 @@ code is 1 if a message was not as it should be.";
 pub(crate) enum Command {
     /// Measure scenarios, on one server or on several in turns
     Run {
-        /// What to measure
+        /// The scenarios
         #[arg(required = true, value_enum)]
         scenarios: Vec<Scenario>,
-        /// Whom
+        /// The servers
         #[arg(
             long = "server",
             value_name = "SERVER,…",
@@ -61,13 +61,13 @@ pub(crate) enum Command {
     },
     /// Measure Stentor and RabbitMQ's Web STOMP in turns, and print both with their ratio
     Compare {
-        /// What to measure
+        /// The scenarios
         #[arg(value_enum, default_values = ["idle", "storm", "unicast", "broadcast", "latency"])]
         scenarios: Vec<Scenario>,
         #[command(flatten)]
         measure: Measure,
     },
-    /// Attack the gateway, with honest clients beside, and tell whether they notice
+    /// Attack the gateway beside honest clients, and tell if they notice
     Attack(attack::Options),
     /// Write tables of saved runs, as Markdown
     Report {
@@ -83,7 +83,7 @@ pub(crate) enum Command {
         /// The folder of the runs
         #[arg(default_value = "results")]
         results: PathBuf,
-        /// Where the charts go
+        /// The folder for the charts
         #[arg(long = "into", value_name = "FOLDER", default_value = "docs")]
         folder: PathBuf,
     },
@@ -95,7 +95,7 @@ pub(crate) enum Command {
     Hook,
 }
 
-/// What has a name on the command line.
+/// A value with a name on the command line.
 pub(crate) trait Named: ValueEnum {
     /// As on the command line, and in the names of files.
     fn name(&self) -> String {
@@ -113,7 +113,7 @@ pub(crate) struct Measure {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) runs: u32,
-    /// Where the runs are saved, a JSON file each
+    /// The folder for the runs, a JSON file each
     #[arg(long, value_name = "FOLDER", default_value = "results")]
     pub(crate) out: PathBuf,
     /// Runs that are saved there already count: only those that are missing are made
@@ -190,7 +190,7 @@ impl Gateway {
 /// A build of the gateway.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Build {
-    /// `None` of the only one.
+    /// `None` if there is only one.
     pub(crate) name: Option<String>,
     pub(crate) program: PathBuf,
 }

@@ -181,7 +181,7 @@ impl Clients {
         let beside = Beside::start(beside, processes)?;
         let cpu = Cpu::of(processes)?;
         let rest = Duration::from_secs_f64(seconds);
-        // Whatever a worker says now is a complaint.
+        // Any report of a worker is a complaint now.
         let complaints = self.all_say(Err::<(), _>);
         if let Ok(said) = tokio::time::timeout(rest, complaints).await {
             said.context("while the connections were idle")?;

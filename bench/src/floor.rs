@@ -1,5 +1,5 @@
-//! What no server can undercut: one write(2) to each of many loopback connections in turn, with a
-//! reader at their other ends.
+//! The floor that no server can undercut: one write(2) to each of many loopback connections in
+//! turn, with a reader at their other ends.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -22,8 +22,8 @@ const ROUNDS: u64 = 4;
 
 const MEASURE: Duration = Duration::from_secs(3);
 
-/// Writes of `size` bytes a second to so many connections; `None` where both ends of all are too
-/// many files for one process.
+/// Writes of `size` bytes a second to so many connections; `None` if both ends of all are too many
+/// files for one process.
 ///
 /// # Errors
 /// The system refuses sockets.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use auth_hook::service::{self, Rules};
 use tokio::{io::AsyncReadExt as _, net::TcpListener};
 
-/// What stands before the address that it prints.
+/// The text before the address that it prints.
 pub(crate) const LISTENING: &str = "listening on ";
 
 /// Serves until standard input ends.
@@ -15,7 +15,7 @@ pub(crate) async fn run() -> Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     println!("{LISTENING}{}", listener.local_addr()?);
     service::serve(listener, Rules::allow_all(), async {
-        // What comes is of no interest, nor how it ends.
+        // Neither the bytes nor the kind of end matter.
         let _ = tokio::io::stdin().read_to_end(&mut Vec::new()).await;
     })
     .await;

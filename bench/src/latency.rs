@@ -11,7 +11,7 @@ pub(crate) struct Latencies(Histogram<u64>);
 const LONGEST: u64 = 60_000_000_000;
 
 impl Latencies {
-    /// None so far.
+    /// An empty histogram.
     ///
     /// # Errors
     /// Never: the bounds are right.
@@ -26,7 +26,7 @@ impl Latencies {
 
     /// Adds so many that never arrived, as if they had taken the longest that there is.
     pub(crate) fn record_lost(&mut self, count: u64) {
-        // The histogram would take even none for the longest.
+        // The histogram would take even zero records for the longest.
         if count > 0 {
             self.0.saturating_record_n(LONGEST, count);
         }

@@ -1,4 +1,4 @@
-//! What the system lets a process have.
+//! The system's limits for a process.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
@@ -6,7 +6,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 pub(crate) fn raise_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // If it is refused, what is too many for the limit is told later.
+    // If it is refused, a later check tells which number is too large.
     let _ = setrlimit(Resource::Nofile, limit);
 }
 

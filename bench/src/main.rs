@@ -2,12 +2,12 @@
 //!
 //! - `scenario` (pure) turns options into orders, `run` carries out one run of them: it starts
 //!   `servers`, and the workers of `clients`, which are this program again
-//! - `worker` is their inside: thousands of clients on one thread, what publishes to them, and
-//!   the checks of `verify`; `wire` has the formats
-//! - `attack` has what one user can do to others, and tells whether they notice
-//! - `usage` looks at the processes, `metrics` lists what is measured
-//! - `outcome` keeps what a run has shown, as JSON; `summary`, `report` and `plot` show it, and
-//!   `targets` says what of it is as good as it should be; `micro` reads micro-benchmarks
+//! - `worker` is their inside: thousands of clients on one thread, publishers, and the checks of
+//!   `verify`; `wire` has the formats
+//! - `attack` has the attacks of one user on others, and tells if they notice
+//! - `usage` looks at the processes, `metrics` lists all measures
+//! - `outcome` keeps the results of a run, as JSON; `summary`, `report` and `plot` show them, and
+//!   `targets` compares them with the goals; `micro` reads micro-benchmarks
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Answers whether all was as it should be: every message, every attack.
+/// Returns true if all was as it should be: every message, every attack.
 fn obey(command: Command) -> Result<bool> {
     match command {
         Command::Run {

@@ -1,4 +1,4 @@
-//! What is measured.
+//! The measures.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ pub(crate) type Metrics = BTreeMap<String, f64>;
 pub(crate) enum Better {
     More,
     Less,
-    /// It depends: who does more needs more.
+    /// It depends: a server that does more needs more.
     Neither,
 }
 

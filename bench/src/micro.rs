@@ -1,4 +1,4 @@
-//! Micro-benchmarks: what they printed, as it is, and the figures that they wrote down.
+//! Micro-benchmarks: their output, as it is, and the figures that they wrote down.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -10,10 +10,10 @@ const PRINTED: &str = ".bench.txt";
 /// The end of the names of files with figures, as JSON: a number for each name.
 const FIGURES: &str = ".figures";
 
-/// What is in a folder of micro-benchmarks.
+/// The content of a folder of micro-benchmarks.
 #[derive(Debug, Default)]
 pub(crate) struct Micro {
-    /// By the benchmark's name.
+    /// The output, by the benchmark's name.
     pub(crate) printed: BTreeMap<String, String>,
     pub(crate) figures: BTreeMap<String, f64>,
 }

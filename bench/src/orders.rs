@@ -1,5 +1,5 @@
-//! What the coordinator orders of its workers, and what they report: JSON, a line each, over a
-//! worker's standard input and output.
+//! The coordinator's orders to its workers, and their reports: JSON, a line each, over a worker's
+//! standard input and output.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -18,14 +18,14 @@ pub(crate) enum Order {
     Connect(Connect),
     /// Publishes there, and checks what arrives.
     Load(Load, Publish),
-    /// What is measured of the load under way is enough; nothing, if there is none.
+    /// Ends the measurement of the load under way; without one, does nothing.
     Enough,
 }
 
 /// Connections to open. Each is done when all its receipts are there.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Connect {
-    /// Where the server listens for WebSockets.
+    /// The server's address for WebSockets.
     pub(crate) server: SocketAddr,
     /// It speaks TLS, with a certificate of this authority (PEM).
     pub(crate) authority: Option<PathBuf>,
@@ -37,7 +37,7 @@ pub(crate) struct Connect {
     pub(crate) habits: Habits,
 }
 
-/// What every connection does alike.
+/// The habits of all connections.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Habits {
     pub(crate) dialect: Dialect,
@@ -48,7 +48,7 @@ pub(crate) struct Habits {
     pub(crate) common_key: bool,
     /// All log in as the same user, and subscribe to its key.
     pub(crate) same_user: bool,
-    /// The interval of heart-beats both ways; 0 is none.
+    /// The interval of heart-beats both ways; 0: no heart-beats.
     pub(crate) heart_beat_ms: u32,
     /// The share of connections that stop to read when a load begins.
     pub(crate) slow_percent: u32,
@@ -64,7 +64,7 @@ pub(crate) struct Load {
     pub(crate) publishers: usize,
     /// To everybody.
     pub(crate) broadcast: Option<Pace>,
-    /// Who comes and goes meanwhile.
+    /// Clients or subscriptions that come and go meanwhile.
     pub(crate) churn: Option<Churn>,
     /// The length of a body in bytes.
     pub(crate) size: usize,
@@ -78,7 +78,7 @@ pub(crate) struct Load {
 pub(crate) enum Pace {
     /// Always so many on their way: as fast as the servers can.
     Closed(u32),
-    /// So many a second, whatever the servers do.
+    /// So many a second, however slow the servers are.
     Open(f64),
 }
 
@@ -94,14 +94,14 @@ pub(crate) enum Publish {
 }
 
 impl Publish {
-    /// Where to.
+    /// The address that it publishes to.
     pub(crate) const fn server(self) -> SocketAddr {
         let (Self::Amqp(server) | Self::Stomp(server) | Self::Nats(server)) = self;
         server
     }
 }
 
-/// What carries a client's frames.
+/// The transport of a client's frames.
 #[derive(
     Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum,
 )]
@@ -125,7 +125,7 @@ pub(crate) struct Churn {
     pub(crate) stay_ms: u64,
 }
 
-/// What comes and goes.
+/// The kind of comers.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) enum Coming {
     /// Connections, each with a user and a key of its own.
@@ -134,7 +134,7 @@ pub(crate) enum Coming {
     Subscriptions,
 }
 
-/// What a worker reports.
+/// A worker's report.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) enum Report {
     /// So many connections are open.
@@ -143,7 +143,7 @@ pub(crate) enum Report {
     Connected(Connected),
     /// The warm-up is over.
     Measuring,
-    /// What was to be measured is over; the rest is waited for.
+    /// The measurement is over; the rest is waited for.
     Measured,
     /// [`Order::Load`] is done.
     Loaded(Box<Loaded>),
@@ -155,7 +155,7 @@ pub(crate) enum Report {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Connected {
     pub(crate) seconds: f64,
-    /// From `connect` to the last receipt, of each.
+    /// The time of each from `connect` to the last receipt.
     pub(crate) set_up: Counts,
 }
 
@@ -171,7 +171,7 @@ pub(crate) struct Loaded {
     /// Connections that do not read, and how many of them the server closed.
     pub(crate) slow: u32,
     pub(crate) slow_closed: u32,
-    /// What else went wrong.
+    /// Other faults.
     pub(crate) troubles: Vec<String>,
 }
 
@@ -182,7 +182,7 @@ pub(crate) struct Flowed {
     pub(crate) published: u64,
     /// Arrived while it was measured.
     pub(crate) delivered: u64,
-    /// Of all that were due while it was measured.
+    /// The latency of all messages that were due while it was measured.
     pub(crate) latency: Counts,
 }
 

@@ -1,4 +1,4 @@
-//! What a run has shown: a JSON file each.
+//! The results of runs: a JSON file each.
 
 use std::{
     fs,
@@ -22,23 +22,23 @@ pub(crate) struct Outcome {
     /// Which build of the gateway, where several are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) build: Option<String>,
-    /// What it can be compared with: runs of the same case.
+    /// Runs of the same case can be compared.
     pub(crate) case: String,
     pub(crate) connections: u32,
     /// How long was measured, and what went on before. In seconds.
     pub(crate) seconds: f64,
     pub(crate) warm_up: f64,
-    /// What was measured.
+    /// The measures.
     pub(crate) metrics: Metrics,
     pub(crate) verification: Verification,
-    /// What went wrong beside messages.
+    /// Faults beside messages.
     pub(crate) troubles: Vec<String>,
     /// Why the figures say more of the client than of the servers, if they do.
     pub(crate) client_limit: Option<String>,
     pub(crate) conditions: Conditions,
 }
 
-/// Where and when it was.
+/// The place and time of a run.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Conditions {
     pub(crate) date: String,
@@ -52,7 +52,7 @@ pub(crate) struct Conditions {
 }
 
 impl Conditions {
-    /// Of this machine, now.
+    /// Those of this machine, now.
     pub(crate) fn now(stentor: &Path, rabbitmq: Option<String>, nats: Option<String>) -> Self {
         let processor = CpuInfo::current()
             .ok()
@@ -76,7 +76,7 @@ impl Conditions {
     }
 }
 
-/// Whose figures they are: a server's, or those of one build of it.
+/// The subject of figures: a server, or one build of it.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Subject<'a> {
     pub(crate) server: Server,
@@ -106,7 +106,7 @@ impl<'a> Subject<'a> {
 }
 
 impl Outcome {
-    /// Whose figures they are.
+    /// The subject of its figures.
     pub(crate) fn subject(&self) -> Subject<'_> {
         Subject {
             server: self.server,
@@ -123,8 +123,7 @@ impl Outcome {
         save(folder, &stem, &self.conditions, self)
     }
 
-    /// How many were saved in a folder of this case of this subject; a folder that is not there
-    /// has none.
+    /// The number of runs in a folder of this case and subject; 0 if the folder does not exist.
     ///
     /// # Errors
     /// A file there is no result.

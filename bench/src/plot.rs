@@ -25,7 +25,7 @@ const WORD: RGBColor = RGBColor(0x66, 0x5d, 0x51);
 const GRID: RGBColor = RGBColor(0xe2, 0xdc, 0xd2);
 const AXIS: RGBColor = RGBColor(0x8f, 0x86, 0x78);
 
-/// What the colours become where the reader's system is dark.
+/// The colours for readers whose system is dark.
 const DARK: [(RGBColor, &str); 8] = [
     (CARD, "#1d1a17"),
     (TITLE, "#f1ebe2"),
@@ -51,7 +51,7 @@ pub(crate) struct Chart {
     pub(crate) file: &'static str,
     pub(crate) title: &'static str,
     pub(crate) scenario: Scenario,
-    /// What follows the number of connections in its cases: no TLS, no SockJS, one node.
+    /// The text after the number of connections in its cases: no TLS, no SockJS, one node.
     case: &'static str,
     metric: &'static str,
 }

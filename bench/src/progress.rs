@@ -1,4 +1,4 @@
-//! What goes on, for who waits.
+//! The progress of a run, for people who wait.
 
 use std::io::{IsTerminal as _, Write as _};
 

@@ -40,7 +40,7 @@ impl Results {
     /// Reads all that were saved in a folder.
     ///
     /// # Errors
-    /// There is nothing, or a file is none of ours.
+    /// The folder is empty, or a file is not one of ours.
     pub(crate) fn load(folder: &Path) -> Result<Self> {
         let results = Self {
             outcomes: Outcome::load_all(folder)?,

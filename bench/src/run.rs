@@ -1,5 +1,4 @@
-//! One run: servers are started, clients connect, what the plan says is done and measured, and
-//! all is ended.
+//! One run: it starts servers, connects clients, carries out the plan, measures, and ends all.
 
 use std::time::Duration;
 
@@ -21,14 +20,14 @@ use crate::{
     verify::Verification,
 };
 
-/// What a connection takes is seen by those that come after the first tenth: whatever a server
-/// makes for its first clients, however many more there are, does not count as theirs.
+/// The memory of a connection is measured on those after the first tenth: memory that a server
+/// takes once, for its first clients, does not count as theirs.
 const FIRST_PERCENT: u32 = 10;
 
-/// For what the servers still do after the last receipt, before their memory is looked at.
+/// The time for servers to finish their work after the last receipt, before their memory is read.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// What a MESSAGE has beside its body, about: a WebSocket's head and the frame's headers.
+/// About the size of a MESSAGE without its body: a WebSocket's head and the frame's headers.
 const FRAME_OVERHEAD: usize = 130;
 
 /// A run that is under way.
@@ -216,7 +215,7 @@ fn load_metrics(loaded: &[Loaded], metrics: &mut Metrics) -> Result<u64> {
     let broadcast = loaded.iter().filter_map(|part| part.broadcast.as_ref());
     let (unicast, broadcast): (Vec<_>, Vec<_>) = (unicast.collect(), broadcast.collect());
     let mut all = 0;
-    // Where there are both, the single ones are what it is about.
+    // If there are both, the scenario is about the single ones.
     let prefix = if unicast.is_empty() { "" } else { "broadcast_" };
     for (flows, prefix) in [(unicast, ""), (broadcast, prefix)] {
         if flows.is_empty() {

@@ -1,4 +1,4 @@
-//! What is measured: from a scenario and its options to what workers are ordered (pure).
+//! Scenarios: from their options to the orders for workers (pure).
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::{
     wire::body::MIN_SIZE,
 };
 
-/// What is measured.
+/// A scenario.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Scenario {
@@ -42,19 +42,19 @@ impl Scenario {
         )
     }
 
-    /// True if messages go to everybody. Such a load is one worker's, who counts the copies.
+    /// True if messages go to everybody. Such a load is one worker's, which counts the copies.
     pub(crate) const fn is_broadcast(self) -> bool {
         matches!(self, Self::Broadcast | Self::Fairness | Self::Slow)
     }
 }
 
-/// What servers take without being told to. In bytes.
+/// The largest body that servers take by default. In bytes.
 const MAX_SIZE: usize = 1024 * 1024;
 
 /// In milliseconds.
 const HEART_BEAT: u32 = 10_000;
 
-/// How a scenario is run. What is not given is the scenario's own choice.
+/// Options of a scenario. Each scenario has its own choice for those that are not given.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     /// Connections; several numbers, with commas between, are measured one after the other
@@ -68,7 +68,7 @@ pub(crate) struct Options {
     /// How long is measured, after the warm-up
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = positive)]
     pub(crate) seconds: f64,
-    /// What goes on before, not measured but checked
+    /// The time before the measurement, whose messages are checked
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = not_negative)]
     pub(crate) warm_up: f64,
     /// The body of a message, at least 56 [default: 256; in slow: 4096]
@@ -96,10 +96,10 @@ pub(crate) struct Options {
     /// In storm: all are the same user, so that permissions are remembered after the first
     #[arg(long)]
     pub(crate) same_user: bool,
-    /// Heart-beats both ways; 0 is none
+    /// Heart-beats both ways; 0 switches them off
     #[arg(long, value_name = "MILLISECONDS", default_value_t = HEART_BEAT)]
     pub(crate) heart_beat: u32,
-    /// What carries the clients' frames; SockJS is Stentor's only
+    /// The transport of the clients' frames; only Stentor speaks SockJS
     #[arg(long, value_enum, default_value = "websocket")]
     pub(crate) transport: Transport,
     /// Publish by SEND frames instead of AMQP; with the embedded broker it is the only way
@@ -107,22 +107,23 @@ pub(crate) struct Options {
     pub(crate) stomp: bool,
 }
 
-/// What is done in one run.
+/// The plan of one run.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// The scenario, the connections, and each option that was given: what can be compared.
+    /// The scenario, the connections, and each option that was given: runs with the same text can
+    /// be compared.
     pub(crate) case: String,
     pub(crate) connections: u32,
     pub(crate) at_once: u32,
     pub(crate) habits: Habits,
-    /// `None`: the connections only stay.
+    /// `None` if the connections only stay.
     pub(crate) load: Option<Load>,
     /// How long, if they only stay. In seconds.
     pub(crate) rest: f64,
 }
 
 impl Options {
-    /// What is to be done with so many connections. Several workers share the messages.
+    /// The plan for so many connections. Several workers share the messages.
     pub(crate) fn plan(&self, scenario: Scenario, connections: u32) -> Plan {
         let mut case = format!("{} {connections}", scenario.name());
         let mut note = |text: String| {
@@ -202,7 +203,7 @@ impl Options {
             case,
             connections,
             at_once: self.at_once.unwrap_or(match scenario {
-                // What the log-ins under way take would be counted, and soon be given back.
+                // The memory of log-ins under way would count, and soon be given back.
                 Scenario::Idle => 10,
                 _ => 100,
             }),

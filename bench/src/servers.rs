@@ -16,7 +16,7 @@ use testkit::{Authority, Gateway, Process, RabbitMq, eventually, free_ports, kee
 
 use crate::{cli::Build, hook, orders::Publish, wire::dialect::Dialect, worker};
 
-/// Who is measured.
+/// A server to measure.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Server {
@@ -46,7 +46,7 @@ impl Server {
         }
     }
 
-    /// What it speaks with its clients.
+    /// The protocol between it and its clients.
     pub(crate) const fn dialect(self) -> Dialect {
         match self {
             Self::Nats => Dialect::Nats,
@@ -93,7 +93,7 @@ impl Setup {
         }
     }
 
-    /// What of it sets a case apart.
+    /// The parts of it that set a case apart.
     pub(crate) fn note(&self) -> String {
         let mut note = String::new();
         if self.tls {
@@ -112,7 +112,7 @@ impl Setup {
     }
 }
 
-/// What a process is there for.
+/// The role of a process.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Role {
@@ -137,7 +137,7 @@ pub(crate) struct Servers {
     publish: Publish,
     /// The first one's WebSocket without TLS.
     plain: SocketAddr,
-    /// Of the certificates that servers show, and who signed them.
+    /// The folder of the servers' certificates and their authority.
     certificates: Option<TempDir>,
 }
 
@@ -145,7 +145,7 @@ impl Servers {
     /// Starts all, and waits until they serve.
     ///
     /// # Errors
-    /// A program is missing. What else can fail is a fixture, which panics and says why.
+    /// A program is missing. A fixture that fails panics with its reason.
     pub(crate) async fn start(setup: &Setup) -> Result<Self> {
         let (hook, hook_address) = start_hook().await?;
         let certificates = setup.tls.then(certificates).transpose()?;
@@ -267,12 +267,12 @@ impl Servers {
         Ok(())
     }
 
-    /// Where clients connect.
+    /// The addresses for clients.
     pub(crate) fn websockets(&self) -> &[SocketAddr] {
         &self.websockets
     }
 
-    /// Where publishers connect; `stomp`: over STOMP, wherever it can be avoided.
+    /// The address for publishers; `stomp`: over STOMP, even if there is another way.
     pub(crate) const fn publish(&self, stomp: bool) -> Publish {
         if stomp {
             Publish::Stomp(self.plain)
@@ -281,7 +281,7 @@ impl Servers {
         }
     }
 
-    /// Who signed the servers' certificates, where clients connect by TLS.
+    /// The authority of the servers' certificates, if clients connect by TLS.
     pub(crate) fn authority(&self) -> Option<PathBuf> {
         let folder = self.certificates.as_ref()?;
         Some(folder.path().join("ca.pem"))

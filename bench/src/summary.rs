@@ -21,7 +21,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// Of these values; `None` if there are none.
+    /// The summary of these values; `None` without values.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -37,7 +37,7 @@ impl Summary {
     }
 
     /// This divided by another, with the spread that the runs leave: the worst of one beside the best
-    /// of the other. `None` if one is (next to) nothing, or less.
+    /// of the other. `None` if one is (next to) zero, or less.
     pub(crate) fn divided_by(&self, other: &Self) -> Option<Self> {
         const NOTHING: f64 = 1e-9;
         (self.least >= NOTHING && other.least >= NOTHING).then(|| Self {
@@ -48,7 +48,7 @@ impl Summary {
         })
     }
 
-    /// How many times better this is than another; `None` where neither is better by itself.
+    /// How many times better this is than another; `None` for a measure without a better side.
     fn better_than(&self, other: &Self, better: Better) -> Option<Self> {
         match better {
             Better::More => self.divided_by(other),
@@ -109,7 +109,7 @@ pub(crate) fn compared<'a>(servers: &Subjects<'a>) -> Option<(Subject<'a>, Subje
     }
 }
 
-/// What a table says in one document or another.
+/// The words of a table in one kind of document.
 pub(crate) struct Words {
     pub(crate) name: fn(Subject<'_>) -> String,
     pub(crate) head: fn(name: String, runs: String) -> String,
@@ -154,7 +154,7 @@ pub(crate) fn lines(case: &str, servers: &Subjects<'_>, words: &Words) -> Vec<Ve
     lines
 }
 
-/// What was wrong in runs, in a line each; nothing if all was right.
+/// The faults of runs, in a line each.
 pub(crate) fn faults(runs: &[&Outcome]) -> Vec<String> {
     let mut faults = Vec::new();
     for run in runs {

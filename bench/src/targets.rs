@@ -1,4 +1,4 @@
-//! What is to be reached, and whether it was: computed from saved runs (pure).
+//! Targets, and the verdict on each: computed from saved runs (pure).
 
 mod list;
 #[cfg(test)]
@@ -58,7 +58,7 @@ struct Target {
 enum Goal {
     AtMost(f64),
     AtLeast(f64),
-    /// There is none; it is to be known.
+    /// No goal; the figure is only stated.
     Stated,
 }
 

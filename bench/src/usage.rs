@@ -1,4 +1,4 @@
-//! What the processes of a run use: memory and processor time, by their roles.
+//! Memory and processor time of a run's processes, by their roles.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -27,7 +27,7 @@ fn by_role(figures: impl IntoIterator<Item = (Role, f64)>) -> ByRole {
     sums
 }
 
-/// Of all servers together.
+/// The sum of all servers.
 fn servers(figures: &ByRole) -> f64 {
     SERVERS.iter().filter_map(|role| figures.get(role)).sum()
 }
@@ -69,7 +69,7 @@ impl Memory {
         Ok(memory)
     }
 
-    /// What each connection has added since `before`, and how much it is altogether.
+    /// The growth for each connection since `before`, and the whole.
     pub(crate) fn growth(&self, before: &Self, connections: u32, metrics: &mut Metrics) {
         let grown = self.pss.iter().filter_map(|(role, now)| {
             let before = before.pss.get(role)?;
@@ -134,7 +134,7 @@ impl<'a> Cpu<'a> {
         })
     }
 
-    /// What was used since.
+    /// The processor time used since.
     ///
     /// # Errors
     /// A process is gone.
@@ -167,7 +167,7 @@ impl Used {
         metrics.insert("cpu_percent_client".into(), percent);
     }
 
-    /// For each of so many things, in thousandths of a second; nothing if there were none.
+    /// For each of so many things, in thousandths of a second; left out if there were no things.
     pub(crate) fn milliseconds_each(&self, count: f64, name: &str, metrics: &mut Metrics) {
         if count > 0.0 {
             put(name, &self.by_role(), 1e3 / count, metrics);

@@ -1,10 +1,10 @@
-//! Whether every message came: once, in order, to whom it was meant for (pure).
+//! The check that every message came: once, in order, to its receiver (pure).
 
 use std::ops::{AddAssign, Range};
 
 use serde::{Deserialize, Serialize};
 
-/// What was wrong with the messages of a run. All zero is as it should be.
+/// The faults of a run's messages. All zero is as it should be.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Verification {
     /// Messages that came as they should.
@@ -51,7 +51,7 @@ pub(crate) enum Arrival {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sequence {
     next: u64,
-    /// What was skipped; mostly nothing.
+    /// The skipped numbers; mostly empty.
     missing: Vec<Range<u64>>,
 }
 
@@ -107,7 +107,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    /// What a subscriber that saw `numbers` makes of them, if `published` messages were sent.
+    /// The verdict of a subscriber that saw `numbers`, if `published` messages were sent.
     fn verify(numbers: &[u64], published: u64) -> (u64, u64, u64) {
         let mut sequence = Sequence::default();
         let (mut late, mut again) = (0, 0);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is done to a stream, losses and duplicates are counted right.
+        /// After any change of a stream, losses and duplicates are counted right.
         #[test]
         fn counts_are_those_of_a_model(seen in proptest::collection::vec(0_u64..20, 0..60)) {
             let (lost, late, again) = verify(&seen, 20);

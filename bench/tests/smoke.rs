@@ -1,4 +1,4 @@
-//! The tool as a whole, on a few connections: so that it does not rot. What it measures here says
+//! The tool as a whole, on a few connections: so that it does not rot. Its figures here mean
 //! nothing.
 #![allow(
     clippy::expect_used,
@@ -319,7 +319,7 @@ fn an_attack_that_nobody_notices_is_held() {
     let (output, saved) = attack(&["transactions", "half-bodies", "denied", &build]);
     let said = said(&output);
     assert!(output.status.success(), "{said}");
-    // What is not tried is told, and not saved.
+    // An attack that is not tried is told, and not saved.
     let denied = if saved.len() == 2 {
         "not tried"
     } else {

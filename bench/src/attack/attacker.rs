@@ -1,4 +1,4 @@
-//! What attackers do. All of it is one user's, over STOMP; the hook allows everything.
+//! The attackers. All of them are one user, over STOMP; the hook allows everything.
 
 use std::{
     cell::RefCell,
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::wire::{dialect::destination, stomp};
 
-/// Who attacks.
+/// The attacker's name.
 const USER: &str = "mallory";
 
 /// Before it is tried again where even the connection is refused.
@@ -29,7 +29,7 @@ const MAX_SAID: usize = 8;
 /// Frames of a flood that are written at once.
 const BATCH: usize = 500;
 
-/// What the attackers did, and what they were told.
+/// The attackers' deeds, and the answers that they got.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Deeds {
     pub(super) seconds: f64,
@@ -38,7 +38,7 @@ pub(super) struct Deeds {
     pub(super) frames: u64,
     /// ERROR frames, and connections that were closed.
     pub(super) refusals: u64,
-    /// What was said then, and how often.
+    /// The texts of those answers, with their counts.
     pub(super) said: BTreeMap<String, u64>,
 }
 
@@ -118,7 +118,7 @@ impl Attackers {
         join_all(all).await;
     }
 
-    /// Where it is counted how often.
+    /// Takes one of the turns, if they are counted.
     fn take_turn(&self) -> bool {
         let mut left = self.left.borrow_mut();
         let has_turn = self.amount.times == 0 || *left > 0;
@@ -249,7 +249,7 @@ impl Attackers {
                 sender.request("SEND", &headers, &self.body).await?;
                 self.wrote(1);
             }
-            // Neither reads any more, until the time is over.
+            // Neither reads from now on, until the time is over.
             std::future::pending::<Result<(), String>>().await
         };
         if let Err(why) = struck.await {

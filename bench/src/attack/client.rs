@@ -24,7 +24,7 @@ pub(super) struct Client {
 /// A message, as far as it is of interest.
 pub(super) struct Message {
     pub(super) subscription: String,
-    /// What is to be acknowledged.
+    /// Its id for ACK; empty without one.
     pub(super) ack: String,
 }
 
@@ -39,7 +39,7 @@ impl Client {
     /// Connects and logs in.
     ///
     /// # Errors
-    /// It is refused: what the gateway says.
+    /// It is refused: the gateway's words.
     pub(super) async fn log_in(address: SocketAddr, user: &str) -> Result<Self, String> {
         let mut client = Self::greet(address, user, &[]).await?;
         match client.next().await? {
@@ -78,7 +78,7 @@ impl Client {
     /// Writes bytes, however long the gateway takes to read them.
     ///
     /// # Errors
-    /// The connection is over; what the gateway said, if it did.
+    /// The connection is over; the gateway's words, if it sent any.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
         let Err(error) = self.stream.write_all(bytes).await else {
             return Ok(());
@@ -121,7 +121,7 @@ impl Client {
     /// The next message of a subscription; those of others are kept.
     ///
     /// # Errors
-    /// None comes; what the gateway says instead.
+    /// No message comes; the gateway's words instead.
     pub(super) async fn message(&mut self, subscription: &str) -> Result<Message, String> {
         loop {
             let mut kept = self.messages.iter();
@@ -136,7 +136,7 @@ impl Client {
         }
     }
 
-    /// Reads on until the gateway refuses something, or closes: what it said.
+    /// Reads on until the gateway refuses something, or closes; returns its words.
     pub(super) async fn refusal(&mut self) -> String {
         loop {
             if let Err(why) = self.next().await {

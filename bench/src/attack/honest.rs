@@ -1,4 +1,4 @@
-//! Others: subscribers and publishers of a worker's, whose messages are booked and timed.
+//! Honest clients: subscribers and publishers of a worker, whose messages are booked and timed.
 
 use std::time::Duration;
 
@@ -35,16 +35,16 @@ pub(super) struct Crowd {
     pub(super) rate: f64,
 }
 
-/// What they noticed in a while.
+/// The effects that they noticed in a while.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Noticed {
-    /// From when a message was due until it was read; a minute, if it never was. `None` if there
-    /// was none.
+    /// The time from a message's due moment until it was read; a minute, if it never was. `None`
+    /// without messages.
     pub(super) p50_ms: Option<f64>,
     pub(super) p99_ms: Option<f64>,
     pub(super) longest_ms: Option<f64>,
     pub(super) verification: Verification,
-    /// Who was cut off, and what else went wrong.
+    /// Clients that were cut off, and other faults.
     pub(super) troubles: Vec<String>,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Honest {
     crowd: Crowd,
     /// True if messages are published now.
     publishes: bool,
-    /// Why there is none of them any more.
+    /// The reason why their worker is gone, if it is.
     fault: Option<String>,
 }
 
@@ -113,7 +113,7 @@ impl Honest {
         }
     }
 
-    /// No more messages: what was noticed of those that there were, once all have arrived.
+    /// Stops the messages; returns the effects, once all messages have arrived.
     pub(super) async fn end(&mut self) -> Noticed {
         let ended = match &self.fault {
             Some(fault) => Err(anyhow::anyhow!("{fault}")),
@@ -141,7 +141,7 @@ impl Honest {
         }
     }
 
-    /// Where nothing is published, whatever a worker says is that somebody was cut off.
+    /// If nothing is published, any report of a worker means that somebody was cut off.
     async fn complaint(&mut self) -> Result<()> {
         match timeout(Duration::from_millis(1), self.worker.report()).await {
             Ok(report) => bail!("a worker says {:?}", report?),

@@ -1,4 +1,4 @@
-//! What one user can do to others, and what others may notice of it (pure).
+//! The list of attacks by one user, and the effects that others may notice (pure).
 
 use clap::ValueEnum;
 use serde::Serialize;
@@ -23,7 +23,7 @@ pub(crate) enum Attack {
     ThreeWildcards,
     /// A pattern with two # and keys of 125 words
     TwoWildcards,
-    /// What a strict RabbitMQ answers by closing the connection; needs RabbitMQ 4
+    /// Requests that a strict RabbitMQ answers by closing the connection; needs RabbitMQ 4
     Denied,
     /// A policy by which full queues refuse what is new, and a gateway that stands still for a while
     FullQueues,
@@ -56,7 +56,7 @@ pub(super) struct Amount {
     pub(super) size: usize,
 }
 
-/// What is the case while an attack lasts.
+/// The circumstance of an attack.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Circumstance {
     /// Others publish by STOMP.
@@ -86,7 +86,7 @@ pub(super) struct Bounds {
     pub(super) growth: Option<f64>,
 }
 
-/// What is left of that growth some seconds after the end, at most. In MiB.
+/// The most of that growth that may be left some seconds after the end. In MiB.
 pub(super) const LEFT: f64 = 200.0;
 
 /// Below that, twice as long is noise: client, attackers and servers share the machine. In
@@ -94,7 +94,7 @@ pub(super) const LEFT: f64 = 200.0;
 pub(super) const NOISE: (f64, f64) = (5.0, 50.0);
 
 impl Attack {
-    /// What it does, in a line.
+    /// Its description, in a line.
     pub(super) fn what(self) -> String {
         let value = self.to_possible_value();
         let help = value.and_then(|value| value.get_help().map(ToString::to_string));
@@ -146,7 +146,7 @@ impl Attack {
         }
     }
 
-    /// What others may notice. With few connections for a second, nothing is said of delays.
+    /// The bounds of the effects on others. With few connections for a second, delays do not count.
     pub(super) const fn bounds(self, quick: bool) -> Bounds {
         let delay = match self {
             _ if quick => Delay::Any,

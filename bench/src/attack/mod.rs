@@ -1,7 +1,7 @@
-//! Attacks: what one user can do to others by way of what they share, in full size, with others
-//! beside. An attack is held if nobody notices.
+//! Attacks: one user harms others through shared resources, in full size, with others beside. An
+//! attack is held if nobody notices.
 //!
-//! - `list` (pure) has the attacks, how much of each, and what may be noticed
+//! - `list` (pure) has the attacks, their amounts, and the effects that others may notice
 //! - `attacker` does them, by `client`
 //! - `honest` are a worker's clients, whose messages are booked and timed; `visitor` does one of
 //!   everything again and again; `watch` looks at the gateway's memory
@@ -52,7 +52,7 @@ const POLICY: &[&str] = &[
 ];
 const NO_POLICY: &[&str] = &["clear_policy", "full"];
 
-/// What is attacked, and how.
+/// The options of `attack`.
 #[derive(Args)]
 pub(crate) struct Options {
     /// Which attacks [default: all, one after the other]
@@ -61,12 +61,12 @@ pub(crate) struct Options {
     /// Print all attacks with what they do; nothing is attacked
     #[arg(long)]
     list: bool,
-    /// A few connections for a second each: whether it works. Nothing is said of delays then
+    /// A few connections for a second each: a test of the tool. Delays do not count then
     #[arg(long)]
     quick: bool,
     #[command(flatten)]
     gateway: cli::Gateway,
-    /// Where what was noticed is saved, a JSON file each
+    /// The folder for the results, a JSON file each
     #[arg(long, value_name = "FOLDER", default_value = "results/attacks")]
     out: PathBuf,
     /// How much the gateway may grow until an attack is stopped, and counts as not held
@@ -97,7 +97,7 @@ impl Options {
     }
 }
 
-/// Attacks each build in each way. Answers whether all was held.
+/// Attacks each build in each way. Returns true if all was held.
 ///
 /// # Errors
 /// A program is missing, or others are refused before there is any attack.

@@ -1,4 +1,4 @@
-//! Whether others noticed an attack, and how it is told (pure).
+//! The verdict on an attack, and its words (pure).
 
 use serde::Serialize;
 
@@ -21,7 +21,7 @@ const MAX_REASON: usize = 240;
 /// The ERROR that tells a subscriber that messages are missing.
 const INTERRUPTED: &str = "feed interrupted";
 
-/// What others noticed in one of the three whiles.
+/// The effects that others noticed in one of the three whiles.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct While {
     #[serde(flatten)]
@@ -48,13 +48,13 @@ pub(super) struct Tried {
     pub(super) conditions: Conditions,
 }
 
-/// Whether others noticed.
+/// The verdict: held if others did not notice.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Verdict {
     Held,
     NotHeld,
-    /// What it needs is not there.
+    /// A precondition is missing.
     NotTried,
 }
 
@@ -102,7 +102,7 @@ impl Tried {
             ("meanwhile", &self.during),
             ("afterwards", &self.after),
         ] {
-            // Whoever was told of a gap there is gone afterwards, too.
+            // A subscriber that was told of a gap is gone afterwards, too.
             if self.attack != Attack::FullQueues || !self.is_told() {
                 faults.extend(part.faults().map(|fault| format!("{when}: {fault}")));
             }
@@ -180,7 +180,7 @@ impl While {
     }
 }
 
-/// What a broker says may have several, and be long.
+/// The text of a broker may have several lines, and be long.
 fn in_a_line(text: String) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
     let line = words.join(" ");

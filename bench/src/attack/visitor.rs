@@ -1,5 +1,5 @@
 //! Another user, who comes again and again, and does one of everything: each operation has to
-//! succeed, whatever attackers do.
+//! succeed during any attack.
 
 use std::{
     io::{Read as _, Write as _},
@@ -33,13 +33,13 @@ pub(super) struct Visits {
     /// Visits in which all was right.
     pub(super) right: u64,
     pub(super) failed: u64,
-    /// What went wrong at first.
+    /// The first failures.
     pub(super) failures: Vec<String>,
     /// The longest visit, in milliseconds.
     pub(super) longest_ms: f64,
 }
 
-/// Where it goes, and what it does.
+/// Its destinations, and the extent of a visit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Route {
     /// STOMP over TCP.
@@ -50,7 +50,7 @@ pub(super) struct Route {
     pub(super) only_listens: bool,
 }
 
-/// A visitor, on a thread of its own. Dropped, it comes no more.
+/// A visitor, on a thread of its own, until it is dropped.
 pub(super) struct Visitor {
     visits: Arc<Mutex<Visits>>,
     stop: Arc<Notify>,
@@ -203,7 +203,7 @@ fn about(command: &str, headers: &[(&str, &str)], why: &str) -> String {
     }
 }
 
-/// Whether `/readyz` says 200: no client may cause anything else.
+/// `Ok` if `/readyz` answers 200: no client may cause another status.
 fn ready(admin: SocketAddr) -> Result<(), String> {
     let asked = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect_timeout(&admin, HEALTH)?;

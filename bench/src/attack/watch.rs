@@ -1,5 +1,4 @@
-//! The gateway's memory while it is attacked; and an end to the attack before the machine has no
-//! more.
+//! The gateway's memory while it is attacked; stops the attack before the machine runs out of it.
 
 use std::{
     sync::{
@@ -18,7 +17,7 @@ use tokio::sync::Notify;
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// What the machine has to have left. In KiB.
+/// The memory that the machine must have left. In KiB.
 const RESERVE: f64 = 3.0 * 1024.0 * 1024.0;
 
 /// Resident memory of the gateway, in MiB.
@@ -27,13 +26,13 @@ pub(super) struct Grown {
     pub(super) before_mib: f64,
     /// At most, from the attack's begin on.
     pub(super) most_mib: f64,
-    /// Some seconds after its end; `None` if the gateway is gone by then.
+    /// Some seconds after the attack's end; `None` if the gateway is gone by then.
     pub(super) after_mib: Option<f64>,
     /// The attack was ended, for it would have taken all that there is.
     pub(super) stopped: bool,
 }
 
-/// One who looks, on a thread of its own. Dropped, it looks no more.
+/// A watch on a thread of its own, until it is dropped.
 pub(super) struct Watch {
     pid: u32,
     before: f64,
@@ -84,7 +83,7 @@ impl Watch {
         self.alarm.notified().await;
     }
 
-    /// What there was, and what there is now.
+    /// The memory before, at most, and now.
     pub(super) fn grown(&self) -> Grown {
         let mib = |kib: f64| kib / 1024.0;
         Grown {
@@ -113,7 +112,7 @@ fn resident(pid: u32) -> Result<f64> {
     Ok(resident.with_context(|| format!("process {pid} has ended"))? as f64)
 }
 
-/// What programs may still take, in KiB.
+/// The memory that programs may still take, in KiB.
 fn available() -> Option<f64> {
     Some(Meminfo::current().ok()?.mem_available? as f64 / 1024.0)
 }

@@ -11,7 +11,7 @@ const MAGIC: &[u8] = b"SB1 ";
 /// Shorter bodies cannot carry what is checked. In bytes.
 pub(crate) const MIN_SIZE: usize = 56;
 
-/// What a body says.
+/// The content of a body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Stamp {
     /// Which publisher it is from: a message left over from another one is a mistake.
@@ -36,7 +36,7 @@ impl Stamp {
         out.resize(end, b'.');
     }
 
-    /// Reads a body; `None` if it is none of ours.
+    /// Reads a body; `None` if it is not one of ours.
     pub(crate) fn read(body: &[u8]) -> Option<Self> {
         let rest = body.strip_prefix(MAGIC)?;
         let (run, rest) = take_hex(rest, 8)?;

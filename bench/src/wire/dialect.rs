@@ -1,4 +1,4 @@
-//! What clients and servers say to each other, in STOMP or in the words of NATS.
+//! The dialects of clients and servers: STOMP, or the protocol of NATS.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ pub(crate) enum Dialect {
     Nats,
 }
 
-/// What a server says.
+/// A message from a server.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Said<'a> {
     LoggedIn,
@@ -24,7 +24,7 @@ pub(crate) enum Said<'a> {
     Receipt {
         subscribed: bool,
     },
-    /// What was said last is done, whatever it was: all that NATS answers.
+    /// The last request is done: the only answer of NATS.
     Done,
     /// A message's body.
     Message(&'a [u8]),
@@ -34,12 +34,12 @@ pub(crate) enum Said<'a> {
     Nothing,
     /// It will close.
     Error(String),
-    /// What a client does not expect.
+    /// Something that a client does not expect.
     Other(String),
 }
 
 impl Dialect {
-    /// Takes what the server says next off `bytes`; `None` as long as it is not complete.
+    /// Takes the server's next message off `bytes`; `None` as long as it is not complete.
     ///
     /// # Errors
     /// It is not this dialect.

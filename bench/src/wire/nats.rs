@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use memchr::memmem;
 
-/// What a server says.
+/// An operation of a server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Op<'a> {
     /// A message's body.
@@ -28,7 +28,7 @@ pub(crate) const PONG: &[u8] = b"PONG\r\n";
 /// Takes the next operation off `bytes`; `None` as long as it is not complete.
 ///
 /// # Errors
-/// It is none.
+/// It is not an operation.
 pub(crate) fn next_op<'a>(bytes: &mut &'a [u8]) -> Result<Option<Op<'a>>, String> {
     let all = *bytes;
     let Some(end) = memmem::find(all, b"\r\n") else {

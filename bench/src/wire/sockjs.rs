@@ -7,7 +7,7 @@ use memchr::{memchr, memmem};
 
 use super::read_on;
 
-/// What a SockJS server says.
+/// A frame of a SockJS server.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Frame {
     /// The session has begun.
@@ -18,17 +18,17 @@ pub(crate) enum Frame {
     Close(String),
 }
 
-/// Reads the responses that messages come in, whatever pieces they come in.
+/// Reads the responses with messages, in any pieces.
 #[derive(Debug, Default)]
 pub(crate) struct Responses {
-    /// What is not read yet.
+    /// Bytes that are not read yet.
     raw: Vec<u8>,
     body: Body,
     /// A frame that is not complete.
     line: Vec<u8>,
 }
 
-/// Where in a response it is.
+/// The position in a response.
 #[derive(Clone, Copy, Debug, Default)]
 enum Body {
     #[default]
@@ -43,7 +43,7 @@ enum Body {
 }
 
 impl Responses {
-    /// Takes what was received: the frames in it, and whether a response has ended, so that
+    /// Takes received bytes. Returns their frames, and true if a response has ended, so that
     /// another request is due.
     ///
     /// # Errors
@@ -61,7 +61,7 @@ impl Responses {
         done.map(|()| (frames, ended))
     }
 
-    /// Takes one part off `rest`; `None` as long as it is not complete. Answers whether it was
+    /// Takes one part off `rest`; `None` as long as it is not complete. Returns true if it was
     /// the last of a response.
     fn step(&mut self, rest: &mut &[u8], frames: &mut Vec<Frame>) -> Result<Option<bool>, String> {
         match self.body {
@@ -206,7 +206,7 @@ pub(crate) fn send(
     Ok(())
 }
 
-/// Takes the answer to [`send`] off `bytes`; whether there was one.
+/// Takes the answer to [`send`] off `bytes`; returns true if there was one.
 ///
 /// # Errors
 /// The server refuses.

@@ -14,7 +14,7 @@ pub(crate) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// What an ERROR says, in one line.
+    /// The text of an ERROR, in one line.
     pub(crate) fn error_text(&self) -> String {
         let message = header(self.headers, b"message:").unwrap_or_default();
         let (message, body) = (

@@ -1,6 +1,6 @@
 //! WebSocket frames (RFC 6455), as a client needs them.
 
-/// What of a frame the client looks at.
+/// The kinds of frames that the client tells apart.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Opcode {
     /// Text, binary, or the continuation of either: STOMP, all the same.
@@ -20,7 +20,8 @@ pub(crate) struct Frame<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// What begins a connection; the key is the RFC's own, for nobody here checks the answer to it.
+/// The request that begins a connection; its key is the RFC's own, for nobody here checks the
+/// answer to it.
 pub(crate) fn upgrade_request(host: &str, path: &str) -> Vec<u8> {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -30,10 +31,10 @@ pub(crate) fn upgrade_request(host: &str, path: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The answer to [`upgrade_request`], once it is there: how many bytes it takes.
+/// The length of the answer to [`upgrade_request`], once all of it has come.
 ///
 /// # Errors
-/// The server refuses: what it says.
+/// The server refuses: its words.
 pub(crate) fn upgrade_response(bytes: &[u8]) -> Result<Option<usize>, String> {
     let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") else {
         return Ok(None);

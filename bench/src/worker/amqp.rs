@@ -36,7 +36,7 @@ impl Amqp {
             frame_max: 0,
         };
         let short = Short::cut;
-        // An alarm is told to clients that understand it; others are just not read any more.
+        // The broker tells alarms to clients that understand them; others are just not read.
         let able = Fields::default().switch(short("connection.blocked"), true);
         let about_us = Fields::default().table(short("capabilities"), &able);
         amqp.ask(stream, &PROTOCOL_HEADER, |method| {
@@ -95,7 +95,7 @@ impl Amqp {
         }
     }
 
-    /// Whether there was anything to read.
+    /// Returns true if there was anything to read.
     pub(super) fn read(&mut self, socket: &mut impl Read) -> Result<bool> {
         let count = read_some(socket, self.decoder.space())?;
         self.decoder.filled(count.unwrap_or_default());

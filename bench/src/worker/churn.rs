@@ -18,7 +18,7 @@ use crate::{
     orders::{Churn, Churned, Coming, Habits},
 };
 
-/// Comers that are not done: beyond, the servers cannot keep up, and no more come.
+/// The most comers under way: beyond, the servers cannot keep up, and comers are left out.
 const MAX_COMING: usize = 1500;
 
 /// Numbers of users that come and go begin here, apart from those of the ones that stay.
@@ -72,7 +72,7 @@ impl Churning {
         })
     }
 
-    /// Lets those come and go whose time it is.
+    /// Lets comers come and go at their times.
     ///
     /// # Errors
     /// The system has no more sockets.
@@ -155,7 +155,7 @@ impl Churning {
         }
     }
 
-    /// What became of it.
+    /// The outcome.
     pub(super) fn result(&self) -> Churned {
         Churned {
             came: self.came,

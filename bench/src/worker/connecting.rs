@@ -48,7 +48,7 @@ impl Connecting {
         self.set_up.record(took);
     }
 
-    /// Opens more. Answers whether all are done.
+    /// Opens more. Returns true if all are done.
     ///
     /// # Errors
     /// There are no more sockets, or the server does not answer.

@@ -25,14 +25,14 @@ use crate::{
     },
 };
 
-/// Whether a connection stays.
+/// A connection stays, or comes and goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Kind {
     Steady,
     Passing,
 }
 
-/// What a connection waits for.
+/// The stage of a connection: what it waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Stage {
     Connecting,
@@ -45,7 +45,7 @@ pub(super) enum Stage {
     Leaving,
 }
 
-/// Small, for there are thousands of it: what is incomplete is empty nearly always.
+/// One client. Small, for there are thousands: its buffers are empty nearly always.
 pub(super) struct Connection {
     socket: Socket,
     link: Link,
@@ -118,13 +118,13 @@ impl Connection {
         self.since
     }
 
-    /// Reads no more, if it is a slow one.
+    /// Stops reading, if it is a slow one.
     pub(super) const fn stop_if_slow(&mut self) -> bool {
         self.reads = !self.slow;
         self.slow
     }
 
-    /// Handles what the socket is ready for. `subscribed` counts receipts of later SUBSCRIBEs.
+    /// Handles an event of the socket. `subscribed` counts receipts of later SUBSCRIBEs.
     ///
     /// # Errors
     /// The connection is over, and why.

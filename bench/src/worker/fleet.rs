@@ -29,7 +29,7 @@ const SLOW_BUFFER: usize = 4096;
 /// The key that everybody may subscribe to.
 pub(crate) const COMMON_KEY: &str = "everybody";
 
-/// What happened to a connection, other than a message.
+/// An event of a connection, other than a message.
 #[derive(Debug)]
 pub(super) enum Happening {
     /// It has logged in, and all its receipts are there; how many nanoseconds it took.
@@ -55,7 +55,7 @@ pub(super) struct Fleet {
     posting: Posting,
     buffer: Vec<u8>,
     happenings: Vec<(usize, Kind, Happening)>,
-    /// Whose heart-beat is next, and what is due of one.
+    /// The slot of the next heart-beat, and the part of one that is due.
     beat: (usize, f64),
     /// Sockets opened so far, for their addresses.
     opened: usize,
@@ -218,7 +218,7 @@ impl Fleet {
         }
     }
 
-    /// What happened since the last call.
+    /// The events since the last call.
     pub(super) fn happenings(&mut self) -> Vec<(usize, Kind, Happening)> {
         std::mem::take(&mut self.happenings)
     }

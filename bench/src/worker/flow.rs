@@ -16,7 +16,7 @@ pub(super) const MAX_PUBLISHERS: usize = 100;
 
 /// Messages from one publisher or several, and the books on them.
 pub(super) struct Flow {
-    /// `None` of those that are lost.
+    /// `None` for those that are lost.
     publishers: Vec<Option<Publisher>>,
     /// Why the first was lost.
     first_lost: Option<String>,
@@ -79,7 +79,7 @@ impl Flow {
         })
     }
 
-    /// How many of several publishers were lost, and why the first was; `None` if all are there.
+    /// The number of publishers that were lost, and the reason of the first; `None` if all are there.
     pub(super) fn lost(&self) -> Option<String> {
         let lost = self.publishers.iter().filter(|its| its.is_none()).count();
         let why = self.first_lost.as_ref()?;

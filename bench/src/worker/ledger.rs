@@ -1,5 +1,5 @@
-//! The books on messages of one publisher: what was published to whom, what is on its way, and
-//! what has arrived (pure).
+//! The books on messages of one publisher: those published to each user, under way, and arrived
+//! (pure).
 
 use std::{collections::VecDeque, ops::Range};
 
@@ -12,10 +12,10 @@ use crate::{
     wire::body::{EVERYBODY, Stamp},
 };
 
-/// Whom messages are for.
+/// The receivers of messages.
 #[derive(Debug)]
 enum Audience {
-    /// Each user in turn: whose turn it is, and how many each has been sent.
+    /// Each user in turn: the place whose turn it is, and the number of messages to each.
     Each { turn: usize, sent: Vec<u64> },
     /// All of them: how often the messages that are on their way have arrived, from the oldest.
     All(VecDeque<u32>),
@@ -77,7 +77,7 @@ impl Ledger {
         })
     }
 
-    /// What its messages are stamped with.
+    /// The number that stamps its messages.
     pub(super) const fn run(&self) -> u32 {
         self.run
     }
@@ -165,7 +165,7 @@ impl Ledger {
         }
     }
 
-    /// Closes the books: what has not arrived is lost.
+    /// Closes the books: messages that have not arrived are lost.
     pub(super) fn close(&self) -> (Flowed, Verification) {
         let mut verification = self.verification;
         for (place, sequence) in self.received.iter().enumerate() {

@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// Where SockJS is served.
+/// The path of SockJS.
 const SOCKJS: &str = "/stomp";
 
 /// A client's link. That of SockJS is larger, so it is in a box.
@@ -19,8 +19,8 @@ pub(super) enum Link {
     Sockjs(Box<Sockjs>),
 }
 
-/// A session of SockJS: messages come in the responses to requests on the client's own socket;
-/// what it sends goes in requests over sockets that clients share, as behind a proxy.
+/// A session of SockJS: messages come in the responses to requests on the client's own socket; its
+/// own frames go in requests over sockets that clients share, as behind a proxy.
 pub(super) struct Sockjs {
     /// The session's path.
     session: String,
@@ -46,7 +46,7 @@ impl Link {
         }))
     }
 
-    /// What a client asks for on its socket; `path` is that of the WebSocket.
+    /// The request of a client on its socket; `path` is that of the WebSocket.
     pub(super) fn request(&self, host: &str, path: &str) -> Vec<u8> {
         match self {
             Self::WebSocket => websocket::upgrade_request(host, path),
@@ -54,7 +54,7 @@ impl Link {
         }
     }
 
-    /// Requests that wait to be made; `None` if there are none.
+    /// Requests that wait to be made; `None` without one.
     pub(super) fn posts(&mut self) -> Option<Vec<u8>> {
         match self {
             Self::Sockjs(link) if !link.posts.is_empty() => Some(std::mem::take(&mut link.posts)),

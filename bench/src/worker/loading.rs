@@ -1,4 +1,4 @@
-//! A load that is under way: warm-up, what is measured, and the wait for what is still to come.
+//! A load that is under way: warm-up, measurement, and the wait for the last messages.
 
 use std::net::SocketAddr;
 
@@ -134,7 +134,7 @@ impl Loading {
         }
     }
 
-    /// Measures no longer, if it does.
+    /// Ends the measurement, if it is under way.
     pub(super) fn enough(&mut self, now: u64) {
         if self.phase != Phase::Drain {
             self.measure_from = self.measure_from.min(now);
@@ -147,7 +147,7 @@ impl Loading {
         let now = clock::now();
         let stamp = Stamp::read(body);
         let flow = stamp.and_then(|stamp| self.flows().find(|flow| flow.ledger.run() == stamp.run));
-        // To those who come and go nothing is published.
+        // Nothing is published to clients that come and go.
         match (stamp, flow, kind) {
             (Some(stamp), Some(flow), Kind::Steady) => {
                 flow.ledger.arrived(slot, stamp, now);
@@ -171,7 +171,7 @@ impl Loading {
         }
     }
 
-    /// A connection is gone; `reads` says whether it was one that reads.
+    /// A connection is gone; `reads` is true if it was one that reads.
     pub(super) fn ended(&mut self, slot: usize, kind: Kind, reads: bool, why: &str) {
         match kind {
             Kind::Steady if !reads => self.slow_closed += 1,
@@ -188,7 +188,7 @@ impl Loading {
         }
     }
 
-    /// Publishes what is due, and goes through the phases. Answers whether it is done.
+    /// Publishes the messages that are due, and goes through the phases. Returns true if it is done.
     ///
     /// # Errors
     /// A publisher's connection is lost.

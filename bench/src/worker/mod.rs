@@ -1,4 +1,4 @@
-//! A worker: one process, one thread, thousands of clients, and what publishes to them. It takes
+//! A worker: one process, one thread, thousands of clients, and their publishers. It takes
 //! [`Order`]s from its standard input, and ends with that.
 
 pub(crate) mod clock;
@@ -53,7 +53,7 @@ const FIRST_CLIENT: usize = FIRST_POSTER + posting::SOCKETS;
 /// Between two looks at what is due, unless a load wants it more often.
 const TICK: u64 = 10 * MILLISECOND;
 
-/// Carries out orders until there are no more.
+/// Carries out orders until they end.
 ///
 /// # Errors
 /// One cannot be carried out; the coordinator has been told.
@@ -153,7 +153,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Does what is due. Answers whether there is more to come.
+    /// Does the work that is due. Returns false at the end of the orders.
     fn turn(&mut self) -> Result<bool> {
         let now = clock::now();
         if now - self.beaten >= TICK {

@@ -101,7 +101,7 @@ impl Poster {
         }
     }
 
-    /// Reads the answers; whether the socket is still open.
+    /// Reads the answers; returns true if the socket is still open.
     fn read(&mut self) -> Result<bool> {
         let mut buffer = [0; 16 * 1024];
         let is_open = loop {

@@ -1,4 +1,4 @@
-//! What publishes: one connection, by AMQP, STOMP, or in the words of NATS.
+//! A publisher: one connection, by AMQP, STOMP, or the protocol of NATS.
 
 use std::{
     io::{self, Read, Write as _},
@@ -22,21 +22,21 @@ use crate::{
 /// For each step of a log-in.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What may wait to be written; a server that is so far behind is not measured any more.
+/// The most bytes that may wait to be written; a server that is further behind is not measured.
 const MAX_UNSENT: usize = 256 * 1024 * 1024;
 
-/// A connection that publishes. What is published goes out by [`Self::flush`].
+/// A connection that publishes. Messages go out by [`Self::flush`].
 pub(super) struct Publisher {
     socket: TcpStream,
     speech: Speech,
     unsent: Vec<u8>,
-    /// Of `unsent`, what is sent.
+    /// The sent part of `unsent`.
     sent: usize,
     body: Vec<u8>,
     frame: Vec<u8>,
 }
 
-/// What it speaks, and what it has read and not used.
+/// Its protocol, and the bytes that it has read and not used.
 enum Speech {
     Amqp(Amqp),
     Stomp(Vec<u8>),
@@ -111,10 +111,10 @@ impl Publisher {
         Ok(())
     }
 
-    /// Reads what the server says.
+    /// Reads the server's answers.
     ///
     /// # Errors
-    /// It closes, or is short of memory: what is measured then means nothing.
+    /// It closes, or is short of memory: then the figures mean nothing.
     pub(super) fn read(&mut self) -> Result<()> {
         let socket = &mut self.socket;
         match &mut self.speech {
@@ -213,7 +213,7 @@ fn connect(server: SocketAddr) -> Result<net::TcpStream> {
     Ok(stream)
 }
 
-/// How much was read; `None` if there is nothing to read, or in time.
+/// The number of bytes read; `None` if there are none, or none in time.
 pub(super) fn read_some(socket: &mut impl Read, buffer: &mut [u8]) -> Result<Option<usize>> {
     loop {
         match socket.read(buffer) {
@@ -226,7 +226,7 @@ pub(super) fn read_some(socket: &mut impl Read, buffer: &mut [u8]) -> Result<Opt
     }
 }
 
-/// Has `read` take off what is there to read; `None` if nothing is.
+/// Has `read` take off the bytes that are there to read; `None` without bytes.
 fn read_more<T>(
     socket: &mut impl Read,
     unread: &mut Vec<u8>,

@@ -61,7 +61,7 @@ impl Socket {
         Ok(Self::Secure(Box::new(StreamOwned::new(session, stream))))
     }
 
-    /// What the poll watches.
+    /// The socket that the poll watches.
     pub(super) const fn stream(&mut self) -> &mut TcpStream {
         match self {
             Self::Plain(stream) => stream,

@@ -1,4 +1,4 @@
-//! Whatever pieces the bytes come in, a client makes the same of them.
+//! A client reads the same from bytes in any pieces.
 
 use std::net::TcpListener;
 
