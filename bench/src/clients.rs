@@ -50,7 +50,7 @@ impl Clients {
         let workers = plan.connections.div_ceil(per_worker).max(nodes);
         ensure!(
             workers == 1 || !scenario.is_broadcast(),
-            "{} is one worker's and one node's, who has at most {per_worker} connections here",
+            "{} is one worker's and one node's, which has at most {per_worker} connections here",
             scenario.name()
         );
         ensure!(

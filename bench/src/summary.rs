@@ -36,8 +36,8 @@ impl Summary {
         })
     }
 
-    /// This divided by another, with the spread that the runs leave: the worst of one beside the best
-    /// of the other. `None` if one is (next to) zero, or less.
+    /// This divided by another, with the spread that the runs leave: the worst of one beside the
+    /// best of the other. `None` if one is (next to) zero, or less.
     pub(crate) fn divided_by(&self, other: &Self) -> Option<Self> {
         const NOTHING: f64 = 1e-9;
         (self.least >= NOTHING && other.least >= NOTHING).then(|| Self {

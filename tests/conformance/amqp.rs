@@ -171,7 +171,7 @@ impl Amqp {
             .push("", '<', &format!("queue {queue}: {count} ready"));
     }
 
-    /// Records what kind of queue this is, or that there is none.
+    /// Records the kind of this queue, or that it does not exist.
     pub(crate) async fn describe(&self, queue: &str) {
         let name = self.record.real(queue);
         let line = match self.find(&name).await {
@@ -205,7 +205,7 @@ impl Amqp {
         self.record.push("", '<', &line);
     }
 
-    /// Waits until there is no such queue any more.
+    /// Waits until the queue is gone.
     pub(crate) async fn until_gone(&self, queue: &str) {
         let name = self.record.real(queue);
         eventually(DEADLINE, format!("{queue} is gone"), async || {
@@ -241,8 +241,8 @@ impl Amqp {
     }
 }
 
-/// What a queue was declared as. It is a classic queue unless it says otherwise: RabbitMQ 4 shows
-/// the type of all, and 3.10 of those that were declared so.
+/// The type that a queue was declared with. It is a classic queue unless it says otherwise:
+/// RabbitMQ 4 shows the type of all, and 3.10 of those that were declared so.
 fn kind(queue: &Value) -> String {
     let mut arguments = queue["arguments"].clone();
     if let Value::Object(arguments) = &mut arguments

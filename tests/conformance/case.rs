@@ -1,4 +1,4 @@
-//! A case: what it is called, how it runs, and what its transcripts must be.
+//! A case: its name, its course, and its expected transcripts.
 
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 
@@ -55,7 +55,7 @@ impl Case {
         self
     }
 
-    /// As [`Self::differs`], since this release; nothing differs any more, if there are no rows.
+    /// As [`Self::differs`], since this release; without rows, nothing differs from it on.
     pub(crate) fn differs_since(mut self, release: &str, rows: &'static [&'static str]) -> Self {
         let release = Release::named(release).expect("a release that the cases run on");
         self.differs.insert(release, rows);
@@ -81,7 +81,7 @@ impl Case {
         self
     }
 
-    /// A backend takes part, which needs AMQP; the embedded broker speaks none.
+    /// A backend takes part, which needs AMQP; the embedded broker does not speak it.
     pub(crate) fn with_backend(self) -> Self {
         self.not_embedded("B1")
     }
@@ -150,7 +150,7 @@ pub(crate) fn relation(transcripts: &Transcripts) -> Relation {
     tcp.max(ws).unwrap_or(Relation::Differs)
 }
 
-/// What is wrong with the rows that a case names for a release.
+/// The fault of the rows that a case names for a release.
 pub(crate) fn verdict(case: &Case, release: Release, transcripts: &Transcripts) -> Option<String> {
     let show = || transcript::print(transcripts, "");
     match (relation(transcripts), case.rows(release)) {

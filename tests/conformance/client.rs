@@ -7,8 +7,8 @@ use testkit::StompClient;
 
 use crate::scene::Record;
 
-/// What a MESSAGE has by the way; only cases about it show it. Of what SEND says of its frame and
-/// of the queue, the plug-in lets all go through (row P5).
+/// Headers that a MESSAGE has by the way; only cases about them show them. The plug-in lets SEND's
+/// headers about its frame and its queue go through (row P5).
 pub(crate) const BY_THE_WAY: [&str; 13] = [
     "message-id",
     "x-stomp-user",
@@ -40,7 +40,7 @@ pub(crate) struct Client {
     messages: usize,
     is_logged_in: bool,
     is_closed: bool,
-    /// Whether it speaks to Stentor, whose ERROR frames say what to do next.
+    /// It speaks to Stentor, whose ERROR frames name the next step.
     is_stentor: bool,
     shows: Vec<&'static str>,
     hides: Vec<&'static str>,
@@ -227,7 +227,7 @@ impl Client {
         names.iter().map(value).collect::<Vec<_>>().join(" ")
     }
 
-    /// Whether what came last over WebSocket was a text message.
+    /// `Some(true)` if the last message over WebSocket was a text.
     pub(crate) fn was_text(&self) -> Option<bool> {
         self.stomp.was_text()
     }
@@ -258,8 +258,8 @@ impl Client {
         }
     }
 
-    /// Whether the connection is open still, and what came meanwhile: asks for something harmless
-    /// that a server answers.
+    /// Records if the connection is still open, and all that came meanwhile: asks for something
+    /// harmless that a server answers.
     pub(crate) async fn end(&mut self) {
         if self.is_closed {
             return;
@@ -331,7 +331,7 @@ impl Client {
                 headers.retain(|header| {
                     ![("content-type", "text/plain"), ("version", "1.0,1.1,1.2")].contains(header)
                 });
-                // Row E14: what they say, session/src/problem/problems.txt has for each condition.
+                // Row E14: session/src/problem/problems.txt has the words of each condition.
                 if self.is_stentor {
                     let before = headers.len();
                     headers.retain(|(name, _)| !["error-code", "reconnect"].contains(name));

@@ -33,7 +33,7 @@ fn rows(text: &str) -> BTreeMap<String, String> {
     rows.collect()
 }
 
-/// Identifiers that two rows have: whoever follows a link would find the first alone.
+/// Identifiers that two rows have: a link would lead to the first only.
 fn twice(text: &str) -> Vec<String> {
     let ids = text.lines().filter_map(|line| {
         let rest = line.strip_prefix("| <a id=\"")?;
@@ -45,7 +45,7 @@ fn twice(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// What the last cell says of a row that cases show on these releases.
+/// The last cell of a row that cases show on these releases.
 fn says(releases: &BTreeSet<Release>) -> String {
     if releases.len() == Release::ALL.len() {
         return "shown".to_owned();

@@ -1,20 +1,20 @@
-//! What STOMP clients can see of a server, case by case, at RabbitMQ's plug-ins and at Stentor.
+//! The behaviour of a server as STOMP clients see it, case by case, at RabbitMQ's plug-ins and at
+//! Stentor.
 //!
-//! A case is what clients (and, where it matters, AMQP backends) say; it does not know which
-//! server it runs on. What they hear is its transcript. Each case runs in five columns
-//! ([`server::Column`]), and its transcripts must be those of `transcripts/`. Where the plug-in's
-//! and Stentor's differ, the case names the rows of `docs/differences.md` that say why; that page
-//! may hold no row that nothing shows. So neither server can change unseen, and no difference is
-//! unexplained.
+//! A case is a script of frames from clients (and, if it matters, AMQP backends); it does not know
+//! its server. The answers are its transcript. Each case runs in five columns
+//! ([`server::Column`]), and its transcripts must be those of `transcripts/`. If the plug-in's and
+//! Stentor's differ, the case names the rows of `docs/differences.md` that explain it; every row of
+//! that page needs a case. So neither server can change unseen, and no difference is unexplained.
 //!
 //! ```text
 //! cargo test --test conformance                         all
 //! cargo test --test conformance -- transaction          cases whose names contain this
 //! cargo test --test conformance -- --table              prints the table; runs nothing
-//! cargo test --test conformance -- --bless transaction  writes what is heard now to transcripts/
+//! cargo test --test conformance -- --bless transaction  writes the present answers to transcripts/
 //! ```
 //!
-//! After `--bless`, read what `git diff` says: it is then the truth for every later run.
+//! After `--bless`, read the `git diff`: it is then the truth for every later run.
 #![allow(
     clippy::expect_used,
     clippy::panic,
@@ -93,7 +93,7 @@ fn main() -> ExitCode {
             case::check(&cases[index], bless)
         }));
     }
-    // When all is written anew, what is asked of the whole is asked afterwards.
+    // With --bless, the checks of the whole come afterwards.
     if !bless {
         trials.extend(house(&cases));
     }
@@ -106,7 +106,7 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// What is asked of all cases together. None of it needs a server.
+/// Checks of all cases together. They need no server.
 fn house(cases: &Arc<[Case]>) -> Vec<Trial> {
     let trial = |name: &str, check: fn(&[Case]) -> Vec<String>| {
         let cases = Arc::clone(cases);

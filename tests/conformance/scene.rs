@@ -1,4 +1,4 @@
-//! What a case has: clients and backends, and a record of what they say and hear.
+//! The scene of a case: clients and backends, and a record of their frames.
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
@@ -48,7 +48,7 @@ impl Scene {
         self.stranger_with(WsOptions::default()).await
     }
 
-    /// Where the case is run by WebSocket, with these options.
+    /// With these options, if the case runs by WebSocket.
     pub(crate) async fn stranger_with(&mut self, options: WsOptions) -> Client {
         let address = self.servers.address(self.column);
         let stomp = if self.column.is_ws() {

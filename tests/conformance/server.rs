@@ -140,7 +140,7 @@ impl Servers {
     }
 }
 
-/// Where the hook lives; each case has a runtime of its own.
+/// The runtime of the hook; each case has a runtime of its own.
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Runtime::new().expect("threads can be started"));
 static SHARED: OnceCell<Mutex<Option<Arc<Servers>>>> = OnceCell::const_new();

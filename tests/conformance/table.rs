@@ -20,7 +20,7 @@ pub(crate) fn file() -> PathBuf {
         .join("conformance.md")
 }
 
-/// Whether the page is the one that would be made now.
+/// Checks that the page is the one that would be made now.
 pub(crate) fn check(cases: &[Case]) -> Vec<String> {
     let is = fs::read_to_string(file()).unwrap_or_default();
     if is == render(cases) {
@@ -89,7 +89,7 @@ pub(crate) fn render(cases: &[Case]) -> String {
     text
 }
 
-/// What a row says after the case's name.
+/// A row, after the case's name.
 fn row(case: &Case, release: Release, written: &Written) -> String {
     let transcripts = written.at(release);
     let relation = case::relation(&transcripts);

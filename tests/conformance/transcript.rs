@@ -1,5 +1,5 @@
-//! What was heard, written down: a file for each case, with a section for each transcript, the
-//! columns that it is of, and the release of RabbitMQ since when it is so:
+//! Transcripts: a file for each case, with a section for each transcript, its columns, and the
+//! release of RabbitMQ since which it holds:
 //!
 //! ```text
 //! [plug-in TCP, Stentor TCP]
@@ -27,13 +27,13 @@ fn file(name: &str) -> PathBuf {
     folder().join(format!("{}.txt", name.replace("::", "/")))
 }
 
-/// What is written down of a case: all of it for the oldest release, and what is not as before for
-/// each later one.
+/// The transcripts of a case: all of them for the oldest release, and the changes for each later
+/// one.
 #[derive(Default)]
 pub(crate) struct Written(BTreeMap<Release, Transcripts>);
 
 impl Written {
-    /// What a case's file says; nothing, if there is none.
+    /// Reads a case's file; empty without a file.
     pub(crate) fn read(name: &str) -> Self {
         Self::parse(&fs::read_to_string(file(name)).unwrap_or_default())
     }
@@ -45,7 +45,7 @@ impl Written {
         fs::write(&file, self.print()).expect("the file can be written");
     }
 
-    /// What is heard on a release.
+    /// The transcripts on a release.
     pub(crate) fn at(&self, release: Release) -> Transcripts {
         let mut transcripts = Transcripts::new();
         for (_, news) in self.0.range(..=release) {
@@ -54,7 +54,7 @@ impl Written {
         transcripts
     }
 
-    /// This is heard on a release. What is written down for later ones stays, if it is news.
+    /// Sets the transcripts of a release. Those of later ones stay, if they differ.
     pub(crate) fn set(&mut self, release: Release, heard: &Transcripts) {
         self.0.insert(release, heard.clone());
         let mut before = Transcripts::new();
@@ -137,7 +137,7 @@ pub(crate) fn print(transcripts: &Transcripts, since: &str) -> String {
     text
 }
 
-/// What is not as it was written down for this release.
+/// The differences from the file for this release.
 pub(crate) fn compare(name: &str, release: Release, heard: &Transcripts) -> Vec<String> {
     let known = Written::read(name).at(release);
     let columns = heard.keys().chain(known.keys()).collect::<BTreeSet<_>>();
@@ -166,7 +166,7 @@ pub(crate) fn compare(name: &str, release: Release, heard: &Transcripts) -> Vec<
     faults
 }
 
-/// What two transcripts have to do with each other.
+/// The relation of two transcripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Relation {
     /// Clients hear the same.
@@ -196,8 +196,8 @@ pub(crate) fn relation(plugin: &[String], stentor: &[String]) -> Relation {
     }
 }
 
-/// The lines, without what a client hears after its first ERROR, which is answered beside; `None`,
-/// if there is no ERROR. The ERROR's `receipt-id` is left out.
+/// The lines up to the first ERROR, and those after it; `None` without an ERROR. The ERROR's
+/// `receipt-id` is left out.
 fn until_errors(lines: &[String]) -> Option<(Vec<String>, Vec<String>)> {
     let (mut before, mut after) = (Vec::new(), Vec::new());
     let mut failed = BTreeSet::new();
@@ -227,7 +227,7 @@ pub(crate) fn split(line: &str) -> (&str, &str) {
     line.split_at(length.min(1))
 }
 
-/// Files of cases that are no more.
+/// Files of cases that no longer exist.
 pub(crate) fn strangers(cases: &[Case]) -> Vec<String> {
     let known: BTreeSet<PathBuf> = cases.iter().map(|case| file(&case.name)).collect();
     let mut faults = Vec::new();

@@ -71,7 +71,7 @@ async fn to_listen_to_an_exchange() {
     }
 }
 
-/// An account of before there were commands: nobody can give any, and all else is as it was.
+/// An account from before there were commands: nobody can give one, and all else works.
 #[tokio::test]
 async fn without_the_exchange_of_commands() {
     let permissions = [
@@ -182,7 +182,7 @@ async fn what_it_may_not_do_is_said() {
     next.expect_message("hello").await;
 }
 
-/// Whoever reads the log finds where it was tried, what to mend, and when it is tried again.
+/// The log names the address, the remedy, and the time of the next try.
 #[tokio::test]
 async fn a_wrong_password_is_told_with_what_to_mend() {
     let vhost: Vhost = vhost().await;

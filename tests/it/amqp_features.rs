@@ -1,5 +1,5 @@
-//! What RabbitMQ's queues can do is there for STOMP clients: each feature at the gateway and at
-//! RabbitMQ's own plug-in, with the same frames. Where the two differ on purpose, the test says so.
+//! The features of RabbitMQ's queues for STOMP clients: each at the gateway and at RabbitMQ's own
+//! plug-in, with the same frames. If the two differ on purpose, the test says so.
 
 use lapin::{
     BasicProperties, ExchangeKind,
@@ -321,8 +321,8 @@ async fn a_full_queue_that_drops(server: &Server) {
     assert_eq!(client.expect_messages(2).await, ["two", "three"]);
 }
 
-/// To `/topic`: with the plug-in of RabbitMQ 4.3, one to `/exchange` is exclusive, whatever it asks
-/// for, and with that of 3.10 it outlives UNSUBSCRIBE.
+/// To `/topic`: with the plug-in of RabbitMQ 4.3, one to `/exchange` is always exclusive, and with
+/// that of 3.10 it outlives UNSUBSCRIBE.
 async fn a_durable_subscription_outlives_its_client(server: &Server) {
     let durable = [("durable", "true"), ("auto-delete", "false")];
     let subscribe = [durable[0], durable[1], ("ack", "client")];
@@ -542,7 +542,7 @@ async fn a_nack_without_a_word_dead_letters_if_it_is_so_configured() {
     let first = client.expect_message("a").await;
     settle(&mut client, Command::Nack, &first, &[]).await;
     undertaker.expect_message("a").await;
-    // Who says otherwise is heard.
+    // Another value of the client's own is taken.
     let mut other = house.tcp().await;
     other.subscribe_with("1", "/queue/o", &headers).await;
     house.vhost.publish("", "o", ["c"]).await;

@@ -1,5 +1,5 @@
-//! What can befall the queue of a feed at RabbitMQ: whatever is lost, clients are told, and after
-//! that all is well again.
+//! Mishaps of a feed's queue at RabbitMQ: clients are told of every loss, and after that all is
+//! well again.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::house::{DESTINATION, House, KEY, expect_numbers, numbers, vhost};
 
 const INTERRUPTED: &str = "feed interrupted";
 
-/// Of such messages a small feed holds three.
+/// A small feed holds three such messages.
 const LARGE: usize = 100_000;
 
 /// A gateway with one feed an exchange, which reaches its broker through a proxy.
@@ -208,7 +208,7 @@ async fn a_half_open_link_loses_nothing() {
     expect_numbers(&mut client, 100..200).await;
 }
 
-/// What the node knows of a queue. It counts at times only, so what does not grow may be old.
+/// The node's figures of a queue. It counts only at times, so a figure that stands may be old.
 async fn known_of(vhost: &Vhost, queue: &str) -> Value {
     let queues = vhost.queues().await;
     let mut own = queues.into_iter().filter(|one| one["name"] == queue);
@@ -367,7 +367,7 @@ async fn a_header_that_has_outgrown_its_frame_is_delivered() {
     client.expect_message("behind").await;
 }
 
-/// What only the feeds' own connections meet: nobody is told that all is well.
+/// Trouble that only the feeds' own connections meet: then nobody is told that all is well.
 #[tokio::test]
 async fn feeds_that_cannot_be_read_are_no_health() {
     let (house, _proxy) =

@@ -1,5 +1,5 @@
-//! What one client's mistake, or the broker's trouble, does to others that publish and consume:
-//! the AMQP side against a real RabbitMQ.
+//! The effects of one client's mistake, or of the broker's trouble, on others that publish and
+//! consume: the AMQP side against a real RabbitMQ.
 
 use std::{sync::Arc, time::Duration};
 
@@ -243,7 +243,7 @@ async fn a_queue_that_gets_no_consumer_is_removed() {
     assert!(matches!(refused, BrokerError::NotFound(_)), "{refused:?}");
     let is_clean = async || world.vhost.queues().await.is_empty();
     eventually(DEADLINE, "no queue", is_clean).await;
-    // Whoever gives up at any moment of it.
+    // The caller may give up at any moment of it.
     let request = Consume {
         binding: Some(("amq.topic".into(), "k".into())),
         ..failing
@@ -314,7 +314,7 @@ async fn to_learn_a_type_makes_no_exchange() {
     assert_eq!(kind, Ok(ExchangeKind::Other));
 }
 
-/// What learning a type relies on, should the exchange go between the two questions: RabbitMQ
+/// Learning a type relies on this, should the exchange go between the two questions: RabbitMQ
 /// makes no exchange for an alternate exchange that is no name, and compares types before that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_declaration_with_a_number_as_alternate_exchange_only_compares() {
@@ -340,7 +340,7 @@ async fn a_declaration_with_a_number_as_alternate_exchange_only_compares() {
     assert_eq!(world.exchange("missing").await, None);
 }
 
-/// RabbitMQ reads no more of whoever publishes while it is short of memory.
+/// RabbitMQ stops reading from publishers while it is short of memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_memory_alarm_delays_nobody_for_ever() {
     let rabbit = Arc::new(RabbitMq::own().await);

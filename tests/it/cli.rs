@@ -134,7 +134,7 @@ fn a_sound_configuration_is_checked_in_one_line() {
     );
 }
 
-/// What is made of a `rabbitmq.conf` needs no more than the broker's URL.
+/// The configuration from a `rabbitmq.conf` only lacks the broker's URL.
 #[test]
 fn from_rabbitmq_to_a_sound_configuration() {
     let conf = "listeners.tcp.default = 5672\n\

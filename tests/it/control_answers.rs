@@ -1,4 +1,4 @@
-//! What nodes tell each other, on RabbitMQ: two ends of the exchange in this process.
+//! Messages between nodes, on RabbitMQ: two ends of the exchange in this process.
 
 use std::{
     sync::Arc,
@@ -23,7 +23,7 @@ use crate::{
 
 const EXCHANGE: &str = "control";
 
-/// Of a node that has so many sessions of everybody.
+/// The sessions of a node that has so many of everybody.
 struct Fake {
     sessions: usize,
     told: Mutex<Vec<String>>,
@@ -183,7 +183,7 @@ async fn a_node_that_cannot_ask_again_tells_nobody() {
     assert_eq!(nodes[1].told(), ["forget the last"]);
 }
 
-/// Where presence knows which nodes there are, nobody waits for more.
+/// If presence knows the nodes, nobody waits for more answers.
 #[tokio::test]
 async fn all_known_nodes_are_enough() {
     let (vhost, redis) = (vhost().await, Redis::own().await);

@@ -6,7 +6,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Folders with documents of others, or with none.
+/// Folders with documents of others, or without documents.
 const NOT_OURS: [&str; 3] = ["target", "node_modules", "results"];
 
 fn root() -> PathBuf {
@@ -100,7 +100,7 @@ fn links(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// What is wrong with a link of this document. Those to other servers are not followed.
+/// The fault of a link of this document. Links to other servers are not followed.
 fn fault(path: &Path, link: &str, documents: &BTreeMap<PathBuf, String>) -> Option<String> {
     if link.contains("://") {
         return None;

@@ -192,7 +192,7 @@ async fn each_operation_answers_as_its_document_says() {
 
 /// Answers against the schemas of the document.
 struct Checker {
-    /// By method and path, the schemas of the answers, by status.
+    /// The schemas of the answers, by method and path, and by status.
     operations: BTreeMap<String, BTreeMap<String, jsonschema::Validator>>,
     seen: std::cell::RefCell<std::collections::BTreeSet<String>>,
 }
@@ -461,7 +461,7 @@ async fn a_shell_is_told_what_is_wrong() {
         assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{arguments:?}");
         assert!(ran.err.contains(words), "{arguments:?}: {}", ran.err);
     }
-    // What answers there is no Stentor's API.
+    // Another server than Stentor's API answers there.
     let http = format!("http://{}", gateway.addresses().http.as_deref().unwrap());
     let ran = ctl(&gateway, token, &["--url", &http, "node"]);
     assert_eq!(ran.code, Some(1));

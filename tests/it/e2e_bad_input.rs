@@ -7,7 +7,7 @@ use testkit::{Answer, Call, DEADLINE, Hook, StompClient, WsOptions, eventually};
 
 use crate::house::{House, PASSCODE, stentor, vhost};
 
-/// What is sent, and what must come back.
+/// The bytes to send, and the expected answer.
 struct Case {
     /// After CONNECT, or instead of it.
     logged_in: bool,
@@ -447,7 +447,7 @@ async fn a_websocket_that_offers_no_stomp() {
     assert_eq!(client.protocol(), Some("v11.stomp"));
 }
 
-/// Who finds no room is told so, and who is there notices nothing; the log does not fill.
+/// A client without room is told so, and others notice nothing; the log does not fill.
 #[tokio::test]
 async fn more_clients_than_are_allowed() {
     let house = House::open_with(|builder| builder.set("listen.max_connections", "1")).await;

@@ -1,4 +1,4 @@
-//! What is done to sessions from outside, on two gateways behind one RabbitMQ.
+//! Commands to sessions from outside, on two gateways behind one RabbitMQ.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ fn session(connected: &Frame) -> &str {
     connected.header("session").unwrap()
 }
 
-/// Still served: what it asks for is done.
+/// It is still served.
 async fn is_here(client: &mut StompClient) {
     client.publish("/topic/anything", "still here").await;
 }
@@ -116,7 +116,7 @@ async fn what_cannot_be_understood_is_logged_and_does_nothing() {
     client.expect_error("kicked").await;
 }
 
-/// What was published while a node could not hear it, is done when it can.
+/// A node carries out commands that were published while it was cut off.
 #[tokio::test]
 async fn a_command_outlives_a_lost_link() {
     let vhost = vhost().await;
@@ -136,7 +136,7 @@ async fn a_command_outlives_a_lost_link() {
     client.expect_error("kicked").await;
 }
 
-/// Whatever the hook allows: it allows all.
+/// Even if the hook allows it: this one allows all.
 #[tokio::test]
 async fn no_client_can_give_commands_or_hear_them() {
     let (_vhost, [house, _other]) = two(|builder| builder).await;

@@ -36,7 +36,7 @@ async fn a_visitor_pushes_from_the_page_and_by_curl() {
     })
     .await;
 
-    // From one user to the other; and what the hook forbids.
+    // From one user to the other; and a message that the hook forbids.
     browser.order(
         &json!({ "do": "fill", "selector": "[data-testid=send-body-alice]", "text": "hi bob" }),
     );
@@ -55,7 +55,7 @@ async fn a_visitor_pushes_from_the_page_and_by_curl() {
     assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
 }
 
-/// Whoever runs the demo by `cargo run` has no `stentor` in the path.
+/// With `cargo run`, there is no `stentor` in the path.
 #[tokio::test]
 async fn the_command_that_looks_inside_can_be_typed_as_it_is_printed() {
     let (demo, _) = demo().await;
@@ -103,7 +103,7 @@ async fn a_kicked_user_does_not_come_back_by_itself() {
     assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
 }
 
-/// Who names a user and no passcode gets that of the demo.
+/// A user without a passcode gets the demo's.
 #[test]
 fn examples_know_the_passcodes_of_the_demo() {
     for (file, passcode) in [
@@ -147,7 +147,7 @@ async fn a_visitor_sees_who_is_online() {
         see(&mut alice, &person, seen).await;
     }
 
-    // What was chosen outlives a reconnect.
+    // The choice outlives a reconnect.
     click(&mut bob, "[data-testid=choose-busy-bob]");
     see(&mut alice, "[data-testid=person-bob][data-status=busy]", "").await;
     click(&mut bob, "[data-testid=forbidden-bob]");
@@ -165,7 +165,7 @@ async fn a_visitor_sees_who_is_online() {
     .await;
     see(&mut alice, "[data-testid=people-count]", "1 of 2").await;
 
-    // Names are text, whatever stands in them.
+    // Any name is shown as text.
     let script = r#"(async () => {
         const { People } = await import("/people.js");
         const [list, summary] = [document.createElement("ul"), document.createElement("p")];
@@ -239,7 +239,7 @@ async fn the_page_of_2014() {
     let loaded = browser.expect("loaded").await;
     assert_eq!(loaded["status"], 200, "{loaded}");
 
-    // By whatever works; by whatever works without a WebSocket; and from within a frame.
+    // By the first transport that works; by the first without a WebSocket; and from within a frame.
     for (choice, transport) in [
         ("", "websocket"),
         ("-websocket", "xhr-streaming"),
@@ -268,7 +268,7 @@ async fn the_page_of_2014() {
         .await;
     }
 
-    // What the hook refuses is said.
+    // A refusal of the hook is shown.
     browser.order(
         &json!({ "do": "fill", "selector": "#listener [name=destination]", "text": "/exchange/feed/user_bob" }),
     );

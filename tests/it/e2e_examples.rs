@@ -131,7 +131,7 @@ impl Example {
         }
     }
 
-    /// Whether it speaks STOMP over TCP.
+    /// True if it speaks STOMP over TCP.
     fn is_tcp(&self) -> bool {
         matches!(self, Self::Program { name: "python", .. })
     }
@@ -189,7 +189,7 @@ impl Example {
 }
 
 impl Client {
-    /// Whether it shows this text.
+    /// True once it shows this text.
     async fn shows(&mut self, text: &str) -> bool {
         match self {
             Self::Program { process, .. } => {
@@ -246,7 +246,7 @@ struct Surroundings {
     hook: Hook,
     broker: Proxy,
     gateway: Option<Gateway>,
-    /// What the client connects to.
+    /// The address that the client connects to.
     front: Proxy,
     user: String,
 }
@@ -296,7 +296,7 @@ impl Surroundings {
         self.gateway.as_ref().unwrap()
     }
 
-    /// The client has a subscription again: what a backend publishes from now on reaches it.
+    /// The client has a subscription again: a backend's messages reach it from now on.
     async fn reaches(&self, client: &mut Client, label: &str) {
         let mut number = 0;
         let path = "POST /api/v1/publish";
@@ -308,7 +308,7 @@ impl Surroundings {
                 number += 1;
                 let body =
                     json!({ "exchange": "feed", "key": key, "body": format!("{label} {number}.") });
-                // Where RabbitMQ did not confirm in time, another one follows.
+                // If RabbitMQ did not confirm in time, another one follows.
                 self.gateway().api(path, Some(&body)).await;
                 client.shows(&format!("{label} ")).await
             },
@@ -326,7 +326,7 @@ impl Surroundings {
     }
 }
 
-/// What a client goes through, one after the other.
+/// The life of a client, step by step.
 async fn lives(example: Example) {
     let mut around = Surroundings::new(example.is_tcp()).await;
     let address = around.front.address();

@@ -109,7 +109,7 @@ async fn subscriber(house: &House, destination: &str) -> StompClient {
     client
 }
 
-/// Whatever feeds are bound by.
+/// All keys that feeds are bound by.
 async fn keys_of_feeds(vhost: &Vhost) -> Vec<String> {
     let bindings = vhost.bindings().await;
     let text = |binding: &Value, field: &str| binding[field].as_str().unwrap().to_owned();
@@ -260,7 +260,7 @@ async fn a_type_that_changed_is_learnt() {
     house.vhost.publish(FEED, "a.b", ["by pattern"]).await;
     client.expect_message("by pattern").await;
 
-    // Of a topic exchange nothing but the broker's refusal tells the type.
+    // Only the broker's refusal tells the type of a topic exchange.
     make_anew(&house.vhost, ExchangeKind::Direct).await;
     client.expect_error(INTERRUPTED).await;
     let mut client = subscriber(&house, "/exchange/feed/a.*").await;

@@ -58,7 +58,7 @@ async fn the_broker_goes_down_later() {
     proxy.refuse();
     house.gateway.until_readyz(503).await;
 
-    // Who asks for something now is told; who only listens stays.
+    // A client that asks for something now is told; one that only listens stays.
     let mut asking = house.ws().await;
     asking
         .raw(format!("SEND\ndestination:{DESTINATION}\n\nx\0"))

@@ -153,7 +153,7 @@ fn replaced(text: &str, from: &str, to: &str) -> String {
     text.replace(from, to)
 }
 
-/// What a polling client tells of itself: who it is, and what happened.
+/// A report of a polling client: its name, and an event.
 #[derive(Debug)]
 enum Told {
     Subscribed,
@@ -291,7 +291,7 @@ async fn streams_behind_haproxy() {
     streams(Kind::HaProxy).await;
 }
 
-/// Messages go through as they come: none waits for a buffer to be full.
+/// Messages go through as they come, without waiting for a full buffer.
 async fn streams(kind: Kind) {
     let balanced = Balanced::start(kind).await;
     for transport in ["websocket", "xhr-streaming", "eventsource"] {

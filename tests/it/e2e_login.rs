@@ -133,7 +133,7 @@ async fn a_token_in_the_url_or_a_header_logs_in_and_is_not_logged() {
     let mut client = ws(&house, "", &[("authorization", &bearer)]).await;
     assert_eq!(who(&mut client, &alice).await, "alice");
 
-    // Whom the hook does not name, and the client does not either, is nobody.
+    // A client that neither the hook nor itself names is nobody.
     let mut nobody = ws(&house, &format!("?token={PASSCODE}"), &[]).await;
     nobody.send(&bare(&house)).await;
     nobody.expect_error("Bad CONNECT").await;
@@ -328,7 +328,7 @@ async fn an_account_that_may_not_name_users_is_told_of() {
     let lines = house.gateway.log().all();
     let told = lines.iter().filter(|line| line.contains("impersonator"));
     assert_eq!(told.count(), 1);
-    // Who only listens notices nothing.
+    // A client that only listens notices nothing.
     let [mut tcp, _ws] = house.subscribed().await;
     house.push(["hello"]).await;
     tcp.expect_message("hello").await;

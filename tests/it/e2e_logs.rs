@@ -1,5 +1,5 @@
-//! What operators read: one line when a client has logged in, one when it has gone, and no
-//! secrets. (That no log of any test here holds a passcode, `House` checks.)
+//! The log for operators: one line when a client has logged in, one when it has gone, and no
+//! secrets. (`House` checks that no log of any test here holds a passcode.)
 
 use testkit::{Answer, Call, DEADLINE, Gateway, Hook, eventually};
 
@@ -43,7 +43,7 @@ async fn one_line_at_the_begin_and_one_at_the_end() {
         assert_eq!(closed["messages_out"], 2, "{closed}");
         assert_eq!(closed["reason"], "client disconnected");
     }
-    // Two lines a client, and none between.
+    // Two lines a client, without others between.
     assert!(house.gateway.terminate(DEADLINE).await.success());
     let of_clients = house
         .gateway
@@ -53,8 +53,8 @@ async fn one_line_at_the_begin_and_one_at_the_end() {
     assert_eq!(of_clients.count(), 4);
 }
 
-/// Where the system allows fewer open files than there may be clients, that is one line, and so
-/// many are let in as there is room for.
+/// If the system allows fewer open files than there may be clients, the log has one line, and as
+/// many clients are let in as there is room for.
 #[tokio::test]
 async fn too_few_files_are_one_line() {
     let (vhost, hook) = (vhost().await, Hook::start().await);
@@ -94,8 +94,8 @@ async fn no_passcode_at_any_level() {
         ))
         .await;
     client.expect_error("Malformed frame").await;
-    // As a user's name or a destination, by mistake, it is not a secret any more; but a hook
-    // that fails or refuses must not bring it into the log by way of the question's address.
+    // A passcode that is sent as a user's name or a destination, by mistake, is no longer a secret;
+    // but a hook that fails or refuses must not bring it into the log by the question's address.
     for answer in [
         Answer::Deny,
         Answer::Close,

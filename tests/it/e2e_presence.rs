@@ -1,4 +1,4 @@
-//! Who is online, as the operator's side tells it.
+//! Presence, as the operator's side shows it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -106,7 +106,7 @@ async fn clients_are_online_from_login_to_end() {
         drop(bob);
         until_group(&gateway, "everybody", &[]).await;
 
-        // Who is online at the end is not, after it.
+        // A user who is online at the end is offline after it.
         let _carol = tcp(&gateway, "carol").await;
         until_sessions(&gateway, "carol", 1).await;
         assert!(gateway.terminate(DEADLINE).await.success());
@@ -208,7 +208,7 @@ async fn until_present(presence: &Arc<dyn stentor::presence::Presence>, count: u
     .await;
 }
 
-/// Of topics, a client may only listen to what happens to bob.
+/// A client may listen only to the events of bob.
 fn only_bob(hook: &Hook) {
     hook.rule(|asked| {
         let is_other = asked.call == Call::Topic && asked.get("routing_key") != "user.bob";
@@ -274,7 +274,7 @@ async fn a_client_says_how_available_it_is_and_others_hear_of_it() {
     }
 }
 
-/// What a client says before presence knows its groups is not lost.
+/// A status that a client sets before presence knows its groups is not lost.
 #[tokio::test]
 async fn a_status_may_come_before_the_groups() {
     let hook = Hook::start().await;

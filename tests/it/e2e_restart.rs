@@ -101,8 +101,8 @@ async fn the_link_is_cut_in_mid_stream() {
     }
 }
 
-/// What clients send while the link breaks is confirmed, or they are told; a receipt is never
-/// given for a message that is lost.
+/// Messages that clients send while the link breaks are confirmed, or the clients are told; a lost
+/// message never gets a receipt.
 #[tokio::test]
 async fn a_receipt_outlives_the_link() {
     let vhost = vhost().await;

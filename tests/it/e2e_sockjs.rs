@@ -16,10 +16,10 @@ use crate::{
     house::{DESTINATION, PASSCODE, USER, numbers, stentor},
 };
 
-/// What each client in Node can do; a browser can do more.
+/// The transports of each client in Node; a browser has more.
 const IN_NODE: [&str; 4] = ["websocket", "xhr-streaming", "eventsource", "xhr-polling"];
 
-/// What Chromium can do from a page of any origin.
+/// The transports of Chromium from a page of any origin.
 const IN_CHROMIUM: [&str; 8] = [
     "websocket",
     "xhr-streaming",
@@ -31,8 +31,8 @@ const IN_CHROMIUM: [&str; 8] = [
     "jsonp-polling",
 ];
 
-/// What is in the way of one transport or the other: characters that SockJS escapes, those that end
-/// a line, an escape of URLs (sockjs-client undoes them in an eventsource), and the end of a script.
+/// Hard texts for one transport or the other: characters that SockJS escapes, those that end a
+/// line, an escape of URLs (sockjs-client undoes them in an eventsource), and the end of a script.
 const HARD: &str = "ünï\u{1F600} \u{1}\u{1f}\u{ad}\u{200c}\u{2028}\u{feff}\u{ffff} 100% %41 %0A \
                     a[\"b\"] \\\\u0041 \t\r\n</script><script>window.broken = true</script>";
 
@@ -189,9 +189,9 @@ fn no_faults(browser: &Remote) {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
-/// A page of a site that is not listed gets nowhere, whatever it tries: not by a script or a form,
-/// which need no leave to be sent, not by a frame of the gateway's own origin, and not by keeping to
-/// itself who it is. What `/info` would say is made up here, or the client would not even try.
+/// A page of a site that is not listed gets nowhere: not by a script or a form, which need no leave
+/// to be sent, not by a frame of the gateway's own origin, and not by hiding its origin. The test
+/// makes up the answer of `/info`, or the client would not even try.
 #[tokio::test]
 async fn no_transport_goes_round_the_list_of_origins() {
     let place = Place::open(|builder| {
@@ -221,7 +221,7 @@ async fn no_transport_goes_round_the_list_of_origins() {
     assert!(!metrics.contains("stentor_connections{"), "{metrics}");
 }
 
-/// Where the network or the browser has no WebSocket, the client goes on to the next transport.
+/// Without a WebSocket in the network or the browser, the client goes on to the next transport.
 #[tokio::test]
 async fn without_a_websocket_a_client_falls_back() {
     let place = Place::open(|builder| builder).await;
@@ -291,8 +291,8 @@ async fn a_page_that_is_left_is_gone() {
     }
 }
 
-/// What the hook gets of the page's request, by each transport: the query of the address that the
-/// page gave, which sockjs-client repeats behind each path, and the browser's cookie.
+/// The hook gets these parts of the page's request, by each transport: the query of the page's
+/// address, which sockjs-client repeats behind each path, and the browser's cookie.
 #[tokio::test]
 async fn the_hook_gets_query_and_cookie() {
     let mut browser = Remote::node("browser.mjs");
@@ -352,7 +352,7 @@ async fn metrics_count_sessions_and_their_bytes() {
     }
 }
 
-/// What the client's author sees of a refused login: the ERROR, and the code of a WebSocket.
+/// The client's author sees this of a refused login: the ERROR, and the code of a WebSocket.
 #[tokio::test]
 async fn a_refused_login() {
     let place = Place::open(|builder| builder).await;

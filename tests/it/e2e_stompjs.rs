@@ -118,7 +118,7 @@ async fn a_large_message_in_pieces(server: &Server) {
     assert_eq!(client.expect_bodies(1).await.concat(), large);
 }
 
-/// A wrong passcode: what the client's author sees of it.
+/// A wrong passcode, as the client's author sees it.
 #[tokio::test]
 async fn a_refused_login_at_the_gateway() {
     let server = Server::gateway().await;

@@ -107,7 +107,7 @@ fn nameless() -> Frame {
         .with_header("host", "/")
 }
 
-/// The connection ends by itself, whatever it says before.
+/// The connection ends by itself, after any last words.
 async fn until_ended(stream: &mut (impl AsyncReadExt + Unpin)) -> Vec<u8> {
     let mut said = Vec::new();
     // A reset is an end, too.
@@ -148,7 +148,7 @@ async fn tls_carries_what_tcp_websocket_and_sockjs_do() {
     plain.connect(&login()).await;
 }
 
-/// What TLS holds back while the client does not read comes when it does, to the last byte.
+/// Bytes that TLS holds back while the client does not read come when it does, to the last.
 #[tokio::test]
 async fn a_client_that_reads_late_gets_all() {
     let secured = Secured::open(|builder| builder).await;
@@ -225,7 +225,7 @@ async fn a_certificate_is_a_login() {
         let topics = secured.hook.calls_of(Call::Topic);
         assert!(topics.iter().all(|call| call.get("username") == name));
 
-        // Who says a name is judged by that name and its passcode alone, as at the plug-in.
+        // A client that names a user is judged by name and passcode alone, as at the plug-in.
         let mut stomp = secured.stomps(&till).await;
         stomp.connect(&login()).await;
         let asked = secured.hook.calls_of(Call::User);
@@ -437,7 +437,7 @@ async fn a_new_certificate_is_served_and_nobody_is_disconnected() {
     }
 }
 
-/// An authority that is taken out lets nobody in any more.
+/// An authority that was taken out lets nobody in.
 #[tokio::test]
 async fn authorities_of_clients_are_replaced_too() {
     let secured = Secured::asking("required", "common_name").await;

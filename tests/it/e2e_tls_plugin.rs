@@ -9,7 +9,7 @@ use testkit::{
 
 use crate::house::stentor;
 
-/// What the server calls the user of this certificate, when it refuses it.
+/// The server's name for the user of this certificate, when it refuses it.
 async fn name_at(address: &str, client: &TlsClient) -> String {
     let mut stomp = StompClient::over(client.connect(address).await.unwrap());
     let connect = Frame::new(Command::Connect)
@@ -96,8 +96,8 @@ async fn names_are_those_of_the_plugin() {
             let theirs = name_at(&plugin, &client).await;
             let ours = name_at(gateway.stomps_address(), &client).await;
             assert!(theirs.contains("Access refused for user '"), "{theirs}");
-            // Erlang 29, which RabbitMQ 4.3 runs on, decodes two of these attributes no more, and
-            // the plug-in prints what Erlang holds instead.
+            // Erlang 29, which RabbitMQ 4.3 runs on, no longer decodes two of these attributes, and
+            // the plug-in prints Erlang's own form instead.
             if theirs.contains("{asn1_OPENTYPE") {
                 assert!(ours.contains(",2.5.4.9=Street 1,"), "{ours}");
                 assert!(ours.contains(",UID=uid-1,"), "{ours}");

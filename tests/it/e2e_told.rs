@@ -1,4 +1,4 @@
-//! What a client was told is so: at RabbitMQ, over TCP and over WebSocket.
+//! Receipts are true at RabbitMQ, over TCP and over WebSocket.
 
 use stomp_grammar::Command;
 

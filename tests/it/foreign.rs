@@ -1,4 +1,4 @@
-//! What every foreign client must be able to do, at the gateway as at RabbitMQ's own plug-ins:
+//! The abilities that every foreign client must have, at the gateway as at RabbitMQ's own plug-ins:
 //! those show that the client's program is right, and that an application can move.
 
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ impl Server {
         }
     }
 
-    /// SockJS is the gateway's alone: the plug-in of 3.10.8 has it no more.
+    /// Only the gateway has SockJS: the plug-in of 3.10.8 no longer has it.
     pub(crate) fn sockjs_url(&self) -> String {
         match self {
             Self::Plugins(_) => panic!("the plug-in speaks no SockJS"),
@@ -149,13 +149,13 @@ pub(crate) async fn a_day(server: &Server, mut client: Remote, connect: &Value, 
     })
     .await;
 
-    // Gone: nothing comes any more, and no client holds the key.
+    // Gone: no message comes, and no client holds the key.
     client.order(&json!({ "do": "unsubscribe", "destination": destination }));
     client.order(&json!({ "do": "disconnect" }));
     client.expect("closed").await;
 }
 
-/// What work asks of a client beside [`a_day`]: messages that are refused come again, transactions,
+/// The tasks of a working client beside [`a_day`]: refused messages that come again, transactions,
 /// a subscription that keeps messages for it, and an ERROR.
 pub(crate) async fn work(server: &Server, start: impl Fn() -> Remote, connect: &Value) {
     let mut client = start();

@@ -7,11 +7,11 @@ use testkit::{
     FEED, Gateway, GatewayBuilder, Hook, Login, RabbitMq, StompClient, Vhost, WsOptions,
 };
 
-/// Whoever it is, the hook allows it. The word must never stand in a log.
+/// The hook allows every user. This passcode must never stand in a log.
 pub(crate) const USER: &str = "alice";
 pub(crate) const PASSCODE: &str = "correct-horse-battery-staple";
 
-/// What [`USER`] subscribes to.
+/// The subscription of [`USER`].
 pub(crate) const DESTINATION: &str = "/exchange/feed/user_alice";
 pub(crate) const KEY: &str = "user_alice";
 
@@ -21,7 +21,7 @@ pub(crate) struct House {
     pub(crate) gateway: Gateway,
 }
 
-/// What a command came to, and said.
+/// A command's status and output.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
@@ -136,7 +136,7 @@ pub(crate) async fn expect_numbers(client: &mut StompClient, range: std::ops::Ra
     }
 }
 
-/// Whatever a test did with a gateway, its log holds no passcode.
+/// After any test, the gateway's log holds no passcode.
 impl Drop for House {
     fn drop(&mut self) {
         let mut lines = self.gateway.log().all();

@@ -1,5 +1,5 @@
-//! What one client can do to the links that all share: no error of its uses up anything that
-//! outlives it, and none is heard by others.
+//! One client and the links that all share: its errors use up nothing that outlives it, and others
+//! do not notice them.
 
 use std::{
     sync::Arc,
@@ -50,7 +50,7 @@ fn is_precondition(error: &BrokerError) -> bool {
     matches!(error, BrokerError::PreconditionFailed(_))
 }
 
-/// What those hear whose messages were under way on the same channel.
+/// True for the error of others whose messages were under way on the same channel.
 fn is_unavailable(error: &BrokerError) -> bool {
     matches!(error, BrokerError::Unavailable(_))
 }
@@ -371,8 +371,8 @@ async fn errors_of_clients_leave_others_their_channels() {
     eventually(DEADLINE, "the spare links are closed", few).await;
 }
 
-/// What a client could cause, were it to find a way to have a link cut, is no reason to take the
-/// node out of the balancer: only a link that the gateway cannot make again is.
+/// A cut link, which a client may find a way to cause, is no reason to take the node out of the
+/// balancer: only a link that the gateway cannot make again is.
 #[tokio::test]
 async fn a_link_that_is_renewed_in_time_is_no_reason_to_turn_clients_away() {
     let vhost = vhost().await;

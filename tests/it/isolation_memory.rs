@@ -1,4 +1,4 @@
-//! What one client can make the gateway keep in memory, with an honest one beside it.
+//! The memory that one client can make the gateway keep, with an honest client beside it.
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::house::{House, PASSCODE, stentor, vhost};
 
 const MIB: usize = 1 << 20;
 
-/// Of the process: `VmRSS`, or `VmHWM`, which is the most that it ever was.
+/// The memory of the process: `VmRSS`, or `VmHWM`, which is its peak.
 fn memory(gateway: &Gateway, what: &str) -> usize {
     let path = format!("/proc/{}/status", gateway.process().id());
     let status = fs::read_to_string(path).unwrap();
@@ -111,7 +111,7 @@ async fn what_a_client_does_not_read_waits_at_the_broker() {
     }
     assert_eq!(next, [MESSAGES; SUBSCRIPTIONS]);
     honest.is_served("after").await;
-    // And none is left, or comes twice.
+    // And no message is left, or comes twice.
     alice.disconnect().await;
     let most = memory(&house.gateway, "VmHWM").saturating_sub(before) / MIB;
     assert!(most <= 96, "{most} MiB more");
@@ -163,7 +163,7 @@ async fn a_user_sends_no_more_than_there_is_room_for() {
         metric(&house.gateway, "stentor_publishing_bytes").await > 35 * MIB
     })
     .await;
-    // Whoever is over waits; nobody else.
+    // A client over its share waits; nobody else.
     honest.is_served("meanwhile").await;
     let mut carol = house.raw_tcp().await;
     carol.connect(&login(&house, "carol")).await;
@@ -185,7 +185,7 @@ async fn a_user_sends_no_more_than_there_is_room_for() {
     .await;
 }
 
-/// Slow clients, each with so many messages of its own waiting: what each may have is much for all.
+/// Slow clients, each with so many messages of its own waiting: one client's bound, times many.
 async fn slow_clients(
     house: &House,
     count: usize,
@@ -262,7 +262,7 @@ async fn above_the_mark_nobody_new_is_let_in() {
     }
 }
 
-/// Issue 12, B10: 8 s after the end, what was needed is the system's again.
+/// 8 s after the end, the memory is the system's again.
 #[tokio::test]
 async fn memory_goes_back_to_the_system() {
     // The sockets' buffers take some megabytes of what is for each.

@@ -1,4 +1,4 @@
-//! What one publisher does to others: each attack in small, with honest clients beside it.
+//! Attacks of one publisher on others: each in small, with honest clients beside it.
 
 use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::{
     house::House,
 };
 
-/// How long an honest client waits at most, whatever others do.
+/// The longest wait of an honest client during any attack.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 async fn open(vhost: &Vhost, user: &str, config: Config) -> Node {
@@ -40,7 +40,7 @@ async fn open(vhost: &Vhost, user: &str, config: Config) -> Node {
     Node { feeds, vhost }
 }
 
-/// One channel for the ordinary messages to an exchange: who is on one, is with all others.
+/// One channel for the ordinary messages to an exchange: all senders share it.
 fn one_channel() -> Config {
     Config {
         publish_channels: 1,
@@ -80,7 +80,7 @@ fn by_another(exchange: &str, key: &str) -> Publish {
     }
 }
 
-/// What a sender was told of each of its messages, in order.
+/// The outcomes that a sender was told, message by message.
 type Told = Vec<(String, Result<(), BrokerError>)>;
 
 /// Senders that have eight messages each under way until they are stopped, by the numbers of their lanes.
@@ -110,7 +110,7 @@ impl Senders {
         Self::start(node, lanes, |_, _| message("", "q", ""))
     }
 
-    /// Stops them: what each was told, in the order of the lanes.
+    /// Stops them; returns the outcomes that each was told, in the order of the lanes.
     async fn stop(self) -> Vec<(u64, Told)> {
         self.stop.send_replace(true);
         let mut told = Vec::new();
@@ -166,7 +166,8 @@ fn send_on(
     })
 }
 
-/// Makes the exchange `passing`, has the senders publish to it, and deletes it: what each was told.
+/// Makes the exchange `passing`, has the senders publish to it, and deletes it; returns the
+/// outcomes that each was told.
 async fn while_an_exchange_passes(
     vhost: &Vhost,
     node: &Node,
@@ -184,7 +185,7 @@ async fn while_an_exchange_passes(
     senders.stop().await
 }
 
-/// What reached the queue `q`, by sender.
+/// The messages that reached the queue `q`, by sender.
 async fn arrived(node: &Node) -> HashMap<u64, Vec<usize>> {
     let end = unique("end");
     node.send("", "q", &end).await;
@@ -210,8 +211,8 @@ async fn arrived(node: &Node) -> HashMap<u64, Vec<usize>> {
     by_sender
 }
 
-/// Each message that was confirmed arrived once, in order; of those that were not, none twice, and
-/// none of which it was said that it was not published.
+/// Each confirmed message arrived once, in order. Of the others, no message arrived twice, and none
+/// whose sender was told that it was not published.
 fn hold_to(told: &Told, arrived: &[usize]) {
     assert!(
         arrived.is_sorted_by(|one, next| one < next),
@@ -286,8 +287,8 @@ async fn a_deleted_exchange_is_the_affair_of_those_who_publish_to_it() {
     honest.lost_nothing(&node).await;
 }
 
-/// Who goes to and fro between exchanges shares a channel with others that do so, and that one can
-/// be closed.
+/// A sender that goes to and fro between exchanges shares a channel with others that do so, and
+/// that channel can be closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_goes_to_and_fro_loses_nothing_unsaid() {
     let vhost = RabbitMq::shared().await.vhost().await;
@@ -362,7 +363,7 @@ async fn a_refused_key_costs_others_a_channel_once() {
             hold_to(told, &arrived[lane]);
             let failures = failures(told);
             assert!(failures.is_empty() || may_fail, "{round}: {failures:?}");
-            // What it was that others sent, is nobody's to know.
+            // Nobody may learn of other senders' messages.
             for (_, outcome) in failures {
                 assert!(matches!(outcome, Err(BrokerError::Unavailable(_))));
             }
@@ -520,7 +521,7 @@ async fn a_pattern_and_a_long_key_stall_nobody() {
     );
 }
 
-/// By the API neither.
+/// Nor by the API.
 #[tokio::test]
 async fn the_api_is_no_way_around() {
     let house = House::open().await;

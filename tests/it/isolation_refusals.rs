@@ -1,5 +1,5 @@
-//! What RabbitMQ refuses by closing the connection, and where it differs by version, setting and
-//! policy: the asker alone hears of it, and the gateway's own queues are as they say.
+//! Requests that RabbitMQ refuses by closing the connection, and its differences by version,
+//! setting and policy: only the asker notices, and the gateway's own queues are as declared.
 
 use std::sync::Arc;
 
@@ -61,8 +61,8 @@ async fn queue(vhost: &Vhost, name: &str) -> Value {
     eventually(DEADLINE, format!("a queue {name}"), found).await
 }
 
-/// Everything that is a transient queue works where there are none: what is the gateway's own is
-/// its link's, the rest is durable. On RabbitMQ 3, which always has them, they stay transient.
+/// All uses of transient queues work on a broker without them: the gateway's own queues are its
+/// link's, the rest is durable. On RabbitMQ 3, which always has them, they stay transient.
 #[tokio::test]
 async fn transient_queues_work_where_there_are_none() {
     let (node, are_refused) = RabbitMq::own_without_transient_queues().await;
@@ -128,8 +128,8 @@ async fn transient_queues_work_where_there_are_none() {
     honest.noticed_nothing(&house).await;
 }
 
-/// RabbitMQ 3.10 closes the connection over a stream whose `x-max-age` it cannot read, with no more
-/// words than `INTERNAL_ERROR`.
+/// RabbitMQ 3.10 closes the connection over a stream whose `x-max-age` it cannot read, with only
+/// the word `INTERNAL_ERROR`.
 #[tokio::test]
 async fn a_queue_that_closes_the_connection_closes_nobody_else_s() {
     let house = House::open().await;
@@ -216,8 +216,8 @@ async fn a_default_queue_type_is_not_the_gateway_s() {
     expect_numbers(client, 0..400).await;
 }
 
-/// A policy that has queues reject what is too much would lose it without a word: what is dropped
-/// from a feed is told.
+/// A policy that has full queues reject messages would lose them without a word: a feed's clients
+/// are told of dropped messages.
 #[tokio::test]
 async fn a_policy_that_rejects_loses_nothing_silently() {
     let vhost = vhost().await;

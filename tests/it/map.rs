@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Who imports whom.
+/// The imports of each room.
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
 fn root() -> PathBuf {
@@ -53,8 +53,8 @@ fn rooms_of_the_map() -> Vec<String> {
         .collect()
 }
 
-/// What each module below `folder` imports of the others, by paths that begin with `prefix`. What
-/// only tests import does not count.
+/// The imports of each module below `folder`, by paths that begin with `prefix`. Imports of tests
+/// do not count.
 fn imports(folder: &Path, prefix: &str) -> Imports {
     let mut imports = Imports::new();
     for entry in fs::read_dir(folder).unwrap() {

@@ -1,5 +1,5 @@
-//! What every [`stentor::presence::Presence`] promises, sentence by sentence, as tests that are
-//! generic over it.
+//! The promises of [`stentor::presence::Presence`], sentence by sentence, as tests that are generic
+//! over it.
 //!
 //! That something did not happen is shown by something after it (a "fence"), never by waiting.
 
@@ -466,7 +466,7 @@ async fn all_sessions_are_listed_page_by_page<F: Fixture>() {
             let page = presence.sessions(&listing).await.unwrap();
             assert!(page.sessions.len() <= limit, "{limit}");
             for session in page.sessions {
-                // Of the fence's end it may not have heard.
+                // It may not have heard of the fence's end.
                 if !session.user.starts_with("fence") {
                     assert!(found.insert(session.id.clone()), "{session:?} comes twice");
                 }
@@ -552,7 +552,7 @@ async fn a_page_s_reload_is_no_event<F: Fixture>() {
     presence.leave(&before);
     until_sessions(&*presence, &alice, 0).await;
     presence.join(session(&alice, &[]));
-    // Whoever leaves after her is told after her.
+    // Users who leave after her are told after her.
     let leaves = session(&bob, &[]);
     presence.join(Arc::clone(&leaves));
     assert_eq!(next_event(&events).await, format!("{bob} offline>online"));
@@ -660,7 +660,7 @@ async fn who_claims_hears_of_those_before_it<F: Fixture>() {
     until_sessions(&*presence, &user, 2).await;
     let both = vec![first.info("n"), second.info("n")];
     assert_eq!(claim(&third).await, Ok(both));
-    // Whom it did not suit, has left.
+    // The one that did not like it has left.
     presence.leave(&third);
     presence.leave(&first);
     until_sessions(&*presence, &user, 1).await;

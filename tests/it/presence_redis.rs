@@ -102,7 +102,7 @@ async fn one_survivor_tells_who_went_with_a_killed_node_and_clears_up() {
         assert_eq!(next_event(&told).await, format!("{user} offline>online"));
     }
     here(&survivors[0].0, "bob").await;
-    // Who just left it, and was not settled.
+    // A user who just left it, and was not settled.
     let left = here(&killed, "carol").await;
     killed.leave(&left);
     until_sessions(&killed, "carol", 0).await;
@@ -121,7 +121,7 @@ async fn one_survivor_tells_who_went_with_a_killed_node_and_clears_up() {
     gone.sort();
     assert_eq!(gone, ["alice online>offline", "carol online>offline"]);
 
-    // Of the dead node nothing is left: two leases and their list, bob and his group, his node's
+    // Nothing of the dead node is left: two leases and their list, bob and his group, his node's
     // list of sessions, the number of users.
     until_reply(&redis, &["HLEN", "stentor:nodes"], ":3").await;
     until_reply(&redis, &["DBSIZE"], ":7").await;
@@ -145,7 +145,7 @@ async fn who_comes_back_at_another_node_was_not_away() {
     assert_eq!(next_event(&first).await, "alice offline>online");
     one.leave(&before);
     let after = here(&two, "alice").await;
-    // What is behind it, at both.
+    // The entries behind it, at both.
     let leaves = here(&one, "bob").await;
     one.leave(&leaves);
     assert_eq!(next_event(&first).await, "bob offline>online");
@@ -475,7 +475,7 @@ async fn no_password_is_shown() {
     let redis = Redis::shared().await;
     let url = format!("redis://:s3cret@{}/", redis.address());
     let presence = redis_presence(&url, LONG, settings("n", LONG, None));
-    // This Redis wants none, and says so.
+    // This Redis wants no password, and says so.
     let problem = eventually(DEADLINE, "Redis refuses", async || {
         let problem = presence.health().err()?.to_string();
         problem.to_lowercase().contains("auth").then_some(problem)

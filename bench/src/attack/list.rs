@@ -78,7 +78,7 @@ pub(super) enum Delay {
     Any,
 }
 
-/// What others may notice.
+/// The bounds of the effects on others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Bounds {
     pub(super) delay: Delay,

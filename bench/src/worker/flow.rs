@@ -79,7 +79,7 @@ impl Flow {
         })
     }
 
-    /// The number of publishers that were lost, and the reason of the first; `None` if all are there.
+    /// The number of publishers that were lost, and the reason of the first; `None` without a loss.
     pub(super) fn lost(&self) -> Option<String> {
         let lost = self.publishers.iter().filter(|its| its.is_none()).count();
         let why = self.first_lost.as_ref()?;

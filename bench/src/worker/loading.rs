@@ -188,7 +188,7 @@ impl Loading {
         }
     }
 
-    /// Publishes the messages that are due, and goes through the phases. Returns true if it is done.
+    /// Publishes the messages that are due, and goes through the phases. Returns true at the end.
     ///
     /// # Errors
     /// A publisher's connection is lost.

@@ -21,7 +21,7 @@ async fn three(t: &mut Scene, version: &str, headers: &str) -> Client {
     a
 }
 
-/// What is left in the queue once the client is gone: so many messages.
+/// Hears the messages left in the queue once the client is gone: so many.
 async fn left(t: &mut Scene, mut gone: Client, count: usize) {
     gone.leave().await;
     let mut b = t.client().await;
@@ -49,8 +49,8 @@ fn second(
     }
 }
 
-/// As [`second`], of a frame that is refused, or requeues: one more frame is heard, and whether the
-/// connection is open.
+/// As [`second`], for a frame that is refused, or requeues: hears one more frame, and records if
+/// the connection is open.
 fn second_then(
     version: &'static str,
     mode: &'static str,

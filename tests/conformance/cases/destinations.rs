@@ -1,4 +1,4 @@
-//! Destinations: all kinds of them, for SEND and for SUBSCRIBE, and what is none.
+//! Destinations: all kinds of them, for SEND and for SUBSCRIBE, and texts that are none.
 
 use lapin::{BasicProperties, ExchangeKind, types::FieldTable};
 

@@ -42,7 +42,7 @@ pub(crate) fn all() -> Vec<Case> {
     named.collect()
 }
 
-/// One client asks for these frames, each with a receipt; then whether it is connected still.
+/// One client asks for these frames, each with a receipt; then records if it is still connected.
 fn asks<const N: usize>(frames: [&'static str; N]) -> impl AsyncFn(&mut Scene) {
     async move |t| {
         let mut a = t.client().await;

@@ -104,7 +104,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 .await;
             a.hear(1).await;
             a.end().await;
-            // Where it was not acknowledged, it comes again once its client is gone.
+            // Without an acknowledgement, it comes again once its client is gone.
             drop(a);
             let mut b = t.client().await;
             b.ask("SUBSCRIBE\nid:1\nack:client\nprefetch-count:1\ndestination:/queue/~q")

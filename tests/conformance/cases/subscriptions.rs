@@ -79,7 +79,7 @@ pub(crate) fn cases() -> Vec<Case> {
             a.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
             a.ask("SUBSCRIBE\nid:2\ndestination:/topic/~a").await;
             a.ask("UNSUBSCRIBE\nid:1").await;
-            // Without receipts: the plug-in gives none over WebSocket while a queue goes (row P1).
+            // Without receipts: the plug-in loses them over WebSocket while a queue goes (row P1).
             a.say("SEND\ndestination:/topic/~a\n\nx").await;
             a.say("SEND\ndestination:/topic/~a\n\ny").await;
             a.hear(2).await;
@@ -113,7 +113,7 @@ pub(crate) fn cases() -> Vec<Case> {
             b.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
             a.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
             a.leave().await;
-            // Without a receipt: the plug-in gives none over WebSocket while a queue goes (row P1).
+            // Without a receipt: the plug-in loses it over WebSocket while a queue goes (row P1).
             b.say("SEND\ndestination:/topic/~a\n\nmissed").await;
             b.hear(1).await;
             let mut c = t.client().await;
@@ -134,7 +134,7 @@ pub(crate) fn cases() -> Vec<Case> {
             b.ask("SEND\ndestination:/topic/~a\n\ntwo").await;
             b.ask("SEND\ndestination:/topic/~a\n\nthree").await;
             let mut c = t.client().await;
-            // Whether they had been on their way to who left is a matter of moments.
+            // A matter of moments: they may have been on their way to the client that left.
             c.hide(&["redelivered"]);
             c.ask(DURABLE).await;
             c.hear(2).await;

@@ -149,7 +149,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 .await;
             a.ask("UNSUBSCRIBE\nid:1").await;
             a.ask("COMMIT\ntransaction:t").await;
-            // Where that went well, the rest is on its way before this is confirmed.
+            // If that went well, the rest is on its way before this is confirmed.
             a.ask("SEND\ndestination:/topic/~z\n\nx").await;
             a.end().await;
             b.ask("SEND\ndestination:/topic/~a\n\nlast").await;

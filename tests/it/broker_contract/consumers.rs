@@ -106,7 +106,7 @@ async fn holding(node: &Node, count: usize) -> (Reader, Vec<u64>) {
     (reader, tags)
 }
 
-/// What is left for another consumer, with a mark on what may have been seen before.
+/// The messages left for another consumer, with a mark on those that may have been seen before.
 async fn left(node: &Node, count: usize) -> Vec<String> {
     node.send("", "q", "fence").await;
     let reader = node.consume(reading("q", 100)).await;

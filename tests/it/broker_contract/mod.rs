@@ -1,5 +1,5 @@
-//! What every [`stentor::broker::Broker`] promises, sentence by sentence, as tests that are
-//! generic over the broker. [`contract!`] makes a module of tests for one of them.
+//! The promises of [`stentor::broker::Broker`], sentence by sentence, as tests that are generic
+//! over the broker. [`contract!`] makes a module of tests for one of them.
 //!
 //! That nothing more arrives is shown by a message after it (a "fence"), never by waiting.
 
@@ -21,7 +21,7 @@ pub(crate) trait Fixture: Send + Sync + Sized + 'static {
     /// `amq.topic`. It ends when the fixture is dropped.
     async fn start() -> Self;
 
-    /// Opens the virtual host once more: what each node of several does.
+    /// Opens the virtual host once more, as each node of several does.
     async fn open(&self, feeds: Arc<dyn FeedSink>) -> Arc<dyn VirtualHost>;
 }
 

@@ -15,7 +15,7 @@ use super::Fixture;
 /// How long a test waits for what must happen.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What happened, in order, and a way to wait for it.
+/// A log of events, in order, and a way to wait for them.
 #[derive(Debug)]
 pub(crate) struct Log<T> {
     entries: Mutex<Vec<T>>,
@@ -57,7 +57,7 @@ impl<T: Debug> Log<T> {
     }
 }
 
-/// What reached the feeds of one link.
+/// The messages that reached the feeds of one link.
 #[derive(Debug, Default)]
 pub(crate) struct Feeds {
     pub(crate) messages: Log<(FeedId, Message)>,
@@ -96,7 +96,7 @@ impl Feeds {
     }
 }
 
-/// What a dedicated consumer saw.
+/// An event that a dedicated consumer saw.
 #[derive(Debug)]
 pub(crate) enum Seen {
     Delivery(Delivery),
@@ -133,7 +133,7 @@ impl Inbox {
         self.0.until("delivery", deliveries).await
     }
 
-    /// The bodies of the first deliveries; there may be no more of them.
+    /// The bodies of exactly so many deliveries.
     pub(crate) async fn bodies(&self, count: usize) -> Vec<String> {
         let deliveries = self.first(count).await;
         deliveries

@@ -1,4 +1,4 @@
-//! Three gateways, what they share, and a load balancer before them.
+//! Three gateways, their shared servers, and a load balancer before them.
 
 use std::{
     sync::{
@@ -75,7 +75,7 @@ impl Cluster {
             .set("presence.lease", format!("{}s", LEASE.as_secs()))
             .set("broker.reconnect_max", "500ms")
             .set("mailbox.max_messages", "100000")
-            // What a load balancer needs to notice; and no longer than that, for it is a test.
+            // As long as a load balancer needs to notice; and no longer, for it is a test.
             .set("shutdown.not_ready", "1s")
             .set("shutdown.drain", "500ms")
             .set("shutdown.grace", "20s");
@@ -135,7 +135,7 @@ impl Cluster {
         }
     }
 
-    /// What a node's API says of presence.
+    /// A node's API's answer about presence.
     pub(super) async fn presence(&self, node: usize, of: &str) -> (u16, Value) {
         self.gateways[node]
             .api(&format!("GET /api/v1/{of}"), None)

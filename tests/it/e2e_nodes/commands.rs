@@ -1,4 +1,4 @@
-//! Commands to sessions reach every node, whoever gives them.
+//! Commands to sessions reach every node, from any sender.
 
 use serde_json::json;
 use testkit::{Answer, Call, DEADLINE, StompClient, eventually};
@@ -66,7 +66,7 @@ async fn a_kick_reaches_every_node_whoever_gives_it() {
     let (status, _) = cluster.gateway(1).api(&kick, None).await;
     assert_eq!(status, 404);
 
-    // By a backend that knows nothing but AMQP.
+    // By a backend that knows only AMQP.
     for client in &mut bob {
         client.publish("/topic/anything", "still here").await;
     }

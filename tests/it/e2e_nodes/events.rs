@@ -84,7 +84,7 @@ async fn say(client: &mut StompClient, status: &str) {
     client.request(send).await;
 }
 
-/// If a change were told twice, or one that is none were told, the list would be longer.
+/// If a change were told twice, or a change that others cannot see, the list would be longer.
 #[tokio::test]
 async fn each_change_is_told_once_by_whichever_node() {
     // Long enough to come back, on a busy machine.
@@ -115,7 +115,7 @@ async fn each_change_is_told_once_by_whichever_node() {
             &["alice", "watcher_0", "watcher_1", "watcher_2"].map(String::from),
         )
         .await;
-    // To others, who is invisible has left.
+    // To others, an invisible user has left.
     say(&mut alice, "invisible").await;
     assert_eq!(backend.next().await, "leave alice offline");
     say(&mut alice, "away").await;

@@ -1,4 +1,4 @@
-//! What the nodes stand on goes away: nobody is disconnected, and nothing is lost.
+//! RabbitMQ or Redis goes away: nobody is disconnected, and nothing is lost.
 
 use std::collections::BTreeSet;
 
@@ -90,7 +90,7 @@ async fn the_link_of_one_node_is_cut() {
         proxy.cut();
     }
     cluster.gateway(0).until_ready().await;
-    // And for a while: what is published meanwhile waits at RabbitMQ.
+    // And for a while: messages wait at RabbitMQ meanwhile.
     proxy.refuse();
     cluster.gateway(0).until_readyz(503).await;
     traffic.flows().await;

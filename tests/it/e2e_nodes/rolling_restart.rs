@@ -27,7 +27,7 @@ async fn every_node_is_replaced_under_traffic() {
     }
     let everywhere: Vec<usize> = (0..NODES).collect();
     cluster.until_online(&everywhere, &online).await;
-    // Who comes back at another node has not left, to others.
+    // To others, a user who comes back at another node has not left.
     let _newcomer = cluster.tcp(0, "newcomer").await;
     assert_eq!(events.next().await, "join newcomer online");
 

@@ -1,4 +1,4 @@
-//! What clients have heard over their connections, and whether that is what they were promised.
+//! The stories of clients over their connections, held against the promises.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -51,7 +51,7 @@ pub(super) struct Stay {
     /// In order; those that the broker says it has sent before are apart.
     messages: Vec<Heard>,
     redelivered: Vec<Heard>,
-    /// `None`: it was the client who left, after the last message.
+    /// `None` if the client left, after the last message.
     pub(super) end: Option<End>,
 }
 
@@ -198,7 +198,7 @@ impl Stay {
 }
 
 impl End {
-    /// What a client is told by a node that ends in good order.
+    /// True for the words of a node that ends in good order.
     pub(super) fn is_a_farewell(&self, transport: Transport) -> bool {
         let code = match transport {
             Transport::Tcp => None,

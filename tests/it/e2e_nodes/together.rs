@@ -26,7 +26,7 @@ async fn each_client_gets_each_message_once() {
         expect_numbers(client, 0..1000).await;
     }
 
-    // What a client of one node sends reaches those of both.
+    // A message from a client of one node reaches those of both.
     let mut sender = other.tcp().await;
     for number in numbers(1000..1100) {
         sender.publish(DESTINATION, number).await;

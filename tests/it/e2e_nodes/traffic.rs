@@ -96,8 +96,8 @@ impl Traffic {
         .await;
     }
 
-    /// Ends the publishers, and then, by a last message each, the subscribers: what they have
-    /// heard, and how much was sent to each.
+    /// Ends the publishers, and then, by a last message each, the subscribers. Returns the messages
+    /// sent, and each subscriber's story.
     pub(super) async fn end(self) -> (Sent, Vec<(Listener, Story)>) {
         self.everybody_is_back().await;
         self.progress.stop.store(true, Ordering::Relaxed);
@@ -146,9 +146,9 @@ fn destination(user: usize) -> String {
     format!("/exchange/{FEED}/{}", key(user))
 }
 
-/// Publishes as a backend does: by AMQP, in order, without waiting for each confirm. What
-/// RabbitMQ nacks is published again: 4.3 does so to a message for several queues, one of which
-/// ends just then (3.10 confirms it), and the others have it.
+/// Publishes as a backend does: by AMQP, in order, without waiting for each confirm. It publishes
+/// nacked messages again: 4.3 nacks a message for several queues, one of which ends just then (3.10
+/// confirms it), and the others have it.
 async fn backend(vhost: Vhost, progress: Arc<Progress>) -> (usize, BTreeSet<usize>) {
     let channel = vhost.channel().await;
     let mut pace = interval(BACKEND_PACE);
@@ -189,8 +189,8 @@ async fn backend(vhost: Vhost, progress: Arc<Progress>) -> (usize, BTreeSet<usiz
     (number, nacked)
 }
 
-/// Publishes as a STOMP client does that wants nothing lost: whatever has no RECEIPT is sent
-/// again by the next connection.
+/// Publishes as a STOMP client that wants no loss: the next connection sends every message
+/// without a RECEIPT again.
 async fn sender(balancer: Arc<Balancer>, progress: Arc<Progress>) -> usize {
     let mut pace = interval(SENDER_PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -223,7 +223,7 @@ async fn sender(balancer: Arc<Balancer>, progress: Arc<Progress>) -> usize {
     }
 }
 
-/// Whether the next frame is this one; else the connection ends.
+/// True if the next frame is this one; false if the connection ends.
 async fn answered(client: &mut StompClient, command: Command) -> bool {
     matches!(client.next_frame().await, Ok(frame) if frame.command == command)
 }
@@ -322,8 +322,7 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    /// How it ended: with which ERROR, and how the connection closed; `None` after the last
-    /// message.
+    /// The end: the ERROR, and the close of the connection; `None` after the last message.
     async fn run(
         mut self,
         listener: &Listener,
