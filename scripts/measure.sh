@@ -3,11 +3,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# The sets: name, minutes with --quick, minutes without, what is in it.
+# The sets: name, minutes with --quick, minutes without, content.
 sets='
 micro      2  10  parts: decoder, session, routing tables of a million keys, mailbox; bindings at RabbitMQ
 idle       7  40  memory and CPU of connections that only stay, 1,000 to 18,000, beside Web STOMP
-storm      3  10  everybody comes at once, with and without what is remembered, durable and not
+storm      3  10  everybody comes at once, with and without cached permissions, durable and not
 unicast    4  15  messages to single users, beside Web STOMP
 broadcast  6  25  messages to everybody, beside Web STOMP, bare writes and nats-server
 embedded   1   3  storm and unicast on the embedded broker
@@ -15,7 +15,7 @@ latency    3   8  1,000 and 5,000 messages a second; single users beside broadca
 growth     8  45  unicast and storm with 18,000 connections; five gateways with 90,000 on one RabbitMQ
 tls        2  10  WebSocket over TLS
 sockjs     2   8  SockJS by streaming and by polling
-others     0  25  what has no target: churn, bindings, slow clients
+others     0  25  scenarios without a target: churn, bindings, slow clients
 '
 
 usage() {
@@ -26,9 +26,9 @@ charts into docs. Nothing else should run on the machine.
   ./scripts/measure.sh                everything; it takes hours
   ./scripts/measure.sh --quick        all that has a target, for a short while each
   ./scripts/measure.sh --quick idle   one set, or several
-  ./scripts/measure.sh --resume       go on: what is in the results is not measured again
+  ./scripts/measure.sh --resume       go on: skip measurements that are in the results
   ./scripts/measure.sh --plan         print the sets with the minutes that they take
-  ./scripts/measure.sh --few          whether it would work: a few connections, a second each, in
+  ./scripts/measure.sh --few          a dry run: a few connections, a second each, in
                                       a folder of its own. Writes nothing into docs
   ./scripts/measure.sh --help
 
@@ -61,7 +61,7 @@ while [[ $# -gt 0 ]]; do
     shift
 done
 
-# What is to be done, in order: lines of a name and its minutes.
+# The plan, in order: lines of a name and its minutes.
 plan=$(awk -v quick="$quick" -v wanted=" ${wanted[*]} " '
     NF { minutes = quick == "yes" ? $2 : $3 }
     NF && (wanted == "  " ? minutes > 0 : index(wanted, " " $1 " ")) { print $1, minutes }
@@ -84,7 +84,7 @@ elif [[ $resume == no && -d $results && -n $(ls -A "$results") ]]; then
 fi
 mkdir -p "$results"
 
-# Whether it would work needs no optimised programs, which take long to build.
+# A dry run needs no optimised programs, which take long to build.
 profile=release built=release
 if [[ $few == yes ]]; then profile=dev built=debug; fi
 cargo build --profile "$profile" --locked --package stentor --package stentor-bench --bins
@@ -119,7 +119,7 @@ measure() {
     fi
 }
 
-# micro PACKAGE BENCHMARK: what it prints is saved, and the figures that it writes down.
+# micro PACKAGE BENCHMARK: saves its output, and the figures that it writes down.
 micro() {
     local file=$results/$2.bench.txt options=()
     local command=(cargo bench --profile "$profile" --locked --quiet --package "$1" --bench "$2")

@@ -144,7 +144,7 @@ if [[ $version != "$wanted".* ]]; then
     say "Debian's sid has moved on: this is RabbitMQ $version."
 fi
 
-# What it depends on, without what only an installed system needs.
+# Its dependencies, without those that only an installed system needs.
 packages=$(apt-get "${apt[@]}" install --simulate --no-install-recommends rabbitmq-server |
     awk '/^Inst / && $2 ~ /^(rabbitmq-server|erlang-.*|lib.*)$/ { print $2 }')
 say "Downloading RabbitMQ $version: $(wc -l <<<"$packages") packages"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs what takes too long for every commit. See --help.
+# Runs the checks that take too long for every commit. See --help.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -51,10 +51,10 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 figures=() failed=no
 
-# run COMMAND…: shows what it says, and keeps it.
+# run COMMAND…: shows its output, and keeps it.
 run() { "$@" 2>&1 | tee "$log"; }
 
-# The sum of what the test programs counted.
+# The sum of the counts of the test programs.
 counts() {
     awk '/^test result: / { passed += $4; failed += $6 }
         END { printf "%d passed, %d failed", passed, failed }' "$log"

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Installs what the tests need, then runs all of them. See --help.
+# Installs the needs of the tests, then runs all of them. See --help.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 usage() {
     cat <<'EOF'
-Runs every check of this repository, after installing what is missing for it.
+Runs every check of this repository, after installing missing packages.
 
-  ./scripts/test.sh              everything on RabbitMQ 3.10, and on 4.3 what differs most: what a
-                                 broker promises, conformance, restarts, nodes and feeds. This is
-                                 what CI runs
+  ./scripts/test.sh              everything on RabbitMQ 3.10, and on 4.3 the tests that differ most:
+                                 the broker contract, conformance, restarts, nodes and feeds. CI
+                                 runs this
   ./scripts/test.sh --rabbitmq 3.10|4.0|4.3
                                  everything, on this RabbitMQ alone; ./scripts/rabbitmq.sh has it
   ./scripts/test.sh --rabbitmq 4.3 --strict
@@ -148,7 +148,7 @@ step() {
     passed
 }
 
-# bounded MINUTES COMMAND…: ends it, and what it started, when it takes longer. It runs in the
+# bounded MINUTES COMMAND…: ends it, and its children, when it takes longer. It runs in the
 # background, for only then does Ctrl-C reach this script at once.
 bounded() {
     local minutes=$1 code=0
@@ -166,11 +166,11 @@ bounded() {
     return "$code"
 }
 
-# How many tests passed, or failed, by what test programs printed.
+# The numbers of passed and failed tests, in the output of test programs.
 passes_in() { awk '/^test result: / { sum += $4 } END { print sum + 0 }' "$1"; }
 failures_in() { awk '/^test result: / { sum += $6 } END { print sum + 0 }' "$1"; }
 
-# tests NAME COMMAND…: what passed and failed is counted, and the script goes on all the same. A few
+# tests NAME COMMAND…: counts passed and failed tests; the script goes on in any case. A few
 # tests that fail run once more, by themselves. If they pass then, the run goes on, and its end names
 # them: a test that waits in vain on a busy machine must be mended, but it must not cost a whole run.
 tests() {
@@ -197,7 +197,7 @@ tests() {
     failures+=("${failed[@]/#/  }")
 }
 
-# ---- What has to be there ----
+# ---- Packages ----
 
 as_root() {
     if ((EUID == 0)); then
@@ -211,7 +211,7 @@ as_root() {
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# Whether python3 can make a venv; Debian keeps a part of that in a package of its own.
+# True if python3 can make a venv; Debian keeps a part of that in a package of its own.
 can_venv() { python3 -c 'import venv, ensurepip' >/dev/null 2>&1; }
 
 # Prints the packages that are missing.
@@ -266,7 +266,7 @@ need_rust() {
     return 1
 }
 
-# done_for STAMP FILES…: whether STAMP was written for these very files.
+# done_for STAMP FILES…: true if STAMP was written for these very files.
 done_for() { [[ -f $1 && $(cat "$1") == "$(sha256sum "${@:2}")" ]]; }
 
 install_node_packages() {
@@ -294,7 +294,7 @@ install_python_packages() {
     sha256sum "$requirements" >"$stamp"
 }
 
-# ---- What is checked ----
+# ---- Checks ----
 
 # The files of this repository with these endings, committed or new.
 files() { git ls-files --cached --others --exclude-standard -- "$@"; }
@@ -328,7 +328,7 @@ check_shell() {
 
 check_scripts() { check_shell && check_npm_lock && check_javascript && check_python; }
 
-# A lock file with addresses would tie everybody to the registry of whoever wrote it.
+# A lock file with addresses would tie everybody to its author's registry.
 check_npm_lock() {
     if grep -n '"resolved"' tests/js/package-lock.json; then
         echo 'tests/js/package-lock.json names a registry; run npm where .npmrc is: in tests/js' >&2
@@ -346,7 +346,7 @@ if [[ $rabbitmq ]]; then
 elif [[ ${TESTKIT_RABBITMQ_BIN:-} ]]; then
     releases=()
 fi
-# Of the second: what is worth the time of every run.
+# The tests on the second that are worth the time of every run.
 differs_most=(broker_contract amqp_feeds e2e_restart e2e_nodes e2e_faults)
 
 install_rabbitmqs() {
@@ -368,12 +368,12 @@ version_in() {
     fi
 }
 
-# Debian has them all; elsewhere it takes DEBIAN_MIRROR, and what is there serves.
+# Debian has them all; elsewhere it takes DEBIAN_MIRROR, and any of them serves.
 other_rabbitmqs_are_optional() {
     [[ ! $rabbitmq && ! ${CI:-} && -x /usr/lib/rabbitmq/bin/rabbitmq-server ]]
 }
 
-# ---- What happens when ----
+# ---- Order of steps ----
 
 set_up() {
     set -e
@@ -398,7 +398,7 @@ start_set_up() {
     set +m
 }
 
-# Waits for the set-up, and tells what it did.
+# Waits for the set-up, and reports it.
 join_set_up() {
     local pid=$setup_pid code=0
     if [[ ! $pid ]]; then return; fi
@@ -419,7 +419,7 @@ document() {
         cargo doc --workspace --no-deps --locked --lib --bin stentor-bench --examples
 }
 
-# What is compiled so is what all test steps run: the same packages, so with the same features.
+# All test steps run what this compiles: the same packages, so with the same features.
 compile() { bounded 45 "${rust_tests[@]}" --no-run; }
 
 if [[ $setup == yes ]]; then
