@@ -22,7 +22,7 @@ use crate::{
     control::{self, Control},
     deadline::after,
     http::{self, Origins, PublicServer, Routes},
-    hub::Hub,
+    hub::Vhosts,
     listen::{self, Entrance, Plain, Proxies, Secure, Tls, TlsError, tls::Protocol},
     node::{self, Memory, Registry, Services, Settings, Shed},
     presence::{self, Node, Outbox, Presence, memory::MemoryPresence, redis::RedisPresence},
@@ -259,7 +259,7 @@ impl Gateway {
             let _ = tokio::time::timeout(LAST_EVENTS, events.publisher).await;
         }
         self.services.control.close();
-        self.services.hub.close().await;
+        self.services.vhosts.close().await;
         while self.listeners.join_next().await.is_some() {}
         telemetry::stopped(registry.len());
         drop(self.phases);
@@ -292,8 +292,8 @@ fn entrance<T>(
 
 fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>), Error> {
     let broker = broker(config, node)?;
-    let hub = Hub::new(broker, &config.broker, &config.feed);
-    let events = events(config, &hub);
+    let vhosts = Vhosts::new(broker, &config.broker, &config.feed);
+    let events = events(config, &vhosts);
     let hook = HttpAuthenticator::new(&config.auth)
         .map_err(|error| Error::Configuration(format!("[auth]: {error}")))?;
     let (ttl, size) = (config.auth.cache_ttl, config.auth.cache_size);
@@ -307,7 +307,7 @@ fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>),
     let nodes = presence.clone().filter(|_| is_shared);
     let mut control = Control::alone(node, sessions, Arc::clone(&auth) as _).among(nodes);
     if let Some(exchange) = control_exchange(config)
-        && let Some(vhost) = hub.vhost(&config.broker.default_vhost)
+        && let Some(vhost) = vhosts.vhost(&config.broker.default_vhost)
     {
         control = control.join(vhost, exchange);
     }
@@ -324,7 +324,7 @@ fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>),
     }
     settings.login_policy = config.sessions.clone();
     let recheck = settings.recheck;
-    let services = Services::new(hub, auth, presence, registry, control, settings);
+    let services = Services::new(vhosts, auth, presence, registry, control, settings);
     let target: Weak<dyn Shed> = Arc::downgrade(&services.registry) as _;
     let memory = Arc::downgrade(&services.memory);
     tokio::spawn(Memory::watch(memory, config.memory.clone(), target));
@@ -346,11 +346,11 @@ fn control_exchange(config: &Config) -> Option<&str> {
 }
 
 /// In the default virtual host, which is open from the start to the end.
-fn events(config: &Config, hub: &Hub) -> Option<Events> {
+fn events(config: &Config, vhosts: &Vhosts) -> Option<Events> {
     if !config.presence.has_events() {
         return None;
     }
-    let vhost = hub.vhost(&config.broker.default_vhost)?;
+    let vhost = vhosts.vhost(&config.broker.default_vhost)?;
     let outbox = Outbox::new();
     let publishing = presence::publisher::publish(
         Arc::clone(&outbox),

@@ -22,12 +22,12 @@ use crate::telemetry::{self, Levels};
 )]
 pub(super) async fn metrics(api: &Api, _: Request) -> Answer {
     let process = spawn_blocking(Process::look).await.unwrap_or_default();
-    let vhosts = api.services.hub.status();
+    let vhosts = api.services.vhosts.status();
     let feeds = || vhosts.iter().flat_map(|vhost| &vhost.feeds);
     let text = telemetry::metrics(&Levels {
         start_time_seconds: api.started_at,
         ready: api.readiness().is_ok(),
-        broker_up: api.services.hub.health().is_ok(),
+        broker_up: api.services.vhosts.health().is_ok(),
         presence_up: api
             .services
             .presence

@@ -355,7 +355,7 @@ impl Api {
         if self.phases.current() != Phase::Running {
             return Err("shutting down".to_owned());
         }
-        let readiness = self.services.hub.readiness();
+        let readiness = self.services.vhosts.readiness();
         readiness.map_err(|error| error.to_string())
     }
 

@@ -133,14 +133,14 @@ pub(super) async fn node(api: &Api, request: Request) -> Answer {
         Ok(()) => "ok".to_owned(),
         Err(error) => error.to_string(),
     };
-    let vhosts = api.services.hub.status().into_iter();
+    let vhosts = api.services.vhosts.status().into_iter();
     Reply::ok(&Node {
         name: api.node.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started: time(api.started_at),
         uptime_seconds: uptime.as_secs(),
         phase: api.phases.current().as_str().to_owned(),
-        broker: health(api.services.hub.health()),
+        broker: health(api.services.vhosts.health()),
         presence: api.presence_health(),
         connections: Connections {
             open: api.services.registry.len(),

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     auth::Permission,
     broker::{BrokerError, DIRECT_REPLIES, KeyLimits, Properties, Publish, USER_HEADER},
-    hub::{EnterError, VhostHub},
+    hub::{EnterError, Hub},
 };
 
 /// Keys in one call.
@@ -188,7 +188,7 @@ pub(super) async fn publish(api: &Api, request: Request) -> Answer {
     let message = Outgoing::new(request, api)?;
     let name = message.vhost.as_deref().unwrap_or(&api.default_vhost);
     let total = message.keys.len();
-    let failed = match api.services.hub.enter(name).await {
+    let failed = match api.services.vhosts.enter(name).await {
         Ok(vhost) => message.publish(&vhost).await,
         Err(EnterError::Refused(why)) => {
             return Err(Refusal::new(StatusCode::NOT_FOUND, why).about("vhost"));
@@ -310,7 +310,7 @@ impl Outgoing {
     }
 
     /// Publishes, and answers the keys that failed.
-    async fn publish(self, vhost: &VhostHub) -> Vec<KeyFailure> {
+    async fn publish(self, vhost: &Hub) -> Vec<KeyFailure> {
         // When the broker is away each message would wait for it anew.
         let (message, is_away) = (&self, &AtomicBool::new(false));
         // Nobody else's: a lane's messages wait for one another.

@@ -428,7 +428,7 @@ async fn messages_are_published_or_it_is_said_which_were_not() {
         (404, &json!("vhost"))
     );
 
-    api.services.hub.close().await;
+    api.services.vhosts.close().await;
     let away = publish(json!({ "exchange": "amq.topic", "keys": ["a", "b"] })).await;
     assert_eq!(away.status, 503, "{}", away.body);
     assert_eq!(away.body["failed"][1]["reason"], "unavailable");
@@ -446,7 +446,7 @@ async fn health_follows_the_node() {
     let expected = json!({ "status": "ready", "connections": 1, "presence": "off" });
     assert_eq!((ready.status, ready.body), (200, expected));
     drop(guard);
-    api.services.hub.close().await;
+    api.services.vhosts.close().await;
     assert_eq!(ask(&api, "GET /readyz", "", "").await.status, 503);
     progress.enter(Phase::NotReady);
     let draining = ask(&api, "GET /readyz", "", "").await;

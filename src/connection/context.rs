@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     auth::{Carried, User},
-    hub::VhostHub,
+    hub::Hub,
     node::{Account, ClientAddress, Guard, Services, Settings},
     presence::{Device, Session, Status},
     telemetry::{self, ConnectionInfo},
@@ -54,7 +54,7 @@ pub(super) struct Context {
 /// The identity that a login proved.
 pub(super) struct Identity {
     pub(super) user: User,
-    pub(super) vhost: Arc<VhostHub>,
+    pub(super) vhost: Arc<Hub>,
     /// The rights to ask the hook about again, if `auth.recheck` is on.
     pub(super) rights: Option<Box<Rights>>,
 }

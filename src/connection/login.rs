@@ -66,7 +66,7 @@ pub(super) async fn login(
     let denied = || Problem::VhostDenied {
         vhost: vhost.into(),
     };
-    if !services.hub.allows(vhost) {
+    if !services.vhosts.allows(vhost) {
         refused(&format!("virtual host {vhost:?} is not in broker.vhosts"));
         return Err(denied());
     }
@@ -87,7 +87,7 @@ pub(super) async fn login(
                 },
             }
         })?;
-    let vhost = services.hub.enter(vhost).await.map_err(|error| {
+    let vhost = services.vhosts.enter(vhost).await.map_err(|error| {
         refused(&error.to_string());
         match error {
             EnterError::Refused(_) => denied(),

@@ -28,7 +28,7 @@ use crate::{
     backoff::Backoff,
     broker::{BrokerError, Message, Properties, Publish},
     deadline::after,
-    hub::{Item, Mailbox, MailboxConfig, Overflow, VhostHub},
+    hub::{Hub, Item, Mailbox, MailboxConfig, Overflow},
     telemetry,
 };
 
@@ -53,7 +53,7 @@ const MAX_ANSWERS: usize = 1_000;
 pub(super) struct ControlLink(Arc<Inner>);
 
 struct Inner {
-    vhost: Arc<VhostHub>,
+    vhost: Arc<Hub>,
     exchange: Box<str>,
     node: Box<str>,
     /// The callers that wait for answers, by the command's id.
@@ -64,7 +64,7 @@ struct Inner {
 type NodeAnswer = (Box<str>, u64);
 
 impl ControlLink {
-    pub(super) fn new(vhost: Arc<VhostHub>, exchange: &str, node: &str) -> Self {
+    pub(super) fn new(vhost: Arc<Hub>, exchange: &str, node: &str) -> Self {
         Self(Arc::new(Inner {
             vhost,
             exchange: exchange.into(),

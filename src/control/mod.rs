@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use config::Config;
 
 use self::link::ControlLink;
-use crate::{auth::Authenticator, hub::VhostHub, presence::Presence, telemetry};
+use crate::{auth::Authenticator, hub::Hub, presence::Presence, telemetry};
 
 /// How long the answers of other nodes are awaited, if it is not known which there are.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -163,7 +163,7 @@ impl Control {
     /// # Panics
     /// Outside of a tokio runtime.
     #[must_use]
-    pub fn join(self, vhost: Arc<VhostHub>, exchange: &str) -> Self {
+    pub fn join(self, vhost: Arc<Hub>, exchange: &str) -> Self {
         let link = ControlLink::new(vhost, exchange, &self.shared.node);
         let listening = tokio::spawn(link::listen(link.clone(), Arc::clone(&self.shared)));
         Self {

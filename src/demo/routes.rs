@@ -159,10 +159,10 @@ async fn online(presence: &dyn Presence) -> Result<Vec<Value>, PresenceError> {
     Ok(shown.collect())
 }
 
-/// Does what a backend does: publishes to the exchange, and knows nothing of who listens.
+/// Publishes to the exchange, as a backend does, without knowing its listeners.
 async fn publish(services: &Services, push: Push) -> Result<(), BrokerError> {
     let vhost = services
-        .hub
+        .vhosts
         .vhost(&services.settings().default_vhost)
         .ok_or_else(|| BrokerError::NotFound("no virtual host".into()))?;
     let publish = Publish {

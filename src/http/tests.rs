@@ -23,7 +23,7 @@ use crate::{
     auth::{self, Access, Authenticator, Forwarding, Login, Refusal, User},
     broker::{self, FeedConfig, embedded::Embedded},
     control::Control,
-    hub::{Hub, MailboxConfig},
+    hub::{MailboxConfig, Vhosts},
     listen::{self, KeepAlive, Plain},
     node::{Limits, Registry, Services, Settings, Stomp},
 };
@@ -55,7 +55,7 @@ pub(crate) fn services(max_connections: usize) -> Arc<Services> {
 
 fn services_with(max_connections: usize, limits: Limits) -> Arc<Services> {
     let broker = broker::Config::default();
-    let hub = Hub::new(Arc::new(Embedded::new([])), &broker, &FeedConfig::default());
+    let vhosts = Vhosts::new(Arc::new(Embedded::new([])), &broker, &FeedConfig::default());
     let settings = Settings::new(
         limits,
         Stomp::default(),
@@ -66,7 +66,7 @@ fn services_with(max_connections: usize, limits: Limits) -> Arc<Services> {
     );
     let (auth, registry) = (Arc::new(Everybody), Registry::new(max_connections));
     let control = Control::alone("node-1", Arc::clone(&registry) as _, Arc::clone(&auth) as _);
-    Services::new(hub, auth, None, registry, control, settings)
+    Services::new(vhosts, auth, None, registry, control, settings)
 }
 
 /// A server, until it is dropped.

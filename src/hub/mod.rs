@@ -1,6 +1,6 @@
 //! Shared feeds: many local subscriptions, one binding at the broker.
 //!
-//! A [`VhostHub`] keeps, for each exchange and shard, which subscriptions wait for which pattern.
+//! A [`Hub`] keeps, for each exchange and shard, which subscriptions wait for which pattern.
 //! The first subscription to a pattern has it bound; after the last one left it is unbound, with
 //! a delay, so that a page's reload costs the broker little. Bindings are asked for again as long as
 //! somebody relies on them, for the broker may lose them without a word. Messages come in through
@@ -31,7 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use config::{Mailbox as MailboxConfig, Overflow};
 pub use feed::{FeedStatus, SharedSubscription};
 pub use mailbox::{DedicatedSink, Item, Mailbox, Parcel, Settling};
-pub use vhosts::{EnterError, Hub, VhostStatus};
+pub use vhosts::{EnterError, VhostStatus, Vhosts};
 
 use self::{
     feed::{Feed, Feeds, Sink, Subscriber},
@@ -47,7 +47,7 @@ use crate::{
 };
 
 /// The shared feeds of one virtual host, and the way to everything else of it.
-pub struct VhostHub {
+pub struct Hub {
     name: Arc<str>,
     host: Arc<dyn VirtualHost>,
     feeds: Arc<Feeds>,
@@ -69,7 +69,7 @@ struct Members {
     is_gone: bool,
 }
 
-impl VhostHub {
+impl Hub {
     fn open(broker: &dyn Broker, name: &str, config: &FeedConfig, pace: &Arc<Pace>) -> Arc<Self> {
         let cores = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
         let feeds = Arc::new(Feeds::new(config.binding, config.shards(cores)));

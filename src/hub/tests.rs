@@ -23,7 +23,7 @@ const A_MOMENT: Duration = Duration::from_millis(1);
 /// A hub, and the broker that it is made believe to have.
 struct Scene {
     fake: Arc<Fake>,
-    hub: Arc<VhostHub>,
+    hub: Arc<Hub>,
 }
 
 fn config() -> FeedConfig {
@@ -46,7 +46,7 @@ fn scene_with(config: &FeedConfig) -> Scene {
         ("fanout", ExchangeKind::Fanout),
         ("headers", ExchangeKind::Other),
     ]);
-    let hub = Hub::new(
+    let hub = Vhosts::new(
         Arc::new(FakeBroker(Arc::clone(&fake))),
         &crate::broker::Config::default(),
         config,

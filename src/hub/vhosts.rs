@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::{FeedStatus, VhostHub, verify::Pace};
+use super::{FeedStatus, Hub, verify::Pace};
 use crate::{
     broker::{self, Broker, BrokerError, FeedConfig},
     recent::Recent,
@@ -26,16 +26,16 @@ const MAX_NAME: usize = 255;
 /// does not answer is no reason to refuse a client, which hears of it when it wants something.
 const OPENING: Duration = Duration::from_secs(3);
 
-/// How often it is looked who is idle, and who was refused.
+/// The interval at which idle and refused virtual hosts are closed.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The hubs of all virtual hosts that are open.
-pub struct Hub {
-    shared: Arc<HubShared>,
+pub struct Vhosts {
+    shared: Arc<VhostsShared>,
     _sweeper: AbortOnDropHandle<()>,
 }
 
-/// How a virtual host is that is open.
+/// The state of an open virtual host.
 #[derive(Clone, Debug)]
 pub struct VhostStatus {
     /// Its name.
@@ -48,19 +48,19 @@ pub struct VhostStatus {
     pub feeds: Vec<FeedStatus>,
 }
 
-/// Why a client cannot have a virtual host.
+/// The reason why a client cannot have a virtual host.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum EnterError {
     /// It does not exist, or the gateway may not use it; the reason, for the log.
     #[error("{0}")]
     Refused(Box<str>),
-    /// Nothing can be opened now; why.
+    /// No virtual host can be opened now; the reason.
     #[error("{0}")]
     Unavailable(Box<str>),
 }
 
-struct HubShared {
+struct VhostsShared {
     broker: Arc<dyn Broker>,
     feed: FeedConfig,
     pace: Arc<Pace>,
@@ -83,7 +83,7 @@ struct OpenVhosts {
 }
 
 struct OpenVhost {
-    hub: Arc<VhostHub>,
+    hub: Arc<Hub>,
     /// Since when nobody but this map has had the hub.
     idle_since: Option<Instant>,
     /// The broker has been reached for it.
@@ -102,12 +102,12 @@ impl OpenVhost {
     }
 }
 
-impl Hub {
+impl Vhosts {
     /// Opens the default virtual host at the broker; it stays open. Returns at once: links are
     /// made in the background. All others are opened when a client enters them.
     pub fn new(broker: Arc<dyn Broker>, config: &broker::Config, feed: &FeedConfig) -> Self {
         let is_any = config.vhosts.iter().any(|name| name == ANY);
-        let shared = Arc::new(HubShared {
+        let shared = Arc::new(VhostsShared {
             broker,
             feed: feed.clone(),
             pace: Pace::new(feed),
@@ -136,7 +136,7 @@ impl Hub {
 
     /// The hub of a virtual host that is open; the default one always is, until the end.
     #[must_use]
-    pub fn vhost(&self, name: &str) -> Option<Arc<VhostHub>> {
+    pub fn vhost(&self, name: &str) -> Option<Arc<Hub>> {
         let state = self.shared.state.lock();
         state.open.get(name).map(|open| Arc::clone(&open.hub))
     }
@@ -148,7 +148,7 @@ impl Hub {
     /// # Errors
     /// [`EnterError::Refused`]: clients may not ask for it, the broker does not know it, or it
     /// does not let the gateway's account in; [`EnterError::Unavailable`]: too many are open.
-    pub async fn enter(&self, name: &str) -> Result<Arc<VhostHub>, EnterError> {
+    pub async fn enter(&self, name: &str) -> Result<Arc<Hub>, EnterError> {
         if !self.allows(name) {
             let text = format!("virtual host {name:?} is not in broker.vhosts");
             return Err(EnterError::Refused(text.into()));
@@ -173,8 +173,8 @@ impl Hub {
         self.all(OpenVhost::health)
     }
 
-    /// `Ok` if clients should be sent here: as [`Hub::health`], but a virtual host whose link was
-    /// lost has some seconds to get it back ([`crate::broker::VirtualHost::readiness`]).
+    /// `Ok` if clients should be sent here: as [`Vhosts::health`], but a virtual host whose link
+    /// was lost has some seconds to get it back ([`crate::broker::VirtualHost::readiness`]).
     ///
     /// # Errors
     /// The first virtual host's trouble.
@@ -227,8 +227,8 @@ impl Hub {
     }
 }
 
-impl HubShared {
-    fn enter(&self, name: &str) -> Result<Arc<VhostHub>, EnterError> {
+impl VhostsShared {
+    fn enter(&self, name: &str) -> Result<Arc<Hub>, EnterError> {
         let now = Instant::now();
         let mut state = self.state.lock();
         if let Some(open) = state.open.get_mut(name) {
@@ -256,7 +256,7 @@ impl HubShared {
 
     /// The broker does not let the gateway use this virtual host, or no longer does: its clients
     /// are told. The links of the default one try again; others are opened when somebody asks.
-    fn refused(&self, hub: &Arc<VhostHub>, why: &str) {
+    fn refused(&self, hub: &Arc<Hub>, why: &str) {
         let is_default = *hub.name() == self.default;
         if !is_default {
             let mut state = self.state.lock();
@@ -281,7 +281,7 @@ impl HubShared {
         }
     }
 
-    fn close(&self, hub: &Arc<VhostHub>) {
+    fn close(&self, hub: &Arc<Hub>) {
         let hub = Arc::clone(hub);
         self.closing.spawn(async move { hub.host.close().await });
     }
@@ -311,9 +311,9 @@ impl HubShared {
 }
 
 impl OpenVhosts {
-    fn open(&mut self, shared: &HubShared, name: Arc<str>) -> Arc<VhostHub> {
+    fn open(&mut self, shared: &VhostsShared, name: Arc<str>) -> Arc<Hub> {
         telemetry::vhost_opened(&name);
-        let hub = VhostHub::open(&*shared.broker, &name, &shared.feed, &shared.pace);
+        let hub = Hub::open(&*shared.broker, &name, &shared.feed, &shared.pace);
         let open = OpenVhost {
             hub: Arc::clone(&hub),
             idle_since: None,
@@ -333,7 +333,7 @@ impl OpenVhosts {
     }
 }
 
-async fn sweep(shared: Arc<HubShared>) {
+async fn sweep(shared: Arc<VhostsShared>) {
     let quarter = shared.idle.checked_div(4).unwrap_or(TICK);
     let tick = quarter.clamp(Duration::from_millis(10), TICK);
     let mut ticks = interval(tick);

@@ -13,14 +13,14 @@ use super::{
 use crate::{
     auth::Authenticator,
     control::Control,
-    hub::{Hub, Mailbox},
+    hub::{Mailbox, Vhosts},
     presence::Presence,
 };
 
 /// What all connections of this node are served by.
 pub struct Services {
     /// The virtual hosts.
-    pub hub: Hub,
+    pub vhosts: Vhosts,
     /// Who may do what.
     pub auth: Arc<dyn Authenticator>,
     /// Who is online; `None`: nobody asks.
@@ -39,7 +39,7 @@ impl Services {
     /// Puts the parts together.
     #[must_use]
     pub fn new(
-        hub: Hub,
+        vhosts: Vhosts,
         auth: Arc<dyn Authenticator>,
         presence: Option<Arc<dyn Presence>>,
         registry: Arc<Registry>,
@@ -48,7 +48,7 @@ impl Services {
     ) -> Arc<Self> {
         let memory = Memory::new(Room::new(settings.limits.share()));
         Arc::new(Self {
-            hub,
+            vhosts,
             auth,
             memory,
             presence,

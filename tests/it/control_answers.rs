@@ -11,7 +11,7 @@ use stentor::{
     auth::{Access, Authenticator, Login, Refusal, User},
     broker::{self, ExchangeKind, FeedConfig, amqp::AmqpBroker},
     control::{Command, Control, RecheckOff, Report, Sessions, Target},
-    hub::Hub,
+    hub::Vhosts,
     presence::Presence,
 };
 use testkit::{DEADLINE, Redis, Vhost, eventually};
@@ -72,7 +72,7 @@ impl Authenticator for Fake {
 struct Node {
     fake: Arc<Fake>,
     control: Control,
-    _hub: Hub,
+    _vhosts: Vhosts,
 }
 
 impl Node {
@@ -94,14 +94,14 @@ impl Node {
         };
         let feed = FeedConfig::default();
         let broker = AmqpBroker::new(&url, config.clone(), feed.clone(), name).unwrap();
-        let hub = Hub::new(Arc::new(broker), &config, &feed);
+        let vhosts = Vhosts::new(Arc::new(broker), &config, &feed);
         let control = Control::alone(name, Arc::clone(&fake) as _, Arc::clone(&fake) as _)
             .among(known)
-            .join(hub.vhost(vhost.name()).unwrap(), EXCHANGE);
+            .join(vhosts.vhost(vhost.name()).unwrap(), EXCHANGE);
         Self {
             fake,
             control,
-            _hub: hub,
+            _vhosts: vhosts,
         }
     }
 

@@ -274,7 +274,7 @@ async fn the_end_of_a_queue_ends_its_client() {
     let house = House::new();
     let mut client = Client::connect(&house).await;
     client.subscribe("1", "/queue/work", "").await;
-    let hub = house.services.hub.vhost("/").unwrap();
+    let hub = house.services.vhosts.vhost("/").unwrap();
     hub.host().delete_queue("work").await.unwrap();
     client.expect_error("Server cancelled subscription").await;
     assert_eq!(client.wire.closed_with(), Some(CloseCode::Internal));

@@ -15,7 +15,7 @@ use crate::{
         FeedConfig, FeedId, FeedSink, Properties, Publish, VirtualHost, embedded::Embedded,
     },
     control::Control,
-    hub::{Hub, MailboxConfig},
+    hub::{MailboxConfig, Vhosts},
     node::ClientAddress,
 };
 
@@ -63,7 +63,7 @@ impl House {
             held: Mutex::default(),
         });
         let broker = broker::Config::default();
-        let hub = Hub::new(
+        let vhosts = Vhosts::new(
             Arc::new(SlowBroker(Arc::clone(&slow))),
             &broker,
             &FeedConfig::default(),
@@ -85,9 +85,9 @@ impl House {
         let auth: Arc<Hook> = Arc::clone(&hook);
         let registry = Registry::new(1000);
         let control = Control::alone("node-1", Arc::clone(&registry) as _, Arc::clone(&auth) as _);
-        let control = control.join(hub.vhost("/").unwrap(), CONTROL);
+        let control = control.join(vhosts.vhost("/").unwrap(), CONTROL);
         Self {
-            services: Services::new(hub, auth, None, registry, control, settings),
+            services: Services::new(vhosts, auth, None, registry, control, settings),
             hook,
             slow,
         }
@@ -100,7 +100,7 @@ impl House {
 }
 
 pub(super) fn publisher(services: &Services) -> impl Fn(&str, &str, &str) + Send + use<> {
-    let host = Arc::clone(services.hub.vhost("/").unwrap().host());
+    let host = Arc::clone(services.vhosts.vhost("/").unwrap().host());
     move |exchange, key, body| {
         let publishing = host.publish(Publish {
             exchange: exchange.into(),

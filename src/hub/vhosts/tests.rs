@@ -31,7 +31,7 @@ struct Scene {
     log: Arc<Log>,
     /// The answer of later virtual hosts.
     answers: Arc<Mutex<Option<Result<(), BrokerError>>>>,
-    hub: Hub,
+    vhosts: Vhosts,
 }
 
 struct FakeBroker(Arc<Log>, Arc<Mutex<Option<Result<(), BrokerError>>>>);
@@ -123,8 +123,12 @@ fn scene(vhosts: &[&str], max: usize) -> Scene {
     let log = Arc::<Log>::default();
     let answers = Arc::new(Mutex::new(Some(Ok(()))));
     let broker = FakeBroker(Arc::clone(&log), Arc::clone(&answers));
-    let hub = Hub::new(Arc::new(broker), &config, &FeedConfig::default());
-    Scene { log, answers, hub }
+    let vhosts = Vhosts::new(Arc::new(broker), &config, &FeedConfig::default());
+    Scene {
+        log,
+        answers,
+        vhosts,
+    }
 }
 
 impl Scene {
@@ -138,12 +142,12 @@ impl Scene {
         shown.collect()
     }
 
-    async fn enter(&self, name: &str) -> Arc<VhostHub> {
-        self.hub.enter(name).await.unwrap()
+    async fn enter(&self, name: &str) -> Arc<Hub> {
+        self.vhosts.enter(name).await.unwrap()
     }
 
     async fn refused(&self, name: &str) -> EnterError {
-        match self.hub.enter(name).await {
+        match self.vhosts.enter(name).await {
             Ok(_) => panic!("{name} is open"),
             Err(error) => error,
         }
@@ -191,7 +195,7 @@ async fn a_virtual_host_is_open_while_it_is_used_and_a_while_longer() {
     assert_eq!(scene.hosts(), ["/", "a"]);
     sleep(4 * TICK).await;
     assert_eq!(scene.hosts(), ["/", "a-"]);
-    assert!(scene.hub.vhost("a").is_none());
+    assert!(scene.vhosts.vhost("a").is_none());
     let _again = scene.enter("a").await;
     assert_eq!(scene.hosts(), ["/", "a-", "a"]);
 }
@@ -199,14 +203,14 @@ async fn a_virtual_host_is_open_while_it_is_used_and_a_while_longer() {
 #[tokio::test(start_paused = true)]
 async fn only_listed_virtual_hosts_are_opened_or_all() {
     let some = scene(&["/", "a"], 100);
-    assert!(some.hub.allows("a") && !some.hub.allows("b"));
+    assert!(some.vhosts.allows("a") && !some.vhosts.allows("b"));
     assert!(matches!(some.refused("b").await, EnterError::Refused(_)));
     assert_eq!(some.hosts(), ["/"]);
     let all = scene(&["*"], 100);
     let _b = all.enter("b").await;
     assert_eq!(all.hosts(), ["/", "b"]);
     let long = "v".repeat(256);
-    assert!(!all.hub.allows(&long) && all.hub.allows(&long[1..]));
+    assert!(!all.vhosts.allows(&long) && all.vhosts.allows(&long[1..]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,7 +223,7 @@ async fn a_broker_s_refusal_is_remembered_for_a_while() {
     assert_eq!(scene.hosts(), ["/", "a-"]);
     assert_eq!(scene.refused("a").await, refused);
     assert_eq!(scene.hosts(), ["/", "a-"]);
-    assert_eq!(scene.hub.health(), Ok(()));
+    assert_eq!(scene.vhosts.health(), Ok(()));
     *scene.answers.lock() = Some(Ok(()));
     advance(BELIEF).await;
     let _open = scene.enter("a").await;
@@ -259,7 +263,7 @@ async fn the_default_virtual_host_is_told_of_and_kept() {
         scene.refused("/").await,
         EnterError::Refused("vhost not found".into())
     );
-    assert_eq!(scene.hub.health(), Err(refusal()));
+    assert_eq!(scene.vhosts.health(), Err(refusal()));
     sleep(3 * IDLE).await;
     assert_eq!(scene.hosts(), ["/"]);
     *scene.log.0.lock()[0].health.lock() = Some(Ok(()));
@@ -307,24 +311,24 @@ async fn readiness_is_not_for_clients_to_say() {
     let _being_opened = scene.enter("a").await;
     *scene.answers.lock() = Some(unavailable());
     let _never_up = scene.enter("b").await;
-    assert_eq!(scene.hub.health(), Ok(()));
+    assert_eq!(scene.vhosts.health(), Ok(()));
     // A virtual host that worked before is the broker's trouble; unless it was deleted.
     *scene.answers.lock() = Some(Ok(()));
     let _was_up = scene.enter("c").await;
     sleep(2 * TICK).await;
     *scene.log.0.lock()[3].health.lock() = Some(unavailable());
-    assert_eq!(scene.hub.health(), unavailable());
+    assert_eq!(scene.vhosts.health(), unavailable());
     scene.delete(0);
-    assert_eq!(scene.hub.health(), Ok(()));
+    assert_eq!(scene.vhosts.health(), Ok(()));
     *scene.log.0.lock()[0].health.lock() = None;
-    assert!(scene.hub.health().is_err());
+    assert!(scene.vhosts.health().is_err());
 }
 
 #[tokio::test(start_paused = true)]
 async fn all_are_closed_at_the_end() {
     let scene = scene(&["*"], 100);
     let _a = scene.enter("a").await;
-    scene.hub.close().await;
+    scene.vhosts.close().await;
     assert_eq!(scene.hosts(), ["/-", "a-"]);
     assert!(matches!(
         scene.refused("b").await,
