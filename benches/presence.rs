@@ -18,7 +18,7 @@ use std::{
 };
 
 use stentor::presence::{
-    Device, Listing, Node, Outbox, Presence, Session, Url, redis::RedisPresence,
+    Device, Listing, Node, Outbox, Presence, PresenceEntry, Url, redis::RedisPresence,
 };
 use testkit::Redis;
 
@@ -127,11 +127,11 @@ async fn run(count: usize, groups: usize, per_group: usize, device: bool) {
     );
 }
 
-fn session(number: usize, groups: usize, per_group: usize, device: bool) -> Arc<Session> {
+fn session(number: usize, groups: usize, per_group: usize, device: bool) -> Arc<PresenceEntry> {
     let groups = (0..groups).map(|kind| group_name(kind, number / per_group).into());
     let id = format!("{:022x}", rand::random::<u64>());
     let user = format!("user-{number:06}");
-    let mut session = Session::new(user.into(), &id, "websocket", groups.collect());
+    let mut session = PresenceEntry::new(user.into(), &id, "websocket", groups.collect());
     session.remote = Some("192.0.2.1:50000".parse().unwrap());
     session.device = device.then(|| {
         Box::new(Device {
@@ -146,7 +146,7 @@ fn group_name(kind: usize, number: usize) -> String {
     format!("project-{kind}-{number:05}")
 }
 
-async fn until_told(presence: &RedisPresence, sessions: &[Arc<Session>]) {
+async fn until_told(presence: &RedisPresence, sessions: &[Arc<PresenceEntry>]) {
     let last = sessions.last().unwrap();
     while presence.session(&last.id).await.unwrap().is_none() {}
 }

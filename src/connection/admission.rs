@@ -7,7 +7,7 @@ use stomp_session::Problem;
 use super::context::{Context, Identity};
 use crate::{
     node::{Decision, Unknown},
-    presence::{Device, Session},
+    presence::{Device, PresenceEntry},
     telemetry,
 };
 
@@ -21,7 +21,7 @@ pub(super) async fn admit(
     if !context.settings().login_policy.is_limited() {
         return Ok(());
     }
-    let session = Arc::new(context.presence_session(&identity.user.name, Vec::new(), device));
+    let session = Arc::new(context.presence_entry(&identity.user.name, Vec::new(), device));
     let admitting = tokio::spawn(claim(Arc::clone(context), session));
     // It does not panic, and is not aborted; if it were, nobody would know who is logged in.
     admitting.await.unwrap_or_else(|_| {
@@ -30,14 +30,14 @@ pub(super) async fn admit(
     })
 }
 
-async fn claim(context: Arc<Context>, session: Arc<Session>) -> Result<(), Problem> {
+async fn claim(context: Arc<Context>, session: Arc<PresenceEntry>) -> Result<(), Problem> {
     let Some(presence) = &context.services.presence else {
         return Ok(());
     };
     let policy = &context.settings().login_policy;
     let claimed = presence.claim(Arc::clone(&session)).await;
     // From now on it leaves with the context.
-    context.is_here(&session);
+    context.set_here(&session);
     let user = &session.user;
     let decision = match claimed {
         Ok(others) => policy.decide(user, session.device.as_deref(), &others),

@@ -19,7 +19,7 @@ use crate::{
     auth::{Carried, User},
     hub::Hub,
     node::{Account, ClientAddress, Guard, Services, Settings},
-    presence::{Device, Session, Status},
+    presence::{Device, PresenceEntry, Status},
     telemetry::{self, ConnectionInfo},
 };
 
@@ -44,7 +44,7 @@ pub(super) struct Context {
     pub(super) session: Box<str>,
     identity: OnceLock<Identity>,
     /// As presence knows it; it leaves with this.
-    here: OnceLock<Arc<Session>>,
+    here: OnceLock<Arc<PresenceEntry>>,
     /// The status to join presence with.
     status: Mutex<Status>,
     /// The broker has heard of the action that is being done.
@@ -134,19 +134,19 @@ impl Context {
         if let Some(session) = self.here() {
             return presence.regroup(session, groups);
         }
-        let session = Arc::new(self.presence_session(&identity.user.name, groups, device));
-        self.is_here(&session);
+        let session = Arc::new(self.presence_entry(&identity.user.name, groups, device));
+        self.set_here(&session);
         presence.join(session);
     }
 
     /// This session, as presence is to know it.
-    pub(super) fn presence_session(
+    pub(super) fn presence_entry(
         &self,
         user: &Arc<str>,
         groups: Vec<Arc<str>>,
         device: Option<Box<Device>>,
-    ) -> Session {
-        let session = Session::new(Arc::clone(user), &self.session, self.transport, groups);
+    ) -> PresenceEntry {
+        let session = PresenceEntry::new(Arc::clone(user), &self.session, self.transport, groups);
         let mut session = session.with_status(*self.status.lock());
         session.remote = Some(self.address.remote);
         session.device = device;
@@ -165,12 +165,12 @@ impl Context {
     }
 
     /// As presence knows this session, if it does.
-    pub(super) fn here(&self) -> Option<&Arc<Session>> {
+    pub(super) fn here(&self) -> Option<&Arc<PresenceEntry>> {
         self.here.get()
     }
 
     /// Presence knows this session; it leaves with this.
-    pub(super) fn is_here(&self, session: &Arc<Session>) {
+    pub(super) fn set_here(&self, session: &Arc<PresenceEntry>) {
         // One logs in once, and its groups are asked for once.
         let _ = self.here.set(Arc::clone(session));
     }

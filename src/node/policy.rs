@@ -143,7 +143,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::presence::Session;
+    use crate::presence::PresenceEntry;
 
     /// `kind/id`, each of which may be empty.
     fn device(text: &str) -> Option<Box<Device>> {
@@ -159,7 +159,7 @@ mod tests {
     fn others(devices: &[&str]) -> Vec<SessionInfo> {
         let sessions = devices.iter().enumerate().map(|(number, text)| {
             let id = number.to_string();
-            let mut session = Session::new("alice".into(), &id, "tcp", Vec::new());
+            let mut session = PresenceEntry::new("alice".into(), &id, "tcp", Vec::new());
             session.device = device(text);
             Arc::new(session).info("n")
         });

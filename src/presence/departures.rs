@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Session, Status, held::Held};
+use super::{PresenceEntry, Status, held::Held};
 use crate::later::Later;
 
 /// Departures that wait for the end of their debounce.
@@ -26,7 +26,7 @@ pub(super) type Stamp = u64;
 /// A session that left.
 #[derive(Debug)]
 pub(super) struct Departure {
-    pub(super) session: Arc<Session>,
+    pub(super) session: Arc<PresenceEntry>,
     /// `None`: the user's other sessions here show the same status without it, so no debounce
     /// begins.
     pub(super) stamp: Option<Stamp>,
@@ -46,7 +46,7 @@ impl Departures {
     pub(super) fn push(
         &mut self,
         now: Instant,
-        session: &Arc<Session>,
+        session: &Arc<PresenceEntry>,
         before: Status,
         held: &Held,
     ) -> Option<Stamp> {
@@ -134,7 +134,7 @@ mod tests {
         let start = Instant::now();
         let mut departures = Departures::new(5 * second);
         let [one, two] = [(); 2].map(|()| {
-            let session = Session::new("a".into(), "s", "tcp", Vec::new());
+            let session = PresenceEntry::new("a".into(), "s", "tcp", Vec::new());
             Arc::new(session)
         });
         let mut held = Held::default();

@@ -5,18 +5,18 @@ use std::{
     sync::Arc,
 };
 
-use super::{Session, Status};
+use super::{PresenceEntry, Status};
 
 /// By user, since questions are about users; nearly every user has one session.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    users: HashMap<Arc<str>, Vec<Arc<Session>>>,
+    users: HashMap<Arc<str>, Vec<Arc<PresenceEntry>>>,
     len: usize,
 }
 
 impl Held {
     /// `false`: it was there already.
-    pub(super) fn insert(&mut self, session: &Arc<Session>) -> bool {
+    pub(super) fn insert(&mut self, session: &Arc<PresenceEntry>) -> bool {
         if self.contains(session) {
             return false;
         }
@@ -28,7 +28,7 @@ impl Held {
     }
 
     /// `false`: it was not there.
-    pub(super) fn remove(&mut self, session: &Arc<Session>) -> bool {
+    pub(super) fn remove(&mut self, session: &Arc<PresenceEntry>) -> bool {
         let Some(sessions) = self.users.get_mut(&session.user) else {
             return false;
         };
@@ -44,14 +44,14 @@ impl Held {
         true
     }
 
-    pub(super) fn contains(&self, session: &Arc<Session>) -> bool {
+    pub(super) fn contains(&self, session: &Arc<PresenceEntry>) -> bool {
         self.of(&session.user)
             .iter()
             .any(|held| Arc::ptr_eq(held, session))
     }
 
     /// The sessions of a user.
-    pub(super) fn of(&self, user: &str) -> &[Arc<Session>] {
+    pub(super) fn of(&self, user: &str) -> &[Arc<PresenceEntry>] {
         self.users.get(user).map_or(&[], Vec::as_slice)
     }
 
@@ -84,7 +84,7 @@ impl Held {
         self.len
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<Session>> {
+    pub(super) fn all(&self) -> Vec<Arc<PresenceEntry>> {
         let mut all = Vec::with_capacity(self.len);
         all.extend(self.users.values().flatten().map(Arc::clone));
         all
@@ -103,9 +103,9 @@ pub(super) fn without(some: &[Arc<str>], others: &[Arc<str>]) -> Vec<Arc<str>> {
 mod tests {
     use super::*;
 
-    fn session(user: &str, status: Status, groups: &[&str]) -> Arc<Session> {
+    fn session(user: &str, status: Status, groups: &[&str]) -> Arc<PresenceEntry> {
         let groups = groups.iter().map(|group| Arc::from(*group)).collect();
-        Arc::new(Session::new(user.into(), "s", "tcp", groups).with_status(status))
+        Arc::new(PresenceEntry::new(user.into(), "s", "tcp", groups).with_status(status))
     }
 
     #[test]

@@ -16,11 +16,11 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Counts, Event, Listing, Member, Node, NodeInfo, Page, Presence, PresenceError, STATUS_INTERVAL,
-    Session, SessionInfo, Status, UserPresence,
+    Counts, Event, Listing, Member, Node, NodeInfo, Page, Presence, PresenceEntry, PresenceError,
+    STATUS_INTERVAL, SessionInfo, Status, UserPresence,
     departures::Departures,
+    entry::Pass,
     held::{Held, without},
-    session::Pass,
 };
 use crate::later::Later;
 
@@ -46,7 +46,7 @@ struct Inner {
 struct MemoryState {
     held: Held,
     /// In the order of their ids, to be listed.
-    by_id: BTreeMap<Box<str>, Arc<Session>>,
+    by_id: BTreeMap<Box<str>, Arc<PresenceEntry>>,
     /// The users of each group that are here; no group is empty.
     groups: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// The status that others were told of each user who is not offline.
@@ -54,7 +54,7 @@ struct MemoryState {
     /// Sessions that left; their users may have left with them.
     left: Departures,
     /// Sessions that say more of their status than is passed on.
-    saying: Later<Arc<Session>>,
+    saying: Later<Arc<PresenceEntry>>,
     closed: bool,
 }
 
@@ -78,7 +78,7 @@ impl MemoryPresence {
         }
     }
 
-    fn info(&self, session: &Arc<Session>) -> SessionInfo {
+    fn info(&self, session: &Arc<PresenceEntry>) -> SessionInfo {
         session.info(&self.inner.node.name)
     }
 }
@@ -96,7 +96,7 @@ async fn settle_later(inner: Arc<Inner>) {
 }
 
 impl Inner {
-    fn join(&self, state: &mut MemoryState, session: Arc<Session>) {
+    fn join(&self, state: &mut MemoryState, session: Arc<PresenceEntry>) {
         if state.closed || !state.held.insert(&session) {
             return;
         }
@@ -126,7 +126,7 @@ impl Inner {
     }
 
     /// Tells others what is new of a session's user.
-    fn settle(&self, state: &mut MemoryState, session: &Arc<Session>) {
+    fn settle(&self, state: &mut MemoryState, session: &Arc<PresenceEntry>) {
         let user = &session.user;
         let status = state.held.status(user);
         let before = state.told.get(user).copied().unwrap_or(Status::Offline);
@@ -181,13 +181,13 @@ impl MemoryState {
 }
 
 impl Presence for MemoryPresence {
-    fn join(&self, session: Arc<Session>) {
+    fn join(&self, session: Arc<PresenceEntry>) {
         self.inner.join(&mut self.inner.state.lock(), session);
     }
 
     fn claim(
         &self,
-        session: Arc<Session>,
+        session: Arc<PresenceEntry>,
     ) -> BoxFuture<'_, Result<Vec<SessionInfo>, PresenceError>> {
         let state = &mut *self.inner.state.lock();
         let before = state
@@ -200,7 +200,7 @@ impl Presence for MemoryPresence {
         future::ready(Ok(UserPresence::new(before).sessions)).boxed()
     }
 
-    fn leave(&self, session: &Arc<Session>) {
+    fn leave(&self, session: &Arc<PresenceEntry>) {
         let state = &mut *self.inner.state.lock();
         let before = state.held.status(&session.user);
         if !state.held.remove(session) {
@@ -219,7 +219,7 @@ impl Presence for MemoryPresence {
         self.inner.wake.notify_one();
     }
 
-    fn set_status(&self, session: &Arc<Session>, status: Status) {
+    fn set_status(&self, session: &Arc<PresenceEntry>, status: Status) {
         let now = Instant::now().into_std();
         let state = &mut *self.inner.state.lock();
         if !state.held.contains(session) {
@@ -235,7 +235,7 @@ impl Presence for MemoryPresence {
         }
     }
 
-    fn regroup(&self, session: &Arc<Session>, groups: Vec<Arc<str>>) {
+    fn regroup(&self, session: &Arc<PresenceEntry>, groups: Vec<Arc<str>>) {
         let state = &mut *self.inner.state.lock();
         if !state.held.contains(session) {
             return;
@@ -247,7 +247,7 @@ impl Presence for MemoryPresence {
         }
     }
 
-    fn held(&self, user: &str) -> Vec<Arc<Session>> {
+    fn held(&self, user: &str) -> Vec<Arc<PresenceEntry>> {
         self.inner.state.lock().held.of(user).to_vec()
     }
 
@@ -383,9 +383,9 @@ mod tests {
             }
         }
 
-        fn join(&self, user: &str, status: Status) -> Arc<Session> {
+        fn join(&self, user: &str, status: Status) -> Arc<PresenceEntry> {
             let id = rand::random::<u64>().to_string();
-            let new = Session::new(user.into(), &id, "tcp", Vec::new());
+            let new = PresenceEntry::new(user.into(), &id, "tcp", Vec::new());
             let session = Arc::new(new.with_status(status));
             self.presence.join(Arc::clone(&session));
             session

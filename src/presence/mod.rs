@@ -9,12 +9,12 @@
 
 mod config;
 mod departures;
+mod entry;
 mod event;
 mod held;
 pub mod memory;
 pub mod publisher;
 pub mod redis;
-mod session;
 mod status;
 
 use std::{sync::Arc, time::SystemTime};
@@ -23,8 +23,8 @@ use futures_util::future::{BoxFuture, FutureExt};
 use thiserror::Error;
 
 pub use config::{Config, Url, UrlError};
+pub use entry::{Device, PresenceEntry, STATUS_INTERVAL, SessionInfo};
 pub use event::{Event, EventKind, Outbox};
-pub use session::{Device, STATUS_INTERVAL, Session, SessionInfo};
 pub use status::{Status, StatusError};
 
 /// Keeps who is online, on all nodes.
@@ -42,7 +42,7 @@ pub use status::{Status, StatusError};
 pub trait Presence: Send + Sync + 'static {
     /// A session has logged in: it, its user, and its user in its groups are online until
     /// [`Presence::leave`], for as long as this node lives. To join twice is to join once.
-    fn join(&self, session: Arc<Session>);
+    fn join(&self, session: Arc<PresenceEntry>);
 
     /// As [`Presence::join`], and answers the sessions of its user that were here before it, on all
     /// nodes, the oldest first: of two that claim at the same time, one finds the other. The
@@ -52,23 +52,23 @@ pub trait Presence: Send + Sync + 'static {
     /// As [`Presence::users`].
     fn claim(
         &self,
-        session: Arc<Session>,
+        session: Arc<PresenceEntry>,
     ) -> BoxFuture<'_, Result<Vec<SessionInfo>, PresenceError>>;
 
     /// A session that joined has ended. To leave twice, or without having joined, does nothing.
     /// A user is online, and in a group, for as long as one of its sessions says so.
-    fn leave(&self, session: &Arc<Session>);
+    fn leave(&self, session: &Arc<PresenceEntry>);
 
     /// A session that joined says how available it is. Passed on once in [`STATUS_INTERVAL`] at
     /// most; of more the newest counts. Of a session that is not here, does nothing.
-    fn set_status(&self, session: &Arc<Session>, status: Status);
+    fn set_status(&self, session: &Arc<PresenceEntry>, status: Status);
 
     /// A session's user is in these groups from now on. It makes no events: the application knows
     /// its own groups. Does nothing if the session is not here.
-    fn regroup(&self, session: &Arc<Session>, groups: Vec<Arc<str>>);
+    fn regroup(&self, session: &Arc<PresenceEntry>, groups: Vec<Arc<str>>);
 
     /// The sessions of a user that this node itself holds; answers at once.
-    fn held(&self, user: &str) -> Vec<Arc<Session>>;
+    fn held(&self, user: &str) -> Vec<Arc<PresenceEntry>>;
 
     /// Users, by name, in the order asked: one round trip, however many.
     ///

@@ -20,8 +20,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::{keeper::Keeper, queue::RedisShared, reader::Reader, survivor::Survivor};
 use super::{
-    Counts, Listing, Member, Node, NodeInfo, Page, Presence, PresenceError, Session, SessionInfo,
-    Status, UserPresence,
+    Counts, Listing, Member, Node, NodeInfo, Page, Presence, PresenceEntry, PresenceError,
+    SessionInfo, Status, UserPresence,
 };
 use crate::{deadline::third, secret_url::SecretUrl};
 
@@ -102,13 +102,13 @@ impl RedisPresence {
 }
 
 impl Presence for RedisPresence {
-    fn join(&self, session: Arc<Session>) {
+    fn join(&self, session: Arc<PresenceEntry>) {
         self.shared.join(session);
     }
 
     fn claim(
         &self,
-        session: Arc<Session>,
+        session: Arc<PresenceEntry>,
     ) -> BoxFuture<'_, Result<Vec<SessionInfo>, PresenceError>> {
         async move {
             let before = match self.shared.lease() {
@@ -121,19 +121,19 @@ impl Presence for RedisPresence {
         .boxed()
     }
 
-    fn leave(&self, session: &Arc<Session>) {
+    fn leave(&self, session: &Arc<PresenceEntry>) {
         self.shared.leave(session);
     }
 
-    fn set_status(&self, session: &Arc<Session>, status: Status) {
+    fn set_status(&self, session: &Arc<PresenceEntry>, status: Status) {
         self.shared.set_status(session, status);
     }
 
-    fn regroup(&self, session: &Arc<Session>, groups: Vec<Arc<str>>) {
+    fn regroup(&self, session: &Arc<PresenceEntry>, groups: Vec<Arc<str>>) {
         self.shared.regroup(session, groups);
     }
 
-    fn held(&self, user: &str) -> Vec<Arc<Session>> {
+    fn held(&self, user: &str) -> Vec<Arc<PresenceEntry>> {
         self.shared.held(user)
     }
 

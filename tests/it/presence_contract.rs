@@ -10,8 +10,8 @@ use std::{
 };
 
 use stentor::presence::{
-    Counts, Device, Listing, Node, Outbox, Presence, PresenceError, Session, SessionInfo, Status,
-    Url, memory::MemoryPresence, redis::RedisPresence,
+    Counts, Device, Listing, Node, Outbox, Presence, PresenceEntry, PresenceError, SessionInfo,
+    Status, Url, memory::MemoryPresence, redis::RedisPresence,
 };
 use testkit::{DEADLINE, Redis, eventually, unique, within};
 
@@ -88,12 +88,12 @@ pub(crate) fn redis_presence(url: &str, lease: Duration, node: Node) -> RedisPre
     RedisPresence::new(&url, lease, node).unwrap()
 }
 
-pub(crate) fn new_session(user: &str, groups: &[&str]) -> Session {
+pub(crate) fn new_session(user: &str, groups: &[&str]) -> PresenceEntry {
     let id = unique("session");
-    Session::new(user.into(), &id, "websocket", names(groups))
+    PresenceEntry::new(user.into(), &id, "websocket", names(groups))
 }
 
-pub(crate) fn session(user: &str, groups: &[&str]) -> Arc<Session> {
+pub(crate) fn session(user: &str, groups: &[&str]) -> Arc<PresenceEntry> {
     Arc::new(new_session(user, groups))
 }
 
@@ -216,7 +216,7 @@ async fn who_joins_is_here_with_what_was_told<F: Fixture>() {
     let presence = F::start().await.node("node-1");
     let (user, group) = (unique("user"), unique("group"));
     let groups = vec![group.as_str().into()];
-    let mut joined = Session::new(user.as_str().into(), &unique("s"), "xhr-polling", groups)
+    let mut joined = PresenceEntry::new(user.as_str().into(), &unique("s"), "xhr-polling", groups)
         .with_status(Status::Away);
     joined.remote = Some("[2001:db8::1]:4711".parse().unwrap());
     joined.since = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_000_000_123);
@@ -640,7 +640,7 @@ async fn who_claims_hears_of_those_before_it<F: Fixture>() {
     let presence = F::start().await.node("n");
     fence(&*presence).await;
     let (user, group) = (unique("user"), unique("group"));
-    let claim = |session: &Arc<Session>| presence.claim(Arc::clone(session));
+    let claim = |session: &Arc<PresenceEntry>| presence.claim(Arc::clone(session));
     let [first, second, third] = [1, 2, 3].map(|seconds| {
         let mut session = new_session(&user, &[]);
         session.since = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000 + seconds);

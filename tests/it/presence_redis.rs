@@ -6,7 +6,7 @@ use std::{
 };
 
 use stentor::presence::{
-    Listing, Outbox, Presence, PresenceError, Session, Status, redis::RedisPresence,
+    Listing, Outbox, Presence, PresenceEntry, PresenceError, Status, redis::RedisPresence,
 };
 use testkit::{DEADLINE, Proxy, Redis, eventually, unique, within};
 
@@ -30,7 +30,7 @@ fn telling(url: &str, lease: Duration, debounce: Duration) -> (RedisPresence, Ar
 }
 
 /// Joins a session of the user, and waits until that is known.
-async fn here(presence: &RedisPresence, user: &str) -> Arc<Session> {
+async fn here(presence: &RedisPresence, user: &str) -> Arc<PresenceEntry> {
     let joined = session(user, &["group"]);
     presence.join(Arc::clone(&joined));
     eventually(DEADLINE, "it is here", async || {

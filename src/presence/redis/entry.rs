@@ -23,7 +23,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use crate::presence::{Device, NodeInfo, Session, SessionInfo, Status};
+use crate::presence::{Device, NodeInfo, PresenceEntry, SessionInfo, Status};
 
 /// The length of a [`LeaseId`], in letters.
 pub(super) const LEASE: usize = 8;
@@ -153,7 +153,7 @@ fn time(millis: u64) -> Option<SystemTime> {
 }
 
 /// A session's entry in its node's list: the user and its groups, each with its length.
-pub(super) fn encode_listed(session: &Session) -> Vec<u8> {
+pub(super) fn encode_listed(session: &PresenceEntry) -> Vec<u8> {
     let mut value = Vec::with_capacity(32);
     put_text(&mut value, &session.user);
     for group in session.groups().iter() {
@@ -184,7 +184,7 @@ const TRANSPORTS: [(u8, &str); 2] = [(1, "websocket"), (2, "tcp")];
 /// client's address (4 or 6, address and port; or zero); then, if one is there, the kind and the
 /// id of the device, and the seconds until it was last seen (four). Numbers are big-endian, texts
 /// have their length. Later versions add to the end.
-pub(super) fn encode(session: &Session) -> Vec<u8> {
+pub(super) fn encode(session: &PresenceEntry) -> Vec<u8> {
     let mut value = Vec::with_capacity(32);
     value.push(session.status().byte());
     let since = session.since.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -313,8 +313,8 @@ mod tests {
 
     use super::*;
 
-    fn session(transport: &'static str, millis: u64, remote: Option<SocketAddr>) -> Session {
-        let mut session = Session::new("alice".into(), "id", transport, Vec::new());
+    fn session(transport: &'static str, millis: u64, remote: Option<SocketAddr>) -> PresenceEntry {
+        let mut session = PresenceEntry::new("alice".into(), "id", transport, Vec::new());
         session.remote = remote;
         session.since = UNIX_EPOCH + Duration::from_millis(millis);
         session
@@ -397,7 +397,7 @@ mod tests {
             user in ".{0,300}", groups in prop::collection::vec(".{0,300}", 0..4),
         ) {
             let groups = groups.iter().map(|group| group.as_str().into()).collect();
-            let session = Session::new(user.as_str().into(), "id", "tcp", groups);
+            let session = PresenceEntry::new(user.as_str().into(), "id", "tcp", groups);
             let (read, groups) = decode_listed(&encode_listed(&session)).unwrap();
             prop_assert_eq!(&*read, user);
             prop_assert_eq!(groups, session.groups());

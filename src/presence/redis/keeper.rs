@@ -16,7 +16,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     deadline::{after, later, third},
-    presence::{Node, PresenceError, Session, Status, departures::Stamp},
+    presence::{Node, PresenceEntry, PresenceError, Status, departures::Stamp},
     telemetry,
 };
 
@@ -217,7 +217,7 @@ impl Keeper {
         set.arg("PX").arg(millis(self.duration))
     }
 
-    fn announce(&self, session: &Session, settled: Settled) {
+    fn announce(&self, session: &PresenceEntry, settled: Settled) {
         session.mark_registered();
         if let Some(events) = &self.node.events
             && let Some(event) = settled.event(&session.user, &session.groups())
@@ -277,7 +277,7 @@ struct Teller<'a> {
 
 impl Teller<'_> {
     /// The session whose settlement is asked for, if it is.
-    fn tell(mut self, step: &KeeperStep) -> Option<&Session> {
+    fn tell(mut self, step: &KeeperStep) -> Option<&PresenceEntry> {
         match step {
             KeeperStep::Enter(Entered {
                 session,
@@ -330,7 +330,7 @@ impl Teller<'_> {
         script::settle(self.pipe, script, name, lease, untold, own, departure);
     }
 
-    fn unlist(&mut self, session: &Session) {
+    fn unlist(&mut self, session: &PresenceEntry) {
         let bucket = self.lease.bucket_of(&session.id);
         self.pipe.hdel(bucket, &*session.id).ignore();
     }

@@ -13,10 +13,10 @@ use super::{entry::LeaseId, script::Untold};
 use crate::{
     later::Later,
     presence::{
-        PresenceError, STATUS_INTERVAL, Session, Status,
+        PresenceEntry, PresenceError, STATUS_INTERVAL, Status,
         departures::{Departure, Departures, Stamp},
+        entry::Pass,
         held::{Held, without},
-        session::Pass,
     },
 };
 
@@ -53,7 +53,7 @@ struct RedisState {
     /// The number of the last ones, whose departure still waits in the queue.
     unsaid: usize,
     /// Sessions that say more of their status than is passed on.
-    saying: Later<Arc<Session>>,
+    saying: Later<Arc<PresenceEntry>>,
     /// The queue was too short: all has to be registered anew.
     overflowed: bool,
     closed: bool,
@@ -62,9 +62,9 @@ struct RedisState {
 #[derive(Debug)]
 enum Change {
     /// All there is to say of a session; and the groups that its user left.
-    Tell(Arc<Session>, Vec<Arc<str>>),
+    Tell(Arc<PresenceEntry>, Vec<Arc<str>>),
     /// It has left; and by which departure, if that begins a debounce.
-    Leave(Arc<Session>, Option<Stamp>),
+    Leave(Arc<PresenceEntry>, Option<Stamp>),
 }
 
 /// One thing to tell Redis.
@@ -75,7 +75,7 @@ pub(super) enum KeeperStep {
     /// It is not; and from now on others are told nothing less of its user, until the departure of
     /// that stamp is settled.
     Exit {
-        session: Arc<Session>,
+        session: Arc<PresenceEntry>,
         user: User,
         stamp: Option<Stamp>,
     },
@@ -86,12 +86,12 @@ pub(super) enum KeeperStep {
         own: Status,
     },
     /// Its user has left anew since: that departure settles.
-    Unlist(Arc<Session>),
+    Unlist(Arc<PresenceEntry>),
 }
 
 #[derive(Debug)]
 pub(super) struct Entered {
-    pub(super) session: Arc<Session>,
+    pub(super) session: Arc<PresenceEntry>,
     pub(super) user: User,
     pub(super) untold: Untold,
 }
@@ -109,7 +109,7 @@ pub(super) struct User {
 /// Sessions that are to be registered anew.
 #[derive(Debug, Default)]
 pub(super) struct Registering {
-    pub(super) sessions: Vec<Arc<Session>>,
+    pub(super) sessions: Vec<Arc<PresenceEntry>>,
     /// Redis has lost the status that others were told of them.
     pub(super) restores: bool,
 }
@@ -132,7 +132,7 @@ impl RedisShared {
         }
     }
 
-    pub(super) fn join(&self, session: Arc<Session>) {
+    pub(super) fn join(&self, session: Arc<PresenceEntry>) {
         let mut state = self.state.lock();
         if !state.closed && state.held.insert(&session) {
             state.push(Change::Tell(session, Vec::new()));
@@ -141,7 +141,7 @@ impl RedisShared {
         }
     }
 
-    pub(super) fn leave(&self, session: &Arc<Session>) {
+    pub(super) fn leave(&self, session: &Arc<PresenceEntry>) {
         let state = &mut *self.state.lock();
         let before = state.held.status(&session.user);
         if state.held.remove(session) {
@@ -155,7 +155,7 @@ impl RedisShared {
         }
     }
 
-    pub(super) fn set_status(&self, session: &Arc<Session>, status: Status) {
+    pub(super) fn set_status(&self, session: &Arc<PresenceEntry>, status: Status) {
         let now = Instant::now();
         let mut state = self.state.lock();
         if !state.held.contains(session) {
@@ -170,7 +170,7 @@ impl RedisShared {
         self.wake.notify_one();
     }
 
-    pub(super) fn regroup(&self, session: &Arc<Session>, groups: Vec<Arc<str>>) {
+    pub(super) fn regroup(&self, session: &Arc<PresenceEntry>, groups: Vec<Arc<str>>) {
         let mut state = self.state.lock();
         if !state.held.contains(session) {
             return;
@@ -183,7 +183,7 @@ impl RedisShared {
         }
     }
 
-    pub(super) fn held(&self, user: &str) -> Vec<Arc<Session>> {
+    pub(super) fn held(&self, user: &str) -> Vec<Arc<PresenceEntry>> {
         self.state.lock().held.of(user).to_vec()
     }
 
@@ -243,7 +243,7 @@ impl RedisShared {
 
     /// Forgets what Redis was to be told, save whose end was not settled yet; all that is held is
     /// to be registered instead.
-    pub(super) fn begin_anew(&self) -> Vec<Arc<Session>> {
+    pub(super) fn begin_anew(&self) -> Vec<Arc<PresenceEntry>> {
         let mut state = self.state.lock();
         state.queue = VecDeque::new();
         state.unsaid = 0;
@@ -376,7 +376,12 @@ impl RedisState {
         }
     }
 
-    fn enter(&self, session: Arc<Session>, left: &[Arc<str>], untold: Untold) -> Option<Entered> {
+    fn enter(
+        &self,
+        session: Arc<PresenceEntry>,
+        left: &[Arc<str>],
+        untold: Untold,
+    ) -> Option<Entered> {
         self.held.contains(&session).then(|| Entered {
             user: self.user(&session.user, left),
             session,
@@ -413,8 +418,8 @@ mod tests {
     const AT_ONCE: Duration = Duration::ZERO;
     const LONG: Duration = Duration::from_secs(60);
 
-    fn session(user: &str, groups: &[&str]) -> Arc<Session> {
-        Arc::new(Session::new(user.into(), "s", "tcp", names(groups)))
+    fn session(user: &str, groups: &[&str]) -> Arc<PresenceEntry> {
+        Arc::new(PresenceEntry::new(user.into(), "s", "tcp", names(groups)))
     }
 
     fn names(names: &[&str]) -> Vec<Arc<str>> {

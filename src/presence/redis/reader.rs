@@ -13,7 +13,7 @@ use super::{
     script, unavailable,
 };
 use crate::presence::{
-    Counts, Listing, Member, NodeInfo, Page, PresenceError, Session, SessionInfo, Status,
+    Counts, Listing, Member, NodeInfo, Page, PresenceEntry, PresenceError, SessionInfo, Status,
     UserPresence,
 };
 
@@ -93,7 +93,7 @@ impl Reader {
     /// Writes a session down, in one go with reading which others of its user were there.
     pub(super) async fn claim(
         &self,
-        session: &Session,
+        session: &PresenceEntry,
         lease: LeaseId,
     ) -> Result<Vec<SessionInfo>, PresenceError> {
         let (nodes, mut replies) = self

@@ -9,7 +9,7 @@ use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
 
 use super::entry::{LEFT, LeaseId, USERS, encode, encode_listed, user_key};
 use crate::presence::{
-    Event, Session, Status,
+    Event, PresenceEntry, Status,
     departures::{Departure, Stamp},
 };
 
@@ -109,7 +109,7 @@ pub(super) fn nodes(pipe: &mut Pipeline) {
 }
 
 /// Claims: see [`CLAIM`].
-pub(super) fn claim(pipe: &mut Pipeline, session: &Session, lease: LeaseId) {
+pub(super) fn claim(pipe: &mut Pipeline, session: &PresenceEntry, lease: LeaseId) {
     let command = pipe
         .cmd("EVAL")
         .arg(code(CLAIM))

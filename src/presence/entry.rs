@@ -32,7 +32,7 @@ impl Device {
 
 /// A session of this node. Only [`super::Presence`] changes it.
 #[derive(Debug)]
-pub struct Session {
+pub struct PresenceEntry {
     /// Its user.
     pub user: Arc<str>,
     /// The session's id; no other session of any node has it.
@@ -74,7 +74,7 @@ pub(super) enum Pass {
     Waits,
 }
 
-impl Session {
+impl PresenceEntry {
     /// A session that began now.
     #[must_use]
     pub fn new(user: Arc<str>, id: &str, transport: &'static str, groups: Vec<Arc<str>>) -> Self {
@@ -198,19 +198,19 @@ fn in_order(mut groups: Vec<Arc<str>>) -> Arc<[Arc<str>]> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionInfo {
-    /// [`Session::user`].
+    /// [`PresenceEntry::user`].
     pub user: Arc<str>,
     /// Its id.
     pub id: Box<str>,
     /// The name of the node that holds it.
     pub node: Box<str>,
-    /// [`Session::transport`].
+    /// [`PresenceEntry::transport`].
     pub transport: Box<str>,
-    /// [`Session::remote`].
+    /// [`PresenceEntry::remote`].
     pub remote: Option<SocketAddr>,
-    /// [`Session::since`].
+    /// [`PresenceEntry::since`].
     pub since: SystemTime,
-    /// [`Session::device`].
+    /// [`PresenceEntry::device`].
     pub device: Option<Box<Device>>,
     /// The status that it set.
     pub status: Status,
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn of_many_statuses_one_a_second_is_passed_on() {
-        let session = Session::new("a".into(), "s", "tcp", Vec::new());
+        let session = PresenceEntry::new("a".into(), "s", "tcp", Vec::new());
         let now = Instant::now();
         assert_eq!(session.say(Status::Away, now), Pass::Now);
         assert_eq!(session.say(Status::Busy, now), Pass::Later);
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn groups_are_in_order_and_told_only_if_they_change() {
         let groups = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect();
-        let session = Session::new("a".into(), "s", "tcp", groups(&["g", "f", "g"]));
+        let session = PresenceEntry::new("a".into(), "s", "tcp", groups(&["g", "f", "g"]));
         assert_eq!(session.groups().join(" "), "f g");
         assert_eq!(session.regroup(groups(&["g", "f"])), None);
         let before = session.regroup(groups(&["h"])).unwrap();
