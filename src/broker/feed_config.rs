@@ -16,7 +16,7 @@ const MAX_EXPIRES: Duration = Duration::from_millis(u32::MAX as u64);
 /// Shared feeds: the queues that subscriptions of one node have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Feed {
+pub struct FeedConfig {
     /// Whether feed queues outlive a restart of the broker. `true`: nothing is missed. `false`:
     /// bindings are made several times faster, and a restart tells clients of the gap.
     pub durable: bool,
@@ -60,7 +60,7 @@ pub enum Binding {
     All,
 }
 
-impl Default for Feed {
+impl Default for FeedConfig {
     fn default() -> Self {
         Self {
             durable: true,
@@ -76,7 +76,7 @@ impl Default for Feed {
     }
 }
 
-impl Feed {
+impl FeedConfig {
     /// How many shards there are, on a machine of so many cores. With [`Binding::All`] it is
     /// one: each more would receive everything once more.
     #[must_use]
@@ -155,12 +155,12 @@ mod tests {
     #[test]
     fn shards_are_one_a_core_unless_everything_is_bound() {
         let cores = NonZero::new(6).unwrap();
-        let feed = Feed::default();
+        let feed = FeedConfig::default();
         assert_eq!(feed.shards(cores), 6);
         assert_eq!(feed.shards(NonZero::new(100_000).unwrap()), MAX_SHARDS);
-        let feed = Feed { shards: 3, ..feed };
+        let feed = FeedConfig { shards: 3, ..feed };
         assert_eq!(feed.shards(cores), 3);
-        let feed = Feed {
+        let feed = FeedConfig {
             binding: Binding::All,
             ..feed
         };
@@ -170,6 +170,6 @@ mod tests {
 
     #[test]
     fn the_defaults_are_sound() {
-        assert_eq!(Feed::default().check(), Ok(()));
+        assert_eq!(FeedConfig::default().check(), Ok(()));
     }
 }

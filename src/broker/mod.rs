@@ -22,7 +22,7 @@ use futures_util::future::BoxFuture;
 pub use config::{Config, Url, UrlError};
 pub use error::BrokerError;
 pub(crate) use error::no_direct_replies;
-pub use feed_config::{Binding, Feed as FeedConfig};
+pub use feed_config::{Binding, FeedConfig};
 pub use keys::{KeyLimits, TooManyHashes, TooManyWords};
 pub use message::{Delivery, Message, USER_HEADER};
 pub use properties::Properties;

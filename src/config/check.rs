@@ -9,7 +9,7 @@ use super::{
 use crate::{
     auth::CertificateLogin,
     broker::ExchangeKind,
-    listen::tls::{ClientCertificates, Config as TlsConfig},
+    listen::tls::{ClientCertificates, TlsConfig},
     presence,
     units::show_size,
 };

@@ -42,9 +42,9 @@ pub struct Config {
     /// `[listen]`
     pub listen: listen::Config,
     /// `[sockjs]`
-    pub sockjs: listen::sockjs::Config,
+    pub sockjs: listen::sockjs::SockjsConfig,
     /// `[tls]`
-    pub tls: listen::tls::Config,
+    pub tls: listen::tls::TlsConfig,
     /// `[broker]`
     pub broker: broker::Config,
     /// `[auth]`
@@ -64,7 +64,7 @@ pub struct Config {
     /// `[mailbox]`
     pub mailbox: hub::MailboxConfig,
     /// `[memory]`
-    pub memory: node::Config,
+    pub memory: node::MemoryConfig,
     /// `[api]`
     pub api: api::Config,
     /// `[health]`
@@ -196,8 +196,8 @@ macro_rules! sections {
 
 sections! {
     listen: listen::Config,
-    sockjs: listen::sockjs::Config,
-    tls: listen::tls::Config,
+    sockjs: listen::sockjs::SockjsConfig,
+    tls: listen::tls::TlsConfig,
     broker: broker::Config,
     auth: auth::Config,
     presence: presence::Config,
@@ -207,7 +207,7 @@ sections! {
     limits: node::Limits,
     feed: broker::FeedConfig,
     mailbox: hub::MailboxConfig,
-    memory: node::Config,
+    memory: node::MemoryConfig,
     api: api::Config,
     health: api::Health,
     shutdown: shutdown::Config,

@@ -13,7 +13,7 @@ use crate::{
 
 /// Joins presence, if a login has to know of others, and does what the policy says. In a task of
 /// its own: a client that hangs up meanwhile must not leave a session that nobody ends.
-pub(super) async fn admit(
+pub(super) async fn apply_policy(
     context: &Arc<Context>,
     identity: &Identity,
     device: Option<Box<Device>>,
@@ -22,9 +22,9 @@ pub(super) async fn admit(
         return Ok(());
     }
     let session = Arc::new(context.presence_entry(&identity.user.name, Vec::new(), device));
-    let admitting = tokio::spawn(claim(Arc::clone(context), session));
+    let claiming = tokio::spawn(claim(Arc::clone(context), session));
     // It does not panic, and is not aborted; if it were, nobody would know who is logged in.
-    admitting.await.unwrap_or_else(|_| {
+    claiming.await.unwrap_or_else(|_| {
         let user = (&*identity.user.name).into();
         Err(Problem::LoginUnavailable { user })
     })

@@ -81,7 +81,7 @@ use self::{
     context::Context,
     end::{End, Ended},
     event::Event,
-    operations::{Admitted, Operations},
+    operations::{NewLogin, Operations},
     read::Reader,
     work::Done,
     write::{Writer, is_congested},
@@ -341,20 +341,20 @@ impl<L: Link> Connection<L> {
     }
 
     fn handle_done(&mut self, now: Instant, done: Done) {
-        let admitted = self.operations.handle_done(
+        let login = self.operations.handle_done(
             now.into_std(),
             done,
             &mut self.session,
             &self.context,
             self.link.pending() == 0,
         );
-        if let Some(admitted) = admitted {
-            self.handle_admitted(now, admitted);
+        if let Some(login) = login {
+            self.handle_login(now, login);
         }
     }
 
     /// The client may log in: the session hears of it when everything is ready for its frames.
-    fn handle_admitted(&mut self, now: Instant, (identity, device): Admitted) {
+    fn handle_login(&mut self, now: Instant, (identity, device): NewLogin) {
         self.context.set_identity(identity);
         telemetry::connection_opened(&self.context.info());
         let limits = self.context.settings().limits.decoder();

@@ -52,7 +52,7 @@ pub(super) struct Operations {
 }
 
 /// The identity that a login proved, and the device that the client named.
-pub(super) type Admitted = (Identity, Option<Box<Device>>);
+pub(super) type NewLogin = (Identity, Option<Box<Device>>);
 
 /// Queues for replies that the tasks of one operation are to make.
 type Made = Vec<(SubscriptionId, Box<str>)>;
@@ -290,9 +290,9 @@ impl Operations {
         session: &mut Session,
         context: &Context,
         all_written: bool,
-    ) -> Option<Admitted> {
+    ) -> Option<NewLogin> {
         match done {
-            Done::Authenticated(Ok(admitted)) => return Some(admitted),
+            Done::Authenticated(Ok(login)) => return Some(login),
             Done::Authenticated(Err(problem)) => session.handle_authenticated(now, Err(problem)),
             Done::Subscribed(operation, subscription, outcome) => {
                 let outcome = outcome.map(|route| self.routes.push(subscription, route));

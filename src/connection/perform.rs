@@ -50,8 +50,8 @@ pub(super) async fn authenticate(
         Ok(identity) => identity,
         Err(problem) => return Done::Authenticated(Err(problem)),
     };
-    let admitted = admission::admit(&context, &identity, device.clone()).await;
-    Done::Authenticated(admitted.map(|()| (identity, device)))
+    let decided = admission::apply_policy(&context, &identity, device.clone()).await;
+    Done::Authenticated(decided.map(|()| (identity, device)))
 }
 
 /// Finds out which groups the user is in. A hook that is at fault has said so in the log: its

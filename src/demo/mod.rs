@@ -94,9 +94,9 @@ fn config(options: &Options, hook: SocketAddr) -> Result<Config, app::Error> {
             admin: local(admin),
             ..listen::Config::default()
         },
-        sockjs: listen::sockjs::Config {
+        sockjs: listen::sockjs::SockjsConfig {
             client_url: CLIENT.to_owned(),
-            ..listen::sockjs::Config::default()
+            ..listen::sockjs::SockjsConfig::default()
         },
         broker: broker::Config {
             url: Some(options.broker.clone().unwrap_or(Url::Embedded)),

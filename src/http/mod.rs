@@ -150,7 +150,7 @@ pub async fn serve_requests<T, F>(
             let Some(place) = places.take(what) else {
                 return;
             };
-            let Some(entered) = entrance.admit(stream, remote).await else {
+            let Some(entered) = entrance.enter(stream, remote).await else {
                 return;
             };
             let Entered {

@@ -102,7 +102,9 @@ async fn server_with(
             },
         }),
         path: "/ws".into(),
-        sockjs: listen::sockjs::Config::default().options().map(SockJs::new),
+        sockjs: listen::sockjs::SockjsConfig::default()
+            .options()
+            .map(SockJs::new),
         routes: sign_post("/ws"),
     });
     let entrance = Entrance {

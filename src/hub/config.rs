@@ -7,7 +7,7 @@ use crate::units::{Checked, at_least_one, size};
 /// Mailboxes: the messages that wait for one connection.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Mailbox {
+pub struct MailboxConfig {
     /// Messages that may wait for one connection.
     pub max_messages: usize,
     /// Bytes that may wait for one connection. Bodies are shared among connections, so all
@@ -44,7 +44,7 @@ impl Overflow {
     }
 }
 
-impl Default for Mailbox {
+impl Default for MailboxConfig {
     fn default() -> Self {
         Self {
             max_messages: 1000,
@@ -54,7 +54,7 @@ impl Default for Mailbox {
     }
 }
 
-impl Mailbox {
+impl MailboxConfig {
     /// Checks the values.
     ///
     /// # Errors
@@ -75,6 +75,6 @@ mod tests {
 
     #[test]
     fn the_defaults_are_sound() {
-        assert_eq!(Mailbox::default().check(), Ok(()));
+        assert_eq!(MailboxConfig::default().check(), Ok(()));
     }
 }

@@ -21,7 +21,7 @@ use stomp_session::{Problem, SubscriptionId};
 
 pub use self::dedicated::Settling;
 use self::dedicated::{DedicatedWaiting, Pushed};
-use super::config::{Mailbox as MailboxConfig, Overflow};
+use super::config::{MailboxConfig, Overflow};
 use crate::{
     broker::{BrokerError, Consumer, Delivery, DeliverySink, Message, Verdict},
     telemetry,

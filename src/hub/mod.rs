@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
 use tokio_util::task::AbortOnDropHandle;
 
-pub use config::{Mailbox as MailboxConfig, Overflow};
+pub use config::{MailboxConfig, Overflow};
 pub use feed::{FeedStatus, SharedSubscription};
 pub use mailbox::{DedicatedSink, Item, Mailbox, Parcel, Settling};
 pub use vhosts::{EnterError, VhostStatus, Vhosts};

@@ -150,7 +150,7 @@ pub struct Entered<S> {
 
 impl<T: SocketLayer> Entrance<T> {
     /// Lets a client in. `None`: it did not come as it has to, or not in time.
-    pub async fn admit(&self, stream: TcpStream, remote: SocketAddr) -> Option<Entered<T::Stream>> {
+    pub async fn enter(&self, stream: TcpStream, remote: SocketAddr) -> Option<Entered<T::Stream>> {
         self.keep_alive.apply(&stream);
         let mut address = self.proxies.peer(remote);
         let stream = match timeout(self.timeout, self.open(stream, &mut address)).await {

@@ -143,7 +143,7 @@ pub async fn serve_stomp<T: SocketLayer>(
             let Some(_place) = places.take(what) else {
                 return;
             };
-            let Some(entered) = entrance.admit(stream, remote).await else {
+            let Some(entered) = entrance.enter(stream, remote).await else {
                 return;
             };
             let Some(guard) = services.enter() else {

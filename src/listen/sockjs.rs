@@ -17,7 +17,7 @@ use bytes::Bytes;
 use sockjs_server::{Budget, Channel, ChannelError, Payload};
 use stomp_session::CloseCode;
 
-pub use config::Config;
+pub use config::SockjsConfig;
 
 use crate::{
     connection::{FREE, Link, LinkError, Outbound, Unfinished},

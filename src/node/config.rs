@@ -7,7 +7,7 @@ use crate::units::{Checked, size};
 /// How much memory the process may take before less is let in.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Config {
+pub struct MemoryConfig {
     /// The mark, in percent of what the process could have; 0: none.
     pub watermark: u8,
     /// What the process could have, in bytes; 0: what its cgroup and the machine leave it.
@@ -15,7 +15,7 @@ pub struct Config {
     pub limit: usize,
 }
 
-impl Default for Config {
+impl Default for MemoryConfig {
     fn default() -> Self {
         Self {
             watermark: 75,
@@ -24,7 +24,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl MemoryConfig {
     /// Whether the values make sense.
     ///
     /// # Errors
@@ -46,11 +46,11 @@ mod tests {
 
     #[test]
     fn the_mark_leaves_room_on_both_sides() {
-        assert_eq!(Config::default().check(), Ok(()));
+        assert_eq!(MemoryConfig::default().check(), Ok(()));
         for (watermark, is_good) in [(0, true), (1, false), (20, true), (95, true), (96, false)] {
-            let config = Config {
+            let config = MemoryConfig {
                 watermark,
-                ..Config::default()
+                ..MemoryConfig::default()
             };
             assert_eq!(config.check().is_ok(), is_good, "{watermark}");
         }

@@ -13,7 +13,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    config::Config,
+    config::MemoryConfig,
     measure::{Look, look},
     room::Room,
 };
@@ -81,7 +81,7 @@ impl Memory {
     }
 
     /// Looks after it, for as long as it lives.
-    pub async fn watch(memory: Weak<Self>, config: Config, target: Weak<dyn Shed>) {
+    pub async fn watch(memory: Weak<Self>, config: MemoryConfig, target: Weak<dyn Shed>) {
         give_back_soon();
         let mut given_back = Instant::now();
         let mut shed = None;
@@ -145,7 +145,7 @@ struct Marks {
 }
 
 impl Marks {
-    fn new(config: &Config, look: Look) -> Self {
+    fn new(config: &MemoryConfig, look: Look) -> Self {
         let most = match config.limit {
             0 => look.most,
             limit => limit,
@@ -247,7 +247,7 @@ mod tests {
             resident: 1,
             most: 10_000,
         };
-        let mut config = Config::default();
+        let mut config = MemoryConfig::default();
         assert_eq!(Marks::new(&config, look).high, 7_500);
         config.limit = 2_000;
         let marks = Marks::new(&config, look);

@@ -25,7 +25,7 @@ mod services;
 mod sessions;
 mod settings;
 
-pub use config::Config;
+pub use config::MemoryConfig;
 pub use limits::{AddressKey, ClientAddress, Limits, Stomp, is_shared, session_config};
 pub use logged_in::LoggedIn;
 pub use logins::Logins;

@@ -66,7 +66,7 @@ impl fmt::Debug for Waiting {
     }
 }
 
-/// What decides whether a claim is admitted, as it would be after those before it.
+/// The bytes that decide about a claim, as if all claims before it were granted.
 struct Ahead {
     used: usize,
     users: HashMap<Arc<str>, usize>,
@@ -89,7 +89,7 @@ impl Room {
         self.state.lock().used
     }
 
-    /// Whether claims wait.
+    /// True if claims wait.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
         !self.state.lock().waiting.is_empty()
@@ -104,8 +104,8 @@ impl Room {
 }
 
 impl State {
-    /// Calls `admit` for each claim that waits and is admitted, in order, until it says no.
-    fn admitted(&self, share: &Share, mut admit: impl FnMut(&Waiting) -> bool) {
+    /// Calls `grant` for each waiting claim that has its room, in order, until it returns false.
+    fn each_granted(&self, share: &Share, mut grant: impl FnMut(&Waiting) -> bool) {
         if self.is_shut {
             return;
         }
@@ -125,7 +125,7 @@ impl State {
             {
                 continue;
             }
-            if !fits(ahead.used, waiting.bytes, share.all) || !admit(waiting) {
+            if !fits(ahead.used, waiting.bytes, share.all) || !grant(waiting) {
                 return;
             }
             ahead.used = ahead.used.saturating_add(waiting.bytes);
@@ -135,7 +135,7 @@ impl State {
     }
 
     fn wake(&self, share: &Share) {
-        self.admitted(share, |waiting| {
+        self.each_granted(share, |waiting| {
             waiting.waker.wake_by_ref();
             true
         });
@@ -240,12 +240,12 @@ impl Account {
                 number
             }
         };
-        let mut is_admitted = false;
-        state.admitted(&self.room.share, |waiting| {
-            is_admitted = waiting.ticket == number;
-            !is_admitted
+        let mut is_granted = false;
+        state.each_granted(&self.room.share, |waiting| {
+            is_granted = waiting.ticket == number;
+            !is_granted
         });
-        if !is_admitted {
+        if !is_granted {
             let mut waiting = state.waiting.iter_mut();
             if let Some(waiting) = waiting.find(|waiting| waiting.ticket == number) {
                 waiting.waker.clone_from(context.waker());

@@ -14,7 +14,7 @@ use crate::{
 /// What is served as SockJS, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Config {
+pub struct SockjsConfig {
     /// The path under which all of it is; `None`, written `"off"`: there is no SockJS. `/stomp`
     /// as in RabbitMQ's Web STOMP plug-in, as long as it had SockJS.
     #[serde(deserialize_with = "path_or_off")]
@@ -43,7 +43,7 @@ pub struct Config {
     pub cookie: bool,
 }
 
-impl Default for Config {
+impl Default for SockjsConfig {
     fn default() -> Self {
         let usual = Options::at("/stomp");
         Self {
@@ -60,7 +60,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
+impl SockjsConfig {
     /// How the service behaves; `None`: there is none.
     #[must_use]
     pub fn options(&self) -> Option<Options> {
@@ -144,14 +144,14 @@ fn path_or_off<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Stri
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Config {
+    fn read(text: &str) -> SockjsConfig {
         toml::from_str(text).unwrap()
     }
 
     #[test]
     fn the_default_is_sound() {
-        assert_eq!(Config::default().check(), Ok(()));
-        assert_eq!(read(""), Config::default());
+        assert_eq!(SockjsConfig::default().check(), Ok(()));
+        assert_eq!(read(""), SockjsConfig::default());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::units::Checked;
 /// folder that the gateway runs in; an empty one is not set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Config {
+pub struct TlsConfig {
     /// The certificate of `https` and `stomps`, and those between it and the authority, in PEM.
     pub certificate: PathBuf,
     /// Its private key, in PEM, not encrypted.
@@ -49,7 +49,7 @@ pub enum MinVersion {
     V1_3,
 }
 
-impl Config {
+impl TlsConfig {
     /// Every value that can be read makes sense by itself. What goes together is looked at with
     /// all sections at hand.
     ///
@@ -78,16 +78,16 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Config, toml::de::Error> {
+    fn read(text: &str) -> Result<TlsConfig, toml::de::Error> {
         toml::from_str(text)
     }
 
     #[test]
     fn nothing_is_set_by_default() {
         let config = read("").unwrap();
-        assert_eq!(config, Config::default());
+        assert_eq!(config, TlsConfig::default());
         assert_eq!(config.check_files(), Ok(()));
-        assert!(!Config::is_set(&config.certificate));
+        assert!(!TlsConfig::is_set(&config.certificate));
     }
 
     #[test]

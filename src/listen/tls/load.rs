@@ -22,7 +22,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
     Protocol,
-    config::{ClientCertificates, Config, MinVersion},
+    config::{ClientCertificates, MinVersion, TlsConfig},
 };
 use crate::auth::certificate::distinguished_name;
 
@@ -48,7 +48,7 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    pub(super) fn read(config: &Config) -> Result<Self, Fault> {
+    pub(super) fn read(config: &TlsConfig) -> Result<Self, Fault> {
         let files = read_files(config)?;
         let missing = |key| (key, "is not set".to_owned());
         let certified = files.certified.ok_or_else(|| missing("certificate"))?;
@@ -89,10 +89,10 @@ impl Loaded {
 }
 
 /// Reads all files that are set.
-pub(super) fn read_files(config: &Config) -> Result<Files, Fault> {
-    let certificate = Some(&*config.certificate).filter(|path| Config::is_set(path));
-    let key = Some(&*config.key).filter(|path| Config::is_set(path));
-    let clients = Some(&*config.client_ca).filter(|path| Config::is_set(path));
+pub(super) fn read_files(config: &TlsConfig) -> Result<Files, Fault> {
+    let certificate = Some(&*config.certificate).filter(|path| TlsConfig::is_set(path));
+    let key = Some(&*config.key).filter(|path| TlsConfig::is_set(path));
+    let clients = Some(&*config.client_ca).filter(|path| TlsConfig::is_set(path));
     let in_key = |key: &'static str| move |problem| (key, problem);
     let chain = certificate
         .map(certificates)

@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-pub use config::{ClientCertificates, Config, MinVersion};
+pub use config::{ClientCertificates, MinVersion, TlsConfig};
 
 use crate::telemetry;
 use load::{Fault, Loaded};
@@ -38,7 +38,7 @@ pub enum Protocol {
 /// Certificate and key of this gateway, and whom it trusts. A new connection gets what was loaded
 /// last; those that are open are not touched.
 pub struct Tls {
-    config: Config,
+    config: TlsConfig,
     loaded: RwLock<Arc<Loaded>>,
 }
 
@@ -58,7 +58,7 @@ impl Tls {
     ///
     /// # Errors
     /// One of them cannot be used.
-    pub fn load(config: &Config) -> Result<Arc<Self>, TlsError> {
+    pub fn load(config: &TlsConfig) -> Result<Arc<Self>, TlsError> {
         let loaded = Loaded::read(config)?;
         announce(&loaded);
         Ok(Arc::new(Self {

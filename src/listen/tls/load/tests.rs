@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use super::*;
 
 /// A folder with `chain.pem` and `key.pem`, which belong together, and `ca.pem`.
-fn folder() -> (TempDir, Config) {
+fn folder() -> (TempDir, TlsConfig) {
     let folder = TempDir::new().unwrap();
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
@@ -36,16 +36,16 @@ fn folder() -> (TempDir, Config) {
     ] {
         fs::write(folder.path().join(file), text).unwrap();
     }
-    let config = Config {
+    let config = TlsConfig {
         certificate: folder.path().join("chain.pem"),
         key: folder.path().join("key.pem"),
-        ..Config::default()
+        ..TlsConfig::default()
     };
     (folder, config)
 }
 
 /// What is wrong, with names of files without their folder.
-fn fault(folder: &TempDir, config: &Config) -> (&'static str, String) {
+fn fault(folder: &TempDir, config: &TlsConfig) -> (&'static str, String) {
     let (key, problem) = config.check_files().unwrap_err();
     let place = format!("{}/", folder.path().display());
     (key, problem.replace(&place, ""))
@@ -157,13 +157,13 @@ fn a_file_that_is_wrong_is_named_with_its_key() {
 #[test]
 fn what_is_not_set_is_no_fault_of_the_files() {
     let (folder, config) = folder();
-    let alone = Config {
+    let alone = TlsConfig {
         key: PathBuf::new(),
         ..config
     };
     assert_eq!(alone.check_files(), Ok(()));
     assert!(matches!(Loaded::read(&alone), Err(("certificate", _))));
-    let alone = Config {
+    let alone = TlsConfig {
         certificate: PathBuf::new(),
         key: folder.path().join("nowhere.pem"),
         ..alone
