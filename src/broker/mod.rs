@@ -1,4 +1,4 @@
-//! What the gateway needs of a message broker, and what it may rely on.
+//! The gateway's needs of a message broker, and its promises.
 //!
 //! [`Broker`] opens virtual hosts; a [`VirtualHost`] publishes, serves shared feeds, and runs
 //! dedicated consumers. Two implementations hold the same contract tests: [`amqp`] (RabbitMQ)
@@ -11,6 +11,7 @@ pub mod embedded;
 mod error;
 mod feed_config;
 mod keys;
+mod kinds;
 mod message;
 mod properties;
 pub mod routing;
@@ -24,16 +25,17 @@ pub use error::BrokerError;
 pub(crate) use error::no_direct_replies;
 pub use feed_config::{Binding, FeedConfig};
 pub use keys::{KeyLimits, TooManyHashes, TooManyWords};
+pub(crate) use kinds::{KnownKind, KnownKinds};
 pub use message::{Delivery, Message, USER_HEADER};
 pub use properties::Properties;
 pub(crate) use properties::for_each_property;
 pub use routing::ExchangeKind;
 
-/// What the names of feeds' queues at the broker begin with: they are the gateway's own.
+/// The prefix of the names of feeds' queues at the broker: they are the gateway's own.
 pub const FEED_QUEUES: &str = "stentor.feed.";
 
-/// RabbitMQ's pseudo-queue for replies to whoever consumes from it: nobody does by the gateway's
-/// links, so that RabbitMQ refuses a message that names it in `reply-to`.
+/// RabbitMQ's pseudo-queue for replies to a consumer's channel: the gateway's links never consume
+/// from it, so RabbitMQ refuses a message that names it in `reply-to`.
 pub const DIRECT_REPLIES: &str = "amq.rabbitmq.reply-to";
 
 /// A message broker.

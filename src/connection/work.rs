@@ -24,6 +24,7 @@ use crate::{
     broker::{Confirm, Consume, Consumer},
     hub::Mailbox,
     presence::{Device, Status},
+    telemetry,
 };
 
 /// The outcome of an action.
@@ -198,8 +199,7 @@ impl Work {
         let accepting = async move {
             let settling = mailbox.settle(subscription, &*consumer, (tag, true), Verdict::Accept);
             if let Err(error) = settling.await {
-                // It comes again: to this client, which has it, or to another.
-                tracing::debug!(%error, "could not acknowledge");
+                telemetry::acknowledging_failed(&error);
             }
         };
         self.accepting.push(accepting.boxed());
@@ -210,7 +210,7 @@ impl Work {
         let consumer = Arc::clone(route.consumer());
         let asking = async move {
             if let Err(error) = consumer.settle(tag, false, Verdict::Requeue).await {
-                tracing::debug!(%error, "could not ask for a message again");
+                telemetry::asking_again_failed(&error);
             }
         };
         self.accepting.push(asking.boxed());

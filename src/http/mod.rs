@@ -33,7 +33,10 @@ pub use gateway::{Client, Gateway};
 pub use upgrade::Origins;
 
 use self::{gateway::HttpPlace, patience::Patient};
-use crate::listen::{Entered, Entrance, Places, SocketLayer, WebSocketLink, accept};
+use crate::{
+    listen::{Entered, Entrance, Places, SocketLayer, WebSocketLink, accept},
+    telemetry,
+};
 
 /// Routes of warp, of any kind.
 pub type Routes = BoxedFilter<(warp::reply::Response,)>;
@@ -226,8 +229,7 @@ where
         .serve_connection(TokioIo::new(Patient::new(stream, write_timeout)), service)
         .with_upgrades();
     if let Err(error) = serving.await {
-        // A client that went away, or does not speak HTTP.
-        tracing::debug!(%error, "an HTTP connection ended");
+        telemetry::http_ended(&error);
     }
 }
 

@@ -12,10 +12,10 @@ use parking_lot::{Mutex, RwLock};
 use stomp_session::{Problem, SubscriptionId};
 use tokio::{sync::watch, time::Instant};
 
-use super::{kinds::Kinds, linger::Linger, mailbox::Mailbox, rouser::Rouser};
+use super::{linger::Linger, mailbox::Mailbox, rouser::Rouser};
 use crate::{
     broker::{
-        Binding, BrokerError, ExchangeKind, FeedId, FeedSink, Message, VirtualHost,
+        Binding, BrokerError, ExchangeKind, FeedId, FeedSink, KnownKinds, Message, VirtualHost,
         routing::{self, Removed, RoutingTable},
     },
     telemetry::{self, FeedCounts, SharedSubscriptionCounted},
@@ -24,7 +24,7 @@ use crate::{
 /// All feeds of a virtual host, and the types of their exchanges.
 pub(super) struct Feeds {
     pub(super) open: RwLock<HashMap<FeedId, Arc<Feed>>>,
-    pub(super) kinds: Kinds,
+    pub(super) kinds: KnownKinds,
     pub(super) binding: Binding,
     /// How many there are of an exchange, at most.
     pub(super) shards: u16,
@@ -431,7 +431,7 @@ impl Feed {
         } else if let Err(error) = &outcome {
             // It costs a little meanwhile, and loses nothing: messages that match no
             // subscription are dropped here.
-            tracing::debug!(feed = %self.id, %error, "could not unbind");
+            telemetry::unbinding_failed(&self.id, error);
             self.doubt(&mut table, &binding, error);
         }
     }

@@ -1,12 +1,14 @@
-//! Which types the exchanges of feeds have, as far as is known.
+//! The types of the feeds' exchanges: how long an answer of the broker holds.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use super::feed::{Feed, Feeds};
-use crate::broker::{Binding, BrokerError, ExchangeKind, FeedId, VirtualHost};
+use crate::broker::{
+    Binding, BrokerError, ExchangeKind, FeedId, KnownKind, KnownKinds, VirtualHost,
+};
 
 /// Nothing tells that an exchange was deleted if no feed is bound to it; so its type is asked for
 /// again when somebody subscribes, if the known type is older than this.
@@ -15,38 +17,19 @@ const FRESH: Duration = Duration::from_secs(5);
 /// ask is a line in the broker's log.
 const FRESH_OTHER: Duration = Duration::from_secs(600);
 
-/// The types, by exchange.
-#[derive(Default)]
-pub(super) struct Kinds(Mutex<HashMap<Arc<str>, KnownKind>>);
-
-#[derive(Clone, Copy)]
-struct KnownKind {
-    kind: ExchangeKind,
-    since: Instant,
-}
-
-impl KnownKind {
-    fn is_fresh(self) -> bool {
-        let fresh = match self.kind {
-            ExchangeKind::Other => FRESH_OTHER,
-            _ => FRESH,
-        };
-        self.since.elapsed() < fresh
-    }
-}
-
-impl Kinds {
-    /// The exchange is gone, or has been.
-    pub(super) fn forget(&self, exchange: &str) {
-        self.0.lock().remove(exchange);
-    }
+fn is_fresh(known: KnownKind) -> bool {
+    let fresh = match known.kind {
+        ExchangeKind::Other => FRESH_OTHER,
+        _ => FRESH,
+    };
+    known.since.elapsed() < fresh
 }
 
 impl Feeds {
     pub(super) fn new(binding: Binding, shards: u16) -> Self {
         Self {
             open: RwLock::default(),
-            kinds: Kinds::default(),
+            kinds: KnownKinds::default(),
             binding,
             shards,
         }
@@ -60,8 +43,8 @@ impl Feeds {
     /// The exchange's type, if what is known of it holds: as long as one of its feeds is bound, the
     /// broker would say if the exchange were another one.
     pub(super) fn kind(&self, exchange: &str) -> Option<ExchangeKind> {
-        let known = *self.kinds.0.lock().get(exchange)?;
-        let holds = known.is_fresh() || self.of(exchange).iter().any(|feed| !feed.is_unused());
+        let known = self.kinds.get(exchange)?;
+        let holds = is_fresh(known) || self.of(exchange).iter().any(|feed| !feed.is_unused());
         holds.then_some(known.kind)
     }
 
@@ -72,12 +55,7 @@ impl Feeds {
         exchange: &str,
     ) -> Result<ExchangeKind, BrokerError> {
         let kind = host.exchange_kind(exchange).await?;
-        let known = KnownKind {
-            kind,
-            since: Instant::now(),
-        };
-        let before = self.kinds.0.lock().insert(exchange.into(), known);
-        if before.is_none_or(|before| before.kind != kind) {
+        if self.kinds.note(exchange, kind, Instant::now()) {
             for feed in self.of(exchange) {
                 feed.become_kind(kind, self.binds_all(kind));
             }

@@ -6,6 +6,7 @@
 //! an operator should look at; `error` is what was lost.
 
 mod config;
+mod detail;
 mod event;
 mod metrics;
 mod seldom;
@@ -22,6 +23,7 @@ use tracing_subscriber::{
 };
 
 pub use config::{Config, Format};
+pub use detail::*;
 pub use event::*;
 pub use metrics::{
     DedicatedSubscriptionCounted, FeedCounts, Levels, METRICS_TYPE, PublishingCounted,

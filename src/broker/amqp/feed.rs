@@ -246,7 +246,7 @@ impl FeedManager {
             // end first: what was asked on it is then done, or never will be.
             let settled = channels::settle(&channel, after(self.shared.operation_timeout));
             if !settled.await {
-                tracing::warn!(feed = %feed.id, "an unbinding may come late");
+                telemetry::unbinding_late(&feed.id);
             }
             // Another one's unbinding may have ended the channel.
             if !matches!(error, BrokerError::Unavailable(_)) || Instant::now() >= deadline {
@@ -322,7 +322,7 @@ impl Feed {
             self.delete(&live, deadline).await
         };
         if let Err(error) = deleting.await {
-            tracing::debug!(feed = %self.id, %error, "left a queue to expire");
+            telemetry::queue_left(&self.id, &error);
         }
     }
 

@@ -14,7 +14,7 @@ use super::{
     link::{Live, answer},
 };
 use crate::{
-    broker::{BrokerError, ExchangeKind, QueueSpec},
+    broker::{BrokerError, ExchangeKind, KnownKinds, QueueSpec},
     recent::Recent,
     telemetry,
 };
@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct Topology {
     configured: HashMap<Box<str>, ExchangeKind>,
     /// As they were when they were asked for last.
-    kinds: Mutex<HashMap<Box<str>, (ExchangeKind, Instant)>>,
+    kinds: KnownKinds,
     /// Held by whoever asks for a type: of many who want the same one, one asks.
     asking: tokio::sync::Mutex<()>,
     existing: Mutex<HashSet<Box<str>>>,
@@ -48,7 +48,7 @@ impl Topology {
     pub(super) fn new(configured: impl IntoIterator<Item = (Box<str>, ExchangeKind)>) -> Self {
         Self {
             configured: configured.into_iter().collect(),
-            kinds: Mutex::default(),
+            kinds: KnownKinds::default(),
             asking: tokio::sync::Mutex::default(),
             existing: Mutex::default(),
             undeclarable: Mutex::default(),
@@ -151,8 +151,9 @@ impl Topology {
 
     /// Whether the exchange is a direct one, as far as is known, that somebody may delete.
     pub(super) fn is_watchable(&self, exchange: &str) -> bool {
-        let kind = self.kinds.lock().get(exchange).map(|(kind, _)| *kind);
-        kind == Some(ExchangeKind::Direct) && predeclared(exchange).is_none()
+        let known = self.kinds.get(exchange);
+        known.is_some_and(|known| known.kind == ExchangeKind::Direct)
+            && predeclared(exchange).is_none()
     }
 
     /// The exchange's type at the broker now.
@@ -171,10 +172,10 @@ impl Topology {
             return Err(BrokerError::Unavailable("it did not answer in time".into()));
         };
         // Somebody may have begun to ask after this call did, and have the answer.
-        if let Some((kind, asked)) = self.kinds.lock().get(exchange)
-            && *asked >= since
+        if let Some(known) = self.kinds.get(exchange)
+            && known.since >= since
         {
-            return Ok(*kind);
+            return Ok(known.kind);
         }
         let asked = Instant::now();
         // It may be gone since it was seen.
@@ -185,8 +186,7 @@ impl Topology {
             Some(kind) => *kind,
             None => self.ask_kind(live, exchange, deadline).await?,
         };
-        let known = (kind, asked);
-        self.kinds.lock().insert(exchange.into(), known);
+        self.kinds.note(exchange, kind, asked);
         Ok(kind)
     }
 

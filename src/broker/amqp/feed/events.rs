@@ -29,6 +29,7 @@ use crate::{
         },
     },
     deadline::after,
+    telemetry,
 };
 
 /// Where the broker publishes what befalls it.
@@ -46,10 +47,10 @@ pub(super) async fn follow(shared: Arc<Shared>, feeds: Feeds) {
         if refused != Some(live.epoch) {
             match listen(&shared, &feeds, &live).await {
                 Err(BrokerError::NotFound(_) | BrokerError::AccessRefused(_)) => {
-                    tracing::debug!(link = live.epoch, "the broker's events cannot be read");
+                    telemetry::broker_events_unreadable(live.epoch);
                     refused = Some(live.epoch);
                 }
-                Err(error) => tracing::debug!(%error, "the broker's events ended"),
+                Err(error) => telemetry::broker_events_ended(&error),
                 Ok(()) => {}
             }
         }

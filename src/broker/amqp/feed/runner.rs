@@ -108,7 +108,7 @@ impl Runner {
                 BrokerError::Unavailable(_)
                 | BrokerError::Cancelled(_)
                 | BrokerError::NotFound(_) => {
-                    tracing::debug!(feed = %self.id, %cause, "the feed stopped");
+                    telemetry::feed_stopped(&self.id, &cause);
                     refusal = None;
                 }
                 _ => {
