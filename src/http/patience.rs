@@ -106,7 +106,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_read_is_given_up() {
+    async fn a_client_that_does_not_read_is_given_up() {
         let (stream, _client) = duplex(4);
         let begun = Instant::now();
         let mut stream = Patient::new(stream, PATIENCE);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_reads_slowly_is_not() {
+    async fn a_client_that_reads_slowly_is_not_given_up() {
         let (stream, mut client) = duplex(4);
         let mut stream = Patient::new(stream, PATIENCE);
         let reading = tokio::spawn(async move {

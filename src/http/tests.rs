@@ -253,7 +253,7 @@ async fn there_are_only_so_many_connections() {
 }
 
 #[tokio::test]
-async fn who_takes_too_long_for_a_request_is_cut() {
+async fn a_client_that_takes_too_long_for_a_request_is_cut() {
     let server = server(10, Duration::from_millis(200)).await;
     for beginning in ["", "GET / HTTP/1.1\r\nhost:"] {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
@@ -272,7 +272,7 @@ async fn who_takes_too_long_for_a_request_is_cut() {
 
 /// Requests without end, and nobody who reads the answers.
 #[tokio::test]
-async fn who_does_not_read_the_answers_is_cut() {
+async fn a_client_that_does_not_read_its_answers_is_cut() {
     let limits = Limits {
         write_timeout: Duration::from_millis(200),
         ..Limits::default()

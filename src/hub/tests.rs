@@ -331,7 +331,7 @@ async fn a_binding_stays_for_the_last_of_many() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_while_it_is_unbound_waits_until_it_is_bound_again() {
+async fn a_subscription_during_an_unbinding_waits_until_it_is_bound_again() {
     let scene = scene();
     drop(scene.subscribed("direct", "user_1").await);
     scene.fake.hold();
@@ -355,7 +355,7 @@ async fn who_comes_while_it_is_unbound_waits_until_it_is_bound_again() {
 
 /// They came while it was unbound, left before it was bound again.
 #[tokio::test(start_paused = true)]
-async fn who_comes_and_goes_while_it_is_unbound_leaves_nothing() {
+async fn a_subscription_that_goes_during_an_unbinding_leaves_nothing() {
     let scene = scene();
     drop(scene.subscribed("direct", "user_1").await);
     scene.fake.hold();
@@ -523,7 +523,7 @@ async fn each_subscription_gets_a_message_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_bound_is_told_of_an_interruption() {
+async fn bound_clients_are_told_of_an_interruption() {
     let scene = scene_with(&FeedConfig {
         shards: 1,
         ..config()
@@ -560,7 +560,7 @@ async fn who_is_bound_is_told_of_an_interruption() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_everything_is_not_told_of_an_interruption() {
+async fn a_client_that_waits_for_everything_is_not_told_of_an_interruption() {
     let scene = scene_with(&everything());
     scene.fake.hold();
     let client = Client::new();

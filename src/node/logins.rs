@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn who_names_nobody_is_the_default_user() {
+    fn a_client_that_names_nobody_is_the_default_user() {
         assert_eq!(counts(DEFAULT, "", None), pair("guest", "g"));
         assert_eq!(counts(DEFAULT, "passcode:b", None), pair("guest", "b"));
         assert_eq!(counts(DEFAULT, "login:a passcode:b", None), pair("a", "b"));

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_goes_on_when_there_is_enough() {
+    async fn waiting_clients_go_on_when_there_is_enough_memory() {
         let memory = memory();
         memory.note(1000, MARKS);
         let waiting = tokio::spawn({

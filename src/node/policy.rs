@@ -206,7 +206,7 @@ mod tests {
 
     /// Otherwise a client could leave out the header, and be in any number of times.
     #[test]
-    fn who_names_no_device_is_on_one() {
+    fn sessions_without_a_device_share_one() {
         for same in ["device_type", "device_id"] {
             let config = format!("repeated_login = \"reject\"\nsame = \"{same}\"");
             assert!(decide(&config, "", &["phone/1", ""]).is_err());

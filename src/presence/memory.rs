@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_leaves_twice_within_the_debounce_has_left_once() {
+    async fn two_departures_within_the_debounce_are_one() {
         let scene = Scene::new();
         let start = Instant::now();
         let first = scene.join("alice", Status::Online);

@@ -164,7 +164,7 @@ async fn no_client_can_give_commands_or_hear_them() {
 }
 
 #[tokio::test]
-async fn who_is_revoked_at_the_hook_is_out_within_seconds() {
+async fn a_user_revoked_at_the_hook_is_out_within_seconds() {
     let house = House::open_with(|builder| builder.set("auth.recheck", "2s")).await;
     let (mut alice, _) = connect(&house, USER, &[]).await;
     alice.subscribe("1", DESTINATION).await;

@@ -172,7 +172,7 @@ async fn a_receipt_means_bound_as_it_is_now(
 }
 
 #[tokio::test]
-async fn who_stays_at_a_direct_exchange_made_anew_is_told() {
+async fn subscribers_of_a_direct_exchange_made_anew_are_told() {
     let house = house(ExchangeKind::Direct, as_it_is).await;
     let mut clients = house.subscribed().await;
     let mut other = subscriber(&house, "/exchange/amq.direct/other").await;
@@ -190,24 +190,24 @@ async fn who_stays_at_a_direct_exchange_made_anew_is_told() {
 }
 
 #[tokio::test]
-async fn who_stays_at_a_topic_exchange_made_anew_is_served_again() {
-    who_stays_is_served_again(ExchangeKind::Topic, as_it_is).await;
+async fn subscribers_of_a_topic_exchange_made_anew_are_served_again() {
+    subscribers_are_served_again(ExchangeKind::Topic, as_it_is).await;
 }
 
 #[tokio::test]
-async fn who_stays_at_a_fanout_exchange_made_anew_is_served_again() {
-    who_stays_is_served_again(ExchangeKind::Fanout, as_it_is).await;
+async fn subscribers_of_a_fanout_exchange_made_anew_are_served_again() {
+    subscribers_are_served_again(ExchangeKind::Fanout, as_it_is).await;
 }
 
 #[tokio::test]
-async fn who_stays_where_everything_is_bound_is_served_again() {
-    who_stays_is_served_again(ExchangeKind::Topic, |builder| {
+async fn subscribers_are_served_again_where_everything_is_bound() {
+    subscribers_are_served_again(ExchangeKind::Topic, |builder| {
         builder.set("feed.binding", "all").set("feed.shards", 1)
     })
     .await;
 }
 
-async fn who_stays_is_served_again(
+async fn subscribers_are_served_again(
     kind: ExchangeKind,
     settings: impl FnOnce(GatewayBuilder) -> GatewayBuilder,
 ) {
@@ -341,7 +341,7 @@ async fn published(vhost: &Vhost) -> u64 {
 }
 
 #[tokio::test]
-async fn who_stays_at_an_exchange_with_an_alternate_one_is_told() {
+async fn subscribers_of_an_exchange_with_an_alternate_one_are_told() {
     let vhost = RabbitMq::shared().await.vhost().await;
     vhost
         .declare_exchange("unrouted", ExchangeKind::Fanout)

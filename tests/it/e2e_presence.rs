@@ -164,7 +164,7 @@ async fn presence_is_off_unless_asked_for() {
 
 /// A runtime that ends drops the tasks of its connections wherever they are.
 #[tokio::test]
-async fn who_is_dropped_leaves() {
+async fn a_session_that_is_dropped_leaves() {
     let hook = Hook::start().await;
     let mut config = Config::default();
     config.listen.admin = "127.0.0.1:0".parse().unwrap();
@@ -289,7 +289,7 @@ async fn a_status_may_come_before_the_groups() {
 }
 
 #[tokio::test]
-async fn who_watches_whom_is_the_hook_s_to_say_and_nobody_forges() {
+async fn the_hook_decides_about_watchers_and_nobody_forges_events() {
     let hook = Hook::start().await;
     only_bob(&hook);
     let gateway = gateway(&hook, "memory:").await;

@@ -266,7 +266,7 @@ async fn a_certificate_without_a_name_is_no_login() {
 }
 
 #[tokio::test]
-async fn who_has_no_certificate_where_one_is_required_does_not_come_in() {
+async fn a_client_without_a_required_certificate_does_not_come_in() {
     let secured = Secured::asking("required", "off").await;
     let stranger = Authority::new();
     let alice = [(DnType::CommonName, "alice".into())];

@@ -141,7 +141,7 @@ async fn a_virtual_host_that_the_account_may_not_use_is_refused() {
 }
 
 #[tokio::test]
-async fn who_is_not_let_in_by_the_hook_makes_no_links() {
+async fn a_client_refused_by_the_hook_makes_no_links() {
     let house = open("5m").await;
     let other = vhost().await;
     house

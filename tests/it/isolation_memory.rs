@@ -60,7 +60,7 @@ fn login(house: &House, user: &str) -> Login {
 /// Issue 12, B7: messages for subscriptions with queues of their own used to pass by every bound
 /// in bytes. Now they wait at the broker; and once the client reads, all come, in order.
 #[tokio::test]
-async fn what_a_client_does_not_read_waits_at_the_broker() {
+async fn messages_that_a_client_does_not_read_wait_at_the_broker() {
     const SUBSCRIPTIONS: usize = 40;
     const MESSAGES: usize = 3;
     const SIZE: usize = 2 * MIB;

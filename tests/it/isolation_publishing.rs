@@ -237,7 +237,7 @@ fn failures(told: &Told) -> Vec<&(String, Result<(), BrokerError>)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_rabbitmq_would_refuse_costs_no_other_message() {
+async fn a_message_that_rabbitmq_would_refuse_costs_no_other() {
     let vhost = RabbitMq::shared().await.vhost().await;
     let node = node_of(&vhost).await;
     declare(&vhost, "inner", true).await;
@@ -290,7 +290,7 @@ async fn a_deleted_exchange_is_the_affair_of_those_who_publish_to_it() {
 /// A sender that goes to and fro between exchanges shares a channel with others that do so, and
 /// that channel can be closed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_goes_to_and_fro_loses_nothing_unsaid() {
+async fn a_sender_that_goes_to_and_fro_loses_nothing_unsaid() {
     let vhost = RabbitMq::shared().await.vhost().await;
     let node = node_of(&vhost).await;
     let honest = Senders::start(&node, 1..=4, |_, number| match number % 2 {

@@ -171,29 +171,29 @@ macro_rules! contract {
 
 contract! {
     at_first_nobody_is_here
-    who_joins_is_here_with_what_was_told
+    a_session_that_joins_is_here_with_its_data
     to_join_twice_is_to_join_once
     a_user_is_here_until_its_last_session_leaves
-    who_never_joined_cannot_leave
+    a_session_that_never_joined_cannot_leave
     joining_and_leaving_keep_their_order
     names_may_be_anything
     a_user_s_status_is_that_of_all_its_sessions
-    who_is_invisible_is_not_seen_in_its_groups
+    an_invisible_user_is_not_seen_in_its_groups
     of_many_statuses_the_newest_holds
     groups_can_be_changed
-    who_is_not_here_says_nothing
+    a_session_that_is_not_here_changes_nothing
     many_users_are_asked_for_in_one_call
     a_node_knows_the_sessions_that_it_holds
     a_session_is_found_by_its_id
     all_sessions_are_listed_page_by_page
     a_cursor_that_is_none_is_an_error
     sessions_users_and_nodes_are_counted
-    who_comes_and_goes_is_told_once
+    a_user_that_comes_and_goes_is_told_once
     a_page_s_reload_is_no_event
     only_the_last_departure_settles
     a_status_is_told_as_others_see_it
     an_event_names_the_groups
-    who_claims_hears_of_those_before_it
+    a_claim_hears_of_the_sessions_before_it
     of_many_who_claim_at_once_each_finds_those_before_it
     closing_takes_all_offline
 }
@@ -212,7 +212,7 @@ async fn at_first_nobody_is_here<F: Fixture>() {
     assert_eq!(presence.users(&[]).await, Ok(Vec::new()));
 }
 
-async fn who_joins_is_here_with_what_was_told<F: Fixture>() {
+async fn a_session_that_joins_is_here_with_its_data<F: Fixture>() {
     let presence = F::start().await.node("node-1");
     let (user, group) = (unique("user"), unique("group"));
     let groups = vec![group.as_str().into()];
@@ -275,7 +275,7 @@ async fn a_user_is_here_until_its_last_session_leaves<F: Fixture>() {
     until_sessions(&*presence, &bob, 1).await;
 }
 
-async fn who_never_joined_cannot_leave<F: Fixture>() {
+async fn a_session_that_never_joined_cannot_leave<F: Fixture>() {
     let presence = F::start().await.node("n");
     let (user, group) = (unique("user"), unique("group"));
     presence.join(session(&user, &[&group]));
@@ -336,7 +336,7 @@ async fn a_user_s_status_is_that_of_all_its_sessions<F: Fixture>() {
     assert_eq!(members[0].status, Status::Away);
 }
 
-async fn who_is_invisible_is_not_seen_in_its_groups<F: Fixture>() {
+async fn an_invisible_user_is_not_seen_in_its_groups<F: Fixture>() {
     let presence = F::start().await.node("n");
     let ([alice, bob], group) = (["alice", "bob"].map(unique), unique("group"));
     let hides = Arc::new(new_session(&alice, &[&group]).with_status(Status::Invisible));
@@ -385,7 +385,7 @@ async fn groups_can_be_changed<F: Fixture>() {
     until_group(&*presence, &new, &[]).await;
 }
 
-async fn who_is_not_here_says_nothing<F: Fixture>() {
+async fn a_session_that_is_not_here_changes_nothing<F: Fixture>() {
     let presence = F::start().await.node("n");
     let (user, group) = (unique("user"), unique("group"));
     let joined = session(&user, &[&group]);
@@ -528,7 +528,7 @@ async fn sessions_users_and_nodes_are_counted<F: Fixture>() {
     assert!(sessions <= 3, "{sessions}");
 }
 
-async fn who_comes_and_goes_is_told_once<F: Fixture>() {
+async fn a_user_that_comes_and_goes_is_told_once<F: Fixture>() {
     let (presence, events) = F::start().await.telling(AT_ONCE);
     let [alice, bob] = ["alice", "bob"].map(unique);
     let (one, two) = (session(&alice, &[]), session(&alice, &[]));
@@ -636,7 +636,7 @@ async fn an_event_names_the_groups<F: Fixture>() {
     assert!(went[0].at >= came[0].at);
 }
 
-async fn who_claims_hears_of_those_before_it<F: Fixture>() {
+async fn a_claim_hears_of_the_sessions_before_it<F: Fixture>() {
     let presence = F::start().await.node("n");
     fence(&*presence).await;
     let (user, group) = (unique("user"), unique("group"));

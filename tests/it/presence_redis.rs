@@ -136,7 +136,7 @@ async fn one_survivor_tells_who_went_with_a_killed_node_and_clears_up() {
 }
 
 #[tokio::test]
-async fn who_comes_back_at_another_node_was_not_away() {
+async fn a_user_who_comes_back_at_another_node_was_not_away() {
     let redis = Redis::own().await;
     let debounce = Duration::from_secs(1);
     let (one, first) = telling(&redis.url(), LONG, debounce);
@@ -155,7 +155,7 @@ async fn who_comes_back_at_another_node_was_not_away() {
 }
 
 #[tokio::test]
-async fn who_leaves_one_node_and_then_another_has_left_once() {
+async fn a_user_who_leaves_two_nodes_has_left_once() {
     let redis = Redis::own().await;
     let debounce = Duration::from_secs(2);
     let (one, first) = telling(&redis.url(), LONG, debounce);

@@ -343,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_does_not_exist_costs_as_much_as_the_costliest_user() {
+    fn an_unknown_user_costs_as_much_as_the_costliest_user() {
         let (weak, strong) = (
             PasswordHash::weak("a").unwrap(),
             PasswordHash::new("b").unwrap(),

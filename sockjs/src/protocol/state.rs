@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_left_alone_by_the_service_is_told() {
+    fn a_session_that_the_service_leaves_is_told() {
         let mut case = Case::open();
         case.state.abandon();
         assert_eq!(case.next(), last(INTERRUPTED));

@@ -46,7 +46,7 @@ async fn only_one_receives() {
 }
 
 #[tokio::test]
-async fn who_breaks_off_ends_the_session() {
+async fn breaking_off_ends_the_session() {
     let server = server(Does::Echo).await;
     for endpoint in ["xhr", "xhr_streaming"] {
         server.open(endpoint).await;
@@ -81,7 +81,7 @@ async fn a_close_is_said_until_it_is_forgotten() {
 }
 
 #[tokio::test]
-async fn who_stays_away_is_forgotten() {
+async fn a_session_that_stays_away_is_forgotten() {
     let short = Duration::from_secs(1);
     let server = server_with(Does::Echo, |options| options.disconnect_delay = short).await;
     server.open("away").await;
@@ -126,7 +126,7 @@ async fn one_address_has_only_so_many_sessions() {
 }
 
 #[tokio::test]
-async fn who_may_not_is_told_so() {
+async fn a_forbidden_opening_is_told_so() {
     let server = server(Does::Refuse).await;
     let refused = server.post("/echo/0/a/xhr", "").await;
     assert_eq!((refused.status, &*refused.body), (503, "no room"));

@@ -97,7 +97,7 @@ mod tests {
     /// A refusal is for those who waited for it, and for nobody after: also not while one of
     /// them has yet to take it.
     #[tokio::test]
-    async fn who_asks_after_the_answer_asks_anew() {
+    async fn a_question_after_the_answer_is_asked_anew() {
         let flights = Flights::default();
         let (answer, asked) = oneshot::channel::<Answer>();
         let mut first = Box::pin(flights.share(1, asked.map(Result::unwrap)));

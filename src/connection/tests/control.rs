@@ -186,7 +186,7 @@ async fn where_nothing_is_kept_the_hook_cannot_be_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_refused_when_asked_again_has_to_go() {
+async fn a_session_that_is_refused_when_asked_again_has_to_go() {
     let house = rechecking();
     let (mut alice, _) = connect(&house, "alice").await;
     let (mut bob, _) = connect(&house, "bob").await;
@@ -313,7 +313,7 @@ async fn everybody_is_asked_about_once_in_the_interval() {
 
 /// A hook that is slow must not hold back a drain.
 #[tokio::test(start_paused = true)]
-async fn who_waits_to_be_asked_about_may_go() {
+async fn a_session_that_waits_for_its_recheck_may_go() {
     let house = House::with(Options {
         auth: auth::Config {
             recheck: EVERY,

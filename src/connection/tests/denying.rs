@@ -121,7 +121,7 @@ fn implicit() -> House {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_says_no_connect_is_the_default_user() {
+async fn a_client_without_connect_is_the_default_user() {
     let house = implicit();
     let mut client = Client::new(&house);
     client.send(

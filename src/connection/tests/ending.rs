@@ -89,7 +89,7 @@ async fn a_client_that_does_not_close_has_had_its_time() {
 
 /// Many producers send and go: their frames from before the end are carried out.
 #[tokio::test(start_paused = true)]
-async fn what_was_sent_before_the_end_is_done() {
+async fn frames_from_before_the_end_are_carried_out() {
     let house = House::new();
     let mut reader = Client::connect(&house).await;
     reader.subscribe("1", "/topic/a", "").await;
@@ -154,7 +154,7 @@ async fn after_a_disconnect_it_is_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_breaks_the_transport_s_rules_is_told_by_the_transport() {
+async fn a_client_that_breaks_the_transport_s_rules_is_told_by_the_transport() {
     let house = House::new();
     let mut client = Client::connect(&house).await;
     client
@@ -366,7 +366,7 @@ async fn an_ack_and_a_commit_before_an_error_are_done() {
 /// A frame that fails ends the session; later frames must not be carried out behind the client's
 /// back.
 #[tokio::test(start_paused = true)]
-async fn what_follows_a_frame_that_fails_is_not_done() {
+async fn frames_after_one_that_fails_are_not_carried_out() {
     let house = House::new();
     house.hook.deny(r#"write topic "feed" "denied""#);
     let mut reader = Client::connect(&house).await;
@@ -412,7 +412,7 @@ async fn the_broker_s_silence_delays_an_error_only_so_long() {
 
 /// Thrown out: messages handed to the broker get their receipts, others are never sent.
 #[tokio::test(start_paused = true)]
-async fn who_is_thrown_out_gets_receipts_only_for_what_the_broker_has() {
+async fn a_client_that_is_thrown_out_gets_receipts_only_for_what_the_broker_has() {
     let house = House::new();
     let mut reader = Client::connect(&house).await;
     reader.subscribe("1", "/topic/a", "").await;

@@ -106,7 +106,7 @@ async fn a_client_that_reads_slowly_is_not_cut() {
 
 /// The client's frames are read even if there is always one more message for it.
 #[tokio::test(start_paused = true)]
-async fn who_gets_messages_without_end_is_heard() {
+async fn a_client_with_endless_messages_is_still_read() {
     for destination in ["/topic/a", "/queue/a"] {
         let house = House::new();
         let mut client = Client::connect(&house).await;
@@ -163,7 +163,7 @@ async fn what_comes_after_messages_for_nobody_is_delivered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_read_is_not_read() {
+async fn a_client_that_does_not_read_is_not_read() {
     let house = House::new();
     let mut client = Client::connect(&house).await;
     client.subscribe("1", "/topic/a", "").await;
@@ -179,7 +179,7 @@ async fn who_does_not_read_is_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_too_much_under_way_is_not_read() {
+async fn a_client_with_too_much_under_way_is_not_read() {
     let house = House::with(Options {
         limits: Limits {
             max_pending: 4,

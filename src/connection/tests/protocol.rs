@@ -376,7 +376,7 @@ async fn heart_beats_of_many_connections_are_written_together() {
 
 /// Rule 8: any byte counts, also one in the middle of a message that takes minutes to send.
 #[tokio::test(start_paused = true)]
-async fn who_is_half_way_through_a_message_lives() {
+async fn a_client_half_way_through_a_message_counts_as_alive() {
     let house = House::new();
     let mut client = Client::new(&house);
     client.send(
@@ -406,7 +406,7 @@ async fn an_idle_connection_rests() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_log_in_is_told_to_go() {
+async fn a_client_that_does_not_log_in_is_told_to_go() {
     let house = House::new();
     let start = Instant::now();
     let mut client = Client::new(&house);

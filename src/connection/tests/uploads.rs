@@ -35,7 +35,7 @@ fn used(house: &House) -> usize {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_over_its_share_is_not_read_and_nobody_else_waits() {
+async fn a_client_over_its_share_is_not_read_and_nobody_else_waits() {
     let house = narrow();
     let mut alice = Client::connect(&house).await;
     let mut bob = connect_as(&house, "bob").await;

@@ -328,7 +328,7 @@ fn waker() -> (Arc<Unpark>, Waker) {
 }
 
 #[test]
-fn whoever_waits_is_woken_by_everything() {
+fn a_waiting_task_is_woken_by_everything() {
     type Push = fn(&Mailbox);
     let pushes: [Push; 3] = [
         |mailbox| mailbox.push_shared(FIRST, &message("k", "")),

@@ -229,7 +229,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn who_is_told_that_it_is_subscribed_is(ops in prop::collection::vec(op(), 1..80)) {
+    fn a_client_that_is_told_so_is_subscribed(ops in prop::collection::vec(op(), 1..80)) {
         run(&config(), ops);
     }
 

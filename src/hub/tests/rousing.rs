@@ -33,7 +33,7 @@ async fn next(client: &Client) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_gets_something_else_is_woken_before_the_crowd() {
+async fn a_client_with_a_message_of_its_own_is_woken_before_the_crowd() {
     let scene = scene();
     let (clients, _guards) = crowd(&scene).await;
     let order = Arc::new(Mutex::new(Vec::new()));

@@ -16,7 +16,7 @@ fn verifying(rate: u32) -> FeedConfig {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_subscribes_is_bound_to_the_exchange_as_it_is_now() {
+async fn a_subscription_is_bound_to_the_exchange_as_it_is_now() {
     let scene = scene();
     let others = [Client::new(), Client::new()];
     let _shares = scene.subscribing("direct", "shared", &others[0]).await;
@@ -91,7 +91,7 @@ async fn a_check_that_fails_is_the_fault_of_nobody_who_was_there_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_a_check_is_not_told_of_a_loss_but_bound_after_it() {
+async fn a_client_that_waits_for_a_check_is_bound_after_a_loss() {
     let scene = scene_with(&FeedConfig {
         shards: 1,
         ..config()

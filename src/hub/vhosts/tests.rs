@@ -231,7 +231,7 @@ async fn a_broker_s_refusal_is_remembered_for_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_in_a_virtual_host_that_goes_is_told() {
+async fn clients_of_a_virtual_host_that_goes_are_told() {
     let scene = scene(&["*"], 100);
     let hub = scene.enter("a").await;
     let (here, left, late, elsewhere) = (mailbox(), mailbox(), mailbox(), mailbox());

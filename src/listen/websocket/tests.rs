@@ -304,7 +304,7 @@ async fn closing_waits_for_the_client() {
 }
 
 #[tokio::test]
-async fn who_vanishes_is_an_error() {
+async fn a_client_that_vanishes_is_an_error() {
     let (client, mut link) = pair(1 << 20).await;
     drop(client);
     let error = receive(&mut link).await.unwrap_err();
@@ -313,7 +313,7 @@ async fn who_vanishes_is_an_error() {
 }
 
 #[tokio::test]
-async fn who_breaks_the_rules_is_told_so() {
+async fn a_client_that_breaks_the_rules_is_told_so() {
     // A frame that is not masked; one with a reserved bit; a text that is none.
     for bytes in [
         &b"\x81\x01x"[..],

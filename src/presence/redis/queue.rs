@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn who_came_and_went_before_it_was_told_was_never_here() {
+    fn a_session_that_went_before_it_was_told_was_never_here() {
         let shared = RedisShared::new(AT_ONCE);
         let flaps = session("a", &[]);
         shared.join(Arc::clone(&flaps));
@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn who_left_is_not_registered() {
+    fn sessions_that_left_are_not_registered() {
         let shared = RedisShared::new(LONG);
         let [a, b, c] = ["a", "b", "c"].map(|user| session(user, &[]));
         for session in [&a, &b, &c] {
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_end_was_not_settled_is_remembered_over_a_loss() {
+    fn an_unsettled_end_is_remembered_over_a_loss() {
         let shared = RedisShared::new(AT_ONCE);
         let leaves = session("a", &[]);
         shared.join(Arc::clone(&leaves));

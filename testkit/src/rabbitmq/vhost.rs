@@ -9,7 +9,7 @@ use lapin::{
 };
 use serde_json::Value;
 
-use super::{RabbitMq, node::amqp_url};
+use super::RabbitMq;
 
 /// The exchange that most tests publish to.
 pub const FEED: &str = "feed";
@@ -42,12 +42,6 @@ impl Vhost {
     #[must_use]
     pub fn amqp_url(&self) -> String {
         self.node.amqp_url(&self.name)
-    }
-
-    /// Its AMQP address by way of a proxy at `address` (`host:port`).
-    #[must_use]
-    pub fn amqp_url_via(&self, address: &str) -> String {
-        amqp_url(address, &self.name)
     }
 
     /// Opens a channel in confirm mode, on a connection of its own, on the test's runtime.

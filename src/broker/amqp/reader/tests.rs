@@ -480,7 +480,7 @@ async fn both_sides_show_that_they_live() {
 
 /// A process that was stopped for long has not missed what waits in its socket.
 #[tokio::test(start_paused = true)]
-async fn who_slept_hears_what_was_said_meanwhile() {
+async fn a_reader_that_slept_gets_everything() {
     let mut running = running().await;
     running.broker.write(&[frame(8, 0, b"")]).await;
     advance(Duration::from_secs(60)).await;

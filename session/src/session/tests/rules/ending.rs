@@ -338,7 +338,7 @@ fn a_drain_waits_two_seconds_also_for_those_who_end_anyway() {
 }
 
 #[test]
-fn who_is_thrown_out_gets_receipts_only_for_what_the_broker_has() {
+fn a_client_that_is_thrown_out_gets_receipts_only_for_what_the_broker_has() {
     let (mut peer, operations) = sending(&["1", "2", "3"]);
     peer.send("BEGIN\ntransaction:t\nreceipt:4");
     let from = Some(operations[2]);
@@ -362,7 +362,7 @@ fn who_is_thrown_out_gets_receipts_only_for_what_the_broker_has() {
 }
 
 #[test]
-fn who_is_thrown_out_after_a_disconnect_is_told_if_something_is_not_done() {
+fn a_client_thrown_out_after_its_disconnect_is_told_of_undone_frames() {
     for is_cut in [false, true] {
         let (mut peer, operations) = sending(&["1", "2"]);
         peer.send("DISCONNECT\nreceipt:bye");
