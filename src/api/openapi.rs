@@ -102,7 +102,7 @@ impl Modify for Common {
                     .as_ref()
                     .is_some_and(|all| !all.is_empty());
                 if takes_body || takes_names || is_limited {
-                    add(operation, "400", "What is wrong with the request");
+                    add(operation, "400", "The fault of the request");
                 }
                 if operation.security.is_some() {
                     add(operation, "401", "No token, or an unknown one");
@@ -124,7 +124,7 @@ impl Modify for Common {
                         "The configuration has switched off a part that it needs",
                     );
                     add(operation, "429", "`api.max_requests` are being served");
-                    add(operation, "503", "What it takes is away");
+                    add(operation, "503", "A part that it needs is away");
                     add(operation, "504", "It took too long");
                 }
             }

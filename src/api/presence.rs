@@ -305,7 +305,7 @@ pub(super) async fn sessions(api: &Api, request: Request) -> Answer {
     params(("id" = String, Path, description = "The session's id", min_length = 1, max_length = 255)),
     responses(
         (status = 200, description = "The session", body = Session),
-        (status = 404, description = "There is none of that id", body = super::ErrorBody),
+        (status = 404, description = "No session has that id", body = super::ErrorBody),
     ),
     security(("token" = ["read"])),
 )]

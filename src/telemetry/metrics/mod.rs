@@ -61,7 +61,7 @@ metrics! {
         ready "Whether clients should be sent here" level(bool);
 
         connections "Connections that are open" count(Family<Label, Gauge>);
-        connections_ended "Connections that ended, by the words of their ERROR frame or how else" count(Family<Label, Counter>);
+        connections_ended "Connections that ended, by the words of their ERROR frame, or by another end" count(Family<Label, Counter>);
         connections_turned_away "Connections that were not taken, for there were too many" count(Counter);
         logins "Clients that logged in" count(Counter);
         logins_refused "Clients that were not let in" count(Counter);
@@ -77,19 +77,19 @@ metrics! {
         vhosts "Virtual hosts that are open" level(usize);
         feeds "Feeds" level(usize);
         feed_patterns "Patterns of feeds that clients are subscribed to" level(usize);
-        feed_patterns_lingering "Patterns of feeds that are bound, though nobody is subscribed any more" level(usize);
+        feed_patterns_lingering "Patterns of feeds that are still bound after their last subscription" level(usize);
         feed_messages "Messages of feeds that matched a subscription" now(Total(routed));
-        feed_messages_unmatched "Messages of feeds that matched none" now(Total(unmatched));
+        feed_messages_unmatched "Messages of feeds that matched no subscription" now(Total(unmatched));
         feed_deliveries "Messages of feeds that were put into mailboxes, one for each subscription" now(Total(delivered));
         feeds_interrupted "Times that messages of a feed may have been lost" count(Counter);
         dedicated_deliveries "Messages of dedicated subscriptions that were put into mailboxes" tally(AtomicU64);
-        mailbox_overflows "Times that a mailbox was full, by what was done" count(Family<Label, Counter>);
+        mailbox_overflows "Times that a mailbox was full, by the action taken" count(Family<Label, Counter>);
 
         publishes "Messages that the broker confirmed" tally(AtomicU64);
         publishes_pending "Messages that the broker has not answered for yet" tally(AtomicI64);
-        publishing[Bytes] "Bytes of frames that clients send, and that are under way; those of small ones not counted" level(usize);
-        memory_short "Whether the process takes more memory than the mark, so that less is let in" level(bool);
-        publish_failures "Messages that were not published, by why" count(Family<Label, Counter>);
+        publishing[Bytes] "Bytes of large frames of clients that are being received or published" level(usize);
+        memory_short "Whether the process takes more memory than the mark, and lets less in" level(bool);
+        publish_failures "Messages that were not published, by reason" count(Family<Label, Counter>);
         broker_up "Whether the broker can be reached" level(bool);
         broker_links_made "Links to the broker that were made, also anew" count(Counter);
         broker_link_failures "Links to the broker that were lost, or could not be made" count(Counter);
