@@ -36,8 +36,6 @@ mod backoff;
 pub mod broker;
 pub mod causes;
 pub mod config;
-// Not freed of it yet: these rooms, and `hub::feed`.
-#[allow(clippy::arithmetic_side_effects)]
 pub mod connection;
 pub mod control;
 pub mod ctl;
@@ -47,9 +45,7 @@ pub mod http;
 pub mod hub;
 mod later;
 pub mod listen;
-#[allow(clippy::arithmetic_side_effects)]
 pub mod migrate;
-#[allow(clippy::arithmetic_side_effects)]
 pub mod node;
 pub mod presence;
 mod recent;

@@ -4,9 +4,13 @@ use std::{pin::Pin, time::Duration};
 
 use tokio::time::{Instant, Sleep};
 
+use crate::deadline::after;
+
 /// The distance of the strokes. An eighth of the shortest interval that is moved to one: as early
 /// as a session writes a heart-beat.
 const STROKE: Duration = Duration::from_millis(100);
+/// A moment before this stays where it is.
+const SOON: Duration = Duration::from_millis(800);
 /// The time of a timer with nothing to wait for: one that is over would fire for ever.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -16,9 +20,7 @@ const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 pub(super) fn set(mut timer: Pin<&mut Sleep>, due: Option<Instant>, started: Instant) {
     let due = due.map(|due| on_stroke(due, started));
     if timer.is_elapsed() {
-        timer
-            .as_mut()
-            .reset(due.unwrap_or_else(|| Instant::now() + NEVER));
+        timer.as_mut().reset(due.unwrap_or_else(|| after(NEVER)));
     } else if let Some(due) = due.filter(|due| *due < timer.deadline()) {
         timer.as_mut().reset(due);
     }
@@ -28,11 +30,13 @@ pub(super) fn set(mut timer: Pin<&mut Sleep>, due: Option<Instant>, started: Ins
 /// of a thread. A moment so soon that its stroke may be too early for the session stays where it
 /// is: otherwise the session would be asked again and again.
 fn on_stroke(due: Instant, started: Instant) -> Instant {
-    if due < Instant::now() + STROKE * 8 {
+    if due < after(SOON) {
         return due;
     }
-    let late = (due - started).as_nanos() % STROKE.as_nanos();
-    due - Duration::from_nanos(u64::try_from(late).unwrap_or(0))
+    let nanoseconds = due.saturating_duration_since(started).as_nanos();
+    let late = nanoseconds.checked_rem(STROKE.as_nanos()).unwrap_or(0);
+    let late = Duration::from_nanos(u64::try_from(late).unwrap_or(0));
+    due.checked_sub(late).unwrap_or(due)
 }
 
 #[cfg(test)]

@@ -12,7 +12,10 @@ use stomp_grammar::Frame;
 use tokio::time::Instant;
 
 use super::{context::Context, link::Unfinished};
-use crate::node::{Account, Claim, Ticket};
+use crate::{
+    deadline::later,
+    node::{Account, Claim, Ticket},
+};
 
 /// Frames from this size on are counted while they are under way. For smaller ones their number
 /// is bound enough.
@@ -94,7 +97,7 @@ impl Uploads {
     pub(super) fn deadline(&self, patience: Duration) -> Option<Instant> {
         let state = self.0.as_ref()?;
         let is_timed = state.ticket.waits() || state.reading.is_some();
-        is_timed.then(|| state.since + patience)
+        is_timed.then(|| later(state.since, patience))
     }
 
     /// True if the client has waited for room for too long, or has kept room for too long that
@@ -117,7 +120,11 @@ impl Uploads {
             *body = Bytes::copy_from_slice(body);
         }
         let headers = frame.headers.iter();
-        let headers = headers.map(|(name, value)| HEADER + name.len() + value.len());
+        let headers = headers.map(|(name, value)| {
+            HEADER
+                .saturating_add(name.len())
+                .saturating_add(value.len())
+        });
         let size = headers.fold(body.len(), usize::saturating_add);
         if size < COUNTED {
             return;

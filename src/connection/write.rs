@@ -10,7 +10,10 @@ use super::{
     link::{Link, LinkError, Outbound},
     operations::Operations,
 };
-use crate::hub::{Item, Parcel};
+use crate::{
+    deadline::later,
+    hub::{Item, Parcel},
+};
 
 /// Bytes on their way to a client above which nothing more is made for it: neither answers to
 /// frames nor messages.
@@ -182,7 +185,7 @@ impl Writer {
 
     /// When [`Writer::is_overdue`] is to be asked.
     pub(super) fn deadline(&self, patience: Duration) -> Option<Instant> {
-        self.blocked_since.map(|since| since + patience)
+        self.blocked_since.map(|since| later(since, patience))
     }
 
     /// True if the client has taken none of the waiting bytes for too long.

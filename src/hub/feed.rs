@@ -332,7 +332,7 @@ impl Feed {
         loop {
             let (losses, begun) = (self.table.lock().losses, Instant::now());
             let outcome = self.host.bind_feed(&self.id, &binding).await;
-            let rest = (begun.elapsed() * REST).min(MAX_REST);
+            let rest = begun.elapsed().saturating_mul(REST).min(MAX_REST);
             {
                 let mut table = self.table.lock();
                 let Some(Phase::Checking(waiting)) = table.changing.remove(&binding) else {
@@ -438,14 +438,14 @@ impl Feed {
 
     fn deliver(&self, message: &Arc<Message>) {
         let table = self.table.lock();
-        let mut subscriptions = 0;
+        let mut subscriptions = 0_u64;
         let mut sleepers = Vec::new();
         let push = |subscriber: &Subscriber| {
             let Subscriber {
                 mailbox,
                 subscription,
             } = subscriber;
-            subscriptions += 1;
+            subscriptions = subscriptions.saturating_add(1);
             if subscriptions <= FEW {
                 mailbox.push_shared(*subscription, message);
             } else if mailbox.put_shared(*subscription, message) {

@@ -7,7 +7,6 @@
 //! [`FeedSink`](crate::broker::FeedSink) and go out into [`Mailbox`]es.
 
 mod config;
-#[allow(clippy::arithmetic_side_effects)]
 mod feed;
 mod kinds;
 mod linger;

@@ -393,7 +393,7 @@ impl<'a> Draft<'a> {
             (LOGIN, longer, comment)
         } else {
             let comment = "Shorter than [limits] login_timeout, for a login waits for the hook.";
-            (CALL, login / 2, comment)
+            (CALL, login.checked_div(2).unwrap_or(login), comment)
         };
         self.replace(
             target,

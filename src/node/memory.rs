@@ -150,10 +150,10 @@ impl Marks {
             0 => look.most,
             limit => limit,
         };
-        let high = most / 100 * usize::from(config.watermark);
+        let high = (most / 100).saturating_mul(usize::from(config.watermark));
         Self {
             high,
-            low: high / 10 * 9,
+            low: (high / 10).saturating_mul(9),
         }
     }
 }

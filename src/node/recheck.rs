@@ -24,7 +24,7 @@ pub async fn recheck_in_turn(registry: Weak<Registry>, recheck: Recheck) {
             return;
         };
         // A connection's number is random, and stays: so its turn comes once in the interval.
-        let sessions = registry.sessions(|number| number % turns == turn);
+        let sessions = registry.sessions(|number| number.checked_rem(turns) == Some(turn));
         drop(registry);
         recheck_some(sessions, recheck.at_a_time).await;
     }
@@ -34,7 +34,10 @@ pub async fn recheck_in_turn(registry: Weak<Registry>, recheck: Recheck) {
 fn turns(interval: Duration) -> (u64, Duration) {
     const MOST: u64 = 100;
     const SHORTEST: Duration = Duration::from_millis(100);
-    let turns = interval.as_millis() / SHORTEST.as_millis();
+    let turns = interval
+        .as_millis()
+        .checked_div(SHORTEST.as_millis())
+        .unwrap_or(1);
     let turns = u64::try_from(turns).unwrap_or(MOST).clamp(1, MOST);
     (turns, interval.div_f64(turns as f64))
 }

@@ -16,6 +16,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{logged_in::LoggedIn, memory::Shed};
 use crate::{
+    deadline::later,
     hub::Mailbox,
     telemetry::{self, Seldom},
 };
@@ -136,12 +137,14 @@ impl Registry {
                 .collect()
         };
         // Some at a time, if they are many; few are as far apart as the duration has room for.
-        let ticks = usize::try_from(duration.as_millis() / TICK.as_millis()).unwrap_or(usize::MAX);
+        let ticks = duration.as_millis().checked_div(TICK.as_millis());
+        let ticks = usize::try_from(ticks.unwrap_or(1)).unwrap_or(usize::MAX);
         let some = mailboxes.len().div_ceil(ticks.max(1)).max(1);
         let times = u32::try_from(mailboxes.len().div_ceil(some)).unwrap_or(u32::MAX);
+        let apart = duration.checked_div(times).unwrap_or_default();
         let start = Instant::now();
         for (time, some) in (0..times).zip(mailboxes.chunks(some)) {
-            tokio::time::sleep_until(start + duration / times * time).await;
+            tokio::time::sleep_until(later(start, apart.saturating_mul(time))).await;
             for mailbox in some {
                 mailbox.fail(Problem::ShuttingDown);
             }
