@@ -56,7 +56,7 @@ impl<L: Link> Connection<L> {
             let mailbox = self.context.guard.mailbox();
             timeout(LAST_WORDS, self.operations.accept_last(mailbox)).await?;
         }
-        // Others need not wait for what this client did not acknowledge until it has closed, too.
+        // Other consumers get its unacknowledged messages now, not only when it has closed, too.
         self.operations.close_subscriptions();
         if is_flushed {
             let ended = self.ended.as_ref();

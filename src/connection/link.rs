@@ -42,7 +42,7 @@ pub trait Link: Send + Unpin + 'static {
         Unfinished::default()
     }
 
-    /// There is room for all of what is unfinished.
+    /// There is room for the whole unfinished message.
     fn go_on(&mut self) {}
 
     /// The client has logged in. A link that takes in messages elsewhere has them counted there.

@@ -13,8 +13,8 @@ use crate::broker::{
 /// Nothing tells that an exchange was deleted if no feed is bound to it; so its type is asked for
 /// again when somebody subscribes, if the known type is older than this.
 const FRESH: Duration = Duration::from_secs(5);
-/// The same where the type is one that only the broker can match, and so no feed ever is bound. To
-/// ask is a line in the broker's log.
+/// The same for a type that only the broker can match, so that no feed is ever bound. Each question
+/// is a line in the broker's log.
 const FRESH_OTHER: Duration = Duration::from_secs(600);
 
 fn is_fresh(known: KnownKind) -> bool {

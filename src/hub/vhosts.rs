@@ -214,7 +214,7 @@ impl Vhosts {
         hubs.iter().map(|hub| hub.status()).collect()
     }
 
-    /// Closes every virtual host, and opens no more of them.
+    /// Closes every virtual host; from then on none is opened.
     pub async fn close(&self) {
         let hubs: Vec<_> = {
             let mut state = self.shared.state.lock();

@@ -10,7 +10,7 @@ use crate::{
     units::{Checked, at_least, at_most},
 };
 
-/// The `[presence]` section: the store of who is online, and the times that count.
+/// The `[presence]` section: the store of online users, and its times.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {

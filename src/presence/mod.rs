@@ -27,7 +27,7 @@ pub use entry::{Device, PresenceEntry, STATUS_INTERVAL, SessionInfo};
 pub use event::{Event, EventKind, Outbox};
 pub use status::{Status, StatusError};
 
-/// Keeps who is online, on all nodes.
+/// The store of online users, of all nodes.
 ///
 /// A node's own changes (join, leave, status, groups) never wait and never fail: they take effect
 /// in the background, in the order of the calls, and soon. While the shared store is away they

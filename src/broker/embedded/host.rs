@@ -390,7 +390,7 @@ impl Host {
         Ok(noted)
     }
 
-    /// Runs what a queue does with its messages, and sees to what follows from it.
+    /// Runs a change of a queue's messages, and then its consequences.
     pub(super) fn with_queue<T>(
         &self,
         queue: &Arc<Queue>,

@@ -1,4 +1,4 @@
-//! Keeps a node's lease, and tells Redis who is here.
+//! Keeps a node's lease, and writes its sessions to Redis.
 
 use std::{sync::Arc, time::Duration};
 

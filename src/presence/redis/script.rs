@@ -61,7 +61,7 @@ impl Untold {
     }
 }
 
-/// Has Redis know the script of [`settle`]; the answer is by what name.
+/// Loads the script of [`settle`] into Redis; the answer is its name there.
 pub(super) fn load(pipe: &mut Pipeline) {
     pipe.cmd("SCRIPT").arg("LOAD").arg(code(SETTLE));
 }

@@ -23,7 +23,7 @@ pub(super) struct Feeds {
     gone: [u64; 3],
 }
 
-/// All that there are, and were.
+/// All present and former counters.
 pub(super) static FEEDS: Mutex<Feeds> = Mutex::new(Feeds::new());
 
 impl FeedCounts {

@@ -528,7 +528,7 @@ impl StompClient {
     }
 }
 
-/// A frame for the eyes of who reads a failed test; a passcode is not shown.
+/// A frame for the reader of a failed test; a passcode is not shown.
 #[must_use]
 pub fn show(frame: &Frame) -> String {
     let mut text = frame.command.to_string();

@@ -84,7 +84,7 @@ const MAX_OUT: usize = 64 << 10;
 /// just filled.
 const TURN: usize = 16 << 10;
 
-/// The code of what is not AMQP, or too much of it.
+/// The code for bytes that are not AMQP, or too many.
 const SYNTAX_ERROR: u16 = 502;
 
 impl<T: DeliveryTaker> Connection<T> {
