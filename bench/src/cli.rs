@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
 use crate::{
     attack,
+    programs::{Build, Gateway},
     scenario::{Options, Scenario},
-    servers::{Server, Setup, sibling},
+    servers::{Server, Setup},
 };
 
 /// Loads STOMP servers over WebSocket, checks every message (lost, twice, out of order, to the
@@ -95,17 +95,6 @@ pub(crate) enum Command {
     Hook,
 }
 
-/// A value with a name on the command line.
-pub(crate) trait Named: ValueEnum {
-    /// As on the command line, and in the names of files.
-    fn name(&self) -> String {
-        let value = self.to_possible_value();
-        value.map_or_else(String::new, |value| value.get_name().to_owned())
-    }
-}
-
-impl<T: ValueEnum> Named for T {}
-
 /// How it is measured.
 #[derive(Args)]
 pub(crate) struct Measure {
@@ -152,66 +141,6 @@ impl Measure {
     }
 }
 
-/// Which gateway, and how it is configured.
-#[derive(Args)]
-pub(crate) struct Gateway {
-    /// The gateway's program [default: the one that was built along with this one]
-    #[arg(long, value_name = "PROGRAM")]
-    stentor: Option<PathBuf>,
-    /// A build of the gateway by a name; given several times, each has its turn, and their figures are
-    /// printed side by side
-    #[arg(long = "gateway", value_name = "NAME=PROGRAM", value_parser = build,
-          conflicts_with = "stentor")]
-    builds: Vec<Build>,
-    /// A further setting of the gateway, such as feed.shards=1; may be given several times
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
-    pub(crate) settings: Vec<(String, String)>,
-}
-
-impl Gateway {
-    /// The builds that were named, or the program that was; or the one that was built along with
-    /// this program.
-    ///
-    /// # Errors
-    /// The system does not tell where this program is.
-    pub(crate) fn builds(&self) -> Result<Vec<Build>> {
-        if !self.builds.is_empty() {
-            return Ok(self.builds.clone());
-        }
-        let program = match &self.stentor {
-            Some(program) => program.clone(),
-            None => sibling("stentor")?,
-        };
-        let name = None;
-        Ok(vec![Build { name, program }])
-    }
-}
-
-/// A build of the gateway.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Build {
-    /// `None` if there is only one.
-    pub(crate) name: Option<String>,
-    pub(crate) program: PathBuf,
-}
-
-fn build(text: &str) -> std::result::Result<Build, String> {
-    match text.split_once('=') {
-        Some((name, program)) if !name.is_empty() && !program.is_empty() => Ok(Build {
-            name: Some(name.to_owned()),
-            program: program.into(),
-        }),
-        _ => Err("expected NAME=PROGRAM, such as old=/tmp/stentor".into()),
-    }
-}
-
-fn setting(text: &str) -> std::result::Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if key.contains('.') => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("expected section.key=value, such as feed.shards=1".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,25 +150,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn a_setting_has_a_section() {
-        assert_eq!(
-            setting("feed.shards=1"),
-            Ok(("feed.shards".into(), "1".into()))
-        );
-        assert!(setting("shards=1").is_err());
-        assert!(setting("feed.shards").is_err());
-    }
-
-    #[test]
-    fn a_build_has_a_name_and_a_program() {
-        let old = build("old=/tmp/a=b").unwrap();
-        assert_eq!(old.name.as_deref(), Some("old"));
-        assert_eq!(old.program, PathBuf::from("/tmp/a=b"));
-        for wrong in ["/tmp/stentor", "=/tmp/stentor", "old="] {
-            assert!(build(wrong).is_err(), "{wrong}");
-        }
     }
 }

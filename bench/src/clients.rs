@@ -7,8 +7,8 @@ use futures_util::future::try_join_all;
 
 use crate::{
     beside::Beside,
-    cli::Named as _,
     limits,
+    named::Named as _,
     orders::{Connect, Connected, Load, Loaded, Order, Publish, Report},
     progress,
     scenario::{Plan, Scenario, share},

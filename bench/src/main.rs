@@ -25,9 +25,11 @@ mod latency;
 mod limits;
 mod metrics;
 mod micro;
+mod named;
 mod orders;
 mod outcome;
 mod plot;
+mod programs;
 mod progress;
 mod report;
 mod run;
@@ -47,8 +49,9 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 
 use crate::{
-    cli::{Arguments, Build, Command, Measure},
+    cli::{Arguments, Command, Measure},
     outcome::{Outcome, Subject},
+    programs::Build,
     report::Results,
     scenario::Scenario,
     servers::Server,

@@ -8,9 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{latency::Counts, verify::Verification, wire::dialect::Dialect};
 
-/// The exchange that all messages go through.
-pub(crate) const EXCHANGE: &str = "feed";
-
 /// An order to a worker. One is carried out after the other.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) enum Order {

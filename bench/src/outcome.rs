@@ -11,7 +11,7 @@ use procfs::{CpuInfo, Current as _, Meminfo};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cli::Named as _, metrics::Metrics, scenario::Scenario, servers::Server, verify::Verification,
+    metrics::Metrics, named::Named as _, scenario::Scenario, servers::Server, verify::Verification,
 };
 
 /// A run.

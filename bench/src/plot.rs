@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use plotters::prelude::*;
 
 use crate::{
-    cli::Named as _,
+    named::Named as _,
     outcome::Outcome,
     scenario::Scenario,
     servers::Server,

@@ -6,11 +6,11 @@ use anyhow::{Result, ensure};
 
 use crate::{
     beside::Beside,
-    cli::Named as _,
     clients::Clients,
     floor,
     latency::{Counts, Latencies},
     metrics::Metrics,
+    named::Named as _,
     orders::{Connected, Load, Loaded, Pace, Publish, Transport},
     outcome::{Conditions, Outcome},
     progress,

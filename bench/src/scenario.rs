@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cli::Named as _,
+    named::Named as _,
     orders::{Churn, Coming, Habits, Load, Pace, Transport},
     wire::body::MIN_SIZE,
 };

@@ -14,7 +14,13 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use testkit::{Authority, Gateway, Process, RabbitMq, eventually, free_ports, keeper};
 
-use crate::{cli::Build, hook, orders::Publish, wire::dialect::Dialect, worker};
+use crate::{
+    hook,
+    orders::Publish,
+    programs::{Build, this_program},
+    wire::dialect::Dialect,
+    worker,
+};
 
 /// A server to measure.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
@@ -431,21 +437,4 @@ async fn start_hook() -> Result<(Process, SocketAddr)> {
     })
     .await;
     Ok((process, address))
-}
-
-/// The path of this program.
-///
-/// # Errors
-/// The system does not tell.
-pub(crate) fn this_program() -> Result<PathBuf> {
-    std::env::current_exe().context("the path of this program")
-}
-
-/// A program that was built along with this one.
-///
-/// # Errors
-/// The system does not tell where this one is.
-pub(crate) fn sibling(name: &str) -> Result<PathBuf> {
-    let this = this_program()?;
-    Ok(this.parent().unwrap_or(Path::new("")).join(name))
 }

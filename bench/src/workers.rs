@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     orders::{Connect, Connected, Order, Report},
-    servers::this_program,
+    programs::this_program,
 };
 
 /// A worker process. Dropped, it is killed; and if this process is killed, it ends by itself, for

@@ -199,7 +199,7 @@ impl Attack {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Named as _;
+    use crate::named::Named as _;
 
     #[test]
     fn each_has_a_name_and_says_what_it_does() {

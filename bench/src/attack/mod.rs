@@ -31,9 +31,10 @@ use self::{
     watch::Watch,
 };
 use crate::{
-    cli::{self, Build, Named as _},
     limits,
+    named::Named as _,
     outcome::{self, Conditions},
+    programs::{self, Build},
     progress, runtime,
     servers::{Server, Servers, Setup},
 };
@@ -65,7 +66,7 @@ pub(crate) struct Options {
     #[arg(long)]
     quick: bool,
     #[command(flatten)]
-    gateway: cli::Gateway,
+    gateway: programs::Gateway,
     /// The folder for the results, a JSON file each
     #[arg(long, value_name = "FOLDER", default_value = "results/attacks")]
     out: PathBuf,

@@ -10,7 +10,7 @@ use super::{
     watch::Grown,
 };
 use crate::{
-    cli::Named as _,
+    named::Named as _,
     outcome::Conditions,
     summary::{columns, number},
 };

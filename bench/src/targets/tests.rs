@@ -5,7 +5,8 @@ use super::{
     *,
 };
 use crate::{
-    cli::{Arguments, Build, Command},
+    cli::{Arguments, Command},
+    programs::Build,
     report::tests::outcome,
     servers::Server,
 };

@@ -3,10 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::{nats, stomp};
-use crate::orders::EXCHANGE;
 
 /// The only virtual host.
 pub(crate) const VHOST: &str = "/";
+
+/// The exchange that all messages go through.
+pub(crate) const EXCHANGE: &str = "feed";
+
+/// The key that everybody may subscribe to.
+pub(crate) const COMMON_KEY: &str = "everybody";
 
 /// A protocol for messages.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -102,6 +107,11 @@ impl Dialect {
             out.extend_from_slice(nats::PONG);
         }
     }
+}
+
+/// The key, and the name, of a user.
+pub(crate) fn user_key(user: u32) -> String {
+    format!("user_{user}")
 }
 
 /// The destination of a key.

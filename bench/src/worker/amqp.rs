@@ -1,7 +1,7 @@
 //! A publisher's side of AMQP 0-9-1. A general client spends several times as much on a message.
 
 use std::{
-    io::{Read, Write as _},
+    io::{self, Read, Write as _},
     net::TcpStream,
 };
 
@@ -11,8 +11,7 @@ use amqp_wire::{
 };
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::publisher::read_some;
-use crate::{orders::EXCHANGE, wire::dialect::VHOST};
+use crate::wire::dialect::{EXCHANGE, VHOST};
 
 /// The only channel.
 const CHANNEL: u16 = 1;
@@ -123,6 +122,19 @@ impl Amqp {
             Some(Event::Method { method, .. }) => Ok(Some(method)),
             // No heart-beats were agreed on, and nothing is consumed.
             Some(other) => bail!("RabbitMQ sends {other:?}"),
+        }
+    }
+}
+
+/// The number of bytes read; `None` if there are none, or none in time.
+pub(super) fn read_some(socket: &mut impl Read, buffer: &mut [u8]) -> Result<Option<usize>> {
+    loop {
+        match socket.read(buffer) {
+            Ok(0) => bail!("the publisher's connection was closed by the server"),
+            Ok(length) => return Ok(Some(length)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("the publisher reads"),
         }
     }
 }

@@ -10,16 +10,11 @@ use std::{
 
 use mio::{event::Event, net::TcpStream};
 
-use super::{
-    clock,
-    fleet::{COMMON_KEY, user_key},
-    link::Link,
-    socket::Socket,
-};
+use super::{clock, link::Link, socket::Socket};
 use crate::{
     orders::Habits,
     wire::{
-        dialect::Said,
+        dialect::{COMMON_KEY, Said, user_key},
         read_on, sockjs, stomp,
         websocket::{self, Opcode},
     },

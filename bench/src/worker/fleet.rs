@@ -26,9 +26,6 @@ const PER_ADDRESS: usize = 5_000;
 /// A receive buffer for clients that do not read: the smaller, the sooner their server notices.
 const SLOW_BUFFER: usize = 4096;
 
-/// The key that everybody may subscribe to.
-pub(crate) const COMMON_KEY: &str = "everybody";
-
 /// An event of a connection, other than a message.
 #[derive(Debug)]
 pub(super) enum Happening {
@@ -277,11 +274,6 @@ impl Fleet {
                 .push((slot, connection.kind(), Happening::Ended(why)));
         }
     }
-}
-
-/// The key, and the name, of a user.
-pub(super) fn user_key(user: u32) -> String {
-    format!("user_{user}")
 }
 
 /// Spreads the slow ones evenly.

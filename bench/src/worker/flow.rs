@@ -5,11 +5,16 @@ use mio::event::Event;
 
 use super::{
     clock::{self, SECOND},
-    fleet::{COMMON_KEY, user_key},
     ledger::Ledger,
     publisher::Publisher,
 };
-use crate::{orders::Pace, wire::body::EVERYBODY};
+use crate::{
+    orders::Pace,
+    wire::{
+        body::EVERYBODY,
+        dialect::{COMMON_KEY, user_key},
+    },
+};
 
 /// Publishers of a flow.
 pub(super) const MAX_PUBLISHERS: usize = 100;

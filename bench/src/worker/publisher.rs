@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use mio::{Interest, Registry, Token, net::TcpStream};
 
-use super::amqp::Amqp;
+use super::amqp::{Amqp, read_some};
 use crate::{
     orders::Publish,
     wire::{
@@ -211,19 +211,6 @@ fn connect(server: SocketAddr) -> Result<net::TcpStream> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-/// The number of bytes read; `None` if there are none, or none in time.
-pub(super) fn read_some(socket: &mut impl Read, buffer: &mut [u8]) -> Result<Option<usize>> {
-    loop {
-        match socket.read(buffer) {
-            Ok(0) => bail!("the publisher's connection was closed by the server"),
-            Ok(length) => return Ok(Some(length)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error).context("the publisher reads"),
-        }
-    }
 }
 
 /// Has `read` take off the bytes that are there to read; `None` without bytes.
