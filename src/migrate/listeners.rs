@@ -1,9 +1,9 @@
 //! Listeners.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::{
-    conf::Setting,
+    conf::{Setting, address, ip_address, only},
     rules::{Draft, number, quote, switch},
 };
 
@@ -150,30 +150,4 @@ impl Draft<'_> {
             self.without(&setting, why);
         }
     }
-}
-
-pub(super) fn only(word: &str, value: &str) -> Result<(), &'static str> {
-    if value == word {
-        return Ok(());
-    }
-    Err("can only be \"none\" here: the name of a listener follows this key")
-}
-
-/// A port, on all addresses, or an address and a port; the IP may stand in brackets.
-pub(super) fn address(value: &str) -> Result<SocketAddr, &'static str> {
-    const WRONG: &str = "is neither a port nor an IP address and a port, such as 127.0.0.1:61613";
-    let Some((ip, port)) = value.rsplit_once(':') else {
-        let port = value.parse().map_err(|_| WRONG)?;
-        return Ok((Ipv4Addr::UNSPECIFIED, port).into());
-    };
-    let ip = ip_address(ip).map_err(|_| WRONG)?;
-    Ok(SocketAddr::new(ip, port.parse().map_err(|_| WRONG)?))
-}
-
-fn ip_address(value: &str) -> Result<IpAddr, &'static str> {
-    let bare = value
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    let ip = bare.unwrap_or(value).parse();
-    ip.map_err(|_| "is no IP address")
 }

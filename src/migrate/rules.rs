@@ -6,9 +6,8 @@ use std::{collections::BTreeMap, time::Duration};
 use url::Url;
 
 use super::{
-    conf::{self, Setting},
+    conf::{self, Setting, address, only},
     keys::{EQUIVALENTS, Kind, PREFIXES, WITHOUT, matches},
-    listeners::{address, only},
 };
 use crate::units::show_size;
 
