@@ -11,7 +11,10 @@ use std::{
 use humantime::format_rfc3339_seconds;
 use tracing::{debug, error, info, warn};
 
-use super::metrics::{self, COUNTS, TALLIES};
+use super::{
+    Bound,
+    metrics::{self, COUNTS, TALLIES},
+};
 
 /// A client's connection, as log lines name it.
 #[derive(Clone, Copy, Debug)]
@@ -509,6 +512,26 @@ pub fn proxy_header_refused(what: &str, remote: SocketAddr, unsaid: u64) {
     warn!(
         target: "stentor::listen", what, %remote, unsaid,
         "a PROXY header came from an address that is not in [listen] trusted_proxies: closed"
+    );
+}
+
+/// A client met a bound, nor had `unsaid` more since this was said the last time.
+pub(super) fn limit_line(bound: Bound, by: &dyn Display, unsaid: u64) {
+    let (by, key) = (by.to_string(), bound.key());
+    warn!(
+        target: "stentor::node", bound = bound.name(), by, key, unsaid,
+        "limit exceeded: clients are refused, or read more slowly"
+    );
+}
+
+/// An address that may stand for many clients is over a bound for one; it is not refused.
+pub fn shared_address_over_bound(bound: Bound, address: &dyn Display) {
+    let (address, key) = (address.to_string(), bound.key());
+    warn!(
+        target: "stentor::node", bound = bound.name(), address, key,
+        "an address of a private network, or of a proxy, is over a bound for one client, so bounds \
+         by address do not hold there: if it is a proxy, let it give its clients' addresses, and \
+         name it in [listen] trusted_proxies"
     );
 }
 

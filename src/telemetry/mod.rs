@@ -5,6 +5,7 @@
 //! Levels: `info` is the life of clients and of this node, their mistakes included; `warn` is what
 //! an operator should look at; `error` is what was lost.
 
+mod bound;
 mod config;
 mod detail;
 mod event;
@@ -22,6 +23,7 @@ use tracing_subscriber::{
     util::{SubscriberInitExt, TryInitError},
 };
 
+pub use bound::{Bound, limit_exceeded};
 pub use config::{Config, Format};
 pub use detail::*;
 pub use event::*;

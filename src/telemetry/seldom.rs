@@ -3,17 +3,35 @@
 use std::time::{Duration, Instant};
 
 /// Lets one event through in a while, and counts those in between.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Seldom {
+    /// How far apart those are that are let through, at least.
+    quiet: Duration,
     /// When one was let through.
     said: Option<Instant>,
     /// Since then.
     unsaid: u64,
 }
 
+impl Default for Seldom {
+    fn default() -> Self {
+        Self::once_in(Self::QUIET)
+    }
+}
+
 impl Seldom {
-    /// Events that are let through are at least this far apart.
+    /// Events that are let through are at least this far apart, unless something else is said.
     pub const QUIET: Duration = Duration::from_secs(5);
+
+    /// Lets one event through in so long.
+    #[must_use]
+    pub const fn once_in(quiet: Duration) -> Self {
+        Self {
+            quiet,
+            said: None,
+            unsaid: 0,
+        }
+    }
 
     /// `Some` if this event should be logged: the number of events left out before it.
     pub fn let_through(&mut self, now: Instant) -> Option<u64> {
@@ -29,7 +47,7 @@ impl Seldom {
     #[must_use]
     pub fn is_quiet(&self, now: Instant) -> bool {
         self.said
-            .is_some_and(|said| now.saturating_duration_since(said) < Self::QUIET)
+            .is_some_and(|said| now.saturating_duration_since(said) < self.quiet)
     }
 
     /// Takes the number of events left out.

@@ -63,6 +63,7 @@ metrics! {
         connections "Connections that are open" count(Family<Label, Gauge>);
         connections_ended "Connections that ended, by the words of their ERROR frame, or by another end" count(Family<Label, Counter>);
         connections_turned_away "Connections that were not taken, for there were too many" count(Counter);
+        limits_exceeded "Times that a client met a bound, by bound: it was refused, or not read for a while" count(Family<Label, Counter>);
         logins "Clients that logged in" count(Counter);
         logins_refused "Clients that were not let in" count(Counter);
         permissions_refused "Things that were denied to clients" count(Counter);
@@ -172,6 +173,14 @@ pub(super) fn connection_began(transport: &'static str) {
     COUNTS
         .connections
         .get_or_create(&[("transport", transport)])
+        .inc();
+}
+
+/// A client met the bound of that name.
+pub(super) fn limit_exceeded(bound: &'static str) {
+    COUNTS
+        .limits_exceeded
+        .get_or_create(&[("bound", bound)])
         .inc();
 }
 
