@@ -14,6 +14,7 @@
 //! - [`hub`], [`presence`], [`broker`], [`auth`] — the services of a connection
 //! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
 //! - [`units`] and [`secret_url`] — how durations, sizes and URLs are written in configuration
+//! - [`address`] — what limits by address count as one
 //! - `backoff`, `deadline`, `later`, `recent`, [`causes`] — pauses between attempts, moments to
 //!   come, a queue of a constant delay, facts that hold for ten seconds, an error in one line
 //!
@@ -29,6 +30,7 @@
     )
 )]
 
+pub mod address;
 pub mod api;
 pub mod app;
 pub mod auth;

@@ -112,8 +112,8 @@ impl Authenticator for CachedAuthenticator {
             let answer = self.inner.allow(user, access).await;
             match &answer {
                 Ok(()) => cache.remember(question, user, before),
-                // A hook that is at fault has taken nothing back.
-                Err(Refusal::Faulty(_)) => {}
+                // A hook that has no answer has taken nothing back.
+                Err(Refusal::Faulty(_) | Refusal::Busy) => {}
                 Err(Refusal::Denied(_)) => {
                     cache.take_back();
                     cache.permitted.forget(question);

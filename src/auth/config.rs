@@ -39,12 +39,14 @@ pub struct Config {
     /// How long making a connection to the hook may take. Default 3 s.
     #[serde(with = "humantime_serde")]
     pub connection_timeout: Duration,
-    /// How long a call may take as a whole: waiting for its turn, connecting, asking and
-    /// reading. Default 5 s.
+    /// How long a call may take: connecting, asking and reading; and how long it may wait for its
+    /// turn before. Default 5 s.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
     /// Calls under way at a time; more wait for their turn. Default 64.
     pub max_calls: usize,
+    /// Of these, calls for one user who is logged in. Default 8.
+    pub max_user_calls: usize,
     /// How long a permission is remembered. Refusals and logins never are. Default 15 s; zero
     /// turns the memory off.
     #[serde(with = "humantime_serde")]
@@ -131,6 +133,7 @@ impl Default for Config {
             connection_timeout: Duration::from_secs(3),
             request_timeout: Duration::from_secs(5),
             max_calls: 64,
+            max_user_calls: 8,
             cache_ttl: Duration::from_secs(15),
             cache_size: 100_000,
             recheck: Duration::ZERO,
@@ -173,6 +176,8 @@ impl Config {
             more_than_zero(key, timeout, "every call would fail")?;
         }
         at_least_one("max_calls", self.max_calls, "no call could be made")?;
+        let why = "nobody could be asked about who is logged in";
+        at_least_one("max_user_calls", self.max_user_calls, why)?;
         let why = "permissions that were taken back would live on";
         at_most("cache_ttl", self.cache_ttl, MAX_CACHE_TTL, why)?;
         if self.cache_size == 0 && !self.cache_ttl.is_zero() {
@@ -321,6 +326,7 @@ impl fmt::Debug for Config {
             .field("connection_timeout", &self.connection_timeout)
             .field("request_timeout", &self.request_timeout)
             .field("max_calls", &self.max_calls)
+            .field("max_user_calls", &self.max_user_calls)
             .field("cache_ttl", &self.cache_ttl)
             .field("cache_size", &self.cache_size)
             .field("recheck", &self.recheck)
@@ -375,6 +381,7 @@ mod tests {
             connection_timeout = "1s"
             request_timeout = "1500ms"
             max_calls = 7
+            max_user_calls = 3
             cache_ttl = "0s"
             cache_size = 8
             disclose_reason = true
@@ -426,6 +433,7 @@ mod tests {
             ("connection_timeout = \"0s\"", "connection_timeout"),
             ("request_timeout = \"0s\"", "request_timeout"),
             ("max_calls = 0", "max_calls"),
+            ("max_user_calls = 0", "max_user_calls"),
             ("cache_size = 0", "cache_size"),
             ("cache_ttl = \"2000years\"", "cache_ttl"),
             ("default_user = \"a\"", "default_user"),

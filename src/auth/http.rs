@@ -18,18 +18,20 @@ use reqwest::{
     redirect,
 };
 use thiserror::Error;
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 use url::{Url, form_urlencoded};
 
 use super::{
     Access, Authenticator, Config, Login, Method, Refusal, Unset, User,
     carried::MAX_CARRIED,
     config::{parse, shown},
+    turns::{Payer, Turns},
 };
-use crate::{causes::with_causes, telemetry};
+use crate::{
+    address::AddressKey,
+    causes::with_causes,
+    telemetry::{self, Bound},
+};
 use fault::{Fault, FaultLog};
 
 /// More of an answer is not read. In bytes.
@@ -46,10 +48,11 @@ const MAX_NAME: usize = 255;
 
 /// Asks the application's hook over HTTP, by the contract of `rabbitmq_auth_backend_http`.
 ///
-/// Connections are kept and used again. Each call is bounded in time, from waiting for its turn
-/// to the last byte of its answer, and in the size of its answer; redirects are not followed,
+/// Connections are kept and used again. Each call is bounded in time, and as much in the time that
+/// it waits for its turn, and in the size of its answer; redirects are not followed,
 /// and proxies of the environment not used: credentials go where the configuration says, and
-/// nowhere else. Whatever goes wrong is a [`Refusal::Faulty`], and is logged here as the hook's
+/// nowhere else. A call that has no turn in time is a [`Refusal::Busy`]. Whatever else goes wrong is
+/// a [`Refusal::Faulty`], and is logged here as the hook's
 /// fault (not every time), with neither parameters nor answer. Denials are for the caller to
 /// log.
 #[derive(Debug)]
@@ -66,7 +69,7 @@ pub struct HttpAuthenticator {
     method: Method,
     request_timeout: Duration,
     /// A turn for each call under way.
-    turns: Semaphore,
+    turns: Arc<Turns>,
 }
 
 /// Where one kind of question goes.
@@ -176,12 +179,12 @@ impl HttpAuthenticator {
             unset: config.unset,
             method: config.http_method,
             request_timeout: config.request_timeout,
-            turns: Semaphore::new(config.max_calls.min(Semaphore::MAX_PERMITS)),
+            turns: Turns::new(config.max_calls, config.max_user_calls),
         })
     }
 
     /// Asks; the tags, if the answer is yes.
-    async fn ask(&self, question: Question<'_>) -> Result<Box<str>, Refusal> {
+    async fn ask(&self, payer: Payer, question: Question<'_>) -> Result<Box<str>, Refusal> {
         let call = question.call();
         let path = match call {
             Call::User => Some(&self.user),
@@ -199,7 +202,10 @@ impl HttpAuthenticator {
             };
         };
         let parse = |reply: &Reply| Ok(Answer::parse(call, reply.status, &reply.body)?);
-        match self.ask_at(path, call, question.encode(), parse).await? {
+        match self
+            .ask_at((path, call), payer, question.encode(), parse)
+            .await?
+        {
             Answer::Allow { tags } => Ok(tags),
             Answer::Deny { reason } => Err(Refusal::Denied(reason)),
         }
@@ -222,7 +228,9 @@ impl HttpAuthenticator {
                 },
             )
         };
-        self.ask_at(&self.user, Call::User, user_parameters(login), parse)
+        let payer = Payer::Login(AddressKey::from(login.address));
+        let parameters = user_parameters(login);
+        self.ask_at((&self.user, Call::User), payer, parameters, parse)
             .await?
     }
 
@@ -246,8 +254,8 @@ impl HttpAuthenticator {
     /// Asks one path; faults are logged.
     async fn ask_at<T>(
         &self,
-        path: &Path,
-        call: Call,
+        (path, call): (&Path, Call),
+        payer: Payer,
         parameters: String,
         parse: impl Fn(&Reply) -> Result<T, Fault>,
     ) -> Result<T, Refusal> {
@@ -256,6 +264,11 @@ impl HttpAuthenticator {
                 "names or credentials are too long".into(),
             )));
         }
+        let waiting = timeout(self.request_timeout, self.turns.take(payer.clone()));
+        let Ok(_turn) = waiting.await else {
+            telemetry::limit_exceeded(Bound::HookTurns, &payer);
+            return Err(Refusal::Busy);
+        };
         let begun = Instant::now();
         let answer = self.call(path, parameters.into(), parse).await;
         telemetry::hook_called(call.name(), begun.elapsed(), answer.is_err());
@@ -278,20 +291,13 @@ impl HttpAuthenticator {
         parameters: Bytes,
         parse: impl Fn(&Reply) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        let (begun, within) = (Instant::now(), self.request_timeout);
-        let mut waited = None;
+        let within = self.request_timeout;
         let answered = timeout(within, async {
-            // The semaphore is never closed; if it were, calls would go without turns.
-            let _turn = self.turns.acquire().await;
-            waited = Some(begun.elapsed());
             parse(&self.exchange(path, parameters).await?)
         });
-        answered.await.unwrap_or_else(|_| {
-            Err(Fault::Timeout {
-                within,
-                waited: waited.unwrap_or(within),
-            })
-        })
+        answered
+            .await
+            .unwrap_or_else(|_| Err(Fault::Timeout(within)))
     }
 
     async fn exchange(&self, path: &Path, form: Bytes) -> Result<Reply, Fault> {
@@ -351,7 +357,15 @@ impl Authenticator for HttpAuthenticator {
         user: &'a User,
         access: &'a Access,
     ) -> BoxFuture<'a, Result<(), Refusal>> {
-        async move { self.ask(question(user, access)).await.map(drop) }.boxed()
+        async move {
+            let payer = match access {
+                // A part of the login, whose user may have nothing under way otherwise.
+                Access::Vhost { ip, .. } => Payer::Login(AddressKey::from(*ip)),
+                _ => Payer::User(Arc::clone(&user.name)),
+            };
+            self.ask(payer, question(user, access)).await.map(drop)
+        }
+        .boxed()
     }
 
     fn groups<'a>(&'a self, user: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
@@ -364,7 +378,8 @@ impl Authenticator for HttpAuthenticator {
                 tags: Cow::Borrowed(&user.tags),
             });
             let parse = |reply: &Reply| Ok(parse_groups(reply.status, &reply.body)?);
-            self.ask_at(path, Call::Groups, question.encode(), parse)
+            let payer = Payer::User(Arc::clone(&user.name));
+            self.ask_at((path, Call::Groups), payer, question.encode(), parse)
                 .await
         }
         .boxed()

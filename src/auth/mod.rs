@@ -9,6 +9,7 @@ mod carried;
 pub mod certificate;
 mod config;
 pub mod http;
+mod turns;
 
 use std::{fmt, future, net::IpAddr, sync::Arc};
 
@@ -64,6 +65,8 @@ pub struct Login {
     pub vhost: Arc<str>,
     /// Further parameters of the question, which may be secrets, too.
     pub more: Vec<Parameter>,
+    /// The client's address: logins of one share their turns.
+    pub address: IpAddr,
 }
 
 impl fmt::Debug for Login {
@@ -126,6 +129,8 @@ pub enum Refusal {
     /// The hook did not answer in its contract (down, slow, another status, an unknown word):
     /// nobody is let in, and the fault is the hook's.
     Faulty(Box<str>),
+    /// It was not asked: the question waited too long for its turn, behind others.
+    Busy,
 }
 
 impl Refusal {
@@ -135,7 +140,7 @@ impl Refusal {
     pub fn disclosed(&self, disclose_reason: bool) -> Option<&str> {
         match self {
             Refusal::Denied(reason) if disclose_reason => reason.as_deref(),
-            Refusal::Denied(_) | Refusal::Faulty(_) => None,
+            Refusal::Denied(_) | Refusal::Faulty(_) | Refusal::Busy => None,
         }
     }
 }
@@ -147,6 +152,7 @@ impl fmt::Display for Refusal {
             Refusal::Denied(None) => f.write_str("denied"),
             Refusal::Denied(Some(reason)) => write!(f, "denied: {reason}"),
             Refusal::Faulty(fault) => write!(f, "the hook is at fault: {fault}"),
+            Refusal::Busy => f.write_str("too many wait for the hook"),
         }
     }
 }
@@ -162,6 +168,7 @@ mod tests {
             password: Some("s3cret".into()),
             vhost: Arc::from("/"),
             more: vec![("token".into(), "s3cret".into())],
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
         };
         let shown = format!("{login:?}");
         assert!(

@@ -45,6 +45,7 @@ pub(super) async fn login(
         password,
         vhost: vhost.into(),
         more,
+        address: context.address.ip(),
     };
     let refused = |cause: &str| {
         let info = ConnectionInfo {
@@ -61,6 +62,7 @@ pub(super) async fn login(
         match refusal {
             Refusal::Denied(_) => Problem::AccessRefused { user },
             Refusal::Faulty(_) => Problem::LoginUnavailable { user },
+            Refusal::Busy => Problem::LoginBusy,
         }
     })?;
     let denied = || Problem::VhostDenied {
@@ -82,6 +84,7 @@ pub(super) async fn login(
             refused(&refusal.to_string());
             match refusal {
                 Refusal::Denied(_) => denied(),
+                Refusal::Busy => Problem::LoginBusy,
                 Refusal::Faulty(_) => Problem::EntryUnavailable {
                     vhost: vhost.into(),
                 },

@@ -106,7 +106,7 @@ async fn recheck_login(context: &Context) -> Result<Subscriptions, Problem> {
         Ok(user) if user == identity.user => {}
         Ok(_) => return Err(Problem::LoginChanged),
         // The hook's fault is in the log.
-        Err(Refusal::Faulty(_)) => return Ok(Vec::new()),
+        Err(Refusal::Faulty(_) | Refusal::Busy) => return Ok(Vec::new()),
         Err(refusal @ Refusal::Denied(_)) => {
             telemetry::permission_refused(&context.info(), "the gateway", &refusal.to_string());
             return Err(not_any_more(identity));

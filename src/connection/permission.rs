@@ -146,7 +146,7 @@ impl<'a> Permissions<'a> {
         } else if self.again {
             match auth.allow_anew(user, &access).await {
                 // The hook's fault is in the log.
-                Err(Refusal::Faulty(_)) => Ok(()),
+                Err(Refusal::Faulty(_) | Refusal::Busy) => Ok(()),
                 answer => answer,
             }
         } else {
@@ -155,7 +155,7 @@ impl<'a> Permissions<'a> {
         answer.map_err(|refusal| {
             let what = what(&access);
             telemetry::permission_refused(&self.context.info(), &what, &refusal.to_string());
-            let is_fault = matches!(refusal, Refusal::Faulty(_));
+            let is_fault = matches!(refusal, Refusal::Faulty(_) | Refusal::Busy);
             let reason = refusal.disclosed(self.context.settings().disclose_reason);
             refused(&access, &what, &user.name, reason, is_fault)
         })

@@ -102,6 +102,15 @@ problems! {
             samples: [TooManyConnections],
         }
 
+        /// The login waited too long for its turn at the hook, for there are too many others.
+        LoginBusy => {
+            message: "busy", code: "login-busy", close: TryAgainLater, reconnect: After(5),
+            page: "Too many logins at a time: this one had to wait for longer than \
+                   `auth.request_timeout` before the authentication backend could be asked",
+            body: "Too many clients log in at the moment. Reconnect after some seconds\n",
+            samples: [LoginBusy],
+        }
+
         /// The server has no room for what the client wants: it is short of memory, or others
         /// send as much as it takes.
         Overloaded => {

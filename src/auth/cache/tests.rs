@@ -266,6 +266,7 @@ async fn logins_are_always_asked_for() {
         password: Some("x".into()),
         vhost: "/".into(),
         more: Vec::new(),
+        address: std::net::Ipv4Addr::LOCALHOST.into(),
     };
     for logins in 1..=3 {
         cache.user(&login).await.unwrap();

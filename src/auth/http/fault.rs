@@ -27,13 +27,8 @@ pub(super) enum Fault {
     #[error("{0}")]
     Connection(String),
     /// No answer in time.
-    #[error("it did not answer within {within:?}{}", waiting(*.within, *.waited))]
-    Timeout {
-        /// How long a call may take.
-        within: Duration,
-        /// How much of that was spent on waiting for a turn.
-        waited: Duration,
-    },
+    #[error("it did not answer within {0:?}")]
+    Timeout(Duration),
     /// The answer did not end.
     #[error("its answer is longer than {0} bytes")]
     TooLong(usize),
@@ -44,14 +39,6 @@ impl Fault {
         // The URL of a GET holds the password.
         Fault::Connection(with_causes(&error.without_url()))
     }
-}
-
-/// Tells a slow hook from too many calls at a time.
-fn waiting(within: Duration, waited: Duration) -> String {
-    if waited.saturating_mul(10) < within {
-        return String::new();
-    }
-    format!("; for {waited:?} of that the call waited for its turn (max_calls)")
 }
 
 /// Says what is wrong with one path of the hook: at the first fault, then now and then, and

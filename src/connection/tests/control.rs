@@ -358,6 +358,7 @@ async fn what_is_kept_to_ask_again_shows_no_secret() {
         password: Some("s3cret".into()),
         vhost: "/".into(),
         more: vec![("token".into(), "s3cret".into())],
+        address: std::net::Ipv4Addr::LOCALHOST.into(),
     };
     let shown = format!("{:?}", rights::Rights::new(login));
     assert!(

@@ -29,6 +29,7 @@ async fn a_fault_is_logged_with_call_and_path_and_without_secrets() {
                 password: Some("hunter2".into()),
                 vhost: "/".into(),
                 more: vec![("sid".into(), "c00kie".into())],
+                address: std::net::Ipv4Addr::LOCALHOST.into(),
             };
             let refusal = authenticator.user(&login).await.unwrap_err();
             let shown = format!("{refusal} {refusal:?} {config:?} {login:?}");

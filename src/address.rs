@@ -1,6 +1,9 @@
 //! The addresses that limits count by.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 /// The address of a client, as limits, the hook and the log take it: behind a trusted proxy, the one
 /// that the proxy names.
@@ -53,6 +56,15 @@ impl From<IpAddr> for AddressKey {
     }
 }
 
+impl fmt::Display for AddressKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V4(address) => address.fmt(f),
+            Self::V6(upper) => write!(f, "{}/64", Ipv6Addr::from_bits(u128::from(*upper) << 64)),
+        }
+    }
+}
+
 /// Whether an address may stand for any number of clients: loopback and private networks, where
 /// proxies and load balancers are, and networks of carriers (RFC 6598). Limits by address refuse
 /// nobody there.
@@ -89,6 +101,7 @@ mod tests {
         assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
         assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
         assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
+        assert_eq!(key("2001:db8:1:2::1").to_string(), "2001:db8:1:2::/64");
     }
 
     #[test]
