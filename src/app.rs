@@ -301,7 +301,7 @@ fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>),
     tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&auth)));
     let outbox = events.as_ref().map(|events| Arc::clone(&events.outbox));
     let presence = presence(config, node, outbox)?;
-    let registry = Registry::new(config.listen.max_connections);
+    let registry = Registry::with_limits(config.listen.max_connections, &config.limits);
     let sessions: Arc<dyn control::Sessions> = Arc::clone(&registry) as _;
     let is_shared = matches!(config.presence.url, presence::Url::Redis(_));
     let nodes = presence.clone().filter(|_| is_shared);

@@ -117,6 +117,11 @@ fn plain_refusal(refusal: &Refusal, text: String) -> Response<Body> {
         let headers = answer.headers_mut();
         headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
     }
+    if let Some(seconds) = refusal.retry_after {
+        answer
+            .headers_mut()
+            .insert(header::RETRY_AFTER, seconds.into());
+    }
     answer
 }
 

@@ -112,6 +112,8 @@ pub struct Refusal {
     pub text: String,
     /// The header `www-authenticate`, for status 401.
     pub challenge: Option<HeaderValue>,
+    /// The header `retry-after`, in seconds.
+    pub retry_after: Option<u16>,
 }
 
 impl Refusal {
@@ -121,7 +123,15 @@ impl Refusal {
             status,
             text: text.into(),
             challenge: None,
+            retry_after: None,
         }
+    }
+
+    /// The same, with the time after which the client may come back.
+    #[must_use]
+    pub fn with_retry_after(mut self, seconds: u16) -> Self {
+        self.retry_after = Some(seconds);
+        self
     }
 
     /// The same, with a challenge to log in by.

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     auth::{Carried, User},
     hub::Hub,
-    node::{Account, ClientAddress, Guard, Services, Settings},
+    node::{Account, ClientAddress, Guard, Services, Settings, UserPlace},
     presence::{Device, PresenceEntry, Status},
     telemetry::{self, ConnectionInfo},
 };
@@ -55,6 +55,8 @@ pub(super) struct Context {
 pub(super) struct Identity {
     pub(super) user: User,
     pub(super) vhost: Arc<Hub>,
+    /// Among the connections of the user.
+    pub(super) place: UserPlace,
     /// The rights to ask the hook about again, if `auth.recheck` is on.
     pub(super) rights: Option<Box<Rights>>,
 }

@@ -9,8 +9,9 @@ use super::{
     rights::Rights,
 };
 use crate::{
-    auth::{Access, Carried, Fact, Login, Refusal},
+    auth::{Access, Carried, Fact, Login, Refusal, User},
     hub::EnterError,
+    node::UserPlace,
     telemetry::{self, ConnectionInfo},
 };
 
@@ -56,7 +57,18 @@ pub(super) async fn login(
         telemetry::login_refused(&info, cause);
     };
     let services = &context.services;
-    let user = services.auth.user(&login).await.map_err(|refusal| {
+    let attempt = services.failed_logins.begin(context.address, &login.user)?;
+    if !attempt.delay().is_zero() {
+        tokio::time::sleep(attempt.delay()).await;
+    }
+    let answer = services.auth.user(&login).await;
+    match &answer {
+        Ok(_) => attempt.succeeded(),
+        Err(Refusal::Denied(_)) => attempt.failed(),
+        // The hook's fault is no failed login.
+        Err(Refusal::Faulty(_) | Refusal::Busy) => drop(attempt),
+    }
+    let user = answer.map_err(|refusal| {
         refused(&refusal.to_string());
         let user = login.user.clone();
         match refusal {
@@ -90,6 +102,7 @@ pub(super) async fn login(
                 },
             }
         })?;
+    let place = enter(context, &user).await?;
     let vhost = services.vhosts.enter(vhost).await.map_err(|error| {
         refused(&error.to_string());
         match error {
@@ -101,6 +114,25 @@ pub(super) async fn login(
     Ok(Identity {
         user,
         vhost,
+        place,
         rights,
     })
+}
+
+/// Takes a place among the connections of the user. Presence is asked about other nodes only where
+/// the user has many on this one.
+async fn enter(context: &Context, user: &User) -> Result<UserPlace, Problem> {
+    /// Of its connections, the share of one node from which on others are looked at.
+    const MANY: u32 = 8;
+    let services = &context.services;
+    let place = services.users.enter(&user.name)?;
+    if let (Some(presence), Some(most)) = (&services.presence, services.users.max_connections())
+        && place.connections() > most.div_ceil(MANY)
+        // Where presence cannot say, this node's own count is the bound.
+        && let Ok(count) = presence.count_sessions(&user.name).await
+        && count >= u64::from(most)
+    {
+        return Err(services.users.too_many_connections(&user.name));
+    }
+    Ok(place)
 }

@@ -27,7 +27,7 @@
 //! | Module | Its part |
 //! |---|---|
 //! | this one | the loop: the order of polls, and the effects of events |
-//! | `read` | bytes to frames; room for large ones (`uploads`) |
+//! | `read` | bytes to frames; room for large ones (`uploads`), and their pace (`pacing`) |
 //! | `write` | messages out of the mailbox, frames into the link |
 //! | `operations` | operations under way, and their results: subscriptions (`route`), queues, settlements (`work`), own messages (`echo`) |
 //! | `goodbye`, `end` | the last words, and the reason |
@@ -48,6 +48,7 @@ mod login;
 pub mod mapping;
 mod online;
 mod operations;
+mod pacing;
 mod perform;
 mod permission;
 mod read;
@@ -233,7 +234,8 @@ impl<L: Link> Connection<L> {
         if let Poll::Ready(done) = self.operations.poll(task) {
             return Poll::Ready(Event::Done(done));
         }
-        if self.session.wants_frame() && !is_congested(&self.link) {
+        let is_read = !self.reader.is_paused() && !is_congested(&self.link);
+        if is_read && self.session.wants_frame() {
             if !self.reader.is_empty() {
                 progress = true;
             } else {
@@ -290,6 +292,7 @@ impl<L: Link> Connection<L> {
     }
 
     fn handle_received(&mut self, now: Instant, bytes: Bytes) {
+        let counted = self.reader.receive(bytes, &self.context);
         let now = now.into_std();
         self.session.handle_activity(now);
         // The session knows all bytes until now; only later ones are news to the timer.
@@ -299,7 +302,9 @@ impl<L: Link> Connection<L> {
         }
         // The timer does not get its turn while there is always something to read.
         self.session.handle_timeout(now);
-        self.reader.receive(bytes);
+        if let Err(problem) = counted {
+            self.session.handle_problem(now, problem);
+        }
     }
 
     fn handle_too_big(&mut self, now: Instant, limit: usize) -> bool {
@@ -331,9 +336,13 @@ impl<L: Link> Connection<L> {
                 .handle_problem(now.into_std(), Problem::Overloaded);
             return true;
         }
+        if let Err(problem) = self.reader.resume(now, &self.context) {
+            self.session.handle_problem(now.into_std(), problem);
+            return true;
+        }
         // A client in the middle of a long message lives. And a client that reads slowly, or waits
         // for room, is not read itself meanwhile, so it cannot be heard.
-        if self.link.was_heard() || is_congested(&self.link) || self.reader.waits_for_room() {
+        if self.link.was_heard() || is_congested(&self.link) || self.reader.waits() {
             self.session.handle_activity(now.into_std());
         }
         self.session.handle_timeout(now.into_std());

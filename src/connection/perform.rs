@@ -22,6 +22,7 @@ use crate::{
     auth::Carried,
     broker::{Consume, destination::Destination},
     hub::DedicatedSink,
+    node::SubscriptionPlace,
     presence::Device,
     telemetry,
 };
@@ -76,6 +77,7 @@ pub(super) async fn subscribe(
 
 async fn open(context: &Context, subscribe: &Subscribe) -> Result<Route, Problem> {
     let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
+    let place = identity.place.subscribe()?;
     let destination = Destination::parse(&subscribe.destination)?;
     let mapping = context.mapping(identity);
     let (ack, headers, unique) = (subscribe.ack, &subscribe.headers, rand::random());
@@ -92,7 +94,10 @@ async fn open(context: &Context, subscribe: &Subscribe) -> Result<Route, Problem
             .await;
         if let Some(shared) = shared? {
             context.note_right(subscribe.subscription, right);
-            return Ok(Route::Shared(shared));
+            return Ok(Route::Shared {
+                shared,
+                _place: place,
+            });
         }
         plan = Plan::Dedicated(mapping::dedicated(
             &destination,
@@ -109,8 +114,8 @@ async fn open(context: &Context, subscribe: &Subscribe) -> Result<Route, Problem
                 .await?;
             let right = Right::Consume(Box::new(request.clone()));
             let is_auto = ack == stomp_session::AckMode::Auto;
-            let route =
-                consume(context, identity, subscribe.subscription, request, is_auto).await?;
+            let id = subscribe.subscription;
+            let route = consume(context, identity, (id, place), request, is_auto).await?;
             context.note_right(subscribe.subscription, || right);
             Ok(route)
         }
@@ -121,15 +126,16 @@ async fn open(context: &Context, subscribe: &Subscribe) -> Result<Route, Problem
 async fn consume(
     context: &Context,
     identity: &Identity,
-    subscription: SubscriptionId,
+    (subscription, place): (SubscriptionId, SubscriptionPlace),
     request: Consume,
     is_auto: bool,
 ) -> Result<Route, Problem> {
+    let places = (place, identity.place.queue()?);
     let mailbox = Arc::clone(context.guard.mailbox());
     let sink = Arc::new(DedicatedSink::new(mailbox, subscription));
     let consuming = identity.vhost.host().consume(request.clone(), sink);
     let consumer = consuming.await?;
-    let route = Dedicated::new(consumer, request, is_auto);
+    let route = Dedicated::new(consumer, request, is_auto, places);
     Ok(Route::Dedicated(Box::new(route)))
 }
 
@@ -217,7 +223,9 @@ async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Proble
         match task {
             Task::Publish(mut sending, replies) => {
                 if let Some((subscription, request)) = replies {
-                    let route = consume(context, identity, subscription, request, true).await?;
+                    let place = identity.place.subscribe()?;
+                    let replies = (subscription, place);
+                    let route = consume(context, identity, replies, request, true).await?;
                     handed.replies.push((subscription, route));
                 }
                 let queue = sending.declare.take();

@@ -5,12 +5,13 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use bytes::Bytes;
 use stomp_grammar::{Command, Decoder, Limits as DecoderLimits};
-use stomp_session::Session;
+use stomp_session::{Problem, Session};
 use tokio::time::{Duration, Instant};
 
 use super::{
     context::Context,
     link::{Link, LinkError, Unfinished},
+    pacing::Pacing,
     uploads::Uploads,
 };
 
@@ -24,6 +25,7 @@ pub(super) struct Reader {
     /// Received and not decoded yet.
     input: Bytes,
     uploads: Uploads,
+    pacing: Pacing,
     /// How many bytes were received with `input`.
     whole: u32,
     /// Frames read.
@@ -40,6 +42,7 @@ impl Reader {
             decoder: Decoder::new(limits),
             input: Bytes::new(),
             uploads: Uploads::default(),
+            pacing: Pacing::default(),
             whole: 0,
             frames: 0,
             messages: 0,
@@ -53,9 +56,27 @@ impl Reader {
     }
 
     /// These bytes came; all that came before is decoded.
-    pub(super) fn receive(&mut self, bytes: Bytes) {
+    ///
+    /// # Errors
+    /// The client is too fast, and has to go.
+    pub(super) fn receive(&mut self, bytes: Bytes, context: &Context) -> Result<(), Problem> {
         self.whole = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let counted = self.pacing.count_bytes(bytes.len(), context);
         self.input = bytes;
+        counted
+    }
+
+    /// Whether the client is not read for now, nor are its frames decoded, for it was too fast.
+    pub(super) fn is_paused(&self) -> bool {
+        self.pacing.is_paused()
+    }
+
+    /// Goes on after a pause, if it is time.
+    ///
+    /// # Errors
+    /// As [`Reader::receive`].
+    pub(super) fn resume(&mut self, now: Instant, context: &Context) -> Result<(), Problem> {
+        self.pacing.resume(now, context)
     }
 
     /// True if all whole frames are decoded.
@@ -65,7 +86,11 @@ impl Reader {
 
     /// Hands the session its next frame; `false` if there is none, or it must wait.
     pub(super) fn decode(&mut self, session: &mut Session, context: &Context) -> bool {
-        if self.input.is_empty() || !session.wants_frame() || self.turn >= FRAMES_A_TURN {
+        if self.input.is_empty()
+            || self.is_paused()
+            || !session.wants_frame()
+            || self.turn >= FRAMES_A_TURN
+        {
             return false;
         }
         self.turn = self.turn.saturating_add(1);
@@ -78,10 +103,14 @@ impl Reader {
                     self.input = Bytes::new();
                 }
                 self.frames = self.frames.wrapping_add(1);
-                if frame.command == Command::Send {
+                let command = frame.command;
+                if command == Command::Send {
                     self.messages = self.messages.wrapping_add(1);
                 }
                 session.handle_frame(now, frame);
+                if let Err(problem) = self.pacing.count_frame(command, context) {
+                    session.handle_problem(now, problem);
+                }
                 self.decoder.set_version(session.version());
                 true
             }
@@ -133,14 +162,15 @@ impl Reader {
         }
     }
 
-    /// True if the client is not read, because there is no room for its bytes.
-    pub(super) fn waits_for_room(&self) -> bool {
-        self.uploads.waits()
+    /// True if the client is not read: there is no room for its bytes, or it was too fast.
+    pub(super) fn waits(&self) -> bool {
+        self.uploads.waits() || self.is_paused()
     }
 
-    /// When [`Reader::is_overdue`] is to be asked.
+    /// When [`Reader::is_overdue`] is to be asked, or [`Reader::resume`] called.
     pub(super) fn deadline(&self, patience: Duration) -> Option<Instant> {
-        self.uploads.deadline(patience)
+        let upload = self.uploads.deadline(patience);
+        upload.into_iter().chain(self.pacing.deadline()).min()
     }
 
     /// True if the client has waited for room for too long, or kept it from others.

@@ -7,13 +7,17 @@ use stomp_session::SubscriptionId;
 use crate::{
     broker::{Consume, Consumer},
     hub::SharedSubscription,
+    node::{QueuePlace, SubscriptionPlace},
     telemetry::DedicatedSubscriptionCounted,
 };
 
 /// How a subscription of this connection is served.
 pub(super) enum Route {
     /// A feed's; ends when it is dropped.
-    Shared(SharedSubscription),
+    Shared {
+        shared: SharedSubscription,
+        _place: SubscriptionPlace,
+    },
     /// Its own consumer's.
     Dedicated(Box<Dedicated>),
 }
@@ -25,15 +29,22 @@ pub(super) struct Dedicated {
     /// Messages are settled when they are written, not by the client.
     pub(super) is_auto: bool,
     _counted: DedicatedSubscriptionCounted,
+    _places: (SubscriptionPlace, QueuePlace),
 }
 
 impl Dedicated {
-    pub(super) fn new(consumer: Arc<dyn Consumer>, request: Consume, is_auto: bool) -> Self {
+    pub(super) fn new(
+        consumer: Arc<dyn Consumer>,
+        request: Consume,
+        is_auto: bool,
+        places: (SubscriptionPlace, QueuePlace),
+    ) -> Self {
         Self {
             consumer,
             request,
             is_auto,
             _counted: DedicatedSubscriptionCounted::begin(),
+            _places: places,
         }
     }
 
@@ -77,7 +88,7 @@ impl Routes {
     /// feed.
     pub(super) fn hearing(&self, exchange: &str, key: &str) -> Vec<SubscriptionId> {
         let hears = |route: &Route| match route {
-            Route::Shared(shared) => shared.hears(exchange, key),
+            Route::Shared { shared, .. } => shared.hears(exchange, key),
             Route::Dedicated(_) => false,
         };
         let routes = self.0.iter().filter(|(_, route)| hears(route));

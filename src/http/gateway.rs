@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use sockjs_server::{
     Application, Caller, Channel, Opening, Refusal, Seat, SharedSession, WebSocket,
 };
+use stomp_session::{Problem, Reconnect};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::OwnedSemaphorePermit,
@@ -55,13 +56,8 @@ impl Application for Gateway {
         let carried = carried.map_err(not_carried)?;
         let carried = Carried::with_certificate(carried, client.certificate.clone());
         // Taken before the answer, so that a drain waits for this one too.
-        let Some(guard) = self.services.enter() else {
-            self.services.registry.log_turned_away(client.what);
-            return Err(Refusal::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "There are as many connections as this server takes.",
-            ));
-        };
+        let entered = self.services.enter_from(client.address);
+        let guard = entered.map_err(|problem| self.no_room(&problem, client))?;
         let peer = Peer {
             address: client.address,
             transport: opening.transport,
@@ -83,6 +79,22 @@ impl Application for Gateway {
         let services = Arc::clone(&self.services);
         // A task of its own, which keeps nothing of how the client came in.
         tokio::spawn(connection::serve(services, channel, peer, guard));
+    }
+}
+
+impl Gateway {
+    fn no_room(&self, problem: &Problem, client: &Client) -> Refusal {
+        let status = if *problem == Problem::TooManyConnections {
+            self.services.registry.log_turned_away(client.what);
+            StatusCode::SERVICE_UNAVAILABLE
+        } else {
+            StatusCode::TOO_MANY_REQUESTS
+        };
+        let refusal = Refusal::new(status, problem.detail().trim_end());
+        match problem.reconnect() {
+            Reconnect::After(seconds) => refusal.with_retry_after(seconds),
+            _ => refusal,
+        }
     }
 }
 

@@ -252,6 +252,33 @@ async fn there_are_only_so_many_connections() {
     open(&server, "/ws").await.unwrap();
 }
 
+/// 429, for it is not the server that is full; and when to come back.
+#[tokio::test]
+async fn connects_that_come_too_fast_are_told_when_to_come_back() {
+    let limits = Limits {
+        max_address_connects_per_second: 1,
+        max_connects_per_second: 1,
+        ..Limits::default()
+    };
+    let server = server_with(services_with(100, limits), TIMEOUT, Forwarding::default()).await;
+    let mut refused = None;
+    for _ in 0..20 {
+        match open(&server, "/ws").await {
+            Ok(_) => {}
+            Err(tungstenite::Error::Http(answer)) => {
+                refused = Some(answer);
+                break;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let answer = refused.expect("ten may come at once");
+    assert_eq!(answer.status(), 429);
+    assert_eq!(answer.headers()["retry-after"], "1");
+    let body = String::from_utf8_lossy(answer.body().as_ref().unwrap()).into_owned();
+    assert!(body.contains("Reconnect after 1 s"), "{body}");
+}
+
 #[tokio::test]
 async fn a_client_that_takes_too_long_for_a_request_is_cut() {
     let server = server(10, Duration::from_millis(200)).await;

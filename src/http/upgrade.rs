@@ -68,6 +68,9 @@ pub(super) fn refuse(refusal: &Refusal) -> HttpAnswer {
     if let Some(challenge) = &refusal.challenge {
         headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
     }
+    if let Some(seconds) = refusal.retry_after {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
     answer
 }
 

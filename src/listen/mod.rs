@@ -146,12 +146,17 @@ pub async fn serve_stomp<T: SocketLayer>(
             let Some(entered) = entrance.enter(stream, remote).await else {
                 return;
             };
-            let Some(guard) = services.enter() else {
-                services.registry.log_turned_away(what);
-                if let Ok(_turn) = farewells.try_acquire() {
-                    turn_away(entered.stream).await;
+            let guard = match services.enter_from(entered.address) {
+                Ok(guard) => guard,
+                Err(problem) => {
+                    if problem == Problem::TooManyConnections {
+                        services.registry.log_turned_away(what);
+                    }
+                    if let Ok(_turn) = farewells.try_acquire() {
+                        turn_away(entered.stream, &problem).await;
+                    }
+                    return;
                 }
-                return;
             };
             let link = TcpLink::new(entered.stream);
             let peer = Peer {
@@ -166,9 +171,11 @@ pub async fn serve_stomp<T: SocketLayer>(
     .await;
 }
 
-/// Tells a client that there is no room for it, and hangs up.
-async fn turn_away<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S) {
-    let problem = Problem::TooManyConnections;
+/// Tells a client why there is no room for it, and hangs up.
+async fn turn_away<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+    stream: S,
+    problem: &Problem,
+) {
     let mut link = TcpLink::new(stream);
     link.send(Outbound::whole(&problem.frame()));
     let told = async {

@@ -86,7 +86,7 @@ async fn streams_are_accepted_until_it_is_enough_and_go_on_then() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_is_turned_away_is_told_why() {
     let (mut client, server) = tokio::io::duplex(1024);
-    let turned_away = tokio::spawn(turn_away(server));
+    let turned_away = tokio::spawn(turn_away(server, &Problem::TooManyConnections));
     client.write_all(b"CONNECT\n\n\0").await.unwrap();
     let mut told = String::new();
     client.read_to_string(&mut told).await.unwrap();
@@ -101,5 +101,10 @@ async fn a_client_that_is_turned_away_is_told_why() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_listen_is_cut() {
     let (_client, server) = tokio::io::duplex(16);
-    timeout(FAREWELL * 2, turn_away(server)).await.unwrap();
+    timeout(
+        FAREWELL * 2,
+        turn_away(server, &Problem::TooManyConnections),
+    )
+    .await
+    .unwrap();
 }

@@ -6,6 +6,7 @@
 //! - [`Registry`]: who is connected, and which sessions are logged in. It knows a session by
 //!   [`LoggedIn`], which a connection implements.
 //! - [`LoginPolicy`]: how often a user may be logged in; [`Logins`]: which credentials count.
+//! - [`Limits`]: what one address, user or connection may take: connections, logins, frames.
 //! - [`Room`]: bytes of what clients publish, while it is under way.
 //! - [`Memory`]: how much memory the process takes, and what it may; above a mark less is let in,
 //!   and the greatest mailboxes go.
@@ -26,7 +27,10 @@ mod sessions;
 mod settings;
 
 pub use config::MemoryConfig;
-pub use limits::{AddressKey, ClientAddress, Limits, Stomp, is_shared, session_config};
+pub use limits::{
+    AddressKey, Attempt, Bucket, ClientAddress, FailedLogins, Limits, Pace, Paces, QueuePlace,
+    Stomp, SubscriptionPlace, TooFast, UserPlace, Users, is_shared, session_config,
+};
 pub use logged_in::LoggedIn;
 pub use logins::Logins;
 pub use memory::{Memory, Shed};

@@ -14,7 +14,11 @@ use parking_lot::Mutex;
 use stomp_session::Problem;
 use tokio::{sync::watch, time::Instant};
 
-use super::{logged_in::LoggedIn, memory::Shed};
+use super::{
+    limits::{AddressKey, Arrivals, ClientAddress, Limits},
+    logged_in::LoggedIn,
+    memory::Shed,
+};
 use crate::{
     deadline::later,
     hub::Mailbox,
@@ -29,6 +33,7 @@ pub struct Registry {
     draining: AtomicBool,
     count: watch::Sender<usize>,
     max: usize,
+    arrivals: Arrivals,
     turned_away: Mutex<Seldom>,
 }
 
@@ -45,17 +50,28 @@ pub struct Guard {
     registry: Arc<Registry>,
     number: u64,
     mailbox: Arc<Mailbox>,
+    /// If it is counted by its address.
+    address: Option<AddressKey>,
 }
 
 impl Registry {
-    /// A registry that takes `max` connections at a time.
+    /// A registry that takes `max` connections at a time, and of each address as many as by
+    /// default.
     #[must_use]
     pub fn new(max: usize) -> Arc<Self> {
+        Self::with_limits(max, &Limits::default())
+    }
+
+    /// A registry that takes `max` connections at a time, and of each address as many as `limits`
+    /// allow.
+    #[must_use]
+    pub fn with_limits(max: usize, limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
             places: Mutex::default(),
             draining: AtomicBool::new(false),
             count: watch::Sender::new(0),
             max,
+            arrivals: Arrivals::new(limits),
             turned_away: Mutex::default(),
         })
     }
@@ -90,7 +106,26 @@ impl Registry {
             registry: Arc::clone(self),
             number,
             mailbox,
+            address: None,
         })
+    }
+
+    /// The same, if the address that it comes from has not too many.
+    ///
+    /// # Errors
+    /// The client's answer.
+    pub fn enter_from(
+        self: &Arc<Self>,
+        client: ClientAddress,
+        mailbox: Arc<Mailbox>,
+    ) -> Result<Guard, Problem> {
+        let address = self.arrivals.enter(client)?;
+        let Some(mut guard) = self.enter(mailbox) else {
+            self.arrivals.leave(address);
+            return Err(Problem::TooManyConnections);
+        };
+        guard.address = Some(address);
+        Ok(guard)
     }
 
     /// Logs, now and then, that [`Registry::enter`] had no place for a client of this listener.
@@ -232,5 +267,9 @@ impl Drop for Guard {
         let mut places = self.registry.places.lock();
         places.remove(&self.number);
         self.registry.count.send_replace(places.len());
+        drop(places);
+        if let Some(address) = self.address {
+            self.registry.arrivals.leave(address);
+        }
     }
 }

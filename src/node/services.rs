@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use stomp_session::Problem;
 use tokio::time::Instant;
 
 use super::{
+    limits::{ClientAddress, FailedLogins, Paces, Users},
     memory::Memory,
     registry::{Guard, Registry},
     room::Room,
@@ -31,6 +33,12 @@ pub struct Services {
     pub control: Control,
     /// How much memory there is, and the room for what clients send.
     pub memory: Arc<Memory>,
+    /// The users that are connected, and what they have.
+    pub users: Arc<Users>,
+    /// Logins that failed.
+    pub failed_logins: Arc<FailedLogins>,
+    /// How fast a connection may send.
+    pub paces: Paces,
     settings: Settings,
     started: Instant,
 }
@@ -54,6 +62,9 @@ impl Services {
             presence,
             registry,
             control,
+            users: Users::new(&settings.limits),
+            failed_logins: FailedLogins::new(&settings.limits),
+            paces: Paces::new(&settings.limits),
             settings,
             started: Instant::now(),
         })
@@ -76,5 +87,14 @@ impl Services {
     pub fn enter(&self) -> Option<Guard> {
         self.registry
             .enter(Mailbox::new(self.settings.mailbox.clone()))
+    }
+
+    /// The same, if the address that it comes from has not too many.
+    ///
+    /// # Errors
+    /// The client's answer.
+    pub fn enter_from(&self, client: ClientAddress) -> Result<Guard, Problem> {
+        let mailbox = Mailbox::new(self.settings.mailbox.clone());
+        self.registry.enter_from(client, mailbox)
     }
 }

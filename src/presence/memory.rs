@@ -251,6 +251,11 @@ impl Presence for MemoryPresence {
         self.inner.state.lock().held.of(user).to_vec()
     }
 
+    fn count_sessions<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<u64, PresenceError>> {
+        let count = self.inner.state.lock().held.of(user).len() as u64;
+        future::ready(Ok(count)).boxed()
+    }
+
     fn users<'a>(
         &'a self,
         names: &'a [&'a str],

@@ -91,6 +91,13 @@ pub trait Presence: Send + Sync + 'static {
         .boxed()
     }
 
+    /// About how many sessions a user has on all nodes. Does not take longer the more there are;
+    /// those of a node that died count until they are cleared up.
+    ///
+    /// # Errors
+    /// As [`Presence::users`].
+    fn count_sessions<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<u64, PresenceError>>;
+
     /// The users of a group that others may see as online, on all nodes: each once, in the order
     /// of their names. Takes time proportional to those who are online.
     ///

@@ -144,6 +144,10 @@ impl Presence for RedisPresence {
         self.reader.users(names).boxed()
     }
 
+    fn count_sessions<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<u64, PresenceError>> {
+        self.reader.count_sessions(user).boxed()
+    }
+
     fn group<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Member>, PresenceError>> {
         self.reader.group(name).boxed()
     }

@@ -46,6 +46,7 @@ mod e2e_vhosts;
 mod foreign;
 mod house;
 mod isolation_links;
+mod isolation_logins;
 mod isolation_memory;
 mod isolation_publishing;
 mod isolation_refusals;

@@ -188,6 +188,7 @@ contract! {
     all_sessions_are_listed_page_by_page
     a_cursor_that_is_none_is_an_error
     sessions_users_and_nodes_are_counted
+    the_sessions_of_a_user_are_counted
     a_user_that_comes_and_goes_is_told_once
     a_page_s_reload_is_no_event
     only_the_last_departure_settles
@@ -634,6 +635,25 @@ async fn an_event_names_the_groups<F: Fixture>() {
     let went = within(DEADLINE, "an event", events.next(1)).await;
     assert_eq!(went[0].keys().collect::<BTreeSet<_>>(), keys);
     assert!(went[0].at >= came[0].at);
+}
+
+async fn the_sessions_of_a_user_are_counted<F: Fixture>() {
+    let presence = F::start().await.node("n");
+    let user = unique("user");
+    assert_eq!(presence.count_sessions(&user).await, Ok(0));
+    let sessions = [(); 3].map(|()| session(&user, &[]));
+    for session in &sessions {
+        presence.join(Arc::clone(session));
+    }
+    let count = async |count: u64| {
+        eventually(DEADLINE, format!("{count} are counted"), async || {
+            (presence.count_sessions(&user).await == Ok(count)).then_some(())
+        })
+        .await;
+    };
+    count(3).await;
+    presence.leave(&sessions[0]);
+    count(2).await;
 }
 
 async fn a_claim_hears_of_the_sessions_before_it<F: Fixture>() {

@@ -102,6 +102,58 @@ problems! {
             samples: [TooManyConnections],
         }
 
+        /// One address has as many connections as one may have.
+        TooManyFromAddress {
+            /// How many one may have.
+            limit: usize,
+        } => {
+            message: "too many connections", code: "address-connections", close: TryAgainLater,
+            reconnect: After(30),
+            page: "The client's address has as many connections as one may have \
+                   (`limits.max_address_connections`)",
+            body: format!(
+                "Your address has {limit} connections to this server, as many as one may have. \
+                 Close some, or reconnect after a while\n"
+            ),
+            samples: [TooManyFromAddress { limit: 10_000 }],
+        }
+
+        /// Connections come too fast, from one address or in all.
+        ConnectingTooFast {
+            /// After how many seconds one more may come.
+            seconds: u16,
+        } => {
+            message: "too many connections", code: "connect-rate", close: TryAgainLater,
+            reconnect: After(*seconds),
+            page: "More connections a second than one address may open \
+                   (`limits.max_address_connects_per_second`), or all together \
+                   (`limits.max_connects_per_second`)",
+            body: format!(
+                "Connections come faster than this server takes them. Reconnect after {seconds} \
+                 s\n"
+            ),
+            samples: [ConnectingTooFast { seconds: 1 }],
+        }
+
+        /// Too many logins of this user failed from this address. The hook is not asked.
+        TooManyFailedLogins {
+            /// The user's name, as the client gave it.
+            user: Box<str>,
+            /// After how many seconds it may try again.
+            seconds: u16,
+        } => {
+            message: "Bad CONNECT", code: "failed-logins", close: TryAgainLater,
+            reconnect: After(*seconds),
+            page: "Too many logins of this user from this address failed \
+                   (`limits.max_failed_logins`)",
+            body: format!(
+                "Too many logins of user '{}' failed from this address. Try again after {seconds} \
+                 s\n",
+                clip(user)
+            ),
+            samples: [TooManyFailedLogins { user: "guest".into(), seconds: 30 }],
+        }
+
         /// The login waited too long for its turn at the hook, for there are too many others.
         LoginBusy => {
             message: "busy", code: "login-busy", close: TryAgainLater, reconnect: After(5),
@@ -109,6 +161,22 @@ problems! {
                    `auth.request_timeout` before the authentication backend could be asked",
             body: "Too many clients log in at the moment. Reconnect after some seconds\n",
             samples: [LoginBusy],
+        }
+
+        /// The user has as many connections as one may have.
+        TooManyOfUser {
+            /// How many one may have.
+            limit: u32,
+        } => {
+            message: "too many connections", code: "user-connections", close: TryAgainLater,
+            reconnect: After(30),
+            page: "The user has as many connections as one may have \
+                   (`limits.max_user_connections`)",
+            body: format!(
+                "This user has {limit} connections, as many as one may have. Close some, or \
+                 reconnect after a while\n"
+            ),
+            samples: [TooManyOfUser { limit: 10_000 }],
         }
 
         /// The server has no room for what the client wants: it is short of memory, or others
@@ -283,6 +351,25 @@ problems! {
             body: "Messages arrive faster than they are read. Reconnect, and read faster or \
                    subscribe to less\n",
             samples: [SlowConsumer],
+        }
+
+        /// The client sends faster than it may, where the configuration ends the session for it.
+        TooFast {
+            /// Of which it sends too many.
+            what: &'static str,
+            /// After how many seconds it might have gone on.
+            seconds: u16,
+        } => {
+            message: "too fast", code: "too-fast", close: TryAgainLater, reconnect: After(*seconds),
+            page: "The client sends faster than `limits.max_messages_per_second`, \
+                   `max_bytes_per_second`, `max_subscribes_per_second` or \
+                   `max_user_subscribes_per_second`, and `limits.too_fast` is `disconnect`. The \
+                   body says of which there were too many",
+            body: format!(
+                "You send more {what} a second than one may. Reconnect after {seconds} s, and send \
+                 more slowly\n"
+            ),
+            samples: [TooFast { what: "messages", seconds: 2 }],
         }
 
         /// A message for the client is not UTF-8, and its transport carries only text. It is
@@ -467,6 +554,38 @@ problems! {
                 "At most {limit} subscriptions may be open at once. UNSUBSCRIBE from some first\n"
             ),
             samples: [TooManySubscriptions { limit: 100 }],
+        }
+
+        /// The connections of one user have as many subscriptions together as they may.
+        TooManySubscriptionsOfUser {
+            /// How many they may have.
+            limit: u32,
+        } => {
+            message: "Too many subscriptions", code: "user-subscriptions", close: TryAgainLater,
+            reconnect: After(30),
+            page: "All connections of the user together have more than \
+                   `limits.max_user_subscriptions`",
+            body: format!(
+                "All connections of this user may have {limit} subscriptions together. \
+                 UNSUBSCRIBE from some first, or reconnect after a while\n"
+            ),
+            samples: [TooManySubscriptionsOfUser { limit: 100_000 }],
+        }
+
+        /// The subscriptions of one user have as many queues of their own as they may.
+        TooManyQueuesOfUser {
+            /// How many they may have.
+            limit: u32,
+        } => {
+            message: "Too many subscriptions", code: "user-queues", close: TryAgainLater,
+            reconnect: After(30),
+            page: "The user's subscriptions with queues of their own are more than \
+                   `limits.max_user_queues`",
+            body: format!(
+                "All connections of this user may have {limit} subscriptions with queues of their \
+                 own. UNSUBSCRIBE from some first, or reconnect after a while\n"
+            ),
+            samples: [TooManyQueuesOfUser { limit: 10_000 }],
         }
     }
 

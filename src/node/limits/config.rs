@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use humantime::format_duration;
 use serde::Deserialize;
 
 use super::super::room::Share;
@@ -77,12 +78,57 @@ pub struct Limits {
     /// Words in a routing key that is published with all others. Messages whose key has more go on
     /// a channel of their own, one at a time for each user.
     pub max_fast_key_words: usize,
+    /// Connections of one address; 0: any number. Here and below, an IPv6 address is its /64, and
+    /// addresses that may stand for many clients are not refused.
+    pub max_address_connections: usize,
+    /// Connects of one address a second, and ten times as many at once; 0: any number.
+    pub max_address_connects_per_second: u32,
+    /// The same of all addresses together.
+    pub max_connects_per_second: u32,
+    /// Failed logins of one user from one address at once; the next ones are refused, until one is
+    /// forgotten. 0: any number.
+    pub max_failed_logins: u32,
+    /// After how long one failed login is forgotten.
+    #[serde(with = "humantime_serde")]
+    pub failed_login_recovery: Duration,
+    /// How long a login waits from an address where its user was not before, while many of that
+    /// user fail from others.
+    #[serde(with = "humantime_serde")]
+    pub failed_login_delay: Duration,
+    /// Connections of one user; 0: any number.
+    pub max_user_connections: usize,
+    /// Subscriptions of all connections of one user; 0: any number.
+    pub max_user_subscriptions: usize,
+    /// Those of them that have a queue of their own; 0: any number.
+    pub max_user_queues: usize,
+    /// SUBSCRIBE frames of a connection a second, and ten times as many at once; 0: any number.
+    pub max_subscribes_per_second: u32,
+    /// The same of all connections of a user.
+    pub max_user_subscribes_per_second: u32,
+    /// SEND frames of a connection a second, and ten times as many at once; 0: any number.
+    pub max_messages_per_second: u32,
+    /// Bytes of a connection a second, and ten times as many at once; 0: any number.
+    #[serde(deserialize_with = "size")]
+    pub max_bytes_per_second: usize,
+    /// What happens to a client that is faster.
+    pub too_fast: TooFast,
     /// How long a write may be stuck because the client does not read, before it is closed.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
     /// How long a client may take to close after its DISCONNECT was answered.
     #[serde(with = "humantime_serde")]
     pub disconnect_linger: Duration,
+}
+
+/// What happens to a client that sends faster than it may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TooFast {
+    /// It is not read until it is slow enough.
+    #[default]
+    Wait,
+    /// Its session ends.
+    Disconnect,
 }
 
 impl Default for Limits {
@@ -107,6 +153,20 @@ impl Default for Limits {
             max_pattern_hashes: 2,
             max_key_words: 64,
             max_fast_key_words: 16,
+            max_address_connections: 10_000,
+            max_address_connects_per_second: 500,
+            max_connects_per_second: 5_000,
+            max_failed_logins: 10,
+            failed_login_recovery: Duration::from_secs(30),
+            failed_login_delay: Duration::from_secs(3),
+            max_user_connections: 10_000,
+            max_user_subscriptions: 100_000,
+            max_user_queues: 10_000,
+            max_subscribes_per_second: 200,
+            max_user_subscribes_per_second: 5_000,
+            max_messages_per_second: 10_000,
+            max_bytes_per_second: 64 << 20,
+            too_fast: TooFast::Wait,
             write_timeout: Duration::from_secs(30),
             disconnect_linger: Duration::from_secs(2),
         }
@@ -213,7 +273,40 @@ impl Limits {
                 ),
             ));
         }
-        more_than_zero("write_timeout", self.write_timeout, nothing)
+        more_than_zero("write_timeout", self.write_timeout, nothing)?;
+        self.check_rates()
+    }
+
+    fn check_rates(&self) -> Checked {
+        let for_ever = "a user whose logins failed could never try again";
+        more_than_zero(
+            "failed_login_recovery",
+            self.failed_login_recovery,
+            for_ever,
+        )?;
+        if self.failed_login_delay >= self.login_timeout {
+            return Err((
+                "failed_login_delay",
+                format!(
+                    "is {}, not less than login_timeout ({}), so slowed logins would never be \
+                     complete; lower it, or raise the other",
+                    format_duration(self.failed_login_delay),
+                    format_duration(self.login_timeout)
+                ),
+            ));
+        }
+        let whole = self.max_address_connects_per_second;
+        let all = self.max_connects_per_second;
+        if all > 0 && whole > all {
+            return Err((
+                "max_address_connects_per_second",
+                format!(
+                    "is {whole}, more than max_connects_per_second ({all}), so it could never be \
+                     reached; lower it, or raise the other"
+                ),
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
 
 use super::{
     Store,
-    entry::{BUCKETS, LeaseId, decode, decode_listed, decode_node, group_key, user_key},
+    entry::{BUCKETS, LEFT, LeaseId, decode, decode_listed, decode_node, group_key, user_key},
     script, unavailable,
 };
 use crate::presence::{
@@ -88,6 +88,17 @@ impl Reader {
             users.push(UserPresence::new(sessions.collect()));
         }
         Ok(users)
+    }
+
+    /// The entries of a user, but for those that are no sessions.
+    pub(super) async fn count_sessions(&self, user: &str) -> Result<u64, PresenceError> {
+        let key = user_key(user);
+        let mut pipe = Pipeline::new();
+        pipe.hlen(&key).hexists(&key, "").hexists(&key, LEFT);
+        let (entries, told, left): (u64, bool, bool) = self.store.call(&pipe).await?;
+        Ok(entries
+            .saturating_sub(u64::from(told))
+            .saturating_sub(u64::from(left)))
     }
 
     /// Writes a session down, in one go with reading which others of its user were there.

@@ -131,3 +131,23 @@ async fn what_is_the_gateway_s_own_cannot_be_published_to() {
         );
     }
 }
+
+/// Other nodes are looked at as soon as a user has an eighth of its connections on one.
+#[tokio::test]
+async fn a_user_s_connections_are_counted_on_all_nodes() {
+    let cluster = Cluster::open(|_, builder| builder.set("limits.max_user_connections", "8")).await;
+    let mut alice = Vec::new();
+    for _ in 0..8 {
+        alice.push(cluster.tcp(0, "alice").await);
+    }
+    cluster
+        .until_online(&[0, 1, 2], &["alice".to_owned()])
+        .await;
+    // The first on another node is not looked at, the second is.
+    alice.push(cluster.tcp(1, "alice").await);
+    let mut late = StompClient::tcp(cluster.gateway(1).stomp_address()).await;
+    late.send(&cluster.balancer.login("alice").frame()).await;
+    let error = late.expect_error("too many connections").await;
+    assert_eq!(error.header("error-code"), Some("user-connections"));
+    drop(cluster.tcp(1, "bob").await);
+}
