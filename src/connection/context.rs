@@ -49,6 +49,8 @@ pub(super) struct Context {
     status: Mutex<Status>,
     /// The broker has heard of the action that is being done.
     is_handing: AtomicBool,
+    /// Whether the action that is being done waits for the hook.
+    is_asking: AtomicBool,
 }
 
 /// The identity that a login proved.
@@ -79,6 +81,7 @@ impl Context {
             here: OnceLock::new(),
             status: Mutex::default(),
             is_handing: AtomicBool::new(false),
+            is_asking: AtomicBool::new(false),
         })
     }
 
@@ -164,6 +167,17 @@ impl Context {
     /// True if the broker has heard of the action that is being done.
     pub(super) fn is_handing(&self) -> bool {
         self.is_handing.load(Ordering::Relaxed)
+    }
+
+    /// The action that is being done waits for the hook, or no more. As
+    /// [`Context::set_handing`].
+    pub(super) fn set_asking(&self, is_asking: bool) {
+        self.is_asking.store(is_asking, Ordering::Relaxed);
+    }
+
+    /// Whether the action that is being done waits for the hook.
+    pub(super) fn is_asking(&self) -> bool {
+        self.is_asking.load(Ordering::Relaxed)
     }
 
     /// As presence knows this session, if it does.

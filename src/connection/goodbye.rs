@@ -41,7 +41,7 @@ impl<L: Link> Connection<L> {
                 yield_now().await;
                 continue;
             }
-            match poll_fn(|task| self.operations.poll_last(task)).await {
+            match poll_fn(|task| self.operations.poll_last(&self.context, task)).await {
                 Some(done) => self.handle_done(Instant::now(), done),
                 None => return,
             }

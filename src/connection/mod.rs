@@ -32,12 +32,14 @@
 //! | `operations` | operations under way, and their results: subscriptions (`route`), queues, settlements (`work`), own messages (`echo`) |
 //! | `goodbye`, `end` | the last words, and the reason |
 //! | `timer` | the one timer, on strokes that all connections share |
-//! | `perform` | one action, from the hook's permissions (`permission`) to the broker's answer; the login (`login`, `admission`) |
+//! | `perform` | one action, from the hook's permissions (`permission`, asked `ahead`) to the broker's answer; the login (`login`, `admission`) |
 //! | [`mapping`] | the requests of frames to the broker (pure) |
 //! | `context` | the client's identity; `rights`: its permissions, kept to ask again; `online`: the node's way to reach it |
 //! | `link` | the duties of a transport towards a connection |
 
 mod admission;
+mod ahead;
+mod answers;
 mod context;
 mod echo;
 mod end;
@@ -231,7 +233,7 @@ impl<L: Link> Connection<L> {
             Poll::Pending => false,
         };
         progress |= self.operations.poll_settlements(task);
-        if let Poll::Ready(done) = self.operations.poll(task) {
+        if let Poll::Ready(done) = self.operations.poll(&self.context, task) {
             return Poll::Ready(Event::Done(done));
         }
         let is_read = !self.reader.is_paused() && !is_congested(&self.link);

@@ -17,6 +17,7 @@ use futures_util::FutureExt;
 use stomp_session::{Action, Operation, OperationId, Problem, Publish, Session, SubscriptionId};
 
 use super::{
+    ahead::Ahead,
     context::{Context, Identity},
     mapping::{self, Sent},
     perform,
@@ -92,8 +93,8 @@ impl Operations {
 
     /// Begins what can be begun; `false` if the session was told that something cannot.
     pub(super) fn begin(&mut self, session: &mut Session, context: &Arc<Context>) -> bool {
-        while let Some(action) = self.work.as_mut().and_then(|work| work.next()) {
-            if let Err((operation, problem)) = self.begin_one(action, session, context) {
+        while let Some((action, ahead)) = self.work.as_mut().and_then(|work| work.next()) {
+            if let Err((operation, problem)) = self.begin_one(action, ahead, session, context) {
                 let now = tokio::time::Instant::now().into_std();
                 session.handle_done(now, operation, Err(problem));
                 return false;
@@ -108,18 +109,20 @@ impl Operations {
     fn begin_one(
         &mut self,
         action: Action,
+        ahead: Option<Box<Ahead>>,
         session: &mut Session,
         context: &Arc<Context>,
     ) -> Result<(), (OperationId, Problem)> {
         let context = Arc::clone(context);
         context.set_handing(false);
+        context.set_asking(false);
         let operation = action.operation();
         let future = match action {
             Action::Authenticate(connect) => {
                 perform::authenticate(context, connect, self.carried.take()).boxed()
             }
             Action::Subscribe(operation, subscribe) => {
-                perform::subscribe(context, operation, subscribe).boxed()
+                perform::subscribe(context, operation, subscribe, ahead).boxed()
             }
             Action::Unsubscribe(operation, unsubscribe) => {
                 let route = self.take_route(unsubscribe.subscription, &context);
@@ -135,7 +138,7 @@ impl Operations {
                     })
                     .collect();
                 let tasks = tasks.map_err(|problem| (operation, problem))?;
-                perform::perform(context, operation, tasks).boxed()
+                perform::perform(context, operation, tasks, ahead).boxed()
             }
             // The loop does the others itself; and what a later session may ask for is not known
             // here.
@@ -260,15 +263,36 @@ impl Operations {
     }
 
     /// Goes on with all else, for [`Operations::handle_done`].
-    pub(super) fn poll(&mut self, task: &mut TaskContext<'_>) -> Poll<Done> {
-        match &mut self.work {
-            Some(work) => work.poll(task),
-            None => Poll::Pending,
+    pub(super) fn poll(
+        &mut self,
+        context: &Arc<Context>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Done> {
+        let Some(work) = &mut self.work else {
+            return Poll::Pending;
+        };
+        let done = work.poll(task);
+        if done.is_pending() {
+            if context.is_asking() {
+                let declared = self.declared.as_ref();
+                work.ask_ahead(|action| {
+                    let is_declared = |queue: &QueueSpec| {
+                        declared.is_some_and(|names| names.contains(&queue.name))
+                    };
+                    Ahead::new(action, is_declared, context)
+                });
+            }
+            work.poll_ahead(task);
         }
+        done
     }
 
     /// Goes on with everything; `None` once nothing is under way.
-    pub(super) fn poll_last(&mut self, task: &mut TaskContext<'_>) -> Poll<Option<Done>> {
+    pub(super) fn poll_last(
+        &mut self,
+        context: &Arc<Context>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Option<Done>> {
         let Some(work) = &mut self.work else {
             return Poll::Ready(None);
         };
@@ -277,7 +301,7 @@ impl Operations {
             self.work = None;
             return Poll::Ready(None);
         }
-        work.poll(task).map(Some)
+        self.poll(context, task).map(Some)
     }
 
     /// Takes what became of an action, and tells the session. `all_written`: nothing waits to be

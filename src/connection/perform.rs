@@ -10,6 +10,8 @@ use stomp_session::{
 
 use super::{
     admission,
+    ahead::Ahead,
+    answers::Answers,
     context::{Context, Identity},
     login,
     mapping::{self, Plan},
@@ -70,20 +72,36 @@ pub(super) async fn subscribe(
     context: Arc<Context>,
     operation: OperationId,
     subscribe: Box<Subscribe>,
+    ahead: Option<Box<Ahead>>,
 ) -> Done {
+    let answers = answers(&context, ahead).await;
     let subscription = subscribe.subscription;
-    Done::Subscribed(operation, subscription, open(&context, &subscribe).await)
+    let opened = open(&context, &subscribe, answers.as_deref()).await;
+    Done::Subscribed(operation, subscription, opened)
 }
 
-async fn open(context: &Context, subscribe: &Subscribe) -> Result<Route, Problem> {
+/// What the hook has answered ahead.
+async fn answers(context: &Context, ahead: Option<Box<Ahead>>) -> Option<Arc<Answers>> {
+    match ahead {
+        Some(ahead) => Some(ahead.answered(context).await),
+        None => None,
+    }
+}
+
+async fn open(
+    context: &Context,
+    subscribe: &Subscribe,
+    answers: Option<&Answers>,
+) -> Result<Route, Problem> {
     let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
     let place = identity.place.subscribe()?;
     let destination = Destination::parse(&subscribe.destination)?;
     let mapping = context.mapping(identity);
-    let (ack, headers, unique) = (subscribe.ack, &subscribe.headers, rand::random());
+    let unique = answers.map_or_else(rand::random, |answers| answers.unique);
+    let (ack, headers) = (subscribe.ack, &subscribe.headers);
     let mut plan = mapping::subscribe(&destination, ack, headers, unique, &mapping)?;
     if let Plan::Shared { exchange, pattern } = &plan {
-        Permissions::new(context, identity)
+        Permissions::with(context, identity, answers)
             .listen(exchange, pattern)
             .await?;
         let right = || Right::Listen(exchange.clone(), pattern.clone());
@@ -109,7 +127,7 @@ async fn open(context: &Context, subscribe: &Subscribe) -> Result<Route, Problem
     }
     match plan {
         Plan::Dedicated(request) => {
-            Permissions::new(context, identity)
+            Permissions::with(context, identity, answers)
                 .consume(&request)
                 .await?;
             let right = Right::Consume(Box::new(request.clone()));
@@ -177,22 +195,28 @@ pub(super) async fn perform(
     context: Arc<Context>,
     operation: OperationId,
     tasks: Vec<Task>,
+    ahead: Option<Box<Ahead>>,
 ) -> Done {
+    let answers = answers(&context, ahead).await;
     let replies = tasks.iter().filter_map(|task| match task {
         Task::Publish(_, Some((subscription, _))) => Some(*subscription),
         Task::Publish(_, None) | Task::Settle(..) | Task::Say(_) => None,
     });
     let replies = replies.collect();
-    let handed = hand_over(&context, tasks).await;
+    let handed = hand_over(&context, tasks, answers.as_deref()).await;
     Done::Handed(
         operation,
         handed.map_err(|problem| NotHanded { problem, replies }),
     )
 }
 
-async fn hand_over(context: &Context, tasks: Vec<Task>) -> Result<Handed, Problem> {
+async fn hand_over(
+    context: &Context,
+    tasks: Vec<Task>,
+    answers: Option<&Answers>,
+) -> Result<Handed, Problem> {
     let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
-    let permissions = Permissions::new(context, identity);
+    let permissions = Permissions::with(context, identity, answers);
     for task in &tasks {
         let Task::Publish(sending, replies) = task else {
             continue;

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use stomp_session::Problem;
 
-use super::context::{Context, Identity};
+use super::{
+    answers::Answers,
+    context::{Context, Identity},
+};
 use crate::{
     auth::{Access, Permission, Refusal, ResourceKind},
     broker::{Argument, Consume, Publish, QueueSpec},
@@ -15,15 +18,47 @@ use crate::{
 pub(super) struct Permissions<'a> {
     context: &'a Context,
     identity: &'a Identity,
-    again: bool,
+    asks: Asks<'a>,
+}
+
+/// How it is asked.
+#[derive(Clone, Copy)]
+enum Asks<'a> {
+    /// As the action is being done, which was asked about ahead, or was not.
+    Now(Option<&'a Answers>),
+    /// Before the action's turn. Nobody sees the outcome but these.
+    Ahead(&'a Answers),
+    /// About what was permitted before.
+    Again,
 }
 
 impl<'a> Permissions<'a> {
     pub(super) fn new(context: &'a Context, identity: &'a Identity) -> Self {
+        Self::with(context, identity, None)
+    }
+
+    /// Asks what these do not answer.
+    pub(super) fn with(
+        context: &'a Context,
+        identity: &'a Identity,
+        answers: Option<&'a Answers>,
+    ) -> Self {
         Self {
             context,
             identity,
-            again: false,
+            asks: Asks::Now(answers),
+        }
+    }
+
+    /// Asks for an action that waits for its turn, and keeps what is answered.
+    pub(super) fn ahead(
+        context: &'a Context,
+        identity: &'a Identity,
+        answers: &'a Answers,
+    ) -> Self {
+        Self {
+            asks: Asks::Ahead(answers),
+            ..Self::new(context, identity)
         }
     }
 
@@ -31,7 +66,7 @@ impl<'a> Permissions<'a> {
     /// nothing from anybody while it is at fault.
     pub(super) fn again(context: &'a Context, identity: &'a Identity) -> Self {
         Self {
-            again: true,
+            asks: Asks::Again,
             ..Self::new(context, identity)
         }
     }
@@ -143,14 +178,31 @@ impl<'a> Permissions<'a> {
         let (auth, user) = (&self.context.services.auth, &self.identity.user);
         let answer = if self.context.services.reserves(&access) {
             Err(Refusal::Denied(Some("it is the gateway's own".into())))
-        } else if self.again {
-            match auth.allow_anew(user, &access).await {
-                // The hook's fault is in the log.
-                Err(Refusal::Faulty(_) | Refusal::Busy) => Ok(()),
-                answer => answer,
-            }
         } else {
-            auth.allow(user, &access).await
+            match self.asks {
+                Asks::Again => match auth.allow_anew(user, &access).await {
+                    // The hook's fault is in the log.
+                    Err(Refusal::Faulty(_) | Refusal::Busy) => Ok(()),
+                    answer => answer,
+                },
+                Asks::Ahead(answers) => {
+                    let answer = auth.allow(user, &access).await;
+                    answers.note(access, answer.clone());
+                    // It is asked for again when it is the action's turn, and told then.
+                    return answer.map_err(|_| Problem::PermissionDenied {
+                        detail: Box::default(),
+                    });
+                }
+                Asks::Now(answers) => match answers.and_then(|answers| answers.take(&access)) {
+                    Some(answer) => answer,
+                    None => {
+                        self.context.set_asking(true);
+                        let answer = auth.allow(user, &access).await;
+                        self.context.set_asking(false);
+                        answer
+                    }
+                },
+            }
         };
         answer.map_err(|refusal| {
             let what = what(&access);

@@ -15,6 +15,7 @@ use futures_util::{
 use stomp_session::{Action, OperationId, Outcome, Problem, Settle, SubscriptionId, Verdict};
 
 use super::{
+    ahead::{self, Ahead},
     context::{Context, Identity},
     echo::Echoes,
     mapping::Sending,
@@ -69,10 +70,18 @@ pub(super) enum Task {
     Say(Status),
 }
 
+/// An action that waits for its turn.
+struct Queued {
+    action: Action,
+    /// Whether it was looked at for questions to be asked ahead.
+    is_looked_at: bool,
+    ahead: Option<Box<Ahead>>,
+}
+
 /// The work of one connection; empty most of the time, and then not there at all.
 #[derive(Default)]
 pub(super) struct Work {
-    queue: VecDeque<Action>,
+    queue: VecDeque<Queued>,
     /// The action that is being done.
     current: Option<BoxFuture<'static, Done>>,
     /// The operation that it is.
@@ -89,15 +98,40 @@ pub(super) struct Work {
 
 impl Work {
     pub(super) fn push(&mut self, action: Action) {
-        self.queue.push_back(action);
+        self.queue.push_back(Queued {
+            action,
+            is_looked_at: false,
+            ahead: None,
+        });
     }
 
-    /// The action to begin next, unless another is being done.
-    pub(super) fn next(&mut self) -> Option<Action> {
+    /// The action to begin next, unless another is being done; and its questions, if they were
+    /// asked ahead.
+    pub(super) fn next(&mut self) -> Option<(Action, Option<Box<Ahead>>)> {
         if self.current.is_some() {
-            None
-        } else {
-            self.queue.pop_front()
+            return None;
+        }
+        let queued = self.queue.pop_front()?;
+        Some((queued.action, queued.ahead))
+    }
+
+    /// Has the questions of the next actions asked, while the one that is being done waits for the
+    /// hook.
+    pub(super) fn ask_ahead(&mut self, questions: impl Fn(&Action) -> Option<Ahead>) {
+        for queued in self.queue.iter_mut().take(ahead::FRAMES) {
+            if !queued.is_looked_at {
+                queued.is_looked_at = true;
+                queued.ahead = questions(&queued.action).map(Box::new);
+            }
+        }
+    }
+
+    /// Goes on with the questions that are asked ahead.
+    pub(super) fn poll_ahead(&mut self, context: &mut TaskContext<'_>) {
+        for ahead in self.queue.iter_mut().take(ahead::FRAMES) {
+            if let Some(ahead) = &mut ahead.ahead {
+                ahead.poll(context);
+            }
         }
     }
 
@@ -113,7 +147,8 @@ impl Work {
     /// Forgets the operations from this one on of which the broker has not heard.
     pub(super) fn abandon(&mut self, from: OperationId, context: &Context) {
         let is_meant = |operation: Option<OperationId>| operation.is_some_and(|id| id >= from);
-        self.queue.retain(|action| !is_meant(action.operation()));
+        self.queue
+            .retain(|queued| !is_meant(queued.action.operation()));
         if is_meant(self.current_operation) && !context.is_handing() {
             self.current = None;
             self.current_operation = None;
@@ -122,7 +157,8 @@ impl Work {
 
     /// Forgets all operations of which the broker has not heard; the first of them.
     pub(super) fn abandon_all(&mut self, context: &Context) -> Option<OperationId> {
-        let queued = self.queue.iter().find_map(Action::operation);
+        let mut actions = self.queue.iter().map(|queued| &queued.action);
+        let queued = actions.find_map(Action::operation);
         let current = self.current_operation.filter(|_| !context.is_handing());
         let first = current.or(queued)?;
         self.abandon(first, context);

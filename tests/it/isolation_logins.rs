@@ -1,11 +1,11 @@
-//! What one address can do to the logins of others.
+//! What one address can do to the logins of others, and one client to its own frames.
 
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use stomp_grammar::Command;
+use stomp_grammar::{Command, Frame};
 use testkit::{Answer, Call, GatewayBuilder, Login, StompClient};
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
 
@@ -176,4 +176,29 @@ async fn an_office_at_one_address_comes_back_at_once() {
     assert_eq!(clients.len(), OFFICE);
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+/// With a hook that takes half a second for each answer, twenty SUBSCRIBEs took twenty-two.
+#[tokio::test]
+async fn frames_of_one_client_wait_for_a_slow_hook_side_by_side() {
+    let house = House::open().await;
+    let mut client = house.ws().await;
+    let slow = Answer::After(Duration::from_millis(500), Box::new(Answer::Allow));
+    house.hook.answer(Call::Resource, slow.clone());
+    house.hook.answer(Call::Topic, slow);
+    let begun = Instant::now();
+    for n in 0..20 {
+        let subscribe = Frame::new(Command::Subscribe)
+            .with_header("id", &n.to_string())
+            .with_header("destination", &format!("/exchange/feed/k{n}"))
+            .with_header("receipt", &n.to_string());
+        client.send(&subscribe).await;
+    }
+    for n in 0..20 {
+        client.expect_receipt(&n.to_string()).await;
+    }
+    let took = begun.elapsed();
+    // One answer about the exchange, then four keys at a time.
+    assert!(took < Duration::from_secs(6), "{took:?}");
+    assert!(took >= Duration::from_millis(2_900), "{took:?}");
 }

@@ -1,4 +1,4 @@
-//! What one client may take, and how fast.
+//! What one client may take, and how fast; and its questions to the hook, side by side.
 
 use super::*;
 use crate::node::TooFast;
@@ -170,4 +170,75 @@ async fn the_connections_of_a_user_share_its_subscriptions() {
     second.send("UNSUBSCRIBE\nid:1\nreceipt:u\n\n\0");
     second.expect_receipt("u").await;
     second.subscribe("3", "/exchange/feed/c", "").await;
+}
+
+/// Four at a time; what they do, and their receipts, keep their order.
+#[tokio::test(start_paused = true)]
+async fn questions_of_frames_are_asked_side_by_side() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    house.hook.asked();
+    house.hook.gate.close();
+    client.send(subscribes(20));
+    settle().await;
+    assert_eq!(house.hook.asked(), [r#"read exchange "feed""#; 4]);
+    client.expect_nothing();
+    house.hook.gate.open();
+    receipts(&mut client, 20).await;
+    let asked = house.hook.asked();
+    assert_eq!(asked.len(), 2 * 20 - 4, "each is asked once: {asked:?}");
+    for n in 0..20 {
+        house.publish("feed", &format!("k{n}"), "x");
+    }
+    for n in 0..20 {
+        let message = client.expect_message("x").await;
+        assert_eq!(message.header("subscription"), Some(&*n.to_string()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn questions_asked_ahead_are_not_asked_again() {
+    let house = House::new();
+    let mut client = Client::connect(&house).await;
+    house.hook.asked();
+    house.hook.gate.close();
+    client.send(
+        "SUBSCRIBE\nid:1\ndestination:/exchange/feed/k\n\n\0\
+         SEND\ndestination:/queue/q\n\n1\0\
+         SUBSCRIBE\nid:2\nack:client\ndestination:/exchange/feed/k\n\n\0\
+         SEND\ndestination:/topic/t\nreply-to:/temp-queue/r\nreceipt:r\n\n2\0",
+    );
+    settle().await;
+    house.hook.gate.open();
+    client.expect_receipt("r").await;
+    let mut asked = house.hook.asked();
+    let all = asked.len();
+    asked.sort();
+    asked.dedup();
+    // Both SUBSCRIBE frames ask for the exchange and the key.
+    assert_eq!(all - asked.len(), 2, "{asked:#?}");
+    assert_eq!(house.slow.declared().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_is_refused_ends_the_session_in_its_turn() {
+    let house = House::new();
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/a", "").await;
+    let mut client = Client::connect(&house).await;
+    house.hook.deny(r#"read topic "feed" "k""#);
+    house.hook.gate.close();
+    client.send(
+        "SEND\ndestination:/topic/a\nreceipt:1\n\nbefore\0\
+         SUBSCRIBE\nid:2\ndestination:/exchange/feed/k\nreceipt:2\n\n\0\
+         SEND\ndestination:/topic/a\nreceipt:3\n\nafter\0",
+    );
+    settle().await;
+    house.hook.gate.open();
+    client.expect_receipt("1").await;
+    let error = client.expect_error("access_refused").await;
+    assert_eq!(error.header("receipt-id"), Some("2"));
+    reader.expect_message("before").await;
+    settle().await;
+    reader.expect_nothing();
 }
