@@ -12,7 +12,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
 use crate::house::{House, PASSCODE};
 
 /// A hook that takes its time, as one that hashes passwords.
-const SLOW: Duration = Duration::from_millis(50);
+const SLOW: Duration = Duration::from_millis(200);
 
 /// Behind a proxy, for the loopback's own addresses are never refused.
 async fn behind_a_proxy(settings: impl FnOnce(GatewayBuilder) -> GatewayBuilder) -> House {
@@ -48,7 +48,10 @@ async fn metric(house: &House, name: &str) -> u64 {
 #[tokio::test]
 async fn wrong_logins_of_one_address_keep_nobody_else_waiting() {
     const WRONG: usize = 6_000;
-    let house = behind_a_proxy(|builder| builder).await;
+    // All of them come as far as the hook.
+    let unbounded =
+        |builder: GatewayBuilder| builder.set("limits.max_address_connects_per_second", "0");
+    let house = behind_a_proxy(unbounded).await;
     house.hook.rule(|asked| {
         let answer = if asked.get("username").starts_with("wrong") {
             Answer::Deny
@@ -63,8 +66,7 @@ async fn wrong_logins_of_one_address_keep_nobody_else_waiting() {
         let connect =
             format!("CONNECT\naccept-version:1.2\nhost:{vhost}\nlogin:wrong{n}\npasscode:p\n\n\0");
         let mut socket = socket(&house, "203.0.113.66").await;
-        // Those that come too fast are closed.
-        let _ = socket.write_all(connect.as_bytes()).await;
+        socket.write_all(connect.as_bytes()).await.unwrap();
         attackers.push(socket);
     }
     for n in 1..=5 {
@@ -74,12 +76,6 @@ async fn wrong_logins_of_one_address_keep_nobody_else_waiting() {
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(2), "{took:?}");
     }
-    let refused = "stentor_limits_exceeded_total{bound=\"address_connects\"}";
-    assert!(metric(&house, refused).await > 0);
-    let lines = house.gateway.log().all();
-    let said =
-        |line: &&String| line.contains("limit exceeded") && line.contains("address_connects");
-    assert_eq!(lines.iter().filter(said).count(), 1);
 }
 
 /// Only for the user, from the address, and not by the hook's fault.
@@ -139,8 +135,8 @@ async fn a_proxy_s_address_is_never_refused() {
         clients.push(client);
     }
     let lines = house.gateway.log().all();
-    let said = lines.iter().filter(|line| line.contains("trusted_proxies"));
-    assert_eq!(said.count(), 1);
+    let said = lines.iter().filter(|line| line.contains("over a bound"));
+    assert_eq!(said.count(), 1, "{lines:#?}");
     // Others are.
     for _ in 0..3 {
         let mut client = client(&house, "203.0.113.1").await;
