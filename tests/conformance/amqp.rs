@@ -196,9 +196,7 @@ impl Amqp {
     pub(crate) async fn consumer(&self, queue: &str) {
         let name = self.record.real(queue);
         let arguments = eventually(DEADLINE, format!("{queue} has a consumer"), async || {
-            let found = self.find(&name).await?;
-            let consumer = found["consumer_details"].get(0)?;
-            Some(consumer["arguments"].clone())
+            self.vhost.consumer_arguments(&name).await
         })
         .await;
         let line = format!("the consumer of {queue}: {arguments}");

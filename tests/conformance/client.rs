@@ -8,14 +8,16 @@ use testkit::StompClient;
 use crate::scene::Record;
 
 /// Headers that a MESSAGE has by the way; only cases about them show them. The plug-in lets SEND's
-/// headers about its frame and its queue go through (row P5).
-pub(crate) const BY_THE_WAY: [&str; 13] = [
+/// headers about its frame and its queue go through (row P5). Quorum queues of RabbitMQ 4.3 also
+/// count how often a message was on its way to a client that left.
+pub(crate) const BY_THE_WAY: [&str; 14] = [
     "message-id",
     "x-stomp-user",
     "receipt",
     "transaction",
     "mandatory",
     "content-length",
+    "x-acquired-count",
     "x-dead-letter-exchange",
     "x-dead-letter-routing-key",
     "x-max-length",

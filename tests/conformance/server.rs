@@ -87,7 +87,8 @@ impl Servers {
         let api = vhost.node().api();
         let overview = api.get("/overview").await;
         let version = overview["rabbitmq_version"].as_str();
-        let release = Release::of(version.expect("a node tells its version"));
+        let version = version.expect("a node tells its version");
+        let release = Release::of(version, testkit::is_strict());
         for user in [LIMITED, NOBODY] {
             api.add_user(user, user).await;
         }

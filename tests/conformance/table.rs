@@ -49,14 +49,15 @@ pub(crate) fn render(cases: &[Case]) -> String {
          in [transcripts](../tests/conformance/transcripts); every run compares them with what it \
          hears.\n\n\
          There are {} cases. By RabbitMQ's version, in so many of them\n\n\
-         | {releases} | |\n|---|---|---|---|\n\
+         | {releases} | |\n|---|---|---|---|---|\n\
          | {} | clients hear the same |\n\
          | {} | the same, save that Stentor's ERROR ends the connection and names the receipt: \
          [E1](differences.md#E1), [E2](differences.md#E2), [E14](differences.md#E14) |\n\
          | {} | something else differs; the rows of [differences.md](differences.md) say why |\n\n\
          In {embedded} cases, Stentor's embedded broker has the same result as RabbitMQ behind \
          Stentor.\n\n\
-         A row holds for {} and newer; where that ends, a row below it says since when something \
+         *Strict* is a RabbitMQ that denies every deprecated feature, and whose queues are quorum \
+         queues unless they say otherwise. A row holds for {} and newer; where that ends, a row below it says since when something \
          else holds. A cell shows what clients heard, in short: `…` stands for more, `open` and \
          `closed` for the connection at the end, `~` for a word that is new in each run.\n",
         cases.len(),

@@ -200,7 +200,8 @@ async fn a_stream_s_prefetch_is_moved_on_by_acknowledgements(server: &Server) {
 }
 
 async fn priorities_of_messages(server: &Server) {
-    let queue = ("x-max-priority", "10");
+    // Quorum queues have two priorities only.
+    let queue = [("x-max-priority", "10"), ("x-queue-type", "classic")];
     let mut client = server.client().await;
     for (body, priority) in [
         ("low", "1"),
@@ -212,11 +213,11 @@ async fn priorities_of_messages(server: &Server) {
             &mut client,
             "/queue/p",
             body,
-            &[queue, ("priority", priority)],
+            &[queue[0], queue[1], ("priority", priority)],
         )
         .await;
     }
-    begin(&mut client, "1", "/queue/p", &[queue]).await;
+    begin(&mut client, "1", "/queue/p", &queue).await;
     let bodies = client.expect_messages(4).await;
     assert_eq!(bodies, ["high", "high 2", "middle", "low"]);
 }
@@ -294,7 +295,12 @@ async fn an_unused_queue_expires(server: &Server) {
 #[tokio::test]
 async fn a_full_queue_that_rejects() {
     let server = &Server::gateway().await;
-    let full = [("x-max-length", "1"), ("x-overflow", "reject-publish")];
+    // A quorum queue takes one or two more before it rejects.
+    let full = [
+        ("x-max-length", "1"),
+        ("x-overflow", "reject-publish"),
+        ("x-queue-type", "classic"),
+    ];
     let mut client = server.client().await;
     publish(&mut client, "/queue/full", "one", &full).await;
     let send = frame(Command::Send, &full)

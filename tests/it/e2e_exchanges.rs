@@ -98,7 +98,7 @@ async fn until_a_feed_is_bound(house: &House) {
 
 async fn until_looked_at(vhost: &Vhost) {
     eventually(DEADLINE, "it was looked a few times", async || {
-        published(vhost).await >= 5
+        vhost.published_to(FEED).await >= 5
     })
     .await;
 }
@@ -326,18 +326,6 @@ async fn messages(vhost: &Vhost, queue: &str) -> u32 {
     let channel = vhost.channel().await;
     let declaring = channel.queue_declare(queue.into(), check, FieldTable::default());
     declaring.await.unwrap().message_count()
-}
-
-/// Messages that the gateway published to the exchange, as the broker counts them.
-async fn published(vhost: &Vhost) -> u64 {
-    let (api, path) = (
-        vhost.node().api(),
-        format!("/exchanges/{}/{FEED}", vhost.name()),
-    );
-    let exchange = api.get(&path).await;
-    exchange["message_stats"]["publish_in"]
-        .as_u64()
-        .unwrap_or_default()
 }
 
 #[tokio::test]

@@ -210,7 +210,7 @@ async fn a_default_queue_type_is_not_the_gateway_s() {
     assert_eq!(queue(&vhost, "of-the-client").await["type"], "quorum");
 
     house.push(numbers(0..200)).await;
-    node.api().close_connections(vhost.name()).await;
+    vhost.close_connections().await;
     house.push(numbers(200..400)).await;
     let client = &mut clients[1];
     expect_numbers(client, 0..400).await;

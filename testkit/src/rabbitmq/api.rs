@@ -82,14 +82,16 @@ impl Api {
     /// The queues of a virtual host. Names, arguments and durability are current; counts lag by
     /// a second or two.
     pub async fn queues(&self, vhost: &str) -> Vec<Value> {
-        self.list(&path(&["queues", vhost])).await
+        self.list(&with_counts(path(&["queues", vhost]))).await
     }
 
     /// A queue, or `None`; as [`Self::queues`], and fast where there are many.
     pub async fn queue(&self, vhost: &str, queue: &str) -> Option<Value> {
-        let what = path(&["queues", vhost, queue]);
+        let what = with_counts(path(&["queues", vhost, queue]));
         let answer = self.answer(Method::GET, &what, None).await;
-        if answer.status() == reqwest::StatusCode::NOT_FOUND {
+        // Counting fails where the queue goes just then.
+        let is_going = answer.status() == reqwest::StatusCode::INTERNAL_SERVER_ERROR;
+        if answer.status() == reqwest::StatusCode::NOT_FOUND || super::is_strict() && is_going {
             return None;
         }
         Some(Self::read(&format!("GET {what}"), answer).await)
@@ -103,20 +105,8 @@ impl Api {
     }
 
     /// The AMQP connections of a virtual host.
-    pub async fn connections(&self, vhost: &str) -> Vec<Value> {
+    pub(super) async fn connections(&self, vhost: &str) -> Vec<Value> {
         self.list(&path(&["vhosts", vhost, "connections"])).await
-    }
-
-    /// Closes all connections of a virtual host, as an operator would; answers how many.
-    pub async fn close_connections(&self, vhost: &str) -> usize {
-        let connections = self.connections(vhost).await;
-        for connection in &connections {
-            let name = connection["name"].as_str().unwrap_or_default();
-            let url = self.url(&path(&["connections", name]));
-            // One that closed by itself meanwhile is closed, too.
-            let _ = self.request(Method::DELETE, url).send().await;
-        }
-        connections.len()
     }
 
     /// Any other call: `get("/overview")`.
@@ -165,6 +155,15 @@ impl Api {
 
     fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}/api{path}", self.port)
+    }
+}
+
+/// The path of queues, with their counts of messages where the plug-in has no statistics: there,
+/// RabbitMQ counts at once.
+fn with_counts(path: String) -> String {
+    match super::is_strict() {
+        true => format!("{path}?disable_stats=true&enable_queue_totals=true"),
+        false => path,
     }
 }
 

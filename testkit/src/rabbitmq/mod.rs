@@ -5,5 +5,5 @@ mod node;
 mod vhost;
 
 pub use api::Api;
-pub use node::RabbitMq;
+pub use node::{RabbitMq, is_strict};
 pub use vhost::{FEED, Vhost};

@@ -128,6 +128,17 @@ impl RabbitMq {
         Vhost::new(Arc::clone(self), "/".to_owned())
     }
 
+    /// A fresh virtual host whose queues are classic ones by default, whatever the node's default.
+    ///
+    /// # Panics
+    /// The node does not answer.
+    pub async fn vhost_of_classic_queues(self: &Arc<Self>) -> Vhost {
+        match is_strict() {
+            true => self.vhost_of("classic").await,
+            false => self.vhost().await,
+        }
+    }
+
     /// A fresh virtual host where queues are of this type unless their declaration says so.
     ///
     /// # Panics
@@ -407,6 +418,13 @@ fn major() -> u32 {
         .next()
         .and_then(|major| major.parse().ok());
     major.unwrap_or_else(|| panic!("rabbitmqctl version: {output:?}"))
+}
+
+/// Whether nodes deny every deprecated feature and make quorum queues by default
+/// (`./scripts/test.sh --strict`). The management plug-in then has no figures.
+#[must_use]
+pub fn is_strict() -> bool {
+    appended().contains("management_metrics_collection = false")
 }
 
 /// Lines for every node's configuration: those of the file that `TESTKIT_RABBITMQ_CONF` names.

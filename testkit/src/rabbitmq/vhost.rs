@@ -9,7 +9,7 @@ use lapin::{
 };
 use serde_json::Value;
 
-use super::RabbitMq;
+use super::{RabbitMq, is_strict};
 
 /// The exchange that most tests publish to.
 pub const FEED: &str = "feed";
@@ -128,8 +128,70 @@ impl Vhost {
             .any(|binding| binding["source"] == exchange && binding["routing_key"] == key)
     }
 
-    /// Its AMQP connections, see [`super::Api::connections`].
-    pub async fn connections(&self) -> Vec<Value> {
-        self.node.api().connections(&self.name).await
+    /// The `connection_name` of each of its AMQP connections; empty where a client gave none.
+    pub async fn connections(&self) -> Vec<String> {
+        if !is_strict() {
+            let connections = self.node.api().connections(&self.name).await;
+            let name = |one: &Value| one["client_properties"]["connection_name"].clone();
+            let names = connections.iter().map(name);
+            return names.map(text).collect();
+        }
+        let columns = ["vhost", "user_provided_name"];
+        let list = ["--silent", "--formatter", "json", "list_connections"];
+        let listed = self.node.ctl(&[&list[..], &columns[..]].concat()).await;
+        let connections: Vec<Value> = serde_json::from_str(&listed).expect("a list of connections");
+        let ours = connections.iter().filter(|one| one["vhost"] == self.name);
+        ours.map(|one| text(one["user_provided_name"].clone()))
+            .collect()
     }
+
+    /// Closes all its connections, as an operator would.
+    pub async fn close_connections(&self) {
+        let command = [
+            "close_all_connections",
+            "-p",
+            &self.name,
+            "closed by a test",
+        ];
+        self.node.ctl(&command).await;
+    }
+
+    /// Messages published to one of its exchanges, as RabbitMQ counts them.
+    pub async fn published_to(&self, exchange: &str) -> u64 {
+        if !is_strict() {
+            let path = format!("/exchanges/{}/{exchange}", self.name);
+            let exchange = self.node.api().get(&path).await;
+            let count = exchange["message_stats"]["publish_in"].as_u64();
+            return count.unwrap_or_default();
+        }
+        let vhost = &self.name;
+        let sum = format!(
+            "lists:sum([Count || {{{{_, {{resource, <<\"{vhost}\">>, exchange, <<\"{exchange}\">>}}}}, \
+             Count, _, _, _, _}} <- ets:tab2list(channel_exchange_metrics)])."
+        );
+        let answer = self.node.ctl(&["eval", &sum]).await;
+        answer.trim().parse().expect("a number")
+    }
+
+    /// The arguments of the one consumer of a queue; `None`: it has none yet.
+    pub async fn consumer_arguments(&self, queue: &str) -> Option<Value> {
+        if !is_strict() {
+            let queue = self.node.api().queue(&self.name, queue).await?;
+            let consumer = queue["consumer_details"].get(0)?;
+            return Some(consumer["arguments"].clone());
+        }
+        let list = ["--silent", "--formatter", "json", "list_consumers", "-p"];
+        let list = [&list[..], &[self.name.as_str(), "queue_name", "arguments"]].concat();
+        let listed = self.node.ctl(&list).await;
+        let consumers: Vec<Value> = serde_json::from_str(&listed).expect("a list of consumers");
+        let consumer = consumers.iter().find(|one| one["queue_name"] == queue)?;
+        // A name, a type and a value each.
+        let arguments = consumer["arguments"].as_array()?.iter();
+        let pairs = arguments.map(|one| Some((one[0].as_str()?.to_owned(), one[2].clone())));
+        pairs.collect::<Option<_>>().map(Value::Object)
+    }
+}
+
+fn text(value: Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
 }

@@ -57,6 +57,7 @@ pub(crate) fn cases() -> Vec<Case> {
                 "SUBSCRIBE\nid:1\ndurable:false\nauto-delete:false\nexclusive:false\ndestination:/queue/~q",
             ),
         )
+        .differs_since("4.3 strict", &["S28"])
         .with_backend(),
         case(
             "SUBSCRIBE with auto-delete",
@@ -213,6 +214,7 @@ pub(crate) fn cases() -> Vec<Case> {
         .limited("B2"),
         case("messages of a quorum queue", async |t| {
             let mut a = t.client().await;
+            a.show(&["x-acquired-count"]);
             a.ask("SUBSCRIBE\nid:1\nack:client\nx-queue-type:quorum\ndestination:/queue/~q").await;
             a.ask("SEND\nx-queue-type:quorum\ndestination:/queue/~q\n\nx").await;
             let id = a.message().await;

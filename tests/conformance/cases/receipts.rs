@@ -201,6 +201,9 @@ async fn refused_by_its_queue(t: &mut Scene) -> (Amqp, Client) {
     arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
     let overflow = AMQPValue::LongString("reject-publish".into());
     arguments.insert("x-overflow".into(), overflow);
+    // A quorum queue takes one or two more before it refuses.
+    let classic = AMQPValue::LongString("classic".into());
+    arguments.insert("x-queue-type".into(), classic);
     backend.queue("~q", arguments).await;
     let mut a = t.client().await;
     a.ask("SEND\ndestination:/amq/queue/~q\n\none").await;

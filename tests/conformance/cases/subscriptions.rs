@@ -239,7 +239,8 @@ pub(crate) fn cases() -> Vec<Case> {
             a.hear(1).await;
             b.hear(1).await;
         })
-        .differs_since("4.3", &["V2"]),
+        .differs_since("4.3", &["V2"])
+        .differs_since("4.3 strict", &[]),
         case("clients of one queue take turns", async |t| {
             let mut a = t.client().await;
             let mut b = t.client().await;

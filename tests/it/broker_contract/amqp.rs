@@ -17,7 +17,7 @@ pub(crate) struct Rabbit {
 impl Fixture for Rabbit {
     async fn start() -> Self {
         let node = RabbitMq::shared().await;
-        let vhost = node.vhost().await;
+        let vhost = node.vhost_of_classic_queues().await;
         Self { node, vhost }
     }
 
