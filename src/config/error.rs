@@ -24,7 +24,7 @@ impl fmt::Display for ConfigErrors {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// Where.
-    pub place: Place,
+    pub place: ValueSource,
     /// The fault and the remedy, with the section and key.
     pub message: String,
 }
@@ -37,7 +37,7 @@ impl fmt::Display for Problem {
 
 /// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum ValueSource {
     /// A line of the file, counted from 1.
     Line(String, usize),
     /// The environment: a variable's name.
@@ -46,7 +46,7 @@ pub enum Place {
     Unset(String),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ValueSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Line(file, line) => write!(f, "{file}:{line}"),

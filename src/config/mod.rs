@@ -17,7 +17,7 @@ use crate::{
     api, auth, broker, control, hub, listen, node, presence, shutdown, telemetry, units::Checked,
 };
 
-pub use error::{ConfigErrors, Place, Problem};
+pub use error::{ConfigErrors, Problem, ValueSource};
 use read::Reader;
 
 /// The commented default, as `stentor config --default` prints it.

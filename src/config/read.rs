@@ -11,8 +11,8 @@ use toml::{
 };
 
 use super::{
-    ConfigErrors, File, Keys, Place, Problem, Section, Sources, VARIABLE_PREFIX, keys::nearest,
-    text::Text,
+    ConfigErrors, File, Keys, Problem, Section, Sources, VARIABLE_PREFIX, ValueSource,
+    keys::nearest, text::Text,
 };
 
 /// Section and key.
@@ -22,7 +22,7 @@ pub(super) type Name = (&'static str, &'static str);
 pub(super) struct Reader<'a> {
     sections: &'a [Keys],
     file: Option<File<'a>>,
-    set: BTreeMap<Name, (Place, Value<'a>)>,
+    set: BTreeMap<Name, (ValueSource, Value<'a>)>,
     /// Keys with a known problem: they are not blamed again.
     bad: BTreeSet<Name>,
     problems: Vec<Problem>,
@@ -93,7 +93,13 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn file_section(&mut self, file: File<'a>, place: &Place, section: &str, values: DeTable<'a>) {
+    fn file_section(
+        &mut self,
+        file: File<'a>,
+        place: &ValueSource,
+        section: &str,
+        values: DeTable<'a>,
+    ) {
         let Some((section, keys)) = self.section_keys(section) else {
             let names = self.sections.iter().map(|(name, _)| *name);
             let advice = nearest(section, names.clone()).map_or_else(
@@ -143,14 +149,15 @@ impl<'a> Reader<'a> {
             };
             if let Some(name) = known.get(name) {
                 let value = Value::Variable(Text(value));
-                self.set.insert(*name, (Place::Variable(variable), value));
+                self.set
+                    .insert(*name, (ValueSource::Variable(variable), value));
             } else {
                 let advice = nearest(name, known.keys()).map_or_else(
                     || format!("; variables are named {VARIABLE_PREFIX}SECTION__KEY"),
                     |near| format!("; did you mean {VARIABLE_PREFIX}{near}?"),
                 );
                 let message = format!("there is no such variable{advice}");
-                self.problem(Place::Variable(variable), message);
+                self.problem(ValueSource::Variable(variable), message);
             }
         }
     }
@@ -202,7 +209,7 @@ impl<'a> Reader<'a> {
 
     /// The place where one of these was set. A section that blames one key names in its message the
     /// keys that contradict it; if the first is a default, the others are at fault.
-    fn place(&self, names: &[Name], message: &str) -> Place {
+    fn place(&self, names: &[Name], message: &str) -> ValueSource {
         let blamed = names.iter().find_map(|name| self.set.get(name));
         let named = || {
             let in_section = |name: &Name| names.first().is_some_and(|(own, _)| *own == name.0);
@@ -216,7 +223,7 @@ impl<'a> Reader<'a> {
         };
         blamed.or_else(named).map_or_else(
             || {
-                Place::Unset(
+                ValueSource::Unset(
                     self.file
                         .map_or("configuration", |file| file.name)
                         .to_owned(),
@@ -232,8 +239,8 @@ impl<'a> Reader<'a> {
             let mut sources = Sources::default();
             for (place, _) in self.set.into_values() {
                 match place {
-                    Place::Variable(name) => sources.variables.push(name),
-                    Place::Line(..) | Place::Unset(_) => {
+                    ValueSource::Variable(name) => sources.variables.push(name),
+                    ValueSource::Line(..) | ValueSource::Unset(_) => {
                         sources.file = sources.file.saturating_add(1)
                     }
                 }
@@ -244,7 +251,7 @@ impl<'a> Reader<'a> {
         Err(ConfigErrors(self.problems))
     }
 
-    fn problem(&mut self, place: Place, message: String) {
+    fn problem(&mut self, place: ValueSource, message: String) {
         self.problems.push(Problem { place, message });
     }
 
@@ -313,13 +320,13 @@ impl<'a, I: Iterator<Item = (&'static str, Value<'a>)>> MapAccess<'a> for Values
     }
 }
 
-fn line(file: File<'_>, offset: usize) -> Place {
+fn line(file: File<'_>, offset: usize) -> ValueSource {
     let before = file.text.bytes().take(offset);
     let line = before
         .filter(|byte| *byte == b'\n')
         .count()
         .saturating_add(1);
-    Place::Line(file.name.to_owned(), line)
+    ValueSource::Line(file.name.to_owned(), line)
 }
 
 /// serde's words for a wrong value, and an example where they lack one. The error's own

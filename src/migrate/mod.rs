@@ -18,7 +18,7 @@ use std::fmt::Write as _;
 
 use thiserror::Error;
 
-use crate::config::{Config, DEFAULT, File, Place, VARIABLE_PREFIX};
+use crate::config::{Config, DEFAULT, File, VARIABLE_PREFIX, ValueSource};
 use rules::{Draft, Entry, Fate, Note};
 
 /// The translation of a `rabbitmq.conf`.
@@ -69,8 +69,8 @@ fn refuse_what_the_reader_refuses(draft: &mut Draft<'_>) {
             return;
         };
         let line = match problem.place {
-            Place::Line(_, line) => line,
-            Place::Variable(_) | Place::Unset(_) => 1,
+            ValueSource::Line(_, line) => line,
+            ValueSource::Variable(_) | ValueSource::Unset(_) => 1,
         };
         // A line each.
         let entries = draft.entries.iter().enumerate();

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{keeper::Keeper, queue::RedisShared, reader::Reader, survivor::Survivor};
+use self::{keeper::Keeper, queue::RedisShared, reader::RedisReader, survivor::Survivor};
 use super::{
     Counts, Listing, Member, Node, NodeInfo, Page, Presence, PresenceEntry, PresenceError,
     SessionInfo, Status, UserPresence,
@@ -38,7 +38,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 ///
 /// Redis may lose all it has at any time: every node registers anew what it holds.
 pub struct RedisPresence {
-    reader: Reader,
+    reader: RedisReader,
     shared: Arc<RedisShared>,
     timeout: Duration,
     keeper: Mutex<Option<JoinHandle<()>>>,
@@ -92,7 +92,7 @@ impl RedisPresence {
         let (a, b, c) = parts();
         let survivor = tokio::spawn(Survivor::new(a, b, c, lease).run());
         Ok(Self {
-            reader: Reader::new(store),
+            reader: RedisReader::new(store),
             shared,
             timeout,
             keeper: Mutex::new(Some(keeper)),

@@ -25,7 +25,7 @@ type Nodes = BTreeMap<LeaseId, NodeInfo>;
 /// A hash, of which only the values are what we think.
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
-pub(super) struct Reader {
+pub(super) struct RedisReader {
     store: Arc<Store>,
 }
 
@@ -44,7 +44,7 @@ struct Listed {
     user: Arc<str>,
 }
 
-impl Reader {
+impl RedisReader {
     pub(super) fn new(store: Arc<Store>) -> Self {
         Self { store }
     }
