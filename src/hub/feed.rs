@@ -8,11 +8,16 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use parking_lot::{Mutex, RwLock};
 use stomp_session::{Problem, SubscriptionId};
 use tokio::{sync::watch, time::Instant};
 
-use super::{linger::Linger, mailbox::Mailbox, rouser::Rouser};
+use super::{
+    linger::{Linger, Unbind},
+    mailbox::Mailbox,
+    rouser::Rouser,
+};
 use crate::{
     broker::{
         Binding, BrokerError, ExchangeKind, FeedId, FeedSink, KnownKinds, Message, VirtualHost,
@@ -381,7 +386,7 @@ impl Feed {
 
     fn remove(self: &Arc<Self>, pattern: &Arc<str>, subscriber: &Subscriber) {
         let mut table = self.table.lock();
-        // Absent is it where binding failed: then there is nothing that could linger.
+        // Missing if the binding failed: then nothing can linger.
         if table.routes.remove(pattern, subscriber) == Removed::Last && !table.bind_all {
             self.linger_if_unused(&mut table, pattern);
         }
@@ -407,8 +412,7 @@ impl Feed {
             .insert(Arc::clone(binding), Phase::Doubtful(stamp));
     }
 
-    /// Takes a binding away, if it still lingers since `stamp`.
-    pub(super) async fn unbind(self: Arc<Self>, binding: Arc<str>, stamp: u64) {
+    async fn unbind_if_lingering(self: Arc<Self>, binding: Arc<str>, stamp: u64) {
         {
             let mut table = self.table.lock();
             match table.changing.get_mut(&binding) {
@@ -683,6 +687,12 @@ impl Hash for Subscriber {
 impl Sink {
     fn feed(&self, id: &FeedId) -> Option<Arc<Feed>> {
         self.0.upgrade()?.open.read().get(id).map(Arc::clone)
+    }
+}
+
+impl Unbind for Feed {
+    fn unbind(self: Arc<Self>, binding: Arc<str>, stamp: u64) -> BoxFuture<'static, ()> {
+        self.unbind_if_lingering(binding, stamp).boxed()
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, Semaphore},
@@ -13,13 +14,18 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::feed::Feed;
 use crate::later::Later;
 
 /// Unbinds under way at a time: enough to keep the broker busy.
 const CONCURRENT_UNBINDS: usize = 128;
 /// The least time before a binding that could not be taken away is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// The owner of bindings that linger.
+pub(super) trait Unbind: Send + Sync + 'static {
+    /// Takes the binding away, if it still lingers since `stamp`.
+    fn unbind(self: Arc<Self>, binding: Arc<str>, stamp: u64) -> BoxFuture<'static, ()>;
+}
 
 /// The bindings of one virtual host that linger.
 pub(super) struct Linger {
@@ -37,7 +43,7 @@ struct Schedule {
 
 struct Due {
     /// It holds this in turn, and must be able to end.
-    feed: Weak<Feed>,
+    owner: Weak<dyn Unbind>,
     binding: Arc<str>,
     stamp: u64,
 }
@@ -57,27 +63,29 @@ impl Linger {
         (linger, AbortOnDropHandle::new(task))
     }
 
-    /// Has the binding taken away after the delay; the answer goes to [`Feed::unbind`] then.
-    pub(super) fn schedule(&self, feed: &Arc<Feed>, binding: Arc<str>) -> u64 {
-        self.schedule_in(feed, binding, |schedule| &mut schedule.due)
+    /// Has the binding taken away after the delay, by [`Unbind::unbind`] with the stamp that it
+    /// returns.
+    pub(super) fn schedule(&self, owner: &Arc<impl Unbind>, binding: Arc<str>) -> u64 {
+        self.schedule_in(owner, binding, |schedule| &mut schedule.due)
     }
 
-    /// The same, after it was not to be had: not at once again, also where nothing lingers.
-    pub(super) fn schedule_again(&self, feed: &Arc<Feed>, binding: Arc<str>) -> u64 {
-        self.schedule_in(feed, binding, |schedule| &mut schedule.due_again)
+    /// The same after a failure: not at once again, even without a delay.
+    pub(super) fn schedule_again(&self, owner: &Arc<impl Unbind>, binding: Arc<str>) -> u64 {
+        self.schedule_in(owner, binding, |schedule| &mut schedule.due_again)
     }
 
     fn schedule_in(
         &self,
-        feed: &Arc<Feed>,
+        owner: &Arc<impl Unbind>,
         binding: Arc<str>,
         queue: impl FnOnce(&mut Schedule) -> &mut Later<Due>,
     ) -> u64 {
         let mut schedule = self.schedule.lock();
         schedule.last_stamp = schedule.last_stamp.wrapping_add(1);
         let stamp = schedule.last_stamp;
+        let owner = Arc::downgrade(owner);
         let due = Due {
-            feed: Arc::downgrade(feed),
+            owner,
             binding,
             stamp,
         };
@@ -116,8 +124,8 @@ async fn run(linger: Arc<Linger>) {
         else {
             continue;
         };
-        if let Some(feed) = due.feed.upgrade() {
-            let unbind = feed.unbind(due.binding, due.stamp);
+        if let Some(owner) = due.owner.upgrade() {
+            let unbind = owner.unbind(due.binding, due.stamp);
             tokio::spawn(async move {
                 unbind.await;
                 drop(permit);
