@@ -69,7 +69,12 @@ impl Pacing {
         buckets.pay(owed, context)
     }
 
-    /// Whether the client is not read for now.
+    /// True if all buckets are full.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// True if the client is not read for now.
     pub(super) fn is_paused(&self) -> bool {
         self.deadline().is_some()
     }

@@ -24,8 +24,8 @@ pub(super) struct Reader {
     decoder: Decoder,
     /// Received and not decoded yet.
     input: Bytes,
-    uploads: Uploads,
-    pacing: Pacing,
+    /// Boxed, since few connections have any of it at a time.
+    aside: Option<Box<Aside>>,
     /// How many bytes were received with `input`.
     whole: u32,
     /// Frames read.
@@ -36,13 +36,19 @@ pub(super) struct Reader {
     turn: u8,
 }
 
+/// What a client owes for its frames: room, and time.
+#[derive(Default)]
+struct Aside {
+    uploads: Uploads,
+    pacing: Pacing,
+}
+
 impl Reader {
     pub(super) fn new(limits: DecoderLimits) -> Self {
         Self {
             decoder: Decoder::new(limits),
             input: Bytes::new(),
-            uploads: Uploads::default(),
-            pacing: Pacing::default(),
+            aside: None,
             whole: 0,
             frames: 0,
             messages: 0,
@@ -61,14 +67,15 @@ impl Reader {
     /// The client is too fast, and has to go.
     pub(super) fn receive(&mut self, bytes: Bytes, context: &Context) -> Result<(), Problem> {
         self.whole = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let counted = self.pacing.count_bytes(bytes.len(), context);
+        let count = bytes.len();
         self.input = bytes;
-        counted
+        self.aside().pacing.count_bytes(count, context)
     }
 
     /// Whether the client is not read for now, nor are its frames decoded, for it was too fast.
     pub(super) fn is_paused(&self) -> bool {
-        self.pacing.is_paused()
+        let aside = self.aside.as_ref();
+        aside.is_some_and(|aside| aside.pacing.is_paused())
     }
 
     /// Goes on after a pause, if it is time.
@@ -76,7 +83,24 @@ impl Reader {
     /// # Errors
     /// As [`Reader::receive`].
     pub(super) fn resume(&mut self, now: Instant, context: &Context) -> Result<(), Problem> {
-        self.pacing.resume(now, context)
+        let resumed = match &mut self.aside {
+            Some(aside) => aside.pacing.resume(now, context),
+            None => Ok(()),
+        };
+        self.tidy();
+        resumed
+    }
+
+    fn aside(&mut self) -> &mut Aside {
+        self.aside.get_or_insert_default()
+    }
+
+    /// An idle connection keeps nothing aside.
+    fn tidy(&mut self) {
+        let aside = self.aside.as_ref();
+        if aside.is_some_and(|aside| aside.uploads.is_empty() && aside.pacing.is_empty()) {
+            self.aside = None;
+        }
     }
 
     /// True if all whole frames are decoded.
@@ -97,7 +121,8 @@ impl Reader {
         let now = Instant::now().into_std();
         match self.decoder.decode(&mut self.input) {
             Ok(Some(mut frame)) => {
-                self.uploads.count(&mut frame, self.whole as usize, context);
+                let whole = self.whole as usize;
+                self.aside().uploads.count(&mut frame, whole, context);
                 if self.input.is_empty() {
                     // An empty rest holds on to all that was read with it.
                     self.input = Bytes::new();
@@ -108,9 +133,11 @@ impl Reader {
                     self.messages = self.messages.wrapping_add(1);
                 }
                 session.handle_frame(now, frame);
-                if let Err(problem) = self.pacing.count_frame(command, context) {
+                let counted = self.aside().pacing.count_frame(command, context);
+                if let Err(problem) = counted {
                     session.handle_problem(now, problem);
                 }
+                self.tidy();
                 self.decoder.set_version(session.version());
                 true
             }
@@ -149,7 +176,10 @@ impl Reader {
         loop {
             let (received, most) = self.decoder.unfinished();
             let unfinished = link.unfinished().and(Unfinished { received, most });
-            ready!(self.uploads.poll_room(unfinished, is_idle, context, task));
+            if unfinished.is_large() || self.aside.is_some() {
+                let uploads = &mut self.aside().uploads;
+                ready!(uploads.poll_room(unfinished, is_idle, context, task));
+            }
             if unfinished.is_large() {
                 link.go_on();
                 return link.poll_receive(task);
@@ -164,17 +194,20 @@ impl Reader {
 
     /// True if the client is not read: there is no room for its bytes, or it was too fast.
     pub(super) fn waits(&self) -> bool {
-        self.uploads.waits() || self.is_paused()
+        let aside = self.aside.as_ref();
+        aside.is_some_and(|aside| aside.uploads.waits() || aside.pacing.is_paused())
     }
 
     /// When [`Reader::is_overdue`] is to be asked, or [`Reader::resume`] called.
     pub(super) fn deadline(&self, patience: Duration) -> Option<Instant> {
-        let upload = self.uploads.deadline(patience);
-        upload.into_iter().chain(self.pacing.deadline()).min()
+        let aside = self.aside.as_ref()?;
+        let upload = aside.uploads.deadline(patience);
+        upload.into_iter().chain(aside.pacing.deadline()).min()
     }
 
     /// True if the client has waited for room for too long, or kept it from others.
     pub(super) fn is_overdue(&mut self, now: Instant, patience: Duration) -> bool {
-        self.uploads.is_overdue(now, patience)
+        let aside = self.aside.as_mut();
+        aside.is_some_and(|aside| aside.uploads.is_overdue(now, patience))
     }
 }

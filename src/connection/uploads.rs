@@ -39,6 +39,11 @@ struct State {
 }
 
 impl Uploads {
+    /// True if the connection has no claim.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Ready if the link may be read: the unfinished frame has its room, and the client is within
     /// its share. `is_idle`: it has no operation under way.
     pub(super) fn poll_room(

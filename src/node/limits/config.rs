@@ -490,6 +490,28 @@ mod tests {
     }
 
     #[test]
+    fn rates_that_make_no_sense_are_refused() {
+        let limits = Limits {
+            max_address_connects_per_second: 10,
+            max_connects_per_second: 5,
+            ..Limits::default()
+        };
+        let (key, message) = limits.check().unwrap_err();
+        assert_eq!(key, "max_address_connects_per_second");
+        assert!(message.contains("max_connects_per_second (5)"), "{message}");
+        let limits = Limits {
+            failed_login_delay: Duration::from_secs(10),
+            ..Limits::default()
+        };
+        assert_eq!(limits.check().unwrap_err().0, "failed_login_delay");
+        let limits = Limits {
+            failed_login_recovery: Duration::ZERO,
+            ..Limits::default()
+        };
+        assert_eq!(limits.check().unwrap_err().0, "failed_login_recovery");
+    }
+
+    #[test]
     fn heartbeats_are_milliseconds_and_may_be_off() {
         let stomp = |receive| Stomp {
             heartbeat_receive: receive,
