@@ -28,6 +28,7 @@ fn the_exposition_is_as_it_was_written_down() {
     let label = [("label", "value")];
     counts.connections.get_or_create(&label).inc();
     counts.connections_ended.get_or_create(&label).inc();
+    counts.limits_exceeded.get_or_create(&label).inc();
     counts.hook_call.get_or_create(&label).observe(0.2);
     counts.hook_faults.get_or_create(&label).inc();
     counts.mailbox_overflows.get_or_create(&label).inc();
