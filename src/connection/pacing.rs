@@ -85,7 +85,7 @@ impl Pacing {
         Some(paused.until)
     }
 
-    /// Goes on, if it is time. Gives back the room of buckets that are full.
+    /// Goes on, if it is time.
     ///
     /// # Errors
     /// As [`Pacing::count_bytes`].
@@ -96,11 +96,18 @@ impl Pacing {
         match buckets.paused.take_if(|paused| paused.until <= now) {
             Some(paused) => buckets.pay(&paused.owed, context),
             None => {
-                if buckets.paused.is_none() && buckets.are_full(context) {
-                    self.0 = None;
-                }
+                self.rest(context);
                 Ok(())
             }
+        }
+    }
+
+    /// Gives back the room of buckets that are full: those of bytes are, a moment after a
+    /// heart-beat.
+    pub(super) fn rest(&mut self, context: &Context) {
+        let buckets = self.0.as_ref();
+        if buckets.is_some_and(|buckets| buckets.paused.is_none() && buckets.are_full(context)) {
+            self.0 = None;
         }
     }
 }

@@ -69,6 +69,9 @@ impl Reader {
         self.whole = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let count = bytes.len();
         self.input = bytes;
+        if count == 0 {
+            return Ok(());
+        }
         self.aside().pacing.count_bytes(count, context)
     }
 
@@ -87,7 +90,7 @@ impl Reader {
             Some(aside) => aside.pacing.resume(now, context),
             None => Ok(()),
         };
-        self.tidy();
+        self.tidy(context);
         resumed
     }
 
@@ -96,10 +99,12 @@ impl Reader {
     }
 
     /// An idle connection keeps nothing aside.
-    fn tidy(&mut self) {
-        let aside = self.aside.as_ref();
-        if aside.is_some_and(|aside| aside.uploads.is_empty() && aside.pacing.is_empty()) {
-            self.aside = None;
+    fn tidy(&mut self, context: &Context) {
+        if let Some(aside) = &mut self.aside {
+            aside.pacing.rest(context);
+            if aside.uploads.is_empty() && aside.pacing.is_empty() {
+                self.aside = None;
+            }
         }
     }
 
@@ -137,13 +142,16 @@ impl Reader {
                 if let Err(problem) = counted {
                     session.handle_problem(now, problem);
                 }
-                self.tidy();
+                if self.input.is_empty() {
+                    self.tidy(context);
+                }
                 self.decoder.set_version(session.version());
                 true
             }
             Ok(None) => {
                 // Nothing of a read buffer is held on to.
                 self.input = Bytes::new();
+                self.tidy(context);
                 false
             }
             Err(error) => {
