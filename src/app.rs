@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     control::{self, Control},
     deadline::after,
-    http::{self, Origins, PublicServer, Routes},
+    http::{self, Origins, PublicServer, RefusalLog, Routes},
     hub::Vhosts,
     listen::{self, Entrance, Plain, Proxies, Secure, Tls, TlsError, tls::Protocol},
     node::{self, Memory, Registry, Services, Settings, Shed},
@@ -131,6 +131,7 @@ impl Gateway {
                 allow_missing: listen.allow_missing_origin,
             },
             forwarding: Forwarding::new(&config.auth),
+            refusals: RefusalLog::default(),
         };
         let server = Arc::new(PublicServer {
             gateway: Arc::new(gateway),

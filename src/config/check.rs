@@ -7,9 +7,12 @@ use super::{
     read::{Name, Reader},
 };
 use crate::{
-    auth::CertificateLogin,
+    auth::{CertificateLogin, Unset},
     broker::ExchangeKind,
-    listen::tls::{ClientCertificates, TlsConfig},
+    listen::{
+        origin,
+        tls::{ClientCertificates, TlsConfig},
+    },
     presence,
     units::show_size,
 };
@@ -155,7 +158,9 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
     }
     let is_ambient = auth.is_ambient()
         || (auth.certificate_login != CertificateLogin::Off && listen.https.is_some());
-    if is_ambient && listen.origins.iter().any(|origin| origin == "*") {
+    // A page of any site can show a part of itself as `null`, in a sandbox.
+    let is_anybody = |entry: &String| [origin::ANY, origin::NULL].contains(&&**entry);
+    if is_ambient && listen.origins.iter().any(is_anybody) {
         reader.wrong(
             &[
                 ("listen", "origins"),

@@ -110,7 +110,7 @@ level = "inof"
     stentor.toml:4: [listen] stomp: invalid type: integer 61613, expected a text; write it in quotes
     stentor.toml:6: [listen] max_frame_size: there is no such key; it belongs to [limits]
     stentor.toml:7: [listen] orgins: there is no such key; did you mean origins?
-    stentor.toml:8: [listen] origins: "app.example.com" is not an origin; write scheme and host, such as "https://app.example.com", or "*" for all
+    stentor.toml:8: [listen] origins: "app.example.com" is not an origin; write scheme and host, such as "https://app.example.com", "https://*.example.com" or "capacitor://localhost", or "*" for all
     stentor.toml:11: [limits] max_frame_size: "4MX" is not a size; write bytes or e.g. "4MiB"
     stentor.toml:12: [limits] login_timeout: invalid type: integer 10, expected a duration; write e.g. "10s" or "500ms"
     stentor.toml:13: [limits] max_headers: invalid value: integer -1, expected a whole number, 0 or more

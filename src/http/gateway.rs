@@ -16,6 +16,7 @@ use tokio::{
 
 use super::{
     patience::Patient,
+    refused::{RefusalLog, RefusedFor},
     upgrade::{Origins, SUBPROTOCOLS},
 };
 use crate::{
@@ -33,6 +34,8 @@ pub struct Gateway {
     pub origins: Origins,
     /// Which parts of a request its login gets.
     pub forwarding: Forwarding,
+    /// The refusals that the log has.
+    pub refusals: RefusalLog,
 }
 
 impl Application for Gateway {
@@ -43,11 +46,13 @@ impl Application for Gateway {
 
     fn check(&self, headers: &HeaderMap, client: &Client) -> Result<(), Refusal> {
         let is_ambient = self.forwarding.is_ambient() || client.certificate.is_some();
-        self.origins.check_loosely(headers, is_ambient)
+        let checked = self.origins.check_loosely(headers, is_ambient);
+        self.refusals.noted(RefusedFor::Origin, checked)
     }
 
     fn check_web_socket(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        self.origins.check(headers)
+        let checked = self.origins.check(headers);
+        self.refusals.noted(RefusedFor::Origin, checked)
     }
 
     fn admit(&self, opening: Opening<'_, Client>) -> Result<Self::Place, Refusal> {

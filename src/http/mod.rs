@@ -5,6 +5,7 @@
 
 mod gateway;
 mod patience;
+mod refused;
 mod upgrade;
 
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
@@ -30,9 +31,14 @@ use tokio::{
 use warp::{Filter, filters::BoxedFilter};
 
 pub use gateway::{Client, Gateway};
+pub use refused::RefusalLog;
 pub use upgrade::Origins;
 
-use self::{gateway::HttpPlace, patience::Patient};
+use self::{
+    gateway::HttpPlace,
+    patience::Patient,
+    refused::{RefusedFor, is_client},
+};
 use crate::{
     listen::{Entered, Entrance, Places, SocketLayer, WebSocketLink, accept},
     telemetry,
@@ -95,8 +101,13 @@ impl PublicServer {
                     .await,
             );
         }
+        let sought = is_client(path, request.headers()).then(|| path.to_owned());
         let mut service = warp::service(self.routes.clone());
         let Ok(answer) = tower_service::Service::call(&mut service, request).await;
+        if let Some(path) = sought.filter(|_| answer.status() == StatusCode::NOT_FOUND) {
+            let refusals = &self.gateway.refusals;
+            refusals.note(RefusedFor::Path, &format!("nothing is served at {path:?}"));
+        }
         answer.map(BodyExt::boxed)
     }
 
@@ -106,17 +117,18 @@ impl PublicServer {
         client: &Client,
     ) -> HttpAnswer {
         let headers = request.headers();
-        let granted =
-            upgrade::examine(request.method(), headers, &upgrade::SUBPROTOCOLS).and_then(|grant| {
-                self.gateway.check_web_socket(headers)?;
-                let place = self.gateway.admit(Opening {
-                    headers,
-                    query: request.uri().query(),
-                    caller: client,
-                    transport: "websocket",
-                })?;
-                Ok((grant, place))
-            });
+        let examined = upgrade::examine(request.method(), headers, &upgrade::SUBPROTOCOLS);
+        let examined = self.gateway.refusals.noted(RefusedFor::Upgrade, examined);
+        let granted = examined.and_then(|grant| {
+            self.gateway.check_web_socket(headers)?;
+            let place = self.gateway.admit(Opening {
+                headers,
+                query: request.uri().query(),
+                caller: client,
+                transport: "websocket",
+            })?;
+            Ok((grant, place))
+        });
         let (grant, place) = match granted {
             Ok(granted) => granted,
             Err(refusal) => return upgrade::refuse(&refusal),

@@ -100,6 +100,7 @@ async fn server_with(
                 allowed: Vec::new(),
                 allow_missing: true,
             },
+            refusals: RefusalLog::default(),
         }),
         path: "/ws".into(),
         sockjs: listen::sockjs::SockjsConfig::default()

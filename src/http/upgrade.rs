@@ -12,6 +12,7 @@ use sockjs_server::{
 use url::Url;
 
 use super::HttpAnswer;
+use crate::listen::origin;
 
 /// Subprotocols that are spoken, the best first. They do not bind the STOMP version: that is
 /// negotiated by CONNECT, and clients rely on it.
@@ -20,7 +21,7 @@ pub(super) const SUBPROTOCOLS: [&str; 3] = ["v12.stomp", "v11.stomp", "v10.stomp
 /// Which origins may connect.
 #[derive(Clone, Debug)]
 pub struct Origins {
-    /// Exact origins, or `*`; where there is none, the host that the request is for.
+    /// Origins and patterns ([`origin`]); where there is none, the host that the request is for.
     pub allowed: Vec<String>,
     /// Whether a request without an origin may: one that is not a browser's.
     pub allow_missing: bool,
@@ -132,22 +133,23 @@ impl Origins {
     /// The content security policy of a page that acts for whoever shows it in a frame.
     pub(super) fn frame_ancestors(&self) -> Option<HeaderValue> {
         let mut policy = "frame-ancestors 'self'".to_owned();
-        for origin in &self.allowed {
+        for entry in self.allowed.iter().filter(|entry| origin::is_source(entry)) {
             policy.push(' ');
-            policy.push_str(origin);
+            policy.push_str(entry);
         }
         policy.parse().ok()
     }
 
     fn allows_all(&self) -> bool {
-        self.allowed.iter().any(|allowed| allowed == "*")
+        self.allowed.iter().any(|entry| entry == origin::ANY)
     }
 
     fn check_origin(&self, origin: &str, headers: &HeaderMap) -> Result<(), Refusal> {
         let is_allowed = if self.allowed.is_empty() {
             is_own(origin, headers)
         } else {
-            self.allows_all() || self.allowed.iter().any(|allowed| allowed == origin)
+            let mut entries = self.allowed.iter();
+            entries.any(|entry| origin::matches(entry, origin))
         };
         if is_allowed {
             return Ok(());
@@ -254,6 +256,32 @@ mod tests {
             allow_missing: true,
         };
         assert_eq!(status(&from("null"), &all), None);
+    }
+
+    #[test]
+    fn apps_and_hosts_below_a_domain_may_be_listed() {
+        let listed = Origins {
+            allowed: ["https://*.example.com", "capacitor://localhost", "null"]
+                .map(str::to_owned)
+                .into(),
+            allow_missing: true,
+        };
+        for (origin, expected) in [
+            ("https://app.example.com", None),
+            ("https://a.b.example.com", None),
+            ("https://example.com", Some(403)),
+            ("capacitor://localhost", None),
+            ("ionic://localhost", Some(403)),
+            ("null", None),
+            ("file://", Some(403)),
+        ] {
+            let headers = request(&[("origin", origin)]);
+            assert_eq!(status(&headers, &listed), expected, "{origin}");
+        }
+        // A policy has no word for pages without a host.
+        let policy = listed.frame_ancestors().unwrap();
+        let expected = "frame-ancestors 'self' https://*.example.com capacitor://localhost";
+        assert_eq!(policy, expected);
     }
 
     #[test]

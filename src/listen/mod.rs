@@ -4,6 +4,7 @@
 mod addresses;
 mod config;
 mod entrance;
+pub mod origin;
 mod outgoing;
 mod proxy_protocol;
 pub mod sockjs;

@@ -535,6 +535,18 @@ pub fn shared_address_over_bound(bound: Bound, address: &dyn Display) {
     );
 }
 
+/// A request was refused before STOMP began, for a `reason` of a fixed number; `unsaid` more since
+/// this was said the last time, `None`: not to be said now.
+pub fn request_refused(reason: &'static str, cause: &str, unsaid: Option<u64>) {
+    COUNTS
+        .requests_refused
+        .get_or_create(&[("reason", reason)])
+        .inc();
+    if let Some(unsaid) = unsaid {
+        info!(target: "stentor::http", reason, cause, unsaid, "client refused before its login");
+    }
+}
+
 /// A connection lacked its PROXY header, TLS, or client certificate. Port scanners cause that, so
 /// it is no warning.
 pub fn handshake_failed(what: &str, remote: SocketAddr, cause: &dyn Display) {

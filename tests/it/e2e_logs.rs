@@ -2,6 +2,10 @@
 //! secrets. (`House` checks that no log of any test here holds a passcode.)
 
 use testkit::{Answer, Call, DEADLINE, Gateway, Hook, eventually};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::house::{DESTINATION, House, PASSCODE, USER, vhost};
 
@@ -118,4 +122,52 @@ async fn no_passcode_at_any_level() {
     let mut lines = house.gateway.log().all();
     lines.retain(|line| line.contains("guest:guest") || line.contains("103, 117, 101, 115, 116"));
     assert!(lines.is_empty(), "the broker's password: {lines:#?}");
+}
+
+/// A page on another port, a wrong path, a request that is no upgrade: the author of the page sees
+/// no reason, so the log has it, a line for each reason in a while; and the metric counts them all.
+#[tokio::test]
+async fn clients_that_are_refused_before_their_login_are_told_of() {
+    let house = House::open().await;
+    let address = house.gateway.origin().replace("http://", "");
+    let ask = async |path: &str, headers: &str| {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close{headers}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    let upgrade = ", Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    let foreign = format!("{upgrade}\r\nOrigin: http://localhost:8080");
+    for _ in 0..3 {
+        assert_eq!(ask("/ws", &foreign).await, "403");
+        assert_eq!(ask("/websocket", upgrade).await, "404");
+        assert_eq!(ask("/ws", "").await, "426");
+        // Browsers ask for it, whatever the page is.
+        assert_eq!(ask("/favicon.ico", "").await, "404");
+    }
+    let (_, metrics) = house.gateway.admin("/metrics").await;
+    for (reason, count) in [("origin", 3), ("path", 3), ("upgrade", 3)] {
+        let line = format!("stentor_requests_refused_total{{reason=\"{reason}\"}} {count}");
+        assert!(
+            metrics.lines().any(|found| found == line),
+            "{line}\n{metrics}"
+        );
+    }
+    let said = house
+        .gateway
+        .until_events("client refused before its login", 3)
+        .await;
+    let of = |reason: &str| {
+        let mut said = said.iter().filter(|event| event["reason"] == reason);
+        let event = said.next().unwrap_or_else(|| panic!("nothing of {reason}"));
+        assert_eq!(said.next(), None, "once in a while");
+        event["cause"].as_str().unwrap().to_owned()
+    };
+    assert!(of("origin").contains("http://localhost:8080"));
+    assert!(of("path").contains("/websocket"));
+    assert!(of("upgrade").contains("WebSocket"));
 }

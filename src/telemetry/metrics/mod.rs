@@ -64,6 +64,7 @@ metrics! {
         connections_ended "Connections that ended, by the words of their ERROR frame, or by another end" count(Family<Label, Counter>);
         connections_turned_away "Connections that were not taken, for there were too many" count(Counter);
         limits_exceeded "Times that a client met a bound, by bound: it was refused, or not read for a while" count(Family<Label, Counter>);
+        requests_refused "HTTP requests of clients that were refused before STOMP began, by why" count(Family<Label, Counter>);
         logins "Clients that logged in" count(Counter);
         logins_refused "Clients that were not let in" count(Counter);
         permissions_refused "Things that were denied to clients" count(Counter);

@@ -29,6 +29,7 @@ fn the_exposition_is_as_it_was_written_down() {
     counts.connections.get_or_create(&label).inc();
     counts.connections_ended.get_or_create(&label).inc();
     counts.limits_exceeded.get_or_create(&label).inc();
+    counts.requests_refused.get_or_create(&label).inc();
     counts.hook_call.get_or_create(&label).observe(0.2);
     counts.hook_faults.get_or_create(&label).inc();
     counts.mailbox_overflows.get_or_create(&label).inc();
