@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
 use super::ExchangeKind;
@@ -13,17 +14,23 @@ use crate::{
 /// RabbitMQ takes no larger message, however it is configured.
 const MAX_MESSAGE: usize = 512 << 20;
 
+/// RabbitMQ makes it when it is new.
+const DEFAULT_VHOST: &str = "/";
+
 /// Where the broker is, and how it is used.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// The broker and the gateway's own account there. Without a default: one password that
-    /// everybody knows is none.
+    /// everybody knows is none. Its path is the default virtual host ([`Config::adopt_vhost`]).
     pub url: Option<Url>,
     /// The virtual hosts that clients may ask for; `*`: whichever the hook allows and RabbitMQ has.
     pub vhosts: Vec<String>,
     /// The virtual host of a client whose CONNECT has no `host`.
     pub default_vhost: String,
+    /// The virtual host that is meant by a machine's name in `host`, which many client libraries
+    /// send.
+    pub host_names: BTreeMap<String, String>,
     /// Virtual hosts that are open at a time, the default one included.
     pub max_vhosts: usize,
     /// How long the links of a virtual host are kept after its last client has left; those of the
@@ -73,8 +80,9 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             url: None,
-            vhosts: vec!["/".to_owned()],
-            default_vhost: "/".to_owned(),
+            vhosts: vec![DEFAULT_VHOST.to_owned()],
+            default_vhost: DEFAULT_VHOST.to_owned(),
+            host_names: BTreeMap::new(),
             max_vhosts: 100,
             vhost_idle: Duration::from_secs(5 * 60),
             impersonate: false,
@@ -98,6 +106,29 @@ impl Config {
     /// # Errors
     /// The key at fault, and what is wrong and what to do.
     pub fn check(&self) -> Checked {
+        let mut config = self.clone();
+        config.adopt_vhost();
+        config.check_vhosts()?;
+        config.check_host_names()?;
+        self.check_times()?;
+        self.check_bounds()
+    }
+
+    /// Takes the virtual host of the URL for the default one, where the keys for it have their
+    /// defaults: services that rent a RabbitMQ print such a URL, and it is all there is to say.
+    pub fn adopt_vhost(&mut self) {
+        let Some(vhost) = self.url.as_ref().and_then(Url::vhost) else {
+            return;
+        };
+        if self.default_vhost == DEFAULT_VHOST {
+            self.default_vhost.clone_from(&vhost);
+        }
+        if self.vhosts == [DEFAULT_VHOST] {
+            self.vhosts = vec![vhost];
+        }
+    }
+
+    fn check_vhosts(&self) -> Checked {
         for (index, vhost) in self.vhosts.iter().enumerate() {
             if vhost.is_empty() {
                 return Err((
@@ -121,8 +152,17 @@ impl Config {
         }
         let nobody = "nobody could log in";
         at_least_one("max_vhosts", self.max_vhosts, nobody)?;
-        let again = "links would be made anew for every client";
-        more_than_zero("vhost_idle", self.vhost_idle, again)?;
+        let vhost = self.url.as_ref().and_then(Url::vhost);
+        if let Some(vhost) = vhost.filter(|vhost| *vhost != self.default_vhost) {
+            return Err((
+                "default_vhost",
+                format!(
+                    "is {:?}, but the path of url names {vhost:?}; write the same, or end the URL \
+                     after the port",
+                    self.default_vhost
+                ),
+            ));
+        }
         if !is_any && !self.vhosts.contains(&self.default_vhost) {
             return Err((
                 "default_vhost",
@@ -132,6 +172,39 @@ impl Config {
                 ),
             ));
         }
+        Ok(())
+    }
+
+    fn check_host_names(&self) -> Checked {
+        let wrong = |message| Err(("host_names", message));
+        let is_any = self.vhosts.iter().any(|vhost| vhost == "*");
+        for (name, vhost) in &self.host_names {
+            if name.is_empty() || vhost.is_empty() {
+                return wrong(format!(
+                    "has {name:?} = {vhost:?}; write a machine's name and a virtual host, such as \
+                     \"push.example.com\" = \"/\""
+                ));
+            }
+            if !is_any && !self.vhosts.contains(vhost) {
+                return wrong(format!(
+                    "has {name:?} = {vhost:?}, which is not in vhosts {:?}; add it there, or \
+                     choose one of them",
+                    self.vhosts
+                ));
+            }
+            if self.vhosts.contains(name) && name != vhost {
+                return wrong(format!(
+                    "has {name:?} = {vhost:?}, but {name:?} is one of vhosts itself; take it out \
+                     in one of the two places"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_times(&self) -> Checked {
+        let again = "links would be made anew for every client";
+        more_than_zero("vhost_idle", self.vhost_idle, again)?;
         let never = "no call could ever succeed";
         more_than_zero("connection_timeout", self.connection_timeout, never)?;
         more_than_zero("operation_timeout", self.operation_timeout, never)?;
@@ -159,6 +232,10 @@ impl Config {
                 ),
             ));
         }
+        Ok(())
+    }
+
+    fn check_bounds(&self) -> Checked {
         let nobody = "nobody could publish";
         at_least_one("publish_channels", self.publish_channels, nobody)?;
         at_least_one("max_pending_publishes", self.max_pending_publishes, nobody)?;
@@ -184,7 +261,7 @@ impl Config {
 pub enum Url {
     /// `embedded:`: in this process' memory.
     Embedded,
-    /// `amqp:` or `amqps:`: RabbitMQ, and the gateway's account there. It names no virtual host.
+    /// `amqp:` or `amqps:`: RabbitMQ, the gateway's account there, and, as a path, a virtual host.
     Amqp(SecretUrl),
 }
 
@@ -204,8 +281,11 @@ pub enum UrlError {
          \"@\" in a password as %2F and %40)"
     )]
     NoAccount,
-    /// A path, which in AMQP URLs is a virtual host.
-    #[error("names a virtual host; list it in vhosts, and end the URL after the port")]
+    /// A path that is no virtual host.
+    #[error(
+        "has a path that is no virtual host; write one name after the port, with \"/\" in it as \
+         %2F"
+    )]
     Vhost,
     /// Parameters after `?`, or a fragment.
     #[error("has parameters after \"?\" or \"#\", which are not supported; remove them")]
@@ -227,16 +307,40 @@ impl FromStr for Url {
         if url.username().is_empty() || url.password().is_none_or(str::is_empty) {
             return Err(UrlError::NoAccount);
         }
-        if !matches!(url.path(), "" | "/") {
+        if !matches!(url.path(), "" | "/") && vhost(&url).is_none() {
             return Err(UrlError::Vhost);
         }
         if url.query().is_some() || url.fragment().is_some() {
             return Err(UrlError::Parameters);
         }
         let mut url = url;
-        url.set_path("");
+        if url.path() == "/" {
+            // Other libraries read "/" as the virtual host without a name, which nobody has.
+            url.set_path("");
+        }
         Ok(Self::Amqp(url.into()))
     }
+}
+
+impl Url {
+    /// The virtual host that its path names.
+    #[must_use]
+    pub fn vhost(&self) -> Option<String> {
+        match self {
+            Self::Embedded => None,
+            Self::Amqp(url) => vhost(&url::Url::parse(url.reveal()).ok()?),
+        }
+    }
+}
+
+/// The name that stands in the path: one segment, in which `%2F` is a slash.
+fn vhost(url: &url::Url) -> Option<String> {
+    let segment = url.path().strip_prefix('/')?;
+    if segment.is_empty() || segment.contains('/') {
+        return None;
+    }
+    let name = percent_decode_str(segment).decode_utf8().ok()?;
+    Some(name.into_owned())
 }
 
 impl TryFrom<String> for Url {
@@ -288,8 +392,9 @@ mod tests {
             ("amqp://u:s3cret@", UrlError::Invalid),
             ("amqp://host:5672", UrlError::NoAccount),
             ("amqp://s3cret@host", UrlError::NoAccount),
-            ("amqp://u:s3cret@host/vhost", UrlError::Vhost),
-            ("amqp://u:s3cret@host/%2f", UrlError::Vhost),
+            ("amqp://u:s3cret@host/a/b", UrlError::Vhost),
+            ("amqp://u:s3cret@host//", UrlError::Vhost),
+            ("amqp://u:s3cret@host/%ff", UrlError::Vhost),
             ("amqp://u:s3cret@host?heartbeat=5", UrlError::Parameters),
         ] {
             assert_eq!(text.parse::<Url>(), Err(error), "{text}");
@@ -307,6 +412,77 @@ mod tests {
         };
         assert_eq!(url.reveal(), "amqp://u:p@host");
         assert!("amqp://u:p@[::1]:5672".parse::<Url>().is_ok());
+    }
+
+    fn with_url(url: &str) -> Config {
+        Config {
+            url: Some(url.parse().unwrap()),
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn the_path_of_a_url_is_the_default_virtual_host() {
+        for (path, vhost) in [
+            ("", "/"),
+            ("/", "/"),
+            ("/%2F", "/"),
+            ("/app", "app"),
+            ("/a%2Fb%20c", "a/b c"),
+        ] {
+            let mut config = with_url(&format!("amqps://u:p@host{path}"));
+            assert_eq!(config.check(), Ok(()), "{path}");
+            config.adopt_vhost();
+            assert_eq!(config.default_vhost, vhost, "{path}");
+            assert_eq!(config.vhosts, [vhost], "{path}");
+        }
+        // As it was written, where somebody chose.
+        let mut config = Config {
+            vhosts: vec!["app".to_owned(), "more".to_owned()],
+            ..with_url("amqp://u:p@host/app")
+        };
+        assert_eq!(config.check(), Ok(()));
+        config.adopt_vhost();
+        assert_eq!((&*config.default_vhost, config.vhosts.len()), ("app", 2));
+    }
+
+    #[test]
+    fn a_url_does_not_contradict_the_default_virtual_host() {
+        let config = Config {
+            default_vhost: "more".to_owned(),
+            vhosts: vec!["app".to_owned(), "more".to_owned()],
+            ..with_url("amqp://u:p@host/app")
+        };
+        let (key, text) = config.check().unwrap_err();
+        assert_eq!(key, "default_vhost");
+        assert!(text.contains("the path of url names \"app\""), "{text}");
+        let config = Config {
+            vhosts: vec!["more".to_owned(), "others".to_owned()],
+            ..with_url("amqp://u:p@host/app")
+        };
+        assert_eq!(config.check().unwrap_err().0, "default_vhost");
+    }
+
+    #[test]
+    fn names_of_machines_mean_virtual_hosts() {
+        let named = |name: &str, vhost: &str| Config {
+            host_names: BTreeMap::from([(name.to_owned(), vhost.to_owned())]),
+            ..Config::default()
+        };
+        assert_eq!(named("push.example.com", "/").check(), Ok(()));
+        for (name, vhost) in [("push.example.com", "app"), ("", "/"), ("push", "")] {
+            assert_eq!(named(name, vhost).check().unwrap_err().0, "host_names");
+        }
+        let ambiguous = Config {
+            vhosts: vec!["/".to_owned(), "app".to_owned()],
+            ..named("app", "/")
+        };
+        assert_eq!(ambiguous.check().unwrap_err().0, "host_names");
+        let any = Config {
+            vhosts: vec!["*".to_owned()],
+            ..named("push.example.com", "app")
+        };
+        assert_eq!(any.check(), Ok(()));
     }
 
     #[test]

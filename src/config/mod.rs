@@ -116,7 +116,8 @@ impl Config {
         let sections = sections();
         let mut reader = Reader::new(&sections, file);
         reader.environment(environment);
-        let config = Self::from_sections(&mut reader);
+        let mut config = Self::from_sections(&mut reader);
+        config.broker.adopt_vhost();
         if check == Check::Whole {
             check::required(&config, &mut reader);
             check::files(&config, &mut reader);

@@ -97,7 +97,7 @@ durable = "yes"
 http = "0.0.0.0:1"
 
 [broker]
-url = "amqp://u:s3cret@host/vhost"
+url = "amqp://u:s3cret@host/virtual/host"
 
 [shutdown]
 nonsense = true
@@ -119,7 +119,7 @@ level = "inof"
     stentor.toml:18: [feed] binding: unknown variant "some", expected "key" or "all"
     stentor.toml:19: [feed] durable: invalid type: string "yes", expected a switch; write true or false
     stentor.toml:21: [lisen]: there is no such section; did you mean [listen]?
-    stentor.toml:25: [broker] url: names a virtual host; list it in vhosts, and end the URL after the port
+    stentor.toml:25: [broker] url: has a path that is no virtual host; write one name after the port, with "/" in it as %2F
     stentor.toml:28: [shutdown] nonsense: there is no such key; the keys of [shutdown] are not_ready, drain, grace
     stentor.toml:31: [log] level: "inof" is not a level; write "error", "warn", "info", "debug", "trace" or "off", or directives such as "info,stentor::hub=debug"
     "#);

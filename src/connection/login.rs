@@ -27,10 +27,7 @@ pub(super) async fn login(
     let (user, password) = logins
         .credentials(&connect.headers, carried.as_deref())
         .ok_or(Problem::MissingCredentials)?;
-    let vhost = connect
-        .headers
-        .get("host")
-        .unwrap_or(&settings.default_vhost);
+    let vhost = settings.vhost_for(connect.headers.get("host"));
     let mut more = carried.map_or_else(Vec::new, |carried| carried.parameters);
     for (fact, name) in logins.facts() {
         let value = match fact {
@@ -77,8 +74,14 @@ pub(super) async fn login(
             Refusal::Busy => Problem::LoginBusy,
         }
     })?;
-    let denied = || Problem::VhostDenied {
-        vhost: vhost.into(),
+    let denied = || match is_machine(vhost) {
+        true => Problem::HostIsNoVhost {
+            host: vhost.into(),
+            vhost: (*settings.default_vhost).into(),
+        },
+        false => Problem::VhostDenied {
+            vhost: vhost.into(),
+        },
     };
     if !services.vhosts.allows(vhost) {
         refused(&format!("virtual host {vhost:?} is not in broker.vhosts"));
@@ -135,4 +138,10 @@ async fn enter(context: &Context, user: &User) -> Result<UserPlace, Problem> {
         return Err(services.users.too_many_connections(&user.name));
     }
     Ok(place)
+}
+
+/// True if a text is rather a machine's name than a virtual host's: many client libraries send the
+/// name of the machine that they connect to.
+fn is_machine(host: &str) -> bool {
+    host == "localhost" || host.contains(['.', ':'])
 }

@@ -87,6 +87,12 @@ fn config(options: &Options, hook: SocketAddr) -> Result<Config, app::Error> {
         ))
     };
     let path = |call: &str| Some(format!("http://{hook}/auth/{call}"));
+    let mut broker = broker::Config {
+        url: Some(options.broker.clone().unwrap_or(Url::Embedded)),
+        exchanges: BTreeMap::from([(EXCHANGE.into(), ExchangeKind::Direct)]),
+        ..broker::Config::default()
+    };
+    broker.adopt_vhost();
     Ok(Config {
         listen: listen::Config {
             http: Some(local(http)),
@@ -98,11 +104,7 @@ fn config(options: &Options, hook: SocketAddr) -> Result<Config, app::Error> {
             client_url: CLIENT.to_owned(),
             ..listen::sockjs::SockjsConfig::default()
         },
-        broker: broker::Config {
-            url: Some(options.broker.clone().unwrap_or(Url::Embedded)),
-            exchanges: BTreeMap::from([(EXCHANGE.into(), ExchangeKind::Direct)]),
-            ..broker::Config::default()
-        },
+        broker,
         auth: auth::Config {
             user_path: path("user"),
             vhost_path: path("vhost"),

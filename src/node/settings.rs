@@ -1,6 +1,6 @@
 //! How connections behave: what the parts' sections of the configuration come to.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
     limits::{Limits, Stomp, session_config},
@@ -20,6 +20,8 @@ pub struct Settings {
     pub mailbox: MailboxConfig,
     /// The virtual host of clients that name none.
     pub default_vhost: Arc<str>,
+    /// The virtual hosts that are meant by names of machines, which are in small letters.
+    host_names: HashMap<Box<str>, Box<str>>,
     /// Whether messages name their user in AMQP's own property (`broker.impersonate`).
     pub impersonate: bool,
     /// Whether a client is told the hook's reason for a refusal (`auth.disclose_reason`).
@@ -64,6 +66,11 @@ impl Settings {
             stomp,
             mailbox,
             default_vhost: broker.default_vhost.as_str().into(),
+            host_names: broker
+                .host_names
+                .iter()
+                .map(|(name, vhost)| (name.to_ascii_lowercase().into(), vhost.as_str().into()))
+                .collect(),
             impersonate: broker.impersonate,
             disclose_reason: auth.disclose_reason,
             recheck: (!auth.recheck.is_zero()).then(|| Recheck {
@@ -78,9 +85,64 @@ impl Settings {
         }
     }
 
+    /// The virtual host that a client means by its header `host`. Names of machines count in any
+    /// case, with the port that some libraries add or without it.
+    #[must_use]
+    pub fn vhost_for<'a>(&'a self, host: Option<&'a str>) -> &'a str {
+        let Some(host) = host else {
+            return &self.default_vhost;
+        };
+        if self.host_names.is_empty() {
+            return host;
+        }
+        let name = host.to_ascii_lowercase();
+        let bare = name.rsplit_once(':').map(|(bare, _)| bare);
+        let mut names = [Some(&*name), bare].into_iter().flatten();
+        names
+            .find_map(|name| self.host_names.get(name))
+            .map_or(host, |vhost| &**vhost)
+    }
+
     /// What all sessions share.
     #[must_use]
     pub fn session(&self) -> Arc<stomp_session::Config> {
         Arc::clone(&self.session)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_s_name_means_its_virtual_host() {
+        let names = [("Push.example.com", "app"), ("127.0.0.1", "local")];
+        let broker = broker::Config {
+            vhosts: ["/", "app", "local"].map(str::to_owned).into(),
+            host_names: names
+                .map(|(name, vhost)| (name.to_owned(), vhost.to_owned()))
+                .into(),
+            ..broker::Config::default()
+        };
+        let settings = Settings::new(
+            Limits::default(),
+            Stomp::default(),
+            MailboxConfig::default(),
+            &broker,
+            &auth::Config::default(),
+            "node-1",
+        );
+        for (host, vhost) in [
+            (None, "/"),
+            (Some("/"), "/"),
+            (Some("app"), "app"),
+            (Some("push.example.com"), "app"),
+            (Some("PUSH.example.com:15674"), "app"),
+            (Some("127.0.0.1:61613"), "local"),
+            (Some("other.example.com"), "other.example.com"),
+            (Some(""), ""),
+        ] {
+            assert_eq!(settings.vhost_for(host), vhost, "{host:?}");
+        }
     }
 }

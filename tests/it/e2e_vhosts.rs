@@ -139,6 +139,51 @@ async fn a_virtual_host_that_the_account_may_not_use_is_refused() {
     assert!(!body.contains(&account));
 }
 
+/// A URL as a service that rents a RabbitMQ prints it, and nothing else of virtual hosts; and
+/// clients whose `host` is what they connect to.
+#[tokio::test]
+async fn a_url_names_the_virtual_host_and_machines_mean_it() {
+    let vhost = vhost().await;
+    let name = vhost.name().to_owned();
+    let house = House::start(vhost.clone(), |builder| {
+        builder
+            .unset("broker.vhosts")
+            .unset("broker.default_vhost")
+            .set("broker.url", vhost.amqp_url())
+            .set("broker.host_names", format!("push.example.com={name}"))
+    })
+    .await;
+    for host in [
+        "",
+        "host:push.example.com\n",
+        "host:Push.Example.com:15674\n",
+    ] {
+        let mut client = house.raw_tcp().await;
+        let login = format!("login:{USER}\npasscode:{PASSCODE}");
+        client
+            .raw(format!("CONNECT\naccept-version:1.2\n{host}{login}\n\n\0"))
+            .await;
+        let connected = client.expect_frame().await;
+        assert_eq!(
+            connected.command,
+            stomp_grammar::Command::Connected,
+            "{host}"
+        );
+        client.subscribe("1", DESTINATION).await;
+        house.push(["here"]).await;
+        client.expect_message("here").await;
+    }
+    for host in ["other.example.com", "localhost", "127.0.0.1:61613"] {
+        let (body, _) = refused(&house, host).await;
+        let expected = format!("Virtual host '{host}' access denied\n");
+        assert!(body.starts_with(&expected), "{body}");
+        assert!(body.contains(&format!("\"host:{name}\"")), "{body}");
+    }
+    // Others are refused in the plug-in's words alone.
+    let (body, _) = refused(&house, "nowhere").await;
+    assert_eq!(body, "Virtual host 'nowhere' access denied");
+}
+
 #[tokio::test]
 async fn a_client_refused_by_the_hook_makes_no_links() {
     let house = open("5m").await;

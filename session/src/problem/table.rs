@@ -78,9 +78,29 @@ problems! {
         } => {
             message: "Bad CONNECT", code: "vhost-denied", close: Policy, reconnect: No,
             page: "The user may not use this virtual host, or there is none of this name. Correct \
-                   the header `host`",
+                   the header `host`, which names a virtual host and no machine",
             body: format!("Virtual host '{}' access denied", clip(vhost)),
             samples: [VhostDenied { vhost: "//".into() }],
+        }
+
+        /// The same, where the header `host` names a machine, as many client libraries do by
+        /// themselves.
+        HostIsNoVhost {
+            /// The `host` header.
+            host: Box<str>,
+            /// A virtual host that it could name.
+            vhost: Box<str>,
+        } => {
+            message: "Bad CONNECT", code: "vhost-denied", close: Policy, reconnect: No,
+            page: "The user may not use this virtual host, or there is none of this name. Correct \
+                   the header `host`, which names a virtual host and no machine",
+            body: format!(
+                "Virtual host '{}' access denied\n\
+                 The header \"host\" names a virtual host of RabbitMQ, not a machine. Send \
+                 \"host:{}\", or leave it out\n",
+                clip(host), clip(vhost)
+            ),
+            samples: [HostIsNoVhost { host: "push.example.com".into(), vhost: "/".into() }],
         }
 
         /// The user is logged in already, and may not be more often; in what way.
