@@ -37,7 +37,7 @@ pub(crate) enum Command {
 Without --config, only the defaults and the environment count. Two keys have no default:
 
   STENTOR__BROKER__URL=amqp://stentor:password@127.0.0.1:5672 \\
-  STENTOR__AUTH__USER_PATH=http://127.0.0.1:8080/auth/user stentor serve")]
+  STENTOR__AUTH__HOOK=http://127.0.0.1:8000/auth stentor serve")]
     Serve {
         /// The configuration; `stentor config --default` prints one to begin with.
         #[arg(long, value_name = "FILE", env = "STENTOR_CONFIG")]

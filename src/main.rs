@@ -163,6 +163,10 @@ fn configure(task: &ConfigTask) -> Result<(), Failure> {
 fn check(path: &Path) -> Result<(), Failure> {
     let source = Source::read(path)?;
     let sources = Config::check(Some(source.file()), environment()).map_err(wrong)?;
+    for warning in &sources.warnings {
+        // Standard error may be closed.
+        let _ = writeln!(io::stderr(), "{}: warning: {warning}", source.name);
+    }
     print(&format!("{}: no errors; {sources}\n", source.name))
 }
 

@@ -1,6 +1,7 @@
 //! The `[auth]` section.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt,
     time::Duration,
@@ -21,7 +22,10 @@ use crate::units::{Checked, at_least_one, at_most, more_than_zero};
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Answers who a user is. The only one that has to be given.
+    /// Stands for the paths of all checks that are not given: each is this one and the name of the
+    /// check, `/user` and so on. Not for that of groups, which few hooks have.
+    pub hook: Option<String>,
+    /// Answers who a user is. It or `hook` has to be given.
     pub user_path: Option<String>,
     /// Answers whether a user may enter a virtual host.
     pub vhost_path: Option<String>,
@@ -123,6 +127,7 @@ pub enum Method {
 impl Default for Config {
     fn default() -> Self {
         Config {
+            hook: None,
             user_path: None,
             vhost_path: None,
             resource_path: None,
@@ -163,10 +168,13 @@ impl Config {
     /// # Errors
     /// A key, and what is wrong with it and what to do.
     pub fn check(&self) -> Checked {
+        if let Some(hook) = &self.hook {
+            parse(hook).map_err(|problem| ("hook", problem))?;
+        }
         for call in Call::ALL {
             let (key, path) = self.path(call);
             if let Some(path) = path {
-                parse(path).map_err(|problem| (key, problem))?;
+                parse(&path).map_err(|problem| (key, problem))?;
             }
         }
         for (key, timeout) in [
@@ -273,8 +281,16 @@ impl Config {
         })
     }
 
+    /// The keys of checks without a path: what they check is answered by [`Config::unset`].
+    #[must_use]
+    pub fn unset_paths(&self) -> Vec<&'static str> {
+        let paths = Call::CHECKS.map(|call| self.path(call)).into_iter();
+        let unset = paths.filter(|(_, path)| path.is_none());
+        unset.map(|(key, _)| key).collect()
+    }
+
     /// The key of a call's path, and what is given for it.
-    pub(super) fn path(&self, call: Call) -> (&'static str, Option<&str>) {
+    pub(super) fn path(&self, call: Call) -> (&'static str, Option<Cow<'_, str>>) {
         let (key, path) = match call {
             Call::User => ("user_path", &self.user_path),
             Call::Vhost => ("vhost_path", &self.vhost_path),
@@ -282,7 +298,20 @@ impl Config {
             Call::Topic => ("topic_path", &self.topic_path),
             Call::Groups => ("groups_path", &self.groups_path),
         };
-        (key, path.as_deref())
+        let given = path.as_deref().map(Cow::Borrowed);
+        (key, given.or_else(|| self.below_hook(call).map(Cow::Owned)))
+    }
+
+    fn below_hook(&self, call: Call) -> Option<String> {
+        if !Call::CHECKS.contains(&call) {
+            return None;
+        }
+        let mut url = parse(self.hook.as_deref()?).ok()?;
+        url.path_segments_mut()
+            .ok()?
+            .pop_if_empty()
+            .push(call.name());
+        Some(url.into())
     }
 }
 
@@ -317,7 +346,7 @@ impl fmt::Debug for Config {
         let mut shape = f.debug_struct("Config");
         for call in Call::ALL {
             let (key, path) = self.path(call);
-            let path = path.map(|p| parse(p).map_or_else(|_| "(no URL)".into(), |u| shown(&u)));
+            let path = path.map(|p| parse(&p).map_or_else(|_| "(no URL)".into(), |u| shown(&u)));
             shape.field(key, &path);
         }
         shape
@@ -371,6 +400,7 @@ mod tests {
         assert_eq!(read(""), Config::default());
         let config = read(
             r#"
+            hook = "https://h/auth"
             user_path = "https://h/u?token=1"
             vhost_path = "http://h/v"
             resource_path = "http://h/r"
@@ -410,6 +440,30 @@ mod tests {
     }
 
     #[test]
+    fn the_hook_stands_for_the_paths_of_checks() {
+        let paths = |text: &str| {
+            let config = read(text);
+            assert_eq!(config.check(), Ok(()), "{text}");
+            Call::ALL.map(|call| config.path(call).1.map(Cow::into_owned))
+        };
+        let some = |path: &str| Some(path.to_owned());
+        let all = ["user", "vhost", "resource", "topic"];
+        for hook in ["http://h:8000/auth", "http://h:8000/auth/"] {
+            let [user, vhost, resource, topic, groups] = paths(&format!("hook = {hook:?}"));
+            let expected = all.map(|call| some(&format!("http://h:8000/auth/{call}")));
+            assert_eq!([user, vhost, resource, topic], expected);
+            assert_eq!(groups, None);
+        }
+        let [user, vhost, ..] = paths("hook = \"https://h/?token=1\"\nvhost_path = \"http://v/\"");
+        assert_eq!(user, some("https://h/user?token=1"));
+        assert_eq!(vhost, some("http://v/"));
+        assert_eq!(read("hook = \"http://h/a\"").unset_paths(), [""; 0]);
+        let unset = ["vhost_path", "resource_path"];
+        let config = read("user_path = \"http://h/u\"\ntopic_path = \"http://h/t\"");
+        assert_eq!(config.unset_paths(), unset);
+    }
+
+    #[test]
     fn unknown_keys_and_values_are_refused() {
         for text in [
             "user = 1",
@@ -427,6 +481,7 @@ mod tests {
         assert_eq!(Config::default().check(), Ok(()));
         for (text, key) in [
             ("user_path = \"/auth/user\"", "user_path"),
+            ("hook = \"/auth\"", "hook"),
             ("topic_path = \"ftp://h/t\"", "topic_path"),
             ("groups_path = \"/auth/groups\"", "groups_path"),
             ("vhost_path = \"http://h/v#x\"", "vhost_path"),
@@ -459,6 +514,7 @@ mod tests {
     fn debug_shows_no_secrets() {
         let config = read(
             "user_path = \"http://me:s3cret@h/u?token=t0ken\"\ntopic_path = \"s3cret\"\n\
+                  hook = \"http://me:s3cret@h/auth?token=t0ken\"\n\
                   default_passcode = \"s3cret\"",
         );
         let shown = format!("{config:?}");

@@ -119,7 +119,7 @@ impl HttpAuthenticator {
             .map_err(|(key, problem)| SetupError::Config(key, problem))?;
         let path = |call| match config.path(call) {
             (_, None) => Ok(None),
-            (key, Some(text)) => match parse(text) {
+            (key, Some(text)) => match parse(&text) {
                 Ok(url) => Ok(Some(Path {
                     shown: shown(&url).into(),
                     url,
@@ -449,12 +449,7 @@ fn question<'a>(user: &'a User, access: &'a Access) -> Question<'a> {
 }
 
 fn say_what_is_unset(config: &Config) {
-    let unset: Vec<_> = Call::CHECKS
-        .map(|call| config.path(call))
-        .iter()
-        .filter(|(_, path)| path.is_none())
-        .map(|(k, _)| *k)
-        .collect();
+    let unset = config.unset_paths();
     if unset.is_empty() {
         return;
     }

@@ -31,11 +31,27 @@ const REQUIRED: &[Required] = &[
     ),
     (
         ("auth", "user_path"),
-        |config| config.auth.user_path.is_some(),
-        "is not set, and nobody but your application knows who may log in; write the address of \
-         its hook, such as \"http://127.0.0.1:8000/auth/user\" (`stentor demo` needs none)",
+        |config| config.auth.user_path.is_some() || config.auth.hook.is_some(),
+        "is not set, nor is hook, and nobody but your application knows who may log in; write the \
+         address of its hook, hook = \"http://127.0.0.1:8000/auth\" (`stentor demo` needs none)",
     ),
 ];
+
+/// Settings that are no error, and hardly meant.
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let done = match config.auth.unset {
+        Unset::Deny => "denied",
+        Unset::Allow => "allowed",
+    };
+    let unset = config.auth.unset_paths();
+    let unset = unset.iter().map(|key| {
+        format!(
+            "[auth] {key}: is not set, so everything that it checks is {done} to everybody; set \
+             it, or hook for all"
+        )
+    });
+    unset.collect()
+}
 
 /// Finds the required keys that are not set.
 pub(super) fn required(config: &Config, reader: &mut Reader<'_>) {

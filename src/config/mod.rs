@@ -123,7 +123,9 @@ impl Config {
             check::files(&config, &mut reader);
         }
         check::across_sections(&config, &mut reader);
-        reader.finish().map(|sources| (config, sources))
+        let mut sources = reader.finish()?;
+        sources.warnings = check::warnings(&config);
+        Ok((config, sources))
     }
 }
 
@@ -143,6 +145,8 @@ pub struct Sources {
     pub file: usize,
     /// The variables that set others.
     pub variables: Vec<String>,
+    /// Settings that are no error, and hardly meant; by section and key.
+    pub warnings: Vec<String>,
 }
 
 impl fmt::Display for Sources {

@@ -145,6 +145,13 @@ impl<'a> Reader<'a> {
         for (variable, value) in environment {
             // Names are compared without the prefix, which would make all of them alike.
             let Some(name) = variable.strip_prefix(VARIABLE_PREFIX) else {
+                if let Some(meant) = meant(&variable, known.keys()) {
+                    let message = format!(
+                        "is not read; write {VARIABLE_PREFIX}{meant}, with two underscores before \
+                         the section and before the key"
+                    );
+                    self.problem(Place::Variable(variable), message);
+                }
                 continue;
             };
             if let Some(name) = known.get(name) {
@@ -279,6 +286,19 @@ impl<'a> Reader<'a> {
             None => format!("; the keys of [{section}] are {}", own.join(", ")),
         }
     }
+}
+
+/// The key that a variable is meant for which has one underscore in the place of two: it would be
+/// passed over, as those are that Kubernetes sets for a service of our name.
+fn meant<'a>(variable: &str, known: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+    let words = |name: &str| -> Vec<String> {
+        let words = name.split('_').filter(|word| !word.is_empty());
+        words.map(str::to_ascii_uppercase).collect()
+    };
+    let variable = words(variable);
+    let (own, name) = variable.split_first()?;
+    let mut known = known.filter(|_| own == VARIABLE_PREFIX.trim_end_matches('_'));
+    known.find(|key| words(key) == name)
 }
 
 /// A section from these values, and defaults for the rest.

@@ -280,9 +280,15 @@ fn problems_in_the_environment_name_the_variable() {
         ("STENTOR__BROKER__URL", "u:s3cret@host"),
         ("STENTOR__BROKER__EXCHANGES", "orders"),
         ("STENTOR__WHATEVER", "1"),
+        ("STENTOR_AUTH_CACHE_TTL", "1s"),
+        ("STENTOR_BROKER__URL", "amqp://u:s3cret@host"),
+        ("STENTOR_PORT", "tcp://10.0.0.1:15674"),
+        ("STENTOR_CONFIG", "stentor.toml"),
     ];
     assert_snapshot!(problems("[listen]\nmax_connections = 0\n", &environment), @r#"
     stentor.toml:2: [listen] max_connections: is 0, so nobody could connect; write 1 or more
+    STENTOR_AUTH_CACHE_TTL: is not read; write STENTOR__AUTH__CACHE_TTL, with two underscores before the section and before the key
+    STENTOR_BROKER__URL: is not read; write STENTOR__BROKER__URL, with two underscores before the section and before the key
     STENTOR__BROKER__EXCHANGES: [broker] exchanges: "orders" has no "="; write NAME=VALUE,NAME=VALUE
     STENTOR__BROKER__URL: [broker] url: is not a broker's URL; write "amqp://user:password@host:5672" (characters such as "/" and "@" in a password as %2F and %40), "amqps://…" or "embedded:"
     STENTOR__FEED__BINDING: [feed] binding: unknown variant "some", expected "key" or "all"
@@ -300,7 +306,7 @@ fn problems_in_the_environment_name_the_variable() {
 fn serving_needs_a_broker_and_a_hook() {
     let errors = Config::load(None, []).unwrap_err();
     assert_snapshot!(errors, @r#"
-    configuration: [auth] user_path: is not set, and nobody but your application knows who may log in; write the address of its hook, such as "http://127.0.0.1:8000/auth/user" (`stentor demo` needs none)
+    configuration: [auth] user_path: is not set, nor is hook, and nobody but your application knows who may log in; write the address of its hook, hook = "http://127.0.0.1:8000/auth" (`stentor demo` needs none)
     configuration: [broker] url: is not set; write RabbitMQ's address and the gateway's account there, "amqp://user:password@host:5672" (in the file, or, better for a password, in the variable STENTOR__BROKER__URL)
     "#);
     let set = variables(&[

@@ -34,7 +34,7 @@ const SOUND: &str = r#"
 [broker]
 url = "amqp://u:s3cret@127.0.0.1:5672"
 [auth]
-user_path = "http://127.0.0.1:8080/auth/user"
+hook = "http://127.0.0.1:8000/auth"
 "#;
 
 #[test]
@@ -52,6 +52,34 @@ fn help_teaches() {
     }
     let help = stentor(&["serve", "--help"], &[], None);
     assert!(help.out.contains("STENTOR__BROKER__URL="), "{}", help.out);
+}
+
+/// The example of the help is a whole configuration: nobody is refused for want of a key.
+#[test]
+fn the_help_s_own_example_is_sound() {
+    let help = stentor(&["serve", "--help"], &[], None).out;
+    let words = help.split_whitespace();
+    let variables: Vec<(&str, &str)> = words
+        .filter_map(|word| word.split_once('='))
+        .filter(|(name, _)| name.starts_with("STENTOR__"))
+        .collect();
+    assert_eq!(variables.len(), 2, "{help}");
+    let ran = stentor(&["config", "--check", "my.toml"], &variables, Some(""));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{}", ran.out);
+}
+
+#[test]
+fn checks_without_a_path_are_warnings() {
+    let text = SOUND.replace("hook = ", "user_path = ");
+    let ran = stentor(&["config", "--check", "my.toml"], &[], Some(&text));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    let keys = ["vhost_path", "resource_path", "topic_path"];
+    assert_eq!(ran.err.lines().count(), keys.len(), "{}", ran.err);
+    for (line, key) in ran.err.lines().zip(keys) {
+        let begin = format!("my.toml: warning: [auth] {key}: is not set");
+        assert!(line.starts_with(&begin), "{line}");
+        assert!(line.contains("denied to everybody"), "{line}");
+    }
 }
 
 /// Options that all tasks have would hide those of the task, if they stood among them.
