@@ -129,8 +129,13 @@ fn control(task: ctl::Ctl) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::Run(error.into()))?;
-    let text = runtime.block_on(ctl::run(task));
-    print(&text.map_err(|error| Failure::Run(error.into()))?)
+    let done = runtime.block_on(ctl::run(task));
+    let done = done.map_err(|error| Failure::Run(error.into()))?;
+    print(&done.text)?;
+    match done.in_vain {
+        Some(why) => Err(Failure::Run(why.into())),
+        None => Ok(()),
+    }
 }
 
 /// The token alone goes to standard output, for a file or a variable.

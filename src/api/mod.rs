@@ -44,6 +44,7 @@ pub use presence::{
     Counts, Group, MAX_USERS, Member, NodeInfo, Nodes, Session, Sessions, Status, User, UserStatus,
     Users, UsersRequest,
 };
+pub(crate) use publish::MAX_MANDATORY;
 pub use publish::{FailureReason, KeyFailure, PublishFailure, PublishRequest, Published};
 pub use token::{Scope, Token, TokenError, Tokens, generate};
 

@@ -26,7 +26,7 @@ use crate::{
 const MAX_KEYS: usize = 10_000;
 
 /// The most keys of a `mandatory` call: the broker answers for one message at a time.
-const MAX_MANDATORY: usize = 1_000;
+pub(crate) const MAX_MANDATORY: usize = 1_000;
 
 /// Messages of one call that the broker has not answered for yet.
 const WINDOW: usize = 256;
@@ -194,7 +194,7 @@ pub(super) async fn publish(api: &Api, request: Request) -> Answer {
             return Err(Refusal::new(StatusCode::NOT_FOUND, why).about("vhost"));
         }
         Err(EnterError::Unavailable(why)) => {
-            let error = BrokerError::Unavailable(why);
+            let error = BrokerError::Unavailable(why.into());
             let keys = message.keys.iter();
             keys.map(|key| KeyFailure::new(key, &error)).collect()
         }

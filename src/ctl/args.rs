@@ -25,7 +25,7 @@ Sessions, users, groups and nodes are known where presence is on ([presence] url
 
 Exit codes:
   0  done
-  1  the gateway is not there, or did not do it; standard error says why
+  1  the gateway is not there, or did not do it, or nobody was there to kick; standard error says why
   2  wrong command line"
 )]
 pub struct Ctl {
@@ -138,7 +138,7 @@ pub enum Task {
         /// The name.
         user: String,
     },
-    /// Publish a message.
+    /// Publish a message; says so if it reaches no queue.
     #[command(after_help = "\
 Examples:
   stentor ctl publish feed user_alice --body 'Your order has shipped'

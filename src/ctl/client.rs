@@ -51,6 +51,18 @@ pub enum ClientError {
     /// 401.
     #[error("not let in: {0}. Set the token by STENTOR_TOKEN or --token-file")]
     Unauthorized(String),
+    /// Some messages were not published; which, in words.
+    #[error("{words}")]
+    NotPublished {
+        /// The text about them.
+        words: String,
+        /// The gateway's answer.
+        answer: String,
+        /// The number that was published.
+        published: usize,
+        /// The others.
+        failed: Vec<KeyFailure>,
+    },
     /// Anything else that the gateway refused; its words.
     #[error("{0}")]
     Refused(String),
@@ -61,6 +73,8 @@ pub enum ClientError {
 struct Failure {
     error: String,
     field: Option<String>,
+    #[serde(default)]
+    published: usize,
     #[serde(default)]
     failed: Vec<KeyFailure>,
 }
@@ -154,20 +168,32 @@ impl Client {
         if status == StatusCode::OK {
             return Ok(text);
         }
-        let failure: Failure =
-            serde_json::from_str(&text).map_err(|_| ClientError::NotStentor {
-                url: self.shown(),
-                cause: status.to_string(),
-            })?;
-        let mut words = match failure.field {
-            Some(field) => format!("{field}: {}", failure.error),
-            None => failure.error,
+        let Failure {
+            error,
+            field,
+            published,
+            failed,
+        } = serde_json::from_str(&text).map_err(|_| ClientError::NotStentor {
+            url: self.shown(),
+            cause: status.to_string(),
+        })?;
+        let mut words = match field {
+            Some(field) => format!("{field}: {error}"),
+            None => error,
         };
-        for failed in failure.failed.iter().take(SHOWN) {
+        for failed in failed.iter().take(SHOWN) {
             words.push_str(&format!("\n  {:?}: {}", failed.key, failed.detail));
         }
-        if failure.failed.len() > SHOWN {
+        if failed.len() > SHOWN {
             words.push_str("\n  …");
+        }
+        if !failed.is_empty() {
+            return Err(ClientError::NotPublished {
+                words,
+                answer: text,
+                published,
+                failed,
+            });
         }
         Err(match status {
             StatusCode::UNAUTHORIZED => ClientError::Unauthorized(words),

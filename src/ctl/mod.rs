@@ -16,8 +16,8 @@ use self::{
     show::Show,
 };
 use crate::api::{
-    self, Counts, Group, Node, Nodes, Outcome, PublishRequest, Published, Session, Sessions, User,
-    Users, UsersRequest,
+    self, Counts, FailureReason, Group, KeyFailure, Node, Nodes, Outcome, PublishRequest,
+    Published, Session, Sessions, User, Users, UsersRequest,
 };
 
 /// Sessions that are asked for at a time.
@@ -35,13 +35,31 @@ pub enum Error {
     Client(#[from] ClientError),
 }
 
-/// Does a task, and returns the text to print.
+/// A task that was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// The text to print.
+    pub text: String,
+    /// Why it came to nothing, if it did: then the exit code is that of a failure.
+    pub in_vain: Option<&'static str>,
+}
+
+impl From<String> for Done {
+    fn from(text: String) -> Self {
+        Self {
+            text,
+            in_vain: None,
+        }
+    }
+}
+
+/// Does a task.
 ///
 /// # Errors
 /// It could not be done.
-pub async fn run(ctl: Ctl) -> Result<String, Error> {
+pub async fn run(ctl: Ctl) -> Result<Done, Error> {
     if matches!(ctl.task, Task::Openapi) {
-        return Ok(api::openapi());
+        return Ok(api::openapi().into());
     }
     let token = token(&ctl)?;
     let client = Client::new(&ctl.url, token)?;
@@ -68,8 +86,8 @@ struct Asking {
 }
 
 impl Asking {
-    async fn run(&self, task: Task) -> Result<String, Error> {
-        match task {
+    async fn run(&self, task: Task) -> Result<Done, Error> {
+        let text = match task {
             Task::Node => self.get::<Node>("/api/v1/node").await,
             Task::Nodes => self.get::<Nodes>("/api/v1/nodes").await,
             Task::Counts => self.get::<Counts>("/api/v1/counts").await,
@@ -81,22 +99,7 @@ impl Asking {
                 self.post::<Users>("/api/v1/presence", &request).await
             }
             Task::Group { name } => self.get::<Group>(&path(&["groups", &name])).await,
-            Task::Kick { target, reason } => {
-                let mut query: Vec<(&str, &str)> = vec![("reason", &reason)];
-                for (name, value) in [
-                    ("device_type", &target.device_type),
-                    ("device_id", &target.device_id),
-                ] {
-                    query.extend(value.as_deref().map(|value| (name, value)));
-                }
-                let path = match (&target.session, &target.user) {
-                    (Some(id), _) => path(&["sessions", id]),
-                    (None, user) => {
-                        path(&["users", user.as_deref().unwrap_or_default(), "sessions"])
-                    }
-                };
-                self.show::<Outcome>(&self.client.delete(&path, &query).await?)
-            }
+            Task::Kick { target, reason } => return self.kick(&target, &reason).await,
             Task::Recheck { session, user } => {
                 let path = match (session, user) {
                     (Some(id), _) => path(&["sessions", &id, "recheck"]),
@@ -112,12 +115,59 @@ impl Asking {
                 self.post::<Outcome>(&path(&["users", &user, "groups"]), &())
                     .await
             }
-            Task::Publish(message) => {
-                self.post::<Published>("/api/v1/publish", &request(message)?)
-                    .await
-            }
+            Task::Publish(message) => self.publish(message).await,
             Task::Openapi => Ok(api::openapi()),
+        };
+        text.map(Done::from)
+    }
+
+    async fn kick(&self, target: &Target, reason: &str) -> Result<Done, Error> {
+        let mut query: Vec<(&str, &str)> = vec![("reason", reason)];
+        for (name, value) in [
+            ("device_type", &target.device_type),
+            ("device_id", &target.device_id),
+        ] {
+            query.extend(value.as_deref().map(|value| (name, value)));
         }
+        let path = match (&target.session, &target.user) {
+            (Some(id), _) => path(&["sessions", id]),
+            (None, user) => path(&["users", user.as_deref().unwrap_or_default(), "sessions"]),
+        };
+        let answer = self.client.delete(&path, &query).await?;
+        let outcome: Outcome = self.client.parse(&answer)?;
+        let nobody = "no session was ended: there is none of that name";
+        Ok(Done {
+            text: self.show::<Outcome>(&answer)?,
+            in_vain: (outcome.hits == 0).then_some(nobody),
+        })
+    }
+
+    /// Asks in any case if the messages reach a queue, as long as the API takes so many keys with
+    /// that question. It is a failure only with `--mandatory`.
+    async fn publish(&self, message: Message) -> Result<String, Error> {
+        let is_demanded = message.mandatory;
+        let mut request = request(message)?;
+        let keys = request.keys.as_ref().map_or(0, Vec::len);
+        request.mandatory |= keys <= api::MAX_MANDATORY;
+        let outcome = self.post::<Published>("/api/v1/publish", &request).await;
+        let Err(Error::Client(ClientError::NotPublished {
+            answer,
+            published,
+            failed,
+            ..
+        })) = &outcome
+        else {
+            return outcome;
+        };
+        let is_unroutable = |failure: &KeyFailure| failure.reason == FailureReason::Unroutable;
+        if is_demanded || !failed.iter().all(is_unroutable) {
+            return outcome;
+        }
+        if self.json {
+            let value: serde_json::Value = self.client.parse(answer)?;
+            return pretty(&value);
+        }
+        Ok(show::unrouted(*published, failed))
     }
 
     /// All pages, up to the limit.

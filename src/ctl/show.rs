@@ -3,7 +3,10 @@
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 
 use crate::{
-    api::{Counts, Group, Node, Nodes, Outcome, Published, Session, Sessions, Status, User, Users},
+    api::{
+        Counts, Group, KeyFailure, Node, Nodes, Outcome, Published, Session, Sessions, Status,
+        User, Users,
+    },
     units::show_size,
 };
 
@@ -225,6 +228,27 @@ impl Show for Published {
             many => format!("{many} messages published\n"),
         }
     }
+}
+
+/// Messages of which some reached no queue.
+pub(super) fn unrouted(published: usize, unrouted: &[KeyFailure]) -> String {
+    let mut text = match published {
+        0 => String::new(),
+        _ => Published { published }.show(),
+    };
+    match unrouted {
+        [only] => text.push_str(&format!(
+            "1 message reached no queue: nothing is bound for the key {:?}\n",
+            only.key
+        )),
+        many => {
+            let count = many.len();
+            text.push_str(&format!(
+                "{count} messages reached no queue: nothing is bound for their keys\n"
+            ));
+        }
+    }
+    text
 }
 
 fn sessions(sessions: &[Session]) -> String {

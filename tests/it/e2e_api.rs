@@ -413,6 +413,32 @@ async fn a_shell_does_what_the_api_does() {
     let sessions: Value = serde_json::from_str(&run(&["--json", "sessions"])).unwrap();
     assert_eq!(sessions["sessions"][0]["session"], session.as_str());
 
+    // Published, and nobody was there.
+    let both = [
+        "publish",
+        "feed",
+        "user_alice",
+        "user_nobody",
+        "--body",
+        "hi",
+    ];
+    let out = run(&both);
+    let unheard = "1 message reached no queue: nothing is bound for the key \"user_nobody\"\n";
+    assert_eq!(out, format!("1 message published\n{unheard}"));
+    alice.expect_message("hi").await;
+    assert_eq!(run(&["publish", "feed", "user_nobody"]), unheard);
+    let ran = ctl(
+        &gateway,
+        API_TOKEN,
+        &["publish", "feed", "user_nobody", "--mandatory"],
+    );
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{}", ran.err);
+
+    let ran = ctl(&gateway, API_TOKEN, &["kick", "--user", "bob"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.out.contains("hits"), "{}", ran.out);
+    assert!(ran.err.contains("no session was ended"), "{}", ran.err);
+
     let kicked = run(&["kick", "--user", "alice", "--reason", "not paid"]);
     assert!(kicked.contains('1'), "{kicked}");
     let error = alice.expect_error("kicked").await;
