@@ -306,7 +306,9 @@ fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>),
     let sessions: Arc<dyn control::Sessions> = Arc::clone(&registry) as _;
     let is_shared = matches!(config.presence.url, presence::Url::Redis(_));
     let nodes = presence.clone().filter(|_| is_shared);
-    let mut control = Control::alone(node, sessions, Arc::clone(&auth) as _).among(nodes);
+    let mut control = Control::alone(node, sessions, Arc::clone(&auth) as _)
+        .among(nodes)
+        .with_presence_in_memory(config.presence.url == presence::Url::Memory);
     if let Some(exchange) = control_exchange(config)
         && let Some(vhost) = vhosts.vhost(&config.broker.default_vhost)
     {

@@ -58,19 +58,55 @@ struct Inner {
     node: Box<str>,
     /// The callers that wait for answers, by the command's id.
     waiting: Mutex<HashMap<Box<str>, mpsc::Sender<NodeAnswer>>>,
+    /// The other nodes that keep presence in their memory, if this one does.
+    apart: Option<Mutex<HashSet<Box<str>>>>,
 }
 
 /// A node, and what it did.
 type NodeAnswer = (Box<str>, u64);
 
 impl ControlLink {
-    pub(super) fn new(vhost: Arc<Hub>, exchange: &str, node: &str) -> Self {
+    pub(super) fn new(
+        vhost: Arc<Hub>,
+        exchange: &str,
+        node: &str,
+        presence_in_memory: bool,
+    ) -> Self {
         Self(Arc::new(Inner {
             vhost,
             exchange: exchange.into(),
             node: node.into(),
             waiting: Mutex::default(),
+            apart: presence_in_memory.then(Mutex::default),
         }))
+    }
+
+    /// Tells all other nodes that this one keeps presence in its memory, if it does; in the
+    /// background, for nothing depends on it.
+    fn tell_apart(&self) {
+        if self.0.apart.is_none() {
+            return;
+        }
+        let (link, node) = (self.clone(), self.0.node.clone());
+        tokio::spawn(async move {
+            // A broker that is away is in the log. It is told again when the link is back.
+            let _ = link.send(&Note::PresenceInMemory { node }).await;
+        });
+    }
+
+    /// Another node keeps presence in its memory, as this one does: neither knows who is at the
+    /// other. Each of the two says so, so the other is told once more; it may have begun later.
+    fn hear_apart(&self, node: Box<str>) {
+        let Some(apart) = &self.0.apart else {
+            return;
+        };
+        let mut apart = apart.lock();
+        if node == self.0.node || apart.len() >= MAX_APART || apart.contains(&node) {
+            return;
+        }
+        telemetry::presence_apart(&node);
+        apart.insert(node);
+        self.tell_apart();
     }
 
     pub(super) fn exchange(&self) -> &str {
@@ -233,6 +269,7 @@ async fn listen_once(link: &ControlLink, shared: &ControlShared) -> String {
         }
     };
     telemetry::control_up(exchange);
+    link.tell_apart();
     loop {
         match poll_fn(|context| mailbox.poll_take(context)).await {
             Item::Parcel(parcel) => {
@@ -267,6 +304,7 @@ async fn handle(link: &ControlLink, shared: &ControlShared, message: &Message) {
                 let _ = waiting.try_send((node, hits));
             }
         }
+        Ok(Note::PresenceInMemory { node }) => link.hear_apart(node),
         Err(cause) => telemetry::control_ignored(&cause),
     }
 }

@@ -126,6 +126,7 @@ pub struct Control {
     link: Option<(ControlLink, AbortOnDropHandle<()>)>,
     /// Knows which other nodes there are.
     nodes: Option<Arc<dyn Presence>>,
+    presence_in_memory: bool,
 }
 
 /// The parts of this node that commands need.
@@ -147,6 +148,7 @@ impl Control {
             }),
             link: None,
             nodes: None,
+            presence_in_memory: false,
         }
     }
 
@@ -157,6 +159,16 @@ impl Control {
         Self { nodes, ..self }
     }
 
+    /// The same, where presence may be in this node's memory: if another node at the exchange has
+    /// it so, too, both say so in their logs.
+    #[must_use]
+    pub fn with_presence_in_memory(self, presence_in_memory: bool) -> Self {
+        Self {
+            presence_in_memory,
+            ..self
+        }
+    }
+
     /// Listens to the exchange of that name in this virtual host, in the background, for as long
     /// as this lives; also to what other nodes tell each other.
     ///
@@ -164,7 +176,8 @@ impl Control {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn join(self, vhost: Arc<Hub>, exchange: &str) -> Self {
-        let link = ControlLink::new(vhost, exchange, &self.shared.node);
+        let node = &self.shared.node;
+        let link = ControlLink::new(vhost, exchange, node, self.presence_in_memory);
         let listening = tokio::spawn(link::listen(link.clone(), Arc::clone(&self.shared)));
         Self {
             link: Some((link, AbortOnDropHandle::new(listening))),

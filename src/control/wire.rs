@@ -7,7 +7,7 @@
 //!
 //! | Field | |
 //! |---|---|
-//! | `command` | `kick`, `recheck`, `forget` or `refresh_groups` (`replace` is for nodes) |
+//! | `command` | `kick`, `recheck`, `forget` or `refresh_groups` (`replace` and `presence_in_memory` are for nodes) |
 //! | `session`, or `user` | which sessions; `forget` and `refresh_groups` take a `user` |
 //! | `device_type`, `device_id` | with `user`, for `kick` and `recheck`: only those devices |
 //! | `reason` | for `kick`: the text for clients |
@@ -48,6 +48,11 @@ pub enum Note {
         node: Box<str>,
         /// How much it did there.
         hits: u64,
+    },
+    /// A node says that it keeps presence in its own memory, where no other node can look.
+    PresenceInMemory {
+        /// Which.
+        node: Box<str>,
     },
 }
 
@@ -118,6 +123,10 @@ pub fn encode(note: &Note) -> Vec<u8> {
             fields.to = Some(to.clone());
             fields.node = node.clone();
             fields.hits = Some(*hits);
+        }
+        Note::PresenceInMemory { node } => {
+            fields.command = "presence_in_memory".into();
+            fields.node = node.clone();
         }
         Note::Command(envelope) => {
             fields.command = envelope.command.name().into();
@@ -221,6 +230,11 @@ impl Fields {
                     hits: self.hits.unwrap_or_default(),
                 });
             }
+            "presence_in_memory" => {
+                return Ok(Note::PresenceInMemory {
+                    node: required("node", Some(self.node))?,
+                });
+            }
             "" => return Err("command is missing".to_owned()),
             other => {
                 let start: String = other.chars().take(40).collect();
@@ -291,7 +305,7 @@ mod tests {
     fn read(body: &str) -> Result<Command, String> {
         match decode(body.as_bytes())? {
             Note::Command(envelope) => Ok(envelope.command),
-            Note::Answer { .. } => Err("an answer".to_owned()),
+            other => Err(format!("{other:?}")),
         }
     }
 
@@ -345,6 +359,8 @@ mod tests {
             hits: 3,
         };
         assert_eq!(decode(&encode(&answer)), Ok(answer));
+        let told = Note::PresenceInMemory { node: "n".into() };
+        assert_eq!(decode(&encode(&told)), Ok(told));
     }
 
     #[test]
@@ -359,6 +375,7 @@ mod tests {
                 r#"{"command":"explode","user":"alice"}"#,
                 "\"explode\" is not known",
             ),
+            (r#"{"command":"presence_in_memory"}"#, "node is missing"),
             (r#"{"command":"kick"}"#, "says not whose"),
             (
                 r#"{"command":"kick","device_type":"phone"}"#,

@@ -283,6 +283,15 @@ pub fn presence_lease_lost(sessions: usize) {
     warn!(target: "stentor::presence", sessions, "presence lease lost: registering anew");
 }
 
+/// Another node at the same broker keeps presence in its memory, as this one does.
+pub fn presence_apart(node: &str) {
+    warn!(
+        target: "stentor::presence", node,
+        "another node keeps presence in its memory, as this one does: neither knows who is at the \
+         other, and `[sessions]` counts here alone; give both the same Redis ([presence] url)"
+    );
+}
+
 /// Bytes came from a client: once for each time that its socket was read.
 pub fn bytes_received(count: usize) {
     TALLIES.received.fetch_add(count as u64, Relaxed);

@@ -62,6 +62,33 @@ async fn is_here(client: &mut StompClient) {
     client.publish("/topic/anything", "still here").await;
 }
 
+/// Neither node knows who is at the other, and nothing else would show it.
+#[tokio::test]
+async fn nodes_that_keep_presence_apart_say_so() {
+    let words = "another node keeps presence in its memory, as this one does: neither knows who is \
+                 at the other, and `[sessions]` counts here alone; give both the same Redis \
+                 ([presence] url)";
+    let (vhost, houses) = two(|builder| builder.set("presence.url", "memory:")).await;
+    let mut told = Vec::new();
+    for house in &houses {
+        told.push(house.gateway.until_events(words, 1).await[0]["node"].clone());
+    }
+    assert_ne!(told[0], told[1], "each names the other");
+    // One without presence is nobody's affair.
+    let alone = House::start(vhost.clone(), |builder| builder).await;
+    alone.gateway.until_logged("listening for commands").await;
+    give(&vhost, json!({ "command": "forget", "user": USER })).await;
+    for house in houses.iter().chain([&alone]) {
+        house.gateway.until_logged("command run").await;
+        let mut events = house.gateway.events();
+        events.retain(|event| event["message"] == words);
+        assert!(events.len() <= 1, "{events:#?}");
+    }
+    let log = alone.gateway.log().text();
+    assert!(!log.contains("command ignored"), "{log}");
+    assert!(!log.contains("keeps presence in its memory"), "{log}");
+}
+
 #[tokio::test]
 async fn a_backend_kicks_whoever_it_means_on_any_node() {
     let (vhost, [one, other]) = two(|builder| builder).await;
