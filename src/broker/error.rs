@@ -1,5 +1,7 @@
 //! Why a broker did not do what it was asked.
 
+use std::fmt;
+
 use thiserror::Error;
 
 /// Why a broker did not do what it was asked. Texts are the broker's own where it gave one.
@@ -31,11 +33,103 @@ pub enum BrokerError {
     #[error("{0}")]
     VhostRefused(Box<str>),
     /// The broker cannot be reached, or did not answer in time.
-    #[error("the broker is not reachable: {0}")]
-    Unavailable(Box<str>),
+    #[error("{UNREACHABLE}: {0}")]
+    Unavailable(Cause),
     /// This broker cannot do what was asked.
     #[error("{0}")]
     Unsupported(Box<str>),
+}
+
+/// The words about a broker that is away which everybody may read.
+const UNREACHABLE: &str = "the broker is not reachable";
+
+/// Why a broker does nothing now.
+///
+/// A text that is made into one (`"it did not answer in time".into()`) is the gateway's own, and
+/// clients are told it. [`Cause::foreign`] is for the words of the broker, the system or a library:
+/// addresses, error numbers and names of accounts are for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// Nothing of it is told to clients; empty: there is nothing of that kind.
+    foreign: Box<str>,
+    own: Box<str>,
+}
+
+impl Cause {
+    /// In words that are not the gateway's own.
+    #[must_use]
+    pub fn foreign(text: impl Into<Box<str>>) -> Self {
+        Self {
+            foreign: text.into(),
+            own: Box::default(),
+        }
+    }
+
+    /// The same, with something more of the gateway's own.
+    #[must_use]
+    pub fn with(self, own: &str) -> Self {
+        Self {
+            own: joined(&self.own, own).into(),
+            ..self
+        }
+    }
+
+    /// The words for clients.
+    #[must_use]
+    pub fn own(&self) -> &str {
+        &self.own
+    }
+}
+
+impl From<Box<str>> for Cause {
+    fn from(own: Box<str>) -> Self {
+        Self {
+            foreign: Box::default(),
+            own,
+        }
+    }
+}
+
+impl From<&str> for Cause {
+    fn from(own: &str) -> Self {
+        Box::<str>::from(own).into()
+    }
+}
+
+impl From<String> for Cause {
+    fn from(own: String) -> Self {
+        own.into_boxed_str().into()
+    }
+}
+
+/// All of it, as it stands in the log.
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&joined(&self.foreign, &self.own))
+    }
+}
+
+fn joined(one: &str, other: &str) -> String {
+    let separator = if one.is_empty() || other.is_empty() {
+        ""
+    } else {
+        "; "
+    };
+    format!("{one}{separator}{other}")
+}
+
+impl BrokerError {
+    /// The words for a client: of a broker that is away, none of the system's.
+    #[must_use]
+    pub fn told(&self) -> String {
+        match self {
+            Self::Unavailable(cause) if !cause.own().is_empty() => {
+                format!("{UNREACHABLE}: {}", cause.own())
+            }
+            Self::Unavailable(_) | Self::VhostRefused(_) => UNREACHABLE.to_owned(),
+            other => other.to_string(),
+        }
+    }
 }
 
 /// What RabbitMQ says of a message that asks for replies by
@@ -43,4 +137,46 @@ pub enum BrokerError {
 pub(crate) fn no_direct_replies() -> BrokerError {
     let text = "PRECONDITION_FAILED - fast reply consumer does not exist";
     BrokerError::PreconditionFailed(text.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_nothing_in_the_system_s_words() {
+        let away = BrokerError::Unavailable;
+        let refused = "Connection refused (os error 111)";
+        for (error, logged, told) in [
+            (
+                away(Cause::foreign(refused)),
+                "the broker is not reachable: Connection refused (os error 111)",
+                "the broker is not reachable",
+            ),
+            (
+                away("it did not answer in time".into()),
+                "the broker is not reachable: it did not answer in time",
+                "the broker is not reachable: it did not answer in time",
+            ),
+            (
+                away(Cause::foreign(refused).with("it may have taken the message")),
+                "the broker is not reachable: Connection refused (os error 111); it may have taken \
+                 the message",
+                "the broker is not reachable: it may have taken the message",
+            ),
+            (
+                BrokerError::VhostRefused("access refused for user 'stentor'".into()),
+                "access refused for user 'stentor'",
+                "the broker is not reachable",
+            ),
+            (
+                BrokerError::NotFound("NOT_FOUND - no queue".into()),
+                "NOT_FOUND - no queue",
+                "NOT_FOUND - no queue",
+            ),
+        ] {
+            assert_eq!(error.to_string(), logged);
+            assert_eq!(error.told(), told);
+        }
+    }
 }

@@ -21,8 +21,8 @@ use std::{fmt, sync::Arc};
 use futures_util::future::BoxFuture;
 
 pub use config::{Config, Url, UrlError};
-pub use error::BrokerError;
 pub(crate) use error::no_direct_replies;
+pub use error::{BrokerError, Cause};
 pub use feed_config::{Binding, FeedConfig};
 pub use keys::{KeyLimits, TooManyHashes, TooManyWords};
 pub(crate) use kinds::{KnownKind, KnownKinds};

@@ -47,7 +47,7 @@ impl From<BrokerError> for Problem {
                 Self::NotPublished(error.to_string().into())
             }
             BrokerError::Unavailable(_) | BrokerError::VhostRefused(_) => {
-                Self::BrokerUnavailable(error.to_string().into())
+                Self::BrokerUnavailable(error.told().into())
             }
         }
     }

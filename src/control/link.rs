@@ -45,6 +45,9 @@ const CONFIRM: Duration = Duration::from_secs(2);
 /// Commands that wait to be run here: messages, and bytes. Beyond, the oldest are lost.
 const MAX_WAITING: (usize, usize) = (10_000, 4 << 20);
 
+/// Nodes that keep presence in their memory, and that are remembered. Beyond, none is told of.
+const MAX_APART: usize = 1_000;
+
 /// Answers to one command that wait to be counted. Beyond, they are not.
 const MAX_ANSWERS: usize = 1_000;
 
@@ -259,8 +262,9 @@ async fn listen_once(link: &ControlLink, shared: &ControlShared) -> String {
     let _subscription = match subscribing.await {
         Ok(Some(subscription)) => subscription,
         Ok(None) => return "it is there, but is no fanout exchange".to_owned(),
-        // Told by the link that is down, which no permission would help.
-        Err(error @ BrokerError::Unavailable(_)) => return error.to_string(),
+        // Told by the link that is down, which no permission would help; in the same words each
+        // time, whatever the system says, so that it is said once.
+        Err(error @ BrokerError::Unavailable(_)) => return error.told(),
         Err(error) => {
             return format!(
                 "{error}. The gateway's account must be allowed to configure, write and read that \

@@ -529,7 +529,7 @@ impl DeliverySink for DedicatedSink {
     }
 
     fn lost(&self, reason: BrokerError) {
-        let text = reason.to_string().into();
+        let text = reason.told().into();
         self.mailbox.fail(match reason {
             BrokerError::Cancelled(_) => Problem::SubscriptionCancelled(text),
             _ => Problem::FeedInterrupted(text),

@@ -147,17 +147,46 @@ pub fn control_untold(command: &str, cause: &str) {
     error!(target: "stentor::control", command, cause, "command not sent to other nodes");
 }
 
-/// A link to the broker is there (again); its name says the virtual host and what it is for.
-pub fn broker_link_up(link: &str) {
+/// A link to the broker is there (again): for what it is, and in which virtual host. Of one that was
+/// away with others it `is_news` when the last is back ([`broker_links_back`]).
+pub fn broker_link_up(link: &str, vhost: &str, is_news: bool) {
     COUNTS.broker_links_made.inc();
-    info!(target: "stentor::broker", link, "broker link up");
+    if is_news {
+        info!(target: "stentor::broker", link, vhost, "broker link up");
+    } else {
+        debug!(target: "stentor::broker", link, vhost, "broker link up");
+    }
 }
 
-/// A link to the broker at that address is lost, or could not be made.
-pub fn broker_link_down(link: &str, broker: &str, cause: &str, retry_in: Duration) {
+/// The last link of an outage is back: after how long, and of how many links.
+pub fn broker_links_back(link: &str, vhost: &str, after: Duration, links: usize) {
+    let away_ms = millis(after);
+    info!(target: "stentor::broker", link, vhost, away_ms, links, "broker links back");
+}
+
+/// A link to the broker at that address is lost, or could not be made; it `is_news` if that is the
+/// begin of an outage.
+pub fn broker_link_down(
+    link: &str,
+    vhost: &str,
+    broker: &str,
+    cause: &str,
+    retry_in: Duration,
+    is_news: bool,
+) {
     COUNTS.broker_link_failures.inc();
     let retry_in_ms = millis(retry_in);
-    warn!(target: "stentor::broker", link, broker, cause, retry_in_ms, "broker link down");
+    if is_news {
+        warn!(
+            target: "stentor::broker",
+            link, vhost, broker, cause, retry_in_ms, "broker link down"
+        );
+    } else {
+        debug!(
+            target: "stentor::broker",
+            link, vhost, broker, cause, retry_in_ms, "broker link down"
+        );
+    }
 }
 
 /// The first client of a virtual host, or the program's start: its links are being made.
@@ -225,16 +254,16 @@ pub fn publish_channel_replaced(messages: usize) {
 }
 
 /// The broker takes no messages for now (an alarm: memory or disk).
-pub fn broker_blocked(link: &str, cause: &str) {
+pub fn broker_blocked(link: &str, vhost: &str, cause: &str) {
     warn!(
-        target: "stentor::broker", link,
+        target: "stentor::broker", link, vhost,
         cause, "broker blocked: clients that publish are not read"
     );
 }
 
 /// The broker takes messages again.
-pub fn broker_unblocked(link: &str) {
-    info!(target: "stentor::broker", link, "broker unblocked");
+pub fn broker_unblocked(link: &str, vhost: &str) {
+    info!(target: "stentor::broker", link, vhost, "broker unblocked");
 }
 
 /// The broker is in this process' memory.

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use stomp_grammar::{Command, Frame};
-use testkit::{FEED, GatewayBuilder, Hook, Login, StompClient, Vhost, unique};
+use testkit::{
+    DEADLINE, FEED, GatewayBuilder, Hook, Login, StompClient, Vhost, eventually, unique,
+};
 
 use crate::house::{DESTINATION, House, KEY, PASSCODE, USER, stentor, vhost};
 
@@ -192,16 +194,27 @@ async fn a_wrong_password_is_told_with_what_to_mend() {
         .vhost(&vhost)
         .hook(&hook)
         .set("broker.url", format!("amqp://guest:wrong@{address}"))
+        .set("log.level", "info,stentor::broker=debug")
         .start()
         .await;
-    let events = gateway.until_events("broker link down", 8).await;
+    let attempts = || {
+        let mut events = gateway.events();
+        events.retain(|event| event["message"] == "broker link down");
+        events
+    };
+    let tried = async || Some(attempts()).filter(|events| events.len() >= 8);
+    let events = eventually(DEADLINE, "it is tried again", tried).await;
     for event in &events {
         assert_eq!(event["broker"], address, "{event}");
+        assert_eq!(event["vhost"], vhost.name(), "{event}");
         let cause = event["cause"].as_str().unwrap();
         assert!(cause.contains("ACCESS_REFUSED"), "{event}");
         assert!(cause.contains("[broker] url"), "{event}");
         assert!(!cause.contains("wrong"), "{event}");
     }
+    // Of several links, and of all attempts, one line is for whoever reads the log every day.
+    let is_warning = |event: &&Value| event["level"] == "WARN";
+    assert_eq!(events.iter().filter(is_warning).count(), 1, "{events:#?}");
     let at = |event: &Value| {
         let time = event["timestamp"].as_str().unwrap();
         humantime::parse_rfc3339(time).unwrap()

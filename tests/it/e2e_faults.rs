@@ -1,6 +1,7 @@
 //! A broker that is not there: the gateway stays, says so, and recovers.
 
-use testkit::{Hook, Login, Proxy, StompClient};
+use serde_json::Value;
+use testkit::{DEADLINE, Hook, Login, Proxy, StompClient, eventually};
 
 use crate::house::{DESTINATION, House, PASSCODE, USER, stentor, vhost};
 
@@ -96,4 +97,69 @@ async fn the_broker_freezes() {
     house.gateway.until_ready().await;
     tcp.expect_message("meanwhile").await;
     ws.expect_message("meanwhile").await;
+}
+
+/// Several links are tried again and again; the log has a line when the outage begins, and one when
+/// it ends, and clients are told nothing in the system's words.
+#[tokio::test]
+async fn an_outage_is_two_lines_in_the_log() {
+    let vhost = vhost().await;
+    let proxy = Proxy::start(&vhost.node().amqp_address()).await;
+    let house = House::start(vhost.clone(), |builder| {
+        builder
+            .vhost_via(&vhost, &proxy.address())
+            .set("broker.operation_timeout", "1s")
+            .set("broker.reconnect_max", "300ms")
+    })
+    .await;
+    let [mut tcp, _ws] = house.subscribed().await;
+    let mut own = house.tcp().await;
+    own.subscribe("1", "/queue/own").await;
+    let gateway = &house.gateway;
+
+    proxy.refuse();
+    let failures = async || {
+        let (_, metrics) = gateway.admin("/metrics").await;
+        let mut lines = metrics.lines();
+        let name = "stentor_broker_link_failures_total ";
+        let count = lines.find_map(|line| line.strip_prefix(name)).unwrap();
+        (count.parse::<u64>().unwrap() >= 30).then_some(())
+    };
+    eventually(DEADLINE, "it is tried often", failures).await;
+    for frame in [
+        "SUBSCRIBE\nid:1\ndestination:/queue/a",
+        "SUBSCRIBE\nid:1\ndestination:/exchange/feed/b",
+        "SEND\ndestination:/exchange/feed/c",
+    ] {
+        let mut asking = house.ws().await;
+        asking.raw(format!("{frame}\n\n\0")).await;
+        let error = asking.expect_error("broker unavailable").await;
+        let body = String::from_utf8_lossy(&error.body);
+        assert_eq!(body.trim_end(), "the broker is not reachable", "{frame}");
+    }
+
+    proxy.forward();
+    gateway.until_ready().await;
+    house.push(["back"]).await;
+    tcp.expect_message("back").await;
+    let back = gateway.until_events("broker links back", 1).await;
+    assert!(back[0]["away_ms"].as_u64() > Some(1_000), "{back:?}");
+    assert!(back[0]["links"].as_u64() >= Some(4), "{back:?}");
+    let down = gateway.until_events("broker link down", 1).await;
+    assert_eq!(down[0]["level"], "WARN");
+    for event in [&back[0], &down[0]] {
+        assert_eq!(event["vhost"], vhost.name(), "{event}");
+        // For what it is, which the names of others do not say.
+        let known = ["bindings of feeds", "publishing", "consumers of queues"];
+        let link = event["link"].as_str().unwrap();
+        let is_known = known.contains(&link) || link.starts_with("messages of feeds ");
+        assert!(is_known, "{link}");
+    }
+    let is_of_links = |event: &&Value| event["target"] == "stentor::broker";
+    let events = gateway.events();
+    let told: Vec<&Value> = events.iter().filter(is_of_links).collect();
+    let ups = told
+        .iter()
+        .filter(|event| event["message"] == "broker link up");
+    assert_eq!(told.len(), ups.count() + 2, "{told:#?}");
 }

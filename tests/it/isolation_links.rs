@@ -361,7 +361,7 @@ async fn errors_of_clients_leave_others_their_channels() {
         let connections = vhost.connections().await;
         let consumers = connections
             .iter()
-            .filter(|name| name.contains(" consumers "));
+            .filter(|name| name.contains(" consumers of queues, "));
         (consumers.count() <= 2).then_some(())
     };
     eventually(DEADLINE, "the spare links are closed", few).await;

@@ -6,12 +6,12 @@ use lapin::{
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
 
-use crate::broker::{Argument, BrokerError, Message, Properties, for_each_property};
+use crate::broker::{Argument, BrokerError, Cause, Message, Properties, for_each_property};
 
 /// What the broker said, in the gateway's terms.
 pub(super) fn broker_error(error: &lapin::Error) -> BrokerError {
     let ErrorKind::ProtocolError(amqp) = error.kind() else {
-        return BrokerError::Unavailable(error.to_string().into());
+        return BrokerError::Unavailable(Cause::foreign(error.to_string()));
     };
     reply_error(amqp.get_id(), amqp.get_message().as_str())
 }
@@ -24,7 +24,7 @@ pub(super) fn reply_error(code: u16, text: &str) -> BrokerError {
         405 => BrokerError::ResourceLocked(text.into()),
         406 => BrokerError::PreconditionFailed(text.into()),
         530 if is_vhost_refusal(text) => BrokerError::VhostRefused(text.into()),
-        _ => BrokerError::Unavailable(text.into()),
+        _ => BrokerError::Unavailable(Cause::foreign(text)),
     }
 }
 

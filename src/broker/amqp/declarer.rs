@@ -430,11 +430,13 @@ mod tests {
         let pause = Duration::from_secs(1);
         let config = LinkConfig {
             uri,
-            name: "a test".into(),
+            node: "node".into(),
+            purpose: "a test".into(),
             connection_timeout: pause,
             reconnect: (pause, pause),
             unready_after: pause,
             connections: Arc::default(),
+            outages: Arc::default(),
         };
         let declarer = Declarer::new(config, "node");
         let kind = |name: &str, value: Argument| {

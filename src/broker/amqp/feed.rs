@@ -44,7 +44,7 @@ use super::{
     reader::Reader,
 };
 use crate::{
-    broker::{BrokerError, FeedConfig, FeedId, FeedSink},
+    broker::{BrokerError, Cause, FeedConfig, FeedId, FeedSink},
     deadline::after,
     telemetry,
 };
@@ -194,8 +194,8 @@ impl FeedManager {
         if let Err(why) = outcome {
             self.shared.link.health()?;
             feed.reader.health()?;
-            let text = format!("the feed's queue cannot be used: {why}");
-            return Err(BrokerError::Unavailable(text.into()));
+            let cause = Cause::foreign(&*why).with("the feed's queue cannot be used");
+            return Err(BrokerError::Unavailable(cause));
         }
         if watched {
             feed.watch(deadline).await?;
@@ -310,7 +310,12 @@ impl Readers {
     /// The connection for the next feed of a shard that has so many.
     fn of(&self, shard: u16, feeds: usize) -> Arc<Reader<FeedTaker>> {
         let place = (shard, feeds / FEEDS_PER_READER);
-        let start = || Arc::new(Reader::start(self.config.clone(), self.max_body));
+        let start = || {
+            let (_, number) = place;
+            let purpose = format!("{} {shard}.{number}", self.config.purpose);
+            let config = self.config.with_purpose(purpose);
+            Arc::new(Reader::start(config, self.max_body))
+        };
         Arc::clone(self.open.lock().entry(place).or_insert_with(start))
     }
 }

@@ -18,16 +18,26 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::convert::broker_error;
-use crate::{backoff::Backoff, broker::BrokerError, deadline::after, telemetry};
+use super::{
+    convert::broker_error,
+    outages::{LinkLog, Outages},
+};
+use crate::{
+    backoff::Backoff,
+    broker::{BrokerError, Cause},
+    deadline::after,
+    telemetry,
+};
 
 /// How a link is made.
 #[derive(Clone)]
 pub(super) struct LinkConfig {
     /// Where to, as whom, and to which virtual host.
     pub(super) uri: AMQPUri,
-    /// What the broker's management page calls the connection.
-    pub(super) name: Box<str>,
+    /// The node that makes it, as the broker's management page shows it.
+    pub(super) node: Box<str>,
+    /// Its purpose, in words of the log and of that page.
+    pub(super) purpose: Box<str>,
     /// How long one attempt may take.
     pub(super) connection_timeout: Duration,
     /// The first and the longest pause between attempts.
@@ -37,9 +47,25 @@ pub(super) struct LinkConfig {
     /// How many connections were made for this virtual host: with each, the broker may be another
     /// one, or configured anew.
     pub(super) connections: Arc<AtomicU64>,
+    /// The outages of all links to this broker, for the log.
+    pub(super) outages: Arc<Outages>,
 }
 
 impl LinkConfig {
+    /// The same, for something else.
+    pub(super) fn with_purpose(&self, purpose: impl Into<Box<str>>) -> Self {
+        Self {
+            purpose: purpose.into(),
+            ..self.clone()
+        }
+    }
+
+    /// The connection's name on the broker's management page.
+    pub(super) fn name(&self) -> String {
+        let (node, purpose, vhost) = (&self.node, &self.purpose, &self.uri.vhost);
+        format!("stentor {node} {purpose}, {vhost}")
+    }
+
     /// Where the broker is to be: no account.
     pub(super) fn address(&self) -> String {
         let authority = &self.uri.authority;
@@ -284,40 +310,38 @@ pub(super) async fn answer<T>(
 
 async fn supervise(config: LinkConfig, state: watch::Sender<LinkState>) {
     let mut backoff = Backoff::new(config.reconnect);
+    let log = LinkLog::new(&config);
     let mut epoch = 0_u64;
     let mut outage = Outage::default();
     loop {
-        let (reason, lasted) = match connect(&config).await {
+        let (error, lasted) = match connect(&config).await {
             Ok(connection) => {
                 epoch = epoch.wrapping_add(1);
                 config.connections.fetch_add(1, Ordering::Relaxed);
-                telemetry::broker_link_up(&config.name);
+                log.up();
                 let since = Instant::now();
-                let cause = run(connection, &config.name, epoch, &state).await;
-                let reason = bare(&cause);
+                let cause = run(connection, &config, epoch, &state).await;
                 outage = Outage::new();
-                state.send_replace(LinkState::Down(down(cause), outage));
-                (reason.as_ref().into(), since.elapsed())
+                (cause, since.elapsed())
             }
             Err(error) => {
-                let reason = advised(&error);
                 if let BrokerError::VhostRefused(_) = error {
                     backoff.be_patient();
                 }
-                state.send_replace(LinkState::Down(down(error), outage));
-                (reason, Duration::ZERO)
+                (error, Duration::ZERO)
             }
         };
+        state.send_replace(LinkState::Down(down(error.clone()), outage));
         backoff.lasted(lasted);
         let pause = backoff.pause();
-        telemetry::broker_link_down(&config.name, &config.address(), &reason, pause);
+        log.down(&error, pause);
         tokio::time::sleep(pause).await;
     }
 }
 
 pub(super) async fn connect(config: &LinkConfig) -> Result<Connection, BrokerError> {
     let properties = ConnectionProperties::default()
-        .with_connection_name(config.name.as_bytes().to_vec().into())
+        .with_connection_name(config.name().into_bytes().into())
         .with_client_property("product".into(), "Stentor".into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
     let connecting = Connection::connect_uri(config.uri.clone(), properties);
@@ -327,7 +351,7 @@ pub(super) async fn connect(config: &LinkConfig) -> Result<Connection, BrokerErr
 /// What is to be said of an error where "not reachable" is said already.
 pub(super) fn bare(error: &BrokerError) -> Arc<str> {
     match error {
-        BrokerError::Unavailable(cause) => (**cause).into(),
+        BrokerError::Unavailable(cause) => cause.to_string().into(),
         other => other.to_string().into(),
     }
 }
@@ -351,17 +375,19 @@ pub(super) fn advised(error: &BrokerError) -> String {
 fn down(error: BrokerError) -> BrokerError {
     match error {
         BrokerError::VhostRefused(_) => error,
-        other => BrokerError::Unavailable((*bare(&other)).into()),
+        BrokerError::Unavailable(cause) => BrokerError::Unavailable(cause),
+        other => BrokerError::Unavailable(Cause::foreign(other.to_string())),
     }
 }
 
 /// Offers the connection until it is lost; why it was.
 async fn run(
     connection: Connection,
-    name: &str,
+    config: &LinkConfig,
     epoch: u64,
     state: &watch::Sender<LinkState>,
 ) -> BrokerError {
+    let (purpose, vhost) = (&*config.purpose, &*config.uri.vhost);
     let (blocked, watch_blocked) = watch::channel(false);
     let mut events = Box::pin(connection.events_listener());
     let status = connection.status().clone();
@@ -383,11 +409,11 @@ async fn run(
         };
         match event {
             Some(Event::ConnectionBlocked(why)) => {
-                telemetry::broker_blocked(name, &why);
+                telemetry::broker_blocked(purpose, vhost, &why);
                 blocked.send_replace(true);
             }
             Some(Event::ConnectionUnblocked) => {
-                telemetry::broker_unblocked(name);
+                telemetry::broker_unblocked(purpose, vhost);
                 blocked.send_replace(false);
             }
             // What one channel was closed for is its client's to hear, and nobody else's.
@@ -404,7 +430,7 @@ fn cause_of(error: &lapin::Error) -> BrokerError {
     match error.kind() {
         ErrorKind::ParsingError(_) => {
             let text = format!("the broker sent a message that lapin cannot read: {error}");
-            BrokerError::Unavailable(text.into())
+            BrokerError::Unavailable(Cause::foreign(text))
         }
         _ => broker_error(error),
     }

@@ -13,6 +13,7 @@ mod declarer;
 mod feed;
 mod handed;
 mod link;
+mod outages;
 mod publisher;
 mod reader;
 mod topology;
@@ -30,6 +31,7 @@ use self::{
     declarer::Declarer,
     feed::{FeedManager, QueueNames},
     link::{AmqpLink, LinkConfig},
+    outages::Outages,
     publisher::{Publisher, PublisherConfig},
     topology::Topology,
 };
@@ -51,6 +53,7 @@ pub struct AmqpBroker {
     node: Box<str>,
     /// Numbers for the names of queues.
     numbers: Arc<AtomicU64>,
+    outages: Arc<Outages>,
 }
 
 impl AmqpBroker {
@@ -75,6 +78,7 @@ impl AmqpBroker {
             uri,
             node: node.into(),
             numbers: Arc::default(),
+            outages: Arc::default(),
         })
     }
 }
@@ -87,15 +91,17 @@ impl Broker for AmqpBroker {
                 vhost: vhost.into(),
                 ..self.uri.clone()
             },
-            name: format!("stentor {} {purpose} {vhost}", self.node).into(),
+            node: self.node.clone(),
+            purpose: purpose.into(),
             connection_timeout: self.config.connection_timeout,
             reconnect: (self.config.reconnect_min, self.config.reconnect_max),
             unready_after: self.config.unready_after,
             connections: Arc::clone(&connections),
+            outages: Arc::clone(&self.outages),
         };
         let operation_timeout = self.config.operation_timeout;
-        let feed_link = Arc::new(AmqpLink::start(link_config("feeds")));
-        let publish_link = Arc::new(AmqpLink::start(link_config("publish")));
+        let feed_link = Arc::new(AmqpLink::start(link_config("bindings of feeds")));
+        let publish_link = Arc::new(AmqpLink::start(link_config("publishing")));
         let publisher_config = PublisherConfig {
             lanes: usize::from(self.config.publish_channels),
             max_pending: self.config.max_pending_publishes,
@@ -108,7 +114,7 @@ impl Broker for AmqpBroker {
             .iter()
             .map(|(name, kind)| (name.clone(), *kind));
         let topology = Arc::new(Topology::new(kinds));
-        let declarer = Arc::new(Declarer::new(link_config("trial"), &self.node));
+        let declarer = Arc::new(Declarer::new(link_config("trial of queues"), &self.node));
         Arc::new(AmqpVirtualHost {
             feeds: FeedManager::new(
                 feed::Links {
@@ -116,7 +122,7 @@ impl Broker for AmqpBroker {
                     publish: Arc::clone(&publish_link),
                 },
                 Arc::clone(&declarer),
-                link_config("feed"),
+                link_config("messages of feeds"),
                 feeds,
                 self.feed.clone(),
                 operation_timeout,
@@ -131,7 +137,7 @@ impl Broker for AmqpBroker {
             feed_link,
             publish_link,
             consumer_links: Mutex::default(),
-            consumer_config: link_config("consumers"),
+            consumer_config: link_config("consumers of queues"),
             operation_timeout,
         })
     }

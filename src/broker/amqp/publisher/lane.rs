@@ -553,9 +553,9 @@ impl Lane {
         self.is_proved.store(false, Ordering::Relaxed);
         let Some(refusal) = refusal.filter(|_| !is_lost) else {
             let error = match broker_error(&error) {
-                BrokerError::Unavailable(text) => {
-                    let text = format!("{text}; it may or may not have taken the message");
-                    BrokerError::Unavailable(text.into())
+                BrokerError::Unavailable(cause) => {
+                    let fate = "it may or may not have taken the message";
+                    BrokerError::Unavailable(cause.with(fate))
                 }
                 _ => BrokerError::Unavailable(CLOSED.into()),
             };

@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, Cause};
 
 /// A stream of bytes in both directions.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -20,7 +20,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 /// A connection to where the URL says. Bounded by the caller's time.
 pub(super) async fn connect(uri: &AMQPUri) -> Result<Box<dyn Stream>, BrokerError> {
     let (host, port) = (&uri.authority.host, uri.authority.port);
-    let unavailable = |error: &dyn ToString| BrokerError::Unavailable(error.to_string().into());
+    let unavailable =
+        |error: &dyn ToString| BrokerError::Unavailable(Cause::foreign(error.to_string()));
     let tcp = TcpStream::connect(format!("{host}:{port}"))
         .await
         .map_err(|error| unavailable(&error))?;

@@ -26,7 +26,7 @@ use super::{
     handshake::Connected,
 };
 use crate::{
-    broker::{BrokerError, amqp::convert::reply_error},
+    broker::{BrokerError, Cause, amqp::convert::reply_error},
     deadline::after,
 };
 
@@ -310,5 +310,5 @@ impl Heart {
 }
 
 fn lost(error: &dyn ToString) -> End {
-    End::Lost(BrokerError::Unavailable(error.to_string().into()))
+    End::Lost(BrokerError::Unavailable(Cause::foreign(error.to_string())))
 }

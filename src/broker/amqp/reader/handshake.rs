@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::connect::Stream;
 use crate::broker::{
-    BrokerError,
+    BrokerError, Cause,
     amqp::{FRAME_MAX, convert::reply_error, link::LinkConfig},
 };
 
@@ -54,7 +54,7 @@ pub(super) async fn handshake(
     let mut out = Vec::new();
     encode::start_ok(
         &mut out,
-        &about_us(&config.name),
+        &about_us(&config.name()),
         &user.username,
         &user.password,
     );
@@ -116,7 +116,7 @@ fn offers_plain(mechanisms: &[u8]) -> Result<(), BrokerError> {
     }
     let offered = String::from_utf8_lossy(mechanisms);
     let text = format!("the broker takes no password (PLAIN): it offers {offered}");
-    Err(BrokerError::Unavailable(text.into()))
+    Err(BrokerError::Unavailable(Cause::foreign(text)))
 }
 
 /// The client's properties: the broker shows them on its management page, and learns this
@@ -187,7 +187,7 @@ impl Talk {
 }
 
 fn unavailable(error: &dyn ToString) -> BrokerError {
-    BrokerError::Unavailable(error.to_string().into())
+    BrokerError::Unavailable(Cause::foreign(error.to_string()))
 }
 
 #[cfg(test)]

@@ -23,10 +23,7 @@ mod handshake;
 mod tests;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -41,8 +38,14 @@ use self::{
     connection::{Connection, End},
     consumers::Request,
 };
-use super::link::{LinkConfig, Outage, advised, bare};
-use crate::{backoff::Backoff, broker::BrokerError, telemetry};
+use super::{
+    link::{LinkConfig, Outage},
+    outages::LinkLog,
+};
+use crate::{
+    backoff::Backoff,
+    broker::{BrokerError, Cause},
+};
 
 /// Takes the messages of one consumer, on the connection's task: must not block.
 pub(super) trait DeliveryTaker: Send + 'static {
@@ -65,7 +68,7 @@ pub(super) struct Reader<T> {
 enum ReaderState<T> {
     /// The first attempt is under way.
     New,
-    Down(Arc<str>, Outage),
+    Down(BrokerError, Outage),
     Up(mpsc::UnboundedSender<Command<T>>),
 }
 
@@ -117,7 +120,7 @@ impl<T: DeliveryTaker> Reader<T> {
                 Err(BrokerError::Unavailable("the connection was closed".into()))
             }
             ReaderState::New | ReaderState::Up(_) => Ok(()),
-            ReaderState::Down(reason, _) => Err(BrokerError::Unavailable((**reason).into())),
+            ReaderState::Down(reason, _) => Err(reason.clone()),
         }
     }
 
@@ -248,6 +251,7 @@ async fn supervise<T: DeliveryTaker>(
     state: watch::Sender<ReaderState<T>>,
 ) {
     let mut backoff = Backoff::new(config.reconnect);
+    let log = LinkLog::new(&config);
     let mut outage = Outage::default();
     loop {
         let connecting = async {
@@ -259,9 +263,9 @@ async fn supervise<T: DeliveryTaker>(
             Err(_) => Err(BrokerError::Unavailable("it did not answer in time".into())),
         };
         let since = Instant::now();
-        let (reason, said, lasted) = match connected {
+        let (error, lasted) = match connected {
             Ok(connected) => {
-                telemetry::broker_link_up(&config.name);
+                log.up();
                 let (sender, commands) = mpsc::unbounded_channel();
                 state.send_replace(ReaderState::Up(sender));
                 // A task of its own: if a taker panics, the others' connection is made again.
@@ -269,24 +273,28 @@ async fn supervise<T: DeliveryTaker>(
                 let running = AbortOnDropHandle::new(tokio::spawn(connection.run()));
                 let ended = running.await;
                 outage = Outage::new();
+                let failed = || BrokerError::Unavailable("its task failed".into());
                 match ended {
                     Ok(End::Wanted) => return,
-                    Ok(End::Lost(reason)) => (bare(&reason), None, since.elapsed()),
-                    Err(_) => ("its task failed".into(), None, since.elapsed()),
+                    Ok(End::Lost(reason)) => (reason, since.elapsed()),
+                    Err(_) => (failed(), since.elapsed()),
                 }
             }
             Err(error) => {
                 if let BrokerError::VhostRefused(_) = error {
                     backoff.be_patient();
                 }
-                (bare(&error), Some(advised(&error)), Duration::ZERO)
+                (error, Duration::ZERO)
             }
         };
-        state.send_replace(ReaderState::Down(Arc::clone(&reason), outage));
+        let unavailable = match &error {
+            BrokerError::Unavailable(_) => error.clone(),
+            other => BrokerError::Unavailable(Cause::foreign(other.to_string())),
+        };
+        state.send_replace(ReaderState::Down(unavailable, outage));
         backoff.lasted(lasted);
         let pause = backoff.pause();
-        let said = said.as_deref().unwrap_or(&reason);
-        telemetry::broker_link_down(&config.name, &config.address(), said, pause);
+        log.down(&error, pause);
         tokio::time::sleep(pause).await;
     }
 }

@@ -132,11 +132,13 @@ fn config() -> LinkConfig {
     uri.query.heartbeat = Some(10);
     LinkConfig {
         uri,
-        name: "a test".into(),
+        node: "node".into(),
+        purpose: "a test".into(),
         connection_timeout: DEADLINE,
         reconnect: (DEADLINE, DEADLINE),
         unready_after: DEADLINE,
         connections: Arc::default(),
+        outages: Arc::default(),
     }
 }
 
@@ -428,7 +430,7 @@ async fn the_broker_s_own_end_is_answered_and_its_reason_kept() {
     let text = "CONNECTION_FORCED - broker forced connection closure";
     running.broker.write(&[close(0, 320, text)]).await;
     let (_, _, reason) = notes(consumer.ended().await);
-    assert_eq!(reason, BrokerError::Unavailable(text.into()));
+    assert_eq!(reason, BrokerError::Unavailable(Cause::foreign(text)));
     running.broker.expect((0, 10, 51)).await;
 }
 
