@@ -7,7 +7,11 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt, stream};
-use lapin::{Connection, ConnectionProperties, options::QueueDeclareOptions, types::FieldTable};
+use lapin::{
+    BasicProperties, Connection, ConnectionProperties,
+    options::{BasicPublishOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
 use stentor::broker::{
     Argument, BrokerError, Consume, Properties, Publish, QueueSpec, VirtualHost,
 };
@@ -238,6 +242,44 @@ async fn closes_that_cross_are_no_error_of_the_connection() {
         drop(asking.now_or_never());
     }
     let channel = connection.create_channel().await.unwrap();
+    let asking = channel.queue_declare("nope".into(), passive, FieldTable::default());
+    let refused = asking.await.unwrap_err();
+    assert!(refused.to_string().contains("NOT_FOUND"), "{refused}");
+    assert!(connection.status().connected());
+}
+
+/// Messages that are not sent yet when their channel closes, from this side or from the broker's:
+/// for lapin, as it is published, they are to be sent all the same, and RabbitMQ answers frames on a
+/// closed channel by closing the connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_wait_for_a_channel_that_closes_cut_no_link() {
+    const MESSAGES: usize = 100;
+    let vhost = vhost().await;
+    let connection = Connection::connect(&vhost.amqp_url(), ConnectionProperties::default())
+        .await
+        .unwrap();
+    // More than the socket takes at once.
+    let body = vec![b'x'; 128 * 1024];
+    for exchange in ["", "nope"] {
+        for _ in 0..10 {
+            let channel = connection.create_channel().await.unwrap();
+            for _ in 0..MESSAGES {
+                let options = BasicPublishOptions::default();
+                let properties = BasicProperties::default();
+                let (exchange, key) = (exchange.into(), "nobody".into());
+                let publishing = channel.basic_publish(exchange, key, options, &body, properties);
+                // It waits to be sent.
+                drop(publishing.now_or_never());
+            }
+            // RabbitMQ may have closed it before.
+            let _ = channel.close(200, "bye".into()).await;
+        }
+    }
+    let channel = connection.create_channel().await.unwrap();
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
     let asking = channel.queue_declare("nope".into(), passive, FieldTable::default());
     let refused = asking.await.unwrap_err();
     assert!(refused.to_string().contains("NOT_FOUND"), "{refused}");

@@ -57,8 +57,8 @@ fn login(house: &House, user: &str) -> Login {
     Login::new(user, PASSCODE, house.vhost.name())
 }
 
-/// Issue 12, B7: messages for subscriptions with queues of their own used to pass by every bound
-/// in bytes. Now they wait at the broker; and once the client reads, all come, in order.
+/// Messages for subscriptions with queues of their own are bounded in bytes, too. What has no room
+/// waits at the broker; and once the client reads, all come, in order.
 #[tokio::test]
 async fn messages_that_a_client_does_not_read_wait_at_the_broker() {
     const SUBSCRIPTIONS: usize = 40;
@@ -117,8 +117,8 @@ async fn messages_that_a_client_does_not_read_wait_at_the_broker() {
     assert!(most <= 96, "{most} MiB more");
 }
 
-/// Issue 12, B8: frames that many connections of one user have sent in part, or that wait for the
-/// broker, used to be bounded by their number only.
+/// Frames that many connections of one user have sent in part, or that wait for the broker, are
+/// bounded in bytes, not only in number.
 #[tokio::test]
 async fn a_user_sends_no_more_than_there_is_room_for() {
     const CONNECTIONS: usize = 60;
