@@ -35,6 +35,10 @@ pub enum BrokerError {
     /// The broker cannot be reached, or did not answer in time.
     #[error("{UNREACHABLE}: {0}")]
     Unavailable(Cause),
+    /// The broker fails over this queue, as it is now, and closes the connection of whoever asks
+    /// for it; its words.
+    #[error("{0}")]
+    QueueFailed(Box<str>),
     /// This broker cannot do what was asked.
     #[error("{0}")]
     Unsupported(Box<str>),
@@ -53,6 +57,7 @@ pub struct Cause {
     /// Nothing of it is told to clients; empty: there is nothing of that kind.
     foreign: Box<str>,
     own: Box<str>,
+    is_verdict: bool,
 }
 
 impl Cause {
@@ -62,7 +67,24 @@ impl Cause {
         Self {
             foreign: text.into(),
             own: Box::default(),
+            is_verdict: false,
         }
+    }
+
+    /// The broker's last word on a connection: something that it was asked for there made it close
+    /// the connection.
+    #[must_use]
+    pub fn verdict(text: impl Into<Box<str>>) -> Self {
+        Self {
+            is_verdict: true,
+            ..Self::foreign(text)
+        }
+    }
+
+    /// True if it is a [`Cause::verdict`].
+    #[must_use]
+    pub fn is_verdict(&self) -> bool {
+        self.is_verdict
     }
 
     /// The same, with something more of the gateway's own.
@@ -86,6 +108,7 @@ impl From<Box<str>> for Cause {
         Self {
             foreign: Box::default(),
             own,
+            is_verdict: false,
         }
     }
 }

@@ -43,6 +43,7 @@ impl From<BrokerError> for Problem {
                 Self::PreconditionFailed(text)
             }
             BrokerError::Cancelled(text) => Self::SubscriptionCancelled(text),
+            BrokerError::QueueFailed(text) => Self::QueueFailed(text),
             BrokerError::Unroutable | BrokerError::Nacked => {
                 Self::NotPublished(error.to_string().into())
             }

@@ -532,6 +532,7 @@ impl DeliverySink for DedicatedSink {
         let text = reason.told().into();
         self.mailbox.fail(match reason {
             BrokerError::Cancelled(_) => Problem::SubscriptionCancelled(text),
+            BrokerError::QueueFailed(_) => Problem::QueueFailed(text),
             _ => Problem::FeedInterrupted(text),
         });
     }

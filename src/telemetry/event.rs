@@ -189,6 +189,16 @@ pub fn broker_link_down(
     }
 }
 
+/// A link was closed over one of these queues, which it had been asked for and not answered about.
+pub fn queues_suspected(vhost: &str, queues: &[Box<str>]) {
+    COUNTS.queues_suspected.inc_by(queues.len() as u64);
+    let first: Vec<&str> = queues.iter().take(5).map(|queue| &**queue).collect();
+    warn!(
+        target: "stentor::broker", vhost, queues = first.join(", "), count = queues.len(),
+        "RabbitMQ closed a link over a queue: the queues in question are tried on links of their own"
+    );
+}
+
 /// The first client of a virtual host, or the program's start: its links are being made.
 pub fn vhost_opened(vhost: &str) {
     info!(target: "stentor::hub", vhost, "virtual host opened");

@@ -3,7 +3,11 @@
 
 use std::sync::Arc;
 
-use lapin::ExchangeKind;
+use lapin::{
+    ExchangeKind,
+    options::QueueDeclareOptions,
+    types::{AMQPValue, FieldTable},
+};
 use serde_json::{Value, json};
 use stomp_grammar::{Command, Frame};
 use testkit::{DEADLINE, FEED, GatewayBuilder, Proxy, RabbitMq, StompClient, Vhost, eventually};
@@ -150,6 +154,166 @@ async fn a_queue_that_closes_the_connection_closes_nobody_else_s() {
         }
     }
     honest.noticed_nothing(&house).await;
+}
+
+/// A quorum queue, over which RabbitMQ fails while its process is not there: it closes the
+/// connection of whoever consumes it (541).
+struct Frail {
+    vhost: Vhost,
+    name: &'static str,
+}
+
+impl Frail {
+    async fn declare(vhost: &Vhost, name: &'static str) -> Self {
+        let mut arguments = FieldTable::default();
+        let quorum = AMQPValue::LongString("quorum".into());
+        arguments.insert("x-queue-type".into(), quorum);
+        let durable = QueueDeclareOptions {
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        let channel = vhost.channel().await;
+        let declaring = channel.queue_declare(name.into(), durable, arguments);
+        declaring.await.expect("a quorum queue");
+        Self {
+            vhost: vhost.clone(),
+            name,
+        }
+    }
+
+    async fn server(&self, call: &str) {
+        let server = format!("{}_{}", self.vhost.name(), self.name);
+        let call = format!("ok = ra:{call}_server(quorum_queues, {{'{server}', node()}}).");
+        self.vhost.node().ctl(&["eval", &call]).await;
+    }
+
+    /// Has it fail, until [`Frail::mend`].
+    async fn fail(&self) {
+        self.server("stop").await;
+    }
+
+    async fn mend(&self) {
+        self.server("restart").await;
+    }
+
+    /// A client that subscribes to it; what it is told.
+    async fn subscribed(&self, house: &House) -> (StompClient, Frame) {
+        let mut client = house.ws().await;
+        let destination = format!("/amq/queue/{}", self.name);
+        client
+            .raw(format!(
+                "SUBSCRIBE\nid:1\ndestination:{destination}\nreceipt:r\n\n\0"
+            ))
+            .await;
+        let answer = client.expect_frame().await;
+        (client, answer)
+    }
+}
+
+fn cuts(house: &House) -> usize {
+    let mut events = house.gateway.events();
+    events.retain(|event| event["message"] == "broker link down");
+    events.len()
+}
+
+/// However often its clients come back: others lose their link once, and the clients learn whether
+/// to come back.
+#[tokio::test]
+async fn a_queue_over_which_the_broker_fails_cuts_others_once() {
+    let house = House::open().await;
+    let mut honest = Honest::begin(&house).await;
+    let frail = Frail::declare(&house.vhost, "frail").await;
+    frail.fail().await;
+    let (_, first) = frail.subscribed(&house).await;
+    assert_eq!(first.command, Command::Error, "{first:?}");
+    assert_eq!(first.header("error-code"), Some("broker-unavailable"));
+    // Once it was not known.
+    honest.consumer.expect_message("unsettled").await;
+    assert_eq!(cuts(&house), 1);
+    for round in 0..30 {
+        let (mut client, told) = frail.subscribed(&house).await;
+        assert_eq!(told.command, Command::Error, "{round}: {told:?}");
+        assert_eq!(
+            told.header("error-code"),
+            Some("queue-unavailable"),
+            "{round}"
+        );
+        assert_eq!(told.header("reconnect"), Some("30s"));
+        assert_eq!(told.header("receipt-id"), Some("r"));
+        let body = String::from_utf8_lossy(&told.body);
+        assert!(
+            body.contains("\"frail\"") && body.contains("INTERNAL_ERROR"),
+            "{body}"
+        );
+        assert_eq!(client.expect_closed().await.code, Some(1013));
+    }
+    let suspected = "RabbitMQ closed a link over a queue: the queues in question are tried on links \
+                     of their own";
+    let events = house.gateway.until_events(suspected, 1).await;
+    assert_eq!(events[0]["queues"], "frail");
+    honest.subscriber.publish("/queue/honest", "next").await;
+    let next = honest.consumer.expect_message("next").await;
+    assert_eq!(next.header("redelivered"), Some("false"));
+    assert_eq!(cuts(&house), 1, "the link of others was cut again");
+
+    // When its operator has mended it, it is served, and is no suspect any more.
+    frail.mend().await;
+    let served = async || {
+        let (client, answer) = frail.subscribed(&house).await;
+        (answer.command == Command::Receipt).then_some(client)
+    };
+    let mut client = eventually(DEADLINE, "the queue is served again", served).await;
+    let (other, answer) = frail.subscribed(&house).await;
+    assert_eq!(answer.command, Command::Receipt);
+    other.disconnect().await;
+    honest
+        .subscriber
+        .publish("/amq/queue/frail", "mended")
+        .await;
+    client.expect_message("mended").await;
+    let names = |link: &Value| link["client_properties"]["connection_name"].to_string();
+    let trials = async || {
+        let links = house.vhost.connections().await;
+        let trials = links
+            .iter()
+            .map(names)
+            .filter(|name| name.contains(" trial of a queue"));
+        (trials.count() <= 1).then_some(())
+    };
+    eventually(DEADLINE, "links of trials do not stay", trials).await;
+}
+
+/// Consumers that were there before the queue failed come back to it after a cut: that costs others
+/// no second one, and the queue's clients are told.
+#[tokio::test]
+async fn a_queue_that_fails_later_cuts_others_once_more() {
+    let house = House::open().await;
+    let frail = Frail::declare(&house.vhost, "frail").await;
+    let mut honest = Honest::begin(&house).await;
+    let (mut client, answer) = frail.subscribed(&house).await;
+    assert_eq!(answer.command, Command::Receipt);
+    frail.fail().await;
+    house
+        .vhost
+        .node()
+        .api()
+        .close_connections(house.vhost.name())
+        .await;
+    let told = client.expect_error("broker unavailable").await;
+    assert_eq!(told.header("error-code"), Some("queue-unavailable"));
+    honest.subscriber.publish("/queue/honest", "next").await;
+    loop {
+        let frame = honest.consumer.expect_frame().await;
+        if frame.body.as_ref() == b"next" {
+            break;
+        }
+        assert_eq!(frame.body.as_ref(), b"unsettled");
+    }
+    let mut cuts = house.gateway.events();
+    cuts.retain(|event| {
+        event["message"] == "broker link down" && event["link"] == "consumers of queues"
+    });
+    assert!(cuts.len() <= 2, "{cuts:#?}");
 }
 
 /// As above, with an argument of the dead letters' that AMQP cannot carry to a consumer: RabbitMQ

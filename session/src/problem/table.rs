@@ -416,6 +416,16 @@ problems! {
             samples: [BrokerUnavailable("why\n".into())],
         }
 
+        /// The broker fails over a queue, as it is now; what it says of it.
+        QueueFailed(text: Box<str>) => {
+            message: "broker unavailable", code: "queue-unavailable", close: TryAgainLater,
+            reconnect: After(30),
+            page: "RabbitMQ fails over this queue, and closes the connection of whoever asks for \
+                   it: a quorum queue without a majority, say. Its operator has to restore it",
+            body: format!("{text}\n"),
+            samples: [QueueFailed("the queue \"q\" cannot be used now: INTERNAL_ERROR".into())],
+        }
+
         /// The broker did not take a message; the whole body: why.
         NotPublished(text: Box<str>) => {
             message: "message not published", code: "not-published", close: TryAgainLater,

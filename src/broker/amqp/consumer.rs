@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    consumer_links::ConsumerLinks,
     convert::{broker_error, from_amqp, short, table},
     declarer::Declarer,
     link::{AmqpLink, Live, answer},
@@ -60,18 +61,19 @@ const CLEANING: Duration = Duration::from_secs(10);
 
 impl Dedicated {
     pub(super) async fn start(
-        link: Arc<AmqpLink>,
+        links: Arc<ConsumerLinks>,
         declarer: Arc<Declarer>,
         request: Consume,
         sink: Arc<dyn DeliverySink>,
         operation_timeout: Duration,
     ) -> Result<Self, BrokerError> {
         let deadline = after(operation_timeout);
-        let live = link.wait_until(deadline).await?;
-        let (channel, messages) = setup(&live, &declarer, &request, deadline).await?;
+        let begun = begin(&links, None, &declarer, &request, deadline).await?;
+        let (link, (channel, messages)) = begun;
         let state = Arc::new(ConsumerState::default());
         state.replace(channel);
         let runner = Runner {
+            links,
             link,
             declarer,
             request,
@@ -86,6 +88,31 @@ impl Dedicated {
             task,
         })
     }
+}
+
+/// Consumes: on a link of its own if the queue is in quarantine, else on the one that it had, or on
+/// one that has room.
+async fn begin(
+    links: &ConsumerLinks,
+    link: Option<&Arc<AmqpLink>>,
+    declarer: &Declarer,
+    request: &Consume,
+    deadline: Instant,
+) -> Result<(Arc<AmqpLink>, (Channel, lapin::Consumer)), BrokerError> {
+    let queue = &request.queue.name;
+    if let Some(trial) = links.trial(queue, deadline).await? {
+        let begun = setup(trial.live(), declarer, request, deadline).await;
+        return links.end(trial, begun);
+    }
+    let link = link.map_or_else(|| links.shared(), Arc::clone);
+    let live = link.wait_until(deadline).await?;
+    let setup = setup(&live, declarer, request, deadline);
+    // Nothing is ever wrong with a queue that was made for this consumer alone.
+    let begun = match is_own(&request.queue) {
+        true => setup.await?,
+        false => live.asking(queue, setup).await?,
+    };
+    Ok((link, begun))
 }
 
 async fn setup(
@@ -292,6 +319,7 @@ impl ConsumerState {
 }
 
 struct Runner {
+    links: Arc<ConsumerLinks>,
     link: Arc<AmqpLink>,
     declarer: Arc<Declarer>,
     request: Consume,
@@ -301,7 +329,7 @@ struct Runner {
 }
 
 impl Runner {
-    async fn run(self, mut messages: lapin::Consumer) {
+    async fn run(mut self, mut messages: lapin::Consumer) {
         loop {
             let reason = loop {
                 match messages.next().await {
@@ -325,12 +353,14 @@ impl Runner {
     }
 
     /// Consumes again, as soon as the link is back; an error is one that will not go away.
-    async fn resume(&self) -> Result<lapin::Consumer, BrokerError> {
+    async fn resume(&mut self) -> Result<lapin::Consumer, BrokerError> {
         loop {
-            let live = self.link.wait().await;
+            self.link.wait().await;
             let deadline = after(self.operation_timeout);
-            match setup(&live, &self.declarer, &self.request, deadline).await {
-                Ok((channel, messages)) => {
+            let (own, declarer) = (Some(&self.link), &self.declarer);
+            match begin(&self.links, own, declarer, &self.request, deadline).await {
+                Ok((link, (channel, messages))) => {
+                    self.link = link;
                     self.state.replace(channel);
                     return Ok(messages);
                 }

@@ -24,6 +24,7 @@ pub(super) fn reply_error(code: u16, text: &str) -> BrokerError {
         405 => BrokerError::ResourceLocked(text.into()),
         406 => BrokerError::PreconditionFailed(text.into()),
         530 if is_vhost_refusal(text) => BrokerError::VhostRefused(text.into()),
+        501.. => BrokerError::Unavailable(Cause::verdict(text)),
         _ => BrokerError::Unavailable(Cause::foreign(text)),
     }
 }

@@ -437,6 +437,8 @@ mod tests {
             unready_after: pause,
             connections: Arc::default(),
             outages: Arc::default(),
+            is_trial: false,
+            quarantine: Arc::default(),
         };
         let declarer = Declarer::new(config, "node");
         let kind = |name: &str, value: Argument| {

@@ -21,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     convert::broker_error,
     outages::{LinkLog, Outages},
+    quarantine::{Asked, Quarantine},
 };
 use crate::{
     backoff::Backoff,
@@ -49,9 +50,21 @@ pub(super) struct LinkConfig {
     pub(super) connections: Arc<AtomicU64>,
     /// The outages of all links to this broker, for the log.
     pub(super) outages: Arc<Outages>,
+    /// True if its fate is told elsewhere, and is no outage.
+    pub(super) is_trial: bool,
+    /// The queues over which a link to this virtual host was closed.
+    pub(super) quarantine: Arc<Quarantine>,
 }
 
 impl LinkConfig {
+    /// The same, for trying whether the broker closes it.
+    pub(super) fn for_trial(&self) -> Self {
+        Self {
+            is_trial: true,
+            ..self.with_purpose("trial of a queue")
+        }
+    }
+
     /// The same, for something else.
     pub(super) fn with_purpose(&self, purpose: impl Into<Box<str>>) -> Self {
         Self {
@@ -118,6 +131,7 @@ pub(super) struct Live {
     blocked: watch::Receiver<bool>,
     /// For [`Passing`] channels.
     passing: Arc<Semaphore>,
+    asked: Asked,
 }
 
 /// A channel for one call. There are only so many at a time: whoever asks for much at once waits
@@ -272,6 +286,26 @@ impl Live {
         usize::try_from(self.connection.configuration().frame_max()).unwrap_or(usize::MAX)
     }
 
+    /// Notes that the broker is asked for a queue, until it has answered: if it closes the
+    /// connection instead, the queue is under suspicion.
+    pub(super) async fn asking<T>(
+        &self,
+        queue: &str,
+        asking: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
+        // The broker makes a name up that nobody asks for again.
+        if queue.is_empty() {
+            return asking.await;
+        }
+        let question = self.asked.begin(queue);
+        let outcome = asking.await;
+        // Whoever gives up waiting may have the answer come all the same.
+        if !matches!(outcome, Err(BrokerError::Unavailable(_))) {
+            self.asked.end(question);
+        }
+        outcome
+    }
+
     /// A new channel.
     pub(super) async fn channel(&self, deadline: Instant) -> Result<Channel, BrokerError> {
         answer(deadline, self.connection.create_channel()).await
@@ -304,8 +338,13 @@ pub(super) async fn answer<T>(
 ) -> Result<T, BrokerError> {
     match tokio::time::timeout_at(deadline, call).await {
         Ok(outcome) => outcome.map_err(|error| broker_error(&error)),
-        Err(_) => Err(BrokerError::Unavailable("it did not answer in time".into())),
+        Err(_) => Err(BrokerError::Unavailable(late())),
     }
+}
+
+/// Said where the broker leaves a call without an answer.
+pub(super) fn late() -> Cause {
+    "it did not answer in time".into()
 }
 
 async fn supervise(config: LinkConfig, state: watch::Sender<LinkState>) {
@@ -317,7 +356,9 @@ async fn supervise(config: LinkConfig, state: watch::Sender<LinkState>) {
         let (error, lasted) = match connect(&config).await {
             Ok(connection) => {
                 epoch = epoch.wrapping_add(1);
-                config.connections.fetch_add(1, Ordering::Relaxed);
+                if !config.is_trial {
+                    config.connections.fetch_add(1, Ordering::Relaxed);
+                }
                 log.up();
                 let since = Instant::now();
                 let cause = run(connection, &config, epoch, &state).await;
@@ -397,8 +438,9 @@ async fn run(
         epoch,
         blocked: watch_blocked,
         passing: Arc::new(Semaphore::new(passing)),
+        asked: Asked::default(),
     });
-    state.send_replace(LinkState::Up(live));
+    state.send_replace(LinkState::Up(Arc::clone(&live)));
     let mut cause = BrokerError::Unavailable("the connection was closed".into());
     loop {
         // What was said before the end is heard after it, too.
@@ -420,9 +462,19 @@ async fn run(
             Some(Event::Error(error)) if error.is_amqp_soft_error() => {}
             Some(Event::Error(error)) => cause = cause_of(&error),
             Some(_) => {}
-            None => return cause,
+            None => break,
         }
     }
+    if let BrokerError::Unavailable(cause) = &cause
+        && cause.is_verdict()
+    {
+        let suspects = live.asked.take();
+        if !suspects.is_empty() {
+            telemetry::queues_suspected(vhost, &suspects);
+            config.quarantine.suspect(suspects);
+        }
+    }
+    cause
 }
 
 /// What ended a connection.

@@ -8,6 +8,7 @@
 
 mod channels;
 mod consumer;
+mod consumer_links;
 mod convert;
 mod declarer;
 mod feed;
@@ -15,6 +16,7 @@ mod handed;
 mod link;
 mod outages;
 mod publisher;
+mod quarantine;
 mod reader;
 mod topology;
 mod wire;
@@ -23,11 +25,11 @@ use std::sync::{Arc, atomic::AtomicU64};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use lapin::uri::AMQPUri;
-use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
 use self::{
     consumer::Dedicated,
+    consumer_links::ConsumerLinks,
     declarer::Declarer,
     feed::{FeedManager, QueueNames},
     link::{AmqpLink, LinkConfig},
@@ -85,7 +87,7 @@ impl AmqpBroker {
 
 impl Broker for AmqpBroker {
     fn open(&self, vhost: &str, feeds: Arc<dyn FeedSink>) -> Arc<dyn VirtualHost> {
-        let connections = Arc::default();
+        let (connections, quarantine) = (Arc::default(), Arc::default());
         let link_config = |purpose: &str| LinkConfig {
             uri: AMQPUri {
                 vhost: vhost.into(),
@@ -98,6 +100,8 @@ impl Broker for AmqpBroker {
             unready_after: self.config.unready_after,
             connections: Arc::clone(&connections),
             outages: Arc::clone(&self.outages),
+            is_trial: false,
+            quarantine: Arc::clone(&quarantine),
         };
         let operation_timeout = self.config.operation_timeout;
         let feed_link = Arc::new(AmqpLink::start(link_config("bindings of feeds")));
@@ -136,8 +140,7 @@ impl Broker for AmqpBroker {
             declarer,
             feed_link,
             publish_link,
-            consumer_links: Mutex::default(),
-            consumer_config: link_config("consumers of queues"),
+            consumer_links: Arc::new(ConsumerLinks::new(link_config("consumers of queues"))),
             operation_timeout,
         })
     }
@@ -150,38 +153,13 @@ struct AmqpVirtualHost {
     publisher: Publisher,
     feed_link: Arc<AmqpLink>,
     publish_link: Arc<AmqpLink>,
-    /// Each consumer holds a reference to its link, and so they are counted.
-    consumer_links: Mutex<Vec<Arc<AmqpLink>>>,
-    consumer_config: LinkConfig,
+    consumer_links: Arc<ConsumerLinks>,
     operation_timeout: Duration,
 }
 
 impl AmqpVirtualHost {
     fn deadline(&self) -> Instant {
         after(self.operation_timeout)
-    }
-
-    fn consumer_link(&self) -> Arc<AmqpLink> {
-        let mut links = self.consumer_links.lock();
-        // This map has one reference. What many consumers needed does not stay when they are gone.
-        let (mut spare, mut free) = (false, None);
-        links.retain(|link| {
-            let consumers = Arc::strong_count(link).saturating_sub(1);
-            if consumers > 0 {
-                if free.is_none() && consumers < link.capacity() {
-                    free = Some(Arc::clone(link));
-                }
-                return true;
-            }
-            !std::mem::replace(&mut spare, true)
-        });
-        let spare = links.iter().find(|link| Arc::strong_count(link) == 1);
-        if let Some(link) = free.or_else(|| spare.map(Arc::clone)) {
-            return link;
-        }
-        let link = Arc::new(AmqpLink::start(self.consumer_config.clone()));
-        links.push(Arc::clone(&link));
-        link
     }
 
     /// What a call says, with an exchange that turned out to be gone forgotten.
@@ -208,12 +186,7 @@ impl VirtualHost for AmqpVirtualHost {
         self.feed_link.readiness()?;
         self.publish_link.readiness()?;
         self.feeds.readiness()?;
-        let links = self.consumer_links.lock();
-        // The first attempt may be under way.
-        links
-            .iter()
-            .filter(|link| link.was_up())
-            .try_for_each(|link| link.readiness())
+        self.consumer_links.readiness()
     }
 
     fn opened(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
@@ -268,11 +241,11 @@ impl VirtualHost for AmqpVirtualHost {
         request: Consume,
         sink: Arc<dyn DeliverySink>,
     ) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
-        let link = self.consumer_link();
+        let links = Arc::clone(&self.consumer_links);
         let declarer = Arc::clone(&self.declarer);
         async move {
             let timeout = self.operation_timeout;
-            let consumer = Dedicated::start(link, declarer, request, sink, timeout).await?;
+            let consumer = Dedicated::start(links, declarer, request, sink, timeout).await?;
             Ok(Arc::new(consumer) as Arc<dyn Consumer>)
         }
         .boxed()
@@ -283,10 +256,15 @@ impl VirtualHost for AmqpVirtualHost {
             let deadline = self.deadline();
             let live = self.publish_link.wait_until(deadline).await?;
             let queue = self.declarer.adapted(queue, deadline).await?;
+            if let Some(trial) = self.consumer_links.trial(&queue.name, deadline).await? {
+                let declared = topology::declare_queue(trial.live(), &queue, deadline).await;
+                return self.consumer_links.end(trial, declared).map(drop);
+            }
             if self.declarer.clear(&queue, deadline).await? {
                 return Ok(());
             }
-            topology::declare_queue(&live, &queue, deadline).await
+            let declaring = topology::declare_queue(&live, &queue, deadline);
+            live.asking(&queue.name, declaring).await
         }
         .boxed()
     }
@@ -295,7 +273,12 @@ impl VirtualHost for AmqpVirtualHost {
         async move {
             let deadline = self.deadline();
             let live = self.publish_link.wait_until(deadline).await?;
-            topology::delete_queue(&live, name, deadline).await
+            if let Some(trial) = self.consumer_links.trial(name, deadline).await? {
+                let deleted = topology::delete_queue(trial.live(), name, deadline).await;
+                return self.consumer_links.end(trial, deleted).map(drop);
+            }
+            live.asking(name, topology::delete_queue(&live, name, deadline))
+                .await
         }
         .boxed()
     }
@@ -310,10 +293,7 @@ impl VirtualHost for AmqpVirtualHost {
             self.feed_link.close().await;
             self.publish_link.close().await;
             self.declarer.close().await;
-            let links = std::mem::take(&mut *self.consumer_links.lock());
-            for link in links {
-                link.close().await;
-            }
+            self.consumer_links.close().await;
         }
         .boxed()
     }

@@ -54,6 +54,7 @@ pub(super) struct LinkLog {
     purpose: Box<str>,
     vhost: Box<str>,
     address: String,
+    is_trial: bool,
 }
 
 /// The meaning of a link's return.
@@ -115,6 +116,7 @@ impl LinkLog {
             purpose: config.purpose.clone(),
             vhost: config.uri.vhost.as_str().into(),
             address: config.address(),
+            is_trial: config.is_trial,
         }
     }
 
@@ -122,7 +124,7 @@ impl LinkLog {
     pub(super) fn up(&self) {
         let (purpose, vhost) = (&self.purpose, &self.vhost);
         match self.outages.end(self.link) {
-            Ended::None => telemetry::broker_link_up(purpose, vhost, true),
+            Ended::None => telemetry::broker_link_up(purpose, vhost, !self.is_trial),
             Ended::Partly => telemetry::broker_link_up(purpose, vhost, false),
             Ended::Wholly { after, links } => {
                 telemetry::broker_link_up(purpose, vhost, false);
@@ -138,7 +140,7 @@ impl LinkLog {
             BrokerError::VhostRefused(_) => Trouble::VhostRefused(self.vhost.clone()),
             _ => Trouble::Away,
         };
-        let is_news = self.outages.begin(self.link, trouble);
+        let is_news = !self.is_trial && self.outages.begin(self.link, trouble);
         let cause = advised(error);
         telemetry::broker_link_down(
             &self.purpose,

@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant};
 
 use super::{
     convert::{short, table},
-    link::{Live, answer},
+    link::{Live, answer, late},
 };
 use crate::{
     broker::{BrokerError, ExchangeKind, KnownKinds, QueueSpec},
@@ -169,7 +169,7 @@ impl Topology {
         let since = Instant::now();
         let turn = tokio::time::timeout_at(deadline, self.asking.lock());
         let Ok(_turn) = turn.await else {
-            return Err(BrokerError::Unavailable("it did not answer in time".into()));
+            return Err(BrokerError::Unavailable(late()));
         };
         // Somebody may have begun to ask after this call did, and have the answer.
         if let Some(known) = self.kinds.get(exchange)

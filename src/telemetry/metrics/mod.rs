@@ -95,6 +95,7 @@ metrics! {
         broker_up "Whether the broker can be reached" level(bool);
         broker_links_made "Links to the broker that were made, also anew" count(Counter);
         broker_link_failures "Links to the broker that were lost, or could not be made" count(Counter);
+        queues_suspected "Queues over which the broker may have closed a link" count(Counter);
         presence_up "Whether presence is up to date" level(Option<bool>);
         presence_failures "Times that presence was lost" count(Counter);
         api_requests "Requests to the operator's side, by route and status" count(Family<[(&'static str, String); 2], Counter>);

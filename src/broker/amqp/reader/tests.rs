@@ -1,5 +1,7 @@
 //! A connection against a broker in memory, byte by byte.
 
+use std::sync::Arc;
+
 use lapin::uri::AMQPUri;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
@@ -139,6 +141,8 @@ fn config() -> LinkConfig {
         unready_after: DEADLINE,
         connections: Arc::default(),
         outages: Arc::default(),
+        is_trial: false,
+        quarantine: Arc::default(),
     }
 }
 

@@ -1,0 +1,155 @@
+//! The links of dedicated consumers: shared ones, of which each takes many, and one of its own for
+//! a queue in [quarantine](super::quarantine).
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout_at},
+};
+
+use super::link::{AmqpLink, LinkConfig, Live, late};
+use crate::broker::BrokerError;
+
+/// Links of their own that are tried at a time; further ones wait for a turn.
+const MAX_TRIALS: usize = 8;
+
+/// The links of all dedicated consumers of a virtual host.
+pub(super) struct ConsumerLinks {
+    config: LinkConfig,
+    /// Each consumer holds a reference to its link, and so they are counted.
+    links: Mutex<Vec<Arc<AmqpLink>>>,
+    trials: Semaphore,
+}
+
+/// A link that nobody else is on, to ask for a queue in quarantine.
+pub(super) struct Trial<'a> {
+    queue: Box<str>,
+    link: Arc<AmqpLink>,
+    live: Arc<Live>,
+    _turn: SemaphorePermit<'a>,
+}
+
+impl Trial<'_> {
+    /// Its connection.
+    pub(super) fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+}
+
+impl ConsumerLinks {
+    pub(super) fn new(config: LinkConfig) -> Self {
+        Self {
+            config,
+            links: Mutex::default(),
+            trials: Semaphore::new(MAX_TRIALS),
+        }
+    }
+
+    /// A link that has room for one more consumer.
+    pub(super) fn shared(&self) -> Arc<AmqpLink> {
+        let mut links = self.links.lock();
+        // This list has one reference. What many consumers needed does not stay when they are gone.
+        let (mut spare, mut free) = (false, None);
+        links.retain(|link| {
+            let consumers = Arc::strong_count(link).saturating_sub(1);
+            if consumers > 0 {
+                if free.is_none() && consumers < link.capacity() {
+                    free = Some(Arc::clone(link));
+                }
+                return true;
+            }
+            !std::mem::replace(&mut spare, true)
+        });
+        let spare = links.iter().find(|link| Arc::strong_count(link) == 1);
+        if let Some(link) = free.or_else(|| spare.map(Arc::clone)) {
+            return link;
+        }
+        let link = Arc::new(AmqpLink::start(self.config.clone()));
+        links.push(Arc::clone(&link));
+        link
+    }
+
+    /// A link of its own for a queue in quarantine, with which to ask for it; `None`: it is in none.
+    ///
+    /// # Errors
+    /// [`BrokerError::QueueFailed`]: RabbitMQ failed over the queue a moment ago.
+    /// [`BrokerError::Unavailable`]: there is no such link by `deadline`.
+    pub(super) async fn trial(
+        &self,
+        queue: &str,
+        deadline: Instant,
+    ) -> Result<Option<Trial<'_>>, BrokerError> {
+        let quarantine = &self.config.quarantine;
+        if !quarantine.is_suspect(queue) {
+            return Ok(None);
+        }
+        quarantine.check(queue)?;
+        let Ok(Ok(turn)) = timeout_at(deadline, self.trials.acquire()).await else {
+            let text = "too many queues that failed wait to be tried again";
+            return Err(BrokerError::Unavailable(text.into()));
+        };
+        // Whoever had the turn before may have found out.
+        quarantine.check(queue)?;
+        let link = Arc::new(AmqpLink::start(self.config.for_trial()));
+        let live = link.wait_until(deadline).await?;
+        Ok(Some(Trial {
+            queue: queue.into(),
+            link,
+            live,
+            _turn: turn,
+        }))
+    }
+
+    /// A queue was asked for on a link of its own, which is one of the shared ones from now on if
+    /// that went well.
+    ///
+    /// # Errors
+    /// [`BrokerError::QueueFailed`]: RabbitMQ failed over the queue. Any other error of `outcome`.
+    pub(super) fn end<T>(
+        &self,
+        trial: Trial<'_>,
+        outcome: Result<T, BrokerError>,
+    ) -> Result<(Arc<AmqpLink>, T), BrokerError> {
+        let Trial { queue, link, .. } = trial;
+        let quarantine = &self.config.quarantine;
+        match outcome {
+            Ok(begun) => {
+                quarantine.clear(&queue);
+                self.links.lock().push(Arc::clone(&link));
+                Ok((link, begun))
+            }
+            Err(BrokerError::Unavailable(cause)) if cause.is_verdict() => {
+                Err(quarantine.failed(&queue, &cause.to_string()))
+            }
+            Err(BrokerError::Unavailable(cause)) if cause == late() => {
+                Err(quarantine.failed(&queue, "the broker does not answer for it"))
+            }
+            Err(error @ BrokerError::Unavailable(_)) => Err(error),
+            // It answered, if by no more than a refusal.
+            Err(error) => {
+                quarantine.clear(&queue);
+                Err(error)
+            }
+        }
+    }
+
+    /// Succeeds if all links are up, or have a while to be made again.
+    pub(super) fn readiness(&self) -> Result<(), BrokerError> {
+        let links = self.links.lock();
+        // The first attempt may be under way.
+        links
+            .iter()
+            .filter(|link| link.was_up())
+            .try_for_each(|link| link.readiness())
+    }
+
+    /// Closes all of them in good order.
+    pub(super) async fn close(&self) {
+        let links = std::mem::take(&mut *self.links.lock());
+        for link in links {
+            link.close().await;
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Queues over which RabbitMQ closed a connection.
+//!
+//! RabbitMQ closes the whole connection if it fails over a queue: a quorum queue without a majority
+//! or whose process is not there, say. That depends on the queue's state, so nothing in the request
+//! tells. On a link with hundreds of consumers the culprit is among the queues that the link was
+//! asked for and not answered about ([`Asked`]). From then on each of them is asked for on a
+//! connection of its own, until it has been answered there: so a queue costs others their link
+//! once, however often its clients come back.
+
+use std::{collections::HashMap, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::{broker::BrokerError, recent::Recent};
+
+/// How long a queue is under suspicion after it was last seen to fail.
+const LASTS: Duration = Duration::from_secs(10 * 60);
+
+/// Suspects that are remembered. Beyond, the oldest is forgotten.
+const MAX_SUSPECTS: usize = 1_000;
+
+/// How long RabbitMQ may take to fail: it waits half a minute for a quorum queue's majority.
+const UNDECIDED: Duration = Duration::from_secs(2 * 60);
+
+/// Questions of one connection that are remembered. Beyond, the oldest is forgotten.
+const MAX_ASKED: usize = 1_000;
+
+/// The suspects of one virtual host.
+#[derive(Debug, Default)]
+pub(super) struct Quarantine(Mutex<Suspects>);
+
+#[derive(Debug, Default)]
+struct Suspects {
+    since: HashMap<Box<str>, Instant>,
+    /// Those that failed on a connection of their own just now, and how.
+    failed: Recent<Box<str>, Box<str>>,
+}
+
+impl Quarantine {
+    /// A connection was closed over one of these queues.
+    pub(super) fn suspect(&self, queues: impl IntoIterator<Item = Box<str>>) {
+        let mut suspects = self.0.lock();
+        for queue in queues {
+            suspects.add(&queue);
+        }
+    }
+
+    /// True if a queue is to be asked for on a connection of its own.
+    pub(super) fn is_suspect(&self, queue: &str) -> bool {
+        let mut suspects = self.0.lock();
+        let since = suspects.since.get(queue);
+        if since.is_some_and(|since| since.elapsed() >= LASTS) {
+            suspects.since.remove(queue);
+        }
+        suspects.since.contains_key(queue)
+    }
+
+    /// Refuses a queue that failed there just now: it is not asked for again so soon.
+    ///
+    /// # Errors
+    /// It did.
+    pub(super) fn check(&self, queue: &str) -> Result<(), BrokerError> {
+        match self.0.lock().failed.get(queue) {
+            Some(why) => Err(BrokerError::QueueFailed(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// It failed there; why. What to tell.
+    pub(super) fn failed(&self, queue: &str, why: &str) -> BrokerError {
+        let why: Box<str> = format!("the queue {queue:?} cannot be used now: {why}").into();
+        let mut suspects = self.0.lock();
+        suspects.add(queue);
+        suspects.failed.note(queue.into(), why.clone());
+        BrokerError::QueueFailed(why)
+    }
+
+    /// It was answered for: nothing is wrong with it any more.
+    pub(super) fn clear(&self, queue: &str) {
+        let mut suspects = self.0.lock();
+        suspects.since.remove(queue);
+        suspects.failed.forget(queue);
+    }
+}
+
+impl Suspects {
+    fn add(&mut self, queue: &str) {
+        if self.since.len() >= MAX_SUSPECTS && !self.since.contains_key(queue) {
+            let oldest = self.since.iter().min_by_key(|(_, since)| **since);
+            if let Some(oldest) = oldest.map(|(queue, _)| queue.clone()) {
+                self.since.remove(&oldest);
+            }
+        }
+        self.since.insert(queue.into(), Instant::now());
+    }
+}
+
+/// The queues that one connection was asked for, and that it was not answered about.
+#[derive(Debug, Default)]
+pub(super) struct Asked(Mutex<Questions>);
+
+#[derive(Debug, Default)]
+struct Questions {
+    next: u64,
+    open: Vec<Question>,
+}
+
+#[derive(Debug)]
+struct Question {
+    id: u64,
+    since: Instant,
+    queue: Box<str>,
+}
+
+impl Asked {
+    /// It is asked for a queue; the id of the question. If nobody waits for the answer any more,
+    /// it may come all the same, and so the question stays for a while.
+    pub(super) fn begin(&self, queue: &str) -> u64 {
+        let mut questions = self.0.lock();
+        let id = questions.next;
+        questions.next = id.wrapping_add(1);
+        questions
+            .open
+            .retain(|question| question.since.elapsed() < UNDECIDED);
+        if questions.open.len() >= MAX_ASKED {
+            questions.open.remove(0);
+        }
+        questions.open.push(Question {
+            id,
+            since: Instant::now(),
+            queue: queue.into(),
+        });
+        id
+    }
+
+    /// It was answered.
+    pub(super) fn end(&self, id: u64) {
+        self.0.lock().open.retain(|question| question.id != id);
+    }
+
+    /// The queues of all open questions; none is open any more.
+    pub(super) fn take(&self) -> Vec<Box<str>> {
+        let questions = std::mem::take(&mut self.0.lock().open);
+        let mut queues: Vec<_> = questions.into_iter().map(|asked| asked.queue).collect();
+        queues.sort_unstable();
+        queues.dedup();
+        queues
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::recent::BELIEF;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_suspect_is_one_until_it_is_answered_for() {
+        let quarantine = Quarantine::default();
+        assert!(!quarantine.is_suspect("q"));
+        quarantine.suspect(["q".into(), "innocent".into()]);
+        assert!(quarantine.is_suspect("q") && quarantine.is_suspect("innocent"));
+        assert_eq!(quarantine.check("q"), Ok(()));
+        quarantine.clear("innocent");
+        assert!(!quarantine.is_suspect("innocent"));
+
+        let error = quarantine.failed("q", "noproc");
+        let text = "the queue \"q\" cannot be used now: noproc";
+        assert_eq!(error, BrokerError::QueueFailed(text.into()));
+        assert_eq!(quarantine.check("q"), Err(error));
+        advance(BELIEF).await;
+        assert_eq!(quarantine.check("q"), Ok(()), "it may be well by now");
+        advance(LASTS - BELIEF - Duration::from_secs(1)).await;
+        assert!(quarantine.is_suspect("q"), "counted from the last failure");
+        advance(Duration::from_secs(1)).await;
+        assert!(!quarantine.is_suspect("q"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn suspects_have_a_bound() {
+        let quarantine = Quarantine::default();
+        for number in 0..=MAX_SUSPECTS {
+            quarantine.suspect([number.to_string().into()]);
+            advance(Duration::from_millis(1)).await;
+        }
+        assert!(!quarantine.is_suspect("0"));
+        assert!(quarantine.is_suspect("1"));
+        assert!(quarantine.is_suspect(&MAX_SUSPECTS.to_string()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_answered_is_under_suspicion() {
+        let asked = Asked::default();
+        let (a, _b) = (asked.begin("a"), asked.begin("b"));
+        asked.begin("b");
+        asked.end(a);
+        advance(Duration::from_secs(60)).await;
+        asked.begin("c");
+        assert_eq!(asked.take(), ["b", "c"].map(Box::<str>::from));
+        assert_eq!(asked.take(), [""; 0].map(Box::<str>::from));
+        // One whose client has left is not remembered for ever.
+        asked.begin("d");
+        advance(UNDECIDED).await;
+        asked.begin("e");
+        assert_eq!(asked.take(), ["e"].map(Box::<str>::from));
+        for number in 0..=MAX_ASKED {
+            asked.begin(&number.to_string());
+        }
+        let queues = asked.take();
+        assert_eq!(queues.len(), MAX_ASKED);
+        assert!(queues.iter().all(|queue| &**queue != "0"));
+    }
+}
