@@ -10,6 +10,7 @@ all is installed.
 
   ./scripts/soak.sh faults    nodes, restarts and cut links under traffic, again and again
   ./scripts/soak.sh seeds     the property tests, with new seeds and many more cases
+  ./scripts/soak.sh listeners any bytes on any port, with a new seed, for ten minutes
   ./scripts/soak.sh matrix    every test on RabbitMQ 3.10, 4.0, 4.3, and on 4.3 with --strict
   ./scripts/soak.sh all       one after the other
   ./scripts/soak.sh --help
@@ -39,8 +40,8 @@ while [[ ${1:-} == -* ]]; do
 done
 what=${1:-}
 case $what in
-    faults | seeds | matrix) parts=("$what") ;;
-    all) parts=(faults seeds matrix) ;;
+    faults | seeds | listeners | matrix) parts=("$what") ;;
+    all) parts=(faults seeds listeners matrix) ;;
     *)
         echo "There is no part \"$what\"; see ./scripts/soak.sh --help" >&2
         exit 2
@@ -87,6 +88,13 @@ seeds() {
     PROPTEST_CASES=$cases run cargo test --workspace --locked --no-fail-fast --lib \
         --test properties --test decoder || failed=yes
     figures+=("seeds, $cases cases each: $(counts)")
+}
+
+# FUZZ_SEED repeats a run, and FUZZ_SECONDS changes how long it is.
+listeners() {
+    run cargo test --locked --test it -- --ignored --nocapture --exact \
+        fuzz_listeners::any_bytes_on_any_port_for_long || failed=yes
+    figures+=("listeners: $(grep -E '^(FUZZ_SEED|[0-9]+ connections)' "$log" | paste -sd ' ')")
 }
 
 matrix() {

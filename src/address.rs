@@ -46,6 +46,17 @@ pub enum AddressKey {
     V6(u64),
 }
 
+impl AddressKey {
+    /// The first of its addresses.
+    #[must_use]
+    pub fn first(self) -> IpAddr {
+        match self {
+            Self::V4(address) => address.into(),
+            Self::V6(upper) => Ipv6Addr::from_bits(u128::from(upper) << 64).into(),
+        }
+    }
+}
+
 impl From<IpAddr> for AddressKey {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {
@@ -102,6 +113,8 @@ mod tests {
         assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
         assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
         assert_eq!(key("2001:db8:1:2::1").to_string(), "2001:db8:1:2::/64");
+        assert_eq!(key("2001:db8:1:2::1").first().to_string(), "2001:db8:1:2::");
+        assert_eq!(key("192.0.2.1").first().to_string(), "192.0.2.1");
     }
 
     #[test]

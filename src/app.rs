@@ -9,22 +9,23 @@ use std::{
 };
 
 use futures_util::future::OptionFuture;
+use rustix::process::{Resource, getrlimit};
 use sockjs_server::SockJs;
 use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    api::Api,
-    auth::{Forwarding, cache::CachedAuthenticator, http::HttpAuthenticator},
+    api::{self, Api},
+    auth::{CertificateLogin, Forwarding, cache::CachedAuthenticator, http::HttpAuthenticator},
     broker::{Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
     config::Config,
     control::{self, Control},
     deadline::after,
-    http::{self, Origins, PublicServer, RefusalLog, Routes},
+    http::{self, HostNames, Origins, PrivateServer, PublicServer, RefusalLog, Routes},
     hub::Vhosts,
-    listen::{self, Entrance, Plain, Proxies, Secure, Tls, TlsError, tls::Protocol},
-    node::{self, Memory, Registry, Services, Settings, Shed},
+    listen::{self, Entrance, Files, Plain, Proxies, Secure, Tls, TlsError, tls::Protocol},
+    node::{self, Memory, Places, Registry, Services, Settings, Shed},
     presence::{self, Node, Outbox, Presence, memory::MemoryPresence, redis::RedisPresence},
     shutdown::{self, Phase, Phases, Progress},
     telemetry,
@@ -133,23 +134,33 @@ impl Gateway {
             forwarding: Forwarding::new(&config.auth),
             refusals: RefusalLog::default(),
         };
+        let host_names = HostNames::new(&listen.host_names);
+        if host_names.is_empty()
+            && let Some(key) = login_without_secret(&config)
+        {
+            telemetry::host_names_unset(key);
+        }
         let server = Arc::new(PublicServer {
             gateway: Arc::new(gateway),
             path: listen.websocket_path.as_str().into(),
             sockjs: config.sockjs.options().map(SockJs::new),
             routes: routes(&services, addresses),
+            host_names: host_names.clone(),
         });
-        let proxies = Arc::new(Proxies::new(&listen.trusted_proxies));
+        let doors = Doors {
+            proxies: Arc::new(Proxies::new(&listen.trusted_proxies)),
+            files: Arc::new(Files::of(open_files())),
+        };
         if listen.proxy_protocol && listen.trusted_proxies.is_empty() {
             telemetry::any_proxy_trusted();
         }
         let stop = || phases.clone().reached(Phase::StopAccepting);
         if let Some(http) = http {
-            let entrance = entrance(listen, &proxies, "http", Plain);
+            let entrance = entrance(listen, &doors, "http", Plain);
             listeners.spawn(Arc::clone(&server).serve(http, entrance, stop()));
         }
         if let Some(stomp) = stomp {
-            let entrance = entrance(listen, &proxies, "stomp", Plain);
+            let entrance = entrance(listen, &doors, "stomp", Plain);
             let services = Arc::clone(&services);
             listeners.spawn(listen::serve_stomp(stomp, entrance, services, stop()));
         }
@@ -160,11 +171,11 @@ impl Gateway {
                 login: config.auth.certificate_login,
             };
             if let Some(https) = https {
-                let entrance = entrance(listen, &proxies, "https", secure(Protocol::Http));
+                let entrance = entrance(listen, &doors, "https", secure(Protocol::Http));
                 listeners.spawn(Arc::clone(&server).serve(https, entrance, stop()));
             }
             if let Some(stomps) = stomps {
-                let entrance = entrance(listen, &proxies, "stomps", secure(Protocol::Stomp));
+                let entrance = entrance(listen, &doors, "stomps", secure(Protocol::Stomp));
                 let services = Arc::clone(&services);
                 listeners.spawn(listen::serve_stomp(stomps, entrance, services, stop()));
             }
@@ -183,14 +194,14 @@ impl Gateway {
         );
         // The operator is answered to the end.
         let stop_admin = phases.clone().reached(Phase::CloseBroker);
-        let timeout = listen.handshake_timeout;
-        listeners.spawn(http::serve_routes(
-            admin,
-            "admin",
-            api.routes(),
-            timeout,
-            stop_admin,
-        ));
+        let private = PrivateServer {
+            what: "admin",
+            routes: api.routes(),
+            host_names,
+            open_paths: api::PROBES,
+            timeout: listen.handshake_timeout,
+        };
+        listeners.spawn(private.serve(admin, stop_admin));
         Ok(Self {
             config,
             services,
@@ -275,14 +286,44 @@ async fn bind(address: Option<SocketAddr>, what: &str) -> io::Result<Option<TcpL
     }
 }
 
+/// Shared by the listeners for clients.
+struct Doors {
+    proxies: Arc<Proxies>,
+    files: Arc<Files>,
+}
+
+/// How many files this process may open; `main` has raised it as far as it goes.
+fn open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    // None is no limit.
+    limit.current.unwrap_or(u64::MAX)
+}
+
+/// The key by which a browser logs in without anything that only a right page knows.
+fn login_without_secret(config: &Config) -> Option<&'static str> {
+    let auth = &config.auth;
+    [
+        (auth.default_user.is_some(), "default_user"),
+        (auth.http_basic, "http_basic"),
+        (
+            auth.certificate_login != CertificateLogin::Off,
+            "certificate_login",
+        ),
+        (auth.is_ambient(), "forward_cookies or forward_headers"),
+    ]
+    .into_iter()
+    .find_map(|(is_set, key)| is_set.then_some(key))
+}
+
 fn entrance<T>(
     config: &listen::Config,
-    proxies: &Arc<Proxies>,
+    doors: &Doors,
     what: &'static str,
     layer: T,
 ) -> Entrance<T> {
     Entrance {
-        proxies: Arc::clone(proxies),
+        proxies: Arc::clone(&doors.proxies),
+        files: Arc::clone(&doors.files),
         what,
         layer,
         proxy_protocol: config.proxy_protocol,
@@ -302,7 +343,8 @@ fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>),
     tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&auth)));
     let outbox = events.as_ref().map(|events| Arc::clone(&events.outbox));
     let presence = presence(config, node, outbox)?;
-    let registry = Registry::with_limits(config.listen.max_connections, &config.limits);
+    let places = Places::new(config.listen.max_unauthenticated);
+    let registry = Registry::with_places(config.listen.max_connections, places, &config.limits);
     let sessions: Arc<dyn control::Sessions> = Arc::clone(&registry) as _;
     let is_shared = matches!(config.presence.url, presence::Url::Redis(_));
     let nodes = presence.clone().filter(|_| is_shared);

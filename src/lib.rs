@@ -9,7 +9,7 @@
 //! - [`api`] — the operator's side: health, metrics, and the HTTP API
 //! - [`listen`] and [`http`] — sockets and routes; they make links
 //! - [`connection`] — one task a client: link, session, broker
-//! - [`node`] — what all connections of a node share: services, settings, registry, memory
+//! - [`node`] — shared by all connections of a node: services, settings, registry, places, memory
 //! - [`control`] — commands of an operator or a backend to sessions of any node
 //! - [`hub`], [`presence`], [`broker`], [`auth`] — the services of a connection
 //! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end

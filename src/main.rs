@@ -20,7 +20,9 @@ use stentor::{
     broker::UrlError,
     causes::with_causes,
     config::{self, Config, ConfigErrors, File},
-    ctl, demo, migrate, telemetry,
+    ctl, demo,
+    listen::{Files, Wanted},
+    migrate, telemetry,
 };
 
 use cli::{Cli, Command, ConfigTask};
@@ -28,9 +30,6 @@ use cli::{Cli, Command, ConfigTask};
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Files that the gateway opens besides one a client: the broker's links, the hook's, Redis'.
-const OTHER_FILES: usize = 500;
 
 /// lapin parses the headers of a message by recursion, on a thread whose stack's size can be set
 /// by this variable alone. Headers fill one AMQP frame at most, 128 KiB, which nested as deep as
@@ -95,14 +94,25 @@ fn serve(file: Option<&Path>) -> Result<(), Failure> {
     let mut config = load(file)?;
     telemetry::init(&config.log).map_err(|error| Failure::Run(error.into()))?;
     telemetry::starting();
-    // Clients beyond that are told so; out of files, nobody could be told anything.
+    // Lowered, and not refused: in a container the operator may have no say in it, and the bounds
+    // are seldom reached.
     let files = raise_file_limit();
-    let wanted = config.listen.max_connections;
-    let most = most_clients(files);
-    if wanted > most {
-        telemetry::few_files(files, wanted, most);
-        config.listen.max_connections = most;
+    let listen = &mut config.listen;
+    let wanted = Wanted {
+        connections: listen.max_connections,
+        unauthenticated: listen.max_unauthenticated,
+    };
+    let reckoned = Files::of(files).reckon(wanted);
+    if reckoned != wanted {
+        telemetry::few_files(
+            files,
+            wanted.connections,
+            reckoned.connections,
+            reckoned.unauthenticated,
+        );
     }
+    listen.max_connections = reckoned.connections;
+    listen.max_unauthenticated = reckoned.unauthenticated;
     block_on(app::run(config))
 }
 
@@ -277,10 +287,4 @@ fn raise_file_limit() -> u64 {
     };
     // `None`: no limit.
     allowed.unwrap_or(u64::MAX)
-}
-
-/// How many clients so many files have room for.
-fn most_clients(files: u64) -> usize {
-    let files = usize::try_from(files).unwrap_or(usize::MAX);
-    files.saturating_sub(OTHER_FILES).max(files / 2)
 }

@@ -60,8 +60,9 @@ pub trait Application: Send + Sync + 'static {
 
 /// The maker of a request.
 pub trait Caller: Send + Sync {
-    /// Its address, by which sessions are counted.
-    fn address(&self) -> IpAddr;
+    /// Its address, by which sessions are counted. `None`: it stands for any number of clients, such
+    /// as a proxy's, and its sessions are not counted.
+    fn address(&self) -> Option<IpAddr>;
 
     /// Its name, if the connection itself tells it (a certificate). A session serves only requests
     /// of the name that opened it.
@@ -83,8 +84,8 @@ pub trait Caller: Send + Sync {
 }
 
 impl Caller for SocketAddr {
-    fn address(&self) -> IpAddr {
-        self.ip()
+    fn address(&self) -> Option<IpAddr> {
+        Some(self.ip())
     }
 }
 

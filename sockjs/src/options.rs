@@ -22,7 +22,8 @@ pub struct Options {
     /// Bytes of one session that its client has sent and the application has not received. Above
     /// this, the client's requests wait.
     pub max_waiting: usize,
-    /// Sessions over HTTP from one address at a time; 0: no limit. WebSockets do not count.
+    /// Sessions over HTTP from one address at a time; 0: no limit. WebSockets do not count, nor do
+    /// sessions of [callers without an address](crate::Caller::address).
     pub max_sessions_per_address: usize,
     /// The URL from which the iframe's page loads `sockjs-client`. It must be the version that the
     /// application's pages use, and must need no escapes in an HTML attribute.
@@ -35,6 +36,8 @@ pub struct Options {
     /// Called with the number of bytes of each frame in an answer, in the transport's wrapping.
     /// Bytes on a WebSocket do not count here.
     pub sent: fn(usize),
+    /// Called for each session that is refused because its address has as many as it may.
+    pub refused: fn(),
 }
 
 impl Options {
@@ -54,6 +57,7 @@ impl Options {
             cookie: false,
             received: |_| {},
             sent: |_| {},
+            refused: || {},
         }
     }
 

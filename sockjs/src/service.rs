@@ -20,6 +20,10 @@ use crate::{
     upgrade::{self, Grant, UpgradeError, switch},
 };
 
+/// A client whose address has too many sessions may come back after so many seconds: those that it
+/// left are forgotten by then.
+const RETRY_AFTER: u16 = 5;
+
 /// One service of SockJS: its options and its sessions.
 ///
 /// A server calls [`answer`](SockJs::answer) for each request whose path [`is_at`](SockJs::is_at) it.
@@ -197,10 +201,16 @@ impl SockJs {
                 Ok(session)
             }
             Found::Foreign => Err(no_session()),
-            Found::TooMany => Err(Refusal::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "Your address has as many sessions as one may.",
-            )),
+            Found::TooMany => {
+                (self.options.refused)();
+                let text = format!(
+                    "Your address has {} sessions over HTTP, as many as one may have here. Close \
+                     some, use a WebSocket, or come back later.",
+                    self.options.max_sessions_per_address
+                );
+                let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text);
+                Err(refusal.with_retry_after(RETRY_AFTER))
+            }
         }
     }
 

@@ -132,6 +132,13 @@ impl SharedSession {
         }
     }
 
+    /// Whether the application knows its client, and has set a budget for it: see
+    /// [`Channel::set_budget`].
+    #[must_use]
+    pub fn has_budget(&self) -> bool {
+        self.budget.get().is_some()
+    }
+
     /// Whether it has ended.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -481,7 +488,7 @@ mod tests {
         });
         let query = SessionQuery {
             id: "a",
-            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             identity: None,
         };
         match sessions.find_or_open(query, 1024, || Ok::<_, ()>(())) {

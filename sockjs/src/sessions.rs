@@ -27,7 +27,7 @@ pub struct Sessions {
 
 #[derive(Debug, Default)]
 struct Table {
-    by_id: HashMap<Box<str>, (Arc<SharedSession>, IpAddr)>,
+    by_id: HashMap<Box<str>, (Arc<SharedSession>, Option<IpAddr>)>,
     /// Only counted where it is limited.
     by_address: HashMap<IpAddr, usize>,
 }
@@ -37,8 +37,8 @@ struct Table {
 pub struct SessionQuery<'a> {
     /// The name of the session.
     pub id: &'a str,
-    /// The caller's address.
-    pub address: IpAddr,
+    /// The caller's address, if its sessions are counted.
+    pub address: Option<IpAddr>,
     /// The caller's identity, if the connection tells it.
     pub identity: Option<&'a str>,
 }
@@ -103,18 +103,19 @@ impl Sessions {
             }
             Entry::Vacant(vacant) => vacant,
         };
-        let count = by_address.get(&query.address).copied().unwrap_or(0);
-        if self.max_per_address > 0 && count >= self.max_per_address {
+        let counted = query.address.filter(|_| self.max_per_address > 0);
+        let count = counted.map_or(0, |address| by_address.get(&address).copied().unwrap_or(0));
+        if counted.is_some() && count >= self.max_per_address {
             return Ok(Found::TooMany);
         }
         let place = admit()?;
-        if self.max_per_address > 0 {
-            by_address.insert(query.address, count.saturating_add(1));
+        if let Some(address) = counted {
+            by_address.insert(address, count.saturating_add(1));
         }
         let identity = query.identity.map(Box::from);
         let shared = SharedSession::new(self.timing, self.max_waiting, max_message_size, identity);
         let id = vacant.key().clone();
-        vacant.insert((Arc::clone(&shared), query.address));
+        vacant.insert((Arc::clone(&shared), counted));
         let session = HttpSession::new(Arc::clone(self), id, Arc::clone(&shared));
         Ok(Found::New(shared, session, place))
     }
@@ -147,11 +148,11 @@ impl Sessions {
 
     fn remove(&self, id: &str, shared: &Arc<SharedSession>) {
         let mut table = self.table.lock();
-        let is_this = |(known, _): &(Arc<SharedSession>, IpAddr)| Arc::ptr_eq(known, shared);
+        let is_this = |(known, _): &(Arc<SharedSession>, _)| Arc::ptr_eq(known, shared);
         if !table.by_id.get(id).is_some_and(is_this) {
             return;
         }
-        let Some((_, from)) = table.by_id.remove(id) else {
+        let Some((_, Some(from))) = table.by_id.remove(id) else {
             return;
         };
         if let Entry::Occupied(mut count) = table.by_address.entry(from) {

@@ -202,7 +202,7 @@ impl Server {
     async fn until_received(&self, id: &str) {
         let query = SessionQuery {
             id,
-            address: self.address.ip(),
+            address: Some(self.address.ip()),
             identity: None,
         };
         until(|| {

@@ -37,6 +37,7 @@ pub(super) async fn metrics(api: &Api, _: Request) -> Answer {
         feeds: feeds().count(),
         feed_patterns: feeds().map(|feed| feed.patterns).sum(),
         feed_patterns_lingering: feeds().map(|feed| feed.lingering).sum(),
+        unauthenticated: api.services.registry.places().taken(),
         memory_short: api.services.memory.is_short(),
         publishing: api.services.memory.room().used(),
         resident_memory_bytes: process.resident_bytes,

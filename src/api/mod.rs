@@ -120,6 +120,9 @@ const READ: Access = Access::Scope(Scope::Read);
 const PUBLISH: Access = Access::Scope(Scope::Publish);
 const ADMIN: Access = Access::Scope(Scope::Admin);
 
+/// Paths that load balancers and Prometheus ask, by whatever name they know the node.
+pub const PROBES: &[&str] = &["/healthz", "/readyz", "/metrics"];
+
 static ROUTES: &[Route] = routes! {
     GET "/healthz" Access::Open => health::alive;
     GET "/readyz" Access::Open => health::ready;

@@ -3,7 +3,7 @@
 
 use std::{future::poll_fn, time::Duration};
 
-use stomp_session::CloseCode;
+use stomp_session::{CloseCode, Problem};
 use tokio::{
     task::yield_now,
     time::{Instant, error::Elapsed, timeout},
@@ -18,6 +18,7 @@ pub(super) const LAST_WORDS: Duration = Duration::from_secs(5);
 impl<L: Link> Connection<L> {
     /// The last words, and the end.
     pub(super) async fn finish(mut self) {
+        self.context.guard.ends();
         if !self.is_closing() {
             // It may have sent and gone: its requests are carried out all the same.
             let _ = timeout(LAST_WORDS, self.finish_operations()).await;
@@ -26,7 +27,7 @@ impl<L: Link> Connection<L> {
         self.context.guard.mailbox().close();
         let may_be_told = self.ended.as_ref().is_none_or(|ended| ended.may_be_told());
         if may_be_told {
-            let _ = self.say_goodbye().await;
+            let _ = self.say_goodbye(self.last_words()).await;
         }
         self.log_end();
     }
@@ -48,13 +49,25 @@ impl<L: Link> Connection<L> {
         }
     }
 
+    /// How long each of the last words may take. A client for which there is no room is told so as
+    /// far as its socket takes it at once: waiting would hold the file that a newcomer needs.
+    fn last_words(&self) -> Duration {
+        let end = self.ended.as_ref().map(|ended| &ended.end);
+        match end {
+            Some(End::Problem(problem)) if matches!(**problem, Problem::TooManyConnections) => {
+                Duration::ZERO
+            }
+            _ => LAST_WORDS,
+        }
+    }
+
     /// Writes what is to be written, gives back what was not acknowledged, and closes the link.
-    async fn say_goodbye(&mut self) -> Result<(), Elapsed> {
+    async fn say_goodbye(&mut self, patience: Duration) -> Result<(), Elapsed> {
         let flushing = poll_fn(|task| self.link.poll_flush(task));
-        let is_flushed = timeout(LAST_WORDS, flushing).await?.is_ok();
+        let is_flushed = timeout(patience, flushing).await?.is_ok();
         if is_flushed {
             let mailbox = self.context.guard.mailbox();
-            timeout(LAST_WORDS, self.operations.accept_last(mailbox)).await?;
+            timeout(patience, self.operations.accept_last(mailbox)).await?;
         }
         // Other consumers get its unacknowledged messages now, not only when it has closed, too.
         self.operations.close_subscriptions();
@@ -63,7 +76,7 @@ impl<L: Link> Connection<L> {
             let code = ended.map_or(CloseCode::Normal, |ended| ended.close_code());
             let closing = poll_fn(|task| self.link.poll_close(task, code));
             // A client that does not answer has had its time.
-            timeout(LAST_WORDS, closing).await?;
+            timeout(patience, closing).await?;
         }
         Ok(())
     }

@@ -35,6 +35,7 @@ pub(super) async fn authenticate(
     connect: Box<Connect>,
     carried: Option<Box<Carried>>,
 ) -> Done {
+    context.guard.asks_to_log_in();
     if context.services.memory.is_short() {
         telemetry::login_refused(&context.info(), "the node is short of memory");
         return Done::Authenticated(Err(Problem::Overloaded));
@@ -53,6 +54,10 @@ pub(super) async fn authenticate(
         Ok(identity) => identity,
         Err(problem) => return Done::Authenticated(Err(problem)),
     };
+    if !context.guard.let_in() {
+        context.services.registry.log_turned_away(context.transport);
+        return Done::Authenticated(Err(Problem::TooManyConnections));
+    }
     let decided = admission::apply_policy(&context, &identity, device.clone()).await;
     Done::Authenticated(decided.map(|()| (identity, device)))
 }

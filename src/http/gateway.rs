@@ -9,10 +9,7 @@ use sockjs_server::{
     Application, Caller, Channel, Opening, Refusal, Seat, SharedSession, WebSocket,
 };
 use stomp_session::{Problem, Reconnect};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::OwnedSemaphorePermit,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     patience::Patient,
@@ -23,12 +20,12 @@ use crate::{
     auth::{Carried, CarryError, Forwarding},
     connection::{self, Peer},
     listen::WebSocketLink,
-    node::{ClientAddress, Guard, Services},
+    node::{ClientAddress, Guard, Place, Places, Services, Stage},
 };
 
-/// What clients are served by, and which of them may come in.
+/// The services for clients, and the rules by which they come in.
 pub struct Gateway {
-    /// What connections are served by.
+    /// The services of the node.
     pub services: Arc<Services>,
     /// Which pages may connect.
     pub origins: Origins,
@@ -63,6 +60,9 @@ impl Application for Gateway {
         // Taken before the answer, so that a drain waits for this one too.
         let entered = self.services.enter_from(client.address);
         let guard = entered.map_err(|problem| self.no_room(&problem, client))?;
+        let place = client.take_place(self.services.registry.places());
+        let place = place.ok_or_else(|| self.no_room(&Problem::TooManyConnections, client))?;
+        guard.hold(place);
         let peer = Peer {
             address: client.address,
             transport: opening.transport,
@@ -130,9 +130,18 @@ pub struct Client {
     pub(super) place: Arc<HttpPlace>,
 }
 
+impl Client {
+    /// A place for a session that this request opens: the connection's own, if it is not part of
+    /// another session.
+    fn take_place(&self, places: &Arc<Places>) -> Option<Place> {
+        let own = self.place.listener.lock().take();
+        own.or_else(|| Some(places.take(&self.address, self.what)?.0))
+    }
+}
+
 impl Caller for Client {
-    fn address(&self) -> IpAddr {
-        self.address.ip()
+    fn address(&self) -> Option<IpAddr> {
+        (!self.address.is_shared).then(|| self.address.key().first())
     }
 
     fn identity(&self) -> Option<&str> {
@@ -143,27 +152,45 @@ impl Caller for Client {
         self.timeout
     }
 
-    /// The client's connection is now one of this session's, and leaves its place at the listener
-    /// to others, if the session has a seat for it.
+    /// The client's connection is now one of this session's, if the session has a seat for it. Once
+    /// the session is logged in, the connection gives its place back.
     fn joins(&self, session: &Arc<SharedSession>) {
         if let Some(seat) = session.seat() {
             *self.place.seat.lock() = Some(seat);
-            *self.place.listener.lock() = None;
+            if session.has_budget() {
+                let place = self.place.listener.lock().take();
+                drop(place);
+            }
         }
     }
 }
 
-/// What an HTTP connection counts as: one of its listener's, or one of a session's.
+/// An HTTP connection counts either as one without a login, or as one of a session's.
 pub(super) struct HttpPlace {
-    listener: Mutex<Option<OwnedSemaphorePermit>>,
+    listener: Mutex<Option<Place>>,
     seat: Mutex<Option<Seat>>,
 }
 
 impl HttpPlace {
-    pub(super) fn at_listener(permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn at_listener(place: Place) -> Self {
         Self {
-            listener: Mutex::new(Some(permit)),
+            listener: Mutex::new(Some(place)),
             seat: Mutex::new(None),
+        }
+    }
+
+    /// A request has come whole, from a client at this address.
+    pub(super) fn is_asked(&self, address: &ClientAddress) {
+        if let Some(place) = &*self.listener.lock() {
+            place.set_address(address);
+            place.set_stage(Stage::Asked);
+        }
+    }
+
+    /// The request was answered.
+    pub(super) fn is_answered(&self) {
+        if let Some(place) = &*self.listener.lock() {
+            place.set_stage(Stage::Idle);
         }
     }
 
@@ -171,7 +198,7 @@ impl HttpPlace {
     /// Otherwise a client could leave behind any number of them.
     pub(super) fn is_left_over(&self) -> bool {
         let seat = self.seat.lock();
-        self.listener.lock().is_none() && seat.as_ref().is_some_and(Seat::is_over)
+        seat.as_ref().is_some_and(Seat::is_over)
     }
 }
 

@@ -4,6 +4,7 @@
 //! read buffer nor a subprotocol; so the upgrade is taken here, and all else goes to warp.
 
 mod gateway;
+mod hosts;
 mod patience;
 mod refused;
 mod upgrade;
@@ -11,7 +12,7 @@ mod upgrade;
 use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, combinators::BoxBody};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::{
     Request, Response, StatusCode,
     body::Incoming,
@@ -19,10 +20,7 @@ use hyper::{
     server::conn::http1,
     service::service_fn,
 };
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use sockjs_server::{Application, Body, Opening, SockJs, upgrade::switch};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -32,6 +30,7 @@ use warp::{Filter, filters::BoxedFilter};
 
 pub use gateway::{Client, Gateway};
 pub use refused::RefusalLog;
+pub use hosts::HostNames;
 pub use upgrade::Origins;
 
 use self::{
@@ -40,7 +39,8 @@ use self::{
     refused::{RefusedFor, is_client},
 };
 use crate::{
-    listen::{Entered, Entrance, Places, SocketLayer, WebSocketLink, accept},
+    listen::{Entered, Entrance, SocketLayer, WebSocketLink, accept},
+    node::{ClientAddress, Places, Stage},
     telemetry,
 };
 
@@ -50,19 +50,25 @@ pub type Routes = BoxedFilter<(warp::reply::Response,)>;
 /// An answer to a request.
 pub type HttpAnswer = Response<BoxBody<Bytes, warp::Error>>;
 
+/// Connections at a time to a listener for operators. Load balancers and Prometheus need a few; and
+/// files are kept for so many.
+const PRIVATE_PLACES: usize = 200;
+
 /// The longest head of a request, in bytes: cookies can be long.
 const MAX_HEAD: usize = 32 * 1024;
 
 /// The server that clients reach by HTTP: the WebSocket, SockJS, and routes.
 pub struct PublicServer {
-    /// What is spoken.
+    /// STOMP, as it is spoken here.
     pub gateway: Arc<Gateway>,
     /// Where the WebSocket is.
     pub path: Box<str>,
     /// SockJS, if it is served.
     pub sockjs: Option<SockJs>,
-    /// What is served beside them.
+    /// The pages beside them.
     pub routes: Routes,
+    /// The names of the node; if there is none, requests may be for any.
+    pub host_names: HostNames,
 }
 
 impl PublicServer {
@@ -73,10 +79,13 @@ impl PublicServer {
         entrance: Entrance<T>,
         stop: impl Future<Output = ()>,
     ) {
-        let write_timeout = self.gateway.services.settings().limits.write_timeout;
+        let services = &self.gateway.services;
+        let write_timeout = services.settings().limits.write_timeout;
+        let places = Arc::clone(services.registry.places());
         serve_requests(
             listener,
             entrance,
+            places,
             write_timeout,
             stop,
             move |request, client| Arc::clone(&self).answer::<T::Stream>(request, client),
@@ -89,6 +98,11 @@ impl PublicServer {
         request: Request<Incoming>,
         client: Client,
     ) -> HttpAnswer {
+        if !self.host_names.is_empty()
+            && let Err(text) = self.host_names.check(request.headers(), request.uri())
+        {
+            return plain(StatusCode::MISDIRECTED_REQUEST, text);
+        }
         let path = request.uri().path();
         if path.trim_end_matches('/') == &*self.path {
             return self.upgrade::<S>(request, &client);
@@ -102,13 +116,12 @@ impl PublicServer {
             );
         }
         let sought = is_client(path, request.headers()).then(|| path.to_owned());
-        let mut service = warp::service(self.routes.clone());
-        let Ok(answer) = tower_service::Service::call(&mut service, request).await;
+        let answer = route(&self.routes, request).await;
         if let Some(path) = sought.filter(|_| answer.status() == StatusCode::NOT_FOUND) {
             let refusals = &self.gateway.refusals;
             refusals.note(RefusedFor::Path, &format!("nothing is served at {path:?}"));
         }
-        answer.map(BodyExt::boxed)
+        answer
     }
 
     fn upgrade<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
@@ -144,11 +157,39 @@ fn boxed(answer: Response<Body>) -> HttpAnswer {
     answer.map(|body| body.map_err(|never| match never {}).boxed())
 }
 
-/// Serves requests until `stop` is done. Connections that are open then go on. A client may leave
-/// its answers unread for `write_timeout`.
+/// An answer of one line.
+fn plain(status: StatusCode, text: String) -> HttpAnswer {
+    let text = Full::from(text + "\n");
+    let mut answer = Response::new(text.map_err(|never| match never {}).boxed());
+    *answer.status_mut() = status;
+    answer
+}
+
+/// Asks routes. warp takes it for granted that a request has a path, and panics where it has none:
+/// `CONNECT host:1` and `GET word` name a host, as hyper reads them, and `OPTIONS *` nothing.
+async fn route(routes: &Routes, request: Request<Incoming>) -> HttpAnswer {
+    if !request.uri().path().starts_with('/') {
+        let text = "The request names no path.".to_owned();
+        return plain(StatusCode::BAD_REQUEST, text);
+    }
+    let mut service = warp::service(routes.clone());
+    let Ok(answer) = tower_service::Service::call(&mut service, request).await;
+    answer.map(BodyExt::boxed)
+}
+
+/// Has a connection end with this answer.
+fn close(answer: &mut HttpAnswer) {
+    let close = HeaderValue::from_static("close");
+    answer.headers_mut().insert(header::CONNECTION, close);
+}
+
+/// Serves requests until `stop` is done. Connections that are open then go on, each as long as it
+/// has one of `places` or belongs to a session. A client may leave its answers unread for
+/// `write_timeout`.
 pub async fn serve_requests<T, F>(
     listener: TcpListener,
     entrance: Entrance<T>,
+    places: Arc<Places>,
     write_timeout: Duration,
     stop: impl Future<Output = ()>,
     answer: impl Fn(Request<Incoming>, Client) -> F + Clone + Send + 'static,
@@ -157,15 +198,17 @@ pub async fn serve_requests<T, F>(
     F: Future<Output = HttpAnswer> + Send,
 {
     let what = entrance.what;
-    let (entrance, places) = (Arc::new(entrance), Places::new());
+    let entrance = Arc::new(entrance);
     accept(listener, what, stop, |stream, remote| {
-        let (entrance, places) = (Arc::clone(&entrance), places.clone());
+        let entrance = Arc::clone(&entrance);
         let answer = answer.clone();
+        let taken = entrance.place(&places, &stream, remote);
         async move {
-            let Some(place) = places.take(what) else {
+            let Some((place, gives_way)) = taken else {
                 return;
             };
-            let Some(entered) = entrance.enter(stream, remote).await else {
+            let admitting = gives_way.run_until_cancelled(entrance.enter(stream, remote));
+            let Some(Some(entered)) = admitting.await else {
                 return;
             };
             let Entered {
@@ -177,8 +220,10 @@ pub async fn serve_requests<T, F>(
             let proxies = Arc::clone(&entrance.proxies);
             let place = Arc::new(HttpPlace::at_listener(place));
             let service = service_fn(move |request: Request<Incoming>| {
+                let address = proxies.client(peer, request.headers());
+                place.is_asked(&address);
                 let client = Client {
-                    address: proxies.client(peer, request.headers()),
+                    address,
                     certificate: certificate.clone(),
                     what,
                     timeout,
@@ -187,38 +232,78 @@ pub async fn serve_requests<T, F>(
                 let (answer, place) = (answer(request, client), Arc::clone(&place));
                 async move {
                     let mut answer = answer.await;
-                    if place.is_left_over() {
-                        let close = HeaderValue::from_static("close");
-                        answer.headers_mut().insert(header::CONNECTION, close);
+                    place.is_answered();
+                    // A client that found nothing here has no further business.
+                    if place.is_left_over() || answer.status() == StatusCode::NOT_FOUND {
+                        close(&mut answer);
                     }
                     Ok::<_, Infallible>(answer)
                 }
             });
-            serve_http(stream, timeout, write_timeout, service).await;
+            let serving = serve_http(stream, timeout, write_timeout, service);
+            let _ = gives_way.run_until_cancelled(serving).await;
         }
     })
     .await;
 }
 
-/// Serves routes without a WebSocket until `stop` is done.
-pub async fn serve_routes(
-    listener: TcpListener,
-    what: &'static str,
-    routes: Routes,
-    timeout: Duration,
-    stop: impl Future<Output = ()>,
-) {
-    let places = Places::new();
-    accept(listener, what, stop, |stream, _| {
-        let (places, routes) = (places.clone(), routes.clone());
-        async move {
-            if let Some(_place) = places.take(what) {
-                let service = TowerToHyperService::new(warp::service(routes));
-                serve_http(stream, timeout, timeout, service).await;
+/// The routes of a listener for operators.
+pub struct PrivateServer {
+    /// The listener's name in errors and log lines.
+    pub what: &'static str,
+    /// The routes.
+    pub routes: Routes,
+    /// The names of the node. Requests may be for no other host.
+    pub host_names: HostNames,
+    /// Paths of which requests may be for any host: they tell nothing that a page could use.
+    pub open_paths: &'static [&'static str],
+    /// How long a request's head may take, and how long a connection may rest between requests.
+    pub timeout: Duration,
+}
+
+impl PrivateServer {
+    /// Serves until `stop` is done. The listener has places of its own, so nothing that happens at
+    /// the others can make health checks fail.
+    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
+        let (server, places) = (Arc::new(self), Places::new(PRIVATE_PLACES));
+        let what = server.what;
+        accept(listener, what, stop, |stream, remote| {
+            let server = Arc::clone(&server);
+            let taken = places.take(&ClientAddress::direct(remote), what);
+            async move {
+                let Some((place, gives_way)) = taken else {
+                    return;
+                };
+                let (timeout, place) = (server.timeout, Arc::new(place));
+                let service = service_fn(move |request| {
+                    let (server, place) = (Arc::clone(&server), Arc::clone(&place));
+                    async move {
+                        place.set_stage(Stage::Asked);
+                        let answer = server.answer(request).await;
+                        place.set_stage(Stage::Idle);
+                        Ok::<_, Infallible>(answer)
+                    }
+                });
+                let serving = serve_http(stream, timeout, timeout, service);
+                let _ = gives_way.run_until_cancelled(serving).await;
             }
+        })
+        .await;
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> HttpAnswer {
+        let uri = request.uri();
+        if !self.open_paths.contains(&uri.path())
+            && let Err(text) = self.host_names.check(request.headers(), uri)
+        {
+            let error = serde_json::json!({ "error": text }).to_string();
+            let mut answer = plain(StatusCode::MISDIRECTED_REQUEST, error);
+            let json = HeaderValue::from_static("application/json");
+            answer.headers_mut().insert(header::CONTENT_TYPE, json);
+            return answer;
         }
-    })
-    .await;
+        route(&self.routes, request).await
+    }
 }
 
 /// Serves HTTP on one stream. `timeout` bounds how long a request's head may take, and how long the
@@ -245,7 +330,7 @@ where
     }
 }
 
-/// What is served where nothing is: says what is there instead.
+/// The answer where there is nothing: it names the path of the WebSocket.
 #[must_use]
 pub fn sign_post(path: &str) -> Routes {
     let text = format!("Stentor serves STOMP over WebSocket at {path}.\n");

@@ -64,7 +64,8 @@ fn services_with(max_connections: usize, limits: Limits) -> Arc<Services> {
         &auth::Config::default(),
         "node-1",
     );
-    let (auth, registry) = (Arc::new(Everybody), Registry::new(max_connections));
+    let registry = Registry::with_places(max_connections, Places::new(100), &settings.limits);
+    let auth = Arc::new(Everybody);
     let control = Control::alone("node-1", Arc::clone(&registry) as _, Arc::clone(&auth) as _);
     Services::new(vhosts, auth, None, registry, control, settings)
 }
@@ -107,12 +108,14 @@ async fn server_with(
             .options()
             .map(SockJs::new),
         routes: sign_post("/ws"),
+        host_names: HostNames::default(),
     });
     let entrance = Entrance {
         what: "http",
         layer: Plain,
         proxy_protocol: false,
         proxies: Arc::default(),
+        files: Arc::new(listen::Files::of(u64::MAX)),
         timeout: handshake_timeout,
         keep_alive: KeepAlive::default(),
     };
@@ -177,10 +180,7 @@ async fn stomp_is_spoken_behind_the_upgrade() {
     let server = server(10, TIMEOUT).await;
     for path in ["/ws", "/ws/", "/ws?token=x"] {
         let mut client = open(&server, path).await.unwrap();
-        let connect = "CONNECT\naccept-version:1.2\nlogin:a\npasscode:b\n\n\0";
-        client.send(Message::text(connect)).await.unwrap();
-        let connected = client.next().await.unwrap().unwrap();
-        assert!(connected.into_text().unwrap().starts_with("CONNECTED\n"));
+        log_in(&mut client).await;
         client
             .send(Message::text("DISCONNECT\n\n\0"))
             .await
@@ -220,37 +220,80 @@ async fn what_comes_with_the_upgrade_is_not_lost() {
 async fn a_connection_is_kept_for_the_next_request() {
     let server = server(10, TIMEOUT).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    for path in ["/", "/favicon.ico", "/wsx", "/ws/info"] {
+    for _ in 0..3 {
+        let answer = ask(&mut stream, &get("/stomp/info")).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        // The WebSocket's path, but not so.
+        let answer = ask(&mut stream, &get("/ws")).await;
+        assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
+        assert!(answer.contains("upgrade: websocket"), "{answer}");
+    }
+    let registry = &server.services.registry;
+    assert_eq!((registry.len(), registry.places().taken()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_client_that_finds_nothing_is_closed() {
+    let server = server(10, TIMEOUT).await;
+    for path in ["/", "/favicon.ico", "/wsx", "/ws/info", "/stomp/nothing"] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
         let answer = ask(&mut stream, &get(path)).await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
-        assert!(answer.ends_with("Stentor serves STOMP over WebSocket at /ws.\n"));
+        assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+        let mut rest = Vec::new();
+        let reading = timeout(TIMEOUT, stream.read_to_end(&mut rest));
+        reading.await.expect("it is still open").unwrap();
     }
-    // The path itself, but not so.
-    let answer = ask(&mut stream, &get("/ws")).await;
-    assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
-    assert!(answer.contains("upgrade: websocket"), "{answer}");
-    assert_eq!(server.services.registry.len(), 0);
+}
+
+/// warp panics at these.
+#[tokio::test]
+async fn a_request_without_a_path_is_refused() {
+    let server = server(10, TIMEOUT).await;
+    for line in ["CONNECT a:1", "GET metrics", "OPTIONS *"] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let request = format!("{line} HTTP/1.1\r\nhost: test\r\n\r\n");
+        let answer = ask(&mut stream, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+}
+
+async fn log_in(client: &mut Client) {
+    let connect = "CONNECT\naccept-version:1.2\nlogin:a\npasscode:b\n\n\0";
+    client.send(Message::text(connect)).await.unwrap();
+    let connected = client.next().await.unwrap().unwrap();
+    assert!(connected.into_text().unwrap().starts_with("CONNECTED\n"));
 }
 
 #[tokio::test]
 async fn there_are_only_so_many_connections() {
     let server = server(2, TIMEOUT).await;
-    let first = open(&server, "/ws").await.unwrap();
-    let _second = open(&server, "/ws").await.unwrap();
+    let mut first = open(&server, "/ws").await.unwrap();
+    let mut second = open(&server, "/ws").await.unwrap();
+    // Until they have logged in, they take no more than a place each.
+    let mut third = open(&server, "/ws").await.unwrap();
+    log_in(&mut first).await;
+    log_in(&mut second).await;
     let refused = open(&server, "/ws").await.unwrap_err();
     let tungstenite::Error::Http(answer) = refused else {
         panic!("{refused}");
     };
     assert_eq!(answer.status(), 503);
-    assert_eq!(server.services.registry.len(), 2);
+    assert_eq!(answer.headers()["retry-after"], "30");
+    let connect = "CONNECT\naccept-version:1.2\nlogin:a\npasscode:b\n\n\0";
+    third.send(Message::text(connect)).await.unwrap();
+    let error = third.next().await.unwrap().unwrap().into_text().unwrap();
+    assert!(error.contains("too many connections"), "{error}");
+    drop(third);
+    wait_for_connections(&server, 2).await;
     // Other pages do not count.
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let answer = ask(&mut stream, &get("/")).await;
     assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
-    // Who goes makes room; and who was refused may try again on the same stream.
+    // A client that goes makes room.
     drop(first);
     wait_for_connections(&server, 1).await;
-    open(&server, "/ws").await.unwrap();
+    log_in(&mut open(&server, "/ws").await.unwrap()).await;
 }
 
 /// 429, for it is not the server that is full; and when to come back.
@@ -290,9 +333,9 @@ async fn a_client_that_takes_too_long_for_a_request_is_cut() {
         let reading = timeout(TIMEOUT, stream.read_to_end(&mut rest));
         let _ = reading.await.expect("it is still open");
     }
-    // So is who keeps a connection and does nothing with it.
+    // So is a client that keeps a connection and does nothing with it.
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    ask(&mut stream, &get("/")).await;
+    ask(&mut stream, &get("/stomp/info")).await;
     let mut rest = Vec::new();
     let reading = timeout(TIMEOUT, stream.read_to_end(&mut rest));
     let _ = reading.await.expect("it is still open");
@@ -308,7 +351,7 @@ async fn a_client_that_does_not_read_its_answers_is_cut() {
     let services = services_with(10, limits);
     let server = server_with(services, 2 * TIMEOUT, Forwarding::default()).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
-    let requests = get("/").repeat(100);
+    let requests = get("/stomp/info").repeat(100);
     let asking = async {
         loop {
             if let Err(error) = stream.write_all(requests.as_bytes()).await {
@@ -496,7 +539,7 @@ async fn no_connection_outlives_its_session() {
     let sessions = server.public.sockjs.as_ref().unwrap().sessions();
     let query = SessionQuery {
         id: "a",
-        address: server.address.ip(),
+        address: Some(server.address.ip()),
         identity: None,
     };
     let ended = async {
@@ -530,12 +573,18 @@ async fn sockjs_has_the_bounds_of_a_web_socket() {
         assert!(refused.starts_with("HTTP/1.1 403 "), "{refused}");
     }
     assert_eq!(server.services.registry.len(), 0);
-    assert_eq!(poll(&mut stream, "a").await, "o\n");
-    let refused = ask(&mut stream, &post("b/xhr", "", "")).await;
+    let mut logged_in = polling(&server, "a").await;
+    let refused = ask(&mut logged_in, &post("b/xhr", "", "")).await;
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert!(refused.contains("\r\nretry-after: 30\r\n"), "{refused}");
+    say(&mut logged_in, "a", r#"["DISCONNECT\n\n\u0000"]"#).await;
+    assert!(poll(&mut logged_in, "a").await.starts_with("c[1000,"));
+    wait_for_connections(&server, 0).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    assert_eq!(poll(&mut stream, "c").await, "o\n");
     // What a frame may have before the login, a request may have, and no more.
     let long = format!("[\"{}\"]", "x".repeat(200 * 1024));
-    let refused = ask(&mut stream, &post("a/xhr_send", "", &long)).await;
+    let refused = ask(&mut stream, &post("c/xhr_send", "", &long)).await;
     assert!(refused.starts_with("HTTP/1.1 413 "), "{refused}");
 }
 

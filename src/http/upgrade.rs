@@ -1,8 +1,7 @@
 //! The upgrade to STOMP over WebSocket: which requests may, and the answer to those that may not.
 
-use http_body_util::{BodyExt, Full};
 use hyper::{
-    HeaderMap, Method, Response, StatusCode,
+    HeaderMap, Method, StatusCode,
     header::{self, HeaderValue},
 };
 use sockjs_server::{
@@ -11,7 +10,7 @@ use sockjs_server::{
 };
 use url::Url;
 
-use super::HttpAnswer;
+use super::{HttpAnswer, plain};
 use crate::listen::origin;
 
 /// Subprotocols that are spoken, the best first. They do not bind the STOMP version: that is
@@ -54,9 +53,7 @@ pub(super) fn examine(
 
 /// The answer to a request to the WebSocket's path that is refused.
 pub(super) fn refuse(refusal: &Refusal) -> HttpAnswer {
-    let text = Full::from(format!("{}\n", refusal.text));
-    let mut answer = Response::new(text.map_err(|never| match never {}).boxed());
-    *answer.status_mut() = refusal.status;
+    let mut answer = plain(refusal.status, refusal.text.clone());
     let headers = answer.headers_mut();
     if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert(header::ALLOW, HeaderValue::from_static("GET"));

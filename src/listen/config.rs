@@ -47,10 +47,16 @@ pub struct Config {
     /// Whether a client without an `Origin` header may connect over WebSocket. Browsers always
     /// send one, and other programs rarely do, so this is about mobile and server clients.
     pub allow_missing_origin: bool,
-    /// STOMP connections at a time, over all transports; more are refused. Each takes a file
-    /// descriptor, and connections on which STOMP has not begun may take 2,000 more on each
-    /// listener.
+    /// STOMP connections at a time that are logged in, over all transports; more are refused. Each
+    /// takes a file.
     pub max_connections: usize,
+    /// Connections at a time that are not logged in, over all listeners and transports; further ones
+    /// take the places of others. 10,000: an office of 5,000 users behind one address can come back
+    /// at once, twice over.
+    pub max_unauthenticated: usize,
+    /// Names by which clients and operators reach this node, beside `localhost` and IP addresses.
+    /// Empty: the listeners for clients take any, `admin` no other.
+    pub host_names: Vec<String>,
     /// How long a client may take for the PROXY header and TLS, and then for the upgrade.
     #[serde(with = "humantime_serde")]
     pub handshake_timeout: Duration,
@@ -83,6 +89,8 @@ impl Default for Config {
             origins: Vec::new(),
             allow_missing_origin: true,
             max_connections: 100_000,
+            max_unauthenticated: 10_000,
+            host_names: Vec::new(),
             handshake_timeout: Duration::from_secs(10),
             tcp_keepalive: Duration::from_secs(25),
             tcp_user_timeout: Duration::from_secs(75),
@@ -129,6 +137,14 @@ impl Config {
             self.max_connections,
             "nobody could connect",
         )?;
+        at_least_one(
+            "max_unauthenticated",
+            self.max_unauthenticated,
+            "nobody could log in",
+        )?;
+        self.host_names
+            .iter()
+            .try_for_each(|name| check_host_name(name))?;
         more_than_zero(
             "handshake_timeout",
             self.handshake_timeout,
@@ -197,6 +213,20 @@ pub(super) fn check_path(key: &'static str, path: &str, example: &str) -> Checke
         ));
     }
     Ok(())
+}
+
+fn check_host_name(name: &str) -> Checked {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if !name.is_empty() && name.bytes().all(is_plain) {
+        return Ok(());
+    }
+    Err((
+        "host_names",
+        format!(
+            "{name:?} is not the name of a host; write it without scheme and port, such as \
+             \"push.example.com\""
+        ),
+    ))
 }
 
 fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
@@ -316,6 +346,20 @@ mod tests {
         }
         for (keepalive, user_timeout) in [(25_000, 25_000), (0, 3_000_000_000)] {
             assert_eq!(check(keepalive, user_timeout), Err("tcp_user_timeout"));
+        }
+    }
+
+    #[test]
+    fn host_names_are_bare() {
+        for (name, is_right) in [
+            ("push.example.com", true),
+            ("stentor_admin", true),
+            ("https://push.example.com", false),
+            ("push.example.com:15674", false),
+            ("*", false),
+            ("", false),
+        ] {
+            assert_eq!(check_host_name(name).is_ok(), is_right, "{name}");
         }
     }
 

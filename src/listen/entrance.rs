@@ -1,32 +1,26 @@
 //! From a socket that was accepted to a client's stream: the PROXY header, then TLS.
 
-use std::{
-    future::Future,
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{future::Future, io, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
 
-use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     addresses::Proxies,
+    files::Files,
     proxy_protocol,
     tls::{Protocol, Tls},
 };
 use crate::{
     auth::{CertificateLogin, certificate::user_name},
-    node::ClientAddress,
-    telemetry::{self, Seldom},
+    node::{ClientAddress, Place, Places},
+    telemetry,
 };
 
 /// How a socket becomes a stream. Plain ones and TLS are types of their own, so that clients
@@ -98,6 +92,8 @@ pub struct Entrance<T> {
     pub proxy_protocol: bool,
     /// The proxies that are trusted.
     pub proxies: Arc<Proxies>,
+    /// The files that clients may use.
+    pub files: Arc<Files>,
     /// How long all of it may take; and, for HTTP, a request's head.
     pub timeout: Duration,
     /// How a peer is found that is gone without a word.
@@ -149,6 +145,27 @@ pub struct Entered<S> {
 }
 
 impl<T: SocketLayer> Entrance<T> {
+    /// A place for a socket that was accepted, and the token that says when it has to give way.
+    /// `None`: there is none, or no file.
+    pub(crate) fn place(
+        &self,
+        places: &Arc<Places>,
+        stream: &TcpStream,
+        remote: SocketAddr,
+    ) -> Option<(Place, CancellationToken)> {
+        let address = self.proxies.peer(remote);
+        let file = stream.as_raw_fd();
+        if !self.files.has_room(file) {
+            self.files.log_used_up(self.what);
+            // The file of another one is free in a moment, and until then there are some to spare.
+            if !places.make_room(&address) || !self.files.has_spare(file) {
+                telemetry::connection_turned_away();
+                return None;
+            }
+        }
+        places.take(&address, self.what)
+    }
+
     /// Lets a client in. `None`: it did not come as it has to, or not in time.
     pub async fn enter(&self, stream: TcpStream, remote: SocketAddr) -> Option<Entered<T::Stream>> {
         self.keep_alive.apply(&stream);
@@ -188,36 +205,6 @@ impl<T: SocketLayer> Entrance<T> {
             }
         }
         self.layer.open(stream).await
-    }
-}
-
-/// Places of one listener for connections on which STOMP has not begun. They are through within
-/// milliseconds, or come from somebody who wants to hold them.
-#[derive(Clone)]
-pub(crate) struct Places {
-    free: Arc<Semaphore>,
-    turned_away: Arc<Mutex<Seldom>>,
-}
-
-impl Places {
-    const MOST: usize = 2_000;
-
-    pub(crate) fn new() -> Self {
-        Self {
-            free: Arc::new(Semaphore::new(Self::MOST)),
-            turned_away: Arc::default(),
-        }
-    }
-
-    /// Takes one; `None`, and a line in the log, if there is none left.
-    pub(crate) fn take(&self, what: &str) -> Option<OwnedSemaphorePermit> {
-        let place = Arc::clone(&self.free).try_acquire_owned().ok();
-        if place.is_none()
-            && let Some(unsaid) = self.turned_away.lock().let_through(Instant::now())
-        {
-            telemetry::connection_limit_reached(what, Self::MOST, unsaid);
-        }
-        place
     }
 }
 

@@ -5,6 +5,7 @@ mod addresses;
 mod config;
 mod entrance;
 pub mod origin;
+mod files;
 mod outgoing;
 mod proxy_protocol;
 pub mod sockjs;
@@ -30,8 +31,8 @@ use tokio::{
 
 pub use addresses::Proxies;
 pub use config::Config;
-pub(crate) use entrance::Places;
 pub use entrance::{Entered, Entrance, KeepAlive, Plain, Secure, SocketLayer};
+pub use files::{Files, Wanted};
 pub use tcp::TcpLink;
 pub use tls::{Tls, TlsError};
 pub use websocket::WebSocketLink;
@@ -135,18 +136,21 @@ pub async fn serve_stomp<T: SocketLayer>(
     stop: impl Future<Output = ()>,
 ) {
     let what = entrance.what;
-    let (entrance, places) = (Arc::new(entrance), Places::new());
+    let entrance = Arc::new(entrance);
     let farewells = Arc::new(Semaphore::new(MAX_FAREWELLS));
     accept(listener, what, stop, |stream, remote| {
-        let (entrance, places) = (Arc::clone(&entrance), places.clone());
+        let entrance = Arc::clone(&entrance);
         let (services, farewells) = (Arc::clone(&services), Arc::clone(&farewells));
+        let taken = entrance.place(services.registry.places(), &stream, remote);
         async move {
-            let Some(_place) = places.take(what) else {
+            let Some((place, gives_way)) = taken else {
                 return;
             };
-            let Some(entered) = entrance.enter(stream, remote).await else {
+            let admitting = gives_way.run_until_cancelled(entrance.enter(stream, remote));
+            let Some(Some(entered)) = admitting.await else {
                 return;
             };
+            place.set_address(&entered.address);
             let guard = match services.enter_from(entered.address) {
                 Ok(guard) => guard,
                 Err(problem) => {
@@ -159,6 +163,7 @@ pub async fn serve_stomp<T: SocketLayer>(
                     return;
                 }
             };
+            guard.hold(place);
             let link = TcpLink::new(entered.stream);
             let peer = Peer {
                 address: entered.address,

@@ -1,10 +1,10 @@
-//! What belongs to the node: what all its connections are served by, and what each of them may take
-//! of it.
+//! The node: the parts that serve all its connections, and the bounds of each connection's share.
 //!
 //! - [`Services`]: the parts that serve a connection, [`Settings`]: how connections behave, and the
 //!   names that only the gateway may use ([`Services::reserves`]).
-//! - [`Registry`]: who is connected, and which sessions are logged in. It knows a session by
+//! - [`Registry`]: the connections, and the sessions that are logged in. It knows a session by
 //!   [`LoggedIn`], which a connection implements.
+//! - [`Places`]: the connections that are not logged in, shared fairly by address.
 //! - [`LoginPolicy`]: how often a user may be logged in; [`Logins`]: which credentials count.
 //! - [`Limits`]: what one address, user or connection may take: connections, logins, frames.
 //! - [`Room`]: bytes of what clients publish, while it is under way.
@@ -17,6 +17,7 @@ mod logged_in;
 mod logins;
 mod measure;
 mod memory;
+mod places;
 mod policy;
 mod recheck;
 mod registry;
@@ -34,6 +35,7 @@ pub use limits::{
 pub use logged_in::LoggedIn;
 pub use logins::Logins;
 pub use memory::{Memory, Shed};
+pub use places::{Place, Places, Stage};
 pub use policy::{Decision, LoginPolicy, Repeated, Same, Unknown};
 pub use recheck::recheck_in_turn;
 pub use registry::{Guard, Registry};

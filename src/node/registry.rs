@@ -1,4 +1,4 @@
-//! Who is connected to this node: what a drain waits for, and can reach; and which sessions are
+//! The connections of this node, which a drain waits for and can reach; and the sessions that are
 //! logged in.
 
 use std::{
@@ -18,33 +18,53 @@ use super::{
     limits::{AddressKey, Arrivals, ClientAddress, Limits},
     logged_in::LoggedIn,
     memory::Shed,
+    places::{Place, Places, Stage},
 };
 use crate::{
     deadline::later,
     hub::Mailbox,
-    telemetry::{self, Seldom},
+    telemetry::{self, Seldom, Strangers},
 };
 
 /// All connections of this node.
 #[derive(Debug)]
 pub struct Registry {
-    places: Mutex<HashMap<u64, Place>>,
-    /// Whether a drain was begun. Written and read with `places` locked.
+    members: Mutex<Members>,
+    /// Whether a drain was begun. Written and read with `members` locked.
     draining: AtomicBool,
     count: watch::Sender<usize>,
+    /// Of those that are logged in.
     max: usize,
+    places: Arc<Places>,
     arrivals: Arrivals,
     turned_away: Mutex<Seldom>,
+    strangers: Strangers,
+}
+
+#[derive(Debug, Default)]
+struct Members {
+    by_number: HashMap<u64, Member>,
+    /// How many of them were admitted.
+    admitted: usize,
 }
 
 #[derive(Debug)]
-struct Place {
+struct Member {
     mailbox: Arc<Mailbox>,
-    /// `None` before the login. Weak, for the session holds the guard.
-    session: Option<Weak<dyn LoggedIn>>,
+    state: State,
 }
 
-/// A connection's place in the registry; given back when it is dropped.
+#[derive(Debug)]
+enum State {
+    /// Not logged in. `None`: it took no place.
+    Unfinished(Option<Place>),
+    /// It is one of `max`, and its session is not ready yet.
+    Admitted,
+    /// Its session. Weak, for the session holds the guard.
+    LoggedIn(Weak<dyn LoggedIn>),
+}
+
+/// A connection's entry in the registry; removed when it is dropped.
 #[derive(Debug)]
 pub struct Guard {
     registry: Arc<Registry>,
@@ -55,43 +75,45 @@ pub struct Guard {
 }
 
 impl Registry {
-    /// A registry that takes `max` connections at a time, and of each address as many as by
-    /// default.
+    /// A registry that takes `max` sessions at a time, as many connections without a login, and of
+    /// each address as many as by default.
     #[must_use]
     pub fn new(max: usize) -> Arc<Self> {
-        Self::with_limits(max, &Limits::default())
+        Self::with_places(max, Places::new(max), &Limits::default())
     }
 
-    /// A registry that takes `max` connections at a time, and of each address as many as `limits`
-    /// allow.
+    /// A registry that takes `max` sessions at a time, for connections that hold one of `places`
+    /// until they are logged in; of each address as many connections as `limits` allow.
     #[must_use]
-    pub fn with_limits(max: usize, limits: &Limits) -> Arc<Self> {
+    pub fn with_places(max: usize, places: Arc<Places>, limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
-            places: Mutex::default(),
+            members: Mutex::default(),
             draining: AtomicBool::new(false),
             count: watch::Sender::new(0),
             max,
+            places,
             arrivals: Arrivals::new(limits),
             turned_away: Mutex::default(),
+            strangers: Strangers::default(),
         })
     }
 
-    /// Takes a place for a connection, before its transport is answered: so a drain sees it.
-    /// `None`: there are as many as allowed.
+    /// Enters a connection, before its transport is answered: so a drain sees it. `None`: as many
+    /// are logged in as are allowed.
     #[must_use]
     pub fn enter(self: &Arc<Self>, mailbox: Arc<Mailbox>) -> Option<Guard> {
-        let mut places = self.places.lock();
-        if places.len() >= self.max {
+        let mut members = self.members.lock();
+        if members.admitted >= self.max {
             return None;
         }
         let number = loop {
             // A session's id begins with it, and must not begin with `-`, or shells' commands would
             // take it for an option.
             let number = rand::random::<u64>() >> 2;
-            if let Entry::Vacant(place) = places.entry(number) {
-                place.insert(Place {
+            if let Entry::Vacant(vacant) = members.by_number.entry(number) {
+                vacant.insert(Member {
                     mailbox: Arc::clone(&mailbox),
-                    session: None,
+                    state: State::Unfinished(None),
                 });
                 break number;
             }
@@ -100,8 +122,8 @@ impl Registry {
         if self.draining.load(Ordering::Relaxed) {
             mailbox.fail(Problem::ShuttingDown);
         }
-        self.count.send_replace(places.len());
-        drop(places);
+        self.count.send_replace(members.by_number.len());
+        drop(members);
         Some(Guard {
             registry: Arc::clone(self),
             number,
@@ -140,10 +162,22 @@ impl Registry {
         }
     }
 
-    /// How many there may be.
+    /// How many may be logged in.
     #[must_use]
     pub fn max(&self) -> usize {
         self.max
+    }
+
+    /// The bound of log lines about connections that are not logged in.
+    #[must_use]
+    pub fn strangers(&self) -> &Strangers {
+        &self.strangers
+    }
+
+    /// The places of connections that are not logged in.
+    #[must_use]
+    pub fn places(&self) -> &Arc<Places> {
+        &self.places
     }
 
     /// How many there are.
@@ -159,17 +193,15 @@ impl Registry {
     }
 
     /// Tells every connection that the server shuts down, spread evenly over `duration`, so that
-    /// they do not all reconnect elsewhere in one instant. Who enters from now on, is told at
-    /// once.
+    /// they do not all reconnect elsewhere in one instant. Connections that enter from now on are
+    /// told at once.
     pub async fn drain(&self, duration: Duration) {
         const TICK: Duration = Duration::from_millis(50);
         let mailboxes: Vec<_> = {
-            let places = self.places.lock();
+            let members = self.members.lock();
             self.draining.store(true, Ordering::Relaxed);
-            places
-                .values()
-                .map(|place| Arc::clone(&place.mailbox))
-                .collect()
+            let all = members.by_number.values();
+            all.map(|member| Arc::clone(&member.mailbox)).collect()
         };
         // Some at a time, if they are many; few are as far apart as the duration has room for.
         let ticks = duration.as_millis().checked_div(TICK.as_millis());
@@ -188,15 +220,16 @@ impl Registry {
 
     /// The session that is logged in on the connection of that number.
     pub(super) fn session(&self, number: u64) -> Option<Arc<dyn LoggedIn>> {
-        self.places.lock().get(&number)?.session()
+        self.members.lock().by_number.get(&number)?.session()
     }
 
     /// The sessions that are logged in, on connections whose numbers are meant.
     pub(super) fn sessions(&self, is_meant: impl Fn(u64) -> bool) -> Vec<Arc<dyn LoggedIn>> {
         // Dropping the last pointer to a session locks this again: so the caller drops them.
-        let places = self.places.lock();
-        let meant = places.iter().filter(|(number, _)| is_meant(**number));
-        meant.filter_map(|(_, place)| place.session()).collect()
+        let members = self.members.lock();
+        let all = members.by_number.iter();
+        let meant = all.filter(|(number, _)| is_meant(**number));
+        meant.filter_map(|(_, member)| member.session()).collect()
     }
 
     /// Waits until the last connection is gone.
@@ -206,9 +239,24 @@ impl Registry {
     }
 }
 
-impl Place {
+impl Member {
     fn session(&self) -> Option<Arc<dyn LoggedIn>> {
-        self.session.as_ref()?.upgrade()
+        match &self.state {
+            State::LoggedIn(session) => session.upgrade(),
+            State::Unfinished(_) | State::Admitted => None,
+        }
+    }
+}
+
+impl Members {
+    /// Sets a connection's state, and answers the one before.
+    fn set(&mut self, number: u64, state: State) -> Option<State> {
+        let member = self.by_number.get_mut(&number)?;
+        let before = std::mem::replace(&mut member.state, state);
+        if matches!(before, State::Unfinished(_)) && !matches!(member.state, State::Unfinished(_)) {
+            self.admitted = self.admitted.saturating_add(1);
+        }
+        Some(before)
     }
 }
 
@@ -220,12 +268,56 @@ impl Guard {
         self.number
     }
 
+    /// The connection holds this place until its login. It ends when the place has to give way.
+    pub fn hold(&self, place: Place) {
+        place.set_stage(Stage::Begun);
+        place.belongs_to(&self.mailbox);
+        let state = State::Unfinished(Some(place));
+        self.set(state);
+    }
+
+    /// The connection has asked to log in, and waits for the answer.
+    pub fn asks_to_log_in(&self) {
+        self.set_stage(Stage::Asked);
+    }
+
+    /// The connection is at its end, and has nothing to lose.
+    pub fn ends(&self) {
+        self.set_stage(Stage::Idle);
+    }
+
+    fn set_stage(&self, stage: Stage) {
+        let members = self.registry.members.lock();
+        let member = members.by_number.get(&self.number);
+        if let Some(State::Unfinished(Some(place))) = member.map(|member| &member.state) {
+            place.set_stage(stage);
+        }
+    }
+
+    /// The connection may log in, and gives its place back. `false`: as many are logged in as are
+    /// allowed.
+    #[must_use]
+    pub fn let_in(&self) -> bool {
+        let mut members = self.registry.members.lock();
+        if members.admitted >= self.registry.max {
+            return false;
+        }
+        let before = members.set(self.number, State::Admitted);
+        drop(members);
+        drop(before);
+        true
+    }
+
     /// The connection's session is logged in: from now on it can be found.
     pub fn logged_in(&self, session: &Arc<impl LoggedIn + 'static>) {
         let session: Weak<dyn LoggedIn> = Arc::downgrade(session) as _;
-        if let Some(place) = self.registry.places.lock().get_mut(&self.number) {
-            place.session = Some(session);
-        }
+        self.set(State::LoggedIn(session));
+    }
+
+    fn set(&self, state: State) {
+        let before = self.registry.members.lock().set(self.number, state);
+        // A place takes a lock of its own when it is given back.
+        drop(before);
     }
 
     /// The connection's mailbox.
@@ -240,8 +332,8 @@ impl Shed for Registry {
         /// What is smaller would not help.
         const WORTH_IT: usize = 64 * 1024;
         let mut greatest: Vec<_> = {
-            let places = self.places.lock();
-            let all = places.values().map(|place| &place.mailbox);
+            let members = self.members.lock();
+            let all = members.by_number.values().map(|member| &member.mailbox);
             let sized = all.map(|mailbox| (mailbox.bytes(), mailbox));
             let large = sized.filter(|(bytes, _)| *bytes >= WORTH_IT);
             large
@@ -264,10 +356,16 @@ impl Shed for Registry {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let mut places = self.registry.places.lock();
-        places.remove(&self.number);
-        self.registry.count.send_replace(places.len());
-        drop(places);
+        let mut members = self.registry.members.lock();
+        let removed = members.by_number.remove(&self.number);
+        if let Some(member) = &removed
+            && !matches!(member.state, State::Unfinished(_))
+        {
+            members.admitted = members.admitted.saturating_sub(1);
+        }
+        self.registry.count.send_replace(members.by_number.len());
+        drop(members);
+        drop(removed);
         if let Some(address) = self.address {
             self.registry.arrivals.leave(address);
         }

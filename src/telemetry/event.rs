@@ -5,15 +5,17 @@ use std::{
     fmt::Display,
     net::{IpAddr, SocketAddr},
     sync::atomic::Ordering::Relaxed,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use humantime::format_rfc3339_seconds;
+use parking_lot::Mutex;
 use tracing::{debug, error, info, warn};
 
 use super::{
     Bound,
     metrics::{self, COUNTS, TALLIES},
+    seldom::{Few, Seldom},
 };
 
 /// A client's connection, as log lines name it.
@@ -29,6 +31,16 @@ pub struct ConnectionInfo<'a> {
     pub transport: &'a str,
     /// The client's address; behind a proxy, the one that the proxy names.
     pub remote: SocketAddr,
+    /// The bound of the node's lines about clients that are not logged in.
+    pub strangers: &'a Strangers,
+}
+
+/// Bounds the log lines that clients cause without a login, however many they are. Each kind has a
+/// bound of its own.
+#[derive(Debug, Default)]
+pub struct Strangers {
+    closed: Mutex<Few>,
+    refused: Mutex<Few>,
 }
 
 /// How a connection ended, and what it did.
@@ -64,7 +76,7 @@ pub fn connection_gone(transport: &'static str) {
 /// Logs with a connection's fields before those of the event.
 macro_rules! connection_event {
     ($level:ident, $connection:expr, $($rest:tt)*) => {{
-        let ConnectionInfo { session, user, vhost, transport, remote } = *$connection;
+        let ConnectionInfo { session, user, vhost, transport, remote, .. } = *$connection;
         $level!(target: "stentor::connection", session, user, vhost, transport, %remote, $($rest)*)
     }};
 }
@@ -75,15 +87,29 @@ pub fn connection_opened(connection: &ConnectionInfo<'_>) {
     connection_event!(info, connection, "connection opened");
 }
 
-/// A connection has ended, logged in or not.
+/// A connection has ended, logged in or not. Of those that were not, a few are said, and how many
+/// went unsaid before.
 pub fn connection_closed(connection: &ConnectionInfo<'_>, ending: &Ending<'_>) {
     COUNTS
         .connections_ended
         .get_or_create(&[("reason", ending.kind)])
         .inc();
+    let mut unsaid = None;
+    if connection.user.is_none() {
+        let Some(count) = connection
+            .strangers
+            .closed
+            .lock()
+            .let_through(Instant::now())
+        else {
+            return;
+        };
+        unsaid = (count > 0).then_some(count);
+    }
     connection_event!(
         info,
         connection,
+        unsaid,
         reason = ending.reason,
         duration_ms = millis(ending.duration),
         frames_in = ending.frames_in,
@@ -94,10 +120,19 @@ pub fn connection_closed(connection: &ConnectionInfo<'_>, ending: &Ending<'_>) {
     );
 }
 
-/// A client was not let in: the hook refused it, or it asked for the impossible.
+/// A client was not let in: the hook refused it, or it asked for the impossible. A few are said, and
+/// how many went unsaid before.
 pub fn login_refused(connection: &ConnectionInfo<'_>, cause: &str) {
     COUNTS.logins_refused.inc();
-    connection_event!(info, connection, cause, "login refused");
+    let unsaid = connection
+        .strangers
+        .refused
+        .lock()
+        .let_through(Instant::now());
+    if let Some(count) = unsaid {
+        let unsaid = (count > 0).then_some(count);
+        connection_event!(info, connection, unsaid, cause, "login refused");
+    }
 }
 
 /// The hook does not let a user do this.
@@ -527,6 +562,52 @@ pub fn connection_turned_away() {
     COUNTS.connections_turned_away.inc();
 }
 
+/// A connection that was not logged in was closed for another one; [`places_full`] says so now and
+/// then.
+pub fn connection_gave_way() {
+    COUNTS.connections_gave_way.inc();
+}
+
+/// All places for connections without a login are taken, so that the oldest of the address with most
+/// give way; `unsaid` more since this was said the last time.
+pub fn places_full(what: &str, max_unauthenticated: usize, unsaid: u64) {
+    warn!(
+        target: "stentor::listen", what, max_unauthenticated, unsaid,
+        "too many connections are not logged in: the oldest of the address with most are closed"
+    );
+}
+
+/// A client was refused, for there is no file left for it; `unsaid` more since this was said the
+/// last time.
+pub fn files_used_up(what: &str, open_files: u64, unsaid: u64) {
+    warn!(
+        target: "stentor::listen", what, open_files, unsaid,
+        "clients use all files that are theirs, so more are turned away: raise the hard limit \
+         (`ulimit -Hn`, systemd's LimitNOFILE)"
+    );
+}
+
+/// A session of SockJS was not opened, for its address has as many as it may.
+pub fn sockjs_session_refused() {
+    static SAID: Mutex<Seldom> = Mutex::new(Seldom::once_in(Seldom::QUIET));
+    COUNTS.sockjs_sessions_refused.inc();
+    if let Some(unsaid) = SAID.lock().let_through(Instant::now()) {
+        warn!(
+            target: "stentor::listen", unsaid,
+            "an address has as many sessions as [sockjs] max_sessions_per_address allows: refused"
+        );
+    }
+}
+
+/// Pages of any site could log their visitors in, by the key of `[auth]`.
+pub fn host_names_unset(key: &str) {
+    warn!(
+        target: "stentor::listen", key,
+        "browsers log in by [auth] {key} whatever page asks, and a site could lead its own name to \
+         this address: set [listen] host_names, and requests for other names are refused"
+    );
+}
+
 /// Connections were not accepted, for there are as many as are allowed; `unsaid` more since this
 /// was said the last time.
 pub fn connection_limit_reached(what: &str, max_connections: usize, unsaid: u64) {
@@ -630,19 +711,29 @@ pub fn nothing_to_reload() {
     info!(target: "stentor::listen", "SIGHUP: there is no certificate to read again");
 }
 
-/// A client's certificate is sound, but cannot be a login.
+/// A client's certificate is sound, but cannot be a login. A few are said, and how many went unsaid
+/// before.
 pub fn certificate_without_name(remote: SocketAddr, cause: &dyn Display) {
+    static SAID: Mutex<Few> = Mutex::new(Few::new());
+    let Some(unsaid) = SAID.lock().let_through(Instant::now()) else {
+        return;
+    };
     let cause = cause.to_string();
     info!(
-        target: "stentor::listen", %remote,
+        target: "stentor::listen", %remote, unsaid,
         cause, "a client's certificate has no user's name"
     );
 }
 
 /// The system allows fewer open files than `wanted` clients may need, so fewer are taken.
-pub fn few_files(open_files: u64, wanted: usize, max_connections: usize) {
+pub fn few_files(
+    open_files: u64,
+    wanted: usize,
+    max_connections: usize,
+    max_unauthenticated: usize,
+) {
     warn!(
-        target: "stentor::listen", open_files, wanted, max_connections,
+        target: "stentor::listen", open_files, wanted, max_connections, max_unauthenticated,
         "fewer clients than [listen] max_connections, for the system allows too few open files: \
          raise the hard limit (`ulimit -Hn`, systemd's LimitNOFILE), or lower max_connections"
     );

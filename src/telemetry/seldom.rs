@@ -56,9 +56,68 @@ impl Seldom {
     }
 }
 
+/// Lets some events through in a while, and counts the others: for lines that support looks for,
+/// of which there are few unless somebody wants to fill the log.
+#[derive(Debug, Default)]
+pub(super) struct Few {
+    /// When the first of these was let through.
+    since: Option<Instant>,
+    said: u32,
+    /// Not let through since the last that was.
+    unsaid: u64,
+}
+
+impl Few {
+    /// So many are let through…
+    pub(super) const MOST: u32 = 50;
+    /// …in so long.
+    pub(super) const WHILE: Duration = Duration::from_secs(10);
+
+    /// Nothing was said yet.
+    pub(super) const fn new() -> Self {
+        Self {
+            since: None,
+            said: 0,
+            unsaid: 0,
+        }
+    }
+
+    /// Whether to say this event, and then how many went unsaid before it.
+    pub(super) fn let_through(&mut self, now: Instant) -> Option<u64> {
+        let is_over = self
+            .since
+            .is_none_or(|since| now.saturating_duration_since(since) >= Self::WHILE);
+        if is_over {
+            self.since = Some(now);
+            self.said = 0;
+        }
+        if self.said >= Self::MOST {
+            self.unsaid = self.unsaid.saturating_add(1);
+            return None;
+        }
+        self.said = self.said.saturating_add(1);
+        Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_few_are_said_in_a_while() {
+        let start = Instant::now();
+        let mut few = Few::default();
+        for _ in 0..Few::MOST {
+            assert_eq!(few.let_through(start), Some(0));
+        }
+        for milliseconds in [0, 1, 9_999] {
+            let now = start + Duration::from_millis(milliseconds);
+            assert_eq!(few.let_through(now), None);
+        }
+        assert_eq!(few.let_through(start + Few::WHILE), Some(3));
+        assert_eq!(few.let_through(start + Few::WHILE), Some(0));
+    }
 
     #[test]
     fn the_first_is_said_then_one_now_and_then_with_a_count() {

@@ -46,6 +46,7 @@ fn connection<'a>(user: &'a str) -> ConnectionInfo<'a> {
         vhost: Some("/"),
         transport: "websocket",
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)),
+        strangers: Box::leak(Box::default()),
     }
 }
 

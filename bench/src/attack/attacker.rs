@@ -42,9 +42,17 @@ pub(super) struct Deeds {
     pub(super) said: BTreeMap<String, u64>,
 }
 
+/// The gateway's ports.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Targets {
+    pub(super) stomp: SocketAddr,
+    pub(super) http: SocketAddr,
+    pub(super) admin: SocketAddr,
+}
+
 /// An attack that is under way.
 pub(super) struct Attackers {
-    address: SocketAddr,
+    pub(super) targets: Targets,
     amount: Amount,
     body: Vec<u8>,
     deeds: RefCell<Deeds>,
@@ -52,9 +60,9 @@ pub(super) struct Attackers {
 }
 
 impl Attackers {
-    pub(super) fn new(address: SocketAddr, amount: Amount) -> Self {
+    pub(super) fn new(targets: Targets, amount: Amount) -> Self {
         Self {
-            address,
+            targets,
             amount,
             body: vec![b'.'; amount.size],
             deeds: RefCell::default(),
@@ -97,6 +105,11 @@ impl Attackers {
                 let send = &self.send(&destination("nobody"), &[]);
                 self.each(async |_| self.bodies(send).await).await;
             }
+            Attack::HalfRequests
+            | Attack::HalfHealth
+            | Attack::Missing
+            | Attack::SockjsSessions
+            | Attack::Sockets => self.each(async |_| self.crowd(attack).await).await,
             Attack::HalfBodies => {
                 let send = &self.send(&destination("nobody"), &[]);
                 self.each(async |_| self.half_body(send).await).await;
@@ -280,18 +293,18 @@ impl Attackers {
     }
 
     async fn log_in(&self) -> Result<Client, String> {
-        let client = Client::log_in(self.address, USER).await?;
+        let client = Client::log_in(self.targets.stomp, USER).await?;
         self.deeds.borrow_mut().connections += 1;
         Ok(client)
     }
 
     async fn greet(&self, frames: &[u8]) -> Result<Client, String> {
-        let client = Client::greet(self.address, USER, frames).await?;
+        let client = Client::greet(self.targets.stomp, USER, frames).await?;
         self.deeds.borrow_mut().connections += 1;
         Ok(client)
     }
 
-    fn wrote(&self, frames: u64) {
+    pub(super) fn wrote(&self, frames: u64) {
         self.deeds.borrow_mut().frames += frames;
     }
 

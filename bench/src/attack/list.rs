@@ -41,6 +41,16 @@ pub(crate) enum Attack {
     HalfBodies,
     /// SEND of large bodies while RabbitMQ is short of memory
     Alarm,
+    /// Requests on the WebSocket's port that are never complete, from one address
+    HalfRequests,
+    /// The same on the port for health
+    HalfHealth,
+    /// Requests for a page that is not there, on connections that are kept
+    Missing,
+    /// Sessions of SockJS, opened by a few connections as fast as they go, in which nobody logs in
+    SockjsSessions,
+    /// Connections to the STOMP port on which nobody logs in
+    Sockets,
 }
 
 /// How much of it.
@@ -124,6 +134,9 @@ impl Attack {
             Self::Bodies => (150, 0, 20.0),
             Self::HalfBodies => (150, 0, 5.0),
             Self::Alarm => (20, 0, 10.0),
+            Self::HalfRequests | Self::HalfHealth | Self::Missing => (2500, 0, 15.0),
+            Self::SockjsSessions => (6, 0, 10.0),
+            Self::Sockets => (20_000, 0, 15.0),
         };
         let size = match self {
             Self::OwnQueues | Self::Bodies | Self::HalfBodies => 4_000_000,
@@ -150,6 +163,8 @@ impl Attack {
     pub(super) const fn bounds(self, quick: bool) -> Bounds {
         let delay = match self {
             _ if quick => Delay::Any,
+            // As fast as they go, on the same machine.
+            Self::Missing | Self::SockjsSessions | Self::Sockets => Delay::Any,
             Self::Mandatory | Self::Transactions | Self::Bindings => Delay::Twice,
             Self::Bodies | Self::OwnQueues | Self::HalfBodies | Self::Alarm | Self::FullQueues => {
                 Delay::Any

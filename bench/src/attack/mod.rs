@@ -2,13 +2,14 @@
 //! attack is held if nobody notices.
 //!
 //! - `list` (pure) has the attacks, their amounts, and the effects that others may notice
-//! - `attacker` does them, by `client`
+//! - `attacker` does them, by `client`, or without a login by `crowding`
 //! - `honest` are a worker's clients, whose messages are booked and timed; `visitor` does one of
 //!   everything again and again; `watch` looks at the gateway's memory
 //! - `verdict` (pure) judges and prints
 
 mod attacker;
 mod client;
+mod crowding;
 mod honest;
 mod list;
 mod verdict;
@@ -23,7 +24,7 @@ use testkit::Gateway;
 use tokio::time::sleep;
 
 use self::{
-    attacker::{Attackers, Deeds},
+    attacker::{Attackers, Deeds, Targets},
     honest::{Crowd, Honest},
     list::{Attack, Circumstance},
     verdict::{Tried, Verdict, While, table},
@@ -169,6 +170,11 @@ async fn attacked(attack: Attack, build: &Build, options: &Options) -> Result<Tr
     }
     let gateway = servers.gateway().context("no gateway")?;
     let address = gateway.stomp_address().parse()?;
+    let targets = Targets {
+        stomp: address,
+        http: gateway.origin().trim_start_matches("http://").parse()?,
+        admin: gateway.admin_url().trim_start_matches("http://").parse()?,
+    };
     let (amount, circumstance) = (attack.amount(options.quick), attack.circumstance());
     let [before, settle] = options.whiles();
 
@@ -176,7 +182,7 @@ async fn attacked(attack: Attack, build: &Build, options: &Options) -> Result<Tr
     let mut honest = Honest::come(&servers, options.crowd()).await?;
     let visitor = Visitor::start(Route {
         stomp: address,
-        admin: gateway.admin_url().trim_start_matches("http://").parse()?,
+        admin: targets.admin,
         only_listens: circumstance == Circumstance::NoMemory,
     })?;
     let by_stomp = servers.publish(true);
@@ -196,7 +202,7 @@ async fn attacked(attack: Attack, build: &Build, options: &Options) -> Result<Tr
     let deeds = match attack {
         Attack::FullQueues => stand_still(gateway, amount.seconds).await,
         _ => {
-            let attackers = Attackers::new(address, amount);
+            let attackers = Attackers::new(targets, amount);
             attackers.attack(attack, watch.too_much()).await
         }
     };

@@ -11,7 +11,7 @@ use crate::{
     units::{self, Checked, at_least_one, more_than_zero},
 };
 
-/// What is served as SockJS, and how.
+/// The service of SockJS.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SockjsConfig {
@@ -35,7 +35,9 @@ pub struct SockjsConfig {
     /// Bytes that a client has sent and that wait to be read, above which it has to wait.
     #[serde(deserialize_with = "units::size")]
     pub max_waiting: usize,
-    /// Sessions at a time from one address, WebSockets not counted; 0: no such limit.
+    /// Sessions at a time from one address, WebSockets not counted; 0: no such limit. 10,000: an
+    /// office of 5,000 users, each with two pages that cannot have a WebSocket. Addresses that stand
+    /// for many clients have no such limit, see [`ClientAddress`](crate::node::ClientAddress).
     pub max_sessions_per_address: usize,
     /// Where the iframe loads the client's script from.
     pub client_url: String,
@@ -53,7 +55,7 @@ impl Default for SockjsConfig {
             disconnect_delay: usual.disconnect_delay,
             response_limit: usual.response_limit,
             max_waiting: usual.max_waiting,
-            max_sessions_per_address: usual.max_sessions_per_address,
+            max_sessions_per_address: 10_000,
             client_url: usual.client_url,
             cookie: usual.cookie,
         }
@@ -76,6 +78,7 @@ impl SockjsConfig {
             cookie: self.cookie,
             received: telemetry::bytes_received,
             sent: telemetry::bytes_sent,
+            refused: telemetry::sockjs_session_refused,
         })
     }
 

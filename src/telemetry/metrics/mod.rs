@@ -65,6 +65,9 @@ metrics! {
         connections_turned_away "Connections that were not taken, for there were too many" count(Counter);
         limits_exceeded "Times that a client met a bound, by bound: it was refused, or not read for a while" count(Family<Label, Counter>);
         requests_refused "HTTP requests of clients that were refused before STOMP began, by why" count(Family<Label, Counter>);
+        unauthenticated "Connections that are not logged in" level(usize);
+        connections_gave_way "Connections that were not logged in, and were closed for others" count(Counter);
+        sockjs_sessions_refused "Sessions of SockJS over HTTP that were not opened, for their address had too many" count(Counter);
         logins "Clients that logged in" count(Counter);
         logins_refused "Clients that were not let in" count(Counter);
         permissions_refused "Things that were denied to clients" count(Counter);

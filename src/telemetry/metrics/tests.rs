@@ -12,6 +12,7 @@ fn levels() -> Levels {
         feeds: 2,
         feed_patterns: 3,
         feed_patterns_lingering: 4,
+        unauthenticated: 6,
         memory_short: true,
         publishing: 5,
         resident_memory_bytes: Some(4096),
