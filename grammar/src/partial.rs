@@ -148,14 +148,53 @@ impl Pending {
         }
     }
 
+    /// Passes over line ends where no body may be, up to the NUL: people and scripts write an
+    /// empty line too many. They count towards the frame's size, and nothing is kept of them.
+    fn pass_over_line_ends(
+        &mut self,
+        most: usize,
+        input: &mut Bytes,
+        rules: &Rules,
+    ) -> Result<Option<Bytes>, DecodeError> {
+        let is_line_end = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+        let blank = input.iter().take_while(is_line_end).count();
+        let Some(left) = most.checked_sub(blank) else {
+            return Err(self.too_big(rules));
+        };
+        self.length = BodyLength::AtMost(left);
+        input.advance(blank);
+        match input.first() {
+            None => Ok(None),
+            Some(0) => {
+                input.advance(1);
+                Ok(Some(Bytes::new()))
+            }
+            Some(_) => {
+                let kind = DecodeErrorKind::BodyNotAllowed(self.command);
+                Err(fault(kind, &self.headers))
+            }
+        }
+    }
+
+    fn too_big(&self, rules: &Rules) -> DecodeError {
+        let kind = DecodeErrorKind::FrameTooBig {
+            limit: rules.max_frame_size(),
+            announced: None,
+        };
+        fault(kind, &self.headers)
+    }
+
     /// Takes the body and its NUL off `input`, or as much of the body as there is.
     fn take_body(
-        &self,
+        &mut self,
         buffer: &mut Vec<u8>,
         input: &mut Bytes,
         rules: &Rules,
     ) -> Result<Option<Bytes>, DecodeError> {
         let (length, most) = match self.length {
+            BodyLength::AtMost(most) if !self.command.has_body() => {
+                return self.pass_over_line_ends(most, input, rules);
+            }
             BodyLength::Exactly(length) => {
                 let missing = length.saturating_sub(buffer.len());
                 match input.get(missing) {
@@ -172,17 +211,8 @@ impl Pending {
             BodyLength::AtMost(most) => {
                 let nul = find(0, input);
                 let more = nul.unwrap_or(input.len());
-                if more > 0 && !self.command.has_body() {
-                    let kind = DecodeErrorKind::BodyNotAllowed(self.command);
-                    return Err(fault(kind, &self.headers));
-                }
                 if more > most.saturating_sub(buffer.len()) {
-                    let limit = rules.max_frame_size();
-                    let kind = DecodeErrorKind::FrameTooBig {
-                        limit,
-                        announced: None,
-                    };
-                    return Err(fault(kind, &self.headers));
+                    return Err(self.too_big(rules));
                 }
                 (nul, most)
             }
