@@ -162,6 +162,17 @@ pub(crate) fn no_direct_replies() -> BrokerError {
     BrokerError::PreconditionFailed(text.into())
 }
 
+/// What RabbitMQ says of a queue that somebody else has for itself; `queue` are its words for that,
+/// `queue 'q' in vhost '/'`.
+pub(crate) fn resource_locked(queue: &str) -> BrokerError {
+    let text = format!(
+        "RESOURCE_LOCKED - cannot obtain exclusive access to locked {queue}. It could be \
+         originally declared on another connection or the exclusive property value does not match \
+         that of the original declaration."
+    );
+    BrokerError::ResourceLocked(text.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,8 +21,8 @@ use std::{fmt, sync::Arc};
 use futures_util::future::BoxFuture;
 
 pub use config::{Config, Url, UrlError};
-pub(crate) use error::no_direct_replies;
 pub use error::{BrokerError, Cause};
+pub(crate) use error::{no_direct_replies, resource_locked};
 pub use feed_config::{Binding, FeedConfig};
 pub use keys::{KeyLimits, TooManyHashes, TooManyWords};
 pub(crate) use kinds::{KnownKind, KnownKinds};
@@ -228,6 +228,11 @@ pub trait Consumer: Send + Sync {
 
     /// Ends the consumer and waits until the broker requeued what is unsettled.
     fn cancel(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
+
+    /// Ends the consumer, but not for the deliveries of these tags, which ascend: they stay
+    /// unsettled until they are settled, or this is dropped, or the link is lost. Waits until the
+    /// broker requeued all others. A queue that ends with its last consumer ends now.
+    fn retire<'a>(&'a self, kept: &'a [u64]) -> BoxFuture<'a, Result<(), BrokerError>>;
 }
 
 pub use stomp_session::Verdict;
@@ -241,10 +246,15 @@ pub struct Consume {
     pub declare: bool,
     /// The exchange and binding pattern that fill the queue; `None`: it is filled otherwise.
     pub binding: Option<(Box<str>, Box<str>)>,
+    /// Arguments of the binding, which a headers exchange matches messages by.
+    pub binding_arguments: Vec<(Box<str>, Argument)>,
     /// Unsettled messages at a time, at least 1.
     pub prefetch: u16,
     /// Whether no other consumer may be on the queue.
     pub exclusive: bool,
+    /// Who consumes: on an exclusive queue ([`QueueSpec::exclusive`]), there may be several
+    /// consumers of one owner, and none of another.
+    pub owner: u64,
     /// Arguments of the consumer (`x-priority`, `x-stream-offset`).
     pub arguments: Vec<(Box<str>, Argument)>,
 }

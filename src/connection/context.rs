@@ -223,6 +223,7 @@ impl Context {
         } = self.settings();
         mapping::Context {
             user: &identity.user.name,
+            connection: self.guard.number(),
             impersonate: *impersonate,
             topics: &stomp.default_topic_exchange,
             auto_prefetch: limits.auto_prefetch,

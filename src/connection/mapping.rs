@@ -65,6 +65,8 @@ impl From<TooManyHashes> for Problem {
 pub struct Context<'a> {
     /// The user's name.
     pub user: &'a str,
+    /// The connection, to tell it from others of this node.
+    pub connection: u64,
     /// The gateway's own account may publish in the name of others: then the AMQP `user-id`
     /// property of every message is the user.
     pub impersonate: bool,
@@ -159,14 +161,7 @@ pub fn publish(
     let declare = match destination {
         // Here, `persistent` is the message's delivery mode alone. (The plug-in takes it for
         // `durable` too, so that `persistent:false` declares an exclusive queue.)
-        Destination::Queue(name) => {
-            let queue = queue(name, fields.switch("durable")?, &fields, context)?;
-            if queue.exclusive {
-                let expected = "false: only a consumer's queue can be exclusive";
-                return Err(fields.invalid("exclusive", expected));
-            }
-            Some(queue)
-        }
+        Destination::Queue(name) => Some(queue(name, fields.switch("durable")?, &fields, context)?),
         _ => None,
     };
     Ok(Sending {
@@ -182,6 +177,39 @@ pub fn publish(
         declare,
         temp_queue,
     })
+}
+
+/// Whether a SEND can declare this queue.
+///
+/// # Errors
+/// [`Problem::InvalidHeader`]: it is exclusive.
+pub fn check_send_declares(queue: &QueueSpec) -> Result<(), Problem> {
+    if queue.exclusive {
+        return Err(Problem::InvalidHeader {
+            command: Command::Send,
+            header: "exclusive",
+            expected: "false: only a consumer's queue can be exclusive",
+        });
+    }
+    Ok(())
+}
+
+/// The name of a SUBSCRIBE's queue, if other frames can name it, too.
+#[must_use]
+pub fn named_queue(destination: &str, headers: &Headers) -> Option<Box<str>> {
+    match Destination::parse(destination).ok()? {
+        Destination::Queue(name) => Some(name),
+        Destination::Exchange { .. } | Destination::Topic(_) => {
+            headers.get("x-queue-name").map(Box::from)
+        }
+        Destination::AmqQueue(_) | Destination::TempQueue(_) | Destination::ReplyQueue(_) => None,
+    }
+}
+
+/// Whether the gateway made the queue's name up, at random.
+#[must_use]
+pub fn is_made_up(queue: &QueueSpec) -> bool {
+    !queue.durable && queue.name.starts_with(SUBSCRIPTION_QUEUES)
 }
 
 /// How a subscription is served.
@@ -270,9 +298,13 @@ pub fn dedicated(
             Ok::<_, Problem>((exchange.into(), context.keys.pattern(pattern)?))
         })
         .transpose()?;
+    let binding_arguments = match binding {
+        Some(_) => fields.binding_arguments()?,
+        None => Vec::new(),
+    };
     let queue = match destination {
         Destination::Exchange { .. } | Destination::Topic(_) => {
-            subscription_queue(destination, &fields, unique, context)?
+            subscription_queue(destination, &fields, &binding_arguments, unique, context)?
         }
         Destination::Queue(name) => queue(name, durable(&fields)?, &fields, context)?,
         Destination::AmqQueue(name) => QueueSpec {
@@ -295,10 +327,12 @@ pub fn dedicated(
     Ok(Consume {
         declare: !matches!(destination, Destination::AmqQueue(_)),
         binding,
+        binding_arguments,
         prefetch: prefetch.max(1),
         // An exclusive queue belongs to the gateway's link; towards other clients of the gateway
-        // its one consumer makes it exclusive.
-        exclusive: queue.exclusive,
+        // its owner makes it exclusive, or, of a name that nobody can guess, its one consumer.
+        exclusive: queue.exclusive && is_made_up(&queue),
+        owner: context.connection,
         arguments: fields.consumer_arguments()?,
         queue,
     })
@@ -309,6 +343,7 @@ pub fn dedicated(
 fn subscription_queue(
     destination: &Destination,
     fields: &Fields<'_>,
+    binding_arguments: &[(Box<str>, Argument)],
     unique: u128,
     context: &Context<'_>,
 ) -> Result<QueueSpec, Problem> {
@@ -318,7 +353,10 @@ fn subscription_queue(
     let arguments = fields.queue_arguments(&context.keys)?;
     let name = match fields.short("x-queue-name")? {
         Some(name) => name.into(),
-        None if durable => durable_name(destination, fields.required("id")?, context),
+        None if durable => {
+            let id = fields.required("id")?;
+            durable_name(destination, id, binding_arguments, context)
+        }
         None => {
             let name = subscription_name(&unique.to_be_bytes());
             return Ok(own_queue(name, auto_delete, arguments));
@@ -386,22 +424,40 @@ fn durable(fields: &Fields<'_>) -> Result<Option<bool>, Problem> {
     })
 }
 
-/// The same for the same user, id, exchange and pattern, on every node and after every restart.
+/// The same for the same user, id, exchange, pattern and arguments of the binding, on every node
+/// and after every restart.
 /// A cryptographic hash, since the id is the client's to choose: it must not find one that leads
 /// to another user's queue.
-fn durable_name(destination: &Destination, id: &str, context: &Context<'_>) -> Box<str> {
+fn durable_name(
+    destination: &Destination,
+    id: &str,
+    binding_arguments: &[(Box<str>, Argument)],
+    context: &Context<'_>,
+) -> Box<str> {
     const LENGTH: usize = 24;
     let (exchange, pattern) = destination.route(context.topics).unwrap_or_default();
     let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
-    for field in [context.user, exchange, pattern, id] {
+    let arguments = binding_arguments
+        .iter()
+        .flat_map(|(name, value)| match value {
+            Argument::Text(text) => [&**name, &**text],
+            _ => [&**name, ""],
+        });
+    for field in [context.user, exchange, pattern, id]
+        .into_iter()
+        .chain(arguments)
+    {
         hash.update(&(field.len() as u64).to_be_bytes());
         hash.update(field.as_bytes());
     }
     subscription_name(hash.finish().as_ref().get(..LENGTH).unwrap_or_default())
 }
 
+/// How the names of subscriptions' queues begin that the gateway makes up.
+const SUBSCRIPTION_QUEUES: &str = "stomp-subscription-";
+
 fn subscription_name(bytes: &[u8]) -> Box<str> {
-    format!("stomp-subscription-{}", URL_SAFE_NO_PAD.encode(bytes)).into()
+    format!("{SUBSCRIPTION_QUEUES}{}", URL_SAFE_NO_PAD.encode(bytes)).into()
 }
 
 /// A queue for a session's `/temp-queue/<x>`, and its consumer, which is the only one there may
@@ -420,8 +476,10 @@ pub fn temp_queue(unique: u128, context: &Context<'_>) -> Consume {
         ),
         declare: true,
         binding: None,
+        binding_arguments: Vec::new(),
         prefetch: context.auto_prefetch.max(1),
         exclusive: true,
+        owner: context.connection,
         arguments: Vec::new(),
     }
 }

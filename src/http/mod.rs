@@ -29,8 +29,8 @@ use tokio::{
 use warp::{Filter, filters::BoxedFilter};
 
 pub use gateway::{Client, Gateway};
-pub use refused::RefusalLog;
 pub use hosts::HostNames;
+pub use refused::RefusalLog;
 pub use upgrade::Origins;
 
 use self::{

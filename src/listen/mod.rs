@@ -4,8 +4,8 @@
 mod addresses;
 mod config;
 mod entrance;
-pub mod origin;
 mod files;
+pub mod origin;
 mod outgoing;
 mod proxy_protocol;
 pub mod sockjs;

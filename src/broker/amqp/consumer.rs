@@ -5,13 +5,13 @@ use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture};
 use lapin::{
-    Channel,
+    Acker, Channel,
     message::Delivery as Lapin,
     options::{
-        BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
-        QueueDeleteOptions,
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions,
+        BasicQosOptions, QueueBindOptions, QueueDeleteOptions,
     },
-    types::{FieldTable, ShortString},
+    types::ShortString,
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -21,12 +21,14 @@ use super::{
     consumer_links::ConsumerLinks,
     convert::{broker_error, from_amqp, short, table},
     declarer::Declarer,
+    exclusive::Ownership,
     link::{AmqpLink, Live, answer},
     topology::declare_options,
 };
 use crate::{
     broker::{
         Argument, BrokerError, Consume, Consumer, Delivery, DeliverySink, QueueSpec, Verdict,
+        resource_locked,
     },
     deadline::after,
 };
@@ -36,6 +38,8 @@ pub(super) struct Dedicated {
     state: Arc<ConsumerState>,
     operation_timeout: Duration,
     task: AbortOnDropHandle<()>,
+    /// Keeps clients other than the owner off an exclusive queue, for as long as it consumes.
+    ownership: Mutex<Option<Arc<Ownership>>>,
 }
 
 #[derive(Default)]
@@ -46,10 +50,22 @@ struct ConsumerState(Mutex<Current>);
 #[derive(Default)]
 struct Current {
     channel: Option<Channel>,
+    /// What the channel calls the consumer.
+    name: ShortString,
     number: u64,
     unsettled: BTreeSet<u64>,
-    /// It was ended from this side, so what its stream says of its end is no loss.
-    is_cancelled: bool,
+    phase: ConsumerPhase,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ConsumerPhase {
+    #[default]
+    Consuming,
+    /// It was ended from this side, so what its stream says of its end is no loss; some of what it
+    /// delivered may still be settled.
+    Retired,
+    /// It was ended from this side.
+    Cancelled,
 }
 
 /// Where a channel's number starts in a tag: a channel will not see 2^48 messages.
@@ -62,16 +78,18 @@ const CLEANING: Duration = Duration::from_secs(10);
 impl Dedicated {
     pub(super) async fn start(
         links: Arc<ConsumerLinks>,
+        ownership: Option<Arc<Ownership>>,
         declarer: Arc<Declarer>,
         request: Consume,
         sink: Arc<dyn DeliverySink>,
         operation_timeout: Duration,
     ) -> Result<Self, BrokerError> {
         let deadline = after(operation_timeout);
-        let begun = begin(&links, None, &declarer, &request, deadline).await?;
+        let own = ownership.as_ref().map(|ownership| ownership.link());
+        let begun = begin(&links, own, &declarer, &request, deadline).await?;
         let (link, (channel, messages)) = begun;
         let state = Arc::new(ConsumerState::default());
-        state.replace(channel);
+        state.replace(channel, messages.tag());
         let runner = Runner {
             links,
             link,
@@ -86,6 +104,7 @@ impl Dedicated {
             state,
             operation_timeout,
             task,
+            ownership: Mutex::new(ownership),
         })
     }
 }
@@ -100,7 +119,10 @@ async fn begin(
     deadline: Instant,
 ) -> Result<(Arc<AmqpLink>, (Channel, lapin::Consumer)), BrokerError> {
     let queue = &request.queue.name;
-    if let Some(trial) = links.trial(queue, deadline).await? {
+    // An exclusive queue is on its own link; asked for on another, it would be locked.
+    if !request.queue.exclusive
+        && let Some(trial) = links.trial(queue, deadline).await?
+    {
         let begun = setup(trial.live(), declarer, request, deadline).await;
         return links.end(trial, begun);
     }
@@ -147,12 +169,10 @@ async fn setup(
     if let Some((exchange, pattern)) = &request.binding {
         let exchange = short("the exchange's name", exchange)?;
         let key = short("the pattern", pattern)?;
-        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-        answer(
-            deadline,
-            channel.queue_bind(queue.clone(), exchange, key, options, none),
-        )
-        .await?;
+        let options = QueueBindOptions::default();
+        let arguments = table(&request.binding_arguments)?;
+        let binding = channel.queue_bind(queue.clone(), exchange, key, options, arguments);
+        answer(deadline, binding).await?;
     }
     let prefetch = request.prefetch.max(1);
     answer(
@@ -182,14 +202,7 @@ fn locked(error: BrokerError) -> BrokerError {
         _ => None,
     };
     match queue {
-        Some(queue) => BrokerError::ResourceLocked(
-            format!(
-                "RESOURCE_LOCKED - cannot obtain exclusive access to locked {queue}. It could be \
-                 originally declared on another connection or the exclusive property value does \
-                 not match that of the original declaration."
-            )
-            .into(),
-        ),
+        Some(queue) => resource_locked(queue),
         None => error,
     }
 }
@@ -264,27 +277,32 @@ impl Drop for Leftover {
 }
 
 impl ConsumerState {
-    /// Goes over to a new channel; without effect once it was cancelled.
-    fn replace(&self, channel: Channel) {
+    /// Goes over to a new channel; without effect once it was ended.
+    fn replace(&self, channel: Channel, name: ShortString) {
         let mut current = self.0.lock();
-        if current.is_cancelled {
+        if current.phase != ConsumerPhase::Consuming {
             return;
         }
         current.number = current.number.wrapping_add(1);
         current.unsettled.clear();
         current.channel = Some(channel);
+        current.name = name;
     }
 
-    fn track(&self, mut lapin: Lapin) -> Delivery {
+    /// Takes a message in. An error: it came too late, and is to be given back.
+    fn track(&self, mut lapin: Lapin) -> Result<Delivery, Acker> {
         let mut current = self.0.lock();
+        if current.phase != ConsumerPhase::Consuming {
+            return Err(lapin.acker);
+        }
         let tag = (current.number << NUMBER_SHIFT) | lapin.delivery_tag;
         current.unsettled.insert(tag);
         drop(current);
-        Delivery {
+        Ok(Delivery {
             message: Arc::new(from_amqp(&mut lapin)),
             tag,
             redelivered: lapin.redelivered,
-        }
+        })
     }
 
     /// The channel to settle `tag` on, if it is unsettled there; then it no longer is.
@@ -298,24 +316,57 @@ impl ConsumerState {
             current.unsettled = current.unsettled.split_off(&tag);
         }
         let channel = current.channel.clone()?;
-        Some((channel, tag & !(u64::MAX << NUMBER_SHIFT)))
+        Some((channel, of_channel(tag)))
     }
 
-    /// The stream of messages has ended; whether that is a loss, rather than wanted.
-    fn end(&self) -> bool {
+    /// The stream of messages has ended; in which phase. It is a loss if that is "consuming".
+    fn end(&self) -> ConsumerPhase {
         let mut current = self.0.lock();
-        current.unsettled.clear();
-        current.channel = None;
-        !current.is_cancelled
+        if current.phase != ConsumerPhase::Retired {
+            current.unsettled.clear();
+            current.channel = None;
+        }
+        current.phase
     }
 
     /// Ends it from this side; the channel to close.
     fn cancel(&self) -> Option<Channel> {
         let mut current = self.0.lock();
-        current.is_cancelled = true;
+        current.phase = ConsumerPhase::Cancelled;
         current.unsettled.clear();
         current.channel.take()
     }
+
+    /// Ends it from this side, save for these tags. `None`: it has no channel, so nothing is
+    /// unsettled.
+    fn retire(&self, kept: &[u64]) -> Option<Retired> {
+        let mut current = self.0.lock();
+        let channel = current.channel.clone()?;
+        current.phase = ConsumerPhase::Retired;
+        let is_kept = |tag: &u64| kept.binary_search(tag).is_ok();
+        let rest = current.unsettled.iter().filter(|tag| !is_kept(tag));
+        let requeued = rest.map(|tag| of_channel(*tag)).collect();
+        current.unsettled.retain(is_kept);
+        Some(Retired {
+            channel,
+            name: current.name.clone(),
+            requeued,
+        })
+    }
+}
+
+/// How a channel is left by a consumer that has retired.
+struct Retired {
+    channel: Channel,
+    /// The consumer to cancel on it.
+    name: ShortString,
+    /// Tags to requeue.
+    requeued: Vec<u64>,
+}
+
+/// The channel's part of a tag.
+const fn of_channel(tag: u64) -> u64 {
+    tag & !(u64::MAX << NUMBER_SHIFT)
 }
 
 struct Runner {
@@ -333,13 +384,19 @@ impl Runner {
         loop {
             let reason = loop {
                 match messages.next().await {
-                    Some(Ok(delivery)) => self.sink.deliver(self.state.track(delivery)),
+                    Some(Ok(delivery)) => match self.state.track(delivery) {
+                        Ok(delivery) => self.sink.deliver(delivery),
+                        Err(late) => requeue(&late).await,
+                    },
                     Some(Err(error)) => break broker_error(&error),
                     None => break BrokerError::Cancelled("the queue was deleted".into()),
                 }
             };
-            if !self.state.end() {
-                return;
+            match self.state.end() {
+                ConsumerPhase::Consuming => {}
+                // The channel has its place on the link, which counts those who hold it.
+                ConsumerPhase::Retired => return std::future::pending().await,
+                ConsumerPhase::Cancelled => return,
             }
             let is_cut = matches!(reason, BrokerError::Unavailable(_));
             if !is_cut || !outlives_link(&self.request) {
@@ -361,7 +418,7 @@ impl Runner {
             match begin(&self.links, own, declarer, &self.request, deadline).await {
                 Ok((link, (channel, messages))) => {
                     self.link = link;
-                    self.state.replace(channel);
+                    self.state.replace(channel, messages.tag());
                     return Ok(messages);
                 }
                 // The link broke again; or the broker has not noticed yet that the old one did,
@@ -374,6 +431,16 @@ impl Runner {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+/// Gives back a message that was on its way when its consumer retired.
+async fn requeue(late: &Acker) {
+    let options = BasicNackOptions {
+        requeue: true,
+        ..Default::default()
+    };
+    // If the channel is closed, it is requeued in any case.
+    let _ = late.nack(options).await;
 }
 
 fn outlives_link(request: &Consume) -> bool {
@@ -424,10 +491,40 @@ impl Consumer for Dedicated {
             let channel = self.state.cancel();
             // It may be consuming anew, or waiting for the link to do so.
             self.task.abort();
-            let Some(channel) = channel else {
-                return Ok(());
+            let outcome = match channel {
+                Some(channel) => answer(deadline, channel.close(200, "unsubscribed".into())).await,
+                None => Ok(()),
             };
-            answer(deadline, channel.close(200, "unsubscribed".into())).await
+            drop(self.ownership.lock().take());
+            outcome
+        }
+        .boxed()
+    }
+
+    fn retire<'a>(&'a self, kept: &'a [u64]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let deadline = after(self.operation_timeout);
+        async move {
+            let Some(Retired {
+                channel,
+                name,
+                requeued,
+            }) = self.state.retire(kept)
+            else {
+                return self.cancel().await;
+            };
+            // First, or they would come back here.
+            let cancelling = channel.basic_cancel(name, BasicCancelOptions::default());
+            answer(deadline, cancelling).await?;
+            drop(self.ownership.lock().take());
+            for tag in requeued {
+                let options = BasicNackOptions {
+                    requeue: true,
+                    ..Default::default()
+                };
+                answer(deadline, channel.basic_nack(tag, options)).await?;
+            }
+            // They have no answer; what is asked behind them on the channel has.
+            answer(deadline, channel.basic_qos(1, BasicQosOptions::default())).await
         }
         .boxed()
     }

@@ -11,6 +11,7 @@ mod consumer;
 mod consumer_links;
 mod convert;
 mod declarer;
+mod exclusive;
 mod feed;
 mod handed;
 mod link;
@@ -31,6 +32,7 @@ use self::{
     consumer::Dedicated,
     consumer_links::ConsumerLinks,
     declarer::Declarer,
+    exclusive::ExclusiveQueues,
     feed::{FeedManager, QueueNames},
     link::{AmqpLink, LinkConfig},
     outages::Outages,
@@ -141,6 +143,7 @@ impl Broker for AmqpBroker {
             feed_link,
             publish_link,
             consumer_links: Arc::new(ConsumerLinks::new(link_config("consumers of queues"))),
+            exclusive_queues: Arc::new(ExclusiveQueues::new(vhost)),
             operation_timeout,
         })
     }
@@ -154,6 +157,7 @@ struct AmqpVirtualHost {
     feed_link: Arc<AmqpLink>,
     publish_link: Arc<AmqpLink>,
     consumer_links: Arc<ConsumerLinks>,
+    exclusive_queues: Arc<ExclusiveQueues>,
     operation_timeout: Duration,
 }
 
@@ -242,10 +246,13 @@ impl VirtualHost for AmqpVirtualHost {
         sink: Arc<dyn DeliverySink>,
     ) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
         let links = Arc::clone(&self.consumer_links);
+        let owned = self.exclusive_queues.own(&request, || links.shared());
         let declarer = Arc::clone(&self.declarer);
         async move {
+            let ownership = owned?;
             let timeout = self.operation_timeout;
-            let consumer = Dedicated::start(links, declarer, request, sink, timeout).await?;
+            let starting = Dedicated::start(links, ownership, declarer, request, sink, timeout);
+            let consumer = starting.await?;
             Ok(Arc::new(consumer) as Arc<dyn Consumer>)
         }
         .boxed()

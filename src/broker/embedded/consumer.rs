@@ -41,6 +41,11 @@ impl Consumer for Attachment {
         self.host.detach(&self.queue, self.serial);
         ready(Ok(())).boxed()
     }
+
+    fn retire<'a>(&'a self, kept: &'a [u64]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.host.retire(&self.queue, self.serial, kept);
+        ready(Ok(())).boxed()
+    }
 }
 
 impl Drop for Attachment {

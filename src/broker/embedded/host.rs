@@ -18,7 +18,8 @@ use super::{
     queue::{After, Attach, Queue, Refused},
 };
 use crate::broker::{
-    BrokerError, Consume, DeliverySink, ExchangeKind, Message, QueueSpec, routing::RoutingTable,
+    BrokerError, Consume, DeliverySink, ExchangeKind, Message, QueueSpec, resource_locked,
+    routing::RoutingTable,
 };
 
 /// Shared by all links that opened it.
@@ -245,14 +246,7 @@ impl Host {
 
     fn locked(&self, queue: &str) -> BrokerError {
         let vhost = &self.name;
-        BrokerError::ResourceLocked(
-            format!(
-                "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{queue}' in \
-                 vhost '{vhost}'. It could be originally declared on another connection or the \
-                 exclusive property value does not match that of the original declaration."
-            )
-            .into(),
-        )
+        resource_locked(&format!("queue '{queue}' in vhost '{vhost}'"))
     }
 
     /// Declares a queue, or finds the one that is there and equal.
@@ -357,6 +351,7 @@ impl Host {
             let attach = Attach {
                 serial,
                 link,
+                owner: request.owner,
                 sink: Arc::clone(sink),
                 prefetch: request.prefetch,
                 priority,
@@ -405,6 +400,14 @@ impl Host {
     /// Ends a consumer, and its queue if it goes with it.
     pub(super) fn detach(&self, queue: &Arc<Queue>, consumer: u64) {
         let after = self.with_queue(queue, |queue, dead| queue.detach(consumer, dead));
+        if after == After::Ends {
+            self.remove(queue);
+        }
+    }
+
+    /// Ends a consumer, save for what of these tags is unsettled.
+    pub(super) fn retire(&self, queue: &Arc<Queue>, consumer: u64, kept: &[u64]) {
+        let after = self.with_queue(queue, |queue, dead| queue.retire(consumer, kept, dead));
         if after == After::Ends {
             self.remove(queue);
         }

@@ -62,6 +62,7 @@ struct QueueEntry {
 struct Attached {
     serial: u64,
     link: u64,
+    owner: u64,
     sink: Arc<dyn DeliverySink>,
     prefetch: usize,
     priority: i64,
@@ -70,6 +71,8 @@ struct Attached {
     last_tag: u64,
     /// Cleared when it ends: the messages that wait for its sink are then no longer its own.
     live: Arc<AtomicBool>,
+    /// It gets nothing more, and may settle what it has.
+    is_retired: bool,
 }
 
 /// An event for a sink.
@@ -89,6 +92,7 @@ enum QueueEvent {
 pub(super) struct Attach {
     pub(super) serial: u64,
     pub(super) link: u64,
+    pub(super) owner: u64,
     pub(super) sink: Arc<dyn DeliverySink>,
     pub(super) prefetch: u16,
     pub(super) priority: i64,
@@ -291,13 +295,17 @@ impl Queue {
             if state.ended {
                 return Err(Refused::Ended);
             }
-            let in_use = |other: &Attached| other.exclusive || new.exclusive;
-            if state.consumers.iter().any(in_use) {
+            let in_use = |other: &Attached| {
+                let is_another_s = self.owner.is_some() && other.owner != new.owner;
+                other.exclusive || new.exclusive || is_another_s
+            };
+            if state.active().any(in_use) {
                 return Err(Refused::Denied);
             }
             state.consumers.push(Attached {
                 serial: new.serial,
                 link: new.link,
+                owner: new.owner,
                 sink: new.sink,
                 prefetch: usize::from(new.prefetch.max(1)),
                 priority: new.priority,
@@ -305,6 +313,7 @@ impl Queue {
                 unsettled: BTreeMap::new(),
                 last_tag: 0,
                 live: Arc::new(AtomicBool::new(true)),
+                is_retired: false,
             });
             self.assign(&mut state, None, dead);
         }
@@ -345,6 +354,40 @@ impl Queue {
         self.detach_where(|other| other.serial == consumer, dead)
     }
 
+    /// Ends a consumer, save for what of these tags is unsettled: the rest is ready again.
+    pub(super) fn retire(&self, consumer: u64, kept: &[u64], dead: &mut Vec<DeadLetter>) -> After {
+        {
+            let mut state = self.state.lock();
+            let Some(consumer) = state.consumer(consumer) else {
+                return After::Stays;
+            };
+            consumer.live.store(false, Ordering::Release);
+            consumer.is_retired = true;
+            let is_kept = |tag: &u64| kept.binary_search(tag).is_ok();
+            let all = std::mem::take(&mut consumer.unsettled);
+            let (kept, rest) = all.into_iter().partition(|(tag, _)| is_kept(tag));
+            consumer.unsettled = kept;
+            let rest: BTreeMap<u64, QueueEntry> = rest;
+            for entry in rest.into_values() {
+                state.put_back(entry);
+            }
+            if self.is_over(&mut state) {
+                return After::Ends;
+            }
+            self.assign(&mut state, None, dead);
+        }
+        self.tell();
+        After::Stays
+    }
+
+    /// Whether the last consumer has left a queue that ends with it. In the same breath, so that
+    /// nobody comes to consume between.
+    fn is_over(&self, state: &mut QueueState) -> bool {
+        let is_over = self.spec.auto_delete && state.active().next().is_none();
+        state.ended |= is_over;
+        is_over
+    }
+
     /// Ends all consumers of a link.
     pub(super) fn detach_link(&self, link: u64, dead: &mut Vec<DeadLetter>) -> After {
         self.detach_where(|other| other.link == link, dead)
@@ -369,9 +412,7 @@ impl Queue {
                     state.put_back(entry);
                 }
             }
-            if self.spec.auto_delete && state.consumers.is_empty() {
-                // In the same breath, so that nobody comes to consume between.
-                state.ended = true;
+            if self.is_over(&mut state) {
                 After::Ends
             } else {
                 self.assign(&mut state, None, dead);
@@ -398,6 +439,9 @@ impl Queue {
             } = std::mem::replace(&mut *state, ended);
             for consumer in consumers {
                 consumer.live.store(false, Ordering::Release);
+                if consumer.is_retired {
+                    continue;
+                }
                 self.out.add(QueueEvent::Lost {
                     sink: consumer.sink,
                     reason: reason.clone(),
@@ -414,6 +458,13 @@ impl QueueState {
     fn consumer(&mut self, serial: u64) -> Option<&mut Attached> {
         let mut consumers = self.consumers.iter_mut();
         consumers.find(|consumer| consumer.serial == serial)
+    }
+
+    /// Consumers that have not retired.
+    fn active(&self) -> impl Iterator<Item = &Attached> {
+        self.consumers
+            .iter()
+            .filter(|consumer| !consumer.is_retired)
     }
 
     /// The message is no longer ready or unsettled.
@@ -442,7 +493,9 @@ impl QueueState {
         (0..count)
             .filter_map(|step| self.turn.wrapping_add(step).checked_rem(count))
             .filter_map(|place| Some((place, self.consumers.get(place)?)))
-            .filter(|(_, consumer)| consumer.unsettled.len() < consumer.prefetch)
+            .filter(|(_, consumer)| {
+                !consumer.is_retired && consumer.unsettled.len() < consumer.prefetch
+            })
             .reduce(|best, other| {
                 if other.1.priority > best.1.priority {
                     other

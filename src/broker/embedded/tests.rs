@@ -99,8 +99,10 @@ fn read(vhost: &dyn VirtualHost, name: &str) -> (Arc<Inbox>, Arc<dyn Consumer>) 
         queue: queue(name, &[]),
         declare: false,
         binding: None,
+        binding_arguments: Vec::new(),
         prefetch: u16::MAX,
         exclusive: false,
+        owner: 0,
         arguments: Vec::new(),
     };
     let consumer = now(vhost.consume(request, Arc::<Inbox>::clone(&inbox))).unwrap();
@@ -241,8 +243,10 @@ fn important_consumers_come_first() {
         queue: queue("q", &[]),
         declare: false,
         binding: None,
+        binding_arguments: Vec::new(),
         prefetch: 2,
         exclusive: false,
+        owner: 0,
         arguments: vec![("x-priority".into(), Argument::Number(5))],
     };
     let _important = now(vhost.consume(request, Arc::<Inbox>::clone(&important))).unwrap();
@@ -265,8 +269,10 @@ fn fanned_out_dead_letters_are_bounded() {
             queue: queue(&format!("q{number}"), &arguments),
             declare: true,
             binding: Some(("amq.fanout".into(), "".into())),
+            binding_arguments: Vec::new(),
             prefetch: 1,
             exclusive: false,
+            owner: 0,
             arguments: Vec::new(),
         };
         drop(now(vhost.consume(request, Arc::new(Inbox::default()))).unwrap());
@@ -312,8 +318,10 @@ fn nothing_reaches_a_consumer_after_its_end() {
         queue: queue("q", &[]),
         declare: false,
         binding: None,
+        binding_arguments: Vec::new(),
         prefetch: 1,
         exclusive: false,
+        owner: 0,
         arguments: vec![("x-priority".into(), Argument::Number(1))],
     };
     let _first = now(vhost.consume(request, Arc::<Ending>::clone(&ending))).unwrap();
@@ -382,8 +390,10 @@ fn a_consumer_s_sink_may_settle() {
         queue: queue("q", &[]),
         declare: false,
         binding: None,
+        binding_arguments: Vec::new(),
         prefetch: 1,
         exclusive: false,
+        owner: 0,
         arguments: Vec::new(),
     };
     let consumer = now(vhost.consume(request, Arc::<AtOnce>::clone(&sink))).unwrap();
@@ -450,8 +460,10 @@ fn threads_share_queues() {
         },
         declare: true,
         binding: Some(("amq.topic".into(), "a.#".into())),
+        binding_arguments: Vec::new(),
         prefetch,
         exclusive: false,
+        owner: 0,
         arguments: Vec::new(),
     };
     thread::scope(|scope| {

@@ -33,6 +33,33 @@ pub(super) const QUEUE_ARGUMENTS: [(&str, Kind); 12] = [
     ("x-stream-filter-size-bytes", Kind::Number),
 ];
 
+/// Headers of SUBSCRIBE that mean something, besides [`QUEUE_ARGUMENTS`] and those of streams. All
+/// others are what a headers exchange is to match.
+const SUBSCRIBE_HEADERS: [&str; 15] = [
+    "destination",
+    "id",
+    "ack",
+    "receipt",
+    "transaction",
+    "selector",
+    "content-type",
+    "content-length",
+    "durable",
+    "persistent",
+    "auto-delete",
+    "exclusive",
+    "prefetch-count",
+    "x-queue-name",
+    "x-priority",
+];
+
+/// The header that makes a SUBSCRIBE match headers.
+const MATCH: &str = "x-match";
+
+/// Bytes of a binding's arguments: RabbitMQ closes a connection over what exceeds a frame, and others
+/// are on it.
+const MAX_BINDING_ARGUMENTS: usize = 32 * 1024;
+
 /// The headers of a frame, read as what they should be. As everywhere, the first of a name
 /// counts, and blanks around numbers and arguments do not.
 pub(super) struct Fields<'a> {
@@ -114,6 +141,43 @@ impl<'a> Fields<'a> {
                 Kind::Number => self.number(name)?.map(Argument::Number),
             };
             arguments.extend(value.map(|value| (name.into(), value)));
+        }
+        Ok(arguments)
+    }
+
+    /// The arguments of a binding to a headers exchange: `x-match`, and all headers that mean
+    /// nothing else, as texts. Without `x-match` there are none, so that all messages match, as with
+    /// the plug-in.
+    pub(super) fn binding_arguments(&self) -> Result<Vec<(Box<str>, Argument)>, Problem> {
+        let Some(mode) = self.headers.get(MATCH) else {
+            return Ok(Vec::new());
+        };
+        let mode = mode.trim();
+        if !["all", "any", "all-with-x", "any-with-x"].contains(&mode) {
+            return Err(self.invalid(MATCH, "all, any, all-with-x or any-with-x"));
+        }
+        let is_matched = |name: &str| {
+            let mut arguments = QUEUE_ARGUMENTS.iter();
+            name != MATCH
+                && !SUBSCRIBE_HEADERS.contains(&name)
+                && !name.starts_with("x-stream-")
+                && !arguments.any(|(argument, _)| *argument == name)
+        };
+        let matching = (MATCH.into(), Argument::Text(mode.into()));
+        let mut arguments: Vec<(Box<str>, Argument)> = vec![matching];
+        let mut size = 0_usize;
+        for (name, value) in self.headers.iter() {
+            // The first of a name counts.
+            let is_repeated = arguments.iter().any(|(other, _)| **other == *name);
+            if !is_matched(name) || is_repeated {
+                continue;
+            }
+            size = size.saturating_add(name.len()).saturating_add(value.len());
+            if name.len() > MAX_NAME || size > MAX_BINDING_ARGUMENTS {
+                let expected = "headers to match of at most 32 KiB, and names of at most 255 bytes";
+                return Err(self.invalid(MATCH, expected));
+            }
+            arguments.push((name.into(), Argument::Text(value.into())));
         }
         Ok(arguments)
     }

@@ -3,6 +3,7 @@ use crate::broker::{Properties, USER_HEADER};
 
 const CONTEXT: Context<'static> = Context {
     user: "alice",
+    connection: 7,
     impersonate: false,
     topics: "amq.topic",
     auto_prefetch: 100,
@@ -205,7 +206,92 @@ fn a_send_declares_its_queue() {
         [("x-max-length".into(), Argument::Number(5))]
     );
     assert!(sent("/queue/q", &[("x-max-length", "many")]).is_err());
-    assert!(sent("/queue/q", &[("exclusive", "true")]).is_err());
+    assert_eq!(check_send_declares(&passing), Ok(()));
+    // As its client said to SUBSCRIBE, perhaps; but it cannot be declared by SEND.
+    let exclusive = declared(&[("exclusive", "true")]);
+    assert!(exclusive.exclusive && check_send_declares(&exclusive).is_err());
+}
+
+#[test]
+fn queues_that_other_frames_may_name_are_known_by_their_names() {
+    let named = |destination: &str, headers: &[(&str, &str)]| {
+        named_queue(destination, &headers.iter().copied().collect())
+    };
+    assert_eq!(named("/queue/a%2Fb", &[]).as_deref(), Some("a/b"));
+    assert_eq!(named("a", &[]).as_deref(), Some("a"));
+    let mine = [("x-queue-name", "mine")];
+    assert_eq!(named("/topic/a", &mine).as_deref(), Some("mine"));
+    assert_eq!(named("/queue/a", &mine).as_deref(), Some("a"));
+    for destination in ["/topic/a", "/exchange/feed/k", "/amq/queue/a", "/foo/a"] {
+        assert_eq!(named(destination, &[]), None, "{destination}");
+    }
+    assert!(is_made_up(&own_queue("/topic/a", &[]).queue));
+    assert!(!is_made_up(&own_queue("/topic/a", &mine).queue));
+    let durable = [("durable", "true"), ("id", "news")];
+    assert!(!is_made_up(&own_queue("/topic/a", &durable).queue));
+}
+
+#[test]
+fn an_exclusive_queue_with_a_name_is_its_connection_s() {
+    for (destination, header) in [("/queue/a", "x-priority"), ("/topic/a", "x-queue-name")] {
+        let consume = own_queue(destination, &[("exclusive", "true"), (header, "1")]);
+        // It may have several consumers, so that none of them is alone.
+        assert!(consume.queue.exclusive && !consume.exclusive);
+        assert_eq!(consume.owner, 7);
+    }
+}
+
+#[test]
+fn a_headers_exchange_is_bound_by_the_headers_that_mean_nothing_else() {
+    let text = |name: &str, value: &str| (name.into(), Argument::Text(value.into()));
+    let headers = [
+        ("id", "1"),
+        ("receipt", "r"),
+        ("ack", "client"),
+        ("prefetch-count", "5"),
+        ("x-max-length", "5"),
+        ("x-match", "any"),
+        ("colour", " red "),
+        ("size", "5"),
+    ];
+    let consume = own_queue("/exchange/amq.headers/k", &headers);
+    let expected = [
+        text("x-match", "any"),
+        text("colour", " red "),
+        text("size", "5"),
+    ];
+    assert_eq!(consume.binding_arguments, expected);
+    // Without `x-match`, as with the plug-in.
+    let consume = own_queue("/exchange/amq.headers", &headers[6..]);
+    assert_eq!(consume.binding_arguments, []);
+    for mode in ["all", "all-with-x", "any-with-x"] {
+        let consume = own_queue("/exchange/amq.headers", &[("x-match", mode)]);
+        assert_eq!(consume.binding_arguments, [text("x-match", mode)]);
+    }
+    let refused = |headers: &[(&str, &str)]| {
+        let plan = plan("/exchange/amq.headers", AckMode::Client, headers);
+        matches!(plan, Err(Problem::InvalidHeader { .. }))
+    };
+    assert!(refused(&[("x-match", "some")]));
+    let long = "x".repeat(300);
+    assert!(refused(&[("x-match", "all"), (&long, "1")]));
+    // RabbitMQ closes a connection over what exceeds a frame.
+    let long = "x".repeat(20_000);
+    assert!(refused(&[("x-match", "all"), ("a", &long), ("b", &long)]));
+}
+
+#[test]
+fn a_durable_subscription_to_other_headers_is_another() {
+    let name = |headers: &[(&str, &str)]| {
+        let durable = [("durable", "true"), ("id", "news")];
+        let headers: Vec<_> = durable.iter().chain(headers).copied().collect();
+        own_queue("/exchange/amq.headers/k", &headers).queue.name
+    };
+    let plain = name(&[]);
+    let red = name(&[("x-match", "all"), ("colour", "red")]);
+    let blue = name(&[("x-match", "all"), ("colour", "blue")]);
+    assert!(plain != red && red != blue);
+    assert_eq!(plain, name(&[("colour", "red")]));
 }
 
 #[test]

@@ -241,6 +241,59 @@ pub(crate) async fn dropping_requeues<F: Fixture>() {
     assert!(heir.inbox.first(2).await.iter().all(|d| d.redelivered));
 }
 
+pub(crate) async fn a_retired_consumer_has_what_its_client_has<F: Fixture>() {
+    let fixture = F::start().await;
+    let node = Node::open(&fixture).await;
+    let (reader, tags) = holding(&node, 5).await;
+    reader.consumer.retire(&tags[..3]).await.unwrap();
+    let heir = node.consume(reading("q", 10)).await;
+    assert_eq!(heir.inbox.bodies(2).await, ["3", "4"]);
+    node.send("", "q", "new").await;
+    assert_eq!(heir.inbox.bodies(3).await, ["3", "4", "new"]);
+    reader.settle(tags[1], true, Verdict::Accept).await;
+    // It is given back already.
+    reader.settle(tags[4], false, Verdict::Accept).await;
+    reader.settle(tags[2], false, Verdict::Requeue).await;
+    assert_eq!(heir.inbox.bodies(4).await, ["3", "4", "new", "2"]);
+    drop(heir);
+    let expected = ["2 again", "3 again", "4 again", "new again", "fence"];
+    assert_eq!(left(&node, 4).await, expected);
+    assert_eq!(reader.inbox.bodies(5).await.len(), 5);
+}
+
+pub(crate) async fn dropping_a_retired_consumer_requeues<F: Fixture>() {
+    let fixture = F::start().await;
+    let node = Node::open(&fixture).await;
+    let (reader, tags) = holding(&node, 2).await;
+    reader.consumer.retire(&tags).await.unwrap();
+    let heir = node.consume(reading("q", 10)).await;
+    drop(reader);
+    assert_eq!(heir.inbox.bodies(2).await, ["0", "1"]);
+}
+
+pub(crate) async fn a_queue_ends_with_its_last_consumer_that_retires<F: Fixture>() {
+    let fixture = F::start().await;
+    let node = Node::open(&fixture).await;
+    let passing = Consume {
+        queue: QueueSpec {
+            name: "q".into(),
+            auto_delete: true,
+            ..QueueSpec::default()
+        },
+        ..reading("q", 10)
+    };
+    let reader = node.consume(passing).await;
+    node.send("", "q", "1").await;
+    let tag = reader.inbox.first(1).await[0].tag;
+    reader.consumer.retire(&[tag]).await.unwrap();
+    let gone = node.refused(existing("q")).await;
+    assert!(matches!(gone, BrokerError::NotFound(_)), "{gone:?}");
+    reader.settle(tag, false, Verdict::Accept).await;
+    // That was no loss.
+    let count = |seen: &[Seen]| Some(seen.len());
+    assert_eq!(reader.inbox.0.until("count", count).await, 1);
+}
+
 pub(crate) async fn consumers_share_a_queue<F: Fixture>() {
     let fixture = F::start().await;
     let (node, other) = (Node::open(&fixture).await, Node::open(&fixture).await);

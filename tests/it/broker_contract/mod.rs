@@ -59,6 +59,9 @@ macro_rules! contract {
                 cancelling_requeues
                 dropping_requeues
                 consumers_share_a_queue
+                a_retired_consumer_has_what_its_client_has
+                dropping_a_retired_consumer_requeues
+                a_queue_ends_with_its_last_consumer_that_retires
                 an_exclusive_consumer_is_alone
                 an_auto_delete_queue_ends_with_its_last_consumer
                 deleting_the_queue_ends_its_consumers
@@ -80,6 +83,7 @@ macro_rules! contract {
                 other_properties_are_refused
                 deleting_takes_the_messages
                 an_exclusive_queue_is_the_link_s_own
+                an_exclusive_queue_is_its_owner_s
                 closing_gives_back_what_was_unsettled
                 health_is_good_while_open
             });

@@ -75,6 +75,48 @@ pub(crate) async fn deleting_takes_the_messages<F: Fixture>() {
     assert_eq!(reader.inbox.bodies(1).await, ["new"]);
 }
 
+pub(crate) async fn an_exclusive_queue_is_its_owner_s<F: Fixture>() {
+    let fixture = F::start().await;
+    let node = Node::open(&fixture).await;
+    let own = |owner| Consume {
+        queue: QueueSpec {
+            name: "own".into(),
+            exclusive: true,
+            auto_delete: true,
+            ..QueueSpec::default()
+        },
+        owner,
+        ..reading("own", 1)
+    };
+    let found = |owner| Consume {
+        owner,
+        ..existing("own")
+    };
+    let mut readers = Vec::new();
+    for request in [own(1), own(1), found(1)] {
+        readers.push(node.consume(request).await);
+        for request in [own(2), found(2)] {
+            let refused = node.refused(request).await;
+            assert!(
+                matches!(refused, BrokerError::ResourceLocked(_)),
+                "{refused:?}"
+            );
+        }
+    }
+    for body in ["1", "2", "3"] {
+        node.send("", "own", body).await;
+    }
+    for reader in &readers {
+        assert_eq!(reader.inbox.bodies(1).await.len(), 1);
+    }
+    for reader in readers {
+        reader.consumer.cancel().await.unwrap();
+    }
+    let heir = node.consume(own(2)).await;
+    node.send("", "own", "4").await;
+    assert_eq!(heir.inbox.bodies(1).await, ["4"]);
+}
+
 pub(crate) async fn an_exclusive_queue_is_the_link_s_own<F: Fixture>() {
     let fixture = F::start().await;
     let (node, other) = (Node::open(&fixture).await, Node::open(&fixture).await);

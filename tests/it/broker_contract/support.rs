@@ -268,8 +268,10 @@ pub(crate) fn reading(name: &str, prefetch: u16) -> Consume {
         queue: queue(name),
         declare: true,
         binding: None,
+        binding_arguments: Vec::new(),
         prefetch,
         exclusive: false,
+        owner: 0,
         arguments: Vec::new(),
     }
 }
