@@ -96,6 +96,7 @@ fn logged_in(now: Instant) -> (Session, SubscriptionId) {
         nack_requeue: true,
         soft_deny: false,
         max_denials: 100,
+        require_subscription_id: false,
         implicit_connect: false,
     };
     let mut session = Session::new(Arc::new(config), "session-8qGc".into(), now);

@@ -102,6 +102,11 @@ pub struct Unsubscribe {
     pub subscription: SubscriptionId,
     /// All its headers (`durable` and `auto-delete` decide whether a durable queue goes too).
     pub headers: Headers,
+    /// The tags of the messages that its client has and may still acknowledge. They stay unsettled
+    /// until it does, or the session ends; everything else that is unsettled is requeued.
+    pub kept: Box<[u64]>,
+    /// A subscription that ended earlier, of which the client may acknowledge nothing any more.
+    pub forgotten: Option<SubscriptionId>,
 }
 
 /// One step at the broker.
@@ -147,6 +152,9 @@ pub struct Settle {
     pub multiple: bool,
     /// Accept, or reject.
     pub verdict: Verdict,
+    /// Whether it settles the last message of a subscription that has ended: nothing is left of
+    /// that.
+    pub is_last: bool,
 }
 
 /// A client's verdict on a message.

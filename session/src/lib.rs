@@ -29,6 +29,7 @@
 //!     nack_requeue: true,
 //!     soft_deny: false,
 //!     max_denials: 100,
+//!     require_subscription_id: false,
 //!     implicit_connect: false,
 //! };
 //! let now = Instant::now();

@@ -54,6 +54,8 @@ pub struct Session {
     liveness: Liveness,
     /// After which it went on.
     denials: u32,
+    /// It goes on in any case.
+    stays_if_denied: bool,
     /// When the phase ends, in those that end by themselves; left over in the others.
     deadline: Option<Instant>,
     version: Version,
@@ -115,6 +117,7 @@ impl Session {
             waiting: None,
             liveness: Liveness::new(now),
             denials: 0,
+            stays_if_denied: false,
             version: Version::V1_0,
             phase: Phase::AwaitingConnect,
         }
@@ -183,6 +186,11 @@ impl Session {
     /// before anything else.
     pub fn allow_pings(&mut self) {
         self.liveness.allow_pings();
+    }
+
+    /// The session goes on after denials as with [`Config::soft_deny`], however many there are.
+    pub fn stay_if_denied(&mut self) {
+        self.stays_if_denied = true;
     }
 
     /// The client answered an [`Action::Ping`].
@@ -302,7 +310,8 @@ impl Session {
     /// Whether the session goes on although the operation was denied: if so, the operation has
     /// left no trace.
     fn undo_denied(&mut self, operation: OperationId, problem: &Problem) -> bool {
-        let is_soft = self.config.soft_deny && self.denials < self.config.max_denials;
+        let has_more = self.config.soft_deny && self.denials < self.config.max_denials;
+        let is_soft = self.stays_if_denied || has_more;
         let is_denied = matches!(
             problem,
             Problem::PermissionDenied { .. } | Problem::PermissionUnavailable { .. }
@@ -349,7 +358,7 @@ impl Session {
         if self.phase != Phase::Connected {
             return Delivered::Refused;
         }
-        let Some(subscription) = self.subscriptions.get_mut(id) else {
+        let Some(subscription) = self.subscriptions.get_open_mut(id) else {
             return Delivered::Refused;
         };
         let sequence = subscription.deliver(tag);

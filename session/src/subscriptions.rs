@@ -18,8 +18,13 @@ pub(crate) enum Name<'a> {
 /// calls by the `reply-to` that made them.
 pub(crate) const RESERVED: &str = "/temp-queue/";
 
-/// Open subscriptions, in the order of their numbers, which only grow: found by number in
-/// logarithmic time, since that is what every delivery asks; by name one after the other.
+/// Subscriptions that have ended, and of which messages may still be acknowledged, at most. Each
+/// keeps a channel at the broker.
+pub(crate) const MAX_ENDED: usize = 16;
+
+/// Subscriptions, in the order of their numbers, which only grow: found by number in logarithmic
+/// time, since that is what every delivery asks; by name one after the other. Those that have ended
+/// stay here without a name, until their client has acknowledged what it got.
 #[derive(Debug, Default)]
 pub(crate) struct Subscriptions {
     open: Vec<Subscription>,
@@ -43,6 +48,17 @@ pub(crate) struct Subscription {
     number: u32,
     ack: AckMode,
     named_by_destination: bool,
+    has_ended: bool,
+}
+
+/// What is left of a subscription that has ended just now.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) subscription: SubscriptionId,
+    /// Tags of what its client may still acknowledge.
+    pub(crate) kept: Box<[u64]>,
+    /// Another one, for whose messages it is too late now.
+    pub(crate) forgotten: Option<SubscriptionId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +86,7 @@ impl Subscriptions {
         let number = self
             .last
             .checked_add(1)
-            .filter(|_| self.open.len() < limit)
+            .filter(|_| self.len() < limit)
             .ok_or(Problem::TooManySubscriptions { limit })?;
         self.last = number;
         let (name, named_by_destination) = match name {
@@ -89,12 +105,14 @@ impl Subscriptions {
             number,
             ack,
             named_by_destination,
+            has_ended: false,
         });
         Ok(SubscriptionId(number))
     }
 
-    /// Ends a subscription; its unacknowledged messages are forgotten.
-    pub(crate) fn close(&mut self, name: Name<'_>) -> Result<SubscriptionId, Problem> {
+    /// Ends a subscription. Messages that its client has can be acknowledged all the same, as long
+    /// as no more than [`MAX_ENDED`] others end so after it.
+    pub(crate) fn end(&mut self, name: Name<'_>) -> Result<Ended, Problem> {
         let Some(at) = self.by_name(name) else {
             let what = match name {
                 Name::Id(id) => format!("id='{id}'"),
@@ -102,7 +120,26 @@ impl Subscriptions {
             };
             return Err(Problem::UnknownSubscription(what.into()));
         };
-        Ok(self.remove(at))
+        let kept = self.open.get_mut(at).and_then(Subscription::end);
+        let Some((subscription, kept)) = kept else {
+            return Ok(Ended {
+                subscription: self.remove(at),
+                kept: Box::default(),
+                forgotten: None,
+            });
+        };
+        let is_over = self.ended() > MAX_ENDED;
+        let is_earlier = |other: &Subscription| other.has_ended && other.number != subscription.0;
+        let oldest = self.open.iter().position(is_earlier);
+        Ok(Ended {
+            subscription,
+            kept,
+            forgotten: oldest.filter(|_| is_over).map(|at| self.remove(at)),
+        })
+    }
+
+    fn ended(&self) -> usize {
+        self.open.iter().filter(|other| other.has_ended).count()
     }
 
     fn remove(&mut self, at: usize) -> SubscriptionId {
@@ -113,22 +150,40 @@ impl Subscriptions {
         SubscriptionId(number)
     }
 
-    /// Ends the subscription of that number, if it is open.
+    /// Forgets the subscription of that number, if it is here.
     pub(crate) fn close_number(&mut self, id: SubscriptionId) {
         if let Some(at) = self.by_number(id) {
             self.remove(at);
         }
     }
 
-    /// The open subscription of that number.
+    /// The subscription of that number, also if it has ended.
     pub(crate) fn get(&self, id: SubscriptionId) -> Option<&Subscription> {
         self.open.get(self.by_number(id)?)
     }
 
     /// The open subscription of that number.
-    pub(crate) fn get_mut(&mut self, id: SubscriptionId) -> Option<&mut Subscription> {
+    pub(crate) fn get_open_mut(&mut self, id: SubscriptionId) -> Option<&mut Subscription> {
         let at = self.by_number(id)?;
-        self.open.get_mut(at)
+        self.open.get_mut(at).filter(|found| !found.has_ended)
+    }
+
+    /// Settles a message, and all before it in mode `client` (STOMP 1.2, "SUBSCRIBE ack Header"),
+    /// also of a subscription that has ended: which is forgotten with the last one. `None`: it is
+    /// not unsettled.
+    pub(crate) fn settle(&mut self, id: SubscriptionId, sequence: u64) -> Option<Settled> {
+        let at = self.by_number(id)?;
+        let subscription = self.open.get_mut(at)?;
+        let (tag, multiple) = subscription.settle(sequence)?;
+        let is_last = subscription.has_ended && subscription.unsettled.is_none();
+        if is_last {
+            self.remove(at);
+        }
+        Some(Settled {
+            tag,
+            multiple,
+            is_last,
+        })
     }
 
     /// The number of an open subscription of that name.
@@ -138,7 +193,7 @@ impl Subscriptions {
 
     /// How many are open.
     pub(crate) fn len(&self) -> usize {
-        self.open.len()
+        self.open.len().saturating_sub(self.ended())
     }
 
     /// Ends all.
@@ -155,7 +210,7 @@ impl Subscriptions {
     fn by_name(&self, name: Name<'_>) -> Option<usize> {
         self.open
             .iter()
-            .position(|subscription| subscription.name() == name)
+            .position(|other| !other.has_ended && other.name() == name)
     }
 
     /// Unacknowledged messages of all, for tests.
@@ -168,7 +223,25 @@ impl Subscriptions {
     }
 }
 
+/// A message that was settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Settled {
+    pub(crate) tag: u64,
+    /// Whether earlier ones are meant, too.
+    pub(crate) multiple: bool,
+    /// Whether its subscription has ended, and nothing is left of it.
+    pub(crate) is_last: bool,
+}
+
 impl Subscription {
+    /// Ends it; its number, and the tags of what awaits acknowledgement. `None`: nothing does.
+    fn end(&mut self) -> Option<(SubscriptionId, Box<[u64]>)> {
+        let unsettled = self.unsettled.as_ref()?;
+        self.has_ended = true;
+        let tags = unsettled.iter().map(|unsettled| unsettled.tag).collect();
+        Some((SubscriptionId(self.number), tags))
+    }
+
     /// What its client calls it.
     pub(crate) fn name(&self) -> Name<'_> {
         if self.named_by_destination {
@@ -200,9 +273,8 @@ impl Subscription {
         self.place(sequence).is_some()
     }
 
-    /// Settles a message, and all before it in mode `client` (STOMP 1.2, "SUBSCRIBE ack Header").
     /// The tag, and whether earlier ones are meant, too. `None`: it is not unsettled.
-    pub(crate) fn settle(&mut self, sequence: u64) -> Option<(u64, bool)> {
+    fn settle(&mut self, sequence: u64) -> Option<(u64, bool)> {
         let at = self.place(sequence)?;
         let list = self.unsettled.as_mut()?;
         let multiple = self.ack == AckMode::Client;
@@ -245,7 +317,7 @@ mod tests {
             assert_eq!(subscriptions.open.capacity(), count + 1);
         }
         for id in ["b", "a", "c"] {
-            subscriptions.close(Name::Id(id)).unwrap();
+            subscriptions.end(Name::Id(id)).unwrap();
         }
         assert_eq!(subscriptions.open.capacity(), 0);
     }
@@ -268,7 +340,7 @@ mod tests {
         let id = subscriptions
             .open(Name::Id("a"), AckMode::Client, 9)
             .unwrap();
-        let subscription = subscriptions.get_mut(id).unwrap();
+        let subscription = subscriptions.get_open_mut(id).unwrap();
         for tag in 101..=200 {
             subscription.deliver(tag);
         }

@@ -66,6 +66,9 @@ pub struct Config {
     pub disclose_reason: bool,
     /// Whether a client stays connected when something is denied to it.
     pub soft_deny: bool,
+    /// Users whose clients stay in any case, however often: programs that speak for many, such as
+    /// Spring's relay, whose one connection all of its users share.
+    pub soft_deny_users: Vec<String>,
     /// Whether HTTP Basic authentication of the upgrade request is the login, whatever CONNECT
     /// says: RabbitMQ's `web_stomp.use_http_auth`.
     pub http_basic: bool,
@@ -144,6 +147,7 @@ impl Default for Config {
             recheck: Duration::ZERO,
             disclose_reason: false,
             soft_deny: false,
+            soft_deny_users: Vec::new(),
             http_basic: false,
             default_user: None,
             default_passcode: None,
@@ -235,6 +239,10 @@ impl Config {
     }
 
     fn check_forwarded(&self) -> Checked {
+        if self.soft_deny_users.iter().any(String::is_empty) {
+            let message = "has an empty name; write the users' names, such as [\"relay\"]";
+            return Err(("soft_deny_users", message.into()));
+        }
         let header = |key, name: &str| match name.parse::<HeaderName>() {
             Ok(_) => Ok(()),
             Err(_) => Err((
@@ -361,6 +369,7 @@ impl fmt::Debug for Config {
             .field("recheck", &self.recheck)
             .field("disclose_reason", &self.disclose_reason)
             .field("soft_deny", &self.soft_deny)
+            .field("soft_deny_users", &self.soft_deny_users)
             .field("http_basic", &self.http_basic)
             .field("default_user", &self.default_user)
             .field(

@@ -29,7 +29,7 @@
 //! | this one | the loop: the order of polls, and the effects of events |
 //! | `read` | bytes to frames; room for large ones (`uploads`), and their pace (`pacing`) |
 //! | `write` | messages out of the mailbox, frames into the link |
-//! | `operations` | operations under way, and their results: subscriptions (`route`), queues, settlements (`work`), own messages (`echo`) |
+//! | `operations` | operations under way, and their results: subscriptions (`route`), queues (`declared`), settlements (`work`), own messages (`echo`) |
 //! | `goodbye`, `end` | the last words, and the reason |
 //! | `timer` | the one timer, on strokes that all connections share |
 //! | `perform` | one action, from the hook's permissions (`permission`, asked `ahead`) to the broker's answer; the login (`login`, `admission`) |
@@ -41,6 +41,7 @@ mod admission;
 mod ahead;
 mod answers;
 mod context;
+mod declared;
 mod echo;
 mod end;
 mod event;
@@ -366,6 +367,9 @@ impl<L: Link> Connection<L> {
 
     /// The client may log in: the session hears of it when everything is ready for its frames.
     fn handle_login(&mut self, now: Instant, (identity, device): NewLogin) {
+        if self.context.settings().stays_if_denied(&identity.user.name) {
+            self.session.stay_if_denied();
+        }
         self.context.set_identity(identity);
         telemetry::connection_opened(&self.context.info());
         let limits = self.context.settings().limits.decoder();

@@ -6,7 +6,6 @@
 //! [`Operations::handle_done`], which tells the session. The write side reports written messages.
 
 use std::{
-    collections::HashSet,
     future::poll_fn,
     sync::Arc,
     task::{Context as TaskContext, Poll},
@@ -14,11 +13,14 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use stomp_session::{Action, Operation, OperationId, Problem, Publish, Session, SubscriptionId};
+use stomp_session::{
+    Action, Operation, OperationId, Problem, Publish, Session, Subscribe, SubscriptionId,
+};
 
 use super::{
     ahead::Ahead,
     context::{Context, Identity},
+    declared::Declared,
     mapping::{self, Sent},
     perform,
     route::{Route, Routes},
@@ -31,18 +33,12 @@ use crate::{
     presence::Device,
 };
 
-/// Queues that a connection remembers to have declared.
-const MAX_REMEMBERED: usize = 1_000;
-
 /// One client's operations under way.
 pub(super) struct Operations {
     routes: Routes,
-    /// Queues that SEND frames had declared; few connections have any.
-    #[expect(
-        clippy::box_collection,
-        reason = "8 bytes in each connection instead of 48"
-    )]
-    declared: Option<Box<HashSet<Box<str>>>>,
+    /// Queues that SEND and SUBSCRIBE frames had declared; few connections have any, so it is 8
+    /// bytes instead of 48.
+    declared: Option<Box<Declared>>,
     /// `None` without operations.
     work: Option<Box<Work>>,
     /// Messages to accept at the broker once they are written, and it is known how: the last one
@@ -122,9 +118,14 @@ impl Operations {
                 perform::authenticate(context, connect, self.carried.take()).boxed()
             }
             Action::Subscribe(operation, subscribe) => {
-                perform::subscribe(context, operation, subscribe, ahead).boxed()
+                let known = self.known_queue(&subscribe);
+                perform::subscribe(context, operation, subscribe, ahead, known).boxed()
             }
             Action::Unsubscribe(operation, unsubscribe) => {
+                // What its client still had is requeued.
+                if let Some(forgotten) = unsubscribe.forgotten {
+                    drop(self.routes.take(forgotten));
+                }
                 let route = self.take_route(unsubscribe.subscription, &context);
                 perform::unsubscribe(context, operation, unsubscribe, route).boxed()
             }
@@ -162,13 +163,19 @@ impl Operations {
             Operation::Publish(publish) => {
                 self.sending(of, publish, made, session, context).map(Some)
             }
-            Operation::Settle(settle) => Ok(match self.routes.find(settle.subscription) {
-                Some(Route::Dedicated(route)) => {
-                    Some(Task::Settle(Arc::clone(route.consumer()), settle))
+            Operation::Settle(settle) => {
+                let task = match self.routes.find(settle.subscription) {
+                    Some(Route::Dedicated(route)) => {
+                        Some(Task::Settle(Arc::clone(route.consumer()), settle))
+                    }
+                    // Its queue went with it.
+                    _ => None,
+                };
+                if settle.is_last {
+                    drop(self.routes.take(settle.subscription));
                 }
-                // Unsubscribed meanwhile: its unsettled messages are requeued.
-                _ => None,
-            }),
+                Ok(task)
+            }
             // Actions of a later version of the session are not known here.
             _ => Ok(None),
         }
@@ -199,10 +206,12 @@ impl Operations {
         if ["receipt", "transaction"].iter().any(is_awaited) {
             self.expect_echo(of, &sending.publish);
         }
-        let declared = self.declared.as_ref();
-        let is_declared =
-            |queue: &QueueSpec| declared.is_some_and(|names| names.contains(&queue.name));
-        sending.declare = sending.declare.filter(|queue| !is_declared(queue));
+        if let Some(declared) = &self.declared {
+            sending.declare = sending.declare.and_then(|queue| declared.missing(queue));
+        }
+        if let Some(queue) = &sending.declare {
+            mapping::check_send_declares(queue)?;
+        }
         let replies = match sending.temp_queue.take() {
             None => None,
             Some(name) => {
@@ -251,7 +260,22 @@ impl Operations {
         if let Some(work) = &mut self.work {
             work.echoes.unsubscribed(subscription);
         }
+        if let Route::Dedicated(route) = &route
+            && let Some(declared) = &mut self.declared
+        {
+            let queue = &route.request().queue;
+            if !self.routes.consumes(&queue.name) {
+                declared.left(queue);
+            }
+        }
         Some(route)
+    }
+
+    /// The queue of a SUBSCRIBE, as this connection has declared it before.
+    fn known_queue(&self, subscribe: &Subscribe) -> Option<Box<QueueSpec>> {
+        let declared = self.declared.as_ref()?;
+        let name = mapping::named_queue(&subscribe.destination, &subscribe.headers)?;
+        declared.spec(&name).map(Box::new)
     }
 
     /// Goes on with settlements; returns true if one was done. Called before [`Operations::poll`],
@@ -319,9 +343,19 @@ impl Operations {
             Done::Authenticated(Ok(login)) => return Some(login),
             Done::Authenticated(Err(problem)) => session.handle_authenticated(now, Err(problem)),
             Done::Subscribed(operation, subscription, outcome) => {
-                let outcome = outcome.map(|route| self.routes.push(subscription, route));
+                let outcome = outcome.map(|route| {
+                    self.note_declared(&route);
+                    self.routes.push(subscription, route);
+                });
                 session.handle_done(now, operation, outcome);
                 self.accept_early(context, all_written);
+            }
+            Done::Unsubscribed(operation, outcome, retired) => {
+                if let Some((subscription, mut route)) = retired {
+                    route.has_ended = true;
+                    self.routes.push(subscription, Route::Dedicated(route));
+                }
+                session.handle_done(now, operation, outcome);
             }
             Done::Handed(operation, Err(NotHanded { problem, replies })) => {
                 for subscription in replies {
@@ -370,15 +404,20 @@ impl Operations {
         }
     }
 
-    fn remember(&mut self, declared: Vec<Box<str>>) {
-        if declared.is_empty() {
-            return;
+    fn remember(&mut self, declared: Vec<QueueSpec>) {
+        for queue in declared {
+            self.declared.get_or_insert_default().note(queue);
         }
-        let names = self.declared.get_or_insert_default();
-        if names.len() >= MAX_REMEMBERED {
-            names.clear();
+    }
+
+    /// A subscription has declared its queue, which other frames may name.
+    fn note_declared(&mut self, route: &Route) {
+        if let Route::Dedicated(route) = route
+            && route.request().declare
+            && !mapping::is_made_up(&route.request().queue)
+        {
+            self.remember(vec![route.request().queue.clone()]);
         }
-        names.extend(declared);
     }
 
     /// A message is about to be written: it may be one that the client sent to itself.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     auth::Carried,
-    broker::{Consume, destination::Destination},
+    broker::{Consume, QueueSpec, destination::Destination},
     hub::DedicatedSink,
     node::SubscriptionPlace,
     presence::Device,
@@ -78,10 +78,11 @@ pub(super) async fn subscribe(
     operation: OperationId,
     subscribe: Box<Subscribe>,
     ahead: Option<Box<Ahead>>,
+    known: Option<Box<QueueSpec>>,
 ) -> Done {
     let answers = answers(&context, ahead).await;
     let subscription = subscribe.subscription;
-    let opened = open(&context, &subscribe, answers.as_deref()).await;
+    let opened = open(&context, &subscribe, answers.as_deref(), known).await;
     Done::Subscribed(operation, subscription, opened)
 }
 
@@ -93,10 +94,12 @@ async fn answers(context: &Context, ahead: Option<Box<Ahead>>) -> Option<Arc<Ans
     }
 }
 
+/// `known`: its queue, as the connection has declared it before.
 async fn open(
     context: &Context,
     subscribe: &Subscribe,
     answers: Option<&Answers>,
+    known: Option<Box<QueueSpec>>,
 ) -> Result<Route, Problem> {
     let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
     let place = identity.place.subscribe()?;
@@ -131,7 +134,10 @@ async fn open(
         )?);
     }
     match plan {
-        Plan::Dedicated(request) => {
+        Plan::Dedicated(mut request) => {
+            if let Some(known) = known.filter(|known| known.name == request.queue.name) {
+                request.queue = *known;
+            }
             Permissions::with(context, identity, answers)
                 .consume(&request)
                 .await?;
@@ -172,14 +178,20 @@ pub(super) async fn unsubscribe(
     let Some(Route::Dedicated(route)) = route else {
         return Done::Operation(operation, Ok(()));
     };
-    Done::Operation(operation, end(&context, &unsubscribe, &route).await)
+    let (outcome, retired) = match end(&context, &unsubscribe, &route).await {
+        Ok(true) => (Ok(()), Some((unsubscribe.subscription, route))),
+        Ok(false) => (Ok(()), None),
+        Err(problem) => (Err(problem), None),
+    };
+    Done::Unsubscribed(operation, outcome, retired)
 }
 
+/// Whether the client may still acknowledge something of it.
 async fn end(
     context: &Context,
     unsubscribe: &Unsubscribe,
     route: &Dedicated,
-) -> Result<(), Problem> {
+) -> Result<bool, Problem> {
     let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
     let deletes = mapping::unsubscribe_deletes_queue(route.request(), &unsubscribe.headers)?;
     let queue = route.queue();
@@ -187,11 +199,15 @@ async fn end(
         Permissions::new(context, identity).delete(queue).await?;
     }
     context.set_handing(true);
+    if !deletes && !unsubscribe.kept.is_empty() {
+        route.consumer().retire(&unsubscribe.kept).await?;
+        return Ok(true);
+    }
     route.consumer().cancel().await?;
     if deletes {
         identity.vhost.host().delete_queue(queue).await?;
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Does the tasks of one operation: first every permission is asked for, so that nothing is done
@@ -257,10 +273,12 @@ async fn hand_over(
                     let route = consume(context, identity, replies, request, true).await?;
                     handed.replies.push((subscription, route));
                 }
-                let queue = sending.declare.take();
-                if let Some(queue) = queue.filter(|queue| !handed.declared.contains(&queue.name)) {
+                let mut declared = handed.declared.iter();
+                if let Some(queue) = sending.declare.take()
+                    && !declared.any(|other| other.name == queue.name)
+                {
                     host.declare_queue(&queue).await?;
-                    handed.declared.push(queue.name);
+                    handed.declared.push(queue);
                 }
                 sending.publish.lane = context.guard.number();
                 let confirm = identity.vhost.publish(sending.publish).await?;
@@ -274,6 +292,7 @@ async fn hand_over(
                     tag,
                     multiple,
                     verdict,
+                    ..
                 },
             ) => {
                 let mailbox = context.guard.mailbox();

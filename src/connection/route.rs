@@ -28,6 +28,8 @@ pub(super) struct Dedicated {
     request: Consume,
     /// Messages are settled when they are written, not by the client.
     pub(super) is_auto: bool,
+    /// It gets nothing more; its client may acknowledge what it has.
+    pub(super) has_ended: bool,
     _counted: DedicatedSubscriptionCounted,
     _places: (SubscriptionPlace, QueuePlace),
 }
@@ -43,6 +45,7 @@ impl Dedicated {
             consumer,
             request,
             is_auto,
+            has_ended: false,
             _counted: DedicatedSubscriptionCounted::begin(),
             _places: places,
         }
@@ -93,6 +96,14 @@ impl Routes {
         };
         let routes = self.0.iter().filter(|(_, route)| hears(route));
         routes.map(|(id, _)| *id).collect()
+    }
+
+    /// Whether a subscription that has not ended consumes from this queue.
+    pub(super) fn consumes(&self, queue: &str) -> bool {
+        self.0.iter().any(|(_, route)| match route {
+            Route::Dedicated(route) => !route.has_ended && route.queue() == queue,
+            Route::Shared(_) => false,
+        })
     }
 
     /// Ends all of them.

@@ -10,6 +10,7 @@ mod liveness;
 mod permissions;
 mod pressure;
 mod protocol;
+mod queues;
 mod uploads;
 mod waking;
 mod wire;

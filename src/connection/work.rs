@@ -22,7 +22,7 @@ use super::{
     route::{Dedicated, Route},
 };
 use crate::{
-    broker::{Confirm, Consume, Consumer},
+    broker::{Confirm, Consume, Consumer, QueueSpec},
     hub::Mailbox,
     presence::{Device, Status},
     telemetry,
@@ -36,6 +36,13 @@ pub(super) enum Done {
     Subscribed(OperationId, SubscriptionId, Result<Route, Problem>),
     /// Messages were handed to the broker, which has yet to confirm them.
     Handed(OperationId, Result<Handed, NotHanded>),
+    /// The answer to [`Action::Unsubscribe`], with a subscription of which the client may still
+    /// acknowledge something.
+    Unsubscribed(
+        OperationId,
+        Outcome,
+        Option<(SubscriptionId, Box<Dedicated>)>,
+    ),
     /// The answer to any other operation.
     Operation(OperationId, Outcome),
     /// The user's groups, which presence wants, and the device it is on.
@@ -47,7 +54,7 @@ pub(super) struct Handed {
     /// The broker's answers that are awaited.
     pub(super) confirms: Vec<Confirm>,
     /// Queues that were declared.
-    pub(super) declared: Vec<Box<str>>,
+    pub(super) declared: Vec<QueueSpec>,
     /// Queues for replies that were made.
     pub(super) replies: Vec<(SubscriptionId, Route)>,
 }

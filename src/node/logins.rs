@@ -49,10 +49,10 @@ impl Logins {
     /// The credentials that count. `None`: there are none.
     ///
     /// Those of HTTP Basic authentication come first, as in the plug-in; then those of CONNECT;
-    /// then the certificate, for who says a name is that user or nobody; then what else the request
-    /// carried, for which the hook knows the user; then the default ones. An empty passcode stands
-    /// where what the request carried is to prove the user: none at all tells the hook that a
-    /// certificate has.
+    /// then the certificate, for a client that says a name is that user or nobody; then what else the
+    /// request carried, or a passcode (a token), for which the hook knows the user; then the default
+    /// ones. An empty passcode stands where what the request carried is to prove the user: none at
+    /// all tells the hook that a certificate has.
     #[must_use]
     pub fn credentials(&self, connect: &Headers, carried: Option<&Carried>) -> Option<Named> {
         if let Some(Credentials { user, passcode }) =
@@ -71,6 +71,7 @@ impl Logins {
             (None, _) if is_proved && self.hook_names_user => {
                 Some(("", passcode.unwrap_or_default()))
             }
+            (None, Some(token)) if !token.is_empty() && self.hook_names_user => Some(("", token)),
             (None, _) => {
                 let default = self.default.as_ref()?;
                 Some((&*default.user, passcode.unwrap_or(&default.passcode)))
@@ -153,6 +154,12 @@ mod tests {
         let both = format!("{NAMED}{DEFAULT}");
         assert_eq!(counts(&both, "", cookie()), pair("", ""));
         assert_eq!(counts(&both, "", None), pair("guest", "g"));
+        // A token in the passcode.
+        for config in [NAMED, &both] {
+            assert_eq!(counts(config, "passcode:ey.J", None), pair("", "ey.J"));
+            assert_eq!(counts(config, "login:a passcode:b", None), pair("a", "b"));
+        }
+        assert_eq!(counts(NAMED, "passcode:", None), None);
     }
 
     #[test]

@@ -30,7 +30,7 @@ mod settings;
 pub use config::MemoryConfig;
 pub use limits::{
     AddressKey, Attempt, Bucket, ClientAddress, FailedLogins, Limits, Pace, Paces, QueuePlace,
-    Stomp, SubscriptionPlace, TooFast, UserPlace, Users, is_shared, session_config,
+    ServerHeader, Stomp, SubscriptionPlace, TooFast, UserPlace, Users, is_shared, session_config,
 };
 pub use logged_in::LoggedIn;
 pub use logins::Logins;

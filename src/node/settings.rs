@@ -26,6 +26,8 @@ pub struct Settings {
     pub impersonate: bool,
     /// Whether a client is told the hook's reason for a refusal (`auth.disclose_reason`).
     pub disclose_reason: bool,
+    /// Users whose clients stay connected, whatever is denied to them (`auth.soft_deny_users`).
+    soft_deny_users: Box<[Box<str>]>,
     /// How often the hook is asked again about a session (`auth.recheck`), and about how many at a
     /// time; `None`: never.
     pub recheck: Option<Recheck>,
@@ -73,6 +75,11 @@ impl Settings {
                 .collect(),
             impersonate: broker.impersonate,
             disclose_reason: auth.disclose_reason,
+            soft_deny_users: auth
+                .soft_deny_users
+                .iter()
+                .map(|user| user.as_str().into())
+                .collect(),
             recheck: (!auth.recheck.is_zero()).then(|| Recheck {
                 interval: auth.recheck,
                 at_a_time: (auth.max_calls / 2).max(1),
@@ -101,6 +108,12 @@ impl Settings {
         names
             .find_map(|name| self.host_names.get(name))
             .map_or(host, |vhost| &**vhost)
+    }
+
+    /// Whether this user's clients stay connected, whatever is denied to them.
+    #[must_use]
+    pub fn stays_if_denied(&self, user: &str) -> bool {
+        self.soft_deny_users.iter().any(|name| **name == *user)
     }
 
     /// What all sessions share.

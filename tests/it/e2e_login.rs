@@ -333,3 +333,27 @@ async fn an_account_that_may_not_name_users_is_told_of() {
     house.push(["hello"]).await;
     tcp.expect_message("hello").await;
 }
+
+/// A JWT, say: it names its user, and the client has no other name.
+#[tokio::test]
+async fn a_token_in_the_passcode_logs_in_without_a_login() {
+    let house = House::open_with(forwarding).await;
+    house.hook.rule(|asked| {
+        (asked.call == Call::User).then(|| match asked.get("password") {
+            PASSCODE => Answer::AllowAs("bob"),
+            _ => Answer::Deny,
+        })
+    });
+    let token = bare(&house).with_header("passcode", PASSCODE);
+    for mut client in [ws(&house, "", &[]).await, house.raw_tcp().await] {
+        assert_eq!(who(&mut client, &token).await, "bob");
+    }
+    let calls = house.hook.calls_of(Call::User);
+    assert!(calls.iter().all(|asked| asked.get("username").is_empty()));
+    let mut wrong = house.raw_tcp().await;
+    wrong
+        .send(&bare(&house).with_header("passcode", "wrong"))
+        .await;
+    let error = wrong.expect_error("Bad CONNECT").await;
+    assert_eq!(error.body, "Access refused for user ''\n");
+}

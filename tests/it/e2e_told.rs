@@ -1,5 +1,7 @@
 //! Receipts are true at RabbitMQ, over TCP and over WebSocket.
 
+use std::time::{Duration, Instant};
+
 use stomp_grammar::Command;
 
 use crate::house::{DESTINATION, House};
@@ -52,5 +54,19 @@ async fn a_message_to_oneself_comes_before_its_receipt() {
             client.expect_message(&number.to_string()).await;
             client.expect_receipt(&number.to_string()).await;
         }
+    }
+}
+
+/// Many libraries wait for it.
+#[tokio::test]
+async fn after_a_disconnect_the_connection_ends_soon() {
+    let house = House::open().await;
+    for mut client in [house.tcp().await, house.ws().await] {
+        client.raw("DISCONNECT\nreceipt:bye\n\n\0").await;
+        client.expect_receipt("bye").await;
+        let start = Instant::now();
+        client.expect_closed().await;
+        let waited = start.elapsed();
+        assert!(waited < Duration::from_secs(1), "{waited:?}");
     }
 }

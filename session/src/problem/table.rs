@@ -633,31 +633,15 @@ problems! {
             samples: [InvalidMessageId { command: Ack, header: "id" }],
         }
 
-        /// An ACK or NACK of a message whose subscription is over, or was another session's; the
-        /// message id.
+        /// An ACK or NACK of a message whose subscription is long over, or was another session's;
+        /// the message id.
         NoSubscription(id: Box<str>) => {
             message: "Subscription not found", code: "no-subscription", close: Protocol,
             reconnect: No,
-            page: "ACK or NACK of a message whose subscription has ended, or of another session's \
-                   message",
+            page: "ACK or NACK of a message of another session, or of a subscription that has \
+                   ended and of which nothing awaits acknowledgement any more",
             body: format!("Message with id {} has no subscription", quoted(id)),
             samples: [NoSubscription("T_1@@session-x@@5".into())],
-        }
-
-        /// An ACK or NACK (1.1) whose `subscription` is not the one that the message came by.
-        OtherSubscription {
-            /// ACK or NACK.
-            command: Command,
-            /// What it names.
-            subscription: Box<str>,
-        } => {
-            message: "Invalid header", code: "other-subscription", close: Protocol, reconnect: No,
-            page: "ACK or NACK (1.1) names another subscription than the message's",
-            body: format!(
-                "\"{command}\" names the subscription {}, but its \"message-id\" is of another\n",
-                quoted(subscription)
-            ),
-            samples: [OtherSubscription { command: Ack, subscription: "t".into() }],
         }
 
         /// An ACK or NACK of a message that is settled already, that was never sent, or that came

@@ -6,7 +6,7 @@ use super::{Phase, Request, Session};
 use crate::{
     AckMode, Operation, Problem, Publish, Settle, Subscribe, SubscriptionId, Unsubscribe, Verdict,
     frames::{MessageId, Named},
-    subscriptions::{Name, RESERVED},
+    subscriptions::{Ended, Name, RESERVED, Settled},
     transactions::Step,
 };
 
@@ -93,13 +93,15 @@ impl Session {
         let destination = destination(&frame)?;
         let name = match frame.header("id") {
             Some(id) => Name::Id(not_reserved(id, frame.command)?),
-            None if self.version == Version::V1_0 => Name::Destination(destination),
-            None => {
+            None if self.version != Version::V1_0 && self.config.require_subscription_id => {
                 return Err(Problem::MissingHeader {
                     command: frame.command,
                     header: "id",
                 });
             }
+            // As the plug-in in every version. Its messages carry no `subscription`, and there can
+            // be one such a destination.
+            None => Name::Destination(destination),
         };
         let ack = match frame.header("ack") {
             None | Some("auto") => AckMode::Auto,
@@ -136,16 +138,23 @@ impl Session {
             (None, Some(destination)) => Name::Destination(destination),
             (None, None) => return Err(Problem::MissingIdOrDestination),
         };
-        let subscription = self.subscriptions.close(name)?;
+        let Ended {
+            subscription,
+            kept,
+            forgotten,
+        } = self.subscriptions.end(name)?;
         let ask = Unsubscribe {
             subscription,
             headers: frame.headers,
+            kept,
+            forgotten,
         };
         Ok(Request::Unsubscribe(Box::new(ask)))
     }
 
     /// ACK or NACK. 1.0 and 1.1 name the message by `message-id`, 1.2 by `id`; headers of other
-    /// versions are ignored, since clients send them (stompjs sends `subscription` in 1.2).
+    /// versions are ignored, since clients send them (stompjs sends `subscription` in 1.2). So is
+    /// the `subscription` of 1.1, as by the plug-in: the message's id says which it is.
     fn acknowledge(&mut self, frame: &Frame, verdict: Verdict) -> Result<Request, Problem> {
         let command = frame.command;
         let header = if self.version == Version::V1_2 {
@@ -165,16 +174,6 @@ impl Session {
             .then(|| self.subscriptions.get(message.subscription))
             .flatten()
             .ok_or_else(|| Problem::NoSubscription(text.into()))?;
-        // 1.1 asks for `subscription`. The plug-in does without, but a given one must be true.
-        if self.version == Version::V1_1
-            && let Some(named) = frame.header("subscription")
-            && subscription.name() != Name::Id(named)
-        {
-            return Err(Problem::OtherSubscription {
-                command,
-                subscription: named.into(),
-            });
-        }
         if !subscription.is_unsettled(message.sequence) {
             return Err(Problem::UnknownDelivery(message.sequence));
         }
@@ -208,22 +207,28 @@ impl Session {
         sequence: u64,
         verdict: Verdict,
     ) -> Result<Settle, Problem> {
-        let Some(found) = self.subscriptions.get_mut(subscription) else {
+        if self.subscriptions.get(subscription).is_none() {
             let message = MessageId {
                 subscription,
                 session: &self.id,
                 sequence,
             };
             return Err(Problem::NoSubscription(message.to_text()));
-        };
-        let (tag, multiple) = found
-            .settle(sequence)
+        }
+        let Settled {
+            tag,
+            multiple,
+            is_last,
+        } = self
+            .subscriptions
+            .settle(subscription, sequence)
             .ok_or(Problem::UnknownDelivery(sequence))?;
         Ok(Settle {
             subscription,
             tag,
             multiple,
             verdict,
+            is_last,
         })
     }
 

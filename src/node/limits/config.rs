@@ -5,7 +5,7 @@ use std::time::Duration;
 use humantime::format_duration;
 use serde::Deserialize;
 
-use super::super::room::Share;
+use super::{super::room::Share, ServerHeader};
 use crate::{
     auth,
     broker::{self, KeyLimits},
@@ -115,7 +115,8 @@ pub struct Limits {
     /// How long a write may be stuck because the client does not read, before it is closed.
     #[serde(with = "humantime_serde")]
     pub write_timeout: Duration,
-    /// How long a client may take to close after its DISCONNECT was answered.
+    /// How long a client may take to close after its DISCONNECT was answered. Then the gateway ends
+    /// its side; many libraries wait for that, as RabbitMQ does it at once.
     #[serde(with = "humantime_serde")]
     pub disconnect_linger: Duration,
 }
@@ -168,7 +169,7 @@ impl Default for Limits {
             max_bytes_per_second: 64 << 20,
             too_fast: TooFast::Wait,
             write_timeout: Duration::from_secs(30),
-            disconnect_linger: Duration::from_secs(2),
+            disconnect_linger: Duration::from_millis(100),
         }
     }
 }
@@ -330,8 +331,8 @@ fn fits((key, value): (&'static str, usize), (bound_key, bound): (&str, usize)) 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Stomp {
-    /// Whether CONNECTED names the gateway and its version in the `server` header.
-    pub server_header: bool,
+    /// The `server` header of CONNECTED: the gateway and its version, none, or another text.
+    pub server_header: ServerHeader,
     /// The shortest interval at which the gateway sends heart-beats, if the client wants any;
     /// zero: none. Proxies cut idle connections after 30 to 60 s. 1 s, so that a client's wish is
     /// granted, whatever it is.
@@ -358,6 +359,9 @@ pub struct Stomp {
     pub nack_requeue: bool,
     /// The exchange behind `/topic/…` destinations.
     pub default_topic_exchange: String,
+    /// Whether a SUBSCRIBE of STOMP 1.1 or 1.2 needs an `id`, as the specification says. RabbitMQ
+    /// takes it without, and there are libraries that rely on it.
+    pub require_subscription_id: bool,
     /// Whether a client whose first frame is no CONNECT is the default user (`auth.default_user`).
     pub implicit_connect: bool,
 }
@@ -365,7 +369,7 @@ pub struct Stomp {
 impl Default for Stomp {
     fn default() -> Self {
         Self {
-            server_header: true,
+            server_header: ServerHeader::Own,
             heartbeat_send: Duration::from_secs(1),
             heartbeat_receive: Duration::from_secs(1),
             heartbeat_tolerance: 2,
@@ -373,6 +377,7 @@ impl Default for Stomp {
             ping_interval: Duration::from_secs(25),
             nack_requeue: true,
             default_topic_exchange: "amq.topic".to_owned(),
+            require_subscription_id: false,
             implicit_connect: false,
         }
     }
@@ -415,7 +420,8 @@ impl Stomp {
                     .to_owned(),
             ));
         }
-        Ok(())
+        let server_header = self.server_header.check();
+        server_header.map_err(|message| ("server_header", message))
     }
 }
 
@@ -428,9 +434,7 @@ pub fn session_config(
     broker: &broker::Config,
 ) -> stomp_session::Config {
     stomp_session::Config {
-        server: stomp
-            .server_header
-            .then(|| concat!("stentor/", env!("CARGO_PKG_VERSION")).into()),
+        server: stomp.server_header.value(),
         login_timeout: limits.login_timeout,
         heartbeat_send: stomp.heartbeat_send,
         heartbeat_receive: stomp.heartbeat_receive,
@@ -448,6 +452,7 @@ pub fn session_config(
         nack_requeue: stomp.nack_requeue,
         soft_deny: auth.soft_deny,
         max_denials: limits.max_denials,
+        require_subscription_id: stomp.require_subscription_id,
         implicit_connect: stomp.implicit_connect,
     }
 }
@@ -550,7 +555,9 @@ mod tests {
         let shared = |stomp: &Stomp| session_config(&limits, stomp, &auth, &broker);
         let shown = shared(&stomp).server;
         assert!(shown.unwrap().starts_with("stentor/"));
-        stomp.server_header = false;
+        stomp.server_header = ServerHeader::Hidden;
         assert_eq!(shared(&stomp).server, None);
+        stomp.server_header = ServerHeader::Text("a\nb".into());
+        assert_eq!(stomp.check().unwrap_err().0, "server_header");
     }
 }

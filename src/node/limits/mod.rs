@@ -9,6 +9,7 @@ mod bucket;
 mod config;
 mod failed_logins;
 mod pace;
+mod server_header;
 mod users;
 
 pub use crate::address::{AddressKey, ClientAddress, is_shared};
@@ -17,6 +18,7 @@ pub use bucket::Bucket;
 pub use config::{Limits, Stomp, TooFast, session_config};
 pub use failed_logins::{Attempt, FailedLogins};
 pub use pace::{Pace, Paces};
+pub use server_header::ServerHeader;
 pub use users::{QueuePlace, SubscriptionPlace, UserPlace, Users};
 
 use std::time::Duration;

@@ -41,6 +41,7 @@ fn config() -> Config {
         nack_requeue: true,
         soft_deny: false,
         max_denials: 100,
+        require_subscription_id: false,
         implicit_connect: false,
     }
 }
@@ -295,6 +296,7 @@ fn accept(subscription: SubscriptionId, tag: u64, multiple: bool) -> Settle {
         tag,
         multiple,
         verdict: Verdict::Accept,
+        is_last: false,
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::sample::Index;
 
 use super::{Input, KNOWN, Text, Valid};
-use crate::{AckMode, Publish, session::tests::*};
+use crate::{AckMode, Publish, Unsubscribe, session::tests::*, subscriptions::MAX_ENDED};
 
 /// What a transaction must perform.
 #[derive(Debug)]
@@ -50,6 +50,8 @@ pub(super) struct Model {
     pub(super) frames: VecDeque<Entry>,
     pub(super) open: Vec<OperationId>,
     feeds: BTreeMap<String, Feed>,
+    /// Those that have ended, and of which something can be acknowledged still.
+    ended: Vec<Feed>,
     /// What each holds.
     transactions: BTreeMap<String, Vec<Step>>,
     transaction_bytes: usize,
@@ -90,6 +92,7 @@ impl Model {
             frames: VecDeque::new(),
             open: Vec::new(),
             feeds: BTreeMap::new(),
+            ended: Vec::new(),
             transactions: BTreeMap::new(),
             transaction_bytes: 0,
             seen_subscriptions: BTreeSet::new(),
@@ -115,6 +118,7 @@ impl Model {
         self.failing = Some(receipt);
         self.disconnecting = None;
         self.feeds.clear();
+        self.ended.clear();
         self.transactions.clear();
         self.transaction_bytes = 0;
     }
@@ -317,6 +321,7 @@ impl Model {
             let unsettled = self
                 .feeds
                 .values()
+                .chain(&self.ended)
                 .map(|feed| feed.unsettled.len())
                 .sum::<usize>();
             assert_eq!(session.subscriptions.unsettled(), unsettled);
@@ -486,7 +491,8 @@ impl Model {
                 let waiting: Vec<_> = if daring {
                     self.message_ids.iter().collect()
                 } else {
-                    let all = self.feeds.values().flat_map(|feed| &feed.unsettled);
+                    let feeds = self.feeds.values().chain(&self.ended);
+                    let all = feeds.flat_map(|feed| &feed.unsettled);
                     all.map(|(id, _)| id).collect()
                 };
                 let id = (!waiting.is_empty()).then(|| *of.get(&waiting))?;
@@ -537,6 +543,7 @@ impl Model {
         let mut waiting: Vec<(AckMode, Vec<&String>)> = self
             .feeds
             .values()
+            .chain(&self.ended)
             .map(|feed| (feed.mode, feed.unsettled.iter().map(|(id, _)| id).collect()))
             .collect();
         self.transactions[id].iter().all(|step| {
@@ -654,7 +661,7 @@ impl Model {
                     Some(id) => id.to_owned(),
                     None => format!("(destination){}", frame.header("destination").unwrap()),
                 };
-                assert_eq!(self.feeds.remove(&name).unwrap().id, ask.subscription);
+                self.end_feed(&name, &ask);
                 Some(operation)
             }
             Action::Perform(operation, operations) => {
@@ -703,12 +710,30 @@ impl Model {
             Command::Disconnect => {
                 self.disconnecting = Some(frame.header("receipt").is_some());
                 self.feeds.clear();
+                self.ended.clear();
                 self.transactions.clear();
                 self.transaction_bytes = 0;
             }
             other => panic!("{other} was accepted"),
         }
         false
+    }
+
+    /// A subscription ends; what its client has can be acknowledged still.
+    fn end_feed(&mut self, name: &str, ask: &Unsubscribe) {
+        let feed = self.feeds.remove(name).unwrap();
+        assert_eq!(feed.id, ask.subscription);
+        let tags: Vec<_> = feed.unsettled.iter().map(|(_, tag)| *tag).collect();
+        assert_eq!(tags, &ask.kept[..]);
+        let mut oldest = None;
+        if !tags.is_empty() {
+            if self.ended.len() == MAX_ENDED {
+                oldest = Some(self.ended.remove(0).id);
+            }
+            self.ended.push(feed);
+            self.ended.sort_by_key(|feed| feed.id);
+        }
+        assert_eq!(ask.forgotten, oldest);
     }
 
     fn gathered(&self, frame: &Frame) -> Gathered {
@@ -733,6 +758,7 @@ impl Model {
                 let (feed, at) = self
                     .feeds
                     .values_mut()
+                    .chain(&mut self.ended)
                     .find_map(|feed| {
                         let at = feed.unsettled.iter().position(|(id, _)| *id == message)?;
                         Some((feed, at))
@@ -740,16 +766,21 @@ impl Model {
                     .expect("an acknowledgement of nothing");
                 let (_, tag) = feed.unsettled[at];
                 let multiple = feed.mode == AckMode::Client;
+                feed.unsettled.drain(if multiple { 0 } else { at }..=at);
+                let subscription = feed.id;
+                let is_done = |feed: &Feed| feed.id == subscription && feed.unsettled.is_empty();
+                let is_last = self.ended.iter().any(is_done);
+                self.ended.retain(|feed| !is_done(feed));
                 assert_eq!(
                     settle,
                     Settle {
-                        subscription: feed.id,
+                        subscription,
                         tag,
                         multiple,
-                        verdict
+                        verdict,
+                        is_last,
                     }
                 );
-                feed.unsettled.drain(if multiple { 0 } else { at }..=at);
             }
             other => panic!("{other:?}"),
         }

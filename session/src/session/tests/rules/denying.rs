@@ -80,6 +80,26 @@ fn one_denial_too_many_ends_the_session() {
     assert_eq!(header(&error, "receipt-id"), Some("r"));
 }
 
+/// A program that speaks for many: what is denied to one of them is not the others' fault.
+#[test]
+fn a_trusted_session_stays_however_much_is_denied() {
+    let mut peer = Peer::connected_with(
+        Config {
+            soft_deny: false,
+            max_denials: 0,
+            ..config()
+        },
+        "1.2",
+    );
+    peer.session.stay_if_denied();
+    for _ in 0..200 {
+        peer.send("SEND\ndestination:/topic/t\nreceipt:r");
+        let (operation, _) = peer.performing();
+        peer.denied(operation);
+        assert_soft_error(&mut peer, Some("r"));
+    }
+}
+
 #[test]
 fn receipts_of_other_frames_keep_their_order_around_a_denied_one() {
     let mut peer = softly();

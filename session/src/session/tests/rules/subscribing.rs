@@ -1,11 +1,15 @@
 //! Rules 14 to 16: subscriptions and acknowledgements.
 
-use crate::{AckMode, session::tests::*};
+use crate::{AckMode, session::tests::*, subscriptions::MAX_ENDED};
 
 #[test]
-fn rule_14_subscribe_needs_an_id_from_1_1_on() {
+fn rule_14_subscribe_needs_an_id_from_1_1_on_where_it_is_required() {
     for version in ["1.1", "1.2"] {
-        let mut peer = Peer::connected(version);
+        let config = Config {
+            require_subscription_id: true,
+            ..config()
+        };
+        let mut peer = Peer::connected_with(config, version);
         peer.send("SUBSCRIBE\ndestination:/topic/t");
         let error = peer.assert_error("Missing header");
         assert!(
@@ -16,19 +20,40 @@ fn rule_14_subscribe_needs_an_id_from_1_1_on() {
 }
 
 #[test]
-fn rule_14_in_1_0_a_subscription_without_id_goes_by_its_destination() {
-    let mut peer = Peer::connected("1.0");
-    let subscription = peer.subscribe("SUBSCRIBE\ndestination:/topic/t");
-    let (delivered, message) = peer.deliver(subscription, 1);
-    assert_eq!(delivered, Delivered::Done);
-    let expected = "MESSAGE\nmessage-id:1@@session-x@@1\nredelivered:false\n\
-                    destination:/topic/t\n\nhi\0";
-    assert_eq!(message, expected);
-    peer.send("UNSUBSCRIBE\ndestination:/topic/t\nreceipt:u");
-    let (operation, ended) = peer.unsubscribing();
-    assert_eq!(ended, subscription);
-    peer.done(operation);
-    peer.assert_receipts(&["u"]);
+fn rule_14_a_subscription_without_id_goes_by_its_destination() {
+    for (version, required) in [
+        ("1.0", true),
+        ("1.0", false),
+        ("1.1", false),
+        ("1.2", false),
+    ] {
+        let config = Config {
+            require_subscription_id: required,
+            ..config()
+        };
+        let mut peer = Peer::connected_with(config, version);
+        let subscription = peer.subscribe("SUBSCRIBE\ndestination:/topic/t");
+        let (delivered, message) = peer.deliver(subscription, 1);
+        assert_eq!(delivered, Delivered::Done);
+        let expected = "MESSAGE\nmessage-id:1@@session-x@@1\nredelivered:false\n\
+                        destination:/topic/t\n\nhi\0";
+        assert_eq!(message, expected);
+        peer.send("UNSUBSCRIBE\ndestination:/topic/t\nreceipt:u");
+        let (operation, ended) = peer.unsubscribing();
+        assert_eq!(ended, subscription);
+        peer.done(operation);
+        peer.assert_receipts(&["u"]);
+    }
+}
+
+#[test]
+fn rule_14_there_is_one_subscription_without_id_a_destination() {
+    let mut peer = Peer::connected("1.2");
+    peer.subscribe("SUBSCRIBE\ndestination:/topic/t");
+    peer.subscribe("SUBSCRIBE\ndestination:/topic/u");
+    peer.send("SUBSCRIBE\ndestination:/topic/t");
+    let error = peer.assert_error("Duplicated subscription identifier");
+    assert!(error.contains("'Q_/topic/t'"), "{error}");
 }
 
 #[test]
@@ -102,14 +127,93 @@ fn rule_15_the_ack_header_is_1_2s_and_only_of_client_modes() {
 }
 
 #[test]
-fn rule_15_in_1_1_a_wrong_subscription_is_an_error() {
+fn rule_15_in_1_1_the_message_id_decides_and_not_the_subscription() {
+    for command in ["ACK", "NACK"] {
+        let mut peer = Peer::connected("1.1");
+        let subscription = peer.subscribe("SUBSCRIBE\nid:s\nack:client\ndestination:/topic/t");
+        peer.subscribe("SUBSCRIBE\nid:t\nack:client\ndestination:/topic/t");
+        let id = peer.message(subscription, 1);
+        peer.send(&format!("{command}\nmessage-id:{id}\nsubscription:t"));
+        assert_eq!(peer.settle().subscription, subscription);
+    }
+}
+
+/// The plug-in of newer releases, too: a client that ends a subscription acknowledges what it got.
+#[test]
+fn what_a_client_got_can_be_acknowledged_after_unsubscribe() {
+    let mut peer = Peer::connected("1.2");
+    let a = peer.subscribe("SUBSCRIBE\nid:a\nack:client-individual\ndestination:/queue/q");
+    let ids: Vec<_> = (10..14).map(|tag| peer.message(a, tag)).collect();
+    peer.send(&format!("ACK\nid:{}", ids[1]));
+    assert_eq!(peer.settle(), accept(a, 11, false));
+    peer.send("UNSUBSCRIBE\nid:a");
+    let Some(Action::Unsubscribe(operation, ask)) = peer.asked.pop_front() else {
+        panic!()
+    };
+    assert_eq!((&ask.kept[..], ask.forgotten), (&[10, 12, 13][..], None));
+    peer.done(operation);
+    assert_eq!(peer.session.subscriptions(), 0);
+    // Nothing more comes by it, and its name is free.
+    assert_eq!(peer.deliver(a, 14), (Delivered::Refused, String::new()));
+    let other = peer.subscribe("SUBSCRIBE\nid:a\nack:client\ndestination:/queue/q");
+    assert_ne!(a, other);
+    peer.send(&format!("ACK\nid:{}", ids[3]));
+    assert_eq!(peer.settle(), accept(a, 13, false));
+    peer.send(&format!("NACK\nid:{}\nrequeue:false", ids[0]));
+    assert_eq!(peer.settle().verdict, Verdict::Discard);
+    peer.send(&format!("ACK\nid:{}", ids[2]));
+    let last = accept(a, 12, false);
+    assert_eq!(
+        peer.settle(),
+        Settle {
+            is_last: true,
+            ..last
+        }
+    );
+    peer.send(&format!("ACK\nid:{}", ids[2]));
+    peer.assert_error("Subscription not found");
+}
+
+#[test]
+fn after_unsubscribe_client_is_cumulative_still_and_nothing_is_acknowledged_twice() {
     let mut peer = Peer::connected("1.1");
-    let subscription = peer.subscribe("SUBSCRIBE\nid:s\nack:client\ndestination:/topic/t");
-    peer.subscribe("SUBSCRIBE\nid:t\nack:client\ndestination:/topic/t");
-    let id = peer.message(subscription, 1);
-    peer.send(&format!("ACK\nmessage-id:{id}\nsubscription:t"));
-    peer.assert_error("Invalid header");
-    assert!(peer.asked.is_empty());
+    let a = peer.subscribe("SUBSCRIBE\nid:a\nack:client\ndestination:/queue/q");
+    let ids: Vec<_> = (10..13).map(|tag| peer.message(a, tag)).collect();
+    peer.send("UNSUBSCRIBE\nid:a");
+    peer.all_done();
+    peer.send(&format!("ACK\nmessage-id:{}", ids[1]));
+    assert_eq!(peer.settle(), accept(a, 11, true));
+    peer.send(&format!("ACK\nmessage-id:{}", ids[0]));
+    peer.assert_error("precondition_failed");
+}
+
+/// Each keeps something at the broker.
+#[test]
+fn the_oldest_of_many_ended_subscriptions_is_forgotten() {
+    let mut peer = Peer::connected("1.2");
+    let mut first = None;
+    for number in 0..=MAX_ENDED {
+        let subscription = peer.subscribe("SUBSCRIBE\nid:a\nack:client\ndestination:/queue/q");
+        let id = peer.message(subscription, 1);
+        first.get_or_insert((subscription, id));
+        peer.send("UNSUBSCRIBE\nid:a");
+        let Some(Action::Unsubscribe(operation, ask)) = peer.asked.pop_front() else {
+            panic!()
+        };
+        let oldest = first.as_ref().map(|(oldest, _)| *oldest);
+        assert_eq!(ask.forgotten, oldest.filter(|_| number == MAX_ENDED));
+        peer.done(operation);
+    }
+    // Those with nothing to acknowledge do not count.
+    peer.subscribe("SUBSCRIBE\nid:a\nack:client\ndestination:/queue/q");
+    peer.send("UNSUBSCRIBE\nid:a");
+    let Some(Action::Unsubscribe(operation, ask)) = peer.asked.pop_front() else {
+        panic!()
+    };
+    assert!(ask.forgotten.is_none() && ask.kept.is_empty());
+    peer.done(operation);
+    peer.send(&format!("ACK\nid:{}", first.unwrap().1));
+    peer.assert_error("Subscription not found");
 }
 
 #[test]
@@ -134,7 +238,8 @@ fn rule_15_nack_says_what_becomes_of_the_message() {
                 subscription,
                 tag: 1,
                 multiple: true,
-                verdict
+                verdict,
+                is_last: false
             }
         );
     }

@@ -74,14 +74,26 @@ fn rule_20_a_commit_of_what_was_settled_meanwhile_does_nothing_but_fail() {
     peer.assert_error("precondition_failed");
     assert!(peer.asked.is_empty());
 
+    // The second of two is too late.
     let mut peer = Peer::connected("1.2");
     let s = peer.subscribe("SUBSCRIBE\nid:s\nack:client\ndestination:/topic/a");
     let id = peer.message(s, 7);
-    peer.send("BEGIN\ntransaction:t");
-    peer.send(&format!("ACK\nid:{id}\ntransaction:t"));
+    for transaction in ["t", "u"] {
+        peer.send(&format!("BEGIN\ntransaction:{transaction}"));
+        peer.send(&format!("ACK\nid:{id}\ntransaction:{transaction}"));
+    }
     peer.send("UNSUBSCRIBE\nid:s");
     peer.all_done();
     peer.send("COMMIT\ntransaction:t");
+    let last = accept(s, 7, true);
+    assert_eq!(
+        peer.settle(),
+        Settle {
+            is_last: true,
+            ..last
+        }
+    );
+    peer.send("COMMIT\ntransaction:u");
     let error = peer.assert_error("Subscription not found");
     assert!(error.contains(&id));
 }

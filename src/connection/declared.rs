@@ -1,0 +1,154 @@
+//! The queues that a connection has declared, by whatever command (pure).
+//!
+//! A queue is declared once for a connection, as the first SUBSCRIBE or SEND said it. Later frames
+//! use it, whatever they say of it: so does the plug-in, and a client that subscribes with
+//! `auto-delete`, say, sends to the queue without.
+
+use std::collections::HashMap;
+
+use crate::broker::{Argument, QueueSpec};
+
+/// Queues that are remembered.
+const MAX_QUEUES: usize = 1_000;
+/// Bytes of arguments of one queue that are remembered with it. All that make sense take less.
+const MAX_ARGUMENTS: usize = 2_000;
+
+/// What one connection has declared.
+#[derive(Debug, Default)]
+pub(super) struct Declared(HashMap<Box<str>, DeclaredQueue>);
+
+#[derive(Debug)]
+struct DeclaredQueue {
+    /// How it was declared; `None`: as the durable queue that most are.
+    spec: Option<Box<QueueSpec>>,
+    /// It ended with its last consumer, unless it has others still.
+    may_be_gone: bool,
+}
+
+impl Declared {
+    /// How the connection declared the queue of that name.
+    pub(super) fn spec(&self, name: &str) -> Option<QueueSpec> {
+        Some(self.0.get(name)?.spec(name))
+    }
+
+    /// What a SEND has to declare that would declare this.
+    pub(super) fn missing(&self, queue: QueueSpec) -> Option<QueueSpec> {
+        match self.0.get(&queue.name) {
+            None => Some(queue),
+            Some(known) if known.may_be_gone => Some(known.spec(&queue.name)),
+            Some(_) => None,
+        }
+    }
+
+    /// The queue was declared so.
+    pub(super) fn note(&mut self, queue: QueueSpec) {
+        let size = |(name, value): &(Box<str>, Argument)| match value {
+            Argument::Text(text) => name.len().saturating_add(text.len()),
+            _ => name.len(),
+        };
+        let arguments: usize = queue.arguments.iter().map(size).sum();
+        if self.0.len() >= MAX_QUEUES {
+            self.0.clear();
+        }
+        let name = queue.name.clone();
+        let is_usual = queue == usual(&name) || arguments > MAX_ARGUMENTS;
+        let known = DeclaredQueue {
+            spec: (!is_usual).then(|| Box::new(queue)),
+            may_be_gone: false,
+        };
+        self.0.insert(name, known);
+    }
+
+    /// The connection has no consumer on the queue any more.
+    pub(super) fn left(&mut self, queue: &QueueSpec) {
+        if queue.exclusive {
+            // It was this connection's, and is gone.
+            self.0.remove(&queue.name);
+        } else if queue.auto_delete
+            && let Some(known) = self.0.get_mut(&queue.name)
+        {
+            known.may_be_gone = true;
+        }
+    }
+}
+
+impl DeclaredQueue {
+    fn spec(&self, name: &str) -> QueueSpec {
+        self.spec
+            .as_deref()
+            .map_or_else(|| usual(name), QueueSpec::clone)
+    }
+}
+
+/// The queue of a `/queue/…` of which no header says anything.
+fn usual(name: &str) -> QueueSpec {
+    QueueSpec {
+        name: name.into(),
+        durable: true,
+        ..QueueSpec::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passing() -> QueueSpec {
+        QueueSpec {
+            durable: false,
+            auto_delete: true,
+            arguments: vec![("x-max-length".into(), Argument::Number(5))],
+            ..usual("q")
+        }
+    }
+
+    #[test]
+    fn a_queue_is_declared_once_and_as_it_was_first() {
+        let mut declared = Declared::default();
+        assert_eq!(declared.missing(usual("q")), Some(usual("q")));
+        declared.note(passing());
+        assert_eq!(declared.missing(usual("q")), None);
+        assert_eq!(declared.spec("q"), Some(passing()));
+        assert_eq!(declared.spec("r"), None);
+        declared.note(usual("r"));
+        assert_eq!(declared.spec("r"), Some(usual("r")));
+        assert!(declared.0["r"].spec.is_none(), "most queues take no room");
+    }
+
+    #[test]
+    fn what_ends_with_its_consumers_is_declared_again_as_it_was() {
+        let mut declared = Declared::default();
+        declared.note(passing());
+        declared.left(&passing());
+        assert_eq!(declared.missing(usual("q")), Some(passing()));
+        declared.note(passing());
+        assert_eq!(declared.missing(usual("q")), None);
+        // One that stays is still there, and an exclusive one is forgotten.
+        declared.note(usual("r"));
+        declared.left(&usual("r"));
+        assert_eq!(declared.missing(usual("r")), None);
+        let own = QueueSpec {
+            exclusive: true,
+            ..passing()
+        };
+        declared.note(own.clone());
+        declared.left(&own);
+        assert_eq!(declared.missing(usual("q")), Some(usual("q")));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut declared = Declared::default();
+        for number in 0..3 * MAX_QUEUES {
+            declared.note(usual(&number.to_string()));
+            assert!(declared.0.len() <= MAX_QUEUES);
+        }
+        let long = Argument::Text("x".repeat(MAX_ARGUMENTS).into());
+        declared.note(QueueSpec {
+            arguments: vec![("x-max-age".into(), long)],
+            ..usual("q")
+        });
+        assert_eq!(declared.missing(usual("q")), None);
+        assert!(declared.0["q"].spec.is_none());
+    }
+}
