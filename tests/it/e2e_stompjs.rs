@@ -186,3 +186,38 @@ async fn what_precedes_a_mistake_arrives(server: &Server, after_ack: &str) {
         .await;
     }
 }
+
+#[tokio::test]
+async fn rx_stomp_calls_at_the_plugin() {
+    calls(&Server::plugins().await).await;
+}
+
+#[tokio::test]
+async fn rx_stomp_calls_at_the_gateway() {
+    calls(&Server::gateway().await).await;
+}
+
+/// Requests and replies of one connection: by a temporary queue, and by an exclusive one with a name.
+async fn calls(server: &Server) {
+    let mut client = Remote::node("rx-stomp.mjs");
+    client.order(&server.connect_ws(&json!({})));
+    client.expect("connected").await;
+    let destination = format!("/topic/{}", unique("echo"));
+    client.order(&json!({ "do": "serve", "destination": destination }));
+    client.expect("serving").await;
+    for replies in [json!(null), json!(format!("/queue/{}", unique("replies")))] {
+        client.order(&json!({
+            "do": "call",
+            "destination": destination,
+            "bodies": ["1", "2", "3"],
+            "replies": replies,
+        }));
+        assert_eq!(
+            client.expect_bodies(3).await,
+            ["re: 1", "re: 2", "re: 3"],
+            "{replies}"
+        );
+    }
+    client.order(&json!({ "do": "disconnect" }));
+    client.expect("disconnected").await;
+}
