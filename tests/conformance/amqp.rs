@@ -147,6 +147,17 @@ impl Amqp {
         self.record.push("", '<', &line);
     }
 
+    /// As [`Self::count`], as soon as something is ready, or a second has passed: what a client that
+    /// left gives back comes within a moment.
+    pub(crate) async fn count_what_comes(&self, queue: &str) {
+        let name = self.record.real(queue);
+        let comes = eventually(Duration::from_secs(10), "", async || {
+            self.passive(&name).await.message_count() > 0
+        });
+        let _ = tokio::time::timeout(Duration::from_secs(1), comes).await;
+        self.count(queue).await;
+    }
+
     async fn passive(&self, queue: &str) -> lapin::Queue {
         let options = QueueDeclareOptions {
             passive: true,

@@ -3,7 +3,11 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use testkit::{DEADLINE, StompClient, WsOptions, unique};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::{
     amqp::Amqp,
@@ -95,6 +99,41 @@ impl Scene {
         TcpStream::connect(address)
             .await
             .expect("the server listens")
+    }
+
+    /// Asks for an upgrade to WebSocket on this path, with these lines of headers, and answers the
+    /// status, and the extensions that were agreed on.
+    pub(crate) async fn upgrade(&self, path: &str, headers: &str) -> String {
+        let url = self.servers.address(self.column);
+        let authority = url.trim_start_matches("ws://").split('/').next();
+        let address = authority.expect("a WebSocket's address");
+        let mut socket = TcpStream::connect(address)
+            .await
+            .expect("the server listens");
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+        );
+        socket
+            .write_all(request.as_bytes())
+            .await
+            .expect("it is sent");
+        let mut heard = Vec::new();
+        while !heard.windows(4).any(|end| end == b"\r\n\r\n") {
+            let reading = timeout(DEADLINE, socket.read_buf(&mut heard)).await;
+            let length = reading.expect("it answers").expect("it is connected");
+            assert!(length > 0, "no answer: {heard:?}");
+        }
+        let head = String::from_utf8_lossy(&heard).to_ascii_lowercase();
+        let status = head.split(' ').nth(1).unwrap_or_default();
+        let extensions = head
+            .lines()
+            .find_map(|line| line.strip_prefix("sec-websocket-extensions:"))
+            .and_then(|value| value.split(';').next());
+        format!(
+            "{status}, extensions: {}",
+            extensions.unwrap_or("none").trim()
+        )
     }
 
     /// Records something else that was seen.

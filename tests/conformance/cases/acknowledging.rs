@@ -112,9 +112,17 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         case(
             "1.1 with another subscription",
-            second_then("1.1", "client", "ACK\nsubscription:2\nmessage-id:{id}"),
-        )
-        .differs(&["A3"]),
+            second("1.1", "client", "ACK\nsubscription:2\nmessage-id:{id}", 1),
+        ),
+        case(
+            "NACK in 1.1 with another subscription",
+            second(
+                "1.1",
+                "client-individual",
+                "NACK\nrequeue:false\nsubscription:2\nmessage-id:{id}",
+                2,
+            ),
+        ),
         case(
             "1.2 with headers of other versions",
             second(
@@ -264,10 +272,8 @@ pub(crate) fn cases() -> Vec<Case> {
             a.hear(1).await;
             let id = a.message().await;
             a.ask(format!("ACK\nid:{id}")).await;
-            // Gives back what is not acknowledged.
-            a.ask("UNSUBSCRIBE\nid:1").await;
             a.leave().await;
-            backend.count("~q1").await;
+            backend.count_what_comes("~q1").await;
         })
         .differs(&["A1"])
         .with_backend(),
@@ -321,7 +327,27 @@ pub(crate) fn cases() -> Vec<Case> {
             a.ask("UNSUBSCRIBE\nid:1").await;
             a.ask(format!("ACK\nid:{id}")).await;
             a.end().await;
-        }),
+            a.leave().await;
+            let mut b = t.client().await;
+            b.ask("SEND\ndestination:/queue/~q\n\nlast").await;
+            b.ask("SUBSCRIBE\nid:1\ndestination:/queue/~q").await;
+            while b.body_of_message().await != "last" {}
+        })
+        .differs(&["A4"]),
+        case(
+            "what a client has at UNSUBSCRIBE stays with it",
+            async |t| {
+                let mut a = three(t, "1.2", "ack:client-individual\n").await;
+                a.hear(3).await;
+                a.ask("UNSUBSCRIBE\nid:1").await;
+                let mut b = t.client().await;
+                b.ask("SUBSCRIBE\nid:1\ndestination:/queue/~q").await;
+                b.ask("SEND\ndestination:/queue/~q\n\nfour").await;
+                b.hear(1).await;
+                a.leave().await;
+                b.hear(3).await;
+            },
+        ),
         case("ACK by another client", async |t| {
             let mut a = three(t, "1.2", "ack:client-individual\n").await;
             let id = a.message().await;

@@ -127,6 +127,23 @@ pub(crate) fn cases() -> Vec<Case> {
             says("CONNECT\naccept-version:1.2\nhost:{vhost}\nlogin:guest\npasscode:guest\n\nbody"),
         )
         .differs(&["E11"]),
+        case("an empty line too many on CONNECT", async |t| {
+            let mut a = t.stranger().await;
+            a.text(
+                "CONNECT\naccept-version:1.2\nhost:{vhost}\nlogin:guest\npasscode:guest\n\n\n\0",
+            )
+            .await;
+            a.hear(1).await;
+            a.end().await;
+        }),
+        case("the server's name", async |t| {
+            let mut a = t.stranger().await;
+            a.say("CONNECT\naccept-version:1.2\nhost:{vhost}\nlogin:guest\npasscode:guest")
+                .await;
+            let server = a.headers_of_message(&["server"]).await;
+            t.saw(server.split('/').next().unwrap_or_default());
+        })
+        .differs(&["C19"]),
         case("line ends before CONNECT", async |t| {
             let mut a = t.stranger().await;
             a.bytes("\n\r\n\n").await;

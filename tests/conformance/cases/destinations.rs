@@ -242,6 +242,25 @@ pub(crate) fn cases() -> Vec<Case> {
         })
         .differs(&["S1"])
         .with_backend(),
+        case("a headers exchange with x-match", async |t| {
+            let backend = t.amqp().await;
+            backend.exchange("~x", ExchangeKind::Headers).await;
+            let mut a = t.client().await;
+            a.ask("SUBSCRIBE\nid:1\nx-match:any\ncolour:red\nsize:5\ndestination:/exchange/~x/k")
+                .await;
+            let mut b = t.client().await;
+            for headers in ["colour:blue\nsize:5", "colour:blue", "colour:red"] {
+                b.ask(format!(
+                    "SEND\n{headers}\ndestination:/exchange/~x/any\n\n{headers}"
+                ))
+                .await;
+            }
+            b.ask("SEND\ncolour:red\ndestination:/exchange/~x\n\nlast")
+                .await;
+            while a.body_of_message().await != "last" {}
+        })
+        .differs(&["S33"])
+        .with_backend(),
         case(
             "SEND to a missing exchange",
             asks(["SEND\ndestination:/exchange/~x/k\n\nx"]),

@@ -268,6 +268,21 @@ pub(crate) fn cases() -> Vec<Case> {
             ),
         )
         .differs(&["E11"]),
+        case("an empty line too many on other frames", async |t| {
+            let mut a = t.client().await;
+            a.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a\n\n\n").await;
+            a.ask("BEGIN\ntransaction:t\n\n\r\n\n").await;
+            a.ask("UNSUBSCRIBE\nid:1\n\n\n\n").await;
+            a.end().await;
+        }),
+        case(
+            "a header without a name",
+            says(
+                "1.2",
+                ["SEND\ndestination:/topic/~a\nreceipt:r\n:value\n\nx"],
+            ),
+        )
+        .differs(&["F3"]),
         case("a large body", async |t| {
             let mut a = t.client().await;
             a.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;

@@ -31,6 +31,24 @@ fn binds(headers: &'static str) -> impl AsyncFn(&mut Scene) {
     }
 }
 
+/// A client subscribes so, and sends to the queue that it declared, without headers and with the
+/// same.
+fn sends_to_its_own(headers: &'static str) -> impl AsyncFn(&mut Scene) {
+    async move |t| {
+        let mut a = t.client().await;
+        // The plug-in lets them go through (row P5).
+        a.hide(&["durable", "auto-delete", "exclusive", "x-expires"]);
+        a.ask(format!("SUBSCRIBE\nid:1\n{headers}destination:/queue/~q"))
+            .await;
+        a.ask("SEND\ndestination:/queue/~q\n\nplain").await;
+        a.hear(1).await;
+        a.ask(format!("SEND\n{headers}destination:/queue/~q\n\nthe same"))
+            .await;
+        a.hear(1).await;
+        a.end().await;
+    }
+}
+
 /// Arguments of classic queues that go together.
 macro_rules! arguments {
     () => {
@@ -125,9 +143,39 @@ pub(crate) fn cases() -> Vec<Case> {
         case("another argument than the queue has, by SUBSCRIBE", asks([
             "SUBSCRIBE\nid:1\nx-max-length:10\ndestination:/queue/~q",
             "SUBSCRIBE\nid:2\nx-max-length:20\ndestination:/queue/~q",
-        ]))
-        .limited("B3")
-        .differs(&["S21"]),
+        ])),
+        case("a SUBSCRIBE after a SEND to the queue", async |t| {
+            let mut a = t.client().await;
+            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
+            a.ask("SUBSCRIBE\nid:1\nauto-delete:true\ndestination:/queue/~q").await;
+            a.hear(1).await;
+            a.end().await;
+        }),
+        case("SEND to its own queue, auto-delete", sends_to_its_own("auto-delete:true\n")),
+        case("SEND to its own queue, not durable", sends_to_its_own("durable:false\n")),
+        case("SEND to its own queue, exclusive", sends_to_its_own("exclusive:true\n")),
+        case(
+            "SEND to its own queue, for replies as rx-stomp makes it",
+            sends_to_its_own("durable:false\nauto-delete:true\nexclusive:true\n"),
+        ),
+        case("SEND to its own queue, with a TTL", sends_to_its_own("x-message-ttl:60000\n")),
+        case("SEND to its own queue, that expires", sends_to_its_own("x-expires:60000\n"))
+        .limited("B2"),
+        case("SEND to its own queue, with a length", sends_to_its_own("x-max-length:10\n")),
+        case("SEND to its own quorum queue", sends_to_its_own("x-queue-type:quorum\n"))
+        .limited("B2"),
+        case("SEND to its own queue that went with its subscription", async |t| {
+            let backend = t.amqp().await;
+            let mut a = t.client().await;
+            a.ask("SUBSCRIBE\nid:1\nauto-delete:true\ndestination:/queue/~q").await;
+            a.ask("UNSUBSCRIBE\nid:1").await;
+            backend.until_gone("~q").await;
+            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
+            a.end().await;
+            backend.describe("~q").await;
+        })
+        .differs(&["S32"])
+        .with_backend(),
         case("another argument than the queue has, by SEND", async |t| {
             let mut a = t.client().await;
             a.ask("SUBSCRIBE\nid:1\nx-max-length:10\ndestination:/queue/~q").await;

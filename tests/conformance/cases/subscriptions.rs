@@ -7,10 +7,36 @@ const DURABLE: &str = "SUBSCRIBE\nid:news\ndurable:true\nauto-delete:false\ndest
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        case("without an id in 1.2", asks(["SUBSCRIBE\ndestination:/topic/~a"]))
-        .differs(&["S2"]),
-        case("without an id in 1.1", says("1.1", ["SUBSCRIBE\ndestination:/topic/~a\nreceipt:r"]))
-        .differs(&["S2"]),
+        case("without an id in 1.2", asks(["SUBSCRIBE\ndestination:/topic/~a"])),
+        case("without an id in 1.1", says("1.1", ["SUBSCRIBE\ndestination:/topic/~a\nreceipt:r"])),
+        case("without an id in 1.2, with messages", async |t| {
+            let mut a = t.client().await;
+            for destination in ["/queue/~q", "/topic/~a"] {
+                a.ask(format!("SUBSCRIBE\nack:client\ndestination:{destination}")).await;
+                a.ask(format!("SEND\ndestination:{destination}\n\nx")).await;
+                let id = a.message().await;
+                a.ask(format!("ACK\nid:{id}")).await;
+            }
+            a.ask("UNSUBSCRIBE\ndestination:/queue/~q").await;
+            a.ask("UNSUBSCRIBE\ndestination:/topic/~a").await;
+            a.end().await;
+        }),
+        case("without an id, beside one with an id", async |t| {
+            let mut a = t.client_speaking("1.1").await;
+            a.ask("SUBSCRIBE\ndestination:/topic/~a").await;
+            a.ask("SUBSCRIBE\nid:1\ndestination:/topic/~a").await;
+            a.ask("SEND\ndestination:/topic/~a\n\nx").await;
+            a.hear_in_any_order(2).await;
+            a.ask("UNSUBSCRIBE\ndestination:/topic/~a").await;
+            a.ask("UNSUBSCRIBE\nid:1").await;
+            a.end().await;
+        }),
+        case("twice without an id in 1.2", asks([
+            "SUBSCRIBE\ndestination:/topic/~a",
+            "SUBSCRIBE\ndestination:/topic/~a",
+        ]))
+        .differs(&["E3", "E7"])
+        .differs_since("4.0", &["E3"]),
         case("without an id in 1.0", async |t| {
             let mut a = t.client_speaking("1.0").await;
             a.ask("SUBSCRIBE\ndestination:/topic/~a").await;
@@ -199,6 +225,41 @@ pub(crate) fn cases() -> Vec<Case> {
             while a.body_of_message().await != "last" {}
         })
         .differs(&["S26"]),
+        case("SUBSCRIBE with exclusive twice", async |t| {
+            let mut a = t.client().await;
+            a.ask("SUBSCRIBE\nid:1\nexclusive:true\ndestination:/queue/~q").await;
+            a.ask("SUBSCRIBE\nid:2\nexclusive:true\ndestination:/queue/~q").await;
+            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
+            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
+            a.hear_in_any_order(2).await;
+            a.end().await;
+        }),
+        case("SUBSCRIBE to another client's exclusive queue", async |t| {
+            let mut a = t.client().await;
+            a.ask("SUBSCRIBE\nid:1\nexclusive:true\ndestination:/queue/~q").await;
+            let mut b = t.client().await;
+            b.ask("SUBSCRIBE\nid:1\nexclusive:true\ndestination:/queue/~q").await;
+            b.end().await;
+            let mut c = t.client().await;
+            c.ask("SUBSCRIBE\nid:1\ndestination:/amq/queue/~q").await;
+            c.end().await;
+            a.ask("SEND\ndestination:/queue/~q\n\nx").await;
+            a.hear(1).await;
+        })
+        .differs(&["E3", "E7"])
+        .differs_since("4.0", &["E3"]),
+        case("SEND to another client's exclusive queue", async |t| {
+            let mut a = t.client().await;
+            a.ask("SUBSCRIBE\nid:1\nexclusive:true\ndestination:/queue/~q").await;
+            let mut b = t.client().await;
+            b.ask("SEND\ndestination:/queue/~q\n\nx").await;
+            b.end().await;
+            let mut c = t.client().await;
+            c.ask("SEND\ndestination:/amq/queue/~q\n\ny").await;
+            a.hear(1).await;
+        })
+        .differs(&["E7"])
+        .differs_since("4.0", &[]),
         case("an exclusive queue after UNSUBSCRIBE", async |t| {
             let backend = t.amqp().await;
             let mut a = t.client().await;

@@ -41,8 +41,28 @@ fn speaks(binary: bool) -> impl AsyncFn(&mut Scene) {
     }
 }
 
+/// Asks for an upgrade, and looks at the answer.
+fn upgrades(path: &'static str, headers: &'static str) -> impl AsyncFn(&mut Scene) {
+    async move |t| {
+        let answer = t.upgrade(path, headers).await;
+        t.saw(&answer);
+    }
+}
+
 pub(crate) fn cases() -> Vec<Case> {
     let cases = vec![
+        case("an upgrade", upgrades("/ws", "")),
+        case("an upgrade elsewhere", upgrades("/nowhere", "")),
+        case(
+            "an upgrade from a page of another host",
+            upgrades("/ws", "Origin: https://elsewhere.example\r\n"),
+        )
+        .differs(&["C5"]),
+        case(
+            "an upgrade that offers compression",
+            upgrades("/ws", "Sec-WebSocket-Extensions: permessage-deflate\r\n"),
+        )
+        .differs(&["W7"]),
         case("no subprotocol is offered", offers(&[])),
         case(
             "v12, v11 and v10 are offered",
