@@ -152,8 +152,7 @@ pub struct Settle {
     pub multiple: bool,
     /// Accept, or reject.
     pub verdict: Verdict,
-    /// Whether it settles the last message of a subscription that has ended: nothing is left of
-    /// that.
+    /// It settles the last message of a subscription that has ended: nothing is left of that.
     pub is_last: bool,
 }
 

@@ -49,8 +49,8 @@ pub struct Config {
     pub soft_deny: bool,
     /// How often it goes on so: the next denial ends it.
     pub max_denials: u32,
-    /// Whether a SUBSCRIBE of 1.1 or 1.2 without `id` is an error, as the specification says. If
-    /// not, its destination is its name, as in 1.0.
+    /// A SUBSCRIBE of 1.1 or 1.2 without `id` is an error, as the specification says. Otherwise its
+    /// destination is its name, as in 1.0.
     pub require_subscription_id: bool,
     /// Whether a first frame that is no CONNECT logs in by itself: as if a CONNECT without any
     /// header had come before it, but CONNECTED is not sent.

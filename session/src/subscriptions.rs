@@ -51,7 +51,7 @@ pub(crate) struct Subscription {
     has_ended: bool,
 }
 
-/// What is left of a subscription that has ended just now.
+/// The remains of a subscription that has just ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) subscription: SubscriptionId,
@@ -227,9 +227,9 @@ impl Subscriptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Settled {
     pub(crate) tag: u64,
-    /// Whether earlier ones are meant, too.
+    /// Earlier ones are meant, too.
     pub(crate) multiple: bool,
-    /// Whether its subscription has ended, and nothing is left of it.
+    /// Its subscription has ended, and nothing is left of it.
     pub(crate) is_last: bool,
 }
 

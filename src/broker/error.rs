@@ -162,8 +162,8 @@ pub(crate) fn no_direct_replies() -> BrokerError {
     BrokerError::PreconditionFailed(text.into())
 }
 
-/// What RabbitMQ says of a queue that somebody else has for itself; `queue` are its words for that,
-/// `queue 'q' in vhost '/'`.
+/// RabbitMQ's error for a queue that somebody else has exclusively; `queue` are its words for the
+/// queue, `queue 'q' in vhost '/'`.
 pub(crate) fn resource_locked(queue: &str) -> BrokerError {
     let text = format!(
         "RESOURCE_LOCKED - cannot obtain exclusive access to locked {queue}. It could be \

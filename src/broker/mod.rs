@@ -252,7 +252,7 @@ pub struct Consume {
     pub prefetch: u16,
     /// Whether no other consumer may be on the queue.
     pub exclusive: bool,
-    /// Who consumes: on an exclusive queue ([`QueueSpec::exclusive`]), there may be several
+    /// The owner of the consumer: on an exclusive queue ([`QueueSpec::exclusive`]), there may be several
     /// consumers of one owner, and none of another.
     pub owner: u64,
     /// Arguments of the consumer (`x-priority`, `x-stream-offset`).

@@ -13,7 +13,7 @@ const MAX_QUEUES: usize = 1_000;
 /// Bytes of arguments of one queue that are remembered with it. All that make sense take less.
 const MAX_ARGUMENTS: usize = 2_000;
 
-/// What one connection has declared.
+/// The queues that one connection has declared.
 #[derive(Debug, Default)]
 pub(super) struct Declared(HashMap<Box<str>, DeclaredQueue>);
 
@@ -31,7 +31,7 @@ impl Declared {
         Some(self.0.get(name)?.spec(name))
     }
 
-    /// What a SEND has to declare that would declare this.
+    /// The queue that a SEND has to declare which would declare this one.
     pub(super) fn missing(&self, queue: QueueSpec) -> Option<QueueSpec> {
         match self.0.get(&queue.name) {
             None => Some(queue),
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_with_its_consumers_is_declared_again_as_it_was() {
+    fn a_queue_that_ended_with_its_consumers_is_declared_again_as_it_was() {
         let mut declared = Declared::default();
         declared.note(passing());
         declared.left(&passing());
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn remembered_queues_are_bounded() {
         let mut declared = Declared::default();
         for number in 0..3 * MAX_QUEUES {
             declared.note(usual(&number.to_string()));

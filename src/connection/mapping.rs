@@ -179,7 +179,7 @@ pub fn publish(
     })
 }
 
-/// Whether a SEND can declare this queue.
+/// Checks that a SEND can declare this queue.
 ///
 /// # Errors
 /// [`Problem::InvalidHeader`]: it is exclusive.
@@ -206,7 +206,7 @@ pub fn named_queue(destination: &str, headers: &Headers) -> Option<Box<str>> {
     }
 }
 
-/// Whether the gateway made the queue's name up, at random.
+/// Returns true if the gateway made the queue's name up, at random.
 #[must_use]
 pub fn is_made_up(queue: &QueueSpec) -> bool {
     !queue.durable && queue.name.starts_with(SUBSCRIPTION_QUEUES)

@@ -186,7 +186,7 @@ pub(super) async fn unsubscribe(
     Done::Unsubscribed(operation, outcome, retired)
 }
 
-/// Whether the client may still acknowledge something of it.
+/// Ends a subscription; returns true if the client may still acknowledge something of it.
 async fn end(
     context: &Context,
     unsubscribe: &Unsubscribe,

@@ -98,7 +98,7 @@ impl Routes {
         routes.map(|(id, _)| *id).collect()
     }
 
-    /// Whether a subscription that has not ended consumes from this queue.
+    /// Returns true if a subscription that has not ended consumes from this queue.
     pub(super) fn consumes(&self, queue: &str) -> bool {
         self.0.iter().any(|(_, route)| match route {
             Route::Dedicated(route) => !route.has_ended && route.queue() == queue,

@@ -110,7 +110,7 @@ impl Settings {
             .map_or(host, |vhost| &**vhost)
     }
 
-    /// Whether this user's clients stay connected, whatever is denied to them.
+    /// Returns true if this user's clients stay connected, whatever is denied to them.
     #[must_use]
     pub fn stays_if_denied(&self, user: &str) -> bool {
         self.soft_deny_users.iter().any(|name| **name == *user)

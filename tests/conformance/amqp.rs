@@ -147,8 +147,8 @@ impl Amqp {
         self.record.push("", '<', &line);
     }
 
-    /// As [`Self::count`], as soon as something is ready, or a second has passed: what a client that
-    /// left gives back comes within a moment.
+    /// As [`Self::count`], as soon as something is ready, or a second has passed: the messages of a
+    /// client that left come back within a moment.
     pub(crate) async fn count_what_comes(&self, queue: &str) {
         let name = self.record.real(queue);
         let comes = eventually(Duration::from_secs(10), "", async || {

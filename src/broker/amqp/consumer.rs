@@ -50,7 +50,7 @@ struct ConsumerState(Mutex<Current>);
 #[derive(Default)]
 struct Current {
     channel: Option<Channel>,
-    /// What the channel calls the consumer.
+    /// The consumer's tag on the channel.
     name: ShortString,
     number: u64,
     unsettled: BTreeSet<u64>,
@@ -394,7 +394,7 @@ impl Runner {
             };
             match self.state.end() {
                 ConsumerPhase::Consuming => {}
-                // The channel has its place on the link, which counts those who hold it.
+                // The channel has its place on the link, which counts its holders.
                 ConsumerPhase::Retired => return std::future::pending().await,
                 ConsumerPhase::Cancelled => return,
             }

@@ -41,7 +41,7 @@ impl ExclusiveQueues {
         }
     }
 
-    /// What a consumer needs to be on its queue: the ownership, with a link that `choose_link` names
+    /// The ownership that a consumer needs to be on its queue, with a link that `choose_link` names
     /// if it is new. `None`: the queue is nobody's.
     ///
     /// # Errors

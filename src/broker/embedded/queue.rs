@@ -380,8 +380,8 @@ impl Queue {
         After::Stays
     }
 
-    /// Whether the last consumer has left a queue that ends with it. In the same breath, so that
-    /// nobody comes to consume between.
+    /// Ends the queue if it ends with its last consumer, and that has left; returns true if so. In the
+    /// same breath, so that nobody comes to consume between.
     fn is_over(&self, state: &mut QueueState) -> bool {
         let is_over = self.spec.auto_delete && state.active().next().is_none();
         state.ended |= is_over;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::*;
 
-/// What a SUBSCRIBE can say of its queue.
+/// Headers of a SUBSCRIBE about its queue.
 const HEADERS: [&str; 7] = [
     "auto-delete:true\n",
     "durable:false\n",
@@ -50,7 +50,7 @@ async fn a_client_subscribes_to_the_queue_that_it_sent_to() {
 
 /// Another connection's declaration is held against what is there, as ever.
 #[tokio::test(start_paused = true)]
-async fn what_one_connection_declared_is_no_other_s_knowledge() {
+async fn a_declaration_of_one_connection_is_not_another_s() {
     for (headers, problem) in [
         ("auto-delete:true\n", "precondition_failed"),
         ("exclusive:true\n", "resource_locked"),
@@ -160,9 +160,9 @@ async fn a_client_that_serves_itself_answers_to_its_exclusive_queue() {
     }
 }
 
-/// What is not acknowledged then is queued again, as ever.
+/// Messages that are not acknowledged by then are queued again, as ever.
 #[tokio::test(start_paused = true)]
-async fn what_a_client_has_can_be_acknowledged_after_unsubscribe() {
+async fn messages_can_be_acknowledged_after_unsubscribe() {
     let house = House::new();
     let mut client = Client::connect(&house).await;
     client
@@ -197,7 +197,7 @@ async fn what_a_client_has_can_be_acknowledged_after_unsubscribe() {
 
 /// Messages that are on their way to the client are no longer, and nobody waits for them.
 #[tokio::test(start_paused = true)]
-async fn what_a_client_has_not_seen_at_unsubscribe_is_queued_again() {
+async fn messages_that_were_not_seen_at_unsubscribe_are_queued_again() {
     let house = House::new();
     let mut client = Client::connect(&house).await;
     client.subscribe("1", "/queue/work", "ack:client\n").await;

@@ -359,8 +359,8 @@ pub struct Stomp {
     pub nack_requeue: bool,
     /// The exchange behind `/topic/…` destinations.
     pub default_topic_exchange: String,
-    /// Whether a SUBSCRIBE of STOMP 1.1 or 1.2 needs an `id`, as the specification says. RabbitMQ
-    /// takes it without, and there are libraries that rely on it.
+    /// A SUBSCRIBE of STOMP 1.1 or 1.2 needs an `id`, as the specification says. RabbitMQ takes it
+    /// without, and some libraries rely on that.
     pub require_subscription_id: bool,
     /// Whether a client whose first frame is no CONNECT is the default user (`auth.default_user`).
     pub implicit_connect: bool,

@@ -31,7 +31,7 @@ impl ServerHeader {
         }
     }
 
-    /// Whether CONNECTED, which knows no escapes, can carry it.
+    /// Checks that CONNECTED, which knows no escapes, can carry it.
     ///
     /// # Errors
     /// It cannot; what is wrong and what to do.

@@ -140,7 +140,7 @@ fn rule_15_in_1_1_the_message_id_decides_and_not_the_subscription() {
 
 /// The plug-in of newer releases, too: a client that ends a subscription acknowledges what it got.
 #[test]
-fn what_a_client_got_can_be_acknowledged_after_unsubscribe() {
+fn messages_can_be_acknowledged_after_unsubscribe() {
     let mut peer = Peer::connected("1.2");
     let a = peer.subscribe("SUBSCRIBE\nid:a\nack:client-individual\ndestination:/queue/q");
     let ids: Vec<_> = (10..14).map(|tag| peer.message(a, tag)).collect();
