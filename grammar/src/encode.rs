@@ -39,8 +39,9 @@ pub fn command(out: &mut Vec<u8>, command: Command) {
 /// For CONNECT and CONNECTED frames use [`header_verbatim`].
 ///
 /// Characters that `version` cannot carry are replaced, so that a header never becomes two, nor
-/// another one: in 1.0 a line end in a value becomes a blank, and a line end or a colon in a name
-/// an underscore. A header with an empty name, which no peer reads, is left out.
+/// another one: in 1.0 a line end in a value becomes a blank, and a line end or a colon in a name an
+/// underscore. In every version a NUL, at which many clients end the frame, becomes U+FFFD. A
+/// header with an empty name, which no peer reads, is left out.
 pub fn header(out: &mut Vec<u8>, version: Version, name: &str, value: &str) {
     if name.is_empty() {
         return;

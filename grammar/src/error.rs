@@ -64,9 +64,12 @@ pub enum DecodeErrorKind {
         announced: Option<u64>,
     },
 
-    /// A header line has no colon.
-    #[error("the header line \"{0}\" has no colon")]
-    HeaderWithoutColon(Box<str>),
+    /// A header line has no colon. It is not quoted: it may be a part of a passcode.
+    #[error("header line {line} has no colon")]
+    HeaderWithoutColon {
+        /// Which, counted from the command line on, which is no header line: the first is 1.
+        line: usize,
+    },
 
     /// A header line begins with its colon.
     #[error("a header has an empty name")]
@@ -87,6 +90,11 @@ pub enum DecodeErrorKind {
     /// Header text that is not UTF-8.
     #[error("header \"{0}\" is not valid UTF-8")]
     NotUtf8(Box<str>),
+
+    /// A NUL in a header. STOMP's grammar has it, but many clients take it for the end of the frame
+    /// wherever it stands: what follows it would be a frame of the sender's own making to them.
+    #[error("header \"{0}\" holds a NUL, which ends a frame")]
+    NulInHeader(Box<str>),
 
     /// A `content-length` that is not plain digits, or beyond 64 bits.
     #[error("content-length \"{0}\" is not a number of bytes")]
@@ -126,10 +134,11 @@ impl DecodeErrorKind {
             Self::HeaderTooLong { .. } => "header-too-long",
             Self::TooManyHeaders { .. } => "too-many-headers",
             Self::FrameTooBig { .. } => "frame-too-big",
-            Self::HeaderWithoutColon(_) => "header-without-colon",
+            Self::HeaderWithoutColon { .. } => "header-without-colon",
             Self::EmptyHeaderName => "empty-header-name",
             Self::UndefinedEscape { .. } => "undefined-escape",
             Self::NotUtf8(_) => "not-utf8",
+            Self::NulInHeader(_) => "nul-in-header",
             Self::InvalidContentLength(_) => "invalid-content-length",
             Self::BodyNotAllowed(_) => "body-not-allowed",
             Self::MissingNul { .. } => "missing-nul",

@@ -2,12 +2,16 @@
 
 use crate::Version;
 
+/// U+FFFD, which stands for a NUL: many clients end the frame at one, wherever it is.
+const NUL: &[u8] = "\u{fffd}".as_bytes();
+
 /// Appends the value of a header to `out`, escaped as `version` asks.
 ///
 /// 1.0 has no escapes: line ends become blanks there, since a header that cannot be carried must
 /// not become two. 1.1 has no escape for CR, and carries it as it stands, as its grammar says.
 pub(crate) fn escape_value(out: &mut Vec<u8>, version: Version, text: &str) {
     escape_into(out, text, |byte| match (version, byte) {
+        (_, 0) => NUL,
         (Version::V1_0, b'\n' | b'\r') => b" ",
         (Version::V1_0, b':') => b":",
         (Version::V1_0, _) => b"\\",
@@ -24,7 +28,11 @@ pub(crate) fn escape_value(out: &mut Vec<u8>, version: Version, text: &str) {
 /// `a\n` for `a`).
 pub(crate) fn escape_name(out: &mut Vec<u8>, version: Version, text: &str) {
     if version == Version::V1_0 {
-        escape_into(out, text, |byte| if byte == b'\\' { b"\\" } else { b"_" });
+        escape_into(out, text, |byte| match byte {
+            0 => NUL,
+            b'\\' => b"\\",
+            _ => b"_",
+        });
     } else {
         escape_value(out, version, text);
     }
@@ -52,7 +60,7 @@ fn escape_into(out: &mut Vec<u8>, text: &str, replace: impl Fn(u8) -> &'static [
 }
 
 const fn is_special(byte: u8) -> bool {
-    matches!(byte, b'\n' | b'\r' | b':' | b'\\')
+    matches!(byte, b'\n' | b'\r' | b':' | b'\\' | 0)
 }
 
 #[cfg(test)]
@@ -74,7 +82,7 @@ mod tests {
     #[test]
     fn plain_text_stays_in_every_version() {
         for version in Version::ALL {
-            for text in ["", "a", " /topic/ä €\t\0 ", &"x".repeat(100)] {
+            for text in ["", "a", " /topic/ä €\t ", &"x".repeat(100)] {
                 assert_eq!(value(version, text), format!("<{text}"));
                 assert_eq!(name(version, text), format!("<{text}"));
             }
@@ -90,6 +98,14 @@ mod tests {
         assert_eq!(name(Version::V1_0, text), "<\\a_b_c_d\\");
         assert_eq!(name(Version::V1_1, text), "<\\\\a\\cb\\nc\rd\\\\");
         assert_eq!(name(Version::V1_2, text), "<\\\\a\\cb\\nc\\rd\\\\");
+    }
+
+    #[test]
+    fn a_nul_is_never_written() {
+        for version in Version::ALL {
+            assert_eq!(value(version, "a\0b"), "<a\u{fffd}b");
+            assert_eq!(name(version, "a\0b"), "<a\u{fffd}b");
+        }
     }
 
     #[test]

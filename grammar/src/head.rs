@@ -33,7 +33,11 @@ pub(crate) fn parse(
     let (lines, name) = line_of_bytes(head).unwrap_or((&[], head));
     let command =
         Command::parse(name).ok_or_else(|| DecodeErrorKind::UnknownCommand(printable(name)))?;
-    let lines = std::str::from_utf8(lines).map_err(|error| not_utf8(lines, error.valid_up_to()))?;
+    let lines = std::str::from_utf8(lines)
+        .map_err(|error| DecodeErrorKind::NotUtf8(name_at(lines, error.valid_up_to())))?;
+    if let Some(at) = find(0, lines.as_bytes()) {
+        return Err(DecodeErrorKind::NulInHeader(name_at(lines.as_bytes(), at)));
+    }
 
     let escapes = Escapes::of(command, version);
     let mut headers = parse_headers(lines, header_count, escapes, version == Version::V1_0)?;
@@ -68,6 +72,9 @@ pub(crate) fn receipt(head: &[u8], version: Version) -> Option<Box<str>> {
             continue;
         };
         if trimmed(name, blanks) == "receipt" {
+            if find(0, value.as_bytes()).is_some() {
+                return None;
+            }
             let mut text = String::new();
             unescape(&mut text, trimmed(value, blanks), escapes).ok()?;
             return Some(text.into());
@@ -105,9 +112,8 @@ fn parse_headers(
         }
         lines = after;
         let Ok((_, (name, value))) = header(line) else {
-            return Err(DecodeErrorKind::HeaderWithoutColon(printable(
-                line.as_bytes(),
-            )));
+            let line = headers.len().saturating_add(1);
+            return Err(DecodeErrorKind::HeaderWithoutColon { line });
         };
         let (name, value) = (trimmed(name, blanks), trimmed(value, blanks));
         if name.is_empty() {
@@ -249,12 +255,11 @@ fn content_length(text: &str) -> Result<u64, DecodeErrorKind> {
         .ok_or_else(|| DecodeErrorKind::InvalidContentLength(printable(text.as_bytes())))
 }
 
-/// Names the header in whose line the bytes stop to be UTF-8.
-fn not_utf8(lines: &[u8], at: usize) -> DecodeErrorKind {
+/// The name of the header in whose line a fault stands; up to the fault, if that is in the name.
+fn name_at(lines: &[u8], at: usize) -> Box<str> {
     let (before, after) = lines.split_at_checked(at).unwrap_or((lines, &[]));
     let start = memchr::memrchr(b'\n', before).map_or(0, |lf| lf.saturating_add(1));
     let end = memchr::memchr2(b'\n', b':', after).map_or(lines.len(), |end| at.saturating_add(end));
     let line = lines.get(start..end).unwrap_or_default();
-    let name = line.split(|&byte| byte == b':').next().unwrap_or(line);
-    DecodeErrorKind::NotUtf8(printable(name))
+    printable(line.split(|&byte| byte == b':').next().unwrap_or(line))
 }

@@ -69,7 +69,10 @@ fn carried(frame: &Frame, version: Version) -> Frame {
     let padded = version == Version::V1_0 || connect && offer == Some(Version::V1_0);
     let mut headers = Headers::default();
     for (name, value) in frame.headers.iter() {
-        let (mut name, mut value) = (name.to_owned(), value.to_owned());
+        let (mut name, mut value) = (
+            name.replace('\0', "\u{fffd}"),
+            value.replace('\0', "\u{fffd}"),
+        );
         if verbatim {
             name = name.replace(['\n', '\r', ':'], "_");
             value = value.replace(['\n', '\r'], " ");
