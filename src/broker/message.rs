@@ -150,13 +150,12 @@ impl Message {
         }
         // A client heeds the first header of a name: an AMQP header must not come before the
         // property whose name it bears, nor pass for one of the frame's own.
-        // Some clients trim names, so that a blank does not make it another one.
         let is_free = |name: &str| {
-            let name = name.trim();
-            !OWN_HEADERS.contains(&name)
+            let bare = name.trim();
+            !passes_for(name, &OWN_HEADERS)
                 && properties
                     .iter()
-                    .all(|(property, value)| *property != name || value.is_none())
+                    .all(|(property, value)| *property != bare || value.is_none())
         };
         for (name, value) in &self.properties.headers {
             if is_free(name) {
@@ -171,8 +170,18 @@ impl Message {
     }
 }
 
+/// Whether a receiver may take the name for one of these: some clients trim names, and some tell
+/// no capital letters apart.
+#[must_use]
+pub fn passes_for(name: &str, names: &[&str]) -> bool {
+    // The byte order mark is a blank to JavaScript.
+    let is_padding = |char: char| char.is_whitespace() || char.is_control() || char == '\u{feff}';
+    let name = name.trim_matches(is_padding);
+    names.iter().any(|other| name.eq_ignore_ascii_case(other))
+}
+
 /// Headers that say something of the frame itself; AMQP headers of these names are left out.
-const OWN_HEADERS: [&str; 7] = [
+const OWN_HEADERS: [&str; 8] = [
     "destination",
     "subscription",
     "message-id",
@@ -180,6 +189,7 @@ const OWN_HEADERS: [&str; 7] = [
     "redelivered",
     "content-length",
     "receipt-id",
+    DROPPED_HEADER,
 ];
 
 fn of_version<T>(each: &[T; Version::ALL.len()], version: Version) -> &T {
@@ -204,6 +214,10 @@ pub struct Delivery {
 
 /// The AMQP header that names a message's sender; the gateway sets it, never the client.
 pub const USER_HEADER: &str = "x-stomp-user";
+
+/// The header of a MESSAGE frame that tells how many messages before it were dropped; the gateway
+/// sets it, never the sender.
+pub const DROPPED_HEADER: &str = "x-dropped";
 
 #[cfg(test)]
 mod tests {
@@ -294,11 +308,32 @@ mod tests {
         let mut properties = captured();
         properties.headers = forged.to_vec();
         properties.headers.push(("user-id".into(), "forged".into()));
-        properties.headers.push((" ack ".into(), "forged".into()));
+        for name in [" ack ", "\u{feff}X-Dropped", "Message-ID\t"] {
+            properties.headers.push((name.into(), "forged".into()));
+        }
         properties.headers.push(("x\nack".into(), "1".into()));
         let frame = tail(&message(properties, ""), Version::V1_2);
         assert!(!frame.contains("forged"), "{frame}");
         assert!(!frame.contains("\nack"), "{frame}");
+    }
+
+    /// Clients that end a frame at the first NUL would take what follows for another frame.
+    #[test]
+    fn a_nul_in_a_header_does_not_end_the_frame() {
+        let forged = "x\0MESSAGE\nsubscription:1\n\nforged";
+        let properties = Properties {
+            headers: vec![(forged.into(), forged.into())],
+            correlation_id: Some(forged.into()),
+            reply_to: Some(format!("/queue/{forged}").into()),
+            ..Properties::default()
+        };
+        let message = message(properties, "body");
+        for version in Version::ALL {
+            let frame = tail(&message, version);
+            let nuls: Vec<_> = frame.match_indices('\0').collect();
+            assert_eq!(nuls, [(frame.len() - 1, "\0")], "{frame:?}");
+            assert!(frame.contains("x\u{fffd}MESSAGE"), "{frame:?}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) use error::{no_direct_replies, resource_locked};
 pub use feed_config::{Binding, FeedConfig};
 pub use keys::{KeyLimits, TooManyHashes, TooManyWords};
 pub(crate) use kinds::{KnownKind, KnownKinds};
-pub use message::{Delivery, Message, USER_HEADER};
+pub use message::{DROPPED_HEADER, Delivery, Message, USER_HEADER, passes_for};
 pub use properties::Properties;
 pub(crate) use properties::for_each_property;
 pub use routing::ExchangeKind;

@@ -11,6 +11,7 @@ use super::{
     operations::Operations,
 };
 use crate::{
+    broker::DROPPED_HEADER,
     deadline::later,
     hub::{Item, Parcel},
 };
@@ -171,7 +172,7 @@ impl Writer {
             return Err(Problem::NotUtf8);
         }
         if parcel.dropped > 0 {
-            head.extend_from_slice(format!("x-dropped:{}\n", parcel.dropped).as_bytes());
+            head.extend_from_slice(format!("{DROPPED_HEADER}:{}\n", parcel.dropped).as_bytes());
         }
         self.frames = self.frames.wrapping_add(1);
         self.messages = self.messages.wrapping_add(1);

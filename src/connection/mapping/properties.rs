@@ -9,10 +9,14 @@ use super::{
     fields::{Fields, Number, QUEUE_ARGUMENTS},
 };
 use crate::broker::{
-    DIRECT_REPLIES, Properties, USER_HEADER,
+    DIRECT_REPLIES, DROPPED_HEADER, Properties, USER_HEADER,
     destination::{Destination, MAX_NAME},
-    for_each_property, no_direct_replies,
+    for_each_property, no_direct_replies, passes_for,
 };
+
+/// Headers of a message that the gateway alone sets: what a client says there is left out, in
+/// every spelling that a receiver may take for the same name.
+const GATEWAY_S: [&str; 3] = [USER_HEADER, DROPPED_HEADER, "user-id"];
 
 /// Headers of SEND that become something else than a property or an AMQP header, or nothing.
 const NOT_CARRIED: [&str; 9] = [
@@ -134,7 +138,7 @@ fn headers(fields: &Fields<'_>, context: &Context<'_>) -> Result<Pairs, Problem>
     let mut headers = Vec::new();
     let mut seen = HashSet::new();
     for (name, value) in fields.headers.iter() {
-        let is_carried = name != USER_HEADER
+        let is_carried = !passes_for(name, &GATEWAY_S)
             && !NOT_CARRIED.contains(&name)
             && !Properties::HEADERS.contains(&name)
             && QUEUE_ARGUMENTS
