@@ -13,6 +13,7 @@ mod feed_config;
 mod keys;
 mod kinds;
 mod message;
+pub mod own_queues;
 mod properties;
 pub mod routing;
 

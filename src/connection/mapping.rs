@@ -11,7 +11,6 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use stomp_grammar::{Command, Headers};
 use stomp_session::{AckMode, Problem};
@@ -19,6 +18,7 @@ use stomp_session::{AckMode, Problem};
 use crate::broker::{
     Argument, BrokerError, Consume, KeyLimits, Properties, Publish, QueueSpec, TooManyHashes,
     destination::{Destination, DestinationError},
+    own_queues,
 };
 use crate::presence::Status;
 use fields::Fields;
@@ -358,7 +358,7 @@ fn subscription_queue(
             durable_name(destination, id, binding_arguments, context)
         }
         None => {
-            let name = subscription_name(&unique.to_be_bytes());
+            let name = own_queues::subscription_queue(&unique.to_be_bytes());
             return Ok(own_queue(name, auto_delete, arguments));
         }
     };
@@ -434,7 +434,6 @@ fn durable_name(
     binding_arguments: &[(Box<str>, Argument)],
     context: &Context<'_>,
 ) -> Box<str> {
-    const LENGTH: usize = 24;
     let (exchange, pattern) = destination.route(context.topics).unwrap_or_default();
     let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
     let arguments = binding_arguments
@@ -450,14 +449,29 @@ fn durable_name(
         hash.update(&(field.len() as u64).to_be_bytes());
         hash.update(field.as_bytes());
     }
-    subscription_name(hash.finish().as_ref().get(..LENGTH).unwrap_or_default())
+    let hash = hash.finish();
+    let hash = hash.as_ref().get(..own_queues::DURABLE_HASH);
+    own_queues::subscription_queue(hash.unwrap_or_default())
 }
 
-/// How the names of subscriptions' queues begin that the gateway makes up.
-const SUBSCRIPTION_QUEUES: &str = "stomp-subscription-";
-
-fn subscription_name(bytes: &[u8]) -> Box<str> {
-    format!("{SUBSCRIPTION_QUEUES}{}", URL_SAFE_NO_PAD.encode(bytes)).into()
+/// Whether the subscription would use a queue of the gateway's making that is not its own: that
+/// of a durable subscription to something else, or of another user's; or, as the target of a
+/// binding, a queue for replies, in which its owner expects nothing but those.
+#[must_use]
+pub fn is_foreign(
+    destination: &Destination,
+    headers: &Headers,
+    request: &Consume,
+    context: &Context<'_>,
+) -> bool {
+    let (queue, is_bound) = (&request.queue.name, request.binding.is_some());
+    if own_queues::is_durable_subscription(queue) {
+        let own = headers
+            .get("id")
+            .map(|id| durable_name(destination, id, &request.binding_arguments, context));
+        return !is_bound || own.as_ref() != Some(queue);
+    }
+    is_bound && own_queues::is_temp(queue)
 }
 
 /// A queue for a session's `/temp-queue/<x>`, and its consumer, which is the only one there may
@@ -465,15 +479,7 @@ fn subscription_name(bytes: &[u8]) -> Box<str> {
 #[must_use]
 pub fn temp_queue(unique: u128, context: &Context<'_>) -> Consume {
     Consume {
-        queue: own_queue(
-            format!(
-                "stomp-temp-{}",
-                URL_SAFE_NO_PAD.encode(unique.to_be_bytes())
-            )
-            .into(),
-            true,
-            Vec::new(),
-        ),
+        queue: own_queue(own_queues::temp_queue(unique), true, Vec::new()),
         declare: true,
         binding: None,
         binding_arguments: Vec::new(),

@@ -138,9 +138,11 @@ async fn open(
             if let Some(known) = known.filter(|known| known.name == request.queue.name) {
                 request.queue = *known;
             }
-            Permissions::with(context, identity, answers)
-                .consume(&request)
-                .await?;
+            let permissions = Permissions::with(context, identity, answers);
+            if mapping::is_foreign(&destination, headers, &request, &mapping) {
+                return Err(permissions.refuse_foreign(&request.queue.name));
+            }
+            permissions.consume(&request).await?;
             let right = Right::Consume(Box::new(request.clone()));
             let is_auto = ack == stomp_session::AckMode::Auto;
             let id = subscribe.subscription;

@@ -104,18 +104,36 @@ impl<'a> Permissions<'a> {
     /// Asks for the right to declare a queue.
     pub(super) async fn declare(&self, queue: &QueueSpec) -> Result<(), Problem> {
         self.queue(&queue.name, Permission::Configure).await?;
-        let dead_letters = queue
-            .arguments
-            .iter()
-            .find_map(|(name, value)| match value {
-                Argument::Text(exchange) if &**name == "x-dead-letter-exchange" => Some(exchange),
-                _ => None,
-            });
-        if let Some(exchange) = dead_letters {
+        let argument = |wanted: &str| {
+            queue
+                .arguments
+                .iter()
+                .find_map(|(name, value)| match value {
+                    Argument::Text(text) if **name == *wanted => Some(text),
+                    _ => None,
+                })
+        };
+        if let Some(exchange) = argument("x-dead-letter-exchange") {
             self.queue(&queue.name, Permission::Read).await?;
             self.exchange(exchange, Permission::Write).await?;
+            // Whoever chooses the key publishes by it.
+            if let Some(key) = argument("x-dead-letter-routing-key") {
+                self.topic(exchange, key, Permission::Write).await?;
+            }
         }
         Ok(())
+    }
+
+    /// The client named a queue that another subscription has for itself: nobody is asked.
+    pub(super) fn refuse_foreign(&self, queue: &str) -> Problem {
+        let access = Access::Resource {
+            vhost: self.vhost(),
+            kind: ResourceKind::Queue,
+            name: queue.into(),
+            permission: Permission::Read,
+        };
+        let reason = "it is of another subscription, or another user's";
+        self.refused(&access, Refusal::Denied(Some(reason.into())))
     }
 
     /// Asks for the right to delete a queue.
@@ -204,13 +222,16 @@ impl<'a> Permissions<'a> {
                 },
             }
         };
-        answer.map_err(|refusal| {
-            let what = what(&access);
-            telemetry::permission_refused(&self.context.info(), &what, &refusal.to_string());
-            let is_fault = matches!(refusal, Refusal::Faulty(_) | Refusal::Busy);
-            let reason = refusal.disclosed(self.context.settings().disclose_reason);
-            refused(&access, &what, &user.name, reason, is_fault)
-        })
+        answer.map_err(|refusal| self.refused(&access, refusal))
+    }
+
+    /// It is in the log, and the client is told.
+    fn refused(&self, access: &Access, refusal: Refusal) -> Problem {
+        let what = what(access);
+        telemetry::permission_refused(&self.context.info(), &what, &refusal.to_string());
+        let is_fault = matches!(refusal, Refusal::Faulty(_) | Refusal::Busy);
+        let reason = refusal.disclosed(self.context.settings().disclose_reason);
+        refused(access, &what, &self.identity.user.name, reason, is_fault)
     }
 }
 

@@ -3,11 +3,13 @@
 use super::services::Services;
 use crate::{
     auth::{Access, Permission, ResourceKind},
-    broker::FEED_QUEUES,
+    broker::{FEED_QUEUES, own_queues},
 };
 
 impl Services {
-    /// Whether only the gateway has this access.
+    /// Whether only the gateway has this access. A queue of a durable subscription is reserved as
+    /// the goal of a message: it is filled by its binding. Which subscription may use it, is said
+    /// where its name is made ([`is_foreign`](crate::connection)).
     #[must_use]
     pub fn reserves(&self, access: &Access) -> bool {
         match access {
@@ -27,7 +29,11 @@ impl Services {
                 exchange,
                 routing_key,
                 ..
-            } => self.reserves_key(exchange, routing_key),
+            } => {
+                let is_default = exchange.is_empty();
+                is_default && own_queues::is_durable_subscription(routing_key)
+                    || self.reserves_key(exchange, routing_key)
+            }
         }
     }
 

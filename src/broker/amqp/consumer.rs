@@ -28,6 +28,7 @@ use super::{
 use crate::{
     broker::{
         Argument, BrokerError, Consume, Consumer, Delivery, DeliverySink, QueueSpec, Verdict,
+        own_queues::{SUBSCRIPTION_QUEUES, TEMP_QUEUES},
         resource_locked,
     },
     deadline::after,
@@ -207,9 +208,8 @@ fn locked(error: BrokerError) -> BrokerError {
     }
 }
 
-/// What the names of queues start with that the gateway makes up itself: of subscriptions, and
-/// of temporary queues.
-const OWN_QUEUES: [&str; 2] = ["stomp-subscription-", "stomp-temp-"];
+/// Names that the gateway makes up itself begin so.
+const OWN_QUEUES: [&str; 2] = [SUBSCRIPTION_QUEUES, TEMP_QUEUES];
 
 /// How long a queue stays that nobody consumes, and that nobody else can know: a connection that
 /// is cut between a declaration and its consumer leaves one.

@@ -121,8 +121,17 @@ impl<'a> Fields<'a> {
         &self,
         keys: &KeyLimits,
     ) -> Result<Vec<(Box<str>, Argument)>, Problem> {
+        const DEAD_EXCHANGE: &str = "x-dead-letter-exchange";
         const DEAD_KEY: &str = "x-dead-letter-routing-key";
-        let exchange = self.headers.get("x-dead-letter-exchange");
+        let exchange = self.headers.get(DEAD_EXCHANGE);
+        if exchange.is_some_and(|name| name.trim().is_empty())
+            && self.headers.get(DEAD_KEY).is_none()
+        {
+            // Each dead letter would go to the queue of its own key's name, about which nobody
+            // was asked: a feed's, say.
+            let expected = "an exchange; or none, with a queue's name in x-dead-letter-routing-key";
+            return Err(self.invalid(DEAD_EXCHANGE, expected));
+        }
         if let (Some(exchange), Some(key)) = (exchange, self.headers.get(DEAD_KEY))
             && !matches!(keys.slow(exchange.trim(), key.trim(), ""), Ok(None))
         {

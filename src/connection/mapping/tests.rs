@@ -135,8 +135,22 @@ fn nobody_sends_in_another_s_name() {
         sent("/topic/m", &[("user-id", "bob")]),
         Err(Problem::PreconditionFailed(_))
     ));
-    let carried = properties(&[(USER_HEADER, "bob")]).headers;
-    assert_eq!(carried, [(USER_HEADER.into(), "alice".into())]);
+    // Nor in a spelling that some receiver takes for the same.
+    for forged in [
+        USER_HEADER,
+        " x-stomp-user",
+        "X-Stomp-User\t",
+        "\u{feff}x-stomp-user",
+        "x-dropped",
+        "X-DROPPED ",
+        " user-id",
+        "User-Id",
+    ] {
+        let carried = properties(&[(forged, "bob"), ("x-stomp-user-2", "b")]).headers;
+        let expected = [("x-stomp-user-2", "b"), (USER_HEADER, "alice")];
+        let expected = expected.map(|(name, value)| (name.into(), value.into()));
+        assert_eq!(carried, expected, "{forged:?}");
+    }
 
     let destination = Destination::Topic("m".into());
     let context = Context {
@@ -393,7 +407,7 @@ fn durable_subscriptions_find_their_queue_again() {
     let consume = own_queue("/topic/a", &durable);
     assert!(consume.queue.durable && !consume.queue.auto_delete);
     // Fixed for all time: clients come back after an upgrade of the gateway.
-    let fixed = "stomp-subscription-_yK_r_Qj7fVnZqSD06JQ88AjmHMAu5R4";
+    let fixed = DURABLE;
     assert_eq!(&*consume.queue.name, fixed);
     assert_eq!(&*name("/exchange/amq.topic/a", &durable), fixed);
     assert_ne!(&*name("/topic/b", &durable), fixed);
@@ -425,6 +439,68 @@ fn durable_subscriptions_find_their_queue_again() {
     };
     let other = dedicated(&destination, AckMode::Auto, &headers, 7, &bob).unwrap();
     assert_ne!(&*other.queue.name, fixed);
+}
+
+/// The name of alice's to `/topic/a` with the id 1.
+const DURABLE: &str = "stomp-subscription-_yK_r_Qj7fVnZqSD06JQ88AjmHMAu5R4";
+
+#[test]
+fn a_durable_subscription_s_queue_is_its_own_alone() {
+    let temp = temp_queue(7, &CONTEXT).queue.name;
+    let plugins = "stomp-subscription-ajoCv6rxNt3zcbLCMbqDbQ";
+    let amq = |name: &str| format!("/amq/queue/{name}");
+    let durable = ("durable", "true");
+    for (destination, headers, user, is_foreign) in [
+        ("/topic/a", &[durable, ("id", "1")][..], "alice", false),
+        ("/topic/a", &[durable, ("id", "1")], "bob", false),
+        (
+            "/topic/a",
+            &[durable, ("id", "1"), ("x-queue-name", DURABLE)],
+            "alice",
+            false,
+        ),
+        (
+            "/topic/a",
+            &[durable, ("id", "1"), ("x-queue-name", DURABLE)],
+            "bob",
+            true,
+        ),
+        (
+            "/topic/b",
+            &[durable, ("id", "1"), ("x-queue-name", DURABLE)],
+            "alice",
+            true,
+        ),
+        (
+            "/topic/a",
+            &[durable, ("id", "2"), ("x-queue-name", DURABLE)],
+            "alice",
+            true,
+        ),
+        ("/topic/a", &[("x-queue-name", DURABLE)], "alice", true),
+        (&amq(DURABLE), &[("id", "1")], "alice", true),
+        (
+            &format!("/queue/{DURABLE}"),
+            &[durable, ("id", "1")],
+            "bob",
+            true,
+        ),
+        // The plug-in's are the hook's to decide: they are read at a migration.
+        (&amq(plugins), &[], "bob", false),
+        ("/topic/a", &[("x-queue-name", plugins)], "bob", false),
+        ("/topic/a", &[("x-queue-name", &temp)], "bob", true),
+        ("/topic/a", &[("x-queue-name", "mine")], "bob", false),
+    ] {
+        let context = Context { user, ..CONTEXT };
+        let mut all = Headers::default();
+        for (name, value) in headers {
+            all.push(name, value);
+        }
+        let parsed = Destination::parse(destination).unwrap();
+        let request = dedicated(&parsed, AckMode::Auto, &all, 1, &context).unwrap();
+        let found = super::is_foreign(&parsed, &all, &request, &context);
+        assert_eq!(found, is_foreign, "{destination} {headers:?} of {user}");
+    }
 }
 
 #[test]

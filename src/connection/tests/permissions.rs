@@ -87,6 +87,17 @@ async fn each_wish_asks_for_what_it_takes() {
             ],
         ),
         (
+            "SUBSCRIBE\nid:9\nx-dead-letter-exchange:dead\nx-dead-letter-routing-key:k\n\
+             destination:/queue/r\n\n\0",
+            &[
+                r#"configure queue "r""#,
+                r#"read queue "r""#,
+                r#"write exchange "dead""#,
+                r#"write topic "dead" "k""#,
+                r#"read queue "r""#,
+            ],
+        ),
+        (
             "SUBSCRIBE\nid:7\ndestination:/queue/p\n\n\0",
             &[r#"configure queue "p""#, r#"read queue "p""#],
         ),
@@ -184,6 +195,62 @@ async fn a_refusal_ends_the_session_and_nothing_is_done() {
         assert_eq!(house.hook.asked().last().unwrap(), denied);
         assert!(house.slow.declared().is_empty());
     }
+}
+
+/// Whatever the hook says: alice's durable subscription is found by nobody else's frame, and not
+/// by another of her own.
+#[tokio::test(start_paused = true)]
+async fn a_durable_subscription_is_its_owner_s_alone() {
+    const DURABLE: &str = "stomp-subscription-_yK_r_Qj7fVnZqSD06JQ88AjmHMAu5R4";
+    let house = House::new();
+    let durable = "durable:true\nauto-delete:false\n";
+    let mut alice = Client::connect(&house).await;
+    alice.subscribe("1", "/topic/a", durable).await;
+    alice.send("DISCONNECT\nreceipt:bye\n\n\0");
+    alice.expect_receipt("bye").await;
+    let mut sender = Client::connect(&house).await;
+    sender.publish("/topic/a", "kept").await;
+
+    let settings = "ack:client-individual\ndurable:true\nauto-delete:false";
+    for frame in [
+        format!("SUBSCRIBE\nid:1\n{settings}\ndestination:/amq/queue/{DURABLE}\n\n\0"),
+        format!("SUBSCRIBE\nid:1\n{settings}\ndestination:/queue/{DURABLE}\n\n\0"),
+        format!("SUBSCRIBE\nid:1\n{settings}\nx-queue-name:{DURABLE}\ndestination:/topic/a\n\n\0"),
+        format!("SUBSCRIBE\nid:1\n{settings}\nx-queue-name:{DURABLE}\ndestination:/topic/b\n\n\0"),
+        format!("SEND\ndestination:/queue/{DURABLE}\n\nforged\0"),
+        format!("SEND\ndestination:/amq/queue/{DURABLE}\n\nforged\0"),
+        format!("SEND\ndestination:/reply-queue/{DURABLE}\n\nforged\0"),
+        format!(
+            "SEND\ndestination:/queue/q\nx-message-ttl:0\nx-dead-letter-exchange:\n\
+             x-dead-letter-routing-key:{DURABLE}\n\nforged\0"
+        ),
+        "SUBSCRIBE\nid:1\nx-queue-name:stomp-temp-x\ndestination:/topic/a\n\n\0".to_owned(),
+    ] {
+        let mut bob = Client::new(&house);
+        bob.send(CONNECT.replace("alice", "bob"));
+        bob.expect(Command::Connected).await;
+        bob.send(&frame);
+        let error = bob.expect_error("access_refused").await;
+        assert_eq!(
+            error.header("error-code"),
+            Some("permission-denied"),
+            "{frame}"
+        );
+    }
+    let mut bob = Client::new(&house);
+    bob.send(CONNECT.replace("alice", "bob"));
+    bob.expect(Command::Connected).await;
+    bob.send("SEND\ndestination:/queue/q\nx-message-ttl:0\nx-dead-letter-exchange: \n\nforged\0");
+    bob.expect_error("Invalid header").await;
+
+    let mut alice = Client::connect(&house).await;
+    alice.subscribe("1", "/topic/a", durable).await;
+    alice.expect_message("kept").await;
+    settle().await;
+    alice.expect_nothing();
+    // It goes with her word.
+    alice.send("UNSUBSCRIBE\nid:1\ndurable:true\nreceipt:u\n\n\0");
+    alice.expect_receipt("u").await;
 }
 
 #[tokio::test(start_paused = true)]
