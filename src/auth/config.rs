@@ -270,6 +270,14 @@ impl Config {
             if parameter.is_empty() {
                 return Err((key, "has an empty parameter: give it a name".into()));
             }
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+            if !parameter.bytes().all(is_plain) {
+                let message = format!(
+                    "uses the parameter {parameter:?}: choose a name of letters, digits and \
+                     \"-_.~\", which every hook reads alike"
+                );
+                return Err((key, message));
+            }
             if !taken.insert(parameter) {
                 let message = format!(
                     "uses the parameter {parameter:?}, which the user call has already: choose \
@@ -509,6 +517,12 @@ mod tests {
             ("forward_headers = { \"a b\" = \"a\" }", "forward_headers"),
             ("forward_cookies = { a = \"password\" }", "forward_cookies"),
             ("forward_query = { a = \"\" }", "forward_query"),
+            ("forward_query = { t = \"a&b=c\" }", "forward_query"),
+            ("forward_cookies = { t = \"ä\" }", "forward_cookies"),
+            (
+                "forward_connection = { session = \"a b\" }",
+                "forward_connection",
+            ),
             (
                 "forward_query = { a = \"p\" }\nforward_connection = { session = \"p\" }",
                 "forward_connection",
