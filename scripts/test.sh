@@ -470,6 +470,13 @@ fi
 if cargo deny --version >/dev/null 2>&1; then
     step 'Licences, duplicates and sources of dependencies' \
         bounded 5 cargo deny check bans licenses sources
+    # The database is a repository of RustSec's, which is not there for everybody.
+    if bounded 2 cargo deny fetch db >"$logs/advisories" 2>&1; then
+        step 'Advisories about dependencies' bounded 5 cargo deny check --disable-fetch advisories
+    else
+        tail -n 3 "$logs/advisories"
+        skipped+=("RustSec's database cannot be had: advisories about dependencies not checked")
+    fi
 else
-    skipped+=('cargo-deny is not installed: licences and sources of dependencies not checked')
+    skipped+=('cargo-deny is not installed: licences, sources and advisories of dependencies not checked')
 fi
