@@ -150,6 +150,7 @@ impl Gateway {
         let doors = Doors {
             proxies: Arc::new(Proxies::new(&listen.trusted_proxies)),
             files: Arc::new(Files::of(open_files())),
+            registry: Arc::clone(&services.registry),
         };
         if listen.proxy_protocol && listen.trusted_proxies.is_empty() {
             telemetry::any_proxy_trusted();
@@ -290,6 +291,7 @@ async fn bind(address: Option<SocketAddr>, what: &str) -> io::Result<Option<TcpL
 struct Doors {
     proxies: Arc<Proxies>,
     files: Arc<Files>,
+    registry: Arc<Registry>,
 }
 
 /// How many files this process may open; `main` has raised it as far as it goes.
@@ -329,6 +331,7 @@ fn entrance<T>(
         proxy_protocol: config.proxy_protocol,
         timeout: config.handshake_timeout,
         keep_alive: config.keep_alive(),
+        registry: Arc::clone(&doors.registry),
     }
 }
 
@@ -345,6 +348,10 @@ fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>),
     let presence = presence(config, node, outbox)?;
     let places = Places::new(config.listen.max_unauthenticated);
     let registry = Registry::with_places(config.listen.max_connections, places, &config.limits);
+    if let Some(records) = presence.as_ref().and_then(|presence| presence.records()) {
+        registry.share_bans(records);
+    }
+    tokio::spawn(node::keep_bans(Arc::downgrade(&registry)));
     let sessions: Arc<dyn control::Sessions> = Arc::clone(&registry) as _;
     let is_shared = matches!(config.presence.url, presence::Url::Redis(_));
     let nodes = presence.clone().filter(|_| is_shared);

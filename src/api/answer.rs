@@ -132,6 +132,8 @@ pub(super) struct Request {
     pub(super) names: Vec<String>,
     pub(super) query: String,
     pub(super) body: Bytes,
+    /// The name of its token, if it needed one.
+    pub(super) caller: Option<Box<str>>,
 }
 
 impl Request {

@@ -188,17 +188,21 @@ async fn run(api: &Api, command: Command) -> Result<Outcome, Refusal> {
         .map_err(|off| Refusal::new(StatusCode::CONFLICT, off.to_string()))?;
     let hits = report.hits();
     let Report { nodes, unreached } = report;
-    let nodes = nodes.into_iter();
     Ok(Outcome {
         hits,
-        nodes: nodes
-            .map(|(node, hits)| NodeOutcome {
-                node: node.into(),
-                hits,
-            })
-            .collect(),
+        nodes: self::nodes(nodes),
         unreached: unreached.map(Into::into),
     })
+}
+
+pub(super) fn nodes(nodes: Vec<(Box<str>, u64)>) -> Vec<NodeOutcome> {
+    let nodes = nodes.into_iter();
+    nodes
+        .map(|(node, hits)| NodeOutcome {
+            node: node.into(),
+            hits,
+        })
+        .collect()
 }
 
 /// A session is there, or it is not.

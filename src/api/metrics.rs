@@ -1,5 +1,7 @@
 //! Metrics, for Prometheus.
 
+use std::time::SystemTime;
+
 use tokio::task::spawn_blocking;
 use warp::http::StatusCode;
 
@@ -33,6 +35,7 @@ pub(super) async fn metrics(api: &Api, _: Request) -> Answer {
             .presence
             .as_ref()
             .map(|presence| presence.health().is_ok()),
+        bans: api.services.registry.bans().len(SystemTime::now()),
         vhosts: vhosts.len(),
         feeds: feeds().count(),
         feed_patterns: feeds().map(|feed| feed.patterns).sum(),

@@ -6,6 +6,8 @@
 
 mod answer;
 #[allow(unused_qualifications, reason = "of utoipa's macros")]
+mod bans;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod commands;
 mod config;
 mod health;
@@ -35,6 +37,7 @@ use warp::{
 };
 
 pub use answer::ErrorBody;
+pub use bans::{Ban, BanOutcome, BanRequest, Bans, Reach};
 pub use commands::{NodeOutcome, Outcome};
 pub use config::{Config, Metrics};
 pub use health::{Alive, Health, Overload, Ready};
@@ -140,6 +143,9 @@ static ROUTES: &[Route] = routes! {
     POST "/api/v1/users/{name}/recheck" ADMIN => commands::recheck_user;
     POST "/api/v1/users/{name}/forget" ADMIN => commands::forget;
     POST "/api/v1/users/{name}/groups" ADMIN => commands::refresh_groups;
+    GET "/api/v1/bans" READ => bans::bans;
+    POST "/api/v1/bans" ADMIN => bans::ban, body;
+    DELETE "/api/v1/bans" ADMIN => bans::unban;
     POST "/api/v1/presence" READ => presence::users, body;
     GET "/api/v1/groups/{name}" READ => presence::group;
     POST "/api/v1/publish" PUBLISH => publish::publish, body;
@@ -215,6 +221,7 @@ impl Api {
             names,
             query,
             body: Bytes::new(),
+            caller: None,
         };
         let mut caller = None;
         let answer = self
@@ -248,6 +255,7 @@ impl Api {
             return (route.handler)(self, request).await;
         };
         *caller = Some(self.authorize(headers, scope)?);
+        request.caller.clone_from(caller);
         let Ok(_turn) = self.turns.try_acquire() else {
             let error = format!(
                 "{} requests are being served, as many as [api] max_requests allows",

@@ -12,7 +12,7 @@ use utoipa::{
 use super::{
     Api,
     answer::{Answer, ErrorBody, Reply, Request},
-    commands, health, metrics, node, presence, publish,
+    bans, commands, health, metrics, node, presence, publish,
 };
 
 /// The document.
@@ -42,6 +42,9 @@ use super::{
         commands::recheck_user,
         commands::forget,
         commands::refresh_groups,
+        bans::bans,
+        bans::ban,
+        bans::unban,
         presence::users,
         presence::group,
         publish::publish,
@@ -51,6 +54,7 @@ use super::{
         (name = "health", description = "Open to everybody who reaches the listener"),
         (name = "nodes"),
         (name = "sessions", description = "On all nodes; listing needs presence"),
+        (name = "bans", description = "On all nodes"),
         (name = "presence", description = "On all nodes; needs presence"),
         (name = "publish"),
     ),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use stomp_session::SubscriptionId;
+use stomp_session::{Problem, SubscriptionId};
 
 use super::{
     mapping,
@@ -17,8 +17,9 @@ use super::{
 };
 use crate::{
     auth::{Carried, User},
+    control::Subject,
     hub::Hub,
-    node::{Account, ClientAddress, Guard, Services, Settings, UserPlace},
+    node::{Account, ClientAddress, Guard, Services, Settings, Suspect, UserPlace},
     presence::{Device, PresenceEntry, Status},
     telemetry::{self, ConnectionInfo},
 };
@@ -61,6 +62,8 @@ pub(super) struct Identity {
     pub(super) place: UserPlace,
     /// The rights to ask the hook about again, if `auth.recheck` is on.
     pub(super) rights: Option<Box<Rights>>,
+    /// The id of the device that CONNECT named, if it did.
+    pub(super) device_id: Option<Box<str>>,
 }
 
 impl Context {
@@ -116,7 +119,34 @@ impl Context {
         {
             identity.vhost.join(self.guard.mailbox());
             self.guard.logged_in(self);
+            // A ban that came between the login's question and this found no session to end.
+            let device = identity.device_id.as_deref();
+            if let Some(problem) = self.refuse_banned(Some(&identity.user.name), true, device) {
+                self.guard.mailbox().fail(problem);
+            }
         }
+    }
+
+    /// The ERROR for this client, if it is banned. A reason that concerns a user is told to nobody
+    /// who has only said to be that user.
+    pub(super) fn refuse_banned(
+        &self,
+        user: Option<&str>,
+        is_proved: bool,
+        device: Option<&str>,
+    ) -> Option<Problem> {
+        let suspect = Suspect {
+            user,
+            address: Some(self.address.ip()),
+            device,
+        };
+        let (subject, ban) = self.services.registry.refuse_banned(&suspect, "login")?;
+        let is_told = is_proved || !matches!(subject, Subject::User(_));
+        Some(Problem::Banned(if is_told {
+            ban.reason
+        } else {
+            Box::default()
+        }))
     }
 
     /// The rights to ask the hook about again, if `auth.recheck` is on.

@@ -12,6 +12,7 @@ use crate::{
     auth::{Access, Carried, Fact, Login, Refusal, User},
     hub::EnterError,
     node::UserPlace,
+    presence::Device,
     telemetry::{self, ConnectionInfo},
 };
 
@@ -27,6 +28,10 @@ pub(super) async fn login(
     let (user, password) = logins
         .credentials(&connect.headers, carried.as_deref())
         .ok_or(Problem::MissingCredentials)?;
+    let device_id = connect.headers.get("device-id").filter(|id| !id.is_empty());
+    if let Some(problem) = context.refuse_banned(Some(&user), false, device_id) {
+        return Err(problem);
+    }
     let vhost = settings.vhost_for(connect.headers.get("host"));
     let mut more = carried.map_or_else(Vec::new, |carried| carried.parameters);
     for (fact, name) in logins.facts() {
@@ -74,6 +79,10 @@ pub(super) async fn login(
             Refusal::Busy => Problem::LoginBusy,
         }
     })?;
+    // The hook may have named another.
+    if let Some(problem) = context.refuse_banned(Some(&user.name), true, device_id) {
+        return Err(problem);
+    }
     let denied = || match is_machine(vhost) {
         true => Problem::HostIsNoVhost {
             host: vhost.into(),
@@ -119,6 +128,9 @@ pub(super) async fn login(
         vhost,
         place,
         rights,
+        device_id: device_id
+            .filter(|id| id.len() <= Device::MAX_ID)
+            .map(Box::from),
     })
 }
 

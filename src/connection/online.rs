@@ -1,7 +1,10 @@
 //! A session that is logged in, as its node reaches it: to end it, and to ask the hook about it
 //! again.
 
-use std::sync::{Arc, Weak};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Weak},
+};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use stomp_session::Problem;
@@ -29,6 +32,14 @@ impl LoggedIn for Context {
 
     fn device(&self) -> Option<&Device> {
         self.here()?.device.as_deref()
+    }
+
+    fn device_id(&self) -> Option<&str> {
+        self.identity()?.device_id.as_deref()
+    }
+
+    fn address(&self) -> IpAddr {
+        self.address.ip()
     }
 
     fn is_in_presence(&self) -> bool {

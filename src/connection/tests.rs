@@ -1,5 +1,6 @@
 //! Whole connections on a link in memory and the embedded broker, in virtual time.
 
+mod bans;
 mod bounds;
 mod control;
 mod denying;

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    Command, ControlShared,
+    Applied, Change, Command, ControlShared,
     wire::{self, Envelope, Note},
 };
 use crate::{
@@ -170,7 +170,9 @@ impl ControlLink {
             command: command.clone(),
             id: format!("{:016x}", rand::random::<u64>()).into(),
             node: self.0.node.clone(),
-            expires: SystemTime::now().checked_add(LIFE),
+            expires: SystemTime::now()
+                .checked_add(LIFE)
+                .filter(|_| !command.is_timeless()),
             answer,
         }
     }
@@ -180,6 +182,27 @@ impl ControlLink {
     }
 
     async fn send(&self, note: &Note) -> Result<(), Box<str>> {
+        self.send_bytes(wire::encode(note)).await
+    }
+
+    /// Asks the others for bans that this node may have missed.
+    async fn ask_for_bans(&self) {
+        let node = self.0.node.clone();
+        if let Err(error) = self.send(&Note::BansWanted { node }).await {
+            telemetry::control_untold("bans", &error);
+        }
+    }
+
+    /// Tells the others all bans that this node knows of.
+    async fn tell_bans(&self, changes: Vec<Change>) {
+        for message in wire::encode_bans(&self.0.node, changes) {
+            if let Err(error) = self.send_bytes(message).await {
+                return telemetry::control_untold("banned", &error);
+            }
+        }
+    }
+
+    async fn send_bytes(&self, body: Vec<u8>) -> Result<(), Box<str>> {
         let publish = Publish {
             exchange: self.0.exchange.clone(),
             routing_key: Box::default(),
@@ -188,7 +211,7 @@ impl ControlLink {
                 persistent: true,
                 ..Properties::default()
             },
-            body: wire::encode(note).into(),
+            body: body.into(),
             mandatory: false,
             lane: 0,
             slow: None,
@@ -274,6 +297,9 @@ async fn listen_once(link: &ControlLink, shared: &ControlShared) -> String {
     };
     telemetry::control_up(exchange);
     link.tell_apart();
+    // Since it listened the last time, bans may have been set and lifted.
+    let asking = link.clone();
+    tokio::spawn(async move { asking.ask_for_bans().await });
     loop {
         match poll_fn(|context| mailbox.poll_take(context)).await {
             Item::Parcel(parcel) => {
@@ -309,6 +335,21 @@ async fn handle(link: &ControlLink, shared: &ControlShared, message: &Message) {
             }
         }
         Ok(Note::PresenceInMemory { node }) => link.hear_apart(node),
+        Ok(Note::BansWanted { node }) if node != link.0.node => {
+            let (link, changes) = (link.clone(), shared.sessions.bans());
+            tokio::spawn(async move { link.tell_bans(changes).await });
+        }
+        Ok(Note::Bans { node, changes }) if node != link.0.node => {
+            let is_new = |change: &&Change| {
+                let (applied, _) = shared.sessions.ban(change);
+                matches!(applied, Applied::Done(_))
+            };
+            let count = changes.iter().filter(is_new).count();
+            if count > 0 {
+                telemetry::bans_heard(&node, count);
+            }
+        }
+        Ok(Note::BansWanted { .. } | Note::Bans { .. }) => {}
         Err(cause) => telemetry::control_ignored(&cause),
     }
 }

@@ -4,6 +4,7 @@
 //! all others. Backends may publish commands there, too. A publisher to that exchange is trusted,
 //! so clients of the gateway may never publish there. The format is in [`wire`].
 
+mod ban;
 mod config;
 mod link;
 pub mod wire;
@@ -14,6 +15,7 @@ use futures_util::FutureExt;
 use thiserror::Error;
 use tokio_util::task::AbortOnDropHandle;
 
+pub use ban::{Applied, Ban, Change, Subject};
 pub use config::Config;
 
 use self::link::ControlLink;
@@ -40,6 +42,13 @@ pub trait Sessions: Send + Sync + 'static {
     /// Has the hook asked anew which groups a user is in, in the background; how many sessions
     /// hear of it.
     fn refresh_groups(&self, user: &str) -> usize;
+
+    /// Takes a ban, or its lifting. Sessions that it is about end, with ERROR `banned`; how many.
+    /// Of a ban that is lifted: 1, if it was in force here.
+    fn ban(&self, change: &Change) -> (Applied, usize);
+
+    /// The bans that this node knows, and those that are no more.
+    fn bans(&self) -> Vec<Change>;
 }
 
 /// A command to sessions, on any node.
@@ -70,6 +79,8 @@ pub enum Command {
         /// Whom.
         user: Box<str>,
     },
+    /// Keep clients out from now on, and end their sessions; or let them in again.
+    Ban(Change),
 }
 
 /// Which sessions are meant.
@@ -199,6 +210,12 @@ impl Control {
         link.is_some_and(|(link, _)| link.exchange() == exchange)
     }
 
+    /// Whether this node hears of other nodes, and they of it.
+    #[must_use]
+    pub fn has_joined(&self) -> bool {
+        self.link.is_some()
+    }
+
     /// Runs a command on all nodes. On this node it has run when this returns, even without a
     /// broker. Other nodes have a second to answer; it ends earlier if all known nodes have. A
     /// session has one node, so the answer of that node is enough.
@@ -273,6 +290,13 @@ impl ControlShared {
             }
             Command::Forget { user } => self.auth.forget(user).await,
             Command::RefreshGroups { user } => self.sessions.refresh_groups(user),
+            Command::Ban(change) => {
+                let (applied, hits) = self.sessions.ban(change);
+                if applied == Applied::Full {
+                    telemetry::bans_full(&change.subject);
+                }
+                hits
+            }
         };
         Ok(u64::try_from(hits).unwrap_or(u64::MAX))
     }
@@ -288,6 +312,8 @@ impl Command {
             Self::Recheck(_) => "recheck",
             Self::Forget { .. } => "forget",
             Self::RefreshGroups { .. } => "refresh_groups",
+            Self::Ban(Change { ban: Some(_), .. }) => "ban",
+            Self::Ban(Change { ban: None, .. }) => "unban",
         }
     }
 
@@ -299,7 +325,13 @@ impl Command {
             Self::Forget { user } | Self::RefreshGroups { user } => {
                 Target::User(user.clone()).to_string()
             }
+            Self::Ban(change) => change.subject.to_string(),
         }
+    }
+
+    /// Whether it holds whenever it arrives: it says itself since when.
+    fn is_timeless(&self) -> bool {
+        matches!(self, Self::Ban(_))
     }
 
     fn has_one_node(&self) -> bool {
@@ -307,7 +339,7 @@ impl Command {
         match self {
             Self::Kick { target, .. } | Self::Recheck(target) => is_session(target),
             Self::Replace { .. } => true,
-            Self::Forget { .. } | Self::RefreshGroups { .. } => false,
+            Self::Forget { .. } | Self::RefreshGroups { .. } | Self::Ban(_) => false,
         }
     }
 }

@@ -7,24 +7,31 @@
 //!
 //! | Field | |
 //! |---|---|
-//! | `command` | `kick`, `recheck`, `forget` or `refresh_groups` (`replace` and `presence_in_memory` are for nodes) |
+//! | `command` | `kick`, `recheck`, `forget`, `refresh_groups`, `ban` or `unban` (`replace`, `bans`, `banned` and `presence_in_memory` are for nodes) |
 //! | `session`, or `user` | which sessions; `forget` and `refresh_groups` take a `user` |
+//! | `user`, `address` or `device_id` | for `ban` and `unban`: who. An address may be a network |
+//! | `until` | for `ban`: in seconds since 1970, when it ends. Without it, it is there until `unban` |
 //! | `device_type`, `device_id` | with `user`, for `kick` and `recheck`: only those devices |
-//! | `reason` | for `kick`: the text for clients |
+//! | `reason` | for `kick` and `ban`: the text for clients |
 //! | `expires` | in seconds since 1970: ignored after that; never, if it is missing |
 //! | `answer` | `true`: each node publishes the number of its hits to the same exchange |
 //! | `id` | the answers refer to it |
 //! | `node` | the node that gives the command; it does not hear its own |
+//! | `stamp` | of a ban, by a node: when it was set or lifted, in milliseconds since 1970. The latest counts |
 //! | `version` | 1 if it is missing |
 //!
-//! An answer has the `command` `answer`, `to` (the `id`), `node` and `hits`. Unknown fields are
-//! ignored.
+//! An answer has the `command` `answer`, `to` (the `id`), `node` and `hits`. A node that begins to
+//! listen asks for `bans`; the others answer with messages `banned`, which list them. Unknown
+//! fields are ignored.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Target};
+use super::{
+    Command, Target,
+    ban::{Change, Written},
+};
 
 /// The version of the format that is spoken here.
 pub const VERSION: u32 = 1;
@@ -53,6 +60,18 @@ pub enum Note {
     PresenceInMemory {
         /// Which.
         node: Box<str>,
+    },
+    /// A node asks for the bans that others know of.
+    BansWanted {
+        /// Which node.
+        node: Box<str>,
+    },
+    /// Some bans that a node knows of.
+    Bans {
+        /// Which node.
+        node: Box<str>,
+        /// The bans, and those that are no more.
+        changes: Vec<Change>,
     },
 }
 
@@ -108,6 +127,40 @@ struct Fields {
     to: Option<Box<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hits: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stamp: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bans: Vec<Written>,
+}
+
+/// Bans as messages `banned`: each is shorter than [`MAX_SIZE`].
+#[must_use]
+pub fn encode_bans(node: &str, changes: Vec<Change>) -> Vec<Vec<u8>> {
+    // With room for the rest of the message.
+    const ROOM: usize = MAX_SIZE - 1024;
+    let mut messages = Vec::new();
+    let (mut some, mut size) = (Vec::new(), 0_usize);
+    let mut finish = |changes: Vec<Change>| {
+        let node = node.into();
+        messages.push(encode(&Note::Bans { node, changes }));
+    };
+    for change in changes {
+        let length = change.to_json().len().saturating_add(1);
+        if size.saturating_add(length) > ROOM && !some.is_empty() {
+            finish(std::mem::take(&mut some));
+            size = 0;
+        }
+        size = size.saturating_add(length);
+        some.push(change);
+    }
+    if !some.is_empty() {
+        finish(some);
+    }
+    messages
 }
 
 /// Writes a message.
@@ -128,6 +181,15 @@ pub fn encode(note: &Note) -> Vec<u8> {
             fields.command = "presence_in_memory".into();
             fields.node = node.clone();
         }
+        Note::BansWanted { node } => {
+            fields.command = "bans".into();
+            fields.node = node.clone();
+        }
+        Note::Bans { node, changes } => {
+            fields.command = "banned".into();
+            fields.node = node.clone();
+            fields.bans = changes.iter().map(Written::of).collect();
+        }
         Note::Command(envelope) => {
             fields.command = envelope.command.name().into();
             fields.id = envelope.id.clone();
@@ -143,6 +205,15 @@ pub fn encode(note: &Note) -> Vec<u8> {
                 Command::Replace { session } => fields.session = Some(session.clone()),
                 Command::Forget { user } | Command::RefreshGroups { user } => {
                     fields.user = Some(user.clone());
+                }
+                Command::Ban(change) => {
+                    let written = Written::of(change);
+                    fields.user = written.user;
+                    fields.address = written.address;
+                    fields.device_id = written.device_id;
+                    fields.stamp = written.stamp;
+                    fields.until = written.until;
+                    fields.reason = written.reason;
                 }
             }
         }
@@ -223,6 +294,16 @@ impl Fields {
             "refresh_groups" => Command::RefreshGroups {
                 user: required("user", self.user.take())?,
             },
+            "ban" => Command::Ban(self.change(false)?),
+            "unban" => Command::Ban(self.change(true)?),
+            "bans" => return Ok(Note::BansWanted { node: self.node }),
+            "banned" => {
+                let changes: Result<_, _> = self.bans.into_iter().map(Written::read).collect();
+                return Ok(Note::Bans {
+                    node: self.node,
+                    changes: changes?,
+                });
+            }
             "answer" => {
                 return Ok(Note::Answer {
                     to: required("to", self.to)?,
@@ -253,6 +334,19 @@ impl Fields {
             expires: expires.and_then(Result::ok),
             answer: self.answer,
         }))
+    }
+
+    fn change(&mut self, lifted: bool) -> Result<Change, String> {
+        let written = Written {
+            user: self.user.take(),
+            address: self.address.take(),
+            device_id: self.device_id.take(),
+            stamp: self.stamp,
+            until: self.until,
+            reason: std::mem::take(&mut self.reason),
+            lifted,
+        };
+        written.read()
     }
 
     fn target(&mut self) -> Result<Target, String> {
@@ -292,7 +386,10 @@ fn seconds(time: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{Ban, Subject},
+        *,
+    };
 
     fn device(device_type: Option<&str>, device_id: Option<&str>) -> Target {
         Target::Device {
@@ -341,6 +438,9 @@ mod tests {
             Command::Recheck(device(Some("phone"), Some("1"))),
             Command::Forget { user: user() },
             Command::RefreshGroups { user: user() },
+            Command::Ban(ban("user:alice", Some("spam"))),
+            Command::Ban(ban("address:192.0.2.0/24", None)),
+            Command::Ban(ban("device:7", Some(""))),
         ];
         let expires = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         for command in commands {
@@ -361,6 +461,42 @@ mod tests {
         assert_eq!(decode(&encode(&answer)), Ok(answer));
         let told = Note::PresenceInMemory { node: "n".into() };
         assert_eq!(decode(&encode(&told)), Ok(told));
+        let wanted = Note::BansWanted { node: "n".into() };
+        assert_eq!(decode(&encode(&wanted)), Ok(wanted));
+    }
+
+    fn ban(key: &str, reason: Option<&str>) -> Change {
+        Change {
+            subject: Subject::from_key(key).unwrap(),
+            stamp: Some(1_800_000_000_000),
+            ban: reason.map(|reason| Ban {
+                until: UNIX_EPOCH.checked_add(Duration::from_secs(1_900_000_000)),
+                reason: reason.into(),
+            }),
+        }
+    }
+
+    /// However many they are, and however long.
+    #[test]
+    fn bans_are_told_in_messages_that_are_read() {
+        assert!(encode_bans("n", Vec::new()).is_empty());
+        let reason = "\u{1}".repeat(Ban::MAX_REASON);
+        let user = "\"".repeat(MAX_NAME);
+        let mut all: Vec<_> = (0..500)
+            .map(|number| ban(&format!("user:{number}"), Some("spam")))
+            .collect();
+        all.extend((0..20).map(|_| ban(&format!("user:{user}"), Some(&reason))));
+        let messages = encode_bans("n", all.clone());
+        assert!(
+            messages.len() > 2 && messages.len() < 30,
+            "{}",
+            messages.len()
+        );
+        let read = messages.iter().flat_map(|message| match decode(message) {
+            Ok(Note::Bans { changes, .. }) => changes,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(read.collect::<Vec<_>>(), all);
     }
 
     #[test]
@@ -393,6 +529,14 @@ mod tests {
                 "version is 2",
             ),
             (&long, "user is longer"),
+            (r#"{"command":"ban"}"#, "says not who"),
+            (
+                r#"{"command":"ban","user":"a","address":"::1"}"#,
+                "says not who",
+            ),
+            (r#"{"command":"ban","user":""}"#, "user is empty"),
+            (r#"{"command":"unban","address":"0.0.0.0/0"}"#, "too large"),
+            (r#"{"command":"banned","bans":[{}]}"#, "says not who"),
         ] {
             let error = read(body).unwrap_err();
             assert!(error.contains(why), "{body}: {error}");

@@ -1,6 +1,6 @@
 //! The arguments of `stentor ctl`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
@@ -18,6 +18,7 @@ Examples:
   stentor ctl sessions --user alice                  where alice is logged in
   stentor ctl users alice bob                        who of them is online
   stentor ctl kick --user alice --reason 'unpaid'    end all her sessions, on all nodes
+  stentor ctl ban --address 192.0.2.0/24 --for 1h    keep a network out, on all nodes
   stentor ctl publish feed user_alice --body hello   push, as a backend does
   stentor ctl --json sessions | jq …                 for programs
 
@@ -118,6 +119,35 @@ pub enum Task {
         #[arg(long, default_value = "")]
         reason: String,
     },
+    /// Keep a user, an address or network, or a device out, and end its sessions, on all nodes.
+    #[command(after_help = "\
+Examples:
+  stentor ctl ban --user alice --for 1d --reason 'spam'
+  stentor ctl ban --address 192.0.2.0/24 --for 2h
+  stentor ctl ban --device-id 5f0c                   until it is lifted")]
+    Ban {
+        /// The user, address or device.
+        #[command(flatten)]
+        banned: Banned,
+        /// The duration, such as 30m, 12h or 7d; without it, the ban lasts until it is lifted.
+        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        time: Option<Duration>,
+        /// The reason; clients may be told.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// List the bans in force.
+    Bans {
+        /// So many at most.
+        #[arg(long, default_value_t = 1_000)]
+        limit: usize,
+    },
+    /// Lift a ban, on all nodes.
+    Unban {
+        /// The user, address or device.
+        #[command(flatten)]
+        banned: Banned,
+    },
     /// Ask the hook again; sessions that it refuses end.
     #[command(group = clap::ArgGroup::new("whom").required(true))]
     Recheck {
@@ -165,6 +195,21 @@ pub struct Target {
     pub device_type: Option<String>,
     /// Only the user's sessions on this device.
     #[arg(long, value_name = "ID", requires = "user")]
+    pub device_id: Option<String>,
+}
+
+/// The subject of a ban.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub struct Banned {
+    /// A user.
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// An address, or a network: 192.0.2.7, 192.0.2.0/24, 2001:db8::/32.
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<String>,
+    /// A device, by the header device-id of its CONNECT.
+    #[arg(long, value_name = "ID")]
     pub device_id: Option<String>,
 }
 

@@ -9,15 +9,15 @@ use std::{fs, io, path::Path};
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-pub use args::{Ctl, Message, Target, Task};
+pub use args::{Banned, Ctl, Message, Target, Task};
 
 use self::{
     client::{Client, ClientError, path},
     show::Show,
 };
 use crate::api::{
-    self, Counts, FailureReason, Group, KeyFailure, Node, Nodes, Outcome, PublishRequest,
-    Published, Session, Sessions, User, Users, UsersRequest,
+    self, BanOutcome, BanRequest, Bans, Counts, FailureReason, Group, KeyFailure, Node, Nodes,
+    Outcome, PublishRequest, Published, Session, Sessions, User, Users, UsersRequest,
 };
 
 /// Sessions that are asked for at a time.
@@ -100,6 +100,38 @@ impl Asking {
             }
             Task::Group { name } => self.get::<Group>(&path(&["groups", &name])).await,
             Task::Kick { target, reason } => return self.kick(&target, &reason).await,
+            Task::Ban {
+                banned,
+                time,
+                reason,
+            } => {
+                let Banned {
+                    user,
+                    address,
+                    device_id,
+                } = banned;
+                let request = BanRequest {
+                    user,
+                    address,
+                    device_id,
+                    seconds: time.map(|time| time.as_secs()),
+                    reason,
+                };
+                self.post::<BanOutcome>("/api/v1/bans", &request).await
+            }
+            Task::Bans { limit } => self.bans(limit).await,
+            Task::Unban { banned } => {
+                let mut query = Vec::new();
+                for (name, value) in [
+                    ("user", &banned.user),
+                    ("address", &banned.address),
+                    ("device_id", &banned.device_id),
+                ] {
+                    query.extend(value.as_deref().map(|value| (name, value)));
+                }
+                let answer = self.client.delete("/api/v1/bans", &query).await?;
+                self.show::<BanOutcome>(&answer)
+            }
             Task::Recheck { session, user } => {
                 let path = match (session, user) {
                     (Some(id), _) => path(&["sessions", &id, "recheck"]),
@@ -193,6 +225,31 @@ impl Asking {
             found.sessions.extend(page.sessions);
             found.next = page.next;
             if found.next.is_none() || found.sessions.len() >= limit {
+                break;
+            }
+        }
+        if self.json {
+            return pretty(&found);
+        }
+        Ok(found.show())
+    }
+
+    /// All pages, up to the limit.
+    async fn bans(&self, limit: usize) -> Result<String, Error> {
+        let mut found = Bans {
+            bans: Vec::new(),
+            next: None,
+        };
+        loop {
+            let rest = limit.saturating_sub(found.bans.len());
+            let size = rest.clamp(1, PAGE).to_string();
+            let mut query = vec![("limit", size.as_str())];
+            query.extend(found.next.as_deref().map(|next| ("cursor", next)));
+            let answer = self.client.get("/api/v1/bans", &query).await?;
+            let page: Bans = self.client.parse(&answer)?;
+            found.bans.extend(page.bans);
+            found.next = page.next;
+            if found.next.is_none() || found.bans.len() >= limit {
                 break;
             }
         }

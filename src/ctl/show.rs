@@ -4,8 +4,8 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 
 use crate::{
     api::{
-        Counts, Group, KeyFailure, Node, Nodes, Outcome, Published, Session, Sessions, Status,
-        User, Users,
+        Ban, BanOutcome, Bans, Counts, Group, KeyFailure, Node, Nodes, Outcome, Published, Reach,
+        Session, Sessions, Status, User, Users,
     },
     units::show_size,
 };
@@ -219,6 +219,68 @@ impl Show for Outcome {
         }
         text
     }
+}
+
+impl Show for Bans {
+    fn show(&self) -> String {
+        let bans = self.bans.iter();
+        let mut text = rows(
+            &["banned", "since", "until", "reason"],
+            &[],
+            bans.map(|ban| {
+                let until = ban.until.clone();
+                vec![
+                    banned(ban),
+                    ban.since.clone(),
+                    until.unwrap_or_else(|| "no end".to_owned()),
+                    ban.reason.clone(),
+                ]
+            }),
+        );
+        if self.next.is_some() {
+            text.push_str("There are more: see --limit.\n");
+        }
+        text
+    }
+}
+
+impl Show for BanOutcome {
+    fn show(&self) -> String {
+        let nodes = self.nodes.iter();
+        let mut text = rows(
+            &["node", "hits"],
+            &[1],
+            nodes.map(|node| vec![node.node.clone(), node.hits.to_string()]),
+        );
+        let what = match &self.ban {
+            None => "Lifted".to_owned(),
+            Some(ban) => {
+                let until = ban.until.as_deref().unwrap_or("it is lifted");
+                format!("Banned until {until}: {}", legible(&banned(ban)))
+            }
+        };
+        let reach = match self.reach {
+            Reach::AllNodes => "on all nodes",
+            Reach::ThisNodeOnly => "on this node only",
+        };
+        text.push_str(&format!("{what}, {reach}\n"));
+        if let Some(why) = &self.unreached {
+            text.push_str(&format!("{}\n", legible(why)));
+        }
+        text
+    }
+}
+
+/// The subject of a ban.
+fn banned(ban: &Ban) -> String {
+    let all = [
+        ("user", &ban.user),
+        ("address", &ban.address),
+        ("device", &ban.device_id),
+    ];
+    let named = all.into_iter();
+    let mut named = named.filter_map(|(kind, name)| Some(format!("{kind} {}", name.as_ref()?)));
+    named.next().unwrap_or_default()
 }
 
 impl Show for Published {

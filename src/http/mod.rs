@@ -21,7 +21,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use sockjs_server::{Application, Body, Opening, SockJs, upgrade::switch};
+use sockjs_server::{Application, Body, Opening, Refusal, SockJs, upgrade::switch};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
@@ -98,6 +98,11 @@ impl PublicServer {
         request: Request<Incoming>,
         client: Client,
     ) -> HttpAnswer {
+        // Named by a header of the request; or banned since the connection was opened.
+        let registry = &self.gateway.services.registry;
+        if registry.refuse_banned_address(client.address.ip(), "request") {
+            return upgrade::refuse(&Refusal::new(StatusCode::FORBIDDEN, "banned"));
+        }
         if !self.host_names.is_empty()
             && let Err(text) = self.host_names.check(request.headers(), request.uri())
         {

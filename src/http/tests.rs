@@ -118,6 +118,7 @@ async fn server_with(
         files: Arc::new(listen::Files::of(u64::MAX)),
         timeout: handshake_timeout,
         keep_alive: KeepAlive::default(),
+        registry: Arc::clone(&services.registry),
     };
     tokio::spawn(Arc::clone(&public).serve(listener, entrance, async {
         let _ = stopped.await;

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     auth::{CertificateLogin, certificate::user_name},
-    node::{ClientAddress, Place, Places},
+    node::{ClientAddress, Place, Places, Registry},
     telemetry,
 };
 
@@ -98,6 +98,8 @@ pub struct Entrance<T> {
     pub timeout: Duration,
     /// How a peer is found that is gone without a word.
     pub keep_alive: KeepAlive,
+    /// It knows the addresses that are banned.
+    pub registry: Arc<Registry>,
 }
 
 /// The means by which the system finds a peer that is gone: they cost this program nothing.
@@ -203,6 +205,12 @@ impl<T: SocketLayer> Entrance<T> {
                 self.proxies.log_stranger(self.what, address.remote);
                 return Err(io::ErrorKind::PermissionDenied.into());
             }
+        }
+        if self
+            .registry
+            .refuse_banned_address(address.ip(), "listener")
+        {
+            return Err(io::ErrorKind::PermissionDenied.into());
         }
         self.layer.open(stream).await
     }

@@ -1,6 +1,6 @@
 //! What a node needs of a session that is logged in; its connection has the rest.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use stomp_session::Problem;
@@ -18,6 +18,12 @@ pub trait LoggedIn: Send + Sync {
 
     /// The device that its CONNECT named, where presence is on.
     fn device(&self) -> Option<&Device>;
+
+    /// The id of the device that its CONNECT named.
+    fn device_id(&self) -> Option<&str>;
+
+    /// Where it comes from.
+    fn address(&self) -> IpAddr;
 
     /// Whether presence knows it.
     fn is_in_presence(&self) -> bool;

@@ -5,13 +5,17 @@
 //! - [`Registry`]: the connections, and the sessions that are logged in. It knows a session by
 //!   [`LoggedIn`], which a connection implements.
 //! - [`Places`]: the connections that are not logged in, shared fairly by address.
+//! - [`Bans`]: users, networks and devices that are kept out, on all nodes.
 //! - [`LoginPolicy`]: how often a user may be logged in; [`Logins`]: which credentials count.
 //! - [`Limits`]: what one address, user or connection may take: connections, logins, frames.
 //! - [`Room`]: bytes of what clients publish, while it is under way.
 //! - [`Memory`]: how much memory the process takes, and what it may; above a mark less is let in,
 //!   and the greatest mailboxes go.
 
+mod ban_book;
+mod bans;
 mod config;
+mod keep_bans;
 mod limits;
 mod logged_in;
 mod logins;
@@ -27,7 +31,9 @@ mod services;
 mod sessions;
 mod settings;
 
+pub use bans::{BanPage, Bans, MAX_BANS, Suspect};
 pub use config::MemoryConfig;
+pub use keep_bans::keep_bans;
 pub use limits::{
     AddressKey, Attempt, Bucket, ClientAddress, FailedLogins, Limits, Pace, Paces, QueuePlace,
     ServerHeader, Stomp, SubscriptionPlace, TooFast, UserPlace, Users, is_shared, session_config,

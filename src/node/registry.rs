@@ -15,6 +15,7 @@ use stomp_session::Problem;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
+    ban_book::BanBook,
     limits::{AddressKey, Arrivals, ClientAddress, Limits},
     logged_in::LoggedIn,
     memory::Shed,
@@ -39,6 +40,7 @@ pub struct Registry {
     arrivals: Arrivals,
     turned_away: Mutex<Seldom>,
     strangers: Strangers,
+    pub(super) bans: BanBook,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +97,7 @@ impl Registry {
             arrivals: Arrivals::new(limits),
             turned_away: Mutex::default(),
             strangers: Strangers::default(),
+            bans: BanBook::default(),
         })
     }
 

@@ -1,6 +1,6 @@
 //! The sessions of this node, as [`control`](crate::control) reaches them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use stomp_session::Problem;
@@ -10,7 +10,10 @@ use super::{
     recheck::recheck_some,
     registry::{Guard, Registry},
 };
-use crate::control::{RecheckOff, Sessions, Target};
+use crate::{
+    control::{Applied, Change, RecheckOff, Sessions, Subject, Target},
+    telemetry,
+};
 
 impl Guard {
     /// An id for the connection's session: unique, and not to be guessed. It begins with the
@@ -98,6 +101,41 @@ impl Sessions for Registry {
             tokio::spawn(refresh_groups(found));
         }
         count
+    }
+
+    fn ban(&self, change: &Change) -> (Applied, usize) {
+        let now = SystemTime::now();
+        let was_banned = self.bans.of(now, &change.subject).is_some();
+        let applied = self.bans.apply(now, change);
+        let Applied::Done(done) = &applied else {
+            return (applied, 0);
+        };
+        let hits = match &done.ban {
+            None => usize::from(was_banned),
+            Some(ban) if ban.is_over(now) => 0,
+            Some(ban) => {
+                let mut found = self.sessions(|_| true);
+                found.retain(|session| is_banned(&**session, &done.subject));
+                for session in &found {
+                    telemetry::ban_refused(done.subject.kind(), "session");
+                    session.end(Problem::Banned(ban.reason.clone()));
+                }
+                found.len()
+            }
+        };
+        (applied, hits)
+    }
+
+    fn bans(&self) -> Vec<Change> {
+        self.bans.changes()
+    }
+}
+
+fn is_banned(session: &dyn LoggedIn, subject: &Subject) -> bool {
+    match subject {
+        Subject::User(user) => session.user() == Some(&**user),
+        Subject::Address(network) => network.contains(&session.address().to_canonical()),
+        Subject::Device(id) => session.device_id() == Some(&**id),
     }
 }
 

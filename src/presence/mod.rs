@@ -14,6 +14,7 @@ mod event;
 mod held;
 pub mod memory;
 pub mod publisher;
+mod records;
 pub mod redis;
 mod status;
 
@@ -25,6 +26,7 @@ use thiserror::Error;
 pub use config::{Config, Url, UrlError};
 pub use entry::{Device, PresenceEntry, STATUS_INTERVAL, SessionInfo};
 pub use event::{Event, EventKind, Outbox};
+pub use records::{MemoryRecords, Record, Records, RecordsRead};
 pub use status::{Status, StatusError};
 
 /// The store of online users, of all nodes.
@@ -138,6 +140,11 @@ pub trait Presence: Send + Sync + 'static {
     /// # Errors
     /// [`PresenceError::Unavailable`]: why not.
     fn health(&self) -> Result<(), PresenceError>;
+
+    /// The records that all nodes share; `None`: the store is this node's alone.
+    fn records(&self) -> Option<Arc<dyn Records>> {
+        None
+    }
 
     /// Takes all sessions of this node offline, and ends; within seconds, even if the store does
     /// not answer. Sessions that join afterwards are not seen. Presence that is dropped without

@@ -4,6 +4,7 @@ mod entry;
 mod keeper;
 mod queue;
 mod reader;
+mod records;
 mod script;
 mod survivor;
 
@@ -18,9 +19,12 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{keeper::Keeper, queue::RedisShared, reader::RedisReader, survivor::Survivor};
+use self::{
+    keeper::Keeper, queue::RedisShared, reader::RedisReader, records::RedisRecords,
+    survivor::Survivor,
+};
 use super::{
-    Counts, Listing, Member, Node, NodeInfo, Page, Presence, PresenceEntry, PresenceError,
+    Counts, Listing, Member, Node, NodeInfo, Page, Presence, PresenceEntry, PresenceError, Records,
     SessionInfo, Status, UserPresence,
 };
 use crate::{deadline::third, secret_url::SecretUrl};
@@ -39,6 +43,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// Redis may lose all it has at any time: every node registers anew what it holds.
 pub struct RedisPresence {
     reader: RedisReader,
+    records: Arc<RedisRecords>,
     shared: Arc<RedisShared>,
     timeout: Duration,
     keeper: Mutex<Option<JoinHandle<()>>>,
@@ -92,6 +97,7 @@ impl RedisPresence {
         let (a, b, c) = parts();
         let survivor = tokio::spawn(Survivor::new(a, b, c, lease).run());
         Ok(Self {
+            records: Arc::new(RedisRecords::new(Arc::clone(&store))),
             reader: RedisReader::new(store),
             shared,
             timeout,
@@ -173,6 +179,10 @@ impl Presence for RedisPresence {
 
     fn health(&self) -> Result<(), PresenceError> {
         self.shared.health()
+    }
+
+    fn records(&self) -> Option<Arc<dyn Records>> {
+        Some(Arc::clone(&self.records) as _)
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

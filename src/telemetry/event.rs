@@ -182,6 +182,57 @@ pub fn control_untold(command: &str, cause: &str) {
     error!(target: "stentor::control", command, cause, "command not sent to other nodes");
 }
 
+/// A client was refused, or its session ended, by a ban of this kind; `at` says where.
+pub fn ban_refused(kind: &'static str, at: &'static str) {
+    let labels = [("banned", kind), ("at", at)];
+    COUNTS.ban_refusals.get_or_create(&labels).inc();
+}
+
+/// A banned client was refused, nor was this said of `unsaid` more since the last time.
+pub fn banned_client_refused(banned: &dyn Display, address: Option<IpAddr>, at: &str, unsaid: u64) {
+    let (banned, address) = (
+        banned.to_string(),
+        address.map(|address| address.to_string()),
+    );
+    info!(target: "stentor::node", banned, address, at, unsaid, "banned client refused");
+}
+
+/// A token's holder set a ban, or lifted it: for the audit.
+pub fn ban_changed(token: Option<&str>, subject: &dyn Display, is_lifted: bool, ban: &BanInfo<'_>) {
+    let subject = subject.to_string();
+    if is_lifted {
+        info!(target: "stentor::api", token, subject, reach = ban.reach, "ban lifted");
+        return;
+    }
+    let until = ban
+        .until
+        .map(|until| format_rfc3339_seconds(until).to_string());
+    let BanInfo { reason, reach, .. } = *ban;
+    info!(target: "stentor::api", token, subject, until, reason, reach, "ban set");
+}
+
+/// A ban, for the audit.
+#[derive(Clone, Copy, Debug)]
+pub struct BanInfo<'a> {
+    /// When it ends; `None`: it does not.
+    pub until: Option<SystemTime>,
+    /// The reason that was given.
+    pub reason: &'a str,
+    /// Which nodes hold to it.
+    pub reach: &'a str,
+}
+
+/// Bans that this node had missed came from another, or from Redis.
+pub fn bans_heard(from: &str, count: usize) {
+    info!(target: "stentor::control", from, count, "bans learnt");
+}
+
+/// A ban was not taken, for there are as many as a node holds.
+pub fn bans_full(subject: &dyn Display) {
+    let subject = subject.to_string();
+    error!(target: "stentor::control", subject, "ban not taken: there are too many");
+}
+
 /// A link to the broker is there (again): for what it is, and in which virtual host. Of one that was
 /// away with others it `is_news` when the last is back ([`broker_links_back`]).
 pub fn broker_link_up(link: &str, vhost: &str, is_news: bool) {

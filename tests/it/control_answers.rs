@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use stentor::{
     auth::{Access, Authenticator, Login, Refusal, User},
     broker::{self, ExchangeKind, FeedConfig, amqp::AmqpBroker},
-    control::{Command, Control, RecheckOff, Report, Sessions, Target},
+    control::{Applied, Change, Command, Control, RecheckOff, Report, Sessions, Target},
     hub::Vhosts,
     presence::Presence,
 };
@@ -47,6 +47,15 @@ impl Sessions for Fake {
     fn refresh_groups(&self, user: &str) -> usize {
         self.told.lock().push(format!("refresh_groups {user}"));
         self.sessions
+    }
+
+    fn ban(&self, change: &Change) -> (Applied, usize) {
+        self.told.lock().push(format!("ban {}", change.subject));
+        (Applied::Done(change.clone()), self.sessions)
+    }
+
+    fn bans(&self) -> Vec<Change> {
+        Vec::new()
     }
 }
 

@@ -59,6 +59,8 @@ async fn each_operation_answers_as_its_document_says() {
     let publish = json!({ "exchange": "feed", "key": "k", "body": "hello" });
     let unroutable = json!({ "exchange": "feed", "key": "k", "mandatory": true });
     let users = json!({ "users": ["alice", "nobody"] });
+    let ban = json!({ "address": "192.0.2.0/24", "seconds": 60, "reason": "spam" });
+    let lift = "/api/v1/bans?address=192.0.2.0%2F24";
     for (operation, path, body, status) in [
         ("get /healthz", "/healthz", None, 200),
         ("get /readyz", "/readyz", None, 200),
@@ -134,6 +136,14 @@ async fn each_operation_answers_as_its_document_says() {
             None,
             200,
         ),
+        ("post /api/v1/bans", "/api/v1/bans", Some(&ban), 200),
+        ("post /api/v1/bans", "/api/v1/bans", Some(&users), 400),
+        ("get /api/v1/bans", "/api/v1/bans", None, 200),
+        ("get /api/v1/bans", "/api/v1/bans?limit=0", None, 400),
+        ("get /api/v1/bans", "/api/v1/bans?cursor=!", None, 400),
+        ("delete /api/v1/bans", lift, None, 200),
+        ("delete /api/v1/bans", lift, None, 404),
+        ("delete /api/v1/bans", "/api/v1/bans", None, 400),
         (
             "post /api/v1/presence",
             "/api/v1/presence",

@@ -21,6 +21,7 @@ mod control_answers;
 mod documents;
 mod e2e_api;
 mod e2e_bad_input;
+mod e2e_bans;
 mod e2e_browser;
 mod e2e_control;
 mod e2e_demo;
@@ -55,6 +56,7 @@ mod isolation_refusals;
 mod map;
 mod presence_contract;
 mod presence_redis;
+mod records_contract;
 
 use std::{ffi::OsStr, fs, path::Path};
 

@@ -185,6 +185,7 @@ impl Problem {
         matches!(
             self,
             Self::Kicked(_)
+                | Self::Banned(_)
                 | Self::Replaced
                 | Self::LoginChanged
                 | Self::PermissionWithdrawn { .. }

@@ -323,6 +323,19 @@ problems! {
             samples: [Kicked("not paid".into()), Kicked("".into())],
         }
 
+        /// The user, its address or its device is banned; why, as far as this client may be told.
+        /// Empty: it may not be, or no reason was given.
+        Banned(reason: Box<str>) => {
+            message: "banned", code: "banned", close: Policy, reconnect: No,
+            page: "An operator has banned the user, the address or the device. The body has the \
+                   reason, if this client may be told",
+            body: match &**reason {
+                "" => "You are banned from this server\n".to_owned(),
+                reason => format!("You are banned from this server: {}\n", clip(reason)),
+            },
+            samples: [Banned("spam".into()), Banned("".into())],
+        }
+
         /// The user has logged in again, and only the newest session stays.
         Replaced => {
             message: "session replaced", code: "session-replaced", close: Policy, reconnect: No,

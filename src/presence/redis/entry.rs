@@ -8,6 +8,7 @@
 //! | `stentor:group:<name>`           | hash   | a field for each user and node: lease and user; the user's status there |
 //! | `stentor:sessions:<lease>:<n>`   | hash   | a field for each session of the node: session; its user and groups |
 //! | `stentor:users`                  | string | the number of users that others were told of    |
+//! | `stentor:bans`                   | hash   | a field for each ban, and for each that is no more: stamp and JSON; the field without a name is random, and new after each change |
 //! | `stentor:clearing:<lease>`       | string | the node that clears up after this dead one      |
 //!
 //! A lease's id is eight letters, which come first in every field. Fields of one user are few, and
@@ -36,6 +37,8 @@ pub(super) const EPOCH: &str = "epoch";
 pub(super) const CLOSED: &str = "closed";
 /// The field of a user that is no session's: its newest departure, while that is not settled.
 pub(super) const LEFT: &str = "left";
+/// The hash of bans.
+pub(super) const BANS: &str = "stentor:bans";
 /// The number of users.
 pub(super) const USERS: &str = "stentor:users";
 

@@ -9,7 +9,7 @@ use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
 
 use super::entry::{LEFT, LeaseId, USERS, encode, encode_listed, user_key};
 use crate::presence::{
-    Event, PresenceEntry, Status,
+    Event, PresenceEntry, Record, Status,
     departures::{Departure, Stamp},
 };
 
@@ -19,6 +19,11 @@ const SETTLE: &str = include_str!("settle.lua");
 const NODES: &str = include_str!("nodes.lua");
 /// Writes a session down, if the lease of its node still holds.
 const CLAIM: &str = include_str!("claim.lua");
+
+/// Writes a record that all nodes share.
+const PUT_RECORD: &str = include_str!("put_record.lua");
+/// Removes one.
+const REMOVE_RECORD: &str = include_str!("remove_record.lua");
 
 /// A script without the comment at its head, which need not travel with each call.
 fn code(file: &str) -> &str {
@@ -120,6 +125,26 @@ pub(super) fn claim(pipe: &mut Pipeline, session: &PresenceEntry, lease: LeaseId
         .arg(lease.field(&session.id))
         .arg(encode(session));
     command.arg(&*session.id).arg(encode_listed(session));
+}
+
+/// Puts a record into the hash of that name: see [`PUT_RECORD`].
+pub(super) fn put_record(
+    pipe: &mut Pipeline,
+    hash: &str,
+    record: &Record,
+    version: &[u8],
+    most: usize,
+) {
+    let command = pipe.cmd("EVAL").arg(code(PUT_RECORD)).arg(1).arg(hash);
+    command.arg(&*record.key).arg(record.stamp);
+    command.arg(&*record.value).arg(version).arg(most).ignore();
+}
+
+/// Takes a record out of the hash of that name: see [`REMOVE_RECORD`].
+pub(super) fn remove_record(pipe: &mut Pipeline, hash: &str, record: &Record, version: &[u8]) {
+    let command = pipe.cmd("EVAL").arg(code(REMOVE_RECORD)).arg(1).arg(hash);
+    command.arg(&*record.key).arg(record.stamp);
+    command.arg(version).ignore();
 }
 
 /// Asks for the number of users.

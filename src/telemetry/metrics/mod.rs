@@ -70,6 +70,8 @@ metrics! {
         sockjs_sessions_refused "Sessions of SockJS over HTTP that were not opened, for their address had too many" count(Counter);
         logins "Clients that logged in" count(Counter);
         logins_refused "Clients that were not let in" count(Counter);
+        bans "Bans in force" level(usize);
+        ban_refusals "Clients that a ban kept out, or whose session it ended, by what is banned and where" count(Family<[(&'static str, &'static str); 2], Counter>);
         permissions_refused "Things that were denied to clients" count(Counter);
         received[Bytes] "Bytes that clients sent" tally(AtomicU64);
         sent[Bytes] "Bytes that were sent to clients" tally(AtomicU64);

@@ -8,6 +8,7 @@ fn levels() -> Levels {
         ready: true,
         broker_up: true,
         presence_up: Some(false),
+        bans: 6,
         vhosts: 1,
         feeds: 2,
         feed_patterns: 3,
@@ -31,6 +32,8 @@ fn the_exposition_is_as_it_was_written_down() {
     counts.connections_ended.get_or_create(&label).inc();
     counts.limits_exceeded.get_or_create(&label).inc();
     counts.requests_refused.get_or_create(&label).inc();
+    let banned = [("banned", "value"), ("at", "value")];
+    counts.ban_refusals.get_or_create(&banned).inc();
     counts.hook_call.get_or_create(&label).observe(0.2);
     counts.hook_faults.get_or_create(&label).inc();
     counts.mailbox_overflows.get_or_create(&label).inc();

@@ -151,3 +151,51 @@ async fn a_user_s_connections_are_counted_on_all_nodes() {
     assert_eq!(error.header("error-code"), Some("user-connections"));
     drop(cluster.tcp(1, "bob").await);
 }
+
+/// With Redis: a node that starts after the ban, or after Redis lost all, knows it.
+#[tokio::test]
+async fn a_ban_is_kept_in_redis_for_nodes_that_come_later() {
+    let mut cluster = cluster().await;
+    let mut alice = everywhere(&cluster, "alice").await;
+    let ban = json!({ "user": "alice", "reason": "spam" });
+    let (status, outcome) = cluster
+        .gateway(1)
+        .api("POST /api/v1/bans", Some(&ban))
+        .await;
+    assert_eq!(status, 200, "{outcome}");
+    assert_eq!(
+        (&outcome["reach"], &outcome["hits"]),
+        (&json!("all_nodes"), &json!(3)),
+        "{outcome}"
+    );
+    for client in &mut alice {
+        let error = client.expect_error("banned").await;
+        assert_eq!(error.body, "You are banned from this server: spam\n");
+    }
+    cluster.restart(0).await;
+    expect_banned(&cluster, 0).await;
+
+    // Redis forgets everything; the nodes do not, and write it down again.
+    cluster.redis.command(&["FLUSHALL"]).await;
+    eventually(DEADLINE, "the ban is in Redis again", async || {
+        cluster.redis.command(&["HLEN", "stentor:bans"]).await == ":2"
+    })
+    .await;
+
+    let lift = "DELETE /api/v1/bans?user=alice";
+    let (status, outcome) = cluster.gateway(2).api(lift, None).await;
+    assert_eq!((status, &outcome["hits"]), (200, &json!(3)), "{outcome}");
+    cluster.restart(1).await;
+    let _alice = everywhere(&cluster, "alice").await;
+}
+
+async fn expect_banned(cluster: &Cluster, node: usize) {
+    eventually(DEADLINE, format!("node {node} knows the ban"), async || {
+        let (_, bans) = cluster.gateway(node).api("GET /api/v1/bans", None).await;
+        bans["bans"][0]["user"] == "alice"
+    })
+    .await;
+    let mut client = StompClient::tcp(cluster.gateway(node).stomp_address()).await;
+    client.send(&cluster.balancer.login("alice").frame()).await;
+    client.expect_error("banned").await;
+}

@@ -1,0 +1,199 @@
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+fn start() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
+
+fn user(name: &str) -> Subject {
+    Subject::user(name).unwrap()
+}
+
+fn network(text: &str) -> Subject {
+    Subject::address(text).unwrap()
+}
+
+fn device(id: &str) -> Subject {
+    Subject::device(id).unwrap()
+}
+
+fn ban(until: Option<SystemTime>) -> Option<Ban> {
+    Some(Ban {
+        until,
+        reason: "spam".into(),
+    })
+}
+
+fn set(bans: &Bans, now: SystemTime, subject: Subject, ban: Option<Ban>) -> Change {
+    let change = bans.change(now, subject, ban);
+    assert_eq!(bans.apply(now, &change), Applied::Done(change.clone()));
+    change
+}
+
+fn is_banned(bans: &Bans, now: SystemTime, user: &str, address: &str, device: &str) -> bool {
+    let suspect = Suspect {
+        user: Some(user),
+        address: Some(address.parse().unwrap()),
+        device: Some(device),
+    };
+    bans.find(now, &suspect).is_some()
+}
+
+#[test]
+fn users_networks_and_devices_are_kept_out_and_nobody_else() {
+    let (bans, now) = (Bans::default(), start());
+    let is = |user, address, device| is_banned(&bans, now, user, address, device);
+    assert!(!is("alice", "192.0.2.7", "phone"));
+    set(&bans, now, user("alice"), ban(None));
+    set(&bans, now, network("192.0.2.0/24"), ban(None));
+    set(&bans, now, network("198.51.100.9"), ban(None));
+    set(&bans, now, network("2001:db8:7::/48"), ban(None));
+    set(&bans, now, device("phone"), ban(None));
+    for (name, address, id, expected) in [
+        ("alice", "203.0.113.1", "x", true),
+        ("Alice", "203.0.113.1", "x", false),
+        ("bob", "192.0.2.0", "x", true),
+        ("bob", "192.0.2.255", "x", true),
+        ("bob", "::ffff:192.0.2.1", "x", true),
+        ("bob", "192.0.3.0", "x", false),
+        ("bob", "198.51.100.9", "x", true),
+        ("bob", "198.51.100.8", "x", false),
+        ("bob", "2001:db8:7:ffff::1", "x", true),
+        ("bob", "2001:db8:8::1", "x", false),
+        ("bob", "203.0.113.1", "phone", true),
+        ("phone", "203.0.113.1", "alice", false),
+    ] {
+        assert_eq!(is(name, address, id), expected, "{name} {address} {id}");
+    }
+    assert_eq!(bans.len(now), 5);
+    set(&bans, now, network("192.0.2.0/24"), None);
+    assert!(!is("bob", "192.0.2.1", "x"));
+    assert!(is("bob", "198.51.100.9", "x"));
+}
+
+#[test]
+fn a_ban_ends_at_its_time() {
+    let (bans, now) = (Bans::default(), start());
+    set(&bans, now, user("alice"), ban(Some(now + HOUR)));
+    let at = |after| is_banned(&bans, now + after, "alice", "192.0.2.1", "x");
+    assert!(at(Duration::ZERO) && at(HOUR - Duration::from_secs(1)));
+    assert!(!at(HOUR));
+    assert_eq!((bans.len(now), bans.len(now + HOUR)), (1, 0));
+    assert_eq!(bans.list(now + HOUR, None, 10), BanPage::default());
+}
+
+/// In whatever order, and however often.
+#[test]
+fn nodes_that_heard_the_same_agree() {
+    let now = start();
+    let one = Bans::default();
+    let changes = [
+        set(&one, now, user("alice"), ban(None)),
+        set(&one, now, user("alice"), None),
+        set(&one, now, user("alice"), ban(Some(now + HOUR))),
+        set(&one, now, network("192.0.2.0/24"), ban(None)),
+        set(&one, now, network("192.0.2.0/24"), None),
+    ];
+    for order in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 1, 3]] {
+        let other = Bans::default();
+        for at in order.into_iter().chain(order) {
+            other.apply(now, &changes[at]);
+        }
+        assert_eq!(other.changes(), one.changes(), "{order:?}");
+        assert_eq!(other.apply(now, &changes[0]), Applied::Known);
+    }
+}
+
+/// Its clock may be behind.
+#[test]
+fn a_node_s_word_is_newer_than_all_it_knows() {
+    let (bans, now) = (Bans::default(), start());
+    set(&bans, now + HOUR, user("alice"), ban(None));
+    set(&bans, now, user("alice"), None);
+    assert!(!is_banned(&bans, now, "alice", "192.0.2.1", "x"));
+    // A backend's has no stamp.
+    let change = Change {
+        subject: user("alice"),
+        stamp: None,
+        ban: ban(None),
+    };
+    assert!(matches!(bans.apply(now, &change), Applied::Done(_)));
+    assert!(is_banned(&bans, now, "alice", "192.0.2.1", "x"));
+}
+
+/// A node that was cut off must not bring it back.
+#[test]
+fn the_end_of_a_ban_is_remembered_for_a_week() {
+    let (bans, now) = (Bans::default(), start());
+    let before = set(&bans, now, user("alice"), ban(None));
+    set(&bans, now, user("alice"), None);
+    set(&bans, now, network("192.0.2.1"), ban(Some(now + HOUR)));
+    set(&bans, now, user("bob"), ban(None));
+    assert_eq!(bans.sweep(now + REMEMBERED - HOUR), []);
+    assert_eq!(bans.apply(now, &before), Applied::Known);
+    assert_eq!(bans.sweep(now + REMEMBERED + HOUR).len(), 2);
+    assert_eq!(bans.changes().len(), 1);
+    assert!(is_banned(
+        &bans,
+        now + REMEMBERED * 9,
+        "bob",
+        "192.0.2.1",
+        "x"
+    ));
+}
+
+#[test]
+fn bans_are_bounded() {
+    let (bans, now) = (Bans::default(), start());
+    for number in 0..MAX_BANS {
+        set(&bans, now, user(&number.to_string()), ban(Some(now + HOUR)));
+    }
+    let one_more = bans.change(now, user("alice"), ban(None));
+    assert_eq!(bans.apply(now, &one_more), Applied::Full);
+    // One that is there can be changed, and lifted; then there is room.
+    set(&bans, now, user("0"), ban(None));
+    set(&bans, now, user("1"), None);
+    set(&bans, now, user("alice"), ban(None));
+    assert_eq!(bans.len(now), MAX_BANS);
+    // Those that are over take no room, and are bounded themselves.
+    let later = now + HOUR;
+    for number in 0..MAX_BANS - 2 {
+        set(&bans, later, device(&number.to_string()), ban(None));
+    }
+    for number in 0..100 {
+        set(&bans, later, user(&format!("more {number}")), None);
+    }
+    assert!(bans.changes().len() <= 2 * MAX_BANS);
+    assert!(is_banned(&bans, later, "alice", "192.0.2.1", "x"));
+}
+
+#[test]
+fn bans_are_listed_by_pages() {
+    let (bans, now) = (Bans::default(), start());
+    set(&bans, now, user("bob"), ban(None));
+    set(&bans, now, user("alice"), ban(None));
+    set(&bans, now, user("carol"), None);
+    set(&bans, now, network("192.0.2.0/24"), ban(None));
+    set(&bans, now, device("phone"), ban(None));
+    let mut found = Vec::new();
+    let mut after = None;
+    loop {
+        let page = bans.list(now, after.as_ref(), 2);
+        assert!(page.bans.len() <= 2);
+        found.extend(page.bans.iter().map(|(subject, since, _)| {
+            assert_eq!(*since, now);
+            subject.key()
+        }));
+        let Some(next) = page.next else { break };
+        after = Subject::from_key(&next);
+        assert!(after.is_some(), "{next}");
+    }
+    let expected = [
+        "user:alice",
+        "user:bob",
+        "address:192.0.2.0/24",
+        "device:phone",
+    ];
+    assert_eq!(found, expected);
+}

@@ -1,0 +1,164 @@
+//! Bans are the same on all nodes.
+//!
+//! Nodes tell each other of a ban at once ([`control`](crate::control)). Where presence is in Redis,
+//! each also writes it down there, and looks now and then whether another has: so a node that was
+//! not told, or was not there, learns of it.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Weak},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::time::timeout;
+
+use super::{
+    bans::{Bans, Suspect},
+    registry::Registry,
+};
+use crate::{
+    control::{Applied, Ban, Change, Sessions, Subject},
+    presence::{PresenceError, Record, Records},
+    telemetry,
+};
+
+/// The pause between two looks at the records that all nodes share.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Records in one round trip.
+const AT_A_TIME: usize = 500;
+
+impl Registry {
+    /// The bans.
+    #[must_use]
+    pub fn bans(&self) -> &Bans {
+        &self.bans
+    }
+
+    /// The ban that keeps this client out, which is counted, and now and then logged; `at` says
+    /// where it was found.
+    #[must_use]
+    pub fn refuse_banned(&self, suspect: &Suspect<'_>, at: &'static str) -> Option<(Subject, Ban)> {
+        let found = self.bans.find(SystemTime::now(), suspect)?;
+        telemetry::ban_refused(found.0.kind(), at);
+        if let Some(unsaid) = self.bans.said.lock().let_through(Instant::now()) {
+            telemetry::banned_client_refused(&found.0, suspect.address, at, unsaid);
+        }
+        Some(found)
+    }
+
+    /// Whether all who come from this address are banned; then it is counted and logged as above.
+    #[must_use]
+    pub fn refuse_banned_address(&self, address: IpAddr, at: &'static str) -> bool {
+        let suspect = Suspect {
+            address: Some(address),
+            ..Suspect::default()
+        };
+        self.refuse_banned(&suspect, at).is_some()
+    }
+
+    /// From now on bans are written down there, and read.
+    pub fn share_bans(&self, records: Arc<dyn Records>) {
+        // It is shared once.
+        let _ = self.bans.records.set(records);
+    }
+
+    /// Writes a change down for all nodes; `None`: there is no place for it.
+    ///
+    /// # Errors
+    /// It could not be written now. It will be, when that is possible.
+    pub async fn record_ban(&self, change: &Change) -> Option<Result<(), PresenceError>> {
+        let records = self.bans.records.get()?;
+        Some(records.put(&[record(change)]).await)
+    }
+}
+
+fn record(change: &Change) -> Record {
+    Record {
+        key: change.subject.key().into(),
+        stamp: change.stamp.unwrap_or_default(),
+        value: change.to_json().into_bytes().into(),
+    }
+}
+
+/// Keeps the bans of a node the same as those of the others, and forgets old ones, for as long as
+/// the registry lives.
+pub async fn keep_bans(registry: Weak<Registry>) {
+    let mut mirror = Mirror::default();
+    while let Some(registry) = registry.upgrade() {
+        let forgotten = registry.bans.sweep(SystemTime::now());
+        if let Some(records) = registry.bans.records.get() {
+            // Presence says in the log that Redis is away; the next look comes soon.
+            let _ = mirror.compare(&registry, &**records, forgotten).await;
+        }
+        // The registry is not held meanwhile.
+        let news = Arc::clone(&registry.bans.news);
+        drop(registry);
+        let _ = timeout(EVERY, news.notified()).await;
+    }
+}
+
+/// The content of the records, as far as this node knows it.
+#[derive(Default)]
+struct Mirror {
+    /// Their version when they were read.
+    version: Option<Box<[u8]>>,
+    stamps: HashMap<Box<str>, u64>,
+}
+
+impl Mirror {
+    /// Takes what is new there, writes what is new here, and removes what was forgotten. What is
+    /// not removed now, is when another node forgets it.
+    async fn compare(
+        &mut self,
+        registry: &Registry,
+        records: &dyn Records,
+        forgotten: Vec<Change>,
+    ) -> Result<(), PresenceError> {
+        if !forgotten.is_empty() {
+            let forgotten: Vec<_> = forgotten.iter().map(record).collect();
+            for some in forgotten.chunks(AT_A_TIME) {
+                records.remove(some).await?;
+            }
+        }
+        if let Some(read) = records.read(self.version.as_deref()).await? {
+            self.version = read.version;
+            self.stamps.clear();
+            let mut count = 0_usize;
+            for record in read.records {
+                let Ok(change) = Change::from_json(&record.value) else {
+                    continue;
+                };
+                let (applied, _) = registry.ban(&change);
+                if applied == Applied::Full {
+                    telemetry::bans_full(&change.subject);
+                }
+                count = count.saturating_add(usize::from(matches!(applied, Applied::Done(_))));
+                self.stamps.insert(record.key, record.stamp);
+            }
+            if count > 0 {
+                telemetry::bans_heard("Redis", count);
+            }
+        }
+        let changes = registry.bans.changes();
+        let missing: Vec<_> = changes
+            .iter()
+            .map(record)
+            .filter(|record| {
+                self.stamps
+                    .get(&record.key)
+                    .is_none_or(|known| *known < record.stamp)
+            })
+            .collect();
+        for some in missing.chunks(AT_A_TIME) {
+            records.put(some).await?;
+        }
+        let stamps = missing.into_iter().map(|record| (record.key, record.stamp));
+        self.stamps.extend(stamps);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

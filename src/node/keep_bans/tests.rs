@@ -1,0 +1,133 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
+use tokio::time::{advance, sleep};
+
+use super::*;
+use crate::presence::{MemoryRecords, RecordsRead};
+
+/// Redis, which may be away, and may forget all.
+#[derive(Default)]
+struct Store {
+    records: Mutex<Arc<MemoryRecords>>,
+    is_away: AtomicBool,
+}
+
+impl Store {
+    fn call(&self) -> Result<Arc<MemoryRecords>, PresenceError> {
+        if self.is_away.load(Ordering::Relaxed) {
+            return Err(PresenceError::Unavailable("away".into()));
+        }
+        Ok(Arc::clone(&self.records.lock()))
+    }
+}
+
+impl Records for Store {
+    fn put<'a>(&'a self, records: &'a [Record]) -> BoxFuture<'a, Result<(), PresenceError>> {
+        async move { self.call()?.put(records).await }.boxed()
+    }
+
+    fn remove<'a>(&'a self, records: &'a [Record]) -> BoxFuture<'a, Result<(), PresenceError>> {
+        async move { self.call()?.remove(records).await }.boxed()
+    }
+
+    fn read<'a>(
+        &'a self,
+        version: Option<&'a [u8]>,
+    ) -> BoxFuture<'a, Result<Option<RecordsRead>, PresenceError>> {
+        async move { self.call()?.read(version).await }.boxed()
+    }
+}
+
+fn node(store: &Arc<Store>) -> Arc<Registry> {
+    let registry = Registry::new(10);
+    registry.share_bans(Arc::clone(store) as _);
+    tokio::spawn(keep_bans(Arc::downgrade(&registry)));
+    registry
+}
+
+fn set(registry: &Registry, user: &str, is_banned: bool) {
+    let ban = is_banned.then(|| Ban {
+        until: None,
+        reason: "spam".into(),
+    });
+    let subject = Subject::user(user).unwrap();
+    let change = registry.bans().change(SystemTime::now(), subject, ban);
+    let (applied, _) = registry.ban(&change);
+    assert_eq!(applied, Applied::Done(change));
+}
+
+fn is_banned(registry: &Registry, user: &str) -> bool {
+    let subject = Subject::user(user).unwrap();
+    registry.bans().of(SystemTime::now(), &subject).is_some()
+}
+
+/// Every node has looked.
+async fn look() {
+    sleep(EVERY + Duration::from_millis(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_comes_later_knows_the_bans() {
+    let store = Arc::new(Store::default());
+    let one = node(&store);
+    set(&one, "alice", true);
+    set(&one, "bob", true);
+    set(&one, "bob", false);
+    sleep(Duration::from_millis(1)).await;
+    let two = node(&store);
+    sleep(Duration::from_millis(1)).await;
+    assert!(is_banned(&two, "alice") && !is_banned(&two, "bob"));
+    // Also of what changes later, and of what the other lifts.
+    set(&two, "alice", false);
+    set(&two, "carol", true);
+    look().await;
+    assert!(!is_banned(&one, "alice") && is_banned(&one, "carol"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_while_redis_is_away_are_made_up_for() {
+    let store = Arc::new(Store::default());
+    let (one, two) = (node(&store), node(&store));
+    set(&one, "alice", true);
+    look().await;
+    assert!(is_banned(&two, "alice"));
+    store.is_away.store(true, Ordering::Relaxed);
+    set(&one, "alice", false);
+    set(&two, "bob", true);
+    look().await;
+    assert!(is_banned(&two, "alice") && !is_banned(&one, "bob"));
+    store.is_away.store(false, Ordering::Relaxed);
+    for _ in 0..3 {
+        look().await;
+    }
+    for node in [&one, &two] {
+        assert!(!is_banned(node, "alice") && is_banned(node, "bob"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn forgotten_records_are_written_anew() {
+    let store = Arc::new(Store::default());
+    let one = node(&store);
+    set(&one, "alice", true);
+    look().await;
+    *store.records.lock() = Arc::default();
+    look().await;
+    drop(one);
+    let two = node(&store);
+    sleep(Duration::from_millis(1)).await;
+    assert!(is_banned(&two, "alice"));
+}
+
+/// The task ends with the registry.
+#[tokio::test(start_paused = true)]
+async fn nobody_keeps_bans_for_a_node_that_is_gone() {
+    let registry = Registry::new(1);
+    let keeping = tokio::spawn(keep_bans(Arc::downgrade(&registry)));
+    look().await;
+    drop(registry);
+    advance(EVERY).await;
+    keeping.await.unwrap();
+}

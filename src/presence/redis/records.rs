@@ -1,0 +1,97 @@
+//! Records that all nodes share, in a hash of Redis.
+
+use std::sync::Arc;
+
+use deadpool_redis::redis::Pipeline;
+use futures_util::future::{BoxFuture, FutureExt};
+
+use super::{Store, entry::BANS, script};
+use crate::presence::{PresenceError, Record, Records, RecordsRead, records::MOST_RECORDS};
+
+/// The bans.
+pub(super) struct RedisRecords {
+    store: Arc<Store>,
+}
+
+impl RedisRecords {
+    pub(super) fn new(store: Arc<Store>) -> Self {
+        Self { store }
+    }
+}
+
+impl Records for RedisRecords {
+    fn put<'a>(&'a self, records: &'a [Record]) -> BoxFuture<'a, Result<(), PresenceError>> {
+        async move {
+            let mut pipe = Pipeline::new();
+            for record in records {
+                script::put_record(&mut pipe, BANS, record, &version(), MOST_RECORDS);
+            }
+            if pipe.is_empty() {
+                return Ok(());
+            }
+            self.store.call::<()>(&pipe).await
+        }
+        .boxed()
+    }
+
+    fn remove<'a>(&'a self, records: &'a [Record]) -> BoxFuture<'a, Result<(), PresenceError>> {
+        async move {
+            let mut pipe = Pipeline::new();
+            for record in records {
+                script::remove_record(&mut pipe, BANS, record, &version());
+            }
+            if pipe.is_empty() {
+                return Ok(());
+            }
+            self.store.call::<()>(&pipe).await
+        }
+        .boxed()
+    }
+
+    fn read<'a>(
+        &'a self,
+        version: Option<&'a [u8]>,
+    ) -> BoxFuture<'a, Result<Option<RecordsRead>, PresenceError>> {
+        async move {
+            let mut pipe = Pipeline::new();
+            pipe.hget(BANS, VERSION);
+            let (now,): (Option<Vec<u8>>,) = self.store.call(&pipe).await?;
+            if now.is_some() && now.as_deref() == version {
+                return Ok(None);
+            }
+            let mut pipe = Pipeline::new();
+            pipe.hgetall(BANS);
+            let (fields,): (Vec<(Vec<u8>, Vec<u8>)>,) = self.store.call(&pipe).await?;
+            let mut read = RecordsRead::default();
+            for (key, value) in fields {
+                if key == VERSION.as_bytes() {
+                    read.version = Some(value.into());
+                } else {
+                    read.records.extend(record(key, &value));
+                }
+            }
+            read.records.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+            Ok(Some(read))
+        }
+        .boxed()
+    }
+}
+
+/// The field of the hash that is no record's.
+const VERSION: &str = "";
+
+/// Another one each time, on all nodes.
+fn version() -> [u8; 8] {
+    rand::random()
+}
+
+/// `STAMP VALUE`; `None`: another program wrote it.
+fn record(key: Vec<u8>, value: &[u8]) -> Option<Record> {
+    let space = value.iter().position(|byte| *byte == b' ')?;
+    let (stamp, value) = value.split_at_checked(space)?;
+    Some(Record {
+        key: String::from_utf8(key).ok()?.into(),
+        stamp: std::str::from_utf8(stamp).ok()?.parse().ok()?,
+        value: value.get(1..)?.into(),
+    })
+}
