@@ -150,7 +150,7 @@ impl<'a> Reader<'a> {
                         "is not read; write {VARIABLE_PREFIX}{meant}, with two underscores before \
                          the section and before the key"
                     );
-                    self.problem(Place::Variable(variable), message);
+                    self.problem(ValueSource::Variable(variable), message);
                 }
                 continue;
             };

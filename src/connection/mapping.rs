@@ -209,7 +209,7 @@ pub fn named_queue(destination: &str, headers: &Headers) -> Option<Box<str>> {
 /// Returns true if the gateway made the queue's name up, at random.
 #[must_use]
 pub fn is_made_up(queue: &QueueSpec) -> bool {
-    !queue.durable && queue.name.starts_with(SUBSCRIPTION_QUEUES)
+    !queue.durable && queue.name.starts_with(own_queues::SUBSCRIPTION_QUEUES)
 }
 
 /// How a subscription is served.

@@ -301,7 +301,7 @@ impl Operations {
                 let declared = self.declared.as_ref();
                 work.ask_ahead(|action| {
                     let is_declared = |queue: &QueueSpec| {
-                        declared.is_some_and(|names| names.contains(&queue.name))
+                        declared.is_some_and(|declared| declared.spec(&queue.name).is_some())
                     };
                     Ahead::new(action, is_declared, context)
                 });

@@ -102,7 +102,7 @@ impl Routes {
     pub(super) fn consumes(&self, queue: &str) -> bool {
         self.0.iter().any(|(_, route)| match route {
             Route::Dedicated(route) => !route.has_ended && route.queue() == queue,
-            Route::Shared(_) => false,
+            Route::Shared { .. } => false,
         })
     }
 

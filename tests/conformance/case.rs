@@ -178,8 +178,7 @@ pub(crate) fn verdict(case: &Case, release: Release, transcripts: &Transcripts) 
             "the embedded broker differs, unexplained:\n{}",
             show()
         )),
-        // By WebSocket alone, there is nothing to compare it with.
-        (false, Some(row)) if stentor.is_some() => Some(format!(
+        (false, Some(row)) => Some(format!(
             "the embedded broker does not differ; {row} says why"
         )),
         _ => None,

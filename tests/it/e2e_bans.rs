@@ -245,6 +245,7 @@ async fn a_banned_address_does_not_come_in() {
     let out = ctl(&gateway, &["unban", "--address", "127.0.0.0/8"]);
     assert_eq!(out.code, Some(0), "{}", out.err);
     let mut alice = StompClient::ws(&gateway.ws_url()).await;
-    let connected = alice.connect(&Login::new("alice", "passcode", "/"));
+    let login = Login::new("alice", "passcode", "/");
+    let connected = alice.connect(&login);
     within(Duration::from_secs(10), "she is back", connected).await;
 }
