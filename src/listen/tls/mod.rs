@@ -72,8 +72,10 @@ impl Tls {
     pub fn reload(&self) {
         match Loaded::read(&self.config) {
             Ok(loaded) => {
+                let loaded = Arc::new(loaded);
+                *self.loaded.write() = Arc::clone(&loaded);
+                // Told when it is so: the next handshake is by the new files.
                 announce(&loaded);
-                *self.loaded.write() = Arc::new(loaded);
             }
             Err(fault) => telemetry::certificate_kept(&TlsError::from(fault)),
         }
