@@ -90,7 +90,10 @@ impl ConsumerLinks {
             let text = "too many queues that failed wait to be tried again";
             return Err(BrokerError::Unavailable(text.into()));
         };
-        // Whoever had the turn before may have found out.
+        // Another one's trial may have shown it meanwhile.
+        if !quarantine.is_suspect(queue) {
+            return Ok(None);
+        }
         quarantine.check(queue)?;
         let link = Arc::new(AmqpLink::start(self.config.for_trial()));
         let live = link.wait_until(deadline).await?;
