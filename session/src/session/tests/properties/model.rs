@@ -272,6 +272,7 @@ impl Model {
             return self.fail(receipt, FINISH);
         }
         self.feeds.retain(|_, feed| Some(feed.id) != opened);
+        self.ended.retain(|feed| Some(feed.id) != opened);
         let error = self.peer.written.pop_front().unwrap();
         assert!(error.starts_with("ERROR\nmessage:access_refused\n"));
         let receipt = receipt.map(|receipt| self.escaped(&receipt));
