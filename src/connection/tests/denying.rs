@@ -46,6 +46,34 @@ async fn a_denied_frame_costs_nothing_else() {
     client.expect_message("two").await;
 }
 
+/// A relay's: its one connection is shared by many, so a denial of one is not the others' fault.
+#[tokio::test(start_paused = true)]
+async fn a_user_that_speaks_for_many_stays_however_much_is_denied() {
+    for (user, stays) in [("alice", true), ("bob", false)] {
+        let house = House::with(Options {
+            auth: auth::Config {
+                soft_deny_users: vec![user.to_owned()],
+                ..auth::Config::default()
+            },
+            ..Options::default()
+        });
+        house.hook.deny(r#"write topic "feed" "denied""#);
+        let mut client = Client::connect(&house).await;
+        client.subscribe("1", "/exchange/feed/k", "").await;
+        if !stays {
+            client.send("SEND\ndestination:/exchange/feed/denied\n\nx\0");
+            client.expect_error("access_refused").await;
+            continue;
+        }
+        for _ in 0..150 {
+            client.send("SEND\ndestination:/exchange/feed/denied\n\nx\0");
+            client.expect_denial().await;
+        }
+        house.publish("feed", "k", "one");
+        client.expect_message("one").await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_of_a_denied_transaction_is_done() {
     let house = soft();
