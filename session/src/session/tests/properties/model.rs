@@ -463,7 +463,9 @@ impl Model {
                     return None;
                 }
                 let mode = ["auto", "client", "client-individual"][usize::from(*mode)];
-                let id = match self.feeds.keys().next() {
+                // A subscription without an id has another name than any id.
+                let taken = self.feeds.keys().find(|id| id.starts_with("s:"));
+                let id = match taken {
                     Some(id) if daring => id.clone(),
                     _ => self.name("s:"),
                 };
