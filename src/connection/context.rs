@@ -62,8 +62,15 @@ pub(super) struct Identity {
     pub(super) place: UserPlace,
     /// The rights to ask the hook about again, if `auth.recheck` is on.
     pub(super) rights: Option<Box<Rights>>,
+    /// The id of the device that CONNECT named, if it did; without its kind, which presence knows.
+    pub(super) device: Option<Box<Device>>,
+}
+
+impl Identity {
     /// The id of the device that CONNECT named, if it did.
-    pub(super) device_id: Option<Box<str>>,
+    pub(super) fn device_id(&self) -> Option<&str> {
+        self.device.as_ref()?.id.as_deref()
+    }
 }
 
 impl Context {
@@ -120,7 +127,7 @@ impl Context {
             identity.vhost.join(self.guard.mailbox());
             self.guard.logged_in(self);
             // A ban that came between the login's question and this found no session to end.
-            let device = identity.device_id.as_deref();
+            let device = identity.device_id();
             if let Some(problem) = self.refuse_banned(Some(&identity.user.name), true, device) {
                 self.guard.mailbox().fail(problem);
             }

@@ -128,9 +128,12 @@ pub(super) async fn login(
         vhost,
         place,
         rights,
-        device_id: device_id
-            .filter(|id| id.len() <= Device::MAX_ID)
-            .map(Box::from),
+        device: device_id.filter(|id| id.len() <= Device::MAX_ID).map(|id| {
+            Box::new(Device {
+                kind: None,
+                id: Some(id.into()),
+            })
+        }),
     })
 }
 

@@ -35,7 +35,7 @@ impl LoggedIn for Context {
     }
 
     fn device_id(&self) -> Option<&str> {
-        self.identity()?.device_id.as_deref()
+        self.identity()?.device_id()
     }
 
     fn address(&self) -> IpAddr {
