@@ -22,7 +22,7 @@ use super::*;
 use crate::{
     auth::{self, Access, Authenticator, Forwarding, Login, Refusal, User},
     broker::{self, FeedConfig, embedded::Embedded},
-    control::Control,
+    control::{Ban, Control, Sessions, Subject},
     hub::{MailboxConfig, Vhosts},
     listen::{self, KeepAlive, Plain},
     node::{Limits, Registry, Services, Settings, Stomp},
@@ -613,4 +613,31 @@ async fn what_browsers_add_by_themselves_needs_a_page_that_may() {
             "{answer}"
         );
     }
+}
+
+/// By a connection that was open before, too.
+#[tokio::test]
+async fn a_request_from_a_banned_address_is_refused() {
+    let server = server(10, TIMEOUT).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let info = get("/stomp/info");
+    let answer = ask(&mut stream, &info).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let ban = Ban {
+        until: None,
+        reason: "spam".into(),
+    };
+    let subject = Subject::address("127.0.0.1").unwrap();
+    let registry = &server.services.registry;
+    let now = std::time::SystemTime::now();
+    let change = registry.bans().change(now, subject, Some(ban));
+    Sessions::ban(&**registry, &change);
+    let answer = ask(&mut stream, &info).await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert!(answer.ends_with("banned\n"), "{answer}");
+    // A new one is closed before a word.
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let mut buffer = [0; 1];
+    let end = timeout(TIMEOUT, stream.read(&mut buffer)).await;
+    assert_eq!(end.unwrap().unwrap(), 0);
 }
