@@ -174,7 +174,7 @@ pub(crate) fn cases() -> Vec<Case> {
             a.end().await;
             backend.describe("~q").await;
         })
-        .differs(&["S32"])
+        .differs(&["S35"])
         .with_backend(),
         case("another argument than the queue has, by SEND", async |t| {
             let mut a = t.client().await;
