@@ -255,7 +255,7 @@ pub(crate) async fn a_retired_consumer_has_what_its_client_has<F: Fixture>() {
     reader.settle(tags[4], false, Verdict::Accept).await;
     reader.settle(tags[2], false, Verdict::Requeue).await;
     assert_eq!(heir.inbox.bodies(4).await, ["3", "4", "new", "2"]);
-    drop(heir);
+    heir.consumer.cancel().await.unwrap();
     let expected = ["2 again", "3 again", "4 again", "new again", "fence"];
     assert_eq!(left(&node, 4).await, expected);
     assert_eq!(reader.inbox.bodies(5).await.len(), 5);
