@@ -262,6 +262,10 @@ async fn set(api: &Api, caller: Option<&str>, now: SystemTime, change: Change) -
     let hits = report.hits();
     let is_sure = report.unreached.is_none() && !matches!(recorded, Some(Err(_)));
     let (reach, unreached) = reach(&recorded, services.control.has_joined(), report.unreached);
+    if change.ban.is_none() && hits == 0 && is_sure {
+        let error = format!("{} is not banned", change.subject);
+        return Err(Refusal::new(StatusCode::NOT_FOUND, error));
+    }
     let reach_text = match reach {
         Reach::AllNodes => "all nodes",
         Reach::ThisNodeOnly => "this node only",
@@ -272,10 +276,6 @@ async fn set(api: &Api, caller: Option<&str>, now: SystemTime, change: Change) -
         reach: reach_text,
     };
     telemetry::ban_changed(caller, &change.subject, change.ban.is_none(), &info);
-    if change.ban.is_none() && hits == 0 && is_sure {
-        let error = format!("{} is not banned", change.subject);
-        return Err(Refusal::new(StatusCode::NOT_FOUND, error));
-    }
     let ban = change.ban.as_ref();
     Reply::ok(&BanOutcome {
         ban: ban.map(|ban| shown(&change.subject, now, ban)),

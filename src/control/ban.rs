@@ -330,7 +330,8 @@ mod tests {
             ("192.0.2.0/33", "neither an address nor a network"),
             ("192.0.2.7/24", "write \"192.0.2.0/24\""),
             ("0.0.0.0/0", "too large"),
-            ("10.0.0.0/7", "more bits"),
+            ("11.0.0.0/7", "more bits"),
+            ("10.0.0.0/7", "too large"),
             ("::/0", "too large"),
         ] {
             let error = Subject::address(text).unwrap_err();

@@ -91,7 +91,8 @@ async fn all_nodes_read_the_same_records<F: Fixture>() {
 }
 
 async fn the_newest_counts_in_whatever_order<F: Fixture>() {
-    let records = F::start().await.node();
+    let fixture = F::start().await;
+    let records = fixture.node();
     let [old, new] = [
         record("a", 1_800_000_000_999, "old"),
         record("a", 1_800_000_001_000, "new"),
@@ -111,7 +112,8 @@ async fn the_newest_counts_in_whatever_order<F: Fixture>() {
 }
 
 async fn only_the_very_record_is_removed<F: Fixture>() {
-    let records = F::start().await.node();
+    let fixture = F::start().await;
+    let records = fixture.node();
     let written = [record("a", 7, "x"), record("b", 7, "y")];
     records.put(&written).await.unwrap();
     records
@@ -149,7 +151,8 @@ async fn a_version_tells_whether_something_changed<F: Fixture>() {
 }
 
 async fn records_are_bounded<F: Fixture>() {
-    let records = F::start().await.node();
+    let fixture = F::start().await;
+    let records = fixture.node();
     let many: Vec<_> = (0..MemoryRecords::MOST + 3)
         .map(|number| record(&number.to_string(), 1, "x"))
         .collect();
