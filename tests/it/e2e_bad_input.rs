@@ -127,7 +127,7 @@ async fn frames_that_are_none() {
             case(
                 "SEND\ndestination\n\nx\0",
                 "Malformed frame",
-                "destination",
+                "no colon",
                 1002,
             ),
             case("SEND\nx:\\q\n\nx\0", "Malformed frame", "\\q", 1002),
@@ -193,7 +193,7 @@ async fn headers_that_are_missing_or_wrong() {
                 1002,
             ),
             case(
-                "SUBSCRIBE\ndestination:/topic/a\n\n\0",
+                "ACK\n\n\0",
                 "Missing header",
                 "\"id\"",
                 1002,
