@@ -158,6 +158,7 @@ async fn fuzz(seed: u64, duration: Duration, proxied: bool) {
         .set("listen.handshake_timeout", "1s")
         .set("auth.request_timeout", "500ms")
         .set("limits.login_timeout", "1s")
+        .set("limits.failed_login_delay", "100ms")
         .set("listen.max_unauthenticated", "200")
         .set("listen.proxy_protocol", proxied)
         .set(

@@ -592,10 +592,12 @@ async fn clients_without_a_login_do_not_fill_the_log() {
     const CLIENTS: usize = 300;
     let node = Node::open(|builder| builder).await;
     node.hook.answer(Call::User, Answer::Deny);
-    for _ in 0..CLIENTS {
+    for number in 0..CLIENTS {
         let stream = connect(EVE, node.gateway.stomp_address()).await;
         let mut client = StompClient::over(stream);
-        client.send(&Login::new("eve", PASSCODE, "/").frame()).await;
+        // Wrong logins of one user would be slowed down.
+        let user = format!("eve-{number}");
+        client.send(&Login::new(&user, PASSCODE, "/").frame()).await;
         client.expect_error("Bad CONNECT").await;
     }
     eventually(DEADLINE, "all are gone", async || {
