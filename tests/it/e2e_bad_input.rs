@@ -125,9 +125,16 @@ async fn frames_that_are_none() {
                 1002,
             ),
             case(
+                // It is not quoted: it may be a part of a passcode.
                 "SEND\ndestination\n\nx\0",
                 "Malformed frame",
-                "no colon",
+                "header line 1 has no colon",
+                1002,
+            ),
+            case(
+                "SEND\ndestination:/queue/a\nfoo:a\0MESSAGE\n\nx\0",
+                "Malformed frame",
+                "\"foo\" holds a NUL",
                 1002,
             ),
             case("SEND\nx:\\q\n\nx\0", "Malformed frame", "\\q", 1002),
