@@ -199,12 +199,7 @@ async fn headers_that_are_missing_or_wrong() {
                 "\"SUBSCRIBE\" must include a 'destination' header",
                 1002,
             ),
-            case(
-                "ACK\n\n\0",
-                "Missing header",
-                "\"id\"",
-                1002,
-            ),
+            case("ACK\n\n\0", "Missing header", "\"id\"", 1002),
             case(
                 "SUBSCRIBE\nid:1\nack:foo\ndestination:/topic/a\n\n\0",
                 "Invalid header",
