@@ -370,6 +370,7 @@ mod tests {
         calls.ask("l", login(1), 10);
         assert_eq!(calls.begun(), "llll");
         calls.ask("x", user("x"), 2);
+        assert_eq!(calls.begun(), "");
         assert_eq!(calls.end() + &calls.end() + &calls.end(), "xxl");
         // A single turn is everybody's.
         let mut calls = Calls::new(1, 8);

@@ -98,6 +98,8 @@ pub struct Rate {
     limiter: RateLimiter<Bucket, InBucket, TokioClock, NoOpMiddleware<Nanos>>,
     clock: TokioClock,
     burst: NonZeroU32,
+    /// In which one more comes in.
+    period: Duration,
 }
 
 impl Rate {
@@ -125,6 +127,7 @@ impl Rate {
     fn new(quota: Quota, burst: NonZeroU32) -> Self {
         let clock = TokioClock(Instant::now());
         Self {
+            period: quota.replenish_interval(),
             limiter: RateLimiter::new(quota, InBucket, clock.clone()),
             clock,
             burst,
@@ -149,8 +152,11 @@ impl Rate {
     /// As [`Rate::take`], and takes nothing.
     ///
     /// # Errors
-    /// As [`Rate::take`].
+    /// As [`Rate::take`]; and if a bucket never holds so many.
     pub fn look(&self, bucket: &Bucket, count: u32) -> Result<(), Duration> {
+        if count > self.burst.get() {
+            return Err(self.period);
+        }
         self.take(&bucket.clone(), count)
     }
 
@@ -290,6 +296,7 @@ mod tests {
     async fn a_bucket_gets_one_back_in_each_period() {
         let rate = Rate::one_in(30 * SECOND, 3).unwrap();
         let bucket = Bucket::default();
+        assert_eq!(rate.look(&bucket, 4), Err(30 * SECOND));
         assert_eq!(rate.take(&bucket, 3), Ok(()));
         assert_eq!(rate.take(&bucket, 1), Err(30 * SECOND));
         advance(30 * SECOND).await;
