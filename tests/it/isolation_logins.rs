@@ -12,7 +12,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinSet};
 use crate::house::{House, PASSCODE};
 
 /// A hook that takes its time, as one that hashes passwords.
-const SLOW: Duration = Duration::from_millis(200);
+const SLOW: Duration = Duration::from_millis(500);
 
 /// Behind a proxy, for the loopback's own addresses are never refused.
 async fn behind_a_proxy(settings: impl FnOnce(GatewayBuilder) -> GatewayBuilder) -> House {
@@ -43,8 +43,8 @@ async fn metric(house: &House, name: &str) -> u64 {
     value.map_or(0, |value| value.parse().unwrap())
 }
 
-/// Honest users log in within a second beside 6,000 wrong CONNECTs, each of another name, of one
-/// address.
+/// Honest users log in beside 6,000 wrong CONNECTs, each of another name, of one address. In one
+/// queue for all they would wait for longer than a call may: then they would be told `busy`.
 #[tokio::test]
 async fn wrong_logins_of_one_address_keep_nobody_else_waiting() {
     const WRONG: usize = 6_000;
@@ -70,11 +70,8 @@ async fn wrong_logins_of_one_address_keep_nobody_else_waiting() {
         attackers.push(socket);
     }
     for n in 1..=5 {
-        let begun = Instant::now();
         let mut honest = client(&house, &format!("198.51.100.{n}")).await;
         honest.connect(&login(&house, "alice")).await;
-        let took = begun.elapsed();
-        assert!(took < Duration::from_secs(2), "{took:?}");
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use humantime::format_duration;
 use serde::Deserialize;
 
 use super::{super::room::Share, ServerHeader};
@@ -92,7 +91,7 @@ pub struct Limits {
     #[serde(with = "humantime_serde")]
     pub failed_login_recovery: Duration,
     /// How long a login waits from an address where its user was not before, while many of that
-    /// user fail from others.
+    /// user fail from others; a third of `login_timeout` at most.
     #[serde(with = "humantime_serde")]
     pub failed_login_delay: Duration,
     /// Connections of one user; 0: any number.
@@ -285,17 +284,6 @@ impl Limits {
             self.failed_login_recovery,
             for_ever,
         )?;
-        if self.failed_login_delay >= self.login_timeout {
-            return Err((
-                "failed_login_delay",
-                format!(
-                    "is {}, not less than login_timeout ({}), so slowed logins would never be \
-                     complete; lower it, or raise the other",
-                    format_duration(self.failed_login_delay),
-                    format_duration(self.login_timeout)
-                ),
-            ));
-        }
         let whole = self.max_address_connects_per_second;
         let all = self.max_connects_per_second;
         if all > 0 && whole > all {
@@ -504,11 +492,6 @@ mod tests {
         let (key, message) = limits.check().unwrap_err();
         assert_eq!(key, "max_address_connects_per_second");
         assert!(message.contains("max_connects_per_second (5)"), "{message}");
-        let limits = Limits {
-            failed_login_delay: Duration::from_secs(10),
-            ..Limits::default()
-        };
-        assert_eq!(limits.check().unwrap_err().0, "failed_login_delay");
         let limits = Limits {
             failed_login_recovery: Duration::ZERO,
             ..Limits::default()

@@ -16,7 +16,10 @@ use super::{
     bucket::{Bucket, Rate, Table},
     seconds,
 };
-use crate::telemetry::{self, Bound};
+use crate::{
+    deadline::third,
+    telemetry::{self, Bound},
+};
 
 /// So many times the failures of one address make a user's logins from unknown addresses slow.
 const USER_TIMES: u32 = 5;
@@ -98,7 +101,8 @@ impl FailedLogins {
         Arc::new(Self {
             rate: Rate::one_in(period, burst),
             user_rate: Rate::one_in(user_period, burst.saturating_mul(USER_TIMES)),
-            delay: limits.failed_login_delay,
+            // Slowed logins shall be complete in time all the same.
+            delay: limits.failed_login_delay.min(third(limits.login_timeout)),
             hasher: RandomState::new(),
             state: Mutex::new(State {
                 tries: Table::new(),
