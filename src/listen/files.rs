@@ -39,7 +39,7 @@ impl Files {
         Self {
             clients: files.saturating_sub(reserve),
             spare: reserve / 10,
-            used_up: Mutex::default(),
+            used_up: Mutex::new(Seldom::once_in(Seldom::MINUTE)),
         }
     }
 

@@ -90,7 +90,7 @@ impl Places {
         Arc::new(Self {
             most,
             table: Mutex::default(),
-            full: Mutex::default(),
+            full: Mutex::new(Seldom::once_in(Seldom::MINUTE)),
         })
     }
 

@@ -1,14 +1,11 @@
 //! What clients may take of a node, as metrics and log lines call it.
 
-use std::{fmt::Display, time::Duration};
+use std::fmt::Display;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Seldom, event, metrics};
-
-/// Of each bound one line is logged in so long, however many are refused.
-const QUIET: Duration = Duration::from_secs(60);
 
 macro_rules! bounds {
     ($($variant:ident $name:literal $key:literal $doc:literal;)+) => {
@@ -33,8 +30,9 @@ macro_rules! bounds {
             }
         }
 
+        /// One line of each bound in a minute, however many are refused.
         static LINES: [Mutex<Seldom>; [$($name),+].len()] =
-            [const { Mutex::new(Seldom::once_in(QUIET)) }; [$($name),+].len()];
+            [const { Mutex::new(Seldom::once_in(Seldom::MINUTE)) }; [$($name),+].len()];
     };
 }
 
@@ -65,6 +63,8 @@ pub fn limit_exceeded(bound: Bound, by: &dyn Display) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]

@@ -640,7 +640,7 @@ pub fn files_used_up(what: &str, open_files: u64, unsaid: u64) {
 
 /// A session of SockJS was not opened, for its address has as many as it may.
 pub fn sockjs_session_refused() {
-    static SAID: Mutex<Seldom> = Mutex::new(Seldom::once_in(Seldom::QUIET));
+    static SAID: Mutex<Seldom> = Mutex::new(Seldom::once_in(Seldom::MINUTE));
     COUNTS.sockjs_sessions_refused.inc();
     if let Some(unsaid) = SAID.lock().let_through(Instant::now()) {
         warn!(

@@ -23,6 +23,9 @@ impl Seldom {
     /// Events that are let through are at least this far apart, unless something else is said.
     pub const QUIET: Duration = Duration::from_secs(5);
 
+    /// For clients that are refused, however many they are.
+    pub const MINUTE: Duration = Duration::from_secs(60);
+
     /// Lets one event through in so long.
     #[must_use]
     pub const fn once_in(quiet: Duration) -> Self {
