@@ -116,6 +116,9 @@ pub async fn accept<F: Future<Output = ()> + Send + 'static>(
                 // Frames are small, and wait for no others. If it fails, the socket is gone.
                 let _ = stream.set_nodelay(true);
                 tokio::spawn(serve(stream, remote));
+                // A connection that gave way for this one closes before the next is accepted:
+                // a wave would hold the files of a hundred of them otherwise.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 if let Some(unsaid) = failures.let_through(Instant::now()) {
