@@ -140,8 +140,9 @@ class UserWindow {
     const subscription = this.client.subscribe(this.feed(this.user.name), (message) => this.receive(message));
     subscription.ready.catch(() => {});
     // The list is the page's: either user may keep it up to date.
-    const { presence } = this.info;
-    this.client.subscribe(`/exchange/${presence.exchange}/group.${presence.group}`, (message) => this.people.handle(JSON.parse(message.body)));
+    const { exchange, group } = this.info.presence;
+    this.presence = `/exchange/${exchange}/group.${group}`;
+    this.client.subscribe(this.presence, (message) => this.people.handle(JSON.parse(message.body)));
     this.client.connect();
   }
 
@@ -204,7 +205,6 @@ class UserWindow {
     this.find('.forbidden').disabled = !connected;
     for (const control of this.find('.send').elements) control.disabled = !connected;
     if (connected) {
-      this.people.begin(); // what happened before the subscription was no event for it
       light.asked(this.slot, true);
       if (this.returning) this.find('.error-note').textContent = `Reconnected at ${clock()}; ${this.user.name}’s own feed goes on.`;
       this.returning = false;
@@ -224,6 +224,9 @@ class UserWindow {
   watchReceipt({ command, headers }) {
     if (command === 'SUBSCRIBE' && headers.destination === this.feed(this.user.name)) this.receipt = headers.receipt;
     if (command === 'RECEIPT' && headers['receipt-id'] === this.receipt) this.find('.subscription').classList.add('is-live');
+    // Only from this receipt on is every change an event; so the list is asked for after it.
+    if (command === 'SUBSCRIBE' && headers.destination === this.presence) this.presenceReceipt = headers.receipt;
+    if (command === 'RECEIPT' && headers['receipt-id'] === this.presenceReceipt) this.people.begin();
   }
 
   showError(frame) {
