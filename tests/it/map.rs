@@ -69,9 +69,6 @@ fn imports(folder: &Path, prefix: &str) -> Imports {
             continue;
         }
         let named = imports.entry(name.to_owned()).or_default();
-        // In a folder, `super` is one further up.
-        let further = prefix.replace("super::", "super::super::");
-        let prefix = if path.is_dir() { &*further } else { prefix };
         collect(&path, prefix, named);
     }
     let all: BTreeSet<String> = imports.keys().cloned().collect();
@@ -87,8 +84,16 @@ fn collect(path: &Path, prefix: &str, named: &mut BTreeSet<String>) {
         return;
     }
     if path.is_dir() {
+        // In a folder, `super` is one further up; in its `mod.rs` it is not.
+        let further = prefix.replacen("super::", "super::super::", 1);
         for entry in fs::read_dir(path).unwrap() {
-            collect(&entry.unwrap().path(), prefix, named);
+            let path = entry.unwrap().path();
+            let prefix = if path.ends_with("mod.rs") {
+                prefix
+            } else {
+                &further
+            };
+            collect(&path, prefix, named);
         }
     } else if path.extension().is_some_and(|extension| extension == "rs") {
         let text = fs::read_to_string(path).unwrap();

@@ -685,5 +685,4 @@ fn receipt(frame: &Frame) -> Option<Box<str>> {
 }
 
 #[cfg(test)]
-#[path = "session/tests/mod.rs"]
 mod tests;
