@@ -8,9 +8,9 @@ use testkit::StompClient;
 use crate::scene::Record;
 
 /// Headers that a MESSAGE has by the way; only cases about them show them. The plug-in lets SEND's
-/// headers about its frame and its queue go through (row P5). Quorum queues of RabbitMQ 4.3 also
-/// count how often a message was on its way to a client that left.
-pub(crate) const BY_THE_WAY: [&str; 14] = [
+/// headers about its frame and its queue go through (row P5). Quorum queues count
+/// how often a message was on its way, also to a client that just left.
+pub(crate) const BY_THE_WAY: [&str; 15] = [
     "message-id",
     "x-stomp-user",
     "receipt",
@@ -18,6 +18,7 @@ pub(crate) const BY_THE_WAY: [&str; 14] = [
     "mandatory",
     "content-length",
     "x-acquired-count",
+    "x-delivery-count",
     "x-dead-letter-exchange",
     "x-dead-letter-routing-key",
     "x-max-length",

@@ -87,6 +87,7 @@ pub(crate) fn cases() -> Vec<Case> {
             declares("SUBSCRIBE\nid:1\nexclusive:true\ndestination:/queue/~q"),
         )
         .differs(&["S25"])
+        .differs_since("4.3 strict", &["S36"])
         .with_backend(),
         case("SEND with persistent true", declares("SEND\npersistent:true\ndestination:/queue/~q\n\nx"))
             .with_backend(),
@@ -262,7 +263,7 @@ pub(crate) fn cases() -> Vec<Case> {
         .limited("B2"),
         case("messages of a quorum queue", async |t| {
             let mut a = t.client().await;
-            a.show(&["x-acquired-count"]);
+            a.show(&["x-acquired-count", "x-delivery-count"]);
             a.ask("SUBSCRIBE\nid:1\nack:client\nx-queue-type:quorum\ndestination:/queue/~q").await;
             a.ask("SEND\nx-queue-type:quorum\ndestination:/queue/~q\n\nx").await;
             let id = a.message().await;

@@ -36,7 +36,8 @@ pub(crate) fn cases() -> Vec<Case> {
             "SUBSCRIBE\ndestination:/topic/~a",
         ]))
         .differs(&["E3", "E7"])
-        .differs_since("4.0", &["E3"]),
+        .differs_since("4.0", &["E3"])
+        .differs_since("4.3 strict", &["S36"]),
         case("without an id in 1.0", async |t| {
             let mut a = t.client_speaking("1.0").await;
             a.ask("SUBSCRIBE\ndestination:/topic/~a").await;
@@ -259,7 +260,8 @@ pub(crate) fn cases() -> Vec<Case> {
             a.hear(1).await;
         })
         .differs(&["E7"])
-        .differs_since("4.0", &[]),
+        .differs_since("4.0", &[])
+        .differs_since("4.3 strict", &["S36"]),
         case("an exclusive queue after UNSUBSCRIBE", async |t| {
             let backend = t.amqp().await;
             let mut a = t.client().await;
@@ -268,6 +270,7 @@ pub(crate) fn cases() -> Vec<Case> {
             backend.describe_what_stays("~q").await;
         })
         .differs(&["S25"])
+        .differs_since("4.3 strict", &["S36"])
         .with_backend(),
         case("durable by two users of one id", async |t| {
             let backend = t.amqp().await;
