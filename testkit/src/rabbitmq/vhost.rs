@@ -136,13 +136,18 @@ impl Vhost {
             let names = connections.iter().map(name);
             return names.map(text).collect();
         }
-        let columns = ["vhost", "user_provided_name"];
+        let columns = ["vhost", "client_properties"];
         let list = ["--silent", "--formatter", "json", "list_connections"];
         let listed = self.node.ctl(&[&list[..], &columns[..]].concat()).await;
         let connections: Vec<Value> = serde_json::from_str(&listed).expect("a list of connections");
         let ours = connections.iter().filter(|one| one["vhost"] == self.name);
-        ours.map(|one| text(one["user_provided_name"].clone()))
-            .collect()
+        // Each property is a name, a type and a value.
+        let name = |one: &Value| {
+            let mut properties = one["client_properties"].as_array()?.iter();
+            let named = properties.find(|property| property[0] == "connection_name")?;
+            Some(text(named[2].clone()))
+        };
+        ours.map(|one| name(one).unwrap_or_default()).collect()
     }
 
     /// Closes all its connections, as an operator would.
