@@ -88,7 +88,7 @@ impl<K: Clone + Eq + Hash, T> InTurn<K, T> {
     }
 }
 
-/// Who has a turn, and who waits for one (pure, but for the word that it is time).
+/// The turns that are taken, and the calls that wait (pure, but for the word that it is time).
 #[derive(Debug)]
 struct TurnState {
     free: usize,
