@@ -136,7 +136,7 @@ pub enum Refusal {
 impl Refusal {
     /// What the client may be told of the reason: nothing, unless the configuration discloses
     /// reasons (`disclose_reason`) and the hook gave one. Never for the answer to
-    /// [`Authenticator::user`]: who guesses names and passwords learns nothing.
+    /// [`Authenticator::user`]: a client that guesses names and passwords learns nothing.
     pub fn disclosed(&self, disclose_reason: bool) -> Option<&str> {
         match self {
             Refusal::Denied(reason) if disclose_reason => reason.as_deref(),

@@ -143,7 +143,7 @@ impl Turns {
         })
     }
 
-    /// Waits for a turn. Whoever gives up waiting is passed over.
+    /// Waits for a turn. A caller that gives up waiting is passed over.
     pub(super) async fn take(self: &Arc<Self>, payer: Payer) -> Turn {
         let (sender, receiver) = oneshot::channel();
         {

@@ -22,7 +22,7 @@ impl Answers {
         })
     }
 
-    /// The answer to that question, if it was asked. Once: who asks again, asks the hook.
+    /// The answer to that question, if it was asked. Once: a second question goes to the hook.
     pub(super) fn take(&self, access: &Access) -> Option<Result<(), Refusal>> {
         let mut given = self.given.lock();
         let index = given.iter().position(|(asked, _)| asked == access)?;

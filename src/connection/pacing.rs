@@ -1,4 +1,4 @@
-//! How fast a client may send: whoever is faster is not read until it is slow enough, or goes.
+//! How fast a client may send: a faster one is not read until it is slow enough, or goes.
 
 use std::time::Duration;
 

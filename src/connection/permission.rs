@@ -26,7 +26,7 @@ pub(super) struct Permissions<'a> {
 enum Asks<'a> {
     /// As the action is being done, which was asked about ahead, or was not.
     Now(Option<&'a Answers>),
-    /// Before the action's turn. Nobody sees the outcome but these.
+    /// Before the action's turn. Only these see the outcome.
     Ahead(&'a Answers),
     /// About what was permitted before.
     Again,
@@ -116,7 +116,7 @@ impl<'a> Permissions<'a> {
         if let Some(exchange) = argument("x-dead-letter-exchange") {
             self.queue(&queue.name, Permission::Read).await?;
             self.exchange(exchange, Permission::Write).await?;
-            // Whoever chooses the key publishes by it.
+            // The client that chooses the key publishes by it.
             if let Some(key) = argument("x-dead-letter-routing-key") {
                 self.topic(exchange, key, Permission::Write).await?;
             }

@@ -481,7 +481,7 @@ async fn stomp_is_spoken_over_sockjs() {
         "{message}"
     );
     say(&mut stream, "s", r#"["DISCONNECT\n\n\u0000"]"#).await;
-    // The session is over, and its HTTP connections go with it; who asks anew is told the same.
+    // The session is over, and its HTTP connections go with it; a client that asks anew is told the same.
     let mut anew = TcpStream::connect(server.address).await.unwrap();
     for stream in [&mut stream, &mut anew] {
         let closed = poll(stream, "s").await;

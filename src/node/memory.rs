@@ -2,7 +2,7 @@
 //! bounded for each of them, long before; this is for when they are many, or all else fails.
 //!
 //! Above the mark new logins are refused, what clients publish waits, and the greatest mailboxes
-//! go, until it is well below. Who is connected and reads notices nothing.
+//! go, until it is well below. A client that is connected and reads notices nothing.
 
 use std::{
     path::Path,

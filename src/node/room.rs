@@ -42,7 +42,7 @@ pub struct Room {
 #[derive(Debug, Default)]
 struct State {
     used: usize,
-    /// By user; who uses none is not there.
+    /// By user; without those that use none.
     users: HashMap<Arc<str>, usize>,
     /// By connection; the same.
     connections: HashMap<u64, usize>,
@@ -155,7 +155,7 @@ fn of<K: std::hash::Hash + Eq>(map: &HashMap<K, usize>, key: &K) -> usize {
     map.get(key).copied().unwrap_or_default()
 }
 
-/// Who claims room: a connection, of a user.
+/// The claimant of room: a connection, of a user.
 #[derive(Debug)]
 pub struct Account {
     room: Arc<Room>,

@@ -4,8 +4,9 @@ use std::fmt::Display;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use tracing::warn;
 
-use super::{Seldom, event, metrics};
+use super::{Seldom, metrics};
 
 macro_rules! bounds {
     ($($variant:ident $name:literal $key:literal $doc:literal;)+) => {
@@ -57,8 +58,17 @@ pub fn limit_exceeded(bound: Bound, by: &dyn Display) {
     let line = LINES.get(bound as usize).map(Mutex::lock);
     let unsaid = line.and_then(|mut line| line.let_through(Instant::now().into_std()));
     if let Some(unsaid) = unsaid {
-        event::limit_line(bound, by, unsaid);
+        limit_line(bound, by, unsaid);
     }
+}
+
+/// A client met a bound, nor had `unsaid` more since this was said the last time.
+fn limit_line(bound: Bound, by: &dyn Display, unsaid: u64) {
+    let (by, key) = (by.to_string(), bound.key());
+    warn!(
+        target: "stentor::node", bound = bound.name(), by, key, unsaid,
+        "limit exceeded: clients are refused, or read more slowly"
+    );
 }
 
 #[cfg(test)]

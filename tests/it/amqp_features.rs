@@ -394,7 +394,12 @@ async fn a_queue_of_a_chosen_name(server: &Server) {
     other.expect_message("hello").await;
 }
 
+/// Where queues are quorum queues by default, the plug-in makes one of it, which is nobody's own: row
+/// S36 of the table of differences. The gateway asks for a classic queue.
 async fn an_exclusive_queue_is_one_client_s(server: &Server) {
+    if matches!(server, Server::Plugins(_)) && testkit::is_strict() {
+        return;
+    }
     let mut owner = server.client().await;
     owner
         .subscribe_with("1", "/queue/own", &[("exclusive", "true")])

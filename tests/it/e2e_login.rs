@@ -278,7 +278,11 @@ async fn impersonating(tags: &str) -> House {
 async fn messages_name_their_user_where_the_account_may() {
     let house = impersonating("impersonator").await;
     let channel = house.vhost.channel().await;
-    let (options, none) = (QueueDeclareOptions::default(), FieldTable::default());
+    let none = FieldTable::default();
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
     let declaring = channel.queue_declare("who".into(), options, none.clone());
     declaring.await.unwrap();
     let options = BasicConsumeOptions {

@@ -15,7 +15,13 @@ use super::{
     client::Client,
     list::{Amount, Attack},
 };
-use crate::wire::{dialect::destination, stomp};
+use crate::{
+    limits,
+    wire::{dialect::destination, stomp},
+};
+
+/// Files of this process that attackers leave to the visitor, which must not fail for want of one.
+const FILES_LEFT: u32 = 500;
 
 /// The attacker's name.
 const USER: &str = "mallory";
@@ -61,9 +67,13 @@ pub(super) struct Attackers {
 
 impl Attackers {
     pub(super) fn new(targets: Targets, amount: Amount) -> Self {
+        let most = limits::files().saturating_sub(FILES_LEFT).max(1);
         Self {
             targets,
-            amount,
+            amount: Amount {
+                connections: amount.connections.min(most),
+                ..amount
+            },
             body: vec![b'.'; amount.size],
             deeds: RefCell::default(),
             left: RefCell::new(amount.times),

@@ -38,7 +38,7 @@ impl Flights {
         }
         let own = call.await;
         *answer = Some(own.clone());
-        // Who asks from now on asks anew: a refusal is not remembered.
+        // Later questions are asked anew: a refusal is not remembered.
         flight.close();
         own
     }

@@ -78,7 +78,7 @@ impl Permitted {
     pub(super) fn remember(&self, question: u128, user: &User, may: impl FnOnce() -> bool) {
         let user = self.user(&user.name);
         let mut shard = self.shard(question).lock();
-        // Within the lock: who takes something back says so first, and then waits for the lock.
+        // Within the lock: a caller that takes something back says so first, and then waits for the lock.
         if !may() {
             return;
         }

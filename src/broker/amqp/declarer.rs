@@ -137,7 +137,7 @@ impl Declarer {
             return Ok(known);
         }
         let turn = self.turn(deadline).await?;
-        // Whoever had the turn before may have asked.
+        // The caller that had the turn before may have asked.
         if let Some(known) = known() {
             return Ok(known);
         }

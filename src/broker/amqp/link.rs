@@ -299,7 +299,7 @@ impl Live {
         }
         let question = self.asked.begin(queue);
         let outcome = asking.await;
-        // Whoever gives up waiting may have the answer come all the same.
+        // The answer may come all the same to a caller that gave up waiting.
         if !matches!(outcome, Err(BrokerError::Unavailable(_))) {
             self.asked.end(question);
         }

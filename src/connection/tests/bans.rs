@@ -69,7 +69,7 @@ async fn sessions_end_and_logins_are_refused_before_the_hook_is_asked() {
         let mut client = Client::new(&house);
         client.send(login("alice", "phone"));
         let error = client.expect_error("banned").await;
-        // Whoever only says to be alice does not learn why she is banned.
+        // A client that only claims to be alice does not learn why she is banned.
         let body = String::from_utf8_lossy(&error.body);
         assert_eq!(body.contains("spam"), is_told, "{key}: {body}");
         assert_eq!(house.hook.asked(), Vec::<String>::new());

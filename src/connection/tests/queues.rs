@@ -181,7 +181,7 @@ async fn messages_can_be_acknowledged_after_unsubscribe() {
     house.publish("", "work", "4");
     client.send(format!("ACK\nid:{}\nreceipt:a\n\n\0", acks[0]));
     client.expect_receipt("a").await;
-    // Nobody else gets what is with this client.
+    // No other client gets what is with this one.
     let mut other = Client::connect(&house).await;
     other.subscribe("1", "/queue/work", "ack:client\n").await;
     other.expect_message("4").await;

@@ -203,7 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
                         self.asking = Asking::Answered;
                         return Poll::Ready(Ok(Some(Bytes::new())));
                     }
-                    // Who does not read the answers is not read, so that they cannot pile up.
+                    // A client that does not read the answers is not read, so that they cannot pile up.
                     if self.out.pending() >= MOST_ANSWERS {
                         return Poll::Pending;
                     }

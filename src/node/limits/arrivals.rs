@@ -11,8 +11,9 @@ use stomp_session::Problem;
 
 use super::{
     AddressKey, ClientAddress, Limits,
-    bucket::{Bucket, Buckets, Rate},
+    bucket::{Buckets, Rate},
     seconds,
+    share::Share,
 };
 use crate::telemetry::{self, Bound};
 
@@ -23,7 +24,7 @@ pub(crate) struct Arrivals {
     most: usize,
     counts: Mutex<HashMap<AddressKey, usize>>,
     by_address: Option<Buckets<AddressKey>>,
-    all: Option<(Rate, Bucket)>,
+    all: Option<Share<AddressKey>>,
     /// Whether a shared address was over a bound, which is said once.
     was_told: AtomicBool,
 }
@@ -37,7 +38,7 @@ impl Arrivals {
             most: limits.max_address_connections,
             counts: Mutex::default(),
             by_address: by_address.map(Buckets::new),
-            all: all.map(|rate| (rate, Bucket::default())),
+            all: all.map(Share::new),
             was_told: AtomicBool::new(false),
         }
     }
@@ -53,8 +54,8 @@ impl Arrivals {
         {
             self.refuse(Bound::AddressConnects, client, || connect_rate(wait))?;
         }
-        if let Some((rate, bucket)) = &self.all
-            && let Err(wait) = rate.take(bucket, 1)
+        if let Some(share) = &self.all
+            && let Err(wait) = share.take(key)
         {
             telemetry::limit_exceeded(Bound::Connects, &client.ip());
             return Err(connect_rate(wait));
@@ -205,9 +206,30 @@ mod tests {
         }
         assert_eq!(arrivals.enter(from("203.0.113.1")), Err(refused));
         advance(SECOND).await;
+        assert!(arrivals.enter(from("203.0.113.1")).is_ok());
+        // One that took half of all has to wait for the others.
+        assert!(arrivals.enter(flood).is_err());
+        advance(10 * SECOND).await;
         assert!(arrivals.enter(flood).is_ok());
         arrivals.leave(flood.key());
-        assert_eq!(arrivals.counts.lock().len(), 10);
+        assert_eq!(arrivals.counts.lock().len(), 11);
+    }
+
+    /// No bound refuses such an address for itself, so it could take all that there is.
+    #[tokio::test(start_paused = true)]
+    async fn an_address_of_many_leaves_others_theirs() {
+        let arrivals = Arrivals::new(&narrow());
+        for client in ["10.0.0.1", "127.0.0.1"] {
+            for _ in 0..100 {
+                if let Ok(key) = arrivals.enter(from(client)) {
+                    arrivals.leave(key);
+                }
+            }
+        }
+        assert!(arrivals.enter(from("10.0.0.1")).is_err());
+        for client in ["10.0.0.2", "127.0.0.2", "203.0.113.1"] {
+            assert!(arrivals.enter(from(client)).is_ok(), "{client}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

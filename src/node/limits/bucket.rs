@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::deadline::later;
 
-/// A bucket holds what comes in so many seconds: whoever was quiet may be busy for a moment.
+/// A bucket holds what comes in so many seconds: a client that was quiet may be busy for a moment.
 const DEPTH: u32 = 10;
 
 /// One bucket; full at first.
@@ -160,6 +160,12 @@ impl Rate {
         self.take(&bucket.clone(), count)
     }
 
+    /// How much a full bucket holds.
+    #[must_use]
+    pub fn burst(&self) -> u32 {
+        self.burst.get()
+    }
+
     /// Whether the bucket is full: it may be forgotten then.
     #[must_use]
     pub fn is_full(&self, bucket: &Bucket) -> bool {
@@ -186,7 +192,7 @@ pub(super) struct Table<K, V> {
 }
 
 impl<K: Eq + Hash, V: Default> Table<K, V> {
-    /// Beyond, new keys have no value: who fills it has other bounds to pass.
+    /// Beyond, new keys have no value: a client that fills it has other bounds to pass.
     pub(super) const MOST: usize = 200_000;
     /// So few may stay.
     const FEW: usize = 1_000;

@@ -310,7 +310,7 @@ mod tests {
         }
         let attempt = logins.begin(from("10.0.0.1"), "alice").unwrap();
         assert_eq!(attempt.delay(), Duration::from_secs(3));
-        // Who names nobody is not counted.
+        // A client that names no user is not counted.
         for _ in 0..100 {
             fail(&logins, "192.0.2.1", "");
         }

@@ -2,7 +2,7 @@
 //! have theirs.
 //!
 //! Counts are given back on drop; rates are buckets, which hold ten seconds' worth and fill
-//! steadily. Nobody is refused by an address that may stand for many ([`is_shared`]).
+//! steadily. The bounds of an address do not hold for one that may stand for many ([`is_shared`]).
 
 mod arrivals;
 mod bucket;
@@ -10,6 +10,7 @@ mod config;
 mod failed_logins;
 mod pace;
 mod server_header;
+mod share;
 mod users;
 
 pub use crate::address::{AddressKey, ClientAddress, is_shared};

@@ -112,6 +112,15 @@ impl RabbitMq {
         (node, can)
     }
 
+    /// A node of the test's own that permits all deprecated features, and true if it can tell which
+    /// were used: RabbitMQ 3.10 cannot.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub async fn own_with_deprecated_features() -> (Self, bool) {
+        (Self::own().await, major() >= 4 && !is_strict())
+    }
+
     /// A fresh virtual host.
     ///
     /// # Panics

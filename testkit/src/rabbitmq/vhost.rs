@@ -178,6 +178,20 @@ impl Vhost {
         answer.trim().parse().expect("a number")
     }
 
+    /// How many messages of a queue wait, and how many are with consumers that have not acknowledged
+    /// them: as they are now, not as they were when RabbitMQ last wrote its statistics.
+    pub async fn held_by(&self, queue: &str) -> (u64, u64) {
+        let list = ["--silent", "--formatter", "json", "list_queues", "-p"];
+        let columns = ["name", "messages_ready", "messages_unacknowledged"];
+        let list = [&list[..], &[&self.name], &columns[..]].concat();
+        let listed = self.node.ctl(&list).await;
+        let queues: Vec<Value> = serde_json::from_str(&listed).expect("a list of queues");
+        let queue = queues.iter().find(|one| one["name"] == queue);
+        let queue = queue.expect("it is there");
+        let count = |what: &str| queue[what].as_u64().expect("a number");
+        (count("messages_ready"), count("messages_unacknowledged"))
+    }
+
     /// The arguments of the one consumer of a queue; `None`: it has none yet.
     pub async fn consumer_arguments(&self, queue: &str) -> Option<Value> {
         if !is_strict() {

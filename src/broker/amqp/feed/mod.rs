@@ -255,7 +255,7 @@ impl FeedManager {
         }
     }
 
-    /// Removes the queues; nobody waits for their messages any more. Who still asks, is refused.
+    /// Removes the queues; no task waits for their messages any more, and one that still asks is refused.
     pub(super) async fn close(&self) {
         let feeds: Vec<_> = self
             .feeds

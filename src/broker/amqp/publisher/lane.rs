@@ -101,7 +101,7 @@ impl Job {
         }
     }
 
-    /// Whoever does not wait any more, has left.
+    /// A caller that waits no more has left.
     fn answer(&mut self, outcome: Result<(), BrokerError>) {
         if let Some(answer) = self.answer.take() {
             // Its sender is woken by this, and finds its turn over.

@@ -1,0 +1,149 @@
+//! Clients: that they come, are refused, and go.
+
+use std::{
+    fmt::Display,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tracing::{info, warn};
+
+use super::millis;
+use crate::telemetry::{
+    metrics::{self, COUNTS},
+    seldom::Few,
+};
+
+/// A client's connection, as log lines name it.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionInfo<'a> {
+    /// The session's id: the client sees it in CONNECTED, and support asks for it.
+    pub session: &'a str,
+    /// The user, as far as it is known: claimed until the login, then proved.
+    pub user: Option<&'a str>,
+    /// The virtual host, as far as it is known.
+    pub vhost: Option<&'a str>,
+    /// `tcp`, `websocket` or a SockJS transport.
+    pub transport: &'a str,
+    /// The client's address; behind a proxy, the one that the proxy names.
+    pub remote: SocketAddr,
+    /// The bound of the node's lines about clients that are not logged in.
+    pub strangers: &'a Strangers,
+}
+
+/// Bounds the log lines that clients cause without a login, however many they are. Each kind has a
+/// bound of its own.
+#[derive(Debug, Default)]
+pub struct Strangers {
+    closed: Mutex<Few>,
+    refused: Mutex<Few>,
+}
+
+/// How a connection ended, and what it did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ending<'a> {
+    /// Why: in the words of the ERROR frame, or e.g. `client disconnected`.
+    pub reason: &'a str,
+    /// The same in words that are of a fixed number: the header `message` of the ERROR frame.
+    pub kind: &'static str,
+    /// How long it was open.
+    pub duration: Duration,
+    /// Frames that the client sent, heart-beats not counted.
+    pub frames_in: u64,
+    /// Frames sent to the client, heart-beats not counted.
+    pub frames_out: u64,
+    /// The messages among them: those that the client published.
+    pub messages_in: u64,
+    /// The messages among them: those that were delivered.
+    pub messages_out: u64,
+}
+
+/// A client is there, logged in or not; counted until [`connection_gone`].
+pub fn connection_began(transport: &'static str) {
+    metrics::connection_began(transport);
+}
+
+/// A client is gone.
+pub fn connection_gone(transport: &'static str) {
+    let label = [("transport", transport)];
+    COUNTS.connections.get_or_create(&label).dec();
+}
+
+/// Logs with a connection's fields before those of the event.
+macro_rules! connection_event {
+    ($level:ident, $connection:expr, $($rest:tt)*) => {{
+        let ConnectionInfo { session, user, vhost, transport, remote, .. } = *$connection;
+        $level!(target: "stentor::connection", session, user, vhost, transport, %remote, $($rest)*)
+    }};
+}
+
+/// A client has logged in.
+pub fn connection_opened(connection: &ConnectionInfo<'_>) {
+    COUNTS.logins.inc();
+    connection_event!(info, connection, "connection opened");
+}
+
+/// A connection has ended, logged in or not. Of those that were not, a few are said, and how many
+/// went unsaid before.
+pub fn connection_closed(connection: &ConnectionInfo<'_>, ending: &Ending<'_>) {
+    COUNTS
+        .connections_ended
+        .get_or_create(&[("reason", ending.kind)])
+        .inc();
+    let mut unsaid = None;
+    if connection.user.is_none() {
+        let Some(count) = connection
+            .strangers
+            .closed
+            .lock()
+            .let_through(Instant::now())
+        else {
+            return;
+        };
+        unsaid = (count > 0).then_some(count);
+    }
+    connection_event!(
+        info,
+        connection,
+        unsaid,
+        reason = ending.reason,
+        duration_ms = millis(ending.duration),
+        frames_in = ending.frames_in,
+        frames_out = ending.frames_out,
+        messages_in = ending.messages_in,
+        messages_out = ending.messages_out,
+        "connection closed"
+    );
+}
+
+/// A client was not let in: the hook refused it, or it asked for the impossible. A few are said, and
+/// how many went unsaid before.
+pub fn login_refused(connection: &ConnectionInfo<'_>, cause: &str) {
+    COUNTS.logins_refused.inc();
+    let unsaid = connection
+        .strangers
+        .refused
+        .lock()
+        .let_through(Instant::now());
+    if let Some(count) = unsaid {
+        let unsaid = (count > 0).then_some(count);
+        connection_event!(info, connection, unsaid, cause, "login refused");
+    }
+}
+
+/// The hook does not let a user do this.
+pub fn permission_refused(connection: &ConnectionInfo<'_>, access: &str, cause: &str) {
+    COUNTS.permissions_refused.inc();
+    connection_event!(info, connection, access, cause, "permission refused");
+}
+
+/// It could not be found out who else of its user is logged in: `[sessions] unknown` counts.
+pub fn sessions_unknown(connection: &ConnectionInfo<'_>, cause: &dyn Display) {
+    connection_event!(warn, connection, %cause, "other sessions of the user are not known");
+}
+
+/// A session that lasts was refused, when the hook was asked again; it ends.
+pub fn recheck_refused(connection: &ConnectionInfo<'_>, cause: &dyn Display) {
+    connection_event!(info, connection, %cause, "refused when asked again");
+}

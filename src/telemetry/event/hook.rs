@@ -1,0 +1,42 @@
+//! The application's hook.
+
+use std::{fmt::Display, time::Duration};
+
+use tracing::{error, info, warn};
+
+use crate::telemetry::metrics;
+
+/// A call of the hook failed, and what follows; nor had `unsaid` more since this was said the last
+/// time.
+pub fn hook_at_fault(
+    call: &dyn Display,
+    path: &str,
+    result: &str,
+    cause: &dyn Display,
+    unsaid: u64,
+) {
+    error!(
+        target: "stentor::auth", %call, path, unsaid,
+        "the auth hook is at fault, {result}: {cause}"
+    );
+}
+
+/// The hook answers again; so many faults went unsaid.
+pub fn hook_answers_again(call: &dyn Display, path: &str, unsaid: u64) {
+    info!(target: "stentor::auth", %call, path, unsaid, "the auth hook answers again");
+}
+
+/// These paths of the hook are not set, so the requests that they check are denied to everybody, or
+/// allowed.
+pub fn hook_unset(keys: &str, is_allowed: bool) {
+    let done = if is_allowed { "ALLOWED" } else { "DENIED" };
+    warn!(
+        target: "stentor::auth::http",
+        "auth: not set: {keys}; requests that they check are {done} TO EVERYBODY"
+    );
+}
+
+/// The hook was called: the time that it took, and if it failed. The log has the fault.
+pub fn hook_called(call: &'static str, took: Duration, is_fault: bool) {
+    metrics::hook_called(call, took, is_fault);
+}

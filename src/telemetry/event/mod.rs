@@ -1,0 +1,28 @@
+//! The events. Their targets are the parts that they happen in, so that `[log] level` can turn
+//! single parts up or down.
+
+mod api;
+mod clients;
+mod control;
+mod flow;
+mod hook;
+mod links;
+mod listening;
+mod node;
+mod presence;
+
+use std::time::Duration;
+
+pub use api::*;
+pub use clients::*;
+pub use control::*;
+pub use flow::*;
+pub use hook::*;
+pub use links::*;
+pub use listening::*;
+pub use node::*;
+pub use presence::*;
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

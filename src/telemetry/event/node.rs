@@ -1,0 +1,48 @@
+//! The beginning and the end of a node.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::millis;
+
+/// The program starts.
+pub fn starting() {
+    info!(target: "stentor", version = env!("CARGO_PKG_VERSION"), "starting");
+}
+
+/// The system allows fewer open files than `wanted` clients may need, so fewer are taken.
+pub fn few_files(
+    open_files: u64,
+    wanted: usize,
+    max_connections: usize,
+    max_unauthenticated: usize,
+) {
+    warn!(
+        target: "stentor::listen", open_files, wanted, max_connections, max_unauthenticated,
+        "fewer clients than [listen] max_connections, for the system allows too few open files: \
+         raise the hard limit (`ulimit -Hn`, systemd's LimitNOFILE), or lower max_connections"
+    );
+}
+
+/// The readiness check fails from now on.
+pub fn not_ready(cause: &str) {
+    info!(target: "stentor::shutdown", cause, "not ready");
+}
+
+/// So many clients are told to reconnect elsewhere, over this time.
+pub fn draining(connections: usize, over: Duration) {
+    info!(target: "stentor::shutdown", connections, over_ms = millis(over), "draining");
+}
+
+/// The program ends; so many clients were cut.
+pub fn stopped(cut: usize) {
+    if cut == 0 {
+        info!(target: "stentor::shutdown", "stopped");
+    } else {
+        warn!(
+            target: "stentor::shutdown", cut,
+            "stopped: the grace time was over, and clients were cut"
+        );
+    }
+}
