@@ -72,6 +72,10 @@ enum ConsumerPhase {
 /// Where a channel's number starts in a tag: a channel will not see 2^48 messages.
 const NUMBER_SHIFT: u32 = 48;
 
+/// All that a cancelled consumer can know: RabbitMQ gives no reason.
+const CANCELLED: &str = "the queue was deleted, or cannot be used now, or a message was not \
+                         acknowledged within RabbitMQ's consumer_timeout";
+
 /// How long it is tried to delete a queue that got no consumer. `x-expires` is there for when
 /// that fails.
 const CLEANING: Duration = Duration::from_secs(10);
@@ -389,7 +393,7 @@ impl Runner {
                         Err(late) => requeue(&late).await,
                     },
                     Some(Err(error)) => break broker_error(&error),
-                    None => break BrokerError::Cancelled("the queue was deleted".into()),
+                    None => break BrokerError::Cancelled(CANCELLED.into()),
                 }
             };
             match self.state.end() {
