@@ -9,7 +9,10 @@ use std::{
 
 use futures_util::future::join_all;
 use serde::Serialize;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 
 use super::{
     client::Client,
@@ -22,6 +25,9 @@ use crate::{
 
 /// Files of this process that attackers leave to the visitor, which must not fail for want of one.
 const FILES_LEFT: u32 = 500;
+
+/// Connections that are made at a time.
+const AT_ONCE: usize = 64;
 
 /// The attacker's name.
 const USER: &str = "mallory";
@@ -63,6 +69,8 @@ pub(super) struct Attackers {
     body: Vec<u8>,
     deeds: RefCell<Deeds>,
     left: RefCell<u32>,
+    /// For each connection that is being made: with thousands at once, none would be made in time.
+    pub(super) turns: Semaphore,
 }
 
 impl Attackers {
@@ -77,6 +85,7 @@ impl Attackers {
             body: vec![b'.'; amount.size],
             deeds: RefCell::default(),
             left: RefCell::new(amount.times),
+            turns: Semaphore::new(AT_ONCE),
         }
     }
 

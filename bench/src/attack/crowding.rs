@@ -37,7 +37,7 @@ impl Attackers {
     }
 
     async fn hold(&self, to: SocketAddr, text: &[u8]) -> io::Result<()> {
-        let mut stream = connect(to).await?;
+        let mut stream = self.connect(to).await?;
         stream.write_all(text).await?;
         self.wrote(1);
         let mut bytes = [0; 1024];
@@ -47,7 +47,7 @@ impl Attackers {
 
     /// One request after the other, as long as the gateway goes on.
     async fn ask_again(&self, to: SocketAddr, line: impl Fn() -> String) -> io::Result<()> {
-        let mut stream = connect(to).await?;
+        let mut stream = self.connect(to).await?;
         let mut bytes = [0; 4096];
         loop {
             let request = format!(
@@ -62,10 +62,11 @@ impl Attackers {
             }
         }
     }
-}
 
-async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::from((FROM, 0)))?;
-    timeout(PATIENCE, socket.connect(to)).await?
+    async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        let _turn = self.turns.acquire().await.map_err(io::Error::other)?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from((FROM, 0)))?;
+        timeout(PATIENCE, socket.connect(to)).await?
+    }
 }
