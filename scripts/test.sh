@@ -459,7 +459,7 @@ if [[ $checks == filter ]]; then
         "${rust_tests[@]}" --lib --bins --tests -- "${filter[@]}"
     exit
 fi
-step 'Shell, JavaScript and Python: syntax, and tests of the page' check_scripts
+step 'Shell, JavaScript and Python: syntax, and tests of the page and of clients/js' check_scripts
 tests "Rust tests on $name" "${rust_tests[@]}"
 if ((${#folders[@]} > 1)); then
     export TESTKIT_RABBITMQ_BIN=${folders[1]}

@@ -1,0 +1,229 @@
+// A client of Stentor that comes back as the server advises. It is given the class `Client` of
+// @stomp/stompjs as `Stomp`; index.js does so for those with a bundler, an import map or Node.
+
+import { Problem } from './advice.js';
+import { Connection } from './connection.js';
+import { Alarm, pause } from './pace.js';
+import { Subscriptions, deferred } from './subscriptions.js';
+import { Tokens } from './tokens.js';
+
+const STEADY = 10_000; // milliseconds: a shorter session counts as a failure
+const LIVELY = 1_000; // milliseconds: the longest pause after waking
+const KEPT_USERS = 10_000; // whose newest event a watch of presence remembers
+const STATUSES = ['online', 'away', 'busy', 'invisible'];
+
+const DEFAULTS = {
+  connectTimeout: 20_000, tokenTimeout: 10_000, publishTimeout: 60_000, probeTimeout: 5_000, closeTimeout: 5_000,
+  subscribesPerSecond: 200, // as the gateway's limits.max_subscribes_per_second
+};
+
+export class StentorClient {
+  #options;
+  #state = 'idle';
+  #opening; // of connect()
+  #closing; // of close()
+  #attempt; // the attempt to connect that counts; undefined while none is wished for
+  #connection;
+  #subscriptions;
+  #tokens;
+  #failures = 0; // since the last steady session
+  #renewals = 0; // logins with other credentials since the last CONNECTED
+  #comeback = new Alarm();
+  #comesBack; // what it then does
+  #status;
+  #ears; // removes the listeners to the browser's events
+
+  /** For the options see index.d.ts. */
+  constructor(options) {
+    this.#options = { ...DEFAULTS, ...options };
+    const { subscribesPerSecond, getToken, tokenTimeout } = this.#options;
+    this.#subscriptions = new Subscriptions(subscribesPerSecond, (callback, ...values) => this.#call(callback, ...values));
+    this.#tokens = new Tokens(getToken, tokenTimeout, (problem) => this.#attempt && this.#call(this.#options.onProblem, problem));
+  }
+
+  /** `idle`, `connecting`, `connected`, `waiting`, `ended` (the server does not want it back) or `closed`. */
+  get state() {
+    return this.#state;
+  }
+
+  /** Connects, and stays connected. Resolves at the first CONNECTED; rejects if it ends before. */
+  connect() {
+    if (this.#attempt) return this.#opening.promise;
+    this.#opening = deferred();
+    this.#failures = 0;
+    this.#renewals = 0;
+    this.#listen();
+    this.#begin('connect');
+    return this.#opening.promise;
+  }
+
+  /**
+   * Subscribes now, or as soon as connected, and again after each reconnect. Resolves when the
+   * subscription is live; rejects if the server refuses it for good.
+   */
+  subscribe(destination, onMessage, options) {
+    return this.#subscriptions.add(destination, onMessage, options);
+  }
+
+  /**
+   * Resolves at the RECEIPT: the broker has the message. Rejects with a Problem, whose `fate` is `refused`,
+   * `unknown` (the message may have arrived) or `unsent`. `body` is a text or a Uint8Array.
+   */
+  publish(destination, body = '', headers = {}) {
+    if (!this.#connection?.isOpen) return Promise.reject(new Problem('not-connected', 'there is no connection', { fate: 'unsent' }));
+    const content = typeof body === 'string' ? { body } : { binaryBody: body };
+    const write = (stomp, receipt) => stomp.publish({ destination, headers: { ...headers, receipt }, ...content });
+    return this.#connection.request(write, this.#options.publishTimeout);
+  }
+
+  /** The user's availability on this device, which each later login says, too. Rejects if the server refuses it. */
+  async setStatus(status) {
+    if (!STATUSES.includes(status)) throw new TypeError(`a status is one of ${STATUSES.join(', ')}, not ${status}`);
+    const before = this.#status;
+    this.#status = status;
+    if (!this.#connection?.isOpen) return;
+    try {
+      await this.publish('/presence', '', { status });
+    } catch (problem) {
+      if (problem.fate !== 'refused') return; // the next login says it
+      if (this.#status === status) this.#status = before;
+      throw problem;
+    }
+  }
+
+  /** Hears of users who come, go or change their status: `key` is `user.NAME`, `group.NAME` or a pattern. */
+  watchPresence(key, onEvent, { exchange = 'presence', ...options } = {}) {
+    const newest = new Map(); // user -> `at`: an event may come twice, or too late
+    const take = ({ body }) => {
+      const event = JSON.parse(body);
+      if (event.at <= newest.get(event.user)) return;
+      newest.delete(event.user);
+      newest.set(event.user, event.at);
+      if (newest.size > KEPT_USERS) newest.delete(newest.keys().next().value);
+      onEvent(event);
+    };
+    return this.subscribe(`/exchange/${exchange}/${key}`, take, options);
+  }
+
+  /** The device has woken, or its network has changed: looks at once whether the connection lives. */
+  wake() {
+    for (const part of [this.#comeback, this.#tokens, this.#subscriptions]) part.check();
+    this.#connection?.probe(this.#options.probeTimeout);
+    const isShort = this.#state !== 'waiting' || this.#attempt.isAdvised || this.#comeback.left < LIVELY;
+    if (!isShort && globalThis.navigator?.onLine !== false) this.#comeback.set(Math.random() * LIVELY, this.#comesBack);
+  }
+
+  /** An orderly end: what was published before is confirmed. Forgets all subscriptions. */
+  close() {
+    this.#closing ??= this.#close().finally(() => { this.#closing = undefined; });
+    return this.#closing;
+  }
+
+  async #close() {
+    const problem = new Problem('closed', 'the client was closed', { next: 'stop' });
+    const connection = this.#stop();
+    this.#subscriptions.forget(problem, true);
+    this.#opening?.reject(problem);
+    await connection?.close(this.#options.closeTimeout);
+    if (!this.#attempt) this.#become('closed', {});
+  }
+
+  async #begin(reason) {
+    const attempt = this.#attempt = {};
+    const counts = () => attempt === this.#attempt;
+    this.#become('connecting', {});
+    try {
+      const token = await this.#tokens.get(reason);
+      if (counts()) this.#connection = this.#open(token, counts);
+    } catch (cause) { // no token; or no WebSocket, or none for this address
+      const problem = cause instanceof Problem ? cause : new Problem('no-socket', String(cause), { next: 'stop', cause });
+      if (counts()) this.#lose(problem);
+    }
+  }
+
+  #open(token, counts) {
+    const { Stomp, url, webSocketFactory, headers, stomp, connectTimeout, onProblem } = this.#options;
+    const connectHeaders = { ...headers };
+    if (token !== undefined) connectHeaders.passcode = token;
+    if (this.#status) connectHeaders['presence-status'] = this.#status;
+    const open = (protocols) => (webSocketFactory ? webSocketFactory(protocols) : new WebSocket(url, protocols));
+    return new Connection(Stomp, { ...stomp, connectHeaders }, open, connectTimeout, {
+      open: (frame) => counts() && this.#connected(frame),
+      message: (id, message) => counts() && this.#subscriptions.take(id, message),
+      error: (problem, id) => {
+        if (!counts()) return;
+        this.#call(onProblem, problem);
+        this.#subscriptions.refuse(id, problem);
+      },
+      over: (problem) => counts() && this.#lose(problem),
+    });
+  }
+
+  #connected({ headers }) {
+    this.#renewals = 0;
+    this.#tokens.keep(this.#connection, headers);
+    this.#become('connected', { headers });
+    this.#opening.resolve();
+    if (this.#connection) this.#subscriptions.connect(this.#connection);
+  }
+
+  /** The connection is over, or none could be made: comes back as advised, or ends. */
+  #lose(problem) {
+    if (Date.now() - this.#connection?.levelAt >= STEADY) this.#failures = 0;
+    const { code, next, seconds } = problem;
+    const canRenew = this.#tokens.canRenew && this.#renewals === 0;
+    this.#connection = undefined;
+    this.#tokens.stop();
+    this.#subscriptions.disconnect();
+    if (next === 'stop' || (next === 'renew' && !canRenew)) {
+      this.#stop();
+      this.#subscriptions.forget(problem, false); // others may be asked for again after the next connect()
+      this.#opening.reject(problem);
+      this.#become('ended', { problem });
+      return;
+    }
+    const delay = code === 'token-expired' && this.#failures === 0 ? 0 : pause(seconds, this.#failures);
+    this.#failures += 1;
+    if (next === 'renew') this.#renewals += 1;
+    this.#attempt.isAdvised = seconds > 0;
+    this.#comesBack = () => this.#begin(next === 'renew' ? 'refused' : 'connect');
+    this.#comeback.set(delay, this.#comesBack);
+    this.#become('waiting', { delay, problem });
+  }
+
+  #stop() {
+    const connection = this.#connection;
+    this.#connection = undefined;
+    this.#attempt = undefined;
+    this.#tokens.abort();
+    this.#tokens.stop();
+    this.#subscriptions.disconnect();
+    this.#comeback.clear();
+    this.#ears?.();
+    return connection;
+  }
+
+  #become(state, detail) {
+    this.#state = state;
+    this.#call(this.#options.onState, state, detail);
+  }
+
+  /** A fault of the application's is reported as one, and keeps no frame from being read. */
+  #call(callback, ...values) {
+    try {
+      callback?.(...values);
+    } catch (error) {
+      setTimeout(() => { throw error; });
+    }
+  }
+
+  /** What browsers know of sleep and networks. */
+  #listen() {
+    const { document } = globalThis;
+    if (!globalThis.addEventListener) return;
+    const wake = () => document?.visibilityState === 'hidden' || this.wake();
+    const places = [[globalThis, 'online'], [globalThis, 'offline'], [globalThis, 'pageshow'], [document, 'visibilitychange'], [document, 'resume']];
+    for (const [target, name] of places) target?.addEventListener(name, wake);
+    this.#ears = () => { for (const [target, name] of places) target?.removeEventListener(name, wake); };
+  }
+}

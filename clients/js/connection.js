@@ -1,0 +1,134 @@
+// One connection, from its socket's opening to its end: frames that await a RECEIPT, and whether the
+// other side lives. A @stomp/stompjs client serves one connection only, so nothing old meets the next.
+
+import { Problem, problemOfClose, problemOfError } from './advice.js';
+
+export class Connection {
+  #stomp;
+  #events;
+  #awaited = new Map(); // receipt -> { resolve, reject, timer }
+  #lastReceipt = 0;
+  #lastError; // the ERROR behind which the server closes; a sign of life shows that it does not
+  #isOver = false;
+  #watch; // the timer of a login, a probe or a close
+  isOpen = false;
+  /** The time since when all subscriptions are answered. */
+  levelAt;
+
+  /**
+   * `open(protocols)` makes the WebSocket, and may throw. `events`: `open(frame)`; `message(id, message)`;
+   * `error(problem, id)`, where `id` is a subscription's if the ERROR names one; and once `over(problem)`.
+   */
+  constructor(Stomp, config, open, connectTimeout, events) {
+    this.#events = events;
+    let socket;
+    this.#stomp = new Stomp({
+      discardWebsocketOnCommFailure: true, // a dead network does not answer a close
+      ...config,
+      reconnectDelay: 0,
+      webSocketFactory: () => socket,
+      onConnect: (frame) => {
+        this.#calm();
+        this.isOpen = true;
+        events.open(frame);
+      },
+      onStompError: (frame) => this.#refuse(frame),
+      onWebSocketClose: (event) => this.#end(this.#lastError ?? problemOfClose(event)),
+      onHeartbeatReceived: () => this.#hear(),
+    });
+    socket = open(this.#stomp.stompVersions.protocolVersions());
+    this.#giveUpIn(connectTimeout, 'the server did not answer in time');
+    this.#stomp.activate();
+  }
+
+  /** Has `write(stomp, receipt)` send a frame; resolves at its RECEIPT, and rejects with a Problem. */
+  request(write, timeout) {
+    const receipt = `receipt-${this.#lastReceipt += 1}`;
+    return new Promise((resolve, reject) => {
+      const late = () => this.#take(receipt)?.reject(new Problem('no-receipt', 'the server did not confirm in time', { fate: 'unknown' }));
+      this.#awaited.set(receipt, { resolve, reject, timer: timeout && setTimeout(late, timeout) });
+      try {
+        this.#stomp.watchForReceipt(receipt, (frame) => {
+          this.#hear();
+          this.#take(receipt)?.resolve(frame);
+        });
+        write(this.#stomp, receipt);
+      } catch (cause) { // the socket is closing, or a header is no text
+        this.#take(receipt)?.reject(new Problem('unsent', 'the frame was not sent', { fate: 'unsent', cause }));
+      }
+    });
+  }
+
+  subscribe(id, destination, headers) {
+    const take = (message) => {
+      this.#hear();
+      this.#events.message(id, message);
+    };
+    return this.request((stomp, receipt) => stomp.subscribe(destination, take, { ...headers, id, receipt }));
+  }
+
+  /** Asks for a sign of life, by a transaction of no content; without one the connection ends. */
+  probe(timeout) {
+    if (!this.isOpen || this.#watch) return;
+    this.#giveUpIn(timeout, 'the server gave no sign of life');
+    const begin = ({ webSocket }, receipt) => {
+      webSocket.send(`BEGIN\ntransaction:${receipt}\nreceipt:${receipt}\n\n\0ABORT\ntransaction:${receipt}\n\n\0`);
+    };
+    this.request(begin).then(() => this.#calm(), () => this.#calm());
+  }
+
+  /** DISCONNECT, after whose RECEIPT all frames before it are done. */
+  async close(timeout) {
+    this.#giveUpIn(timeout, 'the server did not confirm the end in time');
+    await this.#stomp.deactivate();
+    this.#end(new Problem('closed', 'the client was closed', { next: 'stop' }));
+  }
+
+  #giveUpIn(timeout, why) {
+    this.#calm();
+    this.#watch = setTimeout(() => {
+      this.#end(new Problem('connection-lost', why));
+      this.#stomp.deactivate({ force: true });
+    }, timeout);
+  }
+
+  #calm() {
+    clearTimeout(this.#watch);
+    this.#watch = undefined;
+  }
+
+  #hear() {
+    this.#lastError = undefined;
+  }
+
+  #refuse(frame) {
+    const { 'receipt-id': receipt, subscription } = frame.headers;
+    const awaited = this.#take(receipt);
+    const isRequest = awaited !== undefined || subscription !== undefined;
+    const problem = problemOfError(frame, isRequest || !this.isOpen ? 'stop' : 'retry');
+    // A session may begin anew without the request that was refused.
+    const { code, message, detail, next } = problem;
+    this.#lastError = isRequest && next === 'stop' ? new Problem(code, message, { detail }) : problem;
+    awaited?.reject(problem);
+    this.#events.error(problem, awaited ? undefined : subscription);
+  }
+
+  #end(problem) {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.isOpen = false;
+    this.#calm();
+    for (const receipt of [...this.#awaited.keys()]) {
+      const lost = new Problem('connection-lost', 'the connection ended before the server confirmed', { fate: 'unknown', cause: problem });
+      this.#take(receipt).reject(lost);
+    }
+    this.#events.over(problem);
+  }
+
+  #take(receipt) {
+    const awaited = this.#awaited.get(receipt);
+    this.#awaited.delete(receipt);
+    clearTimeout(awaited?.timer);
+    return awaited;
+  }
+}

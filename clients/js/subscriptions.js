@@ -1,0 +1,136 @@
+// Subscriptions that outlive connections: each connection sees every SUBSCRIBE once, not faster than
+// the gateway takes them, and one that is refused alone is dropped or tried again alone.
+
+import { Problem } from './advice.js';
+import { Alarm, Pace, pause } from './pace.js';
+
+export class Subscriptions {
+  #all = new Map(); // id -> subscription
+  #lastId = 0;
+  #connection;
+  #pace;
+  #call;
+  #perSecond;
+
+  /** `call(callback, ...values)` calls the application. */
+  constructor(perSecond, call) {
+    this.#perSecond = perSecond;
+    this.#call = call;
+  }
+
+  /** Resolves when it is live; rejects if it is refused for good. */
+  add(destination, onMessage, { headers = {}, onLive, onProblem, signal } = {}) {
+    const id = headers.id ?? `sub-${this.#lastId += 1}`;
+    if (this.#all.has(id)) throw new TypeError(`there is a subscription with the id ${id}`);
+    const ready = deferred();
+    const subscription = { id, destination, headers, onMessage, onLive, onProblem, ready, failures: 0, alarm: new Alarm() };
+    this.#all.set(id, subscription);
+    signal?.addEventListener('abort', () => this.#remove(subscription), { once: true });
+    if (signal?.aborted) this.#remove(subscription);
+    this.#askAll();
+    return ready.promise;
+  }
+
+  take(id, message) {
+    this.#call(this.#all.get(id)?.onMessage, message);
+  }
+
+  /** A connection is open. */
+  connect(connection) {
+    this.#connection = connection;
+    this.#pace = new Pace(this.#perSecond);
+    this.#askAll();
+  }
+
+  /** It is over. */
+  disconnect() {
+    this.#connection = undefined;
+    for (const { alarm } of this.#all.values()) alarm.clear();
+  }
+
+  /** The device has woken. */
+  check() {
+    for (const { alarm } of this.#all.values()) alarm.check();
+  }
+
+  /** Forgets those that were never live; or all. */
+  forget(problem, all) {
+    for (const subscription of [...this.#all.values()]) if (all || !subscription.wasLive) this.#drop(subscription, problem);
+  }
+
+  /** The server refuses this one: it is dropped, or tried again when the advice says so. */
+  refuse(id, problem) {
+    const subscription = this.#all.get(id);
+    if (!subscription) return;
+    if (problem.next === 'retry') {
+      subscription.alarm.set(pause(problem.seconds, subscription.failures), () => {
+        subscription.asked = undefined;
+        this.#askAll();
+      });
+      subscription.failures += 1;
+    } else {
+      this.#drop(subscription, problem);
+    }
+    this.#call(subscription.onProblem, problem);
+  }
+
+  async #askAll() {
+    const connection = this.#connection;
+    if (!connection || connection.isAsking) return;
+    connection.isAsking = true;
+    const answers = [];
+    for (let next = this.#unasked(); next; next = this.#unasked()) {
+      next.asked = connection;
+      const delay = this.#pace.take();
+      if (delay > 0) await new Promise((go) => { setTimeout(go, delay); });
+      if (connection !== this.#connection) return;
+      if (this.#all.get(next.id) === next) answers.push(this.#ask(connection, next));
+    }
+    connection.isAsking = false;
+    await Promise.all(answers);
+    connection.levelAt ??= Date.now();
+  }
+
+  #unasked() {
+    for (const subscription of this.#all.values()) if (subscription.asked !== this.#connection) return subscription;
+    return undefined;
+  }
+
+  async #ask(connection, subscription) {
+    const { id, destination, headers, ready, onLive, wasLive = false } = subscription;
+    try {
+      await connection.subscribe(id, destination, headers);
+    } catch (problem) {
+      const isOver = problem.code === 'connection-lost' || problem.code === 'unsent'; // the next connection sees it
+      if (!isOver && this.#all.get(id) === subscription) this.refuse(id, problem);
+      return;
+    }
+    if (this.#all.get(id) !== subscription) return;
+    Object.assign(subscription, { failures: 0, wasLive: true });
+    ready.resolve({ id, destination, unsubscribe: (more) => this.#remove(subscription, more) });
+    this.#call(onLive, wasLive);
+  }
+
+  async #remove(subscription, headers) {
+    const { id, asked } = subscription;
+    if (this.#all.get(id) !== subscription) return;
+    this.#drop(subscription, new Problem('unsubscribed', 'the subscription was given up', { next: 'stop' }));
+    if (!asked || asked !== this.#connection) return;
+    const write = (stomp, receipt) => stomp.unsubscribe(id, { ...headers, receipt });
+    await asked.request(write).catch(() => {}); // an end of the connection is one, too
+  }
+
+  #drop(subscription, problem) {
+    subscription.alarm.clear();
+    this.#all.delete(subscription.id);
+    subscription.ready.reject(problem);
+  }
+}
+
+/** A promise that somebody else settles. Not every application waits for it: its callbacks tell, too. */
+export function deferred() {
+  const made = {};
+  made.promise = new Promise((resolve, reject) => Object.assign(made, { resolve, reject }));
+  made.promise.catch(() => {});
+  return made;
+}

@@ -1,0 +1,80 @@
+// The application's tokens: one before each connecting, and new ones while a session lives.
+
+import { Problem } from './advice.js';
+import { Alarm, readExpiry, renewAfter } from './pace.js';
+
+const GIVEN_UP = 2; // seconds: with less left, the session ends, and a new one begins with a new token
+
+export class Tokens {
+  #getToken;
+  #timeout;
+  #onProblem;
+  #wish; // the AbortController of the call that is under way
+  #alarm = new Alarm();
+  #expiry; // when the session ends, by the clock
+
+  constructor(getToken, timeout, onProblem) {
+    this.canRenew = getToken !== undefined;
+    this.#getToken = getToken;
+    this.#timeout = timeout;
+    this.#onProblem = onProblem;
+  }
+
+  /** Asks for a token; undefined without a getter. */
+  async get(reason) {
+    if (!this.#getToken) return undefined;
+    const wish = new AbortController();
+    const { signal } = wish;
+    this.#wish = wish;
+    const aborted = new Promise((_, reject) => { signal.addEventListener('abort', () => reject(signal.reason)); });
+    const timer = setTimeout(() => wish.abort(new Error('getToken() took too long')), this.#timeout);
+    let token;
+    try {
+      const asked = (async () => this.#getToken({ reason, signal }))();
+      token = await Promise.race([asked, aborted]);
+    } catch (cause) {
+      const problem = new Problem('token-unavailable', 'getToken() failed', { cause });
+      this.#onProblem(problem);
+      throw problem;
+    } finally {
+      clearTimeout(timer);
+    }
+    if (token) return token;
+    throw new Problem('no-token', 'getToken() has no token', { next: 'stop' });
+  }
+
+  /** Renews in time, where a header of CONNECTED, or of a renewal's RECEIPT, says how long the session lives. */
+  keep(connection, headers) {
+    const seconds = readExpiry(headers['expires-in']);
+    if (seconds === undefined || !this.canRenew) return;
+    this.#expiry = Date.now() + seconds * 1_000;
+    this.#alarm.set(renewAfter(seconds), () => this.#renew(connection));
+  }
+
+  check() {
+    this.#alarm.check();
+  }
+
+  /** The session is over. */
+  stop() {
+    this.#alarm.clear();
+  }
+
+  /** Nobody waits for a token any more. */
+  abort() {
+    this.#wish?.abort(new Error('the client was closed'));
+  }
+
+  async #renew(connection, reason = 'renew') {
+    try {
+      const token = await this.get(reason);
+      const write = (stomp, receipt) => stomp.publish({ destination: '/auth/renew', headers: { token, receipt } });
+      const { headers } = await connection.request(write, this.#timeout);
+      this.keep(connection, headers);
+    } catch ({ next, seconds = 0 }) { // told already; as long as the session lives, it is tried again
+      const left = (this.#expiry - Date.now()) / 1_000;
+      if (!connection.isOpen || left < GIVEN_UP) return;
+      this.#alarm.set(Math.max(seconds * 1_000, renewAfter(left)), () => this.#renew(connection, next === 'renew' ? 'refused' : 'renew'));
+    }
+  }
+}
