@@ -5,6 +5,7 @@ import { Problem, problemOfClose, problemOfError } from './advice.js';
 
 export class Connection {
   #stomp;
+  #socket;
   #events;
   #awaited = new Map(); // receipt -> { resolve, reject, timer }
   #lastReceipt = 0;
@@ -21,12 +22,11 @@ export class Connection {
    */
   constructor(Stomp, config, open, connectTimeout, events) {
     this.#events = events;
-    let socket;
     this.#stomp = new Stomp({
       discardWebsocketOnCommFailure: true, // a dead network does not answer a close
       ...config,
       reconnectDelay: 0,
-      webSocketFactory: () => socket,
+      webSocketFactory: () => this.#socket,
       onConnect: (frame) => {
         this.#calm();
         this.isOpen = true;
@@ -36,7 +36,7 @@ export class Connection {
       onWebSocketClose: (event) => this.#end(this.#lastError ?? problemOfClose(event)),
       onHeartbeatReceived: () => this.#hear(),
     });
-    socket = open(this.#stomp.stompVersions.protocolVersions());
+    this.#socket = open(this.#stomp.stompVersions.protocolVersions());
     this.#giveUpIn(connectTimeout, 'the server did not answer in time');
     this.#stomp.activate();
   }
@@ -81,6 +81,7 @@ export class Connection {
   async close(timeout) {
     this.#giveUpIn(timeout, 'the server did not confirm the end in time');
     await this.#stomp.deactivate();
+    if (this.#socket.readyState < 2) this.#socket.close(); // the library had not taken it yet
     this.#end(new Problem('closed', 'the client was closed', { next: 'stop' }));
   }
 

@@ -25,8 +25,10 @@ export class Subscriptions {
     const ready = deferred();
     const subscription = { id, destination, headers, onMessage, onLive, onProblem, ready, failures: 0, alarm: new Alarm() };
     this.#all.set(id, subscription);
-    signal?.addEventListener('abort', () => this.#remove(subscription), { once: true });
-    if (signal?.aborted) this.#remove(subscription);
+    const leave = () => this.#remove(subscription);
+    signal?.addEventListener('abort', leave);
+    subscription.release = () => signal?.removeEventListener('abort', leave);
+    if (signal?.aborted) leave();
     this.#askAll();
     return ready.promise;
   }
@@ -122,6 +124,7 @@ export class Subscriptions {
 
   #drop(subscription, problem) {
     subscription.alarm.clear();
+    subscription.release();
     this.#all.delete(subscription.id);
     subscription.ready.reject(problem);
   }

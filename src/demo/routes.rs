@@ -31,13 +31,19 @@ const SVG: &str = "image/svg+xml";
 
 /// A file of the page, or of the example for SockJS: its path, its type, and its content.
 #[rustfmt::skip] // a line each
-const FILES: [(&str, &str, &str); 13] = [
+const FILES: [(&str, &str, &str); 19] = [
     ("", HTML, include_str!("page/index.html")),
     ("style.css", CSS, include_str!("page/style.css")),
     ("app.js", SCRIPT, include_str!("page/app.js")),
     ("people.js", SCRIPT, include_str!("page/people.js")),
     ("element.js", SCRIPT, include_str!("page/element.js")),
-    ("reconnecting.js", SCRIPT, include_str!("page/reconnecting.js")),
+    ("frames.js", SCRIPT, include_str!("page/frames.js")),
+    ("stentor-client/advice.js", SCRIPT, include_str!("../../clients/js/advice.js")),
+    ("stentor-client/client.js", SCRIPT, include_str!("../../clients/js/client.js")),
+    ("stentor-client/connection.js", SCRIPT, include_str!("../../clients/js/connection.js")),
+    ("stentor-client/pace.js", SCRIPT, include_str!("../../clients/js/pace.js")),
+    ("stentor-client/subscriptions.js", SCRIPT, include_str!("../../clients/js/subscriptions.js")),
+    ("stentor-client/tokens.js", SCRIPT, include_str!("../../clients/js/tokens.js")),
     ("vendor/stomp.umd.min.js", SCRIPT, include_str!("page/vendor/stomp.umd.min.js")),
     ("favicon.svg", SVG, include_str!("page/favicon.svg")),
     ("classic.html", HTML, include_str!("../../examples/browser/classic.html")),

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::json;
 use tempfile::TempDir;
-use testkit::{DEADLINE, Gateway, Remote, eventually, free_ports, tests_dir};
+use testkit::{DEADLINE, Gateway, Proxy, Remote, eventually, free_ports, tests_dir};
 use tokio::net::TcpStream;
 
 use crate::house::stentor;
@@ -108,6 +108,7 @@ async fn a_kicked_user_does_not_come_back_by_itself() {
 fn examples_know_the_passcodes_of_the_demo() {
     for (file, passcode) in [
         ("browser/main.js", "`demo-${user}`"),
+        ("browser/client.js", "`demo-${user}`"),
         ("node/subscribe.mjs", "`demo-${user}`"),
         ("python/subscribe.py", "f\"demo-{user}\""),
         ("java/Subscribe.java", "\"demo-\" + user"),
@@ -197,6 +198,15 @@ async fn demo() -> (Gateway, String) {
     (demo, format!("http://{address}/"))
 }
 
+/// A demo behind a proxy, and a visitor who came through that.
+pub(crate) async fn demo_behind() -> (Gateway, Proxy, Remote) {
+    let (demo, url) = demo().await;
+    let address = url.trim_start_matches("http://").trim_end_matches('/');
+    let proxy = Proxy::start(address).await;
+    let browser = visitor(&format!("http://{}/", proxy.address())).await;
+    (demo, proxy, browser)
+}
+
 /// A browser that shows the page, where both users are connected and subscribed.
 async fn visitor(url: &str) -> Remote {
     let mut browser = Remote::node("browser.mjs");
@@ -224,7 +234,7 @@ fn click(browser: &mut Remote, selector: &str) {
 }
 
 /// Waits until the page shows `text` within what `selector` finds.
-async fn see(browser: &mut Remote, selector: &str, text: &str) {
+pub(crate) async fn see(browser: &mut Remote, selector: &str, text: &str) {
     browser.order(&json!({ "do": "text", "selector": selector, "text": text }));
     browser.expect("seen").await;
 }

@@ -62,6 +62,14 @@ async fn browser() {
 }
 
 #[tokio::test]
+async fn browser_with_our_client() {
+    lives(Example::page("client.html", |url| {
+        format!("?url=ws://{url}/ws")
+    }))
+    .await;
+}
+
+#[tokio::test]
 async fn browser_of_2014() {
     lives(Example::page("classic.html", |url| {
         format!("?url=http://{url}/stomp")
@@ -75,8 +83,17 @@ fn example(path: &str) -> std::path::PathBuf {
 
 /// The packages that `npm install` would bring.
 fn packages(folder: &Path) {
-    let packages = tests_dir().join("js/node_modules");
-    std::os::unix::fs::symlink(packages, folder.join("node_modules")).unwrap();
+    let installed = tests_dir().join("js/node_modules");
+    let ours = tests_dir().with_file_name("clients").join("js");
+    let folder = folder.join("node_modules");
+    fs::create_dir(&folder).unwrap();
+    for (name, package) in [
+        ("@stomp", installed.join("@stomp")),
+        ("ws", installed.join("ws")),
+        ("stentor-client", ours),
+    ] {
+        std::os::unix::fs::symlink(package, folder.join(name)).unwrap();
+    }
 }
 
 /// One of the examples, and how it is started.

@@ -25,6 +25,7 @@ mod e2e_api;
 mod e2e_bad_input;
 mod e2e_bans;
 mod e2e_browser;
+mod e2e_client;
 mod e2e_control;
 mod e2e_demo;
 mod e2e_drain;

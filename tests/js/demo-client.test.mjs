@@ -1,11 +1,11 @@
-// The demo page's STOMP client: the vendored library, and what the page adds to it. Run: node --test tests/js/
+// The demo page's STOMP library as it is served, and the page's look at frames. Its client is clients/js.
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
 
 const page = '../../src/demo/page';
 const { FrameImpl, Parser } = globalThis.StompJs = createRequire(import.meta.url)(`${page}/vendor/stomp.umd.min.js`);
-const { ReconnectingClient } = await import(`${page}/reconnecting.js`);
+const { shownSocket } = await import(`${page}/frames.js`);
 
 const bytes = (text) => new TextEncoder().encode(text);
 
@@ -121,225 +121,22 @@ test('what is written is read back', () => {
   assert.deepEqual(body, [0, 10, 0]);
 });
 
-// ---- the client, against a WebSocket that the test plays ----
+// ---- the look at frames ----
 
-class FakeSocket {
-  static all = [];
-
-  constructor(url, protocols) {
-    Object.assign(this, { url, protocols, readyState: 0, sent: [], listeners: [] });
-    this.parser = parser((frame) => this.sent.push(frame));
-    FakeSocket.all.push(this);
-  }
-
-  addEventListener(type, listener) { this.listeners.push([type, listener]); }
-  send(data) { this.parser.parseChunk(data); }
-  close(reason = '') {
-    this.readyState = 3;
-    this.onclose({ reason });
-  }
-  open() {
-    this.readyState = 1;
-    this.onopen();
-  }
-  receive(data) {
-    for (const [type, listener] of this.listeners) if (type === 'message') listener({ data });
-    this.onmessage({ data });
-  }
-  answer(command, headers, body) { this.receive(encodeFrame(command, headers, body)); }
-  /** What a server does: it closes behind an ERROR. */
-  refuse(headers, body) {
-    this.answer('ERROR', headers, body);
-    if (this.readyState === 1) this.close();
-  }
-  last() { return this.sent.at(-1); }
-}
-globalThis.WebSocket = FakeSocket;
-
-const settled = () => new Promise((resolve) => { setImmediate(resolve); });
-
-/** Lets the time pass, and what waits for it happen. */
-async function pass(context, milliseconds) {
-  context.mock.timers.tick(1); // the library waits a millisecond before it has the page wait its pause
-  await settled();
-  context.mock.timers.tick(milliseconds);
-  await settled();
-}
-
-async function opened(context, options = {}) {
-  context.mock.timers.enable({ apis: ['setTimeout', 'setInterval', 'Date'] });
-  FakeSocket.all = [];
-  const states = [];
-  const client = new ReconnectingClient({ url: 'ws://test/ws', onState: (state) => states.push(state), ...options });
-  client.connect();
-  await settled();
-  const [socket] = FakeSocket.all;
-  socket.open();
-  return { client, socket, states };
-}
-
-async function connected(context, options = {}) {
-  const log = [];
-  const onFrame = (direction, frame) => log.push([direction, frame]);
-  const all = await opened(context, { login: 'alice', passcode: 'se:cret', onFrame, ...options });
-  all.socket.answer('CONNECTED', { version: '1.2', 'heart-beat': '0,0' });
-  return { ...all, log };
-}
-
-/** The next connection, which has been made meanwhile. */
-function reopened() {
-  const socket = FakeSocket.all[1];
-  socket.open();
-  socket.answer('CONNECTED', { version: '1.2' });
-  return socket;
-}
-
-test('connects, subscribes, delivers, sends, unsubscribes', async (context) => {
-  const { client, socket, states, log } = await connected(context);
-  assert.deepEqual(socket.protocols, ['v12.stomp']);
-  assert.equal(socket.sent[0].headers.passcode, 'se:cret');
-  assert.deepEqual(states, ['connecting', 'connected']);
-  assert.ok(!log.some(([, frame]) => Object.values(frame.headers).includes('se:cret')), 'the log hides the passcode');
-
-  const messages = [];
-  const feed = client.subscribe('/exchange/feed/user_alice', (message) => messages.push(message));
-  socket.answer('RECEIPT', { 'receipt-id': socket.last().headers.receipt });
-  await feed.ready;
-  socket.answer('MESSAGE', { subscription: feed.id, 'message-id': '1', ack: 'a-1', destination: '/x' }, 'hello Zoë');
-  assert.deepEqual(messages.map(({ body }) => body), ['hello Zoë']);
-
-  const sending = client.send('/exchange/feed/user_bob', 'hi');
-  socket.answer('RECEIPT', { 'receipt-id': socket.last().headers.receipt });
-  assert.equal((await sending).command, 'RECEIPT');
-
-  messages[0].ack();
-  assert.equal(socket.last().headers.id, 'a-1');
-  feed.unsubscribe();
-  assert.equal(socket.last().command, 'UNSUBSCRIBE');
-
-  const ending = client.disconnect();
-  socket.answer('RECEIPT', { 'receipt-id': socket.last().headers.receipt });
-  await ending;
-  assert.equal(states.at(-1), 'disconnected');
-});
-
-test('a server that closes instead of answering DISCONNECT is not called again', async (context) => {
-  const { client, socket, states } = await connected(context);
-  const ending = client.disconnect();
-  socket.close();
-  await ending;
-  await pass(context, 60_000);
-  assert.deepEqual(states, ['connecting', 'connected', 'disconnected']);
-  assert.equal(FakeSocket.all.length, 1);
-});
-
-test('after a lost connection it comes back and subscribes again', async (context) => {
-  const { client, socket, states } = await connected(context);
-  client.subscribe('/exchange/feed/user_alice', () => {});
-  const sending = client.send('/x', 'y');
-  socket.close();
-  await assert.rejects(sending, /lost/);
-  assert.equal(states.at(-1), 'waiting');
-  await pass(context, 2000);
-  const second = reopened();
-  assert.equal(second.last().command, 'SUBSCRIBE');
-  assert.equal(second.last().headers.destination, '/exchange/feed/user_alice');
-});
-
-test('a refused subscription is not asked for again; the granted one is', async (context) => {
-  const errors = [];
-  const { client, socket } = await connected(context, { onError: (frame) => errors.push(frame.headers.message) });
-  const own = client.subscribe('/exchange/feed/user_alice', () => {});
-  socket.answer('RECEIPT', { 'receipt-id': socket.last().headers.receipt });
-  await own.ready;
-  const other = client.subscribe('/exchange/feed/user_bob', () => {});
-  socket.refuse({ message: 'access_refused', 'receipt-id': socket.last().headers.receipt }, 'no');
-  await assert.rejects(other.ready, /access_refused/);
-  assert.deepEqual(errors, ['access_refused']);
-  await pass(context, 2000);
-  const second = reopened();
-  await settled();
-  const again = second.sent.filter((frame) => frame.command === 'SUBSCRIBE').map((frame) => frame.headers.destination);
-  assert.deepEqual(again, ['/exchange/feed/user_alice']);
-});
-
-test('a refused login is final', async (context) => {
-  const { states } = await opened(context);
-  FakeSocket.all[0].refuse({ message: 'Bad CONNECT' }, 'Access refused');
-  await pass(context, 60_000);
-  assert.deepEqual(states, ['connecting', 'refused']);
-  assert.equal(FakeSocket.all.length, 1);
-});
-
-test('a login that the server could not judge is tried again, when it says', async (context) => {
-  const { states } = await opened(context);
-  FakeSocket.all[0].refuse({ message: 'Bad CONNECT', reconnect: '5s' }, 'Access refused');
-  assert.deepEqual(states, ['connecting', 'waiting']);
-  await pass(context, 4_900);
-  assert.equal(FakeSocket.all.length, 1, 'not before the time that the server says');
-  await pass(context, 1_000);
-  assert.equal(FakeSocket.all.length, 2);
-  FakeSocket.all[1].open();
-  FakeSocket.all[1].refuse({ message: 'Bad CONNECT', reconnect: 'no' }, 'Access refused');
-  await pass(context, 60_000);
-  assert.deepEqual(states.slice(2), ['connecting', 'refused']);
-  assert.equal(FakeSocket.all.length, 2);
-});
-
-test('a kicked client does not come back', async (context) => {
-  const { socket, states } = await connected(context);
-  socket.refuse({ message: 'kicked', reconnect: 'no' }, 'not paid');
-  await pass(context, 600_000);
-  assert.equal(states.at(-1), 'ended');
-  assert.equal(FakeSocket.all.length, 1);
-});
-
-test('a client comes back with new credentials only when it is given some', async (context) => {
-  const { client, socket, states } = await connected(context);
-  socket.refuse({ message: 'access_refused', reconnect: 'renew' }, '');
-  await pass(context, 600_000);
-  assert.equal(states.at(-1), 'ended');
-  assert.equal(FakeSocket.all.length, 1);
-  client.connect(); // the user has logged in again
-  await settled();
-  FakeSocket.all[1].open();
-  assert.equal(FakeSocket.all[1].sent[0].command, 'CONNECT');
-});
-
-test('a subscription for which the broker was away is asked for again', async (context) => {
-  const { client, socket } = await connected(context);
-  client.subscribe('/exchange/feed/user_alice', () => {});
-  socket.refuse({ message: 'broker unavailable', reconnect: '5s', 'receipt-id': socket.last().headers.receipt }, '');
-  await settled();
-  await pass(context, 6_000);
-  const second = reopened();
-  assert.equal(second.last().command, 'SUBSCRIBE');
-});
-
-test('a refused request does not end the session that refused it', async (context) => {
-  const { client, socket, states } = await connected(context);
-  const own = client.subscribe('/exchange/feed/user_alice', () => {});
-  socket.answer('RECEIPT', { 'receipt-id': socket.last().headers.receipt });
-  await own.ready;
-  const sending = client.send('/exchange/feed/nobody', 'x');
-  socket.refuse({ message: 'access_refused', reconnect: 'no', 'receipt-id': socket.last().headers.receipt }, '');
-  await assert.rejects(sending, /access_refused/);
-  assert.equal(states.at(-1), 'waiting');
-});
-
-test('silence beyond twice the heart-beat is a lost connection', async (context) => {
-  const { socket, states } = await opened(context, { heartbeat: [1000, 1000] });
-  const pass = (time) => { for (; time > 0; time -= 100) context.mock.timers.tick(100); }; // timers fire one by one
-  const writes = [];
-  socket.send = (data) => writes.push(data);
-  socket.answer('CONNECTED', { version: '1.2', 'heart-beat': '500,3000' }); // we beat every 3 s; they beat every 1 s
-  pass(1500);
-  assert.equal(states.at(-1), 'connected');
-  pass(1000);
-  socket.receive('\n');
-  pass(1000);
-  assert.equal(states.at(-1), 'connected', 'one byte is a sign of life');
-  assert.deepEqual(writes, ['\n']);
-  pass(1500);
-  assert.equal(states.at(-1), 'waiting');
+test('frames are seen where they cross the socket, whole, and without the passcode', () => {
+  globalThis.WebSocket = class extends EventTarget {
+    sent = [];
+    send(data) { this.sent.push(data); }
+  };
+  const seen = [];
+  const socket = shownSocket('ws://test/ws', ['v12.stomp'], (direction, frame) => seen.push([direction, frame]));
+  const connect = encodeFrame('CONNECT', { login: 'alice', passcode: 'se:cret' });
+  for (const half of [connect.slice(0, 20), connect.slice(20)]) socket.send(half);
+  assert.deepEqual(socket.sent.join(''), connect, 'the server gets what was sent');
+  const arrival = new Event('message');
+  arrival.data = encodeFrame('MESSAGE', { subscription: 'a', b: 'c' }, 'Zoë');
+  socket.dispatchEvent(arrival);
+  assert.deepEqual(seen.map(([direction, { command }]) => `${direction} ${command}`), ['out CONNECT', 'in MESSAGE']);
+  assert.deepEqual(Object.entries(seen[0][1].headers), [['login', 'alice'], ['passcode', '••••••']]);
+  assert.equal(seen[1][1].body, 'Zoë');
 });

@@ -197,11 +197,12 @@ test('what is subscribed before the connection waits for it', async (context) =>
   assert.equal(FakeSocket.last.frames('SUBSCRIBE').length, 1);
   FakeSocket.last.confirm();
   assert.equal((await subscribing).id, 'sub-1');
+  await assert.rejects(client.subscribe('/exchange/feed/x', () => {}, { signal: controller.signal }), { code: 'unsubscribed' });
   assert.throws(() => client.subscribe(FEED, () => {}, { headers: { id: 'sub-1' } }), TypeError);
 });
 
 test('a subscription that is refused alone leaves the session alone', async (context) => {
-  const { client, socket, problems, names } = await connected(context);
+  const { client, socket, problems, states } = await connected(context);
   const told = [];
   const refused = client.subscribe('/exchange/feed/user_bob', () => {}, { onProblem: (problem) => told.push(problem) });
   await settled();
@@ -211,7 +212,7 @@ test('a subscription that is refused alone leaves the session alone', async (con
   // The connection is lost later, for another reason: the advice was not about that.
   await subscribed(client, FEED);
   socket.end();
-  assert.equal(names().at(-1), 'waiting');
+  assert.equal(states.at(-1)[1].problem.code, 'connection-lost');
   await pass(context, 1_000);
   FakeSocket.last.accept();
   await settled();
@@ -232,6 +233,21 @@ test('a subscription that nobody could judge is tried again when the advice says
   assert.deepEqual(told, [['permission-unavailable', 5]]);
   socket.confirm(second);
   await subscribing;
+});
+
+test('what waits alone is asked for once, if the connection is lost meanwhile', async (context) => {
+  const { client, socket } = await connected(context);
+  client.subscribe(FEED, () => {});
+  await settled();
+  socket.deny('permission-unavailable', '30s', { frame: socket.sent.at(-1) });
+  await subscribed(client, '/exchange/feed/news');
+  socket.end();
+  await pass(context, 1_000);
+  FakeSocket.last.accept();
+  await settled();
+  for (const frame of FakeSocket.last.frames('SUBSCRIBE')) FakeSocket.last.confirm(frame);
+  await pass(context, 60_000);
+  assert.equal(FakeSocket.last.frames('SUBSCRIBE').length, 2);
 });
 
 test('a live subscription that an ERROR names is tried again alone', async (context) => {
@@ -618,6 +634,10 @@ test('close at every moment of a connecting', async (context) => {
   const moments = {
     'before the token': async () => {},
     'after a token': async ({ give }) => give('token'),
+    ...Object.fromEntries([1, 2, 3, 4, 5, 6, 7, 8].map((turns) => [`${turns} turns after a token`, async ({ give }) => {
+      give('token');
+      for (let turn = 0; turn < turns; turn += 1) await null;
+    }])),
     'while the socket opens': async ({ give }) => { give('token'); await settled(); },
     'before CONNECTED': async ({ give }) => { give('token'); await settled(); FakeSocket.last.open(); },
     'while it waits': async ({ give }) => { give('token'); await settled(); FakeSocket.last.end(); },
@@ -635,10 +655,11 @@ test('close at every moment of a connecting', async (context) => {
       await opening;
       await ready;
       give('late');
+      await settled();
+      assert.ok(FakeSocket.all.every(({ readyState }) => readyState === 3));
       const count = FakeSocket.all.length;
       await pass(context, 120_000, 10_000);
       assert.equal(FakeSocket.all.length, count, 'nothing comes after it');
-      assert.ok(FakeSocket.all.every(({ readyState }) => readyState === 3));
       assert.deepEqual([states.at(-1)[0], problems], ['closed', []]);
       if (name === 'before the token') assert.ok(signal.aborted);
     });

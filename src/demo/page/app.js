@@ -1,9 +1,10 @@
 // The demo page. All it knows of its server comes from /demo/info; all it shows of STOMP comes
-// through @stomp/stompjs, like in any application.
+// through @stomp/stompjs and clients/js, like in any application.
 
 import { element } from '/element.js';
+import { shownSocket } from '/frames.js';
 import { People, STATUSES } from '/people.js';
-import { ReconnectingClient } from '/reconnecting.js';
+import { StentorClient } from '/stentor-client/client.js';
 
 const KEPT_MESSAGES = 50;
 const KEPT_FRAMES = 200;
@@ -99,9 +100,8 @@ class UserWindow {
   async choose(status) {
     const before = this.status;
     this.status = status;
-    if (this.client.state !== 'connected') return; // the next login says it
     try {
-      await this.client.send('/presence', '', { status });
+      await this.client.setStatus(status); // and each login says it
     } catch (error) {
       this.status = before;
       this.find(`.statuses input[value="${before}"]`).checked = true;
@@ -110,7 +110,7 @@ class UserWindow {
   }
 
   listen() {
-    this.find('.disconnect').addEventListener('click', () => this.client.disconnect());
+    this.find('.disconnect').addEventListener('click', () => this.client.close());
     this.find('.dismiss').addEventListener('click', () => { this.find('.error').hidden = true; });
     this.find('.forbidden').addEventListener('click', () => this.tryForbidden());
     this.find('.login').addEventListener('submit', (event) => {
@@ -125,24 +125,23 @@ class UserWindow {
   }
 
   connect(passcode) {
-    this.client = new ReconnectingClient({
-      url: this.url,
-      login: this.user.name,
-      passcode,
-      connectHeaders: () => ({ 'presence-status': this.status, 'device-type': device() }),
+    const seen = (direction, frame) => log(this, direction, frame);
+    this.client = new StentorClient({
+      Stomp: StompJs.Client,
+      webSocketFactory: (protocols) => shownSocket(this.url, protocols, seen),
+      headers: { host: '/', login: this.user.name, passcode, 'device-type': device() },
       onState: (state, detail) => this.showState(state, detail),
-      onError: (frame) => this.showError(frame),
-      onFrame: (direction, frame) => {
-        log(this, direction, frame);
-        this.watchReceipt(frame);
-      },
+      onProblem: (problem) => this.showError(problem),
     });
-    const subscription = this.client.subscribe(this.feed(this.user.name), (message) => this.receive(message));
-    subscription.ready.catch(() => {});
-    // The list is the page's: either user may keep it up to date.
+    this.isKnown = false;
+    this.client.setStatus(this.status);
+    // The tick stands for the RECEIPT of the user's own SUBSCRIBE: from there on nothing is missed.
+    const isLive = () => this.find('.subscription').classList.add('is-live');
+    this.client.subscribe(this.feed(this.user.name), (message) => this.receive(message), { onLive: isLive });
+    // The list is the page's: either user may keep it up to date. Only from the receipt on is every
+    // change an event; so the list is asked for after it.
     const { exchange, group } = this.info.presence;
-    this.presence = `/exchange/${exchange}/group.${group}`;
-    this.client.subscribe(this.presence, (message) => this.people.handle(JSON.parse(message.body)));
+    this.client.watchPresence(`group.${group}`, (event) => this.people.handle(event), { exchange, onLive: () => this.people.begin() });
     this.client.connect();
   }
 
@@ -152,7 +151,7 @@ class UserWindow {
     input.value = '';
     departed(key, body);
     try {
-      await this.client.send(this.feed(this.peer.name), body);
+      await this.client.publish(this.feed(this.peer.name), body, { 'content-type': 'text/plain;charset=utf-8' });
     } catch (error) { // the text is not lost: it goes back into the field
       arrived(key, body);
       if (!input.value) input.value = body;
@@ -187,17 +186,21 @@ class UserWindow {
   // the client then drops that subscription, comes back and keeps the user's own.
   tryForbidden() {
     this.find('.error').hidden = true;
-    this.client.subscribe(this.feed(this.peer.name), (message) => this.receive(message)).ready.then(
+    this.client.subscribe(this.feed(this.peer.name), (message) => this.receive(message)).then(
       () => this.say('The hook allowed it', `${this.user.name} now reads ${this.feed(this.peer.name)}, too.`, ''),
       () => {}, // shown by showError
     );
   }
 
-  showState(state, detail) {
+  showState(named, { problem, delay }) {
+    const isRefused = named === 'ended' && !this.isKnown;
+    const state = isRefused ? 'refused' : named;
     this.root.dataset.state = state;
     const connected = state === 'connected';
+    this.isKnown ||= connected;
     const open = connected || state === 'connecting' || state === 'waiting';
-    this.find('.state').textContent = { waiting: 'reconnecting', refused: 'login refused', ended: 'session ended' }[state] ?? state;
+    const names = { waiting: 'reconnecting', refused: 'login refused', ended: 'session ended', closed: 'disconnected' };
+    this.find('.state').textContent = names[state] ?? state;
     if (!connected) this.find('.subscription').classList.remove('is-live');
     this.find('.disconnect').hidden = !open;
     this.find('.login').hidden = open;
@@ -209,29 +212,20 @@ class UserWindow {
       if (this.returning) this.find('.error-note').textContent = `Reconnected at ${clock()}; ${this.user.name}’s own feed goes on.`;
       this.returning = false;
     } else if (state === 'waiting') {
-      this.find('.state').title = detail.reason;
+      this.find('.state').title = problem.message;
     }
     // What comes of an ERROR: the server says in it whether to come back, and the client obeys.
     const next = {
       refused: 'The login was refused: log in again.',
       ended: 'The server asks not to come back by itself: log in again if you want to.',
-      waiting: `After an ERROR the connection is closed, as STOMP demands. Reconnecting in ${Math.ceil(detail.delay / 1000)} s …`,
+      waiting: `After an ERROR the connection is closed, as STOMP demands. Reconnecting in ${Math.ceil(delay / 1000)} s …`,
     }[state];
     if (this.returning && next) this.find('.error-note').textContent = next;
   }
 
-  // The tick stands for the RECEIPT of the user's own SUBSCRIBE: from there on nothing is missed.
-  watchReceipt({ command, headers }) {
-    if (command === 'SUBSCRIBE' && headers.destination === this.feed(this.user.name)) this.receipt = headers.receipt;
-    if (command === 'RECEIPT' && headers['receipt-id'] === this.receipt) this.find('.subscription').classList.add('is-live');
-    // Only from this receipt on is every change an event; so the list is asked for after it.
-    if (command === 'SUBSCRIBE' && headers.destination === this.presence) this.presenceReceipt = headers.receipt;
-    if (command === 'RECEIPT' && headers['receipt-id'] === this.presenceReceipt) this.people.begin();
-  }
-
-  showError(frame) {
+  showError({ message, detail }) {
     this.returning = true;
-    this.say(`ERROR: ${frame.headers.message ?? 'without a message'}`, frame.body.trim(), '');
+    this.say(`ERROR: ${message}`, detail, '');
     light.asked(this.slot, false);
   }
 

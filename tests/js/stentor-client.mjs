@@ -1,0 +1,56 @@
+// clients/js in Node, at a gateway. Orders: connect, subscribe, publish, status, watch, wake, close (see
+// remote.mjs). Of each promise the outcome is told.
+import { createHmac } from 'node:crypto';
+
+import { Client } from '@stomp/stompjs';
+import { WebSocket } from 'ws';
+
+import { StentorClient } from '../../clients/js/client.js';
+import { obey, tell } from './remote.mjs';
+
+let client;
+
+const outcome = ({ code, message, detail, next, seconds, fate }) => ({ code, message, detail, next, seconds, fate });
+
+/** A token as issuers make them, which ends after so many seconds. */
+function sign({ secret, seconds, ...claims }) {
+  const encode = (part) => Buffer.from(JSON.stringify(part)).toString('base64url');
+  const text = `${encode({ alg: 'HS256', typ: 'JWT' })}.${encode({ ...claims, exp: Math.floor(Date.now() / 1000) + seconds })}`;
+  return `${text}.${createHmac('sha256', secret).update(text).digest('base64url')}`;
+}
+
+await obey({
+  /** `token`: the claims of the tokens that it gives, with `secret` and `seconds`. */
+  connect({ url, token, ...options }) {
+    client = new StentorClient({
+      Stomp: Client,
+      webSocketFactory: (protocols) => new WebSocket(url, protocols),
+      onState: (state, { problem, delay, headers }) => tell(state, { ...(problem && outcome(problem)), delay, headers }),
+      onProblem: (problem) => tell('problem', outcome(problem)),
+      ...(token && { getToken: ({ reason }) => { tell('token', { reason }); return sign(token); } }),
+      ...options,
+    });
+    client.connect();
+  },
+
+  subscribe({ destination, headers }) {
+    client.subscribe(destination, ({ body }) => tell('message', { destination, body }), {
+      headers,
+      onLive: (again) => tell('live', { destination, again }),
+      onProblem: (problem) => tell('subscription-problem', { destination, ...outcome(problem) }),
+    }).catch((problem) => tell('refused', { destination, ...outcome(problem) }));
+  },
+
+  publish({ destination, body, headers }) {
+    client.publish(destination, body, headers)
+      .then(() => tell('published', { body }), (problem) => tell('unpublished', { body, ...outcome(problem) }));
+  },
+
+  status: ({ status }) => client.setStatus(status).then(() => tell('set', { status })),
+  watch: ({ key }) => { client.watchPresence(key, (event) => tell('presence', event), { onLive: () => tell('watching', { key }) }); },
+  wake: () => client.wake(),
+  async close() {
+    await client.close();
+    tell('gone');
+  },
+});
