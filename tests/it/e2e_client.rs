@@ -15,6 +15,9 @@ use crate::{
 
 const OWN: &str = "/exchange/feed/user_alice";
 
+/// Of the issuer of tokens, which is the client's program here.
+const SECRET: &str = "a-secret-of-at-least-32-bytes-for-HS256";
+
 /// With the embedded broker: RabbitMQ has no part in this.
 fn gateway(hook: &Hook) -> GatewayBuilder {
     stentor()
@@ -22,6 +25,21 @@ fn gateway(hook: &Hook) -> GatewayBuilder {
         .set("broker.url", "embedded:")
         .set("broker.exchanges", "feed=direct")
         .set("auth.cache_ttl", "0s")
+}
+
+/// Tokens are the login, and say what their users may do.
+async fn gateway_of_tokens() -> Gateway {
+    let own = "/exchange/feed/user_{sub}";
+    stentor()
+        .set("broker.url", "embedded:")
+        .set("broker.exchanges", "feed=direct")
+        .set("auth.jwt.secret", SECRET)
+        .set("auth.jwt.any_audience", true)
+        .set("auth.jwt.leeway", "0s")
+        .set("auth.jwt.subscribe", own)
+        .set("auth.jwt.send", own)
+        .ready()
+        .await
 }
 
 fn connect(address: &str, user: &str, more: Value) -> Value {
@@ -243,4 +261,57 @@ async fn a_page_finds_a_dead_connection_when_the_network_is_back() {
     proxy.forward();
     proxy.cut();
     see(&mut browser, &tick(".is-live"), "").await;
+}
+
+/// The client renews its login again and again, and the connection stays.
+#[tokio::test]
+#[ignore = "needs a gateway with [auth.jwt]: without this line it runs"]
+async fn a_session_outlives_its_token() {
+    let gateway = gateway_of_tokens().await;
+    let mut client = Remote::node("stentor-client.mjs");
+    let token = json!({ "secret": SECRET, "seconds": 5, "sub": "alice" });
+    client.order(&connect(
+        &http(&gateway),
+        "alice",
+        json!({ "headers": {}, "token": token }),
+    ));
+    assert_eq!(client.expect("token").await["reason"], "connect");
+    let connected = client.expect("connected").await;
+    assert!(
+        connected["headers"]["expires-in"].is_string(),
+        "{connected}"
+    );
+    subscribe(&mut client, OWN);
+    client.expect("live").await;
+    for _ in 0..4 {
+        assert_eq!(client.expect("token").await["reason"], "renew");
+    }
+    publish(&mut client, "still here");
+    assert_eq!(client.expect("message").await["body"], "still here");
+    let said = client.process().stdout().text();
+    for wrong in ["problem", "waiting", "ended"] {
+        assert!(!said.contains(wrong), "{said}");
+    }
+}
+
+/// A client that cannot renew: it comes back with another token, and with its subscription.
+#[tokio::test]
+#[ignore = "needs a gateway with [auth.jwt]: without this line it runs"]
+async fn an_expired_token_brings_the_client_back_with_another_one() {
+    let gateway = gateway_of_tokens().await;
+    let mut client = Remote::node("stentor-client.mjs");
+    let token = json!({ "secret": SECRET, "seconds": 3, "sub": "alice", "fails": "renew" });
+    client.order(&connect(
+        &http(&gateway),
+        "alice",
+        json!({ "headers": {}, "token": token }),
+    ));
+    client.expect("connected").await;
+    subscribe(&mut client, OWN);
+    assert_eq!(client.expect("live").await["again"], false);
+    let waiting = client.expect("waiting").await;
+    assert_eq!(waiting["code"], "token-expired", "{waiting}");
+    assert_eq!(waiting["delay"], 0, "{waiting}");
+    assert_eq!(client.expect("token").await["reason"], "refused");
+    assert_eq!(client.expect("live").await["again"], true);
 }

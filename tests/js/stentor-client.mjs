@@ -13,21 +13,26 @@ let client;
 const outcome = ({ code, message, detail, next, seconds, fate }) => ({ code, message, detail, next, seconds, fate });
 
 /** A token as issuers make them, which ends after so many seconds. */
-function sign({ secret, seconds, ...claims }) {
+function sign({ secret, seconds, fails: _, ...claims }) {
   const encode = (part) => Buffer.from(JSON.stringify(part)).toString('base64url');
   const text = `${encode({ alg: 'HS256', typ: 'JWT' })}.${encode({ ...claims, exp: Math.floor(Date.now() / 1000) + seconds })}`;
   return `${text}.${createHmac('sha256', secret).update(text).digest('base64url')}`;
 }
 
 await obey({
-  /** `token`: the claims of the tokens that it gives, with `secret` and `seconds`. */
+  /** `token`: the claims of the tokens that it gives, with `secret`, `seconds`, and the reason for which it `fails`. */
   connect({ url, token, ...options }) {
+    const give = ({ reason }) => {
+      tell('token', { reason });
+      if (reason === token.fails) throw new Error('no token for this');
+      return sign(token);
+    };
     client = new StentorClient({
       Stomp: Client,
       webSocketFactory: (protocols) => new WebSocket(url, protocols),
       onState: (state, { problem, delay, headers }) => tell(state, { ...(problem && outcome(problem)), delay, headers }),
       onProblem: (problem) => tell('problem', outcome(problem)),
-      ...(token && { getToken: ({ reason }) => { tell('token', { reason }); return sign(token); } }),
+      ...(token && { getToken: give }),
       ...options,
     });
     client.connect();
