@@ -46,7 +46,7 @@ async fn no_deprecated_feature_is_used() {
         .with_header("reply-to", "/temp-queue/answers")
         .with_body("a job");
     client.request(job).await;
-    other.expect_message("a job").await;
+    other.expect("a job", |frame| frame.body == "a job").await;
 
     let list = ["list_deprecated_features", "--used", "--silent"];
     let used = house.vhost.node().ctl(&list).await;

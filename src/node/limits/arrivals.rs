@@ -218,9 +218,12 @@ mod tests {
     /// No bound refuses such an address for itself, so it could take all that there is.
     #[tokio::test(start_paused = true)]
     async fn an_address_of_many_leaves_others_theirs() {
-        let arrivals = Arrivals::new(&narrow());
+        let arrivals = Arrivals::new(&Limits {
+            max_connects_per_second: 20,
+            ..narrow()
+        });
         for client in ["10.0.0.1", "127.0.0.1"] {
-            for _ in 0..100 {
+            for _ in 0..1000 {
                 if let Ok(key) = arrivals.enter(from(client)) {
                     arrivals.leave(key);
                 }
