@@ -56,7 +56,7 @@ async fn run(keys: usize, durable: bool) {
         durable,
         ..FeedConfig::default()
     };
-    let broker = AmqpBroker::new(&url, config, feed, "bench").unwrap();
+    let broker = AmqpBroker::new(&[url], config, feed, "bench").unwrap();
     let host = broker.open("/", Arc::new(Nobody));
     let id = FeedId {
         exchange: "feed".into(),

@@ -70,7 +70,7 @@ async fn run(messages: usize, body: usize) {
         done: Notify::new(),
     });
     let (started, cpu) = (Instant::now(), cpu_time());
-    let broker = AmqpBroker::new(&url, config, feed, &name).unwrap();
+    let broker = AmqpBroker::new(&[url], config, feed, &name).unwrap();
     let opened = broker.open(vhost.name(), Arc::clone(&sink) as Arc<dyn FeedSink>);
     let id = FeedId {
         exchange: FEED.into(),

@@ -391,7 +391,7 @@ fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>),
 
 /// The exchange of commands; there are no other nodes on a broker in this process' memory.
 fn control_exchange(config: &Config) -> Option<&str> {
-    match config.broker.url {
+    match config.broker.all_urls().first() {
         Some(Url::Amqp(_)) => config.control.exchange(),
         _ => None,
     }
@@ -428,18 +428,22 @@ fn broker(config: &Config, node: &str) -> Result<Arc<dyn Broker>, Error> {
             .exchanges
             .insert(exchange.into(), ExchangeKind::Fanout);
     }
-    match &config.broker.url {
-        None => Err(Error::Configuration("[broker] url is missing".to_owned())),
-        Some(Url::Embedded) => {
-            telemetry::broker_embedded();
-            Ok(Arc::new(Embedded::new(broker.exchanges)))
-        }
-        Some(Url::Amqp(url)) => {
-            let broker = AmqpBroker::new(url, broker, config.feed.clone(), node)
-                .map_err(|error| Error::Configuration(format!("[broker] url {error}")))?;
-            Ok(Arc::new(broker))
-        }
+    if let [Url::Embedded] = config.broker.all_urls() {
+        telemetry::broker_embedded();
+        return Ok(Arc::new(Embedded::new(broker.exchanges)));
     }
+    let urls: Vec<_> = config
+        .broker
+        .all_urls()
+        .iter()
+        .filter_map(|url| match url {
+            Url::Embedded => None,
+            Url::Amqp(url) => Some(url.clone()),
+        })
+        .collect();
+    let broker = AmqpBroker::new(&urls, broker, config.feed.clone(), node)
+        .map_err(|error| Error::Configuration(format!("[broker] url {error}")))?;
+    Ok(Arc::new(broker))
 }
 
 fn presence(

@@ -15,6 +15,30 @@ impl SecretUrl {
         self.0.as_str()
     }
 
+    /// The machine's name, or its IP address without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        let host = self.0.host_str().unwrap_or_default();
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The port, if the URL names one.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.0.port()
+    }
+
+    /// Whether both name the same protocol, account and path, whatever their hosts.
+    #[must_use]
+    pub fn differs_by_host_alone(&self, other: &Self) -> bool {
+        let parts = |url: &Url| {
+            let password = url.password().map(ToOwned::to_owned);
+            let texts = [url.scheme(), url.username(), url.path()].map(ToOwned::to_owned);
+            (texts, password)
+        };
+        parts(&self.0) == parts(&other.0)
+    }
+
     /// Host and port alone, if the port is not the scheme's own.
     #[must_use]
     pub fn authority(&self) -> String {

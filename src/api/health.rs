@@ -8,7 +8,7 @@ use super::{
     Api,
     answer::{Answer, Reply, Request},
 };
-use crate::units::Checked;
+use crate::{telemetry, units::Checked};
 
 /// The `[health]` section: the answers to load balancers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -62,6 +62,9 @@ pub struct Ready {
     pub connections: usize,
     /// `ok`, `off`, or what is wrong. Presence does not decide, for push goes on without.
     pub presence: String,
+    /// The addresses of the broker that links lead to now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub broker: Vec<String>,
 }
 
 /// The process answers.
@@ -101,6 +104,13 @@ pub(super) async fn ready(api: &Api, _: Request) -> Answer {
             degraded,
             connections: api.services.registry.len(),
             presence: api.presence_health(),
+            broker: broker_places(),
         },
     )
+}
+
+/// The addresses of the broker that links lead to now.
+pub(super) fn broker_places() -> Vec<String> {
+    let places = telemetry::broker_places().into_iter();
+    places.map(|(place, _)| place).collect()
 }

@@ -29,6 +29,9 @@ pub struct Node {
     pub phase: String,
     /// `ok`, or what is wrong at the broker.
     pub broker: String,
+    /// The addresses of the broker that links lead to now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub broker_addresses: Vec<String>,
     /// `ok`, `off`, or what is wrong.
     pub presence: String,
     /// The connections.
@@ -141,6 +144,7 @@ pub(super) async fn node(api: &Api, request: Request) -> Answer {
         uptime_seconds: uptime.as_secs(),
         phase: api.phases.current().as_str().to_owned(),
         broker: health(api.services.vhosts.health()),
+        broker_addresses: super::health::broker_places(),
         presence: api.presence_health(),
         connections: Connections {
             open: api.services.registry.len(),

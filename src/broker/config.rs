@@ -24,6 +24,9 @@ pub struct Config {
     /// The broker and the gateway's own account there. Without a default: one password that
     /// everybody knows is none. Its path is the default virtual host ([`Config::adopt_vhost`]).
     pub url: Option<Url>,
+    /// In the place of `url`: the nodes of one cluster, with the same account and path each. A link
+    /// takes one at random, and the next one at once when it fails there.
+    pub urls: Vec<Url>,
     /// The virtual hosts that clients may ask for; `*`: whichever the hook allows and RabbitMQ has.
     pub vhosts: Vec<String>,
     /// The virtual host of a client whose CONNECT has no `host`.
@@ -80,6 +83,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             url: None,
+            urls: Vec::new(),
             vhosts: vec![DEFAULT_VHOST.to_owned()],
             default_vhost: DEFAULT_VHOST.to_owned(),
             host_names: BTreeMap::new(),
@@ -107,6 +111,7 @@ impl Config {
     /// The key at fault, and what is wrong and what to do.
     pub fn check(&self) -> Checked {
         let mut config = self.clone();
+        config.check_urls()?;
         config.adopt_vhost();
         config.check_vhosts()?;
         config.check_host_names()?;
@@ -117,7 +122,7 @@ impl Config {
     /// Takes the virtual host of the URL for the default one, where the keys for it have their
     /// defaults: services that rent a RabbitMQ print such a URL, and it is all there is to say.
     pub fn adopt_vhost(&mut self) {
-        let Some(vhost) = self.url.as_ref().and_then(Url::vhost) else {
+        let Some(vhost) = self.all_urls().first().and_then(Url::vhost) else {
             return;
         };
         if self.default_vhost == DEFAULT_VHOST {
@@ -126,6 +131,64 @@ impl Config {
         if self.vhosts == [DEFAULT_VHOST] {
             self.vhosts = vec![vhost];
         }
+    }
+
+    /// The broker's URLs: the one of `url`, or those of `urls`. Of several, all are of RabbitMQ.
+    #[must_use]
+    pub fn all_urls(&self) -> &[Url] {
+        match &self.url {
+            Some(url) => std::slice::from_ref(url),
+            None => &self.urls,
+        }
+    }
+
+    fn check_urls(&self) -> Checked {
+        let wrong = |text: String| Err(("urls", text));
+        if self.url.is_some() && !self.urls.is_empty() {
+            return wrong(
+                "is set, and so is url; keep urls for the nodes of a cluster, or url for one \
+                 address"
+                    .to_owned(),
+            );
+        }
+        let mut amqp = Vec::new();
+        for (url, number) in self.urls.iter().zip(1..) {
+            match url {
+                Url::Embedded => {
+                    return wrong(format!(
+                        "has \"embedded:\" in place {number}, which has no nodes; write url = \
+                         \"embedded:\" in its place"
+                    ));
+                }
+                Url::Amqp(url) => amqp.push((number, url)),
+            }
+        }
+        let Some(((_, first), others)) = amqp.split_first() else {
+            return Ok(());
+        };
+        for (number, url) in others {
+            if !first.differs_by_host_alone(url) {
+                return wrong(format!(
+                    "has {url} in place {number}, which differs from the first in more than host \
+                     and port; all nodes of a cluster have the same account, password, virtual \
+                     host and protocol (amqp or amqps)"
+                ));
+            }
+        }
+        let place = |url: &SecretUrl| (url.host().to_owned(), url.port());
+        for (index, (number, url)) in amqp.iter().enumerate() {
+            if amqp
+                .iter()
+                .take(index)
+                .any(|(_, other)| place(other) == place(url))
+            {
+                return wrong(format!(
+                    "has {} twice, the second time in place {number}; remove one",
+                    url.authority()
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn check_vhosts(&self) -> Checked {
@@ -145,14 +208,14 @@ impl Config {
             let text = "has \"*\" and names; write [\"*\"] for all, or names alone";
             return Err(("vhosts", text.to_owned()));
         }
-        if is_any && self.url == Some(Url::Embedded) {
+        if is_any && self.all_urls() == [Url::Embedded] {
             let text = "is \"*\", which asks RabbitMQ what there is; name those that the embedded \
                         broker shall have";
             return Err(("vhosts", text.to_owned()));
         }
         let nobody = "nobody could log in";
         at_least_one("max_vhosts", self.max_vhosts, nobody)?;
-        let vhost = self.url.as_ref().and_then(Url::vhost);
+        let vhost = self.all_urls().first().and_then(Url::vhost);
         if let Some(vhost) = vhost.filter(|vhost| *vhost != self.default_vhost) {
             return Err((
                 "default_vhost",
@@ -412,6 +475,50 @@ mod tests {
         };
         assert_eq!(url.reveal(), "amqp://u:p@host");
         assert!("amqp://u:p@[::1]:5672".parse::<Url>().is_ok());
+    }
+
+    fn with_urls(urls: &[&str]) -> Config {
+        Config {
+            urls: urls.iter().map(|url| url.parse().unwrap()).collect(),
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn the_nodes_of_a_cluster_differ_by_host_and_port_alone() {
+        let first = "amqp://u:s3cret@a/app";
+        let mut config = with_urls(&[
+            first,
+            "amqp://u:s3cret@b:5673/app",
+            "amqp://u:s3cret@[::1]/app",
+        ]);
+        assert_eq!(config.check(), Ok(()));
+        config.adopt_vhost();
+        assert_eq!(config.default_vhost, "app");
+        for other in [
+            "amqp://u:0ther@b/app",
+            "amqp://v:s3cret@b/app",
+            "amqp://u:s3cret@b/other",
+            "amqp://u:s3cret@b",
+            "amqps://u:s3cret@b/app",
+            "embedded:",
+            first,
+        ] {
+            let (key, text) = with_urls(&[first, other]).check().unwrap_err();
+            assert_eq!(key, "urls", "{other}");
+            assert!(text.contains('2'), "{text}");
+            assert!(
+                !text.contains("s3cret") && !text.contains("0ther"),
+                "{text}"
+            );
+        }
+        let both = Config {
+            url: Some(first.parse().unwrap()),
+            ..with_urls(&[first])
+        };
+        let (key, text) = both.check().unwrap_err();
+        assert_eq!(key, "urls");
+        assert!(text.contains("so is url"), "{text}");
     }
 
     fn with_url(url: &str) -> Config {

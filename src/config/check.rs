@@ -24,8 +24,8 @@ type Required = (Name, fn(&Config) -> bool, &'static str);
 const REQUIRED: &[Required] = &[
     (
         ("broker", "url"),
-        |config| config.broker.url.is_some(),
-        "is not set; write RabbitMQ's address and the gateway's account there, \
+        |config| !config.broker.all_urls().is_empty(),
+        "is not set, nor is urls; write RabbitMQ's address and the gateway's account there, \
          \"amqp://user:password@host:5672\" (in the file, or, better for a password, in the \
          variable STENTOR__BROKER__URL)",
     ),

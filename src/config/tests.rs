@@ -307,7 +307,7 @@ fn serving_needs_a_broker_and_a_hook() {
     let errors = Config::load(None, []).unwrap_err();
     assert_snapshot!(errors, @r#"
     configuration: [auth] user_path: is not set, nor is hook, and nobody but your application knows who may log in; write the address of its hook, hook = "http://127.0.0.1:8000/auth" (`stentor demo` needs none)
-    configuration: [broker] url: is not set; write RabbitMQ's address and the gateway's account there, "amqp://user:password@host:5672" (in the file, or, better for a password, in the variable STENTOR__BROKER__URL)
+    configuration: [broker] url: is not set, nor is urls; write RabbitMQ's address and the gateway's account there, "amqp://user:password@host:5672" (in the file, or, better for a password, in the variable STENTOR__BROKER__URL)
     "#);
     let set = variables(&[
         ("STENTOR__BROKER__URL", "embedded:"),

@@ -33,7 +33,13 @@ impl Show for Node {
                 format!("{}, {} ago", self.started, duration(self.uptime_seconds)),
             ),
             ("phase", self.phase.clone()),
-            ("broker", self.broker.clone()),
+            (
+                "broker",
+                match &*self.broker_addresses {
+                    [] => self.broker.clone(),
+                    places => format!("{} ({})", self.broker, places.join(", ")),
+                },
+            ),
             ("presence", self.presence.clone()),
             (
                 "connections",

@@ -9,6 +9,7 @@ mod bound;
 mod config;
 mod detail;
 mod event;
+mod links;
 mod metrics;
 mod seldom;
 
@@ -27,6 +28,7 @@ pub use bound::{Bound, limit_exceeded};
 pub use config::{Config, Format};
 pub use detail::*;
 pub use event::*;
+pub use links::*;
 pub use metrics::{
     DedicatedSubscriptionCounted, FeedCounts, Levels, METRICS_TYPE, PublishingCounted,
     SharedSubscriptionCounted, connections, metrics,

@@ -62,9 +62,13 @@ fn everything(name: &str) {
     connection_closed(&connection, &ending);
     login_refused(&connection, name);
     permission_refused(&connection, name, name);
-    broker_link_up(name, name, true);
+    broker_link_up(name, name, name, true);
+    broker_address_failed(name, &name, &name);
+    feed_moved(&name, name, name);
+    leftover_deleted(name);
+    leftover_stays(name, &name);
     broker_link_down(name, name, name, name, Duration::from_secs(1), true);
-    broker_links_back(name, name, Duration::from_secs(1), 1);
+    broker_links_back(name, name, name, Duration::from_secs(1), 1);
     broker_blocked(name, name, name);
     broker_unblocked(name, name);
     feed_interrupted(&name, name);
@@ -80,8 +84,8 @@ fn no_name_forges_a_line() {
     for format in [Format::Text, Format::Json] {
         let plain = log(format, "info", || everything("alice"));
         let forged = log(format, "info", || everything(FORGED));
-        assert_eq!(plain.lines().count(), 15, "{plain}");
-        assert_eq!(forged.lines().count(), 15, "{forged}");
+        assert_eq!(plain.lines().count(), 17, "{plain}");
+        assert_eq!(forged.lines().count(), 17, "{forged}");
         assert!(!forged.contains(['\u{1b}', '\r']), "{forged}");
         // Nor a field: the quotation marks are escaped.
         assert!(!forged.contains(" user=\"root\""), "{forged}");
@@ -129,7 +133,7 @@ fn a_line_of_json_is_an_object_with_flat_fields() {
 #[test]
 fn the_level_decides() {
     let events = || {
-        broker_link_up("publishing", "/", true);
+        broker_link_up("publishing", "/", "mq:5672", true);
         let refused = |is_news| {
             let pause = Duration::from_secs(1);
             broker_link_down("publishing", "/", "mq:5672", "refused", pause, is_news);
@@ -137,7 +141,7 @@ fn the_level_decides() {
         refused(true);
         // The others of the outage.
         refused(false);
-        broker_link_up("publishing", "/", false);
+        broker_link_up("publishing", "/", "mq:5672", false);
     };
     assert_eq!(log(Format::Text, "info", events).lines().count(), 2);
     assert_eq!(log(Format::Text, "warn", events).lines().count(), 1);

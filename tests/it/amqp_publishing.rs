@@ -56,7 +56,7 @@ async fn open(vhost: &Vhost, user: &str, address: &str, config: Config) -> Node 
         panic!("{address}")
     };
     let name = format!("test.{:08x}", rand::random::<u32>());
-    let broker = AmqpBroker::new(&url, config, FeedConfig::default(), &name).unwrap();
+    let broker = AmqpBroker::new(&[url], config, FeedConfig::default(), &name).unwrap();
     let feeds = Arc::new(Feeds::default());
     let vhost = broker.open(vhost.name(), Arc::<Feeds>::clone(&feeds));
     eventually(DEADLINE, "a link", async || vhost.health().is_ok()).await;

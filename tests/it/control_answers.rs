@@ -102,7 +102,7 @@ impl Node {
             panic!("a URL of AMQP");
         };
         let feed = FeedConfig::default();
-        let broker = AmqpBroker::new(&url, config.clone(), feed.clone(), name).unwrap();
+        let broker = AmqpBroker::new(&[url], config.clone(), feed.clone(), name).unwrap();
         let vhosts = Vhosts::new(Arc::new(broker), &config, &feed);
         let control = Control::alone(name, Arc::clone(&fake) as _, Arc::clone(&fake) as _)
             .among(known)

@@ -33,7 +33,7 @@ async fn open(vhost: &Vhost, user: &str, config: Config) -> Node {
     let Url::Amqp(url) = format!("amqp://{user}:guest@{address}").parse().unwrap() else {
         panic!("{address}")
     };
-    let broker = AmqpBroker::new(&url, config, FeedConfig::default(), &unique("test")).unwrap();
+    let broker = AmqpBroker::new(&[url], config, FeedConfig::default(), &unique("test")).unwrap();
     let feeds = Arc::new(Feeds::default());
     let vhost = broker.open(vhost.name(), Arc::<Feeds>::clone(&feeds));
     eventually(DEADLINE, "a link", async || vhost.health().is_ok()).await;

@@ -286,7 +286,8 @@ impl Declarer {
 
     async fn connect(&self, deadline: Instant) -> Result<Connection, BrokerError> {
         match timeout_at(deadline, link::connect(&self.config)).await {
-            Ok(connected) => connected,
+            Ok(Ok((connection, _))) => Ok(connection),
+            Ok(Err(unreached)) => Err(unreached.error),
             Err(_) => Err(late()),
         }
     }
@@ -412,8 +413,6 @@ fn durable_instead(queue: &QueueSpec) -> QueueSpec {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     fn transient(auto_delete: bool) -> QueueSpec {
@@ -426,20 +425,7 @@ mod tests {
 
     #[test]
     fn kinds_of_queues_are_few() {
-        let uri = "amqp://rabbit/app".parse().unwrap();
-        let pause = Duration::from_secs(1);
-        let config = LinkConfig {
-            uri,
-            node: "node".into(),
-            purpose: "a test".into(),
-            connection_timeout: pause,
-            reconnect: (pause, pause),
-            unready_after: pause,
-            connections: Arc::default(),
-            outages: Arc::default(),
-            is_trial: false,
-            quarantine: Arc::default(),
-        };
+        let config = LinkConfig::of_a_test("amqp://rabbit/app");
         let declarer = Declarer::new(config, "node");
         let kind = |name: &str, value: Argument| {
             let arguments = vec![(name.into(), value)];

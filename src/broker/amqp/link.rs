@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    io,
     ops::Deref,
     sync::{
         Arc,
@@ -11,7 +12,12 @@ use std::{
 };
 
 use futures_util::{FutureExt, StreamExt};
-use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event, uri::AMQPUri};
+use lapin::{
+    Channel, Connection, ConnectionProperties, ErrorKind, Event,
+    runtime::default_runtime,
+    tcp::{AsyncTcpStream, TLSConfig},
+    uri::{AMQPScheme, AMQPUri},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::Instant,
@@ -20,21 +26,23 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     convert::broker_error,
+    hosts::{Address, Hosts, Unreached, dial},
     outages::{LinkLog, Outages},
     quarantine::{Asked, Quarantine},
 };
 use crate::{
     backoff::Backoff,
     broker::{BrokerError, Cause},
-    deadline::after,
     telemetry,
 };
 
 /// How a link is made.
 #[derive(Clone)]
 pub(super) struct LinkConfig {
-    /// Where to, as whom, and to which virtual host.
+    /// As whom, and to which virtual host; its host is one of `hosts`.
     pub(super) uri: AMQPUri,
+    /// Where to.
+    pub(super) hosts: Arc<Hosts>,
     /// The node that makes it, as the broker's management page shows it.
     pub(super) node: Box<str>,
     /// Its purpose, in words of the log and of that page.
@@ -79,10 +87,28 @@ impl LinkConfig {
         format!("stentor {node} {purpose}, {vhost}")
     }
 
-    /// Where the broker is to be: no account.
-    pub(super) fn address(&self) -> String {
-        let authority = &self.uri.authority;
-        format!("{}:{}", authority.host, authority.port)
+    /// One with short pauses, to that URL.
+    #[cfg(test)]
+    pub(super) fn of_a_test(uri: &str) -> Self {
+        let uri: AMQPUri = uri.parse().unwrap();
+        let host = super::hosts::Host {
+            name: uri.authority.host.as_str().into(),
+            port: uri.authority.port,
+        };
+        let pause = Duration::from_secs(1);
+        Self {
+            uri,
+            hosts: Arc::new(Hosts::new(vec![host])),
+            node: "node".into(),
+            purpose: "a test".into(),
+            connection_timeout: pause,
+            reconnect: (pause, pause),
+            unready_after: pause,
+            connections: Arc::default(),
+            outages: Arc::default(),
+            is_trial: false,
+            quarantine: Arc::default(),
+        }
     }
 }
 
@@ -353,40 +379,92 @@ async fn supervise(config: LinkConfig, state: watch::Sender<LinkState>) {
     let mut epoch = 0_u64;
     let mut outage = Outage::default();
     loop {
-        let (error, lasted) = match connect(&config).await {
-            Ok(connection) => {
+        let (Unreached { error, place }, lasted) = match connect(&config).await {
+            Ok((connection, address)) => {
                 epoch = epoch.wrapping_add(1);
                 if !config.is_trial {
                     config.connections.fetch_add(1, Ordering::Relaxed);
                 }
-                log.up();
+                log.up(&address);
                 let since = Instant::now();
-                let cause = run(connection, &config, epoch, &state).await;
+                let error = run(connection, &config, epoch, &state).await;
                 outage = Outage::new();
-                (cause, since.elapsed())
+                (config.lost(&address, error), since.elapsed())
             }
-            Err(error) => {
-                if let BrokerError::VhostRefused(_) = error {
+            Err(unreached) => {
+                if let BrokerError::VhostRefused(_) = unreached.error {
                     backoff.be_patient();
                 }
-                (error, Duration::ZERO)
+                (unreached, Duration::ZERO)
             }
         };
         state.send_replace(LinkState::Down(down(error.clone()), outage));
         backoff.lasted(lasted);
-        let pause = backoff.pause();
-        log.down(&error, pause);
+        let pause = config.pause(&mut backoff, lasted);
+        log.down(&place, &error, pause);
         tokio::time::sleep(pause).await;
     }
 }
 
-pub(super) async fn connect(config: &LinkConfig) -> Result<Connection, BrokerError> {
+impl LinkConfig {
+    /// A link to that address was lost.
+    pub(super) fn lost(&self, address: &Address, error: BrokerError) -> Unreached {
+        // It is not the machine's fault if the broker closes a link over what it was asked for.
+        if !matches!(&error, BrokerError::Unavailable(cause) if cause.is_verdict()) {
+            self.hosts.failed(address);
+        }
+        let place = address.to_string().into();
+        Unreached { error, place }
+    }
+
+    /// How long to pause before the next attempt, after a link that lasted so long: not at all, if
+    /// it worked and there is another machine to try. Zero: it could not be made at any.
+    pub(super) fn pause(&self, backoff: &mut Backoff, lasted: Duration) -> Duration {
+        let (shortest, _) = self.reconnect;
+        // A link that is lost at once, wherever it leads to, must not be made anew in a circle.
+        if self.hosts.are_many() && lasted >= shortest {
+            return Duration::ZERO;
+        }
+        backoff.pause()
+    }
+}
+
+/// Connects by lapin, at any of the broker's addresses.
+pub(super) async fn connect(config: &LinkConfig) -> Result<(Connection, Address), Unreached> {
+    dial(config, |address| open(config, address)).await
+}
+
+async fn open(config: &LinkConfig, address: Address) -> Result<Connection, BrokerError> {
     let properties = ConnectionProperties::default()
         .with_connection_name(config.name().into_bytes().into())
         .with_client_property("product".into(), "Stentor".into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-    let connecting = Connection::connect_uri(config.uri.clone(), properties);
-    answer(after(config.connection_timeout), connecting).await
+    let (socket, patience) = (address.socket, config.patience());
+    // lapin would resolve the name itself, and take the first address that answers.
+    let connecting = async {
+        let uri = config.uri_at(&address);
+        Connection::connector(
+            uri,
+            default_runtime()?,
+            async move |uri: AMQPUri, runtime| {
+                let connecting = AsyncTcpStream::connect(&runtime, socket);
+                let stream = match tokio::time::timeout(patience, connecting).await {
+                    Ok(connected) => connected?,
+                    Err(_) => return Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+                };
+                Ok(match uri.scheme {
+                    AMQPScheme::AMQP => stream,
+                    AMQPScheme::AMQPS => {
+                        let host = uri.authority.host.as_str();
+                        stream.into_tls(host, TLSConfig::default()).await?
+                    }
+                })
+            },
+            properties,
+        )
+        .await
+    };
+    connecting.await.map_err(|error| broker_error(&error))
 }
 
 /// What is to be said of an error where "not reachable" is said already.

@@ -14,6 +14,7 @@ mod declarer;
 mod exclusive;
 mod feed;
 mod handed;
+mod hosts;
 mod link;
 mod outages;
 mod publisher;
@@ -34,6 +35,7 @@ use self::{
     declarer::Declarer,
     exclusive::ExclusiveQueues,
     feed::{FeedManager, QueueNames},
+    hosts::{Host, Hosts},
     link::{AmqpLink, LinkConfig},
     outages::Outages,
     publisher::{Publisher, PublisherConfig},
@@ -54,6 +56,7 @@ pub struct AmqpBroker {
     config: Config,
     feed: FeedConfig,
     uri: AMQPUri,
+    hosts: Arc<Hosts>,
     node: Box<str>,
     /// Numbers for the names of queues.
     numbers: Arc<AtomicU64>,
@@ -61,18 +64,26 @@ pub struct AmqpBroker {
 }
 
 impl AmqpBroker {
-    /// A broker at `url`. `node` names this node's connections and queues, and must be
-    /// another one each time the process starts.
+    /// A broker at `urls`, which are those of one cluster, with one account; the first says which.
+    /// `node` names this node's connections and queues, and must be another one each time the
+    /// process starts.
     ///
     /// # Errors
-    /// The URL is none for AMQP; why.
+    /// There is no URL, or the first is none for AMQP; why.
     pub fn new(
-        url: &SecretUrl,
+        urls: &[SecretUrl],
         config: Config,
         feed: FeedConfig,
         node: &str,
     ) -> Result<Self, String> {
-        let mut uri: AMQPUri = url.reveal().parse()?;
+        let first = urls.first().ok_or("is missing")?;
+        let mut uri: AMQPUri = first.reveal().parse()?;
+        let port = uri.scheme.default_port();
+        let hosts = urls.iter().map(|url| Host {
+            name: url.host().into(),
+            port: url.port().unwrap_or(port),
+        });
+        let hosts = Arc::new(Hosts::new(hosts.collect()));
         let heartbeat = config.heartbeat.as_secs().clamp(1, u64::from(u16::MAX));
         uri.query.heartbeat = u16::try_from(heartbeat).ok();
         uri.query.frame_max = Some(FRAME_MAX);
@@ -80,6 +91,7 @@ impl AmqpBroker {
             config,
             feed,
             uri,
+            hosts,
             node: node.into(),
             numbers: Arc::default(),
             outages: Arc::default(),
@@ -95,6 +107,7 @@ impl Broker for AmqpBroker {
                 vhost: vhost.into(),
                 ..self.uri.clone()
             },
+            hosts: Arc::clone(&self.hosts),
             node: self.node.clone(),
             purpose: purpose.into(),
             connection_timeout: self.config.connection_timeout,

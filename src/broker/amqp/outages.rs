@@ -16,7 +16,10 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::link::{LinkConfig, advised};
+use super::{
+    hosts::Address,
+    link::{LinkConfig, advised},
+};
 use crate::{broker::BrokerError, telemetry};
 
 /// The outages of one broker.
@@ -53,8 +56,9 @@ pub(super) struct LinkLog {
     link: u64,
     purpose: Box<str>,
     vhost: Box<str>,
-    address: String,
     is_trial: bool,
+    /// The place that it leads to, while it is up.
+    place: Mutex<Option<telemetry::BrokerLinkCounted>>,
 }
 
 /// The meaning of a link's return.
@@ -115,26 +119,29 @@ impl LinkLog {
             outages,
             purpose: config.purpose.clone(),
             vhost: config.uri.vhost.as_str().into(),
-            address: config.address(),
             is_trial: config.is_trial,
+            place: Mutex::default(),
         }
     }
 
     /// It is there.
-    pub(super) fn up(&self) {
-        let (purpose, vhost) = (&self.purpose, &self.vhost);
+    pub(super) fn up(&self, address: &Address) {
+        let (purpose, vhost, broker) = (&self.purpose, &self.vhost, &address.to_string());
+        let counted = telemetry::BrokerLinkCounted::begin(address.host.to_string(), broker.clone());
+        *self.place.lock() = Some(counted);
         match self.outages.end(self.link) {
-            Ended::None => telemetry::broker_link_up(purpose, vhost, !self.is_trial),
-            Ended::Partly => telemetry::broker_link_up(purpose, vhost, false),
+            Ended::None => telemetry::broker_link_up(purpose, vhost, broker, !self.is_trial),
+            Ended::Partly => telemetry::broker_link_up(purpose, vhost, broker, false),
             Ended::Wholly { after, links } => {
-                telemetry::broker_link_up(purpose, vhost, false);
-                telemetry::broker_links_back(purpose, vhost, after, links);
+                telemetry::broker_link_up(purpose, vhost, broker, false);
+                telemetry::broker_links_back(purpose, vhost, broker, after, links);
             }
         }
     }
 
-    /// It is lost, or could not be made.
-    pub(super) fn down(&self, error: &BrokerError, retry_in: Duration) {
+    /// It is lost, or could not be made; where.
+    pub(super) fn down(&self, place: &str, error: &BrokerError, retry_in: Duration) {
+        *self.place.lock() = None;
         let trouble = match error {
             BrokerError::AccessRefused(_) => Trouble::AccessRefused,
             BrokerError::VhostRefused(_) => Trouble::VhostRefused(self.vhost.clone()),
@@ -142,14 +149,7 @@ impl LinkLog {
         };
         let is_news = !self.is_trial && self.outages.begin(self.link, trouble);
         let cause = advised(error);
-        telemetry::broker_link_down(
-            &self.purpose,
-            &self.vhost,
-            &self.address,
-            &cause,
-            retry_in,
-            is_news,
-        );
+        telemetry::broker_link_down(&self.purpose, &self.vhost, place, &cause, retry_in, is_news);
     }
 }
 

@@ -2,11 +2,11 @@
 //! single parts up or down.
 
 mod api;
+mod broker;
 mod clients;
 mod control;
 mod flow;
 mod hook;
-mod links;
 mod listening;
 mod node;
 mod presence;
@@ -14,15 +14,15 @@ mod presence;
 use std::time::Duration;
 
 pub use api::*;
+pub use broker::*;
 pub use clients::*;
 pub use control::*;
 pub use flow::*;
 pub use hook::*;
-pub use links::*;
 pub use listening::*;
 pub use node::*;
 pub use presence::*;
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -98,6 +98,7 @@ metrics! {
         memory_short "Whether the process takes more memory than the mark, and lets less in" level(bool);
         publish_failures "Messages that were not published, by reason" count(Family<Label, Counter>);
         broker_up "Whether the broker can be reached" level(bool);
+        broker_links "Links to the broker that are up, by its address" count(Family<[(&'static str, String); 1], Gauge>);
         broker_links_made "Links to the broker that were made, also anew" count(Counter);
         broker_link_failures "Links to the broker that were lost, or could not be made" count(Counter);
         queues_suspected "Queues over which the broker may have closed a link" count(Counter);

@@ -38,6 +38,8 @@ fn the_exposition_is_as_it_was_written_down() {
     counts.hook_faults.get_or_create(&label).inc();
     counts.mailbox_overflows.get_or_create(&label).inc();
     counts.publish_failures.get_or_create(&label).inc();
+    let broker = [("broker", "mq:5672".to_owned())];
+    counts.broker_links.get_or_create(&broker).inc();
     let request =
         [("route", "GET /"), ("status", "200")].map(|(name, value)| (name, value.to_owned()));
     counts.api_requests.get_or_create(&request).inc();

@@ -27,7 +27,7 @@ impl Fixture for Rabbit {
             panic!("{url}")
         };
         let node = format!("test.{:08x}", rand::random::<u32>());
-        let broker = AmqpBroker::new(&url, Config::default(), FeedConfig::default(), &node);
+        let broker = AmqpBroker::new(&[url], Config::default(), FeedConfig::default(), &node);
         let vhost = broker.unwrap().open(self.vhost.name(), feeds);
         eventually(DEADLINE, "a link", async || vhost.health().is_ok()).await;
         vhost

@@ -2,35 +2,42 @@
 
 use std::{io, sync::Arc};
 
-use lapin::uri::{AMQPScheme, AMQPUri};
+use lapin::uri::AMQPScheme;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::TlsConnector;
 
-use crate::broker::{BrokerError, Cause};
+use crate::broker::{
+    BrokerError, Cause,
+    amqp::{hosts::Address, link::LinkConfig},
+};
 
 /// A stream of bytes in both directions.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// A connection to where the URL says. Bounded by the caller's time.
-pub(super) async fn connect(uri: &AMQPUri) -> Result<Box<dyn Stream>, BrokerError> {
-    let (host, port) = (&uri.authority.host, uri.authority.port);
+/// A connection to that address, with TLS where the URL says so. Bounded by the caller's time.
+pub(super) async fn connect(
+    config: &LinkConfig,
+    address: Address,
+) -> Result<Box<dyn Stream>, BrokerError> {
     let unavailable =
         |error: &dyn ToString| BrokerError::Unavailable(Cause::foreign(error.to_string()));
-    let tcp = TcpStream::connect(format!("{host}:{port}"))
-        .await
-        .map_err(|error| unavailable(&error))?;
+    let tcp = match timeout(config.patience(), TcpStream::connect(address.socket)).await {
+        Ok(connected) => connected.map_err(|error| unavailable(&error))?,
+        Err(_) => return Err(BrokerError::Unavailable("it did not answer in time".into())),
+    };
     // Acknowledgements are small, and what the broker sends next may wait for them.
     tcp.set_nodelay(true).map_err(|error| unavailable(&error))?;
-    match uri.scheme {
+    match config.uri.scheme {
         AMQPScheme::AMQP => Ok(Box::new(tcp)),
         AMQPScheme::AMQPS => {
-            let secured = secure(tcp, host)
+            let secured = secure(tcp, &address.host.name)
                 .await
                 .map_err(|error| unavailable(&format!("TLS: {error}")))?;
             Ok(Box::new(secured))
@@ -39,9 +46,7 @@ pub(super) async fn connect(uri: &AMQPUri) -> Result<Box<dyn Stream>, BrokerErro
 }
 
 async fn secure(tcp: TcpStream, host: &str) -> io::Result<impl Stream + use<>> {
-    // An address of IPv6 stands in brackets in a URL, and without in a certificate.
-    let name = host.trim_start_matches('[').trim_end_matches(']');
-    let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     // From the system's files each time, so that a changed authority is known without a restart.
     let roots = tokio::task::spawn_blocking(roots).await??;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -82,6 +87,7 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
+    use crate::broker::amqp::hosts::{Unreached, dial};
 
     #[tokio::test]
     async fn a_broker_that_nobody_vouches_for_is_refused() {
@@ -101,10 +107,9 @@ mod tests {
             let (socket, _) = listener.accept().await.unwrap();
             let _ = TlsAcceptor::from(Arc::new(config)).accept(socket).await;
         });
-        let uri = format!("amqps://u:s3cret@localhost:{port}")
-            .parse()
-            .unwrap();
-        let Err(error) = connect(&uri).await else {
+        let config = LinkConfig::of_a_test(&format!("amqps://u:s3cret@127.0.0.1:{port}"));
+        let connecting = dial(&config, |address| connect(&config, address));
+        let Err(Unreached { error, .. }) = connecting.await else {
             panic!("trusted")
         };
         let text = error.to_string();

@@ -39,6 +39,7 @@ use self::{
     consumers::Request,
 };
 use super::{
+    hosts::{Unreached, dial},
     link::{LinkConfig, Outage},
     outages::LinkLog,
 };
@@ -254,18 +255,15 @@ async fn supervise<T: DeliveryTaker>(
     let log = LinkLog::new(&config);
     let mut outage = Outage::default();
     loop {
-        let connecting = async {
-            let stream = connect::connect(&config.uri).await?;
+        let connected = dial(&config, |address| async {
+            let stream = connect::connect(&config, address).await?;
             handshake::handshake(stream, &config, max_body).await
-        };
-        let connected = match tokio::time::timeout(config.connection_timeout, connecting).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(BrokerError::Unavailable("it did not answer in time".into())),
-        };
+        });
+        let connected = connected.await;
         let since = Instant::now();
-        let (error, lasted) = match connected {
-            Ok(connected) => {
-                log.up();
+        let (Unreached { error, place }, lasted) = match connected {
+            Ok((connected, address)) => {
+                log.up(&address);
                 let (sender, commands) = mpsc::unbounded_channel();
                 state.send_replace(ReaderState::Up(sender));
                 // A task of its own: if a taker panics, the others' connection is made again.
@@ -274,17 +272,18 @@ async fn supervise<T: DeliveryTaker>(
                 let ended = running.await;
                 outage = Outage::new();
                 let failed = || BrokerError::Unavailable("its task failed".into());
-                match ended {
+                let reason = match ended {
                     Ok(End::Wanted) => return,
-                    Ok(End::Lost(reason)) => (reason, since.elapsed()),
-                    Err(_) => (failed(), since.elapsed()),
-                }
+                    Ok(End::Lost(reason)) => reason,
+                    Err(_) => failed(),
+                };
+                (config.lost(&address, reason), since.elapsed())
             }
-            Err(error) => {
-                if let BrokerError::VhostRefused(_) = error {
+            Err(unreached) => {
+                if let BrokerError::VhostRefused(_) = unreached.error {
                     backoff.be_patient();
                 }
-                (error, Duration::ZERO)
+                (unreached, Duration::ZERO)
             }
         };
         let unavailable = match &error {
@@ -293,8 +292,8 @@ async fn supervise<T: DeliveryTaker>(
         };
         state.send_replace(ReaderState::Down(unavailable, outage));
         backoff.lasted(lasted);
-        let pause = backoff.pause();
-        log.down(&error, pause);
+        let pause = config.pause(&mut backoff, lasted);
+        log.down(&place, &error, pause);
         tokio::time::sleep(pause).await;
     }
 }

@@ -1,8 +1,5 @@
 //! A connection against a broker in memory, byte by byte.
 
-use std::sync::Arc;
-
-use lapin::uri::AMQPUri;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
     time::{advance, timeout},
@@ -130,19 +127,13 @@ fn message(channel: u16, tag: u64, body: &str) -> Vec<u8> {
 }
 
 fn config() -> LinkConfig {
-    let mut uri: AMQPUri = "amqp://stentor:s3cr%40et@rabbit/app".parse().unwrap();
-    uri.query.heartbeat = Some(10);
+    let mut config = LinkConfig::of_a_test("amqp://stentor:s3cr%40et@rabbit/app");
+    config.uri.query.heartbeat = Some(10);
     LinkConfig {
-        uri,
-        node: "node".into(),
-        purpose: "a test".into(),
         connection_timeout: DEADLINE,
         reconnect: (DEADLINE, DEADLINE),
         unready_after: DEADLINE,
-        connections: Arc::default(),
-        outages: Arc::default(),
-        is_trial: false,
-        quarantine: Arc::default(),
+        ..config
     }
 }
 

@@ -1,4 +1,4 @@
-//! Links to the broker, and feeds.
+//! The broker and feeds; its links have a file of their own.
 
 use std::{fmt::Display, time::Duration};
 
@@ -6,48 +6,6 @@ use tracing::{debug, error, info, warn};
 
 use super::millis;
 use crate::telemetry::metrics::COUNTS;
-
-/// A link to the broker is there (again): for what it is, and in which virtual host. Of one that was
-/// away with others it `is_news` when the last is back ([`broker_links_back`]).
-pub fn broker_link_up(link: &str, vhost: &str, is_news: bool) {
-    COUNTS.broker_links_made.inc();
-    if is_news {
-        info!(target: "stentor::broker", link, vhost, "broker link up");
-    } else {
-        debug!(target: "stentor::broker", link, vhost, "broker link up");
-    }
-}
-
-/// The last link of an outage is back: after how long, and of how many links.
-pub fn broker_links_back(link: &str, vhost: &str, after: Duration, links: usize) {
-    let away_ms = millis(after);
-    info!(target: "stentor::broker", link, vhost, away_ms, links, "broker links back");
-}
-
-/// A link to the broker at that address is lost, or could not be made; it `is_news` if that is the
-/// begin of an outage.
-pub fn broker_link_down(
-    link: &str,
-    vhost: &str,
-    broker: &str,
-    cause: &str,
-    retry_in: Duration,
-    is_news: bool,
-) {
-    COUNTS.broker_link_failures.inc();
-    let retry_in_ms = millis(retry_in);
-    if is_news {
-        warn!(
-            target: "stentor::broker",
-            link, vhost, broker, cause, retry_in_ms, "broker link down"
-        );
-    } else {
-        debug!(
-            target: "stentor::broker",
-            link, vhost, broker, cause, retry_in_ms, "broker link down"
-        );
-    }
-}
 
 /// A link was closed over one of these queues, which it had been asked for and not answered about.
 pub fn queues_suspected(vhost: &str, queues: &[Box<str>]) {

@@ -1,0 +1,328 @@
+//! The machines that a broker is reached at, and the order in which a link tries them.
+//!
+//! The nodes of a cluster serve alike, so each link takes one at random. An address at which a link
+//! failed lately is tried last, by all links: one that notices a dead machine spares the others the
+//! wait. A name may stand for several addresses; all of them are tried.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use lapin::uri::AMQPUri;
+use parking_lot::Mutex;
+use rand::seq::SliceRandom as _;
+use tokio::{
+    net::lookup_host,
+    time::{Instant, timeout},
+};
+
+use super::link::LinkConfig;
+use crate::{
+    broker::{BrokerError, Cause},
+    telemetry,
+};
+
+/// How long an address is tried last after a link failed there.
+const LATELY: Duration = Duration::from_secs(60);
+
+/// Where there are others to try, a machine has so long to be found and to take a connection. Its
+/// system does that, however busy the broker is.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// All machines of one broker, and what its links know of them.
+#[derive(Debug, Default)]
+pub(super) struct Hosts {
+    hosts: Vec<Host>,
+    /// Where a link failed, and when.
+    failed: Mutex<HashMap<SocketAddr, Instant>>,
+    /// Addresses that there were when they were last looked up.
+    known: AtomicUsize,
+}
+
+/// A machine as the configuration names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Host {
+    /// A name or an IP address, the latter without brackets.
+    pub(super) name: Box<str>,
+    pub(super) port: u16,
+}
+
+/// One address of a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) host: Host,
+    pub(super) socket: SocketAddr,
+    /// Its name has others, too.
+    is_one_of_many: bool,
+}
+
+/// No address let the link in: why, and at which place.
+#[derive(Debug)]
+pub(super) struct Unreached {
+    pub(super) error: BrokerError,
+    pub(super) place: Box<str>,
+}
+
+impl Hosts {
+    pub(super) fn new(hosts: Vec<Host>) -> Self {
+        let known = AtomicUsize::new(hosts.len());
+        Self {
+            hosts,
+            failed: Mutex::default(),
+            known,
+        }
+    }
+
+    /// Whether a link that fails at one address has another one to try.
+    pub(super) fn are_many(&self) -> bool {
+        self.known.load(Ordering::Relaxed) > 1
+    }
+
+    /// A link failed there.
+    pub(super) fn failed(&self, address: &Address) {
+        self.failed.lock().insert(address.socket, Instant::now());
+    }
+
+    fn worked(&self, address: &Address) {
+        self.failed.lock().remove(&address.socket);
+    }
+
+    /// All addresses in the order in which to try them; and the machines that have none, with the
+    /// system's words.
+    async fn round(&self, patience: Duration) -> (Vec<Address>, Vec<(Host, String)>) {
+        let (mut found, mut unknown) = (Vec::new(), Vec::new());
+        let looking = self.hosts.iter().map(|host| async move {
+            let sockets = timeout(patience, lookup_host((&*host.name, host.port))).await;
+            (host, sockets)
+        });
+        for (host, sockets) in join_all(looking).await {
+            match sockets {
+                Ok(Ok(sockets)) => {
+                    let sockets: Vec<_> = sockets.collect();
+                    let is_one_of_many = sockets.len() > 1;
+                    found.extend(sockets.into_iter().map(|socket| Address {
+                        host: host.clone(),
+                        socket,
+                        is_one_of_many,
+                    }));
+                }
+                Ok(Err(error)) => unknown.push((host.clone(), error.to_string())),
+                Err(_) => unknown.push((host.clone(), "its name was not resolved in time".into())),
+            }
+        }
+        self.known.store(found.len(), Ordering::Relaxed);
+        found.shuffle(&mut rand::rng());
+        let mut failed = self.failed.lock();
+        failed.retain(|_, since| since.elapsed() < LATELY);
+        last_failed_last(&mut found, &failed);
+        (found, unknown)
+    }
+}
+
+/// Those at which no link failed come first, in the order that they had; then the others, the
+/// oldest failure first.
+fn last_failed_last(addresses: &mut [Address], failed: &HashMap<SocketAddr, Instant>) {
+    // Nothing is less than any point in time.
+    addresses.sort_by_key(|address| failed.get(&address.socket).copied());
+}
+
+/// Connects at the first address that lets the link in; each is tried once.
+pub(super) async fn dial<C, F: Future<Output = Result<C, BrokerError>>>(
+    config: &LinkConfig,
+    connect: impl Fn(Address) -> F,
+) -> Result<(C, Address), Unreached> {
+    let hosts = &config.hosts;
+    let (addresses, unknown) = hosts.round(config.patience()).await;
+    let mut outcome = Unreached {
+        error: BrokerError::Unavailable("the broker has no address".into()),
+        place: Box::default(),
+    };
+    for (host, error) in unknown {
+        telemetry::broker_address_failed(&config.purpose, &host, &error);
+        outcome = Unreached {
+            error: BrokerError::Unavailable(Cause::foreign(error)),
+            place: host.to_string().into(),
+        };
+    }
+    for address in addresses {
+        let connecting = timeout(config.connection_timeout, connect(address.clone()));
+        let error = match connecting.await {
+            Ok(Ok(connection)) => {
+                hosts.worked(&address);
+                return Ok((connection, address));
+            }
+            Ok(Err(error)) => error,
+            Err(_) => BrokerError::Unavailable("it did not answer in time".into()),
+        };
+        hosts.failed(&address);
+        telemetry::broker_address_failed(&config.purpose, &address, &error);
+        // All nodes of a cluster know the same accounts and virtual hosts.
+        let is_final = !matches!(error, BrokerError::Unavailable(_));
+        let place = address.to_string().into();
+        outcome = Unreached { error, place };
+        if is_final {
+            break;
+        }
+    }
+    Err(outcome)
+}
+
+impl LinkConfig {
+    /// How long a machine may take to be found, and then to take a connection.
+    pub(super) fn patience(&self) -> Duration {
+        match self.hosts.are_many() {
+            true => self.connection_timeout.min(PATIENCE),
+            false => self.connection_timeout,
+        }
+    }
+
+    /// The URL of the broker at this address, by the machine's name.
+    pub(super) fn uri_at(&self, address: &Address) -> AMQPUri {
+        let mut uri = self.uri.clone();
+        uri.authority.host = address.host.name.to_string();
+        uri.authority.port = address.host.port;
+        uri
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, port } = self;
+        match name.contains(':') {
+            true => write!(f, "[{name}]:{port}"),
+            false => write!(f, "{name}:{port}"),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.host.fmt(f)?;
+        if self.is_one_of_many {
+            write!(f, " ({})", self.socket.ip())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, sync::Arc};
+
+    use super::*;
+
+    fn host(name: &str, port: u16) -> Host {
+        let name = name.into();
+        Host { name, port }
+    }
+
+    fn config(hosts: Vec<Host>) -> LinkConfig {
+        LinkConfig {
+            hosts: Arc::new(Hosts::new(hosts)),
+            ..LinkConfig::of_a_test("amqp://u:p@first/app")
+        }
+    }
+
+    fn three() -> Vec<Host> {
+        [1, 2, 3].map(|port| host("127.0.0.1", port)).into()
+    }
+
+    /// The ports that are tried in one round, of which these do not answer.
+    async fn tried(config: &LinkConfig, dead: &[u16]) -> Vec<u16> {
+        let tried = Mutex::new(Vec::new());
+        let dialled = dial(config, |address| {
+            tried.lock().push(address.socket.port());
+            let is_dead = dead.contains(&address.socket.port());
+            async move {
+                match is_dead {
+                    true => Err(BrokerError::Unavailable("away".into())),
+                    false => Ok(()),
+                }
+            }
+        });
+        let _ = dialled.await;
+        tried.into_inner()
+    }
+
+    #[tokio::test]
+    async fn links_spread_over_all_addresses() {
+        let config = config(three());
+        let mut first = HashSet::new();
+        for _ in 0..100 {
+            first.extend(tried(&config, &[]).await);
+        }
+        assert_eq!(first, HashSet::from([1, 2, 3]));
+    }
+
+    #[tokio::test]
+    async fn a_link_tries_all_addresses_in_one_round() {
+        let config = config(three());
+        let mut all = tried(&config, &[1, 2, 3]).await;
+        all.sort_unstable();
+        assert_eq!(all, [1, 2, 3]);
+        assert_eq!(tried(&config, &[1, 2]).await.last(), Some(&3));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_failed_lately_is_tried_last() {
+        let config = config(three());
+        while !tried(&config, &[2]).await.contains(&2) {}
+        for _ in 0..50 {
+            assert_eq!(tried(&config, &[2]).await.len(), 1, "2 was not the last");
+        }
+        assert_eq!(
+            tried(&config, &[1, 3]).await.last(),
+            Some(&2),
+            "it is tried"
+        );
+        // Now it is known to work again, and the others are last.
+        assert_eq!(tried(&config, &[]).await, [2]);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_of_the_account_is_the_whole_cluster_s() {
+        let config = config(three());
+        let refused = BrokerError::AccessRefused("no".into());
+        let tried = Mutex::new(0);
+        let dialled = dial(&config, |_| {
+            *tried.lock() += 1;
+            let refused = refused.clone();
+            async { Err::<(), _>(refused) }
+        });
+        assert_eq!(dialled.await.unwrap_err().error, refused);
+        assert_eq!(*tried.lock(), 1);
+    }
+
+    #[tokio::test]
+    async fn all_addresses_of_a_name_are_tried() {
+        // Most systems know it by both kinds of address; some by one.
+        let config = config(vec![host("localhost", 7)]);
+        let count = lookup_host(("localhost", 7)).await.unwrap().count();
+        assert_eq!(tried(&config, &[7]).await.len(), count);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_nobody_knows_is_told_by_its_name() {
+        let config = config(vec![host("no-such-machine.invalid", 5672)]);
+        let dialled = dial(&config, |_| async { Ok(()) }).await;
+        assert_eq!(&*dialled.unwrap_err().place, "no-such-machine.invalid:5672");
+    }
+
+    #[test]
+    fn an_address_shows_its_name_and_which_of_several() {
+        let mut address = Address {
+            host: host("rabbit.example", 5672),
+            socket: "10.0.0.3:5672".parse().unwrap(),
+            is_one_of_many: false,
+        };
+        assert_eq!(address.to_string(), "rabbit.example:5672");
+        address.is_one_of_many = true;
+        assert_eq!(address.to_string(), "rabbit.example:5672 (10.0.0.3)");
+        assert_eq!(host("::1", 5672).to_string(), "[::1]:5672");
+    }
+}
