@@ -40,7 +40,7 @@ pub use hook::{Answer, Call, Hook, HookCall};
 pub use ports::{free_ports, unique};
 pub use process::{Lines, Process};
 pub use proxy::Proxy;
-pub use rabbitmq::{Api, FEED, RabbitMq, Vhost, is_strict};
+pub use rabbitmq::{Api, Cluster, FEED, RabbitMq, Vhost, is_strict};
 pub use redis::Redis;
 pub use remote::{Remote, tests_dir};
 pub use stomp::{Closed, Login, StompClient, WsOptions, show};

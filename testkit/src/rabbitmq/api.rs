@@ -114,6 +114,13 @@ impl Api {
         self.call(Method::GET, path, None).await
     }
 
+    /// As [`Self::get`]; `None` while the node does not answer, or refuses.
+    pub async fn try_get(&self, path: &str) -> Option<Value> {
+        let request = self.request(Method::GET, self.url(path));
+        let answer = request.send().await.ok()?.error_for_status().ok()?;
+        serde_json::from_str(&answer.text().await.ok()?).ok()
+    }
+
     async fn list(&self, path: &str) -> Vec<Value> {
         match self.get(path).await {
             Value::Array(entries) => entries,

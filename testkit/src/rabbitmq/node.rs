@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -39,10 +40,21 @@ pub struct RabbitMq {
     name: String,
     folder: TempDir,
     ports: Ports,
-    /// Finds nodes by name; each node has its own, in the foreground, so that it ends with it.
-    epmd: Process,
+    /// Finds nodes by name; each node or cluster has its own, in the foreground, so that it ends with
+    /// it.
+    epmd: Arc<Process>,
     /// The Erlang machine, while it runs.
     beam: Mutex<Option<Process>>,
+}
+
+/// What a node is to others.
+pub(super) struct Member {
+    /// `name@localhost`
+    pub(super) name: String,
+    pub(super) epmd: Arc<Process>,
+    pub(super) epmd_port: u16,
+    /// What the nodes of a cluster know each other by; `None`: nobody else needs to know it.
+    pub(super) cookie: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +103,14 @@ impl RabbitMq {
     pub async fn own_bare(plugins: &[&str], configuration: &str) -> Self {
         let mut why = String::new();
         for _ in 0..3 {
-            let node = Self::prepare(plugins, configuration);
+            let [epmd_port] = free_ports();
+            let alone = Member {
+                name: format!("{}@localhost", unique("testkit")),
+                epmd: Arc::new(start_epmd(epmd_port)),
+                epmd_port,
+                cookie: None,
+            };
+            let node = Self::prepare(alone, plugins, configuration);
             match node.try_start().await {
                 Ok(()) => return node,
                 Err(error) => why = error,
@@ -254,13 +273,31 @@ impl RabbitMq {
         process.stdout().text()
     }
 
+    /// Its name, `name@localhost`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it was started, and neither stopped nor killed since.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// This node's view of a virtual host of its cluster.
+    #[must_use]
+    pub fn its_vhost(self: &Arc<Self>, name: &str) -> Vhost {
+        Vhost::new(Arc::clone(self), name.to_owned())
+    }
+
     /// The node's own log.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log/node.log")).unwrap_or_default()
     }
 
-    fn prepare(plugins: &[&str], configuration: &str) -> Self {
+    pub(super) fn prepare(member: Member, plugins: &[&str], configuration: &str) -> Self {
         let bin = bin();
         assert!(
             bin.join("rabbitmq-server").exists(),
@@ -270,14 +307,14 @@ impl RabbitMq {
         );
         let folder = TempDir::with_prefix("testkit-rabbitmq-").expect("a temporary folder");
         keeper::remove(folder.path());
-        let [amqp, management, stomp, web_stomp, distribution, epmd] = free_ports();
+        let [amqp, management, stomp, web_stomp, distribution] = free_ports();
         let ports = Ports {
             amqp,
             management,
             stomp,
             web_stomp,
             distribution,
-            epmd,
+            epmd: member.epmd_port,
         };
         let write = |name: &str, text: &str| {
             fs::write(folder.path().join(name), text).expect("a file in the temporary folder");
@@ -286,23 +323,23 @@ impl RabbitMq {
         write("rabbitmq.conf", &configuration);
         write("enabled_plugins", &format!("[{}].", plugins.join(",")));
         write("rabbitmq-env.conf", "");
-        // A RabbitMQ from `scripts/rabbitmq.sh` has its own.
-        let epmd = Some(bin.join("epmd")).filter(|epmd| epmd.exists());
-        let mut command = Command::new(epmd.unwrap_or_else(|| "epmd".into()));
-        command.args(["-port", &ports.epmd.to_string(), "-address", "127.0.0.1"]);
-        let epmd = Process::start("epmd", &mut command, Stdio::null())
-            .unwrap_or_else(|error| panic!("epmd, a part of Erlang, cannot be started: {error}"));
+        if let Some(cookie) = member.cookie {
+            write(".erlang.cookie", cookie);
+            let file = folder.path().join(".erlang.cookie");
+            // Erlang takes no other.
+            fs::set_permissions(file, fs::Permissions::from_mode(0o400)).expect("its own file");
+        }
         Self {
-            name: format!("{}@localhost", unique("testkit")),
+            name: member.name,
             folder,
             ports,
-            epmd,
+            epmd: member.epmd,
             beam: Mutex::default(),
         }
     }
 
     /// Fails with what the node said.
-    async fn try_start(&self) -> Result<(), String> {
+    pub(super) async fn try_start(&self) -> Result<(), String> {
         assert!(self.lock().is_none(), "the node runs already");
         let said_before = self.log().len();
         let beam = Process::start(
@@ -403,6 +440,16 @@ impl Ports {
         }
         lines
     }
+}
+
+/// Starts what finds nodes by name.
+pub(super) fn start_epmd(port: u16) -> Process {
+    // A RabbitMQ from `scripts/rabbitmq.sh` has its own.
+    let epmd = Some(bin().join("epmd")).filter(|epmd| epmd.exists());
+    let mut command = Command::new(epmd.unwrap_or_else(|| "epmd".into()));
+    command.args(["-port", &port.to_string(), "-address", "127.0.0.1"]);
+    Process::start("epmd", &mut command, Stdio::null())
+        .unwrap_or_else(|error| panic!("epmd, a part of Erlang, cannot be started: {error}"))
 }
 
 /// The AMQP address of a virtual host at `address`, which may be that of a proxy.
