@@ -22,7 +22,7 @@ use super::{
     convert::{broker_error, from_amqp, short, table},
     declarer::Declarer,
     exclusive::Ownership,
-    link::{AmqpLink, Live, answer},
+    link::{AmqpLink, Live, answer, late},
     topology::declare_options,
 };
 use crate::{
@@ -75,6 +75,9 @@ const NUMBER_SHIFT: u32 = 48;
 /// All that a cancelled consumer can know: RabbitMQ gives no reason.
 const CANCELLED: &str = "the queue was deleted, or cannot be used now, or a message was not \
                          acknowledged within RabbitMQ's consumer_timeout";
+
+/// How long a link may take to show that it is alive.
+const QUESTION: Duration = Duration::from_secs(5);
 
 /// How long it is tried to delete a queue that got no consumer. `x-expires` is there for when
 /// that fails.
@@ -425,6 +428,11 @@ impl Runner {
                     self.state.replace(channel, messages.tag());
                     return Ok(messages);
                 }
+                // 4.3 says nothing of a queue whose node is down, for a minute and more.
+                Err(BrokerError::Unavailable(cause)) if cause == late() && self.answers().await => {
+                    let text = "the queue cannot be used now: the broker does not answer for it";
+                    return Err(BrokerError::QueueFailed(text.into()));
+                }
                 // The link broke again; or the broker has not noticed yet that the old one did,
                 // and holds the queue for its consumer.
                 Err(BrokerError::Unavailable(_) | BrokerError::ResourceLocked(_))
@@ -434,6 +442,21 @@ impl Runner {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+}
+
+impl Runner {
+    /// Whether the link answers, so that it is the queue if it did not.
+    async fn answers(&self) -> bool {
+        let deadline = after(self.operation_timeout.min(QUESTION));
+        let asking = async {
+            self.link
+                .wait_until(deadline)
+                .await?
+                .channel(deadline)
+                .await
+        };
+        asking.await.is_ok()
     }
 }
 

@@ -20,6 +20,7 @@ pub(super) fn broker_error(error: &lapin::Error) -> BrokerError {
 pub(super) fn reply_error(code: u16, text: &str) -> BrokerError {
     match code {
         403 => BrokerError::AccessRefused(text.into()),
+        404 if is_out_of_reach(text) => BrokerError::QueueFailed(text.into()),
         404 => BrokerError::NotFound(text.into()),
         405 => BrokerError::ResourceLocked(text.into()),
         406 => BrokerError::PreconditionFailed(text.into()),
@@ -37,6 +38,21 @@ fn is_vhost_refusal(text: &str) -> bool {
     let is_unknown = text.starts_with("vhost ");
     text.starts_with("access to vhost '")
         || is_unknown && (text.ends_with(" not found") || text.ends_with("..."))
+}
+
+/// RabbitMQ's words for a queue that is there, but cannot be used now, most often because its node of
+/// the cluster is down: `NOT_FOUND - home node 'rabbit@a' of durable queue 'q' in vhost '/' is down or
+/// inaccessible`, and its likes.
+fn is_out_of_reach(text: &str) -> bool {
+    const ENDS: [&str; 4] = [
+        "due to timeout",
+        "has crashed and failed to restart",
+        "is stopped by supervisor",
+        "is down or inaccessible",
+    ];
+    let text = text.strip_prefix("NOT_FOUND - ").unwrap_or_default();
+    // A name may read like the words, and stands in quotes.
+    ENDS.iter().any(|end| text.ends_with(end))
 }
 
 /// A text as AMQP's short string, which holds at most 255 bytes.
@@ -242,6 +258,22 @@ fn as_text(value: &AMQPValue) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_queue_whose_node_is_down_is_not_missing() {
+        let failed = |text: &str| BrokerError::QueueFailed(text.into());
+        for text in [
+            "NOT_FOUND - home node 'rabbit@a' of durable queue 'q' in vhost '/' is down or \
+             inaccessible",
+            "NOT_FOUND - failed to perform operation on queue 'q' in vhost '/' due to timeout",
+            "NOT_FOUND - queue 'q' in vhost '/' process is stopped by supervisor",
+        ] {
+            assert_eq!(reply_error(404, text), failed(text));
+        }
+        let missing = "NOT_FOUND - no queue 'is down or inaccessible' in vhost '/'";
+        let error = BrokerError::NotFound(missing.into());
+        assert_eq!(reply_error(404, missing), error);
+    }
 
     #[test]
     fn a_refused_virtual_host_is_told_from_one_that_is_full() {

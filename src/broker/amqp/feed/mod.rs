@@ -4,11 +4,13 @@
 //!
 //! - this file: the feeds, and their bindings
 //! - [`runner`]: one feed's queue, from the first declaration through lost links
+//! - [`queue`]: the name of its queue, and queues that were left on nodes that are down
 //! - [`events`]: exchanges that are deleted, where the broker tells
 //! - [`sentinel`]: whether an exchange is still the one that feeds are bound to
 //! - [`taker`]: one feed's messages
 
 mod events;
+mod queue;
 mod runner;
 mod sentinel;
 mod taker;
@@ -32,6 +34,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
+    queue::{FeedQueue, Leftovers},
     runner::Runner,
     sentinel::{Sentinel, Watch},
     taker::FeedTaker,
@@ -56,7 +59,7 @@ const FEEDS_PER_READER: usize = 50;
 pub(super) struct FeedManager {
     shared: Arc<Shared>,
     feeds: Feeds,
-    _watch: [AbortOnDropHandle<()>; 2],
+    _watch: [AbortOnDropHandle<()>; 3],
 }
 
 /// `None`: closed; there are to be none any more.
@@ -74,6 +77,7 @@ struct Shared {
     config: FeedConfig,
     operation_timeout: Duration,
     queue_names: QueueNames,
+    leftovers: Leftovers,
     binders: Channels,
     /// On channels of their own, since lapin searches all bindings that a channel made for the
     /// one that is taken away.
@@ -115,7 +119,7 @@ struct Feed {
     shared: Arc<Shared>,
     /// For its messages.
     reader: Arc<Reader<FeedTaker>>,
-    queue: ShortString,
+    queue: Arc<FeedQueue>,
     /// Whether the queue is there and can be bound to; if not, why.
     ready: watch::Receiver<Ready>,
     /// Whether anything was bound to it since its bindings were lost last.
@@ -152,6 +156,7 @@ impl FeedManager {
             config,
             operation_timeout,
             queue_names,
+            leftovers: Leftovers::default(),
             binders: Channels::new(4),
             unbinders: Channels::new(2),
         });
@@ -159,10 +164,11 @@ impl FeedManager {
         let watching = Watch::new(links.publish).run(Arc::clone(&shared), Arc::clone(&feeds));
         let watch = tokio::spawn(watching);
         let events = tokio::spawn(events::follow(Arc::clone(&shared), Arc::clone(&feeds)));
+        let deleting = tokio::spawn(queue::delete_leftovers(Arc::clone(&shared)));
         Self {
             shared,
             feeds,
-            _watch: [watch, events].map(AbortOnDropHandle::new),
+            _watch: [watch, events, deleting].map(AbortOnDropHandle::new),
         }
     }
 
@@ -237,7 +243,7 @@ impl FeedManager {
         loop {
             let live = self.shared.link.wait_until(deadline).await?;
             let channel = self.shared.unbinders.next(&live, deadline).await?;
-            let (queue, none) = (feed.queue.clone(), FieldTable::default());
+            let (queue, none) = (feed.queue.name(), FieldTable::default());
             let unbinding = channel.queue_unbind(queue, exchange.clone(), key.clone(), none);
             let Err(error) = answer(deadline, unbinding).await else {
                 return Ok(());
@@ -271,6 +277,9 @@ impl FeedManager {
             }
         }
         join_all(feeds.iter().map(|feed| feed.close(deadline))).await;
+        if let Ok(live) = self.shared.link.wait_until(deadline).await {
+            self.shared.leftovers.delete(&live, deadline).await;
+        }
         let readers = std::mem::take(&mut *self.shared.readers.open.lock());
         join_all(readers.values().map(|reader| reader.close())).await;
     }
@@ -284,7 +293,7 @@ impl FeedManager {
             return Ok(Arc::clone(feed));
         }
         let shared = Arc::clone(&self.shared);
-        let queue = short("the queue's name", &shared.queue_names.next())?;
+        let queue = Arc::new(FeedQueue::new(&shared.queue_names)?);
         let (ready_sender, ready) = watch::channel(Err("it was not declared yet".into()));
         let of_shard = feeds.keys().filter(|other| other.shard == id.shard).count();
         let reader = shared.readers.of(id.shard, of_shard);
@@ -333,7 +342,8 @@ impl Feed {
 
     async fn delete(&self, live: &Live, deadline: Instant) -> Result<(), BrokerError> {
         let channel = live.channel(deadline).await?;
-        for queue in [self.queue.clone(), overflow_queue(&self.queue)?] {
+        let queue = self.queue.name();
+        for queue in [queue.clone(), overflow_queue(&queue)?] {
             answer(
                 deadline,
                 channel.queue_delete(queue, QueueDeleteOptions::default()),
@@ -348,16 +358,17 @@ impl Feed {
 async fn bind_until(
     shared: &Shared,
     feed: &FeedId,
-    queue: &ShortString,
+    queue: &FeedQueue,
     pattern: &str,
     deadline: Instant,
 ) -> Result<(), BrokerError> {
     loop {
         let live = shared.link.wait_until(deadline).await?;
-        match bind(shared, feed, queue, &live, pattern, deadline).await {
+        match bind(shared, feed, &queue.name(), &live, pattern, deadline).await {
             // Either the channel broke with somebody else's binding, or the queue is being
             // made anew, or the connection was lost: in each case it is worth another try.
             Err(BrokerError::NotFound(text)) if !is_about(&text, &feed.exchange) => {}
+            Err(BrokerError::QueueFailed(_)) => {}
             Err(BrokerError::Unavailable(_)) if Instant::now() < deadline => {}
             outcome => return outcome,
         }

@@ -10,7 +10,10 @@
 //!   many), which is when a broker that was set up anew is met; and see [`super::sentinel`];
 //! - what an operator purged.
 //!
-//! If the queue is gone, all bindings are gone with it: the sink is told, and forgets them.
+//! If the queue is gone, all bindings are gone with it: the sink is told, and forgets them. The same
+//! if its node is down or out of reach: RabbitMQ cancels its consumer then, refuses to say anything
+//! of it (404), or leaves the question without an answer. The feed goes on with a queue of another
+//! name, and the old one is left to [`super::queue`].
 
 use std::{
     convert::Infallible,
@@ -25,13 +28,17 @@ use futures_util::TryStreamExt;
 use lapin::{
     Channel,
     options::QueueDeclareOptions,
-    types::{AMQPValue, FieldTable, ShortString},
+    types::{AMQPValue, FieldTable},
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Feed, Ready, Shared, bind_until, overflow_queue,
+    queue::FeedQueue,
     sentinel::Sentinel,
     taker::{self, FeedTaker, Marks, Messages},
 };
@@ -40,7 +47,7 @@ use crate::{
     broker::{
         BrokerError, FeedId,
         amqp::{
-            link::{Live, answer, bare},
+            link::{Live, answer, bare, late},
             reader::{Consumer, Ended, Reader},
         },
     },
@@ -56,13 +63,18 @@ const MAX_BINDS_AGAIN: usize = 10_000;
 const OVERFLOW_MARKS: u32 = 10;
 /// Between two looks at a queue that is still consumed.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long RabbitMQ may take to say something of a queue. For one whose node is down, 4.3 takes more
+/// than a minute.
+const QUESTION: Duration = Duration::from_secs(5);
+/// How long the second consumer of a queue may take to hear what the first one heard.
+const SAME_NEWS: Duration = Duration::from_millis(500);
 /// The first and the longest pause between tries of what the broker refuses.
 const RETRY: (Duration, Duration) = (PAUSE, Duration::from_secs(1));
 
 /// Keeps one feed running.
 pub(super) struct Runner {
     id: FeedId,
-    queue: ShortString,
+    queue: Arc<FeedQueue>,
     shared: Arc<Shared>,
     reader: Arc<Reader<FeedTaker>>,
     /// While no connection has it: what was handed over last.
@@ -74,12 +86,21 @@ pub(super) struct Runner {
     sentinel: Arc<Sentinel>,
 }
 
+/// The messages that wait in the feed's queue when it is consumed again.
+#[derive(Clone, Copy)]
+enum Waiting {
+    /// The queue is a new one.
+    Nothing,
+    /// So many, at least.
+    Known(u32),
+}
+
 impl Runner {
     /// Says by `ready` whether the queue is there and can be bound to.
     pub(super) fn new(feed: &Feed, ready: watch::Sender<Ready>) -> Self {
         Self {
             id: feed.id.clone(),
-            queue: feed.queue.clone(),
+            queue: Arc::clone(&feed.queue),
             shared: Arc::clone(&feed.shared),
             reader: Arc::clone(&feed.reader),
             messages: None,
@@ -107,7 +128,8 @@ impl Runner {
                 // The link's own trouble is told elsewhere, and a lost queue when it is missed.
                 BrokerError::Unavailable(_)
                 | BrokerError::Cancelled(_)
-                | BrokerError::NotFound(_) => {
+                | BrokerError::NotFound(_)
+                | BrokerError::QueueFailed(_) => {
                     telemetry::feed_stopped(&self.id, &cause);
                     refusal = None;
                 }
@@ -137,25 +159,32 @@ impl Runner {
     }
 
     async fn serve(&mut self, live: &Live) -> Result<Infallible, BrokerError> {
-        let waiting = self.declare(live).await?;
-        let marks = self.declare_overflow(live).await?;
-        // On a channel of its own, so that the acknowledgement of many messages is none of a mark.
-        let overflow = overflow_queue(&self.queue)?;
-        let taker = FeedTaker::Marks(Marks::new(&self.shared, &self.id, self.queue.as_str()));
-        let starting = self
-            .reader
-            .consume(overflow.as_str(), 0, taker, self.deadline());
-        let mut overflow = starting.await.map_err(|ended| ended.reason)?;
-        let mut messages = self.consume(waiting.unwrap_or_default()).await?;
+        let declared = self.declare(live).await;
+        let waiting = self.unless_lost(live, declared).await?;
+        let marks = self.declare_overflow(live).await;
+        let marks = self.unless_lost(live, marks).await?;
+        let overflow = self.consume_overflow().await;
+        let mut overflow = self.unless_lost(live, overflow).await?;
+        let messages = self.consume(waiting).await;
+        let mut messages = self.unless_lost(live, messages).await?;
         if marks >= OVERFLOW_MARKS {
             self.interrupted("more messages left the feed's queue than it keeps the reasons of");
         }
         self.ready.send_modify(|ready| *ready = Ok(()));
-        let mut binding = waiting.is_some().then(|| self.bind_again());
+        let is_old = !matches!(waiting, Waiting::Nothing);
+        let mut binding = is_old.then(|| self.bind_again());
         loop {
             tokio::select! {
-                ended = messages.ended() => return Err(self.take_back(ended)),
+                ended = messages.ended() => {
+                    let error = self.take_back(ended);
+                    return self.unless_lost(live, Err(error)).await;
+                }
                 ended = overflow.ended() => {
+                    // With its node both end, and it is the other's end that counts.
+                    if let Ok(ended) = timeout(SAME_NEWS, messages.ended()).await {
+                        let error = self.take_back(ended);
+                        return self.unless_lost(live, Err(error)).await;
+                    }
                     let taker = messages.cancel().await;
                     let reason = ended.reason;
                     return Err(self.take_back(Ended { taker, reason }));
@@ -170,18 +199,76 @@ impl Runner {
         }
     }
 
-    /// Lets the feed's messages flow, of which so many wait in an old queue.
-    async fn consume(&mut self, waiting: u32) -> Result<Consumer<FeedTaker>, BrokerError> {
+    /// On a channel of its own, so that the acknowledgement of many messages is none of a mark.
+    async fn consume_overflow(&self) -> Result<Consumer<FeedTaker>, BrokerError> {
+        let queue = self.queue.name();
+        let overflow = overflow_queue(&queue)?;
+        let marks = Marks::new(&self.shared, &self.id, queue.as_str());
+        let taker = FeedTaker::Marks(marks);
+        let deadline = self.question();
+        let starting = self.reader.consume(overflow.as_str(), 0, taker, deadline);
+        starting.await.map_err(|ended| ended.reason)
+    }
+
+    /// Lets the feed's messages flow; how many wait in an old queue.
+    async fn consume(&mut self, waiting: Waiting) -> Result<Consumer<FeedTaker>, BrokerError> {
         let (shared, sentinel) = (&self.shared, &self.sentinel);
         let mut messages = self
             .messages
             .take()
             .unwrap_or_else(|| Messages::new(shared, &self.id, sentinel));
-        messages.reconnected(usize::try_from(waiting).unwrap_or(usize::MAX));
-        let (queue, prefetch) = (self.queue.as_str(), self.shared.config.prefetch);
+        messages.reconnected(match waiting {
+            Waiting::Nothing => 0,
+            Waiting::Known(count) => usize::try_from(count).unwrap_or(usize::MAX),
+        });
+        let (queue, prefetch) = (self.queue.name(), self.shared.config.prefetch);
         let taker = FeedTaker::Messages(messages);
-        let starting = self.reader.consume(queue, prefetch, taker, self.deadline());
+        let starting = self
+            .reader
+            .consume(queue.as_str(), prefetch, taker, self.question());
         starting.await.map_err(|ended| self.take_back(ended))
+    }
+
+    /// What was asked of the queue. If the answer says that it is lost, the feed gets another one,
+    /// and the sink is told.
+    async fn unless_lost<T>(
+        &mut self,
+        live: &Live,
+        outcome: Result<T, BrokerError>,
+    ) -> Result<T, BrokerError> {
+        let Err(error) = &outcome else {
+            return outcome;
+        };
+        let is_lost = match error {
+            BrokerError::NotFound(_) | BrokerError::Cancelled(_) | BrokerError::QueueFailed(_) => {
+                true
+            }
+            // It may be the link that is dead.
+            BrokerError::Unavailable(cause) if *cause == late() => {
+                live.channel(self.question()).await.is_ok()
+            }
+            _ => false,
+        };
+        if is_lost {
+            self.move_on(&bare(error))?;
+        }
+        outcome
+    }
+
+    /// Goes on with a queue of another name, which is declared next.
+    fn move_on(&mut self, why: &str) -> Result<(), BrokerError> {
+        let had_one = self.ready.borrow().is_ok();
+        // Before the sink is told, so that who binds from then on waits for the new one.
+        let lost = Err("the broker lost it".into());
+        self.ready.send_modify(|ready| *ready = lost);
+        let old = self.queue.renew(&self.shared.queue_names)?;
+        self.shared.leftovers.add(old);
+        self.messages = None;
+        if had_one {
+            telemetry::feed_moved(&self.id, self.queue.name().as_str(), why);
+            self.lost("the broker lost the feed's queue");
+        }
+        Ok(())
     }
 
     /// Keeps what a consumer remembers for the next; why it ended.
@@ -192,29 +279,13 @@ impl Runner {
         ended.reason
     }
 
-    /// The queue is a new one: nothing of the old one comes again.
-    fn forget(&mut self) {
-        self.messages = None;
-    }
-
     /// Sees to it that the feed's queue is there, and that nobody consumes it: then what an
-    /// earlier connection left unacknowledged is in it again. If it was there before and is not
-    /// now, the sink is told at once, and the patterns are bound to the new one as they are
-    /// asked for again. If it is the old one, how many messages wait in it.
-    async fn declare(&mut self, live: &Live) -> Result<Option<u32>, BrokerError> {
+    /// earlier connection left unacknowledged is in it again. If it is the old one, how many
+    /// messages wait in it.
+    async fn declare(&mut self, live: &Live) -> Result<Waiting, BrokerError> {
         if self.ready.borrow().is_ok() {
             let channel = live.channel(self.deadline()).await?;
-            match self.until_unused(&channel).await {
-                Ok(waiting) => return Ok(Some(waiting)),
-                Err(BrokerError::NotFound(_)) => {
-                    // Before the sink is told, so that who binds from then on waits for the new.
-                    let lost = Err("the broker lost it".into());
-                    self.ready.send_modify(|ready| *ready = lost);
-                    self.forget();
-                    self.lost("the broker lost the feed's queue");
-                }
-                Err(error) => return Err(error),
-            }
+            return self.until_unused(&channel).await;
         }
         // It outlives the link, so it cannot be the link's own: transient ones are not everywhere.
         if !self.durable {
@@ -223,7 +294,8 @@ impl Runner {
         }
         let channel = live.channel(self.deadline()).await?;
         let config = &self.shared.config;
-        let overflow = overflow_queue(&self.queue)?;
+        let queue = self.queue.name();
+        let overflow = overflow_queue(&queue)?;
         let mut arguments = self.arguments();
         let max_bytes = i64::try_from(config.max_length_bytes).unwrap_or(i64::MAX);
         arguments.insert(
@@ -236,23 +308,23 @@ impl Runner {
         );
         let to_overflow = AMQPValue::LongString(overflow.as_str().into());
         arguments.insert("x-dead-letter-routing-key".into(), to_overflow);
-        let declaring = channel.queue_declare(self.queue.clone(), self.durable(), arguments);
-        answer(self.deadline(), declaring).await?;
-        Ok(None)
+        let declaring = channel.queue_declare(queue, self.durable(), arguments);
+        answer(self.question(), declaring).await?;
+        Ok(Waiting::Nothing)
     }
 
     /// Waits until the broker noticed the end of an earlier connection; how many messages wait
     /// then, with those that it had sent to it.
-    async fn until_unused(&self, channel: &Channel) -> Result<u32, BrokerError> {
+    async fn until_unused(&self, channel: &Channel) -> Result<Waiting, BrokerError> {
         let check = QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::default()
         };
         loop {
-            let declaring = channel.queue_declare(self.queue.clone(), check, FieldTable::default());
-            let queue = answer(self.deadline(), declaring).await?;
+            let declaring = channel.queue_declare(self.queue.name(), check, FieldTable::default());
+            let queue = answer(self.question(), declaring).await?;
             if queue.consumer_count() == 0 {
-                return Ok(queue.message_count());
+                return Ok(Waiting::Known(queue.message_count()));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -266,9 +338,12 @@ impl Runner {
             AMQPValue::LongLongInt(OVERFLOW_MARKS.into()),
         );
         let channel = live.channel(self.deadline()).await?;
-        let declaring =
-            channel.queue_declare(overflow_queue(&self.queue)?, self.durable(), arguments);
-        let marks = answer(self.deadline(), declaring).await?.message_count();
+        let declaring = channel.queue_declare(
+            overflow_queue(&self.queue.name())?,
+            self.durable(),
+            arguments,
+        );
+        let marks = answer(self.question(), declaring).await?.message_count();
         // Nothing was asked on it that could still be under way.
         let _ = answer(self.deadline(), channel.close(200, "bye".into())).await;
         Ok(marks)
@@ -301,7 +376,7 @@ impl Runner {
         let (shared, id, queue) = (
             Arc::clone(&self.shared),
             self.id.clone(),
-            self.queue.clone(),
+            Arc::clone(&self.queue),
         );
         AbortOnDropHandle::new(tokio::spawn(async move {
             let patterns = shared.sink.patterns(&id);
@@ -316,6 +391,11 @@ impl Runner {
                 })
                 .await
         }))
+    }
+
+    /// Until when RabbitMQ may say something of a queue.
+    fn question(&self) -> Instant {
+        after(self.shared.operation_timeout.min(QUESTION))
     }
 
     fn deadline(&self) -> Instant {

@@ -298,7 +298,7 @@ async fn is_empty(feed: &Feed) -> bool {
             passive: true,
             ..QueueDeclareOptions::default()
         };
-        let declaring = channel.queue_declare(feed.queue.clone(), check, FieldTable::default());
+        let declaring = channel.queue_declare(feed.queue.name(), check, FieldTable::default());
         let queue = answer(deadline, declaring).await?;
         // Nothing was asked on it that could still be under way.
         let closing = channel.close(200, "bye".into()).await;
