@@ -20,6 +20,9 @@ pub struct FeedConfig {
     /// Whether feed queues outlive a restart of the broker. `true`: nothing is missed. `false`:
     /// bindings are made several times faster, and a restart tells clients of the gap.
     pub durable: bool,
+    /// Whether feed queues are quorum queues, which outlive the death of any one node of a cluster.
+    /// What a lost link leaves open comes again then, marked as redelivered.
+    pub replicated: bool,
     /// What is bound to feed queues.
     pub binding: Binding,
     /// Feed queues per virtual host and node; 0: one a core.
@@ -64,6 +67,7 @@ impl Default for FeedConfig {
     fn default() -> Self {
         Self {
             durable: true,
+            replicated: false,
             binding: Binding::Key,
             shards: 0,
             linger: Duration::from_secs(10),
@@ -95,6 +99,14 @@ impl FeedConfig {
     /// # Errors
     /// The key at fault, and what is wrong and what to do.
     pub fn check(&self) -> Checked {
+        if self.replicated && !self.durable {
+            return Err((
+                "replicated",
+                "is true, but durable is false, and RabbitMQ's replicated queues are durable; \
+                 write durable = true, or leave one out"
+                    .to_owned(),
+            ));
+        }
         if self.shards > MAX_SHARDS {
             return Err((
                 "shards",
@@ -166,6 +178,20 @@ mod tests {
         };
         assert_eq!(feed.shards(cores), 1);
         assert_eq!(feed.check().unwrap_err().0, "shards");
+    }
+
+    #[test]
+    fn replicated_queues_are_durable() {
+        let feed = FeedConfig {
+            replicated: true,
+            ..FeedConfig::default()
+        };
+        assert_eq!(feed.check(), Ok(()));
+        let feed = FeedConfig {
+            durable: false,
+            ..feed
+        };
+        assert_eq!(feed.check().unwrap_err().0, "replicated");
     }
 
     #[test]

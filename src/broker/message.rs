@@ -23,6 +23,9 @@ pub struct Message {
     pub cc: Vec<Box<str>>,
     /// The body.
     pub body: Bytes,
+    /// A message of a feed that its subscribers may have had before: the broker gave it again, and
+    /// does not tell.
+    pub may_be_known: bool,
     tails: OnceLock<Tails>,
 }
 
@@ -58,6 +61,7 @@ impl Message {
             properties,
             cc: Vec::new(),
             body,
+            may_be_known: false,
             tails: OnceLock::new(),
         }
     }

@@ -28,8 +28,8 @@ pub(super) struct Handed {
     /// After a reconnection: the positions in `recent` that the next redelivered message could
     /// be at; the most likely one last.
     candidates: Option<Vec<usize>>,
-    /// The first of `recent` that the queue had room for at the reconnection.
-    first_waiting: usize,
+    /// The first of `recent` that the queue had room for at the reconnection; `None`: nobody knows.
+    first_waiting: Option<usize>,
 }
 
 impl Handed {
@@ -40,13 +40,14 @@ impl Handed {
             unacked: 0,
             capacity,
             candidates: None,
-            first_waiting: 0,
+            first_waiting: Some(0),
         }
     }
 
     /// The connection is a new one: the next messages may be old ones. So many wait in the queue
-    /// (at least: it may get more meanwhile).
-    pub(super) fn reconnected(&mut self, waiting: usize) {
+    /// (at least: it may get more meanwhile). `None`: the broker cannot say; then only what surely
+    /// comes again is skipped.
+    pub(super) fn reconnected(&mut self, waiting: Option<usize>) {
         // The first redelivered message is the oldest one without acknowledgement, or an older
         // one; so it is at the start of the unacknowledged ones, or before.
         let latest = self.recent.len().saturating_sub(self.unacked);
@@ -55,7 +56,7 @@ impl Handed {
                 .take(latest.saturating_add(1))
                 .collect(),
         );
-        self.first_waiting = self.recent.len().saturating_sub(waiting);
+        self.first_waiting = waiting.map(|waiting| self.recent.len().saturating_sub(waiting));
     }
 
     /// Whether to hand over this message; if so, it is remembered. If not, it is one that was.
@@ -92,7 +93,8 @@ impl Handed {
         }
         if self.unacked == 0 {
             // Of what would have to come after it, too, there is not so much.
-            candidates.retain(|at| *at >= self.first_waiting);
+            let first = self.first_waiting.unwrap_or(usize::MAX);
+            candidates.retain(|at| *at >= first);
         }
         for at in candidates.iter_mut() {
             *at = at.saturating_add(1);
@@ -125,13 +127,33 @@ mod tests {
                 state.acknowledged();
             }
         }
-        state.reconnected(messages.len() - arrived);
+        state.reconnected(Some(messages.len() - arrived));
         for (index, message) in messages.iter().enumerate().skip(arrived) {
             if state.remember_new(*message, index < sent) {
                 got.push(*message);
             }
         }
         got
+    }
+
+    /// A quorum queue does not tell how many messages wait: nothing is guessed then.
+    #[test]
+    fn without_a_count_only_what_surely_comes_again_is_skipped() {
+        let resumed = |acked: usize| {
+            let mut state = Handed::new(10);
+            for number in 0..4 {
+                assert!(state.remember_new(number, false));
+                if usize::try_from(number + 1) == Ok(acked) {
+                    state.acknowledged();
+                }
+            }
+            state.reconnected(None);
+            let all = [2, 3, 4].into_iter();
+            all.filter(|number| state.remember_new(*number, true))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(resumed(2), [4], "their acknowledgements were not sent");
+        assert_eq!(resumed(4), [2, 3, 4], "they were sent: these may be others");
     }
 
     #[test]

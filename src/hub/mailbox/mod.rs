@@ -177,7 +177,7 @@ impl Mailbox {
             subscription,
             message: Arc::clone(message),
             tag: 0,
-            redelivered: false,
+            redelivered: message.may_be_known,
             dropped: 0,
         });
         true

@@ -14,6 +14,9 @@
 //! if its node is down or out of reach: RabbitMQ cancels its consumer then, refuses to say anything
 //! of it (404), or leaves the question without an answer. The feed goes on with a queue of another
 //! name, and the old one is left to [`super::queue`].
+//!
+//! A replicated queue (`feed.replicated`) is a quorum queue with a single active consumer: the next
+//! connection's consumer waits until RabbitMQ has given up the last one's, so that order is kept.
 
 use std::{
     convert::Infallible,
@@ -68,6 +71,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 const QUESTION: Duration = Duration::from_secs(5);
 /// How long the second consumer of a queue may take to hear what the first one heard.
 const SAME_NEWS: Duration = Duration::from_millis(500);
+/// How often a quorum queue gives a message again before it drops it: never to be reached.
+const DELIVERY_LIMIT: i64 = i32::MAX as i64;
+/// How long a quorum queue waits for a consumer whose node is out of reach, in milliseconds. From
+/// RabbitMQ 4.3 on; others give its messages again at once.
+const DISCONNECTED_MILLISECONDS: i64 = 1_000;
 /// The first and the longest pause between tries of what the broker refuses.
 const RETRY: (Duration, Duration) = (PAUSE, Duration::from_secs(1));
 
@@ -93,6 +101,8 @@ enum Waiting {
     Nothing,
     /// So many, at least.
     Known(u32),
+    /// The broker cannot say.
+    Unknown,
 }
 
 impl Runner {
@@ -218,8 +228,9 @@ impl Runner {
             .take()
             .unwrap_or_else(|| Messages::new(shared, &self.id, sentinel));
         messages.reconnected(match waiting {
-            Waiting::Nothing => 0,
-            Waiting::Known(count) => usize::try_from(count).unwrap_or(usize::MAX),
+            Waiting::Nothing => Some(0),
+            Waiting::Known(count) => Some(usize::try_from(count).unwrap_or(usize::MAX)),
+            Waiting::Unknown => None,
         });
         let (queue, prefetch) = (self.queue.name(), self.shared.config.prefetch);
         let taker = FeedTaker::Messages(messages);
@@ -243,8 +254,9 @@ impl Runner {
             BrokerError::NotFound(_) | BrokerError::Cancelled(_) | BrokerError::QueueFailed(_) => {
                 true
             }
-            // It may be the link that is dead.
-            BrokerError::Unavailable(cause) if *cause == late() => {
+            // A quorum queue without a majority loses nothing, for it takes nothing. And it may be
+            // the link that is dead.
+            BrokerError::Unavailable(cause) if *cause == late() && !self.is_replicated() => {
                 live.channel(self.question()).await.is_ok()
             }
             _ => false,
@@ -323,6 +335,10 @@ impl Runner {
         loop {
             let declaring = channel.queue_declare(self.queue.name(), check, FieldTable::default());
             let queue = answer(self.question(), declaring).await?;
+            if self.is_replicated() {
+                // Its counts lag. Only one of its consumers is served, so none need be waited for.
+                return Ok(Waiting::Unknown);
+            }
             if queue.consumer_count() == 0 {
                 return Ok(Waiting::Known(queue.message_count()));
             }
@@ -362,10 +378,24 @@ impl Runner {
         let expires = i64::try_from(milliseconds).unwrap_or(i64::MAX);
         let mut arguments = FieldTable::default();
         arguments.insert("x-expires".into(), AMQPValue::LongLongInt(expires));
-        // Nothing is left to the virtual host's defaults and policies. A quorum queue gives doubles
-        // after a cut; one that rejects what is too much loses it without a mark.
-        for (name, value) in [("x-queue-type", "classic"), ("x-overflow", "drop-head")] {
+        // Nothing is left to the virtual host's defaults and policies. A queue that rejects what is
+        // too much loses it without a mark; a quorum queue gives doubles after a cut, and says so.
+        let kind = match self.is_replicated() {
+            true => "quorum",
+            false => "classic",
+        };
+        for (name, value) in [("x-queue-type", kind), ("x-overflow", "drop-head")] {
             arguments.insert(name.into(), AMQPValue::LongString(value.into()));
+        }
+        if self.is_replicated() {
+            let single = "x-single-active-consumer".into();
+            arguments.insert(single, AMQPValue::Boolean(true));
+            for (name, value) in [
+                ("x-delivery-limit", DELIVERY_LIMIT),
+                ("x-consumer-disconnected-timeout", DISCONNECTED_MILLISECONDS),
+            ] {
+                arguments.insert(name.into(), AMQPValue::LongLongInt(value));
+            }
         }
         arguments
     }
@@ -391,6 +421,10 @@ impl Runner {
                 })
                 .await
         }))
+    }
+
+    fn is_replicated(&self) -> bool {
+        self.shared.config.replicated
     }
 
     /// Until when RabbitMQ may say something of a queue.

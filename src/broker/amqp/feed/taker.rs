@@ -31,6 +31,8 @@ pub(super) struct Messages {
     hasher: DefaultHashBuilder,
     handed: Handed,
     sentinel: Arc<Sentinel>,
+    /// Its queue is a replicated one.
+    is_replicated: bool,
 }
 
 /// Looks at dead letters.
@@ -39,6 +41,8 @@ pub(super) struct Marks {
     sink: Arc<dyn FeedSink>,
     queue: Box<str>,
     has_overflowed: bool,
+    /// Its queue is a replicated one.
+    is_replicated: bool,
 }
 
 impl Messages {
@@ -50,11 +54,13 @@ impl Messages {
             hasher: DefaultHashBuilder::default(),
             handed: Handed::new(prefetch.saturating_mul(2)),
             sentinel: Arc::clone(sentinel),
+            is_replicated: shared.config.replicated,
         }
     }
 
-    /// The next messages come by a new connection: they may be old ones. So many wait.
-    pub(super) fn reconnected(&mut self, waiting: usize) {
+    /// The next messages come by a new connection: they may be old ones. So many wait, as far as it
+    /// is known.
+    pub(super) fn reconnected(&mut self, waiting: Option<usize>) {
         self.handed.reconnected(waiting);
     }
 
@@ -71,7 +77,10 @@ impl Messages {
             interrupted(&*self.sink, &self.id, &reason);
             return;
         }
-        self.sink.deliver(&self.id, wire::message(delivery));
+        let may_be_known = self.is_replicated && delivery.redelivered;
+        let mut message = wire::message(delivery);
+        message.may_be_known = may_be_known;
+        self.sink.deliver(&self.id, message);
     }
 }
 
@@ -82,11 +91,20 @@ impl Marks {
             sink: Arc::clone(&shared.sink),
             queue: queue.into(),
             has_overflowed: false,
+            is_replicated: shared.config.replicated,
         }
     }
 }
 
 impl reader::DeliveryTaker for FeedTaker {
+    /// A quorum queue knows no exclusive consumers. Of several, one is served.
+    fn is_exclusive(&self) -> bool {
+        match self {
+            Self::Messages(messages) => !messages.is_replicated,
+            Self::Marks(marks) => !marks.is_replicated,
+        }
+    }
+
     fn take(&mut self, delivery: Delivery<'_>) {
         match self {
             Self::Messages(messages) => messages.take(delivery),

@@ -83,7 +83,8 @@ impl<T: DeliveryTaker> Consumers<T> {
         };
         encode::channel_open(out, number);
         encode::qos(out, number, request.prefetch);
-        encode::consume(out, number, queue, true);
+        let exclusive = request.taker.is_exclusive();
+        encode::consume(out, number, queue, exclusive);
         if let Some(slot) = self.channels.get_mut(usize::from(number)) {
             *slot = Some(Channel::Open(Open {
                 id: request.id,

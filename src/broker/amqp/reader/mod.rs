@@ -55,6 +55,11 @@ pub(super) trait DeliveryTaker: Send + 'static {
 
     /// All messages so far are being acknowledged: from now on the broker may know.
     fn acknowledged(&mut self);
+
+    /// Whether nobody else may consume its queue meanwhile.
+    fn is_exclusive(&self) -> bool {
+        true
+    }
 }
 
 /// One connection for consumers, kept up in the background for as long as this lives.
@@ -139,7 +144,7 @@ impl<T: DeliveryTaker> Reader<T> {
         self.commands().await;
     }
 
-    /// Consumes a queue exclusively; at most `prefetch` messages are without acknowledgement (0:
+    /// Consumes a queue, exclusively unless the taker says otherwise; at most `prefetch` messages are without acknowledgement (0:
     /// no limit). If it does not start by `deadline`, the taker comes back with the reason.
     pub(super) async fn consume(
         &self,
