@@ -2,6 +2,7 @@
 //!
 //! - [`RabbitMq`] and [`Redis`]: private servers on free ports, one of each for a test binary,
 //!   or one's own to kill. Neither touches a server that the machine runs already.
+//!   [`RedisSentinels`] is a Redis with a replica and three Sentinels, [`RedisCluster`] a cluster.
 //! - [`Gateway`]: the `stentor` program, started with a configuration, its log kept.
 //! - [`Hook`]: the application's side of the authentication, scripted and recorded.
 //! - [`StompClient`]: STOMP over TCP, WebSocket and SockJS, frame by frame or byte by byte.
@@ -41,7 +42,7 @@ pub use ports::{free_ports, unique};
 pub use process::{Lines, Process};
 pub use proxy::Proxy;
 pub use rabbitmq::{Api, Cluster, FEED, RabbitMq, Vhost, is_strict};
-pub use redis::Redis;
+pub use redis::{Redis, RedisCluster, RedisSentinels};
 pub use remote::{Remote, tests_dir};
 pub use stomp::{Closed, Login, StompClient, WsOptions, show};
 pub use wait::{Condition, DEADLINE, eventually, within};
