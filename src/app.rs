@@ -17,7 +17,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     api::{self, Api},
-    auth::{CertificateLogin, Forwarding, cache::CachedAuthenticator, http::HttpAuthenticator},
+    auth::{
+        Authenticator, CertificateLogin, Forwarding, cache::CachedAuthenticator,
+        http::HttpAuthenticator, rabbitmq::RabbitMqAuthenticator,
+    },
     broker::{Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
     config::Config,
     control::{self, Control},
@@ -69,6 +72,8 @@ pub struct Gateway {
     phases: Phases,
     addresses: Addresses,
     tls: Option<Arc<Tls>>,
+    /// RabbitMQ's own users, if they log in.
+    accounts: Option<Arc<RabbitMqAuthenticator>>,
     events: Option<Events>,
     listeners: JoinSet<()>,
 }
@@ -122,7 +127,11 @@ impl Gateway {
             admin: admin.local_addr()?,
         };
         let node = node_name();
-        let (services, events) = build(&config, &node)?;
+        let Built {
+            services,
+            accounts,
+            events,
+        } = build(&config, &node)?;
         let (progress, phases) = Progress::start();
         let mut listeners = JoinSet::new();
         let gateway = http::Gateway {
@@ -210,15 +219,17 @@ impl Gateway {
             phases,
             addresses,
             tls,
+            accounts,
             events,
             listeners,
         })
     }
 
-    /// From now on SIGHUP reads the certificate again, and does not end the process.
+    /// From now on SIGHUP reads the certificate and RabbitMQ's users again, and does not end the
+    /// process.
     fn reload_at_hangup(&mut self) -> io::Result<()> {
         let mut hangups = shutdown::hangups()?;
-        let tls = self.tls.clone();
+        let (tls, accounts) = (self.tls.clone(), self.accounts.clone());
         let end = self.phases.clone().reached(Phase::CloseBroker);
         self.listeners.spawn(async move {
             let mut end = std::pin::pin!(end);
@@ -227,10 +238,15 @@ impl Gateway {
                     () = &mut end => return,
                     hangup = hangups.recv() => if hangup.is_none() { return },
                 }
-                match tls.clone() {
-                    // A reload that fails has said so in the log.
-                    Some(tls) => drop(tokio::task::spawn_blocking(move || tls.reload()).await),
-                    None => telemetry::nothing_to_reload(),
+                if tls.is_none() && accounts.is_none() {
+                    telemetry::nothing_to_reload();
+                }
+                // A reload that fails says so in the log.
+                if let Some(accounts) = &accounts {
+                    accounts.read_again();
+                }
+                if let Some(tls) = tls.clone() {
+                    drop(tokio::task::spawn_blocking(move || tls.reload()).await);
                 }
             }
         });
@@ -335,15 +351,18 @@ fn entrance<T>(
     }
 }
 
-fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>), Error> {
+/// What a gateway is built of, before it listens.
+struct Built {
+    services: Arc<Services>,
+    accounts: Option<Arc<RabbitMqAuthenticator>>,
+    events: Option<Events>,
+}
+
+fn build(config: &Config, node: &str) -> Result<Built, Error> {
     let broker = broker(config, node)?;
     let vhosts = Vhosts::new(broker, &config.broker, &config.feed);
     let events = events(config, &vhosts);
-    let hook = HttpAuthenticator::new(&config.auth)
-        .map_err(|error| Error::Configuration(format!("[auth]: {error}")))?;
-    let (ttl, size) = (config.auth.cache_ttl, config.auth.cache_size);
-    let auth = Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
-    tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&auth)));
+    let (auth, accounts) = authenticator(config)?;
     let outbox = events.as_ref().map(|events| Arc::clone(&events.outbox));
     let presence = presence(config, node, outbox)?;
     let places = Places::new(config.listen.max_unauthenticated);
@@ -355,7 +374,7 @@ fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>),
     let sessions: Arc<dyn control::Sessions> = Arc::clone(&registry) as _;
     let is_shared = matches!(config.presence.url, presence::Url::Redis(_));
     let nodes = presence.clone().filter(|_| is_shared);
-    let mut control = Control::alone(node, sessions, Arc::clone(&auth) as _)
+    let mut control = Control::alone(node, sessions, Arc::clone(&auth))
         .among(nodes)
         .with_presence_in_memory(config.presence.url == presence::Url::Memory);
     if let Some(exchange) = control_exchange(config)
@@ -375,6 +394,9 @@ fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>),
         settings.events_exchange = Some((&*config.presence.exchange).into());
     }
     settings.login_policy = config.sessions.clone();
+    if accounts.is_some() {
+        settings = settings.with_recheck_of_changes(&config.auth);
+    }
     let recheck = settings.recheck;
     let services = Services::new(vhosts, auth, presence, registry, control, settings);
     let target: Weak<dyn Shed> = Arc::downgrade(&services.registry) as _;
@@ -386,7 +408,60 @@ fn build(config: &Config, node: &str) -> Result<(Arc<Services>, Option<Events>),
             recheck,
         ));
     }
-    Ok((services, events))
+    if let (Some(accounts), Some(recheck)) = (&accounts, recheck) {
+        tokio::spawn(follow(config, accounts, &services, recheck));
+    }
+    Ok(Built {
+        services,
+        accounts,
+        events,
+    })
+}
+
+/// Who answers for users: RabbitMQ's own accounts, the application's hook, or the one for those
+/// whom the other does not know.
+fn authenticator(
+    config: &Config,
+) -> Result<(Arc<dyn Authenticator>, Option<Arc<RabbitMqAuthenticator>>), Error> {
+    let hook = config
+        .auth
+        .has_hook()
+        .then(|| cached_hook(config))
+        .transpose()?;
+    let accounts = RabbitMqAuthenticator::new(&config.auth_rabbitmq, hook.clone())
+        .map_err(|error| Error::Configuration(format!("[auth.rabbitmq]: {error}")))?;
+    match (&accounts, hook) {
+        (Some(first), _) => Ok((Arc::clone(first) as _, accounts)),
+        (None, Some(hook)) => Ok((hook, None)),
+        // Says which key is missing.
+        (None, None) => Ok((cached_hook(config)?, None)),
+    }
+}
+
+fn cached_hook(config: &Config) -> Result<Arc<dyn Authenticator>, Error> {
+    let hook = HttpAuthenticator::new(&config.auth)
+        .map_err(|error| Error::Configuration(format!("[auth]: {error}")))?;
+    let (ttl, size) = (config.auth.cache_ttl, config.auth.cache_size);
+    let hook = Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
+    tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&hook)));
+    Ok(hook)
+}
+
+/// Follows the changes of RabbitMQ's users: sessions that have lost a right end at once.
+fn follow(
+    config: &Config,
+    accounts: &Arc<RabbitMqAuthenticator>,
+    services: &Arc<Services>,
+    recheck: node::Recheck,
+) -> impl Future<Output = ()> + use<> {
+    let services = Arc::downgrade(services);
+    let changed = move |users| {
+        if let Some(services) = services.upgrade() {
+            node::recheck_users(&services.registry, &users, recheck);
+        }
+    };
+    let accounts = Arc::downgrade(accounts);
+    RabbitMqAuthenticator::watch(accounts, config.auth_rabbitmq.refresh, changed)
 }
 
 /// The exchange of commands; there are no other nodes on a broker in this process' memory.

@@ -368,7 +368,8 @@ impl Api {
             return Err("shutting down".to_owned());
         }
         let readiness = self.services.vhosts.readiness();
-        readiness.map_err(|error| error.to_string())
+        readiness.map_err(|error| error.to_string())?;
+        self.services.auth.readiness().map_err(String::from)
     }
 
     fn presence_health(&self) -> String {

@@ -25,7 +25,7 @@ pub struct Config {
     /// Stands for the paths of all checks that are not given: each is this one and the name of the
     /// check, `/user` and so on. Not for that of groups, which few hooks have.
     pub hook: Option<String>,
-    /// Answers who a user is. It or `hook` has to be given.
+    /// Answers who a user is. It or `hook` has to be given, unless all users are RabbitMQ's own.
     pub user_path: Option<String>,
     /// Answers whether a user may enter a virtual host.
     pub vhost_path: Option<String>,
@@ -203,6 +203,20 @@ impl Config {
         }
         self.check_default()?;
         self.check_forwarded()
+    }
+
+    /// True if there is a hook to ask who a user is.
+    #[must_use]
+    pub fn has_hook(&self) -> bool {
+        self.path(Call::User).1.is_some()
+    }
+
+    /// The keys that name paths of the hook, and are set.
+    #[must_use]
+    pub fn set_paths(&self) -> Vec<&'static str> {
+        let paths = Call::ALL.map(|call| self.path(call)).into_iter();
+        let set = paths.filter(|(_, path)| path.is_some());
+        set.map(|(key, _)| key).collect()
     }
 
     /// Whether a browser logs its user in by itself, whatever page asks: it adds cookies and HTTP

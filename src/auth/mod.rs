@@ -1,14 +1,17 @@
 //! Who a client is, and what it may do.
 //!
 //! [`Authenticator`] asks; [`http`] asks the application's hook, by the contract of RabbitMQ's
-//! `rabbitmq_auth_backend_http`; [`cache`] remembers permissions and lets one call in flight
-//! serve all equal ones; [`certificate`] reads names out of certificates.
+//! `rabbitmq_auth_backend_http`; [`rabbitmq`] answers for RabbitMQ's own users; [`cache`] remembers
+//! permissions and lets one call in flight serve all equal ones; [`certificate`] reads names out of
+//! certificates.
 
 pub mod cache;
 mod carried;
 pub mod certificate;
+mod client;
 mod config;
 pub mod http;
+pub mod rabbitmq;
 mod turns;
 
 use std::{fmt, future, net::IpAddr, sync::Arc};
@@ -52,6 +55,24 @@ pub trait Authenticator: Send + Sync + 'static {
     /// be asked. A refusal takes nothing from the user: it is in no group then, and it is for
     /// the implementation to log why.
     fn groups<'a>(&'a self, user: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>>;
+
+    /// Whether clients should come here to log in. This is for an implementation that can answer
+    /// from the start.
+    ///
+    /// # Errors
+    /// It knows no users yet; the reason.
+    fn readiness(&self) -> Result<(), Box<str>> {
+        Ok(())
+    }
+}
+
+/// Users have no longer names, in bytes: AMQP's `user-id` has no room for them.
+const MAX_NAME: usize = 255;
+
+/// Whether a user can be called so. Names are shown to other clients and in logs, and AMQP carries
+/// them.
+fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len()) && !name.contains(char::is_control)
 }
 
 /// What a client presents.
@@ -126,8 +147,9 @@ pub enum Access {
 pub enum Refusal {
     /// The hook said `deny`; the reason that it gave, for the log.
     Denied(Option<Box<str>>),
-    /// The hook did not answer in its contract (down, slow, another status, an unknown word):
-    /// nobody is let in, and the fault is the hook's.
+    /// There is no answer: the hook did not answer in its contract (it is down or slow, or says an
+    /// unknown word), or the users are not known yet. Nobody is let in. Whose fault it is, and
+    /// which.
     Faulty(Box<str>),
     /// It was not asked: the question waited too long for its turn, behind others.
     Busy,
@@ -151,7 +173,7 @@ impl fmt::Display for Refusal {
         match self {
             Refusal::Denied(None) => f.write_str("denied"),
             Refusal::Denied(Some(reason)) => write!(f, "denied: {reason}"),
-            Refusal::Faulty(fault) => write!(f, "the hook is at fault: {fault}"),
+            Refusal::Faulty(fault) => f.write_str(fault),
             Refusal::Busy => f.write_str("too many wait for the hook"),
         }
     }

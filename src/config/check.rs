@@ -7,7 +7,7 @@ use super::{
     read::{Name, Reader},
 };
 use crate::{
-    auth::{CertificateLogin, Unset},
+    auth::{CertificateLogin, Unset, rabbitmq},
     broker::ExchangeKind,
     listen::{
         origin,
@@ -31,9 +31,11 @@ const REQUIRED: &[Required] = &[
     ),
     (
         ("auth", "user_path"),
-        |config| config.auth.user_path.is_some() || config.auth.hook.is_some(),
+        |config| config.auth.has_hook() || config.auth_rabbitmq.is_on(),
         "is not set, nor is hook, and nobody but your application knows who may log in; write the \
-         address of its hook, hook = \"http://127.0.0.1:8000/auth\" (`stentor demo` needs none)",
+         address of its hook, hook = \"http://127.0.0.1:8000/auth\"; or let RabbitMQ's own users \
+         log in, [auth.rabbitmq] definitions = \"/etc/stentor/definitions.json\" (`stentor demo` \
+         needs neither)",
     ),
 ];
 
@@ -43,6 +45,9 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         Unset::Deny => "denied",
         Unset::Allow => "allowed",
     };
+    if !config.auth.has_hook() {
+        return Vec::new();
+    }
     let unset = config.auth.unset_paths();
     let unset = unset.iter().map(|key| {
         format!(
@@ -64,6 +69,11 @@ pub(super) fn required(config: &Config, reader: &mut Reader<'_>) {
 
 /// Finds the files that cannot be used.
 pub(super) fn files(config: &Config, reader: &mut Reader<'_>) {
+    if let Some(file) = config.auth_rabbitmq.file()
+        && let Err(error) = rabbitmq::check_file(file)
+    {
+        reader.wrong(&[("auth.rabbitmq", "definitions")], &error.to_string());
+    }
     let mut tls = config.tls.clone();
     while let Err((key, message)) = tls.check_files() {
         reader.wrong(&[("tls", key)], &message);
@@ -165,6 +175,17 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
         );
     }
     sessions(config, reader);
+    let set = auth.set_paths();
+    if let Some(key) = set.first()
+        && !auth.has_hook()
+        && config.auth_rabbitmq.is_on()
+    {
+        reader.wrong(
+            &[("auth", *key), ("auth", "user_path"), ("auth", "hook")],
+            "is set, but neither user_path nor hook, so nobody would be asked there: [auth.rabbitmq] \
+             answers everything about RabbitMQ's users; set one of them, too, or leave this out",
+        );
+    }
     if stomp.implicit_connect && auth.default_user.is_none() {
         reader.wrong(
             &[("stomp", "implicit_connect"), ("auth", "default_user")],

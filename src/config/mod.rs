@@ -49,6 +49,8 @@ pub struct Config {
     pub broker: broker::Config,
     /// `[auth]`
     pub auth: auth::Config,
+    /// `[auth.rabbitmq]`
+    pub auth_rabbitmq: auth::rabbitmq::RabbitMqConfig,
     /// `[presence]`
     pub presence: presence::Config,
     /// `[sessions]`
@@ -167,7 +169,7 @@ impl fmt::Display for Sources {
 
 /// A section, as this module needs it.
 trait Section: serde::de::DeserializeOwned + Default {
-    /// Its name, without brackets.
+    /// Its name, without brackets; with a point if it stands below another.
     const NAME: &'static str;
 
     /// Checks its values.
@@ -178,9 +180,9 @@ trait Section: serde::de::DeserializeOwned + Default {
 type Keys = (&'static str, &'static [&'static str]);
 
 macro_rules! sections {
-    ($($name:ident: $type:ty,)*) => {
+    ($($field:ident $name:literal: $type:ty,)*) => {
         $(impl Section for $type {
-            const NAME: &'static str = stringify!($name);
+            const NAME: &'static str = $name;
 
             fn check(&self) -> Checked {
                 <$type>::check(self)
@@ -188,35 +190,36 @@ macro_rules! sections {
         })*
 
         fn sections() -> Vec<Keys> {
-            vec![$((stringify!($name), keys::keys::<$type>())),*]
+            vec![$(($name, keys::keys::<$type>())),*]
         }
 
         impl Config {
             fn from_sections(reader: &mut Reader<'_>) -> Self {
-                Self { $($name: reader.section()),* }
+                Self { $($field: reader.section()),* }
             }
         }
     };
 }
 
 sections! {
-    listen: listen::Config,
-    sockjs: listen::sockjs::SockjsConfig,
-    tls: listen::tls::TlsConfig,
-    broker: broker::Config,
-    auth: auth::Config,
-    presence: presence::Config,
-    sessions: node::LoginPolicy,
-    control: control::Config,
-    stomp: node::Stomp,
-    limits: node::Limits,
-    feed: broker::FeedConfig,
-    mailbox: hub::MailboxConfig,
-    memory: node::MemoryConfig,
-    api: api::Config,
-    health: api::Health,
-    shutdown: shutdown::Config,
-    log: telemetry::Config,
+    listen "listen": listen::Config,
+    sockjs "sockjs": listen::sockjs::SockjsConfig,
+    tls "tls": listen::tls::TlsConfig,
+    broker "broker": broker::Config,
+    auth "auth": auth::Config,
+    auth_rabbitmq "auth.rabbitmq": auth::rabbitmq::RabbitMqConfig,
+    presence "presence": presence::Config,
+    sessions "sessions": node::LoginPolicy,
+    control "control": control::Config,
+    stomp "stomp": node::Stomp,
+    limits "limits": node::Limits,
+    feed "feed": broker::FeedConfig,
+    mailbox "mailbox": hub::MailboxConfig,
+    memory "memory": node::MemoryConfig,
+    api "api": api::Config,
+    health "health": api::Health,
+    shutdown "shutdown": shutdown::Config,
+    log "log": telemetry::Config,
 }
 
 #[cfg(test)]

@@ -118,6 +118,17 @@ impl<'a> Reader<'a> {
         };
         for (key, value) in values {
             let place = line(file, key.span().start);
+            let below = format!("{section}.{}", key.get_ref());
+            if self.section_keys(&below).is_some() {
+                match value.into_inner() {
+                    DeValue::Table(values) => self.file_section(file, &place, &below, values),
+                    _ => self.problem(
+                        place,
+                        format!("[{below}] is a section; write [{below}] on a line of its own, and its keys below"),
+                    ),
+                }
+                continue;
+            }
             match keys.iter().find(|known| **known == key.get_ref()) {
                 Some(key) => {
                     self.set.insert((section, key), (place, Value::File(value)));
@@ -135,7 +146,11 @@ impl<'a> Reader<'a> {
 
     /// Lays the variables of the environment over the file.
     pub(super) fn environment(&mut self, environment: impl IntoIterator<Item = (String, String)>) {
-        let named = |section: &str, key: &str| format!("{section}__{key}").to_ascii_uppercase();
+        let named = |section: &str, key: &str| {
+            format!("{section}__{key}")
+                .replace('.', "__")
+                .to_ascii_uppercase()
+        };
         let known: BTreeMap<String, Name> = self
             .sections
             .iter()

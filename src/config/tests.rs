@@ -126,6 +126,75 @@ level = "inof"
 }
 
 #[test]
+fn a_section_may_stand_below_another() {
+    let text = "[auth]\nunset = \"allow\"\n\n[auth.rabbitmq]\ndefinitions = \"d.json\"\n";
+    let variables = [
+        ("STENTOR__AUTH__RABBITMQ__REFRESH", "5s"),
+        ("STENTOR__AUTH__RABBITMQ__LOOPBACK_USERS", "guest,admin"),
+    ];
+    let accounts = load(text, &variables).unwrap().auth_rabbitmq;
+    assert_eq!(accounts.file().unwrap().to_str(), Some("d.json"));
+    assert_eq!(accounts.refresh, Duration::from_secs(5));
+    assert_eq!(accounts.loopback_users, ["guest", "admin"]);
+    let text = "[auth]\ndefinitions = \"d.json\"\n\n[auth.rabbitmq]\nrefresh = \"1ms\"\n\
+                definition = \"d.json\"\nmanagement = \"host:15672\"\n";
+    let variables = [("STENTOR__AUTH_RABBITMQ__REFRESH", "5s")];
+    assert_snapshot!(problems(text, &variables), @r#"
+    stentor.toml:2: [auth] definitions: there is no such key; it belongs to [auth.rabbitmq]
+    stentor.toml:5: [auth.rabbitmq] refresh: is 1ms, so RabbitMQ would be kept busy with nothing else; write "1s" or more
+    stentor.toml:6: [auth.rabbitmq] definition: there is no such key; did you mean definitions?
+    stentor.toml:7: [auth.rabbitmq] management: has the scheme `host`, not http or https: give the management plug-in's address with an account, such as "http://user:password@127.0.0.1:15672", by the variable STENTOR__AUTH__RABBITMQ__MANAGEMENT
+    STENTOR__AUTH_RABBITMQ__REFRESH: there is no such variable; did you mean STENTOR__AUTH__RABBITMQ__REFRESH?
+    "#);
+    let problem = problems("[auth]\nrabbitmq = \"d.json\"\n", &[]);
+    assert!(
+        problem.contains("[auth.rabbitmq] is a section"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn rabbitmq_s_users_need_no_hook() {
+    let whole = |text: &str| {
+        let file = File {
+            name: "stentor.toml",
+            text,
+        };
+        let url = "[broker]\nurl = \"embedded:\"\n";
+        let text = format!("{url}{text}");
+        let read = Config::check(
+            Some(File {
+                text: &text,
+                ..file
+            }),
+            [],
+        );
+        read.map(|sources| sources.warnings)
+            .map_err(|errors| errors.to_string())
+    };
+    let management = "[auth.rabbitmq]\nmanagement = \"http://a:b@127.0.0.1:1\"\n";
+    assert_eq!(whole(management), Ok(Vec::new()));
+    let both = format!("[auth]\nhook = \"http://127.0.0.1:1/auth\"\n{management}");
+    assert_eq!(whole(&both), Ok(Vec::new()));
+    let unused = format!("[auth]\ntopic_path = \"http://127.0.0.1:1/t\"\n{management}");
+    let problem = whole(&unused).unwrap_err();
+    assert!(
+        problem.contains("[auth] topic_path: is set, but neither"),
+        "{problem}"
+    );
+    let problem = whole("[auth.rabbitmq]\ndefinitions = \"/no/such/file\"\n").unwrap_err();
+    assert!(
+        problem.contains("[auth.rabbitmq] definitions: /no/such/file: No such file"),
+        "{problem}"
+    );
+    let neither = whole("").unwrap_err();
+    assert!(
+        neither.contains("[auth.rabbitmq] definitions = "),
+        "{neither}"
+    );
+}
+
+#[test]
 fn values_that_do_not_go_together() {
     let text = r#"
 [limits]
@@ -306,7 +375,7 @@ fn problems_in_the_environment_name_the_variable() {
 fn serving_needs_a_broker_and_a_hook() {
     let errors = Config::load(None, []).unwrap_err();
     assert_snapshot!(errors, @r#"
-    configuration: [auth] user_path: is not set, nor is hook, and nobody but your application knows who may log in; write the address of its hook, hook = "http://127.0.0.1:8000/auth" (`stentor demo` needs none)
+    configuration: [auth] user_path: is not set, nor is hook, and nobody but your application knows who may log in; write the address of its hook, hook = "http://127.0.0.1:8000/auth"; or let RabbitMQ's own users log in, [auth.rabbitmq] definitions = "/etc/stentor/definitions.json" (`stentor demo` needs neither)
     configuration: [broker] url: is not set, nor is urls; write RabbitMQ's address and the gateway's account there, "amqp://user:password@host:5672" (in the file, or, better for a password, in the variable STENTOR__BROKER__URL)
     "#);
     let set = variables(&[

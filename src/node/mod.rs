@@ -43,7 +43,7 @@ pub use logins::Logins;
 pub use memory::{Memory, Shed};
 pub use places::{Place, Places, Stage};
 pub use policy::{Decision, LoginPolicy, Repeated, Same, Unknown};
-pub use recheck::recheck_in_turn;
+pub use recheck::{recheck_in_turn, recheck_users};
 pub use registry::{Guard, Registry};
 pub use room::{Account, Claim, Room, Share, Ticket};
 pub use services::Services;

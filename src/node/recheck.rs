@@ -2,6 +2,7 @@
 //! session, and a hook that is at fault takes nothing from anybody.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -12,9 +13,12 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{logged_in::LoggedIn, registry::Registry, settings::Recheck};
 
 /// Asks the hook about every session that is logged in, each once in the interval, evenly; for as
-/// long as the registry is there.
+/// long as the registry is there. Without an interval nothing is asked.
 pub async fn recheck_in_turn(registry: Weak<Registry>, recheck: Recheck) {
-    let (turns, tick) = turns(recheck.interval);
+    let Some(interval_of_all) = recheck.interval else {
+        return;
+    };
+    let (turns, tick) = turns(interval_of_all);
     let mut ticks = interval(tick);
     // A hook that is slow is asked less often.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -27,6 +31,16 @@ pub async fn recheck_in_turn(registry: Weak<Registry>, recheck: Recheck) {
         let sessions = registry.sessions(|number| number.checked_rem(turns) == Some(turn));
         drop(registry);
         recheck_some(sessions, recheck.at_a_time).await;
+    }
+}
+
+/// Asks again about the sessions of these users, in the background: something has changed for
+/// them. Those that are refused now end.
+pub fn recheck_users(registry: &Registry, users: &BTreeSet<Box<str>>, recheck: Recheck) {
+    let mut sessions = registry.sessions(|_| true);
+    sessions.retain(|session| session.user().is_some_and(|user| users.contains(user)));
+    if !sessions.is_empty() {
+        tokio::spawn(recheck_some(sessions, recheck.at_a_time));
     }
 }
 

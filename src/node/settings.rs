@@ -28,8 +28,8 @@ pub struct Settings {
     pub disclose_reason: bool,
     /// Users whose clients stay connected, whatever is denied to them (`auth.soft_deny_users`).
     soft_deny_users: Box<[Box<str>]>,
-    /// How often the hook is asked again about a session (`auth.recheck`), and about how many at a
-    /// time; `None`: never.
+    /// Whether the hook is asked again about a session, how often (`auth.recheck`), and about how
+    /// many at a time; `None`: never.
     pub recheck: Option<Recheck>,
     /// The `[sessions]` section.
     pub login_policy: LoginPolicy,
@@ -45,8 +45,8 @@ pub struct Settings {
 /// How the hook is asked again about sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recheck {
-    /// About each once in so long.
-    pub interval: Duration,
+    /// About each once in so long; `None`: only when it is known that something has changed.
+    pub interval: Option<Duration>,
     /// About so many at a time: logins need the hook, too.
     pub at_a_time: usize,
 }
@@ -81,8 +81,8 @@ impl Settings {
                 .map(|user| user.as_str().into())
                 .collect(),
             recheck: (!auth.recheck.is_zero()).then(|| Recheck {
-                interval: auth.recheck,
-                at_a_time: (auth.max_calls / 2).max(1),
+                interval: Some(auth.recheck),
+                at_a_time: at_a_time(auth),
             }),
             logins: Logins::new(auth, node),
             operation_timeout: broker.operation_timeout,
@@ -90,6 +90,18 @@ impl Settings {
             login_policy: LoginPolicy::default(),
             session,
         }
+    }
+
+    /// Sessions keep what it takes to ask again about them, though perhaps not at an interval: some
+    /// changes are heard of.
+    #[must_use]
+    pub fn with_recheck_of_changes(mut self, auth: &auth::Config) -> Self {
+        let at_a_time = at_a_time(auth);
+        self.recheck.get_or_insert(Recheck {
+            interval: None,
+            at_a_time,
+        });
+        self
     }
 
     /// The virtual host that a client means by its header `host`. Names of machines count in any
@@ -121,6 +133,11 @@ impl Settings {
     pub fn session(&self) -> Arc<stomp_session::Config> {
         Arc::clone(&self.session)
     }
+}
+
+/// Half of the hook's turns: logins need it, too.
+fn at_a_time(auth: &auth::Config) -> usize {
+    (auth.max_calls / 2).max(1)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! Levels: `info` is the life of clients and of this node, their mistakes included; `warn` is what
 //! an operator should look at; `error` is what was lost.
 
+mod accounts;
 mod bound;
 mod config;
 mod detail;
@@ -24,6 +25,7 @@ use tracing_subscriber::{
     util::{SubscriberInitExt, TryInitError},
 };
 
+pub use accounts::*;
 pub use bound::{Bound, limit_exceeded};
 pub use config::{Config, Format};
 pub use detail::*;

@@ -135,6 +135,10 @@ impl Authenticator for CachedAuthenticator {
     fn groups<'a>(&'a self, user: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
         self.inner.groups(user)
     }
+
+    fn readiness(&self) -> Result<(), Box<str>> {
+        self.inner.readiness()
+    }
 }
 
 impl Cache {

@@ -15,16 +15,17 @@ use futures_util::future::{BoxFuture, FutureExt};
 use reqwest::{
     Client, ClientBuilder, RequestBuilder,
     header::{CONTENT_TYPE, HeaderMap, HeaderName},
-    redirect,
 };
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
 use url::{Url, form_urlencoded};
 
 use super::{
-    Access, Authenticator, Config, Login, Method, Refusal, Unset, User,
+    Access, Authenticator, Config, Login, MAX_NAME, Method, Refusal, Unset, User,
     carried::MAX_CARRIED,
+    client::client,
     config::{parse, shown},
+    is_name,
     turns::{Payer, Turns},
 };
 use crate::{
@@ -42,9 +43,6 @@ const MAX_ANSWER: usize = 64 * 1024;
 const MAX_QUESTION: usize = 32 * 1024;
 // There is room for all that a request may carry, three bytes for each of its own.
 const _: () = assert!(MAX_QUESTION > 3 * MAX_CARRIED);
-
-/// Users have no longer names, in bytes: AMQP's `user-id` has no room for them.
-const MAX_NAME: usize = 255;
 
 /// Asks the application's hook over HTTP, by the contract of `rabbitmq_auth_backend_http`.
 ///
@@ -148,19 +146,8 @@ impl HttpAuthenticator {
             .iter()
             .flatten()
             .any(|path| path.url.scheme() == "https");
-        let mut client = Client::builder()
-            .user_agent(concat!("stentor/", env!("CARGO_PKG_VERSION")))
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            .connect_timeout(config.connection_timeout)
-            .pool_max_idle_per_host(config.max_calls);
-        if !secure {
-            // Reads no root certificates: a container that asks a plain hook needs none.
-            client = client.tls_certs_only([]);
-        }
-        // The client takes the process's provider. An error means that there is one already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = adjust(client)
+        let client = client(secure, config.connection_timeout);
+        let client = adjust(client.pool_max_idle_per_host(config.max_calls))
             .build()
             .map_err(|error| SetupError::Client(with_causes(&error)))?;
 
@@ -279,7 +266,9 @@ impl HttpAuthenticator {
             }
             Err(fault) => {
                 path.faults.fault(call, &path.shown, &fault);
-                Err(Refusal::Faulty(format!("{call} call: {fault}").into()))
+                Err(Refusal::Faulty(
+                    format!("the hook is at fault: {call} call: {fault}").into(),
+                ))
             }
         }
     }
@@ -384,12 +373,6 @@ impl Authenticator for HttpAuthenticator {
         }
         .boxed()
     }
-}
-
-/// Whether a user can be called so. Names are shown to other clients and in logs, and AMQP carries
-/// them.
-fn is_name(name: &str) -> bool {
-    (1..=MAX_NAME).contains(&name.len()) && !name.contains(char::is_control)
 }
 
 fn user_parameters(login: &Login) -> String {

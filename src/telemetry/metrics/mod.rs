@@ -78,6 +78,9 @@ metrics! {
 
         hook_call[Seconds] "Calls of the hook, by kind" count(Histograms = Family::new_with_constructor(|| Histogram::new(HOOK_BUCKETS)));
         hook_faults "Calls of the hook that went wrong, by kind" count(Family<Label, Counter>);
+        accounts_loads "Times that RabbitMQ's users were read and taken" count(Counter);
+        accounts_failures "Times that RabbitMQ's users could not be read, or not be used" count(Counter);
+        accounts_stale "Whether RabbitMQ's users are of before, for they could not be read anew" count(Gauge);
 
         shared_subscriptions "Subscriptions that feeds serve" tally(AtomicI64);
         dedicated_subscriptions "Subscriptions with a queue of their own" tally(AtomicI64);

@@ -9,7 +9,7 @@ use prometheus_client::{
     metrics::{
         counter::{ConstCounter, Counter},
         family::Family,
-        gauge::ConstGauge,
+        gauge::{ConstGauge, Gauge},
         info::Info,
     },
     registry::{Metric, Registry, Unit},
@@ -171,6 +171,12 @@ impl<T: Tell> Tell for Option<T> {
 }
 
 impl Tell for Counter {
+    fn tell(self, row: Row, registry: &mut Registry) {
+        row.register(registry, self);
+    }
+}
+
+impl Tell for Gauge {
     fn tell(self, row: Row, registry: &mut Registry) {
         row.register(registry, self);
     }

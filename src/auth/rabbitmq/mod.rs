@@ -1,0 +1,238 @@
+//! RabbitMQ's own users: their passwords and permissions, as RabbitMQ exports them, answer without
+//! a hook.
+//!
+//! `definitions` reads RabbitMQ's export, `accounts` answers as `rabbit_auth_backend_internal`
+//! does, `password` and [`pattern`] are its hashes and its regular expressions: all of them pure.
+//! `source` fetches, and [`RabbitMqAuthenticator::watch`] fetches again and again.
+
+mod accounts;
+mod config;
+mod definitions;
+mod password;
+pub mod pattern;
+mod source;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::{fmt, future, path::Path, sync::Arc};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use parking_lot::RwLock;
+use tokio::sync::{Mutex, Notify};
+
+pub use accounts::Accounts;
+pub use config::RabbitMqConfig;
+pub use definitions::{Definitions, DefinitionsError};
+pub use source::SourceError;
+
+use self::source::Source;
+use super::{Access, Authenticator, Login, Refusal, User, is_name};
+
+/// Answers for RabbitMQ's own users. Whoever is none of them is asked of another authenticator, if
+/// there is one: a user is one's or the other's, by name.
+pub struct RabbitMqAuthenticator {
+    /// `None`: not read yet.
+    accounts: RwLock<Option<Arc<Accounts>>>,
+    loopback_users: Box<[Box<str>]>,
+    /// Knows those users who are not RabbitMQ's.
+    next: Option<Arc<dyn Authenticator>>,
+    /// Read by one at a time.
+    source: Arc<Mutex<Source>>,
+    /// Its place, for the log.
+    place: Box<str>,
+    /// It is to be read at once.
+    again: Arc<Notify>,
+}
+
+/// There can be no authenticator.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// A key of the configuration has an impossible value.
+    #[error("{0} {1}")]
+    Config(&'static str, String),
+    /// The users cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+}
+
+impl RabbitMqAuthenticator {
+    /// Reads the accounts of a file. Those of the management plug-in are fetched by
+    /// [`RabbitMqAuthenticator::watch`]; until then nobody of them logs in. `None`: the
+    /// configuration wants no users of RabbitMQ.
+    ///
+    /// # Errors
+    /// The configuration is wrong, or the file cannot be used.
+    pub fn new(
+        config: &RabbitMqConfig,
+        next: Option<Arc<dyn Authenticator>>,
+    ) -> Result<Option<Arc<Self>>, SetupError> {
+        let place = config
+            .place()
+            .map_err(|(key, problem)| SetupError::Config(key, problem))?;
+        let Some(place) = place else {
+            return Ok(None);
+        };
+        let mut source = Source::new(place)?;
+        let accounts = match source.is_file() {
+            true => source.read_file(&Accounts::default())?,
+            false => None,
+        };
+        let place: Box<str> = source.to_string().into();
+        if let Some(accounts) = &accounts {
+            watch::announce(&place, accounts, accounts.len());
+        }
+        let loopback_users = config.loopback_users.iter();
+        Ok(Some(Arc::new(Self {
+            accounts: RwLock::new(accounts.map(Arc::new)),
+            loopback_users: loopback_users.map(|user| user.as_str().into()).collect(),
+            next,
+            source: Arc::new(Mutex::new(source)),
+            place,
+            again: Arc::default(),
+        })))
+    }
+
+    /// Has the accounts read again at once, by [`RabbitMqAuthenticator::watch`].
+    pub fn read_again(&self) {
+        self.again.notify_one();
+    }
+
+    /// The accounts in force.
+    fn accounts(&self) -> Result<Arc<Accounts>, Refusal> {
+        let accounts = self.accounts.read().clone();
+        accounts.ok_or_else(|| {
+            Refusal::Faulty(format!("RabbitMQ's users were not read yet: {}", self.place).into())
+        })
+    }
+
+    fn log_in(&self, accounts: &Accounts, login: &Login) -> Result<User, Refusal> {
+        let denied = |why: &str| Refusal::Denied(Some(why.into()));
+        if !is_name(&login.user) {
+            return Err(denied(
+                "a user's name has 1 to 255 bytes, none a control character",
+            ));
+        }
+        let tags = accounts
+            .log_in(&login.user, login.password.as_deref())
+            .map_err(denied)?;
+        let is_local = login.address.to_canonical().is_loopback();
+        if !is_local && self.loopback_users.contains(&login.user) {
+            return Err(denied(
+                "the user is one of [auth.rabbitmq] loopback_users, who log in from this machine \
+                 only",
+            ));
+        }
+        Ok(User {
+            name: (*login.user).into(),
+            tags,
+        })
+    }
+
+    /// The accounts, if the user is RabbitMQ's; else the authenticator that may know the user.
+    fn backend(&self, user: &str) -> Result<Backend<'_>, Refusal> {
+        let accounts = self.accounts()?;
+        Ok(match &self.next {
+            Some(next) if !accounts.has(user) => Backend::Next(&**next),
+            _ => Backend::Accounts(accounts),
+        })
+    }
+}
+
+enum Backend<'a> {
+    Accounts(Arc<Accounts>),
+    Next(&'a dyn Authenticator),
+}
+
+impl Authenticator for RabbitMqAuthenticator {
+    fn user<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<User, Refusal>> {
+        match self.backend(&login.user) {
+            Ok(Backend::Next(next)) => async move {
+                let user = next.user(login).await?;
+                // The hook may name the user; a user of RabbitMQ is RabbitMQ's to let in.
+                match self.backend(&user.name)? {
+                    Backend::Next(_) => Ok(user),
+                    Backend::Accounts(_) => Err(Refusal::Denied(Some(
+                        "the hook names a user of RabbitMQ ([auth.rabbitmq])".into(),
+                    ))),
+                }
+            }
+            .boxed(),
+            Ok(Backend::Accounts(accounts)) => future::ready(self.log_in(&accounts, login)).boxed(),
+            Err(refusal) => future::ready(Err(refusal)).boxed(),
+        }
+    }
+
+    fn allow<'a>(
+        &'a self,
+        user: &'a User,
+        access: &'a Access,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
+        match self.backend(&user.name) {
+            Ok(Backend::Next(next)) => next.allow(user, access),
+            Ok(Backend::Accounts(accounts)) => {
+                future::ready(answer(&accounts, user, access)).boxed()
+            }
+            Err(refusal) => future::ready(Err(refusal)).boxed(),
+        }
+    }
+
+    fn allow_anew<'a>(
+        &'a self,
+        user: &'a User,
+        access: &'a Access,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
+        match self.backend(&user.name) {
+            Ok(Backend::Next(next)) => next.allow_anew(user, access),
+            Ok(Backend::Accounts(accounts)) => {
+                future::ready(answer(&accounts, user, access)).boxed()
+            }
+            Err(refusal) => future::ready(Err(refusal)).boxed(),
+        }
+    }
+
+    fn forget<'a>(&'a self, user: &'a str) -> BoxFuture<'a, usize> {
+        match &self.next {
+            Some(next) => next.forget(user),
+            None => future::ready(0).boxed(),
+        }
+    }
+
+    /// RabbitMQ knows no groups; the hook may.
+    fn groups<'a>(&'a self, user: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
+        match &self.next {
+            Some(next) => next.groups(user),
+            None => future::ready(Ok(Vec::new())).boxed(),
+        }
+    }
+
+    fn readiness(&self) -> Result<(), Box<str>> {
+        if self.accounts.read().is_none() {
+            return Err(format!("RabbitMQ's users were not read yet: {}", self.place).into());
+        }
+        self.next.as_ref().map_or(Ok(()), |next| next.readiness())
+    }
+}
+
+fn answer(accounts: &Accounts, user: &User, access: &Access) -> Result<(), Refusal> {
+    let answer = accounts.allow(&user.name, access);
+    answer.map_err(|why| Refusal::Denied(Some(why.into())))
+}
+
+/// Reads a file of definitions as it is to be used.
+///
+/// # Errors
+/// It cannot be used; the text names the place in it.
+pub fn check_file(path: &Path) -> Result<(), SourceError> {
+    source::check_file(path)
+}
+
+impl fmt::Debug for RabbitMqAuthenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RabbitMqAuthenticator")
+            .field("place", &self.place)
+            .field("loopback_users", &self.loopback_users)
+            .finish_non_exhaustive()
+    }
+}
