@@ -171,7 +171,10 @@ fn show(draft: &Draft<'_>) -> String {
             .collect();
         let todo = match section {
             "broker" => Some(broker_url(draft)),
-            "auth" if !entries.iter().any(|entry| entry.key == "user_path") => {
+            "auth"
+                if draft.entry(("auth", "user_path")).is_none()
+                    && draft.entry(("auth.rabbitmq", "definitions")).is_none() =>
+            {
                 Some(USER_PATH.to_owned())
             }
             _ => None,

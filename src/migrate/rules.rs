@@ -302,9 +302,18 @@ impl<'a> Draft<'a> {
                 "http://localhost:8000/auth/topic",
             ),
         ];
-        let asks = self.backends();
+        let backends = self.backends();
         let set = PATHS.map(|(key, ..)| self.take(key));
-        if !asks && set.iter().all(Option::is_none) {
+        let has_paths = set.iter().any(Option::is_some);
+        // RabbitMQ's default; but paths that are set are meant to be asked.
+        let is_internal = match backends.are_set {
+            true => backends.internal,
+            false => !has_paths,
+        };
+        if is_internal {
+            self.own_users(backends.http);
+        }
+        if !backends.http && !has_paths {
             return;
         }
         for ((_, key, default), setting) in PATHS.into_iter().zip(set) {
@@ -329,10 +338,14 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The backends that decide about logins; true if the hook is one of them.
-    fn backends(&mut self) -> bool {
-        const OTHERS: &str = "Stentor asks the hook alone ([auth] user_path), which has to answer \
-                              for these users too; RabbitMQ's own users are unknown to it";
+    /// The backends that decide about logins.
+    fn backends(&mut self) -> Backends {
+        const OTHERS: &str = "Stentor knows RabbitMQ's own users ([auth.rabbitmq]) and asks the \
+                              hook ([auth] user_path), which has to answer for these users, too";
+        const APART: &str = "Stentor has one backend for a user's login and permissions: RabbitMQ's \
+                             own users ([auth.rabbitmq]) or the hook ([auth] user_path); choose one, \
+                             and let it know both";
+        const INTERNAL: &str = "RabbitMQ's own users log in: see [auth.rabbitmq]";
         let mut settings = Vec::new();
         for pattern in [
             "auth_backends.$",
@@ -342,16 +355,27 @@ impl<'a> Draft<'a> {
             settings.extend(self.take_all(pattern));
         }
         settings.extend(self.take_all("auth_cache.cached_backend.$"));
-        let mut asks = false;
+        let mut backends = Backends {
+            are_set: !settings.is_empty(),
+            ..Backends::default()
+        };
         self.has_own_users = settings.is_empty();
         for setting in settings {
+            let is_apart = [".authn", ".authz"]
+                .iter()
+                .any(|end| setting.key.ends_with(end));
             match setting.value {
                 "internal" | "rabbit_auth_backend_internal" => {
-                    self.without(&setting, OTHERS);
                     self.has_own_users = true;
+                    if is_apart {
+                        self.without(&setting, APART);
+                    } else {
+                        backends.internal = true;
+                        self.same(&setting, INTERNAL);
+                    }
                 }
                 "http" | "rabbit_auth_backend_http" => {
-                    asks = true;
+                    backends.http = true;
                     self.same(&setting, "the hook is asked: see [auth]");
                 }
                 "cache" | "rabbit_auth_backend_cache" => {
@@ -360,7 +384,43 @@ impl<'a> Draft<'a> {
                 _ => self.without(&setting, OTHERS),
             }
         }
-        asks
+        backends
+    }
+
+    /// RabbitMQ's own users, by its export.
+    fn own_users(&mut self, asks_hook: bool) {
+        const EXPORT: &str = "RabbitMQ's own users. Make the file on RabbitMQ's machine, bring it \
+                              here, and let nobody\n\
+                              # but Stentor read it:\n\
+                              #   rabbitmqctl export_definitions definitions.json\n\
+                              # Or have RabbitMQ's management plug-in asked: see management in \
+                              `stentor config --default`.";
+        const ORDER: &str = "\n# Whom RabbitMQ knows is logged in by it, everybody else by the hook; \
+                             RabbitMQ asks one after the other.";
+        let comment = format!("{EXPORT}{}", if asks_hook { ORDER } else { "" });
+        let file = quote("/etc/stentor/definitions.json");
+        self.enter(("auth.rabbitmq", "definitions"), file, &[], Some(&comment));
+        let none = self.take("loopback_users");
+        let from = self.take_all("loopback_users.$");
+        let from: Vec<_> = none.into_iter().chain(from).collect();
+        if from.is_empty() {
+            return;
+        }
+        let mut users = Vec::new();
+        for setting in &from {
+            if none.is_some_and(|none| none.line == setting.line) {
+                let is_none = setting.value == "none";
+                let why = "can only be \"none\" here: a user's name follows this key";
+                self.read(setting, is_none.then_some(()).ok_or(why));
+            } else if self.read(setting, switch(setting.value)) == Some(true) {
+                users.extend(setting.key.strip_prefix("loopback_users.").map(quote));
+            }
+        }
+        if none.is_some() {
+            users.clear();
+        }
+        let list = format!("[{}]", users.join(", "));
+        self.enter(("auth.rabbitmq", "loopback_users"), list, &from, None);
     }
 
     fn equivalents(&mut self) {
@@ -519,6 +579,17 @@ impl<'a> Draft<'a> {
         let entry = self.entry(target)?;
         humantime::parse_duration(unquote(&entry.value)).ok()
     }
+}
+
+/// What `auth_backends` says.
+#[derive(Clone, Copy, Debug, Default)]
+struct Backends {
+    /// It says something.
+    are_set: bool,
+    /// RabbitMQ's own users log in.
+    internal: bool,
+    /// The hook is asked.
+    http: bool,
 }
 
 /// A value in TOML.

@@ -24,6 +24,12 @@ fn said(migration: &Migration) -> Vec<&str> {
         .collect()
 }
 
+/// What is said where no other backend is named.
+const OWN_USERS: [&str; 2] = [
+    "[auth.rabbitmq]",
+    "definitions = \"/etc/stentor/definitions.json\"",
+];
+
 const TYPICAL: &str = r"
 ## A node with Web STOMP and an HTTP hook.
 listeners.tcp.default = 5672
@@ -354,7 +360,10 @@ fn the_default_virtual_host_is_one_that_is_served() {
 #[test]
 fn defaults_are_named_and_not_written() {
     let migration = migrate("stomp.login_timeout = 10000\nauth_cache.cache_ttl = 15000\n");
-    assert_eq!(said(&migration), ["[broker]", "vhosts = [\"*\"]", "[auth]"]);
+    assert_eq!(
+        said(&migration),
+        ["[broker]", "vhosts = [\"*\"]", OWN_USERS[0], OWN_USERS[1]]
+    );
     let line = "line 1: stomp.login_timeout: the default: [limits] login_timeout = \"10s\"\n";
     assert!(migration.toml.contains(line), "{}", migration.toml);
 }
@@ -370,10 +379,91 @@ fn the_plug_in_s_default_paths() {
     );
     // Then RabbitMQ asks the hook about Stentor's account, too.
     assert!(migration.toml.contains("the hook is asked about this"));
-    let without = migrate("auth_backends.1 = internal\n");
-    assert!(!without.toml.contains("the hook is asked about this"));
-    assert_eq!(load_text(&without.toml).auth.user_path, None);
-    assert!(without.without[0].starts_with("1: auth_backends.1: Stentor asks the hook alone"));
+}
+
+/// `internal` is the default.
+#[test]
+fn rabbitmq_s_own_users_log_in() {
+    for text in [
+        "stomp.default_vhost = /\n",
+        "auth_backends.1 = internal\n",
+        "auth_backends.1 = cache\nauth_cache.cached_backend = internal\n",
+    ] {
+        let migration = migrate(text);
+        let config = load_text(&migration.toml);
+        let file = config.auth_rabbitmq.file().unwrap();
+        assert_eq!(
+            file.to_str(),
+            Some("/etc/stentor/definitions.json"),
+            "{text}"
+        );
+        assert_eq!(config.auth_rabbitmq.loopback_users, ["guest"]);
+        assert!(!config.auth.has_hook(), "{text}");
+        assert_eq!(migration.without, [""; 0], "{text}");
+        let help = "#   rabbitmqctl export_definitions definitions.json\n";
+        assert!(migration.toml.contains(help), "{}", migration.toml);
+        assert!(!migration.toml.contains("the hook is asked about this"));
+        assert!(!migration.toml.contains("everybody else by the hook"));
+    }
+    let both = migrate("auth_backends.1 = http\nauth_backends.2 = internal\n");
+    let config = load_text(&both.toml);
+    assert!(config.auth.has_hook() && config.auth_rabbitmq.is_on());
+    assert!(
+        both.toml.contains("everybody else by the hook"),
+        "{}",
+        both.toml
+    );
+    for text in [
+        "auth_backends.1 = http",
+        "auth_backends.1 = ldap",
+        "auth_http.user_path = http://h/u",
+    ] {
+        assert!(
+            !load_text(&migrate(text).toml).auth_rabbitmq.is_on(),
+            "{text}"
+        );
+    }
+    let ldap = migrate("auth_backends.1 = ldap\nauth_backends.2 = internal\n");
+    assert!(load_text(&ldap.toml).auth_rabbitmq.is_on());
+    assert!(
+        ldap.without[0].starts_with("1: auth_backends.1: Stentor knows"),
+        "{:?}",
+        ldap.without
+    );
+    let apart = migrate("auth_backends.1.authn = http\nauth_backends.1.authz = internal\n");
+    assert!(!load_text(&apart.toml).auth_rabbitmq.is_on());
+    assert!(apart.without[0].starts_with("2: auth_backends.1.authz: Stentor has one backend"));
+}
+
+#[test]
+fn loopback_users_are_those_of_rabbitmq() {
+    for (text, users) in [
+        ("loopback_users = none\n", &[][..]),
+        ("loopback_users.guest = false\n", &[]),
+        (
+            "loopback_users.guest = true\nloopback_users.admin = true\n",
+            &["admin", "guest"],
+        ),
+        ("loopback_users.admin = true\n", &["admin"]),
+    ] {
+        let migration = migrate(text);
+        let mut found = load_text(&migration.toml).auth_rabbitmq.loopback_users;
+        found.sort();
+        assert_eq!(found, users, "{text}");
+        let hook = migrate(&format!("auth_backends.1 = http\n{text}"));
+        assert!(
+            hook.toml
+                .contains("stays in rabbitmq.conf:\n#   line 2: loopback_users"),
+            "{}",
+            hook.toml
+        );
+    }
+    let wrong = migrate("loopback_users.guest = maybe\n");
+    assert!(
+        wrong.wrong[0].contains("is neither true nor false"),
+        "{:?}",
+        wrong.wrong
+    );
 }
 
 /// Its passcode is a secret, so all of it is the operator's to set.
@@ -445,6 +535,8 @@ fn tls_and_certificates_as_logins() {
             "vhosts = [\"*\"]",
             "[auth]",
             "certificate_login = \"common_name\"",
+            OWN_USERS[0],
+            OWN_USERS[1],
         ]
     );
     assert_eq!(without(&migration), ["8"], "{:#?}", migration.without);
@@ -486,7 +578,8 @@ fn web_sockets_with_tls_alone() {
             "key = \"/etc/ssl/other.pem\"",
             "[broker]",
             "vhosts = [\"*\"]",
-            "[auth]",
+            OWN_USERS[0],
+            OWN_USERS[1],
         ]
     );
     assert_eq!(without(&migration), ["4", "5", "7"]);
@@ -501,7 +594,10 @@ fn tls_without_a_listener() {
     assert!(!own.toml.contains("[tls]"), "{}", own.toml);
     assert!(own.toml.contains("#   line 2: ssl_options.certfile\n"));
     let off = migrate(&TLS.replace(".default = 61614", " = none"));
-    assert_eq!(said(&off), ["[broker]", "vhosts = [\"*\"]", "[auth]"]);
+    assert_eq!(
+        said(&off),
+        ["[broker]", "vhosts = [\"*\"]", OWN_USERS[0], OWN_USERS[1]]
+    );
     assert_eq!(off.without, Vec::<String>::new());
     let portless = migrate("web_stomp.ssl.certfile = /c\n");
     assert!(portless.without[0].contains("is used by no listener"));
@@ -629,7 +725,7 @@ fn values_that_only_rabbitmq_takes_are_not_written() {
         let migration = migrate(line);
         assert_eq!(
             said(&migration),
-            ["[broker]", "vhosts = [\"*\"]", "[auth]"],
+            ["[broker]", "vhosts = [\"*\"]", OWN_USERS[0], OWN_USERS[1]],
             "{line}"
         );
         assert_eq!(migration.without.len(), 1, "{line}");
