@@ -33,8 +33,8 @@ enum Matcher {
     All,
     /// This name.
     Is(Box<str>),
-    /// One of these names.
-    OneOf(Box<[Box<str>]>),
+    /// One of these names, or names that begin so.
+    OneOf(Box<[Alternative]>),
     /// Names that begin so; with `line`, no line feed may follow.
     Begins { with: Box<str>, line: bool },
     /// Names that end so.
@@ -43,6 +43,12 @@ enum Matcher {
     Has(Box<str>),
     /// Names that match this one, byte by byte: each is a character of the same number.
     Regex(Box<Regex>),
+}
+
+/// One of a list: a name, or, where it is open, a name's beginning, without a line feed behind.
+struct Alternative {
+    text: Box<str>,
+    is_open: bool,
 }
 
 /// A pattern that cannot be used.
@@ -99,7 +105,7 @@ impl Pattern {
         match &self.matcher {
             Matcher::All => true,
             Matcher::Is(text) => *name == **text,
-            Matcher::OneOf(texts) => texts.iter().any(|text| *name == **text),
+            Matcher::OneOf(list) => list.iter().any(|one| one.matches(name)),
             Matcher::Begins { with, line } => name
                 .strip_prefix(&**with)
                 .is_some_and(|rest| !line || !rest.contains('\n')),
@@ -169,6 +175,27 @@ fn byte_by_byte(name: &str) -> Cow<'_, str> {
     Cow::Owned(name.bytes().map(char::from).collect())
 }
 
+impl Alternative {
+    fn new(pattern: &str) -> Option<Self> {
+        let (body, is_open) = match pattern.strip_suffix(".*") {
+            Some(body) => (body, true),
+            None => (pattern, false),
+        };
+        Some(Self {
+            text: literal(body)?,
+            is_open,
+        })
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        match name.strip_prefix(&*self.text) {
+            Some("") => true,
+            Some(rest) => self.is_open && !rest.contains('\n'),
+            None => false,
+        }
+    }
+}
+
 /// A pattern that needs no regular expression.
 fn plain(text: &str) -> Option<Matcher> {
     // By RabbitMQ's own rule.
@@ -206,8 +233,8 @@ fn plain(text: &str) -> Option<Matcher> {
     }
     let group = body.strip_prefix("(?:").or_else(|| body.strip_prefix('('));
     let names = group?.strip_suffix(')').filter(|_| ends)?;
-    let names: Option<Box<[_]>> = names.split('|').map(literal).collect();
-    names.map(Matcher::OneOf)
+    let list: Option<Box<[_]>> = names.split('|').map(Alternative::new).collect();
+    list.map(Matcher::OneOf)
 }
 
 /// The text that a pattern without any operator stands for.

@@ -29,6 +29,8 @@ fn the_usual_patterns_are_plain() {
         ("user_a", &["user_a", "xuser_a", "user_ax"]),
         ("^(a|user_a)$", &["a", "user_a"]),
         ("^(?:a|user_a)$", &["a", "user_a"]),
+        ("^(a|user_.*)$", &["a", "user_a", "user_ax"]),
+        ("^(.*)$", &["", "a", "user_a", "xuser_a", "user_ax"]),
         ("^a\nb$", &["a\nb"]),
         (r"^user\_a$", &["user_a"]),
     ] {
@@ -50,6 +52,7 @@ fn the_plain_way_and_the_long_one_agree() {
         "user_a",
         "^user_.*",
         "^user_.*$",
+        "^(a|user_.*|)$",
         "^(a|user_a)$",
         "^a\\.b",
         ".*",
