@@ -40,6 +40,7 @@ mod e2e_nodes;
 mod e2e_perl_ruby;
 mod e2e_presence;
 mod e2e_python;
+mod e2e_rabbitmq_accounts;
 mod e2e_restart;
 mod e2e_sockjs;
 mod e2e_stompjs;

@@ -203,6 +203,12 @@ impl RabbitMq {
         format!("127.0.0.1:{}", self.ports.stomp)
     }
 
+    /// `127.0.0.1:PORT` of its management plug-in.
+    #[must_use]
+    pub fn management_address(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.management)
+    }
+
     /// `ws://127.0.0.1:PORT/ws` of RabbitMQ's own Web STOMP plug-in.
     #[must_use]
     pub fn web_stomp_url(&self) -> String {
