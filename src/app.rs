@@ -18,8 +18,12 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     api::{self, Api},
     auth::{
-        Authenticator, CertificateLogin, Forwarding, cache::CachedAuthenticator,
-        http::HttpAuthenticator, rabbitmq::RabbitMqAuthenticator,
+        Authenticator, CertificateLogin, Forwarding,
+        cache::CachedAuthenticator,
+        chain::Chain,
+        http::HttpAuthenticator,
+        jwt::{JwtAuthenticator, Keyless, Surroundings},
+        rabbitmq::RabbitMqAuthenticator,
     },
     broker::{Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
     config::Config,
@@ -418,35 +422,6 @@ fn build(config: &Config, node: &str) -> Result<Built, Error> {
     })
 }
 
-/// Who answers for users: RabbitMQ's own accounts, the application's hook, or the one for those
-/// whom the other does not know.
-fn authenticator(
-    config: &Config,
-) -> Result<(Arc<dyn Authenticator>, Option<Arc<RabbitMqAuthenticator>>), Error> {
-    let hook = config
-        .auth
-        .has_hook()
-        .then(|| cached_hook(config))
-        .transpose()?;
-    let accounts = RabbitMqAuthenticator::new(&config.auth_rabbitmq, hook.clone())
-        .map_err(|error| Error::Configuration(format!("[auth.rabbitmq]: {error}")))?;
-    match (&accounts, hook) {
-        (Some(first), _) => Ok((Arc::clone(first) as _, accounts)),
-        (None, Some(hook)) => Ok((hook, None)),
-        // Says which key is missing.
-        (None, None) => Ok((cached_hook(config)?, None)),
-    }
-}
-
-fn cached_hook(config: &Config) -> Result<Arc<dyn Authenticator>, Error> {
-    let hook = HttpAuthenticator::new(&config.auth)
-        .map_err(|error| Error::Configuration(format!("[auth]: {error}")))?;
-    let (ttl, size) = (config.auth.cache_ttl, config.auth.cache_size);
-    let hook = Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
-    tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&hook)));
-    Ok(hook)
-}
-
 /// Follows the changes of RabbitMQ's users: sessions that have lost a right end at once.
 fn follow(
     config: &Config,
@@ -462,6 +437,62 @@ fn follow(
     };
     let accounts = Arc::downgrade(accounts);
     RabbitMqAuthenticator::watch(accounts, config.auth_rabbitmq.refresh, changed)
+}
+
+/// All ways to log in; and RabbitMQ's users, if they are one, which are read again and again.
+type Logins = (Arc<dyn Authenticator>, Option<Arc<RabbitMqAuthenticator>>);
+
+/// The ways to log in, of which each login goes to the first that knows its kind: tokens, then
+/// RabbitMQ's own users and the application's hook for all others.
+fn authenticator(config: &Config) -> Result<Logins, Error> {
+    let hook = hook(config)?;
+    let others = hook.clone().filter(|_| config.auth.knows_users());
+    let accounts = RabbitMqAuthenticator::new(&config.auth_rabbitmq, others)
+        .map_err(|error| Error::Configuration(format!("[auth.rabbitmq]: {error}")))?;
+    let by_name = accounts.clone().map(|accounts| accounts as _).or(hook);
+    let mut members: Vec<Arc<dyn Authenticator>> = Vec::new();
+    members.extend(tokens(config, by_name.clone())?);
+    members.extend(by_name);
+    let all = match members.len() {
+        1 => members.remove(0),
+        _ => Arc::new(Chain::new(members)),
+    };
+    Ok((all, accounts))
+}
+
+/// The application's hook, and the memory of its answers.
+fn hook(config: &Config) -> Result<Option<Arc<dyn Authenticator>>, Error> {
+    if !config.auth.has_hook() {
+        return Ok(None);
+    }
+    let hook = HttpAuthenticator::new(&config.auth)
+        .map_err(|error| Error::Configuration(format!("[auth]: {error}")))?;
+    let (ttl, size) = (config.auth.cache_ttl, config.auth.cache_size);
+    let cached = Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
+    tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&cached)));
+    Ok(Some(cached))
+}
+
+/// Tokens, if there are keys for them. Rights that they bring along are not remembered by the
+/// user's name: they are in front of the memory of the hook's answers.
+fn tokens(
+    config: &Config,
+    hook: Option<Arc<dyn Authenticator>>,
+) -> Result<Option<Arc<dyn Authenticator>>, Error> {
+    let jwt = &config.auth.jwt;
+    if !jwt.is_on() {
+        return Ok(None);
+    }
+    let exchanges = config.broker.exchanges.iter();
+    let keyless = exchanges.filter(|(_, kind)| **kind != ExchangeKind::Topic);
+    let surroundings = Surroundings {
+        default_vhost: &config.broker.default_vhost,
+        topics: &config.stomp.default_topic_exchange,
+        keyless: Keyless::new(keyless.map(|(name, _)| &**name)),
+    };
+    let tokens = JwtAuthenticator::new(jwt, surroundings, hook)
+        .map_err(|error| Error::Configuration(format!("[auth.jwt] {error}")))?;
+    Ok(Some(Arc::new(tokens)))
 }
 
 /// The exchange of commands; there are no other nodes on a broker in this process' memory.

@@ -50,6 +50,17 @@ impl SecretUrl {
     }
 }
 
+/// A URL as it may be shown: without query, user and password.
+#[must_use]
+pub(crate) fn without_secrets(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    // An error means that there is nothing to take away.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.to_string()
+}
+
 impl From<Url> for SecretUrl {
     fn from(url: Url) -> Self {
         Self(url)

@@ -102,7 +102,7 @@ fn logged_in(now: Instant) -> (Session, SubscriptionId) {
     let mut session = Session::new(Arc::new(config), "session-8qGc".into(), now);
     let connect = Frame::new(Command::Connect).with_header("accept-version", "1.2");
     session.handle_frame(now, connect);
-    session.handle_authenticated(now, Ok(()));
+    session.handle_authenticated(now, Ok(None));
     let subscribe = Frame::new(Command::Subscribe)
         .with_header("id", "sub-0")
         .with_header("destination", DESTINATION);

@@ -1,6 +1,6 @@
 //! The wishes of a session to its surroundings.
 
-use std::fmt;
+use std::{fmt, time::Instant};
 
 use bytes::Bytes;
 use stomp_grammar::Headers;
@@ -39,6 +39,8 @@ pub enum Action {
     /// NACK outside a transaction is a list of one; a COMMIT is the list that its transaction
     /// gathered.
     Perform(OperationId, Vec<Operation>),
+    /// Renew the login by these credentials; answer by [`crate::Session::handle_renewed`].
+    Renew(OperationId, Box<Renew>),
     /// Do not begin this operation or later ones, and answer none of them.
     Abandon(OperationId),
     /// Write out all pending bytes, then close the transport. Nothing follows.
@@ -53,7 +55,8 @@ impl Action {
         match self {
             Self::Subscribe(operation, _)
             | Self::Unsubscribe(operation, _)
-            | Self::Perform(operation, _) => Some(*operation),
+            | Self::Perform(operation, _)
+            | Self::Renew(operation, _) => Some(*operation),
             Self::Write(_)
             | Self::Ping
             | Self::Authenticate(_)
@@ -107,6 +110,33 @@ pub struct Unsubscribe {
     pub kept: Box<[u64]>,
     /// A subscription that ended earlier, of which the client may acknowledge nothing any more.
     pub forgotten: Option<SubscriptionId>,
+}
+
+/// The request of a SEND to `/auth/renew`.
+pub struct Renew {
+    /// The new token: the header `token`, or else the body. Never empty.
+    pub token: Box<str>,
+    /// The header `login`, if there is one.
+    pub login: Option<Box<str>>,
+}
+
+/// Tokens are not shown.
+impl fmt::Debug for Renew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Renew")
+            .field("login", &self.login)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A renewal that is in effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewed {
+    /// When the login ends by itself now; `None`: it does not.
+    pub until: Option<Instant>,
+    /// Subscriptions that the client has no right to any more, and that have ended at the broker;
+    /// with what each is told.
+    pub lost: Vec<(SubscriptionId, Problem)>,
 }
 
 /// One step at the broker.

@@ -1,5 +1,7 @@
 //! The frames that a server sends, and the message ids in them.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use stomp_grammar::{Command, Version, encode};
 
@@ -12,7 +14,14 @@ pub(crate) const HEARTBEAT: Bytes = Bytes::from_static(b"\n");
 const SEPARATOR: &str = "@@";
 
 /// CONNECTED, its headers in the plug-in's order.
-pub(crate) fn connected(server: Option<&str>, id: &str, rates: Rates, version: Version) -> Bytes {
+/// `left` is the time until the login ends by itself, if it does.
+pub(crate) fn connected(
+    server: Option<&str>,
+    id: &str,
+    rates: Rates,
+    version: Version,
+    left: Option<Duration>,
+) -> Bytes {
     let mut out = Vec::with_capacity(128);
     encode::command(&mut out, Command::Connected);
     if let Some(server) = server {
@@ -22,17 +31,41 @@ pub(crate) fn connected(server: Option<&str>, id: &str, rates: Rates, version: V
     let Rates { send, receive } = rates;
     encode::header_verbatim(&mut out, "heart-beat", &format!("{send},{receive}"));
     encode::header_verbatim(&mut out, "version", version.as_str());
+    expires_in(&mut out, left);
     encode::body(&mut out, &[]);
     out.into()
 }
 
-/// RECEIPT.
-pub(crate) fn receipt(id: &str, version: Version) -> Bytes {
+/// The time until the login ends, in whole seconds: rounded down, so that a client that counts on
+/// it comes in time.
+fn expires_in(out: &mut Vec<u8>, left: Option<Duration>) {
+    if let Some(left) = left {
+        encode::header_verbatim(out, "expires-in", &left.as_secs().to_string());
+    }
+}
+
+/// How long it is until then.
+pub(crate) fn left(until: Option<Instant>, now: Instant) -> Option<Duration> {
+    until.map(|until| until.saturating_duration_since(now))
+}
+
+/// RECEIPT; of a renewal with the time that is left now.
+pub(crate) fn receipt(id: &str, version: Version, left: Option<Duration>) -> Bytes {
     let mut out = Vec::with_capacity(32_usize.saturating_add(id.len()));
     encode::command(&mut out, Command::Receipt);
     encode::header(&mut out, version, "receipt-id", id);
+    expires_in(&mut out, left);
     encode::body(&mut out, &[]);
     out.into()
+}
+
+/// ERROR of one subscription, which is over; the session goes on.
+pub(crate) fn subscription_error(problem: &Problem, name: Name<'_>, version: Version) -> Bytes {
+    write_error(problem, version, |out| {
+        if let Name::Id(name) = name {
+            encode::header(out, version, "subscription", name);
+        }
+    })
 }
 
 /// ERROR. Where no version is agreed on it is written for 1.0, without escapes: the fixed
@@ -42,6 +75,14 @@ pub(crate) fn receipt(id: &str, version: Version) -> Bytes {
 /// `error-code` and `reconnect` tell a program the condition and the next step; the plug-in has
 /// neither.
 pub(crate) fn error(problem: &Problem, receipt: Option<&str>, version: Version) -> Bytes {
+    write_error(problem, version, |out| {
+        if let Some(receipt) = receipt {
+            encode::header(out, version, "receipt-id", receipt);
+        }
+    })
+}
+
+fn write_error(problem: &Problem, version: Version, more: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut out = Vec::with_capacity(256);
     encode::command(&mut out, Command::Error);
     encode::header(&mut out, version, "message", problem.message());
@@ -49,9 +90,7 @@ pub(crate) fn error(problem: &Problem, receipt: Option<&str>, version: Version) 
     encode::header(&mut out, version, "version", Version::SUPPORTED);
     encode::header_verbatim(&mut out, "error-code", problem.error_code());
     encode::header_verbatim(&mut out, "reconnect", &problem.reconnect().to_string());
-    if let Some(receipt) = receipt {
-        encode::header(&mut out, version, "receipt-id", receipt);
-    }
+    more(&mut out);
     encode::body(&mut out, problem.detail().as_bytes());
     out.into()
 }

@@ -37,7 +37,7 @@
 //!
 //! session.handle_frame(now, Frame::new(Command::Connect).with_header("accept-version", "1.2"));
 //! assert!(matches!(session.poll_action(), Some(Action::Authenticate(_))));
-//! session.handle_authenticated(now, Ok(()));
+//! session.handle_authenticated(now, Ok(None));
 //! let Some(Action::Write(connected)) = session.poll_action() else { panic!() };
 //! assert!(connected.starts_with(b"CONNECTED\n"));
 //!
@@ -92,8 +92,8 @@ mod subscriptions;
 mod transactions;
 
 pub use action::{
-    AckMode, Action, Connect, Operation, OperationId, Outcome, Publish, Settle, Subscribe,
-    SubscriptionId, Unsubscribe, Verdict,
+    AckMode, Action, Connect, Operation, OperationId, Outcome, Publish, Renew, Renewed, Settle,
+    Subscribe, SubscriptionId, Unsubscribe, Verdict,
 };
 pub use close::CloseCode;
 pub use config::Config;

@@ -24,6 +24,14 @@ struct ReceiptEntry {
     if_denied: IfDenied,
 }
 
+/// The receipts that are due for one frame.
+#[derive(Debug)]
+pub(crate) struct Due {
+    pub(crate) receipts: Vec<Box<str>>,
+    /// The frame renewed the login.
+    pub(crate) is_renewal: bool,
+}
+
 /// What is to be undone when an operation is denied, so that the session can go on as if its frame
 /// had never come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +40,8 @@ pub(crate) enum IfDenied {
     Nothing,
     /// The subscription, which is open since its frame came.
     Close(SubscriptionId),
+    /// Nothing, for it is a renewal.
+    Renewal,
     /// It cannot be undone: acknowledgements that were taken as made, and are not.
     TooLate,
 }
@@ -107,7 +117,7 @@ impl Pending {
     }
 
     /// Takes the front entry off if it is done: the receipts that were asked for.
-    pub(crate) fn pop(&mut self) -> Option<impl Iterator<Item = Box<str>> + use<>> {
+    pub(crate) fn pop(&mut self) -> Option<Due> {
         if !self.queue.front()?.done {
             return None;
         }
@@ -116,7 +126,10 @@ impl Pending {
         if self.queue.is_empty() {
             self.queue = VecDeque::new();
         }
-        Some(entry.before.into_iter().chain(entry.receipt))
+        Some(Due {
+            receipts: entry.before.into_iter().chain(entry.receipt).collect(),
+            is_renewal: entry.if_denied == IfDenied::Renewal,
+        })
     }
 
     /// The room taken, for tests.

@@ -22,6 +22,9 @@ pub(crate) const RESERVED: &str = "/temp-queue/";
 /// keeps a channel at the broker.
 pub(crate) const MAX_ENDED: usize = 16;
 
+/// Subscriptions that were taken from their client, and that it may not have noticed yet, at most.
+const MAX_LOST: usize = 100;
+
 /// Subscriptions, in the order of their numbers, which only grow: found by number in logarithmic
 /// time, since that is what every delivery asks; by name one after the other. Those that have ended
 /// stay here without a name, until their client has acknowledged what it got.
@@ -49,6 +52,8 @@ pub(crate) struct Subscription {
     ack: AckMode,
     named_by_destination: bool,
     has_ended: bool,
+    /// It was taken from its client, who may still UNSUBSCRIBE, or acknowledge.
+    is_lost: bool,
 }
 
 /// The remains of a subscription that has just ended.
@@ -82,6 +87,10 @@ impl Subscriptions {
             };
             return Err(Problem::DuplicateSubscription(name.into()));
         }
+        // The client begins anew.
+        if let Some(at) = self.lost_by_name(name) {
+            self.remove(at);
+        }
         // A number is never given twice, so the last one ends the giving.
         let number = self
             .last
@@ -106,6 +115,7 @@ impl Subscriptions {
             ack,
             named_by_destination,
             has_ended: false,
+            is_lost: false,
         });
         Ok(SubscriptionId(number))
     }
@@ -113,7 +123,7 @@ impl Subscriptions {
     /// Ends a subscription. Messages that its client has can be acknowledged all the same, as long
     /// as no more than [`MAX_ENDED`] others end so after it.
     pub(crate) fn end(&mut self, name: Name<'_>) -> Result<Ended, Problem> {
-        let Some(at) = self.by_name(name) else {
+        let Some(at) = self.by_name(name).or_else(|| self.lost_by_name(name)) else {
             let what = match name {
                 Name::Id(id) => format!("id='{id}'"),
                 Name::Destination(destination) => format!("destination='{destination}'"),
@@ -121,6 +131,7 @@ impl Subscriptions {
             return Err(Problem::UnknownSubscription(what.into()));
         };
         let kept = self.open.get_mut(at).and_then(Subscription::end);
+        // One that was lost has nothing to settle.
         let Some((subscription, kept)) = kept else {
             return Ok(Ended {
                 subscription: self.remove(at),
@@ -128,14 +139,33 @@ impl Subscriptions {
                 forgotten: None,
             });
         };
-        let is_over = self.ended() > MAX_ENDED;
-        let is_earlier = |other: &Subscription| other.has_ended && other.number != subscription.0;
+        let awaits = |other: &Subscription| other.has_ended && !other.is_lost;
+        let is_over = self.open.iter().filter(|other| awaits(other)).count() > MAX_ENDED;
+        let is_earlier = |other: &Subscription| awaits(other) && other.number != subscription.0;
         let oldest = self.open.iter().position(is_earlier);
         Ok(Ended {
             subscription,
             kept,
             forgotten: oldest.filter(|_| is_over).map(|at| self.remove(at)),
         })
+    }
+
+    /// Takes an open subscription from its client; what the client calls it. Nothing of it can be
+    /// acknowledged any more, but its client may not know that yet.
+    pub(crate) fn lose(&mut self, id: SubscriptionId) -> Option<Name<'_>> {
+        let at = self.by_number(id)?;
+        let lost = self.open.get_mut(at).filter(|found| !found.has_ended)?;
+        lost.has_ended = true;
+        lost.is_lost = true;
+        lost.unsettled = None;
+        let mut lost = self.open.iter().filter(|other| other.is_lost);
+        let oldest = lost.next().map(|lost| lost.number);
+        if lost.count() >= MAX_LOST
+            && let Some(oldest) = oldest
+        {
+            self.close_number(SubscriptionId(oldest));
+        }
+        Some(self.open.get(self.by_number(id)?)?.name())
     }
 
     fn ended(&self) -> usize {
@@ -207,6 +237,12 @@ impl Subscriptions {
             .ok()
     }
 
+    fn lost_by_name(&self, name: Name<'_>) -> Option<usize> {
+        self.open
+            .iter()
+            .position(|other| other.is_lost && other.name() == name)
+    }
+
     fn by_name(&self, name: Name<'_>) -> Option<usize> {
         self.open
             .iter()
@@ -249,6 +285,11 @@ impl Subscription {
         } else {
             Name::Id(&self.name)
         }
+    }
+
+    /// Whether it was taken from its client.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost
     }
 
     /// Whether its client acknowledges messages.

@@ -8,11 +8,14 @@ use base64::{
     Engine as _,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
-use reqwest::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName};
+use reqwest::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, SEC_WEBSOCKET_PROTOCOL};
 use thiserror::Error;
 use url::form_urlencoded;
 
-use super::Config;
+use super::{
+    Config,
+    jwt::{JwtConfig, looks_like_token},
+};
 
 /// All that one request may carry for its login, in bytes. A question to the hook has room for it,
 /// even if each byte has to be escaped.
@@ -42,9 +45,24 @@ pub struct Forwarding {
     /// Whether HTTP Basic authentication is the login, whatever CONNECT says.
     basic: bool,
     is_ambient: bool,
+    /// Where a token may be.
+    tokens: Tokens,
     /// Who a request without it is.
     default: Option<Credentials>,
 }
+
+/// Where a request may have a token.
+#[derive(Debug, Default)]
+struct Tokens {
+    header: Option<HeaderName>,
+    cookie: Option<Box<str>>,
+    query: Option<Box<str>>,
+    subprotocol: bool,
+}
+
+/// A subprotocol that begins so is no protocol, but a token: a page can choose those, and no other
+/// header of a WebSocket.
+const BEARER: &str = "bearer.";
 
 /// What one connection's opening carries; kept until its login is done.
 #[derive(Default, PartialEq, Eq)]
@@ -53,6 +71,8 @@ pub struct Carried {
     pub certificate: Option<Box<str>>,
     /// Credentials that count instead of those of CONNECT.
     pub credentials: Option<Credentials>,
+    /// A token (JWT), which counts where CONNECT has no passcode.
+    pub token: Option<Box<str>>,
     /// Further parameters of the user call.
     pub parameters: Vec<Parameter>,
 }
@@ -114,6 +134,7 @@ impl Forwarding {
             query: named(&config.forward_query),
             basic: config.http_basic,
             is_ambient: config.is_ambient(),
+            tokens: Tokens::new(&config.jwt),
             default: config.default_credentials(),
         }
     }
@@ -172,11 +193,72 @@ impl Forwarding {
                 }
             }
         }
+        carried.token = self.tokens.read(headers, query)?;
         if carried.len() > MAX_CARRIED {
             return Err(CarryError::TooLong);
         }
         let is_empty = carried == Carried::default();
         Ok((!is_empty).then(|| Box::new(carried)))
+    }
+}
+
+impl Tokens {
+    fn new(config: &JwtConfig) -> Self {
+        let set = |name: &str| (!name.is_empty()).then(|| Box::from(name));
+        if !config.is_on() {
+            return Self::default();
+        }
+        Self {
+            header: config.header.parse().ok(),
+            cookie: set(&config.cookie),
+            query: set(&config.query),
+            subprotocol: config.subprotocol,
+        }
+    }
+
+    /// The request's token, wherever it is.
+    fn read(
+        &self,
+        headers: &HeaderMap,
+        query: Option<&str>,
+    ) -> Result<Option<Box<str>>, CarryError> {
+        let mut found: Vec<Box<str>> = Vec::new();
+        if let Some(name) = &self.header
+            && let Some(value) = only_header(headers, name)?
+        {
+            let token = match value.split_once(' ') {
+                Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token,
+                _ => value,
+            };
+            found.push(token.trim().into());
+        }
+        if let Some(name) = &self.cookie {
+            let cookies = cookies(headers);
+            let mut cookies = cookies.iter();
+            if let Some((_, value)) = cookies.find(|(cookie, _)| *cookie == name.as_bytes()) {
+                let what = || CarryError::NotText(format!("The cookie {name}").into());
+                found.push(std::str::from_utf8(value).map_err(|_| what())?.into());
+            }
+        }
+        if let Some(name) = &self.query {
+            let raw = query.unwrap_or_default().as_bytes();
+            let query: Vec<_> = form_urlencoded::parse(raw).collect();
+            found.extend(only_parameter(&query, name)?.map(Box::from));
+        }
+        if self.subprotocol {
+            let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter();
+            let offered = offered.filter_map(|value| value.to_str().ok());
+            let offered = offered.flat_map(|value| value.split(',')).map(str::trim);
+            let tokens = offered.filter_map(|protocol| protocol.strip_prefix(BEARER));
+            found.extend(tokens.map(Box::from));
+        }
+        // A header of another kind (HTTP Basic, say) is no token.
+        found.retain(|token| looks_like_token(token));
+        found.dedup();
+        if found.len() > 1 {
+            return Err(CarryError::Twice("A token".into()));
+        }
+        Ok(found.pop())
     }
 }
 
@@ -190,7 +272,8 @@ impl Carried {
             .parameters
             .iter()
             .flat_map(|(name, value)| [name.len(), value.len()]);
-        credentials.chain(parameters).sum()
+        let token = self.token.iter().map(|token| token.len());
+        credentials.chain(parameters).chain(token).sum()
     }
 }
 
@@ -264,6 +347,7 @@ impl fmt::Debug for Carried {
         let names: Vec<_> = self.parameters.iter().map(|(name, _)| name).collect();
         f.debug_struct("Carried")
             .field("credentials", &self.credentials)
+            .field("token", &self.token.as_ref().map(|_| "***"))
             .field("parameters", &names)
             .finish()
     }
@@ -347,6 +431,61 @@ mod tests {
         assert_eq!(parameters(first.unwrap()), [pair("session_cookie", "near")]);
         let first = read(&[("cookie", b"sid=1"), ("cookie", b"sid=2")], None);
         assert_eq!(parameters(first.unwrap()), [pair("session_cookie", "1")]);
+    }
+
+    const TOKEN: &str = "eyJhbGciOiJFUzI1NiJ9.e30.c2ln";
+
+    fn token_of(settings: &str, pairs: &[(&str, &str)], query: Option<&str>) -> Option<String> {
+        let keys = "[jwt]\naudiences = [\"a\"]\njwks_url = \"https://i/\"\n";
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|(name, value)| (*name, value.as_bytes()))
+            .collect();
+        let carried = forwarding(&format!("{keys}{settings}")).read(&headers(&pairs), query);
+        let token = carried.unwrap().and_then(|carried| carried.token);
+        token.map(String::from)
+    }
+
+    #[test]
+    fn a_token_is_taken_from_where_the_configuration_says_and_nowhere_else() {
+        let bearer = format!("Bearer {TOKEN}");
+        let cookie = format!("theme=dark; jwt={TOKEN}");
+        let query = format!("jwt={TOKEN}");
+        let protocol = format!("v12.stomp, bearer.{TOKEN}");
+        let all = [
+            ("authorization", &*bearer),
+            ("cookie", &*cookie),
+            ("sec-websocket-protocol", &*protocol),
+        ];
+        for (settings, pairs, query) in [
+            ("header = \"authorization\"", &all[..1], None),
+            ("cookie = \"jwt\"", &all[1..2], None),
+            ("query = \"jwt\"", &all[..0], Some(&*query)),
+            ("subprotocol = true", &all[2..], None),
+            // The same token twice is one.
+            ("cookie = \"jwt\"\nsubprotocol = true", &all[..], None),
+        ] {
+            assert_eq!(token_of(settings, pairs, query).as_deref(), Some(TOKEN));
+        }
+        assert_eq!(token_of("", &all, Some(&query)), None);
+        let basic = [("authorization", "Basic YTpi")];
+        assert_eq!(token_of("header = \"authorization\"", &basic, None), None);
+    }
+
+    #[test]
+    fn two_tokens_are_none_and_a_cookie_needs_the_right_page() {
+        let other = format!("v12.stomp,bearer.{TOKEN}x");
+        let cookie = format!("jwt={TOKEN}");
+        let request = headers(&[
+            ("cookie", cookie.as_bytes()),
+            ("sec-websocket-protocol", other.as_bytes()),
+        ]);
+        let settings = "[jwt]\naudiences = [\"a\"]\njwks_url = \"https://i/\"\n\
+                        cookie = \"jwt\"\nsubprotocol = true";
+        let forwarding = forwarding(settings);
+        let read = forwarding.read(&request, None);
+        assert!(matches!(read, Err(CarryError::Twice(_))), "{read:?}");
+        assert!(forwarding.is_ambient());
     }
 
     #[test]

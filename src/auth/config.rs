@@ -12,8 +12,14 @@ use reqwest::header::HeaderName;
 use serde::Deserialize;
 use url::Url;
 
-use super::{CertificateLogin, Credentials};
-use crate::units::{Checked, at_least_one, at_most, more_than_zero};
+use super::{
+    CertificateLogin, Credentials,
+    jwt::{JwtConfig, Rights},
+};
+use crate::{
+    secret_url::without_secrets,
+    units::{Checked, at_least_one, at_most, more_than_zero},
+};
 
 /// The `[auth]` section: where the hook is, and how it is asked.
 ///
@@ -87,8 +93,12 @@ pub struct Config {
     pub forward_connection: BTreeMap<Fact, String>,
     /// The header of the hook's answer to the user call that says who the user is.
     pub username_header: Option<String>,
+    /// The header of that answer that says how many seconds the login counts.
+    pub lifetime_header: Option<String>,
     /// Whether a client's certificate stands in for its name and password. Default no.
     pub certificate_login: CertificateLogin,
+    /// The section `[auth.jwt]`: tokens as logins.
+    pub jwt: JwtConfig,
 }
 
 /// What is known of a connection, and can be told to the hook.
@@ -156,7 +166,9 @@ impl Default for Config {
             forward_query: BTreeMap::new(),
             forward_connection: BTreeMap::new(),
             username_header: None,
+            lifetime_header: None,
             certificate_login: CertificateLogin::Off,
+            jwt: JwtConfig::default(),
         }
     }
 }
@@ -201,13 +213,18 @@ impl Config {
                            else: give \"30s\", say, or \"0s\" for never";
             return Err(("recheck", message.into()));
         }
+        self.jwt.check().map_err(|message| ("jwt", message))?;
+        if self.jwt.rights == Rights::Hook && !self.has_hook() {
+            let message = "rights: is \"hook\", but there is none to ask: set [auth] hook";
+            return Err(("jwt", message.into()));
+        }
         self.check_default()?;
         self.check_forwarded()
     }
 
     /// True if there is a hook to ask who a user is.
     #[must_use]
-    pub fn has_hook(&self) -> bool {
+    pub fn knows_users(&self) -> bool {
         self.path(Call::User).1.is_some()
     }
 
@@ -228,6 +245,7 @@ impl Config {
             ambient.any(|name| header.eq_ignore_ascii_case(name))
         };
         self.http_basic
+            || !self.jwt.cookie.is_empty()
             || !self.forward_cookies.is_empty()
             || self.forward_headers.keys().any(is_sent)
     }
@@ -267,8 +285,13 @@ impl Config {
         for name in self.forward_headers.keys() {
             header("forward_headers", name)?;
         }
-        if let Some(name) = &self.username_header {
-            header("username_header", name)?;
+        for (key, name) in [
+            ("username_header", &self.username_header),
+            ("lifetime_header", &self.lifetime_header),
+        ] {
+            if let Some(name) = name {
+                header(key, name)?;
+            }
         }
         let mut taken = BTreeSet::from(["username", "password", "vhost"]);
         let connection = self.forward_connection.values();
@@ -309,6 +332,12 @@ impl Config {
             user: self.default_user.as_deref()?.into(),
             passcode: self.default_passcode.as_deref()?.into(),
         })
+    }
+
+    /// True if there is a hook to ask anything.
+    #[must_use]
+    pub fn has_hook(&self) -> bool {
+        Call::CHECKS.iter().any(|call| self.path(*call).1.is_some())
     }
 
     /// The keys of checks without a path: what they check is answered by [`Config::unset`].
@@ -361,22 +390,13 @@ pub(super) fn parse(path: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// A path as it may be shown: without query, user and password.
-pub(super) fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    // An error means that there is nothing to take away.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.to_string()
-}
-
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shape = f.debug_struct("Config");
         for call in Call::ALL {
             let (key, path) = self.path(call);
-            let path = path.map(|p| parse(&p).map_or_else(|_| "(no URL)".into(), |u| shown(&u)));
+            let path =
+                path.map(|p| parse(&p).map_or_else(|_| "(no URL)".into(), |u| without_secrets(&u)));
             shape.field(key, &path);
         }
         shape
@@ -403,7 +423,9 @@ impl fmt::Debug for Config {
             .field("forward_query", &self.forward_query)
             .field("forward_connection", &self.forward_connection)
             .field("username_header", &self.username_header)
+            .field("lifetime_header", &self.lifetime_header)
             .field("certificate_login", &self.certificate_login)
+            .field("jwt", &self.jwt)
             .finish()
     }
 }

@@ -1,32 +1,68 @@
 //! Who a client is, and what it may do.
 //!
 //! [`Authenticator`] asks; [`http`] asks the application's hook, by the contract of RabbitMQ's
-//! `rabbitmq_auth_backend_http`; [`rabbitmq`] answers for RabbitMQ's own users; [`cache`] remembers
-//! permissions and lets one call in flight serve all equal ones; [`certificate`] reads names out of
-//! certificates.
+//! `rabbitmq_auth_backend_http`; [`rabbitmq`] answers for RabbitMQ's own users; [`jwt`] reads tokens
+//! by the keys of their issuer, and asks nobody; [`chain`] has several of them, and each login goes
+//! to the one that knows its kind; [`cache`] remembers permissions and lets one call in flight serve
+//! all equal ones; [`certificate`] reads names out of certificates.
 
 pub mod cache;
 mod carried;
 pub mod certificate;
+pub mod chain;
 mod client;
 mod config;
 pub mod http;
+pub mod jwt;
 pub mod rabbitmq;
 mod turns;
 
-use std::{fmt, future, net::IpAddr, sync::Arc};
+use std::{
+    fmt, future,
+    hash::{Hash, Hasher},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 
 pub use auth_hook::{Permission, ResourceKind};
 pub use carried::{Carried, CarryError, Credentials, Forwarding, Parameter};
 pub use certificate::CertificateLogin;
 pub use config::{Config, Fact, Method, Unset};
 
+/// Whether a text has the form of a token (JWT). No password has it by chance.
+#[must_use]
+pub fn looks_like_token(text: &str) -> bool {
+    jwt::looks_like_token(text)
+}
+
 /// Answers for users. Whatever goes wrong is a refusal: implementations fail closed.
 pub trait Authenticator: Send + Sync + 'static {
     /// Who presents these credentials; never a user without a name.
     fn user<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<User, Refusal>>;
+
+    /// As [`Authenticator::user`], with all else that the answer says. This is for an
+    /// implementation whose answers say nothing else; one that stands before another passes the
+    /// call on.
+    fn log_in<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<Admission, Refusal>> {
+        self.user(login)
+            .map(|user| user.map(Admission::from))
+            .boxed()
+    }
+
+    /// Whether this login is of the kind that it knows. In a [`chain`] the first that says so
+    /// decides, and no other is asked.
+    fn knows(&self, _login: &Login) -> bool {
+        true
+    }
+
+    /// Whether it answers for this user, whom one of a [`chain`] has let in: the first that says so
+    /// is asked. One that gives its users a [`Source`] knows them by that.
+    fn owns(&self, user: &User) -> bool {
+        user.source.is_none()
+    }
 
     /// Whether the user may do this.
     fn allow<'a>(
@@ -66,15 +102,6 @@ pub trait Authenticator: Send + Sync + 'static {
     }
 }
 
-/// Users have no longer names, in bytes: AMQP's `user-id` has no room for them.
-const MAX_NAME: usize = 255;
-
-/// Whether a user can be called so. Names are shown to other clients and in logs, and AMQP carries
-/// them.
-fn is_name(name: &str) -> bool {
-    (1..=MAX_NAME).contains(&name.len()) && !name.contains(char::is_control)
-}
-
 /// What a client presents.
 pub struct Login {
     /// The `login` header, or the name in its certificate; empty where only the hook can say who
@@ -99,13 +126,101 @@ impl fmt::Debug for Login {
     }
 }
 
-/// A user that the hook allowed in.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// The answer to a login.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Who it is.
+    pub user: User,
+    /// How long the login counts from now on; `None`: until it ends by itself.
+    pub lifetime: Option<Duration>,
+    /// The id of the device that the login is bound to.
+    pub device: Option<Box<str>>,
+}
+
+impl From<User> for Admission {
+    fn from(user: User) -> Self {
+        Self {
+            user,
+            lifetime: None,
+            device: None,
+        }
+    }
+}
+
+/// A user that was let in. Users are equal if their names and tags are, and the kind of their
+/// source: what a token grants may change with each.
+#[derive(Clone, Debug)]
 pub struct User {
     /// Its name.
     pub name: Arc<str>,
     /// Its tags, separated by blanks, as the hook gave them; empty if none.
     pub tags: Arc<str>,
+    /// Where its rights come from, if not from the hook.
+    pub source: Option<Arc<Source>>,
+}
+
+/// Where a user's rights come from, if not from the hook.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Source {
+    /// A token, which may be renewed.
+    Token(jwt::Grants),
+}
+
+impl User {
+    /// Users have no longer names, in bytes: AMQP's `user-id` has no room for them.
+    pub const MAX_NAME: usize = 255;
+
+    /// Whether a user can be called so. Names are shown to other clients and in logs, and AMQP
+    /// carries them.
+    #[must_use]
+    pub fn is_name(name: &str) -> bool {
+        (1..=Self::MAX_NAME).contains(&name.len()) && !name.contains(char::is_control)
+    }
+
+    /// A user for whom the hook answers.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>, tags: impl Into<Arc<str>>) -> Self {
+        Self {
+            name: name.into(),
+            tags: tags.into(),
+            source: None,
+        }
+    }
+
+    /// True if its rights came with its login, and nobody is asked.
+    #[must_use]
+    pub fn has_own_rights(&self) -> bool {
+        self.grants().is_some_and(jwt::Grants::decide)
+    }
+
+    /// Takes over the rights of the same user, logged in anew.
+    pub fn take_over(&self, renewed: &Self) {
+        if let (Some(own), Some(other)) = (self.grants(), renewed.grants()) {
+            own.take_over(other);
+        }
+    }
+
+    fn grants(&self) -> Option<&jwt::Grants> {
+        match self.source.as_deref()? {
+            Source::Token(grants) => Some(grants),
+        }
+    }
+}
+
+impl PartialEq for User {
+    fn eq(&self, other: &Self) -> bool {
+        let kind = |user: &Self| user.source.as_deref().map(std::mem::discriminant);
+        (&self.name, &self.tags, kind(self)) == (&other.name, &other.tags, kind(other))
+    }
+}
+
+impl Eq for User {}
+
+impl Hash for User {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.name, &self.tags).hash(state);
+    }
 }
 
 /// Something that a user may or may not do.
@@ -151,6 +266,8 @@ pub enum Refusal {
     /// unknown word), or the users are not known yet. Nobody is let in. Whose fault it is, and
     /// which.
     Faulty(Box<str>),
+    /// The keys by which a token could be checked are not there; why.
+    NoKeys(Box<str>),
     /// It was not asked: the question waited too long for its turn, behind others.
     Busy,
 }
@@ -162,7 +279,7 @@ impl Refusal {
     pub fn disclosed(&self, disclose_reason: bool) -> Option<&str> {
         match self {
             Refusal::Denied(reason) if disclose_reason => reason.as_deref(),
-            Refusal::Denied(_) | Refusal::Faulty(_) | Refusal::Busy => None,
+            Refusal::Denied(_) | Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy => None,
         }
     }
 }
@@ -174,6 +291,7 @@ impl fmt::Display for Refusal {
             Refusal::Denied(None) => f.write_str("denied"),
             Refusal::Denied(Some(reason)) => write!(f, "denied: {reason}"),
             Refusal::Faulty(fault) => f.write_str(fault),
+            Refusal::NoKeys(why) => write!(f, "the token cannot be checked: {why}"),
             Refusal::Busy => f.write_str("too many wait for the hook"),
         }
     }

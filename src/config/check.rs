@@ -7,7 +7,7 @@ use super::{
     read::{Name, Reader},
 };
 use crate::{
-    auth::{CertificateLogin, Unset, rabbitmq},
+    auth::{CertificateLogin, Unset, jwt, rabbitmq},
     broker::ExchangeKind,
     listen::{
         origin,
@@ -31,11 +31,13 @@ const REQUIRED: &[Required] = &[
     ),
     (
         ("auth", "user_path"),
-        |config| config.auth.has_hook() || config.auth_rabbitmq.is_on(),
+        |config| {
+            config.auth.knows_users() || config.auth.jwt.is_on() || config.auth_rabbitmq.is_on()
+        },
         "is not set, nor is hook, and nobody but your application knows who may log in; write the \
-         address of its hook, hook = \"http://127.0.0.1:8000/auth\"; or let RabbitMQ's own users \
-         log in, [auth.rabbitmq] definitions = \"/etc/stentor/definitions.json\" (`stentor demo` \
-         needs neither)",
+         address of its hook, hook = \"http://127.0.0.1:8000/auth\"; or the keys of your tokens in \
+         [auth.jwt]; or let RabbitMQ's own users log in, [auth.rabbitmq] definitions = \
+         \"/etc/stentor/definitions.json\" (`stentor demo` needs none)",
     ),
 ];
 
@@ -48,7 +50,9 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     if !config.auth.has_hook() {
         return Vec::new();
     }
-    let unset = config.auth.unset_paths();
+    let mut unset = config.auth.unset_paths();
+    // Tokens may be the only logins.
+    unset.retain(|key| *key != "user_path" || !config.auth.jwt.is_on());
     let unset = unset.iter().map(|key| {
         format!(
             "[auth] {key}: is not set, so everything that it checks is {done} to everybody; set \
@@ -73,6 +77,9 @@ pub(super) fn files(config: &Config, reader: &mut Reader<'_>) {
         && let Err(error) = rabbitmq::check_file(file)
     {
         reader.wrong(&[("auth.rabbitmq", "definitions")], &error.to_string());
+    }
+    if let Err(message) = jwt::check_files(&config.auth.jwt) {
+        reader.wrong(&[("auth", "jwt")], &message);
     }
     let mut tls = config.tls.clone();
     while let Err((key, message)) = tls.check_files() {
@@ -177,7 +184,8 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
     sessions(config, reader);
     let set = auth.set_paths();
     if let Some(key) = set.first()
-        && !auth.has_hook()
+        && !auth.knows_users()
+        && !auth.jwt.is_on()
         && config.auth_rabbitmq.is_on()
     {
         reader.wrong(

@@ -60,16 +60,44 @@ pub(super) struct Identity {
     pub(super) vhost: Arc<Hub>,
     /// Among the connections of the user.
     pub(super) place: UserPlace,
+    /// What few sessions have.
+    kept: Option<Box<Kept>>,
+}
+
+/// What few sessions have; together, so that all others have one pointer for it.
+#[derive(Debug)]
+struct Kept {
     /// The rights to ask the hook about again, if `auth.recheck` is on.
-    pub(super) rights: Option<Box<Rights>>,
-    /// The id of the device that CONNECT named, if it did; without its kind, which presence knows.
-    pub(super) device: Option<Box<Device>>,
+    rights: Option<Box<Rights>>,
+    /// The id of the device that CONNECT or the token named, if it did.
+    device: Option<Box<str>>,
 }
 
 impl Identity {
-    /// The id of the device that CONNECT named, if it did.
+    /// `rights` are those to ask the hook about again, `device` the id of the client's device.
+    pub(super) fn new(
+        user: User,
+        vhost: Arc<Hub>,
+        place: UserPlace,
+        rights: Option<Box<Rights>>,
+        device: Option<Box<str>>,
+    ) -> Self {
+        let is_any = rights.is_some() || device.is_some();
+        Self {
+            user,
+            vhost,
+            place,
+            kept: is_any.then(|| Box::new(Kept { rights, device })),
+        }
+    }
+
+    /// The id of the device that CONNECT or the token named, if it did.
     pub(super) fn device_id(&self) -> Option<&str> {
-        self.device.as_ref()?.id.as_deref()
+        self.kept.as_ref()?.device.as_deref()
+    }
+
+    fn rights(&self) -> Option<&Rights> {
+        self.kept.as_ref()?.rights.as_deref()
     }
 }
 
@@ -158,7 +186,7 @@ impl Context {
 
     /// The rights to ask the hook about again, if `auth.recheck` is on.
     pub(super) fn rights(&self) -> Option<&Rights> {
-        self.identity()?.rights.as_deref()
+        self.identity()?.rights()
     }
 
     /// Keeps the right of a subscription, if the hook is asked again later.

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use stomp_session::{Connect, Problem};
+use tokio::time::Instant;
 
 use super::{
     context::{Context, Identity},
     rights::Rights,
 };
 use crate::{
-    auth::{Access, Carried, Fact, Login, Refusal, User},
+    auth::{Access, Admission, Carried, Fact, Login, Parameter, Refusal, User},
+    deadline::after,
     hub::EnterError,
     node::UserPlace,
     presence::Device,
@@ -17,12 +19,13 @@ use crate::{
 };
 
 /// Has the hook confirm a client's identity, then its right to enter the virtual host: links are
-/// made only for a client that has it.
+/// made only for a client that has it. Answers until when the login counts, too, if it ends by
+/// itself.
 pub(super) async fn login(
     context: &Context,
     connect: &Connect,
     carried: Option<Box<Carried>>,
-) -> Result<Identity, Problem> {
+) -> Result<(Identity, Option<Instant>), Problem> {
     let settings = context.settings();
     let logins = &settings.logins;
     let (user, password) = logins
@@ -34,15 +37,7 @@ pub(super) async fn login(
     }
     let vhost = settings.vhost_for(connect.headers.get("host"));
     let mut more = carried.map_or_else(Vec::new, |carried| carried.parameters);
-    for (fact, name) in logins.facts() {
-        let value = match fact {
-            Fact::ClientIp => context.address.ip().to_string().into(),
-            Fact::Session => context.session.clone(),
-            Fact::Node => logins.node().into(),
-            Fact::Transport => context.transport.into(),
-        };
-        more.push((Arc::clone(name), value));
-    }
+    more.extend(facts(context));
     let login = Login {
         user,
         password,
@@ -63,22 +58,30 @@ pub(super) async fn login(
     if !attempt.delay().is_zero() {
         tokio::time::sleep(attempt.delay()).await;
     }
-    let answer = services.auth.user(&login).await;
+    let answer = services.auth.log_in(&login).await;
     match &answer {
         Ok(_) => attempt.succeeded(),
         Err(Refusal::Denied(_)) => attempt.failed(),
         // The hook's fault is no failed login.
-        Err(Refusal::Faulty(_) | Refusal::Busy) => drop(attempt),
+        Err(Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy) => drop(attempt),
     }
-    let user = answer.map_err(|refusal| {
+    let Admission {
+        user,
+        lifetime,
+        device,
+    } = answer.map_err(|refusal| {
         refused(&refusal.to_string());
         let user = login.user.clone();
         match refusal {
             Refusal::Denied(_) => Problem::AccessRefused { user },
-            Refusal::Faulty(_) => Problem::LoginUnavailable { user },
+            Refusal::Faulty(_) | Refusal::NoKeys(_) => Problem::LoginUnavailable { user },
             Refusal::Busy => Problem::LoginBusy,
         }
     })?;
+    let until = lifetime.map(after);
+    // The device that the token is bound to, whatever the client says.
+    let device: Option<Box<str>> = device.or_else(|| device_id.map(Box::from));
+    let device_id = device.as_deref();
     // The hook may have named another.
     if let Some(problem) = context.refuse_banned(Some(&user.name), true, device_id) {
         return Err(problem);
@@ -109,7 +112,7 @@ pub(super) async fn login(
             match refusal {
                 Refusal::Denied(_) => denied(),
                 Refusal::Busy => Problem::LoginBusy,
-                Refusal::Faulty(_) => Problem::EntryUnavailable {
+                Refusal::Faulty(_) | Refusal::NoKeys(_) => Problem::EntryUnavailable {
                     vhost: vhost.into(),
                 },
             }
@@ -123,17 +126,21 @@ pub(super) async fn login(
         }
     })?;
     let rights = settings.recheck.map(|_| Box::new(Rights::new(login)));
-    Ok(Identity {
-        user,
-        vhost,
-        place,
-        rights,
-        device: device_id.filter(|id| id.len() <= Device::MAX_ID).map(|id| {
-            Box::new(Device {
-                kind: None,
-                id: Some(id.into()),
-            })
-        }),
+    let device = device.filter(|id| id.len() <= Device::MAX_ID);
+    Ok((Identity::new(user, vhost, place, rights, device), until))
+}
+
+/// What of the connection the hook is told.
+pub(super) fn facts(context: &Context) -> impl Iterator<Item = Parameter> {
+    let logins = &context.settings().logins;
+    logins.facts().iter().map(|(fact, name)| {
+        let value = match fact {
+            Fact::ClientIp => context.address.ip().to_string().into(),
+            Fact::Session => context.session.clone(),
+            Fact::Node => logins.node().into(),
+            Fact::Transport => context.transport.into(),
+        };
+        (Arc::clone(name), value)
     })
 }
 

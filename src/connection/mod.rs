@@ -32,7 +32,7 @@
 //! | `operations` | operations under way, and their results: subscriptions (`route`), queues (`declared`), settlements (`work`), own messages (`echo`) |
 //! | `goodbye`, `end` | the last words, and the reason |
 //! | `timer` | the one timer, on strokes that all connections share |
-//! | `perform` | one action, from the hook's permissions (`permission`, asked `ahead`) to the broker's answer; the login (`login`, `admission`) |
+//! | `perform` | one action, from the hook's permissions (`permission`, asked `ahead`) to the broker's answer; the login (`login`, `admission`), and its `renewal` |
 //! | [`mapping`] | the requests of frames to the broker (pure) |
 //! | `context` | the client's identity; `rights`: its permissions, kept to ask again; `online`: the node's way to reach it |
 //! | `link` | the duties of a transport towards a connection |
@@ -55,6 +55,7 @@ mod pacing;
 mod perform;
 mod permission;
 mod read;
+mod renewal;
 mod rights;
 mod route;
 mod timer;
@@ -85,9 +86,9 @@ use self::{
     context::Context,
     end::{End, Ended},
     event::Event,
-    operations::{NewLogin, Operations},
+    operations::Operations,
     read::Reader,
-    work::Done,
+    work::{Done, NewLogin},
     write::{Writer, is_congested},
 };
 use crate::{
@@ -366,7 +367,12 @@ impl<L: Link> Connection<L> {
     }
 
     /// The client may log in: the session hears of it when everything is ready for its frames.
-    fn handle_login(&mut self, now: Instant, (identity, device): NewLogin) {
+    fn handle_login(&mut self, now: Instant, login: NewLogin) {
+        let NewLogin {
+            identity,
+            device,
+            until,
+        } = login;
         if self.context.settings().stays_if_denied(&identity.user.name) {
             self.session.stay_if_denied();
         }
@@ -377,7 +383,8 @@ impl<L: Link> Connection<L> {
         self.link.set_max_frame_size(limits.max_frame_size);
         let context = &self.context;
         self.link.count_for(&|| context.account());
-        self.session.handle_authenticated(now.into_std(), Ok(()));
+        let until = until.map(Instant::into_std);
+        self.session.handle_authenticated(now.into_std(), Ok(until));
         if self.context.services.presence.is_some() {
             self.operations.find_groups(&self.context, device);
         }

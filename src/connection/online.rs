@@ -12,7 +12,7 @@ use stomp_session::Problem;
 use super::{
     context::{Context, Identity},
     permission::Permissions,
-    rights::{Right, Subscriptions},
+    rights::Subscriptions,
 };
 use crate::{
     auth::Refusal,
@@ -93,11 +93,7 @@ async fn recheck(session: &Weak<Context>) -> Option<Result<(), Problem>> {
     for (_, right) in subscriptions {
         let context = session.upgrade()?;
         let permissions = Permissions::again(&context, context.identity()?);
-        let answer = match &*right {
-            Right::Listen(exchange, pattern) => permissions.listen(exchange, pattern).await,
-            Right::Consume(consume) => permissions.consume(consume).await,
-        };
-        match answer {
+        match permissions.right(&right).await {
             Ok(()) => {}
             Err(Problem::PermissionDenied { detail }) => {
                 return Some(Err(Problem::PermissionWithdrawn { detail }));
@@ -113,11 +109,12 @@ async fn recheck_login(context: &Context) -> Result<Subscriptions, Problem> {
     let (Some(identity), Some(rights)) = (context.identity(), context.rights()) else {
         return Ok(Vec::new());
     };
-    match context.services.auth.user(rights.login()).await {
+    let proof = rights.proof();
+    match context.services.auth.user(proof.login()).await {
         Ok(user) if user == identity.user => {}
         Ok(_) => return Err(Problem::LoginChanged),
         // The hook's fault is in the log.
-        Err(Refusal::Faulty(_) | Refusal::Busy) => return Ok(Vec::new()),
+        Err(Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy) => return Ok(Vec::new()),
         Err(refusal @ Refusal::Denied(_)) => {
             telemetry::permission_refused(&context.info(), "the gateway", &refusal.to_string());
             return Err(not_any_more(identity));

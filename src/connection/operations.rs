@@ -19,12 +19,12 @@ use stomp_session::{
 
 use super::{
     ahead::Ahead,
-    context::{Context, Identity},
+    context::Context,
     declared::Declared,
     mapping::{self, Sent},
-    perform,
+    perform, renewal,
     route::{Route, Routes},
-    work::{Done, Handed, NotHanded, Task, Work},
+    work::{Done, Handed, NewLogin, NotHanded, Task, Work},
 };
 use crate::{
     auth::Carried,
@@ -47,9 +47,6 @@ pub(super) struct Operations {
     /// Credentials that came with the transport's opening, until the login begins.
     carried: Option<Box<Carried>>,
 }
-
-/// The identity that a login proved, and the device that the client named.
-pub(super) type NewLogin = (Identity, Option<Box<Device>>);
 
 /// Queues for replies that the tasks of one operation are to make.
 type Made = Vec<(SubscriptionId, Box<str>)>;
@@ -140,6 +137,10 @@ impl Operations {
                     .collect();
                 let tasks = tasks.map_err(|problem| (operation, problem))?;
                 perform::perform(context, operation, tasks, ahead).boxed()
+            }
+            Action::Renew(operation, ask) => {
+                let rights = self.routes.rights();
+                renewal::renew(context, operation, ask, rights).boxed()
             }
             // The loop does the others itself; and what a later session may ask for is not known
             // here.
@@ -342,6 +343,13 @@ impl Operations {
         match done {
             Done::Authenticated(Ok(login)) => return Some(login),
             Done::Authenticated(Err(problem)) => session.handle_authenticated(now, Err(problem)),
+            Done::Renewed(operation, outcome) => {
+                // What the client has no right to any more ends here, at the broker too.
+                for (subscription, _) in outcome.iter().flat_map(|renewed| &renewed.lost) {
+                    drop(self.take_route(*subscription, context));
+                }
+                session.handle_renewed(now, operation, outcome);
+            }
             Done::Subscribed(operation, subscription, outcome) => {
                 let outcome = outcome.map(|route| {
                     self.note_declared(&route);

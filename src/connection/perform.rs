@@ -18,7 +18,7 @@ use super::{
     permission::Permissions,
     rights::Right,
     route::{Dedicated, Route},
-    work::{Done, Handed, NotHanded, Task},
+    work::{Done, Handed, NewLogin, NotHanded, Task},
 };
 use crate::{
     auth::Carried,
@@ -50,16 +50,24 @@ pub(super) async fn authenticate(
             Err(problem) => return Done::Authenticated(Err(problem)),
         }
     }
-    let identity = match login::login(&context, &connect, carried).await {
-        Ok(identity) => identity,
+    let (identity, until) = match login::login(&context, &connect, carried).await {
+        Ok(login) => login,
         Err(problem) => return Done::Authenticated(Err(problem)),
     };
     if !context.guard.let_in() {
         context.services.registry.log_turned_away(context.transport);
         return Done::Authenticated(Err(Problem::TooManyConnections));
     }
+    if let Some(id) = identity.device_id() {
+        // A token may have named another than the client.
+        device.get_or_insert_default().id = Some(id.into());
+    }
     let decided = admission::apply_policy(&context, &identity, device.clone()).await;
-    Done::Authenticated(decided.map(|()| (identity, device)))
+    Done::Authenticated(decided.map(|()| NewLogin {
+        identity,
+        device,
+        until,
+    }))
 }
 
 /// Finds out which groups the user is in. A hook that is at fault has said so in the log: its

@@ -7,10 +7,12 @@ use stomp_session::Problem;
 use super::{
     answers::Answers,
     context::{Context, Identity},
+    mapping,
+    rights::Right,
 };
 use crate::{
     auth::{Access, Permission, Refusal, ResourceKind},
-    broker::{Argument, Consume, Publish, QueueSpec},
+    broker::{Argument, Consume, Publish, QueueSpec, own_queues},
     telemetry,
 };
 
@@ -86,6 +88,14 @@ impl<'a> Permissions<'a> {
         self.topic(exchange, pattern, Permission::Read).await
     }
 
+    /// Asks for the right that a subscription needed.
+    pub(super) async fn right(&self, right: &Right) -> Result<(), Problem> {
+        match right {
+            Right::Listen(exchange, pattern) => self.listen(exchange, pattern).await,
+            Right::Consume(consume) => self.consume(consume).await,
+        }
+    }
+
     /// Asks for the right to have a queue and a consumer of its own.
     pub(super) async fn consume(&self, consume: &Consume) -> Result<(), Problem> {
         if let Some((exchange, pattern)) = &consume.binding {
@@ -95,15 +105,32 @@ impl<'a> Permissions<'a> {
         if consume.declare {
             self.declare(queue).await?;
         }
+        if consume.declare && self.needs_no_right(queue) {
+            return Ok(());
+        }
         if consume.binding.is_some() {
             self.queue(&queue.name, Permission::Write).await?;
         }
         self.queue(&queue.name, Permission::Read).await
     }
 
+    /// Returns true if the queue is one that the gateway makes for this user's subscription or
+    /// replies, and the user brought its rights along: they are to destinations, and nobody can
+    /// grant names that are made up. A name of that form that a client has chosen leads nowhere: an
+    /// exclusive queue is of the connection that declared it, and durable ones are asked about by
+    /// [`mapping::is_foreign`].
+    fn needs_no_right(&self, queue: &QueueSpec) -> bool {
+        let is_passing = !queue.durable && queue.exclusive;
+        let is_own = is_passing && (mapping::is_made_up(queue) || own_queues::is_temp(&queue.name))
+            || own_queues::is_durable_subscription(&queue.name);
+        is_own && self.identity.user.has_own_rights()
+    }
+
     /// Asks for the right to declare a queue.
     pub(super) async fn declare(&self, queue: &QueueSpec) -> Result<(), Problem> {
-        self.queue(&queue.name, Permission::Configure).await?;
+        if !self.needs_no_right(queue) {
+            self.queue(&queue.name, Permission::Configure).await?;
+        }
         let argument = |wanted: &str| {
             queue
                 .arguments
@@ -114,7 +141,9 @@ impl<'a> Permissions<'a> {
                 })
         };
         if let Some(exchange) = argument("x-dead-letter-exchange") {
-            self.queue(&queue.name, Permission::Read).await?;
+            if !self.needs_no_right(queue) {
+                self.queue(&queue.name, Permission::Read).await?;
+            }
             self.exchange(exchange, Permission::Write).await?;
             // The client that chooses the key publishes by it.
             if let Some(key) = argument("x-dead-letter-routing-key") {
@@ -138,6 +167,10 @@ impl<'a> Permissions<'a> {
 
     /// Asks for the right to delete a queue.
     pub(super) async fn delete(&self, queue: &str) -> Result<(), Problem> {
+        // It is the queue of a subscription that the client has.
+        if own_queues::is_durable_subscription(queue) && self.identity.user.has_own_rights() {
+            return Ok(());
+        }
         self.queue(queue, Permission::Configure).await
     }
 
@@ -200,7 +233,7 @@ impl<'a> Permissions<'a> {
             match self.asks {
                 Asks::Again => match auth.allow_anew(user, &access).await {
                     // The hook's fault is in the log.
-                    Err(Refusal::Faulty(_) | Refusal::Busy) => Ok(()),
+                    Err(Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy) => Ok(()),
                     answer => answer,
                 },
                 Asks::Ahead(answers) => {
@@ -229,7 +262,10 @@ impl<'a> Permissions<'a> {
     fn refused(&self, access: &Access, refusal: Refusal) -> Problem {
         let what = what(access);
         telemetry::permission_refused(&self.context.info(), &what, &refusal.to_string());
-        let is_fault = matches!(refusal, Refusal::Faulty(_) | Refusal::Busy);
+        let is_fault = matches!(
+            refusal,
+            Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy
+        );
         let reason = refusal.disclosed(self.context.settings().disclose_reason);
         refused(access, &what, &self.identity.user.name, reason, is_fault)
     }

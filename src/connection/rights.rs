@@ -11,8 +11,18 @@ use crate::{auth::Login, broker::Consume};
 
 /// The rights of a session, with the credentials that proved them.
 pub(super) struct Rights {
-    login: Login,
+    login: Mutex<Arc<Proof>>,
     subscriptions: Mutex<Subscriptions>,
+}
+
+/// The credentials of a login, which are cleared when nobody needs them any more.
+#[derive(Debug)]
+pub(super) struct Proof(Login);
+
+impl Proof {
+    pub(super) fn login(&self) -> &Login {
+        &self.0
+    }
 }
 
 pub(super) type Subscriptions = Vec<(SubscriptionId, Arc<Right>)>;
@@ -28,14 +38,19 @@ pub(super) enum Right {
 impl Rights {
     pub(super) fn new(login: Login) -> Self {
         Self {
-            login,
+            login: Mutex::new(Arc::new(Proof(login))),
             subscriptions: Mutex::default(),
         }
     }
 
     /// The credentials of the login.
-    pub(super) fn login(&self) -> &Login {
-        &self.login
+    pub(super) fn proof(&self) -> Arc<Proof> {
+        Arc::clone(&self.login.lock())
+    }
+
+    /// The login was renewed by others.
+    pub(super) fn renew(&self, login: Login) {
+        *self.login.lock() = Arc::new(Proof(login));
     }
 
     /// The right of each subscription.
@@ -59,10 +74,10 @@ impl Rights {
 }
 
 /// Clears the credentials, so that the next owner of the memory cannot read them.
-impl Drop for Rights {
+impl Drop for Proof {
     fn drop(&mut self) {
-        self.login.password.zeroize();
-        for (_, value) in &mut self.login.more {
+        self.0.password.zeroize();
+        for (_, value) in &mut self.0.more {
             value.zeroize();
         }
     }
@@ -71,7 +86,7 @@ impl Drop for Rights {
 impl fmt::Debug for Rights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rights")
-            .field("login", &self.login)
+            .field("login", &self.proof().login())
             .finish_non_exhaustive()
     }
 }

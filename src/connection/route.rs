@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use stomp_session::SubscriptionId;
 
+use super::rights::Right;
 use crate::{
     broker::{Consume, Consumer},
     hub::SharedSubscription,
@@ -85,6 +86,23 @@ impl Routes {
         let (_, route) = self.0.swap_remove(index);
         self.0.shrink_to_fit();
         Some(route)
+    }
+
+    /// What each subscription that has not ended needed a right for.
+    pub(super) fn rights(&self) -> Vec<(SubscriptionId, Right)> {
+        let right = |route: &Route| match route {
+            Route::Shared { shared, .. } => {
+                let (exchange, pattern) = shared.source();
+                Some(Right::Listen(exchange.into(), pattern.into()))
+            }
+            Route::Dedicated(route) => {
+                (!route.has_ended).then(|| Right::Consume(Box::new(route.request.clone())))
+            }
+        };
+        let rights = self.0.iter();
+        rights
+            .filter_map(|(id, route)| Some((*id, right(route)?)))
+            .collect()
     }
 
     /// The subscriptions by which a message comes back that is published so: those to its key on a

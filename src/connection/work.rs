@@ -12,7 +12,10 @@ use futures_util::{
     future::{BoxFuture, try_join_all},
     stream::FuturesUnordered,
 };
-use stomp_session::{Action, OperationId, Outcome, Problem, Settle, SubscriptionId, Verdict};
+use stomp_session::{
+    Action, OperationId, Outcome, Problem, Renewed, Settle, SubscriptionId, Verdict,
+};
+use tokio::time::Instant;
 
 use super::{
     ahead::{self, Ahead},
@@ -31,7 +34,9 @@ use crate::{
 /// The outcome of an action.
 pub(super) enum Done {
     /// The answer to [`Action::Authenticate`].
-    Authenticated(Result<(Identity, Option<Box<Device>>), Problem>),
+    Authenticated(Result<NewLogin, Problem>),
+    /// The answer to [`Action::Renew`].
+    Renewed(OperationId, Result<Renewed, Problem>),
     /// The answer to [`Action::Subscribe`].
     Subscribed(OperationId, SubscriptionId, Result<Route, Problem>),
     /// Messages were handed to the broker, which has yet to confirm them.
@@ -47,6 +52,15 @@ pub(super) enum Done {
     Operation(OperationId, Outcome),
     /// The user's groups, which presence wants, and the device it is on.
     Groups(Vec<Arc<str>>, Option<Box<Device>>),
+}
+
+/// The identity that a login proved, and what goes with it.
+pub(super) struct NewLogin {
+    pub(super) identity: Identity,
+    /// The device that the client, or its token, named.
+    pub(super) device: Option<Box<Device>>,
+    /// When the login ends by itself, if it does.
+    pub(super) until: Option<Instant>,
 }
 
 /// The content of [`Done::Handed`].
@@ -75,6 +89,12 @@ pub(super) enum Task {
     Settle(Arc<dyn Consumer>, Settle),
     /// Tell presence how available the client is.
     Say(Status),
+}
+
+/// The actions whose questions may be asked ahead. Behind a renewal the answers may be others.
+fn ahead_of_renewals(queue: &mut VecDeque<Queued>) -> impl Iterator<Item = &mut Queued> {
+    let queued = queue.iter_mut().take(ahead::FRAMES);
+    queued.take_while(|queued| !matches!(queued.action, Action::Renew(..)))
 }
 
 /// An action that waits for its turn.
@@ -125,7 +145,7 @@ impl Work {
     /// Has the questions of the next actions asked, while the one that is being done waits for the
     /// hook.
     pub(super) fn ask_ahead(&mut self, questions: impl Fn(&Action) -> Option<Ahead>) {
-        for queued in self.queue.iter_mut().take(ahead::FRAMES) {
+        for queued in ahead_of_renewals(&mut self.queue) {
             if !queued.is_looked_at {
                 queued.is_looked_at = true;
                 queued.ahead = questions(&queued.action).map(Box::new);
@@ -135,7 +155,7 @@ impl Work {
 
     /// Goes on with the questions that are asked ahead.
     pub(super) fn poll_ahead(&mut self, context: &mut TaskContext<'_>) {
-        for ahead in self.queue.iter_mut().take(ahead::FRAMES) {
+        for ahead in ahead_of_renewals(&mut self.queue) {
             if let Some(ahead) = &mut ahead.ahead {
                 ahead.poll(context);
             }

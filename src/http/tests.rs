@@ -40,6 +40,7 @@ impl Authenticator for Everybody {
         let user = User {
             name: (&*login.user).into(),
             tags: "".into(),
+            source: None,
         };
         Box::pin(std::future::ready(Ok(user)))
     }

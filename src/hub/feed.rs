@@ -734,6 +734,12 @@ pub struct SharedSubscription {
 }
 
 impl SharedSubscription {
+    /// The exchange, and the pattern by which it listens.
+    #[must_use]
+    pub fn source(&self) -> (&str, &str) {
+        (&self.feed.id.exchange, &self.pattern)
+    }
+
     /// True if it gets the messages published to that exchange with that key.
     #[must_use]
     pub fn hears(&self, exchange: &str, routing_key: &str) -> bool {

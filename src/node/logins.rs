@@ -15,6 +15,8 @@ pub struct Logins {
     facts: Vec<(Fact, Arc<str>)>,
     /// Whether the hook's answer can say who the user is.
     hook_names_user: bool,
+    /// Whether a token names its user.
+    takes_tokens: bool,
     /// What this node is called.
     node: Arc<str>,
 }
@@ -30,6 +32,7 @@ impl Logins {
                 .map(|(fact, name)| (*fact, name.as_str().into()))
                 .collect(),
             hook_names_user: config.username_header.is_some(),
+            takes_tokens: config.jwt.is_on(),
             node: node.into(),
         }
     }
@@ -46,10 +49,30 @@ impl Logins {
         &self.node
     }
 
+    /// The name with which a logged-in user's new credentials are tried: the one that the client
+    /// gives, or else its own; none where something else names it.
+    #[must_use]
+    pub fn name_to_renew<'a>(
+        &self,
+        named: Option<&'a str>,
+        own: &'a str,
+        credentials: &str,
+    ) -> &'a str {
+        match named {
+            Some(name) => name,
+            None if self.hook_names_user || self.is_token(credentials) => "",
+            None => own,
+        }
+    }
+
+    fn is_token(&self, text: &str) -> bool {
+        self.takes_tokens && auth::looks_like_token(text)
+    }
+
     /// The credentials that count. `None`: there are none.
     ///
-    /// Those of HTTP Basic authentication come first, as in the plug-in; then those of CONNECT;
-    /// then the certificate, for a client that says a name is that user or nobody; then what else the
+    /// Those of HTTP Basic authentication come first, as in the plug-in; then those of CONNECT, of
+    /// which a token needs no `login`; then a token that the request carried; then the certificate, for a client that says a name is that user or nobody; then what else the
     /// request carried, or a passcode (a token), for which the hook knows the user; then the default
     /// ones. An empty passcode stands where what the request carried is to prove the user: none at
     /// all tells the hook that a certificate has.
@@ -61,6 +84,23 @@ impl Logins {
             return Some((user.clone(), Some(passcode.clone())));
         }
         let certificate = carried.and_then(|carried| carried.certificate.as_ref());
+        let token = connect
+            .get("passcode")
+            .filter(|passcode| !passcode.is_empty());
+        let token = token.or_else(|| carried.and_then(|carried| carried.token.as_deref()));
+        let login = connect.get("login");
+        if let Some(token) = token.filter(|token| self.is_token(token))
+            && login.is_none_or(str::is_empty)
+        {
+            return Some(("".into(), Some(token.into())));
+        }
+        if let (Some(user), None | Some(""), Some(token)) = (
+            login,
+            connect.get("passcode"),
+            carried.and_then(|carried| carried.token.as_deref()),
+        ) {
+            return Some((user.into(), Some(token.into())));
+        }
         let is_proved = carried.is_some_and(|carried| !carried.parameters.is_empty());
         let passcode = connect.get("passcode");
         match (connect.get("login"), passcode) {
@@ -186,6 +226,49 @@ mod tests {
             ..carried
         });
         assert_eq!(counts(NAMED, "", both), Some(("cert".into(), None)));
+    }
+
+    const JWT: &str = "[jwt]\naudiences = [\"a\"]\njwks_url = \"https://i/\"\n";
+    const TOKEN: &str = "eyJhbGciOiJFUzI1NiJ9.e30.c2ln";
+
+    #[test]
+    fn a_token_says_who_it_is() {
+        let carried = || {
+            Some(Carried {
+                token: Some(TOKEN.into()),
+                ..Carried::default()
+            })
+        };
+        let passcode = format!("passcode:{TOKEN}");
+        assert_eq!(counts(JWT, &passcode, None), pair("", TOKEN));
+        let named = format!("login:a {passcode}");
+        assert_eq!(counts(JWT, &named, None), pair("a", TOKEN));
+        assert_eq!(counts(JWT, "", carried()), pair("", TOKEN));
+        assert_eq!(counts(JWT, "login: passcode:", carried()), pair("", TOKEN));
+        // Whoever it is, must be who the client says.
+        assert_eq!(counts(JWT, "login:a", carried()), pair("a", TOKEN));
+        // CONNECT counts before the request.
+        let both = "login:a passcode:b";
+        assert_eq!(counts(JWT, both, carried()), pair("a", "b"));
+        // Without keys it is no token.
+        assert_eq!(counts("", &passcode, None), None);
+        // A certificate counts for who shows nothing else.
+        let certificate = carried().map(|carried| Carried {
+            certificate: Some("cert".into()),
+            ..carried
+        });
+        assert_eq!(counts(JWT, "", certificate), pair("", TOKEN));
+    }
+
+    #[test]
+    fn new_credentials_are_tried_with_the_name_that_the_first_were() {
+        let config = |text| Logins::new(&toml::from_str(text).unwrap(), "n");
+        let (hook, named, jwt) = (config(""), config(NAMED), config(JWT));
+        assert_eq!(hook.name_to_renew(None, "a", "b"), "a");
+        assert_eq!(hook.name_to_renew(Some("c"), "a", "b"), "c");
+        assert_eq!(named.name_to_renew(None, "a", "b"), "");
+        assert_eq!(jwt.name_to_renew(None, "a", TOKEN), "");
+        assert_eq!(jwt.name_to_renew(None, "a", "b"), "a");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod bound;
 mod config;
 mod detail;
 mod event;
+mod jwt;
 mod links;
 mod metrics;
 mod seldom;
@@ -30,6 +31,7 @@ pub use bound::{Bound, limit_exceeded};
 pub use config::{Config, Format};
 pub use detail::*;
 pub use event::*;
+pub use jwt::*;
 pub use links::*;
 pub use metrics::{
     DedicatedSubscriptionCounted, FeedCounts, Levels, METRICS_TYPE, PublishingCounted,

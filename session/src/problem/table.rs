@@ -270,7 +270,9 @@ problems! {
             detail: Box<str>,
         } => {
             message: "access_refused", code: "permission-withdrawn", close: Policy, reconnect: No,
-            page: "The user may no longer read the key of a subscription (`auth.recheck`)",
+            page: "The user may no longer read the key of a subscription (`auth.recheck`). With \
+                   the header `subscription` only that subscription has ended, after a renewal, \
+                   and the connection stays open",
             body: detail.clone(),
             samples: [PermissionWithdrawn { detail: "ACCESS_REFUSED - …".into() }],
         }
@@ -286,6 +288,40 @@ problems! {
                    token has ended, or the account is closed",
             body: detail.clone(),
             samples: [Revoked { detail: "ACCESS_REFUSED - …".into() }],
+        }
+
+        /// The token of the login, or the time that the hook gave it, is over.
+        TokenExpired => {
+            message: "token expired", code: "token-expired", close: Policy, reconnect: Renew,
+            page: "The time of the login is over, which CONNECTED told as `expires-in`. Get a new \
+                   token, and come back with it at once. [Renew](jwt.md#renewal) in time to stay \
+                   connected",
+            body: "The time of your login is over. Get a new token, and reconnect with it. To stay \
+                   connected, SEND it to /auth/renew in time\n",
+            samples: [TokenExpired],
+        }
+
+        /// A renewal was refused; why. The session goes on until its own time is over, unless this
+        /// was one denial too many.
+        RenewalRefused(why: Box<str>) => {
+            message: "renewal refused", code: "renewal-refused", close: Policy, reconnect: Renew,
+            page: "The token that was sent to `/auth/renew` is not taken. The connection stays \
+                   open until its own time is over (but see `limits.max_denials`): get another \
+                   token, and send that",
+            body: format!("The login was not renewed: {why}\n"),
+            samples: [RenewalRefused("the token is another user's".into())],
+        }
+
+        /// Nobody could say whether a renewal is right.
+        RenewalUnavailable => {
+            message: "renewal unavailable", code: "renewal-unavailable", close: TryAgainLater,
+            reconnect: After(5),
+            page: "The token that was sent to `/auth/renew` could not be checked, or too many were \
+                   refused. The connection stays open until its own time is over: send it again \
+                   later",
+            body: "The login was not renewed: it cannot be checked now. Try again after some \
+                   seconds\n",
+            samples: [RenewalUnavailable],
         }
 
         /// The hook, asked again, does not let the user in any more as who it was: it has another
@@ -800,6 +836,17 @@ problems! {
                 header: "heart-beat",
                 expected: "two numbers",
             }],
+        }
+
+        /// A SEND to `/auth/renew` that something else depends on; by which header.
+        RenewalNotAlone {
+            /// The header in question.
+            header: &'static str,
+        } => {
+            message: "Invalid header", code: "renewal-not-alone", close: Protocol, reconnect: No,
+            page: "A SEND to `/auth/renew` is no message: it may not have this header",
+            body: format!("'{header}' is not allowed on SEND to /auth/renew. Leave it out\n"),
+            samples: [RenewalNotAlone { header: "transaction" }],
         }
 
         /// A header that the frame must not carry (`message-id` on SEND: the server gives it).

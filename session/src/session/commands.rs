@@ -2,9 +2,10 @@
 
 use stomp_grammar::{Command, Frame, Version};
 
-use super::{Phase, Request, Session};
+use super::{Phase, Request, Session, renewing::RENEW};
 use crate::{
-    AckMode, Operation, Problem, Publish, Settle, Subscribe, SubscriptionId, Unsubscribe, Verdict,
+    AckMode, Operation, Problem, Publish, Renew, Settle, Subscribe, SubscriptionId, Unsubscribe,
+    Verdict,
     frames::{MessageId, Named},
     subscriptions::{Ended, Name, RESERVED, Settled},
     transactions::Step,
@@ -60,7 +61,11 @@ impl Session {
                 header: "message-id",
             });
         }
-        let destination = destination(&frame)?.into();
+        let destination = destination(&frame)?;
+        if destination == RENEW {
+            return renew(frame);
+        }
+        let destination = destination.into();
         let Some(id) = frame.header("transaction") else {
             let Frame { headers, body, .. } = frame;
             let publish = Publish {
@@ -174,6 +179,10 @@ impl Session {
             .then(|| self.subscriptions.get(message.subscription))
             .flatten()
             .ok_or_else(|| Problem::NoSubscription(text.into()))?;
+        if subscription.is_lost() {
+            // Its client may have acknowledged before it heard so. The broker has the message again.
+            return Ok(Request::Nothing);
+        }
         if !subscription.is_unsettled(message.sequence) {
             return Err(Problem::UnknownDelivery(message.sequence));
         }
@@ -257,6 +266,29 @@ impl Session {
         }
         Ok(Request::Perform(operations, receipts.into()))
     }
+}
+
+/// A SEND to [`RENEW`]. It is no message, so nothing can wait for it or depend on it.
+fn renew(frame: Frame) -> Result<Request, Problem> {
+    for header in ["transaction", "mandatory"] {
+        if frame.header(header).is_some_and(|value| value != "false") {
+            return Err(Problem::RenewalNotAlone { header });
+        }
+    }
+    let token = match frame.header("token") {
+        Some(token) => token,
+        None => std::str::from_utf8(&frame.body).unwrap_or_default().trim(),
+    };
+    if token.is_empty() {
+        return Err(Problem::MissingHeader {
+            command: frame.command,
+            header: "token",
+        });
+    }
+    Ok(Request::Renew(Box::new(Renew {
+        token: token.into(),
+        login: frame.header("login").map(Box::from),
+    })))
 }
 
 fn destination(frame: &Frame) -> Result<&str, Problem> {

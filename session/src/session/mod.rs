@@ -1,6 +1,7 @@
 //! The machine itself: its phases, the events it takes, and its wishes.
 
 mod commands;
+mod renewing;
 
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
@@ -24,7 +25,8 @@ use crate::{
 ///
 /// 1. **Events in,** by `handle_*`, each with the time: a frame ([`Session::handle_frame`]), bytes
 ///    ([`Session::handle_activity`], [`Session::handle_decode_error`]), an answer
-///    ([`Session::handle_authenticated`], [`Session::handle_done`]), a message for the client
+///    ([`Session::handle_authenticated`], [`Session::handle_done`], [`Session::handle_renewed`]), a
+///    message for the client
 ///    ([`Session::handle_delivery`]), the end ([`Session::handle_problem`]), the time
 ///    ([`Session::handle_timeout`]).
 /// 2. **Wishes out,** by [`Session::poll_action`]: call it after every `handle_*` until it answers
@@ -56,7 +58,7 @@ pub struct Session {
     denials: u32,
     /// It goes on in any case.
     stays_if_denied: bool,
-    /// When the phase ends, in those that end by themselves; left over in the others.
+    /// When the phase ends, if it ends by itself. While connected: the login's time is over.
     deadline: Option<Instant>,
     version: Version,
     phase: Phase,
@@ -68,7 +70,7 @@ enum Phase {
     AwaitingConnect,
     /// CONNECT came; the surroundings authenticate the client. Ends by the same `deadline`.
     Authenticating,
-    /// CONNECTED was sent.
+    /// CONNECTED was sent. Ends by `deadline`, if the login has one.
     Connected,
     /// DISCONNECT came; operations before it are not done yet.
     Disconnecting {
@@ -243,8 +245,12 @@ impl Session {
         self.fail(now, problem, error.receipt);
     }
 
-    /// The answer to [`Action::Authenticate`].
-    pub fn handle_authenticated(&mut self, now: Instant, outcome: Outcome) {
+    /// The answer to [`Action::Authenticate`]: when the login ends by itself, if it does.
+    pub fn handle_authenticated(
+        &mut self,
+        now: Instant,
+        outcome: Result<Option<Instant>, Problem>,
+    ) {
         if self.phase != Phase::Authenticating {
             return;
         }
@@ -252,11 +258,15 @@ impl Session {
             Some(Postponed::First(frame)) => Some(frame),
             _ => None,
         };
-        if let Err(problem) = outcome {
-            let receipt = first.as_ref().and_then(receipt);
-            return self.fail(now, problem, receipt);
-        }
+        let until = match outcome {
+            Ok(until) => until,
+            Err(problem) => {
+                let receipt = first.as_ref().and_then(receipt);
+                return self.fail(now, problem, receipt);
+            }
+        };
         self.phase = Phase::Connected;
+        self.deadline = until;
         self.liveness.heard(now);
         if let Some(first) = first {
             return self.handle_command(now, first);
@@ -265,7 +275,13 @@ impl Session {
         let server = self.config.server.as_deref();
         self.write(
             now,
-            frames::connected(server, &self.id, rates, self.version),
+            frames::connected(
+                server,
+                &self.id,
+                rates,
+                self.version,
+                frames::left(until, now),
+            ),
         );
     }
 
@@ -320,7 +336,7 @@ impl Session {
             return false;
         }
         match self.pending.if_denied(operation) {
-            Some(IfDenied::Nothing) => {}
+            Some(IfDenied::Nothing | IfDenied::Renewal) => {}
             Some(IfDenied::Close(subscription)) => {
                 self.subscriptions.close_number(subscription);
             }
@@ -423,7 +439,9 @@ impl Session {
                 }
             }
             Phase::Connected | Phase::Disconnecting { .. } | Phase::Failing => {
-                if is_due(self.end_due()) {
+                if is_due(self.expiry()) {
+                    self.fail(now, Problem::TokenExpired, None);
+                } else if is_due(self.end_due()) {
                     self.end(now);
                 }
                 while self.phase != Phase::Closed
@@ -466,7 +484,7 @@ impl Session {
             Phase::AwaitingConnect | Phase::Authenticating | Phase::Lingering => self.deadline,
             Phase::Connected | Phase::Disconnecting { .. } | Phase::Failing => sooner(
                 self.liveness.next(&self.config, self.is_read()),
-                self.end_due(),
+                sooner(self.expiry(), self.end_due()),
             ),
             Phase::Closed => None,
         }
@@ -536,6 +554,9 @@ impl Session {
             Request::Unsubscribe(ask) => {
                 Action::Unsubscribe(self.pending.begin(receipt, IfDenied::Nothing), ask)
             }
+            Request::Renew(ask) => {
+                Action::Renew(self.pending.begin(receipt, IfDenied::Renewal), ask)
+            }
             Request::Perform(operations, before) => {
                 let settles = |operation: &Operation| matches!(operation, Operation::Settle(_));
                 let if_denied = if operations.iter().any(settles) {
@@ -552,9 +573,10 @@ impl Session {
 
     /// Writes the receipts whose turn it is, and ends a disconnecting session after the last.
     fn flush_receipts(&mut self, now: Instant) {
-        while let Some(receipts) = self.pending.pop() {
-            for receipt in receipts {
-                self.write(now, frames::receipt(&receipt, self.version));
+        while let Some(due) = self.pending.pop() {
+            let left = frames::left(self.expiry().filter(|_| due.is_renewal), now);
+            for receipt in due.receipts {
+                self.write(now, frames::receipt(&receipt, self.version, left));
             }
         }
         if self.pending.len() > 0 {
@@ -598,6 +620,11 @@ impl Session {
             _ => self.config.finish_timeout,
         };
         now.checked_add(patience)
+    }
+
+    /// When the login's time is over, of a connected client.
+    fn expiry(&self) -> Option<Instant> {
+        self.deadline.filter(|_| self.phase == Phase::Connected)
     }
 
     /// When a session that is about to end waits no longer.
@@ -655,6 +682,7 @@ enum Request {
     Nothing,
     Subscribe(Box<crate::Subscribe>),
     Unsubscribe(Box<crate::Unsubscribe>),
+    Renew(Box<crate::Renew>),
     /// With the receipts that are owed before the frame's own.
     Perform(Vec<Operation>, Box<[Box<str>]>),
     /// Nothing yet: a transaction has the SEND, and its receipt is written at COMMIT.

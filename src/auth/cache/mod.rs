@@ -16,7 +16,7 @@ use std::{
 use futures_util::future::{self, BoxFuture, FutureExt};
 
 use self::{flights::Flights, permitted::Permitted};
-use super::{Access, Authenticator, Login, Refusal, User};
+use super::{Access, Admission, Authenticator, Login, Refusal, User};
 
 /// At least this far apart are two sweeps.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -73,6 +73,10 @@ impl Authenticator for CachedAuthenticator {
         self.inner.user(login)
     }
 
+    fn log_in<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<Admission, Refusal>> {
+        self.inner.log_in(login)
+    }
+
     fn allow<'a>(
         &'a self,
         user: &'a User,
@@ -113,7 +117,7 @@ impl Authenticator for CachedAuthenticator {
             match &answer {
                 Ok(()) => cache.remember(question, user, before),
                 // A hook that has no answer has taken nothing back.
-                Err(Refusal::Faulty(_) | Refusal::Busy) => {}
+                Err(Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy) => {}
                 Err(Refusal::Denied(_)) => {
                     cache.take_back();
                     cache.permitted.forget(question);

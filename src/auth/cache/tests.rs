@@ -47,6 +47,7 @@ impl Authenticator for Hook {
             Ok(User {
                 name: (&*login.user).into(),
                 tags: "".into(),
+                source: None,
             })
         }
         .boxed()
@@ -73,6 +74,7 @@ fn user(name: &str) -> User {
     User {
         name: name.into(),
         tags: "".into(),
+        source: None,
     }
 }
 
@@ -127,6 +129,7 @@ async fn a_permission_is_remembered_for_its_question_alone() {
     let tagged = User {
         name: "alice".into(),
         tags: "ops".into(),
+        source: None,
     };
     let different = [
         (user("alice"), topic("a")),
@@ -348,6 +351,7 @@ fn parts_of_a_question_do_not_run_together() {
         let user = User {
             name: name.into(),
             tags: tags.into(),
+            source: None,
         };
         let access = Access::Topic {
             vhost: "/".into(),

@@ -23,6 +23,11 @@ pub(super) enum Fault {
     /// The hook allowed a user, and did not say whom.
     #[error("it allowed a user without a name, or with one that cannot be (username_header)")]
     NoName,
+    /// The hook allowed a user, and its lifetime cannot be read.
+    #[error(
+        "it gave a login a lifetime that is no whole number of seconds, 1 or more (lifetime_header)"
+    )]
+    NoLifetime,
     /// The connection could not be made, or broke.
     #[error("{0}")]
     Connection(String),

@@ -21,16 +21,16 @@ use tokio::time::{Instant, timeout};
 use url::{Url, form_urlencoded};
 
 use super::{
-    Access, Authenticator, Config, Login, MAX_NAME, Method, Refusal, Unset, User,
+    Access, Admission, Authenticator, Config, Login, Method, Refusal, Unset, User,
     carried::MAX_CARRIED,
     client::client,
-    config::{parse, shown},
-    is_name,
+    config::parse,
     turns::{Payer, Turns},
 };
 use crate::{
     address::AddressKey,
     causes::with_causes,
+    secret_url::without_secrets,
     telemetry::{self, Bound},
 };
 use fault::{Fault, FaultLog};
@@ -56,13 +56,15 @@ const _: () = assert!(MAX_QUESTION > 3 * MAX_CARRIED);
 #[derive(Debug)]
 pub struct HttpAuthenticator {
     client: Client,
-    user: Path,
+    user: Option<Path>,
     vhost: Option<Path>,
     resource: Option<Path>,
     topic: Option<Path>,
     groups: Option<Path>,
     /// The header of an answer that names the user.
     username_header: Option<HeaderName>,
+    /// The header of an answer that says how long the login counts.
+    lifetime_header: Option<HeaderName>,
     unset: Unset,
     method: Method,
     request_timeout: Duration,
@@ -119,15 +121,18 @@ impl HttpAuthenticator {
             (_, None) => Ok(None),
             (key, Some(text)) => match parse(&text) {
                 Ok(url) => Ok(Some(Path {
-                    shown: shown(&url).into(),
+                    shown: without_secrets(&url).into(),
                     url,
                     faults: FaultLog::default(),
                 })),
                 Err(problem) => Err(SetupError::Config(key, problem)),
             },
         };
-        let user = path(Call::User)?
-            .ok_or_else(|| SetupError::Config("user_path", "is not set".into()))?;
+        let user = path(Call::User)?;
+        // Tokens can be the only logins, and the hook be asked for rights alone.
+        if user.is_none() && !config.jwt.is_on() {
+            return Err(SetupError::Config("user_path", "is not set".into()));
+        }
         let [vhost, resource, topic, groups] = [
             path(Call::Vhost)?,
             path(Call::Resource)?,
@@ -136,7 +141,7 @@ impl HttpAuthenticator {
         ];
 
         let paths = [
-            Some(&user),
+            user.as_ref(),
             vhost.as_ref(),
             resource.as_ref(),
             topic.as_ref(),
@@ -163,6 +168,10 @@ impl HttpAuthenticator {
                 .username_header
                 .as_ref()
                 .and_then(|name| name.parse().ok()),
+            lifetime_header: config
+                .lifetime_header
+                .as_ref()
+                .and_then(|name| name.parse().ok()),
             unset: config.unset,
             method: config.http_method,
             request_timeout: config.request_timeout,
@@ -174,7 +183,7 @@ impl HttpAuthenticator {
     async fn ask(&self, payer: Payer, question: Question<'_>) -> Result<Box<str>, Refusal> {
         let call = question.call();
         let path = match call {
-            Call::User => Some(&self.user),
+            Call::User => self.user.as_ref(),
             Call::Vhost => self.vhost.as_ref(),
             Call::Resource => self.resource.as_ref(),
             Call::Topic => self.topic.as_ref(),
@@ -198,27 +207,54 @@ impl HttpAuthenticator {
         }
     }
 
-    async fn ask_user(&self, login: &Login) -> Result<User, Refusal> {
+    async fn ask_user(&self, login: &Login) -> Result<Admission, Refusal> {
+        let Some(path) = &self.user else {
+            return Err(Refusal::Denied(Some("no user_path is set".into())));
+        };
         let may_be_named = login.user.is_empty() && self.username_header.is_some();
-        if !may_be_named && !is_name(&login.user) {
-            let why = format!("a user's name has 1 to {MAX_NAME} bytes, none a control character");
+        if !may_be_named && !User::is_name(&login.user) {
+            let why = format!(
+                "a user's name has 1 to {} bytes, none a control character",
+                User::MAX_NAME
+            );
             return Err(Refusal::Denied(Some(why.into())));
         }
         let parse = |reply: &Reply| {
             Ok(
                 match Answer::parse(Call::User, reply.status, &reply.body)? {
-                    Answer::Allow { tags } => Ok(User {
-                        name: self.name(login, &reply.headers)?,
-                        tags: tags.into(),
-                    }),
+                    Answer::Allow { tags } => {
+                        let user = User::new(self.name(login, &reply.headers)?, tags);
+                        Ok(Admission {
+                            lifetime: self.lifetime(&reply.headers)?,
+                            ..user.into()
+                        })
+                    }
                     Answer::Deny { reason } => Err(Refusal::Denied(reason)),
                 },
             )
         };
         let payer = Payer::Login(AddressKey::from(login.address));
         let parameters = user_parameters(login);
-        self.ask_at((&self.user, Call::User), payer, parameters, parse)
+        self.ask_at((path, Call::User), payer, parameters, parse)
             .await?
+    }
+
+    /// How long the login counts: as long as the answer says, if it is configured to.
+    fn lifetime(&self, headers: &HeaderMap) -> Result<Option<Duration>, Fault> {
+        let mut said = self
+            .lifetime_header
+            .as_ref()
+            .into_iter()
+            .flat_map(|name| headers.get_all(name).iter());
+        let seconds = match (said.next(), said.next()) {
+            (None, _) => return Ok(None),
+            (Some(seconds), None) => std::str::from_utf8(seconds.as_bytes()).ok(),
+            (Some(_), Some(_)) => None,
+        };
+        let seconds = seconds.and_then(|text| text.trim().parse().ok());
+        let seconds = seconds.filter(|seconds| *seconds > 0);
+        let lifetime = seconds.map(Duration::from_secs);
+        lifetime.map(Some).ok_or(Fault::NoLifetime)
     }
 
     /// Who the user is: whom the answer names, if it is configured to, else who the client said.
@@ -234,7 +270,7 @@ impl HttpAuthenticator {
             // Two users in one answer are none.
             (Some(_), Some(_)) => None,
         };
-        let name = name.filter(|name| is_name(name));
+        let name = name.filter(|name| User::is_name(name));
         name.map(Arc::from).ok_or(Fault::NoName)
     }
 
@@ -338,6 +374,10 @@ impl HttpAuthenticator {
 
 impl Authenticator for HttpAuthenticator {
     fn user<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<User, Refusal>> {
+        async move { Ok(self.ask_user(login).await?.user) }.boxed()
+    }
+
+    fn log_in<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<Admission, Refusal>> {
         self.ask_user(login).boxed()
     }
 
@@ -432,7 +472,8 @@ fn question<'a>(user: &'a User, access: &'a Access) -> Question<'a> {
 }
 
 fn say_what_is_unset(config: &Config) {
-    let unset = config.unset_paths();
+    let mut unset = config.unset_paths();
+    unset.retain(|key| *key != "user_path" || !config.jwt.is_on());
     if unset.is_empty() {
         return;
     }

@@ -27,7 +27,7 @@ pub use definitions::{Definitions, DefinitionsError};
 pub use source::SourceError;
 
 use self::source::Source;
-use super::{Access, Authenticator, Login, Refusal, User, is_name};
+use super::{Access, Admission, Authenticator, Login, Refusal, User};
 
 /// Answers for RabbitMQ's own users. Whoever is none of them is asked of another authenticator, if
 /// there is one: a user is one's or the other's, by name.
@@ -107,9 +107,9 @@ impl RabbitMqAuthenticator {
         })
     }
 
-    fn log_in(&self, accounts: &Accounts, login: &Login) -> Result<User, Refusal> {
+    fn admit(&self, accounts: &Accounts, login: &Login) -> Result<User, Refusal> {
         let denied = |why: &str| Refusal::Denied(Some(why.into()));
-        if !is_name(&login.user) {
+        if !User::is_name(&login.user) {
             return Err(denied(
                 "a user's name has 1 to 255 bytes, none a control character",
             ));
@@ -124,10 +124,7 @@ impl RabbitMqAuthenticator {
                  only",
             ));
         }
-        Ok(User {
-            name: (*login.user).into(),
-            tags,
-        })
+        Ok(User::new(&*login.user, tags))
     }
 
     /// The accounts, if the user is RabbitMQ's; else the authenticator that may know the user.
@@ -147,19 +144,28 @@ enum Backend<'a> {
 
 impl Authenticator for RabbitMqAuthenticator {
     fn user<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<User, Refusal>> {
+        self.log_in(login)
+            .map(|admission| admission.map(|admission| admission.user))
+            .boxed()
+    }
+
+    fn log_in<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<Admission, Refusal>> {
         match self.backend(&login.user) {
             Ok(Backend::Next(next)) => async move {
-                let user = next.user(login).await?;
+                let admission = next.log_in(login).await?;
                 // The hook may name the user; a user of RabbitMQ is RabbitMQ's to let in.
-                match self.backend(&user.name)? {
-                    Backend::Next(_) => Ok(user),
+                match self.backend(&admission.user.name)? {
+                    Backend::Next(_) => Ok(admission),
                     Backend::Accounts(_) => Err(Refusal::Denied(Some(
                         "the hook names a user of RabbitMQ ([auth.rabbitmq])".into(),
                     ))),
                 }
             }
             .boxed(),
-            Ok(Backend::Accounts(accounts)) => future::ready(self.log_in(&accounts, login)).boxed(),
+            Ok(Backend::Accounts(accounts)) => {
+                let user = self.admit(&accounts, login);
+                future::ready(user.map(Admission::from)).boxed()
+            }
             Err(refusal) => future::ready(Err(refusal)).boxed(),
         }
     }

@@ -302,10 +302,7 @@ impl Authenticator for Hook {
             "" => login.password.clone().unwrap_or_default(),
             user => user.into(),
         };
-        let user = User {
-            name: (*named).into(),
-            tags: "hook".into(),
-        };
+        let user = User::new(&*named, "hook");
         future::ready(Ok(user)).boxed()
     }
 
@@ -389,10 +386,7 @@ async fn the_hook_is_asked_about_those_whom_rabbitmq_does_not_know() {
     // The hook names the user.
     assert!(logs_in(&auth, "", "carol", ELSEWHERE).await);
     assert!(!logs_in(&auth, "", "alice", ELSEWHERE).await);
-    let user = |name: &str| User {
-        name: name.into(),
-        tags: "".into(),
-    };
+    let user = |name: &str| User::new(name, "");
     let secret = resource(ResourceKind::Queue, "secret", Permission::Configure);
     assert_eq!(auth.allow(&user("carol"), &secret).await, Ok(()));
     assert!(auth.allow(&user("alice"), &secret).await.is_err());

@@ -59,24 +59,80 @@ pub fn matches(kind: ExchangeKind, pattern: &str, key: &str) -> bool {
     }
 }
 
+/// A word of a pattern, where a word that stands for itself is told from a wildcard by more than
+/// its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word<'a> {
+    /// This word, whatever it is: also a `*` that is no wildcard.
+    Literal(&'a str),
+    /// `*`: one word.
+    One,
+    /// `#`: any number of words.
+    Any,
+}
+
+impl<'a> Word<'a> {
+    /// A word as a topic pattern writes it.
+    #[must_use]
+    pub fn parse(word: &'a str) -> Self {
+        match word {
+            "*" => Self::One,
+            "#" => Self::Any,
+            word => Self::Literal(word),
+        }
+    }
+}
+
+/// True if a topic pattern of these words matches the routing key, in which `*` and `#` are no
+/// wildcards.
+#[must_use]
+pub fn admits<'p>(pattern: impl IntoIterator<Item = Word<'p>>, key: &str) -> bool {
+    walk(pattern, key, |word, key_word| match word {
+        Word::Literal(word) => word == key_word,
+        Word::One | Word::Any => true,
+    })
+}
+
+/// True if every key that the topic pattern `binding` matches is matched by a pattern of these
+/// words, too: a `#` there is only met by a `#` here, and a `*` by a wildcard. (There are patterns
+/// that match the same and are written in another way, such as `*.#` and `#.*`. They are held for
+/// different.)
+#[must_use]
+pub fn covers<'p>(pattern: impl IntoIterator<Item = Word<'p>>, binding: &str) -> bool {
+    walk(pattern, binding, |word, other| match word {
+        Word::Literal(word) => Word::parse(other) == Word::Literal(word),
+        Word::One => other != "#",
+        Word::Any => true,
+    })
+}
+
+fn topic_matches(pattern: &str, key: &str) -> bool {
+    admits(words(pattern).map(Word::parse), key)
+}
+
 /// `reached[n]`: the pattern's words so far match the key's first n words. One row a word of the
 /// pattern, so that no pattern makes it slower than the product of both lengths.
-fn topic_matches(pattern: &str, key: &str) -> bool {
+///
+/// `takes`: whether a word of the pattern, other than a `#`, takes this word.
+fn walk<'p>(
+    pattern: impl IntoIterator<Item = Word<'p>>,
+    key: &str,
+    takes: impl Fn(Word<'p>, &str) -> bool,
+) -> bool {
     let key: Vec<&str> = words(key).collect();
     let mut reached = vec![false; key.len().saturating_add(1)];
     if let Some(start) = reached.first_mut() {
         *start = true;
     }
-    for word in words(pattern) {
+    for word in pattern {
         // True if the row before, and this row, reached the place before this one.
         let (mut before, mut here) = (false, false);
         let key_words = std::iter::once(None).chain(key.iter().map(Some));
         for (place, key_word) in reached.iter_mut().zip(key_words) {
             let straight = *place;
             *place = match (word, key_word) {
-                ("#", _) => straight || here,
-                ("*", Some(_)) => before,
-                (word, Some(key_word)) => before && word == *key_word,
+                (Word::Any, _) => straight || here,
+                (word, Some(key_word)) => before && takes(word, key_word),
                 (_, None) => false,
             };
             (before, here) = (straight, *place);

@@ -20,6 +20,43 @@ fn topic(pattern: &str, hits: &[&str], misses: &[&str]) {
     }
 }
 
+/// A right to `pattern` is one to every key that `binding` can bring.
+#[test]
+fn a_pattern_covers_those_that_match_no_more() {
+    let is_covered =
+        |pattern: &str, binding: &str| covers(words(pattern).map(Word::parse), binding);
+    for (pattern, binding, expected) in [
+        ("#", "#", true),
+        ("#", "a.*.#", true),
+        ("#", "", true),
+        ("a.*", "a.*", true),
+        ("a.*", "a.b", true),
+        ("a.*", "a.#", false),
+        ("a.*", "*.b", false),
+        ("a.*", "#", false),
+        ("a.#", "a", true),
+        ("a.#", "a.#", true),
+        ("a.#", "a.*.b", true),
+        ("a.#", "#", false),
+        ("a", "a", true),
+        ("a", "*", false),
+        ("", "", true),
+        ("", "#", false),
+        ("*", "", false),
+    ] {
+        assert_eq!(
+            is_covered(pattern, binding),
+            expected,
+            "{pattern:?} {binding:?}"
+        );
+    }
+    let literal = |word, binding| covers([Word::Literal(word)], binding);
+    assert!(!literal("#", "#") && !literal("*", "*") && !literal("*", "a"));
+    let is_admitted = |word, key| admits([Word::Literal(word)], key);
+    assert!(is_admitted("#", "#") && is_admitted("*", "*"));
+    assert!(!is_admitted("*", "a") && !is_admitted("#", ""));
+}
+
 #[test]
 fn topics_match_as_in_rabbitmq() {
     topic("a.b", &["a.b"], &["a", "a.b.c", "a.c", "", "a.b."]);
@@ -105,6 +142,18 @@ proptest! {
             matches(ExchangeKind::Topic, &pattern, &key),
             by_definition(&words_of(&pattern), &words_of(&key))
         );
+    }
+
+    /// Rights depend on it.
+    #[test]
+    fn a_covered_pattern_matches_nothing_more(
+        right in pattern(), binding in pattern(), key in key(),
+    ) {
+        let is_covered = covers(words(&right).map(Word::parse), &binding);
+        if is_covered && matches(ExchangeKind::Topic, &binding, &key) {
+            prop_assert!(matches(ExchangeKind::Topic, &right, &key), "{right} {binding} {key}");
+        }
+        prop_assert!(covers(words(&right).map(Word::parse), &right));
     }
 
     #[test]

@@ -9,7 +9,9 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::{
-    auth::{self, Access, Authenticator, Login, Permission, Refusal, ResourceKind, User},
+    auth::{
+        self, Access, Admission, Authenticator, Login, Permission, Refusal, ResourceKind, User,
+    },
     broker::{
         self, Broker, BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
         FeedConfig, FeedId, FeedSink, Properties, Publish, VirtualHost, embedded::Embedded,
@@ -73,6 +75,7 @@ impl House {
             asked: Mutex::default(),
             denied: Mutex::default(),
             failing: Mutex::default(),
+            lifetime: Mutex::default(),
         });
         let settings = Settings::new(
             options.limits,
@@ -147,12 +150,19 @@ pub(super) struct Hook {
     asked: Mutex<Vec<String>>,
     denied: Mutex<Vec<String>>,
     failing: Mutex<Vec<String>>,
+    /// How long logins count from now on.
+    pub(super) lifetime: Mutex<Option<Duration>>,
 }
 
 impl Hook {
     /// The questions since the last call.
     pub(super) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.asked.lock())
+    }
+
+    /// From now on the answer is yes again.
+    pub(super) fn allow(&self, question: &str) {
+        self.denied.lock().retain(|denied| denied != question);
     }
 
     pub(super) fn deny(&self, question: &str) {
@@ -186,6 +196,18 @@ impl Authenticator for Hook {
             Ok(User {
                 name: (&*login.user).into(),
                 tags: "".into(),
+                source: None,
+            })
+        }
+        .boxed()
+    }
+
+    fn log_in<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<Admission, Refusal>> {
+        async move {
+            let admission = Admission::from(self.user(login).await?);
+            Ok(Admission {
+                lifetime: *self.lifetime.lock(),
+                ..admission
             })
         }
         .boxed()

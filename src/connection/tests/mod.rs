@@ -12,6 +12,7 @@ mod permissions;
 mod pressure;
 mod protocol;
 mod queues;
+mod renewing;
 mod uploads;
 mod waking;
 mod wire;

@@ -1,10 +1,9 @@
 //! The broker and feeds; its links have a file of their own.
 
-use std::{fmt::Display, time::Duration};
+use std::fmt::Display;
 
 use tracing::{debug, error, info, warn};
 
-use super::millis;
 use crate::telemetry::metrics::COUNTS;
 
 /// A link was closed over one of these queues, which it had been asked for and not answered about.

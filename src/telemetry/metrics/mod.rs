@@ -82,6 +82,10 @@ metrics! {
         accounts_failures "Times that RabbitMQ's users could not be read, or not be used" count(Counter);
         accounts_stale "Whether RabbitMQ's users are of before, for they could not be read anew" count(Gauge);
 
+        jwks_fetches "Fetches of the keys of the tokens' issuer, by outcome" count(Family<Label, Counter>);
+        tokens_refused "Tokens that do not count, by why" count(Family<Label, Counter>);
+        renewals "Logins that clients renewed, or tried to, by outcome" count(Family<Label, Counter>);
+
         shared_subscriptions "Subscriptions that feeds serve" tally(AtomicI64);
         dedicated_subscriptions "Subscriptions with a queue of their own" tally(AtomicI64);
         vhosts "Virtual hosts that are open" level(usize);

@@ -36,6 +36,9 @@ fn the_exposition_is_as_it_was_written_down() {
     counts.ban_refusals.get_or_create(&banned).inc();
     counts.hook_call.get_or_create(&label).observe(0.2);
     counts.hook_faults.get_or_create(&label).inc();
+    counts.jwks_fetches.get_or_create(&label).inc();
+    counts.tokens_refused.get_or_create(&label).inc();
+    counts.renewals.get_or_create(&label).inc();
     counts.mailbox_overflows.get_or_create(&label).inc();
     counts.publish_failures.get_or_create(&label).inc();
     let broker = [("broker", "mq:5672".to_owned())];

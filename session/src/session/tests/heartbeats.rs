@@ -26,7 +26,7 @@ fn rule_13_each_direction_is_the_slower_of_can_and_wish() {
     ] {
         let mut peer = Peer::new(config());
         peer.send(&format!("CONNECT\naccept-version:1.2\nheart-beat:{client}"));
-        peer.session.handle_authenticated(peer.now, Ok(()));
+        peer.session.handle_authenticated(peer.now, Ok(None));
         peer.poll();
         assert_eq!(
             header(&peer.written()[0], "heart-beat"),

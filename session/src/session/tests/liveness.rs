@@ -79,7 +79,7 @@ impl Peer {
 fn a_second_is_granted_and_nobody_is_given_up_before_ten() {
     let mut peer = Peer::new(config());
     peer.send("CONNECT\naccept-version:1.2\nheart-beat:1000,1000");
-    peer.session.handle_authenticated(peer.now, Ok(()));
+    peer.session.handle_authenticated(peer.now, Ok(None));
     peer.poll();
     let connected = peer.written().remove(0);
     assert_eq!(header(&connected, "heart-beat"), Some("1000,1000"));

@@ -104,7 +104,7 @@ impl Peer {
             self.asked.pop_front(),
             Some(Action::Authenticate(_))
         ));
-        self.session.handle_authenticated(self.now, Ok(()));
+        self.session.handle_authenticated(self.now, Ok(None));
         self.poll();
         assert!(self.written.pop_front().unwrap().starts_with("CONNECTED\n"));
     }

@@ -40,6 +40,7 @@ fn user() -> User {
     User {
         name: "alice".into(),
         tags: "a b".into(),
+        source: None,
     }
 }
 
@@ -187,13 +188,7 @@ async fn answers_of_the_contract() {
     .await;
     let authenticator = HttpAuthenticator::new(&config(&hook)).unwrap();
     let allowed = authenticator.user(&login()).await;
-    assert_eq!(
-        allowed,
-        Ok(User {
-            name: "al ice".into(),
-            tags: "ops dev".into()
-        })
-    );
+    assert_eq!(allowed, Ok(User::new("al ice", "ops dev")));
     let denied = authenticator.allow(&user(), &vhost()).await;
     assert_eq!(denied, Err(Refusal::Denied(Some("no pay".into()))));
 }

@@ -175,7 +175,7 @@ proptest! {
         for step in std::iter::once(u8::from(answer)).chain(then) {
             match step % 4 {
                 0 => peer.session.handle_authenticated(peer.now, Err(Problem::MissingCredentials)),
-                1 => peer.session.handle_authenticated(peer.now, Ok(())),
+                1 => peer.session.handle_authenticated(peer.now, Ok(None)),
                 2 => peer.wait(Duration::from_secs(6)),
                 _ => peer.session.handle_timeout(peer.now),
             }

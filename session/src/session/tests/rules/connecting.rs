@@ -34,7 +34,7 @@ fn rule_04_connect_headers_are_handed_on_as_they_came_and_connected_is_not_escap
         panic!()
     };
     assert_eq!(connect.headers.get("passcode"), Some("a\\nb:c\\\\d"));
-    peer.session.handle_authenticated(peer.now, Ok(()));
+    peer.session.handle_authenticated(peer.now, Ok(None));
     peer.poll();
     let connected = "CONNECTED\nserver:a:b\\c\nsession:session-x\nheart-beat:0,0\nversion:1.2\n\n";
     assert_eq!(peer.written(), [connected]);
@@ -68,7 +68,7 @@ fn rule_10_the_highest_common_version_is_spoken() {
         peer.send(accepted);
         // Known before the login is through: bytes that follow are to be decoded for it.
         assert_eq!(peer.session.version().as_str(), version);
-        peer.session.handle_authenticated(peer.now, Ok(()));
+        peer.session.handle_authenticated(peer.now, Ok(None));
         peer.poll();
         assert_eq!(header(&peer.written()[0], "version"), Some(version));
     }
@@ -158,7 +158,7 @@ fn a_first_frame_that_is_no_connect_can_log_in_by_itself() {
     // The frame waits, and so do others.
     assert!(!peer.session.wants_frame());
     peer.assert_silent();
-    peer.session.handle_authenticated(peer.now, Ok(()));
+    peer.session.handle_authenticated(peer.now, Ok(None));
     peer.poll();
     let (operation, subscription) = peer.subscribing();
     assert!(peer.session.is_connected());
@@ -218,7 +218,7 @@ fn a_first_disconnect_is_answered() {
     let mut peer = implicitly();
     peer.send("DISCONNECT\nreceipt:d");
     peer.asked.clear();
-    peer.session.handle_authenticated(peer.now, Ok(()));
+    peer.session.handle_authenticated(peer.now, Ok(None));
     peer.poll();
     peer.assert_receipts(&["d"]);
 }
@@ -239,7 +239,7 @@ fn the_login_has_to_be_complete_in_time() {
         peer.timeout();
         peer.assert_error("login timeout");
         // The answer comes too late.
-        peer.session.handle_authenticated(peer.now, Ok(()));
+        peer.session.handle_authenticated(peer.now, Ok(None));
         peer.poll();
         assert!(peer.written.is_empty());
     }

@@ -5,5 +5,6 @@
 mod connecting;
 mod denying;
 mod ending;
+mod renewing;
 mod subscribing;
 mod transactions;

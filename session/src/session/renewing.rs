@@ -1,0 +1,63 @@
+//! The login's renewal: SEND to `/auth/renew`, and what becomes of it.
+
+use std::time::Instant;
+
+use super::{Phase, Session};
+use crate::{OperationId, Problem, Renewed, frames, receipts::IfDenied};
+
+/// A SEND to it renews the login. It is no exchange or queue.
+pub(super) const RENEW: &str = "/auth/renew";
+
+impl Session {
+    /// The answer to [`crate::Action::Renew`]. Each subscription that is lost gets an ERROR of its own,
+    /// and then the renewal its RECEIPT.
+    ///
+    /// A refusal is an ERROR, too, and the session goes on until its own time is over: a client
+    /// whose new token is wrong may have another. But as any denial it counts towards
+    /// [`crate::Config::max_denials`], since each costs work; one too many ends the session.
+    pub fn handle_renewed(
+        &mut self,
+        now: Instant,
+        operation: OperationId,
+        outcome: Result<Renewed, Problem>,
+    ) {
+        if self.pending.if_denied(operation) != Some(IfDenied::Renewal) {
+            return;
+        }
+        match outcome {
+            Ok(renewed) => {
+                if self.phase == Phase::Connected {
+                    self.take_effect(now, renewed);
+                }
+                self.finish(now, operation);
+            }
+            Err(problem) if self.may_refuse_once_more(&problem) => {
+                self.denials = self.denials.saturating_add(1);
+                let receipt = self.pending.fail(operation).flatten();
+                let error = frames::error(&problem, receipt.as_deref(), self.version);
+                self.write(now, error);
+                self.finish(now, operation);
+            }
+            Err(problem) => self.handle_done(now, operation, Err(problem)),
+        }
+    }
+
+    fn take_effect(&mut self, now: Instant, renewed: Renewed) {
+        self.deadline = renewed.until;
+        for (subscription, problem) in renewed.lost {
+            let Some(name) = self.subscriptions.lose(subscription) else {
+                continue;
+            };
+            let error = frames::subscription_error(&problem, name, self.version);
+            self.write(now, error);
+        }
+    }
+
+    fn may_refuse_once_more(&self, problem: &Problem) -> bool {
+        let is_refusal = matches!(
+            problem,
+            Problem::RenewalRefused(_) | Problem::RenewalUnavailable
+        );
+        is_refusal && (self.stays_if_denied || self.denials < self.config.max_denials)
+    }
+}

@@ -1,0 +1,212 @@
+//! The keys that an issuer publishes: fetched at the start, again and again, and for a token of a
+//! key that is not known. While the issuer is away, those of before count.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use parking_lot::{Mutex, RwLock};
+use reqwest::{Client, StatusCode, redirect};
+use tokio::time::{Instant, timeout};
+use url::Url;
+
+use super::{JwtConfig, SetupError, config, keys::KeySet};
+use crate::{
+    backoff::Backoff,
+    causes::with_causes,
+    secret_url::without_secrets,
+    telemetry::{self, Seldom},
+};
+
+/// More of an answer is not read, in bytes.
+const MAX_ANSWER: usize = 256 * 1024;
+
+/// The first pause after a failed fetch.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The keys of one issuer.
+#[derive(Debug)]
+pub(super) struct Jwks {
+    url: Url,
+    client: Client,
+    interval: Duration,
+    cooldown: Duration,
+    timeout: Duration,
+    state: RwLock<State>,
+    /// One fetch at a time; when the last one began.
+    fetching: tokio::sync::Mutex<Option<Instant>>,
+    log: Mutex<Failing>,
+}
+
+#[derive(Clone, Debug)]
+struct State {
+    keys: Arc<KeySet>,
+    /// Why the last fetch failed; `None`: it did not.
+    failure: Option<Box<str>>,
+}
+
+#[derive(Debug, Default)]
+struct Failing {
+    seldom: Seldom,
+    is_failing: bool,
+}
+
+/// The keys as they are known, for a token whose key was not among those of before.
+#[derive(Debug)]
+pub(super) enum Fetched {
+    /// These are the issuer's.
+    Now(Arc<KeySet>),
+    /// Nobody knows: the issuer is away, or was asked a moment ago.
+    Unknown(Box<str>),
+}
+
+impl Jwks {
+    pub(super) fn new(config: &JwtConfig) -> Result<Arc<Self>, SetupError> {
+        let url = config::jwks_url(config)
+            .map_err(|why| SetupError::Config(format!("jwks_url: {why}")))?;
+        let mut client = Client::builder()
+            .user_agent(concat!("stentor/", env!("CARGO_PKG_VERSION")))
+            // Whoever can redirect could choose the keys.
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(config.jwks_timeout)
+            .pool_max_idle_per_host(0);
+        if url.scheme() != "https" {
+            // Reads no root certificates: a container may have none.
+            client = client.tls_certs_only([]);
+        }
+        // The client takes the process's provider. An error means that there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = client
+            .build()
+            .map_err(|error| SetupError::Client(with_causes(&error)))?;
+        Ok(Arc::new(Self {
+            url,
+            client,
+            interval: config.jwks_interval,
+            cooldown: config.jwks_cooldown,
+            timeout: config.jwks_timeout,
+            state: RwLock::new(State {
+                keys: Arc::default(),
+                failure: Some("they were not fetched yet".into()),
+            }),
+            fetching: tokio::sync::Mutex::default(),
+            log: Mutex::default(),
+        }))
+    }
+
+    /// Fetches them now, and again and again, for as long as somebody needs them.
+    pub(super) async fn keep(keys: Weak<Self>) {
+        let longest = |jwks: &Self| jwks.interval.min(Duration::from_secs(60)).max(FIRST_PAUSE);
+        let Some(mut backoff) = keys
+            .upgrade()
+            .map(|jwks| Backoff::new((FIRST_PAUSE, longest(&jwks))))
+        else {
+            return;
+        };
+        loop {
+            let pause = match keys.upgrade() {
+                None => return,
+                Some(jwks) => {
+                    let mut last = jwks.fetching.lock().await;
+                    *last = Some(Instant::now());
+                    match jwks.fetch().await {
+                        true => {
+                            backoff.reset();
+                            jwks.interval
+                        }
+                        false => backoff.pause(),
+                    }
+                }
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// The keys, as they were fetched last.
+    pub(super) fn known(&self) -> Arc<KeySet> {
+        Arc::clone(&self.state.read().keys)
+    }
+
+    /// The keys, for a token of a key that is not among those `seen`. However many such tokens come,
+    /// there is one fetch at a time, and one in a while.
+    pub(super) async fn look_again(&self, seen: &Arc<KeySet>) -> Fetched {
+        let mut last = self.fetching.lock().await;
+        let state = self.state.read().clone();
+        // While this one waited, others have fetched them.
+        if !Arc::ptr_eq(&state.keys, seen) {
+            return Fetched::Now(state.keys);
+        }
+        if last.is_some_and(|last| last.elapsed() < self.cooldown) {
+            let why = state.failure;
+            return Fetched::Unknown(why.unwrap_or_else(|| {
+                "its key is not known, and the issuer was asked just now".into()
+            }));
+        }
+        *last = Some(Instant::now());
+        self.fetch().await;
+        let state = self.state.read().clone();
+        match state.failure {
+            None => Fetched::Now(state.keys),
+            Some(why) => Fetched::Unknown(why),
+        }
+    }
+
+    /// Fetches them; whether that went well. If not, those of before stay.
+    async fn fetch(&self) -> bool {
+        let fetched = timeout(self.timeout, self.get()).await;
+        let fetched = fetched.unwrap_or_else(|_| Err("the issuer did not answer in time".into()));
+        let keys = fetched.and_then(|text| KeySet::published(&text));
+        telemetry::jwks_fetched(keys.is_ok());
+        let mut log = self.log.lock();
+        match keys {
+            Ok(keys) => {
+                *self.state.write() = State {
+                    keys: Arc::new(keys),
+                    failure: None,
+                };
+                if std::mem::take(&mut log.is_failing) {
+                    let unsaid = log.seldom.take_unsaid();
+                    telemetry::jwks_answers_again(&self.shown(), unsaid);
+                }
+                true
+            }
+            Err(why) => {
+                log.is_failing = true;
+                if let Some(unsaid) = log.seldom.let_through(std::time::Instant::now()) {
+                    telemetry::jwks_unavailable(&self.shown(), &why, unsaid);
+                }
+                self.state.write().failure = Some(why.into());
+                false
+            }
+        }
+    }
+
+    async fn get(&self) -> Result<Vec<u8>, String> {
+        let sent = self.client.get(self.url.clone()).send().await;
+        let failed = |error: reqwest::Error| with_causes(&error.without_url());
+        let mut response = sent.map_err(failed)?;
+        if response.status() != StatusCode::OK {
+            return Err(format!(
+                "the issuer answered status {}",
+                response.status().as_u16()
+            ));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            if body.len().saturating_add(chunk.len()) > MAX_ANSWER {
+                return Err(format!(
+                    "the issuer's answer is longer than {MAX_ANSWER} bytes"
+                ));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    /// The URL without anything that may be secret.
+    fn shown(&self) -> String {
+        without_secrets(&self.url)
+    }
+}

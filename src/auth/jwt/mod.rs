@@ -1,0 +1,238 @@
+//! Tokens (JWT) as logins, without a hook: the keys of their issuer prove them, and their claims say
+//! who the user is, what it may do, and until when.
+//!
+//! | Module | Its part |
+//! |---|---|
+//! | this one | the [`Authenticator`]: from a login to the answer |
+//! | `config` | the section `[auth.jwt]` |
+//! | `keys`, `jwks` | the keys: out of text (pure), and fetched from the issuer |
+//! | `verify` | a token's signature (pure) |
+//! | `claims` | from claims to a user, rights and an end (pure) |
+//! | `templates`, `scopes`, `grants` | what the rights are, and whether they are enough (pure) |
+
+mod claims;
+mod config;
+mod grants;
+mod jwks;
+mod keys;
+mod scopes;
+mod templates;
+mod verify;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs, io,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::future::{self, BoxFuture, FutureExt};
+use jsonwebtoken::Algorithm;
+use thiserror::Error;
+
+use super::{Access, Admission, Authenticator, Login, Refusal, Source, User};
+use crate::telemetry;
+pub use claims::Surroundings;
+use claims::{Claims, Rules};
+pub use config::{JwtConfig, Rights, Secret};
+pub use grants::{Grants, Keyless};
+use jwks::{Fetched, Jwks};
+use keys::KeySet;
+pub(super) use verify::looks_like_token;
+
+/// Lets in whoever has a token that counts.
+#[derive(Debug)]
+pub struct JwtAuthenticator<H> {
+    rules: Rules,
+    allowed: Vec<Algorithm>,
+    /// Keys of files and of the configuration.
+    fixed: KeySet,
+    jwks: Option<Arc<Jwks>>,
+    /// Who knows what a token does not say: rights, groups.
+    hook: Option<H>,
+}
+
+/// Why tokens cannot be checked at all.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// A key of the configuration has an impossible value, or names a file that cannot be used.
+    #[error("{0}")]
+    Config(String),
+    /// TLS cannot be set up.
+    #[error("the HTTP client cannot be set up: {0}")]
+    Client(String),
+}
+
+/// Looks at the files that the configuration names.
+///
+/// # Errors
+/// What is wrong with one, with its key.
+pub fn check_files(config: &JwtConfig) -> Result<(), String> {
+    fixed_keys(config).map(drop)
+}
+
+fn fixed_keys(config: &JwtConfig) -> Result<KeySet, String> {
+    let read = |key: &str, path: &Path| {
+        let failed = |error: io::Error| format!("{key}: {} {error}", path.display());
+        fs::read(path).map_err(failed)
+    };
+    let mut keys = KeySet::default();
+    for path in &config.public_keys {
+        let text = read("public_keys", path)?;
+        let read = KeySet::pem(&text);
+        keys.extend(read.map_err(|why| format!("public_keys: {} {why}", path.display()))?);
+    }
+    if !config.secret.0.is_empty() {
+        keys.extend(KeySet::secret(config.secret.0.as_bytes())?);
+    }
+    if !config.secret_file.as_os_str().is_empty() {
+        let text = read("secret_file", &config.secret_file)?;
+        // Editors end files with a line break, which is no part of the secret.
+        let secret = text.trim_ascii();
+        config::secret(secret)
+            .and_then(|()| KeySet::secret(secret))
+            .map(|secret| keys.extend(secret))
+            .map_err(|why| format!("secret_file: {} {why}", config.secret_file.display()))?;
+    }
+    Ok(keys)
+}
+
+impl<H: std::ops::Deref<Target = dyn Authenticator> + Send + Sync + 'static> JwtAuthenticator<H> {
+    /// Makes ready; the issuer's keys are fetched from now on, on a task of the runtime. `hook`
+    /// answers what tokens do not.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub fn new(
+        config: &JwtConfig,
+        surroundings: Surroundings<'_>,
+        hook: Option<H>,
+    ) -> Result<Self, SetupError> {
+        config.check().map_err(SetupError::Config)?;
+        let jwks = match &*config.jwks_url {
+            "" => None,
+            _ => Some(Jwks::new(config)?),
+        };
+        if let Some(jwks) = &jwks {
+            tokio::spawn(Jwks::keep(Arc::downgrade(jwks)));
+        }
+        Ok(Self {
+            rules: Rules::new(config, surroundings),
+            allowed: config.allowed(),
+            fixed: fixed_keys(config).map_err(SetupError::Config)?,
+            jwks,
+            hook,
+        })
+    }
+
+    async fn admit(&self, login: &Login) -> Result<Admission, Refusal> {
+        let token = login.password.as_deref().unwrap_or_default();
+        let claims = self.verify(token).await?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or(Duration::ZERO);
+        self.rules.judge(&claims, login, now).map_err(|unfit| {
+            telemetry::token_refused(unfit.name());
+            Refusal::Denied(Some(unfit.to_string().into()))
+        })
+    }
+
+    async fn verify(&self, token: &str) -> Result<Claims, Refusal> {
+        let refused = |why: &str| {
+            telemetry::token_refused("not proved");
+            Refusal::Denied(Some(format!("the token does not count: {why}").into()))
+        };
+        let head = verify::head(token, &self.allowed).map_err(refused)?;
+        if let Some(answer) = verify::verify(token, &head, &self.fixed) {
+            return answer.map_err(refused);
+        }
+        let unknown = || refused("no key is known that fits");
+        let jwks = self.jwks.as_ref().ok_or_else(unknown)?;
+        let known = jwks.known();
+        if let Some(answer) = verify::verify(token, &head, &known) {
+            return answer.map_err(refused);
+        }
+        match jwks.look_again(&known).await {
+            Fetched::Now(keys) => match verify::verify(token, &head, &keys) {
+                Some(answer) => answer.map_err(refused),
+                None => Err(unknown()),
+            },
+            Fetched::Unknown(why) => {
+                telemetry::token_refused("no keys");
+                Err(Refusal::NoKeys(why))
+            }
+        }
+    }
+
+    async fn decide(&self, user: &User, access: &Access, anew: bool) -> Result<(), Refusal> {
+        let Some(Source::Token(grants)) = user.source.as_deref() else {
+            return Err(Refusal::Denied(None));
+        };
+        let granted = grants.now();
+        let denied = || Refusal::Denied(Some("the token does not grant it".into()));
+        if granted.decide {
+            return granted.allows(access).then_some(()).ok_or_else(denied);
+        }
+        if let Access::Vhost { vhost, .. } = access
+            && !granted.lets_in(vhost)
+        {
+            return Err(denied());
+        }
+        match &self.hook {
+            Some(hook) if anew => hook.allow_anew(user, access).await,
+            Some(hook) => hook.allow(user, access).await,
+            None => Err(denied()),
+        }
+    }
+}
+
+impl<H: std::ops::Deref<Target = dyn Authenticator> + Send + Sync + 'static> Authenticator
+    for JwtAuthenticator<H>
+{
+    fn user<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<User, Refusal>> {
+        async move { Ok(self.admit(login).await?.user) }.boxed()
+    }
+
+    fn log_in<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<Admission, Refusal>> {
+        self.admit(login).boxed()
+    }
+
+    fn knows(&self, login: &Login) -> bool {
+        login.password.as_deref().is_some_and(looks_like_token)
+    }
+
+    fn owns(&self, user: &User) -> bool {
+        matches!(user.source.as_deref(), Some(Source::Token(_)))
+    }
+
+    fn allow<'a>(
+        &'a self,
+        user: &'a User,
+        access: &'a Access,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
+        self.decide(user, access, false).boxed()
+    }
+
+    fn allow_anew<'a>(
+        &'a self,
+        user: &'a User,
+        access: &'a Access,
+    ) -> BoxFuture<'a, Result<(), Refusal>> {
+        self.decide(user, access, true).boxed()
+    }
+
+    fn groups<'a>(&'a self, user: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
+        if let Some(Source::Token(grants)) = user.source.as_deref()
+            && let Some(groups) = &grants.now().groups
+        {
+            return future::ready(Ok(groups.clone())).boxed();
+        }
+        match &self.hook {
+            Some(hook) => hook.groups(user),
+            None => future::ready(Ok(Vec::new())).boxed(),
+        }
+    }
+}

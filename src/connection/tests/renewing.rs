@@ -1,0 +1,172 @@
+//! Logins that end by themselves, and are renewed: the hook gives them a lifetime.
+
+use super::*;
+
+const RENEW: &str = "SEND\ndestination:/auth/renew\ntoken:t\nreceipt:renewed\n\n\0";
+
+fn seconds(number: u64) -> Duration {
+    Duration::from_secs(number)
+}
+
+/// A client whose login counts for a minute.
+async fn for_a_minute(house: &House) -> Client {
+    *house.hook.lifetime.lock() = Some(seconds(60));
+    let mut client = Client::new(house);
+    client.send(CONNECT);
+    let connected = client.expect(Command::Connected).await;
+    assert_eq!(connected.header("expires-in"), Some("60"));
+    client
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_with_its_login_to_the_millisecond() {
+    let house = House::new();
+    let mut client = for_a_minute(&house).await;
+    let began = Instant::now();
+    let error = client.expect_error("token expired").await;
+    assert_eq!(error.header("error-code"), Some("token-expired"));
+    let lasted = began.elapsed();
+    assert!(
+        lasted >= Duration::from_millis(59_990) && lasted <= Duration::from_millis(60_010),
+        "{lasted:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_without_a_lifetime_is_told_nothing_and_lasts() {
+    let house = House::new();
+    let mut client = Client::new(&house);
+    client.send(CONNECT);
+    let connected = client.expect(Command::Connected).await;
+    assert_eq!(connected.header("expires-in"), None);
+    sleep(seconds(2_000)).await;
+    client.subscribe("1", "/exchange/feed/k", "").await;
+    // To renew it only asks again.
+    client.send(RENEW);
+    let receipt = client.expect(Command::Receipt).await;
+    assert_eq!(receipt.header("expires-in"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_has_the_hook_asked_again_and_nobody_reconnects() {
+    let house = House::new();
+    let mut client = for_a_minute(&house).await;
+    client.subscribe("1", "/exchange/feed/k", "").await;
+    sleep(seconds(50)).await;
+    house.hook.asked();
+    client.send(RENEW);
+    let receipt = client.expect(Command::Receipt).await;
+    assert_eq!(receipt.header("receipt-id"), Some("renewed"));
+    assert_eq!(receipt.header("expires-in"), Some("60"));
+    assert_eq!(
+        house.hook.asked(),
+        [
+            "user alice",
+            "vhost / from 127.0.0.1",
+            r#"read exchange "feed""#,
+            r#"read topic "feed" "k""#,
+        ]
+    );
+    sleep(seconds(50)).await;
+    house.publish("feed", "k", "still here");
+    client.expect_message("still here").await;
+    client.expect_error("token expired").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_whose_right_is_gone_ends_alone() {
+    let house = House::new();
+    let mut client = for_a_minute(&house).await;
+    client.subscribe("kept", "/exchange/feed/kept", "").await;
+    client.subscribe("lost", "/exchange/feed/lost", "").await;
+    client.subscribe("queue", "/queue/q", "ack:client\n").await;
+    house.hook.deny(r#"read topic "feed" "lost""#);
+    house.hook.deny(r#"read queue "q""#);
+    client.send(RENEW);
+    for id in ["lost", "queue"] {
+        let error = client.expect(Command::Error).await;
+        assert_eq!(error.header("subscription"), Some(id));
+        assert_eq!(error.header("error-code"), Some("permission-withdrawn"));
+    }
+    client.expect_receipt("renewed").await;
+    for key in ["lost", "kept"] {
+        house.publish("feed", key, key);
+    }
+    client.expect_message("kept").await;
+    // Nobody consumes from the queue any more: it has its message for the next one.
+    house.hook.allow(r#"read queue "q""#);
+    client.publish("/queue/q", "kept for others").await;
+    client.send("UNSUBSCRIBE\nid:queue\nreceipt:u\n\n\0");
+    client.expect_receipt("u").await;
+    client.subscribe("queue", "/queue/q", "").await;
+    client.expect_message("kept for others").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_renewal_changes_nothing() {
+    let house = House::new();
+    let mut client = for_a_minute(&house).await;
+    client.subscribe("1", "/exchange/feed/k", "").await;
+    house.hook.deny("user alice");
+    client.send(RENEW);
+    let error = client.expect(Command::Error).await;
+    assert_eq!(error.header("error-code"), Some("renewal-refused"));
+    assert_eq!(error.header("receipt-id"), Some("renewed"));
+    house.hook.fail("user alice");
+    client.send(RENEW);
+    let error = client.expect(Command::Error).await;
+    assert_eq!(error.header("error-code"), Some("renewal-unavailable"));
+    house.publish("feed", "k", "still here");
+    client.expect_message("still here").await;
+    client.expect_error("token expired").await;
+}
+
+/// Each of these is refused, and the session goes on.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_is_for_the_same_user_and_virtual_host() {
+    let house = House::new();
+    let mut client = for_a_minute(&house).await;
+    client.send("SEND\ndestination:/auth/renew\nlogin:bob\ntoken:t\n\n\0");
+    let error = client.expect(Command::Error).await;
+    assert_eq!(error.header("error-code"), Some("renewal-refused"));
+    house.hook.deny("vhost / from 127.0.0.1");
+    client.send(RENEW);
+    let error = client.expect(Command::Error).await;
+    assert_eq!(error.header("error-code"), Some("renewal-refused"));
+    client.publish("/exchange/feed/k", "x").await;
+}
+
+/// Behind a renewal, answers that were asked for before it do not count.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_ahead_of_a_renewal() {
+    let house = House::new();
+    let mut client = for_a_minute(&house).await;
+    house.hook.asked();
+    house.hook.gate.close();
+    client.send("SUBSCRIBE\nid:1\ndestination:/exchange/feed/a\n\n\0");
+    client.send(RENEW);
+    client.send("SUBSCRIBE\nid:2\ndestination:/exchange/feed/b\nreceipt:b\n\n\0");
+    settle().await;
+    assert_eq!(house.hook.asked(), [r#"read exchange "feed""#]);
+    house.hook.gate.open();
+    client.expect_receipt("renewed").await;
+    client.expect_receipt("b").await;
+    let asked = house.hook.asked();
+    let place = |question: &str| asked.iter().position(|asked| asked == question);
+    assert!(
+        place("user alice") < place(r#"read topic "feed" "b""#),
+        "{asked:?}"
+    );
+}
+
+/// It is no destination: neither exchange nor queue hears of it.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_never_reaches_the_broker() {
+    let house = House::new();
+    let mut client = for_a_minute(&house).await;
+    client.send(RENEW);
+    client.expect_receipt("renewed").await;
+    assert!(house.slow.declared().is_empty());
+    client.send("SUBSCRIBE\nid:1\ndestination:/auth/renew\n\n\0");
+    client.expect_error("Unknown destination").await;
+}

@@ -1,0 +1,55 @@
+//! Tokens, the keys of their issuer, and logins that are renewed.
+
+use tracing::{debug, error, info};
+
+use super::{ConnectionInfo, metrics::COUNTS};
+
+/// The issuer's keys were fetched, or could not be.
+pub fn jwks_fetched(is_fetched: bool) {
+    let outcome = if is_fetched { "fetched" } else { "failed" };
+    COUNTS
+        .jwks_fetches
+        .get_or_create(&[("outcome", outcome)])
+        .inc();
+}
+
+/// The issuer's keys cannot be fetched, nor could they `unsaid` times more since this was said the
+/// last time. Those of before count.
+pub fn jwks_unavailable(url: &str, cause: &str, unsaid: u64) {
+    error!(
+        target: "stentor::auth", url, unsaid,
+        "the keys of the tokens' issuer cannot be fetched, those of before stay: {cause}"
+    );
+}
+
+/// The issuer's keys can be fetched again; so many failures went unsaid.
+pub fn jwks_answers_again(url: &str, unsaid: u64) {
+    info!(target: "stentor::auth", url, unsaid, "the keys of the tokens' issuer are there");
+}
+
+/// A token does not count.
+pub fn token_refused(why: &'static str) {
+    COUNTS.tokens_refused.get_or_create(&[("why", why)]).inc();
+}
+
+/// A client has renewed its login, and lost so many subscriptions by that.
+pub fn login_renewed(connection: &ConnectionInfo<'_>, lost: usize) {
+    renewal("renewed");
+    debug!(
+        target: "stentor::connection", session = connection.session, user = connection.user, lost,
+        "login renewed"
+    );
+}
+
+/// A login was not renewed; the session goes on until its own end.
+pub fn renewal_refused(connection: &ConnectionInfo<'_>, cause: &str) {
+    renewal("refused");
+    info!(
+        target: "stentor::connection", session = connection.session, user = connection.user,
+        cause, "renewal refused"
+    );
+}
+
+fn renewal(outcome: &'static str) {
+    COUNTS.renewals.get_or_create(&[("outcome", outcome)]).inc();
+}
