@@ -96,6 +96,8 @@ pub enum Answer {
     AllowTags(&'static str),
     /// 200 `allow`, and in the header `x-username` who the user is.
     AllowAs(&'static str),
+    /// 200 `allow`, and in the header `x-session-seconds` how long the login counts.
+    AllowFor(u64),
     /// 200 `deny`.
     Deny,
     /// 200 `deny` and this reason.
@@ -264,6 +266,12 @@ async fn respond(
                 let user = user.parse().expect("a header's value");
                 named.headers_mut().insert("x-username", user);
                 return Ok(named);
+            }
+            Answer::AllowFor(seconds) => {
+                let mut limited = answer(200, "allow");
+                let headers = limited.headers_mut();
+                headers.insert("x-session-seconds", seconds.into());
+                return Ok(limited);
             }
             Answer::Deny => return Ok(answer(200, "deny")),
             Answer::DenyBecause(reason) => return Ok(answer(200, &format!("deny {reason}"))),
