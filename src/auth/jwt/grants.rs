@@ -111,8 +111,8 @@ impl Granted {
             || match access {
                 Access::Vhost { vhost, .. } => self.lets_in(vhost),
                 Access::Resource { vhost, .. } | Access::Topic { vhost, .. } => {
-                    let is_here = |own: &Box<str>| **own == **vhost;
-                    self.vhosts.iter().flatten().any(is_here) && self.leads_to(access)
+                    let mut own = self.vhosts.iter().flatten();
+                    own.any(|own| **own == **vhost) && self.leads_to(access)
                 }
             }
     }
