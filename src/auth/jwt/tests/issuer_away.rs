@@ -116,6 +116,11 @@ async fn unknown_keys_make_no_stampede() {
         let is_refused = matches!(answer, Err(Refusal::NoKeys(_) | Refusal::Denied(_)));
         assert!(is_refused, "{answer:?}");
     }
+    // One after the other, too.
+    for number in 0..20 {
+        let token = signed(&key, &format!("y{number}"));
+        assert!(login(&tokens, &token).await.is_err());
+    }
     assert!(
         issuer.asked.load(SeqCst) <= 2,
         "{}",
