@@ -18,7 +18,7 @@ use std::{
 };
 
 use stentor::presence::{
-    Device, Listing, Node, Outbox, Presence, PresenceEntry, Url, redis::RedisPresence,
+    Device, Listing, Node, Outbox, Presence, PresenceEntry, RedisConfig, Url, redis::RedisPresence,
 };
 use testkit::Redis;
 
@@ -57,7 +57,8 @@ async fn run(count: usize, groups: usize, per_group: usize, device: bool) {
         events: Some(Arc::clone(&events)),
     };
     // Nobody takes them: of each user one waits, as if RabbitMQ were away.
-    let presence = RedisPresence::new(&url, Duration::from_secs(15), node).unwrap();
+    let presence =
+        RedisPresence::new(&url, &RedisConfig::default(), Duration::from_secs(15), node).unwrap();
     while presence.health().is_err() {
         tokio::task::yield_now().await;
     }
@@ -98,6 +99,7 @@ async fn run(count: usize, groups: usize, per_group: usize, device: bool) {
     }
     let begun = Instant::now();
     let mut listing = Listing {
+        user: None,
         node: None,
         after: None,
         limit: 1_000,

@@ -557,7 +557,7 @@ fn presence(
     node: &str,
     events: Option<Arc<Outbox>>,
 ) -> Result<Option<Arc<dyn Presence>>, Error> {
-    let config = &config.presence;
+    let (config, redis) = (&config.presence, &config.redis);
     let node = Node {
         name: node.into(),
         since: SystemTime::now(),
@@ -568,8 +568,8 @@ fn presence(
         presence::Url::Off => None,
         presence::Url::Memory => Some(Arc::new(MemoryPresence::new(node))),
         presence::Url::Redis(url) => {
-            let presence = RedisPresence::new(url, config.lease, node)
-                .map_err(|error| Error::Configuration(format!("[presence] url: {error}")))?;
+            let presence = RedisPresence::new(url, redis, config.lease, node)
+                .map_err(|error| Error::Configuration(error.to_string()))?;
             Some(Arc::new(presence))
         }
     })

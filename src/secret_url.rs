@@ -39,6 +39,12 @@ impl SecretUrl {
         parts(&self.0) == parts(&other.0)
     }
 
+    /// The path, `/0` say.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.0.path()
+    }
+
     /// Host and port alone, if the port is not the scheme's own.
     #[must_use]
     pub fn authority(&self) -> String {

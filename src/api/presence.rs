@@ -43,8 +43,12 @@ pub struct User {
     pub user: String,
     /// The status of all sessions together; also `invisible`, which others see as offline.
     pub status: Status,
-    /// The sessions on all nodes, the oldest first.
+    /// The sessions on all nodes, the oldest first: 1,000 at most. `/api/v1/sessions?user=NAME` pages
+    /// through more.
     pub sessions: Vec<Session>,
+    /// How many sessions there are.
+    #[serde(default)]
+    pub count: u64,
 }
 
 /// A session: a client that has logged in.
@@ -102,7 +106,7 @@ pub struct UserStatus {
     /// The status of all sessions together.
     pub status: Status,
     /// How many sessions there are, on all nodes.
-    pub sessions: usize,
+    pub sessions: u64,
 }
 
 /// A group.
@@ -128,7 +132,7 @@ pub struct Member {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct SessionsQuery {
-    /// Those of this user: all of them, on one page.
+    /// Those of this user: all of them, on one page. A user with more than 1,000 has several pages.
     #[param(max_length = 255)]
     user: Option<String>,
     /// Those of the node of this name.
@@ -194,6 +198,7 @@ pub(super) async fn user(api: &Api, request: Request) -> Answer {
         user: name.to_owned(),
         status: found.status.into(),
         sessions: found.sessions.into_iter().map(Session::from).collect(),
+        count: found.count,
     })
 }
 
@@ -217,14 +222,14 @@ pub(super) async fn users(api: &Api, request: Request) -> Answer {
         check_name(&format!("users[{index}]"), name)?;
     }
     let names: Vec<&str> = users.iter().map(String::as_str).collect();
-    let found = presence(api)?.users(&names).await?;
+    let found = presence(api)?.count_users(&names).await?;
     let users = users.into_iter().zip(found);
     Reply::ok(&Users {
         users: users
             .map(|(user, found)| UserStatus {
                 user,
                 status: found.status.into(),
-                sessions: found.sessions.len(),
+                sessions: found.sessions,
             })
             .collect(),
     })
@@ -272,12 +277,15 @@ pub(super) async fn sessions(api: &Api, request: Request) -> Answer {
         }
     }
     let presence = presence(api)?;
-    let page = if let Some(user) = query.user {
-        if query.cursor.is_some() {
-            let error = "does not go with \"user\", whose sessions are all on one page";
-            return Err(Refusal::field("cursor", error));
+    let few = match (&query.user, &query.cursor) {
+        (Some(user), None) => {
+            let found = presence.user(user).await?;
+            let is_all = found.count <= found.sessions.len() as u64;
+            is_all.then_some(found.sessions)
         }
-        let mut sessions = presence.user(&user).await?.sessions;
+        _ => None,
+    };
+    let page = if let Some(mut sessions) = few {
         if let Some(node) = query.node {
             sessions.retain(|session| *session.node == *node);
         }
@@ -287,6 +295,7 @@ pub(super) async fn sessions(api: &Api, request: Request) -> Answer {
         }
     } else {
         let listing = Listing {
+            user: query.user.map(Into::into),
             node: query.node.map(Into::into),
             after: query.cursor.map(Into::into),
             limit,

@@ -110,6 +110,9 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
         ..
     } = config;
     tls(config, reader);
+    if let Err((key, message)) = config.redis.check_with(&presence.url) {
+        reader.wrong(&[("redis", key), ("presence", "url")], &message);
+    }
     let events = broker.exchanges.get(&presence.exchange);
     if presence.has_events() && events.is_some_and(|kind| *kind != ExchangeKind::Topic) {
         reader.wrong(

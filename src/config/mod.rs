@@ -53,6 +53,8 @@ pub struct Config {
     pub auth_rabbitmq: auth::rabbitmq::RabbitMqConfig,
     /// `[presence]`
     pub presence: presence::Config,
+    /// `[redis]`
+    pub redis: presence::RedisConfig,
     /// `[sessions]`
     pub sessions: node::LoginPolicy,
     /// `[control]`
@@ -209,6 +211,7 @@ sections! {
     auth "auth": auth::Config,
     auth_rabbitmq "auth.rabbitmq": auth::rabbitmq::RabbitMqConfig,
     presence "presence": presence::Config,
+    redis "redis": presence::RedisConfig,
     sessions "sessions": node::LoginPolicy,
     control "control": control::Config,
     stomp "stomp": node::Stomp,

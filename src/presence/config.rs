@@ -85,14 +85,15 @@ pub enum Url {
     Off,
     /// `memory:`: in this process, for a single node.
     Memory,
-    /// `redis:`: shared by all nodes.
+    /// `redis:` or, with TLS, `rediss:`: shared by all nodes. [`super::RedisConfig`] says more.
     Redis(SecretUrl),
 }
 
 /// A URL is wrong. The text never shows the URL: it may contain a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "is not a place for presence; write \"off\", \"memory:\" or \"redis://:password@host:6379/0\""
+    "is not a place for presence; write \"off\", \"memory:\" or \"redis://user:password@host:6379/0\" \
+     (with TLS: \"rediss://…\")"
 )]
 pub struct UrlError;
 
@@ -110,7 +111,8 @@ impl FromStr for Url {
         let database_is_a_number = database.is_empty() || database.parse::<u32>().is_ok();
         let has_host = url.host_str().is_some_and(|host| !host.is_empty());
         let bare = url.query().is_none() && url.fragment().is_none();
-        if url.scheme() != "redis" || !has_host || !database_is_a_number || !bare {
+        let is_redis = matches!(url.scheme(), "redis" | "rediss");
+        if !is_redis || !has_host || !database_is_a_number || !bare {
             return Err(UrlError);
         }
         Ok(Self::Redis(url.into()))
@@ -153,7 +155,8 @@ mod tests {
         for text in [
             "",
             "on",
-            "rediss://:s3cret@host",
+            "http://:s3cret@host",
+            "rediss://:s3cret@host/#insecure",
             "redis://",
             "redis://:s3cret@host/zero",
         ] {

@@ -16,11 +16,12 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Counts, Event, Listing, Member, Node, NodeInfo, Page, Presence, PresenceEntry, PresenceError,
-    STATUS_INTERVAL, SessionInfo, Status, UserPresence,
+    Counts, Event, Listing, MOST_CLAIMED, MOST_SESSIONS, Member, Node, NodeInfo, Page, Presence,
+    PresenceEntry, PresenceError, STATUS_INTERVAL, SessionInfo, Status, UserCount, UserPresence,
     departures::Departures,
     entry::Pass,
     held::{Held, without},
+    too_many,
 };
 use crate::later::Later;
 
@@ -190,14 +191,15 @@ impl Presence for MemoryPresence {
         session: Arc<PresenceEntry>,
     ) -> BoxFuture<'_, Result<Vec<SessionInfo>, PresenceError>> {
         let state = &mut *self.inner.state.lock();
-        let before = state
-            .held
-            .of(&session.user)
-            .iter()
-            .map(|session| self.info(session))
-            .collect();
+        let before = if state.held.count(&session.user) > MOST_CLAIMED {
+            Err(too_many(state.held.count(&session.user)))
+        } else {
+            let before = state.held.of(&session.user);
+            let before = before.iter().map(|session| self.info(session)).collect();
+            Ok(UserPresence::new(before).sessions)
+        };
         self.inner.join(state, session);
-        future::ready(Ok(UserPresence::new(before).sessions)).boxed()
+        future::ready(before).boxed()
     }
 
     fn leave(&self, session: &Arc<PresenceEntry>) {
@@ -222,25 +224,19 @@ impl Presence for MemoryPresence {
     fn set_status(&self, session: &Arc<PresenceEntry>, status: Status) {
         let now = Instant::now().into_std();
         let state = &mut *self.inner.state.lock();
-        if !state.held.contains(session) {
-            return;
-        }
-        match session.say(status, now) {
-            Pass::Now => self.inner.settle(state, session),
-            Pass::Later => {
+        match state.held.say(session, status, now) {
+            Some(Pass::Now) => self.inner.settle(state, session),
+            Some(Pass::Later) => {
                 state.saying.push(now, Arc::clone(session));
                 self.inner.wake.notify_one();
             }
-            Pass::Waits => {}
+            Some(Pass::Waits) | None => {}
         }
     }
 
     fn regroup(&self, session: &Arc<PresenceEntry>, groups: Vec<Arc<str>>) {
         let state = &mut *self.inner.state.lock();
-        if !state.held.contains(session) {
-            return;
-        }
-        if let Some(before) = session.regroup(groups) {
+        if let Some(before) = state.held.regroup(session, groups) {
             let left = without(&before, &state.held.groups(&session.user));
             state.exit(&session.user, &left);
             state.enter(&session.user, &session.groups());
@@ -248,12 +244,7 @@ impl Presence for MemoryPresence {
     }
 
     fn held(&self, user: &str) -> Vec<Arc<PresenceEntry>> {
-        self.inner.state.lock().held.of(user).to_vec()
-    }
-
-    fn count_sessions<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<u64, PresenceError>> {
-        let count = self.inner.state.lock().held.of(user).len() as u64;
-        future::ready(Ok(count)).boxed()
+        self.inner.state.lock().held.of(user)
     }
 
     fn users<'a>(
@@ -264,12 +255,31 @@ impl Presence for MemoryPresence {
         let users = names
             .iter()
             .map(|name| {
-                let sessions = state.held.of(name).iter();
-                UserPresence::new(sessions.map(|session| self.info(session)).collect())
+                let sessions = state.held.some_of(name, MOST_SESSIONS);
+                let sessions = sessions.iter().map(|session| self.info(session)).collect();
+                UserPresence {
+                    status: state.held.status(name),
+                    count: state.held.count(name) as u64,
+                    ..UserPresence::new(sessions)
+                }
             })
             .collect();
         drop(state);
         future::ready(Ok(users)).boxed()
+    }
+
+    fn count_users<'a>(
+        &'a self,
+        names: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<UserCount>, PresenceError>> {
+        let state = self.inner.state.lock();
+        let counts = names.iter().map(|name| UserCount {
+            status: state.held.status(name),
+            sessions: state.held.count(name) as u64,
+        });
+        let counts = counts.collect();
+        drop(state);
+        future::ready(Ok(counts)).boxed()
     }
 
     fn group<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Member>, PresenceError>> {
@@ -311,7 +321,9 @@ impl Presence for MemoryPresence {
             None => Bound::Unbounded,
         };
         let state = self.inner.state.lock();
-        let mut found = state.by_id.range::<str, _>((first, Bound::Unbounded));
+        let all = state.by_id.range::<str, _>((first, Bound::Unbounded));
+        let user = listing.user.as_deref();
+        let mut found = all.filter(|(_, session)| user.is_none_or(|user| *session.user == *user));
         let sessions: Vec<_> = found.by_ref().take(listing.limit).collect();
         let next = match (found.next(), sessions.last()) {
             (Some(_), Some((id, _))) => Some((*id).clone()),

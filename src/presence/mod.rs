@@ -16,6 +16,7 @@ pub mod memory;
 pub mod publisher;
 mod records;
 pub mod redis;
+mod servers;
 mod status;
 
 use std::{sync::Arc, time::SystemTime};
@@ -27,6 +28,7 @@ pub use config::{Config, Url, UrlError};
 pub use entry::{Device, PresenceEntry, STATUS_INTERVAL, SessionInfo};
 pub use event::{Event, EventKind, Outbox};
 pub use records::{MemoryRecords, Record, Records, RecordsRead};
+pub use servers::{RedisConfig, Secret};
 pub use status::{Status, StatusError};
 
 /// The store of online users, of all nodes.
@@ -51,7 +53,8 @@ pub trait Presence: Send + Sync + 'static {
     /// session has joined in any case; a caller that does not like the answer lets it leave.
     ///
     /// # Errors
-    /// As [`Presence::users`].
+    /// As [`Presence::users`]; also if the user has so many sessions ([`MOST_CLAIMED`]) that to look
+    /// at all of them would keep others waiting.
     fn claim(
         &self,
         session: Arc<PresenceEntry>,
@@ -72,7 +75,8 @@ pub trait Presence: Send + Sync + 'static {
     /// The sessions of a user that this node itself holds; answers at once.
     fn held(&self, user: &str) -> Vec<Arc<PresenceEntry>>;
 
-    /// Users, by name, in the order asked: one round trip, however many.
+    /// Users, by name, in the order asked: in two round trips, however many. Of a user with more
+    /// sessions than [`MOST_SESSIONS`], only about so many are there.
     ///
     /// # Errors
     /// [`PresenceError::Unavailable`]: the store did not answer within a second or so.
@@ -93,12 +97,27 @@ pub trait Presence: Send + Sync + 'static {
         .boxed()
     }
 
-    /// About how many sessions a user has on all nodes. Does not take longer the more there are;
-    /// those of a node that died count until they are cleared up.
+    /// The status of users, and how many sessions each has on all nodes, in the order asked. Does
+    /// not take longer the more sessions there are.
     ///
     /// # Errors
     /// As [`Presence::users`].
-    fn count_sessions<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<u64, PresenceError>>;
+    fn count_users<'a>(
+        &'a self,
+        names: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<UserCount>, PresenceError>>;
+
+    /// How many sessions one user has.
+    ///
+    /// # Errors
+    /// As [`Presence::users`].
+    fn count_sessions<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<u64, PresenceError>> {
+        async move {
+            let counts = self.count_users(&[user]).await?;
+            Ok(counts.first().map_or(0, |count| count.sessions))
+        }
+        .boxed()
+    }
 
     /// The users of a group that others may see as online, on all nodes: each once, in the order
     /// of their names. Takes time proportional to those who are online.
@@ -154,13 +173,55 @@ pub trait Presence: Send + Sync + 'static {
 }
 
 /// A user.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserPresence {
     /// The greatest status of its sessions ([`Status`]); offline without a session. Others see
     /// [`Status::to_others`] of it.
     pub status: Status,
-    /// Its sessions on all nodes: each once, the oldest first.
+    /// Its sessions on all nodes: each once, the oldest first. Of more than [`MOST_SESSIONS`], some.
     pub sessions: Vec<SessionInfo>,
+    /// How many there are.
+    pub count: u64,
+}
+
+/// The sessions of a user that are listed with it; more are listed page by page.
+pub const MOST_SESSIONS: usize = 1_000;
+
+/// The sessions of a user among which one can be claimed.
+pub const MOST_CLAIMED: usize = 5_000;
+
+fn too_many(sessions: usize) -> PresenceError {
+    let text = format!(
+        "the user has {sessions} sessions, and [sessions] looks at {MOST_CLAIMED} at most; give \
+         this user's clients names of their own, or set [limits] max_user_connections"
+    );
+    PresenceError::Unavailable(text.into())
+}
+
+impl Default for UserPresence {
+    /// Nobody.
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
+}
+
+/// How available a user is, and from how many sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserCount {
+    /// As [`UserPresence::status`].
+    pub status: Status,
+    /// Its sessions on all nodes.
+    pub sessions: u64,
+}
+
+impl Default for UserCount {
+    /// Nobody.
+    fn default() -> Self {
+        Self {
+            status: Status::Offline,
+            sessions: 0,
+        }
+    }
 }
 
 impl UserPresence {
@@ -172,6 +233,7 @@ impl UserPresence {
         let statuses = sessions.iter().map(|session| session.status);
         Self {
             status: statuses.max().unwrap_or(Status::Offline),
+            count: sessions.len() as u64,
             sessions,
         }
     }
@@ -189,6 +251,8 @@ pub struct Member {
 /// Which sessions to list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
+    /// Only sessions of this user; `None`: of all users.
+    pub user: Option<Box<str>>,
     /// Only sessions of this node; `None`: of all nodes.
     pub node: Option<Box<str>>,
     /// The [`Page::next`] of the page before; `None`: begins at the first.

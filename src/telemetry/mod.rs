@@ -13,6 +13,7 @@ mod event;
 mod jwt;
 mod links;
 mod metrics;
+mod presence;
 mod seldom;
 
 use std::io::{self, IsTerminal};
@@ -37,6 +38,7 @@ pub use metrics::{
     DedicatedSubscriptionCounted, FeedCounts, Levels, METRICS_TYPE, PublishingCounted,
     SharedSubscriptionCounted, connections, metrics,
 };
+pub use presence::*;
 pub use seldom::Seldom;
 
 /// Why the log could not be set up.

@@ -10,10 +10,10 @@ use std::{
 };
 
 use stentor::presence::{
-    Counts, Device, Listing, Node, Outbox, Presence, PresenceEntry, PresenceError, SessionInfo,
-    Status, Url, memory::MemoryPresence, redis::RedisPresence,
+    Counts, Device, Listing, MOST_SESSIONS, Node, Outbox, Presence, PresenceEntry, PresenceError,
+    RedisConfig, SessionInfo, Status, Url, UserCount, memory::MemoryPresence, redis::RedisPresence,
 };
-use testkit::{DEADLINE, Redis, eventually, unique, within};
+use testkit::{DEADLINE, Redis, RedisCluster, RedisSentinels, eventually, unique, within};
 
 /// A session that left is not waited for.
 pub(crate) const AT_ONCE: Duration = Duration::ZERO;
@@ -72,6 +72,56 @@ impl Fixture for Arc<Redis> {
     }
 }
 
+impl Fixture for Arc<RedisSentinels> {
+    async fn start() -> Self {
+        RedisSentinels::shared().await
+    }
+
+    async fn alone() -> Self {
+        Arc::new(RedisSentinels::own().await)
+    }
+
+    fn with(&self, node: Node) -> Arc<dyn Presence> {
+        Arc::new(sentinel_presence(self, Duration::from_secs(30), node))
+    }
+}
+
+impl Fixture for Arc<RedisCluster> {
+    async fn start() -> Self {
+        RedisCluster::shared().await
+    }
+
+    async fn alone() -> Self {
+        Arc::new(RedisCluster::own().await)
+    }
+
+    fn with(&self, node: Node) -> Arc<dyn Presence> {
+        Arc::new(cluster_presence(self, Duration::from_secs(30), node))
+    }
+}
+
+pub(crate) fn sentinel_presence(
+    redis: &RedisSentinels,
+    lease: Duration,
+    node: Node,
+) -> RedisPresence {
+    let config = RedisConfig {
+        sentinels: redis.addresses().into_iter().map(Into::into).collect(),
+        sentinel_password: RedisSentinels::PASSWORD.into(),
+        ..RedisConfig::default()
+    };
+    redis_presence_by(&redis.url(), &config, lease, node)
+}
+
+pub(crate) fn cluster_presence(redis: &RedisCluster, lease: Duration, node: Node) -> RedisPresence {
+    let config = RedisConfig {
+        cluster: true,
+        nodes: redis.addresses().into_iter().map(Into::into).collect(),
+        ..RedisConfig::default()
+    };
+    redis_presence_by(&redis.url(), &config, lease, node)
+}
+
 pub(crate) fn settings(name: &str, debounce: Duration, events: Option<Arc<Outbox>>) -> Node {
     Node {
         name: name.into(),
@@ -82,10 +132,20 @@ pub(crate) fn settings(name: &str, debounce: Duration, events: Option<Arc<Outbox
 }
 
 pub(crate) fn redis_presence(url: &str, lease: Duration, node: Node) -> RedisPresence {
+    redis_presence_by(url, &RedisConfig::default(), lease, node)
+}
+
+pub(crate) fn redis_presence_by(
+    url: &str,
+    config: &RedisConfig,
+    lease: Duration,
+    node: Node,
+) -> RedisPresence {
     let Url::Redis(url) = url.parse().unwrap() else {
         panic!("{url} is not Redis")
     };
-    RedisPresence::new(&url, lease, node).unwrap()
+    config.check().unwrap();
+    RedisPresence::new(&url, config, lease, node).unwrap()
 }
 
 pub(crate) fn new_session(user: &str, groups: &[&str]) -> PresenceEntry {
@@ -166,6 +226,20 @@ macro_rules! contract {
                 super::$test::<std::sync::Arc<testkit::Redis>>().await;
             })*
         }
+
+        mod sentinels {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test::<std::sync::Arc<testkit::RedisSentinels>>().await;
+            })*
+        }
+
+        mod cluster {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test::<std::sync::Arc<testkit::RedisCluster>>().await;
+            })*
+        }
     };
 }
 
@@ -177,6 +251,7 @@ contract! {
     a_session_that_never_joined_cannot_leave
     joining_and_leaving_keep_their_order
     names_may_be_anything
+    names_may_be_longer_than_amqp_allows
     a_user_s_status_is_that_of_all_its_sessions
     an_invisible_user_is_not_seen_in_its_groups
     of_many_statuses_the_newest_holds
@@ -189,6 +264,7 @@ contract! {
     a_cursor_that_is_none_is_an_error
     sessions_users_and_nodes_are_counted
     the_sessions_of_a_user_are_counted
+    a_user_of_very_many_sessions_is_listed_in_pages
     a_user_that_comes_and_goes_is_told_once
     a_page_s_reload_is_no_event
     only_the_last_departure_settles
@@ -460,6 +536,7 @@ async fn all_sessions_are_listed_page_by_page<F: Fixture>() {
         let (mut found, mut after) = (BTreeSet::new(), None);
         loop {
             let listing = Listing {
+                user: None,
                 node: Some("n".into()),
                 after: after.take(),
                 limit,
@@ -480,6 +557,7 @@ async fn all_sessions_are_listed_page_by_page<F: Fixture>() {
         assert_eq!(found.len(), joined.len(), "in pages of {limit}");
     }
     let other = Listing {
+        user: None,
         node: Some("other".into()),
         after: None,
         limit: 10,
@@ -490,6 +568,7 @@ async fn all_sessions_are_listed_page_by_page<F: Fixture>() {
 async fn a_cursor_that_is_none_is_an_error<F: Fixture>() {
     let presence = F::start().await.node("n");
     let listing = Listing {
+        user: None,
         node: None,
         after: Some("no/cursor".into()),
         limit: 1,
@@ -654,6 +733,96 @@ async fn the_sessions_of_a_user_are_counted<F: Fixture>() {
     count(3).await;
     presence.leave(&sessions[0]);
     count(2).await;
+}
+
+async fn names_may_be_longer_than_amqp_allows<F: Fixture>() {
+    let events = Outbox::new();
+    let node = unique(&"n".repeat(1_000));
+    let node = settings(&node, AT_ONCE, Some(Arc::clone(&events)));
+    let name = node.name.clone();
+    let presence = F::start().await.with(node);
+    let [user, group, device] = ["u", "g", "d"].map(|one| unique(&one.repeat(1_000)));
+    let mut joined = new_session(&user, &[&group]);
+    joined.device = Some(Box::new(Device {
+        kind: Some(device.as_str().into()),
+        id: Some(device.as_str().into()),
+    }));
+    let joined = Arc::new(joined);
+    presence.join(Arc::clone(&joined));
+    let found = until_sessions(&*presence, &user, 1).await;
+    assert_eq!(found[0].device, joined.device);
+    assert_eq!(found[0].node, name);
+    until_group(&*presence, &group, &[&user]).await;
+    // Only the routing keys are AMQP's: they have hashes instead.
+    let came = within(DEADLINE, "an event", events.next(1)).await;
+    assert_eq!(*came[0].user, *user);
+    let keys: Vec<_> = came[0].keys().collect();
+    assert_eq!(keys.len(), 2);
+    for (key, start) in keys.iter().zip(["user.sha256:", "group.sha256:"]) {
+        assert!(key.starts_with(start) && key.len() <= 255, "{key}");
+    }
+    presence.leave(&joined);
+    let went = within(DEADLINE, "an event", events.next(1)).await;
+    assert_eq!(went[0].keys().collect::<Vec<_>>(), keys);
+    until_group(&*presence, &group, &[]).await;
+}
+
+async fn a_user_of_very_many_sessions_is_listed_in_pages<F: Fixture>() {
+    const MANY: usize = MOST_SESSIONS + 500;
+    let presence = F::start().await.node("n");
+    let guest = unique("guest");
+    let mut joined = BTreeSet::new();
+    for number in 0..MANY {
+        let session = session(&guest, &["group"]);
+        presence.join(Arc::clone(&session));
+        if number + 1 == MANY {
+            // Changes of a user keep their order.
+            eventually(DEADLINE, "the last is here", async || {
+                presence.session(&session.id).await.ok()?
+            })
+            .await;
+        }
+        joined.insert(session.id.clone());
+    }
+    let found = presence.user(&guest).await.unwrap();
+    assert_eq!(found.status, Status::Online);
+    assert_eq!(found.count, MANY as u64);
+    assert!(
+        found.sessions.len() <= MOST_SESSIONS,
+        "{}",
+        found.sessions.len()
+    );
+    assert!(
+        found.sessions.len() > MOST_SESSIONS / 2,
+        "{}",
+        found.sessions.len()
+    );
+    let count = UserCount {
+        status: Status::Online,
+        sessions: MANY as u64,
+    };
+    let counts = presence.count_users(&[&guest, "nobody"]).await;
+    assert_eq!(counts, Ok(vec![count, UserCount::default()]));
+
+    let (mut listed, mut after) = (BTreeSet::new(), None);
+    loop {
+        let listing = Listing {
+            user: Some((&*guest).into()),
+            node: None,
+            after: after.take(),
+            limit: 400,
+        };
+        let page = presence.sessions(&listing).await.unwrap();
+        for session in page.sessions {
+            assert_eq!(*session.user, *guest);
+            assert!(listed.insert(session.id), "it comes twice");
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(listed, joined);
 }
 
 async fn a_claim_hears_of_the_sessions_before_it<F: Fixture>() {

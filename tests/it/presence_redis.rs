@@ -305,6 +305,7 @@ async fn all_nodes_list_and_count_all() {
         assert!(found.is_sorted_by(|a, b| a.name < b.name));
 
         let mut listing = Listing {
+            user: None,
             node: None,
             after: None,
             limit: 4,
@@ -316,6 +317,7 @@ async fn all_nodes_list_and_count_all() {
         assert_eq!(second.next, None);
         for node in found {
             let of_node = Listing {
+                user: None,
                 node: Some(node.name.clone()),
                 after: None,
                 limit: 10,
@@ -544,12 +546,12 @@ async fn one_more_session_of_a_user_of_many_costs_what_the_first_did() {
     for other in &others {
         presence.join(Arc::clone(other));
     }
-    // And what was told.
-    until_fields(MANY + 2).await;
+    // And what was told, and the status at the node.
+    until_fields(MANY + 3).await;
     for other in &others {
         presence.leave(other);
     }
-    until_fields(2).await;
+    until_fields(3).await;
     // Ends that are due come before all else.
     presence.join(session("bob", &[]));
     assert_eq!(next_event(&events).await, "bob offline>online");

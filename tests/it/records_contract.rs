@@ -3,9 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use stentor::presence::{MemoryRecords, Presence, Record, Records, RecordsRead};
-use testkit::Redis;
+use testkit::{Redis, RedisCluster, RedisSentinels};
 
-use crate::presence_contract::{LONG, redis_presence, settings};
+use crate::presence_contract::{
+    LONG, cluster_presence, redis_presence, sentinel_presence, settings,
+};
 
 /// Records to test: nobody else writes there.
 trait Fixture {
@@ -39,6 +41,30 @@ impl Fixture for Redis {
     }
 }
 
+impl Fixture for RedisSentinels {
+    async fn start() -> Self {
+        Self::own().await
+    }
+
+    fn node(&self) -> Arc<dyn Records> {
+        let node = settings("n", LONG, None);
+        let presence = sentinel_presence(self, Duration::from_secs(30), node);
+        presence.records().unwrap()
+    }
+}
+
+impl Fixture for RedisCluster {
+    async fn start() -> Self {
+        Self::own().await
+    }
+
+    fn node(&self) -> Arc<dyn Records> {
+        let node = settings("n", LONG, None);
+        let presence = cluster_presence(self, Duration::from_secs(30), node);
+        presence.records().unwrap()
+    }
+}
+
 macro_rules! contract {
     ($($test:ident),+ $(,)?) => {
         mod memory {
@@ -52,6 +78,20 @@ macro_rules! contract {
             $(#[tokio::test]
             async fn $test() {
                 super::$test::<testkit::Redis>().await;
+            })+
+        }
+
+        mod sentinels {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test::<testkit::RedisSentinels>().await;
+            })+
+        }
+
+        mod cluster {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test::<testkit::RedisCluster>().await;
             })+
         }
     };

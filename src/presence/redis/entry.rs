@@ -1,15 +1,20 @@
 //! The keys and values in Redis.
 //!
-//! | Key                              | Kind   | Content                                         |
-//! |----------------------------------|--------|-------------------------------------------------|
-//! | `stentor:node:<lease>`           | string | a node: since when, sessions, name; lives for a lease, renewed at a third |
-//! | `stentor:nodes`                  | hash   | a field for each lease that was not cleared up: empty, or `closed`; the field `epoch` is random, and new if Redis lost all |
-//! | `stentor:user:<user>`            | hash   | a field for each session: lease and session; its status. The field without a name: the status that others were told; `left`: the departure that waits to be settled, as lease and stamp |
-//! | `stentor:group:<name>`           | hash   | a field for each user and node: lease and user; the user's status there |
-//! | `stentor:sessions:<lease>:<n>`   | hash   | a field for each session of the node: session; its user and groups |
-//! | `stentor:users`                  | string | the number of users that others were told of    |
-//! | `stentor:bans`                   | hash   | a field for each ban, and for each that is no more: stamp and JSON; the field without a name is random, and new after each change |
-//! | `stentor:clearing:<lease>`       | string | the node that clears up after this dead one      |
+//! | Key                    | Kind   | Content                                         |
+//! |------------------------|--------|-------------------------------------------------|
+//! | `node:<lease>`         | string | a node: since when, sessions, name; lives for a lease, renewed at a third |
+//! | `nodes`                | hash   | a field for each lease that was not cleared up: empty, or `closed`; the field `epoch` is random, and new if Redis lost all |
+//! | `user:<user>`          | hash   | a field for each session: lease and session; its status and more. A field for each node, its lease: the user's status there, and how many sessions it has there. The field without a name: the status that others were told; `left`: the departure that waits to be settled, as lease and stamp |
+//! | `group:<name>`         | hash   | a field for each user and node: lease and user; the user's status there |
+//! | `sessions:<lease>:<n>` | hash   | a field for each session of the node: session; its user and groups |
+//! | `users`                | string | the number of users that others were told of    |
+//! | `clearing:<lease>`     | string | the node that clears up after this dead one      |
+//! | `bans`                 | hash   | a field for each ban, and for each that is no more: stamp and JSON; the field without a name is random, and new after each change |
+//!
+//! Every key begins with `stentor:`. In a cluster all of this, but for the bans, is there
+//! [`PARTITIONS`] times, for a part of the users each, behind `stentor:{<partition>}:`. So all that
+//! a script touches is in one slot; a partition knows nothing of the others, and can lose its
+//! server alone.
 //!
 //! A lease's id is eight letters, which come first in every field. Fields of one user are few, and
 //! a node's sessions are spread over many hashes, so that Redis keeps each in one block without
@@ -29,21 +34,100 @@ use crate::presence::{Device, NodeInfo, PresenceEntry, SessionInfo, Status};
 /// The length of a [`LeaseId`], in letters.
 pub(super) const LEASE: usize = 8;
 
-/// The hash of all leases.
-pub(super) const NODES: &str = "stentor:nodes";
-/// The field of [`NODES`] that is not a lease.
+/// The field of the hash of leases that is not one.
 pub(super) const EPOCH: &str = "epoch";
-/// The value of a lease in [`NODES`] whose node has ended of itself.
+/// The value of a lease in the hash of leases whose node has ended of itself.
 pub(super) const CLOSED: &str = "closed";
 /// The field of a user that is no session's: its newest departure, while that is not settled.
 pub(super) const LEFT: &str = "left";
-/// The hash of bans.
-pub(super) const BANS: &str = "stentor:bans";
-/// The number of users.
-pub(super) const USERS: &str = "stentor:users";
+/// The parts of a cluster's keys. Each is in one slot, so they are enough for a cluster's servers to
+/// have about as many each, and few enough to ask all of them.
+pub(super) const PARTITIONS: u16 = 64;
+/// Hashes over which a node's sessions are spread, in all partitions together.
+const LISTS: u16 = 1024;
 
-/// Hashes over which a node's sessions are spread.
-pub(super) const BUCKETS: u16 = 1024;
+/// The names of keys: of a server's, or of one partition of a cluster's.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: Box<str>,
+    lists: u16,
+}
+
+impl Keys {
+    /// All on one server.
+    pub(super) fn whole() -> Self {
+        Self {
+            prefix: "stentor:".into(),
+            lists: LISTS,
+        }
+    }
+
+    /// A partition of a cluster.
+    pub(super) fn partition(number: u16) -> Self {
+        Self {
+            // What is in braces decides about the slot.
+            prefix: format!("stentor:{{{number}}}:").into(),
+            lists: LISTS / PARTITIONS,
+        }
+    }
+
+    /// The hash of bans, which are no partition's.
+    pub(super) fn bans() -> &'static str {
+        "stentor:bans"
+    }
+
+    /// The hash of all leases.
+    pub(super) fn nodes(&self) -> String {
+        self.named("nodes")
+    }
+
+    /// The number of users.
+    pub(super) fn users(&self) -> String {
+        self.named("users")
+    }
+
+    pub(super) fn node(&self, lease: LeaseId) -> String {
+        format!("{}node:{lease}", self.prefix)
+    }
+
+    pub(super) fn clearing(&self, lease: LeaseId) -> String {
+        format!("{}clearing:{lease}", self.prefix)
+    }
+
+    pub(super) fn user(&self, name: &str) -> String {
+        format!("{}user:{name}", self.prefix)
+    }
+
+    pub(super) fn group(&self, name: &str) -> String {
+        format!("{}group:{name}", self.prefix)
+    }
+
+    /// How many lists of sessions a node has.
+    pub(super) fn lists(&self) -> u16 {
+        self.lists
+    }
+
+    pub(super) fn list(&self, lease: LeaseId, number: u16) -> String {
+        format!("{}sessions:{lease}:{number}", self.prefix)
+    }
+
+    /// The list of the node that has the session of that id.
+    pub(super) fn list_of(&self, lease: LeaseId, session: &str) -> String {
+        self.list(lease, spread(session, self.lists))
+    }
+
+    fn named(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+}
+
+/// The partition, of so many, that has the user.
+pub(super) fn partition_of(user: &str, partitions: usize) -> usize {
+    match u16::try_from(partitions) {
+        Ok(partitions) if partitions > 1 => spread(user, partitions).into(),
+        _ => 0,
+    }
+}
 
 /// A lease, by which a node lives. One that ran out never lives again: the node takes another.
 /// So whoever sees a dead lease may remove all that names it, and cannot be too late.
@@ -69,24 +153,7 @@ impl LeaseId {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    pub(super) fn key(self) -> String {
-        format!("stentor:node:{self}")
-    }
-
-    pub(super) fn clearing_key(self) -> String {
-        format!("stentor:clearing:{self}")
-    }
-
-    /// The key of the list with the session of that id.
-    pub(super) fn bucket_of(self, session: &str) -> String {
-        self.bucket(bucket(session))
-    }
-
-    pub(super) fn bucket(self, number: u16) -> String {
-        format!("stentor:sessions:{self}:{number}")
-    }
-
-    /// The field of a session, or of a user of a group.
+    /// The field of a session, or of a user of a group; without a name, of the node itself.
     pub(super) fn field(self, name: &str) -> Vec<u8> {
         [&self.0, name.as_bytes()].concat()
     }
@@ -98,13 +165,13 @@ impl LeaseId {
     }
 }
 
-/// In which hash of its node a session is listed: the same for all versions (FNV-1a).
-fn bucket(session: &str) -> u16 {
-    let hash = session.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+/// One of so many places for a name: the same for all nodes and versions (FNV-1a).
+fn spread(name: &str, places: u16) -> u16 {
+    let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
-    let bucket = hash.checked_rem(BUCKETS.into());
-    u16::try_from(bucket.unwrap_or_default()).unwrap_or(0)
+    let place = hash.checked_rem(places.into());
+    u16::try_from(place.unwrap_or_default()).unwrap_or(0)
 }
 
 impl fmt::Display for LeaseId {
@@ -119,12 +186,17 @@ impl fmt::Debug for LeaseId {
     }
 }
 
-pub(super) fn user_key(user: &str) -> String {
-    format!("stentor:user:{user}")
+/// A user's status at a node, and its sessions there: the value of the node's field of the user.
+pub(super) fn encode_here(status: Status, sessions: usize) -> [u8; 5] {
+    let sessions = u32::try_from(sessions).unwrap_or(u32::MAX);
+    let [a, b, c, d] = sessions.to_be_bytes();
+    [status.byte(), a, b, c, d]
 }
 
-pub(super) fn group_key(group: &str) -> String {
-    format!("stentor:group:{group}")
+/// The inverse of [`encode_here`].
+pub(super) fn decode_here(value: &[u8]) -> Option<(Status, u32)> {
+    let [status, sessions @ ..] = *value.first_chunk::<5>()?;
+    Some((Status::from_byte(status), u32::from_be_bytes(sessions)))
 }
 
 /// The value of a node's key.
@@ -339,7 +411,7 @@ mod tests {
     #[test]
     fn a_lease_is_eight_letters() {
         let lease = LeaseId::random();
-        assert_eq!(lease.key(), format!("stentor:node:{lease}"));
+        assert_eq!(Keys::whole().node(lease), format!("stentor:node:{lease}"));
         assert_eq!(LeaseId::parse(lease.as_str().as_bytes()), Some(lease));
         assert_eq!(LeaseId::split(&lease.field("é")), Some((lease, "é")));
         assert_eq!(LeaseId::split(b"short"), None);
@@ -359,15 +431,47 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_spread_and_found_again() {
-        let mut seen = [0; BUCKETS as usize];
-        for number in 0..100_000 {
-            seen[usize::from(bucket(&format!("session-{number}")))] += 1;
+    fn sessions_and_users_are_spread_and_found_again() {
+        for places in [LISTS, PARTITIONS] {
+            let mut seen = vec![0; places.into()];
+            for number in 0..100_000 {
+                seen[usize::from(spread(&format!("session-{number}"), places))] += 1;
+            }
+            let most = *seen.iter().max().unwrap();
+            assert!(most <= 2 * 100_000 / usize::from(places), "{most}");
         }
-        let most = *seen.iter().max().unwrap();
-        assert!(most <= 2 * 100_000 / usize::from(BUCKETS), "{most}");
-        // A value that other versions have to find, too.
-        assert_eq!(bucket("session"), 247);
+        // Values that other versions have to find, too.
+        let keys = Keys::whole();
+        let list = keys.list_of(LeaseId(*b"12345678"), "session");
+        assert_eq!(list, "stentor:sessions:12345678:247");
+        assert_eq!(partition_of("alice", 1), 0);
+        assert_eq!(partition_of("session", PARTITIONS.into()), 247 % 64);
+    }
+
+    #[test]
+    fn all_keys_of_a_partition_are_in_one_slot() {
+        let keys = Keys::partition(7);
+        let lease = LeaseId::random();
+        let all = [
+            keys.nodes(),
+            keys.users(),
+            keys.node(lease),
+            keys.clearing(lease),
+            keys.user("{other}"),
+            keys.group("}{"),
+            keys.list_of(lease, "{x}"),
+        ];
+        for key in all {
+            assert!(key.starts_with("stentor:{7}:"), "{key}");
+        }
+        assert!(keys.lists() > 0);
+    }
+
+    #[test]
+    fn a_node_says_how_a_user_is_there() {
+        let value = encode_here(Status::Busy, 100_000);
+        assert_eq!(decode_here(&value), Some((Status::Busy, 100_000)));
+        assert_eq!(decode_here(&value[..4]), None);
     }
 
     proptest! {

@@ -2,16 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use deadpool_redis::redis::{Pipeline, Value};
+use redis::{Pipeline, Value};
 use tokio::time::Instant;
 
 use super::{
     Store,
-    entry::{
-        CLOSED, EPOCH, LeaseId, NODES, encode, encode_listed, encode_node, group_key, user_key,
-    },
+    entry::{CLOSED, EPOCH, Keys, LeaseId, encode, encode_listed, encode_node},
+    outages::Outages,
     queue::{Entered, KeeperStep, RedisShared, Registering, Taken, User},
-    script::{self, Settled, Untold},
+    script::{self, Caller, Settled, Untold},
 };
 use crate::{
     backoff::Backoff,
@@ -44,8 +43,11 @@ pub(super) struct Keeper {
     former: Vec<LeaseId>,
     /// Redis may have heard of the lease.
     is_told: bool,
-    /// The last state of Redis in the log: true if it was there.
-    said: Option<bool>,
+    /// For the log.
+    outages: Arc<Outages>,
+    /// In a cluster: which process answered when the lease was taken. Its client goes on with
+    /// another, to which the last writes may not have come, and says nothing.
+    server: Option<Vec<u8>>,
     /// The moment of its renewal, and the script's name in Redis; `None`: it is not taken yet.
     taken: Option<(Instant, Arc<str>)>,
     /// The last value of [`EPOCH`].
@@ -59,6 +61,7 @@ impl Keeper {
         store: Arc<Store>,
         shared: Arc<RedisShared>,
         node: Arc<Node>,
+        outages: Arc<Outages>,
         duration: Duration,
     ) -> Self {
         Self {
@@ -69,7 +72,8 @@ impl Keeper {
             lease: LeaseId::random(),
             former: Vec::new(),
             is_told: false,
-            said: None,
+            outages,
+            server: None,
             taken: None,
             epoch: None,
             registering: Registering::default(),
@@ -130,16 +134,29 @@ impl Keeper {
 
     async fn take_lease(&mut self) -> Result<(), PresenceError> {
         let begun = Instant::now();
+        let nodes = self.store.keys.nodes();
         let mut pipe = Pipeline::new();
+        // First who answers: what is written afterwards is written there, or at a later one.
+        let in_cluster = self.store.connections.is_cluster();
+        if in_cluster {
+            pipe.cmd("INFO").arg("server");
+        }
         script::load(&mut pipe);
         let epoch: [u8; 8] = rand::random();
-        pipe.hset_nx(NODES, EPOCH, &epoch[..]).ignore();
-        pipe.hget(NODES, EPOCH);
+        pipe.hset_nx(&nodes, EPOCH, &epoch[..]).ignore();
+        pipe.hget(&nodes, EPOCH);
         // First the list of nodes, so that whoever it is written for is found when it dies.
-        pipe.hset(NODES, self.lease.as_str(), "").ignore();
+        pipe.hset(&nodes, self.lease.as_str(), "").ignore();
         self.set_lease(&mut pipe).ignore();
         self.is_told = true;
-        let (script, epoch): (String, Vec<u8>) = self.store.write(&pipe).await?;
+        let (script, epoch): (String, Vec<u8>);
+        if in_cluster {
+            let server: Value;
+            (server, script, epoch) = self.store.write(&pipe).await?;
+            self.server = run_id(&server);
+        } else {
+            (script, epoch) = self.store.write(&pipe).await?;
+        }
         if self.epoch.as_ref().is_some_and(|before| *before != epoch) {
             self.shared.note_forgotten();
             self.registering.restores = true;
@@ -160,7 +177,11 @@ impl Keeper {
         let begun = Instant::now();
         let mut pipe = Pipeline::new();
         let renews = begun >= renew_at;
+        let in_cluster = self.store.connections.is_cluster();
         if renews {
+            if in_cluster {
+                pipe.cmd("INFO").arg("server");
+            }
             self.set_lease(&mut pipe).arg("XX");
         }
         let was_registering = !self.registering.sessions.is_empty();
@@ -169,9 +190,12 @@ impl Keeper {
         for step in &steps {
             let teller = Teller {
                 pipe: &mut pipe,
-                lease: self.lease,
+                caller: Caller {
+                    keys: &self.store.keys,
+                    lease: self.lease,
+                    script,
+                },
                 former: &self.former,
-                script,
             };
             settling.extend(teller.tell(step));
         }
@@ -179,7 +203,7 @@ impl Keeper {
             self.registering.restores = false;
             // All are registered under the lease: those before have done their service.
             for former in self.former.drain(..) {
-                pipe.del(former.key()).ignore();
+                pipe.del(self.store.keys.node(former)).ignore();
             }
         }
         if pipe.is_empty() {
@@ -192,6 +216,11 @@ impl Keeper {
                 return Err(error);
             }
         };
+        let is_another = renews
+            && in_cluster
+            && replies
+                .next()
+                .is_none_or(|reply| run_id(&reply) != self.server);
         let renewed = !renews || replies.next().is_some_and(|reply| reply != Value::Nil);
         let settled: Vec<_> = replies.map(Settled::read).collect();
         if !renewed || settled.contains(&Settled::LeaseLost) {
@@ -201,19 +230,33 @@ impl Keeper {
             self.begin_anew();
             return Ok(());
         }
+        if is_another {
+            // A replica has taken over, or the slot has moved; what came last may be lost.
+            telemetry::presence_server_changed(self.shared.len());
+            self.begin_anew();
+            self.announce_all(settling, settled);
+            return Ok(());
+        }
         if renews {
             self.taken = Some((later(begun, third(self.duration)), Arc::clone(script)));
         }
         self.note_up();
-        for (session, settled) in settling.into_iter().zip(settled) {
+        self.announce_all(settling, settled);
+        Ok(())
+    }
+
+    fn announce_all(&self, sessions: Vec<&PresenceEntry>, settled: Vec<Settled>) {
+        for (session, settled) in sessions.into_iter().zip(settled) {
             self.announce(session, settled);
         }
-        Ok(())
     }
 
     fn set_lease<'a>(&self, pipe: &'a mut Pipeline) -> &'a mut Pipeline {
         let node = encode_node(self.node.since, self.shared.len(), &self.node.name);
-        let set = pipe.cmd("SET").arg(self.lease.key()).arg(node);
+        let set = pipe
+            .cmd("SET")
+            .arg(self.store.keys.node(self.lease))
+            .arg(node);
         set.arg("PX").arg(millis(self.duration))
     }
 
@@ -228,17 +271,13 @@ impl Keeper {
 
     fn note_up(&mut self) {
         self.shared.set_health(Ok(()));
-        if self.said.replace(true) != Some(true) {
-            telemetry::presence_up(self.shared.len());
-        }
+        self.outages.note_up(self.store.number, self.shared.len());
     }
 
     fn lost(&mut self, error: PresenceError, retry_in: Duration) {
         let cause = error.to_string();
         self.shared.set_health(Err(error));
-        if self.said.replace(false) != Some(false) {
-            telemetry::presence_down(&cause, retry_in);
-        }
+        self.outages.note_down(self.store.number, &cause, retry_in);
         self.begin_anew();
     }
 
@@ -260,8 +299,9 @@ impl Keeper {
     async fn close(self) {
         let mut pipe = Pipeline::new();
         for lease in self.former.iter().chain([&self.lease]) {
-            pipe.hset(NODES, lease.as_str(), CLOSED).ignore();
-            pipe.del(lease.key()).ignore();
+            pipe.hset(self.store.keys.nodes(), lease.as_str(), CLOSED)
+                .ignore();
+            pipe.del(self.store.keys.node(*lease)).ignore();
         }
         let _ = self.store.write::<()>(&pipe).await;
     }
@@ -270,9 +310,8 @@ impl Keeper {
 /// Writes steps into a pipeline.
 struct Teller<'a> {
     pipe: &'a mut Pipeline,
-    lease: LeaseId,
+    caller: Caller<'a>,
     former: &'a [LeaseId],
-    script: &'a str,
 }
 
 impl Teller<'_> {
@@ -285,17 +324,20 @@ impl Teller<'_> {
                 untold,
             }) => {
                 // First where it is found, should this node die now.
+                let list = self.keys().list_of(self.caller.lease, &session.id);
                 let listed = encode_listed(session);
-                let bucket = self.lease.bucket_of(&session.id);
-                self.pipe.hset(bucket, &*session.id, listed).ignore();
-                let key = user_key(&session.user);
-                let field = self.lease.field(&session.id);
-                self.pipe.hset(&key, field, encode(session)).ignore();
-                let former = self.formerly(&session.id);
+                self.pipe.hset(list, &*session.id, listed).ignore();
+                let key = self.keys().user(&session.user);
+                let fields = [
+                    (self.caller.lease.field(&session.id), encode(session)),
+                    (self.caller.lease.field(""), user.here().to_vec()),
+                ];
+                self.pipe.cmd("HSET").arg(&key).arg(&fields).ignore();
+                let mut former = self.formerly(&session.id);
+                former.extend(self.formerly(""));
                 self.remove(&key, &former);
                 self.groups(&session.user, user);
-                let (name, own) = (&session.user, user.status);
-                self.settle(name, *untold, own, None);
+                self.settle(&session.user, *untold, user.status, None);
                 Some(session)
             }
             KeeperStep::Exit {
@@ -303,19 +345,29 @@ impl Teller<'_> {
                 user,
                 stamp,
             } => {
+                let name = &session.user;
                 if let Some(stamp) = *stamp {
-                    script::depart(self.pipe, &session.user, self.lease, stamp);
+                    script::depart(self.pipe, self.caller.keys, name, self.caller.lease, stamp);
                 }
-                let fields = self.ever(&session.id);
-                self.remove(&user_key(&session.user), &fields);
-                self.groups(&session.user, user);
+                let key = self.keys().user(name);
+                let mut fields = self.ever(&session.id);
+                if user.sessions == 0 {
+                    fields.extend(self.ever(""));
+                } else {
+                    let field = self.caller.lease.field("");
+                    self.pipe.hset(&key, field, &user.here()[..]).ignore();
+                }
+                self.remove(&key, &fields);
+                self.groups(name, user);
                 None
             }
             KeeperStep::Settle { departure, own } => {
                 let session = &departure.session;
-                self.unlist(session);
                 let untold = Untold::of(departure);
                 self.settle(&session.user, untold, *own, departure.stamp);
+                // Afterwards, so that whoever clears up after this node, or a replica that has only
+                // the first of the two, finds a user who is not settled.
+                self.unlist(session);
                 Some(session)
             }
             KeeperStep::Unlist(session) => {
@@ -325,29 +377,31 @@ impl Teller<'_> {
         }
     }
 
+    fn keys(&self) -> &Keys {
+        self.caller.keys
+    }
+
     fn settle(&mut self, name: &str, untold: Untold, own: Status, departure: Option<Stamp>) {
-        let (script, lease) = (self.script, self.lease);
-        script::settle(self.pipe, script, name, lease, untold, own, departure);
+        script::settle(self.pipe, self.caller, name, untold, own, departure);
     }
 
     fn unlist(&mut self, session: &PresenceEntry) {
-        let bucket = self.lease.bucket_of(&session.id);
-        self.pipe.hdel(bucket, &*session.id).ignore();
+        let list = self.keys().list_of(self.caller.lease, &session.id);
+        self.pipe.hdel(list, &*session.id).ignore();
     }
 
     fn groups(&mut self, name: &str, user: &User) {
         let status = [user.status.byte()];
         for group in user.groups.iter() {
-            let key = group_key(group);
-            self.pipe
-                .hset(&key, self.lease.field(name), &status[..])
-                .ignore();
+            let key = self.keys().group(group);
+            let field = self.caller.lease.field(name);
+            self.pipe.hset(&key, field, &status[..]).ignore();
             let former = self.formerly(name);
             self.remove(&key, &former);
         }
         for group in &user.left {
             let fields = self.ever(name);
-            self.remove(&group_key(group), &fields);
+            self.remove(&self.keys().group(group), &fields);
         }
     }
 
@@ -357,7 +411,7 @@ impl Teller<'_> {
 
     fn ever(&self, name: &str) -> Vec<Vec<u8>> {
         let mut fields = self.formerly(name);
-        fields.push(self.lease.field(name));
+        fields.push(self.caller.lease.field(name));
         fields
     }
 
@@ -366,6 +420,17 @@ impl Teller<'_> {
             self.pipe.hdel(key, fields).ignore();
         }
     }
+}
+
+/// The process that answered `INFO server`.
+fn run_id(info: &Value) -> Option<Vec<u8>> {
+    let text = match info {
+        Value::BulkString(text) => std::str::from_utf8(text).ok()?,
+        Value::VerbatimString { text, .. } => text,
+        _ => return None,
+    };
+    let id = text.lines().find_map(|line| line.strip_prefix("run_id:"))?;
+    Some(id.trim().as_bytes().to_vec())
 }
 
 fn millis(duration: Duration) -> u64 {

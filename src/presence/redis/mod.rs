@@ -1,7 +1,9 @@
 //! Presence in Redis, shared by all nodes. Needs Redis 6.2 or later, or Valkey.
 
+mod connect;
 mod entry;
 mod keeper;
+mod outages;
 mod queue;
 mod reader;
 mod records;
@@ -10,199 +12,168 @@ mod survivor;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use deadpool_redis::{
-    Connection, Manager, Pool, PoolError, Runtime,
-    redis::{AsyncConnectionConfig, FromRedisValue, Pipeline},
-};
-use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::future::{self, BoxFuture, FutureExt};
 use parking_lot::Mutex;
+use redis::{FromRedisValue, Pipeline};
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
-    keeper::Keeper, queue::RedisShared, reader::RedisReader, records::RedisRecords,
+    connect::{Connections, Kept, unavailable},
+    entry::{Keys, PARTITIONS, partition_of},
+    keeper::Keeper,
+    outages::Outages,
+    queue::RedisShared,
+    reader::{RedisReader, Spread},
+    records::RedisRecords,
     survivor::Survivor,
 };
 use super::{
     Counts, Listing, Member, Node, NodeInfo, Page, Presence, PresenceEntry, PresenceError, Records,
-    SessionInfo, Status, UserPresence,
+    RedisConfig, SessionInfo, Status, UserCount, UserPresence,
 };
-use crate::{deadline::third, secret_url::SecretUrl};
+use crate::secret_url::SecretUrl;
 
-/// Connections at most: one writes, the others read.
-const CONNECTIONS: usize = 4;
-/// How long Redis may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Presence in Redis.
+/// Presence in Redis: on one server, on the one that Sentinels name, or in a cluster.
 ///
 /// All changes that wait go in one round trip, so a login costs at most one, and many logins at a
-/// time share it. A question about users or a group takes one as well. A living node removes the
-/// entries of a dead one.
+/// time share it. A question about users takes two. A living node removes the entries of a dead
+/// one.
 ///
-/// Redis may lose all it has at any time: every node registers anew what it holds.
+/// Redis may lose all it has at any time, or the last of it: every node registers anew what it
+/// holds. In a cluster each partition is as a Redis of its own, and lost and found by itself.
 pub struct RedisPresence {
-    reader: RedisReader,
+    /// One; or, in a cluster, all of them.
+    partitions: Vec<Partition>,
     records: Arc<RedisRecords>,
-    shared: Arc<RedisShared>,
     timeout: Duration,
+}
+
+/// The users whose keys are in one slot of a cluster; or all.
+struct Partition {
+    reader: RedisReader,
+    shared: Arc<RedisShared>,
     keeper: Mutex<Option<JoinHandle<()>>>,
     survivor: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
-/// The connections.
+/// A partition's keys, and the way to them.
 struct Store {
-    pool: Pool,
-    timeout: Duration,
-    /// The connection that the keeper writes on, kept out of the pool: the pool would test it
-    /// before each use.
-    writer: tokio::sync::Mutex<Option<Connection>>,
+    connections: Arc<Connections>,
+    keys: Keys,
+    number: usize,
+    /// The connection that the keeper writes on.
+    writer: tokio::sync::Mutex<Option<Kept>>,
 }
 
 impl RedisPresence {
     /// Connects in the background, and goes on trying for as long as this lives.
     ///
     /// # Errors
-    /// [`PresenceError::Configuration`]: the URL is not valid.
+    /// [`PresenceError::Configuration`]: a key, and its fault.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn new(url: &SecretUrl, lease: Duration, node: Node) -> Result<Self, PresenceError> {
-        // A lease shorter than three timeouts would run out while one call is waited for.
-        let timeout = TIMEOUT.min(third(lease));
-        let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeout))
-            .set_response_timeout(Some(timeout));
-        let configuration = |text: String| PresenceError::Configuration(text.into());
-        let manager = Manager::new_with_config(url.reveal(), settings)
-            .map_err(|error| configuration(error.to_string()))?;
-        let pool = Pool::builder(manager)
-            .max_size(CONNECTIONS)
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(timeout))
-            .create_timeout(Some(timeout))
-            .recycle_timeout(Some(timeout))
-            .build()
-            .map_err(|error| configuration(error.to_string()))?;
-        let store = Arc::new(Store {
-            pool,
-            timeout,
-            writer: tokio::sync::Mutex::default(),
-        });
-        let shared = Arc::new(RedisShared::new(node.debounce));
+    pub fn new(
+        url: &SecretUrl,
+        config: &RedisConfig,
+        lease: Duration,
+        node: Node,
+    ) -> Result<Self, PresenceError> {
+        let connections = Arc::new(Connections::new(url, config, lease)?);
         let node = Arc::new(node);
-        let parts = || (Arc::clone(&store), Arc::clone(&shared), Arc::clone(&node));
-        let (a, b, c) = parts();
-        let keeper = tokio::spawn(Keeper::new(a, b, c, lease).run());
-        let (a, b, c) = parts();
-        let survivor = tokio::spawn(Survivor::new(a, b, c, lease).run());
+        let all_keys: Vec<_> = if connections.is_cluster() {
+            (0..PARTITIONS).map(Keys::partition).collect()
+        } else {
+            vec![Keys::whole()]
+        };
+        let outages = Arc::new(Outages::new(all_keys.len()));
+        let partitions = all_keys.into_iter().enumerate().map(|(number, keys)| {
+            let store = Arc::new(Store {
+                connections: Arc::clone(&connections),
+                keys,
+                number,
+                writer: tokio::sync::Mutex::default(),
+            });
+            Partition::start(store, &node, &outages, lease)
+        });
         Ok(Self {
-            records: Arc::new(RedisRecords::new(Arc::clone(&store))),
-            reader: RedisReader::new(store),
-            shared,
-            timeout,
-            keeper: Mutex::new(Some(keeper)),
-            survivor: Mutex::new(Some(AbortOnDropHandle::new(survivor))),
+            partitions: partitions.collect(),
+            timeout: connections.timeout,
+            records: Arc::new(RedisRecords::new(connections)),
         })
+    }
+
+    /// The partition of a user. There is one.
+    fn of(&self, user: &str) -> Option<&Partition> {
+        self.partitions
+            .get(partition_of(user, self.partitions.len()))
+    }
+
+    /// Asks all partitions at once.
+    async fn all<'a, T>(
+        &'a self,
+        ask: impl Fn(&'a RedisReader) -> BoxFuture<'a, Result<T, PresenceError>>,
+    ) -> Result<Vec<T>, PresenceError> {
+        let asked = self
+            .partitions
+            .iter()
+            .map(|partition| ask(&partition.reader));
+        future::try_join_all(asked).await
+    }
+
+    /// Asks each user's partition about those of the names that are its own: one call a partition.
+    /// The answers are in the order of the names.
+    async fn each<T: Default>(
+        &self,
+        names: &[&str],
+        ask: impl for<'a> Fn(
+            &'a RedisReader,
+            &'a [&'a str],
+        ) -> BoxFuture<'a, Result<Vec<T>, PresenceError>>,
+    ) -> Result<Vec<T>, PresenceError> {
+        let spread = Spread::new(names, self.partitions.len());
+        let asked = spread.parts().filter_map(|(number, names)| {
+            let partition = self.partitions.get(number)?;
+            Some(ask(&partition.reader, names))
+        });
+        let answers = future::try_join_all(asked).await?;
+        Ok(spread.gather(answers))
     }
 }
 
-impl Presence for RedisPresence {
-    fn join(&self, session: Arc<PresenceEntry>) {
-        self.shared.join(session);
-    }
-
-    fn claim(
-        &self,
-        session: Arc<PresenceEntry>,
-    ) -> BoxFuture<'_, Result<Vec<SessionInfo>, PresenceError>> {
-        async move {
-            let before = match self.shared.lease() {
-                Some(taken) => self.reader.claim(&session, taken.lease).await,
-                None => Err(unavailable("this node has no lease")),
-            };
-            self.shared.join(session);
-            before
+impl Partition {
+    fn start(store: Arc<Store>, node: &Arc<Node>, outages: &Arc<Outages>, lease: Duration) -> Self {
+        let shared = Arc::new(RedisShared::new(node.debounce));
+        let parts = || (Arc::clone(&store), Arc::clone(&shared), Arc::clone(node));
+        let (a, b, c) = parts();
+        let keeper = Keeper::new(a, b, c, Arc::clone(outages), lease);
+        let keeper = tokio::spawn(keeper.run());
+        let (a, b, c) = parts();
+        let survivor = tokio::spawn(Survivor::new(a, b, c, lease).run());
+        Self {
+            reader: RedisReader::new(store),
+            shared,
+            keeper: Mutex::new(Some(keeper)),
+            survivor: Mutex::new(Some(AbortOnDropHandle::new(survivor))),
         }
-        .boxed()
     }
 
-    fn leave(&self, session: &Arc<PresenceEntry>) {
-        self.shared.leave(session);
-    }
-
-    fn set_status(&self, session: &Arc<PresenceEntry>, status: Status) {
-        self.shared.set_status(session, status);
-    }
-
-    fn regroup(&self, session: &Arc<PresenceEntry>, groups: Vec<Arc<str>>) {
-        self.shared.regroup(session, groups);
-    }
-
-    fn held(&self, user: &str) -> Vec<Arc<PresenceEntry>> {
-        self.shared.held(user)
-    }
-
-    fn users<'a>(
-        &'a self,
-        names: &'a [&'a str],
-    ) -> BoxFuture<'a, Result<Vec<UserPresence>, PresenceError>> {
-        self.reader.users(names).boxed()
-    }
-
-    fn count_sessions<'a>(&'a self, user: &'a str) -> BoxFuture<'a, Result<u64, PresenceError>> {
-        self.reader.count_sessions(user).boxed()
-    }
-
-    fn group<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Member>, PresenceError>> {
-        self.reader.group(name).boxed()
-    }
-
-    fn session<'a>(
-        &'a self,
-        id: &'a str,
-    ) -> BoxFuture<'a, Result<Option<SessionInfo>, PresenceError>> {
-        self.reader.session(id).boxed()
-    }
-
-    fn sessions<'a>(&'a self, listing: &'a Listing) -> BoxFuture<'a, Result<Page, PresenceError>> {
-        self.reader.sessions(listing).boxed()
-    }
-
-    fn counts(&self) -> BoxFuture<'_, Result<Counts, PresenceError>> {
-        self.reader.counts().boxed()
-    }
-
-    fn nodes(&self) -> BoxFuture<'_, Result<Vec<NodeInfo>, PresenceError>> {
-        self.reader.nodes().boxed()
-    }
-
-    fn health(&self) -> Result<(), PresenceError> {
-        self.shared.health()
-    }
-
-    fn records(&self) -> Option<Arc<dyn Records>> {
-        Some(Arc::clone(&self.records) as _)
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
+    async fn close(&self, timeout: Duration) {
         drop(self.survivor.lock().take());
         let keeper = self.keeper.lock().take();
         self.shared.close();
-        async move {
-            if let Some(mut keeper) = keeper {
-                // The work under way comes first, and is bounded as well.
-                let longest = keeper::CLOSING.saturating_add(self.timeout.saturating_mul(2));
-                if tokio::time::timeout(longest, &mut keeper).await.is_err() {
-                    keeper.abort();
-                }
+        if let Some(mut keeper) = keeper {
+            // The work under way comes first, and is bounded as well.
+            let longest = keeper::CLOSING.saturating_add(timeout.saturating_mul(2));
+            if tokio::time::timeout(longest, &mut keeper).await.is_err() {
+                keeper.abort();
             }
         }
-        .boxed()
     }
 }
 
-impl Drop for RedisPresence {
+impl Drop for Partition {
     fn drop(&mut self) {
         if let Some(keeper) = self.keeper.lock().take() {
             keeper.abort();
@@ -210,76 +181,208 @@ impl Drop for RedisPresence {
     }
 }
 
+impl Presence for RedisPresence {
+    fn join(&self, session: Arc<PresenceEntry>) {
+        if let Some(partition) = self.of(&session.user) {
+            partition.shared.join(session);
+        }
+    }
+
+    fn claim(
+        &self,
+        session: Arc<PresenceEntry>,
+    ) -> BoxFuture<'_, Result<Vec<SessionInfo>, PresenceError>> {
+        async move {
+            let Some(Partition { reader, shared, .. }) = self.of(&session.user) else {
+                return Ok(Vec::new());
+            };
+            let before = match shared.lease() {
+                Some(taken) => reader.claim(&session, taken.lease).await,
+                None => Err(unavailable("this node has no lease")),
+            };
+            shared.join(session);
+            before
+        }
+        .boxed()
+    }
+
+    fn leave(&self, session: &Arc<PresenceEntry>) {
+        if let Some(partition) = self.of(&session.user) {
+            partition.shared.leave(session);
+        }
+    }
+
+    fn set_status(&self, session: &Arc<PresenceEntry>, status: Status) {
+        if let Some(partition) = self.of(&session.user) {
+            partition.shared.set_status(session, status);
+        }
+    }
+
+    fn regroup(&self, session: &Arc<PresenceEntry>, groups: Vec<Arc<str>>) {
+        if let Some(partition) = self.of(&session.user) {
+            partition.shared.regroup(session, groups);
+        }
+    }
+
+    fn held(&self, user: &str) -> Vec<Arc<PresenceEntry>> {
+        let partition = self.of(user);
+        partition.map_or_else(Vec::new, |partition| partition.shared.held(user))
+    }
+
+    fn users<'a>(
+        &'a self,
+        names: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<UserPresence>, PresenceError>> {
+        self.each(names, |reader, names| reader.users(names).boxed())
+            .boxed()
+    }
+
+    fn count_users<'a>(
+        &'a self,
+        names: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<UserCount>, PresenceError>> {
+        self.each(names, |reader, names| reader.count_users(names).boxed())
+            .boxed()
+    }
+
+    fn group<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Vec<Member>, PresenceError>> {
+        async move {
+            let members = self.all(|reader| reader.group(name).boxed()).await?;
+            let mut members = members.concat();
+            members.sort_unstable_by(|a, b| a.user.cmp(&b.user));
+            Ok(members)
+        }
+        .boxed()
+    }
+
+    fn session<'a>(
+        &'a self,
+        id: &'a str,
+    ) -> BoxFuture<'a, Result<Option<SessionInfo>, PresenceError>> {
+        async move {
+            let found = self.all(|reader| reader.session(id).boxed()).await?;
+            Ok(found.into_iter().flatten().next())
+        }
+        .boxed()
+    }
+
+    /// The cursor begins with the partition's number, where there are several.
+    fn sessions<'a>(&'a self, listing: &'a Listing) -> BoxFuture<'a, Result<Page, PresenceError>> {
+        async move {
+            if let Some(user) = &listing.user {
+                return match self.of(user) {
+                    Some(partition) => partition.reader.sessions_of(user, listing).await,
+                    None => Ok(Page::default()),
+                };
+            }
+            if let [only] = &*self.partitions {
+                return only.reader.sessions(listing).await;
+            }
+            let (first, after) = match &listing.after {
+                None => (0, None),
+                Some(after) => {
+                    let (number, after) = after.split_once('.').ok_or(PresenceError::Cursor)?;
+                    let number: usize = number.parse().map_err(|_| PresenceError::Cursor)?;
+                    (number, Some(after).filter(|after| !after.is_empty()))
+                }
+            };
+            let mut listing = Listing {
+                after: after.map(Into::into),
+                ..listing.clone()
+            };
+            let mut found = Page::default();
+            for (number, partition) in self.partitions.iter().enumerate().skip(first) {
+                let page = partition.reader.sessions(&listing).await?;
+                listing.limit = listing.limit.saturating_sub(page.sessions.len());
+                listing.after = None;
+                found.sessions.extend(page.sessions);
+                if let Some(next) = page.next {
+                    found.next = Some(format!("{number}.{next}").into());
+                    return Ok(found);
+                }
+                let following = number.saturating_add(1);
+                if listing.limit == 0 && following < self.partitions.len() {
+                    found.next = Some(format!("{following}.").into());
+                    return Ok(found);
+                }
+            }
+            Ok(found)
+        }
+        .boxed()
+    }
+
+    fn counts(&self) -> BoxFuture<'_, Result<Counts, PresenceError>> {
+        async move {
+            let mut all = Counts::default();
+            for counts in self.all(|reader| reader.counts().boxed()).await? {
+                all.sessions = all.sessions.saturating_add(counts.sessions);
+                all.users = all.users.saturating_add(counts.users);
+            }
+            Ok(all)
+        }
+        .boxed()
+    }
+
+    fn nodes(&self) -> BoxFuture<'_, Result<Vec<NodeInfo>, PresenceError>> {
+        async move {
+            let mut all: Vec<NodeInfo> = self.all(|reader| reader.nodes().boxed()).await?.concat();
+            all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            all.dedup_by(|next, first| {
+                let is_same = next.name == first.name;
+                if is_same {
+                    // Each partition has a part of the node's sessions.
+                    first.sessions = first.sessions.saturating_add(next.sessions);
+                }
+                is_same
+            });
+            Ok(all)
+        }
+        .boxed()
+    }
+
+    fn health(&self) -> Result<(), PresenceError> {
+        self.partitions
+            .iter()
+            .try_for_each(|partition| partition.shared.health())
+    }
+
+    fn records(&self) -> Option<Arc<dyn Records>> {
+        Some(Arc::clone(&self.records) as _)
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        let closing = self
+            .partitions
+            .iter()
+            .map(|partition| partition.close(self.timeout));
+        future::join_all(closing).map(drop).boxed()
+    }
+}
+
 impl fmt::Debug for RedisPresence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the pool: it knows the password.
+        // Not the connections: they know the password.
         f.debug_struct("RedisPresence")
-            .field("health", &self.shared.health())
+            .field("health", &self.health())
             .finish_non_exhaustive()
     }
 }
 
 impl Store {
-    /// One round trip on a connection of the pool.
+    /// One round trip, in the order of the commands.
+    async fn call_in_order<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, PresenceError> {
+        let tag = self.keys.nodes();
+        self.connections.call_in_order(&tag, pipe).await
+    }
+
+    /// One round trip, in any order.
     async fn call<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, PresenceError> {
-        let reading = async {
-            let mut connection = self.pool.get().await.map_err(no_connection)?;
-            pipe.query_async(&mut connection).await.map_err(unavailable)
-        };
-        self.in_time(reading).await
+        self.connections.call(&self.keys.nodes(), pipe).await
     }
 
     /// One round trip on the connection that writes. After an error the next one connects anew.
     async fn write<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, PresenceError> {
-        let mut writer = self.writer.lock().await;
-        // Taken out, so that it does not stay if this is given up.
-        let (kept, writing) = (writer.take(), async |kept: Option<Connection>| {
-            let mut connection = match kept {
-                Some(connection) => connection,
-                None => self.pool.get().await.map_err(no_connection)?,
-            };
-            let answered = pipe.query_async(&mut connection).await;
-            Ok((answered.map_err(unavailable)?, connection))
-        });
-        let (answer, connection) = self.in_time(writing(kept)).await?;
-        *writer = Some(connection);
-        Ok(answer)
-    }
-
-    async fn in_time<T>(
-        &self,
-        call: impl Future<Output = Result<T, PresenceError>>,
-    ) -> Result<T, PresenceError> {
-        let timeout = self.timeout;
-        tokio::time::timeout(timeout, call)
-            .await
-            .unwrap_or_else(|_| Err(unavailable(format!("Redis did not answer in {timeout:?}"))))
-    }
-}
-
-/// In Redis' words where it has some: how the pool came to ask is nobody's business.
-fn no_connection(error: PoolError) -> PresenceError {
-    match error {
-        PoolError::Backend(error) => unavailable(error),
-        other => unavailable(other),
-    }
-}
-
-/// Neither Redis' errors nor the pool's show the URL.
-fn unavailable(error: impl fmt::Display) -> PresenceError {
-    PresenceError::Unavailable(error.to_string().into())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    #[test]
-    fn a_connection_that_cannot_be_made_is_told_in_redis_words() {
-        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
-        let error = no_connection(PoolError::Backend(refused.into()));
-        assert_eq!(error.to_string(), "unreachable: connection refused");
+        let tag = self.keys.nodes();
+        self.connections.write(&self.writer, &tag, pipe).await
     }
 }

@@ -9,7 +9,10 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{entry::LeaseId, script::Untold};
+use super::{
+    entry::{LeaseId, encode_here},
+    script::Untold,
+};
 use crate::{
     later::Later,
     presence::{
@@ -100,6 +103,7 @@ pub(super) struct Entered {
 #[derive(Debug)]
 pub(super) struct User {
     pub(super) status: Status,
+    pub(super) sessions: usize,
     /// The groups that it is in.
     pub(super) groups: Arc<[Arc<str>]>,
     /// Those that it was in before.
@@ -158,13 +162,10 @@ impl RedisShared {
     pub(super) fn set_status(&self, session: &Arc<PresenceEntry>, status: Status) {
         let now = Instant::now();
         let mut state = self.state.lock();
-        if !state.held.contains(session) {
-            return;
-        }
-        match session.say(status, now) {
-            Pass::Now => state.push(Change::Tell(Arc::clone(session), Vec::new())),
-            Pass::Later => state.saying.push(now, Arc::clone(session)),
-            Pass::Waits => return,
+        match state.held.say(session, status, now) {
+            Some(Pass::Now) => state.push(Change::Tell(Arc::clone(session), Vec::new())),
+            Some(Pass::Later) => state.saying.push(now, Arc::clone(session)),
+            Some(Pass::Waits) | None => return,
         }
         drop(state);
         self.wake.notify_one();
@@ -172,10 +173,7 @@ impl RedisShared {
 
     pub(super) fn regroup(&self, session: &Arc<PresenceEntry>, groups: Vec<Arc<str>>) {
         let mut state = self.state.lock();
-        if !state.held.contains(session) {
-            return;
-        }
-        if let Some(before) = session.regroup(groups) {
+        if let Some(before) = state.held.regroup(session, groups) {
             let left = without(&before, &session.groups());
             state.push(Change::Tell(Arc::clone(session), left));
             drop(state);
@@ -184,7 +182,7 @@ impl RedisShared {
     }
 
     pub(super) fn held(&self, user: &str) -> Vec<Arc<PresenceEntry>> {
-        self.state.lock().held.of(user).to_vec()
+        self.state.lock().held.of(user)
     }
 
     /// A user's status by the sessions that this node itself holds.
@@ -393,9 +391,17 @@ impl RedisState {
         let groups = self.held.groups(name);
         User {
             status: self.held.status(name),
+            sessions: self.held.count(name),
             left: without(left, &groups),
             groups,
         }
+    }
+}
+
+impl User {
+    /// The value of this node's field of the user.
+    pub(super) fn here(&self) -> [u8; 5] {
+        encode_here(self.status, self.sessions)
     }
 }
 
@@ -404,7 +410,7 @@ impl KeeperStep {
         let of_groups = |user: &User| user.groups.len().saturating_add(user.left.len());
         match self {
             Self::Enter(Entered { user, .. }) => of_groups(user).saturating_add(3),
-            Self::Exit { user, .. } => of_groups(user).saturating_add(2),
+            Self::Exit { user, .. } => of_groups(user).saturating_add(3),
             Self::Settle { .. } => 2,
             Self::Unlist(_) => 1,
         }

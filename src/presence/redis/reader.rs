@@ -5,16 +5,17 @@ use std::{
     sync::Arc,
 };
 
-use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
+use redis::{FromRedisValue, Pipeline, Value};
 
 use super::{
     Store,
-    entry::{BUCKETS, LEFT, LeaseId, decode, decode_listed, decode_node, group_key, user_key},
-    script, unavailable,
+    connect::unavailable,
+    entry::{LeaseId, decode, decode_here, decode_listed, decode_node, partition_of},
+    script,
 };
 use crate::presence::{
-    Counts, Listing, Member, NodeInfo, Page, PresenceEntry, PresenceError, SessionInfo, Status,
-    UserPresence,
+    Counts, Listing, MOST_CLAIMED, MOST_SESSIONS, Member, NodeInfo, Page, PresenceEntry,
+    PresenceError, SessionInfo, Status, UserCount, UserPresence, too_many,
 };
 
 /// Lists of a node that are read in one pipeline: at first, and, if they are empty, at most.
@@ -49,56 +50,115 @@ impl RedisReader {
         Self { store }
     }
 
-    /// Asks who lives and `ask`s more, in one round trip.
+    /// `ask`s, and then who lives: one who joined before is among those. In two round trips, for the
+    /// leases stand for themselves.
     async fn ask(
         &self,
         ask: impl FnOnce(&mut Pipeline),
     ) -> Result<(Nodes, std::vec::IntoIter<Value>), PresenceError> {
+        let (leases, replies) = self.ask_leases(ask).await?;
+        let (nodes, _) = self.alive(&leases, |_| ()).await?;
+        Ok((nodes, replies))
+    }
+
+    /// The first of both.
+    async fn ask_leases(
+        &self,
+        ask: impl FnOnce(&mut Pipeline),
+    ) -> Result<(Vec<LeaseId>, std::vec::IntoIter<Value>), PresenceError> {
         let mut pipe = Pipeline::new();
-        script::nodes(&mut pipe);
         ask(&mut pipe);
-        let mut replies = self.store.call::<Vec<Value>>(&pipe).await?.into_iter();
-        let leases: Fields = read(replies.next())?;
-        let nodes = leases.into_iter().filter_map(|(lease, node)| {
-            let node = decode_node(std::str::from_utf8(&node).ok()?)?;
-            Some((LeaseId::parse(&lease)?, node))
-        });
-        Ok((nodes.collect(), replies))
+        pipe.hkeys(self.store.keys.nodes());
+        let mut replies = self.store.call::<Vec<Value>>(&pipe).await?;
+        let leases: Vec<Vec<u8>> = read(replies.pop())?;
+        let leases = leases.iter().filter_map(|lease| LeaseId::parse(lease));
+        Ok((leases.collect(), replies.into_iter()))
+    }
+
+    /// Those of the leases that hold, and `ask`s more.
+    async fn alive(
+        &self,
+        leases: &[LeaseId],
+        ask: impl FnOnce(&mut Pipeline),
+    ) -> Result<(Nodes, std::vec::IntoIter<Value>), PresenceError> {
+        let mut pipe = Pipeline::new();
+        for lease in leases {
+            pipe.get(self.store.keys.node(*lease));
+        }
+        ask(&mut pipe);
+        let mut replies = self.call::<Vec<Value>>(&pipe).await?.into_iter();
+        let mut nodes = Nodes::new();
+        for lease in leases {
+            let node: Option<String> = read(replies.next())?;
+            if let Some(node) = node.and_then(|node| decode_node(&node)) {
+                nodes.insert(*lease, node);
+            }
+        }
+        Ok((nodes, replies))
     }
 
     pub(super) async fn users(&self, names: &[&str]) -> Result<Vec<UserPresence>, PresenceError> {
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (nodes, mut replies) = self
-            .ask(|pipe| {
+        let keys = &self.store.keys;
+        let (leases, replies) = self
+            .ask_leases(|pipe| {
                 for name in names {
-                    pipe.hgetall(user_key(name));
+                    script::user(pipe, keys, name, MOST_SESSIONS);
                 }
             })
             .await?;
-        let mut users = Vec::with_capacity(names.len());
-        for name in names {
+        let users: Vec<Fields> = replies
+            .map(|reply| read(Some(reply)))
+            .collect::<Result<_, _>>()?;
+        // Of those who have more sessions, the nodes say how many, and how they are together.
+        let is_large = |fields: &Fields| fields.len() >= MOST_SESSIONS;
+        let large: Vec<&str> = names
+            .iter()
+            .zip(&users)
+            .filter_map(|(name, fields)| is_large(fields).then_some(*name))
+            .collect();
+        let (nodes, mut counts) = self
+            .alive(&leases, |pipe| self.ask_counts(pipe, &leases, &large))
+            .await?;
+        let found = names.iter().zip(users).map(|(name, fields)| {
             let user = Arc::from(*name);
-            let fields: Fields = read(replies.next())?;
             let sessions = fields.iter().filter_map(|(field, value)| {
                 let (lease, id) = LeaseId::split(field)?;
                 decode(&user, id, &nodes.get(&lease)?.name, value)
             });
-            users.push(UserPresence::new(sessions.collect()));
-        }
-        Ok(users)
+            let mut found = UserPresence::new(sessions.collect());
+            if is_large(&fields) {
+                let count = read_count(counts.next(), &leases, &nodes)?;
+                (found.status, found.count) = (count.status, count.sessions);
+                found.sessions.truncate(MOST_SESSIONS);
+            }
+            Ok(found)
+        });
+        found.collect()
     }
 
-    /// The entries of a user, but for those that are no sessions.
-    pub(super) async fn count_sessions(&self, user: &str) -> Result<u64, PresenceError> {
-        let key = user_key(user);
-        let mut pipe = Pipeline::new();
-        pipe.hlen(&key).hexists(&key, "").hexists(&key, LEFT);
-        let (entries, told, left): (u64, bool, bool) = self.store.call(&pipe).await?;
-        Ok(entries
-            .saturating_sub(u64::from(told))
-            .saturating_sub(u64::from(left)))
+    pub(super) async fn count_users(
+        &self,
+        names: &[&str],
+    ) -> Result<Vec<UserCount>, PresenceError> {
+        let (leases, _) = self.ask_leases(|_| ()).await?;
+        let (nodes, mut counts) = self
+            .alive(&leases, |pipe| self.ask_counts(pipe, &leases, names))
+            .await?;
+        let mut next = |_| read_count(counts.next(), &leases, &nodes);
+        names.iter().map(&mut next).collect()
+    }
+
+    /// Asks for the users' fields of the nodes.
+    fn ask_counts(&self, pipe: &mut Pipeline, leases: &[LeaseId], names: &[&str]) {
+        if leases.is_empty() {
+            return;
+        }
+        let fields: Vec<&str> = leases.iter().map(LeaseId::as_str).collect();
+        for name in names {
+            pipe.cmd("HMGET")
+                .arg(self.store.keys.user(name))
+                .arg(&fields);
+        }
     }
 
     /// Writes a session down, in one go with reading which others of its user were there.
@@ -107,13 +167,19 @@ impl RedisReader {
         session: &PresenceEntry,
         lease: LeaseId,
     ) -> Result<Vec<SessionInfo>, PresenceError> {
+        // With what is no session, for which there is more than enough room.
+        let most = u64::try_from(MOST_CLAIMED).unwrap_or(u64::MAX);
+        let keys = &self.store.keys;
         let (nodes, mut replies) = self
-            .ask(|pipe| script::claim(pipe.atomic(), session, lease))
+            .ask(|pipe| script::claim(pipe, keys, session, lease, most))
             .await?;
-        let reply = replies
-            .next()
-            .filter(|reply| *reply != Value::Nil)
-            .ok_or_else(|| unavailable("this node's lease is over"))?;
+        let reply = match replies.next() {
+            None | Some(Value::Nil) => return Err(unavailable("this node's lease is over")),
+            Some(Value::Int(fields)) => {
+                return Err(too_many(usize::try_from(fields).unwrap_or(usize::MAX)));
+            }
+            Some(reply) => reply,
+        };
         let fields: Fields = read(Some(reply))?;
         let others = fields.iter().filter_map(|(field, value)| {
             let (lease, id) = LeaseId::split(field)?;
@@ -125,7 +191,7 @@ impl RedisReader {
 
     pub(super) async fn group(&self, name: &str) -> Result<Vec<Member>, PresenceError> {
         let ask = |pipe: &mut Pipeline| {
-            pipe.hgetall(group_key(name));
+            pipe.hgetall(self.store.keys.group(name));
         };
         let (nodes, mut replies) = self.ask(ask).await?;
         let fields: Fields = read(replies.next())?;
@@ -150,7 +216,7 @@ impl RedisReader {
         let (nodes, _) = self.ask(|_| ()).await?;
         let mut pipe = Pipeline::new();
         for lease in nodes.keys() {
-            pipe.hget(lease.bucket_of(id), id);
+            pipe.hget(self.store.keys.list_of(*lease, id), id);
         }
         let found: Vec<Option<Vec<u8>>> = self.call(&pipe).await?;
         let listed: Vec<_> = nodes
@@ -170,6 +236,20 @@ impl RedisReader {
     }
 
     pub(super) async fn sessions(&self, listing: &Listing) -> Result<Page, PresenceError> {
+        self.list_all(listing, None).await
+    }
+
+    /// As [`RedisReader::sessions`], of one user alone: for users who have so many that they are a
+    /// good part of all.
+    pub(super) async fn sessions_of(
+        &self,
+        user: &str,
+        listing: &Listing,
+    ) -> Result<Page, PresenceError> {
+        self.list_all(listing, Some(user)).await
+    }
+
+    async fn list_all(&self, listing: &Listing, user: Option<&str>) -> Result<Page, PresenceError> {
         let mut cursor = match &listing.after {
             Some(after) => Some(Cursor::parse(after).ok_or(PresenceError::Cursor)?),
             None => None,
@@ -186,7 +266,7 @@ impl RedisReader {
                 _ if cursor.is_some() => continue,
                 _ => None,
             };
-            self.list(*lease, after, most, &mut found).await?;
+            self.list(*lease, user, after, most, &mut found).await?;
             if found.len() >= most {
                 break;
             }
@@ -207,18 +287,20 @@ impl RedisReader {
     async fn list(
         &self,
         lease: LeaseId,
+        wanted: Option<&str>,
         after: Option<Cursor>,
         most: usize,
         found: &mut Vec<Listed>,
     ) -> Result<(), PresenceError> {
         let mut first = after.as_ref().map_or(0, |after| after.list);
         let [mut some, longest] = LISTS;
-        while first < BUCKETS && found.len() < most {
-            let lists = first..first.saturating_add(some).min(BUCKETS);
+        let all = self.store.keys.lists();
+        while first < all && found.len() < most {
+            let lists = first..first.saturating_add(some).min(all);
             first = lists.end;
             let mut pipe = Pipeline::new();
             for list in lists.clone() {
-                pipe.hgetall(lease.bucket(list));
+                pipe.hgetall(self.store.keys.list(lease, list));
             }
             let replies: Vec<Fields> = self.call(&pipe).await?;
             if replies.iter().all(Vec::is_empty) {
@@ -234,12 +316,14 @@ impl RedisReader {
                             return None;
                         }
                         let (user, _) = decode_listed(&value)?;
-                        Some(Listed {
-                            lease,
-                            list,
-                            id,
-                            user,
-                        })
+                        wanted
+                            .is_none_or(|wanted| *user == *wanted)
+                            .then_some(Listed {
+                                lease,
+                                list,
+                                id,
+                                user,
+                            })
                     })
                     .collect();
                 listed.sort_unstable_by(|a, b| a.id.cmp(&b.id));
@@ -257,7 +341,10 @@ impl RedisReader {
     ) -> Result<Vec<SessionInfo>, PresenceError> {
         let mut pipe = Pipeline::new();
         for session in listed {
-            pipe.hget(user_key(&session.user), session.lease.field(&session.id));
+            pipe.hget(
+                self.store.keys.user(&session.user),
+                session.lease.field(&session.id),
+            );
         }
         let values: Vec<Option<Vec<u8>>> = self.call(&pipe).await?;
         let sessions = listed.iter().zip(values).filter_map(|(session, value)| {
@@ -268,7 +355,11 @@ impl RedisReader {
     }
 
     pub(super) async fn counts(&self) -> Result<Counts, PresenceError> {
-        let (nodes, mut replies) = self.ask(script::users).await?;
+        let (nodes, mut replies) = self
+            .ask(|pipe| {
+                pipe.get(self.store.keys.users());
+            })
+            .await?;
         let users: Option<u64> = read(replies.next())?;
         Ok(Counts {
             sessions: nodes.values().map(|node| node.sessions).sum(),
@@ -295,6 +386,68 @@ impl RedisReader {
             return Ok(T::default());
         }
         self.store.call(pipe).await
+    }
+}
+
+/// The answer to [`RedisReader::ask_counts`] about one user.
+fn read_count(
+    reply: Option<Value>,
+    leases: &[LeaseId],
+    nodes: &Nodes,
+) -> Result<UserCount, PresenceError> {
+    let mut count = UserCount::default();
+    let Some(reply) = reply else {
+        return Ok(count);
+    };
+    let here: Vec<Option<Vec<u8>>> = read(Some(reply))?;
+    for (lease, value) in leases.iter().zip(here) {
+        if let Some((status, sessions)) = value.as_deref().and_then(decode_here)
+            && nodes.contains_key(lease)
+        {
+            count.status = count.status.max(status);
+            count.sessions = count.sessions.saturating_add(sessions.into());
+        }
+    }
+    Ok(count)
+}
+
+/// Names, and the partitions that they are in.
+pub(super) struct Spread<'a> {
+    parts: BTreeMap<usize, Vec<&'a str>>,
+    /// The partition of each.
+    places: Vec<usize>,
+}
+
+impl<'a> Spread<'a> {
+    pub(super) fn new(names: &[&'a str], partitions: usize) -> Self {
+        let places: Vec<_> = names
+            .iter()
+            .map(|name| partition_of(name, partitions))
+            .collect();
+        let mut parts: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (name, place) in names.iter().zip(&places) {
+            parts.entry(*place).or_default().push(*name);
+        }
+        Self { parts, places }
+    }
+
+    /// The partitions that have some, and which.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (usize, &[&'a str])> {
+        self.parts.iter().map(|(place, names)| (*place, &**names))
+    }
+
+    /// The answers of all, in the order of the names.
+    pub(super) fn gather<T: Default>(&self, answers: Vec<Vec<T>>) -> Vec<T> {
+        let mut answers: HashMap<_, _> = self
+            .parts
+            .keys()
+            .zip(answers.into_iter().map(Vec::into_iter))
+            .collect();
+        let mut next = |place| answers.get_mut(place)?.next();
+        let places = self.places.iter();
+        places
+            .map(|place| next(place).unwrap_or_default())
+            .collect()
     }
 }
 

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use deadpool_redis::redis::Pipeline;
 use futures_util::future::{BoxFuture, FutureExt};
+use redis::Pipeline;
 
-use super::{Store, entry::BANS, script};
+use super::{connect::Connections, entry::Keys, script};
 use crate::presence::{PresenceError, Record, Records, RecordsRead, records::MOST_RECORDS};
 
 /// The bans.
 pub(super) struct RedisRecords {
-    store: Arc<Store>,
+    connections: Arc<Connections>,
 }
 
 impl RedisRecords {
-    pub(super) fn new(store: Arc<Store>) -> Self {
-        Self { store }
+    pub(super) fn new(connections: Arc<Connections>) -> Self {
+        Self { connections }
     }
 }
 
@@ -24,12 +24,12 @@ impl Records for RedisRecords {
         async move {
             let mut pipe = Pipeline::new();
             for record in records {
-                script::put_record(&mut pipe, BANS, record, &version(), MOST_RECORDS);
+                script::put_record(&mut pipe, Keys::bans(), record, &version(), MOST_RECORDS);
             }
             if pipe.is_empty() {
                 return Ok(());
             }
-            self.store.call::<()>(&pipe).await
+            self.connections.call::<()>(Keys::bans(), &pipe).await
         }
         .boxed()
     }
@@ -38,12 +38,12 @@ impl Records for RedisRecords {
         async move {
             let mut pipe = Pipeline::new();
             for record in records {
-                script::remove_record(&mut pipe, BANS, record, &version());
+                script::remove_record(&mut pipe, Keys::bans(), record, &version());
             }
             if pipe.is_empty() {
                 return Ok(());
             }
-            self.store.call::<()>(&pipe).await
+            self.connections.call::<()>(Keys::bans(), &pipe).await
         }
         .boxed()
     }
@@ -54,14 +54,15 @@ impl Records for RedisRecords {
     ) -> BoxFuture<'a, Result<Option<RecordsRead>, PresenceError>> {
         async move {
             let mut pipe = Pipeline::new();
-            pipe.hget(BANS, VERSION);
-            let (now,): (Option<Vec<u8>>,) = self.store.call(&pipe).await?;
+            pipe.hget(Keys::bans(), VERSION);
+            let (now,): (Option<Vec<u8>>,) = self.connections.call(Keys::bans(), &pipe).await?;
             if now.is_some() && now.as_deref() == version {
                 return Ok(None);
             }
             let mut pipe = Pipeline::new();
-            pipe.hgetall(BANS);
-            let (fields,): (Vec<(Vec<u8>, Vec<u8>)>,) = self.store.call(&pipe).await?;
+            pipe.hgetall(Keys::bans());
+            let (fields,): (Vec<(Vec<u8>, Vec<u8>)>,) =
+                self.connections.call(Keys::bans(), &pipe).await?;
             let mut read = RecordsRead::default();
             for (key, value) in fields {
                 if key == VERSION.as_bytes() {

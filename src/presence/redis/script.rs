@@ -5,9 +5,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
+use redis::{FromRedisValue, Pipeline, Value};
 
-use super::entry::{LEFT, LeaseId, USERS, encode, encode_listed, user_key};
+use super::entry::{Keys, LEFT, LeaseId, encode, encode_listed};
 use crate::presence::{
     Event, PresenceEntry, Record, Status,
     departures::{Departure, Stamp},
@@ -15,10 +15,11 @@ use crate::presence::{
 
 /// Compares a user's status with what was told, and writes down what is told from now on.
 const SETTLE: &str = include_str!("settle.lua");
-/// The nodes that live.
-const NODES: &str = include_str!("nodes.lua");
 /// Writes a session down, if the lease of its node still holds.
 const CLAIM: &str = include_str!("claim.lua");
+
+/// A user's fields; of very many, some.
+const USER: &str = include_str!("user.lua");
 
 /// Writes a record that all nodes share.
 const PUT_RECORD: &str = include_str!("put_record.lua");
@@ -71,14 +72,21 @@ pub(super) fn load(pipe: &mut Pipeline) {
     pipe.cmd("SCRIPT").arg("LOAD").arg(code(SETTLE));
 }
 
-/// Asks for a [`Settled`] of a user, by the script of that name. `own` is its status by the
-/// sessions that this node has written down, or is about to; `departure` is the departure that
-/// [`depart`] wrote down, if one is settled.
+/// The caller of [`settle`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Caller<'a> {
+    pub(super) keys: &'a Keys,
+    pub(super) lease: LeaseId,
+    /// How Redis calls the script.
+    pub(super) script: &'a str,
+}
+
+/// Asks for a [`Settled`] of a user. `own` is its status by the sessions that this node has written
+/// down, or is about to; `departure` is the departure that [`depart`] wrote down, if one is settled.
 pub(super) fn settle(
     pipe: &mut Pipeline,
-    script: &str,
+    caller: Caller<'_>,
     user: &str,
-    lease: LeaseId,
     untold: Untold,
     own: Status,
     departure: Option<Stamp>,
@@ -88,12 +96,14 @@ pub(super) fn settle(
         Untold::Restored => "restored",
         Untold::Left => "left",
     };
-    let command = pipe
-        .cmd("EVALSHA")
-        .arg(script)
-        .arg(2)
-        .arg(user_key(user))
-        .arg(lease.key());
+    let Caller {
+        keys,
+        lease,
+        script,
+    } = caller;
+    let command = pipe.cmd("EVALSHA").arg(script).arg(4);
+    command.arg(keys.user(user)).arg(keys.node(lease));
+    command.arg(keys.nodes()).arg(keys.users());
     command.arg(untold).arg(own.byte());
     match departure {
         Some(stamp) => command.arg(&stamp.to_be_bytes()[..]),
@@ -102,29 +112,32 @@ pub(super) fn settle(
 }
 
 /// Writes down that a departure waits to be settled by the node of that lease.
-pub(super) fn depart(pipe: &mut Pipeline, user: &str, lease: LeaseId, stamp: Stamp) {
+pub(super) fn depart(pipe: &mut Pipeline, keys: &Keys, user: &str, lease: LeaseId, stamp: Stamp) {
     let departure = [lease.as_str().as_bytes(), &stamp.to_be_bytes()].concat();
-    pipe.hset(user_key(user), LEFT, departure).ignore();
+    pipe.hset(keys.user(user), LEFT, departure).ignore();
 }
 
-/// Asks for the nodes that live. By its text, since those who read may be the first to use a
-/// Redis that has just begun.
-pub(super) fn nodes(pipe: &mut Pipeline) {
-    pipe.cmd("EVAL").arg(code(NODES)).arg(0);
-}
-
-/// Claims: see [`CLAIM`].
-pub(super) fn claim(pipe: &mut Pipeline, session: &PresenceEntry, lease: LeaseId) {
-    let command = pipe
-        .cmd("EVAL")
-        .arg(code(CLAIM))
-        .arg(3)
-        .arg(user_key(&session.user))
-        .arg(lease.key())
-        .arg(lease.bucket_of(&session.id))
-        .arg(lease.field(&session.id))
-        .arg(encode(session));
+/// Claims: see [`CLAIM`]. By its text, since those who read may be the first to use a Redis that has
+/// just begun.
+pub(super) fn claim(
+    pipe: &mut Pipeline,
+    keys: &Keys,
+    session: &PresenceEntry,
+    lease: LeaseId,
+    most: u64,
+) {
+    let command = pipe.cmd("EVAL").arg(code(CLAIM)).arg(3);
+    command.arg(keys.user(&session.user)).arg(keys.node(lease));
+    command.arg(keys.list_of(lease, &session.id));
+    command.arg(lease.field(&session.id)).arg(encode(session));
     command.arg(&*session.id).arg(encode_listed(session));
+    command.arg(most);
+}
+
+/// Asks for a user's fields: see [`USER`].
+pub(super) fn user(pipe: &mut Pipeline, keys: &Keys, user: &str, most: usize) {
+    let command = pipe.cmd("EVAL").arg(code(USER)).arg(1);
+    command.arg(keys.user(user)).arg(most);
 }
 
 /// Puts a record into the hash of that name: see [`PUT_RECORD`].
@@ -145,11 +158,6 @@ pub(super) fn remove_record(pipe: &mut Pipeline, hash: &str, record: &Record, ve
     let command = pipe.cmd("EVAL").arg(code(REMOVE_RECORD)).arg(1).arg(hash);
     command.arg(&*record.key).arg(record.stamp);
     command.arg(version).ignore();
-}
-
-/// Asks for the number of users.
-pub(super) fn users(pipe: &mut Pipeline) {
-    pipe.get(USERS);
 }
 
 impl Settled {

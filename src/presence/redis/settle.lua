@@ -1,8 +1,11 @@
 -- Compares a user's status with the one that others were last told, and writes the new one down.
 -- All nodes' scripts run one after the other, so exactly one of them finds each change.
 --
--- KEYS[1]  the user's hash: '' is what was told, 'left' the departure that waits, the rest sessions
+-- KEYS[1]  the user's hash: '' is what was told, 'left' the departure that waits, a lease the user's
+--          status at that node, the rest sessions
 -- KEYS[2]  the caller's lease
+-- KEYS[3]  the hash of all leases
+-- KEYS[4]  the number of users
 -- ARGV[1]  the meaning of "nothing was told": 'as-is' (the user was offline), 'restored' (Redis lost
 --          what was told, and it was what is true now) or 'left' (Redis lost it, and it was online)
 -- ARGV[2]  the user's status by the caller's own sessions, as a number
@@ -14,41 +17,38 @@
 -- While another departure waits, on a node that lives, the script tells nothing less than was told:
 -- the settling of that departure finds what is less then.
 --
--- If the caller's own status is what was told, the script reads no other session: a user who is
--- logged in ten thousand times costs no more than one who is logged in once. A session elsewhere may
--- say more, but then the script that follows its own writing finds that.
+-- The script reads no session: its work is in proportion to the nodes, and a user who is logged in a
+-- hundred thousand times costs no more than one who is logged in once. If the caller's own status is
+-- what was told, it does not read the other nodes either. A session elsewhere may say more, but then
+-- the script that follows its own writing finds that.
 
 if redis.call('EXISTS', KEYS[2]) == 0 then return false end
+local node = string.sub(KEYS[2], 1, -9)
 local told, left = unpack(redis.call('HMGET', KEYS[1], '', 'left'))
 if left and (string.sub(left, 9) == ARGV[3]
-    or redis.call('EXISTS', 'stentor:node:' .. string.sub(left, 1, 8)) == 0) then
+    or redis.call('EXISTS', node .. string.sub(left, 1, 8)) == 0) then
   redis.call('HDEL', KEYS[1], 'left')
   left = false
 end
-if told and string.byte(told) == tonumber(ARGV[2]) then return 0 end
-local fields = redis.call('HGETALL', KEYS[1])
-local now, lives = 0, {}
-told = 0
-for i = 1, #fields, 2 do
-  local status = string.byte(fields[i + 1]) or 0
-  if fields[i] == '' then
-    told = status
-  elseif fields[i] ~= 'left' and status > now then
-    local lease = string.sub(fields[i], 1, 8)
-    if lives[lease] == nil then
-      lives[lease] = redis.call('EXISTS', 'stentor:node:' .. lease)
-    end
-    if lives[lease] == 1 then now = status end
+told = told and string.byte(told) or 0
+if told == tonumber(ARGV[2]) and told > 0 then return 0 end
+local leases = redis.call('HKEYS', KEYS[3])
+local now = 0
+if #leases > 0 then
+  local here = redis.call('HMGET', KEYS[1], unpack(leases))
+  for i, lease in ipairs(leases) do
+    local status = here[i] and string.byte(here[i]) or 0
+    if status > now and redis.call('EXISTS', node .. lease) == 1 then now = status end
   end
 end
 if left and now < told then return 0 end
 if told ~= now then
   if now == 0 then
     redis.call('HDEL', KEYS[1], '')
-    if redis.call('DECR', 'stentor:users') <= 0 then redis.call('DEL', 'stentor:users') end
+    if redis.call('DECR', KEYS[4]) <= 0 then redis.call('DEL', KEYS[4]) end
   else
     redis.call('HSET', KEYS[1], '', string.char(now))
-    if told == 0 then redis.call('INCR', 'stentor:users') end
+    if told == 0 then redis.call('INCR', KEYS[4]) end
   end
 end
 if told == 0 then

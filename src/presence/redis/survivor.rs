@@ -10,13 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deadpool_redis::redis::{Pipeline, Value};
+use redis::{Pipeline, Value};
 
 use super::{
     Store,
-    entry::{BUCKETS, CLOSED, LeaseId, NODES, decode_listed, group_key, user_key},
+    entry::{CLOSED, LeaseId, decode_listed},
     queue::{RedisShared, Taken},
-    script::{self, Settled, Untold},
+    script::{self, Caller, Settled, Untold},
 };
 use crate::{
     deadline::third,
@@ -77,7 +77,7 @@ impl Survivor {
             return Ok(());
         };
         let mut pipe = Pipeline::new();
-        pipe.hgetall(NODES);
+        pipe.hgetall(self.store.keys.nodes());
         let (nodes,): (Vec<(Vec<u8>, Vec<u8>)>,) = self.store.call(&pipe).await?;
         let nodes: Vec<_> = nodes
             .into_iter()
@@ -85,7 +85,7 @@ impl Survivor {
             .collect();
         let mut pipe = Pipeline::new();
         for (lease, _) in &nodes {
-            pipe.exists(lease.key());
+            pipe.exists(self.store.keys.node(*lease));
         }
         if nodes.is_empty() {
             return Ok(());
@@ -110,8 +110,9 @@ impl Survivor {
     }
 
     async fn clear(&self, taken: &Taken, dead: LeaseId) -> Result<(), PresenceError> {
+        let keys = &self.store.keys;
         let mut pipe = Pipeline::new();
-        let lock = pipe.cmd("SET").arg(dead.clearing_key());
+        let lock = pipe.cmd("SET").arg(keys.clearing(dead));
         lock.arg(taken.lease.as_str()).arg("NX");
         lock.arg("PX").arg(lock_millis());
         let (locked,): (Value,) = self.store.call(&pipe).await?;
@@ -119,11 +120,11 @@ impl Survivor {
             return Ok(());
         }
         let mut cleared = 0;
-        for first in (0..BUCKETS).step_by(LISTS.into()) {
+        for first in (0..keys.lists()).step_by(LISTS.into()) {
             let mut pipe = Pipeline::new();
-            let lists = first..first.saturating_add(LISTS).min(BUCKETS);
+            let lists = first..first.saturating_add(LISTS).min(keys.lists());
             for list in lists.clone() {
-                pipe.hgetall(dead.bucket(list));
+                pipe.hgetall(keys.list(dead, list));
             }
             let entries: Vec<Vec<(String, Vec<u8>)>> = self.store.call(&pipe).await?;
             let found: Vec<Listed> = entries
@@ -142,15 +143,15 @@ impl Survivor {
             }
             let mut pipe = Pipeline::new();
             for list in lists {
-                pipe.del(dead.bucket(list)).ignore();
+                pipe.del(keys.list(dead, list)).ignore();
             }
-            let renew = pipe.cmd("PEXPIRE").arg(dead.clearing_key());
+            let renew = pipe.cmd("PEXPIRE").arg(keys.clearing(dead));
             renew.arg(lock_millis()).ignore();
             self.store.call::<()>(&pipe).await?;
         }
         let mut pipe = Pipeline::new();
-        pipe.hdel(NODES, dead.as_str()).ignore();
-        pipe.del(dead.clearing_key()).ignore();
+        pipe.hdel(keys.nodes(), dead.as_str()).ignore();
+        pipe.del(keys.clearing(dead)).ignore();
         self.store.call::<()>(&pipe).await?;
         telemetry::presence_cleared(dead.as_str(), cleared);
         Ok(())
@@ -164,22 +165,29 @@ impl Survivor {
         dead: LeaseId,
         listed: &[Listed],
     ) -> Result<bool, PresenceError> {
+        let keys = &self.store.keys;
         let mut pipe = Pipeline::new();
         let mut users = HashMap::new();
         for (id, user, groups) in listed {
-            pipe.hdel(user_key(user), dead.field(id)).ignore();
+            // With its status at that node.
+            let fields = [dead.field(id), dead.field("")];
+            pipe.hdel(keys.user(user), &fields).ignore();
             for group in groups.iter() {
-                pipe.hdel(group_key(group), dead.field(user)).ignore();
+                pipe.hdel(keys.group(group), dead.field(user)).ignore();
             }
             users.insert(user, groups);
         }
         // Each user once, however many of the sessions are of the same.
         for user in users.keys() {
             let (own, untold) = (self.shared.status(user), Untold::AsIs);
-            let script = &taken.script;
-            script::settle(&mut pipe, script, user, taken.lease, untold, own, None);
+            let caller = Caller {
+                keys,
+                lease: taken.lease,
+                script: &taken.script,
+            };
+            script::settle(&mut pipe, caller, user, untold, own, None);
         }
-        let replies: Vec<Value> = self.store.call(&pipe).await?;
+        let replies: Vec<Value> = self.store.call_in_order(&pipe).await?;
         for ((user, groups), reply) in users.into_iter().zip(replies) {
             let settled = Settled::read(reply);
             if settled == Settled::LeaseLost {
