@@ -42,6 +42,7 @@ mod e2e_perl_ruby;
 mod e2e_presence;
 mod e2e_python;
 mod e2e_rabbitmq_accounts;
+mod e2e_redis;
 mod e2e_restart;
 mod e2e_sockjs;
 mod e2e_stompjs;
@@ -60,18 +61,18 @@ mod isolation_publishing;
 mod isolation_refusals;
 mod map;
 mod presence_contract;
+mod presence_failover;
 mod presence_redis;
+mod presence_rights;
+mod presence_shared_user;
 mod records_contract;
-
 use std::{ffi::OsStr, fs, path::Path};
-
 /// A file that is not a module here would never run.
 #[test]
 fn every_file_is_a_module() {
     let folder = testkit::tests_dir().join("it");
     every_file_is_a_module_of(&folder, "main.rs");
 }
-
 fn every_file_is_a_module_of(folder: &Path, parent: &str) {
     let listed = fs::read_to_string(folder.join(parent)).unwrap();
     for entry in fs::read_dir(folder).unwrap() {

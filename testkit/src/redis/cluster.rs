@@ -134,6 +134,6 @@ async fn cli(arguments: &[String]) {
     command.args(arguments);
     let process =
         Process::start("redis-cli", &mut command, Stdio::null()).expect("redis-cli is installed");
-    let status = process.wait(DEADLINE).await;
+    let status = process.wait(2 * DEADLINE).await;
     assert!(status.success(), "{}", process.output());
 }
