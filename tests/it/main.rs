@@ -26,6 +26,7 @@ mod e2e_bad_input;
 mod e2e_bans;
 mod e2e_browser;
 mod e2e_client;
+mod e2e_cluster;
 mod e2e_control;
 mod e2e_demo;
 mod e2e_drain;
@@ -66,13 +67,16 @@ mod presence_redis;
 mod presence_rights;
 mod presence_shared_user;
 mod records_contract;
+
 use std::{ffi::OsStr, fs, path::Path};
+
 /// A file that is not a module here would never run.
 #[test]
 fn every_file_is_a_module() {
     let folder = testkit::tests_dir().join("it");
     every_file_is_a_module_of(&folder, "main.rs");
 }
+
 fn every_file_is_a_module_of(folder: &Path, parent: &str) {
     let listed = fs::read_to_string(folder.join(parent)).unwrap();
     for entry in fs::read_dir(folder).unwrap() {

@@ -16,7 +16,7 @@ use super::{Api, Vhost};
 use crate::{Process, eventually, free_ports, keeper, unique};
 
 /// A node needs some five seconds of a free core; tests share theirs with compilers.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_secs(240);
 const STOP: Duration = Duration::from_secs(60);
 
 /// Debian's folder of the scripts that run as their caller (those in `sbin` switch users);
