@@ -169,6 +169,7 @@ impl Servers {
             Server::Stentor => {
                 let configuration = format!("{QUIET}{}", setup.broker);
                 let amqp = servers.start_rabbitmq(&[], &configuration).await?;
+                servers.set_policy(setup).await;
                 servers.start_gateways(setup, Some(amqp)).await?;
                 servers.publish = Publish::Amqp(amqp);
             }
@@ -196,6 +197,18 @@ impl Servers {
         worker::declare_exchange(amqp).context("declaring the exchange")?;
         self.rabbitmq = Some(node);
         Ok(amqp)
+    }
+
+    /// Gives an exchange that the gateways read whole its alternate exchange, as an operator does.
+    async fn set_policy(&self, setup: &Setup) {
+        let whole = setup.settings.iter().find(|(key, _)| key == "feed.whole");
+        if let (Some((_, exchange)), Some(node)) = (whole, &self.rabbitmq) {
+            let (name, pattern) = (format!("stentor.{exchange}"), format!("^{exchange}$"));
+            let definition = format!("{{\"alternate-exchange\":\"{exchange}.all\"}}");
+            let set = ["set_policy", "--apply-to", "exchanges"];
+            node.ctl(&[&set[..], &[&name, &pattern, &definition]].concat())
+                .await;
+        }
     }
 
     async fn start_web_stomp(&mut self, setup: &Setup) -> Result<()> {

@@ -10,6 +10,8 @@ use crate::units::{Checked, at_least_one, size};
 const MAX_SHARDS: u16 = 256;
 /// Exchanges are looked at no more often than this.
 const MIN_VERIFY_INTERVAL: Duration = Duration::from_millis(100);
+/// RabbitMQ takes names of 255 bytes, and `.keys` is put behind this one.
+const MAX_WHOLE_NAME: usize = 250;
 /// RabbitMQ takes `x-expires` as milliseconds in 32 bits.
 const MAX_EXPIRES: Duration = Duration::from_millis(u32::MAX as u64);
 
@@ -25,6 +27,12 @@ pub struct FeedConfig {
     pub replicated: bool,
     /// What is bound to feed queues.
     pub binding: Binding,
+    /// Direct exchanges that are read whole, by an alternate exchange ([`Binding::All`]): no work at
+    /// the broker per user there, either.
+    pub whole: Vec<String>,
+    /// Whether others may bind keys at those: nodes with [`Binding::Key`], or services. Their
+    /// bindings keep messages from the alternate exchange, so each key is bound past them.
+    pub bridge: bool,
     /// Feed queues per virtual host and node; 0: one a core.
     pub shards: u16,
     /// How long a key stays bound after its last subscription ended, so that a page's reload
@@ -59,7 +67,7 @@ pub enum Binding {
     #[default]
     Key,
     /// Everything (`#`) of topic and fanout exchanges, once: no work at the broker per user, but
-    /// every node receives every message.
+    /// every node receives every message. The same of the direct exchanges in [`FeedConfig::whole`].
     All,
 }
 
@@ -69,6 +77,8 @@ impl Default for FeedConfig {
             durable: true,
             replicated: false,
             binding: Binding::Key,
+            whole: Vec::new(),
+            bridge: true,
             shards: 0,
             linger: Duration::from_secs(10),
             verify_interval: Duration::from_secs(5),
@@ -94,6 +104,12 @@ impl FeedConfig {
         }
     }
 
+    /// Whether the exchange is to be read whole, if it is a direct one.
+    #[must_use]
+    pub fn reads_whole(&self, exchange: &str) -> bool {
+        self.binding == Binding::All && self.whole.iter().any(|whole| whole == exchange)
+    }
+
     /// Whether the values make sense.
     ///
     /// # Errors
@@ -107,6 +123,7 @@ impl FeedConfig {
                     .to_owned(),
             ));
         }
+        self.check_whole()?;
         if self.shards > MAX_SHARDS {
             return Err((
                 "shards",
@@ -158,6 +175,34 @@ impl FeedConfig {
         )?;
         at_least_one("prefetch", self.prefetch, "RabbitMQ would set no bound")
     }
+
+    fn check_whole(&self) -> Checked {
+        let wrong = |message| Err(("whole", message));
+        if !self.whole.is_empty() && self.binding != Binding::All {
+            let text = "names exchanges, but binding is \"key\", so that keys are bound; write \
+                        binding = \"all\", or whole = []";
+            return wrong(text.to_owned());
+        }
+        for (index, exchange) in self.whole.iter().enumerate() {
+            if self.whole.iter().take(index).any(|other| other == exchange) {
+                return wrong(format!("names {exchange:?} twice; remove one"));
+            }
+            if exchange.is_empty() || exchange.starts_with("amq.") {
+                return wrong(format!(
+                    "has {exchange:?}, beside which no exchange can be made; name direct exchanges \
+                     of your own"
+                ));
+            }
+            if exchange.len() > MAX_WHOLE_NAME {
+                return wrong(format!(
+                    "has {exchange:?}, a name of {} bytes; RabbitMQ takes 255, and the exchanges \
+                     beside it need five of them",
+                    exchange.len()
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -197,5 +242,29 @@ mod tests {
     #[test]
     fn the_defaults_are_sound() {
         assert_eq!(FeedConfig::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn exchanges_are_read_whole_where_everything_is_bound() {
+        let feed = |binding, whole: &[&str]| FeedConfig {
+            binding,
+            whole: whole.iter().map(ToString::to_string).collect(),
+            ..FeedConfig::default()
+        };
+        let all = feed(Binding::All, &["feed", "news"]);
+        assert_eq!(all.check(), Ok(()));
+        assert!(all.reads_whole("news") && !all.reads_whole("other"));
+        let keys = feed(Binding::Key, &["feed"]);
+        assert!(!keys.reads_whole("feed"));
+        let long = "x".repeat(251);
+        for wrong in [
+            keys,
+            feed(Binding::All, &["feed", "feed"]),
+            feed(Binding::All, &[""]),
+            feed(Binding::All, &["amq.direct"]),
+            feed(Binding::All, &[&long]),
+        ] {
+            assert_eq!(wrong.check().unwrap_err().0, "whole", "{wrong:?}");
+        }
     }
 }

@@ -87,6 +87,9 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// across a restart of the broker or a cut of the link. If that could not be kept,
     /// [`FeedSink::interrupted`] or [`FeedSink::lost`] is called. To bind twice is to bind once.
     ///
+    /// An exchange that is read whole ([`FeedConfig::whole`]) lets every message flow, whatever the
+    /// pattern; to take it away is not needed, and has no effect.
+    ///
     /// Not kept, and not told, is what the broker itself gives up without a word: a transient
     /// message (not [`Properties::persistent`]) that waits for a lost link while the broker
     /// restarts; messages that expire while they wait; what an operator purges; and what is

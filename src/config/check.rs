@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     auth::{CertificateLogin, Unset, jwt, rabbitmq},
-    broker::ExchangeKind,
+    broker::{ExchangeKind, Url},
     listen::{
         origin,
         tls::{ClientCertificates, TlsConfig},
@@ -121,6 +121,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
              write \"topic\" there, or choose another name",
         );
     }
+    whole_exchanges(config, reader);
     if sockjs.prefix.as_ref() == Some(&listen.websocket_path) {
         reader.wrong(
             &[("sockjs", "prefix"), ("listen", "websocket_path")],
@@ -341,5 +342,30 @@ fn tls(config: &Config, reader: &mut Reader<'_>) {
             "has no certificates to look at; set [tls] client_certificates, and [listen] https or \
              stomps, or write \"off\"",
         );
+    }
+}
+
+/// Exchanges that are read whole are direct ones, and RabbitMQ's.
+fn whole_exchanges(config: &Config, reader: &mut Reader<'_>) {
+    let Config { feed, broker, .. } = config;
+    if !feed.whole.is_empty() && broker.url == Some(Url::Embedded) {
+        reader.wrong(
+            &[("feed", "whole"), ("broker", "url")],
+            "names exchanges, but the embedded broker has no bindings that cost anything; write \
+             whole = []",
+        );
+    }
+    for exchange in &feed.whole {
+        let kind = broker.exchanges.get(exchange.as_str());
+        if kind.is_some_and(|kind| *kind != ExchangeKind::Direct) {
+            reader.wrong(
+                &[("feed", "whole"), ("broker", "exchanges")],
+                &format!(
+                    "has {exchange:?}, which is of another type in [broker] exchanges; write \
+                     \"direct\" there, or remove it here: binding = \"all\" reads topic and fanout \
+                     exchanges by itself"
+                ),
+            );
+        }
     }
 }

@@ -181,7 +181,12 @@ impl Asking {
         let mut request = request(message)?;
         let keys = request.keys.as_ref().map_or(0, Vec::len);
         request.mandatory |= keys <= api::MAX_MANDATORY;
-        let outcome = self.post::<Published>("/api/v1/publish", &request).await;
+        let mut outcome = self.post::<Published>("/api/v1/publish", &request).await;
+        if !is_demanded && request.mandatory && is_refused_whole(&outcome) {
+            // Of some exchanges nobody can tell.
+            request.mandatory = false;
+            outcome = self.post::<Published>("/api/v1/publish", &request).await;
+        }
         let Err(Error::Client(ClientError::NotPublished {
             answer,
             published,
@@ -279,6 +284,18 @@ impl Asking {
         }
         Ok(self.client.parse::<T>(answer)?.show())
     }
+}
+
+/// Whether every message was refused, and none was published: perhaps for the question alone.
+fn is_refused_whole<T>(outcome: &Result<T, Error>) -> bool {
+    let Err(Error::Client(ClientError::NotPublished {
+        published, failed, ..
+    })) = outcome
+    else {
+        return false;
+    };
+    let is_refused = |failure: &KeyFailure| failure.reason == FailureReason::Refused;
+    *published == 0 && failed.iter().all(is_refused)
 }
 
 fn pretty(value: &impl Serialize) -> Result<String, Error> {

@@ -31,6 +31,8 @@ pub(super) struct Feeds {
     pub(super) open: RwLock<HashMap<FeedId, Arc<Feed>>>,
     pub(super) kinds: KnownKinds,
     pub(super) binding: Binding,
+    /// Direct exchanges of which one binding gets everything.
+    pub(super) whole: HashSet<Box<str>>,
     /// How many there are of an exchange, at most.
     pub(super) shards: u16,
 }

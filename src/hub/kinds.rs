@@ -1,13 +1,13 @@
 //! The types of the feeds' exchanges: how long an answer of the broker holds.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZero, sync::Arc, time::Duration};
 
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use super::feed::{Feed, Feeds};
 use crate::broker::{
-    Binding, BrokerError, ExchangeKind, FeedId, KnownKind, KnownKinds, VirtualHost,
+    Binding, BrokerError, ExchangeKind, FeedConfig, FeedId, KnownKind, KnownKinds, VirtualHost,
 };
 
 /// Nothing tells that an exchange was deleted if no feed is bound to it; so its type is asked for
@@ -26,18 +26,33 @@ fn is_fresh(known: KnownKind) -> bool {
 }
 
 impl Feeds {
-    pub(super) fn new(binding: Binding, shards: u16) -> Self {
+    pub(super) fn new(config: &FeedConfig, cores: NonZero<usize>) -> Self {
+        let whole = if config.bridge {
+            &[][..]
+        } else {
+            &config.whole
+        };
         Self {
             open: RwLock::default(),
             kinds: KnownKinds::default(),
-            binding,
-            shards,
+            binding: config.binding,
+            whole: whole
+                .iter()
+                .map(|exchange| exchange.as_str().into())
+                .collect(),
+            shards: config.shards(cores),
         }
     }
 
-    /// True if one binding to everything serves a whole feed of an exchange of that type.
-    pub(super) fn binds_all(&self, kind: ExchangeKind) -> bool {
-        self.binding == Binding::All && kind == ExchangeKind::Topic
+    /// True if one binding to everything serves a whole feed of that exchange, which is of that
+    /// type.
+    pub(super) fn binds_all(&self, exchange: &str, kind: ExchangeKind) -> bool {
+        self.binding == Binding::All
+            && match kind {
+                ExchangeKind::Topic => true,
+                ExchangeKind::Direct => self.whole.contains(exchange),
+                ExchangeKind::Fanout | ExchangeKind::Other => false,
+            }
     }
 
     /// The exchange's type, if what is known of it holds: as long as one of its feeds is bound, the
@@ -57,7 +72,7 @@ impl Feeds {
         let kind = host.exchange_kind(exchange).await?;
         if self.kinds.note(exchange, kind, Instant::now()) {
             for feed in self.of(exchange) {
-                feed.become_kind(kind, self.binds_all(kind));
+                feed.become_kind(kind, self.binds_all(exchange, kind));
             }
         }
         Ok(kind)

@@ -71,7 +71,7 @@ struct Members {
 impl Hub {
     fn open(broker: &dyn Broker, name: &str, config: &FeedConfig, pace: &Arc<Pace>) -> Arc<Self> {
         let cores = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
-        let feeds = Arc::new(Feeds::new(config.binding, config.shards(cores)));
+        let feeds = Arc::new(Feeds::new(config, cores));
         let host = broker.open(name, Arc::new(Sink(Arc::downgrade(&feeds))));
         let (linger, linger_task) = Linger::start(config.linger);
         let verifier = Verifier::new(&feeds, &host, config, pace);
@@ -199,7 +199,7 @@ impl Hub {
             ExchangeKind::Fanout => "",
             ExchangeKind::Direct | ExchangeKind::Topic => pattern,
         };
-        let bind_all = self.feeds.binds_all(kind);
+        let bind_all = self.feeds.binds_all(exchange, kind);
         let shard = if bind_all {
             0
         } else {

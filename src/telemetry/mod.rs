@@ -6,6 +6,7 @@
 //! an operator should look at; `error` is what was lost.
 
 mod accounts;
+mod bindings;
 mod bound;
 mod config;
 mod detail;
@@ -28,6 +29,7 @@ use tracing_subscriber::{
 };
 
 pub use accounts::*;
+pub use bindings::*;
 pub use bound::{Bound, limit_exceeded};
 pub use config::{Config, Format};
 pub use detail::*;

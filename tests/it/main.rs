@@ -51,6 +51,7 @@ mod e2e_tls;
 mod e2e_tls_plugin;
 mod e2e_told;
 mod e2e_vhosts;
+mod feed_whole;
 mod foreign;
 mod fuzz_listeners;
 mod house;

@@ -21,6 +21,7 @@ mod publisher;
 mod quarantine;
 mod reader;
 mod topology;
+mod whole;
 mod wire;
 
 use std::sync::{Arc, atomic::AtomicU64};
@@ -34,12 +35,13 @@ use self::{
     consumer_links::ConsumerLinks,
     declarer::Declarer,
     exclusive::ExclusiveQueues,
-    feed::{FeedManager, QueueNames},
+    feed::{FeedManager, QueueNames, Way},
     hosts::{Host, Hosts},
     link::{AmqpLink, LinkConfig},
     outages::Outages,
     publisher::{Publisher, PublisherConfig},
     topology::Topology,
+    whole::Beside,
 };
 use super::{
     Broker, BrokerError, Config, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
@@ -132,7 +134,9 @@ impl Broker for AmqpBroker {
             .exchanges
             .iter()
             .map(|(name, kind)| (name.clone(), *kind));
-        let topology = Arc::new(Topology::new(kinds));
+        let whole = self.feed.whole.iter().map(String::as_str);
+        let whole = whole.filter(|exchange| self.feed.reads_whole(exchange));
+        let topology = Arc::new(Topology::new(kinds, whole.map(Box::from)));
         let declarer = Arc::new(Declarer::new(link_config("trial of queues"), &self.node));
         Arc::new(AmqpVirtualHost {
             feeds: FeedManager::new(
@@ -157,6 +161,8 @@ impl Broker for AmqpBroker {
             publish_link,
             consumer_links: Arc::new(ConsumerLinks::new(link_config("consumers of queues"))),
             exclusive_queues: Arc::new(ExclusiveQueues::new(vhost)),
+            vhost: vhost.into(),
+            bridge: self.feed.bridge,
             operation_timeout,
         })
     }
@@ -171,6 +177,10 @@ struct AmqpVirtualHost {
     publish_link: Arc<AmqpLink>,
     consumer_links: Arc<ConsumerLinks>,
     exclusive_queues: Arc<ExclusiveQueues>,
+    /// Its name.
+    vhost: Box<str>,
+    /// Whether others may bind keys at exchanges that are read whole.
+    bridge: bool,
     operation_timeout: Duration,
 }
 
@@ -189,6 +199,49 @@ impl AmqpVirtualHost {
             self.topology.forget(exchange);
         }
         outcome
+    }
+
+    /// How messages of the exchange come to feeds.
+    fn way(&self, exchange: &str) -> Way {
+        match self.topology.is_watchable(exchange) {
+            true if self.topology.reads_whole(exchange) => Way::Whole,
+            true => Way::WatchedBindings,
+            false => Way::Bindings,
+        }
+    }
+
+    /// Has a queue bound beside its exchange, if that is read whole: at the exchange it would keep
+    /// messages from everybody else. The exchange and the key that it may be bound by from before.
+    async fn bind_beside(
+        &self,
+        request: &mut Consume,
+    ) -> Result<Option<(Box<str>, Box<str>)>, BrokerError> {
+        let Some((exchange, key)) = &request.binding else {
+            return Ok(None);
+        };
+        if !self.topology.reads_whole(exchange) {
+            return Ok(None);
+        }
+        let deadline = self.deadline();
+        let live = self.publish_link.wait_until(deadline).await?;
+        if self.way(exchange) != Way::Whole
+            && self.topology.kind(&live, exchange, deadline).await? != ExchangeKind::Direct
+        {
+            return Ok(None);
+        }
+        let beside = Beside::new(&self.vhost, exchange)?;
+        beside.declare(&live, deadline).await?;
+        let tried = beside.try_keys(&live, deadline).await;
+        self.note_missing(exchange, tried).map_err(whole::told)?;
+        if self.bridge {
+            let channel = live.passing(deadline).await?;
+            beside.bridge(&channel, key, deadline).await?;
+        }
+        let keys = Box::from(beside.keys.as_str());
+        let key = key.clone();
+        let before = request.binding.replace((keys, key));
+        // One that is made for this subscription was never bound elsewhere.
+        Ok(before.filter(|_| request.queue.durable && !request.queue.name.is_empty()))
     }
 }
 
@@ -228,8 +281,8 @@ impl VirtualHost for AmqpVirtualHost {
         pattern: &'a str,
     ) -> BoxFuture<'a, Result<(), BrokerError>> {
         async move {
-            let watched = self.topology.is_watchable(&feed.exchange);
-            let outcome = self.feeds.bind(feed, pattern, watched).await;
+            let way = self.way(&feed.exchange);
+            let outcome = self.feeds.bind(feed, pattern, way).await;
             let Err(BrokerError::NotFound(text)) = &outcome else {
                 return outcome;
             };
@@ -239,8 +292,9 @@ impl VirtualHost for AmqpVirtualHost {
             let deadline = self.deadline();
             let live = self.feed_link.wait_until(deadline).await?;
             self.topology.check(&live, &feed.exchange, deadline).await?;
-            let outcome = self.feeds.bind(feed, pattern, watched).await;
+            let outcome = self.feeds.bind(feed, pattern, way).await;
             self.note_missing(&feed.exchange, outcome)
+                .map_err(whole::told)
         }
         .boxed()
     }
@@ -255,7 +309,7 @@ impl VirtualHost for AmqpVirtualHost {
 
     fn consume(
         &self,
-        request: Consume,
+        mut request: Consume,
         sink: Arc<dyn DeliverySink>,
     ) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
         let links = Arc::clone(&self.consumer_links);
@@ -264,8 +318,15 @@ impl VirtualHost for AmqpVirtualHost {
         async move {
             let ownership = owned?;
             let timeout = self.operation_timeout;
+            let before = self.bind_beside(&mut request).await?;
+            let queue = request.queue.name.clone();
             let starting = Dedicated::start(links, ownership, declarer, request, sink, timeout);
             let consumer = starting.await?;
+            if let Some((exchange, key)) = before {
+                let deadline = self.deadline();
+                let live = self.publish_link.wait_until(deadline).await?;
+                topology::unbind_queue(&live, &queue, &exchange, &key, deadline).await?;
+            }
             Ok(Arc::new(consumer) as Arc<dyn Consumer>)
         }
         .boxed()
@@ -304,7 +365,13 @@ impl VirtualHost for AmqpVirtualHost {
     }
 
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
-        self.publisher.publish(publish).boxed()
+        async move {
+            if publish.mandatory && self.topology.reads_whole(&publish.exchange) {
+                return Err(whole::no_mandatory(&publish.exchange));
+            }
+            self.publisher.publish(publish).await
+        }
+        .boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -12,6 +12,7 @@ use tokio::time::{Duration, Instant};
 use super::{
     convert::{short, table},
     link::{Live, answer, late},
+    whole,
 };
 use crate::{
     broker::{BrokerError, ExchangeKind, KnownKinds, QueueSpec},
@@ -22,6 +23,8 @@ use crate::{
 /// What is known of a virtual host's exchanges.
 pub(super) struct Topology {
     configured: HashMap<Box<str>, ExchangeKind>,
+    /// Those that are read whole, if they are direct ones.
+    whole: HashSet<Box<str>>,
     /// As they were when they were asked for last.
     kinds: KnownKinds,
     /// Held by whoever asks for a type: of many who want the same one, one asks.
@@ -44,10 +47,14 @@ const UNDECLARABLE: Duration = Duration::from_secs(600);
 
 impl Topology {
     /// The types of `configured` exchanges are not asked for, and those that are missing are
-    /// declared, as durable ones.
-    pub(super) fn new(configured: impl IntoIterator<Item = (Box<str>, ExchangeKind)>) -> Self {
+    /// declared, as durable ones; with their alternate exchange, if they are among the `whole`.
+    pub(super) fn new(
+        configured: impl IntoIterator<Item = (Box<str>, ExchangeKind)>,
+        whole: impl IntoIterator<Item = Box<str>>,
+    ) -> Self {
         Self {
             configured: configured.into_iter().collect(),
+            whole: whole.into_iter().collect(),
             kinds: KnownKinds::default(),
             asking: tokio::sync::Mutex::default(),
             existing: Mutex::default(),
@@ -133,20 +140,36 @@ impl Topology {
         let may_declare = refused.is_none_or(|since| since.elapsed() >= UNDECLARABLE);
         let configured = self.configured.get(exchange).filter(|_| may_declare);
         let kind = configured.and_then(|kind| amqp_kind(*kind));
-        match declare(live, exchange, kind.clone(), deadline).await {
+        let arguments = self.arguments(exchange);
+        match declare(live, exchange, kind.clone(), arguments, deadline).await {
             // The account may not declare it, so it can only be looked for.
             Err(BrokerError::AccessRefused(_)) if kind.is_some() => {
                 let now = Instant::now();
                 self.undeclarable.lock().insert(exchange.into(), now);
-                declare(live, exchange, None, deadline).await?;
+                find(live, exchange, deadline).await?;
             }
-            // It is there and transient, but of that type.
+            // It is there and transient, or a policy sets its alternate exchange; but of that type.
             Err(BrokerError::PreconditionFailed(text))
                 if kind.is_some() && !text.contains("arg 'type'") => {}
             outcome => outcome?,
         }
         self.existing.lock().insert(exchange.into());
         Ok(())
+    }
+
+    /// What an exchange is declared with.
+    fn arguments(&self, exchange: &str) -> FieldTable {
+        let mut arguments = FieldTable::default();
+        if self.reads_whole(exchange) {
+            let all = AMQPValue::LongString(whole::all_of(exchange).into());
+            arguments.insert("alternate-exchange".into(), all);
+        }
+        arguments
+    }
+
+    /// Whether the exchange is to be read whole, if it is a direct one.
+    pub(super) fn reads_whole(&self, exchange: &str) -> bool {
+        self.whole.contains(exchange)
     }
 
     /// Whether the exchange is a direct one, as far as is known, that somebody may delete.
@@ -224,7 +247,7 @@ impl Topology {
         exchange: &str,
         deadline: Instant,
     ) -> Result<(), BrokerError> {
-        let outcome = declare(live, exchange, None, deadline).await;
+        let outcome = find(live, exchange, deadline).await;
         if let Err(BrokerError::NotFound(_)) = &outcome {
             self.forget(exchange);
         }
@@ -237,6 +260,7 @@ async fn declare(
     live: &Live,
     exchange: &str,
     kind: Option<lapin::ExchangeKind>,
+    arguments: FieldTable,
     deadline: Instant,
 ) -> Result<(), BrokerError> {
     let channel = live.passing(deadline).await?;
@@ -247,12 +271,29 @@ async fn declare(
         durable: !passive,
         ..Default::default()
     };
-    let none = FieldTable::default();
     answer(
         deadline,
-        channel.exchange_declare(name, kind.unwrap_or_default(), options, none),
+        channel.exchange_declare(name, kind.unwrap_or_default(), options, arguments),
     )
     .await
+}
+
+/// Succeeds if the exchange is there.
+async fn find(live: &Live, exchange: &str, deadline: Instant) -> Result<(), BrokerError> {
+    declare(live, exchange, None, FieldTable::default(), deadline).await
+}
+
+/// Declares a durable exchange of that type; where the account may not, looks whether it is there.
+pub(super) async fn declare_or_find(
+    live: &Live,
+    exchange: &str,
+    kind: lapin::ExchangeKind,
+    deadline: Instant,
+) -> Result<(), BrokerError> {
+    match declare(live, exchange, Some(kind), FieldTable::default(), deadline).await {
+        Err(BrokerError::AccessRefused(_)) => find(live, exchange, deadline).await,
+        outcome => outcome,
+    }
 }
 
 /// Declares an exchange as one of type `headers`, in a way that makes none: RabbitMQ compares
@@ -296,6 +337,24 @@ pub(super) async fn declare_queue(
     answer(deadline, channel.queue_declare(name, options, arguments))
         .await
         .map(drop)
+}
+
+/// Takes a queue's binding away, if it has it.
+pub(super) async fn unbind_queue(
+    live: &Live,
+    queue: &str,
+    exchange: &str,
+    key: &str,
+    deadline: Instant,
+) -> Result<(), BrokerError> {
+    let channel = live.passing(deadline).await?;
+    let (queue, exchange, key) = (
+        short("the queue's name", queue)?,
+        short("the exchange's name", exchange)?,
+        short("the pattern", key)?,
+    );
+    let unbinding = channel.queue_unbind(queue, exchange, key, FieldTable::default());
+    answer(deadline, unbinding).await
 }
 
 /// Deletes a queue, if there is one of that name.

@@ -15,7 +15,7 @@ use tokio::{task::JoinHandle, time::sleep};
 
 use self::fake::{Call, Fake, FakeBroker};
 use super::*;
-use crate::broker::Binding;
+use crate::broker::{Binding, Message, Properties};
 
 const LINGER: Duration = Duration::from_secs(10);
 const A_MOMENT: Duration = Duration::from_millis(1);
@@ -208,10 +208,10 @@ async fn a_failed_binding_fails_all_who_wait_and_the_next_asks_again() {
     scene.fake.release();
     let feeds: Vec<_> = scene.hub.feeds.open.read().keys().cloned().collect();
     for feed in &feeds {
-        let message = crate::broker::Message::new(
+        let message = Message::new(
             "topic".into(),
             "a.b".into(),
-            crate::broker::Properties::default(),
+            Properties::default(),
             bytes::Bytes::new(),
         );
         scene.fake.sink().deliver(feed, message);
@@ -469,6 +469,34 @@ async fn everything_is_bound_once_and_for_good() {
     // A direct exchange has no pattern for everything.
     let _direct = scene.subscribed("direct", "user_1").await;
     assert_eq!(scene.fake.bound(), ["user_1", "#"]);
+}
+
+/// A direct exchange that is read whole: the broker is asked for no key, unless others bind keys.
+#[tokio::test(start_paused = true)]
+async fn a_direct_exchange_that_is_read_whole_is_bound_once() {
+    for (bridge, bound) in [(false, &["#"][..]), (true, &["user_1", "user_2"])] {
+        let scene = scene_with(&FeedConfig {
+            whole: vec!["direct".to_owned()],
+            bridge,
+            ..everything()
+        });
+        let client = Client::new();
+        let subscribing = scene.subscribing("direct", "user_1", &client);
+        let _one = subscribing.await.unwrap().unwrap().unwrap();
+        let _two = scene.subscribed("direct", "user_2").await;
+        assert_eq!(scene.fake.bound(), bound, "{bridge}");
+        // It brings everything; the feed finds out whom it is for.
+        let id = FeedId {
+            exchange: "direct".into(),
+            shard: 0,
+        };
+        for key in ["user_2", "user_1", "#"] {
+            let (exchange, body) = ("direct".into(), bytes::Bytes::from(key));
+            let message = Message::new(exchange, key.into(), Properties::default(), body);
+            scene.fake.sink().deliver(&id, message);
+        }
+        assert_eq!(client.bodies(), ["user_1"], "{bridge}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,12 +8,14 @@
 //! - [`events`]: exchanges that are deleted, where the broker tells
 //! - [`sentinel`]: whether an exchange is still the one that feeds are bound to
 //! - [`taker`]: one feed's messages
+//! - [`way`]: feeds of exchanges that are read whole
 
 mod events;
 mod queue;
 mod runner;
 mod sentinel;
 mod taker;
+mod way;
 
 use std::{
     collections::HashMap,
@@ -38,6 +40,7 @@ use self::{
     runner::Runner,
     sentinel::{Sentinel, Watch},
     taker::FeedTaker,
+    way::WholeWay,
 };
 use super::{
     channels::{self, Channels},
@@ -68,6 +71,8 @@ type Feeds = Arc<Mutex<Option<HashMap<FeedId, Arc<Feed>>>>>;
 struct Shared {
     /// For bindings, and whatever else is not a feed's own messages.
     link: Arc<AmqpLink>,
+    /// For what is published to see whether an exchange is still the same.
+    publish_link: Arc<AmqpLink>,
     declarer: Arc<Declarer>,
     /// Connections for the feeds' messages, by shard.
     readers: Readers,
@@ -125,7 +130,19 @@ struct Feed {
     /// Whether anything was bound to it since its bindings were lost last.
     is_bound: Arc<AtomicBool>,
     sentinel: Arc<Sentinel>,
+    whole: WholeWay,
     task: OnceLock<AbortOnDropHandle<()>>,
+}
+
+/// How an exchange's messages come to a feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By bindings.
+    Bindings,
+    /// By bindings, and it is watched whether they are still there: it is a direct exchange.
+    WatchedBindings,
+    /// By the alternate exchange of a direct one.
+    Whole,
 }
 
 type Ready = Result<(), Arc<str>>;
@@ -145,6 +162,7 @@ impl FeedManager {
     ) -> Self {
         let shared = Arc::new(Shared {
             link: links.bindings,
+            publish_link: Arc::clone(&links.publish),
             vhost: reader_config.uri.vhost.as_str().into(),
             declarer,
             readers: Readers {
@@ -184,12 +202,12 @@ impl FeedManager {
         readers.values().try_for_each(|reader| reader.readiness())
     }
 
-    /// Binds; `watched`: and keeps an eye on the exchange, which has to be a direct one.
+    /// Binds, in the way that the exchange's type and the configuration call for.
     pub(super) async fn bind(
         &self,
         feed: &FeedId,
         pattern: &str,
-        watched: bool,
+        way: Way,
     ) -> Result<(), BrokerError> {
         let feed = self.open(feed)?;
         let deadline = after(self.shared.operation_timeout);
@@ -203,10 +221,22 @@ impl FeedManager {
             let cause = Cause::foreign(&*why).with("the feed's queue cannot be used");
             return Err(BrokerError::Unavailable(cause));
         }
-        if watched {
-            feed.watch(deadline).await?;
+        feed.whole.set_used(way == Way::Whole);
+        if way == Way::Whole {
+            feed.bind_whole(pattern, deadline).await?;
+        } else {
+            if way == Way::WatchedBindings {
+                feed.watch(deadline).await?;
+            }
+            bind_until(
+                &self.shared,
+                &feed.id.exchange,
+                &feed.queue,
+                pattern,
+                deadline,
+            )
+            .await?;
         }
-        bind_until(&self.shared, &feed.id, &feed.queue, pattern, deadline).await?;
         feed.is_bound.store(true, Ordering::Release);
         Ok(())
     }
@@ -235,6 +265,10 @@ impl FeedManager {
 
     pub(super) async fn unbind(&self, feed: &FeedId, pattern: &str) -> Result<(), BrokerError> {
         let feed = self.open(feed)?;
+        if feed.whole.is_used() {
+            // A bridge may be another node's, too, and leads nowhere else.
+            return Ok(());
+        }
         let deadline = after(self.shared.operation_timeout);
         let (exchange, key) = (
             short("the exchange's name", &feed.id.exchange)?,
@@ -305,6 +339,7 @@ impl FeedManager {
             ready,
             is_bound: Arc::default(),
             sentinel: Arc::new(Sentinel::new()?),
+            whole: WholeWay::default(),
             task: OnceLock::new(),
         });
         let runner = Runner::new(&feed, ready_sender);
@@ -357,17 +392,17 @@ impl Feed {
 /// Binds, again if need be, until `deadline`.
 async fn bind_until(
     shared: &Shared,
-    feed: &FeedId,
+    exchange: &str,
     queue: &FeedQueue,
     pattern: &str,
     deadline: Instant,
 ) -> Result<(), BrokerError> {
     loop {
         let live = shared.link.wait_until(deadline).await?;
-        match bind(shared, feed, &queue.name(), &live, pattern, deadline).await {
+        match bind(shared, exchange, &queue.name(), &live, pattern, deadline).await {
             // Either the channel broke with somebody else's binding, or the queue is being
             // made anew, or the connection was lost: in each case it is worth another try.
-            Err(BrokerError::NotFound(text)) if !is_about(&text, &feed.exchange) => {}
+            Err(BrokerError::NotFound(text)) if !is_about(&text, exchange) => {}
             Err(BrokerError::QueueFailed(_)) => {}
             Err(BrokerError::Unavailable(_)) if Instant::now() < deadline => {}
             outcome => return outcome,
@@ -388,14 +423,14 @@ fn is_about(text: &str, exchange: &str) -> bool {
 
 async fn bind(
     shared: &Shared,
-    feed: &FeedId,
+    exchange: &str,
     queue: &ShortString,
     live: &Live,
     pattern: &str,
     deadline: Instant,
 ) -> Result<(), BrokerError> {
     let channel = shared.binders.next(live, deadline).await?;
-    let exchange = short("the exchange's name", &feed.exchange)?;
+    let exchange = short("the exchange's name", exchange)?;
     let key = short("the pattern", pattern)?;
     let (options, none) = (QueueBindOptions::default(), FieldTable::default());
     answer(

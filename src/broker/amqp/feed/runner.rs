@@ -21,7 +21,7 @@
 use std::{
     convert::Infallible,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -92,6 +92,8 @@ pub(super) struct Runner {
     ready: watch::Sender<Ready>,
     is_bound: Arc<AtomicBool>,
     sentinel: Arc<Sentinel>,
+    /// It holds this task.
+    feed: Weak<Feed>,
 }
 
 /// The messages that wait in the feed's queue when it is consumed again.
@@ -107,7 +109,7 @@ enum Waiting {
 
 impl Runner {
     /// Says by `ready` whether the queue is there and can be bound to.
-    pub(super) fn new(feed: &Feed, ready: watch::Sender<Ready>) -> Self {
+    pub(super) fn new(feed: &Arc<Feed>, ready: watch::Sender<Ready>) -> Self {
         Self {
             id: feed.id.clone(),
             queue: Arc::clone(&feed.queue),
@@ -118,6 +120,7 @@ impl Runner {
             ready,
             is_bound: Arc::clone(&feed.is_bound),
             sentinel: Arc::clone(&feed.sentinel),
+            feed: Arc::downgrade(feed),
         }
     }
 
@@ -403,21 +406,25 @@ impl Runner {
     /// Binds what ought to be bound, in the background: an exchange that was made anew while
     /// the feed's queue lived has lost its bindings, and AMQP tells nobody.
     fn bind_again(&self) -> AbortOnDropHandle<Result<(), BrokerError>> {
-        let (shared, id, queue) = (
-            Arc::clone(&self.shared),
-            self.id.clone(),
-            Arc::clone(&self.queue),
-        );
+        // It holds this task, which must not keep it from ending.
+        let feed = Weak::clone(&self.feed);
         AbortOnDropHandle::new(tokio::spawn(async move {
-            let patterns = shared.sink.patterns(&id);
+            let Some(feed) = feed.upgrade() else {
+                return Ok(());
+            };
+            let (shared, id) = (&feed.shared, &feed.id);
+            let patterns = shared.sink.patterns(id);
             if patterns.len() > MAX_BINDS_AGAIN {
                 return Ok(());
             }
             let binds = patterns.iter().map(Ok).collect::<Vec<_>>();
             futures_util::stream::iter(binds)
-                .try_for_each_concurrent(CONCURRENT_BINDS, |pattern| {
+                .try_for_each_concurrent(CONCURRENT_BINDS, async |pattern| {
                     let deadline = after(shared.operation_timeout);
-                    bind_until(&shared, &id, &queue, pattern, deadline)
+                    if feed.whole.is_used() {
+                        return feed.bind_whole(pattern, deadline).await;
+                    }
+                    bind_until(shared, &id.exchange, &feed.queue, pattern, deadline).await
                 })
                 .await
         }))

@@ -14,6 +14,9 @@
 //!   two intervals, are the bindings gone.
 //!
 //! Whoever is subscribed is told then, and binds anew.
+//!
+//! An exchange that is read whole ([`whole`]) has the key bound by nobody: its message comes by the
+//! alternate exchange, to the feeds of all nodes, and shows that this way is open.
 
 use std::{
     collections::HashMap,
@@ -30,15 +33,19 @@ use lapin::{
     options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
     types::{FieldTable, ShortString},
 };
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior, interval, timeout_at},
+};
 
 use super::{Feed, FeedManager, Shared};
 use crate::{
     broker::{
-        BrokerError, FEED_QUEUES, FeedId,
+        BrokerError, FeedId,
         amqp::{
             convert::{broker_error, short},
             link::{AmqpLink, answer},
+            whole,
         },
     },
     deadline::after,
@@ -54,8 +61,12 @@ const STRIKES: u32 = 2;
 pub(super) struct Sentinel {
     /// Nobody else can know it.
     key: ShortString,
+    /// The newest message that was to be published.
+    last: AtomicU64,
     /// The newest message that came.
     seen: AtomicU64,
+    /// One came.
+    arrived: Notify,
     /// How often the bindings were lost.
     losses: AtomicU64,
     /// [`Sentinel::losses`] and one, as it was when the key was bound.
@@ -64,10 +75,11 @@ pub(super) struct Sentinel {
 
 impl Sentinel {
     pub(super) fn new() -> Result<Self, BrokerError> {
-        let key = format!("{FEED_QUEUES}sentinel.{:032x}", rand::random::<u128>());
         Ok(Self {
-            key: short("the sentinel's key", &key)?,
+            key: short("the sentinel's key", &whole::secret_key())?,
+            last: AtomicU64::new(0),
             seen: AtomicU64::new(0),
+            arrived: Notify::new(),
             losses: AtomicU64::new(0),
             bound: AtomicU64::new(0),
         })
@@ -76,20 +88,52 @@ impl Sentinel {
     /// Whether a message is one of the watch's; then that was all there is to do with it.
     pub(super) fn takes(&self, delivery: &Delivery<'_>) -> bool {
         if delivery.routing_key != self.key.as_str().as_bytes() {
-            return false;
+            // Of an exchange that is read whole, those of all nodes come.
+            return whole::is_secret(delivery.routing_key);
         }
         if let Body::Whole(body) = &delivery.body
             && let Ok(number) = <[u8; 8]>::try_from(&**body)
         {
             let number = u64::from_be_bytes(number);
             self.seen.fetch_max(number, Ordering::Relaxed);
+            self.arrived.notify_waiters();
         }
         true
     }
 
-    fn is_bound(&self) -> bool {
-        let losses = self.losses.load(Ordering::Acquire);
-        self.bound.load(Ordering::Acquire) == losses.wrapping_add(1)
+    /// The number of the next message.
+    pub(super) fn next(&self) -> u64 {
+        let last = self.last.fetch_add(1, Ordering::Relaxed);
+        last.wrapping_add(1)
+    }
+
+    /// Done when the message has come, or a later one.
+    pub(super) async fn came(&self, number: u64) {
+        loop {
+            let arrived = self.arrived.notified();
+            if self.seen.load(Ordering::Relaxed) >= number {
+                return;
+            }
+            arrived.await;
+        }
+    }
+
+    pub(super) fn key(&self) -> &ShortString {
+        &self.key
+    }
+
+    pub(super) fn is_bound(&self) -> bool {
+        self.bound.load(Ordering::Acquire) == self.next_bound()
+    }
+
+    /// For [`Sentinel::set_bound`]; taken before the broker is asked.
+    pub(super) fn next_bound(&self) -> u64 {
+        self.losses.load(Ordering::Acquire).wrapping_add(1)
+    }
+
+    /// Its messages come, unless the bindings were lost meanwhile.
+    pub(super) fn set_bound(&self, bound: u64) {
+        self.bound.store(bound, Ordering::Release);
     }
 
     /// All bindings are lost, its own with them.
@@ -106,11 +150,10 @@ impl Feed {
         if sentinel.is_bound() {
             return Ok(());
         }
-        let losses = sentinel.losses.load(Ordering::Acquire);
+        let bound = sentinel.next_bound();
         let (shared, key) = (&self.shared, sentinel.key.as_str());
-        super::bind_until(shared, &self.id, &self.queue, key, deadline).await?;
-        let bound = losses.wrapping_add(1);
-        sentinel.bound.store(bound, Ordering::Release);
+        super::bind_until(shared, &self.id.exchange, &self.queue, key, deadline).await?;
+        sentinel.set_bound(bound);
         Ok(())
     }
 }
@@ -193,14 +236,14 @@ impl Watch {
         let is_late = watched.strikes >= STRIKES;
         if is_late && is_empty(feed).await {
             watched.strikes = 0;
-            return Some("its exchange was deleted and made anew".into());
+            return Some(feed.lost_words());
         }
         if let Some(since) = self.refused.get(&feed.id.exchange)
             && since.elapsed() < REFUSAL
         {
             return None;
         }
-        let number = watched.number.wrapping_add(1);
+        let number = sentinel.next();
         let verdict = self.publish(feed, number).await;
         // What was lost meanwhile is known already.
         if sentinel.losses.load(Ordering::Acquire) != losses {
@@ -225,7 +268,7 @@ impl Watch {
         let publishing = self.try_publish(feed, number, deadline);
         let error = match publishing.await {
             Ok(Confirmation::Ack(Some(back))) if back.routing_key == feed.sentinel.key => {
-                return Verdict::Gone("its exchange was deleted and made anew".into());
+                return Verdict::Gone(feed.lost_words());
             }
             Ok(Confirmation::Ack(_)) => return Verdict::Taken,
             Ok(_) => return Verdict::Unknown,
@@ -289,7 +332,7 @@ impl Watch {
 }
 
 /// Whether no message waits in the feed's queue. If nobody knows: no.
-async fn is_empty(feed: &Feed) -> bool {
+pub(super) async fn is_empty(feed: &Feed) -> bool {
     let deadline = after(feed.shared.operation_timeout);
     let counting = async {
         let live = feed.shared.link.wait_until(deadline).await?;
