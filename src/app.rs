@@ -292,6 +292,7 @@ impl Gateway {
             let _ = tokio::time::timeout(LAST_EVENTS, events.publisher).await;
         }
         self.services.control.close();
+        self.services.vhosts.unbind_feeds(end).await;
         self.services.vhosts.close().await;
         while self.listeners.join_next().await.is_some() {}
         telemetry::stopped(registry.len());

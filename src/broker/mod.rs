@@ -19,7 +19,8 @@ pub mod routing;
 
 use std::{fmt, sync::Arc};
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::time::Instant;
 
 pub use config::{Config, Url, UrlError};
 pub use error::{BrokerError, Cause};
@@ -162,6 +163,13 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// broker answered, or it did not answer in time, or refused another message to the same
     /// exchange in a way that leaves open whether it took this one: it may or may not have.
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>>;
+
+    /// Prepares for [`VirtualHost::close`]: where it costs the broker much to remove a queue with very
+    /// many bindings, they are taken away before, up to that moment. Nothing of feeds is promised
+    /// any more.
+    fn unbind_feeds(&self, _until: Instant) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
 
     /// Ends consumers, removes feed queues, and closes the link. Its exclusive queues end with it;
     /// with RabbitMQ 4.3, a moment after this returns.

@@ -1,9 +1,12 @@
-//! Bindings of feeds: exchanges that are read whole.
+//! Bindings of feeds: exchanges that are read whole, and the end of queues that have very many.
 
-use std::time::Instant;
+use std::{
+    fmt::Display,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Seldom;
 
@@ -23,6 +26,26 @@ pub fn whole_exchange_leads_elsewhere(vhost: &str, exchange: &str, command: &str
             "an exchange is to be read whole (feed.whole), but messages do not come to its \
              alternate exchange, so its subscribers are refused; set the policy, or add its key to \
              the one that applies to the exchange now"
+        );
+    }
+}
+
+/// Before a feed's queue is deleted: so many of its bindings were taken away, and so many go with
+/// it, at which others may have to wait at the broker.
+pub fn bindings_taken_away(feed: &dyn Display, bindings: usize, left: usize, took: Duration) {
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let feed = feed.to_string();
+    if left == 0 {
+        info!(target: "stentor::broker", feed, bindings, took_ms, "bindings taken away");
+    } else {
+        warn!(
+            target: "stentor::broker",
+            feed,
+            bindings,
+            left,
+            took_ms,
+            "a feed's queue goes with many bindings, and others may wait at RabbitMQ meanwhile: \
+             shutdown.grace was over"
         );
     }
 }

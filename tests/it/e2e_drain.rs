@@ -84,3 +84,30 @@ async fn nothing_is_left_at_the_broker() {
     .await;
     assert!(house.vhost.bindings().await.is_empty());
 }
+
+/// With all of them at once RabbitMQ would make everybody wait.
+#[tokio::test]
+async fn many_bindings_are_taken_away_before_their_queue() {
+    const KEYS: usize = 1_100;
+    let house = House::open_with(|builder| {
+        builder
+            .set("shutdown.drain", "200ms")
+            .set("feed.shards", 1)
+            .set("limits.max_subscriptions", KEYS)
+            .set("limits.max_user_subscriptions", KEYS)
+            .set("limits.max_subscribes_per_second", KEYS)
+            .set("limits.max_user_subscribes_per_second", KEYS)
+    })
+    .await;
+    let mut client = house.tcp().await;
+    for number in 0..KEYS {
+        let destination = format!("/exchange/feed/user_{number}");
+        client.subscribe(&number.to_string(), &destination).await;
+    }
+    let status = house.gateway.terminate(DEADLINE).await;
+    assert_eq!(status.code(), Some(0));
+    let event = house.gateway.until_events("bindings taken away", 1).await;
+    // A thousand may go with the queue.
+    assert_eq!(event[0]["bindings"], 100);
+    assert!(house.vhost.bindings().await.is_empty());
+}

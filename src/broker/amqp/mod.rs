@@ -374,6 +374,10 @@ impl VirtualHost for AmqpVirtualHost {
         .boxed()
     }
 
+    fn unbind_feeds(&self, until: Instant) -> BoxFuture<'_, ()> {
+        self.feeds.unbind_many(until).boxed()
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         async move {
             self.feeds.close().await;

@@ -202,16 +202,22 @@ impl Vhosts {
     /// The virtual hosts that are open, by name.
     #[must_use]
     pub fn status(&self) -> Vec<VhostStatus> {
-        let mut hubs: Vec<_> = {
-            let state = self.shared.state.lock();
-            state
-                .open
-                .values()
-                .map(|open| Arc::clone(&open.hub))
-                .collect()
-        };
+        let mut hubs = self.open_hubs();
         hubs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         hubs.iter().map(|hub| hub.status()).collect()
+    }
+
+    /// Takes bindings away that would make [`Vhosts::close`] dear, up to that moment: when all
+    /// clients have gone.
+    pub async fn unbind_feeds(&self, until: Instant) {
+        let hubs = self.open_hubs();
+        join_all(hubs.iter().map(|hub| hub.host.unbind_feeds(until))).await;
+    }
+
+    fn open_hubs(&self) -> Vec<Arc<Hub>> {
+        let state = self.shared.state.lock();
+        let open = state.open.values();
+        open.map(|open| Arc::clone(&open.hub)).collect()
     }
 
     /// Closes every virtual host; from then on none is opened.

@@ -5,11 +5,13 @@
 //! - this file: the feeds, and their bindings
 //! - [`runner`]: one feed's queue, from the first declaration through lost links
 //! - [`queue`]: the name of its queue, and queues that were left on nodes that are down
+//! - [`ending`]: bindings that are taken away before their queue
 //! - [`events`]: exchanges that are deleted, where the broker tells
 //! - [`sentinel`]: whether an exchange is still the one that feeds are bound to
 //! - [`taker`]: one feed's messages
 //! - [`way`]: feeds of exchanges that are read whole
 
+mod ending;
 mod events;
 mod queue;
 mod runner;
