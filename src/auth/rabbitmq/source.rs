@@ -78,7 +78,7 @@ pub enum SourceError {
     File(PathBuf, io::Error),
     /// What it holds.
     #[error("{0}: {1}")]
-    Definitions(Box<str>, DefinitionsError),
+    Definitions(Box<str>, Box<DefinitionsError>),
     /// It does not end.
     #[error("{0}: is larger than {max}", max = show_size(MAX_SIZE))]
     TooLarge(Box<str>),
@@ -168,7 +168,7 @@ impl Source {
         let accounts = definitions.and_then(|definitions| definitions.accounts(former));
         accounts
             .map(Some)
-            .map_err(|error| SourceError::Definitions(shown, error))
+            .map_err(|error| SourceError::Definitions(shown, Box::new(error)))
     }
 
     /// Asks the management plug-in for the accounts; `None` if they are as they were.
@@ -200,7 +200,7 @@ impl Source {
         let definitions = Definitions::from_lists(answers);
         let accounts = definitions
             .and_then(|definitions| definitions.accounts(former))
-            .map_err(|error| SourceError::Definitions(shown, error))?;
+            .map_err(|error| SourceError::Definitions(shown, Box::new(error)))?;
         self.digest = digest;
         Ok(Some(accounts))
     }
