@@ -10,7 +10,7 @@ use testkit::{DEADLINE, Redis, eventually};
 
 use crate::presence_contract::{AT_ONCE, next_event, redis_presence, session, settings};
 
-/// Nothing may keep Redis from others for longer.
+/// Nothing should keep Redis from others for longer.
 const LONGEST: Duration = Duration::from_millis(10);
 
 #[tokio::test]
