@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Renders the Helm chart into stentor.yaml beside this file, and checks it.
+
+    pip install helm-python-sdk kubernetes-validate
+    packaging/kubernetes/render.py            write stentor.yaml
+    packaging/kubernetes/render.py --check    fail if it is not what the chart renders
+    packaging/kubernetes/render.py --config   print the stentor.toml in it, too, for `stentor config --check`
+
+Both render the chart with its defaults and with every part of it, and hold each object against the
+schema of its kind, strictly, for the oldest and the newest version of Kubernetes that
+kubernetes-validate and the chart know. ServiceMonitor has no schema there: only its fields that this
+file lists are allowed. No cluster is asked.
+"""
+
+import sys
+from pathlib import Path
+
+import yaml
+import kubernetes_validate
+from helm_python import Chart, lint
+from kubernetes_validate.utils import all_versions
+
+HERE = Path(__file__).resolve().parent
+CHART = HERE.parent / "helm" / "stentor"
+OUT = HERE / "stentor.yaml"
+HEAD = """\
+# Rendered from packaging/helm/stentor by render.py; do not edit. Set `image` and [auth] hook to yours.
+#
+#   kubectl create secret generic stentor --from-literal=STENTOR__BROKER__URL=amqp://…
+#   kubectl apply -f stentor.yaml
+"""
+ALL = {
+    "autoscaling": {"enabled": True},
+    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "imagePullSecrets": [{"name": "registry"}],
+    "nodeSelector": {"disk": "ssd"},
+    "tolerations": [{"key": "push", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "service": {"type": "LoadBalancer", "annotations": {"a": "b"}},
+}
+
+
+def render(chart, values):
+    """The objects of each template, by the template's name."""
+    texts = chart.render(values, name="stentor", namespace="default")
+    return {name: text.strip() for name, text in sorted(texts.items()) if text.strip() and name.endswith(".yaml")}
+
+
+def check(texts, versions):
+    """Holds each object against its schema. Returns how many there were, and their kinds."""
+    kinds = []
+    for name, text in texts.items():
+        for thing in yaml.safe_load_all(text):
+            kinds.append(thing["kind"])
+            if thing["kind"] == "ServiceMonitor":
+                unknown = set(thing["spec"]) - {"selector", "endpoints"}
+                unknown |= set(thing["spec"]["endpoints"][0]) - {"port", "path", "interval"}
+                if unknown:
+                    sys.exit(f"{name}: {unknown}")
+                continue
+            for version in versions:
+                try:
+                    kubernetes_validate.validate(thing, version, strict=True)
+                except kubernetes_validate.ValidationError as error:
+                    sys.exit(f"{name}, Kubernetes {version}: {list(error.path)}: {error.message}")
+    return kinds
+
+
+def selectors_match(texts):
+    """Services, the budget, the policy and the Deployment select the pods that there are."""
+    things = [thing for text in texts.values() for thing in yaml.safe_load_all(text)]
+    pod = next(t for t in things if t["kind"] == "Deployment")["spec"]["template"]
+    ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+    for thing in things:
+        spec = thing.get("spec", {})
+        selector = spec.get("podSelector") or spec.get("selector") or {}
+        if thing["kind"] == "ServiceMonitor":
+            services = [t for t in things if t["kind"] == "Service"]
+            wanted = selector["matchLabels"].items()
+            hits = [s for s in services if wanted <= s["metadata"]["labels"].items()]
+            names = [port["name"] for s in hits for port in s["spec"]["ports"]]
+            if len(hits) != 1 or spec["endpoints"][0]["port"] not in names:
+                sys.exit(f"ServiceMonitor finds {len(hits)} Services")
+            continue
+        labels = selector.get("matchLabels", selector)
+        if not labels.items() <= pod["metadata"]["labels"].items():
+            sys.exit(f"{thing['kind']} selects other pods: {labels}")
+        for port in spec.get("ports", []):
+            if port["targetPort"] not in ports:
+                sys.exit(f"{thing['kind']}: there is no port {port['targetPort']}")
+
+
+def main():
+    chart = Chart.load(CHART)
+    known = sorted(all_versions(), key=lambda version: [int(part) for part in version.split(".")])
+    versions = [known[0], known[-1]]
+    for words, values in [("defaults", {}), ("every part", ALL)]:
+        faults = [m for m in lint(CHART, values, strict=True)["messages"] if m["severity"] > 1]
+        if faults:
+            sys.exit(f"{words}: {faults}")
+        texts = render(chart, values)
+        kinds = check(texts, versions)
+        selectors_match(texts)
+        print(f"{words}: {len(kinds)} objects fit Kubernetes {' and '.join(versions)}: {', '.join(kinds)}")
+    plain = HEAD + "".join(f"---\n{text}\n" for text in render(chart, {}).values())
+    plain = plain.replace("app.kubernetes.io/managed-by: Helm", "app.kubernetes.io/managed-by: kubectl")
+    if "--check" not in sys.argv:
+        OUT.write_text(plain)
+    elif OUT.read_text() != plain:
+        sys.exit(f"{OUT.name} is not what the chart renders: run render.py")
+    if "--config" in sys.argv:
+        things = yaml.safe_load_all(plain)
+        print(next(t for t in things if t["kind"] == "ConfigMap")["data"]["stentor.toml"])
+
+
+main()
