@@ -347,11 +347,8 @@ elif [[ ${TESTKIT_RABBITMQ_BIN:-} ]]; then
     releases=()
 fi
 # The tests on the second that are worth the time of every run.
-<<<<<<< ours
-differs_most=(broker_contract amqp_feeds e2e_restart e2e_nodes e2e_faults e2e_cluster)
-=======
-differs_most=(broker_contract amqp_feeds e2e_restart e2e_nodes e2e_faults e2e_rabbitmq_accounts)
->>>>>>> theirs
+differs_most=(broker_contract amqp_feeds e2e_restart e2e_nodes e2e_faults e2e_cluster
+    e2e_rabbitmq_accounts)
 
 install_rabbitmqs() {
     local release
