@@ -9,8 +9,7 @@ use deadpool::{
     Runtime,
     managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult},
 };
-use futures_util::future::{self, FutureExt};
-use redis::{
+use deadpool_redis::redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
     FromRedisValue, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, TlsCertificates,
     TlsMode, Value,
@@ -21,6 +20,7 @@ use redis::{
     io::tcp::TcpSettings,
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
+use futures_util::future::{self, FutureExt};
 use tokio::sync::Mutex;
 
 use crate::{
@@ -266,11 +266,15 @@ impl Manager for Source {
         _: &Metrics,
     ) -> RecycleResult<RedisError> {
         if matches!(self.finding, Finding::Server(_)) {
-            redis::cmd("PING").query_async::<()>(connection).await?;
+            deadpool_redis::redis::cmd("PING")
+                .query_async::<()>(connection)
+                .await?;
             return Ok(());
         }
         // A replica answers, too, but not with the truth.
-        let role: Vec<Value> = redis::cmd("ROLE").query_async(connection).await?;
+        let role: Vec<Value> = deadpool_redis::redis::cmd("ROLE")
+            .query_async(connection)
+            .await?;
         match role.first() {
             Some(Value::BulkString(role)) if role == b"master" => Ok(()),
             _ => Err(RecycleError::message("the server is no master any more")),
@@ -565,7 +569,9 @@ mod tests {
     #[test]
     fn a_right_that_is_missing_is_told_with_the_remedy() {
         let reply = b"-NOPERM this user has no permissions to run the 'eval' command\r\n";
-        let error = redis::parse_redis_value(reply).unwrap().extract_error();
+        let error = deadpool_redis::redis::parse_redis_value(reply)
+            .unwrap()
+            .extract_error();
         let text = refused(error.unwrap_err()).to_string();
         assert!(
             text.contains("'eval'") && text.contains("docs/presence.md"),

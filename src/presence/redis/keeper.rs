@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redis::{Pipeline, Value};
+use deadpool_redis::redis::{Pipeline, Value};
 use tokio::time::Instant;
 
 use super::{

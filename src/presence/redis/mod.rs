@@ -12,9 +12,9 @@ mod survivor;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use deadpool_redis::redis::{FromRedisValue, Pipeline};
 use futures_util::future::{self, BoxFuture, FutureExt};
 use parking_lot::Mutex;
-use redis::{FromRedisValue, Pipeline};
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use redis::{FromRedisValue, Pipeline, Value};
+use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
 
 use super::{
     Store,

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use deadpool_redis::redis::Pipeline;
 use futures_util::future::{BoxFuture, FutureExt};
-use redis::Pipeline;
 
 use super::{connect::Connections, entry::Keys, script};
 use crate::presence::{PresenceError, Record, Records, RecordsRead, records::MOST_RECORDS};

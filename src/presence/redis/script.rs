@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use redis::{FromRedisValue, Pipeline, Value};
+use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
 
 use super::entry::{Keys, LEFT, LeaseId, encode, encode_listed};
 use crate::presence::{

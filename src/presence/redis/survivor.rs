@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{Pipeline, Value};
+use deadpool_redis::redis::{Pipeline, Value};
 
 use super::{
     Store,
