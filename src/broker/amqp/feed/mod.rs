@@ -131,6 +131,8 @@ struct Feed {
     ready: watch::Receiver<Ready>,
     /// Whether anything was bound to it since its bindings were lost last.
     is_bound: Arc<AtomicBool>,
+    /// True from the moment that its exchange was lost until it has another queue.
+    is_stale: Arc<watch::Sender<bool>>,
     sentinel: Arc<Sentinel>,
     whole: WholeWay,
     task: OnceLock<AbortOnDropHandle<()>>,
@@ -213,9 +215,13 @@ impl FeedManager {
     ) -> Result<(), BrokerError> {
         let feed = self.open(feed)?;
         let deadline = after(self.shared.operation_timeout);
-        let mut ready = feed.ready.clone();
+        let (mut stale, mut ready) = (feed.is_stale.subscribe(), feed.ready.clone());
+        let usable = async {
+            let _ = stale.wait_for(|is_stale| !is_stale).await;
+            let _ = ready.wait_for(Ready::is_ok).await;
+        };
         // If it is in vain, it is said below, why.
-        let _ = tokio::time::timeout_at(deadline, ready.wait_for(Ready::is_ok)).await;
+        let _ = tokio::time::timeout_at(deadline, usable).await;
         let outcome = ready.borrow().clone();
         if let Err(why) = outcome {
             self.shared.link.health()?;
@@ -259,6 +265,11 @@ impl FeedManager {
         for feed in lost {
             feed.sentinel.lost();
             if feed.is_bound.swap(false, Ordering::AcqRel) {
+                // First: what is bound from now on waits for another queue. RabbitMQ 4.3 keeps a
+                // binding that was asked for just while the exchange was deleted and made anew: it
+                // is listed, matches nothing, and to ask for it again changes nothing. Only the
+                // end of its queue takes it away.
+                feed.is_stale.send_replace(true);
                 telemetry::feed_interrupted(&feed.id, why);
                 shared.sink.lost(&feed.id, why);
             }
@@ -340,6 +351,7 @@ impl FeedManager {
             queue,
             ready,
             is_bound: Arc::default(),
+            is_stale: Arc::default(),
             sentinel: Arc::new(Sentinel::new()?),
             whole: WholeWay::default(),
             task: OnceLock::new(),

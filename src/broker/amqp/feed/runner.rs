@@ -76,6 +76,8 @@ const DELIVERY_LIMIT: i64 = i32::MAX as i64;
 /// How long a quorum queue waits for a consumer whose node is out of reach, in milliseconds. From
 /// RabbitMQ 4.3 on; others give its messages again at once.
 const DISCONNECTED_MILLISECONDS: i64 = 1_000;
+/// Why a feed leaves a queue that is still there.
+const EXCHANGE_LOST: &str = "its exchange was deleted and made anew";
 /// The first and the longest pause between tries of what the broker refuses.
 const RETRY: (Duration, Duration) = (PAUSE, Duration::from_secs(1));
 
@@ -91,6 +93,7 @@ pub(super) struct Runner {
     durable: bool,
     ready: watch::Sender<Ready>,
     is_bound: Arc<AtomicBool>,
+    is_stale: Arc<watch::Sender<bool>>,
     sentinel: Arc<Sentinel>,
     /// It holds this task.
     feed: Weak<Feed>,
@@ -119,6 +122,7 @@ impl Runner {
             durable: feed.shared.config.durable,
             ready,
             is_bound: Arc::clone(&feed.is_bound),
+            is_stale: Arc::clone(&feed.is_stale),
             sentinel: Arc::clone(&feed.sentinel),
             feed: Arc::downgrade(feed),
         }
@@ -172,6 +176,10 @@ impl Runner {
     }
 
     async fn serve(&mut self, live: &Live) -> Result<Infallible, BrokerError> {
+        if *self.is_stale.borrow() {
+            self.leave_queue(EXCHANGE_LOST)?;
+        }
+        let mut stale = self.is_stale.subscribe();
         let declared = self.declare(live).await;
         let waiting = self.unless_lost(live, declared).await?;
         let marks = self.declare_overflow(live).await;
@@ -201,6 +209,12 @@ impl Runner {
                     let taker = messages.cancel().await;
                     let reason = ended.reason;
                     return Err(self.take_back(Ended { taker, reason }));
+                }
+                () = async { let _ = stale.wait_for(|is_stale| *is_stale).await; } => {
+                    messages.cancel().await;
+                    overflow.cancel().await;
+                    self.leave_queue(EXCHANGE_LOST)?;
+                    return Err(BrokerError::Cancelled(EXCHANGE_LOST.into()));
                 }
                 outcome = async { binding.as_mut()?.await.ok() }, if binding.is_some() => {
                     binding = None;
@@ -270,20 +284,29 @@ impl Runner {
         outcome
     }
 
-    /// Goes on with a queue of another name, which is declared next.
+    /// Goes on with a queue of another name, and tells the sink.
     fn move_on(&mut self, why: &str) -> Result<(), BrokerError> {
+        if self.leave_queue(why)? {
+            self.lost("the broker lost the feed's queue");
+        }
+        Ok(())
+    }
+
+    /// Goes on with a queue of another name, which is declared next. Returns true if the old one
+    /// was in use.
+    fn leave_queue(&mut self, why: &str) -> Result<bool, BrokerError> {
         let had_one = self.ready.borrow().is_ok();
-        // Before the sink is told, so that who binds from then on waits for the new one.
+        // Before the sink is told, so that a bind from then on waits for the new one.
         let lost = Err("the broker lost it".into());
         self.ready.send_modify(|ready| *ready = lost);
         let old = self.queue.renew(&self.shared.queue_names)?;
+        self.is_stale.send_replace(false);
         self.shared.leftovers.add(old);
         self.messages = None;
         if had_one {
             telemetry::feed_moved(&self.id, self.queue.name().as_str(), why);
-            self.lost("the broker lost the feed's queue");
         }
-        Ok(())
+        Ok(had_one)
     }
 
     /// Keeps what a consumer remembers for the next; why it ended.
