@@ -67,8 +67,12 @@ enum Asking {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Open,
-    /// The close frame was taken; the client's is awaited.
-    Closing,
+    /// The stream cannot be read on, but written: the machine stands in the middle of a frame.
+    Unreadable,
+    /// The close frame was taken; the client's is awaited, if it can be read.
+    Closing {
+        can_read: bool,
+    },
     /// The protocol is over; the end of the stream is awaited.
     HangingUp {
         is_shut: bool,
@@ -104,7 +108,7 @@ impl WebSocket for HyperSocket {
 
 impl HyperSocket {
     fn put(&mut self, message: Message) {
-        if self.stage != Stage::Open {
+        if !matches!(self.stage, Stage::Open | Stage::Unreadable) {
             return;
         }
         let size = message.len().saturating_add(FRAME_HEAD);
@@ -163,6 +167,9 @@ impl Channel for HyperSocket {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, ChannelError>> {
+        if self.stage == Stage::Unreadable {
+            return Poll::Ready(Ok(None));
+        }
         loop {
             let (protocol, mut through) = self.machine(context);
             let message = match protocol.read(&mut through) {
@@ -173,7 +180,10 @@ impl Channel for HyperSocket {
                 Err(Error::ConnectionClosed | Error::AlreadyClosed) => {
                     return Poll::Ready(Ok(None));
                 }
-                Err(error) => return Poll::Ready(Err(self.fault(error))),
+                Err(error) => {
+                    self.stage = Stage::Unreadable;
+                    return Poll::Ready(Err(self.fault(error)));
+                }
             };
             self.was_heard = true;
             match message {
@@ -226,21 +236,24 @@ impl Channel for HyperSocket {
     }
 
     fn poll_close(&mut self, context: &mut Context<'_>, code: u16, reason: &str) -> Poll<()> {
-        if self.stage == Stage::Open {
+        if matches!(self.stage, Stage::Open | Stage::Unreadable) {
+            let can_read = self.stage == Stage::Open;
             let frame = CloseFrame {
                 code: code.into(),
                 reason: reason.into(),
             };
             // It is queued; an error comes again below.
             let _ = self.protocol.close(&mut NotNow, Some(frame));
-            self.stage = Stage::Closing;
+            self.stage = Stage::Closing { can_read };
         }
-        if self.stage == Stage::Closing {
+        if let Stage::Closing { can_read } = self.stage {
             if ready!(self.poll_flush(context)).is_err() {
                 return Poll::Ready(());
             }
             // The client's messages are dropped until its close frame comes.
-            while let Some(_dropped) = ready!(self.poll_receive(context)).ok().flatten() {}
+            if can_read {
+                while let Some(_dropped) = ready!(self.poll_receive(context)).ok().flatten() {}
+            }
             let _ = self.poll_flush(context);
             self.stage = Stage::HangingUp { is_shut: false };
         }
