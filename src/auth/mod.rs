@@ -115,6 +115,9 @@ pub struct Login {
     pub more: Vec<Parameter>,
     /// The client's address: logins of one share their turns.
     pub address: IpAddr,
+    /// True if the user was logged in from that address before: then it has turns apart from those
+    /// of strangers there.
+    pub is_known: bool,
 }
 
 impl fmt::Debug for Login {
@@ -309,6 +312,7 @@ mod tests {
             vhost: Arc::from("/"),
             more: vec![("token".into(), "s3cret".into())],
             address: std::net::Ipv4Addr::LOCALHOST.into(),
+            is_known: false,
         };
         let shown = format!("{login:?}");
         assert!(

@@ -2,7 +2,8 @@
 //! whoever has the most of them.
 //!
 //! Calls for logins are shared by address: a client that tries thousands has one turn, then one of
-//! another address comes, and so on. All other calls are shared by user, and of one user only some
+//! another address comes, and so on. Users who were logged in from an address before have turns
+//! apart from those of strangers there: nobody in an office waits behind one who guesses passwords. All other calls are shared by user, and of one user only some
 //! are under way. Half of all turns are kept for logins, so that a hook that is slow to answer for
 //! those who are in keeps nobody out; logins may have all, if nobody else wants any.
 
@@ -21,8 +22,8 @@ use crate::address::AddressKey;
 /// Whose call it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Payer {
-    /// A client that logs in, from an address.
-    Login(AddressKey),
+    /// A client that logs in, from an address; true if its user was logged in from there before.
+    Login(AddressKey, bool),
     /// A user who is logged in.
     User(Arc<str>),
 }
@@ -31,7 +32,7 @@ pub(super) enum Payer {
 impl fmt::Display for Payer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Login(address) => address.fmt(f),
+            Self::Login(address, _) => address.fmt(f),
             Self::User(user) => f.write_str(user),
         }
     }
@@ -97,7 +98,7 @@ struct TurnState {
     /// Of those under way, by user.
     users: HashMap<Arc<str>, usize>,
     others: usize,
-    waiting_logins: InTurn<AddressKey, oneshot::Sender<Turn>>,
+    waiting_logins: InTurn<(AddressKey, bool), oneshot::Sender<Turn>>,
     waiting_others: InTurn<Arc<str>, oneshot::Sender<Turn>>,
     /// Whether the last turn that anybody could have had went to a login.
     was_login: bool,
@@ -149,7 +150,9 @@ impl Turns {
         {
             let mut state = self.state.lock();
             match &payer {
-                Payer::Login(address) => state.waiting_logins.push(address, sender),
+                Payer::Login(address, is_known) => {
+                    state.waiting_logins.push(&(*address, *is_known), sender);
+                }
                 Payer::User(user) => state.waiting_others.push(user, sender),
             }
         }
@@ -220,8 +223,8 @@ impl TurnState {
     }
 
     fn next_login(&mut self) -> Option<(Payer, oneshot::Sender<Turn>)> {
-        let (address, sender) = self.waiting_logins.pop(|_| true)?;
-        Some((Payer::Login(address), sender))
+        let ((address, is_known), sender) = self.waiting_logins.pop(|_| true)?;
+        Some((Payer::Login(address, is_known), sender))
     }
 
     fn next_other(&mut self, turns: &Turns) -> Option<(Payer, oneshot::Sender<Turn>)> {
@@ -240,7 +243,7 @@ impl TurnState {
 
     fn begin(&mut self, payer: &Payer) {
         match payer {
-            Payer::Login(_) => self.logins = self.logins.saturating_add(1),
+            Payer::Login(..) => self.logins = self.logins.saturating_add(1),
             Payer::User(user) => {
                 self.others = self.others.saturating_add(1);
                 let count = self.users.entry(Arc::clone(user)).or_default();
@@ -252,7 +255,7 @@ impl TurnState {
     fn end(&mut self, payer: &Payer) {
         self.free = self.free.saturating_add(1);
         match payer {
-            Payer::Login(_) => self.logins = self.logins.saturating_sub(1),
+            Payer::Login(..) => self.logins = self.logins.saturating_sub(1),
             Payer::User(user) => {
                 self.others = self.others.saturating_sub(1);
                 if let Some(count) = self.users.get_mut(user) {
@@ -282,7 +285,7 @@ mod tests {
     use super::*;
 
     fn login(n: u64) -> Payer {
-        Payer::Login(AddressKey::V6(n))
+        Payer::Login(AddressKey::V6(n), false)
     }
 
     fn user(name: &str) -> Payer {
@@ -347,6 +350,18 @@ mod tests {
         assert_eq!(calls.begun(), "");
         let order: String = (0..6).map(|_| calls.end()).collect();
         assert_eq!(order, "abcaba");
+    }
+
+    #[test]
+    fn known_users_do_not_wait_behind_strangers_at_their_address() {
+        let mut calls = Calls::new(1, 8);
+        calls.ask("s", login(1), 6_000);
+        assert_eq!(calls.begun(), "s");
+        calls.ask("k", Payer::Login(AddressKey::V6(1), true), 2);
+        calls.ask("o", login(2), 2);
+        assert_eq!(calls.begun(), "");
+        let order: String = (0..7).map(|_| calls.end()).collect();
+        assert_eq!(order, "skoskos");
     }
 
     #[test]

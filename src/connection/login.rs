@@ -38,12 +38,15 @@ pub(super) async fn login(
     let vhost = settings.vhost_for(connect.headers.get("host"));
     let mut more = carried.map_or_else(Vec::new, |carried| carried.parameters);
     more.extend(facts(context));
+    let services = &context.services;
+    let attempt = services.failed_logins.begin(context.address, &user)?;
     let login = Login {
         user,
         password,
         vhost: vhost.into(),
         more,
         address: context.address.ip(),
+        is_known: attempt.is_known(),
     };
     let refused = |cause: &str| {
         let info = ConnectionInfo {
@@ -53,8 +56,6 @@ pub(super) async fn login(
         };
         telemetry::login_refused(&info, cause);
     };
-    let services = &context.services;
-    let attempt = services.failed_logins.begin(context.address, &login.user)?;
     if !attempt.delay().is_zero() {
         tokio::time::sleep(attempt.delay()).await;
     }

@@ -78,6 +78,7 @@ fn credentials(context: &Context, identity: &Identity, ask: Renew) -> Login {
         vhost: Arc::clone(identity.vhost.name()),
         more: login::facts(context).collect(),
         address: context.address.ip(),
+        is_known: true,
     }
 }
 

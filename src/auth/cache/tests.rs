@@ -270,6 +270,7 @@ async fn logins_are_always_asked_for() {
         vhost: "/".into(),
         more: Vec::new(),
         address: std::net::Ipv4Addr::LOCALHOST.into(),
+        is_known: false,
     };
     for logins in 1..=3 {
         cache.user(&login).await.unwrap();

@@ -233,7 +233,7 @@ impl HttpAuthenticator {
                 },
             )
         };
-        let payer = Payer::Login(AddressKey::from(login.address));
+        let payer = Payer::Login(AddressKey::from(login.address), login.is_known);
         let parameters = user_parameters(login);
         self.ask_at((path, Call::User), payer, parameters, parse)
             .await?
@@ -389,7 +389,7 @@ impl Authenticator for HttpAuthenticator {
         async move {
             let payer = match access {
                 // A part of the login, whose user may have nothing under way otherwise.
-                Access::Vhost { ip, .. } => Payer::Login(AddressKey::from(*ip)),
+                Access::Vhost { ip, .. } => Payer::Login(AddressKey::from(*ip), true),
                 _ => Payer::User(Arc::clone(&user.name)),
             };
             self.ask(payer, question(user, access)).await.map(drop)

@@ -302,8 +302,8 @@ impl Patterns<'_> {
     }
 }
 
-/// Puts in the user's name and the virtual host's. They are texts, not patterns: RabbitMQ puts
-/// them in as they are, so that a user `a.c` may read the keys of `abc`.
+/// Puts in the user's name and the virtual host's. They are texts, not patterns. RabbitMQ 4.3
+/// does so, too; 3.10 puts them in as they are, so that a user `a.c` may read the keys of `abc`.
 fn expand(pattern: &str, user: &str, vhost: &str) -> String {
     let mut expanded = String::with_capacity(pattern.len());
     let mut rest = pattern;

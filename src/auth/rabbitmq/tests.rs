@@ -335,6 +335,7 @@ fn login(user: &str, password: &str, address: [u8; 4]) -> Login {
         vhost: "/".into(),
         more: Vec::new(),
         address: IpAddr::from(address),
+        is_known: false,
     }
 }
 

@@ -359,6 +359,7 @@ async fn what_is_kept_to_ask_again_shows_no_secret() {
         vhost: "/".into(),
         more: vec![("token".into(), "s3cret".into())],
         address: std::net::Ipv4Addr::LOCALHOST.into(),
+        is_known: false,
     };
     let shown = format!("{:?}", rights::Rights::new(login));
     assert!(

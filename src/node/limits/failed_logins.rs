@@ -82,6 +82,7 @@ pub struct Attempt {
     logins: Arc<FailedLogins>,
     keys: Option<Keys>,
     delay: Duration,
+    is_known: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -122,6 +123,7 @@ impl FailedLogins {
             logins: Arc::clone(self),
             keys: None,
             delay: Duration::ZERO,
+            is_known: false,
         };
         let (Some(rate), Some(user_rate)) = (&self.rate, &self.user_rate) else {
             return Ok(attempt);
@@ -132,7 +134,8 @@ impl FailedLogins {
         let mut keys = self.keys(client, user);
         let state = &mut *self.state.lock();
         let is_slow = |bucket: &Bucket| user_rate.look(bucket, 1).is_err();
-        if state.users.get(&keys.user).is_some_and(is_slow) && !state.known.contains(keys.both) {
+        attempt.is_known = state.known.contains(keys.both);
+        if state.users.get(&keys.user).is_some_and(is_slow) && !attempt.is_known {
             attempt.delay = self.delay;
         }
         if !client.is_shared
@@ -169,6 +172,12 @@ impl Attempt {
     #[must_use]
     pub fn delay(&self) -> Duration {
         self.delay
+    }
+
+    /// True if the user was logged in from this address before.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.is_known
     }
 
     /// The hook refused the user.

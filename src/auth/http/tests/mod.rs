@@ -33,6 +33,7 @@ fn login() -> Login {
         vhost: "/".into(),
         more: Vec::new(),
         address: std::net::Ipv4Addr::LOCALHOST.into(),
+        is_known: false,
     }
 }
 
@@ -166,6 +167,7 @@ async fn a_path_with_a_query_of_its_own_keeps_it() {
             vhost: "/".into(),
             more: Vec::new(),
             address: std::net::Ipv4Addr::LOCALHOST.into(),
+            is_known: false,
         };
         HttpAuthenticator::new(&config)
             .unwrap()
@@ -437,6 +439,7 @@ async fn endless_names_are_the_clients_fault_and_reach_nobody() {
             vhost: "/".into(),
             more: Vec::new(),
             address: std::net::Ipv4Addr::LOCALHOST.into(),
+            is_known: false,
         };
         assert!(matches!(
             authenticator.user(&login).await,

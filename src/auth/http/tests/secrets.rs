@@ -30,6 +30,7 @@ async fn a_fault_is_logged_with_call_and_path_and_without_secrets() {
                 vhost: "/".into(),
                 more: vec![("sid".into(), "c00kie".into())],
                 address: std::net::Ipv4Addr::LOCALHOST.into(),
+                is_known: false,
             };
             let refusal = authenticator.user(&login).await.unwrap_err();
             let shown = format!("{refusal} {refusal:?} {config:?} {login:?}");

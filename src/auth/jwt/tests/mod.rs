@@ -132,6 +132,7 @@ fn login_as(user: &str, token: &str) -> Login {
         vhost: "/".into(),
         more: Vec::new(),
         address: Ipv4Addr::LOCALHOST.into(),
+        is_known: false,
     }
 }
 
