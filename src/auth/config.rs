@@ -12,10 +12,7 @@ use reqwest::header::HeaderName;
 use serde::Deserialize;
 use url::Url;
 
-use super::{
-    CertificateLogin, Credentials,
-    jwt::{JwtConfig, Rights},
-};
+use super::{CertificateLogin, Credentials, jwt::JwtConfig};
 use crate::{
     secret_url::without_secrets,
     units::{Checked, at_least_one, at_most, more_than_zero},
@@ -98,6 +95,7 @@ pub struct Config {
     /// Whether a client's certificate stands in for its name and password. Default no.
     pub certificate_login: CertificateLogin,
     /// The section `[auth.jwt]`: tokens as logins.
+    #[serde(skip)]
     pub jwt: JwtConfig,
 }
 
@@ -212,11 +210,6 @@ impl Config {
             let message = "is less than a second, which would keep the hook busy with nothing \
                            else: give \"30s\", say, or \"0s\" for never";
             return Err(("recheck", message.into()));
-        }
-        self.jwt.check().map_err(|message| ("jwt", message))?;
-        if self.jwt.rights == Rights::Hook && !self.has_hook() {
-            let message = "rights: is \"hook\", but there is none to ask: set [auth] hook";
-            return Err(("jwt", message.into()));
         }
         self.check_default()?;
         self.check_forwarded()

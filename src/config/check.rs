@@ -78,8 +78,8 @@ pub(super) fn files(config: &Config, reader: &mut Reader<'_>) {
     {
         reader.wrong(&[("auth.rabbitmq", "definitions")], &error.to_string());
     }
-    if let Err(message) = jwt::check_files(&config.auth.jwt) {
-        reader.wrong(&[("auth", "jwt")], &message);
+    if let Err((key, message)) = jwt::check_files(&config.auth.jwt) {
+        reader.wrong(&[("auth.jwt", key)], &message);
     }
     let mut tls = config.tls.clone();
     while let Err((key, message)) = tls.check_files() {
@@ -186,6 +186,12 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
         );
     }
     sessions(config, reader);
+    if auth.jwt.is_on() && auth.jwt.rights == jwt::Rights::Hook && !auth.has_hook() {
+        reader.wrong(
+            &[("auth.jwt", "rights"), ("auth", "hook")],
+            "is \"hook\", but there is none to ask; set [auth] hook",
+        );
+    }
     let set = auth.set_paths();
     if let Some(key) = set.first()
         && !auth.knows_users()

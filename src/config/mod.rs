@@ -182,22 +182,35 @@ trait Section: serde::de::DeserializeOwned + Default {
 type Keys = (&'static str, &'static [&'static str]);
 
 macro_rules! sections {
-    ($($field:ident $name:literal: $type:ty,)*) => {
-        $(impl Section for $type {
-            const NAME: &'static str = $name;
-
-            fn check(&self) -> Checked {
-                <$type>::check(self)
-            }
-        })*
+    (
+        $($field:ident $name:literal: $type:ty,)*
+        // A part of another section's struct.
+        ; $($outer:ident.$inner:ident $part:literal: $part_type:ty,)*
+    ) => {
+        $(sections!(impl $type, $name);)*
+        $(sections!(impl $part_type, $part);)*
 
         fn sections() -> Vec<Keys> {
-            vec![$(($name, keys::keys::<$type>())),*]
+            vec![
+                $(($name, keys::keys::<$type>()),)*
+                $(($part, keys::keys::<$part_type>()),)*
+            ]
         }
 
         impl Config {
             fn from_sections(reader: &mut Reader<'_>) -> Self {
-                Self { $($field: reader.section()),* }
+                let mut config = Self { $($field: reader.section()),* };
+                $(config.$outer.$inner = reader.section();)*
+                config
+            }
+        }
+    };
+    (impl $type:ty, $name:literal) => {
+        impl Section for $type {
+            const NAME: &'static str = $name;
+
+            fn check(&self) -> Checked {
+                <$type>::check(self)
             }
         }
     };
@@ -223,6 +236,8 @@ sections! {
     health "health": api::Health,
     shutdown "shutdown": shutdown::Config,
     log "log": telemetry::Config,
+    ;
+    auth.jwt "auth.jwt": auth::jwt::JwtConfig,
 }
 
 #[cfg(test)]

@@ -265,7 +265,6 @@ async fn a_page_finds_a_dead_connection_when_the_network_is_back() {
 
 /// The client renews its login again and again, and the connection stays.
 #[tokio::test]
-#[ignore = "needs a gateway with [auth.jwt]: without this line it runs"]
 async fn a_session_outlives_its_token() {
     let gateway = gateway_of_tokens().await;
     let mut client = Remote::node("stentor-client.mjs");
@@ -296,7 +295,6 @@ async fn a_session_outlives_its_token() {
 
 /// A client that cannot renew: it comes back with another token, and with its subscription.
 #[tokio::test]
-#[ignore = "needs a gateway with [auth.jwt]: without this line it runs"]
 async fn an_expired_token_brings_the_client_back_with_another_one() {
     let gateway = gateway_of_tokens().await;
     let mut client = Remote::node("stentor-client.mjs");

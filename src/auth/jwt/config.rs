@@ -8,7 +8,7 @@ use serde::Deserialize;
 use url::{Host, Url};
 
 use super::templates::Template;
-use crate::units::{at_least, at_most, more_than_zero};
+use crate::units::{Checked, at_least, at_most, more_than_zero};
 
 /// A shared secret that is shorter can be guessed by anybody who has seen one token, in bytes
 /// (RFC 7518, 3.2).
@@ -183,61 +183,59 @@ impl JwtConfig {
     /// Whether it makes sense. Files are not looked at.
     ///
     /// # Errors
-    /// What is wrong, with the key of `[auth.jwt]` and what to do.
-    pub fn check(&self) -> Result<(), String> {
+    /// The key at fault, and what is wrong and what to do.
+    pub fn check(&self) -> Checked {
         if !self.is_on() {
             return match *self == Self::default() {
                 true => Ok(()),
-                false => Err(
-                    "has no keys to check tokens by: set jwks_url, public_keys or \
-                              secret_file, or take the section out"
-                        .into(),
+                false => wrong(
+                    "jwks_url",
+                    "is not set, nor public_keys, secret_file or secret, so there are no keys to \
+                     check tokens by; set one, or take the section out",
                 ),
             };
         }
-        let of = |(key, message): (&str, String)| format!("{key}: {message}");
         self.check_keys()?;
-        at_most(
-            "leeway",
-            self.leeway,
-            MAX_LEEWAY,
-            "ended tokens would live on",
-        )
-        .map_err(of)?;
-        if self.audiences.is_empty() != self.any_audience {
-            let message = match self.any_audience {
-                true => "is on, but audiences are named: leave out one of them",
-                false => {
+        let why = "ended tokens would live on";
+        at_most("leeway", self.leeway, MAX_LEEWAY, why)?;
+        match (self.audiences.is_empty(), self.any_audience) {
+            (true, false) => {
+                return wrong(
+                    "audiences",
                     "is empty, so tokens that were made for other programs would count: name the \
-                     audience (`aud`) of this one, or write any_audience = true"
-                }
-            };
-            let key = if self.any_audience {
-                "any_audience"
-            } else {
-                "audiences"
-            };
-            return Err(format!("{key}: {message}"));
+                     audience (`aud`) of this one, or write any_audience = true",
+                );
+            }
+            (false, true) => {
+                return wrong(
+                    "any_audience",
+                    "is on, but audiences are named: leave out one of them",
+                );
+            }
+            (true, true) | (false, false) => {}
         }
         if self.user_claim.is_empty() {
-            return Err("user_claim: is empty, so nobody had a name: write \"sub\"".into());
+            return wrong(
+                "user_claim",
+                "is empty, so nobody had a name: write \"sub\"",
+            );
         }
         for (key, templates) in [("subscribe", &self.subscribe), ("send", &self.send)] {
             for template in templates {
                 // The name of the topic exchange does not matter here.
                 Template::parse(template, "")
-                    .map_err(|why| format!("{key}: {template:?} {why}"))?;
+                    .map_err(|why| (key, format!("{template:?} {why}")))?;
             }
         }
         if self.rights == Rights::Hook && self.has_rights() {
-            return Err(
-                "rights: is \"hook\", so subscribe, send, their claims and resource_server_id \
-                        mean nothing: take them out, or write \"token\""
-                    .into(),
+            return wrong(
+                "rights",
+                "is \"hook\", so subscribe, send, their claims and resource_server_id mean \
+                 nothing: take them out, or write \"token\"",
             );
         }
         if !self.header.is_empty() && self.header.parse::<HeaderName>().is_err() {
-            return Err(format!("header: {:?} cannot be one", self.header));
+            return Err(("header", format!("{:?} cannot be one", self.header)));
         }
         Ok(())
     }
@@ -250,22 +248,24 @@ impl JwtConfig {
             || !self.resource_server_id.is_empty()
     }
 
-    fn check_keys(&self) -> Result<(), String> {
-        let of = |(key, message): (&str, String)| format!("{key}: {message}");
+    fn check_keys(&self) -> Checked {
         if !self.jwks_url.is_empty() {
-            jwks_url(self).map_err(|why| format!("jwks_url: {why}"))?;
+            jwks_url(self).map_err(|why| ("jwks_url", why))?;
             let second = Duration::from_secs(1);
             let why = "the issuer would be asked without end";
-            at_least("jwks_interval", self.jwks_interval, second, why).map_err(of)?;
-            at_least("jwks_cooldown", self.jwks_cooldown, second, why).map_err(of)?;
+            at_least("jwks_interval", self.jwks_interval, second, why)?;
+            at_least("jwks_cooldown", self.jwks_cooldown, second, why)?;
             let why = "no fetch could succeed";
-            more_than_zero("jwks_timeout", self.jwks_timeout, why).map_err(of)?;
+            more_than_zero("jwks_timeout", self.jwks_timeout, why)?;
         }
         if !self.secret.0.is_empty() {
             if !self.secret_file.as_os_str().is_empty() {
-                return Err("secret: is set, and secret_file, too: leave out one of them".into());
+                return wrong(
+                    "secret",
+                    "is set, and secret_file, too: leave out one of them",
+                );
             }
-            secret(self.secret.0.as_bytes()).map_err(|why| format!("secret: {why}"))?;
+            secret(self.secret.0.as_bytes()).map_err(|why| ("secret", why))?;
         }
         let allowed = self.allowed();
         let useless = self.algorithms.iter().find(|name| !allowed.contains(name));
@@ -274,12 +274,15 @@ impl JwtConfig {
                 AlgorithmFamily::Hmac => "a secret: HS256 and its kind never go by a public key",
                 _ => "a public key: set jwks_url or public_keys",
             };
-            return Err(format!(
-                "algorithms: {algorithm:?} needs {needed}, or take it out"
-            ));
+            let message = format!("{algorithm:?} needs {needed}, or take it out");
+            return Err(("algorithms", message));
         }
         Ok(())
     }
+}
+
+fn wrong(key: &'static str, message: &str) -> Checked {
+    Err((key, message.to_owned()))
 }
 
 /// The issuer's address, if it may be asked there.
@@ -324,10 +327,13 @@ mod tests {
         toml::from_str(text).unwrap()
     }
 
+    fn said(config: &JwtConfig) -> String {
+        let (key, message) = config.check().unwrap_err();
+        format!("{key} {message}")
+    }
+
     fn wrong(text: &str) -> String {
-        read(&format!("audiences = [\"a\"]\n{text}"))
-            .check()
-            .unwrap_err()
+        said(&read(&format!("audiences = [\"a\"]\n{text}")))
     }
 
     const SECRET: &str = "secret = \"0123456789abcdef0123456789abcdef\"\n";
@@ -337,12 +343,7 @@ mod tests {
         let config = read("");
         assert_eq!(config, JwtConfig::default());
         assert!(!config.is_on() && config.check() == Ok(()));
-        assert!(
-            read("leeway = \"5s\"")
-                .check()
-                .unwrap_err()
-                .contains("no keys")
-        );
+        assert!(said(&read("leeway = \"5s\"")).contains("no keys"));
         assert!(toml::from_str::<JwtConfig>("jwks = \"x\"").is_err());
     }
 
@@ -402,8 +403,8 @@ mod tests {
             let said = wrong(text);
             assert!(said.contains(expected), "{text}: {said}");
         }
-        let said = read("jwks_url = \"https://i/\"").check().unwrap_err();
-        assert!(said.contains("audiences"), "{said}");
+        let (key, _) = read("jwks_url = \"https://i/\"").check().unwrap_err();
+        assert_eq!(key, "audiences");
         for text in [
             "jwks_url = \"http://127.0.0.1:8080/jwks\"",
             "jwks_url = \"http://[::1]/jwks\"",

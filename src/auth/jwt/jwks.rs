@@ -63,8 +63,7 @@ pub(super) enum Fetched {
 
 impl Jwks {
     pub(super) fn new(config: &JwtConfig) -> Result<Arc<Self>, SetupError> {
-        let url = config::jwks_url(config)
-            .map_err(|why| SetupError::Config(format!("jwks_url: {why}")))?;
+        let url = config::jwks_url(config).map_err(|why| SetupError::Config("jwks_url", why))?;
         let mut client = Client::builder()
             .user_agent(concat!("stentor/", env!("CARGO_PKG_VERSION")))
             // Whoever can redirect could choose the keys.

@@ -23,7 +23,7 @@ mod verify;
 mod tests;
 
 use std::{
-    fs, io,
+    fmt, fs,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -34,7 +34,7 @@ use jsonwebtoken::Algorithm;
 use thiserror::Error;
 
 use super::{Access, Admission, Authenticator, Login, Refusal, Source, User};
-use crate::telemetry;
+use crate::{telemetry, units::Checked};
 pub use claims::Surroundings;
 use claims::{Claims, Rules};
 pub use config::{JwtConfig, Rights, Secret};
@@ -60,8 +60,8 @@ pub struct JwtAuthenticator<H> {
 #[non_exhaustive]
 pub enum SetupError {
     /// A key of the configuration has an impossible value, or names a file that cannot be used.
-    #[error("{0}")]
-    Config(String),
+    #[error("{0} {1}")]
+    Config(&'static str, String),
     /// TLS cannot be set up.
     #[error("the HTTP client cannot be set up: {0}")]
     Client(String),
@@ -70,24 +70,24 @@ pub enum SetupError {
 /// Looks at the files that the configuration names.
 ///
 /// # Errors
-/// What is wrong with one, with its key.
-pub fn check_files(config: &JwtConfig) -> Result<(), String> {
+/// The key that names it, and what is wrong with it.
+pub fn check_files(config: &JwtConfig) -> Checked {
     fixed_keys(config).map(drop)
 }
 
-fn fixed_keys(config: &JwtConfig) -> Result<KeySet, String> {
-    let read = |key: &str, path: &Path| {
-        let failed = |error: io::Error| format!("{key}: {} {error}", path.display());
-        fs::read(path).map_err(failed)
-    };
+fn fixed_keys(config: &JwtConfig) -> Result<KeySet, (&'static str, String)> {
+    let wrong =
+        |key, path: &Path, why: &dyn fmt::Display| (key, format!("{} {why}", path.display()));
+    let read = |key, path: &Path| fs::read(path).map_err(|error| wrong(key, path, &error));
     let mut keys = KeySet::default();
     for path in &config.public_keys {
         let text = read("public_keys", path)?;
         let read = KeySet::pem(&text);
-        keys.extend(read.map_err(|why| format!("public_keys: {} {why}", path.display()))?);
+        keys.extend(read.map_err(|why| wrong("public_keys", path, &why))?);
     }
     if !config.secret.0.is_empty() {
-        keys.extend(KeySet::secret(config.secret.0.as_bytes())?);
+        let secret = KeySet::secret(config.secret.0.as_bytes());
+        keys.extend(secret.map_err(|why| ("secret", why))?);
     }
     if !config.secret_file.as_os_str().is_empty() {
         let text = read("secret_file", &config.secret_file)?;
@@ -96,7 +96,7 @@ fn fixed_keys(config: &JwtConfig) -> Result<KeySet, String> {
         config::secret(secret)
             .and_then(|()| KeySet::secret(secret))
             .map(|secret| keys.extend(secret))
-            .map_err(|why| format!("secret_file: {} {why}", config.secret_file.display()))?;
+            .map_err(|why| wrong("secret_file", &config.secret_file, &why))?;
     }
     Ok(keys)
 }
@@ -112,7 +112,8 @@ impl<H: std::ops::Deref<Target = dyn Authenticator> + Send + Sync + 'static> Jwt
         surroundings: Surroundings<'_>,
         hook: Option<H>,
     ) -> Result<Self, SetupError> {
-        config.check().map_err(SetupError::Config)?;
+        let wrong = |(key, message)| SetupError::Config(key, message);
+        config.check().map_err(wrong)?;
         let jwks = match &*config.jwks_url {
             "" => None,
             _ => Some(Jwks::new(config)?),
@@ -123,7 +124,7 @@ impl<H: std::ops::Deref<Target = dyn Authenticator> + Send + Sync + 'static> Jwt
         Ok(Self {
             rules: Rules::new(config, surroundings),
             allowed: config.allowed(),
-            fixed: fixed_keys(config).map_err(SetupError::Config)?,
+            fixed: fixed_keys(config).map_err(wrong)?,
             jwks,
             hook,
         })
