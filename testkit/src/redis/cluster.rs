@@ -119,6 +119,12 @@ impl RedisCluster {
             &slots,
             "--cluster-yes",
         ];
+        // After a move it takes the nodes a moment to agree, and before that none is made.
+        let check = ["--cluster", "check", &from.address()].map(str::to_owned);
+        eventually(DEADLINE, "the nodes agree", async || {
+            try_cli(&check).await.is_ok()
+        })
+        .await;
         cli(&arguments.map(str::to_owned)).await;
     }
 }
@@ -130,10 +136,21 @@ async fn id(server: &Redis) -> String {
 }
 
 async fn cli(arguments: &[String]) {
+    if let Err(output) = try_cli(arguments).await {
+        panic!("{output}");
+    }
+}
+
+/// The program's output, if it fails.
+async fn try_cli(arguments: &[String]) -> Result<(), String> {
     let mut command = Command::new("redis-cli");
     command.args(arguments);
     let process =
         Process::start("redis-cli", &mut command, Stdio::null()).expect("redis-cli is installed");
     let status = process.wait(2 * DEADLINE).await;
-    assert!(status.success(), "{}", process.output());
+    if status.success() {
+        Ok(())
+    } else {
+        Err(process.output())
+    }
 }
