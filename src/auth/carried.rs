@@ -358,7 +358,7 @@ mod tests {
     use super::*;
 
     fn forwarding(text: &str) -> Forwarding {
-        let config: Config = toml::from_str(text).unwrap();
+        let config = Config::of_text(text);
         assert_eq!(config.check(), Ok(()));
         Forwarding::new(&config)
     }

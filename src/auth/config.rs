@@ -424,6 +424,17 @@ impl fmt::Debug for Config {
 }
 
 #[cfg(test)]
+impl Config {
+    /// The section of this text; what stands behind a line `[jwt]` is `[auth.jwt]`.
+    pub(crate) fn of_text(text: &str) -> Self {
+        let (own, tokens) = text.split_once("[jwt]\n").unwrap_or((text, ""));
+        let mut config: Self = toml::from_str(own).unwrap();
+        config.jwt = toml::from_str(tokens).unwrap();
+        config
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -130,7 +130,7 @@ mod tests {
 
     /// What counts, of a CONNECT's headers and what the request carried.
     fn counts(config: &str, connect: &str, carried: Option<Carried>) -> Option<Named> {
-        let config: auth::Config = toml::from_str(config).unwrap();
+        let config = auth::Config::of_text(config);
         assert_eq!(config.check(), Ok(()));
         let mut headers = Headers::default();
         for line in connect.split_whitespace() {
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn new_credentials_are_tried_with_the_name_that_the_first_were() {
-        let config = |text| Logins::new(&toml::from_str(text).unwrap(), "n");
+        let config = |text| Logins::new(&auth::Config::of_text(text), "n");
         let (hook, named, jwt) = (config(""), config(NAMED), config(JWT));
         assert_eq!(hook.name_to_renew(None, "a", "b"), "a");
         assert_eq!(hook.name_to_renew(Some("c"), "a", "b"), "c");
