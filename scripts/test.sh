@@ -180,7 +180,7 @@ tests() {
     passed
     figures[-1]+=": $(passes_in "$log") passed, $(failures_in "$log") failed"
     if ((code == 0)); then return; fi
-    mapfile -t failed < <(sed -nE 's/^test (.*) \.\.\. FAILED$/\1/p' "$log" | sort -u)
+    mapfile -t failed < <(sed -nE 's/^test (.*[^ ]) +\.\.\. FAILED$/\1/p' "$log" | sort -u)
     if ((code == 101 && ${#failed[@]} > 0 && ${#failed[@]} <= 3)); then
         heading "Once more: ${failed[*]}"
         code=0
