@@ -3,7 +3,7 @@
 //!
 //! Calls for logins are shared by address: a client that tries thousands has one turn, then one of
 //! another address comes, and so on. Users who were logged in from an address before have turns
-//! apart from those of strangers there: nobody in an office waits behind one who guesses passwords. All other calls are shared by user, and of one user only some
+//! apart from those of strangers there: an office does not wait behind a client that guesses passwords. All other calls are shared by user, and of one user only some
 //! are under way. Half of all turns are kept for logins, so that a hook that is slow to answer for
 //! those who are in keeps nobody out; logins may have all, if nobody else wants any.
 

@@ -65,7 +65,7 @@ pub struct JwtConfig {
     pub groups_claim: String,
     /// The claim that names the user's device.
     pub device_claim: String,
-    /// Who decides what the user may do.
+    /// The judge of what the user may do.
     pub rights: Rights,
     /// Destinations that users may subscribe to.
     pub subscribe: Vec<String>,
@@ -89,7 +89,7 @@ pub struct JwtConfig {
     pub subprotocol: bool,
 }
 
-/// Who decides what a user may do.
+/// The judge of what a user may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rights {

@@ -139,7 +139,7 @@ impl Granted {
             } => {
                 let is_it = |target: &Target| matches!(target, Target::Queue(own) if own == name);
                 match permission {
-                    // Whoever may use a queue may declare it, for that is what both frames do.
+                    // A user who may use a queue may declare it, for both frames do that.
                     Permission::Configure => {
                         self.subscribe.iter().any(is_it) || self.send.iter().any(is_it)
                     }
@@ -167,7 +167,7 @@ impl Granted {
         }
     }
 
-    /// Nobody is granted to make exchanges.
+    /// No token grants to make exchanges.
     fn of(&self, permission: Permission) -> &[Target] {
         match permission {
             Permission::Read => &self.subscribe,

@@ -57,7 +57,7 @@ struct Failing {
 pub(super) enum Fetched {
     /// These are the issuer's.
     Now(Arc<KeySet>),
-    /// Nobody knows: the issuer is away, or was asked a moment ago.
+    /// Not known: the issuer is away, or was asked a moment ago.
     Unknown(Box<str>),
 }
 
@@ -66,7 +66,7 @@ impl Jwks {
         let url = config::jwks_url(config).map_err(|why| SetupError::Config("jwks_url", why))?;
         let mut client = Client::builder()
             .user_agent(concat!("stentor/", env!("CARGO_PKG_VERSION")))
-            // Whoever can redirect could choose the keys.
+            // A server that redirects could choose the keys.
             .redirect(redirect::Policy::none())
             .no_proxy()
             .connect_timeout(config.jwks_timeout)
