@@ -41,7 +41,7 @@ pub use metrics::{
     SharedSubscriptionCounted, connections, metrics,
 };
 pub use presence::*;
-pub use seldom::Seldom;
+pub use seldom::{Repeated, Seldom};
 
 /// Why the log could not be set up.
 #[derive(Debug, thiserror::Error)]

@@ -59,6 +59,38 @@ impl Seldom {
     }
 }
 
+/// A fault that may last: it is said when it begins, when it is another one, and once a minute.
+#[derive(Debug)]
+pub struct Repeated {
+    said: Option<String>,
+    seldom: Seldom,
+}
+
+impl Default for Repeated {
+    fn default() -> Self {
+        Self {
+            said: None,
+            seldom: Seldom::once_in(Seldom::MINUTE),
+        }
+    }
+}
+
+impl Repeated {
+    /// There is this fault; whether to say so.
+    pub fn is_news(&mut self, fault: &str, now: Instant) -> bool {
+        if self.said.as_deref() != Some(fault) {
+            self.seldom = Seldom::once_in(Seldom::MINUTE);
+            self.said = Some(fault.to_owned());
+        }
+        self.seldom.let_through(now).is_some()
+    }
+
+    /// There is no fault any more; true if there was one.
+    pub fn end(&mut self) -> bool {
+        self.said.take().is_some()
+    }
+}
+
 /// Lets some events through in a while, and counts the others: for lines that support looks for,
 /// of which there are few unless somebody wants to fill the log.
 #[derive(Debug, Default)]
@@ -106,6 +138,23 @@ impl Few {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fault_is_said_when_it_begins_when_it_is_another_and_once_a_minute() {
+        let start = Instant::now();
+        let mut faults = Repeated::default();
+        assert!(!faults.end(), "nothing was said");
+        assert!(faults.is_news("a", start));
+        assert!(!faults.is_news("a", start + Duration::from_secs(59)));
+        assert!(faults.is_news("a", start + Seldom::MINUTE));
+        assert!(faults.is_news("b", start + Seldom::MINUTE));
+        assert!(!faults.is_news("b", start + Seldom::MINUTE));
+        assert!(faults.end());
+        assert!(
+            faults.is_news("b", start + Seldom::MINUTE),
+            "it begins anew"
+        );
+    }
 
     #[test]
     fn a_few_are_said_in_a_while() {

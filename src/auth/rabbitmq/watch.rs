@@ -11,7 +11,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 use super::{Accounts, RabbitMqAuthenticator, SourceError};
 use crate::{
     backoff::Backoff,
-    telemetry::{self, Seldom},
+    telemetry::{self, Repeated},
 };
 
 /// The first pause between attempts, for as long as there are no accounts at all.
@@ -86,65 +86,27 @@ pub(super) fn announce(place: &str, accounts: &Accounts, changed: usize) {
     }
 }
 
-/// Says what goes wrong: when it begins, when it is something else, and once in a minute while it
-/// lasts.
-#[derive(Debug)]
-struct Faults {
-    said: Option<String>,
-    seldom: Seldom,
-}
-
-impl Default for Faults {
-    fn default() -> Self {
-        Self {
-            said: None,
-            seldom: Seldom::once_in(Seldom::MINUTE),
-        }
-    }
-}
+/// Says what goes wrong.
+#[derive(Debug, Default)]
+struct Faults(Repeated);
 
 impl Faults {
     fn note(&mut self, place: &str, read: &Result<Option<Changed>, SourceError>, are_there: bool) {
         let fault = match read {
             Err(fault) => fault.to_string(),
-            Ok(Some(_)) => return self.said = None,
+            Ok(Some(_)) => {
+                self.0.end();
+                return;
+            }
             // As it was, good or bad.
             Ok(None) => return,
         };
         telemetry::accounts_failed();
-        let is_other = self.said.as_ref() != Some(&fault);
-        if is_other {
-            self.seldom = Seldom::once_in(Seldom::MINUTE);
-        }
-        if self.seldom.let_through(Instant::now()).is_some() {
+        if self.0.is_news(&fault, Instant::now()) {
             match are_there {
                 true => telemetry::accounts_kept(place, &fault),
                 false => telemetry::accounts_missing(place, &fault),
             }
         }
-        self.said = Some(fault);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fault_is_said_when_it_begins_and_when_it_is_another() {
-        let timeout = |place: &str| Err(SourceError::Timeout(place.into()));
-        let mut faults = Faults::default();
-        let mut note = |read: &Result<Option<Changed>, SourceError>| {
-            let before = faults.seldom.take_unsaid();
-            faults.note("p", read, true);
-            let unsaid = faults.seldom.take_unsaid();
-            (before, unsaid)
-        };
-        assert_eq!(note(&timeout("a")), (0, 0));
-        assert_eq!(note(&timeout("a")), (0, 1), "the same is not said again");
-        assert_eq!(note(&Ok(None)), (0, 0));
-        assert_eq!(note(&timeout("b")), (0, 0));
-        assert_eq!(note(&Ok(Some(Changed::new()))), (0, 0));
-        assert_eq!(note(&timeout("b")), (0, 0), "it began anew");
     }
 }
