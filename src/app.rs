@@ -548,8 +548,8 @@ fn broker(config: &Config, node: &str) -> Result<Arc<dyn Broker>, Error> {
             Url::Amqp(url) => Some(url.clone()),
         })
         .collect();
-    let broker = AmqpBroker::new(&urls, broker, config.feed.clone(), node)
-        .map_err(|error| Error::Configuration(format!("[broker] url {error}")))?;
+    let broker =
+        AmqpBroker::new(&urls, broker, config.feed.clone(), node).map_err(Error::Configuration)?;
     Ok(Arc::new(broker))
 }
 

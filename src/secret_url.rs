@@ -15,6 +15,18 @@ impl SecretUrl {
         self.0.as_str()
     }
 
+    /// The user, as it is written; empty: none.
+    #[must_use]
+    pub fn user(&self) -> &str {
+        self.0.username()
+    }
+
+    /// Whether there is a password, and not an empty one.
+    #[must_use]
+    pub fn has_password(&self) -> bool {
+        self.0.password().is_some_and(|text| !text.is_empty())
+    }
+
     /// The machine's name, or its IP address without brackets.
     #[must_use]
     pub fn host(&self) -> &str {

@@ -26,15 +26,23 @@ impl<'a> Short<'a> {
     }
 }
 
-/// `connection.start-ok`, with the login of SASL's PLAIN. `properties` is what the client says of
-/// itself.
-pub fn start_ok(out: &mut Vec<u8>, properties: &Fields, user: &str, password: &str) {
+/// `connection.start-ok`, with the login by a mechanism of SASL: the name of the mechanism, and its
+/// response. `properties` is what the client says of itself.
+pub fn start_ok(out: &mut Vec<u8>, properties: &Fields, mechanism: Short<'_>, response: &[u8]) {
     method(out, 0, (10, 11), |out| {
         long_text(out, &properties.0);
-        short_text(out, Short("PLAIN"));
-        let login = ["", user, password].join("\0");
-        long_text(out, login.as_bytes());
+        short_text(out, mechanism);
+        long_text(out, response);
         short_text(out, Short("en_US"));
+    });
+}
+
+/// `connection.update-secret`, an extension of RabbitMQ: the login goes on with another secret, for
+/// this reason, which stands in the broker's log.
+pub fn update_secret(out: &mut Vec<u8>, secret: &[u8], reason: Short<'_>) {
+    method(out, 0, (10, 70), |out| {
+        long_text(out, secret);
+        short_text(out, reason);
     });
 }
 

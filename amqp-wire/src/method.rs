@@ -36,6 +36,8 @@ pub enum Method<'a> {
     Blocked,
     /// `connection.unblocked`: it reads publishers again.
     Unblocked,
+    /// `connection.update-secret-ok`: the login goes on with the new secret.
+    UpdateSecretOk,
     /// `channel.open-ok`.
     ChannelOpenOk,
     /// `channel.close`: the channel ends; to be answered.
@@ -86,6 +88,7 @@ impl<'a> Method<'a> {
             (10, 51) => Some(Self::CloseOk),
             (10, 60) => Some(Self::Blocked),
             (10, 61) => Some(Self::Unblocked),
+            (10, 71) => Some(Self::UpdateSecretOk),
             (20, 11) => Some(Self::ChannelOpenOk),
             (20, 40) => code_and_text(scan).map(|(code, text)| Self::ChannelClose { code, text }),
             (20, 41) => Some(Self::ChannelCloseOk),

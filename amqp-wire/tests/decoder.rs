@@ -217,6 +217,43 @@ fn a_close_says_why() {
     assert_eq!(decoder.poll(), Ok(None));
 }
 
+#[test]
+fn a_secret_is_renewed_by_one_method_and_its_answer() {
+    let mut out = Vec::new();
+    let secret = "t".repeat(300);
+    encode::update_secret(&mut out, secret.as_bytes(), Short::cut("renewed"));
+    let arguments = [&[0, 0, 1, 44][..], secret.as_bytes(), b"\x07renewed"];
+    assert_eq!(out, method(0, 10, 70, &arguments.concat()));
+    let mut decoder = Decoder::new(LIMITS);
+    let bytes = method(0, 10, 71, b"");
+    decoder.space()[..bytes.len()].copy_from_slice(&bytes);
+    decoder.filled(bytes.len());
+    let answer = Event::Method {
+        channel: 0,
+        method: Method::UpdateSecretOk,
+    };
+    assert_eq!(decoder.poll(), Ok(Some(answer)));
+}
+
+#[test]
+fn a_login_names_its_mechanism_and_its_response() {
+    for (mechanism, response) in [("PLAIN", &b"\0u\0p"[..]), ("EXTERNAL", b"")] {
+        let mut out = Vec::new();
+        let properties = encode::Fields::default();
+        encode::start_ok(&mut out, &properties, Short::cut(mechanism), response);
+        let length = |length: usize| u32::try_from(length).unwrap().to_be_bytes();
+        let arguments = [
+            &[0; 4][..],
+            &[u8::try_from(mechanism.len()).unwrap()],
+            mechanism.as_bytes(),
+            &length(response.len()),
+            response,
+            b"\x05en_US",
+        ];
+        assert_eq!(out, method(0, 10, 11, &arguments.concat()));
+    }
+}
+
 /// What is published is what a broker would deliver, but for the method at its head.
 #[test]
 fn a_publication_is_a_method_a_header_and_its_body_in_frames() {

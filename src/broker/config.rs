@@ -1,6 +1,6 @@
 //! The `[broker]` section.
 
-use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::ExchangeKind;
 use crate::{
     secret_url::SecretUrl,
-    units::{Checked, at_least_one, more_than_zero, show_size, size},
+    units::{Checked, at_least, at_least_one, at_most, more_than_zero, show_size, size},
 };
 
 /// RabbitMQ takes no larger message, however it is configured.
@@ -17,16 +17,37 @@ const MAX_MESSAGE: usize = 512 << 20;
 /// RabbitMQ makes it when it is new.
 const DEFAULT_VHOST: &str = "/";
 
+const MIN_REFRESH: Duration = Duration::from_secs(1);
+const MAX_REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Where the broker is, and how it is used.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The broker and the gateway's own account there. Without a default: one password that
-    /// everybody knows is none. Its path is the default virtual host ([`Config::adopt_vhost`]).
+    /// The broker and the gateway's own account there, if that is in none of the keys below.
+    /// Without a default: one password that everybody knows is none. Its path is the default
+    /// virtual host ([`Config::adopt_vhost`]).
     pub url: Option<Url>,
     /// In the place of `url`: the nodes of one cluster, with the same account and path each. A link
     /// takes one at random, and the next one at once when it fails there.
     pub urls: Vec<Url>,
+    /// The password of the URL's user, in a file that is read at each connect; empty: it is in the
+    /// URL.
+    pub password_file: PathBuf,
+    /// A token in the place of a password (RabbitMQ's OAuth 2), in a file that somebody else keeps
+    /// up to date; empty: none.
+    pub token_file: PathBuf,
+    /// The same, printed by a program; the program and its arguments. Empty: none.
+    pub token_command: Vec<String>,
+    /// How often the token's file is looked at; and how often the program is run, if its tokens do
+    /// not tell their end.
+    #[serde(with = "humantime_serde")]
+    pub token_refresh: Duration,
+    /// The certificate that RabbitMQ is shown over TLS, and those between it and its authority (PEM);
+    /// empty: none. If the URL names no account, it is the login.
+    pub certificate: PathBuf,
+    /// Its private key (PEM).
+    pub key: PathBuf,
     /// The virtual hosts that clients may ask for; `*`: whichever the hook allows and RabbitMQ has.
     pub vhosts: Vec<String>,
     /// The virtual host of a client whose CONNECT has no `host`.
@@ -84,6 +105,12 @@ impl Default for Config {
         Self {
             url: None,
             urls: Vec::new(),
+            password_file: PathBuf::new(),
+            token_file: PathBuf::new(),
+            token_command: Vec::new(),
+            token_refresh: Duration::from_secs(30),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
             vhosts: vec![DEFAULT_VHOST.to_owned()],
             default_vhost: DEFAULT_VHOST.to_owned(),
             host_names: BTreeMap::new(),
@@ -112,6 +139,7 @@ impl Config {
     pub fn check(&self) -> Checked {
         let mut config = self.clone();
         config.check_urls()?;
+        config.check_account()?;
         config.adopt_vhost();
         config.check_vhosts()?;
         config.check_host_names()?;
@@ -266,6 +294,10 @@ impl Config {
     }
 
     fn check_times(&self) -> Checked {
+        let why = "the gateway would do little else than look for tokens";
+        at_least("token_refresh", self.token_refresh, MIN_REFRESH, why)?;
+        let why = "a new token would come too late";
+        at_most("token_refresh", self.token_refresh, MAX_REFRESH, why)?;
         let again = "links would be made anew for every client";
         more_than_zero("vhost_idle", self.vhost_idle, again)?;
         let never = "no call could ever succeed";
@@ -324,7 +356,8 @@ impl Config {
 pub enum Url {
     /// `embedded:`: in this process' memory.
     Embedded,
-    /// `amqp:` or `amqps:`: RabbitMQ, the gateway's account there, and, as a path, a virtual host.
+    /// `amqp:` or `amqps:`: RabbitMQ, the gateway's account there, if no key beside it names that, and,
+    /// as a path, a virtual host.
     Amqp(SecretUrl),
 }
 
@@ -338,12 +371,6 @@ pub enum UrlError {
          and \"@\" in a password as %2F and %40), \"amqps://…\" or \"embedded:\""
     )]
     Invalid,
-    /// No user or no password.
-    #[error(
-        "names no account; write \"amqp://user:password@host:5672\" (characters such as \"/\" and \
-         \"@\" in a password as %2F and %40)"
-    )]
-    NoAccount,
     /// A path that is no virtual host.
     #[error(
         "has a path that is no virtual host; write one name after the port, with \"/\" in it as \
@@ -365,10 +392,6 @@ impl FromStr for Url {
         let url = url::Url::parse(text).map_err(|_| UrlError::Invalid)?;
         if !matches!(url.scheme(), "amqp" | "amqps") || url.host_str().is_none_or(str::is_empty) {
             return Err(UrlError::Invalid);
-        }
-        // Client libraries fall back to guest:guest, which nobody asked for.
-        if url.username().is_empty() || url.password().is_none_or(str::is_empty) {
-            return Err(UrlError::NoAccount);
         }
         if !matches!(url.path(), "" | "/") && vhost(&url).is_none() {
             return Err(UrlError::Vhost);
@@ -453,8 +476,6 @@ mod tests {
             ("amqp:u:s3cret@host", UrlError::Invalid),
             ("u:s3cret@host:5672", UrlError::Invalid),
             ("amqp://u:s3cret@", UrlError::Invalid),
-            ("amqp://host:5672", UrlError::NoAccount),
-            ("amqp://s3cret@host", UrlError::NoAccount),
             ("amqp://u:s3cret@host/a/b", UrlError::Vhost),
             ("amqp://u:s3cret@host//", UrlError::Vhost),
             ("amqp://u:s3cret@host/%ff", UrlError::Vhost),

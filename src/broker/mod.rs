@@ -4,6 +4,7 @@
 //! dedicated consumers. Two implementations hold the same contract tests: [`amqp`] (RabbitMQ)
 //! and [`embedded`] (in memory).
 
+mod account;
 pub mod amqp;
 mod config;
 pub mod destination;

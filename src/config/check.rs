@@ -78,6 +78,9 @@ pub(super) fn files(config: &Config, reader: &mut Reader<'_>) {
     {
         reader.wrong(&[("auth.rabbitmq", "definitions")], &error.to_string());
     }
+    if let Err((key, message)) = config.broker.check_files() {
+        reader.wrong(&[("broker", key)], &message);
+    }
     if let Err((key, message)) = jwt::check_files(&config.auth.jwt) {
         reader.wrong(&[("auth.jwt", key)], &message);
     }

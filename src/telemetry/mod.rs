@@ -16,6 +16,7 @@ mod links;
 mod metrics;
 mod presence;
 mod seldom;
+mod token;
 
 use std::io::{self, IsTerminal};
 
@@ -42,6 +43,7 @@ pub use metrics::{
 };
 pub use presence::*;
 pub use seldom::{Repeated, Seldom};
+pub use token::*;
 
 /// Why the log could not be set up.
 #[derive(Debug, thiserror::Error)]

@@ -42,7 +42,7 @@ impl Amqp {
             matches!(method, Method::Start { .. }).then_some(())
         })?;
         let mut out = Vec::new();
-        encode::start_ok(&mut out, &about_us, "guest", "guest");
+        encode::start_ok(&mut out, &about_us, Short::cut("PLAIN"), b"\0guest\0guest");
         let (channel_max, frame_max) = amqp.ask(stream, &out, |method| match method {
             Method::Tune {
                 channel_max,

@@ -27,7 +27,7 @@ use tokio::{
 
 use super::{
     convert::{broker_error, short},
-    link::{self, LinkConfig},
+    link::{self, LinkConfig, LoggedIn},
     topology::declare_options,
 };
 use crate::{
@@ -58,7 +58,7 @@ pub(super) struct Declarer {
     names: Box<str>,
     next_name: AtomicU64,
     /// For whoever declares a kind of queue that is not known, one at a time.
-    connection: AsyncMutex<Option<Connection>>,
+    connection: AsyncMutex<Option<LoggedIn>>,
     known: Mutex<KnownQueues>,
     hasher: RandomState,
     /// That there are no transient queues was said in the log.
@@ -79,7 +79,7 @@ struct KnownQueues {
 }
 
 /// The connection, for one after the other.
-type Turn<'a> = MutexGuard<'a, Option<Connection>>;
+type Turn<'a> = MutexGuard<'a, Option<LoggedIn>>;
 
 impl KnownQueues {
     /// What is known of a queue that is to be declared.
@@ -284,10 +284,10 @@ impl Declarer {
         }
     }
 
-    async fn connect(&self, deadline: Instant) -> Result<Connection, BrokerError> {
+    async fn connect(&self, deadline: Instant) -> Result<LoggedIn, BrokerError> {
         match timeout_at(deadline, link::connect(&self.config)).await {
             Ok(Ok((connection, _))) => Ok(connection),
-            Ok(Err(unreached)) => Err(unreached.error),
+            Ok(Err(unreached)) => Err(link::down(unreached.error)),
             Err(_) => Err(late()),
         }
     }

@@ -15,7 +15,7 @@ use futures_util::{FutureExt, StreamExt};
 use lapin::{
     Channel, Connection, ConnectionProperties, ErrorKind, Event,
     runtime::default_runtime,
-    tcp::{AsyncTcpStream, TLSConfig},
+    tcp::{AsyncTcpStream, OwnedIdentity, OwnedTLSConfig},
     uri::{AMQPScheme, AMQPUri},
 };
 use tokio::{
@@ -25,6 +25,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    account::{Account, Credentials, Numbered, Renewals, UNREADABLE},
     convert::broker_error,
     hosts::{Address, Hosts, Unreached, dial},
     outages::{LinkLog, Outages},
@@ -39,8 +40,10 @@ use crate::{
 /// How a link is made.
 #[derive(Clone)]
 pub(super) struct LinkConfig {
-    /// As whom, and to which virtual host; its host is one of `hosts`.
+    /// To which virtual host, and whether over TLS; its host is one of `hosts`.
     pub(super) uri: AMQPUri,
+    /// As whom.
+    pub(super) account: Arc<Account>,
     /// Where to.
     pub(super) hosts: Arc<Hosts>,
     /// The node that makes it, as the broker's management page shows it.
@@ -97,6 +100,7 @@ impl LinkConfig {
         };
         let pause = Duration::from_secs(1);
         Self {
+            account: Arc::new(Account::of_a_test(&uri)),
             uri,
             hosts: Arc::new(Hosts::new(vec![host])),
             node: "node".into(),
@@ -149,9 +153,23 @@ impl Outage {
     }
 }
 
+/// A connection that is logged in, and stays so: it hears of new tokens.
+pub(super) struct LoggedIn {
+    connection: Arc<Connection>,
+    _renewing: Option<AbortOnDropHandle<()>>,
+}
+
+impl Deref for LoggedIn {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
 /// A connection that was up when it was handed out.
 pub(super) struct Live {
-    connection: Connection,
+    connection: LoggedIn,
     /// Which connection of the link this is, from 1.
     pub(super) epoch: u64,
     blocked: watch::Receiver<bool>,
@@ -430,16 +448,106 @@ impl LinkConfig {
 }
 
 /// Connects by lapin, at any of the broker's addresses.
-pub(super) async fn connect(config: &LinkConfig) -> Result<(Connection, Address), Unreached> {
-    dial(config, |address| open(config, address)).await
+pub(super) async fn connect(config: &LinkConfig) -> Result<(LoggedIn, Address), Unreached> {
+    let credentials = &config.credentials().await?;
+    let dialled = dial(config, |address| open(config, address, credentials)).await;
+    let (connection, address) = config.told(credentials, dialled)?;
+    let connection = Arc::new(connection);
+    let renewals = config.account.renewals(credentials);
+    let renewing = renewals.map(|renewals| {
+        let (config, connection) = (config.clone(), Arc::downgrade(&connection));
+        let update = move |token: Arc<Numbered>| {
+            let connection = connection.upgrade();
+            async move {
+                let secret = token.reveal().into();
+                Some(connection?.update_secret(secret, RENEWED.into()).await)
+            }
+        };
+        let renewing = async move { config.renew(renewals, update).await };
+        AbortOnDropHandle::new(tokio::spawn(renewing))
+    });
+    let logged_in = LoggedIn {
+        connection,
+        _renewing: renewing,
+    };
+    Ok((logged_in, address))
 }
 
-async fn open(config: &LinkConfig, address: Address) -> Result<Connection, BrokerError> {
+/// The reason for a new token, in the broker's log.
+pub(super) const RENEWED: &str = "the former token ends";
+
+impl LinkConfig {
+    /// What to log in by, now.
+    pub(super) async fn credentials(&self) -> Result<Credentials, Unreached> {
+        let credentials = self.account.credentials().await;
+        credentials.map_err(|error| Unreached {
+            error,
+            place: "not asked".into(),
+        })
+    }
+
+    /// The outcome of an attempt to log in by these, of which the account is told.
+    pub(super) fn told<C>(
+        &self,
+        credentials: &Credentials,
+        dialled: Result<C, Unreached>,
+    ) -> Result<C, Unreached> {
+        match &dialled {
+            Ok(_) => self.account.accepted(credentials),
+            Err(unreached) => {
+                if let BrokerError::AccessRefused(_) = unreached.error {
+                    self.account.refused(credentials);
+                }
+            }
+        }
+        dialled
+    }
+
+    /// Tells a connection each new token. `update` is `None` if there is no connection any more.
+    /// What the broker does not answer in time, or by its end, is told; the connection goes on with
+    /// the token of before for as long as the broker lets it.
+    pub(super) async fn renew<E: ToString, F: Future<Output = Option<Result<(), E>>>>(
+        &self,
+        mut renewals: Renewals,
+        update: impl Fn(Arc<Numbered>) -> F,
+    ) {
+        let (purpose, vhost) = (&*self.purpose, &*self.uri.vhost);
+        loop {
+            let token = renewals.next().await;
+            let cause = match tokio::time::timeout(self.connection_timeout, update(token)).await {
+                Ok(Some(Ok(()))) => {
+                    telemetry::broker_login_renewed(purpose, vhost);
+                    continue;
+                }
+                Ok(Some(Err(error))) => error.to_string(),
+                Ok(None) => return,
+                Err(_) => late().to_string(),
+            };
+            telemetry::broker_login_not_renewed(purpose, vhost, &cause);
+        }
+    }
+}
+
+async fn open(
+    config: &LinkConfig,
+    address: Address,
+    credentials: &Credentials,
+) -> Result<Connection, BrokerError> {
     let properties = ConnectionProperties::default()
+        .with_auth_provider(credentials.provider())
         .with_connection_name(config.name().into_bytes().into())
         .with_client_property("product".into(), "Stentor".into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
     let (socket, patience) = (address.socket, config.patience());
+    let identity = credentials.certificate.as_ref().map(|certificate| {
+        let (pem, key) = certificate.pem();
+        let [pem, key] = [pem, key].map(<[u8]>::to_vec);
+        OwnedIdentity::PKCS8 { pem, key }
+    });
+    let tls = OwnedTLSConfig {
+        identity,
+        ..OwnedTLSConfig::default()
+    };
     // lapin would resolve the name itself, and take the first address that answers.
     let connecting = async {
         let uri = config.uri_at(&address);
@@ -456,7 +564,7 @@ async fn open(config: &LinkConfig, address: Address) -> Result<Connection, Broke
                     AMQPScheme::AMQP => stream,
                     AMQPScheme::AMQPS => {
                         let host = uri.authority.host.as_str();
-                        stream.into_tls(host, TLSConfig::default()).await?
+                        stream.into_tls(host, tls.as_ref()).await?
                     }
                 })
             },
@@ -476,11 +584,11 @@ pub(super) fn bare(error: &BrokerError) -> Arc<str> {
 }
 
 /// [`bare`] for the log of an operator, who can do something about it.
-pub(super) fn advised(error: &BrokerError) -> String {
+pub(super) fn advised(error: &BrokerError, account: &Account) -> String {
     let cause = bare(error);
     match error {
-        BrokerError::AccessRefused(_) => {
-            format!("{cause} Are user and password right in the broker's URL ([broker] url)?")
+        BrokerError::AccessRefused(_) if !cause.starts_with(UNREADABLE) => {
+            format!("{cause} {}", account.advice())
         }
         BrokerError::VhostRefused(_) => format!(
             "{cause}. Is it there, and may the gateway's account use it (rabbitmqctl add_vhost, \
@@ -491,7 +599,7 @@ pub(super) fn advised(error: &BrokerError) -> String {
 }
 
 /// What those hear who need the connection meanwhile.
-fn down(error: BrokerError) -> BrokerError {
+pub(super) fn down(error: BrokerError) -> BrokerError {
     match error {
         BrokerError::VhostRefused(_) => error,
         BrokerError::Unavailable(cause) => BrokerError::Unavailable(cause),
@@ -501,7 +609,7 @@ fn down(error: BrokerError) -> BrokerError {
 
 /// Offers the connection until it is lost; why it was.
 async fn run(
-    connection: Connection,
+    connection: LoggedIn,
     config: &LinkConfig,
     epoch: u64,
     state: &watch::Sender<LinkState>,

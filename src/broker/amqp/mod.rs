@@ -6,6 +6,7 @@
 //! The feeds' messages come by `reader`s, one for each shard. What the broker may answer by closing
 //! a connection goes by one that nobody else is on: `declarer`.
 
+mod account;
 mod channels;
 mod consumer;
 mod consumer_links;
@@ -24,13 +25,15 @@ mod topology;
 mod whole;
 mod wire;
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::{Arc, OnceLock, atomic::AtomicU64};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use lapin::uri::AMQPUri;
 use tokio::time::{Duration, Instant};
+use tokio_util::task::AbortOnDropHandle;
 
 use self::{
+    account::Account,
     consumer::Dedicated,
     consumer_links::ConsumerLinks,
     declarer::Declarer,
@@ -58,28 +61,33 @@ pub struct AmqpBroker {
     config: Config,
     feed: FeedConfig,
     uri: AMQPUri,
+    account: Arc<Account>,
     hosts: Arc<Hosts>,
     node: Box<str>,
     /// Numbers for the names of queues.
     numbers: Arc<AtomicU64>,
     outages: Arc<Outages>,
+    /// Looks for new tokens, if the account has any.
+    keeper: OnceLock<AbortOnDropHandle<()>>,
 }
 
 impl AmqpBroker {
-    /// A broker at `urls`, which are those of one cluster, with one account; the first says which.
-    /// `node` names this node's connections and queues, and must be another one each time the
+    /// A broker at `urls`, which are those of one cluster, with one account; the first says which, or
+    /// `config` beside it. `node` names this node's connections and queues, and must be another one each time the
     /// process starts.
     ///
     /// # Errors
-    /// There is no URL, or the first is none for AMQP; why.
+    /// There is no URL, or the first is none for AMQP, or names no account; the key and why.
     pub fn new(
         urls: &[SecretUrl],
         config: Config,
         feed: FeedConfig,
         node: &str,
     ) -> Result<Self, String> {
-        let first = urls.first().ok_or("is missing")?;
-        let mut uri: AMQPUri = first.reveal().parse()?;
+        let first = urls.first().ok_or("[broker] url is missing")?;
+        let uri: Result<AMQPUri, String> = first.reveal().parse();
+        let mut uri = uri.map_err(|fault| format!("[broker] url {fault}"))?;
+        let account = Arc::new(Account::new(&config, first, &uri)?);
         let port = uri.scheme.default_port();
         let hosts = urls.iter().map(|url| Host {
             name: url.host().into(),
@@ -93,10 +101,12 @@ impl AmqpBroker {
             config,
             feed,
             uri,
+            account,
             hosts,
             node: node.into(),
             numbers: Arc::default(),
             outages: Arc::default(),
+            keeper: OnceLock::new(),
         })
     }
 }
@@ -109,6 +119,7 @@ impl Broker for AmqpBroker {
                 vhost: vhost.into(),
                 ..self.uri.clone()
             },
+            account: Arc::clone(&self.account),
             hosts: Arc::clone(&self.hosts),
             node: self.node.clone(),
             purpose: purpose.into(),
@@ -120,6 +131,11 @@ impl Broker for AmqpBroker {
             is_trial: false,
             quarantine: Arc::clone(&quarantine),
         };
+        // By the first virtual host, which is the default one.
+        self.keeper.get_or_init(|| {
+            let keeping = account::keep(link_config("trial of a token"));
+            AbortOnDropHandle::new(tokio::spawn(keeping))
+        });
         let operation_timeout = self.config.operation_timeout;
         let feed_link = Arc::new(AmqpLink::start(link_config("bindings of feeds")));
         let publish_link = Arc::new(AmqpLink::start(link_config("publishing")));

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
+    account::Account,
     hosts::Address,
     link::{LinkConfig, advised},
 };
@@ -50,9 +51,9 @@ struct Outage {
 }
 
 /// One link, as the log knows it. When it is dropped, its outage is over for it.
-#[derive(Debug)]
 pub(super) struct LinkLog {
     outages: Arc<Outages>,
+    account: Arc<Account>,
     link: u64,
     purpose: Box<str>,
     vhost: Box<str>,
@@ -117,6 +118,7 @@ impl LinkLog {
         Self {
             link: outages.next_link.fetch_add(1, Ordering::Relaxed),
             outages,
+            account: Arc::clone(&config.account),
             purpose: config.purpose.clone(),
             vhost: config.uri.vhost.as_str().into(),
             is_trial: config.is_trial,
@@ -148,7 +150,7 @@ impl LinkLog {
             _ => Trouble::Away,
         };
         let is_news = !self.is_trial && self.outages.begin(self.link, trouble);
-        let cause = advised(error);
+        let cause = advised(error, &self.account);
         telemetry::broker_link_down(&self.purpose, &self.vhost, place, &cause, retry_in, is_news);
     }
 }

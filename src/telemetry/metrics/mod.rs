@@ -108,6 +108,10 @@ metrics! {
         broker_links "Links to the broker that are up, by its address" count(Family<[(&'static str, String); 1], Gauge>);
         broker_links_made "Links to the broker that were made, also anew" count(Counter);
         broker_link_failures "Links to the broker that were lost, or could not be made" count(Counter);
+        broker_logins_renewed "Links to the broker that went on with a new token" count(Counter);
+        broker_token_failures "Times that the gateway's own token could not be read, or not be used" count(Counter);
+        broker_token_stale "Whether the gateway's own token could not be renewed" count(Gauge);
+        broker_token_expires[Seconds] "When the gateway's own token ends, in seconds since 1970; 0 if it does not tell" count(Gauge);
         queues_suspected "Queues over which the broker may have closed a link" count(Counter);
         presence_up "Whether presence is up to date" level(Option<bool>);
         presence_failures "Times that presence was lost" count(Counter);

@@ -13,6 +13,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::broker::{
     BrokerError, Cause,
+    account::certificate::Certificate,
     amqp::{hosts::Address, link::LinkConfig},
 };
 
@@ -25,6 +26,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 pub(super) async fn connect(
     config: &LinkConfig,
     address: Address,
+    certificate: Option<&Certificate>,
 ) -> Result<Box<dyn Stream>, BrokerError> {
     let unavailable =
         |error: &dyn ToString| BrokerError::Unavailable(Cause::foreign(error.to_string()));
@@ -37,7 +39,7 @@ pub(super) async fn connect(
     match config.uri.scheme {
         AMQPScheme::AMQP => Ok(Box::new(tcp)),
         AMQPScheme::AMQPS => {
-            let secured = secure(tcp, &address.host.name)
+            let secured = secure(tcp, &address.host.name, certificate)
                 .await
                 .map_err(|error| unavailable(&format!("TLS: {error}")))?;
             Ok(Box::new(secured))
@@ -45,7 +47,11 @@ pub(super) async fn connect(
     }
 }
 
-async fn secure(tcp: TcpStream, host: &str) -> io::Result<impl Stream + use<>> {
+async fn secure(
+    tcp: TcpStream,
+    host: &str,
+    certificate: Option<&Certificate>,
+) -> io::Result<impl Stream + use<>> {
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     // From the system's files each time, so that a changed authority is known without a restart.
     let roots = tokio::task::spawn_blocking(roots).await??;
@@ -53,8 +59,16 @@ async fn secure(tcp: TcpStream, host: &str) -> io::Result<impl Stream + use<>> {
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let config = match certificate {
+        Some(certificate) => {
+            let (chain, key) = certificate.parts();
+            config
+                .with_client_auth_cert(chain, key)
+                .map_err(io::Error::other)?
+        }
+        None => config.with_no_client_auth(),
+    };
     TlsConnector::from(Arc::new(config))
         .connect(name, tcp)
         .await
@@ -108,7 +122,7 @@ mod tests {
             let _ = TlsAcceptor::from(Arc::new(config)).accept(socket).await;
         });
         let config = LinkConfig::of_a_test(&format!("amqps://u:s3cret@127.0.0.1:{port}"));
-        let connecting = dial(&config, |address| connect(&config, address));
+        let connecting = dial(&config, |address| connect(&config, address, None));
         let Err(Unreached { error, .. }) = connecting.await else {
             panic!("trusted")
         };

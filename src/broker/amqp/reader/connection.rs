@@ -2,6 +2,7 @@
 //! acknowledges it.
 
 use std::{
+    collections::VecDeque,
     future::{Future as _, poll_fn},
     io,
     pin::Pin,
@@ -15,7 +16,7 @@ use amqp_wire::{
 };
 use tokio::{
     io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{Instant, Interval, MissedTickBehavior, Sleep, interval, sleep, timeout},
 };
 
@@ -26,7 +27,10 @@ use super::{
     handshake::Connected,
 };
 use crate::{
-    broker::{BrokerError, Cause, amqp::convert::reply_error},
+    broker::{
+        BrokerError, Cause,
+        amqp::{convert::reply_error, link::RENEWED},
+    },
     deadline::after,
 };
 
@@ -39,6 +43,8 @@ pub(super) struct Connection<T> {
     out: Out,
     heart: Heart,
     acks: Acks,
+    /// Those who wait for the broker to take a new token, the first one first.
+    renewing: VecDeque<oneshot::Sender<()>>,
 }
 
 /// Why a connection ended.
@@ -106,6 +112,7 @@ impl<T: DeliveryTaker> Connection<T> {
                 at: Box::pin(sleep(ACK_DELAY)),
                 is_waiting: false,
             },
+            renewing: VecDeque::new(),
         }
     }
 
@@ -146,6 +153,11 @@ impl<T: DeliveryTaker> Connection<T> {
             match command {
                 Some(Command::Consume(request)) => {
                     self.consumers.start(request, &mut self.out.bytes);
+                }
+                Some(Command::Renew(token, renewed)) => {
+                    let secret = token.reveal().as_bytes();
+                    encode::update_secret(&mut self.out.bytes, secret, Short::cut(RENEWED));
+                    self.renewing.push_back(renewed);
                 }
                 Some(Command::Cancel(id)) => self.consumers.cancel(id, &mut self.out.bytes),
                 // Without anybody who could ask for something, it is as good as closed.
@@ -237,6 +249,15 @@ impl<T: DeliveryTaker> Connection<T> {
                     channel: 0,
                     method: Method::Close { code, text },
                 } => return Ok(Some(reply_error(code, &String::from_utf8_lossy(text)))),
+                Event::Method {
+                    channel: 0,
+                    method: Method::UpdateSecretOk,
+                } if !self.renewing.is_empty() => {
+                    if let Some(renewed) = self.renewing.pop_front() {
+                        // Nobody may wait for it any more.
+                        let _ = renewed.send(());
+                    }
+                }
                 Event::Method { channel, method } => {
                     self.consumers
                         .handle(channel, method, &mut self.out.bytes)?;

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::connect::Stream;
 use crate::broker::{
     BrokerError, Cause,
-    amqp::{FRAME_MAX, convert::reply_error, link::LinkConfig},
+    amqp::{FRAME_MAX, account::Credentials, convert::reply_error, link::LinkConfig},
 };
 
 /// A connection that is logged in.
@@ -33,6 +33,7 @@ const FIRST_FRAME_MAX: u32 = 16 << 10;
 pub(super) async fn handshake(
     stream: Box<dyn Stream>,
     config: &LinkConfig,
+    credentials: &Credentials,
     max_body: u64,
 ) -> Result<Connected, BrokerError> {
     let limits = Limits {
@@ -46,17 +47,16 @@ pub(super) async fn handshake(
     };
     talk.write(&PROTOCOL_HEADER).await?;
     talk.answer(|method| match method {
-        Method::Start { mechanisms } => Some(offers_plain(mechanisms)),
+        Method::Start { mechanisms } => Some(offers(mechanisms, credentials.mechanism)),
         _ => None,
     })
     .await??;
-    let user = &config.uri.authority.userinfo;
     let mut out = Vec::new();
     encode::start_ok(
         &mut out,
         &about_us(&config.name()),
-        &user.username,
-        &user.password,
+        Short::cut(credentials.mechanism),
+        &credentials.response,
     );
     talk.write(&out).await?;
 
@@ -109,13 +109,20 @@ fn agree<N: Ord + Default>(theirs: N, ours: N) -> N {
     }
 }
 
-fn offers_plain(mechanisms: &[u8]) -> Result<(), BrokerError> {
+fn offers(mechanisms: &[u8], wanted: &str) -> Result<(), BrokerError> {
     let mut offered = mechanisms.split(|byte| *byte == b' ');
-    if offered.any(|one| one == b"PLAIN") {
+    if offered.any(|one| one == wanted.as_bytes()) {
         return Ok(());
     }
     let offered = String::from_utf8_lossy(mechanisms);
-    let text = format!("the broker takes no password (PLAIN): it offers {offered}");
+    let what = match wanted {
+        "EXTERNAL" => {
+            "certificate (EXTERNAL; its plug-in is rabbitmq_auth_mechanism_ssl, to be named in \
+             auth_mechanisms)"
+        }
+        _ => "password (PLAIN)",
+    };
+    let text = format!("the broker takes no {what}: it offers {offered}");
     Err(BrokerError::Unavailable(Cause::foreign(text)))
 }
 
@@ -203,8 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_that_takes_no_password_is_told_from_others() {
-        assert_eq!(offers_plain(b"AMQPLAIN PLAIN"), Ok(()));
-        assert!(offers_plain(b"AMQPLAIN EXTERNAL").is_err());
+    fn a_broker_that_takes_no_such_login_is_told_from_others() {
+        assert_eq!(offers(b"AMQPLAIN PLAIN", "PLAIN"), Ok(()));
+        assert_eq!(offers(b"PLAIN EXTERNAL", "EXTERNAL"), Ok(()));
+        assert!(offers(b"AMQPLAIN EXTERNAL", "PLAIN").is_err());
+        let fault = offers(b"AMQPLAIN PLAIN", "EXTERNAL").unwrap_err();
+        assert!(
+            fault.to_string().contains("rabbitmq_auth_mechanism_ssl"),
+            "{fault}"
+        );
     }
 }

@@ -23,7 +23,10 @@ mod handshake;
 mod tests;
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,9 +40,11 @@ use tokio_util::task::AbortOnDropHandle;
 use self::{
     connection::{Connection, End},
     consumers::Request,
+    handshake::Connected,
 };
 use super::{
-    hosts::{Unreached, dial},
+    account::{Credentials, Numbered, Renewals},
+    hosts::{Address, Unreached, dial},
     link::{LinkConfig, Outage},
     outages::LinkLog,
 };
@@ -81,6 +86,8 @@ enum ReaderState<T> {
 /// An order to a connection.
 enum Command<T> {
     Consume(Request<T>),
+    /// The login goes on with another token. Dropped, if the connection ends before that is so.
+    Renew(Arc<Numbered>, oneshot::Sender<()>),
     /// Ends the consumer of that id, if it is there.
     Cancel(u64),
     /// Ends the connection in good order.
@@ -251,6 +258,73 @@ fn lost() -> BrokerError {
     BrokerError::Unavailable("the connection was lost".into())
 }
 
+/// A connection that is logged in, where it leads to, and the tokens that are to come for it.
+async fn log_in(
+    config: &LinkConfig,
+    max_body: u64,
+) -> Result<(Connected, Address, Option<Renewals>), Unreached> {
+    let credentials = config.credentials().await?;
+    let dialled = log_in_by(config, &credentials, max_body).await;
+    let (connected, address) = config.told(&credentials, dialled)?;
+    let renewals = config.account.renewals(&credentials);
+    Ok((connected, address, renewals))
+}
+
+async fn log_in_by(
+    config: &LinkConfig,
+    credentials: &Credentials,
+    max_body: u64,
+) -> Result<(Connected, Address), Unreached> {
+    dial(config, |address| async {
+        let certificate = credentials.certificate.as_deref();
+        let stream = connect::connect(config, address, certificate).await?;
+        handshake::handshake(stream, config, credentials, max_body).await
+    })
+    .await
+}
+
+/// Finds out whether the broker lets these in, on a connection that is closed at once.
+pub(super) async fn log_in_once(
+    config: &LinkConfig,
+    credentials: &Credentials,
+) -> Result<(), BrokerError> {
+    let dialled = log_in_by(config, credentials, 0).await;
+    let (connected, _) = dialled.map_err(|unreached| unreached.error)?;
+    // Without anybody who could ask it for something, it ends in good order.
+    let (_, commands) = mpsc::unbounded_channel::<Command<Nobody>>();
+    Connection::new(connected, commands).run().await;
+    Ok(())
+}
+
+/// The taker of a connection without consumers.
+struct Nobody;
+
+impl DeliveryTaker for Nobody {
+    fn take(&mut self, _: Delivery<'_>) {}
+
+    fn acknowledged(&mut self) {}
+}
+
+/// Tells a connection each new token, until it has ended.
+async fn renew<T>(
+    config: &LinkConfig,
+    renewals: Option<Renewals>,
+    commands: mpsc::UnboundedSender<Command<T>>,
+) {
+    let Some(renewals) = renewals else {
+        return std::future::pending().await;
+    };
+    let update = |token| {
+        let (renewed, answer) = oneshot::channel();
+        let sent = commands.send(Command::Renew(token, renewed));
+        async move {
+            sent.ok()?;
+            Some(answer.await.map_err(|_| lost()))
+        }
+    };
+    config.renew(renewals, update).await;
+}
+
 async fn supervise<T: DeliveryTaker>(
     config: LinkConfig,
     max_body: u64,
@@ -260,21 +334,20 @@ async fn supervise<T: DeliveryTaker>(
     let log = LinkLog::new(&config);
     let mut outage = Outage::default();
     loop {
-        let connected = dial(&config, |address| async {
-            let stream = connect::connect(&config, address).await?;
-            handshake::handshake(stream, &config, max_body).await
-        });
-        let connected = connected.await;
+        let connected = log_in(&config, max_body).await;
         let since = Instant::now();
         let (Unreached { error, place }, lasted) = match connected {
-            Ok((connected, address)) => {
+            Ok((connected, address, renewals)) => {
                 log.up(&address);
                 let (sender, commands) = mpsc::unbounded_channel();
-                state.send_replace(ReaderState::Up(sender));
+                state.send_replace(ReaderState::Up(sender.clone()));
                 // A task of its own: if a taker panics, the others' connection is made again.
                 let connection = Connection::new(connected, commands);
-                let running = AbortOnDropHandle::new(tokio::spawn(connection.run()));
-                let ended = running.await;
+                let mut running = AbortOnDropHandle::new(tokio::spawn(connection.run()));
+                let ended = tokio::select! {
+                    ended = &mut running => ended,
+                    () = renew(&config, renewals, sender) => running.await,
+                };
                 outage = Outage::new();
                 let failed = || BrokerError::Unavailable("its task failed".into());
                 let reason = match ended {

@@ -5,7 +5,7 @@ use tokio::{
     time::{advance, timeout},
 };
 
-use super::{handshake::handshake, *};
+use super::{super::link::RENEWED, handshake::handshake, *};
 use amqp_wire::Body;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -138,11 +138,12 @@ fn config() -> LinkConfig {
 }
 
 /// Logs in, with the broker's own proposal of limits.
-async fn logged_in(tune: &[u8]) -> (Broker, handshake::Connected, Vec<u8>) {
+async fn logged_in(tune: &[u8]) -> (Broker, Connected, Vec<u8>) {
     let (ours, theirs) = duplex(1 << 20);
     let mut broker = Broker(theirs);
     let config = config();
-    let client = handshake(Box::new(ours), &config, 1000);
+    let credentials = config.account.credentials().await.unwrap();
+    let client = handshake(Box::new(ours), &config, &credentials, 1000);
     let server = async {
         let mut header = [0; 8];
         broker.0.read_exact(&mut header).await.unwrap();
@@ -220,6 +221,12 @@ async fn the_less_of_both_sides_limits_is_agreed_on() {
     assert_eq!(agreed, [7, 255, 0, 2, 0, 0, 0, 10]);
 }
 
+async fn refused(stream: DuplexStream) -> Result<Connected, BrokerError> {
+    let config = config();
+    let credentials = config.account.credentials().await.unwrap();
+    handshake(Box::new(stream), &config, &credentials, 1000).await
+}
+
 #[tokio::test]
 async fn a_refused_login_says_so_without_the_password() {
     let (ours, theirs) = duplex(1 << 20);
@@ -227,7 +234,7 @@ async fn a_refused_login_says_so_without_the_password() {
     let start = method(0, 10, 10, b"\0\x09\0\0\0\0\0\0\0\x05PLAIN\0\0\0\x05en_US");
     let refusal = "ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN";
     broker.write(&[start, close(0, 403, refusal)]).await;
-    let Err(error) = handshake(Box::new(ours), &config(), 1000).await else {
+    let Err(error) = refused(ours).await else {
         panic!("logged in")
     };
     assert_eq!(error, BrokerError::AccessRefused(refusal.into()));
@@ -258,7 +265,7 @@ async fn what_is_no_amqp_broker_is_named() {
     ] {
         let (ours, mut theirs) = duplex(1 << 20);
         theirs.write_all(words).await.unwrap();
-        let Err(error) = handshake(Box::new(ours), &config(), 1000).await else {
+        let Err(error) = refused(ours).await else {
             panic!("logged in")
         };
         let text = error.to_string();
@@ -286,6 +293,41 @@ async fn what_comes_together_is_acknowledged_together_on_each_channel() {
         assert_eq!(taker.bodies, bodies);
         assert_eq!(taker.acknowledged, bodies.len());
     }
+}
+
+/// A new token, of which the connection is told while messages come.
+#[tokio::test]
+async fn the_login_goes_on_with_another_token() {
+    let mut running = running().await;
+    let consumer = running.consume(1).await;
+    let commands = running.reader.commands().await;
+    let mut answers = Vec::new();
+    for secret in ["one", "two"] {
+        let (renewed, answer) = oneshot::channel();
+        let token = Numbered::of_a_test(secret);
+        assert!(commands.send(Command::Renew(token, renewed)).is_ok());
+        answers.push(answer);
+        let said = running.broker.expect((0, 10, 70)).await;
+        let length = [0, 0, 0, 3];
+        let told = [&length[..], secret.as_bytes(), &short(RENEWED)].concat();
+        assert_eq!(said, told);
+    }
+    let renewed = method(0, 10, 71, b"");
+    let between = message(1, 1, "between");
+    running
+        .broker
+        .write(&[renewed.clone(), between, renewed.clone()])
+        .await;
+    for answer in answers {
+        assert_eq!(answer.await, Ok(()));
+    }
+    assert_eq!(consumer.cancel().await.unwrap().bodies, ["between"]);
+    // Nobody asked for a third one.
+    running.broker.write(&[renewed]).await;
+    let End::Lost(reason) = running.ended.await.unwrap() else {
+        panic!("wanted")
+    };
+    assert!(reason.to_string().contains("channel 0"), "{reason}");
 }
 
 /// Few messages wait for others, but not for long; a quarter of what may be under way does not.
