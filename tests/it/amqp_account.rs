@@ -1,9 +1,10 @@
 //! The gateway's account at RabbitMQ: the permissions that the documents name are enough.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use serde_json::Value;
 use stomp_grammar::{Command, Frame};
+use tempfile::NamedTempFile;
 use testkit::{
     DEADLINE, FEED, GatewayBuilder, Hook, Login, StompClient, Vhost, eventually, unique,
 };
@@ -182,6 +183,39 @@ async fn what_it_may_not_do_is_said() {
     next.subscribe("1", DESTINATION).await;
     house.vhost.publish(FEED, KEY, ["hello"]).await;
     next.expect_message("hello").await;
+}
+
+/// The password is read at each connect: another one needs no restart.
+#[tokio::test]
+async fn a_password_in_a_file_is_changed_without_a_restart() {
+    let vhost: Vhost = vhost().await;
+    let account = unique("gateway");
+    let api = vhost.node().api();
+    api.add_user(&account, "f1rst").await;
+    api.allow(vhost.name(), &account, [".*", ".*", ".*"]).await;
+    let file = NamedTempFile::new().unwrap();
+    fs::write(file.path(), "f1rst\n").unwrap();
+    let url = format!("amqp://{account}@{}", vhost.node().amqp_address());
+    let house = House::start(vhost, |builder| {
+        builder
+            .set("broker.url", url)
+            .set("broker.password_file", file.path().display())
+    })
+    .await;
+    let mut clients = house.subscribed().await;
+    api.add_user(&account, "sec0nd").await;
+    house.vhost.close_connections().await;
+    let advice = "the password in";
+    house.gateway.until_logged(advice).await;
+    fs::write(file.path(), "sec0nd\n").unwrap();
+    house.gateway.until_logged("broker links back").await;
+    house.gateway.until_ready().await;
+    house.push(["with another password"]).await;
+    for client in &mut clients {
+        client.expect_message("with another password").await;
+    }
+    let log = house.gateway.log().text();
+    assert!(!log.contains("f1rst") && !log.contains("sec0nd"), "{log}");
 }
 
 /// The log names the address, the remedy, and the time of the next try.
