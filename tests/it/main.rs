@@ -18,6 +18,7 @@ mod amqp_feeds;
 mod amqp_publishing;
 mod amqp_tls;
 mod broker_contract;
+mod broker_token;
 mod cli;
 mod control_answers;
 mod documents;

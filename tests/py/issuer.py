@@ -3,6 +3,7 @@
 import json
 
 import jwt
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
@@ -17,12 +18,15 @@ keys = {}
 
 
 def key(id, alg):
-    """Makes a key, and tells its public half as a JWK."""
+    """Makes a key, and tells its public half as a JWK, and as PEM."""
     make, algorithm = MAKERS[alg]
     private = make()
     keys[id] = (private, alg)
     public = json.loads(algorithm.to_jwk(private.public_key()))
-    tell("key", jwk={**public, "kid": id, "alg": alg, "use": "sig"})
+    pem = private.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    tell("key", jwk={**public, "kid": id, "alg": alg, "use": "sig"}, pem=pem.decode())
 
 
 def token(id, claims):

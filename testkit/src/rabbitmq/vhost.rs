@@ -1,6 +1,6 @@
 //! A virtual host of a test's own, and a backend that publishes there.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
@@ -148,6 +148,13 @@ impl Vhost {
             Some(text(named[2].clone()))
         };
         ours.map(|one| name(one).unwrap_or_default()).collect()
+    }
+
+    /// Its AMQP connections, each by the name that RabbitMQ gives it: no two have the same.
+    pub async fn links(&self) -> BTreeSet<String> {
+        let connections = self.node.api().connections(&self.name).await;
+        let links = connections.iter().map(|one| text(one["name"].clone()));
+        links.collect()
     }
 
     /// Closes all its connections, as an operator would.
