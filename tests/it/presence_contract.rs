@@ -105,12 +105,17 @@ pub(crate) fn sentinel_presence(
     lease: Duration,
     node: Node,
 ) -> RedisPresence {
-    let config = RedisConfig {
-        sentinels: redis.addresses().into_iter().map(Into::into).collect(),
+    let config = sentinel_config(redis.addresses());
+    redis_presence_by(&redis.url(), &config, lease, node)
+}
+
+/// With Sentinels at these addresses.
+pub(crate) fn sentinel_config(addresses: Vec<String>) -> RedisConfig {
+    RedisConfig {
+        sentinels: addresses.into_iter().map(Into::into).collect(),
         sentinel_password: RedisSentinels::PASSWORD.into(),
         ..RedisConfig::default()
-    };
-    redis_presence_by(&redis.url(), &config, lease, node)
+    }
 }
 
 pub(crate) fn cluster_presence(redis: &RedisCluster, lease: Duration, node: Node) -> RedisPresence {

@@ -10,12 +10,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use stentor::presence::{Presence, PresenceEntry, Status, redis::RedisPresence};
-use testkit::{DEADLINE, Redis, RedisCluster, RedisSentinels, eventually, unique};
+use stentor::presence::{Presence, PresenceEntry, RedisConfig, Status, redis::RedisPresence};
+use tempfile::TempDir;
+use testkit::{
+    Authority, DEADLINE, Proxy, Redis, RedisCluster, RedisSentinels, eventually, unique,
+};
 use tokio::{task::JoinHandle, time::MissedTickBehavior};
 
 use crate::presence_contract::{
-    AT_ONCE, cluster_presence, redis_presence, sentinel_presence, session, settings,
+    AT_ONCE, cluster_presence, redis_presence, redis_presence_by, sentinel_config,
+    sentinel_presence, session, settings,
 };
 
 const LEASE: Duration = Duration::from_secs(4);
@@ -185,6 +189,57 @@ async fn sentinels_name_another_master() {
     let nodes = nodes(|node| sentinel_presence(&redis, LEASE, node));
     let [master, _] = redis.roles().await;
     survives("Sentinel, master killed", &nodes, async || {
+        master.kill();
+        let [new, _] = redis.roles().await;
+        assert_ne!(new.port(), master.port());
+    })
+    .await;
+}
+
+/// Each word to and from a Sentinel takes a fifth of a second, and one says nothing at all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_sentinels_name_another_master() {
+    let redis = RedisSentinels::own().await;
+    let mut proxies = Vec::new();
+    for address in redis.addresses() {
+        let proxy = Proxy::start(&address).await;
+        proxy.fragment(64 * 1024, Duration::from_millis(200));
+        proxies.push(proxy);
+    }
+    proxies[0].freeze();
+    let addresses: Vec<_> = proxies.iter().map(Proxy::address).collect();
+    let config = sentinel_config(addresses);
+    let nodes = nodes(|node| redis_presence_by(&redis.url(), &config, LEASE, node));
+    let [master, _] = redis.roles().await;
+    survives("slow Sentinels, master killed", &nodes, async || {
+        master.kill();
+        let [new, _] = redis.roles().await;
+        assert_ne!(new.port(), master.port());
+    })
+    .await;
+}
+
+/// Sentinels and servers speak TLS alone with each other and with the gateway, and all show
+/// certificates.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_name_another_master_over_tls() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [server, client] = folders.each_ref().map(TempDir::path);
+    let authority = Authority::new();
+    authority.serve_from(server, "redis");
+    authority.serve_from(client, "stentor");
+    let redis = RedisSentinels::own_with_tls(server).await;
+    let config = RedisConfig {
+        sentinel_tls: true,
+        ca: client.join("ca.pem"),
+        certificate: client.join("chain.pem"),
+        key: client.join("key.pem"),
+        ..sentinel_config(redis.tls_addresses())
+    };
+    let url = format!("rediss://{}/", RedisSentinels::MASTER);
+    let nodes = nodes(|node| redis_presence_by(&url, &config, LEASE, node));
+    let [master, _] = redis.roles().await;
+    survives("Sentinel over TLS, master killed", &nodes, async || {
         master.kill();
         let [new, _] = redis.roles().await;
         assert_ne!(new.port(), master.port());

@@ -65,9 +65,13 @@ impl Redis {
     /// # Panics
     /// It cannot be started.
     pub async fn with_tls(folder: &Path) -> Self {
+        Self::with_tls_and(folder, &[]).await
+    }
+
+    async fn with_tls_and(folder: &Path, more: &[&str]) -> Self {
         let file = |name: &str| folder.join(name).display().to_string();
         let [chain, key, ca] = ["chain.pem", "key.pem", "ca.pem"].map(file);
-        Self::with(&[
+        let tls = [
             "--save",
             "",
             "--tls-port",
@@ -80,8 +84,8 @@ impl Redis {
             &ca,
             "--tls-auth-clients",
             "yes",
-        ])
-        .await
+        ];
+        Self::with(&[&tls, more].concat()).await
     }
 
     async fn with(arguments: &[&str]) -> Self {

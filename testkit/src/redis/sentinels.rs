@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Command, Stdio},
     sync::Arc,
 };
@@ -23,6 +24,7 @@ pub struct RedisSentinels {
 #[derive(Debug)]
 struct Sentinel {
     port: u16,
+    tls_port: u16,
     process: Process,
     _folder: TempDir,
 }
@@ -51,6 +53,26 @@ impl RedisSentinels {
         let master = Redis::own().await;
         let port = master.port().to_string();
         let replica = Redis::with(&["--save", "", "--replicaof", "127.0.0.1", &port]).await;
+        Self::watch(master, replica, &port, None).await
+    }
+
+    /// Those of the test's own, which speak TLS among each other and with clients, by the
+    /// `chain.pem` and `key.pem` of a folder, and demand certificates that the `ca.pem` there
+    /// vouches for. See [`Self::tls_addresses`].
+    ///
+    /// # Panics
+    /// They cannot be started.
+    pub async fn own_with_tls(folder: &Path) -> Self {
+        let tls = ["--tls-replication", "yes"];
+        let master = Redis::with_tls_and(folder, &tls).await;
+        let address = master.tls_address();
+        let port = address.rsplit(':').next().expect("a port");
+        let follow = [&tls[..], &["--replicaof", "127.0.0.1", port]].concat();
+        let replica = Redis::with_tls_and(folder, &follow).await;
+        Self::watch(master, replica, port, Some(folder)).await
+    }
+
+    async fn watch(master: Redis, replica: Redis, port: &str, tls: Option<&Path>) -> Self {
         eventually(DEADLINE, "the replica follows", async || {
             let info = replica.ask(&["INFO", "replication"]).await?;
             info.contains("master_link_status:up").then_some(())
@@ -58,7 +80,7 @@ impl RedisSentinels {
         .await;
         let mut sentinels = Vec::new();
         for _ in 0..3 {
-            sentinels.push(Sentinel::start(&port).await);
+            sentinels.push(Sentinel::start(port, tls).await);
         }
         let all = Self {
             servers: [master, replica],
@@ -90,6 +112,13 @@ impl RedisSentinels {
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
         let ports = self.sentinels.iter().map(|sentinel| sentinel.port);
+        ports.map(|port| format!("127.0.0.1:{port}")).collect()
+    }
+
+    /// The same, for TLS.
+    #[must_use]
+    pub fn tls_addresses(&self) -> Vec<String> {
+        let ports = self.sentinels.iter().map(|sentinel| sentinel.tls_port);
         ports.map(|port| format!("127.0.0.1:{port}")).collect()
     }
 
@@ -130,11 +159,11 @@ impl RedisSentinels {
 }
 
 impl Sentinel {
-    async fn start(master: &str) -> Self {
+    async fn start(master: &str, tls: Option<&Path>) -> Self {
         for _ in 0..5 {
             let folder = TempDir::with_prefix("testkit-sentinel-").expect("a temporary folder");
             keeper::remove(folder.path());
-            let [port] = free_ports();
+            let [port, tls_port] = free_ports();
             let (name, password) = (RedisSentinels::MASTER, RedisSentinels::PASSWORD);
             let text = format!(
                 "port {port}\nbind 127.0.0.1\nrequirepass {password}\n\
@@ -143,6 +172,15 @@ impl Sentinel {
                  sentinel down-after-milliseconds {name} 1000\n\
                  sentinel failover-timeout {name} 5000\n"
             );
+            let tls = tls.map(|folder| {
+                let folder = folder.display();
+                format!(
+                    "tls-port {tls_port}\ntls-replication yes\ntls-auth-clients yes\n\
+                     tls-cert-file {folder}/chain.pem\ntls-key-file {folder}/key.pem\n\
+                     tls-ca-cert-file {folder}/ca.pem\n"
+                )
+            });
+            let text = tls.unwrap_or_default() + &text;
             let file = folder.path().join("sentinel.conf");
             fs::write(&file, text).expect("a folder to write to");
             let mut command = Command::new("redis-server");
@@ -153,6 +191,7 @@ impl Sentinel {
             let process = Process::start("sentinel", &mut command, Stdio::null());
             let sentinel = Self {
                 port,
+                tls_port,
                 process: process.expect("redis-server can be started"),
                 _folder: folder,
             };
