@@ -414,6 +414,18 @@ async fn the_node_of_a_feed_s_queue_is_cut_off_from_the_others() {
     a_feed_loses_its_queue("queue's node cut off", false, isolate, rejoin).await;
 }
 
+/// As by a network that drops packets: no connection is closed, and the nodes have to notice.
+#[tokio::test]
+async fn the_node_of_a_feed_s_queue_is_cut_off_without_a_word() {
+    let cut_off = async |cluster: &Cluster, node: &RabbitMq| cluster.cut_off(node);
+    let reconnect = async |cluster: &Cluster, _: &RabbitMq| {
+        cluster.reconnect();
+        cluster.repair().await;
+    };
+    let case = "queue's node cut off without a word";
+    a_feed_loses_its_queue(case, false, cut_off, reconnect).await;
+}
+
 /// Nothing is lost, doubled or swapped, and nobody is disconnected: the queue is elsewhere.
 #[tokio::test]
 async fn the_node_of_all_links_is_killed() {

@@ -6,19 +6,22 @@ use serde_json::Value;
 
 use super::{
     RabbitMq,
-    node::{Member, start_epmd},
+    crossing::Crossing,
+    node::{Epmd, Member},
 };
 use crate::{DEADLINE, eventually, free_ports, unique};
 
 /// What a cluster's tests ask for queues and links by.
 const PLUGINS: &[&str] = &["rabbitmq_management"];
 
-/// Three RabbitMQ nodes of one cluster, on 127.0.0.1, with an epmd of their own. Two of them join the
+/// Three RabbitMQ nodes of one cluster, on 127.0.0.1. They reach each other by a way that can be
+/// closed ([`Cluster::cut_off`]). Two of them join the
 /// first when they start for the first time. On versions that know it, the smaller part of a
 /// partition pauses (`pause_minority`).
 #[derive(Debug)]
 pub struct Cluster {
     nodes: [Arc<RabbitMq>; 3],
+    crossing: Crossing,
 }
 
 impl Cluster {
@@ -39,7 +42,8 @@ impl Cluster {
 
     async fn try_start() -> Result<Self, String> {
         let [port] = free_ports();
-        let epmd = Arc::new(start_epmd(port));
+        let crossing = Crossing::start(port).map_err(|error| error.to_string())?;
+        let epmd = Arc::new(Epmd::Crossing);
         let names: [String; 3] =
             std::array::from_fn(|_| format!("{}@localhost", unique("testkit")));
         let [first, ..] = &names;
@@ -59,7 +63,7 @@ impl Cluster {
         one.try_start().await?;
         let (two, three) = tokio::join!(two.try_start(), three.try_start());
         two.and(three)?;
-        let cluster = Self { nodes };
+        let cluster = Self { nodes, crossing };
         cluster.until_whole().await;
         Ok(cluster)
     }
@@ -115,6 +119,18 @@ impl Cluster {
         self.set_cookie(node, "testkit").await;
     }
 
+    /// Cuts the node off from the others as a network does that drops packets: no connection is
+    /// closed, and nothing comes any more. The nodes notice within ten seconds. Its clients still
+    /// reach it.
+    pub fn cut_off(&self, node: &RabbitMq) {
+        self.crossing.cut(node.name());
+    }
+
+    /// Ends what [`Self::cut_off`] began.
+    pub fn reconnect(&self) {
+        self.crossing.heal();
+    }
+
     async fn set_cookie(&self, node: &RabbitMq, cookie: &str) {
         let others = self.nodes.iter().filter(|one| one.name() != node.name());
         let names: Vec<_> = others.map(|one| format!("'{}'", one.name())).collect();
@@ -156,6 +172,7 @@ impl Cluster {
 /// Of a node that joins the others of these when it starts for the first time.
 fn configuration(nodes: &[&str]) -> String {
     let mut lines = "collect_statistics_interval = 1000\n\
+         net_ticktime = 8\n\
          cluster_partition_handling = pause_minority\n\
          cluster_formation.peer_discovery_backend = classic_config\n\
          cluster_formation.discovery_retry_limit = 60\n\

@@ -2,6 +2,7 @@
 
 mod api;
 mod cluster;
+mod crossing;
 mod node;
 mod vhost;
 

@@ -42,7 +42,7 @@ pub struct RabbitMq {
     ports: Ports,
     /// Finds nodes by name; each node or cluster has its own, in the foreground, so that it ends with
     /// it.
-    epmd: Arc<Process>,
+    epmd: Arc<Epmd>,
     /// The Erlang machine, while it runs.
     beam: Mutex<Option<Process>>,
 }
@@ -51,7 +51,7 @@ pub struct RabbitMq {
 pub(super) struct Member {
     /// `name@localhost`
     pub(super) name: String,
-    pub(super) epmd: Arc<Process>,
+    pub(super) epmd: Arc<Epmd>,
     pub(super) epmd_port: u16,
     /// What the nodes of a cluster know each other by; `None`: nobody else needs to know it.
     pub(super) cookie: Option<&'static str>,
@@ -106,7 +106,7 @@ impl RabbitMq {
             let [epmd_port] = free_ports();
             let alone = Member {
                 name: format!("{}@localhost", unique("testkit")),
-                epmd: Arc::new(start_epmd(epmd_port)),
+                epmd: Arc::new(Epmd::Program(start_epmd(epmd_port))),
                 epmd_port,
                 cookie: None,
             };
@@ -219,7 +219,7 @@ impl RabbitMq {
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
         let beam = self.lock().as_ref().map(Process::id);
-        beam.into_iter().chain([self.epmd.id()]).collect()
+        beam.into_iter().chain(self.epmd.id()).collect()
     }
 
     /// The folder of its data, log and configuration.
@@ -448,8 +448,33 @@ impl Ports {
     }
 }
 
-/// Starts what finds nodes by name.
-pub(super) fn start_epmd(port: u16) -> Process {
+/// What finds nodes by name.
+#[derive(Debug)]
+pub(super) enum Epmd {
+    /// Erlang's own.
+    Program(Process),
+    /// One that can part them, which the cluster has.
+    Crossing,
+}
+
+impl Epmd {
+    fn id(&self) -> Option<u32> {
+        match self {
+            Self::Program(process) => Some(process.id()),
+            Self::Crossing => None,
+        }
+    }
+
+    fn output(&self) -> String {
+        match self {
+            Self::Program(process) => process.output(),
+            Self::Crossing => String::new(),
+        }
+    }
+}
+
+/// Starts Erlang's own.
+fn start_epmd(port: u16) -> Process {
     // A RabbitMQ from `scripts/rabbitmq.sh` has its own.
     let epmd = Some(bin().join("epmd")).filter(|epmd| epmd.exists());
     let mut command = Command::new(epmd.unwrap_or_else(|| "epmd".into()));
