@@ -32,6 +32,7 @@ use crate::{
     http::{self, HostNames, Origins, PrivateServer, PublicServer, RefusalLog, Routes},
     hub::Vhosts,
     listen::{self, Entrance, Files, Plain, Proxies, Secure, Tls, TlsError, tls::Protocol},
+    messaging::{self, MemorySequences, RedisSequences, SequenceStore},
     node::{self, Memory, Places, Registry, Services, Settings, Shed},
     presence::{self, Node, Outbox, Presence, memory::MemoryPresence, redis::RedisPresence},
     shutdown::{self, Phase, Phases, Progress},
@@ -370,6 +371,7 @@ fn build(config: &Config, node: &str) -> Result<Built, Error> {
     let (auth, accounts) = authenticator(config)?;
     let outbox = events.as_ref().map(|events| Arc::clone(&events.outbox));
     let presence = presence(config, node, outbox)?;
+    let sequences = sequences(config)?;
     let places = Places::new(config.listen.max_unauthenticated);
     let registry = Registry::with_places(config.listen.max_connections, places, &config.limits);
     if let Some(records) = presence.as_ref().and_then(|presence| presence.records()) {
@@ -403,7 +405,9 @@ fn build(config: &Config, node: &str) -> Result<Built, Error> {
         settings = settings.with_recheck_of_changes(&config.auth);
     }
     let recheck = settings.recheck;
-    let services = Services::new(vhosts, auth, presence, registry, control, settings);
+    let services = Services::new(
+        vhosts, auth, presence, sequences, registry, control, settings,
+    );
     let target: Weak<dyn Shed> = Arc::downgrade(&services.registry) as _;
     let memory = Arc::downgrade(&services.memory);
     tokio::spawn(Memory::watch(memory, config.memory.clone(), target));
@@ -573,6 +577,23 @@ fn presence(
                 .map_err(|error| Error::Configuration(error.to_string()))?;
             Some(Arc::new(presence))
         }
+    })
+}
+
+fn sequences(config: &Config) -> Result<Option<Arc<dyn SequenceStore>>, Error> {
+    let sequences = config.sequences.clone();
+    Ok(match (sequences.store, &config.presence.url) {
+        (messaging::Store::Off, _) => None,
+        (messaging::Store::Redis, presence::Url::Redis(url)) => {
+            let redis = RedisSequences::new(url, &config.redis, sequences)
+                .map_err(|error| Error::Configuration(error.to_string()))?;
+            Some(redis)
+        }
+        (messaging::Store::Redis, _) => {
+            let message = "[sequences] store is \"redis\", but [presence] url names none";
+            return Err(Error::Configuration(message.to_owned()));
+        }
+        (messaging::Store::Memory, _) => Some(Arc::new(MemorySequences::new(sequences))),
     })
 }
 

@@ -11,7 +11,7 @@
 //! - [`connection`] — one task a client: link, session, broker
 //! - [`node`] — shared by all connections of a node: services, settings, registry, places, memory
 //! - [`control`] — commands of an operator or a backend to sessions of any node
-//! - [`hub`], [`presence`], [`broker`], [`auth`] — the services of a connection
+//! - [`hub`], [`messaging`], [`presence`], [`broker`], [`auth`] — the services of a connection
 //! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
 //! - [`units`] and [`secret_url`] — how durations, sizes and URLs are written in configuration
 //! - [`address`] — what limits by address count as one
@@ -47,6 +47,7 @@ pub mod http;
 pub mod hub;
 mod later;
 pub mod listen;
+pub mod messaging;
 pub mod migrate;
 pub mod node;
 pub mod presence;

@@ -14,13 +14,15 @@ pub(crate) const HEARTBEAT: Bytes = Bytes::from_static(b"\n");
 const SEPARATOR: &str = "@@";
 
 /// CONNECTED, its headers in the plug-in's order.
-/// `left` is the time until the login ends by itself, if it does.
+/// `left` is the time until the login ends by itself, if it does; `last_number` the last numbered
+/// SEND that the broker has, if the client numbers them.
 pub(crate) fn connected(
     server: Option<&str>,
     id: &str,
     rates: Rates,
     version: Version,
     left: Option<Duration>,
+    last_number: Option<u64>,
 ) -> Bytes {
     let mut out = Vec::with_capacity(128);
     encode::command(&mut out, Command::Connected);
@@ -32,6 +34,9 @@ pub(crate) fn connected(
     encode::header_verbatim(&mut out, "heart-beat", &format!("{send},{receive}"));
     encode::header_verbatim(&mut out, "version", version.as_str());
     expires_in(&mut out, left);
+    if let Some(number) = last_number {
+        encode::header_verbatim(&mut out, "last-client-seq", &number.to_string());
+    }
     encode::body(&mut out, &[]);
     out.into()
 }

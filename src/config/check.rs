@@ -13,7 +13,7 @@ use crate::{
         origin,
         tls::{ClientCertificates, TlsConfig},
     },
-    presence,
+    messaging, presence,
     units::show_size,
 };
 
@@ -276,6 +276,14 @@ fn sessions(config: &Config, reader: &mut Reader<'_>) {
             ],
             "limits the sessions of a user, but [presence] url is \"off\", so nobody knows them; \
              write \"memory:\" there (a single node), or the address of a Redis",
+        );
+    }
+    let has_redis = matches!(presence.url, presence::Url::Redis(_));
+    if config.sequences.store == messaging::Store::Redis && !has_redis {
+        reader.wrong(
+            &[("sequences", "store"), ("presence", "url")],
+            "is \"redis\", but [presence] url names none; write its address there, or \"memory\" here \
+             (a single node)",
         );
     }
     if let Some(exchange) = control.exchange()

@@ -14,7 +14,8 @@ mod text;
 use std::fmt;
 
 use crate::{
-    api, auth, broker, control, hub, listen, node, presence, shutdown, telemetry, units::Checked,
+    api, auth, broker, control, hub, listen, messaging, node, presence, shutdown, telemetry,
+    units::Checked,
 };
 
 pub use error::{ConfigErrors, Problem, ValueSource};
@@ -55,6 +56,8 @@ pub struct Config {
     pub presence: presence::Config,
     /// `[redis]`
     pub redis: presence::RedisConfig,
+    /// `[sequences]`
+    pub sequences: messaging::Config,
     /// `[sessions]`
     pub sessions: node::LoginPolicy,
     /// `[control]`
@@ -225,6 +228,7 @@ sections! {
     auth_rabbitmq "auth.rabbitmq": auth::rabbitmq::RabbitMqConfig,
     presence "presence": presence::Config,
     redis "redis": presence::RedisConfig,
+    sequences "sequences": messaging::Config,
     sessions "sessions": node::LoginPolicy,
     control "control": control::Config,
     stomp "stomp": node::Stomp,

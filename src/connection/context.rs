@@ -9,16 +9,17 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use stomp_session::{Problem, SubscriptionId};
+use stomp_session::{Action, Operation, Problem, SubscriptionId};
 
 use super::{
-    mapping,
+    mapping::{self, numbering},
     rights::{Right, Rights},
 };
 use crate::{
     auth::{Carried, User},
     control::Subject,
     hub::Hub,
+    messaging::{Holder, Sequence},
     node::{Account, ClientAddress, Guard, Services, Settings, Suspect, UserPlace},
     presence::{Device, PresenceEntry, Status},
     telemetry::{self, ConnectionInfo},
@@ -71,6 +72,8 @@ struct Kept {
     rights: Option<Box<Rights>>,
     /// The id of the device that CONNECT or the token named, if it did.
     device: Option<Box<str>>,
+    /// The sequence of its numbered messages, if it asked for one.
+    sequence: Option<Sequence>,
 }
 
 impl Identity {
@@ -87,7 +90,33 @@ impl Identity {
             user,
             vhost,
             place,
-            kept: is_any.then(|| Box::new(Kept { rights, device })),
+            kept: is_any.then(|| {
+                Box::new(Kept {
+                    rights,
+                    device,
+                    sequence: None,
+                })
+            }),
+        }
+    }
+
+    /// Its messages are numbered. It has a device.
+    pub(super) fn set_sequence(&mut self, sequence: Sequence) {
+        if let Some(kept) = &mut self.kept {
+            kept.sequence = Some(sequence);
+        }
+    }
+
+    /// The sequence of its numbered messages, if it asked for one.
+    pub(super) fn sequence(&self) -> Option<&Sequence> {
+        self.kept.as_ref()?.sequence.as_ref()
+    }
+
+    /// In whose name it publishes.
+    pub(super) fn holder(&self) -> Holder {
+        Holder {
+            vhost: Arc::clone(self.vhost.name()),
+            user: Arc::clone(&self.user.name),
         }
     }
 
@@ -182,6 +211,20 @@ impl Context {
         } else {
             Box::default()
         }))
+    }
+
+    /// A frame waits for its turn: its number, if it has one, is reserved with those before it.
+    pub(super) fn foresee(&self, action: &Action) {
+        let sequence = self.identity().and_then(Identity::sequence);
+        if let (Some(sequence), Action::Perform(_, operations)) = (sequence, action) {
+            let publishes = operations.iter().filter_map(|operation| match operation {
+                Operation::Publish(publish) => publish.headers.get(numbering::NUMBER),
+                _ => None,
+            });
+            publishes
+                .filter_map(numbering::number)
+                .for_each(|number| sequence.foresee(number));
+        }
     }
 
     /// The rights to ask the hook about again, if `auth.recheck` is on.
@@ -295,6 +338,8 @@ impl Context {
             max_unacked: limits.max_unacked,
             keys: limits.keys(),
             presence: self.services.presence.is_some(),
+            sequences: self.services.sequences.is_some(),
+            device: identity.device_id().unwrap_or_default(),
         }
     }
 }

@@ -32,6 +32,7 @@
 //! | `operations` | operations under way, and their results: subscriptions (`route`), queues (`declared`), settlements (`work`), own messages (`echo`) |
 //! | `goodbye`, `end` | the last words, and the reason |
 //! | `timer` | the one timer, on strokes that all connections share |
+//! | `once` | messages that are published once, whatever is sent again |
 //! | `perform` | one action, from the hook's permissions (`permission`, asked `ahead`) to the broker's answer; the login (`login`, `admission`), and its `renewal` |
 //! | [`mapping`] | the requests of frames to the broker (pure) |
 //! | `context` | the client's identity; `rights`: its permissions, kept to ask again; `online`: the node's way to reach it |
@@ -49,6 +50,7 @@ mod goodbye;
 mod link;
 mod login;
 pub mod mapping;
+mod once;
 mod online;
 mod operations;
 mod pacing;
@@ -184,7 +186,10 @@ impl<L: Link> Connection<L> {
                         return;
                     }
                     Action::Abandon(from) => self.operations.abandon(from, &self.context),
-                    other => self.operations.push(other),
+                    other => {
+                        self.context.foresee(&other);
+                        self.operations.push(other);
+                    }
                 }
             }
             let has_begun = self.operations.begin(&mut self.session, &self.context);
@@ -372,6 +377,7 @@ impl<L: Link> Connection<L> {
             identity,
             device,
             until,
+            last_number,
         } = login;
         if self.context.settings().stays_if_denied(&identity.user.name) {
             self.session.stay_if_denied();
@@ -384,7 +390,8 @@ impl<L: Link> Connection<L> {
         let context = &self.context;
         self.link.count_for(&|| context.account());
         let until = until.map(Instant::into_std);
-        self.session.handle_authenticated(now.into_std(), Ok(until));
+        self.session
+            .handle_authenticated_with(now.into_std(), Ok(until), last_number);
         if self.context.services.presence.is_some() {
             self.operations.find_groups(&self.context, device);
         }

@@ -377,7 +377,12 @@ impl Operations {
                     confirms,
                     declared,
                     replies,
+                    is_repeat,
                 } = handed;
+                if is_repeat {
+                    // Nothing comes back.
+                    self.forget_echoes(operation);
+                }
                 for (subscription, route) in replies {
                     self.routes.push(subscription, route);
                 }

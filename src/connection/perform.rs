@@ -15,10 +15,11 @@ use super::{
     context::{Context, Identity},
     login,
     mapping::{self, Plan},
+    once,
     permission::Permissions,
     rights::Right,
     route::{Dedicated, Route},
-    work::{Done, Handed, NewLogin, NotHanded, Task},
+    work::{Awaited, Done, Handed, NewLogin, NotHanded, Task},
 };
 use crate::{
     auth::Carried,
@@ -50,7 +51,7 @@ pub(super) async fn authenticate(
             Err(problem) => return Done::Authenticated(Err(problem)),
         }
     }
-    let (identity, until) = match login::login(&context, &connect, carried).await {
+    let (mut identity, until) = match login::login(&context, &connect, carried).await {
         Ok(login) => login,
         Err(problem) => return Done::Authenticated(Err(problem)),
     };
@@ -63,10 +64,15 @@ pub(super) async fn authenticate(
         device.get_or_insert_default().id = Some(id.into());
     }
     let decided = admission::apply_policy(&context, &identity, device.clone()).await;
-    Done::Authenticated(decided.map(|()| NewLogin {
+    let opened = match decided {
+        Ok(()) => once::open(&context, &mut identity, &connect.headers).await,
+        Err(problem) => Err(problem),
+    };
+    Done::Authenticated(opened.map(|last_number| NewLogin {
         identity,
         device,
         until,
+        last_number,
     }))
 }
 
@@ -243,7 +249,7 @@ pub(super) async fn perform(
 
 async fn hand_over(
     context: &Context,
-    tasks: Vec<Task>,
+    mut tasks: Vec<Task>,
     answers: Option<&Answers>,
 ) -> Result<Handed, Problem> {
     let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
@@ -267,10 +273,20 @@ async fn hand_over(
         let waited = tokio::time::timeout(patience, memory.enough()).await;
         waited.map_err(|_| Problem::Overloaded)?;
     }
+    let mut once = None;
+    if let [Task::Publish(sending, _)] = &mut *tasks
+        && let Some(asked) = sending.once.take()
+    {
+        match once::admit(context, identity, asked).await? {
+            once::Admitted::Publish(ticket) => once = Some(ticket),
+            once::Admitted::Repeat(confirms) => return Ok(Handed::repeat(confirms)),
+        }
+    }
     context.set_handing(true);
     let host = identity.vhost.host();
     let mut handed = Handed {
         confirms: Vec::new(),
+        is_repeat: false,
         declared: Vec::new(),
         replies: Vec::new(),
     };
@@ -291,8 +307,15 @@ async fn hand_over(
                     handed.declared.push(queue);
                 }
                 sending.publish.lane = context.guard.number();
+                let ticket = once.take();
+                if let Some(ticket) = &ticket {
+                    ticket.mark(&mut sending.publish.properties);
+                }
                 let confirm = identity.vhost.publish(sending.publish).await?;
-                handed.confirms.push(confirm);
+                handed.confirms.push(match ticket {
+                    Some(ticket) => Awaited::Once(ticket.published(identity, confirm)),
+                    None => Awaited::Broker(confirm),
+                });
             }
             Task::Say(status) => context.say(status),
             Task::Settle(

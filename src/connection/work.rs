@@ -27,6 +27,7 @@ use super::{
 use crate::{
     broker::{Confirm, Consume, Consumer, QueueSpec},
     hub::Mailbox,
+    messaging::Confirming,
     presence::{Device, Status},
     telemetry,
 };
@@ -61,16 +62,49 @@ pub(super) struct NewLogin {
     pub(super) device: Option<Box<Device>>,
     /// When the login ends by itself, if it does.
     pub(super) until: Option<Instant>,
+    /// The last numbered message that the broker has, if the client numbers them.
+    pub(super) last_number: Option<u64>,
+}
+
+/// What is awaited of a message.
+pub(super) enum Awaited {
+    /// The broker's confirm.
+    Broker(Confirm),
+    /// That it is written down, after the broker's confirm.
+    Once(Confirming),
+}
+
+impl Awaited {
+    async fn outcome(self) -> Outcome {
+        match self {
+            Self::Broker(confirm) => confirm.await.map_err(Problem::from),
+            Self::Once(confirming) => confirming.await,
+        }
+    }
 }
 
 /// The content of [`Done::Handed`].
 pub(super) struct Handed {
     /// The broker's answers that are awaited.
-    pub(super) confirms: Vec<Confirm>,
+    pub(super) confirms: Vec<Awaited>,
+    /// It repeats a message that is at the broker, or under way; nothing was published.
+    pub(super) is_repeat: bool,
     /// Queues that were declared.
     pub(super) declared: Vec<QueueSpec>,
     /// Queues for replies that were made.
     pub(super) replies: Vec<(SubscriptionId, Route)>,
+}
+
+impl Handed {
+    /// Of a message that is not published again.
+    pub(super) fn repeat(confirms: Vec<Awaited>) -> Self {
+        Self {
+            confirms,
+            is_repeat: true,
+            declared: Vec::new(),
+            replies: Vec::new(),
+        }
+    }
 }
 
 /// Why messages were not handed to the broker.
@@ -228,13 +262,11 @@ impl Work {
 
     /// Waits for the confirmations of an operation, and for what of it comes back, beside all
     /// others.
-    pub(super) fn confirm(&mut self, operation: OperationId, confirms: Vec<Confirm>) {
+    pub(super) fn confirm(&mut self, operation: OperationId, confirms: Vec<Awaited>) {
         let echo = self.echoes.wait(operation);
         let confirming = async move {
-            let outcome = try_join_all(confirms)
-                .await
-                .map(drop)
-                .map_err(Problem::from);
+            let outcomes = confirms.into_iter().map(Awaited::outcome);
+            let outcome = try_join_all(outcomes).await.map(drop);
             if outcome.is_ok()
                 && let Some(echo) = echo
             {

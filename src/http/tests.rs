@@ -68,7 +68,7 @@ fn services_with(max_connections: usize, limits: Limits) -> Arc<Services> {
     let registry = Registry::with_places(max_connections, Places::new(100), &settings.limits);
     let auth = Arc::new(Everybody);
     let control = Control::alone("node-1", Arc::clone(&registry) as _, Arc::clone(&auth) as _);
-    Services::new(vhosts, auth, None, registry, control, settings)
+    Services::new(vhosts, auth, None, None, registry, control, settings)
 }
 
 /// A server, until it is dropped.

@@ -16,6 +16,7 @@ use crate::{
     auth::Authenticator,
     control::Control,
     hub::{Mailbox, Vhosts},
+    messaging::SequenceStore,
     presence::Presence,
 };
 
@@ -27,6 +28,8 @@ pub struct Services {
     pub auth: Arc<dyn Authenticator>,
     /// Who is online; `None`: nobody asks.
     pub presence: Option<Arc<dyn Presence>>,
+    /// Messages that are published once; `None`: they are off.
+    pub sequences: Option<Arc<dyn SequenceStore>>,
     /// Who is connected.
     pub registry: Arc<Registry>,
     /// What is done to sessions of any node.
@@ -50,6 +53,7 @@ impl Services {
         vhosts: Vhosts,
         auth: Arc<dyn Authenticator>,
         presence: Option<Arc<dyn Presence>>,
+        sequences: Option<Arc<dyn SequenceStore>>,
         registry: Arc<Registry>,
         control: Control,
         settings: Settings,
@@ -60,6 +64,7 @@ impl Services {
             auth,
             memory,
             presence,
+            sequences,
             registry,
             control,
             users: Users::new(&settings.limits),

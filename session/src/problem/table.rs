@@ -475,6 +475,73 @@ problems! {
             samples: [QueueFailed("the queue \"q\" cannot be used now: INTERNAL_ERROR".into())],
         }
 
+        /// A numbered SEND whose predecessor is missing.
+        SequenceGap {
+            /// The next number.
+            expected: u64,
+            /// The frame's.
+            number: u64,
+        } => {
+            message: "sequence gap", code: "sequence-gap", close: TryAgainLater,
+            reconnect: After(1),
+            page: "The `client-seq` of a SEND is not the next one. The body names the number that \
+                   was expected; CONNECTED says the last one after a reconnect \
+                   ([sending once](sending-once.md))",
+            body: format!(
+                "The header \"client-seq\" is {number}, but {expected} was expected. Reconnect, and \
+                 go on with the number after \"last-client-seq\" of CONNECTED\n"
+            ),
+            samples: [SequenceGap { expected: 17, number: 19 }],
+        }
+
+        /// Another connection of the same device numbers its SENDs now.
+        SequenceTaken => {
+            message: "sequence taken over", code: "sequence-taken", close: Policy, reconnect: No,
+            page: "Another connection of the same user with the same `device-id` has logged in with \
+                   `client-seq`. Give each device, and each tab of a browser, an id of its own",
+            body: "Another connection with this device-id has logged in, and only the newest may \
+                   number its messages. Do not reconnect by yourself: it would take the sequence \
+                   back\n",
+            samples: [SequenceTaken],
+        }
+
+        /// The store has forgotten the sequence of a connection.
+        SequenceLost => {
+            message: "sequence lost", code: "sequence-lost", close: TryAgainLater,
+            reconnect: After(1),
+            page: "The server has forgotten the client's sequence: it was unused for \
+                   `sequences.keep`, or the user has more than `sequences.max_devices` devices, or \
+                   Redis lost it",
+            body: "The server has forgotten this device's sequence. Reconnect with \"client-seq\" \
+                   and the last number that you had a receipt for, and send the later ones again\n",
+            samples: [SequenceLost],
+        }
+
+        /// The store of sequences cannot be reached; why.
+        SequenceUnavailable(why: Box<str>) => {
+            message: "sequences unavailable", code: "sequences-unavailable", close: TryAgainLater,
+            reconnect: After(5),
+            page: "The store of sequences (Redis) is away, or did not answer in time. SENDs without \
+                   a RECEIPT are to be sent again after a reconnect, with the same `client-seq` or \
+                   `idempotency-key`",
+            body: format!(
+                "The store of sequences cannot be reached ({}). Come back, and send again, with the \
+                 same numbers or keys, what had no receipt\n",
+                clip(why)
+            ),
+            samples: [SequenceUnavailable("Redis did not answer in 1s".into())],
+        }
+
+        /// A numbered SEND of a session whose CONNECT asked for no sequence.
+        SequenceNotOpen => {
+            message: "sequence not open", code: "sequence-not-open", close: Policy, reconnect: No,
+            page: "A SEND has `client-seq`, but CONNECT had none. Send `client-seq` and `device-id` \
+                   with CONNECT",
+            body: "Numbered messages need \"client-seq\" (0, or the last number that you had a \
+                   receipt for) and \"device-id\" in CONNECT\n",
+            samples: [SequenceNotOpen],
+        }
+
         /// The broker did not take a message; the whole body: why.
         NotPublished(text: Box<str>) => {
             message: "message not published", code: "not-published", close: TryAgainLater,

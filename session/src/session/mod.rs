@@ -251,6 +251,17 @@ impl Session {
         now: Instant,
         outcome: Result<Option<Instant>, Problem>,
     ) {
+        self.handle_authenticated_with(now, outcome, None);
+    }
+
+    /// The same, of a client whose SENDs are numbered: CONNECTED says `last_number`, too, in the
+    /// header `last-client-seq`.
+    pub fn handle_authenticated_with(
+        &mut self,
+        now: Instant,
+        outcome: Result<Option<Instant>, Problem>,
+        last_number: Option<u64>,
+    ) {
         if self.phase != Phase::Authenticating {
             return;
         }
@@ -281,6 +292,7 @@ impl Session {
                 rates,
                 self.version,
                 frames::left(until, now),
+                last_number,
             ),
         );
     }

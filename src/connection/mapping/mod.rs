@@ -5,6 +5,7 @@
 //! a channel, and one client's bad `expiration` must not cost the others theirs.
 
 mod fields;
+pub(super) mod numbering;
 pub(super) mod presence;
 mod properties;
 
@@ -20,6 +21,7 @@ use crate::broker::{
     destination::{Destination, DestinationError},
     own_queues,
 };
+use crate::messaging::Once;
 use crate::presence::Status;
 use fields::Fields;
 
@@ -80,6 +82,10 @@ pub struct Context<'a> {
     pub keys: KeyLimits,
     /// Presence is on, and so `/presence` is a destination.
     pub presence: bool,
+    /// SENDs may have numbers or keys (`[sequences]`).
+    pub sequences: bool,
+    /// The client's device, which its numbers belong to.
+    pub device: &'a str,
 }
 
 /// The meaning of a SEND frame.
@@ -102,6 +108,8 @@ pub struct Sending {
     /// `reply-to`): the caller makes it by [`temp_queue`], and sets `publish.properties.reply_to`
     /// to its name.
     pub temp_queue: Option<Box<str>>,
+    /// It is published once: the caller finds out whether it was.
+    pub once: Option<Once>,
 }
 
 /// The meaning of a SEND frame to `destination`. If presence is on, `/presence` is no exchange or
@@ -116,6 +124,7 @@ pub fn send(
     context: &Context<'_>,
 ) -> Result<Sent, Problem> {
     if context.presence && destination == presence::DESTINATION {
+        numbering::refuse(headers, context)?;
         return presence::send(headers).map(Sent::Status);
     }
     let destination = Destination::parse(destination)?;
@@ -149,7 +158,8 @@ pub fn publish(
         Problem::InvalidDestination(format!("the routing key {error}\n").into())
     })?;
     let fields = Fields::new(Command::Send, headers);
-    let (properties, temp_queue) = properties::read(&fields, context)?;
+    let (mut properties, temp_queue) = properties::read(&fields, context)?;
+    let once = numbering::read(&fields, &mut properties, context)?;
     let length = properties.encoded_len();
     if length > Properties::MAX_LEN {
         let text = format!(
@@ -176,6 +186,7 @@ pub fn publish(
         },
         declare,
         temp_queue,
+        once,
     })
 }
 

@@ -7,16 +7,21 @@ use stomp_session::Problem;
 use super::{
     Context,
     fields::{Fields, Number, QUEUE_ARGUMENTS},
+    numbering,
 };
 use crate::broker::{
     DIRECT_REPLIES, DROPPED_HEADER, Properties, USER_HEADER,
     destination::{Destination, MAX_NAME},
     for_each_property, no_direct_replies, passes_for,
 };
+use crate::messaging::DUPLICATE_HEADER;
 
 /// Headers of a message that the gateway alone sets: what a client says there is left out, in
 /// every spelling that a receiver may take for the same name.
 const GATEWAY_S: [&str; 3] = [USER_HEADER, DROPPED_HEADER, "user-id"];
+
+/// The same, where SENDs may be numbered.
+const ONCE: [&str; 3] = [DUPLICATE_HEADER, numbering::NUMBER, numbering::KEY];
 
 /// Headers of SEND that become something else than a property or an AMQP header, or nothing.
 const NOT_CARRIED: [&str; 9] = [
@@ -139,6 +144,7 @@ fn headers(fields: &Fields<'_>, context: &Context<'_>) -> Result<Pairs, Problem>
     let mut seen = HashSet::new();
     for (name, value) in fields.headers.iter() {
         let is_carried = !passes_for(name, &GATEWAY_S)
+            && !(context.sequences && passes_for(name, &ONCE))
             && !NOT_CARRIED.contains(&name)
             && !Properties::HEADERS.contains(&name)
             && QUEUE_ARGUMENTS

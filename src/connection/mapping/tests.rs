@@ -14,6 +14,8 @@ const CONTEXT: Context<'static> = Context {
         max_hashes: 2,
     },
     presence: true,
+    sequences: true,
+    device: "phone",
 };
 
 fn sent(destination: &str, headers: &[(&str, &str)]) -> Result<Sending, Problem> {

@@ -18,6 +18,7 @@ use crate::{
     },
     control::Control,
     hub::{MailboxConfig, Vhosts},
+    messaging::SequenceStore,
     node::ClientAddress,
 };
 
@@ -39,6 +40,7 @@ pub(super) struct Options {
     pub(super) mailbox: MailboxConfig,
     pub(super) stomp: Stomp,
     pub(super) auth: auth::Config,
+    pub(super) sequences: Option<Arc<dyn SequenceStore>>,
 }
 
 pub(super) struct House {
@@ -90,7 +92,15 @@ impl House {
         let control = Control::alone("node-1", Arc::clone(&registry) as _, Arc::clone(&auth) as _);
         let control = control.join(vhosts.vhost("/").unwrap(), CONTROL);
         Self {
-            services: Services::new(vhosts, auth, None, registry, control, settings),
+            services: Services::new(
+                vhosts,
+                auth,
+                None,
+                options.sequences,
+                registry,
+                control,
+                settings,
+            ),
             hook,
             slow,
         }

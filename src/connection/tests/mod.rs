@@ -8,6 +8,7 @@ mod echo;
 mod ending;
 mod house;
 mod liveness;
+mod once;
 mod permissions;
 mod pressure;
 mod protocol;

@@ -44,7 +44,7 @@ const RETRIES: u32 = 8;
 const RETRY_PAUSES: (u64, u64) = (20, 250);
 
 /// The way to Redis.
-pub(super) struct Connections {
+pub(crate) struct Connections {
     kind: Kind,
     /// How long a call may take, with the way there.
     pub(super) timeout: Duration,
@@ -56,19 +56,23 @@ enum Kind {
     /// A cluster's client finds the node for each key, and is shared.
     Cluster {
         client: Box<ClusterClient>,
-        shared: Mutex<Option<Shared>>,
+        shared: Mutex<Option<ToCluster>>,
     },
 }
 
 /// The connection to a cluster, which all share.
 #[derive(Clone)]
-struct Shared {
+struct ToCluster {
     connection: ClusterConnection,
     since: Instant,
 }
 
 /// A connection of the pool that is kept out of it.
 pub(super) type Kept = Object<Source>;
+
+/// A connection to a server on which many calls are under way at a time, and its number.
+#[derive(Default)]
+pub(crate) struct Shared(Mutex<(u64, Option<Kept>)>);
 
 /// Makes the connections of a pool.
 pub(super) struct Source {
@@ -88,7 +92,7 @@ impl Connections {
     ///
     /// # Errors
     /// [`PresenceError::Configuration`]: a key, and its fault.
-    pub(super) fn new(
+    pub(crate) fn new(
         url: &SecretUrl,
         config: &RedisConfig,
         lease: Duration,
@@ -230,6 +234,45 @@ impl Connections {
         }
     }
 
+    /// As [`Connections::call`], on a connection on which no call waits for another. After an error
+    /// the next call makes, and finds, it anew.
+    pub(crate) async fn share<T: FromRedisValue>(
+        &self,
+        Shared(shared): &Shared,
+        tag: &str,
+        pipe: &Pipeline,
+    ) -> Result<T, PresenceError> {
+        let Kind::Server(pool) = &self.kind else {
+            return self.call(tag, pipe).await;
+        };
+        let calling = async {
+            let (number, mut connection) = {
+                let mut shared = shared.lock().await;
+                let (number, kept) = &mut *shared;
+                let kept = match kept {
+                    Some(kept) => kept,
+                    None => {
+                        let made = pool.get().await.map_err(no_connection)?;
+                        *number = number.wrapping_add(1);
+                        kept.insert(made)
+                    }
+                };
+                (*number, MultiplexedConnection::clone(kept))
+            };
+            let answer = pipe.query_async(&mut connection).await;
+            if answer.is_err() {
+                let mut shared = shared.lock().await;
+                if shared.0 == number
+                    && let Some(kept) = shared.1.take()
+                {
+                    drop(Object::take(kept));
+                }
+            }
+            answer.map_err(refused)
+        };
+        self.in_time(calling).await
+    }
+
     async fn in_time<T>(
         &self,
         call: impl Future<Output = Result<T, PresenceError>>,
@@ -284,18 +327,18 @@ impl Manager for Source {
 
 async fn call_cluster<T: FromRedisValue>(
     client: &ClusterClient,
-    shared: &Mutex<Option<Shared>>,
+    shared: &Mutex<Option<ToCluster>>,
     (tag, order): (&str, Order),
     pipe: &Pipeline,
 ) -> Result<T, PresenceError> {
-    let Shared { connection, since } = {
+    let ToCluster { connection, since } = {
         let mut shared = shared.lock().await;
         match &*shared {
             Some(shared) => shared.clone(),
             None => {
                 let connection = client.get_async_connection().await.map_err(refused)?;
                 let since = Instant::now();
-                shared.insert(Shared { connection, since }).clone()
+                shared.insert(ToCluster { connection, since }).clone()
             }
         }
     };
@@ -312,7 +355,8 @@ async fn call_cluster<T: FromRedisValue>(
             // wait for a node that is gone; then a new one asks those that are there.
             if error.is_timeout() || error.kind() == ErrorKind::ClusterConnectionNotFound {
                 let mut shared = shared.lock().await;
-                let is_old = |shared: &Shared| shared.since == since && since.elapsed() > FINDING;
+                let is_old =
+                    |shared: &ToCluster| shared.since == since && since.elapsed() > FINDING;
                 if shared.as_ref().is_some_and(is_old) {
                     *shared = None;
                 }

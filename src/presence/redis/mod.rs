@@ -18,8 +18,12 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
+pub(crate) use self::{
+    connect::{Connections, Shared},
+    script::code,
+};
 use self::{
-    connect::{Connections, Kept, unavailable},
+    connect::{Kept, unavailable},
     entry::{Keys, PARTITIONS, partition_of},
     keeper::Keeper,
     outages::Outages,

@@ -27,7 +27,7 @@ const PUT_RECORD: &str = include_str!("put_record.lua");
 const REMOVE_RECORD: &str = include_str!("remove_record.lua");
 
 /// A script without the comment at its head, which need not travel with each call.
-fn code(file: &str) -> &str {
+pub(crate) fn code(file: &str) -> &str {
     file.split_once("\n\n").map_or(file, |(_, code)| code)
 }
 

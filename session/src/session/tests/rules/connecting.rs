@@ -255,3 +255,17 @@ fn a_session_is_small() {
     assert_eq!(peer.session.actions.capacity(), 0);
     assert_eq!(peer.session.pending.capacity(), 0);
 }
+
+#[test]
+fn a_client_that_numbers_its_messages_hears_the_last_number() {
+    for (last, told) in [(Some(17), Some("17")), (None, None)] {
+        let mut peer = Peer::new(config());
+        peer.send("CONNECT\naccept-version:1.2");
+        peer.asked.pop_front();
+        peer.session
+            .handle_authenticated_with(peer.now, Ok(None), last);
+        peer.poll();
+        let connected = peer.written.pop_front().unwrap();
+        assert_eq!(header(&connected, "last-client-seq"), told, "{connected}");
+    }
+}

@@ -1,0 +1,131 @@
+//! The entry of one sequence, which all nodes share, and the steps that change it (pure).
+//! `sequence.lua` is the same in Redis.
+
+use super::SequenceError;
+
+/// The greatest number: JavaScript and Lua count so far.
+pub const MAX_NUMBER: u64 = (1 << 53) - 1;
+
+/// Numbers beyond the last one that may be under way, or unknown, at a time.
+pub const WINDOW: u64 = 1_024;
+
+/// The entry of one sequence. The numbers in `(last, reserved]` are unknown: the broker may or may
+/// not have them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// The connection that may reserve; another one at each [`Entry::open`].
+    pub epoch: u64,
+    /// The broker has confirmed all numbers up to this one.
+    pub last: u64,
+    /// No number beyond this one was handed to the broker.
+    pub reserved: u64,
+    /// The connection that may have messages under way; 0: there is none.
+    pub busy: u64,
+}
+
+impl Entry {
+    /// A connection takes the sequence over. `told` is the last number of which its client says
+    /// that it had the receipt: if that is news, the store has forgotten something, and nobody
+    /// knows how far the client has come.
+    #[must_use]
+    pub fn open(known: Option<Self>, epoch: u64, told: u64) -> Self {
+        let mut entry = known.unwrap_or_default();
+        entry.epoch = epoch;
+        if told > entry.last {
+            entry.last = told;
+            let unknown = told.saturating_add(WINDOW).min(MAX_NUMBER);
+            entry.reserved = entry.reserved.max(unknown);
+        }
+        entry
+    }
+
+    /// The numbers up to `to` are about to be handed to the broker.
+    ///
+    /// # Errors
+    /// [`SequenceError::Taken`].
+    pub fn reserve(&mut self, epoch: u64, to: u64) -> Result<(), SequenceError> {
+        if self.epoch != epoch {
+            return Err(SequenceError::Taken);
+        }
+        self.reserved = self.reserved.max(to);
+        self.busy = epoch;
+        Ok(())
+    }
+
+    /// The broker has confirmed all numbers after `from` up to `to`. A connection from which the
+    /// sequence was taken may say so, too, while it is busy: it is a fact.
+    ///
+    /// # Errors
+    /// [`SequenceError::Taken`]; [`SequenceError::Lost`]: there is a gap before `from`.
+    pub fn commit(&mut self, epoch: u64, from: u64, to: u64) -> Result<(), SequenceError> {
+        if self.epoch != epoch && self.busy != epoch {
+            return Err(SequenceError::Taken);
+        }
+        if from > self.last {
+            return Err(SequenceError::Lost);
+        }
+        self.last = self.last.max(to);
+        self.reserved = self.reserved.max(self.last);
+        Ok(())
+    }
+
+    /// A connection has nothing under way any more. `handed` is the last number that it, or one
+    /// before it, may have handed to the broker.
+    pub fn release(&mut self, epoch: u64, handed: u64) {
+        if self.epoch == epoch {
+            self.reserved = self.reserved.min(handed).max(self.last);
+        }
+        if self.busy == epoch {
+            self.busy = 0;
+        }
+    }
+
+    /// Whether a connection before this one may still say more about the unknown numbers.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        self.last < self.reserved && self.busy != 0 && self.busy != self.epoch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_reserved_then_committed() {
+        let mut entry = Entry::open(None, 7, 0);
+        entry.reserve(7, 3).unwrap();
+        entry.commit(7, 0, 2).unwrap();
+        assert_eq!((entry.last, entry.reserved, entry.busy), (2, 3, 7));
+        // An answer was lost, and the commit is repeated.
+        entry.commit(7, 0, 2).unwrap();
+        assert_eq!(entry.last, 2);
+        assert_eq!(entry.commit(7, 3, 4), Err(SequenceError::Lost));
+        entry.release(7, 2);
+        assert_eq!((entry.reserved, entry.busy), (2, 0));
+    }
+
+    #[test]
+    fn one_writes_at_a_time_and_facts_of_the_one_before_count() {
+        let mut entry = Entry::open(None, 1, 0);
+        entry.reserve(1, 5).unwrap();
+        let mut entry = Entry::open(Some(entry), 2, 0);
+        assert!(entry.is_unsettled());
+        assert_eq!(entry.reserve(1, 6), Err(SequenceError::Taken));
+        entry.commit(1, 0, 4).unwrap();
+        entry.release(1, 4);
+        assert!(!entry.is_unsettled());
+        assert_eq!((entry.last, entry.reserved), (4, 5), "5 may be repeated");
+        assert_eq!(entry.commit(1, 4, 5), Err(SequenceError::Taken));
+    }
+
+    #[test]
+    fn a_store_that_forgot_believes_the_client_and_trusts_nothing_after() {
+        let entry = Entry::open(None, 1, 500);
+        assert_eq!((entry.last, entry.reserved), (500, 500 + WINDOW));
+        let entry = Entry::open(Some(entry), 2, 400);
+        assert_eq!(entry.last, 500);
+        let entry = Entry::open(None, 1, MAX_NUMBER);
+        assert_eq!(entry.reserved, MAX_NUMBER);
+    }
+}

@@ -1,0 +1,80 @@
+-- One step of a sequence's entry; record.rs has the rules.
+--
+-- KEYS[1]  the hash of a user's sequences
+-- ARGV[1]  the device
+-- ARGV[2]  the step: open, look, reserve, commit or release
+-- ARGV[3]  the connection's epoch
+-- ARGV[4]  open: the number that the client told; reserve: to which number; commit: from which
+--          number; release: the last number that may have been handed over
+-- ARGV[5]  commit: to which number
+-- ARGV[6]  how long an entry is kept, in seconds
+-- ARGV[7]  how many devices a user has at most
+-- ARGV[8]  how many numbers count as unknown if something was forgotten
+-- ARGV[9]  the greatest number
+--
+-- Returns the outcome (0: done, 1: taken, 2: lost), epoch, last, reserved and busy.
+
+local device, step = ARGV[1], ARGV[2]
+local epoch, a, b = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local keep = tonumber(ARGV[6])
+local now = tonumber(redis.call('TIME')[1])
+
+local function read(text)
+  local e, l, r, y, u = string.match(text or '', '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
+  if not e or now - tonumber(u) > keep then return nil end
+  return { tonumber(e), tonumber(l), tonumber(r), tonumber(y), tonumber(u) }
+end
+
+local entry = read(redis.call('HGET', KEYS[1], device))
+if not entry and step ~= 'open' then return { 2, 0, 0, 0, 0 } end
+
+local outcome = 0
+if step == 'open' then
+  local most = tonumber(ARGV[7])
+  if not entry and redis.call('HLEN', KEYS[1]) >= most then
+    local others, all = {}, redis.call('HGETALL', KEYS[1])
+    for i = 1, #all, 2 do
+      local other = read(all[i + 1])
+      others[#others + 1] = { all[i], other and other[5] or 0 }
+    end
+    table.sort(others, function(x, y) return x[2] < y[2] end)
+    for i = 1, #others - (most - 1 - math.floor(most / 10)) do
+      redis.call('HDEL', KEYS[1], others[i][1])
+    end
+  end
+  entry = entry or { 0, 0, 0, 0, 0 }
+  entry[1] = epoch
+  if a > entry[2] then
+    entry[2] = a
+    entry[3] = math.max(entry[3], math.min(a + tonumber(ARGV[8]), tonumber(ARGV[9])))
+  end
+elseif step == 'reserve' then
+  if entry[1] ~= epoch then
+    outcome = 1
+  else
+    entry[3] = math.max(entry[3], a)
+    entry[4] = epoch
+  end
+elseif step == 'commit' then
+  if entry[1] ~= epoch and entry[4] ~= epoch then
+    outcome = 1
+  elseif a > entry[2] then
+    outcome = 2
+  else
+    entry[2] = math.max(entry[2], b)
+    entry[3] = math.max(entry[3], entry[2])
+  end
+elseif step == 'release' then
+  if entry[1] == epoch then
+    entry[3] = math.max(math.min(entry[3], a), entry[2])
+  end
+  if entry[4] == epoch then entry[4] = 0 end
+end
+
+if outcome == 0 then
+  local text = string.format('%.0f %.0f %.0f %.0f %.0f',
+    entry[1], entry[2], entry[3], entry[4], now)
+  redis.call('HSET', KEYS[1], device, text)
+  redis.call('EXPIRE', KEYS[1], keep)
+end
+return { outcome, entry[1], entry[2], entry[3], entry[4] }

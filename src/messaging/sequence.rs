@@ -1,0 +1,259 @@
+//! A connection's sequence at work: its line, the store, and the broker's confirms.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
+use parking_lot::Mutex;
+use stomp_session::Problem;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep},
+};
+
+use super::{
+    Entry, MAX_NUMBER, SequenceError, SequenceName, SequenceStore,
+    line::{Line, Step},
+};
+use crate::deadline::after;
+
+/// How long a login waits for the connection before it to settle its numbers.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// Pauses between questions meanwhile.
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
+/// How long a sequence whose connection has ended tries to commit what the broker has confirmed.
+const LAST_COMMITS: Duration = Duration::from_secs(10);
+/// Pauses between these attempts.
+const COMMIT_PAUSE: Duration = Duration::from_millis(500);
+
+/// The broker's answer to a message.
+pub type Confirming = BoxFuture<'static, Result<(), Problem>>;
+
+/// The sequence of one connection. What it has under way goes on when it is dropped.
+pub struct Sequence {
+    shared: Arc<Shared>,
+    /// Without a bound: the session's own bound on what is pending holds.
+    handed: mpsc::UnboundedSender<(u64, Confirming)>,
+}
+
+/// What becomes of a numbered SEND.
+pub enum Admitted {
+    /// The broker has it; it is not published.
+    Known,
+    /// It is under way; it is not published, and done when this is.
+    UnderWay(Confirming),
+    /// It is to be published now, with the mark or without; then call [`Sequence::published`].
+    Publish {
+        /// The broker may have it.
+        possible_duplicate: bool,
+    },
+}
+
+struct Shared {
+    store: Arc<dyn SequenceStore>,
+    name: SequenceName,
+    epoch: u64,
+    line: Mutex<Line>,
+    /// The line has changed.
+    changed: watch::Sender<()>,
+}
+
+impl Sequence {
+    /// Takes the sequence over for one connection. `told` is the last number of which the client
+    /// says that it had the receipt. Answers the last number that the broker has, too.
+    ///
+    /// # Errors
+    /// As [`SequenceStore::open`].
+    pub async fn open(
+        store: Arc<dyn SequenceStore>,
+        name: SequenceName,
+        told: u64,
+    ) -> Result<(Self, u64), SequenceError> {
+        let epoch = rand::random_range(1..=MAX_NUMBER);
+        let mut entry = store.open(&name, epoch, told).await?;
+        let end = after(PATIENCE);
+        while entry.is_unsettled() && Instant::now() < end {
+            sleep(PAUSE).await;
+            entry = store.look(&name).await?;
+            if entry.epoch != epoch {
+                return Err(SequenceError::Taken);
+            }
+        }
+        Ok((Self::start(store, name, &entry), entry.last))
+    }
+
+    fn start(store: Arc<dyn SequenceStore>, name: SequenceName, entry: &Entry) -> Self {
+        let shared = Arc::new(Shared {
+            store,
+            name,
+            epoch: entry.epoch,
+            line: Mutex::new(Line::new(entry)),
+            changed: watch::Sender::new(()),
+        });
+        let (handed, confirms) = mpsc::unbounded_channel();
+        tokio::spawn(Arc::clone(&shared).run(confirms));
+        Self { shared, handed }
+    }
+
+    /// A frame with this number has come, and waits for its turn: one round trip to the store
+    /// serves all that wait.
+    pub fn foresee(&self, number: u64) {
+        self.shared.line.lock().foresee(number);
+    }
+
+    /// The turn of a frame with this number.
+    ///
+    /// # Errors
+    /// Its ERROR.
+    pub async fn admit(&self, number: u64) -> Result<Admitted, Problem> {
+        let shared = &self.shared;
+        let mut changes = shared.changed.subscribe();
+        loop {
+            let step = {
+                let mut line = shared.line.lock();
+                let step = line.step(number);
+                if matches!(step, Step::Publish { .. }) {
+                    line.hand(number);
+                }
+                step
+            };
+            match step {
+                Step::Known => return Ok(Admitted::Known),
+                Step::UnderWay => return Ok(Admitted::UnderWay(self.committed(number))),
+                Step::Failed(problem) => return Err(problem),
+                Step::Gap { expected } => return Err(Problem::SequenceGap { expected, number }),
+                Step::Publish { possible_duplicate } => {
+                    return Ok(Admitted::Publish { possible_duplicate });
+                }
+                // The sender is in `shared`.
+                Step::Later => drop(changes.changed().await),
+                Step::Reserve { to } => {
+                    shared.store.reserve(&shared.name, shared.epoch, to).await?;
+                    shared.line.lock().reserved(to);
+                }
+            }
+        }
+    }
+
+    /// The message with this number was handed to the broker. Done when that is committed.
+    pub fn published(&self, number: u64, confirm: Confirming) -> Confirming {
+        // The task ends after this.
+        let _ = self.handed.send((number, confirm));
+        self.committed(number)
+    }
+
+    fn committed(&self, number: u64) -> Confirming {
+        let shared = Arc::clone(&self.shared);
+        let mut changes = shared.changed.subscribe();
+        async move {
+            loop {
+                {
+                    let line = shared.line.lock();
+                    if line.last() >= number {
+                        return Ok(());
+                    }
+                    if let Some(problem) = line.failure_of(number) {
+                        return Err(problem.clone());
+                    }
+                }
+                drop(changes.changed().await);
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Shared {
+    /// Takes the broker's confirms, and commits; until the connection has ended, and nothing is
+    /// under way.
+    async fn run(self: Arc<Self>, mut handed: mpsc::UnboundedReceiver<(u64, Confirming)>) {
+        let mut confirming = FuturesUnordered::new();
+        let mut committing: Option<BoxFuture<'static, ()>> = None;
+        let mut is_open = true;
+        loop {
+            if committing.is_none() {
+                let due = self.line.lock().begin_commit();
+                committing = due.map(|due| Arc::clone(&self).commit_or_fail(due).boxed());
+            }
+            if !is_open && confirming.is_empty() && committing.is_none() {
+                break;
+            }
+            tokio::select! {
+                next = handed.recv(), if is_open => match next {
+                    Some((number, confirm)) => {
+                        confirming.push(confirm.map(move |outcome| (number, outcome)));
+                    }
+                    None => is_open = false,
+                },
+                Some((number, outcome)) = confirming.next(), if !confirming.is_empty() => {
+                    match outcome {
+                        // Those who wait hear of its commit.
+                        Ok(()) => self.line.lock().confirmed(number),
+                        Err(problem) => self.change(|line| line.fail(number, problem)),
+                    }
+                }
+                _ = OptionFuture::from(committing.as_mut()), if committing.is_some() => {
+                    committing = None;
+                }
+            }
+        }
+        self.release().await;
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Line)) {
+        change(&mut self.line.lock());
+        self.changed.send_replace(());
+    }
+
+    async fn commit_or_fail(self: Arc<Self>, due: (u64, u64)) {
+        if let Err(error) = self.commit(due).await {
+            self.change(|line| line.stop(error.into()));
+        }
+    }
+
+    async fn commit(&self, (from, to): (u64, u64)) -> Result<(), SequenceError> {
+        let committed = self.store.commit(&self.name, self.epoch, from, to).await;
+        let last = committed.as_ref().ok().map(|entry| entry.last);
+        self.change(|line| line.end_commit(last));
+        committed.map(drop)
+    }
+
+    /// The connection has ended. What the broker has confirmed is committed, if the store comes
+    /// back soon: then nobody has to wonder about it.
+    async fn release(&self) {
+        let end = after(LAST_COMMITS);
+        loop {
+            let (due, handed) = {
+                let mut line = self.line.lock();
+                line.resume();
+                (line.begin_commit(), line.handed())
+            };
+            let outcome = match due {
+                Some(due) => self.commit(due).await,
+                None => {
+                    let releasing = self.store.release(&self.name, self.epoch, handed);
+                    releasing.await.map(drop)
+                }
+            };
+            match outcome {
+                Ok(()) if due.is_none() => return,
+                Ok(()) => {}
+                Err(SequenceError::Unavailable(_)) if Instant::now() < end => {
+                    sleep(COMMIT_PAUSE).await;
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sequence")
+            .field("name", &self.shared.name)
+            .finish_non_exhaustive()
+    }
+}
