@@ -69,6 +69,7 @@ mod presence_redis;
 mod presence_rights;
 mod presence_shared_user;
 mod records_contract;
+mod sequences_contract;
 
 use std::{ffi::OsStr, fs, path::Path};
 

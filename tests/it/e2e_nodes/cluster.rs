@@ -14,6 +14,7 @@ use testkit::{
     Answer, Call, DEADLINE, Gateway, GatewayBuilder, Hook, Login, Redis, StompClient, Vhost,
     eventually,
 };
+use tokio::net::TcpStream;
 
 use crate::house::{PASSCODE, stentor, vhost};
 
@@ -118,6 +119,12 @@ impl Cluster {
         self.gateways[node].kill().await;
     }
 
+    /// A killed node gets one like it in its place.
+    pub(super) async fn revive(&mut self, node: usize) {
+        self.gateways[node] = self.start(node).await;
+        self.balancer.put_in(node, &self.gateways[node]);
+    }
+
     /// Waits until each of these nodes says that exactly these users are online.
     pub(super) async fn until_online(&self, nodes: &[usize], users: &[String]) {
         let mut users = users.to_vec();
@@ -211,6 +218,18 @@ impl Balancer {
 
     pub(super) fn login(&self, user: &str) -> Login {
         Login::new(user, PASSCODE, &self.vhost)
+    }
+
+    /// A connection to the next node in service; not logged in. `None`: it is gone.
+    pub(super) async fn try_connect(&self) -> Option<StompClient> {
+        let stomp = {
+            let nodes = lock(&self.nodes);
+            let from = self.next.fetch_add(1, Ordering::Relaxed);
+            let mut turns = (from..from + NODES).map(|turn| turn % NODES);
+            turns.find_map(|node| Some(nodes[node].as_ref()?.stomp.clone()))?
+        };
+        let stream = TcpStream::connect(stomp).await.ok()?;
+        Some(StompClient::over(stream))
     }
 
     /// A connection to the next node in service, and which one that is; not logged in.
