@@ -143,8 +143,9 @@ fn headers(fields: &Fields<'_>, context: &Context<'_>) -> Result<Pairs, Problem>
     let mut headers = Vec::new();
     let mut seen = HashSet::new();
     for (name, value) in fields.headers.iter() {
-        let is_carried = !passes_for(name, &GATEWAY_S)
-            && !(context.sequences && passes_for(name, &ONCE))
+        let is_once = context.sequences && passes_for(name, &ONCE);
+        let is_carried = !is_once
+            && !passes_for(name, &GATEWAY_S)
             && !NOT_CARRIED.contains(&name)
             && !Properties::HEADERS.contains(&name)
             && QUEUE_ARGUMENTS
