@@ -41,6 +41,10 @@ pub enum Action {
     Perform(OperationId, Vec<Operation>),
     /// Renew the login by these credentials; answer by [`crate::Session::handle_renewed`].
     Renew(OperationId, Box<Renew>),
+    /// A message was written as often as its client wished, and not acknowledged: the subscription,
+    /// [`crate::Delivery::tag`], and what is to become of it. Not answered. The surroundings need not
+    /// keep the message any longer.
+    GiveUp(SubscriptionId, u64, GiveUp),
     /// Do not begin this operation or later ones, and answer none of them.
     Abandon(OperationId),
     /// Write out all pending bytes, then close the transport. Nothing follows.
@@ -59,6 +63,7 @@ impl Action {
             | Self::Renew(operation, _) => Some(*operation),
             Self::Write(_)
             | Self::Ping
+            | Self::GiveUp(..)
             | Self::Authenticate(_)
             | Self::Abandon(_)
             | Self::Close(..) => None,
@@ -195,4 +200,16 @@ pub enum Verdict {
     Requeue,
     /// NACK with `requeue:false`: drop or dead-letter it.
     Discard,
+}
+
+/// What becomes of a message that its client did not acknowledge in time (`redeliver-then`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GiveUp {
+    /// As with [`Verdict::Requeue`].
+    Requeue,
+    /// As with [`Verdict::Discard`].
+    Discard,
+    /// It stays unacknowledged. Its client may still acknowledge it, and gets it at its next login
+    /// otherwise.
+    Later,
 }

@@ -22,6 +22,10 @@ pub enum Delivered {
     /// The head was appended; a [`crate::Settle`] for it may follow. The session keeps 16
     /// bytes for it until then; the surroundings bound their number.
     AwaitingAck,
+    /// As [`Delivered::AwaitingAck`]; and the surroundings keep the message, for
+    /// [`crate::Session::poll_again`] may name it, until it is settled, its subscription ends, or
+    /// [`crate::Action::GiveUp`] names it.
+    Kept,
     /// Nothing was appended: the subscription or the session is over.
     Refused,
 }

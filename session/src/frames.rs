@@ -188,6 +188,13 @@ pub(crate) fn message_head(
     }
 }
 
+/// How often a message was written by now, its first time included; for the head of a MESSAGE.
+pub(crate) fn attempt(out: &mut Vec<u8>, attempt: u16) {
+    out.extend_from_slice(b"attempt:");
+    number(out, attempt.into());
+    out.push(b'\n');
+}
+
 /// Digits only: `u64::from_str` would take a plus sign, too.
 fn decimal(text: &str) -> Option<u64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {

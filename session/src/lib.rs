@@ -68,6 +68,7 @@
 //! | `problem`, `close` | everything that ends a session, its words and codes |
 //! | `receipts` | operations begun and not done, in the order of frames |
 //! | `subscriptions` | open subscriptions, and messages that await acknowledgement |
+//! | `redelivery` | messages that are written again until their client acknowledges them |
 //! | `transactions` | frames gathered between BEGIN and COMMIT |
 //! | `heartbeat` | the agreement of two peers on heart-beats |
 //! | `liveness` | heart-beats and pings: when each is due, and when a client is given up |
@@ -87,12 +88,13 @@ mod heartbeat;
 mod liveness;
 mod problem;
 mod receipts;
+mod redelivery;
 mod session;
 mod subscriptions;
 mod transactions;
 
 pub use action::{
-    AckMode, Action, Connect, Operation, OperationId, Outcome, Publish, Renew, Renewed, Settle,
+    AckMode, Action, Connect, GiveUp, Operation, OperationId, Outcome, Publish, Renew, Renewed, Settle,
     Subscribe, SubscriptionId, Unsubscribe, Verdict,
 };
 pub use close::CloseCode;

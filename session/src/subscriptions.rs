@@ -314,6 +314,11 @@ impl Subscription {
         self.place(sequence).is_some()
     }
 
+    /// Whether a message was sent, and needs no acknowledgement any more.
+    pub(crate) fn is_settled(&self, sequence: u64) -> bool {
+        sequence <= self.sequence && !self.is_unsettled(sequence)
+    }
+
     /// The tag, and whether earlier ones are meant, too. `None`: it is not unsettled.
     fn settle(&mut self, sequence: u64) -> Option<(u64, bool)> {
         let at = self.place(sequence)?;

@@ -223,6 +223,9 @@ pub trait DeliverySink: Send + Sync {
     /// The next message; never more than the prefetch are unsettled. Does not block.
     fn deliver(&self, delivery: Delivery);
 
+    /// The link was lost, and is back: what is unsettled comes again, with new tags.
+    fn taken_back(&self) {}
+
     /// The consumer has ended and will not come back.
     fn lost(&self, reason: BrokerError);
 }

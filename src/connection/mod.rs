@@ -186,6 +186,9 @@ impl<L: Link> Connection<L> {
                         return;
                     }
                     Action::Abandon(from) => self.operations.abandon(from, &self.context),
+                    Action::GiveUp(subscription, tag, then) => {
+                        self.operations.give_up(subscription, tag, then, &self.context);
+                    }
                     other => {
                         self.context.foresee(&other);
                         self.operations.push(other);
@@ -206,7 +209,7 @@ impl<L: Link> Connection<L> {
 
     /// Waits for whatever comes first, and writes meanwhile.
     ///
-    /// **Wake-ups.** Each source either has something or keeps this task's waker. In four cases
+    /// **Wake-ups.** Each source either has something or keeps this task's waker. In five cases
     /// neither is so, and nobody would wake the task: then `poll` is ready with [`Event::Progress`],
     /// and the loop comes back at once.
     ///
@@ -219,6 +222,8 @@ impl<L: Link> Connection<L> {
     ///    answers: progress. Nobody else knows of these bytes.
     /// 4. A settlement is done: progress. It may have been the last thing under way, which only
     ///    `act` notes.
+    /// 5. A message was written that comes again unless it is acknowledged: the timer is to be set,
+    ///    for the session may want to be woken earlier than before: progress.
     ///
     /// **Turns.** The order is write, settle, operations, read, timer. Progress alone does not end
     /// a turn, so a client that is sent messages without end is heard all the same. Settlements go

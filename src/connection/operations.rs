@@ -14,7 +14,8 @@ use std::{
 
 use futures_util::FutureExt;
 use stomp_session::{
-    Action, Operation, OperationId, Problem, Publish, Session, Subscribe, SubscriptionId,
+    Action, GiveUp, Operation, OperationId, Problem, Publish, Session, Subscribe, SubscriptionId,
+    Verdict,
 };
 
 use super::{
@@ -31,6 +32,7 @@ use crate::{
     broker::{Consume, QueueSpec, destination::Destination},
     hub::{Mailbox, Parcel},
     presence::Device,
+    telemetry,
 };
 
 /// One client's operations under way.
@@ -165,6 +167,8 @@ impl Operations {
                 self.sending(of, publish, made, session, context).map(Some)
             }
             Operation::Settle(settle) => {
+                let mailbox = context.guard.mailbox();
+                mailbox.release(settle.subscription, settle.tag);
                 let task = match self.routes.find(settle.subscription) {
                     Some(Route::Dedicated(route)) => {
                         Some(Task::Settle(Arc::clone(route.consumer()), settle))
@@ -255,6 +259,7 @@ impl Operations {
 
     fn take_route(&mut self, subscription: SubscriptionId, context: &Context) -> Option<Route> {
         let route = self.routes.take(subscription)?;
+        context.guard.mailbox().release_all(subscription);
         if let Some(rights) = context.rights() {
             rights.forget(subscription);
         }
@@ -474,25 +479,50 @@ impl Operations {
     ) {
         mailbox.watch();
         for (subscription, tag) in messages {
-            match (self.routes.find(subscription), &mut self.work) {
-                (Some(Route::Dedicated(route)), work) => {
-                    work.get_or_insert_default().ask_again(route, tag);
-                }
-                // It may be about to open. If it is over, all of it was requeued.
-                (None, Some(work)) => work.ask_later(subscription, tag),
-                _ => {}
+            self.settle_unasked(subscription, tag, Verdict::Requeue);
+        }
+    }
+
+    /// A message was written as often as its client wished, and not acknowledged.
+    pub(super) fn give_up(
+        &mut self,
+        subscription: SubscriptionId,
+        tag: u64,
+        then: GiveUp,
+        context: &Context,
+    ) {
+        let most = context.settings().stomp.redeliver_max_rounds;
+        let may_requeue = context.guard.mailbox().give_up(subscription, tag, most);
+        let verdict = match then {
+            GiveUp::Later => return telemetry::given_up("later"),
+            GiveUp::Requeue if may_requeue => Verdict::Requeue,
+            GiveUp::Requeue | GiveUp::Discard => Verdict::Discard,
+        };
+        telemetry::given_up(match verdict {
+            Verdict::Requeue => "requeue",
+            _ => "drop",
+        });
+        self.settle_unasked(subscription, tag, verdict);
+    }
+
+    /// Settles a message of which the client says nothing.
+    fn settle_unasked(&mut self, subscription: SubscriptionId, tag: u64, verdict: Verdict) {
+        match (self.routes.find(subscription), &mut self.work) {
+            (Some(Route::Dedicated(route)), work) => {
+                work.get_or_insert_default().settle(route, tag, verdict);
             }
+            // It may be about to open. If it is over, all of it was requeued.
+            (None, Some(work)) => work.settle_later(subscription, tag, verdict),
+            _ => {}
         }
     }
 
     /// Settles what came before it was known how.
     fn accept_early(&mut self, context: &Context, all_written: bool) {
         let mailbox = context.guard.mailbox();
-        if let Some(work) = &mut self.work {
-            let again = work.take_asked_later();
-            if !again.is_empty() {
-                self.ask_again(again, mailbox);
-            }
+        let later = self.work.as_mut().map(|work| work.take_later());
+        for (subscription, tag, verdict) in later.into_iter().flatten() {
+            self.settle_unasked(subscription, tag, verdict);
         }
         if !self.written.is_empty() && all_written {
             self.accept_written(mailbox);

@@ -149,10 +149,10 @@ pub(super) struct Work {
     current_operation: Option<OperationId>,
     /// Done, save that the broker has to confirm it; and what else need not be done in order.
     confirming: FuturesUnordered<BoxFuture<'static, Done>>,
-    /// Settlements of `ack:auto` messages, for which nobody waits.
+    /// Settlements for which nobody waits: of `ack:auto` messages, and of those given up.
     accepting: Vec<BoxFuture<'static, ()>>,
-    /// Messages to be asked for again once it is known how.
-    again: Vec<(SubscriptionId, u64)>,
+    /// Messages to settle once it is known how.
+    later: Vec<(SubscriptionId, u64, Verdict)>,
     /// Messages that the client sends to itself.
     pub(super) echoes: Echoes,
 }
@@ -300,23 +300,28 @@ impl Work {
         self.accepting.push(accepting.boxed());
     }
 
-    /// Has a message sent again for which there was no room.
-    pub(super) fn ask_again(&mut self, route: &Dedicated, tag: u64) {
+    /// Settles one message of which its client says nothing.
+    pub(super) fn settle(&mut self, route: &Dedicated, tag: u64, verdict: Verdict) {
         let consumer = Arc::clone(route.consumer());
-        let asking = async move {
-            if let Err(error) = consumer.settle(tag, false, Verdict::Requeue).await {
-                telemetry::asking_again_failed(&error);
+        let settling = async move {
+            if let Err(error) = consumer.settle(tag, false, verdict).await {
+                telemetry::settling_failed(&error);
             }
         };
-        self.accepting.push(asking.boxed());
+        self.accepting.push(settling.boxed());
     }
 
     /// The same, of a subscription of which the broker has not said yet that it is open.
-    pub(super) fn ask_later(&mut self, subscription: SubscriptionId, tag: u64) {
-        self.again.push((subscription, tag));
+    pub(super) fn settle_later(
+        &mut self,
+        subscription: SubscriptionId,
+        tag: u64,
+        verdict: Verdict,
+    ) {
+        self.later.push((subscription, tag, verdict));
     }
 
-    pub(super) fn take_asked_later(&mut self) -> Vec<(SubscriptionId, u64)> {
-        std::mem::take(&mut self.again)
+    pub(super) fn take_later(&mut self) -> Vec<(SubscriptionId, u64, Verdict)> {
+        std::mem::take(&mut self.later)
     }
 }

@@ -11,9 +11,10 @@ use super::{
     operations::Operations,
 };
 use crate::{
-    broker::DROPPED_HEADER,
+    broker::{DROPPED_HEADER, Message},
     deadline::later,
     hub::{Item, Parcel},
+    telemetry,
 };
 
 /// Bytes on their way to a client above which nothing more is made for it: neither answers to
@@ -72,7 +73,10 @@ impl Writer {
         let mailbox = context.guard.mailbox();
         let mut is_empty = false;
         let mut head = Vec::new();
-        for _ in 0..BATCH {
+        let left = self.write_again(&mut head, link, session, context);
+        // The session may want to be woken earlier than before.
+        let mut is_timed = left < BATCH;
+        for _ in 0..left {
             if is_congested(link) {
                 break;
             }
@@ -80,8 +84,9 @@ impl Writer {
                 Poll::Ready(Item::Parcel(parcel)) => {
                     let delivered =
                         self.deliver(&parcel, &mut head, link, session, operations, context);
-                    if let Err(problem) = delivered {
-                        return Poll::Ready(Err(Stop::Problem(problem)));
+                    match delivered {
+                        Ok(is_kept) => is_timed |= is_kept,
+                        Err(problem) => return Poll::Ready(Err(Stop::Problem(problem))),
                     }
                 }
                 Poll::Ready(Item::Again(messages)) => operations.ask_again(messages, mailbox),
@@ -97,11 +102,57 @@ impl Writer {
         let was_just_blocked = link.pending() > 0 && self.flush(link, operations, context, task)?;
         // A mailbox that did not report that it is empty wakes nobody when it gets more.
         let rests = is_empty || is_congested(link);
-        if rests && !was_just_blocked {
+        if rests && !was_just_blocked && !is_timed {
             Poll::Pending
         } else {
             Poll::Ready(Ok(()))
         }
+    }
+
+    /// Takes the messages that their client has not acknowledged in time. Returns how many others may
+    /// be taken in this turn.
+    fn write_again(
+        &mut self,
+        head: &mut Vec<u8>,
+        link: &mut impl Link,
+        session: &mut Session,
+        context: &Context,
+    ) -> usize {
+        let mut left = BATCH;
+        while left > 0 && !is_congested(link) {
+            head.clear();
+            let now = Instant::now().into_std();
+            let Some((subscription, tag)) = session.poll_again(now, head) else {
+                break;
+            };
+            left = left.saturating_sub(1);
+            // Without it the broker has taken the message back, and gives it anew.
+            if let Some(message) = context.guard.mailbox().held(subscription, tag) {
+                telemetry::written_again();
+                self.message(&message, head, link, session, context);
+            }
+        }
+        left
+    }
+
+    /// Hands a MESSAGE to the link, of which this is the head.
+    fn message(
+        &mut self,
+        message: &Message,
+        head: &[u8],
+        link: &mut impl Link,
+        session: &Session,
+        context: &Context,
+    ) {
+        let topics = &context.settings().stomp.default_topic_exchange;
+        let tail = message.tail(session.version(), topics);
+        self.frames = self.frames.wrapping_add(1);
+        self.messages = self.messages.wrapping_add(1);
+        link.send(Outbound {
+            head,
+            tail: &tail.bytes,
+            is_text: tail.is_text,
+        });
     }
 
     /// Writes all that the link takes. Returns true if the link is full only since now, so that the
@@ -139,8 +190,8 @@ impl Writer {
         }
     }
 
-    /// Hands a message to the link; an error, if that cannot carry it. `head` is a buffer, to be
-    /// used again for the next one.
+    /// Hands a message to the link; an error, if that cannot carry it. Returns true if it is written
+    /// again unless it is acknowledged. `head` is a buffer, to be used again for the next one.
     fn deliver<L: Link>(
         &mut self,
         parcel: &Parcel,
@@ -149,9 +200,7 @@ impl Writer {
         session: &mut Session,
         operations: &mut Operations,
         context: &Context,
-    ) -> Result<(), Problem> {
-        let topics = &context.settings().stomp.default_topic_exchange;
-        let tail = parcel.message.tail(session.version(), topics);
+    ) -> Result<bool, Problem> {
         head.clear();
         head.reserve(LONG_HEAD);
         let delivery = Delivery {
@@ -161,12 +210,19 @@ impl Writer {
         };
         operations.heard(parcel);
         let now = Instant::now().into_std();
+        let mut is_kept = false;
         match session.handle_delivery(now, delivery, head) {
             Delivered::Done if parcel.tag != 0 => operations.will_accept(parcel),
             Delivered::Done | Delivered::AwaitingAck => {}
+            Delivered::Kept => {
+                context.guard.mailbox().hold(parcel);
+                is_kept = true;
+            }
             // The subscription is over; its unsettled messages are requeued with it.
-            Delivered::Refused => return Ok(()),
+            Delivered::Refused => return Ok(false),
         }
+        let topics = &context.settings().stomp.default_topic_exchange;
+        let tail = parcel.message.tail(session.version(), topics);
         if link.takes_text_only() && !tail.is_text {
             // It counts as received, or the broker would have it sent for ever.
             return Err(Problem::NotUtf8);
@@ -174,14 +230,8 @@ impl Writer {
         if parcel.dropped > 0 {
             head.extend_from_slice(format!("{DROPPED_HEADER}:{}\n", parcel.dropped).as_bytes());
         }
-        self.frames = self.frames.wrapping_add(1);
-        self.messages = self.messages.wrapping_add(1);
-        link.send(Outbound {
-            head,
-            tail: &tail.bytes,
-            is_text: tail.is_text,
-        });
-        Ok(())
+        self.message(&parcel.message, head, link, session, context);
+        Ok(is_kept)
     }
 
     /// When [`Writer::is_overdue`] is to be asked.

@@ -330,6 +330,16 @@ impl Guard {
     }
 }
 
+#[cfg(test)]
+impl Registry {
+    /// The bytes that are kept for clients.
+    pub(crate) fn bytes_waiting(&self) -> usize {
+        let members = self.members.lock();
+        let all = members.by_number.values();
+        all.map(|member| member.mailbox.bytes()).sum()
+    }
+}
+
 impl Shed for Registry {
     fn shed(&self, bytes: usize) -> (usize, usize) {
         /// What is smaller would not help.

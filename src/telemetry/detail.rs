@@ -48,7 +48,7 @@ pub fn acknowledging_failed(error: &dyn Display) {
     debug!(target: "stentor::connection::work", %error, "could not acknowledge");
 }
 
-/// A message that was put aside could not be requeued.
-pub fn asking_again_failed(error: &dyn Display) {
-    debug!(target: "stentor::connection::work", %error, "could not ask for a message again");
+/// A message that was put aside, or given up, could not be settled: its queue went with the link.
+pub fn settling_failed(error: &dyn Display) {
+    debug!(target: "stentor::connection::work", %error, "could not settle a message");
 }

@@ -7,6 +7,7 @@ use crate::{
     AckMode, Operation, Problem, Publish, Renew, Settle, Subscribe, SubscriptionId, Unsubscribe,
     Verdict,
     frames::{MessageId, Named},
+    redelivery::Plan,
     subscriptions::{Ended, Name, RESERVED, Settled},
     transactions::Step,
 };
@@ -120,9 +121,20 @@ impl Session {
                 });
             }
         };
+        let plan = Plan::read(&frame.headers, ack).map_err(|(header, expected)| {
+            Problem::InvalidHeader {
+                command: frame.command,
+                header,
+                expected,
+            }
+        })?;
         let subscription = self
             .subscriptions
             .open(name, ack, self.config.max_subscriptions)?;
+        if let Some(plan) = plan {
+            let redelivery = self.redelivery.get_or_insert_default();
+            redelivery.open(subscription, plan);
+        }
         let destination = destination.into();
         let headers = frame.headers;
         let ask = Subscribe {
@@ -148,6 +160,7 @@ impl Session {
             kept,
             forgotten,
         } = self.subscriptions.end(name)?;
+        self.end_redelivery(subscription);
         let ask = Unsubscribe {
             subscription,
             headers: frame.headers,
@@ -175,10 +188,20 @@ impl Session {
             Named::Foreign => return Err(Problem::NoSubscription(text.into())),
             Named::Invalid => return Err(Problem::InvalidMessageId { command, header }),
         };
-        let subscription = (message.session == &*self.id)
-            .then(|| self.subscriptions.get(message.subscription))
-            .flatten()
-            .ok_or_else(|| Problem::NoSubscription(text.into()))?;
+        if message.session != &*self.id {
+            return Err(Problem::NoSubscription(text.into()));
+        }
+        // A message that was written twice may be acknowledged twice.
+        let may_repeat = self.is_redelivered(message.subscription);
+        let Some(subscription) = self.subscriptions.get(message.subscription) else {
+            return match may_repeat {
+                true => Ok(Request::Nothing),
+                false => Err(Problem::NoSubscription(text.into())),
+            };
+        };
+        if may_repeat && subscription.is_settled(message.sequence) {
+            return Ok(Request::Nothing);
+        }
         if subscription.is_lost() {
             // Its client may have acknowledged before it heard so. The broker has the message again.
             return Ok(Request::Nothing);
@@ -203,42 +226,54 @@ impl Session {
                 // must not wait for ever. COMMIT's receipt means that the message is settled.
                 Ok(Request::Nothing)
             }
-            None => {
-                let settle = self.settle(subscription, sequence, verdict)?;
-                Ok(Request::perform(Operation::Settle(settle)))
-            }
+            None => Ok(match self.settle(subscription, sequence, verdict)? {
+                Some(settle) => Request::perform(Operation::Settle(settle)),
+                None => Request::Nothing,
+            }),
         }
     }
 
+    /// Settles a message; `None`: it is settled already, and may be acknowledged again.
     fn settle(
         &mut self,
         subscription: SubscriptionId,
         sequence: u64,
         verdict: Verdict,
-    ) -> Result<Settle, Problem> {
-        if self.subscriptions.get(subscription).is_none() {
+    ) -> Result<Option<Settle>, Problem> {
+        let Some(settled) = self.subscriptions.settle(subscription, sequence) else {
+            if self.is_redelivered(subscription) {
+                return Ok(None);
+            }
             let message = MessageId {
                 subscription,
                 session: &self.id,
                 sequence,
             };
-            return Err(Problem::NoSubscription(message.to_text()));
-        }
+            return Err(match self.subscriptions.get(subscription) {
+                Some(_) => Problem::UnknownDelivery(sequence),
+                None => Problem::NoSubscription(message.to_text()),
+            });
+        };
         let Settled {
             tag,
             multiple,
             is_last,
-        } = self
-            .subscriptions
-            .settle(subscription, sequence)
-            .ok_or(Problem::UnknownDelivery(sequence))?;
-        Ok(Settle {
+        } = settled;
+        if let Some(redelivery) = &mut self.redelivery {
+            redelivery.forget((subscription, sequence));
+        }
+        Ok(Some(Settle {
             subscription,
             tag,
             multiple,
             verdict,
             is_last,
-        })
+        }))
+    }
+
+    fn is_redelivered(&self, subscription: SubscriptionId) -> bool {
+        let redelivery = self.redelivery.as_ref();
+        redelivery.is_some_and(|redelivery| redelivery.knows(subscription))
     }
 
     /// The frames that a transaction gathered, in order, and the receipts of its SENDs: they are
@@ -261,8 +296,14 @@ impl Session {
                     subscription,
                     sequence,
                     verdict,
-                } => Operation::Settle(self.settle(subscription, sequence, verdict)?),
+                } => match self.settle(subscription, sequence, verdict)? {
+                    Some(settle) => Operation::Settle(settle),
+                    None => continue,
+                },
             });
+        }
+        if operations.is_empty() {
+            return Ok(Request::Nothing);
         }
         Ok(Request::Perform(operations, receipts.into()))
     }

@@ -9,12 +9,13 @@ use bytes::Bytes;
 use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Frame, Headers, Version};
 
 use crate::{
-    Action, CloseCode, Config, Connect, Delivered, Delivery, Operation, OperationId, Outcome,
+    Action, CloseCode, Config, Connect, Delivered, Delivery, GiveUp, Operation, OperationId, Outcome,
     Problem, SubscriptionId,
     frames::{self, MessageId},
     heartbeat::Rates,
     liveness::{Due, Liveness},
     receipts::{IfDenied, Pending},
+    redelivery::{GivenUp, Redelivery},
     subscriptions::{Name, Subscriptions},
     transactions::Transactions,
 };
@@ -52,6 +53,8 @@ pub struct Session {
     pending: Pending,
     subscriptions: Subscriptions,
     transactions: Transactions,
+    /// `None` without a subscription that asked for it.
+    redelivery: Option<Box<Redelivery>>,
     waiting: Option<Box<Postponed>>,
     liveness: Liveness,
     /// After which it went on.
@@ -116,6 +119,7 @@ impl Session {
             pending: Pending::default(),
             subscriptions: Subscriptions::default(),
             transactions: Transactions::default(),
+            redelivery: None,
             waiting: None,
             liveness: Liveness::new(now),
             denials: 0,
@@ -351,6 +355,7 @@ impl Session {
             Some(IfDenied::Nothing | IfDenied::Renewal) => {}
             Some(IfDenied::Close(subscription)) => {
                 self.subscriptions.close_number(subscription);
+                self.end_redelivery(subscription);
             }
             Some(IfDenied::TooLate) | None => return false,
         }
@@ -399,10 +404,38 @@ impl Session {
         let name = subscription.name();
         frames::message_head(head, self.version, name, message, redelivered, awaits_ack);
         self.liveness.wrote(now);
-        if awaits_ack {
-            Delivered::AwaitingAck
+        if !awaits_ack {
+            return Delivered::Done;
+        }
+        let redelivery = self.redelivery.as_mut();
+        if redelivery.is_some_and(|redelivery| redelivery.wrote(now, id, sequence, tag)) {
+            Delivered::Kept
         } else {
-            Delivered::Done
+            Delivered::AwaitingAck
+        }
+    }
+
+    /// A message that is to be written again now: its subscription and [`Delivery::tag`]. Appends the
+    /// head of its MESSAGE frame to `head`, as [`Session::handle_delivery`] does. Call it until
+    /// `None` after [`Session::handle_timeout`], and again when the transport has become able to take
+    /// more: meanwhile nothing is counted as written.
+    pub fn poll_again(&mut self, now: Instant, head: &mut Vec<u8>) -> Option<(SubscriptionId, u64)> {
+        let redelivery = self.redelivery.as_mut()?;
+        loop {
+            let again = redelivery.again(now)?;
+            // A subscription that is over ended its redelivery, too.
+            let Some(subscription) = self.subscriptions.get(again.subscription) else {
+                continue;
+            };
+            let message = MessageId {
+                subscription: again.subscription,
+                session: &self.id,
+                sequence: again.sequence,
+            };
+            frames::message_head(head, self.version, subscription.name(), message, true, true);
+            frames::attempt(head, again.attempt);
+            self.liveness.wrote(now);
+            return Some((again.subscription, again.tag));
         }
     }
 
@@ -456,6 +489,7 @@ impl Session {
                 } else if is_due(self.end_due()) {
                     self.end(now);
                 }
+                self.give_up(now);
                 while self.phase != Phase::Closed
                     && let Some(due) = self.liveness.due(now, &self.config, self.is_read())
                 {
@@ -494,10 +528,18 @@ impl Session {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.phase {
             Phase::AwaitingConnect | Phase::Authenticating | Phase::Lingering => self.deadline,
-            Phase::Connected | Phase::Disconnecting { .. } | Phase::Failing => sooner(
-                self.liveness.next(&self.config, self.is_read()),
-                sooner(self.expiry(), self.end_due()),
-            ),
+            Phase::Connected | Phase::Disconnecting { .. } | Phase::Failing => {
+                let redelivery = self.redelivery.as_ref();
+                [
+                    self.liveness.next(&self.config, self.is_read()),
+                    self.expiry(),
+                    self.end_due(),
+                    redelivery.and_then(|redelivery| redelivery.next()),
+                ]
+                .into_iter()
+                .flatten()
+                .min()
+            }
             Phase::Closed => None,
         }
     }
@@ -675,6 +717,31 @@ impl Session {
     fn forget_work(&mut self) {
         self.subscriptions.clear();
         self.transactions.clear();
+        self.redelivery = None;
+    }
+
+    /// Gives up the messages whose last time is over; the others become ready for
+    /// [`Session::poll_again`].
+    fn give_up(&mut self, now: Instant) {
+        while let Some(given_up) = self.redelivery.as_mut().and_then(|all| all.expire(now)) {
+            let GivenUp {
+                subscription,
+                sequence,
+                tag,
+                then,
+            } = given_up;
+            if then != GiveUp::Later {
+                self.subscriptions.settle(subscription, sequence);
+            }
+            self.actions.push_back(Action::GiveUp(subscription, tag, then));
+        }
+    }
+
+    /// The subscription is over: none of its messages is written again.
+    fn end_redelivery(&mut self, subscription: SubscriptionId) {
+        if let Some(redelivery) = &mut self.redelivery {
+            redelivery.end(subscription);
+        }
     }
 
     fn write(&mut self, now: Instant, bytes: Bytes) {

@@ -49,6 +49,7 @@ impl Session {
                 continue;
             };
             let error = frames::subscription_error(&problem, name, self.version);
+            self.end_redelivery(subscription);
             self.write(now, error);
         }
     }

@@ -426,6 +426,7 @@ impl Runner {
                 Ok((link, (channel, messages))) => {
                     self.link = link;
                     self.state.replace(channel, messages.tag());
+                    self.sink.taken_back();
                     return Ok(messages);
                 }
                 // 4.3 says nothing of a queue whose node is down, for a minute and more.

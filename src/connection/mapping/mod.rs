@@ -327,6 +327,7 @@ pub fn dedicated(
             return Err(DestinationError::not_for(Command::Subscribe, &text).into());
         }
     };
+    check_redelivery(destination, &queue, headers)?;
     let most = match ack {
         AckMode::Auto => context.auto_prefetch,
         AckMode::Client | AckMode::ClientIndividual => context.max_unacked,
@@ -347,6 +348,44 @@ pub fn dedicated(
         arguments: fields.consumer_arguments()?,
         queue,
     })
+}
+
+/// Checks that the queue can do what a client's `redeliver` asks of it.
+fn check_redelivery(
+    destination: &Destination,
+    queue: &QueueSpec,
+    headers: &Headers,
+) -> Result<(), Problem> {
+    if headers.get("redeliver").is_none() {
+        return Ok(());
+    }
+    let fault = |header, expected| {
+        Err(Problem::InvalidHeader {
+            command: Command::Subscribe,
+            header,
+            expected,
+        })
+    };
+    let is_stream = headers.get("x-queue-type") == Some("stream")
+        || headers
+            .iter()
+            .any(|(name, _)| name.starts_with("x-stream-"));
+    if is_stream {
+        return fault(
+            "redeliver",
+            "left out for a stream, which keeps its messages: come back with x-stream-offset",
+        );
+    }
+    let is_lasting = matches!(destination, Destination::AmqQueue(_))
+        || (queue.durable && !queue.auto_delete && !queue.exclusive);
+    if headers.get("redeliver-then") == Some("later") && !is_lasting {
+        return fault(
+            "redeliver-then",
+            "requeue or drop; later needs a queue that outlives the session: durable:true with \
+             auto-delete:false, or a destination /queue/ or /amq/queue/",
+        );
+    }
+    Ok(())
 }
 
 /// The queue of a subscription to an exchange or topic: gone with its consumer, unless headers

@@ -106,6 +106,11 @@ impl House {
         }
     }
 
+    /// The bytes that are kept for clients.
+    pub(super) fn bytes_held(&self) -> usize {
+        self.services.registry.bytes_waiting()
+    }
+
     /// Publishes as an application does, past the gateway. All is done when this returns.
     pub(super) fn publish(&self, exchange: &str, key: &str, body: &str) {
         publisher(&self.services)(exchange, key, body);

@@ -13,6 +13,7 @@ mod permissions;
 mod pressure;
 mod protocol;
 mod queues;
+mod redelivering;
 mod renewing;
 mod uploads;
 mod waking;

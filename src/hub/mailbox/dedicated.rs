@@ -34,7 +34,7 @@ use std::{
 use stomp_session::SubscriptionId;
 use tokio::time::Instant;
 
-use super::Parcel;
+use super::{Parcel, held::Held};
 
 /// How long room is kept for a message that was asked for again.
 const ROOM_KEPT: Duration = Duration::from_secs(2);
@@ -52,6 +52,8 @@ pub(super) struct DedicatedWaiting {
     /// The bytes of `parcels`.
     bytes: usize,
     aside: Option<Box<Aside>>,
+    /// Messages that are with the client, and may have to be written again.
+    pub(super) held: Held,
 }
 
 #[derive(Debug, Default)]
@@ -123,7 +125,7 @@ impl DedicatedWaiting {
             aside.gaps.get_mut(&subscription)
         });
         let fits = match gap {
-            None => self.parcels.is_empty() || self.bytes.saturating_add(size) <= most,
+            None => self.bytes() == 0 || self.bytes().saturating_add(size) <= most,
             Some(gap) if parcel.redelivered && gap.asked > 0 => {
                 if gap.aside > 0 {
                     gap.passed.push_back(parcel.tag);
@@ -186,13 +188,14 @@ impl DedicatedWaiting {
         let now = Instant::now();
         aside.forget(now);
         // Many at a time, rather than each as another is read: it is a way to the broker and back.
-        if self.bytes.saturating_add(aside.kept) > most / 2 {
+        let bytes = self.bytes.saturating_add(self.held.bytes());
+        if bytes.saturating_add(aside.kept) > most / 2 {
             return list;
         }
         while let Some(entry) = aside.entries.front().copied() {
             let size = entry.size as usize;
-            let held = self.bytes.saturating_add(aside.kept);
-            if list.len() >= AT_ONCE || (held > 0 && held.saturating_add(size) > most) {
+            let taken = bytes.saturating_add(aside.kept);
+            if list.len() >= AT_ONCE || (taken > 0 && taken.saturating_add(size) > most) {
                 break;
             }
             aside.entries.pop_front();
@@ -265,6 +268,7 @@ impl DedicatedWaiting {
     pub(super) fn clear(&mut self) {
         self.parcels = VecDeque::new();
         self.bytes = 0;
+        self.held.clear();
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -273,11 +277,12 @@ impl DedicatedWaiting {
 
     /// True if no state is left that is needed.
     pub(super) fn is_idle(&self) -> bool {
-        self.is_empty() && self.aside.is_none()
+        self.is_empty() && self.aside.is_none() && self.held.is_empty()
     }
 
+    /// The bytes of all that waits, or is held.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes.saturating_add(self.held.bytes())
     }
 
     fn tidy(&mut self) {

@@ -5,6 +5,7 @@
 //! delays neither another nor the feed.
 
 mod dedicated;
+mod held;
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -251,6 +252,48 @@ impl Mailbox {
         } else {
             waiting.settled(subscription, tag);
             Settling::Plain
+        }
+    }
+
+    /// Keeps a message that is with its client, and may have to be written again.
+    pub fn hold(&self, parcel: &Parcel) {
+        let mut state = self.state.lock();
+        if !state.closed {
+            let waiting = state.dedicated.get_or_insert_default();
+            let message = Arc::clone(&parcel.message);
+            waiting.held.put(parcel.subscription, parcel.tag, message);
+        }
+    }
+
+    /// A message that is [held](Mailbox::hold). `None`: the broker has taken it back.
+    #[must_use]
+    pub fn held(&self, subscription: SubscriptionId, tag: u64) -> Option<Arc<Message>> {
+        let state = self.state.lock();
+        let waiting = state.dedicated.as_ref()?;
+        waiting.held.get(subscription, tag).map(Arc::clone)
+    }
+
+    /// A message that was held was written often enough. Returns true if it may be queued again:
+    /// the same message may `most` times.
+    #[must_use]
+    pub fn give_up(&self, subscription: SubscriptionId, tag: u64, most: u8) -> bool {
+        let mut state = self.state.lock();
+        let waiting = state.dedicated.as_mut();
+        waiting.is_none_or(|waiting| waiting.held.give_up(subscription, tag, most))
+    }
+
+    /// The message, if it was held, is settled.
+    pub fn release(&self, subscription: SubscriptionId, tag: u64) {
+        if let Some(waiting) = &mut self.state.lock().dedicated {
+            waiting.held.release(subscription, tag);
+        }
+    }
+
+    /// The subscription is over, or the broker has taken back what was unsettled: nothing of it
+    /// that was held is written again.
+    pub fn release_all(&self, subscription: SubscriptionId) {
+        if let Some(waiting) = &mut self.state.lock().dedicated {
+            waiting.held.release_all(subscription);
         }
     }
 
@@ -526,6 +569,10 @@ impl DeliverySink for DedicatedSink {
         {
             self.last.store(tag, Ordering::Relaxed);
         }
+    }
+
+    fn taken_back(&self) {
+        self.mailbox.release_all(self.subscription);
     }
 
     fn lost(&self, reason: BrokerError) {

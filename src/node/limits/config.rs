@@ -345,6 +345,9 @@ pub struct Stomp {
     /// What a NACK without a `requeue` header means: `true`: the message is queued again;
     /// `false`: it is dropped or dead-lettered.
     pub nack_requeue: bool,
+    /// How often a message is queued again that a client with `redeliver` never acknowledged; then
+    /// it is dropped or dead-lettered.
+    pub redeliver_max_rounds: u8,
     /// The exchange behind `/topic/…` destinations.
     pub default_topic_exchange: String,
     /// A SUBSCRIBE of STOMP 1.1 or 1.2 needs an `id`, as the specification says. RabbitMQ takes it
@@ -364,6 +367,7 @@ impl Default for Stomp {
             heartbeat_patience: Duration::from_secs(10),
             ping_interval: Duration::from_secs(25),
             nack_requeue: true,
+            redeliver_max_rounds: 3,
             default_topic_exchange: "amq.topic".to_owned(),
             require_subscription_id: false,
             implicit_connect: false,

@@ -21,6 +21,19 @@ pub fn delivered_by_queue() {
     TALLIES.dedicated_deliveries.fetch_add(1, Relaxed);
 }
 
+/// A message was written again, for its client had not acknowledged it in time.
+pub fn written_again() {
+    TALLIES.redeliveries.fetch_add(1, Relaxed);
+}
+
+/// A message was written as often as its client wished, and not acknowledged.
+pub fn given_up(then: &'static str) {
+    COUNTS
+        .redeliveries_given_up
+        .get_or_create(&[("then", then)])
+        .inc();
+}
+
 /// A mailbox was full, and something had to be done.
 pub fn mailbox_overflow(done: &'static str) {
     COUNTS

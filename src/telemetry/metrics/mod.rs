@@ -97,6 +97,8 @@ metrics! {
         feed_deliveries "Messages of feeds that were put into mailboxes, one for each subscription" now(Total(delivered));
         feeds_interrupted "Times that messages of a feed may have been lost" count(Counter);
         dedicated_deliveries "Messages of dedicated subscriptions that were put into mailboxes" tally(AtomicU64);
+        redeliveries "Messages that were written again, for their client had not acknowledged them" tally(AtomicU64);
+        redeliveries_given_up "Messages that were written as often as their client wished, by what became of them" count(Family<Label, Counter>);
         mailbox_overflows "Times that a mailbox was full, by the action taken" count(Family<Label, Counter>);
 
         publishes "Messages that the broker confirmed" tally(AtomicU64);

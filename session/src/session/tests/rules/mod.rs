@@ -5,6 +5,7 @@
 mod connecting;
 mod denying;
 mod ending;
+mod redelivering;
 mod renewing;
 mod subscribing;
 mod transactions;
