@@ -94,8 +94,8 @@ mod subscriptions;
 mod transactions;
 
 pub use action::{
-    AckMode, Action, Connect, GiveUp, Operation, OperationId, Outcome, Publish, Renew, Renewed, Settle,
-    Subscribe, SubscriptionId, Unsubscribe, Verdict,
+    AckMode, Action, Connect, GiveUp, Operation, OperationId, Outcome, Publish, Renew, Renewed,
+    Settle, Subscribe, SubscriptionId, Unsubscribe, Verdict,
 };
 pub use close::CloseCode;
 pub use config::Config;

@@ -171,13 +171,26 @@ impl Redelivery {
 
     /// A message was written for the first time. Returns true if it will be written again unless it
     /// is [settled](Self::forget).
-    pub(crate) fn wrote(&mut self, now: Instant, subscription: SubscriptionId, sequence: u64, tag: u64) -> bool {
+    pub(crate) fn wrote(
+        &mut self,
+        now: Instant,
+        subscription: SubscriptionId,
+        sequence: u64,
+        tag: u64,
+    ) -> bool {
         let Some(plan) = self.plan(subscription) else {
             return false;
         };
         let due = now.checked_add(plan.delay(1));
         let key = (subscription, sequence);
-        self.wait(key, Waiting { tag, written: 1, due });
+        self.wait(
+            key,
+            Waiting {
+                tag,
+                written: 1,
+                due,
+            },
+        );
         true
     }
 
@@ -241,9 +254,18 @@ impl Redelivery {
             };
             let (subscription, sequence) = key;
             let attempt = message.written.saturating_add(1);
-            let due = self.plan(subscription).and_then(|plan| now.checked_add(plan.delay(attempt)));
+            let due = self
+                .plan(subscription)
+                .and_then(|plan| now.checked_add(plan.delay(attempt)));
             let tag = message.tag;
-            self.wait(key, Waiting { tag, written: attempt, due });
+            self.wait(
+                key,
+                Waiting {
+                    tag,
+                    written: attempt,
+                    due,
+                },
+            );
             return Some(Again {
                 subscription,
                 sequence,
@@ -259,7 +281,10 @@ impl Redelivery {
     }
 
     fn plan(&self, subscription: SubscriptionId) -> Option<&Plan> {
-        let at = self.plans.binary_search_by_key(&subscription, |(id, _)| *id).ok()?;
+        let at = self
+            .plans
+            .binary_search_by_key(&subscription, |(id, _)| *id)
+            .ok()?;
         self.plans.get(at)?.1.as_ref()
     }
 }

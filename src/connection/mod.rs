@@ -187,7 +187,8 @@ impl<L: Link> Connection<L> {
                     }
                     Action::Abandon(from) => self.operations.abandon(from, &self.context),
                     Action::GiveUp(subscription, tag, then) => {
-                        self.operations.give_up(subscription, tag, then, &self.context);
+                        self.operations
+                            .give_up(subscription, tag, then, &self.context);
                     }
                     other => {
                         self.context.foresee(&other);

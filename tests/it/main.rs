@@ -16,6 +16,7 @@ mod amqp_deprecated;
 mod amqp_features;
 mod amqp_feeds;
 mod amqp_publishing;
+mod amqp_redelivering;
 mod amqp_tls;
 mod broker_contract;
 mod broker_token;

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Frame, Headers, Version};
 
 use crate::{
-    Action, CloseCode, Config, Connect, Delivered, Delivery, GiveUp, Operation, OperationId, Outcome,
-    Problem, SubscriptionId,
+    Action, CloseCode, Config, Connect, Delivered, Delivery, GiveUp, Operation, OperationId,
+    Outcome, Problem, SubscriptionId,
     frames::{self, MessageId},
     heartbeat::Rates,
     liveness::{Due, Liveness},
@@ -419,7 +419,11 @@ impl Session {
     /// head of its MESSAGE frame to `head`, as [`Session::handle_delivery`] does. Call it until
     /// `None` after [`Session::handle_timeout`], and again when the transport has become able to take
     /// more: meanwhile nothing is counted as written.
-    pub fn poll_again(&mut self, now: Instant, head: &mut Vec<u8>) -> Option<(SubscriptionId, u64)> {
+    pub fn poll_again(
+        &mut self,
+        now: Instant,
+        head: &mut Vec<u8>,
+    ) -> Option<(SubscriptionId, u64)> {
         let redelivery = self.redelivery.as_mut()?;
         loop {
             let again = redelivery.again(now)?;
@@ -733,7 +737,8 @@ impl Session {
             if then != GiveUp::Later {
                 self.subscriptions.settle(subscription, sequence);
             }
-            self.actions.push_back(Action::GiveUp(subscription, tag, then));
+            self.actions
+                .push_back(Action::GiveUp(subscription, tag, then));
         }
     }
 

@@ -126,9 +126,21 @@ async fn at_the_end_it_is_dropped_or_kept_for_the_next_login() {
 async fn a_queue_that_ends_with_the_session_keeps_nothing_for_later() {
     for (destination, headers, at_fault) in [
         ("/topic/t", "redeliver-then:later\n", "redeliver-then"),
-        ("/topic/t", "durable:true\nredeliver-then:later\n", "redeliver-then"),
-        ("/queue/q", "durable:false\nredeliver-then:later\n", "redeliver-then"),
-        ("/queue/q", "exclusive:true\nredeliver-then:later\n", "redeliver-then"),
+        (
+            "/topic/t",
+            "durable:true\nredeliver-then:later\n",
+            "redeliver-then",
+        ),
+        (
+            "/queue/q",
+            "durable:false\nredeliver-then:later\n",
+            "redeliver-then",
+        ),
+        (
+            "/queue/q",
+            "exclusive:true\nredeliver-then:later\n",
+            "redeliver-then",
+        ),
         ("/queue/q", "x-queue-type:stream\n", "redeliver"),
     ] {
         let house = House::new();
@@ -138,7 +150,10 @@ async fn a_queue_that_ends_with_the_session_keeps_nothing_for_later() {
         ));
         let error = client.expect_error("Invalid header").await;
         let text = String::from_utf8(error.body.to_vec()).unwrap();
-        assert!(text.contains(&format!("\"{at_fault}\"")), "{headers}: {text}");
+        assert!(
+            text.contains(&format!("\"{at_fault}\"")),
+            "{headers}: {text}"
+        );
     }
     for (destination, headers) in [
         ("/topic/t", "durable:true\nauto-delete:false\n"),

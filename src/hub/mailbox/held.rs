@@ -38,7 +38,11 @@ impl Held {
         self.messages.get(&(subscription, tag))
     }
 
-    pub(super) fn release(&mut self, subscription: SubscriptionId, tag: u64) -> Option<Arc<Message>> {
+    pub(super) fn release(
+        &mut self,
+        subscription: SubscriptionId,
+        tag: u64,
+    ) -> Option<Arc<Message>> {
         let message = self.messages.remove(&(subscription, tag))?;
         self.bytes = match self.messages.is_empty() {
             true => 0,

@@ -102,7 +102,9 @@ fn an_acknowledgement_of_any_of_them_settles_the_message_once() {
             assert_eq!(peer.session.poll_timeout(), None, "{version} {repeats}");
             // The client acknowledges what it got as often as it got it.
             for command in ["ACK", "NACK", "ACK"] {
-                peer.send(&format!("{command}\nsubscription:a\n{name}:{id}\nreceipt:r"));
+                peer.send(&format!(
+                    "{command}\nsubscription:a\n{name}:{id}\nreceipt:r"
+                ));
                 peer.assert_receipts(&["r"]);
                 peer.assert_silent();
             }
@@ -158,7 +160,10 @@ fn while_nothing_can_be_written_no_attempt_is_counted() {
     assert_eq!(peer.given_up(), None);
     let again = peer.again();
     assert_eq!(header(&again[0].1, "attempt"), Some("2"));
-    assert_eq!(peer.session.poll_timeout(), Some(peer.now + milliseconds(1000)));
+    assert_eq!(
+        peer.session.poll_timeout(),
+        Some(peer.now + milliseconds(1000))
+    );
 }
 
 #[test]
@@ -223,22 +228,42 @@ fn faults() {
         ("ack:client-individual\nredeliver:1e3", "redeliver"),
         ("ack:client-individual\nredeliver:1000,,1000", "redeliver"),
         ("ack:client-individual\nredeliver:1000,", "redeliver"),
-        ("ack:client-individual\nredeliver:18446744073709551617", "redeliver"),
-        (&format!("ack:client-individual\nredeliver:{long}"), "redeliver"),
+        (
+            "ack:client-individual\nredeliver:18446744073709551617",
+            "redeliver",
+        ),
+        (
+            &format!("ack:client-individual\nredeliver:{long}"),
+            "redeliver",
+        ),
         (&format!("ack:client-individual\n{thousand}"), "redeliver"),
         ("ack:client\nredeliver:1000", "ack"),
         ("ack:auto\nredeliver:1000", "ack"),
         ("redeliver:1000", "ack"),
-        ("ack:client-individual\nredeliver:1000\nredeliver-then:no", "redeliver-then"),
-        ("ack:client-individual\nredeliver-then:drop", "redeliver-then"),
+        (
+            "ack:client-individual\nredeliver:1000\nredeliver-then:no",
+            "redeliver-then",
+        ),
+        (
+            "ack:client-individual\nredeliver-then:drop",
+            "redeliver-then",
+        ),
     ] {
         let mut peer = Peer::connected("1.2");
         peer.send(&format!("SUBSCRIBE\nid:a\ndestination:/queue/q\n{headers}"));
         let error = peer.assert_error("Invalid header");
-        assert!(error.contains(&format!("\"{at_fault}\"")), "{headers}: {error}");
+        assert!(
+            error.contains(&format!("\"{at_fault}\"")),
+            "{headers}: {error}"
+        );
         assert!(peer.asked.is_empty());
     }
-    for fine in ["100", "3600000", " 1000 , 2000 ", &vec!["100"; 32].join(",")] {
+    for fine in [
+        "100",
+        "3600000",
+        " 1000 , 2000 ",
+        &vec!["100"; 32].join(","),
+    ] {
         subscribe(&mut Peer::connected("1.2"), &format!("redeliver:{fine}"));
     }
 }
