@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -25,6 +26,26 @@ enum Kind {
 impl Default for Kind {
     fn default() -> Self {
         Self::Whole(Full::default())
+    }
+}
+
+impl Body {
+    /// Whether it waits for frames of a session: for one, which may take long, or for many.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        matches!(self.0, Kind::Frames(_))
+    }
+
+    /// The same, once it has the frame that a polling request waits for: its length is known then.
+    pub(crate) async fn settled(mut self) -> Self {
+        if let Kind::Frames(frames) = &mut self.0
+            && frames.is_one_frame()
+        {
+            let frame = poll_fn(|context| frames.poll_frame(context)).await;
+            let bytes = frame.and_then(|Ok(frame)| frame.into_data().ok());
+            return Self::from(bytes.unwrap_or_default());
+        }
+        self
     }
 }
 
@@ -69,7 +90,7 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Whole(whole) => whole.is_end_stream(),
-            Kind::Frames(_) => false,
+            Kind::Frames(frames) => frames.is_over(),
         }
     }
 

@@ -22,9 +22,9 @@ pub(crate) struct FrameAnswer {
     pub(crate) body: Body,
 }
 
-/// Receives for a request. A polling one waits for its frame; the answer to a streaming one ends
-/// after `limit` bytes. `sent` counts bytes.
-pub(crate) async fn receive(
+/// Receives for a request. The answer to a polling one is its frame; the answer to a streaming one
+/// ends after `limit` bytes. `sent` counts bytes.
+pub(crate) fn receive(
     session: &Arc<SharedSession>,
     format: Format,
     limit: usize,
@@ -36,37 +36,22 @@ pub(crate) async fn receive(
         Ok(receiver) => Source::Session(receiver),
         Err(frame) => Source::Frame(frame),
     };
-    let body = if is_streaming {
-        Body::from(FrameStream {
-            prelude: format.prelude(),
-            format,
-            source,
-            left: limit,
-            sent,
-        })
-    } else {
-        let frame = match source {
-            Source::Session(mut receiver) => {
-                let (SentFrame::More(frame) | SentFrame::Last(frame)) = receiver.frame().await;
-                receiver.finish();
-                frame
-            }
-            Source::Frame(frame) => frame,
-            Source::Over => String::new(),
-        };
-        let wrapped = format.wrap(&frame);
-        sent(wrapped.len());
-        Body::from(wrapped)
+    let frames = FrameStream {
+        prelude: format.prelude(),
+        format,
+        source,
+        left: if is_streaming { limit } else { 0 },
+        sent,
     };
     FrameAnswer {
         content_type,
         is_streaming,
-        body,
+        body: Body::from(frames),
     }
 }
 
-/// A streaming answer: the prelude, and frame after frame. If the client breaks it off, hyper drops
-/// it, and the session learns it.
+/// The body of an answer that carries frames: the prelude, and frame after frame, or one frame. If
+/// the client breaks it off, the server drops it, and the session learns it.
 #[derive(Debug)]
 pub(crate) struct FrameStream {
     prelude: Option<String>,
@@ -86,6 +71,16 @@ enum Source {
 }
 
 impl FrameStream {
+    /// Whether it is the answer to a polling request.
+    pub(crate) fn is_one_frame(&self) -> bool {
+        !self.format.is_streaming()
+    }
+
+    /// Whether all of it was taken.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.source, Source::Over)
+    }
+
     pub(crate) fn poll_frame(
         &mut self,
         context: &mut Context<'_>,

@@ -80,6 +80,25 @@ impl SockJs {
     pub async fn answer_with<W, A, B>(
         &self,
         application: &Arc<A>,
+        request: Request<B>,
+        caller: A::Caller,
+    ) -> Response<Body>
+    where
+        W: WebSocket,
+        A: Application,
+        B: HttpBody<Data = Bytes> + Send + Unpin,
+    {
+        let begun = self.begin_with::<W, A, B>(application, request, caller);
+        let (head, body) = begun.await.into_parts();
+        Response::from_parts(head, body.settled().await)
+    }
+
+    /// As [`SockJs::answer_with`], but does not wait for the frame that a polling request asks for:
+    /// the body of the answer does. For servers that keep little for requests that wait; the body
+    /// [is lasting](Body::is_lasting) then.
+    pub async fn begin_with<W, A, B>(
+        &self,
+        application: &Arc<A>,
         mut request: Request<B>,
         caller: A::Caller,
     ) -> Response<Body>
@@ -182,7 +201,7 @@ impl SockJs {
         };
         caller.joins(&session);
         let (limit, sent) = (self.options.response_limit, self.options.sent);
-        common.receive(receive::receive(&session, format, limit, sent).await)
+        common.receive(receive::receive(&session, format, limit, sent))
     }
 
     /// The session that a request asks for. If it is new, the application serves it.

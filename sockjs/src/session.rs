@@ -1,7 +1,7 @@
 //! The two ends of a session over HTTP: the application's, which is a [`Channel`], and the requests'.
 
 use std::{
-    future::{Future, poll_fn},
+    future::Future,
     io,
     pin::Pin,
     sync::{
@@ -298,11 +298,6 @@ impl Receiver {
         }
     }
 
-    /// The next frame.
-    pub(crate) async fn frame(&mut self) -> SentFrame {
-        poll_fn(|context| self.poll_frame(context)).await
-    }
-
     /// The request has its answer; another one may receive.
     pub(crate) fn finish(mut self) {
         if let Some(shared) = self.shared.take() {
@@ -468,7 +463,10 @@ fn poll_timer(
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::{
+        future::poll_fn,
+        net::{IpAddr, Ipv4Addr},
+    };
 
     use tokio::time::timeout;
 
@@ -538,5 +536,18 @@ mod tests {
         assert_eq!(sessions.len(), 1);
         time::sleep(Duration::from_millis(20)).await;
         assert!(sessions.is_empty());
+    }
+
+    /// The cost of an idle session, beside the application's: a change must be visible, and intended.
+    #[test]
+    fn the_memory_of_a_session() {
+        let size = |name: &str, size: usize, most: usize| {
+            println!("{name}: {size}");
+            assert!(size <= most, "{name} takes {size} bytes, more than {most}");
+        };
+        size("session", size_of::<SharedSession>(), 384);
+        size("the application's end", size_of::<HttpSession>(), 64);
+        size("an answer's body", size_of::<crate::Body>(), 160);
+        size("a timer", size_of::<Sleep>(), 128);
     }
 }

@@ -1,6 +1,9 @@
 //! The life of a session: who receives, how it ends, and what bounds it.
 
+use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Body as _;
 use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{Message, client::IntoClientRequest as _},
@@ -247,4 +250,39 @@ async fn a_web_socket_can_be_asked_if_its_client_lives() {
         Some(Message::Ping(Vec::new().into()))
     );
     assert_eq!(hear_text(&mut framed).await, "a[\"alive\"]");
+}
+
+/// The same frame either way: at once with a body that waits, or whole, and its length is known.
+#[tokio::test]
+async fn a_server_may_wait_for_frames_itself() {
+    let sockjs = SockJs::new(Options::at("/echo"));
+    let application = Arc::new(Service {
+        does: Does::Echo,
+        max_message_size: 1024,
+        budget: None,
+    });
+    let caller = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+    let request = |path| Request::post(path).body(Empty::<Bytes>::new()).unwrap();
+
+    let poll = request("/echo/000/a/xhr");
+    let begun = sockjs.begin_with::<HyperSocket, _, _>(&application, poll, caller);
+    let mut body = begun.await.into_body();
+    assert!(body.is_lasting() && body.size_hint().exact().is_none());
+    let frame = body.frame().await.unwrap().unwrap();
+    assert_eq!(frame.into_data().unwrap(), "o\n");
+    assert!(body.is_end_stream());
+
+    let poll = request("/echo/000/b/xhr");
+    let whole = sockjs.answer(&application, poll, caller).await.into_body();
+    assert!(!whole.is_lasting());
+    assert_eq!(whole.size_hint().exact(), Some(2));
+    let streaming = request("/echo/000/c/xhr_streaming");
+    let stream = sockjs.answer(&application, streaming, caller).await;
+    assert!(stream.body().is_lasting());
+    // A page has its body at once.
+    let info = Request::get("/echo/info")
+        .body(Empty::<Bytes>::new())
+        .unwrap();
+    let info = sockjs.begin_with::<HyperSocket, _, _>(&application, info, caller);
+    assert!(!info.await.body().is_lasting());
 }
