@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{
     patience::Patient,
     refused::{RefusalLog, RefusedFor},
+    stints::Requests,
     upgrade::{Origins, SUBPROTOCOLS},
 };
 use crate::{
@@ -166,16 +167,19 @@ impl Caller for Client {
 }
 
 /// An HTTP connection counts either as one without a login, or as one of a session's.
+#[derive(Default)]
 pub(super) struct HttpPlace {
     listener: Mutex<Option<Place>>,
     seat: Mutex<Option<Seat>>,
+    /// How far its requests are.
+    pub(super) requests: Requests,
 }
 
 impl HttpPlace {
     pub(super) fn at_listener(place: Place) -> Self {
         Self {
             listener: Mutex::new(Some(place)),
-            seat: Mutex::new(None),
+            ..Self::default()
         }
     }
 
@@ -206,8 +210,10 @@ impl HttpPlace {
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> WebSocket for WebSocketLink<S> {
     fn from_upgraded(upgraded: Upgraded, max_message_size: usize) -> Option<Self> {
         let parts = upgraded.downcast::<TokioIo<Patient<S>>>().ok()?;
-        let stream = parts.io.into_inner().into_inner();
-        Some(Self::new(stream, parts.read_buf, max_message_size))
+        let mut stream = parts.io.into_inner();
+        stream.put_back(&parts.read_buf);
+        let (stream, received) = stream.into_parts();
+        Some(Self::new(stream, received, max_message_size))
     }
 
     fn send_text(&mut self, text: &str) {

@@ -5,11 +5,13 @@
 
 mod gateway;
 mod hosts;
+mod lasting;
 mod patience;
 mod refused;
+mod stints;
 mod upgrade;
 
-use std::{convert::Infallible, future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
@@ -17,10 +19,7 @@ use hyper::{
     Request, Response, StatusCode,
     body::Incoming,
     header::{self, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
 use sockjs_server::{Application, Body, Opening, Refusal, SockJs, upgrade::switch};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -35,13 +34,12 @@ pub use upgrade::Origins;
 
 use self::{
     gateway::HttpPlace,
-    patience::Patient,
     refused::{RefusedFor, is_client},
+    stints::{TakesItsTime, WatchedBody},
 };
 use crate::{
     listen::{Entered, Entrance, SocketLayer, WebSocketLink, accept},
-    node::{ClientAddress, Places, Stage},
-    telemetry,
+    node::{ClientAddress, Places},
 };
 
 /// Routes of warp, of any kind.
@@ -53,9 +51,6 @@ pub type HttpAnswer = Response<BoxBody<Bytes, warp::Error>>;
 /// Connections at a time to a listener for operators. Load balancers and Prometheus need a few; and
 /// files are kept for so many.
 const PRIVATE_PLACES: usize = 200;
-
-/// The longest head of a request, in bytes: cookies can be long.
-const MAX_HEAD: usize = 32 * 1024;
 
 /// The server that clients reach by HTTP: the WebSocket, SockJS, and routes.
 pub struct PublicServer {
@@ -114,11 +109,15 @@ impl PublicServer {
         }
         if let Some(sockjs) = self.sockjs.as_ref().filter(|sockjs| sockjs.is_at(path)) {
             let gateway = &self.gateway;
+            let place = Arc::clone(&client.place);
+            let request = request.map(|body| WatchedBody::new(body, place));
             // On the heap, so that a client with a WebSocket keeps no room for it.
-            return boxed(
-                Box::pin(sockjs.answer_with::<WebSocketLink<S>, _, _>(gateway, request, client))
-                    .await,
-            );
+            let begun = sockjs.begin_with::<WebSocketLink<S>, _, _>(gateway, request, client);
+            let mut answer = Box::pin(begun).await;
+            if answer.body().is_lasting() {
+                answer.extensions_mut().insert(TakesItsTime);
+            }
+            return boxed(answer);
         }
         let sought = is_client(path, request.headers()).then(|| path.to_owned());
         let answer = route(&self.routes, request).await;
@@ -197,7 +196,7 @@ pub async fn serve_requests<T, F>(
     places: Arc<Places>,
     write_timeout: Duration,
     stop: impl Future<Output = ()>,
-    answer: impl Fn(Request<Incoming>, Client) -> F + Clone + Send + 'static,
+    answer: impl Fn(Request<Incoming>, Client) -> F + Clone + Send + Sync + 'static,
 ) where
     T: SocketLayer,
     F: Future<Output = HttpAnswer> + Send,
@@ -224,29 +223,32 @@ pub async fn serve_requests<T, F>(
             let timeout = entrance.timeout;
             let proxies = Arc::clone(&entrance.proxies);
             let place = Arc::new(HttpPlace::at_listener(place));
-            let service = service_fn(move |request: Request<Incoming>| {
+            let at = Arc::clone(&place);
+            let answer = move |request: Request<Incoming>| {
                 let address = proxies.client(peer, request.headers());
-                place.is_asked(&address);
+                at.is_asked(&address);
                 let client = Client {
                     address,
                     certificate: certificate.clone(),
                     what,
                     timeout,
-                    place: Arc::clone(&place),
+                    place: Arc::clone(&at),
                 };
-                let (answer, place) = (answer(request, client), Arc::clone(&place));
+                let (answer, place) = (answer(request, client), Arc::clone(&at));
                 async move {
                     let mut answer = answer.await;
-                    place.is_answered();
                     // A client that found nothing here has no further business.
                     if place.is_left_over() || answer.status() == StatusCode::NOT_FOUND {
                         close(&mut answer);
                     }
-                    Ok::<_, Infallible>(answer)
+                    answer
                 }
+            };
+            // A task of its own, which keeps nothing of how the client came in.
+            tokio::spawn(async move {
+                let serving = stints::serve(stream, timeout, write_timeout, place, answer);
+                gives_way.run_until_cancelled(serving).await
             });
-            let serving = serve_http(stream, timeout, write_timeout, service);
-            let _ = gives_way.run_until_cancelled(serving).await;
         }
     })
     .await;
@@ -274,22 +276,21 @@ impl PrivateServer {
         let what = server.what;
         accept(listener, what, stop, |stream, remote| {
             let server = Arc::clone(&server);
-            let taken = places.take(&ClientAddress::direct(remote), what);
+            let address = ClientAddress::direct(remote);
+            let taken = places.take(&address, what);
             async move {
                 let Some((place, gives_way)) = taken else {
                     return;
                 };
-                let (timeout, place) = (server.timeout, Arc::new(place));
-                let service = service_fn(move |request| {
-                    let (server, place) = (Arc::clone(&server), Arc::clone(&place));
-                    async move {
-                        place.set_stage(Stage::Asked);
-                        let answer = server.answer(request).await;
-                        place.set_stage(Stage::Idle);
-                        Ok::<_, Infallible>(answer)
-                    }
-                });
-                let serving = serve_http(stream, timeout, timeout, service);
+                let timeout = server.timeout;
+                let place = Arc::new(HttpPlace::at_listener(place));
+                let at = Arc::clone(&place);
+                let answer = move |request| {
+                    at.is_asked(&address);
+                    let server = Arc::clone(&server);
+                    async move { server.answer(request).await }
+                };
+                let serving = stints::serve(stream, timeout, timeout, place, answer);
                 let _ = gives_way.run_until_cancelled(serving).await;
             }
         })
@@ -308,30 +309,6 @@ impl PrivateServer {
             return answer;
         }
         route(&self.routes, request).await
-    }
-}
-
-/// Serves HTTP on one stream. `timeout` bounds how long a request's head may take, and how long the
-/// stream may rest between requests; `write_timeout`, how long a client may leave its answers
-/// unread.
-async fn serve_http<I, S, B>(stream: I, timeout: Duration, write_timeout: Duration, service: S)
-where
-    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    S: hyper::service::HttpService<Incoming, ResBody = B> + Send,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    S::Future: Send,
-    B: hyper::body::Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + Send
-        + 'static,
-{
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(timeout)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(Patient::new(stream, write_timeout)), service)
-        .with_upgrades();
-    if let Err(error) = serving.await {
-        telemetry::http_ended(&error);
     }
 }
 

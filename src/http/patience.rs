@@ -1,17 +1,25 @@
-//! A client that does not read its answers keeps its connection, and what waits for it, for so long
-//! and no longer.
+//! The stream of an HTTP connection. A client that does not read its answers keeps its connection,
+//! and what waits for it, for so long and no longer. Bytes that were read too early wait here.
 
 use std::{
     io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
 };
+
+use super::gateway::HttpPlace;
+
+/// Bytes that are read at a time while hyper is not there: most heads of requests.
+const FILLED: usize = 2048;
 
 /// A stream on which no write may be stuck for longer than it has patience.
 pub(super) struct Patient<S> {
@@ -19,19 +27,37 @@ pub(super) struct Patient<S> {
     patience: Duration,
     /// Runs while a write is stuck.
     stuck: Option<Pin<Box<Sleep>>>,
+    /// Read, and not taken by hyper yet.
+    unread: Bytes,
+    /// It is told whether all bytes have left.
+    place: Arc<HttpPlace>,
 }
 
 impl<S> Patient<S> {
-    pub(super) fn new(stream: S, patience: Duration) -> Self {
+    pub(super) fn new(stream: S, patience: Duration, place: Arc<HttpPlace>) -> Self {
         Self {
             stream,
             patience,
             stuck: None,
+            unread: Bytes::new(),
+            place,
         }
     }
 
-    pub(super) fn into_inner(self) -> S {
-        self.stream
+    /// The stream, and what was read of it.
+    pub(super) fn into_parts(self) -> (S, Bytes) {
+        (self.stream, self.unread)
+    }
+
+    pub(super) fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// Puts bytes back that were read. They are copied, for hyper's are part of a buffer of 8 KiB.
+    pub(super) fn put_back(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.unread = [bytes, &self.unread].concat().into();
+        }
     }
 
     fn watch<T>(
@@ -50,12 +76,28 @@ impl<S> Patient<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Patient<S> {
+    /// Reads the first bytes that come next; false at the end of the stream. Nothing may be unread.
+    pub(super) fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut space = [MaybeUninit::uninit(); FILLED];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+        self.unread = Bytes::copy_from_slice(buffer.filled());
+        Poll::Ready(Ok(self.has_unread()))
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.has_unread() {
+            let count = self.unread.len().min(buffer.remaining());
+            buffer.put_slice(&self.unread.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -66,6 +108,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.place.requests.set_flushed(false);
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.watch(context, written)
     }
@@ -75,6 +118,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.place.requests.set_flushed(false);
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.watch(context, written)
     }
@@ -85,10 +129,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        // hyper comes here when its own buffers are empty.
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.place.requests.set_flushed(true);
+        }
         self.watch(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.place.requests.set_last();
         let shut = Pin::new(&mut self.stream).poll_shutdown(context);
         self.watch(context, shut)
     }
@@ -109,7 +158,7 @@ mod tests {
     async fn a_client_that_does_not_read_is_given_up() {
         let (stream, _client) = duplex(4);
         let begun = Instant::now();
-        let mut stream = Patient::new(stream, PATIENCE);
+        let mut stream = Patient::new(stream, PATIENCE, Arc::default());
         let error = stream.write_all(b"more than fits").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(begun.elapsed(), PATIENCE);
@@ -118,7 +167,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_reads_slowly_is_not_given_up() {
         let (stream, mut client) = duplex(4);
-        let mut stream = Patient::new(stream, PATIENCE);
+        let mut stream = Patient::new(stream, PATIENCE, Arc::default());
         let reading = tokio::spawn(async move {
             let mut read = Vec::new();
             for _ in 0..5 {

@@ -18,7 +18,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message},
 };
 
-use super::*;
+use super::{stints::MAX_HEAD, *};
 use crate::{
     auth::{self, Access, Authenticator, Forwarding, Login, Refusal, User},
     broker::{self, FeedConfig, embedded::Embedded},
