@@ -8,14 +8,13 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     addresses::Proxies,
     files::Files,
     proxy_protocol,
-    tls::{Protocol, Tls},
+    tls::{Protocol, Tls, TlsStream},
 };
 use crate::{
     auth::{CertificateLogin, certificate::user_name},
@@ -71,8 +70,7 @@ impl SocketLayer for Secure {
     }
 
     fn certificate(&self, stream: &Self::Stream, remote: SocketAddr) -> Option<Box<str>> {
-        let (_, connection) = stream.get_ref();
-        let certificate = connection.peer_certificates()?.first()?;
+        let certificate = stream.peer_certificates()?.first()?;
         user_name(certificate, self.login).unwrap_or_else(|error| {
             telemetry::certificate_without_name(remote, &error);
             None

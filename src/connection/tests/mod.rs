@@ -67,12 +67,12 @@ async fn the_memory_of_a_connection() {
     size("TCP connection", size_of_val(&tcp), 704);
     // With what tokio adds it is 1,024 bytes; for more, the allocator takes 1,280.
     size("WebSocket connection", size_of_val(&websocket), 928);
-    // Beside it are buffers of TLS and its keys: see docs/internals/tls.md.
-    type Secure = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
+    // Beside it are the state of TLS and its keys: see docs/internals/tls.md.
+    type Secure = crate::listen::tls::TlsStream<tokio::net::TcpStream>;
     let tls = task_size(serve::<crate::listen::TcpLink<Secure>>);
-    size("TLS connection", tls, 1888);
+    size("TLS connection", tls, 704);
     let tls = task_size(serve::<crate::listen::WebSocketLink<Secure>>);
-    size("WebSocket connection with TLS", tls, 2144);
+    size("WebSocket connection with TLS", tls, 928);
     size("mailbox", size_of::<crate::hub::Mailbox>(), 144);
     // A user's entry beside it takes some 80 bytes, once for all connections of the user.
     size("context", size_of::<Context>(), 208);

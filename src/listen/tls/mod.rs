@@ -2,6 +2,7 @@
 
 mod config;
 mod load;
+mod stream;
 
 use std::{
     fmt, io,
@@ -13,16 +14,13 @@ use parking_lot::RwLock;
 use rustls::ServerConfig;
 use thiserror::Error;
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 pub use config::{ClientCertificates, MinVersion, TlsConfig};
+pub use stream::TlsStream;
 
 use crate::telemetry;
 use load::{Fault, Loaded};
 
-/// How much that a client does not take yet TLS holds for it, in bytes: about a record. More is
-/// the link's to hold, which counts it.
-const MAX_BUFFERED: usize = 16 * 1024;
 /// A certificate that ends sooner is warned of.
 const ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
@@ -87,11 +85,7 @@ impl Tls {
         stream: TcpStream,
         protocol: Protocol,
     ) -> io::Result<TlsStream<TcpStream>> {
-        TlsAcceptor::from(self.server(protocol))
-            .accept_with(stream, |connection| {
-                connection.set_buffer_limit(Some(MAX_BUFFERED));
-            })
-            .await
+        TlsStream::accept(stream, self.server(protocol)).await
     }
 
     fn server(&self, protocol: Protocol) -> Arc<ServerConfig> {
