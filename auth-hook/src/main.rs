@@ -53,8 +53,8 @@ const EXAMPLE: &str = r#"Get going:
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve the hook: /auth/user, /auth/vhost, /auth/resource, /auth/topic (GET and POST), and
-    /// /healthz
+    /// Serve the hook: /auth/user, /auth/vhost, /auth/resource, /auth/topic (GET and POST),
+    /// /auth/batch (POST), and /healthz
     Serve(Serve),
     /// Read a password from standard input (or ask for it) and print its argon2 hash
     Hash,

@@ -16,21 +16,27 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, oneshot},
 };
 use tracing::{info, warn};
-use warp::{Filter, filters::BoxedFilter};
+use warp::{Filter, filters::BoxedFilter, http::StatusCode};
 
 pub use grant::{Grant, GrantError};
 pub use password::{PasswordError, PasswordHash};
 pub use rules::{Account, OWN_FEED, Rules, RulesError};
 
-use crate::{Answer, Call, Question, UserQuestion};
+use crate::{
+    Answer, BatchQuestion, Call, Question, UserQuestion, encode_batch_answers, parse_batch,
+};
 
 /// Longer forms are refused by status 413. In bytes.
 const MAX_FORM: u64 = 64 * 1024;
+
+/// Longer batches are. In bytes.
+const MAX_BATCH_BODY: u64 = 256 * 1024;
 
 /// How long calls under way may take to end when the service is told to.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -57,7 +63,7 @@ impl LiveRules {
 }
 
 /// Answers `/auth/user`, `/auth/vhost`, `/auth/resource`, `/auth/topic` and `/auth/groups`, by
-/// GET and by POST, and `/healthz`, until `shutdown` is done; then lets the calls under way end, for five
+/// GET and by POST, many questions in one POST to `/auth/batch`, and `/healthz`, until `shutdown` is done; then lets the calls under way end, for five
 /// seconds at most.
 pub async fn serve(
     listener: TcpListener,
@@ -81,7 +87,7 @@ pub async fn serve_live(
     let [user, vhost, resource, topic, groups] = routes;
     let healthy = warp::path!("healthz")
         .and(warp::get())
-        .map(|| "ok\n".to_owned())
+        .map(|| (StatusCode::OK, "ok\n".to_owned()))
         .boxed();
     let routes = user
         .or(vhost)
@@ -92,8 +98,11 @@ pub async fn serve_live(
         .unify()
         .or(groups)
         .unify()
+        .or(batches(&hook))
+        .unify()
         .or(healthy)
         .unify();
+    let routes = routes.map(|(status, body)| warp::reply::with_status(body, status));
 
     let (ending, ended) = oneshot::channel();
     let shutdown = async move {
@@ -111,7 +120,7 @@ pub async fn serve_live(
     }
 }
 
-fn route(call: Call, hook: &Arc<Hook>) -> BoxedFilter<(String,)> {
+fn route(call: Call, hook: &Arc<Hook>) -> BoxedFilter<((StatusCode, String),)> {
     let hook = Arc::clone(hook);
     let query = warp::query::raw()
         .or(warp::any().map(String::new))
@@ -125,9 +134,32 @@ fn route(call: Call, hook: &Arc<Hook>) -> BoxedFilter<(String,)> {
         .then(move |parameters: Bytes| {
             let hook = Arc::clone(&hook);
             async move {
-                match call {
+                let body = match call {
                     Call::Groups => hook.groups(&parameters),
                     _ => hook.answer(call, &parameters).await.to_string(),
+                };
+                (StatusCode::OK, body)
+            }
+        })
+        .boxed()
+}
+
+/// Many questions in one call; the body of a call that is none says what is wrong with it.
+fn batches(hook: &Arc<Hook>) -> BoxedFilter<((StatusCode, String),)> {
+    let hook = Arc::clone(hook);
+    warp::path!("auth" / "batch")
+        .and(warp::post())
+        .and(warp::body::content_length_limit(MAX_BATCH_BODY))
+        .and(warp::body::bytes())
+        .then(move |body: Bytes| {
+            let hook = Arc::clone(&hook);
+            async move {
+                match parse_batch(&body) {
+                    Ok(questions) => (StatusCode::OK, hook.answer_all(questions).await),
+                    Err(error) => {
+                        warn!(error, "not a batch of the contract; refused");
+                        (StatusCode::BAD_REQUEST, error.to_owned())
+                    }
                 }
             }
         })
@@ -166,6 +198,16 @@ impl Hook {
             info!(%call, reason = reason.as_deref().unwrap_or_default(), "denied");
         }
         answer
+    }
+
+    /// Side by side, for logins take long; the answers in the order of the questions.
+    async fn answer_all(&self, questions: Vec<Option<BatchQuestion>>) -> String {
+        let answers = questions.into_iter().map(async |question| match question {
+            Some(BatchQuestion { call, form }) => self.answer(call, form.as_bytes()).await,
+            None => Answer::deny("not a question of the contract"),
+        });
+        let answers = join_all(answers).await.into_iter();
+        encode_batch_answers(answers.map(|answer| answer.to_string().into()))
     }
 
     /// A JSON array: a name may have any characters. An unknown user is in no group.
