@@ -1,7 +1,8 @@
 // A hook in Node, standard library only: node hook.mjs [port]
 //
 // The gateway asks it four kinds of question; it answers `allow` or `deny`, always with status
-// 200. Put your own user table and rules in the four functions.
+// 200. Put your own user table and rules in the four functions. `/auth/batch` is optional: many
+// questions in one call ([auth] batch_path).
 
 import { createHash, timingSafeEqual } from "node:crypto";
 import { createServer } from "node:http";
@@ -21,17 +22,22 @@ const questions = {
   "/auth/topic": (q) => (q.name === "feed" && q.permission === "read" && q.routing_key === `user_${q.username}` ? "allow" : "deny"),
 };
 
+// Maps without a prototype: `constructor` is no parameter that anybody sent.
+const own = (parameters) => Object.assign(Object.create(null), parameters);
+const ask = (path, parameters) => (Object.hasOwn(questions, path) ? questions[path](own(parameters)) : "deny no such question");
+
+// Many questions in one call: an answer for each, in their order.
+const batch = (body) => JSON.stringify({ answers: JSON.parse(body).questions.map((q) => ask(`/auth/${q.call}`, q.parameters)) });
+
 const server = createServer(async (request, response) => {
   const url = new URL(request.url, "http://hook");
   let parameters = url.search.slice(1); // GET: the query string
   if (request.method === "POST") {
-    parameters = ""; // POST: a form
+    parameters = ""; // POST: a form, or the JSON of a batch
     for await (const chunk of request.setEncoding("utf8")) parameters += chunk;
   }
-  // A map without a prototype: `constructor` is no parameter that anybody sent.
-  const q = Object.assign(Object.create(null), Object.fromEntries(new URLSearchParams(parameters)));
-  const ask = Object.hasOwn(questions, url.pathname) ? questions[url.pathname] : () => "deny no such question";
-  response.writeHead(200, { "Content-Type": "text/plain; charset=utf-8" }).end(ask(q)); // never log q.password
+  const said = url.pathname === "/auth/batch" ? batch(parameters) : ask(url.pathname, Object.fromEntries(new URLSearchParams(parameters)));
+  response.writeHead(200, { "Content-Type": "text/plain; charset=utf-8" }).end(said); // never log q.password
 });
 
 // Longer than the gateway's pauses: a connection that is kept need not be made again.

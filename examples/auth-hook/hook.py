@@ -2,9 +2,11 @@
 """A hook in Python, standard library only: python3 hook.py [port]
 
 The gateway asks it four kinds of question; it answers `allow` or `deny`, always with status 200.
-Put your own user table and rules in the four functions."""
+Put your own user table and rules in the four functions. `/auth/batch` is optional: many questions
+in one call ([auth] batch_path)."""
 
 import hmac
+import json
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, urlsplit
@@ -39,6 +41,27 @@ def topic(q):  # may the user write or read this routing key of the exchange q["
     return "allow" if own else "deny"
 
 
+CALLS = {"user": user, "vhost": vhost, "resource": resource, "topic": topic}
+
+
+def ask(call, q):
+    try:
+        return CALLS[call](q)
+    except KeyError as missing:
+        return f"deny no {missing}"
+
+
+def batch(body):  # many questions in one call: an answer for each, in their order
+    answers = []
+    for question in json.loads(body)["questions"]:
+        q = question["parameters"]
+        answer = ask(question["call"], q)
+        if question["call"] == "user" and whose(q):
+            answer = {"answer": answer, "headers": {"x-username": whose(q)}}
+        answers.append(answer)
+    return json.dumps({"answers": answers})
+
+
 class Hook(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # keeps connections open: the gateway uses them again
     wbufsize = -1  # head and body in one packet: two would wait for each other
@@ -47,21 +70,24 @@ class Hook(BaseHTTPRequestHandler):
         self.answer(urlsplit(self.path).query)
 
     def do_POST(self):
-        self.answer(self.rfile.read(int(self.headers.get("Content-Length", 0))).decode())
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        if urlsplit(self.path).path == "/auth/batch":
+            self.say(batch(body))
+        else:
+            self.answer(body)
 
     def answer(self, parameters):
-        ask = {"/auth/user": user, "/auth/vhost": vhost, "/auth/resource": resource, "/auth/topic": topic}
-        try:
-            path, q = urlsplit(self.path).path, dict(parse_qsl(parameters, keep_blank_values=True))
-            said = ask[path](q)
-        except KeyError as missing:
-            said = f"deny no {missing}"
-        body = said.encode()
+        call = urlsplit(self.path).path.removeprefix("/auth/")
+        q = dict(parse_qsl(parameters, keep_blank_values=True))
+        self.say(ask(call, q), whose(q) if call == "user" else None)
+
+    def say(self, text, username=None):
+        body = text.encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
-        if path == "/auth/user" and whose(q):
-            self.send_header("X-Username", whose(q))  # [auth] username_header = "x-username"
+        if username:
+            self.send_header("X-Username", username)  # [auth] username_header = "x-username"
         self.end_headers()
         self.wfile.write(body)
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use auth_hook::Call;
+use auth_hook::{Call, MAX_BATCH};
 use reqwest::header::HeaderName;
 use serde::Deserialize;
 use url::Url;
@@ -36,6 +36,10 @@ pub struct Config {
     pub resource_path: Option<String>,
     /// Answers whether a user may use a routing key of an exchange.
     pub topic_path: Option<String>,
+    /// Answers many questions in one call: those of all checks whose own path is not given.
+    pub batch_path: Option<String>,
+    /// So many questions go in one call, at most. Default 50.
+    pub batch_size: usize,
     /// Answers which groups a user is in: for presence, and asked only where that is on.
     pub groups_path: Option<String>,
     /// What a check answers whose path is not given. Default `deny`.
@@ -143,6 +147,8 @@ impl Default for Config {
             vhost_path: None,
             resource_path: None,
             topic_path: None,
+            batch_path: None,
+            batch_size: 50,
             groups_path: None,
             unset: Unset::Deny,
             http_method: Method::Get,
@@ -184,6 +190,17 @@ impl Config {
     pub fn check(&self) -> Checked {
         if let Some(hook) = &self.hook {
             parse(hook).map_err(|problem| ("hook", problem))?;
+        }
+        if let Some(batches) = &self.batch_path {
+            parse(batches).map_err(|problem| ("batch_path", problem))?;
+        }
+        at_least_one("batch_size", self.batch_size, "no question could be asked")?;
+        if self.batch_size > MAX_BATCH {
+            let message = format!(
+                "is {}, and hooks read at most {MAX_BATCH} questions of a call: give 50, say",
+                self.batch_size
+            );
+            return Err(("batch_size", message));
         }
         for call in Call::ALL {
             let (key, path) = self.path(call);
@@ -351,7 +368,30 @@ impl Config {
             Call::Groups => ("groups_path", &self.groups_path),
         };
         let given = path.as_deref().map(Cow::Borrowed);
-        (key, given.or_else(|| self.below_hook(call).map(Cow::Owned)))
+        let batches = || self.batch_path.as_deref().map(Cow::Borrowed);
+        let batches = self.is_batched(call).then(batches).flatten();
+        let path = given.or(batches);
+        (key, path.or_else(|| self.below_hook(call).map(Cow::Owned)))
+    }
+
+    /// Whether such questions go together with others: a path of their own counts more, and the
+    /// hook's less.
+    pub(super) fn is_batched(&self, call: Call) -> bool {
+        let own = match call {
+            Call::User => &self.user_path,
+            Call::Vhost => &self.vhost_path,
+            Call::Resource => &self.resource_path,
+            Call::Topic => &self.topic_path,
+            Call::Groups => return false,
+        };
+        own.is_none() && self.batch_path.is_some()
+    }
+
+    /// Whether the hook is asked by TLS.
+    pub(super) fn asks_securely(&self) -> bool {
+        let paths = Call::ALL.into_iter().filter_map(|call| self.path(call).1);
+        let mut urls = paths.filter_map(|path| parse(&path).ok());
+        urls.any(|url| url.scheme() == "https")
     }
 
     fn below_hook(&self, call: Call) -> Option<String> {
@@ -393,6 +433,7 @@ impl fmt::Debug for Config {
             shape.field(key, &path);
         }
         shape
+            .field("batch_size", &self.batch_size)
             .field("unset", &self.unset)
             .field("http_method", &self.http_method)
             .field("connection_timeout", &self.connection_timeout)
@@ -462,6 +503,8 @@ mod tests {
             vhost_path = "http://h/v"
             resource_path = "http://h/r"
             topic_path = "http://h/t"
+            batch_path = "http://h/b"
+            batch_size = 9
             groups_path = "http://h/g"
             unset = "allow"
             http_method = "post"
@@ -521,6 +564,24 @@ mod tests {
     }
 
     #[test]
+    fn batches_stand_for_the_checks_without_a_path_of_their_own() {
+        let config =
+            read("hook = \"http://h/a\"\nbatch_path = \"https://h/b\"\nuser_path = \"http://h/u\"");
+        let paths = Call::ALL.map(|call| config.path(call).1.map(Cow::into_owned));
+        let [user, others @ .., groups] = paths;
+        assert_eq!((user.as_deref(), groups), (Some("http://h/u"), None));
+        assert_eq!(others, ["https://h/b"; 3].map(|path| Some(path.to_owned())));
+        let batched = Call::ALL.map(|call| config.is_batched(call));
+        assert_eq!(batched, [false, true, true, true, false]);
+        assert!(config.asks_securely());
+        let config = read("batch_path = \"http://h/b?token=t0ken\"");
+        assert_eq!(config.check(), Ok(()));
+        assert!(config.knows_users() && config.has_hook() && !config.asks_securely());
+        assert_eq!(config.unset_paths(), [""; 0]);
+        assert!(!format!("{config:?}").contains("t0ken"));
+    }
+
+    #[test]
     fn unknown_keys_and_values_are_refused() {
         for text in [
             "user = 1",
@@ -541,6 +602,9 @@ mod tests {
             ("hook = \"/auth\"", "hook"),
             ("topic_path = \"ftp://h/t\"", "topic_path"),
             ("groups_path = \"/auth/groups\"", "groups_path"),
+            ("batch_path = \"/auth/batch\"", "batch_path"),
+            ("batch_size = 0", "batch_size"),
+            ("batch_size = 1001", "batch_size"),
             ("vhost_path = \"http://h/v#x\"", "vhost_path"),
             ("connection_timeout = \"0s\"", "connection_timeout"),
             ("request_timeout = \"0s\"", "request_timeout"),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use auth_hook::{AnswerError, Call, GroupsError};
+use auth_hook::{AnswerError, BatchError, Call, GroupsError};
 use parking_lot::Mutex;
 use thiserror::Error;
 
@@ -20,6 +20,12 @@ pub(super) enum Fault {
     /// The hook answered something that is no list of groups.
     #[error(transparent)]
     Groups(#[from] GroupsError),
+    /// The hook answered something that are no answers to a batch.
+    #[error(transparent)]
+    Batch(BatchError),
+    /// The hook gave an answer of a batch a header that cannot be one.
+    #[error("it gave an answer of a batch a header that is none")]
+    NoHeader,
     /// The hook allowed a user, and did not say whom.
     #[error("it allowed a user without a name, or with one that cannot be (username_header)")]
     NoName,
@@ -53,18 +59,19 @@ pub(super) struct FaultLog(Mutex<Gate>);
 
 impl FaultLog {
     /// A call failed.
-    pub(super) fn fault(&self, call: Call, path: &str, fault: &Fault) {
+    pub(super) fn fault(&self, call: &'static str, path: &str, fault: &Fault) {
         if let Some(unsaid) = self.0.lock().fault(Instant::now()) {
-            let result = match call {
-                Call::Groups => "its users are in no group",
-                _ => "its users are refused",
+            let result = if call == Call::Groups.name() {
+                "its users are in no group"
+            } else {
+                "its users are refused"
             };
             telemetry::hook_at_fault(&call, path, result, fault, unsaid);
         }
     }
 
     /// A call was answered.
-    pub(super) fn answered(&self, call: Call, path: &str) {
+    pub(super) fn answered(&self, call: &'static str, path: &str) {
         if let Some(unsaid) = self.0.lock().answered(Instant::now()) {
             telemetry::hook_answers_again(&call, path, unsaid);
         }

@@ -1,5 +1,6 @@
 //! Asks the application's hook over HTTP.
 
+mod batch;
 mod fault;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use crate::{
     secret_url::without_secrets,
     telemetry::{self, Bound},
 };
+use batch::{Asked, Batches};
 use fault::{Fault, FaultLog};
 
 /// More of an answer is not read. In bytes.
@@ -53,14 +55,16 @@ const _: () = assert!(MAX_QUESTION > 3 * MAX_CARRIED);
 /// a [`Refusal::Faulty`], and is logged here as the hook's
 /// fault (not every time), with neither parameters nor answer. Denials are for the caller to
 /// log.
+///
+/// With `batch_path`, questions that gather while all turns are taken [go together](batch).
 #[derive(Debug)]
 pub struct HttpAuthenticator {
     client: Client,
-    user: Option<Path>,
-    vhost: Option<Path>,
-    resource: Option<Path>,
-    topic: Option<Path>,
-    groups: Option<Path>,
+    user: Option<Way>,
+    vhost: Option<Way>,
+    resource: Option<Way>,
+    topic: Option<Way>,
+    groups: Option<Way>,
     /// The header of an answer that names the user.
     username_header: Option<HeaderName>,
     /// The header of an answer that says how long the login counts.
@@ -69,10 +73,19 @@ pub struct HttpAuthenticator {
     method: Method,
     request_timeout: Duration,
     /// A turn for each call under way.
-    turns: Arc<Turns>,
+    turns: Arc<Turns<Asked>>,
 }
 
-/// Where one kind of question goes.
+/// How one kind of question is asked.
+#[derive(Debug)]
+enum Way {
+    /// By a call of its own.
+    Alone(Path),
+    /// Together with others.
+    Together(Arc<Batches>),
+}
+
+/// Where questions go.
 #[derive(Debug)]
 struct Path {
     url: Url,
@@ -117,44 +130,36 @@ impl HttpAuthenticator {
         config
             .check()
             .map_err(|(key, problem)| SetupError::Config(key, problem))?;
-        let path = |call| match config.path(call) {
-            (_, None) => Ok(None),
-            (key, Some(text)) => match parse(&text) {
-                Ok(url) => Ok(Some(Path {
-                    shown: without_secrets(&url).into(),
-                    url,
-                    faults: FaultLog::default(),
-                })),
-                Err(problem) => Err(SetupError::Config(key, problem)),
-            },
+        let client = client(config.asks_securely(), config.connection_timeout);
+        let client = adjust(client.pool_max_idle_per_host(config.max_calls))
+            .build()
+            .map_err(|error| SetupError::Client(with_causes(&error)))?;
+        let batches = match &config.batch_path {
+            None => None,
+            Some(path) => Some(Arc::new(Batches {
+                client: client.clone(),
+                path: Path::read("batch_path", path)?,
+                request_timeout: config.request_timeout,
+            })),
         };
-        let user = path(Call::User)?;
+        let way = |call| match (config.path(call), &batches) {
+            ((_, None), _) => Ok(None),
+            (_, Some(batches)) if config.is_batched(call) => {
+                Ok(Some(Way::Together(Arc::clone(batches))))
+            }
+            ((key, Some(text)), _) => Path::read(key, &text).map(Way::Alone).map(Some),
+        };
+        let user = way(Call::User)?;
         // Tokens can be the only logins, and the hook be asked for rights alone.
         if user.is_none() && !config.jwt.is_on() {
             return Err(SetupError::Config("user_path", "is not set".into()));
         }
         let [vhost, resource, topic, groups] = [
-            path(Call::Vhost)?,
-            path(Call::Resource)?,
-            path(Call::Topic)?,
-            path(Call::Groups)?,
+            way(Call::Vhost)?,
+            way(Call::Resource)?,
+            way(Call::Topic)?,
+            way(Call::Groups)?,
         ];
-
-        let paths = [
-            user.as_ref(),
-            vhost.as_ref(),
-            resource.as_ref(),
-            topic.as_ref(),
-            groups.as_ref(),
-        ];
-        let secure = paths
-            .iter()
-            .flatten()
-            .any(|path| path.url.scheme() == "https");
-        let client = client(secure, config.connection_timeout);
-        let client = adjust(client.pool_max_idle_per_host(config.max_calls))
-            .build()
-            .map_err(|error| SetupError::Client(with_causes(&error)))?;
 
         say_what_is_unset(config);
         Ok(HttpAuthenticator {
@@ -175,21 +180,29 @@ impl HttpAuthenticator {
             unset: config.unset,
             method: config.http_method,
             request_timeout: config.request_timeout,
-            turns: Turns::new(config.max_calls, config.max_user_calls),
+            turns: Turns::new(
+                config.max_calls,
+                config.max_user_calls,
+                batch::bounds(config.batch_size),
+                move |questions, turn| match &batches {
+                    Some(batches) => batches.send(questions, turn),
+                    None => Some(turn),
+                },
+            ),
         })
     }
 
     /// Asks; the tags, if the answer is yes.
     async fn ask(&self, payer: Payer, question: Question<'_>) -> Result<Box<str>, Refusal> {
         let call = question.call();
-        let path = match call {
+        let way = match call {
             Call::User => self.user.as_ref(),
             Call::Vhost => self.vhost.as_ref(),
             Call::Resource => self.resource.as_ref(),
             Call::Topic => self.topic.as_ref(),
             Call::Groups => self.groups.as_ref(),
         };
-        let Some(path) = path else {
+        let Some(way) = way else {
             return match self.unset {
                 Unset::Allow => Ok(Box::default()),
                 Unset::Deny => Err(Refusal::Denied(Some(
@@ -199,7 +212,7 @@ impl HttpAuthenticator {
         };
         let parse = |reply: &Reply| Ok(Answer::parse(call, reply.status, &reply.body)?);
         match self
-            .ask_at((path, call), payer, question.encode(), parse)
+            .ask_by((way, call), payer, question.encode(), parse)
             .await?
         {
             Answer::Allow { tags } => Ok(tags),
@@ -208,7 +221,7 @@ impl HttpAuthenticator {
     }
 
     async fn ask_user(&self, login: &Login) -> Result<Admission, Refusal> {
-        let Some(path) = &self.user else {
+        let Some(way) = &self.user else {
             return Err(Refusal::Denied(Some("no user_path is set".into())));
         };
         let may_be_named = login.user.is_empty() && self.username_header.is_some();
@@ -235,7 +248,7 @@ impl HttpAuthenticator {
         };
         let payer = Payer::Login(AddressKey::from(login.address), login.is_known);
         let parameters = user_parameters(login);
-        self.ask_at((path, Call::User), payer, parameters, parse)
+        self.ask_by((way, Call::User), payer, parameters, parse)
             .await?
     }
 
@@ -274,10 +287,10 @@ impl HttpAuthenticator {
         name.map(Arc::from).ok_or(Fault::NoName)
     }
 
-    /// Asks one path; faults are logged.
-    async fn ask_at<T>(
+    /// Asks one way; faults are logged.
+    async fn ask_by<T>(
         &self,
-        (path, call): (&Path, Call),
+        (way, call): (&Way, Call),
         payer: Payer,
         parameters: String,
         parse: impl Fn(&Reply) -> Result<T, Fault>,
@@ -287,24 +300,36 @@ impl HttpAuthenticator {
                 "names or credentials are too long".into(),
             )));
         }
-        let waiting = timeout(self.request_timeout, self.turns.take(payer.clone()));
-        let Ok(_turn) = waiting.await else {
-            telemetry::limit_exceeded(Bound::HookTurns, &payer);
-            return Err(Refusal::Busy);
+        let (path, answer) = match way {
+            Way::Alone(path) => {
+                let waiting = timeout(self.request_timeout, self.turns.take(payer.clone()));
+                let Ok(_turn) = waiting.await else {
+                    telemetry::limit_exceeded(Bound::HookTurns, &payer);
+                    return Err(Refusal::Busy);
+                };
+                let begun = Instant::now();
+                let answer = self.call(path, parameters.into(), parse).await;
+                telemetry::hook_called(call.name(), begun.elapsed(), answer.is_err());
+                (path, answer)
+            }
+            Way::Together(batches) => {
+                let question = (call, &*parameters);
+                let asking = Asked::ask(&self.turns, &payer, question, self.request_timeout);
+                let answered = asking.await;
+                if answered.as_ref().is_err_and(|no| *no == Refusal::Busy) {
+                    telemetry::limit_exceeded(Bound::HookTurns, &payer);
+                }
+                (&batches.path, parse(&answered?))
+            }
         };
-        let begun = Instant::now();
-        let answer = self.call(path, parameters.into(), parse).await;
-        telemetry::hook_called(call.name(), begun.elapsed(), answer.is_err());
         match answer {
             Ok(answer) => {
-                path.faults.answered(call, &path.shown);
+                path.faults.answered(call.name(), &path.shown);
                 Ok(answer)
             }
             Err(fault) => {
-                path.faults.fault(call, &path.shown, &fault);
-                Err(Refusal::Faulty(
-                    format!("the hook is at fault: {call} call: {fault}").into(),
-                ))
+                path.faults.fault(call.name(), &path.shown, &fault);
+                Err(refused_by(call.name(), &fault))
             }
         }
     }
@@ -318,38 +343,12 @@ impl HttpAuthenticator {
     ) -> Result<T, Fault> {
         let within = self.request_timeout;
         let answered = timeout(within, async {
-            parse(&self.exchange(path, parameters).await?)
+            let request = || self.request(path, parameters.clone());
+            parse(&exchange(request, MAX_ANSWER).await?)
         });
         answered
             .await
             .unwrap_or_else(|_| Err(Fault::Timeout(within)))
-    }
-
-    async fn exchange(&self, path: &Path, form: Bytes) -> Result<Reply, Fault> {
-        let first = self.request(path, form.clone()).send().await;
-        let mut response = match first {
-            // The hook closed a kept connection just as the question went out. Questions change
-            // nothing, so this one may be asked again, once; RabbitMQ does so too.
-            Err(error) if error.is_request() && !error.is_connect() && !error.is_timeout() => {
-                self.request(path, form).send().await
-            }
-            other => other,
-        }
-        .map_err(Fault::connection)?;
-
-        // The body of a wrong status is read too: otherwise its connection were lost.
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(Fault::connection)? {
-            if body.len().saturating_add(chunk.len()) > MAX_ANSWER {
-                return Err(Fault::TooLong(MAX_ANSWER));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Reply {
-            status: response.status().as_u16(),
-            headers: std::mem::take(response.headers_mut()),
-            body,
-        })
     }
 
     fn request(&self, path: &Path, form: Bytes) -> RequestBuilder {
@@ -399,7 +398,7 @@ impl Authenticator for HttpAuthenticator {
 
     fn groups<'a>(&'a self, user: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
         async move {
-            let Some(path) = &self.groups else {
+            let Some(way) = &self.groups else {
                 return Ok(Vec::new());
             };
             let question = Question::Groups(GroupsQuestion {
@@ -408,11 +407,53 @@ impl Authenticator for HttpAuthenticator {
             });
             let parse = |reply: &Reply| Ok(parse_groups(reply.status, &reply.body)?);
             let payer = Payer::User(Arc::clone(&user.name));
-            self.ask_at((path, Call::Groups), payer, question.encode(), parse)
+            self.ask_by((way, Call::Groups), payer, question.encode(), parse)
                 .await
         }
         .boxed()
     }
+}
+
+impl Path {
+    fn read(key: &'static str, text: &str) -> Result<Self, SetupError> {
+        let url = parse(text).map_err(|problem| SetupError::Config(key, problem))?;
+        Ok(Self {
+            shown: without_secrets(&url).into(),
+            url,
+            faults: FaultLog::default(),
+        })
+    }
+}
+
+/// The status, and an answer that is no longer than this.
+async fn exchange(request: impl Fn() -> RequestBuilder, max_answer: usize) -> Result<Reply, Fault> {
+    let mut response = match request().send().await {
+        // The hook closed a kept connection just as the question went out. Questions change
+        // nothing, so this one may be asked again, once; RabbitMQ does so too.
+        Err(error) if error.is_request() && !error.is_connect() && !error.is_timeout() => {
+            request().send().await
+        }
+        other => other,
+    }
+    .map_err(Fault::connection)?;
+
+    // The body of a wrong status is read too: otherwise its connection were lost.
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(Fault::connection)? {
+        if body.len().saturating_add(chunk.len()) > max_answer {
+            return Err(Fault::TooLong(max_answer));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Reply {
+        status: response.status().as_u16(),
+        headers: std::mem::take(response.headers_mut()),
+        body,
+    })
+}
+
+fn refused_by(call: &str, fault: &Fault) -> Refusal {
+    Refusal::Faulty(format!("the hook is at fault: {call} call: {fault}").into())
 }
 
 fn user_parameters(login: &Login) -> String {

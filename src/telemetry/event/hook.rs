@@ -40,3 +40,8 @@ pub fn hook_unset(keys: &str, is_allowed: bool) {
 pub fn hook_called(call: &'static str, took: Duration, is_fault: bool) {
     metrics::hook_called(call, took, is_fault);
 }
+
+/// The hook was called with so many questions at once.
+pub fn hook_batched(questions: usize) {
+    metrics::hook_batched(questions);
+}

@@ -78,6 +78,7 @@ metrics! {
 
         hook_call[Seconds] "Calls of the hook, by kind" count(Histograms = Family::new_with_constructor(|| Histogram::new(HOOK_BUCKETS)));
         hook_faults "Calls of the hook that went wrong, by kind" count(Family<Label, Counter>);
+        hook_batch_questions "Questions that went to the hook in calls with many" count(Counter);
         accounts_loads "Times that RabbitMQ's users were read and taken" count(Counter);
         accounts_failures "Times that RabbitMQ's users could not be read, or not be used" count(Counter);
         accounts_stale "Whether RabbitMQ's users are of before, for they could not be read anew" count(Gauge);
@@ -215,6 +216,12 @@ pub(super) fn hook_called(call: &'static str, took: Duration, is_fault: bool) {
     if is_fault {
         COUNTS.hook_faults.get_or_create(&label).inc();
     }
+}
+
+/// A call of the hook had so many questions.
+pub(super) fn hook_batched(questions: usize) {
+    let questions = u64::try_from(questions).unwrap_or(u64::MAX);
+    COUNTS.hook_batch_questions.inc_by(questions);
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ impl Request {
 pub(crate) enum Reply {
     /// A status and a body.
     Status(u16, &'static str),
+    /// The same, with a body that is made.
+    Text(u16, String),
     /// These bytes; then the connection is closed.
     Raw(&'static str),
     /// These bytes; then nothing.
@@ -147,6 +149,10 @@ async fn read(socket: &mut BufReader<TcpStream>, nth_of_connection: usize) -> Op
 /// Answers; whether the connection goes on.
 async fn write(socket: &mut BufReader<TcpStream>, reply: Reply) -> bool {
     match reply {
+        Reply::Text(status, body) => {
+            let text = format!("HTTP/1.1 {status} X\r\n{}\r\n{body}", length(&body));
+            socket.write_all(text.as_bytes()).await.is_ok()
+        }
         Reply::Status(status, body) => {
             let length = if status == 204 {
                 String::new()

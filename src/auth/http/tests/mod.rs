@@ -1,5 +1,6 @@
 //! Against real sockets, and byte by byte.
 
+mod batch;
 mod hook;
 mod secrets;
 mod tls;
