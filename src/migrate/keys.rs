@@ -207,7 +207,13 @@ pub(super) const WITHOUT: &[Without] = &[
 
 /// The prefixes of the plug-ins that Stentor takes the place of: a key of theirs that is unknown
 /// is mistyped, or newer than this table. Every other key is RabbitMQ's own affair.
-pub(super) const PREFIXES: [&str; 4] = ["stomp.", "web_stomp.", "auth_http.", "auth_cache."];
+pub(super) const PREFIXES: [&str; 5] = [
+    "stomp.",
+    "web_stomp.",
+    "auth_http.",
+    "auth_cache.",
+    "auth_oauth2.",
+];
 
 /// True if a pattern matches the key.
 pub(super) fn matches(pattern: &str, key: &str) -> bool {

@@ -10,6 +10,7 @@ mod keys;
 mod listeners;
 mod rules;
 mod tls;
+mod tokens;
 
 #[cfg(test)]
 mod tests;
@@ -173,7 +174,9 @@ fn show(draft: &Draft<'_>) -> String {
             "broker" => Some(broker_url(draft)),
             "auth"
                 if draft.entry(("auth", "user_path")).is_none()
-                    && draft.entry(("auth.rabbitmq", "definitions")).is_none() =>
+                    && draft.entry(("auth.rabbitmq", "definitions")).is_none()
+                    && draft.entry(("auth.jwt", "jwks_url")).is_none()
+                    && draft.entry(("auth.jwt", "public_keys")).is_none() =>
             {
                 Some(USER_PATH.to_owned())
             }

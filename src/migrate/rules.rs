@@ -313,6 +313,7 @@ impl<'a> Draft<'a> {
         if is_internal {
             self.own_users(backends.http);
         }
+        self.tokens(&backends.tokens, backends.hook_for_tokens);
         if !backends.http && !has_paths {
             return;
         }
@@ -339,12 +340,13 @@ impl<'a> Draft<'a> {
     }
 
     /// The backends that decide about logins.
-    fn backends(&mut self) -> Backends {
+    fn backends(&mut self) -> Backends<'a> {
         const OTHERS: &str = "Stentor knows RabbitMQ's own users ([auth.rabbitmq]) and asks the \
                               hook ([auth] user_path), which has to answer for these users, too";
         const APART: &str = "Stentor has one backend for a user's login and permissions: RabbitMQ's \
                              own users ([auth.rabbitmq]) or the hook ([auth] user_path); choose one, \
                              and let it know both";
+        const HTTP: [&str; 2] = ["http", "rabbit_auth_backend_http"];
         const INTERNAL: &str = "RabbitMQ's own users log in: see [auth.rabbitmq]";
         let mut settings = Vec::new();
         for pattern in [
@@ -360,7 +362,11 @@ impl<'a> Draft<'a> {
             ..Backends::default()
         };
         self.has_own_users = settings.is_empty();
-        for setting in settings {
+        let of = |key: &str, names: [&str; 2]| {
+            let mut all = settings.iter();
+            all.any(|setting| setting.key == key && names.contains(&setting.value))
+        };
+        for setting in settings.iter().copied() {
             let is_apart = [".authn", ".authz"]
                 .iter()
                 .any(|end| setting.key.ends_with(end));
@@ -377,6 +383,13 @@ impl<'a> Draft<'a> {
                 "http" | "rabbit_auth_backend_http" => {
                     backends.http = true;
                     self.same(&setting, "the hook is asked: see [auth]");
+                }
+                "oauth2" | "rabbit_auth_backend_oauth2" => {
+                    if let Some(number) = setting.key.strip_suffix(".authn") {
+                        let rights = format!("{number}.authz");
+                        backends.hook_for_tokens = of(&rights, HTTP);
+                    }
+                    backends.tokens.push(setting);
                 }
                 "cache" | "rabbit_auth_backend_cache" => {
                     self.same(&setting, "permissions are remembered: see [auth] cache_ttl");
@@ -552,12 +565,16 @@ impl<'a> Draft<'a> {
                 Some(row) if row.same == Some(setting.value) => self.same(&setting, row.why),
                 Some(row) => self.without(&setting, row.why),
                 None if PREFIXES.iter().any(|prefix| key.starts_with(prefix)) => {
-                    let why = "is no key of RabbitMQ's plug-ins that is known here: mistyped?";
-                    self.note(&setting, Fate::Wrong(why.to_owned()));
+                    self.unknown(&setting);
                 }
                 None => self.note(&setting, Fate::RabbitMq),
             }
         }
+    }
+
+    pub(super) fn unknown(&mut self, setting: &Setting<'_>) {
+        let why = "is no key of RabbitMQ's plug-ins that is known here: mistyped?";
+        self.note(setting, Fate::Wrong(why.to_owned()));
     }
 
     pub(super) fn entry(&self, target: (&str, &str)) -> Option<&Entry> {
@@ -582,14 +599,18 @@ impl<'a> Draft<'a> {
 }
 
 /// What `auth_backends` says.
-#[derive(Clone, Copy, Debug, Default)]
-struct Backends {
+#[derive(Clone, Debug, Default)]
+struct Backends<'a> {
     /// It says something.
     are_set: bool,
     /// RabbitMQ's own users log in.
     internal: bool,
     /// The hook is asked.
     http: bool,
+    /// Lines by which tokens log in.
+    tokens: Vec<Setting<'a>>,
+    /// And the hook says what their users may do.
+    hook_for_tokens: bool,
 }
 
 /// A value in TOML.
@@ -623,7 +644,7 @@ pub(super) fn number<N: std::str::FromStr>(value: &str) -> Result<N, &'static st
 }
 
 /// True if a URL has secret parts: a user, a password, parameters.
-fn has_secret(value: &str) -> bool {
+pub(super) fn has_secret(value: &str) -> bool {
     match Url::parse(value) {
         Ok(url) => !url.username().is_empty() || url.password().is_some() || url.query().is_some(),
         Err(_) => value.contains(['@', '?']),

@@ -780,7 +780,146 @@ fn erlang_terms_are_refused() {
     assert_eq!(error, Err(ErlangTerms));
 }
 
+/// RabbitMQ's OAuth 2 plug-in, with all that its schemas of 3.10 and 4.3 know at its top.
+const TOKENS: &str = "\
+auth_backends.1 = rabbit_auth_backend_oauth2
+auth_oauth2.resource_server_id = rabbitmq
+auth_oauth2.scope_prefix = push.
+auth_oauth2.resource_server_type = rabbitmq-type
+auth_oauth2.additional_scopes_key = extra_scope
+auth_oauth2.scope_aliases.1.alias = admin
+auth_oauth2.scope_aliases.1.scope = rabbitmq.tag:administrator
+auth_oauth2.verify_aud = true
+auth_oauth2.require_exp = false
+auth_oauth2.preferred_username_claims.2 = email
+auth_oauth2.preferred_username_claims.1 = user_name
+auth_oauth2.default_key = id1
+auth_oauth2.signing_keys.id1 = /etc/rabbitmq/one.pem
+auth_oauth2.signing_keys.id2 = /etc/rabbitmq/two.pem
+auth_oauth2.issuer = https://login.example.com
+auth_oauth2.token_endpoint = https://login.example.com/token
+auth_oauth2.jwks_uri = https://login.example.com/jwks.json
+auth_oauth2.jwks_url = https://old.example.com/jwks.json
+auth_oauth2.end_session_endpoint = https://login.example.com/end
+auth_oauth2.authorization_endpoint = https://login.example.com/authorize
+auth_oauth2.discovery_endpoint_path = .well-known/other
+auth_oauth2.discovery_endpoint_params.param1 = value1
+auth_oauth2.https.peer_verification = verify_peer
+auth_oauth2.https.verify = verify_none
+auth_oauth2.https.cacertfile = /etc/ssl/ca.pem
+auth_oauth2.https.depth = 5
+auth_oauth2.https.hostname_verification = wildcard
+auth_oauth2.https.crl_check = true
+auth_oauth2.https.fail_if_no_peer_cert = false
+auth_oauth2.algorithms.1 = HS256
+auth_oauth2.algorithms.2 = RS256
+auth_oauth2.algorithms.3 = ES256
+auth_oauth2.default_oauth_provider = keycloak
+auth_oauth2.oauth_providers.keycloak.issuer = https://keycloak.example.com
+auth_oauth2.oauth_providers.keycloak.signing_keys.id1 = /etc/rabbitmq/k.pem
+auth_oauth2.resource_servers.1.id = prod
+";
+
+#[test]
+fn tokens_of_the_oauth_2_plug_in() {
+    let migration = migrate(TOKENS);
+    assert_eq!(
+        said(&migration),
+        [
+            "[broker]",
+            "vhosts = [\"*\"]",
+            "[auth.jwt]",
+            "jwks_url = \"https://login.example.com/jwks.json\"",
+            "public_keys = [\"/etc/rabbitmq/one.pem\", \"/etc/rabbitmq/two.pem\"]",
+            "audiences = [\"rabbitmq\"]",
+            "resource_server_id = \"push\"",
+            "scope_claim = \"extra_scope\"",
+            "user_claim = \"user_name\"",
+            "require_expiry = false",
+            "algorithms = [\"RS256\", \"ES256\"]",
+        ]
+    );
+    let config = load_text(&migration.toml);
+    assert!(config.auth.jwt.is_on() && !config.auth.has_hook());
+    let expected = [
+        "4", "6", "7", "10", "24", "25", "26", "28", "29", "30", "33", "34", "35", "36",
+    ];
+    assert_eq!(without(&migration), expected);
+    assert_eq!(migration.wrong, Vec::<String>::new());
+    for line in 1..=TOKENS.lines().count() {
+        let spoken_of = format!("line {line}: ");
+        assert!(
+            migration.toml.contains(&spoken_of),
+            "{line}\n{}",
+            migration.toml
+        );
+    }
+    for comment in ["RabbitMQ falls back on `sub`", "Stentor only this one"] {
+        assert!(migration.toml.contains(comment), "{}", migration.toml);
+    }
+}
+
+#[test]
+fn tokens_for_the_login_and_the_hook_for_rights() {
+    let text = "auth_backends.1.authn = oauth2\nauth_backends.1.authz = http\n\
+                auth_oauth2.resource_server_id = rabbitmq\nauth_oauth2.verify_aud = false\n\
+                auth_oauth2.jwks_url = https://login.example.com/jwks.json\n\
+                auth_http.user_path = http://h/u\n";
+    let migration = migrate(text);
+    let config = load_text(&migration.toml);
+    assert_eq!(config.auth.jwt.rights, crate::auth::jwt::Rights::Hook);
+    assert!(config.auth.jwt.any_audience && config.auth.jwt.audiences.is_empty());
+    assert_eq!(migration.without, Vec::<String>::new());
+    assert!(said(&migration).contains(&"user_path = \"http://h/u\""));
+}
+
+/// No keys, or nobody that a token has to be for: nothing is half written.
+#[test]
+fn tokens_without_keys_or_an_audience_are_not_written() {
+    let jwks = "auth_oauth2.jwks_uri = https://login.example.com/jwks.json\n";
+    let own = "auth_oauth2.resource_server_id = rabbitmq\n";
+    let backend = "auth_backends.1 = oauth2\n";
+    for (text, lines) in [
+        (format!("{backend}{jwks}"), vec!["1", "2"]),
+        (format!("{backend}{own}"), vec!["1", "2"]),
+        (
+            format!("{backend}{own}auth_oauth2.issuer = https://login.example.com\n"),
+            vec!["1", "2", "3"],
+        ),
+        (
+            format!("{backend}{own}auth_oauth2.jwks_uri = https://u:s3cret@h/jwks\n"),
+            vec!["1", "2", "3", "3"],
+        ),
+    ] {
+        let migration = migrate(&text);
+        let expected = ["[broker]", "vhosts = [\"*\"]", "[auth]"];
+        assert_eq!(said(&migration), expected, "{text}");
+        assert_eq!(without(&migration), lines, "{text}");
+        assert!(!format!("{migration:?}").contains("s3cret"));
+    }
+    let plain = migrate(&format!("{backend}{own}{}", jwks.replace("https", "http")));
+    assert_eq!(plain.wrong.len(), 1, "{plain:?}");
+    // Nor what RabbitMQ itself does not use.
+    let unused = migrate(&format!("{own}{jwks}"));
+    assert!(!unused.toml.contains("[auth.jwt]"), "{}", unused.toml);
+    assert_eq!(unused.without, Vec::<String>::new());
+    let mistyped = migrate(&format!("{backend}{own}{jwks}auth_oauth2.jwks = 1\n"));
+    assert_eq!(mistyped.wrong.len(), 1, "{mistyped:?}");
+}
+
 proptest! {
+    /// From any settings of tokens, the reader takes the output.
+    #[test]
+    fn what_is_written_about_tokens_is_read(
+        lines in proptest::collection::vec((0..40_usize, ".{0,20}"), 0..4),
+    ) {
+        let keys: Vec<&str> = TOKENS.lines().filter_map(|line| line.split(" = ").next()).collect();
+        let lines = lines
+            .iter()
+            .map(|(index, value)| format!("{} = {value}", keys[index % keys.len()]));
+        load_text(&migrate(&format!("{TOKENS}{}", lines.collect::<Vec<_>>().join("\n"))).toml);
+    }
+
     /// From any input, the reader takes the output.
     #[test]
     fn what_is_written_is_read(lines in proptest::collection::vec((0..200_usize, ".{0,20}"), 0..8)) {
