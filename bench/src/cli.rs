@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    attack,
+    attack, comeback,
     programs::{Build, Gateway},
     scenario::{Options, Scenario},
     servers::{Server, Setup},
@@ -34,6 +34,7 @@ Build everything first: cargo build --release --workspace --bins
   stentor-bench run idle --gateway old=/tmp/stentor --gateway new=target/release/stentor
   stentor-bench attack                             everything that one user can do to others
   stentor-bench attack --list
+  stentor-bench comeback -n 50000                  a node ends, and its users come back on others
   stentor-bench report results --into docs/performance.md
   stentor-bench plot results --into docs
 
@@ -69,6 +70,8 @@ pub(crate) enum Command {
     },
     /// Attack the gateway beside honest clients, and tell if they notice
     Attack(attack::Options),
+    /// End a node (kill -9), and measure how its users come back on another
+    Comeback(comeback::Options),
     /// Write tables of saved runs, as Markdown
     Report {
         /// The folder of the runs
@@ -93,6 +96,12 @@ pub(crate) enum Command {
     /// The hook of another stentor-bench: allows everything until standard input ends
     #[command(hide = true)]
     Hook,
+    /// The users of `comeback`: take their part from standard input
+    #[command(hide = true)]
+    ComebackCrowd,
+    /// The hook of `comeback`
+    #[command(hide = true)]
+    ComebackHook(comeback::Service),
 }
 
 /// How it is measured.

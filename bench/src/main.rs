@@ -4,6 +4,7 @@
 //!   `servers`, and the workers of `clients`, which are this program again
 //! - `worker` is their inside: thousands of clients on one thread, publishers, and the checks of
 //!   `verify`; `wire` has the formats
+//! - `comeback` ends a node, and has its users come back on another
 //! - `attack` has the attacks of one user on others, and tells if they notice
 //! - `usage` looks at the processes, `metrics` lists all measures
 //! - `outcome` keeps the results of a run, as JSON; `summary`, `report` and `plot` show them, and
@@ -19,6 +20,7 @@ mod attack;
 mod beside;
 mod cli;
 mod clients;
+mod comeback;
 mod floor;
 mod hook;
 mod latency;
@@ -87,6 +89,7 @@ fn obey(command: Command) -> Result<bool> {
             measure_all(&scenarios, &servers, &measure)
         }
         Command::Attack(options) => attack::run(&options),
+        Command::Comeback(options) => comeback::run(&options),
         Command::Report { results, document } => {
             let results = Results::load(&results)?;
             match document {
@@ -109,6 +112,10 @@ fn obey(command: Command) -> Result<bool> {
         }
         Command::Worker => worker::run().map(|()| true),
         Command::Hook => runtime()?.block_on(hook::run()).map(|()| true),
+        Command::ComebackCrowd => runtime()?.block_on(comeback::crowd()).map(|()| true),
+        Command::ComebackHook(service) => {
+            runtime()?.block_on(comeback::hook(service)).map(|()| true)
+        }
     }
 }
 

@@ -107,7 +107,10 @@ fn memory_of(pid: u32) -> Result<(f64, f64)> {
 }
 
 /// Processor time of a process since its start, in seconds.
-fn cpu_of(pid: u32) -> Result<f64> {
+///
+/// # Errors
+/// It is gone.
+pub(crate) fn cpu_of(pid: u32) -> Result<f64> {
     let stat = Process::new(pid.cast_signed())?.stat()?;
     let ticks = stat.utime + stat.stime;
     Ok(ticks as f64 / procfs::ticks_per_second() as f64)

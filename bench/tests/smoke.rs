@@ -126,6 +126,28 @@ fn subscriptions_come_and_go_while_messages_are_all_right() {
     assert!(outcome["metrics"]["come_per_second"].as_f64() > Some(1.0));
 }
 
+/// A node ends, and its users come back on another.
+#[test]
+fn all_come_back() {
+    assert_gateway();
+    let folder = tempfile::tempdir().unwrap();
+    let users = ["comeback", "-n", "60", "--stay", "10", "--rate", "50"];
+    let how = ["--auth", "jwt,hook-batch", "--hook-ms", "1"];
+    let output = bench(&[&users[..], &how].concat(), folder.path());
+    assert!(output.status.success(), "{}", said(&output));
+    for (auth, questions) in [("jwt", 0), ("hook-batch", 300)] {
+        let name = format!("results/comeback/{auth} 60 1ms.json");
+        let text = fs::read_to_string(folder.path().join(name)).unwrap();
+        let outcome: Value = serde_json::from_str(&text).unwrap();
+        let asked = outcome["asked"]["questions"].as_object().unwrap().values();
+        let asked: u64 = asked.filter_map(Value::as_u64).sum();
+        // A login, a virtual host, an exchange, and two keys of each.
+        assert_eq!(asked, questions, "{outcome:#}");
+        assert!(outcome["seconds"].as_f64() > Some(0.0), "{outcome:#}");
+        assert!(outcome["tries"].as_u64() >= Some(60), "{outcome:#}");
+    }
+}
+
 #[test]
 fn a_storm_is_timed() {
     let outcome = measure("storm", &["--same-user"]);
