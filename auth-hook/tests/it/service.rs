@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use auth_hook::service::{Account, LiveRules, PasswordHash, Rules, serve, serve_live};
+use auth_hook::{
+    Call, encode_batch, encode_in_batch, parse_batch_answers,
+    service::{Account, LiveRules, PasswordHash, Rules, serve, serve_live},
+};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use crate::client::{exchange, get, post};
@@ -199,6 +202,61 @@ async fn what_is_missing_is_denied_and_what_is_unknown_ignored() {
     );
     let bare = get(service.address, "/auth/vhost").await;
     assert_eq!(bare, (200, "deny the parameter username is missing".into()));
+}
+
+/// Each answer of a batch is the one of the single call.
+#[tokio::test]
+async fn a_batch_is_answered_as_its_questions_alone() {
+    let rules = Rules::new([account("alice").tags(["ops"]), account("bob")]).unwrap();
+    let service = Service::start(rules).await;
+    let topic = |user: &str, key: &str| {
+        format!(
+            "username={user}&vhost=/&resource=topic&name=feed&permission=read&tags=\
+             &routing_key={key}"
+        )
+    };
+    let forms = [
+        (
+            Call::User,
+            "username=alice&password=alice's&vhost=/".to_owned(),
+        ),
+        (
+            Call::User,
+            "username=bob&password=alice's&vhost=/".to_owned(),
+        ),
+        (
+            Call::Vhost,
+            "username=bob&vhost=/&ip=192.0.2.1&tags=".to_owned(),
+        ),
+        (Call::Topic, topic("bob", "user_bob")),
+        (Call::Topic, topic("bob", "user_alice")),
+        (Call::Resource, "username=bob".to_owned()),
+    ];
+    let questions = forms
+        .clone()
+        .map(|(call, form)| encode_in_batch(call, &form));
+    let body = encode_batch(questions.iter().map(String::as_str));
+    let (status, said) = post(service.address, "/auth/batch", &body).await;
+    let answers = parse_batch_answers(status, said.as_bytes(), forms.len()).unwrap();
+    let allowed = answers
+        .iter()
+        .map(|answer| answer.as_ref().unwrap().text.as_str());
+    let allowed: Vec<_> = allowed
+        .map(|text| text.split(' ').next().unwrap())
+        .collect();
+    assert_eq!(allowed, ["allow", "deny", "allow", "allow", "deny", "deny"]);
+    for ((call, form), answer) in forms.iter().zip(answers) {
+        assert_eq!(answer.unwrap().text, service.says(call.name(), form).await);
+    }
+    // An unknown call is denied alone; what is no batch has another status.
+    let (_, said) = post(service.address, "/auth/batch", "{\"questions\":[7]}").await;
+    let answers = parse_batch_answers(200, said.as_bytes(), 1).unwrap();
+    assert!(answers[0].as_ref().unwrap().text.starts_with("deny "));
+    assert_eq!(
+        post(service.address, "/auth/batch", "username=a").await.0,
+        400
+    );
+    assert_eq!(get(service.address, "/auth/batch").await.0, 405);
 }
 
 #[tokio::test]
