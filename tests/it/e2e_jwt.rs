@@ -479,6 +479,72 @@ async fn libraries_log_in_and_renew_by_tokens() {
     }
 }
 
+/// A page logs in by a token, hears of its end, is pushed to, and renews.
+async fn a_page_with_a_token(tokens: &Tokens, page: &mut Remote, connect: &Value, renewed: &str) {
+    page.order(connect);
+    let connected = page.expect("connected").await;
+    let left = connected["headers"]["expires-in"].as_str().unwrap();
+    assert!(left.parse::<u64>().unwrap() <= 61, "{left}");
+    page.order(&json!({
+        "do": "subscribe", "destination": DESTINATION,
+        "headers": { "id": "1", "receipt": "subscribed" },
+    }));
+    page.expect("receipt").await;
+    tokens.vhost.publish(FEED, KEY, ["pushed"]).await;
+    assert_eq!(page.expect_bodies(1).await, ["pushed"]);
+    page.order(&json!({
+        "do": "send", "destination": "/auth/renew", "body": renewed,
+        "headers": { "receipt": "renewed" },
+    }));
+    assert_eq!(page.expect("receipt").await["id"], "renewed");
+    page.order(&json!({ "do": "disconnect" }));
+    page.expect("closed").await;
+}
+
+/// Chromium cannot set headers of a WebSocket: the token is in `passcode`, or in the URL.
+#[tokio::test]
+async fn a_page_in_chromium_logs_in_and_renews_by_tokens() {
+    let mut page = Remote::node("browser.mjs");
+    page.order(&json!({ "do": "open" }));
+    let origin = page.expect("opened").await["origin"].clone();
+    let settings = format!("query = \"jwt\"\n{RIGHTS}[listen]\norigins = [{origin}]\n");
+    let mut tokens = Tokens::start(&settings).await;
+    let first = tokens.issuer.token_for("alice", 60, json!({})).await;
+    let second = tokens.issuer.token_for("alice", 600, json!({})).await;
+    let url = tokens.gateway.ws_url();
+    for (url, passcode) in [(url.clone(), &*first), (format!("{url}?jwt={first}"), "")] {
+        let connect = json!({
+            "do": "connect", "url": url, "login": "", "passcode": passcode,
+            "host": tokens.vhost.name(),
+        });
+        a_page_with_a_token(&tokens, &mut page, &connect, &second).await;
+    }
+}
+
+/// Over SockJS without WebSocket, in Node and in Chromium.
+#[tokio::test]
+async fn sockjs_logs_in_and_renews_by_tokens() {
+    let mut page = Remote::node("browser.mjs");
+    page.order(&json!({ "do": "open" }));
+    let origin = page.expect("opened").await["origin"].clone();
+    let mut tokens = Tokens::start(&format!("{RIGHTS}[listen]\norigins = [{origin}]\n")).await;
+    let first = tokens.issuer.token_for("alice", 60, json!({})).await;
+    let second = tokens.issuer.token_for("alice", 600, json!({})).await;
+    let mut node = Remote::node("stompjs.mjs");
+    for (is_page, transport) in [
+        (false, "xhr-streaming"),
+        (true, "xhr-streaming"),
+        (true, "xhr-polling"),
+    ] {
+        let client = if is_page { &mut page } else { &mut node };
+        let connect = json!({
+            "do": "connect", "url": tokens.gateway.sockjs_url(), "transports": [transport],
+            "login": "", "passcode": first, "host": tokens.vhost.name(),
+        });
+        a_page_with_a_token(&tokens, client, &connect, &second).await;
+    }
+}
+
 /// The hook gives logins a lifetime, and is asked again by a renewal.
 #[tokio::test]
 async fn a_hook_s_login_ends_and_is_renewed_too() {
