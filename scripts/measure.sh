@@ -15,6 +15,7 @@ latency    3   8  1,000 and 5,000 messages a second; single users beside broadca
 growth     8  45  unicast and storm with 18,000 connections; five gateways with 90,000 on one RabbitMQ
 tls        2  10  WebSocket over TLS
 sockjs     2   8  SockJS by streaming and by polling
+million    4 130  many gateways, both ends here: 100,000 connections with --quick, otherwise 1,000,000
 others     0  25  scenarios without a target: churn, bindings, slow clients
 '
 
@@ -216,6 +217,19 @@ set_sockjs() {
         once run idle -n 5000 --transport "$transport"
         "$(pick once measure)" run unicast broadcast -n 1000 --transport "$transport"
     done
+}
+
+set_million() {
+    local arguments=(million --out "$results")
+    if [[ $few == yes ]]; then
+        arguments+=(-n 50 --hold 1s)
+    elif [[ $quick == yes ]]; then
+        arguments+=(-n 100000 --hold 1m)
+    else
+        arguments+=(-n 1000000 --hold 90m)
+    fi
+    echo "stentor-bench ${arguments[*]}"
+    "$bench" "${arguments[@]}" || failures=$((failures + 1))
 }
 
 set_others() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    attack, comeback,
+    attack, comeback, million,
     programs::{Build, Gateway},
     scenario::{Options, Scenario},
     servers::{Server, Setup},
@@ -32,6 +32,7 @@ Build everything first: cargo build --release --workspace --bins
   stentor-bench run broadcast --server nats,stentor
   stentor-bench run idle --tls                     WebSocket over TLS
   stentor-bench run idle --gateway old=/tmp/stentor --gateway new=target/release/stentor
+  stentor-bench million -n 40000                   many gateways, and the loss of one
   stentor-bench attack                             everything that one user can do to others
   stentor-bench attack --list
   stentor-bench comeback -n 50000                  a node ends, and its users come back on others
@@ -68,6 +69,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         measure: Measure,
     },
+    /// Hold very many connections on many gateways of this machine, both ends
+    Million(million::Options),
     /// Attack the gateway beside honest clients, and tell if they notice
     Attack(attack::Options),
     /// End a node (kill -9), and measure how its users come back on another

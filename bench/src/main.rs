@@ -5,6 +5,7 @@
 //! - `worker` is their inside: thousands of clients on one thread, publishers, and the checks of
 //!   `verify`; `wire` has the formats
 //! - `comeback` ends a node, and has its users come back on another
+//! - `million` holds very many connections on many gateways of one machine
 //! - `attack` has the attacks of one user on others, and tells if they notice
 //! - `usage` looks at the processes, `metrics` lists all measures
 //! - `outcome` keeps the results of a run, as JSON; `summary`, `report` and `plot` show them, and
@@ -27,6 +28,7 @@ mod latency;
 mod limits;
 mod metrics;
 mod micro;
+mod million;
 mod named;
 mod orders;
 mod outcome;
@@ -88,6 +90,7 @@ fn obey(command: Command) -> Result<bool> {
             let servers = [Server::WebStomp, Server::Stentor];
             measure_all(&scenarios, &servers, &measure)
         }
+        Command::Million(options) => million::run(&options),
         Command::Attack(options) => attack::run(&options),
         Command::Comeback(options) => comeback::run(&options),
         Command::Report { results, document } => {
@@ -99,10 +102,13 @@ fn obey(command: Command) -> Result<bool> {
             Ok(true)
         }
         Command::Plot { results, folder } => {
-            let written = plot::write(&Outcome::load_all(&results)?, &folder)?;
+            let mut written = plot::write(&Outcome::load_all(&results)?, &folder)?;
+            if let Some(held) = million::largest(&results)? {
+                written.push(million::plot(&held, &folder)?);
+            }
             anyhow::ensure!(
                 !written.is_empty(),
-                "there are no runs of idle, unicast or broadcast in {}",
+                "there are no runs of idle, unicast, broadcast or million in {}",
                 results.display()
             );
             for path in written {

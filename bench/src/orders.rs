@@ -15,8 +15,24 @@ pub(crate) enum Order {
     Connect(Connect),
     /// Publishes there, and checks what arrives.
     Load(Load, Publish),
-    /// Ends the measurement of the load under way; without one, does nothing.
+    /// Waits for one message to everybody, of this run.
+    Hear(u32),
+    /// Keeps the connections, and opens those anew that are lost.
+    Stand(Stand),
+    /// Ends the measurement of the load under way, or a [`Order::Stand`] without a number; without
+    /// one of them, does nothing.
     Enough,
+}
+
+/// Connections that stay, and what becomes of those that are lost.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Stand {
+    /// They are opened anew at these servers in turn.
+    pub(crate) servers: Vec<SocketAddr>,
+    /// How many are opened at once.
+    pub(crate) at_once: u32,
+    /// It is done when so many were lost, and are back. `None`: at [`Order::Enough`].
+    pub(crate) until_lost: Option<u32>,
 }
 
 /// Connections to open. Each is done when all its receipts are there.
@@ -68,6 +84,8 @@ pub(crate) struct Load {
     /// Not measured, but checked.
     pub(crate) warm_up_ms: u64,
     pub(crate) measure_ms: u64,
+    /// So many messages to each user, or so many to everybody; then no more.
+    pub(crate) rounds: Option<u64>,
 }
 
 /// How fast messages are published.
@@ -134,7 +152,7 @@ pub(crate) enum Coming {
 /// A worker's report.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) enum Report {
-    /// So many connections are open.
+    /// So many connections are open, or back.
     Progress(u32),
     /// [`Order::Connect`] is done.
     Connected(Connected),
@@ -144,6 +162,12 @@ pub(crate) enum Report {
     Measured,
     /// [`Order::Load`] is done.
     Loaded(Box<Loaded>),
+    /// [`Order::Hear`] has begun.
+    Hearing,
+    /// [`Order::Hear`] is done.
+    Heard(Heard),
+    /// [`Order::Stand`] is done.
+    Stood(Stood),
     /// The order cannot be carried out.
     Failed(String),
 }
@@ -152,6 +176,30 @@ pub(crate) enum Report {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Connected {
     pub(crate) seconds: f64,
+    /// The time of each from `connect` to the last receipt.
+    pub(crate) set_up: Counts,
+}
+
+/// Who has heard a message to everybody.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Heard {
+    pub(crate) verification: Verification,
+    /// When the last copy came, by the machine's monotonic clock. In nanoseconds.
+    pub(crate) last: u64,
+    /// From when it was due.
+    pub(crate) latency: Counts,
+}
+
+/// How connections stood.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Stood {
+    /// Connections that were lost, and the reason of the first.
+    pub(crate) lost: u32,
+    pub(crate) why: Option<String>,
+    /// Attempts to come back that failed.
+    pub(crate) failed: u32,
+    /// When the last was back, by the machine's monotonic clock. In nanoseconds.
+    pub(crate) last: u64,
     /// The time of each from `connect` to the last receipt.
     pub(crate) set_up: Counts,
 }

@@ -19,11 +19,11 @@ use crate::{
 
 const SIZE: (u32, u32) = (640, 360);
 
-const CARD: RGBColor = RGBColor(0xfb, 0xf9, 0xf5);
-const TITLE: RGBColor = RGBColor(0x22, 0x1d, 0x17);
-const WORD: RGBColor = RGBColor(0x66, 0x5d, 0x51);
-const GRID: RGBColor = RGBColor(0xe2, 0xdc, 0xd2);
-const AXIS: RGBColor = RGBColor(0x8f, 0x86, 0x78);
+pub(crate) const CARD: RGBColor = RGBColor(0xfb, 0xf9, 0xf5);
+pub(crate) const TITLE: RGBColor = RGBColor(0x22, 0x1d, 0x17);
+pub(crate) const WORD: RGBColor = RGBColor(0x66, 0x5d, 0x51);
+pub(crate) const GRID: RGBColor = RGBColor(0xe2, 0xdc, 0xd2);
+pub(crate) const AXIS: RGBColor = RGBColor(0x8f, 0x86, 0x78);
 
 /// The colours for readers whose system is dark.
 const DARK: [(RGBColor, &str); 8] = [
@@ -37,7 +37,8 @@ const DARK: [(RGBColor, &str); 8] = [
     (colour(Server::Nats), "#b79be0"),
 ];
 
-const fn colour(server: Server) -> RGBColor {
+/// The colour of a server.
+pub(crate) const fn colour(server: Server) -> RGBColor {
     match server {
         Server::Stentor => RGBColor(0xa4, 0x56, 0x1b),
         Server::WebStomp => RGBColor(0x1f, 0x63, 0xb5),
@@ -176,7 +177,7 @@ fn draw(title: &str, series: &Series) -> Result<String> {
 }
 
 /// Has the chart follow the reader's system, and say to machines what it is.
-fn light_or_dark(title: &str, svg: &str) -> String {
+pub(crate) fn light_or_dark(title: &str, svg: &str) -> String {
     let rules = DARK.map(|(RGBColor(red, green, blue), dark)| {
         let light = format!("#{red:02X}{green:02X}{blue:02X}");
         format!("[fill='{light}'] {{ fill: {dark} }} [stroke='{light}'] {{ stroke: {dark} }}\n")

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     micro::Micro,
+    million::{self, Held},
     outcome::Outcome,
     plot::{CHARTS, Chart},
     scenario::Scenario,
@@ -34,6 +35,7 @@ const WORDS: Words = Words {
 pub(crate) struct Results {
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) micro: Micro,
+    pub(crate) million: Option<Held>,
 }
 
 impl Results {
@@ -45,9 +47,12 @@ impl Results {
         let results = Self {
             outcomes: Outcome::load_all(folder)?,
             micro: Micro::load(folder)?,
+            million: million::largest(folder)?,
         };
         ensure!(
-            !results.outcomes.is_empty() || !results.micro.printed.is_empty(),
+            !results.outcomes.is_empty()
+                || !results.micro.printed.is_empty()
+                || results.million.is_some(),
             "there are no results in {}",
             folder.display()
         );
@@ -84,6 +89,10 @@ pub(crate) fn markdown(results: &Results, charts: Option<&Path>) -> String {
     if !results.micro.printed.is_empty() {
         line(&mut text, format_args!("\n### Parts\n"));
         text.push_str(&results.micro.markdown());
+    }
+    if let Some(held) = &results.million {
+        line(&mut text, format_args!("\n### Very many connections\n"));
+        text.push_str(&million::markdown(held, charts));
     }
     let mut section = None;
     for ((scenario, _, case), servers) in &cases(&results.outcomes) {
@@ -227,7 +236,7 @@ pub(crate) mod tests {
                 outcome(Server::WebStomp, 1000, 100.0),
                 lossy,
             ],
-            micro: Micro::default(),
+            ..Results::default()
         };
         let text = markdown(&results, None);
         assert!(

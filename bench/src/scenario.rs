@@ -216,6 +216,7 @@ impl Options {
                 size,
                 warm_up_ms: milliseconds(self.warm_up),
                 measure_ms: milliseconds(self.seconds),
+                rounds: None,
             }),
             rest: match scenario {
                 Scenario::Idle => self.seconds,

@@ -18,6 +18,7 @@ use crate::{
     hook,
     orders::Publish,
     programs::{Build, this_program},
+    progress,
     wire::dialect::Dialect,
     worker,
 };
@@ -79,6 +80,8 @@ pub(crate) struct Setup {
     pub(crate) tls: bool,
     /// RabbitMQ remembers what the hook permits, as Stentor always does.
     pub(crate) auth_cache: bool,
+    /// Threads of a gateway; `None`: one a core, as is its default.
+    pub(crate) threads: Option<usize>,
     /// Further settings of the gateway, such as `feed.shards=1`.
     pub(crate) settings: Vec<(String, String)>,
 }
@@ -95,6 +98,7 @@ impl Setup {
             durable: true,
             tls: false,
             auth_cache: false,
+            threads: None,
             settings: Vec::new(),
         }
     }
@@ -239,6 +243,9 @@ impl Servers {
     async fn start_gateways(&mut self, setup: &Setup, amqp: Option<SocketAddr>) -> Result<()> {
         let hook = self.plain;
         for number in 0..setup.nodes {
+            if setup.nodes > 1 {
+                progress::show(&format!("starting gateway {number} of {}", setup.nodes));
+            }
             let mut builder = gateway(setup, amqp, hook)?;
             if let Some(folder) = &self.certificates {
                 builder = builder.tls(folder.path());
@@ -309,6 +316,14 @@ impl Servers {
     /// The first gateway.
     pub(crate) fn gateway(&self) -> Option<&Gateway> {
         self.gateways.first()
+    }
+
+    /// Kills a gateway, as `kill -9` does. Those after it move up.
+    pub(crate) fn kill(&mut self, gateway: usize) {
+        if gateway < self.gateways.len() {
+            self.gateways.remove(gateway);
+            self.websockets.remove(gateway);
+        }
     }
 
     /// The RabbitMQ, if there is one.
@@ -432,6 +447,9 @@ fn gateway(
     }
     for (key, value) in &setup.settings {
         builder = builder.set(key, value);
+    }
+    if let Some(threads) = setup.threads {
+        builder = builder.env("TOKIO_WORKER_THREADS", threads);
     }
     Ok(builder)
 }

@@ -17,7 +17,7 @@ const SATURATED: f64 = 0.9;
 const SERVERS: [Role; 3] = [Role::Gateway, Role::Rabbitmq, Role::Nats];
 
 /// A figure of the processes of each role together; roles without a process are missing.
-type ByRole = BTreeMap<Role, f64>;
+pub(crate) type ByRole = BTreeMap<Role, f64>;
 
 fn by_role(figures: impl IntoIterator<Item = (Role, f64)>) -> ByRole {
     let mut sums = ByRole::new();
@@ -96,14 +96,22 @@ impl Memory {
 
 /// Memory of a process now: with shared pages in parts, and the most that was resident. In KiB.
 fn memory_of(pid: u32) -> Result<(f64, f64)> {
+    let peak = Process::new(pid.cast_signed())?.status()?.vmhwm;
+    Ok((pss_of(pid)?, peak.context("no peak of its memory")? as f64))
+}
+
+/// Memory of a process now, with shared pages in parts. In KiB.
+///
+/// # Errors
+/// It is gone, or another user's.
+pub(crate) fn pss_of(pid: u32) -> Result<f64> {
     let process = Process::new(pid.cast_signed())?;
     let maps = process.smaps_rollup()?.memory_map_rollup;
     let pss = maps
         .iter()
         .filter_map(|map| map.extension.map.get("Pss"))
         .sum::<u64>();
-    let peak = process.status()?.vmhwm.context("no peak of its memory")?;
-    Ok((pss as f64 / 1024.0, peak as f64))
+    Ok(pss as f64 / 1024.0)
 }
 
 /// Processor time of a process since its start, in seconds.
@@ -154,7 +162,7 @@ impl<'a> Cpu<'a> {
 
 /// Processor time that was used in a while, in seconds.
 pub(crate) struct Used {
-    seconds: f64,
+    pub(crate) seconds: f64,
     of: Vec<(Role, f64)>,
 }
 
@@ -197,7 +205,8 @@ impl Used {
         })
     }
 
-    fn by_role(&self) -> ByRole {
+    /// In seconds, of all processes of each role together.
+    pub(crate) fn by_role(&self) -> ByRole {
         by_role(self.of.iter().copied())
     }
 

@@ -9,8 +9,10 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -389,4 +391,80 @@ fn attacks_are_listed() {
     for attack in ["subscribe-missing", "two-wildcards", "own-queues", "alarm"] {
         assert!(said(&output).contains(attack), "{}", said(&output));
     }
+}
+
+#[test]
+fn many_gateways_hold_and_one_is_lost() {
+    assert_gateway();
+    let folder = tempfile::tempdir().unwrap();
+    let output = bench(
+        &["million", "-n", "31", "--nodes", "3", "--hold", "1s"],
+        folder.path(),
+    );
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    let files = fs::read_dir(folder.path().join("results/million")).unwrap();
+    let mut paths: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let [json, svg] = paths.as_slice() else {
+        panic!("{paths:?}: {said}");
+    };
+    assert!(fs::read_to_string(svg).unwrap().contains("31 connections"));
+    let held: Value = serde_json::from_str(&fs::read_to_string(json).unwrap()).unwrap();
+    let right = |phase: &str| held[phase]["verification"]["correct"].as_u64();
+    assert_eq!(right("singles"), Some(31), "{held:#}");
+    assert_eq!(right("everybody"), Some(31), "{held:#}");
+    // Those of the gateway that was killed: they have come back, and get messages.
+    assert_eq!(held["killed"]["users"], 10, "{held:#}");
+    assert_eq!(right("killed"), Some(10), "{held:#}");
+    assert!(said.contains("| single messages, one to each user | 31 right, 0 lost"));
+    let report = bench(&["report"], folder.path());
+    assert!(self::said(&report).contains("### Very many connections"));
+}
+
+#[test]
+fn too_few_gateways_are_refused_before_anything_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = bench(&["million", "--nodes", "1"], folder.path());
+    assert!(!output.status.success());
+    assert!(said(&output).contains("ulimit -Hn"), "{}", said(&output));
+}
+
+/// However the tool ends, nothing of it is left.
+#[test]
+fn a_killed_tool_leaves_no_gateway_behind() {
+    assert_gateway();
+    let folder = tempfile::tempdir().unwrap();
+    let mut tool = Command::new(BENCH)
+        .args(["million", "-n", "20", "--hold", "10m"])
+        .current_dir(folder.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The bar's line of the phase before it.
+    let mut lines = BufReader::new(tool.stderr.take().unwrap()).lines();
+    let connected = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("connect")));
+    assert!(connected.is_some(), "it ended before");
+    let children = children_of(tool.id());
+    // Two gateways, two workers, the hook, RabbitMQ, and who ends them all.
+    assert!(children.len() >= 6, "{children:?}");
+    tool.kill().unwrap();
+    tool.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let is_there = |pid: &u32| Path::new(&format!("/proc/{pid}/exe")).exists();
+    while children.iter().any(is_there) {
+        assert!(Instant::now() < deadline, "{children:?}");
+        std::thread::yield_now();
+    }
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap();
+    let pids = processes.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    pids.filter(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after_name = stat.rsplit(") ").next().unwrap_or_default();
+        after_name.split(' ').nth(1) == Some(&parent.to_string())
+    })
+    .collect()
 }

@@ -105,6 +105,7 @@ impl Honest {
             size: SIZE,
             warm_up_ms: 0,
             measure_ms: LONGEST_MS,
+            rounds: None,
         };
         self.worker.order(&Order::Load(load, publish)).await?;
         match timeout(PATIENCE, self.worker.report()).await?? {

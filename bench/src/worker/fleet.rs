@@ -17,7 +17,7 @@ use super::{
     posting::Posting,
     socket::{Socket, Tls},
 };
-use crate::orders::Habits;
+use crate::{limits, orders::Habits};
 
 /// Sockets from one source address. The system has some 28,000 ports for each, and searches the
 /// longer for one the more are taken.
@@ -88,6 +88,13 @@ impl Fleet {
         self.steady
     }
 
+    /// The slots of those that stay and are gone.
+    pub(super) fn missing(&self) -> Vec<usize> {
+        let slots = self.slots.iter().take(self.steady).enumerate();
+        let gone = slots.filter(|(_, connection)| connection.is_none());
+        gone.map(|(slot, _)| slot).collect()
+    }
+
     /// Connections that come and go, at present.
     pub(super) const fn passing(&self) -> usize {
         self.passing
@@ -126,13 +133,7 @@ impl Fleet {
             self.first_user = user;
         }
         let slow = kind == Kind::Steady && is_slow(self.steady, habits.slow_percent);
-        // Workers have an address range each.
-        let worker = (self.first_user as usize / 1000) % 100;
-        let part = (self.opened / PER_ADDRESS) % 250;
-        let source = Ipv4Addr::new(127, self.network, 1 + worker as u8, 1 + part as u8);
-        let socket = connect(source, server, slow)
-            .with_context(|| format!("opening connection number {}", self.opened + 1))?;
-        self.opened += 1;
+        let socket = self.socket(server, slow)?;
         let slot = match self.free.pop() {
             Some(slot) if kind == Kind::Passing => slot,
             other => {
@@ -145,15 +146,45 @@ impl Fleet {
             Kind::Steady => self.steady += 1,
             Kind::Passing => self.passing += 1,
         }
-        let socket = Socket::new(socket, server, self.tls.as_ref())?;
         let link = Link::new(habits.transport);
-        let mut connection = Connection::new(socket, link, kind, user, server, habits, slow);
+        let connection = Connection::new(socket, link, kind, user, server, habits, slow);
+        self.place(slot, connection)?;
+        Ok(slot)
+    }
+
+    /// Opens a connection that stays anew: the same user's, in the same slot.
+    ///
+    /// # Errors
+    /// The system has no more sockets.
+    pub(super) fn reopen(&mut self, slot: usize, server: SocketAddr, habits: Habits) -> Result<()> {
+        let socket = self.socket(server, false)?;
+        let (user, link) = (self.user(slot), Link::new(habits.transport));
+        let kind = Kind::Steady;
+        let connection = Connection::new(socket, link, kind, user, server, habits, false);
+        self.place(slot, connection)
+    }
+
+    fn socket(&mut self, server: SocketAddr, slow: bool) -> Result<Socket> {
+        // Workers have an address range each.
+        let worker = (self.first_user as usize / 1000) % 100;
+        let part = (self.opened / PER_ADDRESS) % 250;
+        let source = Ipv4Addr::new(127, self.network, 1 + worker as u8, 1 + part as u8);
+        let socket = connect(source, server, slow)
+            .map_err(limits::explained)
+            .with_context(|| format!("opening connection number {}", self.opened + 1))?;
+        self.opened += 1;
+        Socket::new(socket, server, self.tls.as_ref())
+    }
+
+    fn place(&mut self, slot: usize, mut connection: Connection) -> Result<()> {
         let token = Token(self.first_token + slot);
         let interests = Interest::READABLE | Interest::WRITABLE;
         self.registry
-            .register(connection.stream(), token, interests)?;
+            .register(connection.stream(), token, interests)
+            .map_err(limits::explained)
+            .context("watching a socket")?;
         self.slots[slot] = Some(connection);
-        Ok(slot)
+        Ok(())
     }
 
     /// Sends DISCONNECT; the server closes then.

@@ -30,11 +30,19 @@ pub(super) struct Flow {
     size: usize,
     /// When the next is due, at a fixed rate. Not whole: rounding would change the rate.
     due: f64,
+    /// Messages that are left to publish; `None` without an end.
+    left: Option<u64>,
 }
 
 impl Flow {
-    /// Begins now.
-    pub(super) fn new(publishers: Vec<Publisher>, ledger: Ledger, pace: Pace, size: usize) -> Self {
+    /// Begins now, and ends after so many messages.
+    pub(super) fn new(
+        publishers: Vec<Publisher>,
+        ledger: Ledger,
+        pace: Pace,
+        size: usize,
+        left: Option<u64>,
+    ) -> Self {
         Self {
             publishers: publishers.into_iter().map(Some).collect(),
             first_lost: None,
@@ -42,6 +50,7 @@ impl Flow {
             pace,
             size,
             due: clock::now() as f64,
+            left,
         }
     }
 
@@ -92,8 +101,13 @@ impl Flow {
         Some(format!("{lost} of {all} publishers were cut off: {why}"))
     }
 
+    /// True if all messages that were wished are published.
+    pub(super) fn is_done(&self) -> bool {
+        self.left == Some(0)
+    }
+
     fn is_there(&self) -> bool {
-        self.publishers.iter().any(Option::is_some)
+        !self.is_done() && self.publishers.iter().any(Option::is_some)
     }
 
     fn with(
@@ -121,6 +135,7 @@ impl Flow {
 
     fn publish_one(&mut self, due: u64, now: u64) {
         let stamp = self.ledger.publish(due, now);
+        self.left = self.left.map(|left| left.saturating_sub(1));
         // A user's messages are one publisher's, so that they have an order; those of one that is
         // lost are the next one's.
         let first = match stamp.target {

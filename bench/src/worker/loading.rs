@@ -89,9 +89,11 @@ impl Loading {
             let publishers = tokens
                 .map(|token| Publisher::connect(publish, registry, Token(token)))
                 .collect::<Result<_>>()?;
+            let users = if to_all { 1 } else { readers.len() as u64 };
+            let left = load.rounds.map(|rounds| rounds * users);
             let (readers, window) = (readers.clone(), window.clone());
             let ledger = Ledger::new(rand::random(), to_all, first_user, readers, window)?;
-            Ok(Some(Flow::new(publishers, ledger, pace, load.size)))
+            Ok(Some(Flow::new(publishers, ledger, pace, load.size, left)))
         };
         let interval = habits.heart_beat_ms;
         let churn = load
@@ -220,6 +222,9 @@ impl Loading {
             }
             if let Some(churn) = &mut self.churn {
                 churn.turn(now, fleet)?;
+            }
+            if self.flows().all(|flow| flow.is_done()) {
+                self.measure_to = now.max(self.measure_from + 1);
             }
         } else if awaited == 0 || is_quiet {
             report(&Report::Loaded(Box::new(self.result())))?;

@@ -7,17 +7,20 @@ mod amqp;
 mod churn;
 mod connecting;
 mod connection;
+mod duty;
 mod fleet;
 mod flow;
+mod hearing;
 mod ledger;
 mod link;
 mod loading;
 mod posting;
 mod publisher;
 mod socket;
+mod standing;
 mod timer;
 
-pub(crate) use publisher::declare_exchange;
+pub(crate) use publisher::{Blocking, declare_exchange};
 
 use std::{
     io::{BufRead as _, Write as _},
@@ -35,10 +38,13 @@ use mio::{Events, Poll, Token, Waker};
 use self::{
     clock::MILLISECOND,
     connecting::Connecting,
+    duty::Duty,
     fleet::{Fleet, Happening},
+    hearing::Hearing,
     loading::Loading,
     posting::Posting,
     socket::Tls,
+    standing::Standing,
     timer::Timer,
 };
 use crate::orders::{Habits, Order, Report};
@@ -75,6 +81,7 @@ struct Worker {
     server: Option<SocketAddr>,
     connecting: Option<Connecting>,
     loading: Option<Loading>,
+    duty: Option<Box<dyn Duty>>,
     beaten: u64,
 }
 
@@ -94,6 +101,7 @@ impl Worker {
             server: None,
             connecting: None,
             loading: None,
+            duty: None,
             beaten: clock::now(),
         })
     }
@@ -118,10 +126,12 @@ impl Worker {
                         self.fleet.post_ready(token - FIRST_POSTER)?;
                     }
                     _ => {
-                        let loading = &mut self.loading;
+                        let (loading, duty) = (&mut self.loading, &mut self.duty);
                         self.fleet.handle(event, |slot, kind, body| {
                             if let Some(loading) = loading {
                                 loading.arrived(slot, kind, body);
+                            } else if let Some(duty) = duty {
+                                duty.arrived(slot, body);
                             }
                         });
                     }
@@ -136,6 +146,14 @@ impl Worker {
 
     fn happened(&mut self) -> Result<()> {
         for (slot, kind, happening) in self.fleet.happenings() {
+            if let Some(duty) = &mut self.duty {
+                match happening {
+                    Happening::Ready(took) => duty.ready(slot, took),
+                    Happening::Ended(why) => duty.ended(slot, &why),
+                    Happening::Subscribed => {}
+                }
+                continue;
+            }
             match (&mut self.connecting, &mut self.loading, happening) {
                 (Some(connecting), _, Happening::Ready(took)) => connecting.ready(took),
                 (None, Some(loading), Happening::Ready(took)) => loading.ready(slot, took),
@@ -179,6 +197,18 @@ impl Worker {
             self.loading = None;
             self.timer.set(TICK)?;
         }
+        if let Some(duty) = &mut self.duty {
+            match self.orders.try_recv() {
+                Ok(Order::Enough) => duty.enough(),
+                Ok(order) => bail!("an order came too early: {order:?}"),
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => return Ok(false),
+            }
+            if duty.turn(now, &mut self.fleet)? {
+                self.duty = None;
+            }
+            return Ok(true);
+        }
         if self.connecting.is_none() && self.loading.is_none() {
             return self.next_order();
         }
@@ -203,6 +233,17 @@ impl Worker {
                 let loading = Loading::new(load, publish, registry, fleet, habits, server)?;
                 self.timer.set(loading.tick())?;
                 self.loading = Some(loading);
+            }
+            Ok(Order::Hear(run)) => {
+                self.duty = Some(Box::new(Hearing::new(run, &self.fleet)?));
+                report(&Report::Hearing)?;
+            }
+            Ok(Order::Stand(stand)) => {
+                self.duty = Some(Box::new(Standing::new(
+                    stand,
+                    self.habits,
+                    self.fleet.missing(),
+                )?));
             }
             // The load had ended by itself.
             Ok(Order::Enough) | Err(TryRecvError::Empty) => {}

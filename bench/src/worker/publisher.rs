@@ -240,6 +240,36 @@ fn wait<T>(
     }
 }
 
+/// A publisher that waits until its messages are written, for who sends a few. Keep it until they
+/// have arrived: RabbitMQ may drop what a closed connection has sent.
+pub(crate) struct Blocking {
+    stream: net::TcpStream,
+    amqp: Amqp,
+}
+
+impl Blocking {
+    /// Connects and logs in.
+    ///
+    /// # Errors
+    /// RabbitMQ is not reached, or refuses.
+    pub(crate) fn connect(server: SocketAddr) -> Result<Self> {
+        let mut stream = connect(server)?;
+        let amqp = Amqp::log_in(&mut stream)?;
+        Ok(Self { stream, amqp })
+    }
+
+    /// Publishes a message of `size` bytes.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub(crate) fn publish(&mut self, key: &str, stamp: Stamp, size: usize) -> Result<()> {
+        let (mut body, mut bytes) = (Vec::new(), Vec::new());
+        stamp.write(size, &mut body);
+        self.amqp.publish(key, &body, &mut bytes);
+        self.stream.write_all(&bytes).context("publishing")
+    }
+}
+
 /// Declares the exchange that all messages go through: Web STOMP does not.
 ///
 /// # Errors
