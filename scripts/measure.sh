@@ -15,6 +15,7 @@ latency    3   8  1,000 and 5,000 messages a second; single users beside broadca
 growth     8  45  unicast and storm with 18,000 connections; five gateways with 90,000 on one RabbitMQ
 tls        2  10  WebSocket over TLS
 sockjs     2   8  SockJS by streaming and by polling
+gochat     1   5  everybody sends to everybody, 10,000,000 deliveries, embedded and through RabbitMQ
 million    4 130  many gateways, both ends here: 100,000 connections with --quick, otherwise 1,000,000
 others     0  25  scenarios without a target: churn, bindings, slow clients
 '
@@ -106,6 +107,7 @@ measure() {
         for at in "${!arguments[@]}"; do
             case ${arguments[at]} in
                 -n) arguments[at + 1]=50 ;;
+                gochat) arguments+=(--rounds 2) ;;
                 --runs) arguments[at + 1]=1 ;;
             esac
         done
@@ -217,6 +219,10 @@ set_sockjs() {
         once run idle -n 5000 --transport "$transport"
         "$(pick once measure)" run unicast broadcast -n 1000 --transport "$transport"
     done
+}
+
+set_gochat() {
+    "$(pick once measure)" run gochat --server embedded,stentor
 }
 
 set_million() {

@@ -9,7 +9,7 @@ use crate::{
     beside::Beside,
     limits,
     named::Named as _,
-    orders::{Connect, Connected, Load, Loaded, Order, Publish, Report},
+    orders::{Chat, Chatted, Connect, Connected, Load, Loaded, Order, Publish, Report},
     progress,
     scenario::{Plan, Scenario, share},
     servers::{Role, Servers},
@@ -165,6 +165,30 @@ impl Clients {
             other => Err(other),
         });
         Ok((loaded.await?, used))
+    }
+
+    /// Has the clients of the only worker chat; answers how it went, and what was used meanwhile.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub(crate) async fn chat(
+        &mut self,
+        chat: Chat,
+        processes: &[(Role, u32)],
+        beside: Option<&str>,
+    ) -> Result<(Chatted, Used)> {
+        progress::show("chatting");
+        let beside = Beside::start(beside, processes)?;
+        let cpu = Cpu::of(processes)?;
+        let part = self.0.first_mut().context("there is no worker")?;
+        part.worker.order(&Order::Chat(chat)).await?;
+        let said = part.worker.report().await?;
+        let used = cpu.until_now()?;
+        beside.end().await?;
+        match said {
+            Report::Chatted(chatted) => Ok((*chatted, used)),
+            other => bail!("a worker chats, and says {other:?}"),
+        }
     }
 
     /// Does nothing but keep the connections; answers what was used meanwhile.

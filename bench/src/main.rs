@@ -141,9 +141,10 @@ fn measure_all(scenarios: &[Scenario], servers: &[Server], measure: &Measure) ->
     let runtime = runtime()?;
     let mut all_right = true;
     for &scenario in scenarios {
-        for &connections in &measure.options.connections {
+        let options = &measure.options;
+        for connections in options.sizes(scenario) {
             let mut outcomes = Vec::new();
-            let case = measure.options.plan(scenario, connections).case;
+            let case = options.plan(scenario, connections).case;
             for number in 1..=measure.runs {
                 for &(server, build) in &subjects {
                     let setup = measure.setup(server, build);
@@ -160,7 +161,6 @@ fn measure_all(scenarios: &[Scenario], servers: &[Server], measure: &Measure) ->
                         continue;
                     }
                     eprintln!("{about}, run {number} of {}", measure.runs);
-                    let options = &measure.options;
                     let run = run::run(
                         scenario,
                         connections,

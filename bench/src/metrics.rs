@@ -55,6 +55,7 @@ pub(crate) const METRICS: &[Metric] = metrics! {
     idle_cpu_percent_gateway "gateway's CPU, of a core" "%" Less;
     idle_cpu_percent_rabbitmq "RabbitMQ's CPU, of a core" "%" Less;
     idle_cpu_percent_servers "servers' CPU, of a core" "%" Less;
+    all_seconds "from the first message to the last delivery" "s" Less;
     deliveries_per_second "deliveries" "/s" More;
     floor_per_second "bare writes of that size" "/s" Neither;
     latency_p50_us "latency, p50" "µs" Less;

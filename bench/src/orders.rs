@@ -17,11 +17,24 @@ pub(crate) enum Order {
     Load(Load, Publish),
     /// Waits for one message to everybody, of this run.
     Hear(u32),
+    /// Everybody sends to everybody.
+    Chat(Chat),
     /// Keeps the connections, and opens those anew that are lost.
     Stand(Stand),
     /// Ends the measurement of the load under way, or a [`Order::Stand`] without a number; without
     /// one of them, does nothing.
     Enough,
+}
+
+/// Messages of everybody to everybody, over their own connections.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Chat {
+    /// In each everybody sends one.
+    pub(crate) rounds: u64,
+    /// A round begins when all but so many of those before it have arrived everywhere.
+    pub(crate) ahead: u64,
+    /// The length of a body in bytes.
+    pub(crate) size: usize,
 }
 
 /// Connections that stay, and what becomes of those that are lost.
@@ -166,6 +179,8 @@ pub(crate) enum Report {
     Hearing,
     /// [`Order::Hear`] is done.
     Heard(Heard),
+    /// [`Order::Chat`] is done.
+    Chatted(Box<Chatted>),
     /// [`Order::Stand`] is done.
     Stood(Stood),
     /// The order cannot be carried out.
@@ -188,6 +203,17 @@ pub(crate) struct Heard {
     pub(crate) last: u64,
     /// From when it was due.
     pub(crate) latency: Counts,
+}
+
+/// How a chat went.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Chatted {
+    /// From the first message to the last copy.
+    pub(crate) seconds: f64,
+    pub(crate) verification: Verification,
+    pub(crate) latency: Counts,
+    /// Other faults.
+    pub(crate) troubles: Vec<String>,
 }
 
 /// How connections stood.

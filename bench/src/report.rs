@@ -180,6 +180,7 @@ const fn title(scenario: Scenario) -> &'static str {
         Scenario::Fairness => "Single users beside broadcasts",
         Scenario::Churn => "Clients that come and go",
         Scenario::Bindings => "Subscriptions that come and go",
+        Scenario::Gochat => "Everybody sends to everybody",
         Scenario::Slow => "Clients that do not read",
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     beside::Beside,
@@ -75,6 +75,7 @@ pub(crate) async fn run(
     };
     match (scenario, run.plan.load.clone()) {
         (Scenario::Idle, _) => run.idle().await?,
+        (Scenario::Gochat, _) => run.chat().await?,
         (_, None) => run.storm().await?,
         (_, Some(load)) => {
             let publish = run.servers.publish(options.stomp);
@@ -163,6 +164,36 @@ impl Run<'_> {
         metrics.insert("set_up_cpu_ms_hook".into(), used.hook_milliseconds(count));
         used.client_percent(metrics);
         self.client_limit = used.client_limit(true);
+        Ok(())
+    }
+
+    async fn chat(&mut self) -> Result<()> {
+        let (plan, clients, metrics) = (&self.plan, &mut self.clients, &mut self.metrics);
+        let chat = plan.chat.context("there is nothing to say")?;
+        clients.connect(plan, &self.servers, 100).await?;
+        let processes = clients.processes(&self.servers)?;
+        let (chatted, used) = clients.chat(chat, &processes, self.beside).await?;
+        let delivered = chatted.verification.correct as f64;
+        let latency = merged(std::iter::once(&chatted.latency))?;
+        for (name, value) in [
+            ("all_seconds", chatted.seconds),
+            (
+                "deliveries_per_second",
+                delivered / chatted.seconds.max(f64::EPSILON),
+            ),
+            ("latency_p50_us", latency.microseconds(50.0)),
+            ("latency_p99_us", latency.microseconds(99.0)),
+            ("latency_max_us", latency.longest()),
+        ] {
+            metrics.insert(name.into(), value);
+        }
+        used.milliseconds_each(delivered / 1000.0, "cpu_ms_per_1000", metrics);
+        used.percent("cpu_percent", metrics);
+        used.client_percent(metrics);
+        Memory::of(&self.servers)?.peaks(metrics);
+        self.client_limit = used.client_limit(true);
+        self.verification += chatted.verification;
+        self.troubles.extend(chatted.troubles);
         Ok(())
     }
 

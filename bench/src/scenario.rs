@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     named::Named as _,
-    orders::{Churn, Coming, Habits, Load, Pace, Transport},
+    orders::{Chat, Churn, Coming, Habits, Load, Pace, Transport},
     wire::body::MIN_SIZE,
 };
 
@@ -29,6 +29,9 @@ pub(crate) enum Scenario {
     Churn,
     /// Subscriptions that come and go on connections that stay, while messages flow
     Bindings,
+    /// A room in which each member sends to all, by STOMP: 500 of them, 40 rounds, 10,000,000
+    /// deliveries (the test of GoChat)
+    Gochat,
     /// Some clients do not read: the others' messages, and the servers' memory
     Slow,
 }
@@ -44,7 +47,10 @@ impl Scenario {
 
     /// True if messages go to everybody. Such a load is one worker's, which counts the copies.
     pub(crate) const fn is_broadcast(self) -> bool {
-        matches!(self, Self::Broadcast | Self::Fairness | Self::Slow)
+        matches!(
+            self,
+            Self::Broadcast | Self::Fairness | Self::Slow | Self::Gochat
+        )
     }
 }
 
@@ -58,11 +64,12 @@ const HEART_BEAT: u32 = 10_000;
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     /// Connections; several numbers, with commas between, are measured one after the other
+    /// [default: 1000; in gochat: 500]
     #[arg(
         long,
         short = 'n',
         value_name = "N,…",
-        value_delimiter = ',', default_value = "1000",
+        value_delimiter = ',',
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) connections: Vec<u32>,
     /// How long is measured, after the warm-up
@@ -71,7 +78,7 @@ pub(crate) struct Options {
     /// The time before the measurement, whose messages are checked
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0, value_parser = not_negative)]
     pub(crate) warm_up: f64,
-    /// The body of a message, at least 56 [default: 256; in slow: 4096]
+    /// The body of a message, at least 56 [default: 256; in slow: 4096; in gochat: 64]
     #[arg(long, value_name = "BYTES", value_parser = size)]
     pub(crate) size: Option<usize>,
     /// Messages always on their way [default: 1000; of those to everybody 4]
@@ -86,6 +93,10 @@ pub(crate) struct Options {
     /// In churn and bindings: how long each stays
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = not_negative)]
     pub(crate) stay: f64,
+    /// In gochat: how often each member sends
+    #[arg(long, value_name = "N", default_value_t = 40,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rounds: u64,
     /// In slow: how many of a hundred do not read
     #[arg(long, value_name = "PERCENT", default_value_t = 5,
           value_parser = clap::value_parser!(u32).range(1..=99))]
@@ -120,9 +131,23 @@ pub(crate) struct Plan {
     pub(crate) load: Option<Load>,
     /// How long, if they only stay. In seconds.
     pub(crate) rest: f64,
+    /// What they send, if they chat.
+    pub(crate) chat: Option<Chat>,
 }
 
+/// Rounds of a chat that are on their way.
+const AHEAD: u64 = 2;
+
 impl Options {
+    /// The numbers of connections.
+    pub(crate) fn sizes(&self, scenario: Scenario) -> Vec<u32> {
+        match (self.connections.as_slice(), scenario) {
+            ([], Scenario::Gochat) => vec![500],
+            ([], _) => vec![1000],
+            (given, _) => given.to_vec(),
+        }
+    }
+
     /// The plan for so many connections. Several workers share the messages.
     pub(crate) fn plan(&self, scenario: Scenario, connections: u32) -> Plan {
         let mut case = format!("{} {connections}", scenario.name());
@@ -139,7 +164,7 @@ impl Options {
             ..Habits::default()
         };
         let (unicast, broadcast) = match scenario {
-            Scenario::Idle => (None, None),
+            Scenario::Idle | Scenario::Gochat => (None, None),
             Scenario::Storm => {
                 habits.same_user = self.same_user;
                 (None, None)
@@ -153,8 +178,8 @@ impl Options {
                 (None, Some(open(100.0)))
             }
         };
-        habits.common_key = broadcast.is_some();
-        habits.own_key = unicast.is_some() || broadcast.is_none();
+        habits.common_key = scenario.is_broadcast();
+        habits.own_key = unicast.is_some() || !scenario.is_broadcast();
         let coming = match scenario {
             Scenario::Churn => Some(Coming::Connections),
             Scenario::Bindings => Some(Coming::Subscriptions),
@@ -190,8 +215,17 @@ impl Options {
         }
         let size = match scenario {
             Scenario::Slow => self.size.unwrap_or(4096),
+            Scenario::Gochat => self.size.unwrap_or(64),
             _ => self.size.unwrap_or(256),
         };
+        let chat = (scenario == Scenario::Gochat).then_some(Chat {
+            rounds: self.rounds,
+            ahead: AHEAD,
+            size,
+        });
+        if let Some(chat) = chat {
+            note(format!("{} rounds {size} bytes", chat.rounds));
+        }
         let has_messages = unicast.is_some() || broadcast.is_some();
         if has_messages {
             note(format!("{size} bytes"));
@@ -222,6 +256,7 @@ impl Options {
                 Scenario::Idle => self.seconds,
                 _ => 0.0,
             },
+            chat,
         }
     }
 }
@@ -304,7 +339,8 @@ mod tests {
         for scenario in Scenario::value_variants() {
             let plan = plan(*scenario, &[]);
             let Some(load) = plan.load else {
-                assert!(plan.habits.own_key);
+                assert_eq!(plan.habits.common_key, plan.chat.is_some());
+                assert_eq!(plan.habits.own_key, plan.chat.is_none());
                 continue;
             };
             assert_eq!(load.unicast.is_some(), plan.habits.own_key, "{scenario:?}");

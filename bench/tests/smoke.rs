@@ -394,6 +394,14 @@ fn attacks_are_listed() {
 }
 
 #[test]
+fn everybody_in_a_room_hears_everybody() {
+    let outcome = measure("gochat", &["--rounds", "3"]);
+    assert_right(&outcome);
+    assert_eq!(outcome["verification"]["correct"], 3 * 20 * 20);
+    assert!(outcome["metrics"]["all_seconds"].as_f64() > Some(0.0));
+}
+
+#[test]
 fn many_gateways_hold_and_one_is_lost() {
     assert_gateway();
     let folder = tempfile::tempdir().unwrap();

@@ -23,7 +23,7 @@ fn run(words: &str, server: Server, metrics: &[(&str, f64)]) -> Outcome {
     else {
         panic!("no run");
     };
-    let connections = measure.options.connections[0];
+    let connections = measure.options.sizes(scenarios[0])[0];
     let build = Build {
         name: None,
         program: "stentor".into(),

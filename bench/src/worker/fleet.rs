@@ -197,6 +197,11 @@ impl Fleet {
         self.with(slot, |connection| connection.subscribe(id, key));
     }
 
+    /// Sends a message.
+    pub(super) fn publish(&mut self, slot: usize, destination: &str, body: &[u8]) {
+        self.with(slot, |connection| connection.publish(destination, body));
+    }
+
     /// Ends such a subscription.
     pub(super) fn unsubscribe(&mut self, slot: usize, id: u32) {
         self.with(slot, |connection| connection.unsubscribe(id));

@@ -4,6 +4,7 @@
 pub(crate) mod clock;
 
 mod amqp;
+mod chat;
 mod churn;
 mod connecting;
 mod connection;
@@ -36,6 +37,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use mio::{Events, Poll, Token, Waker};
 
 use self::{
+    chat::Chatting,
     clock::MILLISECOND,
     connecting::Connecting,
     duty::Duty,
@@ -244,6 +246,9 @@ impl Worker {
                     self.habits,
                     self.fleet.missing(),
                 )?));
+            }
+            Ok(Order::Chat(chat)) => {
+                self.duty = Some(Box::new(Chatting::new(chat, &self.fleet)?));
             }
             // The load had ended by itself.
             Ok(Order::Enough) | Err(TryRecvError::Empty) => {}

@@ -183,6 +183,10 @@ impl Connection {
         self.send(|out| dialect.subscribe(id, key, out))
     }
 
+    pub(super) fn publish(&mut self, destination: &str, body: &[u8]) -> Result<(), String> {
+        self.send(|out| stomp::send(destination, body, out))
+    }
+
     pub(super) fn unsubscribe(&mut self, id: u32) -> Result<(), String> {
         self.send(|out| stomp::unsubscribe(id, out))
     }
