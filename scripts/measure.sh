@@ -15,6 +15,7 @@ latency    3   8  1,000 and 5,000 messages a second; single users beside broadca
 growth     8  45  unicast and storm with 18,000 connections; five gateways with 90,000 on one RabbitMQ
 tls        2  10  WebSocket over TLS
 sockjs     2   8  SockJS by streaming and by polling
+rabbitmq4  2  10  unicast and storm on RabbitMQ 4.3, beside its Web STOMP; laid out by rabbitmq.sh
 gochat     1   5  everybody sends to everybody, 10,000,000 deliveries, embedded and through RabbitMQ
 million    4 130  many gateways, both ends here: 100,000 connections with --quick, otherwise 1,000,000
 others     0  25  scenarios without a target: churn, bindings, slow clients
@@ -219,6 +220,16 @@ set_sockjs() {
         once run idle -n 5000 --transport "$transport"
         "$(pick once measure)" run unicast broadcast -n 1000 --transport "$transport"
     done
+}
+
+set_rabbitmq4() {
+    local bin
+    if ! bin=$(./scripts/rabbitmq.sh 4.3); then
+        failures=$((failures + 1))
+        return
+    fi
+    TESTKIT_RABBITMQ_BIN=$bin measure compare unicast -n 1000
+    TESTKIT_RABBITMQ_BIN=$bin measure compare storm -n 2000
 }
 
 set_gochat() {

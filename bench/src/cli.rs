@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     attack, comeback, million,
-    programs::{Build, Gateway},
+    programs::{self, Build, Gateway},
     scenario::{Options, Scenario},
     servers::{Server, Setup},
 };
@@ -144,6 +144,7 @@ impl Measure {
     pub(crate) fn setup(&self, server: Server, build: &Build) -> Setup {
         Setup {
             nodes: self.nodes,
+            version: programs::rabbitmq_version(),
             durable: !self.transient,
             tls: self.tls,
             auth_cache: self.options.same_user,

@@ -15,19 +15,23 @@ use std::{
 use anyhow::{Context as _, Result};
 use mio::{Events, Interest, Poll, Token};
 
-use crate::limits;
-
-/// Rounds that are written and not read yet, as the messages of a broadcast.
-const ROUNDS: u64 = 4;
+use crate::{limits, worker::clock};
 
 const MEASURE: Duration = Duration::from_secs(3);
 
-/// Writes of `size` bytes a second to so many connections; `None` if both ends of all are too many
-/// files for one process.
+/// Bare writes.
+pub(crate) struct Floor {
+    pub(crate) per_second: f64,
+    /// Processor time of the writer for each, in microseconds.
+    pub(crate) cpu_us: f64,
+}
+
+/// Writes `size` bytes to each of so many connections in turn, `rounds` of all ahead of their
+/// readers; `None` if both ends of all are too many files for one process.
 ///
 /// # Errors
 /// The system refuses sockets.
-pub(crate) fn measure(connections: u32, size: usize) -> Result<Option<f64>> {
+pub(crate) fn measure(connections: u32, size: usize, rounds: u64) -> Result<Option<Floor>> {
     if 2 * connections + 100 > limits::files() {
         return Ok(None);
     }
@@ -47,34 +51,43 @@ pub(crate) fn measure(connections: u32, size: usize) -> Result<Option<f64>> {
     let done = Arc::new(AtomicBool::new(false));
     let writing = {
         let (read, done) = (Arc::clone(&read), Arc::clone(&done));
-        thread::spawn(move || write(&writers, size, &read, &done))
+        thread::spawn(move || write(&writers, size, rounds, &read, &done))
     };
     let rate = read_all(&mut readers, size, &read, writing.thread());
     done.store(true, Ordering::Release);
     writing.thread().unpark();
     // It ends by closing all connections, and with an error if these are closed first.
     drop(readers);
-    writing.join().ok().context("the writer panicked")?;
-    rate.map(Some)
+    let cpu_us = writing.join().ok().context("the writer panicked")?;
+    let per_second = rate?;
+    Ok(Some(Floor { per_second, cpu_us }))
 }
 
-/// Rounds to all, so many ahead of the reader.
-fn write(writers: &[TcpStream], size: usize, read: &AtomicU64, done: &AtomicBool) {
+/// Rounds to all, so many ahead of the reader. Answers the processor time of a write.
+fn write(
+    writers: &[TcpStream],
+    size: usize,
+    rounds: u64,
+    read: &AtomicU64,
+    done: &AtomicBool,
+) -> f64 {
     let bytes = vec![b'x'; size];
     let round = (writers.len() * size) as u64;
-    let mut written = 0;
-    while !done.load(Ordering::Acquire) {
-        if written >= read.load(Ordering::Acquire) + ROUNDS * round {
+    let (mut written, cpu) = (0, clock::thread_cpu());
+    'all: while !done.load(Ordering::Acquire) {
+        if written >= read.load(Ordering::Acquire) + rounds * round {
             thread::park_timeout(Duration::from_millis(10));
             continue;
         }
         for mut writer in writers {
             if writer.write_all(&bytes).is_err() {
-                return;
+                break 'all;
             }
         }
         written += round;
     }
+    let writes = (written / size as u64).max(1);
+    (clock::thread_cpu() - cpu) as f64 / 1e3 / writes as f64
 }
 
 fn read_all(
@@ -116,7 +129,8 @@ mod tests {
 
     #[test]
     fn a_few_connections_reach_something() {
-        let rate = measure(10, 300).unwrap().unwrap();
-        assert!(rate > 100.0, "{rate}");
+        let Floor { per_second, cpu_us } = measure(10, 300, 4).unwrap().unwrap();
+        assert!(per_second > 100.0, "{per_second}");
+        assert!(cpu_us > 0.1, "{cpu_us}");
     }
 }

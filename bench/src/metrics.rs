@@ -71,6 +71,9 @@ pub(crate) const METRICS: &[Metric] = metrics! {
     come_p50_ms "until the receipt, p50" "ms" Less;
     come_p99_ms "until the receipt, p99" "ms" Less;
     cpu_ms_per_1000_gateway "gateway's CPU for 1,000 deliveries" "ms" Less;
+    bare_read_us "CPU of a bare read of the queue" "µs" Neither;
+    bare_write_us "CPU of a bare write to each socket in turn" "µs" Neither;
+    gateway_times_bare "gateway's CPU, of a bare read and a bare write" "×" Less;
     cpu_ms_per_1000_rabbitmq "RabbitMQ's CPU for 1,000 deliveries" "ms" Less;
     cpu_ms_per_1000_servers "servers' CPU for 1,000 deliveries" "ms" Less;
     cpu_percent_gateway "gateway's CPU, of a core" "%" Neither;

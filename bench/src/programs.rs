@@ -65,6 +65,16 @@ fn setting(text: &str) -> std::result::Result<(String, String), String> {
     }
 }
 
+/// The major version of the RabbitMQ that `scripts/rabbitmq.sh` has laid out, if its folder is the
+/// one that is taken.
+pub(crate) fn rabbitmq_version() -> Option<u32> {
+    let bin = std::env::var_os("TESTKIT_RABBITMQ_BIN")?;
+    let file = Path::new(&bin).parent()?.join("version");
+    let version = std::fs::read_to_string(file).ok()?;
+    let major = version.split('.').next()?.parse().ok()?;
+    (major > 3).then_some(major)
+}
+
 /// The path of this program.
 ///
 /// # Errors

@@ -18,6 +18,7 @@ use crate::{
     servers::{Server, Servers, Setup},
     usage::{Cpu, Memory},
     verify::Verification,
+    worker,
 };
 
 /// The memory of a connection is measured on those after the first tenth: memory that a server
@@ -29,6 +30,12 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// About the size of a MESSAGE without its body: a WebSocket's head and the frame's headers.
 const FRAME_OVERHEAD: usize = 130;
+
+/// Rounds of a broadcast that are on their way, as its messages are.
+const ROUNDS: u64 = 4;
+
+/// Messages of a bare read.
+const BARE_READS: u64 = 100_000;
 
 /// A run that is under way.
 struct Run<'a> {
@@ -92,12 +99,32 @@ pub(crate) async fn run(
         clients,
         ..
     } = run;
+    let amqp = match servers.publish(false) {
+        Publish::Amqp(amqp) => Some(amqp),
+        Publish::Stomp(_) | Publish::Nats(_) => None,
+    };
+    // Clients are quiet now, and gateways idle.
+    let size = plan.load.as_ref().map_or(0, |load| load.size);
+    let of_unicast = scenario == Scenario::Unicast && setup.server == Server::Stentor;
+    let bare_read = match amqp.filter(|_| of_unicast) {
+        Some(amqp) => {
+            progress::show("measuring bare reads");
+            Some(worker::bare_read(amqp, BARE_READS, size)?)
+        }
+        None => None,
+    };
     drop((clients, servers));
+    let size = size + FRAME_OVERHEAD;
     if scenario == Scenario::Broadcast {
         progress::show("measuring the floor");
-        let size = plan.load.map_or(0, |load| load.size) + FRAME_OVERHEAD;
-        let floor = floor::measure(connections, size)?;
-        metrics.extend(floor.map(|floor| ("floor_per_second".to_owned(), floor)));
+        let floor = floor::measure(connections, size, ROUNDS)?;
+        metrics.extend(floor.map(|floor| ("floor_per_second".to_owned(), floor.per_second)));
+    }
+    if let Some(read) = bare_read {
+        progress::show("measuring bare writes");
+        let each = connections / setup.nodes.max(1) as u32;
+        let write = floor::measure(each, size, 1)?.map(|floor| floor.cpu_us);
+        bare_metrics(read, write, &mut metrics);
     }
     progress::show("");
     Ok(Outcome {
@@ -234,6 +261,19 @@ fn set_up_metrics(connected: &[Connected], count: f64, metrics: &mut Metrics) ->
         metrics.insert(name.into(), value);
     }
     Ok(())
+}
+
+/// The least that a delivery can cost a gateway, and how many times as much it costs.
+fn bare_metrics(read: f64, write: Option<f64>, metrics: &mut Metrics) {
+    metrics.insert("bare_read_us".into(), read);
+    let Some(write) = write else {
+        return;
+    };
+    metrics.insert("bare_write_us".into(), write);
+    // Milliseconds for 1,000 are microseconds for one.
+    if let Some(&gateway) = metrics.get("cpu_ms_per_1000_gateway") {
+        metrics.insert("gateway_times_bare".into(), gateway / (read + write));
+    }
 }
 
 /// Answers how many messages were delivered.

@@ -80,6 +80,8 @@ pub(crate) struct Setup {
     pub(crate) tls: bool,
     /// RabbitMQ remembers what the hook permits, as Stentor always does.
     pub(crate) auth_cache: bool,
+    /// The major version of RabbitMQ, where it is another one than the system's.
+    pub(crate) version: Option<u32>,
     /// Threads of a gateway; `None`: one a core, as is its default.
     pub(crate) threads: Option<usize>,
     /// Further settings of the gateway, such as `feed.shards=1`.
@@ -98,6 +100,7 @@ impl Setup {
             durable: true,
             tls: false,
             auth_cache: false,
+            version: None,
             threads: None,
             settings: Vec::new(),
         }
@@ -117,6 +120,10 @@ impl Setup {
         }
         for (key, value) in self.settings.iter().filter(|_| self.server.is_gateway()) {
             note.push_str(&format!(" {key}={value}"));
+        }
+        let has_rabbitmq = matches!(self.server, Server::Stentor | Server::WebStomp);
+        if let Some(version) = self.version.filter(|_| has_rabbitmq) {
+            note.push_str(&format!(" RabbitMQ {version}"));
         }
         note
     }

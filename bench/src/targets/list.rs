@@ -43,6 +43,14 @@ const UNICAST_1000: &str = "unicast 1000 1000 outstanding 256 bytes";
 const UNICAST_5000: &str = "unicast 5000 1000 outstanding 256 bytes";
 const UNICAST_18000: &str = "unicast 18000 1000 outstanding 256 bytes";
 const UNICAST_90000: &str = "unicast 90000 1000 outstanding 256 bytes 5 nodes";
+const STORM: &str = "storm 2000";
+const STORM_4: &str = "storm 2000 RabbitMQ 4";
+const UNICAST_1000_4: &str = "unicast 1000 1000 outstanding 256 bytes RabbitMQ 4";
+const LATENCY_1000: &str = "latency 1000 1000/s 256 bytes";
+const LATENCY_5000: &str = "latency 1000 5000/s 256 bytes";
+const GOCHAT: &str = "gochat 500 40 rounds 64 bytes";
+const TIMES_BARE: &str = "gateway_times_bare";
+
 const BROADCAST_1000: &str = "broadcast 1000 4 outstanding 256 bytes";
 const BROADCAST_5000: &str = "broadcast 5000 4 outstanding 256 bytes";
 
@@ -140,9 +148,57 @@ const TARGETS: &[(&str, Goal, &str, Measure)] = &[
         AtLeast(2e6), "/s", Decoded),
 ];
 
-/// All targets, with what was measured of each.
+/// What came later. Most is measured beside others in the same run, so that it holds on any machine.
+#[rustfmt::skip] // two lines each
+const RELATIVE: &[(&str, Goal, &str, Measure)] = &[
+    ("gateway's CPU for a unicast delivery to 1,000, of a bare write and a bare read",
+        AtMost(1.5), "×", Metric(Stentor, UNICAST_1000, TIMES_BARE)),
+    ("gateway's CPU for a unicast delivery to 5,000, of a bare write and a bare read",
+        AtMost(1.5), "×", Metric(Stentor, UNICAST_5000, TIMES_BARE)),
+    ("unicast to 1,000 beside Web STOMP",
+        AtLeast(2.5), "×", Ratio(DELIVERIES, (Stentor, UNICAST_1000), (WebStomp, UNICAST_1000))),
+    ("unicast to 5,000 beside Web STOMP",
+        AtLeast(2.5), "×", Ratio(DELIVERIES, (Stentor, UNICAST_5000), (WebStomp, UNICAST_5000))),
+    ("unicast to 1,000 beside Web STOMP, RabbitMQ 4",
+        AtLeast(2.5), "×", Ratio(DELIVERIES, (Stentor, UNICAST_1000_4), (WebStomp, UNICAST_1000_4))),
+    ("CPU a delivery, RabbitMQ's included, of Web STOMP's (1,000)",
+        AtMost(40.0), "%", Ratio(CPU, (Stentor, UNICAST_1000), (WebStomp, UNICAST_1000))),
+    ("CPU a delivery, RabbitMQ's included, of Web STOMP's (5,000)",
+        AtMost(40.0), "%", Ratio(CPU, (Stentor, UNICAST_5000), (WebStomp, UNICAST_5000))),
+    ("CPU a delivery, RabbitMQ's included, of Web STOMP's (1,000), RabbitMQ 4",
+        AtMost(40.0), "%", Ratio(CPU, (Stentor, UNICAST_1000_4), (WebStomp, UNICAST_1000_4))),
+    ("p99 at 1,000 messages a second, of Web STOMP's",
+        AtMost(100.0), "%", Ratio(P99, (Stentor, LATENCY_1000), (WebStomp, LATENCY_1000))),
+    ("p99 at 5,000 messages a second, of Web STOMP's",
+        AtMost(100.0), "%", Ratio(P99, (Stentor, LATENCY_5000), (WebStomp, LATENCY_5000))),
+    ("unicast beside broadcasts to 18,000 without pause, p99",
+        AtMost(50.0), "ms", Metric(Stentor, "fairness 18000 1000/s 4 outstanding 256 bytes", P99)),
+    ("set-ups beside Web STOMP, a login and a topic question each, durable feeds",
+        AtLeast(6.0), "×", Ratio(SET_UPS, (Stentor, STORM), (WebStomp, STORM))),
+    ("set-ups beside Web STOMP, a login and a topic question each, durable feeds, RabbitMQ 4",
+        AtLeast(6.0), "×", Ratio(SET_UPS, (Stentor, STORM_4), (WebStomp, STORM_4))),
+    ("GoChat's test, 10,000,000 deliveries, embedded broker",
+        AtMost(20.0), "s", Metric(Embedded, GOCHAT, "all_seconds")),
+    ("GoChat's test, 10,000,000 deliveries, through RabbitMQ",
+        AtMost(20.0), "s", Metric(Stentor, GOCHAT, "all_seconds")),
+];
+
+/// All targets with figures of their own, and what was measured of each.
 pub(super) fn all(runs: &[Outcome], micro: &Micro) -> Vec<Target> {
-    let all = TARGETS.iter().map(|&(what, goal, unit, measure)| {
+    measured(TARGETS, runs, micro)
+}
+
+/// All targets that came later, and what was measured of each.
+pub(super) fn relative(runs: &[Outcome], micro: &Micro) -> Vec<Target> {
+    measured(RELATIVE, runs, micro)
+}
+
+fn measured(
+    targets: &[(&'static str, Goal, &'static str, Measure)],
+    runs: &[Outcome],
+    micro: &Micro,
+) -> Vec<Target> {
+    let all = targets.iter().map(|&(what, goal, unit, measure)| {
         let measured = match measure {
             Metric(server, case, name) => metric(runs, (server, case), name),
             Ratio(name, one, other) => {

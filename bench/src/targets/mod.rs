@@ -12,9 +12,19 @@ use crate::{
     summary::{Summary, short},
 };
 
-/// All targets as a table, each with what was measured.
+/// All targets as tables, each with what was measured.
 pub(crate) fn markdown(outcomes: &[Outcome], micro: &Micro) -> String {
-    let targets = list::all(outcomes, micro);
+    format!(
+        "{}\nThese came later. Ratios hold on any machine, for both sides were measured on it. A bare \
+         write is a `write(2)` of the message's frame to each of as many sockets in turn; a bare \
+         read is the message's way from RabbitMQ's queue through a decoder, with nothing behind \
+         it.\n\n{}",
+        table(&list::all(outcomes, micro)),
+        table(&list::relative(outcomes, micro))
+    )
+}
+
+fn table(targets: &[Target]) -> String {
     let bound = targets.iter().filter(|target| target.goal != Goal::Stated);
     let verdicts: Vec<Verdict> = bound.map(Target::verdict).collect();
     let count = |wanted| verdicts.iter().filter(|&&its| its == wanted).count();
@@ -29,7 +39,7 @@ pub(crate) fn markdown(outcomes: &[Outcome], micro: &Micro) -> String {
          | | Goal | Measured | Runs | |\n|---|--:|--:|--:|---|\n",
         verdicts.len()
     );
-    for target in &targets {
+    for target in targets {
         let measured = target.measured.map_or("–".into(), |its| {
             target.with_unit(its.median) + &its.spread()
         });

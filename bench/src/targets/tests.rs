@@ -1,14 +1,14 @@
 //! Runs in which all is just as good as it should be, and worse ones.
 
 use super::{
-    list::{DECODED, all},
+    list::{DECODED, all, relative},
     *,
 };
 use crate::{
     cli::{Arguments, Command},
     programs::Build,
     report::tests::outcome,
-    servers::Server,
+    servers::{Server, Setup},
 };
 
 use Server::{Embedded, Nats, Stentor, WebStomp};
@@ -16,6 +16,11 @@ use clap::Parser as _;
 
 /// A run that was ordered by these words.
 fn run(words: &str, server: Server, metrics: &[(&str, f64)]) -> Outcome {
+    run_on(None, words, server, metrics)
+}
+
+/// The same on another RabbitMQ than the system's.
+fn run_on(version: Option<u32>, words: &str, server: Server, metrics: &[(&str, f64)]) -> Outcome {
     let words = ["stentor-bench", "run"].into_iter().chain(words.split(' '));
     let Command::Run {
         scenarios, measure, ..
@@ -28,7 +33,10 @@ fn run(words: &str, server: Server, metrics: &[(&str, f64)]) -> Outcome {
         name: None,
         program: "stentor".into(),
     };
-    let setup = measure.setup(server, &build);
+    let setup = Setup {
+        version,
+        ..measure.setup(server, &build)
+    };
     let metrics = metrics
         .iter()
         .map(|&(name, value)| (name.to_owned(), value));
@@ -115,10 +123,46 @@ fn just_right() -> (Vec<Outcome>, Micro) {
     (runs, micro)
 }
 
+/// The same for targets that came later.
+fn just_right_later() -> Vec<Outcome> {
+    let set_ups = |rate| [("set_ups_per_second", rate)];
+    let load = |rate, servers| {
+        [
+            ("deliveries_per_second", rate),
+            ("cpu_ms_per_1000_servers", servers),
+            ("gateway_times_bare", 1.5),
+        ]
+    };
+    let p99 = |p99| [("latency_p99_us", p99)];
+    let mut runs = vec![run("fairness -n 18000", Stentor, &p99(50_000.0))];
+    for version in [None, Some(4)] {
+        let on =
+            |words: &str, server, metrics: &[(&str, f64)]| run_on(version, words, server, metrics);
+        // Runs on one version say nothing of the other.
+        let speed = if version.is_none() { 1.0 } else { 0.1 };
+        for words in ["unicast -n 1000", "unicast -n 5000"] {
+            runs.push(on(words, Stentor, &load(250.0 * speed, 40.0)));
+            runs.push(on(words, WebStomp, &load(100.0 * speed, 100.0)));
+        }
+        runs.push(on("storm -n 2000", Stentor, &set_ups(600.0 * speed)));
+        runs.push(on("storm -n 2000", WebStomp, &set_ups(100.0 * speed)));
+    }
+    for server in [Embedded, Stentor] {
+        runs.push(run("gochat", server, &[("all_seconds", 20.0)]));
+    }
+    for words in ["latency --rate 1000", "latency --rate 5000"] {
+        runs.push(run(words, Stentor, &p99(700.0)));
+        runs.push(run(words, WebStomp, &p99(700.0)));
+    }
+    runs
+}
+
 #[test]
 fn what_is_just_right_is_met() {
     let (runs, micro) = just_right();
-    for target in all(&runs, &micro) {
+    let beside = just_right_later();
+    let all = all(&runs, &micro).into_iter();
+    for target in all.chain(relative(&beside, &micro)) {
         assert_eq!(
             target.verdict(),
             Verdict::Met,
@@ -132,12 +176,18 @@ fn what_is_just_right_is_met() {
         text.starts_with("32 of 32 targets are met, 0 are not."),
         "{text}"
     );
+    let text = markdown(&beside, &micro);
+    assert!(
+        text.contains("\n15 of 15 targets are met, 0 are not."),
+        "{text}"
+    );
 }
 
 #[test]
 fn what_is_a_little_worse_is_not_met() {
     let (runs, micro) = just_right();
-    for spoilt in all(&runs, &micro) {
+    let all = all(&runs, &micro).into_iter();
+    for spoilt in all.chain(relative(&just_right_later(), &micro)) {
         let Some(Summary { median, .. }) = spoilt.measured else {
             panic!("{}", spoilt.what);
         };

@@ -6,11 +6,12 @@ use std::{
 };
 
 use amqp_wire::{
-    Decoder, Event, Limits, Method, PROTOCOL_HEADER,
+    Body, Decoder, Event, Limits, Method, PROTOCOL_HEADER,
     encode::{self, Fields, Short},
 };
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::clock;
 use crate::wire::dialect::{EXCHANGE, VHOST};
 
 /// The only channel.
@@ -77,6 +78,72 @@ impl Amqp {
         encode::publish(out, CHANNEL, exchange, key, body, self.frame_max);
     }
 
+    /// Fills a queue of its own with so many messages, reads them as plainly as can be, and answers
+    /// the processor time of this thread for each, in microseconds. Then the connection is of no use
+    /// for anything else.
+    pub(super) fn bare_read(
+        &mut self,
+        stream: &mut TcpStream,
+        messages: u64,
+        size: usize,
+    ) -> Result<f64> {
+        const QUEUE: &str = "stentor-bench.bare";
+        let queue = Short::cut(QUEUE);
+        let (body, mut out) = (vec![b'x'; size], Vec::new());
+        declare_queue(&mut out, QUEUE);
+        for number in 1..=messages {
+            let default = Short::cut("");
+            encode::publish(&mut out, CHANNEL, default, queue, &body, self.frame_max);
+            if number % 100 == 0 || number == messages {
+                stream.write_all(&out)?;
+                out.clear();
+            }
+        }
+        self.decoder.limit(Limits {
+            frame_max: self.frame_max,
+            channel_max: CHANNEL,
+            max_body: size as u64,
+        });
+        let cpu = clock::thread_cpu();
+        // As the gateway by default; what was published is in the queue before it is consumed.
+        encode::qos(&mut out, CHANNEL, 1000);
+        encode::consume(&mut out, CHANNEL, queue, true);
+        let (mut came, mut bytes) = (0, 0);
+        while came < messages {
+            if !out.is_empty() {
+                stream.write_all(&out)?;
+                out.clear();
+            }
+            ensure!(self.read(stream)?, "RabbitMQ does not deliver");
+            let mut last = None;
+            while let Some(event) = self.decoder.poll()? {
+                match event {
+                    Event::Delivery { delivery, .. } => {
+                        came += 1;
+                        if let Body::Whole(body) = &delivery.body {
+                            bytes += body.len();
+                        }
+                        last = Some(delivery.tag);
+                    }
+                    Event::Method {
+                        method: Method::Close { text, .. } | Method::ChannelClose { text, .. },
+                        ..
+                    } => bail!("RabbitMQ closes: {}", String::from_utf8_lossy(text)),
+                    Event::Method { .. } | Event::Heartbeat => {}
+                }
+            }
+            if let Some(tag) = last {
+                encode::ack(&mut out, CHANNEL, tag, true);
+            }
+        }
+        let cpu = clock::thread_cpu() - cpu;
+        ensure!(
+            bytes as u64 == messages * size as u64,
+            "bodies are not whole"
+        );
+        Ok(cpu as f64 / 1e3 / messages as f64)
+    }
+
     /// Writes `request`, and waits for the method of which `pick` makes something.
     fn ask<T>(
         &mut self,
@@ -124,6 +191,23 @@ impl Amqp {
             Some(other) => bail!("RabbitMQ sends {other:?}"),
         }
     }
+}
+
+/// `queue.declare` of an exclusive queue, without an answer. Nobody else here needs it, so it is not
+/// among the codec's methods.
+fn declare_queue(out: &mut Vec<u8>, queue: &str) {
+    const METHOD: u8 = 1;
+    const EXCLUSIVE: u8 = 0b100;
+    const NO_WAIT: u8 = 0b1_0000;
+    const END: u8 = 0xce;
+    let mut payload = vec![0, 50, 0, 10, 0, 0, queue.len() as u8];
+    payload.extend_from_slice(queue.as_bytes());
+    payload.extend_from_slice(&[EXCLUSIVE | NO_WAIT, 0, 0, 0, 0]);
+    out.push(METHOD);
+    out.extend_from_slice(&CHANNEL.to_be_bytes());
+    out.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+    out.extend_from_slice(&payload);
+    out.push(END);
 }
 
 /// The number of bytes read; `None` if there are none, or none in time.

@@ -10,8 +10,17 @@ pub(crate) const MILLISECOND: u64 = 1_000_000;
 
 /// Nanoseconds since some moment in the past.
 pub(crate) fn now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
+    of(ClockId::Monotonic)
+}
+
+/// Processor time of this thread, in nanoseconds.
+pub(crate) fn thread_cpu() -> u64 {
+    of(ClockId::ThreadCPUTime)
+}
+
+fn of(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
     let (seconds, rest) = (now.tv_sec, now.tv_nsec);
-    // The clock starts with the machine, at 0.
+    // Clocks start at 0, with the machine or the thread.
     u64::try_from(seconds).unwrap_or_default() * SECOND + u64::try_from(rest).unwrap_or_default()
 }

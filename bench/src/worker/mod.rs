@@ -21,7 +21,7 @@ mod socket;
 mod standing;
 mod timer;
 
-pub(crate) use publisher::{Blocking, declare_exchange};
+pub(crate) use publisher::{Blocking, bare_read, declare_exchange};
 
 use std::{
     io::{BufRead as _, Write as _},

@@ -270,6 +270,17 @@ impl Blocking {
     }
 }
 
+/// Processor time of the plainest read of a message from a queue, in microseconds: with nothing but
+/// a decoder, and acknowledgements.
+///
+/// # Errors
+/// RabbitMQ is not reached, or refuses.
+pub(crate) fn bare_read(server: SocketAddr, messages: u64, size: usize) -> Result<f64> {
+    let mut stream = connect(server)?;
+    let mut amqp = Amqp::log_in(&mut stream)?;
+    amqp.bare_read(&mut stream, messages, size)
+}
+
 /// Declares the exchange that all messages go through: Web STOMP does not.
 ///
 /// # Errors
