@@ -16,6 +16,7 @@ growth     8  45  unicast and storm with 18,000 connections; five gateways with 
 tls        2  10  WebSocket over TLS
 sockjs     2   8  SockJS by streaming and by polling
 rabbitmq4  2  10  unicast and storm on RabbitMQ 4.3, beside its Web STOMP; laid out by rabbitmq.sh
+nodes      4  15  unicast and storm with 4,000 connections on 1, 2, 4, 8 and 16 gateways
 gochat     1   5  everybody sends to everybody, 10,000,000 deliveries, embedded and through RabbitMQ
 million    4 130  many gateways, both ends here: 100,000 connections with --quick, otherwise 1,000,000
 others     0  25  scenarios without a target: churn, bindings, slow clients
@@ -230,6 +231,10 @@ set_rabbitmq4() {
     fi
     TESTKIT_RABBITMQ_BIN=$bin measure compare unicast -n 1000
     TESTKIT_RABBITMQ_BIN=$bin measure compare storm -n 2000
+}
+
+set_nodes() {
+    "$(pick once measure)" run unicast storm -n 4000 --nodes 1,2,4,8,16
 }
 
 set_gochat() {

@@ -29,6 +29,7 @@ Build everything first: cargo build --release --workspace --bins
   stentor-bench compare --runs 3                   beside RabbitMQ's Web STOMP
   stentor-bench compare latency --rate 5000        one scenario of it
   stentor-bench run idle -n 90000 --nodes 5        several gateways on one RabbitMQ
+  stentor-bench run unicast storm --nodes 1,2,4    their growth, with a table at the end
   stentor-bench run broadcast --server nats,stentor
   stentor-bench run idle --tls                     WebSocket over TLS
   stentor-bench run idle --gateway old=/tmp/stentor --gateway new=target/release/stentor
@@ -124,9 +125,10 @@ pub(crate) struct Measure {
     /// process ids of the gateways in GATEWAYS, with commas between
     #[arg(long, value_name = "COMMAND")]
     pub(crate) beside: Option<String>,
-    /// Gateways on the one RabbitMQ; each has its part of the connections
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) nodes: usize,
+    /// Gateways on the one RabbitMQ; each has its part of the connections. Several numbers, with
+    /// commas between, are measured one after the other
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1")]
+    pub(crate) nodes: Vec<usize>,
     /// Stentor's feeds are not durable (`feed.durable = false`)
     #[arg(long)]
     pub(crate) transient: bool,
@@ -140,10 +142,10 @@ pub(crate) struct Measure {
 }
 
 impl Measure {
-    /// How a server is set up for it.
-    pub(crate) fn setup(&self, server: Server, build: &Build) -> Setup {
+    /// How a server is set up for it, with so many nodes.
+    pub(crate) fn setup(&self, server: Server, build: &Build, nodes: usize) -> Setup {
         Setup {
-            nodes: self.nodes,
+            nodes,
             version: programs::rabbitmq_version(),
             durable: !self.transient,
             tls: self.tls,

@@ -8,6 +8,7 @@
 //! - `million` holds very many connections on many gateways of one machine
 //! - `attack` has the attacks of one user on others, and tells if they notice
 //! - `usage` looks at the processes, `metrics` lists all measures
+//! - `growth` compares numbers of nodes
 //! - `outcome` keeps the results of a run, as JSON; `summary`, `report` and `plot` show them, and
 //!   `targets` compares them with the goals; `micro` reads micro-benchmarks
 
@@ -23,6 +24,7 @@ mod cli;
 mod clients;
 mod comeback;
 mod floor;
+mod growth;
 mod hook;
 mod latency;
 mod limits;
@@ -140,14 +142,17 @@ fn measure_all(scenarios: &[Scenario], servers: &[Server], measure: &Measure) ->
         .collect();
     let runtime = runtime()?;
     let mut all_right = true;
+    let mut all = Vec::new();
     for &scenario in scenarios {
         let options = &measure.options;
-        for connections in options.sizes(scenario) {
+        let sizes = options.sizes(scenario).into_iter();
+        let sizes = sizes.flat_map(|count| measure.nodes.iter().map(move |&nodes| (count, nodes)));
+        for (connections, nodes) in sizes {
             let mut outcomes = Vec::new();
             let case = options.plan(scenario, connections).case;
             for number in 1..=measure.runs {
                 for &(server, build) in &subjects {
-                    let setup = measure.setup(server, build);
+                    let setup = measure.setup(server, build, nodes);
                     let case = case.clone() + &setup.note();
                     let subject = Subject {
                         server,
@@ -177,7 +182,11 @@ fn measure_all(scenarios: &[Scenario], servers: &[Server], measure: &Measure) ->
             for ((_, _, case), servers) in &summary::cases(&outcomes) {
                 println!("{}", summary::table(case, servers));
             }
+            all.extend(outcomes);
         }
+    }
+    if let Some(table) = growth::markdown(&all) {
+        println!("{table}");
     }
     eprintln!("saved in {}", measure.out.display());
     Ok(all_right)

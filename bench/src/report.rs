@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    growth,
     micro::Micro,
     million::{self, Held},
     outcome::Outcome,
@@ -93,6 +94,11 @@ pub(crate) fn markdown(results: &Results, charts: Option<&Path>) -> String {
     if let Some(held) = &results.million {
         line(&mut text, format_args!("\n### Very many connections\n"));
         text.push_str(&million::markdown(held, charts));
+    }
+    if let Some(growth) = growth::markdown(&results.outcomes) {
+        line(&mut text, format_args!("\n### Growth by nodes\n"));
+        text.push_str(growth.trim_end());
+        text.push('\n');
     }
     let mut section = None;
     for ((scenario, _, case), servers) in &cases(&results.outcomes) {

@@ -35,7 +35,7 @@ fn run_on(version: Option<u32>, words: &str, server: Server, metrics: &[(&str, f
     };
     let setup = Setup {
         version,
-        ..measure.setup(server, &build)
+        ..measure.setup(server, &build, measure.nodes[0])
     };
     let metrics = metrics
         .iter()
