@@ -336,7 +336,7 @@ pub(super) mod tests {
             memory: memory.clone(),
             hold: Hold {
                 seconds: 5_400.0,
-                cores: [(Role::Gateway, 0.2), (Role::Rabbitmq, 0.1)].into(),
+                cores: [(Role::Gateway, 0.2), (Role::Rabbitmq, 0.09)].into(),
                 ..Hold::default()
             },
             singles: Singles {

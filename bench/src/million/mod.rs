@@ -90,7 +90,7 @@ The course:
 Each message is checked: lost, twice, to the wrong one. The exit code is 1 if one was not right.
 
   stentor-bench million -n 5000                  a first look, a minute
-  stentor-bench million -n 100000 --hold 2m      some 1.6 GiB
+  stentor-bench million -n 100000 --hold 2m      some 2 GiB
   ulimit -n 20000; stentor-bench million --hold 90m
                                                  53 gateways; some 14 GiB, and two hours
 
