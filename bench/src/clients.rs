@@ -120,6 +120,7 @@ impl Clients {
                         first: part.first + part.connected,
                         count: wanted - part.connected,
                         at_once: (plan.at_once / workers).max(1),
+                        again: false,
                         habits: plan.habits,
                     };
                     part.connected = wanted;
@@ -177,11 +178,16 @@ impl Clients {
         processes: &[(Role, u32)],
         beside: Option<&str>,
     ) -> Result<(Chatted, Used)> {
+        progress::show("greeting");
+        let part = self.0.first_mut().context("there is no worker")?;
+        part.worker.order(&Order::Chat(chat)).await?;
+        match part.worker.report().await? {
+            Report::Measuring => {}
+            other => bail!("a worker greets, and says {other:?}"),
+        }
         progress::show("chatting");
         let beside = Beside::start(beside, processes)?;
         let cpu = Cpu::of(processes)?;
-        let part = self.0.first_mut().context("there is no worker")?;
-        part.worker.order(&Order::Chat(chat)).await?;
         let said = part.worker.report().await?;
         let used = cpu.until_now()?;
         beside.end().await?;

@@ -60,6 +60,8 @@ pub(crate) struct Connect {
     pub(crate) count: u32,
     /// How many are opened at once.
     pub(crate) at_once: u32,
+    /// Those that are refused or lost try again, as clients do; otherwise the first is the end.
+    pub(crate) again: bool,
     pub(crate) habits: Habits,
 }
 
@@ -193,6 +195,11 @@ pub(crate) struct Connected {
     pub(crate) seconds: f64,
     /// The time of each from `connect` to the last receipt.
     pub(crate) set_up: Counts,
+    /// Attempts that failed, and why the first did.
+    #[serde(default)]
+    pub(crate) failed: u32,
+    #[serde(default)]
+    pub(crate) why: Option<String>,
 }
 
 /// Who has heard a message to everybody.
@@ -208,8 +215,10 @@ pub(crate) struct Heard {
 /// How a chat went.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Chatted {
-    /// From the first message to the last copy.
+    /// From the first message after the greeting to the last copy.
     pub(crate) seconds: f64,
+    /// In that time.
+    pub(crate) deliveries: u64,
     pub(crate) verification: Verification,
     pub(crate) latency: Counts,
     /// Other faults.

@@ -200,7 +200,7 @@ impl Run<'_> {
         clients.connect(plan, &self.servers, 100).await?;
         let processes = clients.processes(&self.servers)?;
         let (chatted, used) = clients.chat(chat, &processes, self.beside).await?;
-        let delivered = chatted.verification.correct as f64;
+        let delivered = chatted.deliveries as f64;
         let latency = merged(std::iter::once(&chatted.latency))?;
         for (name, value) in [
             ("all_seconds", chatted.seconds),

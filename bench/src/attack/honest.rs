@@ -71,6 +71,7 @@ impl Honest {
             first: 0,
             count: crowd.subscribers,
             at_once: 20,
+            again: false,
             habits: Habits {
                 own_key: true,
                 heart_beat_ms: HEART_BEAT,

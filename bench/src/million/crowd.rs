@@ -80,6 +80,7 @@ impl Crowd {
                 first: users.start,
                 count: users.len() as u32,
                 at_once: (at_once / plan.gateways).max(1),
+                again: true,
                 habits,
             };
             let note = |count| {

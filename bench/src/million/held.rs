@@ -43,6 +43,9 @@ pub(super) struct Set {
     pub(super) seconds: f64,
     pub(super) p50_ms: f64,
     pub(super) p99_ms: f64,
+    /// Attempts that failed, and why the first did.
+    pub(super) failed: u32,
+    pub(super) why: Option<String>,
     /// Of each set-up.
     pub(super) cpu_ms: BTreeMap<Role, f64>,
 }
@@ -125,6 +128,11 @@ impl Held {
                 self.connect.p50_ms,
                 self.connect.p99_ms
             ),
+            None,
+        );
+        table.row(
+            "attempts to connect that failed",
+            &with_reason(self.connect.failed, self.connect.why.as_deref()),
             None,
         );
         table.row(

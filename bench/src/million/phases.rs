@@ -136,6 +136,8 @@ impl Run<'_> {
             seconds,
             p50_ms: set_up.microseconds(50.0) / 1e3,
             p99_ms: set_up.microseconds(99.0) / 1e3,
+            failed: connected.iter().map(|part| part.failed).sum(),
+            why: connected.iter().find_map(|part| part.why.clone()),
             cpu_ms: used.into_iter().map(each).collect(),
         })
     }

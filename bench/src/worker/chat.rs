@@ -22,12 +22,17 @@ use crate::{
 /// After so long without a message those that are missing are lost.
 const QUIET: u64 = 10 * SECOND;
 
+/// Before they chat, all greet, so many at once: each one's first message asks the hook.
+const GREETERS: u64 = 20;
+
 /// An order to chat that is under way.
 pub(super) struct Chatting {
     plan: Chat,
     books: Books,
     destination: String,
-    /// Rounds that are sent.
+    /// Members that have greeted.
+    greeted: usize,
+    /// Rounds that are sent, the greeting included.
     sent: u64,
     began: u64,
     troubles: Vec<String>,
@@ -43,25 +48,46 @@ impl Chatting {
             plan,
             books: Books::new(rand::random(), members, fleet.user(0))?,
             destination: destination(COMMON_KEY),
+            greeted: 0,
             sent: 0,
             began: clock::now(),
             troubles: Vec::new(),
         })
     }
 
+    fn say(&self, slot: usize, fleet: &mut Fleet) {
+        let stamp = Stamp {
+            run: self.books.run,
+            // The sender: all are for everybody.
+            target: fleet.user(slot),
+            sequence: self.sent,
+            due: clock::now(),
+        };
+        let mut body = Vec::new();
+        stamp.write(self.plan.size, &mut body);
+        fleet.publish(slot, &self.destination, &body);
+    }
+
+    /// Has some greet. Once all have heard all, time begins.
+    fn greet(&mut self, now: u64, fleet: &mut Fleet) -> Result<()> {
+        let heard = self.books.copies / self.books.members as u64;
+        while self.greeted < self.books.members && (self.greeted as u64) < heard + GREETERS {
+            self.say(self.greeted, fleet);
+            self.greeted += 1;
+        }
+        if self.books.rounds() > 0 {
+            self.sent = 1;
+            self.began = now;
+            self.books.latency = Latencies::new()?;
+            report(&Report::Measuring)?;
+        }
+        Ok(())
+    }
+
     /// Everybody says something.
     fn round(&mut self, fleet: &mut Fleet) {
         for slot in 0..self.books.members {
-            let stamp = Stamp {
-                run: self.books.run,
-                // The sender: all are for everybody.
-                target: fleet.user(slot),
-                sequence: self.sent,
-                due: clock::now(),
-            };
-            let mut body = Vec::new();
-            stamp.write(self.plan.size, &mut body);
-            fleet.publish(slot, &self.destination, &body);
+            self.say(slot, fleet);
         }
         self.sent += 1;
     }
@@ -69,7 +95,8 @@ impl Chatting {
     fn result(&mut self) -> Chatted {
         Chatted {
             seconds: self.books.last.saturating_sub(self.began) as f64 / SECOND as f64,
-            verification: self.books.close(self.sent),
+            deliveries: self.books.copies.saturating_sub(self.books.everything()),
+            verification: self.books.close(self.sent.max(1)),
             latency: self.books.latency.counts(),
             troubles: std::mem::take(&mut self.troubles),
         }
@@ -89,12 +116,20 @@ impl Duty for Chatting {
     }
 
     fn turn(&mut self, now: u64, fleet: &mut Fleet) -> Result<bool> {
-        while self.sent < self.plan.rounds && self.books.rounds() + self.plan.ahead > self.sent {
+        let rounds = self.plan.rounds + 1;
+        if self.sent == 0 {
+            self.greet(now, fleet)?;
+        }
+        while (1..rounds).contains(&self.sent) && self.books.rounds() + self.plan.ahead > self.sent
+        {
             self.round(fleet);
         }
         let is_quiet = now.saturating_sub(self.books.last.max(self.began)) > QUIET;
-        if self.books.rounds() < self.plan.rounds && !is_quiet {
+        if self.books.rounds() < rounds && !is_quiet {
             return Ok(false);
+        }
+        if self.sent == 0 {
+            report(&Report::Measuring)?;
         }
         report(&Report::Chatted(Box::new(self.result())))?;
         Ok(true)
@@ -156,7 +191,12 @@ impl Books {
 
     /// Rounds of which all copies have come, by their number.
     fn rounds(&self) -> u64 {
-        self.copies / (self.members * self.members) as u64
+        self.copies / self.everything()
+    }
+
+    /// The copies of a round.
+    const fn everything(&self) -> u64 {
+        (self.members * self.members) as u64
     }
 
     fn close(&self, sent: u64) -> Verification {

@@ -157,7 +157,10 @@ impl Worker {
                 continue;
             }
             match (&mut self.connecting, &mut self.loading, happening) {
-                (Some(connecting), _, Happening::Ready(took)) => connecting.ready(took),
+                (Some(connecting), _, Happening::Ready(took)) => connecting.ready(slot, took),
+                (Some(connecting), None, Happening::Ended(why)) if connecting.tries_again() => {
+                    connecting.ended(slot, why)?;
+                }
                 (None, Some(loading), Happening::Ready(took)) => loading.ready(slot, took),
                 (_, Some(loading), Happening::Subscribed) => loading.subscribed(slot),
                 (_, Some(loading), Happening::Ended(why)) => {

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     clock::{self, SECOND},
+    connecting::PAUSE,
     duty::Duty,
     fleet::Fleet,
     report,
@@ -22,8 +23,8 @@ const PATIENCE: u64 = 60 * SECOND;
 pub(super) struct Standing {
     plan: Stand,
     habits: Habits,
-    /// The slots of those that were lost and are not opened yet.
-    waiting: VecDeque<usize>,
+    /// The slots of those that were lost and are not opened yet, and when they may be.
+    waiting: VecDeque<(u64, usize)>,
     /// Those that are opened and not ready yet.
     opening: Vec<usize>,
     /// The server of the next.
@@ -48,7 +49,7 @@ impl Standing {
         Ok(Self {
             plan,
             habits,
-            waiting: missing.into(),
+            waiting: missing.into_iter().map(|slot| (0, slot)).collect(),
             opening: Vec::new(),
             turn: 0,
             enough: false,
@@ -63,12 +64,12 @@ impl Standing {
     }
 
     /// The next one to open, and where.
-    fn next(&mut self) -> Option<(usize, SocketAddr)> {
+    fn next(&mut self, now: u64) -> Option<(usize, SocketAddr)> {
         if self.opening.len() >= self.plan.at_once as usize {
             return None;
         }
         let server = *self.plan.servers.get(self.turn % self.plan.servers.len())?;
-        let slot = self.waiting.pop_front()?;
+        let (_, slot) = self.waiting.pop_front_if(|(due, _)| *due <= now)?;
         self.turn += 1;
         self.opening.push(slot);
         Some((slot, server))
@@ -100,12 +101,15 @@ impl Duty for Standing {
     fn ended(&mut self, slot: usize, why: &str) {
         let before = self.opening.len();
         self.opening.retain(|&other| other != slot);
-        match self.opening.len() < before {
-            true => self.failed += 1,
-            false => self.lost += 1,
-        }
+        let due = if self.opening.len() < before {
+            self.failed += 1;
+            clock::now() + PAUSE
+        } else {
+            self.lost += 1;
+            0
+        };
         self.why.get_or_insert_with(|| why.to_owned());
-        self.waiting.push_back(slot);
+        self.waiting.push_back((due, slot));
     }
 
     fn enough(&mut self) {
@@ -113,7 +117,7 @@ impl Duty for Standing {
     }
 
     fn turn(&mut self, now: u64, fleet: &mut Fleet) -> Result<bool> {
-        while let Some((slot, server)) = self.next() {
+        while let Some((slot, server)) = self.next(now) {
             fleet.reopen(slot, server, self.habits)?;
         }
         if self.is_over() {
@@ -167,7 +171,8 @@ mod tests {
         for slot in [5, 6, 7] {
             standing.ended(slot, "killed");
         }
-        let next = |standing: &mut Standing| standing.next().map(|(slot, to)| (slot, to.port()));
+        let next =
+            |standing: &mut Standing| standing.next(u64::MAX).map(|(slot, to)| (slot, to.port()));
         assert_eq!(next(&mut standing), Some((5, 1)));
         assert_eq!(next(&mut standing), Some((6, 2)));
         assert_eq!(next(&mut standing), None);
