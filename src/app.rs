@@ -1,6 +1,7 @@
 //! The one place that names concrete parts: build, run, drain.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     io,
     net::SocketAddr,
@@ -25,7 +26,7 @@ use crate::{
         jwt::{JwtAuthenticator, Keyless, Surroundings},
         rabbitmq::RabbitMqAuthenticator,
     },
-    broker::{Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
+    broker::{self, Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
     config::Config,
     control::{self, Control},
     deadline::after,
@@ -447,6 +448,14 @@ fn follow(
 /// All ways to log in; and RabbitMQ's users, if they are one, which are read again and again.
 type Logins = (Arc<dyn Authenticator>, Option<Arc<RabbitMqAuthenticator>>);
 
+/// As [`authenticator`], for whoever only asks.
+///
+/// # Errors
+/// A part cannot be used as it is configured.
+pub fn logins(config: &Config) -> Result<Arc<dyn Authenticator>, Error> {
+    authenticator(config).map(|(all, _)| all)
+}
+
 /// The ways to log in, of which each login goes to the first that knows its kind: tokens, then
 /// RabbitMQ's own users and the application's hook for all others.
 fn authenticator(config: &Config) -> Result<Logins, Error> {
@@ -501,7 +510,8 @@ fn tokens(
 }
 
 /// The exchange of commands; there are no other nodes on a broker in this process' memory.
-fn control_exchange(config: &Config) -> Option<&str> {
+#[must_use]
+pub fn control_exchange(config: &Config) -> Option<&str> {
     match config.broker.all_urls().first() {
         Some(Url::Amqp(_)) => config.control.exchange(),
         _ => None,
@@ -527,22 +537,42 @@ fn events(config: &Config, vhosts: &Vhosts) -> Option<Events> {
 }
 
 fn broker(config: &Config, node: &str) -> Result<Arc<dyn Broker>, Error> {
-    let mut broker = config.broker.clone();
+    Ok(match rabbitmq(config, node)? {
+        Some(broker) => Arc::new(broker),
+        None => {
+            telemetry::broker_embedded();
+            Arc::new(Embedded::new(exchanges(config)))
+        }
+    })
+}
+
+/// All exchanges that the gateway makes where they are missing.
+#[must_use]
+pub fn exchanges(config: &Config) -> BTreeMap<Box<str>, ExchangeKind> {
+    let mut exchanges = config.broker.exchanges.clone();
     if config.presence.has_events() {
         // Exchanges that the configuration names are made at their first use.
         let exchange = config.presence.exchange.clone();
-        let topic = ExchangeKind::Topic;
-        broker.exchanges.entry(exchange).or_insert(topic);
+        exchanges.entry(exchange).or_insert(ExchangeKind::Topic);
     }
     if let Some(exchange) = control_exchange(config) {
-        broker
-            .exchanges
-            .insert(exchange.into(), ExchangeKind::Fanout);
+        exchanges.insert(exchange.into(), ExchangeKind::Fanout);
     }
+    exchanges
+}
+
+/// RabbitMQ, if it is the broker. Connects to nobody yet.
+///
+/// # Errors
+/// Its URL cannot be used.
+pub fn rabbitmq(config: &Config, node: &str) -> Result<Option<AmqpBroker>, Error> {
     if let [Url::Embedded] = config.broker.all_urls() {
-        telemetry::broker_embedded();
-        return Ok(Arc::new(Embedded::new(broker.exchanges)));
+        return Ok(None);
     }
+    let broker = broker::Config {
+        exchanges: exchanges(config),
+        ..config.broker.clone()
+    };
     let urls: Vec<_> = config
         .broker
         .all_urls()
@@ -552,9 +582,9 @@ fn broker(config: &Config, node: &str) -> Result<Arc<dyn Broker>, Error> {
             Url::Amqp(url) => Some(url.clone()),
         })
         .collect();
-    let broker =
-        AmqpBroker::new(&urls, broker, config.feed.clone(), node).map_err(Error::Configuration)?;
-    Ok(Arc::new(broker))
+    AmqpBroker::new(&urls, broker, config.feed.clone(), node)
+        .map(Some)
+        .map_err(Error::Configuration)
 }
 
 fn presence(
@@ -598,7 +628,8 @@ fn sequences(config: &Config) -> Result<Option<Arc<dyn SequenceStore>>, Error> {
 }
 
 /// The host's name, for whoever looks at the broker's lists, and a part that is new each time.
-fn node_name() -> String {
+#[must_use]
+pub fn node_name() -> String {
     let system = rustix::system::uname();
     let host: String = system
         .nodename()

@@ -15,6 +15,7 @@
 //! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
 //! - [`units`] and [`secret_url`] — how durations, sizes and URLs are written in configuration
 //! - [`address`] — what limits by address count as one
+//! - `tls_client` — TLS towards servers
 //! - `backoff`, `deadline`, `later`, `recent`, [`causes`] — pauses between attempts, moments to
 //!   come, a queue of a constant delay, facts that hold for ten seconds, an error in one line
 //!
@@ -55,4 +56,5 @@ mod recent;
 pub mod secret_url;
 pub mod shutdown;
 pub mod telemetry;
+mod tls_client;
 pub mod units;

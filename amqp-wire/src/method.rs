@@ -1,6 +1,6 @@
 //! A broker's methods for a consumer or a publisher, besides messages.
 
-use crate::{Malformed, scan::Scan};
+use crate::{Malformed, Table, scan::Scan};
 
 /// A method from the broker. Texts are as they came, and may be no UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -8,6 +8,8 @@ use crate::{Malformed, scan::Scan};
 pub enum Method<'a> {
     /// `connection.start`: the broker's first method.
     Start {
+        /// The broker's words about itself: `product`, `version`, `capabilities`.
+        server: Table<'a>,
         /// The ways to log in, separated by blanks.
         mechanisms: &'a [u8],
     },
@@ -115,9 +117,9 @@ fn cut_off(channel: u16) -> Malformed {
 
 fn start(mut scan: Scan<'_>) -> Option<Method<'_>> {
     let _version = scan.short()?;
-    let _server_properties = scan.long_text()?;
+    let server = Table(scan.long_text()?);
     let mechanisms = scan.long_text()?;
-    Some(Method::Start { mechanisms })
+    Some(Method::Start { server, mechanisms })
 }
 
 fn tune(mut scan: Scan<'_>) -> Option<Method<'_>> {

@@ -238,6 +238,14 @@ impl Config {
         self.path(Call::User).1.is_some()
     }
 
+    /// The keys of the hook's paths that are set, with their URLs.
+    #[must_use]
+    pub fn hook_urls(&self) -> Vec<(&'static str, Url)> {
+        let paths = Call::ALL.map(|call| self.path(call)).into_iter();
+        let urls = paths.filter_map(|(key, path)| Some((key, parse(&path?).ok()?)));
+        urls.collect()
+    }
+
     /// The keys that name paths of the hook, and are set.
     #[must_use]
     pub fn set_paths(&self) -> Vec<&'static str> {

@@ -106,6 +106,18 @@ impl Config {
         Self::read(file, environment, Check::Whole).map(|(_, sources)| sources)
     }
 
+    /// As [`Config::load`], with the sources of the keys; but the files that it names (certificates,
+    /// keys of tokens) are not looked at.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_unopened(
+        file: Option<File<'_>>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Self, Sources), ConfigErrors> {
+        Self::read(file, environment, Check::Values)
+    }
+
     /// A file by itself, wherever it is to be used: keys without a default may stay unset, and
     /// the files that it names are not looked at.
     ///
@@ -125,8 +137,10 @@ impl Config {
         reader.environment(environment);
         let mut config = Self::from_sections(&mut reader);
         config.broker.adopt_vhost();
-        if check == Check::Whole {
+        if check != Check::Draft {
             check::required(&config, &mut reader);
+        }
+        if check == Check::Whole {
             check::files(&config, &mut reader);
         }
         check::across_sections(&config, &mut reader);
@@ -141,6 +155,8 @@ impl Config {
 enum Check {
     /// All that it takes to serve.
     Whole,
+    /// The same without the named files.
+    Values,
     /// Neither the keys without a default nor the named files are checked.
     Draft,
 }

@@ -51,7 +51,7 @@ const MAX_FAREWELLS: usize = 100;
 
 /// Connections that the system makes before they are accepted here; beyond, clients of a wave wait
 /// a second or more for their next try. The system may allow less (`net.core.somaxconn`).
-const BACKLOG: u32 = 4096;
+pub const BACKLOG: u32 = 4096;
 
 /// Opens an address.
 ///

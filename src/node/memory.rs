@@ -42,6 +42,16 @@ pub struct Memory {
     short: watch::Sender<Option<usize>>,
 }
 
+/// The mark that this process would have now, in bytes, and the memory that it could have. `None`:
+/// there is no mark, or the system does not tell.
+#[must_use]
+pub fn mark_now(config: &MemoryConfig) -> Option<(usize, usize)> {
+    let look = (config.watermark > 0)
+        .then(|| look(Path::new("/")))
+        .flatten()?;
+    Some((Marks::new(config, look).high, look.most))
+}
+
 impl Memory {
     /// Enough of it, until [`Memory::watch`] finds otherwise. While it is short, `room` is shut.
     #[must_use]

@@ -93,6 +93,12 @@ impl RabbitMqConfig {
         Ok(())
     }
 
+    /// The management plug-in, if it is set.
+    #[must_use]
+    pub fn management(&self) -> Option<SecretUrl> {
+        parse(&self.management).ok().map(SecretUrl::from)
+    }
+
     /// Where the accounts are; `None`: they are not wanted.
     pub(super) fn place(&self) -> Result<Option<Place>, (&'static str, String)> {
         self.check()?;
@@ -105,6 +111,14 @@ impl RabbitMqConfig {
         let url = parse(&self.management).map_err(|problem| ("management", problem))?;
         Ok(Some(Place::Management(url.into())))
     }
+}
+
+/// Reads the address of a management plug-in, with an account.
+///
+/// # Errors
+/// What is wrong with it. It is not shown, for it holds a password.
+pub fn management_url(text: &str) -> Result<SecretUrl, String> {
+    parse(text).map(SecretUrl::from)
 }
 
 /// Reads the URL; what is wrong with it. It is not shown, for it holds a password.

@@ -22,9 +22,9 @@ use parking_lot::RwLock;
 use tokio::sync::{Mutex, Notify};
 
 pub use accounts::Accounts;
-pub use config::RabbitMqConfig;
+pub use config::{RabbitMqConfig, management_url};
 pub use definitions::{Definitions, DefinitionsError};
-pub use source::SourceError;
+pub use source::{Management, SourceError};
 
 use self::source::Source;
 use super::{Access, Admission, Authenticator, Login, Refusal, User};

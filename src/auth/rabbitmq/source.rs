@@ -54,10 +54,14 @@ enum From {
         /// As it was when it was read the last time.
         stamp: Option<Stamp>,
     },
-    Management {
-        url: SecretUrl,
-        client: Client,
-    },
+    Management(Management),
+}
+
+/// RabbitMQ's management plug-in.
+#[derive(Debug)]
+pub struct Management {
+    url: SecretUrl,
+    client: Client,
 }
 
 /// What changes when a file is written or replaced.
@@ -106,14 +110,7 @@ impl Source {
     pub(super) fn new(place: Place) -> Result<Self, SourceError> {
         let from = match place {
             Place::File(path) => From::File { path, stamp: None },
-            Place::Management(url) => {
-                let is_secure = url.reveal().starts_with("https:");
-                let client = client(is_secure, CONNECT).timeout(ANSWERS);
-                let client = client
-                    .build()
-                    .map_err(|error| SourceError::Client(with_causes(&error)))?;
-                From::Management { url, client }
-            }
+            Place::Management(url) => From::Management(Management::new(url)?),
         };
         Ok(Self { from, digest: None })
     }
@@ -176,7 +173,7 @@ impl Source {
     /// # Errors
     /// It has no answer that can be used.
     pub(super) async fn ask(&mut self, former: &Accounts) -> Result<Option<Accounts>, SourceError> {
-        let From::Management { url, client } = &self.from else {
+        let From::Management(management) = &self.from else {
             return Ok(None);
         };
         // An answer after an error is looked at, even if it is as it was: the error is over.
@@ -184,11 +181,11 @@ impl Source {
         let within = tokio::time::timeout(ANSWERS, async {
             let mut answers = [(); LISTS.len()].map(|()| Zeroizing::default());
             for (answer, list) in answers.iter_mut().zip(LISTS) {
-                *answer = fetch(client, url, list).await?;
+                *answer = management.get(list).await?;
             }
             Ok(answers)
         });
-        let shown: Box<str> = url.to_string().into();
+        let shown: Box<str> = management.to_string().into();
         let answers = within
             .await
             .map_err(|_| SourceError::Timeout(shown.clone()))??;
@@ -220,39 +217,61 @@ fn is_new(former: &mut Option<Vec<u8>>, texts: &[&[u8]]) -> bool {
     is_new
 }
 
-async fn fetch(
-    client: &Client,
-    base: &SecretUrl,
-    list: &str,
-) -> Result<Zeroizing<Vec<u8>>, SourceError> {
-    let shown: Box<str> = base.to_string().into();
-    let connection = |error: reqwest::Error| match error.is_timeout() {
-        true => SourceError::Timeout(shown.clone()),
-        // A URL holds the password.
-        false => SourceError::Connection(shown.clone(), with_causes(&error.without_url())),
-    };
-    let mut url = base.reveal().trim_end_matches('/').to_owned();
-    url.push_str("/api/");
-    url.push_str(list);
-    let url = Url::parse(&url)
-        .map_err(|error| SourceError::Connection(shown.clone(), error.to_string()))?;
-    // The client takes user and password out of the URL.
-    let mut response = client.get(url).send().await.map_err(connection)?;
-    match response.status() {
-        StatusCode::OK => {}
-        status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-            return Err(SourceError::Refused(shown, status));
-        }
-        status => return Err(SourceError::Status(shown, status)),
+impl Management {
+    /// Connects to nobody yet. The URL names an account.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn new(url: SecretUrl) -> Result<Self, SourceError> {
+        let is_secure = url.reveal().starts_with("https:");
+        let client = client(is_secure, CONNECT).timeout(ANSWERS);
+        let client = client
+            .build()
+            .map_err(|error| SourceError::Client(with_causes(&error)))?;
+        Ok(Self { url, client })
     }
-    let mut body = Zeroizing::new(Vec::new());
-    while let Some(chunk) = response.chunk().await.map_err(connection)? {
-        if body.len().saturating_add(chunk.len()) > MAX_SIZE {
-            return Err(SourceError::TooLarge(shown));
+
+    /// Asks for `path`, below `/api/`.
+    ///
+    /// # Errors
+    /// There is no answer, or none with status 200.
+    pub async fn get(&self, path: &str) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+        let shown: Box<str> = self.url.to_string().into();
+        let connection = |error: reqwest::Error| match error.is_timeout() {
+            true => SourceError::Timeout(shown.clone()),
+            // A URL holds the password.
+            false => SourceError::Connection(shown.clone(), with_causes(&error.without_url())),
+        };
+        let mut url = self.url.reveal().trim_end_matches('/').to_owned();
+        url.push_str("/api/");
+        url.push_str(path);
+        let url = Url::parse(&url)
+            .map_err(|error| SourceError::Connection(shown.clone(), error.to_string()))?;
+        // The client takes user and password out of the URL.
+        let mut response = self.client.get(url).send().await.map_err(connection)?;
+        match response.status() {
+            StatusCode::OK => {}
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                return Err(SourceError::Refused(shown, status));
+            }
+            status => return Err(SourceError::Status(shown, status)),
         }
-        body.extend_from_slice(&chunk);
+        let mut body = Zeroizing::new(Vec::new());
+        while let Some(chunk) = response.chunk().await.map_err(connection)? {
+            if body.len().saturating_add(chunk.len()) > MAX_SIZE {
+                return Err(SourceError::TooLarge(shown));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
     }
-    Ok(body)
+}
+
+/// Its address, without the password.
+impl fmt::Display for Management {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.url.fmt(f)
+    }
 }
 
 impl Stamp {
@@ -285,7 +304,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.from {
             From::File { path, .. } => write!(f, "{}", path.display()),
-            From::Management { url, .. } => write!(f, "{url}"),
+            From::Management(management) => management.fmt(f),
         }
     }
 }

@@ -78,6 +78,11 @@ impl Hosts {
         }
     }
 
+    /// The machines, as the configuration names them.
+    pub(super) fn all(&self) -> &[Host] {
+        &self.hosts
+    }
+
     /// Whether a link that fails at one address has another one to try.
     pub(super) fn are_many(&self) -> bool {
         self.known.load(Ordering::Relaxed) > 1

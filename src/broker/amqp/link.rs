@@ -303,9 +303,7 @@ impl AmqpLink {
         self.task.abort();
         let state = self.state.borrow().clone();
         if let LinkState::Up(live) = state {
-            let closing = live.connection.close(200, "bye".into());
-            // Whatever goes wrong now, the broker sees the socket close.
-            let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
+            live.close().await;
         }
     }
 }
@@ -320,6 +318,26 @@ fn agreed_channels(connection: &Connection) -> usize {
 }
 
 impl Live {
+    /// A connection, and the place to say whether the broker takes messages on it.
+    pub(super) fn new(connection: Connection, epoch: u64) -> (Self, watch::Sender<bool>) {
+        let (blocked, watch_blocked) = watch::channel(false);
+        let passing = (agreed_channels(&connection) / 4).clamp(1, MAX_PASSING);
+        let live = Self {
+            connection,
+            epoch,
+            blocked: watch_blocked,
+            passing: Arc::new(Semaphore::new(passing)),
+            asked: Asked::default(),
+        };
+        (live, blocked)
+    }
+
+    /// Closes it in good order. Whatever goes wrong now, the broker sees the socket close.
+    pub(super) async fn close(&self) {
+        let closing = self.connection.close(200, "bye".into());
+        let _ = tokio::time::timeout(Duration::from_secs(2), closing).await;
+    }
+
     fn capacity(&self) -> usize {
         let agreed = agreed_channels(&self.connection);
         agreed.saturating_sub(agreed / 4).clamp(1, MAX_HELD)
@@ -615,17 +633,10 @@ async fn run(
     state: &watch::Sender<LinkState>,
 ) -> BrokerError {
     let (purpose, vhost) = (&*config.purpose, &*config.uri.vhost);
-    let (blocked, watch_blocked) = watch::channel(false);
     let mut events = Box::pin(connection.events_listener());
     let status = connection.status().clone();
-    let passing = (agreed_channels(&connection) / 4).clamp(1, MAX_PASSING);
-    let live = Arc::new(Live {
-        connection,
-        epoch,
-        blocked: watch_blocked,
-        passing: Arc::new(Semaphore::new(passing)),
-        asked: Asked::default(),
-    });
+    let (live, blocked) = Live::new(connection, epoch);
+    let live = Arc::new(live);
     state.send_replace(LinkState::Up(Arc::clone(&live)));
     let mut cause = BrokerError::Unavailable("the connection was closed".into());
     loop {

@@ -16,6 +16,7 @@ mod exclusive;
 mod feed;
 mod handed;
 mod hosts;
+pub mod inspect;
 mod link;
 mod outages;
 mod publisher;
@@ -111,10 +112,10 @@ impl AmqpBroker {
     }
 }
 
-impl Broker for AmqpBroker {
-    fn open(&self, vhost: &str, feeds: Arc<dyn FeedSink>) -> Arc<dyn VirtualHost> {
-        let (connections, quarantine) = (Arc::default(), Arc::default());
-        let link_config = |purpose: &str| LinkConfig {
+impl AmqpBroker {
+    /// How links to a virtual host are made.
+    fn links(&self, vhost: &str) -> LinkConfig {
+        LinkConfig {
             uri: AMQPUri {
                 vhost: vhost.into(),
                 ..self.uri.clone()
@@ -122,15 +123,22 @@ impl Broker for AmqpBroker {
             account: Arc::clone(&self.account),
             hosts: Arc::clone(&self.hosts),
             node: self.node.clone(),
-            purpose: purpose.into(),
+            purpose: Box::default(),
             connection_timeout: self.config.connection_timeout,
             reconnect: (self.config.reconnect_min, self.config.reconnect_max),
             unready_after: self.config.unready_after,
-            connections: Arc::clone(&connections),
+            connections: Arc::default(),
             outages: Arc::clone(&self.outages),
             is_trial: false,
-            quarantine: Arc::clone(&quarantine),
-        };
+            quarantine: Arc::default(),
+        }
+    }
+}
+
+impl Broker for AmqpBroker {
+    fn open(&self, vhost: &str, feeds: Arc<dyn FeedSink>) -> Arc<dyn VirtualHost> {
+        let links = self.links(vhost);
+        let link_config = |purpose: &str| links.with_purpose(purpose);
         // By the first virtual host, which is the default one.
         self.keeper.get_or_init(|| {
             let keeping = account::keep(link_config("trial of a token"));

@@ -279,7 +279,11 @@ async fn declare(
 }
 
 /// Succeeds if the exchange is there.
-async fn find(live: &Live, exchange: &str, deadline: Instant) -> Result<(), BrokerError> {
+pub(super) async fn find(
+    live: &Live,
+    exchange: &str,
+    deadline: Instant,
+) -> Result<(), BrokerError> {
     declare(live, exchange, None, FieldTable::default(), deadline).await
 }
 
@@ -299,7 +303,11 @@ pub(super) async fn declare_or_find(
 /// Declares an exchange as one of type `headers`, in a way that makes none: RabbitMQ compares
 /// the type with that of an existing exchange before all else, and takes the name of an alternate
 /// exchange only as a text.
-async fn probe(live: &Live, exchange: &str, deadline: Instant) -> Result<(), BrokerError> {
+pub(super) async fn probe(
+    live: &Live,
+    exchange: &str,
+    deadline: Instant,
+) -> Result<(), BrokerError> {
     let channel = live.passing(deadline).await?;
     let name = short("the exchange's name", exchange)?;
     let options = ExchangeDeclareOptions {
@@ -398,13 +406,13 @@ fn predeclared(exchange: &str) -> Option<ExchangeKind> {
 }
 
 /// Whether a refusal tells of a difference to what exists.
-fn is_equivalence(text: &str) -> bool {
+pub(super) fn is_equivalence(text: &str) -> bool {
     text.contains("inequivalent arg '")
 }
 
 /// `PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'feed' in vhost '/': received
 /// 'headers' but current is 'topic'`
-fn kind_in_refusal(text: &str) -> ExchangeKind {
+pub(super) fn kind_in_refusal(text: &str) -> ExchangeKind {
     if !text.contains("inequivalent arg 'type'") {
         // Then its type is the probe's.
         return ExchangeKind::Other;

@@ -50,6 +50,11 @@ pub(super) fn all_of(exchange: &str) -> String {
     format!("{exchange}.all")
 }
 
+/// The name of the exchange that routes by keys.
+pub(super) fn keys_of(exchange: &str) -> String {
+    format!("{exchange}.keys")
+}
+
 /// A routing key that nobody can know. Feeds drop messages whose keys begin so.
 pub(super) fn secret_key() -> String {
     format!("{SECRET_KEYS}{:032x}", rand::random::<u128>())
@@ -69,7 +74,7 @@ impl<'a> Beside<'a> {
             vhost,
             exchange,
             all: short("the exchange's name", &all_of(exchange))?,
-            keys: short("the exchange's name", &format!("{exchange}.keys"))?,
+            keys: short("the exchange's name", &keys_of(exchange))?,
         })
     }
 
@@ -183,7 +188,7 @@ impl<'a> Beside<'a> {
     }
 
     /// The command that makes it right.
-    fn policy(&self) -> String {
+    pub(super) fn policy(&self) -> String {
         let Self {
             vhost,
             exchange,

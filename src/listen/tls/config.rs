@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::load::read_files;
+use super::load::{Served, read_files};
 use crate::units::Checked;
 
 /// The gateway's certificate, and whose certificates clients may show. Paths are relative to the
@@ -65,6 +65,14 @@ impl TlsConfig {
     /// The key at fault, and what is wrong with its file.
     pub fn check_files(&self) -> Checked {
         read_files(self).map(drop)
+    }
+
+    /// The certificate that would be served.
+    ///
+    /// # Errors
+    /// The key at fault, and what is wrong with its file.
+    pub fn served(&self) -> Result<Served, (&'static str, String)> {
+        Served::read(self)
     }
 
     /// Whether a path was given.

@@ -20,6 +20,7 @@ pub use stream::TlsStream;
 
 use crate::telemetry;
 use load::{Fault, Loaded};
+pub use load::{Served, not_after};
 
 /// A certificate that ends sooner is warned of.
 const ENDS_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -103,13 +104,18 @@ impl fmt::Debug for Tls {
 
 /// What is to be warned of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Concern {
+pub enum Concern {
+    /// It does not hold yet.
     NotYet,
+    /// It ends within two weeks.
     EndsSoon,
+    /// It holds no more.
     Expired,
 }
 
-fn concern(not_before: SystemTime, not_after: SystemTime, now: SystemTime) -> Option<Concern> {
+/// Whether a certificate is to be warned of.
+#[must_use]
+pub fn concern(not_before: SystemTime, not_after: SystemTime, now: SystemTime) -> Option<Concern> {
     if now < not_before {
         Some(Concern::NotYet)
     } else if now > not_after {

@@ -575,6 +575,10 @@ fn no_connection(error: PoolError<RedisError>) -> PresenceError {
 /// The longest error text that is passed on, in characters: of a pipeline all that failed is told.
 const MAX_TEXT: usize = 300;
 
+/// Said behind Redis' words for that.
+pub(super) const LACKS_A_RIGHT: &str =
+    "; the account lacks a right: docs/presence.md has all that it needs";
+
 /// An error of Redis' own.
 fn refused(error: RedisError) -> PresenceError {
     let mut text: String = error.to_string().chars().take(MAX_TEXT).collect();
@@ -587,7 +591,7 @@ fn refused(error: RedisError) -> PresenceError {
         "executing the script can't",
     ];
     if lacks.iter().any(|words| text.contains(words)) {
-        text.push_str("; the account lacks a right: docs/presence.md has all that it needs");
+        text.push_str(LACKS_A_RIGHT);
     }
     unavailable(text)
 }

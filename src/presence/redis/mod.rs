@@ -2,6 +2,7 @@
 
 mod connect;
 mod entry;
+pub mod inspect;
 mod keeper;
 mod outages;
 mod queue;

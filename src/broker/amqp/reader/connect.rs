@@ -1,20 +1,19 @@
 //! From a URL to a stream of bytes: TCP, and TLS where the URL says so.
 
-use std::{io, sync::Arc};
-
 use lapin::uri::AMQPScheme;
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::timeout,
 };
-use tokio_rustls::TlsConnector;
 
-use crate::broker::{
-    BrokerError, Cause,
-    account::certificate::Certificate,
-    amqp::{hosts::Address, link::LinkConfig},
+use crate::{
+    broker::{
+        BrokerError, Cause,
+        account::certificate::Certificate,
+        amqp::{hosts::Address, link::LinkConfig},
+    },
+    tls_client::secure,
 };
 
 /// A stream of bytes in both directions.
@@ -39,6 +38,7 @@ pub(super) async fn connect(
     match config.uri.scheme {
         AMQPScheme::AMQP => Ok(Box::new(tcp)),
         AMQPScheme::AMQPS => {
+            let certificate = certificate.map(Certificate::parts);
             let secured = secure(tcp, &address.host.name, certificate)
                 .await
                 .map_err(|error| unavailable(&format!("TLS: {error}")))?;
@@ -47,54 +47,10 @@ pub(super) async fn connect(
     }
 }
 
-async fn secure(
-    tcp: TcpStream,
-    host: &str,
-    certificate: Option<&Certificate>,
-) -> io::Result<impl Stream + use<>> {
-    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-    // From the system's files each time, so that a changed authority is known without a restart.
-    let roots = tokio::task::spawn_blocking(roots).await??;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_root_certificates(roots);
-    let config = match certificate {
-        Some(certificate) => {
-            let (chain, key) = certificate.parts();
-            config
-                .with_client_auth_cert(chain, key)
-                .map_err(io::Error::other)?
-        }
-        None => config.with_no_client_auth(),
-    };
-    TlsConnector::from(Arc::new(config))
-        .connect(name, tcp)
-        .await
-}
-
-/// The authorities that the system trusts, as lapin does: `SSL_CERT_FILE` and `SSL_CERT_DIR` name
-/// others.
-fn roots() -> io::Result<RootCertStore> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    let (usable, _) = roots.add_parsable_certificates(found.certs);
-    if usable == 0 {
-        let cause = found
-            .errors
-            .first()
-            .map(ToString::to_string)
-            .unwrap_or_else(|| "there are none".to_owned());
-        return Err(io::Error::other(format!(
-            "no certificate authorities of the system could be read: {cause}"
-        )));
-    }
-    Ok(roots)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rcgen::{CertifiedKey, generate_simple_self_signed};
     use rustls::{ServerConfig, pki_types::PrivateKeyDer};
     use tokio::net::TcpListener;

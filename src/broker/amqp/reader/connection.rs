@@ -100,6 +100,7 @@ impl<T: DeliveryTaker> Connection<T> {
             decoder,
             channel_max,
             heartbeat,
+            product: _,
         } = connected;
         Self {
             stream,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use amqp_wire::{
-    Decoder, Event, Limits, Malformed, Method, PROTOCOL_HEADER,
+    Decoder, Event, Limits, Malformed, Method, PROTOCOL_HEADER, Table, Value,
     encode::{self, Fields, Short},
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,12 +15,42 @@ use crate::broker::{
 };
 
 /// A connection that is logged in.
-pub(super) struct Connected {
+pub(in crate::broker::amqp) struct Connected {
     pub(super) stream: Box<dyn Stream>,
     pub(super) decoder: Decoder,
     pub(super) channel_max: u16,
+    /// The broker, as it calls itself.
+    pub(in crate::broker::amqp) product: Product,
     /// Both sides are heard of at least that often, twice.
     pub(super) heartbeat: Duration,
+}
+
+/// A broker, as it calls itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Product {
+    /// `RabbitMQ`; empty if it does not say.
+    pub name: Box<str>,
+    /// Its version.
+    pub version: Box<str>,
+}
+
+impl Product {
+    fn of(server: &Table<'_>) -> Self {
+        let text = |name: &[u8]| match server.get(name) {
+            Some(Value::Text(text)) => {
+                let text = String::from_utf8_lossy(text);
+                text.chars()
+                    .filter(|char| !char.is_control())
+                    .take(60)
+                    .collect()
+            }
+            _ => Box::default(),
+        };
+        Self {
+            name: text(b"product"),
+            version: text(b"version"),
+        }
+    }
 }
 
 /// The protocol allows no less to be agreed on.
@@ -30,7 +60,7 @@ const CHANNEL_MAX: u16 = 2_047;
 const FIRST_FRAME_MAX: u32 = 16 << 10;
 
 /// Logs in. Bounded by the caller's time.
-pub(super) async fn handshake(
+pub(in crate::broker::amqp) async fn handshake(
     stream: Box<dyn Stream>,
     config: &LinkConfig,
     credentials: &Credentials,
@@ -46,11 +76,14 @@ pub(super) async fn handshake(
         decoder: Decoder::new(limits),
     };
     talk.write(&PROTOCOL_HEADER).await?;
-    talk.answer(|method| match method {
-        Method::Start { mechanisms } => Some(offers(mechanisms, credentials.mechanism)),
+    let started = talk.answer(|method| match method {
+        Method::Start { server, mechanisms } => {
+            let offered = offers(mechanisms, credentials.mechanism);
+            Some(offered.map(|()| Product::of(&server)))
+        }
         _ => None,
-    })
-    .await??;
+    });
+    let product = started.await??;
     let mut out = Vec::new();
     encode::start_ok(
         &mut out,
@@ -95,6 +128,7 @@ pub(super) async fn handshake(
         stream,
         decoder,
         channel_max,
+        product,
         heartbeat: Duration::from_secs(heartbeat.into()),
     })
 }

@@ -37,6 +37,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+pub use self::handshake::Product;
 use self::{
     connection::{Connection, End},
     consumers::Request,
@@ -290,10 +291,22 @@ pub(super) async fn log_in_once(
 ) -> Result<(), BrokerError> {
     let dialled = log_in_by(config, credentials, 0).await;
     let (connected, _) = dialled.map_err(|unreached| unreached.error)?;
-    // Without anybody who could ask it for something, it ends in good order.
+    farewell(connected).await;
+    Ok(())
+}
+
+/// Logs in once, at any of the broker's addresses, and asks the broker who it is.
+pub(super) async fn ask_product(config: &LinkConfig) -> Result<(Product, Address), Unreached> {
+    let (connected, address, _) = log_in(config, 0).await?;
+    let product = connected.product.clone();
+    farewell(connected).await;
+    Ok((product, address))
+}
+
+/// Closes a connection in good order: without anybody who could ask it for something, it ends so.
+async fn farewell(connected: Connected) {
     let (_, commands) = mpsc::unbounded_channel::<Command<Nobody>>();
     Connection::new(connected, commands).run().await;
-    Ok(())
 }
 
 /// The taker of a connection without consumers.

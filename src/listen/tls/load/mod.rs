@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::{Ipv4Addr, Ipv6Addr},
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -18,7 +19,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::{
     Protocol,
@@ -45,6 +46,67 @@ pub(super) struct Loaded {
     pub(super) not_before: SystemTime,
     /// Until when.
     pub(super) not_after: SystemTime,
+}
+
+/// The certificate that is served, as an operator asks about it.
+#[derive(Debug)]
+pub struct Served {
+    /// Its subject.
+    pub subject: String,
+    /// Since when it holds.
+    pub not_before: SystemTime,
+    /// Until when.
+    pub not_after: SystemTime,
+    /// The names of machines that it is for.
+    pub names: Vec<String>,
+    /// The first is the gateway's own; the others are those between it and its authority.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+impl Served {
+    /// Reads all that the section needs to serve.
+    pub(super) fn read(config: &TlsConfig) -> Result<Self, Fault> {
+        let loaded = Loaded::read(config)?;
+        let chain =
+            certificates(&config.certificate).map_err(|problem| ("certificate", problem))?;
+        Ok(Self {
+            subject: loaded.subject,
+            not_before: loaded.not_before,
+            not_after: loaded.not_after,
+            names: names(chain.first().map_or(&[][..], AsRef::as_ref)),
+            chain,
+        })
+    }
+}
+
+/// The names that a certificate is for. A wildcard stands as it is.
+fn names(certificate: &[u8]) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+        return Vec::new();
+    };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = names.value.general_names.iter();
+    let names = names.filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match *bytes {
+            [a, b, c, d] => Some(Ipv4Addr::new(*a, *b, *c, *d).to_string()),
+            bytes => {
+                let bytes: [u8; 16] = bytes.try_into().ok()?;
+                Some(Ipv6Addr::from(bytes).to_string())
+            }
+        },
+        _ => None,
+    });
+    names.collect()
+}
+
+/// Until when a certificate holds.
+#[must_use]
+pub fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    Some(time(certificate.validity().not_after.timestamp()))
 }
 
 impl Loaded {

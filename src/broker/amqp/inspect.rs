@@ -1,0 +1,302 @@
+//! Questions about RabbitMQ before anything depends on the answers (`stentor doctor`).
+//!
+//! They go the ways of the gateway itself: the same login, the same links, the same questions for
+//! exchanges. They change nothing. AMQP has no question for a permission, so each is tried by
+//! something that leaves no trace:
+//!
+//! - A queue is declared with the arguments of a feed's queue, but exclusive and auto-delete. It ends
+//!   with the connection.
+//! - An exchange is declared with an argument that RabbitMQ refuses, after it has looked at the
+//!   permission to configure it.
+//! - A message is published whose expiration is no number: RabbitMQ refuses it, after it has looked
+//!   at the permissions to write. It is never routed.
+
+use std::sync::Arc;
+
+use lapin::{
+    BasicProperties,
+    options::{
+        BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
+        QueueDeclareOptions,
+    },
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use tokio::time::{Duration, Instant};
+
+pub use super::reader::Product;
+use super::{
+    AmqpBroker,
+    convert::short,
+    hosts::Hosts,
+    link::{LinkConfig, Live, answer, connect},
+    reader::ask_product,
+    topology,
+    whole::{self, Beside},
+};
+use crate::{
+    broker::{BrokerError, ExchangeKind, FEED_QUEUES},
+    deadline::after,
+};
+
+/// A virtual host under examination.
+pub struct Examined {
+    live: Live,
+    vhost: Box<str>,
+    user: Box<str>,
+    timeout: Duration,
+}
+
+/// The queue of a trial.
+pub struct TrialQueue(ShortString);
+
+/// An exchange, as far as the account can see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It is not there.
+    Missing,
+    /// It is there; its type, unless the account may not configure it: then RabbitMQ does not tell.
+    There(Option<ExchangeKind>),
+}
+
+/// What became of a message that cannot be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writable {
+    /// Whether the message may name another user than the account.
+    pub impersonates: bool,
+}
+
+impl AmqpBroker {
+    /// The broker's machines, as the configuration names them.
+    #[must_use]
+    pub fn places(&self) -> Vec<String> {
+        let hosts = self.hosts.all().iter();
+        hosts.map(ToString::to_string).collect()
+    }
+
+    /// The name of the gateway's account.
+    #[must_use]
+    pub fn account(&self) -> &str {
+        &self.uri.authority.userinfo.username
+    }
+
+    /// Logs in at one machine, by its place in the configuration, and asks the broker who it is.
+    ///
+    /// # Errors
+    /// It does not let the account in, or is not there.
+    pub async fn product_at(&self, place: usize, vhost: &str) -> Result<Product, BrokerError> {
+        let hosts = self.hosts.all().get(place).cloned();
+        let config = LinkConfig {
+            hosts: Arc::new(Hosts::new(hosts.into_iter().collect())),
+            ..self.links(vhost).with_purpose("doctor")
+        };
+        let asked = ask_product(&config).await;
+        asked
+            .map(|(product, _)| product)
+            .map_err(|unreached| unreached.error)
+    }
+
+    /// Connects to a virtual host, at any machine. Each question may take `timeout`.
+    ///
+    /// # Errors
+    /// As [`AmqpBroker::product_at`].
+    pub async fn examine(&self, vhost: &str, timeout: Duration) -> Result<Examined, BrokerError> {
+        let config = self.links(vhost).with_purpose("doctor");
+        let connected = connect(&config).await;
+        let (connection, _) = connected.map_err(|unreached| unreached.error)?;
+        let (live, _) = Live::new(connection, 0);
+        Ok(Examined {
+            live,
+            vhost: vhost.into(),
+            user: self.account().into(),
+            timeout,
+        })
+    }
+}
+
+impl Examined {
+    fn deadline(&self) -> Instant {
+        after(self.timeout)
+    }
+
+    /// Looks for an exchange.
+    ///
+    /// # Errors
+    /// The broker does not answer.
+    pub async fn exchange(&self, name: &str) -> Result<Seen, BrokerError> {
+        let deadline = self.deadline();
+        match topology::find(&self.live, name, deadline).await {
+            Ok(()) => {}
+            Err(BrokerError::NotFound(_)) => return Ok(Seen::Missing),
+            Err(error) => return Err(error),
+        }
+        Ok(match topology::probe(&self.live, name, deadline).await {
+            Err(BrokerError::PreconditionFailed(text)) if topology::is_equivalence(&text) => {
+                Seen::There(Some(topology::kind_in_refusal(&text)))
+            }
+            Err(BrokerError::AccessRefused(_)) => Seen::There(None),
+            Err(BrokerError::Unavailable(cause)) => return Err(BrokerError::Unavailable(cause)),
+            // It went just now; or RabbitMQ has other words for the refusal.
+            Ok(()) | Err(_) => Seen::There(None),
+        })
+    }
+
+    /// Whether the account may make this exchange.
+    ///
+    /// # Errors
+    /// It may not ([`BrokerError::AccessRefused`]), or the broker does not answer.
+    pub async fn may_make(&self, exchange: &str) -> Result<(), BrokerError> {
+        match topology::probe(&self.live, exchange, self.deadline()).await {
+            Err(BrokerError::PreconditionFailed(_)) => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// Declares a queue with the arguments of a feed's queue; it has the prefix, and a name that
+    /// nobody else can know.
+    ///
+    /// # Errors
+    /// The account may not configure it.
+    pub async fn declare(&self, prefix: &str) -> Result<TrialQueue, BrokerError> {
+        self.declare_with(prefix, FieldTable::default()).await
+    }
+
+    /// As [`Examined::declare`], a queue whose dead letters go to the default exchange, as those
+    /// of feeds do: RabbitMQ asks whether the account may read from the queue, and write there.
+    ///
+    /// # Errors
+    /// The account may not.
+    pub async fn declare_feed_queue(&self) -> Result<TrialQueue, BrokerError> {
+        let mut arguments = FieldTable::default();
+        let default = AMQPValue::LongString("".into());
+        arguments.insert("x-dead-letter-exchange".into(), default);
+        self.declare_with(FEED_QUEUES, arguments).await
+    }
+
+    async fn declare_with(
+        &self,
+        prefix: &str,
+        mut arguments: FieldTable,
+    ) -> Result<TrialQueue, BrokerError> {
+        let name = format!("{prefix}doctor.{:016x}", rand::random::<u64>());
+        let name = short("the queue's name", &name)?;
+        for (name, value) in [("x-queue-type", "classic"), ("x-overflow", "drop-head")] {
+            arguments.insert(name.into(), AMQPValue::LongString(value.into()));
+        }
+        // A message that comes to it by chance takes no room.
+        for (name, value) in [("x-max-length", 1), ("x-expires", 60_000)] {
+            arguments.insert(name.into(), AMQPValue::LongLongInt(value));
+        }
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            auto_delete: true,
+            ..QueueDeclareOptions::default()
+        };
+        let deadline = self.deadline();
+        let channel = self.live.passing(deadline).await?;
+        let declaring = channel.queue_declare(name.clone(), options, arguments);
+        answer(deadline, declaring).await?;
+        Ok(TrialQueue(name))
+    }
+
+    /// Whether the account may read from the queue.
+    ///
+    /// # Errors
+    /// It may not.
+    pub async fn may_consume(&self, queue: &TrialQueue) -> Result<(), BrokerError> {
+        let deadline = self.deadline();
+        let channel = self.live.passing(deadline).await?;
+        let getting = channel.basic_get(queue.0.clone(), BasicGetOptions { no_ack: true });
+        answer(deadline, getting).await.map(drop)
+    }
+
+    /// Whether the account may bind the queue to an exchange: it takes the permissions to write to
+    /// the queue, and to read from the exchange. The key is one that nobody else can know.
+    ///
+    /// # Errors
+    /// It may not.
+    pub async fn may_bind(&self, queue: &TrialQueue, exchange: &str) -> Result<(), BrokerError> {
+        let deadline = self.deadline();
+        let channel = self.live.passing(deadline).await?;
+        let (exchange, key) = (
+            short("the exchange's name", exchange)?,
+            short("the key", &whole::secret_key())?,
+        );
+        let binding = channel.queue_bind(
+            queue.0.clone(),
+            exchange.clone(),
+            key.clone(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        answer(deadline, binding).await?;
+        let none = FieldTable::default();
+        let unbinding = channel.queue_unbind(queue.0.clone(), exchange, key, none);
+        answer(deadline, unbinding).await
+    }
+
+    /// Whether the account may write to an exchange, and in others' names.
+    ///
+    /// # Errors
+    /// It may not write, or the exchange is not there.
+    pub async fn may_write(&self, exchange: &str) -> Result<Writable, BrokerError> {
+        let nobody = format!("not {}", self.user);
+        match self.refused_publish(exchange, &nobody).await {
+            Err(BrokerError::PreconditionFailed(text)) => Ok(Writable {
+                impersonates: !topology::is_impersonation(&text),
+            }),
+            Err(error) => Err(error),
+            Ok(()) => Err(BrokerError::Unavailable(
+                "it took a message that it should have refused".into(),
+            )),
+        }
+    }
+
+    async fn refused_publish(&self, exchange: &str, user: &str) -> Result<(), BrokerError> {
+        let deadline = self.deadline();
+        let channel = self.live.passing(deadline).await?;
+        let selecting = channel.confirm_select(ConfirmSelectOptions::default());
+        answer(deadline, selecting).await?;
+        let properties = BasicProperties::default()
+            .with_app_id("stentor".into())
+            .with_user_id(short("the user's name", user)?)
+            .with_expiration("none".into());
+        let (exchange, key) = (
+            short("the exchange's name", exchange)?,
+            short("the key", &whole::secret_key())?,
+        );
+        let options = BasicPublishOptions::default();
+        answer(deadline, async {
+            let publishing = channel.basic_publish(exchange, key, options, &[], properties);
+            publishing.await?.await
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Whether what is published to an exchange that is read whole comes by its alternate
+    /// exchange. The exchanges beside it must be there.
+    ///
+    /// # Errors
+    /// [`BrokerError::NotFound`]: it does not.
+    pub async fn leads_beside(&self, exchange: &str) -> Result<(), BrokerError> {
+        let beside = Beside::new(&self.vhost, exchange)?;
+        beside.try_keys(&self.live, self.deadline()).await
+    }
+
+    /// Ends the connection.
+    pub async fn close(&self) {
+        self.live.close().await;
+    }
+}
+
+/// The exchanges beside one that is read whole.
+#[must_use]
+pub fn beside(exchange: &str) -> [String; 2] {
+    [whole::all_of(exchange), whole::keys_of(exchange)]
+}
+
+/// The command that leads an exchange to the one beside it.
+#[must_use]
+pub fn policy_command(vhost: &str, exchange: &str) -> String {
+    Beside::new(vhost, exchange).map_or_else(|error| error.to_string(), |beside| beside.policy())
+}
