@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use stentor::{api::Scope, ctl::Ctl};
+use stentor::{api::Scope, ctl::Ctl, doctor::Doctor};
 
 /// A STOMP push gateway for RabbitMQ: WebSocket, SockJS and TCP clients in, AMQP out.
 #[derive(Parser)]
@@ -16,13 +16,14 @@ Examples:
   stentor config --default > stentor.toml       begin a configuration; every key is explained
   stentor config --check stentor.toml           list its errors, by line
   stentor config --from-rabbitmq rabbitmq.conf  move from RabbitMQ's STOMP plug-ins
+  stentor doctor --config stentor.toml          ask everything that it needs, for real
   stentor serve --config stentor.toml           serve
   stentor ctl node                              ask a gateway that runs; see `stentor ctl --help`
   STENTOR__LOG__LEVEL=debug stentor serve …     the environment overrides any key
 
 Exit codes:
   0  done, or told to stop
-  1  failed while running
+  1  failed while running; of `doctor`: something is wrong
   2  wrong configuration or command line"
 )]
 pub(crate) struct Cli {
@@ -57,6 +58,8 @@ The exit code is 2 if a line cannot be read or its key is unknown; the rest is p
 
   stentor config --from-rabbitmq /etc/rabbitmq/rabbitmq.conf > stentor.toml")]
     Config(ConfigTask),
+    /// Ask RabbitMQ, the hook, Redis and this machine for all that the gateway needs.
+    Doctor(Doctor),
     /// Look at a running gateway, end sessions, publish: its HTTP API from a shell.
     Ctl(Ctl),
     /// Make a token for the HTTP API, and the entry for the configuration.

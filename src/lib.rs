@@ -3,6 +3,7 @@
 //! The map of the house, for a newcomer (imports run downward only):
 //!
 //! - `main` (arguments), [`demo`] and [`app`] — the places that name concrete parts
+//! - [`doctor`] — `stentor doctor`: asks everything that the gateway will need
 //! - [`migrate`] — from RabbitMQ's configuration to this one
 //! - [`config`] — the sections of all parts, gathered and checked
 //! - [`ctl`] — `stentor ctl`: a client of the API
@@ -44,6 +45,7 @@ pub mod control;
 pub mod ctl;
 mod deadline;
 pub mod demo;
+pub mod doctor;
 pub mod http;
 pub mod hub;
 mod later;

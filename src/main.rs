@@ -7,7 +7,7 @@ use std::{
     error::Error,
     ffi::OsStr,
     fs,
-    io::{self, Write},
+    io::{self, IsTerminal as _, Write},
     os::unix::process::CommandExt,
     path::Path,
     process::{self, ExitCode},
@@ -21,6 +21,7 @@ use stentor::{
     causes::with_causes,
     config::{self, Config, ConfigErrors, File},
     ctl, demo,
+    doctor::{self, Doctor},
     listen::{Files, Wanted},
     migrate, telemetry,
 };
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Serve { config } => serve(config.as_deref()),
         Command::Config(task) => configure(&task),
+        Command::Doctor(task) => examine(&task),
         Command::Ctl(task) => control(task),
         Command::Token { name, scopes } => make_token(&name, &scopes),
         Command::Demo { port, broker } => run_demo(port, broker.as_deref()),
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
             let (code, text) = match failure {
                 Failure::Run(error) => (1, with_causes(error.as_ref())),
                 Failure::Configuration(text) => (2, text),
+                Failure::Unsound => return ExitCode::FAILURE,
             };
             // Standard error may be closed; the exit code still tells.
             let _ = writeln!(io::stderr(), "{text}");
@@ -88,6 +91,8 @@ enum Failure {
     Run(Box<dyn Error>),
     /// The configuration is wrong; the text lists all its errors.
     Configuration(String),
+    /// What was examined is not in order, and the report has said so.
+    Unsound,
 }
 
 fn serve(file: Option<&Path>) -> Result<(), Failure> {
@@ -145,6 +150,31 @@ fn control(task: ctl::Ctl) -> Result<(), Failure> {
     match done.in_vain {
         Some(why) => Err(Failure::Run(why.into())),
         None => Ok(()),
+    }
+}
+
+/// The report goes to standard output; the exit code is 1 if something is wrong.
+fn examine(task: &Doctor) -> Result<(), Failure> {
+    let source = task.config.as_deref().map(Source::read).transpose()?;
+    let name = source.as_ref().map(|source| source.name.clone());
+    let file = source.as_ref().map(Source::file);
+    let (config, sources) = Config::load_unopened(file, environment()).map_err(wrong)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Run(error.into()))?;
+    let name = name.unwrap_or_else(|| "defaults and environment".to_owned());
+    let unusable = |error: doctor::Error| Failure::Configuration(error.to_string());
+    let report = runtime
+        .block_on(doctor::examine(task, name, &config, &sources))
+        .map_err(unusable)?;
+    // https://no-color.org
+    let no_colour = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let is_coloured = io::stdout().is_terminal() && !no_colour;
+    print(&doctor::print(&report, task.json, is_coloured).map_err(unusable)?)?;
+    match report.sound {
+        true => Ok(()),
+        false => Err(Failure::Unsound),
     }
 }
 

@@ -6,7 +6,7 @@ use reqwest::{Client, ClientBuilder, redirect};
 
 /// A client that follows no redirects and uses no proxies of the environment: credentials go where
 /// the configuration says, and nowhere else.
-pub(super) fn client(is_secure: bool, connect_timeout: Duration) -> ClientBuilder {
+pub(crate) fn client(is_secure: bool, connect_timeout: Duration) -> ClientBuilder {
     // The client takes the process's provider. An error means that there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::builder()

@@ -30,6 +30,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 pub use auth_hook::{Permission, ResourceKind};
 pub use carried::{Carried, CarryError, Credentials, Forwarding, Parameter};
 pub use certificate::CertificateLogin;
+pub(crate) use client::client as http_client;
 pub use config::{Config, Fact, Method, Unset};
 
 /// Whether a text has the form of a token (JWT). No password has it by chance.

@@ -22,6 +22,7 @@ mod broker_contract;
 mod broker_token;
 mod cli;
 mod control_answers;
+mod doctor;
 mod documents;
 mod e2e_api;
 mod e2e_bad_input;

@@ -1,0 +1,502 @@
+//! RabbitMQ by AMQP: whether it lets the gateway in, and what the gateway's account may do there.
+
+use futures_util::future::join_all;
+
+use super::{
+    Subject,
+    args::pairs,
+    ask::{PATIENCE, ask, late},
+    exchanges::{self, Exchange},
+    finding::Finding,
+    management,
+};
+use crate::{
+    app,
+    broker::{
+        BrokerError, FEED_QUEUES,
+        amqp::{
+            AmqpBroker,
+            inspect::{Examined, Product, Writable},
+        },
+        own_queues,
+    },
+    config::Config,
+};
+
+/// Asks the broker.
+pub(super) async fn examine(subject: &Subject<'_>) -> Vec<Finding> {
+    let config = subject.config;
+    let broker = match app::rabbitmq(config, &app::node_name()) {
+        Ok(Some(broker)) => broker,
+        Ok(None) => {
+            let text = "the broker is in the gateway's own memory: there is nothing to ask";
+            return vec![Finding::right("broker.login", text)];
+        }
+        Err(error) => return vec![Finding::wrong("broker.login", error.to_string())],
+    };
+    let (by_amqp, by_management) =
+        tokio::join!(by_amqp(subject, &broker), management::examine(subject),);
+    by_amqp.into_iter().chain(by_management).collect()
+}
+
+async fn by_amqp(subject: &Subject<'_>, broker: &AmqpBroker) -> Vec<Finding> {
+    let config = subject.config;
+    let default = &config.broker.default_vhost;
+    let places = broker.places();
+    let logins = places.iter().enumerate().map(|(number, place)| async move {
+        let (answer, time) = ask(broker.product_at(number, default)).await;
+        let is_in = matches!(answer, Some(Ok(_)));
+        (
+            is_in,
+            login(place, broker.account(), default, answer).took(time),
+        )
+    });
+    let (are_in, mut findings): (Vec<_>, Vec<_>) = join_all(logins).await.into_iter().unzip();
+    if are_in.contains(&true) {
+        let all = subject.vhosts();
+        let examined = all.iter().map(|name| vhost(subject, broker, name));
+        for found in join_all(examined).await {
+            findings.extend(found);
+        }
+    }
+    findings
+}
+
+/// Judges a login at one machine.
+fn login(
+    place: &str,
+    account: &str,
+    vhost: &str,
+    answer: Option<Result<Product, BrokerError>>,
+) -> Finding {
+    let wrong = |text: String| Finding::wrong("broker.login", format!("{place} {text}"));
+    match answer {
+        Some(Ok(product)) => is_supported(place, &product),
+        None => wrong(late())
+            .cure("start RabbitMQ, and open the way to it (firewall)")
+            .cure("[broker] url = \"amqp://USER:PASSWORD@HOST:5672\""),
+        Some(Err(BrokerError::AccessRefused(text))) => {
+            wrong(format!("does not let the account {account} in: {text}"))
+                .cure(format!("rabbitmqctl change_password {account} 'PASSWORD'"))
+                .cure(format!(
+                    "STENTOR__BROKER__URL='amqp://{account}:PASSWORD@{place}'"
+                ))
+        }
+        Some(Err(BrokerError::VhostRefused(text))) => refused_vhost(account, vhost, &text),
+        Some(Err(error)) => {
+            let text = match &error {
+                BrokerError::Unavailable(cause) => cause.to_string(),
+                other => other.to_string(),
+            };
+            let found = wrong(format!("cannot be reached: {text}"));
+            if text.contains("certificate") || text.contains("TLS") {
+                return found.cure(
+                    "SSL_CERT_FILE=AUTHORITY.pem stentor …   (the authority of its certificate)",
+                );
+            }
+            found
+                .cure("systemctl start rabbitmq-server")
+                .cure("[broker] url = \"amqp://USER:PASSWORD@HOST:5672\"")
+        }
+    }
+}
+
+fn refused_vhost(account: &str, vhost: &str, text: &str) -> Finding {
+    let found = Finding::wrong(
+        "broker.vhost",
+        format!("virtual host {vhost} cannot be used: {text}"),
+    );
+    let found = match text.ends_with("not found") {
+        true => found.cure(format!("rabbitmqctl add_vhost {vhost}")),
+        false => found,
+    };
+    found.cure(format!(
+        "rabbitmqctl set_permissions -p {vhost} {account} '.*' '.*' '.*'"
+    ))
+}
+
+/// RabbitMQ from 3.10 on is tested.
+fn is_supported(place: &str, product: &Product) -> Finding {
+    let Product { name, version } = product;
+    let text = format!("{place} is {name} {version}, and lets the gateway in");
+    let mut numbers = version.split('.').map(str::parse::<u32>);
+    let version = match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Some((major, minor)),
+        _ => None,
+    };
+    match version {
+        Some(version) if &**name == "RabbitMQ" && version >= (3, 10) => {
+            Finding::right("broker.login", text)
+        }
+        _ => Finding::doubtful(
+            "broker.login",
+            format!("{text}; but only RabbitMQ 3.10 and later are tested"),
+        ),
+    }
+}
+
+async fn vhost(subject: &Subject<'_>, broker: &AmqpBroker, name: &str) -> Vec<Finding> {
+    let config = subject.config;
+    let account = broker.account();
+    let (examined, time) = ask(broker.examine(name, PATIENCE)).await;
+    let examined = match examined {
+        Some(Ok(examined)) => examined,
+        Some(Err(BrokerError::VhostRefused(text))) => {
+            return vec![refused_vhost(account, name, &text).took(time)];
+        }
+        Some(Err(error)) => {
+            let text = format!("virtual host {name}: {error}");
+            return vec![Finding::wrong("broker.vhost", text).took(time)];
+        }
+        None => {
+            let text = format!("virtual host {name}: RabbitMQ {}", late());
+            return vec![Finding::wrong("broker.vhost", text).took(time)];
+        }
+    };
+    let entered = format!("virtual host {name} can be used");
+    let mut findings = vec![Finding::right("broker.vhost", entered).took(time)];
+    let wanted = wanted(config, name, subject);
+    let (queues, exchanges, whole) = tokio::join!(
+        queues(&examined, config, account, name),
+        join_all(
+            wanted
+                .iter()
+                .map(|one| exchanges::examine(&examined, one, name))
+        ),
+        exchanges::whole(&examined, config, name),
+    );
+    findings.extend(queues);
+    for found in exchanges {
+        findings.extend(found);
+    }
+    findings.extend(whole);
+    examined.close().await;
+    findings
+}
+
+/// The exchanges that the configuration and the arguments name.
+fn wanted(config: &Config, vhost: &str, subject: &Subject<'_>) -> Vec<Exchange> {
+    let is_default = vhost == config.broker.default_vhost;
+    let control = app::control_exchange(config);
+    let mut wanted: Vec<Exchange> = Vec::new();
+    for (name, kind) in app::exchanges(config) {
+        let role = if Some(&*name) == control {
+            exchanges::Role::Control
+        } else if config.presence.has_events() && name == config.presence.exchange {
+            exchanges::Role::Presence
+        } else {
+            exchanges::Role::Clients
+        };
+        let is_here = is_default
+            || role == exchanges::Role::Clients
+            || config.broker.exchanges.contains_key(&name);
+        if is_here {
+            let kind = Some(kind);
+            wanted.push(Exchange { name, kind, role });
+        }
+    }
+    let (task, asked) = (subject.task, subject.task.vhost.as_deref());
+    if asked.map_or(is_default, |asked| asked == vhost) {
+        for (name, _) in pairs(&task.may_read).chain(pairs(&task.may_write)) {
+            if !name.is_empty() && !wanted.iter().any(|other| &*other.name == name) {
+                wanted.push(Exchange {
+                    name: name.into(),
+                    kind: None,
+                    role: exchanges::Role::Clients,
+                });
+            }
+        }
+    }
+    wanted
+}
+
+/// The answers about queues.
+#[derive(Debug, Default)]
+struct Queues {
+    /// Permissions that feeds need and that are refused, with RabbitMQ's words.
+    missing: Vec<(&'static str, String)>,
+    /// No answer.
+    failure: Option<String>,
+    /// Whether clients can have queues of their own.
+    own: bool,
+}
+
+async fn queues(examined: &Examined, config: &Config, account: &str, vhost: &str) -> Vec<Finding> {
+    let (asked, time) = ask(ask_queues(examined)).await;
+    let (answers, writable) = asked.unwrap_or_else(|| {
+        let failure = Some(format!("RabbitMQ {}", late()));
+        let answers = Queues {
+            failure,
+            ..Queues::default()
+        };
+        (answers, None)
+    });
+    let mut findings = permissions(&answers, config, account, vhost);
+    if config.broker.impersonate
+        && let Some(writable) = writable
+    {
+        findings.push(impersonate(writable, account));
+    }
+    findings.into_iter().map(|found| found.took(time)).collect()
+}
+
+async fn ask_queues(examined: &Examined) -> (Queues, Option<Writable>) {
+    let mut answers = Queues::default();
+    let queue = examined.declare(FEED_QUEUES).await;
+    match &queue {
+        Ok(queue) => {
+            let read = examined.may_consume(queue).await;
+            answers.note("read", "its own queues (stentor.feed.…)", read);
+            // Every virtual host has this exchange; reading it is not what is asked.
+            if let Err(BrokerError::AccessRefused(text)) =
+                examined.may_bind(queue, "amq.direct").await
+                && !text.contains("exchange '")
+            {
+                answers.note(
+                    "write",
+                    "its own queues (stentor.feed.…)",
+                    Err(BrokerError::AccessRefused(text)),
+                );
+            }
+        }
+        Err(error) => answers.note(
+            "configure",
+            "its own queues (stentor.feed.…)",
+            Err(error.clone()),
+        ),
+    }
+    let writable = examined.may_write("").await;
+    answers.note(
+        "write",
+        "the default exchange (amq.default)",
+        writable.clone().map(drop),
+    );
+    if answers.missing.is_empty() {
+        // As feeds do it, in one step.
+        let declared = examined.declare_feed_queue().await.map(drop);
+        answers.note("configure", "a feed's queue", declared);
+    }
+    answers.own = examined
+        .declare(own_queues::SUBSCRIPTION_QUEUES)
+        .await
+        .is_ok();
+    (answers, writable.ok())
+}
+
+impl Queues {
+    fn note(&mut self, verb: &'static str, what: &str, answer: Result<(), BrokerError>) {
+        match answer {
+            Ok(()) => {}
+            Err(BrokerError::AccessRefused(_)) => self.missing.push((verb, what.to_owned())),
+            Err(error) => self.failure = Some(error.to_string()),
+        }
+    }
+}
+
+fn permissions(answers: &Queues, config: &Config, account: &str, vhost: &str) -> Vec<Finding> {
+    let question = "broker.permissions";
+    if let Some(failure) = &answers.failure {
+        let text = format!("permissions in {vhost} are not known: {failure}");
+        return vec![Finding::wrong(question, text)];
+    }
+    if !answers.missing.is_empty() {
+        let missing: Vec<_> = answers
+            .missing
+            .iter()
+            .map(|(verb, what)| format!("{verb} {what}"))
+            .collect();
+        let text = format!(
+            "the account {account} may not {} in virtual host {vhost}, so no client could \
+             subscribe",
+            missing.join(", nor ")
+        );
+        let [configure, write, read] = least(config);
+        return vec![
+            Finding::wrong(question, text)
+                .cure(format!(
+                    "rabbitmqctl set_permissions -p {vhost} {account} '{configure}' '{write}' \
+                     '{read}'"
+                ))
+                .cure("(it replaces the account's permissions: add those of your users)"),
+        ];
+    }
+    let text = format!("the account {account} may have feeds in virtual host {vhost}");
+    let own = match answers.own {
+        true => "clients may have queues of their own (acknowledgements, durable subscriptions)",
+        false => {
+            "clients get no queues of their own, which is enough where they only listen \
+             (docs/migration.md has the permissions for more)"
+        }
+    };
+    vec![
+        Finding::right(question, text),
+        Finding::right("broker.queues", own),
+    ]
+}
+
+/// The least permissions with which clients can listen to all exchanges of the configuration, and
+/// all parts of the gateway work.
+fn least(config: &Config) -> [String; 3] {
+    let control = app::control_exchange(config);
+    let escaped = |name: &str| {
+        let special = |char: char| !(char.is_alphanumeric() || matches!(char, '_' | '-'));
+        name.chars().fold(String::new(), |mut text, char| {
+            if special(char) {
+                text.push('\\');
+            }
+            text.push(char);
+            text
+        })
+    };
+    let (mut configure, mut write, mut read) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, _) in app::exchanges(config) {
+        let is_own = Some(&*name) == control
+            || config.presence.has_events() && name == config.presence.exchange;
+        let name = escaped(&name);
+        read.push(name.clone());
+        if is_own {
+            configure.push(name.clone());
+            write.push(name);
+        }
+    }
+    for exchange in &config.feed.whole {
+        let name = escaped(exchange);
+        let beside = format!("{name}\\.(all|keys)");
+        configure.push(beside.clone());
+        write.extend([beside.clone(), name.clone()]);
+        read.extend([beside, name]);
+    }
+    let pattern = |mut names: Vec<String>, first: &str| {
+        names.sort();
+        names.dedup();
+        names.insert(0, first.to_owned());
+        format!("^({})$", names.join("|"))
+    };
+    write.push("amq\\.default".to_owned());
+    [configure, write, read].map(|names| pattern(names, "stentor\\.feed\\..*"))
+}
+
+fn impersonate(writable: Writable, account: &str) -> Finding {
+    let question = "broker.impersonate";
+    if writable.impersonates {
+        let text = format!("the account {account} may publish in its users' names");
+        return Finding::right(question, text);
+    }
+    let text = format!(
+        "[broker] impersonate is on, but RabbitMQ refuses messages of the account {account} that \
+         name another user"
+    );
+    Finding::wrong(question, text)
+        .cure(format!(
+            "rabbitmqctl set_user_tags {account} impersonator   (and the tags that it has)"
+        ))
+        .cure("[broker] impersonate = false")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{broker::Cause, doctor::finding::Mark};
+
+    fn judged(answer: Result<Product, BrokerError>) -> Finding {
+        login("rabbit:5672", "stentor", "app", Some(answer))
+    }
+
+    fn product(name: &str, version: &str) -> Product {
+        Product {
+            name: name.into(),
+            version: version.into(),
+        }
+    }
+
+    #[test]
+    fn versions_from_3_10_on_are_right() {
+        for (name, version, mark) in [
+            ("RabbitMQ", "3.10.8", Mark::Right),
+            ("RabbitMQ", "4.3.6", Mark::Right),
+            ("RabbitMQ", "10.0.1+rc.1", Mark::Right),
+            ("RabbitMQ", "3.9.27", Mark::Doubtful),
+            ("RabbitMQ", "", Mark::Doubtful),
+            ("LavinMQ", "4.0.0", Mark::Doubtful),
+        ] {
+            assert_eq!(judged(Ok(product(name, version))).mark, mark, "{version}");
+        }
+    }
+
+    #[test]
+    fn each_refusal_has_its_cure() {
+        let access = "ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN.";
+        let unknown = "NOT_ALLOWED - vhost app not found";
+        let closed = "NOT_ALLOWED - access to vhost 'app' refused for user 'stentor'";
+        for (error, question, cure) in [
+            (
+                BrokerError::AccessRefused(access.into()),
+                "broker.login",
+                "rabbitmqctl change_password stentor 'PASSWORD'",
+            ),
+            (
+                BrokerError::VhostRefused(unknown.into()),
+                "broker.vhost",
+                "rabbitmqctl add_vhost app",
+            ),
+            (
+                BrokerError::VhostRefused(closed.into()),
+                "broker.vhost",
+                "rabbitmqctl set_permissions -p app stentor '.*' '.*' '.*'",
+            ),
+            (
+                BrokerError::Unavailable(Cause::foreign("Connection refused (os error 111)")),
+                "broker.login",
+                "systemctl start rabbitmq-server",
+            ),
+        ] {
+            let found = judged(Err(error));
+            assert_eq!((found.mark, found.question), (Mark::Wrong, question));
+            assert_eq!(found.cure[0], cure);
+        }
+        let found = login("rabbit:5672", "stentor", "app", None);
+        assert!(found.text.contains("within 5s"), "{}", found.text);
+    }
+
+    #[test]
+    fn missing_permissions_are_named_with_the_command_that_grants_them() {
+        let config = Config::default();
+        let mut answers = Queues::default();
+        let refused = || Err(BrokerError::AccessRefused("no".into()));
+        answers.note("configure", "its own queues", refused());
+        answers.note("write", "the default exchange (amq.default)", refused());
+        let found = permissions(&answers, &config, "stentor", "/");
+        assert_eq!(found[0].mark, Mark::Wrong);
+        assert!(
+            found[0].text.contains(
+                "may not configure its own queues, nor write the default exchange (amq.default)"
+            ),
+            "{}",
+            found[0].text
+        );
+        assert!(found[0].cure[0].starts_with("rabbitmqctl set_permissions -p / stentor '^("));
+        let sound = permissions(&Queues::default(), &config, "stentor", "/");
+        assert!(sound.iter().all(|found| found.mark == Mark::Right));
+    }
+
+    #[test]
+    fn the_least_permissions_name_every_exchange() {
+        let mut config = Config::default();
+        config.broker.url = Some("amqp://u:p@host".parse().unwrap());
+        config.feed.whole = vec!["my.feed".to_owned()];
+        let [configure, write, read] = least(&config);
+        let own = "stentor\\.feed\\..*";
+        assert_eq!(
+            configure,
+            format!("^({own}|my\\.feed\\.(all|keys)|stentor\\.control)$")
+        );
+        assert_eq!(
+            write,
+            format!("^({own}|amq\\.default|my\\.feed|my\\.feed\\.(all|keys)|stentor\\.control)$")
+        );
+        assert_eq!(
+            read,
+            format!("^({own}|my\\.feed|my\\.feed\\.(all|keys)|stentor\\.control)$")
+        );
+    }
+}

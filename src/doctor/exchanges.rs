@@ -1,0 +1,435 @@
+//! Exchanges that the configuration names: whether they are there, of which type, and what the
+//! gateway's account may do with them.
+
+use super::{
+    ask::{ask, late},
+    finding::Finding,
+};
+use crate::{
+    broker::{
+        Binding, BrokerError, ExchangeKind,
+        amqp::inspect::{self, Examined, Seen, TrialQueue},
+    },
+    config::Config,
+};
+
+/// An exchange that the gateway or its clients use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Exchange {
+    pub(super) name: Box<str>,
+    /// Its type, if the configuration says one.
+    pub(super) kind: Option<ExchangeKind>,
+    pub(super) role: Role,
+}
+
+/// The use of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Commands between nodes.
+    Control,
+    /// Events of presence.
+    Presence,
+    /// What clients listen to, or send to.
+    Clients,
+}
+
+/// RabbitMQ's answers about an exchange.
+#[derive(Debug)]
+struct Answers {
+    seen: Result<Seen, BrokerError>,
+    /// Whether the account may make it.
+    make: Result<(), BrokerError>,
+    /// Whether it may bind queues to it.
+    read: Result<(), BrokerError>,
+    write: Result<(), BrokerError>,
+}
+
+/// Asks about one.
+pub(super) async fn examine(examined: &Examined, wanted: &Exchange, vhost: &str) -> Vec<Finding> {
+    let name = &*wanted.name;
+    let (answers, time) = ask(async {
+        let seen = examined.exchange(name).await;
+        let make = examined.may_make(name).await;
+        let (mut read, mut write) = (Ok(()), Ok(()));
+        if let Ok(Seen::There(_)) = seen {
+            let queue = examined.declare(crate::broker::FEED_QUEUES).await;
+            // What is wrong with queues is told elsewhere.
+            if let Ok(queue) = queue {
+                read = may_read(examined, &queue, name).await;
+            }
+            write = examined.may_write(name).await.map(drop);
+        }
+        Answers {
+            seen,
+            make,
+            read,
+            write,
+        }
+    })
+    .await;
+    let findings = match answers {
+        Some(answers) => judge(wanted, vhost, &answers),
+        None => {
+            let text = format!("exchange {name}: RabbitMQ {}", late());
+            vec![Finding::wrong("broker.exchange", text)]
+        }
+    };
+    findings.into_iter().map(|found| found.took(time)).collect()
+}
+
+async fn may_read(
+    examined: &Examined,
+    queue: &TrialQueue,
+    exchange: &str,
+) -> Result<(), BrokerError> {
+    match examined.may_bind(queue, exchange).await {
+        // That of the queue is told elsewhere.
+        Err(BrokerError::AccessRefused(text)) if !text.contains("exchange '") => Ok(()),
+        answer => answer,
+    }
+}
+
+/// Judges the answers about an exchange.
+fn judge(wanted: &Exchange, vhost: &str, answers: &Answers) -> Vec<Finding> {
+    let Exchange { name, kind, role } = wanted;
+    let question = "broker.exchange";
+    let what = format!("exchange {name}{}", said(*role));
+    match &answers.seen {
+        Err(error) => {
+            let text = format!("{what} cannot be asked for: {error}");
+            vec![Finding::wrong(question, text)]
+        }
+        Ok(Seen::Missing) => vec![missing(wanted, vhost, &what, answers)],
+        Ok(Seen::There(there)) => {
+            if let (Some(kind), Some(there)) = (kind, there)
+                && kind != there
+            {
+                return vec![of_another_type(wanted, &what, *kind, *there)];
+            }
+            let mut findings = rights(wanted, &what, *there, answers);
+            if there.is_none() && kind.is_some() {
+                let text = format!(
+                    "{what}: RabbitMQ does not tell its type to an account that may not configure \
+                     it"
+                );
+                let found = Finding::unasked("management.types", text);
+                findings.push(found.cure(format!(
+                    "rabbitmqctl list_exchanges -p {vhost} name type | grep '^{name}[[:space:]]'"
+                )));
+            }
+            findings
+        }
+    }
+}
+
+fn said(role: Role) -> &'static str {
+    match role {
+        Role::Control => " (commands between nodes)",
+        Role::Presence => " (presence events)",
+        Role::Clients => "",
+    }
+}
+
+fn missing(wanted: &Exchange, vhost: &str, what: &str, answers: &Answers) -> Finding {
+    let Exchange { name, kind, role } = wanted;
+    let question = "broker.exchange";
+    let Some(kind) = kind else {
+        let text = format!("{what} is not there: clients that want it get ERROR not_found");
+        return Finding::wrong(question, text).cure(declare(vhost, name, ExchangeKind::Topic));
+    };
+    match (&answers.make, role) {
+        (Ok(()), _) => {
+            let text = format!("{what} is not there yet; the gateway makes it at its first use");
+            Finding::right(question, text)
+        }
+        (Err(_), Role::Control) => Finding::doubtful(
+            question,
+            format!(
+                "{what} is not there, and the account may not make it: commands reach this node \
+                 alone"
+            ),
+        )
+        .cure(declare(vhost, name, *kind))
+        .cure("[control] exchange = \"off\"   (a single node)"),
+        (Err(_), _) => Finding::wrong(
+            question,
+            format!("{what} is not there, and the account may not make it"),
+        )
+        .cure(declare(vhost, name, *kind)),
+    }
+}
+
+/// `rabbitmqctl` declares nothing; this needs the management plug-in.
+fn declare(vhost: &str, exchange: &str, kind: ExchangeKind) -> String {
+    format!(
+        "rabbitmqadmin -V {vhost} declare exchange name={exchange} type={} durable=true",
+        named(kind)
+    )
+}
+
+fn named(kind: ExchangeKind) -> &'static str {
+    match kind {
+        ExchangeKind::Direct => "direct",
+        ExchangeKind::Topic => "topic",
+        ExchangeKind::Fanout => "fanout",
+        ExchangeKind::Other => "another type's",
+    }
+}
+
+fn of_another_type(
+    wanted: &Exchange,
+    what: &str,
+    kind: ExchangeKind,
+    there: ExchangeKind,
+) -> Finding {
+    let Exchange { name, role, .. } = wanted;
+    let text = format!(
+        "{what} is a {} exchange, and has to be a {} one by the configuration: clients that want \
+         it get ERROR precondition_failed",
+        named(there),
+        named(kind)
+    );
+    let found = Finding::wrong("broker.exchange", text);
+    match (role, there) {
+        (Role::Control, _) => found.cure("[control] exchange = \"stentor.commands\""),
+        (Role::Presence, _) => found.cure("[presence] exchange = \"stentor.presence\""),
+        (Role::Clients, ExchangeKind::Other) => {
+            found.cure(format!("[broker] exchanges: leave {name} out"))
+        }
+        (Role::Clients, there) => found.cure(format!(
+            "[broker] exchanges = {{ {name:?} = {:?} }}",
+            named(there)
+        )),
+    }
+}
+
+fn rights(
+    wanted: &Exchange,
+    what: &str,
+    there: Option<ExchangeKind>,
+    answers: &Answers,
+) -> Vec<Finding> {
+    let Exchange { name, role, .. } = wanted;
+    let question = "broker.exchange";
+    for answer in [&answers.read, &answers.write] {
+        if let Err(error) = answer
+            && !matches!(error, BrokerError::AccessRefused(_))
+        {
+            let text = format!("{what}: {error}");
+            return vec![Finding::wrong(question, text)];
+        }
+    }
+    let (reads, writes) = (answers.read.is_ok(), answers.write.is_ok());
+    let kind = there.map_or_else(String::new, |kind| format!(" ({})", named(kind)));
+    let grant =
+        |verb: &str| format!("give the account permission to {verb} {name} (set_permissions)");
+    let found = match (role, reads, writes) {
+        (_, true, true) => {
+            Finding::right(question, format!("{what}{kind} may be read and written"))
+        }
+        (Role::Control, ..) => {
+            let verb = if reads { "write" } else { "read" };
+            let text =
+                format!("{what}: the account may not {verb} it, so commands stay on this node");
+            Finding::doubtful(question, text).cure(grant(verb))
+        }
+        (Role::Presence, _, false) => {
+            let text = format!("{what}: the account may not write it, so there are no events");
+            Finding::wrong(question, text).cure(grant("write"))
+        }
+        (_, true, false) => Finding::right(
+            question,
+            format!("{what}{kind} may be read, not written: enough where clients only listen"),
+        ),
+        (_, false, true) => {
+            let text = format!("{what}{kind} may be written, not read: nobody can listen to it");
+            Finding::doubtful(question, text).cure(grant("read"))
+        }
+        (_, false, false) => {
+            let text = format!("{what}{kind} may neither be read nor written");
+            Finding::wrong(question, text).cure(grant("read"))
+        }
+    };
+    vec![found]
+}
+
+/// Asks about the exchanges that are read whole.
+pub(super) async fn whole(examined: &Examined, config: &Config, vhost: &str) -> Vec<Finding> {
+    if config.feed.binding != Binding::All {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for exchange in &config.feed.whole {
+        let (answers, time) = ask(async {
+            let seen = examined.exchange(exchange).await?;
+            let mut beside = Vec::new();
+            for name in inspect::beside(exchange) {
+                beside.push(examined.exchange(&name).await?);
+            }
+            let leads = match (&seen, beside.contains(&Seen::Missing)) {
+                (Seen::Missing, _) | (_, true) => None,
+                _ => Some(examined.leads_beside(exchange).await),
+            };
+            Ok::<_, BrokerError>((seen, leads))
+        })
+        .await;
+        let late = || Err(BrokerError::Unavailable(late().into()));
+        let found = judge_whole(vhost, exchange, answers.unwrap_or_else(late));
+        findings.push(found.took(time));
+    }
+    findings
+}
+
+/// The exchange; and whether it leads to those beside it, if they are there.
+type Whole = (Seen, Option<Result<(), BrokerError>>);
+
+fn judge_whole(vhost: &str, exchange: &str, answers: Result<Whole, BrokerError>) -> Finding {
+    let question = "broker.whole";
+    let cure = inspect::policy_command(vhost, exchange);
+    match answers {
+        Err(error) => Finding::wrong(question, format!("exchange {exchange}: {error}")),
+        Ok((Seen::Missing, _)) => Finding::right(
+            question,
+            format!("exchange {exchange} (feed.whole) is not there yet"),
+        ),
+        Ok((Seen::There(Some(kind)), _)) if kind != ExchangeKind::Direct => Finding::right(
+            question,
+            format!(
+                "exchange {exchange} is a {} exchange, which needs no alternate one",
+                named(kind)
+            ),
+        ),
+        Ok((_, Some(Ok(())))) => Finding::right(
+            question,
+            format!("exchange {exchange} leads to its alternate exchange"),
+        ),
+        Ok((_, Some(Err(BrokerError::NotFound(_))))) => {
+            let text = format!(
+                "exchange {exchange} (feed.whole) does not lead to {exchange}.all: subscribers \
+                 are refused"
+            );
+            Finding::wrong(question, text).cure(cure)
+        }
+        Ok((_, Some(Err(error)))) => {
+            let text = format!("exchange {exchange} (feed.whole) cannot be tried: {error}");
+            Finding::wrong(question, text)
+        }
+        Ok((_, None)) => {
+            let text = format!(
+                "exchange {exchange} (feed.whole): {exchange}.all is not there yet (the gateway \
+                 makes it), so the way to it cannot be tried"
+            );
+            Finding::unasked(question, text).cure(format!("rabbitmqctl list_policies -p {vhost}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Mark;
+
+    fn refused() -> Result<(), BrokerError> {
+        Err(BrokerError::AccessRefused("no".into()))
+    }
+
+    fn feed(role: Role) -> Exchange {
+        Exchange {
+            name: "feed".into(),
+            kind: Some(ExchangeKind::Direct),
+            role,
+        }
+    }
+
+    fn there(kind: Option<ExchangeKind>) -> Answers {
+        Answers {
+            seen: Ok(Seen::There(kind)),
+            make: Ok(()),
+            read: Ok(()),
+            write: Ok(()),
+        }
+    }
+
+    fn marks(findings: &[Finding]) -> Vec<Mark> {
+        findings.iter().map(|found| found.mark).collect()
+    }
+
+    #[test]
+    fn a_wrong_type_is_told_with_the_line_that_is_right() {
+        let found = judge(&feed(Role::Clients), "/", &there(Some(ExchangeKind::Topic)));
+        assert_eq!(marks(&found), [Mark::Wrong]);
+        assert_eq!(
+            found[0].cure,
+            ["[broker] exchanges = { \"feed\" = \"topic\" }"]
+        );
+        let right = judge(
+            &feed(Role::Clients),
+            "/",
+            &there(Some(ExchangeKind::Direct)),
+        );
+        assert_eq!(marks(&right), [Mark::Right]);
+        let unknown = judge(&feed(Role::Clients), "/", &there(None));
+        assert_eq!(marks(&unknown), [Mark::Right, Mark::Unasked]);
+    }
+
+    #[test]
+    fn rights_count_by_the_use_of_an_exchange() {
+        let with = |role, reads: bool, writes: bool| {
+            let answer = |may: bool| if may { Ok(()) } else { refused() };
+            let answers = Answers {
+                read: answer(reads),
+                write: answer(writes),
+                ..there(Some(ExchangeKind::Direct))
+            };
+            judge(&feed(role), "/", &answers)[0].mark
+        };
+        assert_eq!(with(Role::Clients, true, false), Mark::Right);
+        assert_eq!(with(Role::Clients, false, true), Mark::Doubtful);
+        assert_eq!(with(Role::Clients, false, false), Mark::Wrong);
+        assert_eq!(with(Role::Presence, true, false), Mark::Wrong);
+        assert_eq!(with(Role::Presence, false, true), Mark::Doubtful);
+        assert_eq!(with(Role::Control, true, false), Mark::Doubtful);
+    }
+
+    #[test]
+    fn a_missing_exchange_is_made_by_the_gateway_or_by_a_command() {
+        let missing = |make| Answers {
+            seen: Ok(Seen::Missing),
+            make,
+            ..there(None)
+        };
+        let found = judge(&feed(Role::Clients), "/", &missing(Ok(())));
+        assert_eq!(marks(&found), [Mark::Right]);
+        let found = judge(&feed(Role::Clients), "/", &missing(refused()));
+        assert_eq!(marks(&found), [Mark::Wrong]);
+        assert_eq!(
+            found[0].cure,
+            ["rabbitmqadmin -V / declare exchange name=feed type=direct durable=true"]
+        );
+        let found = judge(&feed(Role::Control), "/", &missing(refused()));
+        assert_eq!(marks(&found), [Mark::Doubtful]);
+        let unknown = Exchange {
+            kind: None,
+            ..feed(Role::Clients)
+        };
+        assert_eq!(
+            marks(&judge(&unknown, "/", &missing(Ok(())))),
+            [Mark::Wrong]
+        );
+    }
+
+    #[test]
+    fn an_exchange_that_leads_elsewhere_has_its_policy_as_the_cure() {
+        let direct = || Seen::There(Some(ExchangeKind::Direct));
+        let elsewhere = Err(BrokerError::NotFound("elsewhere".into()));
+        let found = judge_whole("/", "feed", Ok((direct(), Some(elsewhere))));
+        assert_eq!(found.mark, Mark::Wrong);
+        assert!(found.cure[0].starts_with("rabbitmqctl set_policy -p '/'"));
+        let found = judge_whole("/", "feed", Ok((direct(), Some(Ok(())))));
+        assert_eq!(found.mark, Mark::Right);
+        assert_eq!(
+            judge_whole("/", "feed", Ok((direct(), None))).mark,
+            Mark::Unasked
+        );
+    }
+}

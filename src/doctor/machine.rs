@@ -1,0 +1,225 @@
+//! This machine: files, the backlog, ports, memory.
+
+use std::{fs, io, net::SocketAddr, time::Duration};
+
+use rustix::process::{Resource, getrlimit};
+use serde_json::Value;
+
+use super::{ask::ask, finding::Finding};
+use crate::{
+    auth::http_client,
+    config::Config,
+    listen::{self, BACKLOG, Files, Wanted},
+    node,
+    units::show_size,
+};
+
+/// The system's own bound of the backlog.
+const SOMAXCONN: &str = "/proc/sys/net/core/somaxconn";
+
+/// How long a gateway that runs here may take to say so.
+const RUNNING: Duration = Duration::from_secs(2);
+
+/// Asks the system.
+pub(super) async fn examine(config: &Config) -> Vec<Finding> {
+    let mut findings = vec![files(config, open_files())];
+    let somaxconn = fs::read_to_string(SOMAXCONN).ok();
+    findings.extend(somaxconn.and_then(|text| backlog(text.trim().parse().ok()?)));
+    findings.extend(memory(config));
+    findings.extend(ports(config).await);
+    findings
+}
+
+/// The files that the gateway takes at its start: all that the hard limit allows.
+fn open_files() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
+}
+
+fn files(config: &Config, open: u64) -> Finding {
+    let question = "system.files";
+    let wanted = Wanted {
+        connections: config.listen.max_connections,
+        unauthenticated: config.listen.max_unauthenticated,
+    };
+    let reckoned = Files::of(open).reckon(wanted);
+    let shown = match open {
+        u64::MAX => "any number of".to_owned(),
+        open => open.to_string(),
+    };
+    if reckoned == wanted {
+        let text = format!(
+            "{shown} files may be open, enough for {} connections",
+            wanted.connections
+        );
+        return Finding::right(question, text);
+    }
+    let needed = wanted
+        .connections
+        .saturating_add(wanted.unauthenticated)
+        .saturating_add(1_000);
+    let text = format!(
+        "{shown} files may be open, enough for {} connections, not for {} ([listen] \
+         max_connections)",
+        reckoned.connections, wanted.connections
+    );
+    Finding::doubtful(question, text)
+        .cure(format!(
+            "LimitNOFILE={needed}   (in the systemd unit; a shell: ulimit -Hn)"
+        ))
+        .cure(format!(
+            "[listen] max_connections = {}",
+            reckoned.connections
+        ))
+}
+
+fn backlog(somaxconn: u32) -> Option<Finding> {
+    let question = "system.backlog";
+    Some(match somaxconn >= BACKLOG {
+        true => Finding::right(
+            question,
+            format!("{BACKLOG} connections may wait to be accepted"),
+        ),
+        false => Finding::doubtful(
+            question,
+            format!(
+                "{somaxconn} connections may wait to be accepted, not {BACKLOG}: when all clients \
+                 come back at once, some wait for seconds"
+            ),
+        )
+        .cure(format!("sysctl -w net.core.somaxconn={BACKLOG}")),
+    })
+}
+
+/// The least memory with which the gateway serves some thousands of clients.
+const LITTLE: usize = 128 << 20;
+
+fn memory(config: &Config) -> Option<Finding> {
+    let question = "system.memory";
+    let Some((mark, most)) = node::mark_now(&config.memory) else {
+        let is_off = config.memory.watermark == 0;
+        return is_off.then(|| {
+            let text = "[memory] watermark is off: a gateway without room is ended by the system";
+            Finding::doubtful(question, text).cure("[memory] watermark = 75")
+        });
+    };
+    let text = format!(
+        "{} of {} is the mark from which new logins are refused",
+        show_mib(mark),
+        show_mib(most)
+    );
+    Some(match mark >= LITTLE {
+        true => Finding::right(question, text),
+        false => Finding::doubtful(question, format!("{text}: that is little"))
+            .cure("MemoryMax=1G   (in the systemd unit; a container: its memory limit)"),
+    })
+}
+
+fn show_mib(bytes: usize) -> String {
+    let mib = 1 << 20;
+    show_size(bytes.checked_div(mib).unwrap_or(0).saturating_mul(mib))
+}
+
+async fn ports(config: &Config) -> Vec<Finding> {
+    let listen = &config.listen;
+    let addresses = [
+        ("http", listen.http),
+        ("https", listen.https),
+        ("stomp", listen.stomp),
+        ("stomps", listen.stomps),
+        ("admin", Some(listen.admin)),
+    ];
+    let mut opened = Vec::new();
+    for (key, address) in addresses {
+        if let Some(address) = address {
+            // It is closed again at once.
+            let answer = listen::bind(address, key).await.map(drop);
+            opened.push((key, address, answer));
+        }
+    }
+    let is_taken = |answer: &io::Result<()>| matches!(answer, Err(error) if error.kind() == io::ErrorKind::AddrInUse);
+    let runs = match opened.iter().any(|(_, _, answer)| is_taken(answer)) {
+        true => is_gateway(listen.admin).await,
+        false => false,
+    };
+    let opened = opened.into_iter();
+    opened
+        .map(|(key, address, answer)| port(key, address, answer, runs))
+        .collect()
+}
+
+/// Whether a gateway answers there.
+async fn is_gateway(admin: SocketAddr) -> bool {
+    let mut address = admin;
+    if address.ip().is_unspecified() {
+        let local = match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        };
+        address.set_ip(local);
+    }
+    let asking = async {
+        let client = http_client(false, RUNNING).timeout(RUNNING).build().ok()?;
+        let response = client.get(format!("http://{address}/readyz")).send().await;
+        serde_json::from_slice::<Value>(&response.ok()?.bytes().await.ok()?).ok()
+    };
+    let (answer, _) = ask(asking).await;
+    answer.flatten().is_some_and(|answer| {
+        answer.get("status").is_some_and(Value::is_string) && answer.get("connections").is_some()
+    })
+}
+
+fn port(key: &str, address: SocketAddr, answer: io::Result<()>, runs: bool) -> Finding {
+    let question = "system.port";
+    match answer {
+        Ok(()) => Finding::right(question, format!("{address} ({key}) is free")),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && runs => Finding::right(
+            question,
+            format!("{address} ({key}) is taken by the gateway that runs here"),
+        ),
+        Err(error) => {
+            let port = address.port();
+            let found = Finding::wrong(question, error.to_string());
+            match error.kind() {
+                io::ErrorKind::AddrInUse => found.cure(format!("ss -ltnp 'sport = :{port}'")),
+                io::ErrorKind::PermissionDenied => {
+                    found.cure("AmbientCapabilities=CAP_NET_BIND_SERVICE   (in the systemd unit)")
+                }
+                _ => found,
+            }
+            .cure(format!("[listen] {key} = \"ADDRESS:PORT\""))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Mark;
+
+    #[test]
+    fn too_few_files_are_told_with_the_limit_that_is_enough() {
+        let config = Config::default();
+        let few = files(&config, 1024);
+        assert_eq!(few.mark, Mark::Doubtful);
+        assert!(few.cure[0].starts_with("LimitNOFILE=111000"), "{few:?}");
+        assert_eq!(files(&config, 111_000).mark, Mark::Right);
+        assert_eq!(files(&config, u64::MAX).mark, Mark::Right);
+    }
+
+    #[test]
+    fn a_short_backlog_is_doubtful() {
+        assert_eq!(backlog(4096).unwrap().mark, Mark::Right);
+        let short = backlog(128).unwrap();
+        assert_eq!(short.cure, ["sysctl -w net.core.somaxconn=4096"]);
+    }
+
+    #[test]
+    fn a_port_of_the_gateway_itself_is_in_order() {
+        let address = "127.0.0.1:15674".parse().unwrap();
+        let taken = || Err(io::ErrorKind::AddrInUse.into());
+        assert_eq!(port("http", address, taken(), true).mark, Mark::Right);
+        let other = port("http", address, taken(), false);
+        assert_eq!(other.mark, Mark::Wrong);
+        assert_eq!(other.cure[0], "ss -ltnp 'sport = :15674'");
+    }
+}

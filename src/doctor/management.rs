@@ -1,0 +1,394 @@
+//! What AMQP cannot tell: RabbitMQ's management plug-in is asked, or the command is told that asks.
+
+use std::fmt::Write as _;
+
+use futures_util::future::join_all;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use url::Url as AnyUrl;
+
+use super::{
+    Subject,
+    ask::{ask, late},
+    finding::Finding,
+    policies::{self, Policy},
+};
+use crate::{
+    auth::rabbitmq::{Management, SourceError},
+    broker::{Binding, Url},
+    config::Config,
+    secret_url::SecretUrl,
+};
+
+/// Ports of the management plug-in, without and with TLS.
+const PORTS: (u16, u16) = (15672, 15671);
+
+/// Bindings that are named; beyond, they are counted.
+const MAX_NAMED: usize = 5;
+
+/// The plug-in, and how it came to be asked.
+struct Asked {
+    management: Management,
+    /// Nobody named it: it was looked for at the broker's host, by the gateway's account.
+    is_guess: bool,
+}
+
+/// Asks the management plug-in.
+pub(super) async fn examine(subject: &Subject<'_>) -> Vec<Finding> {
+    let config = subject.config;
+    let all = subject.vhosts();
+    let found = match find(subject) {
+        Some(Ok(found)) => found,
+        Some(Err(error)) => {
+            return vec![Finding::wrong("management.reachable", error.to_string())];
+        }
+        None => {
+            return unasked(
+                "there is no account for its management plug-in",
+                config,
+                &all,
+            );
+        }
+    };
+    let management = &found.management;
+    let (answer, time) = ask(management.get("whoami")).await;
+    let reason = match answer {
+        Some(Ok(_)) => None,
+        Some(Err(error)) => Some(error.to_string()),
+        None => Some(format!("{management}: {}", late())),
+    };
+    match reason {
+        Some(reason) if found.is_guess => return unasked(&reason, config, &all),
+        Some(reason) => {
+            let found = Finding::wrong("management.reachable", reason)
+                .cure("rabbitmq-plugins enable rabbitmq_management")
+                .cure("stentor doctor --management http://USER:PASSWORD@HOST:15672");
+            return vec![found.took(time)];
+        }
+        None => {}
+    }
+    let answers = format!("{management} answers");
+    let mut findings = vec![Finding::right("management.reachable", answers).took(time)];
+    let (alarms, deprecated) = tokio::join!(alarms(management), deprecated(management));
+    findings.push(alarms);
+    findings.extend(deprecated);
+    let examined = all.iter().map(|name| vhost(management, config, name));
+    for found in join_all(examined).await {
+        findings.extend(found);
+    }
+    findings
+}
+
+fn find(subject: &Subject<'_>) -> Option<Result<Asked, SourceError>> {
+    let named = subject.management.clone();
+    let named = named.or_else(|| subject.config.auth_rabbitmq.management());
+    let is_guess = named.is_none();
+    let url = named.or_else(|| guess(subject.config))?;
+    Some(Management::new(url).map(|management| Asked {
+        management,
+        is_guess,
+    }))
+}
+
+/// The broker's host, with the gateway's account; over TLS if the broker is.
+fn guess(config: &Config) -> Option<SecretUrl> {
+    let Some(Url::Amqp(url)) = config.broker.all_urls().first() else {
+        return None;
+    };
+    let url = AnyUrl::parse(url.reveal()).ok()?;
+    let (scheme, port) = match url.scheme() {
+        "amqps" => ("https", PORTS.1),
+        _ => ("http", PORTS.0),
+    };
+    let (user, password) = (url.username(), url.password()?);
+    let host = url.host_str()?;
+    let url = AnyUrl::parse(&format!("{scheme}://{user}:{password}@{host}:{port}"));
+    url.ok().map(SecretUrl::from)
+}
+
+/// What stays unknown, with the commands that tell it.
+fn unasked(reason: &str, config: &Config, vhosts: &[String]) -> Vec<Finding> {
+    let vhost = vhosts.first().map_or("/", String::as_str);
+    let text = format!(
+        "policies, default queue types, deprecated features and alarms are not known: {reason}"
+    );
+    let mut found = Finding::unasked("management.reachable", text)
+        .cure("stentor doctor --management http://USER:PASSWORD@HOST:15672")
+        .cure(format!(
+            "rabbitmqctl list_policies -p {vhost}; rabbitmqctl list_operator_policies -p {vhost}"
+        ))
+        .cure("rabbitmqctl list_vhosts name default_queue_type")
+        .cure("rabbitmqctl list_deprecated_features used   (RabbitMQ 3.13 and later)")
+        .cure("rabbitmq-diagnostics alarms");
+    if config.feed.binding == Binding::All {
+        for exchange in &config.feed.whole {
+            found = found.cure(list_bindings(vhost, exchange));
+        }
+    }
+    vec![found]
+}
+
+fn list_bindings(vhost: &str, exchange: &str) -> String {
+    format!(
+        "rabbitmqctl list_bindings -p {vhost} source_name destination_name destination_kind \
+         routing_key | grep '^{exchange}[[:space:]]'"
+    )
+}
+
+async fn get<T: DeserializeOwned>(management: &Management, path: &str) -> Result<T, SourceError> {
+    let (answer, _) = ask(management.get(path)).await;
+    let answer =
+        answer.unwrap_or_else(|| Err(SourceError::Timeout(management.to_string().into())))?;
+    serde_json::from_slice(&answer).map_err(|error| {
+        // The parser's words tell a place, and no content.
+        SourceError::Connection(management.to_string().into(), error.to_string())
+    })
+}
+
+async fn alarms(management: &Management) -> Finding {
+    let question = "management.alarms";
+    let (answer, time) = ask(management.get("health/checks/alarms")).await;
+    let found = match answer {
+        Some(Ok(_)) => Finding::right(question, "RabbitMQ has memory and disk enough"),
+        Some(Err(SourceError::Status(_, status))) if status.as_u16() == 503 => Finding::wrong(
+            question,
+            "RabbitMQ is short of memory or disk, and takes no messages until that is over",
+        )
+        .cure("rabbitmq-diagnostics alarms")
+        .cure("rabbitmq-diagnostics memory_breakdown; df -h /var/lib/rabbitmq"),
+        Some(Err(error)) => Finding::unasked(question, format!("alarms are not known: {error}"))
+            .cure("rabbitmq-diagnostics alarms"),
+        None => Finding::unasked(question, format!("alarms are not known: it {}", late()))
+            .cure("rabbitmq-diagnostics alarms"),
+    };
+    found.took(time)
+}
+
+/// RabbitMQ before 3.13 does not know the word.
+async fn deprecated(management: &Management) -> Option<Finding> {
+    match get::<Vec<Value>>(management, "deprecated-features/used").await {
+        Ok(used) => Some(judge_deprecated(&used)),
+        Err(SourceError::Status(_, status)) if status.as_u16() == 404 => None,
+        Err(error) => Some(
+            Finding::unasked(
+                "management.deprecated",
+                format!("deprecated features in use are not known: {error}"),
+            )
+            .cure("rabbitmqctl list_deprecated_features used"),
+        ),
+    }
+}
+
+fn judge_deprecated(used: &[Value]) -> Finding {
+    let question = "management.deprecated";
+    let names: Vec<_> = used
+        .iter()
+        .filter_map(|feature| feature.get("name")?.as_str())
+        .collect();
+    if names.is_empty() {
+        return Finding::right(question, "no deprecated feature of RabbitMQ is in use");
+    }
+    let text = format!(
+        "deprecated features of RabbitMQ are in use, not by Stentor: {}; a later RabbitMQ will \
+         refuse them",
+        names.join(", ")
+    );
+    Finding::doubtful(question, text).cure("rabbitmqctl list_deprecated_features used")
+}
+
+async fn vhost(management: &Management, config: &Config, name: &str) -> Vec<Finding> {
+    let encoded = utf8_percent_encode(name, NON_ALPHANUMERIC).to_string();
+    let (user_paths, operator_paths, vhost_path) = (
+        format!("policies/{encoded}"),
+        format!("operator-policies/{encoded}"),
+        format!("vhosts/{encoded}"),
+    );
+    let (user, operator, vhost) = tokio::join!(
+        get::<Vec<Policy>>(management, &user_paths),
+        get::<Vec<Policy>>(management, &operator_paths),
+        get::<Value>(management, &vhost_path),
+    );
+    let mut findings = Vec::new();
+    match (user, operator) {
+        (Ok(user), Ok(operator)) => {
+            findings.extend(policies::judge(name, &user, &operator, &config.feed));
+        }
+        (Err(error), _) | (_, Err(error)) => findings.push(
+            Finding::unasked(
+                "management.policies",
+                format!("policies of virtual host {name} are not known: {error}"),
+            )
+            .cure(format!(
+                "rabbitmqctl list_policies -p {name}; rabbitmqctl list_operator_policies -p {name}"
+            )),
+        ),
+    }
+    match vhost {
+        Ok(vhost) => findings.push(queue_type(name, &vhost)),
+        Err(error) => findings.push(
+            Finding::unasked(
+                "management.queue-type",
+                format!("the default queue type of {name} is not known: {error}"),
+            )
+            .cure("rabbitmqctl list_vhosts name default_queue_type"),
+        ),
+    }
+    if config.feed.binding == Binding::All && !config.feed.bridge {
+        for exchange in &config.feed.whole {
+            findings.push(bindings(management, name, &encoded, exchange).await);
+        }
+    }
+    findings
+}
+
+/// Stentor's own queues say their type, so this is about clients' queues.
+fn queue_type(name: &str, vhost: &Value) -> Finding {
+    let question = "management.queue-type";
+    let kind = vhost.get("default_queue_type").and_then(Value::as_str);
+    match kind.filter(|kind| *kind != "undefined") {
+        None | Some("classic") => Finding::right(
+            question,
+            format!("queues of virtual host {name} are classic ones by default"),
+        ),
+        Some("stream") => Finding::doubtful(
+            question,
+            format!(
+                "queues that clients make in virtual host {name} are streams by default, which \
+                 keep what was read; Stentor's own say classic"
+            ),
+        )
+        .cure(format!(
+            "rabbitmqctl update_vhost_metadata {name} --default-queue-type classic"
+        )),
+        Some(kind) => Finding::right(
+            question,
+            format!(
+                "queues that clients make in virtual host {name} are {kind} queues by default; \
+                 Stentor's own say classic"
+            ),
+        ),
+    }
+}
+
+async fn bindings(management: &Management, vhost: &str, encoded: &str, exchange: &str) -> Finding {
+    let name = utf8_percent_encode(exchange, NON_ALPHANUMERIC);
+    let path = format!("exchanges/{encoded}/{name}/bindings/source");
+    match get::<Vec<Value>>(management, &path).await {
+        Ok(bindings) => foreign(vhost, exchange, &bindings),
+        Err(SourceError::Status(_, status)) if status.as_u16() == 404 => Finding::right(
+            "management.bindings",
+            format!("exchange {exchange} (feed.whole) is not there yet"),
+        ),
+        Err(error) => Finding::unasked(
+            "management.bindings",
+            format!("bindings of exchange {exchange} are not known: {error}"),
+        )
+        .cure(list_bindings(vhost, exchange)),
+    }
+}
+
+/// With `bridge = false`, a key that anybody binds at the exchange is missed by all clients.
+fn foreign(vhost: &str, exchange: &str, bindings: &[Value]) -> Finding {
+    let question = "management.bindings";
+    let all = format!("{exchange}.all");
+    let text = |binding: &Value, name: &str| {
+        let value = binding.get(name).and_then(Value::as_str);
+        value.unwrap_or_default().to_owned()
+    };
+    let foreign: Vec<_> = bindings
+        .iter()
+        .map(|binding| (text(binding, "destination"), text(binding, "routing_key")))
+        .filter(|(destination, _)| *destination != all)
+        .collect();
+    if foreign.is_empty() {
+        let text = format!("nobody else binds keys at exchange {exchange} (feed.whole)");
+        return Finding::right(question, text);
+    }
+    let mut named = String::new();
+    for (destination, key) in foreign.iter().take(MAX_NAMED) {
+        let _ = write!(named, " {key} → {destination};");
+    }
+    let text = format!(
+        "bindings of others ({}) at exchange {exchange} keep their keys from all clients \
+         ([feed] bridge = false):{named}",
+        foreign.len()
+    );
+    Finding::wrong(question, text.trim_end_matches(';'))
+        .cure("[feed] bridge = true")
+        .cure(format!("or bind them at {exchange}.keys instead:"))
+        .cure(list_bindings(vhost, exchange))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::doctor::finding::Mark;
+
+    #[test]
+    fn bindings_of_others_are_named() {
+        let bridge = json!({"destination": "feed.all", "routing_key": "user_bob"});
+        assert_eq!(foreign("/", "feed", &[bridge.clone()]).mark, Mark::Right);
+        let other = json!({"destination": "audit", "routing_key": "user_alice"});
+        let found = foreign("/", "feed", &[bridge, other]);
+        assert_eq!(found.mark, Mark::Wrong);
+        assert!(
+            found.text.contains("bindings of others (1)"),
+            "{}",
+            found.text
+        );
+        assert!(found.text.ends_with("user_alice → audit"), "{}", found.text);
+        assert_eq!(found.cure[0], "[feed] bridge = true");
+    }
+
+    #[test]
+    fn a_default_type_matters_to_clients_queues() {
+        for (vhost, mark) in [
+            (json!({}), Mark::Right),
+            (json!({"default_queue_type": "undefined"}), Mark::Right),
+            (json!({"default_queue_type": "quorum"}), Mark::Right),
+            (json!({"default_queue_type": "stream"}), Mark::Doubtful),
+        ] {
+            assert_eq!(queue_type("/", &vhost).mark, mark, "{vhost}");
+        }
+    }
+
+    #[test]
+    fn features_in_use_are_named() {
+        assert_eq!(judge_deprecated(&[]).mark, Mark::Right);
+        let found = judge_deprecated(&[json!({"name": "global_qos"})]);
+        assert_eq!(found.mark, Mark::Doubtful);
+        assert!(found.text.contains("global_qos"));
+    }
+
+    #[test]
+    fn without_the_plug_in_commands_ask() {
+        let mut config = Config::default();
+        config.feed.binding = Binding::All;
+        config.feed.whole = vec!["feed".to_owned()];
+        let found = unasked("away", &config, &["app".to_owned()]);
+        assert_eq!(found[0].mark, Mark::Unasked);
+        let cures = found[0].cure.join("\n");
+        for command in [
+            "list_policies -p app",
+            "list_bindings -p app",
+            "list_deprecated_features used",
+        ] {
+            assert!(cures.contains(command), "{cures}");
+        }
+    }
+
+    #[test]
+    fn the_guess_is_the_broker_s_host() {
+        for (url, expected) in [
+            ("amqp://u:p%40@host:5673/app", "http://u:p%40@host:15672/"),
+            ("amqps://u:p@[::1]", "https://u:p@[::1]:15671/"),
+        ] {
+            let mut config = Config::default();
+            config.broker.url = Some(url.parse().unwrap());
+            assert_eq!(guess(&config).unwrap().reveal(), expected);
+        }
+    }
+}

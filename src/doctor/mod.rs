@@ -1,0 +1,208 @@
+//! `stentor doctor`: asks everything that the gateway will need, for real, before the first start or
+//! beside a gateway that runs.
+//!
+//! Each part asks first, and judges then: the functions that judge take what was answered, and are
+//! pure. The ways to ask are those of the gateway: the same logins, links and calls. Nothing is
+//! changed; nothing that is secret is shown.
+//!
+//! | Module | Its part |
+//! |---|---|
+//! | `finding`, `show` | an answer with its cure; the report for people (pure) |
+//! | `ask` | the time of a question |
+//! | `broker`, `exchanges` | RabbitMQ by AMQP: logins, permissions, exchanges |
+//! | `management`, `policies` | what AMQP cannot tell |
+//! | `logins` | the hook, tokens, and a user's dry run |
+//! | `store` | Redis |
+//! | `certificates` | the gateway's certificate, and those of servers |
+//! | `machine` | files, backlog, ports, memory |
+//! | `clock` | this clock beside others |
+
+mod args;
+mod ask;
+mod broker;
+mod certificates;
+mod clock;
+mod exchanges;
+mod finding;
+mod logins;
+mod machine;
+mod management;
+mod policies;
+mod show;
+mod store;
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::Path,
+};
+
+use thiserror::Error;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+pub use args::Doctor;
+pub use finding::{Counts, Finding, Mark, QUESTIONS, Report};
+
+use crate::{
+    auth::{jwt, rabbitmq},
+    config::{Config, Sources},
+    secret_url::SecretUrl,
+};
+
+/// Nothing can be asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An argument cannot be used.
+    #[error("{0}")]
+    Argument(String),
+}
+
+/// The subject of an examination.
+struct Subject<'a> {
+    config: &'a Config,
+    task: &'a Doctor,
+    passcode: Option<Zeroizing<String>>,
+    management: Option<SecretUrl>,
+}
+
+impl Subject<'_> {
+    /// The virtual hosts to examine.
+    fn vhosts(&self) -> Vec<String> {
+        vhosts(self.config, self.task.vhost.as_deref())
+    }
+}
+
+/// Virtual hosts that are examined at most: a gateway may serve very many.
+const MAX_VHOSTS: usize = 20;
+
+/// Those that are configured, the default one first; of `*`, the default one.
+fn vhosts(config: &Config, asked: Option<&str>) -> Vec<String> {
+    let broker = &config.broker;
+    let mut vhosts = vec![broker.default_vhost.clone()];
+    let others = broker.vhosts.iter().map(String::as_str).chain(asked);
+    for other in others {
+        if other != "*" && !vhosts.iter().any(|vhost| vhost == other) {
+            vhosts.push(other.to_owned());
+        }
+    }
+    vhosts.truncate(MAX_VHOSTS);
+    vhosts
+}
+
+/// Examines a configuration and everything that it names.
+///
+/// # Errors
+/// An argument cannot be used.
+pub async fn examine(
+    task: &Doctor,
+    name: String,
+    config: &Config,
+    sources: &Sources,
+) -> Result<Report, Error> {
+    let begun = Instant::now();
+    let subject = Subject {
+        config,
+        task,
+        passcode: passcode(task)?,
+        management: management_url(task)?,
+    };
+    let mut findings = configuration(&name, config, sources);
+    let (broker, logins, store, certificates, machine, clock) = tokio::join!(
+        broker::examine(&subject),
+        logins::examine(&subject),
+        store::examine(config),
+        certificates::examine(config),
+        machine::examine(config),
+        clock::examine(&subject),
+    );
+    for part in [broker, logins, store, certificates, machine, clock] {
+        findings.extend(part);
+    }
+    Ok(Report::new(name, findings, begun.elapsed()))
+}
+
+/// The report as it is printed.
+///
+/// # Errors
+/// Never, for it holds texts and numbers alone.
+pub fn print(report: &Report, is_json: bool, is_coloured: bool) -> Result<String, Error> {
+    if !is_json {
+        return Ok(show::show(report, is_coloured));
+    }
+    let text = serde_json::to_string_pretty(report);
+    text.map(|text| format!("{text}\n"))
+        .map_err(|error| Error::Argument(error.to_string()))
+}
+
+/// The values, and the files that they name.
+fn configuration(name: &str, config: &Config, sources: &Sources) -> Vec<Finding> {
+    let mut findings = vec![Finding::right(
+        "configuration.keys",
+        format!("{name}: {sources}"),
+    )];
+    for warning in &sources.warnings {
+        findings.push(Finding::doubtful("configuration.keys", warning));
+    }
+    let unusable = |section: &str, key: &str, problem: &str| {
+        Finding::wrong(
+            "configuration.files",
+            format!("[{section}] {key}: {problem}"),
+        )
+        .cure(format!(
+            "name a file that the gateway's user may read: [{section}] {key} = \"…\""
+        ))
+    };
+    if let Some(file) = config.auth_rabbitmq.file()
+        && let Err(error) = rabbitmq::check_file(file)
+    {
+        findings.push(unusable("auth.rabbitmq", "definitions", &error.to_string()));
+    }
+    if let Err((key, problem)) = jwt::check_files(&config.auth.jwt) {
+        findings.push(unusable("auth.jwt", key, &problem));
+    }
+    findings
+}
+
+fn passcode(task: &Doctor) -> Result<Option<Zeroizing<String>>, Error> {
+    let mut text = Zeroizing::new(String::new());
+    if let Some(file) = &task.passcode_file {
+        let wrong = |error: io::Error| Error::Argument(format!("{}: {error}", file.display()));
+        *text = read(file).map_err(wrong)?;
+    } else if task.passcode_stdin {
+        let wrong = |error: io::Error| Error::Argument(format!("standard input: {error}"));
+        io::stdin().read_to_string(&mut text).map_err(wrong)?;
+    } else {
+        return Ok(None);
+    }
+    // Editors end files with a line break, which is no part of it.
+    Ok(Some(Zeroizing::new(
+        text.trim_end_matches(['\r', '\n']).to_owned(),
+    )))
+}
+
+fn read(file: &Path) -> io::Result<String> {
+    fs::read_to_string(file)
+}
+
+fn management_url(task: &Doctor) -> Result<Option<SecretUrl>, Error> {
+    let url = task.management.as_deref();
+    url.map(rabbitmq::management_url)
+        .transpose()
+        .map_err(|why| Error::Argument(format!("--management {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtual_hosts_are_examined_once_each() {
+        let mut config = Config::default();
+        config.broker.vhosts = ["/", "app"].map(String::from).to_vec();
+        assert_eq!(vhosts(&config, Some("app")), ["/", "app"]);
+        config.broker.vhosts = vec!["*".to_owned()];
+        assert_eq!(vhosts(&config, None), ["/"]);
+    }
+}

@@ -1,0 +1,232 @@
+//! Policies that touch the queues of feeds (pure).
+//!
+//! RabbitMQ applies one policy to a queue, that of the highest priority, and one operator policy. Of
+//! a limit that both a queue and a policy have, the smaller counts; of everything else, the queue's
+//! own.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::finding::Finding;
+use crate::{
+    auth::rabbitmq::pattern::Pattern,
+    broker::{FEED_QUEUES, FeedConfig},
+};
+
+/// A policy, as the management plug-in lists it.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Policy {
+    name: String,
+    pattern: String,
+    #[serde(rename = "apply-to", default)]
+    apply_to: String,
+    #[serde(default)]
+    priority: i64,
+    #[serde(default)]
+    definition: BTreeMap<String, Value>,
+}
+
+impl Policy {
+    /// Whether it may apply to a queue of that name.
+    fn touches(&self, queue: &str) -> bool {
+        let kinds = ["", "all", "queues", "classic_queues", "quorum_queues"];
+        kinds.contains(&&*self.apply_to)
+            && Pattern::new(&self.pattern).is_ok_and(|pattern| pattern.matches(queue))
+    }
+}
+
+/// Judges the policies of a virtual host.
+pub(super) fn judge(
+    vhost: &str,
+    user: &[Policy],
+    operator: &[Policy],
+    feed: &FeedConfig,
+) -> Vec<Finding> {
+    // A name of the form that feeds' queues have.
+    let queue = format!("{FEED_QUEUES}host.0123abcd.1");
+    let mut findings = Vec::new();
+    for (policies, set, clear) in [
+        (user, "set_policy", "clear_policy"),
+        (operator, "set_operator_policy", "clear_operator_policy"),
+    ] {
+        let touching = policies.iter().filter(|policy| policy.touches(&queue));
+        let Some(policy) = touching.max_by_key(|policy| policy.priority) else {
+            continue;
+        };
+        let harms = harms(policy, feed);
+        if harms.is_empty() {
+            continue;
+        }
+        let is_loss = harms.iter().any(|harm| harm.is_loss);
+        let harms: Vec<_> = harms.into_iter().map(|harm| harm.text).collect();
+        let text = format!(
+            "policy {:?} of virtual host {vhost} applies to Stentor's own queues: {}",
+            policy.name,
+            harms.join("; ")
+        );
+        let found = match is_loss {
+            true => Finding::wrong("management.policies", text),
+            false => Finding::doubtful("management.policies", text),
+        };
+        let definition = serde_json::to_string(&policy.definition).unwrap_or_default();
+        let name = &policy.name;
+        let pattern = but_not_feeds(&policy.pattern);
+        let set = format!(
+            "rabbitmqctl {set} -p '{vhost}' --priority {} --apply-to queues '{name}' '{pattern}' \
+             '{definition}'",
+            policy.priority
+        );
+        findings.push(found.cure(set).cure(format!(
+            "or, if nobody needs it: rabbitmqctl {clear} -p '{vhost}' '{name}'"
+        )));
+    }
+    if findings.is_empty() {
+        let text = format!("no policy of virtual host {vhost} harms Stentor's queues");
+        findings.push(Finding::right("management.policies", text));
+    }
+    findings
+}
+
+/// The same pattern without Stentor's queues.
+fn but_not_feeds(pattern: &str) -> String {
+    format!("^(?!stentor\\.feed\\.)(?=.*(?:{pattern}))")
+}
+
+/// What a key of a policy does to a feed's queue.
+struct Harm {
+    /// Messages are lost, and nobody is told.
+    is_loss: bool,
+    text: String,
+}
+
+fn harms(policy: &Policy, feed: &FeedConfig) -> Vec<Harm> {
+    let mut harms = Vec::new();
+    let mut add = |is_loss, text: String| harms.push(Harm { is_loss, text });
+    for (key, value) in &policy.definition {
+        let number = value.as_u64().unwrap_or(u64::MAX);
+        match key.as_str() {
+            "message-ttl" => add(
+                true,
+                format!(
+                    "message-ttl drops messages that wait for {number} ms (while a node is away, \
+                     say), and no client is told"
+                ),
+            ),
+            "expires" if u128::from(number) < feed.expires.as_millis() => add(
+                false,
+                format!(
+                    "expires ends them {number} ms after a node is gone, sooner than [feed] \
+                     expires ({} ms)",
+                    feed.expires.as_millis()
+                ),
+            ),
+            "max-length" => add(
+                false,
+                format!(
+                    "max-length interrupts feeds from {number} waiting messages on ([feed] \
+                     max_length_bytes is the bound that is meant)"
+                ),
+            ),
+            "max-length-bytes"
+                if number < u64::try_from(feed.max_length_bytes).unwrap_or(u64::MAX) =>
+            {
+                add(
+                    false,
+                    format!(
+                        "max-length-bytes interrupts feeds from {number} waiting bytes on, fewer \
+                         than [feed] max_length_bytes ({})",
+                        feed.max_length_bytes
+                    ),
+                );
+            }
+            "ha-mode" => add(
+                false,
+                "ha-mode copies every message of every feed to other nodes".to_owned(),
+            ),
+            _ => {}
+        }
+    }
+    harms
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::doctor::finding::Mark;
+
+    fn policy(pattern: &str, apply_to: &str, priority: i64, definition: &Value) -> Policy {
+        let policy = json!({
+            "vhost": "/",
+            "name": "all",
+            "pattern": pattern,
+            "apply-to": apply_to,
+            "priority": priority,
+            "definition": definition,
+        });
+        serde_json::from_value(policy).unwrap()
+    }
+
+    fn marks(user: &[Policy], operator: &[Policy]) -> Vec<Mark> {
+        let found = judge("/", user, operator, &FeedConfig::default());
+        found.iter().map(|found| found.mark).collect()
+    }
+
+    #[test]
+    fn policies_that_harm_are_found() {
+        let of = |definition: &Value| marks(&[policy(".*", "queues", 0, definition)], &[]);
+        for (definition, mark) in [
+            (json!({"message-ttl": 60_000}), Mark::Wrong),
+            (json!({"max-length": 1000}), Mark::Doubtful),
+            (json!({"max-length-bytes": 1000}), Mark::Doubtful),
+            (json!({"max-length-bytes": 1_u64 << 40}), Mark::Right),
+            (json!({"expires": 1000}), Mark::Doubtful),
+            (json!({"expires": 1_800_000}), Mark::Right),
+            (json!({"ha-mode": "all"}), Mark::Doubtful),
+            (json!({"queue-master-locator": "min-masters"}), Mark::Right),
+        ] {
+            assert_eq!(of(&definition), [mark], "{definition}");
+        }
+    }
+
+    #[test]
+    fn only_the_policy_that_applies_counts() {
+        let ttl = json!({"message-ttl": 1});
+        let none = json!({"queue-mode": "lazy"});
+        for (user, mark) in [
+            (vec![policy("^orders", "queues", 0, &ttl)], Mark::Right),
+            (vec![policy(".*", "exchanges", 0, &ttl)], Mark::Right),
+            (vec![policy("^stentor", "all", 0, &ttl)], Mark::Wrong),
+            (
+                vec![
+                    policy(".*", "queues", 1, &ttl),
+                    policy("^stentor", "queues", 2, &none),
+                ],
+                Mark::Right,
+            ),
+        ] {
+            assert_eq!(marks(&user, &[]), [mark], "{user:?}");
+            assert_eq!(marks(&[], &user), [mark], "{user:?}");
+        }
+    }
+
+    /// The cure keeps the policy for all other queues.
+    #[test]
+    fn the_cure_leaves_out_stentor_s_queues_alone() {
+        for pattern in [".*", "^", "^stentor|orders$"] {
+            let cured = Pattern::new(&but_not_feeds(pattern)).unwrap();
+            let before = Pattern::new(pattern).unwrap();
+            assert!(!cured.matches("stentor.feed.host.0123abcd.1"));
+            for other in ["orders", "stentor", "my.stentor.feed.1"] {
+                assert_eq!(
+                    cured.matches(other),
+                    before.matches(other),
+                    "{pattern} {other}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Redis, where presence is kept there.
+
+use std::time::SystemTime;
+
+use super::{
+    ask::{ask, late},
+    clock,
+    finding::Finding,
+};
+use crate::{
+    config::Config,
+    presence::{PresenceError, Url, redis::inspect::ExaminedRedis},
+    secret_url::SecretUrl,
+};
+
+/// Asks Redis.
+pub(super) async fn examine(config: &Config) -> Vec<Finding> {
+    let question = "presence.redis";
+    let url = match &config.presence.url {
+        Url::Off => return Vec::new(),
+        Url::Memory => {
+            let text = "presence is kept in the gateway's own memory: a single node has it";
+            return vec![Finding::right(question, text)];
+        }
+        Url::Redis(url) => url,
+    };
+    let redis = match ExaminedRedis::new(url, &config.redis, config.presence.lease) {
+        Ok(redis) => redis,
+        Err(error) => return vec![Finding::wrong(question, error.to_string())],
+    };
+    let mode = match (config.redis.cluster, config.redis.sentinels.is_empty()) {
+        (true, _) => format!("a cluster, all of its {} parts", redis.partitions()),
+        (false, false) => "the master that Sentinels name".to_owned(),
+        (false, true) => "a single server".to_owned(),
+    };
+    let (time, took) = ask(redis.time()).await;
+    // It is asked after a round trip; half of it is the best guess.
+    let here = SystemTime::now();
+    let mut findings = Vec::new();
+    match time {
+        // The account may not ask for the time; the list of rights says so.
+        Some(Err(error)) if lacks_a_right(&error) => {}
+        Some(Ok(there)) => {
+            let text = format!("{url} answers ({mode})");
+            findings.push(Finding::right(question, text).took(took));
+            findings.push(clock::judge("Redis", here, there, took));
+        }
+        answer => {
+            let error = answer.and_then(Result::err);
+            let why = error.map_or_else(late, |error| error.to_string());
+            findings.push(unreachable(url, &why).took(took));
+            return findings;
+        }
+    }
+    let (refused, took) = ask(redis.refused()).await;
+    let found = match refused {
+        Some(Ok(refused)) => rights(url, &refused),
+        Some(Err(error)) => unreachable(url, &error.to_string()),
+        None => unreachable(url, &late()),
+    };
+    findings.push(found.took(took));
+    findings
+}
+
+fn lacks_a_right(error: &PresenceError) -> bool {
+    error.to_string().contains("lacks a right")
+}
+
+fn unreachable(url: &SecretUrl, why: &str) -> Finding {
+    let found = Finding::wrong("presence.redis", format!("{url}: {why}"));
+    let is_login = [
+        "AuthenticationFailed",
+        "WRONGPASS",
+        "NOAUTH",
+        "uthentication",
+    ]
+    .iter()
+    .any(|word| why.contains(word));
+    match is_login {
+        true => found
+            .cure(format!(
+                "ACL SETUSER {} '>PASSWORD'   (in redis-cli)",
+                account(url)
+            ))
+            .cure("STENTOR__PRESENCE__URL='redis://USER:PASSWORD@HOST:6379'"),
+        false => found
+            .cure("start Redis, and open the way to it")
+            .cure("[presence] url = \"redis://HOST:6379\""),
+    }
+}
+
+fn account(url: &SecretUrl) -> String {
+    let url = url::Url::parse(url.reveal());
+    let user = url.map(|url| url.username().to_owned()).unwrap_or_default();
+    match user.is_empty() {
+        true => "default".to_owned(),
+        false => user,
+    }
+}
+
+fn rights(url: &SecretUrl, refused: &[&str]) -> Finding {
+    let account = account(url);
+    if refused.is_empty() {
+        let text = format!("the account {account} has all rights that presence needs");
+        return Finding::right("presence.rights", text);
+    }
+    let missing: Vec<_> = refused
+        .iter()
+        .map(|command| format!("+{command}"))
+        .collect();
+    let text = format!(
+        "the account {account} lacks rights of Redis that presence needs: {}",
+        refused.join(", ")
+    );
+    Finding::wrong("presence.rights", text).cure(format!(
+        "ACL SETUSER {account} {}   (in redis-cli; then ACL SAVE)",
+        missing.join(" ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::finding::Mark;
+
+    fn url(text: &str) -> SecretUrl {
+        url::Url::parse(text).unwrap().into()
+    }
+
+    #[test]
+    fn missing_rights_are_granted_by_one_command() {
+        let url = url("redis://stentor:s3cret@host");
+        let found = rights(&url, &["hset", "script|load"]);
+        assert_eq!(found.mark, Mark::Wrong);
+        assert!(
+            found.cure[0].starts_with("ACL SETUSER stentor +hset +script|load"),
+            "{found:?}"
+        );
+        assert_eq!(rights(&url, &[]).mark, Mark::Right);
+    }
+
+    #[test]
+    fn a_refused_password_is_told_from_a_redis_that_is_away() {
+        let url = url("redis://:s3cret@host");
+        let refused = unreachable(&url, "unreachable: Password authentication failed");
+        assert!(
+            refused.cure[0].starts_with("ACL SETUSER default"),
+            "{refused:?}"
+        );
+        let away = unreachable(&url, "unreachable: Connection refused");
+        assert_eq!(away.cure[0], "start Redis, and open the way to it");
+        assert!(!format!("{refused:?}{away:?}").contains("s3cret"));
+    }
+}
