@@ -34,9 +34,21 @@ pub(super) async fn examine(subject: &Subject<'_>) -> Vec<Finding> {
         }
         Err(error) => return vec![Finding::wrong("broker.login", error.to_string())],
     };
-    let (by_amqp, by_management) =
+    let (mut by_amqp, mut by_management) =
         tokio::join!(by_amqp(subject, &broker), management::examine(subject),);
+    answer_types(&mut by_amqp, &mut by_management);
     by_amqp.into_iter().chain(by_management).collect()
+}
+
+/// Of types that RabbitMQ does not tell by AMQP, the management plug-in's answer counts; of others it
+/// would only say the same again.
+fn answer_types(by_amqp: &mut Vec<Finding>, by_management: &mut Vec<Finding>) {
+    let is_type = |found: &Finding| found.question == "management.types";
+    let is_unknown = by_amqp.iter().any(is_type);
+    if by_management.iter().any(is_type) {
+        by_amqp.retain(|found| !is_type(found));
+    }
+    by_management.retain(|found| is_unknown || !is_type(found));
 }
 
 async fn by_amqp(subject: &Subject<'_>, broker: &AmqpBroker) -> Vec<Finding> {

@@ -167,7 +167,7 @@ fn declare(vhost: &str, exchange: &str, kind: ExchangeKind) -> String {
     )
 }
 
-fn named(kind: ExchangeKind) -> &'static str {
+pub(super) fn named(kind: ExchangeKind) -> &'static str {
     match kind {
         ExchangeKind::Direct => "direct",
         ExchangeKind::Topic => "topic",

@@ -24,7 +24,8 @@ const RUNNING: Duration = Duration::from_secs(2);
 pub(super) async fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![files(config, open_files())];
     let somaxconn = fs::read_to_string(SOMAXCONN).ok();
-    findings.extend(somaxconn.and_then(|text| backlog(text.trim().parse().ok()?)));
+    let somaxconn = somaxconn.and_then(|text| text.trim().parse().ok());
+    findings.extend(somaxconn.map(backlog));
     findings.extend(memory(config));
     findings.extend(ports(config).await);
     findings
@@ -72,22 +73,17 @@ fn files(config: &Config, open: u64) -> Finding {
         ))
 }
 
-fn backlog(somaxconn: u32) -> Option<Finding> {
+fn backlog(somaxconn: u32) -> Finding {
     let question = "system.backlog";
-    Some(match somaxconn >= BACKLOG {
-        true => Finding::right(
-            question,
-            format!("{BACKLOG} connections may wait to be accepted"),
-        ),
-        false => Finding::doubtful(
-            question,
-            format!(
-                "{somaxconn} connections may wait to be accepted, not {BACKLOG}: when all clients \
-                 come back at once, some wait for seconds"
-            ),
-        )
-        .cure(format!("sysctl -w net.core.somaxconn={BACKLOG}")),
-    })
+    if somaxconn >= BACKLOG {
+        let text = format!("{BACKLOG} connections may wait to be accepted");
+        return Finding::right(question, text);
+    }
+    let text = format!(
+        "{somaxconn} connections may wait to be accepted, not {BACKLOG}: when all clients come \
+         back at once, some wait for seconds"
+    );
+    Finding::doubtful(question, text).cure(format!("sysctl -w net.core.somaxconn={BACKLOG}"))
 }
 
 /// The least memory with which the gateway serves some thousands of clients.
@@ -208,8 +204,8 @@ mod tests {
 
     #[test]
     fn a_short_backlog_is_doubtful() {
-        assert_eq!(backlog(4096).unwrap().mark, Mark::Right);
-        let short = backlog(128).unwrap();
+        assert_eq!(backlog(4096).mark, Mark::Right);
+        let short = backlog(128);
         assert_eq!(short.cure, ["sysctl -w net.core.somaxconn=4096"]);
     }
 

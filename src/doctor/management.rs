@@ -1,6 +1,6 @@
 //! What AMQP cannot tell: RabbitMQ's management plug-in is asked, or the command is told that asks.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use futures_util::future::join_all;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -11,12 +11,14 @@ use url::Url as AnyUrl;
 use super::{
     Subject,
     ask::{ask, late},
+    exchanges::named,
     finding::Finding,
     policies::{self, Policy},
 };
 use crate::{
+    app,
     auth::rabbitmq::{Management, SourceError},
-    broker::{Binding, Url},
+    broker::{Binding, ExchangeKind, Url},
     config::Config,
     secret_url::SecretUrl,
 };
@@ -204,10 +206,12 @@ async fn vhost(management: &Management, config: &Config, name: &str) -> Vec<Find
         format!("operator-policies/{encoded}"),
         format!("vhosts/{encoded}"),
     );
-    let (user, operator, vhost) = tokio::join!(
+    let exchanges_path = format!("exchanges/{encoded}?columns=name,type");
+    let (user, operator, vhost, exchanges) = tokio::join!(
         get::<Vec<Policy>>(management, &user_paths),
         get::<Vec<Policy>>(management, &operator_paths),
         get::<Value>(management, &vhost_path),
+        get::<Vec<Value>>(management, &exchanges_path),
     );
     let mut findings = Vec::new();
     match (user, operator) {
@@ -234,12 +238,50 @@ async fn vhost(management: &Management, config: &Config, name: &str) -> Vec<Find
             .cure("rabbitmqctl list_vhosts name default_queue_type"),
         ),
     }
+    // Without an answer, those that AMQP does not tell stay unasked.
+    if let Ok(exchanges) = exchanges {
+        findings.push(types(name, &app::exchanges(config), &exchanges));
+    }
     if config.feed.binding == Binding::All && !config.feed.bridge {
         for exchange in &config.feed.whole {
             findings.push(bindings(management, name, &encoded, exchange).await);
         }
     }
     findings
+}
+
+/// Whether the exchanges that are there have the types of the configuration.
+fn types(vhost: &str, wanted: &BTreeMap<Box<str>, ExchangeKind>, exchanges: &[Value]) -> Finding {
+    let question = "management.types";
+    let mut wrong = Vec::new();
+    let mut cures = Vec::new();
+    for exchange in exchanges {
+        let text = |field: &str| exchange.get(field).and_then(Value::as_str);
+        let (Some(name), Some(there)) = (text("name"), text("type")) else {
+            continue;
+        };
+        let Some(kind) = wanted.get(name) else {
+            continue;
+        };
+        let kind = named(*kind);
+        if there != kind {
+            wrong.push(format!(
+                "{name} is a {there} exchange, and has to be a {kind} one"
+            ));
+            cures.push(format!("[broker] exchanges = {{ {name:?} = {there:?} }}"));
+        }
+    }
+    if wrong.is_empty() {
+        let text = format!("exchanges of virtual host {vhost} have the types of the configuration");
+        return Finding::right(question, text);
+    }
+    let text = format!(
+        "by the configuration, {} (virtual host {vhost})",
+        wrong.join("; ")
+    );
+    cures
+        .into_iter()
+        .fold(Finding::wrong(question, text), Finding::cure)
 }
 
 /// Stentor's own queues say their type, so this is about clients' queues.
@@ -341,6 +383,24 @@ mod tests {
         );
         assert!(found.text.ends_with("user_alice → audit"), "{}", found.text);
         assert_eq!(found.cure[0], "[feed] bridge = true");
+    }
+
+    #[test]
+    fn types_are_compared_with_the_configuration() {
+        let wanted = BTreeMap::from([("feed".into(), ExchangeKind::Direct)]);
+        let there = |kind: &str| {
+            [
+                json!({"name": "", "type": "direct"}),
+                json!({"name": "feed", "type": kind}),
+            ]
+        };
+        assert_eq!(types("/", &wanted, &there("direct")).mark, Mark::Right);
+        let found = types("/", &wanted, &there("topic"));
+        assert_eq!(found.mark, Mark::Wrong);
+        assert_eq!(
+            found.cure,
+            ["[broker] exchanges = { \"feed\" = \"topic\" }"]
+        );
     }
 
     #[test]

@@ -4,10 +4,9 @@ use std::fmt::Write as _;
 
 use super::finding::{Counts, Finding, Mark, Report};
 
-/// What fits a narrow terminal.
-const WIDTH: usize = 80;
-/// Columns before an answer, and those after it, for its time.
-const INDENT: usize = 4;
+/// Columns of an answer, after four for its sign, and of its time: 80 in all, which a narrow terminal
+/// has.
+const ANSWER: usize = 66;
 const TIME: usize = 10;
 
 /// Titles of the parts, in their order.
@@ -66,14 +65,13 @@ fn summary(counts: Counts) -> String {
 
 fn show_finding(text: &mut String, found: &Finding, paint: Paint) {
     let sign = paint.sign(found.mark);
-    let lines = wrap(&found.text, WIDTH.saturating_sub(INDENT + TIME));
+    let lines = wrap(&found.text, ANSWER);
     for (index, line) in lines.iter().enumerate() {
         let time = found.milliseconds.filter(|_| index == 0);
         let time = time.map(|time| format!("{time} ms")).unwrap_or_default();
         let begin = if index == 0 { sign } else { " " };
-        let width = WIDTH.saturating_sub(INDENT + TIME);
         // Columns are characters here: names are ASCII as a rule.
-        let line = format!("  {begin} {line:width$}{time:>TIME$}");
+        let line = format!("  {begin} {line:ANSWER$}{time:>TIME$}");
         let _ = writeln!(text, "{}", line.trim_end());
     }
     let verb = match found.mark {
@@ -176,7 +174,7 @@ RabbitMQ, by its management plug-in
 1 right, 1 wrong, 1 not asked; 1300 ms
 ";
         assert_eq!(text, expected);
-        assert!(text.lines().all(|line| line.chars().count() <= WIDTH));
+        assert!(text.lines().all(|line| line.chars().count() <= 80));
     }
 
     #[test]

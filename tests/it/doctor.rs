@@ -12,7 +12,10 @@ use lapin::{
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use testkit::{Answer, Authority, Call, FEED, Hook, RabbitMq, Redis, Vhost, free_ports, unique};
+use testkit::{
+    Answer, Authority, Call, FEED, Hook, RabbitMq, Redis, RedisCluster, RedisSentinels, Vhost,
+    free_ports, unique,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -447,6 +450,22 @@ async fn an_exchange_of_another_type() {
         ["[broker] exchanges = { \"feed\" = \"topic\" }"]
     );
     setup.set("broker.exchanges", "feed=topic").is_sound().await;
+
+    // To an account that may not configure it, RabbitMQ tells no type; its plug-in does.
+    let (api, account) = (vhost.node().api(), unique("gateway"));
+    api.add_user(&account, "p").await;
+    api.allow(vhost.name(), &account, ["^stentor\\.", ".*", ".*"])
+        .await;
+    let mut least = direct.account(&vhost, &account, "p");
+    let words = "feed is a topic exchange, and has to be a direct one";
+    let found = least.is_wrong("management.types", words).await;
+    assert_eq!(
+        found.cure,
+        ["[broker] exchanges = { \"feed\" = \"topic\" }"]
+    );
+    least.variables.remove("STENTOR_MANAGEMENT");
+    let report = least.is_sound().await;
+    report.found("management.types", "unasked", "feed");
 }
 
 #[tokio::test]
@@ -613,6 +632,28 @@ async fn a_redis_that_is_down_or_refuses() {
     redis.kill();
     let found = with(redis.url()).is_wrong("presence.redis", "").await;
     assert_eq!(found.cure[0], "start Redis, and open the way to it");
+}
+
+#[tokio::test]
+async fn redis_by_sentinels_and_as_a_cluster() {
+    let (vhost, hook) = (vhost().await, Hook::start().await);
+    let setup = Setup::new(&vhost, &hook);
+    let redis = RedisSentinels::shared().await;
+    let by_sentinels = setup
+        .clone()
+        .set("presence.url", redis.url())
+        .set("redis.sentinels", redis.addresses().join(","))
+        .set("redis.sentinel_password", RedisSentinels::PASSWORD);
+    let report = by_sentinels.is_sound().await;
+    report.found("presence.redis", "right", "the master that Sentinels name");
+    report.found("presence.rights", "right", "has all rights");
+    let redis = RedisCluster::shared().await;
+    let cluster = setup
+        .set("presence.url", redis.url())
+        .set("redis.cluster", true);
+    let report = cluster.is_sound().await;
+    report.found("presence.redis", "right", "a cluster, all of its 64 parts");
+    report.found("presence.rights", "right", "has all rights");
 }
 
 #[tokio::test]
