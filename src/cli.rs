@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use stentor::{api::Scope, ctl::Ctl, doctor::Doctor};
+use stentor::{
+    api::Scope,
+    ctl::{self, Ctl},
+    doctor::Doctor,
+};
 
 /// A STOMP push gateway for RabbitMQ: WebSocket, SockJS and TCP clients in, AMQP out.
 #[derive(Parser)]
@@ -44,11 +48,18 @@ Without --config, only the defaults and the environment count. Two keys have no 
         #[arg(long, value_name = "FILE", env = "STENTOR_CONFIG")]
         config: Option<PathBuf>,
     },
-    /// Print the default configuration, check one, or make one from RabbitMQ's.
+    /// Print the default configuration, check one, compare one with a gateway's, or make one from
+    /// RabbitMQ's.
     #[command(after_help = "\
 Checking takes the environment into account, as serving does: run it where the gateway runs.
 
-  stentor config --check stentor.toml && systemctl restart stentor
+  stentor config --check stentor.toml && systemctl reload stentor
+
+--diff asks a running gateway, as `stentor ctl` does, with a token of the scope admin: how does its
+file, or the one that is named, differ from what is in force, and what needs a restart?
+
+  stentor config --diff
+  stentor config --diff=new.toml
 
 From RabbitMQ's, the keys of its STOMP plug-ins are translated (stomp.*, web_stomp.*, auth_http.*,
 auth_cache.*), and ssl_options.* if STOMP listens with TLS. Standard error lists the settings that
@@ -95,8 +106,16 @@ Examples:
 }
 
 #[derive(Args)]
-#[group(required = true, multiple = false)]
 pub(crate) struct ConfigTask {
+    #[command(flatten)]
+    pub(crate) what: ConfigWhat,
+    #[command(flatten)]
+    pub(crate) gateway: ctl::Server,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct ConfigWhat {
     /// Print the default configuration, in which every key is explained.
     #[arg(long)]
     pub(crate) default: bool,
@@ -107,6 +126,10 @@ pub(crate) struct ConfigTask {
     /// Print the configuration that replaces a rabbitmq.conf; `-` reads standard input.
     #[arg(long, value_name = "RABBITMQ_CONF")]
     pub(crate) from_rabbitmq: Option<PathBuf>,
+    /// Say how a running gateway's configuration differs from its file, or from this one; `-` reads
+    /// standard input.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    pub(crate) diff: Option<Option<PathBuf>>,
 }
 
 #[cfg(test)]

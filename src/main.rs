@@ -5,8 +5,6 @@ mod cli;
 use std::{
     env,
     error::Error,
-    ffi::OsStr,
-    fs,
     io::{self, IsTerminal as _, Write},
     os::unix::process::CommandExt,
     path::Path,
@@ -19,14 +17,13 @@ use stentor::{
     api, app,
     broker::UrlError,
     causes::with_causes,
-    config::{self, Config, ConfigErrors, File},
+    config::{self, Config, ConfigErrors, Loaded, Source, environment},
     ctl, demo,
     doctor::{self, Doctor},
-    listen::{Files, Wanted},
     migrate, telemetry,
 };
 
-use cli::{Cli, Command, ConfigTask};
+use cli::{Cli, Command, ConfigTask, ConfigWhat};
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
@@ -57,6 +54,7 @@ fn main() -> ExitCode {
         Err(failure) => {
             let (code, text) = match failure {
                 Failure::Run(error) => (1, with_causes(error.as_ref())),
+                Failure::Ctl(code, error) => (code, with_causes(error.as_ref())),
                 Failure::Configuration(text) => (2, text),
                 Failure::Unsound => return ExitCode::FAILURE,
             };
@@ -89,6 +87,8 @@ fn deepen_stacks() {
 enum Failure {
     /// Something went wrong while running.
     Run(Box<dyn Error>),
+    /// A gateway that was asked did not do it, or was not there: with the exit code that says so.
+    Ctl(u8, Box<dyn Error>),
     /// The configuration is wrong; the text lists all its errors.
     Configuration(String),
     /// What was examined is not in order, and the report has said so.
@@ -96,29 +96,11 @@ enum Failure {
 }
 
 fn serve(file: Option<&Path>) -> Result<(), Failure> {
-    let mut config = load(file)?;
-    telemetry::init(&config.log).map_err(|error| Failure::Run(error.into()))?;
+    let loaded = load(file)?;
+    telemetry::init(&loaded.config.log).map_err(|error| Failure::Run(error.into()))?;
     telemetry::starting();
-    // Lowered, and not refused: in a container the operator may have no say in it, and the bounds
-    // are seldom reached.
-    let files = raise_file_limit();
-    let listen = &mut config.listen;
-    let wanted = Wanted {
-        connections: listen.max_connections,
-        unauthenticated: listen.max_unauthenticated,
-    };
-    let reckoned = Files::of(files).reckon(wanted);
-    if reckoned != wanted {
-        telemetry::few_files(
-            files,
-            wanted.connections,
-            reckoned.connections,
-            reckoned.unauthenticated,
-        );
-    }
-    listen.max_connections = reckoned.connections;
-    listen.max_unauthenticated = reckoned.unauthenticated;
-    block_on(app::run(config))
+    raise_file_limit();
+    block_on(app::run(loaded, file.map(Path::to_owned)))
 }
 
 fn run_demo(port: u16, broker: Option<&str>) -> Result<(), Failure> {
@@ -140,12 +122,7 @@ fn run_demo(port: u16, broker: Option<&str>) -> Result<(), Failure> {
 }
 
 fn control(task: ctl::Ctl) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Run(error.into()))?;
-    let done = runtime.block_on(ctl::run(task));
-    let done = done.map_err(|error| Failure::Run(error.into()))?;
+    let done = ask(ctl::run(task))?;
     print(&done.text)?;
     match done.in_vain {
         Some(why) => Err(Failure::Run(why.into())),
@@ -155,10 +132,10 @@ fn control(task: ctl::Ctl) -> Result<(), Failure> {
 
 /// The report goes to standard output; the exit code is 1 if something is wrong.
 fn examine(task: &Doctor) -> Result<(), Failure> {
-    let source = task.config.as_deref().map(Source::read).transpose()?;
+    let source = task.config.as_deref().map(read).transpose()?;
     let name = source.as_ref().map(|source| source.name.clone());
     let file = source.as_ref().map(Source::file);
-    let (config, sources) = Config::load_unopened(file, environment()).map_err(wrong)?;
+    let loaded = Config::load_unopened(file, environment()).map_err(wrong)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -166,7 +143,7 @@ fn examine(task: &Doctor) -> Result<(), Failure> {
     let name = name.unwrap_or_else(|| "defaults and environment".to_owned());
     let unusable = |error: doctor::Error| Failure::Configuration(error.to_string());
     let report = runtime
-        .block_on(doctor::examine(task, name, &config, &sources))
+        .block_on(doctor::examine(task, name, &loaded.config, &loaded.sources))
         .map_err(unusable)?;
     // https://no-color.org
     let no_colour = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -193,21 +170,42 @@ fn make_token(name: &str, scopes: &[api::Scope]) -> Result<(), Failure> {
 }
 
 fn configure(task: &ConfigTask) -> Result<(), Failure> {
-    match task {
-        ConfigTask {
+    match &task.what {
+        ConfigWhat {
             check: Some(path), ..
         } => check(path),
-        ConfigTask {
+        ConfigWhat {
             from_rabbitmq: Some(path),
             ..
         } => from_rabbitmq(path),
-        ConfigTask { .. } => print(config::DEFAULT),
+        ConfigWhat {
+            diff: Some(path), ..
+        } => diff(task, path.as_deref()),
+        ConfigWhat { .. } => print(config::DEFAULT),
     }
 }
 
+fn diff(task: &ConfigTask, path: Option<&Path>) -> Result<(), Failure> {
+    let source = path.map(read).transpose()?;
+    let toml = source.map(|source| source.text);
+    let compared = ask(ctl::compare(&task.gateway, toml))?;
+    print(&compared)
+}
+
+/// Asks a running gateway.
+fn ask<T>(asking: impl Future<Output = Result<T, ctl::Error>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Run(error.into()))?;
+    let done = runtime.block_on(asking);
+    done.map_err(|error| Failure::Ctl(error.exit_code(), error.into()))
+}
+
 fn check(path: &Path) -> Result<(), Failure> {
-    let source = Source::read(path)?;
-    let sources = Config::check(Some(source.file()), environment()).map_err(wrong)?;
+    let source = read(path)?;
+    let sources = Config::load(Some(source.file()), environment());
+    let sources = sources.map_err(wrong)?.sources;
     for warning in &sources.warnings {
         // Standard error may be closed.
         let _ = writeln!(io::stderr(), "{}: warning: {warning}", source.name);
@@ -217,7 +215,7 @@ fn check(path: &Path) -> Result<(), Failure> {
 
 /// The translation goes to standard output, and what the reader has to look at to standard error.
 fn from_rabbitmq(path: &Path) -> Result<(), Failure> {
-    let source = Source::read(path)?;
+    let source = read(path)?;
     let name = &source.name;
     let migration = migrate::from_rabbitmq(&source.text)
         .map_err(|error| Failure::Configuration(format!("{name}: {error}")))?;
@@ -245,53 +243,17 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-fn load(path: Option<&Path>) -> Result<Config, Failure> {
-    let source = path.map(Source::read).transpose()?;
+fn load(path: Option<&Path>) -> Result<Loaded, Failure> {
+    let source = path.map(read).transpose()?;
     Config::load(source.as_ref().map(Source::file), environment()).map_err(wrong)
+}
+
+fn read(path: &Path) -> Result<Source, Failure> {
+    Source::read(path).map_err(Failure::Configuration)
 }
 
 fn wrong(errors: ConfigErrors) -> Failure {
     Failure::Configuration(errors.to_string())
-}
-
-/// A file that was read, or standard input.
-struct Source {
-    /// Its name in errors.
-    name: String,
-    text: String,
-}
-
-impl Source {
-    fn read(path: &Path) -> Result<Self, Failure> {
-        let (name, text) = if path == Path::new("-") {
-            ("stdin".to_owned(), io::read_to_string(io::stdin()))
-        } else {
-            (path.display().to_string(), fs::read_to_string(path))
-        };
-        match text {
-            Ok(text) => Ok(Self { name, text }),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                let why = "is no text, or not in UTF-8";
-                Err(Failure::Configuration(format!("{name}: {why}")))
-            }
-            Err(error) => Err(Failure::Configuration(format!("{name}: {error}"))),
-        }
-    }
-
-    fn file(&self) -> File<'_> {
-        File {
-            name: &self.name,
-            text: &self.text,
-        }
-    }
-}
-
-/// Variables of other programs need not be UTF-8; in ours, other bytes show as U+FFFD.
-fn environment() -> impl Iterator<Item = (String, String)> {
-    env::vars_os().map(|(name, value)| {
-        let text = |text: &OsStr| text.to_string_lossy().into_owned();
-        (text(&name), text(&value))
-    })
 }
 
 fn block_on<E: Error + 'static>(run: impl Future<Output = Result<(), E>>) -> Result<(), Failure> {
@@ -304,17 +266,13 @@ fn block_on<E: Error + 'static>(run: impl Future<Output = Result<(), E>>) -> Res
 }
 
 /// Each client is a file, and the soft limit is 1024 by tradition: takes all that the hard limit
-/// allows. Answers what is allowed now.
-fn raise_file_limit() -> u64 {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+/// allows.
+fn raise_file_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let wanted = Rlimit {
         current: maximum,
         maximum,
     };
-    let allowed = match setrlimit(Resource::Nofile, wanted) {
-        Ok(()) => maximum,
-        Err(_) => current,
-    };
-    // `None`: no limit.
-    allowed.unwrap_or(u64::MAX)
+    // What the system refuses stays as it is; the gateway takes fewer clients then.
+    let _ = setrlimit(Resource::Nofile, wanted);
 }

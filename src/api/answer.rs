@@ -1,5 +1,7 @@
 //! Answers: JSON, errors included.
 
+use std::sync::{Arc, OnceLock};
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
@@ -97,6 +99,11 @@ impl Refusal {
         self
     }
 
+    /// The error, in words.
+    pub(super) fn words(&self) -> &str {
+        &self.body.error
+    }
+
     pub(super) fn with_header(mut self, name: header::HeaderName, value: &str) -> Self {
         self.header = value.parse().ok().map(|value| Box::new((name, value)));
         self
@@ -134,9 +141,17 @@ pub(super) struct Request {
     pub(super) body: Bytes,
     /// The name of its token, if it needed one.
     pub(super) caller: Option<Box<str>>,
+    /// What it acts on, for the audit, once its handler knows.
+    pub(super) on: Arc<OnceLock<Box<str>>>,
 }
 
 impl Request {
+    /// Says what it acts on, if the path does not.
+    pub(super) fn acts_on(&self, what: impl Into<Box<str>>) {
+        // A handler says so once.
+        let _ = self.on.set(what.into());
+    }
+
     /// The first name of the path.
     pub(super) fn name(&self) -> &str {
         self.names.first().map_or("", String::as_str)

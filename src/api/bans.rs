@@ -201,6 +201,7 @@ pub(super) async fn ban(api: &Api, request: Request) -> Answer {
     }
     let now = SystemTime::now();
     let until = seconds.and_then(|seconds| now.checked_add(Duration::from_secs(seconds)));
+    request.acts_on(subject.to_string());
     let bans = api.services.registry.bans();
     if bans.of(now, &subject).is_none() && bans.len(now) >= MAX_BANS {
         let error = format!("there are {MAX_BANS} bans, as many as a node holds: lift some");
@@ -230,6 +231,7 @@ pub(super) async fn unban(api: &Api, request: Request) -> Answer {
         device_id,
     } = request.query()?;
     let subject = subject(user, address, device_id)?;
+    request.acts_on(subject.to_string());
     let now = SystemTime::now();
     let change = api.services.registry.bans().change(now, subject, None);
     set(api, request.caller.as_deref(), now, change).await

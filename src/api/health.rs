@@ -89,7 +89,7 @@ pub(super) async fn alive(_: &Api, _: Request) -> Answer {
 pub(super) async fn ready(api: &Api, _: Request) -> Answer {
     let degraded = api.services.memory.degraded();
     let mut cause = api.readiness().err();
-    if api.health.overload == Overload::NotReady {
+    if api.rules.current().1.overload == Overload::NotReady {
         cause = cause.or_else(|| degraded.clone());
     }
     let (status, word) = match cause {

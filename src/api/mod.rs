@@ -10,6 +10,8 @@ mod bans;
 #[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod commands;
 mod config;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
+mod configuration;
 mod health;
 mod metrics;
 mod node;
@@ -18,6 +20,7 @@ mod openapi;
 #[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod presence;
 mod publish;
+mod rules;
 mod token;
 
 use std::{
@@ -40,6 +43,9 @@ pub use answer::ErrorBody;
 pub use bans::{Ban, BanOutcome, BanRequest, Bans, Reach};
 pub use commands::{NodeOutcome, Outcome};
 pub use config::{Config, Metrics};
+pub use configuration::{
+    CompareRequest, Configuration, Difference, KeyChange, KeyInForce, Reconfigure,
+};
 pub use health::{Alive, Health, Overload, Ready};
 pub use node::{Connections, Feed, Limits, Node, Process, Vhost};
 pub use openapi::openapi;
@@ -49,11 +55,12 @@ pub use presence::{
 };
 pub(crate) use publish::MAX_MANDATORY;
 pub use publish::{FailureReason, KeyFailure, PublishFailure, PublishRequest, Published};
+pub use rules::Rules;
 pub use token::{Scope, Token, TokenError, Tokens, generate};
 
 use self::answer::{Answer, Refusal, Request, is_json};
 use crate::{
-    http::Routes,
+    http::{Remote, Routes},
     node::Services,
     shutdown::{Phase, Phases},
     telemetry::{self, Seldom},
@@ -70,10 +77,10 @@ pub struct Api {
     started: Instant,
     started_at: SystemTime,
     default_vhost: Arc<str>,
-    /// The longest body of a message, in bytes.
-    max_message: usize,
-    config: Config,
-    health: Health,
+    rules: Arc<Rules>,
+    /// `[api] max_requests`, which stays.
+    max_requests: usize,
+    configuration: Option<Arc<dyn Reconfigure>>,
     /// How long a body may take to come.
     body_timeout: Duration,
     /// How long a request may take from then on.
@@ -89,6 +96,8 @@ struct Route {
     /// As in the document: `{name}` stands for one segment.
     path: &'static str,
     access: Access,
+    /// Its name in the audit, if it is an action.
+    action: Option<&'static str>,
     /// It reads a body.
     takes_body: bool,
     handler: for<'a> fn(&'a Api, Request) -> BoxFuture<'a, Answer>,
@@ -106,15 +115,18 @@ enum Access {
 }
 
 macro_rules! routes {
-    ($($method:ident $path:literal $access:expr => $handler:path $(, $body:ident)?;)*) => {
+    ($($method:ident $path:literal $access:expr => $handler:path $(, $body:ident)? $(as $action:literal)?;)*) => {
         &[$(Route {
             method: Method::$method,
             path: $path,
             access: $access,
+            action: routes!(@action $($action)?),
             takes_body: routes!(@body $($body)?),
             handler: |api, request| $handler(api, request).boxed(),
         }),*]
     };
+    (@action $action:literal) => { Some($action) };
+    (@action) => { None };
     (@body body) => { true };
     (@body) => { false };
 }
@@ -136,45 +148,50 @@ static ROUTES: &[Route] = routes! {
     GET "/api/v1/counts" READ => presence::counts;
     GET "/api/v1/sessions" READ => presence::sessions;
     GET "/api/v1/sessions/{id}" READ => presence::session;
-    DELETE "/api/v1/sessions/{id}" ADMIN => commands::kick_session;
-    POST "/api/v1/sessions/{id}/recheck" ADMIN => commands::recheck_session;
+    DELETE "/api/v1/sessions/{id}" ADMIN => commands::kick_session as "kick";
+    POST "/api/v1/sessions/{id}/recheck" ADMIN => commands::recheck_session as "recheck";
     GET "/api/v1/users/{name}" READ => presence::user;
-    DELETE "/api/v1/users/{name}/sessions" ADMIN => commands::kick_user;
-    POST "/api/v1/users/{name}/recheck" ADMIN => commands::recheck_user;
-    POST "/api/v1/users/{name}/forget" ADMIN => commands::forget;
-    POST "/api/v1/users/{name}/groups" ADMIN => commands::refresh_groups;
+    DELETE "/api/v1/users/{name}/sessions" ADMIN => commands::kick_user as "kick";
+    POST "/api/v1/users/{name}/recheck" ADMIN => commands::recheck_user as "recheck";
+    POST "/api/v1/users/{name}/forget" ADMIN => commands::forget as "forget";
+    POST "/api/v1/users/{name}/groups" ADMIN => commands::refresh_groups as "refresh-groups";
     GET "/api/v1/bans" READ => bans::bans;
-    POST "/api/v1/bans" ADMIN => bans::ban, body;
-    DELETE "/api/v1/bans" ADMIN => bans::unban;
+    POST "/api/v1/bans" ADMIN => bans::ban, body as "ban";
+    DELETE "/api/v1/bans" ADMIN => bans::unban as "unban";
     POST "/api/v1/presence" READ => presence::users, body;
     GET "/api/v1/groups/{name}" READ => presence::group;
-    POST "/api/v1/publish" PUBLISH => publish::publish, body;
+    POST "/api/v1/publish" PUBLISH => publish::publish, body as "publish";
+    GET "/api/v1/config" READ => configuration::configuration;
+    POST "/api/v1/config/reload" ADMIN => configuration::reload as "reload";
+    POST "/api/v1/config/compare" ADMIN => configuration::compare, body;
 };
 
 impl Api {
-    /// The operator's side of this node. `body_timeout` is how long a body may take to come, and
+    /// The operator's side of this node. `configuration` can be read again, if there is one;
+    /// `body_timeout` is how long a body may take to come, and
     /// `operation_timeout` how long the broker may take for an answer.
     #[must_use]
     pub fn new(
         services: Arc<Services>,
         phases: Phases,
-        config: Config,
-        health: Health,
+        rules: Arc<Rules>,
+        configuration: Option<Arc<dyn Reconfigure>>,
         node: &str,
         body_timeout: Duration,
         operation_timeout: Duration,
     ) -> Arc<Self> {
         let settings = services.settings();
+        let max_requests = rules.current().0.max_requests;
         Arc::new(Self {
             default_vhost: Arc::clone(&settings.default_vhost),
-            max_message: settings.limits.max_frame_size,
             phases,
             node: node.into(),
             started: Instant::now(),
             started_at: SystemTime::now(),
-            turns: Semaphore::new(config.max_requests.min(Semaphore::MAX_PERMITS)),
-            config,
-            health,
+            turns: Semaphore::new(max_requests.min(Semaphore::MAX_PERMITS)),
+            max_requests,
+            rules,
+            configuration,
             body_timeout,
             // A message waits for its turn, and then for its answer.
             timeout: operation_timeout.saturating_mul(2).saturating_add(PATIENCE),
@@ -191,12 +208,13 @@ impl Api {
             .and(warp::path::full())
             .and(query)
             .and(warp::header::headers_cloned())
+            .and(warp::ext::optional::<Remote>())
             .and(warp::body::stream())
             .then(
-                move |method, path: warp::path::FullPath, query, headers, body| {
+                move |method, path: warp::path::FullPath, query, headers, remote, body| {
                     let api = Arc::clone(&self);
                     async move {
-                        api.answer(method, path.as_str(), query, headers, body)
+                        api.answer((method, path.as_str()), query, headers, remote, body)
                             .await
                     }
                 },
@@ -206,10 +224,10 @@ impl Api {
 
     async fn answer<B: Buf>(
         &self,
-        method: Method,
-        path: &str,
+        (method, path): (Method, &str),
         query: String,
         headers: HeaderMap,
+        remote: Option<Remote>,
         body: impl Stream<Item = Result<B, warp::Error>>,
     ) -> warp::reply::Response {
         let (route, names) = match find(&method, path) {
@@ -222,7 +240,10 @@ impl Api {
             query,
             body: Bytes::new(),
             caller: None,
+            on: Arc::default(),
         };
+        let on = Arc::clone(&request.on);
+        let path_names = request.names.join(" ");
         let mut caller = None;
         let answer = self
             .serve(route, request, &headers, body, &mut caller)
@@ -238,8 +259,24 @@ impl Api {
             path,
             status: status.as_u16(),
             duration: begun.elapsed(),
-            changes: route.access == ADMIN,
         });
+        if let (Some(action), Access::Scope(scope)) = (route.action, route.access) {
+            let (outcome, cause) = match &answer {
+                Ok(reply) if reply.status.is_success() => ("done", None),
+                Ok(_) => ("failed", None),
+                Err(refusal) if is_denied(refusal.status) => ("denied", Some(refusal.words())),
+                Err(refusal) => ("failed", Some(refusal.words())),
+            };
+            telemetry::audited(&telemetry::Audited {
+                token: caller.as_deref(),
+                scope: scope.as_str(),
+                remote: remote.map(|Remote(remote)| remote),
+                action,
+                on: on.get().map_or(&path_names, |on| on),
+                outcome,
+                cause,
+            });
+        }
         answer.map_or_else(Refusal::into_response, answer::Reply::into_response)
     }
 
@@ -259,7 +296,7 @@ impl Api {
         let Ok(_turn) = self.turns.try_acquire() else {
             let error = format!(
                 "{} requests are being served, as many as [api] max_requests allows",
-                self.config.max_requests
+                self.max_requests
             );
             let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, error);
             return Err(refusal.with_header(header::RETRY_AFTER, "1"));
@@ -283,7 +320,10 @@ impl Api {
     fn scope(&self, access: Access) -> Option<Scope> {
         match access {
             Access::Open => None,
-            Access::Metrics => (self.config.metrics == Metrics::Token).then_some(Scope::Read),
+            Access::Metrics => {
+                let is_closed = self.rules.current().0.metrics == Metrics::Token;
+                is_closed.then_some(Scope::Read)
+            }
             Access::Scope(scope) => Some(scope),
         }
     }
@@ -302,7 +342,9 @@ impl Api {
             (Some(given), None) => given.to_str().ok().and_then(bearer),
             _ => None,
         };
-        if self.config.tokens.is_empty() {
+        let rules = self.rules.current();
+        let tokens = &rules.0.tokens;
+        if tokens.is_empty() {
             let error = "there are no tokens; set [api] tokens (`stentor token` makes one)";
             return refuse(error, "Bearer realm=\"stentor\"");
         }
@@ -310,7 +352,7 @@ impl Api {
             let error = "this takes a token: Authorization: Bearer TOKEN";
             return refuse(error, "Bearer realm=\"stentor\"");
         };
-        let Some((name, token)) = self.config.tokens.find(given) else {
+        let Some((name, token)) = tokens.find(given) else {
             let challenge = "Bearer realm=\"stentor\", error=\"invalid_token\"";
             return refuse("the token is not known here", challenge);
         };
@@ -333,17 +375,16 @@ impl Api {
             let error = "the body has to be JSON: Content-Type: application/json";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error));
         }
+        let max_body = self.rules.current().0.max_body;
         let reading = async {
             let mut body = pin!(body);
             let mut read = BytesMut::new();
             while let Some(part) = body.next().await {
                 let mut part =
                     part.map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the body broke off"))?;
-                if read.len().saturating_add(part.remaining()) > self.config.max_body {
-                    let error = format!(
-                        "the body is longer than {} bytes ([api] max_body)",
-                        self.config.max_body
-                    );
+                if read.len().saturating_add(part.remaining()) > max_body {
+                    let error =
+                        format!("the body is longer than {max_body} bytes ([api] max_body)");
                     return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error));
                 }
                 while part.has_remaining() {
@@ -384,6 +425,11 @@ impl Api {
             Some(Err(error)) => error.to_string(),
         }
     }
+}
+
+/// Whether a token is missing, or lacks the scope.
+fn is_denied(status: StatusCode) -> bool {
+    [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status)
 }
 
 /// The token of an `Authorization` header.

@@ -12,7 +12,7 @@ use utoipa::{
 use super::{
     Api,
     answer::{Answer, ErrorBody, Reply, Request},
-    bans, commands, health, metrics, node, presence, publish,
+    bans, commands, configuration, health, metrics, node, presence, publish,
 };
 
 /// The document.
@@ -48,6 +48,9 @@ use super::{
         presence::users,
         presence::group,
         publish::publish,
+        configuration::configuration,
+        configuration::reload,
+        configuration::compare,
     ),
     components(schemas(ErrorBody)),
     tags(
@@ -57,6 +60,7 @@ use super::{
         (name = "bans", description = "On all nodes"),
         (name = "presence", description = "On all nodes; needs presence"),
         (name = "publish"),
+        (name = "configuration", description = "Of the node that is asked"),
     ),
     modifiers(&Common),
 )]

@@ -184,8 +184,9 @@ pub enum FailureReason {
 )]
 pub(super) async fn publish(api: &Api, request: Request) -> Answer {
     request.no_query()?;
-    let request: PublishRequest = request.json()?;
-    let message = Outgoing::new(request, api)?;
+    let asked: PublishRequest = request.json()?;
+    let message = Outgoing::new(asked, api)?;
+    request.acts_on(message.shown());
     let name = message.vhost.as_deref().unwrap_or(&api.default_vhost);
     let total = message.keys.len();
     let failed = match api.services.vhosts.enter(name).await {
@@ -278,7 +279,8 @@ impl Outgoing {
                 "is RabbitMQ's shortcut for consumers of a channel, and nobody consumes here";
             return Err(Refusal::field("reply_to", error));
         }
-        let body = self::body(body, body_base64, api.max_message)?;
+        let max_message = api.services.settings().limits.max_frame_size;
+        let body = self::body(body, body_base64, max_message)?;
         let text = |field: &str, text: Option<String>| {
             text.map(|text| short(field, &text).map(|()| text.into()))
                 .transpose()
@@ -310,6 +312,17 @@ impl Outgoing {
     }
 
     /// Publishes, and answers the keys that failed.
+    /// Where it goes, for the audit: the exchange, and the first of the keys.
+    fn shown(&self) -> String {
+        const SHOWN: usize = 3;
+        let keys: Vec<&str> = self.keys.iter().take(SHOWN).map(|key| &**key).collect();
+        let more = match self.keys.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!("exchange {:?}, {}{more}", self.exchange, keys.join(", "))
+    }
+
     async fn publish(self, vhost: &Hub) -> Vec<KeyFailure> {
         // When the broker is away each message would wait for it anew.
         let (message, is_away) = (&self, &AtomicBool::new(false));

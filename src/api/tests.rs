@@ -31,8 +31,8 @@ fn api_with(config: Config) -> (Arc<Api>, Progress) {
     let api = Api::new(
         services(10),
         phases,
-        config,
-        Health::default(),
+        Rules::new(config, Health::default()),
+        None,
         "node-1",
         patience,
         Duration::from_secs(1),
@@ -97,10 +97,10 @@ async fn send(
     let method = method.parse().unwrap();
     let answer = api
         .answer(
-            method,
-            path,
+            (method, path),
             query.to_owned(),
             headers,
+            None,
             stream::iter(pieces),
         )
         .await;
@@ -360,7 +360,7 @@ async fn a_body_is_json_of_a_bounded_size_and_comes_in_time() {
     let never = stream::pending::<Result<Bytes, warp::Error>>();
     let publish = "/api/v1/publish";
     let late = api
-        .answer(Method::POST, publish, String::new(), headers, never)
+        .answer((Method::POST, publish), String::new(), headers, None, never)
         .await;
     assert_eq!(late.status(), 408);
 }

@@ -4,7 +4,7 @@
 //! `rabbitmq_auth_backend_http`; [`rabbitmq`] answers for RabbitMQ's own users; [`jwt`] reads tokens
 //! by the keys of their issuer, and asks nobody; [`chain`] has several of them, and each login goes
 //! to the one that knows its kind; [`cache`] remembers permissions and lets one call in flight serve
-//! all equal ones; [`certificate`] reads names out of certificates.
+//! all equal ones; [`Replaceable`] lets a reload change all of them; [`certificate`] reads names out of certificates.
 
 pub mod cache;
 mod carried;
@@ -15,6 +15,7 @@ mod config;
 pub mod http;
 pub mod jwt;
 pub mod rabbitmq;
+mod replaceable;
 mod turns;
 
 use std::{
@@ -32,6 +33,7 @@ pub use carried::{Carried, CarryError, Credentials, Forwarding, Parameter};
 pub use certificate::CertificateLogin;
 pub(crate) use client::client as http_client;
 pub use config::{Config, Fact, Method, Unset};
+pub use replaceable::Replaceable;
 
 /// Whether a text has the form of a token (JWT). No password has it by chance.
 #[must_use]

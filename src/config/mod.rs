@@ -6,9 +6,13 @@
 //! is said with its place and with what to do.
 
 mod check;
+mod classes;
 mod error;
 mod keys;
 mod read;
+mod reload;
+mod shown;
+mod source;
 mod text;
 
 use std::fmt;
@@ -19,7 +23,10 @@ use crate::{
 };
 
 pub use error::{ConfigErrors, Problem, ValueSource};
-use read::Reader;
+pub use reload::{Change, InForce, Loaded, Plan};
+pub use source::{Source, environment};
+
+use read::{Name, Reader, SetValue};
 
 /// The commented default, as `stentor config --default` prints it.
 pub const DEFAULT: &str = include_str!("../../config/stentor.toml");
@@ -91,30 +98,19 @@ impl Config {
     pub fn load(
         file: Option<File<'_>>,
         environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigErrors> {
-        Self::read(file, environment, Check::Whole).map(|(config, _)| config)
+    ) -> Result<Loaded, ConfigErrors> {
+        Self::read(file, environment, Check::Whole)
     }
 
-    /// The sources of the keys that are set, for a configuration that [`Config::load`] takes.
-    ///
-    /// # Errors
-    /// As [`Config::load`].
-    pub fn check(
-        file: Option<File<'_>>,
-        environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Sources, ConfigErrors> {
-        Self::read(file, environment, Check::Whole).map(|(_, sources)| sources)
-    }
-
-    /// As [`Config::load`], with the sources of the keys; but the files that it names (certificates,
-    /// keys of tokens) are not looked at.
+    /// As [`Config::load`]; but the files that it names (certificates, keys of tokens) are not looked
+    /// at.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn load_unopened(
         file: Option<File<'_>>,
         environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<(Self, Sources), ConfigErrors> {
+    ) -> Result<Loaded, ConfigErrors> {
         Self::read(file, environment, Check::Values)
     }
 
@@ -124,17 +120,22 @@ impl Config {
     /// # Errors
     /// All problems that were found.
     pub fn load_draft(file: File<'_>) -> Result<Self, ConfigErrors> {
-        Self::read(Some(file), [], Check::Draft).map(|(config, _)| config)
+        Self::read(Some(file), [], Check::Draft).map(|loaded| loaded.config)
     }
 
     fn read(
         file: Option<File<'_>>,
         environment: impl IntoIterator<Item = (String, String)>,
         check: Check,
-    ) -> Result<(Self, Sources), ConfigErrors> {
+    ) -> Result<Loaded, ConfigErrors> {
         let sections = sections();
         let mut reader = Reader::new(&sections, file);
         reader.environment(environment);
+        Self::checked(reader, check)
+    }
+
+    /// A configuration of what was read, if all of it is sound.
+    fn checked(mut reader: Reader<'_>, check: Check) -> Result<Loaded, ConfigErrors> {
         let mut config = Self::from_sections(&mut reader);
         config.broker.adopt_vhost();
         if check != Check::Draft {
@@ -144,9 +145,15 @@ impl Config {
             check::files(&config, &mut reader);
         }
         check::across_sections(&config, &mut reader);
-        let mut sources = reader.finish()?;
+        let name = reader.name().to_owned();
+        let (mut sources, values) = reader.finish()?;
         sources.warnings = check::warnings(&config);
-        Ok((config, sources))
+        Ok(Loaded {
+            config,
+            sources,
+            name,
+            values,
+        })
     }
 }
 
@@ -214,6 +221,15 @@ macro_rules! sections {
                 $(($name, keys::keys::<$type>()),)*
                 $(($part, keys::keys::<$part_type>()),)*
             ]
+        }
+
+        /// Whether both come to the same value.
+        fn is_same((section, key): Name, old: Option<&SetValue>, new: Option<&SetValue>) -> bool {
+            match section {
+                $($name => read::is_same::<$type>(key, old, new),)*
+                $($part => read::is_same::<$part_type>(key, old, new),)*
+                _ => false,
+            }
         }
 
         impl Config {

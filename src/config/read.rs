@@ -1,9 +1,13 @@
 //! Values from the file and the environment become sections, and problems are gathered.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::de::{
-    DeserializeSeed, Error as _, IntoDeserializer, MapAccess, value::MapAccessDeserializer,
+    Deserialize, DeserializeSeed, Error as _, IntoDeserializer, MapAccess,
+    value::MapAccessDeserializer,
 };
 use toml::{
     Spanned,
@@ -30,11 +34,50 @@ pub(super) struct Reader<'a> {
     broken: bool,
 }
 
-/// A value that was set, before its type is known.
+/// A value that was set, before its type is known. It may be a secret: it has no `Debug` of its own.
 #[derive(Clone)]
-enum Value<'a> {
+pub(super) enum Value<'a> {
     File(Spanned<DeValue<'a>>),
+    /// The same, without the file.
+    Kept(toml::Value),
     Variable(Text),
+}
+
+/// A value that outlives its file, and its place.
+pub(super) type SetValue = (ValueSource, Value<'static>);
+
+/// All that was set.
+pub(super) type Values = BTreeMap<Name, SetValue>;
+
+impl fmt::Debug for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Value<'_> {
+    fn kept(self) -> Value<'static> {
+        match self {
+            Value::File(value) => Value::Kept(keep(value)),
+            Value::Kept(value) => Value::Kept(value),
+            Value::Variable(text) => Value::Variable(text),
+        }
+    }
+
+    /// As TOML has it. Variables are texts.
+    pub(super) fn to_toml(&self) -> toml::Value {
+        match self {
+            Value::File(value) => keep(value.clone()),
+            Value::Kept(value) => value.clone(),
+            Value::Variable(text) => toml::Value::String(text.0.clone()),
+        }
+    }
+}
+
+fn keep(value: Spanned<DeValue<'_>>) -> toml::Value {
+    // Whatever TOML can say, a TOML value can hold.
+    toml::Value::deserialize(value.into_deserializer())
+        .unwrap_or_else(|_| toml::Value::String(String::new()))
 }
 
 impl<'a> Reader<'a> {
@@ -51,6 +94,19 @@ impl<'a> Reader<'a> {
             reader.file(file);
         }
         reader
+    }
+
+    /// One of values that were read before.
+    pub(super) fn of(sections: &'a [Keys], file: File<'a>, values: Values) -> Self {
+        Self {
+            set: values,
+            ..Self::new(sections, Some(file))
+        }
+    }
+
+    /// The name of what is read.
+    pub(super) fn name(&self) -> &str {
+        self.file.map_or("configuration", |file| file.name)
     }
 
     fn file(&mut self, file: File<'a>) {
@@ -244,33 +300,34 @@ impl<'a> Reader<'a> {
                 .map(|(_, set)| set)
         };
         blamed.or_else(named).map_or_else(
-            || {
-                ValueSource::Unset(
-                    self.file
-                        .map_or("configuration", |file| file.name)
-                        .to_owned(),
-                )
-            },
+            || ValueSource::Unset(self.name().to_owned()),
             |(place, _)| place.clone(),
         )
     }
 
     /// All well, and where it comes from; or all problems.
-    pub(super) fn finish(mut self) -> Result<Sources, ConfigErrors> {
+    pub(super) fn finish(mut self) -> Result<(Sources, Values), ConfigErrors> {
         if self.problems.is_empty() {
             let mut sources = Sources::default();
-            for (place, _) in self.set.into_values() {
+            for (place, _) in self.set.values() {
                 match place {
-                    ValueSource::Variable(name) => sources.variables.push(name),
+                    ValueSource::Variable(name) => sources.variables.push(name.clone()),
                     ValueSource::Line(..) | ValueSource::Unset(_) => {
                         sources.file = sources.file.saturating_add(1)
                     }
                 }
             }
-            return Ok(sources);
+            return Ok((sources, self.into_values()));
         }
         self.problems.sort();
         Err(ConfigErrors(self.problems))
+    }
+
+    /// All that is set, sound or not.
+    pub(super) fn into_values(self) -> Values {
+        let set = self.set.into_iter();
+        set.map(|(name, (place, value))| (name, (place, value.kept())))
+            .collect()
     }
 
     fn problem(&mut self, place: ValueSource, message: String) {
@@ -316,23 +373,34 @@ fn meant<'a>(variable: &str, known: impl Iterator<Item = &'a String>) -> Option<
     known.find(|key| words(key) == name)
 }
 
+/// Whether both set a key of the section to the same; what is not set has its default.
+pub(super) fn is_same<S: Section + PartialEq>(
+    key: &'static str,
+    one: Option<&SetValue>,
+    other: Option<&SetValue>,
+) -> bool {
+    let read =
+        |set: Option<&SetValue>| deserialize::<S>(set.map(|(_, value)| (key, value.clone())));
+    matches!((read(one), read(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 /// A section from these values, and defaults for the rest.
 fn deserialize<'a, S: Section>(
     values: impl IntoIterator<Item = (&'static str, Value<'a>)>,
 ) -> Result<S, Error> {
-    S::deserialize(MapAccessDeserializer::new(Values {
+    S::deserialize(MapAccessDeserializer::new(Fields {
         rest: values.into_iter(),
         next: None,
     }))
 }
 
 /// Values of both origins, as serde takes a struct's fields.
-struct Values<'a, I> {
+struct Fields<'a, I> {
     rest: I,
     next: Option<Value<'a>>,
 }
 
-impl<'a, I: Iterator<Item = (&'static str, Value<'a>)>> MapAccess<'a> for Values<'a, I> {
+impl<'a, I: Iterator<Item = (&'static str, Value<'a>)>> MapAccess<'a> for Fields<'a, I> {
     type Error = Error;
 
     fn next_key_seed<K: DeserializeSeed<'a>>(
@@ -349,6 +417,7 @@ impl<'a, I: Iterator<Item = (&'static str, Value<'a>)>> MapAccess<'a> for Values
     fn next_value_seed<V: DeserializeSeed<'a>>(&mut self, seed: V) -> Result<V::Value, Error> {
         match self.next.take() {
             Some(Value::File(value)) => seed.deserialize(value.into_deserializer()),
+            Some(Value::Kept(value)) => seed.deserialize(value),
             Some(Value::Variable(text)) => seed.deserialize(text),
             None => Err(Error::custom("a value without a key")),
         }

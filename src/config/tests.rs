@@ -11,7 +11,7 @@ fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigErrors
         text,
     };
     let read = Config::read(Some(file), variables(environment), Check::Draft);
-    read.map(|(config, _)| config)
+    read.map(|loaded| loaded.config)
 }
 
 fn variables(environment: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -66,7 +66,7 @@ fn the_examples_of_the_default_file_are_sound() {
         name: "stentor.toml",
         text: &text,
     };
-    let config = Config::load(Some(file), []).unwrap();
+    let config = Config::load(Some(file), []).unwrap().config;
     assert!(config.broker.url.is_some());
     assert!(config.auth.topic_path.is_some());
 }
@@ -162,14 +162,14 @@ fn rabbitmq_s_users_need_no_hook() {
         };
         let url = "[broker]\nurl = \"embedded:\"\n";
         let text = format!("{url}{text}");
-        let read = Config::check(
+        let read = Config::load(
             Some(File {
                 text: &text,
                 ..file
             }),
             [],
         );
-        read.map(|sources| sources.warnings)
+        read.map(|loaded| loaded.sources.warnings)
             .map_err(|errors| errors.to_string())
     };
     let management = "[auth.rabbitmq]\nmanagement = \"http://a:b@127.0.0.1:1\"\n";

@@ -39,6 +39,8 @@ pub struct Peer {
 /// One connection, as the work done for it sees it.
 pub(super) struct Context {
     pub(super) services: Arc<Services>,
+    /// Those that were in force when it began.
+    settings: Arc<Settings>,
     pub(super) address: ClientAddress,
     pub(super) transport: &'static str,
     pub(super) guard: Guard,
@@ -138,8 +140,10 @@ impl Context {
         session: Box<str>,
     ) -> Arc<Self> {
         telemetry::connection_began(peer.transport);
+        let settings = services.settings();
         Arc::new(Self {
             services,
+            settings,
             address: peer.address,
             transport: peer.transport,
             guard,
@@ -319,7 +323,7 @@ impl Context {
     }
 
     pub(super) fn settings(&self) -> &Settings {
-        self.services.settings()
+        &self.settings
     }
 
     pub(super) fn mapping<'a>(&'a self, identity: &'a Identity) -> mapping::Context<'a> {

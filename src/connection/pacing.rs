@@ -115,7 +115,7 @@ impl Pacing {
 impl Buckets {
     /// Pays for these in order, until there is nothing left to pay with.
     fn pay(&mut self, mut owed: &[(Pace, u32)], context: &Context) -> Result<(), Problem> {
-        let paces = &context.services.paces;
+        let paces = &context.settings().paces;
         while let Some(((pace, count), rest)) = owed.split_first() {
             if let (Some(rate), Some(bucket)) = (paces.rate(*pace), self.bucket(*pace, context))
                 && let Err(wait) = rate.take(bucket, *count)
@@ -149,7 +149,7 @@ impl Buckets {
         [Pace::Messages, Pace::Bytes, Pace::Subscribes]
             .into_iter()
             .all(|pace| {
-                let rate = context.services.paces.rate(pace);
+                let rate = context.settings().paces.rate(pace);
                 let full = rate.zip(self.bucket(pace, context));
                 full.is_none_or(|(rate, bucket)| rate.is_full(bucket))
             })

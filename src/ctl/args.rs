@@ -20,26 +20,56 @@ Examples:
   stentor ctl kick --user alice --reason 'unpaid'    end all her sessions, on all nodes
   stentor ctl ban --address 192.0.2.0/24 --for 1h    keep a network out, on all nodes
   stentor ctl publish feed user_alice --body hello   push, as a backend does
+  stentor ctl reload                                 read the configuration again
+  stentor ctl --watch=5s node                        look every 5 s, until Ctrl-C
   stentor ctl --json sessions | jq …                 for programs
 
 Sessions, users, groups and nodes are known where presence is on ([presence] url).
 
-Exit codes:
+Exit codes; standard error says why:
   0  done
-  1  the gateway is not there, or did not do it, or nobody was there to kick; standard error says why
-  2  wrong command line"
+  1  the gateway did not do it, is not ready, or nobody was there to kick
+  2  wrong command line, or wrong contexts
+  3  no gateway answers there
+  4  the token is missing, unknown, or lacks the scope"
 )]
 pub struct Ctl {
-    /// The URL of the gateway's `[listen] admin`.
+    /// The gateway.
+    #[command(flatten)]
+    pub gateway: Server,
+    /// Print the gateway's answer, as JSON.
+    #[arg(long, global = true, help_heading = GATEWAY)]
+    pub json: bool,
+    /// Show it again and again, every 2 s or as often as this says; for tasks that only look.
+    #[arg(
+        long,
+        global = true,
+        help_heading = GATEWAY,
+        value_name = "TIME",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2s",
+        value_parser = humantime::parse_duration
+    )]
+    pub watch: Option<Duration>,
+    /// The task.
+    #[command(subcommand)]
+    pub task: Task,
+}
+
+/// The gateway to ask, and the token to ask with.
+#[derive(Args, Clone)]
+pub struct Server {
+    /// The URL of the gateway's `[listen] admin`; without it, that of the context, or
+    /// http://127.0.0.1:15680.
     #[arg(
         long,
         global = true,
         help_heading = GATEWAY,
         value_name = "URL",
-        env = "STENTOR_URL",
-        default_value = "http://127.0.0.1:15680"
+        env = "STENTOR_URL"
     )]
-    pub url: String,
+    pub url: Option<String>,
     /// A token of its `[api] tokens`. Others on this machine see arguments: better set the
     /// variable, or use --token-file.
     #[arg(
@@ -60,17 +90,54 @@ pub struct Ctl {
         env = "STENTOR_TOKEN_FILE"
     )]
     pub token_file: Option<PathBuf>,
-    /// Print the gateway's answer, as JSON.
-    #[arg(long, global = true, help_heading = GATEWAY)]
-    pub json: bool,
-    /// The task.
-    #[command(subcommand)]
-    pub task: Task,
+    /// A gateway that `stentor ctl context` names: its address, and its file with a token.
+    #[arg(
+        long,
+        global = true,
+        help_heading = GATEWAY,
+        value_name = "NAME",
+        env = "STENTOR_CONTEXT"
+    )]
+    pub context: Option<String>,
+}
+
+/// What to do with the named gateways.
+#[derive(Subcommand, Clone)]
+pub enum ContextTask {
+    /// List the names and addresses; a star marks the current one.
+    List,
+    /// Ask this one from now on, unless the command line says another.
+    Use {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// A task of `stentor ctl`.
-#[derive(Subcommand)]
+#[derive(Subcommand, Clone)]
 pub enum Task {
+    /// Say whether the node takes clients: exit code 0 if so, 1 if not. Needs no token.
+    Ready,
+    /// Have the gateway read its configuration again: all of it is put in force, or nothing.
+    Reload,
+    /// Show every key of the configuration in force, and where it was set.
+    Config {
+        /// Only keys that are set.
+        #[arg(long)]
+        set: bool,
+    },
+    /// List the named gateways, or take one.
+    #[command(after_help = "\
+The names are in ~/.config/stentor/contexts.toml (or where STENTOR_CONTEXTS says):
+
+  [contexts.production]
+  url = \"https://push-admin.example.com\"
+  token_file = \"/home/me/.config/stentor/production.token\"")]
+    Context {
+        /// The task.
+        #[command(subcommand)]
+        task: ContextTask,
+    },
     /// Show this node: connections, virtual hosts, feeds, memory.
     Node,
     /// List the living nodes.
@@ -180,8 +247,28 @@ Examples:
     Openapi,
 }
 
+impl Task {
+    /// True if it changes nothing.
+    pub(super) fn only_looks(&self) -> bool {
+        matches!(
+            self,
+            Self::Node
+                | Self::Nodes
+                | Self::Counts
+                | Self::Sessions { .. }
+                | Self::Session { .. }
+                | Self::User { .. }
+                | Self::Users { .. }
+                | Self::Group { .. }
+                | Self::Bans { .. }
+                | Self::Config { .. }
+                | Self::Ready
+        )
+    }
+}
+
 /// The sessions that a task is for.
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[group(required = true)]
 pub struct Target {
     /// A session, by its id.
@@ -199,7 +286,7 @@ pub struct Target {
 }
 
 /// The subject of a ban.
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[group(required = true, multiple = false)]
 pub struct Banned {
     /// A user.
@@ -214,7 +301,7 @@ pub struct Banned {
 }
 
 /// The message to publish.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Message {
     /// The exchange.
     pub exchange: String,

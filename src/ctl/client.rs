@@ -51,6 +51,9 @@ pub enum ClientError {
     /// 401.
     #[error("not let in: {0}. Set the token by STENTOR_TOKEN or --token-file")]
     Unauthorized(String),
+    /// 403.
+    #[error("{0}")]
+    Forbidden(String),
     /// Some messages were not published; which, in words.
     #[error("{words}")]
     NotPublished {
@@ -133,13 +136,19 @@ impl Client {
         self.ask(Method::POST, path, &[], Some(body)).await
     }
 
-    async fn ask(
+    /// Status and answer of a request that may well be refused.
+    pub(super) async fn look(&self, path: &str) -> Result<(bool, String), ClientError> {
+        let (status, text) = self.exchange(Method::GET, path, &[], None).await?;
+        Ok((status == StatusCode::OK, text))
+    }
+
+    async fn exchange(
         &self,
         method: Method,
         path: &str,
         query: &[(&str, &str)],
         body: Option<String>,
-    ) -> Result<String, ClientError> {
+    ) -> Result<(StatusCode, String), ClientError> {
         let mut url = self.url.clone();
         // A gateway behind a proxy may be at a path of its own.
         let whole = format!("{}{path}", url.path().trim_end_matches('/'));
@@ -165,6 +174,17 @@ impl Client {
         let answer = request.send().await.map_err(not_there)?;
         let status = answer.status();
         let text = answer.text().await.map_err(not_there)?;
+        Ok((status, text))
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<String>,
+    ) -> Result<String, ClientError> {
+        let (status, text) = self.exchange(method, path, query, body).await?;
         if status == StatusCode::OK {
             return Ok(text);
         }
@@ -197,6 +217,7 @@ impl Client {
         }
         Err(match status {
             StatusCode::UNAUTHORIZED => ClientError::Unauthorized(words),
+            StatusCode::FORBIDDEN => ClientError::Forbidden(words),
             _ => ClientError::Refused(words),
         })
     }

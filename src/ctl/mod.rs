@@ -2,26 +2,37 @@
 
 mod args;
 mod client;
+mod contexts;
+mod pages;
 mod show;
 
-use std::{fs, io, path::Path};
+use std::{
+    env, fs,
+    io::{self, IsTerminal, Write},
+    net::SocketAddr,
+    path::Path,
+    time::Duration,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
-pub use args::{Banned, Ctl, Message, Target, Task};
+pub use args::{Banned, ContextTask, Ctl, Message, Server, Target, Task};
 
 use self::{
     client::{Client, ClientError, path},
+    contexts::{Context, Contexts},
+    pages::Page,
     show::Show,
 };
 use crate::api::{
-    self, BanOutcome, BanRequest, Bans, Counts, FailureReason, Group, KeyFailure, Node, Nodes,
-    Outcome, PublishRequest, Published, Session, Sessions, User, Users, UsersRequest,
+    self, BanOutcome, BanRequest, Bans, CompareRequest, Configuration, Counts, Difference,
+    FailureReason, Group, KeyFailure, Node, Nodes, Outcome, PublishRequest, Published, Ready,
+    Session, Sessions, User, Users, UsersRequest,
 };
 
-/// Sessions that are asked for at a time.
-const PAGE: usize = 1_000;
+/// Nobody reads faster, and each look takes a turn of the API.
+const SHORTEST_WATCH: Duration = Duration::from_millis(200);
 
 /// A task could not be done.
 #[derive(Debug, Error)]
@@ -33,6 +44,19 @@ pub enum Error {
     /// The gateway could not be asked, or did not do it.
     #[error(transparent)]
     Client(#[from] ClientError),
+}
+
+impl Error {
+    /// The exit code of the program, as its help says.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Arguments(_) | Self::Client(ClientError::Url(_)) => 2,
+            Self::Client(ClientError::NotThere { .. } | ClientError::NotStentor { .. }) => 3,
+            Self::Client(ClientError::Unauthorized(_) | ClientError::Forbidden(_)) => 4,
+            Self::Client(_) => 1,
+        }
+    }
 }
 
 /// A task that was done.
@@ -58,20 +82,73 @@ impl From<String> for Done {
 /// # Errors
 /// It could not be done.
 pub async fn run(ctl: Ctl) -> Result<Done, Error> {
-    if matches!(ctl.task, Task::Openapi) {
-        return Ok(api::openapi().into());
+    match &ctl.task {
+        Task::Openapi => return Ok(api::openapi().into()),
+        Task::Context { task } => return context(task).map(Done::from),
+        _ => {}
     }
-    let token = token(&ctl)?;
-    let client = Client::new(&ctl.url, token)?;
-    let asking = Asking {
-        client,
-        json: ctl.json,
+    let asking = Asking::new(&ctl.gateway, ctl.json)?;
+    let Some(pause) = ctl.watch else {
+        return asking.run(ctl.task).await;
     };
-    asking.run(ctl.task).await
+    if !ctl.task.only_looks() {
+        let error = "--watch is for tasks that only look, such as node, counts or sessions";
+        return Err(Error::Arguments(error.to_owned()));
+    }
+    loop {
+        let done = asking.run(ctl.task.clone()).await?;
+        // A reader that has seen enough ends it.
+        if show_anew(&done.text).is_err() {
+            return Ok(Done::default());
+        }
+        tokio::time::sleep(pause.max(SHORTEST_WATCH)).await;
+    }
 }
 
-fn token(ctl: &Ctl) -> Result<Option<String>, Error> {
-    let token = match (&ctl.token, &ctl.token_file) {
+/// Prints a text in the place of the one before.
+fn show_anew(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if out.is_terminal() {
+        // Clears the screen, and goes to its beginning.
+        out.write_all(b"\x1b[2J\x1b[H")?;
+    }
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// How the configuration of a file, or the gateway's own file as it is now, differs from the one
+/// that the gateway has in force.
+///
+/// # Errors
+/// It could not be found out, or that configuration cannot be used.
+pub async fn compare(server: &Server, toml: Option<String>) -> Result<String, Error> {
+    let asking = Asking::new(server, false)?;
+    let request = CompareRequest { toml };
+    asking
+        .post::<Difference>("/api/v1/config/compare", &request)
+        .await
+}
+
+fn context(task: &ContextTask) -> Result<String, Error> {
+    let contexts = Contexts::read()?;
+    match task {
+        ContextTask::List => Ok(contexts.list()),
+        ContextTask::Use { name } => contexts.select(name),
+    }
+}
+
+/// Where the gateway of this machine has its operator's side, unless somebody says another place:
+/// in a container, its own variable says which port.
+fn local() -> String {
+    let set = env::var("STENTOR__LISTEN__ADMIN").ok();
+    let address: Option<SocketAddr> = set.and_then(|text| text.parse().ok());
+    let port = address.map_or(15680, |address| address.port());
+    format!("http://127.0.0.1:{port}")
+}
+
+fn token(server: &Server, context: Option<&Context>) -> Result<Option<String>, Error> {
+    let of_context = context.and_then(|context| context.token_file.as_ref());
+    let token = match (&server.token, server.token_file.as_ref().or(of_context)) {
         (Some(token), _) => token.clone(),
         (None, Some(file)) => fs::read_to_string(file)
             .map_err(|error| Error::Arguments(format!("{}: {error}", file.display())))?,
@@ -86,12 +163,30 @@ struct Asking {
 }
 
 impl Asking {
+    fn new(server: &Server, json: bool) -> Result<Self, Error> {
+        let contexts = Contexts::read()?;
+        // An address on the command line is not one of another gateway's context.
+        let context = match (&server.url, &server.context) {
+            (Some(_), None) => None,
+            (_, name) => contexts.find(name.as_deref())?,
+        };
+        let url = server.url.clone();
+        let url = url.or_else(|| context.map(|context| context.url.clone()));
+        let token = token(server, context)?;
+        let client = Client::new(&url.unwrap_or_else(local), token)?;
+        Ok(Self { client, json })
+    }
+
     async fn run(&self, task: Task) -> Result<Done, Error> {
         let text = match task {
             Task::Node => self.get::<Node>("/api/v1/node").await,
             Task::Nodes => self.get::<Nodes>("/api/v1/nodes").await,
             Task::Counts => self.get::<Counts>("/api/v1/counts").await,
-            Task::Sessions { user, node, limit } => self.sessions(user, node, limit).await,
+            Task::Sessions { user, node, limit } => {
+                let filters = [("user", user.as_deref()), ("node", node.as_deref())];
+                self.list::<Sessions>("/api/v1/sessions", &filters, limit)
+                    .await
+            }
             Task::Session { id } => self.get::<Session>(&path(&["sessions", &id])).await,
             Task::User { name } => self.get::<User>(&path(&["users", &name])).await,
             Task::Users { names } => {
@@ -119,7 +214,7 @@ impl Asking {
                 };
                 self.post::<BanOutcome>("/api/v1/bans", &request).await
             }
-            Task::Bans { limit } => self.bans(limit).await,
+            Task::Bans { limit } => self.list::<Bans>("/api/v1/bans", &[], limit).await,
             Task::Unban { banned } => {
                 let mut query = Vec::new();
                 for (name, value) in [
@@ -148,7 +243,11 @@ impl Asking {
                     .await
             }
             Task::Publish(message) => self.publish(message).await,
-            Task::Openapi => Ok(api::openapi()),
+            Task::Ready => return self.ready().await,
+            Task::Reload => self.post::<Difference>("/api/v1/config/reload", &()).await,
+            Task::Config { set } => self.configuration(set).await,
+            // Needs no gateway: `run` has done it.
+            Task::Openapi | Task::Context { .. } => Ok(String::new()),
         };
         text.map(Done::from)
     }
@@ -207,61 +306,36 @@ impl Asking {
         Ok(show::unrouted(*published, failed))
     }
 
-    /// All pages, up to the limit.
-    async fn sessions(
+    /// A list, of as many pages as it takes.
+    async fn list<P: Page + Show + Serialize>(
         &self,
-        user: Option<String>,
-        node: Option<String>,
+        path: &str,
+        filters: &[(&str, Option<&str>)],
         limit: usize,
     ) -> Result<String, Error> {
-        let mut found = Sessions {
-            sessions: Vec::new(),
-            next: None,
-        };
-        loop {
-            let rest = limit.saturating_sub(found.sessions.len());
-            let size = rest.clamp(1, PAGE).to_string();
-            let mut query = vec![("limit", size.as_str())];
-            for (name, value) in [("user", &user), ("node", &node), ("cursor", &found.next)] {
-                query.extend(value.as_deref().map(|value| (name, value)));
-            }
-            let answer = self.client.get("/api/v1/sessions", &query).await?;
-            let page: Sessions = self.client.parse(&answer)?;
-            found.sessions.extend(page.sessions);
-            found.next = page.next;
-            if found.next.is_none() || found.sessions.len() >= limit {
-                break;
-            }
+        let found: P = pages::all(&self.client, path, filters, limit).await?;
+        match self.json {
+            true => pretty(&found),
+            false => Ok(found.show()),
         }
-        if self.json {
-            return pretty(&found);
-        }
-        Ok(found.show())
     }
 
-    /// All pages, up to the limit.
-    async fn bans(&self, limit: usize) -> Result<String, Error> {
-        let mut found = Bans {
-            bans: Vec::new(),
-            next: None,
-        };
-        loop {
-            let rest = limit.saturating_sub(found.bans.len());
-            let size = rest.clamp(1, PAGE).to_string();
-            let mut query = vec![("limit", size.as_str())];
-            query.extend(found.next.as_deref().map(|next| ("cursor", next)));
-            let answer = self.client.get("/api/v1/bans", &query).await?;
-            let page: Bans = self.client.parse(&answer)?;
-            found.bans.extend(page.bans);
-            found.next = page.next;
-            if found.next.is_none() || found.bans.len() >= limit {
-                break;
-            }
+    async fn ready(&self) -> Result<Done, Error> {
+        let (is_ready, answer) = self.client.look("/readyz").await?;
+        Ok(Done {
+            text: self.show::<Ready>(&answer)?,
+            in_vain: (!is_ready).then_some("the node is not ready"),
+        })
+    }
+
+    async fn configuration(&self, only_set: bool) -> Result<String, Error> {
+        let answer = self.client.get("/api/v1/config", &[]).await?;
+        let mut all: Configuration = self.client.parse(&answer)?;
+        all.keys.retain(|key| !only_set || key.source.is_some());
+        match self.json {
+            true => pretty(&all),
+            false => Ok(all.show()),
         }
-        if self.json {
-            return pretty(&found);
-        }
-        Ok(found.show())
     }
 
     async fn get<T: DeserializeOwned + Show>(&self, path: &str) -> Result<String, Error> {

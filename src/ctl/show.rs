@@ -4,8 +4,8 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 
 use crate::{
     api::{
-        Ban, BanOutcome, Bans, Counts, Group, KeyFailure, Node, Nodes, Outcome, Published, Reach,
-        Session, Sessions, Status, User, Users,
+        Ban, BanOutcome, Bans, Configuration, Counts, Difference, Group, KeyChange, KeyFailure,
+        Node, Nodes, Outcome, Published, Reach, Ready, Session, Sessions, Status, User, Users,
     },
     units::show_size,
 };
@@ -295,6 +295,71 @@ impl Show for Published {
             1 => "1 message published\n".to_owned(),
             many => format!("{many} messages published\n"),
         }
+    }
+}
+
+impl Show for Ready {
+    fn show(&self) -> String {
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_default();
+        facts(&[
+            ("status", self.status.clone()),
+            ("cause", or_none(&self.cause)),
+            ("degraded", or_none(&self.degraded)),
+            ("connections", self.connections.to_string()),
+            ("presence", self.presence.clone()),
+            ("broker", self.broker.join(", ")),
+        ])
+    }
+}
+
+impl Show for Difference {
+    fn show(&self) -> String {
+        let mut text = String::new();
+        for (title, keys) in [
+            ("Changed by a reload", &self.changed),
+            (
+                "Needs a restart; the old value stays until then",
+                &self.needs_restart,
+            ),
+        ] {
+            if !keys.is_empty() {
+                text.push_str(&format!("{title}:\n"));
+                text.push_str(&rows(&["key", "old", "new"], &[], keys.iter().map(change)));
+            }
+        }
+        if text.is_empty() {
+            text = "No key differs.\n".to_owned();
+        }
+        text
+    }
+}
+
+fn change(change: &KeyChange) -> Vec<String> {
+    let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "not set".to_owned());
+    let mut new = value(&change.new);
+    if change.secret {
+        new.push_str(" (another secret)");
+    }
+    vec![change.key.clone(), value(&change.old), new]
+}
+
+impl Show for Configuration {
+    fn show(&self) -> String {
+        let keys = self.keys.iter();
+        rows(
+            &["key", "value", "set by", "changes by"],
+            &[],
+            keys.map(|key| {
+                let value = key.value.clone();
+                let by = if key.reloads { "reload" } else { "restart" };
+                vec![
+                    format!("[{}] {}", key.section, key.key),
+                    value.unwrap_or_else(|| "not set".to_owned()),
+                    key.source.clone().unwrap_or_else(|| "default".to_owned()),
+                    by.to_owned(),
+                ]
+            }),
+        )
     }
 }
 

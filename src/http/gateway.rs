@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use hyper::{HeaderMap, StatusCode, header::HeaderValue, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use sockjs_server::{
     Application, Caller, Channel, Opening, Refusal, Seat, SharedSession, WebSocket,
 };
@@ -28,12 +28,19 @@ use crate::{
 pub struct Gateway {
     /// The services of the node.
     pub services: Arc<Services>,
+    /// Which requests may, and what their logins get.
+    pub rules: RwLock<Arc<Rules>>,
+    /// The refusals that the log has.
+    pub refusals: RefusalLog,
+}
+
+/// The rules for requests, which can change while they come.
+#[derive(Debug)]
+pub struct Rules {
     /// Which pages may connect.
     pub origins: Origins,
     /// Which parts of a request its login gets.
     pub forwarding: Forwarding,
-    /// The refusals that the log has.
-    pub refusals: RefusalLog,
 }
 
 impl Application for Gateway {
@@ -43,19 +50,20 @@ impl Application for Gateway {
     const PROTOCOLS: &'static [&'static str] = &SUBPROTOCOLS;
 
     fn check(&self, headers: &HeaderMap, client: &Client) -> Result<(), Refusal> {
-        let is_ambient = self.forwarding.is_ambient() || client.certificate.is_some();
-        let checked = self.origins.check_loosely(headers, is_ambient);
+        let rules = self.rules();
+        let is_ambient = rules.forwarding.is_ambient() || client.certificate.is_some();
+        let checked = rules.origins.check_loosely(headers, is_ambient);
         self.refusals.noted(RefusedFor::Origin, checked)
     }
 
     fn check_web_socket(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let checked = self.origins.check(headers);
+        let checked = self.rules().origins.check(headers);
         self.refusals.noted(RefusedFor::Origin, checked)
     }
 
     fn admit(&self, opening: Opening<'_, Client>) -> Result<Self::Place, Refusal> {
         let client = opening.caller;
-        let carried = self.forwarding.read(opening.headers, opening.query);
+        let carried = self.rules().forwarding.read(opening.headers, opening.query);
         let carried = carried.map_err(not_carried)?;
         let carried = Carried::with_certificate(carried, client.certificate.clone());
         // Taken before the answer, so that a drain waits for this one too.
@@ -73,12 +81,14 @@ impl Application for Gateway {
     }
 
     fn max_message_size(&self) -> usize {
-        let limits = &self.services.settings().limits;
-        limits.max_frame_size_unauthenticated
+        self.services
+            .settings()
+            .limits
+            .max_frame_size_unauthenticated
     }
 
     fn frame_ancestors(&self) -> Option<HeaderValue> {
-        self.origins.frame_ancestors()
+        self.rules().origins.frame_ancestors()
     }
 
     fn serve<C: Channel>(&self, channel: C, (peer, guard): Self::Place) {
@@ -89,6 +99,15 @@ impl Application for Gateway {
 }
 
 impl Gateway {
+    fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read())
+    }
+
+    /// Requests from now on go by these.
+    pub fn replace_rules(&self, rules: Rules) {
+        *self.rules.write() = Arc::new(rules);
+    }
+
     fn no_room(&self, problem: &Problem, client: &Client) -> Refusal {
         let status = if *problem == Problem::TooManyConnections {
             self.services.registry.log_turned_away(client.what);

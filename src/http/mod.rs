@@ -11,7 +11,7 @@ mod refused;
 mod stints;
 mod upgrade;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
@@ -27,7 +27,7 @@ use tokio::{
 };
 use warp::{Filter, filters::BoxedFilter};
 
-pub use gateway::{Client, Gateway};
+pub use gateway::{Client, Gateway, Rules};
 pub use hosts::HostNames;
 pub use refused::RefusalLog;
 pub use upgrade::Origins;
@@ -41,6 +41,10 @@ use crate::{
     listen::{Entered, Entrance, SocketLayer, WebSocketLink, accept},
     node::{ClientAddress, Places},
 };
+
+/// The other end of a connection to a listener for operators, as an extension of its requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Remote(pub SocketAddr);
 
 /// Routes of warp, of any kind.
 pub type Routes = BoxedFilter<(warp::reply::Response,)>;
@@ -74,9 +78,9 @@ impl PublicServer {
         entrance: Entrance<T>,
         stop: impl Future<Output = ()>,
     ) {
-        let services = &self.gateway.services;
-        let write_timeout = services.settings().limits.write_timeout;
+        let services = Arc::clone(&self.gateway.services);
         let places = Arc::clone(services.registry.places());
+        let write_timeout = move || services.settings().limits.write_timeout;
         serve_requests(
             listener,
             entrance,
@@ -189,12 +193,12 @@ fn close(answer: &mut HttpAnswer) {
 
 /// Serves requests until `stop` is done. Connections that are open then go on, each as long as it
 /// has one of `places` or belongs to a session. A client may leave its answers unread for
-/// `write_timeout`.
+/// `write_timeout`, as it is when the client comes.
 pub async fn serve_requests<T, F>(
     listener: TcpListener,
     entrance: Entrance<T>,
     places: Arc<Places>,
-    write_timeout: Duration,
+    write_timeout: impl Fn() -> Duration,
     stop: impl Future<Output = ()>,
     answer: impl Fn(Request<Incoming>, Client) -> F + Clone + Send + Sync + 'static,
 ) where
@@ -207,6 +211,7 @@ pub async fn serve_requests<T, F>(
         let entrance = Arc::clone(&entrance);
         let answer = answer.clone();
         let taken = entrance.place(&places, &stream, remote);
+        let write_timeout = write_timeout();
         async move {
             let Some((place, gives_way)) = taken else {
                 return;
@@ -285,8 +290,9 @@ impl PrivateServer {
                 let timeout = server.timeout;
                 let place = Arc::new(HttpPlace::at_listener(place));
                 let at = Arc::clone(&place);
-                let answer = move |request| {
+                let answer = move |mut request: Request<Incoming>| {
                     at.is_asked(&address);
+                    request.extensions_mut().insert(Remote(remote));
                     let server = Arc::clone(&server);
                     async move { server.answer(request).await }
                 };

@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use parking_lot::RwLock;
 use sockjs_server::SessionQuery;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -97,11 +98,13 @@ async fn server_with(
     let public = Arc::new(PublicServer {
         gateway: Arc::new(Gateway {
             services: Arc::clone(&services),
-            forwarding,
-            origins: Origins {
-                allowed: Vec::new(),
-                allow_missing: true,
-            },
+            rules: RwLock::new(Arc::new(Rules {
+                forwarding,
+                origins: Origins {
+                    allowed: Vec::new(),
+                    allow_missing: true,
+                },
+            })),
             refusals: RefusalLog::default(),
         }),
         path: "/ws".into(),

@@ -9,7 +9,10 @@ use std::{
     cmp::Reverse,
     collections::{BTreeSet, HashMap},
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Instant,
 };
 
@@ -25,7 +28,7 @@ use crate::{
 
 /// All places of a node, or of a listener that has its own.
 pub struct Places {
-    most: usize,
+    most: AtomicUsize,
     table: Mutex<Table>,
     full: Mutex<Seldom>,
 }
@@ -88,10 +91,19 @@ impl Places {
     #[must_use]
     pub fn new(most: usize) -> Arc<Self> {
         Arc::new(Self {
-            most,
+            most: AtomicUsize::new(most),
             table: Mutex::default(),
             full: Mutex::new(Seldom::once_in(Seldom::MINUTE)),
         })
+    }
+
+    fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// From now on there are so many. Whoever has one keeps it, until it gives way to a newcomer.
+    pub fn set_most(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// A place for a connection from this address to a listener of that name. The token says when
@@ -105,7 +117,7 @@ impl Places {
         let key = address.key();
         let mut table = self.table.lock();
         let mut given_way = None;
-        if table.taken.len() >= self.most {
+        if table.taken.len() >= self.most() {
             given_way = table.give_way(key);
             if given_way.is_none() {
                 drop(table);
@@ -146,7 +158,7 @@ impl Places {
 
     fn log_full(&self, listener: &str) {
         if let Some(unsaid) = self.full.lock().let_through(Instant::now()) {
-            telemetry::places_full(listener, self.most, unsaid);
+            telemetry::places_full(listener, self.most(), unsaid);
         }
     }
 }
@@ -269,7 +281,7 @@ impl Holder {
 
 impl fmt::Debug for Places {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {} places taken", self.taken(), self.most)
+        write!(f, "{} of {} places taken", self.taken(), self.most())
     }
 }
 

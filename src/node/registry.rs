@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -35,7 +35,7 @@ pub struct Registry {
     draining: AtomicBool,
     count: watch::Sender<usize>,
     /// Of those that are logged in.
-    max: usize,
+    max: AtomicUsize,
     places: Arc<Places>,
     arrivals: Arrivals,
     turned_away: Mutex<Seldom>,
@@ -92,7 +92,7 @@ impl Registry {
             members: Mutex::default(),
             draining: AtomicBool::new(false),
             count: watch::Sender::new(0),
-            max,
+            max: AtomicUsize::new(max),
             places,
             arrivals: Arrivals::new(limits),
             turned_away: Mutex::default(),
@@ -106,7 +106,7 @@ impl Registry {
     #[must_use]
     pub fn enter(self: &Arc<Self>, mailbox: Arc<Mailbox>) -> Option<Guard> {
         let mut members = self.members.lock();
-        if members.admitted >= self.max {
+        if members.admitted >= self.max() {
             return None;
         }
         let number = loop {
@@ -161,14 +161,25 @@ impl Registry {
             .lock()
             .let_through(Instant::now().into_std());
         if let Some(unsaid) = unsaid {
-            telemetry::connection_limit_reached(listener, self.max, unsaid);
+            telemetry::connection_limit_reached(listener, self.max(), unsaid);
         }
     }
 
     /// How many may be logged in.
     #[must_use]
     pub fn max(&self) -> usize {
-        self.max
+        self.max.load(Ordering::Relaxed)
+    }
+
+    /// From now on so many may be logged in. Those that are here stay.
+    pub fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Relaxed);
+    }
+
+    /// From now on as many connections of one address may be there, and come in a second, as
+    /// `limits` say. Those that are here stay.
+    pub fn set_limits(&self, limits: &Limits) {
+        self.arrivals.set_limits(limits);
     }
 
     /// The bound of log lines about connections that are not logged in.
@@ -302,7 +313,7 @@ impl Guard {
     #[must_use]
     pub fn let_in(&self) -> bool {
         let mut members = self.registry.members.lock();
-        if members.admitted >= self.registry.max {
+        if members.admitted >= self.registry.max() {
             return false;
         }
         let before = members.set(self.number, State::Admitted);

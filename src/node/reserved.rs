@@ -41,7 +41,7 @@ impl Services {
     /// only read, the one of presence events: their readers trust that the gateway sent them.
     #[must_use]
     pub fn reserves_exchange(&self, name: &str, permission: Permission) -> bool {
-        let events = self.settings().events_exchange.as_deref();
+        let events = self.events_exchange.as_deref();
         let is_event = events == Some(name) && permission != Permission::Read;
         is_event || self.control.is_reserved(name)
     }

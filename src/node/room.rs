@@ -19,7 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 /// Bytes that may be claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub struct Share {
 /// The room of a node.
 #[derive(Debug)]
 pub struct Room {
-    share: Share,
+    share: RwLock<Share>,
     state: Mutex<State>,
 }
 
@@ -78,7 +78,7 @@ impl Room {
     #[must_use]
     pub fn new(share: Share) -> Arc<Self> {
         Arc::new(Self {
-            share,
+            share: RwLock::new(share),
             state: Mutex::default(),
         })
     }
@@ -99,7 +99,17 @@ impl Room {
     pub fn shut(&self, is_shut: bool) {
         let mut state = self.state.lock();
         state.is_shut = is_shut;
-        state.wake(&self.share);
+        state.wake(&self.share());
+    }
+
+    fn share(&self) -> Share {
+        *self.share.read()
+    }
+
+    /// From now on so much may be claimed. What is claimed already stays.
+    pub fn set_share(&self, share: Share) {
+        *self.share.write() = share;
+        self.state.lock().wake(&share);
     }
 }
 
@@ -180,7 +190,7 @@ impl Drop for Ticket {
         if let Some((room, ticket)) = self.0.take() {
             let mut state = room.state.lock();
             state.leave(ticket);
-            state.wake(&room.share);
+            state.wake(&room.share());
         }
     }
 }
@@ -241,7 +251,7 @@ impl Account {
             }
         };
         let mut is_granted = false;
-        state.each_granted(&self.room.share, |waiting| {
+        state.each_granted(&self.room.share(), |waiting| {
             is_granted = waiting.ticket == number;
             !is_granted
         });
@@ -291,7 +301,7 @@ impl Account {
         state.used = state.used.saturating_sub(bytes);
         take_off(&mut state.users, &self.user, bytes);
         take_off(&mut state.connections, &self.connection, bytes);
-        state.wake(&self.room.share);
+        state.wake(&self.room.share());
     }
 }
 

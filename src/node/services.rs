@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use stomp_session::Problem;
 use tokio::time::Instant;
 
 use super::{
-    limits::{ClientAddress, FailedLogins, Paces, Users},
+    limits::{ClientAddress, FailedLogins, Users},
     memory::Memory,
     registry::{Guard, Registry},
     room::Room,
@@ -40,9 +41,9 @@ pub struct Services {
     pub users: Arc<Users>,
     /// Logins that failed.
     pub failed_logins: Arc<FailedLogins>,
-    /// How fast a connection may send.
-    pub paces: Paces,
-    settings: Settings,
+    /// The exchange of presence events, to which nobody but the gateway publishes.
+    pub(super) events_exchange: Option<Arc<str>>,
+    settings: RwLock<Arc<Settings>>,
     started: Instant,
 }
 
@@ -59,6 +60,7 @@ impl Services {
         settings: Settings,
     ) -> Arc<Self> {
         let memory = Memory::new(Room::new(settings.limits.share()));
+        let started = Instant::now();
         Arc::new(Self {
             vhosts,
             auth,
@@ -69,16 +71,39 @@ impl Services {
             control,
             users: Users::new(&settings.limits),
             failed_logins: FailedLogins::new(&settings.limits),
-            paces: Paces::new(&settings.limits),
-            settings,
-            started: Instant::now(),
+            events_exchange: settings.events_exchange.clone(),
+            settings: RwLock::new(Arc::new(settings.since(started))),
+            started,
         })
     }
 
-    /// How connections behave.
+    /// How connections behave that begin now. Each keeps these.
     #[must_use]
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read())
+    }
+
+    /// Connections that begin from now on behave so. The limits of addresses, users and the node
+    /// count at once for everybody, but take nothing from those that have more; so many may be
+    /// logged in from now on.
+    pub fn replace_settings(&self, settings: Settings, max_connections: usize) {
+        let limits = settings.limits.clone();
+        let before = self.settings();
+        *self.settings.write() = Arc::new(settings.since(self.started));
+        self.registry.set_max(max_connections);
+        if before.limits == limits {
+            return;
+        }
+        self.registry.set_limits(&limits);
+        self.users.set_limits(&limits);
+        self.failed_logins.set_limits(&limits);
+        self.memory.room().set_share(limits.share());
+    }
+
+    /// Whether presence events are published.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        self.events_exchange.is_some()
     }
 
     /// When they began: what the strokes of all timers count from.
@@ -91,7 +116,7 @@ impl Services {
     #[must_use]
     pub fn enter(&self) -> Option<Guard> {
         self.registry
-            .enter(Mailbox::new(self.settings.mailbox.clone()))
+            .enter(Mailbox::new(self.settings().mailbox.clone()))
     }
 
     /// The same, if the address that it comes from has not too many.
@@ -99,7 +124,7 @@ impl Services {
     /// # Errors
     /// The client's answer.
     pub fn enter_from(&self, client: ClientAddress) -> Result<Guard, Problem> {
-        let mailbox = Mailbox::new(self.settings.mailbox.clone());
+        let mailbox = Mailbox::new(self.settings().mailbox.clone());
         self.registry.enter_from(client, mailbox)
     }
 }

@@ -1,9 +1,15 @@
 //! How connections behave: what the parts' sections of the configuration come to.
+//!
+//! A connection has the settings that are in force when it begins, and keeps them to its end: so
+//! reading one costs nothing, and no rule changes under a session. [`super::Services::replace_settings`]
+//! changes them for those that come.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use super::{
-    limits::{Limits, Stomp, session_config},
+    limits::{Limits, Paces, Stomp, session_config},
     logins::Logins,
     policy::LoginPolicy,
 };
@@ -14,6 +20,8 @@ use crate::{auth, broker, hub::MailboxConfig};
 pub struct Settings {
     /// The `[limits]` section.
     pub limits: Limits,
+    /// How fast a connection may send, by those limits.
+    pub paces: Arc<Paces>,
     /// The `[stomp]` section.
     pub stomp: Stomp,
     /// The `[mailbox]` section.
@@ -64,6 +72,7 @@ impl Settings {
     ) -> Self {
         let session = Arc::new(session_config(&limits, &stomp, auth, broker));
         Self {
+            paces: Arc::new(Paces::new(&limits, Instant::now())),
             limits,
             stomp,
             mailbox,
@@ -90,6 +99,13 @@ impl Settings {
             login_policy: LoginPolicy::default(),
             session,
         }
+    }
+
+    /// Buckets that others may have begun count from this moment.
+    #[must_use]
+    pub(super) fn since(mut self, start: Instant) -> Self {
+        self.paces = Arc::new(Paces::new(&self.limits, start));
+        self
     }
 
     /// Sessions keep what it takes to ask again about them, though perhaps not at an interval: some

@@ -18,7 +18,10 @@ mod presence;
 mod seldom;
 mod token;
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    sync::OnceLock,
+};
 
 use tracing::Level;
 use tracing_subscriber::{
@@ -26,6 +29,7 @@ use tracing_subscriber::{
     filter::filter_fn,
     fmt::MakeWriter,
     layer::{Layered, SubscriberExt},
+    reload,
     util::{SubscriberInitExt, TryInitError},
 };
 
@@ -63,17 +67,38 @@ pub enum InitError {
 /// `level` cannot be read, or this process has a log already.
 pub fn init(config: &Config) -> Result<(), InitError> {
     let colours = io::stderr().is_terminal();
-    subscriber(config, colours, io::stderr)?.try_init()?;
+    let (subscriber, level) = subscriber(config, colours, io::stderr)?;
+    subscriber.try_init()?;
+    // There is one log, or `try_init` has failed.
+    let _ = LEVEL.set(level);
     Ok(())
 }
 
-type Output = Box<dyn Layer<Layered<EnvFilter, Registry>> + Send + Sync>;
+/// Turns the level of the log that counts.
+static LEVEL: OnceLock<LevelHandle> = OnceLock::new();
+
+/// Logs from now on as `level` says; the format stays. Without a log there is nothing to turn.
+///
+/// # Errors
+/// `level` cannot be read.
+pub fn set_level(config: &Config) -> Result<(), InitError> {
+    let filter = config.filter()?;
+    if let Some(level) = LEVEL.get() {
+        // An error means that the log is gone, as at the end of the process.
+        let _ = level.reload(filter);
+    }
+    Ok(())
+}
+
+type LevelHandle = reload::Handle<EnvFilter, Registry>;
+type Filtered = Layered<reload::Layer<EnvFilter, Registry>, Registry>;
+type Output = Box<dyn Layer<Filtered> + Send + Sync>;
 
 fn subscriber<W>(
     config: &Config,
     colours: bool,
     writer: W,
-) -> Result<Layered<Output, Layered<EnvFilter, Registry>>, tracing_subscriber::filter::ParseError>
+) -> Result<(Layered<Output, Filtered>, LevelHandle), tracing_subscriber::filter::ParseError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -95,9 +120,9 @@ where
             .with_filter(fit_for_print)
             .boxed(),
     };
-    Ok(tracing_subscriber::registry()
-        .with(config.filter()?)
-        .with(output))
+    let (filter, level) = reload::Layer::new(config.filter()?);
+    let subscriber = tracing_subscriber::registry().with(filter).with(output);
+    Ok((subscriber, level))
 }
 
 #[cfg(test)]

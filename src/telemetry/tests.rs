@@ -32,7 +32,7 @@ fn log(format: Format, level: &str, events: impl FnOnce()) -> String {
         format,
         level: level.to_owned(),
     };
-    let subscriber = subscriber(&config, false, move || writer.clone()).unwrap();
+    let (subscriber, _) = subscriber(&config, false, move || writer.clone()).unwrap();
     capture::install();
     with_default(subscriber, events);
     let bytes = captured.0.lock().clone();

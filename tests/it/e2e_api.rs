@@ -60,9 +60,30 @@ async fn each_operation_answers_as_its_document_says() {
     let unroutable = json!({ "exchange": "feed", "key": "k", "mandatory": true });
     let users = json!({ "users": ["alice", "nobody"] });
     let ban = json!({ "address": "192.0.2.0/24", "seconds": 60, "reason": "spam" });
+    let compare = json!({ "toml": "[limits]\nmax_subscriptions = 3" });
+    let wrong = json!({ "toml": "[limits]\nmax_subscriptions = x" });
     let lift = "/api/v1/bans?address=192.0.2.0%2F24";
     for (operation, path, body, status) in [
         ("get /healthz", "/healthz", None, 200),
+        ("get /api/v1/config", "/api/v1/config", None, 200),
+        (
+            "post /api/v1/config/compare",
+            "/api/v1/config/compare",
+            Some(&compare),
+            200,
+        ),
+        (
+            "post /api/v1/config/compare",
+            "/api/v1/config/compare",
+            Some(&wrong),
+            422,
+        ),
+        (
+            "post /api/v1/config/reload",
+            "/api/v1/config/reload",
+            None,
+            200,
+        ),
         ("get /readyz", "/readyz", None, 200),
         ("get /api/openapi.json", "/api/openapi.json", None, 200),
         ("get /api/v1/node", "/api/v1/node", None, 200),
@@ -479,30 +500,38 @@ async fn a_shell_is_told_what_is_wrong() {
         .await;
     let token = token.trim();
     assert_eq!(ctl(&gateway, token, &["node"]).code, Some(0));
-    for (token, arguments, words) in [
-        ("", &["node"][..], "STENTOR_TOKEN"),
-        ("wrong-0123456789", &["node"], "the token is not known here"),
+    for (token, arguments, code, words) in [
+        ("", &["node"][..], 4, "STENTOR_TOKEN"),
+        (
+            "wrong-0123456789",
+            &["node"],
+            4,
+            "the token is not known here",
+        ),
         (
             token,
             &["kick", "--user", "a"],
+            4,
             "the token \"looks\" lacks the scope admin",
         ),
-        (token, &["publish", "e", "k"], "lacks the scope publish"),
-        (token, &["sessions"], "[presence] url"),
+        (token, &["publish", "e", "k"], 4, "lacks the scope publish"),
+        (token, &["sessions"], 1, "[presence] url"),
         (
             token,
             &["--url", "http://127.0.0.1:1", "node"],
+            3,
             "no gateway answers at http://127.0.0.1:1",
         ),
     ] {
         let ran = ctl(&gateway, token, arguments);
-        assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{arguments:?}");
+        let told = (ran.code, ran.out.as_str());
+        assert_eq!(told, (Some(code), ""), "{arguments:?}");
         assert!(ran.err.contains(words), "{arguments:?}: {}", ran.err);
     }
     // Another server than Stentor's API answers there.
     let http = format!("http://{}", gateway.addresses().http.as_deref().unwrap());
     let ran = ctl(&gateway, token, &["--url", &http, "node"]);
-    assert_eq!(ran.code, Some(1));
+    assert_eq!(ran.code, Some(3));
     assert!(ran.err.contains("is not Stentor's API"), "{}", ran.err);
     for arguments in [
         &["kick"][..],
@@ -522,4 +551,149 @@ async fn a_shell_is_told_what_is_wrong() {
         !log.contains(token) && !log.contains("wrong-0123456789"),
         "{log}"
     );
+}
+
+/// One line for each action or try: who, from where, what, on what, and how it ended.
+#[tokio::test]
+async fn the_audit_tells_who_did_what() {
+    let hook = Hook::start().await;
+    let gateway = gateway(&hook).await;
+    let _alice = login(&gateway, "alice").await;
+    let alice = until_session(&gateway, "alice").await;
+    let publish = json!({ "exchange": "feed", "keys": ["a", "b", "c", "d"], "body": "s3cret" });
+    let ban = json!({ "address": "192.0.2.0/24", "seconds": 60 });
+    for (request, body, status) in [
+        (format!("DELETE /api/v1/sessions/{alice}"), None, 200),
+        (
+            "DELETE /api/v1/users/bob/sessions?reason=x".to_owned(),
+            None,
+            200,
+        ),
+        ("POST /api/v1/bans".to_owned(), Some(&ban), 200),
+        (
+            "DELETE /api/v1/bans?address=192.0.2.0%2F24".to_owned(),
+            None,
+            200,
+        ),
+        ("DELETE /api/v1/bans?user=carol".to_owned(), None, 404),
+        ("POST /api/v1/publish".to_owned(), Some(&publish), 200),
+        ("POST /api/v1/config/reload".to_owned(), None, 200),
+        ("GET /api/v1/node".to_owned(), None, 200),
+    ] {
+        let (answered, body) = gateway.api(&request, body).await;
+        assert_eq!(answered, status, "{request} {body}");
+    }
+    let refused = ctl(
+        &gateway,
+        "nobody-0123456789abcdef",
+        &["kick", "--user", "alice"],
+    );
+    assert_eq!(refused.code, Some(4), "{refused:?}");
+    gateway.process().signal("HUP");
+    let lines = gateway.until_events("operator's action", 9).await;
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            assert_eq!(line["target"], "stentor::audit");
+            let text = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
+            if line["scope"] != "SIGHUP" {
+                assert!(text("remote").starts_with("127.0.0.1:"), "{line}");
+            }
+            ["token", "scope", "action", "on", "outcome"]
+                .map(text)
+                .join(" | ")
+        })
+        .collect();
+    let expected = [
+        &format!("testkit | admin | kick | {alice} | done"),
+        "testkit | admin | kick | bob | done",
+        "testkit | admin | ban | address 192.0.2.0/24 | done",
+        "testkit | admin | unban | address 192.0.2.0/24 | done",
+        "testkit | admin | unban | user \"carol\" | failed",
+        "testkit | publish | publish | exchange \"feed\", a, b, c and 1 more | done",
+        "testkit | admin | reload |  | done",
+        "- | admin | kick | alice | denied",
+        "- | SIGHUP | reload |  | done",
+    ];
+    assert_eq!(told, expected);
+    for secret in [API_TOKEN, "nobody-0123456789abcdef", "s3cret"] {
+        assert!(!gateway.log().text().contains(secret), "{secret}");
+    }
+}
+
+/// For a container's health check: no token, and an exit code.
+#[tokio::test]
+async fn a_shell_asks_whether_the_node_is_ready() {
+    let hook = Hook::start().await;
+    let gateway = gateway(&hook).await;
+    let ready = ctl(&gateway, "", &["ready"]);
+    assert_eq!((ready.code, &*ready.err), (Some(0), ""), "{ready:?}");
+    assert!(ready.out.contains("ready"), "{}", ready.out);
+    // As in a container, where the gateway's own variable says the port.
+    let admin = gateway.addresses().admin.clone().unwrap();
+    let port = admin.rsplit_once(':').unwrap().1;
+    let found = std::process::Command::new(env!("CARGO_BIN_EXE_stentor"))
+        .args(["ctl", "ready"])
+        .env_clear()
+        .env("STENTOR__LISTEN__ADMIN", format!("0.0.0.0:{port}"))
+        .output()
+        .unwrap();
+    assert!(found.status.success(), "{found:?}");
+    let builder = stentor().hook(&hook);
+    let away = builder.set("broker.url", "amqp://guest:guest@127.0.0.1:1");
+    let away = away.start().await;
+    away.until_readyz(503).await;
+    let not_ready = ctl(&away, "", &["ready"]);
+    assert_eq!(not_ready.code, Some(1), "{not_ready:?}");
+    assert!(not_ready.out.contains("broker"), "{}", not_ready.out);
+    assert_eq!(not_ready.err, "the node is not ready\n");
+    away.kill().await;
+    assert_eq!(ctl(&away, "", &["ready"]).code, Some(3));
+}
+
+#[tokio::test]
+async fn a_shell_knows_gateways_by_name_and_looks_again_and_again() {
+    let hook = Hook::start().await;
+    let gateway = gateway(&hook).await;
+    let folder = gateway.folder();
+    let (contexts, token) = (folder.join("contexts.toml"), folder.join("token"));
+    std::fs::write(&token, API_TOKEN).unwrap();
+    let text = format!(
+        "[contexts.here]\nurl = \"{}\"\ntoken_file = {:?}\n[contexts.gone]\n\
+         url = \"http://127.0.0.1:1\"\n",
+        gateway.admin_url(),
+        token
+    );
+    std::fs::write(&contexts, text).unwrap();
+    let command = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_stentor"));
+        command.arg("ctl").args(arguments).env_clear();
+        command.env("STENTOR_CONTEXTS", &contexts);
+        command
+    };
+    let run = |arguments: &[&str]| Ran::from(command(arguments).output().unwrap());
+    assert_eq!(run(&["--context", "here", "counts"]).code, Some(0));
+    let unknown = run(&["--context", "nowhere", "counts"]);
+    assert_eq!(unknown.code, Some(2), "{unknown:?}");
+    assert!(unknown.err.contains("gone, here"), "{}", unknown.err);
+    assert_eq!(run(&["context", "use", "here"]).code, Some(0));
+    assert!(run(&["context", "list"]).out.contains("* here"));
+    assert_eq!(run(&["counts"]).code, Some(0));
+    assert_eq!(run(&["--context", "gone", "counts"]).code, Some(3));
+    // Not where it would act again and again.
+    let wrong = run(&["--watch", "kick", "--user", "alice"]);
+    assert_eq!(wrong.code, Some(2), "{wrong:?}");
+
+    let mut watching = command(&["--watch=200ms", "counts"]);
+    let mut watching = watching
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let out = std::io::BufReader::new(watching.stdout.take().unwrap());
+    let mut lines = std::io::BufRead::lines(out).map(Result::unwrap);
+    for _ in 0..3 {
+        assert!(lines.any(|line| line.contains("sessions")));
+    }
+    watching.kill().unwrap();
+    watching.wait().unwrap();
 }

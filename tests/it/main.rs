@@ -48,6 +48,7 @@ mod e2e_presence;
 mod e2e_python;
 mod e2e_rabbitmq_accounts;
 mod e2e_redis;
+mod e2e_reload;
 mod e2e_restart;
 mod e2e_sockjs;
 mod e2e_stompjs;

@@ -8,7 +8,10 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use reqwest::{Client, StatusCode, redirect};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 use url::Url;
 
 use super::{JwtConfig, SetupError, config, keys::KeySet};
@@ -37,6 +40,8 @@ pub(super) struct Jwks {
     /// One fetch at a time; when the last one began.
     fetching: tokio::sync::Mutex<Option<Instant>>,
     log: Mutex<Failing>,
+    /// They are to be fetched at once.
+    again: Arc<Notify>,
 }
 
 #[derive(Clone, Debug)]
@@ -92,6 +97,7 @@ impl Jwks {
             }),
             fetching: tokio::sync::Mutex::default(),
             log: Mutex::default(),
+            again: Arc::default(),
         }))
     }
 
@@ -105,21 +111,54 @@ impl Jwks {
             return;
         };
         loop {
-            let pause = match keys.upgrade() {
+            let (pause, again) = match keys.upgrade() {
                 None => return,
                 Some(jwks) => {
                     let mut last = jwks.fetching.lock().await;
                     *last = Some(Instant::now());
-                    match jwks.fetch().await {
+                    let pause = match jwks.fetch().await {
                         true => {
                             backoff.reset();
                             jwks.interval
                         }
                         false => backoff.pause(),
-                    }
+                    };
+                    (pause, Arc::clone(&jwks.again))
                 }
             };
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = again.notified() => {}
+            }
+        }
+    }
+
+    /// Has [`Jwks::keep`] fetch them at once.
+    pub(super) fn fetch_again(&self) {
+        self.again.notify_one();
+    }
+
+    /// Whether these are the keys of that configuration's issuer, fetched as it says.
+    pub(super) fn is_for(&self, config: &JwtConfig) -> bool {
+        let is_issuer = config::jwks_url(config).is_ok_and(|url| url == self.url);
+        let times = (self.interval, self.cooldown, self.timeout);
+        is_issuer
+            && times
+                == (
+                    config.jwks_interval,
+                    config.jwks_cooldown,
+                    config.jwks_timeout,
+                )
+    }
+
+    /// Fetches them, before anybody asks for one.
+    ///
+    /// # Errors
+    /// Why it did not go well.
+    pub(super) async fn fetch_first(&self) -> Result<(), Box<str>> {
+        match self.fetch().await {
+            true => Ok(()),
+            false => Err(self.state.read().failure.clone().unwrap_or_default()),
         }
     }
 

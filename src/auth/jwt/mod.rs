@@ -112,15 +112,58 @@ impl<H: std::ops::Deref<Target = dyn Authenticator> + Send + Sync + 'static> Jwt
         surroundings: Surroundings<'_>,
         hook: Option<H>,
     ) -> Result<Self, SetupError> {
-        let wrong = |(key, message)| SetupError::Config(key, message);
-        config.check().map_err(wrong)?;
         let jwks = match &*config.jwks_url {
             "" => None,
             _ => Some(Jwks::new(config)?),
         };
-        if let Some(jwks) = &jwks {
+        let new = Self::with_keys(config, surroundings, hook, jwks)?;
+        if let Some(jwks) = &new.jwks {
             tokio::spawn(Jwks::keep(Arc::downgrade(jwks)));
         }
+        Ok(new)
+    }
+
+    /// As [`JwtAuthenticator::new`], to take the place of one that serves: files are read again, and
+    /// its issuer's keys count on if the issuer is the same. Keys of a new issuer are fetched first.
+    ///
+    /// # Errors
+    /// As [`JwtAuthenticator::new`]; or the keys of a new issuer could not be fetched.
+    pub async fn replacing(
+        before: Option<&Self>,
+        config: &JwtConfig,
+        surroundings: Surroundings<'_>,
+        hook: Option<H>,
+    ) -> Result<Self, SetupError> {
+        let before = before.and_then(|before| before.jwks.as_ref());
+        let kept = before.filter(|jwks| jwks.is_for(config));
+        let jwks = match (kept, &*config.jwks_url) {
+            (_, "") => None,
+            (Some(jwks), _) => Some(Arc::clone(jwks)),
+            (None, _) => {
+                let jwks = Jwks::new(config)?;
+                let fetched = jwks.fetch_first().await;
+                fetched.map_err(|why| {
+                    let why = format!("its keys could not be fetched: {why}");
+                    SetupError::Config("jwks_url", why)
+                })?;
+                Some(jwks)
+            }
+        };
+        let new = Self::with_keys(config, surroundings, hook, jwks)?;
+        if let Some(jwks) = new.jwks.as_ref().filter(|_| kept.is_none()) {
+            tokio::spawn(Jwks::keep(Arc::downgrade(jwks)));
+        }
+        Ok(new)
+    }
+
+    fn with_keys(
+        config: &JwtConfig,
+        surroundings: Surroundings<'_>,
+        hook: Option<H>,
+        jwks: Option<Arc<Jwks>>,
+    ) -> Result<Self, SetupError> {
+        let wrong = |(key, message)| SetupError::Config(key, message);
+        config.check().map_err(wrong)?;
         Ok(Self {
             rules: Rules::new(config, surroundings),
             allowed: config.allowed(),
@@ -128,6 +171,13 @@ impl<H: std::ops::Deref<Target = dyn Authenticator> + Send + Sync + 'static> Jwt
             jwks,
             hook,
         })
+    }
+
+    /// Has the issuer's keys fetched again at once.
+    pub fn fetch_again(&self) {
+        if let Some(jwks) = &self.jwks {
+            jwks.fetch_again();
+        }
     }
 
     async fn admit(&self, login: &Login) -> Result<Admission, Refusal> {

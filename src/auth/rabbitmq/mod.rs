@@ -36,7 +36,7 @@ pub struct RabbitMqAuthenticator {
     accounts: RwLock<Option<Arc<Accounts>>>,
     loopback_users: Box<[Box<str>]>,
     /// Knows those users who are not RabbitMQ's.
-    next: Option<Arc<dyn Authenticator>>,
+    next: RwLock<Option<Arc<dyn Authenticator>>>,
     /// Read by one at a time.
     source: Arc<Mutex<Source>>,
     /// Its place, for the log.
@@ -87,11 +87,20 @@ impl RabbitMqAuthenticator {
         Ok(Some(Arc::new(Self {
             accounts: RwLock::new(accounts.map(Arc::new)),
             loopback_users: loopback_users.map(|user| user.as_str().into()).collect(),
-            next,
+            next: RwLock::new(next),
             source: Arc::new(Mutex::new(source)),
             place,
             again: Arc::default(),
         })))
+    }
+
+    /// From now on `next` is asked about users who are not RabbitMQ's.
+    pub fn set_next(&self, next: Option<Arc<dyn Authenticator>>) {
+        *self.next.write() = next;
+    }
+
+    fn next(&self) -> Option<Arc<dyn Authenticator>> {
+        self.next.read().clone()
     }
 
     /// Has the accounts read again at once, by [`RabbitMqAuthenticator::watch`].
@@ -128,18 +137,18 @@ impl RabbitMqAuthenticator {
     }
 
     /// The accounts, if the user is RabbitMQ's; else the authenticator that may know the user.
-    fn backend(&self, user: &str) -> Result<Backend<'_>, Refusal> {
+    fn backend(&self, user: &str) -> Result<Backend, Refusal> {
         let accounts = self.accounts()?;
-        Ok(match &self.next {
-            Some(next) if !accounts.has(user) => Backend::Next(&**next),
+        Ok(match self.next() {
+            Some(next) if !accounts.has(user) => Backend::Next(next),
             _ => Backend::Accounts(accounts),
         })
     }
 }
 
-enum Backend<'a> {
+enum Backend {
     Accounts(Arc<Accounts>),
-    Next(&'a dyn Authenticator),
+    Next(Arc<dyn Authenticator>),
 }
 
 impl Authenticator for RabbitMqAuthenticator {
@@ -176,7 +185,7 @@ impl Authenticator for RabbitMqAuthenticator {
         access: &'a Access,
     ) -> BoxFuture<'a, Result<(), Refusal>> {
         match self.backend(&user.name) {
-            Ok(Backend::Next(next)) => next.allow(user, access),
+            Ok(Backend::Next(next)) => async move { next.allow(user, access).await }.boxed(),
             Ok(Backend::Accounts(accounts)) => {
                 future::ready(answer(&accounts, user, access)).boxed()
             }
@@ -190,7 +199,7 @@ impl Authenticator for RabbitMqAuthenticator {
         access: &'a Access,
     ) -> BoxFuture<'a, Result<(), Refusal>> {
         match self.backend(&user.name) {
-            Ok(Backend::Next(next)) => next.allow_anew(user, access),
+            Ok(Backend::Next(next)) => async move { next.allow_anew(user, access).await }.boxed(),
             Ok(Backend::Accounts(accounts)) => {
                 future::ready(answer(&accounts, user, access)).boxed()
             }
@@ -199,16 +208,16 @@ impl Authenticator for RabbitMqAuthenticator {
     }
 
     fn forget<'a>(&'a self, user: &'a str) -> BoxFuture<'a, usize> {
-        match &self.next {
-            Some(next) => next.forget(user),
+        match self.next() {
+            Some(next) => async move { next.forget(user).await }.boxed(),
             None => future::ready(0).boxed(),
         }
     }
 
     /// RabbitMQ knows no groups; the hook may.
     fn groups<'a>(&'a self, user: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
-        match &self.next {
-            Some(next) => next.groups(user),
+        match self.next() {
+            Some(next) => async move { next.groups(user).await }.boxed(),
             None => future::ready(Ok(Vec::new())).boxed(),
         }
     }
@@ -217,7 +226,7 @@ impl Authenticator for RabbitMqAuthenticator {
         if self.accounts.read().is_none() {
             return Err(format!("RabbitMQ's users were not read yet: {}", self.place).into());
         }
-        self.next.as_ref().map_or(Ok(()), |next| next.readiness())
+        self.next().map_or(Ok(()), |next| next.readiness())
     }
 }
 

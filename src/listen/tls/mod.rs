@@ -36,10 +36,10 @@ pub enum Protocol {
 
 /// Certificate and key of this gateway, and whom it trusts. A new connection gets what was loaded
 /// last; those that are open are not touched.
-pub struct Tls {
-    config: TlsConfig,
-    loaded: RwLock<Arc<Loaded>>,
-}
+pub struct Tls(RwLock<Arc<Loaded>>);
+
+/// Files that were read, and can be served.
+pub struct Prepared(Loaded);
 
 /// A file of the `[tls]` section cannot be used.
 #[derive(Debug, Error)]
@@ -60,24 +60,23 @@ impl Tls {
     pub fn load(config: &TlsConfig) -> Result<Arc<Self>, TlsError> {
         let loaded = Loaded::read(config)?;
         announce(&loaded);
-        Ok(Arc::new(Self {
-            config: config.clone(),
-            loaded: RwLock::new(Arc::new(loaded)),
-        }))
+        Ok(Arc::new(Self(RwLock::new(Arc::new(loaded)))))
     }
 
-    /// Reads the files again. If one cannot be used, all stays as it was; the log says so. Blocks
-    /// for as long as the disk does.
-    pub fn reload(&self) {
-        match Loaded::read(&self.config) {
-            Ok(loaded) => {
-                let loaded = Arc::new(loaded);
-                *self.loaded.write() = Arc::clone(&loaded);
-                // Told when it is so: the next handshake is by the new files.
-                announce(&loaded);
-            }
-            Err(fault) => telemetry::certificate_kept(&TlsError::from(fault)),
-        }
+    /// Reads the files that are to be served next. Blocks for as long as the disk does.
+    ///
+    /// # Errors
+    /// One of them cannot be used.
+    pub fn prepare(config: &TlsConfig) -> Result<Prepared, TlsError> {
+        Ok(Prepared(Loaded::read(config)?))
+    }
+
+    /// New connections get these from now on.
+    pub fn replace(&self, Prepared(loaded): Prepared) {
+        let loaded = Arc::new(loaded);
+        *self.0.write() = Arc::clone(&loaded);
+        // Told when it is so: the next handshake is by the new files.
+        announce(&loaded);
     }
 
     /// Shakes hands with a client.
@@ -90,15 +89,13 @@ impl Tls {
     }
 
     fn server(&self, protocol: Protocol) -> Arc<ServerConfig> {
-        Arc::clone(self.loaded.read().server(protocol))
+        Arc::clone(self.0.read().server(protocol))
     }
 }
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
+        f.debug_struct("Tls").finish_non_exhaustive()
     }
 }
 

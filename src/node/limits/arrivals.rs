@@ -2,12 +2,16 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use stomp_session::Problem;
+use tokio::time::Instant;
 
 use super::{
     AddressKey, ClientAddress, Limits,
@@ -20,27 +24,47 @@ use crate::telemetry::{self, Bound};
 /// The connections of a node, by address.
 #[derive(Debug)]
 pub(crate) struct Arrivals {
-    /// Connections of one address; 0: any number.
-    most: usize,
+    bounds: RwLock<Arc<Bounds>>,
     counts: Mutex<HashMap<AddressKey, usize>>,
-    by_address: Option<Buckets<AddressKey>>,
-    all: Option<Share<AddressKey>>,
     /// Whether a shared address was over a bound, which is said once.
     was_told: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Bounds {
+    /// Connections of one address; 0: any number.
+    most: usize,
+    by_address: Option<Buckets<AddressKey>>,
+    all: Option<Share<AddressKey>>,
+}
+
+impl Bounds {
+    fn new(limits: &Limits) -> Arc<Self> {
+        let now = Instant::now();
+        let by_address = Rate::per_second(limits.max_address_connects_per_second, now);
+        let all = Rate::per_second(limits.max_connects_per_second, now);
+        Arc::new(Self {
+            most: limits.max_address_connections,
+            by_address: by_address.map(Buckets::new),
+            all: all.map(Share::new),
+        })
+    }
 }
 
 impl Arrivals {
     /// Nobody is there yet.
     pub(crate) fn new(limits: &Limits) -> Self {
-        let by_address = Rate::per_second(limits.max_address_connects_per_second);
-        let all = Rate::per_second(limits.max_connects_per_second);
         Self {
-            most: limits.max_address_connections,
+            bounds: RwLock::new(Bounds::new(limits)),
             counts: Mutex::default(),
-            by_address: by_address.map(Buckets::new),
-            all: all.map(Share::new),
             was_told: AtomicBool::new(false),
         }
+    }
+
+    /// These limits count from now on; how fast connections came before is forgotten. An address
+    /// that has more connections keeps them.
+    pub(crate) fn set_limits(&self, limits: &Limits) {
+        *self.bounds.write() = Bounds::new(limits);
     }
 
     /// Counts one more connection, until [`Arrivals::leave`].
@@ -49,12 +73,13 @@ impl Arrivals {
     /// There are too many of that address, or too many come just now.
     pub(crate) fn enter(&self, client: ClientAddress) -> Result<AddressKey, Problem> {
         let key = client.key();
-        if let Some(buckets) = &self.by_address
+        let bounds = Arc::clone(&self.bounds.read());
+        if let Some(buckets) = &bounds.by_address
             && let Err(wait) = buckets.take(key)
         {
             self.refuse(Bound::AddressConnects, client, || connect_rate(wait))?;
         }
-        if let Some(share) = &self.all
+        if let Some(share) = &bounds.all
             && let Err(wait) = share.take(key)
         {
             telemetry::limit_exceeded(Bound::Connects, &client.ip());
@@ -62,9 +87,9 @@ impl Arrivals {
         }
         let mut counts = self.counts.lock();
         let count = counts.get(&key).copied().unwrap_or_default();
-        if self.most > 0 && count >= self.most {
+        if bounds.most > 0 && count >= bounds.most {
             self.refuse(Bound::AddressConnections, client, || {
-                Problem::TooManyFromAddress { limit: self.most }
+                Problem::TooManyFromAddress { limit: bounds.most }
             })?;
         }
         counts.insert(key, count.saturating_add(1));

@@ -104,28 +104,28 @@ pub struct Rate {
 
 impl Rate {
     /// So many a second, and ten times that at once. `None` for 0, which means no bound.
+    ///
+    /// Buckets count from `since`: a rate that takes the place of another has to count from the same
+    /// moment, or its buckets would be empty for as long as the first one was there.
     #[must_use]
-    pub fn per_second(number: u32) -> Option<Self> {
+    pub fn per_second(number: u32, since: Instant) -> Option<Self> {
         let number = NonZeroU32::new(number)?;
         let burst = number.saturating_mul(NonZeroU32::new(DEPTH)?);
-        Some(Self::new(
-            Quota::per_second(number).allow_burst(burst),
-            burst,
-        ))
+        let quota = Quota::per_second(number).allow_burst(burst);
+        Some(Self::new(quota, burst, since))
     }
 
-    /// So many at once, and one more in each period. `None` for 0 of either.
+    /// So many at once, and one more in each period. `None` for 0 of either. `since` as in
+    /// [`Rate::per_second`].
     #[must_use]
-    pub fn one_in(period: Duration, burst: u32) -> Option<Self> {
+    pub fn one_in(period: Duration, burst: u32, since: Instant) -> Option<Self> {
         let burst = NonZeroU32::new(burst)?;
-        Some(Self::new(
-            Quota::with_period(period)?.allow_burst(burst),
-            burst,
-        ))
+        let quota = Quota::with_period(period)?.allow_burst(burst);
+        Some(Self::new(quota, burst, since))
     }
 
-    fn new(quota: Quota, burst: NonZeroU32) -> Self {
-        let clock = TokioClock(Instant::now());
+    fn new(quota: Quota, burst: NonZeroU32, since: Instant) -> Self {
+        let clock = TokioClock(since);
         Self {
             period: quota.replenish_interval(),
             limiter: RateLimiter::new(quota, InBucket, clock.clone()),
@@ -280,7 +280,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_bucket_holds_ten_seconds_worth_and_fills_steadily() {
-        let (rate, bucket) = (Rate::per_second(2).unwrap(), Bucket::default());
+        let (rate, bucket) = (
+            Rate::per_second(2, Instant::now()).unwrap(),
+            Bucket::default(),
+        );
         for _ in 0..20 {
             assert_eq!(rate.take(&bucket, 1), Ok(()));
         }
@@ -295,25 +298,36 @@ mod tests {
         assert!(rate.is_full(&bucket));
         assert_eq!(rate.take(&bucket, 1000), Ok(()), "all that it holds");
         assert!(rate.take(&bucket, 1).is_err());
-        assert!(Rate::per_second(0).is_none());
+        assert!(Rate::per_second(0, Instant::now()).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_that_replaces_another_knows_its_buckets() {
+        let (since, bucket) = (Instant::now(), Bucket::default());
+        advance(SECOND * 3600).await;
+        let before = Rate::per_second(2, since).unwrap();
+        assert_eq!(before.take(&bucket, 19), Ok(()));
+        let after = Rate::per_second(4, since).unwrap();
+        assert_eq!(after.take(&bucket, 1), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_bucket_gets_one_back_in_each_period() {
-        let rate = Rate::one_in(30 * SECOND, 3).unwrap();
+        let rate = Rate::one_in(30 * SECOND, 3, Instant::now()).unwrap();
         let bucket = Bucket::default();
         assert_eq!(rate.look(&bucket, 4), Err(30 * SECOND));
         assert_eq!(rate.take(&bucket, 3), Ok(()));
         assert_eq!(rate.take(&bucket, 1), Err(30 * SECOND));
         advance(30 * SECOND).await;
         assert_eq!(rate.take(&bucket, 1), Ok(()));
-        assert!(Rate::one_in(Duration::ZERO, 3).is_none());
-        assert!(Rate::one_in(SECOND, 0).is_none());
+        let now = Instant::now();
+        assert!(Rate::one_in(Duration::ZERO, 3, now).is_none());
+        assert!(Rate::one_in(SECOND, 0, now).is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_table_of_them_has_a_bound_and_forgets_full_ones() {
-        let buckets = Buckets::new(Rate::per_second(1).unwrap());
+        let buckets = Buckets::new(Rate::per_second(1, Instant::now()).unwrap());
         for key in 0..Table::<usize, Bucket>::MOST + 10 {
             assert_eq!(buckets.take(key), Ok(()));
         }

@@ -10,6 +10,7 @@ use std::{
 
 use parking_lot::Mutex;
 use stomp_session::Problem;
+use tokio::time::Instant;
 
 use super::{
     ClientAddress, Limits,
@@ -28,22 +29,41 @@ const USER_TIMES: u32 = 5;
 /// can find.
 #[derive(Debug)]
 pub struct FailedLogins {
-    /// Of one user from one address; `None`: no bound.
-    rate: Option<Rate>,
-    /// Of one user from all addresses.
-    user_rate: Option<Rate>,
-    delay: Duration,
+    /// The moment from which all buckets count.
+    since: Instant,
     hasher: RandomState,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
+    bounds: Bounds,
     /// By user and address.
     tries: Table<u64, Tries>,
     /// By user.
     users: Table<u64, Bucket>,
     known: Known,
+}
+
+#[derive(Debug)]
+struct Bounds {
+    /// Of one user from one address, and of one user from all addresses; `None`: no bound.
+    rates: Option<(Rate, Rate)>,
+    delay: Duration,
+}
+
+impl Bounds {
+    fn new(limits: &Limits, since: Instant) -> Self {
+        let (burst, period) = (limits.max_failed_logins, limits.failed_login_recovery);
+        let user_period = period.checked_div(USER_TIMES).unwrap_or(period);
+        let user_burst = burst.saturating_mul(USER_TIMES);
+        let rate = Rate::one_in(period, burst, since);
+        Self {
+            rates: rate.zip(Rate::one_in(user_period, user_burst, since)),
+            // Slowed logins shall be complete in time all the same.
+            delay: limits.failed_login_delay.min(third(limits.login_timeout)),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -97,20 +117,22 @@ impl FailedLogins {
     /// None has failed yet.
     #[must_use]
     pub fn new(limits: &Limits) -> Arc<Self> {
-        let (burst, period) = (limits.max_failed_logins, limits.failed_login_recovery);
-        let user_period = period.checked_div(USER_TIMES).unwrap_or(period);
+        let since = Instant::now();
         Arc::new(Self {
-            rate: Rate::one_in(period, burst),
-            user_rate: Rate::one_in(user_period, burst.saturating_mul(USER_TIMES)),
-            // Slowed logins shall be complete in time all the same.
-            delay: limits.failed_login_delay.min(third(limits.login_timeout)),
+            since,
             hasher: RandomState::new(),
             state: Mutex::new(State {
+                bounds: Bounds::new(limits, since),
                 tries: Table::new(),
                 users: Table::new(),
                 known: Known::default(),
             }),
         })
+    }
+
+    /// These limits count from now on, for the failures of before, too.
+    pub fn set_limits(&self, limits: &Limits) {
+        self.state.lock().bounds = Bounds::new(limits, self.since);
     }
 
     /// A login of this user, as the client names it, is to be tried. A client that names nobody is
@@ -125,18 +147,18 @@ impl FailedLogins {
             delay: Duration::ZERO,
             is_known: false,
         };
-        let (Some(rate), Some(user_rate)) = (&self.rate, &self.user_rate) else {
-            return Ok(attempt);
-        };
         if user.is_empty() {
             return Ok(attempt);
         }
         let mut keys = self.keys(client, user);
         let state = &mut *self.state.lock();
+        let Some((rate, user_rate)) = &state.bounds.rates else {
+            return Ok(attempt);
+        };
         let is_slow = |bucket: &Bucket| user_rate.look(bucket, 1).is_err();
         attempt.is_known = state.known.contains(keys.both);
         if state.users.get(&keys.user).is_some_and(is_slow) && !attempt.is_known {
-            attempt.delay = self.delay;
+            attempt.delay = state.bounds.delay;
         }
         if !client.is_shared
             && let Some(tries) = state.tries.entry(keys.both, |tries| {
@@ -183,12 +205,10 @@ impl Attempt {
     /// The hook refused the user.
     pub fn failed(self) {
         let logins = &self.logins;
-        let (Some(keys), Some(rate), Some(user_rate)) =
-            (self.keys, &logins.rate, &logins.user_rate)
-        else {
+        let state = &mut *logins.state.lock();
+        let (Some(keys), Some((rate, user_rate))) = (self.keys, &state.bounds.rates) else {
             return;
         };
-        let state = &mut *logins.state.lock();
         if keys.is_counted
             && let Some(tries) = state.tries.get_mut(&keys.both)
         {
@@ -228,8 +248,8 @@ impl Drop for Attempt {
         let state = &mut *self.logins.state.lock();
         if let Some(tries) = state.tries.get_mut(&both) {
             tries.under_way = tries.under_way.saturating_sub(1);
-            let rate = self.logins.rate.as_ref();
-            if tries.under_way == 0 && rate.is_some_and(|rate| rate.is_full(&tries.failed)) {
+            let rates = state.bounds.rates.as_ref();
+            if tries.under_way == 0 && rates.is_none_or(|(rate, _)| rate.is_full(&tries.failed)) {
                 state.tries.remove(&both);
             }
         }

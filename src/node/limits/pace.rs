@@ -1,5 +1,7 @@
 //! How fast a connection may send: frames and bytes a second.
 
+use tokio::time::Instant;
+
 use super::{Limits, TooFast, bucket::Rate};
 use crate::telemetry::Bound;
 
@@ -60,14 +62,15 @@ pub struct Paces {
 }
 
 impl Paces {
-    /// As the configuration says.
+    /// As the configuration says; buckets count from `since`.
     #[must_use]
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &Limits, since: Instant) -> Self {
+        let rate = |number| Rate::per_second(number, since);
         Self {
-            messages: Rate::per_second(limits.max_messages_per_second),
-            bytes: Rate::per_second(Pace::steps(limits.max_bytes_per_second)),
-            subscribes: Rate::per_second(limits.max_subscribes_per_second),
-            user_subscribes: Rate::per_second(limits.max_user_subscribes_per_second),
+            messages: rate(limits.max_messages_per_second),
+            bytes: rate(Pace::steps(limits.max_bytes_per_second)),
+            subscribes: rate(limits.max_subscribes_per_second),
+            user_subscribes: rate(limits.max_user_subscribes_per_second),
             too_fast: limits.too_fast,
         }
     }

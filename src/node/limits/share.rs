@@ -97,7 +97,7 @@ mod tests {
 
     /// A hundred a second, a thousand at once.
     fn share() -> Share<&'static str> {
-        Share::new(Rate::per_second(100).unwrap())
+        Share::new(Rate::per_second(100, Instant::now()).unwrap())
     }
 
     /// How many of so many tries succeed.

@@ -20,9 +20,9 @@ use crate::telemetry::{self, Bound};
 /// The users that are connected to a node.
 #[derive(Debug)]
 pub struct Users {
-    max_connections: u32,
-    max_subscriptions: u32,
-    max_queues: u32,
+    max_connections: AtomicU32,
+    max_subscriptions: AtomicU32,
+    max_queues: AtomicU32,
     hasher: RandomState,
     table: Mutex<HashTable<Arc<UserEntry>>>,
 }
@@ -63,17 +63,30 @@ impl Users {
     /// Nobody is here yet.
     #[must_use]
     pub fn new(limits: &Limits) -> Arc<Self> {
+        let users = Self {
+            max_connections: AtomicU32::default(),
+            max_subscriptions: AtomicU32::default(),
+            max_queues: AtomicU32::default(),
+            hasher: RandomState::new(),
+            table: Mutex::default(),
+        };
+        users.set_limits(limits);
+        Arc::new(users)
+    }
+
+    /// These limits count from now on. A user who has more keeps it.
+    pub fn set_limits(&self, limits: &Limits) {
         let most = |limit: usize| match u32::try_from(limit) {
             Ok(0) | Err(_) => u32::MAX,
             Ok(limit) => limit,
         };
-        Arc::new(Self {
-            max_connections: most(limits.max_user_connections),
-            max_subscriptions: most(limits.max_user_subscriptions),
-            max_queues: most(limits.max_user_queues),
-            hasher: RandomState::new(),
-            table: Mutex::default(),
-        })
+        for (own, limit) in [
+            (&self.max_connections, limits.max_user_connections),
+            (&self.max_subscriptions, limits.max_user_subscriptions),
+            (&self.max_queues, limits.max_user_queues),
+        ] {
+            own.store(most(limit), Ordering::Relaxed);
+        }
     }
 
     /// Takes a place for one more connection of a user.
@@ -101,7 +114,7 @@ impl Users {
             }
         };
         let connections = entry.connections.load(Ordering::Relaxed);
-        if connections >= self.max_connections {
+        if connections >= self.max_connections.load(Ordering::Relaxed) {
             drop(table);
             return Err(self.too_many_connections(name));
         }
@@ -114,7 +127,8 @@ impl Users {
     /// Connections that a user may have; `None`: any number.
     #[must_use]
     pub fn max_connections(&self) -> Option<u32> {
-        (self.max_connections < u32::MAX).then_some(self.max_connections)
+        let most = self.max_connections.load(Ordering::Relaxed);
+        (most < u32::MAX).then_some(most)
     }
 
     /// Says so, and is the answer to a login that is one too many.
@@ -122,7 +136,7 @@ impl Users {
     pub fn too_many_connections(&self, name: &str) -> Problem {
         telemetry::limit_exceeded(Bound::UserConnections, &name);
         Problem::TooManyOfUser {
-            limit: self.max_connections,
+            limit: self.max_connections.load(Ordering::Relaxed),
         }
     }
 
@@ -156,7 +170,7 @@ impl UserPlace {
     /// # Errors
     /// There are as many as allowed.
     pub fn subscribe(&self) -> Result<SubscriptionPlace, Problem> {
-        let limit = self.limit(|users| users.max_subscriptions);
+        let limit = self.limit(|users| &users.max_subscriptions);
         if take(&self.0.subscriptions, limit) {
             return Ok(SubscriptionPlace(Arc::clone(&self.0)));
         }
@@ -169,7 +183,7 @@ impl UserPlace {
     /// # Errors
     /// There are as many as allowed.
     pub fn queue(&self) -> Result<QueuePlace, Problem> {
-        let limit = self.limit(|users| users.max_queues);
+        let limit = self.limit(|users| &users.max_queues);
         if take(&self.0.queues, limit) {
             return Ok(QueuePlace(Arc::clone(&self.0)));
         }
@@ -183,8 +197,9 @@ impl UserPlace {
         &self.0.subscribes
     }
 
-    fn limit(&self, of: impl FnOnce(&Users) -> u32) -> u32 {
-        self.0.users.upgrade().map_or(u32::MAX, |users| of(&users))
+    fn limit(&self, of: impl FnOnce(&Users) -> &AtomicU32) -> u32 {
+        let users = self.0.users.upgrade();
+        users.map_or(u32::MAX, |users| of(&users).load(Ordering::Relaxed))
     }
 }
 

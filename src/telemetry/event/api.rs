@@ -22,11 +22,10 @@ pub struct ApiRequest<'a> {
     pub status: u16,
     /// How long it took.
     pub duration: Duration,
-    /// It changes something: then it is logged at `info`, else at `debug`.
-    pub changes: bool,
 }
 
-/// A request to the operator's side was answered.
+/// A request to the operator's side was answered. What an operator has done is told by
+/// [`audited`](super::audited), too.
 pub fn api_request(request: &ApiRequest<'_>) {
     let ApiRequest {
         token,
@@ -35,7 +34,6 @@ pub fn api_request(request: &ApiRequest<'_>) {
         path,
         status,
         duration,
-        changes,
     } = *request;
     let label = [
         ("route", format!("{method} {route}")),
@@ -43,11 +41,7 @@ pub fn api_request(request: &ApiRequest<'_>) {
     ];
     COUNTS.api_requests.get_or_create(&label).inc();
     let duration_ms = millis(duration);
-    if changes {
-        info!(target: "stentor::api", token, method, path, status, duration_ms, "API request");
-    } else {
-        debug!(target: "stentor::api", token, method, path, status, duration_ms, "API request");
-    }
+    debug!(target: "stentor::api", token, method, path, status, duration_ms, "API request");
 }
 
 /// A request had no token, or an unknown one, nor had `unsaid` more since this was said the last

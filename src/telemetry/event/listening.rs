@@ -8,7 +8,7 @@ use std::{
 
 use humantime::format_rfc3339_seconds;
 use parking_lot::Mutex;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::telemetry::{
     Bound,
@@ -160,17 +160,6 @@ pub fn certificate_ends_soon(subject: &str, not_after: SystemTime) {
 /// The gateway's certificate is not valid now: clients will refuse it.
 pub fn certificate_invalid(subject: &str, cause: &str) {
     warn!(target: "stentor::listen", subject, cause, "clients will refuse the certificate");
-}
-
-/// The gateway's certificate was to be read anew, and could not be.
-pub fn certificate_kept(cause: &dyn Display) {
-    let cause = cause.to_string();
-    error!(target: "stentor::listen", cause, "certificate not loaded: the old one stays");
-}
-
-/// SIGHUP came, and there is no certificate to read again.
-pub fn nothing_to_reload() {
-    info!(target: "stentor::listen", "SIGHUP: there is no certificate to read again");
 }
 
 /// A client's certificate is sound, but cannot be a login. A few are said, and how many went unsaid

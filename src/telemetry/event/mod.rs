@@ -2,8 +2,10 @@
 //! single parts up or down.
 
 mod api;
+mod audit;
 mod broker;
 mod clients;
+mod config;
 mod control;
 mod flow;
 mod hook;
@@ -14,8 +16,10 @@ mod presence;
 use std::time::Duration;
 
 pub use api::*;
+pub use audit::*;
 pub use broker::*;
 pub use clients::*;
+pub use config::*;
 pub use control::*;
 pub use flow::*;
 pub use hook::*;

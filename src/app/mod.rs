@@ -1,15 +1,21 @@
-//! The one place that names concrete parts: build, run, drain.
+//! The one place that names concrete parts: build, run, reload, drain.
+
+mod logins;
+mod notify;
+mod reload;
 
 use std::{
     collections::BTreeMap,
     future::Future,
     io,
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, Weak},
     time::{Duration, SystemTime},
 };
 
 use futures_util::future::OptionFuture;
+use parking_lot::RwLock;
 use rustix::process::{Resource, getrlimit};
 use sockjs_server::SockJs;
 use thiserror::Error;
@@ -17,28 +23,23 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    api::{self, Api},
-    auth::{
-        Authenticator, CertificateLogin, Forwarding,
-        cache::CachedAuthenticator,
-        chain::Chain,
-        http::HttpAuthenticator,
-        jwt::{JwtAuthenticator, Keyless, Surroundings},
-        rabbitmq::RabbitMqAuthenticator,
-    },
+    api::{self, Api, Reconfigure},
+    auth::{Authenticator, CertificateLogin, Replaceable, rabbitmq::RabbitMqAuthenticator},
     broker::{self, Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
-    config::Config,
+    config::{Config, Loaded},
     control::{self, Control},
     deadline::after,
-    http::{self, HostNames, Origins, PrivateServer, PublicServer, RefusalLog, Routes},
+    http::{self, HostNames, PrivateServer, PublicServer, RefusalLog, Routes},
     hub::Vhosts,
-    listen::{self, Entrance, Files, Plain, Proxies, Secure, Tls, TlsError, tls::Protocol},
+    listen::{self, Entrance, Files, Plain, Proxies, Secure, Tls, TlsError, Wanted, tls::Protocol},
     messaging::{self, MemorySequences, RedisSequences, SequenceStore},
     node::{self, Memory, Places, Registry, Services, Settings, Shed},
     presence::{self, Node, Outbox, Presence, memory::MemoryPresence, redis::RedisPresence},
     shutdown::{self, Phase, Phases, Progress},
     telemetry,
 };
+use logins::Logins;
+use reload::{Reloader, Remote};
 
 /// The gateway could not start, or not go on.
 #[derive(Debug, Error)]
@@ -58,28 +59,58 @@ pub enum Error {
 /// How long the last presence events may take.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
 
-/// Serves until SIGINT or SIGTERM, then drains.
+/// Serves until SIGINT or SIGTERM, then drains. SIGHUP, and the HTTP API, have the file read again.
 ///
 /// # Errors
 /// A part could not be built, or an address not opened.
-pub async fn run(config: Config) -> Result<(), Error> {
-    let path = config.listen.websocket_path.clone();
-    let mut gateway = Gateway::start(config, |_, _| http::sign_post(&path)).await?;
+pub async fn run(mut loaded: Loaded, file: Option<PathBuf>) -> Result<(), Error> {
+    fit_to_files(&mut loaded.config.listen);
+    let path = loaded.config.listen.websocket_path.clone();
+    let routes = |_: &_, _| http::sign_post(&path);
+    let mut gateway = Gateway::start_from(loaded, Origin::Sources(file), routes).await?;
     gateway.reload_at_hangup()?;
+    notify::ready();
+    let _alive = AbortOnDropHandle::new(tokio::spawn(notify::keep_alive()));
     gateway.run_until(shutdown::signal()).await?;
     Ok(())
 }
 
+/// Where a configuration comes from.
+enum Origin {
+    /// From a file, if there is one, and the environment: it can be read again.
+    Sources(Option<PathBuf>),
+    /// From this program.
+    Program,
+}
+
+/// Lowers the numbers of connections to those for which the system allows files. Lowered, and not
+/// refused: in a container the operator may have no say in it, and the bounds are seldom reached.
+fn fit_to_files(listen: &mut listen::Config) {
+    let files = open_files();
+    let wanted = Wanted {
+        connections: listen.max_connections,
+        unauthenticated: listen.max_unauthenticated,
+    };
+    let reckoned = Files::of(files).reckon(wanted);
+    if reckoned != wanted {
+        telemetry::few_files(
+            files,
+            wanted.connections,
+            reckoned.connections,
+            reckoned.unauthenticated,
+        );
+    }
+    listen.max_connections = reckoned.connections;
+    listen.max_unauthenticated = reckoned.unauthenticated;
+}
+
 /// A gateway that runs.
 pub struct Gateway {
-    config: Config,
+    reloader: Arc<Reloader>,
     services: Arc<Services>,
     progress: Progress,
     phases: Phases,
     addresses: Addresses,
-    tls: Option<Arc<Tls>>,
-    /// RabbitMQ's own users, if they log in.
-    accounts: Option<Arc<RabbitMqAuthenticator>>,
     events: Option<Events>,
     listeners: JoinSet<()>,
 }
@@ -115,6 +146,15 @@ impl Gateway {
         config: Config,
         routes: impl FnOnce(&Arc<Services>, Addresses) -> Routes,
     ) -> Result<Self, Error> {
+        Self::start_from(config.into(), Origin::Program, routes).await
+    }
+
+    async fn start_from(
+        loaded: Loaded,
+        origin: Origin,
+        routes: impl FnOnce(&Arc<Services>, Addresses) -> Routes,
+    ) -> Result<Self, Error> {
+        let config = loaded.config.clone();
         let listen = &config.listen;
         let secure = listen.https.or(listen.stomps);
         let tls = secure.map(|_| Tls::load(&config.tls)).transpose()?;
@@ -135,20 +175,17 @@ impl Gateway {
         let node = node_name();
         let Built {
             services,
-            accounts,
+            logins,
+            auth,
             events,
         } = build(&config, &node)?;
         let (progress, phases) = Progress::start();
         let mut listeners = JoinSet::new();
-        let gateway = http::Gateway {
+        let gateway = Arc::new(http::Gateway {
             services: Arc::clone(&services),
-            origins: Origins {
-                allowed: listen.origins.clone(),
-                allow_missing: listen.allow_missing_origin,
-            },
-            forwarding: Forwarding::new(&config.auth),
+            rules: RwLock::new(Arc::new(reload::rules(&config))),
             refusals: RefusalLog::default(),
-        };
+        });
         let host_names = HostNames::new(&listen.host_names);
         if host_names.is_empty()
             && let Some(key) = login_without_secret(&config)
@@ -156,7 +193,7 @@ impl Gateway {
             telemetry::host_names_unset(key);
         }
         let server = Arc::new(PublicServer {
-            gateway: Arc::new(gateway),
+            gateway: Arc::clone(&gateway),
             path: listen.websocket_path.as_str().into(),
             sockjs: config.sockjs.options().map(SockJs::new),
             routes: routes(&services, addresses),
@@ -199,11 +236,28 @@ impl Gateway {
         if config.api.tokens.is_empty() {
             telemetry::api_closed();
         }
+        let rules = api::Rules::new(config.api.clone(), config.health.clone());
+        let (is_readable, file) = match origin {
+            Origin::Sources(file) => (true, file),
+            Origin::Program => (false, None),
+        };
+        let reloader = Arc::new(Reloader {
+            file,
+            loaded: RwLock::new(Arc::new(loaded)),
+            logins: tokio::sync::Mutex::new(logins),
+            auth,
+            services: Arc::clone(&services),
+            gateway,
+            tls,
+            api: Arc::clone(&rules),
+            node: node.as_str().into(),
+        });
+        let remote = || Arc::new(Remote(Arc::clone(&reloader))) as Arc<dyn Reconfigure>;
         let api = Api::new(
             Arc::clone(&services),
             phases.clone(),
-            config.api.clone(),
-            config.health.clone(),
+            rules,
+            is_readable.then(remote),
             &node,
             listen.handshake_timeout,
             config.broker.operation_timeout,
@@ -219,23 +273,20 @@ impl Gateway {
         };
         listeners.spawn(private.serve(admin, stop_admin));
         Ok(Self {
-            config,
+            reloader,
             services,
             progress,
             phases,
             addresses,
-            tls,
-            accounts,
             events,
             listeners,
         })
     }
 
-    /// From now on SIGHUP reads the certificate and RabbitMQ's users again, and does not end the
-    /// process.
+    /// From now on SIGHUP reads the configuration again, and does not end the process.
     fn reload_at_hangup(&mut self) -> io::Result<()> {
         let mut hangups = shutdown::hangups()?;
-        let (tls, accounts) = (self.tls.clone(), self.accounts.clone());
+        let reloader = Arc::clone(&self.reloader);
         let end = self.phases.clone().reached(Phase::CloseBroker);
         self.listeners.spawn(async move {
             let mut end = std::pin::pin!(end);
@@ -244,16 +295,17 @@ impl Gateway {
                     () = &mut end => return,
                     hangup = hangups.recv() => if hangup.is_none() { return },
                 }
-                if tls.is_none() && accounts.is_none() {
-                    telemetry::nothing_to_reload();
-                }
                 // A reload that fails says so in the log.
-                if let Some(accounts) = &accounts {
-                    accounts.read_again();
-                }
-                if let Some(tls) = tls.clone() {
-                    drop(tokio::task::spawn_blocking(move || tls.reload()).await);
-                }
+                let reloaded = reloader.reload().await;
+                telemetry::audited(&telemetry::Audited {
+                    token: None,
+                    scope: "SIGHUP",
+                    remote: None,
+                    action: "reload",
+                    on: "",
+                    outcome: reloaded.as_ref().map_or("failed", |_| "done"),
+                    cause: reloaded.as_ref().err().map(String::as_str),
+                });
             }
         });
         Ok(())
@@ -271,7 +323,9 @@ impl Gateway {
     /// `stop` failed.
     pub async fn run_until(mut self, stop: impl Future<Output = io::Result<()>>) -> io::Result<()> {
         let stopped = stop.await;
-        let config = &self.config.shutdown;
+        notify::stopping();
+        let loaded = self.reloader.config();
+        let config = &loaded.config.shutdown;
         let end = after(config.grace);
         self.progress.enter(Phase::NotReady);
         telemetry::not_ready("shutting down");
@@ -361,7 +415,8 @@ fn entrance<T>(
 /// What a gateway is built of, before it listens.
 struct Built {
     services: Arc<Services>,
-    accounts: Option<Arc<RabbitMqAuthenticator>>,
+    logins: Logins,
+    auth: Arc<Replaceable>,
     events: Option<Events>,
 }
 
@@ -369,7 +424,8 @@ fn build(config: &Config, node: &str) -> Result<Built, Error> {
     let broker = broker(config, node)?;
     let vhosts = Vhosts::new(broker, &config.broker, &config.feed);
     let events = events(config, &vhosts);
-    let (auth, accounts) = authenticator(config)?;
+    let logins = Logins::new(config)?;
+    let auth = Replaceable::new(logins.chained());
     let outbox = events.as_ref().map(|events| Arc::clone(&events.outbox));
     let presence = presence(config, node, outbox)?;
     let sequences = sequences(config)?;
@@ -382,7 +438,7 @@ fn build(config: &Config, node: &str) -> Result<Built, Error> {
     let sessions: Arc<dyn control::Sessions> = Arc::clone(&registry) as _;
     let is_shared = matches!(config.presence.url, presence::Url::Redis(_));
     let nodes = presence.clone().filter(|_| is_shared);
-    let mut control = Control::alone(node, sessions, Arc::clone(&auth))
+    let mut control = Control::alone(node, sessions, Arc::clone(&auth) as _)
         .among(nodes)
         .with_presence_in_memory(config.presence.url == presence::Url::Memory);
     if let Some(exchange) = control_exchange(config)
@@ -390,24 +446,17 @@ fn build(config: &Config, node: &str) -> Result<Built, Error> {
     {
         control = control.join(vhost, exchange);
     }
-    let mut settings = Settings::new(
-        config.limits.clone(),
-        config.stomp.clone(),
-        config.mailbox.clone(),
-        &config.broker,
-        &config.auth,
-        node,
-    );
-    if events.is_some() {
-        settings.events_exchange = Some((&*config.presence.exchange).into());
-    }
-    settings.login_policy = config.sessions.clone();
-    if accounts.is_some() {
-        settings = settings.with_recheck_of_changes(&config.auth);
-    }
+    let accounts = logins.accounts.as_ref();
+    let settings = settings(config, node, events.is_some(), accounts.is_some());
     let recheck = settings.recheck;
     let services = Services::new(
-        vhosts, auth, presence, sequences, registry, control, settings,
+        vhosts,
+        Arc::clone(&auth) as _,
+        presence,
+        sequences,
+        registry,
+        control,
+        settings,
     );
     let target: Weak<dyn Shed> = Arc::downgrade(&services.registry) as _;
     let memory = Arc::downgrade(&services.memory);
@@ -418,14 +467,35 @@ fn build(config: &Config, node: &str) -> Result<Built, Error> {
             recheck,
         ));
     }
-    if let (Some(accounts), Some(recheck)) = (&accounts, recheck) {
+    if let (Some(accounts), Some(recheck)) = (accounts, recheck) {
         tokio::spawn(follow(config, accounts, &services, recheck));
     }
     Ok(Built {
         services,
-        accounts,
+        logins,
+        auth,
         events,
     })
+}
+
+/// How connections behave that begin with this configuration.
+fn settings(config: &Config, node: &str, has_events: bool, has_accounts: bool) -> Settings {
+    let mut settings = Settings::new(
+        config.limits.clone(),
+        config.stomp.clone(),
+        config.mailbox.clone(),
+        &config.broker,
+        &config.auth,
+        node,
+    );
+    if has_events {
+        settings.events_exchange = Some((&*config.presence.exchange).into());
+    }
+    settings.login_policy = config.sessions.clone();
+    if has_accounts {
+        settings = settings.with_recheck_of_changes(&config.auth);
+    }
+    settings
 }
 
 /// Follows the changes of RabbitMQ's users: sessions that have lost a right end at once.
@@ -445,68 +515,12 @@ fn follow(
     RabbitMqAuthenticator::watch(accounts, config.auth_rabbitmq.refresh, changed)
 }
 
-/// All ways to log in; and RabbitMQ's users, if they are one, which are read again and again.
-type Logins = (Arc<dyn Authenticator>, Option<Arc<RabbitMqAuthenticator>>);
-
-/// As [`authenticator`], for whoever only asks.
+/// All ways to log in, for whoever only asks.
 ///
 /// # Errors
 /// A part cannot be used as it is configured.
 pub fn logins(config: &Config) -> Result<Arc<dyn Authenticator>, Error> {
-    authenticator(config).map(|(all, _)| all)
-}
-
-/// The ways to log in, of which each login goes to the first that knows its kind: tokens, then
-/// RabbitMQ's own users and the application's hook for all others.
-fn authenticator(config: &Config) -> Result<Logins, Error> {
-    let hook = hook(config)?;
-    let others = hook.clone().filter(|_| config.auth.knows_users());
-    let accounts = RabbitMqAuthenticator::new(&config.auth_rabbitmq, others)
-        .map_err(|error| Error::Configuration(format!("[auth.rabbitmq]: {error}")))?;
-    let by_name = accounts.clone().map(|accounts| accounts as _).or(hook);
-    let mut members: Vec<Arc<dyn Authenticator>> = Vec::new();
-    members.extend(tokens(config, by_name.clone())?);
-    members.extend(by_name);
-    let all = match members.len() {
-        1 => members.remove(0),
-        _ => Arc::new(Chain::new(members)),
-    };
-    Ok((all, accounts))
-}
-
-/// The application's hook, and the memory of its answers.
-fn hook(config: &Config) -> Result<Option<Arc<dyn Authenticator>>, Error> {
-    if !config.auth.has_hook() {
-        return Ok(None);
-    }
-    let hook = HttpAuthenticator::new(&config.auth)
-        .map_err(|error| Error::Configuration(format!("[auth]: {error}")))?;
-    let (ttl, size) = (config.auth.cache_ttl, config.auth.cache_size);
-    let cached = Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
-    tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&cached)));
-    Ok(Some(cached))
-}
-
-/// Tokens, if there are keys for them. Rights that they bring along are not remembered by the
-/// user's name: they are in front of the memory of the hook's answers.
-fn tokens(
-    config: &Config,
-    hook: Option<Arc<dyn Authenticator>>,
-) -> Result<Option<Arc<dyn Authenticator>>, Error> {
-    let jwt = &config.auth.jwt;
-    if !jwt.is_on() {
-        return Ok(None);
-    }
-    let exchanges = config.broker.exchanges.iter();
-    let keyless = exchanges.filter(|(_, kind)| **kind != ExchangeKind::Topic);
-    let surroundings = Surroundings {
-        default_vhost: &config.broker.default_vhost,
-        topics: &config.stomp.default_topic_exchange,
-        keyless: Keyless::new(keyless.map(|(name, _)| &**name)),
-    };
-    let tokens = JwtAuthenticator::new(jwt, surroundings, hook)
-        .map_err(|error| Error::Configuration(format!("[auth.jwt] {error}")))?;
-    Ok(Some(Arc::new(tokens)))
+    Logins::new(config).map(|logins| logins.chained())
 }
 
 /// The exchange of commands; there are no other nodes on a broker in this process' memory.

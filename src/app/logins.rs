@@ -1,0 +1,153 @@
+//! The ways to log in that a configuration asks for, and those that take their place.
+
+use std::sync::Arc;
+
+use super::Error;
+use crate::{
+    auth::{
+        self, Authenticator,
+        cache::CachedAuthenticator,
+        chain::Chain,
+        http::HttpAuthenticator,
+        jwt::{JwtAuthenticator, JwtConfig, Keyless, Surroundings},
+        rabbitmq::RabbitMqAuthenticator,
+    },
+    broker::ExchangeKind,
+    config::Config,
+};
+
+type Tokens = JwtAuthenticator<Arc<dyn Authenticator>>;
+
+/// All ways to log in, of which each login goes to the first that knows its kind: tokens, then
+/// RabbitMQ's own users and the application's hook for all others.
+#[derive(Clone)]
+pub(super) struct Logins {
+    hook: Option<Arc<dyn Authenticator>>,
+    tokens: Option<Arc<Tokens>>,
+    /// RabbitMQ's users, which are read again and again.
+    pub(super) accounts: Option<Arc<RabbitMqAuthenticator>>,
+    /// Asked about users whom RabbitMQ does not know.
+    others: Option<Arc<dyn Authenticator>>,
+}
+
+impl Logins {
+    pub(super) fn new(config: &Config) -> Result<Self, Error> {
+        let hook = hook(config)?;
+        let others = others(config, &hook);
+        let accounts = RabbitMqAuthenticator::new(&config.auth_rabbitmq, others.clone())
+            .map_err(|error| Error::Configuration(format!("[auth.rabbitmq]: {error}")))?;
+        let mut logins = Self {
+            hook,
+            tokens: None,
+            accounts,
+            others,
+        };
+        if config.auth.jwt.is_on() {
+            let keyless = keyless(config);
+            let surroundings = surroundings(config, keyless);
+            let tokens = Tokens::new(&config.auth.jwt, surroundings, logins.by_name());
+            logins.tokens = Some(Arc::new(tokens.map_err(in_tokens)?));
+        }
+        Ok(logins)
+    }
+
+    /// Those of a configuration that takes the place of `before`. The hook, its turns and what is
+    /// remembered of its answers stay if its keys do; files with keys are read again.
+    pub(super) async fn replaced(&self, before: &Config, config: &Config) -> Result<Self, Error> {
+        let hook = match asks_alike(&before.auth, &config.auth) {
+            true => self.hook.clone(),
+            false => hook(config)?,
+        };
+        let mut logins = Self {
+            others: others(config, &hook),
+            hook,
+            tokens: None,
+            accounts: self.accounts.clone(),
+        };
+        if config.auth.jwt.is_on() {
+            let keyless = keyless(config);
+            let (surroundings, by_name) = (surroundings(config, keyless), logins.by_name());
+            let former = self.tokens.as_deref();
+            let tokens = Tokens::replacing(former, &config.auth.jwt, surroundings, by_name).await;
+            logins.tokens = Some(Arc::new(tokens.map_err(in_tokens)?));
+        }
+        Ok(logins)
+    }
+
+    /// RabbitMQ's users and the issuer's keys are read again at once, and go with these.
+    pub(super) fn put_in_force(&self) {
+        if let Some(accounts) = &self.accounts {
+            accounts.set_next(self.others.clone());
+            accounts.read_again();
+        }
+        if let Some(tokens) = &self.tokens {
+            tokens.fetch_again();
+        }
+    }
+
+    /// All in one.
+    pub(super) fn chained(&self) -> Arc<dyn Authenticator> {
+        let mut members: Vec<Arc<dyn Authenticator>> = Vec::new();
+        members.extend(self.tokens.clone().map(|tokens| tokens as _));
+        members.extend(self.by_name());
+        match members.len() {
+            1 => members.remove(0),
+            _ => Arc::new(Chain::new(members)),
+        }
+    }
+
+    fn by_name(&self) -> Option<Arc<dyn Authenticator>> {
+        let accounts = self.accounts.clone().map(|accounts| accounts as _);
+        accounts.or_else(|| self.hook.clone())
+    }
+}
+
+/// Whether both ask the same hook in the same way.
+fn asks_alike(one: &auth::Config, other: &auth::Config) -> bool {
+    let without_tokens = |config: &auth::Config| auth::Config {
+        jwt: JwtConfig::default(),
+        ..config.clone()
+    };
+    one.jwt.is_on() == other.jwt.is_on() && without_tokens(one) == without_tokens(other)
+}
+
+fn others(
+    config: &Config,
+    hook: &Option<Arc<dyn Authenticator>>,
+) -> Option<Arc<dyn Authenticator>> {
+    hook.clone().filter(|_| config.auth.knows_users())
+}
+
+/// The application's hook, and the memory of its answers.
+fn hook(config: &Config) -> Result<Option<Arc<dyn Authenticator>>, Error> {
+    if !config.auth.has_hook() {
+        return Ok(None);
+    }
+    let hook = HttpAuthenticator::new(&config.auth)
+        .map_err(|error| Error::Configuration(format!("[auth]: {error}")))?;
+    let (ttl, size) = (config.auth.cache_ttl, config.auth.cache_size);
+    let cached = Arc::new(CachedAuthenticator::new(Arc::new(hook), ttl, size));
+    tokio::spawn(CachedAuthenticator::sweep(Arc::downgrade(&cached)));
+    Ok(Some(cached))
+}
+
+/// Exchanges whose routing keys tell nothing to a token's patterns.
+fn keyless(config: &Config) -> Keyless {
+    let exchanges = config.broker.exchanges.iter();
+    let keyless = exchanges.filter(|(_, kind)| **kind != ExchangeKind::Topic);
+    Keyless::new(keyless.map(|(name, _)| &**name))
+}
+
+fn surroundings(config: &Config, keyless: Keyless) -> Surroundings<'_> {
+    Surroundings {
+        default_vhost: &config.broker.default_vhost,
+        topics: &config.stomp.default_topic_exchange,
+        keyless,
+    }
+}
+
+/// Rights that tokens bring along are not remembered by the user's name: they are in front of the
+/// memory of the hook's answers.
+fn in_tokens(error: auth::jwt::SetupError) -> Error {
+    Error::Configuration(format!("[auth.jwt] {error}"))
+}

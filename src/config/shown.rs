@@ -1,0 +1,154 @@
+//! Values as they may be shown: without secrets.
+
+use toml::{Value, value::Array};
+use url::Url;
+
+use super::read::Name;
+use crate::secret_url::without_secrets;
+
+/// Keys whose texts are secrets, whole. In all other texts only URLs hide theirs.
+const SECRETS: &[Name] = &[
+    ("auth", "default_passcode"),
+    ("auth.jwt", "secret"),
+    ("redis", "sentinel_password"),
+];
+
+/// In the place of a secret.
+const HIDDEN: &str = "***";
+
+/// A value, in one line of TOML.
+#[must_use]
+pub(super) fn shown(name: Name, value: &Value) -> String {
+    hide(name, value).to_string()
+}
+
+fn hide(name: Name, value: &Value) -> Value {
+    match value {
+        Value::String(text) if text.is_empty() => value.clone(),
+        Value::String(_) if SECRETS.contains(&name) => Value::from(HIDDEN),
+        Value::String(text) if name == ("api", "tokens") => Value::from(scopes(text)),
+        Value::String(text) => Value::from(without_passwords(text)),
+        Value::Array(values) => {
+            let values = values.iter().map(|value| hide(name, value));
+            Value::Array(values.collect::<Array>())
+        }
+        Value::Table(values) => {
+            let values = values.iter();
+            let hidden = values.map(|(key, value)| (key.clone(), hide(name, value)));
+            Value::Table(hidden.collect())
+        }
+        other => other.clone(),
+    }
+}
+
+/// `SCOPES TOKEN`, without the token; of a variable, `NAME=SCOPES TOKEN,…`.
+fn scopes(text: &str) -> String {
+    let each = text
+        .split(',')
+        .map(|one| match one.trim().rsplit_once(' ') {
+            Some((scopes, _)) => format!("{scopes} {HIDDEN}"),
+            None => HIDDEN.to_owned(),
+        });
+    each.collect::<Vec<_>>().join(",")
+}
+
+/// URLs without users, passwords and queries; of a variable there may be several.
+fn without_passwords(text: &str) -> String {
+    if !text.contains("://") {
+        return text.to_owned();
+    }
+    let each = text.split(',').map(|one| match Url::parse(one.trim()) {
+        Ok(url) => {
+            let plain = without_secrets(&url);
+            // A URL that hides nothing is shown as it was written.
+            let is_plain = url.query().is_none() && url.password().is_none();
+            match is_plain && url.username().is_empty() {
+                true => one.to_owned(),
+                false => plain,
+            }
+        }
+        Err(_) if one.contains('@') || one.contains('?') => HIDDEN.to_owned(),
+        Err(_) => one.to_owned(),
+    });
+    each.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::sections;
+
+    const SECRET: &str = "s3cret-s3cret-s3cret";
+
+    #[test]
+    fn no_secret_is_shown() {
+        let url = format!("amqp://stentor:{SECRET}@rabbit:5672/app");
+        let query = format!("http://hook/auth?key={SECRET}");
+        let token = format!("admin {SECRET}");
+        let table: Value = toml::from_str::<toml::Table>(&format!("ops = \"{token}\""))
+            .unwrap()
+            .into();
+        for (name, value, expected) in [
+            (
+                ("broker", "url"),
+                Value::from(&*url),
+                "\"amqp://rabbit:5672/app\"",
+            ),
+            (
+                ("broker", "urls"),
+                Value::from(vec![&*url]),
+                "[\"amqp://rabbit:5672/app\"]",
+            ),
+            (
+                ("broker", "urls"),
+                Value::from(format!("{url},{url}")),
+                "\"amqp://rabbit:5672/app,amqp://rabbit:5672/app\"",
+            ),
+            (("auth", "hook"), Value::from(query), "\"http://hook/auth\""),
+            (("auth.jwt", "secret"), Value::from(SECRET), "\"***\""),
+            (("auth", "default_passcode"), Value::from(SECRET), "\"***\""),
+            (("api", "tokens"), table, "{ ops = \"admin ***\" }"),
+            (
+                ("api", "tokens"),
+                Value::from(format!("a={token},b=read publish {SECRET}")),
+                "\"a=admin ***,b=read publish ***\"",
+            ),
+            (("presence", "url"), Value::from("memory:"), "\"memory:\""),
+            (
+                ("broker", "url"),
+                Value::from(format!("amqp://x:{SECRET}@[")),
+                "\"***\"",
+            ),
+        ] {
+            let shown = shown(name, &value);
+            assert_eq!(shown, expected, "{name:?}");
+            assert!(!shown.contains(SECRET), "{name:?} {shown}");
+        }
+    }
+
+    /// A key that sounds like a secret is one, or is known to be none.
+    #[test]
+    fn keys_that_sound_like_secrets_are_looked_at() {
+        let harmless = [
+            ("tls", "key"),
+            ("redis", "key"),
+            ("auth.jwt", "secret_file"),
+            ("auth.jwt", "public_keys"),
+            ("limits", "max_key_words"),
+            ("limits", "max_fast_key_words"),
+            ("api", "tokens"),
+        ];
+        for (section, keys) in sections() {
+            for key in keys {
+                let is_suspect = ["secret", "pass", "token", "key"]
+                    .iter()
+                    .any(|word| key.contains(word));
+                let name = (section, *key);
+                assert!(
+                    !is_suspect || SECRETS.contains(&name) || harmless.contains(&name),
+                    "is [{section}] {key} a secret? {key} is in neither list"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Who did what by the operator's side: a target of its own, so that it can be kept apart.
+
+use std::net::SocketAddr;
+
+use tracing::info;
+
+/// An action of an operator, or a try.
+#[derive(Clone, Copy, Debug)]
+pub struct Audited<'a> {
+    /// The name of the token; `None`: it had no good one, or there was no token (SIGHUP).
+    pub token: Option<&'a str>,
+    /// The scope that the action takes.
+    pub scope: &'a str,
+    /// The address that it came from, as this process sees it; `None`: from this machine, by a
+    /// signal.
+    pub remote: Option<SocketAddr>,
+    /// The action: `kick`, `ban`, `publish`, …
+    pub action: &'static str,
+    /// The session, user, address or exchange that it was about.
+    pub on: &'a str,
+    /// `done`, `denied` (the token does not allow it), or `failed`.
+    pub outcome: &'static str,
+    /// Why it was not done.
+    pub cause: Option<&'a str>,
+}
+
+/// Somebody did something, or tried to.
+pub fn audited(audited: &Audited<'_>) {
+    let Audited {
+        token,
+        scope,
+        remote,
+        action,
+        on,
+        outcome,
+        cause,
+    } = *audited;
+    let remote = remote.map(|remote| remote.to_string());
+    info!(
+        target: "stentor::audit",
+        token, scope, remote, action, on, outcome, cause, "operator's action"
+    );
+}
