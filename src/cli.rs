@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use stentor::{
     api::Scope,
     ctl::{self, Ctl},
@@ -73,6 +74,27 @@ The exit code is 2 if a line cannot be read or its key is unknown; the rest is p
     Doctor(Doctor),
     /// Look at a running gateway, end sessions, publish: its HTTP API from a shell.
     Ctl(Ctl),
+    /// Print what makes a shell complete this program's commands and options.
+    #[command(after_help = "\
+Examples:
+  stentor completions bash > ~/.local/share/bash-completion/completions/stentor
+  stentor completions zsh > ~/.zfunc/_stentor       with fpath+=(~/.zfunc) before compinit
+  stentor completions fish > ~/.config/fish/completions/stentor.fish
+
+The Debian package has them already.")]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the page for `man`, or write one for each command into a folder.
+    #[command(after_help = "\
+Examples:
+  stentor man | man -l -
+  stentor man /usr/local/share/man/man1")]
+    Man {
+        /// The folder; it has to be there.
+        folder: Option<PathBuf>,
+    },
     /// Make a token for the HTTP API, and the entry for the configuration.
     #[command(after_help = "\
 Examples:

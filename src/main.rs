@@ -11,7 +11,8 @@ use std::{
     process::{self, ExitCode},
 };
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use clap_complete::Shell;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use stentor::{
     api, app,
@@ -46,6 +47,8 @@ fn main() -> ExitCode {
         Command::Config(task) => configure(&task),
         Command::Doctor(task) => examine(&task),
         Command::Ctl(task) => control(task),
+        Command::Completions { shell } => completions(shell),
+        Command::Man { folder } => man(folder.as_deref()),
         Command::Token { name, scopes } => make_token(&name, &scopes),
         Command::Demo { port, broker } => run_demo(port, broker.as_deref()),
     };
@@ -183,6 +186,23 @@ fn configure(task: &ConfigTask) -> Result<(), Failure> {
         } => diff(task, path.as_deref()),
         ConfigWhat { .. } => print(config::DEFAULT),
     }
+}
+
+fn completions(shell: Shell) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "stentor", &mut text);
+    print(&String::from_utf8_lossy(&text))
+}
+
+fn man(folder: Option<&Path>) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::Run(error.into());
+    let Some(folder) = folder else {
+        let mut page = Vec::new();
+        let main = clap_mangen::Man::new(Cli::command());
+        main.render(&mut page).map_err(failed)?;
+        return print(&String::from_utf8_lossy(&page));
+    };
+    clap_mangen::generate_to(Cli::command(), folder).map_err(failed)
 }
 
 fn diff(task: &ConfigTask, path: Option<&Path>) -> Result<(), Failure> {

@@ -306,3 +306,27 @@ fn a_certificate_that_cannot_be_used_is_2_with_its_key_and_file() {
         );
     }
 }
+
+/// For packages: pages for `man`, and completions for shells, as the program knows itself.
+#[test]
+fn the_program_writes_its_own_pages_and_completions() {
+    for (shell, words) in [
+        ("bash", "_stentor()"),
+        ("zsh", "#compdef stentor"),
+        ("fish", "complete -c stentor"),
+    ] {
+        let ran = stentor(&["completions", shell], &[], None);
+        assert_eq!((ran.code, &*ran.err), (Some(0), ""), "{shell}");
+        assert!(ran.out.contains(words), "{shell}");
+        assert!(ran.out.contains("publish"), "{shell}");
+    }
+    assert_eq!(stentor(&["completions", "dos"], &[], None).code, Some(2));
+    let page = stentor(&["man"], &[], None);
+    assert!(page.out.contains(".TH stentor 1"), "{}", page.out);
+    let folder = TempDir::new().unwrap();
+    let ran = stentor(&["man", folder.path().to_str().unwrap()], &[], None);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    for name in ["stentor.1", "stentor-serve.1", "stentor-ctl-publish.1"] {
+        assert!(folder.path().join(name).exists(), "{name}");
+    }
+}
