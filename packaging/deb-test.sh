@@ -88,6 +88,9 @@ holds 'nobody else reads it' fails setpriv --reuid nobody --regid nogroup --clea
 holds 'the unit is enabled' test -e /etc/systemd/system/multi-user.target.wants/stentor.service
 holds 'the packed files are whole' test -z "$(dpkg --verify stentor)"
 
+holds 'it has a page for man' test -s /usr/share/man/man1/stentor.1.gz -a -s /usr/share/man/man1/stentor-serve.1.gz
+holds 'and completions for shells' grep -q 'ctl' /usr/share/bash-completion/completions/stentor
+
 ends_with_2() {
     local code=0
     wait "$pid" || code=$?
@@ -109,6 +112,7 @@ sed -i 's|^#url = .*|url = "embedded:"|; s|^#hook = |hook = |' "$configuration"
 holds 'the check takes the edited configuration' stentor config --check "$configuration"
 start
 holds 'it serves as the unit would start it' is_ready
+holds 'stentor ctl ready says so' stentor ctl --url "http://127.0.0.1:$admin" ready >/dev/null
 holds 'as its own user' grep -q '^stentor$' <(ps -o user= -p "$pid")
 
 dpkg -i "$new" >"$work/upgraded" 2>&1

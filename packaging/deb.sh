@@ -65,6 +65,15 @@ strip --strip-unneeded "$root/usr/bin/stentor"
 install -D -m 644 packaging/debian/stentor.service "$root/lib/systemd/system/stentor.service"
 # Its group is set by postinst: here the user does not exist yet.
 install -D -m 640 packaging/debian/stentor.toml "$root/etc/stentor/stentor.toml"
+# The program prints its own pages and completions.
+install -d "$work/man"
+"$program" man "$work/man"
+gzip -9n "$work"/man/*.1
+install -D -m 644 -t "$root/usr/share/man/man1" "$work"/man/*.1.gz
+completions() { install -D -m 644 <("$program" completions "$1") "$root/usr/share/$2"; }
+completions bash bash-completion/completions/stentor
+completions zsh zsh/vendor-completions/_stentor
+completions fish fish/vendor_completions.d/stentor.fish
 doc=$root/usr/share/doc/stentor
 install -D -m 644 -t "$doc" README.md SECURITY.md config/stentor.toml
 install -d "$doc/docs"
