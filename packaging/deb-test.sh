@@ -112,7 +112,8 @@ sed -i 's|^#url = .*|url = "embedded:"|; s|^#hook = |hook = |' "$configuration"
 holds 'the check takes the edited configuration' stentor config --check "$configuration"
 start
 holds 'it serves as the unit would start it' is_ready
-holds 'stentor ctl ready says so' stentor ctl --url "http://127.0.0.1:$admin" ready >/dev/null
+says_ready() { stentor ctl --url "http://127.0.0.1:$admin" ready >/dev/null; }
+holds 'stentor ctl ready says so' says_ready
 holds 'as its own user' grep -q '^stentor$' <(ps -o user= -p "$pid")
 
 dpkg -i "$new" >"$work/upgraded" 2>&1
