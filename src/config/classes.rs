@@ -104,8 +104,7 @@ mod tests {
                 let is_in = |index: usize| {
                     let cell = [row[2], row[3]][index];
                     is_written(&written[index])
-                        || (all.iter().any(|word| cell == *word)
-                            && !is_written(&written[1 - index]))
+                        || (all.contains(&cell) && !is_written(&written[1 - index]))
                 };
                 assert!(is_in(column), "[{section}] {key} is in the wrong column");
                 assert!(!is_in(1 - column), "[{section}] {key} is in both columns");

@@ -379,3 +379,19 @@ async fn the_service_manager_is_told() {
     assert!(gateway.terminate(Duration::from_secs(20)).await.success());
     until("STOPPING=1");
 }
+
+/// Standard input is at its end: read again, it would have every key be its default.
+#[tokio::test]
+async fn what_came_from_standard_input_stays() {
+    let hook = Hook::start().await;
+    let gateway = stentor()
+        .hook(&hook)
+        .set("broker.url", "embedded:")
+        .arguments(&["serve", "--config", "-"], &["http", "stomp", "admin"]);
+    let gateway = gateway.start().await;
+    gateway.process().signal("HUP");
+    let message = "configuration not reloaded: the old one stays";
+    let kept = gateway.until_events(message, 1).await;
+    let cause = kept[0]["cause"].as_str().unwrap();
+    assert!(cause.contains("standard input"), "{cause}");
+}
