@@ -217,7 +217,7 @@ async fn server(name: &str, host: &str, port: u16) -> Finding {
         let stream = TcpStream::connect((host, port))
             .await
             .map_err(Failed::Away)?;
-        let secured = secure(stream, host).await.map_err(Failed::Tls)?;
+        let secured = secure(stream, host, None).await.map_err(Failed::Tls)?;
         let (_, connection) = secured.get_ref();
         let own = connection.peer_certificates().and_then(<[_]>::first);
         Ok(own.and_then(not_after))

@@ -216,6 +216,7 @@ async fn measure(options: &Options, auth: Auth) -> Result<Outcome> {
         first: 0,
         count: options.stay,
         at_once: 50,
+        again: false,
         habits: Habits {
             own_key: true,
             heart_beat_ms: 10_000,
@@ -366,6 +367,7 @@ fn load(options: &Options, longest: Duration) -> Load {
         size: 256,
         warm_up_ms: 500,
         measure_ms: u64::try_from(longest.as_millis()).unwrap_or(u64::MAX),
+        rounds: None,
     }
 }
 

@@ -319,7 +319,7 @@ fn agreed_channels(connection: &Connection) -> usize {
 
 impl Live {
     /// A connection, and the place to say whether the broker takes messages on it.
-    pub(super) fn new(connection: Connection, epoch: u64) -> (Self, watch::Sender<bool>) {
+    pub(super) fn new(connection: LoggedIn, epoch: u64) -> (Self, watch::Sender<bool>) {
         let (blocked, watch_blocked) = watch::channel(false);
         let passing = (agreed_channels(&connection) / 4).clamp(1, MAX_PASSING);
         let live = Self {

@@ -214,7 +214,7 @@ impl Crossing {
         };
         let is_cut = |state: &mut State| state.cut.as_ref().is_some_and(|cut| ends.contains(cut));
         let mut state = self.lock();
-        let was_cut = is_cut(&mut *state);
+        let was_cut = is_cut(&mut state);
         let waited = self.0.changed.wait_while(state, is_cut);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
         was_cut
