@@ -106,7 +106,7 @@ async fn command_within(command: &[String], most: Duration) -> Result<Bytes, Str
     let Ok((output, complaint, status)) = timeout(most, running).await else {
         return Err(wrong(format!("did not end within {most:?}")));
     };
-    group.is_over();
+    group.spare();
     let status = status.map_err(|error| wrong(error.to_string()))?;
     let complaint = complaint_without_secrets(&complaint, &output);
     if !status.success() {
@@ -167,7 +167,7 @@ impl Group {
     }
 
     /// The program has ended by itself.
-    fn is_over(mut self) {
+    fn spare(mut self) {
         self.0 = None;
     }
 }
