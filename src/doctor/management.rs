@@ -372,9 +372,10 @@ mod tests {
     #[test]
     fn bindings_of_others_are_named() {
         let bridge = json!({"destination": "feed.all", "routing_key": "user_bob"});
-        assert_eq!(foreign("/", "feed", &[bridge.clone()]).mark, Mark::Right);
         let other = json!({"destination": "audit", "routing_key": "user_alice"});
-        let found = foreign("/", "feed", &[bridge, other]);
+        let all = [bridge, other];
+        assert_eq!(foreign("/", "feed", &all[..1]).mark, Mark::Right);
+        let found = foreign("/", "feed", &all);
         assert_eq!(found.mark, Mark::Wrong);
         assert!(
             found.text.contains("bindings of others (1)"),
