@@ -9,6 +9,8 @@ use crate::secret_url::without_secrets;
 /// Keys whose texts are secrets, whole. In all other texts only URLs hide theirs.
 const SECRETS: &[Name] = &[
     ("auth", "default_passcode"),
+    // Its arguments may be credentials.
+    ("broker", "token_command"),
     ("auth.jwt", "secret"),
     ("redis", "sentinel_password"),
 ];
@@ -131,6 +133,10 @@ mod tests {
     fn keys_that_sound_like_secrets_are_looked_at() {
         let harmless = [
             ("tls", "key"),
+            ("broker", "key"),
+            ("broker", "password_file"),
+            ("broker", "token_file"),
+            ("broker", "token_refresh"),
             ("redis", "key"),
             ("auth.jwt", "secret_file"),
             ("auth.jwt", "public_keys"),

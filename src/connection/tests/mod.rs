@@ -75,7 +75,7 @@ async fn the_memory_of_a_connection() {
     size("WebSocket connection with TLS", tls, 928);
     size("mailbox", size_of::<crate::hub::Mailbox>(), 144);
     // A user's entry beside it takes some 80 bytes, once for all connections of the user.
-    size("context", size_of::<Context>(), 208);
+    size("context", size_of::<Context>(), 216);
     size("session", size_of::<Session>(), 224);
     size("decoder", size_of::<Decoder>(), 48);
 }
