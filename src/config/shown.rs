@@ -137,6 +137,7 @@ mod tests {
             ("broker", "password_file"),
             ("broker", "token_file"),
             ("broker", "token_refresh"),
+            ("sequences", "max_keys"),
             ("redis", "key"),
             ("auth.jwt", "secret_file"),
             ("auth.jwt", "public_keys"),

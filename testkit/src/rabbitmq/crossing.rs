@@ -240,6 +240,10 @@ fn short(node: &str) -> &str {
     node.split('@').next().unwrap_or(node)
 }
 
+/// How often the table of sockets is read for one that must be there: a reading skips lines while
+/// the table changes.
+const TABLE_READS: usize = 50;
+
 /// The process on this machine that has a socket with that address.
 fn owner(address: SocketAddr) -> Option<u32> {
     let SocketAddr::V4(address) = address else {
@@ -248,15 +252,20 @@ fn owner(address: SocketAddr) -> Option<u32> {
     // The address is in the machine's order of bytes, the port is not.
     let ip = u32::from_ne_bytes(address.ip().octets());
     let local = format!("{ip:08X}:{:04X}", address.port());
-    let table = fs::read_to_string("/proc/net/tcp").ok()?;
-    let socket = table.lines().skip(1).find_map(|line| {
-        let mut columns = line.split_whitespace();
-        (columns.nth(1) == Some(&local)).then(|| columns.nth(7))?
-    })?;
+    let socket = (0..TABLE_READS).find_map(|_| socket(&local))?;
     let link = format!("socket:[{socket}]");
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     ids.find(|id: &u32| has_file(&Path::new("/proc").join(id.to_string()), &link))
+}
+
+/// The number of the socket with that address, as the system's table has it.
+fn socket(local: &str) -> Option<String> {
+    let table = fs::read_to_string("/proc/net/tcp").ok()?;
+    table.lines().skip(1).find_map(|line| {
+        let mut columns = line.split_whitespace();
+        (columns.nth(1) == Some(local)).then(|| columns.nth(7).map(str::to_owned))?
+    })
 }
 
 fn has_file(process: &Path, link: &str) -> bool {
