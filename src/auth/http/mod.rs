@@ -56,7 +56,7 @@ const _: () = assert!(MAX_QUESTION > 3 * MAX_CARRIED);
 /// fault (not every time), with neither parameters nor answer. Denials are for the caller to
 /// log.
 ///
-/// With `batch_path`, questions that gather while all turns are taken [go together](batch).
+/// With `batch_path`, questions that gather while all turns are taken go together.
 #[derive(Debug)]
 pub struct HttpAuthenticator {
     client: Client,

@@ -30,6 +30,9 @@ const OVERHEAD: usize = 2048 + 5;
 const READ: usize = RECORD + OVERHEAD;
 /// The longest message of a handshake, which may span many records: rustls refuses longer ones.
 const MAX_UNREAD: usize = 64 * 1024 + READ;
+/// The most bytes that may wait for the socket while more is read: a record of ours, and answers of
+/// TLS itself.
+const MAX_UNSENT: usize = 64 * 1024 + READ;
 
 thread_local! {
     /// Where records are read and decrypted. All of it is initialised.
@@ -114,7 +117,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         to: Option<&mut ReadBuf<'_>>,
     ) -> Poll<io::Result<()>> {
         let before = self.incoming.len();
-        if before > MAX_UNREAD {
+        // A client may ask for new keys again and again, and read none of the answers.
+        if before > MAX_UNREAD || self.outgoing.len() > MAX_UNSENT {
             return Poll::Ready(Err(ErrorKind::InvalidData.into()));
         }
         let mut bytes = READING.take();
