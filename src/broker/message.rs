@@ -47,6 +47,13 @@ enum Tails {
 }
 
 impl Message {
+    /// Whether a stream has it: each of its messages says where it stands there.
+    #[must_use]
+    pub fn is_of_stream(&self) -> bool {
+        let mut headers = self.properties.headers.iter();
+        headers.any(|(name, _)| &**name == "x-stream-offset")
+    }
+
     /// A message without further routing keys.
     #[must_use]
     pub fn new(

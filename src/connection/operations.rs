@@ -492,11 +492,17 @@ impl Operations {
         context: &Context,
     ) {
         let most = context.settings().stomp.redeliver_max_rounds;
-        let may_requeue = context.guard.mailbox().give_up(subscription, tag, most);
+        let mailbox = context.guard.mailbox();
         let verdict = match then {
-            GiveUp::Later => return telemetry::given_up("later"),
-            GiveUp::Requeue if may_requeue => Verdict::Requeue,
-            GiveUp::Requeue | GiveUp::Discard => Verdict::Discard,
+            GiveUp::Requeue if mailbox.give_up(subscription, tag, most) => Verdict::Requeue,
+            GiveUp::Requeue => Verdict::Discard,
+            GiveUp::Discard | GiveUp::Later => {
+                mailbox.release(subscription, tag);
+                if then == GiveUp::Later {
+                    return telemetry::given_up("later");
+                }
+                Verdict::Discard
+            }
         };
         telemetry::given_up(match verdict {
             Verdict::Requeue => "requeue",

@@ -8,6 +8,7 @@ use tokio::time::{Duration, Instant};
 use super::{
     context::Context,
     link::{Link, LinkError, Outbound},
+    mapping,
     operations::Operations,
 };
 use crate::{
@@ -214,6 +215,10 @@ impl Writer {
         match session.handle_delivery(now, delivery, head) {
             Delivered::Done if parcel.tag != 0 => operations.will_accept(parcel),
             Delivered::Done | Delivered::AwaitingAck => {}
+            // It cannot be requeued, and need not be: the stream keeps it.
+            Delivered::Kept if parcel.message.is_of_stream() => {
+                return Err(mapping::no_redelivery_of_streams());
+            }
             Delivered::Kept => {
                 context.guard.mailbox().hold(parcel);
                 is_kept = true;

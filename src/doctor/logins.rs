@@ -123,9 +123,7 @@ fn judge_call(
                     .cure(format!("[auth] {key} = \"http://HOST:PORT/PATH\"")),
                 false => found
                     .cure("let it answer with status 200 and the word allow or deny (docs/auth.md)")
-                    .cure(format!(
-                        "[auth] {key} = \"{shown}\"   (the path of the hook itself?)"
-                    )),
+                    .cure(format!("is {shown} the right URL? See [auth] hook, {key} and batch_path")),
             }
         }
     }

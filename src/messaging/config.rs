@@ -16,7 +16,7 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     pub keep: Duration,
     /// Devices of one user with a sequence. One more pushes out the one that was unused for
-    /// longest.
+    /// longest, and has nothing under way.
     pub max_devices: usize,
     /// Keys of one user that are remembered. One more pushes out the oldest ones.
     pub max_keys: usize,

@@ -38,7 +38,7 @@ if not text and redis.call('HLEN', KEYS[1]) >= most then
   end
 end
 redis.call('HSET', KEYS[1], ARGV[1], state .. ' ' .. string.format('%.0f', now))
-redis.call('EXPIRE', KEYS[1], keep)
+redis.call('PEXPIRE', KEYS[1], string.format('%.0f', keep * 1000))
 
 if known == 'D' then return 2 end
 if known == 'P' then return 1 end

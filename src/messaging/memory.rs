@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    hash::Hash,
 };
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
@@ -69,7 +68,7 @@ impl MemorySequences {
     }
 }
 
-impl<T: Copy> Users<T> {
+impl<T: Copy + GivesWay> Users<T> {
     /// What is kept under the name, and has not expired. It counts as used.
     fn get(&mut self, holder: &Holder, name: &str, config: &Config) -> Option<&mut T> {
         let now = Instant::now();
@@ -99,16 +98,48 @@ impl<T: Copy> Users<T> {
     }
 }
 
-/// Forgets a tenth of them, so that not every further one costs a look at all.
-fn forget_oldest<K: Ord + Clone + Hash, T>(names: &mut BTreeMap<K, (T, Instant)>, most: usize) {
-    let mut ages: Vec<(Instant, K)> = names
+/// How those give way that are kept for one user, if there are too many.
+trait GivesWay {
+    /// How many more than need be, of so many.
+    fn spare(most: usize) -> usize;
+
+    /// Whether others give way first.
+    fn is_busy(&self) -> bool;
+}
+
+impl GivesWay for Entry {
+    fn spare(_: usize) -> usize {
+        0
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy != 0
+    }
+}
+
+impl GivesWay for KeyKnown {
+    /// A tenth, so that not every further one costs a look at all.
+    fn spare(most: usize) -> usize {
+        most / 10
+    }
+
+    fn is_busy(&self) -> bool {
+        false
+    }
+}
+
+fn forget_oldest<K: Ord + Clone, T: GivesWay>(
+    names: &mut BTreeMap<K, (T, Instant)>,
+    most: usize,
+) {
+    let mut ages: Vec<(bool, Instant, K)> = names
         .iter()
-        .map(|(name, (_, used))| (*used, name.clone()))
+        .map(|(name, (kept, used))| (kept.is_busy(), *used, name.clone()))
         .collect();
     ages.sort_unstable();
-    let stay = most.saturating_sub(1).saturating_sub(most / 10);
+    let stay = most.saturating_sub(1).saturating_sub(T::spare(most));
     let surplus = ages.len().saturating_sub(stay);
-    for (_, name) in ages.into_iter().take(surplus) {
+    for (_, _, name) in ages.into_iter().take(surplus) {
         names.remove(&name);
     }
 }

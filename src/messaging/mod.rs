@@ -53,7 +53,7 @@ pub struct SequenceName {
 /// that fails may have been done.
 pub trait SequenceStore: Send + Sync + 'static {
     /// [`Entry::open`]. A user with too many devices loses the sequence that was unused for
-    /// longest.
+    /// longest, and has nothing under way.
     ///
     /// # Errors
     /// [`SequenceError::Unavailable`].

@@ -32,13 +32,17 @@ local outcome = 0
 if step == 'open' then
   local most = tonumber(ARGV[7])
   if not entry and redis.call('HLEN', KEYS[1]) >= most then
+    -- Those with messages under way go last.
     local others, all = {}, redis.call('HGETALL', KEYS[1])
     for i = 1, #all, 2 do
-      local other = read(all[i + 1])
-      others[#others + 1] = { all[i], other and other[5] or 0 }
+      local other = read(all[i + 1]) or { 0, 0, 0, 0, 0 }
+      others[#others + 1] = { all[i], other[5], other[4] ~= 0 }
     end
-    table.sort(others, function(x, y) return x[2] < y[2] end)
-    for i = 1, #others - (most - 1 - math.floor(most / 10)) do
+    table.sort(others, function(x, y)
+      if x[3] ~= y[3] then return y[3] end
+      return x[2] < y[2]
+    end)
+    for i = 1, #others - (most - 1) do
       redis.call('HDEL', KEYS[1], others[i][1])
     end
   end
@@ -75,6 +79,6 @@ if outcome == 0 then
   local text = string.format('%.0f %.0f %.0f %.0f %.0f',
     entry[1], entry[2], entry[3], entry[4], now)
   redis.call('HSET', KEYS[1], device, text)
-  redis.call('EXPIRE', KEYS[1], keep)
+  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', keep * 1000))
 end
 return { outcome, entry[1], entry[2], entry[3], entry[4] }

@@ -350,6 +350,16 @@ pub fn dedicated(
     })
 }
 
+/// A subscription with `redeliver` is to a stream.
+#[must_use]
+pub fn no_redelivery_of_streams() -> Problem {
+    Problem::InvalidHeader {
+        command: Command::Subscribe,
+        header: "redeliver",
+        expected: "left out for a stream, which keeps its messages: come back with x-stream-offset",
+    }
+}
+
 /// Checks that the queue can do what a client's `redeliver` asks of it.
 fn check_redelivery(
     destination: &Destination,
@@ -359,31 +369,23 @@ fn check_redelivery(
     if headers.get("redeliver").is_none() {
         return Ok(());
     }
-    let fault = |header, expected| {
-        Err(Problem::InvalidHeader {
-            command: Command::Subscribe,
-            header,
-            expected,
-        })
-    };
     let is_stream = headers.get("x-queue-type") == Some("stream")
         || headers
             .iter()
             .any(|(name, _)| name.starts_with("x-stream-"));
     if is_stream {
-        return fault(
-            "redeliver",
-            "left out for a stream, which keeps its messages: come back with x-stream-offset",
-        );
+        return Err(no_redelivery_of_streams());
     }
     let is_lasting = matches!(destination, Destination::AmqQueue(_))
         || (queue.durable && !queue.auto_delete && !queue.exclusive);
     if headers.get("redeliver-then") == Some("later") && !is_lasting {
-        return fault(
-            "redeliver-then",
-            "requeue or drop; later needs a queue that outlives the session: durable:true with \
-             auto-delete:false, or a destination /queue/ or /amq/queue/",
-        );
+        return Err(Problem::InvalidHeader {
+            command: Command::Subscribe,
+            header: "redeliver-then",
+            expected: "requeue or drop; later needs a queue that outlives the session: \
+                       durable:true with auto-delete:false, or a destination /queue/ or \
+                       /amq/queue/",
+        });
     }
     Ok(())
 }

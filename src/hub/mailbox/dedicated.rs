@@ -42,8 +42,6 @@ const ROOM_KEPT: Duration = Duration::from_secs(2);
 const AWAITED: Duration = Duration::from_secs(10);
 /// Messages that are asked for in one go.
 const AT_ONCE: usize = 64;
-/// The header that every message of a stream has.
-const STREAM_OFFSET: &str = "x-stream-offset";
 
 /// The messages that wait, and those that were put aside.
 #[derive(Debug, Default)]
@@ -145,8 +143,7 @@ impl DedicatedWaiting {
             self.tidy();
             return Pushed::Waits;
         }
-        let headers = &parcel.message.properties.headers;
-        if headers.iter().any(|(name, _)| &**name == STREAM_OFFSET) {
+        if parcel.message.is_of_stream() {
             return Pushed::TooMuch;
         }
         let aside = self.aside.get_or_insert_default();

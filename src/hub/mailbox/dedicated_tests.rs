@@ -263,7 +263,7 @@ async fn a_stream_s_slow_client_is_closed() {
     let mailbox = mailbox(1);
     for tag in 1..=2 {
         let properties = Properties {
-            headers: vec![(STREAM_OFFSET.into(), tag.to_string().into())],
+            headers: vec![("x-stream-offset".into(), tag.to_string().into())],
             ..Properties::default()
         };
         let body = Bytes::from(vec![b'.'; BODY]);

@@ -39,12 +39,15 @@ pub(in crate::broker::amqp) async fn keep(config: LinkConfig) {
     loop {
         let pause = match look(&account, tokens, &config).await {
             Ok(token) => {
-                let is_new = last.replace(token.number) != Some(token.number);
-                if faults.end() || is_new {
-                    telemetry::broker_token_good(tokens.key(), token.expires());
-                }
-                if is_new {
-                    refusals.reset();
+                // The first one is good when a link has logged in by it.
+                if tokens.is_good(&token) {
+                    let is_new = last.replace(token.number) != Some(token.number);
+                    if faults.end() || is_new {
+                        telemetry::broker_token_good(tokens.key(), token.expires());
+                    }
+                    if is_new {
+                        refusals.reset();
+                    }
                 }
                 backoff.reset();
                 let left = token.left(SystemTime::now());
@@ -61,7 +64,7 @@ pub(in crate::broker::amqp) async fn keep(config: LinkConfig) {
         tokio::select! {
             () = sleep(pause) => {}
             // It may be that there is another one by now.
-            () = tokens.was_refused.notified() => sleep(refusals.pause()).await,
+            () = tokens.look_again.notified() => sleep(refusals.pause()).await,
         }
     }
 }
@@ -80,7 +83,10 @@ async fn look(
         ));
     }
     if !tokens.is_news(&token) {
-        return Ok(token);
+        return match tokens.is_refused(&token) {
+            true => Err("RabbitMQ lets no link in by this token".to_owned()),
+            false => Ok(token),
+        };
     }
     let credentials = account.credentials_with(Some(Arc::clone(&token))).await;
     let credentials = credentials.map_err(|error| error.to_string())?;

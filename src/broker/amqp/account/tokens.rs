@@ -3,7 +3,10 @@
 use std::{
     ops::Deref,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -64,8 +67,10 @@ pub(super) struct Tokens {
     /// The newest that the broker has taken. Those after it are not for links that live: RabbitMQ
     /// closes a link over a token that it does not take.
     accepted: watch::Sender<Option<Arc<Numbered>>>,
-    /// The broker has refused the newest one.
-    pub(super) was_refused: Notify,
+    /// The number of the last one by which the broker did not let a link in; 0: it lets them in.
+    refused: AtomicU64,
+    /// The broker has refused the newest one, or taken the first one.
+    pub(super) look_again: Notify,
 }
 
 struct Reading {
@@ -88,7 +93,8 @@ impl Tokens {
             last: Mutex::default(),
             newest: Lock::default(),
             accepted: watch::Sender::default(),
-            was_refused: Notify::new(),
+            refused: AtomicU64::new(0),
+            look_again: Notify::new(),
         }
     }
 
@@ -164,7 +170,14 @@ impl Tokens {
 
     /// The broker has let a link in by this one.
     pub(super) fn accepted(&self, token: &Arc<Numbered>) {
+        let refused = self.refused.load(Ordering::Relaxed);
+        if refused <= token.number {
+            self.refused.store(0, Ordering::Relaxed);
+        }
         self.accepted.send_if_modified(|accepted| {
+            if accepted.is_none() {
+                self.look_again.notify_one();
+            }
             let is_newer = accepted
                 .as_ref()
                 .is_none_or(|former| former.number < token.number);
@@ -177,9 +190,10 @@ impl Tokens {
 
     /// The broker has not let a link in by this one.
     pub(super) fn refused(&self, token: &Arc<Numbered>) {
+        self.refused.fetch_max(token.number, Ordering::Relaxed);
         let newest = self.newest.lock().as_ref().map(|newest| newest.number);
         if newest == Some(token.number) {
-            self.was_refused.notify_one();
+            self.look_again.notify_one();
         }
     }
 
@@ -189,6 +203,18 @@ impl Tokens {
         accepted
             .as_ref()
             .is_some_and(|former| former.number < token.number)
+    }
+
+    /// True if the broker has taken this token, and has refused none like it since.
+    pub(super) fn is_good(&self, token: &Numbered) -> bool {
+        let accepted = self.accepted.borrow();
+        let accepted = accepted.as_ref().map(|accepted| accepted.number);
+        accepted == Some(token.number) && !self.is_refused(token)
+    }
+
+    /// True if the broker lets no link in by this token.
+    pub(super) fn is_refused(&self, token: &Numbered) -> bool {
+        self.refused.load(Ordering::Relaxed) == token.number
     }
 
     /// When the newest token ended, if it did.
