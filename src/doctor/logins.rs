@@ -123,7 +123,9 @@ fn judge_call(
                     .cure(format!("[auth] {key} = \"http://HOST:PORT/PATH\"")),
                 false => found
                     .cure("let it answer with status 200 and the word allow or deny (docs/auth.md)")
-                    .cure(format!("is {shown} the right URL? See [auth] hook, {key} and batch_path")),
+                    .cure(format!(
+                        "is {shown} the right URL? See [auth] hook, {key} and batch_path"
+                    )),
             }
         }
     }

@@ -4,24 +4,22 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use hyper::{HeaderMap, StatusCode, header::HeaderValue, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
-use parking_lot::{Mutex, RwLock};
-use sockjs_server::{
-    Application, Caller, Channel, Opening, Refusal, Seat, SharedSession, WebSocket,
-};
+use parking_lot::RwLock;
+use sockjs_server::{Application, Caller, Channel, Opening, Refusal, SharedSession, WebSocket};
 use stomp_session::{Problem, Reconnect};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     patience::Patient,
+    place::HttpPlace,
     refused::{RefusalLog, RefusedFor},
-    stints::Requests,
     upgrade::{Origins, SUBPROTOCOLS},
 };
 use crate::{
     auth::{Carried, CarryError, Forwarding},
     connection::{self, Peer},
     listen::WebSocketLink,
-    node::{ClientAddress, Guard, Place, Places, Services, Stage},
+    node::{ClientAddress, Guard, Place, Places, Services},
 };
 
 /// The services for clients, and the rules by which they come in.
@@ -182,46 +180,6 @@ impl Caller for Client {
                 drop(place);
             }
         }
-    }
-}
-
-/// An HTTP connection counts either as one without a login, or as one of a session's.
-#[derive(Default)]
-pub(super) struct HttpPlace {
-    listener: Mutex<Option<Place>>,
-    seat: Mutex<Option<Seat>>,
-    /// How far its requests are.
-    pub(super) requests: Requests,
-}
-
-impl HttpPlace {
-    pub(super) fn at_listener(place: Place) -> Self {
-        Self {
-            listener: Mutex::new(Some(place)),
-            ..Self::default()
-        }
-    }
-
-    /// A request has come whole, from a client at this address.
-    pub(super) fn is_asked(&self, address: &ClientAddress) {
-        if let Some(place) = &*self.listener.lock() {
-            place.set_address(address);
-            place.set_stage(Stage::Asked);
-        }
-    }
-
-    /// The request was answered.
-    pub(super) fn is_answered(&self) {
-        if let Some(place) = &*self.listener.lock() {
-            place.set_stage(Stage::Idle);
-        }
-    }
-
-    /// Whether its session is over: it counts as nobody's then, so its next answer is its last.
-    /// Otherwise a client could leave behind any number of them.
-    pub(super) fn is_left_over(&self) -> bool {
-        let seat = self.seat.lock();
-        seat.as_ref().is_some_and(Seat::is_over)
     }
 }
 

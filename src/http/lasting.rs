@@ -15,7 +15,11 @@ use http_body_util::combinators::BoxBody;
 use hyper::{Version, body::Body as _, header};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{HttpAnswer, gateway::HttpPlace, patience::Patient, stints::says_close};
+use super::{
+    HttpAnswer,
+    patience::Patient,
+    place::{HttpPlace, says_close},
+};
 
 /// Frames are gathered up to so many bytes; then they are written before the next is asked for.
 const ENOUGH: usize = 8 * 1024;

@@ -7,6 +7,7 @@ mod gateway;
 mod hosts;
 mod lasting;
 mod patience;
+mod place;
 mod refused;
 mod stints;
 mod upgrade;
@@ -33,9 +34,9 @@ pub use refused::RefusalLog;
 pub use upgrade::Origins;
 
 use self::{
-    gateway::HttpPlace,
+    place::{HttpPlace, WatchedBody},
     refused::{RefusedFor, is_client},
-    stints::{TakesItsTime, WatchedBody},
+    stints::TakesItsTime,
 };
 use crate::{
     listen::{Entered, Entrance, SocketLayer, WebSocketLink, accept},

@@ -16,7 +16,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::gateway::HttpPlace;
+use super::place::HttpPlace;
 
 /// Bytes that are read at a time while hyper is not there: most heads of requests.
 const FILLED: usize = 2048;

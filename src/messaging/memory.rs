@@ -128,10 +128,7 @@ impl GivesWay for KeyKnown {
     }
 }
 
-fn forget_oldest<K: Ord + Clone, T: GivesWay>(
-    names: &mut BTreeMap<K, (T, Instant)>,
-    most: usize,
-) {
+fn forget_oldest<K: Ord + Clone, T: GivesWay>(names: &mut BTreeMap<K, (T, Instant)>, most: usize) {
     let mut ages: Vec<(bool, Instant, K)> = names
         .iter()
         .map(|(name, (kept, used))| (kept.is_busy(), *used, name.clone()))

@@ -99,12 +99,46 @@ async fn works(url: &str, config: &RedisConfig) {
     presence.close().await;
 }
 
+/// Everything that numbered messages and keys need.
+async fn sequences_work(url: &str, config: &RedisConfig) {
+    let Url::Redis(url) = url.parse().unwrap() else {
+        panic!("{url}")
+    };
+    let sequences = messaging::Config {
+        max_devices: 1,
+        max_keys: 1,
+        ..messaging::Config::default()
+    };
+    let store = RedisSequences::new(&url, config, sequences).unwrap();
+    let holder = Holder {
+        vhost: "/".into(),
+        user: "alice".into(),
+    };
+    // The second pushes the first out.
+    for device in ["phone", "tablet"] {
+        let name = SequenceName {
+            holder: holder.clone(),
+            device: device.into(),
+        };
+        store.open(&name, 7, 0).await.unwrap();
+        store.reserve(&name, 7, 1).await.unwrap();
+        store.commit(&name, 7, 0, 1).await.unwrap();
+        assert_eq!(store.look(&name).await.unwrap().last, 1);
+        store.release(&name, 7, 1).await.unwrap();
+    }
+    for key in ["a", "b"] {
+        store.begin_key(&holder, key).await.unwrap();
+        store.finish_key(&holder, key).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn an_account_needs_no_more_than_the_page_says() {
     let redis = Redis::own().await;
     account(&redis, &[]).await;
     let url = format!("redis://stentor:PASSWORD@{}/", redis.address());
     works(&url, &RedisConfig::default()).await;
+    sequences_work(&url, &RedisConfig::default()).await;
     // Nothing was tried that it may not do.
     assert_eq!(redis.command(&["ACL", "LOG"]).await, "*0");
 }

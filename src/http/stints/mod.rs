@@ -11,11 +11,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use hyper::{
-    HeaderMap, Request, StatusCode, Version,
+    Request,
     body::{Body, Frame, Incoming, SizeHint},
-    header,
     server::conn::http1,
     service::service_fn,
 };
@@ -26,7 +24,12 @@ use tokio::{
     time::timeout,
 };
 
-use super::{HttpAnswer, gateway::HttpPlace, lasting::Lasting, patience::Patient};
+use super::{
+    HttpAnswer,
+    lasting::Lasting,
+    patience::Patient,
+    place::{HttpPlace, Open},
+};
 use crate::telemetry;
 
 /// The longest head of a request, in bytes: cookies can be long.
@@ -94,6 +97,7 @@ where
     F: Future<Output = HttpAnswer> + Send,
 {
     place.requests.begin_stint();
+    let handed_over = &Mutex::new(None);
     let service = service_fn(|request: Request<Incoming>| {
         let version = request.version();
         let open = place.requests.begin_request(&request, place);
@@ -103,7 +107,8 @@ where
             let takes_time = answered.extensions_mut().remove::<TakesItsTime>();
             if takes_time.is_some() && place.requests.is_read() {
                 let lasting = Lasting::new(answered, version, place.requests.is_last());
-                place.requests.hand_over(lasting);
+                *handed_over.lock() = Some(lasting);
+                place.requests.hand_over();
                 // hyper is dropped as soon as its earlier answers are written.
                 return pending().await;
             }
@@ -124,7 +129,8 @@ where
         Poll::Pending => Poll::Pending,
     });
     let ended = ended.await;
-    let lasting = place.requests.end_stint();
+    #[cfg(test)]
+    place.requests.end_stint();
     if let Some(ended) = ended {
         if let Err(error) = ended {
             telemetry::http_ended(&error);
@@ -134,120 +140,8 @@ where
     let parts = serving.into_parts()?;
     let mut stream = parts.io.into_inner();
     stream.put_back(&parts.read_buf);
+    let lasting = handed_over.lock().take();
     Some((stream, lasting))
-}
-
-/// The progress of one connection's requests: whether hyper may go.
-#[derive(Default)]
-pub(super) struct Requests(Mutex<Progress>);
-
-#[derive(Default)]
-struct Progress {
-    /// Whether all that hyper has written is with the system.
-    is_flushed: bool,
-    /// Whether a request has no whole answer yet.
-    is_open: bool,
-    /// Whether the last request's body was read to its end.
-    is_read: bool,
-    /// Whether requests were answered in this stint. Without it hyper waits for the rest of a head,
-    /// and its time for that must not begin anew.
-    has_answered: bool,
-    /// Whether the connection ends, or changes, with the answer: hyper knows how.
-    is_last: bool,
-    /// The answer that is to go on without hyper.
-    lasting: Option<Lasting>,
-    /// Whether hyper has the stream.
-    #[cfg(test)]
-    has_hyper: bool,
-}
-
-impl Requests {
-    fn begin_stint(&self) {
-        *self.0.lock() = Progress {
-            is_flushed: true,
-            #[cfg(test)]
-            has_hyper: true,
-            ..Progress::default()
-        };
-    }
-
-    fn begin_request(&self, request: &Request<Incoming>, place: &Arc<HttpPlace>) -> Open {
-        let mut progress = self.0.lock();
-        progress.is_open = true;
-        progress.is_read = request.body().is_end_stream();
-        progress.is_last |= request.version() != Version::HTTP_11 || says_close(request.headers());
-        Open(Arc::clone(place))
-    }
-
-    fn answer(&self, answer: &HttpAnswer) {
-        let is_last =
-            answer.status() == StatusCode::SWITCHING_PROTOCOLS || says_close(answer.headers());
-        self.0.lock().is_last |= is_last;
-    }
-
-    fn is_read(&self) -> bool {
-        self.0.lock().is_read
-    }
-
-    fn is_last(&self) -> bool {
-        self.0.lock().is_last
-    }
-
-    fn hand_over(&self, lasting: Lasting) {
-        self.0.lock().lasting = Some(lasting);
-    }
-
-    /// Bytes were written, and may wait in a buffer; or all have left it.
-    pub(super) fn set_flushed(&self, is_flushed: bool) {
-        self.0.lock().is_flushed = is_flushed;
-    }
-
-    /// hyper closes the stream.
-    pub(super) fn set_last(&self) {
-        self.0.lock().is_last = true;
-    }
-
-    /// Whether hyper has nothing to do: every answer is with the system, the rest of the last
-    /// request is not on its way any more, and the next one has not been seen.
-    fn is_free(&self) -> bool {
-        let progress = self.0.lock();
-        let is_idle = progress.has_answered && !progress.is_open;
-        progress.is_flushed
-            && (progress.lasting.is_some() || is_idle && progress.is_read && !progress.is_last)
-    }
-
-    fn end_stint(&self) -> Option<Lasting> {
-        let mut progress = self.0.lock();
-        #[cfg(test)]
-        {
-            progress.has_hyper = false;
-        }
-        progress.lasting.take()
-    }
-
-    #[cfg(test)]
-    fn has_hyper(&self) -> bool {
-        self.0.lock().has_hyper
-    }
-}
-
-pub(super) fn says_close(headers: &HeaderMap) -> bool {
-    let lines = headers.get_all(header::CONNECTION).into_iter();
-    lines
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .any(|option| option.trim().eq_ignore_ascii_case("close"))
-}
-
-/// A request without its whole answer.
-struct Open(Arc<HttpPlace>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let mut progress = self.0.requests.0.lock();
-        progress.is_open = false;
-        progress.has_answered = true;
-    }
 }
 
 /// The body of an answer. hyper drops it when it has taken all of it.
@@ -265,47 +159,6 @@ impl<B: Body + Unpin> Body for OpenBody<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// The body of a request, which says when it was read to its end.
-pub(super) struct WatchedBody {
-    body: Incoming,
-    place: Arc<HttpPlace>,
-}
-
-impl WatchedBody {
-    pub(super) fn new(body: Incoming, place: Arc<HttpPlace>) -> Self {
-        Self { body, place }
-    }
-}
-
-impl Body for WatchedBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        let is_end = match &polled {
-            Poll::Ready(None) => true,
-            Poll::Ready(Some(Ok(_))) => self.body.is_end_stream(),
-            Poll::Ready(Some(Err(_))) | Poll::Pending => false,
-        };
-        if is_end {
-            self.place.requests.0.lock().is_read = true;
-        }
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
