@@ -2,7 +2,10 @@
 
 use std::{fs, sync::Arc, time::Duration};
 
-use stentor::presence::{Listing, Presence, PresenceError, Record, RedisConfig, Status};
+use stentor::{
+    messaging::{self, Holder, RedisSequences, SequenceName, SequenceStore as _},
+    presence::{Listing, Presence, PresenceError, Record, RedisConfig, Status, Url},
+};
 use tempfile::TempDir;
 use testkit::{Authority, DEADLINE, Redis, RedisCluster, RedisSentinels, eventually};
 
