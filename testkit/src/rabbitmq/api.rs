@@ -2,10 +2,13 @@
 
 use std::fmt::Write as _;
 
-use reqwest::Method;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::http;
+
+/// How often a question is asked again that RabbitMQ failed over.
+const LISTS_AGAIN: usize = 3;
 
 /// Calls of the management plug-in, as user `guest`. They panic where it refuses.
 #[derive(Clone, Debug)]
@@ -90,8 +93,8 @@ impl Api {
         let what = with_counts(path(&["queues", vhost, queue]));
         let answer = self.answer(Method::GET, &what, None).await;
         // Counting fails where the queue goes just then.
-        let is_going = answer.status() == reqwest::StatusCode::INTERNAL_SERVER_ERROR;
-        if answer.status() == reqwest::StatusCode::NOT_FOUND || super::is_strict() && is_going {
+        let is_going = answer.status() == StatusCode::INTERNAL_SERVER_ERROR;
+        if answer.status() == StatusCode::NOT_FOUND || super::is_strict() && is_going {
             return None;
         }
         Some(Self::read(&format!("GET {what}"), answer).await)
@@ -130,6 +133,13 @@ impl Api {
 
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Value {
         let what = format!("{method} {path}");
+        for _ in 0..LISTS_AGAIN {
+            let answer = self.answer(method.clone(), path, body.clone()).await;
+            // RabbitMQ fails over a connection that goes while it makes the list.
+            if method != Method::GET || answer.status() != StatusCode::INTERNAL_SERVER_ERROR {
+                return Self::read(&what, answer).await;
+            }
+        }
         let answer = self.answer(method, path, body).await;
         Self::read(&what, answer).await
     }
