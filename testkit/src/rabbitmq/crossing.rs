@@ -96,7 +96,7 @@ impl Crossing {
                 let Some((name, node)) = registration(rest) else {
                     return Ok(());
                 };
-                let process = owner(stream.peer_addr()?);
+                let process = owner(stream.peer_addr()?, stream.local_addr()?);
                 let crossing = self.crossing_to(&name)?;
                 let node = Node {
                     process,
@@ -166,7 +166,7 @@ impl Crossing {
 
     /// Joins a connection to the node, unless that is cut off from the one that connects.
     fn forward(&self, client: TcpStream, to: &str) -> io::Result<()> {
-        let process = owner(client.peer_addr()?);
+        let process = owner(client.peer_addr()?, client.local_addr()?);
         let from = {
             let state = self.lock();
             let mut nodes = state.nodes.iter();
@@ -244,28 +244,35 @@ fn short(node: &str) -> &str {
 /// the table changes.
 const TABLE_READS: usize = 50;
 
-/// The process on this machine that has a socket with that address.
-fn owner(address: SocketAddr) -> Option<u32> {
-    let SocketAddr::V4(address) = address else {
-        return None;
-    };
-    // The address is in the machine's order of bytes, the port is not.
-    let ip = u32::from_ne_bytes(address.ip().octets());
-    let local = format!("{ip:08X}:{:04X}", address.port());
-    let socket = (0..TABLE_READS).find_map(|_| socket(&local))?;
+/// The process on this machine that has a socket with these addresses. One alone may be another
+/// connection's, too, that has just ended.
+fn owner(own: SocketAddr, other: SocketAddr) -> Option<u32> {
+    let ends = [shown(own)?, shown(other)?];
+    let socket = (0..TABLE_READS).find_map(|_| socket(&ends))?;
     let link = format!("socket:[{socket}]");
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     ids.find(|id: &u32| has_file(&Path::new("/proc").join(id.to_string()), &link))
 }
 
-/// The number of the socket with that address, as the system's table has it.
-fn socket(local: &str) -> Option<String> {
+/// The number of the socket with these addresses, as the system's table has it.
+fn socket([own, other]: &[String; 2]) -> Option<String> {
     let table = fs::read_to_string("/proc/net/tcp").ok()?;
     table.lines().skip(1).find_map(|line| {
         let mut columns = line.split_whitespace();
-        (columns.nth(1) == Some(local)).then(|| columns.nth(7).map(str::to_owned))?
+        let is_it = columns.nth(1) == Some(own) && columns.next() == Some(other);
+        is_it.then(|| columns.nth(6).map(str::to_owned))?
     })
+}
+
+/// An address, as the system's table has it.
+fn shown(address: SocketAddr) -> Option<String> {
+    let SocketAddr::V4(address) = address else {
+        return None;
+    };
+    // The address is in the machine's order of bytes, the port is not.
+    let ip = u32::from_ne_bytes(address.ip().octets());
+    Some(format!("{ip:08X}:{:04X}", address.port()))
 }
 
 fn has_file(process: &Path, link: &str) -> bool {
@@ -286,8 +293,8 @@ mod tests {
     fn the_owner_of_a_connection_is_found() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let own = owner(client.local_addr().unwrap());
-        assert_eq!(own, Some(std::process::id()));
-        assert_eq!(owner("127.0.0.1:1".parse().unwrap()), None);
+        let (own, other) = (client.local_addr().unwrap(), listener.local_addr().unwrap());
+        assert_eq!(owner(own, other), Some(std::process::id()));
+        assert_eq!(owner("127.0.0.1:1".parse().unwrap(), other), None);
     }
 }
