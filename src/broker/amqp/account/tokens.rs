@@ -171,8 +171,9 @@ impl Tokens {
     /// The broker has let a link in by this one.
     pub(super) fn accepted(&self, token: &Arc<Numbered>) {
         let refused = self.refused.load(Ordering::Relaxed);
-        if refused <= token.number {
+        if refused != 0 && refused <= token.number {
             self.refused.store(0, Ordering::Relaxed);
+            self.look_again.notify_one();
         }
         self.accepted.send_if_modified(|accepted| {
             if accepted.is_none() {
