@@ -10,6 +10,8 @@
 //!   permission to configure it.
 //! - A message is published whose expiration is no number: RabbitMQ refuses it, after it has looked
 //!   at the permissions to write. It is never routed.
+//! - A message in another's name is published to the default exchange, by a key that no queue has for
+//!   its name.
 
 use std::sync::Arc;
 
