@@ -202,7 +202,7 @@ pub(crate) struct Connected {
     pub(crate) why: Option<String>,
 }
 
-/// Who has heard a message to everybody.
+/// The receivers of a message to everybody, as far as they have heard it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Heard {
     pub(crate) verification: Verification,

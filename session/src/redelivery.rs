@@ -242,6 +242,11 @@ impl Redelivery {
         None
     }
 
+    /// Whether [`Redelivery::again`] may have something.
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// The next message to be written again now.
     pub(crate) fn again(&mut self, now: Instant) -> Option<Again> {
         loop {

@@ -10,7 +10,7 @@ use super::{
     answer::{Answer, Refusal, Reply, Request},
 };
 
-/// Whoever holds the configuration, and can read it again.
+/// The holder of the configuration, which can read it again.
 pub trait Reconfigure: Send + Sync + 'static {
     /// Reads the configuration again, and puts it in force: all of it, or nothing.
     ///

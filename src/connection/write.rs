@@ -119,16 +119,18 @@ impl Writer {
         session: &mut Session,
         context: &Context,
     ) -> usize {
+        let mailbox = context.guard.mailbox();
+        let is_held = |subscription, tag| mailbox.held(subscription, tag).is_some();
         let mut left = BATCH;
-        while left > 0 && !is_congested(link) {
+        // Asked first, for most clients have none, and need no look at the clock.
+        while session.has_again() && left > 0 && !is_congested(link) {
             head.clear();
             let now = Instant::now().into_std();
-            let Some((subscription, tag)) = session.poll_again(now, head) else {
+            let Some((subscription, tag)) = session.poll_again(now, is_held, head) else {
                 break;
             };
             left = left.saturating_sub(1);
-            // Without it the broker has taken the message back, and gives it anew.
-            if let Some(message) = context.guard.mailbox().held(subscription, tag) {
+            if let Some(message) = mailbox.held(subscription, tag) {
                 telemetry::written_again();
                 self.message(&message, head, link, session, context);
             }

@@ -136,7 +136,7 @@ impl Duty for Chatting {
     }
 }
 
-/// Who has heard what from whom (pure).
+/// The messages that each member has heard from each other (pure).
 struct Books {
     run: u32,
     members: usize,

@@ -415,31 +415,43 @@ impl Session {
         }
     }
 
+    /// Whether [`Session::poll_again`] may have something.
+    #[must_use]
+    pub fn has_again(&self) -> bool {
+        let redelivery = self.redelivery.as_ref();
+        redelivery.is_some_and(|redelivery| redelivery.is_ready())
+    }
+
     /// A message that is to be written again now: its subscription and [`Delivery::tag`]. Appends the
     /// head of its MESSAGE frame to `head`, as [`Session::handle_delivery`] does. Call it until
     /// `None` after [`Session::handle_timeout`], and again when the transport has become able to take
-    /// more: meanwhile nothing is counted as written.
+    /// more: meanwhile nothing is counted as written. A message that is not held any more, for the
+    /// broker has taken it back, is forgotten.
     pub fn poll_again(
         &mut self,
         now: Instant,
+        is_held: impl Fn(SubscriptionId, u64) -> bool,
         head: &mut Vec<u8>,
     ) -> Option<(SubscriptionId, u64)> {
         let redelivery = self.redelivery.as_mut()?;
         loop {
             let again = redelivery.again(now)?;
+            let (id, sequence) = (again.subscription, again.sequence);
             // A subscription that is over ended its redelivery, too.
-            let Some(subscription) = self.subscriptions.get(again.subscription) else {
+            let subscription = self.subscriptions.get(id);
+            let Some(subscription) = subscription.filter(|_| is_held(id, again.tag)) else {
+                redelivery.forget((id, sequence));
                 continue;
             };
             let message = MessageId {
-                subscription: again.subscription,
+                subscription: id,
                 session: &self.id,
-                sequence: again.sequence,
+                sequence,
             };
             frames::message_head(head, self.version, subscription.name(), message, true, true);
             frames::attempt(head, again.attempt);
             self.liveness.wrote(now);
-            return Some((again.subscription, again.tag));
+            return Some((id, again.tag));
         }
     }
 

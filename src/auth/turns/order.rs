@@ -1,4 +1,4 @@
-//! Who is next (pure): the turns that are taken, and the questions that wait for one.
+//! The order at the hook (pure): the turns that are taken, and the questions that wait for one.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -22,7 +22,7 @@ impl Peer {
     fn again(&mut self) -> Vec<(u64, String)> {
         let mut all = Vec::new();
         let mut head = Vec::new();
-        while let Some((_, tag)) = self.session.poll_again(self.now, &mut head) {
+        while let Some((_, tag)) = self.session.poll_again(self.now, |_, _| true, &mut head) {
             let mut frame = std::mem::take(&mut head);
             frame.extend_from_slice(b"destination:/queue/q\n\nhi\0");
             assert_is_readable(&frame, self.session.version());
@@ -164,6 +164,21 @@ fn while_nothing_can_be_written_no_attempt_is_counted() {
         peer.session.poll_timeout(),
         Some(peer.now + milliseconds(1000))
     );
+}
+
+/// After a lost link the broker gives it anew: until then the client is owed its heart-beats.
+#[test]
+fn a_message_that_is_not_held_any_more_is_forgotten() {
+    let mut peer = Peer::connected("1.2");
+    let subscription = subscribe(&mut peer, "redeliver:1000,1000");
+    peer.message(subscription, 7);
+    peer.next();
+    assert!(peer.session.has_again());
+    let mut head = Vec::new();
+    let again = peer.session.poll_again(peer.now, |_, _| false, &mut head);
+    assert_eq!((again, head.len()), (None, 0));
+    assert!(!peer.session.has_again());
+    assert_eq!(peer.session.poll_timeout(), None);
 }
 
 #[test]
