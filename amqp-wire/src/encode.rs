@@ -140,14 +140,20 @@ pub fn qos(out: &mut Vec<u8>, channel: u16, prefetch: u16) {
 }
 
 /// `basic.consume`, with acknowledgements; `exclusive`: nobody else may consume the queue.
-pub fn consume(out: &mut Vec<u8>, channel: u16, queue: Short<'_>, exclusive: bool) {
+pub fn consume(
+    out: &mut Vec<u8>,
+    channel: u16,
+    queue: Short<'_>,
+    exclusive: bool,
+    arguments: &Fields,
+) {
     method(out, channel, (60, 20), |out| {
         out.extend([0, 0]);
         short_text(out, queue);
         // The broker makes up the consumer's tag; there is one a channel.
         short_text(out, Short(""));
         out.push(u8::from(exclusive) << 2);
-        long_text(out, b"");
+        long_text(out, &arguments.0);
     });
 }
 
@@ -175,6 +181,24 @@ impl Fields {
         short_text(&mut self.0, name);
         self.0.push(b'S');
         long_text(&mut self.0, value.as_bytes());
+        self
+    }
+
+    /// The table with a whole number more.
+    #[must_use]
+    pub fn number(mut self, name: Short<'_>, value: i64) -> Self {
+        short_text(&mut self.0, name);
+        self.0.push(b'l');
+        self.0.extend(value.to_be_bytes());
+        self
+    }
+
+    /// The table with a point in time more, in seconds since 1970.
+    #[must_use]
+    pub fn timestamp(mut self, name: Short<'_>, seconds: u64) -> Self {
+        short_text(&mut self.0, name);
+        self.0.push(b'T');
+        self.0.extend(seconds.to_be_bytes());
         self
     }
 

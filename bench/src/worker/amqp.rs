@@ -107,7 +107,7 @@ impl Amqp {
         let cpu = clock::thread_cpu();
         // As the gateway by default; what was published is in the queue before it is consumed.
         encode::qos(&mut out, CHANNEL, 1000);
-        encode::consume(&mut out, CHANNEL, queue, true);
+        encode::consume(&mut out, CHANNEL, queue, true, &Fields::default());
         let (mut came, mut bytes) = (0, 0);
         while came < messages {
             if !out.is_empty() {

@@ -84,7 +84,8 @@ impl<T: DeliveryTaker> Consumers<T> {
         encode::channel_open(out, number);
         encode::qos(out, number, request.prefetch);
         let exclusive = request.taker.is_exclusive();
-        encode::consume(out, number, queue, exclusive);
+        let arguments = request.taker.arguments();
+        encode::consume(out, number, queue, exclusive, &arguments);
         if let Some(slot) = self.channels.get_mut(usize::from(number)) {
             *slot = Some(Channel::Open(Open {
                 id: request.id,

@@ -30,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use amqp_wire::Delivery;
+use amqp_wire::{Delivery, encode::Fields};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -65,6 +65,11 @@ pub(super) trait DeliveryTaker: Send + 'static {
     /// Whether nobody else may consume its queue meanwhile.
     fn is_exclusive(&self) -> bool {
         true
+    }
+
+    /// The arguments of the consumer.
+    fn arguments(&self) -> Fields {
+        Fields::default()
     }
 }
 
