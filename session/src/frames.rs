@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use stomp_grammar::{Command, Version, encode};
 
-use crate::{Problem, SubscriptionId, heartbeat::Rates, subscriptions::Name};
+use crate::{Problem, SubscriptionId, heartbeat::Rates, receipts::Told, subscriptions::Name};
 
 /// One line break: the server's heart-beat.
 pub(crate) const HEARTBEAT: Bytes = Bytes::from_static(b"\n");
@@ -54,12 +54,20 @@ pub(crate) fn left(until: Option<Instant>, now: Instant) -> Option<Duration> {
     until.map(|until| until.saturating_duration_since(now))
 }
 
-/// RECEIPT; of a renewal with the time that is left now.
-pub(crate) fn receipt(id: &str, version: Version, left: Option<Duration>) -> Bytes {
+/// RECEIPT; of a renewal with the time that is left now; and with what else there is to tell.
+pub(crate) fn receipt(
+    id: &str,
+    version: Version,
+    left: Option<Duration>,
+    told: Option<&Told>,
+) -> Bytes {
     let mut out = Vec::with_capacity(32_usize.saturating_add(id.len()));
     encode::command(&mut out, Command::Receipt);
     encode::header(&mut out, version, "receipt-id", id);
     expires_in(&mut out, left);
+    for (name, value) in told.into_iter().flatten() {
+        encode::header(&mut out, version, name, value);
+    }
     encode::body(&mut out, &[]);
     out.into()
 }
@@ -95,6 +103,12 @@ fn write_error(problem: &Problem, version: Version, more: impl FnOnce(&mut Vec<u
     encode::header(&mut out, version, "version", Version::SUPPORTED);
     encode::header_verbatim(&mut out, "error-code", problem.error_code());
     encode::header_verbatim(&mut out, "reconnect", &problem.reconnect().to_string());
+    if let Problem::ResumeGap { reason, first } = problem {
+        encode::header(&mut out, version, "reason", reason);
+        if let Some(first) = first {
+            encode::header(&mut out, version, "first-available", &first.to_string());
+        }
+    }
     more(&mut out);
     encode::body(&mut out, problem.detail().as_bytes());
     out.into()

@@ -20,14 +20,21 @@ struct ReceiptEntry {
     before: Box<[Box<str>]>,
     /// The `receipt` header of the frame.
     receipt: Option<Box<str>>,
+    /// Further headers of its RECEIPT.
+    told: Option<Box<Told>>,
     done: bool,
     if_denied: IfDenied,
 }
+
+/// Headers of a RECEIPT, beyond its id.
+pub(crate) type Told = [(&'static str, Box<str>)];
 
 /// The receipts that are due for one frame.
 #[derive(Debug)]
 pub(crate) struct Due {
     pub(crate) receipts: Vec<Box<str>>,
+    /// Further headers of the last one.
+    pub(crate) told: Option<Box<Told>>,
     /// The frame renewed the login.
     pub(crate) is_renewal: bool,
 }
@@ -68,6 +75,7 @@ impl Pending {
         self.push(ReceiptEntry {
             before,
             receipt,
+            told: None,
             done: false,
             if_denied,
         })
@@ -79,6 +87,7 @@ impl Pending {
             self.push(ReceiptEntry {
                 before: Box::default(),
                 receipt,
+                told: None,
                 done: true,
                 if_denied: IfDenied::Nothing,
             });
@@ -89,6 +98,13 @@ impl Pending {
     pub(crate) fn finish(&mut self, operation: OperationId) {
         if let Some(entry) = self.entry(operation) {
             entry.done = true;
+        }
+    }
+
+    /// The RECEIPT of an entry that is not done has these headers, too.
+    pub(crate) fn tell(&mut self, operation: OperationId, told: Box<Told>) {
+        if let Some(entry) = self.entry(operation).filter(|entry| !entry.done) {
+            entry.told = Some(told);
         }
     }
 
@@ -127,6 +143,7 @@ impl Pending {
             self.queue = VecDeque::new();
         }
         Some(Due {
+            told: entry.told.filter(|_| entry.receipt.is_some()),
             receipts: entry.before.into_iter().chain(entry.receipt).collect(),
             is_renewal: entry.if_denied == IfDenied::Renewal,
         })

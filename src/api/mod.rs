@@ -13,6 +13,8 @@ mod config;
 #[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod configuration;
 mod health;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
+mod journal;
 mod metrics;
 mod node;
 #[allow(unused_qualifications, reason = "of utoipa's macros")]
@@ -47,6 +49,7 @@ pub use configuration::{
     CompareRequest, Configuration, Difference, KeyChange, KeyInForce, Reconfigure,
 };
 pub use health::{Alive, Health, Overload, Ready};
+pub use journal::{History, JournalMessage};
 pub use node::{Connections, Feed, Limits, Node, Process, Vhost};
 pub use openapi::openapi;
 pub use presence::{
@@ -133,6 +136,7 @@ macro_rules! routes {
 
 const READ: Access = Access::Scope(Scope::Read);
 const PUBLISH: Access = Access::Scope(Scope::Publish);
+const HISTORY: Access = Access::Scope(Scope::History);
 const ADMIN: Access = Access::Scope(Scope::Admin);
 
 /// Paths that load balancers and Prometheus ask, by whatever name they know the node.
@@ -161,6 +165,7 @@ static ROUTES: &[Route] = routes! {
     POST "/api/v1/presence" READ => presence::users, body;
     GET "/api/v1/groups/{name}" READ => presence::group;
     POST "/api/v1/publish" PUBLISH => publish::publish, body as "publish";
+    GET "/api/v1/journal/{exchange}" HISTORY => journal::history;
     GET "/api/v1/config" READ => configuration::configuration;
     POST "/api/v1/config/reload" ADMIN => configuration::reload as "reload";
     POST "/api/v1/config/compare" ADMIN => configuration::compare, body;

@@ -12,7 +12,7 @@ use utoipa::{
 use super::{
     Api,
     answer::{Answer, ErrorBody, Reply, Request},
-    bans, commands, configuration, health, metrics, node, presence, publish,
+    bans, commands, configuration, health, journal, metrics, node, presence, publish,
 };
 
 /// The document.
@@ -22,7 +22,7 @@ use super::{
         title = "Stentor",
         description = "The operator's side of the Stentor push gateway. All but health takes \
                        `Authorization: Bearer TOKEN`; the configuration has the tokens ([api] \
-                       tokens), and what each is good for: `read`, `publish`, `admin` (all). \
+                       tokens), and what each is good for: `read`, `publish`, `history`, `admin` (all). \
                        Unknown fields and parameters are refused."
     ),
     paths(
@@ -48,6 +48,7 @@ use super::{
         presence::users,
         presence::group,
         publish::publish,
+        journal::history,
         configuration::configuration,
         configuration::reload,
         configuration::compare,
@@ -60,6 +61,7 @@ use super::{
         (name = "bans", description = "On all nodes"),
         (name = "presence", description = "On all nodes; needs presence"),
         (name = "publish"),
+        (name = "journal", description = "Messages that are kept ([journal])"),
         (name = "configuration", description = "Of the node that is asked"),
     ),
     modifiers(&Common),

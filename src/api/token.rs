@@ -25,6 +25,8 @@ pub enum Scope {
     Read,
     /// Publishes messages.
     Publish,
+    /// Reads messages of journals.
+    History,
     /// All of it; also to end sessions, and to have the hook asked anew.
     Admin,
 }
@@ -50,12 +52,12 @@ pub struct Tokens(BTreeMap<Box<str>, Token>);
 pub enum TokenError {
     /// Nothing stands before the token.
     #[error(
-        "has no scope; write \"SCOPES TOKEN\", where SCOPES are some of read, publish and admin: \
+        "has no scope; write \"SCOPES TOKEN\", where SCOPES are some of read, publish, history and admin: \
          \"read publish sha256:…\" (`stentor token` makes one)"
     )]
     NoScope,
     /// A word before the token is not a scope.
-    #[error("has a scope that does not exist; there are read, publish and admin")]
+    #[error("has a scope that does not exist; there are read, publish, history and admin")]
     UnknownScope,
     /// It can be guessed, or fits into no header.
     #[error(
@@ -78,6 +80,7 @@ impl Scope {
         match self {
             Self::Read => "read",
             Self::Publish => "publish",
+            Self::History => "history",
             Self::Admin => "admin",
         }
     }

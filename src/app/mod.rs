@@ -422,7 +422,7 @@ struct Built {
 
 fn build(config: &Config, node: &str) -> Result<Built, Error> {
     let broker = broker(config, node)?;
-    let vhosts = Vhosts::new(broker, &config.broker, &config.feed);
+    let vhosts = Vhosts::new(broker, &config.broker, &config.feed, &config.journal);
     let events = events(config, &vhosts);
     let logins = Logins::new(config)?;
     let auth = Replaceable::new(logins.chained());
@@ -597,7 +597,7 @@ pub fn rabbitmq(config: &Config, node: &str) -> Result<Option<AmqpBroker>, Error
         })
         .collect();
     AmqpBroker::new(&urls, broker, config.feed.clone(), node)
-        .map(Some)
+        .map(|broker| Some(broker.with_journal(config.journal.clone())))
         .map_err(Error::Configuration)
 }
 

@@ -11,6 +11,7 @@ pub mod destination;
 pub mod embedded;
 mod error;
 mod feed_config;
+pub mod journal;
 mod keys;
 mod kinds;
 mod message;
@@ -27,6 +28,9 @@ pub use config::{Config, Url, UrlError};
 pub use error::{BrokerError, Cause};
 pub(crate) use error::{no_direct_replies, resource_locked};
 pub use feed_config::{Binding, FeedConfig};
+pub use journal::{
+    Cursor, JournalAsk, JournalConfig, JournalId, JournalPart, JournalStart, Stored,
+};
 pub use keys::{KeyLimits, TooManyHashes, TooManyWords};
 pub(crate) use kinds::{KnownKind, KnownKinds};
 pub use message::{DROPPED_HEADER, Delivery, Message, USER_HEADER, passes_for};
@@ -165,6 +169,29 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// exchange in a way that leaves open whether it took this one: it may or may not have.
     fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>>;
 
+    /// Reads a part of the journal of an exchange, as the broker has it. A part has at least one
+    /// offset of the journal, even if no message of it is for anybody.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unsupported`]: this broker has no journals; [`BrokerError::NotFound`]: the
+    /// exchange has none.
+    fn read_journal<'a>(
+        &'a self,
+        _exchange: &'a str,
+        _ask: JournalAsk,
+    ) -> BoxFuture<'a, Result<JournalPart, BrokerError>> {
+        std::future::ready(Err(no_journals())).boxed()
+    }
+
+    /// Done when everything that was in the feed's journal before the call was handed to
+    /// [`FeedSink::store`] or [`FeedSink::pass`].
+    ///
+    /// # Errors
+    /// As [`VirtualHost::read_journal`].
+    fn reach_journal<'a>(&'a self, _feed: &'a FeedId) -> BoxFuture<'a, Result<(), BrokerError>> {
+        std::future::ready(Err(no_journals())).boxed()
+    }
+
     /// Prepares for [`VirtualHost::close`]: where it costs the broker much to remove a queue with very
     /// many bindings, they are taken away before, up to that moment. Nothing of feeds is promised
     /// any more.
@@ -175,6 +202,10 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// Ends consumers, removes feed queues, and closes the link. Its exclusive queues end with it;
     /// with RabbitMQ 4.3, a moment after this returns.
     fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+fn no_journals() -> BrokerError {
+    BrokerError::Unsupported("this broker keeps no journals".into())
 }
 
 /// Done when the broker answered for a message.
@@ -203,6 +234,19 @@ pub trait FeedSink: Send + Sync {
     /// message was first published to may be another one that is bound to the feed's. When this
     /// returns, the message counts as handed over. Does not block.
     fn deliver(&self, feed: &FeedId, message: Message);
+
+    /// As [`FeedSink::deliver`], of a feed that is read from a journal. Offsets grow, with holes.
+    fn store(&self, feed: &FeedId, stored: Stored) {
+        if let Some(message) = Arc::into_inner(stored.message) {
+            self.deliver(feed, message);
+        }
+    }
+
+    /// What stands in the feed's journal at this offset is for nobody.
+    fn pass(&self, _feed: &FeedId, _offset: u64) {}
+
+    /// Offsets of the feed's journal mean something else from now on, or some were left out.
+    fn restart(&self, _feed: &FeedId) {}
 
     /// The patterns that are bound to the feed, or are about to be.
     fn patterns(&self, feed: &FeedId) -> Vec<Arc<str>>;

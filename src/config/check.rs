@@ -113,6 +113,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
         ..
     } = config;
     tls(config, reader);
+    journal(config, reader);
     if let Err((key, message)) = config.redis.check_with(&presence.url) {
         reader.wrong(&[("redis", key), ("presence", "url")], &message);
     }
@@ -254,6 +255,36 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
                 format_duration(limits.login_timeout),
                 format_duration(auth.request_timeout)
             ),
+        );
+    }
+}
+
+/// Needs of journals.
+fn journal(config: &Config, reader: &mut Reader<'_>) {
+    let is_embedded = config
+        .broker
+        .all_urls()
+        .iter()
+        .any(|url| *url == Url::Embedded);
+    if is_embedded && !config.journal.exchanges.is_empty() {
+        reader.wrong(
+            &[("journal", "exchanges"), ("broker", "url")],
+            "names exchanges, but the embedded broker keeps nothing; connect to RabbitMQ, or write \
+             exchanges = []",
+        );
+    }
+    let is_bridged = config.feed.bridge
+        && config
+            .feed
+            .whole
+            .iter()
+            .any(|name| config.journal.has(name));
+    if is_bridged {
+        reader.wrong(
+            &[("journal", "exchanges"), ("feed", "bridge")],
+            "names an exchange of [feed] whole, but bridge is true, so others may bind keys there, \
+             and a key that anybody binds is missing in the journal; write bridge = false, and see \
+             to it that nobody binds any",
         );
     }
 }

@@ -75,6 +75,8 @@ pub struct Config {
     pub limits: node::Limits,
     /// `[feed]`
     pub feed: broker::FeedConfig,
+    /// `[journal]`
+    pub journal: broker::JournalConfig,
     /// `[mailbox]`
     pub mailbox: hub::MailboxConfig,
     /// `[memory]`
@@ -266,6 +268,7 @@ sections! {
     stomp "stomp": node::Stomp,
     limits "limits": node::Limits,
     feed "feed": broker::FeedConfig,
+    journal "journal": broker::JournalConfig,
     mailbox "mailbox": hub::MailboxConfig,
     memory "memory": node::MemoryConfig,
     api "api": api::Config,

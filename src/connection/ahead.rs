@@ -86,7 +86,9 @@ fn subscribing(subscribe: &Subscribe, unique: u128, context: &Context) -> Option
     let (ack, headers) = (subscribe.ack, &subscribe.headers);
     let plan = mapping::subscribe(&destination, ack, headers, unique, &mapping).ok()?;
     Some(vec![match plan {
-        Plan::Shared { exchange, pattern } => Question::Listen(exchange, pattern),
+        Plan::Shared {
+            exchange, pattern, ..
+        } => Question::Listen(exchange, pattern),
         Plan::Dedicated(request) => Question::Consume(Box::new(request)),
     }])
 }

@@ -356,9 +356,12 @@ impl Operations {
                 session.handle_renewed(now, operation, outcome);
             }
             Done::Subscribed(operation, subscription, outcome) => {
-                let outcome = outcome.map(|route| {
+                let outcome = outcome.map(|(route, resumed)| {
                     self.note_declared(&route);
                     self.routes.push(subscription, route);
+                    if let Some(resumed) = resumed {
+                        session.tell_in_receipt(operation, resumed.told());
+                    }
                 });
                 session.handle_done(now, operation, outcome);
                 self.accept_early(context, all_written);

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     auth::Carried,
     broker::{Consume, QueueSpec, destination::Destination},
-    hub::DedicatedSink,
+    hub::{DedicatedSink, Resumed},
     node::SubscriptionPlace,
     presence::Device,
     telemetry,
@@ -114,7 +114,7 @@ async fn open(
     subscribe: &Subscribe,
     answers: Option<&Answers>,
     known: Option<Box<QueueSpec>>,
-) -> Result<Route, Problem> {
+) -> Result<(Route, Option<Resumed>), Problem> {
     let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
     let place = identity.place.subscribe()?;
     let destination = Destination::parse(&subscribe.destination)?;
@@ -122,22 +122,40 @@ async fn open(
     let unique = answers.map_or_else(rand::random, |answers| answers.unique);
     let (ack, headers) = (subscribe.ack, &subscribe.headers);
     let mut plan = mapping::subscribe(&destination, ack, headers, unique, &mapping)?;
-    if let Plan::Shared { exchange, pattern } = &plan {
+    if let Plan::Shared {
+        exchange,
+        pattern,
+        resume,
+    } = &plan
+    {
         Permissions::with(context, identity, answers)
             .listen(exchange, pattern)
             .await?;
         let right = || Right::Listen(exchange.clone(), pattern.clone());
         let mailbox = context.guard.mailbox();
+        if let Some(resume) = resume {
+            let source = (&**exchange, &**pattern);
+            let id = subscribe.subscription;
+            let resuming = identity.vhost.subscribe_from(source, resume, mailbox, id);
+            let (shared, resumed) = resuming.await?;
+            context.note_right(id, right);
+            let route = Route::Shared {
+                shared,
+                _place: place,
+            };
+            return Ok((route, Some(resumed)));
+        }
         let shared = identity
             .vhost
             .subscribe(exchange, pattern, mailbox, subscribe.subscription)
             .await;
         if let Some(shared) = shared? {
             context.note_right(subscribe.subscription, right);
-            return Ok(Route::Shared {
+            let route = Route::Shared {
                 shared,
                 _place: place,
-            });
+            };
+            return Ok((route, None));
         }
         plan = Plan::Dedicated(mapping::dedicated(
             &destination,
@@ -162,7 +180,7 @@ async fn open(
             let id = subscribe.subscription;
             let route = consume(context, identity, (id, place), request, is_auto).await?;
             context.note_right(subscribe.subscription, || right);
-            Ok(route)
+            Ok((route, None))
         }
         Plan::Shared { .. } => Err(Problem::BrokerUnavailable("no plan".into())),
     }

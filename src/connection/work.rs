@@ -27,6 +27,7 @@ use super::{
 use crate::{
     broker::{Confirm, Consume, Consumer, QueueSpec},
     hub::Mailbox,
+    hub::Resumed,
     messaging::Confirming,
     presence::{Device, Status},
     telemetry,
@@ -39,7 +40,11 @@ pub(super) enum Done {
     /// The answer to [`Action::Renew`].
     Renewed(OperationId, Result<Renewed, Problem>),
     /// The answer to [`Action::Subscribe`].
-    Subscribed(OperationId, SubscriptionId, Result<Route, Problem>),
+    Subscribed(
+        OperationId,
+        SubscriptionId,
+        Result<(Route, Option<Resumed>), Problem>,
+    ),
     /// Messages were handed to the broker, which has yet to confirm them.
     Handed(OperationId, Result<Handed, NotHanded>),
     /// The answer to [`Action::Unsubscribe`], with a subscription of which the client may still

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::feed::{Feed, Feeds};
 use crate::broker::{
-    Binding, BrokerError, ExchangeKind, FeedConfig, FeedId, KnownKind, KnownKinds, VirtualHost,
+    Binding, BrokerError, ExchangeKind, FeedConfig, FeedId, JournalConfig, KnownKind, KnownKinds,
+    VirtualHost,
 };
 
 /// Nothing tells that an exchange was deleted if no feed is bound to it; so its type is asked for
@@ -26,7 +27,9 @@ fn is_fresh(known: KnownKind) -> bool {
 }
 
 impl Feeds {
-    pub(super) fn new(config: &FeedConfig, cores: NonZero<usize>) -> Self {
+    pub(super) fn new(config: &FeedConfig, journal: &JournalConfig, cores: NonZero<usize>) -> Self {
+        let boxed = |exchange: &String| Box::from(exchange.as_str());
+        let read_whole = config.whole.iter().filter(|name| config.reads_whole(name));
         let whole = if config.bridge {
             &[][..]
         } else {
@@ -36,10 +39,9 @@ impl Feeds {
             open: RwLock::default(),
             kinds: KnownKinds::default(),
             binding: config.binding,
-            whole: whole
-                .iter()
-                .map(|exchange| exchange.as_str().into())
-                .collect(),
+            whole: whole.iter().map(boxed).collect(),
+            read_whole: read_whole.map(boxed).collect(),
+            journal: journal.clone(),
             shards: config.shards(cores),
         }
     }
@@ -47,12 +49,38 @@ impl Feeds {
     /// True if one binding to everything serves a whole feed of that exchange, which is of that
     /// type.
     pub(super) fn binds_all(&self, exchange: &str, kind: ExchangeKind) -> bool {
+        if self.journal.has(exchange) {
+            return kind != ExchangeKind::Other;
+        }
         self.binding == Binding::All
             && match kind {
                 ExchangeKind::Topic => true,
                 ExchangeKind::Direct => self.whole.contains(exchange),
                 ExchangeKind::Fanout | ExchangeKind::Other => false,
             }
+    }
+
+    /// Whether the journal of an exchange of that type can have all its messages.
+    ///
+    /// # Errors
+    /// It cannot; what to do.
+    pub(super) fn check_journal(
+        &self,
+        exchange: &str,
+        kind: ExchangeKind,
+    ) -> Result<(), BrokerError> {
+        let text = match kind {
+            ExchangeKind::Direct if !self.read_whole.contains(exchange) => format!(
+                "the exchange '{exchange}' is direct: a journal ([journal] exchanges) has its \
+                 messages only if feed.whole names it, too"
+            ),
+            ExchangeKind::Other => format!(
+                "the exchange '{exchange}' is neither direct, fanout nor topic, so it can have no \
+                 journal ([journal] exchanges)"
+            ),
+            _ => return Ok(()),
+        };
+        Err(BrokerError::Unsupported(text.into()))
     }
 
     /// The exchange's type, if what is known of it holds: as long as one of its feeds is bound, the

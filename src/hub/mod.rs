@@ -8,6 +8,7 @@
 
 mod config;
 mod feed;
+mod keeping;
 mod kinds;
 mod linger;
 mod mailbox;
@@ -19,7 +20,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
     num::NonZero,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use futures_util::FutureExt;
@@ -28,19 +29,23 @@ use stomp_session::{Problem, SubscriptionId};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use config::{MailboxConfig, Overflow};
-pub use feed::{FeedStatus, SharedSubscription};
+pub use feed::{
+    FeedStatus, Gap, History, HistoryAsk, JournalStatus, Missed, OnGap, Resume, ResumeError,
+    Resumed, SharedSubscription, Since,
+};
 pub use mailbox::{DedicatedSink, Item, Mailbox, Parcel, Settling};
 pub use vhosts::{EnterError, VhostStatus, Vhosts};
 
 use self::{
-    feed::{Feed, Feeds, Sink, Subscriber},
+    feed::{Feed, Feeds, Journal, Record, Sink, Subscriber},
     linger::Linger,
     rouser::Rouser,
     verify::{Pace, Verifier},
 };
 use crate::{
     broker::{
-        Broker, BrokerError, Confirm, ExchangeKind, FeedConfig, FeedId, Publish, VirtualHost,
+        Broker, BrokerError, Confirm, ExchangeKind, FeedConfig, FeedId, JournalConfig, Publish,
+        VirtualHost,
     },
     telemetry::{self, PublishingCounted},
 };
@@ -54,6 +59,8 @@ pub struct Hub {
     _linger_task: AbortOnDropHandle<()>,
     _verify_task: AbortOnDropHandle<()>,
     rouser: Arc<Rouser>,
+    /// Sees to it that journals keep their exchanges' messages, also while nobody is subscribed.
+    keeping: OnceLock<AbortOnDropHandle<()>>,
     /// Keyed at random, so that nobody can aim all patterns at one shard.
     hasher: RandomState,
     members: Mutex<Members>,
@@ -69,13 +76,19 @@ struct Members {
 }
 
 impl Hub {
-    fn open(broker: &dyn Broker, name: &str, config: &FeedConfig, pace: &Arc<Pace>) -> Arc<Self> {
+    fn open(
+        broker: &dyn Broker,
+        name: &str,
+        config: &FeedConfig,
+        journal: &JournalConfig,
+        pace: &Arc<Pace>,
+    ) -> Arc<Self> {
         let cores = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
-        let feeds = Arc::new(Feeds::new(config, cores));
+        let feeds = Arc::new(Feeds::new(config, journal, cores));
         let host = broker.open(name, Arc::new(Sink(Arc::downgrade(&feeds))));
         let (linger, linger_task) = Linger::start(config.linger);
         let verifier = Verifier::new(&feeds, &host, config, pace);
-        Arc::new(Self {
+        let hub = Arc::new(Self {
             name: name.into(),
             linger,
             _linger_task: linger_task,
@@ -84,8 +97,15 @@ impl Hub {
             host,
             feeds,
             hasher: RandomState::new(),
+            keeping: OnceLock::new(),
             members: Mutex::default(),
-        })
+        });
+        if !journal.exchanges.is_empty() {
+            let keeping = keeping::keep(Arc::downgrade(&hub), journal.exchanges.clone());
+            hub.keeping
+                .get_or_init(|| AbortOnDropHandle::new(tokio::spawn(keeping)));
+        }
+        hub
     }
 
     /// A client has come in: it is told when the virtual host goes.
@@ -192,7 +212,80 @@ impl Hub {
         mailbox: &Arc<Mailbox>,
         subscription: SubscriptionId,
     ) -> Result<Option<SharedSubscription>, BrokerError> {
+        let Some((feed, pattern)) = self.feed(exchange, pattern).await? else {
+            return Ok(None);
+        };
+        let subscriber = Subscriber {
+            mailbox: Arc::clone(mailbox),
+            subscription,
+        };
+        // From here on the guard takes the subscriber out again, if this future is dropped too.
+        let (guard, bound) = feed.add(pattern, subscriber);
+        bound.wait().await?;
+        Ok(Some(guard))
+    }
+
+    /// Subscribes as [`Hub::subscribe`] does, to an exchange that has a journal: first come the
+    /// messages that `resume` asks for, then those that come, without a gap between.
+    ///
+    /// # Errors
+    /// As there; and what it takes to catch up is missing.
+    pub async fn subscribe_from(
+        &self,
+        (exchange, pattern): (&str, &str),
+        resume: &Resume,
+        mailbox: &Arc<Mailbox>,
+        subscription: SubscriptionId,
+    ) -> Result<(SharedSubscription, Resumed), ResumeError> {
+        if !self.feeds.journal.has(exchange) {
+            return Err(ResumeError::NoJournal);
+        }
+        let Some((feed, pattern)) = self.feed(exchange, pattern).await? else {
+            return Err(ResumeError::NoJournal);
+        };
+        let subscriber = Subscriber {
+            mailbox: Arc::clone(mailbox),
+            subscription,
+        };
+        let (mut guard, bound) = feed.add_resuming(pattern, subscriber);
+        bound.wait().await?;
+        let resumed = guard.resume(resume).await?;
+        Ok((guard, resumed))
+    }
+
+    /// A page of an exchange's journal.
+    ///
+    /// # Errors
+    /// As [`Hub::subscribe_from`].
+    pub async fn history(
+        &self,
+        exchange: &str,
+        ask: &HistoryAsk<'_>,
+    ) -> Result<History, ResumeError> {
+        if !self.feeds.journal.has(exchange) {
+            return Err(ResumeError::NoJournal);
+        }
+        let Some((feed, pattern)) = self.feed(exchange, ask.pattern).await? else {
+            return Err(ResumeError::NoJournal);
+        };
+        if let Some(bound) = feed.keep() {
+            bound.wait().await?;
+        }
+        feed.history(&HistoryAsk { pattern, ..*ask }).await
+    }
+
+    /// The feed for a pattern of an exchange, and the pattern in the feed. `None`: only the broker can
+    /// match an exchange of that type.
+    async fn feed<'a>(
+        &self,
+        exchange: &str,
+        pattern: &'a str,
+    ) -> Result<Option<(Arc<Feed>, &'a str)>, BrokerError> {
         let kind = self.exchange_kind(exchange).await?;
+        let has_journal = self.feeds.journal.has(exchange);
+        if has_journal {
+            self.feeds.check_journal(exchange, kind)?;
+        }
         // A fanout exchange does not look at keys, so all its subscriptions share one binding.
         let pattern = match kind {
             ExchangeKind::Other => return Ok(None),
@@ -212,16 +305,14 @@ impl Hub {
         let feed = Arc::clone(self.feeds.open.write().entry(id).or_insert_with_key(|id| {
             let (host, linger) = (Arc::clone(&self.host), Arc::clone(&self.linger));
             let rouser = Arc::clone(&self.rouser);
-            Feed::new(id.clone(), kind, bind_all, host, linger, rouser)
+            let journal = has_journal.then(|| {
+                let config = &self.feeds.journal;
+                let journal = Journal::new(&self.name, exchange, config);
+                (journal, Record::new(config))
+            });
+            Feed::new(id.clone(), kind, bind_all, host, linger, rouser, journal)
         }));
-        let subscriber = Subscriber {
-            mailbox: Arc::clone(mailbox),
-            subscription,
-        };
-        // From here on the guard takes the subscriber out again, if this future is dropped too.
-        let (guard, bound) = feed.add(pattern, subscriber);
-        bound.wait().await?;
-        Ok(Some(guard))
+        Ok(Some((feed, pattern)))
     }
 
     async fn exchange_kind(&self, exchange: &str) -> Result<ExchangeKind, BrokerError> {

@@ -3,7 +3,7 @@
 use super::services::Services;
 use crate::{
     auth::{Access, Permission, ResourceKind},
-    broker::{FEED_QUEUES, own_queues},
+    broker::{FEED_QUEUES, journal::STREAMS, own_queues},
 };
 
 impl Services {
@@ -54,7 +54,7 @@ impl Services {
     }
 }
 
-/// The queues that feeds are read from.
+/// The queues that feeds are read from, and the streams of journals.
 fn reserves_queue(name: &str) -> bool {
-    name.starts_with(FEED_QUEUES)
+    name.starts_with(FEED_QUEUES) || name.starts_with(STREAMS)
 }

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use stentor::{
     auth::{Access, Authenticator, Login, Refusal, User},
-    broker::{self, ExchangeKind, FeedConfig, amqp::AmqpBroker},
+    broker::{self, ExchangeKind, FeedConfig, JournalConfig, amqp::AmqpBroker},
     control::{Applied, Change, Command, Control, RecheckOff, Report, Sessions, Target},
     hub::Vhosts,
     presence::Presence,
@@ -103,7 +103,7 @@ impl Node {
         };
         let feed = FeedConfig::default();
         let broker = AmqpBroker::new(&[url], config.clone(), feed.clone(), name).unwrap();
-        let vhosts = Vhosts::new(Arc::new(broker), &config, &feed);
+        let vhosts = Vhosts::new(Arc::new(broker), &config, &feed, &JournalConfig::default());
         let control = Control::alone(name, Arc::clone(&fake) as _, Arc::clone(&fake) as _)
             .among(known)
             .join(vhosts.vhost(vhost.name()).unwrap(), EXCHANGE);

@@ -86,6 +86,12 @@ async fn each_operation_answers_as_its_document_says() {
         ),
         ("get /readyz", "/readyz", None, 200),
         ("get /api/openapi.json", "/api/openapi.json", None, 200),
+        (
+            "get /api/v1/journal/{exchange}",
+            "/api/v1/journal/feed?key=user_alice",
+            None,
+            404,
+        ),
         ("get /api/v1/node", "/api/v1/node", None, 200),
         ("get /api/v1/nodes", "/api/v1/nodes", None, 200),
         ("get /api/v1/counts", "/api/v1/counts", None, 200),

@@ -66,6 +66,7 @@ mod isolation_memory;
 mod isolation_places;
 mod isolation_publishing;
 mod isolation_refusals;
+mod journal;
 mod map;
 mod presence_contract;
 mod presence_failover;

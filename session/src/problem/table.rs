@@ -475,6 +475,50 @@ problems! {
             samples: [QueueFailed("the queue \"q\" cannot be used now: INTERNAL_ERROR".into())],
         }
 
+        /// Not all that a client wants to catch up with is there any more.
+        ResumeGap {
+            /// Why.
+            reason: Box<str>,
+            /// The first position that is there.
+            first: Option<u64>,
+        } => {
+            message: "resume gap", code: "resume-gap", close: TryAgainLater, reconnect: After(1),
+            page: "Messages between the cursor of `resume-after` and what the journal has are \
+                   missing. The header `reason` says why: `expired` (they were kept as long as \
+                   `[journal]` says), `replaced` or `ahead` (the journal was deleted and made \
+                   anew). Load the state anew, then subscribe without a cursor, or with \
+                   `resume-gap:earliest` ([catching up](catching-up.md))",
+            body: format!(
+                "Messages after that cursor are missing ({reason}). Load what you show anew, then \
+                 subscribe without \"resume-after\", or with \"resume-gap:earliest\" or \
+                 \"resume-gap:next\"\n"
+            ),
+            samples: [
+                ResumeGap { reason: "expired".into(), first: Some(1234) },
+                ResumeGap { reason: "ahead".into(), first: None },
+            ],
+        }
+
+        /// A client wants to catch up where nothing is kept.
+        NoJournal => {
+            message: "no journal", code: "no-journal", close: Policy, reconnect: No,
+            page: "The server keeps no journal of this destination (`[journal] exchanges`), so \
+                   nobody can catch up there",
+            body: "The server keeps no journal of this destination, so there is nothing to catch up \
+                   with. Leave out \"resume-after\", \"resume-gap\", \"since\" and \"last\"\n",
+            samples: [NoJournal],
+        }
+
+        /// A cursor of another destination.
+        ForeignCursor => {
+            message: "foreign cursor", code: "foreign-cursor", close: Policy, reconnect: No,
+            page: "The cursor of `resume-after` is of another exchange or virtual host. Keep a \
+                   cursor for each exchange",
+            body: "The cursor is of another exchange or virtual host. Keep a cursor for each \
+                   exchange\n",
+            samples: [ForeignCursor],
+        }
+
         /// A numbered SEND whose predecessor is missing.
         SequenceGap {
             /// The next number.

@@ -329,6 +329,16 @@ impl Session {
         }
     }
 
+    /// Has the RECEIPT of an operation, if its client asked for one, say more: before
+    /// [`Session::handle_done`].
+    pub fn tell_in_receipt(
+        &mut self,
+        operation: OperationId,
+        headers: Box<[(&'static str, Box<str>)]>,
+    ) {
+        self.pending.tell(operation, headers);
+    }
+
     fn finish(&mut self, now: Instant, operation: OperationId) {
         let held = !self.wants_frame();
         self.pending.finish(operation);
@@ -645,8 +655,11 @@ impl Session {
     fn flush_receipts(&mut self, now: Instant) {
         while let Some(due) = self.pending.pop() {
             let left = frames::left(self.expiry().filter(|_| due.is_renewal), now);
-            for receipt in due.receipts {
-                self.write(now, frames::receipt(&receipt, self.version, left));
+            let mut receipts = due.receipts.iter().peekable();
+            while let Some(receipt) = receipts.next() {
+                let is_last = receipts.peek().is_none();
+                let told = due.told.as_deref().filter(|_| is_last);
+                self.write(now, frames::receipt(receipt, self.version, left, told));
             }
         }
         if self.pending.len() > 0 {

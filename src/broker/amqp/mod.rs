@@ -49,7 +49,8 @@ use self::{
 };
 use super::{
     Broker, BrokerError, Config, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
-    FEED_QUEUES, FeedConfig, FeedId, FeedSink, Publish, QueueSpec, VirtualHost,
+    FEED_QUEUES, FeedConfig, FeedId, FeedSink, JournalAsk, JournalConfig, JournalPart, Publish,
+    QueueSpec, VirtualHost,
 };
 use crate::{deadline::after, secret_url::SecretUrl};
 
@@ -61,6 +62,7 @@ const FRAME_MAX: u32 = 128 * 1024;
 pub struct AmqpBroker {
     config: Config,
     feed: FeedConfig,
+    journal: JournalConfig,
     uri: AMQPUri,
     account: Arc<Account>,
     hosts: Arc<Hosts>,
@@ -101,6 +103,7 @@ impl AmqpBroker {
         Ok(Self {
             config,
             feed,
+            journal: JournalConfig::default(),
             uri,
             account,
             hosts,
@@ -113,6 +116,12 @@ impl AmqpBroker {
 }
 
 impl AmqpBroker {
+    /// The same, with journals.
+    #[must_use]
+    pub fn with_journal(self, journal: JournalConfig) -> Self {
+        Self { journal, ..self }
+    }
+
     /// How links to a virtual host are made.
     fn links(&self, vhost: &str) -> LinkConfig {
         LinkConfig {
@@ -171,7 +180,7 @@ impl Broker for AmqpBroker {
                 Arc::clone(&declarer),
                 link_config("messages of feeds"),
                 feeds,
-                self.feed.clone(),
+                (self.feed.clone(), self.journal.clone()),
                 operation_timeout,
                 QueueNames {
                     prefix: format!("{FEED_QUEUES}{}", self.node).into(),
@@ -329,6 +338,18 @@ impl VirtualHost for AmqpVirtualHost {
         pattern: &'a str,
     ) -> BoxFuture<'a, Result<(), BrokerError>> {
         self.feeds.unbind(feed, pattern).boxed()
+    }
+
+    fn read_journal<'a>(
+        &'a self,
+        exchange: &'a str,
+        ask: JournalAsk,
+    ) -> BoxFuture<'a, Result<JournalPart, BrokerError>> {
+        self.feeds.read_journal(exchange, ask).boxed()
+    }
+
+    fn reach_journal<'a>(&'a self, feed: &'a FeedId) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.feeds.reach_journal(feed).boxed()
     }
 
     fn consume(

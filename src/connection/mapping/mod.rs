@@ -8,6 +8,7 @@ mod fields;
 pub(super) mod numbering;
 pub(super) mod presence;
 mod properties;
+mod resuming;
 
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use crate::broker::{
     destination::{Destination, DestinationError},
     own_queues,
 };
+use crate::hub::Resume;
 use crate::messaging::Once;
 use crate::presence::Status;
 use fields::Fields;
@@ -82,6 +84,8 @@ pub struct Context<'a> {
     pub keys: KeyLimits,
     /// Presence is on, and so `/presence` is a destination.
     pub presence: bool,
+    /// Some exchange has a journal (`[journal]`).
+    pub journals: bool,
     /// SENDs may have numbers or keys (`[sequences]`).
     pub sequences: bool,
     /// The client's device, which its numbers belong to.
@@ -232,6 +236,8 @@ pub enum Plan {
         exchange: Box<str>,
         /// The binding pattern.
         pattern: Box<str>,
+        /// The messages of before that it asks for.
+        resume: Option<Resume>,
     },
     /// By a queue and a consumer of its own.
     Dedicated(Consume),
@@ -267,6 +273,7 @@ pub fn subscribe(
             Ok(Plan::Shared {
                 exchange: exchange.into(),
                 pattern: context.keys.pattern(pattern)?,
+                resume: resuming::read(headers, context.journals)?,
             })
         }
         _ => dedicated(destination, ack, headers, unique, context).map(Plan::Dedicated),
@@ -301,6 +308,9 @@ pub fn dedicated(
     unique: u128,
     context: &Context<'_>,
 ) -> Result<Consume, Problem> {
+    if resuming::asks(headers) && headers.get("x-match").is_none() {
+        return Err(resuming::no_queue());
+    }
     let fields = Fields::new(Command::Subscribe, headers);
     let binding = destination
         .route(context.topics)

@@ -14,6 +14,7 @@ const CONTEXT: Context<'static> = Context {
         max_hashes: 2,
     },
     presence: true,
+    journals: true,
     sequences: true,
     device: "phone",
 };
@@ -316,6 +317,7 @@ fn plain_subscriptions_share() {
         Ok(Plan::Shared {
             exchange: exchange.into(),
             pattern: pattern.into(),
+            resume: None,
         })
     };
     let auto =

@@ -14,7 +14,8 @@ use crate::{
     },
     broker::{
         self, Broker, BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
-        FeedConfig, FeedId, FeedSink, Properties, Publish, VirtualHost, embedded::Embedded,
+        FeedConfig, FeedId, FeedSink, JournalConfig, Properties, Publish, VirtualHost,
+        embedded::Embedded,
     },
     control::Control,
     hub::{MailboxConfig, Vhosts},
@@ -71,6 +72,7 @@ impl House {
             Arc::new(SlowBroker(Arc::clone(&slow))),
             &broker,
             &FeedConfig::default(),
+            &JournalConfig::default(),
         );
         let hook = Arc::new(Hook {
             gate: Gate::new(),

@@ -19,6 +19,7 @@ use std::{
 
 use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
+use tokio::sync::Notify;
 
 pub use self::dedicated::Settling;
 use self::dedicated::{DedicatedWaiting, Pushed};
@@ -67,6 +68,8 @@ struct MailboxState {
     /// A task looks after the messages that were asked for again.
     is_watched: bool,
     waker: Option<Waker>,
+    /// Told when there is room for messages of the past again.
+    room: Option<Arc<Notify>>,
 }
 
 /// A connection that waits for its client to read.
@@ -91,6 +94,22 @@ pub struct Parcel {
     /// How many messages of shared feeds were dropped before this one, for this client.
     pub dropped: u32,
 }
+
+/// What became of a message that was offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// It waits for the client.
+    Taken,
+    /// There is no room for it: [`Mailbox::room`].
+    Full,
+    /// The session is over.
+    Closed,
+}
+
+/// What is left for others, of the room for messages: an offer takes no more than half of it, and
+/// the next is made when a quarter waits.
+const OFFERS: usize = 2;
+const FEW_WAIT: usize = 4;
 
 /// The next step of the client's connection.
 #[derive(Debug)]
@@ -132,6 +151,39 @@ impl Mailbox {
             && !state.to_be_roused;
         state.to_be_roused |= is_sleeper;
         is_sleeper
+    }
+
+    /// Adds a message of a journal, of which a client catches up, unless there is no room for it: the
+    /// policy is not for messages of the past.
+    pub(super) fn offer(&self, subscription: SubscriptionId, message: &Arc<Message>) -> Offer {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Offer::Closed;
+        }
+        let limits = MailboxConfig {
+            max_messages: self.limits.max_messages.div_ceil(OFFERS),
+            max_bytes: self.limits.max_bytes / OFFERS,
+            ..self.limits
+        };
+        if state.is_full(message.weight(), &limits) {
+            return Offer::Full;
+        }
+        if self.put(&mut state, subscription, message) {
+            state.wake();
+        }
+        Offer::Taken
+    }
+
+    /// Waits until there is room to offer messages, or the session is over.
+    pub(super) async fn room(&self) {
+        let told = {
+            let mut state = self.state.lock();
+            if state.closed || state.has_room(&self.limits) {
+                return;
+            }
+            Arc::clone(state.room.get_or_insert_default()).notified_owned()
+        };
+        told.await;
     }
 
     /// Wakes the connection, if there is still something for it.
@@ -385,6 +437,7 @@ impl Mailbox {
     /// The connection is over: takes nothing more, and frees what waits.
     pub fn close(&self) {
         let mut state = self.state.lock();
+        state.tell_room();
         *state = MailboxState {
             closed: true,
             dedicated: state.take_cleared(),
@@ -408,6 +461,9 @@ impl Mailbox {
             }
         }
         if let Some(parcel) = state.take() {
+            if state.room.is_some() && state.has_room(&self.limits) {
+                state.tell_room();
+            }
             return Poll::Ready(Item::Parcel(parcel));
         }
         match &mut state.waker {
@@ -423,6 +479,18 @@ impl MailboxState {
     fn is_full(&self, size: usize, limits: &MailboxConfig) -> bool {
         self.shared.len() >= limits.max_messages
             || (self.bytes.saturating_add(size) > limits.max_bytes && !self.shared.is_empty())
+    }
+
+    /// True if only a few messages of feeds wait.
+    fn has_room(&self, limits: &MailboxConfig) -> bool {
+        self.shared.len() <= limits.max_messages / FEW_WAIT
+            && self.bytes <= limits.max_bytes / FEW_WAIT
+    }
+
+    fn tell_room(&mut self) {
+        if let Some(room) = self.room.take() {
+            room.notify_waiters();
+        }
     }
 
     /// In turns, so that a long queue of its own keeps no client from its feeds.
@@ -518,6 +586,7 @@ impl MailboxState {
             return;
         }
         let waker = self.waker.take();
+        self.tell_room();
         *self = Self {
             problem: Some(Box::new(problem)),
             closed: true,

@@ -50,6 +50,7 @@ fn scene_with(config: &FeedConfig) -> Scene {
         Arc::new(FakeBroker(Arc::clone(&fake))),
         &crate::broker::Config::default(),
         config,
+        &JournalConfig::default(),
     )
     .vhost("/")
     .unwrap();

@@ -11,7 +11,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::{FeedStatus, Hub, verify::Pace};
 use crate::{
-    broker::{self, Broker, BrokerError, FeedConfig},
+    broker::{self, Broker, BrokerError, FeedConfig, JournalConfig},
     recent::Recent,
     telemetry,
 };
@@ -63,6 +63,7 @@ pub enum EnterError {
 struct VhostsShared {
     broker: Arc<dyn Broker>,
     feed: FeedConfig,
+    journal: JournalConfig,
     pace: Arc<Pace>,
     /// The virtual hosts that clients may use; `None`: any.
     listed: Option<Vec<String>>,
@@ -105,11 +106,17 @@ impl OpenVhost {
 impl Vhosts {
     /// Opens the default virtual host at the broker; it stays open. Returns at once: links are
     /// made in the background. All others are opened when a client enters them.
-    pub fn new(broker: Arc<dyn Broker>, config: &broker::Config, feed: &FeedConfig) -> Self {
+    pub fn new(
+        broker: Arc<dyn Broker>,
+        config: &broker::Config,
+        feed: &FeedConfig,
+        journal: &JournalConfig,
+    ) -> Self {
         let is_any = config.vhosts.iter().any(|name| name == ANY);
         let shared = Arc::new(VhostsShared {
             broker,
             feed: feed.clone(),
+            journal: journal.clone(),
             pace: Pace::new(feed),
             listed: (!is_any).then(|| config.vhosts.clone()),
             default: config.default_vhost.as_str().into(),
@@ -132,6 +139,12 @@ impl Vhosts {
     pub fn allows(&self, name: &str) -> bool {
         let listed = self.shared.listed.as_ref();
         name.len() <= MAX_NAME && listed.is_none_or(|names| names.iter().any(|n| n == name))
+    }
+
+    /// True if some exchange has a journal.
+    #[must_use]
+    pub fn has_journals(&self) -> bool {
+        !self.shared.journal.exchanges.is_empty()
     }
 
     /// The hub of a virtual host that is open; the default one always is, until the end.
@@ -319,7 +332,13 @@ impl VhostsShared {
 impl OpenVhosts {
     fn open(&mut self, shared: &VhostsShared, name: Arc<str>) -> Arc<Hub> {
         telemetry::vhost_opened(&name);
-        let hub = Hub::open(&*shared.broker, &name, &shared.feed, &shared.pace);
+        let hub = Hub::open(
+            &*shared.broker,
+            &name,
+            &shared.feed,
+            &shared.journal,
+            &shared.pace,
+        );
         let open = OpenVhost {
             hub: Arc::clone(&hub),
             idle_since: None,

@@ -123,7 +123,8 @@ fn scene(vhosts: &[&str], max: usize) -> Scene {
     let log = Arc::<Log>::default();
     let answers = Arc::new(Mutex::new(Some(Ok(()))));
     let broker = FakeBroker(Arc::clone(&log), Arc::clone(&answers));
-    let vhosts = Vhosts::new(Arc::new(broker), &config, &FeedConfig::default());
+    let (feed, journal) = (FeedConfig::default(), JournalConfig::default());
+    let vhosts = Vhosts::new(Arc::new(broker), &config, &feed, &journal);
     Scene {
         log,
         answers,

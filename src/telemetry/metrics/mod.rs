@@ -100,6 +100,9 @@ metrics! {
         dedicated_deliveries "Messages of dedicated subscriptions that were put into mailboxes" tally(AtomicU64);
         redeliveries "Messages that were written again, for their client had not acknowledged them" tally(AtomicU64);
         redeliveries_given_up "Messages that were written as often as their client wished, by what became of them" count(Family<Label, Counter>);
+        journal_readings "Readings of a journal from the broker, each for all who wait for one" count(Counter);
+        journal_messages_read "Messages that were read from journals a second time" count(Counter);
+        resumes "Subscriptions that caught up, by whether messages were missing" count(Family<Label, Counter>);
         mailbox_overflows "Times that a mailbox was full, by the action taken" count(Family<Label, Counter>);
 
         publishes "Messages that the broker confirmed" tally(AtomicU64);

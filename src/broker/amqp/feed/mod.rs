@@ -3,6 +3,7 @@
 //! [`Reader`]s, which many feeds share.
 //!
 //! - this file: the feeds, and their bindings
+//! - [`journal`]: feeds that are read from a stream, which keeps their messages
 //! - [`runner`]: one feed's queue, from the first declaration through lost links
 //! - [`queue`]: the name of its queue, and queues that were left on nodes that are down
 //! - [`ending`]: bindings that are taken away before their queue
@@ -11,8 +12,10 @@
 //! - [`taker`]: one feed's messages
 //! - [`way`]: feeds of exchanges that are read whole
 
+mod arrivals;
 mod ending;
 mod events;
+mod journal;
 mod queue;
 mod runner;
 mod sentinel;
@@ -38,6 +41,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
+    journal::{JournalRunner, PartTaker, Side},
     queue::{FeedQueue, Leftovers},
     runner::Runner,
     sentinel::{Sentinel, Watch},
@@ -52,7 +56,7 @@ use super::{
     reader::Reader,
 };
 use crate::{
-    broker::{BrokerError, Cause, FeedConfig, FeedId, FeedSink},
+    broker::{BrokerError, Cause, FeedConfig, FeedId, FeedSink, JournalConfig},
     deadline::after,
     telemetry,
 };
@@ -82,6 +86,9 @@ struct Shared {
     vhost: Box<str>,
     sink: Arc<dyn FeedSink>,
     config: FeedConfig,
+    journal: JournalConfig,
+    /// The connection by which parts of journals are read; made when it is needed first.
+    parts: OnceLock<Reader<PartTaker>>,
     operation_timeout: Duration,
     queue_names: QueueNames,
     leftovers: Leftovers,
@@ -135,6 +142,8 @@ struct Feed {
     is_stale: Arc<watch::Sender<bool>>,
     sentinel: Arc<Sentinel>,
     whole: WholeWay,
+    /// It is read from a journal.
+    journal: Option<Arc<Side>>,
     task: OnceLock<AbortOnDropHandle<()>>,
 }
 
@@ -160,7 +169,7 @@ impl FeedManager {
         declarer: Arc<Declarer>,
         reader_config: LinkConfig,
         sink: Arc<dyn FeedSink>,
-        config: FeedConfig,
+        (config, journal): (FeedConfig, JournalConfig),
         operation_timeout: Duration,
         queue_names: QueueNames,
     ) -> Self {
@@ -176,6 +185,8 @@ impl FeedManager {
             },
             sink,
             config,
+            journal,
+            parts: OnceLock::new(),
             operation_timeout,
             queue_names,
             leftovers: Leftovers::default(),
@@ -329,6 +340,9 @@ impl FeedManager {
         }
         let readers = std::mem::take(&mut *self.shared.readers.open.lock());
         join_all(readers.values().map(|reader| reader.close())).await;
+        if let Some(parts) = self.shared.parts.get() {
+            parts.close().await;
+        }
     }
 
     fn open(&self, id: &FeedId) -> Result<Arc<Feed>, BrokerError> {
@@ -340,7 +354,15 @@ impl FeedManager {
             return Ok(Arc::clone(feed));
         }
         let shared = Arc::clone(&self.shared);
-        let queue = Arc::new(FeedQueue::new(&shared.queue_names)?);
+        let side = match shared.journal.has(&id.exchange) {
+            true => Some(Arc::new(Side::new(&id.exchange)?)),
+            false => None,
+        };
+        let queue = match &side {
+            Some(side) => FeedQueue::named(side.stream().clone()),
+            None => FeedQueue::new(&shared.queue_names)?,
+        };
+        let queue = Arc::new(queue);
         let (ready_sender, ready) = watch::channel(Err("it was not declared yet".into()));
         let of_shard = feeds.keys().filter(|other| other.shard == id.shard).count();
         let reader = shared.readers.of(id.shard, of_shard);
@@ -354,13 +376,27 @@ impl FeedManager {
             is_stale: Arc::default(),
             sentinel: Arc::new(Sentinel::new()?),
             whole: WholeWay::default(),
+            journal: side,
             task: OnceLock::new(),
         });
-        let runner = Runner::new(&feed, ready_sender);
-        let task = AbortOnDropHandle::new(tokio::spawn(runner.run()));
+        let task = match &feed.journal {
+            Some(side) => tokio::spawn(runner::run(JournalRunner::new(&feed, side, ready_sender))),
+            None => tokio::spawn(runner::run(Runner::new(&feed, ready_sender))),
+        };
+        let task = AbortOnDropHandle::new(task);
         feed.task.get_or_init(|| task);
         feeds.insert(id.clone(), Arc::clone(&feed));
         Ok(feed)
+    }
+}
+
+impl Shared {
+    /// The connection for parts of journals: one of its own, so that the past delays nothing new.
+    fn parts(&self) -> &Reader<PartTaker> {
+        self.parts.get_or_init(|| {
+            let config = self.readers.config.with_purpose("parts of journals");
+            Reader::start(config, self.readers.max_body)
+        })
     }
 }
 
@@ -380,6 +416,10 @@ impl Readers {
 
 impl Feed {
     async fn close(&self, deadline: Instant) {
+        if self.journal.is_some() {
+            // It is there for all nodes, and for those who come back.
+            return;
+        }
         let deleting = async {
             let live = self.shared.link.wait_until(deadline).await?;
             self.delete(&live, deadline).await

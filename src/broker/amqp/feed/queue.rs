@@ -43,6 +43,11 @@ impl FeedQueue {
         Ok(Self(Mutex::new(next(names)?)))
     }
 
+    /// One that is called so for ever.
+    pub(super) fn named(name: ShortString) -> Self {
+        Self(Mutex::new(name))
+    }
+
     pub(super) fn name(&self) -> ShortString {
         self.0.lock().clone()
     }

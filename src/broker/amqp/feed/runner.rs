@@ -110,6 +110,106 @@ enum Waiting {
     Unknown,
 }
 
+/// Keeps one feed served.
+pub(super) trait Serve: Send {
+    /// What serving it takes.
+    fn parts(&self) -> Parts<'_>;
+
+    /// Serves it until that cannot go on; why.
+    fn serve(
+        &mut self,
+        live: &Live,
+    ) -> impl Future<Output = Result<Infallible, BrokerError>> + Send;
+}
+
+/// What serving a feed takes.
+pub(super) struct Parts<'a> {
+    pub(super) id: &'a FeedId,
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) reader: &'a Arc<Reader<FeedTaker>>,
+    pub(super) ready: &'a watch::Sender<Ready>,
+}
+
+/// Serves a feed whenever that is possible.
+pub(super) async fn run(mut server: impl Serve) {
+    let mut backoff = Backoff::new(RETRY);
+    // Why it was refused last, and how often in a row.
+    let (mut refusal, mut refusals) = (None, 0_u32);
+    loop {
+        let (reader, shared) = {
+            let Parts { reader, shared, .. } = server.parts();
+            (Arc::clone(reader), Arc::clone(shared))
+        };
+        reader.up().await;
+        let live = shared.link.wait().await;
+        let since = Instant::now();
+        let error = match server.serve(&live).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        let cause = bare(&error);
+        let Parts { id, ready, .. } = server.parts();
+        match error {
+            // The link's own trouble is told elsewhere, and a lost queue when it is missed.
+            BrokerError::Unavailable(_)
+            | BrokerError::Cancelled(_)
+            | BrokerError::NotFound(_)
+            | BrokerError::QueueFailed(_) => {
+                telemetry::feed_stopped(id, &cause);
+                refusal = None;
+            }
+            _ => {
+                if refusal.as_ref() != Some(&cause) {
+                    (refusal, refusals) = (Some(Arc::clone(&cause)), 0);
+                }
+                refusals = refusals.saturating_add(1);
+                // An earlier connection's consumer may be there for a moment; and what stays
+                // is told once.
+                if refusals == 2 {
+                    telemetry::feed_refused(id, &cause);
+                }
+            }
+        }
+        ready.send_if_modified(|ready| match ready {
+            Ok(()) => false,
+            Err(why) => {
+                *why = cause;
+                true
+            }
+        });
+        // A lost connection is waited for; anything else must not spin.
+        backoff.lasted(since.elapsed());
+        tokio::time::sleep(backoff.pause()).await;
+    }
+}
+
+/// Binds what ought to be bound, in the background: an exchange that was made anew while
+/// the feed's queue lived has lost its bindings, and AMQP tells nobody.
+pub(super) fn bind_again(feed: &Weak<Feed>) -> AbortOnDropHandle<Result<(), BrokerError>> {
+    // It holds the task that asks, which must not keep it from ending.
+    let feed = Weak::clone(feed);
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let Some(feed) = feed.upgrade() else {
+            return Ok(());
+        };
+        let (shared, id) = (&feed.shared, &feed.id);
+        let patterns = shared.sink.patterns(id);
+        if patterns.len() > MAX_BINDS_AGAIN {
+            return Ok(());
+        }
+        let binds = patterns.iter().map(Ok).collect::<Vec<_>>();
+        futures_util::stream::iter(binds)
+            .try_for_each_concurrent(CONCURRENT_BINDS, async |pattern| {
+                let deadline = after(shared.operation_timeout);
+                if feed.whole.is_used() {
+                    return feed.bind_whole(pattern, deadline).await;
+                }
+                bind_until(shared, &id.exchange, &feed.queue, pattern, deadline).await
+            })
+            .await
+    }))
+}
+
 impl Runner {
     /// Says by `ready` whether the queue is there and can be bound to.
     pub(super) fn new(feed: &Arc<Feed>, ready: watch::Sender<Ready>) -> Self {
@@ -125,104 +225,6 @@ impl Runner {
             is_stale: Arc::clone(&feed.is_stale),
             sentinel: Arc::clone(&feed.sentinel),
             feed: Arc::downgrade(feed),
-        }
-    }
-
-    pub(super) async fn run(mut self) {
-        let mut backoff = Backoff::new(RETRY);
-        // Why it was refused last, and how often in a row.
-        let (mut refusal, mut refusals) = (None, 0_u32);
-        loop {
-            self.reader.up().await;
-            let live = self.shared.link.wait().await;
-            let since = Instant::now();
-            let error = match self.serve(&live).await {
-                Ok(never) => match never {},
-                Err(error) => error,
-            };
-            let cause = bare(&error);
-            match error {
-                // The link's own trouble is told elsewhere, and a lost queue when it is missed.
-                BrokerError::Unavailable(_)
-                | BrokerError::Cancelled(_)
-                | BrokerError::NotFound(_)
-                | BrokerError::QueueFailed(_) => {
-                    telemetry::feed_stopped(&self.id, &cause);
-                    refusal = None;
-                }
-                _ => {
-                    if refusal.as_ref() != Some(&cause) {
-                        (refusal, refusals) = (Some(Arc::clone(&cause)), 0);
-                    }
-                    refusals = refusals.saturating_add(1);
-                    // An earlier connection's consumer may be there for a moment; and what stays
-                    // is told once.
-                    if refusals == 2 {
-                        telemetry::feed_refused(&self.id, &cause);
-                    }
-                }
-            }
-            self.ready.send_if_modified(|ready| match ready {
-                Ok(()) => false,
-                Err(why) => {
-                    *why = cause;
-                    true
-                }
-            });
-            // A lost connection is waited for; anything else must not spin.
-            backoff.lasted(since.elapsed());
-            tokio::time::sleep(backoff.pause()).await;
-        }
-    }
-
-    async fn serve(&mut self, live: &Live) -> Result<Infallible, BrokerError> {
-        if *self.is_stale.borrow() {
-            self.leave_queue(EXCHANGE_LOST)?;
-        }
-        let mut stale = self.is_stale.subscribe();
-        let declared = self.declare(live).await;
-        let waiting = self.unless_lost(live, declared).await?;
-        let marks = self.declare_overflow(live).await;
-        let marks = self.unless_lost(live, marks).await?;
-        let overflow = self.consume_overflow().await;
-        let mut overflow = self.unless_lost(live, overflow).await?;
-        let messages = self.consume(waiting).await;
-        let mut messages = self.unless_lost(live, messages).await?;
-        if marks >= OVERFLOW_MARKS {
-            self.interrupted("more messages left the feed's queue than it keeps the reasons of");
-        }
-        self.ready.send_modify(|ready| *ready = Ok(()));
-        let is_old = !matches!(waiting, Waiting::Nothing);
-        let mut binding = is_old.then(|| self.bind_again());
-        loop {
-            tokio::select! {
-                ended = messages.ended() => {
-                    let error = self.take_back(ended);
-                    return self.unless_lost(live, Err(error)).await;
-                }
-                ended = overflow.ended() => {
-                    // With its node both end, and it is the other's end that counts.
-                    if let Ok(ended) = timeout(SAME_NEWS, messages.ended()).await {
-                        let error = self.take_back(ended);
-                        return self.unless_lost(live, Err(error)).await;
-                    }
-                    let taker = messages.cancel().await;
-                    let reason = ended.reason;
-                    return Err(self.take_back(Ended { taker, reason }));
-                }
-                () = async { let _ = stale.wait_for(|is_stale| *is_stale).await; } => {
-                    messages.cancel().await;
-                    overflow.cancel().await;
-                    self.leave_queue(EXCHANGE_LOST)?;
-                    return Err(BrokerError::Cancelled(EXCHANGE_LOST.into()));
-                }
-                outcome = async { binding.as_mut()?.await.ok() }, if binding.is_some() => {
-                    binding = None;
-                    if let Some(Err(BrokerError::NotFound(text))) = outcome {
-                        self.lost(&text);
-                    }
-                }
-            }
         }
     }
 
@@ -426,33 +428,6 @@ impl Runner {
         arguments
     }
 
-    /// Binds what ought to be bound, in the background: an exchange that was made anew while
-    /// the feed's queue lived has lost its bindings, and AMQP tells nobody.
-    fn bind_again(&self) -> AbortOnDropHandle<Result<(), BrokerError>> {
-        // It holds this task, which must not keep it from ending.
-        let feed = Weak::clone(&self.feed);
-        AbortOnDropHandle::new(tokio::spawn(async move {
-            let Some(feed) = feed.upgrade() else {
-                return Ok(());
-            };
-            let (shared, id) = (&feed.shared, &feed.id);
-            let patterns = shared.sink.patterns(id);
-            if patterns.len() > MAX_BINDS_AGAIN {
-                return Ok(());
-            }
-            let binds = patterns.iter().map(Ok).collect::<Vec<_>>();
-            futures_util::stream::iter(binds)
-                .try_for_each_concurrent(CONCURRENT_BINDS, async |pattern| {
-                    let deadline = after(shared.operation_timeout);
-                    if feed.whole.is_used() {
-                        return feed.bind_whole(pattern, deadline).await;
-                    }
-                    bind_until(shared, &id.exchange, &feed.queue, pattern, deadline).await
-                })
-                .await
-        }))
-    }
-
     fn is_replicated(&self) -> bool {
         self.shared.config.replicated
     }
@@ -475,5 +450,67 @@ impl Runner {
         self.sentinel.lost();
         self.is_bound.store(false, Ordering::Release);
         self.shared.sink.lost(&self.id, reason);
+    }
+}
+
+impl Serve for Runner {
+    fn parts(&self) -> Parts<'_> {
+        Parts {
+            id: &self.id,
+            shared: &self.shared,
+            reader: &self.reader,
+            ready: &self.ready,
+        }
+    }
+
+    async fn serve(&mut self, live: &Live) -> Result<Infallible, BrokerError> {
+        if *self.is_stale.borrow() {
+            self.leave_queue(EXCHANGE_LOST)?;
+        }
+        let mut stale = self.is_stale.subscribe();
+        let declared = self.declare(live).await;
+        let waiting = self.unless_lost(live, declared).await?;
+        let marks = self.declare_overflow(live).await;
+        let marks = self.unless_lost(live, marks).await?;
+        let overflow = self.consume_overflow().await;
+        let mut overflow = self.unless_lost(live, overflow).await?;
+        let messages = self.consume(waiting).await;
+        let mut messages = self.unless_lost(live, messages).await?;
+        if marks >= OVERFLOW_MARKS {
+            self.interrupted("more messages left the feed's queue than it keeps the reasons of");
+        }
+        self.ready.send_modify(|ready| *ready = Ok(()));
+        let is_old = !matches!(waiting, Waiting::Nothing);
+        let mut binding = is_old.then(|| bind_again(&self.feed));
+        loop {
+            tokio::select! {
+                ended = messages.ended() => {
+                    let error = self.take_back(ended);
+                    return self.unless_lost(live, Err(error)).await;
+                }
+                ended = overflow.ended() => {
+                    // With its node both end, and it is the other's end that counts.
+                    if let Ok(ended) = timeout(SAME_NEWS, messages.ended()).await {
+                        let error = self.take_back(ended);
+                        return self.unless_lost(live, Err(error)).await;
+                    }
+                    let taker = messages.cancel().await;
+                    let reason = ended.reason;
+                    return Err(self.take_back(Ended { taker, reason }));
+                }
+                () = async { let _ = stale.wait_for(|is_stale| *is_stale).await; } => {
+                    messages.cancel().await;
+                    overflow.cancel().await;
+                    self.leave_queue(EXCHANGE_LOST)?;
+                    return Err(BrokerError::Cancelled(EXCHANGE_LOST.into()));
+                }
+                outcome = async { binding.as_mut()?.await.ok() }, if binding.is_some() => {
+                    binding = None;
+                    if let Some(Err(BrokerError::NotFound(text))) = outcome {
+                        self.lost(&text);
+                    }
+                }
+            }
+        }
     }
 }

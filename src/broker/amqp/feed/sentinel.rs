@@ -27,18 +27,15 @@ use std::{
     time::Duration,
 };
 
-use amqp_wire::{Body, Delivery};
+use amqp_wire::Delivery;
 use lapin::{
     BasicProperties, Channel, Confirmation,
     options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions},
     types::{FieldTable, ShortString},
 };
-use tokio::{
-    sync::Notify,
-    time::{Instant, MissedTickBehavior, interval, timeout_at},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
-use super::{Feed, FeedManager, Shared};
+use super::{Feed, FeedManager, Shared, arrivals::Arrivals};
 use crate::{
     broker::{
         BrokerError, FeedId,
@@ -61,12 +58,7 @@ const STRIKES: u32 = 2;
 pub(super) struct Sentinel {
     /// Nobody else can know it.
     key: ShortString,
-    /// The newest message that was to be published.
-    last: AtomicU64,
-    /// The newest message that came.
-    seen: AtomicU64,
-    /// One came.
-    arrived: Notify,
+    messages: Arrivals,
     /// How often the bindings were lost.
     losses: AtomicU64,
     /// [`Sentinel::losses`] and one, as it was when the key was bound.
@@ -77,9 +69,7 @@ impl Sentinel {
     pub(super) fn new() -> Result<Self, BrokerError> {
         Ok(Self {
             key: short("the sentinel's key", &whole::secret_key())?,
-            last: AtomicU64::new(0),
-            seen: AtomicU64::new(0),
-            arrived: Notify::new(),
+            messages: Arrivals::default(),
             losses: AtomicU64::new(0),
             bound: AtomicU64::new(0),
         })
@@ -91,31 +81,13 @@ impl Sentinel {
             // Of an exchange that is read whole, those of all nodes come.
             return whole::is_secret(delivery.routing_key);
         }
-        if let Body::Whole(body) = &delivery.body
-            && let Ok(number) = <[u8; 8]>::try_from(&**body)
-        {
-            let number = u64::from_be_bytes(number);
-            self.seen.fetch_max(number, Ordering::Relaxed);
-            self.arrived.notify_waiters();
-        }
+        self.messages.note(delivery);
         true
     }
 
-    /// The number of the next message.
-    pub(super) fn next(&self) -> u64 {
-        let last = self.last.fetch_add(1, Ordering::Relaxed);
-        last.wrapping_add(1)
-    }
-
-    /// Done when the message has come, or a later one.
-    pub(super) async fn came(&self, number: u64) {
-        loop {
-            let arrived = self.arrived.notified();
-            if self.seen.load(Ordering::Relaxed) >= number {
-                return;
-            }
-            arrived.await;
-        }
+    /// Its messages.
+    pub(super) fn messages(&self) -> &Arrivals {
+        &self.messages
     }
 
     pub(super) fn key(&self) -> &ShortString {
@@ -228,7 +200,7 @@ impl Watch {
         let sentinel = &feed.sentinel;
         let watched = self.feeds.entry(feed.id.clone()).or_default();
         let losses = sentinel.losses.load(Ordering::Acquire);
-        if sentinel.seen.load(Ordering::Relaxed) >= watched.number {
+        if sentinel.messages.has_come(watched.number) {
             watched.strikes = 0;
         } else {
             watched.strikes = watched.strikes.saturating_add(1);
@@ -243,7 +215,7 @@ impl Watch {
         {
             return None;
         }
-        let number = sentinel.next();
+        let number = sentinel.messages.next();
         let verdict = self.publish(feed, number).await;
         // What was lost meanwhile is known already.
         if sentinel.losses.load(Ordering::Acquire) != losses {
@@ -334,6 +306,10 @@ impl Watch {
 /// Whether no message waits in the feed's queue. If nobody knows: no.
 pub(super) async fn is_empty(feed: &Feed) -> bool {
     let deadline = after(feed.shared.operation_timeout);
+    if let Some(side) = &feed.journal {
+        // It is never empty; but all of it may have been read.
+        return feed.reach(side, deadline).await.is_ok();
+    }
     let counting = async {
         let live = feed.shared.link.wait_until(deadline).await?;
         let channel = live.passing(deadline).await?;

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use amqp_wire::{Body, Delivery};
+use amqp_wire::{Body, Delivery, encode::Fields};
 use hashbrown::DefaultHashBuilder;
 
-use super::{Shared, sentinel::Sentinel};
+use super::{Shared, journal::Journaled, sentinel::Sentinel};
 use crate::{
     broker::{
         FeedId, FeedSink,
@@ -21,6 +21,8 @@ pub(super) enum FeedTaker {
     Messages(Messages),
     /// Of the queue for what the broker dropped from it.
     Marks(Marks),
+    /// Of the feed's journal.
+    Journal(Journaled),
 }
 
 /// Hands over a feed's messages, each once.
@@ -102,6 +104,15 @@ impl reader::DeliveryTaker for FeedTaker {
         match self {
             Self::Messages(messages) => !messages.is_replicated,
             Self::Marks(marks) => !marks.is_replicated,
+            // All nodes read it.
+            Self::Journal(_) => false,
+        }
+    }
+
+    fn arguments(&self) -> Fields {
+        match self {
+            Self::Messages(_) | Self::Marks(_) => Fields::default(),
+            Self::Journal(journal) => journal.arguments(),
         }
     }
 
@@ -111,12 +122,14 @@ impl reader::DeliveryTaker for FeedTaker {
             Self::Marks(marks) => {
                 marks.has_overflowed |= wire::was_dropped(&delivery, &marks.queue);
             }
+            Self::Journal(journal) => journal.take(delivery),
         }
     }
 
     fn acknowledged(&mut self) {
         match self {
             Self::Messages(messages) => messages.handed.acknowledged(),
+            Self::Journal(_) => {}
             Self::Marks(marks) => {
                 // Told once for many.
                 if std::mem::take(&mut marks.has_overflowed) {

@@ -109,12 +109,15 @@ impl Feed {
                 )),
             };
         }
-        let number = sentinel.next();
+        let number = sentinel.messages().next();
         if !self.publish_trial(beside, &live, number, deadline).await? {
             return Err(beside.leads_elsewhere());
         }
         let soon = after(BEHIND).min(deadline);
-        if timeout_at(soon, sentinel.came(number)).await.is_ok() {
+        if timeout_at(soon, sentinel.messages().came(number))
+            .await
+            .is_ok()
+        {
             return Ok(());
         }
         // It reached some queue. A feed that is behind has it still before it; who subscribes need
@@ -122,7 +125,10 @@ impl Feed {
         if sentinel.is_bound() && !sentinel::is_empty(self).await {
             return Ok(());
         }
-        if timeout_at(deadline, sentinel.came(number)).await.is_ok() {
+        if timeout_at(deadline, sentinel.messages().came(number))
+            .await
+            .is_ok()
+        {
             return Ok(());
         }
         match sentinel::is_empty(self).await {

@@ -1,10 +1,13 @@
 //! One feed: which subscriptions wait for which pattern, and which patterns are bound.
 
+mod journal;
+mod sink;
+mod subscription;
+
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
     hash::{Hash, Hasher},
-    sync::{Arc, Weak},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,6 +16,14 @@ use parking_lot::{Mutex, RwLock};
 use stomp_session::{Problem, SubscriptionId};
 use tokio::{sync::watch, time::Instant};
 
+pub use self::journal::{
+    Gap, History, HistoryAsk, JournalStatus, Missed, OnGap, Resume, ResumeError, Resumed, Since,
+};
+pub use self::subscription::SharedSubscription;
+pub(super) use self::{
+    journal::{Journal, Record},
+    sink::Sink,
+};
 use super::{
     linger::{Linger, Unbind},
     mailbox::Mailbox,
@@ -20,8 +31,9 @@ use super::{
 };
 use crate::{
     broker::{
-        Binding, BrokerError, ExchangeKind, FeedId, FeedSink, KnownKinds, Message, VirtualHost,
-        routing::{self, Removed, RoutingTable},
+        Binding, BrokerError, ExchangeKind, FeedId, JournalConfig, KnownKinds, Message, Stored,
+        VirtualHost,
+        routing::{Removed, RoutingTable},
     },
     telemetry::{self, FeedCounts, SharedSubscriptionCounted},
 };
@@ -33,13 +45,12 @@ pub(super) struct Feeds {
     pub(super) binding: Binding,
     /// Direct exchanges of which one binding gets everything.
     pub(super) whole: HashSet<Box<str>>,
+    /// Those that are read whole, whether or not keys are bound besides.
+    pub(super) read_whole: HashSet<Box<str>>,
+    pub(super) journal: JournalConfig,
     /// How many there are of an exchange, at most.
     pub(super) shards: u16,
 }
-
-/// The sink of the broker's messages. The feeds hold the virtual host, which holds this: it must
-/// not hold the feeds, or the three would never end.
-pub(super) struct Sink(pub(super) Weak<Feeds>);
 
 /// How a feed is.
 #[derive(Clone, Debug)]
@@ -58,6 +69,8 @@ pub struct FeedStatus {
     pub unmatched: u64,
     /// Messages that were put into mailboxes, one for each subscription.
     pub delivered: u64,
+    /// Its journal, if it has one.
+    pub journal: Option<JournalStatus>,
 }
 
 /// So many subscribers of a message are woken at once; more of them, a few at a time.
@@ -74,16 +87,20 @@ const MAX_REST: Duration = Duration::from_secs(1);
 
 /// One feed.
 pub(super) struct Feed {
-    id: FeedId,
-    host: Arc<dyn VirtualHost>,
+    pub(super) id: FeedId,
+    pub(super) host: Arc<dyn VirtualHost>,
     linger: Arc<Linger>,
     rouser: Arc<Rouser>,
-    table: Mutex<Table>,
+    pub(super) table: Mutex<Table>,
     counts: Arc<FeedCounts>,
+    /// It is read from a journal.
+    pub(super) journal: Option<Arc<Journal>>,
 }
 
-struct Table {
+pub(super) struct Table {
     routes: RoutingTable<Subscriber>,
+    /// With a journal.
+    pub(super) record: Option<Box<Record>>,
     /// One binding to everything serves all patterns (`feed.binding = "all"`).
     bind_all: bool,
     /// Bindings that are neither simply there (a pattern with subscribers) nor simply not there
@@ -190,9 +207,12 @@ impl Feed {
         host: Arc<dyn VirtualHost>,
         linger: Arc<Linger>,
         rouser: Arc<Rouser>,
+        journal: Option<(Journal, Record)>,
     ) -> Arc<Self> {
+        let (journal, record) = journal.unzip();
         let table = Table {
             routes: RoutingTable::new(kind),
+            record: record.map(Box::new),
             bind_all,
             changing: HashMap::new(),
             losses: 0,
@@ -204,7 +224,34 @@ impl Feed {
             rouser,
             table: Mutex::new(table),
             counts: FeedCounts::new(),
+            journal: journal.map(Arc::new),
         })
+    }
+
+    /// Sees to it that everything is bound although nobody may be subscribed: a journal keeps its
+    /// messages for those who are away.
+    pub(super) fn keep(self: &Arc<Self>) -> Option<Bound> {
+        let mut table = self.table.lock();
+        let binding = ALL.into();
+        match table.changing.get(&binding) {
+            Some(Phase::Binding(done) | Phase::Unbinding(done)) => Some(Bound(done.subscribe())),
+            Some(Phase::Checking(_) | Phase::Resting(_) | Phase::Bound) => None,
+            Some(Phase::Lingering(_) | Phase::Doubtful(_)) | None => {
+                Some(Bound(self.start_binding(&mut table, binding)))
+            }
+        }
+    }
+
+    /// Adds a subscriber that gets nothing new before it has caught up.
+    pub(super) fn add_resuming(
+        self: &Arc<Self>,
+        pattern: &str,
+        subscriber: Subscriber,
+    ) -> (SharedSubscription, Bound) {
+        if let Some(record) = &mut self.table.lock().record {
+            record.begin(subscriber.clone());
+        }
+        self.add(pattern, subscriber)
     }
 
     /// Adds a subscriber, and sees to it that its pattern is bound: told so is only who was there
@@ -237,6 +284,7 @@ impl Feed {
                 feed: Arc::clone(self),
                 pattern,
                 subscriber,
+                catching_up: None,
                 _counted: SharedSubscriptionCounted::begin(),
             },
             Bound(bound),
@@ -388,6 +436,9 @@ impl Feed {
 
     fn remove(self: &Arc<Self>, pattern: &Arc<str>, subscriber: &Subscriber) {
         let mut table = self.table.lock();
+        if let Some(record) = &mut table.record {
+            record.end(subscriber);
+        }
         // Missing if the binding failed: then nothing can linger.
         if table.routes.remove(pattern, subscriber) == Removed::Last && !table.bind_all {
             self.linger_if_unused(&mut table, pattern);
@@ -443,10 +494,27 @@ impl Feed {
     }
 
     fn deliver(&self, message: &Arc<Message>) {
-        let table = self.table.lock();
+        self.deliver_with(&self.table.lock(), message);
+    }
+
+    /// A message of the journal.
+    fn store(&self, stored: Stored) {
+        let mut table = self.table.lock();
+        let message = Arc::clone(&stored.message);
+        if let Some(record) = &mut table.record {
+            record.push(stored);
+        }
+        self.deliver_with(&table, &message);
+    }
+
+    fn deliver_with(&self, table: &Table, message: &Arc<Message>) {
         let mut subscriptions = 0_u64;
         let mut sleepers = Vec::new();
+        let record = table.record.as_deref();
         let push = |subscriber: &Subscriber| {
+            if record.is_some_and(|record| record.holds_back(subscriber)) {
+                return;
+            }
             let Subscriber {
                 mailbox,
                 subscription,
@@ -469,7 +537,6 @@ impl Feed {
         }
         // With the table locked: by one thread at a time.
         self.counts.count(subscriptions);
-        drop(table);
         if subscriptions > FEW {
             self.rouser.rouse(sleepers);
         }
@@ -488,6 +555,19 @@ impl Feed {
             routed,
             unmatched,
             delivered,
+            journal: table.record.as_ref().map(|record| record.status()),
+        }
+    }
+
+    /// The type of its exchange.
+    pub(super) fn kind(&self) -> ExchangeKind {
+        self.table.lock().routes.kind()
+    }
+
+    /// Positions of before mean nothing any more.
+    fn restart(&self) {
+        if let Some(record) = &mut self.table.lock().record {
+            record.clear();
         }
     }
 
@@ -567,7 +647,7 @@ impl Feed {
     pub(super) fn relied_on(&self) -> Patterns {
         let table = self.table.lock();
         let mut patterns = Patterns::default();
-        if table.bind_all && !table.routes.is_empty() {
+        if table.bind_all && (!table.routes.is_empty() || table.record.is_some()) {
             patterns.push(ALL);
         } else if !table.bind_all {
             for pattern in table.routes.patterns() {
@@ -686,82 +766,8 @@ impl Hash for Subscriber {
     }
 }
 
-impl Sink {
-    fn feed(&self, id: &FeedId) -> Option<Arc<Feed>> {
-        self.0.upgrade()?.open.read().get(id).map(Arc::clone)
-    }
-}
-
 impl Unbind for Feed {
     fn unbind(self: Arc<Self>, binding: Arc<str>, stamp: u64) -> BoxFuture<'static, ()> {
         self.unbind_if_lingering(binding, stamp).boxed()
-    }
-}
-
-impl FeedSink for Sink {
-    fn deliver(&self, feed: &FeedId, message: Message) {
-        if let Some(feed) = self.feed(feed) {
-            feed.deliver(&Arc::new(message));
-        }
-    }
-
-    fn patterns(&self, feed: &FeedId) -> Vec<Arc<str>> {
-        let feed = self.feed(feed);
-        feed.map(|feed| feed.bindings()).unwrap_or_default()
-    }
-
-    fn interrupted(&self, feed: &FeedId, reason: &str) {
-        if let Some(feed) = self.feed(feed) {
-            feed.interrupted(reason);
-        }
-    }
-
-    fn lost(&self, feed: &FeedId, reason: &str) {
-        // First: later subscribers have to learn the type of the exchange.
-        if let Some(feeds) = self.0.upgrade() {
-            feeds.kinds.forget(&feed.exchange);
-        }
-        if let Some(feed) = self.feed(feed) {
-            feed.lost(reason);
-        }
-    }
-}
-
-/// A subscription served by a shared feed; ends when it is dropped.
-pub struct SharedSubscription {
-    feed: Arc<Feed>,
-    pattern: Arc<str>,
-    subscriber: Subscriber,
-    _counted: SharedSubscriptionCounted,
-}
-
-impl SharedSubscription {
-    /// The exchange, and the pattern by which it listens.
-    #[must_use]
-    pub fn source(&self) -> (&str, &str) {
-        (&self.feed.id.exchange, &self.pattern)
-    }
-
-    /// True if it gets the messages published to that exchange with that key.
-    #[must_use]
-    pub fn hears(&self, exchange: &str, routing_key: &str) -> bool {
-        let kind = || self.feed.table.lock().routes.kind();
-        *self.feed.id.exchange == *exchange && routing::matches(kind(), &self.pattern, routing_key)
-    }
-}
-
-impl Drop for SharedSubscription {
-    fn drop(&mut self) {
-        self.feed.remove(&self.pattern, &self.subscriber);
-    }
-}
-
-impl fmt::Debug for SharedSubscription {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "SharedSubscription({}, {:?})",
-            self.feed.id, self.pattern
-        )
     }
 }

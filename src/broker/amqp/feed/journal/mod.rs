@@ -1,0 +1,174 @@
+//! Feeds that are read from a journal: a stream for each exchange, which all nodes read, each on its
+//! own. The broker keeps it whether or not anybody reads.
+//!
+//! A stream tells its reader less than a queue does. Asked for an offset that is gone, it begins with
+//! what is there; asked for one beyond the end, with the end; deleted, it falls silent. So:
+//!
+//! - [`runner`]: after a lost link it is read on from the last message, which must come again, or the
+//!   stream is another one. From time to time a marker is published to the stream itself, by the
+//!   default exchange: nobody else gets it, and when it comes, everything before it has come.
+//! - [`taker`]: one feed's messages, and where it is
+//! - [`part`]: parts of the past, each by a consumer of its own
+
+mod part;
+mod runner;
+mod taker;
+
+use std::sync::Arc;
+
+use lapin::{
+    BasicProperties, Confirmation,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+    types::ShortString,
+};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, timeout_at},
+};
+
+pub(super) use self::{part::PartTaker, runner::JournalRunner, taker::Journaled};
+use super::{Feed, FeedManager, Shared, arrivals::Arrivals};
+use crate::{
+    broker::{
+        BrokerError, FeedId, JournalAsk, JournalPart,
+        amqp::{
+            convert::short,
+            link::{answer, late},
+        },
+        journal::stream_of,
+    },
+    deadline::after,
+};
+
+/// What a feed has more that is read from a journal.
+pub(super) struct Side {
+    /// The stream.
+    stream: ShortString,
+    /// This feed's markers have it as their id.
+    name: ShortString,
+    markers: Arc<Arrivals>,
+    /// Held by whoever publishes one; when the last one that came was published.
+    reached: Mutex<Option<Instant>>,
+}
+
+impl Side {
+    pub(super) fn new(exchange: &str) -> Result<Self, BrokerError> {
+        Ok(Self {
+            stream: short("the stream's name", &stream_of(exchange))?,
+            name: short(
+                "a marker's name",
+                &format!("{:032x}", rand::random::<u128>()),
+            )?,
+            markers: Arc::default(),
+            reached: Mutex::default(),
+        })
+    }
+
+    /// The stream's name.
+    pub(super) fn stream(&self) -> &ShortString {
+        &self.stream
+    }
+
+    /// Done when everything that was in the stream before the call has been read.
+    ///
+    /// # Errors
+    /// [`BrokerError::NotFound`]: there is no such stream.
+    async fn reach(&self, shared: &Shared, deadline: Instant) -> Result<(), BrokerError> {
+        let asked = Instant::now();
+        let Ok(mut reached) = timeout_at(deadline, self.reached.lock()).await else {
+            return Err(BrokerError::Unavailable(late()));
+        };
+        // Of many who ask at a time, one does it.
+        if reached.is_some_and(|begun| begun >= asked) {
+            return Ok(());
+        }
+        let (begun, number) = (Instant::now(), self.markers.next());
+        if !self.publish(shared, number, deadline).await? {
+            return Err(gone());
+        }
+        if timeout_at(deadline, self.markers.came(number))
+            .await
+            .is_err()
+        {
+            return Err(BrokerError::Unavailable(late()));
+        }
+        *reached = Some(begun);
+        Ok(())
+    }
+
+    /// Publishes a marker. Whether the stream is there.
+    async fn publish(
+        &self,
+        shared: &Shared,
+        number: u64,
+        deadline: Instant,
+    ) -> Result<bool, BrokerError> {
+        let live = shared.publish_link.wait_until(deadline).await?;
+        if timeout_at(Instant::now(), live.unblocked()).await.is_err() {
+            return Err(BrokerError::Unavailable(
+                "it is short of memory or disk".into(),
+            ));
+        }
+        let channel = live.passing(deadline).await?;
+        let selecting = channel.confirm_select(ConfirmSelectOptions::default());
+        answer(deadline, selecting).await?;
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let properties = BasicProperties::default()
+            .with_app_id("stentor".into())
+            .with_message_id(self.name.clone());
+        let body = number.to_be_bytes();
+        let confirmation = answer(deadline, async {
+            let stream = self.stream.clone();
+            let publishing = channel.basic_publish("".into(), stream, options, &body, properties);
+            publishing.await?.await
+        });
+        match confirmation.await? {
+            Confirmation::Ack(returned) => Ok(returned.is_none()),
+            _ => Err(BrokerError::Nacked),
+        }
+    }
+}
+
+impl Feed {
+    /// Done when everything that was in the feed's journal before the call has been read.
+    pub(super) async fn reach(&self, side: &Side, deadline: Instant) -> Result<(), BrokerError> {
+        side.reach(&self.shared, deadline).await
+    }
+}
+
+impl FeedManager {
+    /// As [`crate::broker::VirtualHost::reach_journal`].
+    pub(in crate::broker::amqp) async fn reach_journal(
+        &self,
+        feed: &FeedId,
+    ) -> Result<(), BrokerError> {
+        let feed = self.open(feed)?;
+        let Some(side) = &feed.journal else {
+            return Err(no_journal());
+        };
+        feed.reach(side, after(self.shared.operation_timeout)).await
+    }
+
+    /// As [`crate::broker::VirtualHost::read_journal`].
+    pub(in crate::broker::amqp) async fn read_journal(
+        &self,
+        exchange: &str,
+        ask: JournalAsk,
+    ) -> Result<JournalPart, BrokerError> {
+        if !self.shared.journal.has(exchange) {
+            return Err(no_journal());
+        }
+        part::read(&self.shared, exchange, ask).await
+    }
+}
+
+fn gone() -> BrokerError {
+    BrokerError::NotFound("the journal's stream is gone".into())
+}
+
+fn no_journal() -> BrokerError {
+    BrokerError::NotFound("the exchange has no journal".into())
+}

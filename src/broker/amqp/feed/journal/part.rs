@@ -1,0 +1,170 @@
+//! A part of a journal's past: a consumer of its own reads it, and ends.
+
+use amqp_wire::{
+    Body, Delivery,
+    encode::{Fields, Short},
+};
+use tokio::{sync::oneshot, time::timeout_at};
+
+use super::{
+    Side, gone,
+    taker::{is_marker, is_own, number, offset},
+};
+use crate::{
+    broker::{
+        BrokerError, JournalAsk, JournalId, JournalPart, JournalStart,
+        amqp::{feed::Shared, link::late, reader::DeliveryTaker, wire},
+        journal::{OFFSET_HEADER, stored, stream_of},
+    },
+    deadline::after,
+};
+
+/// A part ends when it has so many bytes.
+const PART_BYTES: usize = 4 << 20;
+/// Messages on their way, at most.
+const PREFETCH: u16 = 1_000;
+
+/// Gathers a part.
+pub(in crate::broker::amqp::feed) struct PartTaker {
+    ask: JournalAsk,
+    /// Nothing but this marker is wanted, from the end on.
+    marker: Option<Box<[u8]>>,
+    journal: JournalId,
+    part: JournalPart,
+    bytes: usize,
+    /// Told when all is here.
+    done: Option<oneshot::Sender<()>>,
+}
+
+/// Reads a part of the journal.
+pub(super) async fn read(
+    shared: &Shared,
+    exchange: &str,
+    ask: JournalAsk,
+) -> Result<JournalPart, BrokerError> {
+    let nothing = || std::future::ready(Ok(()));
+    gather(shared, exchange, ask, None, nothing).await
+}
+
+/// The offset of a marker that is published meanwhile: everything from then on has a larger one.
+pub(super) async fn end(shared: &Shared, exchange: &str, side: &Side) -> Result<u64, BrokerError> {
+    let ask = JournalAsk {
+        start: JournalStart::First,
+        until: u64::MAX,
+        most: PREFETCH.into(),
+    };
+    let name = side.name.as_str().as_bytes();
+    let deadline = after(shared.operation_timeout);
+    let publish = || async {
+        let number = side.markers.next();
+        match side.publish(shared, number, deadline).await? {
+            true => Ok(()),
+            false => Err(gone()),
+        }
+    };
+    let part = gather(shared, exchange, ask, Some(name.into()), publish).await?;
+    Ok(part.first)
+}
+
+/// `begun` is called when messages may come.
+async fn gather<F: Future<Output = Result<(), BrokerError>>>(
+    shared: &Shared,
+    exchange: &str,
+    ask: JournalAsk,
+    marker: Option<Box<[u8]>>,
+    begun: impl FnOnce() -> F,
+) -> Result<JournalPart, BrokerError> {
+    let (done, gathered) = oneshot::channel();
+    let taker = PartTaker {
+        ask,
+        marker,
+        journal: JournalId::new(&shared.vhost, exchange),
+        part: JournalPart::default(),
+        bytes: 0,
+        done: Some(done),
+    };
+    let deadline = after(shared.operation_timeout);
+    let prefetch = u16::try_from(ask.most)
+        .unwrap_or(u16::MAX)
+        .clamp(1, PREFETCH);
+    let stream = stream_of(exchange);
+    let reader = shared.parts();
+    let consumer = reader.consume(&stream, prefetch, taker, deadline).await;
+    let mut consumer = consumer.map_err(|ended| ended.reason)?;
+    begun().await?;
+    tokio::select! {
+        outcome = timeout_at(deadline, gathered) => {
+            if outcome.is_err() {
+                return Err(BrokerError::Unavailable(late()));
+            }
+        }
+        ended = consumer.ended() => return Err(ended.reason),
+    }
+    let taker = consumer.cancel().await;
+    let lost = || BrokerError::Unavailable("the connection was lost".into());
+    Ok(taker.ok_or_else(lost)?.part)
+}
+
+impl DeliveryTaker for PartTaker {
+    fn take(&mut self, delivery: Delivery<'_>) {
+        let (Some(offset), true) = (offset(&delivery), self.done.is_some()) else {
+            return;
+        };
+        if let Some(marker) = &self.marker {
+            let name = delivery.properties().message_id;
+            if is_marker(&delivery) && name == Some(marker) {
+                self.part.first = offset;
+                self.finish();
+            }
+            return;
+        }
+        if matches!(self.ask.start, JournalStart::Offset(start) if offset < start) {
+            return;
+        }
+        let part = &mut self.part;
+        if part.next == 0 {
+            part.first = offset;
+        }
+        part.next = offset.saturating_add(1);
+        if !is_own(&delivery) && matches!(delivery.body, Body::Whole(_)) {
+            let stored = stored(wire::message(delivery), self.journal, offset);
+            self.bytes = self.bytes.saturating_add(stored.message.weight());
+            part.messages.push(stored);
+        }
+        let is_enough = part.messages.len() >= self.ask.most || self.bytes >= PART_BYTES;
+        if is_enough || offset >= self.ask.until || self.looks_only() {
+            self.finish();
+        }
+    }
+
+    fn acknowledged(&mut self) {}
+
+    /// All who like may read a stream.
+    fn is_exclusive(&self) -> bool {
+        false
+    }
+
+    fn arguments(&self) -> Fields {
+        let name = Short::cut(OFFSET_HEADER);
+        match self.ask.start {
+            _ if self.marker.is_some() => Fields::default().text(name, "next"),
+            JournalStart::First => Fields::default().text(name, "first"),
+            JournalStart::Offset(offset) => number(name, offset),
+            JournalStart::Time(seconds) => Fields::default().timestamp(name, seconds),
+        }
+    }
+}
+
+impl PartTaker {
+    fn finish(&mut self) {
+        if let Some(done) = self.done.take() {
+            // If nobody waits any more, the order to end it is on its way.
+            let _ = done.send(());
+        }
+    }
+
+    /// One offset is all that is wanted, be it of a message or not.
+    fn looks_only(&self) -> bool {
+        self.ask.most == 1
+    }
+}

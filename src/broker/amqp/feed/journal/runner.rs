@@ -1,0 +1,320 @@
+//! One feed's journal, for as long as the feed's task lives.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use lapin::{
+    options::QueueDeclareOptions,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, timeout_at},
+};
+
+use super::{Journaled, Side, part};
+use crate::{
+    broker::{
+        BrokerError, FeedId, JournalAsk, JournalStart,
+        amqp::{
+            convert::short,
+            feed::{
+                Feed, Ready, Shared,
+                runner::{Parts, Serve, bind_again},
+                sentinel::Sentinel,
+                taker::{self, FeedTaker},
+            },
+            link::{Live, answer, bare},
+            reader::{Consumer, Ended, Reader},
+        },
+    },
+    deadline::after,
+    telemetry,
+};
+
+/// Markers in a row that did not come although the stream is there.
+const STRIKES: u32 = 2;
+
+/// Keeps one feed running that is read from a journal.
+pub(in crate::broker::amqp::feed) struct JournalRunner {
+    id: FeedId,
+    side: Arc<Side>,
+    shared: Arc<Shared>,
+    reader: Arc<Reader<FeedTaker>>,
+    /// While no connection has it: where the feed is.
+    taker: Option<Journaled>,
+    jumped: watch::Receiver<u64>,
+    ready: watch::Sender<Ready>,
+    is_bound: Arc<AtomicBool>,
+    is_stale: Arc<watch::Sender<bool>>,
+    sentinel: Arc<Sentinel>,
+    /// It holds this task.
+    feed: Weak<Feed>,
+}
+
+impl JournalRunner {
+    /// Says by `ready` whether the stream is there and can be bound to, and everything in it was read.
+    pub(in crate::broker::amqp::feed) fn new(
+        feed: &Arc<Feed>,
+        side: &Arc<Side>,
+        ready: watch::Sender<Ready>,
+    ) -> Self {
+        let (sender, jumped) = watch::channel(0);
+        let taker = Journaled::new(&feed.shared, &feed.id, side, &feed.sentinel, sender);
+        Self {
+            id: feed.id.clone(),
+            side: Arc::clone(side),
+            shared: Arc::clone(&feed.shared),
+            reader: Arc::clone(&feed.reader),
+            taker: Some(taker),
+            jumped,
+            ready,
+            is_bound: Arc::clone(&feed.is_bound),
+            is_stale: Arc::clone(&feed.is_stale),
+            sentinel: Arc::clone(&feed.sentinel),
+            feed: Arc::downgrade(feed),
+        }
+    }
+
+    /// Sees to it that the stream is there. One that was declared otherwise is taken as it is.
+    async fn declare(&self, live: &Live) -> Result<(), BrokerError> {
+        let deadline = self.deadline();
+        let config = &self.shared.journal;
+        let bytes = |size: usize| AMQPValue::LongLongInt(i64::try_from(size).unwrap_or(i64::MAX));
+        let age = format!("{}s", config.max_age.as_secs());
+        let mut arguments = FieldTable::default();
+        for (name, value) in [
+            ("x-queue-type", AMQPValue::LongString("stream".into())),
+            ("x-max-age", AMQPValue::LongString(age.into())),
+            ("x-max-length-bytes", bytes(config.max_bytes)),
+            ("x-stream-max-segment-size-bytes", bytes(config.segment)),
+        ] {
+            arguments.insert(name.into(), value);
+        }
+        let declaring = self.declare_as(live, arguments, false, deadline).await;
+        let Err(BrokerError::PreconditionFailed(text)) = declaring else {
+            return declaring;
+        };
+        telemetry::journal_differs(self.side.stream.as_str(), &text);
+        self.declare_as(live, FieldTable::default(), true, deadline)
+            .await
+    }
+
+    async fn declare_as(
+        &self,
+        live: &Live,
+        arguments: FieldTable,
+        passive: bool,
+        deadline: Instant,
+    ) -> Result<(), BrokerError> {
+        let channel = live.passing(deadline).await?;
+        let options = QueueDeclareOptions {
+            passive,
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        let declaring = channel.queue_declare(self.side.stream.clone(), options, arguments);
+        answer(deadline, declaring).await.map(drop)
+    }
+
+    async fn consume(&mut self) -> Result<Consumer<FeedTaker>, BrokerError> {
+        let Some(mut taker) = self.taker.take() else {
+            return Err(BrokerError::Unavailable("its reader failed".into()));
+        };
+        taker.reconnected();
+        let stream = self.side.stream.as_str();
+        let (prefetch, deadline) = (self.shared.config.prefetch, self.deadline());
+        let taker = FeedTaker::Journal(taker);
+        let consuming = self.reader.consume(stream, prefetch, taker, deadline);
+        consuming.await.map_err(|ended| self.take_back(ended))
+    }
+
+    /// Keeps where the feed is for the next consumer; why this one ended.
+    fn take_back(&mut self, ended: Ended<FeedTaker>) -> BrokerError {
+        match ended.taker {
+            Some(FeedTaker::Journal(taker)) => self.taker = Some(taker),
+            _ => {
+                self.forget();
+                taker::interrupted(&*self.shared.sink, &self.id, "its reader failed");
+            }
+        }
+        ended.reason
+    }
+
+    /// Nobody knows where the feed is.
+    fn forget(&mut self) {
+        let Some(feed) = self.feed.upgrade() else {
+            return;
+        };
+        let (sender, jumped) = watch::channel(0);
+        let (shared, side) = (&self.shared, &self.side);
+        let taker = Journaled::new(shared, &self.id, side, &feed.sentinel, sender);
+        (self.taker, self.jumped) = (Some(taker), jumped);
+        self.shared.sink.restart(&self.id);
+    }
+
+    /// The exchange was lost, and all bindings with it. RabbitMQ 4.3 keeps one that was asked for just
+    /// meanwhile, which is listed and matches nothing, until it is taken away.
+    async fn unbind(&self, live: &Live) {
+        let unbinding = async {
+            let deadline = self.deadline();
+            let channel = live.passing(deadline).await?;
+            let exchange: ShortString = short("the exchange's name", &self.id.exchange)?;
+            let (stream, all) = (self.side.stream.clone(), "#".into());
+            let unbinding = channel.queue_unbind(stream, exchange, all, FieldTable::default());
+            answer(deadline, unbinding).await
+        };
+        if let Err(error) = unbinding.await {
+            telemetry::unbinding_failed(&self.id, &error);
+        }
+        self.is_stale.send_replace(false);
+    }
+
+    /// A stream that was made anew gives nothing to who asks for an offset that it has not reached: so
+    /// it is asked where it ends.
+    async fn look_whether_replaced(&mut self) -> Result<(), BrokerError> {
+        let Some(last) = self.taker.as_ref().and_then(Journaled::last) else {
+            return Ok(());
+        };
+        let end = part::end(&self.shared, &self.id.exchange, &self.side).await?;
+        if end <= last {
+            let why = "its journal was deleted and made anew";
+            self.forget();
+            self.ready.send_modify(|ready| *ready = Err(why.into()));
+            self.unbound(why);
+        }
+        Ok(())
+    }
+
+    /// Offsets were left out from this one on. They may be holes; it is a gap, if the journal does not
+    /// reach so far back any more.
+    async fn look_at_jump(&self, expected: u64) -> Result<(), BrokerError> {
+        let ask = JournalAsk {
+            start: JournalStart::First,
+            until: expected,
+            most: 1,
+        };
+        let part = part::read(&self.shared, &self.id.exchange, ask).await?;
+        if part.first > expected {
+            self.shared.sink.restart(&self.id);
+            let why = "this server was too far behind: what it had not read yet was not kept";
+            taker::interrupted(&*self.shared.sink, &self.id, why);
+        }
+        Ok(())
+    }
+
+    /// All bindings are gone.
+    fn unbound(&self, reason: &str) {
+        telemetry::feed_interrupted(&self.id, reason);
+        self.sentinel.lost();
+        self.is_bound.store(false, Ordering::Release);
+        self.shared.sink.lost(&self.id, reason);
+    }
+
+    fn deadline(&self) -> Instant {
+        after(self.shared.operation_timeout)
+    }
+}
+
+impl Serve for JournalRunner {
+    fn parts(&self) -> Parts<'_> {
+        Parts {
+            id: &self.id,
+            shared: &self.shared,
+            reader: &self.reader,
+            ready: &self.ready,
+        }
+    }
+
+    async fn serve(&mut self, live: &Live) -> Result<Infallible, BrokerError> {
+        self.declare(live).await?;
+        if *self.is_stale.borrow() {
+            self.unbind(live).await;
+        }
+        self.look_whether_replaced().await?;
+        let mut messages = self.consume().await?;
+        let (side, shared) = (Arc::clone(&self.side), Arc::clone(&self.shared));
+        tokio::select! {
+            reached = side.reach(&shared, self.deadline()) => {
+                if let Err(error) = reached {
+                    let taker = messages.cancel().await;
+                    self.take_back(Ended { taker, reason: error.clone() });
+                    return Err(error);
+                }
+            }
+            ended = messages.ended() => return Err(self.take_back(ended)),
+        }
+        self.ready.send_modify(|ready| *ready = Ok(()));
+        let mut stale = self.is_stale.subscribe();
+        let mut binding = Some(bind_again(&self.feed));
+        let every = self.shared.config.verify_interval;
+        let mut ticks = (!every.is_zero()).then(|| interval(every));
+        if let Some(ticks) = &mut ticks {
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        let mut strikes = 0_u32;
+        let mut looking: Option<BoxFuture<'_, Result<(), BrokerError>>> = None;
+        let stopped = loop {
+            let mut jumped = self.jumped.clone();
+            tokio::select! {
+                ended = messages.ended() => return Err(self.take_back(ended)),
+                () = async { let _ = stale.wait_for(|is_stale| *is_stale).await; } => {
+                    self.unbind(live).await;
+                }
+                Ok(()) = jumped.changed() => {
+                    let expected = *self.jumped.borrow_and_update();
+                    if let Err(error) = self.look_at_jump(expected).await {
+                        telemetry::feed_stopped(&self.id, &bare(&error));
+                    }
+                }
+                outcome = async { binding.as_mut()?.await.ok() }, if binding.is_some() => {
+                    binding = None;
+                    if let Some(Err(BrokerError::NotFound(text))) = outcome {
+                        self.unbound(&text);
+                    }
+                }
+                () = async { if let Some(ticks) = &mut ticks { ticks.tick().await; } },
+                    if ticks.is_some() && looking.is_none() =>
+                {
+                    looking = Some(side.reach(&shared, self.deadline()).boxed());
+                }
+                looked = async { match &mut looking {
+                    Some(looking) => looking.await,
+                    None => Ok(()),
+                } }, if looking.is_some() => {
+                    looking = None;
+                    match looked {
+                        Ok(()) => strikes = 0,
+                        Err(BrokerError::NotFound(text)) => {
+                            let why = "its journal was deleted";
+                            self.shared.sink.restart(&self.id);
+                            self.ready.send_modify(|ready| *ready = Err(why.into()));
+                            self.unbound(why);
+                            break BrokerError::NotFound(text);
+                        }
+                        // Nobody publishes, or the link is lost: that is told elsewhere.
+                        Err(error) if self.shared.publish_link.health().is_ok() => {
+                            strikes = strikes.saturating_add(1);
+                            if strikes >= STRIKES {
+                                break error;
+                            }
+                        }
+                        Err(_) => {}
+                    }
+                }
+            }
+        };
+        drop(looking);
+        let reason = stopped.clone();
+        let cancelling = timeout_at(self.deadline(), messages.cancel());
+        let taker = cancelling.await.ok().flatten();
+        self.take_back(Ended { taker, reason });
+        Err(stopped)
+    }
+}

@@ -1,0 +1,179 @@
+//! The headers by which a SUBSCRIBE asks for messages of before (pure).
+
+use stomp_grammar::{Command, Headers};
+use stomp_session::Problem;
+
+use super::fields::Fields;
+use crate::hub::{OnGap, Resume, Since};
+
+const AFTER: &str = "resume-after";
+const GAP: &str = "resume-gap";
+const SINCE: &str = "since";
+const LAST: &str = "last";
+
+/// More are no help to a client that shows them, and each may be looked for far back.
+const MAX_LAST: u16 = 1_000;
+
+/// What a SUBSCRIBE asks for. `has_journals`: this server keeps any; if not, `since` and `last` are
+/// headers like others.
+///
+/// # Errors
+/// [`Problem::InvalidHeader`].
+pub(super) fn read(headers: &Headers, has_journals: bool) -> Result<Option<Resume>, Problem> {
+    // For a headers exchange, all of them are what is to match.
+    if headers.get("x-match").is_some() {
+        return Ok(None);
+    }
+    let fields = Fields::new(Command::Subscribe, headers);
+    let own = |name: &str| headers.get(name).filter(|_| has_journals);
+    let after = headers.get(AFTER).map(|text| after(&fields, text));
+    let since = own(SINCE).map(|text| time(&fields, text));
+    let last = own(LAST).map(|_| count(&fields));
+    let mut asked = [after, since, last].into_iter().flatten();
+    let (first, second) = (asked.next(), asked.next());
+    if second.is_some() {
+        let expected = "one of resume-after, since and last, without the others";
+        return Err(fields.invalid(AFTER, expected));
+    }
+    let on_gap = headers.get(GAP).map(|text| on_gap(&fields, text));
+    match (first.transpose()?, on_gap.transpose()?) {
+        (Some(since), on_gap) => Ok(Some(Resume {
+            since,
+            on_gap: on_gap.unwrap_or_default(),
+        })),
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(fields.invalid(GAP, "given with resume-after, since or last")),
+    }
+}
+
+/// Whether a SUBSCRIBE asks for messages of before.
+pub(super) fn asks(headers: &Headers) -> bool {
+    [AFTER, GAP].iter().any(|name| headers.get(name).is_some())
+}
+
+/// Only subscriptions that share a feed can catch up.
+pub(super) fn no_queue() -> Problem {
+    Problem::InvalidHeader {
+        command: Command::Subscribe,
+        header: AFTER,
+        expected: "left out where the subscription has a queue of its own: catch up with ack:auto, \
+                   a destination /exchange/ or /topic/, and no headers about a queue",
+    }
+}
+
+fn after(fields: &Fields<'_>, text: &str) -> Result<Since, Problem> {
+    let cursor = text
+        .trim()
+        .parse()
+        .map_err(|_| fields.invalid(AFTER, "the header \"cursor\" of a MESSAGE, as it came"))?;
+    Ok(Since::After(cursor))
+}
+
+fn time(fields: &Fields<'_>, text: &str) -> Result<Since, Problem> {
+    let text = text.trim();
+    if text == "first" {
+        return Ok(Since::First);
+    }
+    if let Ok(ago) = humantime::parse_duration(text) {
+        return Ok(Since::Ago(ago));
+    }
+    let time = humantime::parse_rfc3339_weak(text).map_err(|_| {
+        let expected = "first, a duration such as 90s or 2h, or a time such as \
+                        2026-01-31T18:30:00Z";
+        fields.invalid(SINCE, expected)
+    })?;
+    Ok(Since::Time(time))
+}
+
+fn count(fields: &Fields<'_>) -> Result<Since, Problem> {
+    match fields.number::<u16>(LAST)? {
+        Some(count @ 1..=MAX_LAST) => Ok(Since::Last(count)),
+        _ => Err(fields.invalid(LAST, "a number of messages, from 1 to 1000")),
+    }
+}
+
+fn on_gap(fields: &Fields<'_>, text: &str) -> Result<OnGap, Problem> {
+    match text.trim() {
+        "fail" => Ok(OnGap::Fail),
+        "earliest" => Ok(OnGap::Earliest),
+        "next" => Ok(OnGap::Next),
+        _ => Err(fields.invalid(GAP, "fail, earliest or next")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> Headers {
+        let mut headers = Headers::default();
+        for (name, value) in pairs {
+            headers.push(name, value);
+        }
+        headers
+    }
+
+    fn asked(pairs: &[(&str, &str)]) -> Result<Option<Resume>, Problem> {
+        read(&headers(pairs), true)
+    }
+
+    #[test]
+    fn who_asks_for_nothing_gets_what_comes() {
+        assert_eq!(asked(&[("id", "1")]), Ok(None));
+        assert_eq!(read(&headers(&[("last", "5")]), false), Ok(None));
+        let matching = [("x-match", "all"), ("since", "monday")];
+        assert_eq!(asked(&matching), Ok(None));
+    }
+
+    #[test]
+    fn each_way_to_ask_is_read() {
+        let cursor = "5b8d59a4-1234-6ba4d1ed";
+        let since = |pairs: &[(&str, &str)]| asked(pairs).unwrap().unwrap();
+        for (pairs, wish) in [
+            (
+                ("resume-after", cursor),
+                Since::After(cursor.parse().unwrap()),
+            ),
+            (("since", "first"), Since::First),
+            (("since", "90s"), Since::Ago(Duration::from_secs(90))),
+            (
+                ("since", "1970-01-01T00:01:00Z"),
+                Since::Time(std::time::UNIX_EPOCH + Duration::from_secs(60)),
+            ),
+            (("last", "20"), Since::Last(20)),
+        ] {
+            assert_eq!(since(&[pairs]).since, wish);
+            assert_eq!(since(&[pairs]).on_gap, OnGap::Fail);
+            let next = since(&[pairs, ("resume-gap", "next")]);
+            assert_eq!(next.on_gap, OnGap::Next);
+        }
+    }
+
+    #[test]
+    fn what_is_no_wish_is_refused() {
+        let cursor = ("resume-after", "5b8d59a4-1234-6ba4d1ed");
+        for wrong in [
+            &[("resume-after", "")][..],
+            &[("resume-after", "-1")],
+            &[("resume-after", "stored")],
+            &[("resume-after", "5b8d59a4-18446744073709551616-6ba4d1ed")],
+            &[("since", "")],
+            &[("since", "yesterday")],
+            &[("since", "-5s")],
+            &[("last", "0")],
+            &[("last", "-3")],
+            &[("last", "1001")],
+            &[("resume-gap", "next")],
+            &[cursor, ("resume-gap", "ignore")],
+            &[cursor, ("last", "3")],
+        ] {
+            let refused = asked(wrong);
+            assert!(
+                matches!(refused, Err(Problem::InvalidHeader { .. })),
+                "{wrong:?}: {refused:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Messages of a journal without a subscription: a page at a time.
+
+use std::sync::Arc;
+
+use super::{ResumeError, Since, resume::hears, ring::Recent};
+use crate::{
+    broker::{Cursor, JournalAsk, JournalStart, Stored},
+    hub::feed::Feed,
+};
+
+/// Messages that are looked at for one page, at most: one that finds less says where to go on.
+const LOOKS: usize = 20_000;
+/// Messages that are looked at in one go.
+const PART: usize = 1_000;
+
+/// A question for a page.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryAsk<'a> {
+    /// The pattern of the keys that are wanted.
+    pub pattern: &'a str,
+    /// From where on.
+    pub since: Since,
+    /// Messages of the page, at most.
+    pub limit: usize,
+}
+
+/// A page of a journal.
+#[derive(Clone, Debug)]
+pub struct History {
+    /// Its messages, in order.
+    pub messages: Vec<Stored>,
+    /// Where the next page begins; `None`: there was nothing to look at.
+    pub next: Option<Cursor>,
+    /// Whether there was more to look at.
+    pub has_more: bool,
+}
+
+impl Feed {
+    /// A page of the journal.
+    pub(in crate::hub) async fn history(
+        self: &Arc<Self>,
+        ask: &HistoryAsk<'_>,
+    ) -> Result<History, ResumeError> {
+        let Some(journal) = self.journal() else {
+            return Err(ResumeError::NoJournal);
+        };
+        let mut position = self.locate(journal, ask.pattern, &ask.since).await?;
+        let kind = self.kind();
+        let mut page = History {
+            messages: Vec::new(),
+            next: match ask.since {
+                Since::After(cursor) => Some(cursor),
+                _ => None,
+            },
+            has_more: true,
+        };
+        let mut looks = 0_usize;
+        while looks < LOOKS {
+            let (messages, next, is_end) = match self.recent(position, PART) {
+                Recent::Messages(messages, next, is_end) => (messages, next, is_end),
+                Recent::Ahead => (Vec::new(), position, true),
+                Recent::Older(_) => {
+                    let _turn = journal.questions.acquire().await;
+                    let ask = JournalAsk {
+                        start: JournalStart::Offset(position),
+                        until: self.remembered().1.saturating_sub(1),
+                        most: PART,
+                    };
+                    let part = self.host.read_journal(&self.id.exchange, ask).await?;
+                    let next = part.next.max(position.saturating_add(1));
+                    (part.messages, next, false)
+                }
+            };
+            for stored in messages {
+                looks = looks.saturating_add(1);
+                let is_wanted = hears(kind, ask.pattern, &stored.message);
+                if is_wanted && page.messages.len() == ask.limit {
+                    return Ok(page);
+                }
+                page.next = Some(Cursor::new(journal.id, stored.offset, &stored.message));
+                if is_wanted {
+                    page.messages.push(stored);
+                }
+            }
+            position = next;
+            if is_end {
+                page.has_more = false;
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(page)
+    }
+}

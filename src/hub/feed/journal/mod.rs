@@ -1,0 +1,150 @@
+//! Feeds whose messages a journal keeps: clients that were away catch up, and then get what comes,
+//! without a gap between the two.
+//!
+//! Such a feed is read from the journal, live too, so that a position means the same to all nodes. A
+//! client that catches up has a position: what comes before it, it has. It is read onwards for it
+//! (and for all others who catch up at the time: [`pass`]), from memory ([`ring`]) or from the
+//! journal. Meanwhile nothing new is kept for it. When it has reached the newest message, it becomes
+//! an ordinary subscriber, with the feed's table locked: no message falls between.
+//!
+//! - [`ring`]: the newest messages, in memory
+//! - [`pass`]: one reading for many
+//! - [`reading`]: who reads when
+//! - [`resume`]: from a client's wish to a position, and what it is told
+//! - [`history`]: messages without a subscription
+
+mod history;
+mod pass;
+mod reading;
+mod resume;
+mod ring;
+
+use std::{collections::HashSet, sync::Arc};
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use self::{pass::Joiner, ring::Ring};
+use super::{Feed, Subscriber};
+use crate::broker::{JournalConfig, JournalId, Stored};
+
+pub use self::history::{History, HistoryAsk};
+pub use resume::{Gap, Missed, OnGap, Resume, ResumeError, Resumed, Since};
+
+/// What a feed has more whose messages a journal keeps.
+pub(in crate::hub) struct Journal {
+    id: JournalId,
+    /// From memory.
+    near: Mutex<Line>,
+    /// From the journal.
+    far: Mutex<Line>,
+    replays: u16,
+    /// For questions about single positions.
+    questions: Semaphore,
+}
+
+/// Those who wait for a reading.
+#[derive(Default)]
+struct Line {
+    waiting: Vec<Joiner>,
+    /// How many readings there are.
+    running: u16,
+}
+
+/// The part of it that the feed's table guards.
+pub(in crate::hub) struct Record {
+    ring: Ring,
+    /// Subscribers that catch up: nothing new is for them yet.
+    resuming: HashSet<Subscriber>,
+}
+
+/// Questions about single positions at a time.
+const QUESTIONS: usize = 16;
+
+impl Journal {
+    pub(in crate::hub) fn new(vhost: &str, exchange: &str, config: &JournalConfig) -> Self {
+        Self {
+            id: JournalId::new(vhost, exchange),
+            near: Mutex::default(),
+            far: Mutex::default(),
+            replays: config.replays,
+            questions: Semaphore::new(QUESTIONS),
+        }
+    }
+}
+
+impl Record {
+    pub(in crate::hub) fn new(config: &JournalConfig) -> Self {
+        Self {
+            ring: Ring::new(config.memory),
+            #[expect(
+                clippy::mutable_key_type,
+                reason = "a mailbox is hashed by its address"
+            )]
+            resuming: HashSet::new(),
+        }
+    }
+
+    pub(super) fn begin(&mut self, subscriber: Subscriber) {
+        self.resuming.insert(subscriber);
+    }
+
+    pub(super) fn end(&mut self, subscriber: &Subscriber) {
+        self.resuming.remove(subscriber);
+        if self.resuming.is_empty() {
+            self.resuming.shrink_to_fit();
+        }
+    }
+
+    /// True if nothing new is for it yet.
+    pub(super) fn holds_back(&self, subscriber: &Subscriber) -> bool {
+        !self.resuming.is_empty() && self.resuming.contains(subscriber)
+    }
+
+    pub(super) fn push(&mut self, stored: Stored) {
+        self.ring.push(stored);
+    }
+
+    pub(super) fn pass(&mut self, offset: u64) {
+        self.ring.pass(offset);
+    }
+
+    /// Positions mean nothing any more.
+    pub(super) fn clear(&mut self) {
+        self.ring.clear();
+    }
+
+    /// The messages in memory and their bytes, the next position, and how many catch up.
+    pub(super) fn status(&self) -> JournalStatus {
+        let (messages, bytes) = self.ring.size();
+        JournalStatus {
+            messages,
+            bytes,
+            next: self.ring.next(),
+            resuming: self.resuming.len(),
+        }
+    }
+}
+
+/// How a journal is, on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JournalStatus {
+    /// Messages in memory.
+    pub messages: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// The position of the next message; `None` before the first was read.
+    pub next: Option<u64>,
+    /// Subscriptions that catch up.
+    pub resuming: usize,
+}
+
+impl Feed {
+    /// What a feed of a journal has; `None`: it has none.
+    fn journal(&self) -> Option<&Arc<Journal>> {
+        self.journal.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests;

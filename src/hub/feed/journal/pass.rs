@@ -1,0 +1,212 @@
+//! One reading of a journal for all who want it at the time: each takes what matches its pattern,
+//! from its own position on.
+
+use tokio::sync::oneshot;
+
+use crate::{
+    broker::{ExchangeKind, Stored, routing::RoutingTable},
+    hub::{
+        feed::Subscriber,
+        mailbox::{Mailbox, Offer},
+    },
+};
+use std::sync::Arc;
+use stomp_session::Problem;
+
+/// A subscription that catches up.
+pub(super) struct Joiner {
+    pub(super) pattern: Box<str>,
+    pub(super) subscriber: Subscriber,
+    /// It has everything before.
+    pub(super) position: u64,
+    /// Messages that it was given.
+    pub(super) missed: u64,
+    pub(super) done: oneshot::Sender<Outcome>,
+}
+
+/// How a reading ended for one of them.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It has all, and gets what comes; so many it had missed.
+    Level(u64),
+    /// It is so far, and so many it was given; where it can go on.
+    Left(u64, u64, Left),
+    /// It cannot go on.
+    Failed(Problem),
+}
+
+/// Why it left the reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Its client has to read first.
+    Full,
+    /// What it needs next is not in memory any more.
+    Older,
+    /// What it needs next is in memory.
+    Recent,
+}
+
+/// The reading.
+pub(super) struct Pass {
+    table: RoutingTable<usize>,
+    joiners: Vec<Option<Joiner>>,
+    /// Those that take nothing now, for their clients have to read first.
+    stalled: Vec<usize>,
+    matches: Vec<usize>,
+}
+
+impl Pass {
+    /// For those who want an exchange's messages, which is of that type.
+    pub(super) fn new(kind: ExchangeKind, joiners: Vec<Joiner>) -> Self {
+        let mut table = RoutingTable::new(kind);
+        for (index, joiner) in joiners.iter().enumerate() {
+            table.insert(&joiner.pattern, index);
+        }
+        Self {
+            table,
+            joiners: joiners.into_iter().map(Some).collect(),
+            stalled: Vec::new(),
+            matches: Vec::new(),
+        }
+    }
+
+    /// The first position that somebody needs; `None`: nobody is left.
+    pub(super) fn position(&self) -> Option<u64> {
+        let joiners = self.joiners.iter().flatten();
+        joiners.map(|joiner| joiner.position).min()
+    }
+
+    /// The next message.
+    pub(super) fn give(&mut self, stored: &Stored) {
+        let message = &stored.message;
+        let matches = &mut self.matches;
+        matches.clear();
+        let found = |index: &usize| matches.push(*index);
+        if message.cc.is_empty() {
+            self.table.for_each_match(&message.routing_key, found);
+        } else {
+            let keys = std::iter::once(&message.routing_key).chain(&message.cc);
+            self.table.for_each_match_any(keys.map(|key| &**key), found);
+        }
+        for index in self.matches.drain(..) {
+            let Some(slot) = self.joiners.get_mut(index) else {
+                continue;
+            };
+            let Some(joiner) = slot else {
+                continue;
+            };
+            if joiner.done.is_closed() {
+                *slot = None;
+                continue;
+            }
+            if joiner.position > stored.offset || self.stalled.contains(&index) {
+                continue;
+            }
+            let Subscriber {
+                mailbox,
+                subscription,
+            } = &joiner.subscriber;
+            match mailbox.offer(*subscription, message) {
+                Offer::Taken => {
+                    joiner.position = stored.offset.saturating_add(1);
+                    joiner.missed = joiner.missed.saturating_add(1);
+                }
+                Offer::Full => {
+                    joiner.position = stored.offset;
+                    self.stalled.push(index);
+                }
+                Offer::Closed => *slot = None,
+            }
+        }
+    }
+
+    /// All before that position was given, to all who are not stalled.
+    pub(super) fn advance(&mut self, position: u64) {
+        for (index, slot) in self.joiners.iter_mut().enumerate() {
+            if let Some(joiner) = slot {
+                if joiner.done.is_closed() {
+                    *slot = None;
+                } else if !self.stalled.contains(&index) {
+                    joiner.position = joiner.position.max(position);
+                }
+            }
+        }
+    }
+
+    /// The mailboxes of those that are stalled, if nobody else is left.
+    pub(super) fn all_stalled(&self) -> Option<Vec<Arc<Mailbox>>> {
+        let left = self.joiners.iter().flatten().count();
+        let stalled = self.stalled.iter();
+        let mailboxes: Vec<_> = stalled
+            .filter_map(|index| self.joiners.get(*index)?.as_ref())
+            .map(|joiner| Arc::clone(&joiner.subscriber.mailbox))
+            .collect();
+        (!mailboxes.is_empty() && mailboxes.len() == left).then_some(mailboxes)
+    }
+
+    /// Those that were stalled try again.
+    pub(super) fn unstall(&mut self) {
+        self.stalled.clear();
+    }
+
+    /// Those that are stalled leave.
+    pub(super) fn dismiss_stalled(&mut self) {
+        for index in std::mem::take(&mut self.stalled) {
+            if let Some(joiner) = self.joiners.get_mut(index).and_then(Option::take) {
+                joiner.leave(Left::Full);
+            }
+        }
+    }
+
+    /// Those leave that need something before that position.
+    pub(super) fn dismiss_before(&mut self, position: u64) {
+        self.dismiss(|joiner| {
+            (joiner.position < position).then_some(Outcome::Left(
+                joiner.position,
+                joiner.missed,
+                Left::Older,
+            ))
+        });
+    }
+
+    /// All leave for what is in memory.
+    pub(super) fn dismiss_to_memory(&mut self) {
+        self.dismiss(|joiner| Some(Outcome::Left(joiner.position, joiner.missed, Left::Recent)));
+    }
+
+    /// Those fail that need something before that position.
+    pub(super) fn fail_before(&mut self, position: u64, problem: &Problem) {
+        self.dismiss(|joiner| {
+            (joiner.position < position).then(|| Outcome::Failed(problem.clone()))
+        });
+    }
+
+    /// All that are left have everything. `level` lets each get what comes.
+    pub(super) fn finish(&mut self, mut level: impl FnMut(&Subscriber)) {
+        self.dismiss(|joiner| {
+            level(&joiner.subscriber);
+            Some(Outcome::Level(joiner.missed))
+        });
+    }
+
+    fn dismiss(&mut self, mut outcome: impl FnMut(&Joiner) -> Option<Outcome>) {
+        for slot in &mut self.joiners {
+            let Some(outcome) = slot.as_ref().and_then(&mut outcome) else {
+                continue;
+            };
+            if let Some(joiner) = slot.take() {
+                // Who does not wait any more is not subscribed any more.
+                let _ = joiner.done.send(outcome);
+            }
+        }
+    }
+}
+
+impl Joiner {
+    fn leave(self, left: Left) {
+        // As above.
+        let _ = self
+            .done
+            .send(Outcome::Left(self.position, self.missed, left));
+    }
+}

@@ -1,0 +1,237 @@
+//! Who reads when. From memory: one reading at a time, of all who wait. From the journal: as many as
+//! the configuration allows; who comes meanwhile shares the next one.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::select_all;
+use stomp_session::Problem;
+use tokio::time::timeout;
+
+use super::{
+    Journal, Line,
+    pass::{Joiner, Left, Pass},
+    resume::{Gap, gap_problem},
+    ring::Recent,
+};
+use crate::{
+    broker::{BrokerError, JournalAsk, JournalPart, JournalStart},
+    hub::feed::Feed,
+    telemetry,
+};
+
+/// Messages that are taken from memory with the table locked.
+const CHUNK: usize = 256;
+/// The last ones are handed over with the table locked.
+const LAST: usize = 64;
+/// Messages of one part of the journal.
+const PART: usize = 2_000;
+/// How long a reading waits for the slowest of its clients if it has no others.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Feed {
+    /// Reads on for a subscriber, from its position.
+    pub(super) fn join(self: &Arc<Self>, journal: &Arc<Journal>, joiner: Joiner, is_recent: bool) {
+        let (line, most) = match is_recent {
+            true => (&journal.near, 1),
+            false => (&journal.far, journal.replays),
+        };
+        let mut line = line.lock();
+        line.waiting.push(joiner);
+        if line.running >= most {
+            return;
+        }
+        line.running = line.running.saturating_add(1);
+        drop(line);
+        let (feed, journal) = (Arc::clone(self), Arc::clone(journal));
+        if is_recent {
+            tokio::spawn(async move {
+                while let Some(joiners) = journal.next_near() {
+                    feed.read_recent(joiners).await;
+                }
+            });
+        } else {
+            tokio::spawn(async move {
+                while let Some(joiners) = journal.next_far() {
+                    feed.read_journal(joiners).await;
+                }
+            });
+        }
+    }
+
+    /// From memory.
+    async fn read_recent(self: &Arc<Self>, joiners: Vec<Joiner>) {
+        let mut pass = Pass::new(self.kind(), joiners);
+        while let Some(position) = pass.position() {
+            match self.recent(position, CHUNK) {
+                Recent::Older(first) => pass.dismiss_before(first),
+                Recent::Ahead => {
+                    let why = "the journal was deleted and made anew".into();
+                    let problem = Problem::FeedInterrupted(why);
+                    pass.fail_before(u64::MAX, &problem);
+                }
+                Recent::Messages(messages, _, true) if messages.len() <= LAST => {
+                    self.finish(&mut pass, position);
+                }
+                Recent::Messages(messages, next, _) => {
+                    for stored in &messages {
+                        pass.give(stored);
+                    }
+                    pass.advance(next);
+                    pass.dismiss_stalled();
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(super) fn recent(&self, position: u64, most: usize) -> Recent {
+        let table = self.table.lock();
+        match &table.record {
+            Some(record) => record.ring.from(position, most),
+            None => Recent::Ahead,
+        }
+    }
+
+    /// Hands the last messages over, and lets all who have them get what comes: with the table
+    /// locked, so that nothing comes meanwhile. Does nothing if too much has come already.
+    fn finish(&self, pass: &mut Pass, position: u64) {
+        let mut table = self.table.lock();
+        let Some(record) = &mut table.record else {
+            return;
+        };
+        let Recent::Messages(messages, next, true) = record.ring.from(position, LAST) else {
+            return;
+        };
+        for stored in &messages {
+            pass.give(stored);
+        }
+        pass.advance(next);
+        pass.dismiss_stalled();
+        pass.finish(|subscriber| record.end(subscriber));
+    }
+
+    /// From the journal, up to what is in memory.
+    async fn read_journal(self: &Arc<Self>, joiners: Vec<Joiner>) {
+        telemetry::journal_read();
+        let mut pass = Pass::new(self.kind(), joiners);
+        let mut is_begun = false;
+        while let Some(position) = pass.position() {
+            let (first, next) = self.remembered();
+            if position >= first {
+                pass.dismiss_to_memory();
+                return;
+            }
+            let ask = JournalAsk {
+                start: JournalStart::Offset(position),
+                // It is there: it was read.
+                until: next.saturating_sub(1),
+                most: PART,
+            };
+            let part = match self.read_part(ask, position, is_begun).await {
+                Ok(part) => part,
+                Err(problem) => {
+                    pass.fail_before(u64::MAX, &problem);
+                    return;
+                }
+            };
+            is_begun = true;
+            if part.first > position {
+                // Offsets may have holes; a gap is only what is not there any more.
+                match self.first_available().await {
+                    Ok(first) if first > position => {
+                        let problem = gap_problem(Gap::Expired, Some(first));
+                        pass.fail_before(first, &problem);
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        pass.fail_before(u64::MAX, &error.into());
+                        return;
+                    }
+                }
+            }
+            give_part(&mut pass, &part).await;
+        }
+    }
+
+    async fn read_part(
+        &self,
+        ask: JournalAsk,
+        position: u64,
+        is_begun: bool,
+    ) -> Result<JournalPart, Problem> {
+        let part = self.host.read_journal(&self.id.exchange, ask).await?;
+        telemetry::journal_part(part.messages.len());
+        // It must go on, or it would never end.
+        if part.next <= position && is_begun {
+            return Err(BrokerError::Unavailable("it has nothing more to read".into()).into());
+        }
+        Ok(part)
+    }
+
+    /// The first offset of the journal that is still there.
+    pub(super) async fn first_available(&self) -> Result<u64, BrokerError> {
+        let (_, next) = self.remembered();
+        let ask = JournalAsk {
+            start: JournalStart::First,
+            until: next.saturating_sub(1),
+            most: 1,
+        };
+        Ok(self.host.read_journal(&self.id.exchange, ask).await?.first)
+    }
+
+    /// The positions from which on everything is in memory, and of what comes next.
+    pub(super) fn remembered(&self) -> (u64, u64) {
+        let table = self.table.lock();
+        let ring = table.record.as_ref().map(|record| &record.ring);
+        ring.map_or((0, 0), |ring| {
+            (ring.first(), ring.next().unwrap_or_default())
+        })
+    }
+}
+
+/// Each takes what it needs of a part. If all wait for their clients to read, so does the reading,
+/// for a while; if not, those who do leave it.
+async fn give_part(pass: &mut Pass, part: &JournalPart) {
+    loop {
+        for stored in &part.messages {
+            pass.give(stored);
+        }
+        pass.advance(part.next);
+        let Some(mailboxes) = pass.all_stalled() else {
+            break;
+        };
+        let rooms = mailboxes.iter().map(|mailbox| Box::pin(mailbox.room()));
+        if timeout(PATIENCE, select_all(rooms)).await.is_err() {
+            break;
+        }
+        pass.unstall();
+    }
+    pass.dismiss_stalled();
+}
+
+impl Journal {
+    fn next_near(&self) -> Option<Vec<Joiner>> {
+        self.near.lock().take()
+    }
+
+    fn next_far(&self) -> Option<Vec<Joiner>> {
+        self.far.lock().take()
+    }
+}
+
+impl Line {
+    /// All who wait; if nobody does, the reading is over.
+    fn take(&mut self) -> Option<Vec<Joiner>> {
+        if self.waiting.is_empty() {
+            self.running = self.running.saturating_sub(1);
+            return None;
+        }
+        Some(std::mem::take(&mut self.waiting))
+    }
+}
+
+impl Left {
+    pub(super) fn is_recent(self) -> bool {
+        self != Self::Older
+    }
+}

@@ -1,0 +1,428 @@
+//! From a client's wish to a position in the journal, and what the client is told of it.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use stomp_session::Problem;
+use tokio::{sync::oneshot, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    Journal,
+    pass::{Joiner, Left, Outcome},
+};
+use crate::{
+    broker::{
+        BrokerError, Cursor, ExchangeKind, JournalAsk, JournalStart, Message, Stored, routing,
+    },
+    hub::feed::{Feed, Subscriber},
+    telemetry,
+};
+
+/// A client that has caught up within this is told how many messages it had missed.
+const SOON: Duration = Duration::from_secs(2);
+/// How far back the last messages of a pattern are looked for, beyond those in memory.
+const LAST_REACH: u64 = 100_000;
+/// Messages that are looked at in one go.
+const BLOCK: u64 = 5_000;
+
+/// A client's wish to catch up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// From where on.
+    pub since: Since,
+    /// If not all of it is there any more.
+    pub on_gap: OnGap,
+}
+
+/// From where on a client wants messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// After this message.
+    After(Cursor),
+    /// From the first one that is there.
+    First,
+    /// From this time on; a few may be older.
+    Time(SystemTime),
+    /// From so long ago on; a few may be older.
+    Ago(Duration),
+    /// The last ones, so many.
+    Last(u16),
+}
+
+/// What is to be done if messages are not there any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnGap {
+    /// The subscription is refused.
+    #[default]
+    Fail,
+    /// It begins with what is there.
+    Earliest,
+    /// It begins with what comes.
+    Next,
+}
+
+/// Why messages are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gap {
+    /// They were kept for as long as the configuration says.
+    Expired,
+    /// The cursor's message is another one: the journal was deleted and made anew.
+    Replaced,
+    /// The cursor is beyond the end: as before.
+    Ahead,
+}
+
+/// How many messages a client had missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missed {
+    /// So many, and it has them.
+    All(u64),
+    /// They are still on their way.
+    More,
+}
+
+/// What a client is told that catches up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// Whether messages are missing; why.
+    pub gap: Option<Gap>,
+    /// How many messages it had missed.
+    pub missed: Missed,
+}
+
+/// Why a client cannot catch up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResumeError {
+    /// The broker's word.
+    Broker(BrokerError),
+    /// The exchange has no journal.
+    NoJournal,
+    /// The cursor is another journal's.
+    Foreign,
+    /// Messages are missing; and the first position that is there, if it is known.
+    Gap(Gap, Option<u64>),
+}
+
+impl Resumed {
+    /// The headers of the RECEIPT that tell it.
+    #[must_use]
+    pub fn told(&self) -> Box<[(&'static str, Box<str>)]> {
+        let missed: Box<str> = match self.missed {
+            Missed::All(missed) => missed.to_string().into(),
+            Missed::More => "more".into(),
+        };
+        match self.gap {
+            None => Box::new([("resume", "exact".into()), ("missed", missed)]),
+            Some(gap) => Box::new([
+                ("resume", "gap".into()),
+                ("reason", gap.to_string().into()),
+                ("missed", missed),
+            ]),
+        }
+    }
+}
+
+impl From<BrokerError> for ResumeError {
+    fn from(error: BrokerError) -> Self {
+        Self::Broker(error)
+    }
+}
+
+impl Gap {
+    /// As clients are told it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Replaced => "replaced",
+            Self::Ahead => "ahead",
+        }
+    }
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a client is told of a gap.
+pub(super) fn gap_problem(gap: Gap, first: Option<u64>) -> Problem {
+    Problem::ResumeGap {
+        reason: gap.to_string().into(),
+        first,
+    }
+}
+
+impl From<ResumeError> for Problem {
+    fn from(error: ResumeError) -> Self {
+        match error {
+            ResumeError::Broker(error) => error.into(),
+            ResumeError::NoJournal => Self::NoJournal,
+            ResumeError::Foreign => Self::ForeignCursor,
+            ResumeError::Gap(gap, first) => gap_problem(gap, first),
+        }
+    }
+}
+
+impl Feed {
+    /// Has a subscriber, which is held back, catch up. It goes on for as long as the handle is there.
+    pub(in crate::hub) async fn resume(
+        self: &Arc<Self>,
+        pattern: &str,
+        subscriber: &Subscriber,
+        resume: &Resume,
+    ) -> Result<(Resumed, AbortOnDropHandle<()>), ResumeError> {
+        let Some(journal) = self.journal() else {
+            return Err(ResumeError::NoJournal);
+        };
+        let located = self.locate(journal, pattern, &resume.since).await;
+        let (position, gap) = match located {
+            Ok(position) => (position, None),
+            Err(ResumeError::Gap(gap, _)) if resume.on_gap == OnGap::Next => {
+                (self.remembered().1, Some(gap))
+            }
+            Err(ResumeError::Gap(gap, first)) if resume.on_gap == OnGap::Earliest => {
+                let first = match first {
+                    Some(first) => first,
+                    None => self.first_available().await?,
+                };
+                (first, Some(gap))
+            }
+            Err(error) => return Err(error),
+        };
+        let (told, missed) = oneshot::channel();
+        let catching_up = Arc::clone(self).catch_up(
+            Arc::clone(journal),
+            pattern.into(),
+            subscriber.clone(),
+            position,
+            told,
+        );
+        let handle = AbortOnDropHandle::new(tokio::spawn(catching_up));
+        let missed = match timeout(SOON, missed).await {
+            Ok(Ok(missed)) => Missed::All(missed),
+            // If it has failed, the session ends.
+            Ok(Err(_)) | Err(_) => Missed::More,
+        };
+        telemetry::resumed(gap.map(Gap::as_str));
+        Ok((Resumed { gap, missed }, handle))
+    }
+
+    async fn catch_up(
+        self: Arc<Self>,
+        journal: Arc<Journal>,
+        pattern: Box<str>,
+        subscriber: Subscriber,
+        mut position: u64,
+        told: oneshot::Sender<u64>,
+    ) {
+        let (mut missed, mut is_recent) = (0, true);
+        loop {
+            let (done, outcome) = oneshot::channel();
+            let joiner = Joiner {
+                pattern: pattern.clone(),
+                subscriber: subscriber.clone(),
+                position,
+                missed,
+                done,
+            };
+            self.join(&journal, joiner, is_recent);
+            match outcome.await {
+                Ok(Outcome::Level(missed)) => {
+                    // Who subscribed may have been told already that there is more.
+                    let _ = told.send(missed);
+                    return;
+                }
+                Ok(Outcome::Left(so_far, given, why)) => {
+                    (position, missed, is_recent) = (so_far, given, why.is_recent());
+                    if why == Left::Full {
+                        subscriber.mailbox.room().await;
+                    }
+                }
+                Ok(Outcome::Failed(problem)) => {
+                    subscriber.mailbox.fail(problem);
+                    return;
+                }
+                // The session is over.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// The position from which on a client wants to be read for.
+    pub(super) async fn locate(
+        &self,
+        journal: &Journal,
+        pattern: &str,
+        since: &Since,
+    ) -> Result<u64, ResumeError> {
+        match since {
+            Since::After(cursor) => self.locate_cursor(journal, cursor).await,
+            Since::First => {
+                let _turn = journal.questions.acquire().await;
+                Ok(self.first_available().await?)
+            }
+            Since::Time(time) => self.locate_time(journal, *time).await,
+            Since::Ago(ago) => {
+                let time = SystemTime::now().checked_sub(*ago).unwrap_or(UNIX_EPOCH);
+                self.locate_time(journal, time).await
+            }
+            Since::Last(count) => self.locate_last(journal, pattern, *count).await,
+        }
+    }
+
+    async fn locate_cursor(&self, journal: &Journal, cursor: &Cursor) -> Result<u64, ResumeError> {
+        if cursor.journal != journal.id {
+            return Err(ResumeError::Foreign);
+        }
+        let after = cursor
+            .offset
+            .checked_add(1)
+            .ok_or(ResumeError::Gap(Gap::Ahead, None))?;
+        if after > self.remembered().1 {
+            // Another node may have read it before this one.
+            self.host.reach_journal(&self.id).await?;
+            if after > self.remembered().1 {
+                return Err(ResumeError::Gap(Gap::Ahead, None));
+            }
+        }
+        if let Some(is_it) = self.is_in_memory(cursor) {
+            return match is_it {
+                true => Ok(after),
+                false => Err(ResumeError::Gap(Gap::Replaced, None)),
+            };
+        }
+        let _turn = journal.questions.acquire().await;
+        let ask = JournalAsk {
+            start: JournalStart::Offset(cursor.offset),
+            until: self.remembered().1.saturating_sub(1),
+            most: 1,
+        };
+        let part = self.host.read_journal(&self.id.exchange, ask).await?;
+        if part.first > cursor.offset {
+            let first = self.first_available().await?;
+            let gap = match first > cursor.offset {
+                true => Gap::Expired,
+                // There is a hole where the message was.
+                false => Gap::Replaced,
+            };
+            return Err(ResumeError::Gap(gap, Some(first)));
+        }
+        match part.messages.first() {
+            Some(stored) if cursor.is_of(stored) => Ok(after),
+            _ => Err(ResumeError::Gap(Gap::Replaced, None)),
+        }
+    }
+
+    /// Whether the cursor's message is the one in memory; `None`: that is older than memory.
+    fn is_in_memory(&self, cursor: &Cursor) -> Option<bool> {
+        let table = self.table.lock();
+        let ring = &table.record.as_ref()?.ring;
+        if cursor.offset < ring.first() {
+            return None;
+        }
+        Some(
+            ring.at(cursor.offset)
+                .is_some_and(|stored| cursor.is_of(stored)),
+        )
+    }
+
+    async fn locate_time(&self, journal: &Journal, time: SystemTime) -> Result<u64, ResumeError> {
+        let _turn = journal.questions.acquire().await;
+        if time >= SystemTime::now() {
+            return Ok(self.remembered().1);
+        }
+        // From then on there is something, so the broker begins at once.
+        self.host.reach_journal(&self.id).await?;
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let ask = JournalAsk {
+            start: JournalStart::Time(since.as_secs()),
+            until: self.remembered().1.saturating_sub(1),
+            most: 1,
+        };
+        Ok(self.host.read_journal(&self.id.exchange, ask).await?.first)
+    }
+
+    async fn locate_last(
+        &self,
+        journal: &Journal,
+        pattern: &str,
+        count: u16,
+    ) -> Result<u64, ResumeError> {
+        let kind = self.kind();
+        let mut left = count;
+        let is_last = |stored: &Stored, left: &mut u16| {
+            if hears(kind, pattern, &stored.message) {
+                *left = left.saturating_sub(1);
+            }
+            *left == 0
+        };
+        if left == 0 {
+            return Ok(self.remembered().1);
+        }
+        let (first, next) = {
+            let table = self.table.lock();
+            let Some(record) = &table.record else {
+                return Err(ResumeError::NoJournal);
+            };
+            let ring = &record.ring;
+            let mut newest = ring.newest();
+            if let Some(stored) = newest.find(|stored| is_last(stored, &mut left)) {
+                return Ok(stored.offset);
+            }
+            (ring.first(), ring.next().unwrap_or_default())
+        };
+        let _turn = journal.questions.acquire().await;
+        let mut end = first;
+        let least = first.saturating_sub(LAST_REACH);
+        while end > least {
+            let start = end.saturating_sub(BLOCK).max(least);
+            let mut block = self.read_block(start, end, next).await?;
+            block.retain(|stored| stored.offset < end);
+            if let Some(stored) = block.iter().rev().find(|stored| is_last(stored, &mut left)) {
+                return Ok(stored.offset);
+            }
+            if block.is_empty() {
+                break;
+            }
+            end = start;
+        }
+        Ok(end)
+    }
+
+    /// The messages from one position up to another.
+    async fn read_block(
+        &self,
+        start: u64,
+        end: u64,
+        next: u64,
+    ) -> Result<Vec<Stored>, BrokerError> {
+        let mut position = start;
+        let mut block = Vec::new();
+        while position < end {
+            let ask = JournalAsk {
+                start: JournalStart::Offset(position),
+                until: next.saturating_sub(1),
+                most: usize::try_from(end.saturating_sub(position)).unwrap_or(usize::MAX),
+            };
+            let part = self.host.read_journal(&self.id.exchange, ask).await?;
+            if part.next <= position {
+                break;
+            }
+            position = part.next;
+            block.extend(part.messages);
+        }
+        Ok(block)
+    }
+}
+
+/// Whether a subscription to the pattern gets the message.
+pub(super) fn hears(kind: ExchangeKind, pattern: &str, message: &Message) -> bool {
+    let mut keys = std::iter::once(&message.routing_key).chain(&message.cc);
+    keys.any(|key| routing::matches(kind, pattern, key))
+}

@@ -1,0 +1,212 @@
+//! The newest messages of a journal, in memory (pure): each is kept once, for all who come back.
+
+use std::collections::VecDeque;
+
+use crate::broker::Stored;
+
+/// Bounded in bytes: the oldest goes when a new one needs its room.
+#[derive(Debug)]
+pub(super) struct Ring {
+    messages: VecDeque<Stored>,
+    bytes: usize,
+    max_bytes: usize,
+    /// From this offset on, every message is here.
+    first: u64,
+    /// The offset that comes next; `None`: nothing was heard of the journal yet.
+    next: Option<u64>,
+}
+
+/// What a [`Ring`] has from a position on.
+#[derive(Debug)]
+pub(super) enum Recent {
+    /// These messages; the position after them; and whether that is the end.
+    Messages(Vec<Stored>, u64, bool),
+    /// Only what begins with this offset: what comes before has to be read from the journal.
+    Older(u64),
+    /// The position is beyond the end.
+    Ahead,
+}
+
+impl Ring {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self {
+            messages: VecDeque::new(),
+            bytes: 0,
+            max_bytes,
+            first: 0,
+            next: None,
+        }
+    }
+
+    /// The next message of the journal.
+    pub(super) fn push(&mut self, stored: Stored) {
+        self.pass(stored.offset);
+        self.bytes = self.bytes.saturating_add(weight(&stored));
+        self.messages.push_back(stored);
+        while self.bytes > self.max_bytes {
+            let Some(gone) = self.messages.pop_front() else {
+                break;
+            };
+            self.bytes = self.bytes.saturating_sub(weight(&gone));
+            self.first = gone.offset.saturating_add(1);
+        }
+    }
+
+    /// There is no message for anybody at this offset, and what comes has larger ones.
+    pub(super) fn pass(&mut self, offset: u64) {
+        if self.next.is_none() {
+            self.first = offset;
+        }
+        self.next = Some(offset.saturating_add(1));
+    }
+
+    /// The journal begins anew.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.max_bytes);
+    }
+
+    /// The offset that comes next.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.next
+    }
+
+    /// From this offset on, every message is here.
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// How many messages there are, and their bytes.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.messages.len(), self.bytes)
+    }
+
+    /// The message at that offset.
+    pub(super) fn at(&self, offset: u64) -> Option<&Stored> {
+        let index = self.index(offset);
+        self.messages
+            .get(index)
+            .filter(|stored| stored.offset == offset)
+    }
+
+    /// Up to so many messages from that position on.
+    pub(super) fn from(&self, position: u64, most: usize) -> Recent {
+        let next = self.next.unwrap_or_default();
+        if position > next {
+            return Recent::Ahead;
+        }
+        if position < self.first {
+            return Recent::Older(self.first);
+        }
+        let start = self.index(position);
+        let end = start.saturating_add(most).min(self.messages.len());
+        let messages: Vec<_> = self.messages.range(start..end).cloned().collect();
+        let is_end = end == self.messages.len();
+        let after = match messages.last() {
+            Some(last) if !is_end => last.offset.saturating_add(1),
+            _ => next,
+        };
+        Recent::Messages(messages, after, is_end)
+    }
+
+    /// The newest first.
+    pub(super) fn newest(&self) -> impl Iterator<Item = &Stored> {
+        self.messages.iter().rev()
+    }
+
+    /// The place of the first message with at least that offset.
+    fn index(&self, offset: u64) -> usize {
+        self.messages
+            .partition_point(|stored| stored.offset < offset)
+    }
+}
+
+fn weight(stored: &Stored) -> usize {
+    stored.message.weight().saturating_add(size_of::<Stored>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::broker::{Message, Properties};
+
+    fn stored(offset: u64) -> Stored {
+        let none = Properties::default();
+        let message = Message::new("e".into(), "k".into(), none, "x".into());
+        Stored {
+            offset,
+            message: Arc::new(message),
+        }
+    }
+
+    #[test]
+    fn a_new_one_knows_nothing() {
+        let ring = Ring::new(1000);
+        assert_eq!(ring.next(), None);
+        assert!(matches!(ring.from(1, 9), Recent::Ahead));
+    }
+
+    #[test]
+    fn a_position_at_the_end_finds_nothing_more() {
+        let mut ring = Ring::new(1 << 20);
+        ring.pass(4);
+        ring.push(stored(5));
+        ring.pass(8);
+        let Recent::Messages(messages, 9, true) = ring.from(6, 9) else {
+            panic!()
+        };
+        assert!(messages.is_empty());
+        assert!(matches!(ring.from(3, 9), Recent::Older(4)));
+        assert!(matches!(ring.from(10, 9), Recent::Ahead));
+        assert!(ring.at(5).is_some() && ring.at(8).is_none());
+    }
+
+    proptest! {
+        /// Whatever its bound, and in whatever portions it is read: from a position that it has it
+        /// gives each message once, in order, and leaves none out.
+        #[test]
+        fn it_gives_every_message_once(
+            steps in prop::collection::vec((1..3_u64, any::<bool>()), 1..60),
+            room in 1..20_usize,
+            most in 1..9_usize,
+            from in 0..100_u64,
+        ) {
+            let mut ring = Ring::new(weight(&stored(0)) * room);
+            let (mut offset, mut all) = (0, Vec::new());
+            for (step, is_message) in steps {
+                offset += step;
+                if is_message {
+                    ring.push(stored(offset));
+                    all.push(offset);
+                } else {
+                    ring.pass(offset);
+                }
+            }
+            let mut position = from;
+            let mut got = Vec::new();
+            loop {
+                match ring.from(position, most) {
+                    Recent::Messages(messages, next, is_end) => {
+                        got.extend(messages.iter().map(|stored| stored.offset));
+                        position = next;
+                        if is_end { break; }
+                    }
+                    Recent::Older(first) => {
+                        prop_assert!(first > position && position == from);
+                        return Ok(());
+                    }
+                    Recent::Ahead => {
+                        prop_assert!(from > offset + 1);
+                        return Ok(());
+                    }
+                }
+            }
+            prop_assert_eq!(position, offset + 1);
+            let expected: Vec<_> = all.into_iter().filter(|offset| *offset >= from).collect();
+            prop_assert_eq!(got, expected);
+        }
+    }
+}

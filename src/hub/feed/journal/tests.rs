@@ -1,0 +1,642 @@
+//! Against a stream in memory, in virtual time.
+
+use std::{
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use stomp_session::SubscriptionId;
+use tokio::time::sleep;
+
+use super::*;
+use crate::{
+    broker::{
+        Broker, BrokerError, Confirm, Consume, Consumer, Cursor, DeliverySink, ExchangeKind,
+        FeedConfig, FeedId, FeedSink, JournalAsk, JournalPart, JournalStart, Message, Properties,
+        Publish, QueueSpec, VirtualHost,
+    },
+    hub::{Hub, Item, Mailbox, MailboxConfig, SharedSubscription, Vhosts},
+};
+
+/// The reading of a part takes so long.
+const READING: Duration = Duration::from_millis(10);
+
+#[derive(Default)]
+struct Stream {
+    messages: Vec<Stored>,
+    /// What came before is not there any more.
+    first: u64,
+    /// So many parts were read.
+    parts: usize,
+    refusal: Option<BrokerError>,
+}
+
+/// A virtual host with one exchange, whose messages a stream keeps.
+#[derive(Default)]
+struct Fake {
+    stream: Mutex<Stream>,
+    sink: Mutex<Option<Arc<dyn FeedSink>>>,
+}
+
+struct FakeBroker(Arc<Fake>);
+
+impl Broker for FakeBroker {
+    fn open(&self, _: &str, feeds: Arc<dyn FeedSink>) -> Arc<dyn VirtualHost> {
+        *self.0.sink.lock() = Some(feeds);
+        Arc::clone(&self.0) as Arc<dyn VirtualHost>
+    }
+}
+
+fn id() -> JournalId {
+    JournalId::new("/", "feed")
+}
+
+fn feed() -> FeedId {
+    FeedId {
+        exchange: "feed".into(),
+        shard: 0,
+    }
+}
+
+impl Fake {
+    /// A message comes; its cursor.
+    fn push(&self, key: &str, body: &str) -> Cursor {
+        let body = bytes::Bytes::copy_from_slice(body.as_bytes());
+        let message = Message::new("feed".into(), key.into(), Properties::default(), body);
+        let stored = {
+            let mut stream = self.stream.lock();
+            let offset = stream.messages.last().map_or(0, |last| last.offset + 1);
+            let cursor = Cursor::new(id(), offset, &message);
+            let message = Arc::new(message);
+            let stored = Stored { offset, message };
+            stream.messages.push(stored.clone());
+            (stored, cursor)
+        };
+        let (stored, cursor) = stored;
+        self.sink().store(&feed(), stored);
+        cursor
+    }
+
+    fn sink(&self) -> Arc<dyn FeedSink> {
+        Arc::clone(self.sink.lock().as_ref().unwrap())
+    }
+
+    fn expire(&self, first: u64) {
+        let mut stream = self.stream.lock();
+        stream.first = first;
+        stream.messages.retain(|stored| stored.offset >= first);
+    }
+}
+
+impl VirtualHost for Fake {
+    fn opened(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn health(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    fn exchange_kind<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<ExchangeKind, BrokerError>> {
+        std::future::ready(Ok(ExchangeKind::Topic)).boxed()
+    }
+
+    fn bind_feed<'a>(
+        &'a self,
+        _: &'a FeedId,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<(), BrokerError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn unbind_feed<'a>(
+        &'a self,
+        _: &'a FeedId,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<(), BrokerError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn read_journal<'a>(
+        &'a self,
+        _: &'a str,
+        ask: JournalAsk,
+    ) -> BoxFuture<'a, Result<JournalPart, BrokerError>> {
+        async move {
+            sleep(READING).await;
+            let mut stream = self.stream.lock();
+            stream.parts += 1;
+            if let Some(refusal) = &stream.refusal {
+                return Err(refusal.clone());
+            }
+            let from = match ask.start {
+                JournalStart::Offset(offset) => offset,
+                JournalStart::First | JournalStart::Time(_) => 0,
+            };
+            let all = stream.messages.iter();
+            let messages: Vec<_> = all
+                .filter(|stored| stored.offset >= from && stored.offset <= ask.until)
+                .take(ask.most)
+                .cloned()
+                .collect();
+            let first = messages.first().unwrap().offset;
+            let next = messages.last().unwrap().offset + 1;
+            Ok(JournalPart {
+                first,
+                next,
+                messages,
+            })
+        }
+        .boxed()
+    }
+
+    fn reach_journal<'a>(&'a self, _: &'a FeedId) -> BoxFuture<'a, Result<(), BrokerError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn consume(
+        &self,
+        _: Consume,
+        _: Arc<dyn DeliverySink>,
+    ) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
+        panic!("nothing is consumed")
+    }
+
+    fn declare_queue<'a>(&'a self, _: &'a QueueSpec) -> BoxFuture<'a, Result<(), BrokerError>> {
+        panic!("nothing is declared")
+    }
+
+    fn delete_queue<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), BrokerError>> {
+        panic!("nothing is deleted")
+    }
+
+    fn publish(&self, _: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
+        panic!("nothing is published")
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
+struct Scene {
+    fake: Arc<Fake>,
+    hub: Arc<Hub>,
+}
+
+/// So many of the scenes' messages are in memory.
+fn scene(in_memory: usize) -> Scene {
+    let fake = Arc::<Fake>::default();
+    let message = Message::new(
+        "feed".into(),
+        "k".into(),
+        Properties::default(),
+        bytes::Bytes::from_static(b"0000"),
+    );
+    let config = JournalConfig {
+        exchanges: ["feed".to_owned()].into(),
+        memory: (message.weight() + size_of::<Stored>()) * in_memory,
+        ..JournalConfig::default()
+    };
+    let feeds = FeedConfig {
+        verify_interval: Duration::ZERO,
+        ..FeedConfig::default()
+    };
+    let hub = Vhosts::new(
+        Arc::new(FakeBroker(Arc::clone(&fake))),
+        &crate::broker::Config::default(),
+        &feeds,
+        &config,
+    )
+    .vhost("/")
+    .unwrap();
+    Scene { fake, hub }
+}
+
+/// A client with room for so many messages.
+fn client(room: usize) -> Arc<Mailbox> {
+    Mailbox::new(MailboxConfig {
+        max_messages: room,
+        ..MailboxConfig::default()
+    })
+}
+
+fn take(client: &Mailbox) -> Option<Item> {
+    match client.poll_take(&Context::from_waker(Waker::noop())) {
+        Poll::Ready(item) => Some(item),
+        Poll::Pending => None,
+    }
+}
+
+fn bodies(client: &Mailbox) -> Vec<String> {
+    let items = std::iter::from_fn(|| take(client));
+    let bodies = items.map(|item| match item {
+        Item::Parcel(parcel) => String::from_utf8_lossy(&parcel.message.body).into_owned(),
+        other => format!("{other:?}"),
+    });
+    bodies.collect()
+}
+
+fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|number| format!("{number:04}")).collect()
+}
+
+/// Reads for as long as something comes.
+async fn read_on(client: &Mailbox) -> Vec<String> {
+    let mut all = Vec::new();
+    loop {
+        let some = bodies(client);
+        if some.is_empty() {
+            return all;
+        }
+        all.extend(some);
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn after(cursor: Cursor) -> Resume {
+    Resume {
+        since: Since::After(cursor),
+        on_gap: OnGap::Fail,
+    }
+}
+
+impl Scene {
+    /// Its journal is read, and has these messages; their cursors.
+    async fn with(&self, range: std::ops::Range<usize>) -> Vec<Cursor> {
+        sleep(Duration::from_millis(1)).await;
+        range
+            .map(|number| self.fake.push("k", &format!("{number:04}")))
+            .collect()
+    }
+
+    async fn resume(
+        &self,
+        client: &Arc<Mailbox>,
+        resume: &Resume,
+    ) -> Result<(SharedSubscription, Resumed), ResumeError> {
+        self.hub
+            .subscribe_from(("feed", "k"), resume, client, SubscriptionId(1))
+            .await
+    }
+}
+
+fn exact(missed: u64) -> Resumed {
+    Resumed {
+        gap: None,
+        missed: Missed::All(missed),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn from_memory_it_costs_the_broker_nothing() {
+    let scene = scene(1_000);
+    let cursors = scene.with(0..600).await;
+    let client = client(1_000);
+    let (_guard, resumed) = scene.resume(&client, &after(cursors[99])).await.unwrap();
+    assert_eq!(resumed, exact(500));
+    scene.with(600..603).await;
+    assert_eq!(bodies(&client), numbers(100..603));
+    assert_eq!(scene.fake.stream.lock().parts, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_memory_has_not_is_read_and_then_memory() {
+    let scene = scene(50);
+    let cursors = scene.with(0..5_000).await;
+    let client = client(20_000);
+    let (_guard, resumed) = scene.resume(&client, &after(cursors[9])).await.unwrap();
+    assert_eq!(resumed, exact(4_990));
+    scene.with(5_000..5_001).await;
+    assert_eq!(bodies(&client), numbers(10..5_001));
+    // The cursor's message, and three parts.
+    assert_eq!(scene.fake.stream.lock().parts, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_who_come_back_share_one_reading() {
+    let scene = scene(10);
+    let cursors = scene.with(0..1_500).await;
+    let clients: Vec<_> = (0..40).map(|_| client(4_000)).collect();
+    let resuming = clients.iter().enumerate().map(|(index, client)| {
+        let resume = Resume {
+            since: Since::First,
+            on_gap: OnGap::Fail,
+        };
+        let resume = if index == 0 {
+            after(cursors[700])
+        } else {
+            resume
+        };
+        let scene = &scene;
+        async move { scene.resume(client, &resume).await.unwrap() }
+    });
+    let guards = futures_util::future::join_all(resuming).await;
+    assert_eq!(guards[0].1, exact(799));
+    assert!(
+        guards[1..]
+            .iter()
+            .all(|(_, resumed)| *resumed == exact(1_500))
+    );
+    assert_eq!(bodies(&clients[0]), numbers(701..1_500));
+    assert_eq!(bodies(&clients[39]), numbers(0..1_500));
+    let parts = scene.fake.stream.lock().parts;
+    // One question for each position, and a few readings.
+    assert!(parts <= 40 + 8, "{parts}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_slowly_gets_all_and_is_not_closed() {
+    for in_memory in [10, 10_000] {
+        let scene = scene(in_memory);
+        let cursors = scene.with(0..3_000).await;
+        let client = client(100);
+        let (_guard, resumed) = scene.resume(&client, &after(cursors[0])).await.unwrap();
+        assert_eq!(resumed.missed, Missed::More);
+        let mut got = Vec::new();
+        for number in 3_000..3_400 {
+            scene.with(number..number + 1).await;
+            // As many as come, and some more.
+            got.extend((0..9).filter_map(|_| take(&client)).map(|item| match item {
+                Item::Parcel(parcel) => String::from_utf8_lossy(&parcel.message.body).into_owned(),
+                other => format!("{other:?}"),
+            }));
+            sleep(READING).await;
+        }
+        for _ in 0..100 {
+            sleep(READING).await;
+            got.extend(bodies(&client));
+        }
+        assert_eq!(got, numbers(1..3_400));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_nothing_keeps_nobody_waiting() {
+    let scene = scene(10);
+    let cursors = scene.with(0..3_000).await;
+    let idle: Vec<_> = (0..3).map(|_| client(10)).collect();
+    let mut guards = Vec::new();
+    for client in &idle {
+        guards.push(scene.resume(client, &after(cursors[0])).await.unwrap());
+    }
+    let other = client(10_000);
+    let resume = after(cursors[0]);
+    let resuming = scene.resume(&other, &resume);
+    let (_guard, resumed) = tokio::time::timeout(Duration::from_secs(12), resuming)
+        .await
+        .unwrap()
+        .unwrap();
+    sleep(Duration::from_secs(12)).await;
+    assert_eq!(resumed.gap, None);
+    assert_eq!(bodies(&other), numbers(1..3_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_missing_is_told() {
+    let scene = scene(10);
+    let cursors = scene.with(0..100).await;
+    scene.fake.expire(50);
+    let client = client(1_000);
+    let error = scene.resume(&client, &after(cursors[7])).await.unwrap_err();
+    assert_eq!(error, ResumeError::Gap(Gap::Expired, Some(50)));
+    for (on_gap, first) in [(OnGap::Earliest, 50), (OnGap::Next, 100)] {
+        let resume = Resume {
+            on_gap,
+            ..after(cursors[7])
+        };
+        let (_guard, resumed) = scene.resume(&client, &resume).await.unwrap();
+        assert_eq!(resumed.gap, Some(Gap::Expired));
+        assert_eq!(bodies(&client), numbers(first..100));
+    }
+    // Whoever had it up to the last one that expired missed nothing; but nobody can tell.
+    let error = scene
+        .resume(&client, &after(cursors[49]))
+        .await
+        .unwrap_err();
+    assert_eq!(error, ResumeError::Gap(Gap::Expired, Some(50)));
+    let (_guard, resumed) = scene.resume(&client, &after(cursors[50])).await.unwrap();
+    assert_eq!(resumed, exact(49));
+}
+
+#[tokio::test(start_paused = true)]
+async fn retention_that_overtakes_a_reading_is_told() {
+    let scene = scene(10);
+    let cursors = scene.with(0..9_000).await;
+    let client = client(100);
+    let (_guard, _) = scene.resume(&client, &after(cursors[0])).await.unwrap();
+    assert_eq!(bodies(&client).len(), 50);
+    scene.fake.expire(8_000);
+    sleep(Duration::from_secs(20)).await;
+    // What was read already comes first.
+    let all = read_on(&client).await;
+    assert!(all.last().unwrap().contains("ResumeGap"), "{all:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_stream_is_not_taken_for_the_old_one() {
+    let scene = scene(10);
+    let cursors = scene.with(0..100).await;
+    *scene.fake.stream.lock() = Stream::default();
+    scene.fake.sink().restart(&feed());
+    scene.with(200..300).await;
+    let client = client(1_000);
+    for (cursor, gap) in [(cursors[50], Gap::Replaced), (cursors[95], Gap::Replaced)] {
+        let error = scene.resume(&client, &after(cursor)).await.unwrap_err();
+        assert!(
+            matches!(error, ResumeError::Gap(told, _) if told == gap),
+            "{error:?}"
+        );
+    }
+    *scene.fake.stream.lock() = Stream::default();
+    scene.fake.sink().restart(&feed());
+    scene.with(0..3).await;
+    let error = scene
+        .resume(&client, &after(cursors[50]))
+        .await
+        .unwrap_err();
+    assert_eq!(error, ResumeError::Gap(Gap::Ahead, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_is_away_is_told() {
+    let scene = scene(10);
+    let cursors = scene.with(0..3_000).await;
+    let client = client(100);
+    let (_guard, _) = scene.resume(&client, &after(cursors[0])).await.unwrap();
+    let away = BrokerError::Unavailable("away".into());
+    scene.fake.stream.lock().refusal = Some(away.clone());
+    let error = scene.resume(&client, &after(cursors[0])).await.unwrap_err();
+    assert_eq!(error, ResumeError::Broker(away));
+    // What was read already comes first.
+    let all = read_on(&client).await;
+    assert!(all.last().unwrap().contains("BrokerUnavailable"), "{all:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_while_catching_up_leaves_nothing() {
+    let scene = scene(10);
+    let cursors = scene.with(0..3_000).await;
+    let client = client(100);
+    let (guard, _) = scene.resume(&client, &after(cursors[0])).await.unwrap();
+    drop(guard);
+    bodies(&client);
+    sleep(Duration::from_secs(20)).await;
+    scene.with(3_000..3_010).await;
+    assert_eq!(bodies(&client), [""; 0]);
+    let status = scene.hub.status();
+    assert_eq!(status.feeds[0].journal.unwrap().resuming, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_ones_are_found_in_memory_and_beyond() {
+    for in_memory in [2, 10, 10_000] {
+        let scene = scene(in_memory);
+        scene.with(0..7_000).await;
+        for number in 0..20 {
+            scene.fake.push("other", &number.to_string());
+        }
+        for count in [1, 3, 1_000] {
+            let client = client(10_000);
+            let resume = Resume {
+                since: Since::Last(count),
+                on_gap: OnGap::Fail,
+            };
+            let (_guard, resumed) = scene.resume(&client, &resume).await.unwrap();
+            assert_eq!(resumed, exact(count.into()), "{in_memory}");
+            assert_eq!(bodies(&client), numbers(7_000 - usize::from(count)..7_000));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_comes_page_by_page() {
+    for in_memory in [10, 10_000] {
+        let scene = scene(in_memory);
+        for number in 0..250 {
+            scene.with(number..number + 1).await;
+            scene.fake.push("other", "x");
+        }
+        let (mut since, mut got, mut pages) = (Since::First, Vec::new(), 0);
+        loop {
+            let ask = HistoryAsk {
+                pattern: "k",
+                since,
+                limit: 100,
+            };
+            let page = scene.hub.history("feed", &ask).await.unwrap();
+            assert!(page.messages.len() <= 100);
+            let texts = page
+                .messages
+                .iter()
+                .map(|stored| stored.message.body.clone());
+            got.extend(texts.map(|body| String::from_utf8(body.to_vec()).unwrap()));
+            pages += 1;
+            since = Since::After(page.next.unwrap());
+            if !page.has_more {
+                break;
+            }
+        }
+        assert_eq!((pages, got), (3, numbers(0..250)));
+    }
+}
+
+/// What happens to a client that catches up.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// Messages come, for it and for others.
+    Come(u8, u8),
+    /// It reads so many.
+    Read(u8),
+    /// Time passes, in milliseconds.
+    Wait(u8),
+    /// It goes, and comes back with its last cursor.
+    ComeBack,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        3 => (0..40_u8, 0..10_u8).prop_map(|(own, others)| Step::Come(own, others)),
+        3 => (0..60_u8).prop_map(Step::Read),
+        3 => (0..50_u8).prop_map(Step::Wait),
+        1 => Just(Step::ComeBack),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Whatever comes, however slowly it reads, and whenever it goes and comes back: it gets every
+    /// message once, in order.
+    #[test]
+    fn nothing_is_missed_and_nothing_comes_twice(
+        steps in steps(),
+        in_memory in 1..200_usize,
+        room in 20..400_usize,
+        before in 1..600_usize,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let scene = scene(in_memory);
+            let mut cursors = scene.with(0..before).await;
+            let mut heard = 1;
+            let mut mailbox = client(room);
+            let mut guard = Some(scene.resume(&mailbox, &after(cursors[0])).await.unwrap());
+            let read = |mailbox: &Mailbox, heard: &mut usize, most: usize| {
+                for _ in 0..most {
+                    let Some(item) = take(mailbox) else { break };
+                    let Item::Parcel(parcel) = item else {
+                        // A live subscription of a client that reads slowly: it is told.
+                        return true;
+                    };
+                    assert_eq!(parcel.message.body, format!("{heard:04}"));
+                    *heard += 1;
+                }
+                false
+            };
+            for step in steps.into_iter().chain([Step::ComeBack]) {
+                let mut is_over = false;
+                match step {
+                    Step::Come(own, others) => {
+                        for _ in 0..own {
+                            let number = cursors.len();
+                            cursors.push(scene.fake.push("k", &format!("{number:04}")));
+                        }
+                        for _ in 0..others {
+                            scene.fake.push("other", "0000");
+                        }
+                    }
+                    Step::Read(most) => is_over = read(&mailbox, &mut heard, most.into()),
+                    Step::Wait(milliseconds) => {
+                        sleep(Duration::from_millis(milliseconds.into())).await;
+                    }
+                    Step::ComeBack => is_over = true,
+                }
+                if is_over {
+                    drop(guard.take());
+                    mailbox = client(room);
+                    let resume = after(cursors[heard - 1]);
+                    guard = Some(scene.resume(&mailbox, &resume).await.unwrap());
+                }
+            }
+            for _ in 0..2_000 {
+                if heard == cursors.len() {
+                    break;
+                }
+                assert!(!read(&mailbox, &mut heard, usize::MAX));
+                sleep(READING).await;
+            }
+            assert_eq!(heard, cursors.len());
+            scene.with(heard..heard + 1).await;
+            assert_eq!(bodies(&mailbox), numbers(heard..heard + 1));
+        });
+    }
+}

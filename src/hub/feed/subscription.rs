@@ -1,0 +1,57 @@
+//! A client's subscription to a feed.
+
+use std::{fmt, sync::Arc};
+
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Feed, Resume, ResumeError, Resumed, Subscriber};
+use crate::{broker::routing, telemetry::SharedSubscriptionCounted};
+
+/// A subscription served by a shared feed; ends when it is dropped.
+pub struct SharedSubscription {
+    pub(super) feed: Arc<Feed>,
+    pub(super) pattern: Arc<str>,
+    pub(super) subscriber: Subscriber,
+    /// Its way through what was missed.
+    pub(super) catching_up: Option<Box<AbortOnDropHandle<()>>>,
+    pub(super) _counted: SharedSubscriptionCounted,
+}
+
+impl SharedSubscription {
+    /// Catches up.
+    pub(in crate::hub) async fn resume(&mut self, resume: &Resume) -> Result<Resumed, ResumeError> {
+        let resuming = self.feed.resume(&self.pattern, &self.subscriber, resume);
+        let (resumed, catching_up) = resuming.await?;
+        self.catching_up = Some(Box::new(catching_up));
+        Ok(resumed)
+    }
+
+    /// The exchange, and the pattern by which it listens.
+    #[must_use]
+    pub fn source(&self) -> (&str, &str) {
+        (&self.feed.id.exchange, &self.pattern)
+    }
+
+    /// True if it gets the messages published to that exchange with that key.
+    #[must_use]
+    pub fn hears(&self, exchange: &str, routing_key: &str) -> bool {
+        let kind = || self.feed.table.lock().routes.kind();
+        *self.feed.id.exchange == *exchange && routing::matches(kind(), &self.pattern, routing_key)
+    }
+}
+
+impl Drop for SharedSubscription {
+    fn drop(&mut self) {
+        self.feed.remove(&self.pattern, &self.subscriber);
+    }
+}
+
+impl fmt::Debug for SharedSubscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "SharedSubscription({}, {:?})",
+            self.feed.id, self.pattern
+        )
+    }
+}
