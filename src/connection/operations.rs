@@ -356,11 +356,11 @@ impl Operations {
                 session.handle_renewed(now, operation, outcome);
             }
             Done::Subscribed(operation, subscription, outcome) => {
-                let outcome = outcome.map(|(route, resumed)| {
+                let outcome = outcome.map(|(route, told)| {
                     self.note_declared(&route);
                     self.routes.push(subscription, route);
-                    if let Some(resumed) = resumed {
-                        session.tell_in_receipt(operation, resumed.told());
+                    if let Some(told) = told {
+                        session.tell_in_receipt(operation, told);
                     }
                 });
                 session.handle_done(now, operation, outcome);

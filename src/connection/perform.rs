@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     auth::Carried,
-    broker::{Consume, QueueSpec, destination::Destination},
-    hub::{DedicatedSink, Resumed},
+    broker::{Consume, QueueSpec, destination::Destination, journal::CURSOR_HEADER},
+    hub::{DedicatedSink, Told},
     node::SubscriptionPlace,
     presence::Device,
     telemetry,
@@ -114,7 +114,7 @@ async fn open(
     subscribe: &Subscribe,
     answers: Option<&Answers>,
     known: Option<Box<QueueSpec>>,
-) -> Result<(Route, Option<Resumed>), Problem> {
+) -> Result<(Route, Option<Told>), Problem> {
     let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
     let place = identity.place.subscribe()?;
     let destination = Destination::parse(&subscribe.destination)?;
@@ -143,8 +143,10 @@ async fn open(
                 shared,
                 _place: place,
             };
-            return Ok((route, Some(resumed)));
+            return Ok((route, Some(resumed.told())));
         }
+        // Before the client is served: it has what comes after.
+        let newest = identity.vhost.newest(exchange);
         let shared = identity
             .vhost
             .subscribe(exchange, pattern, mailbox, subscribe.subscription)
@@ -155,7 +157,9 @@ async fn open(
                 shared,
                 _place: place,
             };
-            return Ok((route, None));
+            let told =
+                newest.map(|newest| Told::from([(CURSOR_HEADER, newest.to_string().into())]));
+            return Ok((route, told));
         }
         plan = Plan::Dedicated(mapping::dedicated(
             &destination,

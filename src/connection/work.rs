@@ -27,7 +27,7 @@ use super::{
 use crate::{
     broker::{Confirm, Consume, Consumer, QueueSpec},
     hub::Mailbox,
-    hub::Resumed,
+    hub::Told,
     messaging::Confirming,
     presence::{Device, Status},
     telemetry,
@@ -43,7 +43,7 @@ pub(super) enum Done {
     Subscribed(
         OperationId,
         SubscriptionId,
-        Result<(Route, Option<Resumed>), Problem>,
+        Result<(Route, Option<Told>), Problem>,
     ),
     /// Messages were handed to the broker, which has yet to confirm them.
     Handed(OperationId, Result<Handed, NotHanded>),

@@ -31,7 +31,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use config::{MailboxConfig, Overflow};
 pub use feed::{
     FeedStatus, Gap, History, HistoryAsk, JournalStatus, Missed, OnGap, Resume, ResumeError,
-    Resumed, SharedSubscription, Since,
+    Resumed, SharedSubscription, Since, Told,
 };
 pub use mailbox::{DedicatedSink, Item, Mailbox, Parcel, Settling};
 pub use vhosts::{EnterError, VhostStatus, Vhosts};
@@ -44,8 +44,8 @@ use self::{
 };
 use crate::{
     broker::{
-        Broker, BrokerError, Confirm, ExchangeKind, FeedConfig, FeedId, JournalConfig, Publish,
-        VirtualHost,
+        Broker, BrokerError, Confirm, Cursor, ExchangeKind, FeedConfig, FeedId, JournalConfig,
+        Publish, VirtualHost,
     },
     telemetry::{self, PublishingCounted},
 };
@@ -251,6 +251,18 @@ impl Hub {
         bound.wait().await?;
         let resumed = guard.resume(resume).await?;
         Ok((guard, resumed))
+    }
+
+    /// The newest message that the exchange's journal has, as far as this node has read it: whoever
+    /// subscribes from now on misses nothing that comes after it.
+    #[must_use]
+    pub fn newest(&self, exchange: &str) -> Option<Cursor> {
+        let id = FeedId {
+            exchange: exchange.into(),
+            shard: 0,
+        };
+        let feed = self.feeds.open.read().get(&id).map(Arc::clone);
+        feed?.newest()
     }
 
     /// A page of an exchange's journal.

@@ -305,6 +305,22 @@ async fn who_does_not_read_delays_nobody() {
     idle.expect_message("end").await;
 }
 
+/// Whoever has heard nothing yet has a cursor, too: its RECEIPT's.
+#[tokio::test]
+async fn a_receipt_has_a_cursor() {
+    let house = House::open_with(kept).await;
+    hear_and_leave(&house, 0..1).await;
+    let mut client = house.tcp().await;
+    let (receipt, _) = subscribe(&mut client, &[]).await;
+    let cursor = receipt.headers.get("cursor").unwrap().to_owned();
+    client.disconnect().await;
+    house.push(numbers(1..4)).await;
+    let mut client = house.tcp().await;
+    let (receipt, missed) = subscribe(&mut client, &[("resume-after", &cursor)]).await;
+    assert_told(&receipt, &[("resume", "exact"), ("missed", "3")]);
+    assert_eq!(bodies(&missed), numbers(1..4));
+}
+
 /// Nothing changes for destinations without a journal, but that nobody can catch up.
 #[tokio::test]
 async fn exchanges_without_a_journal_stay_as_they_are() {
@@ -330,5 +346,8 @@ async fn exchanges_without_a_journal_stay_as_they_are() {
     let mut client = house.tcp().await;
     let own = [("resume-after", "00000000-0-00000000"), ("ack", "client")];
     let (refused, _) = subscribe(&mut client, &own).await;
+    assert_eq!(refused.headers.get("message"), Some("Invalid header"));
+    let mut client = house.tcp().await;
+    let (refused, _) = subscribe(&mut client, &[("last", "3"), ("ack", "client")]).await;
     assert_eq!(refused.headers.get("message"), Some("Invalid header"));
 }

@@ -308,7 +308,7 @@ pub fn dedicated(
     unique: u128,
     context: &Context<'_>,
 ) -> Result<Consume, Problem> {
-    if resuming::asks(headers) && headers.get("x-match").is_none() {
+    if resuming::asks(headers, context.journals) {
         return Err(resuming::no_queue());
     }
     let fields = Fields::new(Command::Subscribe, headers);

@@ -47,8 +47,12 @@ pub(super) fn read(headers: &Headers, has_journals: bool) -> Result<Option<Resum
 }
 
 /// Whether a SUBSCRIBE asks for messages of before.
-pub(super) fn asks(headers: &Headers) -> bool {
-    [AFTER, GAP].iter().any(|name| headers.get(name).is_some())
+pub(super) fn asks(headers: &Headers, has_journals: bool) -> bool {
+    let names: &[&str] = match has_journals {
+        true => &[AFTER, GAP, SINCE, LAST],
+        false => &[AFTER, GAP],
+    };
+    headers.get("x-match").is_none() && names.iter().any(|name| headers.get(name).is_some())
 }
 
 /// Only subscriptions that share a feed can catch up.

@@ -18,6 +18,7 @@ use tokio::{sync::watch, time::Instant};
 
 pub use self::journal::{
     Gap, History, HistoryAsk, JournalStatus, Missed, OnGap, Resume, ResumeError, Resumed, Since,
+    Told,
 };
 pub use self::subscription::SharedSubscription;
 pub(super) use self::{

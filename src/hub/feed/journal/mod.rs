@@ -29,7 +29,7 @@ use super::{Feed, Subscriber};
 use crate::broker::{JournalConfig, JournalId, Stored};
 
 pub use self::history::{History, HistoryAsk};
-pub use resume::{Gap, Missed, OnGap, Resume, ResumeError, Resumed, Since};
+pub use resume::{Gap, Missed, OnGap, Resume, ResumeError, Resumed, Since, Told};
 
 /// What a feed has more whose messages a journal keeps.
 pub(in crate::hub) struct Journal {

@@ -94,6 +94,9 @@ pub struct Resumed {
     pub missed: Missed,
 }
 
+/// Headers of a RECEIPT.
+pub type Told = Box<[(&'static str, Box<str>)]>;
+
 /// Why a client cannot catch up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResumeError {
@@ -110,7 +113,7 @@ pub enum ResumeError {
 impl Resumed {
     /// The headers of the RECEIPT that tell it.
     #[must_use]
-    pub fn told(&self) -> Box<[(&'static str, Box<str>)]> {
+    pub fn told(&self) -> Told {
         let missed: Box<str> = match self.missed {
             Missed::All(missed) => missed.to_string().into(),
             Missed::More => "more".into(),
@@ -170,6 +173,14 @@ impl From<ResumeError> for Problem {
 }
 
 impl Feed {
+    /// The newest message in memory.
+    pub(in crate::hub) fn newest(&self) -> Option<Cursor> {
+        let journal = self.journal()?;
+        let table = self.table.lock();
+        let stored = table.record.as_ref()?.ring.newest().next()?;
+        Some(Cursor::new(journal.id, stored.offset, &stored.message))
+    }
+
     /// Has a subscriber, which is held back, catch up. It goes on for as long as the handle is there.
     pub(in crate::hub) async fn resume(
         self: &Arc<Self>,
