@@ -1,6 +1,6 @@
 //! Metrics, for Prometheus.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::spawn_blocking;
 use warp::http::StatusCode;
@@ -27,6 +27,7 @@ pub(super) async fn metrics(api: &Api, _: Request) -> Answer {
     let vhosts = api.services.vhosts.status();
     let feeds = || vhosts.iter().flat_map(|vhost| &vhost.feeds);
     let text = telemetry::metrics(&Levels {
+        cpu_seconds: process.cpu_seconds.map(Duration::from_secs_f64),
         start_time_seconds: api.started_at,
         ready: api.readiness().is_ok(),
         broker_up: api.services.vhosts.health().is_ok(),

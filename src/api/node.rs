@@ -1,6 +1,10 @@
 //! This node's figures, and the list of nodes.
 
-use std::{collections::BTreeMap, fs, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fs,
+    time::{Duration, SystemTime},
+};
 
 use humantime::format_rfc3339_millis;
 use serde::{Deserialize, Serialize};
@@ -96,6 +100,9 @@ pub struct Process {
     /// The same, with what is shared with others counted in parts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proportional_bytes: Option<u64>,
+    /// Time that its threads ran on processors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_seconds: Option<f64>,
     /// Files and sockets that are open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub open_files: Option<u64>,
@@ -201,11 +208,18 @@ impl Process {
         Self {
             resident_bytes: bytes("Rss"),
             proportional_bytes: bytes("Pss"),
+            cpu_seconds: cpu_seconds(),
             // One of them is open to read this.
             open_files: open.map(|open| (open.count() as u64).saturating_sub(1)),
             max_files: allowed.current,
         }
     }
+}
+
+fn cpu_seconds() -> Option<f64> {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let time = Duration::try_from(time).ok()?;
+    Some(time.as_secs_f64())
 }
 
 /// A point in time, as all answers write it.

@@ -9,6 +9,7 @@ use super::{
     Properties,
     destination::{Destination, reply_destination},
 };
+use crate::telemetry::{ReadAt, SentAt};
 
 /// A message that the broker delivered.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Message {
     /// A message of a feed that its subscribers may have had before: the broker gave it again, and
     /// does not tell.
     pub may_be_known: bool,
+    /// When it was read off the broker's socket.
+    pub read_at: ReadAt,
     tails: OnceLock<Tails>,
 }
 
@@ -54,6 +57,17 @@ impl Message {
         headers.any(|(name, _)| &**name == "x-stream-offset")
     }
 
+    /// When it was sent, if it says so. The milliseconds are RabbitMQ's own, by its plug-in
+    /// `rabbitmq_message_timestamp` or its message interceptor, which write the seconds, too.
+    #[must_use]
+    pub fn sent_at(&self) -> Option<SentAt> {
+        let seconds = self.properties.timestamp?;
+        let mut headers = self.properties.headers.iter();
+        let exact = headers.find(|(name, _)| &**name == "timestamp_in_ms");
+        let exact = exact.and_then(|(_, value)| value.parse().ok());
+        Some(exact.map_or(SentAt::Seconds(seconds), SentAt::Milliseconds))
+    }
+
     /// A message without further routing keys.
     #[must_use]
     pub fn new(
@@ -69,6 +83,7 @@ impl Message {
             cc: Vec::new(),
             body,
             may_be_known: false,
+            read_at: ReadAt::default(),
             tails: OnceLock::new(),
         }
     }

@@ -44,6 +44,14 @@ impl Ended {
 }
 
 impl End {
+    /// The code of the refusal that it was, if it was one.
+    pub(super) fn refused(&self) -> Option<&'static str> {
+        match self {
+            Self::Problem(problem) if problem.is_refusal() => Some(problem.error_code()),
+            _ => None,
+        }
+    }
+
     /// Its kind, one of a fixed number of texts.
     pub(super) fn kind(&self) -> &'static str {
         match self {

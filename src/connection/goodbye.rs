@@ -88,6 +88,7 @@ impl<L: Link> Connection<L> {
         let ending = Ending {
             reason: reason.as_deref().unwrap_or_default(),
             kind: end.as_ref().map_or("", End::kind),
+            refused: end.as_ref().and_then(End::refused),
             duration: running.saturating_sub(Duration::from_nanos(self.opened)),
             frames_in: self.reader.frames.into(),
             frames_out: self.writer.frames.into(),

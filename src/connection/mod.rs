@@ -28,7 +28,7 @@
 //! |---|---|
 //! | this one | the loop: the order of polls, and the effects of events |
 //! | `read` | bytes to frames; room for large ones (`uploads`), and their pace (`pacing`) |
-//! | `write` | messages out of the mailbox, frames into the link |
+//! | `write` | messages out of the mailbox, frames into the link; `under_way` measures their delay |
 //! | `operations` | operations under way, and their results: subscriptions (`route`), queues (`declared`), settlements (`work`), own messages (`echo`) |
 //! | `goodbye`, `end` | the last words, and the reason |
 //! | `timer` | the one timer, on strokes that all connections share |
@@ -61,6 +61,7 @@ mod renewal;
 mod rights;
 mod route;
 mod timer;
+mod under_way;
 mod uploads;
 mod work;
 mod write;

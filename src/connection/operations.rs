@@ -14,8 +14,8 @@ use std::{
 
 use futures_util::FutureExt;
 use stomp_session::{
-    Action, GiveUp, Operation, OperationId, Problem, Publish, Session, Subscribe, SubscriptionId,
-    Verdict,
+    Action, GiveUp, Operation, OperationId, Outcome, Problem, Publish, Renewed, Session, Subscribe,
+    SubscriptionId, Verdict,
 };
 
 use super::{
@@ -32,7 +32,7 @@ use crate::{
     broker::{Consume, QueueSpec, destination::Destination},
     hub::{Mailbox, Parcel},
     presence::Device,
-    telemetry,
+    telemetry::{self, RefusedAt},
 };
 
 /// One client's operations under way.
@@ -91,7 +91,7 @@ impl Operations {
         while let Some((action, ahead)) = self.work.as_mut().and_then(|work| work.next()) {
             if let Err((operation, problem)) = self.begin_one(action, ahead, session, context) {
                 let now = tokio::time::Instant::now().into_std();
-                session.handle_done(now, operation, Err(problem));
+                finish(session, now, operation, Err(problem));
                 return false;
             }
         }
@@ -353,7 +353,7 @@ impl Operations {
                 for (subscription, _) in outcome.iter().flat_map(|renewed| &renewed.lost) {
                     drop(self.take_route(*subscription, context));
                 }
-                session.handle_renewed(now, operation, outcome);
+                renewed(session, now, operation, outcome);
             }
             Done::Subscribed(operation, subscription, outcome) => {
                 let outcome = outcome.map(|(route, told)| {
@@ -363,7 +363,7 @@ impl Operations {
                         session.tell_in_receipt(operation, told);
                     }
                 });
-                session.handle_done(now, operation, outcome);
+                finish(session, now, operation, outcome);
                 self.accept_early(context, all_written);
             }
             Done::Unsubscribed(operation, outcome, retired) => {
@@ -371,14 +371,14 @@ impl Operations {
                     route.has_ended = true;
                     self.routes.push(subscription, Route::Dedicated(route));
                 }
-                session.handle_done(now, operation, outcome);
+                finish(session, now, operation, outcome);
             }
             Done::Handed(operation, Err(NotHanded { problem, replies })) => {
                 for subscription in replies {
                     session.close_replies(subscription);
                 }
                 self.forget_echoes(operation);
-                session.handle_done(now, operation, Err(problem));
+                finish(session, now, operation, Err(problem));
             }
             Done::Handed(operation, Ok(handed)) => {
                 let Handed {
@@ -397,7 +397,7 @@ impl Operations {
                 self.accept_early(context, all_written);
                 self.remember(declared);
                 if confirms.is_empty() {
-                    session.handle_done(now, operation, Ok(()));
+                    finish(session, now, operation, Ok(()));
                 } else {
                     let work = self.work.get_or_insert_default();
                     work.confirm(operation, confirms);
@@ -405,7 +405,7 @@ impl Operations {
             }
             Done::Operation(operation, outcome) => {
                 self.forget_echoes(operation);
-                session.handle_done(now, operation, outcome);
+                finish(session, now, operation, outcome);
             }
             Done::Groups(groups, device) => context.join(groups, device),
         }
@@ -558,5 +558,38 @@ impl Operations {
     /// Ends all subscriptions, which gives back what was not acknowledged.
     pub(super) fn close_subscriptions(&mut self) {
         self.routes.clear();
+    }
+}
+
+/// Tells the session that an operation is done. A denial that it survives is counted here; one that
+/// ends it, with the connection's end.
+fn finish(session: &mut Session, now: Instant, operation: OperationId, outcome: Outcome) {
+    let denial = outcome.as_ref().err().map(Problem::error_code);
+    let before = session.denials();
+    session.handle_done(now, operation, outcome);
+    count_denial(session, before, denial);
+}
+
+/// The same for a renewal, by which subscriptions may have ended, too.
+fn renewed(
+    session: &mut Session,
+    now: Instant,
+    operation: OperationId,
+    outcome: Result<Renewed, Problem>,
+) {
+    let denial = outcome.as_ref().err().map(Problem::error_code);
+    for (_, problem) in outcome.iter().flat_map(|renewed| &renewed.lost) {
+        telemetry::refused(RefusedAt::Session, problem.error_code());
+    }
+    let before = session.denials();
+    session.handle_renewed(now, operation, outcome);
+    count_denial(session, before, denial);
+}
+
+fn count_denial(session: &Session, before: u32, denial: Option<&'static str>) {
+    if let Some(code) = denial
+        && session.denials() > before
+    {
+        telemetry::refused(RefusedAt::Session, code);
     }
 }

@@ -1,6 +1,9 @@
 //! The write side: messages out of the mailbox, frames into the link, and a flush for all of them.
 
-use std::task::{Context as TaskContext, Poll};
+use std::{
+    task::{Context as TaskContext, Poll},
+    time::Instant as StdInstant,
+};
 
 use stomp_session::{Delivered, Delivery, Problem, Session};
 use tokio::time::{Duration, Instant};
@@ -10,6 +13,7 @@ use super::{
     link::{Link, LinkError, Outbound},
     mapping,
     operations::Operations,
+    under_way::UnderWay,
 };
 use crate::{
     broker::{DROPPED_HEADER, Message},
@@ -29,12 +33,27 @@ const LONG_HEAD: usize = 224;
 /// The write side of a connection.
 #[derive(Default)]
 pub(super) struct Writer {
-    /// Since when the link does not take what is to be written.
-    blocked_since: Option<Instant>,
+    /// While the link does not take what is to be written.
+    blocked: Option<Box<Blocked>>,
     /// Frames written, without heart-beats.
     pub(super) frames: u32,
     /// Messages among them.
     pub(super) messages: u32,
+}
+
+struct Blocked {
+    since: Instant,
+    under_way: UnderWay,
+}
+
+/// One turn of [`Writer::poll`].
+#[derive(Default)]
+struct Turn {
+    /// A buffer for heads of frames, to be used again for the next one.
+    head: Vec<u8>,
+    /// The time of its first message, for all: a turn is short.
+    now: Option<StdInstant>,
+    under_way: UnderWay,
 }
 
 /// Why nothing more is written.
@@ -73,8 +92,11 @@ impl Writer {
     ) -> Poll<Result<(), Stop>> {
         let mailbox = context.guard.mailbox();
         let mut is_empty = false;
-        let mut head = Vec::new();
-        let left = self.write_again(&mut head, link, session, context);
+        let mut turn = Turn::default();
+        if let Some(blocked) = &mut self.blocked {
+            turn.under_way = std::mem::take(&mut blocked.under_way);
+        }
+        let left = self.write_again(&mut turn, link, session, context);
         // The session may want to be woken earlier than before.
         let mut is_timed = left < BATCH;
         for _ in 0..left {
@@ -84,7 +106,7 @@ impl Writer {
             match mailbox.poll_take(task) {
                 Poll::Ready(Item::Parcel(parcel)) => {
                     let delivered =
-                        self.deliver(&parcel, &mut head, link, session, operations, context);
+                        self.deliver(&parcel, &mut turn, link, session, operations, context);
                     match delivered {
                         Ok(is_kept) => is_timed |= is_kept,
                         Err(problem) => return Poll::Ready(Err(Stop::Problem(problem))),
@@ -100,7 +122,8 @@ impl Writer {
                 }
             }
         }
-        let was_just_blocked = link.pending() > 0 && self.flush(link, operations, context, task)?;
+        let was_just_blocked =
+            link.pending() > 0 && self.flush(turn.under_way, link, operations, context, task)?;
         // A mailbox that did not report that it is empty wakes nobody when it gets more.
         let rests = is_empty || is_congested(link);
         if rests && !was_just_blocked && !is_timed {
@@ -114,7 +137,7 @@ impl Writer {
     /// be taken in this turn.
     fn write_again(
         &mut self,
-        head: &mut Vec<u8>,
+        turn: &mut Turn,
         link: &mut impl Link,
         session: &mut Session,
         context: &Context,
@@ -124,15 +147,15 @@ impl Writer {
         let mut left = BATCH;
         // Asked first, for most clients have none, and need no look at the clock.
         while session.has_again() && left > 0 && !is_congested(link) {
-            head.clear();
-            let now = Instant::now().into_std();
-            let Some((subscription, tag)) = session.poll_again(now, is_held, head) else {
+            turn.head.clear();
+            let now = turn.now();
+            let Some((subscription, tag)) = session.poll_again(now, is_held, &mut turn.head) else {
                 break;
             };
             left = left.saturating_sub(1);
             if let Some(message) = mailbox.held(subscription, tag) {
                 telemetry::written_again();
-                self.message(&message, head, link, session, context);
+                self.message(&message, &turn.head, link, session, context);
             }
         }
         left
@@ -162,6 +185,7 @@ impl Writer {
     /// timer has to be set.
     fn flush<L: Link>(
         &mut self,
+        mut under_way: UnderWay,
         link: &mut L,
         operations: &mut Operations,
         context: &Context,
@@ -171,7 +195,8 @@ impl Writer {
         let before = link.pending();
         match link.poll_flush(task) {
             Poll::Ready(Ok(())) => {
-                if self.blocked_since.take().is_some() {
+                under_way.all_written();
+                if self.blocked.take().is_some() {
                     mailbox.unstuck();
                 }
                 operations.accept_written(mailbox);
@@ -183,38 +208,46 @@ impl Writer {
                 if pending >= CONGESTED && mailbox.stuck(pending, task) {
                     return Err(Stop::Cut);
                 }
-                let was_blocked = self.blocked_since.is_some();
+                under_way.written(before.saturating_sub(pending));
+                let was_blocked = self.blocked.is_some();
+                let blocked = self.blocked.get_or_insert_with(|| {
+                    Box::new(Blocked {
+                        since: Instant::now(),
+                        under_way: UnderWay::default(),
+                    })
+                });
                 // A client that reads slowly is the mailbox's to judge: it does read.
-                if !was_blocked || pending < before {
-                    self.blocked_since = Some(Instant::now());
+                if was_blocked && pending < before {
+                    blocked.since = Instant::now();
                 }
+                blocked.under_way = under_way;
                 Ok(!was_blocked)
             }
         }
     }
 
     /// Hands a message to the link; an error, if that cannot carry it. Returns true if it is written
-    /// again unless it is acknowledged. `head` is a buffer, to be used again for the next one.
+    /// again unless it is acknowledged.
     fn deliver<L: Link>(
         &mut self,
         parcel: &Parcel,
-        head: &mut Vec<u8>,
+        turn: &mut Turn,
         link: &mut L,
         session: &mut Session,
         operations: &mut Operations,
         context: &Context,
     ) -> Result<bool, Problem> {
-        head.clear();
-        head.reserve(LONG_HEAD);
+        turn.head.clear();
+        turn.head.reserve(LONG_HEAD);
         let delivery = Delivery {
             subscription: parcel.subscription,
             tag: parcel.tag,
             redelivered: parcel.redelivered,
         };
         operations.heard(parcel);
-        let now = Instant::now().into_std();
+        let now = turn.now();
         let mut is_kept = false;
-        match session.handle_delivery(now, delivery, head) {
+        match session.handle_delivery(now, delivery, &mut turn.head) {
             Delivered::Done if parcel.tag != 0 => operations.will_accept(parcel),
             Delivered::Done | Delivered::AwaitingAck => {}
             // It cannot be requeued, and need not be: the stream keeps it.
@@ -235,19 +268,28 @@ impl Writer {
             return Err(Problem::NotUtf8);
         }
         if parcel.dropped > 0 {
-            head.extend_from_slice(format!("{DROPPED_HEADER}:{}\n", parcel.dropped).as_bytes());
+            let dropped = format!("{DROPPED_HEADER}:{}\n", parcel.dropped);
+            turn.head.extend_from_slice(dropped.as_bytes());
         }
-        self.message(&parcel.message, head, link, session, context);
+        self.message(&parcel.message, &turn.head, link, session, context);
+        turn.under_way.add(&parcel.message, link.pending());
         Ok(is_kept)
     }
 
     /// When [`Writer::is_overdue`] is to be asked.
     pub(super) fn deadline(&self, patience: Duration) -> Option<Instant> {
-        self.blocked_since.map(|since| later(since, patience))
+        let blocked = self.blocked.as_ref()?;
+        Some(later(blocked.since, patience))
     }
 
     /// True if the client has taken none of the waiting bytes for too long.
     pub(super) fn is_overdue(&self, now: Instant, patience: Duration) -> bool {
         self.deadline(patience).is_some_and(|due| now >= due)
+    }
+}
+
+impl Turn {
+    fn now(&mut self) -> StdInstant {
+        *self.now.get_or_insert_with(|| Instant::now().into_std())
     }
 }

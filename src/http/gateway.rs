@@ -62,7 +62,8 @@ impl Application for Gateway {
     fn admit(&self, opening: Opening<'_, Client>) -> Result<Self::Place, Refusal> {
         let client = opening.caller;
         let carried = self.rules().forwarding.read(opening.headers, opening.query);
-        let carried = carried.map_err(not_carried)?;
+        let carried = carried.map_err(not_carried);
+        let carried = self.refusals.noted(RefusedFor::Credentials, carried)?;
         let carried = Carried::with_certificate(carried, client.certificate.clone());
         // Taken before the answer, so that a drain waits for this one too.
         let entered = self.services.enter_from(client.address);

@@ -41,6 +41,7 @@ use self::{
 use crate::{
     listen::{Entered, Entrance, SocketLayer, WebSocketLink, accept},
     node::{ClientAddress, Places},
+    telemetry::RefusedAt,
 };
 
 /// The other end of a connection to a listener for operators, as an extension of its requests.
@@ -100,12 +101,13 @@ impl PublicServer {
     ) -> HttpAnswer {
         // Named by a header of the request; or banned since the connection was opened.
         let registry = &self.gateway.services.registry;
-        if registry.refuse_banned_address(client.address.ip(), "request") {
+        if registry.refuse_banned_address(client.address.ip(), RefusedAt::Request) {
             return upgrade::refuse(&Refusal::new(StatusCode::FORBIDDEN, "banned"));
         }
         if !self.host_names.is_empty()
             && let Err(text) = self.host_names.check(request.headers(), request.uri())
         {
+            self.gateway.refusals.note(RefusedFor::HostName, &text);
             return plain(StatusCode::MISDIRECTED_REQUEST, text);
         }
         let path = request.uri().path();

@@ -21,6 +21,10 @@ pub(super) enum RefusedFor {
     Origin,
     /// It asks for an upgrade, or for SockJS, where there is none.
     Path,
+    /// It is for a host of another name.
+    HostName,
+    /// What it carries of a login cannot be read, or may not stand there.
+    Credentials,
     /// It is for the WebSocket, and asks for no upgrade, or for one that is not spoken here.
     Upgrade,
 }
@@ -31,6 +35,8 @@ impl RefusedFor {
         match self {
             Self::Origin => "origin",
             Self::Path => "path",
+            Self::HostName => "host-name",
+            Self::Credentials => "credentials",
             Self::Upgrade => "upgrade",
         }
     }
@@ -41,6 +47,8 @@ impl RefusedFor {
 pub struct RefusalLog {
     origin: Mutex<Seldom>,
     path: Mutex<Seldom>,
+    host_name: Mutex<Seldom>,
+    credentials: Mutex<Seldom>,
     upgrade: Mutex<Seldom>,
 }
 
@@ -58,6 +66,8 @@ impl RefusalLog {
         let seldom = match why {
             RefusedFor::Origin => &self.origin,
             RefusedFor::Path => &self.path,
+            RefusedFor::HostName => &self.host_name,
+            RefusedFor::Credentials => &self.credentials,
             RefusedFor::Upgrade => &self.upgrade,
         };
         let unsaid = seldom.lock().let_through(Instant::now());

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     auth::{CertificateLogin, certificate::user_name},
     node::{ClientAddress, Place, Places, Registry},
-    telemetry,
+    telemetry::{self, RefusedAt},
 };
 
 /// How a socket becomes a stream. Plain ones and TLS are types of their own, so that clients
@@ -159,7 +159,7 @@ impl<T: SocketLayer> Entrance<T> {
             self.files.log_used_up(self.what);
             // The file of another one is free in a moment, and until then there are some to spare.
             if !places.make_room(&address) || !self.files.has_spare(file) {
-                telemetry::connection_turned_away();
+                telemetry::refused(RefusedAt::Connection, "open-files");
                 return None;
             }
         }
@@ -200,13 +200,14 @@ impl<T: SocketLayer> Entrance<T> {
                     *address = self.proxies.peer(client);
                 }
             } else if proxy_protocol::is_next(&stream).await? {
+                telemetry::refused(RefusedAt::Connection, "proxy-header");
                 self.proxies.log_stranger(self.what, address.remote);
                 return Err(io::ErrorKind::PermissionDenied.into());
             }
         }
         if self
             .registry
-            .refuse_banned_address(address.ip(), "listener")
+            .refuse_banned_address(address.ip(), RefusedAt::Connection)
         {
             return Err(io::ErrorKind::PermissionDenied.into());
         }

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::limits::{AddressKey, ClientAddress};
 use crate::{
     hub::Mailbox,
-    telemetry::{self, Seldom},
+    telemetry::{self, RefusedAt, Seldom},
 };
 
 /// All places of a node, or of a listener that has its own.
@@ -121,7 +121,7 @@ impl Places {
             given_way = table.give_way(key);
             if given_way.is_none() {
                 drop(table);
-                telemetry::connection_turned_away();
+                telemetry::refused(RefusedAt::Connection, "unauthenticated-connections");
                 self.log_full(listener);
                 return None;
             }

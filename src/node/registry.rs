@@ -24,7 +24,7 @@ use super::{
 use crate::{
     deadline::later,
     hub::Mailbox,
-    telemetry::{self, Seldom, Strangers},
+    telemetry::{self, RefusedAt, Seldom, Strangers},
 };
 
 /// All connections of this node.
@@ -144,6 +144,17 @@ impl Registry {
         client: ClientAddress,
         mailbox: Arc<Mailbox>,
     ) -> Result<Guard, Problem> {
+        let entered = self.try_to_enter(client, mailbox);
+        entered.inspect_err(|problem| {
+            telemetry::refused(RefusedAt::Connection, problem.error_code());
+        })
+    }
+
+    fn try_to_enter(
+        self: &Arc<Self>,
+        client: ClientAddress,
+        mailbox: Arc<Mailbox>,
+    ) -> Result<Guard, Problem> {
         let address = self.arrivals.enter(client)?;
         let Some(mut guard) = self.enter(mailbox) else {
             self.arrivals.leave(address);
@@ -155,7 +166,6 @@ impl Registry {
 
     /// Logs, now and then, that [`Registry::enter`] had no place for a client of this listener.
     pub fn log_turned_away(&self, listener: &str) {
-        telemetry::connection_turned_away();
         let unsaid = self
             .turned_away
             .lock()

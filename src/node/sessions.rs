@@ -10,10 +10,7 @@ use super::{
     recheck::recheck_some,
     registry::{Guard, Registry},
 };
-use crate::{
-    control::{Applied, Change, RecheckOff, Sessions, Subject, Target},
-    telemetry,
-};
+use crate::control::{Applied, Change, RecheckOff, Sessions, Subject, Target};
 
 impl Guard {
     /// An id for the connection's session: unique, and not to be guessed. It begins with the
@@ -117,7 +114,6 @@ impl Sessions for Registry {
                 let mut found = self.sessions(|_| true);
                 found.retain(|session| is_banned(&**session, &done.subject));
                 for session in &found {
-                    telemetry::ban_refused(done.subject.kind(), "session");
                     session.end(Problem::Banned(ban.reason.clone()));
                 }
                 found.len()

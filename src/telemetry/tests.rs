@@ -111,6 +111,7 @@ fn a_line_of_json_is_an_object_with_flat_fields() {
     let ending = Ending {
         reason: "client disconnected",
         kind: "client disconnected",
+        refused: None,
         duration: Duration::from_millis(1500),
         frames_in: 3,
         frames_out: 4,

@@ -232,9 +232,8 @@ async fn a_banned_address_does_not_come_in() {
     }
     let (_, metrics) = gateway.admin("/metrics").await;
     let count = metrics.lines().find_map(|line| {
-        let labels = "{banned=\"address\",at=\"listener\"} ";
-        let name = format!("stentor_ban_refusals_total{labels}");
-        line.strip_prefix(&name)?.parse::<u64>().ok()
+        let name = "stentor_refused_total{at=\"connection\",reason=\"banned\"} ";
+        line.strip_prefix(name)?.parse::<u64>().ok()
     });
     assert!(count.is_some_and(|count| count >= 22), "{metrics}");
     assert!(metrics.contains("\nstentor_bans 1\n"), "{metrics}");

@@ -152,7 +152,7 @@ async fn clients_that_are_refused_before_their_login_are_told_of() {
     }
     let (_, metrics) = house.gateway.admin("/metrics").await;
     for (reason, count) in [("origin", 3), ("path", 3), ("upgrade", 3)] {
-        let line = format!("stentor_requests_refused_total{{reason=\"{reason}\"}} {count}");
+        let line = format!("stentor_refused_total{{at=\"request\",reason=\"{reason}\"}} {count}");
         assert!(
             metrics.lines().any(|found| found == line),
             "{line}\n{metrics}"

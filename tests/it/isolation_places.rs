@@ -497,7 +497,8 @@ async fn sockjs_sessions_are_bounded_by_address() {
     assert!(refused.contains("\r\nretry-after: 5\r\n"), "{refused}");
     assert!(refused.contains("Your address has 5 sessions"), "{refused}");
     assert_eq!(
-        node.metric("stentor_sockjs_sessions_refused_total").await,
+        node.metric("stentor_refused_total{at=\"request\",reason=\"sockjs-sessions\"}")
+            .await,
         1
     );
     // Others are served; and so are all those of a proxy that says nothing, and of a loopback.
@@ -606,7 +607,8 @@ async fn clients_without_a_login_do_not_fill_the_log() {
         node.metric("stentor_connections{transport=\"tcp\"}").await == 0
     })
     .await;
-    assert_eq!(node.metric("stentor_logins_refused_total").await, CLIENTS);
+    let refused = "stentor_refused_total{at=\"login\",reason=\"login-refused\"}";
+    assert_eq!(node.metric(refused).await, CLIENTS);
     for message in ["login refused", "connection closed"] {
         let lines = node.lines(message).len();
         // A slow machine takes more than ten seconds.

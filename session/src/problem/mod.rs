@@ -193,6 +193,26 @@ impl Problem {
         )
     }
 
+    /// Whether something that the client asked for was refused. Otherwise its session was ended from
+    /// elsewhere: by an operator, a newer session, its time, its silence, or a queue that is gone.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        !matches!(
+            self,
+            Self::Kicked(_)
+                | Self::Replaced
+                | Self::LoginChanged
+                | Self::TokenExpired
+                | Self::ShuttingDown
+                | Self::HeartbeatMissed
+                | Self::PingsUnanswered
+                | Self::SlowConsumer
+                | Self::NotUtf8
+                | Self::FeedInterrupted(_)
+                | Self::SubscriptionCancelled(_)
+        )
+    }
+
     /// Its ERROR frame for a client with which no session was begun.
     #[must_use]
     pub fn frame(&self) -> Bytes {

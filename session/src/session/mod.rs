@@ -149,6 +149,12 @@ impl Session {
         self.phase == Phase::Connected
     }
 
+    /// How many denials were answered by an ERROR that did not end the session.
+    #[must_use]
+    pub fn denials(&self) -> u32 {
+        self.denials
+    }
+
     /// Whether [`Action::Close`] was asked.
     #[must_use]
     pub fn is_closed(&self) -> bool {

@@ -32,6 +32,7 @@ use crate::{
         resource_locked,
     },
     deadline::after,
+    telemetry::ReadAt,
 };
 
 /// A dedicated consumer on RabbitMQ.
@@ -305,8 +306,11 @@ impl ConsumerState {
         let tag = (current.number << NUMBER_SHIFT) | lapin.delivery_tag;
         current.unsettled.insert(tag);
         drop(current);
+        let mut message = from_amqp(&mut lapin);
+        // lapin does not say when it was read. A look at the clock is nothing beside what it takes.
+        message.read_at = ReadAt::now();
         Ok(Delivery {
-            message: Arc::new(from_amqp(&mut lapin)),
+            message: Arc::new(message),
             tag,
             redelivered: lapin.redelivered,
         })

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::handover::Handover;
-use crate::broker::{FeedId, FeedSink, Message};
+use crate::{
+    broker::{FeedId, FeedSink, Message},
+    telemetry::ReadAt,
+};
 
 /// The feed that a link binds by [`crate::broker::VirtualHost::bind_feed`].
 pub(super) struct Feed {
@@ -36,7 +39,8 @@ impl Feed {
 
     /// Hands a message to the sink, or leaves it to the thread that is doing that now. Returns
     /// true if there was room for it.
-    pub(super) fn deliver(&self, message: Message) -> bool {
+    pub(super) fn deliver(&self, mut message: Message) -> bool {
+        message.read_at = ReadAt::now();
         let bytes = message.weight();
         let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) > self.most_bytes {

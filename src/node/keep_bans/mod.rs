@@ -20,7 +20,7 @@ use super::{
 use crate::{
     control::{Applied, Ban, Change, Sessions, Subject},
     presence::{PresenceError, Record, Records},
-    telemetry,
+    telemetry::{self, RefusedAt},
 };
 
 /// The pause between two looks at the records that all nodes share.
@@ -36,26 +36,30 @@ impl Registry {
         &self.bans
     }
 
-    /// The ban that keeps this client out, which is counted, and now and then logged; `at` says
-    /// where it was found.
+    /// The ban that keeps this client out, which is logged now and then; `at` says where it was
+    /// found.
     #[must_use]
     pub fn refuse_banned(&self, suspect: &Suspect<'_>, at: &'static str) -> Option<(Subject, Ban)> {
         let found = self.bans.find(SystemTime::now(), suspect)?;
-        telemetry::ban_refused(found.0.kind(), at);
         if let Some(unsaid) = self.bans.said.lock().let_through(Instant::now()) {
             telemetry::banned_client_refused(&found.0, suspect.address, at, unsaid);
         }
         Some(found)
     }
 
-    /// Whether all who come from this address are banned; then it is counted and logged as above.
+    /// Whether all who come from this address are banned; then it is logged as above, and counted,
+    /// for such a client gets no ERROR.
     #[must_use]
-    pub fn refuse_banned_address(&self, address: IpAddr, at: &'static str) -> bool {
+    pub fn refuse_banned_address(&self, address: IpAddr, at: RefusedAt) -> bool {
         let suspect = Suspect {
             address: Some(address),
             ..Suspect::default()
         };
-        self.refuse_banned(&suspect, at).is_some()
+        let is_banned = self.refuse_banned(&suspect, at.name()).is_some();
+        if is_banned {
+            telemetry::refused(at, "banned");
+        }
+        is_banned
     }
 
     /// From now on bans are written down there, and read.

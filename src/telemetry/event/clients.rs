@@ -47,6 +47,8 @@ pub struct Ending<'a> {
     pub reason: &'a str,
     /// The same in words that are of a fixed number: the header `message` of the ERROR frame.
     pub kind: &'static str,
+    /// The `error-code` of the ERROR, if something was refused by it.
+    pub refused: Option<&'static str>,
     /// How long it was open.
     pub duration: Duration,
     /// Frames that the client sent, heart-beats not counted.
@@ -57,6 +59,40 @@ pub struct Ending<'a> {
     pub messages_in: u64,
     /// The messages among them: those that were delivered.
     pub messages_out: u64,
+}
+
+/// How far a client had come when it was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedAt {
+    /// It had connected.
+    Connection,
+    /// Its HTTP request had come.
+    Request,
+    /// STOMP had begun.
+    Login,
+    /// It was logged in.
+    Session,
+}
+
+impl RefusedAt {
+    /// As metrics and lines of the log call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Request => "request",
+            Self::Login => "login",
+            Self::Session => "session",
+        }
+    }
+}
+
+/// Something was refused to a client. The one place that counts it: once for each ERROR, answer or
+/// closed socket. `reason` is the `error-code` of the ERROR, or one of a few words where the client
+/// gets none.
+pub fn refused(at: RefusedAt, reason: &'static str) {
+    let labels = [("at", at.name()), ("reason", reason)];
+    COUNTS.refused.get_or_create(&labels).inc();
 }
 
 /// A client is there, logged in or not; counted until [`connection_gone`].
@@ -91,6 +127,13 @@ pub fn connection_closed(connection: &ConnectionInfo<'_>, ending: &Ending<'_>) {
         .connections_ended
         .get_or_create(&[("reason", ending.kind)])
         .inc();
+    if let Some(code) = ending.refused {
+        let at = match connection.user {
+            Some(_) => RefusedAt::Session,
+            None => RefusedAt::Login,
+        };
+        refused(at, code);
+    }
     let mut unsaid = None;
     if connection.user.is_none() {
         let Some(count) = connection
@@ -118,9 +161,8 @@ pub fn connection_closed(connection: &ConnectionInfo<'_>, ending: &Ending<'_>) {
 }
 
 /// A client was not let in: the hook refused it, or it asked for the impossible. A few are said, and
-/// how many went unsaid before.
+/// how many went unsaid before. [`connection_closed`] counts it.
 pub fn login_refused(connection: &ConnectionInfo<'_>, cause: &str) {
-    COUNTS.logins_refused.inc();
     let unsaid = connection
         .strangers
         .refused
@@ -132,9 +174,8 @@ pub fn login_refused(connection: &ConnectionInfo<'_>, cause: &str) {
     }
 }
 
-/// The hook does not let a user do this.
+/// The hook does not let a user do this. It is counted when the client is told.
 pub fn permission_refused(connection: &ConnectionInfo<'_>, access: &str, cause: &str) {
-    COUNTS.permissions_refused.inc();
     connection_event!(info, connection, access, cause, "permission refused");
 }
 

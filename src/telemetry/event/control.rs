@@ -10,7 +10,6 @@ use humantime::format_rfc3339_seconds;
 use tracing::{error, info, warn};
 
 use super::millis;
-use crate::telemetry::metrics::COUNTS;
 
 /// Commands of other nodes and of backends are heard (again).
 pub fn control_up(exchange: &str) {
@@ -41,12 +40,6 @@ pub fn control_dropped(dropped: u32) {
 /// Other nodes could not be told a command.
 pub fn control_untold(command: &str, cause: &str) {
     error!(target: "stentor::control", command, cause, "command not sent to other nodes");
-}
-
-/// A client was refused, or its session ended, by a ban of this kind; `at` says where.
-pub fn ban_refused(kind: &'static str, at: &'static str) {
-    let labels = [("banned", kind), ("at", at)];
-    COUNTS.ban_refusals.get_or_create(&labels).inc();
 }
 
 /// A banned client was refused, nor was this said of `unsaid` more since the last time.

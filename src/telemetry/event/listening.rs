@@ -10,6 +10,7 @@ use humantime::format_rfc3339_seconds;
 use parking_lot::Mutex;
 use tracing::{debug, info, warn};
 
+use super::{RefusedAt, refused};
 use crate::telemetry::{
     Bound,
     metrics::COUNTS,
@@ -25,12 +26,6 @@ pub fn listening(address: SocketAddr, listener: &str) {
 pub fn accept_failed(what: &str, cause: &dyn Display, unsaid: u64) {
     let cause = cause.to_string();
     warn!(target: "stentor::listen", what, cause, unsaid, "accept failed");
-}
-
-/// A connection was not taken, for there are too many; [`connection_limit_reached`] says so now and
-/// then.
-pub fn connection_turned_away() {
-    COUNTS.connections_turned_away.inc();
 }
 
 /// A connection that was not logged in was closed for another one; [`places_full`] says so now and
@@ -61,7 +56,7 @@ pub fn files_used_up(what: &str, open_files: u64, unsaid: u64) {
 /// A session of SockJS was not opened, for its address has as many as it may.
 pub fn sockjs_session_refused() {
     static SAID: Mutex<Seldom> = Mutex::new(Seldom::once_in(Seldom::MINUTE));
-    COUNTS.sockjs_sessions_refused.inc();
+    refused(RefusedAt::Request, "sockjs-sessions");
     if let Some(unsaid) = SAID.lock().let_through(Instant::now()) {
         warn!(
             target: "stentor::listen", unsaid,
@@ -129,10 +124,7 @@ pub fn shared_address_over_bound(bound: Bound, address: &dyn Display) {
 /// A request was refused before STOMP began, for a `reason` of a fixed number; `unsaid` more since
 /// this was said the last time, `None`: not to be said now.
 pub fn request_refused(reason: &'static str, cause: &str, unsaid: Option<u64>) {
-    COUNTS
-        .requests_refused
-        .get_or_create(&[("reason", reason)])
-        .inc();
+    refused(RefusedAt::Request, reason);
     if let Some(unsaid) = unsaid {
         info!(target: "stentor::http", reason, cause, unsaid, "client refused before its login");
     }

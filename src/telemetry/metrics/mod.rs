@@ -23,8 +23,9 @@ use prometheus_client::{
 pub use self::feeds::FeedCounts;
 use self::{
     feeds::FEEDS,
-    tell::{Row, Tell, Total},
+    tell::{ByLabel, Row, Tell, Total},
 };
+use crate::telemetry::delays::{AGES, AHEAD, DELIVERY};
 
 /// The type of the text from [`metrics`]: OpenMetrics, which Prometheus asks for.
 pub const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -50,6 +51,7 @@ metrics! {
 
     // The names that Prometheus' own libraries use.
     process {
+        cpu_seconds "Time that the process' threads ran on processors, in seconds" level(Option<Duration>);
         start_time_seconds "When the process began, in seconds since 1970" level(SystemTime);
         resident_memory_bytes "Memory that is resident" level(Option<u64>);
         open_fds "Files and sockets that are open" level(Option<u64>);
@@ -62,17 +64,12 @@ metrics! {
 
         connections "Connections that are open" count(Family<Label, Gauge>);
         connections_ended "Connections that ended, by the words of their ERROR frame, or by another end" count(Family<Label, Counter>);
-        connections_turned_away "Connections that were not taken, for there were too many" count(Counter);
+        refused "Refusals to clients, by how far they had come and by reason: an error-code, or a word where there is no ERROR" count(Family<[(&'static str, &'static str); 2], Counter>);
         limits_exceeded "Times that a client met a bound, by bound: it was refused, or not read for a while" count(Family<Label, Counter>);
-        requests_refused "HTTP requests of clients that were refused before STOMP began, by why" count(Family<Label, Counter>);
         unauthenticated "Connections that are not logged in" level(usize);
         connections_gave_way "Connections that were not logged in, and were closed for others" count(Counter);
-        sockjs_sessions_refused "Sessions of SockJS over HTTP that were not opened, for their address had too many" count(Counter);
         logins "Clients that logged in" count(Counter);
-        logins_refused "Clients that were not let in" count(Counter);
         bans "Bans in force" level(usize);
-        ban_refusals "Clients that a ban kept out, or whose session it ended, by what is banned and where" count(Family<[(&'static str, &'static str); 2], Counter>);
-        permissions_refused "Things that were denied to clients" count(Counter);
         received[Bytes] "Bytes that clients sent" tally(AtomicU64);
         sent[Bytes] "Bytes that were sent to clients" tally(AtomicU64);
 
@@ -98,6 +95,9 @@ metrics! {
         feed_deliveries "Messages of feeds that were put into mailboxes, one for each subscription" now(Total(delivered));
         feeds_interrupted "Times that messages of a feed may have been lost" count(Counter);
         dedicated_deliveries "Messages of dedicated subscriptions that were put into mailboxes" tally(AtomicU64);
+        delivery[Seconds] "Messages, by the time from their read off the broker's socket to their write to a client's" now(DELIVERY.told());
+        delivery_age[Seconds] "Messages with a timestamp, by their age when they were written to a client's socket" now(ages());
+        delivery_ages_negative "Messages with a timestamp that was ahead of this machine's clock when they were written" now(Total(AHEAD.load(Relaxed)));
         redeliveries "Messages that were written again, for their client had not acknowledged them" tally(AtomicU64);
         redeliveries_given_up "Messages that were written as often as their client wished, by what became of them" count(Family<Label, Counter>);
         journal_readings "Readings of a journal from the broker, each for all who wait for one" count(Counter);
@@ -122,6 +122,14 @@ metrics! {
         presence_up "Whether presence is up to date" level(Option<bool>);
         presence_failures "Times that presence was lost" count(Counter);
         api_requests "Requests to the operator's side, by route and status" count(Family<[(&'static str, String); 2], Counter>);
+    }
+}
+
+fn ages() -> ByLabel {
+    let delays = AGES.iter().map(|(unit, delays)| (*unit, delays.told()));
+    ByLabel {
+        label: "timestamp",
+        delays: delays.collect(),
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::{
     sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use prometheus_client::{
+    encoding::{EncodeMetric, MetricEncoder, NoLabelSet},
     metrics::{
+        MetricType,
         counter::{ConstCounter, Counter},
         family::Family,
         gauge::{ConstGauge, Gauge},
@@ -14,6 +16,8 @@ use prometheus_client::{
     },
     registry::{Metric, Registry, Unit},
 };
+
+use crate::telemetry::delays::DelaysTold;
 
 /// Makes of the table the structs that its metrics are counted in, and the function that registers
 /// them in the table's order.
@@ -159,6 +163,57 @@ impl Tell for SystemTime {
     fn tell(self, row: Row, registry: &mut Registry) {
         let since = self.duration_since(UNIX_EPOCH).unwrap_or_default();
         row.register(registry, ConstGauge::new(since.as_secs_f64()));
+    }
+}
+
+/// A time that only grows.
+impl Tell for Duration {
+    fn tell(self, row: Row, registry: &mut Registry) {
+        row.register(registry, ConstCounter::new(self.as_secs_f64()));
+    }
+}
+
+/// Delays by a label.
+#[derive(Debug)]
+pub(super) struct ByLabel {
+    pub(super) label: &'static str,
+    pub(super) delays: Vec<(&'static str, DelaysTold)>,
+}
+
+impl EncodeMetric for ByLabel {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for (value, told) in &self.delays {
+            let labels = [(self.label, *value)];
+            let mut encoder = encoder.encode_family(&labels)?;
+            encoder.encode_histogram::<NoLabelSet>(told.sum, told.count, &told.buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+impl EncodeMetric for DelaysTold {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.encode_histogram::<NoLabelSet>(self.sum, self.count, &self.buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+impl Tell for DelaysTold {
+    fn tell(self, row: Row, registry: &mut Registry) {
+        row.register(registry, self);
+    }
+}
+
+impl Tell for ByLabel {
+    fn tell(self, row: Row, registry: &mut Registry) {
+        row.register(registry, self);
     }
 }
 

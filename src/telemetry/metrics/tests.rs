@@ -4,6 +4,7 @@ use super::*;
 
 fn levels() -> Levels {
     Levels {
+        cpu_seconds: Some(Duration::from_millis(1500)),
         start_time_seconds: UNIX_EPOCH + Duration::from_secs(1),
         ready: true,
         broker_up: true,
@@ -31,9 +32,8 @@ fn the_exposition_is_as_it_was_written_down() {
     counts.connections.get_or_create(&label).inc();
     counts.connections_ended.get_or_create(&label).inc();
     counts.limits_exceeded.get_or_create(&label).inc();
-    counts.requests_refused.get_or_create(&label).inc();
-    let banned = [("banned", "value"), ("at", "value")];
-    counts.ban_refusals.get_or_create(&banned).inc();
+    let refused = [("at", "value"), ("reason", "value")];
+    counts.refused.get_or_create(&refused).inc();
     counts.hook_call.get_or_create(&label).observe(0.2);
     counts.hook_faults.get_or_create(&label).inc();
     counts.jwks_fetches.get_or_create(&label).inc();
@@ -71,6 +71,8 @@ fn all_is_written_as_prometheus_reads_it() {
         "stentor_connections{transport=\"smoke signals\"} 1",
         "# TYPE stentor_received_bytes counter",
         "# UNIT stentor_received_bytes bytes",
+        "# TYPE process_cpu_seconds counter",
+        "process_cpu_seconds_total 1.5",
         "process_start_time_seconds 1.0",
         "process_resident_memory_bytes 4096",
         "stentor_feed_patterns 3",

@@ -12,7 +12,7 @@ use crate::{
         FeedId, FeedSink,
         amqp::{handed::Handed, reader, wire},
     },
-    telemetry,
+    telemetry::{self, ReadAt},
 };
 
 /// What takes a consumer's messages.
@@ -66,7 +66,7 @@ impl Messages {
         self.handed.reconnected(waiting);
     }
 
-    fn take(&mut self, delivery: Delivery<'_>) {
+    fn take(&mut self, delivery: Delivery<'_>, read_at: ReadAt) {
         let print = wire::fingerprint(&self.hasher, &delivery);
         if !self.handed.remember_new(print, delivery.redelivered) {
             return;
@@ -82,6 +82,7 @@ impl Messages {
         let may_be_known = self.is_replicated && delivery.redelivered;
         let mut message = wire::message(delivery);
         message.may_be_known = may_be_known;
+        message.read_at = read_at;
         self.sink.deliver(&self.id, message);
     }
 }
@@ -116,9 +117,9 @@ impl reader::DeliveryTaker for FeedTaker {
         }
     }
 
-    fn take(&mut self, delivery: Delivery<'_>) {
+    fn take(&mut self, delivery: Delivery<'_>, read_at: ReadAt) {
         match self {
-            Self::Messages(messages) => messages.take(delivery),
+            Self::Messages(messages) => messages.take(delivery, read_at),
             Self::Marks(marks) => {
                 marks.has_overflowed |= wire::was_dropped(&delivery, &marks.queue);
             }

@@ -32,6 +32,7 @@ use crate::{
         amqp::{convert::reply_error, link::RENEWED},
     },
     deadline::after,
+    telemetry::ReadAt,
 };
 
 /// A connection that is logged in.
@@ -241,11 +242,12 @@ impl<T: DeliveryTaker> Connection<T> {
 
     /// Why the broker ends the connection, if it does.
     fn handle_events(&mut self) -> Result<Option<BrokerError>, Malformed> {
+        let read_at = ReadAt::at(self.heart.last_read.into_std());
         while let Some(event) = self.decoder.poll()? {
             match event {
                 Event::Heartbeat => {}
                 Event::Delivery { channel, delivery } => {
-                    self.consumers.deliver(channel, delivery)?;
+                    self.consumers.deliver(channel, delivery, read_at)?;
                 }
                 Event::Method {
                     channel: 0,

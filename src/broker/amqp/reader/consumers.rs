@@ -8,7 +8,10 @@ use amqp_wire::{
 use tokio::sync::oneshot;
 
 use super::{DeliveryTaker, Ended};
-use crate::broker::{BrokerError, amqp::convert::reply_error};
+use crate::{
+    broker::{BrokerError, amqp::convert::reply_error},
+    telemetry::ReadAt,
+};
 
 /// A consumer that is to be started.
 pub(super) struct Request<T> {
@@ -150,8 +153,13 @@ impl<T: DeliveryTaker> Consumers<T> {
         Ok(())
     }
 
-    /// A message came.
-    pub(super) fn deliver(&mut self, number: u16, delivery: Delivery<'_>) -> Result<(), Malformed> {
+    /// A message came, with a read at that time.
+    pub(super) fn deliver(
+        &mut self,
+        number: u16,
+        delivery: Delivery<'_>,
+        read_at: ReadAt,
+    ) -> Result<(), Malformed> {
         match self.channels.get_mut(usize::from(number)) {
             Some(Some(Channel::Open(open))) => {
                 if open.unacked == 0 {
@@ -160,7 +168,7 @@ impl<T: DeliveryTaker> Consumers<T> {
                 open.unacked = open.unacked.saturating_add(1);
                 open.last = delivery.tag;
                 self.is_due |= open.unacked >= open.enough;
-                open.taker.take(delivery);
+                open.taker.take(delivery, read_at);
                 Ok(())
             }
             Some(Some(Channel::Closing)) => Ok(()),

@@ -52,12 +52,13 @@ use super::{
 use crate::{
     backoff::Backoff,
     broker::{BrokerError, Cause},
+    telemetry::ReadAt,
 };
 
 /// Takes the messages of one consumer, on the connection's task: must not block.
 pub(super) trait DeliveryTaker: Send + 'static {
-    /// The next message.
-    fn take(&mut self, delivery: Delivery<'_>);
+    /// The next message, and when it was read.
+    fn take(&mut self, delivery: Delivery<'_>, read_at: ReadAt);
 
     /// All messages so far are being acknowledged: from now on the broker may know.
     fn acknowledged(&mut self);
@@ -318,7 +319,7 @@ async fn farewell(connected: Connected) {
 struct Nobody;
 
 impl DeliveryTaker for Nobody {
-    fn take(&mut self, _: Delivery<'_>) {}
+    fn take(&mut self, _: Delivery<'_>, _: ReadAt) {}
 
     fn acknowledged(&mut self) {}
 }

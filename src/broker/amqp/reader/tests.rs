@@ -19,7 +19,7 @@ struct Notes {
 }
 
 impl DeliveryTaker for Notes {
-    fn take(&mut self, delivery: Delivery<'_>) {
+    fn take(&mut self, delivery: Delivery<'_>, _: ReadAt) {
         let Body::Whole(body) = delivery.body else {
             panic!("too large")
         };
