@@ -23,18 +23,17 @@ Runs every check of this repository, after installing missing packages.
 
 Installed are, each only if it is missing, while the programs are compiled:
   with apt-get (through sudo, unless you are root): rabbitmq-server, redis-server, nats-server, nginx,
-  haproxy, chromium, nodejs, npm, python3-venv, default-jdk-headless, libnet-stomp-perl, ruby-stomp,
-  curl, procps,
-  a C compiler; into this folder: tests/js/node_modules and .venv; into a cache: other RabbitMQs, see
-  ./scripts/rabbitmq.sh --help.
+  haproxy, prometheus, chromium, nodejs, npm, python3-venv, default-jdk-headless, libnet-stomp-perl,
+  ruby-stomp, curl, procps, a C compiler; into this folder: tests/js/node_modules and .venv; into a
+  cache: other RabbitMQs, see ./scripts/rabbitmq.sh --help.
 Rust itself is yours to install; see rust-version in Cargo.toml.
 
 The last lines say how long each step took, and how many tests passed and failed. Up to three tests
 that fail run once more by themselves; if they pass then, the last lines name them as unsteady.
 
-On a machine with systemd the packages of RabbitMQ, Redis, NATS, nginx and HAProxy start their
-services. The tests use none of them: they start servers of their own, on free ports, with folders
-of their own, and end them.
+On a machine with systemd the packages of RabbitMQ, Redis, NATS, nginx, HAProxy and Prometheus start
+their services. The tests use none of them: they start servers of their own, on free ports, with
+folders of their own, and end them.
 
 Environment:
   CARGO_TARGET_DIR       where Cargo builds
@@ -223,6 +222,7 @@ missing_packages() {
     [[ -x /usr/sbin/nginx ]] || missing+=(nginx)
     [[ -x /usr/sbin/haproxy ]] || missing+=(haproxy)
     has nats-server || missing+=(nats-server)
+    has promtool || missing+=(prometheus)
     [[ -x $chromium ]] || missing+=(chromium)
     has node || missing+=(nodejs)
     has npm || missing+=(npm)
@@ -250,7 +250,7 @@ install_packages() {
     echo "Installing with apt-get: ${missing[*]}"
     [[ ! -d /run/systemd/system ]] || printf '%s\n' \
         'systemd will start the services of new packages. The tests do not use them; to stop them:' \
-        '  sudo systemctl disable --now rabbitmq-server redis-server nats-server nginx haproxy'
+        '  sudo systemctl disable --now rabbitmq-server redis-server nats-server nginx haproxy prometheus'
     local apt=(as_root env DEBIAN_FRONTEND=noninteractive timeout --kill-after=30s 10m
         apt-get -y -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
     "${apt[@]}" update

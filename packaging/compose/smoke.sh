@@ -88,6 +88,7 @@ haproxy -c -q -f "$work/haproxy.cfg"
 run haproxy haproxy -f "$work/haproxy.cfg"
 sed -e "s/stentor1:15680/127.0.0.1:$admin1/; s/stentor2:15680/127.0.0.1:$admin2/; s/rabbitmq:15692/127.0.0.1:$exporter/" \
     -e 's/scrape_interval: 5s/scrape_interval: 1s/' prometheus.yml >"$work/prometheus.yml"
+cp ../prometheus/alerts.yml "$work/"
 promtool check config "$work/prometheus.yml" >/dev/null
 run prometheus prometheus --config.file "$work/prometheus.yml" --storage.tsdb.path "$work/prometheus" \
     --web.listen-address "127.0.0.1:$prometheus"
@@ -162,8 +163,8 @@ for panel in json.load(open("grafana/dashboards/stentor.json"))["panels"]:
                 if label not in one["metric"]:
                     sys.exit(f"{target['expr']} has no label {label}: {one['metric']}")
 # Counters with labels begin when something happens: nothing was refused here, no bound was met.
-allowed = ("limits_exceeded", "logins_refused", "publish_failures", "mailbox_overflows", "hook_faults",
-           "link_failures")
+allowed = ("limits_exceeded", "refused", "publish_failures", "mailbox_overflows", "hook_faults",
+           "link_failures", "delivery_age")
 unexpected = [expr for expr in silent if not any(name in expr for name in allowed)]
 if unexpected:
     sys.exit(f"without a series: {unexpected}")

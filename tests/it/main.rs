@@ -42,6 +42,7 @@ mod e2e_liveness;
 mod e2e_load_balancer;
 mod e2e_login;
 mod e2e_logs;
+mod e2e_metrics;
 mod e2e_nodes;
 mod e2e_perl_ruby;
 mod e2e_presence;
