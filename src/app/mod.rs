@@ -24,7 +24,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     api::{self, Api, Reconfigure},
-    auth::{Authenticator, CertificateLogin, Replaceable, rabbitmq::RabbitMqAuthenticator},
+    auth::{self, Authenticator, CertificateLogin, Replaceable, rabbitmq::RabbitMqAuthenticator},
     broker::{self, Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
     config::{Config, Loaded},
     control::{self, Control},
@@ -36,7 +36,7 @@ use crate::{
     node::{self, Memory, Places, Registry, Services, Settings, Shed},
     presence::{self, Node, Outbox, Presence, memory::MemoryPresence, redis::RedisPresence},
     shutdown::{self, Phase, Phases, Progress},
-    telemetry,
+    telemetry::{self, Exporting},
 };
 use logins::Logins;
 use reload::{Reloader, Remote};
@@ -58,6 +58,9 @@ pub enum Error {
 
 /// How long the last presence events may take.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
+
+/// How long the last spans may take to the collector.
+const LAST_TRACES: Duration = Duration::from_secs(2);
 
 /// Serves until SIGINT or SIGTERM, then drains. SIGHUP, and the HTTP API, have the file read again.
 ///
@@ -112,6 +115,7 @@ pub struct Gateway {
     phases: Phases,
     addresses: Addresses,
     events: Option<Events>,
+    traces: Option<Exporting>,
     listeners: JoinSet<()>,
 }
 
@@ -173,6 +177,7 @@ impl Gateway {
             admin: admin.local_addr()?,
         };
         let node = node_name();
+        let traces = start_traces(&config, &node)?;
         let Built {
             services,
             logins,
@@ -279,6 +284,7 @@ impl Gateway {
             phases,
             addresses,
             events,
+            traces,
             listeners,
         })
     }
@@ -351,10 +357,19 @@ impl Gateway {
         self.services.vhosts.unbind_feeds(end).await;
         self.services.vhosts.close().await;
         while self.listeners.join_next().await.is_some() {}
+        OptionFuture::from(self.traces.map(|traces| traces.finish(LAST_TRACES))).await;
         telemetry::stopped(registry.len());
         drop(self.phases);
         stopped
     }
+}
+
+fn start_traces(config: &Config, node: &str) -> Result<Option<Exporting>, Error> {
+    /// How long a connect to the collector may take.
+    const CONNECT: Duration = Duration::from_secs(5);
+    let client = |is_secure| auth::http_client(is_secure, CONNECT).build();
+    let started = telemetry::start_traces(&config.otlp, client, node);
+    started.map_err(|error| Error::Configuration(format!("[telemetry.otlp]: {error}")))
 }
 
 async fn bind(address: Option<SocketAddr>, what: &str) -> io::Result<Option<TcpListener>> {

@@ -53,8 +53,15 @@ impl Message {
     /// Whether a stream has it: each of its messages says where it stands there.
     #[must_use]
     pub fn is_of_stream(&self) -> bool {
+        self.header("x-stream-offset").is_some()
+    }
+
+    /// The text of a header.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.properties.headers.iter();
-        headers.any(|(name, _)| &**name == "x-stream-offset")
+        let (_, value) = headers.find(|(known, _)| **known == *name)?;
+        Some(value)
     }
 
     /// When it was sent, if it says so. The milliseconds are RabbitMQ's own, by its plug-in
@@ -62,9 +69,8 @@ impl Message {
     #[must_use]
     pub fn sent_at(&self) -> Option<SentAt> {
         let seconds = self.properties.timestamp?;
-        let mut headers = self.properties.headers.iter();
-        let exact = headers.find(|(name, _)| &**name == "timestamp_in_ms");
-        let exact = exact.and_then(|(_, value)| value.parse().ok());
+        let exact = self.header("timestamp_in_ms");
+        let exact = exact.and_then(|text| text.parse().ok());
         Some(exact.map_or(SentAt::Seconds(seconds), SentAt::Milliseconds))
     }
 

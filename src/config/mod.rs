@@ -89,6 +89,8 @@ pub struct Config {
     pub shutdown: shutdown::Config,
     /// `[log]`
     pub log: telemetry::Config,
+    /// `[telemetry.otlp]`
+    pub otlp: telemetry::OtlpConfig,
 }
 
 impl Config {
@@ -275,6 +277,7 @@ sections! {
     health "health": api::Health,
     shutdown "shutdown": shutdown::Config,
     log "log": telemetry::Config,
+    otlp "telemetry.otlp": telemetry::OtlpConfig,
     ;
     auth.jwt "auth.jwt": auth::jwt::JwtConfig,
 }

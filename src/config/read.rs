@@ -156,7 +156,8 @@ impl<'a> Reader<'a> {
         section: &str,
         values: DeTable<'a>,
     ) {
-        let Some((section, keys)) = self.section_keys(section) else {
+        let known = self.section_keys(section).or_else(|| self.above(section));
+        let Some((section, keys)) = known else {
             let names = self.sections.iter().map(|(name, _)| *name);
             let advice = nearest(section, names.clone()).map_or_else(
                 || {
@@ -339,6 +340,15 @@ impl<'a> Reader<'a> {
             .iter()
             .find(|(section, _)| *section == name)
             .copied()
+    }
+
+    /// A name that has no keys of its own, but sections below it.
+    fn above(&self, name: &str) -> Option<Keys> {
+        let mut names = self.sections.iter().map(|(section, _)| *section);
+        names.find_map(|section| {
+            let (above, below) = section.split_at_checked(name.len())?;
+            (above == name && below.starts_with('.')).then_some((above, &[] as &[_]))
+        })
     }
 
     /// The remedy for a key that its section does not have.

@@ -13,6 +13,7 @@ const SECRETS: &[Name] = &[
     ("broker", "token_command"),
     ("auth.jwt", "secret"),
     ("redis", "sentinel_password"),
+    ("telemetry.otlp", "headers"),
 ];
 
 /// In the place of a secret.

@@ -2,7 +2,7 @@
 //!
 //! Each function is a future that owns what it needs, so it goes on beside the connection's loop.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use stomp_session::{
     Connect, OperationId, Problem, Settle, Subscribe, SubscriptionId, Unsubscribe,
@@ -23,11 +23,11 @@ use super::{
 };
 use crate::{
     auth::Carried,
-    broker::{Consume, QueueSpec, destination::Destination, journal::CURSOR_HEADER},
+    broker::{Consume, Publish, QueueSpec, destination::Destination, journal::CURSOR_HEADER},
     hub::{DedicatedSink, Told},
     node::SubscriptionPlace,
     presence::Device,
-    telemetry,
+    telemetry::{self, TRACEPARENT, TraceSpan, Traced},
 };
 
 /// Has a client's identity and its right to enter the virtual host confirmed.
@@ -37,9 +37,27 @@ pub(super) async fn authenticate(
     carried: Option<Box<Carried>>,
 ) -> Done {
     context.guard.asks_to_log_in();
+    let mut span = TraceSpan::begin(Traced::Connect, connect.headers.get(TRACEPARENT));
+    let done = try_to_authenticate(&context, connect, carried).await;
+    if let Some(span) = &mut span {
+        span.note("session.id", &context.session);
+        span.note("network.transport", context.transport);
+        if let Ok(login) = &done {
+            span.note("enduser.id", &login.identity.user.name);
+        }
+    }
+    end_span(span, done.as_ref().err());
+    Done::Authenticated(done)
+}
+
+async fn try_to_authenticate(
+    context: &Arc<Context>,
+    connect: Box<Connect>,
+    carried: Option<Box<Carried>>,
+) -> Result<NewLogin, Problem> {
     if context.services.memory.is_short() {
         telemetry::login_refused(&context.info(), "the node is short of memory");
-        return Done::Authenticated(Err(Problem::Overloaded));
+        return Err(Problem::Overloaded);
     }
     let mut device = None;
     if context.services.presence.is_some() {
@@ -48,32 +66,29 @@ pub(super) async fn authenticate(
                 device = named;
                 context.say(status);
             }
-            Err(problem) => return Done::Authenticated(Err(problem)),
+            Err(problem) => return Err(problem),
         }
     }
-    let (mut identity, until) = match login::login(&context, &connect, carried).await {
-        Ok(login) => login,
-        Err(problem) => return Done::Authenticated(Err(problem)),
-    };
+    let (mut identity, until) = login::login(context, &connect, carried).await?;
     if !context.guard.let_in() {
         context.services.registry.log_turned_away(context.transport);
-        return Done::Authenticated(Err(Problem::TooManyConnections));
+        return Err(Problem::TooManyConnections);
     }
     if let Some(id) = identity.device_id() {
         // A token may have named another than the client.
         device.get_or_insert_default().id = Some(id.into());
     }
-    let decided = admission::apply_policy(&context, &identity, device.clone()).await;
+    let decided = admission::apply_policy(context, &identity, device.clone()).await;
     let opened = match decided {
-        Ok(()) => once::open(&context, &mut identity, &connect.headers).await,
+        Ok(()) => once::open(context, &mut identity, &connect.headers).await,
         Err(problem) => Err(problem),
     };
-    Done::Authenticated(opened.map(|last_number| NewLogin {
+    opened.map(|last_number| NewLogin {
         identity,
         device,
         until,
         last_number,
-    }))
+    })
 }
 
 /// Finds out which groups the user is in. A hook that is at fault has said so in the log: its
@@ -94,10 +109,55 @@ pub(super) async fn subscribe(
     ahead: Option<Box<Ahead>>,
     known: Option<Box<QueueSpec>>,
 ) -> Done {
+    let mut span = TraceSpan::begin(Traced::Subscribe, subscribe.headers.get(TRACEPARENT));
+    if let Some(span) = &mut span {
+        span.note("session.id", &context.session);
+        span.note("messaging.destination.name", &subscribe.destination);
+    }
     let answers = answers(&context, ahead).await;
     let subscription = subscribe.subscription;
     let opened = open(&context, &subscribe, answers.as_deref(), known).await;
+    end_span(span, opened.as_ref().err());
     Done::Subscribed(operation, subscription, opened)
+}
+
+fn end_span(span: Option<TraceSpan>, problem: Option<&Problem>) {
+    if let Some(span) = span {
+        span.end(problem.map(Problem::error_code));
+    }
+}
+
+/// A span for each message that is published, in order, if there are traces; `None` for one that is
+/// not recorded.
+fn publish_spans(tasks: &[Task], context: &Context) -> VecDeque<Option<TraceSpan>> {
+    if !telemetry::are_traced() {
+        return VecDeque::new();
+    }
+    let spans = tasks.iter().filter_map(|task| match task {
+        Task::Publish(sending, _) => Some(publish_span(&sending.publish, context)),
+        Task::Settle(..) | Task::Say(_) => None,
+    });
+    spans.collect()
+}
+
+fn publish_span(publish: &Publish, context: &Context) -> Option<TraceSpan> {
+    let headers = &publish.properties.headers;
+    let parent = headers.iter().find(|(name, _)| &**name == TRACEPARENT);
+    let mut span = TraceSpan::begin(Traced::Publish, parent.map(|(_, value)| &**value))?;
+    span.note("session.id", &context.session);
+    span.note("messaging.destination.name", &publish.exchange);
+    span.note(
+        "messaging.rabbitmq.destination.routing_key",
+        &publish.routing_key,
+    );
+    Some(span)
+}
+
+/// From here on the message's trace goes on from this span.
+fn carry(span: &TraceSpan, publish: &mut Publish) {
+    let headers = &mut publish.properties.headers;
+    headers.retain(|(name, _)| &**name != TRACEPARENT);
+    headers.push((TRACEPARENT.into(), span.traceparent().into()));
 }
 
 /// What the hook has answered ahead.
@@ -262,7 +322,12 @@ pub(super) async fn perform(
         Task::Publish(_, None) | Task::Settle(..) | Task::Say(_) => None,
     });
     let replies = replies.collect();
-    let handed = hand_over(&context, tasks, answers.as_deref()).await;
+    let mut spans = publish_spans(&tasks, &context);
+    let handed = hand_over(&context, tasks, &mut spans, answers.as_deref()).await;
+    // Those of messages that were not handed over.
+    for span in spans {
+        end_span(span, handed.as_ref().err());
+    }
     Done::Handed(
         operation,
         handed.map_err(|problem| NotHanded { problem, replies }),
@@ -272,6 +337,7 @@ pub(super) async fn perform(
 async fn hand_over(
     context: &Context,
     mut tasks: Vec<Task>,
+    spans: &mut VecDeque<Option<TraceSpan>>,
     answers: Option<&Answers>,
 ) -> Result<Handed, Problem> {
     let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
@@ -333,10 +399,18 @@ async fn hand_over(
                 if let Some(ticket) = &ticket {
                     ticket.mark(&mut sending.publish.properties);
                 }
+                let span = spans.pop_front().flatten();
+                if let Some(span) = &span {
+                    carry(span, &mut sending.publish);
+                }
                 let confirm = identity.vhost.publish(sending.publish).await?;
-                handed.confirms.push(match ticket {
+                let awaited = match ticket {
                     Some(ticket) => Awaited::Once(ticket.published(identity, confirm)),
                     None => Awaited::Broker(confirm),
+                };
+                handed.confirms.push(match span {
+                    Some(span) => Awaited::Traced(Box::new(awaited), span),
+                    None => awaited,
                 });
             }
             Task::Say(status) => context.say(status),

@@ -3,7 +3,7 @@
 
 use crate::{
     broker::Message,
-    telemetry::{self, Journey},
+    telemetry::{self, Journey, TRACEPARENT, TraceSpan, Traced},
 };
 
 /// So many are measured at a time: all of one turn, but not all that wait for a client which does
@@ -18,11 +18,13 @@ struct Handed {
     /// The bytes that have to be written until it is: its own, and those before it.
     bytes: usize,
     journey: Journey,
+    /// Only if its trace is recorded.
+    span: Option<TraceSpan>,
 }
 
 impl UnderWay {
     /// The link has taken a message, and now so many bytes are pending.
-    pub(super) fn add(&mut self, message: &Message, pending: usize) {
+    pub(super) fn add(&mut self, message: &Message, session: &str, pending: usize) {
         if self.0.len() < MOST {
             self.0.push(Handed {
                 bytes: pending,
@@ -30,6 +32,7 @@ impl UnderWay {
                     read_at: message.read_at,
                     sent_at: message.sent_at(),
                 },
+                span: span(message, session),
             });
         }
     }
@@ -43,6 +46,9 @@ impl UnderWay {
     /// Everything is on the socket.
     pub(super) fn all_written(self) {
         telemetry::delivered(self.0.iter().map(|handed| handed.journey));
+        for span in self.0.into_iter().filter_map(|handed| handed.span) {
+            span.end(None);
+        }
     }
 
     /// The messages that are complete by that.
@@ -54,6 +60,21 @@ impl UnderWay {
         let waiting = self.0.split_off(waiting);
         Self(std::mem::replace(&mut self.0, waiting))
     }
+}
+
+fn span(message: &Message, session: &str) -> Option<TraceSpan> {
+    if !telemetry::are_traced() {
+        return None;
+    }
+    let mut span = TraceSpan::begin(Traced::Deliver, message.header(TRACEPARENT))?;
+    span.began_at(message.read_at);
+    span.note("messaging.destination.name", &message.exchange);
+    span.note(
+        "messaging.rabbitmq.destination.routing_key",
+        &message.routing_key,
+    );
+    span.note("session.id", session);
+    Some(span)
 }
 
 #[cfg(test)]
@@ -72,7 +93,7 @@ mod tests {
         let mut under_way = UnderWay::default();
         // Other bytes may wait before it, and between.
         for pending in [150, 250, 400] {
-            under_way.add(&message(), pending);
+            under_way.add(&message(), "s", pending);
         }
         for (bytes, written) in [(149, 0), (1, 1), (100, 1), (0, 0), (149, 0), (1, 1)] {
             assert_eq!(under_way.take_written(bytes).0.len(), written, "{bytes}");
@@ -84,7 +105,7 @@ mod tests {
     fn a_client_that_does_not_read_costs_little() {
         let mut under_way = UnderWay::default();
         for pending in 1..10_000 {
-            under_way.add(&message(), pending);
+            under_way.add(&message(), "s", pending);
         }
         assert_eq!(under_way.0.len(), MOST);
     }

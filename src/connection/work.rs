@@ -30,7 +30,7 @@ use crate::{
     hub::Told,
     messaging::Confirming,
     presence::{Device, Status},
-    telemetry,
+    telemetry::{self, TraceSpan},
 };
 
 /// The outcome of an action.
@@ -77,6 +77,8 @@ pub(super) enum Awaited {
     Broker(Confirm),
     /// That it is written down, after the broker's confirm.
     Once(Confirming),
+    /// Either, of a message whose trace is recorded.
+    Traced(Box<Self>, TraceSpan),
 }
 
 impl Awaited {
@@ -84,6 +86,11 @@ impl Awaited {
         match self {
             Self::Broker(confirm) => confirm.await.map_err(Problem::from),
             Self::Once(confirming) => confirming.await,
+            Self::Traced(awaited, span) => {
+                let outcome = Box::pin(awaited.outcome()).await;
+                span.end(outcome.as_ref().err().map(Problem::error_code));
+                outcome
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ mod metrics;
 mod presence;
 mod seldom;
 mod token;
+mod traces;
 
 use std::{
     io::{self, IsTerminal},
@@ -50,6 +51,7 @@ pub use metrics::{
 pub use presence::*;
 pub use seldom::{Repeated, Seldom};
 pub use token::*;
+pub use traces::{Exporting, OtlpConfig, TRACEPARENT, TraceSpan, Traced, are_traced, start_traces};
 
 /// Why the log could not be set up.
 #[derive(Debug, thiserror::Error)]

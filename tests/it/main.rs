@@ -56,6 +56,7 @@ mod e2e_stompjs;
 mod e2e_tls;
 mod e2e_tls_plugin;
 mod e2e_told;
+mod e2e_traces;
 mod e2e_vhosts;
 mod feed_whole;
 mod foreign;

@@ -121,6 +121,8 @@ metrics! {
         queues_suspected "Queues over which the broker may have closed a link" count(Counter);
         presence_up "Whether presence is up to date" level(Option<bool>);
         presence_failures "Times that presence was lost" count(Counter);
+        trace_spans "Spans that the collector of traces took" count(Counter);
+        trace_spans_lost "Spans that were lost, for too many waited, or the collector did not take them" count(Counter);
         api_requests "Requests to the operator's side, by route and status" count(Family<[(&'static str, String); 2], Counter>);
     }
 }
@@ -227,6 +229,16 @@ pub(super) fn hook_called(call: &'static str, took: Duration, is_fault: bool) {
     if is_fault {
         COUNTS.hook_faults.get_or_create(&label).inc();
     }
+}
+
+/// The collector of traces took so many spans.
+pub(super) fn spans_sent(count: usize) {
+    COUNTS.trace_spans.inc_by(count as u64);
+}
+
+/// So many spans were lost.
+pub(super) fn spans_lost(count: usize) {
+    COUNTS.trace_spans_lost.inc_by(count as u64);
 }
 
 /// A call of the hook had so many questions.

@@ -1,0 +1,168 @@
+//! The way of spans to the collector: a bounded queue, and one task that empties it.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use opentelemetry::KeyValue;
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_sdk::{
+    Resource,
+    trace::{SpanData, SpanExporter as _},
+};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::{info, warn};
+
+use super::{OtlpConfig, TRACER, Tracer};
+use crate::telemetry::{Seldom, metrics};
+
+/// Spans that wait for the collector, and those under way; more are lost, and counted. Each takes
+/// about half a kilobyte.
+const QUEUE: usize = 4096;
+/// Spans in one request.
+const BATCH: usize = 512;
+/// How long spans are gathered for one request.
+const GATHER: Duration = Duration::from_secs(1);
+/// How long a request may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The task that takes spans to the collector.
+#[derive(Debug)]
+pub struct Exporting {
+    task: AbortOnDropHandle<()>,
+    stop: CancellationToken,
+}
+
+/// Begins to record traces, if a collector is set. `client` makes the client for it, by whether it
+/// is asked by TLS.
+///
+/// # Errors
+/// The client cannot be made. Whether the collector is there shows later.
+pub fn start_traces(
+    config: &OtlpConfig,
+    client: impl FnOnce(bool) -> reqwest::Result<reqwest::Client>,
+    node: &str,
+) -> Result<Option<Exporting>, String> {
+    let (Some(url), Some(headers)) = (config.url(), config.headers.pairs()) else {
+        return Ok(None);
+    };
+    let client = client(url.scheme() == "https").map_err(|error| error.to_string())?;
+    let headers = headers
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let mut exporter = SpanExporter::builder()
+        .with_http()
+        .with_http_client(client)
+        .with_protocol(Protocol::HttpBinary)
+        .with_endpoint(url.as_str())
+        .with_timeout(PATIENCE)
+        .with_headers(headers.collect::<HashMap<_, _>>())
+        .build()
+        .map_err(|error| error.to_string())?;
+    let about = [
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+        KeyValue::new("service.instance.id", node.to_owned()),
+    ];
+    let resource = Resource::builder_empty()
+        .with_service_name("stentor")
+        .with_attributes(about)
+        .build();
+    exporter.set_resource(&resource);
+    let (queue, spans) = mpsc::channel(QUEUE);
+    let tracer = Tracer {
+        ratio: config.ratio,
+        queue,
+    };
+    // A second gateway in one process, as tests have, records by the first one's means.
+    let _ = TRACER.set(tracer);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(export(exporter, spans, stop.clone()));
+    Ok(Some(Exporting {
+        task: AbortOnDropHandle::new(task),
+        stop,
+    }))
+}
+
+impl Exporting {
+    /// Takes what waits to the collector, if that does not last.
+    pub async fn finish(self, patience: Duration) {
+        self.stop.cancel();
+        let _ = timeout(patience, self.task).await;
+    }
+}
+
+async fn export(
+    exporter: SpanExporter,
+    mut spans: mpsc::Receiver<SpanData>,
+    stop: CancellationToken,
+) {
+    let mut news = News::default();
+    while let Some(Some(first)) = stop.run_until_cancelled(spans.recv()).await {
+        let mut batch = vec![first];
+        if spans.len() < BATCH {
+            let _ = stop.run_until_cancelled(tokio::time::sleep(GATHER)).await;
+        }
+        gather(&mut spans, &mut batch);
+        send(&exporter, batch, &mut news).await;
+    }
+    loop {
+        let mut batch = Vec::new();
+        gather(&mut spans, &mut batch);
+        if batch.is_empty() {
+            return;
+        }
+        send(&exporter, batch, &mut news).await;
+    }
+}
+
+fn gather(spans: &mut mpsc::Receiver<SpanData>, batch: &mut Vec<SpanData>) {
+    while batch.len() < BATCH
+        && let Ok(span) = spans.try_recv()
+    {
+        batch.push(span);
+    }
+}
+
+async fn send(exporter: &SpanExporter, batch: Vec<SpanData>, news: &mut News) {
+    let count = batch.len();
+    let sent = timeout(PATIENCE, exporter.export(batch)).await;
+    let failure = match sent {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some("it does not answer".to_owned()),
+    };
+    match failure {
+        None => metrics::spans_sent(count),
+        Some(_) => metrics::spans_lost(count),
+    }
+    news.tell(failure.as_deref(), Instant::now());
+}
+
+/// Whether the collector takes spans, as the log knows it.
+#[derive(Default)]
+struct News {
+    is_away: bool,
+    seldom: Option<Seldom>,
+}
+
+impl News {
+    fn tell(&mut self, failure: Option<&str>, now: Instant) {
+        let Some(cause) = failure else {
+            if std::mem::take(&mut self.is_away) {
+                self.seldom = None;
+                info!(target: "stentor::traces", "the collector takes traces again");
+            }
+            return;
+        };
+        self.is_away = true;
+        let seldom = self.seldom.get_or_insert(Seldom::once_in(Seldom::MINUTE));
+        if let Some(unsaid) = seldom.let_through(now) {
+            warn!(
+                target: "stentor::traces", cause, unsaid,
+                "the collector of [telemetry.otlp] does not take traces: they are lost"
+            );
+        }
+    }
+}
