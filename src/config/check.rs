@@ -261,11 +261,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
 
 /// Needs of journals.
 fn journal(config: &Config, reader: &mut Reader<'_>) {
-    let is_embedded = config
-        .broker
-        .all_urls()
-        .iter()
-        .any(|url| *url == Url::Embedded);
+    let is_embedded = config.broker.all_urls().contains(&Url::Embedded);
     if is_embedded && !config.journal.exchanges.is_empty() {
         reader.wrong(
             &[("journal", "exchanges"), ("broker", "url")],

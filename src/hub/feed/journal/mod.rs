@@ -77,10 +77,6 @@ impl Record {
     pub(in crate::hub) fn new(config: &JournalConfig) -> Self {
         Self {
             ring: Ring::new(config.memory),
-            #[expect(
-                clippy::mutable_key_type,
-                reason = "a mailbox is hashed by its address"
-            )]
             resuming: HashSet::new(),
         }
     }
