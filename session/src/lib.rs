@@ -102,3 +102,4 @@ pub use config::Config;
 pub use delivery::{Delivered, Delivery};
 pub use problem::{Problem, Reconnect};
 pub use session::Session;
+pub use subscriptions::OpenSubscription;

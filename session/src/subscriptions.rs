@@ -56,6 +56,21 @@ pub(crate) struct Subscription {
     is_lost: bool,
 }
 
+/// An open subscription, for whoever wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenSubscription<'a> {
+    /// The session's name for it.
+    pub subscription: SubscriptionId,
+    /// The client's: its `id`; in STOMP 1.0 it may be its destination.
+    pub name: &'a str,
+    /// How its messages are acknowledged.
+    pub ack: AckMode,
+    /// Messages that were sent to it.
+    pub messages: u64,
+    /// Those of them that its client has to acknowledge.
+    pub unacknowledged: usize,
+}
+
 /// The remains of a subscription that has just ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
@@ -219,6 +234,18 @@ impl Subscriptions {
     /// The number of an open subscription of that name.
     pub(crate) fn find(&self, name: Name<'_>) -> Option<SubscriptionId> {
         Some(SubscriptionId(self.open.get(self.by_name(name)?)?.number))
+    }
+
+    /// Those that are open, the oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = OpenSubscription<'_>> {
+        let open = self.open.iter().filter(|found| !found.has_ended);
+        open.map(|found| OpenSubscription {
+            subscription: SubscriptionId(found.number),
+            name: &found.name,
+            ack: found.ack,
+            messages: found.sequence,
+            unacknowledged: found.unsettled.as_ref().map_or(0, |list| list.len()),
+        })
     }
 
     /// How many are open.

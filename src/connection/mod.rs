@@ -31,6 +31,7 @@
 //! | `write` | messages out of the mailbox, frames into the link; `under_way` measures their delay |
 //! | `operations` | operations under way, and their results: subscriptions (`route`), queues (`declared`), settlements (`work`), own messages (`echo`) |
 //! | `goodbye`, `end` | the last words, and the reason |
+//! | `describe` | what it does, for an operator who asks |
 //! | `timer` | the one timer, on strokes that all connections share |
 //! | `once` | messages that are published once, whatever is sent again |
 //! | `perform` | one action, from the hook's permissions (`permission`, asked `ahead`) to the broker's answer; the login (`login`, `admission`), and its `renewal` |
@@ -43,6 +44,7 @@ mod ahead;
 mod answers;
 mod context;
 mod declared;
+mod describe;
 mod echo;
 mod end;
 mod event;
@@ -176,6 +178,9 @@ impl<L: Link> Connection<L> {
 
     /// Does what the session asks for, and hands it frames, until both rest.
     fn act(&mut self) {
+        if self.context.guard.is_asked() {
+            self.describe();
+        }
         loop {
             while let Some(action) = self.session.poll_action() {
                 match action {
@@ -211,7 +216,7 @@ impl<L: Link> Connection<L> {
 
     /// Waits for whatever comes first, and writes meanwhile.
     ///
-    /// **Wake-ups.** Each source either has something or keeps this task's waker. In five cases
+    /// **Wake-ups.** Each source either has something or keeps this task's waker. In six cases
     /// neither is so, and nobody would wake the task: then `poll` is ready with [`Event::Progress`],
     /// and the loop comes back at once.
     ///
@@ -224,7 +229,8 @@ impl<L: Link> Connection<L> {
     ///    answers: progress. Nobody else knows of these bytes.
     /// 4. A settlement is done: progress. It may have been the last thing under way, which only
     ///    `act` notes.
-    /// 5. A message was written that comes again unless it is acknowledged: the timer is to be set,
+    /// 5. An operator asks what the connection does: progress, for `act` answers.
+    /// 6. A message was written that comes again unless it is acknowledged: the timer is to be set,
     ///    for the session may want to be woken earlier than before: progress.
     ///
     /// **Turns.** The order is write, settle, operations, read, timer. Progress alone does not end
@@ -267,7 +273,8 @@ impl<L: Link> Connection<L> {
         if timer.poll(task).is_ready() {
             return Poll::Ready(Event::Timeout);
         }
-        if progress {
+        // Whoever asked has woken this task, and `act` answers.
+        if progress || self.context.guard.is_asked() {
             Poll::Ready(Event::Progress)
         } else {
             Poll::Pending

@@ -86,6 +86,11 @@ impl Operations {
         self.work.is_none()
     }
 
+    /// How the connection's subscriptions are served.
+    pub(super) fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
     /// Begins what can be begun; `false` if the session was told that something cannot.
     pub(super) fn begin(&mut self, session: &mut Session, context: &Arc<Context>) -> bool {
         while let Some((action, ahead)) = self.work.as_mut().and_then(|work| work.next()) {

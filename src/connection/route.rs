@@ -8,7 +8,7 @@ use super::rights::Right;
 use crate::{
     broker::{Consume, Consumer},
     hub::SharedSubscription,
-    node::{QueuePlace, SubscriptionPlace},
+    node::{QueuePlace, Source, SubscriptionPlace},
     telemetry::DedicatedSubscriptionCounted,
 };
 
@@ -86,6 +86,17 @@ impl Routes {
         let (_, route) = self.0.swap_remove(index);
         self.0.shrink_to_fit();
         Some(route)
+    }
+
+    /// Where the messages of a subscription come from.
+    pub(super) fn source(&self, subscription: SubscriptionId) -> Option<Source> {
+        Some(match self.find(subscription)? {
+            Route::Shared { shared, .. } => {
+                let (exchange, pattern) = shared.source();
+                Source::Feed(exchange.into(), pattern.into())
+            }
+            Route::Dedicated(route) => Source::Queue(route.queue().into()),
+        })
     }
 
     /// What each subscription that has not ended needed a right for.

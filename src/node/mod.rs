@@ -15,6 +15,7 @@
 mod ban_book;
 mod bans;
 mod config;
+mod inquiries;
 mod keep_bans;
 mod limits;
 mod logged_in;
@@ -33,6 +34,7 @@ mod settings;
 
 pub use bans::{BanPage, Bans, MAX_BANS, Suspect};
 pub use config::MemoryConfig;
+pub use inquiries::{SessionDetails, Source, SubscriptionDetails};
 pub use keep_bans::keep_bans;
 pub use limits::{
     AddressKey, Attempt, Bucket, ClientAddress, FailedLogins, Limits, Pace, Paces, QueuePlace,

@@ -16,6 +16,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     ban_book::BanBook,
+    inquiries::{Inquiries, SessionDetails},
     limits::{AddressKey, Arrivals, ClientAddress, Limits},
     logged_in::LoggedIn,
     memory::Shed,
@@ -41,6 +42,7 @@ pub struct Registry {
     turned_away: Mutex<Seldom>,
     strangers: Strangers,
     pub(super) bans: BanBook,
+    pub(super) inquiries: Inquiries,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +100,7 @@ impl Registry {
             turned_away: Mutex::default(),
             strangers: Strangers::default(),
             bans: BanBook::default(),
+            inquiries: Inquiries::default(),
         })
     }
 
@@ -202,6 +205,19 @@ impl Registry {
     #[must_use]
     pub fn places(&self) -> &Arc<Places> {
         &self.places
+    }
+
+    /// How many are logged in, or about to be.
+    #[must_use]
+    pub fn logged_in(&self) -> usize {
+        self.members.lock().admitted
+    }
+
+    /// Wakes the connection of that number.
+    pub(super) fn wake(&self, number: u64) {
+        if let Some(member) = self.members.lock().by_number.get(&number) {
+            member.mailbox.wake();
+        }
     }
 
     /// How many there are.
@@ -342,6 +358,17 @@ impl Guard {
         let before = self.registry.members.lock().set(self.number, state);
         // A place takes a lock of its own when it is given back.
         drop(before);
+    }
+
+    /// Whether somebody asks what the connection does.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.registry.inquiries.is_asked(self.number)
+    }
+
+    /// Tells all who ask what the connection does.
+    pub fn answer(&self, details: &SessionDetails) {
+        self.registry.inquiries.answer(self.number, details);
     }
 
     /// The connection's mailbox.

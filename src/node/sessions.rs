@@ -1,16 +1,23 @@
 //! The sessions of this node, as [`control`](crate::control) reaches them.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use stomp_session::Problem;
 
 use super::{
+    inquiries::SessionDetails,
     logged_in::LoggedIn,
     recheck::recheck_some,
     registry::{Guard, Registry},
 };
 use crate::control::{Applied, Change, RecheckOff, Sessions, Subject, Target};
+
+/// How long a connection may take to say what it does: its task may have much to do.
+const ANSWER: Duration = Duration::from_millis(800);
 
 impl Guard {
     /// An id for the connection's session: unique, and not to be guessed. It begins with the
@@ -39,6 +46,19 @@ impl Registry {
         };
         found.retain(|session| is_meant(&**session, target));
         found
+    }
+
+    /// What a session of this node does, as its connection says; `None`: it is not here, or has no
+    /// answer in time.
+    pub async fn details(&self, id: &str) -> Option<SessionDetails> {
+        let number = number(id)?;
+        // Held no longer than it takes to look: a session that ends gives its place back.
+        if *self.session(number)?.id() != *id {
+            return None;
+        }
+        let inquiry = self.inquiries.ask(number);
+        self.wake(number);
+        tokio::time::timeout(ANSWER, inquiry.answer()).await.ok()?
     }
 
     fn end(&self, target: &Target, problem: &Problem) -> usize {

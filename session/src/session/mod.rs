@@ -16,7 +16,7 @@ use crate::{
     liveness::{Due, Liveness},
     receipts::{IfDenied, Pending},
     redelivery::{GivenUp, Redelivery},
-    subscriptions::{Name, Subscriptions},
+    subscriptions::{Name, OpenSubscription, Subscriptions},
     transactions::Transactions,
 };
 
@@ -185,6 +185,11 @@ impl Session {
     #[must_use]
     pub fn subscriptions(&self) -> usize {
         self.subscriptions.len()
+    }
+
+    /// The subscriptions open now, the oldest first.
+    pub fn open_subscriptions(&self) -> impl Iterator<Item = OpenSubscription<'_>> {
+        self.subscriptions.iter()
     }
 
     /// Bytes arrived from the client, whatever they are: it lives (STOMP 1.2, "Heart-beating").

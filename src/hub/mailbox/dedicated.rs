@@ -272,6 +272,11 @@ impl DedicatedWaiting {
         self.parcels.is_empty()
     }
 
+    /// Messages that wait to be written.
+    pub(super) fn len(&self) -> usize {
+        self.parcels.len()
+    }
+
     /// True if no state is left that is needed.
     pub(super) fn is_idle(&self) -> bool {
         self.is_empty() && self.aside.is_none() && self.held.is_empty()

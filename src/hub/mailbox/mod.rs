@@ -391,6 +391,28 @@ impl Mailbox {
             .saturating_add(unwritten)
     }
 
+    /// Messages that wait in it, of both kinds, and their bytes.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        let dedicated = state.dedicated.as_ref();
+        let (messages, bytes) =
+            dedicated.map_or((0, 0), |waiting| (waiting.len(), waiting.bytes()));
+        (
+            state.shared.len().saturating_add(messages),
+            state.bytes.saturating_add(bytes),
+        )
+    }
+
+    /// Wakes the connection, also one that waits for its client to read.
+    pub fn wake(&self) {
+        let mut state = self.state.lock();
+        state.wake();
+        if let Some(stuck) = &state.stuck {
+            stuck.waker.wake_by_ref();
+        }
+    }
+
     /// The client does not read, and so many bytes wait for its socket. Returns true if the
     /// connection has to end at once, without an ERROR; if not, it is woken when it has to.
     pub fn stuck(&self, unwritten: usize, context: &Context<'_>) -> bool {
