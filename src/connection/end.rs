@@ -52,6 +52,15 @@ impl End {
         }
     }
 
+    /// True if the client was sent away for what it did, or what was done to it.
+    pub(super) fn is_error(&self) -> bool {
+        match self {
+            Self::Disconnect | Self::Link(_) => false,
+            Self::Problem(problem) => !matches!(**problem, Problem::ShuttingDown),
+            Self::WriteTimeout | Self::Shed => true,
+        }
+    }
+
     /// Its kind, one of a fixed number of texts.
     pub(super) fn kind(&self) -> &'static str {
         match self {

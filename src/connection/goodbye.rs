@@ -87,6 +87,7 @@ impl<L: Link> Connection<L> {
         let reason = end.as_ref().map(End::to_string);
         let ending = Ending {
             reason: reason.as_deref().unwrap_or_default(),
+            is_error: end.as_ref().is_some_and(End::is_error),
             kind: end.as_ref().map_or("", End::kind),
             refused: end.as_ref().and_then(End::refused),
             duration: running.saturating_sub(Duration::from_nanos(self.opened)),

@@ -16,6 +16,7 @@ mod jwt;
 mod links;
 mod metrics;
 mod presence;
+mod refusals;
 mod seldom;
 mod token;
 mod traces;
@@ -49,6 +50,7 @@ pub use metrics::{
     SharedSubscriptionCounted, connections, metrics,
 };
 pub use presence::*;
+pub use refusals::{Refusal, recent_refusals};
 pub use seldom::{Repeated, Seldom};
 pub use token::*;
 pub use traces::{Exporting, OtlpConfig, TRACEPARENT, TraceSpan, Traced, are_traced, start_traces};

@@ -110,6 +110,7 @@ fn a_line_of_text_begins_with_the_time_in_utc() {
 fn a_line_of_json_is_an_object_with_flat_fields() {
     let ending = Ending {
         reason: "client disconnected",
+        is_error: false,
         kind: "client disconnected",
         refused: None,
         duration: Duration::from_millis(1500),

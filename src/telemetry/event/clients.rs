@@ -3,7 +3,7 @@
 use std::{
     fmt::Display,
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use parking_lot::Mutex;
@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::millis;
 use crate::telemetry::{
     metrics::{self, COUNTS},
+    refusals::{self, Refusal},
     seldom::Few,
 };
 
@@ -45,7 +46,9 @@ pub struct Strangers {
 pub struct Ending<'a> {
     /// Why: in the words of the ERROR frame, or e.g. `client disconnected`.
     pub reason: &'a str,
-    /// The same in words that are of a fixed number: the header `message` of the ERROR frame.
+    /// Whether it was ended with an ERROR, and not by its client or this node's end.
+    pub is_error: bool,
+    /// The same as `reason` in words that are of a fixed number: the header `message` of the ERROR frame.
     pub kind: &'static str,
     /// The `error-code` of the ERROR, if something was refused by it.
     pub refused: Option<&'static str>,
@@ -114,6 +117,18 @@ macro_rules! connection_event {
     }};
 }
 
+/// Keeps it among the last refusals.
+fn keep_refusal(connection: &ConnectionInfo<'_>, what: &'static str, cause: &str) {
+    refusals::refused(Refusal {
+        at: SystemTime::now(),
+        what,
+        cause: refusals::cut(cause),
+        user: connection.user.map(refusals::cut),
+        remote: Some(connection.remote),
+        session: Some(connection.session.into()),
+    });
+}
+
 /// A client has logged in.
 pub fn connection_opened(connection: &ConnectionInfo<'_>) {
     COUNTS.logins.inc();
@@ -133,6 +148,9 @@ pub fn connection_closed(connection: &ConnectionInfo<'_>, ending: &Ending<'_>) {
             None => RefusedAt::Login,
         };
         refused(at, code);
+    }
+    if ending.is_error {
+        keep_refusal(connection, "session", ending.reason);
     }
     let mut unsaid = None;
     if connection.user.is_none() {
@@ -163,6 +181,7 @@ pub fn connection_closed(connection: &ConnectionInfo<'_>, ending: &Ending<'_>) {
 /// A client was not let in: the hook refused it, or it asked for the impossible. A few are said, and
 /// how many went unsaid before. [`connection_closed`] counts it.
 pub fn login_refused(connection: &ConnectionInfo<'_>, cause: &str) {
+    keep_refusal(connection, "login", cause);
     let unsaid = connection
         .strangers
         .refused
@@ -176,6 +195,7 @@ pub fn login_refused(connection: &ConnectionInfo<'_>, cause: &str) {
 
 /// The hook does not let a user do this. It is counted when the client is told.
 pub fn permission_refused(connection: &ConnectionInfo<'_>, access: &str, cause: &str) {
+    keep_refusal(connection, "permission", &format!("{access}: {cause}"));
     connection_event!(info, connection, access, cause, "permission refused");
 }
 

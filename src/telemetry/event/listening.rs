@@ -14,6 +14,7 @@ use super::{RefusedAt, refused};
 use crate::telemetry::{
     Bound,
     metrics::COUNTS,
+    refusals::{self, Refusal},
     seldom::{Few, Seldom},
 };
 
@@ -125,6 +126,14 @@ pub fn shared_address_over_bound(bound: Bound, address: &dyn Display) {
 /// this was said the last time, `None`: not to be said now.
 pub fn request_refused(reason: &'static str, cause: &str, unsaid: Option<u64>) {
     refused(RefusedAt::Request, reason);
+    refusals::refused(Refusal {
+        at: SystemTime::now(),
+        what: "request",
+        cause: refusals::cut(cause),
+        user: None,
+        remote: None,
+        session: None,
+    });
     if let Some(unsaid) = unsaid {
         info!(target: "stentor::http", reason, cause, unsaid, "client refused before its login");
     }
