@@ -13,6 +13,7 @@ use std::{
 
 use futures_util::future::FusedFuture;
 use parking_lot::Mutex;
+use serde_json::Value;
 use stomp_session::SubscriptionId;
 use tokio::{
     select,
@@ -21,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    Applied, Change, Command, ControlShared,
+    Applied, Change, Command, ControlShared, Look,
     wire::{self, Envelope, Note},
 };
 use crate::{
@@ -35,6 +36,9 @@ use crate::{
 /// How long a command holds, from when it is given. A node that was cut off for longer had its
 /// reasons, and whoever was meant may have come back by then.
 const LIFE: Duration = Duration::from_secs(5 * 60);
+
+/// How long a look holds. Nobody waits so long for its answers; but clocks differ.
+const LOOK_LIFE: Duration = Duration::from_secs(60);
 
 /// The pause before the exchange is asked for again: at first, doubling up to the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -51,6 +55,10 @@ const MAX_APART: usize = 1_000;
 /// Answers to one command that wait to be counted. Beyond, they are not.
 const MAX_ANSWERS: usize = 1_000;
 
+/// How long the nodes count as all there are that answered a look, where presence does not know
+/// them. After that, one look waits again for whoever may answer.
+const HEARD: Duration = Duration::from_secs(30);
+
 /// The way to other nodes.
 #[derive(Clone)]
 pub(super) struct ControlLink(Arc<Inner>);
@@ -61,12 +69,19 @@ struct Inner {
     node: Box<str>,
     /// The callers that wait for answers, by the command's id.
     waiting: Mutex<HashMap<Box<str>, mpsc::Sender<NodeAnswer>>>,
+    /// The same, by the id of a look.
+    looking: Mutex<HashMap<Box<str>, mpsc::Sender<NodeView>>>,
+    /// The nodes that answered the last look that waited for all, and when it began.
+    heard: Mutex<Option<(Instant, HashSet<Box<str>>)>>,
     /// The other nodes that keep presence in their memory, if this one does.
     apart: Option<Mutex<HashSet<Box<str>>>>,
 }
 
 /// A node, and what it did.
 type NodeAnswer = (Box<str>, u64);
+
+/// A node, and what is to be seen of it.
+type NodeView = (Box<str>, Option<Value>);
 
 impl ControlLink {
     pub(super) fn new(
@@ -80,6 +95,8 @@ impl ControlLink {
             exchange: exchange.into(),
             node: node.into(),
             waiting: Mutex::default(),
+            looking: Mutex::default(),
+            heard: Mutex::default(),
             apart: presence_in_memory.then(Mutex::default),
         }))
     }
@@ -133,7 +150,7 @@ impl ControlLink {
     ) -> Result<Vec<NodeAnswer>, Box<str>> {
         let envelope = self.envelope(command, true);
         let (sender, mut receiver) = mpsc::channel(MAX_ANSWERS);
-        let _waiting = AwaitedAnswers::begin(self, &envelope.id, sender);
+        let _waiting = Awaited::begin(&self.0.waiting, &envelope.id, sender);
         self.publish(&envelope).await?;
         let end = after(patience);
         let (mut nodes, mut awaited) = (pin!(nodes), None);
@@ -163,6 +180,52 @@ impl ControlLink {
             }
         }
         Ok(answers)
+    }
+
+    /// The nodes that are known from the looks before, if one waited for all of late.
+    pub(super) fn heard(&self) -> Option<HashSet<Box<str>>> {
+        let heard = self.0.heard.lock();
+        let (at, nodes) = heard.as_ref()?;
+        (at.elapsed() < HEARD).then(|| nodes.clone())
+    }
+
+    /// Asks all other nodes what there is to see, and gathers their answers until `patience` is
+    /// over. It ends earlier when all `known` ones have answered; or, about a session, when one has
+    /// it.
+    pub(super) async fn look(
+        &self,
+        look: &Look,
+        patience: Duration,
+        known: Option<&HashSet<Box<str>>>,
+    ) -> Result<Vec<NodeView>, Box<str>> {
+        let begun = Instant::now();
+        let mut views: Vec<NodeView> = Vec::new();
+        if known.is_some_and(HashSet::is_empty) {
+            return Ok(views);
+        }
+        let id: Box<str> = format!("{:016x}", rand::random::<u64>()).into();
+        let (sender, mut receiver) = mpsc::channel(MAX_ANSWERS);
+        let _looking = Awaited::begin(&self.0.looking, &id, sender);
+        let note = Note::Look {
+            id: id.clone(),
+            node: self.0.node.clone(),
+            look: look.clone(),
+            expires: SystemTime::now().checked_add(LOOK_LIFE),
+        };
+        self.send(&note).await?;
+        let end = after(patience);
+        while let Ok(Some(view)) = timeout_at(end, receiver.recv()).await {
+            let is_found = look.has_one_node() && view.1.is_some();
+            views.push(view);
+            let has_answered = |node: &str| views.iter().any(|(name, _)| **name == *node);
+            let have_all = |known: &HashSet<Box<str>>| known.iter().all(|node| has_answered(node));
+            if is_found || known.is_some_and(have_all) {
+                return Ok(views);
+            }
+        }
+        let heard = views.iter().map(|(node, _)| node.clone()).collect();
+        *self.0.heard.lock() = Some((begun, heard));
+        Ok(views)
     }
 
     fn envelope(&self, command: &Command, answer: bool) -> Envelope {
@@ -228,22 +291,26 @@ impl ControlLink {
     }
 }
 
-/// A caller that waits for answers, until it is dropped.
-struct AwaitedAnswers<'a> {
-    link: &'a ControlLink,
+/// A caller that waits for answers to what has this id, until it is dropped.
+struct Awaited<'a, T> {
+    waiting: &'a Mutex<HashMap<Box<str>, mpsc::Sender<T>>>,
     id: &'a str,
 }
 
-impl<'a> AwaitedAnswers<'a> {
-    fn begin(link: &'a ControlLink, id: &'a str, sender: mpsc::Sender<NodeAnswer>) -> Self {
-        link.0.waiting.lock().insert(id.into(), sender);
-        Self { link, id }
+impl<'a, T> Awaited<'a, T> {
+    fn begin(
+        waiting: &'a Mutex<HashMap<Box<str>, mpsc::Sender<T>>>,
+        id: &'a str,
+        sender: mpsc::Sender<T>,
+    ) -> Self {
+        waiting.lock().insert(id.into(), sender);
+        Self { waiting, id }
     }
 }
 
-impl Drop for AwaitedAnswers<'_> {
+impl<T> Drop for Awaited<'_, T> {
     fn drop(&mut self) {
-        self.link.0.waiting.lock().remove(self.id);
+        self.waiting.lock().remove(self.id);
     }
 }
 
@@ -270,7 +337,7 @@ pub(super) async fn listen(link: ControlLink, shared: Arc<ControlShared>) {
 }
 
 /// Until it cannot go on; why.
-async fn listen_once(link: &ControlLink, shared: &ControlShared) -> String {
+async fn listen_once(link: &ControlLink, shared: &Arc<ControlShared>) -> String {
     let (max_messages, max_bytes) = MAX_WAITING;
     let mailbox = Mailbox::new(MailboxConfig {
         max_messages,
@@ -315,7 +382,7 @@ async fn listen_once(link: &ControlLink, shared: &ControlShared) -> String {
     }
 }
 
-async fn handle(link: &ControlLink, shared: &ControlShared, message: &Message) {
+async fn handle(link: &ControlLink, shared: &Arc<ControlShared>, message: &Message) {
     // It may have come by a queue's name, or through another exchange, for which clients may have
     // permissions.
     if *message.exchange != *link.exchange() {
@@ -349,8 +416,40 @@ async fn handle(link: &ControlLink, shared: &ControlShared, message: &Message) {
                 telemetry::bans_heard(&node, count);
             }
         }
-        Ok(Note::BansWanted { .. } | Note::Bans { .. }) => {}
+        Ok(Note::Look {
+            id,
+            node,
+            look,
+            expires,
+        }) if node != link.0.node => {
+            // A node that was cut off finds many that nobody waits for.
+            if expires.is_some_and(|expires| expires <= SystemTime::now()) {
+                return;
+            }
+            let (link, shared) = (link.clone(), Arc::clone(shared));
+            // The next command does not wait for it.
+            tokio::spawn(async move { tell_view(&link, &shared, id, look).await });
+        }
+        Ok(Note::Seen { to, node, view }) => {
+            let looking = link.0.looking.lock().get(&*to).cloned();
+            if let Some(looking) = looking {
+                // Nobody looks at so many.
+                let _ = looking.try_send((node, view));
+            }
+        }
+        Ok(Note::BansWanted { .. } | Note::Bans { .. } | Note::Look { .. }) => {}
         Err(cause) => telemetry::control_ignored(&cause),
+    }
+}
+
+async fn tell_view(link: &ControlLink, shared: &ControlShared, to: Box<str>, look: Look) {
+    let note = Note::Seen {
+        to,
+        node: link.0.node.clone(),
+        view: shared.view(look).await,
+    };
+    if let Err(error) = link.send(&note).await {
+        telemetry::control_untold("seen", &error);
     }
 }
 

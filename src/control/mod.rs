@@ -7,16 +7,24 @@
 mod ban;
 mod config;
 mod link;
+mod look;
 pub mod wire;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
+use serde_json::Value;
 use thiserror::Error;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use ban::{Applied, Ban, Change, Subject};
 pub use config::Config;
+pub use look::{Look, MAX_VIEW, Seen, Views};
 
 use self::link::ControlLink;
 use crate::{auth::Authenticator, hub::Hub, presence::Presence, telemetry};
@@ -145,6 +153,8 @@ struct ControlShared {
     node: Box<str>,
     sessions: Arc<dyn Sessions>,
     auth: Arc<dyn Authenticator>,
+    /// What an operator sees of this node; set once it is built, and weak, for it has this.
+    views: OnceLock<Weak<dyn Views>>,
 }
 
 impl Control {
@@ -156,6 +166,7 @@ impl Control {
                 node: node.into(),
                 sessions,
                 auth,
+                views: OnceLock::new(),
             }),
             link: None,
             nodes: None,
@@ -235,16 +246,10 @@ impl Control {
         {
             let nodes = async {
                 // A session may be on a node that presence has lost sight of.
-                let nodes = self
-                    .nodes
-                    .as_ref()
-                    .filter(|_| !command.has_one_node())?
-                    .nodes()
-                    .await
-                    .ok()?
-                    .into_iter()
-                    .map(|node| node.name);
-                Some(nodes.filter(|name| **name != *self.shared.node).collect())
+                if command.has_one_node() {
+                    return None;
+                }
+                self.known_nodes().await
             };
             match link.ask(&command, PATIENCE, is_done, nodes.fuse()).await {
                 Ok(others) => report.nodes.extend(others),
@@ -255,6 +260,53 @@ impl Control {
             }
         }
         Ok(report)
+    }
+
+    /// From now on operators of any node see this of it.
+    pub fn show(&self, views: Weak<dyn Views>) {
+        // A node has one operator's side.
+        let _ = self.shared.views.set(views);
+    }
+
+    /// Looks at all nodes. The others have a second to answer; it ends earlier if all known nodes
+    /// have, or if the only one that can have has.
+    pub async fn look(&self, look: Look) -> Seen {
+        let mut seen = Seen::default();
+        if let Some(view) = self.shared.view(look.clone()).await {
+            seen.nodes.push((self.shared.node.clone(), view));
+        }
+        let is_enough = look.has_one_node() && !seen.nodes.is_empty();
+        let Some((link, _)) = self.link.as_ref().filter(|_| !is_enough) else {
+            return seen;
+        };
+        let known = match self.known_nodes().await {
+            Some(known) => Some(known),
+            None => link.heard(),
+        };
+        match link.look(&look, PATIENCE, known.as_ref()).await {
+            Ok(others) => {
+                let has_answered = |node: &str| others.iter().any(|(name, _)| **name == *node);
+                let silent = known.iter().flatten();
+                let silent = silent.filter(|node| !has_answered(node)).cloned();
+                seen.silent = silent.collect();
+                seen.silent.sort_unstable();
+                let others = others.into_iter();
+                let mut views: Vec<_> = others
+                    .filter_map(|(node, view)| Some((node, view?)))
+                    .collect();
+                views.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+                seen.nodes.append(&mut views);
+            }
+            Err(error) => seen.unreached = Some(error),
+        }
+        seen
+    }
+
+    /// The other nodes, if presence knows them.
+    async fn known_nodes(&self) -> Option<HashSet<Box<str>>> {
+        let nodes = self.nodes.as_ref()?.nodes().await.ok()?;
+        let names = nodes.into_iter().map(|node| node.name);
+        Some(names.filter(|name| **name != *self.shared.node).collect())
     }
 
     /// Ends a session of any node after a new login of its user; in the background.
@@ -277,6 +329,12 @@ impl Control {
 }
 
 impl ControlShared {
+    /// What an operator sees of this node.
+    async fn view(&self, look: Look) -> Option<Value> {
+        let views = self.views.get()?.upgrade()?;
+        views.view(look).await
+    }
+
     /// On this node; how much it did.
     async fn execute(&self, command: &Command) -> Result<u64, RecheckOff> {
         let hits = match command {

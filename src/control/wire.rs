@@ -7,7 +7,7 @@
 //!
 //! | Field | |
 //! |---|---|
-//! | `command` | `kick`, `recheck`, `forget`, `refresh_groups`, `ban` or `unban` (`replace`, `bans`, `banned` and `presence_in_memory` are for nodes) |
+//! | `command` | `kick`, `recheck`, `forget`, `refresh_groups`, `ban` or `unban` (`replace`, `bans`, `banned`, `look`, `seen` and `presence_in_memory` are for nodes) |
 //! | `session`, or `user` | which sessions; `forget` and `refresh_groups` take a `user` |
 //! | `user`, `address` or `device_id` | for `ban` and `unban`: who. An address may be a network |
 //! | `until` | for `ban`: in seconds since 1970, when it ends. Without it, it is there until `unban` |
@@ -21,15 +21,17 @@
 //! | `version` | 1 if it is missing |
 //!
 //! An answer has the `command` `answer`, `to` (the `id`), `node` and `hits`. A node that begins to
-//! listen asks for `bans`; the others answer with messages `banned`, which list them. Unknown
-//! fields are ignored.
+//! listen asks for `bans`; the others answer with messages `banned`, which list them. A node asks by
+//! `look` what there is to see (`overview`, `refusals`; or `session` and `destinations`, which have an
+//! `about`); the others answer with `seen`: `to`, `node`, and a `view`. Unknown fields are ignored.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
-    Command, Target,
+    Command, Look, Target,
     ban::{Change, Written},
 };
 
@@ -72,6 +74,26 @@ pub enum Note {
         node: Box<str>,
         /// The bans, and those that are no more.
         changes: Vec<Change>,
+    },
+    /// A node asks what there is to see.
+    Look {
+        /// Its id.
+        id: Box<str>,
+        /// Which node asks.
+        node: Box<str>,
+        /// What it wants to see.
+        look: Look,
+        /// The moment from which on nobody waits for the answer.
+        expires: Option<SystemTime>,
+    },
+    /// This is to be seen.
+    Seen {
+        /// The id of the question.
+        to: Box<str>,
+        /// The node that answers.
+        node: Box<str>,
+        /// `None`: nothing of that.
+        view: Option<Value>,
     },
 }
 
@@ -135,6 +157,12 @@ struct Fields {
     until: Option<u64>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     bans: Vec<Written>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    look: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    about: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    view: Option<Value>,
 }
 
 /// Bans as messages `banned`: each is shorter than [`MAX_SIZE`].
@@ -189,6 +217,25 @@ pub fn encode(note: &Note) -> Vec<u8> {
             fields.command = "banned".into();
             fields.node = node.clone();
             fields.bans = changes.iter().map(Written::of).collect();
+        }
+        Note::Look {
+            id,
+            node,
+            look,
+            expires,
+        } => {
+            fields.expires = expires.map(seconds);
+            fields.command = "look".into();
+            fields.id = id.clone();
+            fields.node = node.clone();
+            fields.look = Some(look.name().into());
+            fields.about = look.about().map(Into::into);
+        }
+        Note::Seen { to, node, view } => {
+            fields.command = "seen".into();
+            fields.to = Some(to.clone());
+            fields.node = node.clone();
+            fields.view = view.clone();
         }
         Note::Command(envelope) => {
             fields.command = envelope.command.name().into();
@@ -274,6 +321,7 @@ impl Fields {
             ("device_type", self.device_type.as_ref()),
             ("device_id", self.device_id.as_ref()),
             ("to", self.to.as_ref()),
+            ("about", self.about.as_ref()),
         ] {
             if value.is_some_and(|value| value.len() > MAX_NAME) {
                 return Err(format!("{name} is longer than {MAX_NAME} bytes"));
@@ -304,6 +352,23 @@ impl Fields {
                     changes: changes?,
                 });
             }
+            "look" => {
+                let name = required("look", self.look.take())?;
+                let look = Look::read(&name, self.about.take());
+                return Ok(Note::Look {
+                    expires: moment(self.expires),
+                    id: required("id", Some(self.id))?,
+                    node: self.node,
+                    look: look.ok_or_else(|| "it asks to see what is not known here".to_owned())?,
+                });
+            }
+            "seen" => {
+                return Ok(Note::Seen {
+                    to: required("to", self.to)?,
+                    node: self.node,
+                    view: self.view,
+                });
+            }
             "answer" => {
                 return Ok(Note::Answer {
                     to: required("to", self.to)?,
@@ -322,16 +387,11 @@ impl Fields {
                 return Err(format!("the command {start:?} is not known"));
             }
         };
-        let expires = self.expires.map(|expires| {
-            let expires = UNIX_EPOCH.checked_add(Duration::from_secs(expires));
-            // A moment too far away to be counted never comes.
-            expires.ok_or(())
-        });
         Ok(Note::Command(Envelope {
             command,
             id: self.id,
             node: self.node,
-            expires: expires.and_then(Result::ok),
+            expires: moment(self.expires),
             answer: self.answer,
         }))
     }
@@ -377,6 +437,11 @@ fn required(name: &str, value: Option<Box<str>>) -> Result<Box<str>, String> {
     value
         .filter(|value| !value.is_empty())
         .ok_or_else(|| format!("{name} is missing or empty"))
+}
+
+/// A moment too far away to be counted never comes.
+fn moment(seconds: Option<u64>) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds?))
 }
 
 fn seconds(time: SystemTime) -> u64 {
@@ -461,6 +526,28 @@ mod tests {
         assert_eq!(decode(&encode(&answer)), Ok(answer));
         let told = Note::PresenceInMemory { node: "n".into() };
         assert_eq!(decode(&encode(&told)), Ok(told));
+        for look in [
+            Look::Overview,
+            Look::Refusals,
+            Look::Session("s".into()),
+            Look::Destinations("".into()),
+        ] {
+            let note = Note::Look {
+                id: "id".into(),
+                node: "n".into(),
+                look,
+                expires: Some(expires),
+            };
+            assert_eq!(decode(&encode(&note)), Ok(note));
+        }
+        for view in [None, Some(serde_json::json!({ "a": [1.5, "b"] }))] {
+            let note = Note::Seen {
+                to: "id".into(),
+                node: "n".into(),
+                view,
+            };
+            assert_eq!(decode(&encode(&note)), Ok(note));
+        }
         let wanted = Note::BansWanted { node: "n".into() };
         assert_eq!(decode(&encode(&wanted)), Ok(wanted));
     }
@@ -537,6 +624,17 @@ mod tests {
             (r#"{"command":"ban","user":""}"#, "user is empty"),
             (r#"{"command":"unban","address":"0.0.0.0/0"}"#, "too large"),
             (r#"{"command":"banned","bans":[{}]}"#, "says not who"),
+            (r#"{"command":"look","id":"i"}"#, "look is missing"),
+            (r#"{"command":"look","look":"overview"}"#, "id is missing"),
+            (
+                r#"{"command":"look","id":"i","look":"moon"}"#,
+                "not known here",
+            ),
+            (
+                r#"{"command":"look","id":"i","look":"session"}"#,
+                "not known here",
+            ),
+            (r#"{"command":"seen"}"#, "to is missing"),
         ] {
             let error = read(body).unwrap_err();
             assert!(error.contains(why), "{body}: {error}");
