@@ -1,6 +1,9 @@
 //! Metrics, for Prometheus.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use tokio::task::spawn_blocking;
 use warp::http::StatusCode;
@@ -24,9 +27,24 @@ use crate::telemetry::{self, Levels};
 )]
 pub(super) async fn metrics(api: &Api, _: Request) -> Answer {
     let process = spawn_blocking(Process::look).await.unwrap_or_default();
+    match text(api, &process) {
+        Ok(text) => Ok(Reply {
+            status: StatusCode::OK,
+            content_type: telemetry::METRICS_TYPE,
+            body: text.into(),
+        }),
+        Err(error) => Err(Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            error.to_string(),
+        )),
+    }
+}
+
+/// The text.
+pub(super) fn text(api: &Api, process: &Process) -> Result<String, fmt::Error> {
     let vhosts = api.services.vhosts.status();
     let feeds = || vhosts.iter().flat_map(|vhost| &vhost.feeds);
-    let text = telemetry::metrics(&Levels {
+    telemetry::metrics(&Levels {
         cpu_seconds: process.cpu_seconds.map(Duration::from_secs_f64),
         start_time_seconds: api.started_at,
         ready: api.readiness().is_ok(),
@@ -47,16 +65,5 @@ pub(super) async fn metrics(api: &Api, _: Request) -> Answer {
         resident_memory_bytes: process.resident_bytes,
         open_fds: process.open_files,
         max_fds: process.max_files,
-    });
-    match text {
-        Ok(text) => Ok(Reply {
-            status: StatusCode::OK,
-            content_type: telemetry::METRICS_TYPE,
-            body: text.into(),
-        }),
-        Err(error) => Err(Refusal::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            error.to_string(),
-        )),
-    }
+    })
 }

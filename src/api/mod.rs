@@ -8,10 +8,17 @@ mod answer;
 #[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod bans;
 #[allow(unused_qualifications, reason = "of utoipa's macros")]
+mod caller;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod commands;
 mod config;
 #[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod configuration;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
+mod destinations;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
+mod details;
+mod figures;
 mod health;
 #[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod journal;
@@ -20,6 +27,8 @@ mod node;
 #[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod openapi;
 #[allow(unused_qualifications, reason = "of utoipa's macros")]
+mod overview;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod presence;
 mod publish;
 mod rules;
@@ -27,7 +36,7 @@ mod token;
 
 use std::{
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -35,6 +44,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
+use serde_json::Value;
 use tokio::{sync::Semaphore, time::timeout};
 use warp::{
     Filter,
@@ -43,15 +53,22 @@ use warp::{
 
 pub use answer::ErrorBody;
 pub use bans::{Ban, BanOutcome, BanRequest, Bans, Reach};
+pub use caller::Caller;
 pub use commands::{NodeOutcome, Outcome};
 pub use config::{Config, Metrics};
 pub use configuration::{
     CompareRequest, Configuration, Difference, KeyChange, KeyInForce, Reconfigure,
 };
+pub use destinations::{Destination, Destinations, NodeDestinations};
+pub use details::{Details, Subscription};
+pub use figures::{Bucket, Figures, Reason};
 pub use health::{Alive, Health, Overload, Ready};
 pub use journal::{History, JournalMessage};
 pub use node::{Connections, Feed, Limits, Node, Process, Vhost};
 pub use openapi::openapi;
+pub use overview::{
+    FeedOverview, Links, NodeOverview, NodeRefusals, Overview, Refusals, RefusedClient,
+};
 pub use presence::{
     Counts, Group, MAX_USERS, Member, NodeInfo, Nodes, Session, Sessions, Status, User, UserStatus,
     Users, UsersRequest,
@@ -63,6 +80,7 @@ pub use token::{Scope, Token, TokenError, Tokens, generate};
 
 use self::answer::{Answer, Refusal, Request, is_json};
 use crate::{
+    control::{Look, Views},
     http::{Remote, Routes},
     node::Services,
     shutdown::{Phase, Phases},
@@ -113,9 +131,14 @@ enum Access {
     Open,
     /// As `api.metrics` says.
     Metrics,
+    /// Any token.
+    Token,
     /// A token with this scope.
     Scope(Scope),
 }
+
+/// The scope that a token must have; `None`: any token serves.
+type Wanted = Option<Scope>;
 
 macro_rules! routes {
     ($($method:ident $path:literal $access:expr => $handler:path $(, $body:ident)? $(as $action:literal)?;)*) => {
@@ -147,11 +170,16 @@ static ROUTES: &[Route] = routes! {
     GET "/readyz" Access::Open => health::ready;
     GET "/metrics" Access::Metrics => metrics::metrics;
     GET "/api/openapi.json" Access::Open => openapi::document;
+    GET "/api/v1/token" Access::Token => caller::caller;
+    GET "/api/v1/overview" READ => overview::overview;
+    GET "/api/v1/refusals" READ => overview::refusals;
+    GET "/api/v1/destinations" READ => destinations::destinations;
     GET "/api/v1/node" READ => node::node;
     GET "/api/v1/nodes" READ => presence::nodes;
     GET "/api/v1/counts" READ => presence::counts;
     GET "/api/v1/sessions" READ => presence::sessions;
     GET "/api/v1/sessions/{id}" READ => presence::session;
+    GET "/api/v1/sessions/{id}/details" READ => details::details;
     DELETE "/api/v1/sessions/{id}" ADMIN => commands::kick_session as "kick";
     POST "/api/v1/sessions/{id}/recheck" ADMIN => commands::recheck_session as "recheck";
     GET "/api/v1/users/{name}" READ => presence::user;
@@ -187,7 +215,7 @@ impl Api {
     ) -> Arc<Self> {
         let settings = services.settings();
         let max_requests = rules.current().0.max_requests;
-        Arc::new(Self {
+        let api = Arc::new(Self {
             default_vhost: Arc::clone(&settings.default_vhost),
             phases,
             node: node.into(),
@@ -202,7 +230,10 @@ impl Api {
             timeout: operation_timeout.saturating_mul(2).saturating_add(PATIENCE),
             refused: Mutex::default(),
             services,
-        })
+        });
+        let views: Weak<dyn Views> = Arc::downgrade(&api) as _;
+        api.services.control.show(views);
+        api
     }
 
     /// All of it, for a listener of its own.
@@ -293,10 +324,10 @@ impl Api {
         body: impl Stream<Item = Result<B, warp::Error>>,
         caller: &mut Option<Box<str>>,
     ) -> Answer {
-        let Some(scope) = self.scope(route.access) else {
+        let Some(wanted) = self.wanted(route.access) else {
             return (route.handler)(self, request).await;
         };
-        *caller = Some(self.authorize(headers, scope)?);
+        *caller = Some(self.authorize(headers, wanted)?);
         request.caller.clone_from(caller);
         let Ok(_turn) = self.turns.try_acquire() else {
             let error = format!(
@@ -321,20 +352,21 @@ impl Api {
         }
     }
 
-    /// The scope that a request needs; `None` if it needs no token.
-    fn scope(&self, access: Access) -> Option<Scope> {
+    /// What a request needs of its token; `None` if it needs no token.
+    fn wanted(&self, access: Access) -> Option<Wanted> {
         match access {
             Access::Open => None,
             Access::Metrics => {
                 let is_closed = self.rules.current().0.metrics == Metrics::Token;
-                is_closed.then_some(Scope::Read)
+                is_closed.then_some(Some(Scope::Read))
             }
-            Access::Scope(scope) => Some(scope),
+            Access::Token => Some(None),
+            Access::Scope(scope) => Some(Some(scope)),
         }
     }
 
     /// The name of the token that a request carries (RFC 6750, 2.1), if its scope suffices.
-    fn authorize(&self, headers: &HeaderMap, scope: Scope) -> Result<Box<str>, Refusal> {
+    fn authorize(&self, headers: &HeaderMap, wanted: Wanted) -> Result<Box<str>, Refusal> {
         let refuse = |error: &str, challenge: &str| {
             if let Some(unsaid) = self.refused.lock().let_through(Instant::now()) {
                 telemetry::api_refused(error, unsaid);
@@ -361,9 +393,9 @@ impl Api {
             let challenge = "Bearer realm=\"stentor\", error=\"invalid_token\"";
             return refuse("the token is not known here", challenge);
         };
-        if token.allows(scope) {
+        let Some(scope) = wanted.filter(|scope| !token.allows(*scope)) else {
             return Ok(name.into());
-        }
+        };
         let error = format!("the token {name:?} lacks the scope {scope}");
         let challenge =
             format!("Bearer realm=\"stentor\", error=\"insufficient_scope\", scope=\"{scope}\"");
@@ -429,6 +461,20 @@ impl Api {
             Some(Ok(())) => "ok".to_owned(),
             Some(Err(error)) => error.to_string(),
         }
+    }
+}
+
+impl Views for Api {
+    fn view(&self, look: Look) -> BoxFuture<'_, Option<Value>> {
+        async move {
+            match look {
+                Look::Overview => overview::view_node(self).await,
+                Look::Refusals => overview::view_refusals(self).await,
+                Look::Session(id) => details::view(self, &id).await,
+                Look::Destinations(text) => destinations::view(self, &text).await,
+            }
+        }
+        .boxed()
     }
 }
 

@@ -12,7 +12,8 @@ use utoipa::{
 use super::{
     Api,
     answer::{Answer, ErrorBody, Reply, Request},
-    bans, commands, configuration, health, journal, metrics, node, presence, publish,
+    bans, caller, commands, configuration, destinations, details, health, journal, metrics, node,
+    overview, presence, publish,
 };
 
 /// The document.
@@ -30,11 +31,16 @@ use super::{
         health::ready,
         metrics::metrics,
         document,
+        caller::caller,
+        overview::overview,
+        overview::refusals,
+        destinations::destinations,
         node::node,
         presence::nodes,
         presence::counts,
         presence::sessions,
         presence::session,
+        details::details,
         commands::kick_session,
         commands::recheck_session,
         presence::user,
@@ -56,6 +62,7 @@ use super::{
     components(schemas(ErrorBody)),
     tags(
         (name = "health", description = "Open to everybody who reaches the listener"),
+        (name = "token"),
         (name = "nodes"),
         (name = "sessions", description = "On all nodes; listing needs presence"),
         (name = "bans", description = "On all nodes"),

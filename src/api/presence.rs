@@ -9,13 +9,16 @@ use super::{
     answer::{Answer, Refusal, Reply, Request},
     node::time,
 };
-use crate::presence::{self, Listing, Presence};
+use crate::presence::{self, Listing, Presence, PresenceError};
 
 /// Users in one call.
 pub const MAX_USERS: usize = 1_000;
 
 /// Sessions on one page.
 const MAX_PAGE: usize = 1_000;
+
+/// Pages of the store that one search looks at.
+const MAX_PAGES: usize = 50;
 
 /// The longest name, in bytes.
 pub(super) const MAX_NAME: usize = 255;
@@ -138,6 +141,10 @@ pub(super) struct SessionsQuery {
     /// Those of the node of this name.
     #[param(max_length = 255)]
     node: Option<String>,
+    /// Those with this text in their user, address, device or id; capitals and small letters are
+    /// one. A page may be empty although more follow: a call looks at 50,000 sessions or so.
+    #[param(min_length = 1, max_length = 255)]
+    search: Option<String>,
     /// So many at most; there may be fewer although more follow. 100 if it is not given.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
@@ -271,14 +278,18 @@ pub(super) async fn sessions(api: &Api, request: Request) -> Answer {
             format!("is a number from 1 to {MAX_PAGE}"),
         ));
     }
-    for (field, name) in [("user", &query.user), ("node", &query.node)] {
+    for (field, name) in [
+        ("user", &query.user),
+        ("node", &query.node),
+        ("search", &query.search),
+    ] {
         if let Some(name) = name {
             check_name(field, name)?;
         }
     }
     let presence = presence(api)?;
     let few = match (&query.user, &query.cursor) {
-        (Some(user), None) => {
+        (Some(user), None) if query.search.is_none() => {
             let found = presence.user(user).await?;
             let is_all = found.count <= found.sessions.len() as u64;
             is_all.then_some(found.sessions)
@@ -300,12 +311,62 @@ pub(super) async fn sessions(api: &Api, request: Request) -> Answer {
             after: query.cursor.map(Into::into),
             limit,
         };
-        presence.sessions(&listing).await?
+        match query.search {
+            Some(text) => search(presence, listing, &text.to_lowercase()).await?,
+            None => presence.sessions(&listing).await?,
+        }
     };
     Reply::ok(&Sessions {
         sessions: page.sessions.into_iter().map(Session::from).collect(),
         next: page.next.map(Into::into),
     })
+}
+
+/// A page of the sessions that have a text in them, in small letters. The store cannot look for it,
+/// so this looks at one page of it after the other, until it has enough, or looked at enough.
+async fn search(
+    presence: &dyn Presence,
+    mut listing: Listing,
+    text: &str,
+) -> Result<presence::Page, PresenceError> {
+    let limit = std::mem::replace(&mut listing.limit, MAX_PAGE);
+    let mut found = Vec::new();
+    for _ in 0..MAX_PAGES {
+        let mut page = presence.sessions(&listing).await?;
+        page.sessions.retain(|session| has_text(session, text));
+        if found.len().saturating_add(page.sessions.len()) > limit {
+            if !found.is_empty() {
+                // The next call begins with this page.
+                break;
+            }
+            // No more are found than are looked at.
+            listing.limit = limit;
+            page = presence.sessions(&listing).await?;
+            page.sessions.retain(|session| has_text(session, text));
+        }
+        found.append(&mut page.sessions);
+        listing.after = page.next;
+        if listing.after.is_none() || found.len() >= limit || listing.limit < MAX_PAGE {
+            break;
+        }
+    }
+    Ok(presence::Page {
+        sessions: found,
+        next: listing.after,
+    })
+}
+
+fn has_text(session: &presence::SessionInfo, text: &str) -> bool {
+    let has = |field: &str| field.to_lowercase().contains(text);
+    let device = session.device.as_ref();
+    let device = device.map(|device| [&device.kind, &device.id]);
+    let mut devices = device.into_iter().flatten().flatten();
+    has(&session.user)
+        || has(&session.id)
+        || session
+            .remote
+            .is_some_and(|remote| has(&remote.to_string()))
+        || devices.any(|named| has(named))
 }
 
 /// One session, on whichever node.
@@ -415,6 +476,60 @@ impl From<presence::Status> for Status {
             presence::Status::Online => Self::Online,
             presence::Status::Busy => Self::Busy,
             presence::Status::Invisible => Self::Invisible,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeSet,
+        sync::Arc,
+        time::{Duration, SystemTime},
+    };
+
+    use super::*;
+    use crate::presence::{Node, PresenceEntry, memory::MemoryPresence};
+
+    #[tokio::test]
+    async fn a_search_finds_each_session_once_however_many_there_are() {
+        let store = MemoryPresence::new(Node {
+            name: "n".into(),
+            since: SystemTime::now(),
+            debounce: Duration::ZERO,
+            events: None,
+        });
+        for number in 0..20_000 {
+            let user = format!("User_{number}").into();
+            let id = format!("{number:05}");
+            store.join(Arc::new(PresenceEntry::new(user, &id, "tcp", Vec::new())));
+        }
+        for (text, limit, expected) in [
+            ("user_", 1_000, 20_000),
+            ("user_1999", 3, 11),
+            ("ser_7", 100, 1_111),
+            ("nobody", 10, 0),
+        ] {
+            let mut found = BTreeSet::new();
+            let mut after = None;
+            loop {
+                let listing = Listing {
+                    user: None,
+                    node: None,
+                    after,
+                    limit,
+                };
+                let page = search(&store, listing, text).await.unwrap();
+                assert!(page.sessions.len() <= limit, "{text}");
+                for session in page.sessions {
+                    assert!(found.insert(session.id), "{text}");
+                }
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(found.len(), expected, "{text}");
         }
     }
 }

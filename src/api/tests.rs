@@ -216,6 +216,7 @@ fn the_document_has_what_is_served() {
             let security = match route.access {
                 Access::Open => Value::Null,
                 Access::Metrics => json!([{}, { "token": ["read"] }]),
+                Access::Token => json!([{ "token": [] }]),
                 Access::Scope(scope) => json!([{ "token": [scope.as_str()] }]),
             };
             let (method, path) = (route.method.to_string(), route.path.to_owned());

@@ -157,6 +157,12 @@ impl Tokens {
         found
     }
 
+    /// The token of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Token> {
+        self.0.get(name)
+    }
+
     /// True if there is no token.
     #[must_use]
     pub fn is_empty(&self) -> bool {

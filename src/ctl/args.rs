@@ -14,6 +14,7 @@ const GATEWAY: &str = "Gateway";
     after_help = "\
 Examples:
   export STENTOR_TOKEN=…                             once; `stentor token` makes one
+  stentor ctl overview                               all nodes: state, sessions, feeds
   stentor ctl node                                   this node: connections, feeds, memory
   stentor ctl sessions --user alice                  where alice is logged in
   stentor ctl users alice bob                        who of them is online
@@ -138,6 +139,8 @@ The names are in ~/.config/stentor/contexts.toml (or where STENTOR_CONTEXTS says
         #[command(subcommand)]
         task: ContextTask,
     },
+    /// Show all nodes at a glance, as each says itself.
+    Overview,
     /// Show this node: connections, virtual hosts, feeds, memory.
     Node,
     /// List the living nodes.
@@ -152,6 +155,9 @@ The names are in ~/.config/stentor/contexts.toml (or where STENTOR_CONTEXTS says
         /// Only sessions of this node.
         #[arg(long, value_name = "NAME")]
         node: Option<String>,
+        /// Only sessions with this text in their user, address, device or id.
+        #[arg(long, value_name = "TEXT")]
+        search: Option<String>,
         /// The most sessions to list, about.
         #[arg(long, default_value_t = 1_000)]
         limit: usize,
@@ -160,7 +166,20 @@ The names are in ~/.config/stentor/contexts.toml (or where STENTOR_CONTEXTS says
     Session {
         /// Its id: the header `session` of its CONNECTED.
         id: String,
+        /// What it does: its subscriptions, frames, and what waits for it.
+        #[arg(long)]
+        details: bool,
     },
+    /// List what clients are subscribed to by feeds, on all nodes.
+    Destinations {
+        /// Only those with this text in the exchange or key.
+        #[arg(long, value_name = "TEXT")]
+        search: Option<String>,
+    },
+    /// Show the clients that were refused last on all nodes, and how often others were.
+    Refusals,
+    /// Show what the token is good for.
+    Whoami,
     /// Show a user, with all sessions.
     User {
         /// The name.
@@ -252,7 +271,11 @@ impl Task {
     pub(super) fn only_looks(&self) -> bool {
         matches!(
             self,
-            Self::Node
+            Self::Overview
+                | Self::Destinations { .. }
+                | Self::Refusals
+                | Self::Whoami
+                | Self::Node
                 | Self::Nodes
                 | Self::Counts
                 | Self::Sessions { .. }

@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod contexts;
+mod looks;
 mod pages;
 mod show;
 
@@ -26,9 +27,10 @@ use self::{
     show::Show,
 };
 use crate::api::{
-    self, BanOutcome, BanRequest, Bans, CompareRequest, Configuration, Counts, Difference,
-    FailureReason, Group, KeyFailure, Node, Nodes, Outcome, PublishRequest, Published, Ready,
-    Session, Sessions, User, Users, UsersRequest,
+    self, BanOutcome, BanRequest, Bans, Caller, CompareRequest, Configuration, Counts,
+    Destinations, Details, Difference, FailureReason, Group, KeyFailure, Node, Nodes, Outcome,
+    Overview, PublishRequest, Published, Ready, Refusals, Session, Sessions, User, Users,
+    UsersRequest,
 };
 
 /// Nobody reads faster, and each look takes a turn of the API.
@@ -182,12 +184,33 @@ impl Asking {
             Task::Node => self.get::<Node>("/api/v1/node").await,
             Task::Nodes => self.get::<Nodes>("/api/v1/nodes").await,
             Task::Counts => self.get::<Counts>("/api/v1/counts").await,
-            Task::Sessions { user, node, limit } => {
-                let filters = [("user", user.as_deref()), ("node", node.as_deref())];
+            Task::Sessions {
+                user,
+                node,
+                search,
+                limit,
+            } => {
+                let filters = [
+                    ("user", user.as_deref()),
+                    ("node", node.as_deref()),
+                    ("search", search.as_deref()),
+                ];
                 self.list::<Sessions>("/api/v1/sessions", &filters, limit)
                     .await
             }
-            Task::Session { id } => self.get::<Session>(&path(&["sessions", &id])).await,
+            Task::Whoami => self.get::<Caller>("/api/v1/token").await,
+            Task::Overview => self.get::<Overview>("/api/v1/overview").await,
+            Task::Refusals => self.get::<Refusals>("/api/v1/refusals").await,
+            Task::Destinations { search } => {
+                let query = search.as_deref().map(|text| ("search", text));
+                let answer = self.client.get("/api/v1/destinations", query.as_slice());
+                self.show::<Destinations>(&answer.await?)
+            }
+            Task::Session { id, details: true } => {
+                self.get::<Details>(&path(&["sessions", &id, "details"]))
+                    .await
+            }
+            Task::Session { id, .. } => self.get::<Session>(&path(&["sessions", &id])).await,
             Task::User { name } => self.get::<User>(&path(&["users", &name])).await,
             Task::Users { names } => {
                 let request = UsersRequest { users: names };

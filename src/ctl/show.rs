@@ -418,7 +418,7 @@ fn sessions(sessions: &[Session]) -> String {
 }
 
 /// A table with names on the left.
-fn facts(facts: &[(&str, String)]) -> String {
+pub(super) fn facts(facts: &[(&str, String)]) -> String {
     let mut table = table();
     for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
         table.add_row([(*name).to_owned(), legible(value)]);
@@ -427,7 +427,11 @@ fn facts(facts: &[(&str, String)]) -> String {
 }
 
 /// A table with a head; numbers stand on the right.
-fn rows(head: &[&str], numbers: &[usize], rows: impl Iterator<Item = Vec<String>>) -> String {
+pub(super) fn rows(
+    head: &[&str],
+    numbers: &[usize],
+    rows: impl Iterator<Item = Vec<String>>,
+) -> String {
     let mut table = table();
     table.set_header(head);
     for row in rows {

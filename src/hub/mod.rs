@@ -7,6 +7,7 @@
 //! [`FeedSink`](crate::broker::FeedSink) and go out into [`Mailbox`]es.
 
 mod config;
+mod destinations;
 mod feed;
 mod keeping;
 mod kinds;
@@ -29,6 +30,7 @@ use stomp_session::{Problem, SubscriptionId};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use config::{MailboxConfig, Overflow};
+pub use destinations::{Destination, Destinations};
 pub use feed::{
     FeedStatus, Gap, History, HistoryAsk, JournalStatus, Missed, OnGap, Resume, ResumeError,
     Resumed, SharedSubscription, Since, Told,

@@ -658,6 +658,24 @@ impl Feed {
         patterns
     }
 
+    /// The patterns that clients are subscribed to.
+    pub(super) fn subscribed(&self) -> Patterns {
+        let mut patterns = Patterns::default();
+        for pattern in self.table.lock().routes.patterns() {
+            patterns.push(&pattern);
+        }
+        patterns
+    }
+
+    /// How many subscriptions there are to each of these patterns.
+    pub(super) fn subscribers(&self, patterns: &[&str]) -> Vec<usize> {
+        let table = self.table.lock();
+        let counts = patterns
+            .iter()
+            .map(|pattern| table.routes.values(pattern).count());
+        counts.collect()
+    }
+
     fn problem(&self, pattern: &str, reason: &str) -> Problem {
         let detail = format!("{pattern:?} of exchange {:?}: {reason}", self.id.exchange);
         Problem::FeedInterrupted(detail.into())

@@ -227,7 +227,7 @@ impl Vhosts {
         join_all(hubs.iter().map(|hub| hub.host.unbind_feeds(until))).await;
     }
 
-    fn open_hubs(&self) -> Vec<Arc<Hub>> {
+    pub(super) fn open_hubs(&self) -> Vec<Arc<Hub>> {
         let state = self.shared.state.lock();
         let open = state.open.values();
         open.map(|open| Arc::clone(&open.hub)).collect()
