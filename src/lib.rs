@@ -8,6 +8,7 @@
 //! - [`config`] — the sections of all parts, gathered and checked
 //! - [`ctl`] — `stentor ctl`: a client of the API
 //! - [`api`] — the operator's side: health, metrics, and the HTTP API
+//! - [`page`] — the operator's page: a client of the HTTP API
 //! - [`listen`] and [`http`] — sockets and routes; they make links
 //! - [`connection`] — one task a client: link, session, broker
 //! - [`node`] — shared by all connections of a node: services, settings, registry, places, memory
@@ -53,6 +54,7 @@ pub mod listen;
 pub mod messaging;
 pub mod migrate;
 pub mod node;
+pub mod page;
 pub mod presence;
 mod recent;
 pub mod secret_url;

@@ -21,6 +21,7 @@ use sockjs_server::SockJs;
 use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
+use warp::Filter as _;
 
 use crate::{
     api::{self, Api, Reconfigure},
@@ -34,6 +35,7 @@ use crate::{
     listen::{self, Entrance, Files, Plain, Proxies, Secure, Tls, TlsError, Wanted, tls::Protocol},
     messaging::{self, MemorySequences, RedisSequences, SequenceStore},
     node::{self, Memory, Places, Registry, Services, Settings, Shed},
+    page,
     presence::{self, Node, Outbox, Presence, memory::MemoryPresence, redis::RedisPresence},
     shutdown::{self, Phase, Phases, Progress},
     telemetry::{self, Exporting},
@@ -271,7 +273,7 @@ impl Gateway {
         let stop_admin = phases.clone().reached(Phase::CloseBroker);
         let private = PrivateServer {
             what: "admin",
-            routes: api.routes(),
+            routes: page::routes().or(api.routes()).unify().boxed(),
             host_names,
             open_paths: api::PROBES,
             timeout: listen.handshake_timeout,

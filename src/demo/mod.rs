@@ -215,10 +215,10 @@ fn welcome(addresses: Addresses, broker: &Url, token: &str, program: &str) -> st
     }
     writeln!(
         out,
-        "\nLook inside, end sessions, publish:\n\n  \
+        "\nLook inside, end sessions, publish: http://{} in a browser, with the token below; or\n\n  \
          export STENTOR_URL=http://{} STENTOR_TOKEN={token}\n  \
          {program} ctl node\n",
-        addresses.admin
+        addresses.admin, addresses.admin
     )?;
     writeln!(out, "Ctrl-C ends it.\n")?;
     out.flush()

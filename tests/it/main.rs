@@ -44,6 +44,7 @@ mod e2e_login;
 mod e2e_logs;
 mod e2e_metrics;
 mod e2e_nodes;
+mod e2e_page;
 mod e2e_perl_ruby;
 mod e2e_presence;
 mod e2e_python;

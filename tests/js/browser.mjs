@@ -1,7 +1,7 @@
 // Chromium, driven through playwright-core. A page of its own holds @stomp/stompjs, stompjs 2.3.3
 // and sockjs-client as their bundles for browsers; other pages (the demo) are looked at as they are.
 // Orders: open, and then those of stompjs.mjs, and hide; or goto, fill, select, click, text, read, count,
-// evaluate, screenshot, close.
+// press, dress, examine, evaluate, screenshot, close.
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
@@ -11,6 +11,7 @@ import { chromium } from 'playwright-core';
 import { obey, tell } from './remote.mjs';
 
 const { resolve } = createRequire(import.meta.url);
+const axe = await readFile(resolve('axe-core/axe.min.js'), 'utf8');
 const sockjs = await readFile(resolve('sockjs-client/dist/sockjs.min.js'), 'utf8');
 const bundles = [await readFile(resolve('@stomp/stompjs'), 'utf8'), await readFile(resolve('stompjs/lib/stomp.min.js'), 'utf8')];
 const browser = await chromium.launch({
@@ -152,6 +153,29 @@ await obey({
   fill: ({ selector, text }) => page.fill(selector, text),
   select: ({ selector, value }) => page.selectOption(selector, value),
   click: ({ selector }) => page.click(selector),
+  /** Presses a key, wherever the focus is; tells where it is then. */
+  async press({ key }) {
+    await page.keyboard.press(key);
+    const focus = () => {
+      const { tagName, id, textContent } = document.activeElement;
+      return { tag: tagName.toLowerCase(), id, text: textContent.trim().slice(0, 40) };
+    };
+    tell('pressed', { key, focus: await page.evaluate(focus) });
+  },
+  /** The window's size, and whether its user likes it `light` or `dark`. */
+  async dress({ scheme, width, height = 800 }) {
+    await page.emulateMedia({ colorScheme: scheme });
+    await page.setViewportSize({ width, height });
+    tell('dressed', { scheme });
+  },
+  /** Tells what axe-core finds fault with, and whether the page is wider than its window. */
+  async examine() {
+    await page.evaluate(axe);
+    const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));
+    const faults = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html.slice(0, 200)).join(' | ')}`);
+    const isTooWide = await page.evaluate(() => document.documentElement.scrollWidth > document.documentElement.clientWidth);
+    tell('examined', { faults, isTooWide });
+  },
   /** Tells once `text` stands within each element that `selector` finds, `count` of them. */
   async text({ selector, text, count = 1 }) {
     await page.waitForFunction(

@@ -1,0 +1,92 @@
+// The pure parts of the operator's page: rates, quantiles, alarms, charts, and numbers for people.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+const page = '../../src/page';
+const { Series, KEPT, bucketsBetween, deliveryHistogram, quantile, speed, speedOfAll, sum } = await import(`${page}/series.js`);
+const { alarms } = await import(`${page}/alarms.js`);
+const { bytes, count, delay, duration, moment, plural, rate } = await import(`${page}/format.js`);
+
+const node = (at, values, more = {}) => ({
+  node: 'a', at: new Date(at * 1000).toISOString(), broker: 'ok', presence: 'ok', phase: 'running', version: '1', sessions: 0, max_connections: 10,
+  figures: { values, histograms: {} }, ...more,
+});
+
+test('a rate is of one node, between two looks, and not over its restart', () => {
+  const [before, after] = [node(0, { x: 10 }), node(2, { x: 20 })];
+  assert.equal(speed(before, after, 'x'), 5);
+  assert.equal(speed(before, node(2, { x: 3 }), 'x'), undefined);
+  assert.equal(speed(undefined, after, 'x'), undefined);
+  assert.equal(speed(before, after, 'y'), undefined);
+  assert.equal(speed(after, after, 'x'), undefined);
+});
+
+test('the rate of all nodes leaves out those that just came', () => {
+  const other = { node: 'b' };
+  const before = [node(0, { x: 0 })];
+  const after = [node(1, { x: 7 }), node(1, { x: 1000 }, other)];
+  assert.equal(speedOfAll(before, after, 'x'), 7);
+  assert.equal(speedOfAll([], after, 'x'), undefined);
+  assert.equal(sum(after, 'x'), 1007);
+  assert.equal(sum(after, 'y'), undefined);
+});
+
+test('a quantile lies within its bucket, and is nothing where nothing was counted', () => {
+  const buckets = [{ le: 1, count: 50 }, { le: 2, count: 100 }, { count: 100 }];
+  assert.equal(quantile(0.5, buckets), 1);
+  assert.equal(quantile(0.75, buckets), 1.5);
+  assert.equal(quantile(0.99, [{ le: 1, count: 0 }, { count: 5 }]), 1);
+  assert.equal(quantile(0.5, []), undefined);
+  assert.equal(quantile(0.5, [{ le: 1, count: 0 }, { count: 0 }]), undefined);
+});
+
+test('buckets between two looks are those of all nodes', () => {
+  const histograms = (low, high) => ({ values: {}, histograms: { stentor_delivery_seconds: [{ le: 1, count: low }, { count: high }] } });
+  const look = (at, low, high, name) => ({ ...node(at, {}), node: name, figures: histograms(low, high) });
+  const before = [look(0, 5, 6, 'a'), look(0, 0, 0, 'b')];
+  const after = [look(1, 8, 10, 'a'), look(1, 1, 1, 'b'), look(1, 99, 99, 'new')];
+  assert.deepEqual(bucketsBetween(before, after, 'stentor_delivery_seconds'), [{ le: 1, count: 4 }, { le: undefined, count: 5 }]);
+  assert.equal(deliveryHistogram(after), 'stentor_delivery_seconds');
+  assert.equal(deliveryHistogram([node(0, {})]), undefined);
+});
+
+test('a series keeps what a chart shows', () => {
+  const series = new Series();
+  assert.equal(series.isKnown, false);
+  for (let number = 0; number <= KEPT; number += 1) series.push(number);
+  series.push(NaN);
+  assert.equal(series.points.length, KEPT);
+  assert.equal(series.last, undefined);
+  assert.equal(series.most, KEPT);
+});
+
+test('alarms name the node, and the worst come first', () => {
+  const quiet = { nodes: [node(0, { stentor_hook_faults_total: 4 })] };
+  assert.deepEqual(alarms(null, quiet), []);
+  assert.deepEqual(alarms(quiet, { nodes: [node(2, { stentor_hook_faults_total: 4 })] }), []);
+  const bad = {
+    nodes: [
+      node(2, { stentor_hook_faults_total: 5, process_open_fds: 95, process_max_fds: 100 }, { sessions: 9 }),
+      node(2, {}, { node: 'b', broker: 'unreachable', presence: 'unreachable', version: '2', degraded: 'memory: short' }),
+      node(2, {}, { node: 'c', not_ready: 'shutting down', presence: 'off' }),
+    ],
+    silent: ['d'],
+  };
+  const found = alarms(quiet, bad).map(({ level, node, text }) => `${level} ${node} ${text}`);
+  assert.deepEqual(found.filter((line) => line.startsWith('bad')), [
+    'bad d does not answer', 'bad b broker: unreachable', 'bad b presence: unreachable', 'bad c not ready: shutting down']);
+  assert.ok(found.every((line, index) => line.startsWith('bad') === index < 4), found.join('\n'));
+  for (const text of ['calls of the hook', 'as many sessions', 'as many files', 'memory: short', 'several versions: 1, 2']) {
+    assert.ok(found.some((line) => line.includes(text)), `${text}: ${found.join('\n')}`);
+  }
+});
+
+test('numbers are short, and what is not known is a dash', () => {
+  assert.deepEqual([count(0), count(20_000), count(12_345_678), count(undefined)], ['0', '20,000', '12.3 M', '–']);
+  assert.deepEqual([rate(0), rate(2.34), rate(1234.5), rate(NaN)], ['0', '2.3', '1,235', '–']);
+  assert.deepEqual([bytes(0), bytes(1536), bytes(20 * 2 ** 20), bytes(null)], ['0 B', '1.5 KiB', '20 MiB', '–']);
+  assert.deepEqual([delay(0.00034), delay(0.0045), delay(0.25), delay(1.5), delay()], ['340 µs', '4.5 ms', '250 ms', '1.5 s', '–']);
+  assert.deepEqual([duration(0), duration(59), duration(3600), duration(12_000), duration(180_000)], ['0 s', '59 s', '1 h', '3 h 20 min', '2 d 2 h']);
+  assert.deepEqual([plural(1, 'address', 'addresses'), plural(2, 'session')], ['1 address', '2 sessions']);
+  assert.equal(moment('no time'), '–');
+});
