@@ -13,6 +13,7 @@
 //! - [`connection`] — one task a client: link, session, broker
 //! - [`node`] — shared by all connections of a node: services, settings, registry, places, memory
 //! - [`control`] — commands of an operator or a backend to sessions of any node
+//! - [`tap`] — what operators see of the frames of clients
 //! - [`hub`], [`messaging`], [`presence`], [`broker`], [`auth`] — the services of a connection
 //! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
 //! - [`units`] and [`secret_url`] — how durations, sizes and URLs are written in configuration
@@ -59,6 +60,7 @@ pub mod presence;
 mod recent;
 pub mod secret_url;
 pub mod shutdown;
+pub mod tap;
 pub mod telemetry;
 mod tls_client;
 pub mod units;
