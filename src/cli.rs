@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use stentor::{
     api::Scope,
-    ctl::{self, Ctl},
+    ctl::{self, Ctl, Tail},
     doctor::Doctor,
 };
 
@@ -24,6 +24,7 @@ Examples:
   stentor doctor --config stentor.toml          ask everything that it needs, for real
   stentor serve --config stentor.toml           serve
   stentor ctl node                              ask a gateway that runs; see `stentor ctl --help`
+  stentor tail --user alice                     watch her frames, on all nodes
   STENTOR__LOG__LEVEL=debug stentor serve …     the environment overrides any key
 
 Exit codes:
@@ -74,6 +75,8 @@ The exit code is 2 if a line cannot be read or its key is unknown; the rest is p
     Doctor(Doctor),
     /// Look at a running gateway, end sessions, publish: its HTTP API from a shell.
     Ctl(Ctl),
+    /// Show the frames of clients as they pass, on all nodes.
+    Tail(Tail),
     /// Print what makes a shell complete this program's commands and options.
     #[command(after_help = "\
 Examples:

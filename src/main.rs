@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Command::Config(task) => configure(&task),
         Command::Doctor(task) => examine(&task),
         Command::Ctl(task) => control(task),
+        Command::Tail(task) => ask(ctl::tail(&task, is_coloured())),
         Command::Completions { shell } => completions(shell),
         Command::Man { folder } => man(folder.as_deref()),
         Command::Token { name, scopes } => make_token(&name, &scopes),
@@ -148,14 +149,18 @@ fn examine(task: &Doctor) -> Result<(), Failure> {
     let report = runtime
         .block_on(doctor::examine(task, name, &loaded.config, &loaded.sources))
         .map_err(unusable)?;
-    // https://no-color.org
-    let no_colour = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let is_coloured = io::stdout().is_terminal() && !no_colour;
-    print(&doctor::print(&report, task.json, is_coloured).map_err(unusable)?)?;
+    print(&doctor::print(&report, task.json, is_coloured()).map_err(unusable)?)?;
     match report.sound {
         true => Ok(()),
         false => Err(Failure::Unsound),
     }
+}
+
+/// Whether standard output takes colours.
+fn is_coloured() -> bool {
+    // https://no-color.org
+    let no_colour = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !no_colour
 }
 
 /// The token alone goes to standard output, for a file or a variable.

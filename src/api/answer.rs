@@ -1,11 +1,21 @@
-//! Answers: JSON, errors included.
+//! Answers: JSON, errors included; and lines that come one after the other.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    convert::Infallible,
+    fmt,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
-use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
+use warp::{
+    Reply as _,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+};
 
 use crate::presence::PresenceError;
 
@@ -28,7 +38,42 @@ pub(super) type Answer = Result<Reply, Refusal>;
 pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) content_type: &'static str,
-    pub(super) body: Bytes,
+    pub(super) body: Body,
+}
+
+/// The body of an answer.
+pub(super) enum Body {
+    /// All of it.
+    Whole(Bytes),
+    /// Pieces, for as long as the caller reads them.
+    Pieces(Pin<Box<dyn Stream<Item = Bytes> + Send + Sync>>),
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(bytes) => write!(f, "{} bytes", bytes.len()),
+            Self::Pieces(_) => f.write_str("pieces"),
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::Whole(bytes)
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Whole(bytes.into())
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Self::Whole(text.into())
+    }
 }
 
 /// A request that is not done; why.
@@ -60,7 +105,12 @@ impl Reply {
     }
 
     pub(super) fn into_response(self) -> warp::reply::Response {
-        let mut response = warp::reply::Response::new(self.body.into());
+        let mut response = match self.body {
+            Body::Whole(bytes) => warp::reply::Response::new(bytes.into()),
+            Body::Pieces(pieces) => {
+                warp::reply::stream(pieces.map(Ok::<_, Infallible>)).into_response()
+            }
+        };
         *response.status_mut() = self.status;
         let content_type = HeaderValue::from_static(self.content_type);
         let headers = response.headers_mut();
@@ -113,7 +163,7 @@ impl Refusal {
         let reply = Reply::json(self.status, &self.body).unwrap_or(Reply {
             status: self.status,
             content_type: "application/json",
-            body: Bytes::new(),
+            body: Bytes::new().into(),
         });
         let mut response = reply.into_response();
         if let Some(header) = self.header {
@@ -141,6 +191,8 @@ pub(super) struct Request {
     pub(super) body: Bytes,
     /// The name of its token, if it needed one.
     pub(super) caller: Option<Box<str>>,
+    /// The other end of its connection.
+    pub(super) remote: Option<SocketAddr>,
     /// What it acts on, for the audit, once its handler knows.
     pub(super) on: Arc<OnceLock<Box<str>>>,
 }
@@ -194,7 +246,7 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// serde's words, and where they belong.
-fn wrong<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>, what: &str) -> Refusal {
+fn wrong<E: fmt::Display>(error: &serde_path_to_error::Error<E>, what: &str) -> Refusal {
     let path = error.path().to_string();
     let message = error.inner().to_string().replace('`', "\"");
     // A path of `.` or `?` is of no field.

@@ -27,7 +27,7 @@ pub(super) async fn caller(api: &Api, request: Request) -> Answer {
     request.no_query()?;
     let name = request.caller.as_deref().unwrap_or_default();
     let rules = api.rules.current();
-    let token = rules.0.tokens.get(name);
+    let token = rules.0.tokens.named(name);
     let scopes = [Scope::Read, Scope::Publish, Scope::Admin];
     let granted = scopes
         .into_iter()

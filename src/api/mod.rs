@@ -32,6 +32,8 @@ mod overview;
 mod presence;
 mod publish;
 mod rules;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
+mod tail;
 mod token;
 
 use std::{
@@ -194,6 +196,7 @@ static ROUTES: &[Route] = routes! {
     GET "/api/v1/groups/{name}" READ => presence::group;
     POST "/api/v1/publish" PUBLISH => publish::publish, body as "publish";
     GET "/api/v1/journal/{exchange}" HISTORY => journal::history;
+    GET "/api/v1/tail" ADMIN => tail::tail as "tail";
     GET "/api/v1/config" READ => configuration::configuration;
     POST "/api/v1/config/reload" ADMIN => configuration::reload as "reload";
     POST "/api/v1/config/compare" ADMIN => configuration::compare, body;
@@ -276,6 +279,7 @@ impl Api {
             query,
             body: Bytes::new(),
             caller: None,
+            remote: remote.map(|Remote(remote)| remote),
             on: Arc::default(),
         };
         let on = Arc::clone(&request.on);

@@ -13,7 +13,7 @@ use super::{
     Api,
     answer::{Answer, ErrorBody, Reply, Request},
     bans, caller, commands, configuration, destinations, details, health, journal, metrics, node,
-    overview, presence, publish,
+    overview, presence, publish, tail,
 };
 
 /// The document.
@@ -55,6 +55,7 @@ use super::{
         presence::group,
         publish::publish,
         journal::history,
+        tail::tail,
         configuration::configuration,
         configuration::reload,
         configuration::compare,
@@ -69,6 +70,7 @@ use super::{
         (name = "presence", description = "On all nodes; needs presence"),
         (name = "publish"),
         (name = "journal", description = "Messages that are kept ([journal])"),
+        (name = "tail", description = "Of all nodes"),
         (name = "configuration", description = "Of the node that is asked"),
     ),
     modifiers(&Common),

@@ -159,7 +159,7 @@ impl Tokens {
 
     /// The token of that name.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Token> {
+    pub fn named(&self, name: &str) -> Option<&Token> {
         self.0.get(name)
     }
 

@@ -38,6 +38,7 @@ use crate::{
     page,
     presence::{self, Node, Outbox, Presence, memory::MemoryPresence, redis::RedisPresence},
     shutdown::{self, Phase, Phases, Progress},
+    tap::Taps,
     telemetry::{self, Exporting},
 };
 use logins::Logins;
@@ -455,7 +456,9 @@ fn build(config: &Config, node: &str) -> Result<Built, Error> {
     let sessions: Arc<dyn control::Sessions> = Arc::clone(&registry) as _;
     let is_shared = matches!(config.presence.url, presence::Url::Redis(_));
     let nodes = presence.clone().filter(|_| is_shared);
+    let taps = Taps::new(node, config.tail.clone());
     let mut control = Control::alone(node, sessions, Arc::clone(&auth) as _)
+        .with_taps(taps)
         .among(nodes)
         .with_presence_in_memory(config.presence.url == presence::Url::Memory);
     if let Some(exchange) = control_exchange(config)

@@ -99,6 +99,7 @@ impl Reloader {
             .places()
             .set_most(max_unauthenticated);
         self.gateway.replace_rules(rules(config));
+        self.services.control.taps().replace(config.tail.clone());
         self.api.replace(config.api.clone(), config.health.clone());
         *self.loaded.write() = Arc::new(plan.next.clone());
         Ok(plan)

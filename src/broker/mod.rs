@@ -41,6 +41,9 @@ pub use routing::ExchangeKind;
 /// The prefix of the names of feeds' queues at the broker: they are the gateway's own.
 pub const FEED_QUEUES: &str = "stentor.feed.";
 
+/// The prefix of the names of queues by which a node gets the frames of a tail from others.
+pub const TAIL_QUEUES: &str = "stentor.feed.tail.";
+
 /// RabbitMQ's pseudo-queue for replies to a consumer's channel: the gateway's links never consume
 /// from it, so RabbitMQ refuses a message that names it in `reply-to`.
 pub const DIRECT_REPLIES: &str = "amq.rabbitmq.reply-to";

@@ -42,6 +42,7 @@ const RELOADED: &[(&str, Reloads)] = &[
     ("limits", Reloads::All),
     ("mailbox", Reloads::All),
     ("api", Reloads::AllBut(&["max_requests"])),
+    ("tail", Reloads::All),
     ("health", Reloads::All),
     ("shutdown", Reloads::All),
     ("log", Reloads::Only(&["level"])),

@@ -18,7 +18,7 @@ mod text;
 use std::fmt;
 
 use crate::{
-    api, auth, broker, control, hub, listen, messaging, node, presence, shutdown, telemetry,
+    api, auth, broker, control, hub, listen, messaging, node, presence, shutdown, tap, telemetry,
     units::Checked,
 };
 
@@ -83,6 +83,8 @@ pub struct Config {
     pub memory: node::MemoryConfig,
     /// `[api]`
     pub api: api::Config,
+    /// `[tail]`
+    pub tail: tap::Config,
     /// `[health]`
     pub health: api::Health,
     /// `[shutdown]`
@@ -274,6 +276,7 @@ sections! {
     mailbox "mailbox": hub::MailboxConfig,
     memory "memory": node::MemoryConfig,
     api "api": api::Config,
+    tail "tail": tap::Config,
     health "health": api::Health,
     shutdown "shutdown": shutdown::Config,
     log "log": telemetry::Config,

@@ -145,6 +145,7 @@ mod tests {
             ("limits", "max_key_words"),
             ("limits", "max_fast_key_words"),
             ("api", "tokens"),
+            ("tail", "secret_headers"),
         ];
         for (section, keys) in sections() {
             for key in keys {

@@ -38,6 +38,7 @@
 //! | [`mapping`] | the requests of frames to the broker (pure) |
 //! | `context` | the client's identity; `rights`: its permissions, kept to ask again; `online`: the node's way to reach it |
 //! | `link` | the duties of a transport towards a connection |
+//! | `tapped` | frames that operators see as they pass |
 
 mod admission;
 mod ahead;
@@ -62,6 +63,7 @@ mod read;
 mod renewal;
 mod rights;
 mod route;
+mod tapped;
 mod timer;
 mod under_way;
 mod uploads;
@@ -184,7 +186,11 @@ impl<L: Link> Connection<L> {
         loop {
             while let Some(action) = self.session.poll_action() {
                 match action {
-                    Action::Write(frame) => self.writer.send(&mut self.link, &frame),
+                    Action::Write(frame) => {
+                        let version = self.session.version();
+                        tapped::goes(&self.context, (&frame, &[]), version);
+                        self.writer.send(&mut self.link, &frame);
+                    }
                     Action::Ping => self.link.ping(),
                     Action::Close(code, problem) => {
                         let end = problem.map_or(End::Disconnect, End::Problem);

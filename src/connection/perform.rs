@@ -4,6 +4,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use stomp_grammar::Command;
 use stomp_session::{
     Connect, OperationId, Problem, Settle, Subscribe, SubscriptionId, Unsubscribe,
 };
@@ -19,6 +20,7 @@ use super::{
     permission::Permissions,
     rights::Right,
     route::{Dedicated, Route},
+    tapped,
     work::{Awaited, Done, Handed, NewLogin, NotHanded, Task},
 };
 use crate::{
@@ -36,9 +38,22 @@ pub(super) async fn authenticate(
     connect: Box<Connect>,
     carried: Option<Box<Carried>>,
 ) -> Done {
+    let outcome = let_in(&context, &connect, carried).await;
+    if let Err(problem) = &outcome {
+        let claimed = connect.headers.get("login");
+        tapped::refused(&context, (Command::Connect, ""), claimed, problem);
+    }
+    Done::Authenticated(outcome)
+}
+
+async fn let_in(
+    context: &Arc<Context>,
+    connect: &Connect,
+    carried: Option<Box<Carried>>,
+) -> Result<NewLogin, Problem> {
     context.guard.asks_to_log_in();
     let mut span = TraceSpan::begin(Traced::Connect, connect.headers.get(TRACEPARENT));
-    let done = try_to_authenticate(&context, connect, carried).await;
+    let done = try_to_let_in(context, connect, carried).await;
     if let Some(span) = &mut span {
         span.note("session.id", &context.session);
         span.note("network.transport", context.transport);
@@ -47,12 +62,12 @@ pub(super) async fn authenticate(
         }
     }
     end_span(span, done.as_ref().err());
-    Done::Authenticated(done)
+    done
 }
 
-async fn try_to_authenticate(
+async fn try_to_let_in(
     context: &Arc<Context>,
-    connect: Box<Connect>,
+    connect: &Connect,
     carried: Option<Box<Carried>>,
 ) -> Result<NewLogin, Problem> {
     if context.services.memory.is_short() {
@@ -61,15 +76,11 @@ async fn try_to_authenticate(
     }
     let mut device = None;
     if context.services.presence.is_some() {
-        match mapping::presence::connect(&connect.headers) {
-            Ok((named, status)) => {
-                device = named;
-                context.say(status);
-            }
-            Err(problem) => return Err(problem),
-        }
+        let (named, status) = mapping::presence::connect(&connect.headers)?;
+        device = named;
+        context.say(status);
     }
-    let (mut identity, until) = login::login(context, &connect, carried).await?;
+    let (mut identity, until) = login::login(context, connect, carried).await?;
     if !context.guard.let_in() {
         context.services.registry.log_turned_away(context.transport);
         return Err(Problem::TooManyConnections);
@@ -78,12 +89,9 @@ async fn try_to_authenticate(
         // A token may have named another than the client.
         device.get_or_insert_default().id = Some(id.into());
     }
-    let decided = admission::apply_policy(context, &identity, device.clone()).await;
-    let opened = match decided {
-        Ok(()) => once::open(context, &mut identity, &connect.headers).await,
-        Err(problem) => Err(problem),
-    };
-    opened.map(|last_number| NewLogin {
+    admission::apply_policy(context, &identity, device.clone()).await?;
+    let last_number = once::open(context, &mut identity, &connect.headers).await?;
+    Ok(NewLogin {
         identity,
         device,
         until,
@@ -118,6 +126,10 @@ pub(super) async fn subscribe(
     let subscription = subscribe.subscription;
     let opened = open(&context, &subscribe, answers.as_deref(), known).await;
     end_span(span, opened.as_ref().err());
+    if let Err(problem) = &opened {
+        let frame = (Command::Subscribe, &*subscribe.destination);
+        tapped::refused(&context, frame, None, problem);
+    }
     Done::Subscribed(operation, subscription, opened)
 }
 
@@ -322,16 +334,34 @@ pub(super) async fn perform(
         Task::Publish(_, None) | Task::Settle(..) | Task::Say(_) => None,
     });
     let replies = replies.collect();
+    let is_tapped = tapped::is_on(&context);
+    let goal = is_tapped.then(|| goal(&context, &tasks)).flatten();
     let mut spans = publish_spans(&tasks, &context);
     let handed = hand_over(&context, tasks, &mut spans, answers.as_deref()).await;
     // Those of messages that were not handed over.
     for span in spans {
         end_span(span, handed.as_ref().err());
     }
+    if let (Err(problem), Some(goal)) = (&handed, goal) {
+        tapped::refused(&context, (Command::Send, &goal), None, problem);
+    }
     Done::Handed(
         operation,
         handed.map_err(|problem| NotHanded { problem, replies }),
     )
+}
+
+/// The destination of the first message among these.
+fn goal(context: &Context, tasks: &[Task]) -> Option<String> {
+    let topics = &context.settings().stomp.default_topic_exchange;
+    tasks.iter().find_map(|task| match task {
+        Task::Publish(sending, _) => {
+            let publish = &sending.publish;
+            let goal = Destination::of_message(&publish.exchange, &publish.routing_key, topics);
+            Some(goal.to_string())
+        }
+        Task::Settle(..) | Task::Say(_) => None,
+    })
 }
 
 async fn hand_over(

@@ -12,6 +12,7 @@ use super::{
     context::Context,
     link::{Link, LinkError, Unfinished},
     pacing::Pacing,
+    tapped,
     uploads::Uploads,
 };
 
@@ -133,6 +134,7 @@ impl Reader {
                     self.input = Bytes::new();
                 }
                 self.frames = self.frames.wrapping_add(1);
+                tapped::came(context, &frame);
                 let command = frame.command;
                 if command == Command::Send {
                     self.messages = self.messages.wrapping_add(1);

@@ -13,6 +13,7 @@ use super::{
     link::{Link, LinkError, Outbound},
     mapping,
     operations::Operations,
+    tapped,
     under_way::UnderWay,
 };
 use crate::{
@@ -174,6 +175,7 @@ impl Writer {
         let tail = message.tail(session.version(), topics);
         self.frames = self.frames.wrapping_add(1);
         self.messages = self.messages.wrapping_add(1);
+        tapped::goes(context, (head, &tail.bytes), session.version());
         link.send(Outbound {
             head,
             tail: &tail.bytes,

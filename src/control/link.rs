@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    broker::{BrokerError, Message, Properties, Publish},
+    broker::{BrokerError, Message, Properties, Publish, VirtualHost},
     deadline::after,
     hub::{Hub, Item, Mailbox, MailboxConfig, Overflow},
     telemetry,
@@ -244,8 +244,18 @@ impl ControlLink {
         self.send(&Note::Command(envelope.clone())).await
     }
 
-    async fn send(&self, note: &Note) -> Result<(), Box<str>> {
+    pub(super) async fn send(&self, note: &Note) -> Result<(), Box<str>> {
         self.send_bytes(wire::encode(note)).await
+    }
+
+    /// The name of this node.
+    pub(super) fn node(&self) -> &str {
+        &self.0.node
+    }
+
+    /// The virtual host that commands go by.
+    pub(super) fn host(&self) -> &Arc<dyn VirtualHost> {
+        self.0.vhost.host()
     }
 
     /// Asks the others for bans that this node may have missed.
@@ -437,7 +447,15 @@ async fn handle(link: &ControlLink, shared: &Arc<ControlShared>, message: &Messa
                 let _ = looking.try_send((node, view));
             }
         }
-        Ok(Note::BansWanted { .. } | Note::Bans { .. } | Note::Look { .. }) => {}
+        Ok(Note::Tail(asked)) if asked.node != link.0.node => shared.hear_tail(link, asked),
+        Ok(Note::TailEnds { id, node }) if node != link.0.node => shared.taps.end(&id),
+        Ok(
+            Note::BansWanted { .. }
+            | Note::Bans { .. }
+            | Note::Look { .. }
+            | Note::Tail(_)
+            | Note::TailEnds { .. },
+        ) => {}
         Err(cause) => telemetry::control_ignored(&cause),
     }
 }

@@ -8,6 +8,7 @@ mod ban;
 mod config;
 mod link;
 mod look;
+mod tails;
 pub mod wire;
 
 use std::{
@@ -26,8 +27,17 @@ pub use ban::{Applied, Ban, Change, Subject};
 pub use config::Config;
 pub use look::{Look, MAX_VIEW, Seen, Views};
 
-use self::link::ControlLink;
-use crate::{auth::Authenticator, hub::Hub, presence::Presence, telemetry};
+use self::{link::ControlLink, tails::Follow};
+use crate::{
+    auth::Authenticator,
+    hub::Hub,
+    presence::Presence,
+    tap::{self, Filter, Taps},
+    telemetry,
+};
+
+pub use tails::TailLines;
+pub use wire::MAX_PATTERN;
 
 /// How long the answers of other nodes are awaited, if it is not known which there are.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -142,6 +152,8 @@ pub struct RecheckOff;
 /// Runs commands, here and on all other nodes.
 pub struct Control {
     shared: Arc<ControlShared>,
+    /// Those of `shared`: every frame asks whether there is any.
+    taps: Arc<Taps>,
     link: Option<(ControlLink, AbortOnDropHandle<()>)>,
     /// Knows which other nodes there are.
     nodes: Option<Arc<dyn Presence>>,
@@ -155,22 +167,48 @@ struct ControlShared {
     auth: Arc<dyn Authenticator>,
     /// What an operator sees of this node; set once it is built, and weak, for it has this.
     views: OnceLock<Weak<dyn Views>>,
+    taps: Arc<Taps>,
 }
 
 impl Control {
     /// For a node without others.
     #[must_use]
     pub fn alone(node: &str, sessions: Arc<dyn Sessions>, auth: Arc<dyn Authenticator>) -> Self {
+        let taps = Taps::new(node, tap::Config::default());
         Self {
             shared: Arc::new(ControlShared {
                 node: node.into(),
                 sessions,
                 auth,
                 views: OnceLock::new(),
+                taps: Arc::clone(&taps),
             }),
+            taps,
             link: None,
             nodes: None,
             presence_in_memory: false,
+        }
+    }
+
+    /// The same, where these are the tails that this node takes part in. Before it joins others.
+    #[must_use]
+    pub fn with_taps(self, taps: Arc<Taps>) -> Self {
+        let ControlShared {
+            node,
+            sessions,
+            auth,
+            ..
+        } = &*self.shared;
+        let shared = ControlShared {
+            node: node.clone(),
+            sessions: Arc::clone(sessions),
+            auth: Arc::clone(auth),
+            taps: Arc::clone(&taps),
+        };
+        Self {
+            shared: Arc::new(shared),
+            taps,
+            ..self
         }
     }
 
@@ -309,6 +347,25 @@ impl Control {
         Some(names.filter(|name| **name != *self.shared.node).collect())
     }
 
+    /// The tails that this node takes part in.
+    #[must_use]
+    pub fn taps(&self) -> &Arc<Taps> {
+        &self.taps
+    }
+
+    /// Begins to show frames of all nodes, with so many bytes of their bodies; until the answer is
+    /// dropped.
+    ///
+    /// # Errors
+    /// This node shows none.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn tail(&self, filter: Filter, bodies: u32) -> Result<TailLines, tap::Refused> {
+        let link = self.link.as_ref().map(|(link, _)| link.clone());
+        Follow::begin(link, &self.shared.node, &self.taps, filter, bodies)
+    }
+
     /// Ends a session of any node after a new login of its user; in the background.
     pub fn replace(&self, session: &str) {
         if self.shared.sessions.replace(session) > 0 {
@@ -333,6 +390,11 @@ impl ControlShared {
     async fn view(&self, look: Look) -> Option<Value> {
         let views = self.views.get()?.upgrade()?;
         views.view(look).await
+    }
+
+    /// Another node shows a tail.
+    fn hear_tail(&self, link: &ControlLink, asked: wire::TailAsked) {
+        tails::hear(link, &self.taps, asked);
     }
 
     /// On this node; how much it did.

@@ -7,7 +7,7 @@
 //!
 //! | Field | |
 //! |---|---|
-//! | `command` | `kick`, `recheck`, `forget`, `refresh_groups`, `ban` or `unban` (`replace`, `bans`, `banned`, `look`, `seen` and `presence_in_memory` are for nodes) |
+//! | `command` | `kick`, `recheck`, `forget`, `refresh_groups`, `ban` or `unban` (`replace`, `bans`, `banned`, `look`, `seen`, `presence_in_memory`, `tail` and `tail_ends` are for nodes) |
 //! | `session`, or `user` | which sessions; `forget` and `refresh_groups` take a `user` |
 //! | `user`, `address` or `device_id` | for `ban` and `unban`: who. An address may be a network |
 //! | `until` | for `ban`: in seconds since 1970, when it ends. Without it, it is there until `unban` |
@@ -23,7 +23,9 @@
 //! An answer has the `command` `answer`, `to` (the `id`), `node` and `hits`. A node that begins to
 //! listen asks for `bans`; the others answer with messages `banned`, which list them. A node asks by
 //! `look` what there is to see (`overview`, `refusals`; or `session` and `destinations`, which have an
-//! `about`); the others answer with `seen`: `to`, `node`, and a `view`. Unknown fields are ignored.
+//! `about`); the others answer with `seen`: `to`, `node`, and a `view`. A node that
+//! shows a `tail` says so again and again, with the `queue` that it reads frames from. Unknown fields
+//! are ignored.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -34,6 +36,7 @@ use super::{
     Command, Look, Target,
     ban::{Change, Written},
 };
+use crate::{broker::TAIL_QUEUES, tap::Filter};
 
 /// The version of the format that is spoken here.
 pub const VERSION: u32 = 1;
@@ -43,6 +46,9 @@ pub const MAX_SIZE: usize = 16 * 1024;
 
 /// The longest name of the broker's or of a user, in bytes.
 const MAX_NAME: usize = 255;
+
+/// The longest pattern of destinations, in bytes.
+pub const MAX_PATTERN: usize = 1024;
 
 /// A message of the exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +101,32 @@ pub enum Note {
         /// `None`: nothing of that.
         view: Option<Value>,
     },
+    /// A node shows somebody frames of all nodes, for a few seconds more.
+    Tail(TailAsked),
+    /// It does so no more.
+    TailEnds {
+        /// Which tail.
+        id: Box<str>,
+        /// Which node.
+        node: Box<str>,
+    },
+}
+
+/// A tail that a node shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TailAsked {
+    /// The tail's id.
+    pub id: Box<str>,
+    /// The node.
+    pub node: Box<str>,
+    /// The queue that it reads frames from; its name begins with [`TAIL_QUEUES`].
+    pub queue: Box<str>,
+    /// The frames that are meant.
+    pub filter: Filter,
+    /// The bytes of each body that are to be shown.
+    pub bodies: u32,
+    /// The moment from which on nodes ignore this.
+    pub expires: Option<SystemTime>,
 }
 
 /// A command on its way.
@@ -163,6 +195,14 @@ struct Fields {
     about: Option<Box<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     view: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<Box<str>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    refused: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bodies: Option<u32>,
 }
 
 /// Bans as messages `banned`: each is shorter than [`MAX_SIZE`].
@@ -236,6 +276,27 @@ pub fn encode(note: &Note) -> Vec<u8> {
             fields.to = Some(to.clone());
             fields.node = node.clone();
             fields.view = view.clone();
+        }
+        Note::Tail(asked) => {
+            fields.command = "tail".into();
+            fields.id = asked.id.clone();
+            fields.node = asked.node.clone();
+            fields.queue = Some(asked.queue.clone());
+            fields.expires = asked.expires.map(seconds);
+            fields.bodies = Some(asked.bodies);
+            let Filter {
+                user,
+                session,
+                destination,
+                refused,
+            } = asked.filter.clone();
+            (fields.user, fields.session) = (user, session);
+            (fields.destination, fields.refused) = (destination, refused);
+        }
+        Note::TailEnds { id, node } => {
+            fields.command = "tail_ends".into();
+            fields.id = id.clone();
+            fields.node = node.clone();
         }
         Note::Command(envelope) => {
             fields.command = envelope.command.name().into();
@@ -356,7 +417,7 @@ impl Fields {
                 let name = required("look", self.look.take())?;
                 let look = Look::read(&name, self.about.take());
                 return Ok(Note::Look {
-                    expires: moment(self.expires),
+                    expires: self.expires(),
                     id: required("id", Some(self.id))?,
                     node: self.node,
                     look: look.ok_or_else(|| "it asks to see what is not known here".to_owned())?,
@@ -381,6 +442,13 @@ impl Fields {
                     node: required("node", Some(self.node))?,
                 });
             }
+            "tail" => return self.tail().map(Note::Tail),
+            "tail_ends" => {
+                return Ok(Note::TailEnds {
+                    id: required("id", Some(self.id))?,
+                    node: self.node,
+                });
+            }
             "" => return Err("command is missing".to_owned()),
             other => {
                 let start: String = other.chars().take(40).collect();
@@ -389,11 +457,45 @@ impl Fields {
         };
         Ok(Note::Command(Envelope {
             command,
+            expires: self.expires(),
             id: self.id,
             node: self.node,
-            expires: moment(self.expires),
             answer: self.answer,
         }))
+    }
+
+    /// A moment too far away to be counted never comes.
+    fn expires(&self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_secs(self.expires?))
+    }
+
+    fn tail(self) -> Result<TailAsked, String> {
+        let expires = self.expires();
+        let queue = required("queue", self.queue)?;
+        // Frames are for nobody but a node, whatever a publisher writes here.
+        if !queue.starts_with(TAIL_QUEUES) || queue.len() > MAX_NAME {
+            return Err(format!("queue does not begin with {TAIL_QUEUES:?}"));
+        }
+        let destination = self.destination;
+        if destination
+            .as_ref()
+            .is_some_and(|text| text.len() > MAX_PATTERN)
+        {
+            return Err(format!("destination is longer than {MAX_PATTERN} bytes"));
+        }
+        Ok(TailAsked {
+            id: required("id", Some(self.id))?,
+            node: required("node", Some(self.node))?,
+            queue,
+            filter: Filter {
+                user: self.user,
+                session: self.session,
+                destination,
+                refused: self.refused,
+            },
+            bodies: self.bodies.unwrap_or_default(),
+            expires,
+        })
     }
 
     fn change(&mut self, lifted: bool) -> Result<Change, String> {
@@ -440,10 +542,6 @@ fn required(name: &str, value: Option<Box<str>>) -> Result<Box<str>, String> {
 }
 
 /// A moment too far away to be counted never comes.
-fn moment(seconds: Option<u64>) -> Option<SystemTime> {
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds?))
-}
-
 fn seconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH);
     since.unwrap_or_default().as_secs()
@@ -550,6 +648,48 @@ mod tests {
         }
         let wanted = Note::BansWanted { node: "n".into() };
         assert_eq!(decode(&encode(&wanted)), Ok(wanted));
+        let filter = Filter {
+            user: Some("alice".into()),
+            session: Some("s".into()),
+            destination: Some("/topic/*".into()),
+            refused: true,
+        };
+        for filter in [filter, Filter::default()] {
+            let tail = Note::Tail(TailAsked {
+                id: "id".into(),
+                node: "n".into(),
+                queue: format!("{TAIL_QUEUES}1").into(),
+                filter,
+                bodies: 7,
+                expires: Some(expires),
+            });
+            assert_eq!(decode(&encode(&tail)), Ok(tail));
+        }
+        let (id, node) = ("id".into(), "n".into());
+        let over = Note::TailEnds { id, node };
+        assert_eq!(decode(&encode(&over)), Ok(over));
+    }
+
+    /// Nor may one that can publish commands have frames sent to a client's queue.
+    #[test]
+    fn frames_of_a_tail_go_to_a_node() {
+        let long = "x".repeat(MAX_PATTERN + 1);
+        for (fields, why) in [
+            (String::new(), "queue is missing"),
+            (r#","queue":"orders""#.to_owned(), "queue does not begin"),
+            (
+                r#","queue":"stentor.feed.n.0""#.to_owned(),
+                "queue does not begin",
+            ),
+            (
+                format!(r#","queue":"{TAIL_QUEUES}1","destination":"{long}""#),
+                "destination is longer",
+            ),
+        ] {
+            let body = format!(r#"{{"command":"tail","id":"1","node":"n"{fields}}}"#);
+            let error = decode(body.as_bytes()).unwrap_err();
+            assert!(error.contains(why), "{body}: {error}");
+        }
     }
 
     fn ban(key: &str, reason: Option<&str>) -> Change {

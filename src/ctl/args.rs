@@ -25,6 +25,8 @@ Examples:
   stentor ctl --watch=5s node                        look every 5 s, until Ctrl-C
   stentor ctl --json sessions | jq …                 for programs
 
+`stentor tail` shows the frames of clients as they pass.
+
 Sessions, users, groups and nodes are known where presence is on ([presence] url).
 
 Exit codes; standard error says why:

@@ -3,14 +3,18 @@
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::{Method, StatusCode, Url, header};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
+use tokio::time::timeout;
 
 use crate::{api::KeyFailure, causes::with_causes};
 
 /// More than the gateway's own bound, so that it has the last word.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The longest time of an answer without an end.
+const WITHOUT_END: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The most failed keys that an error names.
 const SHOWN: usize = 20;
@@ -142,13 +146,38 @@ impl Client {
         Ok((status == StatusCode::OK, text))
     }
 
-    async fn exchange(
+    /// An answer without an end.
+    pub(super) async fn stream(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Response, ClientError> {
+        let request = self.request(Method::GET, path, query)?;
+        let request = request.timeout(WITHOUT_END);
+        // It begins at once.
+        let answer = match timeout(TIMEOUT, request.send()).await {
+            Ok(answer) => answer.map_err(|error| self.not_there(error))?,
+            Err(_) => {
+                return Err(ClientError::NotThere {
+                    url: self.shown(),
+                    cause: "it did not answer in time".to_owned(),
+                });
+            }
+        };
+        if answer.status() == StatusCode::OK {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let text = answer.text().await.map_err(|error| self.not_there(error))?;
+        Err(self.failure(status, text))
+    }
+
+    fn request(
         &self,
         method: Method,
         path: &str,
         query: &[(&str, &str)],
-        body: Option<String>,
-    ) -> Result<(StatusCode, String), ClientError> {
+    ) -> Result<RequestBuilder, ClientError> {
         let mut url = self.url.clone();
         // A gateway behind a proxy may be at a path of its own.
         let whole = format!("{}{path}", url.path().trim_end_matches('/'));
@@ -158,22 +187,37 @@ impl Client {
                 "the names \".\" and \"..\" cannot stand in a URL's path: they mean another";
             return Err(ClientError::Refused(error.to_owned()));
         }
-        let mut request = self.http.request(method, url).query(query);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
+        let request = self.http.request(method, url).query(query);
+        Ok(match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        })
+    }
+
+    fn not_there(&self, error: reqwest::Error) -> ClientError {
+        ClientError::NotThere {
+            url: self.shown(),
+            cause: with_causes(&error.without_url()),
         }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<String>,
+    ) -> Result<(StatusCode, String), ClientError> {
+        let mut request = self.request(method, path, query)?;
         if let Some(body) = body {
             request = request
                 .header(header::CONTENT_TYPE, "application/json")
                 .body(body);
         }
-        let not_there = |error: reqwest::Error| ClientError::NotThere {
-            url: self.shown(),
-            cause: with_causes(&error.without_url()),
-        };
-        let answer = request.send().await.map_err(not_there)?;
+        let answer = request.send().await;
+        let answer = answer.map_err(|error| self.not_there(error))?;
         let status = answer.status();
-        let text = answer.text().await.map_err(not_there)?;
+        let text = answer.text().await.map_err(|error| self.not_there(error))?;
         Ok((status, text))
     }
 
@@ -185,18 +229,26 @@ impl Client {
         body: Option<String>,
     ) -> Result<String, ClientError> {
         let (status, text) = self.exchange(method, path, query, body).await?;
-        if status == StatusCode::OK {
-            return Ok(text);
+        match status {
+            StatusCode::OK => Ok(text),
+            status => Err(self.failure(status, text)),
         }
-        let Failure {
+    }
+
+    /// The gateway refused it.
+    fn failure(&self, status: StatusCode, text: String) -> ClientError {
+        let Ok(Failure {
             error,
             field,
             published,
             failed,
-        } = serde_json::from_str(&text).map_err(|_| ClientError::NotStentor {
-            url: self.shown(),
-            cause: status.to_string(),
-        })?;
+        }) = serde_json::from_str(&text)
+        else {
+            return ClientError::NotStentor {
+                url: self.shown(),
+                cause: status.to_string(),
+            };
+        };
         let mut words = match field {
             Some(field) => format!("{field}: {error}"),
             None => error,
@@ -208,18 +260,18 @@ impl Client {
             words.push_str("\n  …");
         }
         if !failed.is_empty() {
-            return Err(ClientError::NotPublished {
+            return ClientError::NotPublished {
                 words,
                 answer: text,
                 published,
                 failed,
-            });
+            };
         }
-        Err(match status {
+        match status {
             StatusCode::UNAUTHORIZED => ClientError::Unauthorized(words),
             StatusCode::FORBIDDEN => ClientError::Forbidden(words),
             _ => ClientError::Refused(words),
-        })
+        }
     }
 
     /// An answer.

@@ -6,6 +6,7 @@ mod contexts;
 mod looks;
 mod pages;
 mod show;
+mod tail;
 
 use std::{
     env, fs,
@@ -19,6 +20,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
 pub use args::{Banned, ContextTask, Ctl, Message, Server, Target, Task};
+pub use tail::Tail;
 
 use self::{
     client::{Client, ClientError, path},
@@ -129,6 +131,16 @@ pub async fn compare(server: &Server, toml: Option<String>) -> Result<String, Er
     asking
         .post::<Difference>("/api/v1/config/compare", &request)
         .await
+}
+
+/// Prints frames of clients as they pass, until the gateway ends it or the reader has seen enough.
+/// `is_coloured`: the reader is a terminal.
+///
+/// # Errors
+/// The gateway was not there, refused it, or ended it.
+pub async fn tail(task: &Tail, is_coloured: bool) -> Result<(), Error> {
+    let asking = Asking::new(&task.gateway, task.json)?;
+    tail::follow(&asking.client, task, is_coloured).await
 }
 
 fn context(task: &ContextTask) -> Result<String, Error> {

@@ -229,6 +229,9 @@ async fn each_operation_answers_as_its_document_says() {
             422,
         ),
         ("post /api/v1/publish", "/api/v1/publish", None, 415),
+        // Its lines are looked at in `e2e_tail`.
+        ("get /api/v1/tail", "/api/v1/tail?bodies=1", None, 409),
+        ("get /api/v1/tail", "/api/v1/tail?bodies=5000", None, 400),
         (
             "delete /api/v1/sessions/{id}",
             &format!("/api/v1/sessions/{alice}?reason=bye"),

@@ -54,6 +54,7 @@ mod e2e_reload;
 mod e2e_restart;
 mod e2e_sockjs;
 mod e2e_stompjs;
+mod e2e_tail;
 mod e2e_tls;
 mod e2e_tls_plugin;
 mod e2e_told;

@@ -32,6 +32,16 @@ pub fn control_ignored(cause: &str) {
     warn!(target: "stentor::control", cause, "command ignored");
 }
 
+/// A node begins to show frames of this one to an operator: for the audit.
+pub fn tail_began(shown_at: &str, frames: &str, bodies: u32) {
+    info!(target: "stentor::audit", shown_at, frames, bodies, "frames are shown at another node");
+}
+
+/// It shows them no more; this node sent it so many.
+pub fn tail_ended(shown_at: &str, frames: &str, sent: u64) {
+    info!(target: "stentor::audit", shown_at, frames, sent, "frames are shown no more");
+}
+
 /// Commands came faster than they could be run, and so many were not.
 pub fn control_dropped(dropped: u32) {
     error!(target: "stentor::control", dropped, "commands lost");
