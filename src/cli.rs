@@ -7,6 +7,7 @@ use clap_complete::Shell;
 use stentor::{
     api::Scope,
     ctl::{self, Ctl, Tail},
+    demo,
     doctor::Doctor,
 };
 
@@ -118,11 +119,21 @@ The token is shown only once. The configuration holds its SHA-256 hash, which is
 Examples:
   stentor demo                                       with a broker in memory
   stentor demo --port 8080                           on another port
+  stentor demo --listen 0.0.0.0                      for other machines, too: passwords are known!
   stentor demo --broker amqp://guest:guest@127.0.0.1:5672   with your RabbitMQ")]
     Demo {
-        /// The port of page and WebSocket.
-        #[arg(long, default_value_t = 15674)]
-        port: u16,
+        /// The address of page and WebSocket, and of STOMP on the next port: ADDRESS or
+        /// ADDRESS:PORT. The operator's side stays on 127.0.0.1, on the port after that.
+        #[arg(
+            long,
+            value_name = "ADDRESS",
+            default_value = "127.0.0.1",
+            value_parser = demo::parse_listen
+        )]
+        listen: demo::Listen,
+        /// Another port than 15674.
+        #[arg(long)]
+        port: Option<u16>,
         /// RabbitMQ; without it, a broker in this process' memory.
         // A text, for clap quotes what it cannot parse, and there is a password in it.
         #[arg(long, value_name = "URL")]

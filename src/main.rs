@@ -51,7 +51,11 @@ fn main() -> ExitCode {
         Command::Completions { shell } => completions(shell),
         Command::Man { folder } => man(folder.as_deref()),
         Command::Token { name, scopes } => make_token(&name, &scopes),
-        Command::Demo { port, broker } => run_demo(port, broker.as_deref()),
+        Command::Demo {
+            listen,
+            port,
+            broker,
+        } => run_demo(listen, port, broker.as_deref()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -107,7 +111,10 @@ fn serve(file: Option<&Path>) -> Result<(), Failure> {
     block_on(app::run(loaded, file.map(Path::to_owned)))
 }
 
-fn run_demo(port: u16, broker: Option<&str>) -> Result<(), Failure> {
+fn run_demo(listen: demo::Listen, port: Option<u16>, broker: Option<&str>) -> Result<(), Failure> {
+    let listen = listen
+        .with_port(port)
+        .map_err(|text| Failure::Configuration(text.to_owned()))?;
     let broker = broker
         .map(str::parse)
         .transpose()
@@ -119,7 +126,7 @@ fn run_demo(port: u16, broker: Option<&str>) -> Result<(), Failure> {
         .next()
         .map(|name| name.to_string_lossy().into_owned());
     block_on(demo::run(demo::Options {
-        port,
+        listen,
         broker,
         program: program.unwrap_or_else(|| "stentor".to_owned()),
     }))

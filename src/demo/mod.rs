@@ -4,8 +4,8 @@ mod routes;
 
 use std::{
     collections::BTreeMap,
-    io::Write,
-    net::{Ipv4Addr, SocketAddr},
+    io::{ErrorKind, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use auth_hook::service::{self, Account, OWN_FEED, PasswordHash, Rules};
@@ -32,12 +32,57 @@ const USERS: [(&str, &str); 2] = [("alice", "demo-alice"), ("bob", "demo-bob")];
 /// The options of a demo.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The page's port, on loopback; STOMP over TCP and the operator's side are on the next two.
-    pub port: u16,
+    /// The page's address; STOMP over TCP is on the next port, and the operator's side on the one
+    /// after that, on loopback. Port 0: whatever is free.
+    pub listen: SocketAddr,
     /// A real RabbitMQ instead of the embedded broker.
     pub broker: Option<Url>,
     /// How this program was called, for commands that are shown: it need not be in the path.
     pub program: String,
+}
+
+/// The page's port, unless somebody says another.
+const PORT: u16 = 15674;
+
+/// An address to listen on, perhaps with a port: `--listen`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    address: IpAddr,
+    port: Option<u16>,
+}
+
+/// Reads `ADDRESS` or `ADDRESS:PORT`.
+///
+/// # Errors
+/// It is neither.
+pub fn parse_listen(text: &str) -> Result<Listen, String> {
+    if let Ok(whole) = text.parse::<SocketAddr>() {
+        return Ok(Listen {
+            address: whole.ip(),
+            port: Some(whole.port()),
+        });
+    }
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse() {
+        Ok(address) => Ok(Listen {
+            address,
+            port: None,
+        }),
+        Err(_) => Err("write an address of this machine: 0.0.0.0 (all), or 192.0.2.7:8080".into()),
+    }
+}
+
+impl Listen {
+    /// The whole address; `port` is that of `--port`.
+    ///
+    /// # Errors
+    /// Both name one.
+    pub fn with_port(self, port: Option<u16>) -> Result<SocketAddr, &'static str> {
+        match (self.port, port) {
+            (Some(_), Some(_)) => Err("--listen names a port already: leave out --port"),
+            (one, other) => Ok((self.address, one.or(other).unwrap_or(PORT)).into()),
+        }
+    }
 }
 
 /// Serves the demo until SIGINT or SIGTERM.
@@ -55,37 +100,49 @@ pub async fn run(options: Options) -> Result<(), app::Error> {
         ..config(&options, hook.local_addr()?)?
     };
     tokio::spawn(service::serve(hook, rules()?, std::future::pending()));
+    let has_broker = options.broker.is_some();
     let broker = options.broker.unwrap_or(Url::Embedded);
     let gateway = Gateway::start(config, |services, addresses| {
         routes::all(services, Info::new(addresses, &broker))
     })
     .await
-    .map_err(|error| app::Error::Configuration(format!("{error} (--port chooses it)")))?;
+    .map_err(|error| in_words_of_the_demo(error, options.listen, has_broker))?;
     // A closed terminal is no reason to stop.
     let _ = welcome(gateway.addresses(), &broker, &token, &options.program);
     gateway.run_until(shutdown::signal()).await?;
     Ok(())
 }
 
+/// An error with the flag that avoids it.
+fn in_words_of_the_demo(error: app::Error, listen: SocketAddr, has_broker: bool) -> app::Error {
+    let text = match error {
+        app::Error::Listen(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+            format!("{error}: see --listen")
+        }
+        app::Error::Listen(error) => {
+            // Any other port has two after it that may be free.
+            let port = if listen.port() < 20_000 {
+                25_674
+            } else {
+                15_674
+            };
+            let other = SocketAddr::new(listen.ip(), port);
+            format!("{error}; `stentor demo --listen {other}` takes that port and the two after it")
+        }
+        app::Error::Configuration(text) if has_broker => format!("--broker: {text}"),
+        error => return error,
+    };
+    app::Error::Configuration(text)
+}
+
 fn config(options: &Options, hook: SocketAddr) -> Result<Config, app::Error> {
-    let ports = [
-        Some(options.port),
-        options.port.checked_add(1),
-        options.port.checked_add(2),
-    ];
+    let (address, port) = (options.listen.ip(), options.listen.port());
+    let ports = [Some(port), port.checked_add(1), port.checked_add(2)];
     let [Some(http), Some(stomp), Some(admin)] = ports else {
-        let text = format!(
-            "--port {} leaves no room for the two ports after it",
-            options.port
-        );
+        let text = format!("port {port} leaves no room for the two ports after it: see --port");
         return Err(app::Error::Configuration(text));
     };
-    let local = |port| {
-        SocketAddr::from((
-            Ipv4Addr::LOCALHOST,
-            if options.port == 0 { 0 } else { port },
-        ))
-    };
+    let at = |address, next| SocketAddr::new(address, if port == 0 { 0 } else { next });
     let path = |call: &str| Some(format!("http://{hook}/auth/{call}"));
     let mut broker = broker::Config {
         url: Some(options.broker.clone().unwrap_or(Url::Embedded)),
@@ -95,9 +152,10 @@ fn config(options: &Options, hook: SocketAddr) -> Result<Config, app::Error> {
     broker.adopt_vhost();
     Ok(Config {
         listen: listen::Config {
-            http: Some(local(http)),
-            stomp: Some(local(stomp)),
-            admin: local(admin),
+            http: Some(at(address, http)),
+            stomp: Some(at(address, stomp)),
+            // Its token is in this terminal, and the page needs nothing of it.
+            admin: at(Ipv4Addr::LOCALHOST.into(), admin),
             ..listen::Config::default()
         },
         sockjs: listen::sockjs::SockjsConfig {
@@ -195,6 +253,15 @@ fn welcome(addresses: Addresses, broker: &Url, token: &str, program: &str) -> st
     let info = Info::new(addresses, broker);
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nStentor's demo is at  http://{}/\n", page(addresses))?;
+    if let Some(address) = addresses.http.filter(|http| !http.ip().is_loopback()) {
+        let [(alice, passcode), ..] = USERS;
+        writeln!(
+            out,
+            "Everybody who reaches port {} of this machine may use it: the passwords are known \
+             ({alice}, {passcode}).\n",
+            address.port()
+        )?;
+    }
     writeln!(
         out,
         "Push to a user's page, from another terminal:\n\n  {}\n",
@@ -224,9 +291,35 @@ fn welcome(addresses: Addresses, broker: &Url, token: &str, program: &str) -> st
     out.flush()
 }
 
-/// The page's URL: a demo always has one.
+/// The page's host and port, as they are seen from this machine: a demo always has them.
 fn page(addresses: Addresses) -> String {
+    let seen = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
+        _ => address,
+    };
     addresses
         .http
-        .map_or_else(String::new, |address| address.to_string())
+        .map_or_else(String::new, |address| seen(address).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_have_a_port() {
+        let read = |text, port| parse_listen(text).unwrap().with_port(port);
+        let address = |text: &str| Ok(text.parse().unwrap());
+        assert_eq!(read("0.0.0.0", None), address("0.0.0.0:15674"));
+        assert_eq!(read("127.0.0.1", Some(8080)), address("127.0.0.1:8080"));
+        assert_eq!(read("127.0.0.1:8080", None), address("127.0.0.1:8080"));
+        assert_eq!(read("::1", None), address("[::1]:15674"));
+        assert_eq!(read("[::1]:7", None), address("[::1]:7"));
+        assert!(read("[::]:7", Some(8)).unwrap_err().contains("--port"));
+        for wrong in ["", "localhost", "127.0.0.1:", "127.0.0.1:70000", ":80"] {
+            let error = parse_listen(wrong).unwrap_err();
+            assert!(error.contains("0.0.0.0"), "{wrong}: {error}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use testkit::{DEADLINE, Gateway, Proxy, Remote, eventually, free_ports, tests_dir};
 use tokio::net::TcpStream;
 
-use crate::house::stentor;
+use crate::house::{Ran, stentor};
 
 #[tokio::test]
 async fn a_visitor_pushes_from_the_page_and_by_curl() {
@@ -178,6 +178,100 @@ async fn a_visitor_sees_who_is_online() {
     alice.order(&json!({ "do": "evaluate", "script": script }));
     let evaluated = alice.expect("evaluated").await;
     assert_eq!(evaluated["value"], json!([0, true]), "{evaluated}");
+    assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
+}
+
+/// A newcomer has no configuration whose keys an error could name.
+#[tokio::test]
+async fn an_error_names_the_flag_that_avoids_it() {
+    let [port] = free_ports();
+    // The port of STOMP.
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", port + 1)).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut demo = Command::new(env!("CARGO_BIN_EXE_stentor"));
+        Ran::from(demo.arg("demo").args(arguments).output().unwrap())
+    };
+    let taken = run(&["--port", &port.to_string()]);
+    assert_eq!(taken.code, Some(1), "{taken:?}");
+    let last = taken.err.lines().last().unwrap();
+    let advice = "`stentor demo --listen 127.0.0.1:";
+    assert!(
+        last.contains("Another program listens") && last.contains(advice),
+        "{last}"
+    );
+    let foreign = run(&["--listen", "192.0.2.1"]);
+    assert!(
+        foreign
+            .err
+            .contains("no address of this machine: see --listen"),
+        "{foreign:?}"
+    );
+    for arguments in [
+        &["--listen", "localhost"][..],
+        &["--listen", "127.0.0.1:80", "--port", "81"],
+    ] {
+        let wrong = run(arguments);
+        assert_eq!(wrong.code, Some(2), "{wrong:?}");
+        assert!(wrong.err.contains("--listen"), "{wrong:?}");
+    }
+    let high = run(&["--port", "65534"]);
+    assert!(high.err.contains("--port"), "{high:?}");
+}
+
+/// For other machines, too; the operator's side is not.
+#[tokio::test]
+async fn a_demo_listens_where_it_is_told() {
+    let [port] = free_ports();
+    let listen = format!("0.0.0.0:{port}");
+    let demo = stentor()
+        .arguments(&["demo", "--listen", &listen], &[])
+        .start()
+        .await;
+    eventually(DEADLINE, "the demo says where it is", async || {
+        let text = demo.process().output();
+        text.contains(&format!("http://127.0.0.1:{port}/")) && text.contains("are known")
+    })
+    .await;
+    let log = demo.process().output();
+    for (address, listener) in [
+        ("0.0.0.0", "http"),
+        ("0.0.0.0", "stomp"),
+        ("127.0.0.1", "admin"),
+    ] {
+        let is_there = log.lines().any(|line| {
+            let is_it = line.contains("listening") && line.contains(listener);
+            is_it && line.contains(&format!("{address}:"))
+        });
+        assert!(is_there, "{listener} {address}: {log}");
+    }
+    assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
+}
+
+/// Without scrolling, on a laptop and on a phone: the form, and the place where the message comes.
+#[tokio::test]
+async fn the_push_and_its_message_are_on_the_first_screen() {
+    let (demo, url) = demo().await;
+    let mut browser = visitor(&url).await;
+    for (width, height) in [(1366, 768), (390, 844)] {
+        browser.order(&json!({ "do": "resize", "width": width, "height": height }));
+        browser.expect("resized").await;
+        let script = "(() => {
+            scrollTo(0, 0);
+            const ends = ['[data-testid=push-key]', '[data-testid=push-button]']
+                .map((part) => document.querySelector(part).getBoundingClientRect().bottom);
+            const inbox = document.querySelector('.user-0 .inbox').getBoundingClientRect().top;
+            return [Math.max(...ends) <= innerHeight, inbox + 60 <= innerHeight,
+                document.documentElement.scrollWidth <= innerWidth];
+        })()";
+        browser.order(&json!({ "do": "evaluate", "script": script }));
+        let evaluated = browser.expect("evaluated").await;
+        assert_eq!(
+            evaluated["value"],
+            json!([true, true, true]),
+            "{width}: {evaluated}"
+        );
+    }
+    has_no_faults(&browser);
     assert_eq!(demo.terminate(DEADLINE).await.code(), Some(0));
 }
 

@@ -1,7 +1,7 @@
 // Chromium, driven through playwright-core. A page of its own holds @stomp/stompjs, stompjs 2.3.3
 // and sockjs-client as their bundles for browsers; other pages (the demo) are looked at as they are.
 // Orders: open, and then those of stompjs.mjs, and hide; or goto, fill, select, click, text, read, count,
-// press, dress, examine, evaluate, screenshot, close.
+// press, dress, examine, evaluate, resize, screenshot, close.
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
@@ -198,8 +198,13 @@ await obey({
   async evaluate({ script }) {
     tell('evaluated', { value: await page.evaluate(script) });
   },
-  async screenshot({ path }) {
-    await page.screenshot({ path, fullPage: true });
+  async resize({ width, height }) {
+    await page.setViewportSize({ width, height });
+    tell('resized');
+  },
+  /** The whole page, or only the first screen of it. */
+  async screenshot({ path, first = false }) {
+    await page.screenshot({ path, fullPage: !first });
     tell('taken', { path });
   },
   async close() {
