@@ -1,6 +1,6 @@
 //! Errors in one line.
 
-use std::error::Error;
+use std::{error::Error, io, path::Path};
 
 /// An error and its causes, from the outermost to the first. A cause that the text before tells
 /// already is left out: some errors print their causes themselves.
@@ -16,6 +16,17 @@ pub fn with_causes(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// Why a file cannot be read, and what to do where the system's words do not say it.
+pub fn unreadable(path: &Path, error: &io::Error) -> String {
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => "; correct the path",
+        io::ErrorKind::PermissionDenied => "; let the user that this program runs as read it",
+        io::ErrorKind::IsADirectory => "; name a file in it",
+        _ => "",
+    };
+    format!("{}: {error}{remedy}", path.display())
 }
 
 #[cfg(test)]

@@ -19,8 +19,9 @@
 //! - [`units`] and [`secret_url`] — how durations, sizes and URLs are written in configuration
 //! - [`address`] — what limits by address count as one
 //! - `tls_client` — TLS towards servers
-//! - `backoff`, `deadline`, `later`, `recent`, [`causes`] — pauses between attempts, moments to
-//!   come, a queue of a constant delay, facts that hold for ten seconds, an error in one line
+//! - `backoff`, `deadline`, `later`, `recent`, [`causes`], [`codes`] — pauses between attempts,
+//!   moments to come, a queue of a constant delay, facts that hold for ten seconds, an error in one
+//!   line, the names of what is said at the start
 //!
 //! Below them stand two pure crates, `stomp-session` (one client's protocol state) and
 //! `stomp-grammar` (frames and bytes), and `sockjs-server`, a transport that knows no STOMP.
@@ -41,6 +42,7 @@ pub mod auth;
 mod backoff;
 pub mod broker;
 pub mod causes;
+pub mod codes;
 pub mod config;
 pub mod connection;
 pub mod control;

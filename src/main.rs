@@ -18,6 +18,7 @@ use stentor::{
     api, app,
     broker::UrlError,
     causes::with_causes,
+    codes::{Code, Kind},
     config::{self, Config, ConfigErrors, Loaded, Source, environment},
     ctl, demo,
     doctor::{self, Doctor},
@@ -62,6 +63,10 @@ fn main() -> ExitCode {
         Err(failure) => {
             let (code, text) = match failure {
                 Failure::Run(error) => (1, with_causes(error.as_ref())),
+                Failure::Start(code, error) => {
+                    let exit = if code.kind() == Kind::Told { 2 } else { 1 };
+                    (exit, format!("{code}: {}", with_causes(error.as_ref())))
+                }
                 Failure::Ctl(code, error) => (code, with_causes(error.as_ref())),
                 Failure::Configuration(text) => (2, text),
                 Failure::Unsound => return ExitCode::FAILURE,
@@ -95,6 +100,8 @@ fn deepen_stacks() {
 enum Failure {
     /// Something went wrong while running.
     Run(Box<dyn Error>),
+    /// The gateway could not start, or not go on, by a fault that has a name.
+    Start(Code, Box<dyn Error>),
     /// A gateway that was asked did not do it, or was not there: with the exit code that says so.
     Ctl(u8, Box<dyn Error>),
     /// The configuration is wrong; the text lists all its errors.
@@ -105,7 +112,7 @@ enum Failure {
 
 fn serve(file: Option<&Path>) -> Result<(), Failure> {
     let loaded = load(file)?;
-    telemetry::init(&loaded.config.log).map_err(|error| Failure::Run(error.into()))?;
+    telemetry::init(&loaded.config.log).map_err(not_set_up)?;
     telemetry::starting();
     raise_file_limit();
     block_on(app::run(loaded, file.map(Path::to_owned)))
@@ -118,9 +125,9 @@ fn run_demo(listen: demo::Listen, port: Option<u16>, broker: Option<&str>) -> Re
     let broker = broker
         .map(str::parse)
         .transpose()
-        .map_err(|error: UrlError| Failure::Configuration(format!("--broker: {error}")))?;
+        .map_err(|error: UrlError| wrong_argument(&format!("--broker: {error}")))?;
     let log = telemetry::Config::default();
-    telemetry::init(&log).map_err(|error| Failure::Run(error.into()))?;
+    telemetry::init(&log).map_err(not_set_up)?;
     raise_file_limit();
     let program = env::args_os()
         .next()
@@ -150,9 +157,9 @@ fn examine(task: &Doctor) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Run(error.into()))?;
+        .map_err(refused)?;
     let name = name.unwrap_or_else(|| "defaults and environment".to_owned());
-    let unusable = |error: doctor::Error| Failure::Configuration(error.to_string());
+    let unusable = |error: doctor::Error| wrong_argument(&error.to_string());
     let report = runtime
         .block_on(doctor::examine(task, name, &loaded.config, &loaded.sources))
         .map_err(unusable)?;
@@ -229,7 +236,7 @@ fn ask<T>(asking: impl Future<Output = Result<T, ctl::Error>>) -> Result<T, Fail
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Run(error.into()))?;
+        .map_err(refused)?;
     let done = runtime.block_on(asking);
     done.map_err(|error| Failure::Ctl(error.exit_code(), error.into()))
 }
@@ -240,7 +247,7 @@ fn check(path: &Path) -> Result<(), Failure> {
     let sources = sources.map_err(wrong)?.sources;
     for warning in &sources.warnings {
         // Standard error may be closed.
-        let _ = writeln!(io::stderr(), "{}: warning: {warning}", source.name);
+        let _ = writeln!(io::stderr(), "{}: {warning}", source.name);
     }
     print(&format!("{}: no errors; {sources}\n", source.name))
 }
@@ -288,13 +295,26 @@ fn wrong(errors: ConfigErrors) -> Failure {
     Failure::Configuration(errors.to_string())
 }
 
-fn block_on<E: Error + 'static>(run: impl Future<Output = Result<(), E>>) -> Result<(), Failure> {
+fn wrong_argument(text: &str) -> Failure {
+    Failure::Configuration(format!("{}: {text}", Code::WrongArgument))
+}
+
+fn not_set_up(error: telemetry::InitError) -> Failure {
+    Failure::Start(Code::SetupFailed, error.into())
+}
+
+/// The system gives no threads, or no way to wait for sockets.
+fn refused(error: io::Error) -> Failure {
+    Failure::Start(Code::SystemRefused, app::Error::from(error).into())
+}
+
+fn block_on(run: impl Future<Output = Result<(), app::Error>>) -> Result<(), Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Run(error.into()))?
+        .map_err(refused)?
         .block_on(run)
-        .map_err(|error| Failure::Run(error.into()))
+        .map_err(|error| Failure::Start(error.code(), error.into()))
 }
 
 /// Each client is a file, and the soft limit is 1024 by tradition: takes all that the hard limit

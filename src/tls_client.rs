@@ -51,7 +51,8 @@ pub(crate) fn roots() -> io::Result<RootCertStore> {
             .map(ToString::to_string)
             .unwrap_or_else(|| "there are none".to_owned());
         return Err(io::Error::other(format!(
-            "no certificate authorities of the system could be read: {cause}"
+            "no certificate authorities of the system could be read: {cause} (install \
+             ca-certificates, or set SSL_CERT_FILE)"
         )));
     }
     Ok(roots)

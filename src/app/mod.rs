@@ -27,12 +27,16 @@ use crate::{
     api::{self, Api, Reconfigure},
     auth::{self, Authenticator, CertificateLogin, Replaceable, rabbitmq::RabbitMqAuthenticator},
     broker::{self, Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
+    codes::Code,
     config::{Config, Loaded},
     control::{self, Control},
     deadline::after,
     http::{self, HostNames, PrivateServer, PublicServer, RefusalLog, Routes},
     hub::Vhosts,
-    listen::{self, Entrance, Files, Plain, Proxies, Secure, Tls, TlsError, Wanted, tls::Protocol},
+    listen::{
+        self, Entrance, Files, ListenError, Plain, Proxies, Secure, Tls, TlsError, Wanted,
+        tls::Protocol,
+    },
     messaging::{self, MemorySequences, RedisSequences, SequenceStore},
     node::{self, Memory, Places, Registry, Services, Settings, Shed},
     page,
@@ -50,13 +54,36 @@ use reload::{Reloader, Remote};
 pub enum Error {
     /// An address could not be opened.
     #[error(transparent)]
-    Listen(#[from] io::Error),
+    Listen(#[from] ListenError),
+    /// The system refused something else.
+    #[error(
+        "the system refuses what the gateway needs: {0}. Raise the limits of this process (`ulimit -a`; \
+         systemd's LimitNOFILE, TasksMax, MemoryMax)"
+    )]
+    System(#[from] io::Error),
     /// A certificate, or what belongs to it, cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// A part did not accept its configuration.
     #[error("{0}")]
     Configuration(String),
+    /// An argument of the command line cannot be used, alone or with what it led to.
+    #[error("{1}")]
+    Argument(Code, String),
+}
+
+impl Error {
+    /// The name of the fault.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Listen(error) => error.code(),
+            Self::System(_) => Code::SystemRefused,
+            Self::Tls(_) => Code::CertificateUnusable,
+            Self::Configuration(_) => Code::SetupFailed,
+            Self::Argument(code, _) => *code,
+        }
+    }
 }
 
 /// How long the last presence events may take.
@@ -375,7 +402,7 @@ fn start_traces(config: &Config, node: &str) -> Result<Option<Exporting>, Error>
     started.map_err(|error| Error::Configuration(format!("[telemetry.otlp]: {error}")))
 }
 
-async fn bind(address: Option<SocketAddr>, what: &str) -> io::Result<Option<TcpListener>> {
+async fn bind(address: Option<SocketAddr>, what: &str) -> Result<Option<TcpListener>, ListenError> {
     match address {
         Some(address) => Ok(Some(listen::bind(address, what).await?)),
         None => Ok(None),

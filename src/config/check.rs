@@ -3,12 +3,13 @@
 use humantime::format_duration;
 
 use super::{
-    Config,
+    Config, Warning,
     read::{Name, Reader},
 };
 use crate::{
     auth::{CertificateLogin, Unset, jwt, rabbitmq},
     broker::{ExchangeKind, Url},
+    codes::Code,
     listen::{
         origin,
         tls::{ClientCertificates, TlsConfig},
@@ -42,7 +43,7 @@ const REQUIRED: &[Required] = &[
 ];
 
 /// Settings that are no error, and hardly meant.
-pub(super) fn warnings(config: &Config) -> Vec<String> {
+pub(super) fn warnings(config: &Config) -> Vec<Warning> {
     let done = match config.auth.unset {
         Unset::Deny => "denied",
         Unset::Allow => "allowed",
@@ -53,11 +54,12 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     let mut unset = config.auth.unset_paths();
     // Tokens may be the only logins.
     unset.retain(|key| *key != "user_path" || !config.auth.jwt.is_on());
-    let unset = unset.iter().map(|key| {
-        format!(
+    let unset = unset.iter().map(|key| Warning {
+        code: Code::HookUnset,
+        message: format!(
             "[auth] {key}: is not set, so everything that it checks is {done} to everybody; set \
              it, or hook for all"
-        )
+        ),
     });
     unset.collect()
 }
@@ -66,7 +68,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
 pub(super) fn required(config: &Config, reader: &mut Reader<'_>) {
     for (name, is_set, advice) in REQUIRED {
         if !is_set(config) {
-            reader.wrong(&[*name], advice);
+            reader.wrong_as(Code::MissingKey, &[*name], advice);
         }
     }
 }
@@ -76,17 +78,18 @@ pub(super) fn files(config: &Config, reader: &mut Reader<'_>) {
     if let Some(file) = config.auth_rabbitmq.file()
         && let Err(error) = rabbitmq::check_file(file)
     {
-        reader.wrong(&[("auth.rabbitmq", "definitions")], &error.to_string());
+        let name = ("auth.rabbitmq", "definitions");
+        reader.wrong_as(Code::FileUnusable, &[name], &error.to_string());
     }
     if let Err((key, message)) = config.broker.check_files() {
-        reader.wrong(&[("broker", key)], &message);
+        reader.wrong_as(Code::FileUnusable, &[("broker", key)], &message);
     }
     if let Err((key, message)) = jwt::check_files(&config.auth.jwt) {
-        reader.wrong(&[("auth.jwt", key)], &message);
+        reader.wrong_as(Code::FileUnusable, &[("auth.jwt", key)], &message);
     }
     let mut tls = config.tls.clone();
     while let Err((key, message)) = tls.check_files() {
-        reader.wrong(&[("tls", key)], &message);
+        reader.wrong_as(Code::CertificateUnusable, &[("tls", key)], &message);
         // Without it, the next problem shows.
         match key {
             "certificate" => tls.certificate.clear(),

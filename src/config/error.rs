@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt};
 
+use crate::codes::Code;
+
 /// All that is wrong with a configuration, in the order of the file; one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors(pub Vec<Problem>);
@@ -27,11 +29,28 @@ pub struct Problem {
     pub place: ValueSource,
     /// The fault and the remedy, with the section and key.
     pub message: String,
+    /// The name of the fault.
+    pub code: Code,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)
+        write!(f, "{}: {}: {}", self.place, self.code, self.message)
+    }
+}
+
+/// A setting that is no error, and hardly meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Its name.
+    pub code: Code,
+    /// What follows, and the remedy, with the section and key.
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
     }
 }
 

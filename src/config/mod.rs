@@ -22,7 +22,7 @@ use crate::{
     units::Checked,
 };
 
-pub use error::{ConfigErrors, Problem, ValueSource};
+pub use error::{ConfigErrors, Problem, ValueSource, Warning};
 pub use reload::{Change, InForce, Loaded, Plan};
 pub use source::{Source, environment};
 
@@ -182,7 +182,7 @@ pub struct Sources {
     /// The variables that set others.
     pub variables: Vec<String>,
     /// Settings that are no error, and hardly meant; by section and key.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
 }
 
 impl fmt::Display for Sources {

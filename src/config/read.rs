@@ -18,6 +18,7 @@ use super::{
     ConfigErrors, File, Keys, Problem, Section, Sources, VARIABLE_PREFIX, ValueSource,
     keys::nearest, text::Text,
 };
+use crate::codes::Code;
 
 /// Section and key.
 pub(super) type Name = (&'static str, &'static str);
@@ -116,6 +117,7 @@ impl<'a> Reader<'a> {
                 let place = line(file, error.span().map_or(0, |span| span.start));
                 self.problem(
                     place,
+                    Code::ConfigSyntax,
                     format!("not TOML (texts stand in quotes): {}", error.message()),
                 );
             }
@@ -132,6 +134,7 @@ impl<'a> Reader<'a> {
                 _ if self.section_keys(section.get_ref()).is_some() => {
                     self.problem(
                         place,
+                        Code::UnknownSection,
                         format!(
                             "[{section}] is a section; write [{section}] on a \
                          line of its own, and its keys below"
@@ -142,6 +145,7 @@ impl<'a> Reader<'a> {
                     let advice = self.advice("", section.get_ref());
                     self.problem(
                         place,
+                        Code::UnknownKey,
                         format!("{section}: there is no such key outside of the sections{advice}"),
                     );
                 }
@@ -170,6 +174,7 @@ impl<'a> Reader<'a> {
             );
             return self.problem(
                 place.clone(),
+                Code::UnknownSection,
                 format!("[{section}]: there is no such section{advice}"),
             );
         };
@@ -181,6 +186,7 @@ impl<'a> Reader<'a> {
                     DeValue::Table(values) => self.file_section(file, &place, &below, values),
                     _ => self.problem(
                         place,
+                        Code::UnknownSection,
                         format!("[{below}] is a section; write [{below}] on a line of its own, and its keys below"),
                     ),
                 }
@@ -194,6 +200,7 @@ impl<'a> Reader<'a> {
                     let advice = self.advice(section, key.get_ref());
                     self.problem(
                         place,
+                        Code::UnknownKey,
                         format!("[{section}] {key}: there is no such key{advice}"),
                     );
                 }
@@ -222,7 +229,8 @@ impl<'a> Reader<'a> {
                         "is not read; write {VARIABLE_PREFIX}{meant}, with two underscores before \
                          the section and before the key"
                     );
-                    self.problem(ValueSource::Variable(variable), message);
+                    let place = ValueSource::Variable(variable);
+                    self.problem(place, Code::UnknownVariable, message);
                 }
                 continue;
             };
@@ -236,7 +244,8 @@ impl<'a> Reader<'a> {
                     |near| format!("; did you mean {VARIABLE_PREFIX}{near}?"),
                 );
                 let message = format!("there is no such variable{advice}");
-                self.problem(ValueSource::Variable(variable), message);
+                let place = ValueSource::Variable(variable);
+                self.problem(place, Code::UnknownVariable, message);
             }
         }
     }
@@ -256,7 +265,9 @@ impl<'a> Reader<'a> {
                 Ok(_) => {
                     values.insert(key, value);
                 }
-                Err(error) => self.wrong(&[(S::NAME, key)], &explain(&error)),
+                Err(error) => {
+                    self.wrong_as(Code::WrongValue, &[(S::NAME, key)], &explain(&error));
+                }
             }
         }
         loop {
@@ -264,7 +275,7 @@ impl<'a> Reader<'a> {
             let Err((key, message)) = section.check() else {
                 return section;
             };
-            self.wrong(&[(S::NAME, key)], &message);
+            self.wrong_as(Code::WrongValue, &[(S::NAME, key)], &message);
             // With the default in its place, the next problem shows.
             if values.remove(key).is_none() {
                 return section;
@@ -272,9 +283,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Notes that a value is wrong, alone or, if more are named, together with others. The first
-    /// is blamed, unless a problem of one of them is known already.
+    /// Notes that a value does not go with those of the other keys that are named. The first is
+    /// blamed, unless a problem of one of them is known already.
     pub(super) fn wrong(&mut self, names: &[Name], message: &str) {
+        self.wrong_as(Code::Contradiction, names, message);
+    }
+
+    /// As [`Reader::wrong`], for a fault of another name; also of one key alone.
+    pub(super) fn wrong_as(&mut self, code: Code, names: &[Name], message: &str) {
         let Some(blamed @ (section, key)) = names.first() else {
             return;
         };
@@ -283,7 +299,7 @@ impl<'a> Reader<'a> {
         }
         self.bad.insert(*blamed);
         let place = self.place(names, message);
-        self.problem(place, format!("[{section}] {key}: {message}"));
+        self.problem(place, code, format!("[{section}] {key}: {message}"));
     }
 
     /// The place where one of these was set. A section that blames one key names in its message the
@@ -331,8 +347,12 @@ impl<'a> Reader<'a> {
             .collect()
     }
 
-    fn problem(&mut self, place: ValueSource, message: String) {
-        self.problems.push(Problem { place, message });
+    fn problem(&mut self, place: ValueSource, code: Code, message: String) {
+        self.problems.push(Problem {
+            place,
+            message,
+            code,
+        });
     }
 
     fn section_keys(&self, name: &str) -> Option<Keys> {

@@ -3,6 +3,7 @@
 use std::{env, ffi::OsStr, fs, io, path::Path};
 
 use super::File;
+use crate::{causes::unreadable, codes::Code};
 
 /// A file that was read, or standard input.
 #[derive(Debug)]
@@ -26,10 +27,15 @@ impl Source {
         };
         match text {
             Ok(text) => Ok(Self { name, text }),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Err(format!("{name}: is no text, or not in UTF-8"))
-            }
-            Err(error) => Err(format!("{name}: {error}")),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(format!(
+                "{}: {name}: is no text, or not in UTF-8; name a file in TOML",
+                Code::ConfigUnreadable
+            )),
+            Err(error) => Err(format!(
+                "{}: {}",
+                Code::ConfigUnreadable,
+                unreadable(Path::new(&name), &error)
+            )),
         }
     }
 

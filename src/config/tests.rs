@@ -106,22 +106,22 @@ nonsense = true
 level = "inof"
 "#;
     assert_snapshot!(problems(text, &[]), @r#"
-    stentor.toml:3: [listen] http: "localhost:15674" is not an address; write an IP address and a port, such as "0.0.0.0:15674" or "[::]:15674", or "off"
-    stentor.toml:4: [listen] stomp: invalid type: integer 61613, expected a text; write it in quotes
-    stentor.toml:6: [listen] max_frame_size: there is no such key; it belongs to [limits]
-    stentor.toml:7: [listen] orgins: there is no such key; did you mean origins?
-    stentor.toml:8: [listen] origins: "app.example.com" is not an origin; write scheme and host, such as "https://app.example.com", "https://*.example.com" or "capacitor://localhost", or "*" for all
-    stentor.toml:11: [limits] max_frame_size: "4MX" is not a size; write bytes or e.g. "4MiB"
-    stentor.toml:12: [limits] login_timeout: invalid type: integer 10, expected a duration; write e.g. "10s" or "500ms"
-    stentor.toml:13: [limits] max_headers: invalid value: integer -1, expected a whole number, 0 or more
-    stentor.toml:14: [limits] max_pending: is 0, so nothing could be done; write 1 or more
-    stentor.toml:15: [limits] write_timeout: is zero, so nothing could be delivered; write a time such as "10s"
-    stentor.toml:18: [feed] binding: unknown variant "some", expected "key" or "all"
-    stentor.toml:19: [feed] durable: invalid type: string "yes", expected a switch; write true or false
-    stentor.toml:21: [lisen]: there is no such section; did you mean [listen]?
-    stentor.toml:25: [broker] url: has a path that is no virtual host; write one name after the port, with "/" in it as %2F
-    stentor.toml:28: [shutdown] nonsense: there is no such key; the keys of [shutdown] are not_ready, drain, grace
-    stentor.toml:31: [log] level: "inof" is not a level; write "error", "warn", "info", "debug", "trace" or "off", or directives such as "info,stentor::hub=debug"
+    stentor.toml:3: error[wrong-value]: [listen] http: "localhost:15674" is not an address; write an IP address and a port, such as "0.0.0.0:15674" or "[::]:15674", or "off"
+    stentor.toml:4: error[wrong-value]: [listen] stomp: invalid type: integer 61613, expected a text; write it in quotes
+    stentor.toml:6: error[unknown-key]: [listen] max_frame_size: there is no such key; it belongs to [limits]
+    stentor.toml:7: error[unknown-key]: [listen] orgins: there is no such key; did you mean origins?
+    stentor.toml:8: error[wrong-value]: [listen] origins: "app.example.com" is not an origin; write scheme and host, such as "https://app.example.com", "https://*.example.com" or "capacitor://localhost", or "*" for all
+    stentor.toml:11: error[wrong-value]: [limits] max_frame_size: "4MX" is not a size; write bytes or e.g. "4MiB"
+    stentor.toml:12: error[wrong-value]: [limits] login_timeout: invalid type: integer 10, expected a duration; write e.g. "10s" or "500ms"
+    stentor.toml:13: error[wrong-value]: [limits] max_headers: invalid value: integer -1, expected a whole number, 0 or more
+    stentor.toml:14: error[wrong-value]: [limits] max_pending: is 0, so nothing could be done; write 1 or more
+    stentor.toml:15: error[wrong-value]: [limits] write_timeout: is zero, so nothing could be delivered; write a time such as "10s"
+    stentor.toml:18: error[wrong-value]: [feed] binding: unknown variant "some", expected "key" or "all"
+    stentor.toml:19: error[wrong-value]: [feed] durable: invalid type: string "yes", expected a switch; write true or false
+    stentor.toml:21: error[unknown-section]: [lisen]: there is no such section; did you mean [listen]?
+    stentor.toml:25: error[wrong-value]: [broker] url: has a path that is no virtual host; write one name after the port, with "/" in it as %2F
+    stentor.toml:28: error[unknown-key]: [shutdown] nonsense: there is no such key; the keys of [shutdown] are not_ready, drain, grace
+    stentor.toml:31: error[wrong-value]: [log] level: "inof" is not a level; write "error", "warn", "info", "debug", "trace" or "off", or directives such as "info,stentor::hub=debug"
     "#);
 }
 
@@ -140,11 +140,11 @@ fn a_section_may_stand_below_another() {
                 definition = \"d.json\"\nmanagement = \"host:15672\"\n";
     let variables = [("STENTOR__AUTH_RABBITMQ__REFRESH", "5s")];
     assert_snapshot!(problems(text, &variables), @r#"
-    stentor.toml:2: [auth] definitions: there is no such key; it belongs to [auth.rabbitmq]
-    stentor.toml:5: [auth.rabbitmq] refresh: is 1ms, so RabbitMQ would be kept busy with nothing else; write "1s" or more
-    stentor.toml:6: [auth.rabbitmq] definition: there is no such key; did you mean definitions?
-    stentor.toml:7: [auth.rabbitmq] management: has the scheme `host`, not http or https: give the management plug-in's address with an account, such as "http://user:password@127.0.0.1:15672", by the variable STENTOR__AUTH__RABBITMQ__MANAGEMENT
-    STENTOR__AUTH_RABBITMQ__REFRESH: there is no such variable; did you mean STENTOR__AUTH__RABBITMQ__REFRESH?
+    stentor.toml:2: error[unknown-key]: [auth] definitions: there is no such key; it belongs to [auth.rabbitmq]
+    stentor.toml:5: error[wrong-value]: [auth.rabbitmq] refresh: is 1ms, so RabbitMQ would be kept busy with nothing else; write "1s" or more
+    stentor.toml:6: error[unknown-key]: [auth.rabbitmq] definition: there is no such key; did you mean definitions?
+    stentor.toml:7: error[wrong-value]: [auth.rabbitmq] management: has the scheme `host`, not http or https: give the management plug-in's address with an account, such as "http://user:password@127.0.0.1:15672", by the variable STENTOR__AUTH__RABBITMQ__MANAGEMENT
+    STENTOR__AUTH_RABBITMQ__REFRESH: error[unknown-variable]: there is no such variable; did you mean STENTOR__AUTH__RABBITMQ__REFRESH?
     "#);
     let problem = problems("[auth]\nrabbitmq = \"d.json\"\n", &[]);
     assert!(
@@ -214,11 +214,11 @@ drain = "1m"
 request_timeout = "10s"
 "#;
     assert_snapshot!(problems(text, &[]), @r#"
-    stentor.toml:6: [mailbox] max_bytes: is 8 MiB, less than [limits] max_frame_size (16 MiB), so the largest messages could never be delivered; raise it, or lower the other
-    stentor.toml:9: [feed] max_length_bytes: is 2 MiB, less than [limits] max_frame_size (16 MiB), so RabbitMQ would drop the largest messages; raise it, or lower the other
-    stentor.toml:10: [feed] expires: is 20s, but a lost link may take 20s to come back ([broker] reconnect_max and connection_timeout), so its feeds would be gone; raise it
-    stentor.toml:13: [shutdown] grace: is 30s, shorter than not_ready and drain together (1m); raise it, or lower them
-    stentor.toml:16: [limits] login_timeout: is 10s, not longer than one call of the hook may take ([auth] request_timeout, 10s), so logins would end before they are answered; raise it, or lower the other
+    stentor.toml:6: error[contradiction]: [mailbox] max_bytes: is 8 MiB, less than [limits] max_frame_size (16 MiB), so the largest messages could never be delivered; raise it, or lower the other
+    stentor.toml:9: error[contradiction]: [feed] max_length_bytes: is 2 MiB, less than [limits] max_frame_size (16 MiB), so RabbitMQ would drop the largest messages; raise it, or lower the other
+    stentor.toml:10: error[contradiction]: [feed] expires: is 20s, but a lost link may take 20s to come back ([broker] reconnect_max and connection_timeout), so its feeds would be gone; raise it
+    stentor.toml:13: error[wrong-value]: [shutdown] grace: is 30s, shorter than not_ready and drain together (1m); raise it, or lower them
+    stentor.toml:16: error[contradiction]: [limits] login_timeout: is 10s, not longer than one call of the hook may take ([auth] request_timeout, 10s), so logins would end before they are answered; raise it, or lower the other
     "#);
 }
 
@@ -248,42 +248,42 @@ fn tls_needs_its_files_and_each_is_used() {
     };
     let problems: Vec<String> = cases.iter().map(whole).collect();
     assert_snapshot!(problems.join("\n\n"), @r#"
-    stentor.toml:2: [listen] https: has an address, but there is no certificate to serve; set [tls] certificate and key, or write "off"
-    stentor.toml:3: [listen] stomps: has an address, but there is no certificate to serve; set [tls] certificate and key, or write "off"
+    stentor.toml:2: error[contradiction]: [listen] https: has an address, but there is no certificate to serve; set [tls] certificate and key, or write "off"
+    stentor.toml:3: error[contradiction]: [listen] stomps: has an address, but there is no certificate to serve; set [tls] certificate and key, or write "off"
 
-    stentor.toml:2: [tls] certificate: /nowhere/chain.pem: No such file or directory (os error 2)
+    stentor.toml:2: error[certificate-unusable]: [tls] certificate: /nowhere/chain.pem: No such file or directory (os error 2); correct the path
 
-    stentor.toml:2: [tls] key: /nowhere/key.pem: No such file or directory (os error 2)
-    stentor.toml:3: [tls] client_certificates: asks for certificates, but nobody vouches for them; set client_ca, or write "off"
+    stentor.toml:2: error[certificate-unusable]: [tls] key: /nowhere/key.pem: No such file or directory (os error 2); correct the path
+    stentor.toml:3: error[contradiction]: [tls] client_certificates: asks for certificates, but nobody vouches for them; set client_ca, or write "off"
 
-    stentor.toml:2: [auth] certificate_login: has no certificates to look at; set [tls] client_certificates, and [listen] https or stomps, or write "off"
+    stentor.toml:2: error[contradiction]: [auth] certificate_login: has no certificates to look at; set [tls] client_certificates, and [listen] https or stomps, or write "off"
 
-    stentor.toml:2: [listen] http: and https, stomp and stomps are all "off", so nobody could connect; give one of them an address
+    stentor.toml:2: error[wrong-value]: [listen] http: and https, stomp and stomps are all "off", so nobody could connect; give one of them an address
 
-    stentor.toml:4: [tls] certificate: /nowhere/chain.pem: No such file or directory (os error 2)
-    stentor.toml:5: [tls] key: /nowhere/key.pem: No such file or directory (os error 2)
-    stentor.toml:6: [tls] client_ca: /nowhere/ca.pem: No such file or directory (os error 2)
+    stentor.toml:4: error[certificate-unusable]: [tls] certificate: /nowhere/chain.pem: No such file or directory (os error 2); correct the path
+    stentor.toml:5: error[certificate-unusable]: [tls] key: /nowhere/key.pem: No such file or directory (os error 2); correct the path
+    stentor.toml:6: error[certificate-unusable]: [tls] client_ca: /nowhere/ca.pem: No such file or directory (os error 2); correct the path
     "#);
 }
 
 #[test]
 fn a_wrong_value_is_not_blamed_on_others() {
     let text = "[limits]\nmax_frame_size = \"1KX\"\n[mailbox]\nmax_bytes = \"64KiB\"\n";
-    assert_snapshot!(problems(text, &[]), @r#"stentor.toml:2: [limits] max_frame_size: "1KX" is not a size; write bytes or e.g. "4MiB""#);
+    assert_snapshot!(problems(text, &[]), @r#"stentor.toml:2: error[wrong-value]: [limits] max_frame_size: "1KX" is not a size; write bytes or e.g. "4MiB""#);
 }
 
 #[test]
 fn a_broken_file() {
     assert_snapshot!(problems("[listen]\nhttp = 0.0.0.0:1\n[broker\nurl = \"x\n", &[]), @r#"
-    stentor.toml:2: not TOML (texts stand in quotes): invalid float, expected nothing
-    stentor.toml:3: not TOML (texts stand in quotes): unclosed table, expected `]`
+    stentor.toml:2: error[config-syntax]: not TOML (texts stand in quotes): invalid float, expected nothing
+    stentor.toml:3: error[config-syntax]: not TOML (texts stand in quotes): unclosed table, expected `]`
     "#);
     assert_snapshot!(problems("listen = 5\nport = 1\nmax_headers = 1\n", &[]), @r#"
-    stentor.toml:1: [listen] is a section; write [listen] on a line of its own, and its keys below
-    stentor.toml:2: port: there is no such key outside of the sections
-    stentor.toml:3: max_headers: there is no such key outside of the sections; it belongs to [limits]
+    stentor.toml:1: error[unknown-section]: [listen] is a section; write [listen] on a line of its own, and its keys below
+    stentor.toml:2: error[unknown-key]: port: there is no such key outside of the sections
+    stentor.toml:3: error[unknown-key]: max_headers: there is no such key outside of the sections; it belongs to [limits]
     "#);
-    assert_snapshot!(problems("[log]\nlevel = \"info\"\nlevel = \"warn\"\n", &[]), @"stentor.toml:3: not TOML (texts stand in quotes): duplicate key");
+    assert_snapshot!(problems("[log]\nlevel = \"info\"\nlevel = \"warn\"\n", &[]), @"stentor.toml:3: error[config-syntax]: not TOML (texts stand in quotes): duplicate key");
 }
 
 #[test]
@@ -355,19 +355,19 @@ fn problems_in_the_environment_name_the_variable() {
         ("STENTOR_CONFIG", "stentor.toml"),
     ];
     assert_snapshot!(problems("[listen]\nmax_connections = 0\n", &environment), @r#"
-    stentor.toml:2: [listen] max_connections: is 0, so nobody could connect; write 1 or more
-    STENTOR_AUTH_CACHE_TTL: is not read; write STENTOR__AUTH__CACHE_TTL, with two underscores before the section and before the key
-    STENTOR_BROKER__URL: is not read; write STENTOR__BROKER__URL, with two underscores before the section and before the key
-    STENTOR__BROKER__EXCHANGES: [broker] exchanges: "orders" has no "="; write NAME=VALUE,NAME=VALUE
-    STENTOR__BROKER__URL: [broker] url: is not a broker's URL; write "amqp://user:password@host:5672" (characters such as "/" and "@" in a password as %2F and %40), "amqps://…" or "embedded:"
-    STENTOR__FEED__BINDING: [feed] binding: unknown variant "some", expected "key" or "all"
-    STENTOR__FEED__DURABLE: [feed] durable: "yes" is not a switch; write true or false
-    STENTOR__LIMITS__MAX_FRAM_SIZE: there is no such variable; did you mean STENTOR__LIMITS__MAX_FRAME_SIZE?
-    STENTOR__LIMITS__MAX_HEADERS: [limits] max_headers: "many" is not a whole number, 0 or more
-    STENTOR__LIMITS__MAX_UNACKED: [limits] max_unacked: invalid value: integer 70000, expected a whole number from 0 to 65535
-    STENTOR__LIMITS__WRITE_TIMEOUT: [limits] write_timeout: invalid value: string "5", expected a duration; write e.g. "10s" or "500ms"
-    STENTOR__MAILBOX__MAX_BYTES: [mailbox] max_bytes: is 1 MiB, less than [limits] max_frame_size (4 MiB), so the largest messages could never be delivered; raise it, or lower the other
-    STENTOR__WHATEVER: there is no such variable; variables are named STENTOR__SECTION__KEY
+    stentor.toml:2: error[wrong-value]: [listen] max_connections: is 0, so nobody could connect; write 1 or more
+    STENTOR_AUTH_CACHE_TTL: error[unknown-variable]: is not read; write STENTOR__AUTH__CACHE_TTL, with two underscores before the section and before the key
+    STENTOR_BROKER__URL: error[unknown-variable]: is not read; write STENTOR__BROKER__URL, with two underscores before the section and before the key
+    STENTOR__BROKER__EXCHANGES: error[wrong-value]: [broker] exchanges: "orders" has no "="; write NAME=VALUE,NAME=VALUE
+    STENTOR__BROKER__URL: error[wrong-value]: [broker] url: is not a broker's URL; write "amqp://user:password@host:5672" (characters such as "/" and "@" in a password as %2F and %40), "amqps://…" or "embedded:"
+    STENTOR__FEED__BINDING: error[wrong-value]: [feed] binding: unknown variant "some", expected "key" or "all"
+    STENTOR__FEED__DURABLE: error[wrong-value]: [feed] durable: "yes" is not a switch; write true or false
+    STENTOR__LIMITS__MAX_FRAM_SIZE: error[unknown-variable]: there is no such variable; did you mean STENTOR__LIMITS__MAX_FRAME_SIZE?
+    STENTOR__LIMITS__MAX_HEADERS: error[wrong-value]: [limits] max_headers: "many" is not a whole number, 0 or more
+    STENTOR__LIMITS__MAX_UNACKED: error[wrong-value]: [limits] max_unacked: invalid value: integer 70000, expected a whole number from 0 to 65535
+    STENTOR__LIMITS__WRITE_TIMEOUT: error[wrong-value]: [limits] write_timeout: invalid value: string "5", expected a duration; write e.g. "10s" or "500ms"
+    STENTOR__MAILBOX__MAX_BYTES: error[contradiction]: [mailbox] max_bytes: is 1 MiB, less than [limits] max_frame_size (4 MiB), so the largest messages could never be delivered; raise it, or lower the other
+    STENTOR__WHATEVER: error[unknown-variable]: there is no such variable; variables are named STENTOR__SECTION__KEY
     "#);
 }
 
@@ -375,8 +375,8 @@ fn problems_in_the_environment_name_the_variable() {
 fn serving_needs_a_broker_and_a_hook() {
     let errors = Config::load(None, []).unwrap_err();
     assert_snapshot!(errors, @r#"
-    configuration: [auth] user_path: is not set, nor is hook, and nobody but your application knows who may log in; write the address of its hook, hook = "http://127.0.0.1:8000/auth"; or the keys of your tokens in [auth.jwt]; or let RabbitMQ's own users log in, [auth.rabbitmq] definitions = "/etc/stentor/definitions.json" (`stentor demo` needs none)
-    configuration: [broker] url: is not set, nor is urls; write RabbitMQ's address and the gateway's account there, "amqp://user:password@host:5672" (in the file, or, better for a password, in the variable STENTOR__BROKER__URL)
+    configuration: error[missing-key]: [auth] user_path: is not set, nor is hook, and nobody but your application knows who may log in; write the address of its hook, hook = "http://127.0.0.1:8000/auth"; or the keys of your tokens in [auth.jwt]; or let RabbitMQ's own users log in, [auth.rabbitmq] definitions = "/etc/stentor/definitions.json" (`stentor demo` needs none)
+    configuration: error[missing-key]: [broker] url: is not set, nor is urls; write RabbitMQ's address and the gateway's account there, "amqp://user:password@host:5672" (in the file, or, better for a password, in the variable STENTOR__BROKER__URL)
     "#);
     let set = variables(&[
         ("STENTOR__BROKER__URL", "embedded:"),
@@ -410,8 +410,8 @@ forward_cookies = { sid = "vhost" }
 implicit_connect = true
 "#;
     assert_snapshot!(problems(text, &[]), @r#"
-    stentor.toml:6: [auth] forward_cookies: uses the parameter "vhost", which the user call has already: choose another name
-    stentor.toml:9: [stomp] implicit_connect: is on, but [auth] default_user is not set, so nobody would be logged in by it; set that, or turn this off
+    stentor.toml:6: error[wrong-value]: [auth] forward_cookies: uses the parameter "vhost", which the user call has already: choose another name
+    stentor.toml:9: error[contradiction]: [stomp] implicit_connect: is on, but [auth] default_user is not set, so nobody would be logged in by it; set that, or turn this off
     "#);
     for ambient in [
         "http_basic = true",
@@ -431,7 +431,7 @@ implicit_connect = true
     };
     assert!(blames_origins("https") && !blames_origins("stomps"));
     let text = "[listen]\norigins = [\"*\"]\n[auth]\nforward_cookies = { sid = \"sid\" }\n";
-    assert_snapshot!(problems(text, &[]), @"stentor.toml:2: [listen] origins: lets pages of every site connect, and browsers send cookies, HTTP Basic authentication and certificates by themselves, so whoever looks at one is logged in there ([auth] forward_cookies, forward_headers, http_basic, certificate_login); name your own origins");
+    assert_snapshot!(problems(text, &[]), @"stentor.toml:2: error[contradiction]: [listen] origins: lets pages of every site connect, and browsers send cookies, HTTP Basic authentication and certificates by themselves, so whoever looks at one is logged in there ([auth] forward_cookies, forward_headers, http_basic, certificate_login); name your own origins");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::{
     app::{self, Addresses, Gateway},
     auth,
     broker::{self, ExchangeKind, Url},
+    codes::Code,
     config::Config,
     listen, presence, shutdown,
 };
@@ -115,9 +116,9 @@ pub async fn run(options: Options) -> Result<(), app::Error> {
 
 /// An error with the flag that avoids it.
 fn in_words_of_the_demo(error: app::Error, listen: SocketAddr, has_broker: bool) -> app::Error {
-    let text = match error {
+    match error {
         app::Error::Listen(error) if error.kind() == ErrorKind::AddrNotAvailable => {
-            format!("{error}: see --listen")
+            app::Error::Argument(error.code(), format!("{error}: see --listen"))
         }
         app::Error::Listen(error) => {
             // Any other port has two after it that may be free.
@@ -127,20 +128,26 @@ fn in_words_of_the_demo(error: app::Error, listen: SocketAddr, has_broker: bool)
                 15_674
             };
             let other = SocketAddr::new(listen.ip(), port);
-            format!("{error}; `stentor demo --listen {other}` takes that port and the two after it")
+            let text = format!(
+                "{error}; `stentor demo --listen {other}` takes that port and the two after it"
+            );
+            app::Error::Argument(error.code(), text)
         }
-        app::Error::Configuration(text) if has_broker => format!("--broker: {text}"),
-        error => return error,
-    };
-    app::Error::Configuration(text)
+        app::Error::Configuration(text) if has_broker => {
+            app::Error::Configuration(format!("--broker: {text}"))
+        }
+        error => error,
+    }
 }
 
 fn config(options: &Options, hook: SocketAddr) -> Result<Config, app::Error> {
     let (address, port) = (options.listen.ip(), options.listen.port());
     let ports = [Some(port), port.checked_add(1), port.checked_add(2)];
     let [Some(http), Some(stomp), Some(admin)] = ports else {
-        let text = format!("port {port} leaves no room for the two ports after it: see --port");
-        return Err(app::Error::Configuration(text));
+        let text = format!(
+            "port {port} leaves no room for the two ports after it; write 65533 or less: see --port"
+        );
+        return Err(app::Error::Argument(Code::WrongArgument, text));
     };
     let at = |address, next| SocketAddr::new(address, if port == 0 { 0 } else { next });
     let path = |call: &str| Some(format!("http://{hook}/auth/{call}"));

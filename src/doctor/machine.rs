@@ -1,6 +1,6 @@
 //! This machine: files, the backlog, ports, memory.
 
-use std::{fs, io, net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, time::Duration};
 
 use rustix::process::{Resource, getrlimit};
 use serde_json::Value;
@@ -8,8 +8,9 @@ use serde_json::Value;
 use super::{ask::ask, finding::Finding};
 use crate::{
     auth::http_client,
+    codes::Code,
     config::Config,
-    listen::{self, BACKLOG, Files, Wanted},
+    listen::{self, BACKLOG, Files, ListenError, Wanted},
     node,
     units::show_size,
 };
@@ -132,7 +133,7 @@ async fn ports(config: &Config) -> Vec<Finding> {
             opened.push((key, address, answer));
         }
     }
-    let is_taken = |answer: &io::Result<()>| matches!(answer, Err(error) if error.kind() == io::ErrorKind::AddrInUse);
+    let is_taken = |answer: &Result<(), ListenError>| matches!(answer, Err(error) if error.code() == Code::PortTaken);
     let runs = match opened.iter().any(|(_, _, answer)| is_taken(answer)) {
         true => is_gateway(listen.admin).await,
         false => false,
@@ -164,20 +165,20 @@ async fn is_gateway(admin: SocketAddr) -> bool {
     })
 }
 
-fn port(key: &str, address: SocketAddr, answer: io::Result<()>, runs: bool) -> Finding {
+fn port(key: &str, address: SocketAddr, answer: Result<(), ListenError>, runs: bool) -> Finding {
     let question = "system.port";
     match answer {
         Ok(()) => Finding::right(question, format!("{address} ({key}) is free")),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && runs => Finding::right(
+        Err(error) if error.code() == Code::PortTaken && runs => Finding::right(
             question,
             format!("{address} ({key}) is taken by the gateway that runs here"),
         ),
         Err(error) => {
             let port = address.port();
             let found = Finding::wrong(question, error.to_string());
-            match error.kind() {
-                io::ErrorKind::AddrInUse => found.cure(format!("ss -ltnp 'sport = :{port}'")),
-                io::ErrorKind::PermissionDenied => {
+            match error.code() {
+                Code::PortTaken => found.cure(format!("ss -ltnp 'sport = :{port}'")),
+                Code::PortForbidden => {
                     found.cure("AmbientCapabilities=CAP_NET_BIND_SERVICE   (in the systemd unit)")
                 }
                 _ => found,
@@ -212,7 +213,10 @@ mod tests {
     #[test]
     fn a_port_of_the_gateway_itself_is_in_order() {
         let address = "127.0.0.1:15674".parse().unwrap();
-        let taken = || Err(io::ErrorKind::AddrInUse.into());
+        let taken = || {
+            let error = std::io::ErrorKind::AddrInUse.into();
+            Err(ListenError::new(address, "http", error))
+        };
         assert_eq!(port("http", address, taken(), true).mark, Mark::Right);
         let other = port("http", address, taken(), false);
         assert_eq!(other.mark, Mark::Wrong);

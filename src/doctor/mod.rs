@@ -46,6 +46,7 @@ pub use finding::{Counts, Finding, Mark, QUESTIONS, Report};
 
 use crate::{
     auth::{jwt, rabbitmq},
+    causes::unreadable,
     config::{Config, Sources},
     secret_url::SecretUrl,
 };
@@ -143,7 +144,7 @@ fn configuration(name: &str, config: &Config, sources: &Sources) -> Vec<Finding>
         format!("{name}: {sources}"),
     )];
     for warning in &sources.warnings {
-        findings.push(Finding::doubtful("configuration.keys", warning));
+        findings.push(Finding::doubtful("configuration.keys", &*warning.message));
     }
     let unusable = |section: &str, key: &str, problem: &str| {
         Finding::wrong(
@@ -168,7 +169,10 @@ fn configuration(name: &str, config: &Config, sources: &Sources) -> Vec<Finding>
 fn passcode(task: &Doctor) -> Result<Option<Zeroizing<String>>, Error> {
     let mut text = Zeroizing::new(String::new());
     if let Some(file) = &task.passcode_file {
-        let wrong = |error: io::Error| Error::Argument(format!("{}: {error}", file.display()));
+        let wrong = |error: io::Error| {
+            let why = unreadable(file, &error);
+            Error::Argument(format!("--passcode-file {why}"))
+        };
         *text = read(file).map_err(wrong)?;
     } else if task.passcode_stdin {
         let wrong = |error: io::Error| Error::Argument(format!("standard input: {error}"));

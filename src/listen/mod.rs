@@ -21,7 +21,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::io::Errno;
 use stomp_session::Problem;
+use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -39,6 +41,7 @@ pub use websocket::WebSocketLink;
 
 use crate::{
     auth::Carried,
+    codes::Code,
     connection::{self, Link, Outbound, Peer},
     node::Services,
     telemetry::{self, Seldom},
@@ -53,36 +56,81 @@ const MAX_FAREWELLS: usize = 100;
 /// a second or more for their next try. The system may allow less (`net.core.somaxconn`).
 pub const BACKLOG: u32 = 4096;
 
+/// An address that cannot be opened.
+#[derive(Debug, Error)]
+#[error("cannot listen on {address} ({what}): {error}{}", self.advice())]
+pub struct ListenError {
+    address: SocketAddr,
+    /// The listener.
+    what: String,
+    error: io::Error,
+}
+
+impl ListenError {
+    pub(crate) fn new(address: SocketAddr, what: &str, error: io::Error) -> Self {
+        Self {
+            address,
+            what: what.to_owned(),
+            error,
+        }
+    }
+
+    /// The system's kind of error.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        self.error.kind()
+    }
+
+    /// The name of the fault.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self.kind() {
+            io::ErrorKind::AddrInUse => Code::PortTaken,
+            io::ErrorKind::AddrNotAvailable => Code::AddressUnknown,
+            io::ErrorKind::PermissionDenied => Code::PortForbidden,
+            _ => Code::ListenFailed,
+        }
+    }
+
+    /// What to do about it.
+    fn advice(&self) -> String {
+        let port = self.address.port();
+        match self.code() {
+            Code::PortTaken => format!(
+                ". Another program listens there: end it (`ss -ltnp 'sport = :{port}'` names it), \
+                 or choose another port"
+            ),
+            Code::AddressUnknown => {
+                ". It is no address of this machine: write one that `ip address` shows, or 0.0.0.0 \
+                 for all"
+                    .to_owned()
+            }
+            Code::PortForbidden => {
+                ". Ports below 1024 take a privilege (CAP_NET_BIND_SERVICE): choose another port"
+                    .to_owned()
+            }
+            _ if self.error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
+                ". Raise the limit of open files (`ulimit -Hn`, systemd's LimitNOFILE)".to_owned()
+            }
+            _ if self.address.is_ipv6() => {
+                ". Is there IPv6 on this machine, and is the address not one of a single \
+                 interface (fe80:…)? Write another one, or an IPv4 address"
+                    .to_owned()
+            }
+            _ => ". Write another address".to_owned(),
+        }
+    }
+}
+
 /// Opens an address.
 ///
 /// # Errors
 /// It cannot be opened; the text names it.
-pub async fn bind(address: SocketAddr, what: &str) -> io::Result<TcpListener> {
-    let listener = listen(address).map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!(
-                "cannot listen on {address} ({what}): {error}{}",
-                advice(&error)
-            ),
-        )
-    })?;
-    telemetry::listening(listener.local_addr()?, what);
+pub async fn bind(address: SocketAddr, what: &str) -> Result<TcpListener, ListenError> {
+    let opened = listen(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
+    let (opened, listener) = opened.map_err(|error| ListenError::new(address, what, error))?;
+    telemetry::listening(opened, what);
     Ok(listener)
-}
-
-/// What to do about an address that cannot be opened.
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            ". Another program listens there: end it, or choose another port"
-        }
-        io::ErrorKind::AddrNotAvailable => ". It is no address of this machine",
-        io::ErrorKind::PermissionDenied => {
-            ". Ports below 1024 take a privilege (CAP_NET_BIND_SERVICE): choose another port"
-        }
-        _ => "",
-    }
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {

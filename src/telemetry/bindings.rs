@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use super::Seldom;
+use crate::codes::Code;
 
 /// Every SUBSCRIBE meets it.
 static LINE: Mutex<Seldom> = Mutex::new(Seldom::once_in(Seldom::MINUTE));
@@ -18,7 +19,7 @@ static LINE: Mutex<Seldom> = Mutex::new(Seldom::once_in(Seldom::MINUTE));
 pub fn whole_exchange_leads_elsewhere(vhost: &str, exchange: &str, command: &str) {
     if let Some(unsaid) = LINE.lock().let_through(Instant::now()) {
         warn!(
-            target: "stentor::broker",
+            target: "stentor::broker", code = Code::ExchangeNotWhole.name(),
             vhost,
             exchange,
             command,

@@ -3,6 +3,7 @@
 use tracing::{debug, error, info};
 
 use super::{ConnectionInfo, metrics::COUNTS};
+use crate::codes::Code;
 
 /// The issuer's keys were fetched, or could not be.
 pub fn jwks_fetched(is_fetched: bool) {
@@ -17,7 +18,7 @@ pub fn jwks_fetched(is_fetched: bool) {
 /// last time. Those of before count.
 pub fn jwks_unavailable(url: &str, cause: &str, unsaid: u64) {
     error!(
-        target: "stentor::auth", url, unsaid,
+        target: "stentor::auth", code = Code::KeysUnavailable.name(), url, unsaid,
         "the keys of the tokens' issuer cannot be fetched, those of before stay: {cause}"
     );
 }

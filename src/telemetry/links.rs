@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use tracing::{debug, info, warn};
 
 use super::{event::millis, metrics::COUNTS};
+use crate::codes::Code;
 
 /// A link to the broker is there (again): for what it is, in which virtual host, and at which
 /// address. Of one that was away with others it `is_news` when the last is back
@@ -39,7 +40,7 @@ pub fn broker_link_down(
     let retry_in_ms = millis(retry_in);
     if is_news {
         warn!(
-            target: "stentor::broker",
+            target: "stentor::broker", code = Code::BrokerDown.name(),
             link, vhost, broker, cause, retry_in_ms, "broker link down"
         );
     } else {

@@ -6,6 +6,7 @@ use humantime::format_rfc3339_seconds;
 use tracing::{debug, error, info, warn};
 
 use super::metrics::COUNTS;
+use crate::codes::Code;
 
 /// There is a token that counts: another one, or after a fault. When it ends, if it says so.
 pub fn broker_token_good(key: &str, expires: Option<SystemTime>) {
@@ -31,7 +32,7 @@ pub fn broker_token_failed() {
 /// The reason.
 pub fn broker_token_kept(key: &str, cause: &str) {
     error!(
-        target: "stentor::broker",
+        target: "stentor::broker", code = Code::BrokerTokenOld.name(),
         key, cause,
         "the gateway's token at the broker is not renewed: links stay for as long as RabbitMQ lets \
          them"

@@ -76,7 +76,7 @@ fn checks_without_a_path_are_warnings() {
     let keys = ["vhost_path", "resource_path", "topic_path"];
     assert_eq!(ran.err.lines().count(), keys.len(), "{}", ran.err);
     for (line, key) in ran.err.lines().zip(keys) {
-        let begin = format!("my.toml: warning: [auth] {key}: is not set");
+        let begin = format!("my.toml: warning[hook-unset]: [auth] {key}: is not set");
         assert!(line.starts_with(&begin), "{line}");
         assert!(line.contains("denied to everybody"), "{line}");
     }
@@ -127,7 +127,12 @@ fn wrong_arguments_are_2() {
     let url = "amqp://u:s3cret@host/virtual/host";
     let ran = stentor(&["demo", "--broker", url], &[], None);
     assert_eq!(ran.code, Some(2));
-    assert!(ran.err.starts_with("--broker: has a path"), "{}", ran.err);
+    assert!(
+        ran.err
+            .starts_with("error[wrong-argument]: --broker: has a path"),
+        "{}",
+        ran.err
+    );
     assert!(!ran.err.contains("s3cret"), "{}", ran.err);
 }
 
@@ -262,10 +267,10 @@ fn a_wrong_configuration_is_2_with_line_and_variable() {
         let ran = stentor(&arguments, &environment, Some(text));
         assert_eq!(ran.code, Some(2));
         let begin = [
-            "my.toml:2: [limits] max_headers: is 0",
-            "STENTOR__LOG__LEVEL: [log] level: \"loud\" is not a level",
-            "my.toml: [auth] user_path: is not set",
-            "my.toml: [broker] url: is not set",
+            "my.toml:2: error[wrong-value]: [limits] max_headers: is 0",
+            "STENTOR__LOG__LEVEL: error[wrong-value]: [log] level: \"loud\" is not a level",
+            "my.toml: error[missing-key]: [auth] user_path: is not set",
+            "my.toml: error[missing-key]: [broker] url: is not set",
         ];
         assert_eq!(ran.err.lines().count(), begin.len(), "{}", ran.err);
         for (line, begin) in ran.err.lines().zip(begin) {
@@ -278,7 +283,12 @@ fn a_wrong_configuration_is_2_with_line_and_variable() {
 fn a_missing_file_is_2() {
     let ran = stentor(&["serve", "--config", "my.toml"], &[], None);
     assert_eq!(ran.code, Some(2));
-    assert!(ran.err.starts_with("my.toml: No such file"), "{}", ran.err);
+    assert!(
+        ran.err
+            .starts_with("error[config-unreadable]: my.toml: No such file"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]
@@ -301,7 +311,8 @@ fn a_certificate_that_cannot_be_used_is_2_with_its_key_and_file() {
         assert_eq!(ran.code, Some(2), "{}", ran.err);
         assert_eq!(
             ran.err,
-            "my.toml:9: [tls] certificate: my.toml has no certificate; it must be PEM \
+            "my.toml:9: error[certificate-unusable]: [tls] certificate: my.toml has no certificate; \
+             it must be PEM \
              (\"-----BEGIN CERTIFICATE-----\")\n"
         );
     }

@@ -79,6 +79,7 @@ mod presence_rights;
 mod presence_shared_user;
 mod records_contract;
 mod sequences_contract;
+mod startup;
 
 use std::{ffi::OsStr, fs, path::Path};
 

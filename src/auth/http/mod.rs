@@ -109,7 +109,10 @@ pub enum SetupError {
     #[error("{0} {1}")]
     Config(&'static str, String),
     /// TLS cannot be set up (the system has no root certificates, say).
-    #[error("the HTTP client cannot be set up: {0}")]
+    #[error(
+        "the HTTP client cannot be set up: {0}; https: needs the system's certificate authorities \
+         (install ca-certificates, or set SSL_CERT_FILE)"
+    )]
     Client(String),
 }
 

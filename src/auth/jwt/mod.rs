@@ -34,7 +34,7 @@ use jsonwebtoken::Algorithm;
 use thiserror::Error;
 
 use super::{Access, Admission, Authenticator, Login, Refusal, Source, User};
-use crate::{telemetry, units::Checked};
+use crate::{causes::unreadable, telemetry, units::Checked};
 pub use claims::Surroundings;
 use claims::{Claims, Rules};
 pub use config::{JwtConfig, Rights, Secret};
@@ -63,7 +63,10 @@ pub enum SetupError {
     #[error("{0} {1}")]
     Config(&'static str, String),
     /// TLS cannot be set up.
-    #[error("the HTTP client cannot be set up: {0}")]
+    #[error(
+        "the HTTP client cannot be set up: {0}; https: needs the system's certificate authorities \
+         (install ca-certificates, or set SSL_CERT_FILE)"
+    )]
     Client(String),
 }
 
@@ -78,7 +81,7 @@ pub fn check_files(config: &JwtConfig) -> Checked {
 fn fixed_keys(config: &JwtConfig) -> Result<KeySet, (&'static str, String)> {
     let wrong =
         |key, path: &Path, why: &dyn fmt::Display| (key, format!("{} {why}", path.display()));
-    let read = |key, path: &Path| fs::read(path).map_err(|error| wrong(key, path, &error));
+    let read = |key, path: &Path| fs::read(path).map_err(|error| (key, unreadable(path, &error)));
     let mut keys = KeySet::default();
     for path in &config.public_keys {
         let text = read("public_keys", path)?;

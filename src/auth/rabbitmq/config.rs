@@ -80,7 +80,7 @@ impl RabbitMqConfig {
             return Err(("management", message.into()));
         }
         if !self.management.is_empty() {
-            parse(&self.management).map_err(|problem| ("management", problem))?;
+            parse(&self.management, VARIABLE).map_err(|problem| ("management", problem))?;
         }
         let why = "RabbitMQ would be kept busy with nothing else";
         at_least("refresh", self.refresh, MIN_REFRESH, why)?;
@@ -96,7 +96,7 @@ impl RabbitMqConfig {
     /// The management plug-in, if it is set.
     #[must_use]
     pub fn management(&self) -> Option<SecretUrl> {
-        parse(&self.management).ok().map(SecretUrl::from)
+        parse(&self.management, VARIABLE).ok().map(SecretUrl::from)
     }
 
     /// Where the accounts are; `None`: they are not wanted.
@@ -108,7 +108,7 @@ impl RabbitMqConfig {
         if self.management.is_empty() {
             return Ok(None);
         }
-        let url = parse(&self.management).map_err(|problem| ("management", problem))?;
+        let url = parse(&self.management, VARIABLE).map_err(|problem| ("management", problem))?;
         Ok(Some(Place::Management(url.into())))
     }
 }
@@ -118,14 +118,19 @@ impl RabbitMqConfig {
 /// # Errors
 /// What is wrong with it. It is not shown, for it holds a password.
 pub fn management_url(text: &str) -> Result<SecretUrl, String> {
-    parse(text).map(SecretUrl::from)
+    parse(text, "STENTOR_MANAGEMENT").map(SecretUrl::from)
 }
 
-/// Reads the URL; what is wrong with it. It is not shown, for it holds a password.
-fn parse(text: &str) -> Result<Url, String> {
-    let wanted = "give the management plug-in's address with an account, such as \
-                  \"http://user:password@127.0.0.1:15672\", by the variable \
-                  STENTOR__AUTH__RABBITMQ__MANAGEMENT";
+/// The variable of the key.
+const VARIABLE: &str = "STENTOR__AUTH__RABBITMQ__MANAGEMENT";
+
+/// Reads the URL; what is wrong with it, and the variable to give it by. It is not shown, for it
+/// holds a password.
+fn parse(text: &str, variable: &str) -> Result<Url, String> {
+    let wanted = format!(
+        "give the management plug-in's address with an account, such as \
+         \"http://user:password@127.0.0.1:15672\", by the variable {variable}"
+    );
     let url = Url::parse(text).map_err(|error| format!("is no URL ({error}): {wanted}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!(
@@ -148,7 +153,7 @@ fn parse(text: &str) -> Result<Url, String> {
 
 impl fmt::Debug for RabbitMqConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = match parse(&self.management) {
+        let shown = match parse(&self.management, VARIABLE) {
             Ok(url) => SecretUrl::from(url).to_string(),
             Err(_) if self.management.is_empty() => String::new(),
             Err(_) => "(no URL)".to_owned(),

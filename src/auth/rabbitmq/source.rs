@@ -20,7 +20,11 @@ use super::{
     definitions::{Definitions, DefinitionsError},
 };
 use crate::{
-    auth::client::client, causes::with_causes, secret_url::SecretUrl, telemetry, units::show_size,
+    auth::client::client,
+    causes::{unreadable, with_causes},
+    secret_url::SecretUrl,
+    telemetry,
+    units::show_size,
 };
 
 /// Of one file or answer. Definitions list queues and bindings, too.
@@ -78,7 +82,7 @@ struct Stamp {
 #[non_exhaustive]
 pub enum SourceError {
     /// The file.
-    #[error("{0}: {1}")]
+    #[error("{}", unreadable(.0, .1))]
     File(PathBuf, io::Error),
     /// What it holds.
     #[error("{0}: {1}")]
@@ -102,7 +106,10 @@ pub enum SourceError {
     #[error("{0}: did not answer within {ANSWERS:?}")]
     Timeout(Box<str>),
     /// There can be no client.
-    #[error("the HTTP client cannot be set up: {0}")]
+    #[error(
+        "the HTTP client cannot be set up: {0}; https: needs the system's certificate authorities \
+         (install ca-certificates, or set SSL_CERT_FILE)"
+    )]
     Client(String),
 }
 

@@ -17,7 +17,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use crate::units::show_size;
+use crate::{causes::unreadable, units::show_size};
 
 /// Of a file or an output, in bytes.
 const MAX_SECRET: usize = 64 * 1024;
@@ -34,12 +34,12 @@ pub(in crate::broker) type Bytes = Zeroizing<Vec<u8>>;
 /// Reads a file. Blocks for as long as the disk does.
 pub(super) fn read_file(path: &Path) -> Result<Bytes, String> {
     let wrong = |fault: &dyn std::fmt::Display| format!("{}: {fault}", path.display());
-    let metadata = fs::metadata(path).map_err(|error| wrong(&error))?;
+    let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
     // To open a pipe would wait for whoever writes to it.
     if !metadata.is_file() {
         return Err(wrong(&"is no file"));
     }
-    let file = fs::File::open(path).map_err(|error| wrong(&error))?;
+    let file = fs::File::open(path).map_err(|error| unreadable(path, &error))?;
     let mut bytes = Bytes::default();
     let most = MAX_SECRET.saturating_add(1);
     file.take(u64::try_from(most).unwrap_or(u64::MAX))

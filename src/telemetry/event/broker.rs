@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use tracing::{debug, error, info, warn};
 
-use crate::telemetry::metrics::COUNTS;
+use crate::{codes::Code, telemetry::metrics::COUNTS};
 
 /// A link was closed over one of these queues, which it had been asked for and not answered about.
 pub fn queues_suspected(vhost: &str, queues: &[Box<str>]) {
@@ -29,7 +29,7 @@ pub fn vhost_closed(vhost: &str, cause: &str) {
 /// The broker has no transient queues but those that end with their connection.
 pub fn transient_queues_refused(vhost: &str, cause: &str) {
     warn!(
-        target: "stentor::broker", vhost, cause,
+        target: "stentor::broker", code = Code::TransientRefused.name(), vhost, cause,
         "the broker refuses transient queues: those of `feed.durable = false` and of clients' \
         `durable:false` are durable instead, and expire when nobody uses them"
     );
@@ -39,7 +39,7 @@ pub fn transient_queues_refused(vhost: &str, cause: &str) {
 /// others.
 pub fn impersonation_refused(cause: &str) {
     error!(
-        target: "stentor::broker", cause,
+        target: "stentor::broker", code = Code::ImpersonationRefused.name(), cause,
         "the gateway's account may not publish for its users: give it the tag `impersonator` \
          (rabbitmqctl set_user_tags), or set [broker] impersonate = false"
     );
@@ -62,7 +62,7 @@ pub fn publish_channel_closed(cause: &str, again: usize, unknown: usize) {
 /// The broker does not say of which type an exchange is.
 pub fn exchange_type_unknown(exchange: &str, text: &str) {
     warn!(
-        target: "stentor::broker::amqp::topology",
+        target: "stentor::broker::amqp::topology", code = Code::ExchangeTypeUnknown.name(),
         exchange,
         %text,
         "the type of an exchange is unknown, so each of its subscriptions \
@@ -83,7 +83,7 @@ pub fn publish_channel_replaced(messages: usize) {
 /// The broker takes no messages for now (an alarm: memory or disk).
 pub fn broker_blocked(link: &str, vhost: &str, cause: &str) {
     warn!(
-        target: "stentor::broker", link, vhost,
+        target: "stentor::broker", code = Code::BrokerBlocked.name(), link, vhost,
         cause, "broker blocked: clients that publish are not read"
     );
 }
@@ -95,7 +95,10 @@ pub fn broker_unblocked(link: &str, vhost: &str) {
 
 /// The broker is in this process' memory.
 pub fn broker_embedded() {
-    warn!(target: "stentor::broker", "the broker is embedded: nothing outlives this process");
+    warn!(
+        target: "stentor::broker", code = Code::BrokerEmbedded.name(),
+        "the broker is embedded: nothing outlives this process"
+    );
 }
 
 /// Messages of a feed may have been lost; its clients are told.
@@ -108,7 +111,7 @@ pub fn feed_interrupted(feed: &dyn Display, cause: &str) {
 /// The broker does not let this node have a feed's queue; it is asked again and again.
 pub fn feed_refused(feed: &dyn Display, cause: &str) {
     let feed = feed.to_string();
-    warn!(target: "stentor::broker", feed, cause, "feed refused");
+    warn!(target: "stentor::broker", code = Code::FeedRefused.name(), feed, cause, "feed refused");
 }
 
 /// The account may not publish to an exchange, so nothing shows when it is deleted and made anew.

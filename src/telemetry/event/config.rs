@@ -4,6 +4,8 @@ use std::fmt::Display;
 
 use tracing::{error, info, warn};
 
+use crate::codes::Code;
+
 /// A reload changed a key; the values are without secrets, `None` where there is none.
 pub fn key_changed(key: &str, old: Option<&str>, new: Option<&str>) {
     info!(target: "stentor::config", key, old, new, "configuration changed");
@@ -30,5 +32,8 @@ pub fn not_reloaded(cause: &str) {
 /// The service manager could not be told something.
 pub fn not_notified(cause: &dyn Display) {
     let cause = cause.to_string();
-    warn!(target: "stentor", cause, "the service manager (NOTIFY_SOCKET) could not be told");
+    warn!(
+        target: "stentor", code = Code::NotNotified.name(), cause,
+        "the service manager (NOTIFY_SOCKET) could not be told"
+    );
 }

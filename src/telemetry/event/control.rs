@@ -19,7 +19,11 @@ pub fn control_up(exchange: &str) {
 /// Commands of other nodes and of backends are not heard, and some may have been lost.
 pub fn control_down(exchange: &str, cause: &str, retry_in: Duration) {
     let retry_in_ms = millis(retry_in);
-    warn!(target: "stentor::control", exchange, cause, retry_in_ms, "not listening for commands");
+    warn!(
+        target: "stentor::control", code = crate::codes::Code::ControlDown.name(),
+        exchange, cause, retry_in_ms,
+        "not listening for commands"
+    );
 }
 
 /// A command was run on this node; `from` gave it, and `hits` is how much it did.

@@ -4,7 +4,7 @@ use std::{fmt::Display, time::Duration};
 
 use tracing::{error, info, warn};
 
-use crate::telemetry::metrics;
+use crate::{codes::Code, telemetry::metrics};
 
 /// A call of the hook failed, and what follows; nor had `unsaid` more since this was said the last
 /// time.
@@ -16,7 +16,7 @@ pub fn hook_at_fault(
     unsaid: u64,
 ) {
     error!(
-        target: "stentor::auth", %call, path, unsaid,
+        target: "stentor::auth", code = Code::HookFault.name(), %call, path, unsaid,
         "the auth hook is at fault, {result}: {cause}"
     );
 }
@@ -31,7 +31,7 @@ pub fn hook_answers_again(call: &dyn Display, path: &str, unsaid: u64) {
 pub fn hook_unset(keys: &str, is_allowed: bool) {
     let done = if is_allowed { "ALLOWED" } else { "DENIED" };
     warn!(
-        target: "stentor::auth::http",
+        target: "stentor::auth::http", code = Code::HookUnset.name(),
         "auth: not set: {keys}; requests that they check are {done} TO EVERYBODY"
     );
 }

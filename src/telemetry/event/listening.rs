@@ -69,7 +69,7 @@ pub fn sockjs_session_refused() {
 /// Pages of any site could log their visitors in, by the key of `[auth]`.
 pub fn host_names_unset(key: &str) {
     warn!(
-        target: "stentor::listen", key,
+        target: "stentor::listen", code = crate::codes::Code::HostNamesUnset.name(), key,
         "browsers log in by [auth] {key} whatever page asks, and a site could lead its own name to \
          this address: set [listen] host_names, and requests for other names are refused"
     );
@@ -87,7 +87,7 @@ pub fn connection_limit_reached(what: &str, max_connections: usize, unsaid: u64)
 /// PROXY headers are taken from everybody, for no proxy is named.
 pub fn any_proxy_trusted() {
     warn!(
-        target: "stentor::listen",
+        target: "stentor::listen", code = crate::codes::Code::AnyProxyTrusted.name(),
         "[listen] proxy_protocol is on without trusted_proxies: everybody who can connect can give \
          any address; name the networks of your proxies there"
     );
@@ -155,12 +155,20 @@ pub fn certificate_loaded(subject: &str, not_after: SystemTime) {
 /// The gateway's certificate ends within days.
 pub fn certificate_ends_soon(subject: &str, not_after: SystemTime) {
     let not_after = format_rfc3339_seconds(not_after);
-    warn!(target: "stentor::listen", subject, %not_after, "the certificate ends soon: renew it");
+    warn!(
+        target: "stentor::listen", code = crate::codes::Code::CertificateEndsSoon.name(),
+        subject, %not_after,
+        "the certificate ends soon: renew it"
+    );
 }
 
 /// The gateway's certificate is not valid now: clients will refuse it.
 pub fn certificate_invalid(subject: &str, cause: &str) {
-    warn!(target: "stentor::listen", subject, cause, "clients will refuse the certificate");
+    warn!(
+        target: "stentor::listen", code = crate::codes::Code::CertificateInvalid.name(),
+        subject, cause,
+        "clients will refuse the certificate"
+    );
 }
 
 /// A client's certificate is sound, but cannot be a login. A few are said, and how many went unsaid

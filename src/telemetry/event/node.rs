@@ -5,6 +5,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::millis;
+use crate::codes::Code;
 
 /// The program starts.
 pub fn starting() {
@@ -19,7 +20,8 @@ pub fn few_files(
     max_unauthenticated: usize,
 ) {
     warn!(
-        target: "stentor::listen", open_files, wanted, max_connections, max_unauthenticated,
+        target: "stentor::listen", code = Code::FewFiles.name(),
+        open_files, wanted, max_connections, max_unauthenticated,
         "fewer clients than [listen] max_connections, for the system allows too few open files: \
          raise the hard limit (`ulimit -Hn`, systemd's LimitNOFILE), or lower max_connections"
     );

@@ -5,7 +5,7 @@ use std::{fmt::Display, time::Duration};
 use tracing::{info, warn};
 
 use super::millis;
-use crate::telemetry::metrics::COUNTS;
+use crate::{codes::Code, telemetry::metrics::COUNTS};
 
 /// Redis is there (again); so many sessions are or will be registered.
 pub fn presence_up(sessions: usize) {
@@ -16,7 +16,10 @@ pub fn presence_up(sessions: usize) {
 pub fn presence_down(cause: &str, retry_in: Duration) {
     COUNTS.presence_failures.inc();
     let retry_in_ms = millis(retry_in);
-    warn!(target: "stentor::presence", cause, retry_in_ms, "presence down: push goes on");
+    warn!(
+        target: "stentor::presence", code = Code::PresenceDown.name(), cause, retry_in_ms,
+        "presence down: push goes on"
+    );
 }
 
 /// Redis had forgotten this node, so its sessions counted as offline: the node registers them anew.
@@ -27,7 +30,7 @@ pub fn presence_lease_lost(sessions: usize) {
 /// Another node at the same broker keeps presence in its memory, as this one does.
 pub fn presence_apart(node: &str) {
     warn!(
-        target: "stentor::presence", node,
+        target: "stentor::presence", code = Code::PresenceApart.name(), node,
         "another node keeps presence in its memory, as this one does: neither knows who is at the \
          other, and `[sessions]` counts here alone; give both the same Redis ([presence] url)"
     );
@@ -47,7 +50,7 @@ pub fn presence_events_up(exchange: &str) {
 pub fn presence_events_down(exchange: &str, cause: &dyn Display, retry_in: Duration) {
     let (cause, retry_in_ms) = (cause.to_string(), millis(retry_in));
     warn!(
-        target: "stentor::presence", exchange, cause, retry_in_ms,
+        target: "stentor::presence", code = Code::EventsDown.name(), exchange, cause, retry_in_ms,
         "presence events are not published: the newest of each user waits"
     );
 }

@@ -25,7 +25,7 @@ use super::{
     Protocol,
     config::{ClientCertificates, MinVersion, TlsConfig},
 };
-use crate::auth::certificate::distinguished_name;
+use crate::{auth::certificate::distinguished_name, causes::unreadable};
 
 /// The key at fault, and what is wrong with its file.
 pub(super) type Fault = (&'static str, String);
@@ -176,7 +176,7 @@ pub(super) fn read_files(config: &TlsConfig) -> Result<Files, Fault> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+    fs::read(path).map_err(|error| unreadable(path, &error))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

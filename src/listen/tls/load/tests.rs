@@ -102,7 +102,7 @@ fn a_file_that_is_wrong_is_named_with_its_key() {
         (
             "certificate",
             "nowhere.pem",
-            "nowhere.pem: No such file or directory (os error 2)",
+            "nowhere.pem: No such file or directory (os error 2); correct the path",
         ),
         (
             "certificate",
@@ -142,7 +142,7 @@ fn a_file_that_is_wrong_is_named_with_its_key() {
         (
             "client_ca",
             "nowhere.pem",
-            "nowhere.pem: No such file or directory (os error 2)",
+            "nowhere.pem: No such file or directory (os error 2); correct the path",
         ),
         (
             "client_ca",
