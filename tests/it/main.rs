@@ -64,6 +64,7 @@ mod feed_whole;
 mod foreign;
 mod fuzz_listeners;
 mod house;
+mod install;
 mod isolation_links;
 mod isolation_logins;
 mod isolation_memory;
