@@ -11,7 +11,7 @@
 //! use stomp_session::{Action, Config, Delivered, Delivery, Session};
 //!
 //! let config = Config {
-//!     server: Some("Stentor/0.1.0".into()),
+//!     server: Some("Stentor/0.2.0".into()),
 //!     login_timeout: Duration::from_secs(10),
 //!     heartbeat_send: Duration::from_secs(10),
 //!     heartbeat_receive: Duration::from_secs(10),

@@ -179,3 +179,35 @@ fn what_is_missing_is_said() {
     assert_eq!((help.code, &*help.err), (Some(0), ""));
     assert!(help.out.contains("curl -fsSL"), "{}", help.out);
 }
+
+/// Files that name the version and are not made from Cargo.toml.
+#[test]
+fn all_files_name_this_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    let (minor, _) = version.rsplit_once('.').unwrap();
+    for (file, text) in [
+        (
+            "packaging/helm/stentor/Chart.yaml",
+            format!("\nversion: {version}\n"),
+        ),
+        (
+            "packaging/helm/stentor/Chart.yaml",
+            format!("\nappVersion: \"{version}\"\n"),
+        ),
+        (
+            "packaging/kubernetes/stentor.yaml",
+            format!("\"stentor:{version}\""),
+        ),
+        (
+            "clients/js/package.json",
+            format!("\"version\": \"{version}\""),
+        ),
+        ("docs/install.md", format!("stentor_{version}-1_amd64.deb")),
+        ("README.md", format!("\nVersion {minor}:")),
+        ("docs/comparison.md", format!("| version {minor} |")),
+        ("docs/upgrading.md", format!(" to {minor}\n")),
+    ] {
+        let found = fs::read_to_string(root().join(file)).unwrap();
+        assert!(found.contains(&text), "{file} has no {text:?}");
+    }
+}
