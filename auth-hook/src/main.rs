@@ -107,9 +107,12 @@ async fn run(serve: Serve) -> Result<(), String> {
         Some(path) => load(path)?,
         None => Rules::allow_all(),
     };
-    let listener = TcpListener::bind(serve.listen)
-        .await
-        .map_err(|e| format!("cannot listen on {}: {e}", serve.listen))?;
+    let listener = TcpListener::bind(serve.listen).await.map_err(|e| {
+        format!(
+            "cannot listen on {}: {e}; --listen chooses another address",
+            serve.listen
+        )
+    })?;
     let address = listener.local_addr().map_err(|e| e.to_string())?;
     if !rules.allows_all() {
         info!(users = rules.users(), "users read");
