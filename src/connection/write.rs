@@ -274,8 +274,10 @@ impl Writer {
             turn.head.extend_from_slice(dropped.as_bytes());
         }
         self.message(&parcel.message, &turn.head, link, session, context);
-        turn.under_way
-            .add(&parcel.message, &context.session, link.pending());
+        if !parcel.is_past {
+            turn.under_way
+                .add(&parcel.message, &context.session, link.pending());
+        }
         Ok(is_kept)
     }
 

@@ -203,6 +203,7 @@ impl Control {
             node: node.clone(),
             sessions: Arc::clone(sessions),
             auth: Arc::clone(auth),
+            views: self.shared.views.clone(),
             taps: Arc::clone(&taps),
         };
         Self {

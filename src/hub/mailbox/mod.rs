@@ -91,6 +91,8 @@ pub struct Parcel {
     pub tag: u64,
     /// Somebody may have seen it before.
     pub redelivered: bool,
+    /// It is of the past: its client catches up.
+    pub is_past: bool,
     /// How many messages of shared feeds were dropped before this one, for this client.
     pub dropped: u32,
 }
@@ -169,6 +171,9 @@ impl Mailbox {
             return Offer::Full;
         }
         if self.put(&mut state, subscription, message) {
+            if let Some(parcel) = state.shared.back_mut() {
+                parcel.is_past = true;
+            }
             state.wake();
         }
         Offer::Taken
@@ -231,6 +236,7 @@ impl Mailbox {
             message: Arc::clone(message),
             tag: 0,
             redelivered: message.may_be_known,
+            is_past: false,
             dropped: 0,
         });
         true
@@ -254,6 +260,7 @@ impl Mailbox {
             message: delivery.message,
             tag: delivery.tag,
             redelivered: delivery.redelivered,
+            is_past: false,
             dropped: 0,
         };
         let waiting = state.dedicated.get_or_insert_default();

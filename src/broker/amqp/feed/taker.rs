@@ -123,7 +123,7 @@ impl reader::DeliveryTaker for FeedTaker {
             Self::Marks(marks) => {
                 marks.has_overflowed |= wire::was_dropped(&delivery, &marks.queue);
             }
-            Self::Journal(journal) => journal.take(delivery),
+            Self::Journal(journal) => journal.take(delivery, read_at),
         }
     }
 

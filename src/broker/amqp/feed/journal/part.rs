@@ -17,6 +17,7 @@ use crate::{
         journal::{OFFSET_HEADER, stored, stream_of},
     },
     deadline::after,
+    telemetry::ReadAt,
 };
 
 /// A part ends when it has so many bytes.
@@ -106,7 +107,8 @@ async fn gather<F: Future<Output = Result<(), BrokerError>>>(
 }
 
 impl DeliveryTaker for PartTaker {
-    fn take(&mut self, delivery: Delivery<'_>) {
+    /// When it was read says nothing of its delay.
+    fn take(&mut self, delivery: Delivery<'_>, _: ReadAt) {
         let (Some(offset), true) = (offset(&delivery), self.done.is_some()) else {
             return;
         };

@@ -10,13 +10,16 @@ use hashbrown::DefaultHashBuilder;
 use tokio::sync::watch;
 
 use super::Side;
-use crate::broker::{
-    FeedId, FeedSink, JournalId,
-    amqp::{
-        feed::{Shared, arrivals::Arrivals, sentinel::Sentinel, taker::interrupted},
-        whole, wire,
+use crate::{
+    broker::{
+        FeedId, FeedSink, JournalId,
+        amqp::{
+            feed::{Shared, arrivals::Arrivals, sentinel::Sentinel, taker::interrupted},
+            whole, wire,
+        },
+        journal::{OFFSET_HEADER, STREAMS, stored},
     },
-    journal::{OFFSET_HEADER, STREAMS, stored},
+    telemetry::ReadAt,
 };
 
 /// The consumer's argument that says where it begins.
@@ -83,7 +86,7 @@ impl Journaled {
         }
     }
 
-    pub(in crate::broker::amqp::feed) fn take(&mut self, delivery: Delivery<'_>) {
+    pub(in crate::broker::amqp::feed) fn take(&mut self, delivery: Delivery<'_>, read_at: ReadAt) {
         let Some(offset) = offset(&delivery) else {
             return interrupted(
                 &*self.sink,
@@ -123,7 +126,8 @@ impl Journaled {
             let reason = format!("a message of {size} bytes exceeds feed.max_length_bytes");
             return interrupted(&*self.sink, &self.id, &reason);
         }
-        let message = wire::message(delivery);
+        let mut message = wire::message(delivery);
+        message.read_at = read_at;
         self.sink
             .store(&self.id, stored(message, self.journal, offset));
     }
