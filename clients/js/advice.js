@@ -9,12 +9,12 @@ const UNCERTAIN = new Set(['broker-unavailable', 'queue-unavailable']);
 /**
  * Something that went wrong, and the next step: `next` is `retry` (not before `seconds` have passed),
  * `renew` (only with other credentials) or `stop`. `fate` says about a frame whether the server has
- * `refused` it, whether that is `unknown`, or whether it is `unsent`.
+ * `refused` it, whether that is `unknown`, or whether it is `unsent`. `reason` tells why there is a `resume-gap`.
  */
 export class Problem extends Error {
-  constructor(code, message, { detail = '', next = 'retry', seconds = 0, fate, cause } = {}) {
+  constructor(code, message, { detail = '', next = 'retry', seconds = 0, fate, reason, cause } = {}) {
     super(message, { cause });
-    Object.assign(this, { name: 'Problem', code, detail, next, seconds, fate });
+    Object.assign(this, { name: 'Problem', code, detail, next, seconds, fate, reason });
   }
 }
 
@@ -31,7 +31,7 @@ export function problemOfError({ headers, body }, next) {
   const code = headers['error-code'] ?? 'error';
   const fate = headers['receipt-id'] === undefined ? undefined : UNCERTAIN.has(code) ? 'unknown' : 'refused';
   const message = headers.message ?? 'the server reports an error';
-  return new Problem(code, message, { detail: body.trim(), fate, ...(readAdvice(headers.reconnect) ?? { next }) });
+  return new Problem(code, message, { detail: body.trim(), fate, reason: headers.reason, ...(readAdvice(headers.reconnect) ?? { next }) });
 }
 
 /** The problem that a close without an ERROR tells. The codes say less than an ERROR: 1008 is of both kinds. */

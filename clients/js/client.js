@@ -62,7 +62,7 @@ export class StentorClient {
    * subscription is live; rejects if the server refuses it for good.
    */
   subscribe(destination, onMessage, options) {
-    return this.#subscriptions.add(destination, onMessage, options);
+    return this.#subscriptions.add(destination, onMessage, options, this.#options.headers?.login);
   }
 
   /**

@@ -5,7 +5,7 @@ import type { Client, IMessage, StompConfig, StompHeaders } from '@stomp/stompjs
  *
  * The server's codes are in docs/errors.md of Stentor. The client's own: `connection-lost`, `closed-1002`,
  * `closed-1008`, `closed-1009` (a close without an ERROR), `no-receipt`, `not-connected`, `unsent`,
- * `no-socket`, `token-unavailable`, `no-token`, `unsubscribed`, `closed`.
+ * `no-socket`, `no-storage`, `token-unavailable`, `no-token`, `unsubscribed`, `closed`.
  */
 export class Problem extends Error {
   readonly name: 'Problem';
@@ -22,6 +22,8 @@ export class Problem extends Error {
    * Undefined where the problem is no single frame's.
    */
   readonly fate?: 'refused' | 'unknown' | 'unsent';
+  /** With `resume-gap`: `expired`, `replaced` or `ahead`. */
+  readonly reason?: string;
 }
 
 /**
@@ -80,14 +82,39 @@ export interface Options {
   Stomp?: typeof Client;
 }
 
+export interface Resume {
+  /**
+   * If missed messages are not kept any more. `next` (the default): onGap is called, and the subscription goes on
+   * with what comes. `earliest`: with what is still there. `fail`: it ends, with the problem `resume-gap`.
+   */
+  gap?: 'next' | 'earliest' | 'fail';
+  /** `sessionStorage`, `localStorage`, or the like: a reload of the page misses nothing either. */
+  storage?: Pick<Storage, 'getItem' | 'setItem'>;
+  /** The name in `storage`. By default of `headers.login` and the destination; needed where there is no login. */
+  key?: string;
+}
+
+/**
+ * Why messages are missing. `expired`: the server has kept them for as long as it is told to. `replaced`, `ahead`:
+ * its journal was deleted and made anew. `foreign`: the stored cursor is another exchange's. `no-journal`: the server
+ * keeps none of this destination.
+ */
+export type GapReason = 'expired' | 'replaced' | 'ahead' | 'foreign' | 'no-journal';
+
 export interface SubscribeOptions {
   /** Headers of SUBSCRIBE: `id`, `ack`, `selector` … They are the same after each reconnect. */
   headers?: StompHeaders;
+  /** Catches up after a reconnect: needs an exchange with a journal at the server. */
+  resume?: boolean | Resume;
   /**
    * The subscription is live: from here on no message is missed, until the connection ends. `again` is true
-   * after a reconnect: load the state anew, for messages may have been missed.
+   * after a reconnect: without `resume` load the state anew, for messages may have been missed.
    */
   onLive?: (again: boolean) => void;
+  /** With `resume`: nothing was missed. So many messages came, or `more` are still on their way. Before onLive. */
+  onResumed?: (resumed: { missed: number | 'more' }) => void;
+  /** With `resume`: messages are missing, so load the state anew. Before onLive. */
+  onGap?: (reason: GapReason) => void;
   /** This subscription was refused. With `next` `retry` it is tried again; else it is gone. */
   onProblem?: (problem: Problem) => void;
   /** Ends the subscription, also before it is live. */

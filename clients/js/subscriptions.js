@@ -3,6 +3,7 @@
 
 import { Problem } from './advice.js';
 import { Alarm, Pace, pause } from './pace.js';
+import { Progress } from './progress.js';
 
 export class Subscriptions {
   #all = new Map(); // id -> subscription
@@ -18,12 +19,15 @@ export class Subscriptions {
     this.#call = call;
   }
 
-  /** Resolves when it is live; rejects if it is refused for good. */
-  add(destination, onMessage, { headers = {}, onLive, onProblem, signal } = {}) {
+  /** Resolves when it is live; rejects if it is refused for good. `login` is the user, if it is known. */
+  add(destination, onMessage, { headers = {}, resume, onLive, onResumed, onGap, onProblem, signal } = {}, login) {
     const id = headers.id ?? `sub-${this.#lastId += 1}`;
     if (this.#all.has(id)) throw new TypeError(`there is a subscription with the id ${id}`);
     const ready = deferred();
-    const subscription = { id, destination, headers, onMessage, onLive, onProblem, ready, failures: 0, alarm: new Alarm() };
+    const owner = login && `stentor-cursor ${login} ${destination}`;
+    const progress = resume ? new Progress(resume, headers, owner, (problem) => this.#call(onProblem, problem)) : undefined;
+    const callbacks = { onMessage, onLive, onResumed, onGap, onProblem };
+    const subscription = { id, destination, headers, ...callbacks, progress, ready, failures: 0, alarm: new Alarm() };
     this.#all.set(id, subscription);
     const leave = () => this.#remove(subscription);
     signal?.addEventListener('abort', leave);
@@ -34,7 +38,9 @@ export class Subscriptions {
   }
 
   take(id, message) {
-    this.#call(this.#all.get(id)?.onMessage, message);
+    const subscription = this.#all.get(id);
+    this.#call(subscription?.onMessage, message);
+    subscription?.progress?.take(message.headers); // after it: what a reload interrupts comes again
   }
 
   /** A connection is open. */
@@ -64,7 +70,15 @@ export class Subscriptions {
   refuse(id, problem) {
     const subscription = this.#all.get(id);
     if (!subscription) return;
-    if (problem.next === 'retry') {
+    const gap = subscription.progress?.refuse(problem);
+    if (gap !== undefined) { // it begins anew, here or on the next connection
+      subscription.asked = undefined;
+      this.#call(subscription.onGap, gap);
+      this.#askAll();
+      return;
+    }
+    const isGap = problem.code === 'resume-gap'; // with gap: 'fail', which would fail again
+    if (problem.next === 'retry' && !isGap) {
       subscription.alarm.set(pause(problem.seconds, subscription.failures), () => {
         subscription.asked = undefined;
         this.#askAll();
@@ -99,9 +113,10 @@ export class Subscriptions {
   }
 
   async #ask(connection, subscription) {
-    const { id, destination, headers, ready, onLive, wasLive = false } = subscription;
+    const { id, destination, headers, ready, progress, onLive, onResumed, onGap, wasLive = false } = subscription;
+    let receipt;
     try {
-      await connection.subscribe(id, destination, headers);
+      receipt = await connection.subscribe(id, destination, { ...headers, ...progress?.ask() });
     } catch (problem) {
       const isOver = problem.code === 'connection-lost' || problem.code === 'unsent'; // the next connection sees it
       if (!isOver && this.#all.get(id) === subscription) this.refuse(id, problem);
@@ -110,6 +125,9 @@ export class Subscriptions {
     if (this.#all.get(id) !== subscription) return;
     Object.assign(subscription, { failures: 0, wasLive: true });
     ready.resolve({ id, destination, unsubscribe: (more) => this.#remove(subscription, more) });
+    const { missed, gap } = progress?.answer(receipt.headers) ?? {};
+    if (gap !== undefined) this.#call(onGap, gap);
+    else if (missed !== undefined) this.#call(onResumed, { missed });
     this.#call(onLive, wasLive);
   }
 

@@ -28,6 +28,15 @@ export async function main(): Promise<void> {
   }
   await client.setStatus('away');
   await client.watchPresence('group.team', ({ user, status }) => console.log(user, status));
+  await client.subscribe('/exchange/feed/news', () => {}, {
+    resume: { gap: 'earliest', storage: localStorage, key: 'news' },
+    onResumed: ({ missed }) => console.log(missed === 'more' ? 'many' : missed + 1),
+    onGap: (reason) => console.log(reason === 'expired' ? 'load' : reason),
+    onProblem: ({ code, reason }) => console.log(code, reason?.length),
+  });
+  await client.subscribe('/exchange/feed/more', () => {}, { resume: true });
+  // @ts-expect-error there is no such way out of a gap
+  await client.subscribe('/exchange/feed/more', () => {}, { resume: { gap: 'ignore' } });
   await feed.unsubscribe();
   await client.close();
   // @ts-expect-error there is no such status

@@ -1,0 +1,299 @@
+// The option `resume` of clients/js: against a WebSocket that the test plays, in time that the test lets pass.
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { Client } from '@stomp/stompjs';
+
+import { StentorClient } from '../../clients/js/client.js';
+import { FakeSocket, pass, settled } from './fake-socket.mjs';
+
+globalThis.WebSocket = FakeSocket;
+
+const FEED = '/exchange/feed/user_alice';
+const CURSOR = '5b8d59a4-17-6ba4d1ed';
+
+/** A storage of a browser; one that is full throws. */
+function storage(entries = {}) {
+  const all = new Map(Object.entries(entries));
+  return { all, getItem: (key) => all.get(key) ?? null, setItem: (key, text) => { all.set(key, text); } };
+}
+
+/** A client that is connected, with one subscription that was asked for. `told` is what its callbacks heard. */
+async function asked(context, resume, { headers, login = 'alice', ...more } = {}) {
+  context.mock.timers.enable({ apis: ['setTimeout', 'setInterval', 'Date'], now: 1_000_000 });
+  FakeSocket.all = [];
+  const told = [];
+  const client = new StentorClient({ Stomp: Client, url: 'ws://test/ws', headers: login ? { login } : {}, ...more });
+  client.connect();
+  await settled();
+  FakeSocket.last.accept();
+  await settled();
+  const subscribing = client.subscribe(FEED, ({ body }) => told.push(body), {
+    headers,
+    resume,
+    onLive: (again) => told.push(again ? 'live again' : 'live'),
+    onResumed: ({ missed }) => told.push(`missed ${missed}`),
+    onGap: (reason) => told.push(`gap ${reason}`),
+    onProblem: ({ code, reason }) => told.push(['problem', code, reason].join(' ').trim()),
+  });
+  subscribing.catch(() => {});
+  await settled();
+  return { client, told, subscribing };
+}
+
+/** The last SUBSCRIBE, without its receipt. */
+function wish() {
+  const { receipt, id, destination, ...headers } = FakeSocket.last.frames('SUBSCRIBE').at(-1).headers;
+  return headers;
+}
+
+async function close(client) {
+  const closing = client.close();
+  await settled();
+  FakeSocket.last.confirm();
+  await closing;
+}
+
+function receipt(headers) {
+  FakeSocket.last.confirm(FakeSocket.last.frames('SUBSCRIBE').at(-1), headers);
+  return settled();
+}
+
+function message(body, cursor) {
+  const subscription = FakeSocket.last.frames('SUBSCRIBE').at(-1).headers.id;
+  FakeSocket.last.answer('MESSAGE', { subscription, 'message-id': body, destination: FEED, ...(cursor && { cursor }) }, body);
+}
+
+/** The connection is lost, and another one is there. */
+async function again(context) {
+  await pass(context, 35_000); // a session that was steady is made anew within a second
+  FakeSocket.last.end();
+  await comesBack(context);
+}
+
+async function comesBack(context) {
+  await pass(context, 5_000);
+  FakeSocket.last.accept();
+  await settled();
+}
+
+test('it comes back behind the last message', async (context) => {
+  const { told } = await asked(context, true);
+  assert.deepEqual(wish(), {});
+  await receipt();
+  message('one', 'a-1-b');
+  message('two', CURSOR);
+  await again(context);
+  assert.deepEqual(wish(), { 'resume-after': CURSOR, 'resume-gap': 'next' });
+  message('three', 'a-3-b');
+  await receipt({ resume: 'exact', missed: '1' });
+  assert.deepEqual(told, ['live', 'one', 'two', 'three', 'missed 1', 'live again']);
+  await again(context);
+  assert.equal(wish()['resume-after'], 'a-3-b');
+  await receipt({ resume: 'exact', missed: 'more' });
+  assert.deepEqual(told.slice(-2), ['missed more', 'live again']);
+});
+
+test('without the option nothing is asked for', async (context) => {
+  const { told } = await asked(context, undefined);
+  await receipt();
+  message('one', CURSOR);
+  await again(context);
+  assert.deepEqual(wish(), {});
+  await receipt();
+  assert.deepEqual(told, ['live', 'one', 'live again']);
+});
+
+test('before its first message it comes back by time', async (context) => {
+  const { told } = await asked(context, true);
+  await receipt();
+  await pass(context, 20_000);
+  await again(context);
+  assert.deepEqual(wish(), { since: '70s' }); // 60 s, and 10 s for clocks
+  await receipt({ resume: 'exact', missed: '0' });
+  assert.deepEqual(told, ['live', 'missed 0', 'live again']);
+  await again(context);
+  assert.deepEqual(wish(), { since: '50s' }, 'what was heard is not asked for again');
+  await receipt({ resume: 'exact', missed: 'more' });
+  await again(context);
+  assert.deepEqual(wish(), { since: '90s' }, 'for it may not have come');
+});
+
+test('a gap is told, and what was asked for is over', async (context) => {
+  const { told } = await asked(context, true);
+  await receipt();
+  message('one', CURSOR);
+  await again(context);
+  await receipt({ resume: 'gap', reason: 'expired', missed: '0' });
+  assert.deepEqual(told, ['live', 'one', 'gap expired', 'live again']);
+  await again(context);
+  assert.deepEqual(wish(), { since: '50s' });
+});
+
+test('a message that came before the news of a gap is where it stands', async (context) => {
+  const { told } = await asked(context, { gap: 'earliest' });
+  await receipt();
+  message('one', CURSOR);
+  await again(context);
+  assert.equal(wish()['resume-gap'], 'earliest');
+  message('nine', 'a-9-b');
+  await receipt({ resume: 'gap', reason: 'replaced', missed: '1' });
+  assert.deepEqual(told.slice(-3), ['nine', 'gap replaced', 'live again']);
+  await again(context);
+  assert.equal(wish()['resume-after'], 'a-9-b');
+});
+
+test('a gap ends the subscription that wishes it so, and no other', async (context) => {
+  const { client, told } = await asked(context, { gap: 'fail' });
+  await receipt();
+  message('one', CURSOR);
+  await again(context);
+  assert.deepEqual(wish(), { 'resume-after': CURSOR, 'resume-gap': 'fail' });
+  FakeSocket.last.refuse('resume-gap', '1s', { frame: FakeSocket.last.sent.at(-1), close: 1013, reason: 'expired' });
+  await settled();
+  assert.deepEqual(told, ['live', 'one', 'problem resume-gap expired']);
+  await comesBack(context);
+  assert.equal(client.state, 'connected');
+  assert.deepEqual(FakeSocket.last.frames('SUBSCRIBE'), []);
+});
+
+/** `stays`: the connection outlives the ERROR (auth.soft_deny). */
+for (const stays of [false, true]) {
+  for (const [code, reconnect, reason] of [['foreign-cursor', 'no', 'foreign'], ['no-journal', 'no', 'no-journal'], ['resume-gap', '1s', 'ahead']]) {
+    test(`after ${code} it begins anew${stays ? ' on the same connection' : ''}`, async (context) => {
+      const { told } = await asked(context, true);
+      await receipt();
+      message('one', CURSOR);
+      await again(context);
+      const frame = FakeSocket.last.sent.at(-1);
+      const headers = { frame, ...(code === 'resume-gap' && { reason }) };
+      if (stays) FakeSocket.last.deny(code, reconnect, headers);
+      else FakeSocket.last.refuse(code, reconnect, headers);
+      await settled();
+      if (!stays) await comesBack(context);
+      assert.deepEqual(wish(), {});
+      await receipt();
+      assert.deepEqual(told, ['live', 'one', `gap ${reason}`, 'live again']);
+    });
+  }
+}
+
+test('a gap in the middle of catching up ends the connection, and is told on the next one', async (context) => {
+  const { told } = await asked(context, true);
+  await receipt();
+  message('one', CURSOR);
+  await again(context);
+  await receipt({ resume: 'exact', missed: 'more' });
+  FakeSocket.last.refuse('resume-gap', '1s', { close: 1013, reason: 'expired' });
+  await comesBack(context);
+  assert.equal(wish()['resume-after'], CURSOR);
+  await receipt({ resume: 'gap', reason: 'expired', missed: '0' });
+  assert.deepEqual(told.slice(-2), ['gap expired', 'live again']);
+});
+
+test('a server without journals is told as a gap each time', async (context) => {
+  const { told } = await asked(context, true);
+  await receipt();
+  message('one');
+  await again(context);
+  assert.deepEqual(wish(), { since: '50s' });
+  await receipt();
+  await again(context);
+  assert.deepEqual(wish(), {}, 'it is not asked for what it does not have');
+  await receipt();
+  assert.deepEqual(told, ['live', 'one', 'gap no-journal', 'live again', 'gap no-journal', 'live again']);
+  message('two', CURSOR); // it has one now
+  await again(context);
+  assert.equal(wish()['resume-after'], CURSOR);
+});
+
+test('a reload comes back behind what was stored', async (context) => {
+  const kept = storage();
+  const first = await asked(context, { storage: kept });
+  await receipt();
+  message('one', CURSOR);
+  assert.deepEqual([...kept.all.keys()], [`stentor-cursor alice ${FEED}`]);
+  await close(first.client);
+  context.mock.timers.reset();
+  const { told } = await asked(context, { storage: kept });
+  assert.equal(wish()['resume-after'], CURSOR);
+  await receipt({ resume: 'exact', missed: '0' });
+  assert.deepEqual(told, ['missed 0', 'live']);
+});
+
+test('a message that the application did not get to its end comes again', async (context) => {
+  const kept = storage();
+  const { client } = await asked(context, true);
+  await receipt();
+  let seen;
+  client.subscribe('/exchange/feed/two', () => { seen = [...kept.all.values()]; }, { resume: { storage: kept } });
+  await settled();
+  await receipt();
+  const before = [...kept.all.values()];
+  message('one', CURSOR);
+  assert.deepEqual(seen, before);
+  assert.match([...kept.all.values()][0], /5b8d59a4-17/);
+});
+
+test('users and destinations have cursors of their own', async (context) => {
+  const kept = storage({ [`stentor-cursor alice ${FEED}`]: JSON.stringify({ cursor: CURSOR }) });
+  await asked(context, { storage: kept }, { login: 'bob' });
+  assert.deepEqual(wish(), {});
+  context.mock.timers.reset();
+  await asked(context, { storage: kept, key: `stentor-cursor alice ${FEED}` }, { login: null });
+  assert.equal(wish()['resume-after'], CURSOR);
+});
+
+test('what another wrote into the storage harms nothing', async (context) => {
+  for (const text of ['', '{', 'null', '7', '[]', '{"cursor":7,"at":"x"}', '{"cursor":"a\\nb:c"}', `{"cursor":"${'x'.repeat(300)}"}`]) {
+    const { client, told } = await asked(context, { storage: storage({ mine: text }), key: 'mine' });
+    assert.deepEqual(wish(), {}, text);
+    await receipt();
+    assert.equal(told.at(-1), 'live', text);
+    await close(client);
+    context.mock.timers.reset();
+  }
+});
+
+test('a cursor that the server calls none is not sent again', async (context) => {
+  const kept = storage({ mine: JSON.stringify({ cursor: 'nonsense', at: 5 }) });
+  const { told } = await asked(context, { storage: kept, key: 'mine' });
+  assert.equal(wish()['resume-after'], 'nonsense');
+  FakeSocket.last.refuse('invalid-header', 'no', { frame: FakeSocket.last.sent.at(-1) });
+  await settled();
+  assert.deepEqual(told, ['problem invalid-header']);
+  assert.deepEqual(JSON.parse(kept.all.get('mine')), {});
+});
+
+test('a storage that fails is told once, and the session catches up all the same', async (context) => {
+  const full = { getItem: () => null, setItem: () => { throw new Error('full'); } };
+  const { told } = await asked(context, { storage: full });
+  await receipt();
+  message('one', CURSOR);
+  assert.deepEqual(told, ['problem no-storage', 'live', 'one']);
+  await again(context);
+  assert.equal(wish()['resume-after'], CURSOR);
+});
+
+test('two subscriptions have places of their own', async (context) => {
+  const { client } = await asked(context, true);
+  await receipt();
+  message('one', CURSOR);
+  client.subscribe('/exchange/feed/two', () => {}, { resume: true });
+  await settled();
+  await receipt();
+  message('two', 'a-2-b');
+  await again(context);
+  assert.deepEqual(FakeSocket.last.frames('SUBSCRIBE').map(({ headers }) => headers['resume-after']), [CURSOR, 'a-2-b']);
+});
+
+test('wishes that cannot be are mistakes', async (context) => {
+  const { client } = await asked(context, true);
+  for (const [options, words] of [
+    [{ resume: true, headers: { ack: 'client' } }, /no header ack/],
+    [{ resume: true, headers: { durable: 'true' } }, /no header durable/],
+    [{ resume: { gap: 'ignore' } }, /resume.gap/],
+  ]) assert.throws(() => client.subscribe(FEED, () => {}, options), words);
+  const nobody = new StentorClient({ Stomp: Client, url: 'ws://test/ws' });
+  assert.throws(() => nobody.subscribe(FEED, () => {}, { resume: { storage: storage() } }), /resume.key/);
+});
