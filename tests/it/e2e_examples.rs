@@ -105,10 +105,15 @@ enum Example {
     Page {
         file: &'static str,
         query: fn(&str) -> String,
-        server: Process,
-        origin: String,
-        _folder: TempDir,
+        pages: Pages,
     },
+}
+
+/// The folder `examples/browser`, by a web server as `npm start` has it.
+pub(crate) struct Pages {
+    server: Process,
+    pub(crate) origin: String,
+    _folder: TempDir,
 }
 
 /// An example that runs.
@@ -122,30 +127,9 @@ impl Example {
         Self::Program { name, command }
     }
 
-    /// A page, by a web server as `npm start` has it.
     fn page(file: &'static str, query: fn(&str) -> String) -> Self {
-        let folder = TempDir::with_prefix("stentor-pages-").unwrap();
-        for entry in fs::read_dir(example("browser")).unwrap() {
-            let entry = entry.unwrap();
-            let link = folder.path().join(entry.file_name());
-            if entry.file_name() != "node_modules" {
-                std::os::unix::fs::symlink(entry.path(), link).unwrap();
-            }
-        }
-        packages(folder.path());
-        let [port] = free_ports();
-        let mut command = Command::new("python3");
-        let port = port.to_string();
-        command
-            .args(["-m", "http.server", &port, "--bind", "127.0.0.1"])
-            .current_dir(folder.path());
-        Self::Page {
-            file,
-            query,
-            server: Process::start("http.server", &mut command, Stdio::null()).unwrap(),
-            origin: format!("http://127.0.0.1:{port}"),
-            _folder: folder,
-        }
+        let pages = Pages::start();
+        Self::Page { file, query, pages }
     }
 
     /// True if it speaks STOMP over TCP.
@@ -169,19 +153,9 @@ impl Example {
                     _folder: folder,
                 }
             }
-            Self::Page {
-                file,
-                query,
-                server,
-                origin,
-                ..
-            } => {
-                eventually(DEADLINE, "the pages are served", async || {
-                    assert!(server.exit_status().is_none(), "{}", server.output());
-                    let address = origin.trim_start_matches("http://");
-                    tokio::net::TcpStream::connect(address).await.is_ok()
-                })
-                .await;
+            Self::Page { file, query, pages } => {
+                pages.are_served().await;
+                let origin = &pages.origin;
                 let mut browser = Remote::node("browser.mjs");
                 let query = query(address);
                 let url = format!("{origin}/{file}{query}&user={user}&passcode={PASSCODE}");
@@ -202,6 +176,44 @@ impl Example {
                 Client::Page(Box::new(browser))
             }
         }
+    }
+}
+
+impl Pages {
+    pub(crate) fn start() -> Self {
+        let folder = TempDir::with_prefix("stentor-pages-").unwrap();
+        for entry in fs::read_dir(example("browser")).unwrap() {
+            let entry = entry.unwrap();
+            let link = folder.path().join(entry.file_name());
+            if entry.file_name() != "node_modules" {
+                std::os::unix::fs::symlink(entry.path(), link).unwrap();
+            }
+        }
+        packages(folder.path());
+        let [port] = free_ports();
+        let mut command = Command::new("python3");
+        let port = port.to_string();
+        command
+            .args(["-m", "http.server", &port, "--bind", "127.0.0.1"])
+            .current_dir(folder.path());
+        Self {
+            server: Process::start("http.server", &mut command, Stdio::null()).unwrap(),
+            origin: format!("http://127.0.0.1:{port}"),
+            _folder: folder,
+        }
+    }
+
+    pub(crate) async fn are_served(&self) {
+        eventually(DEADLINE, "the pages are served", async || {
+            assert!(
+                self.server.exit_status().is_none(),
+                "{}",
+                self.server.output()
+            );
+            let address = self.origin.trim_start_matches("http://");
+            tokio::net::TcpStream::connect(address).await.is_ok()
+        })
+        .await;
     }
 }
 

@@ -6,6 +6,9 @@ use testkit::{DEADLINE, FEED, Gateway, GatewayBuilder, RabbitMq, StompClient, Vh
 
 use crate::house::{DESTINATION, House, expect_numbers, numbers, stentor, vhost};
 
+mod clients;
+mod crowds;
+mod example;
 mod faults;
 mod gaps;
 mod history;

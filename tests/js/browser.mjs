@@ -1,7 +1,7 @@
 // Chromium, driven through playwright-core. A page of its own holds @stomp/stompjs, stompjs 2.3.3
 // and sockjs-client as their bundles for browsers; other pages (the demo) are looked at as they are.
-// Orders: open, and then those of stompjs.mjs, and hide; or goto, fill, select, click, text, read, count,
-// press, dress, examine, evaluate, resize, screenshot, close.
+// Orders: open, and then those of stompjs.mjs, and hide; or goto, reload, offline, screen, fill, select, click, text,
+// read, count, press, dress, examine, evaluate, resize, screenshot, close.
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
@@ -149,6 +149,21 @@ await obey({
   async goto({ url }) {
     const response = await page.goto(url);
     tell('loaded', { status: response.status(), title: await page.title() });
+  },
+  async reload() {
+    await page.reload();
+    tell('reloaded');
+  },
+  /** Whether the page has no network. */
+  async offline({ is }) {
+    await page.context().setOffline(is);
+    tell('network', { is });
+  },
+  /** The size of a phone's screen, say, and its colours. */
+  async screen({ width, height, colours }) {
+    await page.setViewportSize({ width, height });
+    await page.emulateMedia({ colorScheme: colours });
+    tell('resized');
   },
   fill: ({ selector, text }) => page.fill(selector, text),
   select: ({ selector, value }) => page.selectOption(selector, value),

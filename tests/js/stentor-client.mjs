@@ -38,10 +38,17 @@ await obey({
     client.connect();
   },
 
-  subscribe({ destination, headers }) {
-    client.subscribe(destination, ({ body }) => tell('message', { destination, body }), {
+  /** `stored`: what a storage holds already. */
+  subscribe({ destination, headers, resume, stored }) {
+    const kept = new Map(stored && [['kept', stored]]);
+    const storage = { getItem: (key) => kept.get(key) ?? null, setItem: (key, text) => { kept.set(key, text); } };
+    const message = ({ body, headers: { cursor } }) => tell('message', { destination, body, cursor });
+    client.subscribe(destination, message, {
       headers,
-      onLive: (again) => tell('live', { destination, again }),
+      resume: resume && { storage, key: 'kept', ...resume },
+      onLive: (again) => tell('live', { destination, again, stored: kept.get('kept') }),
+      onResumed: ({ missed }) => tell('resumed', { destination, missed }),
+      onGap: (reason) => tell('gap', { destination, reason }),
       onProblem: (problem) => tell('subscription-problem', { destination, ...outcome(problem) }),
     }).catch((problem) => tell('refused', { destination, ...outcome(problem) }));
   },

@@ -3,14 +3,14 @@
 use super::*;
 
 /// As little as RabbitMQ can be told to keep.
-fn small(builder: GatewayBuilder) -> GatewayBuilder {
+pub(super) fn small(builder: GatewayBuilder) -> GatewayBuilder {
     forgetful(builder)
         .set("journal.segment", "64KiB")
         .set("journal.max_bytes", "128KiB")
 }
 
 /// A cursor whose message is not kept any more.
-async fn expired(house: &House) -> String {
+pub(super) async fn expired(house: &House) -> String {
     let last = hear_and_leave(house, 0..1).await;
     let body = "x".repeat(8 << 10);
     for _ in 0..20 {
