@@ -21,7 +21,9 @@ const client = new StentorClient({
     if (name === 'connecting') say('connecting', 'connecting …');
     if (name === 'waiting') say('waiting', isOffline ? 'offline' : 'connection lost');
     if (name === 'ended') say('ended', `ended: ${problem.message}. ${problem.detail}`);
-    if (name !== 'connected') [isLive, early, due] = [false, 0, 0];
+    if (name === 'connected') return;
+    [isLive, early, due] = [false, 0, 0];
+    tell('');
   },
 });
 
@@ -70,7 +72,6 @@ client.subscribe(destination, take, {
   },
   onProblem: ({ next, message, detail }) => next === 'stop' && say('ended', `ended: ${message}. ${detail}`),
 });
-client.connect().catch(() => {});
 
 // ---- a network to play with ----
 
@@ -144,3 +145,4 @@ function draw() {
 
 element('command').textContent = `python3 publish.py user_${user}`;
 draw();
+client.connect().catch(() => {}); // `ended` is on the page

@@ -14,7 +14,7 @@ struct Example {
     port: u16,
     proxy: Proxy,
     browser: Remote,
-    _pages: Pages,
+    pages: Pages,
     /// Numbers that were published.
     count: usize,
 }
@@ -41,7 +41,7 @@ impl Example {
             port,
             proxy,
             browser,
-            _pages: pages,
+            pages,
             count: 0,
         }
     }
