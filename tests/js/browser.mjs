@@ -148,7 +148,7 @@ await obey({
 
   async goto({ url }) {
     const response = await page.goto(url);
-    tell('loaded', { status: response.status(), title: await page.title() });
+    tell('loaded', { status: response?.status(), title: await page.title() });
   },
   async reload() {
     await page.reload();

@@ -14,7 +14,7 @@ struct Example {
     port: u16,
     proxy: Proxy,
     browser: Remote,
-    pages: Pages,
+    _pages: Pages,
     /// Numbers that were published.
     count: usize,
 }
@@ -41,7 +41,7 @@ impl Example {
             port,
             proxy,
             browser,
-            pages,
+            _pages: pages,
             count: 0,
         }
     }
