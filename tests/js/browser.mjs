@@ -1,6 +1,6 @@
 // Chromium, driven through playwright-core. A page of its own holds @stomp/stompjs, stompjs 2.3.3
 // and sockjs-client as their bundles for browsers; other pages (the demo) are looked at as they are.
-// Orders: open, and then those of stompjs.mjs, and hide; or goto, reload, offline, screen, fill, select, click, text,
+// Orders: open, and then those of stompjs.mjs, and hide; or goto, reload, offline, fill, select, click, text,
 // read, count, press, dress, examine, evaluate, resize, screenshot, close.
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
@@ -158,12 +158,6 @@ await obey({
   async offline({ is }) {
     await page.context().setOffline(is);
     tell('network', { is });
-  },
-  /** The size of a phone's screen, say, and its colours. */
-  async screen({ width, height, colours }) {
-    await page.setViewportSize({ width, height });
-    await page.emulateMedia({ colorScheme: colours });
-    tell('resized');
   },
   fill: ({ selector, text }) => page.fill(selector, text),
   select: ({ selector, value }) => page.selectOption(selector, value),
