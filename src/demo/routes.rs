@@ -31,7 +31,7 @@ const SVG: &str = "image/svg+xml";
 
 /// A file of the page, or of the example for SockJS: its path, its type, and its content.
 #[rustfmt::skip] // a line each
-const FILES: [(&str, &str, &str); 19] = [
+const FILES: [(&str, &str, &str); 20] = [
     ("", HTML, include_str!("page/index.html")),
     ("style.css", CSS, include_str!("page/style.css")),
     ("app.js", SCRIPT, include_str!("page/app.js")),
@@ -43,6 +43,7 @@ const FILES: [(&str, &str, &str); 19] = [
     ("stentor-client/connection.js", SCRIPT, include_str!("../../clients/js/connection.js")),
     ("stentor-client/pace.js", SCRIPT, include_str!("../../clients/js/pace.js")),
     ("stentor-client/subscriptions.js", SCRIPT, include_str!("../../clients/js/subscriptions.js")),
+    ("stentor-client/progress.js", SCRIPT, include_str!("../../clients/js/progress.js")),
     ("stentor-client/tokens.js", SCRIPT, include_str!("../../clients/js/tokens.js")),
     ("vendor/stomp.umd.min.js", SCRIPT, include_str!("page/vendor/stomp.umd.min.js")),
     ("favicon.svg", SVG, include_str!("page/favicon.svg")),
