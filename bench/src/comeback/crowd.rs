@@ -2,7 +2,8 @@
 //!
 //! They do as [clients/js] does: a lost connection is tried again after a random part of a second,
 //! then of twice as much with each failure, up to 30 seconds; not before the time that an ERROR or a
-//! `Retry-After` names, and over a window as wide. An attempt may take 20 seconds.
+//! `Retry-After` names, and over a window as wide. An attempt may take 20 seconds until CONNECTED; the
+//! receipts of the subscriptions are waited for as long as the connection lasts.
 
 use std::{
     cell::RefCell,
@@ -16,7 +17,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpSocket, TcpStream},
     sync::{Notify, Semaphore},
     task::LocalSet,
@@ -67,7 +68,8 @@ pub(super) struct Part {
 pub(super) enum Said {
     /// All are connected.
     Connected,
-    /// All lost their connection, and are back, with the receipts of their subscriptions.
+    /// All lost their connection, and are back, with the receipts of their subscriptions; or the
+    /// time was up.
     Level(Level),
 }
 
@@ -76,6 +78,8 @@ pub(super) enum Said {
 pub(super) struct Level {
     /// When the last one was, by the machine's clock.
     pub(super) at: u64,
+    /// Those who are not back.
+    pub(super) missing: u32,
     /// From each one's loss until it was back.
     pub(super) took: Counts,
     pub(super) tries: u64,
@@ -100,7 +104,8 @@ struct Crowd {
     begins: Semaphore,
 }
 
-/// Carries out the part that is the first line of standard input, until that ends.
+/// Carries out the part that is the first line of standard input, until that ends. A second line says
+/// that the time is up.
 ///
 /// # Errors
 /// There is no such line.
@@ -124,12 +129,15 @@ pub(crate) async fn run() -> Result<()> {
         let count = crowd.part.count;
         crowd.until(|book| book.level == count).await;
         say(&Said::Connected)?;
-        crowd
-            .until(|book| book.lost >= count && book.level == count)
-            .await;
+        let mut lines = BufReader::new(tokio::io::stdin()).lines();
+        tokio::select! {
+            () = crowd.until(|book| book.lost >= count && book.level == count) => {}
+            _ = lines.next_line() => {}
+        }
         let book = crowd.book.borrow();
         say(&Said::Level(Level {
             at: book.at,
+            missing: count.saturating_sub(book.level),
             took: book
                 .took
                 .as_ref()
@@ -184,7 +192,11 @@ impl Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self::new(error.kind().to_string())
+        // By its number where it has one: there are many kinds that have no name.
+        match error.raw_os_error() {
+            Some(_) => Self::new(error.to_string()),
+            None => Self::new(error.kind().to_string()),
+        }
     }
 }
 
@@ -196,18 +208,19 @@ async fn live(crowd: Rc<Crowd>, number: u32) {
         let Ok(permit) = crowd.begins.acquire().await else {
             return;
         };
-        let come = timeout(ATTEMPT, come(part, number, 0, home)).await;
+        let come = come(part, number, 0, home).await;
         drop(permit);
         match come {
-            Ok(Ok(stream)) => break stream,
-            Ok(Err(failure)) => eprintln!("at first: {}", failure.why),
-            Err(_) => eprintln!("at first: no answer within {ATTEMPT:?}"),
+            Ok(stream) => break stream,
+            Err(failure) => eprintln!("at first: {}", failure.why),
         }
         sleep(Duration::from_secs(1)).await;
     };
     crowd.change(|book| book.level += 1);
     for life in 1_u32.. {
         stay(&mut stream).await;
+        // Its file and port are free for the one to come.
+        drop(stream);
         let lost = clock::now();
         crowd.change(|book| {
             book.level -= 1;
@@ -232,11 +245,7 @@ async fn come_back(crowd: &Crowd, number: u32) -> TcpStream {
         let pause = advised + rand::random::<f64>() * window.max(advised);
         sleep(Duration::from_secs_f64(pause)).await;
         let other = rand::random_range(0..part.others.len());
-        let coming = come(part, number, failures + 1, part.others[other]);
-        let done = match timeout(ATTEMPT, coming).await {
-            Ok(done) => done,
-            Err(_) => Err(Failure::new("no answer in time")),
-        };
+        let done = come(part, number, failures + 1, part.others[other]).await;
         crowd.change(|book| book.tries += 1);
         match done {
             Ok(stream) => return stream,
@@ -256,6 +265,33 @@ async fn come(
     life: u32,
     server: SocketAddr,
 ) -> Result<TcpStream, Failure> {
+    let logging_in = timeout(ATTEMPT, log_in(part, number, life, server));
+    let (mut stream, mut bytes) = match logging_in.await {
+        Ok(done) => done?,
+        Err(_) => return Err(Failure::new("no answer in time")),
+    };
+    let user = part.first + number;
+    let mut out = Vec::with_capacity(1024);
+    let keys = [user_key(user), format!("room_{}", user / ROOM)];
+    for (id, key) in keys.iter().enumerate() {
+        let mut frame = Vec::new();
+        stomp::subscribe(id as u32, &destination(key), &mut frame);
+        websocket::write_text(&frame, &mut out);
+    }
+    stream.write_all(&out).await?;
+    for _ in &keys {
+        frame(&mut stream, &mut bytes, b"RECEIPT").await?;
+    }
+    Ok(stream)
+}
+
+/// Connects, and logs in: the connection, and what came after CONNECTED.
+async fn log_in(
+    part: &Part,
+    number: u32,
+    life: u32,
+    server: SocketAddr,
+) -> Result<(TcpStream, Vec<u8>), Failure> {
     let socket = TcpSocket::new_v4()?;
     // Ports of the connection before may be taken still.
     let third = (number / PER_ADDRESS) * 8 + life % 8 + 1;
@@ -295,19 +331,7 @@ async fn come(
     websocket::write_text(&stomp::frame("CONNECT", &headers, b""), &mut out);
     stream.write_all(&out).await?;
     frame(&mut stream, &mut bytes, b"CONNECTED").await?;
-
-    out.clear();
-    let keys = [user_key(user), format!("room_{}", user / ROOM)];
-    for (id, key) in keys.iter().enumerate() {
-        let mut frame = Vec::new();
-        stomp::subscribe(id as u32, &destination(key), &mut frame);
-        websocket::write_text(&frame, &mut out);
-    }
-    stream.write_all(&out).await?;
-    for _ in &keys {
-        frame(&mut stream, &mut bytes, b"RECEIPT").await?;
-    }
-    Ok(stream)
+    Ok((stream, bytes))
 }
 
 async fn more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<(), Failure> {

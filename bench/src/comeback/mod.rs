@@ -49,7 +49,7 @@ use crate::{
 /// Users of a process, of a node or of a crowd: it may have 20,000 files.
 const PER_PROCESS: u32 = 13_000;
 
-/// All are back by then, or the tool gives up.
+/// Those who come back are connected by then, or the tool gives up.
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
 
 /// The messages before the node's end, for comparison.
@@ -78,6 +78,9 @@ pub(crate) struct Options {
     /// Messages a second to those who stay
     #[arg(long, value_name = "N", default_value_t = 500.0)]
     rate: f64,
+    /// How long to wait for all to be back; the row then counts those who are missing
+    #[arg(long, value_name = "S", default_value_t = 600)]
+    deadline: u64,
     /// How users log in; several are measured one after the other
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["jwt", "hook", "hook-batch"])]
     auth: Vec<Auth>,
@@ -96,6 +99,8 @@ struct Outcome {
     auth: String,
     users: u32,
     service: Service,
+    /// Those who were not back when the time was up.
+    missing: u32,
     /// From the node's end until the last one was back.
     seconds: f64,
     /// From each one's loss until it was back.
@@ -148,7 +153,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             takes(options.service)
         );
         fs::write(options.out.join(name), serde_json::to_vec_pretty(&outcome)?)?;
-        all_right &= !outcome.lost && outcome.troubles.is_empty();
+        all_right &= !outcome.lost && outcome.troubles.is_empty() && outcome.missing == 0;
     }
     Ok(all_right)
 }
@@ -174,12 +179,15 @@ fn row(outcome: &Outcome) -> String {
         "" => "none".to_owned(),
         failed => failed.to_owned(),
     };
+    let back = match outcome.missing {
+        0 => format!("{:.1} s", outcome.seconds),
+        missing => format!("{missing} are not"),
+    };
     format!(
-        "| {} | {} | {:.1} s | {:.1} s, {:.1} s | {} ({failed}) | {} ({questions}) | \
+        "| {} | {} | {back} | {:.1} s, {:.1} s | {} ({failed}) | {} ({questions}) | \
          {:.1} ms, {:.1} ms ({:.0} ms) | {:.1}, {:.1}, {:.1} |",
         outcome.auth,
         takes(outcome.service),
-        outcome.seconds,
         outcome.took_p50,
         outcome.took_p99,
         outcome.tries,
@@ -274,7 +282,7 @@ async fn measure(options: &Options, auth: Auth) -> Result<Outcome> {
         .collect();
     watched.push((Role::Hook, hook.id()));
     watched.extend(broker.pids().into_iter().map(|pid| (Role::Rabbitmq, pid)));
-    let storm = load(options, DEADLINE);
+    let storm = load(options, Duration::from_secs(options.deadline) + DEADLINE);
     staying
         .order(&Order::Load(storm, Publish::Amqp(amqp)))
         .await?;
@@ -284,12 +292,22 @@ async fn measure(options: &Options, auth: Auth) -> Result<Outcome> {
         for gateway in &ends {
             gateway.process().signal("KILL");
         }
+        let level = |said| match said {
+            Said::Level(level) => Some(level),
+            Said::Connected => None,
+        };
+        let all_level = async {
+            for crowd in &crowds {
+                said(crowd, level).await?;
+            }
+            anyhow::Ok(())
+        };
+        match tokio::time::timeout(Duration::from_secs(options.deadline), all_level).await {
+            Ok(done) => done?,
+            Err(_) => crowds.iter_mut().for_each(|crowd| crowd.write_line("")),
+        }
         let mut levels = Vec::new();
         for crowd in &crowds {
-            let level = |said| match said {
-                Said::Level(level) => Some(level),
-                Said::Connected => None,
-            };
             levels.push(said(crowd, level).await?);
         }
         let after = (asked(at_hook).await?, cpu(&watched)?);
@@ -341,6 +359,7 @@ fn outcome(
         auth: auth.name(),
         users: options.users,
         service: options.service,
+        missing: levels.iter().map(|level| level.missing).sum(),
         seconds: last.saturating_sub(killed) as f64 / clock::SECOND as f64,
         took_p50: seconds(took.microseconds(50.0)),
         took_p99: seconds(took.microseconds(99.0)),
