@@ -94,8 +94,17 @@ impl<'a> Beside<'a> {
         key: &str,
         deadline: Instant,
     ) -> Result<(), BrokerError> {
+        answer(deadline, self.bridging(channel, key)?).await
+    }
+
+    /// As [`Beside::bridge`], by whoever waits for it.
+    pub(super) fn bridging(
+        &self,
+        channel: &Channel,
+        key: &str,
+    ) -> Result<impl Future<Output = lapin::Result<()>> + use<>, BrokerError> {
         let exchange = short("the exchange's name", self.exchange)?;
-        bind(channel, &self.all, &exchange, key, deadline).await
+        binding(channel, &self.all, &exchange, key)
     }
 
     /// Succeeds if what is published to the exchange comes to queues that are bound to
@@ -242,14 +251,23 @@ async fn bind(
     key: &str,
     deadline: Instant,
 ) -> Result<(), BrokerError> {
+    answer(deadline, binding(channel, destination, source, key)?).await
+}
+
+fn binding(
+    channel: &Channel,
+    destination: &ShortString,
+    source: &ShortString,
+    key: &str,
+) -> Result<impl Future<Output = lapin::Result<()>> + use<>, BrokerError> {
     let key = short("the key", key)?;
-    let (destination, source) = (destination.clone(), source.clone());
+    let (channel, destination, source) = (channel.clone(), destination.clone(), source.clone());
     let (options, none) = (ExchangeBindOptions::default(), FieldTable::default());
-    answer(
-        deadline,
-        channel.exchange_bind(destination, source, key, options, none),
-    )
-    .await
+    Ok(async move {
+        channel
+            .exchange_bind(destination, source, key, options, none)
+            .await
+    })
 }
 
 #[cfg(test)]

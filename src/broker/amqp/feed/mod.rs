@@ -49,7 +49,7 @@ use self::{
     way::WholeWay,
 };
 use super::{
-    channels::{self, Channels},
+    channels::{self, Channels, Lane},
     convert::short,
     declarer::Declarer,
     link::{AmqpLink, LinkConfig, Live, answer},
@@ -293,22 +293,25 @@ impl FeedManager {
             // A bridge may be another node's, too, and leads nowhere else.
             return Ok(());
         }
-        let deadline = after(self.shared.operation_timeout);
+        let patience = self.shared.operation_timeout;
+        let mut deadline = after(patience);
         let (exchange, key) = (
             short("the exchange's name", &feed.id.exchange)?,
             short("the pattern", pattern)?,
         );
         loop {
             let live = self.shared.link.wait_until(deadline).await?;
-            let channel = self.shared.unbinders.next(&live, deadline).await?;
-            let (queue, none) = (feed.queue.name(), FieldTable::default());
+            let lane = self.shared.unbinders.next(&live, deadline).await?;
+            let (channel, queue) = (&lane.channel, feed.queue.name());
+            let none = FieldTable::default();
             let unbinding = channel.queue_unbind(queue, exchange.clone(), key.clone(), none);
-            let Err(error) = answer(deadline, unbinding).await else {
+            let Err(error) = lane.answer(deadline, patience, unbinding).await else {
                 return Ok(());
             };
+            deadline = deadline.max(lane.deadline(patience));
             // The pattern may be bound next, on another channel. So this one is brought to its
             // end first: what was asked on it is then done, or never will be.
-            let settled = channels::settle(&channel, after(self.shared.operation_timeout));
+            let settled = channels::settle(channel, after(self.shared.operation_timeout));
             if !settled.await {
                 telemetry::unbinding_late(&feed.id);
             }
@@ -443,17 +446,21 @@ impl Feed {
     }
 }
 
-/// Binds, again if need be, until `deadline`.
+/// Binds, again if need be, until `deadline`, or longer while the broker carries out others before it.
 async fn bind_until(
     shared: &Shared,
     exchange: &str,
     queue: &FeedQueue,
     pattern: &str,
-    deadline: Instant,
+    mut deadline: Instant,
 ) -> Result<(), BrokerError> {
+    let patience = shared.operation_timeout;
     loop {
         let live = shared.link.wait_until(deadline).await?;
-        match bind(shared, exchange, &queue.name(), &live, pattern, deadline).await {
+        let lane = shared.binders.next(&live, deadline).await?;
+        let outcome = bind(&lane, exchange, queue.name(), pattern, deadline, patience).await;
+        deadline = deadline.max(lane.deadline(patience));
+        match outcome {
             // Either the channel broke with somebody else's binding, or the queue is being
             // made anew, or the connection was lost: in each case it is worth another try.
             Err(BrokerError::NotFound(text)) if !is_about(&text, exchange) => {}
@@ -476,22 +483,18 @@ fn is_about(text: &str, exchange: &str) -> bool {
 }
 
 async fn bind(
-    shared: &Shared,
+    lane: &Lane,
     exchange: &str,
-    queue: &ShortString,
-    live: &Live,
+    queue: ShortString,
     pattern: &str,
     deadline: Instant,
+    patience: Duration,
 ) -> Result<(), BrokerError> {
-    let channel = shared.binders.next(live, deadline).await?;
     let exchange = short("the exchange's name", exchange)?;
     let key = short("the pattern", pattern)?;
     let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-    answer(
-        deadline,
-        channel.queue_bind(queue.clone(), exchange, key, options, none),
-    )
-    .await
+    let binding = lane.channel.queue_bind(queue, exchange, key, options, none);
+    lane.answer(deadline, patience, binding).await
 }
 
 /// Where the messages go that the broker drops from a feed's queue because it is full.

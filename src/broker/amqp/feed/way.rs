@@ -70,8 +70,10 @@ impl Feed {
             self.open_way(&beside, deadline).await?;
         }
         let live = shared.link.wait_until(deadline).await?;
-        let channel = shared.binders.next(&live, deadline).await?;
-        beside.bridge(&channel, key, deadline).await
+        let lane = shared.binders.next(&live, deadline).await?;
+        let bridging = beside.bridging(&lane.channel, key)?;
+        lane.answer(deadline, shared.operation_timeout, bridging)
+            .await
     }
 
     /// Binds the feed's queue beside the exchange, and tries whether messages come there. Of many
