@@ -54,7 +54,12 @@ impl<L: Link> Connection<L> {
     fn last_words(&self) -> Duration {
         let end = self.ended.as_ref().map(|ended| &ended.end);
         match end {
-            Some(End::Problem(problem)) if matches!(**problem, Problem::TooManyConnections) => {
+            Some(End::Problem(problem))
+                if matches!(
+                    **problem,
+                    Problem::TooManyConnections | Problem::TooManyLogins
+                ) =>
+            {
                 Duration::ZERO
             }
             _ => LAST_WORDS,

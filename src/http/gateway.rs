@@ -69,7 +69,7 @@ impl Application for Gateway {
         let entered = self.services.enter_from(client.address);
         let guard = entered.map_err(|problem| self.no_room(&problem, client))?;
         let place = client.take_place(self.services.registry.places());
-        let place = place.ok_or_else(|| self.no_room(&Problem::TooManyConnections, client))?;
+        let place = place.ok_or_else(|| self.no_room(&Problem::TooManyLogins, client))?;
         guard.hold(place);
         let peer = Peer {
             address: client.address,
@@ -108,11 +108,13 @@ impl Gateway {
     }
 
     fn no_room(&self, problem: &Problem, client: &Client) -> Refusal {
-        let status = if *problem == Problem::TooManyConnections {
-            self.services.registry.log_turned_away(client.what);
-            StatusCode::SERVICE_UNAVAILABLE
-        } else {
-            StatusCode::TOO_MANY_REQUESTS
+        let status = match problem {
+            Problem::TooManyConnections => {
+                self.services.registry.log_turned_away(client.what);
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Problem::TooManyLogins => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::TOO_MANY_REQUESTS,
         };
         let refusal = Refusal::new(status, problem.detail().trim_end());
         match problem.reconnect() {

@@ -61,7 +61,7 @@ impl Notice {
     fn give(self) {
         match self {
             Self::Stream(token) => token.cancel(),
-            Self::Session(mailbox) => mailbox.fail(Problem::TooManyConnections),
+            Self::Session(mailbox) => mailbox.fail(Problem::TooManyLogins),
         }
     }
 }

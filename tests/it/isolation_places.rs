@@ -289,7 +289,8 @@ async fn a_session_that_gives_way_is_told() {
     let _held = hold(EVE, node.http(), "GET", 3).await;
     for client in [&mut ws, &mut tcp] {
         let error = client.expect_error("too many connections").await;
-        assert_eq!(error.header("reconnect"), Some("30s"));
+        assert_eq!(error.header("error-code"), Some("too-many-logins"));
+        assert_eq!(error.header("reconnect"), Some("1s"));
         client.expect_closed().await;
     }
     eventually(DEADLINE, "they are gone", async || {

@@ -122,6 +122,17 @@ problems! {
             samples: [TooManyConnections],
         }
 
+        /// More clients log in than the server takes at a time; others are on their way in or out.
+        TooManyLogins => {
+            message: "too many connections", code: "too-many-logins", close: TryAgainLater,
+            reconnect: After(1),
+            page: "More clients are logging in than this server takes at a time \
+                   (`listen.max_unauthenticated`). There may be room in a moment",
+            body: "More clients are logging in than this server takes at a time. Reconnect in a \
+                   moment\n",
+            samples: [TooManyLogins],
+        }
+
         /// One address has as many connections as one may have.
         TooManyFromAddress {
             /// How many one may have.
