@@ -171,13 +171,16 @@ async fn a_user_sends_no_more_than_there_is_room_for() {
         .publish("/exchange/feed/user_carol", vec![b'c'; SIZE])
         .await;
     go.send_replace(true);
-    // And all of it is published, in the end.
+    // And all of it is published, in the end. At any time it is what one user may have, and carol's.
     while let Some(client) = clients.join_next().await {
         client.unwrap();
+        let claimed = metric(&house.gateway, "stentor_publishing_bytes").await;
+        assert!(claimed <= 40 * MIB + 2 * SIZE, "{claimed} bytes");
     }
     let most = memory(&house.gateway, "VmHWM").saturating_sub(before) / MIB;
-    // Bodies, and their copies on the way to RabbitMQ; without the bound it is 480 and more.
-    assert!(most <= 240, "{most} MiB more");
+    // Bodies, and their copies on the way to RabbitMQ: some 150, and as many again where RabbitMQ is
+    // slow to take them because others have the processor. Without the bound it is 480 and more.
+    assert!(most <= 360, "{most} MiB more");
     let what = "nothing is under way";
     eventually(DEADLINE, what, async || {
         metric(&house.gateway, "stentor_publishing_bytes").await == 0
