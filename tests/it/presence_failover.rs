@@ -332,6 +332,77 @@ async fn a_cluster_loses_a_master() {
     .await;
 }
 
+/// Each word to and from its servers takes 20 milliseconds. They name each other by the
+/// addresses that clients have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_cluster_loses_a_master() {
+    let redis = RedisCluster::own().await;
+    let mut proxies = Vec::new();
+    for server in redis.servers() {
+        let proxy = Proxy::start(&server.address()).await;
+        proxy.fragment(64 * 1024, Duration::from_millis(20));
+        let address = proxy.address();
+        let (_, port) = address.rsplit_once(':').unwrap();
+        let set = ["CONFIG", "SET", "cluster-announce-port", port];
+        assert_eq!(server.command(&set).await.trim_end(), "+OK");
+        proxies.push(proxy);
+    }
+    let addresses: Vec<_> = proxies.iter().map(Proxy::address).collect();
+    for server in redis.servers() {
+        eventually(DEADLINE, "a node names the new addresses", async || {
+            let known = server.command(&["CLUSTER", "NODES"]).await;
+            addresses.iter().all(|address| known.contains(address))
+        })
+        .await;
+    }
+    let config = RedisConfig {
+        cluster: true,
+        nodes: addresses.into_iter().map(Into::into).collect(),
+        ..RedisConfig::default()
+    };
+    let nodes = nodes(|node| redis_presence_by(&redis.url(), &config, LEASE, node));
+    let masters = redis.masters().await;
+    survives("slow Cluster, master killed", &nodes, async || {
+        masters[1].kill();
+        eventually(DEADLINE, "a replica takes over", async || {
+            redis.masters().await.len() == 3
+        })
+        .await;
+    })
+    .await;
+}
+
+/// Servers speak TLS alone with each other and with the gateway, and all show certificates.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_loses_a_master_over_tls() {
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [server, client] = folders.each_ref().map(TempDir::path);
+    let authority = Authority::new();
+    authority.serve_from(server, "redis");
+    authority.serve_from(client, "stentor");
+    let redis = RedisCluster::own_with_tls(server).await;
+    let addresses = redis.tls_addresses();
+    let url = format!("rediss://{}/", addresses[0]);
+    let config = RedisConfig {
+        cluster: true,
+        nodes: addresses.into_iter().map(Into::into).collect(),
+        ca: client.join("ca.pem"),
+        certificate: client.join("chain.pem"),
+        key: client.join("key.pem"),
+        ..RedisConfig::default()
+    };
+    let nodes = nodes(|node| redis_presence_by(&url, &config, LEASE, node));
+    let masters = redis.masters().await;
+    survives("Cluster over TLS, master killed", &nodes, async || {
+        masters[1].kill();
+        eventually(DEADLINE, "a replica takes over", async || {
+            redis.masters().await.len() == 3
+        })
+        .await;
+    })
+    .await;
+}
+
 /// The cluster's client hides the change of a server, so the keeper looks for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_cluster_s_replica_had_not_heard_is_told_again() {

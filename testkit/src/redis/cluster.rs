@@ -1,6 +1,7 @@
 //! A Redis Cluster: three masters, and a replica of each.
 
 use std::{
+    path::Path,
     process::{Command, Stdio},
     sync::Arc,
 };
@@ -15,6 +16,19 @@ use crate::{DEADLINE, Process, eventually};
 pub struct RedisCluster {
     servers: Vec<Redis>,
 }
+
+const OPTIONS: [&str; 10] = [
+    "--save",
+    "",
+    "--cluster-enabled",
+    "yes",
+    "--cluster-port",
+    BUS_PORT,
+    "--cluster-node-timeout",
+    "1000",
+    "--cluster-replica-validity-factor",
+    "0",
+];
 
 impl RedisCluster {
     /// The one that all tests of this process share.
@@ -34,23 +48,39 @@ impl RedisCluster {
     pub async fn own() -> Self {
         let mut servers = Vec::new();
         for _ in 0..6 {
-            let server = Redis::with(&[
-                "--save",
-                "",
-                "--cluster-enabled",
-                "yes",
-                "--cluster-port",
-                BUS_PORT,
-                "--cluster-node-timeout",
-                "1000",
-                "--cluster-replica-validity-factor",
-                "0",
-            ]);
-            servers.push(server.await);
+            servers.push(Redis::with(&OPTIONS).await);
         }
         let cluster = Self { servers };
-        let mut arguments = vec!["--cluster".to_owned(), "create".to_owned()];
-        arguments.extend(cluster.addresses());
+        let addresses = cluster.addresses();
+        cluster.made_of(Vec::new(), addresses).await
+    }
+
+    /// One of the test's own, whose servers speak TLS among each other and with clients, by the
+    /// `chain.pem` and `key.pem` of a folder, and demand certificates that the `ca.pem` there
+    /// vouches for. See [`Self::tls_addresses`].
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub async fn own_with_tls(folder: &Path) -> Self {
+        let tls = ["--tls-cluster", "yes", "--tls-replication", "yes"];
+        let mut servers = Vec::new();
+        for _ in 0..6 {
+            servers.push(Redis::with_tls_and(folder, &[&OPTIONS[2..], &tls].concat()).await);
+        }
+        let cluster = Self { servers };
+        let file = |name: &str| folder.join(name).display().to_string();
+        let [chain, key, ca] = ["chain.pem", "key.pem", "ca.pem"].map(file);
+        let tls = ["--tls", "--cert", &chain, "--key", &key, "--cacert", &ca];
+        let addresses = cluster.tls_addresses();
+        let tls = tls.map(str::to_owned).to_vec();
+        cluster.made_of(tls, addresses).await
+    }
+
+    /// The servers become a cluster: by these options of redis-cli, at these addresses.
+    async fn made_of(self, mut arguments: Vec<String>, addresses: Vec<String>) -> Self {
+        let cluster = self;
+        arguments.extend(["--cluster", "create"].map(str::to_owned));
+        arguments.extend(addresses);
         let more = ["--cluster-replicas", "1", "--cluster-yes"];
         arguments.extend(more.map(str::to_owned));
         cli(&arguments).await;
@@ -80,6 +110,12 @@ impl RedisCluster {
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
         self.servers.iter().map(Redis::address).collect()
+    }
+
+    /// The same, for TLS.
+    #[must_use]
+    pub fn tls_addresses(&self) -> Vec<String> {
+        self.servers.iter().map(Redis::tls_address).collect()
     }
 
     /// All servers.
