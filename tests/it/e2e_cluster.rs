@@ -414,13 +414,9 @@ async fn the_node_of_a_feed_s_queue_is_cut_off_from_the_others() {
     a_feed_loses_its_queue("queue's node cut off", false, isolate, rejoin).await;
 }
 
-/// As by a network that drops packets: no connection is closed, and the nodes have to notice. Not on
-/// RabbitMQ 4: docs/limits.md has the reason.
+/// As by a network that drops packets: no connection is closed, and the nodes have to notice.
 #[tokio::test]
 async fn the_node_of_a_feed_s_queue_is_cut_off_without_a_word() {
-    if version() != "rabbitmq-3.10" {
-        return;
-    }
     let cut_off = async |cluster: &Cluster, node: &RabbitMq| cluster.cut_off(node);
     let reconnect = async |cluster: &Cluster, _: &RabbitMq| {
         cluster.reconnect();
