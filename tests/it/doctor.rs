@@ -797,7 +797,10 @@ async fn an_exchange_read_whole_without_its_alternate_one_and_with_others_bindin
     report.found("broker.whole", "right", "leads to its alternate exchange");
     report.found("management.bindings", "right", "nobody else");
 
-    let options = QueueDeclareOptions::default();
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
     let none = FieldTable::default;
     let declaring = channel.queue_declare("audit".into(), options, none());
     declaring.await.unwrap();
