@@ -133,15 +133,16 @@ impl Pass {
         }
     }
 
-    /// The mailboxes of those that are stalled, if nobody else is left.
-    pub(super) fn all_stalled(&self) -> Option<Vec<Arc<Mailbox>>> {
+    /// The mailboxes of those that are stalled, and whether nobody else is left.
+    pub(super) fn stalled(&self) -> (Vec<Arc<Mailbox>>, bool) {
         let left = self.joiners.iter().flatten().count();
         let stalled = self.stalled.iter();
         let mailboxes: Vec<_> = stalled
             .filter_map(|index| self.joiners.get(*index)?.as_ref())
             .map(|joiner| Arc::clone(&joiner.subscriber.mailbox))
             .collect();
-        (!mailboxes.is_empty() && mailboxes.len() == left).then_some(mailboxes)
+        let are_all = mailboxes.len() == left;
+        (mailboxes, are_all)
     }
 
     /// Those that were stalled try again.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::select_all;
 use stomp_session::Problem;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Journal, Line,
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, JournalAsk, JournalPart, JournalStart},
+    deadline::{after, later},
     hub::feed::Feed,
     telemetry,
 };
@@ -25,8 +26,10 @@ const CHUNK: usize = 256;
 const LAST: usize = 64;
 /// Messages of one part of the journal.
 const PART: usize = 2_000;
-/// How long a reading waits for the slowest of its clients if it has no others.
+/// How long a reading waits, at each part, for clients that have to read first: if it has no others,
+/// and if it has.
 const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_BESIDE_OTHERS: Duration = Duration::from_millis(100);
 
 impl Feed {
     /// Reads on for a subscriber, from its position.
@@ -189,19 +192,25 @@ impl Feed {
     }
 }
 
-/// Each takes what it needs of a part. If all wait for their clients to read, so does the reading,
-/// for a while; if not, those who do leave it.
+/// Each takes what it needs of a part. The reading waits a while for clients that have to read first;
+/// then they leave it.
 async fn give_part(pass: &mut Pass, part: &JournalPart) {
+    let begun = Instant::now();
     loop {
         for stored in &part.messages {
             pass.give(stored);
         }
         pass.advance(part.next);
-        let Some(mailboxes) = pass.all_stalled() else {
+        let (mailboxes, are_all) = pass.stalled();
+        if mailboxes.is_empty() {
             break;
+        }
+        let until = match are_all {
+            true => after(PATIENCE),
+            false => later(begun, PATIENCE_BESIDE_OTHERS),
         };
         let rooms = mailboxes.iter().map(|mailbox| Box::pin(mailbox.room()));
-        if timeout(PATIENCE, select_all(rooms)).await.is_err() {
+        if timeout_at(until, select_all(rooms)).await.is_err() {
             break;
         }
         pass.unstall();
