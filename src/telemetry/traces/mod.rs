@@ -143,7 +143,7 @@ impl TraceSpan {
 impl Drop for TraceSpan {
     fn drop(&mut self) {
         if let Some(tracer) = TRACER.get()
-            && tracer.queue.try_send(self.0.to_data()).is_err()
+            && tracer.queue.try_send(self.0.data()).is_err()
         {
             metrics::spans_lost(1);
         }
@@ -151,7 +151,7 @@ impl Drop for TraceSpan {
 }
 
 impl Open {
-    fn to_data(&mut self) -> SpanData {
+    fn data(&mut self) -> SpanData {
         let id = |context: &TraceContext| SpanId::from_bytes(context.span);
         let trace = TraceId::from_bytes(self.context.trace);
         let flags = TraceFlags::SAMPLED;
@@ -198,7 +198,7 @@ mod tests {
         let parent = TraceContext::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
         let mut span = TraceSpan::new(Traced::Publish, parent, 1, 2);
         span.note("a", "b");
-        let data = span.0.to_data();
+        let data = span.0.data();
         assert_eq!(
             data.span_context.trace_id().to_string(),
             "0af7651916cd43dd8448eb211c80319c"
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(data.name, "publish");
         assert_eq!(data.status, Status::error("abandoned"));
         assert_eq!(data.attributes, [KeyValue::new("a", "b")]);
-        let first = TraceSpan::new(Traced::Deliver, None, 1, 2).0.to_data();
+        let first = TraceSpan::new(Traced::Deliver, None, 1, 2).0.data();
         assert_eq!(first.parent_span_id, SpanId::INVALID);
     }
 }

@@ -42,7 +42,7 @@ async fn subscribe(
     loop {
         // Some of them may come after it.
         if let Some(answer) = &answer {
-            if missed(&answer).is_none_or(|missed| missed == messages.len()) {
+            if missed(answer).is_none_or(|missed| missed == messages.len()) {
                 return (answer.clone(), messages);
             }
             messages.push(told(&client.expect_frame().await));
