@@ -201,9 +201,7 @@ async fn an_error_names_the_flag_that_avoids_it() {
     );
     let foreign = run(&["--listen", "192.0.2.1"]);
     assert!(
-        foreign
-            .err
-            .contains("no address of this machine: see --listen"),
+        foreign.err.contains("no address of this machine") && foreign.err.contains("--listen"),
         "{foreign:?}"
     );
     for arguments in [

@@ -25,7 +25,8 @@ use tokio::{
 use crate::house::{House, KEY};
 
 /// Metrics with labels begin when something happens that most gateways never see.
-const RARE: [&str; 8] = [
+const RARE: [&str; 9] = [
+    "stentor_resumes_total",
     "stentor_hook_faults_total",
     "stentor_jwks_fetches_total",
     "stentor_limits_exceeded_total",
