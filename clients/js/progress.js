@@ -58,8 +58,9 @@ export class Progress {
   }
 
   /** What a RECEIPT says: `{ missed }`, or `{ gap }` with the reason; undefined where nothing could be missed. */
-  answer({ resume, missed, reason }) {
+  answer({ resume, missed, reason, cursor }) {
     const asked = this.#asked;
+    this.#cursor ??= cursor; // of the last message before it began
     const isGap = resume === 'gap';
     if (isGap && this.#cursor === asked.cursor) this.#cursor = undefined;
     if (missed !== 'more' || this.#at === undefined) this.#at = asked.at;

@@ -1,10 +1,11 @@
 //! Journals, and clients that catch up.
 
-use std::fmt::Display;
+use std::{fmt::Display, time::Instant};
 
+use parking_lot::Mutex;
 use tracing::warn;
 
-use crate::telemetry::metrics::COUNTS;
+use crate::telemetry::{Seldom, metrics::COUNTS};
 
 /// Messages that are not in memory any more are read from a journal.
 pub fn journal_read() {
@@ -22,10 +23,18 @@ pub fn resumed(gap: Option<&'static str>) {
     COUNTS.resumes.get_or_create(&[("gap", outcome)]).inc();
 }
 
+/// It is found again every few seconds.
+static STOPPED: Mutex<Seldom> = Mutex::new(Seldom::once_in(Seldom::MINUTE));
+
 /// An exchange's messages are not kept now.
 pub fn journal_stopped(vhost: &str, exchange: &str, cause: &dyn Display) {
-    let cause = cause.to_string();
-    warn!(target: "stentor::hub", vhost, exchange, cause, "an exchange's messages are not kept");
+    if let Some(unsaid) = STOPPED.lock().let_through(Instant::now()) {
+        let cause = cause.to_string();
+        warn!(
+            target: "stentor::hub", vhost, exchange, cause, unsaid,
+            "an exchange's messages are not kept"
+        );
+    }
 }
 
 /// A stream is there with other properties than those of the configuration.
