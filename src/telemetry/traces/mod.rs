@@ -28,7 +28,7 @@ pub use exporting::{Exporting, start_traces};
 
 use crate::telemetry::{ReadAt, metrics};
 
-/// The header that carries a [`TraceContext`], in STOMP and in AMQP.
+/// The header that carries a trace context, in STOMP and in AMQP.
 pub const TRACEPARENT: &str = "traceparent";
 
 /// Set once, before the first client; never, if there are no traces.

@@ -41,6 +41,8 @@ pub(in crate::hub) struct Journal {
     replays: u16,
     /// For questions about single positions.
     questions: Semaphore,
+    /// For those who look for the last messages of a key.
+    searches: Semaphore,
 }
 
 /// Those who wait for a reading.
@@ -60,6 +62,8 @@ pub(in crate::hub) struct Record {
 
 /// Questions about single positions at a time.
 const QUESTIONS: usize = 16;
+/// And searches, which take longer.
+const SEARCHES: usize = 2;
 
 impl Journal {
     pub(in crate::hub) fn new(vhost: &str, exchange: &str, config: &JournalConfig) -> Self {
@@ -69,6 +73,7 @@ impl Journal {
             far: Mutex::default(),
             replays: config.replays,
             questions: Semaphore::new(QUESTIONS),
+            searches: Semaphore::new(SEARCHES),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Who reads when. From memory: one reading at a time, of all who wait. From the journal: as many as
-//! the configuration allows; who comes meanwhile shares the next one.
+//! the configuration allows; who comes meanwhile shares the next one. A reading takes its turn and
+//! ends, so that those who need little do not wait for those who want all there is.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,6 +27,11 @@ const CHUNK: usize = 256;
 const LAST: usize = 64;
 /// Messages of one part of the journal.
 const PART: usize = 2_000;
+/// Parts of one reading. Who needs more waits for another turn: a client that wants all there is
+/// keeps no others waiting.
+const PARTS: usize = 10;
+/// Who is further on than this is read for by another reading.
+const WINDOW: u64 = 50_000;
 /// How long a reading waits, at each part, for clients that have to read first: if it has no others,
 /// and if it has.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -117,8 +123,10 @@ impl Feed {
     async fn read_journal(self: &Arc<Self>, joiners: Vec<Joiner>) {
         telemetry::journal_read();
         let mut pass = Pass::new(self.kind(), joiners);
-        let mut is_begun = false;
-        while let Some(position) = pass.position() {
+        for turn in 0..PARTS {
+            let Some(position) = pass.position() else {
+                return;
+            };
             let (first, next) = self.remembered();
             if position >= first {
                 pass.dismiss_to_memory();
@@ -130,14 +138,13 @@ impl Feed {
                 until: next.saturating_sub(1),
                 most: PART,
             };
-            let part = match self.read_part(ask, position, is_begun).await {
+            let part = match self.read_part(ask, position, turn > 0).await {
                 Ok(part) => part,
                 Err(problem) => {
                     pass.fail_before(u64::MAX, &problem);
                     return;
                 }
             };
-            is_begun = true;
             if part.first > position {
                 // Offsets may have holes; a gap is only what is not there any more.
                 match self.first_available().await {
@@ -154,6 +161,7 @@ impl Feed {
             }
             give_part(&mut pass, &part).await;
         }
+        pass.dismiss_before(u64::MAX);
     }
 
     async fn read_part(
@@ -220,22 +228,30 @@ async fn give_part(pass: &mut Pass, part: &JournalPart) {
 
 impl Journal {
     fn next_near(&self) -> Option<Vec<Joiner>> {
-        self.near.lock().take()
+        self.near.lock().take(u64::MAX)
     }
 
     fn next_far(&self) -> Option<Vec<Joiner>> {
-        self.far.lock().take()
+        self.far.lock().take(WINDOW)
     }
 }
 
 impl Line {
-    /// All who wait; if nobody does, the reading is over.
-    fn take(&mut self) -> Option<Vec<Joiner>> {
-        if self.waiting.is_empty() {
+    /// Whoever waits longest, and all who are not further on than that; if nobody waits, the reading is
+    /// over. With [`u64::MAX`], all.
+    fn take(&mut self, window: u64) -> Option<Vec<Joiner>> {
+        let Some(first) = self.waiting.first().map(|joiner| joiner.position) else {
             self.running = self.running.saturating_sub(1);
             return None;
+        };
+        if window == u64::MAX {
+            return Some(std::mem::take(&mut self.waiting));
         }
-        Some(std::mem::take(&mut self.waiting))
+        let end = first.saturating_add(window);
+        let taken = self
+            .waiting
+            .extract_if(.., |joiner| (first..end).contains(&joiner.position));
+        Some(taken.collect())
     }
 }
 

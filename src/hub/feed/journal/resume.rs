@@ -28,6 +28,8 @@ const SOON: Duration = Duration::from_secs(2);
 const LAST_REACH: u64 = 100_000;
 /// Messages that are looked at in one go.
 const BLOCK: u64 = 5_000;
+/// And how long: others wait for it.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A client's wish to catch up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -388,22 +390,30 @@ impl Feed {
             }
             (ring.first(), ring.next().unwrap_or_default())
         };
-        let _turn = journal.questions.acquire().await;
         let mut end = first;
-        let least = first.saturating_sub(LAST_REACH);
-        while end > least {
-            let start = end.saturating_sub(BLOCK).max(least);
-            let mut block = self.read_block(start, end, next).await?;
-            block.retain(|stored| stored.offset < end);
-            if let Some(stored) = block.iter().rev().find(|stored| is_last(stored, &mut left)) {
-                return Ok(stored.offset);
+        let searching = async {
+            let _turn = journal.searches.acquire().await;
+            let least = first.saturating_sub(LAST_REACH);
+            while end > least {
+                let start = end.saturating_sub(BLOCK).max(least);
+                let mut block = self.read_block(start, end, next).await?;
+                block.retain(|stored| stored.offset < end);
+                if let Some(stored) = block.iter().rev().find(|stored| is_last(stored, &mut left)) {
+                    end = stored.offset;
+                    break;
+                }
+                if block.is_empty() {
+                    break;
+                }
+                end = start;
             }
-            if block.is_empty() {
-                break;
-            }
-            end = start;
+            Ok(())
+        };
+        match timeout(LAST_PATIENCE, searching).await {
+            Ok(Err(error)) => Err(ResumeError::Broker(error)),
+            // As far as it came.
+            Ok(Ok(())) | Err(_) => Ok(end),
         }
-        Ok(end)
     }
 
     /// The messages from one position up to another.

@@ -396,6 +396,33 @@ async fn who_reads_nothing_keeps_nobody_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_wants_everything_keeps_no_others_waiting() {
+    let scene = scene(10);
+    let cursors = scene.with(0..200_000).await;
+    let greedy: Vec<_> = (0..2).map(|_| client(1_000_000)).collect();
+    let first = Resume {
+        since: Since::First,
+        on_gap: OnGap::Fail,
+    };
+    let all = greedy.iter().map(|client| scene.resume(client, &first));
+    let modest = async {
+        sleep(3 * READING).await;
+        let client = client(10_000);
+        let begun = tokio::time::Instant::now();
+        let resume = after(cursors[199_000]);
+        let (_guard, resumed) = scene.resume(&client, &resume).await.unwrap();
+        (resumed, begun.elapsed())
+    };
+    let (all, (resumed, took)) = tokio::join!(futures_util::future::join_all(all), modest);
+    assert_eq!(resumed, exact(999));
+    // One turn of another, and its own.
+    assert!(took < 15 * READING, "{took:?}");
+    for outcome in all {
+        assert_eq!(outcome.unwrap().1.gap, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_missing_is_told() {
     let scene = scene(10);
     let cursors = scene.with(0..100).await;
