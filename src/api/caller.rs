@@ -1,5 +1,6 @@
 //! What a token is good for, as its holder asks.
 
+use clap::ValueEnum as _;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -13,7 +14,7 @@ use super::{
 pub struct Caller {
     /// Its name.
     pub name: String,
-    /// What it allows: `read`, `publish`, `admin`. With `admin`, all of them.
+    /// What it allows: `read`, `publish`, `history`, `admin`. With `admin`, all of them.
     pub scopes: Vec<String>,
 }
 
@@ -28,10 +29,9 @@ pub(super) async fn caller(api: &Api, request: Request) -> Answer {
     let name = request.caller.as_deref().unwrap_or_default();
     let rules = api.rules.current();
     let token = rules.0.tokens.named(name);
-    let scopes = [Scope::Read, Scope::Publish, Scope::Admin];
-    let granted = scopes
-        .into_iter()
-        .filter(|scope| token.is_some_and(|token| token.allows(*scope)));
+    let granted = Scope::value_variants()
+        .iter()
+        .filter(|scope| token.is_some_and(|token| token.allows(**scope)));
     Reply::ok(&Caller {
         name: name.to_owned(),
         scopes: granted.map(|scope| scope.as_str().to_owned()).collect(),

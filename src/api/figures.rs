@@ -6,12 +6,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// Counters whose labels say why: these are told apart, others are summed up.
-const REASONS: [&str; 9] = [
+const REASONS: [&str; 7] = [
     "stentor_connections_ended_total",
     "stentor_limits_exceeded_total",
-    "stentor_requests_refused_total",
     "stentor_refused_total",
-    "stentor_ban_refusals_total",
     "stentor_tokens_refused_total",
     "stentor_publish_failures_total",
     "stentor_mailbox_overflows_total",
@@ -152,7 +150,7 @@ stentor_connections{transport="websocket"} 3
 stentor_limits_exceeded_total{bound="bytes"} 4
 stentor_limits_exceeded_total{bound="connects"} 9
 stentor_limits_exceeded_total{bound="never"} 0
-stentor_ban_refusals_total{banned="user",at="login, or so"} 1
+stentor_tokens_refused_total{why="old, or so"} 1
 process_start_time_seconds 1.5
 stentor_hook_call_seconds_sum{call="user"} 0.25
 stentor_hook_call_seconds_sum{call="vhost"} 0.5
@@ -170,10 +168,10 @@ nonsense
         let figures = Figures::read(TEXT);
         let expected = [
             ("process_start_time_seconds", 1.5),
-            ("stentor_ban_refusals_total", 1.0),
             ("stentor_connections", 5.0),
             ("stentor_hook_call_seconds_sum", 0.75),
             ("stentor_limits_exceeded_total", 13.0),
+            ("stentor_tokens_refused_total", 1.0),
         ];
         let expected = expected.map(|(name, value)| (name.to_owned(), value));
         assert_eq!(figures.values, BTreeMap::from(expected));
@@ -190,7 +188,7 @@ nonsense
             .into_iter()
             .map(|reason| (reason.reason, reason.count))
             .collect();
-        let expected = [("connects", 9), ("bytes", 4), ("user, login, or so", 1)];
+        let expected = [("connects", 9), ("bytes", 4), ("old, or so", 1)];
         assert_eq!(told, expected.map(|(name, count)| (name.to_owned(), count)));
     }
 }

@@ -36,7 +36,8 @@ pub(super) struct HistoryQuery {
     /// Those after the one with this cursor: `next` of the page before, or the header `cursor` of a
     /// MESSAGE. Without it, from the first one that is there.
     after: Option<String>,
-    /// So many at most; there may be fewer although more follow. 100 if it is not given.
+    /// So many at most, and about 4 MiB; there may be fewer although more follow. 100 if it is not
+    /// given.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
 }
@@ -100,6 +101,7 @@ pub struct JournalMessage {
 pub(super) async fn history(api: &Api, request: Request) -> Answer {
     let query: HistoryQuery = request.query()?;
     let exchange = request.name();
+    request.acts_on(format!("{exchange} {}", query.key));
     for (field, text) in [("exchange", exchange), ("key", &query.key)] {
         if text.len() > MAX_NAME {
             return Err(Refusal::field(field, "is longer than 255 bytes"));

@@ -17,7 +17,7 @@ use serde_json::Value;
 use stomp_session::SubscriptionId;
 use tokio::{
     select,
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     time::{Instant, sleep, timeout, timeout_at},
 };
 
@@ -460,11 +460,24 @@ async fn handle(link: &ControlLink, shared: &Arc<ControlShared>, message: &Messa
     }
 }
 
+/// Looks that are answered at a time: the answers go to all nodes, beside commands.
+const LOOKS: usize = 4;
+
+static LOOKING: Semaphore = Semaphore::const_new(LOOKS);
+
 async fn tell_view(link: &ControlLink, shared: &ControlShared, to: Box<str>, look: Look) {
+    let Ok(_turn) = LOOKING.try_acquire() else {
+        return;
+    };
+    let is_for_one = look.has_one_node();
+    let view = shared.view(look).await;
+    if view.is_none() && is_for_one {
+        return;
+    }
     let note = Note::Seen {
         to,
         node: link.0.node.clone(),
-        view: shared.view(look).await,
+        view,
     };
     if let Err(error) = link.send(&note).await {
         telemetry::control_untold("seen", &error);

@@ -8,7 +8,7 @@ const FAULTS = [
   ['stentor_mailbox_overflows_total', 'mailboxes of slow clients are full'],
   ['stentor_hook_faults_total', 'calls of the hook go wrong'],
   ['stentor_publish_failures_total', 'messages are not published'],
-  ['stentor_connections_turned_away_total', 'connections are turned away, for there are too many'],
+  ['stentor_limits_exceeded_total', 'clients meet limits: they are refused, or not read for a while'],
   ['stentor_queues_suspected_total', 'queues cost links to the broker'],
 ];
 

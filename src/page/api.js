@@ -32,7 +32,7 @@ export class Api {
     return this.scopes.length > 0;
   }
 
-  /** Whether the token allows it: `read`, `publish` or `admin`. */
+  /** Whether the token allows it: `read`, `publish`, `history` or `admin`. */
   may(scope) {
     return this.scopes.includes(scope);
   }

@@ -79,6 +79,10 @@ function look() {
 }
 
 function enter() {
+  if (!Object.values(VIEWS).some((view) => api.may(view.scope))) {
+    api.logout();
+    return refuse(new Error('This token allows nothing that the page shows: that takes the scope read, publish or admin.'));
+  }
   place('login').hidden = true;
   place('shell').hidden = false;
   place('token').value = '';

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::{
     config::{Config, Show},
-    redact::is_shown,
+    redact::{is_shown, looks_secret},
 };
 
 /// The longest beginning of a body that is shown, in bytes.
@@ -226,7 +226,7 @@ impl Seen<'_> {
             at,
             node: node.to_owned(),
             session: who.session.to_owned(),
-            user: who.user.map(|user| cut(user, MAX_VALUE)),
+            user: who.user.map(harmless),
             vhost: who.vhost.map(|vhost| cut(vhost, MAX_VALUE)),
             remote: who.remote.map(|remote| remote.to_string()),
             transport: who.transport.to_owned(),
@@ -238,7 +238,7 @@ impl Seen<'_> {
             more_headers: more as u64,
             body,
             body_base64,
-            refused: self.refused.map(|why| cut(why, MAX_VALUE)),
+            refused: self.refused.map(harmless),
         }
     }
 
@@ -250,7 +250,13 @@ impl Seen<'_> {
             Show::Bodies if !is_token => bodies.min(MAX_BODY) as usize,
             _ => 0,
         };
-        let most = if is_own { asked.max(OWN_WORDS) } else { asked };
+        // It may quote the client.
+        let is_harmless = is_own && !str::from_utf8(self.body).is_ok_and(looks_secret);
+        let most = if is_harmless {
+            asked.max(OWN_WORDS)
+        } else {
+            asked
+        };
         let start = self.body.get(..most).unwrap_or(self.body);
         if start.is_empty() {
             return (None, None);
@@ -268,6 +274,14 @@ impl Seen<'_> {
 }
 
 /// So many characters of it.
+/// A text that a client may have chosen.
+fn harmless(text: &str) -> String {
+    match looks_secret(text) {
+        true => "***".to_owned(),
+        false => cut(text, MAX_VALUE),
+    }
+}
+
 fn cut(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),

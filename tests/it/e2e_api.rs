@@ -464,7 +464,7 @@ async fn a_shell_does_what_the_api_does() {
         (&["overview"], &["ready", "topic"]),
         (&["destinations", "--search", "ALICE"], &["user_alice"]),
         (&["refusals"], &["metric", "reason"]),
-        (&["whoami"], &["read, publish, admin"]),
+        (&["whoami"], &["read, publish, history, admin"]),
         (&["user", "alice"], &["online", &session]),
         (
             &["users", "alice", "bob"],

@@ -12,9 +12,7 @@ const EVERY = 5_000;
 const KINDS = {
   stentor_connections_ended_total: 'connection ended',
   stentor_limits_exceeded_total: 'limit',
-  stentor_requests_refused_total: 'request',
   stentor_refused_total: 'refused',
-  stentor_ban_refusals_total: 'ban',
   stentor_tokens_refused_total: 'token',
   stentor_publish_failures_total: 'publishing',
   stentor_mailbox_overflows_total: 'full mailbox',

@@ -43,7 +43,7 @@ impl OtlpConfig {
     pub fn check(&self) -> Checked {
         if !self.endpoint.is_empty() && self.url().is_none() {
             let message = "is no address of a collector; write \"http://127.0.0.1:4318\", or its \
-                           https:// address";
+                           https:// address; credentials go into headers";
             return Err(("endpoint", message.to_owned()));
         }
         if !(0.0..=1.0).contains(&self.ratio) {
@@ -65,7 +65,9 @@ impl OtlpConfig {
     /// Where spans go. OTLP's path is added to an address that has none.
     pub(super) fn url(&self) -> Option<Url> {
         let mut url: Url = self.endpoint.parse().ok()?;
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        // What stands before the host would not be sent: credentials go into `headers`.
+        let has_user = !url.username().is_empty() || url.password().is_some();
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() || has_user {
             return None;
         }
         if url.path() == "/" {

@@ -28,6 +28,9 @@ pub use exporting::{Exporting, start_traces};
 
 use crate::telemetry::{ReadAt, metrics};
 
+/// The longest value of an attribute, in bytes: clients choose some.
+const LONGEST: usize = 256;
+
 /// The header that carries a trace context, in STOMP and in AMQP.
 pub const TRACEPARENT: &str = "traceparent";
 
@@ -124,7 +127,9 @@ impl TraceSpan {
 
     /// What it is about.
     pub fn note(&mut self, key: &'static str, value: &str) {
-        self.0.attributes.push(KeyValue::new(key, value.to_owned()));
+        let end = value.floor_char_boundary(LONGEST);
+        let value = value.get(..end).unwrap_or_default().to_owned();
+        self.0.attributes.push(KeyValue::new(key, value));
     }
 
     /// The header for what follows from it.

@@ -12,6 +12,8 @@ use crate::{
 const LOOKS: usize = 20_000;
 /// Messages that are looked at in one go.
 const PART: usize = 1_000;
+/// A page ends with the message that reaches so many bytes.
+const PAGE_BYTES: usize = 4 << 20;
 
 /// A question for a page.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +56,7 @@ impl Feed {
             },
             has_more: true,
         };
-        let mut looks = 0_usize;
+        let (mut looks, mut bytes) = (0_usize, 0_usize);
         while looks < LOOKS {
             let (messages, next, is_end) = match self.recent(position, PART) {
                 Recent::Messages(messages, next, is_end) => (messages, next, is_end),
@@ -74,11 +76,12 @@ impl Feed {
             for stored in messages {
                 looks = looks.saturating_add(1);
                 let is_wanted = hears(kind, ask.pattern, &stored.message);
-                if is_wanted && page.messages.len() == ask.limit {
+                if is_wanted && (page.messages.len() == ask.limit || bytes >= PAGE_BYTES) {
                     return Ok(page);
                 }
                 page.next = Some(Cursor::new(journal.id, stored.offset, &stored.message));
                 if is_wanted {
+                    bytes = bytes.saturating_add(stored.message.weight());
                     page.messages.push(stored);
                 }
             }
