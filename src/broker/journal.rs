@@ -26,6 +26,7 @@ pub(super) const OFFSET_HEADER: &str = "x-stream-offset";
 const MAX_NAME: usize = 255 - STREAMS.len();
 /// A stream keeps its last segment, whatever its age.
 const MIN_SEGMENT: usize = 64 << 10;
+const MIN_MEMORY: usize = 1 << 10;
 
 /// `[journal]`: exchanges whose messages are kept for a while, so that clients can catch up.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -102,6 +103,14 @@ impl JournalConfig {
                 "max_bytes",
                 "is less than segment, and the newest segment is always kept; raise it, or lower \
                  segment"
+                    .to_owned(),
+            ));
+        }
+        if self.memory < MIN_MEMORY {
+            return Err((
+                "memory",
+                "is less than 1KiB, and whoever catches up has to meet the newest messages in memory; \
+                 write \"1MiB\" or more"
                     .to_owned(),
             ));
         }
@@ -367,6 +376,13 @@ mod tests {
                     ..config()
                 },
                 "replays",
+            ),
+            (
+                JournalConfig {
+                    memory: 0,
+                    ..config()
+                },
+                "memory",
             ),
         ] {
             assert_eq!(wrong.check().unwrap_err().0, key);

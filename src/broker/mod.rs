@@ -245,6 +245,9 @@ pub trait FeedSink: Send + Sync {
         }
     }
 
+    /// The same, of a message that is older than the reading: nobody waits for it.
+    fn remember(&self, _feed: &FeedId, _stored: Stored) {}
+
     /// What stands in the feed's journal at this offset is for nobody.
     fn pass(&self, _feed: &FeedId, _offset: u64) {}
 

@@ -218,7 +218,7 @@ async fn open(
             return Ok((route, Some(resumed.told())));
         }
         // Before the client is served: it has what comes after.
-        let newest = identity.vhost.newest(exchange);
+        let newest = identity.vhost.newest(exchange, pattern);
         let shared = identity
             .vhost
             .subscribe(exchange, pattern, mailbox, subscribe.subscription)

@@ -255,16 +255,16 @@ impl Hub {
         Ok((guard, resumed))
     }
 
-    /// The newest message that the exchange's journal has, as far as this node has read it: whoever
-    /// subscribes from now on misses nothing that comes after it.
+    /// One of the newest messages of the pattern that the exchange's journal has, as far as this node
+    /// has read it: whoever subscribes from now on misses nothing that comes after it.
     #[must_use]
-    pub fn newest(&self, exchange: &str) -> Option<Cursor> {
+    pub fn newest(&self, exchange: &str, pattern: &str) -> Option<Cursor> {
         let id = FeedId {
             exchange: exchange.into(),
             shard: 0,
         };
         let feed = self.feeds.open.read().get(&id).map(Arc::clone);
-        feed?.newest()
+        feed?.newest(pattern)
     }
 
     /// A page of an exchange's journal.

@@ -99,7 +99,11 @@ impl Lane {
         patience: Duration,
         call: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T, BrokerError> {
-        match self.answers.wait(deadline, patience, call).await {
+        match self
+            .answers
+            .wait(deadline, patience, call, Result::is_ok)
+            .await
+        {
             Some(outcome) => outcome.map_err(|error| broker_error(&error)),
             None => Err(BrokerError::Unavailable(late())),
         }
@@ -117,11 +121,15 @@ impl Answers {
         mut deadline: Instant,
         patience: Duration,
         call: impl Future<Output = T>,
+        is_progress: impl Fn(&T) -> bool,
     ) -> Option<T> {
         let mut call = pin!(call);
         loop {
             if let Ok(answer) = timeout_at(deadline, &mut call).await {
-                *self.0.lock() = Instant::now();
+                // A refusal moves nothing on: whoever asks again and again would never give up.
+                if is_progress(&answer) {
+                    *self.0.lock() = Instant::now();
+                }
                 return Some(answer);
             }
             let last = *self.0.lock();
@@ -165,7 +173,7 @@ mod tests {
         let (answers, begun) = (answers(), Instant::now());
         let calls = (1..=100).map(|number| {
             let call = sleep(number * SECOND);
-            answers.wait(begun + 10 * SECOND, 10 * SECOND, call)
+            answers.wait(begun + 10 * SECOND, 10 * SECOND, call, |()| true)
         });
         assert!(join_all(calls).await.iter().all(Option::is_some));
         assert_eq!(begun.elapsed(), 100 * SECOND);
@@ -175,9 +183,10 @@ mod tests {
     async fn a_row_that_stands_still_is_given_up() {
         let (answers, begun) = (answers(), Instant::now());
         let deadline = begun + 10 * SECOND;
-        let answered = answers.wait(deadline, 10 * SECOND, sleep(5 * SECOND));
+        let answered = answers.wait(deadline, 10 * SECOND, sleep(5 * SECOND), |()| true);
         let never = async {
-            let calls = (0..3).map(|_| answers.wait(deadline, 10 * SECOND, pending::<()>()));
+            let calls =
+                (0..3).map(|_| answers.wait(deadline, 10 * SECOND, pending::<()>(), |()| true));
             (join_all(calls).await, begun.elapsed())
         };
         let (answered, (others, after)) = tokio::join!(answered, never);

@@ -28,6 +28,14 @@ impl FeedSink for Sink {
         }
     }
 
+    fn remember(&self, feed: &FeedId, stored: Stored) {
+        if let Some(feed) = self.feed(feed)
+            && let Some(record) = &mut feed.table.lock().record
+        {
+            record.push(stored);
+        }
+    }
+
     fn pass(&self, feed: &FeedId, offset: u64) {
         if let Some(feed) = self.feed(feed)
             && let Some(record) = &mut feed.table.lock().record

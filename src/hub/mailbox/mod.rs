@@ -68,8 +68,17 @@ struct MailboxState {
     /// A task looks after the messages that were asked for again.
     is_watched: bool,
     waker: Option<Waker>,
-    /// Told when there is room for messages of the past again.
-    room: Option<Arc<Notify>>,
+    /// A message of the past found no room.
+    room: Option<Box<Room>>,
+}
+
+/// The room that a message of the past waits for.
+#[derive(Debug, Default)]
+struct Room {
+    /// Told when it is there.
+    told: Arc<Notify>,
+    /// So many bytes.
+    wanted: usize,
 }
 
 /// A connection that waits for its client to read.
@@ -167,26 +176,32 @@ impl Mailbox {
             max_bytes: self.limits.max_bytes / OFFERS,
             ..self.limits
         };
-        if state.is_full(message.weight(), &limits) {
+        let size = message.weight();
+        if state.is_full(size, &limits) {
+            state.room.get_or_insert_default().wanted = size;
             return Offer::Full;
         }
-        if self.put(&mut state, subscription, message) {
-            if let Some(parcel) = state.shared.back_mut() {
-                parcel.is_past = true;
-            }
-            state.wake();
-        }
+        state.bytes = state.bytes.saturating_add(size);
+        state.shared.push_back(Parcel {
+            subscription,
+            message: Arc::clone(message),
+            tag: 0,
+            redelivered: message.may_be_known,
+            is_past: true,
+            dropped: 0,
+        });
+        state.wake();
         Offer::Taken
     }
 
-    /// Waits until there is room to offer messages, or the session is over.
+    /// Waits until there is room for the message that was offered last, or the session is over.
     pub(super) async fn room(&self) {
         let told = {
             let mut state = self.state.lock();
             if state.closed || state.has_room(&self.limits) {
                 return;
             }
-            Arc::clone(state.room.get_or_insert_default()).notified_owned()
+            Arc::clone(&state.room.get_or_insert_default().told).notified_owned()
         };
         told.await;
     }
@@ -228,7 +243,7 @@ impl Mailbox {
                     state.supersede(subscription, message);
                 }
             }
-            while state.is_full(size, &self.limits) && state.drop_at(0) {}
+            while state.is_full(size, &self.limits) && state.drop_oldest() {}
         }
         state.bytes = state.bytes.saturating_add(size);
         state.shared.push_back(Parcel {
@@ -510,15 +525,18 @@ impl MailboxState {
             || (self.bytes.saturating_add(size) > limits.max_bytes && !self.shared.is_empty())
     }
 
-    /// True if only a few messages of feeds wait.
+    /// True if only a few messages of feeds wait, and the one that is wanted finds room.
     fn has_room(&self, limits: &MailboxConfig) -> bool {
-        self.shared.len() <= limits.max_messages / FEW_WAIT
-            && self.bytes <= limits.max_bytes / FEW_WAIT
+        let wanted = self.room.as_ref().map_or(0, |room| room.wanted);
+        self.shared.is_empty()
+            || self.shared.len() <= limits.max_messages / FEW_WAIT
+                && self.bytes <= limits.max_bytes / FEW_WAIT
+                && self.bytes.saturating_add(wanted) <= limits.max_bytes / OFFERS
     }
 
     fn tell_room(&mut self) {
         if let Some(room) = self.room.take() {
-            room.notify_waiters();
+            room.told.notify_waiters();
         }
     }
 
@@ -576,7 +594,8 @@ impl MailboxState {
                 routing_key,
                 ..
             } = &*parcel.message;
-            if seen.insert((parcel.subscription, &**exchange, &**routing_key)) {
+            let is_newest = seen.insert((parcel.subscription, &**exchange, &**routing_key));
+            if is_newest || parcel.is_past {
                 kept.push_front(parcel.clone());
             }
         }
@@ -592,13 +611,20 @@ impl MailboxState {
     /// Drops the parcel that `message` supersedes, if there is one.
     fn supersede(&mut self, subscription: SubscriptionId, message: &Message) {
         let superseded = self.shared.iter().position(|parcel| {
-            parcel.subscription == subscription
+            !parcel.is_past
+                && parcel.subscription == subscription
                 && parcel.message.routing_key == message.routing_key
                 && parcel.message.exchange == message.exchange
         });
         if let Some(index) = superseded {
             self.drop_at(index);
         }
+    }
+
+    /// Those of the past are never dropped: their client was told that they come.
+    fn drop_oldest(&mut self) -> bool {
+        let oldest = self.shared.iter().position(|parcel| !parcel.is_past);
+        oldest.is_some_and(|index| self.drop_at(index))
     }
 
     fn drop_at(&mut self, index: usize) -> bool {

@@ -70,6 +70,9 @@ impl Feed {
                     };
                     let part = self.host.read_journal(&self.id.exchange, ask).await?;
                     let next = part.next.max(position.saturating_add(1));
+                    // What is for nobody costs as much.
+                    let passed = usize::try_from(next.saturating_sub(position));
+                    looks = looks.saturating_add(passed.unwrap_or(usize::MAX));
                     (part.messages, next, false)
                 }
             };

@@ -22,6 +22,8 @@ pub(super) struct Joiner {
     /// Messages that it was given.
     pub(super) missed: u64,
     pub(super) done: oneshot::Sender<Outcome>,
+    /// It takes nothing now, for its client has to read first.
+    pub(super) is_stalled: bool,
 }
 
 /// How a reading ended for one of them.
@@ -76,8 +78,13 @@ impl Pass {
         joiners.map(|joiner| joiner.position).min()
     }
 
-    /// The next message.
-    pub(super) fn give(&mut self, stored: &Stored) {
+    /// How many are left.
+    pub(super) fn left(&self) -> usize {
+        self.joiners.iter().flatten().count()
+    }
+
+    /// The next message. How many it was for.
+    pub(super) fn give(&mut self, stored: &Stored) -> usize {
         let message = &stored.message;
         let matches = &mut self.matches;
         matches.clear();
@@ -88,6 +95,7 @@ impl Pass {
             let keys = std::iter::once(&message.routing_key).chain(&message.cc);
             self.table.for_each_match_any(keys.map(|key| &**key), found);
         }
+        let count = self.matches.len();
         for index in self.matches.drain(..) {
             let Some(slot) = self.joiners.get_mut(index) else {
                 continue;
@@ -99,7 +107,7 @@ impl Pass {
                 *slot = None;
                 continue;
             }
-            if joiner.position > stored.offset || self.stalled.contains(&index) {
+            if joiner.position > stored.offset || joiner.is_stalled {
                 continue;
             }
             let Subscriber {
@@ -113,20 +121,22 @@ impl Pass {
                 }
                 Offer::Full => {
                     joiner.position = stored.offset;
+                    joiner.is_stalled = true;
                     self.stalled.push(index);
                 }
                 Offer::Closed => *slot = None,
             }
         }
+        count
     }
 
     /// All before that position was given, to all who are not stalled.
     pub(super) fn advance(&mut self, position: u64) {
-        for (index, slot) in self.joiners.iter_mut().enumerate() {
+        for slot in &mut self.joiners {
             if let Some(joiner) = slot {
                 if joiner.done.is_closed() {
                     *slot = None;
-                } else if !self.stalled.contains(&index) {
+                } else if !joiner.is_stalled {
                     joiner.position = joiner.position.max(position);
                 }
             }
@@ -147,7 +157,11 @@ impl Pass {
 
     /// Those that were stalled try again.
     pub(super) fn unstall(&mut self) {
-        self.stalled.clear();
+        for index in self.stalled.drain(..) {
+            if let Some(Some(joiner)) = self.joiners.get_mut(index) {
+                joiner.is_stalled = false;
+            }
+        }
     }
 
     /// Those that are stalled leave.

@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::select_all;
+use parking_lot::Mutex;
 use stomp_session::Problem;
 use tokio::time::{Instant, timeout_at};
 
@@ -15,16 +16,20 @@ use super::{
     ring::Recent,
 };
 use crate::{
-    broker::{BrokerError, JournalAsk, JournalPart, JournalStart},
-    deadline::{after, later},
+    broker::{BrokerError, JournalAsk, JournalPart, JournalStart, Stored},
+    deadline::later,
     hub::feed::Feed,
     telemetry,
 };
 
 /// Messages that are taken from memory with the table locked.
 const CHUNK: usize = 256;
-/// The last ones are handed over with the table locked.
+/// The last ones are handed over with the table locked: so many, if they are for few, for that is
+/// the time for which nothing new is delivered.
 const LAST: usize = 64;
+const LAST_OFFERS: usize = 4_096;
+/// Offers after which others have their turn on the thread.
+const OFFERS: usize = 2_000;
 /// Messages of one part of the journal.
 const PART: usize = 2_000;
 /// Parts of one reading. Who needs more waits for another turn: a client that wants all there is
@@ -54,14 +59,16 @@ impl Feed {
         let (feed, journal) = (Arc::clone(self), Arc::clone(journal));
         if is_recent {
             tokio::spawn(async move {
-                while let Some(joiners) = journal.next_near() {
+                let mut running = Running::new(&journal.near);
+                while let Some(joiners) = running.next(u64::MAX) {
                     feed.read_recent(joiners).await;
                 }
             });
         } else {
             tokio::spawn(async move {
-                while let Some(joiners) = journal.next_far() {
-                    feed.read_journal(joiners).await;
+                let mut running = Running::new(&journal.far);
+                while let Some(joiners) = running.next(WINDOW) {
+                    feed.read_journal(&journal, joiners).await;
                 }
             });
         }
@@ -78,13 +85,11 @@ impl Feed {
                     let problem = Problem::FeedInterrupted(why);
                     pass.fail_before(u64::MAX, &problem);
                 }
-                Recent::Messages(messages, _, true) if messages.len() <= LAST => {
-                    self.finish(&mut pass, position);
-                }
-                Recent::Messages(messages, next, _) => {
-                    for stored in &messages {
-                        pass.give(stored);
+                Recent::Messages(messages, next, is_end) => {
+                    if is_end && self.finish(&mut pass, position) {
+                        continue;
                     }
+                    give(&mut pass, &messages).await;
                     pass.advance(next);
                     pass.dismiss_stalled();
                 }
@@ -102,25 +107,32 @@ impl Feed {
     }
 
     /// Hands the last messages over, and lets all who have them get what comes: with the table
-    /// locked, so that nothing comes meanwhile. Does nothing if too much has come already.
-    fn finish(&self, pass: &mut Pass, position: u64) {
+    /// locked, so that nothing comes meanwhile. Does nothing, and returns false, if that would take
+    /// long.
+    fn finish(&self, pass: &mut Pass, position: u64) -> bool {
         let mut table = self.table.lock();
         let Some(record) = &mut table.record else {
-            return;
+            return false;
         };
         let Recent::Messages(messages, next, true) = record.ring.from(position, LAST) else {
-            return;
+            return false;
         };
+        // A single one is for as many when it is new.
+        let offers = messages.len().saturating_mul(pass.left());
+        if offers > LAST_OFFERS && messages.len() > 1 {
+            return false;
+        }
         for stored in &messages {
             pass.give(stored);
         }
         pass.advance(next);
         pass.dismiss_stalled();
         pass.finish(|subscriber| record.end(subscriber));
+        true
     }
 
     /// From the journal, up to what is in memory.
-    async fn read_journal(self: &Arc<Self>, joiners: Vec<Joiner>) {
+    async fn read_journal(self: &Arc<Self>, journal: &Journal, joiners: Vec<Joiner>) {
         telemetry::journal_read();
         let mut pass = Pass::new(self.kind(), joiners);
         for turn in 0..PARTS {
@@ -159,7 +171,8 @@ impl Feed {
                     }
                 }
             }
-            give_part(&mut pass, &part).await;
+            let are_others_waiting = || !journal.far.lock().waiting.is_empty();
+            give_part(&mut pass, &part, are_others_waiting).await;
         }
         pass.dismiss_before(u64::MAX);
     }
@@ -202,23 +215,22 @@ impl Feed {
 
 /// Each takes what it needs of a part. The reading waits a while for clients that have to read first;
 /// then they leave it.
-async fn give_part(pass: &mut Pass, part: &JournalPart) {
+async fn give_part(pass: &mut Pass, part: &JournalPart, are_others_waiting: impl Fn() -> bool) {
     let begun = Instant::now();
     loop {
-        for stored in &part.messages {
-            pass.give(stored);
-        }
+        give(pass, &part.messages).await;
         pass.advance(part.next);
         let (mailboxes, are_all) = pass.stalled();
         if mailboxes.is_empty() {
             break;
         }
-        let until = match are_all {
-            true => after(PATIENCE),
-            false => later(begun, PATIENCE_BESIDE_OTHERS),
+        let patience = match are_all && !are_others_waiting() {
+            true => PATIENCE,
+            false => PATIENCE_BESIDE_OTHERS,
         };
+        let until = later(begun, patience);
         let rooms = mailboxes.iter().map(|mailbox| Box::pin(mailbox.room()));
-        if timeout_at(until, select_all(rooms)).await.is_err() {
+        if timeout_at(until, select_all(rooms)).await.is_err() || Instant::now() >= until {
             break;
         }
         pass.unstall();
@@ -226,13 +238,44 @@ async fn give_part(pass: &mut Pass, part: &JournalPart) {
     pass.dismiss_stalled();
 }
 
-impl Journal {
-    fn next_near(&self) -> Option<Vec<Joiner>> {
-        self.near.lock().take(u64::MAX)
+async fn give(pass: &mut Pass, messages: &[Stored]) {
+    let mut offers = 0_usize;
+    for stored in messages {
+        offers = offers.saturating_add(pass.give(stored));
+        if offers >= OFFERS {
+            offers = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A reading counts for as long as this lives, whatever ends it.
+struct Running<'a> {
+    line: &'a Mutex<Line>,
+    is_over: bool,
+}
+
+impl<'a> Running<'a> {
+    fn new(line: &'a Mutex<Line>) -> Self {
+        Self {
+            line,
+            is_over: false,
+        }
     }
 
-    fn next_far(&self) -> Option<Vec<Joiner>> {
-        self.far.lock().take(WINDOW)
+    fn next(&mut self, window: u64) -> Option<Vec<Joiner>> {
+        let joiners = self.line.lock().take(window);
+        self.is_over = joiners.is_none();
+        joiners
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let mut line = self.line.lock();
+            line.running = line.running.saturating_sub(1);
+        }
     }
 }
 

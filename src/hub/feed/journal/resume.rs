@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     broker::{
-        BrokerError, Cursor, ExchangeKind, JournalAsk, JournalStart, Message, Stored, routing,
+        BrokerError, Cursor, ExchangeKind, JournalAsk, JournalStart, Message,
+        journal::CURSOR_HEADER, routing,
     },
     hub::feed::{Feed, Subscriber},
     telemetry,
@@ -28,7 +29,9 @@ const SOON: Duration = Duration::from_secs(2);
 const LAST_REACH: u64 = 100_000;
 /// Messages that are looked at in one go.
 const BLOCK: u64 = 5_000;
-/// And how long: others wait for it.
+/// The same, in memory.
+const SOME: usize = 256;
+/// How long is looked at the broker: others wait for it.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A client's wish to catch up.
@@ -94,6 +97,8 @@ pub struct Resumed {
     pub gap: Option<Gap>,
     /// How many messages it had missed.
     pub missed: Missed,
+    /// If there are none: a message that it can come back after.
+    pub newest: Option<Cursor>,
 }
 
 /// Headers of a RECEIPT.
@@ -120,14 +125,18 @@ impl Resumed {
             Missed::All(missed) => missed.to_string().into(),
             Missed::More => "more".into(),
         };
+        let mut told = Vec::with_capacity(4);
         match self.gap {
-            None => Box::new([("resume", "exact".into()), ("missed", missed)]),
-            Some(gap) => Box::new([
-                ("resume", "gap".into()),
-                ("reason", gap.to_string().into()),
-                ("missed", missed),
-            ]),
+            None => told.push(("resume", "exact".into())),
+            Some(gap) => {
+                told.extend([("resume", "gap".into()), ("reason", gap.to_string().into())]);
+            }
         }
+        told.push(("missed", missed));
+        if let Some(newest) = self.newest {
+            told.push((CURSOR_HEADER, newest.to_string().into()));
+        }
+        told.into()
     }
 }
 
@@ -175,11 +184,14 @@ impl From<ResumeError> for Problem {
 }
 
 impl Feed {
-    /// The newest message in memory.
-    pub(in crate::hub) fn newest(&self) -> Option<Cursor> {
+    /// The newest message in memory that the pattern hears; it is not looked for far back. Not any
+    /// other, for a cursor has a print of its message, which is for nobody else.
+    pub(in crate::hub) fn newest(&self, pattern: &str) -> Option<Cursor> {
         let journal = self.journal()?;
+        let (_, next) = self.remembered();
+        let (_, offsets) = self.matching_before(next, pattern)?;
         let table = self.table.lock();
-        let stored = table.record.as_ref()?.ring.newest().next()?;
+        let stored = table.record.as_ref()?.ring.at(*offsets.last()?)?;
         Some(Cursor::new(journal.id, stored.offset, &stored.message))
     }
 
@@ -208,6 +220,7 @@ impl Feed {
             }
             Err(error) => return Err(error),
         };
+        let newest = self.newest(pattern);
         let (told, missed) = oneshot::channel();
         let catching_up = Arc::clone(self).catch_up(
             Arc::clone(journal),
@@ -223,7 +236,14 @@ impl Feed {
             Ok(Err(_)) | Err(_) => Missed::More,
         };
         telemetry::resumed(gap.map(Gap::as_str));
-        Ok((Resumed { gap, missed }, handle))
+        // With it, a client that heard of nothing has a cursor that is not so old.
+        let newest = newest.filter(|_| missed == Missed::All(0));
+        let resumed = Resumed {
+            gap,
+            missed,
+            newest,
+        };
+        Ok((resumed, handle))
     }
 
     async fn catch_up(
@@ -243,6 +263,7 @@ impl Feed {
                 position,
                 missed,
                 done,
+                is_stalled: false,
             };
             self.join(&journal, joiner, is_recent);
             match outcome.await {
@@ -367,44 +388,35 @@ impl Feed {
         pattern: &str,
         count: u16,
     ) -> Result<u64, ResumeError> {
-        let kind = self.kind();
-        let mut left = count;
-        let is_last = |stored: &Stored, left: &mut u16| {
-            if hears(kind, pattern, &stored.message) {
-                *left = left.saturating_sub(1);
-            }
-            *left == 0
-        };
-        if left == 0 {
-            return Ok(self.remembered().1);
-        }
-        let (first, next) = {
-            let table = self.table.lock();
-            let Some(record) = &table.record else {
-                return Err(ResumeError::NoJournal);
+        // Of memory and of the broker, for a search goes far back: few at a time.
+        let _turn = journal.searches.acquire().await;
+        let mut left = usize::from(count);
+        let (first, next) = self.remembered();
+        let mut end = next;
+        while end > first {
+            let offsets = self.matching_before(end, pattern);
+            let Some((earliest, offsets)) = offsets else {
+                break;
             };
-            let ring = &record.ring;
-            let mut newest = ring.newest();
-            if let Some(stored) = newest.find(|stored| is_last(stored, &mut left)) {
-                return Ok(stored.offset);
+            if let Some(offset) = offsets.iter().rev().nth(left.saturating_sub(1)) {
+                return Ok(*offset);
             }
-            (ring.first(), ring.next().unwrap_or_default())
-        };
-        let mut end = first;
+            left = left.saturating_sub(offsets.len());
+            end = earliest;
+            tokio::task::yield_now().await;
+        }
+        let mut end = first.min(end);
         let searching = async {
-            let _turn = journal.searches.acquire().await;
-            let least = first.saturating_sub(LAST_REACH);
+            let there = self.first_available().await?;
+            let least = first.saturating_sub(LAST_REACH).max(there);
             while end > least {
                 let start = end.saturating_sub(BLOCK).max(least);
-                let mut block = self.read_block(start, end, next).await?;
-                block.retain(|stored| stored.offset < end);
-                if let Some(stored) = block.iter().rev().find(|stored| is_last(stored, &mut left)) {
-                    end = stored.offset;
+                let offsets = self.matching_in(start, end, next, pattern).await?;
+                if let Some(offset) = offsets.iter().rev().nth(left.saturating_sub(1)) {
+                    end = *offset;
                     break;
                 }
-                if block.is_empty() {
-                    break;
-                }
+                left = left.saturating_sub(offsets.len());
                 end = start;
             }
             Ok(())
@@ -416,15 +428,29 @@ impl Feed {
         }
     }
 
-    /// The messages from one position up to another.
-    async fn read_block(
+    /// Of some messages in memory before a position: the first one's offset, and the offsets of those
+    /// that the pattern hears. `None`: there are none.
+    fn matching_before(&self, end: u64, pattern: &str) -> Option<(u64, Vec<u64>)> {
+        let messages = self.table.lock().record.as_ref()?.ring.before(end, SOME);
+        let kind = self.kind();
+        let matching = messages
+            .iter()
+            .filter(|stored| hears(kind, pattern, &stored.message));
+        let offsets = matching.map(|stored| stored.offset).collect();
+        Some((messages.first()?.offset, offsets))
+    }
+
+    /// The offsets from one position up to another of messages that the pattern hears.
+    async fn matching_in(
         &self,
         start: u64,
         end: u64,
         next: u64,
-    ) -> Result<Vec<Stored>, BrokerError> {
+        pattern: &str,
+    ) -> Result<Vec<u64>, BrokerError> {
+        let kind = self.kind();
         let mut position = start;
-        let mut block = Vec::new();
+        let mut offsets = Vec::new();
         while position < end {
             let ask = JournalAsk {
                 start: JournalStart::Offset(position),
@@ -436,9 +462,13 @@ impl Feed {
                 break;
             }
             position = part.next;
-            block.extend(part.messages);
+            let matching = part
+                .messages
+                .iter()
+                .filter(|stored| stored.offset < end && hears(kind, pattern, &stored.message));
+            offsets.extend(matching.map(|stored| stored.offset));
         }
-        Ok(block)
+        Ok(offsets)
     }
 }
 

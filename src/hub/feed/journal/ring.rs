@@ -108,9 +108,11 @@ impl Ring {
         Recent::Messages(messages, after, is_end)
     }
 
-    /// The newest first.
-    pub(super) fn newest(&self) -> impl Iterator<Item = &Stored> {
-        self.messages.iter().rev()
+    /// Up to so many messages before that position.
+    pub(super) fn before(&self, end: u64, most: usize) -> Vec<Stored> {
+        let end = self.index(end);
+        let start = end.saturating_sub(most);
+        self.messages.range(start..end).cloned().collect()
     }
 
     /// The place of the first message with at least that offset.

@@ -284,10 +284,33 @@ impl Scene {
     }
 }
 
-fn exact(missed: u64) -> Resumed {
-    Resumed {
-        gap: None,
-        missed: Missed::All(missed),
+fn exact(missed: u64) -> (Option<Gap>, Missed) {
+    (None, Missed::All(missed))
+}
+
+fn told(resumed: Resumed) -> (Option<Gap>, Missed) {
+    (resumed.gap, resumed.missed)
+}
+
+/// A message that takes more than half of the room waits until there is all of it.
+#[tokio::test(start_paused = true)]
+async fn a_large_message_waits_for_an_empty_mailbox() {
+    for in_memory in [1, 100_000] {
+        let scene = scene(in_memory);
+        let cursors = scene.with(0..3).await;
+        let large = "x".repeat(60_000);
+        for _ in 0..3 {
+            scene.fake.push("k", &large);
+        }
+        scene.with(3..5).await;
+        let client = Mailbox::new(MailboxConfig {
+            max_bytes: 100_000,
+            ..MailboxConfig::default()
+        });
+        let (_guard, _) = scene.resume(&client, &after(cursors[0])).await.unwrap();
+        let all = read_on(&client).await;
+        let lengths: Vec<_> = all.iter().map(String::len).collect();
+        assert_eq!(lengths, [4, 4, 60_000, 60_000, 60_000, 4, 4]);
     }
 }
 
@@ -297,7 +320,7 @@ async fn from_memory_it_costs_the_broker_nothing() {
     let cursors = scene.with(0..600).await;
     let client = client(1_000);
     let (_guard, resumed) = scene.resume(&client, &after(cursors[99])).await.unwrap();
-    assert_eq!(resumed, exact(500));
+    assert_eq!(told(resumed), exact(500));
     scene.with(600..603).await;
     assert_eq!(bodies(&client), numbers(100..603));
     assert_eq!(scene.fake.stream.lock().parts, 0);
@@ -309,7 +332,7 @@ async fn what_memory_has_not_is_read_and_then_memory() {
     let cursors = scene.with(0..5_000).await;
     let client = client(20_000);
     let (_guard, resumed) = scene.resume(&client, &after(cursors[9])).await.unwrap();
-    assert_eq!(resumed, exact(4_990));
+    assert_eq!(told(resumed), exact(4_990));
     scene.with(5_000..5_001).await;
     assert_eq!(bodies(&client), numbers(10..5_001));
     // The cursor's message, and three parts.
@@ -335,11 +358,11 @@ async fn many_who_come_back_share_one_reading() {
         async move { scene.resume(client, &resume).await.unwrap() }
     });
     let guards = futures_util::future::join_all(resuming).await;
-    assert_eq!(guards[0].1, exact(799));
+    assert_eq!(told(guards[0].1), exact(799));
     assert!(
         guards[1..]
             .iter()
-            .all(|(_, resumed)| *resumed == exact(1_500))
+            .all(|(_, resumed)| told(*resumed) == exact(1_500))
     );
     assert_eq!(bodies(&clients[0]), numbers(701..1_500));
     assert_eq!(bodies(&clients[39]), numbers(0..1_500));
@@ -414,7 +437,7 @@ async fn who_wants_everything_keeps_no_others_waiting() {
         (resumed, begun.elapsed())
     };
     let (all, (resumed, took)) = tokio::join!(futures_util::future::join_all(all), modest);
-    assert_eq!(resumed, exact(999));
+    assert_eq!(told(resumed), exact(999));
     // One turn of another, and its own.
     assert!(took < 15 * READING, "{took:?}");
     for outcome in all {
@@ -446,7 +469,7 @@ async fn what_is_missing_is_told() {
         .unwrap_err();
     assert_eq!(error, ResumeError::Gap(Gap::Expired, Some(50)));
     let (_guard, resumed) = scene.resume(&client, &after(cursors[50])).await.unwrap();
-    assert_eq!(resumed, exact(49));
+    assert_eq!(told(resumed), exact(49));
 }
 
 #[tokio::test(start_paused = true)]
@@ -533,7 +556,7 @@ async fn the_last_ones_are_found_in_memory_and_beyond() {
                 on_gap: OnGap::Fail,
             };
             let (_guard, resumed) = scene.resume(&client, &resume).await.unwrap();
-            assert_eq!(resumed, exact(count.into()), "{in_memory}");
+            assert_eq!(told(resumed), exact(count.into()), "{in_memory}");
             assert_eq!(bodies(&client), numbers(7_000 - usize::from(count)..7_000));
         }
     }

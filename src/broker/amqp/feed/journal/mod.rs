@@ -14,7 +14,10 @@ mod part;
 mod runner;
 mod taker;
 
-use std::sync::Arc;
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
+};
 
 use lapin::{
     BasicProperties, Confirmation,
@@ -22,8 +25,8 @@ use lapin::{
     types::ShortString,
 };
 use tokio::{
-    sync::Mutex,
-    time::{Instant, timeout_at},
+    sync::{Mutex, Notify},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 pub(super) use self::{part::PartTaker, runner::JournalRunner, taker::Journaled};
@@ -33,12 +36,15 @@ use crate::{
         BrokerError, FeedId, JournalAsk, JournalPart,
         amqp::{
             convert::short,
-            link::{answer, late},
+            link::{Live, answer, late},
         },
         journal::stream_of,
     },
-    deadline::after,
+    deadline::{after, later},
 };
+
+/// Between two markers.
+const BETWEEN: Duration = Duration::from_millis(200);
 
 /// What a feed has more that is read from a journal.
 pub(super) struct Side {
@@ -46,9 +52,35 @@ pub(super) struct Side {
     stream: ShortString,
     /// This feed's markers have it as their id.
     name: ShortString,
-    markers: Arc<Arrivals>,
+    markers: Arrivals,
+    jumps: Jumps,
+    /// What is read is new: all that was there at first has been read.
+    has_begun: AtomicBool,
     /// Held by whoever publishes one; when the last one that came was published.
     reached: Mutex<Option<Instant>>,
+}
+
+/// Offsets that were left out.
+#[derive(Default)]
+struct Jumps {
+    /// What was expected where a larger one came: the first one that was not looked at, for what comes
+    /// after it is no better. 0: none.
+    first: AtomicU64,
+    told: Notify,
+}
+
+impl Jumps {
+    fn note(&self, expected: u64) {
+        // If there is one already, that counts.
+        let _ = self
+            .first
+            .compare_exchange(0, expected, Ordering::Relaxed, Ordering::Relaxed);
+        self.told.notify_one();
+    }
+
+    fn take(&self) -> u64 {
+        self.first.swap(0, Ordering::Relaxed)
+    }
 }
 
 impl Side {
@@ -59,9 +91,19 @@ impl Side {
                 "a marker's name",
                 &format!("{:032x}", rand::random::<u128>()),
             )?,
-            markers: Arc::default(),
+            markers: Arrivals::default(),
+            jumps: Jumps::default(),
+            has_begun: AtomicBool::new(false),
             reached: Mutex::default(),
         })
+    }
+
+    fn begin(&self) {
+        self.has_begun.store(true, Ordering::Relaxed);
+    }
+
+    fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
     }
 
     /// The stream's name.
@@ -81,6 +123,10 @@ impl Side {
         // Of many who ask at a time, one does it.
         if reached.is_some_and(|begun| begun >= asked) {
             return Ok(());
+        }
+        // Each is kept like a message, and clients can have one published.
+        if let Some(last) = *reached {
+            sleep_until(later(last, BETWEEN).min(deadline)).await;
         }
         let (begun, number) = (Instant::now(), self.markers.next());
         if !self.publish(shared, number, deadline).await? {
@@ -104,7 +150,7 @@ impl Side {
         deadline: Instant,
     ) -> Result<bool, BrokerError> {
         let live = shared.publish_link.wait_until(deadline).await?;
-        if timeout_at(Instant::now(), live.unblocked()).await.is_err() {
+        if is_blocked(&live).await {
             return Err(BrokerError::Unavailable(
                 "it is short of memory or disk".into(),
             ));
@@ -130,6 +176,11 @@ impl Side {
             _ => Err(BrokerError::Nacked),
         }
     }
+}
+
+/// Whether the broker takes no messages now, so that no marker can tell anything.
+async fn is_blocked(live: &Live) -> bool {
+    timeout_at(Instant::now(), live.unblocked()).await.is_err()
 }
 
 impl Feed {

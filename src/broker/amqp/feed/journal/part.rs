@@ -22,6 +22,8 @@ use crate::{
 
 /// A part ends when it has so many bytes.
 const PART_BYTES: usize = 4 << 20;
+/// And when it has so many offsets.
+const PART_OFFSETS: usize = 2_000;
 /// Messages on their way, at most.
 const PREFETCH: u16 = 1_000;
 
@@ -29,12 +31,19 @@ const PREFETCH: u16 = 1_000;
 pub(in crate::broker::amqp::feed) struct PartTaker {
     ask: JournalAsk,
     /// Nothing but this marker is wanted, from the end on.
-    marker: Option<Box<[u8]>>,
+    marker: Option<Marker>,
     journal: JournalId,
     part: JournalPart,
+    seen: usize,
     bytes: usize,
     /// Told when all is here.
     done: Option<oneshot::Sender<()>>,
+}
+
+/// A marker that is waited for.
+struct Marker {
+    name: Box<[u8]>,
+    number: [u8; 8],
 }
 
 /// Reads a part of the journal.
@@ -54,16 +63,19 @@ pub(super) async fn end(shared: &Shared, exchange: &str, side: &Side) -> Result<
         until: u64::MAX,
         most: PREFETCH.into(),
     };
-    let name = side.name.as_str().as_bytes();
+    let number = side.markers.next();
+    let marker = Marker {
+        name: side.name.as_str().as_bytes().into(),
+        number: number.to_be_bytes(),
+    };
     let deadline = after(shared.operation_timeout);
     let publish = || async {
-        let number = side.markers.next();
         match side.publish(shared, number, deadline).await? {
             true => Ok(()),
             false => Err(gone()),
         }
     };
-    let part = gather(shared, exchange, ask, Some(name.into()), publish).await?;
+    let part = gather(shared, exchange, ask, Some(marker), publish).await?;
     Ok(part.first)
 }
 
@@ -72,7 +84,7 @@ async fn gather<F: Future<Output = Result<(), BrokerError>>>(
     shared: &Shared,
     exchange: &str,
     ask: JournalAsk,
-    marker: Option<Box<[u8]>>,
+    marker: Option<Marker>,
     begun: impl FnOnce() -> F,
 ) -> Result<JournalPart, BrokerError> {
     let (done, gathered) = oneshot::channel();
@@ -81,6 +93,7 @@ async fn gather<F: Future<Output = Result<(), BrokerError>>>(
         marker,
         journal: JournalId::new(&shared.vhost, exchange),
         part: JournalPart::default(),
+        seen: 0,
         bytes: 0,
         done: Some(done),
     };
@@ -114,7 +127,10 @@ impl DeliveryTaker for PartTaker {
         };
         if let Some(marker) = &self.marker {
             let name = delivery.properties().message_id;
-            if is_marker(&delivery) && name == Some(marker) {
+            let is_it = is_marker(&delivery)
+                && name.is_some_and(|name| *name == *marker.name)
+                && matches!(&delivery.body, Body::Whole(body) if **body == marker.number);
+            if is_it {
                 self.part.first = offset;
                 self.finish();
             }
@@ -133,7 +149,9 @@ impl DeliveryTaker for PartTaker {
             self.bytes = self.bytes.saturating_add(stored.message.weight());
             part.messages.push(stored);
         }
-        let is_enough = part.messages.len() >= self.ask.most || self.bytes >= PART_BYTES;
+        // Markers count, too: a quiet journal has little else.
+        self.seen = self.seen.saturating_add(1);
+        let is_enough = self.seen >= self.ask.most.min(PART_OFFSETS) || self.bytes >= PART_BYTES;
         if is_enough || offset >= self.ask.until || self.looks_only() {
             self.finish();
         }

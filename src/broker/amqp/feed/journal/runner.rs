@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout_at},
 };
 
-use super::{Journaled, Side, part};
+use super::{Journaled, Side, is_blocked, part};
 use crate::{
     broker::{
         BrokerError, FeedId, JournalAsk, JournalStart,
@@ -30,7 +30,7 @@ use crate::{
                 sentinel::Sentinel,
                 taker::{self, FeedTaker},
             },
-            link::{Live, answer, bare},
+            link::{Live, answer},
             reader::{Consumer, Ended, Reader},
         },
     },
@@ -49,7 +49,6 @@ pub(in crate::broker::amqp::feed) struct JournalRunner {
     reader: Arc<Reader<FeedTaker>>,
     /// While no connection has it: where the feed is.
     taker: Option<Journaled>,
-    jumped: watch::Receiver<u64>,
     ready: watch::Sender<Ready>,
     is_bound: Arc<AtomicBool>,
     is_stale: Arc<watch::Sender<bool>>,
@@ -65,15 +64,13 @@ impl JournalRunner {
         side: &Arc<Side>,
         ready: watch::Sender<Ready>,
     ) -> Self {
-        let (sender, jumped) = watch::channel(0);
-        let taker = Journaled::new(&feed.shared, &feed.id, side, &feed.sentinel, sender);
+        let taker = Journaled::new(&feed.shared, &feed.id, side, &feed.sentinel);
         Self {
             id: feed.id.clone(),
             side: Arc::clone(side),
             shared: Arc::clone(&feed.shared),
             reader: Arc::clone(&feed.reader),
             taker: Some(taker),
-            jumped,
             ready,
             is_bound: Arc::clone(&feed.is_bound),
             is_stale: Arc::clone(&feed.is_stale),
@@ -152,10 +149,10 @@ impl JournalRunner {
         let Some(feed) = self.feed.upgrade() else {
             return;
         };
-        let (sender, jumped) = watch::channel(0);
         let (shared, side) = (&self.shared, &self.side);
-        let taker = Journaled::new(shared, &self.id, side, &feed.sentinel, sender);
-        (self.taker, self.jumped) = (Some(taker), jumped);
+        side.has_begun.store(false, Ordering::Relaxed);
+        let taker = Journaled::new(shared, &self.id, side, &feed.sentinel);
+        self.taker = Some(taker);
         self.shared.sink.restart(&self.id);
     }
 
@@ -182,6 +179,9 @@ impl JournalRunner {
         let Some(last) = self.taker.as_ref().and_then(Journaled::last) else {
             return Ok(());
         };
+        if self.is_blocked().await {
+            return Ok(());
+        }
         let end = part::end(&self.shared, &self.id.exchange, &self.side).await?;
         if end <= last {
             let why = "its journal was deleted and made anew";
@@ -192,21 +192,36 @@ impl JournalRunner {
         Ok(())
     }
 
+    /// Whether nobody can publish now: an alarm of the broker, or a lost link.
+    async fn is_blocked(&self) -> bool {
+        match self.shared.publish_link.wait_until(self.deadline()).await {
+            Ok(live) => is_blocked(&live).await,
+            Err(_) => true,
+        }
+    }
+
     /// Offsets were left out from this one on. They may be holes; it is a gap, if the journal does not
     /// reach so far back any more.
-    async fn look_at_jump(&self, expected: u64) -> Result<(), BrokerError> {
+    async fn look_at_jump(&self) {
+        let expected = self.side.jumps.take();
+        if expected == 0 {
+            return;
+        }
         let ask = JournalAsk {
             start: JournalStart::First,
             until: expected,
             most: 1,
         };
-        let part = part::read(&self.shared, &self.id.exchange, ask).await?;
-        if part.first > expected {
-            self.shared.sink.restart(&self.id);
-            let why = "this server was too far behind: what it had not read yet was not kept";
-            taker::interrupted(&*self.shared.sink, &self.id, why);
-        }
-        Ok(())
+        let why = match part::read(&self.shared, &self.id.exchange, ask).await {
+            Ok(part) if part.first <= expected => return,
+            Ok(_) => "this server was too far behind: what it had not read yet was not kept",
+            // Told rather than hidden.
+            Err(_) => {
+                "offsets were left out, and RabbitMQ does not say whether messages are missing"
+            }
+        };
+        self.shared.sink.restart(&self.id);
+        taker::interrupted(&*self.shared.sink, &self.id, why);
     }
 
     /// All bindings are gone.
@@ -242,7 +257,9 @@ impl Serve for JournalRunner {
         let (side, shared) = (Arc::clone(&self.side), Arc::clone(&self.shared));
         tokio::select! {
             reached = side.reach(&shared, self.deadline()) => {
-                if let Err(error) = reached {
+                if let Err(error) = reached
+                    && !self.is_blocked().await
+                {
                     let taker = messages.cancel().await;
                     self.take_back(Ended { taker, reason: error.clone() });
                     return Err(error);
@@ -250,6 +267,7 @@ impl Serve for JournalRunner {
             }
             ended = messages.ended() => return Err(self.take_back(ended)),
         }
+        self.side.begin();
         self.ready.send_modify(|ready| *ready = Ok(()));
         let mut stale = self.is_stale.subscribe();
         let mut binding = Some(bind_again(&self.feed));
@@ -261,18 +279,12 @@ impl Serve for JournalRunner {
         let mut strikes = 0_u32;
         let mut looking: Option<BoxFuture<'_, Result<(), BrokerError>>> = None;
         let stopped = loop {
-            let mut jumped = self.jumped.clone();
             tokio::select! {
                 ended = messages.ended() => return Err(self.take_back(ended)),
                 () = async { let _ = stale.wait_for(|is_stale| *is_stale).await; } => {
                     self.unbind(live).await;
                 }
-                Ok(()) = jumped.changed() => {
-                    let expected = *self.jumped.borrow_and_update();
-                    if let Err(error) = self.look_at_jump(expected).await {
-                        telemetry::feed_stopped(&self.id, &bare(&error));
-                    }
-                }
+                () = side.jumps.told.notified() => self.look_at_jump().await,
                 outcome = async { binding.as_mut()?.await.ok() }, if binding.is_some() => {
                     binding = None;
                     if let Some(Err(BrokerError::NotFound(text))) = outcome {
@@ -299,7 +311,7 @@ impl Serve for JournalRunner {
                             break BrokerError::NotFound(text);
                         }
                         // Nobody publishes, or the link is lost: that is told elsewhere.
-                        Err(error) if self.shared.publish_link.health().is_ok() => {
+                        Err(error) if !self.is_blocked().await => {
                             strikes = strikes.saturating_add(1);
                             if strikes >= STRIKES {
                                 break error;

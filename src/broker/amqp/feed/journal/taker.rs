@@ -7,14 +7,13 @@ use amqp_wire::{
     encode::{Fields, Short},
 };
 use hashbrown::DefaultHashBuilder;
-use tokio::sync::watch;
 
 use super::Side;
 use crate::{
     broker::{
         FeedId, FeedSink, JournalId,
         amqp::{
-            feed::{Shared, arrivals::Arrivals, sentinel::Sentinel, taker::interrupted},
+            feed::{Shared, sentinel::Sentinel, taker::interrupted},
             whole, wire,
         },
         journal::{OFFSET_HEADER, STREAMS, stored},
@@ -33,37 +32,30 @@ pub(in crate::broker::amqp::feed) struct Journaled {
     journal: JournalId,
     sink: Arc<dyn FeedSink>,
     sentinel: Arc<Sentinel>,
-    marker: Box<[u8]>,
-    markers: Arc<Arrivals>,
+    side: Arc<Side>,
     hasher: DefaultHashBuilder,
     /// The last offset, and the fingerprint of what stands there.
     last: Option<(u64, u64)>,
     /// The first message of a consumer shows whether the stream is still the same.
     is_checked: bool,
-    /// Told of offsets that were left out: what was expected.
-    jumped: watch::Sender<u64>,
 }
 
 impl Journaled {
-    /// `jumped` is told which offset was expected where a larger one came.
     pub(super) fn new(
         shared: &Shared,
         id: &FeedId,
-        side: &Side,
+        side: &Arc<Side>,
         sentinel: &Arc<Sentinel>,
-        jumped: watch::Sender<u64>,
     ) -> Self {
         Self {
             id: id.clone(),
             journal: JournalId::new(&shared.vhost, &id.exchange),
             sink: Arc::clone(&shared.sink),
             sentinel: Arc::clone(sentinel),
-            marker: side.name.as_str().as_bytes().into(),
-            markers: Arc::clone(&side.markers),
+            side: Arc::clone(side),
             hasher: DefaultHashBuilder::default(),
             last: None,
             is_checked: false,
-            jumped,
         }
     }
 
@@ -105,7 +97,7 @@ impl Journaled {
             } else if offset <= last {
                 return;
             } else if offset.saturating_sub(last) > HOLE {
-                self.jumped.send_replace(last.saturating_add(1));
+                self.side.jumps.note(last.saturating_add(1));
             }
         }
         self.last = Some((offset, print));
@@ -113,8 +105,9 @@ impl Journaled {
             self.sink.pass(&self.id, offset);
             let name = delivery.properties().message_id;
             // After it was passed: whoever waits for it relies on that.
-            if name.is_some_and(|name| *name == *self.marker) {
-                self.markers.note(&delivery);
+            if name.is_some_and(|name| *name == *self.side.name.as_str().as_bytes()) {
+                self.side.begin();
+                self.side.markers.note(&delivery);
             }
             return;
         }
@@ -128,8 +121,12 @@ impl Journaled {
         }
         let mut message = wire::message(delivery);
         message.read_at = read_at;
-        self.sink
-            .store(&self.id, stored(message, self.journal, offset));
+        let stored = stored(message, self.journal, offset);
+        match self.side.has_begun() {
+            true => self.sink.store(&self.id, stored),
+            // It was there before anybody subscribed.
+            false => self.sink.remember(&self.id, stored),
+        }
     }
 }
 
