@@ -179,6 +179,8 @@ await obey({
   },
   /** Tells what axe-core finds fault with, and whether the page is wider than its window. */
   async examine() {
+    // Colours that change step by step are none to judge.
+    await page.evaluate(() => Promise.all(document.getAnimations().map(({ finished }) => finished.catch(() => {}))));
     await page.evaluate(axe);
     const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));
     const faults = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html.slice(0, 200)).join(' | ')}`);
