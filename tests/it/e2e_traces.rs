@@ -131,7 +131,11 @@ fn attribute<'a>(span: &'a Span, key: &str) -> &'a str {
 /// A queue that gets what is sent to the feed.
 async fn queue(house: &House) -> lapin::Channel {
     let channel = house.vhost.channel().await;
-    let options = QueueDeclareOptions::default();
+    // The only kind of transient queue that a strict RabbitMQ has.
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
     let declared = channel.queue_declare("probe".into(), options, FieldTable::default());
     declared.await.unwrap();
     let options = QueueBindOptions::default();

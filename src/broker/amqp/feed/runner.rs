@@ -183,6 +183,19 @@ pub(super) async fn run(mut server: impl Serve) {
     }
 }
 
+/// All bindings of the feed are gone: its sink is told.
+pub(super) fn unbound(
+    Parts { id, shared, .. }: &Parts<'_>,
+    sentinel: &Sentinel,
+    is_bound: &AtomicBool,
+    reason: &str,
+) {
+    telemetry::feed_interrupted(*id, reason);
+    sentinel.lost();
+    is_bound.store(false, Ordering::Release);
+    shared.sink.lost(id, reason);
+}
+
 /// Binds what ought to be bound, in the background: an exchange that was made anew while
 /// the feed's queue lived has lost its bindings, and AMQP tells nobody.
 pub(super) fn bind_again(feed: &Weak<Feed>) -> AbortOnDropHandle<Result<(), BrokerError>> {
@@ -446,10 +459,7 @@ impl Runner {
     }
 
     fn lost(&self, reason: &str) {
-        telemetry::feed_interrupted(&self.id, reason);
-        self.sentinel.lost();
-        self.is_bound.store(false, Ordering::Release);
-        self.shared.sink.lost(&self.id, reason);
+        unbound(&self.parts(), &self.sentinel, &self.is_bound, reason);
     }
 }
 

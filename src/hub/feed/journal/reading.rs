@@ -32,10 +32,10 @@ const LAST_OFFERS: usize = 4_096;
 const OFFERS: usize = 2_000;
 /// Messages of one part of the journal.
 const PART: usize = 2_000;
-/// Parts of one reading. Who needs more waits for another turn: a client that wants all there is
-/// keeps no others waiting.
+/// Parts of one reading. A client that needs more waits for another turn, so that one that wants
+/// everything keeps no others waiting.
 const PARTS: usize = 10;
-/// Who is further on than this is read for by another reading.
+/// Clients that are further on than this have another reading.
 const WINDOW: u64 = 50_000;
 /// How long a reading waits, at each part, for clients that have to read first: if it has no others,
 /// and if it has.

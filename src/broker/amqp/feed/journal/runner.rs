@@ -26,7 +26,7 @@ use crate::{
             convert::short,
             feed::{
                 Feed, Ready, Shared,
-                runner::{Parts, Serve, bind_again},
+                runner::{Parts, Serve, bind_again, unbound},
                 sentinel::Sentinel,
                 taker::{self, FeedTaker},
             },
@@ -144,7 +144,7 @@ impl JournalRunner {
         ended.reason
     }
 
-    /// Nobody knows where the feed is.
+    /// The feed's place in the stream is not known any more.
     fn forget(&mut self) {
         let Some(feed) = self.feed.upgrade() else {
             return;
@@ -226,10 +226,7 @@ impl JournalRunner {
 
     /// All bindings are gone.
     fn unbound(&self, reason: &str) {
-        telemetry::feed_interrupted(&self.id, reason);
-        self.sentinel.lost();
-        self.is_bound.store(false, Ordering::Release);
-        self.shared.sink.lost(&self.id, reason);
+        unbound(&self.parts(), &self.sentinel, &self.is_bound, reason);
     }
 
     fn deadline(&self) -> Instant {
@@ -310,7 +307,7 @@ impl Serve for JournalRunner {
                             self.unbound(why);
                             break BrokerError::NotFound(text);
                         }
-                        // Nobody publishes, or the link is lost: that is told elsewhere.
+                        // The broker takes no messages, or the link is lost: that is told elsewhere.
                         Err(error) if !self.is_blocked().await => {
                             strikes = strikes.saturating_add(1);
                             if strikes >= STRIKES {
