@@ -125,7 +125,7 @@ fn fit_to_files(listen: &mut listen::Config) {
         unauthenticated: listen.max_unauthenticated,
     };
     let reckoned = Files::of(files).reckon(wanted);
-    if reckoned != wanted {
+    if reckoned.connections < wanted.connections {
         telemetry::few_files(
             files,
             wanted.connections,

@@ -48,7 +48,7 @@ fn files(config: &Config, open: u64) -> Finding {
         u64::MAX => "any number of".to_owned(),
         open => open.to_string(),
     };
-    if reckoned == wanted {
+    if reckoned.connections == wanted.connections {
         let text = format!(
             "{shown} files may be open, enough for {} connections",
             wanted.connections

@@ -13,6 +13,9 @@ use crate::telemetry::{self, Seldom};
 /// Files for everything but clients: links, calls of the hook, Redis, and the operator's port.
 const RESERVE: u64 = 500;
 
+/// One in so many of the clients' files is for connections without a login only.
+const LOGGING_IN: usize = 200;
+
 /// The files that clients may use.
 #[derive(Debug)]
 pub struct Files {
@@ -43,19 +46,19 @@ impl Files {
         }
     }
 
-    /// What there are files for. Connections without a login get a quarter at most: they are there
-    /// for seconds, the others for hours.
+    /// What there are files for. Connections without a login get a quarter at most, of the files
+    /// that are free: they are there for seconds, the others for hours. So both bounds together may
+    /// be more than there are files; a few are left to log in with.
     #[must_use]
     pub fn reckon(&self, wanted: Wanted) -> Wanted {
         let files = usize::try_from(self.clients).unwrap_or(usize::MAX);
         if wanted.connections.saturating_add(wanted.unauthenticated) <= files {
             return wanted;
         }
-        let unauthenticated = wanted.unauthenticated.min(files / 4).max(1);
-        let rest = files.saturating_sub(unauthenticated).max(1);
+        let rest = files.saturating_sub(files.div_ceil(LOGGING_IN));
         Wanted {
-            connections: wanted.connections.min(rest),
-            unauthenticated,
+            connections: wanted.connections.min(rest).max(1),
+            unauthenticated: wanted.unauthenticated.min(files / 4).max(1),
         }
     }
 
@@ -94,11 +97,11 @@ mod tests {
     #[test]
     fn bounds_are_lowered_to_the_files_that_there_are() {
         assert_eq!(reckon(110_500, 100_000, 10_000), (100_000, 10_000));
-        assert_eq!(reckon(110_499, 100_000, 10_000), (99_999, 10_000));
-        assert_eq!(reckon(20_000, 100_000, 10_000), (14_625, 4_875));
+        assert_eq!(reckon(110_499, 100_000, 10_000), (100_000, 10_000));
+        assert_eq!(reckon(20_000, 100_000, 10_000), (19_402, 4_875));
         assert_eq!(reckon(20_000, 100, 50_000), (100, 4_875));
-        assert_eq!(reckon(800, 100_000, 10_000), (300, 100));
-        assert_eq!(reckon(64, 100_000, 10_000), (24, 8));
+        assert_eq!(reckon(800, 100_000, 10_000), (398, 100));
+        assert_eq!(reckon(64, 100_000, 10_000), (31, 8));
         assert_eq!(reckon(0, 100_000, 10_000), (1, 1));
         assert_eq!(reckon(u64::MAX, 100_000, 10_000), (100_000, 10_000));
     }

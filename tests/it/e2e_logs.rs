@@ -78,7 +78,7 @@ async fn too_few_files_are_one_line() {
     assert_eq!(warnings.len(), 1, "{warnings:#?}");
     assert_eq!(warnings[0]["open_files"], 800);
     assert_eq!(warnings[0]["wanted"], 100_000);
-    assert_eq!(warnings[0]["max_connections"], 300);
+    assert_eq!(warnings[0]["max_connections"], 398);
     assert_eq!(warnings[0]["max_unauthenticated"], 100);
     let message = warnings[0]["message"].as_str().unwrap();
     assert!(message.contains("ulimit -Hn"), "{message}");
