@@ -37,6 +37,7 @@ Build everything first: cargo build --release --workspace --bins
   stentor-bench attack                             everything that one user can do to others
   stentor-bench attack --list
   stentor-bench comeback -n 50000                  a node ends, and its users come back on others
+  stentor-bench comeback -n 10000 --resume memory,journal   users were away, and come back for what they missed
   stentor-bench report results --into docs/performance.md
   stentor-bench plot results --into docs
 
@@ -103,6 +104,9 @@ pub(crate) enum Command {
     /// The users of `comeback`: take their part from standard input
     #[command(hide = true)]
     ComebackCrowd,
+    /// The users of `comeback --resume`: take their part from standard input
+    #[command(hide = true)]
+    ComebackAway,
     /// The hook of `comeback`
     #[command(hide = true)]
     ComebackHook(comeback::Service),

@@ -121,6 +121,7 @@ fn obey(command: Command) -> Result<bool> {
         Command::Worker => worker::run().map(|()| true),
         Command::Hook => runtime()?.block_on(hook::run()).map(|()| true),
         Command::ComebackCrowd => runtime()?.block_on(comeback::crowd()).map(|()| true),
+        Command::ComebackAway => runtime()?.block_on(comeback::away()).map(|()| true),
         Command::ComebackHook(service) => {
             runtime()?.block_on(comeback::hook(service)).map(|()| true)
         }

@@ -151,6 +151,26 @@ fn all_come_back() {
 }
 
 #[test]
+fn all_catch_up() {
+    assert_gateway();
+    let folder = tempfile::tempdir().unwrap();
+    let users = ["comeback", "-n", "60", "--stay", "10", "--rate", "50"];
+    let how = ["--resume", "memory,journal", "--away", "2", "--missed", "2"];
+    let output = bench(&[&users[..], &how].concat(), folder.path());
+    assert!(output.status.success(), "{}", said(&output));
+    for (back, has_readings) in [("memory", false), ("journal", true)] {
+        let name = format!("results/comeback/resume {back} 60.json");
+        let text = fs::read_to_string(folder.path().join(name)).unwrap();
+        let outcome: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(outcome["missing"], 0, "{outcome:#}");
+        assert_eq!(outcome["resumes"], 60.0, "{outcome:#}");
+        let readings = outcome["readings"].as_f64() > Some(0.0);
+        assert_eq!(readings, has_readings, "{outcome:#}");
+        assert!(outcome["took_p99"].as_f64() > Some(0.0), "{outcome:#}");
+    }
+}
+
+#[test]
 fn a_storm_is_timed() {
     let outcome = measure("storm", &["--same-user"]);
     let metrics = &outcome["metrics"];

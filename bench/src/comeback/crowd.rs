@@ -37,7 +37,7 @@ use crate::{
 
 const FIRST_PAUSE: f64 = 1.0;
 const LONGEST_PAUSE: f64 = 30.0;
-const ATTEMPT: Duration = Duration::from_secs(20);
+pub(super) const ATTEMPT: Duration = Duration::from_secs(20);
 
 /// Connections from one address: fewer than there are ports.
 const PER_ADDRESS: u32 = 4_000;
@@ -156,7 +156,7 @@ pub(crate) async fn run() -> Result<()> {
     tasks.run_until(all).await
 }
 
-fn say(said: &Said) -> Result<()> {
+pub(super) fn say(said: &impl Serialize) -> Result<()> {
     let mut out = std::io::stdout().lock();
     serde_json::to_writer(&mut out, said)?;
     out.write_all(b"\n")?;
@@ -177,16 +177,29 @@ impl Crowd {
 }
 
 /// Why an attempt failed.
-struct Failure {
-    why: String,
+pub(super) struct Failure {
+    pub(super) why: String,
     /// In seconds: not sooner.
-    advised: f64,
+    pub(super) advised: f64,
 }
 
 impl Failure {
-    fn new(why: impl Into<String>) -> Self {
+    pub(super) fn new(why: impl Into<String>) -> Self {
         let why = why.into();
         Self { why, advised: 0.0 }
+    }
+
+    /// As an ERROR tells it.
+    pub(super) fn told(error: &stomp::Frame<'_>) -> Self {
+        let text = |name: &[u8]| {
+            let value = stomp::header(error.headers, name).unwrap_or_default();
+            String::from_utf8_lossy(value)
+        };
+        let advised = text(b"reconnect:");
+        Self {
+            advised: advised.trim_end_matches('s').parse().unwrap_or_default(),
+            why: format!("ERROR {}", text(b"message:")),
+        }
     }
 }
 
@@ -236,14 +249,18 @@ async fn live(crowd: Rc<Crowd>, number: u32) {
     }
 }
 
+/// How long to wait before the next attempt, after so many failures and a server's advice in seconds.
+pub(super) fn pause(failures: u32, advised: f64) -> Duration {
+    let window = (FIRST_PAUSE * 2_f64.powi(failures.min(10) as i32)).min(LONGEST_PAUSE);
+    Duration::from_secs_f64(advised + rand::random::<f64>() * window.max(advised))
+}
+
 /// Tries until it is back.
 async fn come_back(crowd: &Crowd, number: u32) -> TcpStream {
     let part = &crowd.part;
     let (mut failures, mut advised) = (0_u32, 0.0);
     loop {
-        let window = (FIRST_PAUSE * 2_f64.powi(failures.min(10) as i32)).min(LONGEST_PAUSE);
-        let pause = advised + rand::random::<f64>() * window.max(advised);
-        sleep(Duration::from_secs_f64(pause)).await;
+        sleep(pause(failures, advised)).await;
         let other = rand::random_range(0..part.others.len());
         let done = come(part, number, failures + 1, part.others[other]).await;
         crowd.change(|book| book.tries += 1);
@@ -286,7 +303,7 @@ async fn come(
 }
 
 /// Connects, and logs in: the connection, and what came after CONNECTED.
-async fn log_in(
+pub(super) async fn log_in(
     part: &Part,
     number: u32,
     life: u32,
@@ -334,7 +351,7 @@ async fn log_in(
     Ok((stream, bytes))
 }
 
-async fn more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<(), Failure> {
+pub(super) async fn more(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Result<(), Failure> {
     match stream.read_buf(bytes).await? {
         0 => Err(Failure::new("closed")),
         _ => Ok(()),
@@ -354,12 +371,7 @@ async fn frame(stream: &mut TcpStream, bytes: &mut Vec<u8>, command: &[u8]) -> R
                 continue;
             };
             if said.command == b"ERROR" {
-                let advised = stomp::header(said.headers, b"reconnect:").unwrap_or_default();
-                let advised = String::from_utf8_lossy(advised);
-                let advised = advised.trim_end_matches('s').parse().unwrap_or_default();
-                let why = stomp::header(said.headers, b"message:").unwrap_or_default();
-                let why = format!("ERROR {}", String::from_utf8_lossy(why));
-                return Err(Failure { why, advised });
+                return Err(Failure::told(&said));
             }
             if said.command == command {
                 let taken = bytes.len() - rest.len();

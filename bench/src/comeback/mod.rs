@@ -4,9 +4,13 @@
 //! users who come back; those who stay are ordinary workers, to whom messages go meanwhile. The
 //! processes of the first node are killed (SIGKILL), and the tool waits until each of its users is
 //! logged in elsewhere, with the receipts of both subscriptions.
+//!
+//! `resume` is about users who were away for a while, and what they missed: `away` has them.
 
+mod away;
 mod crowd;
 mod hook;
+mod resume;
 mod tokens;
 
 use std::{
@@ -20,14 +24,14 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use testkit::{Gateway, Process, RabbitMq, eventually};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
-pub(crate) use self::{crowd::run as crowd, hook::Service, hook::run as hook};
+pub(crate) use self::{away::run as away, crowd::run as crowd, hook::Service, hook::run as hook};
 use self::{
     crowd::{Level, Part, Said},
     hook::{Asked, COUNTS},
@@ -86,6 +90,12 @@ pub(crate) struct Options {
     auth: Vec<Auth>,
     #[command(flatten)]
     service: Service,
+    /// No node ends: the users go away, and come back for what they missed, from a journal; several
+    /// ways are measured one after the other, with the first of --auth
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "WHERE")]
+    resume: Vec<resume::Back>,
+    #[command(flatten)]
+    absence: resume::Absence,
     /// The folder for the results, a JSON file each
     #[arg(long, value_name = "FOLDER", default_value = "results/comeback")]
     out: PathBuf,
@@ -134,6 +144,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         limits::files()
     );
     fs::create_dir_all(&options.out)?;
+    if !options.resume.is_empty() {
+        return resume::run(options);
+    }
     let mut all_right = true;
     println!("{HEAD}");
     for &auth in &options.auth {
@@ -170,15 +183,7 @@ const HEAD: &str = "\
 fn row(outcome: &Outcome) -> String {
     let cpu = |role| outcome.cpu.get(&role).copied().unwrap_or_default();
     let questions: u64 = outcome.asked.questions.values().sum();
-    let failed: Vec<String> = outcome
-        .failed
-        .iter()
-        .map(|(why, count)| format!("{count} {why}"))
-        .collect();
-    let failed = match &*failed.join(", ") {
-        "" => "none".to_owned(),
-        failed => failed.to_owned(),
-    };
+    let failed = listed(&outcome.failed);
     let back = match outcome.missing {
         0 => format!("{:.1} s", outcome.seconds),
         missing => format!("{missing} are not"),
@@ -201,64 +206,39 @@ fn row(outcome: &Outcome) -> String {
     )
 }
 
+/// Why tries failed, and how often.
+fn listed(failed: &BTreeMap<String, u64>) -> String {
+    let failed: Vec<String> = failed
+        .iter()
+        .map(|(why, count)| format!("{count} {why}"))
+        .collect();
+    match &*failed.join(", ") {
+        "" => "none".to_owned(),
+        failed => failed.to_owned(),
+    }
+}
+
 async fn measure(options: &Options, auth: Auth) -> Result<Outcome> {
     progress::show("starting servers");
     let (hook, at_hook) = start_hook(options.service).await?;
     let broker = RabbitMq::own_bare(&[], "log.connection.level = warning\n").await;
     let amqp: SocketAddr = broker.amqp_address().parse()?;
     declare_exchange(amqp).context("declaring the exchange")?;
-    let processes = options.users.div_ceil(PER_PROCESS);
     let (mut ends, mut stays) = (Vec::new(), Vec::new());
-    for _ in 0..processes {
-        ends.push(start_gateway(options, auth, amqp, at_hook).await?);
-        stays.push(start_gateway(options, auth, amqp, at_hook).await?);
+    for _ in 0..processes(options) {
+        ends.push(start_gateway(options, auth, (amqp, at_hook), &[]).await?);
+        stays.push(start_gateway(options, auth, (amqp, at_hook), &[]).await?);
     }
     let homes = addresses(&ends)?;
     let others = addresses(&stays)?;
 
     progress::show("connecting those who stay");
-    let mut staying = Worker::start()?;
-    let connect = Connect {
-        server: *others.first().context("no gateway")?,
-        authority: None,
-        first: 0,
-        count: options.stay,
-        at_once: 50,
-        again: false,
-        habits: Habits {
-            own_key: true,
-            heart_beat_ms: 10_000,
-            ..Habits::default()
-        },
-    };
-    staying.connect(connect, |_| ()).await?;
+    let mut staying = connect_staying(options, &others).await?;
 
     progress::show("connecting those who come back");
     let mut crowds = Vec::new();
-    for number in 0..processes {
-        let each = options.users / processes;
-        let part = Part {
-            first: options.stay + number * each,
-            count: each
-                + if number == 0 {
-                    options.users % processes
-                } else {
-                    0
-                },
-            net: u8::try_from(100 + number)?,
-            homes: homes.clone(),
-            others: others.clone(),
-            tokens: auth == Auth::Jwt,
-            at_once: 32,
-        };
-        // The first one has the rest.
-        let first = part.first
-            + if number > 0 {
-                options.users % processes
-            } else {
-                0
-            };
-        crowds.push(start_crowd(&Part { first, ..part })?);
+    for part in parts(options, auth, (&homes, &others))? {
+        crowds.push(start_crowd("comeback-crowd", &part)?);
     }
     for crowd in &crowds {
         said(crowd, |said| matches!(said, Said::Connected).then_some(())).await?;
@@ -410,11 +390,59 @@ async fn measured<T>(
     }
 }
 
+/// Those who stay: the first users, on the first of these.
+async fn connect_staying(options: &Options, servers: &[SocketAddr]) -> Result<Worker> {
+    let mut staying = Worker::start()?;
+    let connect = Connect {
+        server: *servers.first().context("no gateway")?,
+        authority: None,
+        first: 0,
+        count: options.stay,
+        at_once: 50,
+        again: false,
+        habits: Habits {
+            own_key: true,
+            heart_beat_ms: 10_000,
+            ..Habits::default()
+        },
+    };
+    staying.connect(connect, |_| ()).await?;
+    Ok(staying)
+}
+
+/// Processes of a node, and of the crowd.
+fn processes(options: &Options) -> u32 {
+    options.users.div_ceil(PER_PROCESS)
+}
+
+/// The parts of the crowd's processes, which come from `homes` to `others`.
+fn parts(
+    options: &Options,
+    auth: Auth,
+    (homes, others): (&[SocketAddr], &[SocketAddr]),
+) -> Result<Vec<Part>> {
+    let processes = processes(options);
+    let (each, rest) = (options.users / processes, options.users % processes);
+    let part = |number| {
+        anyhow::Ok(Part {
+            // The first one has the rest.
+            first: options.stay + number * each + if number > 0 { rest } else { 0 },
+            count: each + if number == 0 { rest } else { 0 },
+            net: u8::try_from(100 + number)?,
+            homes: homes.to_vec(),
+            others: others.to_vec(),
+            tokens: auth == Auth::Jwt,
+            at_once: 32,
+        })
+    };
+    (0..processes).map(part).collect()
+}
+
 async fn start_gateway(
     options: &Options,
     auth: Auth,
-    amqp: SocketAddr,
-    hook: SocketAddr,
+    (amqp, hook): (SocketAddr, SocketAddr),
+    own: &[(&str, &str)],
 ) -> Result<Gateway> {
     let builds = options.gateway.builds()?;
     let program = &builds.first().context("no gateway's program")?.program;
@@ -443,6 +471,9 @@ async fn start_gateway(
                 .set("auth.jwt.any_audience", true)
                 .set("auth.jwt.subscribe", subscribe);
         }
+    }
+    for (key, value) in own {
+        builder = builder.set(key, value);
     }
     for (key, value) in &options.gateway.settings {
         builder = builder.set(key, value);
@@ -476,9 +507,9 @@ async fn start_hook(service: Service) -> Result<(Process, SocketAddr)> {
     Ok((process, address))
 }
 
-fn start_crowd(part: &Part) -> Result<Process> {
+fn start_crowd(name: &str, part: &Part) -> Result<Process> {
     let mut command = Command::new(this_program()?);
-    command.arg("comeback-crowd");
+    command.arg(name);
     let mut process = Process::start("crowd", &mut command, Stdio::piped()).context("a crowd")?;
     process.write_line(&serde_json::to_string(part)?);
     Ok(process)
@@ -488,7 +519,7 @@ fn start_crowd(part: &Part) -> Result<Process> {
 ///
 /// # Errors
 /// It ended, or is late.
-async fn said<T>(crowd: &Process, pick: impl Fn(Said) -> Option<T>) -> Result<T> {
+async fn said<S: DeserializeOwned, T>(crowd: &Process, pick: impl Fn(S) -> Option<T>) -> Result<T> {
     let saying = async {
         loop {
             let said = crowd
