@@ -135,8 +135,8 @@ pub(crate) struct Plan {
     pub(crate) chat: Option<Chat>,
 }
 
-/// Rounds of a chat that are on their way.
-const AHEAD: u64 = 2;
+/// Rounds of a chat that are on their way: with 500 members two would fill a mailbox.
+const AHEAD: u64 = 1;
 
 impl Options {
     /// The numbers of connections.

@@ -706,9 +706,9 @@ async fn a_certificate_that_has_expired_or_is_another_key_s() {
 async fn too_few_files() {
     let (vhost, hook) = (vhost().await, Hook::start().await);
     let mut setup = Setup::new(&vhost, &hook);
-    setup.files = Some(900);
+    setup.files = Some(700);
     let report = setup.is_sound().await;
-    let found = report.found("system.files", "doubtful", "900 files may be open");
+    let found = report.found("system.files", "doubtful", "700 files may be open");
     assert!(
         found.cure[0].starts_with("LimitNOFILE=1500"),
         "{:?}",
