@@ -11,8 +11,10 @@
 //! - [`pass`]: one reading for many
 //! - [`reading`]: who reads when
 //! - [`resume`]: from a client's wish to a position, and what it is told
+//! - [`checking`]: whether old cursors are still good
 //! - [`history`]: messages without a subscription
 
+mod checking;
 mod history;
 mod pass;
 mod reading;
@@ -24,7 +26,7 @@ use std::{collections::HashSet, sync::Arc};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use self::{pass::Joiner, ring::Ring};
+use self::{checking::Checks, pass::Joiner, ring::Ring};
 use super::{Feed, Subscriber};
 use crate::broker::{JournalConfig, JournalId, Stored};
 
@@ -39,6 +41,8 @@ pub(in crate::hub) struct Journal {
     /// From the journal.
     far: Mutex<Line>,
     replays: u16,
+    /// Cursors that are older than memory.
+    checks: Checks,
     /// For questions about single positions.
     questions: Semaphore,
     /// For those who look for the last messages of a key.
@@ -72,6 +76,7 @@ impl Journal {
             near: Mutex::default(),
             far: Mutex::default(),
             replays: config.replays,
+            checks: Checks::default(),
             questions: Semaphore::new(QUESTIONS),
             searches: Semaphore::new(SEARCHES),
         }

@@ -37,6 +37,9 @@ const PART: usize = 2_000;
 const PARTS: usize = 10;
 /// Clients that are further on than this have another reading.
 const WINDOW: u64 = 50_000;
+/// A reading begins so far, at most, before the client that waits longest: so it comes to it in any
+/// case.
+const BEFORE: u64 = (PART * PARTS / 2) as u64;
 /// How long a reading waits, at each part, for clients that have to read first: if it has no others,
 /// and if it has.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -280,8 +283,8 @@ impl Drop for Running<'_> {
 }
 
 impl Line {
-    /// Whoever waits longest, and all who are not further on than that; if nobody waits, the reading is
-    /// over. With [`u64::MAX`], all.
+    /// Whoever waits longest, and all who are near; if nobody waits, the reading is over. With
+    /// [`u64::MAX`], all.
     fn take(&mut self, window: u64) -> Option<Vec<Joiner>> {
         let Some(first) = self.waiting.first().map(|joiner| joiner.position) else {
             self.running = self.running.saturating_sub(1);
@@ -290,10 +293,14 @@ impl Line {
         if window == u64::MAX {
             return Some(std::mem::take(&mut self.waiting));
         }
-        let end = first.saturating_add(window);
+        let least = first.saturating_sub(BEFORE);
+        let positions = self.waiting.iter().map(|joiner| joiner.position);
+        let start = positions.filter(|position| *position >= least).min();
+        let start = start.unwrap_or(first);
+        let range = start..start.saturating_add(window);
         let taken = self
             .waiting
-            .extract_if(.., |joiner| (first..end).contains(&joiner.position));
+            .extract_if(.., |joiner| range.contains(&joiner.position));
         Some(taken.collect())
     }
 }

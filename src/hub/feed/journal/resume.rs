@@ -331,26 +331,7 @@ impl Feed {
                 false => Err(ResumeError::Gap(Gap::Replaced, None)),
             };
         }
-        let _turn = journal.questions.acquire().await;
-        let ask = JournalAsk {
-            start: JournalStart::Offset(cursor.offset),
-            until: self.remembered().1.saturating_sub(1),
-            most: 1,
-        };
-        let part = self.host.read_journal(&self.id.exchange, ask).await?;
-        if part.first > cursor.offset {
-            let first = self.first_available().await?;
-            let gap = match first > cursor.offset {
-                true => Gap::Expired,
-                // There is a hole where the message was.
-                false => Gap::Replaced,
-            };
-            return Err(ResumeError::Gap(gap, Some(first)));
-        }
-        match part.messages.first() {
-            Some(stored) if cursor.is_of(stored) => Ok(after),
-            _ => Err(ResumeError::Gap(Gap::Replaced, None)),
-        }
+        self.check_cursor(journal, cursor).await.map(|()| after)
     }
 
     /// Whether the cursor's message is the one in memory; `None`: that is older than memory.

@@ -136,12 +136,18 @@ impl VirtualHost for Fake {
                 JournalStart::Offset(offset) => offset,
                 JournalStart::First | JournalStart::Time(_) => 0,
             };
-            let all = stream.messages.iter();
-            let messages: Vec<_> = all
-                .filter(|stored| stored.offset >= from && stored.offset <= ask.until)
-                .take(ask.most)
-                .cloned()
-                .collect();
+            // As RabbitMQ, it begins with what is there, be it beyond what was asked for.
+            let all = stream
+                .messages
+                .iter()
+                .filter(|stored| stored.offset >= from);
+            let mut messages = Vec::new();
+            for stored in all.take(ask.most) {
+                messages.push(stored.clone());
+                if stored.offset >= ask.until {
+                    break;
+                }
+            }
             let first = messages.first().unwrap().offset;
             let next = messages.last().unwrap().offset + 1;
             Ok(JournalPart {
@@ -367,8 +373,52 @@ async fn many_who_come_back_share_one_reading() {
     assert_eq!(bodies(&clients[0]), numbers(701..1_500));
     assert_eq!(bodies(&clients[39]), numbers(0..1_500));
     let parts = scene.fake.stream.lock().parts;
-    // One question for each position, and a few readings.
+    // One question for each who wants the first, and a few readings.
     assert!(parts <= 40 + 8, "{parts}");
+}
+
+/// Each has a cursor of its own that is older than memory: they are checked together.
+#[tokio::test(start_paused = true)]
+async fn many_old_cursors_cost_few_readings() {
+    let scene = scene(10);
+    let cursors = scene.with(0..1_500).await;
+    let clients: Vec<_> = (0..1_000).map(|_| client(4_000)).collect();
+    let wishes: Vec<_> = cursors.iter().map(|cursor| after(*cursor)).collect();
+    let resuming = clients.iter().zip(&wishes);
+    let resuming = resuming.map(|(client, wish)| scene.resume(client, wish));
+    let guards = futures_util::future::join_all(resuming).await;
+    for (number, (resumed, client)) in guards.into_iter().zip(&clients).enumerate() {
+        assert_eq!(told(resumed.unwrap().1), exact(1_499 - number as u64));
+        assert_eq!(bodies(client), numbers(number + 1..1_500));
+    }
+    let parts = scene.fake.stream.lock().parts;
+    assert!(parts <= 12, "{parts}");
+}
+
+/// The session whose turn it is may end; the others' cursors are checked all the same.
+#[tokio::test(start_paused = true)]
+async fn an_end_in_mid_check_costs_the_others_nothing() {
+    let scene = Arc::new(scene(10));
+    let cursors = scene.with(0..500).await;
+    let ending: Vec<_> = cursors[..20]
+        .iter()
+        .map(|cursor| {
+            let (scene, wish) = (Arc::clone(&scene), after(*cursor));
+            tokio::spawn(async move {
+                let client = client(4_000);
+                scene.resume(&client, &wish).await.map(drop)
+            })
+        })
+        .collect();
+    let client = client(4_000);
+    let wish = after(cursors[100]);
+    let resuming = scene.resume(&client, &wish);
+    let ends = async {
+        sleep(READING / 2).await;
+        ending.iter().for_each(tokio::task::JoinHandle::abort);
+    };
+    let (resumed, ()) = tokio::join!(resuming, ends);
+    assert_eq!(told(resumed.unwrap().1), exact(399));
 }
 
 #[tokio::test(start_paused = true)]
