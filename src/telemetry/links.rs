@@ -57,6 +57,21 @@ pub fn broker_address_failed(link: &str, broker: &dyn Display, cause: &dyn Displ
     debug!(target: "stentor::broker", link, broker, %cause, "broker address failed");
 }
 
+/// A node of the broker answers nothing that needs its cluster, while another one does.
+pub fn broker_node_cut_off(broker: &dyn Display) {
+    let broker = broker.to_string();
+    warn!(
+        target: "stentor::broker", broker,
+        "a broker's node is cut off from its cluster: all links leave it"
+    );
+}
+
+/// Such a node is one of its cluster again.
+pub fn broker_node_is_back(broker: &dyn Display) {
+    let broker = broker.to_string();
+    info!(target: "stentor::broker", broker, "a broker's node is back in its cluster");
+}
+
 /// A feed's queue is on a node of the cluster that is down: the feed goes on with another queue.
 pub fn feed_moved(feed: &dyn Display, queue: &str, cause: &str) {
     let feed = feed.to_string();

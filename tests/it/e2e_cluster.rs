@@ -404,26 +404,46 @@ async fn the_node_of_a_feed_s_queue_and_of_all_links_is_killed() {
     a_feed_loses_its_queue("queue's and links' node killed", true, kill, start).await;
 }
 
-#[tokio::test]
-async fn the_node_of_a_feed_s_queue_is_cut_off_from_the_others() {
+async fn a_feed_s_node_is_isolated(case: &str, links_at_home: bool) {
     let isolate = async |cluster: &Cluster, node: &RabbitMq| cluster.isolate(node).await;
     let rejoin = async |cluster: &Cluster, node: &RabbitMq| {
         cluster.rejoin(node).await;
         cluster.repair().await;
     };
-    a_feed_loses_its_queue("queue's node cut off", false, isolate, rejoin).await;
+    a_feed_loses_its_queue(case, links_at_home, isolate, rejoin).await;
+}
+
+#[tokio::test]
+async fn the_node_of_a_feed_s_queue_is_cut_off_from_the_others() {
+    a_feed_s_node_is_isolated("queue's node cut off", false).await;
+}
+
+/// RabbitMQ 4.3 leaves the links as they are.
+#[tokio::test]
+async fn the_node_of_a_feed_s_queue_and_of_all_links_is_cut_off_from_the_others() {
+    a_feed_s_node_is_isolated("queue's and links' node cut off", true).await;
 }
 
 /// As by a network that drops packets: no connection is closed, and the nodes have to notice.
-#[tokio::test]
-async fn the_node_of_a_feed_s_queue_is_cut_off_without_a_word() {
+async fn a_feed_s_node_is_cut_off_without_a_word(case: &str, links_at_home: bool) {
     let cut_off = async |cluster: &Cluster, node: &RabbitMq| cluster.cut_off(node);
     let reconnect = async |cluster: &Cluster, _: &RabbitMq| {
         cluster.reconnect();
         cluster.repair().await;
     };
+    a_feed_loses_its_queue(case, links_at_home, cut_off, reconnect).await;
+}
+
+#[tokio::test]
+async fn the_node_of_a_feed_s_queue_is_cut_off_without_a_word() {
     let case = "queue's node cut off without a word";
-    a_feed_loses_its_queue(case, false, cut_off, reconnect).await;
+    a_feed_s_node_is_cut_off_without_a_word(case, false).await;
+}
+
+#[tokio::test]
+async fn the_node_of_a_feed_s_queue_and_of_all_links_is_cut_off_without_a_word() {
+    let case = "queue's and links' node cut off without a word";
+    a_feed_s_node_is_cut_off_without_a_word(case, true).await;
 }
 
 /// Nothing is lost, doubled or swapped, and nobody is disconnected: the queue is elsewhere.

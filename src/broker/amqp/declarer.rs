@@ -27,6 +27,7 @@ use tokio::{
 
 use super::{
     convert::{broker_error, short},
+    hosts::InUse,
     link::{self, LinkConfig, LoggedIn},
     topology::declare_options,
 };
@@ -58,7 +59,7 @@ pub(super) struct Declarer {
     names: Box<str>,
     next_name: AtomicU64,
     /// For whoever declares a kind of queue that is not known, one at a time.
-    connection: AsyncMutex<Option<LoggedIn>>,
+    connection: AsyncMutex<Option<Kept>>,
     known: Mutex<KnownQueues>,
     hasher: RandomState,
     /// That there are no transient queues was said in the log.
@@ -79,7 +80,10 @@ struct KnownQueues {
 }
 
 /// The connection, for one after the other.
-type Turn<'a> = MutexGuard<'a, Option<LoggedIn>>;
+type Turn<'a> = MutexGuard<'a, Option<Kept>>;
+
+/// The connection, and the address that it leads to.
+type Kept = (LoggedIn, InUse);
 
 impl KnownQueues {
     /// What is known of a queue that is to be declared.
@@ -244,20 +248,21 @@ impl Declarer {
     ) -> DeclareAnswer {
         loop {
             // It is not put back if its answer is not awaited: it could come to the next one.
-            let connection = match slot.take().filter(|one| one.status().connected()) {
-                Some(connection) => connection,
+            let is_good = |(one, in_use): &Kept| one.status().connected() && !in_use.is_left();
+            let kept = match slot.take().filter(is_good) {
+                Some(kept) => kept,
                 None => match self.connect(deadline).await {
-                    Ok(connection) => connection,
+                    Ok(kept) => kept,
                     Err(error) => return DeclareAnswer::Lost(error),
                 },
             };
-            match attempt(&connection, queue, is_rehearsal, deadline).await {
+            match attempt(&kept.0, queue, is_rehearsal, deadline).await {
                 DeclareAnswer::Lost(_) if after(PAUSE) < deadline => {
                     tokio::time::sleep(PAUSE).await;
                 }
                 answer => {
                     if matches!(answer, DeclareAnswer::Declared | DeclareAnswer::Refused(_)) {
-                        *slot = Some(connection);
+                        *slot = Some(kept);
                     }
                     return answer;
                 }
@@ -277,16 +282,16 @@ impl Declarer {
     pub(super) async fn close(&self) {
         let deadline = after(GOODBYE);
         if let Ok(mut slot) = self.turn(deadline).await
-            && let Some(connection) = slot.take()
+            && let Some((connection, _)) = slot.take()
         {
             // Whatever goes wrong now, the broker sees the socket close.
             let _ = timeout_at(deadline, connection.close(200, "bye".into())).await;
         }
     }
 
-    async fn connect(&self, deadline: Instant) -> Result<LoggedIn, BrokerError> {
+    async fn connect(&self, deadline: Instant) -> Result<Kept, BrokerError> {
         match timeout_at(deadline, link::connect(&self.config)).await {
-            Ok(Ok((connection, _))) => Ok(connection),
+            Ok(Ok((connection, address))) => Ok((connection, self.config.hosts.used_by(&address))),
             Ok(Err(unreached)) => Err(link::down(unreached.error)),
             Err(_) => Err(late()),
         }

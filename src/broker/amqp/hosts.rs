@@ -2,13 +2,17 @@
 //!
 //! The nodes of a cluster serve alike, so each link takes one at random. An address at which a link
 //! failed lately is tried last, by all links: one that notices a dead machine spares the others the
-//! wait. A name may stand for several addresses; all of them are tried.
+//! wait. A name may stand for several addresses; all of them are tried. All links leave an address
+//! at once when [`super::lookout`] says so.
 
 use std::{
     collections::HashMap,
     fmt,
     net::SocketAddr,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,6 +22,7 @@ use parking_lot::Mutex;
 use rand::seq::SliceRandom as _;
 use tokio::{
     net::lookup_host,
+    sync::watch,
     time::{Instant, timeout},
 };
 
@@ -42,6 +47,17 @@ pub(super) struct Hosts {
     failed: Mutex<HashMap<SocketAddr, Instant>>,
     /// Addresses that there were when they were last looked up.
     known: AtomicUsize,
+    /// Where links lead to now, and how many do.
+    used: Mutex<HashMap<SocketAddr, (Address, usize)>>,
+    /// Addresses that all links left, and when.
+    left: watch::Sender<HashMap<SocketAddr, Instant>>,
+}
+
+/// A link leads to an address, for as long as this lives.
+pub(super) struct InUse {
+    hosts: Arc<Hosts>,
+    socket: SocketAddr,
+    since: Instant,
 }
 
 /// A machine as the configuration names it.
@@ -73,8 +89,8 @@ impl Hosts {
         let known = AtomicUsize::new(hosts.len());
         Self {
             hosts,
-            failed: Mutex::default(),
             known,
+            ..Self::default()
         }
     }
 
@@ -95,6 +111,41 @@ impl Hosts {
 
     fn worked(&self, address: &Address) {
         self.failed.lock().remove(&address.socket);
+    }
+
+    /// A link leads there from now on.
+    pub(super) fn used_by(self: &Arc<Self>, address: &Address) -> InUse {
+        let mut used = self.used.lock();
+        let (_, links) = used
+            .entry(address.socket)
+            .or_insert_with(|| (address.clone(), 0));
+        *links = links.saturating_add(1);
+        InUse {
+            hosts: Arc::clone(self),
+            socket: address.socket,
+            since: Instant::now(),
+        }
+    }
+
+    /// Where links lead to now.
+    pub(super) fn used(&self) -> Vec<Address> {
+        let used = self.used.lock();
+        used.values().map(|(address, _)| address.clone()).collect()
+    }
+
+    /// All addresses but these.
+    pub(super) async fn others(&self, these: &[Address], patience: Duration) -> Vec<Address> {
+        let (mut found, _) = self.round(patience).await;
+        found.retain(|address| these.iter().all(|other| other.socket != address.socket));
+        found
+    }
+
+    /// All links that lead there end, and try it last.
+    pub(super) fn leave(&self, address: &Address) {
+        self.failed(address);
+        self.left.send_modify(|left| {
+            left.insert(address.socket, Instant::now());
+        });
     }
 
     /// All addresses in the order in which to try them; and the machines that have none, with the
@@ -126,6 +177,37 @@ impl Hosts {
         failed.retain(|_, since| since.elapsed() < LATELY);
         last_failed_last(&mut found, &failed);
         (found, unknown)
+    }
+}
+
+impl InUse {
+    /// Done when all links are to leave the address.
+    pub(super) async fn left(&self) {
+        let mut left = self.hosts.left.subscribe();
+        // It has its sender.
+        let _ = left.wait_for(|left| self.is_among(left)).await;
+    }
+
+    /// Whether all links are to leave the address.
+    pub(super) fn is_left(&self) -> bool {
+        self.is_among(&self.hosts.left.borrow())
+    }
+
+    fn is_among(&self, left: &HashMap<SocketAddr, Instant>) -> bool {
+        left.get(&self.socket)
+            .is_some_and(|when| *when > self.since)
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut used = self.hosts.used.lock();
+        if let Some((_, links)) = used.get_mut(&self.socket) {
+            *links = links.saturating_sub(1);
+            if *links == 0 {
+                used.remove(&self.socket);
+            }
+        }
     }
 }
 

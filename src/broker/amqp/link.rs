@@ -27,7 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     account::{Account, Credentials, Numbered, Renewals, UNREADABLE},
     convert::broker_error,
-    hosts::{Address, Hosts, Unreached, dial},
+    hosts::{Address, Hosts, InUse, Unreached, dial},
     outages::{LinkLog, Outages},
     quarantine::{Asked, Quarantine},
 };
@@ -404,6 +404,11 @@ pub(super) async fn answer<T>(
     }
 }
 
+/// Why a link leaves a node that is up.
+pub(super) fn cut_off() -> BrokerError {
+    BrokerError::Unavailable("its node is cut off from its cluster".into())
+}
+
 /// Said where the broker leaves a call without an answer.
 pub(super) fn late() -> Cause {
     "it did not answer in time".into()
@@ -423,7 +428,8 @@ async fn supervise(config: LinkConfig, state: watch::Sender<LinkState>) {
                 }
                 log.up(&address);
                 let since = Instant::now();
-                let error = run(connection, &config, epoch, &state).await;
+                let in_use = config.hosts.used_by(&address);
+                let error = run(connection, &config, &in_use, epoch, &state).await;
                 outage = Outage::new();
                 (config.lost(&address, error), since.elapsed())
             }
@@ -546,7 +552,8 @@ impl LinkConfig {
     }
 }
 
-async fn open(
+/// Connects by lapin, at that address.
+pub(super) async fn open(
     config: &LinkConfig,
     address: Address,
     credentials: &Credentials,
@@ -629,6 +636,7 @@ pub(super) fn down(error: BrokerError) -> BrokerError {
 async fn run(
     connection: LoggedIn,
     config: &LinkConfig,
+    in_use: &InUse,
     epoch: u64,
     state: &watch::Sender<LinkState>,
 ) -> BrokerError {
@@ -642,7 +650,14 @@ async fn run(
     loop {
         // What was said before the end is heard after it, too.
         let event = if status.connected() {
-            events.next().await
+            tokio::select! {
+                event = events.next() => event,
+                () = in_use.left() => {
+                    // It may answer this no more than anything else.
+                    tokio::spawn(async move { live.close().await });
+                    return cut_off();
+                }
+            }
         } else {
             events.next().now_or_never().flatten()
         };

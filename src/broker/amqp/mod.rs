@@ -4,7 +4,8 @@
 //! (RabbitMQ stops reading a connection that publishes when it is short of memory or disk, and
 //! acknowledgements must not wait behind that), and as many as needed for dedicated consumers.
 //! The feeds' messages come by `reader`s, one for each shard. What the broker may answer by closing
-//! a connection goes by one that nobody else is on: `declarer`.
+//! a connection goes by one that nobody else is on: `declarer`. `lookout` sees to it that all of them
+//! leave a node that is cut off from its cluster.
 
 mod account;
 mod channels;
@@ -18,6 +19,7 @@ mod handed;
 mod hosts;
 pub mod inspect;
 mod link;
+mod lookout;
 mod outages;
 mod publisher;
 mod quarantine;
@@ -70,8 +72,8 @@ pub struct AmqpBroker {
     /// Numbers for the names of queues.
     numbers: Arc<AtomicU64>,
     outages: Arc<Outages>,
-    /// Looks for new tokens, if the account has any.
-    keeper: OnceLock<AbortOnDropHandle<()>>,
+    /// Look for new tokens, if the account has any, and out for nodes that are cut off.
+    keepers: OnceLock<[AbortOnDropHandle<()>; 2]>,
 }
 
 impl AmqpBroker {
@@ -110,7 +112,7 @@ impl AmqpBroker {
             node: node.into(),
             numbers: Arc::default(),
             outages: Arc::default(),
-            keeper: OnceLock::new(),
+            keepers: OnceLock::new(),
         })
     }
 }
@@ -149,9 +151,10 @@ impl Broker for AmqpBroker {
         let links = self.links(vhost);
         let link_config = |purpose: &str| links.with_purpose(purpose);
         // By the first virtual host, which is the default one.
-        self.keeper.get_or_init(|| {
-            let keeping = account::keep(link_config("trial of a token"));
-            AbortOnDropHandle::new(tokio::spawn(keeping))
+        self.keepers.get_or_init(|| {
+            let tokens = tokio::spawn(account::keep(link_config("trial of a token")));
+            let nodes = tokio::spawn(lookout::keep(link_config("lookout")));
+            [tokens, nodes].map(AbortOnDropHandle::new)
         });
         let operation_timeout = self.config.operation_timeout;
         let feed_link = Arc::new(AmqpLink::start(link_config("bindings of feeds")));

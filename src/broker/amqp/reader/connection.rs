@@ -169,6 +169,11 @@ impl<T: DeliveryTaker> Connection<T> {
                     encode::close(&mut self.out.bytes, OK, Short::cut("bye"));
                     return Poll::Ready(Err(End::Wanted));
                 }
+                Some(Command::Leave(reason)) => {
+                    self.acknowledge();
+                    encode::close(&mut self.out.bytes, OK, Short::cut("bye"));
+                    return Poll::Ready(Err(End::Lost(reason)));
+                }
             }
         }
         if self.acks.is_waiting && self.acks.at.as_mut().poll(context).is_ready() {

@@ -46,7 +46,7 @@ use self::{
 use super::{
     account::{Credentials, Numbered, Renewals},
     hosts::{Address, Unreached, dial},
-    link::{LinkConfig, Outage},
+    link::{LinkConfig, Outage, cut_off},
     outages::LinkLog,
 };
 use crate::{
@@ -99,6 +99,8 @@ enum Command<T> {
     Cancel(u64),
     /// Ends the connection in good order.
     Close,
+    /// The same, and it is to be made again elsewhere; why.
+    Leave(BrokerError),
 }
 
 /// A running consumer. Dropping it ends it; unacknowledged messages then go to the queue's next
@@ -363,9 +365,15 @@ async fn supervise<T: DeliveryTaker>(
                 // A task of its own: if a taker panics, the others' connection is made again.
                 let connection = Connection::new(connected, commands);
                 let mut running = AbortOnDropHandle::new(tokio::spawn(connection.run()));
+                let in_use = config.hosts.used_by(&address);
                 let ended = tokio::select! {
                     ended = &mut running => ended,
-                    () = renew(&config, renewals, sender) => running.await,
+                    () = renew(&config, renewals, sender.clone()) => running.await,
+                    () = in_use.left() => {
+                        // If it has ended by itself, nobody hears this.
+                        let _ = sender.send(Command::Leave(cut_off()));
+                        running.await
+                    }
                 };
                 outage = Outage::new();
                 let failed = || BrokerError::Unavailable("its task failed".into());

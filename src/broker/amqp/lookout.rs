@@ -1,0 +1,401 @@
+//! Looks out for nodes of a cluster that are cut off from the others, and not from here.
+//!
+//! RabbitMQ 4.3 lets such a node go on: it keeps its connections, takes and confirms messages, and
+//! gives a feed there only what is published there. To whatever changes the cluster's metadata it
+//! says nothing. So each address that links lead to is asked from time to time for such a change,
+//! one without effect: to take away a binding that never was. All versions answer it at once, and
+//! none keeps anything of it.
+//!
+//! A node is taken for cut off if it is silent, and silent again on a new connection, while another
+//! node answers at once. A cluster that is slow as a whole, or that has no leader, so stays as it is.
+//! All links then leave the node ([`Hosts::leave`]), as if it had closed them. A feed whose queue is
+//! there is found to be without it; to other feeds it is a lost link.
+//!
+//! Where the broker has one address, nothing is asked: there would be nowhere to go.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use lapin::{
+    Channel, Connection,
+    types::{FieldTable, ShortString},
+};
+use parking_lot::Mutex;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::{
+    convert::{broker_error, short},
+    hosts::{Address, Hosts},
+    link::{self, LinkConfig},
+};
+use crate::{
+    broker::{BrokerError, FEED_QUEUES},
+    telemetry,
+};
+
+/// Between two rounds of questions.
+const EVERY: Duration = Duration::from_secs(3);
+/// How long a node may be silent; and once more, on a new connection.
+const SILENCE: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(3)];
+/// How long another node may take for the question to which that one said nothing.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// Between two questions to a node that was left. Links try it last for longer than that.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// What a node says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// Anything: a refusal is an answer, too.
+    Given,
+    /// Nothing in time.
+    Silence,
+    /// There is no connection to it, which its links notice themselves.
+    Gone,
+}
+
+/// Asks nodes for something that they cannot do alone.
+trait Ask: Sync {
+    /// Asks one, `afresh`: on a new connection.
+    fn ask(
+        &self,
+        address: &Address,
+        afresh: bool,
+        patience: Duration,
+    ) -> impl Future<Output = Answer> + Send;
+
+    /// Only these are asked often.
+    fn keep_only(&self, addresses: &[Address]);
+}
+
+struct Lookout<A> {
+    hosts: Arc<Hosts>,
+    asking: A,
+    /// Nodes that all links left; when each was asked last.
+    left: HashMap<SocketAddr, (Address, Instant)>,
+}
+
+/// Looks out, for ever.
+pub(super) async fn keep(config: LinkConfig) {
+    let hosts = Arc::clone(&config.hosts);
+    let Ok(questions) = Questions::new(config) else {
+        return;
+    };
+    let mut lookout = Lookout::new(hosts, questions);
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        lookout.round().await;
+    }
+}
+
+impl<A: Ask> Lookout<A> {
+    fn new(hosts: Arc<Hosts>, asking: A) -> Self {
+        Self {
+            hosts,
+            asking,
+            left: HashMap::new(),
+        }
+    }
+
+    /// Asks every node that links lead to.
+    async fn round(&mut self) {
+        if !self.hosts.are_many() {
+            return;
+        }
+        self.visit().await;
+        let used = self.hosts.used();
+        self.asking.keep_only(&used);
+        let [first, second] = SILENCE;
+        let silent = self.silent(used, false, first).await;
+        if silent.is_empty() {
+            return;
+        }
+        // At the same time: who has a new leader has it for both.
+        let others = self.hosts.others(&silent, AT_ONCE).await;
+        let (silent, another_answers) =
+            tokio::join!(self.silent(silent, true, second), self.any_answers(&others));
+        if !another_answers {
+            return;
+        }
+        for address in silent {
+            telemetry::broker_node_cut_off(&address);
+            self.hosts.leave(&address);
+            let now = Instant::now();
+            self.left.insert(address.socket, (address, now));
+        }
+    }
+
+    /// Those of these that say nothing.
+    async fn silent(
+        &self,
+        addresses: Vec<Address>,
+        afresh: bool,
+        patience: Duration,
+    ) -> Vec<Address> {
+        let asking = addresses.into_iter().map(|address| async move {
+            let answer = self.asking.ask(&address, afresh, patience).await;
+            (answer == Answer::Silence).then_some(address)
+        });
+        join_all(asking).await.into_iter().flatten().collect()
+    }
+
+    async fn any_answers(&self, addresses: &[Address]) -> bool {
+        let asking = addresses
+            .iter()
+            .map(|address| self.asking.ask(address, false, AT_ONCE));
+        join_all(asking).await.contains(&Answer::Given)
+    }
+
+    /// Asks nodes that were left, so that links try them last for as long as they are cut off.
+    async fn visit(&mut self) {
+        let due = self.left.values();
+        let due = due.filter(|(_, asked)| asked.elapsed() >= AGAIN);
+        let due: Vec<_> = due.map(|(address, _)| address.clone()).collect();
+        let [_, patience] = SILENCE;
+        let silent = self.silent(due.clone(), true, patience).await;
+        let now = Instant::now();
+        for address in due {
+            if silent.contains(&address) {
+                self.hosts.failed(&address);
+                self.left.insert(address.socket, (address, now));
+            } else {
+                telemetry::broker_node_is_back(&address);
+                self.left.remove(&address.socket);
+            }
+        }
+    }
+}
+
+/// The questions to RabbitMQ, on a connection of their own to each node.
+struct Questions {
+    config: LinkConfig,
+    /// Of a queue and of an exchange, neither of which is there: one that the account may use.
+    name: ShortString,
+    number: AtomicU64,
+    connections: Mutex<HashMap<SocketAddr, (Connection, Channel)>>,
+}
+
+impl Questions {
+    fn new(config: LinkConfig) -> Result<Self, BrokerError> {
+        let name = format!("{FEED_QUEUES}{}.lookout", config.node);
+        Ok(Self {
+            name: short("a name", &name)?,
+            config,
+            number: AtomicU64::new(0),
+            connections: Mutex::default(),
+        })
+    }
+
+    async fn connect(&self, address: &Address) -> Result<(Connection, Channel), BrokerError> {
+        let credentials = self.config.credentials().await;
+        let credentials = credentials.map_err(|unreached| unreached.error)?;
+        let connection = link::open(&self.config, address.clone(), &credentials).await?;
+        let channel = connection.create_channel().await;
+        let channel = channel.map_err(|error| broker_error(&error))?;
+        Ok((connection, channel))
+    }
+}
+
+impl Ask for Questions {
+    async fn ask(&self, address: &Address, afresh: bool, patience: Duration) -> Answer {
+        let old = self.connections.lock().remove(&address.socket);
+        let old = old.filter(|(_, channel)| !afresh && channel.status().connected());
+        // Another key each time, so that no two questions are alike.
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let asking = async {
+            let (connection, channel) = match old {
+                Some(open) => open,
+                None => match self.connect(address).await {
+                    Ok(open) => open,
+                    Err(_) => return Answer::Gone,
+                },
+            };
+            let Ok(key) = short("a key", &number.to_string()) else {
+                return Answer::Gone;
+            };
+            let (queue, exchange) = (self.name.clone(), self.name.clone());
+            let none = FieldTable::default();
+            match channel.queue_unbind(queue, exchange, key, none).await {
+                Ok(()) => {
+                    let mut connections = self.connections.lock();
+                    connections.insert(address.socket, (connection, channel));
+                    Answer::Given
+                }
+                Err(error) if error.is_amqp_soft_error() => Answer::Given,
+                Err(_) => Answer::Gone,
+            }
+        };
+        let answered = timeout(patience, asking).await;
+        answered.unwrap_or(Answer::Silence)
+    }
+
+    fn keep_only(&self, addresses: &[Address]) {
+        let mut connections = self.connections.lock();
+        connections.retain(|socket, _| addresses.iter().any(|used| used.socket == *socket));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+    use crate::broker::amqp::hosts::{Host, InUse};
+
+    /// How a node behaves.
+    #[derive(Clone, Copy)]
+    enum Node {
+        Well,
+        /// It takes so long for anything.
+        Slow(Duration),
+        Silent,
+        /// Silent, but not on a new connection.
+        SilentOnce,
+        Down,
+    }
+
+    /// Three nodes, by port.
+    struct Cluster {
+        nodes: Mutex<[Node; 3]>,
+        asked: AtomicUsize,
+    }
+
+    impl Ask for Cluster {
+        async fn ask(&self, address: &Address, afresh: bool, patience: Duration) -> Answer {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let node = self.nodes.lock()[usize::from(address.socket.port()) - 1];
+            let takes = match node {
+                Node::Down => return Answer::Gone,
+                Node::Well => Duration::ZERO,
+                Node::Slow(takes) => takes,
+                Node::SilentOnce if afresh => Duration::ZERO,
+                Node::Silent | Node::SilentOnce => Duration::MAX,
+            };
+            let answered = timeout(patience, sleep(takes)).await;
+            answered.map_or(Answer::Silence, |()| Answer::Given)
+        }
+
+        fn keep_only(&self, _: &[Address]) {}
+    }
+
+    /// The ports that links leave after some rounds; a link leads to each of the first `used`.
+    async fn left(used: usize, nodes: [Node; 3]) -> Vec<u16> {
+        let (mut lookout, links) = open(used, nodes).await;
+        for _ in 0..5 {
+            lookout.round().await;
+        }
+        ports_left(&links)
+    }
+
+    async fn open(used: usize, nodes: [Node; 3]) -> (Lookout<Cluster>, Vec<(u16, InUse)>) {
+        let hosts = [1, 2, 3].map(|port| Host {
+            name: "127.0.0.1".into(),
+            port,
+        });
+        let hosts = Arc::new(Hosts::new(hosts.into()));
+        let mut addresses = hosts.others(&[], AT_ONCE).await;
+        addresses.sort_by_key(|address| address.socket);
+        let links = addresses.iter().take(used);
+        let links = links.map(|address| (address.socket.port(), hosts.used_by(address)));
+        let links = links.collect();
+        // What happens from now on is later.
+        advance(Duration::from_millis(1)).await;
+        let cluster = Cluster {
+            nodes: Mutex::new(nodes),
+            asked: AtomicUsize::new(0),
+        };
+        (Lookout::new(hosts, cluster), links)
+    }
+
+    fn ports_left(links: &[(u16, InUse)]) -> Vec<u16> {
+        let mut ports = Vec::new();
+        for (port, link) in links {
+            if link.is_left() {
+                ports.push(*port);
+            }
+        }
+        ports
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn links_leave_a_silent_node_and_no_other() {
+        assert_eq!(left(3, [Node::Well, Node::Silent, Node::Well]).await, [2]);
+        // That no link leads to the others does not matter.
+        assert_eq!(left(1, [Node::Silent, Node::Down, Node::Well]).await, [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn links_stay_where_no_other_node_answers_at_once() {
+        let slow = Node::Slow(2 * AT_ONCE);
+        for nodes in [
+            [Node::Silent; 3],
+            [Node::Silent, Node::Down, Node::Down],
+            [Node::Silent, slow, slow],
+        ] {
+            assert_eq!(left(3, nodes).await, [0_u16; 0]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn links_stay_at_a_node_that_is_slow_or_down() {
+        let [first, second] = SILENCE;
+        let slow = Node::Slow((first + second) / 2);
+        assert_eq!(left(3, [slow, Node::Well, Node::Well]).await, [0_u16; 0]);
+        let nodes = [Node::SilentOnce, Node::Down, Node::Well];
+        assert_eq!(left(3, nodes).await, [0_u16; 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_was_left_is_tried_last_until_it_is_back() {
+        let (mut lookout, links) = open(3, [Node::Silent, Node::Well, Node::Well]).await;
+        lookout.round().await;
+        assert_eq!(ports_left(&links), [1]);
+        drop(links);
+        let last = async |lookout: &Lookout<Cluster>| {
+            let others = lookout.hosts.others(&[], AT_ONCE).await;
+            others.last().unwrap().socket.port()
+        };
+        for _ in 0..20 {
+            advance(AGAIN / 2).await;
+            lookout.round().await;
+            assert_eq!(last(&lookout).await, 1);
+        }
+        lookout.asking.nodes.lock()[0] = Node::Well;
+        advance(AGAIN).await;
+        lookout.round().await;
+        assert!(lookout.left.is_empty());
+        let asked = lookout.asking.asked.load(Ordering::Relaxed);
+        advance(AGAIN).await;
+        lookout.round().await;
+        assert_eq!(
+            lookout.asking.asked.load(Ordering::Relaxed),
+            asked,
+            "no link, no question"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broker_of_one_address_is_not_asked() {
+        let config = LinkConfig::of_a_test("amqp://u:p@127.0.0.1:1");
+        let asking = Cluster {
+            nodes: Mutex::new([Node::Silent; 3]),
+            asked: AtomicUsize::new(0),
+        };
+        let mut lookout = Lookout::new(Arc::clone(&config.hosts), asking);
+        let address = config.hosts.others(&[], AT_ONCE).await.remove(0);
+        let _link = config.hosts.used_by(&address);
+        lookout.round().await;
+        assert_eq!(lookout.asking.asked.load(Ordering::Relaxed), 0);
+    }
+}
