@@ -1,8 +1,9 @@
 //! The `stentor` program itself.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     time::Duration,
@@ -11,7 +12,9 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Call, DEADLINE, Hook, Lines, Process, Vhost, eventually, http, keeper};
+use crate::{
+    Call, DEADLINE, Hook, Lines, Process, Vhost, eventually, http, keeper, sockets::connections,
+};
 
 /// A token that each gateway here knows, good for all of its API.
 pub const API_TOKEN: &str = "testkit-0123456789abcdef";
@@ -422,6 +425,17 @@ impl Gateway {
             assert!(events.len() <= count, "'{message}': {events:#?}");
             (events.len() == count).then_some(events)
         })
+    }
+
+    /// Its connections to a server at this address (`127.0.0.1:5672`), each by its own address, as
+    /// the system knows them: RabbitMQ's statistics lag, and `rabbitmqctl` takes seconds on a busy
+    /// machine. A reading may lack some.
+    ///
+    /// # Panics
+    /// That is no address.
+    #[must_use]
+    pub fn connections_to(&self, server: &str) -> BTreeSet<SocketAddr> {
+        connections(self.process.id(), server.parse().expect("an address"))
     }
 
     /// Its process: signals, output, end.

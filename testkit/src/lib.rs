@@ -32,6 +32,7 @@ mod proxy;
 mod rabbitmq;
 mod redis;
 mod remote;
+mod sockets;
 mod stomp;
 mod wait;
 

@@ -1,6 +1,6 @@
 //! A virtual host of a test's own, and a backend that publishes there.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind,
@@ -148,23 +148,6 @@ impl Vhost {
             Some(text(named[2].clone()))
         };
         ours.map(|one| name(one).unwrap_or_default()).collect()
-    }
-
-    /// Its AMQP connections, each by the name that RabbitMQ gives it: no two have the same.
-    pub async fn links(&self) -> BTreeSet<String> {
-        let connections = if is_strict() {
-            // The API knows none of them where nothing is counted.
-            let list = ["--silent", "--formatter", "json", "list_connections"];
-            let list = [&list[..], &["name", "vhost"]].concat();
-            let listed = self.node.ctl(&list).await;
-            let all: Vec<Value> = serde_json::from_str(&listed).expect("a list of connections");
-            let own = all.into_iter().filter(|one| one["vhost"] == self.name);
-            own.collect()
-        } else {
-            self.node.api().connections(&self.name).await
-        };
-        let links = connections.iter().map(|one| text(one["name"].clone()));
-        links.collect()
     }
 
     /// Closes all its connections, as an operator would.
