@@ -2,11 +2,27 @@
 //!
 //! Durations are read by the crate `humantime-serde`: `"10s"`, `"500ms"`, `"1h 30m"`.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use bytesize::ByteSize;
 use humantime::format_duration;
 use serde::{Deserializer, de};
+
+/// The first second, since 1970, that cannot be written as a date: of the year 10,000.
+const NO_DATE: u64 = 253_402_300_800;
+
+/// A moment of which others told: so long after 1970. `None`: it is too far away to be written as a
+/// date, as where somebody took milliseconds for seconds.
+#[must_use]
+pub fn moment(since_1970: Duration) -> Option<SystemTime> {
+    if since_1970.as_secs() >= NO_DATE {
+        return None;
+    }
+    UNIX_EPOCH.checked_add(since_1970)
+}
 
 /// The answer of a section's `check`: the key at fault, and the fault with its remedy.
 pub type Checked = Result<(), (&'static str, String)>;
@@ -154,6 +170,17 @@ mod tests {
         assert!(read("1.5").is_err());
         assert!(read("true").is_err());
         assert!(read("\"9000000000 GiB\"").is_err());
+    }
+
+    #[test]
+    fn a_moment_can_be_written() {
+        for since in [0, 1_800_000_000, NO_DATE - 1] {
+            let moment = moment(Duration::from_secs(since)).unwrap();
+            humantime::format_rfc3339_millis(moment).to_string();
+        }
+        for since in [NO_DATE, 1_800_000_000_000, u64::MAX] {
+            assert_eq!(moment(Duration::from_secs(since)), None);
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
-use crate::presence::Device;
+use crate::{presence::Device, units::moment};
 
 /// A user's name has no more, in bytes.
 const MAX_USER: usize = 255;
@@ -246,9 +246,8 @@ impl Written {
                 Ban::MAX_REASON
             ));
         }
-        // A moment that is too far away to be counted does not come.
-        let until = self.until.map(Duration::from_secs);
-        let until = until.and_then(|since| UNIX_EPOCH.checked_add(since));
+        // A moment that is too far away to be written does not come.
+        let until = self.until.map(Duration::from_secs).and_then(moment);
         let ban = Ban {
             until,
             reason: self.reason,
@@ -365,7 +364,11 @@ mod tests {
         for text in ["", "[]", "{}", r#"{"user":"a","device_id":"b"}"#] {
             assert!(Change::from_json(text.as_bytes()).is_err(), "{text}");
         }
-        let never = Change::from_json(br#"{"user":"a","until":18446744073709551615}"#).unwrap();
-        assert_eq!(never.ban.unwrap().until, None);
+        // The second is in milliseconds: no list of bans could show its date.
+        for until in ["18446744073709551615", "1900000000000"] {
+            let text = format!(r#"{{"user":"a","until":{until}}}"#);
+            let never = Change::from_json(text.as_bytes()).unwrap();
+            assert_eq!(never.ban.unwrap().until, None);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
-    time::{Duration, UNIX_EPOCH},
+    time::Duration,
 };
 
 use clap::Args;
@@ -17,6 +17,7 @@ use super::{
 use crate::{
     causes::with_causes,
     tap::{Direction, NodeState, TailFrame, TailHeader, TailLine, Why, printable, to_line},
+    units::moment,
 };
 
 /// The gateway says every five seconds that the tail goes on.
@@ -202,7 +203,7 @@ fn show_frame(out: &mut String, frame: &TailFrame, style: Style) {
         (None, Direction::Out) => (BLUE, "←"),
     };
     // Nobody of this time has lived so long.
-    let at = UNIX_EPOCH.checked_add(Duration::from_millis(frame.at));
+    let at = moment(Duration::from_millis(frame.at));
     let at = at.map_or_else(String::new, |at| format_rfc3339_millis(at).to_string());
     let time = at.get(11..23).unwrap_or_default();
     let user = frame.user.as_deref().unwrap_or("-");

@@ -2,14 +2,14 @@
 
 use std::{
     fmt,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::units::show_size;
+use crate::units::{moment, show_size};
 
 /// Of a token, in bytes. RabbitMQ takes about 4,000 at the login, and 8,000 from 4.1 on.
 const MAX_TOKEN: usize = 16 * 1024;
@@ -94,7 +94,7 @@ fn expiry(text: &str) -> Option<SystemTime> {
     }
     let claims = Zeroizing::new(URL_SAFE_NO_PAD.decode(claims).ok()?);
     let Claims { exp } = serde_json::from_slice(&claims).ok()?;
-    UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(exp).ok()?)
+    moment(Duration::try_from_secs_f64(exp).ok()?)
 }
 
 /// Where tokens come from, as far as it counts for the time of the next look.
@@ -124,6 +124,8 @@ pub(in crate::broker) fn next_look(
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     fn jwt(claims: &str) -> String {
@@ -161,6 +163,8 @@ mod tests {
             r#"{"exp":"soon"}"#,
             r#"{"exp":-1}"#,
             r#"{"exp":1e300}"#,
+            // In milliseconds.
+            r#"{"exp":1800000000000}"#,
             r#"{"exp":null}"#,
             "no JSON",
         ] {

@@ -14,7 +14,10 @@ use std::{
 use ipnet::IpNet;
 use parking_lot::RwLock;
 
-use crate::control::{Applied, Ban, Change, Subject};
+use crate::{
+    control::{Applied, Ban, Change, Subject},
+    units::moment,
+};
 
 /// Bans in force at a time.
 pub const MAX_BANS: usize = 10_000;
@@ -306,8 +309,7 @@ fn millis(time: SystemTime) -> u64 {
 
 /// The moment of a stamp.
 fn time(stamp: u64) -> SystemTime {
-    let time = UNIX_EPOCH.checked_add(Duration::from_millis(stamp));
-    time.unwrap_or(UNIX_EPOCH)
+    moment(Duration::from_millis(stamp)).unwrap_or(UNIX_EPOCH)
 }
 
 #[cfg(test)]

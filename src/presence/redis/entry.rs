@@ -29,7 +29,10 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use crate::presence::{Device, NodeInfo, PresenceEntry, SessionInfo, Status};
+use crate::{
+    presence::{Device, NodeInfo, PresenceEntry, SessionInfo, Status},
+    units::moment,
+};
 
 /// The length of a [`LeaseId`], in letters.
 pub(super) const LEASE: usize = 8;
@@ -217,14 +220,8 @@ pub(super) fn decode_node(value: &str) -> Option<NodeInfo> {
     })
 }
 
-/// In milliseconds; such years cannot be written as dates.
-const YEAR_10_000: u64 = 253_402_300_800_000;
-
 fn time(millis: u64) -> Option<SystemTime> {
-    if millis >= YEAR_10_000 {
-        return None;
-    }
-    UNIX_EPOCH.checked_add(Duration::from_millis(millis))
+    moment(Duration::from_millis(millis))
 }
 
 /// A session's entry in its node's list: the user and its groups, each with its length.
@@ -478,7 +475,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read_and_what_is_added_is_skipped(
             transport in prop::sample::select(vec!["websocket", "tcp", "", "xhr-streaming", "é"]),
-            millis in 0..YEAR_10_000,
+            millis in 0..253_402_300_800_000_u64,
             remote: Option<(IpAddr, u16)>,
             device in prop::option::of((".{1,32}", prop::option::of(".{1,128}"))),
             status in 1_u8..=4,
