@@ -111,7 +111,7 @@ fn harms(policy: &Policy, feed: &FeedConfig) -> Vec<Harm> {
                 true,
                 format!(
                     "message-ttl drops messages that wait for {number} ms (while a node is away, \
-                     say), and no client is told"
+                     say), and clients are not always told"
                 ),
             ),
             "expires" if u128::from(number) < feed.expires.as_millis() => add(

@@ -8,7 +8,7 @@ use lapin::{
     options::{BasicPublishOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::{DEADLINE, FEED, GatewayBuilder, Proxy, StompClient, Vhost, eventually, within};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -320,6 +320,37 @@ async fn a_few_expired_messages_are_no_overflow() {
     .await;
     house.push(["end"]).await;
     client.expect_message("end").await;
+}
+
+/// RabbitMQ applies policies to the feed's queue, too, also those that are set while it serves. Of a
+/// limit the smaller counts, so the gateway cannot keep them away; it tells what they cost.
+#[tokio::test]
+async fn what_a_policy_drops_is_told() {
+    // Fewer are dropped than fill the queue of marks, which would be told in any case.
+    for (policy, sent, left) in [
+        (json!({ "message-ttl": 100 }), 3, 0),
+        (json!({ "max-length": 5 }), 8, 5),
+        (json!({ "max-length-bytes": 6 }), 9, 6),
+    ] {
+        let (house, proxy) = behind_a_proxy(small).await;
+        let mut client = subscriber(&house, DESTINATION).await;
+        let (vhost, channel) = (&house.vhost, house.vhost.channel().await);
+        let queue = feed_queue(vhost).await;
+        proxy.refuse();
+        house.gateway.until_readyz(503).await;
+        // The marks' queue has the same one; they would end with what they tell of.
+        let pattern = format!("^{}$", queue.replace('.', "\\."));
+        let api = vhost.node().api();
+        api.set_policy(vhost.name(), &pattern, policy.clone()).await;
+        house.push(numbers(0..sent)).await;
+        eventually(DEADLINE, format!("{policy} drops"), async || {
+            ready(&channel, &queue).await <= left
+        })
+        .await;
+        proxy.forward();
+        let error = client.expect_error(INTERRUPTED).await;
+        assert!(error.header("reconnect").is_some(), "{policy}: {error:?}");
+    }
 }
 
 /// Has what is published to `amq.direct` with [`KEY`] come to the feed a moment later, by a queue

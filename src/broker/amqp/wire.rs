@@ -68,18 +68,31 @@ pub(super) fn fingerprint(hasher: &impl BuildHasher, delivery: &Delivery<'_>) ->
     state.finish()
 }
 
-/// Whether a dead letter is there because `queue` was full, rather than because the message
-/// expired, which its publisher wanted. It may have died elsewhere before, and of something else.
-pub(super) fn was_dropped(letter: &Delivery<'_>, queue: &str) -> bool {
-    let Some(Value::Array(deaths)) = letter.properties().headers.get(b"x-death") else {
-        return false;
+/// Why `queue` dropped the message of a dead letter; `None`: it did not, or the message expired as
+/// its publisher wished. It may have died elsewhere before, and of something else.
+pub(super) fn why_dropped(letter: &Delivery<'_>, queue: &str) -> Option<&'static str> {
+    let headers = letter.properties().headers;
+    let Some(Value::Array(deaths)) = headers.get(b"x-death") else {
+        return None;
     };
-    deaths.iter().any(|death| {
+    deaths.iter().find_map(|death| {
         let Value::Table(death) = death else {
-            return false;
+            return None;
         };
-        let is = |name: &[u8], text: &str| death.get(name) == Some(Value::Text(text.as_bytes()));
-        is(b"queue", queue) && is(b"reason", "maxlen")
+        if death.get(b"queue") != Some(Value::Text(queue.as_bytes())) {
+            return None;
+        }
+        match death.get(b"reason") {
+            Some(Value::Text(b"maxlen")) => {
+                Some("feed.max_length_bytes, or a policy's, was reached")
+            }
+            Some(Value::Text(b"delivery_limit")) => Some("a policy's delivery-limit was reached"),
+            // Of a message that has no time limit of its own, it was the queue's.
+            Some(Value::Text(b"expired")) if death.get(b"original-expiration").is_none() => {
+                Some("messages waited for longer than a policy's message-ttl")
+            }
+            _ => None,
+        }
     })
 }
 
@@ -153,37 +166,56 @@ mod tests {
 
     #[test]
     fn a_mark_is_one_that_this_queue_dropped() {
-        let death = |queue: &str, reason: &str| {
+        let death = |queue: &str, reason: &str, expiration: Option<&str>| {
             let text = |text: &str| nested(b'S', text.as_bytes());
-            let fields = [
+            let mut fields = [
                 &b"\x05queue"[..],
                 &text(queue),
                 b"\x06reason",
                 &text(reason),
-            ];
-            nested(b'F', &fields.concat())
+            ]
+            .concat();
+            if let Some(expiration) = expiration {
+                fields.extend(b"\x13original-expiration");
+                fields.extend(text(expiration));
+            }
+            nested(b'F', &fields)
         };
         let letter = |deaths: &[Vec<u8>]| {
             let deaths = nested(b'A', &deaths.concat());
             with_headers(&[&b"\x07x-death"[..], &deaths].concat())
         };
         for (deaths, dropped) in [
-            (vec![death("mine", "maxlen")], true),
+            (vec![death("mine", "maxlen", None)], Some("max_length")),
             (
-                vec![death("delay", "expired"), death("mine", "maxlen")],
-                true,
+                vec![
+                    death("delay", "expired", None),
+                    death("mine", "maxlen", None),
+                ],
+                Some("max_length"),
             ),
-            (vec![death("mine", "expired")], false),
             (
-                vec![death("delay", "maxlen"), death("mine", "expired")],
-                false,
+                vec![death("mine", "delivery_limit", None)],
+                Some("delivery-limit"),
             ),
-            (vec![], false),
+            (vec![death("mine", "expired", None)], Some("message-ttl")),
+            (vec![death("mine", "expired", Some("1000"))], None),
+            (
+                vec![
+                    death("delay", "maxlen", None),
+                    death("mine", "expired", Some("1")),
+                ],
+                None,
+            ),
+            (vec![], None),
         ] {
             let raw = letter(&deaths);
-            assert_eq!(was_dropped(&delivery(&raw), "mine"), dropped, "{deaths:?}");
+            let why = why_dropped(&delivery(&raw), "mine");
+            assert_eq!(why.is_some(), dropped.is_some(), "{deaths:?}: {why:?}");
+            let (why, dropped) = (why.unwrap_or_default(), dropped.unwrap_or_default());
+            assert!(why.contains(dropped), "{deaths:?}: {why}");
         }
-        assert!(!was_dropped(&delivery(b"\0\0"), "mine"));
+        assert_eq!(why_dropped(&delivery(b"\0\0"), "mine"), None);
     }
 
     #[test]

@@ -42,7 +42,8 @@ pub(super) struct Marks {
     id: FeedId,
     sink: Arc<dyn FeedSink>,
     queue: Box<str>,
-    has_overflowed: bool,
+    /// Why messages of the feed were lost, until it is told.
+    lost: Option<&'static str>,
     /// Its queue is a replicated one.
     is_replicated: bool,
 }
@@ -93,7 +94,7 @@ impl Marks {
             id: id.clone(),
             sink: Arc::clone(&shared.sink),
             queue: queue.into(),
-            has_overflowed: false,
+            lost: None,
             is_replicated: shared.config.replicated,
         }
     }
@@ -121,7 +122,7 @@ impl reader::DeliveryTaker for FeedTaker {
         match self {
             Self::Messages(messages) => messages.take(delivery, read_at),
             Self::Marks(marks) => {
-                marks.has_overflowed |= wire::was_dropped(&delivery, &marks.queue);
+                marks.lost = marks.lost.or(wire::why_dropped(&delivery, &marks.queue));
             }
             Self::Journal(journal) => journal.take(delivery, read_at),
         }
@@ -133,8 +134,8 @@ impl reader::DeliveryTaker for FeedTaker {
             Self::Journal(_) => {}
             Self::Marks(marks) => {
                 // Told once for many.
-                if std::mem::take(&mut marks.has_overflowed) {
-                    interrupted(&*marks.sink, &marks.id, "feed.max_length_bytes was reached");
+                if let Some(why) = marks.lost.take() {
+                    interrupted(&*marks.sink, &marks.id, why);
                 }
             }
         }
