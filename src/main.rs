@@ -71,8 +71,8 @@ fn main() -> ExitCode {
                 Failure::Configuration(text) => (2, text),
                 Failure::Unsound => return ExitCode::FAILURE,
             };
-            // Standard error may be closed; the exit code still tells.
-            let _ = writeln!(io::stderr(), "{text}");
+            // The exit code tells in any case.
+            telemetry::last_words(&text);
             ExitCode::from(code)
         }
     }
@@ -309,12 +309,14 @@ fn refused(error: io::Error) -> Failure {
 }
 
 fn block_on(run: impl Future<Output = Result<(), app::Error>>) -> Result<(), Failure> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(refused)?
-        .block_on(run)
-        .map_err(|error| Failure::Start(error.code(), error.into()))
+        .map_err(refused)?;
+    let ended = runtime.block_on(run);
+    drop(runtime);
+    telemetry::flush();
+    ended.map_err(|error| Failure::Start(error.code(), error.into()))
 }
 
 /// Each client is a file, and the soft limit is 1024 by tradition: takes all that the hard limit

@@ -13,6 +13,7 @@ mod delays;
 mod detail;
 mod event;
 mod jwt;
+mod lines;
 mod links;
 mod metrics;
 mod presence;
@@ -22,7 +23,9 @@ mod token;
 mod traces;
 
 use std::{
-    io::{self, IsTerminal},
+    fs::File,
+    io::{self, IsTerminal, Write},
+    os::fd::AsFd,
     sync::OnceLock,
 };
 
@@ -44,6 +47,7 @@ pub use delays::{Journey, ReadAt, SentAt, delivered};
 pub use detail::*;
 pub use event::*;
 pub use jwt::*;
+use lines::Lines;
 pub use links::*;
 pub use metrics::{
     DedicatedSubscriptionCounted, FeedCounts, Levels, METRICS_TYPE, PublishingCounted,
@@ -65,19 +69,50 @@ pub enum InitError {
     /// There is a log already.
     #[error("the log is set up twice: {0}")]
     Twice(#[from] TryInitError),
+    /// The system gives no thread, or no file, for it.
+    #[error("the log cannot be written: {0}")]
+    System(#[from] io::Error),
 }
 
 /// Logs to standard error from now on, times in UTC.
 ///
 /// # Errors
-/// `level` cannot be read, or this process has a log already.
+/// `level` cannot be read, this process has a log already, or the system refuses a thread.
 pub fn init(config: &Config) -> Result<(), InitError> {
-    let colours = io::stderr().is_terminal();
-    let (subscriber, level) = subscriber(config, colours, io::stderr)?;
+    let stderr = io::stderr();
+    let colours = stderr.is_terminal();
+    // Not by the library's handle: its lock is held while a line is written, and others want it.
+    let output = File::from(stderr.as_fd().try_clone_to_owned()?);
+    let lines = Lines::start(output)?;
+    let written = lines.clone();
+    let (subscriber, level) = subscriber(config, colours, move || lines.clone())?;
     subscriber.try_init()?;
     // There is one log, or `try_init` has failed.
     let _ = LEVEL.set(level);
+    let _ = LINES.set(written);
     Ok(())
+}
+
+/// Where the log's lines go.
+static LINES: OnceLock<Lines> = OnceLock::new();
+
+/// Says why the process ends, behind all lines of the log. It waits for a second at most: the reader
+/// of standard error may stand still.
+pub fn last_words(text: &str) {
+    let text = format!("{text}\n");
+    // Standard error may be closed.
+    let _ = match LINES.get() {
+        Some(lines) => lines.clone().write_all(text.as_bytes()),
+        None => io::stderr().write_all(text.as_bytes()),
+    };
+    flush();
+}
+
+/// Waits for the last lines of the log, at the end of the process; a second at most.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush();
+    }
 }
 
 /// Turns the level of the log that counts.

@@ -48,3 +48,12 @@ pub fn stopped(cut: usize) {
         );
     }
 }
+
+/// So many lines of the log were lost: its reader stood still, or had no room for them.
+pub(in crate::telemetry) fn log_lines_lost(lines: u64) {
+    warn!(
+        target: "stentor::log", lines,
+        "lines of the log were lost, for it could not be written: look at what reads standard error, \
+         and at the room on its disk"
+    );
+}

@@ -121,6 +121,7 @@ metrics! {
         queues_suspected "Queues over which the broker may have closed a link" count(Counter);
         presence_up "Whether presence is up to date" level(Option<bool>);
         presence_failures "Times that presence was lost" count(Counter);
+        log_lines_lost "Lines of the log that were lost, for its reader stood still, or could not take them" count(Counter);
         trace_spans "Spans that the collector of traces took" count(Counter);
         trace_spans_lost "Spans that were lost, for too many waited, or the collector did not take them" count(Counter);
         api_requests "Requests to the operator's side, by route and status" count(Family<[(&'static str, String); 2], Counter>);
@@ -229,6 +230,11 @@ pub(super) fn hook_called(call: &'static str, took: Duration, is_fault: bool) {
     if is_fault {
         COUNTS.hook_faults.get_or_create(&label).inc();
     }
+}
+
+/// So many lines of the log were lost.
+pub(super) fn log_lines_lost(count: u64) {
+    COUNTS.log_lines_lost.inc_by(count);
 }
 
 /// The collector of traces took so many spans.
