@@ -9,6 +9,9 @@ Runs what takes too long for every commit, and counts. ./scripts/test.sh was run
 all is installed.
 
   ./scripts/soak.sh faults    nodes, restarts and cut links under traffic, again and again
+  ./scripts/soak.sh crowds    the tests of faults that have a crowd of clients, with thousands
+  ./scripts/soak.sh churn     clients that come and go, publishing, and faults at random from a seed
+                              (SOAK_SEED), on one gateway; memory, files and threads must stay flat
   ./scripts/soak.sh seeds     the property tests, with new seeds and many more cases
   ./scripts/soak.sh listeners any bytes on any port, with a new seed, for ten minutes
   ./scripts/soak.sh matrix    every test on RabbitMQ 3.10, 4.0, 4.3, and on 4.3 with --strict
@@ -16,7 +19,7 @@ all is installed.
   ./scripts/soak.sh --help
 
 Options, before the name:
-  --minutes N       how long `faults` goes on (60)
+  --minutes N       how long `faults` and `churn` go on (60)
   --cases N         how many cases each property of `seeds` gets (20000)
   --rabbitmq V      on which RabbitMQ `faults` runs: 3.10, 4.0, 4.3 (3.10)
 
@@ -40,8 +43,8 @@ while [[ ${1:-} == -* ]]; do
 done
 what=${1:-}
 case $what in
-    faults | seeds | listeners | matrix) parts=("$what") ;;
-    all) parts=(faults seeds listeners matrix) ;;
+    faults | crowds | churn | seeds | listeners | matrix) parts=("$what") ;;
+    all) parts=(faults crowds churn seeds listeners matrix) ;;
     *)
         echo "There is no part \"$what\"; see ./scripts/soak.sh --help" >&2
         exit 2
@@ -71,7 +74,7 @@ faults() {
         rounds=$((rounds + 1))
         echo "== Round $rounds; $(((until - SECONDS + 59) / 60)) minutes are left"
         if ! run ./scripts/test.sh --no-setup --rabbitmq "$rabbitmq" -- \
-            e2e_nodes e2e_restart e2e_faults amqp_feeds; then
+            e2e_nodes e2e_restart e2e_faults amqp_feeds faults::; then
             bad=$((bad + 1))
             names "$log" >>"$all"
         fi
@@ -82,6 +85,25 @@ faults() {
     done < <(sort "$all" | uniq -c)
     rm -f "$all"
     if ((bad > 0)); then failed=yes; fi
+}
+
+# one CLIENTS TEST: a test of faults, with so many clients.
+one() {
+    FAULTS_CROWD=$1 run cargo test --locked --test it -- --nocapture --exact "faults::$2" || failed=yes
+    figures+=("$2: $(grep -E "$1 |^test result" "$log" | paste -sd ' ')")
+}
+
+crowds() {
+    one 2000 crowds::rabbitmq_is_killed_under_a_crowd
+    one 5000 crowds::the_end_of_the_gateway_is_spread_over_a_crowd
+    one 10000 hook::thousands_wait_for_a_hook_that_comes_and_goes
+}
+
+churn() {
+    SOAK_SECONDS=$((minutes * 60)) run cargo test --locked --test it -- --ignored --nocapture \
+        --exact faults::soak::churn_and_faults_from_a_seed || failed=yes
+    figures+=("churn: $(grep -E '^(SOAK_SEED|[0-9]+ faults|memory|files|threads|test result)' "$log" |
+        paste -sd ' ')")
 }
 
 seeds() {

@@ -4,7 +4,10 @@ use std::{
     convert::Infallible,
     fmt, io,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -118,6 +121,25 @@ type Rule = Box<dyn Fn(&HookCall) -> Option<Answer> + Send + Sync>;
 struct State {
     calls: Mutex<Vec<HookCall>>,
     rules: Mutex<Vec<Rule>>,
+    under_way: AtomicUsize,
+    most_under_way: AtomicUsize,
+}
+
+/// A call, until it is answered or its caller has gone.
+struct UnderWay(Arc<State>);
+
+impl UnderWay {
+    fn begin(state: &Arc<State>) -> Self {
+        let count = state.under_way.fetch_add(1, Ordering::Relaxed) + 1;
+        state.most_under_way.fetch_max(count, Ordering::Relaxed);
+        Self(Arc::clone(state))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A hook on a port of its own, which allows everything until told otherwise. Dropped, it is
@@ -180,6 +202,12 @@ impl Hook {
         let mut calls = self.calls();
         calls.retain(|asked| asked.call == call);
         calls
+    }
+
+    /// The most calls that were under way at a time.
+    #[must_use]
+    pub fn most_at_a_time(&self) -> usize {
+        self.state.most_under_way.load(Ordering::Relaxed)
     }
 
     /// Closes the port and all connections: the hook is down for good.
@@ -248,6 +276,7 @@ async fn respond(
             })
             .collect(),
     };
+    let _under_way = UnderWay::begin(&state);
     lock(&state.calls).push(asked.clone());
     let mut verdict = lock(&state.rules)
         .iter()

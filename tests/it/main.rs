@@ -60,6 +60,7 @@ mod e2e_tls_plugin;
 mod e2e_told;
 mod e2e_traces;
 mod e2e_vhosts;
+mod faults;
 mod feed_whole;
 mod foreign;
 mod fuzz_listeners;
