@@ -7,7 +7,8 @@ mod entrance;
 mod files;
 pub mod origin;
 mod outgoing;
-mod proxy_protocol;
+#[doc(hidden)]
+pub mod proxy_protocol;
 pub mod sockjs;
 mod tcp;
 pub mod tls;

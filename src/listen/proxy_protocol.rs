@@ -42,7 +42,7 @@ enum Step {
 ///
 /// # Errors
 /// There is none, or it cannot be read.
-pub(super) async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<SocketAddr>> {
+pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<SocketAddr>> {
     let mut header = Vec::with_capacity(MAX_V1);
     loop {
         match step(&header).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))? {

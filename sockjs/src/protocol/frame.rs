@@ -40,11 +40,11 @@ pub enum Undecodable {
 }
 
 /// The messages in a client's payload. They are UTF-8, save halves of surrogate pairs, and bytes
-/// that were not UTF-8 in the payload either: [`Seam`](super::seam::Seam) finds both.
+/// that were not UTF-8 in the payload either; whoever takes them has to look for both.
 ///
 /// # Errors
 /// [`Undecodable`].
-pub(crate) fn decode(payload: &[u8]) -> Result<Vec<Bytes>, Undecodable> {
+pub fn decode(payload: &[u8]) -> Result<Vec<Bytes>, Undecodable> {
     if payload.is_empty() {
         return Err(Undecodable::NoMessages);
     }

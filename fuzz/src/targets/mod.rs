@@ -1,0 +1,36 @@
+//! What reads bytes of others.
+
+mod amqp;
+mod decoder;
+#[cfg(feature = "gateway")]
+mod gateway;
+mod hook;
+mod session;
+mod sockjs;
+
+use crate::Target;
+
+/// All of them.
+#[must_use]
+pub fn all() -> Vec<Target> {
+    vec![
+        decoder::TARGET,
+        session::TARGET,
+        amqp::TARGET,
+        sockjs::TARGET,
+        hook::TARGET,
+    ]
+    .into_iter()
+    .chain(gateway())
+    .collect()
+}
+
+#[cfg(feature = "gateway")]
+fn gateway() -> impl IntoIterator<Item = Target> {
+    gateway::TARGETS
+}
+
+#[cfg(not(feature = "gateway"))]
+fn gateway() -> [Target; 0] {
+    []
+}
