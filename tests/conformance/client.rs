@@ -43,6 +43,8 @@ pub(crate) struct Client {
     messages: usize,
     is_logged_in: bool,
     is_closed: bool,
+    /// It has heard an ERROR.
+    has_failed: bool,
     /// It speaks to Stentor, whose ERROR frames name the next step.
     is_stentor: bool,
     shows: Vec<&'static str>,
@@ -60,6 +62,7 @@ impl Client {
             messages: 0,
             is_logged_in: false,
             is_closed: false,
+            has_failed: false,
             is_stentor,
             shows: Vec::new(),
             hides: Vec::new(),
@@ -291,6 +294,66 @@ impl Client {
         }
     }
 
+    /// False after an ERROR, or the end of the connection.
+    pub(crate) fn is_well(&self) -> bool {
+        !self.has_failed && !self.is_closed
+    }
+
+    /// Hears the next MESSAGE of this subscription, and keeps those of others. What an ACK of it must
+    /// name.
+    pub(crate) async fn message_of(&mut self, subscription: &str) -> Option<String> {
+        let is_its = |frame: &Frame| frame.header("subscription") == Some(subscription);
+        let kept = self.inbox.iter().position(is_its);
+        let mut found = kept.and_then(|at| self.inbox.remove(at));
+        while found.is_none() {
+            let frame = self.next().await?;
+            match frame.command {
+                Command::Message if is_its(&frame) => found = Some(frame),
+                Command::Message => self.inbox.push_back(frame),
+                _ => {
+                    self.heard(&frame);
+                    return None;
+                }
+            }
+        }
+        let frame = found?;
+        self.heard(&frame);
+        let id = frame.header("ack").or_else(|| frame.header("message-id"));
+        id.map(str::to_owned)
+    }
+
+    /// Hears all MESSAGE frames up to the one with this body of each of these subscriptions; records
+    /// them by subscription, and leaves out those whose body begins with `last`.
+    pub(crate) async fn hear_up_to(&mut self, last: &str, subscriptions: &[String]) {
+        let mut open = subscriptions.to_vec();
+        let mut frames = Vec::new();
+        let mut others = Vec::new();
+        while !open.is_empty() {
+            let Some(frame) = self.kept_or_next().await else {
+                break;
+            };
+            if frame.command != Command::Message {
+                let is_error = frame.command == Command::Error;
+                others.push(frame);
+                if is_error {
+                    break;
+                }
+                continue;
+            }
+            let subscription = frame.header("subscription").unwrap_or_default().to_owned();
+            if frame.body == last {
+                open.retain(|id| *id != subscription);
+            } else if !frame.body.starts_with(b"last") {
+                frames.push((subscription, frame));
+            }
+        }
+        // Those of one subscription keep their order.
+        frames.sort_by(|(one, _), (other, _)| one.cmp(other));
+        for frame in frames.into_iter().map(|(_, frame)| frame).chain(others) {
+            self.heard(&frame);
+        }
+    }
+
     async fn kept_or_next(&mut self) -> Option<Frame> {
         match self.inbox.pop_front() {
             Some(frame) => Some(frame),
@@ -319,6 +382,7 @@ impl Client {
     }
 
     fn heard(&mut self, frame: &Frame) {
+        self.has_failed |= frame.command == Command::Error;
         let line = self.shown(frame);
         self.record.push(&self.name, '<', &line);
     }

@@ -12,6 +12,7 @@
 //! cargo test --test conformance -- transaction          cases whose names contain this
 //! cargo test --test conformance -- --table              prints the table; runs nothing
 //! cargo test --test conformance -- --bless transaction  writes the present answers to transcripts/
+//! cargo test --test conformance -- --random 10000 23    random conversations, from a seed
 //! ```
 //!
 //! After `--bless`, read the `git diff`: it is then the truth for every later run.
@@ -27,6 +28,7 @@ mod case;
 mod cases;
 mod client;
 mod differences;
+mod random;
 mod release;
 mod scene;
 mod server;
@@ -59,6 +61,17 @@ fn main() -> ExitCode {
         match argument.as_str() {
             "--bless" => bless = true,
             "--table" => table = true,
+            "--random" => {
+                let numbers: Vec<u64> = given.filter_map(|number| number.parse().ok()).collect();
+                let count = numbers.first().copied().unwrap_or(1_000);
+                let is_explained = random::run(count, numbers.get(1).copied().unwrap_or(1));
+                server::stop();
+                return if is_explained {
+                    ExitCode::SUCCESS
+                } else {
+                    ExitCode::FAILURE
+                };
+            }
             // A filter without it means the same.
             "--only" => {}
             option if option.starts_with('-') => {
