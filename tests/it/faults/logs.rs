@@ -37,11 +37,8 @@ async fn a_log_that_nobody_reads_stops_nobody() {
         .ready()
         .await;
     let reader = eventually(DEADLINE, "the reader's number", async || {
-        let found = gateway.log().find(|line| {
-            let number = line.strip_prefix("reader ")?;
-            Some(number.to_owned())
-        });
-        found
+        let number = |line: &String| Some(line.strip_prefix("reader ")?.to_owned());
+        gateway.log().find(number)
     })
     .await;
     let signal = |signal: &str| {
