@@ -55,6 +55,7 @@ async fn run(count: usize, groups: usize, per_group: usize, device: bool) {
         since: SystemTime::now(),
         debounce: Duration::ZERO,
         events: Some(Arc::clone(&events)),
+        rooms: None,
     };
     // Nobody takes them: of each user one waits, as if RabbitMQ were away.
     let presence =

@@ -44,8 +44,9 @@ pub struct Config {
     pub max_pending: usize,
     /// The meaning of a NACK without a `requeue` header: true, [`crate::Verdict::Requeue`].
     pub nack_requeue: bool,
-    /// Whether a session goes on after [`crate::Problem::PermissionDenied`] and
-    /// [`crate::Problem::PermissionUnavailable`], if the denied frame has left no trace in it.
+    /// Whether a session goes on after [`crate::Problem::PermissionDenied`],
+    /// [`crate::Problem::PermissionUnavailable`], [`crate::Problem::RoomFull`] and
+    /// [`crate::Problem::RoomsUnavailable`], if the denied frame has left no trace in it.
     pub soft_deny: bool,
     /// How often it goes on so: the next denial ends it.
     pub max_denials: u32,

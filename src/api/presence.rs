@@ -498,6 +498,7 @@ mod tests {
             since: SystemTime::now(),
             debounce: Duration::ZERO,
             events: None,
+            rooms: None,
         });
         for number in 0..20_000 {
             let user = format!("User_{number}").into();

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::future::OptionFuture;
+use futures_util::future::{OptionFuture, join_all};
 use parking_lot::RwLock;
 use rustix::process::{Resource, getrlimit};
 use sockjs_server::SockJs;
@@ -40,7 +40,12 @@ use crate::{
     messaging::{self, MemorySequences, RedisSequences, SequenceStore},
     node::{self, Memory, Places, Registry, Services, Settings, Shed},
     page,
-    presence::{self, Node, Outbox, Presence, memory::MemoryPresence, redis::RedisPresence},
+    presence::{
+        self, Node, Outbox, Presence,
+        memory::MemoryPresence,
+        redis::RedisPresence,
+        rooms::{RoomEvent, RoomRules},
+    },
     shutdown::{self, Phase, Phases, Progress},
     tap::Taps,
     telemetry::{self, Exporting},
@@ -152,7 +157,8 @@ pub struct Gateway {
 /// Presence events, on their way to the broker.
 struct Events {
     outbox: Arc<Outbox>,
-    publisher: AbortOnDropHandle<()>,
+    rooms: Arc<Outbox<RoomEvent>>,
+    publishers: [AbortOnDropHandle<()>; 2],
 }
 
 /// The addresses of a gateway.
@@ -381,7 +387,9 @@ impl Gateway {
         OptionFuture::from(presence.map(|presence| presence.close())).await;
         if let Some(events) = self.events {
             events.outbox.close();
-            let _ = tokio::time::timeout(LAST_EVENTS, events.publisher).await;
+            events.rooms.close();
+            let last = join_all(events.publishers);
+            let _ = tokio::time::timeout(LAST_EVENTS, last).await;
         }
         self.services.control.close();
         self.services.vhosts.unbind_feeds(end).await;
@@ -471,8 +479,7 @@ fn build(config: &Config, node: &str) -> Result<Built, Error> {
     let events = events(config, &vhosts);
     let logins = Logins::new(config)?;
     let auth = Replaceable::new(logins.chained());
-    let outbox = events.as_ref().map(|events| Arc::clone(&events.outbox));
-    let presence = presence(config, node, outbox)?;
+    let presence = presence(config, node, events.as_ref())?;
     let sequences = sequences(config)?;
     let places = Places::new(config.listen.max_unauthenticated);
     let registry = Registry::with_places(config.listen.max_connections, places, &config.limits);
@@ -585,15 +592,17 @@ fn events(config: &Config, vhosts: &Vhosts) -> Option<Events> {
         return None;
     }
     let vhost = vhosts.vhost(&config.broker.default_vhost)?;
-    let outbox = Outbox::new();
-    let publishing = presence::publisher::publish(
-        Arc::clone(&outbox),
-        Arc::clone(vhost.host()),
-        config.presence.exchange.clone(),
-    );
+    let (outbox, rooms) = (Outbox::new(), Outbox::new());
+    let host = || (Arc::clone(vhost.host()), config.presence.exchange.clone());
+    let (a, b) = host();
+    let users = presence::publisher::publish(Arc::clone(&outbox), a, b);
+    let (a, b) = host();
+    let of_rooms = presence::publisher::publish(Arc::clone(&rooms), a, b);
+    let publishers = [tokio::spawn(users), tokio::spawn(of_rooms)];
     Some(Events {
         outbox,
-        publisher: AbortOnDropHandle::new(tokio::spawn(publishing)),
+        rooms,
+        publishers: publishers.map(AbortOnDropHandle::new),
     })
 }
 
@@ -651,14 +660,20 @@ pub fn rabbitmq(config: &Config, node: &str) -> Result<Option<AmqpBroker>, Error
 fn presence(
     config: &Config,
     node: &str,
-    events: Option<Arc<Outbox>>,
+    events: Option<&Events>,
 ) -> Result<Option<Arc<dyn Presence>>, Error> {
     let (config, redis) = (&config.presence, &config.redis);
     let node = Node {
         name: node.into(),
         since: SystemTime::now(),
         debounce: config.debounce,
-        events,
+        events: events.map(|events| Arc::clone(&events.outbox)),
+        rooms: (!config.destinations.is_empty()).then(|| RoomRules {
+            exchanges: config.destinations.clone(),
+            max_members: config.max_members,
+            max_rooms: config.max_rooms,
+            events: events.map(|events| Arc::clone(&events.rooms)),
+        }),
     };
     Ok(match &config.url {
         presence::Url::Off => None,

@@ -62,6 +62,7 @@ mod permission;
 mod read;
 mod renewal;
 mod rights;
+mod rooms;
 mod route;
 mod tapped;
 mod timer;

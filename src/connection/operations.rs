@@ -209,6 +209,11 @@ impl Operations {
         } = publish;
         let mut sending = match mapping::send(&destination, &headers, body, &mapping)? {
             Sent::Status(status) => return Ok(Task::Say(status)),
+            Sent::Ask(asking) => {
+                let name = asking.temp_queue.clone();
+                let (queue, request) = self.replies(name, made, session, &mapping)?;
+                return Ok(Task::Ask(asking, request, queue));
+            }
             Sent::Message(sending) => sending,
         };
         // A frame of a transaction has its receipt, and that of its COMMIT, to wait for.
@@ -225,14 +230,26 @@ impl Operations {
         let replies = match sending.temp_queue.take() {
             None => None,
             Some(name) => {
-                let name = Destination::TempQueue(name).to_string();
-                let subscription = session.open_replies(&name)?;
-                let (queue, request) = self.reply_queue(subscription, made, &mapping);
+                let (queue, request) = self.replies(name, made, session, &mapping)?;
                 sending.publish.properties.reply_to = Some(queue);
-                request.map(|request| (subscription, request))
+                request
             }
         };
         Ok(Task::Publish(sending, replies))
+    }
+
+    /// The queue of a `/temp-queue/<name>`, and what to consume if it is not there yet.
+    fn replies(
+        &self,
+        name: Box<str>,
+        made: &mut Made,
+        session: &mut Session,
+        mapping: &mapping::Context<'_>,
+    ) -> Result<(Box<str>, Option<(SubscriptionId, Consume)>), Problem> {
+        let name = Destination::TempQueue(name).to_string();
+        let subscription = session.open_replies(&name)?;
+        let (queue, request) = self.reply_queue(subscription, made, mapping);
+        Ok((queue, request.map(|request| (subscription, request))))
     }
 
     /// The message will come back, if the client is subscribed to its key on a feed.
@@ -373,7 +390,7 @@ impl Operations {
             }
             Done::Unsubscribed(operation, outcome, retired) => {
                 if let Some((subscription, mut route)) = retired {
-                    route.has_ended = true;
+                    route.end();
                     self.routes.push(subscription, Route::Dedicated(route));
                 }
                 finish(session, now, operation, outcome);

@@ -19,6 +19,7 @@ use super::{
     once,
     permission::Permissions,
     rights::Right,
+    rooms::{self, Stay},
     route::{Dedicated, Route},
     tapped,
     work::{Awaited, Done, Handed, NewLogin, NotHanded, Task},
@@ -147,7 +148,7 @@ fn publish_spans(tasks: &[Task], context: &Context) -> VecDeque<Option<TraceSpan
     }
     let spans = tasks.iter().filter_map(|task| match task {
         Task::Publish(sending, _) => Some(publish_span(&sending.publish, context)),
-        Task::Settle(..) | Task::Say(_) => None,
+        Task::Settle(..) | Task::Say(_) | Task::Ask(..) => None,
     });
     spans.collect()
 }
@@ -210,9 +211,11 @@ async fn open(
             let id = subscribe.subscription;
             let resuming = identity.vhost.subscribe_from(source, resume, mailbox, id);
             let (shared, resumed) = resuming.await?;
+            let stay = Stay::enter(context, identity, source).await?;
             context.note_right(id, right);
             let route = Route::Shared {
                 shared,
+                _stay: stay,
                 _place: place,
             };
             return Ok((route, Some(resumed.told())));
@@ -224,9 +227,11 @@ async fn open(
             .subscribe(exchange, pattern, mailbox, subscribe.subscription)
             .await;
         if let Some(shared) = shared? {
+            let stay = Stay::enter(context, identity, (exchange, pattern)).await?;
             context.note_right(subscribe.subscription, right);
             let route = Route::Shared {
                 shared,
+                _stay: stay,
                 _place: place,
             };
             let told =
@@ -274,7 +279,11 @@ async fn consume(
     let sink = Arc::new(DedicatedSink::new(mailbox, subscription));
     let consuming = identity.vhost.host().consume(request.clone(), sink);
     let consumer = consuming.await?;
-    let route = Dedicated::new(consumer, request, is_auto, places);
+    let mut stay = None;
+    if let Some((exchange, key)) = &request.binding {
+        stay = Stay::enter(context, identity, (exchange, key)).await?;
+    }
+    let route = Dedicated::new(consumer, request, is_auto, places).stays(stay);
     Ok(Route::Dedicated(Box::new(route)))
 }
 
@@ -331,7 +340,8 @@ pub(super) async fn perform(
     let answers = answers(&context, ahead).await;
     let replies = tasks.iter().filter_map(|task| match task {
         Task::Publish(_, Some((subscription, _))) => Some(*subscription),
-        Task::Publish(_, None) | Task::Settle(..) | Task::Say(_) => None,
+        Task::Ask(_, Some((subscription, _)), _) => Some(*subscription),
+        _ => None,
     });
     let replies = replies.collect();
     let is_tapped = tapped::is_on(&context);
@@ -360,7 +370,7 @@ fn goal(context: &Context, tasks: &[Task]) -> Option<String> {
             let goal = Destination::of_message(&publish.exchange, &publish.routing_key, topics);
             Some(goal.to_string())
         }
-        Task::Settle(..) | Task::Say(_) => None,
+        Task::Settle(..) | Task::Say(_) | Task::Ask(..) => None,
     })
 }
 
@@ -373,6 +383,12 @@ async fn hand_over(
     let identity = context.identity().ok_or(Problem::NotLoggedIn)?;
     let permissions = Permissions::with(context, identity, answers);
     for task in &tasks {
+        if let Task::Ask(asking, replies, _) = task {
+            permissions.listen(&asking.exchange, &asking.key).await?;
+            if let Some((_, request)) = replies {
+                permissions.consume(request).await?;
+            }
+        }
         let Task::Publish(sending, replies) = task else {
             continue;
         };
@@ -411,12 +427,9 @@ async fn hand_over(
     for task in tasks {
         match task {
             Task::Publish(mut sending, replies) => {
-                if let Some((subscription, request)) = replies {
-                    let place = identity.place.subscribe()?;
-                    let replies = (subscription, place);
-                    let route = consume(context, identity, replies, request, true).await?;
-                    handed.replies.push((subscription, route));
-                }
+                handed
+                    .replies
+                    .extend(open_replies(context, identity, replies).await?);
                 let mut declared = handed.declared.iter();
                 if let Some(queue) = sending.declare.take()
                     && !declared.any(|other| other.name == queue.name)
@@ -444,6 +457,14 @@ async fn hand_over(
                 });
             }
             Task::Say(status) => context.say(status),
+            Task::Ask(asking, replies, queue) => {
+                handed
+                    .replies
+                    .extend(open_replies(context, identity, replies).await?);
+                let answer = rooms::answer(context, identity, *asking, queue).await?;
+                let confirm = identity.vhost.publish(answer).await?;
+                handed.confirms.push(Awaited::Broker(confirm));
+            }
             Task::Settle(
                 consumer,
                 Settle {
@@ -461,4 +482,18 @@ async fn hand_over(
         }
     }
     Ok(handed)
+}
+
+/// Makes the queue for replies, if it is not there yet.
+async fn open_replies(
+    context: &Context,
+    identity: &Identity,
+    replies: Option<(SubscriptionId, Consume)>,
+) -> Result<Option<(SubscriptionId, Route)>, Problem> {
+    let Some((subscription, request)) = replies else {
+        return Ok(None);
+    };
+    let place = identity.place.subscribe()?;
+    let route = consume(context, identity, (subscription, place), request, true).await?;
+    Ok(Some((subscription, route)))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use stomp_session::SubscriptionId;
 
-use super::rights::Right;
+use super::{rights::Right, rooms::Stay};
 use crate::{
     broker::{Consume, Consumer},
     hub::SharedSubscription,
@@ -17,6 +17,7 @@ pub(super) enum Route {
     /// A feed's; ends when it is dropped.
     Shared {
         shared: SharedSubscription,
+        _stay: Option<Box<Stay>>,
         _place: SubscriptionPlace,
     },
     /// Its own consumer's.
@@ -31,6 +32,8 @@ pub(super) struct Dedicated {
     pub(super) is_auto: bool,
     /// It gets nothing more; its client may acknowledge what it has.
     pub(super) has_ended: bool,
+    /// In its room.
+    stay: Option<Box<Stay>>,
     _counted: DedicatedSubscriptionCounted,
     _places: (SubscriptionPlace, QueuePlace),
 }
@@ -47,9 +50,21 @@ impl Dedicated {
             request,
             is_auto,
             has_ended: false,
+            stay: None,
             _counted: DedicatedSubscriptionCounted::begin(),
             _places: places,
         }
+    }
+
+    /// It is in this room until it ends.
+    pub(super) fn stays(self, stay: Option<Box<Stay>>) -> Self {
+        Self { stay, ..self }
+    }
+
+    /// It gets nothing more.
+    pub(super) fn end(&mut self) {
+        self.has_ended = true;
+        self.stay = None;
     }
 
     pub(super) fn consumer(&self) -> &Arc<dyn Consumer> {

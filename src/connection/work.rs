@@ -21,7 +21,7 @@ use super::{
     ahead::{self, Ahead},
     context::{Context, Identity},
     echo::Echoes,
-    mapping::Sending,
+    mapping::{Asking, Sending},
     route::{Dedicated, Route},
 };
 use crate::{
@@ -135,6 +135,9 @@ pub(super) enum Task {
     Settle(Arc<dyn Consumer>, Settle),
     /// Tell presence how available the client is.
     Say(Status),
+    /// Answer who is in a room, into the queue of that name; with the queue to be made before, if it
+    /// does not exist yet.
+    Ask(Box<Asking>, Option<(SubscriptionId, Consume)>, Box<str>),
 }
 
 /// The actions whose questions may be asked ahead. Behind a renewal the answers may be others.

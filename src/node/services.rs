@@ -18,7 +18,7 @@ use crate::{
     control::Control,
     hub::{Mailbox, Vhosts},
     messaging::SequenceStore,
-    presence::Presence,
+    presence::{Presence, rooms::Rooms},
 };
 
 /// What all connections of this node are served by.
@@ -29,6 +29,8 @@ pub struct Services {
     pub auth: Arc<dyn Authenticator>,
     /// Who is online; `None`: nobody asks.
     pub presence: Option<Arc<dyn Presence>>,
+    /// Who is subscribed to which key; `None`: no exchange asks for it.
+    pub rooms: Option<Arc<dyn Rooms>>,
     /// Messages that are published once; `None`: they are off.
     pub sequences: Option<Arc<dyn SequenceStore>>,
     /// Who is connected.
@@ -65,6 +67,7 @@ impl Services {
             vhosts,
             auth,
             memory,
+            rooms: presence.as_ref().and_then(|presence| presence.rooms()),
             presence,
             sequences,
             registry,

@@ -1,13 +1,13 @@
 //! The `[presence]` section.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
 
 use serde::Deserialize;
 
 use crate::{
     broker::destination::MAX_NAME,
     secret_url::SecretUrl,
-    units::{Checked, at_least, at_most},
+    units::{Checked, at_least, at_least_one, at_most},
 };
 
 /// The `[presence]` section: the store of online users, and its times.
@@ -28,6 +28,12 @@ pub struct Config {
     /// loaded again is no event.
     #[serde(with = "humantime_serde")]
     pub debounce: Duration,
+    /// The exchanges whose keys are rooms: their members are known, over all nodes.
+    pub destinations: BTreeSet<Box<str>>,
+    /// The members of a room at most; 0: any number.
+    pub max_members: u64,
+    /// Rooms that this node's clients are in, at most.
+    pub max_rooms: usize,
 }
 
 impl Default for Config {
@@ -38,6 +44,9 @@ impl Default for Config {
             events: true,
             exchange: "presence".into(),
             debounce: Duration::from_secs(5),
+            destinations: BTreeSet::new(),
+            max_members: 0,
+            max_rooms: 1_000_000,
         }
     }
 }
@@ -63,7 +72,19 @@ impl Config {
             );
             return Err(("exchange", message));
         }
-        Ok(())
+        if !self.destinations.is_empty() && self.url == Url::Off {
+            let message = "names exchanges whose keys are rooms, but `url` is \"off\", so nobody \
+                           knows who is in them; name a store there, or none here";
+            return Err(("destinations", message.to_owned()));
+        }
+        let is_named = |name: &&Box<str>| (1..=MAX_NAME).contains(&name.len());
+        if let Some(name) = self.destinations.iter().find(|name| !is_named(name)) {
+            let message = format!(
+                "{name:?} is no exchange whose keys can be rooms; write names of 1 to {MAX_NAME} bytes"
+            );
+            return Err(("destinations", message));
+        }
+        at_least_one("max_rooms", self.max_rooms, "nobody could enter a room")
     }
 
     /// True if there are events to publish.

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt::Write as _,
+    fmt::{Debug, Write as _},
+    hash::Hash,
     sync::Arc,
     time::SystemTime,
 };
@@ -16,6 +17,26 @@ use crate::{broker::destination::MAX_NAME, telemetry};
 
 /// Events that wait for the broker, of one each for so many users.
 const MAX_WAITING: usize = 65_536;
+
+/// What is told to others, by way of an [`Outbox`].
+pub trait Announcement: Send + Sync + 'static {
+    /// What it is about. Of several about the same, others are told the newest.
+    type Subject: Clone + Debug + Eq + Hash + Send + Sync;
+
+    /// What this one is about.
+    fn subject(&self) -> Self::Subject;
+
+    /// Both as one: `next` came after this. `None`: together they are no change.
+    fn followed_by(self, next: Self) -> Option<Self>
+    where
+        Self: Sized;
+
+    /// The routing keys.
+    fn routing_keys(&self) -> Vec<Box<str>>;
+
+    /// The body, in JSON.
+    fn json(&self) -> Vec<u8>;
+}
 
 /// The status that others see of a user has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +131,29 @@ impl Event {
     }
 }
 
-fn key(kind: &str, name: &str) -> Box<str> {
+impl Announcement for Event {
+    type Subject = Arc<str>;
+
+    fn subject(&self) -> Arc<str> {
+        Arc::clone(&self.user)
+    }
+
+    fn followed_by(self, next: Self) -> Option<Self> {
+        let previous = self.previous;
+        (previous != next.status).then_some(Self { previous, ..next })
+    }
+
+    fn routing_keys(&self) -> Vec<Box<str>> {
+        self.keys().collect()
+    }
+
+    fn json(&self) -> Vec<u8> {
+        self.body()
+    }
+}
+
+/// A routing key: the kind and the name; or, if that is too long for AMQP, the name's hash.
+pub(super) fn key(kind: &str, name: &str) -> Box<str> {
     if kind.len().saturating_add(name.len()) <= MAX_NAME {
         return format!("{kind}{name}").into();
     }
@@ -122,41 +165,49 @@ fn key(kind: &str, name: &str) -> Box<str> {
     key.into()
 }
 
-/// Events on their way to the broker: of each user the newest, and what was seen before the
-/// first that waits. While the broker is away nothing else is kept, and who came and went
-/// meanwhile is not told.
-#[derive(Debug, Default)]
-pub struct Outbox {
-    waiting: Mutex<WaitingEvents>,
+/// Events on their way to the broker: of each subject (a user, say) the newest, and what was seen
+/// before the first that waits. While the broker is away nothing else is kept, and who came and
+/// went meanwhile is not told.
+#[derive(Debug)]
+pub struct Outbox<E: Announcement = Event> {
+    waiting: Mutex<WaitingEvents<E>>,
     wake: Notify,
 }
 
-#[derive(Debug, Default)]
-struct WaitingEvents {
-    /// Users in the order of their first event; an event of theirs may have been taken already.
-    order: VecDeque<Arc<str>>,
-    events: HashMap<Arc<str>, Event>,
+#[derive(Debug)]
+struct WaitingEvents<E: Announcement> {
+    /// Subjects in the order of their first event; an event of theirs may have been taken already.
+    order: VecDeque<E::Subject>,
+    events: HashMap<E::Subject, E>,
     /// There were too many, and the log says so.
     overflowed: bool,
     is_closed: bool,
 }
 
-impl Outbox {
+impl<E: Announcement> Outbox<E> {
     /// An empty one.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::default()
+        Arc::new(Self {
+            waiting: Mutex::new(WaitingEvents {
+                order: VecDeque::new(),
+                events: HashMap::new(),
+                overflowed: false,
+                is_closed: false,
+            }),
+            wake: Notify::new(),
+        })
     }
 
-    /// An event is to be told. With too many users' waiting it is not, and the log says so.
-    pub(super) fn push(&self, event: Event) {
+    /// An event is to be told. With too many subjects' waiting it is not, and the log says so.
+    pub(super) fn push(&self, event: E) {
         self.waiting.lock().push(event);
         self.wake.notify_one();
     }
 
     /// The next events in order, at most `most`; waits for the first. Empty once the outbox is
     /// closed and all events were taken.
-    pub async fn next(&self, most: usize) -> Vec<Event> {
+    pub async fn next(&self, most: usize) -> Vec<E> {
         loop {
             {
                 let mut waiting = self.waiting.lock();
@@ -176,7 +227,7 @@ impl Outbox {
     }
 
     /// Takes back events that could not be published; those that came since then are newer.
-    pub fn put_back(&self, events: Vec<Event>) {
+    pub fn put_back(&self, events: Vec<E>) {
         let mut waiting = self.waiting.lock();
         for event in events.into_iter().rev() {
             waiting.put_back(event);
@@ -184,44 +235,42 @@ impl Outbox {
     }
 }
 
-impl WaitingEvents {
-    fn push(&mut self, event: Event) {
-        if let Some(waits) = self.events.get_mut(&event.user) {
-            waits.status = event.status;
-            waits.at = event.at;
-            waits.groups = event.groups;
-            if waits.status == waits.previous {
-                self.events.remove(&event.user);
+impl<E: Announcement> WaitingEvents<E> {
+    fn push(&mut self, event: E) {
+        let subject = event.subject();
+        if let Some(waits) = self.events.remove(&subject) {
+            if let Some(event) = waits.followed_by(event) {
+                self.events.insert(subject, event);
             }
         } else if self.order.len() < MAX_WAITING {
-            self.order.push_back(Arc::clone(&event.user));
-            self.events.insert(Arc::clone(&event.user), event);
+            self.order.push_back(subject.clone());
+            self.events.insert(subject, event);
         } else if !std::mem::replace(&mut self.overflowed, true) {
             telemetry::presence_events_lost(MAX_WAITING);
         }
     }
 
-    fn put_back(&mut self, event: Event) {
-        if let Some(waits) = self.events.get_mut(&event.user) {
-            waits.previous = event.previous;
-            if waits.status == waits.previous {
-                self.events.remove(&event.user);
+    fn put_back(&mut self, event: E) {
+        let subject = event.subject();
+        if let Some(waits) = self.events.remove(&subject) {
+            if let Some(event) = event.followed_by(waits) {
+                self.events.insert(subject, event);
             }
         } else {
-            self.order.push_front(Arc::clone(&event.user));
-            self.events.insert(Arc::clone(&event.user), event);
+            self.order.push_front(subject.clone());
+            self.events.insert(subject, event);
         }
     }
 
-    fn take(&mut self, most: usize) -> Vec<Event> {
+    fn take(&mut self, most: usize) -> Vec<E> {
         let mut taken = Vec::new();
         while taken.len() < most {
-            let Some(user) = self.order.pop_front() else {
+            let Some(subject) = self.order.pop_front() else {
                 self.overflowed = false;
                 self.order = VecDeque::new();
                 break;
             };
-            taken.extend(self.events.remove(&user));
+            taken.extend(self.events.remove(&subject));
         }
         taken
     }

@@ -21,6 +21,7 @@ use super::{
     departures::Departures,
     entry::Pass,
     held::{Held, without},
+    rooms::{MemoryRooms, Rooms},
     too_many,
 };
 use crate::later::Later;
@@ -33,6 +34,7 @@ const MAX_LEFT: usize = 65_536;
 #[derive(Debug)]
 pub struct MemoryPresence {
     inner: Arc<Inner>,
+    rooms: Option<Arc<MemoryRooms>>,
     _settler: AbortOnDropHandle<()>,
 }
 
@@ -67,6 +69,8 @@ impl MemoryPresence {
     #[must_use]
     pub fn new(node: Node) -> Self {
         let state = Mutex::new(MemoryState::new(node.debounce));
+        let rooms = node.rooms.clone();
+        let rooms = rooms.map(|rules| Arc::new(MemoryRooms::new(rules, node.debounce)));
         let inner = Arc::new(Inner {
             node,
             state,
@@ -75,6 +79,7 @@ impl MemoryPresence {
         let settler = tokio::spawn(settle_later(Arc::clone(&inner)));
         Self {
             inner,
+            rooms,
             _settler: AbortOnDropHandle::new(settler),
         }
     }
@@ -182,6 +187,11 @@ impl MemoryState {
 }
 
 impl Presence for MemoryPresence {
+    fn rooms(&self) -> Option<Arc<dyn Rooms>> {
+        let rooms = self.rooms.as_ref()?;
+        Some(Arc::clone(rooms) as _)
+    }
+
     fn join(&self, session: Arc<PresenceEntry>) {
         self.inner.join(&mut self.inner.state.lock(), session);
     }
@@ -392,6 +402,7 @@ mod tests {
                 name: "n".into(),
                 since: SystemTime::now(),
                 debounce: Duration::from_secs(5),
+                rooms: None,
                 events: Some(Arc::clone(&events)),
             };
             Self {

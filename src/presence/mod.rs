@@ -2,7 +2,7 @@
 //!
 //! [`Presence`] keeps it; two implementations hold the same contract tests: [`memory`], for a
 //! single node, and [`redis`], which all nodes share. An [`Event`] tells others of a change; a
-//! [`publisher`] takes it to the broker.
+//! [`publisher`] takes it to the broker. [`rooms`] are who is subscribed to which key.
 //!
 //! Truth is leases, not events: a session counts as online for as long as the node that holds it
 //! is known to live. So a node that is killed takes its users offline within one lease.
@@ -16,6 +16,7 @@ pub mod memory;
 pub mod publisher;
 mod records;
 pub mod redis;
+pub mod rooms;
 mod servers;
 mod status;
 
@@ -26,8 +27,9 @@ use thiserror::Error;
 
 pub use config::{Config, Url, UrlError};
 pub use entry::{Device, PresenceEntry, STATUS_INTERVAL, SessionInfo};
-pub use event::{Event, EventKind, Outbox};
+pub use event::{Announcement, Event, EventKind, Outbox};
 pub use records::{MemoryRecords, Record, Records, RecordsRead};
+use rooms::{RoomRules, Rooms};
 pub use servers::{RedisConfig, Secret};
 pub use status::{Status, StatusError};
 
@@ -159,6 +161,11 @@ pub trait Presence: Send + Sync + 'static {
     /// # Errors
     /// [`PresenceError::Unavailable`]: why not.
     fn health(&self) -> Result<(), PresenceError>;
+
+    /// Who is subscribed to which key; `None`: no exchange asks for it.
+    fn rooms(&self) -> Option<Arc<dyn Rooms>> {
+        None
+    }
 
     /// The records that all nodes share; `None`: the store is this node's alone.
     fn records(&self) -> Option<Arc<dyn Records>> {
@@ -319,4 +326,6 @@ pub struct Node {
     pub debounce: std::time::Duration,
     /// The outbox of events; `None`: they are off.
     pub events: Option<Arc<Outbox>>,
+    /// The rules of its rooms; `None`: no exchange asks for them.
+    pub rooms: Option<RoomRules>,
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::future::{TryJoinAll, join_all, try_join_all};
 
-use super::{Event, Outbox};
+use super::{Announcement, Outbox};
 use crate::{
     backoff::Backoff,
     broker::{BrokerError, Confirm, Properties, Publish, VirtualHost},
@@ -21,7 +21,11 @@ const LANE: u64 = u64::MAX;
 
 /// Publishes the outbox to a topic exchange, until the outbox is closed and empty. An event that
 /// the broker did not take, or did not confirm, is published again: it may come twice.
-pub async fn publish(outbox: Arc<Outbox>, host: Arc<dyn VirtualHost>, exchange: Box<str>) {
+pub async fn publish<E: Announcement>(
+    outbox: Arc<Outbox<E>>,
+    host: Arc<dyn VirtualHost>,
+    exchange: Box<str>,
+) {
     let mut backoff = Backoff::new(PAUSES);
     let mut is_up = None;
     loop {
@@ -64,16 +68,16 @@ pub async fn publish(outbox: Arc<Outbox>, host: Arc<dyn VirtualHost>, exchange: 
 
 /// Hands the events over, in order, up to the first that the broker does not take, with the
 /// reason: the others would only wait as long. The futures that it returns wait for the confirms.
-async fn hand_over(
+async fn hand_over<E: Announcement>(
     host: &dyn VirtualHost,
     exchange: &str,
-    events: &[Event],
+    events: &[E],
 ) -> (Vec<TryJoinAll<Confirm>>, Option<BrokerError>) {
     let mut confirms = Vec::with_capacity(events.len());
     for event in events {
-        let body = Bytes::from(event.body());
+        let body = Bytes::from(event.json());
         let mut of_event = Vec::new();
-        for routing_key in event.keys() {
+        for routing_key in event.routing_keys() {
             let publish = Publish {
                 exchange: exchange.into(),
                 routing_key,

@@ -80,6 +80,7 @@ mod presence_redis;
 mod presence_rights;
 mod presence_shared_user;
 mod records_contract;
+mod rooms_contract;
 mod sequences_contract;
 mod startup;
 

@@ -133,6 +133,7 @@ pub(crate) fn settings(name: &str, debounce: Duration, events: Option<Arc<Outbox
         since: SystemTime::now(),
         debounce,
         events,
+        rooms: None,
     }
 }
 

@@ -4,7 +4,10 @@ use std::{fs, sync::Arc, time::Duration};
 
 use stentor::{
     messaging::{self, Holder, RedisSequences, SequenceName, SequenceStore as _},
-    presence::{Listing, Presence, PresenceError, Record, RedisConfig, Status, Url},
+    presence::{
+        Listing, Presence, PresenceError, Record, RedisConfig, Status, Url,
+        rooms::{MemberListing, Occupant, Room, RoomRules},
+    },
 };
 use tempfile::TempDir;
 use testkit::{Authority, DEADLINE, Redis, RedisCluster, RedisSentinels, eventually};
@@ -38,7 +41,16 @@ async fn account(redis: &Redis, more: &[String]) {
 async fn works(url: &str, config: &RedisConfig) {
     let events = stentor::presence::Outbox::new();
     let node = |name: &str, events| settings(name, AT_ONCE, events);
-    let start = |name: &str, events| redis_presence_by(url, config, SHORT, node(name, events));
+    let start = |name: &str, events| {
+        let mut node = node(name, events);
+        node.rooms = Some(RoomRules {
+            exchanges: ["room".into()].into(),
+            max_members: 3,
+            max_rooms: 1_000,
+            events: None,
+        });
+        redis_presence_by(url, config, SHORT, node)
+    };
     let presence = start("stays", Some(Arc::clone(&events)));
     let killed = start("killed", None);
     let joined = session("alice", &["group"]);
@@ -86,6 +98,36 @@ async fn works(url: &str, config: &RedisConfig) {
     records.put(&record).await.unwrap();
     assert_eq!(records.read(None).await.unwrap().unwrap().records, record);
     records.remove(&record).await.unwrap();
+    let room = Arc::new(Room {
+        vhost: "/".into(),
+        exchange: "room".into(),
+        key: "lobby".into(),
+    });
+    let occupant = |user: &str| Occupant {
+        room: Arc::clone(&room),
+        user: user.into(),
+        session: 1,
+    };
+    let rooms = presence.rooms().unwrap();
+    rooms.enter(&occupant("alice")).await.unwrap();
+    rooms.enter(&occupant("carol")).await.unwrap();
+    rooms.leave(&occupant("carol"));
+    let entered = killed.rooms().unwrap().enter(&occupant("bob")).await;
+    entered.unwrap();
+    let until_members = async |members: u64| {
+        eventually(DEADLINE, format!("{members} are in the room"), async || {
+            let count = rooms.occupancy(&[(*room).clone()]).await;
+            count.is_ok_and(|count| count[0].members == members)
+        })
+        .await;
+    };
+    until_members(2).await;
+    let listing = MemberListing {
+        after: None,
+        limit: 9,
+    };
+    let page = rooms.members(&room, &listing).await.unwrap();
+    assert_eq!(page.members.len(), 2);
     // Others clear up after a dead node.
     drop(killed);
     until_sessions(&presence, "bob", 0).await;
@@ -96,6 +138,7 @@ async fn works(url: &str, config: &RedisConfig) {
             .is_ok_and(|counts| counts.users == 2)
     })
     .await;
+    until_members(1).await;
     presence.leave(&joined);
     until_sessions(&presence, "alice", 0).await;
     assert_eq!(presence.health(), Ok(()));

@@ -788,6 +788,46 @@ problems! {
             ),
             samples: [TooManyQueuesOfUser { limit: 10_000 }],
         }
+
+        /// The room that the subscription is to has as many members as it may.
+        RoomFull {
+            /// How many it may have.
+            limit: u64,
+        } => {
+            message: "room is full", code: "room-full", close: TryAgainLater, reconnect: After(30),
+            page: "The key is a room, and has as many members as one may have \
+                   (`presence.max_members`). There is a place when a member leaves",
+            body: format!(
+                "The room has {limit} members, as many as one may have. Try again when a member \
+                 has left, or subscribe to another\n"
+            ),
+            samples: [RoomFull { limit: 500 }],
+        }
+
+        /// The node has as many rooms as it may.
+        TooManyRooms {
+            /// How many it may have.
+            limit: usize,
+        } => {
+            message: "Too many subscriptions", code: "node-rooms", close: TryAgainLater,
+            reconnect: After(5),
+            page: "This server has as many rooms as it may (`presence.max_rooms`), and the \
+                   subscription would begin another. Another server may take it",
+            body: format!(
+                "This server has {limit} rooms, as many as it may. Reconnect in a moment; another \
+                 server may take it\n"
+            ),
+            samples: [TooManyRooms { limit: 1_000_000 }],
+        }
+
+        /// Presence could not say who is in a room.
+        RoomsUnavailable(why: Box<str>) => {
+            message: "rooms unavailable", code: "rooms-unavailable", close: TryAgainLater,
+            reconnect: After(5),
+            page: "The store of presence did not say who is in the room. Ask again in a moment",
+            body: format!("Nobody can say who is in the room: {}\n", clip(why)),
+            samples: [RoomsUnavailable("unreachable: Redis did not answer in 1s".into())],
+        }
     }
 
     "Acknowledgements and transactions" {

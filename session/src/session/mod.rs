@@ -367,7 +367,10 @@ impl Session {
         let is_soft = self.stays_if_denied || has_more;
         let is_denied = matches!(
             problem,
-            Problem::PermissionDenied { .. } | Problem::PermissionUnavailable { .. }
+            Problem::PermissionDenied { .. }
+                | Problem::PermissionUnavailable { .. }
+                | Problem::RoomFull { .. }
+                | Problem::RoomsUnavailable(_)
         );
         if !is_soft || !is_denied {
             return false;

@@ -4,6 +4,7 @@
 //! A request that the broker would answer by closing a channel is refused here: many clients share
 //! a channel, and one client's bad `expiration` must not cost the others theirs.
 
+mod asking;
 mod fields;
 pub(super) mod numbering;
 pub(super) mod presence;
@@ -25,6 +26,7 @@ use crate::broker::{
 use crate::hub::Resume;
 use crate::messaging::Once;
 use crate::presence::Status;
+pub use asking::Asking;
 use fields::Fields;
 
 impl From<DestinationError> for Problem {
@@ -84,6 +86,8 @@ pub struct Context<'a> {
     pub keys: KeyLimits,
     /// Presence is on, and so `/presence` is a destination.
     pub presence: bool,
+    /// Some exchange has rooms, and so `/presence/rooms/…` are destinations.
+    pub rooms: bool,
     /// Some exchange has a journal (`[journal]`).
     pub journals: bool,
     /// SENDs may have numbers or keys (`[sequences]`).
@@ -97,6 +101,8 @@ pub struct Context<'a> {
 pub enum Sent {
     /// How available the client is, to presence.
     Status(Status),
+    /// A question who is in a room.
+    Ask(Box<Asking>),
     /// A message to publish.
     Message(Box<Sending>),
 }
@@ -117,7 +123,7 @@ pub struct Sending {
 }
 
 /// The meaning of a SEND frame to `destination`. If presence is on, `/presence` is no exchange or
-/// queue: a client sets its status there.
+/// queue: a client sets its status there, and asks who is in rooms behind it.
 ///
 /// # Errors
 /// As [`publish`]; and [`Problem::MissingHeader`], [`Problem::InvalidHeader`]: no such status.
@@ -130,6 +136,13 @@ pub fn send(
     if context.presence && destination == presence::DESTINATION {
         numbering::refuse(headers, context)?;
         return presence::send(headers).map(Sent::Status);
+    }
+    if context.rooms
+        && let Some(rest) = destination.strip_prefix(asking::DESTINATION)
+    {
+        numbering::refuse(headers, context)?;
+        let asking = asking::ask(rest, headers, context)?;
+        return Ok(Sent::Ask(Box::new(asking)));
     }
     let destination = Destination::parse(destination)?;
     let sending = publish(&destination, headers, body, context)?;

@@ -14,6 +14,7 @@ const CONTEXT: Context<'static> = Context {
         max_hashes: 2,
     },
     presence: true,
+    rooms: true,
     journals: true,
     sequences: true,
     device: "phone",

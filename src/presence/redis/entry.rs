@@ -8,6 +8,10 @@
 //! | `group:<name>`         | hash   | a field for each user and node: lease and user; the user's status there |
 //! | `sessions:<lease>:<n>` | hash   | a field for each session of the node: session; its user and groups |
 //! | `users`                | string | the number of users that others were told of    |
+//! | `rooms`                | hash   | a field for each room that has somebody: the number of its sessions |
+//! | `room:<room>`          | hash   | a field for each member of the room: the number of its sessions |
+//! | `leaving:<room>`       | hash   | a field for each user who has left the room, of which others were not told yet: the departure that waits to be settled |
+//! | `members:<lease>:<n>`  | hash   | a field for each member that the node has: room and user; the number of its sessions there, 0 while its departure waits to be settled |
 //! | `clearing:<lease>`     | string | the node that clears up after this dead one      |
 //! | `bans`                 | hash   | a field for each ban, and for each that is no more: stamp and JSON; the field without a name is random, and new after each change |
 //!
@@ -19,6 +23,8 @@
 //! A lease's id is eight letters, which come first in every field. Fields of one user are few, and
 //! a node's sessions are spread over many hashes, so that Redis keeps each in one block without
 //! pointers (`hash-max-listpack-entries`, 128 unless configured).
+//!
+//! A room's name in keys and fields is [`Room::name`](crate::presence::rooms::Room).
 
 use std::{
     fmt,
@@ -117,6 +123,30 @@ impl Keys {
     /// The list of the node that has the session of that id.
     pub(super) fn list_of(&self, lease: LeaseId, session: &str) -> String {
         self.list(lease, spread(session, self.lists))
+    }
+
+    /// The number of sessions of each room.
+    pub(super) fn rooms(&self) -> String {
+        self.named("rooms")
+    }
+
+    /// The members of a room, by [`Room::name`].
+    pub(super) fn room(&self, name: &str) -> String {
+        format!("{}room:{name}", self.prefix)
+    }
+
+    /// Those that have left it.
+    pub(super) fn leaving(&self, name: &str) -> String {
+        format!("{}leaving:{name}", self.prefix)
+    }
+
+    pub(super) fn member_list(&self, lease: LeaseId, number: u16) -> String {
+        format!("{}members:{lease}:{number}", self.prefix)
+    }
+
+    /// The list of the node that has the member of that field.
+    pub(super) fn member_list_of(&self, lease: LeaseId, field: &str) -> String {
+        self.member_list(lease, spread(field, self.lists))
     }
 
     fn named(&self, name: &str) -> String {
@@ -344,6 +374,17 @@ pub(super) fn decode(user: &Arc<str>, id: &str, node: &str, value: &[u8]) -> Opt
         status: Status::from_byte(status),
         last_seen: since.checked_add(Duration::from_secs(seen.into()))?,
     })
+}
+
+/// The field of a member in its node's list: room and user.
+pub(super) fn encode_member(room: &str, user: &str) -> String {
+    format!("{}:{room}{user}", room.len())
+}
+
+/// The inverse of [`encode_member`].
+pub(super) fn decode_member(field: &str) -> Option<(&str, &str)> {
+    let (length, rest) = field.split_once(':')?;
+    rest.split_at_checked(length.parse().ok()?)
 }
 
 /// Its length (one byte; or 255 and four), and the text.

@@ -10,7 +10,8 @@ use super::{
     entry::{CLOSED, EPOCH, Keys, LeaseId, encode, encode_listed, encode_node},
     outages::Outages,
     queue::{Entered, KeeperStep, RedisShared, Registering, Taken, User},
-    script::{self, Caller, Settled, Untold},
+    room_queue::RoomStep,
+    script::{self, Caller, RoomReply, Settled, Untold},
 };
 use crate::{
     backoff::Backoff,
@@ -109,7 +110,7 @@ impl Keeper {
 
     /// Until there is something to do.
     async fn wait(&self) {
-        let is_idle = self.registering.sessions.is_empty() && self.former.is_empty();
+        let is_idle = !self.is_registering() && self.former.is_empty();
         if let Some((renew_at, _)) = self.taken
             && is_idle
         {
@@ -119,6 +120,11 @@ impl Keeper {
                 let _ = tokio::time::timeout_at(until, self.shared.wake.notified()).await;
             }
         }
+    }
+
+    /// There are sessions that are not under the lease yet.
+    fn is_registering(&self) -> bool {
+        !self.registering.sessions.is_empty() || self.shared.rooms.is_registering()
     }
 
     /// One round trip: the lease, or what there is to say; and the lease's renewal with it.
@@ -184,8 +190,10 @@ impl Keeper {
             }
             self.set_lease(&mut pipe).arg("XX");
         }
-        let was_registering = !self.registering.sessions.is_empty();
+        let was_registering = self.is_registering();
         let steps = self.shared.take(&mut self.registering, COMMANDS);
+        let restores = self.registering.restores;
+        let room_steps = self.shared.rooms.take(COMMANDS, restores);
         let mut settling = Vec::new();
         for step in &steps {
             let teller = Teller {
@@ -198,6 +206,9 @@ impl Keeper {
                 former: &self.former,
             };
             settling.extend(teller.tell(step));
+        }
+        for step in &room_steps {
+            step.tell(&mut pipe, (&self.store.keys, self.lease), &self.former);
         }
         if !was_registering {
             self.registering.restores = false;
@@ -213,6 +224,7 @@ impl Keeper {
             Ok(replies) => replies.into_iter(),
             Err(error) => {
                 self.shared.put_back(steps);
+                self.shared.rooms.put_back(room_steps);
                 return Err(error);
             }
         };
@@ -222,11 +234,17 @@ impl Keeper {
                 .next()
                 .is_none_or(|reply| run_id(&reply) != self.server);
         let renewed = !renews || replies.next().is_some_and(|reply| reply != Value::Nil);
-        let settled: Vec<_> = replies.map(Settled::read).collect();
-        if !renewed || settled.contains(&Settled::LeaseLost) {
+        let of_users = replies.by_ref().take(settling.len());
+        let settled: Vec<_> = of_users.map(Settled::read).collect();
+        let of_rooms: Vec<_> = replies.map(RoomReply::read).collect();
+        let is_lost = settled.contains(&Settled::LeaseLost)
+            || of_rooms.contains(&RoomReply::LeaseLost)
+            || of_rooms.len() < room_steps.len();
+        if !renewed || is_lost {
             // It ran out (the process was stopped for a while, or Redis emptied).
             telemetry::presence_lease_lost(self.shared.len());
             self.shared.put_back(steps);
+            self.shared.rooms.put_back(room_steps);
             self.begin_anew();
             return Ok(());
         }
@@ -235,6 +253,7 @@ impl Keeper {
             telemetry::presence_server_changed(self.shared.len());
             self.begin_anew();
             self.announce_all(settling, settled);
+            self.answer_rooms(room_steps, of_rooms);
             return Ok(());
         }
         if renews {
@@ -242,7 +261,14 @@ impl Keeper {
         }
         self.note_up();
         self.announce_all(settling, settled);
+        self.answer_rooms(room_steps, of_rooms);
         Ok(())
+    }
+
+    fn answer_rooms(&self, steps: Vec<RoomStep>, replies: Vec<RoomReply>) {
+        for (step, reply) in steps.into_iter().zip(replies) {
+            self.shared.rooms.answer(&step, reply);
+        }
     }
 
     fn announce_all(&self, sessions: Vec<&PresenceEntry>, settled: Vec<Settled>) {

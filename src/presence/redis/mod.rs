@@ -8,6 +8,8 @@ mod outages;
 mod queue;
 mod reader;
 mod records;
+mod room_queue;
+mod rooms;
 mod script;
 mod survivor;
 
@@ -31,11 +33,13 @@ use self::{
     queue::RedisShared,
     reader::{RedisReader, Spread},
     records::RedisRecords,
+    rooms::RedisRooms,
     survivor::Survivor,
 };
 use super::{
     Counts, Listing, Member, Node, NodeInfo, Page, Presence, PresenceEntry, PresenceError, Records,
     RedisConfig, SessionInfo, Status, UserCount, UserPresence,
+    rooms::{RoomRules, Rooms},
 };
 use crate::secret_url::SecretUrl;
 
@@ -48,14 +52,18 @@ use crate::secret_url::SecretUrl;
 /// Redis may lose all it has at any time, or the last of it: every node registers anew what it
 /// holds. In a cluster each partition is as a Redis of its own, and lost and found by itself.
 pub struct RedisPresence {
-    /// One; or, in a cluster, all of them.
-    partitions: Vec<Partition>,
+    partitions: Partitions,
+    rooms: Option<Arc<RedisRooms>>,
     records: Arc<RedisRecords>,
     timeout: Duration,
 }
 
-/// The users whose keys are in one slot of a cluster; or all.
+/// One; or, in a cluster, all of them.
+type Partitions = Arc<[Partition]>;
+
+/// The users and rooms whose keys are in one slot of a cluster; or all.
 struct Partition {
+    store: Arc<Store>,
     reader: RedisReader,
     shared: Arc<RedisShared>,
     keeper: Mutex<Option<JoinHandle<()>>>,
@@ -87,12 +95,20 @@ impl RedisPresence {
     ) -> Result<Self, PresenceError> {
         let connections = Arc::new(Connections::new(url, config, lease)?);
         let node = Arc::new(node);
+        // Each partition counts its own rooms.
+        let rules = |partitions: usize| {
+            node.rooms.clone().map(|rules| RoomRules {
+                max_rooms: rules.max_rooms.div_ceil(partitions.max(1)),
+                ..rules
+            })
+        };
         let all_keys: Vec<_> = if connections.is_cluster() {
             (0..PARTITIONS).map(Keys::partition).collect()
         } else {
             vec![Keys::whole()]
         };
         let outages = Arc::new(Outages::new(all_keys.len()));
+        let rules = rules(all_keys.len());
         let partitions = all_keys.into_iter().enumerate().map(|(number, keys)| {
             let store = Arc::new(Store {
                 connections: Arc::clone(&connections),
@@ -100,11 +116,16 @@ impl RedisPresence {
                 number,
                 writer: tokio::sync::Mutex::default(),
             });
-            Partition::start(store, &node, &outages, lease)
+            Partition::start(store, (&node, rules.as_ref()), &outages, lease)
         });
+        let partitions: Partitions = partitions.collect();
+        let timeout = connections.timeout;
+        let rooms = node.rooms.as_ref();
+        let rooms = rooms.map(|rules| RedisRooms::new(&partitions, rules, timeout));
         Ok(Self {
-            partitions: partitions.collect(),
-            timeout: connections.timeout,
+            partitions,
+            rooms: rooms.map(Arc::new),
+            timeout,
             records: Arc::new(RedisRecords::new(connections)),
         })
     }
@@ -148,8 +169,14 @@ impl RedisPresence {
 }
 
 impl Partition {
-    fn start(store: Arc<Store>, node: &Arc<Node>, outages: &Arc<Outages>, lease: Duration) -> Self {
+    fn start(
+        store: Arc<Store>,
+        (node, rules): (&Arc<Node>, Option<&RoomRules>),
+        outages: &Arc<Outages>,
+        lease: Duration,
+    ) -> Self {
         let shared = Arc::new(RedisShared::new(node.debounce));
+        shared.rooms.set_rules(rules);
         let parts = || (Arc::clone(&store), Arc::clone(&shared), Arc::clone(node));
         let (a, b, c) = parts();
         let keeper = Keeper::new(a, b, c, Arc::clone(outages), lease);
@@ -157,7 +184,8 @@ impl Partition {
         let (a, b, c) = parts();
         let survivor = tokio::spawn(Survivor::new(a, b, c, lease).run());
         Self {
-            reader: RedisReader::new(store),
+            reader: RedisReader::new(Arc::clone(&store)),
+            store,
             shared,
             keeper: Mutex::new(Some(keeper)),
             survivor: Mutex::new(Some(AbortOnDropHandle::new(survivor))),
@@ -349,6 +377,11 @@ impl Presence for RedisPresence {
         self.partitions
             .iter()
             .try_for_each(|partition| partition.shared.health())
+    }
+
+    fn rooms(&self) -> Option<Arc<dyn Rooms>> {
+        let rooms = self.rooms.as_ref()?;
+        Some(Arc::clone(rooms) as _)
     }
 
     fn records(&self) -> Option<Arc<dyn Records>> {

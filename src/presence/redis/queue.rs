@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::{
     entry::{LeaseId, encode_here},
+    room_queue::RoomQueue,
     script::Untold,
 };
 use crate::{
@@ -33,6 +34,8 @@ pub(super) struct RedisShared {
     state: Mutex<RedisState>,
     /// There is something for the keeper to do.
     pub(super) wake: Notify,
+    /// The rooms that this node's sessions are in.
+    pub(super) rooms: RoomQueue,
     health: Mutex<Result<(), PresenceError>>,
     lease: Mutex<Option<Taken>>,
 }
@@ -131,6 +134,7 @@ impl RedisShared {
                 closed: false,
             }),
             wake: Notify::new(),
+            rooms: RoomQueue::new(debounce),
             health: Mutex::new(Err(PresenceError::Unavailable("not connected yet".into()))),
             lease: Mutex::default(),
         }
@@ -198,6 +202,7 @@ impl RedisShared {
         state.overflow();
         state.saying.clear();
         drop(state);
+        self.rooms.close();
         self.wake.notify_one();
     }
 
@@ -223,16 +228,18 @@ impl RedisShared {
     }
 
     pub(super) fn has_overflowed(&self) -> bool {
-        self.state.lock().overflowed
+        self.state.lock().overflowed || self.rooms.has_overflowed()
     }
 
     /// The moment of the next change for Redis; `None`: none before the next call.
     pub(super) fn due(&self) -> Option<Instant> {
+        let rooms = self.rooms.due();
         let state = self.state.lock();
         if !state.queue.is_empty() {
             return Some(Instant::now());
         }
-        state.left.due().into_iter().chain(state.saying.due()).min()
+        let due = state.left.due().into_iter().chain(state.saying.due());
+        due.chain(rooms).min()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -242,6 +249,7 @@ impl RedisShared {
     /// Forgets what Redis was to be told, save whose end was not settled yet; all that is held is
     /// to be registered instead.
     pub(super) fn begin_anew(&self) -> Vec<Arc<PresenceEntry>> {
+        self.rooms.begin_anew();
         let mut state = self.state.lock();
         state.queue = VecDeque::new();
         state.unsaid = 0;
@@ -265,6 +273,7 @@ impl RedisShared {
 
     /// Redis has lost all. Users who left since it last answered were online before.
     pub(super) fn note_forgotten(&self) {
+        self.rooms.note_forgotten();
         self.state.lock().left.were_forgotten();
     }
 

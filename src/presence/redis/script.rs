@@ -1,13 +1,14 @@
 //! Scripts that Redis runs: steps that nothing may come between.
 
 use std::{
-    sync::Arc,
+    fmt::Write as _,
+    sync::{Arc, LazyLock},
     time::{Duration, SystemTime},
 };
 
 use deadpool_redis::redis::{FromRedisValue, Pipeline, Value};
 
-use super::entry::{Keys, LEFT, LeaseId, encode, encode_listed};
+use super::entry::{Keys, LEFT, LeaseId, encode, encode_listed, encode_member};
 use crate::presence::{
     Event, PresenceEntry, Record, Status,
     departures::{Departure, Stamp},
@@ -20,6 +21,14 @@ const CLAIM: &str = include_str!("claim.lua");
 
 /// A user's fields; of very many, some.
 const USER: &str = include_str!("user.lua");
+
+/// Writes down how many sessions of a user a node has in a room.
+const ROOM_REPORT: &str = include_str!("room_report.lua");
+/// Finds out whether others are to be told that a user has left a room.
+const ROOM_SETTLE: &str = include_str!("room_settle.lua");
+
+/// How Redis calls the scripts of rooms, once they are loaded: the SHA-1 of each.
+static ROOM_NAMES: LazyLock<[String; 2]> = LazyLock::new(|| [ROOM_REPORT, ROOM_SETTLE].map(sha1));
 
 /// Writes a record that all nodes share.
 const PUT_RECORD: &str = include_str!("put_record.lua");
@@ -67,9 +76,25 @@ impl Untold {
     }
 }
 
-/// Loads the script of [`settle`] into Redis; the answer is its name there.
+/// Loads the scripts of [`settle`] and of rooms into Redis; the answer is the first one's name there.
 pub(super) fn load(pipe: &mut Pipeline) {
+    for script in [ROOM_REPORT, ROOM_SETTLE] {
+        pipe.cmd("SCRIPT").arg("LOAD").arg(code(script)).ignore();
+    }
     pipe.cmd("SCRIPT").arg("LOAD").arg(code(SETTLE));
+}
+
+fn sha1(script: &str) -> String {
+    let digest = ring::digest::digest(
+        &ring::digest::SHA1_FOR_LEGACY_USE_ONLY,
+        code(script).as_bytes(),
+    );
+    let mut name = String::new();
+    for byte in digest.as_ref() {
+        // Writing to a `String` cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
 }
 
 /// The caller of [`settle`].
@@ -134,6 +159,123 @@ pub(super) fn claim(
     command.arg(most);
 }
 
+/// A member of a room, as scripts are told of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InRoom<'a> {
+    /// The room's name.
+    pub(super) room: &'a str,
+    pub(super) user: &'a str,
+    /// The lease of the node that it is about; most often the caller's.
+    pub(super) of: LeaseId,
+}
+
+/// What a node reports of a member.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RoomReport {
+    /// Its sessions there.
+    pub(super) sessions: u64,
+    /// The members that the room may have for this one to come in; 0: any number.
+    pub(super) most: u64,
+    /// Marks its departure, if it has none.
+    pub(super) stamp: Stamp,
+    /// Others know that it is here, and Redis has forgotten it.
+    pub(super) quiet: bool,
+}
+
+/// Reports a member: see [`ROOM_REPORT`]. Its lists under the `former` leases are emptied.
+pub(super) fn room_report(
+    pipe: &mut Pipeline,
+    (keys, lease): (&Keys, LeaseId),
+    member: InRoom<'_>,
+    report: RoomReport,
+    former: &[LeaseId],
+) {
+    let [name, _] = &*ROOM_NAMES;
+    let InRoom { room, user, of } = member;
+    let field = encode_member(room, user);
+    let command = pipe.cmd("EVALSHA").arg(name);
+    command.arg(former.len().saturating_add(5));
+    command.arg(keys.room(room)).arg(keys.leaving(room));
+    command.arg(keys.node(lease)).arg(keys.rooms());
+    command.arg(keys.member_list_of(of, &field));
+    for former in former {
+        command.arg(keys.member_list_of(*former, &field));
+    }
+    command.arg(user).arg(field);
+    command.arg(report.sessions).arg(report.most);
+    command.arg(&report.stamp.to_be_bytes()[..]);
+    command
+        .arg(if report.quiet { "quiet" } else { "" })
+        .arg(room);
+}
+
+/// Settles a departure; `None`: any of the member's. See [`ROOM_SETTLE`].
+pub(super) fn room_settle(
+    pipe: &mut Pipeline,
+    (keys, lease): (&Keys, LeaseId),
+    member: InRoom<'_>,
+    stamp: Option<Stamp>,
+    forgotten: bool,
+) {
+    let [_, name] = &*ROOM_NAMES;
+    let InRoom { room, user, of } = member;
+    let field = encode_member(room, user);
+    let command = pipe.cmd("EVALSHA").arg(name).arg(4);
+    command.arg(keys.room(room)).arg(keys.leaving(room));
+    command.arg(keys.node(lease));
+    command.arg(keys.member_list_of(of, &field));
+    command.arg(user).arg(field);
+    match stamp {
+        Some(stamp) => command.arg(&stamp.to_be_bytes()[..]),
+        None => command.arg(""),
+    };
+    command.arg(if forgotten { "forgotten" } else { "" });
+}
+
+/// The answer of a script of rooms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RoomReply {
+    /// The lease of the one who asked is over.
+    LeaseLost,
+    /// The room has as many members as it may.
+    Full,
+    /// Nothing is new to others.
+    Same,
+    /// The user came, or left.
+    Changed {
+        /// The room was empty before, or is now.
+        is_edge: bool,
+        members: u64,
+        at: SystemTime,
+    },
+}
+
+impl RoomReply {
+    /// An unknown answer counts as no change.
+    pub(super) fn read(reply: Value) -> Self {
+        match reply {
+            Value::Nil => Self::LeaseLost,
+            Value::Int(-1) => Self::Full,
+            reply => match <(u8, u64, u64, u64)>::from_redis_value(reply) {
+                Ok((is_edge, members, seconds, micros)) => Self::Changed {
+                    is_edge: is_edge == 1,
+                    members,
+                    at: time(seconds, micros),
+                },
+                Err(_) => Self::Same,
+            },
+        }
+    }
+}
+
+/// The time of Redis.
+fn time(seconds: u64, micros: u64) -> SystemTime {
+    let at = Duration::from_secs(seconds)
+        .checked_add(Duration::from_micros(micros))
+        .and_then(|at| SystemTime::UNIX_EPOCH.checked_add(at));
+    at.unwrap_or_else(SystemTime::now)
+}
+
 /// Asks for a user's fields: see [`USER`].
 pub(super) fn user(pipe: &mut Pipeline, keys: &Keys, user: &str, most: usize) {
     let command = pipe.cmd("EVAL").arg(code(USER)).arg(1);
@@ -180,13 +322,10 @@ impl Settled {
         else {
             return Self::Same;
         };
-        let at = Duration::from_secs(seconds)
-            .checked_add(Duration::from_micros(micros))
-            .and_then(|at| SystemTime::UNIX_EPOCH.checked_add(at));
         Self::Changed {
             before: Status::from_byte(before),
             now: Status::from_byte(now),
-            at: at.unwrap_or_else(SystemTime::now),
+            at: time(seconds, micros),
         }
     }
 }

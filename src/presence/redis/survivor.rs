@@ -14,13 +14,13 @@ use deadpool_redis::redis::{Pipeline, Value};
 
 use super::{
     Store,
-    entry::{CLOSED, LeaseId, decode_listed},
+    entry::{CLOSED, LeaseId, decode_listed, decode_member},
     queue::{RedisShared, Taken},
-    script::{self, Caller, Settled, Untold},
+    script::{self, Caller, InRoom, RoomReply, RoomReport, Settled, Untold},
 };
 use crate::{
     deadline::third,
-    presence::{Node, PresenceError},
+    presence::{Node, PresenceError, rooms::Room},
     telemetry,
 };
 
@@ -149,12 +149,80 @@ impl Survivor {
             renew.arg(lock_millis()).ignore();
             self.store.call::<()>(&pipe).await?;
         }
+        if !self.clear_rooms(taken, dead).await? {
+            return Ok(());
+        }
         let mut pipe = Pipeline::new();
         pipe.hdel(keys.nodes(), dead.as_str()).ignore();
         pipe.del(keys.clearing(dead)).ignore();
         self.store.call::<()>(&pipe).await?;
         telemetry::presence_cleared(dead.as_str(), cleared);
         Ok(())
+    }
+
+    /// Lets a dead node's members leave their rooms. `false`: this node's own lease is over.
+    async fn clear_rooms(&self, taken: &Taken, dead: LeaseId) -> Result<bool, PresenceError> {
+        let keys = &self.store.keys;
+        for first in (0..keys.lists()).step_by(LISTS.into()) {
+            let lists = first..first.saturating_add(LISTS).min(keys.lists());
+            let mut pipe = Pipeline::new();
+            for list in lists.clone() {
+                pipe.hkeys(keys.member_list(dead, list));
+            }
+            let fields: Vec<Vec<String>> = self.store.call(&pipe).await?;
+            let fields = fields.concat();
+            let members: Vec<_> = fields
+                .iter()
+                .filter_map(|field| decode_member(field))
+                .collect();
+            for some in members.chunks(SESSIONS) {
+                if !self.remove_members(taken, dead, some).await? {
+                    return Ok(false);
+                }
+            }
+            let mut pipe = Pipeline::new();
+            for list in lists {
+                pipe.del(keys.member_list(dead, list)).ignore();
+            }
+            let renew = pipe.cmd("PEXPIRE").arg(keys.clearing(dead));
+            renew.arg(lock_millis()).ignore();
+            self.store.call::<()>(&pipe).await?;
+        }
+        Ok(true)
+    }
+
+    async fn remove_members(
+        &self,
+        taken: &Taken,
+        dead: LeaseId,
+        members: &[(&str, &str)],
+    ) -> Result<bool, PresenceError> {
+        let caller = (&self.store.keys, taken.lease);
+        let mut pipe = Pipeline::new();
+        for (room, user) in members {
+            let of = dead;
+            let member = InRoom { room, user, of };
+            let report = RoomReport {
+                sessions: 0,
+                most: 0,
+                stamp: rand::random(),
+                quiet: false,
+            };
+            script::room_report(&mut pipe, caller, member, report, &[]);
+            script::room_settle(&mut pipe, caller, member, None, false);
+        }
+        let replies: Vec<Value> = self.store.call_in_order(&pipe).await?;
+        let replies: Vec<_> = replies.into_iter().map(RoomReply::read).collect();
+        if replies.contains(&RoomReply::LeaseLost) {
+            return Ok(false);
+        }
+        let settled = replies.chunks(2).filter_map(<[_]>::last);
+        for ((room, user), reply) in members.iter().zip(settled) {
+            if let Some(room) = Room::parse(room) {
+                self.shared.rooms.tell_gone(room, (*user).into(), *reply);
+            }
+        }
+        Ok(true)
     }
 
     /// Removes what sessions of a dead node left, and tells whose users have gone with them.

@@ -16,8 +16,8 @@ use thiserror::Error;
 pub use event::{RoomChange, RoomEvent};
 pub use memory::MemoryRooms;
 
-pub(super) use held::{HeldRooms, MemberKey, Told};
 use super::{Outbox, PresenceError};
+pub(super) use held::{HeldRooms, MemberKey, place};
 
 /// The rooms of all nodes: who is subscribed to which key.
 ///
@@ -39,17 +39,16 @@ pub trait Rooms: Send + Sync + 'static {
     /// Whether subscriptions to this exchange are counted; answers at once. In any virtual host.
     fn counts(&self, exchange: &str) -> bool;
 
-    /// A session has subscribed to a room: it is in it until [`Rooms::leave`], whatever the answer
-    /// says, and whether or not it is awaited. A session that has several subscriptions to a room
-    /// enters once for each, and leaves once for each.
+    /// A session has subscribed to a room: it is in it until [`Rooms::leave`], whether or not the
+    /// answer is awaited. A session that has several subscriptions to a room enters once for each,
+    /// and leaves once for each.
     ///
     /// The answer waits for the store only if `presence.max_members` is set and the user is new
     /// here; otherwise it is there at once. Where the store does not answer in time, this node's own
     /// members are what is counted.
     ///
     /// # Errors
-    /// Of the answer: [`RoomRefusal`]. The caller lets the session leave then. Nobody was told of
-    /// it, and it does not count.
+    /// Of the answer: [`RoomRefusal`]. The session is not in the room then, and need not leave.
     fn enter(&self, occupant: &Occupant) -> Entering;
 
     /// A subscription that entered has ended. Without having entered, does nothing.
@@ -69,7 +68,8 @@ pub trait Rooms: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Vec<Occupancy>, PresenceError>>;
 
     /// A page of a room's members, in an order of the store's own. A member who is there from the
-    /// first page to the last is on at least one page.
+    /// first page to the last is on at least one page, unless nine tenths of the others leave
+    /// meanwhile.
     ///
     /// # Errors
     /// As [`Rooms::occupancy`]; [`PresenceError::Cursor`].
@@ -165,7 +165,7 @@ pub struct RoomMember {
 pub struct MemberListing {
     /// The [`MemberPage::next`] of the page before; `None`: begins at the first.
     pub after: Option<Box<str>>,
-    /// About so many: there may be fewer although more follow, and up to twice as many.
+    /// So many at most; there may be fewer although more follow.
     pub limit: usize,
 }
 

@@ -1,0 +1,65 @@
+//! A client's question who is in a room (pure): SEND to `/presence/rooms/<exchange>/<key>`.
+
+use stomp_grammar::{Command, Headers};
+use stomp_session::Problem;
+
+use super::{Context, fields::Fields};
+use crate::broker::destination::Destination;
+
+/// What a question's destination begins with. It is no exchange or queue.
+pub(super) const DESTINATION: &str = "/presence/rooms/";
+
+/// Members in an answer: at most, and without the header `limit`.
+const LIMITS: (u16, u16) = (1_000, 100);
+
+/// A question who is in a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asking {
+    /// The room's exchange.
+    pub exchange: Box<str>,
+    /// The room's key.
+    pub key: Box<str>,
+    /// So many members at most; 0: only their number.
+    pub limit: usize,
+    /// `next` of the answer before.
+    pub cursor: Option<Box<str>>,
+    /// What the answer bears to be told from others.
+    pub correlation_id: Option<Box<str>>,
+    /// The answer goes to this `/temp-queue/<x>` of the session.
+    pub temp_queue: Box<str>,
+}
+
+/// The question of a SEND to such a destination; `rest` is what follows [`DESTINATION`]. Its body has
+/// no meaning.
+///
+/// # Errors
+/// [`Problem::InvalidDestination`], [`Problem::MissingHeader`], [`Problem::InvalidHeader`].
+pub(super) fn ask(rest: &str, headers: &Headers, context: &Context<'_>) -> Result<Asking, Problem> {
+    let fields = Fields::new(Command::Send, headers);
+    let Destination::Exchange { name, key } = Destination::parse(&format!("/exchange/{rest}"))?
+    else {
+        return Err(Problem::InvalidDestination("it names no exchange\n".into()));
+    };
+    let key = key.unwrap_or_default();
+    if let Err(error) = context.keys.slow(&name, &key, context.user) {
+        let text = format!("the routing key {error}\n");
+        return Err(Problem::InvalidDestination(text.into()));
+    }
+    let reply_to = fields.required("reply-to")?;
+    let Ok(Destination::TempQueue(temp_queue)) = Destination::parse(reply_to) else {
+        return Err(fields.invalid("reply-to", "/temp-queue/NAME, where the answer goes"));
+    };
+    let (most, usual) = LIMITS;
+    let limit = fields.number::<u16>("limit")?.unwrap_or(usual);
+    if limit > most {
+        return Err(fields.invalid("limit", "a whole number from 0 to 1000"));
+    }
+    Ok(Asking {
+        exchange: name,
+        key,
+        limit: limit.into(),
+        cursor: fields.short("cursor")?.map(Box::from),
+        correlation_id: fields.short("correlation-id")?.map(Box::from),
+        temp_queue,
+    })
+}

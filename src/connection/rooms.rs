@@ -1,0 +1,197 @@
+//! Rooms, as a connection has to do with them: its subscriptions enter them, and its client may ask
+//! who is in one.
+
+use std::{fmt, sync::Arc};
+
+use serde::Serialize;
+use stomp_grammar::Command;
+use stomp_session::Problem;
+
+use super::{
+    context::{Context, Identity},
+    mapping::Asking,
+};
+use crate::{
+    broker::{Properties, Publish},
+    presence::{
+        PresenceError,
+        rooms::{MemberListing, MemberPage, Occupancy, Occupant, Room, RoomRefusal, Rooms},
+    },
+};
+
+/// A subscription's stay in its room; it leaves when this is dropped.
+pub(super) struct Stay {
+    rooms: Arc<dyn Rooms>,
+    occupant: Occupant,
+    /// The room did not let it in, so there is nothing to leave.
+    is_refused: bool,
+}
+
+impl Stay {
+    /// Enters the room of a subscription that is bound; `None`: it is to no room.
+    ///
+    /// # Errors
+    /// [`Problem::RoomFull`], [`Problem::TooManyRooms`].
+    pub(super) async fn enter(
+        context: &Context,
+        identity: &Identity,
+        (exchange, key): (&str, &str),
+    ) -> Result<Option<Box<Self>>, Problem> {
+        let rooms = context.services.rooms.as_ref();
+        let is_room = |rooms: &&Arc<dyn Rooms>| rooms.counts(exchange) && Room::is_key(key);
+        let Some(rooms) = rooms.filter(is_room) else {
+            return Ok(None);
+        };
+        let occupant = Occupant {
+            room: Arc::new(room(identity, exchange, key)),
+            user: Arc::clone(&identity.user.name),
+            session: context.guard.number(),
+        };
+        let entering = rooms.enter(&occupant);
+        // From here on it leaves, if this future is dropped too.
+        let mut stay = Self {
+            rooms: Arc::clone(rooms),
+            occupant,
+            is_refused: false,
+        };
+        match entering.await {
+            Ok(()) => Ok(Some(Box::new(stay))),
+            Err(refusal) => {
+                stay.is_refused = true;
+                Err(refusal.into())
+            }
+        }
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        if !self.is_refused {
+            self.rooms.leave(&self.occupant);
+        }
+    }
+}
+
+impl fmt::Debug for Stay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stay({})", self.occupant.room)
+    }
+}
+
+impl From<RoomRefusal> for Problem {
+    fn from(refusal: RoomRefusal) -> Self {
+        match refusal {
+            RoomRefusal::Full(limit) => Self::RoomFull { limit },
+            RoomRefusal::TooManyRooms(limit) => Self::TooManyRooms { limit },
+        }
+    }
+}
+
+/// The answer to a client that asks who is in a room.
+#[derive(Serialize)]
+struct RoomAnswer<'a> {
+    exchange: &'a str,
+    key: &'a str,
+    members: u64,
+    sessions: u64,
+    list: Vec<MemberAnswer>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<Box<str>>,
+}
+
+#[derive(Serialize)]
+struct MemberAnswer {
+    user: Box<str>,
+    sessions: u64,
+}
+
+/// The answer to a question, as a message to the queue for replies of that name. The client's right
+/// to read the room was asked for.
+///
+/// # Errors
+/// [`Problem::RoomsUnavailable`], [`Problem::InvalidHeader`]: no such cursor;
+/// [`Problem::InvalidDestination`]: it is no room.
+pub(super) async fn answer(
+    context: &Context,
+    identity: &Identity,
+    asking: Asking,
+    queue: Box<str>,
+) -> Result<Publish, Problem> {
+    let Asking {
+        exchange,
+        key,
+        limit,
+        cursor,
+        correlation_id,
+        ..
+    } = asking;
+    let is_room = |rooms: &&Arc<dyn Rooms>| rooms.counts(&exchange) && Room::is_key(&key);
+    let Some(rooms) = context.services.rooms.as_ref().filter(is_room) else {
+        let text = format!(
+            "'/exchange/{exchange}/{key}' is no room here: [presence] destinations does not name the \
+             exchange, or the key is a pattern\n"
+        );
+        return Err(Problem::InvalidDestination(text.into()));
+    };
+    let room = [room(identity, &exchange, &key)];
+    let count = rooms.occupancy(&room).await.map_err(unavailable)?;
+    let [Occupancy { members, sessions }] = *count else {
+        return Err(Problem::RoomsUnavailable("the store gave no answer".into()));
+    };
+    let page = if limit == 0 {
+        MemberPage::default()
+    } else {
+        let listing = MemberListing {
+            after: cursor,
+            limit,
+        };
+        let [room] = &room;
+        rooms.members(room, &listing).await.map_err(unavailable)?
+    };
+    let list = page.members.into_iter().map(|member| MemberAnswer {
+        user: member.user,
+        sessions: member.sessions,
+    });
+    let answer = RoomAnswer {
+        exchange: &exchange,
+        key: &key,
+        members,
+        sessions,
+        list: list.collect(),
+        next: page.next,
+    };
+    // Texts and numbers always become JSON.
+    let body = serde_json::to_vec(&answer).unwrap_or_default();
+    Ok(Publish {
+        exchange: Box::default(),
+        routing_key: queue,
+        properties: Properties {
+            content_type: Some("application/json".into()),
+            correlation_id,
+            ..Properties::default()
+        },
+        body: body.into(),
+        mandatory: false,
+        lane: context.guard.number(),
+        slow: None,
+    })
+}
+
+fn room(identity: &Identity, exchange: &str, key: &str) -> Room {
+    Room {
+        vhost: Arc::clone(identity.vhost.name()),
+        exchange: exchange.into(),
+        key: key.into(),
+    }
+}
+
+fn unavailable(error: PresenceError) -> Problem {
+    match error {
+        PresenceError::Cursor => Problem::InvalidHeader {
+            command: Command::Send,
+            header: "cursor",
+            expected: "`next` of the answer before, as it is",
+        },
+        error => Problem::RoomsUnavailable(error.to_string().into()),
+    }
+}

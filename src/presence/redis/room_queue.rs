@@ -1,0 +1,399 @@
+//! The rooms that this node's sessions are in, and the changes that Redis does not know yet.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use deadpool_redis::redis::Pipeline;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::{
+    entry::{Keys, LeaseId},
+    script::{self, InRoom, RoomReply, RoomReport},
+};
+use crate::{
+    later::Later,
+    presence::{
+        departures::Stamp,
+        rooms::{
+            HeldRooms, MemberKey, Occupancy, Occupant, Room, RoomChange, RoomEvent, RoomRefusal,
+            RoomRules,
+        },
+    },
+};
+
+/// Changes that wait for Redis. With more the node takes a new lease and registers all it holds.
+const MAX_QUEUE: usize = 65_536;
+/// Departures whose debounce runs at most; likewise. A large room may be left by all at once.
+const MAX_LEFT: usize = 4 * MAX_QUEUE;
+
+/// Between the callers and the keeper, about rooms.
+#[derive(Debug)]
+pub(super) struct RoomQueue(Mutex<RoomState>);
+
+/// The answer to a member who waits for a place in a room.
+pub(super) type Place = oneshot::Receiver<Result<(), RoomRefusal>>;
+
+#[derive(Debug)]
+struct RoomState {
+    /// `None`: no exchange asks for rooms.
+    rules: Option<RoomRules>,
+    held: HeldRooms,
+    /// Members of whom Redis is to be told, in order, each once: what is true then counts.
+    changed: VecDeque<MemberKey>,
+    /// The same; and whether Redis had one that is not held any more.
+    waits: HashMap<MemberKey, bool>,
+    /// Members that are not registered under the lease yet.
+    registering: Vec<MemberKey>,
+    /// Departures whose debounce runs.
+    left: Later<RoomDeparture>,
+    /// Sessions that wait for a place.
+    asking: HashMap<MemberKey, Vec<oneshot::Sender<Result<(), RoomRefusal>>>>,
+    /// The queue was too short: all has to be registered anew.
+    overflowed: bool,
+    closed: bool,
+}
+
+/// A member who left this node.
+#[derive(Debug)]
+pub(super) struct RoomDeparture {
+    key: MemberKey,
+    stamp: Stamp,
+    /// Redis has lost its data since then.
+    forgotten: bool,
+}
+
+/// One thing to tell Redis.
+#[derive(Debug)]
+pub(super) enum RoomStep {
+    /// A member's sessions here.
+    Report(MemberKey, RoomReport),
+    /// Asks if others are to be told that it left.
+    Settle(RoomDeparture),
+}
+
+impl RoomQueue {
+    pub(super) fn new(debounce: Duration) -> Self {
+        Self(Mutex::new(RoomState {
+            rules: None,
+            held: HeldRooms::default(),
+            changed: VecDeque::new(),
+            waits: HashMap::new(),
+            registering: Vec::new(),
+            left: Later::new(debounce),
+            asking: HashMap::new(),
+            overflowed: false,
+            closed: false,
+        }))
+    }
+
+    pub(super) fn set_rules(&self, rules: Option<&RoomRules>) {
+        self.0.lock().rules = rules.cloned();
+    }
+
+    /// A subscription more. `Some`: whether there is a place for its user.
+    pub(super) fn enter(&self, occupant: &Occupant) -> Result<Option<Place>, RoomRefusal> {
+        let state = &mut *self.0.lock();
+        let Some(rules) = state.rules.as_ref().filter(|_| !state.closed) else {
+            return Ok(None);
+        };
+        if !state.held.has(&occupant.room) && state.held.len() >= rules.max_rooms {
+            return Err(RoomRefusal::TooManyRooms(rules.max_rooms));
+        }
+        let has_bound = rules.max_members > 0;
+        state.held.enter(occupant);
+        let key = MemberKey::from(occupant);
+        state.push(key.clone(), false);
+        let is_admitted = state.held.told(&key).is_some_and(|told| told.is_admitted);
+        if !has_bound || is_admitted {
+            return Ok(None);
+        }
+        let (answer, place) = oneshot::channel();
+        state.asking.entry(key).or_default().push(answer);
+        Ok(Some(place))
+    }
+
+    /// A subscription less; `true`: Redis is to be told.
+    pub(super) fn leave(&self, occupant: &Occupant) -> bool {
+        let state = &mut *self.0.lock();
+        let key = MemberKey::from(occupant);
+        let was_registered = state.held.told(&key).is_some_and(|told| told.is_registered);
+        let is_known = state.held.leave(occupant).is_some();
+        if is_known {
+            state.push(key, was_registered);
+        }
+        is_known
+    }
+
+    /// Redis does not answer: there is a place if this node's own members leave one.
+    pub(super) fn admit_alone(&self, occupant: &Occupant) -> Result<(), RoomRefusal> {
+        let state = &mut *self.0.lock();
+        let most = state.rules.as_ref().map_or(0, |rules| rules.max_members);
+        let Some(told) = state.held.told(&MemberKey::from(occupant)) else {
+            return Ok(());
+        };
+        if told.is_admitted {
+            return Ok(());
+        }
+        told.is_admitted = true;
+        // With this one.
+        if most > 0 && state.held.occupancy(&occupant.room).members > most {
+            state.held.leave(occupant);
+            state.push(MemberKey::from(occupant), false);
+            return Err(RoomRefusal::Full(most));
+        }
+        Ok(())
+    }
+
+    pub(super) fn here(&self, room: &Room) -> Occupancy {
+        self.0.lock().held.occupancy(room)
+    }
+
+    /// Forgets all, and takes nothing new.
+    pub(super) fn close(&self) {
+        let state = &mut *self.0.lock();
+        state.closed = true;
+        state.held = HeldRooms::default();
+        state.registering = Vec::new();
+        state.asking = HashMap::new();
+        state.overflow();
+    }
+
+    pub(super) fn has_overflowed(&self) -> bool {
+        self.0.lock().overflowed
+    }
+
+    pub(super) fn is_registering(&self) -> bool {
+        !self.0.lock().registering.is_empty()
+    }
+
+    /// The moment of the next change for Redis; `None`: none before the next call.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let state = self.0.lock();
+        if state.changed.is_empty() {
+            state.left.due()
+        } else {
+            Some(Instant::now())
+        }
+    }
+
+    /// All that is held is to be registered; who has left since is still told.
+    pub(super) fn begin_anew(&self) {
+        let state = &mut *self.0.lock();
+        state.overflowed = false;
+        state.registering = state.held.all();
+    }
+
+    /// Redis has lost all. Others still see those who left since it last answered.
+    pub(super) fn note_forgotten(&self) {
+        let state = &mut *self.0.lock();
+        state.left.iter_mut().for_each(|left| left.forgotten = true);
+    }
+
+    /// The next steps for Redis, in order, so many at most. One half may be of those that are
+    /// registering. `restores`: Redis has lost what others know of them.
+    pub(super) fn take(&self, most: usize, restores: bool) -> Vec<RoomStep> {
+        let now = Instant::now();
+        let state = &mut *self.0.lock();
+        let mut steps = Vec::new();
+        // First ends that are due, so that they do not wait for ever.
+        while steps.len() < most / 2
+            && let Some(left) = state.left.pop(now)
+        {
+            steps.push(RoomStep::Settle(left));
+        }
+        let reserved = if state.registering.is_empty() {
+            0
+        } else {
+            most / 2
+        };
+        while steps.len() < most.saturating_sub(reserved)
+            && let Some(key) = state.changed.pop_front()
+        {
+            let was_registered = state.waits.remove(&key).unwrap_or(false);
+            let report = state.report(&key, restores);
+            if report.sessions == 0 {
+                let stamp = report.stamp;
+                let left = RoomDeparture {
+                    key: key.clone(),
+                    stamp,
+                    forgotten: restores && was_registered,
+                };
+                state.left.push(now, left);
+            }
+            steps.push(RoomStep::Report(key, report));
+        }
+        if state.changed.is_empty() {
+            state.changed = VecDeque::new();
+            state.waits = HashMap::new();
+        }
+        while steps.len() < most
+            && let Some(key) = state.registering.pop()
+        {
+            let report = state.report(&key, restores);
+            // Of one that has left meanwhile the queue tells.
+            if report.sessions > 0 {
+                steps.push(RoomStep::Report(key, report));
+            }
+        }
+        steps
+    }
+
+    /// Redis does not know of these: they are to be told again.
+    pub(super) fn put_back(&self, steps: Vec<RoomStep>) {
+        let now = Instant::now();
+        let state = &mut *self.0.lock();
+        if state.closed {
+            return;
+        }
+        for step in steps.into_iter().rev() {
+            match step {
+                RoomStep::Settle(left) => state.left.put_back(now, left),
+                RoomStep::Report(key, _) => state.push(key, false),
+            }
+        }
+    }
+
+    /// Redis has answered a step.
+    pub(super) fn answer(&self, step: &RoomStep, reply: RoomReply) {
+        let state = &mut *self.0.lock();
+        let (key, comes) = match step {
+            RoomStep::Report(key, report) => (key, report.sessions > 0),
+            RoomStep::Settle(left) => (&left.key, false),
+        };
+        if comes {
+            let is_full = reply == RoomReply::Full;
+            if let Some(told) = state.held.told(key).filter(|_| !is_full) {
+                told.is_registered = true;
+                told.is_admitted = true;
+            }
+            let answer = match &state.rules {
+                Some(rules) if is_full => Err(RoomRefusal::Full(rules.max_members)),
+                _ => Ok(()),
+            };
+            for asking in state.asking.remove(key).into_iter().flatten() {
+                // It may have gone.
+                let _ = asking.send(answer);
+            }
+        }
+        if let RoomReply::Changed {
+            is_edge,
+            members,
+            at,
+        } = reply
+        {
+            state.tell(key, comes, is_edge, members, at);
+        }
+    }
+
+    /// Another node's member has left with it.
+    pub(super) fn tell_gone(&self, room: Room, user: Arc<str>, reply: RoomReply) {
+        let key = MemberKey {
+            room: Arc::new(room),
+            user,
+        };
+        if let RoomReply::Changed {
+            is_edge,
+            members,
+            at,
+        } = reply
+        {
+            self.0.lock().tell(&key, false, is_edge, members, at);
+        }
+    }
+}
+
+impl RoomState {
+    fn push(&mut self, key: MemberKey, was_registered: bool) {
+        if self.overflowed || self.closed {
+            return;
+        }
+        if let Some(was) = self.waits.get_mut(&key) {
+            *was |= was_registered;
+            return;
+        }
+        if self.changed.len() >= MAX_QUEUE || self.left.len() >= MAX_LEFT {
+            self.overflow();
+            return;
+        }
+        self.waits.insert(key.clone(), was_registered);
+        self.changed.push_back(key);
+    }
+
+    /// Too much waits. A new lease says the same, and who left is found by who clears up after the
+    /// old one.
+    fn overflow(&mut self) {
+        self.overflowed = true;
+        self.changed = VecDeque::new();
+        self.waits = HashMap::new();
+        self.left.clear();
+    }
+
+    fn report(&mut self, key: &MemberKey, restores: bool) -> RoomReport {
+        let told = self.held.told(key).copied().unwrap_or_default();
+        let most = self.rules.as_ref().map_or(0, |rules| rules.max_members);
+        RoomReport {
+            sessions: self.held.sessions(key),
+            most: if told.is_admitted { 0 } else { most },
+            stamp: rand::random(),
+            quiet: restores && told.is_registered,
+        }
+    }
+
+    fn tell(&self, key: &MemberKey, comes: bool, is_edge: bool, members: u64, at: SystemTime) {
+        let Some(events) = self.rules.as_ref().and_then(|rules| rules.events.as_ref()) else {
+            return;
+        };
+        let event = |change| RoomEvent {
+            room: Arc::clone(&key.room),
+            change,
+            members,
+            at,
+        };
+        let user = || Arc::clone(&key.user);
+        if comes {
+            if is_edge {
+                events.push(event(RoomChange::Occupied));
+            }
+            events.push(event(RoomChange::Join(user())));
+        } else {
+            events.push(event(RoomChange::Leave(user())));
+            if is_edge {
+                events.push(event(RoomChange::Vacated));
+            }
+        }
+    }
+}
+
+impl RoomStep {
+    pub(super) fn tell(
+        &self,
+        pipe: &mut Pipeline,
+        (keys, lease): (&Keys, LeaseId),
+        former: &[LeaseId],
+    ) {
+        match self {
+            Self::Report(key, report) => {
+                let room = key.room.name();
+                let member = in_room(&room, &key.user, lease);
+                script::room_report(pipe, (keys, lease), member, *report, former);
+            }
+            Self::Settle(RoomDeparture {
+                key,
+                stamp,
+                forgotten,
+            }) => {
+                let room = key.room.name();
+                let member = in_room(&room, &key.user, lease);
+                script::room_settle(pipe, (keys, lease), member, Some(*stamp), *forgotten);
+            }
+        }
+    }
+}
+
+fn in_room<'a>(room: &'a str, user: &'a str, of: LeaseId) -> InRoom<'a> {
+    InRoom { room, user, of }
+}
