@@ -31,6 +31,8 @@ mod overview;
 #[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod presence;
 mod publish;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
+mod rooms;
 mod rules;
 #[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod tail;
@@ -76,7 +78,10 @@ pub use presence::{
     Users, UsersRequest,
 };
 pub(crate) use publish::MAX_MANDATORY;
-pub use publish::{FailureReason, KeyFailure, PublishFailure, PublishRequest, Published};
+pub use publish::{
+    Became, FailureReason, KeyFailure, KeyReport, PublishFailure, PublishRequest, Published,
+};
+pub use rooms::{Room, RoomCount, RoomMember, Rooms, RoomsRequest};
 pub use rules::Rules;
 pub use token::{Scope, Token, TokenError, Tokens, generate};
 
@@ -194,6 +199,8 @@ static ROUTES: &[Route] = routes! {
     DELETE "/api/v1/bans" ADMIN => bans::unban as "unban";
     POST "/api/v1/presence" READ => presence::users, body;
     GET "/api/v1/groups/{name}" READ => presence::group;
+    POST "/api/v1/rooms" READ => rooms::rooms, body;
+    GET "/api/v1/rooms/{exchange}/{key}" READ => rooms::room;
     POST "/api/v1/publish" PUBLISH => publish::publish, body as "publish";
     GET "/api/v1/journal/{exchange}" HISTORY => journal::history as "history";
     GET "/api/v1/tail" ADMIN => tail::tail as "tail";

@@ -13,7 +13,7 @@ use super::{
     Api,
     answer::{Answer, ErrorBody, Reply, Request},
     bans, caller, commands, configuration, destinations, details, health, journal, metrics, node,
-    overview, presence, publish, tail,
+    overview, presence, publish, rooms, tail,
 };
 
 /// The document.
@@ -53,6 +53,8 @@ use super::{
         bans::unban,
         presence::users,
         presence::group,
+        rooms::rooms,
+        rooms::room,
         publish::publish,
         journal::history,
         tail::tail,
@@ -68,6 +70,7 @@ use super::{
         (name = "sessions", description = "On all nodes; listing needs presence"),
         (name = "bans", description = "On all nodes"),
         (name = "presence", description = "On all nodes; needs presence"),
+        (name = "rooms", description = "On all nodes; of exchanges that `presence.destinations` names"),
         (name = "publish"),
         (name = "journal", description = "Messages that are kept ([journal])"),
         (name = "tail", description = "Of all nodes"),

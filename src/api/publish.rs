@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -20,6 +23,7 @@ use crate::{
     auth::Permission,
     broker::{BrokerError, DIRECT_REPLIES, KeyLimits, Properties, Publish, USER_HEADER},
     hub::{EnterError, Hub},
+    presence::rooms::{Room, Rooms},
 };
 
 /// Keys in one call.
@@ -27,6 +31,9 @@ const MAX_KEYS: usize = 10_000;
 
 /// The most keys of a `mandatory` call: the broker answers for one message at a time.
 pub(crate) const MAX_MANDATORY: usize = 1_000;
+
+/// Keys whose sessions are asked for in one call of the store.
+const AT_A_TIME: usize = 1_000;
 
 /// Messages of one call that the broker has not answered for yet.
 const WINDOW: usize = 256;
@@ -86,6 +93,11 @@ pub struct PublishRequest {
     /// 1,000 keys.
     #[serde(default)]
     pub mandatory: bool,
+    /// Answers for each key what became of the message (`report`). For exchanges that
+    /// `presence.destinations` does not name the broker is asked one by one, as with `mandatory`: at
+    /// most 1,000 keys.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub report: bool,
     /// The property `priority`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<u8>,
@@ -126,6 +138,39 @@ pub struct PublishRequest {
 pub struct Published {
     /// How many.
     pub published: usize,
+    /// What became of each, in the order of the keys; if `report` asked for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub report: Vec<KeyReport>,
+}
+
+/// What became of a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeyReport {
+    /// The key.
+    pub key: String,
+    /// In one word.
+    pub became: Became,
+    /// The sessions that are subscribed to the key, on all nodes, as it was just before the message
+    /// was published. Missing if nobody knows: `presence.destinations` does not name the exchange,
+    /// or the store did not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u64>,
+}
+
+/// What became of a message, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Became {
+    /// Sessions are subscribed to the key: the message is on its way to them.
+    Subscribed,
+    /// A queue took it: a durable subscription's, a backend's, or a feed's. Without `sessions`
+    /// nobody knows whether somebody is subscribed; with `sessions` 0, nobody is.
+    Queued,
+    /// No queue took it, and nobody gets it.
+    Nobody,
+    /// Nobody is subscribed to the key, and whether a queue took it was not asked: more than 1,000
+    /// such keys are in the call.
+    Unknown,
 }
 
 /// Not all messages were published.
@@ -137,6 +182,9 @@ pub struct PublishFailure {
     pub published: usize,
     /// The others.
     pub failed: Vec<KeyFailure>,
+    /// What became of those that were published, if `report` asked for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub report: Vec<KeyReport>,
 }
 
 /// A key with which a message was not published.
@@ -189,8 +237,14 @@ pub(super) async fn publish(api: &Api, request: Request) -> Answer {
     request.acts_on(message.shown());
     let name = message.vhost.as_deref().unwrap_or(&api.default_vhost);
     let total = message.keys.len();
+    let mut report = Vec::new();
     let failed = match api.services.vhosts.enter(name).await {
-        Ok(vhost) => message.publish(&vhost).await,
+        Ok(vhost) => {
+            let rooms = api.services.rooms.as_deref();
+            let known = message.known(rooms, vhost.name()).await;
+            let outcomes = message.publish(&vhost, known.as_deref()).await;
+            message.judge(outcomes, known.as_deref(), &mut report)
+        }
         Err(EnterError::Refused(why)) => {
             return Err(Refusal::new(StatusCode::NOT_FOUND, why).about("vhost"));
         }
@@ -202,7 +256,7 @@ pub(super) async fn publish(api: &Api, request: Request) -> Answer {
     };
     let published = total.saturating_sub(failed.len());
     if failed.is_empty() {
-        return Reply::ok(&Published { published });
+        return Reply::ok(&Published { published, report });
     }
     let may_come = failed
         .iter()
@@ -222,6 +276,7 @@ pub(super) async fn publish(api: &Api, request: Request) -> Answer {
             error,
             published,
             failed,
+            report,
         },
     )
 }
@@ -234,6 +289,8 @@ struct Outgoing {
     body: Bytes,
     properties: Properties,
     mandatory: bool,
+    /// What became of it is to be told.
+    reports: bool,
     key_limits: KeyLimits,
 }
 
@@ -248,6 +305,7 @@ impl Outgoing {
             body_base64,
             persistent,
             mandatory,
+            report,
             priority,
             expiration_ms,
             timestamp,
@@ -263,7 +321,9 @@ impl Outgoing {
             return Err(reserved("exchange", &exchange));
         }
         let field = if keys.is_some() { "keys" } else { "key" };
-        let keys = self::keys(key, keys, mandatory)?;
+        let rooms = api.services.rooms.as_deref();
+        let is_counted = rooms.is_some_and(|rooms| rooms.counts(&exchange));
+        let keys = self::keys(key, keys, mandatory || report && !is_counted)?;
         let is_reserved = |key: &&String| api.services.reserves_key(&exchange, key);
         if let Some(key) = keys.iter().find(is_reserved) {
             return Err(reserved(field, key));
@@ -307,11 +367,11 @@ impl Outgoing {
             body,
             properties,
             mandatory,
+            reports: report,
             key_limits,
         })
     }
 
-    /// Publishes, and answers the keys that failed.
     /// Where it goes, for the audit: the exchange, and the first of the keys.
     fn shown(&self) -> String {
         const SHOWN: usize = 3;
@@ -323,14 +383,87 @@ impl Outgoing {
         format!("exchange {:?}, {}{more}", self.exchange, keys.join(", "))
     }
 
-    async fn publish(self, vhost: &Hub) -> Vec<KeyFailure> {
+    /// The sessions that are subscribed to each key; `None`: nobody asks, or nobody knows.
+    async fn known(&self, rooms: Option<&dyn Rooms>, vhost: &Arc<str>) -> Option<Vec<u64>> {
+        let rooms = rooms.filter(|rooms| self.reports && rooms.counts(&self.exchange))?;
+        let asked = self.keys.iter().map(|key| Room {
+            vhost: Arc::clone(vhost),
+            exchange: self.exchange.clone(),
+            key: key.as_str().into(),
+        });
+        let asked: Vec<Room> = asked.collect();
+        let mut known = Vec::with_capacity(asked.len());
+        for some in asked.chunks(AT_A_TIME) {
+            // Without it, the message goes out all the same.
+            let found = rooms.occupancy(some).await.ok()?;
+            known.extend(found.into_iter().map(|room| room.sessions));
+        }
+        Some(known)
+    }
+
+    /// Whether the broker is asked if a queue takes the message with this key: if it is of use, as far
+    /// as there may be so many.
+    fn asks(&self, known: Option<&[u64]>) -> Vec<bool> {
+        let mut asked = 0_usize;
+        let of_use = |index: usize| match known.and_then(|known| known.get(index)) {
+            _ if self.mandatory => true,
+            Some(sessions) => *sessions == 0,
+            None => self.reports,
+        };
+        let keys = 0..self.keys.len();
+        keys.map(|index| {
+            let asks = of_use(index) && asked < MAX_MANDATORY;
+            asked = asked.saturating_add(usize::from(asks));
+            asks
+        })
+        .collect()
+    }
+
+    /// The keys that failed, and what became of the others, if it is to be told.
+    fn judge(
+        &self,
+        outcomes: Vec<Option<KeyFailure>>,
+        known: Option<&[u64]>,
+        report: &mut Vec<KeyReport>,
+    ) -> Vec<KeyFailure> {
+        let asks = self.asks(known);
+        let mut failed = Vec::new();
+        for (index, ((key, outcome), asks)) in self.keys.iter().zip(outcomes).zip(asks).enumerate()
+        {
+            let sessions = known.and_then(|known| known.get(index)).copied();
+            let became = match &outcome {
+                Some(failure) if failure.reason == FailureReason::Unroutable && !self.mandatory => {
+                    Became::Nobody
+                }
+                Some(_) => {
+                    failed.extend(outcome);
+                    continue;
+                }
+                None if sessions.is_some_and(|sessions| sessions > 0) => Became::Subscribed,
+                None if asks => Became::Queued,
+                None => Became::Unknown,
+            };
+            if self.reports {
+                report.push(KeyReport {
+                    key: key.clone(),
+                    became,
+                    sessions,
+                });
+            }
+        }
+        failed
+    }
+
+    /// Publishes, and answers for each key the failure, if it failed.
+    async fn publish(&self, vhost: &Hub, known: Option<&[u64]>) -> Vec<Option<KeyFailure>> {
         // When the broker is away each message would wait for it anew.
-        let (message, is_away) = (&self, &AtomicBool::new(false));
+        let (message, is_away) = (self, &AtomicBool::new(false));
+        let asks = self.asks(known);
         // Nobody else's: a lane's messages wait for one another.
         let lane: u64 = rand::random();
         // Keys of their own: a future that borrows from an iterator's item is not `Send` enough.
-        let keys = message.keys.clone().into_iter().enumerate();
-        let publishing = keys.map(|(index, key)| async move {
+        let keys = message.keys.clone().into_iter().zip(asks).enumerate();
+        let publishing = keys.map(|(index, (key, mandatory))| async move {
             if is_away.load(Ordering::Relaxed) {
                 let error = BrokerError::Unavailable("not tried, for others found it away".into());
                 return Some(KeyFailure::new(&key, &error));
@@ -340,7 +473,7 @@ impl Outgoing {
                 routing_key: key.as_str().into(),
                 properties: message.properties.clone(),
                 body: message.body.clone(),
-                mandatory: message.mandatory,
+                mandatory,
                 // Messages with different keys need no order, so that all channels serve them.
                 lane: lane.wrapping_add(index as u64),
                 slow: message
@@ -356,9 +489,7 @@ impl Outgoing {
             }
             Some(KeyFailure::new(&key, &error))
         });
-        let outcomes = stream::iter(publishing).buffered(WINDOW);
-        let failed: Vec<Option<KeyFailure>> = outcomes.collect().await;
-        failed.into_iter().flatten().collect()
+        stream::iter(publishing).buffered(WINDOW).collect().await
     }
 }
 

@@ -18,6 +18,7 @@ Examples:
   stentor ctl node                                   this node: connections, feeds, memory
   stentor ctl sessions --user alice                  where alice is logged in
   stentor ctl users alice bob                        who of them is online
+  stentor ctl room room lobby                        who is subscribed to /exchange/room/lobby
   stentor ctl kick --user alice --reason 'unpaid'    end all her sessions, on all nodes
   stentor ctl ban --address 192.0.2.0/24 --for 1h    keep a network out, on all nodes
   stentor ctl publish feed user_alice --body hello   push, as a backend does
@@ -198,6 +199,30 @@ The names are in ~/.config/stentor/contexts.toml (or where STENTOR_CONTEXTS says
         /// The name.
         name: String,
     },
+    /// Show who is in a room: subscribed to a key of an exchange that has rooms.
+    Room {
+        /// The exchange.
+        exchange: String,
+        /// The routing key.
+        key: String,
+        /// The virtual host; without it, the gateway's default one.
+        #[arg(long, value_name = "NAME")]
+        vhost: Option<String>,
+        /// The most members to list, about.
+        #[arg(long, default_value_t = 1_000)]
+        limit: usize,
+    },
+    /// Count who is in each of these rooms.
+    Rooms {
+        /// The exchange.
+        exchange: String,
+        /// The routing keys; 1,000 at most.
+        #[arg(required = true, num_args = 1..=crate::api::MAX_USERS)]
+        keys: Vec<String>,
+        /// The virtual host; without it, the gateway's default one.
+        #[arg(long, value_name = "NAME")]
+        vhost: Option<String>,
+    },
     /// End a session, or sessions of a user, on any node.
     Kick {
         /// The sessions.
@@ -285,6 +310,8 @@ impl Task {
                 | Self::User { .. }
                 | Self::Users { .. }
                 | Self::Group { .. }
+                | Self::Room { .. }
+                | Self::Rooms { .. }
                 | Self::Bans { .. }
                 | Self::Config { .. }
                 | Self::Ready

@@ -31,8 +31,8 @@ use self::{
 use crate::api::{
     self, BanOutcome, BanRequest, Bans, Caller, CompareRequest, Configuration, Counts,
     Destinations, Details, Difference, FailureReason, Group, KeyFailure, Node, Nodes, Outcome,
-    Overview, PublishRequest, Published, Ready, Refusals, Session, Sessions, User, Users,
-    UsersRequest,
+    Overview, PublishRequest, Published, Ready, Refusals, Room, Rooms, RoomsRequest, Session,
+    Sessions, User, Users, UsersRequest,
 };
 
 /// Nobody reads faster, and each look takes a turn of the API.
@@ -229,6 +229,28 @@ impl Asking {
                 self.post::<Users>("/api/v1/presence", &request).await
             }
             Task::Group { name } => self.get::<Group>(&path(&["groups", &name])).await,
+            Task::Room {
+                exchange,
+                key,
+                vhost,
+                limit,
+            } => {
+                let filters = [("vhost", vhost.as_deref())];
+                let path = path(&["rooms", &exchange, &key]);
+                self.list::<Room>(&path, &filters, limit).await
+            }
+            Task::Rooms {
+                exchange,
+                keys,
+                vhost,
+            } => {
+                let request = RoomsRequest {
+                    vhost,
+                    exchange,
+                    keys,
+                };
+                self.post::<Rooms>("/api/v1/rooms", &request).await
+            }
             Task::Kick { target, reason } => return self.kick(&target, &reason).await,
             Task::Ban {
                 banned,

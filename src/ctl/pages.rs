@@ -6,7 +6,7 @@ use super::{
     Error,
     client::{Client, ClientError},
 };
-use crate::api::{Bans, Sessions};
+use crate::api::{Bans, Room, Sessions};
 
 /// Entries that are asked for at a time.
 const PAGE: usize = 1_000;
@@ -42,7 +42,7 @@ macro_rules! pages {
     };
 }
 
-pages! { Sessions.sessions Bans.bans }
+pages! { Sessions.sessions Bans.bans Room.list }
 
 /// All pages, up to so many entries.
 pub(super) async fn all<P: Page>(

@@ -5,7 +5,8 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
 use crate::{
     api::{
         Ban, BanOutcome, Bans, Configuration, Counts, Difference, Group, KeyChange, KeyFailure,
-        Node, Nodes, Outcome, Published, Reach, Ready, Session, Sessions, Status, User, Users,
+        Node, Nodes, Outcome, Published, Reach, Ready, Room, Rooms, Session, Sessions, Status,
+        User, Users,
     },
     units::show_size,
 };
@@ -289,6 +290,42 @@ fn banned(ban: &Ban) -> String {
     named.next().unwrap_or_default()
 }
 
+impl Show for Room {
+    fn show(&self) -> String {
+        let mut text = facts(&[
+            ("members", self.members.to_string()),
+            ("sessions", self.sessions.to_string()),
+        ]);
+        let list = self.list.iter();
+        text.push_str(&rows(
+            &["user", "sessions"],
+            &[1],
+            list.map(|member| vec![member.user.clone(), member.sessions.to_string()]),
+        ));
+        if self.next.is_some() {
+            text.push_str("There are more: see --limit.\n");
+        }
+        text
+    }
+}
+
+impl Show for Rooms {
+    fn show(&self) -> String {
+        let rooms = self.rooms.iter();
+        rows(
+            &["key", "members", "sessions"],
+            &[1, 2],
+            rooms.map(|room| {
+                vec![
+                    room.key.clone(),
+                    room.members.to_string(),
+                    room.sessions.to_string(),
+                ]
+            }),
+        )
+    }
+}
+
 impl Show for Published {
     fn show(&self) -> String {
         match self.published {
@@ -367,7 +404,11 @@ impl Show for Configuration {
 pub(super) fn unrouted(published: usize, unrouted: &[KeyFailure]) -> String {
     let mut text = match published {
         0 => String::new(),
-        _ => Published { published }.show(),
+        _ => Published {
+            published,
+            report: Vec::new(),
+        }
+        .show(),
     };
     match unrouted {
         [only] => text.push_str(&format!(

@@ -21,6 +21,7 @@ async fn gateway(hook: &Hook) -> Gateway {
         .set("broker.url", "embedded:")
         .set("broker.exchanges", "feed=topic")
         .set("presence.url", "memory:")
+        .set("presence.destinations", "room")
         .set("shutdown.drain", "100ms");
     builder.ready().await
 }
@@ -59,6 +60,8 @@ async fn each_operation_answers_as_its_document_says() {
     let publish = json!({ "exchange": "feed", "key": "k", "body": "hello" });
     let unroutable = json!({ "exchange": "feed", "key": "k", "mandatory": true });
     let users = json!({ "users": ["alice", "nobody"] });
+    let rooms = json!({ "exchange": "room", "keys": ["lobby"] });
+    let no_rooms = json!({ "exchange": "feed", "keys": ["lobby"] });
     let ban = json!({ "address": "192.0.2.0/24", "seconds": 60, "reason": "spam" });
     let compare = json!({ "toml": "[limits]\nmax_subscriptions = 3" });
     let wrong = json!({ "toml": "[limits]\nmax_subscriptions = x" });
@@ -195,6 +198,20 @@ async fn each_operation_answers_as_its_document_says() {
             "/api/v1/groups/everybody",
             None,
             200,
+        ),
+        ("post /api/v1/rooms", "/api/v1/rooms", Some(&rooms), 200),
+        ("post /api/v1/rooms", "/api/v1/rooms", Some(&no_rooms), 404),
+        (
+            "get /api/v1/rooms/{exchange}/{key}",
+            "/api/v1/rooms/room/lobby",
+            None,
+            200,
+        ),
+        (
+            "get /api/v1/rooms/{exchange}/{key}",
+            "/api/v1/rooms/room/lobby?limit=x",
+            None,
+            400,
         ),
         ("post /api/v1/bans", "/api/v1/bans", Some(&ban), 200),
         ("post /api/v1/bans", "/api/v1/bans", Some(&users), 400),

@@ -52,6 +52,7 @@ mod e2e_rabbitmq_accounts;
 mod e2e_redis;
 mod e2e_reload;
 mod e2e_restart;
+mod e2e_rooms;
 mod e2e_sockjs;
 mod e2e_stompjs;
 mod e2e_tail;

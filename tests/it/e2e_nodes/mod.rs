@@ -7,6 +7,7 @@ mod events;
 mod killed;
 mod outages;
 mod rolling_restart;
+mod rooms;
 mod sending_once;
 mod stories;
 mod together;
