@@ -8,7 +8,7 @@ use super::{
     ask::{PATIENCE, ask, late},
     exchanges::{self, Exchange},
     finding::Finding,
-    management,
+    journals, management,
 };
 use crate::{
     app,
@@ -168,7 +168,7 @@ async fn vhost(subject: &Subject<'_>, broker: &AmqpBroker, name: &str) -> Vec<Fi
     let entered = format!("virtual host {name} can be used");
     let mut findings = vec![Finding::right("broker.vhost", entered).took(time)];
     let wanted = wanted(config, name, subject);
-    let (queues, exchanges, whole) = tokio::join!(
+    let (queues, exchanges, whole, journals) = tokio::join!(
         queues(&examined, config, account, name),
         join_all(
             wanted
@@ -176,12 +176,14 @@ async fn vhost(subject: &Subject<'_>, broker: &AmqpBroker, name: &str) -> Vec<Fi
                 .map(|one| exchanges::examine(&examined, one, name))
         ),
         exchanges::whole(&examined, config, name),
+        journals::examine(&examined, config, account, name),
     );
     findings.extend(queues);
     for found in exchanges {
         findings.extend(found);
     }
     findings.extend(whole);
+    findings.extend(journals);
     examined.close().await;
     findings
 }

@@ -13,12 +13,13 @@ use super::{
     ask::{ask, late},
     exchanges::named,
     finding::Finding,
+    journals,
     policies::{self, Policy},
 };
 use crate::{
     app,
     auth::rabbitmq::{Management, SourceError},
-    broker::{Binding, ExchangeKind, Url},
+    broker::{Binding, ExchangeKind, Url, journal::stream_of},
     config::Config,
     secret_url::SecretUrl,
 };
@@ -127,6 +128,9 @@ fn unasked(reason: &str, config: &Config, vhosts: &[String]) -> Vec<Finding> {
         for exchange in &config.feed.whole {
             found = found.cure(list_bindings(vhost, exchange));
         }
+    }
+    if !config.journal.exchanges.is_empty() {
+        found = found.cure(journals::list_bindings(vhost));
     }
     vec![found]
 }
@@ -242,12 +246,41 @@ async fn vhost(management: &Management, config: &Config, name: &str) -> Vec<Find
     if let Ok(exchanges) = exchanges {
         findings.push(types(name, &app::exchanges(config), &exchanges));
     }
+    if !config.journal.exchanges.is_empty() {
+        findings.extend(journals(management, config, name, &encoded).await);
+    }
     if config.feed.binding == Binding::All && !config.feed.bridge {
         for exchange in &config.feed.whole {
             findings.push(bindings(management, name, &encoded, exchange).await);
         }
     }
     findings
+}
+
+async fn journals(
+    management: &Management,
+    config: &Config,
+    vhost: &str,
+    encoded: &str,
+) -> Vec<Finding> {
+    let exchanges = &config.journal.exchanges;
+    let mut all = Vec::new();
+    for exchange in exchanges {
+        let stream = stream_of(exchange);
+        let name = utf8_percent_encode(&stream, NON_ALPHANUMERIC);
+        let path = format!("queues/{encoded}/{name}/bindings");
+        match get::<Vec<Value>>(management, &path).await {
+            Ok(bindings) => all.extend(bindings),
+            // It is not there yet, which is told elsewhere.
+            Err(SourceError::Status(_, status)) if status.as_u16() == 404 => {}
+            Err(error) => {
+                let text = format!("what leads to {stream} is not known: {error}");
+                let found = Finding::unasked("management.journals", text);
+                return vec![found.cure(journals::list_bindings(vhost))];
+            }
+        }
+    }
+    journals::judge_bindings(vhost, exchanges, &all)
 }
 
 /// Whether the exchanges that are there have the types of the configuration.

@@ -10,6 +10,7 @@
 //! | `finding`, `show` | an answer with its cure; the report for people (pure) |
 //! | `ask` | the time of a question |
 //! | `broker`, `exchanges` | RabbitMQ by AMQP: logins, permissions, exchanges |
+//! | `journals` | streams of journals |
 //! | `management`, `policies` | what AMQP cannot tell |
 //! | `logins` | the hook, tokens, and a user's dry run |
 //! | `store` | Redis |
@@ -24,6 +25,7 @@ mod certificates;
 mod clock;
 mod exchanges;
 mod finding;
+mod journals;
 mod logins;
 mod machine;
 mod management;

@@ -13,8 +13,8 @@ use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
-    Answer, Authority, Call, FEED, Hook, RabbitMq, Redis, RedisCluster, RedisSentinels, Vhost,
-    free_ports, unique,
+    Answer, Authority, Call, DEADLINE, FEED, Hook, RabbitMq, Redis, RedisCluster, RedisSentinels,
+    Vhost, eventually, free_ports, unique,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -817,6 +817,34 @@ async fn an_exchange_read_whole_without_its_alternate_one_and_with_others_bindin
     let found = setup.is_wrong("management.bindings", words).await;
     assert_eq!(found.cure[0], "[feed] bridge = true");
     setup.set("feed.bridge", true).is_sound().await;
+}
+
+#[tokio::test]
+async fn a_journal_that_is_there_missing_or_declared_otherwise() {
+    let (vhost, hook) = (RabbitMq::shared().await.vhost().await, Hook::start().await);
+    vhost.declare_exchange(FEED, ExchangeKind::Topic).await;
+    let setup = Setup::new(&vhost, &hook).set("journal.exchanges", FEED);
+    let report = setup.is_sound().await;
+    report.found("broker.journal", "right", "is not there yet");
+    report.found(
+        "management.journals",
+        "doubtful",
+        "nothing leads from exchange feed",
+    );
+    // It made nothing.
+    setup
+        .is_sound()
+        .await
+        .found("broker.journal", "right", "is not there yet");
+    let builder = crate::house::stentor().vhost(&vhost).hook(&hook);
+    let gateway = builder.set("journal.exchanges", FEED).ready().await;
+    let bound = async || vhost.is_bound(FEED, "#").await;
+    eventually(DEADLINE, "the journal is bound", bound).await;
+    let report = setup.is_sound().await;
+    report.found("broker.journal", "right", "is as [journal] says");
+    drop(gateway);
+    let report = setup.set("journal.max_age", "1h").is_sound().await;
+    report.found("broker.journal", "doubtful", "x-max-age");
 }
 
 #[tokio::test]

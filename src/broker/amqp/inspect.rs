@@ -29,6 +29,7 @@ pub use super::reader::Product;
 use super::{
     AmqpBroker,
     convert::short,
+    feed::journal_arguments,
     hosts::Hosts,
     link::{LinkConfig, Live, answer, connect},
     reader::ask_product,
@@ -36,7 +37,7 @@ use super::{
     whole::{self, Beside},
 };
 use crate::{
-    broker::{BrokerError, ExchangeKind, FEED_QUEUES},
+    broker::{BrokerError, ExchangeKind, FEED_QUEUES, JournalConfig, journal::stream_of},
     deadline::after,
 };
 
@@ -58,6 +59,19 @@ pub enum Seen {
     Missing,
     /// It is there; its type, unless the account may not configure it: then RabbitMQ does not tell.
     There(Option<ExchangeKind>),
+}
+
+/// The stream of a journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SeenJournal {
+    /// It is not there, and the gateway makes it.
+    Missing,
+    /// It is there, as the configuration says.
+    Right,
+    /// It is there, and was declared otherwise; RabbitMQ's words.
+    Differs(Box<str>),
+    /// It is there; the account may not declare it.
+    NotOurs,
 }
 
 /// What became of a message that cannot be published.
@@ -142,6 +156,66 @@ impl Examined {
             // It went just now; or RabbitMQ has other words for the refusal.
             Ok(()) | Err(_) => Seen::There(None),
         })
+    }
+
+    /// Looks for the stream of an exchange's journal. One that is there is declared as the gateway
+    /// would, which changes nothing; one that is not, with an age that RabbitMQ refuses after it has
+    /// looked at the permission.
+    ///
+    /// # Errors
+    /// [`BrokerError::AccessRefused`]: it is not there, and the account may not make it; or the broker
+    /// does not answer.
+    pub async fn journal(
+        &self,
+        exchange: &str,
+        config: &JournalConfig,
+    ) -> Result<SeenJournal, BrokerError> {
+        let stream = stream_of(exchange);
+        let arguments = journal_arguments(config);
+        match self
+            .declare_stream(&stream, true, FieldTable::default())
+            .await
+        {
+            Ok(()) => Ok(match self.declare_stream(&stream, false, arguments).await {
+                Ok(()) => SeenJournal::Right,
+                Err(BrokerError::PreconditionFailed(text)) => SeenJournal::Differs(text),
+                Err(BrokerError::AccessRefused(_)) => SeenJournal::NotOurs,
+                Err(error) => return Err(error),
+            }),
+            Err(BrokerError::NotFound(_)) => {
+                let mut arguments = arguments;
+                let none = AMQPValue::LongString("none".into());
+                arguments.insert("x-max-age".into(), none);
+                match self.declare_stream(&stream, false, arguments).await {
+                    Err(BrokerError::PreconditionFailed(_)) => Ok(SeenJournal::Missing),
+                    Err(error) => Err(error),
+                    Ok(()) => Err(BrokerError::Unavailable(
+                        "it took a stream that it should have refused".into(),
+                    )),
+                }
+            }
+            // RabbitMQ 4.3 does not even tell that to an account without any right to it.
+            Err(BrokerError::AccessRefused(_)) => Ok(SeenJournal::NotOurs),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn declare_stream(
+        &self,
+        stream: &str,
+        passive: bool,
+        arguments: FieldTable,
+    ) -> Result<(), BrokerError> {
+        let deadline = self.deadline();
+        let channel = self.live.passing(deadline).await?;
+        let options = QueueDeclareOptions {
+            passive,
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        let stream = short("the stream's name", stream)?;
+        let declaring = channel.queue_declare(stream, options, arguments);
+        answer(deadline, declaring).await.map(drop)
     }
 
     /// Whether the account may make this exchange.

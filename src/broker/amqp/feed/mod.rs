@@ -40,6 +40,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
+pub(super) use self::journal::arguments as journal_arguments;
 use self::{
     journal::{JournalRunner, PartTaker, Side},
     queue::{FeedQueue, Leftovers},

@@ -29,6 +29,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
+pub(in crate::broker::amqp) use self::runner::arguments;
 pub(super) use self::{part::PartTaker, runner::JournalRunner, taker::Journaled};
 use super::{Feed, FeedManager, Shared, arrivals::Arrivals};
 use crate::{

@@ -21,7 +21,7 @@ use tokio::{
 use super::{Journaled, Side, is_blocked, part};
 use crate::{
     broker::{
-        BrokerError, FeedId, JournalAsk, JournalStart,
+        BrokerError, FeedId, JournalAsk, JournalConfig, JournalStart,
         amqp::{
             convert::short,
             feed::{
@@ -82,18 +82,7 @@ impl JournalRunner {
     /// Sees to it that the stream is there. One that was declared otherwise is taken as it is.
     async fn declare(&self, live: &Live) -> Result<(), BrokerError> {
         let deadline = self.deadline();
-        let config = &self.shared.journal;
-        let bytes = |size: usize| AMQPValue::LongLongInt(i64::try_from(size).unwrap_or(i64::MAX));
-        let age = format!("{}s", config.max_age.as_secs());
-        let mut arguments = FieldTable::default();
-        for (name, value) in [
-            ("x-queue-type", AMQPValue::LongString("stream".into())),
-            ("x-max-age", AMQPValue::LongString(age.into())),
-            ("x-max-length-bytes", bytes(config.max_bytes)),
-            ("x-stream-max-segment-size-bytes", bytes(config.segment)),
-        ] {
-            arguments.insert(name.into(), value);
-        }
+        let arguments = arguments(&self.shared.journal);
         let declaring = self.declare_as(live, arguments, false, deadline).await;
         let Err(BrokerError::PreconditionFailed(text)) = declaring else {
             return declaring;
@@ -232,6 +221,22 @@ impl JournalRunner {
     fn deadline(&self) -> Instant {
         after(self.shared.operation_timeout)
     }
+}
+
+/// What a journal's stream is declared with.
+pub(in crate::broker::amqp) fn arguments(config: &JournalConfig) -> FieldTable {
+    let bytes = |size: usize| AMQPValue::LongLongInt(i64::try_from(size).unwrap_or(i64::MAX));
+    let age = format!("{}s", config.max_age.as_secs());
+    let mut arguments = FieldTable::default();
+    for (name, value) in [
+        ("x-queue-type", AMQPValue::LongString("stream".into())),
+        ("x-max-age", AMQPValue::LongString(age.into())),
+        ("x-max-length-bytes", bytes(config.max_bytes)),
+        ("x-stream-max-segment-size-bytes", bytes(config.segment)),
+    ] {
+        arguments.insert(name.into(), value);
+    }
+    arguments
 }
 
 impl Serve for JournalRunner {
