@@ -53,6 +53,9 @@ pub struct History {
     pub next: Option<String>,
     /// Whether the journal has more that this page did not look at.
     pub has_more: bool,
+    /// Messages that are missing here, for they are larger than `feed.max_length_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<usize>,
 }
 
 /// A message of a journal.
@@ -133,6 +136,7 @@ pub(super) async fn history(api: &Api, request: Request) -> Answer {
         messages: page.messages.iter().map(JournalMessage::from).collect(),
         next: page.next.map(|cursor| cursor.to_string()),
         has_more: page.has_more,
+        left_out: Some(page.left_out).filter(|count| *count > 0),
     })
 }
 

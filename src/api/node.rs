@@ -89,6 +89,40 @@ pub struct Feed {
     pub unmatched: u64,
     /// Messages that were put into clients' mailboxes: one for each subscription.
     pub delivered: u64,
+    /// Its journal. Missing if the exchange has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<Journal>,
+}
+
+/// An exchange's journal, as a node has it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Journal {
+    /// The position from which on all messages are in memory.
+    pub oldest_in_memory: u64,
+    /// The position of the newest message or mark; missing before anything was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<u64>,
+    /// Messages in memory.
+    pub messages: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// Subscriptions that catch up.
+    pub resuming: usize,
+    /// Readings from RabbitMQ that are under way for them.
+    pub readings: u16,
+}
+
+impl From<hub::JournalStatus> for Journal {
+    fn from(journal: hub::JournalStatus) -> Self {
+        Self {
+            oldest_in_memory: journal.first,
+            newest: journal.next.map(|next| next.saturating_sub(1)),
+            messages: journal.messages,
+            bytes: journal.bytes,
+            resuming: journal.resuming,
+            readings: journal.readings,
+        }
+    }
 }
 
 /// The system's resources that the process uses. Figures that the system does not tell are missing.
@@ -189,6 +223,7 @@ impl From<hub::FeedStatus> for Feed {
             routed: feed.routed,
             unmatched: feed.unmatched,
             delivered: feed.delivered,
+            journal: feed.journal.map(Journal::from),
         }
     }
 }

@@ -131,6 +131,8 @@ pub struct Stored {
     pub offset: u64,
     /// The message, with its cursor among the headers.
     pub message: Arc<Message>,
+    /// It is too large to be read: its body is not here, and nobody gets it.
+    pub is_left_out: bool,
 }
 
 /// Where to begin in a journal.
@@ -203,7 +205,8 @@ impl Cursor {
     /// True if it is the message that the cursor was made for.
     #[must_use]
     pub fn is_of(&self, stored: &Stored) -> bool {
-        self.offset == stored.offset && self.print == print(&stored.message)
+        let is_its_print = || self.print == print(&stored.message);
+        self.offset == stored.offset && (stored.is_left_out || is_its_print())
     }
 }
 
@@ -258,8 +261,40 @@ impl FromStr for Cursor {
     }
 }
 
+/// Where a client goes on in a journal, as the gateway keeps it: the client has everything before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bookmark {
+    /// After this message.
+    After(Cursor),
+    /// At this offset. No message proves that the journal is still the same.
+    At(JournalId, u64),
+}
+
+impl fmt::Display for Bookmark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::After(cursor) => cursor.fmt(f),
+            Self::At(JournalId(journal), offset) => write!(f, "{journal:08x}-{offset}"),
+        }
+    }
+}
+
+impl FromStr for Bookmark {
+    type Err = NoCursor;
+
+    fn from_str(text: &str) -> Result<Self, NoCursor> {
+        if let Ok(cursor) = text.parse() {
+            return Ok(Self::After(cursor));
+        }
+        let (journal, offset) = text.split_once('-').ok_or(NoCursor)?;
+        let journal = u32::from_str_radix(journal, 16).map_err(|_| NoCursor)?;
+        let offset = offset.parse().map_err(|_| NoCursor)?;
+        Ok(Self::At(JournalId(journal), offset))
+    }
+}
+
 /// A message as its journal has it: with its cursor, and none of the sender's making.
-pub(super) fn stored(mut message: Message, journal: JournalId, offset: u64) -> Stored {
+pub(crate) fn stored(mut message: Message, journal: JournalId, offset: u64) -> Stored {
     let headers = &mut message.properties.headers;
     let is_ours = |name: &str| super::passes_for(name, &[CURSOR_HEADER, OFFSET_HEADER]);
     headers.retain(|(name, _)| !is_ours(name));
@@ -269,6 +304,7 @@ pub(super) fn stored(mut message: Message, journal: JournalId, offset: u64) -> S
     Stored {
         offset,
         message: Arc::new(message),
+        is_left_out: false,
     }
 }
 
@@ -291,6 +327,18 @@ mod tests {
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
         // Cursors outlive the program: the prints stay the same.
         assert_eq!(cursor.to_string(), "300e60b2-1234-d2d8ac72");
+    }
+
+    #[test]
+    fn a_bookmark_is_read_as_it_was_written() {
+        let journal = JournalId::new("/", "feed");
+        let cursor = Cursor::new(journal, 1234, &message("k", "hello"));
+        for bookmark in [Bookmark::After(cursor), Bookmark::At(journal, 17)] {
+            assert_eq!(bookmark.to_string().parse(), Ok(bookmark));
+        }
+        for wrong in ["", "17", "x-17", "300e60b2-", "300e60b2--1", "300e60b2-1-"] {
+            assert_eq!(wrong.parse::<Bookmark>(), Err(NoCursor), "{wrong}");
+        }
     }
 
     #[test]

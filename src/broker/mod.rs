@@ -29,7 +29,7 @@ pub use error::{BrokerError, Cause};
 pub(crate) use error::{no_direct_replies, resource_locked};
 pub use feed_config::{Binding, FeedConfig};
 pub use journal::{
-    Cursor, JournalAsk, JournalConfig, JournalId, JournalPart, JournalStart, Stored,
+    Bookmark, Cursor, JournalAsk, JournalConfig, JournalId, JournalPart, JournalStart, Stored,
 };
 pub use keys::{KeyLimits, TooManyHashes, TooManyWords};
 pub(crate) use kinds::{KnownKind, KnownKinds};

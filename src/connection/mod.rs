@@ -34,6 +34,7 @@
 //! | `describe` | what it does, for an operator who asks |
 //! | `timer` | the one timer, on strokes that all connections share |
 //! | `once` | messages that are published once, whatever is sent again |
+//! | `stored` | how far clients of journals have acknowledged |
 //! | `perform` | one action, from the hook's permissions (`permission`, asked `ahead`) to the broker's answer; the login (`login`, `admission`), and its `renewal` |
 //! | [`mapping`] | the requests of frames to the broker (pure) |
 //! | `context` | the client's identity; `rights`: its permissions, kept to ask again; `online`: the node's way to reach it |
@@ -64,6 +65,7 @@ mod renewal;
 mod rights;
 mod rooms;
 mod route;
+mod stored;
 mod tapped;
 mod timer;
 mod under_way;

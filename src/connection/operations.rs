@@ -178,6 +178,12 @@ impl Operations {
                     Some(Route::Dedicated(route)) => {
                         Some(Task::Settle(Arc::clone(route.consumer()), settle))
                     }
+                    Some(Route::Shared {
+                        kept: Some(kept), ..
+                    }) => {
+                        let acks = Arc::clone(kept.acks());
+                        Some(Task::Settle(acks, settle))
+                    }
                     // Its queue went with it.
                     _ => None,
                 };
@@ -542,6 +548,13 @@ impl Operations {
             (Some(Route::Dedicated(route)), work) => {
                 work.get_or_insert_default().settle(route, tag, verdict);
             }
+            // What is given up is done with.
+            (
+                Some(Route::Shared {
+                    kept: Some(kept), ..
+                }),
+                _,
+            ) => kept.acks().acknowledge(tag, false),
             // It may be about to open. If it is over, all of it was requeued.
             (None, Some(work)) => work.settle_later(subscription, tag, verdict),
             _ => {}

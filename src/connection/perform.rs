@@ -21,13 +21,14 @@ use super::{
     rights::Right,
     rooms::{self, Stay},
     route::{Dedicated, Route},
+    stored::{Keeper, Kept},
     tapped,
     work::{Awaited, Done, Handed, NewLogin, NotHanded, Task},
 };
 use crate::{
     auth::Carried,
     broker::{Consume, Publish, QueueSpec, destination::Destination, journal::CURSOR_HEADER},
-    hub::{DedicatedSink, Told},
+    hub::{DedicatedSink, Resume, SharedSubscription, Since, Told},
     node::SubscriptionPlace,
     presence::Device,
     telemetry::{self, TRACEPARENT, TraceSpan, Traced},
@@ -199,6 +200,7 @@ async fn open(
         exchange,
         pattern,
         resume,
+        stored,
     } = &plan
     {
         Permissions::with(context, identity, answers)
@@ -209,16 +211,23 @@ async fn open(
         if let Some(resume) = resume {
             let source = (&**exchange, &**pattern);
             let id = subscribe.subscription;
-            let resuming = identity.vhost.subscribe_from(source, resume, mailbox, id);
-            let (shared, resumed) = resuming.await?;
+            let (shared, kept, told) = match stored {
+                Some(limit) => go_on(context, identity, source, resume, (id, *limit)).await?,
+                None => {
+                    let resuming = identity.vhost.subscribe_from(source, resume, mailbox, id);
+                    let (shared, resumed) = resuming.await?;
+                    (shared, None, resumed.told())
+                }
+            };
             let stay = Stay::enter(context, identity, source).await?;
             context.note_right(id, right);
             let route = Route::Shared {
+                kept,
                 shared,
                 _stay: stay,
                 _place: place,
             };
-            return Ok((route, Some(resumed.told())));
+            return Ok((route, Some(told)));
         }
         // Before the client is served: it has what comes after.
         let newest = identity.vhost.newest(exchange, pattern);
@@ -230,6 +239,7 @@ async fn open(
             let stay = Stay::enter(context, identity, (exchange, pattern)).await?;
             context.note_right(subscribe.subscription, right);
             let route = Route::Shared {
+                kept: None,
                 shared,
                 _stay: stay,
                 _place: place,
@@ -265,6 +275,37 @@ async fn open(
         }
         Plan::Shared { .. } => Err(Problem::BrokerUnavailable("no plan".into())),
     }
+}
+
+/// Opens a subscription that begins where its client has acknowledged up to, and acknowledges.
+async fn go_on(
+    context: &Context,
+    identity: &Identity,
+    source: (&str, &str),
+    resume: &Resume,
+    (id, limit): (SubscriptionId, u16),
+) -> Result<(SharedSubscription, Option<Box<Kept>>, Told), Problem> {
+    let store = context.services.sequences.as_ref();
+    let store = store.ok_or(Problem::SequenceNotOpen)?;
+    let keeper = Keeper::new(store, identity, source.0, source.1);
+    let known = keeper.find().await?;
+    let resume = Resume {
+        since: known.map_or(resume.since, Since::Bookmark),
+        ..*resume
+    };
+    let mailbox = context.guard.mailbox();
+    let mut kept = Box::new(Kept::begin(limit, mailbox, id));
+    let resuming = identity.vhost.subscribe_from(source, &resume, mailbox, id);
+    let (shared, resumed) = resuming.await?;
+    if known.is_none() || resumed.gap.is_some() {
+        keeper.begin(resumed.begin).await?;
+    }
+    kept.run(keeper, shared.given());
+    let told = match known {
+        Some(_) => resumed.told(),
+        None => resumed.told_first(),
+    };
+    Ok((shared, Some(kept), told))
 }
 
 async fn consume(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use stomp_session::SubscriptionId;
 
-use super::{rights::Right, rooms::Stay};
+use super::{rights::Right, rooms::Stay, stored::Kept};
 use crate::{
     broker::{Consume, Consumer},
     hub::SharedSubscription,
@@ -16,6 +16,8 @@ use crate::{
 pub(super) enum Route {
     /// A feed's; ends when it is dropped.
     Shared {
+        /// Its client acknowledges. Ends before the subscription does.
+        kept: Option<Box<Kept>>,
         shared: SharedSubscription,
         _stay: Option<Box<Stay>>,
         _place: SubscriptionPlace,

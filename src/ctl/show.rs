@@ -111,6 +111,38 @@ impl Show for Node {
                 }),
             ));
         }
+        let feeds = self.vhosts.iter().flat_map(|vhost| {
+            let feeds = vhost.feeds.iter();
+            feeds.filter_map(move |feed| Some((vhost, feed, feed.journal.as_ref()?)))
+        });
+        let mut journals = feeds.peekable();
+        if journals.peek().is_some() {
+            text.push_str(&rows(
+                &[
+                    "vhost",
+                    "journal",
+                    "newest",
+                    "in memory from",
+                    "messages",
+                    "memory",
+                    "catching up",
+                    "readings",
+                ],
+                &[2, 3, 4, 5, 6, 7],
+                journals.map(|(vhost, feed, journal)| {
+                    vec![
+                        vhost.name.clone(),
+                        feed.exchange.clone(),
+                        journal.newest.map_or_else(String::new, |at| at.to_string()),
+                        journal.oldest_in_memory.to_string(),
+                        journal.messages.to_string(),
+                        show_size(journal.bytes),
+                        journal.resuming.to_string(),
+                        journal.readings.to_string(),
+                    ]
+                }),
+            ));
+        }
         text
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Weak, time::Duration};
 use tokio::time::sleep;
 
 use super::Hub;
-use crate::telemetry;
+use crate::{broker::BrokerError, telemetry};
 
 /// Between two looks at whether everything is bound.
 const KEEP: Duration = Duration::from_secs(5);
@@ -22,10 +22,13 @@ pub(super) async fn keep(hub: Weak<Hub>, exchanges: BTreeSet<String>) {
             }
             let kept = async {
                 match hub.feed(exchange, "").await? {
-                    Some((feed, _)) => match feed.keep() {
-                        Some(bound) => bound.wait().await,
-                        None => Ok(()),
-                    },
+                    Some((feed, _)) => {
+                        if let Some(bound) = feed.keep() {
+                            bound.wait().await?;
+                        }
+                        feed.fill();
+                        Ok::<_, BrokerError>(())
+                    }
                     None => Ok(()),
                 }
             };

@@ -32,10 +32,10 @@ use tokio_util::task::AbortOnDropHandle;
 pub use config::{MailboxConfig, Overflow};
 pub use destinations::{Destination, Destinations};
 pub use feed::{
-    FeedStatus, Gap, History, HistoryAsk, JournalStatus, Missed, OnGap, Resume, ResumeError,
+    FeedStatus, Gap, Given, History, HistoryAsk, JournalStatus, Missed, OnGap, Resume, ResumeError,
     Resumed, SharedSubscription, Since, Told,
 };
-pub use mailbox::{DedicatedSink, Item, Mailbox, Parcel, Settling};
+pub use mailbox::{Acks, DedicatedSink, Item, Mailbox, Parcel, Settling};
 pub use vhosts::{EnterError, VhostStatus, Vhosts};
 
 use self::{

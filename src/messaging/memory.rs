@@ -9,7 +9,9 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{Config, Entry, Holder, KeyKnown, SequenceError, SequenceName, SequenceStore};
+use super::{
+    BOOKMARKS, Config, Entry, Holder, KeyKnown, SequenceError, SequenceName, SequenceStore,
+};
 
 /// Sequences and keys of one node.
 pub struct MemorySequences {
@@ -21,6 +23,7 @@ pub struct MemorySequences {
 struct Held {
     sequences: Users<Entry>,
     keys: Users<KeyKnown>,
+    bookmarks: Users<Box<str>>,
 }
 
 /// What is kept for each user by name, and when it was last used.
@@ -68,7 +71,7 @@ impl MemorySequences {
     }
 }
 
-impl<T: Copy + GivesWay> Users<T> {
+impl<T: GivesWay> Users<T> {
     /// What is kept under the name, and has not expired. It counts as used.
     fn get(&mut self, holder: &Holder, name: &str, config: &Config) -> Option<&mut T> {
         let now = Instant::now();
@@ -121,6 +124,16 @@ impl GivesWay for KeyKnown {
     /// A tenth, so that not every further one costs a look at all.
     fn spare(most: usize) -> usize {
         most / 10
+    }
+
+    fn is_busy(&self) -> bool {
+        false
+    }
+}
+
+impl GivesWay for Box<str> {
+    fn spare(_: usize) -> usize {
+        0
     }
 
     fn is_busy(&self) -> bool {
@@ -214,6 +227,29 @@ impl SequenceStore for MemorySequences {
         let (mut held, config) = (self.held.lock(), &self.config);
         let most = config.max_keys;
         held.keys.put(holder, key, KeyKnown::Done, most, config);
+        ready(Ok(())).boxed()
+    }
+
+    fn bookmark<'a>(
+        &'a self,
+        holder: &'a Holder,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Box<str>>, SequenceError>> {
+        let (mut held, config) = (self.held.lock(), &self.config);
+        let bookmark = held.bookmarks.get(holder, name, config).cloned();
+        ready(Ok(bookmark)).boxed()
+    }
+
+    fn keep_bookmark<'a>(
+        &'a self,
+        holder: &'a Holder,
+        name: &'a str,
+        bookmark: &'a str,
+    ) -> BoxFuture<'a, Result<(), SequenceError>> {
+        let (mut held, config) = (self.held.lock(), &self.config);
+        let most = config.max_devices.saturating_mul(BOOKMARKS);
+        held.bookmarks
+            .put(holder, name, bookmark.into(), most, config);
         ready(Ok(())).boxed()
     }
 }

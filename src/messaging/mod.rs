@@ -1,6 +1,8 @@
 //! The up-link without loss or doubles: clients number their SENDs, or give them a key, and repeat
 //! them after a reconnect, on any node; each is published once.
 //!
+//! It also keeps bookmarks in journals: how far a device has acknowledged.
+//!
 //! [`SequenceStore`] keeps what all nodes must know; two implementations hold the same contract
 //! tests: [`MemorySequences`], for a single node, and [`RedisSequences`]. `docs/internals/messaging.md`
 //! has the states, the failures, and the promises.
@@ -30,6 +32,9 @@ pub use sequence::{Admitted, Confirming, Sequence};
 
 /// The AMQP header of a message of which the broker may have another copy.
 pub const DUPLICATE_HEADER: &str = "x-possible-duplicate";
+
+/// Bookmarks of one user at a time, for each device that it may have ([`Config::max_devices`]).
+pub const BOOKMARKS: usize = 16;
 
 /// Whose keys they are.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -123,6 +128,28 @@ pub trait SequenceStore: Send + Sync + 'static {
         &'a self,
         holder: &'a Holder,
         key: &'a str,
+    ) -> BoxFuture<'a, Result<(), SequenceError>>;
+
+    /// The bookmark of that name, if one was kept. It counts as used.
+    ///
+    /// # Errors
+    /// [`SequenceError::Unavailable`].
+    fn bookmark<'a>(
+        &'a self,
+        holder: &'a Holder,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Box<str>>, SequenceError>>;
+
+    /// Keeps a bookmark: a text without blanks. Beyond the user's bound, those are forgotten that were
+    /// unused for longest.
+    ///
+    /// # Errors
+    /// [`SequenceError::Unavailable`].
+    fn keep_bookmark<'a>(
+        &'a self,
+        holder: &'a Holder,
+        name: &'a str,
+        bookmark: &'a str,
     ) -> BoxFuture<'a, Result<(), SequenceError>>;
 }
 

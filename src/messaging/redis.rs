@@ -6,7 +6,8 @@ use deadpool_redis::redis::Pipeline;
 use futures_util::future::{BoxFuture, FutureExt};
 
 use super::{
-    Config, Entry, Holder, KeyKnown, MAX_NUMBER, SequenceError, SequenceName, SequenceStore, WINDOW,
+    BOOKMARKS, Config, Entry, Holder, KeyKnown, MAX_NUMBER, SequenceError, SequenceName,
+    SequenceStore, WINDOW,
 };
 use crate::{
     presence::{
@@ -20,6 +21,8 @@ use crate::{
 const SEQUENCE: &str = include_str!("sequence.lua");
 /// One step of a key.
 const KEY: &str = include_str!("key.lua");
+/// A bookmark is read or kept.
+const BOOKMARK: &str = include_str!("bookmark.lua");
 
 /// Bounds the time of an answer as a lease of this length does.
 const LEASE: Duration = Duration::from_secs(15);
@@ -109,6 +112,23 @@ impl RedisSequences {
         })
     }
 
+    /// `keeps`: this bookmark is kept.
+    async fn bookmark_step(
+        &self,
+        holder: &Holder,
+        name: &str,
+        keeps: &str,
+    ) -> Result<Option<Box<str>>, SequenceError> {
+        let key = key("bookmarks", holder);
+        let most = self.config.max_devices.saturating_mul(BOOKMARKS);
+        let mut pipe = Pipeline::new();
+        let command = pipe.cmd("EVAL").arg(code(BOOKMARK)).arg(1).arg(&key);
+        command.arg(name).arg(keeps);
+        command.arg(self.config.keep.as_secs()).arg(most);
+        let (known,): (String,) = self.call(&key, &pipe).await?;
+        Ok((!known.is_empty()).then(|| known.into()))
+    }
+
     async fn call<T: deadpool_redis::redis::FromRedisValue>(
         &self,
         key: &str,
@@ -180,6 +200,23 @@ impl SequenceStore for RedisSequences {
         key: &'a str,
     ) -> BoxFuture<'a, Result<(), SequenceError>> {
         async move { self.key_step(holder, key, "finish").await.map(drop) }.boxed()
+    }
+
+    fn bookmark<'a>(
+        &'a self,
+        holder: &'a Holder,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Box<str>>, SequenceError>> {
+        self.bookmark_step(holder, name, "").boxed()
+    }
+
+    fn keep_bookmark<'a>(
+        &'a self,
+        holder: &'a Holder,
+        name: &'a str,
+        bookmark: &'a str,
+    ) -> BoxFuture<'a, Result<(), SequenceError>> {
+        async move { self.bookmark_step(holder, name, bookmark).await.map(drop) }.boxed()
     }
 }
 

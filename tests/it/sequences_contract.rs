@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use stentor::{
     messaging::{
-        Config, Entry, Holder, KeyKnown, MAX_NUMBER, MemorySequences, RedisSequences,
+        BOOKMARKS, Config, Entry, Holder, KeyKnown, MAX_NUMBER, MemorySequences, RedisSequences,
         SequenceError, SequenceName, SequenceStore, WINDOW,
     },
     presence::{RedisConfig, Url},
@@ -114,6 +114,8 @@ contract! {
     the_device_that_was_unused_for_longest_is_forgotten,
     keys_are_known_on_all_nodes,
     keys_are_bounded,
+    bookmarks_are_known_on_all_nodes,
+    bookmarks_are_bounded,
 }
 
 fn holder(vhost: &str, user: &str) -> Holder {
@@ -274,4 +276,44 @@ async fn keys_are_bounded<F: Fixture>() {
         known += 1;
     }
     assert!((1..=20).contains(&known), "{known}");
+}
+
+async fn bookmarks_are_known_on_all_nodes<F: Fixture>() {
+    let fixture = F::start().await;
+    let (one, two) = (fixture.node(), fixture.node());
+    let (alice, bob) = (holder("/", "alice"), holder("/", "bob"));
+    let name = "a phone\nfeed\nuser_{x} ü";
+    assert_eq!(one.bookmark(&alice, name).await, Ok(None));
+    for bookmark in ["300e60b2-5-d2d8ac72", "300e60b2-18446744073709551615"] {
+        one.keep_bookmark(&alice, name, bookmark).await.unwrap();
+        assert_eq!(two.bookmark(&alice, name).await, Ok(Some(bookmark.into())));
+    }
+    assert_eq!(two.bookmark(&alice, "a phone\nfeed\n#").await, Ok(None));
+    assert_eq!(two.bookmark(&bob, name).await, Ok(None));
+}
+
+/// Redis dates bookmarks to the second.
+async fn bookmarks_are_bounded<F: Fixture>() {
+    let fixture = F::start().await;
+    let store = fixture.node();
+    let alice = holder("/", "alice");
+    let most = config().max_devices * BOOKMARKS;
+    store.keep_bookmark(&alice, "oldest", "p").await.unwrap();
+    store.keep_bookmark(&alice, "used", "p").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    for number in 2..most {
+        let name = number.to_string();
+        store.keep_bookmark(&alice, &name, "p").await.unwrap();
+    }
+    let bookmark = Some("p".into());
+    assert_eq!(store.bookmark(&alice, "used").await, Ok(bookmark.clone()));
+    store.keep_bookmark(&alice, "newest", "p").await.unwrap();
+    assert_eq!(store.bookmark(&alice, "oldest").await, Ok(None));
+    for name in ["used", "newest", "2"] {
+        assert_eq!(
+            store.bookmark(&alice, name).await,
+            Ok(bookmark.clone()),
+            "{name}"
+        );
+    }
 }

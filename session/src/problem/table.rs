@@ -497,7 +497,8 @@ problems! {
             page: "Messages between the cursor of `resume-after` and what the journal has are \
                    missing. The header `reason` says why: `expired` (they were kept as long as \
                    `[journal]` says), `replaced` or `ahead` (the journal was deleted and made \
-                   anew). Load the state anew, then subscribe without a cursor, or with \
+                   anew), `too-large` (the next message is larger than the server takes). Load \
+                   the state anew, then subscribe without a cursor, or with \
                    `resume-gap:earliest` ([catching up](catching-up.md))",
             body: format!(
                 "Messages after that cursor are missing ({reason}). Load what you show anew, then \

@@ -23,7 +23,7 @@ use crate::broker::{
     destination::{Destination, DestinationError},
     own_queues,
 };
-use crate::hub::Resume;
+use crate::hub::{Resume, Since};
 use crate::messaging::Once;
 use crate::presence::Status;
 pub use asking::Asking;
@@ -251,6 +251,9 @@ pub enum Plan {
         pattern: Box<str>,
         /// The messages of before that it asks for.
         resume: Option<Resume>,
+        /// The client acknowledges, and begins where it has come to (`resume-after:stored`): it may
+        /// leave so many unacknowledged.
+        stored: Option<u16>,
     },
     /// By a queue and a consumer of its own.
     Dedicated(Consume),
@@ -279,6 +282,25 @@ pub fn subscribe(
     context: &Context<'_>,
 ) -> Result<Plan, Problem> {
     match destination {
+        Destination::Exchange { .. } | Destination::Topic(_) if resuming::is_stored(headers) => {
+            let on_gap = resuming::stored(ack, headers, context)?;
+            let fields = Fields::new(Command::Subscribe, headers);
+            let wish = fields.number("prefetch-count")?.unwrap_or_default();
+            let limit = match wish {
+                0 => context.max_unacked,
+                wish => context.max_unacked.min(wish),
+            };
+            let (exchange, pattern) = destination.route(context.topics).unwrap_or_default();
+            Ok(Plan::Shared {
+                exchange: exchange.into(),
+                pattern: context.keys.pattern(pattern)?,
+                resume: Some(Resume {
+                    since: Since::Next,
+                    on_gap,
+                }),
+                stored: Some(limit.max(1)),
+            })
+        }
         Destination::Exchange { .. } | Destination::Topic(_)
             if ack == AckMode::Auto && !headers.iter().any(|(name, _)| asks_for_a_queue(name)) =>
         {
@@ -287,6 +309,7 @@ pub fn subscribe(
                 exchange: exchange.into(),
                 pattern: context.keys.pattern(pattern)?,
                 resume: resuming::read(headers, context.journals)?,
+                stored: None,
             })
         }
         _ => dedicated(destination, ack, headers, unique, context).map(Plan::Dedicated),

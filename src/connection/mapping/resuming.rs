@@ -1,15 +1,18 @@
 //! The headers by which a SUBSCRIBE asks for messages of before (pure).
 
 use stomp_grammar::{Command, Headers};
-use stomp_session::Problem;
+use stomp_session::{AckMode, Problem};
 
-use super::fields::Fields;
+use super::{Context, fields::Fields};
 use crate::hub::{OnGap, Resume, Since};
 
 const AFTER: &str = "resume-after";
 const GAP: &str = "resume-gap";
 const SINCE: &str = "since";
 const LAST: &str = "last";
+
+/// In place of a cursor: the one that the client has acknowledged up to.
+const STORED: &str = "stored";
 
 /// More are no help to a client that shows them, and each may be looked for far back.
 const MAX_LAST: u16 = 1_000;
@@ -55,6 +58,60 @@ pub(super) fn asks(headers: &Headers, has_journals: bool) -> bool {
     headers.get("x-match").is_none() && names.iter().any(|name| headers.get(name).is_some())
 }
 
+/// Whether a SUBSCRIBE asks to begin where its client has acknowledged up to.
+pub(super) fn is_stored(headers: &Headers) -> bool {
+    let is_it = |text: &str| text.trim() == STORED;
+    headers.get("x-match").is_none() && headers.get(AFTER).is_some_and(is_it)
+}
+
+/// What such a SUBSCRIBE says of a gap.
+///
+/// # Errors
+/// [`Problem::InvalidHeader`]: others do not go with it, or this server keeps no bookmarks;
+/// [`Problem::MissingHeader`]: there is no device.
+pub(super) fn stored(
+    ack: AckMode,
+    headers: &Headers,
+    context: &Context<'_>,
+) -> Result<OnGap, Problem> {
+    let fields = Fields::new(Command::Subscribe, headers);
+    if !context.journals {
+        return Err(Problem::NoJournal);
+    }
+    if !context.sequences {
+        let expected =
+            "a cursor: this server keeps no bookmarks for its clients ([sequences] store)";
+        return Err(fields.invalid(AFTER, expected));
+    }
+    if ack == AckMode::Auto {
+        let expected = "client or client-individual, beside resume-after:stored: the bookmark is what \
+                        the client has acknowledged";
+        return Err(fields.invalid("ack", expected));
+    }
+    if context.device.is_empty() {
+        return Err(Problem::MissingHeader {
+            command: Command::Connect,
+            header: "device-id",
+        });
+    }
+    let is_other = |(name, _): (&str, &str)| {
+        name == SINCE || name == LAST || super::asks_for_a_queue(name) && name != "prefetch-count"
+    };
+    if headers.iter().any(is_other) {
+        let expected = "a cursor, or stored without since, last and headers about a queue: the \
+                        journal takes the place of a queue";
+        return Err(fields.invalid(AFTER, expected));
+    }
+    let has_end = matches!(headers.get("redeliver-then"), Some("drop" | "later"));
+    if headers.get("redeliver").is_some() && !has_end {
+        let expected = "drop or later, beside resume-after:stored: there is no queue to put a \
+                        message back into";
+        return Err(fields.invalid("redeliver-then", expected));
+    }
+    let on_gap = headers.get(GAP).map(|text| on_gap(&fields, text));
+    Ok(on_gap.transpose()?.unwrap_or_default())
+}
+
 /// Only subscriptions that share a feed can catch up.
 pub(super) fn no_queue() -> Problem {
     Problem::InvalidHeader {
@@ -66,10 +123,10 @@ pub(super) fn no_queue() -> Problem {
 }
 
 fn after(fields: &Fields<'_>, text: &str) -> Result<Since, Problem> {
-    let cursor = text
-        .trim()
-        .parse()
-        .map_err(|_| fields.invalid(AFTER, "the header \"cursor\" of a MESSAGE, as it came"))?;
+    let cursor = text.trim().parse().map_err(|_| {
+        let expected = "the header \"cursor\" of a MESSAGE, as it came; or stored";
+        fields.invalid(AFTER, expected)
+    })?;
     Ok(Since::After(cursor))
 }
 

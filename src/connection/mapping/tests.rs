@@ -319,6 +319,7 @@ fn plain_subscriptions_share() {
             exchange: exchange.into(),
             pattern: pattern.into(),
             resume: None,
+            stored: None,
         })
     };
     let auto =

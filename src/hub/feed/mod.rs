@@ -20,7 +20,7 @@ pub use self::journal::{
     Gap, History, HistoryAsk, JournalStatus, Missed, OnGap, Resume, ResumeError, Resumed, Since,
     Told,
 };
-pub use self::subscription::SharedSubscription;
+pub use self::subscription::{Given, SharedSubscription};
 pub(super) use self::{
     journal::{Journal, Record},
     sink::Sink,
@@ -556,7 +556,7 @@ impl Feed {
             routed,
             unmatched,
             delivered,
-            journal: table.record.as_ref().map(|record| record.status()),
+            journal: self.journal_status(table.record.as_deref()),
         }
     }
 

@@ -1,11 +1,14 @@
 //! A client's subscription to a feed.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+};
 
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Feed, Resume, ResumeError, Resumed, Subscriber};
-use crate::{broker::routing, telemetry::SharedSubscriptionCounted};
+use crate::{broker::routing, hub::mailbox::Acks, telemetry::SharedSubscriptionCounted};
 
 /// A subscription served by a shared feed; ends when it is dropped.
 pub struct SharedSubscription {
@@ -26,6 +29,15 @@ impl SharedSubscription {
         Ok(resumed)
     }
 
+    /// For [`Given::note`], for as long as it is there.
+    #[must_use]
+    pub fn given(&self) -> Given {
+        Given {
+            feed: Arc::downgrade(&self.feed),
+            subscriber: self.subscriber.clone(),
+        }
+    }
+
     /// The exchange, and the pattern by which it listens.
     #[must_use]
     pub fn source(&self) -> (&str, &str) {
@@ -37,6 +49,28 @@ impl SharedSubscription {
     pub fn hears(&self, exchange: &str, routing_key: &str) -> bool {
         let kind = || self.feed.table.lock().routes.kind();
         *self.feed.id.exchange == *exchange && routing::matches(kind(), &self.pattern, routing_key)
+    }
+}
+
+/// Whether a subscriber was given everything.
+pub struct Given {
+    feed: Weak<Feed>,
+    subscriber: Subscriber,
+}
+
+impl Given {
+    /// If it was, [`Acks`] hears of that: then even a client for which nothing comes moves on, and its
+    /// place does not expire. Not to be called after the end of the subscription.
+    pub fn note(&self, acks: &Acks) {
+        if let Some(feed) = self.feed.upgrade() {
+            feed.note_given(&self.subscriber, acks);
+        }
+    }
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Given").finish_non_exhaustive()
     }
 }
 

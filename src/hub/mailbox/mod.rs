@@ -4,6 +4,7 @@
 //! queue of a slow client is bounded, and the policy decides at the bound. So one slow client
 //! delays neither another nor the feed.
 
+mod acks;
 mod dedicated;
 mod held;
 
@@ -21,16 +22,19 @@ use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
 use tokio::sync::Notify;
 
-pub use self::dedicated::Settling;
 use self::dedicated::{DedicatedWaiting, Pushed};
+pub use self::{acks::Acks, dedicated::Settling};
 use super::config::{MailboxConfig, Overflow};
 use crate::{
-    broker::{BrokerError, Consumer, Delivery, DeliverySink, Message, Verdict},
+    broker::{BrokerError, Consumer, Delivery, DeliverySink, JournalId, Message, Verdict},
     telemetry,
 };
 
 /// The interval at which missing messages that were asked for again are given up.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// The interval of looks at whether a client has what it was given.
+const DONE_LOOK: Duration = Duration::from_millis(50);
 
 /// The messages waiting for one client.
 ///
@@ -70,7 +74,12 @@ struct MailboxState {
     waker: Option<Waker>,
     /// A message of the past found no room.
     room: Option<Box<Room>>,
+    /// Subscriptions to journals whose client acknowledges.
+    acknowledged: Option<Box<Acknowledged>>,
 }
+
+#[derive(Debug, Default)]
+struct Acknowledged(Vec<(SubscriptionId, Arc<Acks>)>);
 
 /// The room that a message of the past waits for.
 #[derive(Debug, Default)]
@@ -96,11 +105,11 @@ pub struct Parcel {
     pub subscription: SubscriptionId,
     /// The message.
     pub message: Arc<Message>,
-    /// The consumer's tag; 0 from a shared feed.
+    /// The consumer's tag, or that of [`Acks`]; 0 from a shared feed without them.
     pub tag: u64,
     /// Somebody may have seen it before.
     pub redelivered: bool,
-    /// It is of the past: its client catches up.
+    /// It is of the past, or is to be acknowledged, and so must not be dropped.
     pub is_past: bool,
     /// How many messages of shared feeds were dropped before this one, for this client.
     pub dropped: u32,
@@ -177,15 +186,17 @@ impl Mailbox {
             ..self.limits
         };
         let size = message.weight();
-        if state.is_full(size, &limits) {
+        let acks = state.acks_of(subscription);
+        if state.is_full(size, &limits) || acks.is_some_and(|acks| acks.is_full_of_past()) {
             state.room.get_or_insert_default().wanted = size;
             return Offer::Full;
         }
+        let tag = acks.map_or(0, |acks| acks.give(message));
         state.bytes = state.bytes.saturating_add(size);
         state.shared.push_back(Parcel {
             subscription,
             message: Arc::clone(message),
-            tag: 0,
+            tag,
             redelivered: message.may_be_known,
             is_past: true,
             dropped: 0,
@@ -194,16 +205,82 @@ impl Mailbox {
         Offer::Taken
     }
 
-    /// Waits until there is room for the message that was offered last, or the session is over.
-    pub(super) async fn room(&self) {
-        let told = {
-            let mut state = self.state.lock();
-            if state.closed || state.has_room(&self.limits) {
-                return;
+    /// Waits until there is room for the message that was offered last to this subscription, or the
+    /// session is over.
+    pub(super) async fn room(&self, subscription: SubscriptionId) {
+        loop {
+            let told = {
+                let mut state = self.state.lock();
+                let acks = state.acks_of(subscription);
+                let may_go_on = acks.is_none_or(|acks| acks.has_room());
+                if state.closed || may_go_on && state.has_room(&self.limits) {
+                    return;
+                }
+                Arc::clone(&state.room.get_or_insert_default().told).notified_owned()
+            };
+            told.await;
+        }
+    }
+
+    /// Waits until all messages of feeds were taken, and those of this subscription acknowledged, if
+    /// they have to be; or the session is over.
+    pub(super) async fn done(&self, subscription: SubscriptionId) {
+        loop {
+            {
+                let state = self.state.lock();
+                let acks = state.acks_of(subscription);
+                let are_acknowledged = acks.is_none_or(|acks| acks.is_empty());
+                if state.closed || state.shared.is_empty() && are_acknowledged {
+                    return;
+                }
             }
-            Arc::clone(&state.room.get_or_insert_default().told).notified_owned()
-        };
-        told.await;
+            tokio::time::sleep(DONE_LOOK).await;
+        }
+    }
+
+    /// The client acknowledges the messages of this subscription to a journal. It has to be
+    /// [ended](Mailbox::untrack).
+    pub fn track(&self, subscription: SubscriptionId, acks: &Arc<Acks>) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return acks.cut();
+        }
+        let all = state.acknowledged.get_or_insert_default();
+        all.0.push((subscription, Arc::clone(acks)));
+    }
+
+    /// A message of the past is never given to the subscription.
+    pub(super) fn skip(&self, subscription: SubscriptionId, (journal, offset): (JournalId, u64)) {
+        if let Some(acks) = self.state.lock().acks_of(subscription) {
+            acks.skip(journal, offset);
+        }
+    }
+
+    /// The subscription is over.
+    pub fn untrack(&self, subscription: SubscriptionId) {
+        let mut state = self.state.lock();
+        if let Some(all) = &mut state.acknowledged {
+            all.0.retain(|(id, acks)| {
+                let stays = *id != subscription;
+                if !stays {
+                    acks.cut();
+                }
+                stays
+            });
+            if all.0.is_empty() {
+                state.acknowledged = None;
+            }
+        }
+    }
+
+    /// Whether the client acknowledges the messages of this subscription to a journal.
+    pub(super) fn tracks(&self, subscription: SubscriptionId) -> bool {
+        self.state.lock().acks_of(subscription).is_some()
+    }
+
+    /// The client has acknowledged something: there may be room for more.
+    fn acknowledged(&self) {
+        self.state.lock().tell_room();
     }
 
     /// Wakes the connection, if there is still something for it.
@@ -226,6 +303,25 @@ impl Mailbox {
             return false;
         }
         let size = message.weight();
+        if let Some(acks) = state.acks_of(subscription) {
+            // None is left out: the client comes back for it.
+            if state.is_full(size, &self.limits) || acks.is_full() {
+                telemetry::mailbox_overflow(Overflow::Disconnect.as_str());
+                state.close(Problem::SlowConsumer);
+                return false;
+            }
+            let tag = acks.give(message);
+            state.bytes = state.bytes.saturating_add(size);
+            state.shared.push_back(Parcel {
+                subscription,
+                message: Arc::clone(message),
+                tag,
+                redelivered: message.may_be_known,
+                is_past: true,
+                dropped: 0,
+            });
+            return true;
+        }
         if state.conflated {
             state.supersede(subscription, message);
         }
@@ -482,6 +578,7 @@ impl Mailbox {
     pub fn close(&self) {
         let mut state = self.state.lock();
         state.tell_room();
+        state.cut_acks();
         *state = MailboxState {
             closed: true,
             dedicated: state.take_cleared(),
@@ -532,6 +629,20 @@ impl MailboxState {
             || self.shared.len() <= limits.max_messages / FEW_WAIT
                 && self.bytes <= limits.max_bytes / FEW_WAIT
                 && self.bytes.saturating_add(wanted) <= limits.max_bytes / OFFERS
+    }
+
+    /// How far its client has acknowledged.
+    fn acks_of(&self, subscription: SubscriptionId) -> Option<&Arc<Acks>> {
+        let all = &self.acknowledged.as_ref()?.0;
+        let found = all.iter().find(|(id, _)| *id == subscription);
+        found.map(|(_, acks)| acks)
+    }
+
+    /// What is dropped from now on was not acknowledged.
+    fn cut_acks(&mut self) {
+        for (_, acks) in self.acknowledged.iter().flat_map(|all| &all.0) {
+            acks.cut();
+        }
     }
 
     fn tell_room(&mut self) {
@@ -642,6 +753,7 @@ impl MailboxState {
         }
         let waker = self.waker.take();
         self.tell_room();
+        self.cut_acks();
         *self = Self {
             problem: Some(Box::new(problem)),
             closed: true,

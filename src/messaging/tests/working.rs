@@ -116,6 +116,23 @@ impl SequenceStore for Far {
     ) -> BoxFuture<'a, Result<(), SequenceError>> {
         self.call(move || self.inner.finish_key(holder, key))
     }
+
+    fn bookmark<'a>(
+        &'a self,
+        holder: &'a Holder,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Box<str>>, SequenceError>> {
+        self.call(move || self.inner.bookmark(holder, name))
+    }
+
+    fn keep_bookmark<'a>(
+        &'a self,
+        holder: &'a Holder,
+        name: &'a str,
+        bookmark: &'a str,
+    ) -> BoxFuture<'a, Result<(), SequenceError>> {
+        self.call(move || self.inner.keep_bookmark(holder, name, bookmark))
+    }
 }
 
 fn holder() -> Holder {

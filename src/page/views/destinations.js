@@ -1,7 +1,7 @@
 // What clients are subscribed to, and the feeds that bring it.
 
 import { h, redraw, table } from '../dom.js';
-import { count, rate } from '../format.js';
+import { bytes, count, rate } from '../format.js';
 
 export const title = 'Destinations';
 export const scope = 'read';
@@ -86,11 +86,20 @@ function feedsOf({ overview, before }) {
     { name: 'Deliveries', number: true }, { name: 'Unmatched', number: true, minor: true }, { name: 'Lingering', number: true, minor: true },
     { name: 'Node', minor: true },
   ];
+  const journals = overview.nodes.flatMap((node) => node.feeds.filter((feed) => feed.journal).map(({ exchange, vhost, journal }) => [
+    [h('code', {}, exchange), h('small', { class: 'under' }, `host ${vhost}`)], journal.newest === undefined ? '' : count(journal.newest),
+    count(journal.oldest_in_memory), count(journal.messages), bytes(journal.bytes), count(journal.resuming), count(journal.readings), h('code', {}, node.node),
+  ]));
+  const journalColumns = [
+    { name: 'Exchange' }, { name: 'Newest', number: true }, { name: 'In memory from', number: true, minor: true }, { name: 'In memory', number: true },
+    { name: 'Memory', number: true }, { name: 'Catching up', number: true }, { name: 'Readings', number: true }, { name: 'Node', minor: true },
+  ];
   return [
     h('h2', {}, 'Feeds'),
     h('p', { class: 'soft' }, 'A feed brings the messages of one exchange to a node, for all its subscriptions. A binding that lingers has no subscription any more.'),
     table('Feeds', columns, rows, 'There is no feed: nobody is subscribed.'),
     left ? h('p', { class: 'hint' }, `${count(left)} more deliver less, and are not shown.`) : '',
+    ...(journals.length ? [h('h2', {}, 'Journals'), table('Journals', journalColumns, journals, '')] : []),
   ].filter(Boolean);
 }
 

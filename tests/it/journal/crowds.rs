@@ -5,7 +5,11 @@ use crate::house::KEY;
 
 /// A figure of the metrics, summed over its labels.
 async fn metric(house: &House, name: &str) -> f64 {
-    let (_, text) = house.gateway.admin("/metrics").await;
+    metric_of(&house.gateway, name).await
+}
+
+async fn metric_of(gateway: &Gateway, name: &str) -> f64 {
+    let (_, text) = gateway.admin("/metrics").await;
     let lines = text.lines().filter(|line| line.starts_with(name));
     let values = lines.filter_map(|line| line.rsplit_once(' '));
     values.map(|(_, value)| value.parse::<f64>().unwrap()).sum()
@@ -121,6 +125,40 @@ async fn a_hundred_with_the_same_cursor_cost_few_readings() {
     let readings = metric(&house, "stentor_journal_readings_total").await;
     assert!((1.0..50.0).contains(&readings), "{readings} readings");
     assert_eq!(metric(&house, "stentor_resumes_total").await, 100.0);
+}
+
+/// A node that has just started reads what was before into memory: cursors, each another, cost no
+/// reading of their own.
+#[tokio::test]
+async fn a_node_that_has_just_started_serves_many_cursors_from_memory() {
+    const ALL: usize = 500;
+    let house = House::open_with(kept).await;
+    let mut client = house.ws().await;
+    client.subscribe("feed", DESTINATION).await;
+    house.push(numbers(0..ALL)).await;
+    let mut cursors = Vec::new();
+    for number in 0..ALL {
+        let message = client.expect_message(&number.to_string()).await;
+        cursors.push(cursor(&message));
+    }
+    let builder = stentor().vhost(&house.vhost).hook(&house.hook);
+    let other: Gateway = kept(builder).ready().await;
+    eventually(DEADLINE, "memory is filled", async || {
+        let (_, node) = other.api("GET /api/v1/node", None).await;
+        let feeds = node["vhosts"][0]["feeds"].as_array().unwrap().iter();
+        let messages = feeds.filter_map(|feed| feed["journal"]["messages"].as_u64());
+        messages.sum::<u64>() == ALL as u64
+    })
+    .await;
+    for number in (0..ALL).step_by(10) {
+        let mut client = StompClient::tcp(other.stomp_address()).await;
+        client.connect(&house.login()).await;
+        ask(&mut client, "feed", &cursors[number]).await;
+        expect_numbers(&mut client, number + 1..ALL).await;
+    }
+    let readings = metric_of(&other, "stentor_journal_readings_total").await;
+    let read = metric_of(&other, "stentor_journal_messages_read_total").await;
+    assert_eq!((readings, read), (0.0, 0.0));
 }
 
 /// What a client sends to itself while it catches up comes once, in its place.

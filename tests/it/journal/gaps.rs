@@ -52,6 +52,42 @@ async fn what_expired_is_told() {
     client.expect_message("next").await;
 }
 
+/// A message that is larger than the gateway takes: those who were away are told, once all before it
+/// has come; those for whom it is not, get all.
+#[tokio::test]
+async fn a_message_that_is_too_large_is_told() {
+    for settings in [kept, forgetful] {
+        let bounded = |builder| settings(builder).set("feed.max_length_bytes", "64KiB");
+        let house = House::open_with(bounded).await;
+        let last = hear_and_leave(&house, 0..3).await;
+        house.push(numbers(3..5)).await;
+        house.push(["x".repeat(100 << 10)]).await;
+        house.push(numbers(5..8)).await;
+        let (mut client, after) = (house.ws().await, ("resume-after", &*last));
+        let headers = [("id", "feed"), ("destination", DESTINATION), after];
+        client.send(&asking(&headers)).await;
+        expect_numbers(&mut client, 3..5).await;
+        let told = client.expect_error("resume gap").await;
+        assert_eq!(told.headers.get("reason"), Some("too-large"));
+        for wish in [("resume-gap", "next"), ("resume-gap", "earliest")] {
+            let mut client = house.tcp().await;
+            let (receipt, missed) = subscribe(&mut client, &[after, wish]).await;
+            assert_told(&receipt, &[("resume", "gap"), ("reason", "too-large")]);
+            assert_eq!(bodies(&missed), numbers(3..8));
+        }
+        let mut client = house.tcp().await;
+        let headers = [
+            ("id", "bob"),
+            ("destination", "/exchange/feed/user_bob"),
+            ("receipt", "bob"),
+            after,
+        ];
+        client.send(&asking(&headers)).await;
+        let receipt = client.expect_receipt("bob").await;
+        assert_told(&receipt, &[("resume", "exact"), ("missed", "0")]);
+    }
+}
+
 #[tokio::test]
 async fn cursors_that_are_none_of_ours_are_refused() {
     let house = House::open_with(kept).await;

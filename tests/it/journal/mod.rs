@@ -12,6 +12,7 @@ mod example;
 mod faults;
 mod gaps;
 mod history;
+mod stored;
 
 /// The exchange has a journal.
 fn kept(builder: GatewayBuilder) -> GatewayBuilder {

@@ -35,6 +35,8 @@ pub struct History {
     pub next: Option<Cursor>,
     /// Whether there was more to look at.
     pub has_more: bool,
+    /// Messages that are missing, for they are larger than this node reads.
+    pub left_out: usize,
 }
 
 impl Feed {
@@ -55,6 +57,7 @@ impl Feed {
                 _ => None,
             },
             has_more: true,
+            left_out: 0,
         };
         let (mut looks, mut bytes) = (0_usize, 0_usize);
         while looks < LOOKS {
@@ -81,6 +84,10 @@ impl Feed {
                 let is_wanted = hears(kind, ask.pattern, &stored.message);
                 if is_wanted && (page.messages.len() == ask.limit || bytes >= PAGE_BYTES) {
                     return Ok(page);
+                }
+                if stored.is_left_out {
+                    page.left_out = page.left_out.saturating_add(usize::from(is_wanted));
+                    continue;
                 }
                 page.next = Some(Cursor::new(journal.id, stored.offset, &stored.message));
                 if is_wanted {

@@ -13,8 +13,10 @@
 //! - [`resume`]: from a client's wish to a position, and what it is told
 //! - [`checking`]: whether old cursors are still good
 //! - [`history`]: messages without a subscription
+//! - [`filling`]: memory, after a node's start
 
 mod checking;
+mod filling;
 mod history;
 mod pass;
 mod reading;
@@ -62,6 +64,8 @@ pub(in crate::hub) struct Record {
     ring: Ring,
     /// Subscribers that catch up: nothing new is for them yet.
     resuming: HashSet<Subscriber>,
+    /// What was before its first message was looked for.
+    is_filled: bool,
 }
 
 /// Questions about single positions at a time.
@@ -88,7 +92,17 @@ impl Record {
         Self {
             ring: Ring::new(config.memory),
             resuming: HashSet::new(),
+            is_filled: false,
         }
+    }
+
+    /// Returns true, once, if what is before the first message is to be read.
+    fn begin_to_fill(&mut self) -> bool {
+        self.ring.has_room() && !std::mem::replace(&mut self.is_filled, true)
+    }
+
+    fn prepend(&mut self, start: u64, before: u64, messages: Vec<Stored>) -> bool {
+        self.ring.prepend(start, before, messages)
     }
 
     pub(super) fn begin(&mut self, subscriber: Subscriber) {
@@ -118,16 +132,19 @@ impl Record {
     /// Positions mean nothing any more.
     pub(super) fn clear(&mut self) {
         self.ring.clear();
+        self.is_filled = false;
     }
 
-    /// The messages in memory and their bytes, the next position, and how many catch up.
-    pub(super) fn status(&self) -> JournalStatus {
+    /// As it is, without the readings.
+    fn status(&self) -> JournalStatus {
         let (messages, bytes) = self.ring.size();
         JournalStatus {
             messages,
             bytes,
+            first: self.ring.first(),
             next: self.ring.next(),
             resuming: self.resuming.len(),
+            readings: 0,
         }
     }
 }
@@ -139,13 +156,26 @@ pub struct JournalStatus {
     pub messages: usize,
     /// Their bytes.
     pub bytes: usize,
+    /// From this position on, all are.
+    pub first: u64,
     /// The position of the next message; `None` before the first was read.
     pub next: Option<u64>,
     /// Subscriptions that catch up.
     pub resuming: usize,
+    /// Readings from the broker that are under way for them.
+    pub readings: u16,
 }
 
 impl Feed {
+    /// How its journal is; `None`: it has none.
+    pub(super) fn journal_status(&self, record: Option<&Record>) -> Option<JournalStatus> {
+        let readings = self.journal()?.far.lock().running;
+        Some(JournalStatus {
+            readings,
+            ..record?.status()
+        })
+    }
+
     /// What a feed of a journal has; `None`: it has none.
     fn journal(&self) -> Option<&Arc<Journal>> {
         self.journal.as_ref()

@@ -1,16 +1,17 @@
 //! One reading of a journal for all who want it at the time: each takes what matches its pattern,
 //! from its own position on.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use tokio::sync::oneshot;
 
 use crate::{
-    broker::{ExchangeKind, Stored, routing::RoutingTable},
-    hub::{
-        feed::Subscriber,
-        mailbox::{Mailbox, Offer},
-    },
+    broker::{ExchangeKind, JournalId, Stored, routing::RoutingTable},
+    hub::{feed::Subscriber, mailbox::Offer},
 };
-use std::sync::Arc;
 use stomp_session::Problem;
 
 /// A subscription that catches up.
@@ -24,6 +25,10 @@ pub(super) struct Joiner {
     pub(super) done: oneshot::Sender<Outcome>,
     /// It takes nothing now, for its client has to read first.
     pub(super) is_stalled: bool,
+    /// A message that is left out ends it.
+    pub(super) is_strict: bool,
+    /// One was.
+    pub(super) left_out: Arc<AtomicBool>,
 }
 
 /// How a reading ended for one of them.
@@ -33,6 +38,8 @@ pub(super) enum Outcome {
     Level(u64),
     /// It is so far, and so many it was given; where it can go on.
     Left(u64, u64, Left),
+    /// The message at that offset is for it, and is left out.
+    LeftOut(u64),
     /// It cannot go on.
     Failed(Problem),
 }
@@ -50,6 +57,7 @@ pub(super) enum Left {
 
 /// The reading.
 pub(super) struct Pass {
+    journal: JournalId,
     table: RoutingTable<usize>,
     joiners: Vec<Option<Joiner>>,
     /// Those that take nothing now, for their clients have to read first.
@@ -59,12 +67,13 @@ pub(super) struct Pass {
 
 impl Pass {
     /// For those who want an exchange's messages, which is of that type.
-    pub(super) fn new(kind: ExchangeKind, joiners: Vec<Joiner>) -> Self {
+    pub(super) fn new(journal: JournalId, kind: ExchangeKind, joiners: Vec<Joiner>) -> Self {
         let mut table = RoutingTable::new(kind);
         for (index, joiner) in joiners.iter().enumerate() {
             table.insert(&joiner.pattern, index);
         }
         Self {
+            journal,
             table,
             joiners: joiners.into_iter().map(Some).collect(),
             stalled: Vec::new(),
@@ -114,6 +123,17 @@ impl Pass {
                 mailbox,
                 subscription,
             } = &joiner.subscriber;
+            if stored.is_left_out {
+                mailbox.skip(*subscription, (self.journal, stored.offset));
+                joiner.left_out.store(true, Ordering::Relaxed);
+                if !joiner.is_strict {
+                    joiner.position = stored.offset.saturating_add(1);
+                } else if let Some(joiner) = slot.take() {
+                    // As below.
+                    let _ = joiner.done.send(Outcome::LeftOut(stored.offset));
+                }
+                continue;
+            }
             match mailbox.offer(*subscription, message) {
                 Offer::Taken => {
                     joiner.position = stored.offset.saturating_add(1);
@@ -143,16 +163,16 @@ impl Pass {
         }
     }
 
-    /// The mailboxes of those that are stalled, and whether nobody else is left.
-    pub(super) fn stalled(&self) -> (Vec<Arc<Mailbox>>, bool) {
+    /// Those that are stalled, and whether nobody else is left.
+    pub(super) fn stalled(&self) -> (Vec<Subscriber>, bool) {
         let left = self.joiners.iter().flatten().count();
         let stalled = self.stalled.iter();
-        let mailboxes: Vec<_> = stalled
+        let subscribers: Vec<_> = stalled
             .filter_map(|index| self.joiners.get(*index)?.as_ref())
-            .map(|joiner| Arc::clone(&joiner.subscriber.mailbox))
+            .map(|joiner| joiner.subscriber.clone())
             .collect();
-        let are_all = mailboxes.len() == left;
-        (mailboxes, are_all)
+        let are_all = subscribers.len() == left;
+        (subscribers, are_all)
     }
 
     /// Those that were stalled try again.

@@ -64,7 +64,7 @@ impl Feed {
             tokio::spawn(async move {
                 let mut running = Running::new(&journal.near);
                 while let Some(joiners) = running.next(u64::MAX) {
-                    feed.read_recent(joiners).await;
+                    feed.read_recent(&journal, joiners).await;
                 }
             });
         } else {
@@ -78,8 +78,8 @@ impl Feed {
     }
 
     /// From memory.
-    async fn read_recent(self: &Arc<Self>, joiners: Vec<Joiner>) {
-        let mut pass = Pass::new(self.kind(), joiners);
+    async fn read_recent(self: &Arc<Self>, journal: &Journal, joiners: Vec<Joiner>) {
+        let mut pass = Pass::new(journal.id, self.kind(), joiners);
         while let Some(position) = pass.position() {
             match self.recent(position, CHUNK) {
                 Recent::Older(first) => pass.dismiss_before(first),
@@ -137,7 +137,7 @@ impl Feed {
     /// From the journal, up to what is in memory.
     async fn read_journal(self: &Arc<Self>, journal: &Journal, joiners: Vec<Joiner>) {
         telemetry::journal_read();
-        let mut pass = Pass::new(self.kind(), joiners);
+        let mut pass = Pass::new(journal.id, self.kind(), joiners);
         for turn in 0..PARTS {
             let Some(position) = pass.position() else {
                 return;
@@ -223,8 +223,8 @@ async fn give_part(pass: &mut Pass, part: &JournalPart, are_others_waiting: impl
     loop {
         give(pass, &part.messages).await;
         pass.advance(part.next);
-        let (mailboxes, are_all) = pass.stalled();
-        if mailboxes.is_empty() {
+        let (stalled, are_all) = pass.stalled();
+        if stalled.is_empty() {
             break;
         }
         let patience = match are_all && !are_others_waiting() {
@@ -232,7 +232,9 @@ async fn give_part(pass: &mut Pass, part: &JournalPart, are_others_waiting: impl
             false => PATIENCE_BESIDE_OTHERS,
         };
         let until = later(begun, patience);
-        let rooms = mailboxes.iter().map(|mailbox| Box::pin(mailbox.room()));
+        let rooms = stalled
+            .iter()
+            .map(|stalled| Box::pin(stalled.mailbox.room(stalled.subscription)));
         if timeout_at(until, select_all(rooms)).await.is_err() || Instant::now() >= until {
             break;
         }

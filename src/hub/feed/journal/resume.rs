@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -11,20 +14,27 @@ use tokio::{sync::oneshot, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Journal,
+    Journal, Record,
     pass::{Joiner, Left, Outcome},
 };
 use crate::{
     broker::{
-        BrokerError, Cursor, ExchangeKind, JournalAsk, JournalStart, Message,
+        Bookmark, BrokerError, Cursor, ExchangeKind, JournalAsk, JournalId, JournalStart, Message,
         journal::CURSOR_HEADER, routing,
     },
-    hub::feed::{Feed, Subscriber},
+    hub::{
+        feed::{Feed, Subscriber},
+        mailbox::Acks,
+    },
     telemetry,
 };
 
 /// A client that has caught up within this is told how many messages it had missed.
 const SOON: Duration = Duration::from_secs(2);
+/// The same of one that acknowledges, which it cannot before: few are given to it without.
+const SOON_ACKNOWLEDGED: Duration = Duration::from_millis(200);
+/// How long a client has for the messages before one that is left out.
+const DONE: Duration = Duration::from_secs(30);
 /// How far back the last messages of a pattern are looked for, beyond those in memory.
 const LAST_REACH: u64 = 100_000;
 /// Messages that are looked at in one go.
@@ -56,6 +66,10 @@ pub enum Since {
     Ago(Duration),
     /// The last ones, so many.
     Last(u16),
+    /// From this bookmark on, which the gateway has kept for it.
+    Bookmark(Bookmark),
+    /// Nothing of before.
+    Next,
 }
 
 /// What is to be done if messages are not there any more.
@@ -79,6 +93,8 @@ pub enum Gap {
     Replaced,
     /// The cursor is beyond the end: as before.
     Ahead,
+    /// The next message is larger than this node reads.
+    TooLarge,
 }
 
 /// How many messages a client had missed.
@@ -99,6 +115,8 @@ pub struct Resumed {
     pub missed: Missed,
     /// If there are none: a message that it can come back after.
     pub newest: Option<Cursor>,
+    /// Where its messages begin.
+    pub begin: Bookmark,
 }
 
 /// Headers of a RECEIPT.
@@ -118,6 +136,16 @@ pub enum ResumeError {
 }
 
 impl Resumed {
+    /// The same as [`Resumed::told`], for a client of which no bookmark was known.
+    #[must_use]
+    pub fn told_first(&self) -> Told {
+        let mut told = self.told();
+        if let Some(("resume", outcome)) = told.first_mut() {
+            *outcome = "first".into();
+        }
+        told
+    }
+
     /// The headers of the RECEIPT that tell it.
     #[must_use]
     pub fn told(&self) -> Told {
@@ -154,6 +182,7 @@ impl Gap {
             Self::Expired => "expired",
             Self::Replaced => "replaced",
             Self::Ahead => "ahead",
+            Self::TooLarge => "too-large",
         }
     }
 }
@@ -192,6 +221,9 @@ impl Feed {
         let (_, offsets) = self.matching_before(next, pattern)?;
         let table = self.table.lock();
         let stored = table.record.as_ref()?.ring.at(*offsets.last()?)?;
+        if stored.is_left_out {
+            return None;
+        }
         Some(Cursor::new(journal.id, stored.offset, &stored.message))
     }
 
@@ -221,20 +253,35 @@ impl Feed {
             Err(error) => return Err(error),
         };
         let newest = self.newest(pattern);
+        let begin = match resume.since {
+            Since::After(cursor) if gap.is_none() => Bookmark::After(cursor),
+            Since::Bookmark(bookmark) if gap.is_none() => bookmark,
+            _ => self.bookmark_at(journal, position),
+        };
         let (told, missed) = oneshot::channel();
+        // Whoever asks for whatever is there gets it.
+        let is_strict = resume.on_gap == OnGap::Fail
+            && matches!(resume.since, Since::After(_) | Since::Bookmark(_));
+        let left_out = Arc::<AtomicBool>::default();
         let catching_up = Arc::clone(self).catch_up(
             Arc::clone(journal),
             pattern.into(),
             subscriber.clone(),
-            position,
-            told,
+            (position, is_strict),
+            (told, Arc::clone(&left_out)),
         );
         let handle = AbortOnDropHandle::new(tokio::spawn(catching_up));
-        let missed = match timeout(SOON, missed).await {
+        let soon = match subscriber.mailbox.tracks(subscriber.subscription) {
+            true => SOON_ACKNOWLEDGED,
+            false => SOON,
+        };
+        let missed = match timeout(soon, missed).await {
             Ok(Ok(missed)) => Missed::All(missed),
             // If it has failed, the session ends.
             Ok(Err(_)) | Err(_) => Missed::More,
         };
+        let is_left_out = || left_out.load(Ordering::Relaxed);
+        let gap = gap.or_else(|| is_left_out().then_some(Gap::TooLarge));
         telemetry::resumed(gap.map(Gap::as_str));
         // With it, a client that heard of nothing has a cursor that is not so old.
         let newest = newest.filter(|_| missed == Missed::All(0));
@@ -242,6 +289,7 @@ impl Feed {
             gap,
             missed,
             newest,
+            begin,
         };
         Ok((resumed, handle))
     }
@@ -251,8 +299,8 @@ impl Feed {
         journal: Arc<Journal>,
         pattern: Box<str>,
         subscriber: Subscriber,
-        mut position: u64,
-        told: oneshot::Sender<u64>,
+        (mut position, is_strict): (u64, bool),
+        (told, left_out): (oneshot::Sender<u64>, Arc<AtomicBool>),
     ) {
         let (mut missed, mut is_recent) = (0, true);
         loop {
@@ -264,6 +312,8 @@ impl Feed {
                 missed,
                 done,
                 is_stalled: false,
+                is_strict,
+                left_out: Arc::clone(&left_out),
             };
             self.join(&journal, joiner, is_recent);
             match outcome.await {
@@ -275,8 +325,16 @@ impl Feed {
                 Ok(Outcome::Left(so_far, given, why)) => {
                     (position, missed, is_recent) = (so_far, given, why.is_recent());
                     if why == Left::Full {
-                        subscriber.mailbox.room().await;
+                        subscriber.mailbox.room(subscriber.subscription).await;
                     }
+                }
+                Ok(Outcome::LeftOut(offset)) => {
+                    // What comes before has to be done with, or the client would meet it again.
+                    let done = subscriber.mailbox.done(subscriber.subscription);
+                    let _ = timeout(DONE, done).await;
+                    let problem = gap_problem(Gap::TooLarge, offset.checked_add(1));
+                    subscriber.mailbox.fail(problem);
+                    return;
                 }
                 Ok(Outcome::Failed(problem)) => {
                     subscriber.mailbox.fail(problem);
@@ -307,6 +365,59 @@ impl Feed {
                 self.locate_time(journal, time).await
             }
             Since::Last(count) => self.locate_last(journal, pattern, *count).await,
+            Since::Bookmark(Bookmark::After(cursor)) => self.locate_cursor(journal, cursor).await,
+            Since::Bookmark(Bookmark::At(of, position)) => {
+                self.locate_position(journal, *of, *position).await
+            }
+            Since::Next => Ok(self.remembered().1),
+        }
+    }
+
+    /// A position as a bookmark: after the message before it, if that is in memory, for a message proves
+    /// that the journal is still the same.
+    fn bookmark_at(&self, journal: &Journal, position: u64) -> Bookmark {
+        let table = self.table.lock();
+        bookmark_at(table.record.as_deref(), journal.id, position)
+    }
+
+    /// All that was published so far was given to the subscriber, if it does not catch up.
+    pub(in crate::hub) fn note_given(&self, subscriber: &Subscriber, acks: &Acks) {
+        let Some(journal) = self.journal() else {
+            return;
+        };
+        // With the table locked, so that nothing comes meanwhile.
+        let table = self.table.lock();
+        let record = table.record.as_deref();
+        if let Some(record) = record.filter(|record| !record.holds_back(subscriber))
+            && let Some(next) = record.ring.next()
+        {
+            acks.given_before(bookmark_at(Some(record), journal.id, next));
+        }
+    }
+
+    /// There is no proof that it is still the same journal; but that it has the position.
+    async fn locate_position(
+        &self,
+        journal: &Journal,
+        of: JournalId,
+        position: u64,
+    ) -> Result<u64, ResumeError> {
+        if of != journal.id {
+            return Err(ResumeError::Foreign);
+        }
+        if position > self.remembered().1 {
+            self.host.reach_journal(&self.id).await?;
+            if position > self.remembered().1 {
+                return Err(ResumeError::Gap(Gap::Ahead, None));
+            }
+        }
+        if position >= self.remembered().0 {
+            return Ok(position);
+        }
+        let _turn = journal.questions.acquire().await;
+        match self.first_available().await? {
+            first if first > position => Err(ResumeError::Gap(Gap::Expired, Some(first))),
+            _ => Ok(position),
         }
     }
 
@@ -450,6 +561,14 @@ impl Feed {
             offsets.extend(matching.map(|stored| stored.offset));
         }
         Ok(offsets)
+    }
+}
+
+fn bookmark_at(record: Option<&Record>, journal: JournalId, position: u64) -> Bookmark {
+    let last = record.and_then(|record| record.ring.before(position, 1).pop());
+    match last.filter(|stored| !stored.is_left_out) {
+        Some(stored) => Bookmark::After(Cursor::new(journal, stored.offset, &stored.message)),
+        None => Bookmark::At(journal, position),
     }
 }
 

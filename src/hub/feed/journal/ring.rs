@@ -52,6 +52,25 @@ impl Ring {
         }
     }
 
+    /// Messages of the journal from `start` on, up to the first one that is here, which is still the one
+    /// at `before`. Returns true if all of them found room, and there may be some for more.
+    pub(super) fn prepend(&mut self, start: u64, before: u64, messages: Vec<Stored>) -> bool {
+        if self.next.is_none() || self.first != before {
+            return false;
+        }
+        for stored in messages.into_iter().rev() {
+            let bytes = self.bytes.saturating_add(weight(&stored));
+            if bytes > self.max_bytes {
+                self.first = stored.offset.saturating_add(1);
+                return false;
+            }
+            self.bytes = bytes;
+            self.messages.push_front(stored);
+        }
+        self.first = start;
+        true
+    }
+
     /// There is no message for anybody at this offset, and what comes has larger ones.
     pub(super) fn pass(&mut self, offset: u64) {
         if self.next.is_none() {
@@ -73,6 +92,11 @@ impl Ring {
     /// From this offset on, every message is here.
     pub(super) fn first(&self) -> u64 {
         self.first
+    }
+
+    /// Whether there is room for many more, before the first one.
+    pub(super) fn has_room(&self) -> bool {
+        self.next.is_some() && self.bytes <= self.max_bytes / 2
     }
 
     /// How many messages there are, and their bytes.
@@ -141,6 +165,7 @@ mod tests {
         Stored {
             offset,
             message: Arc::new(message),
+            is_left_out: false,
         }
     }
 
@@ -164,6 +189,24 @@ mod tests {
         assert!(matches!(ring.from(3, 9), Recent::Older(4)));
         assert!(matches!(ring.from(10, 9), Recent::Ahead));
         assert!(ring.at(5).is_some() && ring.at(8).is_none());
+    }
+
+    #[test]
+    fn what_was_before_is_put_before() {
+        let mut ring = Ring::new(weight(&stored(0)) * 4);
+        assert!(!ring.prepend(0, 0, vec![stored(0)]), "nothing is known yet");
+        ring.push(stored(9));
+        assert!(ring.prepend(6, 9, vec![stored(6), stored(8)]));
+        assert!(!ring.prepend(3, 9, vec![stored(3)]), "it went on meanwhile");
+        assert_eq!(ring.first(), 6);
+        // Only the newest of them find room.
+        assert!(!ring.prepend(2, 6, vec![stored(2), stored(3), stored(4)]));
+        assert_eq!((ring.first(), ring.size().0), (4, 4));
+        let Recent::Messages(messages, 10, true) = ring.from(4, 9) else {
+            panic!()
+        };
+        let offsets: Vec<_> = messages.iter().map(|stored| stored.offset).collect();
+        assert_eq!(offsets, [4, 6, 8, 9]);
     }
 
     proptest! {

@@ -71,13 +71,34 @@ impl Fake {
             let offset = stream.messages.last().map_or(0, |last| last.offset + 1);
             let cursor = Cursor::new(id(), offset, &message);
             let message = Arc::new(message);
-            let stored = Stored { offset, message };
+            let stored = Stored {
+                offset,
+                message,
+                is_left_out: false,
+            };
             stream.messages.push(stored.clone());
             (stored, cursor)
         };
         let (stored, cursor) = stored;
         self.sink().store(&feed(), stored);
         cursor
+    }
+
+    /// A message comes that is too large.
+    fn leave_out(&self, key: &str) {
+        let message = Message::new("feed".into(), key.into(), Properties::default(), "".into());
+        let left_out = {
+            let mut stream = self.stream.lock();
+            let offset = stream.messages.last().map_or(0, |last| last.offset + 1);
+            let left_out = Stored {
+                offset,
+                message: Arc::new(message),
+                is_left_out: true,
+            };
+            stream.messages.push(left_out.clone());
+            left_out
+        };
+        self.sink().remember(&feed(), left_out);
     }
 
     fn sink(&self) -> Arc<dyn FeedSink> {
@@ -330,6 +351,78 @@ async fn from_memory_it_costs_the_broker_nothing() {
     scene.with(600..603).await;
     assert_eq!(bodies(&client), numbers(100..603));
     assert_eq!(scene.fake.stream.lock().parts, 0);
+}
+
+/// After a node's start: what was there before is read into memory, for all who come back.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_cursors_after_a_start_cost_few_readings() {
+    let scene = scene(10_000);
+    let cursors = scene.with(0..3_000).await;
+    scene.fake.sink().restart(&feed());
+    scene.with(3_000..3_001).await;
+    sleep(Duration::from_secs(8)).await;
+    let clients: Vec<_> = (0..1_000).map(|_| client(10_000)).collect();
+    let resuming = clients.iter().enumerate().map(|(index, client)| {
+        let resume = after(cursors[2_000 + index]);
+        let scene = &scene;
+        async move { scene.resume(client, &resume).await.unwrap() }
+    });
+    let guards = futures_util::future::join_all(resuming).await;
+    assert!(guards.iter().all(|(_, resumed)| resumed.gap.is_none()));
+    assert_eq!(bodies(&clients[0]), numbers(2_001..3_001));
+    assert_eq!(bodies(&clients[999]), numbers(3_000..3_001));
+    // All that was before, in three parts: none for a cursor.
+    let parts = scene.fake.stream.lock().parts;
+    assert!((1..=3).contains(&parts), "{parts}");
+}
+
+/// No more is read than has room, and once.
+#[tokio::test(start_paused = true)]
+async fn memory_is_filled_to_its_bound() {
+    let scene = scene(2_500);
+    let cursors = scene.with(0..9_000).await;
+    scene.fake.sink().restart(&feed());
+    scene.with(9_000..9_001).await;
+    sleep(Duration::from_secs(30)).await;
+    let parts = scene.fake.stream.lock().parts;
+    assert!((2..=4).contains(&parts), "{parts}");
+    let client = client(20_000);
+    let (_guard, resumed) = scene.resume(&client, &after(cursors[7_000])).await.unwrap();
+    assert_eq!(told(resumed), exact(2_000));
+    assert_eq!(scene.fake.stream.lock().parts, parts);
+}
+
+/// A message that is too large for this node is told to those for whom it is; others go on.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_left_out_is_told() {
+    for in_memory in [3, 10_000] {
+        let scene = scene(in_memory);
+        let cursors = scene.with(0..10).await;
+        scene.fake.leave_out("k");
+        scene.with(10..15).await;
+        scene.fake.leave_out("other");
+        scene.with(15..20).await;
+        let strict = client(1_000);
+        let (_guard, _) = scene.resume(&strict, &after(cursors[4])).await.unwrap();
+        let all = read_on(&strict).await;
+        assert_eq!(all[..5], numbers(5..10));
+        assert!(all[5].contains("too-large"), "{all:?}");
+        let since = Since::After(cursors[4]);
+        for (since, on_gap) in [(since, OnGap::Next), (Since::First, OnGap::Fail)] {
+            let client = client(1_000);
+            let resume = Resume { since, on_gap };
+            let (_guard, resumed) = scene.resume(&client, &resume).await.unwrap();
+            assert_eq!(resumed.gap, Some(Gap::TooLarge));
+            assert!(read_on(&client).await.ends_with(&numbers(8..20)));
+        }
+        let ask = HistoryAsk {
+            pattern: "k",
+            since,
+            limit: 100,
+        };
+        let page = scene.hub.history("feed", &ask).await.unwrap();
+        assert_eq!((page.messages.len(), page.left_out), (15, 1));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     broker::{
-        BrokerError, JournalAsk, JournalId, JournalPart, JournalStart,
+        BrokerError, JournalAsk, JournalId, JournalPart, JournalStart, Stored,
         amqp::{feed::Shared, link::late, reader::DeliveryTaker, wire},
         journal::{OFFSET_HEADER, stored, stream_of},
     },
@@ -144,8 +144,13 @@ impl DeliveryTaker for PartTaker {
             part.first = offset;
         }
         part.next = offset.saturating_add(1);
-        if !is_own(&delivery) && matches!(delivery.body, Body::Whole(_)) {
-            let stored = stored(wire::message(delivery), self.journal, offset);
+        if !is_own(&delivery) {
+            // Whoever wants one that is too large is told.
+            let is_left_out = matches!(delivery.body, Body::TooLarge(_));
+            let stored = Stored {
+                is_left_out,
+                ..stored(wire::message(delivery), self.journal, offset)
+            };
             self.bytes = self.bytes.saturating_add(stored.message.weight());
             part.messages.push(stored);
         }

@@ -11,7 +11,7 @@ use hashbrown::DefaultHashBuilder;
 use super::Side;
 use crate::{
     broker::{
-        FeedId, FeedSink, JournalId,
+        FeedId, FeedSink, JournalId, Stored,
         amqp::{
             feed::{Shared, sentinel::Sentinel, taker::interrupted},
             whole, wire,
@@ -115,7 +115,12 @@ impl Journaled {
             return self.sink.pass(&self.id, offset);
         }
         if let Body::TooLarge(size) = delivery.body {
-            self.sink.pass(&self.id, offset);
+            // For those who are away and come back.
+            let left_out = Stored {
+                is_left_out: true,
+                ..stored(wire::message(delivery), self.journal, offset)
+            };
+            self.sink.remember(&self.id, left_out);
             let reason = format!("a message of {size} bytes exceeds feed.max_length_bytes");
             return interrupted(&*self.sink, &self.id, &reason);
         }

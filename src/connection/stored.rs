@@ -1,0 +1,155 @@
+//! Bookmarks of clients in journals: where a client goes on that has acknowledged.
+//!
+//! A bookmark moves with every acknowledgement, and is kept a moment after it has moved, whatever number of
+//! acknowledgements that was. So the last moment's messages come again after a node was killed.
+
+use std::{sync::Arc, time::Duration};
+
+use stomp_session::{Problem, SubscriptionId};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::context::Identity;
+use crate::{
+    broker::Bookmark,
+    deadline::{after, later},
+    hub::{Acks, Given, Mailbox},
+    messaging::{Holder, SequenceStore},
+};
+
+/// Acknowledgements of so long are kept together.
+const GATHERED: Duration = Duration::from_secs(1);
+/// A client for which nothing comes has moved on: how soon that is kept first, and how often then.
+const FIRST_LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(600);
+/// How long a bookmark is tried to be kept whose subscription has ended.
+const LAST_TRIES: Duration = Duration::from_secs(10);
+
+/// What a bookmark is kept by.
+pub(super) struct Keeper {
+    store: Arc<dyn SequenceStore>,
+    holder: Holder,
+    name: Box<str>,
+}
+
+/// A subscription whose bookmark is kept. When it is dropped, the bookmark is kept for the last time.
+pub(super) struct Kept {
+    acks: Arc<Acks>,
+    mailbox: Arc<Mailbox>,
+    subscription: SubscriptionId,
+    /// While it is there, the subscription is.
+    alive: Option<oneshot::Sender<()>>,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        store: &Arc<dyn SequenceStore>,
+        identity: &Identity,
+        exchange: &str,
+        pattern: &str,
+    ) -> Self {
+        let device = identity.device_id().unwrap_or_default();
+        Self {
+            store: Arc::clone(store),
+            holder: identity.holder(),
+            name: format!("{device}\n{exchange}\n{pattern}").into(),
+        }
+    }
+
+    /// The bookmark, if one is known.
+    ///
+    /// # Errors
+    /// The store is away.
+    pub(super) async fn find(&self) -> Result<Option<Bookmark>, Problem> {
+        let known = self.store.bookmark(&self.holder, &self.name).await?;
+        // One that cannot be read is none.
+        Ok(known.and_then(|text| text.parse().ok()))
+    }
+
+    /// Keeps the bookmark where the client begins, of which nothing was known.
+    ///
+    /// # Errors
+    /// As [`Keeper::find`].
+    pub(super) async fn begin(&self, bookmark: Bookmark) -> Result<(), Problem> {
+        self.keep(bookmark).await.map_err(Problem::from)
+    }
+
+    async fn keep(&self, bookmark: Bookmark) -> Result<(), crate::messaging::SequenceError> {
+        let bookmark = bookmark.to_string();
+        self.store
+            .keep_bookmark(&self.holder, &self.name, &bookmark)
+            .await
+    }
+
+    /// Keeps bookmarks until the subscription has ended.
+    async fn run(self, acks: Arc<Acks>, given: Given, mut alive: oneshot::Receiver<()>) {
+        let mut look = after(FIRST_LOOK);
+        loop {
+            let is_over = tokio::select! {
+                _ = &mut alive => true,
+                () = acks.moved() => tokio::select! {
+                    _ = &mut alive => true,
+                    () = sleep(GATHERED) => false,
+                },
+                () = sleep_until(look) => {
+                    look = later(Instant::now(), LOOK);
+                    given.note(&acks);
+                    false
+                }
+            };
+            if is_over {
+                return self.keep_last(&acks).await;
+            }
+            if let Some(bookmark) = acks.take()
+                && self.keep(bookmark).await.is_err()
+            {
+                // The next one is as good; and there is one at the end.
+                acks.put_back();
+            }
+        }
+    }
+
+    async fn keep_last(&self, acks: &Acks) {
+        let end = after(LAST_TRIES);
+        while let Some(bookmark) = acks.take() {
+            if self.keep(bookmark).await.is_ok() || Instant::now() >= end {
+                return;
+            }
+            acks.put_back();
+            sleep(GATHERED).await;
+        }
+    }
+}
+
+impl Kept {
+    /// Before the subscription: all its messages are to be acknowledged.
+    pub(super) fn begin(limit: u16, mailbox: &Arc<Mailbox>, subscription: SubscriptionId) -> Self {
+        let acks = Acks::new(limit, mailbox);
+        mailbox.track(subscription, &acks);
+        Self {
+            acks,
+            mailbox: Arc::clone(mailbox),
+            subscription,
+            alive: None,
+        }
+    }
+
+    /// The subscription is there.
+    pub(super) fn run(&mut self, keeper: Keeper, given: Given) {
+        let (sender, alive) = oneshot::channel();
+        self.alive = Some(sender);
+        tokio::spawn(keeper.run(Arc::clone(&self.acks), given, alive));
+    }
+
+    pub(super) fn acks(&self) -> &Arc<Acks> {
+        &self.acks
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.mailbox.untrack(self.subscription);
+    }
+}
