@@ -220,6 +220,10 @@ impl Operations {
                 let (queue, request) = self.replies(name, made, session, &mapping)?;
                 return Ok(Task::Ask(asking, request, queue));
             }
+            Sent::History(asked) => {
+                let subscription = session.open_replies(&asked.reply_to)?;
+                return Ok(Task::History(asked, subscription));
+            }
             Sent::Message(sending) => sending,
         };
         // A frame of a transaction has its receipt, and that of its COMMIT, to wait for.
@@ -414,7 +418,11 @@ impl Operations {
                     declared,
                     replies,
                     is_repeat,
+                    told,
                 } = handed;
+                if let Some(told) = told {
+                    session.tell_in_receipt(operation, told);
+                }
                 if is_repeat {
                     // Nothing comes back.
                     self.forget_echoes(operation);

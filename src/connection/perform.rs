@@ -149,7 +149,7 @@ fn publish_spans(tasks: &[Task], context: &Context) -> VecDeque<Option<TraceSpan
     }
     let spans = tasks.iter().filter_map(|task| match task {
         Task::Publish(sending, _) => Some(publish_span(&sending.publish, context)),
-        Task::Settle(..) | Task::Say(_) | Task::Ask(..) => None,
+        Task::Settle(..) | Task::Say(_) | Task::Ask(..) | Task::History(..) => None,
     });
     spans.collect()
 }
@@ -411,7 +411,7 @@ fn goal(context: &Context, tasks: &[Task]) -> Option<String> {
             let goal = Destination::of_message(&publish.exchange, &publish.routing_key, topics);
             Some(goal.to_string())
         }
-        Task::Settle(..) | Task::Say(_) | Task::Ask(..) => None,
+        Task::Settle(..) | Task::Say(_) | Task::Ask(..) | Task::History(..) => None,
     })
 }
 
@@ -429,6 +429,9 @@ async fn hand_over(
             if let Some((_, request)) = replies {
                 permissions.consume(request).await?;
             }
+        }
+        if let Task::History(asked, _) = task {
+            permissions.listen(&asked.exchange, &asked.pattern).await?;
         }
         let Task::Publish(sending, replies) = task else {
             continue;
@@ -464,6 +467,7 @@ async fn hand_over(
         is_repeat: false,
         declared: Vec::new(),
         replies: Vec::new(),
+        told: None,
     };
     for task in tasks {
         match task {
@@ -505,6 +509,14 @@ async fn hand_over(
                 let answer = rooms::answer(context, identity, *asking, queue).await?;
                 let confirm = identity.vhost.publish(answer).await?;
                 handed.confirms.push(Awaited::Broker(confirm));
+            }
+            Task::History(asked, subscription) => {
+                let (ask, mailbox) = (asked.ask(), context.guard.mailbox());
+                let for_client = (mailbox, subscription);
+                let giving = identity
+                    .vhost
+                    .give_history(&asked.exchange, &ask, for_client);
+                handed.told = Some(giving.await?.told());
             }
             Task::Settle(
                 consumer,

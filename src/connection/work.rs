@@ -21,7 +21,7 @@ use super::{
     ahead::{self, Ahead},
     context::{Context, Identity},
     echo::Echoes,
-    mapping::{Asking, Sending},
+    mapping::{Asking, LookBack, Sending},
     route::{Dedicated, Route},
 };
 use crate::{
@@ -105,6 +105,8 @@ pub(super) struct Handed {
     pub(super) declared: Vec<QueueSpec>,
     /// Queues for replies that were made.
     pub(super) replies: Vec<(SubscriptionId, Route)>,
+    /// What the receipt says besides.
+    pub(super) told: Option<Told>,
 }
 
 impl Handed {
@@ -115,6 +117,7 @@ impl Handed {
             is_repeat: true,
             declared: Vec::new(),
             replies: Vec::new(),
+            told: None,
         }
     }
 }
@@ -138,6 +141,8 @@ pub(super) enum Task {
     /// Answer who is in a room, into the queue of that name; with the queue to be made before, if it
     /// does not exist yet.
     Ask(Box<Asking>, Option<(SubscriptionId, Consume)>, Box<str>),
+    /// Give the client messages that a journal has kept.
+    History(Box<LookBack>, SubscriptionId),
 }
 
 /// The actions whose questions may be asked ahead. Behind a renewal the answers may be others.

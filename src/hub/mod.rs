@@ -32,8 +32,8 @@ use tokio_util::task::AbortOnDropHandle;
 pub use config::{MailboxConfig, Overflow};
 pub use destinations::{Destination, Destinations};
 pub use feed::{
-    FeedStatus, Gap, Given, History, HistoryAsk, JournalStatus, Missed, OnGap, Resume, ResumeError,
-    Resumed, SharedSubscription, Since, Told,
+    FeedStatus, Gap, Given, History, HistoryAsk, HistoryGiven, JournalStatus, Missed, OnGap,
+    Resume, ResumeError, Resumed, SharedSubscription, Since, Told,
 };
 pub use mailbox::{Acks, DedicatedSink, Item, Mailbox, Parcel, Settling};
 pub use vhosts::{EnterError, VhostStatus, Vhosts};
@@ -286,6 +286,21 @@ impl Hub {
             bound.wait().await?;
         }
         feed.history(&HistoryAsk { pattern, ..*ask }).await
+    }
+
+    /// The same, for a client: the messages go into its mailbox, for as long as there is room for
+    /// messages of the past. A page may end before its limit.
+    ///
+    /// # Errors
+    /// As [`Hub::subscribe_from`].
+    pub async fn give_history(
+        &self,
+        exchange: &str,
+        ask: &HistoryAsk<'_>,
+        (mailbox, subscription): (&Arc<Mailbox>, SubscriptionId),
+    ) -> Result<HistoryGiven, ResumeError> {
+        let page = self.history(exchange, ask).await?;
+        Ok(page.give(ask, mailbox, subscription).await)
     }
 
     /// The feed for a pattern of an exchange, and the pattern in the feed. `None`: only the broker can

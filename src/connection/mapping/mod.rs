@@ -6,6 +6,7 @@
 
 mod asking;
 mod fields;
+mod looking_back;
 pub(super) mod numbering;
 pub(super) mod presence;
 mod properties;
@@ -28,6 +29,7 @@ use crate::messaging::Once;
 use crate::presence::Status;
 pub use asking::Asking;
 use fields::Fields;
+pub use looking_back::LookBack;
 
 impl From<DestinationError> for Problem {
     fn from(error: DestinationError) -> Self {
@@ -105,6 +107,8 @@ pub enum Sent {
     Ask(Box<Asking>),
     /// A message to publish.
     Message(Box<Sending>),
+    /// A question for messages that a journal has kept.
+    History(Box<LookBack>),
 }
 
 /// The request of a SEND frame to the broker.
@@ -123,7 +127,8 @@ pub struct Sending {
 }
 
 /// The meaning of a SEND frame to `destination`. If presence is on, `/presence` is no exchange or
-/// queue: a client sets its status there, and asks who is in rooms behind it.
+/// queue: a client sets its status there, and asks who is in rooms behind it. Nor is `/history`, if
+/// there are journals.
 ///
 /// # Errors
 /// As [`publish`]; and [`Problem::MissingHeader`], [`Problem::InvalidHeader`]: no such status.
@@ -143,6 +148,10 @@ pub fn send(
         numbering::refuse(headers, context)?;
         let asking = asking::ask(rest, headers, context)?;
         return Ok(Sent::Ask(Box::new(asking)));
+    }
+    if context.journals && destination == looking_back::DESTINATION {
+        numbering::refuse(headers, context)?;
+        return looking_back::read(headers, context).map(|asked| Sent::History(Box::new(asked)));
     }
     let destination = Destination::parse(destination)?;
     let sending = publish(&destination, headers, body, context)?;

@@ -17,8 +17,8 @@ use stomp_session::{Problem, SubscriptionId};
 use tokio::{sync::watch, time::Instant};
 
 pub use self::journal::{
-    Gap, History, HistoryAsk, JournalStatus, Missed, OnGap, Resume, ResumeError, Resumed, Since,
-    Told,
+    Gap, History, HistoryAsk, HistoryGiven, JournalStatus, Missed, OnGap, Resume, ResumeError,
+    Resumed, Since, Told,
 };
 pub use self::subscription::{Given, SharedSubscription};
 pub(super) use self::{

@@ -94,3 +94,140 @@ async fn what_is_wrong_is_said() {
         client = house.tcp().await;
     }
 }
+
+/// A client's question for a page; the RECEIPT, and the messages.
+async fn look_back(client: &mut StompClient, headers: &[(&str, &str)]) -> (Frame, Vec<String>) {
+    let own = [("destination", "/history"), ("receipt", "page")];
+    let mut frame = Frame::new(Command::Send);
+    for (name, value) in own.iter().chain(headers) {
+        frame.headers.push(name, value);
+    }
+    client.send(&frame).await;
+    let (mut receipt, mut messages) = (None::<Frame>, Vec::new());
+    loop {
+        if let Some(receipt) = &receipt {
+            let count = receipt.headers.get("messages");
+            if count.is_none_or(|count| count.parse() == Ok(messages.len())) {
+                return (receipt.clone(), messages);
+            }
+        }
+        let next = client.expect_frame().await;
+        match next.command {
+            Command::Message => {
+                let name = next.headers.get("subscription");
+                assert_eq!(name, Some("/temp-queue/page"), "{next:?}");
+                messages.push(told(&next).0);
+            }
+            _ => receipt = Some(next),
+        }
+    }
+}
+
+const PAGE: [(&str, &str); 3] = [
+    ("exchange", FEED),
+    ("key", "user_alice"),
+    ("reply-to", "/temp-queue/page"),
+];
+
+#[tokio::test]
+async fn clients_look_back_page_by_page() {
+    for settings in [kept, forgetful] {
+        let house = house(settings).await;
+        is_bound(&house).await;
+        house.push(numbers(0..25)).await;
+        house.vhost.publish(FEED, "user_bob", ["x"]).await;
+        let mut client = house.ws().await;
+        let (mut heard, mut after) = (Vec::new(), None::<String>);
+        let next = loop {
+            let mut headers = PAGE.to_vec();
+            headers.push(("limit", "10"));
+            headers.extend(after.as_deref().map(|after| ("after", after)));
+            let (receipt, messages) = look_back(&mut client, &headers).await;
+            heard.extend(messages);
+            let next = receipt.headers.get("next").unwrap().to_owned();
+            if receipt.headers.get("has-more") == Some("false") {
+                break next;
+            }
+            after = Some(next);
+        };
+        assert_eq!(heard, numbers(0..25));
+        house.push(["25"]).await;
+        let (_, missed) = subscribe(&mut client, &[("resume-after", &next)]).await;
+        assert_eq!(bodies(&missed), ["25"]);
+    }
+}
+
+/// A page is no more than a mailbox has room for, whatever its limit.
+#[tokio::test]
+async fn a_page_ends_where_the_client_has_no_room() {
+    let house = house(|builder| kept(builder).set("mailbox.max_messages", "20")).await;
+    is_bound(&house).await;
+    house.push(numbers(0..50)).await;
+    let mut client = house.tcp().await;
+    let (mut heard, mut after) = (Vec::new(), None::<String>);
+    while heard.len() < 50 {
+        let mut headers = PAGE.to_vec();
+        headers.extend(after.as_deref().map(|after| ("after", after)));
+        let (receipt, messages) = look_back(&mut client, &headers).await;
+        assert!((1..=20).contains(&messages.len()), "{receipt:?}");
+        heard.extend(messages);
+        after = Some(receipt.headers.get("next").unwrap().to_owned());
+    }
+    assert_eq!(heard, numbers(0..50));
+}
+
+#[tokio::test]
+async fn questions_of_clients_that_cannot_be_answered_are_refused() {
+    let house = house(kept).await;
+    is_bound(&house).await;
+    for (instead, message) in [
+        (("exchange", ""), "Invalid header"),
+        (("reply-to", "/queue/mine"), "Invalid header"),
+        (("limit", "0"), "Invalid header"),
+        (("limit", "1001"), "Invalid header"),
+        (("after", "x"), "Invalid header"),
+        (("after", "00000000-5-00000000"), "foreign cursor"),
+        (("exchange", "amq.topic"), "no journal"),
+        (("transaction", "t"), "Invalid header"),
+    ] {
+        let mut client = house.tcp().await;
+        if instead.0 == "transaction" {
+            let begin = Frame::new(Command::Begin).with_header("transaction", "t");
+            client.send(&begin).await;
+        }
+        let others = PAGE.iter().filter(|(name, _)| *name != instead.0);
+        let headers: Vec<_> = others.copied().chain([instead]).collect();
+        let (refused, _) = if instead.0 == "transaction" {
+            let mut frame = Frame::new(Command::Send).with_header("destination", "/history");
+            for (name, value) in &headers {
+                frame.headers.push(name, value);
+            }
+            client.send(&frame).await;
+            let commit = Frame::new(Command::Commit).with_header("transaction", "t");
+            client.send(&commit).await;
+            (client.expect_frame().await, Vec::<String>::new())
+        } else {
+            look_back(&mut client, &headers).await
+        };
+        let told = refused.headers.get("message");
+        assert_eq!(told, Some(message), "{instead:?}: {refused:?}");
+    }
+    // The right is that of a subscription.
+    house.hook.rule(|asked| {
+        let is_topic = asked.call == testkit::Call::Topic;
+        is_topic.then_some(testkit::Answer::Deny)
+    });
+    let mut client = house.tcp().await;
+    let (refused, messages) = look_back(&mut client, &PAGE).await;
+    let told = refused.headers.get("message");
+    assert_eq!(
+        (told, messages.len()),
+        (Some("access_refused"), 0),
+        "{refused:?}"
+    );
+    // Without a journal it is no destination.
+    let house = House::open().await;
+    let mut client = house.tcp().await;
+    let (refused, _) = look_back(&mut client, &PAGE).await;
+    assert_eq!(refused.command, Command::Error);
+}

@@ -1,11 +1,17 @@
 //! Messages of a journal without a subscription: a page at a time.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use super::{ResumeError, Since, resume::hears, ring::Recent};
+use stomp_session::SubscriptionId;
+use tokio::time::timeout;
+
+use super::{ResumeError, Since, Told, resume::hears, ring::Recent};
 use crate::{
-    broker::{Cursor, JournalAsk, JournalStart, Stored},
-    hub::feed::Feed,
+    broker::{Cursor, JournalAsk, JournalStart, Stored, journal::CURSOR_HEADER},
+    hub::{
+        feed::Feed,
+        mailbox::{Mailbox, Offer},
+    },
 };
 
 /// Messages that are looked at for one page, at most: one that finds less says where to go on.
@@ -14,6 +20,9 @@ const LOOKS: usize = 20_000;
 const PART: usize = 1_000;
 /// A page ends with the message that reaches so many bytes.
 const PAGE_BYTES: usize = 4 << 20;
+
+/// How long a page waits for its client to read the last one.
+const ROOM: Duration = Duration::from_secs(5);
 
 /// A question for a page.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +46,75 @@ pub struct History {
     pub has_more: bool,
     /// Messages that are missing, for they are larger than this node reads.
     pub left_out: usize,
+}
+
+/// What a client is told of a page that went into its mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryGiven {
+    /// Messages of the page.
+    pub messages: usize,
+    /// Where the next page begins; `None`: there was nothing to look at.
+    pub next: Option<Cursor>,
+    /// Whether there was more to look at, or to give.
+    pub has_more: bool,
+    /// As [`History::left_out`].
+    pub left_out: usize,
+}
+
+impl HistoryGiven {
+    /// The headers of the RECEIPT that tell it.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        let mut told: Vec<(&'static str, Box<str>)> = vec![
+            ("messages", self.messages.to_string().into()),
+            ("has-more", self.has_more.to_string().into()),
+        ];
+        told.extend(self.next.map(|next| ("next", next.to_string().into())));
+        if self.left_out > 0 {
+            told.push(("left-out", self.left_out.to_string().into()));
+        }
+        told.into()
+    }
+}
+
+impl History {
+    /// Puts its messages into a client's mailbox, for as long as there is room: a page may end sooner.
+    pub(in crate::hub) async fn give(
+        self,
+        ask: &HistoryAsk<'_>,
+        mailbox: &Mailbox,
+        subscription: SubscriptionId,
+    ) -> HistoryGiven {
+        let mut given = HistoryGiven {
+            messages: 0,
+            next: match ask.since {
+                Since::After(cursor) => Some(cursor),
+                _ => None,
+            },
+            has_more: true,
+            left_out: 0,
+        };
+        for stored in &self.messages {
+            let mut offer = mailbox.offer(subscription, &stored.message);
+            if offer == Offer::Full && given.messages == 0 {
+                // A page that the client asks for as soon as it has the last one.
+                let _ = timeout(ROOM, mailbox.room(subscription)).await;
+                offer = mailbox.offer(subscription, &stored.message);
+            }
+            if offer != Offer::Taken {
+                return given;
+            }
+            given.messages = given.messages.saturating_add(1);
+            let cursor = stored.message.header(CURSOR_HEADER);
+            given.next = cursor.and_then(|cursor| cursor.parse().ok());
+        }
+        HistoryGiven {
+            messages: given.messages,
+            next: self.next,
+            has_more: self.has_more,
+            left_out: self.left_out,
+        }
+    }
 }
 
 impl Feed {

@@ -32,7 +32,7 @@ use self::{checking::Checks, pass::Joiner, ring::Ring};
 use super::{Feed, Subscriber};
 use crate::broker::{JournalConfig, JournalId, Stored};
 
-pub use self::history::{History, HistoryAsk};
+pub use self::history::{History, HistoryAsk, HistoryGiven};
 pub use resume::{Gap, Missed, OnGap, Resume, ResumeError, Resumed, Since, Told};
 
 /// What a feed has more whose messages a journal keeps.
