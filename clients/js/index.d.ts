@@ -90,6 +90,8 @@ export interface Resume {
   gap?: 'next' | 'earliest' | 'fail';
   /** `sessionStorage`, `localStorage`, or the like: a reload of the page misses nothing either. */
   storage?: Pick<Storage, 'getItem' | 'setItem'>;
+  /** Where a subscription without a cursor begins: `{ last: 50 }` messages, or `{ since: '2h' }`. By default with new ones. */
+  begin?: { last?: number | string } | { since?: string };
   /** The name in `storage`. By default of `headers.login` and the destination; needed where there is no login. */
   key?: string;
 }

@@ -5,13 +5,15 @@ import { Problem } from './advice.js';
 
 const MARGIN = 10_000; // milliseconds by which the servers' clocks may differ
 const GAPS = ['next', 'earliest', 'fail'];
+const BEGINNINGS = ['last', 'since'];
 const CURSOR = /^[!-~]{1,200}$/; // it is opaque; what is none of this was not written by us
 
-/** Headers by which a subscription gets a queue of its own, which no journal has a part in. */
-const OF_QUEUES = ['durable', 'auto-delete', 'exclusive', 'persistent', 'prefetch-count', 'x-queue-name', 'redeliver'];
+/** Headers that no journal goes with: of subscriptions with a queue of their own, or that skip messages. */
+const OTHERS = ['durable', 'auto-delete', 'exclusive', 'persistent', 'prefetch-count', 'x-queue-name', 'redeliver', 'conflate'];
 
 export class Progress {
   #gap;
+  #begin; // headers of the first SUBSCRIBE, where there is no cursor
   #storage;
   #key;
   #cursor; // of the last message
@@ -22,12 +24,15 @@ export class Progress {
 
   /** `wish`: the option `resume`. `owner` names the user and the destination. `onFault(problem)`: the storage failed. */
   constructor(wish, headers, owner, onFault) {
-    const { gap = 'next', storage, key = owner } = wish === true ? {} : wish;
-    const other = OF_QUEUES.find((name) => headers[name] !== undefined);
+    const { gap = 'next', storage, key = owner, begin = {} } = wish === true ? {} : wish;
+    const other = OTHERS.find((name) => headers[name] !== undefined);
     if (other || (headers.ack ?? 'auto') !== 'auto') throw new TypeError(`with resume, a subscription has no header ${other ?? 'ack'}`);
     if (!GAPS.includes(gap)) throw new TypeError(`resume.gap is one of ${GAPS.join(', ')}, not ${gap}`);
     if (storage && !key) throw new TypeError('resume.key is missing: without headers.login, the user is not known');
+    const wrong = Object.keys(begin).find((name) => !BEGINNINGS.includes(name));
+    if (wrong) throw new TypeError(`resume.begin has ${BEGINNINGS.join(' or ')}, not ${wrong}`);
     this.#gap = gap;
+    this.#begin = Object.fromEntries(Object.entries(begin).map(([name, value]) => [name, String(value)]));
     this.#storage = storage;
     this.#key = key;
     this.#onFault = onFault;
@@ -43,7 +48,7 @@ export class Progress {
     }
     if (this.#at === undefined) {
       this.#asked = { with: undefined, at };
-      return {};
+      return this.#begin;
     }
     this.#asked = { with: 'time', at };
     return this.#isUnkept ? {} : { since: `${Math.ceil((Math.max(0, at - this.#at) + MARGIN) / 1_000)}s` };
@@ -79,6 +84,7 @@ export class Progress {
     if (gap === undefined && code !== 'invalid-header') return undefined;
     this.#cursor = undefined;
     this.#at = undefined;
+    this.#begin = {};
     this.#isUnkept = code === 'no-journal';
     this.#save();
     return code === 'resume-gap' && this.#gap === 'fail' ? undefined : gap;

@@ -94,6 +94,25 @@ test('it comes back behind the last message', async (context) => {
   assert.deepEqual(told.slice(-2), ['missed more', 'live again']);
 });
 
+test('it begins with history, once', async (context) => {
+  const { told } = await asked(context, { begin: { last: 50 } });
+  assert.deepEqual(wish(), { last: '50' });
+  message('one', 'a-1-b');
+  await receipt({ resume: 'exact', missed: '1' });
+  assert.deepEqual(told, ['one', 'live'], 'a page that begins has missed nothing');
+  await again(context);
+  assert.deepEqual(wish(), { 'resume-after': 'a-1-b', 'resume-gap': 'next' });
+  await receipt({ resume: 'exact', missed: '0' });
+  assert.deepEqual(told.slice(-2), ['missed 0', 'live again']);
+});
+
+test('where there is no history, it comes back by time', async (context) => {
+  await asked(context, { begin: { last: 50 } });
+  await receipt({ resume: 'exact', missed: '0' });
+  await again(context);
+  assert.deepEqual(wish(), { since: '50s' });
+});
+
 test('without the option nothing is asked for', async (context) => {
   const { told } = await asked(context, undefined);
   await receipt();
@@ -293,6 +312,8 @@ test('wishes that cannot be are mistakes', async (context) => {
     [{ resume: true, headers: { ack: 'client' } }, /no header ack/],
     [{ resume: true, headers: { durable: 'true' } }, /no header durable/],
     [{ resume: { gap: 'ignore' } }, /resume.gap/],
+    [{ resume: { begin: { first: true } } }, /resume.begin has last or since/],
+    [{ resume: true, headers: { conflate: 'latest' } }, /no header conflate/],
   ]) assert.throws(() => client.subscribe(FEED, () => {}, options), words);
   const nobody = new StentorClient({ Stomp: Client, url: 'ws://test/ws' });
   assert.throws(() => nobody.subscribe(FEED, () => {}, { resume: { storage: storage() } }), /resume.key/);
