@@ -213,7 +213,7 @@ pub fn passes_for(name: &str, names: &[&str]) -> bool {
 }
 
 /// Headers that say something of the frame itself; AMQP headers of these names are left out.
-const OWN_HEADERS: [&str; 8] = [
+const OWN_HEADERS: [&str; 9] = [
     "destination",
     "subscription",
     "message-id",
@@ -222,6 +222,7 @@ const OWN_HEADERS: [&str; 8] = [
     "content-length",
     "receipt-id",
     DROPPED_HEADER,
+    CONFLATED_HEADER,
 ];
 
 fn of_version<T>(each: &[T; Version::ALL.len()], version: Version) -> &T {
@@ -250,6 +251,10 @@ pub const USER_HEADER: &str = "x-stomp-user";
 /// The header of a MESSAGE frame that tells how many messages before it were dropped; the gateway
 /// sets it, never the sender.
 pub const DROPPED_HEADER: &str = "x-dropped";
+
+/// The header of a MESSAGE frame that tells how many older messages of its key it stands for, besides
+/// itself; the gateway sets it, never the sender.
+pub const CONFLATED_HEADER: &str = "x-conflated";
 
 #[cfg(test)]
 mod tests {

@@ -33,7 +33,7 @@ pub use journal::{
 };
 pub use keys::{KeyLimits, TooManyHashes, TooManyWords};
 pub(crate) use kinds::{KnownKind, KnownKinds};
-pub use message::{DROPPED_HEADER, Delivery, Message, USER_HEADER, passes_for};
+pub use message::{CONFLATED_HEADER, DROPPED_HEADER, Delivery, Message, USER_HEADER, passes_for};
 pub use properties::Properties;
 pub(crate) use properties::for_each_property;
 pub use routing::ExchangeKind;

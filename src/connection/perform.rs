@@ -201,6 +201,7 @@ async fn open(
         pattern,
         resume,
         stored,
+        conflate,
     } = &plan
     {
         Permissions::with(context, identity, answers)
@@ -231,12 +232,21 @@ async fn open(
         }
         // Before the client is served: it has what comes after.
         let newest = identity.vhost.newest(exchange, pattern);
-        let shared = identity
-            .vhost
-            .subscribe(exchange, pattern, mailbox, subscribe.subscription)
-            .await;
-        if let Some(shared) = shared? {
-            let stay = Stay::enter(context, identity, (exchange, pattern)).await?;
+        let (vhost, id) = (&identity.vhost, subscribe.subscription);
+        let source = (&**exchange, &**pattern);
+        let shared = match *conflate {
+            None => vhost.subscribe(exchange, pattern, mailbox, id).await?,
+            Some(_) if vhost.has_journal(exchange) => {
+                return Err(mapping::conflating::no_journal());
+            }
+            Some(conflate) => {
+                vhost
+                    .subscribe_conflated(source, conflate, mailbox, id)
+                    .await?
+            }
+        };
+        if let Some(shared) = shared {
+            let stay = Stay::enter(context, identity, source).await?;
             context.note_right(subscribe.subscription, right);
             let route = Route::Shared {
                 kept: None,

@@ -17,7 +17,7 @@ use super::{
     under_way::UnderWay,
 };
 use crate::{
-    broker::{DROPPED_HEADER, Message},
+    broker::{CONFLATED_HEADER, DROPPED_HEADER, Message},
     deadline::later,
     hub::{Item, Parcel},
     telemetry,
@@ -272,6 +272,10 @@ impl Writer {
         if parcel.dropped > 0 {
             let dropped = format!("{DROPPED_HEADER}:{}\n", parcel.dropped);
             turn.head.extend_from_slice(dropped.as_bytes());
+        }
+        if parcel.conflated > 0 {
+            let conflated = format!("{CONFLATED_HEADER}:{}\n", parcel.conflated);
+            turn.head.extend_from_slice(conflated.as_bytes());
         }
         self.message(&parcel.message, &turn.head, link, session, context);
         if !parcel.is_past {

@@ -35,7 +35,7 @@ pub use feed::{
     FeedStatus, Gap, Given, History, HistoryAsk, HistoryGiven, JournalStatus, Missed, OnGap,
     Resume, ResumeError, Resumed, SharedSubscription, Since, Told,
 };
-pub use mailbox::{Acks, DedicatedSink, Item, Mailbox, Parcel, Settling};
+pub use mailbox::{Acks, Conflate, DedicatedSink, Item, Mailbox, Parcel, Settling};
 pub use vhosts::{EnterError, VhostStatus, Vhosts};
 
 use self::{
@@ -214,6 +214,34 @@ impl Hub {
         mailbox: &Arc<Mailbox>,
         subscription: SubscriptionId,
     ) -> Result<Option<SharedSubscription>, BrokerError> {
+        let source = (exchange, pattern);
+        self.subscribe_to(source, None, mailbox, subscription).await
+    }
+
+    /// Subscribes as [`Hub::subscribe`] does; of the messages that wait for their client, only the
+    /// newest of each key stay.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn subscribe_conflated(
+        &self,
+        source: (&str, &str),
+        conflate: Conflate,
+        mailbox: &Arc<Mailbox>,
+        subscription: SubscriptionId,
+    ) -> Result<Option<SharedSubscription>, BrokerError> {
+        let conflate = Some(conflate);
+        self.subscribe_to(source, conflate, mailbox, subscription)
+            .await
+    }
+
+    async fn subscribe_to(
+        &self,
+        (exchange, pattern): (&str, &str),
+        conflate: Option<Conflate>,
+        mailbox: &Arc<Mailbox>,
+        subscription: SubscriptionId,
+    ) -> Result<Option<SharedSubscription>, BrokerError> {
         let Some((feed, pattern)) = self.feed(exchange, pattern).await? else {
             return Ok(None);
         };
@@ -221,10 +249,19 @@ impl Hub {
             mailbox: Arc::clone(mailbox),
             subscription,
         };
+        if let Some(conflate) = conflate {
+            mailbox.conflate(subscription, conflate);
+        }
         // From here on the guard takes the subscriber out again, if this future is dropped too.
         let (guard, bound) = feed.add(pattern, subscriber);
         bound.wait().await?;
         Ok(Some(guard))
+    }
+
+    /// Whether the exchange has a journal.
+    #[must_use]
+    pub fn has_journal(&self, exchange: &str) -> bool {
+        self.feeds.journal.has(exchange)
     }
 
     /// Subscribes as [`Hub::subscribe`] does, to an exchange that has a journal: first come the

@@ -35,6 +35,7 @@ mod e2e_demo;
 mod e2e_drain;
 mod e2e_examples;
 mod e2e_exchanges;
+mod e2e_fast_keys;
 mod e2e_faults;
 mod e2e_hook_batches;
 mod e2e_jwt;

@@ -5,6 +5,7 @@
 //! a channel, and one client's bad `expiration` must not cost the others theirs.
 
 mod asking;
+pub(super) mod conflating;
 mod fields;
 mod looking_back;
 pub(super) mod numbering;
@@ -24,7 +25,7 @@ use crate::broker::{
     destination::{Destination, DestinationError},
     own_queues,
 };
-use crate::hub::{Resume, Since};
+use crate::hub::{Conflate, Resume, Since};
 use crate::messaging::Once;
 use crate::presence::Status;
 pub use asking::Asking;
@@ -263,6 +264,8 @@ pub enum Plan {
         /// The client acknowledges, and begins where it has come to (`resume-after:stored`): it may
         /// leave so many unacknowledged.
         stored: Option<u16>,
+        /// Of messages that wait, it wants the newest of each key alone.
+        conflate: Option<Conflate>,
     },
     /// By a queue and a consumer of its own.
     Dedicated(Consume),
@@ -293,6 +296,9 @@ pub fn subscribe(
     match destination {
         Destination::Exchange { .. } | Destination::Topic(_) if resuming::is_stored(headers) => {
             let on_gap = resuming::stored(ack, headers, context)?;
+            if conflating::read(headers)?.is_some() {
+                return Err(conflating::no_resume());
+            }
             let fields = Fields::new(Command::Subscribe, headers);
             let wish = fields.number("prefetch-count")?.unwrap_or_default();
             let limit = match wish {
@@ -308,17 +314,24 @@ pub fn subscribe(
                     on_gap,
                 }),
                 stored: Some(limit.max(1)),
+                conflate: None,
             })
         }
         Destination::Exchange { .. } | Destination::Topic(_)
             if ack == AckMode::Auto && !headers.iter().any(|(name, _)| asks_for_a_queue(name)) =>
         {
             let (exchange, pattern) = destination.route(context.topics).unwrap_or_default();
+            let resume = resuming::read(headers, context.journals)?;
+            let conflate = conflating::read(headers)?;
+            if resume.is_some() && conflate.is_some() {
+                return Err(conflating::no_resume());
+            }
             Ok(Plan::Shared {
                 exchange: exchange.into(),
                 pattern: context.keys.pattern(pattern)?,
-                resume: resuming::read(headers, context.journals)?,
+                resume,
                 stored: None,
+                conflate,
             })
         }
         _ => dedicated(destination, ack, headers, unique, context).map(Plan::Dedicated),
@@ -355,6 +368,9 @@ pub fn dedicated(
 ) -> Result<Consume, Problem> {
     if resuming::asks(headers, context.journals) {
         return Err(resuming::no_queue());
+    }
+    if conflating::asks(headers) {
+        return Err(conflating::no_queue());
     }
     let fields = Fields::new(Command::Subscribe, headers);
     let binding = destination

@@ -320,6 +320,7 @@ fn plain_subscriptions_share() {
             pattern: pattern.into(),
             resume: None,
             stored: None,
+            conflate: None,
         })
     };
     let auto =

@@ -2,6 +2,7 @@
 
 mod bans;
 mod bounds;
+mod conflating;
 mod control;
 mod denying;
 mod echo;

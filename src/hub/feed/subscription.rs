@@ -76,7 +76,12 @@ impl fmt::Debug for Given {
 
 impl Drop for SharedSubscription {
     fn drop(&mut self) {
+        let Subscriber {
+            mailbox,
+            subscription,
+        } = &self.subscriber;
         self.feed.remove(&self.pattern, &self.subscriber);
+        mailbox.end_conflation(*subscription);
     }
 }
 

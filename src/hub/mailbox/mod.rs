@@ -5,8 +5,10 @@
 //! delays neither another nor the feed.
 
 mod acks;
+mod conflating;
 mod dedicated;
 mod held;
+mod lanes;
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -22,8 +24,12 @@ use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
 use tokio::sync::Notify;
 
-use self::dedicated::{DedicatedWaiting, Pushed};
-pub use self::{acks::Acks, dedicated::Settling};
+use self::{
+    conflating::Now,
+    dedicated::{DedicatedWaiting, Pushed},
+    lanes::Lanes,
+};
+pub use self::{acks::Acks, dedicated::Settling, lanes::Conflate};
 use super::config::{MailboxConfig, Overflow};
 use crate::{
     broker::{BrokerError, Consumer, Delivery, DeliverySink, JournalId, Message, Verdict},
@@ -58,6 +64,8 @@ struct MailboxState {
     conflated: bool,
     /// Messages of dedicated consumers: never dropped. Those without room wait at the broker.
     dedicated: Option<Box<DedicatedWaiting>>,
+    /// Messages of subscriptions that want only the newest of each key; `None` without any.
+    lanes: Option<Box<Lanes>>,
     /// True if the last parcel was a dedicated one; they take turns with the others.
     dedicated_last: bool,
     /// Boxed, since it comes once at most.
@@ -113,6 +121,8 @@ pub struct Parcel {
     pub is_past: bool,
     /// How many messages of shared feeds were dropped before this one, for this client.
     pub dropped: u32,
+    /// How many older messages of its key it stands for, besides itself.
+    pub conflated: u32,
 }
 
 /// What became of a message that was offered.
@@ -187,7 +197,8 @@ impl Mailbox {
         };
         let size = message.weight();
         let acks = state.acks_of(subscription);
-        if state.is_full(size, &limits) || acks.is_some_and(|acks| acks.is_full_of_past()) {
+        let is_full_of_past = acks.is_some_and(|acks| acks.is_full_of_past());
+        if state.is_full_of_others(size, &limits) || is_full_of_past {
             state.room.get_or_insert_default().wanted = size;
             return Offer::Full;
         }
@@ -200,6 +211,7 @@ impl Mailbox {
             redelivered: message.may_be_known,
             is_past: true,
             dropped: 0,
+            conflated: 0,
         });
         state.wake();
         Offer::Taken
@@ -287,7 +299,7 @@ impl Mailbox {
     pub(super) fn rouse(&self) {
         let mut state = self.state.lock();
         state.to_be_roused = false;
-        if !state.shared.is_empty() {
+        if state.has_of_feeds(&Now::default()) {
             state.wake();
         }
     }
@@ -301,6 +313,11 @@ impl Mailbox {
     ) -> bool {
         if state.closed {
             return false;
+        }
+        if state.lanes.is_some()
+            && let Some(wakes) = self.put_in_lane(state, subscription, message)
+        {
+            return wakes;
         }
         let size = message.weight();
         if let Some(acks) = state.acks_of(subscription) {
@@ -349,6 +366,7 @@ impl Mailbox {
             redelivered: message.may_be_known,
             is_past: false,
             dropped: 0,
+            conflated: 0,
         });
         true
     }
@@ -373,6 +391,7 @@ impl Mailbox {
             redelivered: delivery.redelivered,
             is_past: false,
             dropped: 0,
+            conflated: 0,
         };
         let waiting = state.dedicated.get_or_insert_default();
         let pushed = waiting.push(parcel, previous, self.limits.max_bytes);
@@ -503,8 +522,10 @@ impl Mailbox {
             .as_ref()
             .map_or(0, |waiting| waiting.bytes());
         let unwritten = state.stuck.as_ref().map_or(0, |stuck| stuck.unwritten);
+        let (_, lanes) = state.in_lanes();
         state
             .bytes
+            .saturating_add(lanes)
             .saturating_add(dedicated)
             .saturating_add(unwritten)
     }
@@ -516,9 +537,14 @@ impl Mailbox {
         let dedicated = state.dedicated.as_ref();
         let (messages, bytes) =
             dedicated.map_or((0, 0), |waiting| (waiting.len(), waiting.bytes()));
+        let (in_lanes, of_lanes) = state.in_lanes();
         (
-            state.shared.len().saturating_add(messages),
-            state.bytes.saturating_add(bytes),
+            state
+                .shared
+                .len()
+                .saturating_add(messages)
+                .saturating_add(in_lanes),
+            state.bytes.saturating_add(bytes).saturating_add(of_lanes),
         )
     }
 
@@ -618,6 +644,14 @@ impl Mailbox {
 impl MailboxState {
     /// True if a message of `size` bytes is too much. A single message never is.
     fn is_full(&self, size: usize, limits: &MailboxConfig) -> bool {
+        let (messages, bytes) = self.in_lanes();
+        let messages = messages.saturating_add(self.shared.len());
+        let bytes = bytes.saturating_add(self.bytes).saturating_add(size);
+        messages >= limits.max_messages || (bytes > limits.max_bytes && messages > 0)
+    }
+
+    /// The same, without the messages in lanes: some of them may have to wait.
+    fn is_full_of_others(&self, size: usize, limits: &MailboxConfig) -> bool {
         self.shared.len() >= limits.max_messages
             || (self.bytes.saturating_add(size) > limits.max_bytes && !self.shared.is_empty())
     }
@@ -653,14 +687,15 @@ impl MailboxState {
 
     /// In turns, so that a long queue of its own keeps no client from its feeds.
     fn take(&mut self) -> Option<Parcel> {
-        let dedicated_first = !self.dedicated_last || self.shared.is_empty();
+        let now = Now::default();
+        let dedicated_first = !self.dedicated_last || !self.has_of_feeds(&now);
         let has_dedicated = |waiting: &DedicatedWaiting| !waiting.is_empty();
         self.dedicated_last =
             dedicated_first && self.dedicated.as_deref().is_some_and(has_dedicated);
         if self.dedicated_last {
             self.take_dedicated()
         } else {
-            self.take_shared()
+            self.take_of_feeds(&now)
         }
     }
 
@@ -735,7 +770,7 @@ impl MailboxState {
     /// Those of the past are never dropped: their client was told that they come.
     fn drop_oldest(&mut self) -> bool {
         let oldest = self.shared.iter().position(|parcel| !parcel.is_past);
-        oldest.is_some_and(|index| self.drop_at(index))
+        oldest.is_some_and(|index| self.drop_at(index)) || self.drop_of_lanes()
     }
 
     fn drop_at(&mut self, index: usize) -> bool {

@@ -73,7 +73,10 @@ fn shown(parcels: &[(&str, u32)]) -> Vec<(String, u32)> {
 
 fn holds_no_memory(mailbox: &Mailbox) -> bool {
     let state = mailbox.state.lock();
-    state.shared.capacity() == 0 && state.dedicated.is_none() && state.bytes == 0
+    state.shared.capacity() == 0
+        && state.dedicated.is_none()
+        && state.bytes == 0
+        && state.in_lanes() == (0, 0)
 }
 
 #[test]

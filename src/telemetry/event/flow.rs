@@ -42,6 +42,11 @@ pub fn mailbox_overflow(done: &'static str) {
         .inc();
 }
 
+/// So many messages were superseded by a newer one, as their subscription wished.
+pub fn conflated(messages: u32) {
+    COUNTS.messages_conflated.inc_by(messages.into());
+}
+
 /// The process takes more memory than the mark: less is let in from now on.
 pub fn memory_short(resident_bytes: usize, mark_bytes: usize) {
     warn!(

@@ -103,6 +103,7 @@ metrics! {
         journal_readings "Readings of a journal from the broker, each for all who wait for one" count(Counter);
         journal_messages_read "Messages that were read from journals a second time" count(Counter);
         resumes "Subscriptions that caught up, by whether messages were missing" count(Family<Label, Counter>);
+        messages_conflated "Messages that a newer one took the place of, as their subscription wished" count(Counter);
         mailbox_overflows "Times that a mailbox was full, by the action taken" count(Family<Label, Counter>);
 
         publishes "Messages that the broker confirmed" tally(AtomicU64);
