@@ -28,6 +28,7 @@ mod e2e_api;
 mod e2e_bad_input;
 mod e2e_bans;
 mod e2e_browser;
+mod e2e_chat;
 mod e2e_client;
 mod e2e_cluster;
 mod e2e_control;
