@@ -168,8 +168,15 @@ async fn two_people_talk_and_miss_nothing() {
     see(&mut bob, "[data-user=alice] .member-status", "online").await;
 
     // Typing, until the message comes.
-    bob.order(&json!({ "do": "fill", "selector": "#text", "text": "here I" }));
-    see(&mut alice, "#typing", "Bob is typing").await;
+    let mut keys = String::from("here");
+    eventually(2 * DEADLINE, "Alice sees Bob type", async || {
+        // A page says so once its room is live.
+        keys.push('.');
+        bob.order(&json!({ "do": "fill", "selector": "#text", "text": keys }));
+        let typing = evaluate(&mut alice, "document.querySelector('#typing').textContent").await;
+        typing == "Bob is typing"
+    })
+    .await;
     say(&mut bob, "here I am");
     until_said(&mut alice, &["before Bob came", "here I am"]).await;
     assert_eq!(

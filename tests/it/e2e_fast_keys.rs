@@ -55,13 +55,26 @@ async fn a_throttled_client_gets_little_and_the_last_one() {
 }
 
 #[tokio::test]
-async fn an_exchange_with_a_journal_is_not_conflated() {
+async fn an_exchange_with_a_journal_or_of_another_type_is_not_conflated() {
     let house = House::open_with(|builder| builder.set("journal.exchanges", FEED)).await;
-    let mut client = house.ws().await;
-    client.send(&subscribing(&[("conflate", "latest")])).await;
-    let error = client.expect_frame().await;
-    assert_eq!(error.command, Command::Error);
-    let body = String::from_utf8_lossy(&error.body);
-    assert!(body.contains("an exchange with a journal"), "{body}");
-    assert_eq!(error.headers.get("error-code"), Some("invalid-header"));
+    for (destination, part) in [
+        (DESTINATION, "an exchange with a journal"),
+        ("/exchange/amq.headers/a", "a queue of its own"),
+    ] {
+        let mut client = house.ws().await;
+        let mut frame = Frame::new(Command::Subscribe);
+        for (name, value) in [
+            ("id", "fast"),
+            ("destination", destination),
+            ("conflate", "latest"),
+        ] {
+            frame.headers.push(name, value);
+        }
+        client.send(&frame).await;
+        let error = client.expect_frame().await;
+        assert_eq!(error.command, Command::Error);
+        let body = String::from_utf8_lossy(&error.body);
+        assert!(body.contains(part), "{body}");
+        assert_eq!(error.headers.get("error-code"), Some("invalid-header"));
+    }
 }

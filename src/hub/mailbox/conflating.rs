@@ -41,6 +41,9 @@ impl Mailbox {
         {
             state.lanes = None;
         }
+        if state.room.is_some() && state.has_room(&self.limits) {
+            state.tell_room();
+        }
     }
 
     /// Puts a message into its subscription's lane: whether the connection should be woken. `None`: it

@@ -1,5 +1,6 @@
 use std::{
     collections::HashMap,
+    future::poll_fn,
     sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, Wake, Waker},
 };
@@ -10,6 +11,7 @@ use stomp_session::Problem;
 use tokio::time::{advance, sleep};
 
 use super::*;
+use crate::hub::mailbox::Offer;
 use crate::{
     broker::{Delivery, Properties},
     hub::{Item, MailboxConfig, Overflow},
@@ -153,6 +155,28 @@ fn more_keys_than_the_mailbox_takes_are_too_much() {
         } else {
             assert_eq!(taken, ["b=99+99", "c=99+99", "d=0"]);
         }
+    }
+}
+
+/// Else a client could have the room twice.
+#[tokio::test]
+async fn messages_of_the_past_find_the_room_that_lanes_leave() {
+    for ends in [false, true] {
+        let mailbox = mailbox_with(few(4, Overflow::Disconnect), Conflate::Latest);
+        for key in ["a", "b", "c", "d"] {
+            push(&mailbox, key, 0..1);
+        }
+        assert_eq!(mailbox.offer(PLAIN, &message("past", "")), Offer::Full);
+        let mut room = std::pin::pin!(mailbox.room());
+        let is_told = poll_fn(|context| Poll::Ready(room.as_mut().poll(context).is_ready())).await;
+        assert!(!is_told);
+        if ends {
+            mailbox.end_conflation(FAST);
+        } else {
+            assert_eq!(all(&mailbox).len(), 4);
+        }
+        room.await;
+        assert_eq!(mailbox.offer(PLAIN, &message("past", "")), Offer::Taken);
     }
 }
 

@@ -198,7 +198,10 @@ impl Mailbox {
         let size = message.weight();
         let acks = state.acks_of(subscription);
         let is_full_of_past = acks.is_some_and(|acks| acks.is_full_of_past());
-        if state.is_full_of_others(size, &limits) || is_full_of_past {
+        if is_full_of_past
+            || state.is_full_of_others(size, &limits)
+            || state.is_full(size, &self.limits)
+        {
             state.room.get_or_insert_default().wanted = size;
             return Offer::Full;
         }
@@ -650,7 +653,7 @@ impl MailboxState {
         messages >= limits.max_messages || (bytes > limits.max_bytes && messages > 0)
     }
 
-    /// The same, without the messages in lanes: some of them may have to wait.
+    /// The same, without the messages in lanes.
     fn is_full_of_others(&self, size: usize, limits: &MailboxConfig) -> bool {
         self.shared.len() >= limits.max_messages
             || (self.bytes.saturating_add(size) > limits.max_bytes && !self.shared.is_empty())
@@ -659,10 +662,11 @@ impl MailboxState {
     /// True if only a few messages of feeds wait, and the one that is wanted finds room.
     fn has_room(&self, limits: &MailboxConfig) -> bool {
         let wanted = self.room.as_ref().map_or(0, |room| room.wanted);
-        self.shared.is_empty()
+        let is_roomy = self.shared.is_empty()
             || self.shared.len() <= limits.max_messages / FEW_WAIT
                 && self.bytes <= limits.max_bytes / FEW_WAIT
-                && self.bytes.saturating_add(wanted) <= limits.max_bytes / OFFERS
+                && self.bytes.saturating_add(wanted) <= limits.max_bytes / OFFERS;
+        is_roomy && !self.is_full(wanted, limits)
     }
 
     /// How far its client has acknowledged.
