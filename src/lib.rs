@@ -16,6 +16,7 @@
 //! - [`tap`] — what operators see of the frames of clients
 //! - [`hub`], [`messaging`], [`presence`], [`broker`], [`auth`] — the services of a connection
 //! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
+//! - [`webhooks`] — events for the application, by signed HTTP requests
 //! - [`units`] and [`secret_url`] — how durations, sizes and URLs are written in configuration
 //! - [`address`] — what limits by address count as one
 //! - `tls_client` — TLS towards servers
@@ -66,3 +67,4 @@ pub mod tap;
 pub mod telemetry;
 mod tls_client;
 pub mod units;
+pub mod webhooks;

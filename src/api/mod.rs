@@ -37,6 +37,8 @@ mod rules;
 #[allow(unused_qualifications, reason = "of utoipa's macros")]
 mod tail;
 mod token;
+#[allow(unused_qualifications, reason = "of utoipa's macros")]
+mod webhooks;
 
 use std::{
     pin::pin,
@@ -84,6 +86,7 @@ pub use publish::{
 pub use rooms::{Room, RoomCount, RoomMember, Rooms, RoomsRequest};
 pub use rules::Rules;
 pub use token::{Scope, Token, TokenError, Tokens, generate};
+pub use webhooks::{DeadEvent, WebhookReceiver, Webhooks};
 
 use self::answer::{Answer, Refusal, Request, is_json};
 use crate::{
@@ -204,6 +207,7 @@ static ROUTES: &[Route] = routes! {
     POST "/api/v1/publish" PUBLISH => publish::publish, body as "publish";
     GET "/api/v1/journal/{exchange}" HISTORY => journal::history as "history";
     GET "/api/v1/tail" ADMIN => tail::tail as "tail";
+    GET "/api/v1/webhooks" READ => webhooks::webhooks;
     GET "/api/v1/config" READ => configuration::configuration;
     POST "/api/v1/config/reload" ADMIN => configuration::reload as "reload";
     POST "/api/v1/config/compare" ADMIN => configuration::compare, body;

@@ -13,7 +13,7 @@ use super::{
     Api,
     answer::{Answer, ErrorBody, Reply, Request},
     bans, caller, commands, configuration, destinations, details, health, journal, metrics, node,
-    overview, presence, publish, rooms, tail,
+    overview, presence, publish, rooms, tail, webhooks,
 };
 
 /// The document.
@@ -57,6 +57,7 @@ use super::{
         rooms::room,
         publish::publish,
         journal::history,
+        webhooks::webhooks,
         tail::tail,
         configuration::configuration,
         configuration::reload,
@@ -73,6 +74,7 @@ use super::{
         (name = "rooms", description = "On all nodes; of exchanges that `presence.destinations` names"),
         (name = "publish"),
         (name = "journal", description = "Messages that are kept ([journal])"),
+        (name = "webhooks", description = "Of the node that is asked"),
         (name = "tail", description = "Of all nodes"),
         (name = "configuration", description = "Of the node that is asked"),
     ),

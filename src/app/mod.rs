@@ -52,6 +52,7 @@ use crate::{
 };
 use logins::Logins;
 use reload::{Reloader, Remote};
+    webhooks::{self, Webhooks},
 
 /// The gateway could not start, or not go on.
 #[derive(Debug, Error)]
@@ -100,6 +101,9 @@ const LAST_TRACES: Duration = Duration::from_secs(2);
 /// Serves until SIGINT or SIGTERM, then drains. SIGHUP, and the HTTP API, have the file read again.
 ///
 /// # Errors
+/// How long the last webhooks may take, at least.
+const LAST_WEBHOOKS: Duration = Duration::from_secs(2);
+
 /// A part could not be built, or an address not opened.
 pub async fn run(mut loaded: Loaded, file: Option<PathBuf>) -> Result<(), Error> {
     fit_to_files(&mut loaded.config.listen);
@@ -397,6 +401,10 @@ impl Gateway {
         while self.listeners.join_next().await.is_some() {}
         OptionFuture::from(self.traces.map(|traces| traces.finish(LAST_TRACES))).await;
         telemetry::stopped(registry.len());
+        if let Some(webhooks) = &self.services.webhooks {
+            // The ends of all sessions are among them.
+            webhooks.close(end.max(after(LAST_WEBHOOKS))).await;
+        }
         drop(self.phases);
         stopped
     }
@@ -475,11 +483,13 @@ struct Built {
 
 fn build(config: &Config, node: &str) -> Result<Built, Error> {
     let broker = broker(config, node)?;
-    let vhosts = Vhosts::new(broker, &config.broker, &config.feed, &config.journal);
-    let events = events(config, &vhosts);
+    let vhosts = Vhosts::new(broker, &config.broker, &feed(config), &config.journal);
+    let webhooks = Webhooks::start(&config.webhooks, node).map_err(Error::Configuration)?;
+    let events = events(config, &vhosts, webhooks.as_ref());
     let logins = Logins::new(config)?;
     let auth = Replaceable::new(logins.chained());
-    let presence = presence(config, node, events.as_ref())?;
+    let outboxes = outboxes(events.as_ref(), webhooks.as_ref());
+    let presence = presence(config, node, outboxes)?;
     let sequences = sequences(config)?;
     let places = Places::new(config.listen.max_unauthenticated);
     let registry = Registry::with_places(config.listen.max_connections, places, &config.limits);
@@ -501,7 +511,8 @@ fn build(config: &Config, node: &str) -> Result<Built, Error> {
         control = control.join(vhost, exchange);
     }
     let accounts = logins.accounts.as_ref();
-    let settings = settings(config, node, events.is_some(), accounts.is_some());
+    let mut settings = settings(config, node, events.is_some(), accounts.is_some());
+    settings.webhooks = webhooks;
     let recheck = settings.recheck;
     let services = Services::new(
         vhosts,
@@ -587,12 +598,13 @@ pub fn control_exchange(config: &Config) -> Option<&str> {
 }
 
 /// In the default virtual host, which is open from the start to the end.
-fn events(config: &Config, vhosts: &Vhosts) -> Option<Events> {
+fn events(config: &Config, vhosts: &Vhosts, webhooks: Option<&Arc<Webhooks>>) -> Option<Events> {
     if !config.presence.has_events() {
         return None;
     }
     let vhost = vhosts.vhost(&config.broker.default_vhost)?;
-    let (outbox, rooms) = (Outbox::new(), Outbox::new());
+    let outbox = Outbox::for_webhooks(webhooks.map(Arc::clone), false);
+    let rooms = Outbox::for_webhooks(webhooks.map(Arc::clone), false);
     let host = || (Arc::clone(vhost.host()), config.presence.exchange.clone());
     let (a, b) = host();
     let users = presence::publisher::publish(Arc::clone(&outbox), a, b);
@@ -614,6 +626,31 @@ fn broker(config: &Config, node: &str) -> Result<Arc<dyn Broker>, Error> {
             Arc::new(Embedded::new(exchanges(config)))
         }
     })
+}
+
+/// Where presence puts its events: on the way to the broker, or for webhooks alone, if they want them.
+struct Outboxes {
+    users: Option<Arc<Outbox>>,
+    rooms: Option<Arc<Outbox<RoomEvent>>>,
+}
+
+fn outboxes(events: Option<&Events>, webhooks: Option<&Arc<Webhooks>>) -> Outboxes {
+    if let Some(events) = events {
+        return Outboxes {
+            users: Some(Arc::clone(&events.outbox)),
+            rooms: Some(Arc::clone(&events.rooms)),
+        };
+    }
+    let who_want = |kinds: &[webhooks::Kind]| {
+        let webhooks = webhooks.filter(|all| kinds.iter().any(|kind| all.wants(*kind)));
+        webhooks.map(Arc::clone)
+    };
+    let users = who_want(&[webhooks::Kind::Presence]);
+    let rooms = who_want(&[webhooks::Kind::Occupied, webhooks::Kind::Vacated]);
+    Outboxes {
+        users: users.map(|webhooks| Outbox::for_webhooks(Some(webhooks), true)),
+        rooms: rooms.map(|webhooks| Outbox::for_webhooks(Some(webhooks), true)),
+    }
 }
 
 /// All exchanges that the gateway makes where they are missing.
@@ -660,19 +697,19 @@ pub fn rabbitmq(config: &Config, node: &str) -> Result<Option<AmqpBroker>, Error
 fn presence(
     config: &Config,
     node: &str,
-    events: Option<&Events>,
+    outboxes: Outboxes,
 ) -> Result<Option<Arc<dyn Presence>>, Error> {
     let (config, redis) = (&config.presence, &config.redis);
     let node = Node {
         name: node.into(),
         since: SystemTime::now(),
         debounce: config.debounce,
-        events: events.map(|events| Arc::clone(&events.outbox)),
+        events: outboxes.users,
         rooms: (!config.destinations.is_empty()).then(|| RoomRules {
             exchanges: config.destinations.clone(),
             max_members: config.max_members,
             max_rooms: config.max_rooms,
-            events: events.map(|events| Arc::clone(&events.rooms)),
+            events: outboxes.rooms,
         }),
     };
     Ok(match &config.url {

@@ -19,7 +19,7 @@ use std::fmt;
 
 use crate::{
     api, auth, broker, control, hub, listen, messaging, node, presence, shutdown, tap, telemetry,
-    units::Checked,
+    units::Checked, webhooks,
 };
 
 pub use error::{ConfigErrors, Problem, ValueSource, Warning};
@@ -63,6 +63,8 @@ pub struct Config {
     pub presence: presence::Config,
     /// `[redis]`
     pub redis: presence::RedisConfig,
+    /// `[webhooks]`
+    pub webhooks: webhooks::Config,
     /// `[sequences]`
     pub sequences: messaging::Config,
     /// `[sessions]`
@@ -268,6 +270,7 @@ sections! {
     redis "redis": presence::RedisConfig,
     sequences "sequences": messaging::Config,
     sessions "sessions": node::LoginPolicy,
+    webhooks "webhooks": webhooks::Config,
     control "control": control::Config,
     stomp "stomp": node::Stomp,
     limits "limits": node::Limits,

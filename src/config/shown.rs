@@ -13,6 +13,7 @@ const SECRETS: &[Name] = &[
     ("broker", "token_command"),
     ("auth.jwt", "secret"),
     ("redis", "sentinel_password"),
+    ("webhooks", "secret"),
     ("telemetry.otlp", "headers"),
 ];
 
@@ -110,6 +111,7 @@ mod tests {
             (("auth", "hook"), Value::from(query), "\"http://hook/auth\""),
             (("auth.jwt", "secret"), Value::from(SECRET), "\"***\""),
             (("auth", "default_passcode"), Value::from(SECRET), "\"***\""),
+            (("webhooks", "secret"), Value::from(SECRET), "\"***\""),
             (("api", "tokens"), table, "{ ops = \"admin ***\" }"),
             (
                 ("api", "tokens"),

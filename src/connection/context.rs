@@ -23,6 +23,7 @@ use crate::{
     node::{Account, ClientAddress, Guard, Services, Settings, Suspect, UserPlace},
     presence::{Device, PresenceEntry, Status},
     telemetry::{self, ConnectionInfo},
+    webhooks::{Event, SessionFacts},
 };
 
 /// A client's address and transport.
@@ -310,6 +311,34 @@ impl Context {
             (Some(presence), Some(session)) => presence.set_status(session, status),
             _ => *self.status.lock() = status,
         }
+    }
+
+    /// Tells the application's webhooks that it has logged in.
+    pub(super) fn tell_connected(&self) {
+        self.tell(Event::Connect);
+    }
+
+    /// The same of its end, if it was logged in. `reason` is one of a fixed number of texts.
+    pub(super) fn tell_disconnected(&self, reason: &str) {
+        self.tell(|session| Event::Disconnect {
+            session,
+            reason: reason.into(),
+        });
+    }
+
+    fn tell(&self, event: impl FnOnce(SessionFacts) -> Event) {
+        let (Some(webhooks), Some(identity)) = (&self.services.webhooks, self.identity()) else {
+            return;
+        };
+        let session = SessionFacts {
+            user: Arc::clone(&identity.user.name),
+            session: self.session.clone(),
+            vhost: Arc::clone(identity.vhost.name()),
+            transport: self.transport,
+            address: self.address.remote,
+            device_id: identity.device_id().map(Box::from),
+        };
+        webhooks.tell(&event(session));
     }
 
     /// Leaves the virtual host and presence, if it had joined.

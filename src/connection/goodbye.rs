@@ -90,10 +90,12 @@ impl<L: Link> Connection<L> {
         let running = self.context.services.started().elapsed();
         let end = self.ended.map(|ended| ended.end);
         let reason = end.as_ref().map(End::to_string);
+        let kind = end.as_ref().map_or("", End::kind);
+        self.context.tell_disconnected(kind);
         let ending = Ending {
             reason: reason.as_deref().unwrap_or_default(),
             is_error: end.as_ref().is_some_and(End::is_error),
-            kind: end.as_ref().map_or("", End::kind),
+            kind,
             refused: end.as_ref().and_then(End::refused),
             duration: running.saturating_sub(Duration::from_nanos(self.opened)),
             frames_in: self.reader.frames.into(),

@@ -407,6 +407,7 @@ impl<L: Link> Connection<L> {
         }
         self.context.set_identity(identity);
         telemetry::connection_opened(&self.context.info());
+        self.context.tell_connected();
         let limits = self.context.settings().limits.decoder();
         self.reader.set_limits(limits);
         self.link.set_max_frame_size(limits.max_frame_size);

@@ -181,6 +181,8 @@ The names are in ~/.config/stentor/contexts.toml (or where STENTOR_CONTEXTS says
     },
     /// Show the clients that were refused last on all nodes, and how often others were.
     Refusals,
+    /// Show the receivers of this node's webhooks: what waits for them, and what was given up.
+    Webhooks,
     /// Show what the token is good for.
     Whoami,
     /// Show a user, with all sessions.
@@ -301,6 +303,7 @@ impl Task {
             Self::Overview
                 | Self::Destinations { .. }
                 | Self::Refusals
+                | Self::Webhooks
                 | Self::Whoami
                 | Self::Node
                 | Self::Nodes

@@ -4,7 +4,7 @@ use super::show::{Show, facts, rows};
 use crate::{
     api::{
         Caller, Destinations, Details, FeedOverview, NodeOverview, Overview, Refusals,
-        RefusedClient, Subscription,
+        RefusedClient, Subscription, Webhooks,
     },
     units::show_size,
 };
@@ -16,6 +16,50 @@ impl Show for Caller {
             ("scopes", self.scopes.join(", ")),
         ])
     }
+}
+
+impl Show for Webhooks {
+    fn show(&self) -> String {
+        if self.receivers.is_empty() {
+            return "there are none ([webhooks] urls)\n".to_owned();
+        }
+        let receivers = self.receivers.iter().map(|receiver| {
+            let failing = receiver.failing.as_deref();
+            vec![
+                receiver.url.clone(),
+                failing.map_or_else(|| "ok".to_owned(), str::to_owned),
+                receiver.waiting.to_string(),
+                receiver.dropped.to_string(),
+                receiver.given_up.to_string(),
+            ]
+        });
+        let heads = ["url", "state", "waiting", "dropped", "given up"];
+        let mut text = rows(&heads, &[2, 3, 4], receivers);
+        let dead = self.receivers.iter().flat_map(|receiver| {
+            receiver.dead.iter().map(|dead| {
+                vec![
+                    dead.name.clone(),
+                    field(&dead.body, "at"),
+                    field(&dead.body, "user"),
+                    dead.attempts.to_string(),
+                    dead.cause.clone(),
+                ]
+            })
+        });
+        let dead: Vec<_> = dead.collect();
+        if !dead.is_empty() {
+            let heads = ["given up", "at", "user", "attempts", "cause"];
+            text.push('\n');
+            text.push_str(&rows(&heads, &[3], dead.into_iter()));
+        }
+        text
+    }
+}
+
+/// A text of an event's body.
+fn field(body: &serde_json::Value, name: &str) -> String {
+    let text = body.get(name).and_then(serde_json::Value::as_str);
+    text.unwrap_or_default().to_owned()
 }
 
 impl Show for Overview {

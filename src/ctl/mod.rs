@@ -32,7 +32,7 @@ use crate::api::{
     self, BanOutcome, BanRequest, Bans, Caller, CompareRequest, Configuration, Counts,
     Destinations, Details, Difference, FailureReason, Group, KeyFailure, Node, Nodes, Outcome,
     Overview, PublishRequest, Published, Ready, Refusals, Room, Rooms, RoomsRequest, Session,
-    Sessions, User, Users, UsersRequest,
+    Sessions, User, Users, UsersRequest, Webhooks,
 };
 
 /// Nobody reads faster, and each look takes a turn of the API.
@@ -212,6 +212,7 @@ impl Asking {
             }
             Task::Whoami => self.get::<Caller>("/api/v1/token").await,
             Task::Overview => self.get::<Overview>("/api/v1/overview").await,
+            Task::Webhooks => self.get::<Webhooks>("/api/v1/webhooks").await,
             Task::Refusals => self.get::<Refusals>("/api/v1/refusals").await,
             Task::Destinations { search } => {
                 let query = search.as_deref().map(|text| ("search", text));

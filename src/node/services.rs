@@ -19,6 +19,7 @@ use crate::{
     hub::{Mailbox, Vhosts},
     messaging::SequenceStore,
     presence::{Presence, rooms::Rooms},
+    webhooks::Webhooks,
 };
 
 /// What all connections of this node are served by.
@@ -43,6 +44,8 @@ pub struct Services {
     pub users: Arc<Users>,
     /// Logins that failed.
     pub failed_logins: Arc<FailedLogins>,
+    /// The application's own ears, by HTTP; `None`: it has none.
+    pub webhooks: Option<Arc<Webhooks>>,
     /// The exchange of presence events, to which nobody but the gateway publishes.
     pub(super) events_exchange: Option<Arc<str>>,
     settings: RwLock<Arc<Settings>>,
@@ -74,6 +77,7 @@ impl Services {
             control,
             users: Users::new(&settings.limits),
             failed_logins: FailedLogins::new(&settings.limits),
+            webhooks: settings.webhooks.clone(),
             events_exchange: settings.events_exchange.clone(),
             settings: RwLock::new(Arc::new(settings.since(started))),
             started,

@@ -13,7 +13,7 @@ use super::{
     logins::Logins,
     policy::LoginPolicy,
 };
-use crate::{auth, broker, hub::MailboxConfig};
+use crate::{auth, broker, hub::MailboxConfig, webhooks::Webhooks};
 
 /// How connections behave.
 #[derive(Clone, Debug)]
@@ -47,6 +47,8 @@ pub struct Settings {
     pub operation_timeout: Duration,
     /// The exchange of presence events, to which nobody but the gateway publishes.
     pub events_exchange: Option<Arc<str>>,
+    /// The application's own ears, by HTTP, from the start to the end.
+    pub webhooks: Option<Arc<Webhooks>>,
     session: Arc<stomp_session::Config>,
 }
 
@@ -96,6 +98,7 @@ impl Settings {
             logins: Logins::new(auth, node),
             operation_timeout: broker.operation_timeout,
             events_exchange: None,
+            webhooks: None,
             login_policy: LoginPolicy::default(),
             session,
         }

@@ -13,7 +13,11 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use super::Status;
-use crate::{broker::destination::MAX_NAME, telemetry};
+use crate::{
+    broker::destination::MAX_NAME,
+    telemetry,
+    webhooks::{self, Webhooks},
+};
 
 /// Events that wait for the broker, of one each for so many users.
 const MAX_WAITING: usize = 65_536;
@@ -36,6 +40,9 @@ pub trait Announcement: Send + Sync + 'static {
 
     /// The body, in JSON.
     fn json(&self) -> Vec<u8>;
+
+    /// The same for webhooks; `None`: it is nothing for them.
+    fn for_webhooks(&self) -> Option<webhooks::Event>;
 }
 
 /// The status that others see of a user has changed.
@@ -150,6 +157,20 @@ impl Announcement for Event {
     fn json(&self) -> Vec<u8> {
         self.body()
     }
+
+    fn for_webhooks(&self) -> Option<webhooks::Event> {
+        Some(webhooks::Event::Presence {
+            change: match self.kind() {
+                EventKind::Join => "join",
+                EventKind::Leave => "leave",
+                EventKind::Status => "status",
+            },
+            user: Arc::clone(&self.user),
+            status: self.status.name(),
+            previous: self.previous.name(),
+            at: self.at,
+        })
+    }
 }
 
 /// A routing key: the kind and the name; or, if that is too long for AMQP, the name's hash.
@@ -172,6 +193,10 @@ pub(super) fn key(kind: &str, name: &str) -> Box<str> {
 pub struct Outbox<E: Announcement = Event> {
     waiting: Mutex<WaitingEvents<E>>,
     wake: Notify,
+    /// Nobody takes them to the broker.
+    is_silent: bool,
+    /// They are told there, too.
+    webhooks: Option<Arc<Webhooks>>,
 }
 
 #[derive(Debug)]
@@ -188,6 +213,12 @@ impl<E: Announcement> Outbox<E> {
     /// An empty one.
     #[must_use]
     pub fn new() -> Arc<Self> {
+        Self::for_webhooks(None, false)
+    }
+
+    /// Tells webhooks, too, or only them: then [`Outbox::next`] has nothing.
+    #[must_use]
+    pub fn for_webhooks(webhooks: Option<Arc<Webhooks>>, only: bool) -> Arc<Self> {
         Arc::new(Self {
             waiting: Mutex::new(WaitingEvents {
                 order: VecDeque::new(),
@@ -196,11 +227,21 @@ impl<E: Announcement> Outbox<E> {
                 is_closed: false,
             }),
             wake: Notify::new(),
+            is_silent: only,
+            webhooks,
         })
     }
 
     /// An event is to be told. With too many subjects' waiting it is not, and the log says so.
     pub(super) fn push(&self, event: E) {
+        if let Some(webhooks) = &self.webhooks
+            && let Some(event) = event.for_webhooks()
+        {
+            webhooks.tell(&event);
+        }
+        if self.is_silent {
+            return;
+        }
         self.waiting.lock().push(event);
         self.wake.notify_one();
     }

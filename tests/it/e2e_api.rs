@@ -95,6 +95,7 @@ async fn each_operation_answers_as_its_document_says() {
             None,
             404,
         ),
+        ("get /api/v1/webhooks", "/api/v1/webhooks", None, 200),
         ("get /api/v1/token", "/api/v1/token", None, 200),
         ("get /api/v1/overview", "/api/v1/overview", None, 200),
         ("get /api/v1/refusals", "/api/v1/refusals", None, 200),

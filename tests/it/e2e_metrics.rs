@@ -25,7 +25,9 @@ use tokio::{
 use crate::house::{House, KEY};
 
 /// Metrics with labels begin when something happens that most gateways never see.
-const RARE: [&str; 9] = [
+const RARE: [&str; 11] = [
+    "stentor_offline_messages_total",
+    "stentor_webhook_events_total",
     "stentor_resumes_total",
     "stentor_hook_faults_total",
     "stentor_jwks_fetches_total",

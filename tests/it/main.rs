@@ -65,6 +65,7 @@ mod e2e_traces;
 mod e2e_vhosts;
 mod faults;
 mod feed_whole;
+mod e2e_webhooks;
 mod foreign;
 mod fuzz_listeners;
 mod house;

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::SystemTime};
 use serde::Serialize;
 
 use super::Room;
-use crate::presence::{Announcement, event::key};
+use crate::{
+    presence::{Announcement, event::key},
+    webhooks,
+};
 
 /// Something about a room has changed, on all nodes together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +110,22 @@ impl Announcement for RoomEvent {
         };
         // Texts always become JSON.
         serde_json::to_vec(&body).unwrap_or_default()
+    }
+
+    /// Of rooms, not of their members: those may be very many.
+    fn for_webhooks(&self) -> Option<webhooks::Event> {
+        let is_occupied = match self.change {
+            RoomChange::Occupied => true,
+            RoomChange::Vacated => false,
+            RoomChange::Join(_) | RoomChange::Leave(_) => return None,
+        };
+        Some(webhooks::Event::Room {
+            is_occupied,
+            vhost: Arc::clone(&self.room.vhost),
+            exchange: self.room.exchange.clone(),
+            key: self.room.key.clone(),
+            at: self.at,
+        })
     }
 }
 

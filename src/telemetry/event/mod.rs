@@ -14,6 +14,7 @@ mod listening;
 mod node;
 mod presence;
 
+mod webhooks;
 use std::time::Duration;
 
 pub use api::*;
@@ -30,5 +31,6 @@ pub use node::*;
 pub use presence::*;
 
 pub(super) fn millis(duration: Duration) -> u64 {
+pub use webhooks::*;
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

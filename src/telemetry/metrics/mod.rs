@@ -123,6 +123,10 @@ metrics! {
         presence_up "Whether presence is up to date" level(Option<bool>);
         presence_failures "Times that presence was lost" count(Counter);
         log_lines_lost "Lines of the log that were lost, for its reader stood still, or could not take them" count(Counter);
+        offline_messages "Messages that nobody was subscribed to, by what became of them" count(Family<Label, Counter>);
+        webhook_events "Events for receivers of webhooks, by what became of them" count(Family<Label, Counter>);
+        webhook_failures "Requests to receivers of webhooks that they did not take" count(Counter);
+        webhook_waiting "Events that wait for receivers of webhooks" count(Gauge);
         trace_spans "Spans that the collector of traces took" count(Counter);
         trace_spans_lost "Spans that were lost, for too many waited, or the collector did not take them" count(Counter);
         api_requests "Requests to the operator's side, by route and status" count(Family<[(&'static str, String); 2], Counter>);

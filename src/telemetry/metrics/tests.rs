@@ -41,6 +41,8 @@ fn the_exposition_is_as_it_was_written_down() {
     counts.renewals.get_or_create(&label).inc();
     counts.redeliveries_given_up.get_or_create(&label).inc();
     counts.resumes.get_or_create(&label).inc();
+    counts.offline_messages.get_or_create(&label).inc();
+    counts.webhook_events.get_or_create(&label).inc();
     counts.mailbox_overflows.get_or_create(&label).inc();
     counts.publish_failures.get_or_create(&label).inc();
     let broker = [("broker", "mq:5672".to_owned())];

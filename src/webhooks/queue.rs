@@ -1,0 +1,526 @@
+//! What waits for one receiver (pure): what is sent next, what waits for another attempt, and what
+//! is given up. The caller passes the time in.
+//!
+//! Events of one subject go one after the other; those of others pass them by. An event that failed
+//! is tried again after a pause of its own, and its subject's later events wait for it. While the
+//! receiver as a whole does not answer, one event at a time tries whether it does again: the others
+//! use up no attempts.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::backoff::Backoff;
+
+/// About what an event takes beside its texts.
+const OVERHEAD: usize = 256;
+
+/// The bounds of a queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) max_bytes: usize,
+    pub(super) max_of_subject: usize,
+    pub(super) max_requests: usize,
+    pub(super) attempts: u32,
+    /// The first pause, and the longest.
+    pub(super) pauses: (Duration, Duration),
+    pub(super) max_dead: usize,
+}
+
+/// An event on its way.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    pub(super) id: Arc<str>,
+    pub(super) name: &'static str,
+    pub(super) subject: Arc<str>,
+    pub(super) body: Bytes,
+}
+
+impl Told {
+    fn weight(&self) -> usize {
+        let texts = [self.id.len(), self.subject.len(), self.body.len(), OVERHEAD];
+        texts.into_iter().sum()
+    }
+}
+
+/// An event that was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dead {
+    /// Its id.
+    pub id: Arc<str>,
+    /// `type` of its body.
+    pub name: &'static str,
+    /// The body.
+    pub body: Bytes,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// Why the last attempt failed.
+    pub cause: Box<str>,
+}
+
+/// Why an event found no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoRoom {
+    /// All events together take too much.
+    Bytes,
+    /// Too many of this subject wait.
+    Subject,
+}
+
+/// How an attempt went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The receiver has it.
+    Delivered,
+    /// The receiver works, and refuses this one; why.
+    Refused(Box<str>),
+    /// The receiver does not work; why.
+    Failed(Box<str>),
+}
+
+/// What an outcome changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Changed {
+    /// The receiver works again.
+    pub(super) is_back: bool,
+    /// It has begun to fail; how long it is left alone.
+    pub(super) is_away: Option<Duration>,
+    /// The event was given up.
+    pub(super) dead: Option<Dead>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    told: Told,
+    attempts: u32,
+    backoff: Backoff,
+}
+
+#[derive(Debug)]
+struct Failing {
+    backoff: Backoff,
+    /// When it is tried next.
+    next: Instant,
+    cause: Box<str>,
+}
+
+/// What waits for one receiver.
+#[derive(Debug)]
+pub(super) struct DeliveryQueue {
+    bounds: Bounds,
+    /// The events of each subject that has any, in order.
+    subjects: HashMap<Arc<str>, VecDeque<Waiting>>,
+    /// Subjects whose first event may be sent, in the order in which they became so.
+    ready: VecDeque<Arc<str>>,
+    /// Subjects whose first event is tried again at that moment.
+    pausing: BTreeSet<(Instant, Arc<str>)>,
+    on_their_way: usize,
+    events: usize,
+    bytes: usize,
+    failing: Option<Failing>,
+    dropped: u64,
+    given_up: u64,
+    dead: VecDeque<Dead>,
+}
+
+impl DeliveryQueue {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            subjects: HashMap::new(),
+            ready: VecDeque::new(),
+            pausing: BTreeSet::new(),
+            on_their_way: 0,
+            events: 0,
+            bytes: 0,
+            failing: None,
+            dropped: 0,
+            given_up: 0,
+            dead: VecDeque::new(),
+        }
+    }
+
+    /// An event is to be sent, after those of its subject that wait.
+    ///
+    /// # Errors
+    /// There is no room: it is dropped, and counted.
+    pub(super) fn push(&mut self, told: Told) -> Result<(), NoRoom> {
+        let weight = told.weight();
+        let of_subject = self.subjects.get(&told.subject).map_or(0, VecDeque::len);
+        let no_room = if of_subject >= self.bounds.max_of_subject {
+            Some(NoRoom::Subject)
+        } else if self.bytes.saturating_add(weight) > self.bounds.max_bytes {
+            Some(NoRoom::Bytes)
+        } else {
+            None
+        };
+        if let Some(no_room) = no_room {
+            self.dropped = self.dropped.saturating_add(1);
+            return Err(no_room);
+        }
+        if of_subject == 0 {
+            self.ready.push_back(Arc::clone(&told.subject));
+        }
+        self.events = self.events.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(weight);
+        let waiting = Waiting {
+            attempts: 0,
+            backoff: Backoff::new(self.bounds.pauses),
+            told,
+        };
+        let subject = Arc::clone(&waiting.told.subject);
+        self.subjects.entry(subject).or_default().push_back(waiting);
+        Ok(())
+    }
+
+    /// The next event to send now, if there is one. It is on its way until [`Self::done`].
+    pub(super) fn take(&mut self, now: Instant) -> Option<Told> {
+        while let Some((at, _)) = self.pausing.first()
+            && *at <= now
+        {
+            let (_, subject) = self.pausing.pop_first()?;
+            self.ready.push_back(subject);
+        }
+        let most = match &self.failing {
+            None => self.bounds.max_requests,
+            Some(failing) if failing.next <= now => 1,
+            Some(_) => 0,
+        };
+        if self.on_their_way >= most {
+            return None;
+        }
+        let subject = self.ready.pop_front()?;
+        let told = self.subjects.get(&subject)?.front()?.told.clone();
+        self.on_their_way = self.on_their_way.saturating_add(1);
+        Some(told)
+    }
+
+    /// How the attempt with the first event of that subject went.
+    pub(super) fn done(&mut self, now: Instant, subject: &Arc<str>, outcome: Outcome) -> Changed {
+        self.on_their_way = self.on_their_way.saturating_sub(1);
+        let mut changed = Changed::default();
+        let (cause, is_refused) = match outcome {
+            Outcome::Delivered => {
+                changed.is_back = self.failing.take().is_some();
+                self.remove_first(subject);
+                return changed;
+            }
+            Outcome::Refused(cause) => (cause, true),
+            Outcome::Failed(cause) => (cause, false),
+        };
+        if is_refused {
+            changed.is_back = self.failing.take().is_some();
+        } else {
+            changed.is_away = self.fail(now, &cause);
+        }
+        let waiting = self.subjects.get_mut(subject).and_then(VecDeque::front_mut);
+        let Some(waiting) = waiting else {
+            return changed;
+        };
+        waiting.attempts = waiting.attempts.saturating_add(1);
+        if waiting.attempts < self.bounds.attempts {
+            let pause = waiting.backoff.pause();
+            let at = now.checked_add(pause).unwrap_or(now);
+            self.pausing.insert((at, Arc::clone(subject)));
+        } else if let Some(waiting) = self.remove_first(subject) {
+            changed.dead = Some(self.give_up(waiting, cause));
+        }
+        changed
+    }
+
+    /// The receiver did not answer; how long it is left alone, if that is new.
+    fn fail(&mut self, now: Instant, cause: &str) -> Option<Duration> {
+        let is_new = self.failing.is_none();
+        let failing = self.failing.get_or_insert_with(|| Failing {
+            backoff: Backoff::new(self.bounds.pauses),
+            next: now,
+            cause: cause.into(),
+        });
+        // Of requests that were on their way together, the first one counts.
+        if failing.next > now {
+            return None;
+        }
+        let pause = failing.backoff.pause();
+        failing.next = now.checked_add(pause).unwrap_or(now);
+        failing.cause = cause.into();
+        is_new.then_some(pause)
+    }
+
+    fn remove_first(&mut self, subject: &Arc<str>) -> Option<Waiting> {
+        let of_subject = self.subjects.get_mut(subject)?;
+        let first = of_subject.pop_front()?;
+        if of_subject.is_empty() {
+            self.subjects.remove(subject);
+        } else {
+            self.ready.push_back(Arc::clone(subject));
+        }
+        self.events = self.events.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(first.told.weight());
+        Some(first)
+    }
+
+    fn give_up(&mut self, waiting: Waiting, cause: Box<str>) -> Dead {
+        self.given_up = self.given_up.saturating_add(1);
+        let dead = Dead {
+            id: waiting.told.id,
+            name: waiting.told.name,
+            body: waiting.told.body,
+            attempts: waiting.attempts,
+            cause,
+        };
+        self.dead.push_back(dead.clone());
+        if self.dead.len() > self.bounds.max_dead {
+            self.dead.pop_front();
+        }
+        dead
+    }
+
+    /// When [`Self::take`] has something again, if nothing else happens before.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        let due = self.pausing.first().map(|(at, _)| *at);
+        match &self.failing {
+            Some(_) if self.on_their_way > 0 => None,
+            Some(failing) if !self.ready.is_empty() => Some(failing.next),
+            Some(failing) => due.map(|due| due.max(failing.next)),
+            None => due,
+        }
+    }
+
+    /// Events that wait or are on their way.
+    pub(super) fn len(&self) -> usize {
+        self.events
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    pub(super) fn given_up(&self) -> u64 {
+        self.given_up
+    }
+
+    /// Why the receiver is left alone, if it is.
+    pub(super) fn failing(&self) -> Option<&str> {
+        self.failing.as_ref().map(|failing| &*failing.cause)
+    }
+
+    /// The last events that were given up, in order.
+    pub(super) fn dead(&self) -> impl Iterator<Item = &Dead> {
+        self.dead.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bounds() -> Bounds {
+        Bounds {
+            max_bytes: 1 << 20,
+            max_of_subject: 10,
+            max_requests: 4,
+            attempts: 3,
+            pauses: (Duration::from_secs(1), Duration::from_secs(8)),
+            max_dead: 2,
+        }
+    }
+
+    fn told(subject: &str, id: &str) -> Told {
+        Told {
+            id: id.into(),
+            name: "connect",
+            subject: subject.into(),
+            body: Bytes::from_static(b"{}"),
+        }
+    }
+
+    fn queue(events: &[(&str, &str)]) -> DeliveryQueue {
+        let mut queue = DeliveryQueue::new(bounds());
+        for (subject, id) in events {
+            queue.push(told(subject, id)).unwrap();
+        }
+        queue
+    }
+
+    /// Ids of all that can be sent now.
+    fn taken(queue: &mut DeliveryQueue, now: Instant) -> Vec<String> {
+        std::iter::from_fn(|| queue.take(now).map(|told| told.id.to_string())).collect()
+    }
+
+    fn refused() -> Outcome {
+        Outcome::Refused("400".into())
+    }
+
+    fn failed() -> Outcome {
+        Outcome::Failed("503".into())
+    }
+
+    fn done(queue: &mut DeliveryQueue, now: Instant, subject: &str, outcome: Outcome) -> Changed {
+        queue.done(now, &subject.into(), outcome)
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn events_of_a_subject_go_one_after_the_other() {
+        let now = Instant::now();
+        let mut queue = queue(&[("a", "1"), ("a", "2"), ("b", "3"), ("a", "4")]);
+        assert_eq!(taken(&mut queue, now), ["1", "3"]);
+        done(&mut queue, now, "b", Outcome::Delivered);
+        assert!(taken(&mut queue, now).is_empty());
+        done(&mut queue, now, "a", Outcome::Delivered);
+        assert_eq!(taken(&mut queue, now), ["2"]);
+        done(&mut queue, now, "a", Outcome::Delivered);
+        assert_eq!(taken(&mut queue, now), ["4"]);
+        done(&mut queue, now, "a", Outcome::Delivered);
+        assert_eq!((queue.len(), queue.bytes(), queue.wake_at()), (0, 0, None));
+    }
+
+    #[test]
+    fn an_event_that_is_refused_keeps_back_its_subject_alone() {
+        let mut now = Instant::now();
+        let mut queue = queue(&[("a", "1"), ("a", "2"), ("b", "3"), ("b", "4")]);
+        assert_eq!(taken(&mut queue, now), ["1", "3"]);
+        done(&mut queue, now, "a", refused());
+        done(&mut queue, now, "b", Outcome::Delivered);
+        assert_eq!(taken(&mut queue, now), ["4"]);
+        done(&mut queue, now, "b", Outcome::Delivered);
+        let again = queue.wake_at().unwrap();
+        assert!((now + LONG / 120..=now + LONG / 60).contains(&again));
+        now = again;
+        assert_eq!(taken(&mut queue, now), ["1"]);
+        done(&mut queue, now, "a", refused());
+        now = queue.wake_at().unwrap();
+        assert_eq!(taken(&mut queue, now), ["1"]);
+        // The third time was the last.
+        let changed = done(&mut queue, now, "a", refused());
+        let dead = changed.dead.unwrap();
+        assert_eq!((&*dead.id, dead.attempts, &*dead.cause), ("1", 3, "400"));
+        assert_eq!(taken(&mut queue, now), ["2"]);
+        assert_eq!(queue.failing(), None);
+    }
+
+    #[test]
+    fn a_receiver_that_is_away_is_tried_by_one_event_at_a_time() {
+        let mut now = Instant::now();
+        let mut queue = queue(&[("a", "1"), ("b", "2"), ("c", "3"), ("d", "4"), ("e", "5")]);
+        assert_eq!(taken(&mut queue, now), ["1", "2", "3", "4"]);
+        assert!(done(&mut queue, now, "a", failed()).is_away.is_some());
+        for subject in ["b", "c", "d"] {
+            // They were on their way together: one fault.
+            assert_eq!(done(&mut queue, now, subject, failed()).is_away, None);
+        }
+        assert!(taken(&mut queue, now).is_empty());
+        now = queue.wake_at().unwrap();
+        assert_eq!(taken(&mut queue, now).len(), 1);
+        assert_eq!(queue.wake_at(), None, "it waits for the one");
+        now += LONG;
+        assert!(taken(&mut queue, now).is_empty());
+        assert_eq!(queue.failing(), Some("503"));
+        // Whichever it was.
+        let on_its_way = ["a", "b", "c", "d", "e"]
+            .into_iter()
+            .find(|subject| {
+                let is_ready = queue.ready.iter().any(|ready| **ready == **subject);
+                let pauses = queue.pausing.iter().any(|(_, name)| **name == **subject);
+                !is_ready && !pauses
+            })
+            .unwrap();
+        let changed = done(&mut queue, now, on_its_way, Outcome::Delivered);
+        assert!(changed.is_back);
+        assert_eq!(taken(&mut queue, now).len(), 4);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_and_takes_none() {
+        let mut queue = DeliveryQueue::new(Bounds {
+            max_of_subject: 2,
+            max_bytes: 4 * (OVERHEAD + 4),
+            ..bounds()
+        });
+        for id in ["1", "2"] {
+            queue.push(told("a", id)).unwrap();
+        }
+        assert_eq!(queue.push(told("a", "3")), Err(NoRoom::Subject));
+        for subject in ["b", "c"] {
+            queue.push(told(subject, "4")).unwrap();
+        }
+        assert_eq!(queue.push(told("d", "5")), Err(NoRoom::Bytes));
+        assert_eq!((queue.len(), queue.dropped()), (4, 2));
+    }
+
+    #[test]
+    fn the_last_that_were_given_up_are_kept() {
+        let now = Instant::now();
+        let mut queue = DeliveryQueue::new(Bounds {
+            attempts: 1,
+            ..bounds()
+        });
+        for id in ["1", "2", "3"] {
+            queue.push(told("a", id)).unwrap();
+            assert_eq!(taken(&mut queue, now), [id]);
+            assert!(done(&mut queue, now, "a", refused()).dead.is_some());
+        }
+        let kept: Vec<_> = queue.dead().map(|dead| &*dead.id).collect();
+        assert_eq!((kept, queue.given_up()), (vec!["2", "3"], 3));
+    }
+
+    proptest! {
+        /// Whatever goes wrong: each event is delivered or given up, those of a subject in order,
+        /// one at a time, and nothing is left.
+        #[test]
+        fn everything_comes_to_an_end_in_order(
+            subjects in prop::collection::vec(0..4_usize, 1..30),
+            outcomes in prop::collection::vec(0..4_u8, 200),
+        ) {
+            let mut now = Instant::now();
+            let mut queue = DeliveryQueue::new(Bounds { max_of_subject: 99, ..bounds() });
+            for (id, subject) in subjects.iter().enumerate() {
+                queue.push(told(&subject.to_string(), &format!("{id:03}"))).unwrap();
+            }
+            let mut outcomes = outcomes.into_iter().cycle();
+            let mut last: HashMap<Arc<str>, Arc<str>> = HashMap::new();
+            let mut ended = 0;
+            let mut rounds = 0;
+            while queue.len() > 0 {
+                rounds += 1;
+                prop_assert!(rounds < 10_000, "it does not end: {queue:?}");
+                let mut sent = Vec::new();
+                while let Some(told) = queue.take(now) {
+                    prop_assert!(sent.iter().all(|other: &Told| other.subject != told.subject));
+                    if let Some(before) = last.insert(Arc::clone(&told.subject), Arc::clone(&told.id)) {
+                        prop_assert!(before <= told.id, "{before} before {}", told.id);
+                    }
+                    sent.push(told);
+                }
+                if sent.is_empty() {
+                    now = queue.wake_at().expect("it wakes");
+                    continue;
+                }
+                for told in sent {
+                    let outcome = match outcomes.next() {
+                        Some(0) => refused(),
+                        Some(1) => failed(),
+                        _ => Outcome::Delivered,
+                    };
+                    let is_delivered = outcome == Outcome::Delivered;
+                    let changed = queue.done(now, &told.subject, outcome);
+                    ended += usize::from(is_delivered || changed.dead.is_some());
+                }
+            }
+            prop_assert_eq!(ended, subjects.len());
+            prop_assert_eq!(queue.bytes(), 0);
+        }
+    }
+}
