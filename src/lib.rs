@@ -11,12 +11,13 @@
 //! - [`page`] — the operator's page: a client of the HTTP API
 //! - [`listen`] and [`http`] — sockets and routes; they make links
 //! - [`connection`] — one task a client: link, session, broker
+//! - [`offline`] — messages for those who are away
 //! - [`node`] — shared by all connections of a node: services, settings, registry, places, memory
 //! - [`control`] — commands of an operator or a backend to sessions of any node
 //! - [`tap`] — what operators see of the frames of clients
 //! - [`hub`], [`messaging`], [`presence`], [`broker`], [`auth`] — the services of a connection
-//! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
 //! - [`webhooks`] — events for the application, by signed HTTP requests
+//! - [`telemetry`], [`shutdown`] — logs, and phases of an orderly end
 //! - [`units`] and [`secret_url`] — how durations, sizes and URLs are written in configuration
 //! - [`address`] — what limits by address count as one
 //! - `tls_client` — TLS towards servers
@@ -58,6 +59,7 @@ pub mod listen;
 pub mod messaging;
 pub mod migrate;
 pub mod node;
+pub mod offline;
 pub mod page;
 pub mod presence;
 mod recent;

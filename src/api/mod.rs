@@ -93,6 +93,7 @@ use crate::{
     control::{Look, Views},
     http::{Remote, Routes},
     node::Services,
+    offline,
     shutdown::{Phase, Phases},
     telemetry::{self, Seldom},
 };
@@ -206,8 +207,8 @@ static ROUTES: &[Route] = routes! {
     GET "/api/v1/rooms/{exchange}/{key}" READ => rooms::room;
     POST "/api/v1/publish" PUBLISH => publish::publish, body as "publish";
     GET "/api/v1/journal/{exchange}" HISTORY => journal::history as "history";
-    GET "/api/v1/tail" ADMIN => tail::tail as "tail";
     GET "/api/v1/webhooks" READ => webhooks::webhooks;
+    GET "/api/v1/tail" ADMIN => tail::tail as "tail";
     GET "/api/v1/config" READ => configuration::configuration;
     POST "/api/v1/config/reload" ADMIN => configuration::reload as "reload";
     POST "/api/v1/config/compare" ADMIN => configuration::compare, body;
@@ -487,6 +488,7 @@ impl Views for Api {
                 Look::Refusals => overview::view_refusals(self).await,
                 Look::Session(id) => details::view(self, &id).await,
                 Look::Destinations(text) => destinations::view(self, &text).await,
+                Look::Subscribed(keys) => offline::view(&self.services, &keys),
             }
         }
         .boxed()

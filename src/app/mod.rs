@@ -26,7 +26,10 @@ use warp::Filter as _;
 use crate::{
     api::{self, Api, Reconfigure},
     auth::{self, Authenticator, CertificateLogin, Replaceable, rabbitmq::RabbitMqAuthenticator},
-    broker::{self, Broker, ExchangeKind, Url, amqp::AmqpBroker, embedded::Embedded},
+    broker::{
+        self, Broker, ExchangeKind, FeedConfig, Url, amqp::AmqpBroker, embedded::Embedded,
+        offline_of,
+    },
     codes::Code,
     config::{Config, Loaded},
     control::{self, Control},
@@ -39,7 +42,7 @@ use crate::{
     },
     messaging::{self, MemorySequences, RedisSequences, SequenceStore},
     node::{self, Memory, Places, Registry, Services, Settings, Shed},
-    page,
+    offline, page,
     presence::{
         self, Node, Outbox, Presence,
         memory::MemoryPresence,
@@ -49,10 +52,10 @@ use crate::{
     shutdown::{self, Phase, Phases, Progress},
     tap::Taps,
     telemetry::{self, Exporting},
+    webhooks::{self, Webhooks},
 };
 use logins::Logins;
 use reload::{Reloader, Remote};
-    webhooks::{self, Webhooks},
 
 /// The gateway could not start, or not go on.
 #[derive(Debug, Error)]
@@ -98,12 +101,12 @@ const LAST_EVENTS: Duration = Duration::from_secs(2);
 /// How long the last spans may take to the collector.
 const LAST_TRACES: Duration = Duration::from_secs(2);
 
-/// Serves until SIGINT or SIGTERM, then drains. SIGHUP, and the HTTP API, have the file read again.
-///
-/// # Errors
 /// How long the last webhooks may take, at least.
 const LAST_WEBHOOKS: Duration = Duration::from_secs(2);
 
+/// Serves until SIGINT or SIGTERM, then drains. SIGHUP, and the HTTP API, have the file read again.
+///
+/// # Errors
 /// A part could not be built, or an address not opened.
 pub async fn run(mut loaded: Loaded, file: Option<PathBuf>) -> Result<(), Error> {
     fit_to_files(&mut loaded.config.listen);
@@ -154,6 +157,7 @@ pub struct Gateway {
     phases: Phases,
     addresses: Addresses,
     events: Option<Events>,
+    offline: Vec<AbortOnDropHandle<()>>,
     traces: Option<Exporting>,
     listeners: JoinSet<()>,
 }
@@ -224,6 +228,7 @@ impl Gateway {
             auth,
             events,
         } = build(&config, &node)?;
+        let offline = offline::start(&config.offline, &services, &node);
         let (progress, phases) = Progress::start();
         let mut listeners = JoinSet::new();
         let gateway = Arc::new(http::Gateway {
@@ -324,6 +329,7 @@ impl Gateway {
             phases,
             addresses,
             events,
+            offline,
             traces,
             listeners,
         })
@@ -395,16 +401,17 @@ impl Gateway {
             let last = join_all(events.publishers);
             let _ = tokio::time::timeout(LAST_EVENTS, last).await;
         }
-        self.services.control.close();
-        self.services.vhosts.unbind_feeds(end).await;
-        self.services.vhosts.close().await;
-        while self.listeners.join_next().await.is_some() {}
-        OptionFuture::from(self.traces.map(|traces| traces.finish(LAST_TRACES))).await;
-        telemetry::stopped(registry.len());
         if let Some(webhooks) = &self.services.webhooks {
             // The ends of all sessions are among them.
             webhooks.close(end.max(after(LAST_WEBHOOKS))).await;
         }
+        self.services.control.close();
+        self.services.vhosts.unbind_feeds(end).await;
+        drop(self.offline);
+        self.services.vhosts.close().await;
+        while self.listeners.join_next().await.is_some() {}
+        OptionFuture::from(self.traces.map(|traces| traces.finish(LAST_TRACES))).await;
+        telemetry::stopped(registry.len());
         drop(self.phases);
         stopped
     }
@@ -653,6 +660,14 @@ fn outboxes(events: Option<&Events>, webhooks: Option<&Arc<Webhooks>>) -> Outbox
     }
 }
 
+/// What feeds have to know.
+fn feed(config: &Config) -> FeedConfig {
+    FeedConfig {
+        offline: config.offline.feeds(&config.broker.default_vhost),
+        ..config.feed.clone()
+    }
+}
+
 /// All exchanges that the gateway makes where they are missing.
 #[must_use]
 pub fn exchanges(config: &Config) -> BTreeMap<Box<str>, ExchangeKind> {
@@ -660,6 +675,11 @@ pub fn exchanges(config: &Config) -> BTreeMap<Box<str>, ExchangeKind> {
     if config.presence.has_events() {
         // Exchanges that the configuration names are made at their first use.
         let exchange = config.presence.exchange.clone();
+        exchanges.entry(exchange).or_insert(ExchangeKind::Topic);
+    }
+    for source in &config.offline.sources {
+        exchanges.insert(offline_of(source).into(), ExchangeKind::Topic);
+        let exchange = config.offline.exchange.as_str().into();
         exchanges.entry(exchange).or_insert(ExchangeKind::Topic);
     }
     if let Some(exchange) = control_exchange(config) {
@@ -689,7 +709,7 @@ pub fn rabbitmq(config: &Config, node: &str) -> Result<Option<AmqpBroker>, Error
             Url::Amqp(url) => Some(url.clone()),
         })
         .collect();
-    AmqpBroker::new(&urls, broker, config.feed.clone(), node)
+    AmqpBroker::new(&urls, broker, feed(config), node)
         .map(|broker| Some(broker.with_journal(config.journal.clone())))
         .map_err(Error::Configuration)
 }

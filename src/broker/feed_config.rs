@@ -4,6 +4,7 @@ use std::{num::NonZero, time::Duration};
 
 use serde::Deserialize;
 
+use super::OfflineFeeds;
 use crate::units::{Checked, at_least_one, size};
 
 /// More shards than this help nobody: each is a queue and a consumer per virtual host.
@@ -57,6 +58,9 @@ pub struct FeedConfig {
     /// Messages that the broker sends ahead of acknowledgements. Enough to keep a fast link
     /// busy, few enough to be sent again cheaply.
     pub prefetch: u16,
+    /// What is done with messages that nobody is subscribed to: of the section `[offline]`.
+    #[serde(skip)]
+    pub offline: OfflineFeeds,
 }
 
 /// What is bound to feed queues.
@@ -86,6 +90,7 @@ impl Default for FeedConfig {
             expires: Duration::from_secs(600),
             max_length_bytes: 256 << 20,
             prefetch: 1000,
+            offline: OfflineFeeds::default(),
         }
     }
 }

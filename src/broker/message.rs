@@ -27,9 +27,23 @@ pub struct Message {
     /// A message of a feed that its subscribers may have had before: the broker gave it again, and
     /// does not tell.
     pub may_be_known: bool,
+    /// How it came out of queues before this one, the last time first: of messages of dedicated
+    /// consumers.
+    pub deaths: Box<[Death]>,
     /// When it was read off the broker's socket.
     pub read_at: ReadAt,
     tails: OnceLock<Tails>,
+}
+
+/// How a message left a queue as a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Death {
+    /// The queue that it left.
+    pub queue: Box<str>,
+    /// Why: `expired`, `maxlen`, `rejected`, `delivery_limit`.
+    pub reason: Box<str>,
+    /// The key that it had before.
+    pub routing_key: Box<str>,
 }
 
 /// What [`Message::tail`] encoded.
@@ -89,6 +103,7 @@ impl Message {
             cc: Vec::new(),
             body,
             may_be_known: false,
+            deaths: Box::default(),
             read_at: ReadAt::default(),
             tails: OnceLock::new(),
         }

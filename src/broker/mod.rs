@@ -15,6 +15,7 @@ pub mod journal;
 mod keys;
 mod kinds;
 mod message;
+mod offline;
 pub mod own_queues;
 mod properties;
 pub mod routing;
@@ -33,7 +34,12 @@ pub use journal::{
 };
 pub use keys::{KeyLimits, TooManyHashes, TooManyWords};
 pub(crate) use kinds::{KnownKind, KnownKinds};
-pub use message::{CONFLATED_HEADER, DROPPED_HEADER, Delivery, Message, USER_HEADER, passes_for};
+pub use message::{
+    CONFLATED_HEADER, DROPPED_HEADER, Death, Delivery, Message, USER_HEADER, passes_for,
+};
+pub use offline::{
+    KeyTemplate, OfflineConfig, OfflineFeeds, UNHEARD_HEADER, offline_of, policy_for,
+};
 pub use properties::Properties;
 pub(crate) use properties::for_each_property;
 pub use routing::ExchangeKind;

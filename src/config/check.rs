@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     auth::{CertificateLogin, Unset, jwt, rabbitmq},
-    broker::{ExchangeKind, Url},
+    broker::{Binding, ExchangeKind, Url},
     codes::Code,
     listen::{
         origin,
@@ -117,6 +117,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
     } = config;
     tls(config, reader);
     journal(config, reader);
+    offline(config, reader);
     if let Err((key, message)) = config.redis.check_with(&presence.url) {
         reader.wrong(&[("redis", key), ("presence", "url")], &message);
     }
@@ -284,6 +285,99 @@ fn journal(config: &Config, reader: &mut Reader<'_>) {
             "names an exchange of [feed] whole, but bridge is true, so others may bind keys there, \
              and a key that anybody binds is missing in the journal; write bridge = false, and see \
              to it that nobody binds any",
+        );
+    }
+}
+
+/// Needs of messages for those who are away: a binding has to tell that somebody is there.
+fn offline(config: &Config, reader: &mut Reader<'_>) {
+    let Config {
+        offline,
+        broker,
+        feed,
+        journal,
+        control,
+        presence,
+        ..
+    } = config;
+    if !offline.is_on() {
+        return;
+    }
+    let sources = ("offline", "sources");
+    if broker.all_urls().contains(&Url::Embedded) {
+        reader.wrong(
+            &[sources, ("broker", "url")],
+            "names exchanges, but the embedded broker has no alternate exchanges; connect to \
+             RabbitMQ, or write sources = []",
+        );
+    }
+    if feed.binding == Binding::All {
+        reader.wrong(
+            &[sources, ("feed", "binding")],
+            "names exchanges, but [feed] binding is \"all\", so everything is bound, and RabbitMQ \
+             cannot tell which keys nobody is subscribed to; write binding = \"key\", or sources = []",
+        );
+    }
+    if control.exchange().is_none() {
+        reader.wrong(
+            &[sources, ("control", "exchange")],
+            "names exchanges, but [control] exchange is \"off\", so a node cannot ask the others \
+             whether somebody is subscribed; name one, \"stentor.control\"",
+        );
+    }
+    for source in &offline.sources {
+        if journal.has(source) {
+            reader.wrong(
+                &[sources, ("journal", "exchanges")],
+                &format!(
+                    "has {source:?}, which has a journal: everything is bound to that, so RabbitMQ \
+                     cannot tell which keys nobody is subscribed to; take it out of one of them"
+                ),
+            );
+        }
+        let kind = broker.exchanges.get(source.as_str());
+        if kind.is_some_and(|kind| *kind == ExchangeKind::Fanout) {
+            reader.wrong(
+                &[sources, ("broker", "exchanges")],
+                &format!("has {source:?}, a fanout exchange, which has no keys; take it out"),
+            );
+        }
+    }
+    let is_theirs = (presence.has_events() && *presence.exchange == *offline.exchange)
+        || control.exchange() == Some(&offline.exchange);
+    if is_theirs {
+        reader.wrong(
+            &[
+                ("offline", "exchange"),
+                ("presence", "exchange"),
+                ("control", "exchange"),
+            ],
+            "is the exchange of presence events or of commands, too; name another",
+        );
+    }
+    let back = broker
+        .reconnect_max
+        .saturating_add(broker.connection_timeout);
+    if offline.after <= back {
+        reader.wrong(
+            &[("offline", "after"), ("broker", "reconnect_max")],
+            &format!(
+                "is {}, but a lost link may take {} to come back ([broker] reconnect_max and \
+                 connection_timeout), and what waits for its clients would be handed on; raise it",
+                format_duration(offline.after),
+                format_duration(back)
+            ),
+        );
+    }
+    if offline.after >= feed.expires {
+        reader.wrong(
+            &[("offline", "after"), ("feed", "expires")],
+            &format!(
+                "is {}, but a dead node's queue is gone after {} ([feed] expires), with what waits \
+                 in it; lower it, or raise the other",
+                format_duration(offline.after),
+                format_duration(feed.expires)
+            ),
         );
     }
 }

@@ -79,6 +79,8 @@ pub struct Config {
     pub feed: broker::FeedConfig,
     /// `[journal]`
     pub journal: broker::JournalConfig,
+    /// `[offline]`
+    pub offline: broker::OfflineConfig,
     /// `[mailbox]`
     pub mailbox: hub::MailboxConfig,
     /// `[memory]`
@@ -268,14 +270,15 @@ sections! {
     auth_rabbitmq "auth.rabbitmq": auth::rabbitmq::RabbitMqConfig,
     presence "presence": presence::Config,
     redis "redis": presence::RedisConfig,
+    webhooks "webhooks": webhooks::Config,
     sequences "sequences": messaging::Config,
     sessions "sessions": node::LoginPolicy,
-    webhooks "webhooks": webhooks::Config,
     control "control": control::Config,
     stomp "stomp": node::Stomp,
     limits "limits": node::Limits,
     feed "feed": broker::FeedConfig,
     journal "journal": broker::JournalConfig,
+    offline "offline": broker::OfflineConfig,
     mailbox "mailbox": hub::MailboxConfig,
     memory "memory": node::MemoryConfig,
     api "api": api::Config,

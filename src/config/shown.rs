@@ -142,6 +142,7 @@ mod tests {
             ("broker", "token_refresh"),
             ("sequences", "max_keys"),
             ("redis", "key"),
+            ("offline", "key"),
             ("auth.jwt", "secret_file"),
             ("auth.jwt", "public_keys"),
             ("limits", "max_key_words"),

@@ -453,3 +453,40 @@ fn what_is_forwarded_can_be_set_by_variables() {
     assert_eq!(auth.forward_connection[&auth::Fact::ClientIp], "ip");
     assert!(!format!("{auth:?}").contains("s3cret"));
 }
+
+#[test]
+fn messages_for_those_who_are_away_need_bindings_that_tell() {
+    let on = "[offline]\nsources = [\"feed\"]\n";
+    assert!(load(on, &[]).is_ok());
+    for (more, says) in [
+        (
+            "[feed]\nbinding = \"all\"",
+            "cannot tell which keys nobody is subscribed to",
+        ),
+        ("[journal]\nexchanges = [\"feed\"]", "which has a journal"),
+        (
+            "[broker]\nurl = \"embedded:\"",
+            "has no alternate exchanges",
+        ),
+        (
+            "[broker]\nexchanges = { feed = \"fanout\" }",
+            "which has no keys",
+        ),
+        ("[control]\nexchange = \"off\"", "cannot ask the others"),
+        (
+            "[presence]\nurl = \"memory:\"\nexchange = \"offline\"",
+            "of presence events",
+        ),
+        ("[feed]\nexpires = \"1m\"", "lower it, or raise the other"),
+        (
+            "[broker]\nreconnect_max = \"1m\"",
+            "what waits for its clients",
+        ),
+    ] {
+        let found = problems(&format!("{on}{more}"), &[]);
+        assert!(found.contains(says), "{more}: {found}");
+        assert!(load(more, &[]).is_ok(), "{more}");
+    }
+    let key = problems("[offline]\nkey = \"user\"", &[]);
+    assert!(key.contains("{username}"), "{key}");
+}

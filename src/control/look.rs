@@ -14,6 +14,8 @@ pub enum Look {
     Session(Box<str>),
     /// What clients are subscribed to, as far as it has this text in it.
     Destinations(Box<str>),
+    /// Which of these keys of an exchange somebody is subscribed to: an object of JSON.
+    Subscribed(Box<str>),
 }
 
 /// A node that can be looked at.
@@ -44,13 +46,16 @@ impl Look {
             Self::Refusals => "refusals",
             Self::Session(_) => "session",
             Self::Destinations(_) => "destinations",
+            Self::Subscribed(_) => "subscribed",
         }
     }
 
     /// What it is about.
     pub(super) fn about(&self) -> Option<&str> {
         match self {
-            Self::Session(about) | Self::Destinations(about) => Some(about),
+            Self::Session(about) | Self::Destinations(about) | Self::Subscribed(about) => {
+                Some(about)
+            }
             Self::Overview | Self::Refusals => None,
         }
     }
@@ -62,6 +67,7 @@ impl Look {
             ("refusals", None) => Some(Self::Refusals),
             ("session", Some(id)) => Some(Self::Session(id)),
             ("destinations", Some(text)) => Some(Self::Destinations(text)),
+            ("subscribed", Some(keys)) => Some(Self::Subscribed(keys)),
             _ => None,
         }
     }

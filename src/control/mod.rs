@@ -37,7 +37,7 @@ use crate::{
 };
 
 pub use tails::TailLines;
-pub use wire::MAX_PATTERN;
+pub use wire::{MAX_ABOUT, MAX_PATTERN};
 
 /// How long the answers of other nodes are awaited, if it is not known which there are.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -22,7 +22,7 @@
 //!
 //! An answer has the `command` `answer`, `to` (the `id`), `node` and `hits`. A node that begins to
 //! listen asks for `bans`; the others answer with messages `banned`, which list them. A node asks by
-//! `look` what there is to see (`overview`, `refusals`; or `session` and `destinations`, which have an
+//! `look` what there is to see (`overview`, `refusals`; or `session`, `destinations` and `subscribed`, which have an
 //! `about`); the others answer with `seen`: `to`, `node`, and a `view`. A node that
 //! shows a `tail` says so again and again, with the `queue` that it reads frames from. Unknown fields
 //! are ignored.
@@ -46,6 +46,9 @@ pub const MAX_SIZE: usize = 16 * 1024;
 
 /// The longest name of the broker's or of a user, in bytes.
 const MAX_NAME: usize = 255;
+
+/// The longest text that a look is about, in bytes: keys, for instance.
+pub const MAX_ABOUT: usize = 12 * 1024;
 
 /// The longest pattern of destinations, in bytes.
 pub const MAX_PATTERN: usize = 1024;
@@ -382,11 +385,17 @@ impl Fields {
             ("device_type", self.device_type.as_ref()),
             ("device_id", self.device_id.as_ref()),
             ("to", self.to.as_ref()),
-            ("about", self.about.as_ref()),
         ] {
             if value.is_some_and(|value| value.len() > MAX_NAME) {
                 return Err(format!("{name} is longer than {MAX_NAME} bytes"));
             }
+        }
+        if self
+            .about
+            .as_ref()
+            .is_some_and(|about| about.len() > MAX_ABOUT)
+        {
+            return Err(format!("about is longer than {MAX_ABOUT} bytes"));
         }
         let command = match &*self.command {
             "kick" => Command::Kick {

@@ -210,7 +210,7 @@ async fn vhost(management: &Management, config: &Config, name: &str) -> Vec<Find
         format!("operator-policies/{encoded}"),
         format!("vhosts/{encoded}"),
     );
-    let exchanges_path = format!("exchanges/{encoded}?columns=name,type");
+    let exchanges_path = format!("exchanges/{encoded}?columns=name,type,arguments");
     let (user, operator, vhost, exchanges) = tokio::join!(
         get::<Vec<Policy>>(management, &user_paths),
         get::<Vec<Policy>>(management, &operator_paths),
@@ -221,6 +221,10 @@ async fn vhost(management: &Management, config: &Config, name: &str) -> Vec<Find
     match (user, operator) {
         (Ok(user), Ok(operator)) => {
             findings.extend(policies::judge(name, &user, &operator, &config.feed));
+            if name == config.broker.default_vhost {
+                let exchanges = exchanges.as_ref().map_or(&[][..], Vec::as_slice);
+                findings.extend(policies::offline(name, &user, exchanges, &config.offline));
+            }
         }
         (Err(error), _) | (_, Err(error)) => findings.push(
             Finding::unasked(

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::finding::Finding;
 use crate::{
     auth::rabbitmq::pattern::Pattern,
-    broker::{FEED_QUEUES, FeedConfig},
+    broker::{FEED_QUEUES, FeedConfig, OfflineConfig, offline_of, policy_for},
 };
 
 /// A policy, as the management plug-in lists it.
@@ -31,9 +31,15 @@ pub(super) struct Policy {
 impl Policy {
     /// Whether it may apply to a queue of that name.
     fn touches(&self, queue: &str) -> bool {
-        let kinds = ["", "all", "queues", "classic_queues", "quorum_queues"];
+        self.applies(
+            &["", "all", "queues", "classic_queues", "quorum_queues"],
+            queue,
+        )
+    }
+
+    fn applies(&self, kinds: &[&str], name: &str) -> bool {
         kinds.contains(&&*self.apply_to)
-            && Pattern::new(&self.pattern).is_ok_and(|pattern| pattern.matches(queue))
+            && Pattern::new(&self.pattern).is_ok_and(|pattern| pattern.matches(name))
     }
 }
 
@@ -87,6 +93,59 @@ pub(super) fn judge(
         findings.push(Finding::right("management.policies", text));
     }
     findings
+}
+
+/// Whether what nobody is subscribed to comes to Stentor. `exchanges` are those of the virtual host,
+/// with their arguments, which count more than a policy.
+pub(super) fn offline(
+    vhost: &str,
+    user: &[Policy],
+    exchanges: &[Value],
+    offline: &OfflineConfig,
+) -> Vec<Finding> {
+    const KEY: &str = "alternate-exchange";
+    let sources = offline.sources.iter().map(|source| {
+        let question = "management.offline";
+        let applying = user
+            .iter()
+            .filter(|policy| policy.applies(&["", "all", "exchanges"], source));
+        let policy = applying.max_by_key(|policy| policy.priority);
+        let mut named = exchanges.iter();
+        let exchange =
+            named.find(|one| one.get("name").and_then(Value::as_str) == Some(source.as_str()));
+        let own = exchange.and_then(|one| one.get("arguments")?.get(KEY)?.as_str());
+        let of_policy = policy.and_then(|policy| policy.definition.get(KEY)?.as_str());
+        let wanted = offline_of(source);
+        match own.or(of_policy) {
+            Some(there) if there == wanted => {
+                let text =
+                    format!("exchange {source} leads to {wanted} where nobody is subscribed");
+                Finding::right(question, text)
+            }
+            Some(there) => {
+                let text = format!(
+                    "the alternate exchange of {source} is {there}, and [offline] needs {wanted}: \
+                     nothing is handed on for those who are away"
+                );
+                Finding::wrong(question, text).cure(policy_for(vhost, source))
+            }
+            None => {
+                let text = format!(
+                    "exchange {source} has no alternate one, so what nobody is subscribed to is \
+                     dropped, and [offline] has nothing to hand on"
+                );
+                let found = Finding::wrong(question, text).cure(policy_for(vhost, source));
+                match policy {
+                    None => found,
+                    Some(Policy { name, .. }) => found.cure(format!(
+                        "or add \"{KEY}\":\"{wanted}\" to the policy {name:?}: one policy applies \
+                         to an exchange"
+                    )),
+                }
+            }
+        }
+    });
+    sources.collect()
 }
 
 /// The same pattern without Stentor's queues.
@@ -211,6 +270,43 @@ mod tests {
             assert_eq!(marks(&user, &[]), [mark], "{user:?}");
             assert_eq!(marks(&[], &user), [mark], "{user:?}");
         }
+    }
+
+    #[test]
+    fn a_source_has_to_lead_to_stentor() {
+        let right = json!({"alternate-exchange": "stentor.feed.offline.feed"});
+        let wrong = json!({"alternate-exchange": "unrouted"});
+        let other = json!({"message-ttl": 1});
+        let config = OfflineConfig {
+            sources: ["feed".to_owned()].into(),
+            ..OfflineConfig::default()
+        };
+        let of = |user: &[Policy], exchanges: &[Value]| {
+            let found = offline("/", user, exchanges, &config);
+            assert_eq!(found.len(), 1);
+            found[0].mark
+        };
+        for (user, mark) in [
+            (vec![], Mark::Wrong),
+            (vec![policy("^feed$", "exchanges", 0, &right)], Mark::Right),
+            (vec![policy(".*", "all", 0, &right)], Mark::Right),
+            (vec![policy("^feed$", "queues", 0, &right)], Mark::Wrong),
+            (vec![policy("^feed$", "exchanges", 0, &wrong)], Mark::Wrong),
+            (
+                vec![
+                    policy("^feed$", "exchanges", 0, &right),
+                    policy(".*", "all", 1, &other),
+                ],
+                Mark::Wrong,
+            ),
+        ] {
+            assert_eq!(of(&user, &[]), mark, "{user:?}");
+        }
+        // What an exchange was declared with counts more.
+        let declared = json!({"name": "feed", "type": "direct", "arguments": wrong});
+        let user = [policy("^feed$", "exchanges", 0, &right)];
+        assert_eq!(of(&user, &[declared]), Mark::Wrong);
+        assert!(offline("/", &user, &[], &OfflineConfig::default()).is_empty());
     }
 
     /// The cure keeps the policy for all other queues.

@@ -14,6 +14,7 @@ mod kinds;
 mod linger;
 mod mailbox;
 mod rouser;
+mod unheard;
 mod verify;
 mod vhosts;
 
@@ -22,11 +23,13 @@ use std::{
     hash::{BuildHasher, RandomState},
     num::NonZero,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use config::{MailboxConfig, Overflow};
@@ -39,15 +42,16 @@ pub use mailbox::{Acks, Conflate, DedicatedSink, Item, Mailbox, Parcel, Settling
 pub use vhosts::{EnterError, VhostStatus, Vhosts};
 
 use self::{
-    feed::{Feed, Feeds, Journal, Record, Sink, Subscriber},
+    feed::{Feed, FeedParts, Feeds, Journal, Record, Sink, Subscriber},
     linger::Linger,
     rouser::Rouser,
+    unheard::Unheard,
     verify::{Pace, Verifier},
 };
 use crate::{
     broker::{
         Broker, BrokerError, Confirm, Cursor, ExchangeKind, FeedConfig, FeedId, JournalConfig,
-        Publish, VirtualHost,
+        OfflineFeeds, Publish, VirtualHost,
     },
     telemetry::{self, PublishingCounted},
 };
@@ -61,11 +65,39 @@ pub struct Hub {
     _linger_task: AbortOnDropHandle<()>,
     _verify_task: AbortOnDropHandle<()>,
     rouser: Arc<Rouser>,
+    /// For exchanges whose messages are handed on for those who are away; with what has their
+    /// bindings taken away at once.
+    away: Option<Away>,
     /// Sees to it that journals keep their exchanges' messages, also while nobody is subscribed.
     keeping: OnceLock<AbortOnDropHandle<()>>,
     /// Keyed at random, so that nobody can aim all patterns at one shard.
     hasher: RandomState,
     members: Mutex<Members>,
+}
+
+/// What feeds need whose messages are handed on for those who are away.
+struct Away {
+    offline: OfflineFeeds,
+    unheard: Arc<Unheard>,
+    /// A key that lingered would keep its messages from those who hand them on.
+    linger: Arc<Linger>,
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+impl Away {
+    fn start(config: &FeedConfig, vhost: &str, host: &Arc<dyn VirtualHost>) -> Option<Self> {
+        if !config.offline.has_any(vhost) {
+            return None;
+        }
+        let (unheard, handing_on) = Unheard::start(Arc::clone(host));
+        let (linger, unbinding) = Linger::start(Duration::ZERO);
+        Some(Self {
+            offline: config.offline.clone(),
+            unheard,
+            linger,
+            _tasks: [handing_on, unbinding],
+        })
+    }
 }
 
 /// The clients of a virtual host.
@@ -89,6 +121,7 @@ impl Hub {
         let feeds = Arc::new(Feeds::new(config, journal, cores));
         let host = broker.open(name, Arc::new(Sink(Arc::downgrade(&feeds))));
         let (linger, linger_task) = Linger::start(config.linger);
+        let away = Away::start(config, name, &host);
         let verifier = Verifier::new(&feeds, &host, config, pace);
         let hub = Arc::new(Self {
             name: name.into(),
@@ -96,6 +129,7 @@ impl Hub {
             _linger_task: linger_task,
             _verify_task: AbortOnDropHandle::new(tokio::spawn(verifier.run())),
             rouser: Arc::default(),
+            away,
             host,
             feeds,
             hasher: RandomState::new(),
@@ -369,16 +403,57 @@ impl Hub {
             shard,
         };
         let feed = Arc::clone(self.feeds.open.write().entry(id).or_insert_with_key(|id| {
-            let (host, linger) = (Arc::clone(&self.host), Arc::clone(&self.linger));
-            let rouser = Arc::clone(&self.rouser);
+            let away = self.away_of(exchange);
+            let linger = away.map_or(&self.linger, |away| &away.linger);
+            let parts = FeedParts {
+                host: Arc::clone(&self.host),
+                linger: Arc::clone(linger),
+                rouser: Arc::clone(&self.rouser),
+                unheard: away.map(|away| Arc::clone(&away.unheard)),
+            };
             let journal = has_journal.then(|| {
                 let config = &self.feeds.journal;
                 let journal = Journal::new(&self.name, exchange, config);
                 (journal, Record::new(config))
             });
-            Feed::new(id.clone(), kind, bind_all, host, linger, rouser, journal)
+            Feed::new(id.clone(), kind, bind_all, parts, journal)
         }));
         Ok(Some((feed, pattern)))
+    }
+
+    /// `None`: what nobody is subscribed to is dropped.
+    fn away_of(&self, exchange: &str) -> Option<&Away> {
+        let away = self.away.as_ref()?;
+        let patience = away.offline.patience(&self.name, exchange);
+        patience.is_some().then_some(away)
+    }
+
+    /// Which of these keys of an exchange somebody here is subscribed to, by a feed.
+    #[must_use]
+    pub fn hears(&self, exchange: &str, keys: &[&str]) -> Vec<bool> {
+        let feeds = self.feeds_of(|id| *id.exchange == *exchange);
+        let hears = |key: &&str| feeds.iter().any(|feed| feed.hears(key));
+        keys.iter().map(hears).collect()
+    }
+
+    fn feeds_of(&self, is_meant: impl Fn(&FeedId) -> bool) -> Vec<Arc<Feed>> {
+        let open = self.feeds.open.read();
+        let feeds = open.iter().filter(|(id, _)| is_meant(id));
+        feeds.map(|(_, feed)| Arc::clone(feed)).collect()
+    }
+
+    /// Clients have gone: waits until what came for them nevertheless is handed on.
+    async fn hand_on(&self, until: Instant) {
+        /// Between two looks at bindings that are being taken away.
+        const PAUSE: Duration = Duration::from_millis(20);
+        let Some(away) = &self.away else {
+            return;
+        };
+        let feeds = self.feeds_of(|id| self.away_of(&id.exchange).is_some());
+        while Instant::now() < until && !feeds.iter().all(|feed| feed.is_unused()) {
+            tokio::time::sleep(PAUSE).await;
+        }
+        away.unheard.flush(until).await;
     }
 
     async fn exchange_kind(&self, exchange: &str) -> Result<ExchangeKind, BrokerError> {

@@ -43,7 +43,8 @@ impl Services {
     pub fn reserves_exchange(&self, name: &str, permission: Permission) -> bool {
         let events = self.events_exchange.as_deref();
         let is_event = events == Some(name) && permission != Permission::Read;
-        is_event || self.control.is_reserved(name)
+        // What nobody was subscribed to is for everybody's eyes as little as feeds' queues.
+        is_event || name.starts_with(FEED_QUEUES) || self.control.is_reserved(name)
     }
 
     /// Whether a message would go to a queue of the gateway: the default exchange brings it to the

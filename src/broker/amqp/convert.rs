@@ -6,7 +6,7 @@ use lapin::{
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
 
-use crate::broker::{Argument, BrokerError, Cause, Message, Properties, for_each_property};
+use crate::broker::{Argument, BrokerError, Cause, Death, Message, Properties, for_each_property};
 
 /// What the broker said, in the gateway's terms.
 pub(super) fn broker_error(error: &lapin::Error) -> BrokerError {
@@ -110,7 +110,7 @@ pub(super) fn table(arguments: &[(Box<str>, Argument)]) -> Result<FieldTable, Br
 pub(super) fn from_amqp(delivery: &mut Lapin) -> Message {
     let amqp = &delivery.properties;
     let mut properties = get(amqp);
-    let mut cc = Vec::new();
+    let (mut cc, mut deaths) = (Vec::new(), Vec::new());
     for (name, value) in amqp.headers().iter().flatten() {
         if let (AMQPValue::FieldArray(keys), "CC") = (value, name.as_str()) {
             cc.extend(
@@ -119,19 +119,45 @@ pub(super) fn from_amqp(delivery: &mut Lapin) -> Message {
                     .filter_map(as_text)
                     .map(String::into_boxed_str),
             );
+        } else if let (AMQPValue::FieldArray(all), "x-death") = (value, name.as_str()) {
+            deaths.extend(all.as_slice().iter().filter_map(death));
         } else if let Some(value) = as_text(value) {
             properties
                 .headers
                 .push((name.as_str().into(), value.into()));
         }
     }
-    Message::new(
+    let mut message = Message::new(
         delivery.exchange.as_str().into(),
         delivery.routing_key.as_str().into(),
         properties,
         std::mem::take(&mut delivery.data).into(),
-    )
-    .with_cc(cc)
+    );
+    message.deaths = deaths.into();
+    message.with_cc(cc)
+}
+
+/// An entry of the header `x-death`.
+fn death(entry: &AMQPValue) -> Option<Death> {
+    let AMQPValue::FieldTable(entry) = entry else {
+        return None;
+    };
+    let entry = entry.inner();
+    let text = |name: &str| {
+        entry
+            .get(name)
+            .and_then(as_text)
+            .map(String::into_boxed_str)
+    };
+    let AMQPValue::FieldArray(keys) = entry.get("routing-keys")? else {
+        return None;
+    };
+    let first = keys.as_slice().first().and_then(as_text);
+    Some(Death {
+        queue: text("queue")?,
+        reason: text("reason")?,
+        routing_key: first?.into(),
+    })
 }
 
 macro_rules! by_lapin {

@@ -89,7 +89,7 @@ pub(super) fn why_dropped(letter: &Delivery<'_>, queue: &str) -> Option<&'static
             Some(Value::Text(b"delivery_limit")) => Some("a policy's delivery-limit was reached"),
             // Of a message that has no time limit of its own, it was the queue's.
             Some(Value::Text(b"expired")) if death.get(b"original-expiration").is_none() => {
-                Some("messages waited for longer than a policy's message-ttl")
+                Some("messages waited for longer than offline.after, or a policy's message-ttl")
             }
             _ => None,
         }

@@ -29,6 +29,7 @@ use super::{
     linger::{Linger, Unbind},
     mailbox::Mailbox,
     rouser::Rouser,
+    unheard::Unheard,
 };
 use crate::{
     broker::{
@@ -92,10 +93,21 @@ pub(super) struct Feed {
     pub(super) host: Arc<dyn VirtualHost>,
     linger: Arc<Linger>,
     rouser: Arc<Rouser>,
+    /// Takes what nobody here is subscribed to.
+    unheard: Option<Arc<Unheard>>,
     pub(super) table: Mutex<Table>,
     counts: Arc<FeedCounts>,
     /// It is read from a journal.
     pub(super) journal: Option<Arc<Journal>>,
+}
+
+/// What a feed is served by.
+pub(super) struct FeedParts {
+    pub(super) host: Arc<dyn VirtualHost>,
+    pub(super) linger: Arc<Linger>,
+    pub(super) rouser: Arc<Rouser>,
+    /// Takes what nobody here is subscribed to; `None`: it is dropped.
+    pub(super) unheard: Option<Arc<Unheard>>,
 }
 
 pub(super) struct Table {
@@ -205,11 +217,15 @@ impl Feed {
         id: FeedId,
         kind: ExchangeKind,
         bind_all: bool,
-        host: Arc<dyn VirtualHost>,
-        linger: Arc<Linger>,
-        rouser: Arc<Rouser>,
+        parts: FeedParts,
         journal: Option<(Journal, Record)>,
     ) -> Arc<Self> {
+        let FeedParts {
+            host,
+            linger,
+            rouser,
+            unheard,
+        } = parts;
         let (journal, record) = journal.unzip();
         let table = Table {
             routes: RoutingTable::new(kind),
@@ -223,6 +239,7 @@ impl Feed {
             host,
             linger,
             rouser,
+            unheard,
             table: Mutex::new(table),
             counts: FeedCounts::new(),
             journal: journal.map(Arc::new),
@@ -538,6 +555,11 @@ impl Feed {
         }
         // With the table locked: by one thread at a time.
         self.counts.count(subscriptions);
+        if subscriptions == 0
+            && let Some(unheard) = &self.unheard
+        {
+            unheard.push(&self.id.exchange, message);
+        }
         if subscriptions > FEW {
             self.rouser.rouse(sleepers);
         }
@@ -665,6 +687,14 @@ impl Feed {
             patterns.push(&pattern);
         }
         patterns
+    }
+
+    /// Whether somebody gets messages with that key.
+    pub(super) fn hears(&self, key: &str) -> bool {
+        let mut is_heard = false;
+        let table = self.table.lock();
+        table.routes.for_each_match(key, |_| is_heard = true);
+        is_heard
     }
 
     /// How many subscriptions there are to each of these patterns.

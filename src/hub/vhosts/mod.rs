@@ -12,6 +12,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use super::{FeedStatus, Hub, verify::Pace};
 use crate::{
     broker::{self, Broker, BrokerError, FeedConfig, JournalConfig},
+    deadline::after,
     recent::Recent,
     telemetry,
 };
@@ -25,6 +26,9 @@ const MAX_NAME: usize = 255;
 /// How long a login waits for the broker's word on a virtual host that was not open. A broker that
 /// does not answer is no reason to refuse a client, which hears of it when it wants something.
 const OPENING: Duration = Duration::from_secs(3);
+
+/// How long the last messages for those who have gone may take.
+const HANDING_ON: Duration = Duration::from_secs(2);
 
 /// The interval at which idle and refused virtual hosts are closed.
 const TICK: Duration = Duration::from_secs(1);
@@ -225,6 +229,9 @@ impl Vhosts {
     pub async fn unbind_feeds(&self, until: Instant) {
         let hubs = self.open_hubs();
         join_all(hubs.iter().map(|hub| hub.host.unbind_feeds(until))).await;
+        // It takes moments, unless the broker is away.
+        let soon = until.min(after(HANDING_ON));
+        join_all(hubs.iter().map(|hub| hub.hand_on(soon))).await;
     }
 
     pub(super) fn open_hubs(&self) -> Vec<Arc<Hub>> {

@@ -12,9 +12,10 @@ mod hook;
 mod journal;
 mod listening;
 mod node;
+mod offline;
 mod presence;
-
 mod webhooks;
+
 use std::time::Duration;
 
 pub use api::*;
@@ -28,9 +29,10 @@ pub use hook::*;
 pub use journal::*;
 pub use listening::*;
 pub use node::*;
+pub use offline::*;
 pub use presence::*;
+pub use webhooks::*;
 
 pub(super) fn millis(duration: Duration) -> u64 {
-pub use webhooks::*;
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -30,7 +30,7 @@ use std::{
 use futures_util::TryStreamExt;
 use lapin::{
     Channel,
-    options::QueueDeclareOptions,
+    options::{QueueBindOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable},
 };
 use tokio::{
@@ -50,9 +50,12 @@ use crate::{
     broker::{
         BrokerError, FeedId,
         amqp::{
+            convert::short,
             link::{Live, answer, bare, late},
             reader::{Consumer, Ended, Reader},
+            topology,
         },
+        offline_of,
     },
     deadline::after,
     telemetry,
@@ -355,9 +358,16 @@ impl Runner {
             "x-max-length-bytes".into(),
             AMQPValue::LongLongInt(max_bytes),
         );
+        let mut dead_letters = String::new();
+        if let Some(patience) = self.patience() {
+            // By this exchange they come to the overflow queue, too.
+            dead_letters = offline_of(&self.id.exchange);
+            let milliseconds = i64::try_from(patience.as_millis()).unwrap_or(i64::MAX);
+            arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(milliseconds));
+        }
         arguments.insert(
             "x-dead-letter-exchange".into(),
-            AMQPValue::LongString("".into()),
+            AMQPValue::LongString(dead_letters.into()),
         );
         let to_overflow = AMQPValue::LongString(overflow.as_str().into());
         arguments.insert("x-dead-letter-routing-key".into(), to_overflow);
@@ -394,13 +404,21 @@ impl Runner {
             "x-max-length".into(),
             AMQPValue::LongLongInt(OVERFLOW_MARKS.into()),
         );
+        let overflow = overflow_queue(&self.queue.name())?;
+        if self.patience().is_some() {
+            let offline = offline_of(&self.id.exchange);
+            let kind = lapin::ExchangeKind::Topic;
+            topology::declare_or_find(live, &offline, kind, self.deadline()).await?;
+        }
         let channel = live.channel(self.deadline()).await?;
-        let declaring = channel.queue_declare(
-            overflow_queue(&self.queue.name())?,
-            self.durable(),
-            arguments,
-        );
+        let declaring = channel.queue_declare(overflow.clone(), self.durable(), arguments);
         let marks = answer(self.question(), declaring).await?.message_count();
+        if self.patience().is_some() {
+            let offline = short("the exchange's name", &offline_of(&self.id.exchange))?;
+            let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+            let binding = channel.queue_bind(overflow.clone(), offline, overflow, options, none);
+            answer(self.question(), binding).await?;
+        }
         // Nothing was asked on it that could still be under way.
         let _ = answer(self.deadline(), channel.close(200, "bye".into())).await;
         Ok(marks)
@@ -443,6 +461,12 @@ impl Runner {
 
     fn is_replicated(&self) -> bool {
         self.shared.config.replicated
+    }
+
+    /// How long a message may wait for this node, if those that wait longer are handed on.
+    fn patience(&self) -> Option<Duration> {
+        let (shared, exchange) = (&self.shared, &self.id.exchange);
+        shared.config.offline.patience(&shared.vhost, exchange)
     }
 
     /// Until when RabbitMQ may say something of a queue.
