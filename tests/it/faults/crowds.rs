@@ -318,7 +318,9 @@ async fn rabbitmq_is_killed_under_a_crowd() {
         flows.saturating_sub(started)
     );
     assert!(outcome.confirmed > 0);
-    assert_eq!((outcome.lost, outcome.doubled), (0, 0));
+    assert_eq!(outcome.lost, 0);
+    // Messages of RabbitMQ's last moment may come again, as new ones: docs/limits.md.
+    assert!(outcome.doubled as u64 <= ROUND, "{}", outcome.doubled);
     assert!(outcome.sent_away.is_empty(), "{:?}", outcome.sent_away);
 }
 

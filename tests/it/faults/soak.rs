@@ -275,7 +275,11 @@ async fn churn_and_faults_from_a_seed() {
     println!("{} faults, {outcome:?}; at rest: {rest:?}", faults.len());
     let log = gateway.log().text();
     assert!(!log.contains("panicked"), "{log}");
-    assert_eq!((outcome.lost, outcome.doubled), (0, 0));
+    assert_eq!(outcome.lost, 0);
+    // Messages of RabbitMQ's last moment may come again, as new ones: docs/limits.md.
+    let kills = faults.iter();
+    let kills = kills.filter(|fault| matches!(fault, Fault::BrokerKilled));
+    assert!(outcome.doubled <= 20 * kills.count());
     // After a quarter of the time all is warm.
     let warm = &samples[samples.len() / 4..];
     let (middle, late) = warm.split_at(warm.len() / 2);
