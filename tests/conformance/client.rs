@@ -323,7 +323,8 @@ impl Client {
     }
 
     /// Hears all MESSAGE frames up to the one with this body of each of these subscriptions; records
-    /// them by subscription, and leaves out those whose body begins with `last`.
+    /// them by subscription, and leaves out those whose body begins with `last`, and those that came
+    /// before an UNSUBSCRIBE: they need not have come.
     pub(crate) async fn hear_up_to(&mut self, last: &str, subscriptions: &[String]) {
         let mut open = subscriptions.to_vec();
         let mut frames = Vec::new();
@@ -343,7 +344,7 @@ impl Client {
             let subscription = frame.header("subscription").unwrap_or_default().to_owned();
             if frame.body == last {
                 open.retain(|id| *id != subscription);
-            } else if !frame.body.starts_with(b"last") {
+            } else if subscriptions.contains(&subscription) && !frame.body.starts_with(b"last") {
                 frames.push((subscription, frame));
             }
         }

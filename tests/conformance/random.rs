@@ -347,11 +347,15 @@ impl Parting {
         format!("{said}: {} / {}", kind(&self.plugin), kind(&self.stentor))
     }
 
-    /// The row of `docs/differences.md` that explains it.
+    /// The row of `docs/differences.md` that explains it, or another reason.
     fn row(&self) -> Option<&'static str> {
         let (said, plugin, stentor) = (&*self.said, &*self.plugin, &*self.stentor);
         let is_closed = plugin.contains("= closed");
         Some(match () {
+            // A message that comes just after UNSUBSCRIBE.
+            () if plugin.contains("no current subscription with tag") => "its own race",
+            // A NACK of the plug-in is about all subscriptions of the connection.
+            () if plugin.contains("redelivered:true") => "A1",
             () if said.contains("mandatory:true") => "P2",
             () if said.contains("> CONNECT ") && stentor.contains("Illegal command") => "E5",
             () if said.contains("> BEGIN ") && stentor.contains("Duplicated") => "T1",
