@@ -1,0 +1,147 @@
+//! The calls of a virtual host, over the link.
+
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use stentor::broker::{
+    BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind, FeedId, Publish,
+    QueueSpec, VirtualHost,
+};
+use tokio::time::sleep;
+
+use super::{
+    Simulated,
+    consumer::{Link, SimConsumer},
+    unavailable,
+};
+
+pub(super) struct SimHost(pub(super) Arc<Simulated>);
+
+impl SimHost {
+    /// Sends a request, has it carried out, and brings the answer back; any of it may fail.
+    async fn ask<T>(
+        &self,
+        kind: &str,
+        subject: &str,
+        request: impl Future<Output = Result<T, BrokerError>>,
+    ) -> Result<T, BrokerError> {
+        let broker = &self.0;
+        let loss = broker.wait_up().await?;
+        let mut draws = broker.draws(kind, subject);
+        let mood = *broker.mood.lock();
+        let longest = 10 + mood.slowness / 4;
+        let fails = draws.percent(mood.failures);
+        sleep(draws.millis(1, longest)).await;
+        broker.check(loss)?;
+        if fails && draws.percent(50) {
+            return Err(unavailable());
+        }
+        let answer = request.await?;
+        sleep(draws.millis(1, longest)).await;
+        broker.check(loss)?;
+        if fails {
+            return Err(unavailable());
+        }
+        Ok(answer)
+    }
+}
+
+impl VirtualHost for SimHost {
+    fn health(&self) -> Result<(), BrokerError> {
+        if self.0.is_up() {
+            Ok(())
+        } else {
+            Err(unavailable())
+        }
+    }
+
+    fn opened(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        std::future::ready(self.health()).boxed()
+    }
+
+    fn exchange_kind<'a>(
+        &'a self,
+        exchange: &'a str,
+    ) -> BoxFuture<'a, Result<ExchangeKind, BrokerError>> {
+        self.ask("kind", exchange, async {
+            self.0.host().exchange_kind(exchange).await
+        })
+        .boxed()
+    }
+
+    fn bind_feed<'a>(
+        &'a self,
+        feed: &'a FeedId,
+        pattern: &'a str,
+    ) -> BoxFuture<'a, Result<(), BrokerError>> {
+        async move {
+            let subject = format!("{}/{pattern}", feed.exchange);
+            self.ask("bind", &subject, async {
+                self.0.host().bind_feed(feed, pattern).await?;
+                self.0.feeds.note(feed, pattern, true);
+                Ok(())
+            })
+            .await
+        }
+        .boxed()
+    }
+
+    fn unbind_feed<'a>(
+        &'a self,
+        feed: &'a FeedId,
+        pattern: &'a str,
+    ) -> BoxFuture<'a, Result<(), BrokerError>> {
+        async move {
+            let subject = format!("{}/{pattern}", feed.exchange);
+            self.ask("unbind", &subject, async {
+                self.0.host().unbind_feed(feed, pattern).await?;
+                self.0.feeds.note(feed, pattern, false);
+                Ok(())
+            })
+            .await
+        }
+        .boxed()
+    }
+
+    fn consume(
+        &self,
+        request: Consume,
+        sink: Arc<dyn DeliverySink>,
+    ) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
+        async move {
+            let queue = request.queue.name.clone();
+            self.ask("consume", &queue, async {
+                let link = Link::start(&self.0, request, sink)?;
+                Ok(Arc::new(SimConsumer(link)) as Arc<dyn Consumer>)
+            })
+            .await
+        }
+        .boxed()
+    }
+
+    fn declare_queue<'a>(&'a self, queue: &'a QueueSpec) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.ask("declare", &queue.name, async {
+            self.0.host().declare_queue(queue).await
+        })
+        .boxed()
+    }
+
+    fn delete_queue<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.ask("delete", name, async {
+            self.0.host().delete_queue(name).await
+        })
+        .boxed()
+    }
+
+    fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
+        async move {
+            let loss = self.0.wait_up().await?;
+            Ok(self.0.enqueue(publish, loss))
+        }
+        .boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.0.host().close()
+    }
+}

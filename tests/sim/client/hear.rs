@@ -1,0 +1,287 @@
+//! What a client hears, held against what it may expect.
+
+use std::time::Duration;
+
+use stomp_grammar::{Command, Frame};
+use tokio::time::Instant;
+
+use super::{
+    Due, End, Held, Session, Settled, What,
+    subscription::{Mode, Source},
+};
+use crate::{hook::STRANGER, ledger::id_of};
+
+/// Within so long a session has an answer, or is told of its end.
+const PROMPT: Duration = Duration::from_secs(20);
+/// Bytes that a link takes before it says that it is full, and a little.
+const LINK: usize = 80 * 1024;
+
+impl Held {
+    /// The order of deliveries: ids of acknowledgements end with a number.
+    pub(super) fn order(&self) -> u64 {
+        let digits = self
+            .ack
+            .rsplit(|letter: char| !letter.is_ascii_digit())
+            .next();
+        digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+    }
+}
+
+impl Session {
+    pub(super) fn hear(&mut self, frame: &Frame) {
+        self.tell(|| {
+            let body = String::from_utf8_lossy(&frame.body);
+            let body: String = body.chars().take(40).collect();
+            let header = |name| frame.header(name).unwrap_or_default();
+            format!(
+                "< {:?} {}{}{} {}",
+                frame.command,
+                header("receipt-id"),
+                header("message"),
+                header("subscription"),
+                body.trim_end()
+            )
+        });
+        match self.end {
+            Some(End::Error) => self.violate(format!("{:?} after ERROR", frame.command)),
+            Some(End::Disconnected) => {
+                self.violate(format!("{:?} after DISCONNECT's RECEIPT", frame.command));
+            }
+            _ => {}
+        }
+        match frame.command {
+            Command::Connected => self.hear_connected(),
+            Command::Receipt => self.hear_receipt(frame),
+            Command::Message => self.hear_message(frame),
+            Command::Error => self.hear_error(frame),
+            command => self.violate(format!("a server's frame is no {command:?}")),
+        }
+    }
+
+    fn hear_connected(&mut self) {
+        if self.user == STRANGER {
+            self.violate("a stranger is let in".to_owned());
+        }
+        self.connected = Some(Instant::now());
+        self.world.opened(self.number, &self.user);
+    }
+
+    fn hear_receipt(&mut self, frame: &Frame) {
+        let receipt = frame.header("receipt-id").unwrap_or_default();
+        let Some(due) = self.due.pop_front() else {
+            return self.violate(format!("nobody asked for receipt {receipt}"));
+        };
+        if due.receipt != receipt {
+            return self.violate(format!("receipt {receipt} came before {}", due.receipt));
+        }
+        self.check_sent(due.frame);
+        self.fulfil(due);
+    }
+
+    /// All that was sent by then is at the broker.
+    fn check_sent(&mut self, frame: u64) {
+        let ledger = &self.world.ledger;
+        let early: Vec<u64> = self
+            .sent
+            .iter()
+            .filter(|(sent, id)| *sent <= frame && !ledger.is_confirmed(*id))
+            .map(|(_, id)| *id)
+            .collect();
+        self.sent.retain(|(sent, _)| *sent > frame);
+        if !early.is_empty() {
+            self.violate(format!("a receipt came before the broker had {early:?}"));
+        }
+    }
+
+    fn fulfil(&mut self, due: Due) {
+        let ledger = &self.world.ledger;
+        match due.what {
+            What::Sent => {}
+            What::Committed(ids) => {
+                let places: Vec<_> = ids.iter().map(|id| ledger.place(*id)).collect();
+                let all = ids.iter().all(|id| ledger.is_confirmed(*id));
+                if !all || !places.is_sorted() {
+                    self.violate(format!("of a transaction {ids:?} came {places:?}"));
+                }
+            }
+            What::Subscribed(name) => {
+                let now = ledger.len();
+                if let Some(subscription) = self.subscriptions.get_mut(&name) {
+                    subscription.since = Some(now);
+                }
+            }
+            What::Unsubscribed(name) => {
+                self.subscriptions.remove(&name);
+            }
+            What::Settled { ids, loss, how } => {
+                // The broker gave them to others.
+                if loss != self.world.broker.losses() {
+                    return;
+                }
+                for id in ids {
+                    let queued = ledger.note(id, |queued| *queued);
+                    let is_done = match how {
+                        Settled::Acked => queued.is_accepted,
+                        Settled::Nacked => queued.requeues > 0,
+                        Settled::Dropped => queued.is_discarded,
+                    };
+                    if !is_done {
+                        self.violate(format!("m{id} is not {how:?} at the broker: {queued:?}"));
+                    }
+                }
+            }
+            What::Disconnected => {
+                self.end = Some(End::Disconnected);
+                self.wire.hang_up();
+            }
+        }
+    }
+
+    fn hear_message(&mut self, frame: &Frame) {
+        let Some(id) = id_of(&frame.body) else {
+            return self.violate("a strange message".to_owned());
+        };
+        let dropped = frame
+            .header("x-dropped")
+            .and_then(|text| text.parse::<u64>().ok());
+        self.dropped += dropped.unwrap_or(0);
+        let name = frame.header("subscription");
+        let name: Option<u64> = name.and_then(|name| name.parse().ok());
+        let Some(name) = name.filter(|name| self.subscriptions.contains_key(name)) else {
+            return self.violate(format!("m{id} came for no subscription"));
+        };
+        match self.subscriptions[&name].source {
+            Source::Shared { .. } => {
+                self.measure(frame.body.len());
+                self.hear_shared(name, id);
+            }
+            Source::Queue { mode } => {
+                let queued = self.world.ledger.note(id, |queued| {
+                    queued.frames += 1;
+                    queued.was_auto |= mode == Mode::Auto;
+                    *queued
+                });
+                if queued.frames > queued.requeues + 1 {
+                    self.violate(format!("m{id} is delivered twice: {queued:?}"));
+                }
+                // It may have waited here since before the link was lost.
+                let loss = if self.was_stalled() {
+                    u64::MAX
+                } else {
+                    self.world.broker.losses()
+                };
+                let ack = frame.header("ack");
+                if let (Some(ack), false) = (ack, self.subscriptions[&name].is_ending) {
+                    self.held.push(Held {
+                        ack: ack.to_owned(),
+                        subscription: name,
+                        id,
+                        loss,
+                    });
+                }
+            }
+        }
+    }
+
+    /// What waits for a client that does not read is bounded. Of a queue, more comes as soon as the
+    /// client reads.
+    fn measure(&mut self, bytes: usize) {
+        let now = Instant::now();
+        if now != self.burst.0 {
+            return;
+        }
+        self.burst.1 += bytes;
+        let most = self.world.plan.max_bytes + LINK;
+        if self.burst.1 > most {
+            let kept = self.burst.1;
+            self.burst.1 = 0;
+            self.violate(format!("{kept} bytes waited for a client, of {most}"));
+        }
+    }
+
+    fn hear_error(&mut self, frame: &Frame) {
+        let message = frame.header("message").unwrap_or_default();
+        let is_own = self.bad.is_some_and(|(_, expected)| expected == message);
+        if let (true, Some((bad, _))) = (is_own, self.bad) {
+            let unanswered = self.due.iter().filter(|due| due.frame < bad);
+            let unanswered: Vec<_> = unanswered.map(|due| &due.receipt).collect();
+            // It waits for the broker, but not for ever.
+            if !unanswered.is_empty() && !self.world.is_troubled() {
+                self.violate(format!("ERROR came before the receipts {unanswered:?}"));
+            }
+            if !self.world.is_troubled() {
+                for (sent, id) in &self.sent {
+                    if *sent < bad {
+                        self.world.must_be_taken(*id);
+                    }
+                }
+            }
+        }
+        if !is_own && !self.may_be(message) {
+            let body = String::from_utf8_lossy(&frame.body).into_owned();
+            self.violate(format!("ERROR {message:?} for nothing: {body}"));
+        }
+        if self.end.is_none() || self.end == Some(End::Disconnecting) {
+            self.end = Some(End::Error);
+        }
+    }
+
+    /// Whether something happened of which this tells.
+    fn may_be(&self, message: &str) -> bool {
+        let world = &self.world;
+        match message {
+            "kicked" => world.was_kicked(&self.user, self.began),
+            "banned" => world.was_banned(&self.user, self.began),
+            "slow consumer" => self.was_stalled() || world.was_rushed(),
+            "feed interrupted" => world.interruptions() > self.interruptions,
+            "Bad CONNECT" => self.user == STRANGER || world.is_troubled(),
+            _ => world.is_troubled(),
+        }
+    }
+
+    /// Looks, now and then, for a session that should be over.
+    pub(super) fn check_discipline(&self) {
+        if self.is_over() || self.was_stalled() {
+            return;
+        }
+        let now = Instant::now();
+        if world_says(self.world.banned_since(&self.user), now) {
+            self.violate(format!("{} is banned, and here", self.user));
+        }
+        let kick = self.world.last_kick(&self.user);
+        let was_here = |at: Instant| self.connected.is_some_and(|connected| connected < at);
+        if world_says(kick.filter(|at| was_here(*at)), now) {
+            self.violate(format!("{} was kicked, and is here", self.user));
+        }
+    }
+
+    /// Nothing happens any more, and all has been answered.
+    pub(super) fn check_calm(&mut self) {
+        if self.is_over() {
+            return self.violate(format!("the session hangs: {:?}", self.end));
+        }
+        if self.connected.is_none() {
+            return self.violate("the login has no answer".to_owned());
+        }
+        if let Some((_, message)) = self.bad {
+            self.violate(format!("no ERROR {message:?} came"));
+        }
+        if let Some(due) = self.due.front() {
+            self.violate(format!("no answer came for {due:?}"));
+        }
+        self.check_discipline();
+        self.check_subscriptions();
+    }
+
+    /// The connection is over.
+    pub(super) fn check_end(&self) {
+        let is_told = self.end.is_some() || self.was_stalled();
+        if !is_told {
+            self.violate("the connection was closed without a word".to_owned());
+        }
+    }
+}
+
+fn world_says(since: Option<Instant>, now: Instant) -> bool {
+    since.is_some_and(|since| now > since + PROMPT)
+}

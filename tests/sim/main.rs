@@ -1,0 +1,201 @@
+//! The gateway above its traits, simulated from a seed, in virtual time: clients, backends, an
+//! operator, a broker and a hook that fail, and networks that stall and cut.
+//! `docs/internals/simulation.md` describes it.
+//!
+//! `STENTOR_SEED=7 cargo test --test sim seeds -- --exact --nocapture` replays a seed and prints all that
+//! happens.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "all of it is a test"
+)]
+
+mod broker;
+mod client;
+mod entropy;
+mod faults;
+mod hook;
+mod ledger;
+mod operator;
+mod trace;
+#[path = "../../src/connection/tests/wire.rs"]
+#[expect(dead_code, reason = "the gateway's own tests need more of it")]
+mod wire;
+mod world;
+
+use std::{
+    env,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context as TaskContext, Poll},
+    thread,
+    time::Duration,
+};
+
+// What `wire` takes from its parent, as in the gateway.
+use bytes::Bytes;
+use stentor::{
+    connection::{Link, LinkError, Outbound, Peer, serve},
+    node::{ClientAddress, Services},
+};
+use stomp_grammar::{Command, Decoder};
+use stomp_session::CloseCode;
+use tokio::time::{Instant, timeout};
+
+use self::world::{Outcome, Plan, World};
+
+/// The surroundings of a client's connection.
+struct House {
+    services: Arc<Services>,
+}
+
+mod house {
+    use super::{ClientAddress, IpAddr, Ipv4Addr, Peer, SocketAddr};
+
+    pub(super) const PEER: Peer = Peer {
+        address: ClientAddress {
+            remote: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4711),
+            is_shared: true,
+        },
+        transport: "tcp",
+        carried: None,
+    };
+}
+
+/// Runs a seed, in a thread of its own.
+fn run(plan: &Plan, is_traced: bool) -> Outcome {
+    let plan = plan.clone();
+    let seed = plan.seed;
+    let thread = thread::Builder::new().name(format!("seed {seed}"));
+    let running = thread.spawn(move || {
+        entropy::replace(plan.seed);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(World::run(plan, is_traced))
+    });
+    running.unwrap().join().unwrap_or_else(|_| Outcome {
+        violations: vec!["the simulation itself panicked".into()],
+        ..Outcome::default()
+    })
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number")),
+    )
+}
+
+/// Runs `count` seeds on all cores. Stops at the first that fails.
+fn run_many(count: u64, plan: fn(u64) -> Plan, name: &str) {
+    let first = number("STENTOR_FIRST").unwrap_or(1);
+    let next = AtomicU64::new(first);
+    let (operations, millis) = (AtomicU64::new(0), AtomicU64::new(0));
+    let failed = AtomicU64::new(u64::MAX);
+    let began = std::time::Instant::now();
+    let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count || failed.load(Ordering::Relaxed) < seed {
+                        return;
+                    }
+                    let outcome = run(&plan(seed), false);
+                    operations.fetch_add(outcome.operations, Ordering::Relaxed);
+                    millis.fetch_add(outcome.millis, Ordering::Relaxed);
+                    if let Some(violation) = outcome.violations.first() {
+                        println!("seed {seed}: {violation}");
+                        failed.fetch_min(seed, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner();
+    assert!(
+        failed == u64::MAX,
+        "seed {failed} fails, number {}. See it alone:\n\
+         STENTOR_SEED={failed} cargo test --test sim {name} -- --exact --nocapture",
+        failed - first + 1
+    );
+    println!(
+        "{count} seeds from {first} on, {} operations, {} simulated hours, in {:.1} s",
+        operations.into_inner(),
+        millis.into_inner() / 3_600_000,
+        began.elapsed().as_secs_f64()
+    );
+}
+
+/// All that happens in a seed.
+fn show(plan: &Plan) {
+    let outcome = run(plan, true);
+    println!("{}", outcome.trace);
+    assert!(outcome.violations.is_empty(), "{:#?}", outcome.violations);
+}
+
+/// Each has 20 clients and more, 1,000 operations and more, 3 faults and more, in 10 minutes and
+/// more.
+#[test]
+fn seeds() {
+    if let Some(seed) = number("STENTOR_SEED") {
+        return show(&Plan::full(seed));
+    }
+    run_many(number("STENTOR_SEEDS").unwrap_or(200), Plan::full, "seeds");
+}
+
+/// A few clients, a few operations: many such in the same time.
+#[test]
+fn short_seeds() {
+    if let Some(seed) = number("STENTOR_SEED") {
+        return show(&Plan::short(seed));
+    }
+    run_many(
+        number("STENTOR_SHORT").unwrap_or(1_000),
+        Plan::short,
+        "short_seeds",
+    );
+}
+
+/// Or no failure could be looked at. Where a client stops in the middle, the order in which one
+/// message was put into several subscriptions shows; it depends on addresses in memory.
+#[test]
+fn seeds_are_the_same_each_time_but_for_a_few() {
+    let count = number("STENTOR_TWICE").unwrap_or(20);
+    let other = (1..=count).filter(|seed| {
+        let once = run(&Plan::short(*seed), true);
+        let again = run(&Plan::short(*seed), true);
+        once.print != again.print
+    });
+    let other: Vec<u64> = other.collect();
+    println!("of {count} seeds these differ: {other:?}");
+    assert!(
+        other.len() as u64 <= count / 5,
+        "of {count} seeds these differ: {other:?}"
+    );
+}
+
+/// What [`seeds_are_the_same_each_time_but_for_a_few`] rests on.
+#[test]
+fn randomness_comes_from_the_seed() {
+    let draw = || {
+        thread::spawn(|| {
+            entropy::replace(7);
+            let of_maps = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 1);
+            (rand::random::<u64>(), of_maps)
+        })
+        .join()
+        .unwrap()
+    };
+    assert_eq!(draw(), draw());
+}

@@ -1,0 +1,105 @@
+//! An operator who kicks and bans, and backends that publish.
+
+use std::{sync::Arc, time::SystemTime};
+
+use stentor::control::{Ban, Change, Command, Subject, Target};
+use tokio::time::sleep;
+
+use crate::{
+    broker::CONTROL,
+    entropy::Draws,
+    ledger::body_of,
+    trace::WORLD,
+    world::{KEYS, QUEUES, TOPICS, World},
+};
+
+/// The ids of a client's messages begin at its number times this; backends come behind all clients.
+pub(crate) const IDS: u64 = 1_000_000;
+
+/// Kicks users, and bans them for a while.
+pub(crate) async fn rule(world: Arc<World>) {
+    let mut draws = Draws::of(&[world.plan.seed, 0x0b0e]);
+    while world.is_busy() {
+        let longest = world.plan.think * 3;
+        sleep(draws.millis(longest / 4, longest)).await;
+        if !world.is_busy() {
+            return;
+        }
+        let user = draws.pick(&world.users).clone();
+        match draws.below(4) {
+            0 => {
+                world.kick(&user, true);
+                let target = Target::User(user.as_str().into());
+                let reason = "simulated".into();
+                run(&world, Command::Kick { target, reason }).await;
+            }
+            1 => {
+                // A backend, by the exchange; its command may be lost on the way.
+                world.kick(&user, false);
+                let command = format!(r#"{{"command":"kick","user":"{user}"}}"#);
+                world.broker.publish(CONTROL, "", &command);
+            }
+            _ => {
+                world.ban(&user, true);
+                run(&world, ban(&world, &user, true)).await;
+                sleep(draws.millis(longest / 8, longest / 2)).await;
+                world.ban(&user, false);
+                run(&world, ban(&world, &user, false)).await;
+            }
+        }
+    }
+}
+
+fn ban(world: &World, user: &str, is_set: bool) -> Command {
+    let subject = Subject::user(user).unwrap();
+    let ban = is_set.then(|| Ban {
+        until: None,
+        reason: "simulated".into(),
+    });
+    let bans = world.services.registry.bans();
+    Command::Ban(bans.change(SystemTime::now(), subject, ban))
+}
+
+async fn run(world: &World, command: Command) {
+    // Without the time of a ban, which is the machine's.
+    world.trace.tell(WORLD, || match &command {
+        Command::Ban(Change { subject, ban, .. }) => format!("operator: {subject:?} {ban:?}"),
+        command => format!("operator: {command:?}"),
+    });
+    // It waits for other nodes, which are not there; the operator does not.
+    let ran = world.services.control.run(command).await;
+    ran.unwrap();
+}
+
+/// Publishes, past the gateway, messages for everybody and now and then a flood.
+pub(crate) async fn publish(world: Arc<World>, number: u64) {
+    let mut draws = Draws::of(&[world.plan.seed, 0xbac0 + number]);
+    let first = (u64::from(world.plan.clients) + 1 + number) * IDS;
+    let mut id = first;
+    while world.is_busy() {
+        sleep(draws.millis(1, world.plan.think / 4)).await;
+        let (exchange, key) = somewhere(&mut draws);
+        let (count, padding) = if draws.percent(3) {
+            (draws.between(20, 150), 4_000)
+        } else {
+            (1, usize::try_from(draws.below(200)).unwrap())
+        };
+        for _ in 0..count {
+            // Nobody who reads is outrun.
+            sleep(draws.millis(2, 4)).await;
+            world.broker.publish(exchange, key, &body_of(id, padding));
+            id += 1;
+        }
+    }
+}
+
+/// An exchange and a key.
+pub(crate) fn somewhere(draws: &mut Draws) -> (&'static str, &'static str) {
+    match draws.below(10) {
+        0..=4 => ("feed", *draws.pick(&KEYS)),
+        5 | 6 => ("news", *draws.pick(&TOPICS)),
+        7 => ("all", "any"),
+        8 => ("amq.topic", *draws.pick(&TOPICS)),
+        _ => ("", *draws.pick(&QUEUES)),
+    }
+}

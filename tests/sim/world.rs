@@ -1,0 +1,557 @@
+//! A seed's world: the gateway's parts, everybody around them, and the end at which all is counted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use stentor::{
+    auth,
+    broker::{
+        self, BrokerError, Consume, Delivery, DeliverySink, FeedConfig, JournalConfig, QueueSpec,
+    },
+    control::Control,
+    hub::{MailboxConfig, Overflow, Vhosts},
+    node::{Limits, Registry, Services, Settings, Stomp},
+    presence::{Node, Presence, memory::MemoryPresence},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    House,
+    broker::{CONTROL, SimBroker, Simulated},
+    client,
+    entropy::Draws,
+    faults,
+    hook::Hook,
+    ledger::{EXCHANGES, Ledger, body_of, id_of},
+    operator::{self, IDS},
+    trace::{Trace, WORLD},
+};
+
+pub(crate) const KEYS: [&str; 6] = ["k0", "k1", "k2", "k3", "k4", "k5"];
+pub(crate) const TOPICS: [&str; 4] = ["a.b", "a.c", "b.c", "b"];
+pub(crate) const PATTERNS: [&str; 5] = ["a.*", "#", "*.c", "b", "a.b"];
+pub(crate) const QUEUES: [&str; 3] = ["q0", "q1", "q2"];
+
+/// After a fault, what was under way may still fail for so long.
+pub(crate) const AFTERMATH: Duration = Duration::from_secs(60);
+/// Long enough for everything that was begun to end.
+const QUIET: Duration = Duration::from_secs(150);
+const BACKENDS: u64 = 2;
+
+/// What a seed is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) clients: u32,
+    pub(crate) busy: Duration,
+    /// The longest pause between two operations of a client, in milliseconds.
+    pub(crate) think: u64,
+    pub(crate) faults: u64,
+    pub(crate) overflow: Overflow,
+    pub(crate) max_bytes: usize,
+}
+
+impl Plan {
+    pub(crate) fn full(seed: u64) -> Self {
+        let mut draws = Draws::of(&[seed, 0x91a7]);
+        Self {
+            seed,
+            clients: u32::try_from(draws.between(20, 26)).unwrap(),
+            busy: Duration::from_secs(draws.between(600, 700)),
+            think: draws.between(20_000, 24_000),
+            faults: draws.between(3, 8),
+            ..Self::short(seed)
+        }
+    }
+
+    pub(crate) fn short(seed: u64) -> Self {
+        let mut draws = Draws::of(&[seed, 0x5407]);
+        Self {
+            seed,
+            clients: u32::try_from(draws.between(2, 5)).unwrap(),
+            busy: Duration::from_secs(draws.between(10, 40)),
+            think: draws.between(500, 3_000),
+            faults: draws.between(0, 2),
+            overflow: if draws.percent(75) {
+                Overflow::Disconnect
+            } else {
+                Overflow::DropOldest
+            },
+            max_bytes: 96 * 1024,
+        }
+    }
+}
+
+/// How a seed went.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) violations: Vec<String>,
+    pub(crate) operations: u64,
+    pub(crate) millis: u64,
+    pub(crate) trace: String,
+    /// Of all that happened.
+    pub(crate) print: u64,
+}
+
+/// What is going on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Everything happens.
+    Busy,
+    /// Nothing new does.
+    Quiet,
+    /// Everybody looks whether all is there.
+    Check,
+    /// Everybody goes.
+    Leave,
+}
+
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) trace: Arc<Trace>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) broker: Arc<Simulated>,
+    pub(crate) hook: Arc<Hook>,
+    pub(crate) services: Arc<Services>,
+    pub(crate) house: House,
+    pub(crate) users: Vec<String>,
+    presence: Arc<MemoryPresence>,
+    phase: watch::Sender<Phase>,
+    operations: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Until when failures have an excuse; `None`: from now on.
+    trouble: Option<Instant>,
+    is_troubled: bool,
+    /// When many messages came at once.
+    rush: Option<Instant>,
+    kicks: BTreeMap<String, Instant>,
+    /// By an operator: they are known to have run.
+    sure_kicks: BTreeMap<String, Instant>,
+    bans: BTreeMap<String, Ban>,
+    /// Sessions that clients know of.
+    open: BTreeMap<u32, String>,
+    uncommitted: BTreeSet<u64>,
+    expected: Vec<u64>,
+}
+
+#[derive(Clone, Copy)]
+struct Ban {
+    since: Instant,
+    until: Option<Instant>,
+}
+
+impl World {
+    pub(crate) async fn run(plan: Plan, is_traced: bool) -> Outcome {
+        let world = Self::new(plan, is_traced);
+        let operations = world.live().await;
+        Outcome {
+            violations: world.trace.violations(),
+            operations,
+            millis: world.trace.now(),
+            trace: if is_traced {
+                world.trace.text()
+            } else {
+                String::new()
+            },
+            print: if is_traced { world.trace.print() } else { 0 },
+        }
+    }
+
+    fn new(plan: Plan, is_traced: bool) -> Arc<Self> {
+        let trace = Arc::new(Trace::new(is_traced));
+        let ledger = Arc::new(Ledger::default());
+        let broker = Simulated::new(plan.seed, &ledger, &trace);
+        let hook = Hook::new(plan.seed, &trace);
+        let broker_config = broker::Config::default();
+        let vhosts = Vhosts::new(
+            Arc::new(SimBroker(Arc::clone(&broker))),
+            &broker_config,
+            &FeedConfig::default(),
+            &JournalConfig::default(),
+        );
+        let settings = Settings::new(
+            Limits::default(),
+            Stomp::default(),
+            MailboxConfig {
+                max_bytes: plan.max_bytes,
+                overflow: plan.overflow,
+                ..MailboxConfig::default()
+            },
+            &broker_config,
+            &auth::Config::default(),
+            "node-1",
+        );
+        let presence = Arc::new(MemoryPresence::new(Node {
+            name: "node-1".into(),
+            since: SystemTime::UNIX_EPOCH,
+            debounce: Duration::from_secs(5),
+            events: None,
+        }));
+        let registry = Registry::new(1000);
+        let auth: Arc<Hook> = Arc::clone(&hook);
+        let control = Control::alone("node-1", Arc::clone(&registry) as _, Arc::clone(&auth) as _);
+        let control = control.join(vhosts.vhost("/").unwrap(), CONTROL);
+        let shared: Arc<dyn Presence> = Arc::clone(&presence) as _;
+        let services = Services::new(
+            vhosts,
+            auth,
+            Some(shared),
+            None,
+            registry,
+            control,
+            settings,
+        );
+        Arc::new(Self {
+            users: (0..plan.clients.div_ceil(3))
+                .map(|user| format!("user{user}"))
+                .collect(),
+            house: House {
+                services: Arc::clone(&services),
+            },
+            plan,
+            trace,
+            ledger,
+            broker,
+            hook,
+            services,
+            presence,
+            phase: watch::Sender::new(Phase::Busy),
+            operations: AtomicU64::new(0),
+            state: Mutex::default(),
+        })
+    }
+
+    async fn live(self: &Arc<Self>) -> u64 {
+        for name in QUEUES {
+            let queue = QueueSpec {
+                name: name.into(),
+                durable: true,
+                ..QueueSpec::default()
+            };
+            self.broker.host().declare_queue(&queue).await.unwrap();
+        }
+        sleep(Duration::from_secs(2)).await;
+        let tasks = tasks().await;
+        let mut parts = Vec::new();
+        for number in 1..=self.plan.clients {
+            parts.push(tokio::spawn(client::live(Arc::clone(self), number)));
+        }
+        let mut others = vec![
+            tokio::spawn(faults::make(Arc::clone(self))),
+            tokio::spawn(operator::rule(Arc::clone(self))),
+        ];
+        for number in 0..BACKENDS {
+            others.push(tokio::spawn(operator::publish(Arc::clone(self), number)));
+        }
+        sleep(self.plan.busy).await;
+        self.enter(Phase::Quiet);
+        for other in others {
+            other.await.unwrap();
+        }
+        sleep(QUIET).await;
+        self.probe().await;
+        self.enter(Phase::Check);
+        sleep(Duration::from_secs(1)).await;
+        self.check_present().await;
+        self.enter(Phase::Leave);
+        for part in parts {
+            part.await.unwrap();
+        }
+        // Bindings linger, presence waits for those who come back.
+        sleep(Duration::from_secs(60)).await;
+        self.check_left(tasks).await;
+        self.check_messages();
+        self.operations.load(Ordering::Relaxed)
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.trace.tell(WORLD, || format!("--- {phase:?}"));
+        self.phase.send_replace(phase);
+    }
+
+    /// One more message for everybody who says to be subscribed.
+    async fn probe(&self) {
+        let mut id = (u64::from(self.plan.clients) + 1 + BACKENDS) * IDS;
+        for (exchange, _) in EXCHANGES {
+            let keys: &[&str] = match exchange {
+                "feed" => &KEYS,
+                "all" => &["any"],
+                _ => &TOPICS,
+            };
+            for key in keys {
+                self.broker.publish(exchange, key, &body_of(id, 0));
+                id += 1;
+            }
+        }
+        sleep(Duration::from_secs(2)).await;
+    }
+
+    /// Those who are here are known, and nobody else.
+    async fn check_present(&self) {
+        let open = self.state.lock().open.clone();
+        let known = self.services.registry.logged_in();
+        if known != open.len() {
+            self.violate(format!(
+                "{known} sessions are logged in, and {open:?} know of it"
+            ));
+        }
+        for user in &self.users {
+            let count = self.presence.count_sessions(user).await.unwrap();
+            let here = open.values().filter(|name| *name == user).count() as u64;
+            if count != here {
+                self.violate(format!(
+                    "{user} has {here} sessions, and {count} in presence"
+                ));
+            }
+        }
+    }
+
+    /// All have gone: nothing is left.
+    async fn check_left(&self, tasks_before: usize) {
+        let services = &self.services;
+        let counts = self.presence.counts().await.unwrap();
+        let hub = services.vhosts.status().into_iter().next().unwrap();
+        let feeds = hub
+            .feeds
+            .iter()
+            .filter(|feed| *feed.id.exchange != *CONTROL);
+        let patterns: usize = feeds.map(|feed| feed.patterns + feed.lingering).sum();
+        let numbers = [
+            ("connections", services.registry.len()),
+            ("sessions", services.registry.logged_in()),
+            (
+                "sessions in presence",
+                usize::try_from(counts.sessions).unwrap(),
+            ),
+            ("users in presence", usize::try_from(counts.users).unwrap()),
+            ("bytes of what clients send", services.memory.room().used()),
+            ("clients of the virtual host", hub.clients),
+            ("patterns", patterns),
+            ("consumers", self.broker.consumers()),
+            ("tasks", tasks().await.saturating_sub(tasks_before)),
+        ];
+        for (what, number) in numbers {
+            if number != 0 {
+                self.violate(format!("{number} {what} are left"));
+            }
+        }
+        let bound = self.broker.feeds.bound_except(CONTROL);
+        if !bound.is_empty() {
+            self.violate(format!("bindings are left: {bound:?}"));
+        }
+    }
+
+    /// No message of a work queue is lost, and none that was not to be published was.
+    fn check_messages(&self) {
+        let left = self.drain();
+        for (id, queued) in self.ledger.queued() {
+            let is_left = left.contains(&id);
+            let is_done = queued.is_accepted || queued.is_discarded;
+            if is_left == is_done {
+                self.violate(format!("m{id} is in its queue: {is_left}; {queued:?}"));
+            }
+            if queued.is_accepted && !queued.was_acked && !queued.was_auto {
+                self.violate(format!("m{id} was acknowledged by nobody: {queued:?}"));
+            }
+            if queued.is_discarded && !queued.was_dropped {
+                self.violate(format!("m{id} was discarded by nobody: {queued:?}"));
+            }
+        }
+        let state = self.state.lock();
+        for id in &state.uncommitted {
+            if self.ledger.was_taken(*id) {
+                self.violate(format!(
+                    "m{id} was published, and its transaction never committed"
+                ));
+            }
+        }
+        for id in &state.expected {
+            if !self.ledger.was_taken(*id) {
+                self.violate(format!(
+                    "m{id} was sent before an ERROR, and is not published"
+                ));
+            }
+        }
+    }
+
+    /// What is in the queues.
+    fn drain(&self) -> BTreeSet<u64> {
+        let found = Arc::new(Drain::default());
+        let mut consumers = Vec::new();
+        for name in QUEUES {
+            let consume = Consume {
+                queue: QueueSpec {
+                    name: name.into(),
+                    ..QueueSpec::default()
+                },
+                declare: false,
+                binding: None,
+                binding_arguments: Vec::new(),
+                prefetch: u16::MAX,
+                exclusive: false,
+                owner: 0,
+                arguments: Vec::new(),
+            };
+            let sink: Arc<Drain> = Arc::clone(&found);
+            let started = self.broker.host().consume(consume, sink);
+            consumers.push(started.now_or_never().unwrap().unwrap());
+        }
+        found.0.lock().clone()
+    }
+
+    fn violate(&self, line: String) {
+        self.trace.violate(WORLD, line);
+    }
+}
+
+/// What clients, faults and the operator tell each other.
+impl World {
+    pub(crate) fn is_busy(&self) -> bool {
+        *self.phase.borrow() == Phase::Busy
+    }
+
+    pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    pub(crate) fn count(&self) {
+        self.operations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// From now on things may fail.
+    pub(crate) fn trouble(&self) {
+        let mut state = self.state.lock();
+        (state.is_troubled, state.trouble) = (true, None);
+    }
+
+    pub(crate) fn trouble_ends(&self) {
+        self.state.lock().trouble = Some(Instant::now() + AFTERMATH);
+    }
+
+    pub(crate) fn is_troubled(&self) -> bool {
+        let state = self.state.lock();
+        state.is_troubled && state.trouble.is_none_or(|until| Instant::now() < until)
+    }
+
+    /// Many messages come at once.
+    pub(crate) fn rush(&self) {
+        self.state.lock().rush = Some(Instant::now());
+    }
+
+    pub(crate) fn was_rushed(&self) -> bool {
+        let rush = self.state.lock().rush;
+        rush.is_some_and(|rush| rush.elapsed() < Duration::from_secs(5))
+    }
+
+    pub(crate) fn interruptions(&self) -> u64 {
+        let each = EXCHANGES
+            .iter()
+            .map(|(name, _)| self.broker.feeds.interruptions(name));
+        each.sum()
+    }
+
+    pub(crate) fn kick(&self, user: &str, is_sure: bool) {
+        let mut state = self.state.lock();
+        state.kicks.insert(user.to_owned(), Instant::now());
+        if is_sure {
+            state.sure_kicks.insert(user.to_owned(), Instant::now());
+        }
+    }
+
+    pub(crate) fn last_kick(&self, user: &str) -> Option<Instant> {
+        self.state.lock().sure_kicks.get(user).copied()
+    }
+
+    /// Whether the user was kicked since then, or shortly before: a command may be late.
+    pub(crate) fn was_kicked(&self, user: &str, since: Instant) -> bool {
+        let state = self.state.lock();
+        let kick = state.kicks.get(user);
+        kick.is_some_and(|at| *at + AFTERMATH >= since)
+    }
+
+    pub(crate) fn ban(&self, user: &str, is_set: bool) {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        match state.bans.get_mut(user) {
+            Some(ban) if !is_set => ban.until = Some(now),
+            _ => {
+                let ban = Ban {
+                    since: now,
+                    until: None,
+                };
+                state.bans.insert(user.to_owned(), ban);
+            }
+        }
+    }
+
+    pub(crate) fn banned_since(&self, user: &str) -> Option<Instant> {
+        let state = self.state.lock();
+        let ban = state.bans.get(user).filter(|ban| ban.until.is_none())?;
+        Some(ban.since)
+    }
+
+    /// Whether the user was banned at any time since then, or a moment before.
+    pub(crate) fn was_banned(&self, user: &str, since: Instant) -> bool {
+        let state = self.state.lock();
+        let ban = state.bans.get(user);
+        ban.is_some_and(|ban| ban.until.is_none_or(|until| until >= since))
+    }
+
+    pub(crate) fn opened(&self, client: u32, user: &str) {
+        self.state.lock().open.insert(client, user.to_owned());
+    }
+
+    pub(crate) fn closed(&self, client: u32) {
+        self.state.lock().open.remove(&client);
+    }
+
+    pub(crate) fn uncommitted(&self, id: u64) {
+        self.state.lock().uncommitted.insert(id);
+    }
+
+    pub(crate) fn committed(&self, id: u64) {
+        self.state.lock().uncommitted.remove(&id);
+    }
+
+    /// It was sent before an ERROR of its client's own making, with the broker well.
+    pub(crate) fn must_be_taken(&self, id: u64) {
+        self.state.lock().expected.push(id);
+    }
+}
+
+/// Tasks that run, without those that come and go: bindings are looked after every 5 s.
+async fn tasks() -> usize {
+    let mut fewest = usize::MAX;
+    for _ in 0..5 {
+        let metrics = tokio::runtime::Handle::current().metrics();
+        fewest = fewest.min(metrics.num_alive_tasks());
+        sleep(Duration::from_millis(700)).await;
+    }
+    fewest
+}
+
+#[derive(Default)]
+struct Drain(Mutex<BTreeSet<u64>>);
+
+impl DeliverySink for Drain {
+    fn deliver(&self, delivery: Delivery) {
+        self.0.lock().extend(id_of(&delivery.message.body));
+    }
+
+    fn lost(&self, _: BrokerError) {}
+}
