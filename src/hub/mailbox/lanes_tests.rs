@@ -167,7 +167,7 @@ async fn messages_of_the_past_find_the_room_that_lanes_leave() {
             push(&mailbox, key, 0..1);
         }
         assert_eq!(mailbox.offer(PLAIN, &message("past", "")), Offer::Full);
-        let mut room = std::pin::pin!(mailbox.room());
+        let mut room = std::pin::pin!(mailbox.room(SubscriptionId(1)));
         let is_told = poll_fn(|context| Poll::Ready(room.as_mut().poll(context).is_ready())).await;
         assert!(!is_told);
         if ends {

@@ -339,6 +339,7 @@ impl Mailbox {
                 redelivered: message.may_be_known,
                 is_past: true,
                 dropped: 0,
+                conflated: 0,
             });
             return true;
         }
