@@ -222,11 +222,16 @@ async fn a_connection_is_woken_once_a_window() {
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(Arc::clone(&woken));
     assert_eq!(take_with(&mailbox, &waker), None);
+    let mut seen = 0;
     for step in 0..100 {
         push(&mailbox, "a", step..step + 1);
         push(&mailbox, "b", step..step + 1);
         sleep(Duration::from_millis(10)).await;
-        while take_with(&mailbox, &waker).is_some() {}
+        // As a connection does: it looks when it is woken.
+        let count = woken.0.load(Ordering::Relaxed);
+        if std::mem::replace(&mut seen, count) != count {
+            while take_with(&mailbox, &waker).is_some() {}
+        }
     }
     // A second has five windows.
     let woken = woken.0.load(Ordering::Relaxed);
