@@ -219,8 +219,12 @@ async fn known_of(vhost: &Vhost, queue: &str) -> Value {
 async fn until_counted(vhost: &Vhost, queue: &str, delivered: u64, acknowledged: u64) {
     eventually(DEADLINE, "messages are counted", async || {
         if testkit::is_strict() {
-            // There are no figures of the past.
-            return vhost.held_by(queue).await == (0, delivered - acknowledged);
+            // There are no figures of the past. And for a frozen link `rabbitmqctl` is too slow: on a
+            // busy machine RabbitMQ may give the link up before, and take the messages back.
+            return match delivered - acknowledged {
+                0 => vhost.held_by(queue).await == (0, 0),
+                _ => ready(&vhost.channel().await, queue).await == 0,
+            };
         }
         let known = known_of(vhost, queue).await;
         let count = |what| known["message_stats"][what].as_u64();
