@@ -53,6 +53,9 @@ pub(super) struct Operations {
 /// Queues for replies that the tasks of one operation are to make.
 type Made = Vec<(SubscriptionId, Box<str>)>;
 
+/// The queue for replies to a client, and what to consume if it is not there yet.
+type Replies = (Box<str>, Option<(SubscriptionId, Consume)>);
+
 impl Operations {
     pub(super) fn new(carried: Option<Box<Carried>>) -> Self {
         Self {
@@ -255,7 +258,7 @@ impl Operations {
         made: &mut Made,
         session: &mut Session,
         mapping: &mapping::Context<'_>,
-    ) -> Result<(Box<str>, Option<(SubscriptionId, Consume)>), Problem> {
+    ) -> Result<Replies, Problem> {
         let name = Destination::TempQueue(name).to_string();
         let subscription = session.open_replies(&name)?;
         let (queue, request) = self.reply_queue(subscription, made, mapping);

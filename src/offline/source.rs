@@ -267,7 +267,7 @@ impl Source {
             match super::subscribed(&self.services, &self.exchange, &keys).await {
                 Ok(found) => {
                     let found = found.into_iter().zip(keys);
-                    let found = found.filter_map(|(is, key)| is.then(|| key.into()));
+                    let found = found.filter(|(is, _)| *is).map(|(_, key)| key.into());
                     return found.collect();
                 }
                 Err(why) => {

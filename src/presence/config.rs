@@ -77,7 +77,7 @@ impl Config {
                            knows who is in them; name a store there, or none here";
             return Err(("destinations", message.to_owned()));
         }
-        let is_named = |name: &&Box<str>| (1..=MAX_NAME).contains(&name.len());
+        let is_named = |name: &str| (1..=MAX_NAME).contains(&name.len());
         if let Some(name) = self.destinations.iter().find(|name| !is_named(name)) {
             let message = format!(
                 "{name:?} is no exchange whose keys can be rooms; write names of 1 to {MAX_NAME} bytes"

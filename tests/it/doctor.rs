@@ -269,7 +269,7 @@ async fn a_sound_house_is_right_and_stays_as_it_is() {
         report.found(question, "right", words);
     }
     // The trial's queues end with their connections.
-    testkit::eventually(testkit::DEADLINE, "nothing is left", async || {
+    eventually(DEADLINE, "nothing is left", async || {
         inventory(&vhost).await == before
     })
     .await;

@@ -159,7 +159,7 @@ mod tests {
             "user": "bob \"x\"", "members": 2, "at": "2026-11-18T11:06:40.123456Z",
         });
         assert_eq!(body, expected);
-        assert_eq!(join.routing_keys(), ["room.room.lobby".into()]);
+        assert_eq!(join.routing_keys(), [Box::<str>::from("room.room.lobby")]);
         let body = event(RoomChange::Vacated, 0).json();
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!((&body["type"], body.get("user")), (&"vacated".into(), None));
