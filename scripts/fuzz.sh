@@ -26,8 +26,8 @@ USAGE
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then usage && exit; fi
 target=${1:-}
 if (($#)); then shift; fi
-options=()
-if [[ ${FUZZ_GATEWAY:-yes} == no ]]; then options=(--no-default-features); fi
+options=(--features program)
+if [[ ${FUZZ_GATEWAY:-yes} == no ]]; then options+=(--no-default-features); fi
 
 # The counters are for this program, not for those that build it: so there is a --target.
 machine=$(rustc -vV | sed -n 's/^host: //p')
