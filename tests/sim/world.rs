@@ -201,6 +201,7 @@ impl World {
             since: SystemTime::UNIX_EPOCH,
             debounce: Duration::from_secs(5),
             events: None,
+            rooms: None,
         }));
         let registry = Registry::new(1000);
         let auth: Arc<Hook> = Arc::clone(&hook);

@@ -181,14 +181,14 @@ fn proxy(input: &[u8]) {
     let read = read.expect("bytes never make it wait");
     let taken = input.len() - rest.len();
     assert!(taken <= 8 * 1024, "{taken} bytes of one header");
-    if read.is_ok() {
+    if let Ok(read) = read {
         // It is a whole one by itself, and says the same.
         let mut alone = &input[..taken];
         let again = proxy_protocol::read(&mut alone).now_or_never();
         let again = again
             .expect("bytes never make it wait")
             .expect("it is whole");
-        assert_eq!(again, read.expect("it is right"));
+        assert_eq!(again, read);
         assert!(alone.is_empty());
         let mut less = &input[..taken - 1];
         let cut = proxy_protocol::read(&mut less).now_or_never();

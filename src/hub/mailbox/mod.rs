@@ -24,12 +24,12 @@ use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
 use tokio::sync::Notify;
 
+pub use self::{acks::Acks, dedicated::Settling, lanes::Conflate};
 use self::{
     conflating::Now,
     dedicated::{DedicatedWaiting, Pushed},
     lanes::Lanes,
 };
-pub use self::{acks::Acks, dedicated::Settling, lanes::Conflate};
 use super::config::{MailboxConfig, Overflow};
 use crate::{
     broker::{BrokerError, Consumer, Delivery, DeliverySink, JournalId, Message, Verdict},

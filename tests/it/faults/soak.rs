@@ -283,8 +283,9 @@ async fn churn_and_faults_from_a_seed() {
     // After a quarter of the time all is warm.
     let warm = &samples[samples.len() / 4..];
     let (middle, late) = warm.split_at(warm.len() / 2);
-    let most = |samples: &[Sample], what: fn(&Sample) -> usize| samples.iter().map(what).max();
-    let kinds: [(&str, fn(&Sample) -> usize, usize); 3] = [
+    type Figure = fn(&Sample) -> usize;
+    let most = |samples: &[Sample], what: Figure| samples.iter().map(what).max();
+    let kinds: [(&str, Figure, usize); 3] = [
         ("memory", |sample| sample.memory, 24),
         ("files", |sample| sample.files, 60),
         ("threads", |sample| sample.threads, 8),
