@@ -482,8 +482,19 @@ impl Outgoing {
                     .ok()
                     .flatten(),
             };
-            let confirmed = async { vhost.publish(publish).await?.await };
-            let error = confirmed.await.err()?;
+            let asks_only = mandatory && !message.mandatory;
+            let unasked = asks_only.then(|| Publish {
+                mandatory: false,
+                ..publish.clone()
+            });
+            let mut confirmed = async { vhost.publish(publish).await?.await }.await;
+            // An exchange that is read whole takes every message, so it takes no such question.
+            if matches!(confirmed, Err(BrokerError::Unsupported(_)))
+                && let Some(unasked) = unasked
+            {
+                confirmed = async { vhost.publish(unasked).await?.await }.await;
+            }
+            let error = confirmed.err()?;
             if matches!(error, BrokerError::Unavailable(_)) {
                 is_away.store(true, Ordering::Relaxed);
             }

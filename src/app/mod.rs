@@ -228,7 +228,7 @@ impl Gateway {
             auth,
             events,
         } = build(&config, &node)?;
-        let offline = offline::start(&config.offline, &services, &node);
+        let offline = offline::start(&config.offline, config.feed.replicated, &services, &node);
         let (progress, phases) = Progress::start();
         let mut listeners = JoinSet::new();
         let gateway = Arc::new(http::Gateway {
@@ -401,13 +401,14 @@ impl Gateway {
             let last = join_all(events.publishers);
             let _ = tokio::time::timeout(LAST_EVENTS, last).await;
         }
+        // What is not handed on yet waits for another node, and webhooks need not hear of it.
+        drop(self.offline);
         if let Some(webhooks) = &self.services.webhooks {
             // The ends of all sessions are among them.
             webhooks.close(end.max(after(LAST_WEBHOOKS))).await;
         }
         self.services.control.close();
         self.services.vhosts.unbind_feeds(end).await;
-        drop(self.offline);
         self.services.vhosts.close().await;
         while self.listeners.join_next().await.is_some() {}
         OptionFuture::from(self.traces.map(|traces| traces.finish(LAST_TRACES))).await;
@@ -562,6 +563,9 @@ fn settings(config: &Config, node: &str, has_events: bool, has_accounts: bool) -
     );
     if has_events {
         settings.events_exchange = Some((&*config.presence.exchange).into());
+    }
+    if config.offline.is_on() {
+        settings.offline_exchange = Some((&*config.offline.exchange).into());
     }
     settings.login_policy = config.sessions.clone();
     if has_accounts {

@@ -158,6 +158,15 @@ pub trait VirtualHost: Send + Sync + 'static {
     /// Deletes a queue with all its messages; no error if there is none of that name.
     fn delete_queue<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), BrokerError>>;
 
+    /// Deletes a queue in which no message waits; no error if there is none of that name.
+    ///
+    /// # Errors
+    /// [`BrokerError::PreconditionFailed`]: messages wait in it; [`BrokerError::Unsupported`].
+    fn delete_empty_queue<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let refused = BrokerError::Unsupported("the broker keeps no queues of others".into());
+        std::future::ready(Err(refused)).boxed()
+    }
+
     /// Publishes. The outer future is done when the message has its place in the order of its
     /// lane; the inner one, when the broker has taken responsibility for it. Messages of one
     /// lane that go to the same queue or feed stay in order. The message counts as published from

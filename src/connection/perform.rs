@@ -212,6 +212,8 @@ async fn open(
         if let Some(resume) = resume {
             let source = (&**exchange, &**pattern);
             let id = subscribe.subscription;
+            // A client for which there is no room gets nothing of it.
+            let stay = Stay::enter(context, identity, source).await?;
             let (shared, kept, told) = match stored {
                 Some(limit) => go_on(context, identity, source, resume, (id, *limit)).await?,
                 None => {
@@ -220,7 +222,6 @@ async fn open(
                     (shared, None, resumed.told())
                 }
             };
-            let stay = Stay::enter(context, identity, source).await?;
             context.note_right(id, right);
             let route = Route::Shared {
                 kept,
@@ -234,6 +235,7 @@ async fn open(
         let newest = identity.vhost.newest(exchange, pattern);
         let (vhost, id) = (&identity.vhost, subscribe.subscription);
         let source = (&**exchange, &**pattern);
+        let stay = Stay::enter(context, identity, source).await?;
         let shared = match *conflate {
             None => vhost.subscribe(exchange, pattern, mailbox, id).await?,
             Some(_) if vhost.has_journal(exchange) => {
@@ -246,7 +248,6 @@ async fn open(
             }
         };
         if let Some(shared) = shared {
-            let stay = Stay::enter(context, identity, source).await?;
             context.note_right(subscribe.subscription, right);
             let route = Route::Shared {
                 kept: None,
@@ -328,12 +329,12 @@ async fn consume(
     let places = (place, identity.place.queue()?);
     let mailbox = Arc::clone(context.guard.mailbox());
     let sink = Arc::new(DedicatedSink::new(mailbox, subscription));
-    let consuming = identity.vhost.host().consume(request.clone(), sink);
-    let consumer = consuming.await?;
     let mut stay = None;
     if let Some((exchange, key)) = &request.binding {
         stay = Stay::enter(context, identity, (exchange, key)).await?;
     }
+    let consuming = identity.vhost.host().consume(request.clone(), sink);
+    let consumer = consuming.await?;
     let route = Dedicated::new(consumer, request, is_auto, places).stays(stay);
     Ok(Route::Dedicated(Box::new(route)))
 }

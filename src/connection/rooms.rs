@@ -28,7 +28,7 @@ pub(super) struct Stay {
 }
 
 impl Stay {
-    /// Enters the room of a subscription that is bound; `None`: it is to no room.
+    /// Enters the room of a subscription that is to be opened; `None`: it is to no room.
     ///
     /// # Errors
     /// [`Problem::RoomFull`], [`Problem::TooManyRooms`].

@@ -53,6 +53,7 @@ pub const QUESTIONS: &[&str] = &[
     "management.deprecated",
     "management.bindings",
     "management.journals",
+    "management.offline",
     "management.types",
     "auth.hook",
     "auth.tokens",

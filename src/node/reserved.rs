@@ -38,11 +38,13 @@ impl Services {
     }
 
     /// Whether the exchange is the one by which nodes are told to end sessions; or, unless it is
-    /// only read, the one of presence events: their readers trust that the gateway sent them.
+    /// only read, the one of presence events or of messages for those who are away: their readers
+    /// trust that the gateway sent them.
     #[must_use]
     pub fn reserves_exchange(&self, name: &str, permission: Permission) -> bool {
-        let events = self.events_exchange.as_deref();
-        let is_event = events == Some(name) && permission != Permission::Read;
+        let told = [&self.events_exchange, &self.offline_exchange];
+        let is_told = told.iter().any(|one| one.as_deref() == Some(name));
+        let is_event = is_told && permission != Permission::Read;
         // What nobody was subscribed to is for everybody's eyes as little as feeds' queues.
         is_event || name.starts_with(FEED_QUEUES) || self.control.is_reserved(name)
     }

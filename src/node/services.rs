@@ -48,6 +48,8 @@ pub struct Services {
     pub webhooks: Option<Arc<Webhooks>>,
     /// The exchange of presence events, to which nobody but the gateway publishes.
     pub(super) events_exchange: Option<Arc<str>>,
+    /// The exchange of messages for those who are away.
+    pub(super) offline_exchange: Option<Arc<str>>,
     settings: RwLock<Arc<Settings>>,
     started: Instant,
 }
@@ -79,6 +81,7 @@ impl Services {
             failed_logins: FailedLogins::new(&settings.limits),
             webhooks: settings.webhooks.clone(),
             events_exchange: settings.events_exchange.clone(),
+            offline_exchange: settings.offline_exchange.clone(),
             settings: RwLock::new(Arc::new(settings.since(started))),
             started,
         })

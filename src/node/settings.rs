@@ -47,6 +47,8 @@ pub struct Settings {
     pub operation_timeout: Duration,
     /// The exchange of presence events, to which nobody but the gateway publishes.
     pub events_exchange: Option<Arc<str>>,
+    /// The exchange of messages for those who are away; `None`: there is none.
+    pub offline_exchange: Option<Arc<str>>,
     /// The application's own ears, by HTTP, from the start to the end.
     pub webhooks: Option<Arc<Webhooks>>,
     session: Arc<stomp_session::Config>,
@@ -98,6 +100,7 @@ impl Settings {
             logins: Logins::new(auth, node),
             operation_timeout: broker.operation_timeout,
             events_exchange: None,
+            offline_exchange: None,
             webhooks: None,
             login_policy: LoginPolicy::default(),
             session,

@@ -30,10 +30,12 @@ struct Asked<'a> {
     keys: Vec<std::borrow::Cow<'a, str>>,
 }
 
-/// Hands messages on for as long as the handles live: one task for each source.
+/// Hands messages on for as long as the handles live: one task for each source. `is_replicated`:
+/// feeds' queues are.
 #[must_use]
 pub fn start(
     config: &OfflineConfig,
+    is_replicated: bool,
     services: &Arc<Services>,
     node: &str,
 ) -> Vec<AbortOnDropHandle<()>> {
@@ -46,6 +48,7 @@ pub fn start(
             config: Arc::clone(&config),
             services: Arc::downgrade(services),
             node: node.into(),
+            is_replicated,
         };
         AbortOnDropHandle::new(tokio::spawn(Arc::new(source).run()))
     });

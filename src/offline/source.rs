@@ -45,6 +45,9 @@ pub(super) struct Source {
     pub(super) services: Weak<Services>,
     /// The name of this node.
     pub(super) node: Box<str>,
+    /// Feeds' queues are replicated. Those know no exclusive consumer, by which a node that lives
+    /// refuses that its queue is taken for a dead one's.
+    pub(super) is_replicated: bool,
 }
 
 enum Item {
@@ -189,28 +192,33 @@ impl Source {
             if arrival.users.is_empty() && !arrival.message.routing_key.starts_with(TRIAL_KEYS) {
                 telemetry::offline_message("no user");
             }
+            let mut is_done = true;
             for place in &arrival.users {
                 let is_doubtful = arrival.is_doubtful();
                 if is_doubtful && subscribed.iter().any(|key| **key == *place.0) {
                     telemetry::offline_message("subscribed");
                 } else {
-                    self.until_published(host, arrival, *place).await;
+                    is_done &= self.until_published(host, arrival, *place).await;
                 }
             }
-            // What it says is in the log of the link.
-            let tag = pending.delivery.tag;
-            let _ = consumer.settle(tag, false, Verdict::Accept).await;
+            // Else the gateway ends, and another node gets it.
+            if is_done {
+                // What it says is in the log of the link.
+                let tag = pending.delivery.tag;
+                let _ = consumer.settle(tag, false, Verdict::Accept).await;
+            }
         }))
         .await;
     }
 
     /// Publishes, again and again until the broker has a queue for it: the message waits meanwhile.
+    /// `false`: the gateway ends before that.
     async fn until_published(
         &self,
         host: &dyn VirtualHost,
         arrival: &Arrival<'_>,
         place: (&str, &str),
-    ) {
+    ) -> bool {
         let exchange = &*self.config.exchange;
         let mut backoff = Backoff::new(PAUSES);
         loop {
@@ -220,20 +228,20 @@ impl Source {
                 Ok(()) => {
                     telemetry::offline_message(arrival.reason.word());
                     self.tell(arrival, place);
-                    return;
+                    return true;
                 }
                 Err(error) => error,
             };
             // The next attempt would end no better.
             if matches!(error, BrokerError::PreconditionFailed(_)) {
                 telemetry::offline_lost(&self.exchange, &error.to_string());
-                return;
+                return true;
             }
             let pause = backoff.pause();
             telemetry::offline_waits(exchange, &error, pause);
             sleep(pause).await;
             if self.services.strong_count() == 0 {
-                return;
+                return false;
             }
         }
     }
@@ -285,11 +293,21 @@ impl Source {
 
     /// Queues of other nodes in which messages waited in vain.
     fn dead_queues(&self, pending: &[Pending]) -> Vec<Arc<str>> {
+        if self.is_replicated {
+            return Vec::new();
+        }
         let own = format!("{}{}.", crate::broker::FEED_QUEUES, self.node);
         let mut queues = Vec::<Arc<str>>::new();
         for pending in pending {
-            let arrival = Arrival::read(&pending.delivery.message, &self.config.key);
+            let message = &pending.delivery.message;
+            let arrival = Arrival::read(message, &self.config.key);
+            // A queue that is only too long is no dead node's.
+            let has_expired = |queue: &str| {
+                let mut deaths = message.deaths.iter();
+                deaths.any(|death| *death.queue == *queue && *death.reason == *"expired")
+            };
             if let Reason::Node { queue } = arrival.reason
+                && has_expired(&queue)
                 && !queue.starts_with(&own)
                 && !queues.iter().any(|other| **other == *queue)
             {
@@ -343,7 +361,13 @@ impl Source {
         let (sender, mut inbox) = mpsc::unbounded_channel();
         let consumer = host.consume(request, Arc::new(Inbox(sender))).await?;
         let (mut items, mut count) = (Vec::new(), 0_usize);
-        while let Ok(1..) = timeout(QUIET, inbox.recv_many(&mut items, PREFETCH.into())).await {
+        loop {
+            match timeout(QUIET, inbox.recv_many(&mut items, PREFETCH.into())).await {
+                // It may have more.
+                Ok(0) => return Err(BrokerError::Unavailable("the link has ended".into())),
+                Ok(_) => {}
+                Err(_) => break,
+            }
             let mut pending = Vec::new();
             for item in items.drain(..) {
                 match item {
@@ -358,7 +382,9 @@ impl Source {
             count = count.saturating_add(pending.len());
             self.hand_on(&*host, &*consumer, &pending).await;
         }
-        host.delete_queue(queue).await?;
+        // What came meanwhile goes back, and the queue stays: it is emptied once more, later.
+        consumer.cancel().await?;
+        host.delete_empty_queue(queue).await?;
         host.delete_queue(&format!("{queue}.overflow")).await?;
         Ok(count)
     }

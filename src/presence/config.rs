@@ -77,6 +77,11 @@ impl Config {
                            knows who is in them; name a store there, or none here";
             return Err(("destinations", message.to_owned()));
         }
+        if self.destinations.is_empty() && self.max_members > 0 {
+            let message = "bounds the members of rooms, but `destinations` names no exchange whose \
+                           keys are rooms; name one there, or leave this out";
+            return Err(("max_members", message.to_owned()));
+        }
         let is_named = |name: &str| (1..=MAX_NAME).contains(&name.len());
         if let Some(name) = self.destinations.iter().find(|name| !is_named(name)) {
             let message = format!(

@@ -159,7 +159,7 @@ impl Examined {
     }
 
     /// Looks for the stream of an exchange's journal. One that is there is declared as the gateway
-    /// would, which changes nothing; one that is not, with an age that RabbitMQ refuses after it has
+    /// would, which changes nothing; one that is not, with a length that RabbitMQ refuses after it has
     /// looked at the permission.
     ///
     /// # Errors
@@ -184,8 +184,8 @@ impl Examined {
             }),
             Err(BrokerError::NotFound(_)) => {
                 let mut arguments = arguments;
-                let none = AMQPValue::LongString("none".into());
-                arguments.insert("x-max-age".into(), none);
+                let refused = AMQPValue::LongLongInt(-1);
+                arguments.insert("x-max-length-bytes".into(), refused);
                 match self.declare_stream(&stream, false, arguments).await {
                     Err(BrokerError::PreconditionFailed(_)) => Ok(SeenJournal::Missing),
                     Err(error) => Err(error),

@@ -403,10 +403,20 @@ impl VirtualHost for AmqpVirtualHost {
             let deadline = self.deadline();
             let live = self.publish_link.wait_until(deadline).await?;
             if let Some(trial) = self.consumer_links.trial(name, deadline).await? {
-                let deleted = topology::delete_queue(trial.live(), name, deadline).await;
+                let deleted = topology::delete_queue(trial.live(), name, false, deadline).await;
                 return self.consumer_links.end(trial, deleted).map(drop);
             }
-            live.asking(name, topology::delete_queue(&live, name, deadline))
+            live.asking(name, topology::delete_queue(&live, name, false, deadline))
+                .await
+        }
+        .boxed()
+    }
+
+    fn delete_empty_queue<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), BrokerError>> {
+        async move {
+            let deadline = self.deadline();
+            let live = self.publish_link.wait_until(deadline).await?;
+            live.asking(name, topology::delete_queue(&live, name, true, deadline))
                 .await
         }
         .boxed()

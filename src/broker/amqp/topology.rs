@@ -365,20 +365,21 @@ pub(super) async fn unbind_queue(
     answer(deadline, unbinding).await
 }
 
-/// Deletes a queue, if there is one of that name.
+/// Deletes a queue, if there is one of that name; with `if_empty`, only if nothing waits in it.
 pub(super) async fn delete_queue(
     live: &Live,
     name: &str,
+    if_empty: bool,
     deadline: Instant,
 ) -> Result<(), BrokerError> {
     let channel = live.passing(deadline).await?;
     let name = short("the queue's name", name)?;
-    answer(
-        deadline,
-        channel.queue_delete(name, QueueDeleteOptions::default()),
-    )
-    .await
-    .map(drop)
+    let options = QueueDeleteOptions {
+        if_empty,
+        ..QueueDeleteOptions::default()
+    };
+    let deleting = channel.queue_delete(name, options);
+    answer(deadline, deleting).await.map(drop)
 }
 
 pub(super) fn declare_options(

@@ -58,7 +58,8 @@ pub(super) fn ask(rest: &str, headers: &Headers, context: &Context<'_>) -> Resul
         exchange: name,
         key,
         limit: limit.into(),
-        cursor: fields.short("cursor")?.map(Box::from),
+        // It has a user's name in it, in base64: that may have more than 255 bytes.
+        cursor: headers.get("cursor").map(Box::from),
         correlation_id: fields.short("correlation-id")?.map(Box::from),
         temp_queue,
     })

@@ -6,7 +6,10 @@ use std::{
 };
 
 use stomp_session::{Problem, SubscriptionId};
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 use super::{
     Mailbox, MailboxState, Overflow, Parcel,
@@ -38,7 +41,9 @@ impl Mailbox {
         let mut state = self.state.lock();
         if let Some(lanes) = &mut state.lanes
             && lanes.remove(subscription)
+            && lanes.clock.is_none()
         {
+            // With a clock, that ends them, so that there is never a second one.
             state.lanes = None;
         }
         if state.room.is_some() && state.has_room(&self.limits) {
@@ -78,15 +83,18 @@ impl Mailbox {
     }
 
     /// Wakes the connection at each window's end, for as long as there are windows.
-    async fn run_clock(mailbox: Weak<Self>) {
+    async fn run_clock(mailbox: Weak<Self>, sooner: Arc<Notify>) {
         loop {
             let next = match mailbox.upgrade() {
                 Some(mailbox) => mailbox.state.lock().tick(),
                 None => return,
             };
-            match next {
-                Some(next) => sleep_until(next).await,
-                None => return,
+            let Some(next) = next else {
+                return;
+            };
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = sooner.notified() => {}
             }
         }
     }
@@ -96,10 +104,19 @@ impl Lanes {
     /// Has the connection woken when a window ends. If that is over already, its client is slow: the
     /// next batch begins when it has taken the last one.
     fn start_clock(&mut self, now: std::time::Instant) {
-        if !self.is_timed && self.next_window(now).is_some() {
-            self.is_timed = true;
-            tokio::spawn(Mailbox::run_clock(Weak::clone(&self.mailbox)));
+        let Some(next) = self.next_window(now) else {
+            return;
+        };
+        match self.clock {
+            None => {
+                let sooner = Arc::clone(&self.sooner);
+                tokio::spawn(Mailbox::run_clock(Weak::clone(&self.mailbox), sooner));
+            }
+            // Windows of another length.
+            Some(clock) if next < clock => self.sooner.notify_one(),
+            Some(_) => return,
         }
+        self.clock = Some(next);
     }
 }
 
@@ -110,7 +127,10 @@ impl MailboxState {
         let lanes = self.lanes.as_mut()?;
         let has_opened = lanes.open(now);
         let next = lanes.next_window(now);
-        lanes.is_timed = next.is_some();
+        lanes.clock = next;
+        if next.is_none() && lanes.is_empty() {
+            self.lanes = None;
+        }
         if has_opened {
             self.wake();
         }

@@ -14,6 +14,7 @@ use std::{
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use stomp_session::SubscriptionId;
+use tokio::sync::Notify;
 
 use super::{Mailbox, Parcel};
 use crate::broker::Message;
@@ -36,8 +37,10 @@ pub(super) struct Lanes {
     turn: usize,
     /// The last parcel of a feed came from here; lanes and the rest take turns.
     pub(super) were_last: bool,
-    /// A task wakes the connection when the next window ends.
-    pub(super) is_timed: bool,
+    /// When a task wakes the connection, for the next window ends; `None`: there is no such task.
+    pub(super) clock: Option<Instant>,
+    /// Tells that task of a window that ends sooner.
+    pub(super) sooner: Arc<Notify>,
     /// The mailbox that they are in.
     pub(super) mailbox: Weak<Mailbox>,
 }
@@ -85,7 +88,8 @@ impl Lanes {
             lanes: Vec::new(),
             turn: 0,
             were_last: false,
-            is_timed: false,
+            clock: None,
+            sooner: Arc::default(),
             mailbox,
         }
     }
@@ -114,6 +118,11 @@ impl Lanes {
     pub(super) fn remove(&mut self, subscription: SubscriptionId) -> bool {
         self.lanes.retain(|lane| lane.subscription != subscription);
         self.lanes.shrink_to_fit();
+        self.is_empty()
+    }
+
+    /// True without lanes.
+    pub(super) fn is_empty(&self) -> bool {
         self.lanes.is_empty()
     }
 

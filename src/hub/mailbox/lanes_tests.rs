@@ -237,7 +237,27 @@ async fn a_connection_is_woken_once_a_window() {
     let woken = woken.0.load(Ordering::Relaxed);
     assert!((4..=6).contains(&woken), "{woken}");
     sleep(2 * WINDOW).await;
-    assert!(!mailbox.state.lock().lanes.as_ref().unwrap().is_timed);
+    assert_eq!(mailbox.state.lock().lanes.as_ref().unwrap().clock, None);
+}
+
+/// The windows of two subscriptions end each in its time.
+#[tokio::test(start_paused = true)]
+async fn a_long_window_does_not_delay_the_end_of_a_short_one() {
+    let mailbox = mailbox(Conflate::Every(60 * WINDOW));
+    mailbox.conflate(PLAIN, Conflate::Every(WINDOW));
+    for subscription in [FAST, PLAIN] {
+        mailbox.push_shared(subscription, &message("k", "0"));
+        assert_eq!(all(&mailbox), ["k=0"]);
+        mailbox.push_shared(subscription, &message("k", "1"));
+        // The clock waits for the end of the first window now.
+        sleep(Duration::from_millis(1)).await;
+    }
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    assert_eq!(take_with(&mailbox, &waker), None);
+    sleep(2 * WINDOW).await;
+    assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+    assert_eq!(take_with(&mailbox, &waker).as_deref(), Some("k=1"));
 }
 
 /// The mailbox is no store for windows: a client that reads is not closed for those.

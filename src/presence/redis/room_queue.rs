@@ -121,29 +121,36 @@ impl RoomQueue {
         let state = &mut *self.0.lock();
         let key = MemberKey::from(occupant);
         let was_registered = state.held.told(&key).is_some_and(|told| told.is_registered);
-        let is_known = state.held.leave(occupant).is_some();
-        if is_known {
+        let left = state.held.leave(occupant);
+        if left == Some(true) {
+            // Redis is not told that it came, so it would never be answered.
+            state.asking.remove(&key);
+        }
+        if left.is_some() {
             state.push(key, was_registered);
         }
-        is_known
+        left.is_some()
     }
 
     /// Redis does not answer: there is a place if this node's own members leave one.
     pub(super) fn admit_alone(&self, occupant: &Occupant) -> Result<(), RoomRefusal> {
         let state = &mut *self.0.lock();
         let most = state.rules.as_ref().map_or(0, |rules| rules.max_members);
-        let Some(told) = state.held.told(&MemberKey::from(occupant)) else {
-            return Ok(());
-        };
-        if told.is_admitted {
+        let key = MemberKey::from(occupant);
+        let told = state.held.told(&key).copied();
+        if told.is_none_or(|told| told.is_admitted) {
             return Ok(());
         }
-        told.is_admitted = true;
         // With this one.
         if most > 0 && state.held.occupancy(&occupant.room).members > most {
-            state.held.leave(occupant);
-            state.push(MemberKey::from(occupant), false);
+            if state.held.leave(occupant) == Some(true) {
+                state.asking.remove(&key);
+            }
+            state.push(key, false);
             return Err(RoomRefusal::Full(most));
+        }
+        if let Some(told) = state.held.told(&key) {
+            told.is_admitted = true;
         }
         Ok(())
     }

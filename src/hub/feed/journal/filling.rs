@@ -1,10 +1,11 @@
 //! After a node's start its memory is empty: the newest messages of before are read into it, so that
 //! those who come back at once are served from there, each with a cursor of its own.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
+use super::ring::weight;
 use crate::{
     broker::{BrokerError, JournalAsk, JournalStart},
     hub::feed::Feed,
@@ -41,7 +42,8 @@ impl Feed {
             let (before, _) = self.remembered();
             let asked = before.saturating_sub(wanted);
             let (mut position, mut start) = (asked, None);
-            let mut messages = Vec::new();
+            let room = self.room_in_memory();
+            let (mut messages, mut bytes, mut is_full) = (VecDeque::new(), 0_usize, false);
             while position < before {
                 let ask = JournalAsk {
                     start: JournalStart::Offset(position),
@@ -54,20 +56,37 @@ impl Feed {
                     return Ok(());
                 }
                 position = part.next;
-                messages.extend(part.messages);
+                for stored in part.messages {
+                    bytes = bytes.saturating_add(weight(&stored));
+                    messages.push_back(stored);
+                }
+                // Of large ones only the newest are kept, here already.
+                while bytes > room {
+                    let Some(gone) = messages.pop_front() else {
+                        break;
+                    };
+                    bytes = bytes.saturating_sub(weight(&gone));
+                    (start, is_full) = (Some(gone.offset.saturating_add(1)), true);
+                }
             }
             messages.retain(|stored| stored.offset < before);
             let start = start.unwrap_or(before).min(before);
             let has_room = {
                 let mut table = self.table.lock();
                 let record = table.record.as_mut();
-                record.is_some_and(|record| record.prepend(start, before, messages))
+                record.is_some_and(|record| record.prepend(start, before, messages.into()))
             };
             // The journal has nothing before it, or a hole at most.
-            if !has_room || asked == 0 || start > asked.saturating_add(1) {
+            if !has_room || is_full || asked == 0 || start > asked.saturating_add(1) {
                 return Ok(());
             }
             wanted = wanted.saturating_mul(2).min(MOST);
         }
+    }
+
+    fn room_in_memory(&self) -> usize {
+        let table = self.table.lock();
+        let record = table.record.as_ref();
+        record.map_or(0, |record| record.ring.room())
     }
 }

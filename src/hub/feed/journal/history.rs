@@ -46,6 +46,8 @@ pub struct History {
     pub has_more: bool,
     /// Messages that are missing, for they are larger than this node reads.
     pub left_out: usize,
+    /// Their offsets.
+    left_out_at: Vec<u64>,
 }
 
 /// What a client is told of a page that went into its mailbox.
@@ -102,6 +104,10 @@ impl History {
                 offer = mailbox.offer(subscription, &stored.message);
             }
             if offer != Offer::Taken {
+                // Those that come later are of the next page.
+                let is_passed =
+                    |offset: &&u64| given.next.is_some_and(|next| **offset < next.offset);
+                given.left_out = self.left_out_at.iter().filter(is_passed).count();
                 return given;
             }
             given.messages = given.messages.saturating_add(1);
@@ -136,6 +142,7 @@ impl Feed {
             },
             has_more: true,
             left_out: 0,
+            left_out_at: Vec::new(),
         };
         let (mut looks, mut bytes) = (0_usize, 0_usize);
         while looks < LOOKS {
@@ -164,7 +171,10 @@ impl Feed {
                     return Ok(page);
                 }
                 if stored.is_left_out {
-                    page.left_out = page.left_out.saturating_add(usize::from(is_wanted));
+                    if is_wanted {
+                        page.left_out = page.left_out.saturating_add(1);
+                        page.left_out_at.push(stored.offset);
+                    }
                     continue;
                 }
                 page.next = Some(Cursor::new(journal.id, stored.offset, &stored.message));

@@ -369,7 +369,13 @@ impl Feed {
             Since::Bookmark(Bookmark::At(of, position)) => {
                 self.locate_position(journal, *of, *position).await
             }
-            Since::Next => Ok(self.remembered().1),
+            Since::Next => {
+                if self.remembered().1 == 0 {
+                    // Nothing was heard of the journal yet: its end is not its beginning.
+                    self.host.reach_journal(&self.id).await?;
+                }
+                Ok(self.remembered().1)
+            }
         }
     }
 

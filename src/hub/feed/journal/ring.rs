@@ -99,6 +99,11 @@ impl Ring {
         self.next.is_some() && self.bytes <= self.max_bytes / 2
     }
 
+    /// Bytes that find room.
+    pub(super) fn room(&self) -> usize {
+        self.max_bytes.saturating_sub(self.bytes)
+    }
+
     /// How many messages there are, and their bytes.
     pub(super) fn size(&self) -> (usize, usize) {
         (self.messages.len(), self.bytes)
@@ -146,7 +151,8 @@ impl Ring {
     }
 }
 
-fn weight(stored: &Stored) -> usize {
+/// The bytes that a message takes.
+pub(super) fn weight(stored: &Stored) -> usize {
     stored.message.weight().saturating_add(size_of::<Stored>())
 }
 
