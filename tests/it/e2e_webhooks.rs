@@ -389,3 +389,32 @@ async fn a_receiver_that_stays_away_delays_the_end_no_longer_than_it_may() {
         .await;
     assert!(application.got().iter().all(|got| got.path == "/hook"));
 }
+
+/// Of rooms the first member and the last one count; who else comes and goes is no event.
+#[tokio::test]
+async fn rooms_are_occupied_and_vacated() {
+    let application = Application::start(|_, _| 200).await;
+    let hook = Hook::start().await;
+    let gateway = builder(&hook, &application)
+        .set("broker.exchanges", "feed=topic")
+        .set("presence.destinations", "feed")
+        .set("webhooks.events", "occupied, vacated")
+        .ready()
+        .await;
+    let mut alice = login(&gateway, "alice").await;
+    alice.subscribe("1", "/exchange/feed/lobby").await;
+    let mut bob = login(&gateway, "bob").await;
+    bob.subscribe("1", "/exchange/feed/lobby").await;
+    alice.disconnect().await;
+    bob.disconnect().await;
+    let told = async || {
+        let events = application.got().into_iter().map(|got| got.event());
+        let facts = |event: Value| {
+            let [kind, exchange, key] = ["type", "exchange", "key"].map(|name| event[name].clone());
+            json!([kind, exchange, key])
+        };
+        let expected = ["occupied", "vacated"].map(|kind| json!([kind, "feed", "lobby"]));
+        events.map(facts).eq(expected)
+    };
+    eventually(DEADLINE, "the room is occupied, and vacated", told).await;
+}
