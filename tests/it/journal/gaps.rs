@@ -57,7 +57,11 @@ async fn what_expired_is_told() {
 #[tokio::test]
 async fn a_message_that_is_too_large_is_told() {
     for settings in [kept, forgetful] {
-        let bounded = |builder| settings(builder).set("feed.max_length_bytes", "64KiB");
+        let bounded = |builder| {
+            settings(builder)
+                .set("limits.max_frame_size", "64KiB")
+                .set("feed.max_length_bytes", "64KiB")
+        };
         let house = House::open_with(bounded).await;
         let last = hear_and_leave(&house, 0..3).await;
         house.push(numbers(3..5)).await;

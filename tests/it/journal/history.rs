@@ -212,7 +212,8 @@ async fn questions_of_clients_that_cannot_be_answered_are_refused() {
         let told = refused.headers.get("message");
         assert_eq!(told, Some(message), "{instead:?}: {refused:?}");
     }
-    // The right is that of a subscription.
+    // The right is that of a subscription. Another gateway remembers no answers of the hook.
+    let house = House::open_with(kept).await;
     house.hook.rule(|asked| {
         let is_topic = asked.call == testkit::Call::Topic;
         is_topic.then_some(testkit::Answer::Deny)
