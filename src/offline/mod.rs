@@ -2,8 +2,8 @@
 //! worker pushes it to phones.
 //!
 //! RabbitMQ routes a message that matches no binding to the alternate exchange of its exchange, and
-//! from there into a durable queue, which all nodes read ([`source`]). Three kinds of messages are
-//! in it, and [`arrival`] tells them apart: those that nobody was bound to, which are handed on as
+//! from there into a durable queue, which all nodes read (`source`). Three kinds of messages are
+//! in it, and `arrival` tells them apart: those that nobody was bound to, which are handed on as
 //! they are; and those that came to a node in vain, for its last subscriber had left, or for it was
 //! dead. About the latter all nodes are asked whether somebody is subscribed now.
 

@@ -1,8 +1,8 @@
 //! Webhooks: what happens here, told to the application by signed HTTP requests.
 //!
-//! An [`Event`] becomes a body once; each receiver (a URL) has a [`queue`] of its own, which is
+//! An [`Event`] becomes a body once; each receiver (a URL) has a `queue` of its own, which is
 //! pure: it decides what is sent next, what waits for another attempt, and what is given up. A
-//! [`sender`] does what it says.
+//! `sender` does what it says.
 
 mod config;
 mod event;

@@ -1,7 +1,7 @@
 //! Users who go away for a while and come back with a cursor, in a process of their own: a task each.
 //!
 //! Each hears of its own key. All messages are numbered, so a user knows whether one is missing, came
-//! twice or is another's. It comes back as [`super::crowd`] does, with the cursor of its last message.
+//! twice or is another's. It comes back as [`mod@super::crowd`] does, with the cursor of its last message.
 
 use std::{
     cell::RefCell, collections::BTreeMap, io::BufRead as _, net::SocketAddr, rc::Rc, time::Duration,

@@ -46,9 +46,7 @@ impl Mailbox {
             // With a clock, that ends them, so that there is never a second one.
             state.lanes = None;
         }
-        if state.room.is_some() && state.has_room(&self.limits) {
-            state.tell_room();
-        }
+        state.look_for_room(&self.limits);
     }
 
     /// Puts a message into its subscription's lane: whether the connection should be woken. `None`: it

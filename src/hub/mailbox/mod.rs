@@ -199,6 +199,7 @@ impl Mailbox {
         let acks = state.acks_of(subscription);
         let is_full_of_past = acks.is_some_and(|acks| acks.is_full_of_past());
         if is_full_of_past
+            || state.holds_too_much(size, &limits)
             || state.is_full_of_others(size, &limits)
             || state.is_full(size, &self.limits)
         {
@@ -325,7 +326,10 @@ impl Mailbox {
         let size = message.weight();
         if let Some(acks) = state.acks_of(subscription) {
             // None is left out: the client comes back for it.
-            if state.is_full(size, &self.limits) || acks.is_full() {
+            if state.is_full(size, &self.limits)
+                || state.holds_too_much(size, &self.limits)
+                || acks.is_full()
+            {
                 telemetry::mailbox_overflow(Overflow::Disconnect.as_str());
                 state.close(Problem::SlowConsumer);
                 return false;
@@ -472,21 +476,27 @@ impl Mailbox {
     pub fn give_up(&self, subscription: SubscriptionId, tag: u64, most: u8) -> bool {
         let mut state = self.state.lock();
         let waiting = state.dedicated.as_mut();
-        waiting.is_none_or(|waiting| waiting.held.give_up(subscription, tag, most))
+        let may = waiting.is_none_or(|waiting| waiting.held.give_up(subscription, tag, most));
+        state.look_for_room(&self.limits);
+        may
     }
 
     /// The message, if it was held, is settled.
     pub fn release(&self, subscription: SubscriptionId, tag: u64) {
-        if let Some(waiting) = &mut self.state.lock().dedicated {
+        let mut state = self.state.lock();
+        if let Some(waiting) = &mut state.dedicated {
             waiting.held.release(subscription, tag);
+            state.look_for_room(&self.limits);
         }
     }
 
     /// The subscription is over, or the broker has taken back what was unsettled: nothing of it
     /// that was held is written again.
     pub fn release_all(&self, subscription: SubscriptionId) {
-        if let Some(waiting) = &mut self.state.lock().dedicated {
+        let mut state = self.state.lock();
+        if let Some(waiting) = &mut state.dedicated {
             waiting.held.release_all(subscription);
+            state.look_for_room(&self.limits);
         }
     }
 
@@ -632,9 +642,7 @@ impl Mailbox {
             }
         }
         if let Some(parcel) = state.take() {
-            if state.room.is_some() && state.has_room(&self.limits) {
-                state.tell_room();
-            }
+            state.look_for_room(&self.limits);
             return Poll::Ready(Item::Parcel(parcel));
         }
         match &mut state.waker {
@@ -660,6 +668,17 @@ impl MailboxState {
             || (self.bytes.saturating_add(size) > limits.max_bytes && !self.shared.is_empty())
     }
 
+    /// True if the client has left messages unacknowledged, which may have to be written again, and
+    /// they leave no room for one more of that size.
+    fn holds_too_much(&self, size: usize, limits: &MailboxConfig) -> bool {
+        let held = self
+            .dedicated
+            .as_ref()
+            .map_or(0, |waiting| waiting.held.bytes());
+        let all = held.saturating_add(self.bytes).saturating_add(size);
+        held > 0 && all > limits.max_bytes
+    }
+
     /// True if only a few messages of feeds wait, and the one that is wanted finds room.
     fn has_room(&self, limits: &MailboxConfig) -> bool {
         let wanted = self.room.as_ref().map_or(0, |room| room.wanted);
@@ -667,7 +686,11 @@ impl MailboxState {
             || self.shared.len() <= limits.max_messages / FEW_WAIT
                 && self.bytes <= limits.max_bytes / FEW_WAIT
                 && self.bytes.saturating_add(wanted) <= limits.max_bytes / OFFERS;
-        is_roomy && !self.is_full(wanted, limits)
+        let half = MailboxConfig {
+            max_bytes: limits.max_bytes / OFFERS,
+            ..*limits
+        };
+        is_roomy && !self.is_full(wanted, limits) && !self.holds_too_much(wanted, &half)
     }
 
     /// How far its client has acknowledged.
@@ -681,6 +704,13 @@ impl MailboxState {
     fn cut_acks(&mut self) {
         for (_, acks) in self.acknowledged.iter().flat_map(|all| &all.0) {
             acks.cut();
+        }
+    }
+
+    /// Tells those who wait for room, if there is some.
+    fn look_for_room(&mut self, limits: &MailboxConfig) {
+        if self.room.is_some() && self.has_room(limits) {
+            self.tell_room();
         }
     }
 

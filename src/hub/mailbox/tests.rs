@@ -113,6 +113,39 @@ fn more_messages_than_allowed_end_the_session() {
     assert!(take(&mailbox).is_none());
 }
 
+/// A client acknowledges a journal's messages, and has them written again: what it leaves
+/// unacknowledged counts like what waits.
+#[test]
+fn messages_that_are_held_take_room() {
+    let journal = JournalId::new("/", "feed");
+    let at = |offset| {
+        let message = Message::clone(&message("k", "0123456789"));
+        crate::broker::journal::stored(message, journal, offset).message
+    };
+    let size = at(0).weight();
+    let mailbox = Mailbox::new(limits(100, 4 * size, Overflow::Disconnect));
+    let acks = Acks::new(100, &mailbox);
+    mailbox.track(FIRST, &acks);
+    for offset in 0..2 {
+        assert_eq!(mailbox.offer(FIRST, &at(offset)), Offer::Taken);
+    }
+    let held: Vec<Parcel> = std::iter::from_fn(|| take_parcel(&mailbox)).collect();
+    for parcel in &held {
+        mailbox.hold(parcel);
+    }
+    // The past has half of the room, and what comes has all of it.
+    assert_eq!(mailbox.offer(FIRST, &at(2)), Offer::Full);
+    mailbox.release(FIRST, held[0].tag);
+    assert_eq!(mailbox.offer(FIRST, &at(2)), Offer::Taken);
+    for offset in 3..6 {
+        mailbox.push_shared(FIRST, &at(offset));
+    }
+    assert!(matches!(
+        take(&mailbox),
+        Some(Item::Problem(Problem::SlowConsumer))
+    ));
+}
+
 #[test]
 fn more_bytes_than_allowed_end_the_session() {
     let one = message("k", "0123456789");

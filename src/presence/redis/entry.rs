@@ -130,7 +130,7 @@ impl Keys {
         self.named("rooms")
     }
 
-    /// The members of a room, by [`Room::name`].
+    /// The members of a room, by its name.
     pub(super) fn room(&self, name: &str) -> String {
         format!("{}room:{name}", self.prefix)
     }
