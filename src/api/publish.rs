@@ -168,8 +168,8 @@ pub enum Became {
     Queued,
     /// No queue took it, and nobody gets it.
     Nobody,
-    /// Nobody is subscribed to the key, and whether a queue took it was not asked: more than 1,000
-    /// such keys are in the call.
+    /// The key has no subscriber, and RabbitMQ was not asked whether a queue took the message: the
+    /// call has more than 1,000 such keys.
     Unknown,
 }
 

@@ -208,7 +208,7 @@ pub(super) async fn rooms(api: &Api, request: Request) -> Answer {
     })
 }
 
-/// Who knows of the rooms of this exchange.
+/// The store that knows the rooms of this exchange.
 fn store<'a>(api: &'a Api, exchange: &str) -> Result<&'a dyn rooms::Rooms, Refusal> {
     let Some(store) = api.services.rooms.as_deref() else {
         let error = "no exchange has rooms; name it in [presence] destinations";

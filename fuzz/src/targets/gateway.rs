@@ -212,7 +212,7 @@ fn headers(bytes: &[u8]) -> HeaderMap {
     headers
 }
 
-/// Nobody but a trusted proxy says where a client is, and a proxy does not say that a client is one
+/// Only a trusted proxy says where a client is, and a proxy does not say that a client is one
 /// of the proxies, if another address is there.
 fn forwarded(input: &[u8]) {
     static TRUSTED: LazyLock<Proxies> =

@@ -161,15 +161,25 @@ impl<A: Ask> Lookout<A> {
         let due = due.filter(|(_, asked)| asked.elapsed() >= AGAIN);
         let due: Vec<_> = due.map(|(address, _)| address.clone()).collect();
         let [_, patience] = SILENCE;
-        let silent = self.silent(due.clone(), true, patience).await;
+        let asking = due
+            .iter()
+            .map(|address| self.asking.ask(address, true, patience));
+        let answers = join_all(asking).await;
         let now = Instant::now();
-        for address in due {
-            if silent.contains(&address) {
-                self.hosts.failed(&address);
-                self.left.insert(address.socket, (address, now));
-            } else {
-                telemetry::broker_node_is_back(&address);
-                self.left.remove(&address.socket);
+        for (address, answer) in due.into_iter().zip(answers) {
+            match answer {
+                Answer::Silence => {
+                    self.hosts.failed(&address);
+                    self.left.insert(address.socket, (address, now));
+                }
+                Answer::Given => {
+                    telemetry::broker_node_is_back(&address);
+                    self.left.remove(&address.socket);
+                }
+                // It is down now, which is no return.
+                Answer::Gone => {
+                    self.left.remove(&address.socket);
+                }
             }
         }
     }
