@@ -16,6 +16,7 @@ pub(super) async fn expired(house: &House) -> String {
     for _ in 0..20 {
         house.push(vec![&*body; 10]).await;
     }
+    is_read(house).await;
     last
 }
 
@@ -66,7 +67,7 @@ async fn a_message_that_is_too_large_is_told() {
         let last = hear_and_leave(&house, 0..3).await;
         house.push(numbers(3..5)).await;
         house.push(["x".repeat(100 << 10)]).await;
-        house.push(numbers(5..8)).await;
+        miss(&house, numbers(5..8)).await;
         let (mut client, after) = (house.ws().await, ("resume-after", &*last));
         let headers = [("id", "feed"), ("destination", DESTINATION), after];
         client.send(&asking(&headers)).await;
@@ -150,7 +151,7 @@ async fn a_journal_that_is_deleted_is_told() {
     client.expect_error("feed interrupted").await;
     is_bound(&house).await;
     // As many as before, and more: the cursor's offset has another message now.
-    house.push(numbers(10..30)).await;
+    miss(&house, numbers(10..30)).await;
     let mut client = house.tcp().await;
     let (gap, _) = subscribe(&mut client, &[("resume-after", &last)]).await;
     assert_eq!(gap.headers.get("message"), Some("resume gap"), "{gap:?}");

@@ -30,6 +30,7 @@ async fn history_comes_page_by_page() {
             house.push([number.to_string()]).await;
             house.vhost.publish(FEED, "user_bob", ["x"]).await;
         }
+        is_read(&house).await;
         let (mut heard, mut query) = (Vec::new(), "feed?key=user_alice&limit=10".to_owned());
         let next = loop {
             let (status, page) = page(&house, &query).await;
@@ -48,7 +49,7 @@ async fn history_comes_page_by_page() {
         };
         assert_eq!(heard, numbers(0..25));
         // From there a client goes on live.
-        house.push(["25"]).await;
+        miss(&house, ["25"]).await;
         let mut client = house.tcp().await;
         let (_, missed) = subscribe(&mut client, &[("resume-after", &next)]).await;
         assert_eq!(bodies(&missed), ["25"]);
@@ -136,6 +137,7 @@ async fn clients_look_back_page_by_page() {
         is_bound(&house).await;
         house.push(numbers(0..25)).await;
         house.vhost.publish(FEED, "user_bob", ["x"]).await;
+        is_read(&house).await;
         let mut client = house.ws().await;
         let (mut heard, mut after) = (Vec::new(), None::<String>);
         let next = loop {
@@ -151,7 +153,7 @@ async fn clients_look_back_page_by_page() {
             after = Some(next);
         };
         assert_eq!(heard, numbers(0..25));
-        house.push(["25"]).await;
+        miss(&house, ["25"]).await;
         let (_, missed) = subscribe(&mut client, &[("resume-after", &next)]).await;
         assert_eq!(bodies(&missed), ["25"]);
     }
@@ -162,7 +164,7 @@ async fn clients_look_back_page_by_page() {
 async fn a_page_ends_where_the_client_has_no_room() {
     let house = house(|builder| kept(builder).set("mailbox.max_messages", "20")).await;
     is_bound(&house).await;
-    house.push(numbers(0..50)).await;
+    miss(&house, numbers(0..50)).await;
     let mut client = house.tcp().await;
     let (mut heard, mut after) = (Vec::new(), None::<String>);
     while heard.len() < 50 {

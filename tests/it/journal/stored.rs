@@ -201,7 +201,7 @@ async fn no_more_is_given_than_may_be_unacknowledged() {
     let (reader, _) =
         Reader::open(&house.gateway, house.login(), "phone", &[INDIVIDUAL, bound]).await;
     drop(reader);
-    house.push(numbers(0..60)).await;
+    miss(&house, numbers(0..60)).await;
     let (mut reader, receipt) =
         Reader::open(&house.gateway, house.login(), "phone", &[INDIVIDUAL, bound]).await;
     assert_told(&receipt, &[("resume", "exact"), ("missed", "more")]);
