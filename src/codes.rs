@@ -179,6 +179,14 @@ codes! {
         ExchangeNotWhole => "exchange-not-whole",
             cause: "An exchange of `[feed] whole` does not lead to its alternate exchange, so its subscribers are refused",
             cure: "Set the policy that `command` has. [Bindings](bindings.md)",
+        /// Others bind keys at an exchange that is read whole.
+        ForeignBindings => "foreign-bindings",
+            cause: "Somebody else has bound keys at an exchange of `[feed] whole`, with `feed.bridge = false`: no client hears messages of these keys, and no journal keeps them",
+            cure: "Bind them at the exchange with `.keys` behind its name, or set `feed.bridge = true`. [Bindings of others](bindings.md#bindings-of-others)",
+        /// Bindings of others cannot be seen.
+        BindingsUnseen => "bindings-unseen",
+            cause: "An exchange of `[feed] whole` has no bridges, and RabbitMQ's management plug-in does not say who else binds keys there",
+            cure: "Run the `command` that the line has. `[auth.rabbitmq] management` names the plug-in; without it, it is looked for at the broker's host, for Stentor's own account",
         /// Messages may not name their user.
         ImpersonationRefused => "impersonation-refused",
             cause: "`[broker] impersonate` is on, and Stentor's account may not speak for others",

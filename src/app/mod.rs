@@ -1,5 +1,6 @@
 //! The one place that names concrete parts: build, run, reload, drain.
 
+pub mod foreign;
 mod logins;
 mod notify;
 mod reload;
@@ -531,6 +532,7 @@ fn build(config: &Config, node: &str) -> Result<Built, Error> {
         control,
         settings,
     );
+    foreign::watch(config, Arc::downgrade(&services.registry));
     let target: Weak<dyn Shed> = Arc::downgrade(&services.registry) as _;
     let memory = Arc::downgrade(&services.memory);
     tokio::spawn(Memory::watch(memory, config.memory.clone(), target));

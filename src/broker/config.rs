@@ -170,6 +170,18 @@ impl Config {
         }
     }
 
+    /// The virtual hosts that are configured by name, the default one first.
+    #[must_use]
+    pub fn named_vhosts(&self) -> Vec<String> {
+        let mut named = vec![self.default_vhost.clone()];
+        for other in &self.vhosts {
+            if other != "*" && !named.contains(other) {
+                named.push(other.clone());
+            }
+        }
+        named
+    }
+
     fn check_urls(&self) -> Checked {
         let wrong = |text: String| Err(("urls", text));
         if self.url.is_some() && !self.urls.is_empty() {

@@ -1,12 +1,11 @@
 //! What AMQP cannot tell: RabbitMQ's management plug-in is asked, or the command is told that asks.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use url::Url as AnyUrl;
 
 use super::{
     Subject,
@@ -17,18 +16,14 @@ use super::{
     policies::{self, Policy},
 };
 use crate::{
-    app,
+    app::{
+        self,
+        foreign::{self, Bound},
+    },
     auth::rabbitmq::{Management, SourceError},
-    broker::{Binding, ExchangeKind, Url, journal::stream_of},
+    broker::{ExchangeKind, journal::stream_of},
     config::Config,
-    secret_url::SecretUrl,
 };
-
-/// Ports of the management plug-in, without and with TLS.
-const PORTS: (u16, u16) = (15672, 15671);
-
-/// Bindings that are named; beyond, they are counted.
-const MAX_NAMED: usize = 5;
 
 /// The plug-in, and how it came to be asked.
 struct Asked {
@@ -87,27 +82,11 @@ fn find(subject: &Subject<'_>) -> Option<Result<Asked, SourceError>> {
     let named = subject.management.clone();
     let named = named.or_else(|| subject.config.auth_rabbitmq.management());
     let is_guess = named.is_none();
-    let url = named.or_else(|| guess(subject.config))?;
+    let url = named.or_else(|| foreign::beside_broker(subject.config))?;
     Some(Management::new(url).map(|management| Asked {
         management,
         is_guess,
     }))
-}
-
-/// The broker's host, with the gateway's account; over TLS if the broker is.
-fn guess(config: &Config) -> Option<SecretUrl> {
-    let Some(Url::Amqp(url)) = config.broker.all_urls().first() else {
-        return None;
-    };
-    let url = AnyUrl::parse(url.reveal()).ok()?;
-    let (scheme, port) = match url.scheme() {
-        "amqps" => ("https", PORTS.1),
-        _ => ("http", PORTS.0),
-    };
-    let (user, password) = (url.username(), url.password()?);
-    let host = url.host_str()?;
-    let url = AnyUrl::parse(&format!("{scheme}://{user}:{password}@{host}:{port}"));
-    url.ok().map(SecretUrl::from)
 }
 
 /// What stays unknown, with the commands that tell it.
@@ -124,22 +103,13 @@ fn unasked(reason: &str, config: &Config, vhosts: &[String]) -> Vec<Finding> {
         .cure("rabbitmqctl list_vhosts name default_queue_type")
         .cure("rabbitmqctl list_deprecated_features used   (RabbitMQ 3.13 and later)")
         .cure("rabbitmq-diagnostics alarms");
-    if config.feed.binding == Binding::All {
-        for exchange in &config.feed.whole {
-            found = found.cure(list_bindings(vhost, exchange));
-        }
+    for exchange in foreign::endangered(config) {
+        found = found.cure(foreign::listing(vhost, exchange));
     }
     if !config.journal.exchanges.is_empty() {
         found = found.cure(journals::list_bindings(vhost));
     }
     vec![found]
-}
-
-fn list_bindings(vhost: &str, exchange: &str) -> String {
-    format!(
-        "rabbitmqctl list_bindings -p {vhost} source_name destination_name destination_kind \
-         routing_key | grep '^{exchange}[[:space:]]'"
-    )
 }
 
 async fn get<T: DeserializeOwned>(management: &Management, path: &str) -> Result<T, SourceError> {
@@ -253,10 +223,8 @@ async fn vhost(management: &Management, config: &Config, name: &str) -> Vec<Find
     if !config.journal.exchanges.is_empty() {
         findings.extend(journals(management, config, name, &encoded).await);
     }
-    if config.feed.binding == Binding::All && !config.feed.bridge {
-        for exchange in &config.feed.whole {
-            findings.push(bindings(management, name, &encoded, exchange).await);
-        }
+    for exchange in foreign::endangered(config) {
+        findings.push(bindings(management, name, exchange).await);
     }
     findings
 }
@@ -350,12 +318,12 @@ fn queue_type(name: &str, vhost: &Value) -> Finding {
     }
 }
 
-async fn bindings(management: &Management, vhost: &str, encoded: &str, exchange: &str) -> Finding {
-    let name = utf8_percent_encode(exchange, NON_ALPHANUMERIC);
-    let path = format!("exchanges/{encoded}/{name}/bindings/source");
-    match get::<Vec<Value>>(management, &path).await {
-        Ok(bindings) => foreign(vhost, exchange, &bindings),
-        Err(SourceError::Status(_, status)) if status.as_u16() == 404 => Finding::right(
+async fn bindings(management: &Management, vhost: &str, exchange: &str) -> Finding {
+    let (answer, _) = ask(foreign::bound_at(management, vhost, exchange)).await;
+    let answer = answer.unwrap_or_else(|| Err(SourceError::Timeout(management.to_string().into())));
+    match answer {
+        Ok(Some(bound)) => judge(vhost, exchange, &bound),
+        Ok(None) => Finding::right(
             "management.bindings",
             format!("exchange {exchange} (feed.whole) is not there yet"),
         ),
@@ -363,40 +331,27 @@ async fn bindings(management: &Management, vhost: &str, encoded: &str, exchange:
             "management.bindings",
             format!("bindings of exchange {exchange} are not known: {error}"),
         )
-        .cure(list_bindings(vhost, exchange)),
+        .cure(foreign::listing(vhost, exchange)),
     }
 }
 
 /// With `bridge = false`, a key that anybody binds at the exchange is missed by all clients.
-fn foreign(vhost: &str, exchange: &str, bindings: &[Value]) -> Finding {
+fn judge(vhost: &str, exchange: &str, bound: &[Bound]) -> Finding {
     let question = "management.bindings";
-    let all = format!("{exchange}.all");
-    let text = |binding: &Value, name: &str| {
-        let value = binding.get(name).and_then(Value::as_str);
-        value.unwrap_or_default().to_owned()
-    };
-    let foreign: Vec<_> = bindings
-        .iter()
-        .map(|binding| (text(binding, "destination"), text(binding, "routing_key")))
-        .filter(|(destination, _)| *destination != all)
-        .collect();
-    if foreign.is_empty() {
+    if bound.is_empty() {
         let text = format!("nobody else binds keys at exchange {exchange} (feed.whole)");
         return Finding::right(question, text);
     }
-    let mut named = String::new();
-    for (destination, key) in foreign.iter().take(MAX_NAMED) {
-        let _ = write!(named, " {key} → {destination};");
-    }
     let text = format!(
         "bindings of others ({}) at exchange {exchange} keep their keys from all clients \
-         ([feed] bridge = false):{named}",
-        foreign.len()
+         ([feed] bridge = false): {}",
+        bound.len(),
+        foreign::named(bound)
     );
-    Finding::wrong(question, text.trim_end_matches(';'))
+    Finding::wrong(question, text)
         .cure("[feed] bridge = true")
         .cure(format!("or bind them at {exchange}.keys instead:"))
-        .cure(list_bindings(vhost, exchange))
+        .cure(foreign::listing(vhost, exchange))
 }
 
 #[cfg(test)]
@@ -408,11 +363,9 @@ mod tests {
 
     #[test]
     fn bindings_of_others_are_named() {
-        let bridge = json!({"destination": "feed.all", "routing_key": "user_bob"});
+        assert_eq!(judge("/", "feed", &[]).mark, Mark::Right);
         let other = json!({"destination": "audit", "routing_key": "user_alice"});
-        let all = [bridge, other];
-        assert_eq!(foreign("/", "feed", &all[..1]).mark, Mark::Right);
-        let found = foreign("/", "feed", &all);
+        let found = judge("/", "feed", &[serde_json::from_value(other).unwrap()]);
         assert_eq!(found.mark, Mark::Wrong);
         assert!(
             found.text.contains("bindings of others (1)"),
@@ -464,7 +417,8 @@ mod tests {
     #[test]
     fn without_the_plug_in_commands_ask() {
         let mut config = Config::default();
-        config.feed.binding = Binding::All;
+        config.feed.binding = crate::broker::Binding::All;
+        config.feed.bridge = false;
         config.feed.whole = vec!["feed".to_owned()];
         let found = unasked("away", &config, &["app".to_owned()]);
         assert_eq!(found[0].mark, Mark::Unasked);
@@ -475,18 +429,6 @@ mod tests {
             "list_deprecated_features used",
         ] {
             assert!(cures.contains(command), "{cures}");
-        }
-    }
-
-    #[test]
-    fn the_guess_is_the_broker_s_host() {
-        for (url, expected) in [
-            ("amqp://u:p%40@host:5673/app", "http://u:p%40@host:15672/"),
-            ("amqps://u:p@[::1]", "https://u:p@[::1]:15671/"),
-        ] {
-            let mut config = Config::default();
-            config.broker.url = Some(url.parse().unwrap());
-            assert_eq!(guess(&config).unwrap().reveal(), expected);
         }
     }
 }

@@ -82,13 +82,12 @@ const MAX_VHOSTS: usize = 20;
 
 /// Those that are configured, the default one first; of `*`, the default one.
 fn vhosts(config: &Config, asked: Option<&str>) -> Vec<String> {
-    let broker = &config.broker;
-    let mut vhosts = vec![broker.default_vhost.clone()];
-    let others = broker.vhosts.iter().map(String::as_str).chain(asked);
-    for other in others {
-        if other != "*" && !vhosts.iter().any(|vhost| vhost == other) {
-            vhosts.push(other.to_owned());
-        }
+    let mut vhosts = config.broker.named_vhosts();
+    if let Some(asked) = asked
+        && asked != "*"
+        && !vhosts.iter().any(|vhost| vhost == asked)
+    {
+        vhosts.push(asked.to_owned());
     }
     vhosts.truncate(MAX_VHOSTS);
     vhosts

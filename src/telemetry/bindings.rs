@@ -31,6 +31,44 @@ pub fn whole_exchange_leads_elsewhere(vhost: &str, exchange: &str, command: &str
     }
 }
 
+/// Somebody else has bound keys at an exchange that is read whole: so many, the first of them, and
+/// the command that lists them all.
+pub fn bindings_of_others(vhost: &str, exchange: &str, count: usize, bound: &str, command: &str) {
+    warn!(
+        target: "stentor::broker", code = Code::ForeignBindings.name(),
+        vhost,
+        exchange,
+        count,
+        bound,
+        command,
+        "somebody else has bound keys at an exchange that is read whole: no client hears messages \
+         of these keys, and no journal keeps them; bind them at its `.keys` exchange instead, or set \
+         feed.bridge = true"
+    );
+}
+
+/// They have gone.
+pub fn bindings_of_others_gone(vhost: &str, exchange: &str) {
+    info!(
+        target: "stentor::broker",
+        vhost, exchange, "nobody else binds keys any more at an exchange that is read whole"
+    );
+}
+
+/// Nobody can tell whether there are any; the command that asks.
+pub fn bindings_unseen(vhost: &str, exchange: &str, cause: &str, command: &str) {
+    warn!(
+        target: "stentor::broker", code = Code::BindingsUnseen.name(),
+        vhost,
+        exchange,
+        cause,
+        command,
+        "an exchange is read whole without bridges, and bindings of others there cannot be seen: no \
+         client hears messages of a key that somebody else binds; see by the command that there is \
+         none"
+    );
+}
+
 /// Before a feed's queue is deleted: so many of its bindings were taken away, and so many go with
 /// it, at which others may have to wait at the broker.
 pub fn bindings_taken_away(feed: &dyn Display, bindings: usize, left: usize, took: Duration) {

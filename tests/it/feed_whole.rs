@@ -129,6 +129,43 @@ async fn many_keys_need_no_binding() {
     assert_eq!(bound_at_the_exchange(&house.vhost).await, []);
 }
 
+/// Nobody who is subscribed would hear of such a key, so the operator does.
+#[tokio::test]
+async fn keys_that_others_bind_are_warned_of() {
+    let vhost = vhost().await;
+    vhost.declare_exchange(FEED, ExchangeKind::Direct).await;
+    set_policy(&vhost).await;
+    let management = vhost.node().management_address();
+    let start = async || {
+        let builder = whole(stentor().vhost(&vhost));
+        let url = format!("http://guest:guest@{management}");
+        builder.set("auth.rabbitmq.management", url).ready().await
+    };
+    // Without an account for the plug-in, the log has the command that asks.
+    let blind = whole(stentor().vhost(&vhost).hook(&Hook::start().await));
+    let blind = blind.ready().await;
+    blind.until_logged("bindings-unseen").await;
+    blind.until_logged("rabbitmqctl list_bindings -p").await;
+    let channel = vhost.channel().await;
+    let options = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declaring = channel.queue_declare("audit".into(), options, FieldTable::default());
+    declaring.await.unwrap();
+    let binding = channel.queue_bind(
+        "audit".into(),
+        FEED.into(),
+        KEY.into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    binding.await.unwrap();
+    let warned = start().await;
+    warned.until_logged("foreign-bindings").await;
+    warned.until_logged("user_alice → audit").await;
+}
+
 #[tokio::test]
 async fn an_exchange_without_the_alternate_one_is_refused_and_the_log_has_the_policy() {
     let vhost = vhost().await;
