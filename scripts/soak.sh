@@ -9,7 +9,8 @@ Runs what takes too long for every commit, and counts. ./scripts/test.sh was run
 all is installed.
 
   ./scripts/soak.sh faults    nodes, restarts and cut links under traffic, again and again
-  ./scripts/soak.sh crowds    the tests of faults that have a crowd of clients, with thousands
+  ./scripts/soak.sh crowds    the tests of faults that have a crowd of clients, with thousands; and a
+                              client that missed 300,000 messages
   ./scripts/soak.sh churn     clients that come and go, publishing, and faults at random from a seed
                               (SOAK_SEED), on one gateway; memory, files and threads must stay flat
   ./scripts/soak.sh seeds     the property tests, with new seeds and many more cases
@@ -97,6 +98,9 @@ crowds() {
     one 2000 crowds::rabbitmq_is_killed_under_a_crowd
     one 5000 crowds::the_end_of_the_gateway_is_spread_over_a_crowd
     one 10000 hook::thousands_wait_for_a_hook_that_comes_and_goes
+    JOURNAL_MISSED=300000 run cargo test --locked --test it -- --nocapture --exact \
+        journal::many_missed_ones_come_while_others_come || failed=yes
+    figures+=("journal: $(grep -E ' missed, |^test result' "$log" | paste -sd ' ')")
 }
 
 churn() {
