@@ -1,5 +1,7 @@
 //! A connection against a broker in memory, byte by byte.
 
+mod seeds;
+
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex},
     time::{advance, timeout},
