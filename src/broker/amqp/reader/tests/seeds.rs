@@ -3,8 +3,9 @@
 //! stalls, falls silent, and talks nonsense. Time is virtual, so a seed always goes the same way.
 //!
 //! Whatever happens: each message comes to its taker, in order, and again only if it was not
-//! acknowledged and is marked; the broker is told of no message that the taker was not given; no
-//! taker is lost; and in the end nothing is left to be acknowledged.
+//! acknowledged and is marked; the broker is told of no message that the taker was not given; a
+//! connection is given up for nonsense alone; no taker is lost; and in the end nothing is left to be
+//! acknowledged.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -117,6 +118,7 @@ struct Line<'a> {
     /// It reads and writes nothing before this.
     silent_until: Option<Instant>,
     has_closed: bool,
+    talks_nonsense: bool,
 }
 
 impl Script {
@@ -209,6 +211,7 @@ impl Line<'_> {
         let is_closing = matches!(self.channels.get(&channel), Some(Channel::Closing));
         match said {
             (10, 50) => {
+                assert!(self.talks_nonsense, "the client gave the connection up");
                 self.out.extend(method(0, 10, 51, b""));
                 return true;
             }
@@ -332,6 +335,7 @@ impl Line<'_> {
             self.silent_until = Some(Instant::now() + Duration::from_secs(600));
         } else if self.script.fault(120) {
             self.script.note(format_args!("talks nonsense"));
+            self.talks_nonsense = true;
             self.out.extend(frame(1, 9, b"\0\x3c\0\x3cxx"));
         } else if self.script.fault(120) {
             self.write().await;
@@ -439,6 +443,7 @@ async fn play(seed: u64) -> Script {
             input: Vec::new(),
             silent_until: None,
             has_closed: false,
+            talks_nonsense: false,
         };
         let ending = line.serve().await;
         line.write().await;
