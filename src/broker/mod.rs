@@ -371,6 +371,16 @@ pub enum Argument {
     Texts(Vec<Box<str>>),
 }
 
+/// The first of the gateway's own lanes ([`Publish::lane`]), each of which is used for as long as it
+/// runs.
+pub const STANDING_LANES: u64 = LANE_OF_OFFLINE;
+/// Messages that workers of the gateway hand to the offline exchange.
+pub const LANE_OF_OFFLINE: u64 = u64::MAX - 2;
+/// Messages that nobody heard.
+pub const LANE_OF_UNHEARD: u64 = u64::MAX - 1;
+/// Events of presence.
+pub const LANE_OF_EVENTS: u64 = u64::MAX;
+
 /// A message to publish.
 #[derive(Clone, Debug)]
 pub struct Publish {
@@ -384,7 +394,9 @@ pub struct Publish {
     pub body: bytes::Bytes,
     /// Whether a message that reaches no queue is an error.
     pub mandatory: bool,
-    /// Messages of the same lane keep their order; a connection has one.
+    /// Messages of the same lane keep their order. A connection has one, which ends with its first
+    /// message that is not published; connections count theirs up from 0. The gateway's own
+    /// ([`STANDING_LANES`]) go on.
     pub lane: u64,
     /// The broker may take long to route it: for whom it does. It goes where others do not wait
     /// for it, and one after the other for each of these.

@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    broker::{Message, Publish, UNHEARD_HEADER, VirtualHost, offline_of},
+    broker::{LANE_OF_UNHEARD, Message, Publish, UNHEARD_HEADER, VirtualHost, offline_of},
     telemetry,
 };
 
@@ -19,8 +19,6 @@ use crate::{
 const MAX_WAITING: usize = 10_000;
 /// Those that are published before the broker's word on them is awaited.
 const BATCH: usize = 64;
-/// The lane of all of them: messages of a key stay in order.
-const LANE: u64 = u64::MAX - 1;
 
 /// An exchange, and a message that it routed here in vain.
 type Vain = (Arc<str>, Arc<Message>);
@@ -100,7 +98,8 @@ fn publish(exchange: &str, message: &Message) -> Publish {
         properties,
         body: message.body.clone(),
         mandatory: true,
-        lane: LANE,
+        // Messages of a key stay in order.
+        lane: LANE_OF_UNHEARD,
         slow: None,
     }
 }

@@ -2,7 +2,7 @@
 //! are there (pure).
 
 use crate::broker::{
-    Death, FEED_QUEUES, KeyTemplate, Message, Properties, Publish, UNHEARD_HEADER,
+    Death, FEED_QUEUES, KeyTemplate, LANE_OF_OFFLINE, Message, Properties, Publish, UNHEARD_HEADER,
 };
 
 /// Keys of RabbitMQ's dead letters, which tell of this gateway's own queues.
@@ -132,14 +132,11 @@ impl<'a> Arrival<'a> {
             properties,
             body: self.message.body.clone(),
             mandatory: true,
-            lane: LANE,
+            lane: LANE_OF_OFFLINE,
             slow: None,
         }
     }
 }
-
-/// The lane of all of them, so that they stay in order.
-const LANE: u64 = u64::MAX - 2;
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ use futures_util::future::{TryJoinAll, join_all, try_join_all};
 use super::{Announcement, Outbox};
 use crate::{
     backoff::Backoff,
-    broker::{BrokerError, Confirm, Properties, Publish, VirtualHost},
+    broker::{BrokerError, Confirm, LANE_OF_EVENTS, Properties, Publish, VirtualHost},
     telemetry,
 };
 
@@ -16,8 +16,6 @@ use crate::{
 const BATCH: usize = 256;
 /// The pause after a failure: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// The lane of all events, so that they stay in order; connections count theirs up from 0.
-const LANE: u64 = u64::MAX;
 
 /// Publishes the outbox to a topic exchange, until the outbox is closed and empty. An event that
 /// the broker did not take, or did not confirm, is published again: it may come twice.
@@ -84,7 +82,7 @@ async fn hand_over<E: Announcement>(
                 properties: properties(),
                 body: body.clone(),
                 mandatory: false,
-                lane: LANE,
+                lane: LANE_OF_EVENTS,
                 slow: None,
             };
             match host.publish(publish).await {

@@ -8,6 +8,7 @@
 //! - [`StompClient`]: STOMP over TCP, WebSocket and SockJS, frame by frame or byte by byte.
 //! - [`Remote`]: a foreign client (Node, Python, a browser) driven over its stdin.
 //! - [`Authority`]: certificates, and clients that show them.
+//! - [`Meddler`]: a proxy that meddles with a broker's confirms.
 //! - [`Proxy`]: a TCP proxy that cuts, refuses, freezes and fragments.
 //! - [`eventually`]: waits for a condition; there is no other waiting.
 //!
@@ -26,6 +27,7 @@ mod gateway;
 mod hook;
 mod http;
 pub mod keeper;
+mod meddler;
 mod ports;
 mod process;
 mod proxy;
@@ -39,6 +41,7 @@ mod wait;
 pub use certificates::{Authority, TlsClient};
 pub use gateway::{API_TOKEN, Addresses, Gateway, GatewayBuilder};
 pub use hook::{Answer, Call, Hook, HookCall};
+pub use meddler::Meddler;
 pub use ports::{free_ports, unique};
 pub use process::{Lines, Process};
 pub use proxy::Proxy;

@@ -3,6 +3,7 @@
 
 mod alarms;
 mod clock;
+mod confirms;
 mod crowds;
 mod hook;
 mod logs;

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     broker::{
-        BrokerError, Properties,
+        BrokerError, Properties, STANDING_LANES,
         amqp::{
             convert::{broker_error, to_amqp},
             link::{AmqpLink, answer},
@@ -87,7 +87,8 @@ pub(super) struct Job {
 
 /// Places that a message under way takes.
 pub(super) struct Held {
-    pub(super) _turns: (Place, Option<Place>),
+    pub(super) turn: Place,
+    pub(super) _owner: Option<Place>,
     pub(super) _pending: OwnedSemaphorePermit,
 }
 
@@ -103,6 +104,28 @@ impl Job {
 
     /// A caller that waits no more has left.
     fn answer(&mut self, outcome: Result<(), BrokerError>) {
+        // Those two are about the one message: the broker has taken what follows.
+        let is_end = match &outcome {
+            Ok(()) | Err(BrokerError::Nacked | BrokerError::Unroutable) => false,
+            Err(_) => self.sender < STANDING_LANES,
+        };
+        if is_end && let Some(held) = &self.held {
+            held.turn.failed();
+        }
+        self.answer_alone(outcome);
+    }
+
+    /// One before it failed.
+    pub(super) fn leave_out(&mut self) {
+        self.answer_alone(Err(BrokerError::Unavailable(LEFT_OUT.into())));
+    }
+
+    fn is_left_out(&self) -> bool {
+        let held = self.held.as_ref();
+        held.is_some_and(|held| held.turn.is_left_out())
+    }
+
+    fn answer_alone(&mut self, outcome: Result<(), BrokerError>) {
         if let Some(answer) = self.answer.take() {
             // Its sender is woken by this, and finds its turn over.
             self.held = None;
@@ -314,6 +337,9 @@ impl Lane {
                 }
             }
         };
+        if job.is_left_out() {
+            return job.leave_out();
+        }
         if let Err(error) = admitted {
             return job.answer(Err(error));
         }
@@ -323,6 +349,10 @@ impl Lane {
                 Ok(channel) => channel,
                 Err(error) => return job.answer(Err(error)),
             };
+            // What was on the channel before may have failed meanwhile.
+            if job.is_left_out() {
+                return job.leave_out();
+            }
             if !self.is_alone(&job) {
                 self.send(&channel, job, None);
                 return;

@@ -202,7 +202,11 @@ impl Publisher {
             let entering = self.turns.enter(&order.connection, lane.number);
             match entering.now_or_never() {
                 Some(place) => break (lane, place),
-                None => self.change_lanes(&lane, order).await,
+                None if self.change_lanes(&lane, order).await => {}
+                None => {
+                    job.leave_out();
+                    return Ok(());
+                }
             }
         };
         let owner = match &order.owner {
@@ -213,7 +217,8 @@ impl Publisher {
             return Ok(());
         };
         job.held = Some(Held {
-            _turns: (place, owner),
+            turn: place,
+            _owner: owner,
             _pending: pending,
         });
         lane.jobs.send(job).await.map_err(|refused| {
@@ -223,12 +228,13 @@ impl Publisher {
         })
     }
 
-    /// Waits until the sender's messages on another lane have their answers.
-    async fn change_lanes(&self, lane: &Handle, order: &mut Order) {
+    /// Waits until the sender's messages on another lane have their answers. False if one of them was
+    /// not published.
+    async fn change_lanes(&self, lane: &Handle, order: &mut Order) -> bool {
         let before = self.turns.lane_of(&order.connection);
         // It is faster than the broker's answers, and goes to and fro.
         order.alternates |= lane.number.is_fast && before.is_some_and(|before| before.is_fast);
-        self.turns.all_answered(&order.connection).await;
+        self.turns.all_answered(&order.connection).await
     }
 
     fn lane_for(&self, job: &Job, order: &Order) -> Arc<Handle> {

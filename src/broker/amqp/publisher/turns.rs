@@ -1,10 +1,18 @@
 //! One sender's messages stay in order, although there are many lanes: whoever has messages under
 //! way on one lane waits for the broker's answers before it goes on another.
+//!
+//! A connection's messages end at the first that is not published ([`Place::failed`]): it is told of
+//! that one, and will begin again there. Those that it has handed over behind it, and that are not
+//! on their way to the broker yet, are left out; sent, they would be doubled later, and tear a hole
+//! into the order until then.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
@@ -36,8 +44,17 @@ pub(super) struct LaneNumber {
 struct Turn {
     lane: LaneNumber,
     under_way: usize,
-    /// For those who wait for the last answer.
-    left: Arc<Notify>,
+    /// Messages that were counted here so far.
+    entered: u64,
+    left: Arc<Left>,
+}
+
+/// What those know of a sender who wait for its last answer, or for their turn behind others.
+#[derive(Debug, Default)]
+struct Left {
+    notify: Notify,
+    /// So many of its messages end with one that failed.
+    ended: AtomicU64,
 }
 
 /// A message under way; dropped when it was answered.
@@ -45,6 +62,23 @@ struct Turn {
 pub(super) struct Place {
     turns: Arc<Turns>,
     sender: Sender,
+    /// Which of its sender's messages under way.
+    number: u64,
+    left: Arc<Left>,
+}
+
+impl Place {
+    /// The message is not published, or nobody knows.
+    pub(super) fn failed(&self) {
+        if let Some(turn) = self.turns.0.lock().get(&self.sender) {
+            turn.left.ended.store(turn.entered, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether one before it failed.
+    pub(super) fn is_left_out(&self) -> bool {
+        self.number <= self.left.ended.load(Ordering::Relaxed)
+    }
 }
 
 impl Turns {
@@ -54,48 +88,57 @@ impl Turns {
         loop {
             match self.try_enter(sender, lane) {
                 Some(place) => return place,
-                None => self.all_answered(sender).await,
+                None => {
+                    self.all_answered(sender).await;
+                }
             }
         }
     }
 
-    /// Waits until the sender has nothing under way.
-    pub(super) async fn all_answered(&self, sender: &Sender) {
+    /// Waits until the sender has nothing under way. False if one of those failed.
+    pub(super) async fn all_answered(&self, sender: &Sender) -> bool {
         let Some(left) = self.left(sender) else {
-            return;
+            return true;
         };
-        let mut waiting = pin!(left.notified());
+        let mut waiting = pin!(left.notify.notified());
         waiting.as_mut().enable();
         // The last one may have left before we listened.
         let still = self.left(sender);
         if still.is_some_and(|still| Arc::ptr_eq(&left, &still)) {
             waiting.await;
         }
+        left.ended.load(Ordering::Relaxed) == 0
     }
 
-    fn left(&self, sender: &Sender) -> Option<Arc<Notify>> {
+    fn left(&self, sender: &Sender) -> Option<Arc<Left>> {
         let turns = self.0.lock();
         turns.get(sender).map(|turn| Arc::clone(&turn.left))
     }
 
     fn try_enter(self: &Arc<Self>, sender: &Sender, lane: LaneNumber) -> Option<Place> {
-        match self.0.lock().entry(sender.clone()) {
+        let (number, left) = match self.0.lock().entry(sender.clone()) {
             Entry::Vacant(vacant) => {
-                vacant.insert(Turn {
+                let turn = vacant.insert(Turn {
                     lane,
                     under_way: 1,
+                    entered: 1,
                     left: Arc::default(),
                 });
+                (1, Arc::clone(&turn.left))
             }
             Entry::Occupied(mut taken) if taken.get().lane == lane && lane.is_fast => {
                 let turn = taken.get_mut();
                 turn.under_way = turn.under_way.saturating_add(1);
+                turn.entered = turn.entered.saturating_add(1);
+                (turn.entered, Arc::clone(&turn.left))
             }
             Entry::Occupied(_) => return None,
-        }
+        };
         Some(Place {
             turns: Arc::clone(self),
             sender: sender.clone(),
+            number,
+            left,
         })
     }
 
@@ -115,7 +158,7 @@ impl Drop for Place {
         if turn.under_way == 0
             && let Some(turn) = turns.remove(&self.sender)
         {
-            turn.left.notify_waiters();
+            turn.left.notify.notify_waiters();
             if turns.is_empty() {
                 turns.shrink_to_fit();
             }
@@ -161,6 +204,32 @@ mod tests {
         assert!(turns.enter(&other, fast(1)).now_or_never().is_some());
         drop(third);
         assert_eq!(turns.lane_of(&sender), None);
+    }
+
+    #[test]
+    fn what_was_handed_over_behind_a_failed_one_is_left_out() {
+        let turns = Arc::new(Turns::default());
+        let sender = Sender::Connection(7);
+        let enter = |lane| turns.enter(&sender, lane).now_or_never();
+        let [first, second] = [enter(fast(1)).unwrap(), enter(fast(1)).unwrap()];
+        let others = turns.enter(&Sender::Connection(8), fast(1));
+        let others = others.now_or_never().unwrap();
+        assert!(!second.is_left_out());
+        let mut waiting = pin!(turns.all_answered(&sender));
+        assert_eq!((&mut waiting).now_or_never(), None);
+        first.failed();
+        drop(first);
+        assert!(second.is_left_out() && !others.is_left_out());
+        // Handed over by somebody who knows.
+        let third = enter(fast(1)).unwrap();
+        assert!(!third.is_left_out());
+        drop(third);
+        drop(second);
+        assert_eq!(waiting.now_or_never(), Some(false));
+        let fourth = enter(fast(2)).unwrap();
+        assert!(!fourth.is_left_out());
+        drop(fourth);
+        assert_eq!(turns.all_answered(&sender).now_or_never(), Some(true));
     }
 
     #[test]
