@@ -307,7 +307,8 @@ pub(crate) fn cases() -> Vec<Case> {
             let id = a.message().await;
             a.ask(format!("ACK\nid:{id}")).await;
             a.hear(2).await;
-            a.ask(format!("ACK\nid:{id}")).await;
+            // Not with a receipt: the plug-in's comes before its end, or does not.
+            a.say(format!("ACK\nid:{id}")).await;
             a.closes().await;
         })
         .differs(&["A2", "E7"]),

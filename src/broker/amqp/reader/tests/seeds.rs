@@ -305,7 +305,8 @@ impl Line<'_> {
         one.published = MESSAGES.min(one.published + come);
         if self.has_closed {
             // It waits for the answer, and then no longer.
-            return self.script.fault(3).then_some(Ending::Cut);
+            self.write().await;
+            return (self.script.dice.random_range(0..8) == 0).then_some(Ending::Cut);
         }
         self.deliver();
         if self.script.dice.random_range(0..20) == 0 {
