@@ -16,6 +16,7 @@ use crate::{
     },
     messaging, presence,
     units::show_size,
+    webhooks::Kind,
 };
 
 /// A key without a default: a test that it is set, and a value to write.
@@ -118,6 +119,7 @@ pub(super) fn across_sections(config: &Config, reader: &mut Reader<'_>) {
     tls(config, reader);
     journal(config, reader);
     offline(config, reader);
+    webhooks(config, reader);
     if let Err((key, message)) = config.redis.check_with(&presence.url) {
         reader.wrong(&[("redis", key), ("presence", "url")], &message);
     }
@@ -285,6 +287,25 @@ fn journal(config: &Config, reader: &mut Reader<'_>) {
             "names an exchange of [feed] whole, but bridge is true, so others may bind keys there, \
              and a key that anybody binds is missing in the journal; write bridge = false, and see \
              to it that nobody binds any",
+        );
+    }
+}
+
+/// Needs of webhooks about rooms: there are some.
+fn webhooks(config: &Config, reader: &mut Reader<'_>) {
+    let Config {
+        webhooks, presence, ..
+    } = config;
+    let is_of_rooms = |kind: &Kind| matches!(kind, Kind::Occupied | Kind::Vacated);
+    if !webhooks.urls.is_empty()
+        && presence.destinations.is_empty()
+        && webhooks.events.iter().any(is_of_rooms)
+    {
+        reader.wrong(
+            &[("webhooks", "events"), ("presence", "destinations")],
+            "has \"occupied\" or \"vacated\", but [presence] destinations names no exchange, so \
+             there are no rooms to tell of; name those whose keys are rooms, destinations = \
+             [\"room\"], or take these events out",
         );
     }
 }

@@ -490,3 +490,19 @@ fn messages_for_those_who_are_away_need_bindings_that_tell() {
     let key = problems("[offline]\nkey = \"user\"", &[]);
     assert!(key.contains("{username}"), "{key}");
 }
+
+#[test]
+fn webhooks_of_rooms_need_rooms() {
+    let urls = "urls = [\"http://app/\"]\nsecret = \"0123456789abcdef\"";
+    for kind in ["occupied", "vacated"] {
+        let events = format!("[webhooks]\nevents = [\"connect\", \"{kind}\"]\n");
+        let found = problems(&format!("{events}{urls}"), &[]);
+        assert!(found.contains("[webhooks] events: has"), "{found}");
+        assert!(found.contains("destinations = [\"room\"]"), "{found}");
+        let rooms = "[presence]\nurl = \"memory:\"\ndestinations = [\"room\"]";
+        assert!(load(&format!("{events}{urls}\n{rooms}"), &[]).is_ok());
+        // Nobody is told anything.
+        assert!(load(&events, &[]).is_ok());
+    }
+    assert!(load(&format!("[webhooks]\n{urls}"), &[]).is_ok());
+}
