@@ -14,12 +14,19 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
 use serde_json::{Value, json};
 use stomp_grammar::{Command, Frame};
 use testkit::{
-    API_TOKEN, DEADLINE, Gateway, GatewayBuilder, Hook, Login, StompClient, eventually, tests_dir,
+    API_TOKEN, Authority, DEADLINE, Gateway, GatewayBuilder, Hook, Login, StompClient, eventually,
+    tests_dir,
 };
-use tokio::{net::TcpListener, task::AbortHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    task::AbortHandle,
+};
+use tokio_rustls::TlsAcceptor;
 
 use crate::house::stentor;
 
@@ -64,6 +71,28 @@ impl Application {
         Self { url, got, serving }
     }
 
+    /// One behind TLS, which shows the certificate of today, and takes everything.
+    async fn secure(shown: Arc<Mutex<Arc<ServerConfig>>>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}/hook", listener.local_addr().unwrap());
+        let got = Arc::<Mutex<Vec<Got>>>::default();
+        let taking = Arc::clone(&got);
+        let serving = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = TlsAcceptor::from(Arc::clone(&shown.lock().unwrap()));
+                let (got, rule): (_, Rule) = (Arc::clone(&taking), Arc::new(|_, _| 200));
+                tokio::spawn(async move {
+                    // A gateway that does not trust it ends the handshake.
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        serve_one(stream, got, rule);
+                    }
+                });
+            }
+        });
+        let serving = serving.abort_handle();
+        Self { url, got, serving }
+    }
+
     pub(crate) fn got(&self) -> Vec<Got> {
         self.got.lock().unwrap().clone()
     }
@@ -91,44 +120,51 @@ async fn serve(listener: TcpListener, got: Arc<Mutex<Vec<Got>>>, rule: Rule) {
         let Ok((stream, _)) = listener.accept().await else {
             return;
         };
-        let (got, rule) = (Arc::clone(&got), Arc::clone(&rule));
-        let answer = service_fn(move |request: Request<Incoming>| {
-            let (got, rule) = (Arc::clone(&got), Arc::clone(&rule));
-            async move {
-                let header = |name: &str| {
-                    let value = request.headers().get(name);
-                    value.map_or_else(String::new, |value| value.to_str().unwrap().to_owned())
-                };
-                let path = request.uri().path().to_owned();
-                let signature = header("stentor-signature");
-                assert_eq!(header("content-type"), "application/json");
-                let body = request.into_body().collect().await.unwrap().to_bytes();
-                let got_now = Got {
-                    path,
-                    signature,
-                    body,
-                };
-                let event = got_now.event();
-                let status = {
-                    let mut got = got.lock().unwrap();
-                    let before = got.iter().filter(|got| got.event()["id"] == event["id"]);
-                    let status = rule(&event, before.count());
-                    got.push(got_now);
-                    status
-                };
-                let mut answer = Response::new(Full::new(Bytes::from_static(b"thanks")));
-                *answer.status_mut() = hyper::StatusCode::from_u16(status).unwrap();
-                if status == 302 {
-                    let elsewhere = hyper::header::HeaderValue::from_static("/elsewhere");
-                    answer
-                        .headers_mut()
-                        .insert(hyper::header::LOCATION, elsewhere);
-                }
-                Ok::<_, Infallible>(answer)
-            }
-        });
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
+        serve_one(stream, Arc::clone(&got), Arc::clone(&rule));
     }
+}
+
+fn serve_one(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    got: Arc<Mutex<Vec<Got>>>,
+    rule: Rule,
+) {
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let (got, rule) = (Arc::clone(&got), Arc::clone(&rule));
+        async move {
+            let header = |name: &str| {
+                let value = request.headers().get(name);
+                value.map_or_else(String::new, |value| value.to_str().unwrap().to_owned())
+            };
+            let path = request.uri().path().to_owned();
+            let signature = header("stentor-signature");
+            assert_eq!(header("content-type"), "application/json");
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let got_now = Got {
+                path,
+                signature,
+                body,
+            };
+            let event = got_now.event();
+            let status = {
+                let mut got = got.lock().unwrap();
+                let before = got.iter().filter(|got| got.event()["id"] == event["id"]);
+                let status = rule(&event, before.count());
+                got.push(got_now);
+                status
+            };
+            let mut answer = Response::new(Full::new(Bytes::from_static(b"thanks")));
+            *answer.status_mut() = hyper::StatusCode::from_u16(status).unwrap();
+            if status == 302 {
+                let elsewhere = hyper::header::HeaderValue::from_static("/elsewhere");
+                answer
+                    .headers_mut()
+                    .insert(hyper::header::LOCATION, elsewhere);
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
 }
 
 fn builder(hook: &Hook, application: &Application) -> GatewayBuilder {
@@ -256,6 +292,61 @@ async fn events_come_signed_and_in_order_although_the_receiver_fails() {
     assert!(!logged.contains(SECRET), "{logged}");
     let (_, config) = gateway.api("GET /api/v1/config", None).await;
     assert!(!config.to_string().contains(SECRET), "{config}");
+}
+
+/// A private authority is named by `SSL_CERT_FILE`, as for the hook.
+#[tokio::test]
+async fn a_receiver_behind_tls_has_to_show_a_certificate_that_somebody_vouches_for() {
+    let (known, stranger) = (Authority::new(), Authority::new());
+    let shown = Arc::new(Mutex::new(stranger.server()));
+    let application = Application::secure(Arc::clone(&shown)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    fs::write(&file, known.pem()).unwrap();
+    let hook = Hook::start().await;
+    let gateway = builder(&hook, &application)
+        .set("webhooks.attempts", 3)
+        .set("webhooks.events", "connect")
+        .env("SSL_CERT_FILE", file.display())
+        .ready()
+        .await;
+    let _bob = login(&gateway, "bob").await;
+    let receiver = eventually(DEADLINE, "bob's event is given up", async || {
+        let (_, answer) = gateway.api("GET /api/v1/webhooks", None).await;
+        let receiver = answer["receivers"][0].clone();
+        (receiver["given_up"] == 1).then_some(receiver)
+    })
+    .await;
+    let dead = &receiver["dead"][0];
+    assert_eq!(
+        (&dead["body"]["user"], &dead["attempts"]),
+        (&json!("bob"), &json!(3))
+    );
+    for cause in [&dead["cause"], &receiver["failing"]] {
+        assert!(cause.as_str().unwrap().contains("certificate"), "{cause}");
+    }
+    let said = gateway
+        .until_events("the receiver takes no events: they wait", 1)
+        .await;
+    let cause = said[0]["cause"].as_str().unwrap();
+    assert!(cause.contains("certificate"), "{cause}");
+    let (_, metrics) = gateway.admin("/metrics").await;
+    for line in [
+        "stentor_webhook_events_total{outcome=\"dead\"} 1",
+        "stentor_webhook_failures_total 3",
+    ] {
+        assert!(metrics.contains(line), "{line}\n{metrics}");
+    }
+    assert!(application.got().is_empty());
+
+    // The right one, without a restart of the gateway.
+    *shown.lock().unwrap() = known.server();
+    let _alice = login(&gateway, "alice").await;
+    application.until_told("alice", &["connect"]).await;
+    let got = application.got();
+    assert!(are_genuine(SECRET, &got).iter().all(|is| *is), "{got:?}");
+    let back = "the receiver takes events again";
+    gateway.until_events(back, 1).await;
 }
 
 #[tokio::test]
