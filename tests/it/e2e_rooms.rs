@@ -1,13 +1,20 @@
 //! Rooms, as clients and the operator's side see them: on one node, with the embedded broker.
 
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
+};
+
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use stomp_grammar::{Command, Frame};
 use testkit::{
-    API_TOKEN, Answer, Call, DEADLINE, Gateway, GatewayBuilder, Hook, Login, StompClient,
+    API_TOKEN, Answer, Call, DEADLINE, Gateway, GatewayBuilder, Hook, Login, Redis, StompClient,
     eventually,
 };
+use tokio::task::JoinHandle;
 
-use crate::house::{Ran, stentor};
+use crate::house::{House, Ran, stentor};
 
 const LOBBY: &str = "/exchange/room/lobby";
 
@@ -288,4 +295,90 @@ fn ctl(gateway: &Gateway, arguments: &[&str]) -> String {
     let ran = Ran::from(command.output().unwrap());
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{arguments:?}");
     ran.out
+}
+
+/// Figures of `report`, with RabbitMQ and Redis:
+/// `cargo test --release --test it -- --ignored --nocapture what_became_of_many_keys`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "prints figures"]
+async fn what_became_of_many_keys() {
+    const CALLERS: usize = 4;
+    /// Keys with a subscription, by so many clients.
+    const SUBSCRIBED: (usize, usize) = (10_000, 100);
+    let redis = Redis::shared().await;
+    let house = House::open_with(|builder| {
+        builder
+            .set("broker.exchanges", "amq.direct=direct")
+            .set("presence.url", redis.url())
+            .set("presence.destinations", "amq.direct")
+    })
+    .await;
+    let gateway = &house.gateway;
+    let (keys, clients) = SUBSCRIBED;
+    let subscribing = (0..clients).map(async |client| {
+        let mut stomp = house.tcp().await;
+        for key in (client..keys).step_by(clients) {
+            let destination = format!("/exchange/amq.direct/key-{key}");
+            stomp.subscribe(&key.to_string(), &destination).await;
+        }
+        stomp
+    });
+    // They read on.
+    let listening = join_all(subscribing).await.into_iter().map(|mut stomp| {
+        tokio::spawn(async move {
+            loop {
+                stomp.expect_frame().await;
+            }
+        })
+    });
+    let listening: Vec<_> = listening.collect();
+    println!("{keys} keys with a subscription, {CALLERS} callers");
+    // So many of a hundred keys have nobody.
+    for nobody in [0, 5, 100] {
+        // RabbitMQ is asked about each key that nobody is subscribed to.
+        let total: usize = if nobody == 100 { 20_000 } else { 200_000 };
+        if nobody == 100 {
+            listening.iter().for_each(JoinHandle::abort);
+        }
+        for batch in [1_000, 10_000] {
+            let next = AtomicUsize::new(0);
+            let caller = async || {
+                let mut times = Vec::new();
+                loop {
+                    let first = next.fetch_add(batch, Ordering::Relaxed);
+                    if first >= total {
+                        return times;
+                    }
+                    let key = |number: usize| match number % 100 < nobody {
+                        true => format!("nobody-{number}"),
+                        // Each client has its share.
+                        false => format!("key-{}", (number + number / 100) % keys),
+                    };
+                    let keys: Vec<_> = (first..first + batch).map(key).collect();
+                    let message = json!({
+                        "exchange": "amq.direct", "keys": keys, "body": "hello", "report": true,
+                    });
+                    let since = Instant::now();
+                    let (status, answer) =
+                        gateway.api("POST /api/v1/publish", Some(&message)).await;
+                    times.push(since.elapsed());
+                    assert_eq!(status, 200, "{answer}");
+                    let report = answer["report"].as_array().unwrap();
+                    let reached = report.iter().filter(|one| one["became"] == "subscribed");
+                    assert_eq!(reached.count(), batch * (100 - nobody) / 100);
+                }
+            };
+            let since = Instant::now();
+            let times = join_all((0..CALLERS).map(|_| caller())).await;
+            let taken = since.elapsed();
+            let mut times = times.concat();
+            times.sort_unstable();
+            println!(
+                "{batch} keys a call, {nobody} % nobody's: {:.0} keys/s, a call {:?} (longest: {:?})",
+                total as f64 / taken.as_secs_f64(),
+                times[times.len() / 2],
+                times[times.len() - 1],
+            );
+        }
+    }
 }

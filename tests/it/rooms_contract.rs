@@ -559,15 +559,23 @@ async fn a_store_that_lost_all_is_told_anew_and_nobody_else() {
     assert_eq!(nodes[1].told(&room).await, leave("bob"));
 }
 
-/// Figures of a room of a hundred thousand members, in Redis:
+/// Figures of a room of a hundred thousand members, in memory and in Redis:
 /// `cargo test --release --test it -- --ignored --nocapture a_room_of_a_hundred_thousand`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "prints figures"]
 async fn a_room_of_a_hundred_thousand() {
-    const MEMBERS: usize = 100_000;
+    println!("in memory");
+    figures(&Memory.node(USUAL), async || None).await;
+    println!("in Redis");
     let redis = Redis::own().await;
-    let presence = |lease| -> TestNode { TestNode::redis(&redis, lease, USUAL) };
-    let node = presence(Duration::from_secs(15));
+    let node = TestNode::redis(&redis, Duration::from_secs(15), USUAL);
+    figures(&node, async || Some(memory(&redis).await)).await;
+}
+
+/// Prints what a room of a hundred thousand takes; `used`: the bytes that the store uses, if it can
+/// tell.
+async fn figures(node: &TestNode, used: impl AsyncFn() -> Option<f64>) {
+    const MEMBERS: usize = 100_000;
     node.fence().await;
     let room = room();
     let occupants: Vec<_> = (0..MEMBERS)
@@ -582,7 +590,7 @@ async fn a_room_of_a_hundred_thousand() {
         })
         .await;
     };
-    let before = memory(&redis).await;
+    let before = used().await;
     let since = Instant::now();
     for (number, occupant) in occupants.iter().enumerate() {
         node.enter(occupant).await;
@@ -591,35 +599,36 @@ async fn a_room_of_a_hundred_thousand() {
             sessions(number as u64 + 1).await;
         }
     }
-    println!("enter: {:.0}/s", per_second(MEMBERS, since));
-    let bytes = (memory(&redis).await - before) / MEMBERS as f64;
-    println!("Redis: {bytes:.0} bytes a member");
-    const ASKED: usize = 2_000;
-    let since = Instant::now();
-    for _ in 0..ASKED {
-        node.rooms.occupancy(&whole).await.unwrap();
+    println!("join: {:.0}/s", per_second(MEMBERS, since));
+    if let (Some(before), Some(after)) = (before, used().await) {
+        println!("{:.0} bytes a member", (after - before) / MEMBERS as f64);
     }
-    let mean = since.elapsed() / ASKED as u32;
-    println!(
-        "count: {:.0}/s one after the other, {mean:?} each",
-        per_second(ASKED, since)
-    );
+    const ASKED: usize = 2_000;
+    let mut times = Vec::with_capacity(ASKED);
+    for _ in 0..ASKED {
+        let since = Instant::now();
+        node.rooms.occupancy(&whole).await.unwrap();
+        times.push(since.elapsed());
+    }
+    println!("count: {}", shown(&mut times));
     let thousand = vec![(*room).clone(); 1_000];
     let since = Instant::now();
     for _ in 0..50 {
         node.rooms.occupancy(&thousand).await.unwrap();
     }
     println!(
-        "count of 1,000 rooms in a call: {:.0} rooms/s",
+        "counts of 1,000 rooms in a call: {:.0} rooms/s",
         per_second(50_000, since)
     );
     for limit in [100, 1_000] {
-        let since = Instant::now();
         let listing = MemberListing { after: None, limit };
+        let mut times = Vec::new();
         for _ in 0..200 {
+            let since = Instant::now();
             node.rooms.members(&room, &listing).await.unwrap();
+            times.push(since.elapsed());
         }
-        println!("a page of {limit}: {:?}", since.elapsed() / 200);
+        println!("a page of {limit}: {}", shown(&mut times));
     }
     let since = Instant::now();
     assert_eq!(node.all(&room, 1_000).await.len(), MEMBERS);
@@ -632,6 +641,13 @@ async fn a_room_of_a_hundred_thousand() {
         }
     }
     println!("leave: {:.0}/s", per_second(MEMBERS, since));
+}
+
+/// The median and the 99th percentile.
+fn shown(times: &mut [Duration]) -> String {
+    times.sort_unstable();
+    let at = |part: usize| times[times.len() * part / 100];
+    format!("{:?} (p99: {:?})", at(50), at(99))
 }
 
 async fn memory(redis: &Redis) -> f64 {
