@@ -224,8 +224,10 @@ impl Operations {
                 return Ok(Task::Ask(asking, request, queue));
             }
             Sent::History(asked) => {
+                let before = session.subscriptions();
                 let subscription = session.open_replies(&asked.reply_to)?;
-                return Ok(Task::History(asked, subscription));
+                let is_new = session.subscriptions() > before;
+                return Ok(Task::History(asked, subscription, is_new));
             }
             Sent::Message(sending) => sending,
         };

@@ -393,6 +393,7 @@ pub(super) async fn perform(
     let replies = tasks.iter().filter_map(|task| match task {
         Task::Publish(_, Some((subscription, _))) => Some(*subscription),
         Task::Ask(_, Some((subscription, _)), _) => Some(*subscription),
+        Task::History(_, subscription, true) => Some(*subscription),
         _ => None,
     });
     let replies = replies.collect();
@@ -441,7 +442,7 @@ async fn hand_over(
                 permissions.consume(request).await?;
             }
         }
-        if let Task::History(asked, _) = task {
+        if let Task::History(asked, ..) = task {
             permissions.listen(&asked.exchange, &asked.pattern).await?;
         }
         let Task::Publish(sending, replies) = task else {
@@ -521,7 +522,7 @@ async fn hand_over(
                 let confirm = identity.vhost.publish(answer).await?;
                 handed.confirms.push(Awaited::Broker(confirm));
             }
-            Task::History(asked, subscription) => {
+            Task::History(asked, subscription, _) => {
                 let (ask, mailbox) = (asked.ask(), context.guard.mailbox());
                 let for_client = (mailbox, subscription);
                 let giving = identity

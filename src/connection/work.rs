@@ -125,7 +125,7 @@ impl Handed {
 /// Why messages were not handed to the broker.
 pub(super) struct NotHanded {
     pub(super) problem: Problem,
-    /// Subscriptions whose queues for replies were to be made.
+    /// Subscriptions that were to be made for replies.
     pub(super) replies: Vec<SubscriptionId>,
 }
 
@@ -141,8 +141,9 @@ pub(super) enum Task {
     /// Answer who is in a room, into the queue of that name; with the queue to be made before, if it
     /// does not exist yet.
     Ask(Box<Asking>, Option<(SubscriptionId, Consume)>, Box<str>),
-    /// Give the client messages that a journal has kept.
-    History(Box<LookBack>, SubscriptionId),
+    /// Give the client messages that a journal has kept, by a subscription which is taken back if
+    /// it is refused, for there was none of that name before.
+    History(Box<LookBack>, SubscriptionId, bool),
 }
 
 /// The actions whose questions may be asked ahead. Behind a renewal the answers may be others.

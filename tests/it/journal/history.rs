@@ -228,6 +228,34 @@ async fn questions_of_clients_that_cannot_be_answered_are_refused() {
         (Some("access_refused"), 0),
         "{refused:?}"
     );
+    // Nor does a question that was denied keep the name that its answer was to have.
+    let house = House::open_with(|builder| {
+        kept(builder)
+            .set("auth.soft_deny", true)
+            .set("limits.max_subscriptions", 2)
+    })
+    .await;
+    house.hook.rule(|asked| {
+        let is_theirs = asked.get("routing_key") == "user_bob";
+        is_theirs.then_some(testkit::Answer::Deny)
+    });
+    let mut client = house.tcp().await;
+    for number in 0..5 {
+        let reply_to = format!("/temp-queue/{number}");
+        let asked = [
+            ("exchange", FEED),
+            ("key", "user_bob"),
+            ("reply-to", &*reply_to),
+        ];
+        let (refused, _) = look_back(&mut client, &asked).await;
+        let told = refused.headers.get("message");
+        assert_eq!(told, Some("access_refused"), "{refused:?}");
+    }
+    for _ in 0..2 {
+        let (receipt, _) = look_back(&mut client, &PAGE).await;
+        assert_eq!(receipt.command, Command::Receipt, "{receipt:?}");
+    }
+    client.subscribe("2", "/topic/a").await;
     // Without a journal it is no destination.
     let house = House::open().await;
     let mut client = house.tcp().await;
