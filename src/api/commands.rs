@@ -1,5 +1,7 @@
 //! Commands to sessions, on any node.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use warp::http::StatusCode;
@@ -9,13 +11,13 @@ use super::{
     answer::{Answer, Refusal, Reply, Request},
     presence::{check_name, no_session},
 };
-use crate::control::{Command, Report, Target};
+use crate::control::{Command, Report, Target, Unsubscribe};
 
 /// The outcome of a command.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Outcome {
-    /// The number of sessions, or of forgotten permissions, on all nodes together. A recheck runs
-    /// in the background: the nodes' logs name the sessions that end.
+    /// The number of sessions, of subscriptions that ended, or of forgotten permissions, on all nodes
+    /// together. A recheck runs in the background: the nodes' logs name the sessions that end.
     pub hits: u64,
     /// The nodes that answered within a second. If all nodes share presence, a command about a user
     /// ends earlier: when all nodes that presence knows have answered.
@@ -31,7 +33,7 @@ pub struct Outcome {
 pub struct NodeOutcome {
     /// The node's name.
     pub node: String,
-    /// The number of sessions, or of forgotten permissions, there.
+    /// The number of sessions, of subscriptions that ended, or of forgotten permissions, there.
     pub hits: u64,
 }
 
@@ -61,6 +63,25 @@ pub(super) struct KickUserQuery {
     /// Only those of the device of this id.
     #[param(min_length = 1, max_length = 255)]
     device_id: Option<String>,
+}
+
+/// The subscriptions of a user that end.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({ "destination": "/exchange/room/lobby", "reason": "removed by a moderator" }))]
+pub struct UnsubscribeRequest {
+    /// The destination, as a SUBSCRIBE names it. Subscriptions to a pattern that matches it go on;
+    /// name the pattern to end them.
+    #[schema(min_length = 1, max_length = 1024)]
+    pub destination: String,
+    /// Only in this virtual host; without it, in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 255)]
+    pub vhost: Option<String>,
+    /// The text for the clients; at most 256 characters of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(max_length = 256)]
+    pub reason: String,
 }
 
 /// End a session. Its client gets ERROR `kicked` and the reason.
@@ -177,6 +198,43 @@ pub(super) async fn refresh_groups(api: &Api, request: Request) -> Answer {
     request.no_query()?;
     let user = request.name().into();
     Reply::ok(&run(api, Command::RefreshGroups { user }).await?)
+}
+
+/// End subscriptions of a user to a destination, on all nodes. The sessions and their other
+/// subscriptions go on: for each that ends, the client gets ERROR `unsubscribed` with the header
+/// `subscription`, and the reason. Clients may subscribe again, unless the hook or the token
+/// refuses.
+#[utoipa::path(
+    post, path = "/api/v1/users/{name}/unsubscribe", tag = "sessions",
+    params(("name" = String, Path, description = "The user's name, percent-encoded", min_length = 1, max_length = 255)),
+    request_body = UnsubscribeRequest,
+    responses(
+        (status = 200, description = "They have ended; `hits` is 0 if there were none", body = Outcome),
+        (status = 400, description = "It is no destination that clients subscribe to", body = super::ErrorBody),
+    ),
+    security(("token" = ["admin"])),
+)]
+pub(super) async fn unsubscribe(api: &Api, request: Request) -> Answer {
+    request.no_query()?;
+    let UnsubscribeRequest {
+        destination,
+        vhost,
+        reason,
+    } = request.json()?;
+    check_reason(&reason)?;
+    if let Some(vhost) = &vhost {
+        check_name("vhost", vhost)?;
+    }
+    let destination = Unsubscribe::destination(&destination)
+        .map_err(|error| Refusal::field("destination", error))?;
+    let wanted = Unsubscribe {
+        user: request.name().into(),
+        vhost: vhost.map(Into::into),
+        destination,
+        reason: reason.into(),
+    };
+    request.acts_on(wanted.to_string());
+    Reply::ok(&run(api, Command::Unsubscribe(Arc::new(wanted))).await?)
 }
 
 async fn run(api: &Api, command: Command) -> Result<Outcome, Refusal> {

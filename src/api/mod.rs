@@ -60,7 +60,7 @@ use warp::{
 pub use answer::ErrorBody;
 pub use bans::{Ban, BanOutcome, BanRequest, Bans, Reach};
 pub use caller::Caller;
-pub use commands::{NodeOutcome, Outcome};
+pub use commands::{NodeOutcome, Outcome, UnsubscribeRequest};
 pub use config::{Config, Metrics};
 pub use configuration::{
     CompareRequest, Configuration, Difference, KeyChange, KeyInForce, Reconfigure,
@@ -196,6 +196,7 @@ static ROUTES: &[Route] = routes! {
     GET "/api/v1/users/{name}" READ => presence::user;
     DELETE "/api/v1/users/{name}/sessions" ADMIN => commands::kick_user as "kick";
     POST "/api/v1/users/{name}/recheck" ADMIN => commands::recheck_user as "recheck";
+    POST "/api/v1/users/{name}/unsubscribe" ADMIN => commands::unsubscribe, body as "unsubscribe";
     POST "/api/v1/users/{name}/forget" ADMIN => commands::forget as "forget";
     POST "/api/v1/users/{name}/groups" ADMIN => commands::refresh_groups as "refresh-groups";
     GET "/api/v1/bans" READ => bans::bans;

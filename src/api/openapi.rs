@@ -46,6 +46,7 @@ use super::{
         presence::user,
         commands::kick_user,
         commands::recheck_user,
+        commands::unsubscribe,
         commands::forget,
         commands::refresh_groups,
         bans::bans,

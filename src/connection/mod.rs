@@ -11,6 +11,7 @@
 //! - `act` takes the session's actions ([`Session::poll_action`]), does or begins each, and hands
 //!   the session its next frame, until both rest. It never waits. It comes before each `poll`, for
 //!   only `act` takes actions.
+//! - `withdraw` ends subscriptions that others want to end; `act` writes what their client is told.
 //! - `set_timer` asks all parts when they want to be woken, [`Session::poll_timeout`] among them. It
 //!   comes after `act`, which may have changed the answer, and before `poll`.
 //! - `poll` waits for the first `Event`: bytes, an operation that is done, a problem, the timer. It
@@ -40,6 +41,7 @@
 //! | `context` | the client's identity; `rights`: its permissions, kept to ask again; `online`: the node's way to reach it |
 //! | `link` | the duties of a transport towards a connection |
 //! | `tapped` | frames that operators see as they pass |
+//! | `withdrawing` | subscriptions that others end |
 
 mod admission;
 mod ahead;
@@ -70,6 +72,7 @@ mod tapped;
 mod timer;
 mod under_way;
 mod uploads;
+mod withdrawing;
 mod work;
 mod write;
 
@@ -162,6 +165,9 @@ impl<L: Link> Connection<L> {
             let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
             loop {
                 self.act();
+                while !self.is_closing() && self.withdraw() {
+                    self.act();
+                }
                 if self.is_closing() {
                     break;
                 }
@@ -238,7 +244,8 @@ impl<L: Link> Connection<L> {
     ///    answers: progress. Nobody else knows of these bytes.
     /// 4. A settlement is done: progress. It may have been the last thing under way, which only
     ///    `act` notes.
-    /// 5. An operator asks what the connection does: progress, for `act` answers.
+    /// 5. An operator asks what the connection does, or wants subscriptions to end: progress, for
+    ///    `act` answers, and `withdraw` ends them.
     /// 6. A message was written that comes again unless it is acknowledged: the timer is to be set,
     ///    for the session may want to be woken earlier than before: progress.
     ///
@@ -282,8 +289,8 @@ impl<L: Link> Connection<L> {
         if timer.poll(task).is_ready() {
             return Poll::Ready(Event::Timeout);
         }
-        // Whoever asked has woken this task, and `act` answers.
-        if progress || self.context.guard.is_asked() {
+        // Whoever asked has woken this task, and `act` or `withdraw` answers.
+        if progress || self.context.guard.is_asked() || self.context.guard.is_told() {
             Poll::Ready(Event::Progress)
         } else {
             Poll::Pending

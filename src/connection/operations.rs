@@ -25,6 +25,7 @@ use super::{
     mapping::{self, Sent},
     perform, renewal,
     route::{Route, Routes},
+    withdrawing::Withdrawing,
     work::{Done, Handed, NewLogin, NotHanded, Task, Work},
 };
 use crate::{
@@ -89,6 +90,34 @@ impl Operations {
         self.work.is_none()
     }
 
+    /// The last operation under way, as far as order matters.
+    pub(super) fn last_under_way(&self) -> Option<OperationId> {
+        self.work.as_ref()?.last()
+    }
+
+    /// Whether an operation up to this one is under way, as far as order matters.
+    pub(super) fn is_under_way(&self, until: OperationId) -> bool {
+        let first = self.work.as_ref().and_then(|work| work.first());
+        first.is_some_and(|first| first <= until)
+    }
+
+    /// Orders that wait for operations under way.
+    pub(super) fn take_withdrawing(&mut self) -> Vec<Withdrawing> {
+        let work = self.work.as_mut();
+        work.map(|work| std::mem::take(&mut work.withdrawing))
+            .unwrap_or_default()
+    }
+
+    /// Keeps orders that wait for operations under way.
+    pub(super) fn keep_withdrawing(&mut self, orders: Vec<Withdrawing>) {
+        self.work.get_or_insert_default().withdrawing = orders;
+    }
+
+    /// Takes a subscription from its client, at the broker too.
+    pub(super) fn withdraw(&mut self, subscription: SubscriptionId, context: &Context) {
+        drop(self.take_route(subscription, context));
+    }
+
     /// How the connection's subscriptions are served.
     pub(super) fn routes(&self) -> &Routes {
         &self.routes
@@ -103,7 +132,8 @@ impl Operations {
                 return false;
             }
         }
-        if self.work.as_ref().is_some_and(|work| work.is_empty()) {
+        let is_done = |work: &Work| work.is_empty() && work.withdrawing.is_empty();
+        if self.work.as_deref().is_some_and(is_done) {
             self.work = None;
         }
         true
@@ -388,7 +418,7 @@ impl Operations {
             Done::Renewed(operation, outcome) => {
                 // What the client has no right to any more ends here, at the broker too.
                 for (subscription, _) in outcome.iter().flat_map(|renewed| &renewed.lost) {
-                    drop(self.take_route(*subscription, context));
+                    self.withdraw(*subscription, context);
                 }
                 renewed(session, now, operation, outcome);
             }

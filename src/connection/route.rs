@@ -116,6 +116,19 @@ impl Routes {
         })
     }
 
+    /// Whether a subscription is to this pattern of an exchange; or, with the exchange "", to the
+    /// queue of that name.
+    pub(super) fn is_to(&self, subscription: SubscriptionId, exchange: &str, key: &str) -> bool {
+        match self.find(subscription) {
+            Some(Route::Shared { shared, .. }) => shared.source() == (exchange, key),
+            Some(Route::Dedicated(route)) => match &route.request.binding {
+                Some((name, pattern)) => **name == *exchange && **pattern == *key,
+                None => exchange.is_empty() && route.queue() == key,
+            },
+            None => false,
+        }
+    }
+
     /// What each subscription that has not ended needed a right for.
     pub(super) fn rights(&self) -> Vec<(SubscriptionId, Right)> {
         let right = |route: &Route| match route {

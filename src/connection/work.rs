@@ -23,6 +23,7 @@ use super::{
     echo::Echoes,
     mapping::{Asking, LookBack, Sending},
     route::{Dedicated, Route},
+    withdrawing::Withdrawing,
 };
 use crate::{
     broker::{Confirm, Consume, Consumer, QueueSpec},
@@ -176,6 +177,8 @@ pub(super) struct Work {
     later: Vec<(SubscriptionId, u64, Verdict)>,
     /// Messages that the client sends to itself.
     pub(super) echoes: Echoes,
+    /// Orders to end subscriptions, until no operation before them is under way.
+    pub(super) withdrawing: Vec<Withdrawing>,
 }
 
 impl Work {
@@ -245,6 +248,21 @@ impl Work {
         let first = current.or(queued)?;
         self.abandon(first, context);
         Some(first)
+    }
+
+    /// The operation that is being done, or is next.
+    pub(super) fn first(&self) -> Option<OperationId> {
+        let mut queued = self.queue.iter().map(|queued| &queued.action);
+        self.current_operation
+            .or_else(|| queued.find_map(Action::operation))
+    }
+
+    /// The operation that will be done last, of those that wait or are being done.
+    pub(super) fn last(&self) -> Option<OperationId> {
+        let mut queued = self.queue.iter().rev().map(|queued| &queued.action);
+        queued
+            .find_map(Action::operation)
+            .or(self.current_operation)
     }
 
     pub(super) fn is_empty(&self) -> bool {

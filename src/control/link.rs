@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    Applied, Change, Command, ControlShared, Look,
+    Applied, Change, Command, ControlShared, Effect, Look,
     wire::{self, Envelope, Note},
 };
 use crate::{
@@ -485,34 +485,43 @@ async fn tell_view(link: &ControlLink, shared: &ControlShared, to: Box<str>, loo
 }
 
 async fn run(link: &ControlLink, shared: &ControlShared, envelope: Envelope) {
+    let command = &envelope.command;
+    if envelope.is_expired(SystemTime::now()) {
+        let cause = format!("{} of {} came too late", command.name(), command.subject());
+        return telemetry::control_ignored(&cause);
+    }
+    let effect = shared.begin(command).await.unwrap_or_else(|error| {
+        telemetry::control_ignored(&error.to_string());
+        Effect::Known(0)
+    });
+    let link = link.clone();
+    match effect {
+        Effect::Known(_) => told(link, envelope, effect).await,
+        // The next command does not wait for what sessions say.
+        Effect::Awaited(_) => {
+            tokio::spawn(told(link, envelope, effect));
+        }
+    }
+}
+
+/// Says what a command has done.
+async fn told(link: ControlLink, envelope: Envelope, effect: Effect) {
+    let hits = effect.hits().await;
     let Envelope {
         command,
         id,
         node,
         answer,
         ..
-    } = &envelope;
-    let from = if node.is_empty() { "a backend" } else { node };
-    let subject = command.subject();
-    if envelope.is_expired(SystemTime::now()) {
-        let cause = format!("{} of {subject} came too late", command.name());
-        return telemetry::control_ignored(&cause);
-    }
-    let hits = match shared.execute(command).await {
-        Ok(hits) => hits,
-        Err(error) => {
-            telemetry::control_ignored(&error.to_string());
-            0
-        }
-    };
-    telemetry::control_command(command.name(), &subject, from, hits);
-    if *answer {
+    } = envelope;
+    let from = if node.is_empty() { "a backend" } else { &node };
+    telemetry::control_command(command.name(), &command.subject(), from, hits);
+    if answer {
         let note = Note::Answer {
-            to: id.clone(),
+            to: id,
             node: link.0.node.clone(),
             hits,
         };
-        let link = link.clone();
         // The next command does not wait for the broker's word on this.
         tokio::spawn(async move {
             if let Err(error) = link.send(&note).await {

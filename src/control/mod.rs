@@ -9,6 +9,7 @@ mod config;
 mod link;
 mod look;
 mod tails;
+mod unsubscribe;
 pub mod wire;
 
 use std::{
@@ -18,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use serde_json::Value;
 use thiserror::Error;
 use tokio_util::task::AbortOnDropHandle;
@@ -37,6 +38,7 @@ use crate::{
 };
 
 pub use tails::TailLines;
+pub use unsubscribe::Unsubscribe;
 pub use wire::{MAX_ABOUT, MAX_PATTERN};
 
 /// How long the answers of other nodes are awaited, if it is not known which there are.
@@ -60,6 +62,11 @@ pub trait Sessions: Send + Sync + 'static {
     /// Has the hook asked anew which groups a user is in, in the background; how many sessions
     /// hear of it.
     fn refresh_groups(&self, user: &str) -> usize;
+
+    /// Tells the sessions of a user to end subscriptions, each with ERROR `unsubscribed`, in the
+    /// background; they go on. The future waits for their word, less than a second, and answers how
+    /// many subscriptions have ended.
+    fn unsubscribe(&self, wanted: &Arc<Unsubscribe>) -> BoxFuture<'static, usize>;
 
     /// Takes a ban, or its lifting. Sessions that it is about end, with ERROR `banned`; how many.
     /// Of a ban that is lifted: 1, if it was in force here.
@@ -97,6 +104,8 @@ pub enum Command {
         /// Whom.
         user: Box<str>,
     },
+    /// End subscriptions of a user; the sessions go on.
+    Unsubscribe(Arc<Unsubscribe>),
     /// Keep clients out from now on, and end their sessions; or let them in again.
     Ban(Change),
 }
@@ -124,7 +133,7 @@ pub enum Target {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// The nodes that answered in time, this one first, and how much the command did there:
-    /// sessions, or permissions that were forgotten. With [`Command::Recheck`] these sessions
+    /// sessions, subscriptions, or permissions that were forgotten. With [`Command::Recheck`] these sessions
     /// are being asked about; which of them end, is in their nodes' logs.
     pub nodes: Vec<(Box<str>, u64)>,
     /// The reason why other nodes could not be told; `None` if they could, or if there are no
@@ -400,6 +409,11 @@ impl ControlShared {
 
     /// On this node; how much it did.
     async fn execute(&self, command: &Command) -> Result<u64, RecheckOff> {
+        Ok(self.begin(command).await?.hits().await)
+    }
+
+    /// On this node: all later commands come after it.
+    async fn begin(&self, command: &Command) -> Result<Effect, RecheckOff> {
         let hits = match command {
             Command::Kick { target, reason } => self.sessions.kick(target, reason),
             Command::Replace { session } => self.sessions.replace(session),
@@ -411,6 +425,9 @@ impl ControlShared {
             }
             Command::Forget { user } => self.auth.forget(user).await,
             Command::RefreshGroups { user } => self.sessions.refresh_groups(user),
+            Command::Unsubscribe(wanted) => {
+                return Ok(Effect::Awaited(self.sessions.unsubscribe(wanted)));
+            }
             Command::Ban(change) => {
                 let (applied, hits) = self.sessions.ban(change);
                 if applied == Applied::Full {
@@ -419,7 +436,25 @@ impl ControlShared {
                 hits
             }
         };
-        Ok(u64::try_from(hits).unwrap_or(u64::MAX))
+        Ok(Effect::Known(hits))
+    }
+}
+
+/// How much a command does.
+enum Effect {
+    /// It has done it.
+    Known(usize),
+    /// Its sessions have to say.
+    Awaited(BoxFuture<'static, usize>),
+}
+
+impl Effect {
+    async fn hits(self) -> u64 {
+        let hits = match self {
+            Self::Known(hits) => hits,
+            Self::Awaited(hits) => hits.await,
+        };
+        u64::try_from(hits).unwrap_or(u64::MAX)
     }
 }
 
@@ -433,6 +468,7 @@ impl Command {
             Self::Recheck(_) => "recheck",
             Self::Forget { .. } => "forget",
             Self::RefreshGroups { .. } => "refresh_groups",
+            Self::Unsubscribe(_) => "unsubscribe",
             Self::Ban(Change { ban: Some(_), .. }) => "ban",
             Self::Ban(Change { ban: None, .. }) => "unban",
         }
@@ -446,6 +482,7 @@ impl Command {
             Self::Forget { user } | Self::RefreshGroups { user } => {
                 Target::User(user.clone()).to_string()
             }
+            Self::Unsubscribe(wanted) => wanted.to_string(),
             Self::Ban(change) => change.subject.to_string(),
         }
     }
@@ -460,7 +497,10 @@ impl Command {
         match self {
             Self::Kick { target, .. } | Self::Recheck(target) => is_session(target),
             Self::Replace { .. } => true,
-            Self::Forget { .. } | Self::RefreshGroups { .. } | Self::Ban(_) => false,
+            Self::Forget { .. }
+            | Self::RefreshGroups { .. }
+            | Self::Unsubscribe(_)
+            | Self::Ban(_) => false,
         }
     }
 }

@@ -7,12 +7,14 @@
 //!
 //! | Field | |
 //! |---|---|
-//! | `command` | `kick`, `recheck`, `forget`, `refresh_groups`, `ban` or `unban` (`replace`, `bans`, `banned`, `look`, `seen`, `presence_in_memory`, `tail` and `tail_ends` are for nodes) |
-//! | `session`, or `user` | which sessions; `forget` and `refresh_groups` take a `user` |
+//! | `command` | `kick`, `unsubscribe`, `recheck`, `forget`, `refresh_groups`, `ban` or `unban` (`replace`, `bans`, `banned`, `look`, `seen`, `presence_in_memory`, `tail` and `tail_ends` are for nodes) |
+//! | `session`, or `user` | which sessions; `unsubscribe`, `forget` and `refresh_groups` take a `user` |
+//! | `destination` | for `unsubscribe`: which subscriptions, as a SUBSCRIBE names it |
+//! | `vhost` | for `unsubscribe`: only those in this virtual host |
 //! | `user`, `address` or `device_id` | for `ban` and `unban`: who. An address may be a network |
 //! | `until` | for `ban`: in seconds since 1970, when it ends. Without it, it is there until `unban` |
 //! | `device_type`, `device_id` | with `user`, for `kick` and `recheck`: only those devices |
-//! | `reason` | for `kick` and `ban`: the text for clients |
+//! | `reason` | for `kick`, `unsubscribe` and `ban`: the text for clients |
 //! | `expires` | in seconds since 1970: ignored after that; never, if it is missing |
 //! | `answer` | `true`: each node publishes the number of its hits to the same exchange |
 //! | `id` | the answers refer to it |
@@ -27,7 +29,10 @@
 //! shows a `tail` says so again and again, with the `queue` that it reads frames from. Unknown fields
 //! are ignored.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -35,6 +40,7 @@ use serde_json::Value;
 use super::{
     Command, Look, Target,
     ban::{Change, Written},
+    unsubscribe::Unsubscribe,
 };
 use crate::{broker::TAIL_QUEUES, tap::Filter};
 
@@ -174,6 +180,8 @@ struct Fields {
     session: Option<Box<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vhost: Option<Box<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     device_type: Option<Box<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -317,6 +325,12 @@ pub fn encode(note: &Note) -> Vec<u8> {
                 Command::Forget { user } | Command::RefreshGroups { user } => {
                     fields.user = Some(user.clone());
                 }
+                Command::Unsubscribe(wanted) => {
+                    fields.user = Some(wanted.user.clone());
+                    fields.vhost.clone_from(&wanted.vhost);
+                    fields.destination = Some(wanted.destination.to_string().into());
+                    fields.reason = wanted.reason.clone();
+                }
                 Command::Ban(change) => {
                     let written = Written::of(change);
                     fields.user = written.user;
@@ -382,6 +396,7 @@ impl Fields {
             ("node", Some(&self.node)),
             ("session", self.session.as_ref()),
             ("user", self.user.as_ref()),
+            ("vhost", self.vhost.as_ref()),
             ("device_type", self.device_type.as_ref()),
             ("device_id", self.device_id.as_ref()),
             ("to", self.to.as_ref()),
@@ -412,6 +427,7 @@ impl Fields {
             "refresh_groups" => Command::RefreshGroups {
                 user: required("user", self.user.take())?,
             },
+            "unsubscribe" => Command::Unsubscribe(Arc::new(self.unsubscribe()?)),
             "ban" => Command::Ban(self.change(false)?),
             "unban" => Command::Ban(self.change(true)?),
             "bans" => return Ok(Note::BansWanted { node: self.node }),
@@ -504,6 +520,18 @@ impl Fields {
             },
             bodies: self.bodies.unwrap_or_default(),
             expires,
+        })
+    }
+
+    fn unsubscribe(&mut self) -> Result<Unsubscribe, String> {
+        let destination = required("destination", self.destination.take())?;
+        let destination = Unsubscribe::destination(&destination)
+            .map_err(|error| format!("destination {error}"))?;
+        Ok(Unsubscribe {
+            user: required("user", self.user.take())?,
+            vhost: self.vhost.take(),
+            destination,
+            reason: std::mem::take(&mut self.reason),
         })
     }
 
@@ -610,6 +638,9 @@ mod tests {
             Command::Recheck(device(Some("phone"), Some("1"))),
             Command::Forget { user: user() },
             Command::RefreshGroups { user: user() },
+            unsubscribe("/exchange/room/lobby%2F2", None),
+            unsubscribe("/topic/a.#", Some("/")),
+            unsubscribe("/queue/q", Some("v")),
             Command::Ban(ban("user:alice", Some("spam"))),
             Command::Ban(ban("address:192.0.2.0/24", None)),
             Command::Ban(ban("device:7", Some(""))),
@@ -677,6 +708,15 @@ mod tests {
         let (id, node) = ("id".into(), "n".into());
         let over = Note::TailEnds { id, node };
         assert_eq!(decode(&encode(&over)), Ok(over));
+    }
+
+    fn unsubscribe(destination: &str, vhost: Option<&str>) -> Command {
+        Command::Unsubscribe(Arc::new(Unsubscribe {
+            user: "alice".into(),
+            vhost: vhost.map(Into::into),
+            destination: Unsubscribe::destination(destination).unwrap(),
+            reason: "removed".into(),
+        }))
     }
 
     /// Nor may one that can publish commands have frames sent to a client's queue.
@@ -765,6 +805,22 @@ mod tests {
                 "version is 2",
             ),
             (&long, "user is longer"),
+            (
+                r#"{"command":"unsubscribe","user":"a"}"#,
+                "destination is missing",
+            ),
+            (
+                r#"{"command":"unsubscribe","destination":"/topic/a"}"#,
+                "user is missing",
+            ),
+            (
+                r#"{"command":"unsubscribe","user":"a","destination":"/moon/a"}"#,
+                "is not a valid destination",
+            ),
+            (
+                r#"{"command":"unsubscribe","user":"a","destination":"/temp-queue/a"}"#,
+                "is no destination that clients subscribe to",
+            ),
             (r#"{"command":"ban"}"#, "says not who"),
             (
                 r#"{"command":"ban","user":"a","address":"::1"}"#,

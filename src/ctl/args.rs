@@ -20,6 +20,7 @@ Examples:
   stentor ctl users alice bob                        who of them is online
   stentor ctl room room lobby                        who is subscribed to /exchange/room/lobby
   stentor ctl kick --user alice --reason 'unpaid'    end all her sessions, on all nodes
+  stentor ctl unsubscribe alice /exchange/room/lobby take her out of a room, on all nodes
   stentor ctl ban --address 192.0.2.0/24 --for 1h    keep a network out, on all nodes
   stentor ctl publish feed user_alice --body hello   push, as a backend does
   stentor ctl reload                                 read the configuration again
@@ -32,7 +33,7 @@ Sessions, users, groups and nodes are known where presence is on ([presence] url
 
 Exit codes; standard error says why:
   0  done
-  1  the gateway did not do it, is not ready, or nobody was there to kick
+  1  the gateway did not do it, is not ready, or nobody was there to kick or unsubscribe
   2  wrong command line, or wrong contexts
   3  no gateway answers there
   4  the token is missing, unknown, or lacks the scope"
@@ -262,6 +263,25 @@ Examples:
         /// The user, address or device.
         #[command(flatten)]
         banned: Banned,
+    },
+    /// End a user's subscriptions to a destination, on any node; the sessions go on.
+    #[command(after_help = "\
+Example:
+  stentor ctl unsubscribe alice /exchange/room/lobby --reason 'removed by a moderator'
+
+Her clients may subscribe again, unless the hook or the token refuses: change that first, and
+let nodes forget what the hook has permitted (`stentor ctl forget alice`).")]
+    Unsubscribe {
+        /// The user's name.
+        user: String,
+        /// The destination, as a SUBSCRIBE names it: `/exchange/room/lobby`, `/topic/news`.
+        destination: String,
+        /// The text for the clients.
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// Only in this virtual host; without it, in all.
+        #[arg(long, value_name = "NAME")]
+        vhost: Option<String>,
     },
     /// Ask the hook again; sessions that it refuses end.
     #[command(group = clap::ArgGroup::new("whom").required(true))]

@@ -32,7 +32,7 @@ use crate::api::{
     self, BanOutcome, BanRequest, Bans, Caller, CompareRequest, Configuration, Counts,
     Destinations, Details, Difference, FailureReason, Group, KeyFailure, Node, Nodes, Outcome,
     Overview, PublishRequest, Published, Ready, Refusals, Room, Rooms, RoomsRequest, Session,
-    Sessions, User, Users, UsersRequest, Webhooks,
+    Sessions, UnsubscribeRequest, User, Users, UsersRequest, Webhooks,
 };
 
 /// Nobody reads faster, and each look takes a turn of the API.
@@ -253,6 +253,19 @@ impl Asking {
                 self.post::<Rooms>("/api/v1/rooms", &request).await
             }
             Task::Kick { target, reason } => return self.kick(&target, &reason).await,
+            Task::Unsubscribe {
+                user,
+                destination,
+                reason,
+                vhost,
+            } => {
+                let request = UnsubscribeRequest {
+                    destination,
+                    vhost,
+                    reason,
+                };
+                return self.unsubscribe(&user, &request).await;
+            }
             Task::Ban {
                 banned,
                 time,
@@ -310,6 +323,13 @@ impl Asking {
         text.map(Done::from)
     }
 
+    async fn unsubscribe(&self, user: &str, request: &UnsubscribeRequest) -> Result<Done, Error> {
+        let path = path(&["users", user, "unsubscribe"]);
+        let answer = self.client.post(&path, request).await?;
+        let nobody = "no subscription was ended: the user has none to that destination";
+        self.unless_in_vain(&answer, nobody)
+    }
+
     async fn kick(&self, target: &Target, reason: &str) -> Result<Done, Error> {
         let mut query: Vec<(&str, &str)> = vec![("reason", reason)];
         for (name, value) in [
@@ -323,10 +343,13 @@ impl Asking {
             (None, user) => path(&["users", user.as_deref().unwrap_or_default(), "sessions"]),
         };
         let answer = self.client.delete(&path, &query).await?;
-        let outcome: Outcome = self.client.parse(&answer)?;
-        let nobody = "no session was ended: there is none of that name";
+        self.unless_in_vain(&answer, "no session was ended: there is none of that name")
+    }
+
+    fn unless_in_vain(&self, answer: &str, nobody: &'static str) -> Result<Done, Error> {
+        let outcome: Outcome = self.client.parse(answer)?;
         Ok(Done {
-            text: self.show::<Outcome>(&answer)?,
+            text: self.show::<Outcome>(answer)?,
             in_vain: (outcome.hits == 0).then_some(nobody),
         })
     }

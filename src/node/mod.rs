@@ -31,6 +31,7 @@ mod room;
 mod services;
 mod sessions;
 mod settings;
+mod withdrawals;
 
 pub use bans::{BanPage, Bans, MAX_BANS, Suspect};
 pub use config::MemoryConfig;
@@ -50,3 +51,4 @@ pub use registry::{Guard, Registry};
 pub use room::{Account, Claim, Room, Share, Ticket};
 pub use services::Services;
 pub use settings::{Recheck, Settings};
+pub use withdrawals::Withdrawal;

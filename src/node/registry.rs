@@ -21,6 +21,7 @@ use super::{
     logged_in::LoggedIn,
     memory::Shed,
     places::{Place, Places, Stage},
+    withdrawals::{Withdrawal, Withdrawals},
 };
 use crate::{
     deadline::later,
@@ -43,6 +44,7 @@ pub struct Registry {
     strangers: Strangers,
     pub(super) bans: BanBook,
     pub(super) inquiries: Inquiries,
+    pub(super) withdrawals: Withdrawals,
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +103,7 @@ impl Registry {
             strangers: Strangers::default(),
             bans: BanBook::default(),
             inquiries: Inquiries::default(),
+            withdrawals: Withdrawals::default(),
         })
     }
 
@@ -371,6 +374,18 @@ impl Guard {
         self.registry.inquiries.answer(self.number, details);
     }
 
+    /// Whether somebody wants subscriptions of the connection to end.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.registry.withdrawals.is_told(self.number)
+    }
+
+    /// The orders to end subscriptions, which the connection takes now.
+    #[must_use]
+    pub fn withdrawals(&self) -> Vec<Withdrawal> {
+        self.registry.withdrawals.take(self.number)
+    }
+
     /// The connection's mailbox.
     #[must_use]
     pub fn mailbox(&self) -> &Arc<Mailbox> {
@@ -427,6 +442,7 @@ impl Drop for Guard {
         self.registry.count.send_replace(members.by_number.len());
         drop(members);
         drop(removed);
+        drop(self.withdrawals());
         if let Some(address) = self.address {
             self.registry.arrivals.leave(address);
         }

@@ -6,7 +6,12 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
 use stomp_session::Problem;
+use tokio::time::timeout;
 
 use super::{
     inquiries::SessionDetails,
@@ -14,7 +19,7 @@ use super::{
     recheck::recheck_some,
     registry::{Guard, Registry},
 };
-use crate::control::{Applied, Change, RecheckOff, Sessions, Subject, Target};
+use crate::control::{Applied, Change, RecheckOff, Sessions, Subject, Target, Unsubscribe};
 
 /// How long a connection may take to say what it does: its task may have much to do.
 const ANSWER: Duration = Duration::from_millis(800);
@@ -58,7 +63,7 @@ impl Registry {
         }
         let inquiry = self.inquiries.ask(number);
         self.wake(number);
-        tokio::time::timeout(ANSWER, inquiry.answer()).await.ok()?
+        timeout(ANSWER, inquiry.answer()).await.ok()?
     }
 
     fn end(&self, target: &Target, problem: &Problem) -> usize {
@@ -118,6 +123,23 @@ impl Sessions for Registry {
             tokio::spawn(refresh_groups(found));
         }
         count
+    }
+
+    fn unsubscribe(&self, wanted: &Arc<Unsubscribe>) -> BoxFuture<'static, usize> {
+        // A session that is held here keeps its entry, so no order outlives its connection.
+        let found = self.find(&Target::User(wanted.user.clone()));
+        let told = found.iter().filter_map(|session| {
+            let number = number(session.id())?;
+            let answer = self.withdrawals.order(number, wanted);
+            self.wake(number);
+            Some(timeout(ANSWER, answer))
+        });
+        let told: Vec<_> = told.collect();
+        async move {
+            let answers = join_all(told).await.into_iter();
+            answers.filter_map(|answer| answer.ok()?.ok()).sum()
+        }
+        .boxed()
     }
 
     fn ban(&self, change: &Change) -> (Applied, usize) {

@@ -10,7 +10,9 @@ use parking_lot::Mutex;
 use stentor::{
     auth::{Access, Authenticator, Login, Refusal, User},
     broker::{self, ExchangeKind, FeedConfig, JournalConfig, amqp::AmqpBroker},
-    control::{Applied, Change, Command, Control, RecheckOff, Report, Sessions, Target},
+    control::{
+        Applied, Change, Command, Control, RecheckOff, Report, Sessions, Target, Unsubscribe,
+    },
     hub::Vhosts,
     presence::Presence,
 };
@@ -47,6 +49,12 @@ impl Sessions for Fake {
     fn refresh_groups(&self, user: &str) -> usize {
         self.told.lock().push(format!("refresh_groups {user}"));
         self.sessions
+    }
+
+    fn unsubscribe(&self, wanted: &Arc<Unsubscribe>) -> BoxFuture<'static, usize> {
+        self.told.lock().push(format!("unsubscribe {wanted}"));
+        let sessions = self.sessions;
+        Box::pin(async move { sessions })
     }
 
     fn ban(&self, change: &Change) -> (Applied, usize) {

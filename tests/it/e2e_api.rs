@@ -63,6 +63,9 @@ async fn each_operation_answers_as_its_document_says() {
     let rooms = json!({ "exchange": "room", "keys": ["lobby"] });
     let no_rooms = json!({ "exchange": "feed", "keys": ["lobby"] });
     let ban = json!({ "address": "192.0.2.0/24", "seconds": 60, "reason": "spam" });
+    let unsubscribe =
+        json!({ "destination": "/exchange/feed/k", "vhost": "/", "reason": "removed" });
+    let unsubscribe_nothing = json!({ "destination": "/moon/k" });
     let compare = json!({ "toml": "[limits]\nmax_subscriptions = 3" });
     let wrong = json!({ "toml": "[limits]\nmax_subscriptions = x" });
     let lift = "/api/v1/bans?address=192.0.2.0%2F24";
@@ -181,6 +184,18 @@ async fn each_operation_answers_as_its_document_says() {
             "/api/v1/users/alice/recheck",
             None,
             409,
+        ),
+        (
+            "post /api/v1/users/{name}/unsubscribe",
+            "/api/v1/users/nobody/unsubscribe",
+            Some(&unsubscribe),
+            200,
+        ),
+        (
+            "post /api/v1/users/{name}/unsubscribe",
+            "/api/v1/users/alice/unsubscribe",
+            Some(&unsubscribe_nothing),
+            400,
         ),
         (
             "post /api/v1/users/{name}/forget",
@@ -540,6 +555,15 @@ async fn a_shell_does_what_the_api_does() {
     assert_eq!(ran.code, Some(1));
     assert!(ran.out.contains("hits"), "{}", ran.out);
     assert!(ran.err.contains("no session was ended"), "{}", ran.err);
+
+    let from = ["unsubscribe", "alice", "/exchange/feed/user_alice"];
+    let removed = run(&[&from[..], &["--reason", "removed"]].concat());
+    assert!(removed.contains('1'), "{removed}");
+    let error = alice.expect_error("unsubscribed").await;
+    assert_eq!(error.header("error-code"), Some("subscription-ended"));
+    let ran = ctl(&gateway, API_TOKEN, &from);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains("no subscription was ended"), "{}", ran.err);
 
     let kicked = run(&["kick", "--user", "alice", "--reason", "not paid"]);
     assert!(kicked.contains('1'), "{kicked}");

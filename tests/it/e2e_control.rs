@@ -117,6 +117,66 @@ async fn a_backend_kicks_whoever_it_means_on_any_node() {
     one.gateway.until_events("command run", 2).await;
 }
 
+/// By the API of a node that has none of her sessions, and by the exchange of commands.
+#[tokio::test]
+async fn a_member_is_removed_on_any_node_and_stays_connected() {
+    let (vhost, [one, other]) = two(|builder| builder).await;
+    const ROOM: &str = "/topic/lobby";
+    let mut here = one.ws().await;
+    let mut there = other.tcp().await;
+    let (mut bob, _) = connect(&other, "bob", &[]).await;
+    for client in [&mut here, &mut there, &mut bob] {
+        client.subscribe("room", ROOM).await;
+        client.subscribe("own", DESTINATION).await;
+    }
+    let path = format!("POST /api/v1/users/{USER}/unsubscribe");
+    let nobody = "POST /api/v1/users/nobody/unsubscribe";
+    let asked = |destination: &str| json!({ "destination": destination, "reason": "removed" });
+    for (path, destination, hits) in [
+        (nobody, ROOM, 0),
+        (&*path, "/topic/elsewhere", 0),
+        (&*path, ROOM, 2),
+        (&*path, ROOM, 0),
+    ] {
+        let (status, answer) = one.gateway.api(path, Some(&asked(destination))).await;
+        assert_eq!((status, &answer["hits"]), (200, &json!(hits)), "{answer}");
+        assert_eq!(
+            answer["nodes"].as_array().map(Vec::len),
+            Some(2),
+            "{answer}"
+        );
+        assert_eq!(answer.get("unreached"), None, "{answer}");
+    }
+    for client in [&mut here, &mut there] {
+        let error = client.expect_error("unsubscribed").await;
+        assert_eq!(error.header("subscription"), Some("room"));
+        assert_eq!(error.body, "removed\n");
+    }
+    vhost.publish("amq.topic", "lobby", ["for bob"]).await;
+    bob.expect_message("for bob").await;
+    // The other subscription brings this, and the room's message would have come before it.
+    one.push(["still here"]).await;
+    for client in [&mut here, &mut there, &mut bob] {
+        client.expect_message("still here").await;
+    }
+    // Nothing but the hook keeps her out.
+    there.subscribe("room", ROOM).await;
+    give(
+        &vhost,
+        json!({ "command": "unsubscribe", "user": USER, "destination": ROOM }),
+    )
+    .await;
+    let error = there.expect_error("unsubscribed").await;
+    assert_eq!(error.body, "This subscription was ended by an operator\n");
+    is_here(&mut there).await;
+    is_here(&mut here).await;
+    let audit = one.gateway.until_events("operator's action", 4).await;
+    let line = &audit[2];
+    assert_eq!(line["action"], "unsubscribe", "{line}");
+    assert_eq!(line["on"], format!("user {USER:?} from {ROOM}"), "{line}");
+    assert!(!line.to_string().contains("removed"), "{line}");
+}
+
 #[tokio::test]
 async fn what_cannot_be_understood_is_logged_and_does_nothing() {
     let (vhost, [one, _other]) = two(|builder| builder).await;

@@ -200,6 +200,7 @@ impl Problem {
         !matches!(
             self,
             Self::Kicked(_)
+                | Self::Unsubscribed(_)
                 | Self::Replaced
                 | Self::LoginChanged
                 | Self::TokenExpired

@@ -370,6 +370,19 @@ problems! {
             samples: [Kicked("not paid".into()), Kicked("".into())],
         }
 
+        /// Somebody ended a subscription, and its session goes on; why, in the words that the client
+        /// is to see. Empty: no reason was given.
+        Unsubscribed(reason: Box<str>) => {
+            message: "unsubscribed", code: "subscription-ended", close: Policy, reconnect: No,
+            page: "An operator ended the subscription that the header `subscription` names. The \
+                   body has the reason. The connection stays open, and other subscriptions go on",
+            body: match &**reason {
+                "" => "This subscription was ended by an operator\n".to_owned(),
+                reason => format!("{}\n", clip(reason)),
+            },
+            samples: [Unsubscribed("removed".into()), Unsubscribed("".into())],
+        }
+
         /// The user, its address or its device is banned; why, as far as this client may be told.
         /// Empty: it may not be, or no reason was given.
         Banned(reason: Box<str>) => {

@@ -1,9 +1,10 @@
-//! The login's renewal: SEND to `/auth/renew`, and what becomes of it.
+//! The login's renewal: SEND to `/auth/renew`, and what becomes of it; and subscriptions that are
+//! taken from their client.
 
 use std::time::Instant;
 
 use super::{Phase, Session};
-use crate::{OperationId, Problem, Renewed, frames, receipts::IfDenied};
+use crate::{OperationId, Problem, Renewed, SubscriptionId, frames, receipts::IfDenied};
 
 /// A SEND to it renews the login. It is no exchange or queue.
 pub(super) const RENEW: &str = "/auth/renew";
@@ -42,9 +43,13 @@ impl Session {
         }
     }
 
-    fn take_effect(&mut self, now: Instant, renewed: Renewed) {
-        self.deadline = renewed.until;
-        for (subscription, problem) in renewed.lost {
+    /// Subscriptions were taken from the client, for these reasons: each gets an ERROR of its own,
+    /// and the session goes on.
+    pub fn handle_lost(&mut self, now: Instant, lost: Vec<(SubscriptionId, Problem)>) {
+        if self.phase != Phase::Connected {
+            return;
+        }
+        for (subscription, problem) in lost {
             let Some(name) = self.subscriptions.lose(subscription) else {
                 continue;
             };
@@ -52,6 +57,11 @@ impl Session {
             self.end_redelivery(subscription);
             self.write(now, error);
         }
+    }
+
+    fn take_effect(&mut self, now: Instant, renewed: Renewed) {
+        self.deadline = renewed.until;
+        self.handle_lost(now, renewed.lost);
     }
 
     fn may_refuse_once_more(&self, problem: &Problem) -> bool {

@@ -5,7 +5,7 @@ use stomp_grammar::Frame;
 use super::*;
 use crate::{
     auth,
-    control::{Command as Order, RecheckOff, Target, wire},
+    control::{Command as Order, RecheckOff, Target, Unsubscribe, wire},
     node::recheck_in_turn,
 };
 
@@ -366,4 +366,132 @@ async fn what_is_kept_to_ask_again_shows_no_secret() {
         shown.contains("alice") && !shown.contains("s3cret"),
         "{shown}"
     );
+}
+
+fn unsubscribe(destination: &str) -> Order {
+    Order::Unsubscribe(Arc::new(Unsubscribe {
+        user: "alice".into(),
+        vhost: None,
+        destination: Unsubscribe::destination(destination).unwrap(),
+        reason: "removed".into(),
+    }))
+}
+
+async fn unsubscribed(client: &mut Client, id: &str) {
+    let error = client.expect(Command::Error).await;
+    assert_eq!(error.header("error-code"), Some("subscription-ended"));
+    assert_eq!(error.header("subscription"), Some(id));
+    assert_eq!(body(&error), "removed\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_subscription_of_a_user_ends_and_all_else_goes_on() {
+    let house = House::new();
+    let (mut one, _) = connect(&house, "alice").await;
+    let (mut two, _) = connect(&house, "alice").await;
+    let (mut bob, _) = connect(&house, "bob").await;
+    for client in [&mut one, &mut two, &mut bob] {
+        client.subscribe("gone", "/exchange/feed/gone", "").await;
+        client.subscribe("kept", "/exchange/feed/kept", "").await;
+    }
+    // With a queue of its own, and what it has not acknowledged.
+    two.subscribe("own", "/exchange/feed/gone", "ack:client\n")
+        .await;
+    house.publish("feed", "gone", "before");
+    for client in [&mut one, &mut bob] {
+        client.expect_message("before").await;
+    }
+    two.expect_message("before").await;
+    two.expect_message("before").await;
+
+    for nothing in [
+        unsubscribe("/exchange/feed/go"),
+        unsubscribe("/exchange/feed/gone.x"),
+        unsubscribe("/topic/gone"),
+        unsubscribe("/queue/gone"),
+    ] {
+        assert_eq!(run(&house, nothing).await, 0);
+    }
+    assert_eq!(run(&house, unsubscribe("/exchange/feed/gone")).await, 3);
+    unsubscribed(&mut one, "gone").await;
+    for id in ["gone", "own"] {
+        unsubscribed(&mut two, id).await;
+    }
+    assert_eq!(run(&house, unsubscribe("/exchange/feed/gone")).await, 0);
+    house.publish("feed", "gone", "for bob");
+    house.publish("feed", "kept", "for all");
+    bob.expect_message("for bob").await;
+    for client in [&mut one, &mut two, &mut bob] {
+        client.expect_message("for all").await;
+    }
+    // Its client may not have heard, and may come back.
+    one.send("UNSUBSCRIBE\nid:gone\nreceipt:u\n\n\0");
+    one.expect_receipt("u").await;
+    one.subscribe("gone", "/exchange/feed/gone", "").await;
+    house.publish("feed", "gone", "back");
+    one.expect_message("back").await;
+}
+
+/// However its SUBSCRIBE has written it; and queues by their names, which stay.
+#[tokio::test(start_paused = true)]
+async fn a_destination_is_meant_however_it_is_written() {
+    let house = House::new();
+    let (mut client, _) = connect(&house, "alice").await;
+    for (id, destination, named) in [
+        ("1", "/topic/a", "/exchange/amq.topic/a"),
+        ("2", "/exchange/amq.topic/a%2Fb", "/topic/a%2Fb"),
+        ("3", "/topic/a.#.#", "/topic/a.#"),
+        ("4", "/queue/q", "/amq/queue/q"),
+    ] {
+        client.subscribe(id, destination, "").await;
+        let house = &house;
+        assert_eq!(run(house, unsubscribe(named)).await, 1, "{destination}");
+        unsubscribed(&mut client, id).await;
+    }
+    client.publish("/queue/q", "kept").await;
+    client.subscribe("5", "/queue/q", "").await;
+    client.expect_message("kept").await;
+}
+
+/// The hook has permitted it before the user's role changed, and its answer is on the way.
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_is_being_opened_ends_too() {
+    let house = House::new();
+    let (mut client, _) = connect(&house, "alice").await;
+    client.subscribe("1", "/exchange/feed/gone", "").await;
+    house.hook.gate.close();
+    client.send("SUBSCRIBE\nid:2\ndestination:/exchange/feed/other\nreceipt:2\n\n\0");
+    client.send("SUBSCRIBE\nid:3\ndestination:/exchange/feed/gone\nreceipt:3\n\n\0");
+    settle().await;
+    let services = Arc::clone(&house.services);
+    let running = tokio::spawn(async move {
+        services
+            .control
+            .run(unsubscribe("/exchange/feed/gone"))
+            .await
+    });
+    // What is open ends at once, however long the hook takes.
+    unsubscribed(&mut client, "1").await;
+    house.hook.gate.open();
+    client.expect_receipt("2").await;
+    client.expect_receipt("3").await;
+    unsubscribed(&mut client, "3").await;
+    assert_eq!(running.await.unwrap().unwrap().hits(), 2);
+    house.publish("feed", "gone", "for nobody");
+    house.publish("feed", "other", "for all");
+    client.expect_message("for all").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_unsubscribes_by_the_exchange() {
+    let house = House::new();
+    let (mut client, _) = connect(&house, "alice").await;
+    client.subscribe("1", "/exchange/feed/k", "").await;
+    for (vhost, reason) in [("elsewhere", "no"), ("/", "removed")] {
+        let order = format!(
+            r#"{{"command":"unsubscribe","user":"alice","destination":"/exchange/feed/k","vhost":"{vhost}","reason":"{reason}"}}"#
+        );
+        house.publish(CONTROL, "any", &order);
+    }
+    unsubscribed(&mut client, "1").await;
 }

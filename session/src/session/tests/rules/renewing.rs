@@ -285,6 +285,37 @@ fn a_lost_subscription_gets_an_error_of_its_own() {
     }
 }
 
+/// Without a renewal, because somebody says so.
+#[test]
+fn a_subscription_that_somebody_ends_gets_an_error_and_the_session_goes_on() {
+    let mut peer = short();
+    let kept = peer.subscribe("SUBSCRIBE\nid:kept\ndestination:/topic/a");
+    let lost = peer.subscribe("SUBSCRIBE\nid:lost\ndestination:/topic/b");
+    let removed = || Problem::Unsubscribed("removed".into());
+    peer.written.clear();
+    let wanted = vec![(lost, removed()), (lost, removed())];
+    peer.session.handle_lost(peer.now, wanted);
+    peer.poll();
+    let written = peer.written();
+    assert_eq!(written.len(), 1, "{written:?}");
+    assert_eq!(header(&written[0], "subscription"), Some("lost"));
+    assert_eq!(
+        header(&written[0], "error-code"),
+        Some("subscription-ended")
+    );
+    assert!(written[0].contains("\n\nremoved\n"), "{written:?}");
+    assert!(peer.session.is_connected());
+    assert_eq!(peer.session.subscriptions(), 1);
+    // It may come back by the same name.
+    peer.subscribe("SUBSCRIBE\nid:lost\ndestination:/topic/b");
+    // At its end a session says nothing of it.
+    peer.send("DISCONNECT\nreceipt:d");
+    peer.written.clear();
+    peer.session.handle_lost(peer.now, vec![(kept, removed())]);
+    peer.poll();
+    assert!(peer.written.is_empty(), "{:?}", peer.written);
+}
+
 /// The client's frames may have been on their way, and libraries end what they hold.
 #[test]
 fn a_client_may_end_or_acknowledge_what_it_has_lost() {
