@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Renders the Helm chart into stentor.yaml beside this file, and checks it.
+"""Renders the Helm chart into stentor.yaml and monitoring.yaml beside this file, and checks them.
 
     pip install helm-python-sdk kubernetes-validate
-    packaging/kubernetes/render.py            write stentor.yaml
-    packaging/kubernetes/render.py --check    fail if it is not what the chart renders
+    packaging/kubernetes/render.py            write both files
+    packaging/kubernetes/render.py --check    fail if they are not what the chart renders
     packaging/kubernetes/render.py --config   print the stentor.toml in it, too, for `stentor config --check`
 
 Both render the chart with its defaults and with every part of it, and hold each object against the
 schema of its kind, strictly, for the oldest and the newest version of Kubernetes that
-kubernetes-validate and the chart know. ServiceMonitor has no schema there: only its fields that this
-file lists are allowed. No cluster is asked.
+kubernetes-validate and the chart know. The Prometheus Operator's kinds have no schema there: only
+their fields that this file lists are allowed, and a PrometheusRule has to be the alerts that promtool
+tests. No cluster is asked.
 """
 
 import sys
@@ -22,16 +23,31 @@ from kubernetes_validate.utils import all_versions
 
 HERE = Path(__file__).resolve().parent
 CHART = HERE.parent / "helm" / "stentor"
-OUT = HERE / "stentor.yaml"
-HEAD = """\
+ALERTS = HERE.parent / "prometheus" / "alerts.yml"
+MONITORING = {
+    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+}
+HEADS = {
+    "stentor.yaml": """\
 # Rendered from packaging/helm/stentor by render.py; do not edit. Set `image` and [auth] hook to yours.
 #
 #   kubectl create secret generic stentor --from-literal=STENTOR__BROKER__URL=amqp://…
 #   kubectl apply -f stentor.yaml
-"""
-ALL = {
+""",
+    "monitoring.yaml": """\
+# For the Prometheus Operator: how to read metrics, and when to raise an alarm. Rendered from
+# packaging/helm/stentor by render.py; do not edit. The label `release` is the one by which the
+# operator's own chart picks monitors and rules, if that release is called `prometheus`.
+#
+#   kubectl apply -f monitoring.yaml
+""",
+}
+# The fields that the Prometheus Operator knows and the chart uses.
+ENDPOINT = {"port", "path", "interval"}
+RULE = {"alert", "expr", "for", "labels", "annotations"}
+ALL = MONITORING | {
     "autoscaling": {"enabled": True},
-    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "imagePullSecrets": [{"name": "registry"}],
     "nodeSelector": {"disk": "ssd"},
     "tolerations": [{"key": "push", "operator": "Exists"}],
@@ -52,11 +68,8 @@ def check(texts, versions):
     for name, text in texts.items():
         for thing in yaml.safe_load_all(text):
             kinds.append(thing["kind"])
-            if thing["kind"] == "ServiceMonitor":
-                unknown = set(thing["spec"]) - {"selector", "endpoints"}
-                unknown |= set(thing["spec"]["endpoints"][0]) - {"port", "path", "interval"}
-                if unknown:
-                    sys.exit(f"{name}: {unknown}")
+            if thing["apiVersion"] == "monitoring.coreos.com/v1":
+                check_monitoring(name, thing)
                 continue
             for version in versions:
                 try:
@@ -66,8 +79,24 @@ def check(texts, versions):
     return kinds
 
 
+def check_monitoring(name, thing):
+    """Holds a kind of the Prometheus Operator against the fields above."""
+    spec = thing["spec"]
+    if thing["kind"] == "ServiceMonitor":
+        unknown = set(spec) - {"jobLabel", "selector", "endpoints"}
+        unknown |= {field for endpoint in spec["endpoints"] for field in endpoint} - ENDPOINT
+    else:
+        if spec != yaml.safe_load(ALERTS.read_text()):
+            sys.exit(f"{name} has other alerts than {ALERTS.name}")
+        unknown = {field for group in spec["groups"] for field in group} - {"name", "rules"}
+        unknown |= {field for group in spec["groups"] for rule in group["rules"] for field in rule} - RULE
+    if unknown:
+        sys.exit(f"{name}: {unknown}")
+
+
 def selectors_match(texts):
-    """Services, the budget, the policy and the Deployment select the pods that there are."""
+    """Services, the budget, the policy and the Deployment select the pods that there are; and
+    Prometheus finds the port, and names the job as the alerts do."""
     things = [thing for text in texts.values() for thing in yaml.safe_load_all(text)]
     pod = next(t for t in things if t["kind"] == "Deployment")["spec"]["template"]
     ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
@@ -81,6 +110,11 @@ def selectors_match(texts):
             names = [port["name"] for s in hits for port in s["spec"]["ports"]]
             if len(hits) != 1 or spec["endpoints"][0]["port"] not in names:
                 sys.exit(f"ServiceMonitor finds {len(hits)} Services")
+            job = hits[0]["metadata"]["labels"][spec["jobLabel"]]
+            if f'job="{job}"' not in ALERTS.read_text():
+                sys.exit(f"ServiceMonitor calls the job {job}, which no alert asks for")
+            continue
+        if thing["kind"] == "PrometheusRule":
             continue
         labels = selector.get("matchLabels", selector)
         if not labels.items() <= pod["metadata"]["labels"].items():
@@ -88,6 +122,17 @@ def selectors_match(texts):
         for port in spec.get("ports", []):
             if port["targetPort"] not in ports:
                 sys.exit(f"{thing['kind']}: there is no port {port['targetPort']}")
+
+
+def write(name, texts):
+    """Writes a file of these objects; with --check, compares it."""
+    plain = HEADS[name] + "".join(f"---\n{text}\n" for text in texts.values())
+    plain = plain.replace("app.kubernetes.io/managed-by: Helm", "app.kubernetes.io/managed-by: kubectl")
+    file = HERE / name
+    if "--check" not in sys.argv:
+        file.write_text(plain)
+    elif not file.exists() or file.read_text() != plain:
+        sys.exit(f"{name} is not what the chart renders: run render.py")
 
 
 def main():
@@ -102,14 +147,11 @@ def main():
         kinds = check(texts, versions)
         selectors_match(texts)
         print(f"{words}: {len(kinds)} objects fit Kubernetes {' and '.join(versions)}: {', '.join(kinds)}")
-    plain = HEAD + "".join(f"---\n{text}\n" for text in render(chart, {}).values())
-    plain = plain.replace("app.kubernetes.io/managed-by: Helm", "app.kubernetes.io/managed-by: kubectl")
-    if "--check" not in sys.argv:
-        OUT.write_text(plain)
-    elif OUT.read_text() != plain:
-        sys.exit(f"{OUT.name} is not what the chart renders: run render.py")
+    texts = render(chart, {})
+    write("stentor.yaml", texts)
+    write("monitoring.yaml", {name: text for name, text in render(chart, MONITORING).items() if name not in texts})
     if "--config" in sys.argv:
-        things = yaml.safe_load_all(plain)
+        things = yaml.safe_load_all("\n---\n".join(texts.values()))
         print(next(t for t in things if t["kind"] == "ConfigMap")["data"]["stentor.toml"])
 
 

@@ -211,3 +211,16 @@ fn all_files_name_this_version() {
         assert!(found.contains(&text), "{file} has no {text:?}");
     }
 }
+
+/// render.py writes them there, and needs packages of Python that the tests do not.
+#[test]
+fn kubernetes_gets_the_alerts_that_promtool_tests() {
+    let read = |file: &str| fs::read_to_string(root().join(file)).unwrap();
+    let alerts = read("packaging/prometheus/alerts.yml");
+    let rendered = read("packaging/kubernetes/monitoring.yaml");
+    let indented: String = alerts.lines().map(|line| format!("  {line}\n")).collect();
+    let says = "run packaging/kubernetes/render.py: monitoring.yaml has other alerts";
+    assert!(rendered.contains(&indented), "{says}");
+    let chart = read("packaging/helm/stentor/files/alerts.yml");
+    assert_eq!(chart, alerts, "the chart links to the alerts");
+}
