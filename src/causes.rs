@@ -18,6 +18,22 @@ pub fn with_causes(error: &dyn Error) -> String {
     text
 }
 
+/// Why an HTTP request has no answer: without its URL, which may hold a secret, and without the names
+/// of the client's own layers, which tell nobody anything.
+pub fn of_request(error: reqwest::Error) -> String {
+    plain(&with_causes(&error.without_url()))
+}
+
+fn plain(text: &str) -> String {
+    let text = text.strip_prefix("error sending request: ").unwrap_or(text);
+    if let Some(cause) = text.strip_prefix("client error (Connect): ") {
+        let cause = cause.strip_prefix("tcp connect error: ").unwrap_or(cause);
+        return format!("cannot connect: {cause}");
+    }
+    let cause = text.strip_prefix("client error (SendRequest): ");
+    cause.unwrap_or(text).to_owned()
+}
+
 /// Why a file cannot be read, and what to do where the system's words do not say it.
 pub fn unreadable(path: &Path, error: &io::Error) -> String {
     let remedy = match error.kind() {
@@ -34,6 +50,33 @@ mod tests {
     use thiserror::Error;
 
     use super::*;
+
+    #[test]
+    fn a_request_s_error_is_the_fault_alone() {
+        for (told, fault) in [
+            (
+                "error sending request: client error (Connect): tcp connect error: Connection \
+                 refused (os error 111)",
+                "cannot connect: Connection refused (os error 111)",
+            ),
+            (
+                "error sending request: client error (Connect): invalid peer certificate: \
+                 UnknownIssuer",
+                "cannot connect: invalid peer certificate: UnknownIssuer",
+            ),
+            (
+                "error sending request: client error (SendRequest): connection closed before \
+                 message completed",
+                "connection closed before message completed",
+            ),
+            (
+                "error decoding response body",
+                "error decoding response body",
+            ),
+        ] {
+            assert_eq!(plain(told), fault);
+        }
+    }
 
     #[derive(Debug, Error)]
     #[error("no answer")]

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::{api::KeyFailure, causes::with_causes};
+use crate::{
+    api::KeyFailure,
+    causes::{of_request, with_causes},
+};
 
 /// More than the gateway's own bound, so that it has the last word.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -197,7 +200,7 @@ impl Client {
     fn not_there(&self, error: reqwest::Error) -> ClientError {
         ClientError::NotThere {
             url: self.shown(),
-            cause: with_causes(&error.without_url()),
+            cause: of_request(error),
         }
     }
 

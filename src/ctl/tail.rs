@@ -15,7 +15,7 @@ use super::{
     client::{Client, ClientError},
 };
 use crate::{
-    causes::with_causes,
+    causes::of_request,
     tap::{Direction, NodeState, TailFrame, TailHeader, TailLine, Why, printable, to_line},
     units::moment,
 };
@@ -100,7 +100,7 @@ pub(super) async fn follow(client: &Client, task: &Tail, is_coloured: bool) -> R
         let piece = match timeout(SILENCE, answer.chunk()).await {
             Ok(Ok(Some(piece))) => piece,
             Ok(Ok(None)) => return Err(ended("the gateway closed it".to_owned())),
-            Ok(Err(error)) => return Err(ended(with_causes(&error.without_url()))),
+            Ok(Err(error)) => return Err(ended(of_request(error))),
             Err(_) => return Err(ended("the gateway is not heard any more".to_owned())),
         };
         rest.extend_from_slice(&piece);

@@ -115,6 +115,8 @@ fn judge_call(
         Err(refusal) => {
             let text = format!("{name} call: {shown}: {refusal}");
             let text = text.replace("the hook is at fault: ", "");
+            // The call is named already.
+            let text = text.replacen(&format!("{shown}: {name} call: "), &format!("{shown}: "), 1);
             let found = Finding::wrong(question, text.clone());
             let is_away = is_late || text.contains("onnect") || text.contains("within");
             match is_away {

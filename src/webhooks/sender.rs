@@ -20,7 +20,12 @@ use super::{
     queue::{Bounds, DeliveryQueue, Outcome, Told},
     signature,
 };
-use crate::{auth::http_client, causes::with_causes, secret_url::without_secrets, telemetry};
+use crate::{
+    auth::http_client,
+    causes::{of_request, with_causes},
+    secret_url::without_secrets,
+    telemetry,
+};
 
 /// The pause after a failed attempt, at first.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -145,7 +150,7 @@ impl Receiver {
         match request.send().await {
             Ok(answer) => judge(answer).await,
             // Its URL may have a secret in its query.
-            Err(error) => Outcome::Failed(with_causes(&error.without_url()).into()),
+            Err(error) => Outcome::Failed(of_request(error).into()),
         }
     }
 

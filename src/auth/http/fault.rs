@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 
 use crate::{
-    causes::with_causes,
+    causes::of_request,
     telemetry::{self, Seldom},
 };
 
@@ -48,7 +48,7 @@ pub(super) enum Fault {
 impl Fault {
     pub(super) fn connection(error: reqwest::Error) -> Self {
         // The URL of a GET holds the password.
-        Fault::Connection(with_causes(&error.without_url()))
+        Fault::Connection(of_request(error))
     }
 }
 

@@ -17,7 +17,7 @@ use url::Url;
 use super::{JwtConfig, SetupError, config, keys::KeySet};
 use crate::{
     backoff::Backoff,
-    causes::with_causes,
+    causes::{of_request, with_causes},
     secret_url::without_secrets,
     telemetry::{self, Seldom},
 };
@@ -223,8 +223,7 @@ impl Jwks {
 
     async fn get(&self) -> Result<Vec<u8>, String> {
         let sent = self.client.get(self.url.clone()).send().await;
-        let failed = |error: reqwest::Error| with_causes(&error.without_url());
-        let mut response = sent.map_err(failed)?;
+        let mut response = sent.map_err(of_request)?;
         if response.status() != StatusCode::OK {
             return Err(format!(
                 "the issuer answered status {}",
@@ -232,7 +231,7 @@ impl Jwks {
             ));
         }
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        while let Some(chunk) = response.chunk().await.map_err(of_request)? {
             if body.len().saturating_add(chunk.len()) > MAX_ANSWER {
                 return Err(format!(
                     "the issuer's answer is longer than {MAX_ANSWER} bytes"

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     auth::client::client,
-    causes::{unreadable, with_causes},
+    causes::{of_request, unreadable, with_causes},
     secret_url::SecretUrl,
     telemetry,
     units::show_size,
@@ -247,7 +247,7 @@ impl Management {
         let connection = |error: reqwest::Error| match error.is_timeout() {
             true => SourceError::Timeout(shown.clone()),
             // A URL holds the password.
-            false => SourceError::Connection(shown.clone(), with_causes(&error.without_url())),
+            false => SourceError::Connection(shown.clone(), of_request(error)),
         };
         let mut url = self.url.reveal().trim_end_matches('/').to_owned();
         url.push_str("/api/");
