@@ -201,7 +201,12 @@ fn servers(config: &Config) -> Vec<(&'static str, String, u16)> {
         .into_iter()
         .map(|(_, url)| ("the hook", url));
     let issuer = Url::parse(&config.auth.jwt.jwks_url).ok();
-    for (name, url) in urls.chain(issuer.map(|url| ("the tokens' issuer", url))) {
+    let collector = config.otlp.request().map(|(url, _)| url);
+    let others = [
+        issuer.map(|url| ("the tokens' issuer", url)),
+        collector.map(|url| ("the collector", url)),
+    ];
+    for (name, url) in urls.chain(others.into_iter().flatten()) {
         if url.scheme() == "https"
             && let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default())
         {

@@ -14,6 +14,7 @@
 //! | `management`, `policies` | what AMQP cannot tell |
 //! | `logins` | the hook, tokens, and a user's dry run |
 //! | `store` | Redis |
+//! | `traces` | the collector of traces |
 //! | `certificates` | the gateway's certificate, and those of servers |
 //! | `machine` | files, backlog, ports, memory |
 //! | `clock` | this clock beside others |
@@ -32,6 +33,7 @@ mod management;
 mod policies;
 mod show;
 mod store;
+mod traces;
 
 use std::{
     fs,
@@ -111,15 +113,17 @@ pub async fn examine(
         management: management_url(task)?,
     };
     let mut findings = configuration(&name, config, sources);
-    let (broker, logins, store, certificates, machine, clock) = tokio::join!(
+    let (broker, logins, store, traces, certificates, machine, clock) = tokio::join!(
         broker::examine(&subject),
         logins::examine(&subject),
         store::examine(config),
+        traces::examine(config),
         certificates::examine(config),
         machine::examine(config),
         clock::examine(&subject),
     );
-    for part in [broker, logins, store, certificates, machine, clock] {
+    let traces = traces.into_iter().collect();
+    for part in [broker, logins, store, traces, certificates, machine, clock] {
         findings.extend(part);
     }
     Ok(Report::new(name, findings, begun.elapsed()))

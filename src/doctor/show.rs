@@ -16,6 +16,7 @@ const PARTS: &[(&str, &str)] = &[
     ("management", "RabbitMQ, by its management plug-in"),
     ("auth", "Logins and permissions"),
     ("presence", "Presence"),
+    ("traces", "Traces"),
     ("tls", "TLS"),
     ("system", "This machine"),
     ("clock", "Clock"),

@@ -19,6 +19,7 @@ use testkit::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
+    sync::mpsc,
 };
 
 use crate::house::{House, PASSCODE, Ran, USER, vhost};
@@ -632,6 +633,73 @@ async fn a_redis_that_is_down_or_refuses() {
     redis.kill();
     let found = with(redis.url()).is_wrong("presence.redis", "").await;
     assert_eq!(found.cure[0], "start Redis, and open the way to it");
+}
+
+/// A collector that takes requests with this credential, and the heads of those that came.
+async fn collector() -> (String, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (sender, requests) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 4096];
+            let length = stream.read(&mut request).await.unwrap();
+            let request = String::from_utf8_lossy(&request[..length]).to_lowercase();
+            let status = match &request {
+                text if !text.starts_with("post /v1/traces ") => "404 Not Found",
+                text if !text.contains("\r\nauthorization: bearer geheim\r\n") => {
+                    "401 Unauthorized"
+                }
+                _ => "200 OK",
+            };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes()).await;
+            // Nobody may listen.
+            let _ = sender.send(request);
+        }
+    });
+    (format!("http://{address}"), requests)
+}
+
+#[tokio::test]
+async fn a_collector_that_is_down_or_refuses() {
+    let (vhost, hook) = (vhost().await, Hook::start().await);
+    let setup = Setup::new(&vhost, &hook);
+    let question = "traces.collector";
+    let report = setup.is_sound().await;
+    assert!(!report.text.contains(question), "there are no traces");
+
+    let (url, mut requests) = collector().await;
+    let setup = setup.set("telemetry.otlp.endpoint", &url);
+    let found = setup.is_wrong(question, "It wants credentials").await;
+    let variable = found.cure[0].replace("TOKEN", "geheim").replace('\'', "");
+    let (name, value) = variable.split_once('=').unwrap();
+    let setup = setup.variable(name, value);
+    let report = setup.is_sound().await;
+    report.found(question, "right", &format!("{url}/v1/traces takes traces"));
+    assert!(!report.text.contains("geheim"), "{}", report.text);
+    let request = [(); 2].map(|()| requests.try_recv().unwrap())[1].clone();
+    let (head, body) = request.split_once("\r\n\r\n").unwrap();
+    assert!(
+        head.contains("content-type: application/x-protobuf"),
+        "{head}"
+    );
+    assert_eq!(body, "", "no span is sent");
+
+    let other = setup
+        .clone()
+        .set("telemetry.otlp.endpoint", format!("{url}/traces"));
+    let found = other.is_wrong(question, "status 404").await;
+    assert!(found.cure[0].starts_with("[telemetry.otlp] endpoint"));
+
+    let [port] = free_ports();
+    let away = setup.set(
+        "telemetry.otlp.endpoint",
+        format!("http://127.0.0.1:{port}"),
+    );
+    let found = away.is_wrong(question, "Connection refused").await;
+    assert!(found.text.contains("Clients are served"), "{}", found.text);
+    assert!(found.cure[0].starts_with("start the collector"));
 }
 
 #[tokio::test]

@@ -62,8 +62,13 @@ impl OtlpConfig {
         Ok(())
     }
 
+    /// The address and the headers of a request with spans; `None`: there are no traces.
+    pub(crate) fn request(&self) -> Option<(Url, Vec<(&str, &str)>)> {
+        Some((self.url()?, self.headers.pairs()?))
+    }
+
     /// Where spans go. OTLP's path is added to an address that has none.
-    pub(super) fn url(&self) -> Option<Url> {
+    fn url(&self) -> Option<Url> {
         let mut url: Url = self.endpoint.parse().ok()?;
         // What stands before the host would not be sent: credentials go into `headers`.
         let has_user = !url.username().is_empty() || url.password().is_some();
@@ -79,7 +84,7 @@ impl OtlpConfig {
 
 impl Headers {
     /// Names and values; `None`: it is no list of them.
-    pub(super) fn pairs(&self) -> Option<Vec<(&str, &str)>> {
+    fn pairs(&self) -> Option<Vec<(&str, &str)>> {
         let pairs = self.0.split(',').filter(|pair| !pair.trim().is_empty());
         let pairs = pairs.map(|pair| {
             let (name, value) = pair.split_once('=')?;

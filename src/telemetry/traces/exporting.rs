@@ -45,7 +45,7 @@ pub fn start_traces(
     client: impl FnOnce(bool) -> reqwest::Result<reqwest::Client>,
     node: &str,
 ) -> Result<Option<Exporting>, String> {
-    let (Some(url), Some(headers)) = (config.url(), config.headers.pairs()) else {
+    let Some((url, headers)) = config.request() else {
         return Ok(None);
     };
     let client = client(url.scheme() == "https").map_err(|error| error.to_string())?;
