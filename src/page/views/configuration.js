@@ -15,16 +15,16 @@ export function show({ api, root }) {
   const difference = h('div', { id: 'difference', role: 'status' });
   const button = (text, act, kind = 'quiet') => h('button', { type: 'button', class: kind, onclick: act }, text);
   let configuration;
-  root.append(h('h1', {}, title), h('p', { class: 'soft' }, 'Of the node that serves this page. Secrets are not shown.'),
-    h('div', { class: 'tools' }, h('div', { class: 'search' }, search, h('kbd', { 'aria-hidden': 'true' }, '/')), check('Only keys that are set', onlySet),
-      api.may('admin') ? h('div', { class: 'buttons' }, button('Compare with the file', compare), button('Reload', reload)) : ''),
-    difference, total, list);
+  const tools = h('div', { class: 'tools' }, h('div', { class: 'search' }, search, h('kbd', { 'aria-hidden': 'true' }, '/')), check('Only keys that are set', onlySet),
+    api.may('admin') ? h('div', { class: 'buttons' }, button('Compare with the file', compare), button('Reload', reload)) : '');
+  root.append(h('h1', {}, title), h('p', { class: 'soft' }, 'Of the node that serves this page. Secrets are not shown.'), tools, difference, total, list);
 
   async function load() {
     try {
       configuration = await api.get('/api/v1/config');
       draw();
     } catch (error) {
+      tools.hidden = error.status === 409; // there is nothing to filter, compare or read again
       list.replaceChildren(h('p', { class: 'empty' }, error.status === 409 ? 'This gateway was started without a configuration file, as the demo is.' : error.message));
     }
   }

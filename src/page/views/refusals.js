@@ -62,7 +62,7 @@ export function show({ api, root, query }) {
       counts.set(name, (counts.get(name) ?? 0) + count);
     }
     const rows = [...counts].sort(([, a], [, b]) => b - a).map(([name, number]) => [...JSON.parse(name), count(number)]);
-    redraw(reasons, table('Refusals by reason', [{ name: 'What' }, { name: 'Reason', long: true }, { name: 'How often', number: true }], rows, 'None was counted.'));
+    redraw(reasons, table('Refusals by reason', [{ name: 'What' }, { name: 'Reason', long: true }, { name: 'How often', number: true }], rows, 'No refusal was counted.'));
   }
 
   load();

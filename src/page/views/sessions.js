@@ -17,13 +17,14 @@ export function show({ api, root, about, query }) {
   const back = h('button', { type: 'button', class: 'quiet', disabled: true }, 'Previous');
   const forth = h('button', { type: 'button', class: 'quiet', disabled: true }, 'Next');
   const again = h('button', { type: 'button', class: 'quiet', onclick: () => load() }, 'Refresh');
+  const pager = h('nav', { class: 'pager', 'aria-label': 'Pages of sessions', hidden: true }, back, forth);
   let pages = [undefined]; // cursors of the pages up to this one
   let asked = 0; // only the newest question's answer is shown
   let next, timer;
 
   root.append(h('h1', {}, title),
     h('div', { class: 'tools' }, h('div', { class: 'search' }, search, h('kbd', { 'aria-hidden': 'true' }, '/')), again),
-    total, list, h('nav', { class: 'pager', 'aria-label': 'Pages of sessions' }, back, forth));
+    total, list, pager);
 
   async function load() {
     // A panel that closes with its view needs no new list.
@@ -51,6 +52,7 @@ export function show({ api, root, about, query }) {
     list.removeAttribute('aria-busy');
     back.disabled = pages.length < 2;
     forth.disabled = !next;
+    pager.hidden = back.disabled && forth.disabled;
   }
 
   function draw(sessions, counts, text) {
