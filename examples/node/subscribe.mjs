@@ -44,7 +44,9 @@ const client = new Client({
 
   // The server closes after an ERROR.
   onStompError(frame) {
-    console.error(`ERROR ${frame.headers.message}: ${frame.body.trim()}`);
+    // One text may stand for several faults; `error-code` tells them apart (docs/errors.md).
+    const code = frame.headers['error-code'];
+    console.error(`ERROR ${frame.headers.message}: ${frame.body.trim()}${code ? ` (${code})` : ''}`);
     // A server that gives no advice: before the receipt it was a refusal, which would only be repeated.
     wish = frame.headers.reconnect ?? (subscribed ? '' : 'no');
     // An application fetches a new token if it says `renew`, and comes back. There is none here.
