@@ -417,7 +417,7 @@ impl Config {
 
 /// Reads a path; what is wrong with it. The text itself is not shown: it may hold secrets.
 pub(super) fn parse(path: &str) -> Result<Url, String> {
-    let wanted = "give a whole URL, such as \"http://127.0.0.1:8000/auth/user\"";
+    let wanted = "give a whole URL, such as \"http://127.0.0.1:8000/auth\"";
     let url = Url::parse(path).map_err(|error| format!("is no URL ({error}): {wanted}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!(
