@@ -16,8 +16,24 @@
 //! is taken: a message twice is the lesser evil. What cannot be told apart is one case: all
 //! acknowledgements were sent, and a message that never arrived here equals exactly one that did,
 //! with at least as many waiting in the queue as were handed over since.
+//!
+//! A broker that was killed knows less: that it delivered its last messages, and that they were
+//! acknowledged, it had not written yet. It gives them once more without its mark. Those come first,
+//! too, and in their old order; but they may also be new ones that equal them. So they are handed
+//! over, with a word that they may be known.
 
 use std::collections::VecDeque;
+
+/// What is known of a message that comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// It was handed over.
+    Before,
+    /// It may have been: it looks like one that was, and comes where that one would.
+    Perhaps,
+    /// It was not.
+    Never,
+}
 
 /// The fingerprints of what was handed over last, and the comparison after a reconnection.
 pub(super) struct Handed {
@@ -30,6 +46,17 @@ pub(super) struct Handed {
     candidates: Option<Vec<usize>>,
     /// The first of `recent` that the queue had room for at the reconnection; `None`: nobody knows.
     first_waiting: Option<usize>,
+    /// After a reconnection, while messages of before may come without the broker's mark.
+    unmarked: Option<Unmarked>,
+}
+
+/// Where in `recent` messages may stand that come again without a mark.
+struct Unmarked {
+    from: usize,
+    /// What is behind was handed over since.
+    end: usize,
+    /// So many messages waited at the reconnection, of which these have not come yet.
+    waiting: usize,
 }
 
 impl Handed {
@@ -41,6 +68,7 @@ impl Handed {
             capacity,
             candidates: None,
             first_waiting: Some(0),
+            unmarked: None,
         }
     }
 
@@ -57,19 +85,50 @@ impl Handed {
                 .collect(),
         );
         self.first_waiting = waiting.map(|waiting| self.recent.len().saturating_sub(waiting));
+        self.unmarked = Some(Unmarked {
+            from: 0,
+            end: self.recent.len(),
+            waiting: waiting.unwrap_or(usize::MAX),
+        });
     }
 
-    /// Whether to hand over this message; if so, it is remembered. If not, it is one that was.
-    pub(super) fn remember_new(&mut self, fingerprint: u64, redelivered: bool) -> bool {
+    /// Whether this message was handed over already. If not, it is now, and is remembered.
+    pub(super) fn look(&mut self, fingerprint: u64, redelivered: bool) -> Seen {
+        let may_be_known = self.may_come_again(fingerprint);
         if redelivered && self.is_repetition(fingerprint) {
-            return false;
+            return Seen::Before;
         }
         self.candidates = None;
         if self.recent.len() >= self.capacity {
             self.recent.pop_front();
+            if let Some(unmarked) = &mut self.unmarked {
+                unmarked.from = unmarked.from.saturating_sub(1);
+                unmarked.end = unmarked.end.saturating_sub(1);
+            }
         }
         self.recent.push_back(fingerprint);
         self.unacked = self.unacked.saturating_add(1).min(self.recent.len());
+        if may_be_known {
+            Seen::Perhaps
+        } else {
+            Seen::Never
+        }
+    }
+
+    /// Whether a message of before, behind those that came again, looks like this one. Behind the
+    /// first that does not, all are new.
+    fn may_come_again(&mut self, fingerprint: u64) -> bool {
+        let Some(mut unmarked) = self.unmarked.take().filter(|it| it.waiting > 0) else {
+            return false;
+        };
+        let rest = self.recent.iter().take(unmarked.end).skip(unmarked.from);
+        let mut rest = rest.enumerate();
+        let Some((between, _)) = rest.find(|(_, print)| **print == fingerprint) else {
+            return false;
+        };
+        unmarked.from = unmarked.from.saturating_add(between).saturating_add(1);
+        unmarked.waiting = unmarked.waiting.saturating_sub(1);
+        self.unmarked = Some(unmarked);
         true
     }
 
@@ -121,7 +180,7 @@ mod tests {
         let mut state = Handed::new(messages.len().max(1) * 2);
         let mut got = Vec::new();
         for (index, message) in messages.iter().enumerate().take(handed) {
-            assert!(state.remember_new(*message, false));
+            assert_eq!(state.look(*message, false), Seen::Never);
             got.push(*message);
             if index + 1 == acked {
                 state.acknowledged();
@@ -129,7 +188,7 @@ mod tests {
         }
         state.reconnected(Some(messages.len() - arrived));
         for (index, message) in messages.iter().enumerate().skip(arrived) {
-            if state.remember_new(*message, index < sent) {
+            if state.look(*message, index < sent) != Seen::Before {
                 got.push(*message);
             }
         }
@@ -142,14 +201,14 @@ mod tests {
         let resumed = |acked: usize| {
             let mut state = Handed::new(10);
             for number in 0..4 {
-                assert!(state.remember_new(number, false));
+                assert_eq!(state.look(number, false), Seen::Never);
                 if usize::try_from(number + 1) == Ok(acked) {
                     state.acknowledged();
                 }
             }
             state.reconnected(None);
             let all = [2, 3, 4].into_iter();
-            all.filter(|number| state.remember_new(*number, true))
+            all.filter(|number| state.look(*number, true) != Seen::Before)
                 .collect::<Vec<_>>()
         };
         assert_eq!(resumed(2), [4], "their acknowledgements were not sent");
@@ -172,6 +231,57 @@ mod tests {
     fn an_equal_message_is_no_repetition_if_those_after_it_do_not_wait() {
         assert_eq!(resume(&[7, 1, 2, 7], 3, 3, 3, 4), [7, 1, 2, 7]);
         assert_eq!(resume(&[7, 1, 2, 7, 8], 3, 3, 3, 4), [7, 1, 2, 7, 8]);
+    }
+
+    /// What a broker that was killed gives again as new.
+    fn after_a_kill(waiting: Option<usize>, again: &[(u64, bool)]) -> Vec<Seen> {
+        let mut state = Handed::new(20);
+        for number in 0..8 {
+            state.look(number, false);
+            if number == 5 {
+                state.acknowledged();
+            }
+        }
+        state.reconnected(waiting);
+        let look = |(number, redelivered): &(u64, bool)| state.look(*number, *redelivered);
+        again.iter().map(look).collect()
+    }
+
+    #[test]
+    fn what_comes_again_without_a_mark_may_be_known() {
+        use Seen::{Before, Never, Perhaps};
+        // One that was acknowledged, one that was not, one that was never here, and a new one.
+        let again = [(5, false), (6, false), (8, false), (7, false)];
+        let seen = [Perhaps, Perhaps, Never, Never];
+        assert_eq!(after_a_kill(Some(4), &again), seen);
+        assert_eq!(after_a_kill(None, &again), seen);
+        // The first of them bear its mark; of the last ones, some were not on the disk.
+        let again = [(5, true), (7, false), (8, false)];
+        assert_eq!(after_a_kill(Some(3), &again), [Before, Perhaps, Never]);
+    }
+
+    #[test]
+    fn what_comes_when_nothing_waited_is_new() {
+        let again = [(5, false), (6, false)];
+        assert_eq!(after_a_kill(Some(0), &again), [Seen::Never; 2]);
+        let seen = [Seen::Perhaps, Seen::Never];
+        assert_eq!(after_a_kill(Some(1), &again), seen);
+    }
+
+    /// It may be cut off again, and forget the oldest meanwhile.
+    #[test]
+    fn it_is_known_at_the_next_cut_and_with_little_memory() {
+        let mut state = Handed::new(4);
+        for number in 0..4 {
+            state.look(number, false);
+        }
+        state.reconnected(Some(9));
+        let seen: Vec<Seen> = (1..6).map(|number| state.look(number, false)).collect();
+        assert_eq!(seen[..3], [Seen::Perhaps; 3]);
+        assert_eq!(seen[3..], [Seen::Never; 2]);
+        state.reconnected(Some(9));
+        let mut again = (2..6).map(|number| state.look(number, true));
+        assert!(again.all(|seen| seen == Seen::Before));
     }
 
     #[test]

@@ -10,7 +10,10 @@ use super::{Shared, journal::Journaled, sentinel::Sentinel};
 use crate::{
     broker::{
         FeedId, FeedSink,
-        amqp::{handed::Handed, reader, wire},
+        amqp::{
+            handed::{Handed, Seen},
+            reader, wire,
+        },
     },
     telemetry::{self, ReadAt},
 };
@@ -69,7 +72,8 @@ impl Messages {
 
     fn take(&mut self, delivery: Delivery<'_>, read_at: ReadAt) {
         let print = wire::fingerprint(&self.hasher, &delivery);
-        if !self.handed.remember_new(print, delivery.redelivered) {
+        let seen = self.handed.look(print, delivery.redelivered);
+        if seen == Seen::Before {
             return;
         }
         if self.sentinel.takes(&delivery) {
@@ -80,7 +84,7 @@ impl Messages {
             interrupted(&*self.sink, &self.id, &reason);
             return;
         }
-        let may_be_known = self.is_replicated && delivery.redelivered;
+        let may_be_known = seen == Seen::Perhaps || (self.is_replicated && delivery.redelivered);
         let mut message = wire::message(delivery);
         message.may_be_known = may_be_known;
         message.read_at = read_at;
