@@ -262,11 +262,14 @@ impl<T: Eq + Hash> RoutingTable<T> {
         match self.kind {
             ExchangeKind::Direct | ExchangeKind::Topic => {
                 let keys: HashSet<&str, RandomState> = keys.into_iter().collect();
-                let mut nodes = HashSet::new();
+                let mut nodes = Vec::new();
                 for key in keys {
                     self.visit_exact(key, &mut visit);
                     nodes.extend(self.wild.find(key));
                 }
+                // Each pattern once.
+                nodes.sort_unstable();
+                nodes.dedup();
                 for node in nodes {
                     self.wild.values(node).for_each(&mut visit);
                 }
@@ -288,7 +291,7 @@ impl<T: Eq + Hash> RoutingTable<T> {
         self.exact.values().flat_map(Values::iter).for_each(visit);
     }
 
-    /// The values of one pattern, in no order.
+    /// The values of one pattern, in an order that only their coming and going decides.
     pub fn values(&self, pattern: &str) -> impl Iterator<Item = &T> {
         let exact = self.exact.get(pattern).into_iter().flat_map(Values::iter);
         let node = self.is_wild(pattern).then(|| self.wild.node(pattern));
