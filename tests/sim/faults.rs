@@ -1,6 +1,6 @@
 //! Faults: which, when, and for how long.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::sleep;
 
@@ -18,6 +18,7 @@ enum Fault {
     LinkLost(Return),
     Interrupted,
     BindingsLost,
+    LostWhileBinding,
     SlowBroker,
     Nacks,
     Alarm,
@@ -27,12 +28,14 @@ enum Fault {
     HookFaulty,
 }
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 14] = [
     Fault::LinkLost(Return::Whole),
     Fault::LinkLost(Return::Anew),
     Fault::LinkLost(Return::Bare),
     Fault::Interrupted,
     Fault::BindingsLost,
+    Fault::LostWhileBinding,
+    Fault::LostWhileBinding,
     Fault::SlowBroker,
     Fault::Nacks,
     Fault::Alarm,
@@ -41,6 +44,9 @@ const FAULTS: [Fault; 12] = [
     Fault::HookSlow,
     Fault::HookFaulty,
 ];
+
+/// For somebody to subscribe meanwhile.
+const LONG_ENOUGH: Duration = Duration::from_secs(5);
 
 /// Makes the seed's faults happen, one after another.
 pub(crate) async fn make(world: Arc<World>) {
@@ -80,6 +86,12 @@ async fn cause(world: &World, fault: Fault, draws: &mut Draws, longest: u64) {
         }
         Fault::BindingsLost => {
             broker.feeds.lose_exchange(&**broker.host(), exchange);
+        }
+        // Again and again just behind a bind, of which the gateway has not heard.
+        Fault::LostWhileBinding => {
+            broker.feeds.be_fragile(true);
+            sleep(duration.max(LONG_ENOUGH)).await;
+            broker.feeds.be_fragile(false);
         }
         Fault::SlowBroker => {
             // Slower than a publisher waits, now and then.

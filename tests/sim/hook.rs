@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use crate::{
     entropy::{Draws, hash},
+    told::Told,
     trace::Trace,
 };
 
@@ -21,6 +22,15 @@ pub(crate) struct Hook {
     seed: u64,
     trace: Arc<Trace>,
     mood: Mutex<Mood>,
+    /// Whose right to enter the virtual host is asked about: the last question of a login.
+    pub(crate) entering: Told<Entering>,
+}
+
+/// The last one who is about to be logged in, and how many were.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Entering {
+    pub(crate) user: String,
+    pub(crate) count: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +47,7 @@ impl Hook {
             seed,
             trace: Arc::clone(trace),
             mood: Mutex::default(),
+            entering: Told::default(),
         })
     }
 
@@ -81,6 +92,12 @@ impl Authenticator for Hook {
         user: &'a User,
         access: &'a Access,
     ) -> BoxFuture<'a, Result<(), Refusal>> {
+        if matches!(access, Access::Vhost { .. }) {
+            self.entering.set(Entering {
+                user: user.name.to_string(),
+                count: self.entering.get().count + 1,
+            });
+        }
         let question = format!("{} {access:?}", user.name);
         let is_denied = question.contains(FORBIDDEN);
         self.ask(question, is_denied).boxed()

@@ -19,6 +19,7 @@ mod faults;
 mod hook;
 mod ledger;
 mod operator;
+mod told;
 mod trace;
 #[path = "../../src/connection/tests/wire.rs"]
 #[expect(dead_code, reason = "the gateway's own tests need more of it")]
@@ -28,6 +29,7 @@ mod world;
 use std::{
     env,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    process,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -167,25 +169,47 @@ fn short_seeds() {
     );
 }
 
-/// Or no failure could be looked at. Where a client stops in the middle, the order in which one
-/// message was put into several subscriptions shows; it depends on addresses in memory.
-#[test]
-fn seeds_are_the_same_each_time_but_for_a_few() {
-    let count = number("STENTOR_TWICE").unwrap_or(20);
-    let other = (1..=count).filter(|seed| {
-        let once = run(&Plan::short(*seed), true);
-        let again = run(&Plan::short(*seed), true);
-        once.print != again.print
-    });
-    let other: Vec<u64> = other.collect();
-    println!("of {count} seeds these differ: {other:?}");
-    assert!(
-        other.len() as u64 <= count / 5,
-        "of {count} seeds these differ: {other:?}"
-    );
+/// What happened in seeds from 1 on: short ones, and a full one at the end.
+fn prints(count: u64) -> Vec<u64> {
+    let short = (1..=count).map(|seed| run(&Plan::short(seed), true).print);
+    let full = std::iter::once_with(|| run(&Plan::full(1), true).print);
+    short.chain(full).collect()
 }
 
-/// What [`seeds_are_the_same_each_time_but_for_a_few`] rests on.
+/// Says what happened, for [`seeds_are_the_same_each_time`] of another process.
+#[test]
+fn seeds_say_what_happened() {
+    let count = number("STENTOR_PRINTS").unwrap_or(1);
+    println!("prints: {:?}", prints(count));
+}
+
+/// Or no failure could be looked at: twice in this process, and once more in another one, whose
+/// memory is elsewhere.
+#[test]
+fn seeds_are_the_same_each_time() {
+    let count = number("STENTOR_TWICE").unwrap_or(40);
+    let once = prints(count);
+    let again = prints(count);
+    let output = process::Command::new(env::current_exe().unwrap())
+        .args(["--exact", "seeds_say_what_happened", "--nocapture"])
+        .env("STENTOR_PRINTS", count.to_string())
+        .output();
+    let output = String::from_utf8(output.unwrap().stdout).unwrap();
+    let elsewhere = output.split_once("prints: [").unwrap().1;
+    let elsewhere = elsewhere.split_once(']').unwrap().0.split(", ");
+    let elsewhere: Vec<u64> = elsewhere.map(|print| print.parse().unwrap()).collect();
+    let differ = |other: &[u64]| {
+        let pairs = once.iter().zip(other).zip(1_u64..);
+        let differ = pairs.filter(|((print, other), _)| print != other);
+        differ.map(|(_, seed)| seed).collect::<Vec<_>>()
+    };
+    let (here, there) = (differ(&again), differ(&elsewhere));
+    println!("of {count} seeds differ here {here:?}, in another process {there:?}");
+    assert_eq!(elsewhere.len(), once.len());
+    assert!(here.is_empty() && there.is_empty(), "{here:?}, {there:?}");
+}
+
+/// What [`seeds_are_the_same_each_time`] rests on.
 #[test]
 fn randomness_comes_from_the_seed() {
     let draw = || {

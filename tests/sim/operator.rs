@@ -1,9 +1,12 @@
 //! An operator who kicks and bans, and backends that publish.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use stentor::control::{Ban, Change, Command, Subject, Target};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     broker::CONTROL,
@@ -26,7 +29,7 @@ pub(crate) async fn rule(world: Arc<World>) {
             return;
         }
         let user = draws.pick(&world.users).clone();
-        match draws.below(4) {
+        match draws.below(5) {
             0 => {
                 world.kick(&user, true);
                 let target = Target::User(user.as_str().into());
@@ -39,15 +42,31 @@ pub(crate) async fn rule(world: Arc<World>) {
                 let command = format!(r#"{{"command":"kick","user":"{user}"}}"#);
                 world.broker.publish(CONTROL, "", &command);
             }
+            2 => {
+                // Somebody who is about to be logged in, for so long that it would be noticed.
+                let entering = &world.hook.entering;
+                let count = entering.get().count;
+                let next = entering.wait_for(|entering| entering.count > count);
+                if let Ok(next) = timeout(Duration::from_millis(longest), next).await {
+                    sleep(Duration::from_millis(draws.below(3))).await;
+                    exclude(&world, &next.user, draws.millis(27_000, 40_000)).await;
+                }
+            }
             _ => {
-                world.ban(&user, true);
-                run(&world, ban(&world, &user, true)).await;
-                sleep(draws.millis(longest / 8, longest / 2)).await;
-                world.ban(&user, false);
-                run(&world, ban(&world, &user, false)).await;
+                let duration = draws.millis(longest / 8, longest / 2);
+                exclude(&world, &user, duration).await;
             }
         }
     }
+}
+
+/// Bans a user for a while.
+async fn exclude(world: &World, user: &str, duration: Duration) {
+    world.ban(user, true);
+    run(world, ban(world, user, true)).await;
+    sleep(duration).await;
+    world.ban(user, false);
+    run(world, ban(world, user, false)).await;
 }
 
 fn ban(world: &World, user: &str, is_set: bool) -> Command {

@@ -21,10 +21,7 @@ use stentor::{
     node::{Limits, Registry, Services, Settings, Stomp},
     presence::{Node, Presence, memory::MemoryPresence},
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     House,
@@ -35,6 +32,7 @@ use crate::{
     hook::Hook,
     ledger::{EXCHANGES, Ledger, body_of, id_of},
     operator::{self, IDS},
+    told::Told,
     trace::{Trace, WORLD},
 };
 
@@ -127,7 +125,7 @@ pub(crate) struct World {
     pub(crate) house: House,
     pub(crate) users: Vec<String>,
     presence: Arc<MemoryPresence>,
-    phase: watch::Sender<Phase>,
+    phase: Told<Phase>,
     operations: AtomicU64,
     state: Mutex<State>,
 }
@@ -231,7 +229,7 @@ impl World {
             hook,
             services,
             presence,
-            phase: watch::Sender::new(Phase::Busy),
+            phase: Told::new(Phase::Busy),
             operations: AtomicU64::new(0),
             state: Mutex::default(),
         })
@@ -282,7 +280,7 @@ impl World {
 
     fn enter(&self, phase: Phase) {
         self.trace.tell(WORLD, || format!("--- {phase:?}"));
-        self.phase.send_replace(phase);
+        self.phase.set(phase);
     }
 
     /// One more message for everybody who says to be subscribed.
@@ -423,11 +421,16 @@ impl World {
 /// What clients, faults and the operator tell each other.
 impl World {
     pub(crate) fn is_busy(&self) -> bool {
-        *self.phase.borrow() == Phase::Busy
+        self.phase.get() == Phase::Busy
     }
 
-    pub(crate) fn phases(&self) -> watch::Receiver<Phase> {
-        self.phase.subscribe()
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Waits for another phase than this one.
+    pub(crate) async fn after(&self, phase: Phase) -> Phase {
+        self.phase.wait_for(|now| *now != phase).await
     }
 
     pub(crate) fn count(&self) {

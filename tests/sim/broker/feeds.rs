@@ -24,6 +24,8 @@ struct State {
     bound: BTreeMap<(Arc<str>, u16), BTreeSet<String>>,
     is_held: bool,
     held: VecDeque<(FeedId, Message)>,
+    /// Bindings are lost now and then when there is a new one.
+    is_fragile: bool,
     /// How often each exchange's feeds were interrupted.
     interruptions: BTreeMap<Arc<str>, u64>,
 }
@@ -68,13 +70,22 @@ impl Feeds {
         }
     }
 
+    /// From now on a feed may lose its bindings with each new one, or no more.
+    pub(crate) fn be_fragile(&self, is_fragile: bool) {
+        self.0.state.lock().is_fragile = is_fragile;
+    }
+
+    pub(super) fn is_fragile(&self) -> bool {
+        self.0.state.lock().is_fragile
+    }
+
     pub(super) fn lose(&self, host: &dyn VirtualHost) {
         for feed in self.of(None) {
             self.lose_feed(host, &feed);
         }
     }
 
-    fn lose_feed(&self, host: &dyn VirtualHost, feed: &FeedId) {
+    pub(super) fn lose_feed(&self, host: &dyn VirtualHost, feed: &FeedId) {
         for pattern in self.patterns(feed) {
             now(host.unbind_feed(feed, &pattern));
             self.note(feed, &pattern, false);

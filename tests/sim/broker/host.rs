@@ -14,6 +14,7 @@ use super::{
     consumer::{Link, SimConsumer},
     unavailable,
 };
+use crate::trace::WORLD;
 
 pub(super) struct SimHost(pub(super) Arc<Simulated>);
 
@@ -77,8 +78,14 @@ impl VirtualHost for SimHost {
         async move {
             let subject = format!("{}/{pattern}", feed.exchange);
             self.ask("bind", &subject, async {
-                self.0.host().bind_feed(feed, pattern).await?;
+                let host = self.0.host();
+                host.bind_feed(feed, pattern).await?;
                 self.0.feeds.note(feed, pattern, true);
+                if self.0.feeds.is_fragile() && self.0.draws("loss", &subject).percent(40) {
+                    let lost = || format!("the bindings of {subject} and others are lost");
+                    self.0.trace.tell(WORLD, lost);
+                    self.0.feeds.lose_feed(&**host, feed);
+                }
                 Ok(())
             })
             .await

@@ -86,9 +86,7 @@ impl Simulated {
 
     async fn carry(self: &Arc<Self>, message: OnItsWay) {
         sleep_until(message.due).await;
-        let mut alarm = self.has_alarm.subscribe();
-        // The sender is this very broker's.
-        let _ = alarm.wait_for(|has_alarm| !has_alarm).await;
+        self.has_alarm.wait_for(|has_alarm| !has_alarm).await;
         let id = id_of(&message.publish.body);
         let (exchange, key) = (
             message.publish.exchange.clone(),

@@ -23,12 +23,13 @@ use stentor::broker::{
     Broker, BrokerError, Consumer, ExchangeKind, FeedSink, Properties, Publish, VirtualHost,
     embedded::Embedded,
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 
 use self::{consumer::Link, feeds::Feeds, host::SimHost, lanes::Lane};
 use crate::{
     entropy::{Draws, hash},
     ledger::{EXCHANGES, Ledger, id_of},
+    told::Told,
     trace::{Trace, WORLD},
 };
 
@@ -58,10 +59,10 @@ pub(crate) struct Simulated {
     seed: u64,
     mood: Mutex<Mood>,
     inner: OnceLock<Arc<dyn VirtualHost>>,
-    is_up: watch::Sender<bool>,
+    is_up: Told<bool>,
     /// How often the link was lost.
     losses: AtomicU64,
-    has_alarm: watch::Sender<bool>,
+    has_alarm: Told<bool>,
     calls: AtomicU64,
     lanes: Mutex<HashMap<u64, Lane>>,
     consumers: Mutex<BTreeMap<u64, Arc<Link>>>,
@@ -89,9 +90,9 @@ impl Simulated {
             seed,
             mood: Mutex::default(),
             inner: OnceLock::new(),
-            is_up: watch::Sender::new(true),
+            is_up: Told::new(true),
             losses: AtomicU64::new(0),
-            has_alarm: watch::Sender::new(false),
+            has_alarm: Told::new(false),
             calls: AtomicU64::new(0),
             lanes: Mutex::default(),
             consumers: Mutex::default(),
@@ -104,12 +105,12 @@ impl Simulated {
     }
 
     pub(crate) fn set_alarm(&self, has_alarm: bool) {
-        self.has_alarm.send_replace(has_alarm);
+        self.has_alarm.set(has_alarm);
     }
 
     /// The link is cut.
     pub(crate) fn lose_link(&self) {
-        self.is_up.send_replace(false);
+        self.is_up.set(false);
         self.losses.fetch_add(1, Ordering::Relaxed);
         self.feeds.hold();
         let lost: Vec<_> = self.links().iter().map(|link| link.lose()).collect();
@@ -125,7 +126,7 @@ impl Simulated {
             Return::Bare => self.feeds.lose(&*host),
         }
         self.feeds.release();
-        self.is_up.send_replace(true);
+        self.is_up.set(true);
         for link in self.links() {
             link.come_back(&host);
         }
@@ -171,12 +172,11 @@ impl Simulated {
     }
 
     fn is_up(&self) -> bool {
-        *self.is_up.borrow()
+        self.is_up.get()
     }
 
     async fn wait_up(&self) -> Result<u64, BrokerError> {
-        let mut is_up = self.is_up.subscribe();
-        let waiting = timeout(PATIENCE, is_up.wait_for(|is_up| *is_up));
+        let waiting = timeout(PATIENCE, self.is_up.wait_for(|is_up| *is_up));
         match waiting.await {
             Ok(_) => Ok(self.losses()),
             Err(_) => Err(unavailable()),

@@ -23,6 +23,9 @@ use crate::{
     world::{Phase, World},
 };
 
+/// Between two looks whether its session should be over.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// Lives until the simulation's end: it comes back whenever its session is over.
 pub(crate) async fn live(world: Arc<World>, number: u32) {
     let mut draws = Draws::of(&[world.plan.seed, u64::from(number)]);
@@ -171,9 +174,10 @@ impl Session {
 
     async fn run(&mut self) {
         let mut client = Client::on(&self.world.house, self.wire.clone());
-        let mut phases = self.world.phases();
+        let (world, mut phase) = (Arc::clone(&self.world), self.world.phase());
         self.connect();
         let mut next = self.think();
+        let mut look = Instant::now() + LOOK;
         loop {
             let may_act = self.world.is_busy() && self.connected.is_some();
             tokio::select! {
@@ -187,8 +191,12 @@ impl Session {
                     self.check_discipline();
                     next = self.think();
                 }
-                Ok(()) = phases.changed() => {
-                    let phase = *phases.borrow_and_update();
+                () = sleep_until(look), if self.connected.is_some() => {
+                    self.check_discipline();
+                    look = Instant::now() + LOOK;
+                }
+                now = world.after(phase) => {
+                    phase = now;
                     match phase {
                         Phase::Busy | Phase::Quiet => {}
                         Phase::Check => self.check_calm(),
