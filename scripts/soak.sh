@@ -96,6 +96,9 @@ one() {
 
 crowds() {
     one 2000 crowds::rabbitmq_is_killed_under_a_crowd
+    one 1000 slow_clients::clients_that_stop_reading_are_closed
+    one 1000 slow_clients::clients_that_stop_reading_lose_the_oldest
+    one 1000 slow_clients::clients_that_stop_reading_keep_the_newest
     one 5000 crowds::the_end_of_the_gateway_is_spread_over_a_crowd
     one 10000 hook::thousands_wait_for_a_hook_that_comes_and_goes
     JOURNAL_MISSED=300000 run cargo test --locked --test it -- --nocapture --exact \

@@ -7,6 +7,7 @@ mod confirms;
 mod crowds;
 mod hook;
 mod logs;
+mod slow_clients;
 mod slow_link;
 mod soak;
 
