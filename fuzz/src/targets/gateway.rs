@@ -97,7 +97,7 @@ pub(super) const TARGETS: [Target; 8] = [
             b",",
             b"null",
         ],
-        short: 7,
+        short: 15_000,
         run: jwt,
     },
     Target {
