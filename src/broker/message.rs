@@ -7,6 +7,7 @@ use stomp_grammar::{Version, encode};
 
 use super::{
     Properties,
+    delta::Deltas,
     destination::{Destination, reply_destination},
 };
 use crate::telemetry::{ReadAt, SentAt};
@@ -33,6 +34,8 @@ pub struct Message {
     /// When it was read off the broker's socket.
     pub read_at: ReadAt,
     tails: OnceLock<Tails>,
+    /// Empty unless a subscription asks for deltas.
+    pub(super) deltas: Deltas,
 }
 
 /// How a message left a queue as a dead letter.
@@ -56,7 +59,7 @@ pub struct Tail {
 }
 
 #[derive(Clone, Debug)]
-enum Tails {
+pub(super) enum Tails {
     /// Nothing in it needs an escape: the same bytes in every version.
     Plain(Tail),
     /// One for each version, when it is asked for.
@@ -106,6 +109,7 @@ impl Message {
             deaths: Box::default(),
             read_at: ReadAt::default(),
             tails: OnceLock::new(),
+            deltas: Deltas::default(),
         }
     }
 
@@ -135,8 +139,19 @@ impl Message {
     /// the empty line, the body, NUL. Encoded once (once for each version, if a header needs
     /// escapes) and kept. `topics` names the default topic exchange: the same one in each call.
     pub fn tail(&self, version: Version, topics: &str) -> &Tail {
-        let tails = self.tails.get_or_init(|| {
-            let (tail, escapes) = self.encode(version, topics);
+        self.tail_with(&self.tails, &self.body, version, topics)
+    }
+
+    /// The same with another body, and kept with that.
+    pub(super) fn tail_with<'a>(
+        &self,
+        tails: &'a OnceLock<Tails>,
+        body: &[u8],
+        version: Version,
+        topics: &str,
+    ) -> &'a Tail {
+        let tails = tails.get_or_init(|| {
+            let (tail, escapes) = self.encode(body, version, topics);
             if escapes {
                 let tails: Box<[OnceLock<Tail>; Version::ALL.len()]> = Box::default();
                 // It is empty.
@@ -149,13 +164,13 @@ impl Message {
         match tails {
             Tails::Plain(tail) => tail,
             Tails::Escaped(tails) => {
-                of_version(tails, version).get_or_init(|| self.encode(version, topics).0)
+                of_version(tails, version).get_or_init(|| self.encode(body, version, topics).0)
             }
         }
     }
 
     /// The tail, and whether a header needs escapes in some version.
-    fn encode(&self, version: Version, topics: &str) -> (Tail, bool) {
+    fn encode(&self, body: &[u8], version: Version, topics: &str) -> (Tail, bool) {
         // The names of some properties, `content-length` with its number, the empty line, NUL.
         const REST: usize = 96;
         let special = |text: &str| {
@@ -169,17 +184,17 @@ impl Message {
             .flat_map(|(name, value)| [name.len(), value.len(), ":\n".len()])
             .sum();
         let key = [self.exchange.len(), self.routing_key.len()];
-        let rest = [REST, headers, self.body.len()];
+        let rest = [REST, headers, body.len()];
         let mut out = Vec::with_capacity(rest.into_iter().chain(key).sum());
         let mut escapes = false;
         self.visit_headers(topics, |name, value| {
             escapes |= special(name) || special(value);
             encode::header(&mut out, version, name, value);
         });
-        encode::body(&mut out, &self.body);
+        encode::body(&mut out, body);
         let tail = Tail {
             bytes: out.into(),
-            is_text: std::str::from_utf8(&self.body).is_ok(),
+            is_text: std::str::from_utf8(body).is_ok(),
         };
         (tail, escapes)
     }
@@ -228,7 +243,7 @@ pub fn passes_for(name: &str, names: &[&str]) -> bool {
 }
 
 /// Headers that say something of the frame itself; AMQP headers of these names are left out.
-const OWN_HEADERS: [&str; 9] = [
+const OWN_HEADERS: [&str; 10] = [
     "destination",
     "subscription",
     "message-id",
@@ -238,6 +253,7 @@ const OWN_HEADERS: [&str; 9] = [
     "receipt-id",
     DROPPED_HEADER,
     CONFLATED_HEADER,
+    DELTA_HEADER,
 ];
 
 fn of_version<T>(each: &[T; Version::ALL.len()], version: Version) -> &T {
@@ -270,6 +286,11 @@ pub const DROPPED_HEADER: &str = "x-dropped";
 /// The header of a MESSAGE frame that tells how many older messages of its key it stands for, besides
 /// itself; the gateway sets it, never the sender.
 pub const CONFLATED_HEADER: &str = "x-conflated";
+
+/// The header of a MESSAGE frame whose client asked for deltas: `whole 7`, where 7 is the message's
+/// number in its subscription; or `fossil 7 4`, the body is the delta to that of message 4. The
+/// gateway sets it, never the sender.
+pub const DELTA_HEADER: &str = "x-delta";
 
 #[cfg(test)]
 mod tests {

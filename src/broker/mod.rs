@@ -7,10 +7,12 @@
 mod account;
 pub mod amqp;
 mod config;
+mod delta;
 pub mod destination;
 pub mod embedded;
 mod error;
 mod feed_config;
+mod fossil;
 pub mod journal;
 mod keys;
 mod kinds;
@@ -26,6 +28,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
 
 pub use config::{Config, Url, UrlError};
+pub use delta::Delta;
 pub use error::{BrokerError, Cause};
 pub(crate) use error::{no_direct_replies, resource_locked};
 pub use feed_config::{Binding, FeedConfig};
@@ -35,7 +38,8 @@ pub use journal::{
 pub use keys::{KeyLimits, TooManyHashes, TooManyWords};
 pub(crate) use kinds::{KnownKind, KnownKinds};
 pub use message::{
-    CONFLATED_HEADER, DROPPED_HEADER, Death, Delivery, Message, USER_HEADER, passes_for,
+    CONFLATED_HEADER, DELTA_HEADER, DROPPED_HEADER, Death, Delivery, Message, Tail, USER_HEADER,
+    passes_for,
 };
 pub use offline::{
     KeyTemplate, OfflineConfig, OfflineFeeds, UNHEARD_HEADER, offline_of, policy_for,

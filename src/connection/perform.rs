@@ -202,16 +202,20 @@ async fn open(
         resume,
         stored,
         conflate,
+        deltas,
     } = &plan
     {
         Permissions::with(context, identity, answers)
             .listen(exchange, pattern)
             .await?;
         let right = || Right::Listen(exchange.clone(), pattern.clone());
-        let mailbox = context.guard.mailbox();
+        let (mailbox, id) = (context.guard.mailbox(), subscribe.subscription);
+        if *deltas {
+            // Before its first message. If there is no subscription to end it, the session ends.
+            mailbox.follow(id);
+        }
         if let Some(resume) = resume {
             let source = (&**exchange, &**pattern);
-            let id = subscribe.subscription;
             // A client for which there is no room gets nothing of it.
             let stay = Stay::enter(context, identity, source).await?;
             let (shared, kept, told) = match stored {
@@ -233,7 +237,7 @@ async fn open(
         }
         // Before the client is served: it has what comes after.
         let newest = identity.vhost.newest(exchange, pattern);
-        let (vhost, id) = (&identity.vhost, subscribe.subscription);
+        let vhost = &identity.vhost;
         let source = (&**exchange, &**pattern);
         let stay = Stay::enter(context, identity, source).await?;
         let shared = match *conflate {

@@ -17,9 +17,9 @@ use super::{
     under_way::UnderWay,
 };
 use crate::{
-    broker::{CONFLATED_HEADER, DROPPED_HEADER, Message},
+    broker::{CONFLATED_HEADER, DELTA_HEADER, DROPPED_HEADER, Delta, Tail},
     deadline::later,
-    hub::{Item, Parcel},
+    hub::{Follows, Item, Parcel},
     telemetry,
 };
 
@@ -104,16 +104,13 @@ impl Writer {
             if is_congested(link) {
                 break;
             }
-            match mailbox.poll_take(task) {
-                Poll::Ready(Item::Parcel(parcel)) => {
-                    let delivered =
-                        self.deliver(&parcel, &mut turn, link, session, operations, context);
-                    match delivered {
-                        Ok(is_kept) => is_timed |= is_kept,
-                        Err(problem) => return Poll::Ready(Err(Stop::Problem(problem))),
-                    }
+            let (parcel, follows) = match mailbox.poll_take(task) {
+                Poll::Ready(Item::Parcel(parcel)) => (parcel, None),
+                Poll::Ready(Item::Follows(parcel, follows)) => (parcel, Some(follows)),
+                Poll::Ready(Item::Again(messages)) => {
+                    operations.ask_again(messages, mailbox);
+                    continue;
                 }
-                Poll::Ready(Item::Again(messages)) => operations.ask_again(messages, mailbox),
                 Poll::Ready(Item::Problem(problem)) => {
                     return Poll::Ready(Err(Stop::Problem(problem)));
                 }
@@ -121,6 +118,12 @@ impl Writer {
                     is_empty = true;
                     break;
                 }
+            };
+            let parcel = (&parcel, follows.as_deref());
+            let delivered = self.deliver(parcel, &mut turn, link, session, operations, context);
+            match delivered {
+                Ok(is_kept) => is_timed |= is_kept,
+                Err(problem) => return Poll::Ready(Err(Stop::Problem(problem))),
             }
         }
         let was_just_blocked =
@@ -156,23 +159,23 @@ impl Writer {
             left = left.saturating_sub(1);
             if let Some(message) = mailbox.held(subscription, tag) {
                 telemetry::written_again();
-                self.message(&message, &turn.head, link, session, context);
+                let topics = &context.settings().stomp.default_topic_exchange;
+                let tail = message.tail(session.version(), topics);
+                self.message(tail, &turn.head, link, session, context);
             }
         }
         left
     }
 
-    /// Hands a MESSAGE to the link, of which this is the head.
+    /// Hands a MESSAGE to the link, of which these are the tail and the head.
     fn message(
         &mut self,
-        message: &Message,
+        tail: &Tail,
         head: &[u8],
         link: &mut impl Link,
         session: &Session,
         context: &Context,
     ) {
-        let topics = &context.settings().stomp.default_topic_exchange;
-        let tail = message.tail(session.version(), topics);
         self.frames = self.frames.wrapping_add(1);
         self.messages = self.messages.wrapping_add(1);
         tapped::goes(context, (head, &tail.bytes), session.version());
@@ -232,7 +235,7 @@ impl Writer {
     /// again unless it is acknowledged.
     fn deliver<L: Link>(
         &mut self,
-        parcel: &Parcel,
+        (parcel, follows): (&Parcel, Option<&Follows>),
         turn: &mut Turn,
         link: &mut L,
         session: &mut Session,
@@ -264,7 +267,16 @@ impl Writer {
             Delivered::Refused => return Ok(false),
         }
         let topics = &context.settings().stomp.default_topic_exchange;
-        let tail = parcel.message.tail(session.version(), topics);
+        let (message, version) = (&parcel.message, session.version());
+        // Part of a text need not be one.
+        let can_go =
+            |delta: &Delta| !link.takes_text_only() || delta.tail(message, version, topics).is_text;
+        let delta = follows.and_then(|follows| follows.delta(message));
+        let delta = delta.filter(|(delta, _)| can_go(delta));
+        let tail = match &delta {
+            Some((delta, _)) => delta.tail(message, version, topics),
+            None => message.tail(version, topics),
+        };
         if link.takes_text_only() && !tail.is_text {
             // It counts as received, or the broker would have it sent for ever.
             return Err(Problem::NotUtf8);
@@ -277,7 +289,14 @@ impl Writer {
             let conflated = format!("{CONFLATED_HEADER}:{}\n", parcel.conflated);
             turn.head.extend_from_slice(conflated.as_bytes());
         }
-        self.message(&parcel.message, &turn.head, link, session, context);
+        if let Some(Follows { number, .. }) = follows {
+            let told = match &delta {
+                Some((_, base)) => format!("{DELTA_HEADER}:fossil {number} {base}\n"),
+                None => format!("{DELTA_HEADER}:whole {number}\n"),
+            };
+            turn.head.extend_from_slice(told.as_bytes());
+        }
+        self.message(tail, &turn.head, link, session, context);
         if !parcel.is_past {
             turn.under_way
                 .add(&parcel.message, &context.session, link.pending());

@@ -386,8 +386,8 @@ async fn listen_once(link: &ControlLink, shared: &Arc<ControlShared>) -> String 
                 handle(link, shared, &parcel.message).await;
             }
             Item::Problem(problem) => return problem.to_string(),
-            // Only dedicated consumers have it, and this is a feed.
-            Item::Again(_) => {}
+            // Only dedicated consumers have the one, and this is a feed; nobody asked for the other.
+            Item::Again(_) | Item::Follows(..) => {}
         }
     }
 }

@@ -38,7 +38,7 @@ pub use feed::{
     FeedStatus, Gap, Given, History, HistoryAsk, HistoryGiven, JournalStatus, Missed, OnGap,
     Resume, ResumeError, Resumed, SharedSubscription, Since, Told,
 };
-pub use mailbox::{Acks, Conflate, DedicatedSink, Item, Mailbox, Parcel, Settling};
+pub use mailbox::{Acks, Conflate, DedicatedSink, Follows, Item, Mailbox, Parcel, Settling};
 pub use vhosts::{EnterError, VhostStatus, Vhosts};
 
 use self::{

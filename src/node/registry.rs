@@ -410,6 +410,8 @@ impl Shed for Registry {
         let mut greatest: Vec<_> = {
             let members = self.members.lock();
             let all = members.by_number.values().map(|member| &member.mailbox);
+            // Clients share them, so it is not known how much that frees.
+            let all = all.inspect(|mailbox| mailbox.forget_bases());
             let sized = all.map(|mailbox| (mailbox.bytes(), mailbox));
             let large = sized.filter(|(bytes, _)| *bytes >= WORTH_IT);
             large

@@ -6,6 +6,7 @@
 
 mod asking;
 pub(super) mod conflating;
+mod deltas;
 mod fields;
 mod looking_back;
 pub(super) mod numbering;
@@ -266,6 +267,8 @@ pub enum Plan {
         stored: Option<u16>,
         /// Of messages that wait, it wants the newest of each key alone.
         conflate: Option<Conflate>,
+        /// It wants messages as deltas, where they are shorter.
+        deltas: bool,
     },
     /// By a queue and a consumer of its own.
     Dedicated(Consume),
@@ -299,6 +302,9 @@ pub fn subscribe(
             if conflating::read(headers)?.is_some() {
                 return Err(conflating::no_resume());
             }
+            if deltas::asks(headers) {
+                return Err(deltas::no_acknowledging());
+            }
             let fields = Fields::new(Command::Subscribe, headers);
             let wish = fields.number("prefetch-count")?.unwrap_or_default();
             let limit = match wish {
@@ -315,6 +321,7 @@ pub fn subscribe(
                 }),
                 stored: Some(limit.max(1)),
                 conflate: None,
+                deltas: false,
             })
         }
         Destination::Exchange { .. } | Destination::Topic(_)
@@ -332,6 +339,7 @@ pub fn subscribe(
                 resume,
                 stored: None,
                 conflate,
+                deltas: deltas::read(headers)?,
             })
         }
         _ => dedicated(destination, ack, headers, unique, context).map(Plan::Dedicated),
@@ -371,6 +379,9 @@ pub fn dedicated(
     }
     if conflating::asks(headers) {
         return Err(conflating::no_queue());
+    }
+    if deltas::asks(headers) {
+        return Err(deltas::no_queue());
     }
     let fields = Fields::new(Command::Subscribe, headers);
     let binding = destination

@@ -10,7 +10,7 @@ use super::{
     numbering,
 };
 use crate::broker::{
-    CONFLATED_HEADER, DIRECT_REPLIES, DROPPED_HEADER, Properties, USER_HEADER,
+    CONFLATED_HEADER, DELTA_HEADER, DIRECT_REPLIES, DROPPED_HEADER, Properties, USER_HEADER,
     destination::{Destination, MAX_NAME},
     for_each_property, no_direct_replies, passes_for,
 };
@@ -18,7 +18,13 @@ use crate::messaging::DUPLICATE_HEADER;
 
 /// Headers of a message that the gateway alone sets: what a client says there is left out, in
 /// every spelling that a receiver may take for the same name.
-const GATEWAY_S: [&str; 4] = [USER_HEADER, DROPPED_HEADER, CONFLATED_HEADER, "user-id"];
+const GATEWAY_S: [&str; 5] = [
+    USER_HEADER,
+    DROPPED_HEADER,
+    CONFLATED_HEADER,
+    DELTA_HEADER,
+    "user-id",
+];
 
 /// The same, where SENDs may be numbered.
 const ONCE: [&str; 3] = [DUPLICATE_HEADER, numbering::NUMBER, numbering::KEY];

@@ -321,6 +321,7 @@ fn plain_subscriptions_share() {
             resume: None,
             stored: None,
             conflate: None,
+            deltas: false,
         })
     };
     let auto =

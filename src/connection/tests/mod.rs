@@ -4,6 +4,7 @@ mod bans;
 mod bounds;
 mod conflating;
 mod control;
+mod deltas;
 mod denying;
 mod echo;
 mod ending;

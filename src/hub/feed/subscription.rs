@@ -81,7 +81,7 @@ impl Drop for SharedSubscription {
             subscription,
         } = &self.subscriber;
         self.feed.remove(&self.pattern, &self.subscriber);
-        mailbox.end_conflation(*subscription);
+        mailbox.end_wishes(*subscription);
     }
 }
 

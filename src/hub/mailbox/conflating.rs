@@ -1,4 +1,5 @@
-//! The mailbox's side of [`Lanes`](super::lanes): the clock, the bound, and turns with other messages.
+//! The mailbox's side of [`Lanes`](super::lanes) and [`Bases`](super::bases): the clock, the bounds, and
+//! turns with other messages.
 
 use std::{
     cell::OnceCell,
@@ -13,12 +14,17 @@ use tokio::{
 
 use super::{
     Mailbox, MailboxState, Overflow, Parcel,
+    bases::Follows,
     lanes::{Conflate, Lanes, Put},
 };
 use crate::{broker::Message, telemetry};
 
 /// So much of the mailbox may wait for windows to end: the rest is for clients that are slow.
 const WINDOWS: usize = 2;
+
+/// Messages that deltas may be made to take at most this part of the mailbox's bytes, beside those
+/// that wait.
+const BASES: usize = 4;
 
 impl Mailbox {
     /// From now on, of a subscription's messages only the newest of each key waits.
@@ -29,15 +35,28 @@ impl Mailbox {
     ) {
         let mut state = self.state.lock();
         if !state.closed {
-            let lanes = state
-                .lanes
-                .get_or_insert_with(|| Box::new(Lanes::new(Arc::downgrade(self))));
-            lanes.add(subscription, conflate);
+            state.lanes(self).add(subscription, conflate);
+        }
+    }
+
+    /// From now on, messages go to a subscription's client with their [`Follows`]. Its
+    /// [`SharedSubscription`](crate::hub::SharedSubscription) ends it.
+    pub fn follow(self: &Arc<Self>, subscription: SubscriptionId) {
+        let mut state = self.state.lock();
+        if !state.closed {
+            state.lanes(self).bases.add(subscription);
+        }
+    }
+
+    /// The node is short of memory: deltas have to begin anew.
+    pub fn forget_bases(&self) {
+        if let Some(lanes) = &mut self.state.lock().lanes {
+            lanes.bases.forget();
         }
     }
 
     /// The subscription is over.
-    pub(in crate::hub) fn end_conflation(&self, subscription: SubscriptionId) {
+    pub(in crate::hub) fn end_wishes(&self, subscription: SubscriptionId) {
         let mut state = self.state.lock();
         if let Some(lanes) = &mut state.lanes
             && lanes.remove(subscription)
@@ -119,6 +138,28 @@ impl Lanes {
 }
 
 impl MailboxState {
+    fn lanes(&mut self, mailbox: &Arc<Mailbox>) -> &mut Lanes {
+        let new = || Box::new(Lanes::new(Arc::downgrade(mailbox)));
+        self.lanes.get_or_insert_with(new)
+    }
+
+    /// A message goes to its client: how it follows on others, if its subscription wants deltas.
+    pub(super) fn follows(
+        &mut self,
+        parcel: &Parcel,
+        limits: &super::MailboxConfig,
+    ) -> Option<Box<Follows>> {
+        let bases = &mut self.lanes.as_mut()?.bases;
+        let most = limits.max_bytes / BASES;
+        let follows = bases.take(parcel.subscription, &parcel.message, most)?;
+        Some(Box::new(follows))
+    }
+
+    /// The bytes of messages that deltas may be made to.
+    pub(super) fn in_bases(&self) -> usize {
+        self.lanes.as_ref().map_or(0, |lanes| lanes.bases.bytes())
+    }
+
     /// Wakes the connection if a window has ended; the end of the next one.
     fn tick(&mut self) -> Option<Instant> {
         let now = Instant::now().into_std();

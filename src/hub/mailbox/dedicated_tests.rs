@@ -143,7 +143,7 @@ fn work_off(queues: &mut [Queue], multiple: bool) -> Vec<(SubscriptionId, u64)> 
                     queues[at].requeue(tag);
                 }
             }
-            Some(Item::Problem(problem)) => panic!("{problem}"),
+            Some(other) => panic!("{other:?}"),
             None => return taken,
         }
     }
@@ -204,7 +204,7 @@ async fn nothing_is_accepted_unseen() {
                 list.into_iter().for_each(|(_, tag)| queue.requeue(tag));
                 queue.send();
             }
-            Some(Item::Problem(problem)) => panic!("{problem}"),
+            Some(other) => panic!("{other:?}"),
             None => break,
         }
         if seen == 3 {

@@ -16,7 +16,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use stomp_session::SubscriptionId;
 use tokio::sync::Notify;
 
-use super::{Mailbox, Parcel};
+use super::{Mailbox, Parcel, bases::Bases};
 use crate::broker::Message;
 
 /// What a subscription wants of messages with the same key.
@@ -43,6 +43,8 @@ pub(super) struct Lanes {
     pub(super) sooner: Arc<Notify>,
     /// The mailbox that they are in.
     pub(super) mailbox: Weak<Mailbox>,
+    /// Here, since few mailboxes have either.
+    pub(super) bases: Bases,
 }
 
 /// The messages of one subscription.
@@ -91,6 +93,7 @@ impl Lanes {
             clock: None,
             sooner: Arc::default(),
             mailbox,
+            bases: Bases::default(),
         }
     }
 
@@ -114,16 +117,17 @@ impl Lanes {
         });
     }
 
-    /// Drops a subscription's lane and its messages. Returns true if none is left.
+    /// Drops a subscription's lane and its messages, and its bases. Returns true if nothing is left.
     pub(super) fn remove(&mut self, subscription: SubscriptionId) -> bool {
         self.lanes.retain(|lane| lane.subscription != subscription);
         self.lanes.shrink_to_fit();
+        self.bases.remove(subscription);
         self.is_empty()
     }
 
-    /// True without lanes.
+    /// True without lanes and bases.
     pub(super) fn is_empty(&self) -> bool {
-        self.lanes.is_empty()
+        self.lanes.is_empty() && self.bases.is_empty()
     }
 
     /// Puts a message of a subscription into its lane; `None` if it has none.
@@ -317,11 +321,11 @@ fn at(waiting: &VecDeque<Waiting>, first: u64, place: u64) -> Option<&Waiting> {
     waiting.get(usize::try_from(place.wrapping_sub(first)).ok()?)
 }
 
-fn hash_of(hasher: &DefaultHashBuilder, message: &Message) -> u64 {
+pub(super) fn hash_of(hasher: &DefaultHashBuilder, message: &Message) -> u64 {
     hasher.hash_one((&*message.exchange, &*message.routing_key))
 }
 
-fn is_same_key(one: &Message, other: &Message) -> bool {
+pub(super) fn is_same_key(one: &Message, other: &Message) -> bool {
     one.routing_key == other.routing_key && one.exchange == other.exchange
 }
 

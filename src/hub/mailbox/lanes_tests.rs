@@ -171,7 +171,7 @@ async fn messages_of_the_past_find_the_room_that_lanes_leave() {
         let is_told = poll_fn(|context| Poll::Ready(room.as_mut().poll(context).is_ready())).await;
         assert!(!is_told);
         if ends {
-            mailbox.end_conflation(FAST);
+            mailbox.end_wishes(FAST);
         } else {
             assert_eq!(all(&mailbox).len(), 4);
         }
@@ -184,7 +184,7 @@ async fn messages_of_the_past_find_the_room_that_lanes_leave() {
 fn nothing_is_left_of_a_subscription_that_ended() {
     let mailbox = mailbox(Conflate::Latest);
     push(&mailbox, "a", 0..2);
-    mailbox.end_conflation(FAST);
+    mailbox.end_wishes(FAST);
     assert_eq!(mailbox.waiting(), (0, 0));
     assert!(mailbox.state.lock().lanes.is_none());
     // Its number is never used again; what is still on its way waits as any message.

@@ -5,6 +5,7 @@
 //! delays neither another nor the feed.
 
 mod acks;
+mod bases;
 mod conflating;
 mod dedicated;
 mod held;
@@ -24,7 +25,7 @@ use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
 use tokio::sync::Notify;
 
-pub use self::{acks::Acks, dedicated::Settling, lanes::Conflate};
+pub use self::{acks::Acks, bases::Follows, dedicated::Settling, lanes::Conflate};
 use self::{
     conflating::Now,
     dedicated::{DedicatedWaiting, Pushed},
@@ -146,6 +147,8 @@ const FEW_WAIT: usize = 4;
 pub enum Item {
     /// Write a message.
     Parcel(Parcel),
+    /// Write a message to a client that wants deltas.
+    Follows(Parcel, Box<Follows>),
     /// Have these messages requeued, for there is room for them again (`dedicated.rs`): by
     /// subscription and tag, and before anything else of theirs is settled.
     Again(Vec<(SubscriptionId, u64)>),
@@ -527,7 +530,8 @@ impl Mailbox {
         });
     }
 
-    /// Bytes that wait for the client, of both kinds, and on their way to it.
+    /// Bytes that wait for the client, of both kinds, and on their way to it; and of messages that deltas
+    /// may be made to.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let state = self.state.lock();
@@ -542,6 +546,7 @@ impl Mailbox {
             .saturating_add(lanes)
             .saturating_add(dedicated)
             .saturating_add(unwritten)
+            .saturating_add(state.in_bases())
     }
 
     /// Messages that wait in it, of both kinds, and their bytes.
@@ -643,7 +648,10 @@ impl Mailbox {
         }
         if let Some(parcel) = state.take() {
             state.look_for_room(&self.limits);
-            return Poll::Ready(Item::Parcel(parcel));
+            return Poll::Ready(match state.follows(&parcel, &self.limits) {
+                Some(follows) => Item::Follows(parcel, follows),
+                None => Item::Parcel(parcel),
+            });
         }
         match &mut state.waker {
             Some(waker) => waker.clone_from(context.waker()),

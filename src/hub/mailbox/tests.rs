@@ -45,8 +45,7 @@ fn take(mailbox: &Mailbox) -> Option<Item> {
 fn take_parcel(mailbox: &Mailbox) -> Option<Parcel> {
     match take(mailbox) {
         Some(Item::Parcel(parcel)) => Some(parcel),
-        Some(Item::Problem(problem)) => panic!("{problem}"),
-        Some(Item::Again(again)) => panic!("asked for again: {again:?}"),
+        Some(other) => panic!("{other:?}"),
         None => None,
     }
 }
