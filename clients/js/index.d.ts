@@ -109,6 +109,12 @@ export interface SubscribeOptions {
   /** Catches up after a reconnect: needs an exchange with a journal at the server. */
   resume?: boolean | Resume;
   /**
+   * Messages of 64 bytes to 16 KiB come as differences to the last one of their destination, where that is shorter, and
+   * onMessage gets them whole. If one cannot be read, onProblem is told (`no-delta-base`, `bad-delta`), and the
+   * subscription begins anew without: onLive(true) follows.
+   */
+  delta?: boolean;
+  /**
    * The subscription is live: from here on no message is missed, until the connection ends. `again` is true
    * after a reconnect: without `resume` load the state anew, for messages may have been missed.
    */

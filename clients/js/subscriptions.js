@@ -2,6 +2,7 @@
 // the gateway takes them, and one that is refused alone is dropped or tried again alone.
 
 import { Problem } from './advice.js';
+import { Bases } from './delta.js';
 import { Alarm, Pace, pause } from './pace.js';
 import { Progress } from './progress.js';
 
@@ -20,14 +21,14 @@ export class Subscriptions {
   }
 
   /** Resolves when it is live; rejects if it is refused for good. `login` is the user, if it is known. */
-  add(destination, onMessage, { headers = {}, resume, onLive, onResumed, onGap, onProblem, signal } = {}, login) {
+  add(destination, onMessage, { headers = {}, resume, delta = false, onLive, onResumed, onGap, onProblem, signal } = {}, login) {
     const id = headers.id ?? `sub-${this.#lastId += 1}`;
     if (this.#all.has(id)) throw new TypeError(`there is a subscription with the id ${id}`);
     const ready = deferred();
     const owner = login && `stentor-cursor ${login} ${destination}`;
     const progress = resume ? new Progress(resume, headers, owner, (problem) => this.#call(onProblem, problem)) : undefined;
     const callbacks = { onMessage, onLive, onResumed, onGap, onProblem };
-    const subscription = { id, destination, headers, ...callbacks, progress, ready, failures: 0, alarm: new Alarm() };
+    const subscription = { id, destination, headers, delta, ...callbacks, progress, ready, failures: 0, alarm: new Alarm() };
     this.#all.set(id, subscription);
     const leave = () => this.#remove(subscription);
     signal?.addEventListener('abort', leave);
@@ -39,8 +40,27 @@ export class Subscriptions {
 
   take(id, message) {
     const subscription = this.#all.get(id);
-    this.#call(subscription?.onMessage, message);
-    subscription?.progress?.take(message.headers); // after it: what a reload interrupts comes again
+    if (!subscription || subscription.isEnding) return;
+    let whole = message;
+    try {
+      whole = subscription.bases?.take(message) ?? message;
+    } catch (problem) {
+      this.#beginWhole(subscription, problem);
+      return;
+    }
+    this.#call(subscription.onMessage, whole);
+    subscription.progress?.take(message.headers); // after it: what a reload interrupts comes again
+  }
+
+  /** A delta cannot be read, nor what comes after it: begins anew, without deltas. */
+  async #beginWhole(subscription, problem) {
+    const { id, asked } = subscription;
+    Object.assign(subscription, { delta: false, isEnding: true });
+    this.#call(subscription.onProblem, problem);
+    await asked.request((stomp, receipt) => stomp.unsubscribe(id, { receipt })).catch(() => {});
+    if (this.#all.get(id) !== subscription || subscription.asked !== asked) return;
+    subscription.asked = undefined;
+    this.#askAll();
   }
 
   /** A connection is open. */
@@ -113,10 +133,11 @@ export class Subscriptions {
   }
 
   async #ask(connection, subscription) {
-    const { id, destination, headers, ready, progress, onLive, onResumed, onGap, wasLive = false } = subscription;
+    const { id, destination, headers, delta, ready, progress, onLive, onResumed, onGap, wasLive = false } = subscription;
+    Object.assign(subscription, { bases: delta ? new Bases() : undefined, isEnding: false });
     let receipt;
     try {
-      receipt = await connection.subscribe(id, destination, { ...headers, ...progress?.ask() });
+      receipt = await connection.subscribe(id, destination, { ...(delta && { delta: 'fossil' }), ...headers, ...progress?.ask() });
     } catch (problem) {
       const isOver = problem.code === 'connection-lost' || problem.code === 'unsent'; // the next connection sees it
       if (!isOver && this.#all.get(id) === subscription) this.refuse(id, problem);

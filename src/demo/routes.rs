@@ -31,7 +31,7 @@ const SVG: &str = "image/svg+xml";
 
 /// A file of the page, or of the example for SockJS: its path, its type, and its content.
 #[rustfmt::skip] // a line each
-const FILES: [(&str, &str, &str); 20] = [
+const FILES: [(&str, &str, &str); 21] = [
     ("", HTML, include_str!("page/index.html")),
     ("style.css", CSS, include_str!("page/style.css")),
     ("app.js", SCRIPT, include_str!("page/app.js")),
@@ -41,6 +41,7 @@ const FILES: [(&str, &str, &str); 20] = [
     ("stentor-client/advice.js", SCRIPT, include_str!("../../clients/js/advice.js")),
     ("stentor-client/client.js", SCRIPT, include_str!("../../clients/js/client.js")),
     ("stentor-client/connection.js", SCRIPT, include_str!("../../clients/js/connection.js")),
+    ("stentor-client/delta.js", SCRIPT, include_str!("../../clients/js/delta.js")),
     ("stentor-client/pace.js", SCRIPT, include_str!("../../clients/js/pace.js")),
     ("stentor-client/subscriptions.js", SCRIPT, include_str!("../../clients/js/subscriptions.js")),
     ("stentor-client/progress.js", SCRIPT, include_str!("../../clients/js/progress.js")),

@@ -33,7 +33,7 @@ const client = (options) => new installed.module.StentorClient({
 });
 
 test('the package has what it needs, and nothing else', () => {
-  const expected = ['README.md', 'README.zh.md', 'advice.js', 'client.js', 'connection.js', 'index.d.ts', 'index.js', 'pace.js', 'package.json', 'progress.js', 'subscriptions.js', 'tokens.js'];
+  const expected = ['README.md', 'README.zh.md', 'advice.js', 'client.js', 'connection.js', 'delta.js', 'index.d.ts', 'index.js', 'pace.js', 'package.json', 'progress.js', 'subscriptions.js', 'tokens.js'];
   assert.deepEqual([...installed.files].sort(), expected);
 });
 

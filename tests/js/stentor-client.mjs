@@ -39,12 +39,13 @@ await obey({
   },
 
   /** `stored`: what a storage holds already. */
-  subscribe({ destination, headers, resume, stored }) {
+  subscribe({ destination, headers, resume, delta, stored }) {
     const kept = new Map(stored && [['kept', stored]]);
     const storage = { getItem: (key) => kept.get(key) ?? null, setItem: (key, text) => { kept.set(key, text); } };
-    const message = ({ body, headers: { cursor } }) => tell('message', { destination, body, cursor });
+    const message = ({ body, headers: { cursor, 'x-delta': kind } }) => tell('message', { destination, body, cursor, kind });
     client.subscribe(destination, message, {
       headers,
+      delta,
       resume: resume && { storage, key: 'kept', ...resume },
       onLive: (again) => tell('live', { destination, again, stored: kept.get('kept') }),
       onResumed: ({ missed }) => tell('resumed', { destination, missed }),
