@@ -6,31 +6,27 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
-use stomp_grammar::Version;
 
-use super::{
-    fossil,
-    message::{Message, Tail, Tails},
-};
+use super::{fossil, tail::Tails};
 
 /// Shorter bodies go whole: a delta takes some twenty bytes at least.
 const SHORTEST: usize = 64;
 /// Longer ones, too: a connection that encodes one delays others on its thread.
-const LONGEST: usize = 16 * 1024;
+pub(super) const LONGEST: usize = 16 * 1024;
 /// The deltas of one message that are made and kept: receivers at further bases get it whole.
-const MOST: usize = 4;
+pub(super) const MOST: usize = 4;
 /// A delta saves at least one part in so many. For less, a client need not take the trouble.
-const SAVES: usize = 5;
+pub(super) const SAVES: usize = 5;
 
-/// The deltas of a message, made when somebody asks for them.
-#[derive(Debug, Default)]
-pub(super) struct Deltas(OnceLock<Box<Mutex<Vec<Made>>>>);
+/// The deltas of a message `M`, made when somebody asks for them.
+#[derive(Debug)]
+pub(super) struct Deltas<M>(OnceLock<Box<Mutex<Vec<Made<M>>>>>);
 
 /// A delta, and its base. Weak, so that no message keeps its predecessors; and while it is there, no
 /// other message has the base's address.
 #[derive(Debug)]
-struct Made {
-    base: Weak<Message>,
+struct Made<M> {
+    base: Weak<M>,
     /// `None`: it would save too little.
     delta: Option<Arc<Delta>>,
 }
@@ -39,37 +35,34 @@ struct Made {
 #[derive(Debug)]
 pub struct Delta {
     body: Box<[u8]>,
-    tails: OnceLock<Tails>,
+    pub(super) tails: Tails,
 }
 
-impl Message {
-    /// This message as a delta to `base`; `None` where that saves too little. It is encoded once for
-    /// all who ask, as its tail is.
-    #[must_use]
-    pub fn delta_to(&self, base: &Arc<Self>) -> Option<Arc<Delta>> {
-        if !self.fits_deltas() || !base.fits_deltas() {
+/// Whether a body can be a delta, or the base of one.
+pub(super) fn fits(body: &[u8]) -> bool {
+    (SHORTEST..=LONGEST).contains(&body.len())
+}
+
+impl<M> Deltas<M> {
+    /// The delta of the body to that of the base.
+    pub(super) fn to(&self, base: &Arc<M>, of_base: &[u8], body: &[u8]) -> Option<Arc<Delta>> {
+        if !fits(of_base) || !fits(body) {
             return None;
         }
-        let mut all = self.deltas.0.get_or_init(Box::default).lock();
-        let is_known = |made: &&Made| Weak::as_ptr(&made.base) == Arc::as_ptr(base);
+        let mut all = self.0.get_or_init(Box::default).lock();
+        let is_known = |made: &&Made<M>| Weak::as_ptr(&made.base) == Arc::as_ptr(base);
         if let Some(made) = all.iter().find(is_known) {
             return made.delta.as_ref().map(Arc::clone);
         }
         if all.len() >= MOST {
             return None;
         }
-        let delta = Delta::new(&base.body, &self.body).map(Arc::new);
+        let delta = Delta::new(of_base, body).map(Arc::new);
         all.push(Made {
             base: Arc::downgrade(base),
             delta: delta.as_ref().map(Arc::clone),
         });
         delta
-    }
-
-    /// Whether it can be a delta, or the base of one.
-    #[must_use]
-    pub fn fits_deltas(&self) -> bool {
-        (SHORTEST..=LONGEST).contains(&self.body.len())
     }
 }
 
@@ -79,7 +72,7 @@ impl Delta {
         let delta = fossil::encode(base, body, most)?;
         Some(Self {
             body: delta.into(),
-            tails: OnceLock::new(),
+            tails: Tails::default(),
         })
     }
 
@@ -88,20 +81,17 @@ impl Delta {
     pub fn body(&self) -> &[u8] {
         &self.body
     }
+}
 
-    /// As [`Message::tail`], of the message that it was made of.
-    pub fn tail(&self, of: &Message, version: Version, topics: &str) -> &Tail {
-        of.tail_with(&self.tails, &self.body, version, topics)
+impl<M> Default for Deltas<M> {
+    fn default() -> Self {
+        Self(OnceLock::new())
     }
 }
 
 /// A copy makes its own.
-impl Clone for Deltas {
+impl<M> Clone for Deltas<M> {
     fn clone(&self) -> Self {
         Self::default()
     }
 }
-
-#[cfg(test)]
-#[path = "delta_tests.rs"]
-mod tests;

@@ -1,14 +1,15 @@
 //! Messages, as the gateway sees them.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use stomp_grammar::{Version, encode};
 
 use super::{
     Properties,
-    delta::Deltas,
+    delta::{self, Delta, Deltas},
     destination::{Destination, reply_destination},
+    tail::{Tail, Tails},
 };
 use crate::telemetry::{ReadAt, SentAt};
 
@@ -33,9 +34,9 @@ pub struct Message {
     pub deaths: Box<[Death]>,
     /// When it was read off the broker's socket.
     pub read_at: ReadAt,
-    tails: OnceLock<Tails>,
+    tails: Tails,
     /// Empty unless a subscription asks for deltas.
-    pub(super) deltas: Deltas,
+    deltas: Deltas<Self>,
 }
 
 /// How a message left a queue as a dead letter.
@@ -47,23 +48,6 @@ pub struct Death {
     pub reason: Box<str>,
     /// The key that it had before.
     pub routing_key: Box<str>,
-}
-
-/// What [`Message::tail`] encoded.
-#[derive(Clone, Debug)]
-pub struct Tail {
-    /// The end of the frame.
-    pub bytes: Box<[u8]>,
-    /// Whether it is UTF-8.
-    pub is_text: bool,
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum Tails {
-    /// Nothing in it needs an escape: the same bytes in every version.
-    Plain(Tail),
-    /// One for each version, when it is asked for.
-    Escaped(Box<[OnceLock<Tail>; Version::ALL.len()]>),
 }
 
 impl Message {
@@ -108,7 +92,7 @@ impl Message {
             may_be_known: false,
             deaths: Box::default(),
             read_at: ReadAt::default(),
-            tails: OnceLock::new(),
+            tails: Tails::default(),
             deltas: Deltas::default(),
         }
     }
@@ -139,34 +123,27 @@ impl Message {
     /// the empty line, the body, NUL. Encoded once (once for each version, if a header needs
     /// escapes) and kept. `topics` names the default topic exchange: the same one in each call.
     pub fn tail(&self, version: Version, topics: &str) -> &Tail {
-        self.tail_with(&self.tails, &self.body, version, topics)
+        let encode = || self.encode(&self.body, version, topics);
+        self.tails.get(version, encode)
     }
 
-    /// The same with another body, and kept with that.
-    pub(super) fn tail_with<'a>(
-        &self,
-        tails: &'a OnceLock<Tails>,
-        body: &[u8],
-        version: Version,
-        topics: &str,
-    ) -> &'a Tail {
-        let tails = tails.get_or_init(|| {
-            let (tail, escapes) = self.encode(body, version, topics);
-            if escapes {
-                let tails: Box<[OnceLock<Tail>; Version::ALL.len()]> = Box::default();
-                // It is empty.
-                let _ = of_version(&tails, version).set(tail);
-                Tails::Escaped(tails)
-            } else {
-                Tails::Plain(tail)
-            }
-        });
-        match tails {
-            Tails::Plain(tail) => tail,
-            Tails::Escaped(tails) => {
-                of_version(tails, version).get_or_init(|| self.encode(body, version, topics).0)
-            }
-        }
+    /// The same with a delta of this message in place of the body.
+    pub fn tail_of<'a>(&self, delta: &'a Delta, version: Version, topics: &str) -> &'a Tail {
+        let encode = || self.encode(delta.body(), version, topics);
+        delta.tails.get(version, encode)
+    }
+
+    /// This message as a delta to `base`; `None` where that saves too little. It is encoded once for
+    /// all who ask, as its tail is.
+    #[must_use]
+    pub fn delta_to(&self, base: &Arc<Self>) -> Option<Arc<Delta>> {
+        self.deltas.to(base, &base.body, &self.body)
+    }
+
+    /// Whether it can be a delta, or the base of one.
+    #[must_use]
+    pub fn fits_deltas(&self) -> bool {
+        delta::fits(&self.body)
     }
 
     /// The tail, and whether a header needs escapes in some version.
@@ -256,15 +233,6 @@ const OWN_HEADERS: [&str; 10] = [
     DELTA_HEADER,
 ];
 
-fn of_version<T>(each: &[T; Version::ALL.len()], version: Version) -> &T {
-    let [v1_0, v1_1, v1_2] = each;
-    match version {
-        Version::V1_0 => v1_0,
-        Version::V1_1 => v1_1,
-        Version::V1_2 => v1_2,
-    }
-}
-
 /// A message of a dedicated consumer.
 #[derive(Clone, Debug)]
 pub struct Delivery {
@@ -291,6 +259,10 @@ pub const CONFLATED_HEADER: &str = "x-conflated";
 /// number in its subscription; or `fossil 7 4`, the body is the delta to that of message 4. The
 /// gateway sets it, never the sender.
 pub const DELTA_HEADER: &str = "x-delta";
+
+#[cfg(test)]
+#[path = "delta_tests.rs"]
+mod delta_tests;
 
 #[cfg(test)]
 mod tests {

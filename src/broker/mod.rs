@@ -21,6 +21,7 @@ mod offline;
 pub mod own_queues;
 mod properties;
 pub mod routing;
+mod tail;
 
 use std::{fmt, sync::Arc};
 
@@ -38,7 +39,7 @@ pub use journal::{
 pub use keys::{KeyLimits, TooManyHashes, TooManyWords};
 pub(crate) use kinds::{KnownKind, KnownKinds};
 pub use message::{
-    CONFLATED_HEADER, DELTA_HEADER, DROPPED_HEADER, Death, Delivery, Message, Tail, USER_HEADER,
+    CONFLATED_HEADER, DELTA_HEADER, DROPPED_HEADER, Death, Delivery, Message, USER_HEADER,
     passes_for,
 };
 pub use offline::{
@@ -47,6 +48,7 @@ pub use offline::{
 pub use properties::Properties;
 pub(crate) use properties::for_each_property;
 pub use routing::ExchangeKind;
+pub use tail::Tail;
 
 /// The prefix of the names of feeds' queues at the broker: they are the gateway's own.
 pub const FEED_QUEUES: &str = "stentor.feed.";

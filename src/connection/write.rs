@@ -269,12 +269,13 @@ impl Writer {
         let topics = &context.settings().stomp.default_topic_exchange;
         let (message, version) = (&parcel.message, session.version());
         // Part of a text need not be one.
-        let can_go =
-            |delta: &Delta| !link.takes_text_only() || delta.tail(message, version, topics).is_text;
+        let can_go = |delta: &Delta| {
+            !link.takes_text_only() || message.tail_of(delta, version, topics).is_text
+        };
         let delta = follows.and_then(|follows| follows.delta(message));
         let delta = delta.filter(|(delta, _)| can_go(delta));
         let tail = match &delta {
-            Some((delta, _)) => delta.tail(message, version, topics),
+            Some((delta, _)) => message.tail_of(delta, version, topics),
             None => message.tail(version, topics),
         };
         if link.takes_text_only() && !tail.is_text {
