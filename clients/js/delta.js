@@ -17,7 +17,10 @@ export class Bases {
   /** The message with its whole body. Throws a Problem where that cannot be made. */
   take(message) {
     const { destination, 'x-delta': told } = message.headers;
-    if (told === undefined) return message; // the server makes no delta of it, nor to it
+    if (told === undefined) {
+      this.#last.delete(destination); // the server makes no delta of it, nor to it, nor to the one before
+      return message;
+    }
     const [kind, number, base] = told.split(' ');
     let body = message.binaryBody;
     if (kind !== 'whole') {

@@ -57,6 +57,8 @@ export class Subscriptions {
     const { id, asked } = subscription;
     Object.assign(subscription, { delta: false, isEnding: true });
     this.#call(subscription.onProblem, problem);
+    if (this.#all.get(id) !== subscription) return; // given up meanwhile, which told the server
+    subscription.isWithdrawn = true;
     await asked.request((stomp, receipt) => stomp.unsubscribe(id, { receipt })).catch(() => {});
     if (this.#all.get(id) !== subscription || subscription.asked !== asked) return;
     subscription.asked = undefined;
@@ -134,7 +136,7 @@ export class Subscriptions {
 
   async #ask(connection, subscription) {
     const { id, destination, headers, delta, ready, progress, onLive, onResumed, onGap, wasLive = false } = subscription;
-    Object.assign(subscription, { bases: delta ? new Bases() : undefined, isEnding: false });
+    Object.assign(subscription, { bases: delta ? new Bases() : undefined, isEnding: false, isWithdrawn: false });
     let receipt;
     try {
       receipt = await connection.subscribe(id, destination, { ...(delta && { delta: 'fossil' }), ...headers, ...progress?.ask() });
@@ -156,7 +158,7 @@ export class Subscriptions {
     const { id, asked } = subscription;
     if (this.#all.get(id) !== subscription) return;
     this.#drop(subscription, new Problem('unsubscribed', 'the subscription was given up', { next: 'stop' }));
-    if (!asked || asked !== this.#connection) return;
+    if (!asked || asked !== this.#connection || subscription.isWithdrawn) return;
     const write = (stomp, receipt) => stomp.unsubscribe(id, { ...headers, receipt });
     await asked.request(write).catch(() => {}); // an end of the connection is one, too
   }

@@ -36,6 +36,8 @@ pub struct Bound {
     destination: String,
     /// For which key.
     routing_key: String,
+    /// `queue` or `exchange`.
+    destination_type: String,
 }
 
 /// The bindings of others at `exchange`, in order; nothing if there is no such exchange.
@@ -49,7 +51,8 @@ pub async fn bound_at(
 ) -> Result<Option<Vec<Bound>>, SourceError> {
     let encoded = |name| utf8_percent_encode(name, NON_ALPHANUMERIC);
     let (vhost, name) = (encoded(vhost), encoded(exchange));
-    let path = format!("exchanges/{vhost}/{name}/bindings/source");
+    let columns = "columns=destination,destination_type,routing_key";
+    let path = format!("exchanges/{vhost}/{name}/bindings/source?{columns}");
     let answer = match management.get(&path).await {
         Err(SourceError::Status(_, status)) if status.as_u16() == 404 => return Ok(None),
         answer => answer?,
@@ -64,7 +67,7 @@ pub async fn bound_at(
 /// Without the bridges, which lead where the alternate exchange leads.
 fn of_others(exchange: &str, mut bound: Vec<Bound>) -> Vec<Bound> {
     let all = format!("{exchange}.all");
-    bound.retain(|bound| bound.destination != all);
+    bound.retain(|bound| bound.destination != all || bound.destination_type != "exchange");
     bound.sort();
     bound
 }
@@ -80,9 +83,20 @@ pub fn named(bound: &[Bound]) -> String {
 /// The command that lists them.
 #[must_use]
 pub fn listing(vhost: &str, exchange: &str) -> String {
+    let quoted = |name: &str| format!("'{}'", name.replace('\'', r"'\''"));
+    let plain = |name: &str| {
+        name.chars()
+            .all(|char| char.is_alphanumeric() || "/._-".contains(char))
+    };
+    let vhost = if plain(vhost) {
+        vhost.to_owned()
+    } else {
+        quoted(vhost)
+    };
+    let pattern = quoted(&format!("^{exchange}[[:space:]]"));
     format!(
         "rabbitmqctl list_bindings -p {vhost} source_name destination_name destination_kind \
-         routing_key | grep '^{exchange}[[:space:]]'"
+         routing_key | grep {pattern}"
     )
 }
 
@@ -113,6 +127,9 @@ pub fn endangered(config: &Config) -> &[String] {
     }
 }
 
+/// After so many looks without an answer, what was said before is no longer taken for true.
+const PATIENCE: u32 = 10;
+
 /// What was said last of an exchange.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
@@ -133,6 +150,7 @@ pub(super) fn watch<T: Send + Sync + 'static>(config: &Config, alive: Weak<T>) {
     let url = url.or_else(|| beside_broker(config));
     let management = url.and_then(|url| Management::new(url).ok());
     let mut said = BTreeMap::new();
+    let mut failed = 0_u32;
     tokio::spawn(async move {
         let mut rounds = interval(EVERY);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -145,6 +163,14 @@ pub(super) fn watch<T: Send + Sync + 'static>(config: &Config, alive: Weak<T>) {
                 for exchange in &exchanges {
                     let now = look(management.as_ref(), vhost, exchange).await;
                     let key = (vhost.clone(), exchange.clone());
+                    failed = if now.is_ok() {
+                        0
+                    } else {
+                        failed.saturating_add(1)
+                    };
+                    if failed == PATIENCE && said.get(&key) != Some(&Said::Unknown) {
+                        said.remove(&key);
+                    }
                     let before = said.get(&key);
                     if let Some(now) = say(vhost, exchange, before, now) {
                         said.insert(key, now);
@@ -208,6 +234,12 @@ mod tests {
         let all = all.iter().map(|(key, destination)| Bound {
             destination: (*destination).to_owned(),
             routing_key: (*key).to_owned(),
+            destination_type: if destination.ends_with(".all") {
+                "exchange"
+            } else {
+                "queue"
+            }
+            .to_owned(),
         });
         all.collect()
     }

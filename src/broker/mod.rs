@@ -379,7 +379,13 @@ pub enum Argument {
 
 /// The first of the gateway's own lanes ([`Publish::lane`]), each of which is used for as long as it
 /// runs.
-pub const STANDING_LANES: u64 = LANE_OF_OFFLINE;
+pub const STANDING_LANES: u64 = LANE_OF_DEMO;
+/// Messages of the demo's page.
+pub const LANE_OF_DEMO: u64 = u64::MAX - 5;
+/// Commands, and the answers to them.
+pub const LANE_OF_CONTROL: u64 = u64::MAX - 4;
+/// Trials of an exchange, whether it leads to the offline one.
+pub const LANE_OF_TRIALS: u64 = u64::MAX - 3;
 /// Messages that workers of the gateway hand to the offline exchange.
 pub const LANE_OF_OFFLINE: u64 = u64::MAX - 2;
 /// Messages that nobody heard.
@@ -400,9 +406,9 @@ pub struct Publish {
     pub body: bytes::Bytes,
     /// Whether a message that reaches no queue is an error.
     pub mandatory: bool,
-    /// Messages of the same lane keep their order. A connection has one, which ends with its first
-    /// message that is not published; connections count theirs up from 0. The gateway's own
-    /// ([`STANDING_LANES`]) go on.
+    /// Messages of the same lane keep their order. A connection has one of its own, below 2^62: what
+    /// it has handed over behind a message that is lost with a link, or is refused with a channel, is
+    /// not published either. Behind such a message, the gateway's own ([`STANDING_LANES`]) go on.
     pub lane: u64,
     /// The broker may take long to route it: for whom it does. It goes where others do not wait
     /// for it, and one after the other for each of these.

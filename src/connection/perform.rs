@@ -210,14 +210,17 @@ async fn open(
             .await?;
         let right = || Right::Listen(exchange.clone(), pattern.clone());
         let (mailbox, id) = (context.guard.mailbox(), subscribe.subscription);
-        if *deltas {
-            // Before its first message. If there is no subscription to end it, the session ends.
-            mailbox.follow(id);
-        }
+        // Before its first message. What fails behind it ends the session, and this with it.
+        let follow = || {
+            if *deltas {
+                mailbox.follow(id);
+            }
+        };
         if let Some(resume) = resume {
             let source = (&**exchange, &**pattern);
             // A client for which there is no room gets nothing of it.
             let stay = Stay::enter(context, identity, source).await?;
+            follow();
             let (shared, kept, told) = match stored {
                 Some(limit) => go_on(context, identity, source, resume, (id, *limit)).await?,
                 None => {
@@ -240,6 +243,7 @@ async fn open(
         let vhost = &identity.vhost;
         let source = (&**exchange, &**pattern);
         let stay = Stay::enter(context, identity, source).await?;
+        follow();
         let shared = match *conflate {
             None => vhost.subscribe(exchange, pattern, mailbox, id).await?,
             Some(_) if vhost.has_journal(exchange) => {

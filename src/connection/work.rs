@@ -286,6 +286,10 @@ impl Work {
     }
 
     pub(super) fn poll(&mut self, context: &mut TaskContext<'_>) -> Poll<Done> {
+        // First: after a message that was not published, none is begun.
+        if let Poll::Ready(Some(done)) = self.confirming.poll_next_unpin(context) {
+            return Poll::Ready(done);
+        }
         if let Some(current) = &mut self.current
             && let Poll::Ready(done) = current.poll_unpin(context)
         {
@@ -293,10 +297,7 @@ impl Work {
             self.current_operation = None;
             return Poll::Ready(done);
         }
-        match self.confirming.poll_next_unpin(context) {
-            Poll::Ready(Some(done)) => Poll::Ready(done),
-            _ => Poll::Pending,
-        }
+        Poll::Pending
     }
 
     /// Waits for the confirmations of an operation, and for what of it comes back, beside all

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    broker::{BrokerError, Message, Properties, Publish, VirtualHost},
+    broker::{BrokerError, LANE_OF_CONTROL, Message, Properties, Publish, VirtualHost},
     deadline::after,
     hub::{Hub, Item, Mailbox, MailboxConfig, Overflow},
     telemetry,
@@ -286,7 +286,7 @@ impl ControlLink {
             },
             body: body.into(),
             mandatory: false,
-            lane: 0,
+            lane: LANE_OF_CONTROL,
             slow: None,
         };
         let publishing = async { self.0.vhost.host().publish(publish).await?.await };

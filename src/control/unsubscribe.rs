@@ -5,7 +5,7 @@ use std::fmt;
 use crate::broker::destination::Destination;
 
 /// The longest destination, in bytes.
-const MAX_DESTINATION: usize = 1024;
+const MAX_DESTINATION: usize = 2 * 3 * 255 + 32;
 
 /// Which subscriptions of a user are to end, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use warp::{
 
 use super::{EXCHANGE, GROUP, Info, USERS};
 use crate::{
-    broker::{BrokerError, Properties, Publish},
+    broker::{BrokerError, LANE_OF_DEMO, Properties, Publish},
     http::Routes,
     node::Services,
     presence::{Presence, PresenceError},
@@ -182,7 +182,7 @@ async fn publish(services: &Services, push: Push) -> Result<(), BrokerError> {
         },
         body: push.body.into(),
         mandatory: false,
-        lane: 0,
+        lane: LANE_OF_DEMO,
         slow: None,
     };
     vhost.publish(publish).await?.await

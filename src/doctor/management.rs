@@ -364,7 +364,9 @@ mod tests {
     #[test]
     fn bindings_of_others_are_named() {
         assert_eq!(judge("/", "feed", &[]).mark, Mark::Right);
-        let other = json!({"destination": "audit", "routing_key": "user_alice"});
+        let other = json!({
+            "destination": "audit", "destination_type": "queue", "routing_key": "user_alice"
+        });
         let found = judge("/", "feed", &[serde_json::from_value(other).unwrap()]);
         assert_eq!(found.mark, Mark::Wrong);
         assert!(

@@ -401,7 +401,7 @@ impl Source {
                     properties: Properties::default(),
                     body: bytes::Bytes::new(),
                     mandatory: true,
-                    lane: u64::MAX - 3,
+                    lane: crate::broker::LANE_OF_TRIALS,
                     slow: None,
                 };
                 let outcome = async { host.publish(publish).await?.await };

@@ -50,6 +50,7 @@ impl Reader {
             Item::Follows(parcel, follows) => (parcel.message, follows),
             Item::Parcel(parcel) => {
                 let body = parcel.message.body.to_vec();
+                self.last.remove(&parcel.message.routing_key);
                 return Some((parcel.message, body));
             }
             other => panic!("{other:?}"),

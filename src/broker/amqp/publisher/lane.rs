@@ -104,7 +104,7 @@ impl Job {
 
     /// A caller that waits no more has left.
     fn answer(&mut self, outcome: Result<(), BrokerError>) {
-        // Those two are about the one message: the broker has taken what follows.
+        // Those two are about the one message, and the channel goes on.
         let is_end = match &outcome {
             Ok(()) | Err(BrokerError::Nacked | BrokerError::Unroutable) => false,
             Err(_) => self.sender < STANDING_LANES,
@@ -325,6 +325,9 @@ impl Lane {
     }
 
     async fn take(&mut self, mut job: Job) {
+        if job.is_left_out() {
+            return job.leave_out();
+        }
         let admitted = {
             let shared = Arc::clone(&self.shared);
             let mut admitting = pin!(shared.wait_until_allowed(&job));

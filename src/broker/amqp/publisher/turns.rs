@@ -1,8 +1,8 @@
 //! One sender's messages stay in order, although there are many lanes: whoever has messages under
 //! way on one lane waits for the broker's answers before it goes on another.
 //!
-//! A connection's messages end at the first that is not published ([`Place::failed`]): it is told of
-//! that one, and will begin again there. Those that it has handed over behind it, and that are not
+//! A connection's messages end at the first that is lost with the link, or refused with the channel
+//! ([`Place::failed`]): it is told of that one, and will begin again there. Those that it has handed over behind it, and that are not
 //! on their way to the broker yet, are left out; sent, they would be doubled later, and tear a hole
 //! into the order until then.
 
@@ -220,7 +220,7 @@ mod tests {
         first.failed();
         drop(first);
         assert!(second.is_left_out() && !others.is_left_out());
-        // Handed over by somebody who knows.
+        // Handed over later: a connection that has heard of it hands over no more.
         let third = enter(fast(1)).unwrap();
         assert!(!third.is_left_out());
         drop(third);

@@ -462,6 +462,9 @@ async fn play(seed: u64) -> Script {
         }
         sleep(Duration::from_millis(script.dice.random_range(0..5_000))).await;
     }
+    while let Some(ended) = consumers.try_join_next() {
+        ended.expect("a consumer's own check holds");
+    }
     consumers.shutdown().await;
     for (queue, seen) in script.queues.iter().zip(&script.seen) {
         let seen = seen.lock();
