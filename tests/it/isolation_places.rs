@@ -78,7 +78,10 @@ impl Node {
         clients
     }
 
-    fn lines(&self, message: &str) -> Vec<Value> {
+    /// The events of this message, of which there is one at least: the log is written by a thread of
+    /// its own.
+    async fn lines(&self, message: &str) -> Vec<Value> {
+        self.gateway.until_logged(message).await;
         let mut events = self.gateway.events();
         events.retain(|event| event["message"] == message);
         events
@@ -178,7 +181,7 @@ async fn half_requests_shut_no_port() {
     assert!(node.metric("stentor_connections_gave_way_total").await >= 100);
     let says = "too many connections are not logged in: the oldest of the address with most are \
                 closed";
-    let lines = node.lines(says);
+    let lines = node.lines(says).await;
     assert!((1..10).contains(&lines.len()), "{lines:#?}");
     node.is_sound();
 }
@@ -373,7 +376,7 @@ async fn proxies_that_are_trusted_name_their_clients() {
     );
     assert_eq!(log_in(PROXY, &[]).await, PROXY);
     assert_eq!(log_in(ALICE, &[forwarded]).await, ALICE);
-    let opened = node.lines("connection opened");
+    let opened = node.lines("connection opened").await;
     assert_eq!(opened[0]["remote"], "203.0.113.9:0");
     // SockJS as well.
     let request = "POST /stomp/000/a/xhr HTTP/1.1\r\nhost: 127.0.0.1\r\n\
@@ -420,7 +423,7 @@ async fn a_proxy_header_of_others_closes() {
     }
     let says =
         "a PROXY header came from an address that is not in [listen] trusted_proxies: closed";
-    let lines = node.lines(says);
+    let lines = node.lines(says).await;
     assert!((1..5).contains(&lines.len()), "{lines:#?}");
     // And a proxy without its header does not get in.
     let mut proxy = connect(PROXY, address).await;
@@ -442,7 +445,7 @@ async fn a_proxy_that_is_not_named_is_one_line() {
     .await;
     let says = "[listen] proxy_protocol is on without trusted_proxies: everybody who can connect can \
                 give any address; name the networks of your proxies there";
-    assert_eq!(node.lines(says).len(), 1);
+    assert_eq!(node.lines(says).await.len(), 1);
     // By the PROXY header they are at a public address.
     let open = async |number: usize, extra: &str| {
         let mut stream = connect(ALICE, node.http()).await;
@@ -459,7 +462,8 @@ async fn a_proxy_that_is_not_named_is_one_line() {
     let lines = node.lines(
         "a proxy names its clients' addresses and is not believed, so they all count as one: write \
          the proxy's network into [listen] trusted_proxies",
-    );
+    )
+    .await;
     assert_eq!(lines.len(), 1, "{lines:#?}");
     // Without that header the address counts.
     let mut refused = String::new();
@@ -611,12 +615,12 @@ async fn clients_without_a_login_do_not_fill_the_log() {
     let refused = "stentor_refused_total{at=\"login\",reason=\"login-refused\"}";
     assert_eq!(node.metric(refused).await, CLIENTS);
     for message in ["login refused", "connection closed"] {
-        let lines = node.lines(message).len();
+        let lines = node.lines(message).await.len();
         // A slow machine takes more than ten seconds.
         assert!((50..CLIENTS / 2).contains(&lines), "{message}: {lines}");
     }
     // A login is told all the same.
     node.hook.allow_all();
     node.serves(ALICE).await;
-    assert_eq!(node.lines("connection opened").len(), 2);
+    node.gateway.until_events("connection opened", 2).await;
 }

@@ -20,8 +20,8 @@ const QUEUES: usize = 3;
 const MESSAGES: usize = 150;
 /// Faults of a seed, at most.
 const FAULTS: usize = 12;
-/// Virtual time after which a seed is stuck.
-const STUCK: Duration = Duration::from_secs(3_600);
+/// Virtual time after which a seed is stuck: each silence takes ten minutes.
+const STUCK: Duration = Duration::from_secs(4 * 3_600);
 
 /// What a taker was given, as it knows it.
 #[derive(Default)]
