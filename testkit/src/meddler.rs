@@ -54,7 +54,7 @@ const HOLD: Duration = Duration::from_millis(30);
 /// One in so many confirms becomes a refusal.
 const SELDOM: u32 = 60;
 /// One in so many turns ends the connection.
-const CUT: u32 = 5;
+const CUT: u32 = 12;
 
 impl Meddler {
     /// Starts to meddle between its own address and `server` (`host:port`).
