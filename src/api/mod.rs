@@ -79,7 +79,6 @@ pub use presence::{
     Counts, Group, MAX_USERS, Member, NodeInfo, Nodes, Session, Sessions, Status, User, UserStatus,
     Users, UsersRequest,
 };
-pub(crate) use publish::MAX_MANDATORY;
 pub use publish::{
     Became, FailureReason, KeyFailure, KeyReport, PublishFailure, PublishRequest, Published,
 };

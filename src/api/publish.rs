@@ -29,9 +29,6 @@ use crate::{
 /// Keys in one call.
 const MAX_KEYS: usize = 10_000;
 
-/// The most keys of a `mandatory` call: the broker answers for one message at a time.
-pub(crate) const MAX_MANDATORY: usize = 1_000;
-
 /// Keys whose sessions are asked for in one call of the store.
 const AT_A_TIME: usize = 1_000;
 
@@ -89,13 +86,10 @@ pub struct PublishRequest {
     #[serde(default)]
     pub persistent: bool,
     /// A message that reaches no queue is a failure. A feed's queue counts as reached, even if
-    /// nobody is subscribed on that node. Slower, because the broker is asked one by one: at most
-    /// 1,000 keys.
+    /// nobody is subscribed on that node.
     #[serde(default)]
     pub mandatory: bool,
-    /// Answers for each key what became of the message (`report`). For exchanges that
-    /// `presence.destinations` does not name the broker is asked one by one, as with `mandatory`: at
-    /// most 1,000 keys.
+    /// Answers for each key what became of the message (`report`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub report: bool,
     /// The property `priority`.
@@ -168,9 +162,6 @@ pub enum Became {
     Queued,
     /// No queue took it, and nobody gets it.
     Nobody,
-    /// The key has no subscriber, and RabbitMQ was not asked whether a queue took the message: the
-    /// call has more than 1,000 such keys.
-    Unknown,
 }
 
 /// Not all messages were published.
@@ -321,9 +312,7 @@ impl Outgoing {
             return Err(reserved("exchange", &exchange));
         }
         let field = if keys.is_some() { "keys" } else { "key" };
-        let rooms = api.services.rooms.as_deref();
-        let is_counted = rooms.is_some_and(|rooms| rooms.counts(&exchange));
-        let keys = self::keys(key, keys, mandatory || report && !is_counted)?;
+        let keys = self::keys(key, keys)?;
         let is_reserved = |key: &&String| api.services.reserves_key(&exchange, key);
         if let Some(key) = keys.iter().find(is_reserved) {
             return Err(reserved(field, key));
@@ -401,22 +390,9 @@ impl Outgoing {
         Some(known)
     }
 
-    /// Whether the broker is asked if a queue takes the message with this key: if it is of use, as far
-    /// as there may be so many.
-    fn asks(&self, known: Option<&[u64]>) -> Vec<bool> {
-        let mut asked = 0_usize;
-        let of_use = |index: usize| match known.and_then(|known| known.get(index)) {
-            _ if self.mandatory => true,
-            Some(sessions) => *sessions == 0,
-            None => self.reports,
-        };
-        let keys = 0..self.keys.len();
-        keys.map(|index| {
-            let asks = of_use(index) && asked < MAX_MANDATORY;
-            asked = asked.saturating_add(usize::from(asks));
-            asks
-        })
-        .collect()
+    /// Whether the broker is asked if a queue takes the message with this key: if it is of use.
+    fn asks(&self, sessions: Option<u64>) -> bool {
+        self.mandatory || self.reports && sessions.unwrap_or_default() == 0
     }
 
     /// The keys that failed, and what became of the others, if it is to be told.
@@ -426,11 +402,9 @@ impl Outgoing {
         known: Option<&[u64]>,
         report: &mut Vec<KeyReport>,
     ) -> Vec<KeyFailure> {
-        let asks = self.asks(known);
         let mut failed = Vec::new();
-        for (index, ((key, outcome), asks)) in self.keys.iter().zip(outcomes).zip(asks).enumerate()
-        {
-            let sessions = known.and_then(|known| known.get(index)).copied();
+        for (index, (key, outcome)) in self.keys.iter().zip(outcomes).enumerate() {
+            let sessions = sessions(known, index);
             let became = match &outcome {
                 Some(failure) if failure.reason == FailureReason::Unroutable && !self.mandatory => {
                     Became::Nobody
@@ -440,8 +414,7 @@ impl Outgoing {
                     continue;
                 }
                 None if sessions.is_some_and(|sessions| sessions > 0) => Became::Subscribed,
-                None if asks => Became::Queued,
-                None => Became::Unknown,
+                None => Became::Queued,
             };
             if self.reports {
                 report.push(KeyReport {
@@ -458,12 +431,12 @@ impl Outgoing {
     async fn publish(&self, vhost: &Hub, known: Option<&[u64]>) -> Vec<Option<KeyFailure>> {
         // When the broker is away each message would wait for it anew.
         let (message, is_away) = (self, &AtomicBool::new(false));
-        let asks = self.asks(known);
         // Nobody else's: a lane's messages wait for one another.
         let lane: u64 = rand::random();
         // Keys of their own: a future that borrows from an iterator's item is not `Send` enough.
-        let keys = message.keys.clone().into_iter().zip(asks).enumerate();
-        let publishing = keys.map(|(index, (key, mandatory))| async move {
+        let keys = message.keys.clone().into_iter().enumerate();
+        let publishing = keys.map(|(index, key)| async move {
+            let mandatory = message.asks(sessions(known, index));
             if is_away.load(Ordering::Relaxed) {
                 let error = BrokerError::Unavailable("not tried, for others found it away".into());
                 return Some(KeyFailure::new(&key, &error));
@@ -520,11 +493,11 @@ impl KeyFailure {
     }
 }
 
-fn keys(
-    key: Option<String>,
-    keys: Option<Vec<String>>,
-    mandatory: bool,
-) -> Result<Vec<String>, Refusal> {
+fn sessions(known: Option<&[u64]>, index: usize) -> Option<u64> {
+    known.and_then(|known| known.get(index)).copied()
+}
+
+fn keys(key: Option<String>, keys: Option<Vec<String>>) -> Result<Vec<String>, Refusal> {
     let (field, keys) = match (key, keys) {
         (Some(key), None) => ("key", vec![key]),
         (None, Some(keys)) => ("keys", keys),
@@ -538,15 +511,17 @@ fn keys(
             ));
         }
     };
-    let most = if mandatory { MAX_MANDATORY } else { MAX_KEYS };
     if keys.is_empty() {
         return Err(Refusal::field(
             field,
             "is empty; nothing would be published",
         ));
     }
-    if keys.len() > most {
-        let error = format!("has {} keys; at most {most} go into one call", keys.len());
+    if keys.len() > MAX_KEYS {
+        let error = format!(
+            "has {} keys; at most {MAX_KEYS} go into one call",
+            keys.len()
+        );
         return Err(Refusal::field(field, error));
     }
     for (index, key) in keys.iter().enumerate() {

@@ -354,15 +354,13 @@ impl Asking {
         })
     }
 
-    /// Asks in any case if the messages reach a queue, as long as the API takes so many keys with
-    /// that question. It is a failure only with `--mandatory`.
+    /// Asks in any case if the messages reach a queue. It is a failure only with `--mandatory`.
     async fn publish(&self, message: Message) -> Result<String, Error> {
         let is_demanded = message.mandatory;
         let mut request = request(message)?;
-        let keys = request.keys.as_ref().map_or(0, Vec::len);
-        request.mandatory |= keys <= api::MAX_MANDATORY;
+        request.mandatory = true;
         let mut outcome = self.post::<Published>("/api/v1/publish", &request).await;
-        if !is_demanded && request.mandatory && is_refused_whole(&outcome) {
+        if !is_demanded && is_refused_whole(&outcome) {
             // Of some exchanges nobody can tell.
             request.mandatory = false;
             outcome = self.post::<Published>("/api/v1/publish", &request).await;

@@ -221,6 +221,42 @@ async fn only_the_mandatory_message_itself_is_unroutable() {
     }
 }
 
+/// Mandatory messages go together, and lapin hands what came back to any of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_of_many_mandatory_messages_is_told_what_became_of_it() {
+    let world = World::start().await;
+    let node = &world.node;
+    let channel = world.vhost.channel().await;
+    node.vhost.declare_queue(&queue("q")).await.unwrap();
+    let is_bound = |key: u64| key.is_multiple_of(3);
+    for key in (0..200).filter(|key| is_bound(*key)) {
+        let (exchange, none) = ("amq.direct".into(), FieldTable::default());
+        let key = format!("key-{key}").into();
+        let binding = channel.queue_bind("q".into(), exchange, key, Default::default(), none);
+        binding.await.unwrap();
+    }
+    let publish = |lane: u64, key: u64| {
+        let mut publish = message("amq.direct", &format!("key-{key}"), "x");
+        (publish.mandatory, publish.lane) = (true, 100 + lane);
+        // Its confirm waits for the disk; of those that come back it does not.
+        publish.properties.persistent = is_bound(key);
+        let host = Arc::clone(&node.vhost);
+        tokio::spawn(async move { host.publish(publish).await?.await })
+    };
+    for round in 0..10 {
+        // Some have a key in common.
+        let keys = (0..300).map(|number| (number, (number * 7 + round) % 200));
+        let outcomes: Vec<_> = keys.map(|(lane, key)| (key, publish(lane, key))).collect();
+        for (key, outcome) in outcomes {
+            let expected = match is_bound(key) {
+                true => Ok(()),
+                false => Err(BrokerError::Unroutable),
+            };
+            assert_eq!(outcome.await.unwrap(), expected, "{round}: {key}");
+        }
+    }
+}
+
 /// A queue as the gateway makes one for a subscription.
 fn own(name: &str) -> QueueSpec {
     QueueSpec {

@@ -399,7 +399,7 @@ async fn a_body_over_the_broker_s_limit_is_refused() {
     honest.lost_nothing(&node).await;
 }
 
-/// Mandatory messages go one by one, for lapin cannot tell which came back.
+/// Mandatory messages with one key go one by one, for RabbitMQ does not say which came back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_waits_for_others_mandatory_messages() {
     let vhost = RabbitMq::shared().await.vhost().await;

@@ -2,8 +2,8 @@
 //!
 //! Messages are put on the channel without waiting for the one before, save those that the broker
 //! may refuse by closing it: they go alone, and the next follows when the broker is known to have
-//! taken them in. What becomes of the others when a channel is closed all the same is
-//! [`flight`](super::flight)'s to say.
+//! taken them in. Mandatory messages go in [`round`](super::round)s. What becomes of the others when a
+//! channel is closed all the same is [`flight`](super::flight)'s to say.
 
 use std::{
     pin::pin,
@@ -30,6 +30,7 @@ use tokio::{
 use super::{
     flight::{Fate, Flight, Sent},
     known::{self, Known, Traits},
+    round::Round,
     turns::Place,
 };
 use crate::{
@@ -274,6 +275,8 @@ pub(super) struct Lane {
     /// Whether all that is under way is known to be taken in, though not answered yet.
     is_taken_in: bool,
     flight: Flight<Job>,
+    /// The mandatory ones.
+    round: Round<Job>,
     /// Answers that are awaited.
     pending: FuturesUnordered<BoxFuture<'static, Arrival>>,
     /// Of messages whose senders were told already.
@@ -289,6 +292,7 @@ impl Lane {
             channel: None,
             is_taken_in: true,
             flight: Flight::default(),
+            round: Round::default(),
             pending: FuturesUnordered::new(),
             overdue: FuturesUnordered::new(),
         }
@@ -356,9 +360,14 @@ impl Lane {
             if job.is_left_out() {
                 return job.leave_out();
             }
-            if !self.is_alone(&job) {
+            if !self.is_alone(&job) || self.is_one_of_round(&job) {
                 self.send(&channel, job, None);
                 return;
+            }
+            if job.mandatory && self.pending.is_empty() && !self.overdue.is_empty() {
+                // What comes back of those could be taken for this one.
+                self.abandon();
+                continue;
             }
             let may_share = self.is_taken_in && !job.mandatory;
             if self.pending.is_empty() || (may_share && has_waited) {
@@ -369,7 +378,6 @@ impl Lane {
                 self.finish_by(after(QUEUES)).await;
                 has_waited = true;
             } else {
-                // lapin hands a message that came back to whichever confirmation is next.
                 self.finish().await;
             }
         }
@@ -378,6 +386,25 @@ impl Lane {
     fn is_alone(&self, job: &Job) -> bool {
         let is_unproved = self.manner.own && !self.is_proved.load(Ordering::Relaxed);
         self.manner.alone || is_unproved || job.mandatory
+    }
+
+    /// Whether it may go beside the mandatory messages that are under way.
+    fn is_one_of_round(&self, job: &Job) -> bool {
+        let Job {
+            exchange,
+            routing_key,
+            ..
+        } = job;
+        let known = &self.shared.known;
+        let is_there = || match self.manner.own {
+            true => self.is_proved.load(Ordering::Relaxed),
+            false => known.is_there(exchange.as_str()),
+        };
+        job.mandatory
+            && self.overdue.is_empty()
+            && self.round.takes(exchange, routing_key)
+            && known.is_harmless(job.traits())
+            && is_there()
     }
 
     /// The lane's channel, or a new one if that has ended. What was on the old one comes first.
@@ -433,6 +460,9 @@ impl Lane {
         };
         let (exchange, key) = (job.exchange.clone(), job.routing_key.clone());
         let (channel, body) = (channel.clone(), job.body.clone());
+        if job.mandatory {
+            self.round.sent(&exchange, &key);
+        }
         let number = self.flight.depart(job);
         self.is_taken_in = false;
         let deadline = after(self.shared.operation_timeout);
@@ -524,18 +554,23 @@ impl Lane {
             Outcome::Late(answered) => self.late(number, answered),
             Outcome::Failed(error) => self.closed(error).await,
         }
+        if self.pending.is_empty() {
+            self.end_round();
+        }
     }
 
     fn confirmed(&mut self, number: u64, word: Word) {
+        if let Word::Returned(back) = &word {
+            self.round.returned(&back.exchange, &back.routing_key);
+        }
         let Some(mut job) = self.flight.arrive(number) else {
             return;
         };
-        // A message that came back after its time was up may be handed to another.
-        let is_own = |back: &BasicReturnMessage| {
-            job.mandatory && back.exchange == job.exchange && back.routing_key == job.routing_key
-        };
         let outcome = match word {
-            Word::Returned(back) if is_own(&back) => Err(BrokerError::Unroutable),
+            Word::Taken | Word::Returned(_) if job.mandatory => {
+                let (exchange, key) = (job.exchange.clone(), job.routing_key.clone());
+                return self.round.confirmed(&exchange, &key, job);
+            }
             Word::Taken | Word::Returned(_) => Ok(()),
             Word::Refused => Err(BrokerError::Nacked),
             Word::NotRequested => Err(BrokerError::Unavailable(
@@ -543,6 +578,23 @@ impl Lane {
             )),
         };
         job.answer(outcome);
+    }
+
+    /// Every mandatory message has its confirmation: so which of them came back is known.
+    fn end_round(&mut self) {
+        for (mut job, is_returned) in self.round.end() {
+            job.answer(match is_returned {
+                true => Err(BrokerError::Unroutable),
+                false => Ok(()),
+            });
+        }
+    }
+
+    /// Some of the round's confirmations never come, and with them what is known of the others.
+    fn give_round_up(&mut self) {
+        for (mut job, _) in self.round.end() {
+            job.give_up();
+        }
     }
 
     fn late(&mut self, number: u64, answered: BoxFuture<'static, lapin::Result<Confirmation>>) {
@@ -580,6 +632,10 @@ impl Lane {
                 }
             }
         }
+        if self.pending.is_empty() {
+            self.end_round();
+        }
+        self.give_round_up();
         self.pending.clear();
         self.overdue.clear();
         self.channel = None;
@@ -650,6 +706,7 @@ impl Lane {
         let channel = self.channel.take();
         self.is_proved.store(false, Ordering::Relaxed);
         telemetry::publish_channel_replaced(overdue.len());
+        self.give_round_up();
         for mut job in self.flight.lost() {
             job.give_up();
         }

@@ -10,7 +10,7 @@
 //! 3. What may be refused goes alone, and the next message when the broker has taken it in: the
 //!    first to an exchange, a body that is longer than all that were taken, a user's name that the
 //!    account may not be allowed to give. All but the first go on another lane than the many, and
-//!    so do `mandatory` messages, which lapin cannot tell apart; others do not wait for them.
+//!    so do `mandatory` messages, which go in [`round`]s; others do not wait for them.
 //! 4. What takes the broker long to route has a lane, too, and each owner one message at a time on
 //!    it ([`Publish::slow`]).
 //! 5. Where a channel is closed all the same, [`flight`] says what became of each message. What
@@ -23,6 +23,7 @@
 mod flight;
 mod known;
 mod lane;
+mod round;
 mod turns;
 
 use std::{
