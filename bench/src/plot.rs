@@ -13,7 +13,7 @@ use crate::{
     named::Named as _,
     outcome::Outcome,
     scenario::Scenario,
-    servers::Server,
+    servers::{RABBITMQ_NOTE, Server},
     summary::{Summary, short},
 };
 
@@ -90,12 +90,15 @@ pub(crate) fn write(outcomes: &[Outcome], folder: &Path) -> Result<Vec<PathBuf>>
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let mut written = Vec::new();
     for chart in CHARTS {
-        let series = series(outcomes, chart);
-        if series.is_empty() {
+        let Some((note, series)) = series(outcomes, chart) else {
             continue;
-        }
+        };
         let path = folder.join(chart.file);
-        let svg = draw(chart.title, &series)?;
+        let title = match note.is_empty() {
+            true => chart.title.to_owned(),
+            false => format!("{} ({})", chart.title, note.trim_start()),
+        };
+        let svg = draw(&title, &series)?;
         fs::write(&path, svg).with_context(|| format!("writing {}", path.display()))?;
         written.push(path);
     }
@@ -105,24 +108,39 @@ pub(crate) fn write(outcomes: &[Outcome], folder: &Path) -> Result<Vec<PathBuf>>
 /// A measure by server and connections.
 type Series = BTreeMap<Server, BTreeMap<u32, Summary>>;
 
-fn series(outcomes: &[Outcome], chart: &Chart) -> Series {
-    let mut values: BTreeMap<(Server, u32), Vec<f64>> = BTreeMap::new();
+/// The runs with the system's RabbitMQ; if there are none, those with the newest of the others, and
+/// how their cases name it. `None`: no runs.
+fn series(outcomes: &[Outcome], chart: &Chart) -> Option<(String, Series)> {
+    let note_of = |outcome: &Outcome| {
+        let case = format!(
+            "{} {}{}",
+            chart.scenario.name(),
+            outcome.connections,
+            chart.case
+        );
+        let note = outcome.case.strip_prefix(&case)?;
+        (note.is_empty() || note.starts_with(RABBITMQ_NOTE)).then(|| note.to_owned())
+    };
+    let mut notes: BTreeMap<String, BTreeMap<(Server, u32), Vec<f64>>> = BTreeMap::new();
     for outcome in outcomes.iter().filter(|outcome| outcome.build.is_none()) {
-        let (server, connections) = (outcome.server, outcome.connections);
-        let case = format!("{} {connections}{}", chart.scenario.name(), chart.case);
         if let Some(&value) = outcome.metrics.get(chart.metric)
-            && outcome.case == case
+            && let Some(note) = note_of(outcome)
         {
-            let values = values.entry((server, connections)).or_default();
-            values.push(value);
+            let values = notes.entry(note).or_default();
+            let subject = (outcome.server, outcome.connections);
+            values.entry(subject).or_default().push(value);
         }
     }
+    let (note, values) = match notes.remove_entry("") {
+        Some(plain) => plain,
+        None => notes.pop_last()?,
+    };
     let mut series = Series::new();
     for ((server, connections), values) in values {
         let points = series.entry(server).or_default();
         points.extend(Summary::of(values).map(|summary| (connections, summary)));
     }
-    series
+    Some((note, series))
 }
 
 /// Medians joined by lines, and a bar from the least to the most.
@@ -222,5 +240,21 @@ mod tests {
         assert_eq!(svg.matches("<circle").count(), points + legend, "{svg}");
         assert!(svg.trim_end().ends_with("</svg>"));
         assert!(!svg.contains("NaN"));
+    }
+
+    #[test]
+    fn runs_with_another_rabbitmq_are_drawn_where_there_are_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = outcome(Server::Stentor, 1000, 100.0);
+        let newer = Outcome {
+            case: format!("{} RabbitMQ 4", plain.case),
+            ..plain.clone()
+        };
+        let drawn = |outcomes: &[Outcome]| {
+            let written = write(outcomes, folder.path()).unwrap();
+            fs::read_to_string(&written[0]).unwrap()
+        };
+        assert!(drawn(std::slice::from_ref(&newer)).contains("(RabbitMQ 4)"));
+        assert!(!drawn(&[newer, plain]).contains("RabbitMQ 4"));
     }
 }

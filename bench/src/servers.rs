@@ -123,11 +123,14 @@ impl Setup {
         }
         let has_rabbitmq = matches!(self.server, Server::Stentor | Server::WebStomp);
         if let Some(version) = self.version.filter(|_| has_rabbitmq) {
-            note.push_str(&format!(" RabbitMQ {version}"));
+            note.push_str(&format!("{RABBITMQ_NOTE}{version}"));
         }
         note
     }
 }
+
+/// How a case ends where RabbitMQ is another one than the system's; its major version follows.
+pub(crate) const RABBITMQ_NOTE: &str = " RabbitMQ ";
 
 /// The role of a process.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]

@@ -40,10 +40,12 @@ async fn a_node_serves_virtual_hosts_that_do_not_meet() {
     ws.expect_message("for the other").await;
     assert!(one.is_bound(FEED, "user_*").await);
     assert_eq!(one.queues().await.len(), 1);
-    eventually(DEADLINE, "the client's connection is listed", async || {
+    let channel = one.channel().await;
+    eventually(DEADLINE, "the connection is listed", async || {
         !one.connections().await.is_empty()
     })
     .await;
+    drop(channel);
     tcp.disconnect().await;
 }
 
