@@ -306,7 +306,12 @@ impl Lane {
             let has_room = self.pending.len() < self.manner.max_pending;
             tokio::select! {
                 biased;
-                Some(arrival) = self.pending.next() => self.arrived(arrival).await,
+                Some(arrival) = self.pending.next() => {
+                    self.arrived(arrival).await;
+                    if jobs.is_empty() {
+                        self.round.nothing_waits();
+                    }
+                }
                 Some(arrival) = self.overdue.next() => self.arrived(arrival).await,
                 job = jobs.recv(), if has_room => {
                     let Some(job) = job else { break };

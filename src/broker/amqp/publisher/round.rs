@@ -3,8 +3,8 @@
 //! RabbitMQ returns a message that reaches no queue, and confirms it after that. lapin hands what was
 //! returned to whichever confirmation is next, so which messages of a round came back is known when
 //! all have their confirmations. A returned message is known by its exchange and key; hence no two of
-//! a round have both in common. A round takes no more messages after its first confirmation, for
-//! else it might never end.
+//! a round have both in common. Others wait for a round, so it is bounded, and it takes no more
+//! messages once there is a confirmation, and none that waits to go with them.
 
 use std::collections::HashSet;
 
@@ -13,12 +13,16 @@ use lapin::types::ShortString;
 /// An exchange and a key.
 type Address = (ShortString, ShortString);
 
+/// Messages in a round, at most: the first of them has its answer when the last has it.
+const MAX: usize = 256;
+
 /// What was sent since all before had their confirmations.
 #[derive(Debug)]
 pub(super) struct Round<T> {
     sent: HashSet<Address>,
     returned: HashSet<Address>,
     confirmed: Vec<(Address, T)>,
+    is_closed: bool,
 }
 
 impl<T> Default for Round<T> {
@@ -27,6 +31,7 @@ impl<T> Default for Round<T> {
             sent: HashSet::new(),
             returned: HashSet::new(),
             confirmed: Vec::new(),
+            is_closed: false,
         }
     }
 }
@@ -34,8 +39,13 @@ impl<T> Default for Round<T> {
 impl<T> Round<T> {
     /// Whether one more message may go with those that are under way.
     pub(super) fn takes(&self, exchange: &ShortString, key: &ShortString) -> bool {
-        let is_open = !self.sent.is_empty() && self.confirmed.is_empty();
+        let is_open = !self.is_closed && (1..MAX).contains(&self.sent.len());
         is_open && !self.sent.contains(&(exchange.clone(), key.clone()))
+    }
+
+    /// No message waits to go with those that were sent.
+    pub(super) fn nothing_waits(&mut self) {
+        self.is_closed |= !self.confirmed.is_empty();
     }
 
     /// A message goes on its way.
@@ -107,11 +117,29 @@ mod tests {
         assert!(!round.takes(&exchange, &name("a")));
         assert!(round.takes(&exchange, &name("b")));
         assert!(round.takes(&name("other"), &name("a")));
+        round.nothing_waits();
+        assert!(round.takes(&exchange, &name("b")));
         round.confirmed(&exchange, &name("a"), 0);
+        assert!(round.takes(&exchange, &name("b")));
+        round.nothing_waits();
         assert!(!round.takes(&exchange, &name("b")));
         round.end().for_each(drop);
         // Others may be under way.
         assert!(!round.takes(&exchange, &name("b")));
+    }
+
+    #[test]
+    fn a_round_is_bounded() {
+        let exchange = name("feed");
+        let mut round = Round::<usize>::default();
+        round.sent(&exchange, &name("0"));
+        let key = |number: usize| name(&number.to_string());
+        let last = (1..).find(|number| {
+            let takes = round.takes(&exchange, &key(*number));
+            round.sent(&exchange, &key(*number));
+            !takes
+        });
+        assert_eq!(last, Some(MAX));
     }
 
     #[test]
