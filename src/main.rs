@@ -41,6 +41,7 @@ const STACK: &str = "67108864";
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     if matches!(command, Command::Serve { .. } | Command::Demo { .. }) {
+        keep_pages_small();
         deepen_stacks();
     }
     let result = match command {
@@ -76,6 +77,14 @@ fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// The allocator asks for pages of 2 MiB, of which many small pieces fill little: with 50 clients a
+/// gateway took 30 MB instead of 5. It is no slower without them.
+fn keep_pages_small() {
+    // Where the system refuses, memory is all that it costs.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
 /// Begins this program anew, in this very process, with deep stacks for its threads.

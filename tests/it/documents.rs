@@ -39,6 +39,33 @@ fn the_first_pages_are_short() {
     }
 }
 
+/// What may be run and where it leads is the same in each language; words may differ.
+#[test]
+fn the_first_page_in_chinese_says_the_same() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let (english, chinese) = (read("README.md"), read("README.zh-CN.md"));
+    let blocks = |text: &str| -> Vec<String> {
+        let parts = text.split("```").skip(1).step_by(2);
+        parts.map(str::to_owned).collect()
+    };
+    assert!(blocks(&english).len() > 8);
+    assert_eq!(blocks(&english), blocks(&chinese));
+    let leads = |text: &str| -> BTreeSet<String> {
+        let ours = |link: &String| !link.starts_with('#') && !link.starts_with("README");
+        links(text).into_iter().filter(ours).collect()
+    };
+    assert_eq!(leads(&english), leads(&chinese));
+    let headings = |text: &str| prose(text).filter(|line| line.starts_with('#')).count();
+    assert_eq!(headings(&english), headings(&chinese));
+    // Figures and versions.
+    let numbers = |text: &str| -> BTreeSet<String> {
+        let parts = text.split(|sign: char| !sign.is_ascii_digit() && sign != '.');
+        let trimmed = parts.map(|number| number.trim_matches('.').to_owned());
+        trimmed.filter(|number| !number.is_empty()).collect()
+    };
+    assert_eq!(numbers(&english), numbers(&chinese));
+}
+
 #[test]
 fn the_types_of_the_glossary_exist() {
     let text = fs::read_to_string(root().join("docs/glossary.md")).unwrap();

@@ -265,6 +265,15 @@ async fn above_the_mark_nobody_new_is_let_in() {
     }
 }
 
+/// Pages of 2 MiB, of which little is used, count as memory.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn no_huge_pages_are_taken() {
+    let house = House::open_with(|builder| builder).await;
+    assert_eq!(memory(&house.gateway, "THP_enabled"), 0);
+    assert!(memory(&house.gateway, "RssAnon") < 24 * MIB);
+}
+
 /// 8 s after the end, the memory is the system's again.
 #[tokio::test]
 async fn memory_goes_back_to_the_system() {
