@@ -50,6 +50,7 @@ impl<M> Deltas<M> {
             return None;
         }
         let mut all = self.0.get_or_init(Box::default).lock();
+        all.retain(|made| made.base.strong_count() > 0);
         let is_known = |made: &&Made<M>| Weak::as_ptr(&made.base) == Arc::as_ptr(base);
         if let Some(made) = all.iter().find(is_known) {
             return made.delta.as_ref().map(Arc::clone);
@@ -64,11 +65,29 @@ impl<M> Deltas<M> {
         });
         delta
     }
+
+    /// Drops those whose base nobody has any more.
+    pub(super) fn tidy(&self) {
+        if let Some(all) = self.0.get() {
+            all.lock().retain(|made| made.base.strong_count() > 0);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.0.get().map_or(0, |all| all.lock().len())
+    }
+}
+
+/// The greatest size of a delta of a body of that length.
+#[must_use]
+pub const fn longest_delta(body: usize) -> usize {
+    body.saturating_sub(body / SAVES)
 }
 
 impl Delta {
     fn new(base: &[u8], body: &[u8]) -> Option<Self> {
-        let most = body.len().saturating_sub(body.len() / SAVES);
+        let most = longest_delta(body.len());
         let delta = fossil::encode(base, body, most)?;
         Some(Self {
             body: delta.into(),

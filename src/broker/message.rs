@@ -142,6 +142,17 @@ impl Message {
 
     /// Whether it can be a delta, or the base of one.
     #[must_use]
+    /// Drops the deltas to messages that are no more.
+    pub fn tidy_deltas(&self) {
+        self.deltas.tidy();
+    }
+
+    /// The deltas that are kept.
+    #[cfg(test)]
+    pub(crate) fn deltas(&self) -> usize {
+        self.deltas.count()
+    }
+
     pub fn fits_deltas(&self) -> bool {
         delta::fits(&self.body)
     }

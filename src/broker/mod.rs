@@ -29,7 +29,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::time::Instant;
 
 pub use config::{Config, Url, UrlError};
-pub use delta::Delta;
+pub use delta::{Delta, longest_delta};
 pub use error::{BrokerError, Cause};
 pub(crate) use error::{no_direct_replies, resource_locked};
 pub use feed_config::{Binding, FeedConfig};

@@ -119,8 +119,11 @@ impl Writer {
                     break;
                 }
             };
-            let parcel = (&parcel, follows.as_deref());
-            let delivered = self.deliver(parcel, &mut turn, link, session, operations, context);
+            let delivery = (&parcel, follows.as_deref());
+            let delivered = self.deliver(delivery, &mut turn, link, session, operations, context);
+            if let Some(follows) = follows {
+                follows.end(&parcel.message);
+            }
             match delivered {
                 Ok(is_kept) => is_timed |= is_kept,
                 Err(problem) => return Poll::Ready(Err(Stop::Problem(problem))),
@@ -292,8 +295,15 @@ impl Writer {
         }
         if let Some(Follows { number, .. }) = follows {
             let told = match &delta {
-                Some((_, base)) => format!("{DELTA_HEADER}:fossil {number} {base}\n"),
-                None => format!("{DELTA_HEADER}:whole {number}\n"),
+                Some((delta, base)) => {
+                    let saved = message.body.len().saturating_sub(delta.body().len());
+                    telemetry::sent_as_delta(saved);
+                    format!("{DELTA_HEADER}:fossil {number} {base}\n")
+                }
+                None => {
+                    telemetry::sent_without_delta();
+                    format!("{DELTA_HEADER}:whole {number}\n")
+                }
             };
             turn.head.extend_from_slice(told.as_bytes());
         }

@@ -407,16 +407,11 @@ impl Shed for Registry {
     fn shed(&self, bytes: usize) -> (usize, usize) {
         /// What is smaller would not help.
         const WORTH_IT: usize = 64 * 1024;
-        let mut greatest: Vec<_> = {
+        // Clients come and go meanwhile: what they are to be freed of is much.
+        let all: Vec<_> = {
             let members = self.members.lock();
-            let all = members.by_number.values().map(|member| &member.mailbox);
-            // Clients share them, so it is not known how much that frees.
-            let all = all.inspect(|mailbox| mailbox.forget_bases());
-            let sized = all.map(|mailbox| (mailbox.bytes(), mailbox));
-            let large = sized.filter(|(bytes, _)| *bytes >= WORTH_IT);
-            large
-                .map(|(bytes, mailbox)| (bytes, Arc::clone(mailbox)))
-                .collect()
+            let all = members.by_number.values();
+            all.map(|member| Arc::clone(&member.mailbox)).collect()
         };
         greatest.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         let (mut count, mut freed) = (0_usize, 0_usize);
@@ -439,6 +434,12 @@ impl Drop for Guard {
         if let Some(member) = &removed
             && !matches!(member.state, State::Unfinished(_))
         {
+        let all = all.into_iter().map(|mailbox| {
+            // Clients share them, so it is not known how much that frees.
+            mailbox.forget_bases();
+            (mailbox.bytes(), mailbox)
+        });
+        let mut greatest: Vec<_> = all.filter(|(bytes, _)| *bytes >= WORTH_IT).collect();
             members.admitted = members.admitted.saturating_sub(1);
         }
         self.registry.count.send_replace(members.by_number.len());
@@ -448,5 +449,68 @@ impl Drop for Guard {
         if let Some(address) = self.address {
             self.registry.arrivals.leave(address);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::mpsc,
+        task::{Context, Wake, Waker},
+        thread,
+        time::Instant as StdInstant,
+    };
+
+    use super::*;
+    use crate::hub::MailboxConfig;
+
+    /// A connection that is told only when it is no longer awaited: until then, its mailbox is locked.
+    struct Locks {
+        begun: mpsc::Sender<()>,
+        end: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl Wake for Locks {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    impl Drop for Locks {
+        fn drop(&mut self) {
+            let _ = self.begun.send(());
+            let _ = self.end.lock().recv();
+        }
+    }
+
+    /// A shortage of memory is looked into mailbox by mailbox; clients come and go meanwhile.
+    #[test]
+    fn nobody_waits_for_mailboxes_that_are_to_shrink() {
+        let registry = Registry::new(10);
+        let mailbox = Mailbox::new(MailboxConfig::default());
+        let guard = registry.enter(Arc::clone(&mailbox)).unwrap();
+        let ((begun, is_locked), (let_go, end)) = (mpsc::channel(), mpsc::channel());
+        let end = Mutex::new(end);
+        let waker = Waker::from(Arc::new(Locks { begun, end }));
+        assert!(mailbox.poll_take(&Context::from_waker(&waker)).is_pending());
+        drop(waker);
+        thread::scope(|scope| {
+            scope.spawn(|| mailbox.poll_take(&Context::from_waker(Waker::noop())));
+            is_locked.recv().unwrap();
+            let before = Arc::strong_count(&mailbox);
+            scope.spawn(|| registry.shed(1));
+            let due = StdInstant::now() + Duration::from_secs(10);
+            let mut is_free = false;
+            while !is_free && StdInstant::now() < due {
+                thread::yield_now();
+                // The list is made, and the first mailbox awaited.
+                is_free = Arc::strong_count(&mailbox) > before
+                    && registry
+                        .members
+                        .try_lock_for(Duration::from_secs(1))
+                        .is_some();
+            }
+            let_go.send(()).unwrap();
+            assert!(is_free, "clients could neither come nor go");
+        });
+        drop(guard);
     }
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use stomp_session::SubscriptionId;
 
 use super::lanes::{hash_of, is_same_key};
-use crate::broker::{Delta, Message};
+use crate::broker::{Delta, Message, longest_delta};
 
 /// The keys of a subscription that are remembered. A client remembers as many, those that came last;
 /// so it has each one that a delta refers to.
@@ -18,8 +18,7 @@ const PATIENCE: u32 = 1_024;
 /// Of all subscriptions of a client; empty without any.
 #[derive(Debug, Default)]
 pub(super) struct Bases {
-    /// Few: they are looked for one by one.
-    all: Vec<Remembered>,
+    all: HashMap<SubscriptionId, Remembered>,
     bytes: usize,
     /// Messages that found no room since the last time that all was forgotten.
     without_room: u32,
@@ -27,7 +26,6 @@ pub(super) struct Bases {
 
 #[derive(Debug)]
 struct Remembered {
-    subscription: SubscriptionId,
     last: HashTable<Base>,
     hasher: DefaultHashBuilder,
     /// Messages that were remembered so far.
@@ -36,7 +34,7 @@ struct Remembered {
 
 /// A message that the client has, and its number: those of a subscription that are remembered count
 /// from 1.
-type Base = (Arc<Message>, u64);
+pub(super) type Base = (Arc<Message>, u64);
 
 /// How a message follows on the last one of its key.
 #[derive(Debug)]
@@ -50,22 +48,22 @@ pub struct Follows {
 impl Bases {
     /// From now on, the subscription's messages are remembered.
     pub(super) fn add(&mut self, subscription: SubscriptionId) {
-        self.all.reserve_exact(1);
-        self.all.push(Remembered {
-            subscription,
+        let remembered = Remembered {
             last: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             count: 0,
-        });
+        };
+        self.all.insert(subscription, remembered);
     }
 
     /// The subscription is over.
     pub(super) fn remove(&mut self, subscription: SubscriptionId) {
-        let is_its = |one: &mut Remembered| one.subscription == subscription;
-        for mut over in self.all.extract_if(.., is_its) {
+        if let Some(mut over) = self.all.remove(&subscription) {
             self.bytes = self.bytes.saturating_sub(over.forget());
         }
-        self.all.shrink_to_fit();
+        if self.all.is_empty() {
+            self.all = HashMap::new();
+        }
     }
 
     /// True if no subscription wants deltas.
@@ -78,13 +76,17 @@ impl Bases {
         self.bytes
     }
 
-    /// Forgets all messages: the next ones go whole.
-    pub(super) fn forget(&mut self) {
-        for one in &mut self.all {
-            one.forget();
-        }
+    /// Forgets all messages, which are given back: the next ones go whole.
+    pub(super) fn forget(&mut self) -> Vec<HashTable<Base>> {
         self.bytes = 0;
         self.without_room = 0;
+        let all = self.all.values_mut();
+        all.map(|one| std::mem::take(&mut one.last)).collect()
+    }
+
+    /// Whether the subscription wants deltas.
+    pub(super) fn wants(&self, subscription: SubscriptionId) -> bool {
+        self.all.contains_key(&subscription)
     }
 
     /// A message goes to its client: remembers it, in at most so many bytes. `None`: its subscription
@@ -95,8 +97,7 @@ impl Bases {
         message: &Arc<Message>,
         most: usize,
     ) -> Option<Follows> {
-        let mut all = self.all.iter_mut();
-        let one = all.find(|one| one.subscription == subscription)?;
+        let one = self.all.get_mut(&subscription)?;
         let base = one.remove(message);
         if let Some((base, _)) = &base {
             self.bytes = self.bytes.saturating_sub(size(base));
@@ -108,7 +109,7 @@ impl Bases {
         if bytes > most || one.last.len() >= KEYS {
             self.without_room = self.without_room.saturating_add(1);
             if self.without_room > PATIENCE {
-                self.forget();
+                drop(self.forget());
             }
             return None;
         }
@@ -143,9 +144,14 @@ impl Remembered {
     }
 }
 
-/// About what a message takes here: its body is there a second time, as it was encoded.
+/// About what a message takes here, with its frame, and with the delta by which it came and that one's
+/// frame. All clients with the same base share a delta, so this is more than it takes.
 fn size(message: &Message) -> usize {
-    message.weight().saturating_add(message.body.len())
+    let body = message.body.len();
+    let delta = longest_delta(body);
+    [body, delta, delta]
+        .into_iter()
+        .fold(message.weight(), usize::saturating_add)
 }
 
 impl Follows {
@@ -154,6 +160,15 @@ impl Follows {
     pub fn delta(&self, message: &Message) -> Option<(Arc<Delta>, u64)> {
         let (base, number) = self.base.as_ref()?;
         Some((message.delta_to(base)?, *number))
+    }
+
+    /// The message is written. If nobody else has its base, nobody asks for the delta to it.
+    pub fn end(self, message: &Message) {
+        if let Some((base, _)) = self.base
+            && Arc::into_inner(base).is_some()
+        {
+            message.tidy_deltas();
+        }
     }
 }
 

@@ -210,6 +210,41 @@ fn it_is_encoded_once_for_all_receivers() {
     );
 }
 
+/// No delta outlives the last client that may be given it.
+#[test]
+fn a_delta_goes_with_its_base() {
+    let [quick, slow] = [(); 2].map(|()| mailbox(None, MailboxConfig::default()));
+    let take = |mailbox: &Mailbox| match mailbox.poll_take(&Context::from_waker(Waker::noop())) {
+        Poll::Ready(Item::Follows(parcel, follows)) => {
+            let is_delta = follows.delta(&parcel.message).is_some();
+            follows.end(&parcel.message);
+            is_delta
+        }
+        other => panic!("{other:?}"),
+    };
+    let all: Vec<_> = (0..3_u8)
+        .map(|n| message("a", &[vec![b'x'; 500], vec![n; 10]].concat()))
+        .map(|message| {
+            for mailbox in [&quick, &slow] {
+                mailbox.push_shared(FAST, &message);
+            }
+            Arc::downgrade(&message)
+        })
+        .collect();
+    let kept = || {
+        all.iter()
+            .map(|message| message.upgrade().map(|message| message.deltas()))
+    };
+    for _ in 0..3 {
+        take(&quick);
+    }
+    // They wait for the slow client, too.
+    assert_eq!(kept().collect::<Vec<_>>(), [Some(0), Some(1), Some(1)]);
+    let deltas = [take(&slow), take(&slow), take(&slow)];
+    assert_eq!(deltas, [false, true, true]);
+    assert_eq!(kept().collect::<Vec<_>>(), [None, None, Some(0)]);
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Push(u8, Vec<(prop::sample::Index, u8)>),

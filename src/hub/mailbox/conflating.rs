@@ -50,9 +50,11 @@ impl Mailbox {
 
     /// The node is short of memory: deltas have to begin anew.
     pub fn forget_bases(&self) {
-        if let Some(lanes) = &mut self.state.lock().lanes {
-            lanes.bases.forget();
-        }
+        let mut state = self.state.lock();
+        let forgotten = state.lanes.as_mut().map(|lanes| lanes.bases.forget());
+        drop(state);
+        // To free them takes its time, and the feed may have something for the client.
+        drop(forgotten);
     }
 
     /// The subscription is over.
@@ -86,7 +88,7 @@ impl Mailbox {
             put = Put::Ready;
         }
         if put == Put::Waits && messages > 0 {
-            lanes.start_clock(now.into_std());
+            lanes.start_clock(subscription, now.into_std());
         }
         if state.is_over(&self.limits) {
             telemetry::mailbox_overflow(self.limits.overflow.as_str());
@@ -118,10 +120,10 @@ impl Mailbox {
 }
 
 impl Lanes {
-    /// Has the connection woken when a window ends. If that is over already, its client is slow: the
-    /// next batch begins when it has taken the last one.
-    fn start_clock(&mut self, now: std::time::Instant) {
-        let Some(next) = self.next_window(now) else {
+    /// Has the connection woken when a subscription's window ends. If that is over already, its client is
+    /// slow: the next batch begins when it has taken the last one.
+    fn start_clock(&mut self, subscription: SubscriptionId, now: std::time::Instant) {
+        let Some(next) = self.window_of(subscription, now) else {
             return;
         };
         match self.clock {
@@ -151,8 +153,11 @@ impl MailboxState {
     ) -> Option<Box<Follows>> {
         let bases = &mut self.lanes.as_mut()?.bases;
         let most = limits.max_bytes / BASES;
-        let follows = bases.take(parcel.subscription, &parcel.message, most)?;
-        Some(Box::new(follows))
+        let follows = bases.take(parcel.subscription, &parcel.message, most);
+        if follows.is_none() && bases.wants(parcel.subscription) {
+            telemetry::sent_without_delta();
+        }
+        follows.map(Box::new)
     }
 
     /// The bytes of messages that deltas may be made to.

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use stomp_session::SubscriptionId;
 use tokio::sync::Notify;
 
@@ -31,10 +31,16 @@ pub enum Conflate {
 /// The lanes of a client's mailbox.
 #[derive(Debug)]
 pub(super) struct Lanes {
-    /// Few: they are looked for one by one.
     lanes: Vec<Lane>,
+    /// Where each subscription's lane is. A client may have thousands, and a feed must not look through
+    /// them for each message.
+    places: HashMap<SubscriptionId, usize>,
+    /// Of all lanes.
+    load: Load,
     /// The lane whose turn it is.
     turn: usize,
+    /// The lane that drops a message if there are too many.
+    drops: usize,
     /// The last parcel of a feed came from here; lanes and the rest take turns.
     pub(super) were_last: bool,
     /// When a task wakes the connection, for the next window ends; `None`: there is no such task.
@@ -67,6 +73,16 @@ struct Lane {
     bytes: usize,
 }
 
+/// What waits in lanes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Load {
+    messages: usize,
+    bytes: usize,
+    /// Those among them that wait for the end of a window, and about their bytes.
+    held: usize,
+    held_bytes: usize,
+}
+
 #[derive(Debug)]
 struct Waiting {
     message: Arc<Message>,
@@ -88,7 +104,10 @@ impl Lanes {
     pub(super) fn new(mailbox: Weak<Mailbox>) -> Self {
         Self {
             lanes: Vec::new(),
+            places: HashMap::new(),
+            load: Load::default(),
             turn: 0,
+            drops: 0,
             were_last: false,
             clock: None,
             sooner: Arc::default(),
@@ -103,7 +122,7 @@ impl Lanes {
             Conflate::Latest => Duration::ZERO,
             Conflate::Every(window) => window,
         };
-        self.lanes.reserve_exact(1);
+        self.places.insert(subscription, self.lanes.len());
         self.lanes.push(Lane {
             subscription,
             window,
@@ -119,8 +138,19 @@ impl Lanes {
 
     /// Drops a subscription's lane and its messages, and its bases. Returns true if nothing is left.
     pub(super) fn remove(&mut self, subscription: SubscriptionId) -> bool {
-        self.lanes.retain(|lane| lane.subscription != subscription);
-        self.lanes.shrink_to_fit();
+        if let Some(place) = self.places.remove(&subscription)
+            && place < self.lanes.len()
+        {
+            let over = self.lanes.swap_remove(place);
+            self.load = self.load.without(over.load());
+            if let Some(moved) = self.lanes.get(place) {
+                self.places.insert(moved.subscription, place);
+            }
+            if self.lanes.is_empty() {
+                self.lanes = Vec::new();
+                self.places = HashMap::new();
+            }
+        }
         self.bases.remove(subscription);
         self.is_empty()
     }
@@ -137,49 +167,47 @@ impl Lanes {
         message: &Arc<Message>,
         now: Instant,
     ) -> Option<Put> {
-        let mut lanes = self.lanes.iter_mut();
-        let lane = lanes.find(|lane| lane.subscription == subscription)?;
-        Some(lane.put(message, now))
+        let place = self.places.get(&subscription).copied()?;
+        self.on(place, |lane| lane.put(message, now))
     }
 
     /// The next message that can be taken, of the lanes in turn.
     pub(super) fn take(&mut self, now: Instant) -> Option<Parcel> {
+        if self.load.messages == 0 {
+            return None;
+        }
         for _ in 0..self.lanes.len() {
-            let lane = self.turn.checked_rem(self.lanes.len()).unwrap_or(0);
-            self.turn = lane.wrapping_add(1);
-            if let Some(parcel) = self.lanes.get_mut(lane).and_then(|lane| lane.take(now)) {
+            let place = self.turn.checked_rem(self.lanes.len()).unwrap_or(0);
+            self.turn = place.wrapping_add(1);
+            if let Some(parcel) = self.on(place, |lane| lane.take(now)).flatten() {
                 return Some(parcel);
             }
         }
         None
     }
 
+    /// Changes a lane, and with it the sum of all.
+    fn on<T>(&mut self, place: usize, change: impl FnOnce(&mut Lane) -> T) -> Option<T> {
+        let lane = self.lanes.get_mut(place)?;
+        let before = lane.load();
+        let done = change(lane);
+        self.load = self.load.without(before).with(lane.load());
+        Some(done)
+    }
+
     /// True if [`Lanes::take`] has something.
     pub(super) fn is_ready(&self, now: Instant) -> bool {
-        self.lanes.iter().any(|lane| lane.is_ready(now))
+        self.load.messages > 0 && self.lanes.iter().any(|lane| lane.is_ready(now))
     }
 
     /// The messages that wait, and their bytes.
     pub(super) fn waiting(&self) -> (usize, usize) {
-        self.sum(|lane| (lane.waiting.len(), lane.bytes))
+        (self.load.messages, self.load.bytes)
     }
 
     /// The messages among them that wait for the end of a window, and about their bytes.
     pub(super) fn held_back(&self) -> (usize, usize) {
-        self.sum(|lane| {
-            let held = lane.waiting.len().saturating_sub(lane.ready);
-            let share = lane.bytes.saturating_mul(held);
-            (held, share.checked_div(lane.waiting.len()).unwrap_or(0))
-        })
-    }
-
-    fn sum(&self, of: impl Fn(&Lane) -> (usize, usize)) -> (usize, usize) {
-        self.lanes
-            .iter()
-            .map(of)
-            .fold((0, 0), |sum, (messages, bytes)| {
-                (sum.0.saturating_add(messages), sum.1.saturating_add(bytes))
-            })
+        (self.load.held, self.load.held_bytes)
     }
 
     /// Ends all windows before their time: too much waits for them.
@@ -187,17 +215,31 @@ impl Lanes {
         for lane in &mut self.lanes {
             lane.open(now);
         }
+        self.sum();
     }
 
     /// Begins the next batch of each lane whose window has ended. Returns true if there is one.
     pub(super) fn open(&mut self, now: Instant) -> bool {
         let ended = self.lanes.iter_mut().filter(|lane| lane.is_ready(now));
-        ended.fold(false, |_, lane| {
+        let has_opened = ended.fold(false, |_, lane| {
             if lane.ready == 0 {
                 lane.open(now);
             }
             true
-        })
+        });
+        self.sum();
+        has_opened
+    }
+
+    fn sum(&mut self) {
+        let all = self.lanes.iter().map(Lane::load);
+        self.load = all.fold(Load::default(), Load::with);
+    }
+
+    /// The end of the window of a subscription, if it has begun.
+    pub(super) fn window_of(&self, subscription: SubscriptionId, now: Instant) -> Option<Instant> {
+        let lane = self.lanes.get(*self.places.get(&subscription)?)?;
+        lane.opens.filter(|end| *end > now)
     }
 
     /// The end of the next window. `None`: none has begun.
@@ -206,15 +248,56 @@ impl Lanes {
         ends.filter(|end| *end > now).min()
     }
 
-    /// Drops the message that has waited for longest in the longest lane. Returns false if there is
-    /// none.
+    /// Drops the message that has waited for longest in one of the longer lanes: of no fewer messages than
+    /// the average. Returns false if there is none. To look for the longest would be a look at each, for
+    /// each message.
     pub(super) fn drop_oldest(&mut self) -> bool {
-        let longest = self.lanes.iter_mut().max_by_key(|lane| lane.waiting.len());
-        longest.and_then(Lane::pop).is_some()
+        let count = self.lanes.len();
+        let average = self.load.messages.div_ceil(count.max(1)).max(1);
+        for _ in 0..count {
+            let place = self.drops.checked_rem(count).unwrap_or(0);
+            let lane = self.lanes.get(place);
+            if lane.is_some_and(|lane| lane.waiting.len() >= average) {
+                return self.on(place, Lane::pop).flatten().is_some();
+            }
+            self.drops = place.wrapping_add(1);
+        }
+        false
+    }
+}
+
+impl Load {
+    fn with(self, other: Self) -> Self {
+        Self {
+            messages: self.messages.saturating_add(other.messages),
+            bytes: self.bytes.saturating_add(other.bytes),
+            held: self.held.saturating_add(other.held),
+            held_bytes: self.held_bytes.saturating_add(other.held_bytes),
+        }
+    }
+
+    fn without(self, other: Self) -> Self {
+        Self {
+            messages: self.messages.saturating_sub(other.messages),
+            bytes: self.bytes.saturating_sub(other.bytes),
+            held: self.held.saturating_sub(other.held),
+            held_bytes: self.held_bytes.saturating_sub(other.held_bytes),
+        }
     }
 }
 
 impl Lane {
+    fn load(&self) -> Load {
+        let held = self.waiting.len().saturating_sub(self.ready);
+        let share = self.bytes.saturating_mul(held);
+        Load {
+            messages: self.waiting.len(),
+            bytes: self.bytes,
+            held,
+            held_bytes: share.checked_div(self.waiting.len()).unwrap_or(0),
+        }
+    }
+
     fn put(&mut self, message: &Arc<Message>, now: Instant) -> Put {
         let hash = self.hash(message);
         let (waiting, first) = (&self.waiting, self.first);

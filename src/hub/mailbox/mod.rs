@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use stomp_session::{Problem, SubscriptionId};
 use tokio::sync::Notify;
@@ -88,7 +89,7 @@ struct MailboxState {
 }
 
 #[derive(Debug, Default)]
-struct Acknowledged(Vec<(SubscriptionId, Arc<Acks>)>);
+struct Acknowledged(HashMap<SubscriptionId, Arc<Acks>>);
 
 /// The room that a message of the past waits for.
 #[derive(Debug, Default)]
@@ -265,7 +266,7 @@ impl Mailbox {
             return acks.cut();
         }
         let all = state.acknowledged.get_or_insert_default();
-        all.0.push((subscription, Arc::clone(acks)));
+        all.0.insert(subscription, Arc::clone(acks));
     }
 
     /// A message of the past is never given to the subscription.
@@ -279,13 +280,9 @@ impl Mailbox {
     pub fn untrack(&self, subscription: SubscriptionId) {
         let mut state = self.state.lock();
         if let Some(all) = &mut state.acknowledged {
-            all.0.retain(|(id, acks)| {
-                let stays = *id != subscription;
-                if !stays {
-                    acks.cut();
-                }
-                stays
-            });
+            if let Some(acks) = all.0.remove(&subscription) {
+                acks.cut();
+            }
             if all.0.is_empty() {
                 state.acknowledged = None;
             }
@@ -703,14 +700,12 @@ impl MailboxState {
 
     /// How far its client has acknowledged.
     fn acks_of(&self, subscription: SubscriptionId) -> Option<&Arc<Acks>> {
-        let all = &self.acknowledged.as_ref()?.0;
-        let found = all.iter().find(|(id, _)| *id == subscription);
-        found.map(|(_, acks)| acks)
+        self.acknowledged.as_ref()?.0.get(&subscription)
     }
 
     /// What is dropped from now on was not acknowledged.
     fn cut_acks(&mut self) {
-        for (_, acks) in self.acknowledged.iter().flat_map(|all| &all.0) {
+        for acks in self.acknowledged.iter().flat_map(|all| all.0.values()) {
             acks.cut();
         }
     }
@@ -901,3 +896,6 @@ impl DeliverySink for DedicatedSink {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod crowd_tests;

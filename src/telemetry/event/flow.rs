@@ -47,6 +47,17 @@ pub fn conflated(messages: u32) {
     COUNTS.messages_conflated.inc_by(messages.into());
 }
 
+/// A message went to a client as a delta, which saved so many bytes.
+pub fn sent_as_delta(saved: usize) {
+    TALLIES.delta_messages.fetch_add(1, Relaxed);
+    TALLIES.delta_saved.fetch_add(saved as u64, Relaxed);
+}
+
+/// A message of a subscription that wants deltas went whole.
+pub fn sent_without_delta() {
+    TALLIES.delta_whole_messages.fetch_add(1, Relaxed);
+}
+
 /// The process takes more memory than the mark: less is let in from now on.
 pub fn memory_short(resident_bytes: usize, mark_bytes: usize) {
     warn!(

@@ -104,6 +104,9 @@ metrics! {
         journal_messages_read "Messages that were read from journals a second time" count(Counter);
         resumes "Subscriptions that caught up, by whether messages were missing" count(Family<Label, Counter>);
         messages_conflated "Messages that a newer one took the place of, as their subscription wished" count(Counter);
+        delta_messages "Messages that were sent as deltas" tally(AtomicU64);
+        delta_whole_messages "Messages that were sent whole, though their subscription wants deltas" tally(AtomicU64);
+        delta_saved[Bytes] "Bytes by which deltas were shorter than their messages" tally(AtomicU64);
         mailbox_overflows "Times that a mailbox was full, by the action taken" count(Family<Label, Counter>);
 
         publishes "Messages that the broker confirmed" tally(AtomicU64);
