@@ -92,9 +92,13 @@ impl Mailbox {
         }
         if state.is_over(&self.limits) {
             telemetry::mailbox_overflow(self.limits.overflow.as_str());
-            if self.limits.overflow == Overflow::Disconnect {
-                state.close(Problem::SlowConsumer);
-                return Some(false);
+            match self.limits.overflow {
+                Overflow::Disconnect => {
+                    state.close(Problem::SlowConsumer);
+                    return Some(false);
+                }
+                Overflow::Conflate if !state.conflated => state.conflate(),
+                Overflow::Conflate | Overflow::DropOldest => {}
             }
             while state.is_over(&self.limits) && state.drop_oldest() {}
         }

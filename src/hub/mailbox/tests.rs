@@ -50,6 +50,34 @@ fn take_parcel(mailbox: &Mailbox) -> Option<Parcel> {
     }
 }
 
+/// Of subscriptions that wish it, a key keeps its turn; of others, the policy drops the older message of a
+/// key, and the newest comes where it came. The two take turns.
+#[test]
+fn the_policy_and_a_subscription_s_wish_keep_their_orders() {
+    let mailbox = Mailbox::new(limits(5, usize::MAX, Overflow::Conflate));
+    mailbox.conflate(SECOND, Conflate::Latest);
+    for (key, body) in [("k2", "old"), ("k1", "old"), ("k1", "new")] {
+        mailbox.push_shared(FIRST, &message(key, body));
+    }
+    for (key, body) in [("a", "old"), ("b", "1"), ("a", "new")] {
+        mailbox.push_shared(SECOND, &message(key, body));
+    }
+    assert_eq!(mailbox.waiting().0, 5);
+    mailbox.push_shared(SECOND, &message("c", "1"));
+    let all: Vec<_> = all(&mailbox).into_iter().collect();
+    let expected = [
+        ("a=new", 1),
+        ("k2=old", 0),
+        ("b=1", 0),
+        ("k1=new", 0),
+        ("c=1", 0),
+    ];
+    assert_eq!(
+        all,
+        expected.map(|(text, dropped)| (text.to_owned(), dropped))
+    );
+}
+
 /// The messages taken: `key=body`, with the number of those dropped before it.
 fn all(mailbox: &Mailbox) -> Vec<(String, u32)> {
     let parcels = std::iter::from_fn(|| take_parcel(mailbox));
