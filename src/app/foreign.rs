@@ -5,23 +5,33 @@
 //! AMQP has no question for bindings, so RabbitMQ's management plug-in is asked; where it cannot be,
 //! the log says so, with the command that asks.
 
-use std::{collections::BTreeMap, sync::Weak, time::Duration};
+use std::{
+    collections::BTreeSet,
+    hash::{BuildHasher, RandomState},
+    sync::Weak,
+    time::Duration,
+};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 use url::Url as AnyUrl;
 
 use crate::{
     auth::rabbitmq::{Management, SourceError},
     broker::{Binding, Url},
     config::Config,
+    deadline::after,
     secret_url::SecretUrl,
     telemetry,
 };
 
-/// Between two looks.
+/// Between two looks at a short list: for each MiB of it, as RabbitMQ makes a list in its memory.
 const EVERY: Duration = Duration::from_secs(60);
+const SHORT: usize = 1 << 20;
+/// The longest time between two looks, and the one where the account is refused: RabbitMQ logs that
+/// each time.
+const SELDOM: Duration = Duration::from_secs(60 * 60);
 
 /// Bindings that a text names; beyond, they are counted.
 const MAX_NAMED: usize = 5;
@@ -29,9 +39,20 @@ const MAX_NAMED: usize = 5;
 /// Ports of the management plug-in, without and with TLS.
 const PORTS: (u16, u16) = (15672, 15671);
 
+/// The bindings of others at an exchange. There may be very many, so few of them are kept.
+#[derive(Clone, Debug, Default)]
+pub struct Foreign {
+    count: usize,
+    /// The first in order.
+    first: BTreeSet<Bound>,
+    /// The sum of their hashes: whether they are others than before.
+    sum: u64,
+    hasher: RandomState,
+}
+
 /// A binding at an exchange.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-pub struct Bound {
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+struct Bound {
     /// The queue or exchange that messages go to.
     destination: String,
     /// For which key.
@@ -40,7 +61,8 @@ pub struct Bound {
     destination_type: String,
 }
 
-/// The bindings of others at `exchange`, in order; nothing if there is no such exchange.
+/// The bindings of others at `exchange`, and how long the list of all is, in bytes; nothing if there is
+/// no such exchange.
 ///
 /// # Errors
 /// The plug-in gives no answer, or one that cannot be read.
@@ -48,37 +70,89 @@ pub async fn bound_at(
     management: &Management,
     vhost: &str,
     exchange: &str,
-) -> Result<Option<Vec<Bound>>, SourceError> {
+    hasher: &RandomState,
+) -> Result<Option<(Foreign, usize)>, SourceError> {
     let encoded = |name| utf8_percent_encode(name, NON_ALPHANUMERIC);
     let (vhost, name) = (encoded(vhost), encoded(exchange));
     let columns = "columns=destination,destination_type,routing_key";
     let path = format!("exchanges/{vhost}/{name}/bindings/source?{columns}");
-    let answer = match management.get(&path).await {
-        Err(SourceError::Status(_, status)) if status.as_u16() == 404 => return Ok(None),
-        answer => answer?,
+    let mut foreign = Foreign {
+        hasher: hasher.clone(),
+        ..Foreign::default()
     };
-    let bound = serde_json::from_slice(&answer).map_err(|error| {
+    let listing = management.list(&path, |bound| {
         // The parser's words tell a place, and no content.
-        SourceError::Connection(management.to_string().into(), error.to_string())
-    })?;
-    Ok(Some(of_others(exchange, bound)))
+        let bound = serde_json::from_slice(bound).map_err(|error| error.to_string())?;
+        foreign.add(exchange, bound);
+        Ok(())
+    });
+    match listing.await {
+        Err(SourceError::Status(_, status)) if status.as_u16() == 404 => Ok(None),
+        length => Ok(Some((foreign, length?))),
+    }
 }
 
-/// Without the bridges, which lead where the alternate exchange leads.
-fn of_others(exchange: &str, mut bound: Vec<Bound>) -> Vec<Bound> {
-    let all = format!("{exchange}.all");
-    bound.retain(|bound| bound.destination != all || bound.destination_type != "exchange");
-    bound.sort();
-    bound
+impl Foreign {
+    /// Counts a binding, unless it is a bridge, which leads where the alternate exchange leads.
+    fn add(&mut self, exchange: &str, bound: Bound) {
+        let is_bridge = bound.destination_type == "exchange"
+            && bound.destination.strip_suffix(".all") == Some(exchange);
+        if is_bridge {
+            return;
+        }
+        self.count = self.count.saturating_add(1);
+        self.sum = self.sum.wrapping_add(self.hasher.hash_one(&bound));
+        self.first.insert(bound);
+        if self.first.len() > MAX_NAMED {
+            self.first.pop_last();
+        }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The first of them, for a text: `user_alice → audit; …`.
+    #[must_use]
+    pub fn named(&self) -> String {
+        let named = self.first.iter();
+        let named = named.map(|bound| format!("{} → {}", bound.routing_key, bound.destination));
+        named.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Those of a test.
+    #[cfg(test)]
+    pub(crate) fn of(all: &[(&str, &str)], hasher: &RandomState) -> Self {
+        let mut foreign = Self {
+            hasher: hasher.clone(),
+            ..Self::default()
+        };
+        for (key, destination) in all {
+            let kind = match destination.ends_with(".all") {
+                true => "exchange",
+                false => "queue",
+            };
+            let bound = Bound {
+                destination: (*destination).to_owned(),
+                routing_key: (*key).to_owned(),
+                destination_type: kind.to_owned(),
+            };
+            foreign.add("feed", bound);
+        }
+        foreign
+    }
 }
 
-/// The first of them, for a text: `user_alice → audit; …`.
-#[must_use]
-pub fn named(bound: &[Bound]) -> String {
-    let named = bound.iter().take(MAX_NAMED);
-    let named = named.map(|bound| format!("{} → {}", bound.routing_key, bound.destination));
-    named.collect::<Vec<_>>().join("; ")
+/// With the same hasher: the same ones.
+impl PartialEq for Foreign {
+    fn eq(&self, other: &Self) -> bool {
+        (self.count, self.sum, &self.first) == (other.count, other.sum, &other.first)
+    }
 }
+
+impl Eq for Foreign {}
 
 /// The command that lists them.
 #[must_use]
@@ -136,47 +210,59 @@ enum Said {
     /// That nobody knows.
     Unknown,
     /// These, or nothing if there is none.
-    Bound(Vec<Bound>),
+    Bound(Foreign),
+}
+
+/// An exchange that is looked after.
+struct Watched {
+    vhost: String,
+    exchange: String,
+    said: Option<Said>,
+    /// Looks without an answer since the last one with one.
+    failed: u32,
+    /// When the next look is.
+    due: Instant,
+}
+
+/// The outcome of a look.
+struct Look {
+    /// What is bound; or why that is not known.
+    found: Result<Foreign, String>,
+    /// How long it is until the next one.
+    pause: Duration,
+    /// It is no fault of a moment.
+    is_final: bool,
 }
 
 /// Looks after the exchanges, as long as there is `alive`, and says what changes.
 pub(super) fn watch<T: Send + Sync + 'static>(config: &Config, alive: Weak<T>) {
-    let exchanges = endangered(config).to_vec();
+    let exchanges = endangered(config);
     if exchanges.is_empty() || config.broker.all_urls().is_empty() {
         return;
     }
-    let vhosts = config.broker.named_vhosts();
     let url = config.auth_rabbitmq.management();
     let url = url.or_else(|| beside_broker(config));
     let management = url.and_then(|url| Management::new(url).ok());
-    let mut said = BTreeMap::new();
-    let mut failed = 0_u32;
+    let vhosts = config.broker.named_vhosts();
+    let all = vhosts.iter().flat_map(|vhost| {
+        exchanges.iter().map(move |exchange| Watched {
+            vhost: vhost.clone(),
+            exchange: exchange.clone(),
+            said: None,
+            failed: 0,
+            due: Instant::now(),
+        })
+    });
+    let mut all: Vec<_> = all.collect();
+    let hasher = RandomState::new();
     tokio::spawn(async move {
-        let mut rounds = interval(EVERY);
-        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            rounds.tick().await;
+        while let Some(next) = all.iter_mut().min_by_key(|watched| watched.due) {
+            sleep_until(next.due).await;
             if alive.strong_count() == 0 {
                 return;
             }
-            for vhost in &vhosts {
-                for exchange in &exchanges {
-                    let now = look(management.as_ref(), vhost, exchange).await;
-                    let key = (vhost.clone(), exchange.clone());
-                    failed = if now.is_ok() {
-                        0
-                    } else {
-                        failed.saturating_add(1)
-                    };
-                    if failed == PATIENCE && said.get(&key) != Some(&Said::Unknown) {
-                        said.remove(&key);
-                    }
-                    let before = said.get(&key);
-                    if let Some(now) = say(vhost, exchange, before, now) {
-                        said.insert(key, now);
-                    }
-                }
-            }
+            let look = look(management.as_ref(), &next.vhost, &next.exchange, &hasher).await;
+            next.note(look);
         }
     });
 }
@@ -185,13 +271,55 @@ async fn look(
     management: Option<&Management>,
     vhost: &str,
     exchange: &str,
-) -> Result<Vec<Bound>, String> {
+    hasher: &RandomState,
+) -> Look {
     let Some(management) = management else {
-        return Err("there is no account for RabbitMQ's management plug-in".to_owned());
+        return Look {
+            found: Err("there is no account for RabbitMQ's management plug-in".to_owned()),
+            pause: SELDOM,
+            is_final: true,
+        };
     };
-    let bound = bound_at(management, vhost, exchange).await;
-    let bound = bound.map_err(|error| error.to_string())?;
-    Ok(bound.unwrap_or_default())
+    match bound_at(management, vhost, exchange, hasher).await {
+        Ok(found) => {
+            let (bound, length) = found.unwrap_or_default();
+            Look {
+                found: Ok(bound),
+                pause: pause_after(length),
+                is_final: false,
+            }
+        }
+        Err(error) => {
+            let is_final = matches!(error, SourceError::Refused(..) | SourceError::TooLarge(..));
+            Look {
+                found: Err(error.to_string()),
+                pause: if is_final { SELDOM } else { EVERY },
+                is_final,
+            }
+        }
+    }
+}
+
+/// How long it is until the next look after a list of so many bytes.
+fn pause_after(length: usize) -> Duration {
+    let times = u32::try_from(length.div_ceil(SHORT)).unwrap_or(u32::MAX);
+    EVERY.saturating_mul(times.max(1)).min(SELDOM)
+}
+
+impl Watched {
+    fn note(&mut self, look: Look) {
+        self.due = after(look.pause);
+        self.failed = match look.found {
+            Ok(_) => 0,
+            Err(_) if look.is_final => PATIENCE,
+            Err(_) => self.failed.saturating_add(1),
+        };
+        if self.failed == PATIENCE && self.said != Some(Said::Unknown) {
+            self.said = None;
+        }
+        let news = say(&self.vhost, &self.exchange, self.said.as_ref(), look.found);
+        self.said = news.or(self.said.take());
+    }
 }
 
 /// Says what is news, and gives it back.
@@ -199,7 +327,7 @@ fn say(
     vhost: &str,
     exchange: &str,
     before: Option<&Said>,
-    now: Result<Vec<Bound>, String>,
+    now: Result<Foreign, String>,
 ) -> Option<Said> {
     let now = match now {
         Ok(bound) => Said::Bound(bound),
@@ -214,13 +342,13 @@ fn say(
     let Said::Bound(bound) = &now else {
         return None;
     };
-    match (before, &**bound) {
+    match (before, bound.count) {
         (Some(before), _) if *before == now => return None,
-        (None | Some(Said::Unknown), []) => {}
-        (_, []) => telemetry::bindings_of_others_gone(vhost, exchange),
+        (None | Some(Said::Unknown), 0) => {}
+        (_, 0) => telemetry::bindings_of_others_gone(vhost, exchange),
         _ => {
             let command = listing(vhost, exchange);
-            telemetry::bindings_of_others(vhost, exchange, bound.len(), &named(bound), &command);
+            telemetry::bindings_of_others(vhost, exchange, bound.count, &bound.named(), &command);
         }
     }
     Some(now)
@@ -230,30 +358,109 @@ fn say(
 mod tests {
     use super::*;
 
-    fn bound(all: &[(&str, &str)]) -> Vec<Bound> {
-        let all = all.iter().map(|(key, destination)| Bound {
-            destination: (*destination).to_owned(),
-            routing_key: (*key).to_owned(),
-            destination_type: if destination.ends_with(".all") {
-                "exchange"
-            } else {
-                "queue"
-            }
-            .to_owned(),
-        });
-        all.collect()
-    }
-
     #[test]
     fn bridges_are_none_of_others() {
-        let both = bound(&[("user_bob", "feed.all"), ("user_alice", "audit")]);
-        let others = of_others("feed", both);
-        assert_eq!(others, bound(&[("user_alice", "audit")]));
-        assert_eq!(named(&others), "user_alice → audit");
+        let hasher = RandomState::new();
+        let all = [("user_bob", "feed.all"), ("user_alice", "audit")];
+        let others = Foreign::of(&all, &hasher);
+        assert_eq!(others, Foreign::of(&all[1..], &hasher));
+        assert_eq!(others.named(), "user_alice → audit");
+    }
+
+    /// Of very many, few are kept, and one that changes is noticed all the same.
+    #[test]
+    fn very_many_are_known_by_their_sum() {
+        let hasher = RandomState::new();
+        let keys: Vec<String> = (0..1_000).map(|n| format!("key_{n:04}")).collect();
+        let mut all: Vec<_> = keys.iter().map(|key| (&**key, "audit")).collect();
+        let before = Foreign::of(&all, &hasher);
+        assert_eq!((before.count(), before.first.len()), (1_000, MAX_NAMED));
+        assert!(before.named().starts_with("key_0000 → audit; key_0001 →"));
+        all.reverse();
+        assert_eq!(Foreign::of(&all, &hasher), before);
+        all[3].1 = "log";
+        assert_ne!(Foreign::of(&all, &hasher), before);
+    }
+
+    /// A list is asked for the less often, the longer it is; a refusal is said once, and seldom tried.
+    #[tokio::test]
+    async fn what_is_dear_is_asked_for_seldom() {
+        for (length, minutes) in [
+            (0, 1),
+            (SHORT, 1),
+            (SHORT + 1, 2),
+            (36 << 20, 36),
+            (1 << 30, 60),
+        ] {
+            assert_eq!(pause_after(length).as_secs(), minutes * 60, "{length}");
+        }
+        let management = answering("HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n");
+        let (hasher, now) = (RandomState::new(), Instant::now());
+        let mut watched = Watched {
+            vhost: "/".to_owned(),
+            exchange: "feed".to_owned(),
+            said: Some(Said::Bound(Foreign::default())),
+            failed: 0,
+            due: now,
+        };
+        let look = look(Some(&management), "/", "feed", &hasher).await;
+        assert!(
+            look.found.as_ref().is_err_and(|why| why.contains("401")),
+            "{:?}",
+            look.found
+        );
+        watched.note(look);
+        assert_eq!(watched.said, Some(Said::Unknown));
+        assert!(watched.due.duration_since(now) >= SELDOM);
+    }
+
+    /// Of an answer in pieces, nothing is kept but what is told.
+    #[tokio::test]
+    async fn a_long_list_is_read_as_it_comes() {
+        let bindings = (0..20_000).map(|n| {
+            let destination = if n % 2 == 0 { "feed.all" } else { "audit" };
+            let kind = if n % 2 == 0 { "exchange" } else { "queue" };
+            format!(
+                r#"{{"destination":"{destination}","destination_type":"{kind}","routing_key":"k{n:05}"}}"#
+            )
+        });
+        let body = format!("[{}]", bindings.collect::<Vec<_>>().join(","));
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        let management = answering(&format!("{head}{body}"));
+        let found = bound_at(&management, "/", "feed", &RandomState::new()).await;
+        let (bound, length) = found.unwrap().unwrap();
+        assert_eq!((bound.count(), length), (10_000, body.len()));
+        assert!(
+            bound.named().starts_with("k00001 → audit; k00003 →"),
+            "{}",
+            bound.named()
+        );
+    }
+
+    /// A plug-in that has this answer, once.
+    fn answering(answer: &str) -> Management {
+        use std::io::{Read as _, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let answer = answer.to_owned();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.extend_from_slice(&byte);
+            }
+            stream.write_all(answer.as_bytes()).unwrap();
+        });
+        let url = AnyUrl::parse(&format!("http://guest:guest@127.0.0.1:{port}")).unwrap();
+        Management::new(SecretUrl::from(url)).unwrap()
     }
 
     #[test]
     fn what_is_said_is_news() {
+        let hasher = RandomState::new();
+        let bound = |all: &[_]| Foreign::of(all, &hasher);
         let some = bound(&[("user_alice", "audit")]);
         let more = bound(&[("user_alice", "audit"), ("user_bob", "audit")]);
         let away = || Err("away".to_owned());
@@ -265,8 +472,8 @@ mod tests {
             (Ok(some.clone()), None),
             (away(), None),
             (Ok(more.clone()), Some(Said::Bound(more))),
-            (Ok(Vec::new()), Some(Said::Bound(Vec::new()))),
-            (Ok(Vec::new()), None),
+            (Ok(bound(&[])), Some(Said::Bound(bound(&[])))),
+            (Ok(bound(&[])), None),
         ] {
             let told = say("/", "feed", said.as_ref(), now);
             assert_eq!(told, news);

@@ -1,6 +1,6 @@
 //! What AMQP cannot tell: RabbitMQ's management plug-in is asked, or the command is told that asks.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, hash::RandomState};
 
 use futures_util::future::join_all;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     app::{
         self,
-        foreign::{self, Bound},
+        foreign::{self, Foreign},
     },
     auth::rabbitmq::{Management, SourceError},
     broker::{ExchangeKind, journal::stream_of},
@@ -319,10 +319,11 @@ fn queue_type(name: &str, vhost: &Value) -> Finding {
 }
 
 async fn bindings(management: &Management, vhost: &str, exchange: &str) -> Finding {
-    let (answer, _) = ask(foreign::bound_at(management, vhost, exchange)).await;
+    let hasher = RandomState::new();
+    let (answer, _) = ask(foreign::bound_at(management, vhost, exchange, &hasher)).await;
     let answer = answer.unwrap_or_else(|| Err(SourceError::Timeout(management.to_string().into())));
     match answer {
-        Ok(Some(bound)) => judge(vhost, exchange, &bound),
+        Ok(Some((bound, _))) => judge(vhost, exchange, &bound),
         Ok(None) => Finding::right(
             "management.bindings",
             format!("exchange {exchange} (feed.whole) is not there yet"),
@@ -336,17 +337,17 @@ async fn bindings(management: &Management, vhost: &str, exchange: &str) -> Findi
 }
 
 /// With `bridge = false`, a key that anybody binds at the exchange is missed by all clients.
-fn judge(vhost: &str, exchange: &str, bound: &[Bound]) -> Finding {
+fn judge(vhost: &str, exchange: &str, bound: &Foreign) -> Finding {
     let question = "management.bindings";
-    if bound.is_empty() {
+    if bound.count() == 0 {
         let text = format!("nobody else binds keys at exchange {exchange} (feed.whole)");
         return Finding::right(question, text);
     }
     let text = format!(
         "bindings of others ({}) at exchange {exchange} keep their keys from all clients \
          ([feed] bridge = false): {}",
-        bound.len(),
-        foreign::named(bound)
+        bound.count(),
+        bound.named()
     );
     Finding::wrong(question, text)
         .cure("[feed] bridge = true")
@@ -363,11 +364,9 @@ mod tests {
 
     #[test]
     fn bindings_of_others_are_named() {
-        assert_eq!(judge("/", "feed", &[]).mark, Mark::Right);
-        let other = json!({
-            "destination": "audit", "destination_type": "queue", "routing_key": "user_alice"
-        });
-        let found = judge("/", "feed", &[serde_json::from_value(other).unwrap()]);
+        assert_eq!(judge("/", "feed", &Foreign::default()).mark, Mark::Right);
+        let other = Foreign::of(&[("user_alice", "audit")], &RandomState::new());
+        let found = judge("/", "feed", &other);
         assert_eq!(found.mark, Mark::Wrong);
         assert!(
             found.text.contains("bindings of others (1)"),

@@ -8,6 +8,7 @@
 mod accounts;
 mod config;
 mod definitions;
+mod objects;
 mod password;
 pub mod pattern;
 mod source;

@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Client, StatusCode};
+use bytes::Bytes;
+use reqwest::{Client, Response, StatusCode};
 use ring::digest::{Context, Digest, SHA256};
 use thiserror::Error;
 use url::Url;
@@ -18,6 +19,7 @@ use super::{
     accounts::Accounts,
     config::Place,
     definitions::{Definitions, DefinitionsError},
+    objects::Objects,
 };
 use crate::{
     auth::client::client,
@@ -29,6 +31,8 @@ use crate::{
 
 /// Of one file or answer. Definitions list queues and bindings, too.
 const MAX_SIZE: usize = 64 * 1024 * 1024;
+/// Of a list that is read object by object.
+const MAX_LIST: usize = 1024 * 1024 * 1024;
 /// Connecting to the management plug-in.
 const CONNECT: Duration = Duration::from_secs(5);
 /// All that it is asked for at a time.
@@ -88,8 +92,8 @@ pub enum SourceError {
     #[error("{0}: {1}")]
     Definitions(Box<str>, Box<DefinitionsError>),
     /// It does not end.
-    #[error("{0}: is larger than {max}", max = show_size(MAX_SIZE))]
-    TooLarge(Box<str>),
+    #[error("{0}: is larger than {max}", max = show_size(*.1))]
+    TooLarge(Box<str>, usize),
     /// The management plug-in cannot be reached, or does not answer.
     #[error("{0}: {1}")]
     Connection(Box<str>, String),
@@ -160,7 +164,7 @@ impl Source {
         *stamp = Some(now);
         let shown: Box<str> = path.display().to_string().into();
         if text.len() > MAX_SIZE {
-            return Err(SourceError::TooLarge(shown));
+            return Err(SourceError::TooLarge(shown, MAX_SIZE));
         }
         if !is_new(&mut self.digest, &[&text]) {
             return Ok(None);
@@ -243,34 +247,72 @@ impl Management {
     /// # Errors
     /// There is no answer, or none with status 200.
     pub async fn get(&self, path: &str) -> Result<Zeroizing<Vec<u8>>, SourceError> {
-        let shown: Box<str> = self.url.to_string().into();
-        let connection = |error: reqwest::Error| match error.is_timeout() {
-            true => SourceError::Timeout(shown.clone()),
+        let mut response = self.ask(path).await?;
+        let mut body = Zeroizing::new(Vec::new());
+        while let Some(chunk) = self.chunk(&mut response).await? {
+            if body.len().saturating_add(chunk.len()) > MAX_SIZE {
+                return Err(SourceError::TooLarge(self.to_string().into(), MAX_SIZE));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    /// Asks for a list at `path`, below `/api/`, and hands on each of its objects as it comes, so that a
+    /// long list takes no memory. Answers how long it was, in bytes.
+    ///
+    /// # Errors
+    /// As [`Management::get`]; it is no list, or what `each` says.
+    pub async fn list(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&[u8]) -> Result<(), String>,
+    ) -> Result<usize, SourceError> {
+        let unreadable = |error| SourceError::Connection(self.to_string().into(), error);
+        let mut response = self.ask(path).await?;
+        let (mut objects, mut length) = (Objects::default(), 0_usize);
+        while let Some(chunk) = self.chunk(&mut response).await? {
+            length = length.saturating_add(chunk.len());
+            if length > MAX_LIST {
+                return Err(SourceError::TooLarge(self.to_string().into(), MAX_LIST));
+            }
+            objects.take(&chunk, &mut each).map_err(unreadable)?;
+        }
+        objects.end().map_err(unreadable)?;
+        Ok(length)
+    }
+
+    async fn chunk(&self, response: &mut Response) -> Result<Option<Bytes>, SourceError> {
+        response.chunk().await.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: reqwest::Error) -> SourceError {
+        let shown = self.to_string().into();
+        match error.is_timeout() {
+            true => SourceError::Timeout(shown),
             // A URL holds the password.
-            false => SourceError::Connection(shown.clone(), of_request(error)),
-        };
+            false => SourceError::Connection(shown, of_request(error)),
+        }
+    }
+
+    /// The answer with status 200.
+    async fn ask(&self, path: &str) -> Result<Response, SourceError> {
+        let shown: Box<str> = self.to_string().into();
         let mut url = self.url.reveal().trim_end_matches('/').to_owned();
         url.push_str("/api/");
         url.push_str(path);
         let url = Url::parse(&url)
             .map_err(|error| SourceError::Connection(shown.clone(), error.to_string()))?;
         // The client takes user and password out of the URL.
-        let mut response = self.client.get(url).send().await.map_err(connection)?;
+        let answer = self.client.get(url).send().await;
+        let response = answer.map_err(|error| self.failed(error))?;
         match response.status() {
-            StatusCode::OK => {}
+            StatusCode::OK => Ok(response),
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                return Err(SourceError::Refused(shown, status));
+                Err(SourceError::Refused(shown, status))
             }
-            status => return Err(SourceError::Status(shown, status)),
+            status => Err(SourceError::Status(shown, status)),
         }
-        let mut body = Zeroizing::new(Vec::new());
-        while let Some(chunk) = response.chunk().await.map_err(connection)? {
-            if body.len().saturating_add(chunk.len()) > MAX_SIZE {
-                return Err(SourceError::TooLarge(shown));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body)
     }
 }
 
