@@ -51,7 +51,10 @@ use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use warp::{
     Filter,
     http::{HeaderMap, Method, StatusCode, header},
@@ -117,9 +120,12 @@ pub struct Api {
     /// How long a request may take from then on.
     timeout: Duration,
     /// A turn for each request that is being served.
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     refused: Mutex<Seldom>,
 }
+
+/// A request's turn; `None` where it needs none.
+type Turn = Option<OwnedSemaphorePermit>;
 
 /// One operation.
 struct Route {
@@ -236,7 +242,7 @@ impl Api {
             node: node.into(),
             started: Instant::now(),
             started_at: SystemTime::now(),
-            turns: Semaphore::new(max_requests.min(Semaphore::MAX_PERMITS)),
+            turns: Arc::new(Semaphore::new(max_requests.min(Semaphore::MAX_PERMITS))),
             max_requests,
             rules,
             configuration,
@@ -274,7 +280,7 @@ impl Api {
     }
 
     async fn answer<B: Buf>(
-        &self,
+        self: &Arc<Self>,
         (method, path): (Method, &str),
         query: String,
         headers: HeaderMap,
@@ -286,7 +292,7 @@ impl Api {
             Err(refusal) => return refusal.into_response(),
         };
         let begun = Instant::now();
-        let request = Request {
+        let mut request = Request {
             names,
             query,
             body: Bytes::new(),
@@ -294,21 +300,41 @@ impl Api {
             remote: remote.map(|Remote(remote)| remote),
             on: Arc::default(),
         };
-        let on = Arc::clone(&request.on);
-        let path_names = request.names.join(" ");
-        let mut caller = None;
-        let answer = self
-            .serve(route, request, &headers, body, &mut caller)
-            .await;
+        let admitted = self.admit(route, &mut request, &headers, body).await;
+        let serving = Arc::clone(self).serve(route, (path.to_owned(), begun), request, admitted);
+        if route.action.is_none() {
+            return serving.await;
+        }
+        // It goes on if its caller hangs up: half of it may be done by then, and the audit tells of it.
+        tokio::spawn(serving).await.unwrap_or_else(|_| {
+            let error = "it failed, which is in the log; some of it may be done";
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error).into_response()
+        })
+    }
+
+    /// Serves a request, or refuses it, and tells of it.
+    async fn serve(
+        self: Arc<Self>,
+        route: &Route,
+        (path, begun): (String, Instant),
+        request: Request,
+        admitted: Result<Turn, Refusal>,
+    ) -> warp::reply::Response {
+        let (caller, remote) = (request.caller.clone(), request.remote);
+        let (on, path_names) = (Arc::clone(&request.on), request.names.join(" "));
+        let answer = match admitted {
+            Ok(turn) => self.handle(route, request, turn).await,
+            Err(refusal) => Err(refusal),
+        };
         let status = match &answer {
             Ok(reply) => reply.status,
             Err(refusal) => refusal.status,
         };
         telemetry::api_request(&telemetry::ApiRequest {
             token: caller.as_deref(),
-            method: method.as_str(),
+            method: route.method.as_str(),
             route: route.path,
-            path,
+            path: &path,
             status: status.as_u16(),
             duration: begun.elapsed(),
         });
@@ -322,7 +348,7 @@ impl Api {
             telemetry::audited(&telemetry::Audited {
                 token: caller.as_deref(),
                 scope: scope.as_str(),
-                remote: remote.map(|Remote(remote)| remote),
+                remote,
                 action,
                 on: on.get().map_or(&path_names, |on| on),
                 outcome,
@@ -332,20 +358,20 @@ impl Api {
         answer.map_or_else(Refusal::into_response, answer::Reply::into_response)
     }
 
-    async fn serve<B: Buf>(
+    /// Whether a request may be served; reads its body. A caller who hangs up meanwhile has asked for
+    /// nothing.
+    async fn admit<B: Buf>(
         &self,
         route: &Route,
-        mut request: Request,
+        request: &mut Request,
         headers: &HeaderMap,
         body: impl Stream<Item = Result<B, warp::Error>>,
-        caller: &mut Option<Box<str>>,
-    ) -> Answer {
+    ) -> Result<Turn, Refusal> {
         let Some(wanted) = self.wanted(route.access) else {
-            return (route.handler)(self, request).await;
+            return Ok(None);
         };
-        *caller = Some(self.authorize(headers, wanted)?);
-        request.caller.clone_from(caller);
-        let Ok(_turn) = self.turns.try_acquire() else {
+        request.caller = Some(self.authorize(headers, wanted)?);
+        let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
             let error = format!(
                 "{} requests are being served, as many as [api] max_requests allows",
                 self.max_requests
@@ -356,16 +382,21 @@ impl Api {
         if route.takes_body {
             request.body = self.read(headers, body).await?;
         }
-        match timeout(self.timeout, (route.handler)(self, request)).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                let error = format!(
-                    "it took longer than {} s; some of it may be done",
-                    self.timeout.as_secs()
-                );
-                Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, error))
-            }
-        }
+        Ok(Some(turn))
+    }
+
+    async fn handle(&self, route: &Route, request: Request, turn: Turn) -> Answer {
+        let handling = (route.handler)(self, request);
+        let Some(_turn) = turn else {
+            return handling.await;
+        };
+        timeout(self.timeout, handling).await.unwrap_or_else(|_| {
+            let error = format!(
+                "it took longer than {} s; some of it may be done",
+                self.timeout.as_secs()
+            );
+            Err(Refusal::new(StatusCode::GATEWAY_TIMEOUT, error))
+        })
     }
 
     /// What a request needs of its token; `None` if it needs no token.

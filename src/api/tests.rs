@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use futures_util::stream;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use warp::http::HeaderValue;
 
 use super::*;
@@ -65,7 +66,7 @@ impl Answered {
     }
 }
 
-async fn ask(api: &Api, request: &str, token: &str, body: &str) -> Answered {
+async fn ask(api: &Arc<Api>, request: &str, token: &str, body: &str) -> Answered {
     let (method, target) = request.split_once(' ').unwrap();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let mut headers = HeaderMap::new();
@@ -81,7 +82,7 @@ async fn ask(api: &Api, request: &str, token: &str, body: &str) -> Answered {
 }
 
 async fn send(
-    api: &Api,
+    api: &Arc<Api>,
     method: &str,
     path: &str,
     query: &str,
@@ -366,7 +367,7 @@ async fn a_body_is_json_of_a_bounded_size_and_comes_in_time() {
     assert_eq!(late.status(), 408);
 }
 
-async fn ask_owned(api: &Api, body: String) -> Answered {
+async fn ask_owned(api: &Arc<Api>, body: String) -> Answered {
     ask(api, "POST /api/v1/publish", WRITER, &body).await
 }
 
@@ -479,4 +480,74 @@ async fn what_takes_presence_says_that_it_is_off() {
             answered.body
         );
     }
+}
+
+/// A configuration whose reload takes until it is let go on.
+#[derive(Default)]
+struct Slow {
+    begun: Notify,
+    go_on: Notify,
+    done: Notify,
+}
+
+impl Reconfigure for Slow {
+    fn reload(&self) -> BoxFuture<'_, Result<Difference, String>> {
+        async {
+            self.begun.notify_one();
+            self.go_on.notified().await;
+            self.done.notify_one();
+            Err("it was for a test".to_owned())
+        }
+        .boxed()
+    }
+
+    fn compare(&self, _: Option<String>) -> BoxFuture<'_, Result<Difference, String>> {
+        self.reload()
+    }
+
+    fn in_force(&self) -> Configuration {
+        panic!("nobody asks for it");
+    }
+}
+
+/// Of an action, half may be done when its caller hangs up: the rest follows.
+#[tokio::test]
+async fn an_action_goes_on_without_its_caller() {
+    let (_progress, phases) = Progress::start();
+    let slow = Arc::new(Slow::default());
+    let config = Config {
+        tokens: tokens(),
+        ..Config::default()
+    };
+    let patience = Duration::from_secs(60);
+    let api = Api::new(
+        services(10),
+        phases,
+        Rules::new(config, Health::default()),
+        Some(Arc::clone(&slow) as _),
+        "node-1",
+        patience,
+        patience,
+    );
+    let within = |done| timeout(Duration::from_secs(10), done);
+    tokio::select! {
+        _ = ask(&api, "POST /api/v1/config/reload", ADMINISTRATOR, "") => panic!("too soon"),
+        () = slow.begun.notified() => {}
+    }
+    // The caller is gone. Its turn is taken, until the action ends.
+    let taken = || api.max_requests - api.turns.available_permits();
+    assert_eq!(taken(), 1);
+    slow.go_on.notify_one();
+    within(slow.done.notified())
+        .await
+        .expect("it ended with its caller");
+    // A question changes nothing, and ends.
+    tokio::select! {
+        _ = ask(&api, "POST /api/v1/config/compare", ADMINISTRATOR, "{}") => panic!("too soon"),
+        () = slow.begun.notified() => {}
+    }
+    slow.go_on.notify_one();
+    let answered = ask(&api, "POST /api/v1/config/compare", ADMINISTRATOR, "{}").await;
+    assert_eq!(answered.status, 422, "{}", answered.body);
+    assert_eq!(taken(), 0);
 }
