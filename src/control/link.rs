@@ -229,13 +229,13 @@ impl ControlLink {
     }
 
     fn envelope(&self, command: &Command, answer: bool) -> Envelope {
+        let now = (!command.is_timeless()).then(SystemTime::now);
         Envelope {
             command: command.clone(),
             id: format!("{:016x}", rand::random::<u64>()).into(),
             node: self.0.node.clone(),
-            expires: SystemTime::now()
-                .checked_add(LIFE)
-                .filter(|_| !command.is_timeless()),
+            expires: now.and_then(|now| now.checked_add(LIFE)),
+            stamp: now,
             answer,
         }
     }
@@ -486,11 +486,13 @@ async fn tell_view(link: &ControlLink, shared: &ControlShared, to: Box<str>, loo
 
 async fn run(link: &ControlLink, shared: &ControlShared, envelope: Envelope) {
     let command = &envelope.command;
-    if envelope.is_expired(SystemTime::now()) {
+    let now = SystemTime::now();
+    if envelope.is_expired(now) {
         let cause = format!("{} of {} came too late", command.name(), command.subject());
         return telemetry::control_ignored(&cause);
     }
-    let effect = shared.begin(command).await.unwrap_or_else(|error| {
+    let begun = shared.begin(command, envelope.late(now)).await;
+    let effect = begun.unwrap_or_else(|error| {
         telemetry::control_ignored(&error.to_string());
         Effect::Known(0)
     });

@@ -46,8 +46,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The sessions of this node, as commands reach them. Nothing here waits.
 pub trait Sessions: Send + Sync + 'static {
-    /// Ends the sessions that are meant, with ERROR `kicked`; how many.
-    fn kick(&self, target: &Target, reason: &str) -> usize;
+    /// Ends the sessions that are meant, with ERROR `kicked`; how many. It was asked for so long ago
+    /// (`late`): those that logged in since are not meant.
+    fn kick(&self, target: &Target, reason: &str, late: Duration) -> usize;
 
     /// Ends a session whose user has logged in again, with ERROR `session replaced`; how many.
     fn replace(&self, session: &str) -> usize;
@@ -65,8 +66,8 @@ pub trait Sessions: Send + Sync + 'static {
 
     /// Tells the sessions of a user to end subscriptions, each with ERROR `unsubscribed`, in the
     /// background; they go on. The future waits for their word, less than a second, and answers how
-    /// many subscriptions have ended.
-    fn unsubscribe(&self, wanted: &Arc<Unsubscribe>) -> BoxFuture<'static, usize>;
+    /// many subscriptions have ended. Sessions that logged in since it was asked for are not meant.
+    fn unsubscribe(&self, wanted: &Arc<Unsubscribe>, late: Duration) -> BoxFuture<'static, usize>;
 
     /// Takes a ban, or its lifting. Sessions that it is about end, with ERROR `banned`; how many.
     /// Of a ban that is lifted: 1, if it was in force here.
@@ -409,13 +410,13 @@ impl ControlShared {
 
     /// On this node; how much it did.
     async fn execute(&self, command: &Command) -> Result<u64, RecheckOff> {
-        Ok(self.begin(command).await?.hits().await)
+        Ok(self.begin(command, Duration::ZERO).await?.hits().await)
     }
 
-    /// On this node: all later commands come after it.
-    async fn begin(&self, command: &Command) -> Result<Effect, RecheckOff> {
+    /// On this node, so long after it was asked for: all later commands come after it.
+    async fn begin(&self, command: &Command, late: Duration) -> Result<Effect, RecheckOff> {
         let hits = match command {
-            Command::Kick { target, reason } => self.sessions.kick(target, reason),
+            Command::Kick { target, reason } => self.sessions.kick(target, reason, late),
             Command::Replace { session } => self.sessions.replace(session),
             Command::Recheck(target) => {
                 if let Some(user) = target.user() {
@@ -426,7 +427,7 @@ impl ControlShared {
             Command::Forget { user } => self.auth.forget(user).await,
             Command::RefreshGroups { user } => self.sessions.refresh_groups(user),
             Command::Unsubscribe(wanted) => {
-                return Ok(Effect::Awaited(self.sessions.unsubscribe(wanted)));
+                return Ok(Effect::Awaited(self.sessions.unsubscribe(wanted, late)));
             }
             Command::Ban(change) => {
                 let (applied, hits) = self.sessions.ban(change);

@@ -19,7 +19,7 @@
 //! | `answer` | `true`: each node publishes the number of its hits to the same exchange |
 //! | `id` | the answers refer to it |
 //! | `node` | the node that gives the command; it does not hear its own |
-//! | `stamp` | of a ban, by a node: when it was set or lifted, in milliseconds since 1970. The latest counts |
+//! | `stamp` | in milliseconds since 1970. Of a ban, by a node: when it was set or lifted; the latest counts. Of others: when it was asked for. A `kick` or an `unsubscribe` that comes late is not for sessions that logged in since |
 //! | `version` | 1 if it is missing |
 //!
 //! An answer has the `command` `answer`, `to` (the `id`), `node` and `hits`. A node that begins to
@@ -149,11 +149,20 @@ pub struct Envelope {
     pub node: Box<str>,
     /// The moment from which on nodes ignore it.
     pub expires: Option<SystemTime>,
+    /// When it was asked for; missing where that has no meaning ([`Command::Ban`]), or is not said.
+    pub stamp: Option<SystemTime>,
     /// Asks for answers.
     pub answer: bool,
 }
 
 impl Envelope {
+    /// How long it was on its way; not at all, if it does not say.
+    #[must_use]
+    pub fn late(&self, now: SystemTime) -> Duration {
+        let late = self.stamp.map(|stamp| now.duration_since(stamp));
+        late.and_then(Result::ok).unwrap_or_default()
+    }
+
     /// True if it is too late for it.
     #[must_use]
     pub fn is_expired(&self, now: SystemTime) -> bool {
@@ -315,6 +324,7 @@ pub fn encode(note: &Note) -> Vec<u8> {
             fields.node = envelope.node.clone();
             fields.answer = envelope.answer;
             fields.expires = envelope.expires.map(seconds);
+            fields.stamp = envelope.stamp.map(milliseconds);
             match &envelope.command {
                 Command::Kick { target, reason } => {
                     fields.aim(target);
@@ -480,9 +490,11 @@ impl Fields {
                 return Err(format!("the command {start:?} is not known"));
             }
         };
+        let stamp = self.stamp.filter(|_| !command.is_timeless());
         Ok(Note::Command(Envelope {
             command,
             expires: self.expires(),
+            stamp: stamp.and_then(|stamp| UNIX_EPOCH.checked_add(Duration::from_millis(stamp))),
             id: self.id,
             node: self.node,
             answer: self.answer,
@@ -578,6 +590,11 @@ fn required(name: &str, value: Option<Box<str>>) -> Result<Box<str>, String> {
         .ok_or_else(|| format!("{name} is missing or empty"))
 }
 
+fn milliseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A moment too far away to be counted never comes.
 fn seconds(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH);
@@ -647,11 +664,13 @@ mod tests {
         ];
         let expires = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         for command in commands {
+            let stamp = (!command.is_timeless()).then_some(expires + Duration::from_millis(7));
             let note = Note::Command(Envelope {
                 command,
                 id: "id".into(),
                 node: "n".into(),
                 expires: Some(expires),
+                stamp,
                 answer: true,
             });
             assert_eq!(decode(&encode(&note)), Ok(note));

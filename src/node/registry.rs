@@ -33,6 +33,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Registry {
     members: Mutex<Members>,
+    begun: Instant,
     /// Whether a drain was begun. Written and read with `members` locked.
     draining: AtomicBool,
     count: watch::Sender<usize>,
@@ -66,8 +67,9 @@ enum State {
     Unfinished(Option<Place>),
     /// It is one of `max`, and its session is not ready yet.
     Admitted,
-    /// Its session. Weak, for the session holds the guard.
-    LoggedIn(Weak<dyn LoggedIn>),
+    /// Its session, and since when: in seconds of the registry's time, in four bytes, for there are many.
+    /// Weak, for the session holds the guard.
+    LoggedIn(Weak<dyn LoggedIn>, u32),
 }
 
 /// A connection's entry in the registry; removed when it is dropped.
@@ -94,6 +96,7 @@ impl Registry {
     pub fn with_places(max: usize, places: Arc<Places>, limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
             members: Mutex::default(),
+            begun: Instant::now(),
             draining: AtomicBool::new(false),
             count: watch::Sender::new(0),
             max: AtomicUsize::new(max),
@@ -275,6 +278,23 @@ impl Registry {
         meant.filter_map(|(_, member)| member.session()).collect()
     }
 
+    /// The sessions that are logged in, and were so long ago.
+    pub(super) fn sessions_of(&self, ago: Duration) -> Vec<Arc<dyn LoggedIn>> {
+        let Some(then) = self.second(ago) else {
+            return Vec::new();
+        };
+        let members = self.members.lock();
+        let all = members.by_number.values();
+        let old = all.filter(|member| matches!(member.state, State::LoggedIn(_, at) if at <= then));
+        old.filter_map(Member::session).collect()
+    }
+
+    /// The second of the registry's time so long ago; `None`: before it began.
+    fn second(&self, ago: Duration) -> Option<u32> {
+        let second = self.begun.elapsed().checked_sub(ago)?.as_secs();
+        Some(u32::try_from(second).unwrap_or(u32::MAX))
+    }
+
     /// Waits until the last connection is gone.
     pub async fn wait_empty(&self) {
         // The sender is this very registry's, so there is no error.
@@ -285,7 +305,7 @@ impl Registry {
 impl Member {
     fn session(&self) -> Option<Arc<dyn LoggedIn>> {
         match &self.state {
-            State::LoggedIn(session) => session.upgrade(),
+            State::LoggedIn(session, _) => session.upgrade(),
             State::Unfinished(_) | State::Admitted => None,
         }
     }
@@ -354,7 +374,8 @@ impl Guard {
     /// The connection's session is logged in: from now on it can be found.
     pub fn logged_in(&self, session: &Arc<impl LoggedIn + 'static>) {
         let session: Weak<dyn LoggedIn> = Arc::downgrade(session) as _;
-        self.set(State::LoggedIn(session));
+        let since = self.registry.second(Duration::ZERO).unwrap_or_default();
+        self.set(State::LoggedIn(session, since));
     }
 
     fn set(&self, state: State) {
@@ -413,6 +434,12 @@ impl Shed for Registry {
             let all = members.by_number.values();
             all.map(|member| Arc::clone(&member.mailbox)).collect()
         };
+        let all = all.into_iter().map(|mailbox| {
+            // Clients share them, so it is not known how much that frees.
+            mailbox.forget_bases();
+            (mailbox.bytes(), mailbox)
+        });
+        let mut greatest: Vec<_> = all.filter(|(bytes, _)| *bytes >= WORTH_IT).collect();
         greatest.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         let (mut count, mut freed) = (0_usize, 0_usize);
         for (size, mailbox) in greatest {
@@ -434,12 +461,6 @@ impl Drop for Guard {
         if let Some(member) = &removed
             && !matches!(member.state, State::Unfinished(_))
         {
-        let all = all.into_iter().map(|mailbox| {
-            // Clients share them, so it is not known how much that frees.
-            mailbox.forget_bases();
-            (mailbox.bytes(), mailbox)
-        });
-        let mut greatest: Vec<_> = all.filter(|(bytes, _)| *bytes >= WORTH_IT).collect();
             members.admitted = members.admitted.saturating_sub(1);
         }
         self.registry.count.send_replace(members.by_number.len());

@@ -21,6 +21,9 @@ use super::{
 };
 use crate::control::{Applied, Change, RecheckOff, Sessions, Subject, Target, Unsubscribe};
 
+/// A command that has been under way for no longer is for all sessions: so far clocks may differ.
+const LATE: Duration = Duration::from_secs(10);
+
 /// How long a connection may take to say what it does: its task may have much to do.
 const ANSWER: Duration = Duration::from_millis(800);
 
@@ -42,12 +45,17 @@ fn number(id: &str) -> Option<u64> {
 
 impl Registry {
     fn find(&self, target: &Target) -> Vec<Arc<dyn LoggedIn>> {
+        self.find_of(target, Duration::ZERO)
+    }
+
+    /// The same, of those that were logged in when it was asked for, so long ago.
+    fn find_of(&self, target: &Target, late: Duration) -> Vec<Arc<dyn LoggedIn>> {
         let mut found = match target {
             Target::Session(id) => {
                 let session = number(id).and_then(|number| self.session(number));
                 session.into_iter().collect()
             }
-            Target::User(_) | Target::Device { .. } => self.sessions(|_| true),
+            Target::User(_) | Target::Device { .. } => self.sessions_of(late.saturating_sub(LATE)),
         };
         found.retain(|session| is_meant(&**session, target));
         found
@@ -66,8 +74,8 @@ impl Registry {
         timeout(ANSWER, inquiry.answer()).await.ok()?
     }
 
-    fn end(&self, target: &Target, problem: &Problem) -> usize {
-        let found = self.find(target);
+    fn end(&self, target: &Target, problem: &Problem, late: Duration) -> usize {
+        let found = self.find_of(target, late);
         for session in &found {
             session.end(problem.clone());
         }
@@ -96,12 +104,13 @@ fn is_meant(session: &dyn LoggedIn, target: &Target) -> bool {
 }
 
 impl Sessions for Registry {
-    fn kick(&self, target: &Target, reason: &str) -> usize {
-        self.end(target, &Problem::Kicked(reason.into()))
+    fn kick(&self, target: &Target, reason: &str, late: Duration) -> usize {
+        self.end(target, &Problem::Kicked(reason.into()), late)
     }
 
     fn replace(&self, session: &str) -> usize {
-        self.end(&Target::Session(session.into()), &Problem::Replaced)
+        let session = Target::Session(session.into());
+        self.end(&session, &Problem::Replaced, Duration::ZERO)
     }
 
     fn recheck(&self, target: &Target) -> Result<usize, RecheckOff> {
@@ -125,9 +134,9 @@ impl Sessions for Registry {
         count
     }
 
-    fn unsubscribe(&self, wanted: &Arc<Unsubscribe>) -> BoxFuture<'static, usize> {
+    fn unsubscribe(&self, wanted: &Arc<Unsubscribe>, late: Duration) -> BoxFuture<'static, usize> {
         // A session that is held here keeps its entry, so no order outlives its connection.
-        let found = self.find(&Target::User(wanted.user.clone()));
+        let found = self.find_of(&Target::User(wanted.user.clone()), late);
         let told = found.iter().filter_map(|session| {
             let number = number(session.id())?;
             let answer = self.withdrawals.order(number, wanted);

@@ -1,5 +1,7 @@
 //! Sessions that are ended from outside, and asked about again.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use stomp_grammar::Frame;
 
 use super::*;
@@ -127,6 +129,47 @@ async fn what_comes_too_late_is_not_done() {
     assert!(log.text().contains("came too late"), "{}", log.text());
 }
 
+/// A node that was cut off hears of it late. Whoever logged in meanwhile is not meant.
+#[tokio::test(start_paused = true)]
+async fn what_comes_late_is_for_sessions_of_then() {
+    let house = House::new();
+    let (mut before, _) = connect(&house, "alice").await;
+    before.subscribe("1", "/topic/a", "").await;
+    tokio::time::advance(Duration::from_secs(200)).await;
+    let (mut since, _) = connect(&house, "alice").await;
+    since.subscribe("1", "/topic/a", "").await;
+    let late = |seconds| {
+        let asked = SystemTime::now() - Duration::from_secs(seconds);
+        asked.duration_since(UNIX_EPOCH).unwrap().as_millis()
+    };
+    let unsubscribe = |seconds| {
+        let stamp = late(seconds);
+        let command = r#""command":"unsubscribe","user":"alice","destination":"/topic/a""#;
+        format!("{{{command},\"stamp\":{stamp}}}")
+    };
+    house.publish(CONTROL, "", &unsubscribe(100));
+    let error = before.expect(Command::Error).await;
+    assert_eq!(error.header("error-code"), Some("subscription-ended"));
+    house.publish(
+        CONTROL,
+        "",
+        &format!(
+            r#"{{"command":"kick","user":"alice","stamp":{}}}"#,
+            late(100)
+        ),
+    );
+    before.expect_error("kicked").await;
+    house.publish("amq.topic", "a", "still here");
+    since.expect_message("still here").await;
+    // Clocks differ.
+    house.publish(
+        CONTROL,
+        "",
+        &format!(r#"{{"command":"kick","user":"alice","stamp":{}}}"#, late(5)),
+    );
+    since.expect_error("kicked").await;
+}
+
 /// A node's own commands come back to it; it has run them already.
 #[tokio::test(start_paused = true)]
 async fn a_command_is_run_once() {
@@ -137,6 +180,7 @@ async fn a_command_is_run_once() {
         id: "1".into(),
         node: "node-1".into(),
         expires: None,
+        stamp: None,
         answer: false,
     };
     let note = wire::encode(&wire::Note::Command(envelope));
