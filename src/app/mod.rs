@@ -96,6 +96,9 @@ impl Error {
     }
 }
 
+/// How long the last bookmarks may take.
+const LAST_BOOKMARKS: Duration = Duration::from_secs(3);
+
 /// How long the last presence events may take.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
 
@@ -394,6 +397,12 @@ impl Gateway {
         // A client that does not go in time is cut.
         let _ = tokio::time::timeout_at(end, drained).await;
         self.progress.enter(Phase::CloseBroker);
+        // How far clients have acknowledged, up to their last word.
+        let bookmarks = end.max(after(LAST_BOOKMARKS));
+        let unwritten = self.services.last_writes.finish(bookmarks).await;
+        if unwritten > 0 {
+            telemetry::bookmarks_lost(unwritten);
+        }
         let presence = self.services.presence.as_ref();
         OptionFuture::from(presence.map(|presence| presence.close())).await;
         if let Some(events) = self.events {

@@ -319,7 +319,7 @@ async fn go_on(
     if known.is_none() || resumed.gap.is_some() {
         keeper.begin(resumed.begin).await?;
     }
-    kept.run(keeper, shared.given());
+    kept.run(keeper, shared.given(), &context.services.last_writes);
     let told = match known {
         Some(_) => resumed.told(),
         None => resumed.told_first(),

@@ -10,6 +10,7 @@ use tokio::{
     sync::oneshot,
     time::{Instant, sleep, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::context::Identity;
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
     deadline::{after, later},
     hub::{Acks, Given, Mailbox},
     messaging::{Holder, SequenceStore},
+    node::LastWrites,
 };
 
 /// Acknowledgements of so long are kept together.
@@ -83,14 +85,22 @@ impl Keeper {
             .await
     }
 
-    /// Keeps bookmarks until the subscription has ended.
-    async fn run(self, acks: Arc<Acks>, given: Given, mut alive: oneshot::Receiver<()>) {
+    /// Keeps bookmarks until the subscription has ended, or the node ends.
+    async fn run(
+        self,
+        acks: Arc<Acks>,
+        given: Given,
+        mut alive: oneshot::Receiver<()>,
+        end: CancellationToken,
+    ) {
         let mut look = after(FIRST_LOOK);
         loop {
             let is_over = tokio::select! {
                 _ = &mut alive => true,
+                () = end.cancelled() => true,
                 () = acks.moved() => tokio::select! {
                     _ = &mut alive => true,
+                    () = end.cancelled() => true,
                     () = sleep(GATHERED) => false,
                 },
                 () = sleep_until(look) => {
@@ -136,11 +146,11 @@ impl Kept {
         }
     }
 
-    /// The subscription is there.
-    pub(super) fn run(&mut self, keeper: Keeper, given: Given) {
+    /// The subscription is there. The end of the node waits for its bookmark.
+    pub(super) fn run(&mut self, keeper: Keeper, given: Given, writes: &LastWrites) {
         let (sender, alive) = oneshot::channel();
         self.alive = Some(sender);
-        tokio::spawn(keeper.run(Arc::clone(&self.acks), given, alive));
+        writes.run(keeper.run(Arc::clone(&self.acks), given, alive, writes.end()));
     }
 
     pub(super) fn acks(&self) -> &Arc<Acks> {

@@ -8,6 +8,7 @@
 //! - [`Bans`]: users, networks and devices that are kept out, on all nodes.
 //! - [`LoginPolicy`]: how often a user may be logged in; [`Logins`]: which credentials count.
 //! - [`Limits`]: what one address, user or connection may take: connections, logins, frames.
+//! - [`LastWrites`]: what sessions leave to be written, which the end of the node waits for.
 //! - [`Room`]: bytes of what clients publish, while it is under way.
 //! - [`Memory`]: how much memory the process takes, and what it may; above a mark less is let in,
 //!   and the greatest mailboxes go.
@@ -17,6 +18,7 @@ mod bans;
 mod config;
 mod inquiries;
 mod keep_bans;
+mod last_writes;
 mod limits;
 mod logged_in;
 mod logins;
@@ -37,6 +39,7 @@ pub use bans::{BanPage, Bans, MAX_BANS, Suspect};
 pub use config::MemoryConfig;
 pub use inquiries::{SessionDetails, Source, SubscriptionDetails};
 pub use keep_bans::keep_bans;
+pub use last_writes::LastWrites;
 pub use limits::{
     AddressKey, Attempt, Bucket, ClientAddress, FailedLogins, Limits, Pace, Paces, QueuePlace,
     ServerHeader, Stomp, SubscriptionPlace, TooFast, UserPlace, Users, is_shared, session_config,

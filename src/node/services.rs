@@ -7,6 +7,7 @@ use stomp_session::Problem;
 use tokio::time::Instant;
 
 use super::{
+    last_writes::LastWrites,
     limits::{ClientAddress, FailedLogins, Users},
     memory::Memory,
     registry::{Guard, Registry},
@@ -46,6 +47,8 @@ pub struct Services {
     pub failed_logins: Arc<FailedLogins>,
     /// The application's own ears, by HTTP; `None`: it has none.
     pub webhooks: Option<Arc<Webhooks>>,
+    /// What sessions leave to be written: bookmarks.
+    pub last_writes: LastWrites,
     /// The exchange of presence events, to which nobody but the gateway publishes.
     pub(super) events_exchange: Option<Arc<str>>,
     /// The exchange of messages for those who are away.
@@ -80,6 +83,7 @@ impl Services {
             users: Users::new(&settings.limits),
             failed_logins: FailedLogins::new(&settings.limits),
             webhooks: settings.webhooks.clone(),
+            last_writes: LastWrites::default(),
             events_exchange: settings.events_exchange.clone(),
             offline_exchange: settings.offline_exchange.clone(),
             settings: RwLock::new(Arc::new(settings.since(started))),

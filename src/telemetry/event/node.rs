@@ -37,6 +37,15 @@ pub fn draining(connections: usize, over: Duration) {
     info!(target: "stentor::shutdown", connections, over_ms = millis(over), "draining");
 }
 
+/// The program ends, and how far clients of so many subscriptions have acknowledged could not be kept.
+pub fn bookmarks_lost(subscriptions: usize) {
+    warn!(
+        target: "stentor::shutdown", subscriptions,
+        "the last bookmarks are not kept, for Redis gave no answer in time: what these clients have \
+         acknowledged last comes again"
+    );
+}
+
 /// The program ends; so many clients were cut.
 pub fn stopped(cut: usize) {
     if cut == 0 {
