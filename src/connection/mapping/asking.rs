@@ -36,6 +36,11 @@ pub struct Asking {
 /// [`Problem::InvalidDestination`], [`Problem::MissingHeader`], [`Problem::InvalidHeader`].
 pub(super) fn ask(rest: &str, headers: &Headers, context: &Context<'_>) -> Result<Asking, Problem> {
     let fields = Fields::new(Command::Send, headers);
+    // The rest of the transaction would be done, even if there is no answer.
+    if headers.get("transaction").is_some() {
+        let expected = "left out: a question who is in a room stands by itself";
+        return Err(fields.invalid("transaction", expected));
+    }
     let Destination::Exchange { name, key } = Destination::parse(&format!("/exchange/{rest}"))?
     else {
         return Err(Problem::InvalidDestination("it names no exchange\n".into()));

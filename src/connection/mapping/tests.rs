@@ -85,6 +85,47 @@ fn sends_go_where_the_plug_in_sends_them() {
     );
 }
 
+/// Their answers come at once, and a COMMIT is done as a whole, or not at all.
+#[test]
+fn questions_are_no_part_of_a_transaction() {
+    let all: [(&str, &[(&str, &str)]); 2] = [
+        (
+            "/presence/rooms/room/lobby",
+            &[("reply-to", "/temp-queue/r")],
+        ),
+        (
+            "/history",
+            &[
+                ("exchange", "feed"),
+                ("key", "k"),
+                ("reply-to", "/temp-queue/r"),
+            ],
+        ),
+    ];
+    for (destination, own) in all {
+        let ask = |more: &[(&str, &str)]| {
+            let headers: Headers = own.iter().chain(more).copied().collect();
+            send(destination, &headers, Bytes::new(), &CONTEXT)
+        };
+        assert!(ask(&[]).is_ok(), "{destination}");
+        let refused = ask(&[("transaction", "t")]).unwrap_err();
+        let Problem::InvalidHeader {
+            header, expected, ..
+        } = refused
+        else {
+            panic!("{destination}: {refused:?}");
+        };
+        assert_eq!(header, "transaction");
+        assert!(expected.contains("stands by itself"), "{expected}");
+    }
+    // What is said to presence is said with the rest.
+    let headers: Headers = [("status", "away"), ("transaction", "t")]
+        .into_iter()
+        .collect();
+    let said = send("/presence", &headers, Bytes::new(), &CONTEXT);
+    assert!(matches!(said, Ok(Sent::Status(_))), "{said:?}");
+}
+
 #[test]
 fn headers_become_properties_or_amqp_headers() {
     let some = |text: &str| Some(Box::from(text));
