@@ -16,6 +16,7 @@ mod jwt;
 mod lines;
 mod links;
 mod metrics;
+mod panics;
 mod presence;
 mod refusals;
 mod seldom;
@@ -74,7 +75,7 @@ pub enum InitError {
     System(#[from] io::Error),
 }
 
-/// Logs to standard error from now on, times in UTC.
+/// Logs to standard error from now on, times in UTC; panics, too.
 ///
 /// # Errors
 /// `level` cannot be read, this process has a log already, or the system refuses a thread.
@@ -90,6 +91,7 @@ pub fn init(config: &Config) -> Result<(), InitError> {
     // There is one log, or `try_init` has failed.
     let _ = LEVEL.set(level);
     let _ = LINES.set(written);
+    panics::log();
     Ok(())
 }
 

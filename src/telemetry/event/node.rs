@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::millis;
 use crate::codes::Code;
@@ -56,6 +56,19 @@ pub fn stopped(cut: usize) {
             "stopped: the grace time was over, and clients were cut"
         );
     }
+}
+
+/// A task or a thread has met a fault of this program, and is over.
+pub(in crate::telemetry) fn panicked(
+    words: &str,
+    place: Option<&str>,
+    thread: &str,
+    trace: Option<&str>,
+) {
+    error!(
+        target: "stentor::panic", panic = words, place, thread, trace,
+        "a fault of Stentor: please report it, with this line"
+    );
 }
 
 /// So many lines of the log were lost: its reader stood still, or had no room for them.
