@@ -48,6 +48,8 @@ pub struct Death {
     pub reason: Box<str>,
     /// The key that it had before.
     pub routing_key: Box<str>,
+    /// Its own time limit until then, in milliseconds; a queue's may have been shorter.
+    pub expiration: Option<u64>,
 }
 
 impl Message {
@@ -140,8 +142,6 @@ impl Message {
         self.deltas.to(base, &base.body, &self.body)
     }
 
-    /// Whether it can be a delta, or the base of one.
-    #[must_use]
     /// Drops the deltas to messages that are no more.
     pub fn tidy_deltas(&self) {
         self.deltas.tidy();
@@ -153,6 +153,8 @@ impl Message {
         self.deltas.count()
     }
 
+    /// Whether it can be a delta, or the base of one.
+    #[must_use]
     pub fn fits_deltas(&self) -> bool {
         delta::fits(&self.body)
     }

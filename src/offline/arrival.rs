@@ -1,6 +1,8 @@
 //! Messages out of the queue of what nobody is subscribed to: which keys they were for, and why they
 //! are there (pure).
 
+use std::time::Duration;
+
 use crate::broker::{
     Death, FEED_QUEUES, KeyTemplate, LANE_OF_OFFLINE, Message, Properties, Publish, UNHEARD_HEADER,
 };
@@ -97,6 +99,21 @@ impl<'a> Arrival<'a> {
         }
     }
 
+    /// The queue of a node that has not read it for so long, where the message waited in vain. One that is
+    /// only too long is none, nor one where the message's own time limit was over.
+    pub(super) fn unread_queue(&self, after: Duration) -> Option<&str> {
+        let Reason::Node { queue } = &self.reason else {
+            return None;
+        };
+        let waited = |death: &Death| {
+            let own = death.expiration.map(Duration::from_millis);
+            *death.reason == *"expired" && own.is_none_or(|own| own >= after)
+        };
+        let mut deaths = self.message.deaths.iter();
+        let is_unread = deaths.any(|death| death.queue == *queue && waited(death));
+        is_unread.then_some(&**queue)
+    }
+
     /// Whether somebody may have it all the same.
     pub(super) fn is_doubtful(&self) -> bool {
         self.reason != Reason::Nobody
@@ -164,7 +181,40 @@ mod tests {
             queue: queue.into(),
             reason: "expired".into(),
             routing_key: key.into(),
+            expiration: None,
         }
+    }
+
+    /// A message that may wait for a second only says nothing of the node: it may have been cut off for
+    /// that second.
+    #[test]
+    fn a_message_with_a_limit_of_its_own_makes_no_node_dead() {
+        let (template, queue) = (template(), "stentor.feed.host.1.2");
+        let after = Duration::from_secs(60);
+        for (reason, expiration, is_unread) in [
+            ("expired", None, true),
+            ("expired", Some(1_000), false),
+            ("expired", Some(60_000), true),
+            ("maxlen", None, false),
+        ] {
+            let mut late = message("stentor.feed.host.1.2.overflow", &[]);
+            let death = Death {
+                reason: reason.into(),
+                expiration,
+                ..death(queue, "user_bob")
+            };
+            late.deaths = [death].into();
+            let arrival = Arrival::read(&late, &template);
+            assert!(arrival.is_doubtful(), "{reason} {expiration:?}");
+            let unread = arrival.unread_queue(after);
+            assert_eq!(
+                unread,
+                is_unread.then_some(queue),
+                "{reason} {expiration:?}"
+            );
+        }
+        let nobody = message("user_alice", &[]);
+        assert_eq!(Arrival::read(&nobody, &template).unread_queue(after), None);
     }
 
     #[test]

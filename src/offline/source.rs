@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::arrival::{Arrival, Reason, TRIAL_KEYS};
+use super::arrival::{Arrival, TRIAL_KEYS};
 use crate::{
     backoff::Backoff,
     broker::{
@@ -98,6 +98,7 @@ impl Source {
     async fn read(self: Arc<Self>) {
         let mut backoff = Backoff::new(PAUSES);
         let drained = Arc::<Mutex<HashMap<Box<str>, Instant>>>::default();
+        let mut said = None;
         while let Some(host) = self.host() {
             let begun = Instant::now();
             let (sender, inbox) = mpsc::unbounded_channel();
@@ -113,9 +114,33 @@ impl Source {
             drop(host);
             backoff.lasted(begun.elapsed());
             let pause = backoff.pause();
-            telemetry::offline_stopped(&self.exchange, &cause, pause);
+            match self.remedy(&cause) {
+                None => telemetry::offline_stopped(&self.exchange, &cause, pause),
+                // Only an operator can mend it, so that is said once.
+                Some(command) => {
+                    let cause = cause.to_string();
+                    if said.as_ref() != Some(&cause) {
+                        telemetry::offline_queue_differs(&self.queue, &cause, &command);
+                        said = Some(cause);
+                    }
+                }
+            }
             sleep(pause).await;
         }
+    }
+
+    /// The command that mends a queue of another `max_bytes` than the configuration's.
+    fn remedy(&self, cause: &BrokerError) -> Option<String> {
+        let BrokerError::PreconditionFailed(text) = cause else {
+            return None;
+        };
+        let vhost = self.services.upgrade()?.settings().default_vhost.clone();
+        text.contains("x-max-length-bytes").then(|| {
+            format!(
+                "rabbitmqctl delete_queue -p '{vhost}' --if-empty {}",
+                self.queue
+            )
+        })
     }
 
     fn consume(&self) -> Consume {
@@ -299,15 +324,8 @@ impl Source {
         let own = format!("{}{}.", crate::broker::FEED_QUEUES, self.node);
         let mut queues = Vec::<Arc<str>>::new();
         for pending in pending {
-            let message = &pending.delivery.message;
-            let arrival = Arrival::read(message, &self.config.key);
-            // A queue that is only too long is no dead node's.
-            let has_expired = |queue: &str| {
-                let mut deaths = message.deaths.iter();
-                deaths.any(|death| *death.queue == *queue && *death.reason == *"expired")
-            };
-            if let Reason::Node { queue } = arrival.reason
-                && has_expired(&queue)
+            let arrival = Arrival::read(&pending.delivery.message, &self.config.key);
+            if let Some(queue) = arrival.unread_queue(self.config.after)
                 && !queue.starts_with(&own)
                 && !queues.iter().any(|other| **other == *queue)
             {

@@ -157,6 +157,7 @@ fn death(entry: &AMQPValue) -> Option<Death> {
         queue: text("queue")?,
         reason: text("reason")?,
         routing_key: first?.into(),
+        expiration: text("original-expiration").and_then(|text| text.parse().ok()),
     })
 }
 

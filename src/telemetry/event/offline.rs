@@ -41,6 +41,16 @@ pub fn offline_stopped(exchange: &str, cause: &dyn Display, retry_in: Duration) 
     );
 }
 
+/// The queue was made with another bound, which RabbitMQ does not change; the command that takes it away.
+pub fn offline_queue_differs(queue: &str, cause: &str, command: &str) {
+    warn!(
+        target: "stentor::offline", queue, cause, command,
+        "messages for those who are away wait, for their queue was made with another [offline] \
+         max_bytes: set the former value again; or, once a node with it has emptied the queue, run the \
+         command, and this one makes it anew"
+    );
+}
+
 static WAITS: Mutex<Seldom> = Mutex::new(Seldom::once_in(Seldom::MINUTE));
 
 /// A message cannot be handed on now; it waits.
