@@ -398,8 +398,8 @@ impl Gateway {
         let _ = tokio::time::timeout_at(end, drained).await;
         self.progress.enter(Phase::CloseBroker);
         // How far clients have acknowledged, up to their last word.
-        let bookmarks = end.max(after(LAST_BOOKMARKS));
-        let unwritten = self.services.last_writes.finish(bookmarks).await;
+        let writes = &self.services.last_writes;
+        let unwritten = writes.finish(after(LAST_BOOKMARKS)).await;
         if unwritten > 0 {
             telemetry::bookmarks_lost(unwritten);
         }
