@@ -32,7 +32,7 @@ struct Fake {
 }
 
 impl Sessions for Fake {
-    fn kick(&self, target: &Target, reason: &str) -> usize {
+    fn kick(&self, target: &Target, reason: &str, _: Duration) -> usize {
         self.told.lock().push(format!("kick {target}: {reason}"));
         self.sessions
     }
@@ -51,7 +51,7 @@ impl Sessions for Fake {
         self.sessions
     }
 
-    fn unsubscribe(&self, wanted: &Arc<Unsubscribe>) -> BoxFuture<'static, usize> {
+    fn unsubscribe(&self, wanted: &Arc<Unsubscribe>, _: Duration) -> BoxFuture<'static, usize> {
         self.told.lock().push(format!("unsubscribe {wanted}"));
         let sessions = self.sessions;
         Box::pin(async move { sessions })
