@@ -187,6 +187,16 @@ async fn deltas_take_a_fifth_of_the_bytes_and_all_get_the_same() {
         "conflate:50: {} messages, {} of them deltas",
         reader.messages, reader.deltas
     );
+    let (_, metrics) = house.gateway.admin("/metrics").await;
+    let [deltas, whole, saved] = ["messages", "whole_messages", "saved_bytes"].map(|name| {
+        let name = format!("stentor_delta_{name}_total ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        value.unwrap().parse::<usize>().unwrap()
+    });
+    println!("{deltas} deltas saved {saved} bytes; {whole} messages went whole");
+    assert_eq!(deltas, 10 * (CHANGES - 1) + reader.deltas);
+    assert_eq!(whole, 10 + reader.messages - reader.deltas);
+    assert!(saved > deltas * bodies[0].len() / 2, "{saved}");
 }
 
 #[tokio::test]

@@ -193,6 +193,43 @@ async fn a_node_that_is_killed_costs_no_message() {
     reader.take(first..ALL).await;
 }
 
+/// An orderly end waits, though not for ever, until Redis knows what was acknowledged last.
+#[tokio::test]
+async fn an_orderly_end_keeps_the_last_bookmark() {
+    let redis = Redis::own().await;
+    let shared = |builder: GatewayBuilder| {
+        kept(builder)
+            .set("sequences.store", "redis")
+            .set("presence.url", redis.url())
+            .set("shutdown.not_ready", "0s")
+            .set("shutdown.drain", "0s")
+    };
+    let mut house = House::open_with(shared).await;
+    is_bound(&house).await;
+    let (mut reader, _) = Reader::open(&house.gateway, house.login(), "phone", &[INDIVIDUAL]).await;
+    house.push(numbers(0..20)).await;
+    reader.take(0..9).await;
+    let (_, last) = reader.number().await;
+    redis.signal("STOP");
+    let ack = Frame::new(Command::Ack).with_header("id", last.headers.get("ack").unwrap());
+    reader.client.send(&ack.with_header("receipt", "all")).await;
+    while reader.client.expect_frame().await.command != Command::Receipt {}
+    {
+        let mut ending = std::pin::pin!(house.gateway.terminate(DEADLINE));
+        let patience = Duration::from_secs(1);
+        let ended = tokio::time::timeout(patience, &mut ending).await;
+        assert!(ended.is_err(), "it has not waited for Redis");
+        redis.signal("CONT");
+        assert!(ending.await.success());
+    }
+    let builder = stentor().vhost(&house.vhost).hook(&house.hook);
+    house.gateway = shared(builder).ready().await;
+    let (mut reader, receipt) =
+        Reader::open(&house.gateway, house.login(), "phone", &[INDIVIDUAL]).await;
+    assert_told(&receipt, &[("resume", "exact")]);
+    assert_eq!(reader.number().await.0, 10);
+}
+
 /// What is not acknowledged is bounded, and a client that acknowledges slowly gets all the same.
 #[tokio::test]
 async fn no_more_is_given_than_may_be_unacknowledged() {
