@@ -21,7 +21,9 @@ use super::{
 };
 use crate::{
     auth::Permission,
-    broker::{BrokerError, DIRECT_REPLIES, KeyLimits, Properties, Publish, USER_HEADER},
+    broker::{
+        BrokerError, DIRECT_REPLIES, ENCODED_TYPE, KeyLimits, Properties, Publish, is_reserved,
+    },
     hub::{EnterError, Hub},
     presence::rooms::{Room, Rooms},
 };
@@ -311,6 +313,10 @@ impl Outgoing {
         if api.services.reserves_exchange(&exchange, Permission::Write) {
             return Err(reserved("exchange", &exchange));
         }
+        if request.kind.as_deref() == Some(ENCODED_TYPE) {
+            let error = "is not taken; RabbitMQ takes it for an encoding of the body";
+            return Err(Refusal::field("type", error));
+        }
         let field = if keys.is_some() { "keys" } else { "key" };
         let keys = self::keys(key, keys)?;
         let is_reserved = |key: &&String| api.services.reserves_key(&exchange, key);
@@ -581,8 +587,8 @@ fn headers(headers: BTreeMap<String, String>) -> Result<Pairs, Refusal> {
                 "is not taken; name all keys in \"keys\"",
             ));
         }
-        if name == USER_HEADER {
-            let error = "is not taken; it says which client sent a message, and none did";
+        if is_reserved(name) {
+            let error = "is not taken; Stentor or RabbitMQ says it of a message";
             return Err(Refusal::field(&field, error));
         }
     }

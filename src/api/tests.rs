@@ -331,7 +331,7 @@ async fn a_body_is_json_of_a_bounded_size_and_comes_in_time() {
         (
             r#"{"exchange":"e","key":"k","headers":{"x-stomp-user":"bob"}}"#,
             json!("headers.x-stomp-user"),
-            "none did",
+            "says it of a message",
         ),
         (
             r#"{"exchange":"e","key":"k","priority":300}"#,

@@ -413,12 +413,14 @@ impl Gateway {
         }
         // What is not handed on yet waits for another node, and webhooks need not hear of it.
         drop(self.offline);
-        if let Some(webhooks) = &self.services.webhooks {
-            // The ends of all sessions are among them.
-            webhooks.close(end.max(after(LAST_WEBHOOKS))).await;
-        }
+        // The ends of all sessions are among them. Receivers that are away take no time from the feeds.
+        let webhooks = self.services.webhooks.as_ref();
+        let told = webhooks.map(|webhooks| webhooks.close(end.max(after(LAST_WEBHOOKS))));
         self.services.control.close();
-        self.services.vhosts.unbind_feeds(end).await;
+        tokio::join!(
+            OptionFuture::from(told),
+            self.services.vhosts.unbind_feeds(end)
+        );
         self.services.vhosts.close().await;
         while self.listeners.join_next().await.is_some() {}
         OptionFuture::from(self.traces.map(|traces| traces.finish(LAST_TRACES))).await;

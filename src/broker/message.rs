@@ -226,10 +226,15 @@ impl Message {
 /// no capital letters apart.
 #[must_use]
 pub fn passes_for(name: &str, names: &[&str]) -> bool {
+    let name = plain_name(name);
+    names.iter().any(|other| name.eq_ignore_ascii_case(other))
+}
+
+/// A header's name as such clients read it.
+pub(super) fn plain_name(name: &str) -> &str {
     // The byte order mark is a blank to JavaScript.
     let is_padding = |char: char| char.is_whitespace() || char.is_control() || char == '\u{feff}';
-    let name = name.trim_matches(is_padding);
-    names.iter().any(|other| name.eq_ignore_ascii_case(other))
+    name.trim_matches(is_padding)
 }
 
 /// Headers that say something of the frame itself; AMQP headers of these names are left out.

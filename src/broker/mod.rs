@@ -20,6 +20,7 @@ mod message;
 mod offline;
 pub mod own_queues;
 mod properties;
+mod reserved;
 pub mod routing;
 mod tail;
 
@@ -47,6 +48,7 @@ pub use offline::{
 };
 pub use properties::Properties;
 pub(crate) use properties::for_each_property;
+pub use reserved::{ENCODED_TYPE, is_reserved};
 pub use routing::ExchangeKind;
 pub use tail::Tail;
 

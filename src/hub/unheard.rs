@@ -54,11 +54,13 @@ impl Unheard {
         }
     }
 
-    /// Done when none waits.
+    /// Done when none waits. What is left then is lost with the feeds, and counted.
     pub(super) async fn flush(&self, until: Instant) {
         let mut waiting = self.waiting.subscribe();
-        // What is left is lost with the feeds.
-        let _ = timeout_at(until, waiting.wait_for(|count| *count == 0)).await;
+        let flushing = timeout_at(until, waiting.wait_for(|count| *count == 0));
+        if flushing.await.is_err() {
+            telemetry::offline_left(*self.waiting.borrow());
+        }
     }
 }
 

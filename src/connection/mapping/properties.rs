@@ -10,23 +10,13 @@ use super::{
     numbering,
 };
 use crate::broker::{
-    CONFLATED_HEADER, DELTA_HEADER, DIRECT_REPLIES, DROPPED_HEADER, Properties, USER_HEADER,
+    DIRECT_REPLIES, ENCODED_TYPE, Properties, USER_HEADER,
     destination::{Destination, MAX_NAME},
-    for_each_property, no_direct_replies, passes_for,
+    for_each_property, is_reserved, no_direct_replies, passes_for,
 };
 use crate::messaging::DUPLICATE_HEADER;
 
-/// Headers of a message that the gateway alone sets: what a client says there is left out, in
-/// every spelling that a receiver may take for the same name.
-const GATEWAY_S: [&str; 5] = [
-    USER_HEADER,
-    DROPPED_HEADER,
-    CONFLATED_HEADER,
-    DELTA_HEADER,
-    "user-id",
-];
-
-/// The same, where SENDs may be numbered.
+/// Headers that are left out where SENDs may be numbered: the gateway sets them.
 const ONCE: [&str; 3] = [DUPLICATE_HEADER, numbering::NUMBER, numbering::KEY];
 
 /// Headers of SEND that become something else than a property or an AMQP header, or nothing.
@@ -84,6 +74,13 @@ impl Read<Option<Box<str>>> for Source<'_> {
                 let milliseconds = self.fields.number::<u32>(header)?;
                 Ok(milliseconds.map(|number| number.to_string().into()))
             }
+            "type" => match self.fields.short(header)? {
+                Some(ENCODED_TYPE) => {
+                    let expected = "another type: RabbitMQ takes this one for an encoding";
+                    Err(self.fields.invalid(header, expected))
+                }
+                kind => Ok(kind.map(Box::from)),
+            },
             _ => Ok(self.fields.short(header)?.map(Box::from)),
         }
     }
@@ -151,7 +148,7 @@ fn headers(fields: &Fields<'_>, context: &Context<'_>) -> Result<Pairs, Problem>
     for (name, value) in fields.headers.iter() {
         let is_once = context.sequences && passes_for(name, &ONCE);
         let is_carried = !is_once
-            && !passes_for(name, &GATEWAY_S)
+            && !is_reserved(name)
             && !NOT_CARRIED.contains(&name)
             && !Properties::HEADERS.contains(&name)
             && QUEUE_ARGUMENTS
@@ -168,6 +165,10 @@ fn headers(fields: &Fields<'_>, context: &Context<'_>) -> Result<Pairs, Problem>
             if name == routed {
                 return Err(fields.invalid(routed, "no such header: name one destination"));
             }
+        }
+        // Streams keep it in a byte's length.
+        if name == "x-stream-filter-value" && value.len() > MAX_NAME {
+            return Err(fields.invalid("x-stream-filter-value", "at most 255 bytes"));
         }
         headers.push((name.into(), value.into()));
     }

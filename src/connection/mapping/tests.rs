@@ -190,6 +190,8 @@ fn nobody_sends_in_another_s_name() {
         "X-DROPPED ",
         " user-id",
         "User-Id",
+        "x-basic-priority",
+        "x-stream-offset",
     ] {
         let carried = properties(&[(forged, "bob"), ("x-stomp-user-2", "b")]).headers;
         let expected = [("x-stomp-user-2", "b"), (USER_HEADER, "alice")];
@@ -221,6 +223,8 @@ fn what_the_broker_would_not_take_is_refused_before() {
         ("mandatory", "1"),
         ("type", &long),
         ("correlation-id", &long),
+        ("type", "amqp-1.0"),
+        ("x-stream-filter-value", &long),
         (&long, "x"),
         ("CC", "other"),
         ("BCC", "other"),

@@ -788,8 +788,9 @@ impl MailboxState {
             .dropped
             .saturating_add(u32::try_from(dropped).unwrap_or(u32::MAX));
         self.bytes = kept.iter().map(|parcel| parcel.message.weight()).sum();
+        // Where nothing waits, nothing is taken, and it would stay so.
+        self.conflated = !kept.is_empty();
         self.shared = kept;
-        self.conflated = true;
     }
 
     /// Drops the parcel that `message` supersedes, if there is one.

@@ -78,6 +78,22 @@ fn the_policy_and_a_subscription_s_wish_keep_their_orders() {
     );
 }
 
+/// What was full of another subscription's messages is no reason to drop any of this one's.
+#[test]
+fn a_lane_that_was_full_leaves_others_all_messages() {
+    let mailbox = Mailbox::new(limits(3, usize::MAX, Overflow::Conflate));
+    mailbox.conflate(SECOND, Conflate::Latest);
+    for key in ["a", "b", "c", "d"] {
+        mailbox.push_shared(SECOND, &message(key, "1"));
+    }
+    assert_eq!(all(&mailbox).len(), 3);
+    for body in ["1", "2", "3"] {
+        mailbox.push_shared(FIRST, &message("k", body));
+    }
+    let bodies: Vec<_> = all(&mailbox).into_iter().map(|(text, _)| text).collect();
+    assert_eq!(bodies, ["k=1", "k=2", "k=3"]);
+}
+
 /// The messages taken: `key=body`, with the number of those dropped before it.
 fn all(mailbox: &Mailbox) -> Vec<(String, u32)> {
     let parcels = std::iter::from_fn(|| take_parcel(mailbox));

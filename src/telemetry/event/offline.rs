@@ -32,6 +32,15 @@ pub fn offline_lost(exchange: &str, cause: &str) {
     }
 }
 
+/// The node ends, and so many messages for those who are away were not handed on in time.
+pub fn offline_left(count: usize) {
+    (0..count).for_each(|_| offline_message("lost"));
+    error!(
+        target: "stentor::offline", count,
+        "messages for those who are away are lost: the node ends before they were handed on"
+    );
+}
+
 /// What nobody is subscribed to cannot be read; it waits at the broker.
 pub fn offline_stopped(exchange: &str, cause: &dyn Display, retry_in: Duration) {
     let (cause, retry_in_ms) = (cause.to_string(), millis(retry_in));

@@ -17,6 +17,7 @@ mod example;
 mod faults;
 mod gaps;
 mod history;
+mod poison;
 mod stored;
 
 /// The exchange has a journal.

@@ -461,21 +461,36 @@ async fn bind_until(
         let lane = shared.binders.next(&live, deadline).await?;
         let outcome = bind(&lane, exchange, queue.name(), pattern, deadline, patience).await;
         deadline = deadline.max(lane.deadline(patience));
-        match outcome {
-            // Either the channel broke with somebody else's binding, or the queue is being
-            // made anew, or the connection was lost: in each case it is worth another try.
-            Err(BrokerError::NotFound(text)) if !is_about(&text, exchange) => {}
-            Err(BrokerError::QueueFailed(_)) => {}
-            Err(BrokerError::Unavailable(_)) if Instant::now() < deadline => {}
-            outcome => return outcome,
+        if let Some(outcome) = unless_again(outcome, &[exchange], deadline) {
+            return outcome;
         }
-        if Instant::now() >= deadline {
-            return Err(BrokerError::Unavailable(
-                "the feed's queue is not there".into(),
-            ));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(BEFORE_AGAIN).await;
     }
+}
+
+/// Before a binding is asked for again.
+const BEFORE_AGAIN: Duration = Duration::from_millis(20);
+
+/// What became of a binding on a channel that many share, between these exchanges; `None`: it is worth
+/// another try. Either the channel broke with somebody else's binding, or the queue is being made
+/// anew, or the connection was lost.
+fn unless_again(
+    outcome: Result<(), BrokerError>,
+    exchanges: &[&str],
+    deadline: Instant,
+) -> Option<Result<(), BrokerError>> {
+    let is_ours = |text: &str| exchanges.iter().any(|exchange| is_about(text, exchange));
+    match outcome {
+        Err(BrokerError::NotFound(text)) if !is_ours(&text) => {}
+        Err(BrokerError::QueueFailed(_)) => {}
+        Err(BrokerError::Unavailable(_)) if Instant::now() < deadline => {}
+        outcome => return Some(outcome),
+    }
+    let is_late = Instant::now() >= deadline;
+    is_late.then(|| {
+        let text = "the feed's queue is not there";
+        Err(BrokerError::Unavailable(text.into()))
+    })
 }
 
 /// Whether it is about the exchange, rather than a queue, or an exchange that shared the channel.

@@ -8,12 +8,13 @@ use std::{
 
 use tokio::{
     sync::Mutex,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
-    Feed, bind_until,
+    BEFORE_AGAIN, Feed, bind_until,
     sentinel::{self, Sentinel},
+    unless_again,
 };
 use crate::{
     broker::{
@@ -69,11 +70,22 @@ impl Feed {
         if !self.sentinel.is_bound() {
             self.open_way(&beside, deadline).await?;
         }
-        let live = shared.link.wait_until(deadline).await?;
-        let lane = shared.binders.next(&live, deadline).await?;
-        let bridging = beside.bridging(&lane.channel, key)?;
-        lane.answer(deadline, shared.operation_timeout, bridging)
-            .await
+        let (patience, ours) = (
+            shared.operation_timeout,
+            [&*self.id.exchange, beside.all.as_str()],
+        );
+        let mut deadline = deadline;
+        loop {
+            let live = shared.link.wait_until(deadline).await?;
+            let lane = shared.binders.next(&live, deadline).await?;
+            let bridging = beside.bridging(&lane.channel, key)?;
+            let outcome = lane.answer(deadline, patience, bridging).await;
+            deadline = deadline.max(lane.deadline(patience));
+            if let Some(outcome) = unless_again(outcome, &ours, deadline) {
+                return outcome;
+            }
+            sleep(BEFORE_AGAIN).await;
+        }
     }
 
     /// Binds the feed's queue beside the exchange, and tries whether messages come there. Of many

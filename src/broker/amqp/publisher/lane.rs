@@ -238,21 +238,28 @@ enum Outcome {
 }
 
 /// The broker's word on a message.
-enum Word {
+struct Word {
+    verdict: Verdict,
+    /// A message that it returned: this one or another.
+    returned: Option<Box<BasicReturnMessage>>,
+}
+
+enum Verdict {
     Taken,
-    /// With a message that it returned: this one, if it is mandatory, or another.
-    Returned(Box<BasicReturnMessage>),
     Refused,
     NotRequested,
 }
 
 impl From<Confirmation> for Word {
     fn from(confirmation: Confirmation) -> Self {
-        match confirmation {
-            Confirmation::Ack(None) => Self::Taken,
-            Confirmation::Ack(Some(back)) => Self::Returned(Box::new(back)),
-            Confirmation::Nack(_) => Self::Refused,
-            Confirmation::NotRequested => Self::NotRequested,
+        let (verdict, returned) = match confirmation {
+            Confirmation::Ack(returned) => (Verdict::Taken, returned),
+            Confirmation::Nack(returned) => (Verdict::Refused, returned),
+            Confirmation::NotRequested => (Verdict::NotRequested, None),
+        };
+        Self {
+            verdict,
+            returned: returned.map(Box::new),
         }
     }
 }
@@ -407,6 +414,7 @@ impl Lane {
         };
         job.mandatory
             && self.overdue.is_empty()
+            && (self.pending.is_empty() || !self.round.is_empty())
             && self.round.takes(exchange, routing_key)
             && known.is_harmless(job.traits())
             && is_there()
@@ -553,11 +561,19 @@ impl Lane {
         }
     }
 
-    async fn arrived(&mut self, Arrival { number, outcome }: Arrival) {
-        match outcome {
-            Outcome::Confirmed(word) => self.confirmed(number, word),
-            Outcome::Late(answered) => self.late(number, answered),
-            Outcome::Failed(error) => self.closed(error).await,
+    async fn arrived(&mut self, arrival: Arrival) {
+        let mut next = Some(arrival);
+        while let Some(Arrival { number, outcome }) = next {
+            match outcome {
+                Outcome::Confirmed(word) => self.confirmed(number, word),
+                Outcome::Late(answered) => self.late(number, answered),
+                Outcome::Failed(error) => self.closed(error).await,
+            }
+            // What came back of the round may have come with a confirmation that was late.
+            next = match self.pending.is_empty() {
+                true => self.overdue.next().now_or_never().flatten(),
+                false => None,
+            };
         }
         if self.pending.is_empty() {
             self.end_round();
@@ -565,20 +581,20 @@ impl Lane {
     }
 
     fn confirmed(&mut self, number: u64, word: Word) {
-        if let Word::Returned(back) = &word {
+        if let Some(back) = &word.returned {
             self.round.returned(&back.exchange, &back.routing_key);
         }
         let Some(mut job) = self.flight.arrive(number) else {
             return;
         };
-        let outcome = match word {
-            Word::Taken | Word::Returned(_) if job.mandatory => {
+        let outcome = match word.verdict {
+            Verdict::Taken if job.mandatory => {
                 let (exchange, key) = (job.exchange.clone(), job.routing_key.clone());
                 return self.round.confirmed(&exchange, &key, job);
             }
-            Word::Taken | Word::Returned(_) => Ok(()),
-            Word::Refused => Err(BrokerError::Nacked),
-            Word::NotRequested => Err(BrokerError::Unavailable(
+            Verdict::Taken => Ok(()),
+            Verdict::Refused => Err(BrokerError::Nacked),
+            Verdict::NotRequested => Err(BrokerError::Unavailable(
                 "it did not confirm the message".into(),
             )),
         };
