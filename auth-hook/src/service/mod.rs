@@ -17,11 +17,10 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, oneshot},
-};
-use tracing::{info, warn};
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, server::graceful::GracefulShutdown, service::TowerToHyperService};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tracing::{debug, info, warn};
 use warp::{Filter, filters::BoxedFilter, http::StatusCode};
 
 pub use grant::{Grant, GrantError};
@@ -40,6 +39,10 @@ const MAX_BATCH_BODY: u64 = 256 * 1024;
 
 /// How long calls under way may take to end when the service is told to.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// The pause after a connection that could not be taken: for want of files, most likely, and the
+/// next would fare alike.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Rules that can be replaced while they are served. Clones share the rules.
 #[derive(Clone, Debug)]
@@ -104,19 +107,37 @@ pub async fn serve_live(
         .unify();
     let routes = routes.map(|(status, body)| warp::reply::with_status(body, status));
 
-    let (ending, ended) = oneshot::channel();
-    let shutdown = async move {
-        shutdown.await;
-        let _ = ending.send(());
-    };
-    let too_late = async {
-        // An error means that the server is gone already, and with it the other branch.
-        let _ = ended.await;
-        tokio::time::sleep(DRAIN).await;
-    };
-    tokio::select! {
-        () = warp::serve(routes).incoming(listener).graceful(shutdown).run() => {}
-        () = too_late => warn!("calls were still under way after {DRAIN:?}; not waiting longer"),
+    // HTTP/1.1 alone, as callers speak it: warp's own server would bring HTTP/2.
+    let service = TowerToHyperService::new(warp::service(routes));
+    let under_way = GracefulShutdown::new();
+    tokio::pin!(shutdown);
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    warn!(%error, "could not take a connection");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            },
+            () = &mut shutdown => break,
+        };
+        let connection =
+            http1::Builder::new().serve_connection(TokioIo::new(stream), service.clone());
+        let connection = under_way.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "a connection broke");
+            }
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN, under_way.shutdown())
+        .await
+        .is_err()
+    {
+        warn!("calls were still under way after {DRAIN:?}; not waiting longer");
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
 use amq_protocol::frame::AMQPFrame;
 use async_rs::{Runtime, traits::*};
 use flume::{Receiver, Sender};
-use std::{collections::HashMap, fmt, future::Future, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use tracing::{debug, trace};
 
 pub(crate) struct InternalRPC<RK: RuntimeKit + Clone + Send + 'static> {
@@ -389,6 +389,8 @@ impl<RK: RuntimeKit + Clone + Send + 'static> InternalRPC<RK> {
         fut: impl Future<Output = Result<()>> + Send + 'static,
     ) {
         let handle = self.handle();
+        // Stentor: boxed, or the runtime's code for a task is compiled for each kind anew.
+        let fut: Pin<Box<dyn Future<Output = Result<()>> + Send>> = Box::pin(fut);
         self.runtime.spawn(async move {
             match fut.await {
                 // Stentor: it was about a channel that has ended meanwhile: nothing that concerns
