@@ -202,7 +202,7 @@ async fn without_tokens_only_health_and_metrics_are_open() {
 /// The document is made of attributes, the table of lines: neither has what the other lacks.
 #[test]
 fn the_document_has_what_is_served() {
-    let document: Value = serde_json::from_str(&openapi()).unwrap();
+    let document: Value = serde_json::from_str(openapi()).unwrap();
     let mut described = BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {

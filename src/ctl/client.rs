@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -133,13 +133,7 @@ impl Client {
         self.ask(Method::DELETE, path, query, None).await
     }
 
-    pub(super) async fn post(
-        &self,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<String, ClientError> {
-        let body =
-            serde_json::to_string(body).map_err(|error| ClientError::Refused(error.to_string()))?;
+    pub(super) async fn post(&self, path: &str, body: String) -> Result<String, ClientError> {
         self.ask(Method::POST, path, &[], Some(body)).await
     }
 

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::LocalBoxFuture;
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 
@@ -85,9 +86,14 @@ impl From<String> for Done {
 ///
 /// # Errors
 /// It could not be done.
-pub async fn run(ctl: Ctl) -> Result<Done, Error> {
+pub fn run(ctl: Ctl) -> LocalBoxFuture<'static, Result<Done, Error>> {
+    // Boxed for the sake of the program's size: see `app::run`.
+    Box::pin(perform(ctl))
+}
+
+async fn perform(ctl: Ctl) -> Result<Done, Error> {
     match &ctl.task {
-        Task::Openapi => return Ok(api::openapi().into()),
+        Task::Openapi => return openapi().map(Done::from),
         Task::Context { task } => return context(task).map(Done::from),
         _ => {}
     }
@@ -125,12 +131,18 @@ fn show_anew(text: &str) -> io::Result<()> {
 ///
 /// # Errors
 /// It could not be found out, or that configuration cannot be used.
-pub async fn compare(server: &Server, toml: Option<String>) -> Result<String, Error> {
-    let asking = Asking::new(server, false)?;
-    let request = CompareRequest { toml };
-    asking
-        .post::<Difference>("/api/v1/config/compare", &request)
-        .await
+pub fn compare(server: &Server, toml: Option<String>) -> LocalBoxFuture<'_, Result<String, Error>> {
+    Box::pin(async move {
+        let asking = Asking::new(server, false)?;
+        let request = CompareRequest { toml };
+        asking
+            .post(
+                "/api/v1/config/compare",
+                json(&request)?,
+                Asking::show::<Difference>,
+            )
+            .await
+    })
 }
 
 /// Prints frames of clients as they pass, until the gateway ends it or the reader has seen enough.
@@ -138,9 +150,18 @@ pub async fn compare(server: &Server, toml: Option<String>) -> Result<String, Er
 ///
 /// # Errors
 /// The gateway was not there, refused it, or ended it.
-pub async fn tail(task: &Tail, is_coloured: bool) -> Result<(), Error> {
-    let asking = Asking::new(&task.gateway, task.json)?;
-    tail::follow(&asking.client, task, is_coloured).await
+pub fn tail(task: &Tail, is_coloured: bool) -> LocalBoxFuture<'_, Result<(), Error>> {
+    Box::pin(async move {
+        let asking = Asking::new(&task.gateway, task.json)?;
+        tail::follow(&asking.client, task, is_coloured).await
+    })
+}
+
+/// The document of the API, for people.
+fn openapi() -> Result<String, Error> {
+    let document: serde_json::Value = serde_json::from_str(api::openapi())
+        .map_err(|error| Error::Arguments(error.to_string()))?;
+    pretty(&document)
 }
 
 fn context(task: &ContextTask) -> Result<String, Error> {
@@ -176,6 +197,10 @@ struct Asking {
     json: bool,
 }
 
+/// How an answer is shown. A function, not a type: or each kind of answer would have requests of its
+/// own in the program.
+type Shown = fn(&Asking, &str) -> Result<String, Error>;
+
 impl Asking {
     fn new(server: &Server, json: bool) -> Result<Self, Error> {
         let contexts = Contexts::read()?;
@@ -193,9 +218,9 @@ impl Asking {
 
     async fn run(&self, task: Task) -> Result<Done, Error> {
         let text = match task {
-            Task::Node => self.get::<Node>("/api/v1/node").await,
-            Task::Nodes => self.get::<Nodes>("/api/v1/nodes").await,
-            Task::Counts => self.get::<Counts>("/api/v1/counts").await,
+            Task::Node => self.get("/api/v1/node", Self::show::<Node>).await,
+            Task::Nodes => self.get("/api/v1/nodes", Self::show::<Nodes>).await,
+            Task::Counts => self.get("/api/v1/counts", Self::show::<Counts>).await,
             Task::Sessions {
                 user,
                 node,
@@ -210,26 +235,33 @@ impl Asking {
                 self.list::<Sessions>("/api/v1/sessions", &filters, limit)
                     .await
             }
-            Task::Whoami => self.get::<Caller>("/api/v1/token").await,
-            Task::Overview => self.get::<Overview>("/api/v1/overview").await,
-            Task::Webhooks => self.get::<Webhooks>("/api/v1/webhooks").await,
-            Task::Refusals => self.get::<Refusals>("/api/v1/refusals").await,
+            Task::Whoami => self.get("/api/v1/token", Self::show::<Caller>).await,
+            Task::Overview => self.get("/api/v1/overview", Self::show::<Overview>).await,
+            Task::Webhooks => self.get("/api/v1/webhooks", Self::show::<Webhooks>).await,
+            Task::Refusals => self.get("/api/v1/refusals", Self::show::<Refusals>).await,
             Task::Destinations { search } => {
                 let query = search.as_deref().map(|text| ("search", text));
                 let answer = self.client.get("/api/v1/destinations", query.as_slice());
                 self.show::<Destinations>(&answer.await?)
             }
             Task::Session { id, details: true } => {
-                self.get::<Details>(&path(&["sessions", &id, "details"]))
+                self.get(&path(&["sessions", &id, "details"]), Self::show::<Details>)
                     .await
             }
-            Task::Session { id, .. } => self.get::<Session>(&path(&["sessions", &id])).await,
-            Task::User { name } => self.get::<User>(&path(&["users", &name])).await,
+            Task::Session { id, .. } => {
+                self.get(&path(&["sessions", &id]), Self::show::<Session>)
+                    .await
+            }
+            Task::User { name } => self.get(&path(&["users", &name]), Self::show::<User>).await,
             Task::Users { names } => {
                 let request = UsersRequest { users: names };
-                self.post::<Users>("/api/v1/presence", &request).await
+                self.post("/api/v1/presence", json(&request)?, Self::show::<Users>)
+                    .await
             }
-            Task::Group { name } => self.get::<Group>(&path(&["groups", &name])).await,
+            Task::Group { name } => {
+                self.get(&path(&["groups", &name]), Self::show::<Group>)
+                    .await
+            }
             Task::Room {
                 exchange,
                 key,
@@ -250,7 +282,8 @@ impl Asking {
                     exchange,
                     keys,
                 };
-                self.post::<Rooms>("/api/v1/rooms", &request).await
+                self.post("/api/v1/rooms", json(&request)?, Self::show::<Rooms>)
+                    .await
             }
             Task::Kick { target, reason } => return self.kick(&target, &reason).await,
             Task::Unsubscribe {
@@ -283,7 +316,8 @@ impl Asking {
                     seconds: time.map(|time| time.as_secs()),
                     reason,
                 };
-                self.post::<BanOutcome>("/api/v1/bans", &request).await
+                self.post("/api/v1/bans", json(&request)?, Self::show::<BanOutcome>)
+                    .await
             }
             Task::Bans { limit } => self.list::<Bans>("/api/v1/bans", &[], limit).await,
             Task::Unban { banned } => {
@@ -303,19 +337,34 @@ impl Asking {
                     (Some(id), _) => path(&["sessions", &id, "recheck"]),
                     (None, user) => path(&["users", &user.unwrap_or_default(), "recheck"]),
                 };
-                self.post::<Outcome>(&path, &()).await
+                self.post(&path, json(&())?, Self::show::<Outcome>).await
             }
             Task::Forget { user } => {
-                self.post::<Outcome>(&path(&["users", &user, "forget"]), &())
-                    .await
+                self.post(
+                    &path(&["users", &user, "forget"]),
+                    json(&())?,
+                    Self::show::<Outcome>,
+                )
+                .await
             }
             Task::RefreshGroups { user } => {
-                self.post::<Outcome>(&path(&["users", &user, "groups"]), &())
-                    .await
+                self.post(
+                    &path(&["users", &user, "groups"]),
+                    json(&())?,
+                    Self::show::<Outcome>,
+                )
+                .await
             }
             Task::Publish(message) => self.publish(message).await,
             Task::Ready => return self.ready().await,
-            Task::Reload => self.post::<Difference>("/api/v1/config/reload", &()).await,
+            Task::Reload => {
+                self.post(
+                    "/api/v1/config/reload",
+                    json(&())?,
+                    Self::show::<Difference>,
+                )
+                .await
+            }
             Task::Config { set } => self.configuration(set).await,
             // Needs no gateway: `run` has done it.
             Task::Openapi | Task::Context { .. } => Ok(String::new()),
@@ -325,7 +374,7 @@ impl Asking {
 
     async fn unsubscribe(&self, user: &str, request: &UnsubscribeRequest) -> Result<Done, Error> {
         let path = path(&["users", user, "unsubscribe"]);
-        let answer = self.client.post(&path, request).await?;
+        let answer = self.client.post(&path, json(request)?).await?;
         let nobody = "no subscription was ended: the user has none to that destination";
         self.unless_in_vain(&answer, nobody)
     }
@@ -359,11 +408,15 @@ impl Asking {
         let is_demanded = message.mandatory;
         let mut request = request(message)?;
         request.mandatory = true;
-        let mut outcome = self.post::<Published>("/api/v1/publish", &request).await;
+        let mut outcome = self
+            .post("/api/v1/publish", json(&request)?, Self::show::<Published>)
+            .await;
         if !is_demanded && is_refused_whole(&outcome) {
             // Of some exchanges nobody can tell.
             request.mandatory = false;
-            outcome = self.post::<Published>("/api/v1/publish", &request).await;
+            outcome = self
+                .post("/api/v1/publish", json(&request)?, Self::show::<Published>)
+                .await;
         }
         let Err(Error::Client(ClientError::NotPublished {
             answer,
@@ -417,16 +470,12 @@ impl Asking {
         }
     }
 
-    async fn get<T: DeserializeOwned + Show>(&self, path: &str) -> Result<String, Error> {
-        self.show::<T>(&self.client.get(path, &[]).await?)
+    async fn get(&self, path: &str, show: Shown) -> Result<String, Error> {
+        show(self, &self.client.get(path, &[]).await?)
     }
 
-    async fn post<T: DeserializeOwned + Show>(
-        &self,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<String, Error> {
-        self.show::<T>(&self.client.post(path, body).await?)
+    async fn post(&self, path: &str, body: String, show: Shown) -> Result<String, Error> {
+        show(self, &self.client.post(path, body).await?)
     }
 
     /// As the gateway answered, or as a table.
@@ -449,6 +498,10 @@ fn is_refused_whole<T>(outcome: &Result<T, Error>) -> bool {
     };
     let is_refused = |failure: &KeyFailure| failure.reason == FailureReason::Refused;
     *published == 0 && failed.iter().all(is_refused)
+}
+
+fn json(body: &impl Serialize) -> Result<String, Error> {
+    serde_json::to_string(body).map_err(|error| Error::Arguments(error.to_string()))
 }
 
 fn pretty(value: &impl Serialize) -> Result<String, Error> {
