@@ -15,7 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::future::{OptionFuture, join_all};
+use futures_util::future::{LocalBoxFuture, OptionFuture, join_all};
 use parking_lot::RwLock;
 use rustix::process::{Resource, getrlimit};
 use sockjs_server::SockJs;
@@ -112,7 +112,13 @@ const LAST_WEBHOOKS: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// A part could not be built, or an address not opened.
-pub async fn run(mut loaded: Loaded, file: Option<PathBuf>) -> Result<(), Error> {
+pub fn run(loaded: Loaded, file: Option<PathBuf>) -> LocalBoxFuture<'static, Result<(), Error>> {
+    // Boxed here, as all that `main` awaits: or else the program's crate compiles anew what this one
+    // has compiled, and holds it twice.
+    Box::pin(serve(loaded, file))
+}
+
+async fn serve(mut loaded: Loaded, file: Option<PathBuf>) -> Result<(), Error> {
     fit_to_files(&mut loaded.config.listen);
     let path = loaded.config.listen.websocket_path.clone();
     let routes = |_: &_, _| http::sign_post(&path);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
+    fmt, vec,
 };
 
 use serde::de::{
@@ -261,7 +261,7 @@ impl<'a> Reader<'a> {
             .collect();
         // Each value alone first, so that one which is wrong does not hide the next.
         for (key, value) in set {
-            match deserialize::<S>([(key, value.clone())]) {
+            match deserialize::<S>(vec![(key, value.clone())]) {
                 Ok(_) => {
                     values.insert(key, value);
                 }
@@ -271,7 +271,8 @@ impl<'a> Reader<'a> {
             }
         }
         loop {
-            let section: S = deserialize(values.clone()).unwrap_or_default();
+            let all = values.clone().into_iter().collect();
+            let section: S = deserialize(all).unwrap_or_default();
             let Err((key, message)) = section.check() else {
                 return section;
             };
@@ -409,15 +410,16 @@ pub(super) fn is_same<S: Section + PartialEq>(
     one: Option<&SetValue>,
     other: Option<&SetValue>,
 ) -> bool {
-    let read =
-        |set: Option<&SetValue>| deserialize::<S>(set.map(|(_, value)| (key, value.clone())));
+    let read = |set: Option<&SetValue>| {
+        let set = set.map(|(_, value)| (key, value.clone()));
+        deserialize::<S>(set.into_iter().collect())
+    };
     matches!((read(one), read(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// A section from these values, and defaults for the rest.
-fn deserialize<'a, S: Section>(
-    values: impl IntoIterator<Item = (&'static str, Value<'a>)>,
-) -> Result<S, Error> {
+/// A section from these values, and defaults for the rest. A vector, and not any iterator: all
+/// sections would be compiled for each kind of it.
+fn deserialize<'a, S: Section>(values: Vec<(&'static str, Value<'a>)>) -> Result<S, Error> {
     S::deserialize(MapAccessDeserializer::new(Fields {
         rest: values.into_iter(),
         next: None,
@@ -425,12 +427,12 @@ fn deserialize<'a, S: Section>(
 }
 
 /// Values of both origins, as serde takes a struct's fields.
-struct Fields<'a, I> {
-    rest: I,
+struct Fields<'a> {
+    rest: vec::IntoIter<(&'static str, Value<'a>)>,
     next: Option<Value<'a>>,
 }
 
-impl<'a, I: Iterator<Item = (&'static str, Value<'a>)>> MapAccess<'a> for Fields<'a, I> {
+impl<'a> MapAccess<'a> for Fields<'a> {
     type Error = Error;
 
     fn next_key_seed<K: DeserializeSeed<'a>>(

@@ -41,6 +41,7 @@ use std::{
     path::Path,
 };
 
+use futures_util::future::LocalBoxFuture;
 use thiserror::Error;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
@@ -99,7 +100,17 @@ fn vhosts(config: &Config, asked: Option<&str>) -> Vec<String> {
 ///
 /// # Errors
 /// An argument cannot be used.
-pub async fn examine(
+pub fn examine<'a>(
+    task: &'a Doctor,
+    name: String,
+    config: &'a Config,
+    sources: &'a Sources,
+) -> LocalBoxFuture<'a, Result<Report, Error>> {
+    // Boxed for the sake of the program's size: see `app::run`.
+    Box::pin(examine_all(task, name, config, sources))
+}
+
+async fn examine_all(
     task: &Doctor,
     name: String,
     config: &Config,
