@@ -6,16 +6,18 @@ use std::{
     collections::BTreeMap,
     io::{ErrorKind, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
 };
 
 use auth_hook::service::{self, Account, OWN_FEED, PasswordHash, Rules};
-use tokio::net::TcpListener;
+use futures_util::future::LocalBoxFuture;
+use tokio::{net::TcpListener, time::timeout};
 
 use crate::{
     api::{self, Scope, Tokens},
     app::{self, Addresses, Gateway},
     auth,
-    broker::{self, ExchangeKind, Url},
+    broker::{self, BrokerError, ExchangeKind, Url},
     codes::Code,
     config::Config,
     listen, presence, shutdown,
@@ -27,6 +29,8 @@ const EXCHANGE: &str = "feed";
 const CLIENT: &str = "/vendor/sockjs.min.js";
 /// The group that all users are in: the page shows its online members.
 const GROUP: &str = "demo";
+/// How long a RabbitMQ may take to let the demo in.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The users of the page; everybody knows their passwords, so they are good for a demo only.
 const USERS: [(&str, &str); 2] = [("alice", "demo-alice"), ("bob", "demo-bob")];
 
@@ -90,7 +94,12 @@ impl Listen {
 ///
 /// # Errors
 /// As [`app::run`]; a port that is in use, most likely.
-pub async fn run(options: Options) -> Result<(), app::Error> {
+pub fn run(options: Options) -> LocalBoxFuture<'static, Result<(), app::Error>> {
+    // Boxed for the sake of the program's size: see `app::run`.
+    Box::pin(serve(options))
+}
+
+async fn serve(options: Options) -> Result<(), app::Error> {
     let hook = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let (token, hash) = api::generate(&[Scope::Admin]);
     let config = Config {
@@ -100,6 +109,7 @@ pub async fn run(options: Options) -> Result<(), app::Error> {
         },
         ..config(&options, hook.local_addr()?)?
     };
+    is_there(&config).await?;
     tokio::spawn(service::serve(hook, rules()?, std::future::pending()));
     let has_broker = options.broker.is_some();
     let broker = options.broker.unwrap_or(Url::Embedded);
@@ -112,6 +122,46 @@ pub async fn run(options: Options) -> Result<(), app::Error> {
     let _ = welcome(gateway.addresses(), &broker, &token, &options.program);
     gateway.run_until(shutdown::signal()).await?;
     Ok(())
+}
+
+/// Logs in at the RabbitMQ that was named, if one was. The gateway itself starts without it, and goes on
+/// trying, as befits a service; here somebody waits, and would see messages that do not come.
+async fn is_there(config: &Config) -> Result<(), app::Error> {
+    let Some(rabbitmq) = app::rabbitmq(config, &app::node_name()).map_err(in_words_of_the_flag)?
+    else {
+        return Ok(());
+    };
+    let place = rabbitmq.places().join(", ");
+    let vhost = &config.broker.default_vhost;
+    let asked = timeout(PATIENCE, rabbitmq.product_at(0, vhost)).await;
+    let asked =
+        asked.unwrap_or_else(|_| Err(BrokerError::Unavailable("it does not answer".into())));
+    let text = match asked {
+        Ok(_) => return Ok(()),
+        Err(BrokerError::AccessRefused(text)) => format!(
+            "RabbitMQ at {place} does not let the account {} in: {text}; write its name and its \
+             password, amqp://USER:PASSWORD@{place}",
+            rabbitmq.account()
+        ),
+        Err(BrokerError::VhostRefused(text)) => {
+            format!("RabbitMQ at {place} refuses the virtual host {vhost}: {text}")
+        }
+        Err(BrokerError::Unavailable(cause)) => format!(
+            "RabbitMQ cannot be reached at {place}: {cause}; start it, or write its address. Without \
+             --broker, the demo has a broker of its own"
+        ),
+        Err(error) => format!("RabbitMQ at {place}: {error}"),
+    };
+    let text = format!("--broker: {text}");
+    Err(app::Error::Argument(Code::WrongArgument, text))
+}
+
+/// An error about the broker's address.
+fn in_words_of_the_flag(error: app::Error) -> app::Error {
+    match error {
+        app::Error::Configuration(text) => app::Error::Configuration(format!("--broker: {text}")),
+        error => error,
+    }
 }
 
 /// An error with the flag that avoids it.
@@ -133,9 +183,7 @@ fn in_words_of_the_demo(error: app::Error, listen: SocketAddr, has_broker: bool)
             );
             app::Error::Argument(error.code(), text)
         }
-        app::Error::Configuration(text) if has_broker => {
-            app::Error::Configuration(format!("--broker: {text}"))
-        }
+        error if has_broker => in_words_of_the_flag(error),
         error => error,
     }
 }

@@ -1,6 +1,6 @@
 //! The demo, as a visitor sees it.
 
-use std::process::Command;
+use std::{process::Command, time::Instant};
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -214,6 +214,22 @@ async fn an_error_names_the_flag_that_avoids_it() {
     }
     let high = run(&["--port", "65534"]);
     assert!(high.err.contains("--port"), "{high:?}");
+}
+
+/// At once, and not by messages that do not come.
+#[tokio::test]
+async fn a_rabbitmq_that_is_not_there_is_named() {
+    let [port, page] = free_ports();
+    let url = format!("amqp://guest:s3cret@127.0.0.1:{port}");
+    let begun = Instant::now();
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_stentor"));
+    demo.args(["demo", "--port", &page.to_string(), "--broker", &url]);
+    let ran = Ran::from(demo.output().unwrap());
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    let whole = format!("--broker: RabbitMQ cannot be reached at 127.0.0.1:{port}: ");
+    assert!(ran.err.contains(&whole), "{ran:?}");
+    assert!(!ran.err.contains("s3cret"), "{ran:?}");
+    assert!(begun.elapsed() < DEADLINE, "{ran:?}");
 }
 
 /// For other machines, too; the operator's side is not.
