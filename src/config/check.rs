@@ -19,14 +19,16 @@ use crate::{
     webhooks::Kind,
 };
 
-/// A key without a default: a test that it is set, and a value to write.
-type Required = (Name, fn(&Config) -> bool, &'static str);
+/// A key without a default: a test that it is set, what stands in its place (a key of "" means all of
+/// its section), and a value to write.
+type Required = (Name, fn(&Config) -> bool, &'static [Name], &'static str);
 
 /// Keys that serving needs.
 const REQUIRED: &[Required] = &[
     (
         ("broker", "url"),
         |config| !config.broker.all_urls().is_empty(),
+        &[("broker", "urls")],
         "is not set, nor is urls; write RabbitMQ's address and the gateway's account there, \
          \"amqp://user:password@host:5672\" (in the file, or, better for a password, in the \
          variable STENTOR__BROKER__URL)",
@@ -36,6 +38,12 @@ const REQUIRED: &[Required] = &[
         |config| {
             config.auth.knows_users() || config.auth.jwt.is_on() || config.auth_rabbitmq.is_on()
         },
+        &[
+            ("auth", "hook"),
+            ("auth", "batch_path"),
+            ("auth.jwt", ""),
+            ("auth.rabbitmq", ""),
+        ],
         "is not set, nor is hook, and nobody but your application knows who may log in; write the \
          address of its hook, hook = \"http://127.0.0.1:8000/auth\"; or the keys of your tokens in \
          [auth.jwt]; or let RabbitMQ's own users log in, [auth.rabbitmq] definitions = \
@@ -67,8 +75,9 @@ pub(super) fn warnings(config: &Config) -> Vec<Warning> {
 
 /// Finds the required keys that are not set.
 pub(super) fn required(config: &Config, reader: &mut Reader<'_>) {
-    for (name, is_set, advice) in REQUIRED {
-        if !is_set(config) {
+    for (name, is_set, others, advice) in REQUIRED {
+        // A wrong value was dropped, so that it seems not to be set: what is wrong has been said.
+        if !is_set(config) && !reader.has_problem(others) {
             reader.wrong_as(Code::MissingKey, &[*name], advice);
         }
     }

@@ -284,6 +284,15 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Whether one of these keys has a known problem. A key of "" stands for all of its section.
+    pub(super) fn has_problem(&self, names: &[Name]) -> bool {
+        let is_bad = |(section, key): &Name| match *key {
+            "" => self.bad.iter().any(|(bad, _)| bad == section),
+            _ => self.bad.contains(&(*section, *key)),
+        };
+        names.iter().any(is_bad)
+    }
+
     /// Notes that a value does not go with those of the other keys that are named. The first is
     /// blamed, unless a problem of one of them is known already.
     pub(super) fn wrong(&mut self, names: &[Name], message: &str) {

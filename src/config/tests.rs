@@ -385,6 +385,30 @@ fn serving_needs_a_broker_and_a_hook() {
     assert!(Config::load(None, set).is_ok());
 }
 
+/// A wrong value counts as not set; it is not called missing as well.
+#[test]
+fn what_is_wrong_is_not_said_to_be_missing() {
+    for (text, wrong) in [
+        ("[auth]\nhook = \"auth\"", "[auth] hook"),
+        ("[auth]\nbatch_path = \"auth\"", "[auth] batch_path"),
+        ("[auth]\nuser_path = 5", "[auth] user_path"),
+        ("[auth.jwt]\njwks_url = \"keys\"", "[auth.jwt] jwks_url"),
+        (
+            "[auth.rabbitmq]\nmanagement = \"rabbit\"",
+            "[auth.rabbitmq] management",
+        ),
+    ] {
+        let set = variables(&[("STENTOR__BROKER__URL", "embedded:")]);
+        let file = File {
+            name: "stentor.toml",
+            text,
+        };
+        let errors = Config::load(Some(file), set).unwrap_err().to_string();
+        assert!(errors.contains(wrong), "{errors}");
+        assert!(!errors.contains("missing-key"), "{errors}");
+    }
+}
+
 #[test]
 fn no_secret_is_shown() {
     let config = load(
