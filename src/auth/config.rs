@@ -246,6 +246,24 @@ impl Config {
         urls.collect()
     }
 
+    /// The key by which the address of such a path was given: its own, that of batches, or that of all.
+    #[must_use]
+    pub fn given_by(&self, key: &'static str) -> &'static str {
+        let call = Call::ALL.into_iter().find(|call| self.path(*call).0 == key);
+        let own = match call {
+            Some(Call::User) => &self.user_path,
+            Some(Call::Vhost) => &self.vhost_path,
+            Some(Call::Resource) => &self.resource_path,
+            Some(Call::Topic) => &self.topic_path,
+            Some(Call::Groups) | None => return key,
+        };
+        match (own, &self.batch_path) {
+            (Some(_), _) => key,
+            (None, Some(_)) => "batch_path",
+            (None, None) => "hook",
+        }
+    }
+
     /// The keys that name paths of the hook, and are set.
     #[must_use]
     pub fn set_paths(&self) -> Vec<&'static str> {
@@ -499,6 +517,18 @@ mod tests {
         ))
         .check()
         .unwrap_err()
+    }
+
+    /// Whoever is to mend an address looks for the key that has it.
+    #[test]
+    fn an_address_is_given_by_its_own_key_or_by_one_for_all() {
+        let given = |text| read(text).given_by("vhost_path");
+        assert_eq!(given("hook = \"http://h/a\""), "hook");
+        let both = "hook = \"http://h/a\"\nbatch_path = \"http://h/b\"";
+        assert_eq!(given(both), "batch_path");
+        let own = "hook = \"http://h/a\"\nvhost_path = \"http://h/v\"";
+        assert_eq!(given(own), "vhost_path");
+        assert_eq!(read("").given_by("groups_path"), "groups_path");
     }
 
     #[test]

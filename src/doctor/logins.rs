@@ -56,11 +56,13 @@ async fn hook(config: &Config) -> Vec<Finding> {
         Err(error) => return vec![Finding::wrong("auth.hook", format!("[auth] {error}"))],
     };
     let urls = config.auth.hook_urls();
-    let calls = urls.iter().map(|(key, url)| call(&hook, key, url));
+    let calls = urls
+        .iter()
+        .map(|(key, url)| call(&hook, key, config.auth.given_by(key), url));
     join_all(calls).await
 }
 
-async fn call(hook: &HttpAuthenticator, key: &str, url: &Url) -> Finding {
+async fn call(hook: &HttpAuthenticator, key: &str, given_by: &str, url: &Url) -> Finding {
     let nobody = User::new(NOBODY, "");
     let login = login(NOBODY, format!("{:032x}", rand::random::<u128>()), "/");
     let vhost: Arc<str> = "/".into();
@@ -80,12 +82,13 @@ async fn call(hook: &HttpAuthenticator, key: &str, url: &Url) -> Finding {
         }
     })
     .await;
-    judge_call(key, url, answer, time).took(time)
+    judge_call(key, given_by, url, answer, time).took(time)
 }
 
-/// Judges the hook's answer about a user that there is not.
+/// Judges the hook's answer about a user that there is not. `given_by`: the key that has the address.
 fn judge_call(
     key: &str,
+    given_by: &str,
     url: &Url,
     answer: Option<Result<(), Refusal>>,
     time: Duration,
@@ -122,7 +125,7 @@ fn judge_call(
             match is_away {
                 true => found
                     .cure("start the application that answers there")
-                    .cure(format!("[auth] {key} = \"http://HOST:PORT/PATH\"")),
+                    .cure(format!("[auth] {given_by} = \"http://HOST:PORT/PATH\"")),
                 false => found
                     .cure("let it answer with status 200 and the word allow or deny (docs/auth.md)")
                     .cure(format!(
@@ -447,7 +450,7 @@ mod tests {
         let url = "http://u:s3cret@app:8000/auth/user?token=s3cret"
             .parse()
             .unwrap();
-        let found = judge_call(key, &url, Some(answer), time);
+        let found = judge_call(key, "hook", &url, Some(answer), time);
         assert!(!format!("{found:?}").contains("s3cret"), "{found:?}");
         found
     }
@@ -469,7 +472,11 @@ mod tests {
             judged("user_path", Err(Refusal::Faulty(why.into())), QUICK)
         };
         let away = at("tcp connect error: Connection refused (os error 111)");
-        assert_eq!(away.cure[0], "start the application that answers there");
+        let cure = [
+            "start the application that answers there",
+            "[auth] hook = \"http://HOST:PORT/PATH\"",
+        ];
+        assert_eq!(away.cure, cure);
         let html = at("it answered with a page of HTML; the contract knows `allow`");
         assert!(html.cure[0].contains("allow or deny"), "{html:?}");
         assert_eq!((away.mark, html.mark), (Mark::Wrong, Mark::Wrong));
