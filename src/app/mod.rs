@@ -20,7 +20,7 @@ use parking_lot::RwLock;
 use rustix::process::{Resource, getrlimit};
 use sockjs_server::SockJs;
 use thiserror::Error;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, signal::unix::Signal, task::JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 use warp::Filter as _;
 
@@ -122,8 +122,10 @@ async fn serve(mut loaded: Loaded, file: Option<PathBuf>) -> Result<(), Error> {
     fit_to_files(&mut loaded.config.listen);
     let path = loaded.config.listen.websocket_path.clone();
     let routes = |_: &_, _| http::sign_post(&path);
+    // Before anybody can see that it runs: a SIGHUP until then would end it.
+    let hangups = shutdown::hangups()?;
     let mut gateway = Gateway::start_from(loaded, Origin::Sources(file), routes).await?;
-    gateway.reload_at_hangup()?;
+    gateway.reload_at(hangups);
     notify::ready();
     let _alive = AbortOnDropHandle::new(tokio::spawn(notify::keep_alive()));
     gateway.run_until(shutdown::signal()).await?;
@@ -345,9 +347,8 @@ impl Gateway {
         })
     }
 
-    /// From now on SIGHUP reads the configuration again, and does not end the process.
-    fn reload_at_hangup(&mut self) -> io::Result<()> {
-        let mut hangups = shutdown::hangups()?;
+    /// From now on, and for those that came already, SIGHUP reads the configuration again.
+    fn reload_at(&mut self, mut hangups: Signal) {
         let reloader = Arc::clone(&self.reloader);
         let end = self.phases.clone().reached(Phase::CloseBroker);
         self.listeners.spawn(async move {
@@ -370,7 +371,6 @@ impl Gateway {
                 });
             }
         });
-        Ok(())
     }
 
     /// Its addresses.
