@@ -1,7 +1,7 @@
 //! A proxy that reads a broker's AMQP frames, and meddles with its confirms as a seed says.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     net::SocketAddr,
     sync::{
@@ -33,7 +33,8 @@ pub struct Meddler {
 #[derive(Debug)]
 struct Shared {
     dice: Mutex<StdRng>,
-    confirmed: AtomicUsize,
+    /// The bodies of messages that the gateway may know to be taken.
+    confirmed: Mutex<HashSet<Vec<u8>>>,
     refused: AtomicUsize,
     cut: AtomicUsize,
 }
@@ -66,7 +67,7 @@ impl Meddler {
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
             dice: Mutex::new(StdRng::seed_from_u64(seed)),
-            confirmed: AtomicUsize::new(0),
+            confirmed: Mutex::default(),
             refused: AtomicUsize::new(0),
             cut: AtomicUsize::new(0),
         });
@@ -84,10 +85,10 @@ impl Meddler {
         self.address.to_string()
     }
 
-    /// Messages that the gateway may know to be taken by now.
+    /// Whether the gateway may know by now that a message with this body is taken.
     #[must_use]
-    pub fn confirmed(&self) -> usize {
-        self.shared.confirmed.load(Ordering::SeqCst)
+    pub fn has_confirmed(&self, body: &[u8]) -> bool {
+        self.shared.confirmed.lock().contains(body)
     }
 
     /// Messages that it was told to be refused, though the broker has them.
@@ -123,26 +124,86 @@ async fn join(client: TcpStream, server: &str, shared: &Shared) -> io::Result<()
     let server = TcpStream::connect(server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let (mut from_client, to_client) = client.into_split();
-    let (from_server, mut to_server) = server.into_split();
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let published = Mutex::default();
     tokio::select! {
-        copied = tokio::io::copy(&mut from_client, &mut to_server) => copied.map(drop),
-        meddled = meddle(from_server, to_client, shared) => meddled,
+        copied = note(from_client, to_server, &published) => copied,
+        meddled = meddle(from_server, to_client, (shared, &published)) => meddled,
     }
+}
+
+/// The messages of a connection.
+#[derive(Default)]
+struct Published {
+    /// The tag of each channel's last one.
+    last: HashMap<u16, u64>,
+    /// By channel and tag, while they are not confirmed.
+    bodies: HashMap<(u16, u64), Vec<u8>>,
+}
+
+impl Published {
+    fn note(&mut self, frame: &[u8]) {
+        if let Some((channel, method, _)) = method(frame) {
+            match method {
+                // `confirm.select`, perhaps for a second time, and `channel.open`.
+                [0, 85, 0, 10] => {
+                    self.last.entry(channel).or_default();
+                }
+                [0, 20, 0, 10] => {
+                    self.last.remove(&channel);
+                }
+                // `basic.publish`
+                [0, 60, 0, 40] => {
+                    if let Some(tag) = self.last.get_mut(&channel) {
+                        *tag += 1;
+                        self.bodies.insert((channel, *tag), Vec::new());
+                    }
+                }
+                _ => {}
+            }
+        } else if let [3, c1, c2, _, _, _, _, body @ .., _] = frame {
+            let channel = u16::from_be_bytes([*c1, *c2]);
+            let tag = self.last.get(&channel).copied().unwrap_or_default();
+            if let Some(whole) = self.bodies.get_mut(&(channel, tag)) {
+                whole.extend(body);
+            }
+        }
+    }
+}
+
+/// Hands the gateway's frames on, and notes the messages among them.
+async fn note(
+    mut from: tcp::OwnedReadHalf,
+    mut to: tcp::OwnedWriteHalf,
+    published: &Mutex<Published>,
+) -> io::Result<()> {
+    let mut input = Vec::new();
+    let mut is_greeted = false;
+    while from.read_buf(&mut input).await? > 0 {
+        let mut out = Vec::new();
+        is_greeted |= take_greeting(&mut input, &mut out, is_greeted);
+        while let Some(frame) = is_greeted.then(|| take_frame(&mut input)).flatten() {
+            published.lock().note(&frame);
+            out.extend(frame);
+        }
+        to.write_all(&out).await?;
+    }
+    Ok(())
 }
 
 /// Hands the broker's frames on; confirms wait.
 async fn meddle(
     mut from: tcp::OwnedReadHalf,
     mut to: tcp::OwnedWriteHalf,
-    shared: &Shared,
+    (shared, published): (&Shared, &Mutex<Published>),
 ) -> io::Result<()> {
     let mut waiting: BTreeMap<u16, Waiting> = BTreeMap::new();
     let mut input = Vec::new();
     loop {
         let mut out = Vec::new();
         while let Some(frame) = take_frame(&mut input) {
-            match confirm(&frame) {
+            match acknowledged(&frame) {
                 Some((channel, tag, is_multiple)) => {
                     let waiting = waiting.entry(channel).or_default();
                     waiting.take(tag, is_multiple);
@@ -167,7 +228,13 @@ async fn meddle(
                 return Ok(());
             }
             for (channel, waiting) in &mut waiting {
-                waiting.tell(*channel, shared, &mut out);
+                let mut taken = Vec::new();
+                waiting.tell(*channel, shared, &mut taken, &mut out);
+                let mut published = published.lock();
+                let bodies = taken
+                    .into_iter()
+                    .filter_map(|tag| published.bodies.remove(&(*channel, tag)));
+                shared.confirmed.lock().extend(bodies);
             }
         }
         to.write_all(&out).await?;
@@ -185,8 +252,17 @@ async fn meddle(
     }
 }
 
+/// The eight bytes of a client that precede its first frame.
+pub(crate) fn take_greeting(input: &mut Vec<u8>, out: &mut Vec<u8>, is_greeted: bool) -> bool {
+    let is_there = !is_greeted && input.len() >= GREETING;
+    if is_there {
+        out.extend(input.drain(..GREETING));
+    }
+    is_there
+}
+
 /// The next whole frame; before the first one the broker may send eight bytes, which are none.
-fn take_frame(input: &mut Vec<u8>) -> Option<Vec<u8>> {
+pub(crate) fn take_frame(input: &mut Vec<u8>) -> Option<Vec<u8>> {
     let size: [u8; 4] = *input.get(3..)?.first_chunk()?;
     let length = usize::try_from(u32::from_be_bytes(size)).ok()? + 8;
     (input.len() >= length).then(|| input.drain(..length).collect())
@@ -201,8 +277,11 @@ fn method(frame: &[u8]) -> Option<(u16, [u8; 4], &[u8])> {
     Some((u16::from_be_bytes([*c1, *c2]), *method, arguments))
 }
 
+/// The length of `AMQP` with its version.
+const GREETING: usize = 8;
+
 /// Of `basic.ack`: its channel, its tag, and whether it means all before it, too.
-fn confirm(frame: &[u8]) -> Option<(u16, u64, bool)> {
+pub(crate) fn acknowledged(frame: &[u8]) -> Option<(u16, u64, bool)> {
     let (channel, [0, 60, 0, 80], arguments) = method(frame)? else {
         return None;
     };
@@ -225,8 +304,8 @@ impl Waiting {
         self.tags.extend(new);
     }
 
-    /// Tells some of them, in one way or another.
-    fn tell(&mut self, channel: u16, shared: &Shared, out: &mut Vec<u8>) {
+    /// Tells some of them, in one way or another; `taken` are those that are confirmed by it.
+    fn tell(&mut self, channel: u16, shared: &Shared, taken: &mut Vec<u64>, out: &mut Vec<u8>) {
         let mut dice = shared.dice.lock();
         // All before it are confirmed, too.
         let mut last = self.told;
@@ -234,11 +313,10 @@ impl Waiting {
             last += 1;
         }
         if last > self.told && dice.random_range(0..2) == 0 {
-            let count = self.tags.range(..=last).count();
+            taken.extend(self.tags.range(..=last));
             self.tags.retain(|tag| *tag > last);
             self.apart.retain(|tag| *tag > last);
             self.told = last;
-            shared.confirmed.fetch_add(count, Ordering::SeqCst);
             out.extend(answer(channel, 80, last, 1));
             return;
         }
@@ -255,7 +333,7 @@ impl Waiting {
                     continue;
                 }
                 _ => {
-                    shared.confirmed.fetch_add(1, Ordering::SeqCst);
+                    taken.push(tag);
                     out.extend(answer(channel, 80, tag, 0));
                 }
             }
