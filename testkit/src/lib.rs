@@ -37,6 +37,7 @@ mod remote;
 mod sockets;
 mod stomp;
 mod wait;
+mod withholder;
 
 pub use certificates::{Authority, TlsClient};
 pub use gateway::{API_TOKEN, Addresses, Gateway, GatewayBuilder};
@@ -50,3 +51,4 @@ pub use redis::{Redis, RedisCluster, RedisSentinels};
 pub use remote::{Remote, tests_dir};
 pub use stomp::{Closed, Login, StompClient, WsOptions, show};
 pub use wait::{Condition, DEADLINE, eventually, within};
+pub use withholder::Withholder;

@@ -20,9 +20,15 @@
 //! A broker that was killed knows less: that it delivered its last messages, and that they were
 //! acknowledged, it had not written yet. It gives them once more without its mark. Those come first,
 //! too, and in their old order; but they may also be new ones that equal them. So they are handed
-//! over, with a word that they may be known.
+//! over, with a word that they may be known. Far more can come so than were under way, for the broker
+//! writes what it did in large pieces; that is why so many fingerprints are kept ([`LONGEST`]).
 
 use std::collections::VecDeque;
+
+/// So many fingerprints are kept: as many changes of a queue as RabbitMQ leaves unwritten at most
+/// (`queue_index_max_journal_entries` of classic queues in 3.10; later ones write sooner). A queue
+/// through which so much went takes 256 KiB for them.
+const LONGEST: usize = 32_768;
 
 /// What is known of a message that comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +46,8 @@ pub(super) struct Handed {
     recent: VecDeque<u64>,
     /// How many at the end of `recent` have had no acknowledgement sent.
     unacked: usize,
+    /// So many of the last ones can come again with the broker's mark.
+    marked: usize,
     capacity: usize,
     /// After a reconnection: the positions in `recent` that the next redelivered message could
     /// be at; the most likely one last.
@@ -60,12 +68,17 @@ struct Unmarked {
 }
 
 impl Handed {
-    /// Remembers so many messages: at least twice what can be unacknowledged.
-    pub(super) fn new(capacity: usize) -> Self {
+    /// `marked`: twice what can be unacknowledged, for acknowledgements can be lost.
+    pub(super) fn new(marked: usize) -> Self {
+        Self::remembering(marked, LONGEST)
+    }
+
+    fn remembering(marked: usize, longest: usize) -> Self {
         Self {
             recent: VecDeque::new(),
             unacked: 0,
-            capacity,
+            marked,
+            capacity: longest.max(marked),
             candidates: None,
             first_waiting: Some(0),
             unmarked: None,
@@ -78,12 +91,10 @@ impl Handed {
     pub(super) fn reconnected(&mut self, waiting: Option<usize>) {
         // The first redelivered message is the oldest one without acknowledgement, or an older
         // one; so it is at the start of the unacknowledged ones, or before.
-        let latest = self.recent.len().saturating_sub(self.unacked);
-        self.candidates = Some(
-            (0..self.recent.len())
-                .take(latest.saturating_add(1))
-                .collect(),
-        );
+        let length = self.recent.len();
+        let latest = length.saturating_sub(self.unacked);
+        let all = length.saturating_sub(self.marked)..length;
+        self.candidates = Some(all.take_while(|at| *at <= latest).collect());
         self.first_waiting = waiting.map(|waiting| self.recent.len().saturating_sub(waiting));
         self.unmarked = Some(Unmarked {
             from: 0,
@@ -271,7 +282,7 @@ mod tests {
     /// It may be cut off again, and forget the oldest meanwhile.
     #[test]
     fn it_is_known_at_the_next_cut_and_with_little_memory() {
-        let mut state = Handed::new(4);
+        let mut state = Handed::remembering(4, 4);
         for number in 0..4 {
             state.look(number, false);
         }
@@ -282,6 +293,36 @@ mod tests {
         state.reconnected(Some(9));
         let mut again = (2..6).map(|number| state.look(number, true));
         assert!(again.all(|seen| seen == Seen::Before));
+    }
+
+    /// RabbitMQ had not written that it delivered them, nor that they were acknowledged.
+    #[test]
+    fn far_more_may_come_again_than_were_under_way() {
+        let mut state = Handed::new(20);
+        let count = LONGEST as u64;
+        for number in 0..count + 5 {
+            state.look(number, false);
+            state.acknowledged();
+        }
+        state.reconnected(Some(LONGEST + 1));
+        let mut again = (5..count + 5).map(|number| state.look(number, false));
+        assert!(again.all(|seen| seen == Seen::Perhaps));
+        assert_eq!(state.look(count + 5, false), Seen::Never);
+    }
+
+    /// The broker had written that it delivered the first of them, but not that they were
+    /// acknowledged: they are too old to be under way, so they may be others that look the same.
+    #[test]
+    fn what_is_too_old_to_be_under_way_is_not_skipped() {
+        let mut state = Handed::new(4);
+        for number in 0..20 {
+            state.look(number, false);
+            state.acknowledged();
+        }
+        state.reconnected(Some(20));
+        let mut again = (0..20).map(|number| state.look(number, number < 10));
+        assert!(again.all(|seen| seen == Seen::Perhaps));
+        assert_eq!(state.look(20, false), Seen::Never);
     }
 
     #[test]

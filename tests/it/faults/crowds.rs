@@ -27,7 +27,7 @@ use crate::house::{House, PASSCODE, vhost_on};
 const PACE: Duration = Duration::from_millis(20);
 /// Messages of a round.
 const ROUND: u64 = 20;
-const END: &str = "end";
+pub(super) const END: &str = "end";
 
 /// Clients that listen, each to a key of its own, and a backend that publishes to all of them in
 /// turn, with confirms.
@@ -342,80 +342,6 @@ async fn rabbitmq_is_killed_under_a_crowd() {
     // Messages of RabbitMQ's last moment may come again, and say so: docs/limits.md.
     assert_eq!(outcome.doubled_unmarked, 0);
     assert!(outcome.sent_away.is_empty(), "{:?}", outcome.sent_away);
-}
-
-/// Publishes as fast as RabbitMQ confirms, until it is gone; answers what it confirmed.
-async fn publish_fast(vhost: Vhost, key: &'static str) -> BTreeSet<u64> {
-    let channel = channel(&vhost).await.unwrap();
-    let mut confirmed = BTreeSet::new();
-    for first in (0..).step_by(50) {
-        let mut confirms = Vec::new();
-        for number in first..first + 50_u64 {
-            let body = number.to_string();
-            let publishing = channel.basic_publish(
-                FEED.into(),
-                key.into(),
-                BasicPublishOptions::default(),
-                body.as_bytes(),
-                BasicProperties::default().with_delivery_mode(2),
-            );
-            let Ok(confirm) = publishing.await else {
-                return confirmed;
-            };
-            confirms.push((number, confirm));
-        }
-        for (number, confirm) in confirms {
-            match confirm.await {
-                Ok(Confirmation::Ack(None)) => confirmed.insert(number),
-                _ => return confirmed,
-            };
-        }
-    }
-    confirmed
-}
-
-/// RabbitMQ is killed before it has written what it delivered, and what was acknowledged.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_killed_rabbitmq_gives_again_says_so() {
-    let node = Arc::new(RabbitMq::own().await);
-    let house = House::start(vhost_on(&node).await, |builder| {
-        builder.set("broker.reconnect_max", "500ms")
-    })
-    .await;
-    let mut client = login(&house, "alice").await.with_deadline(8 * DEADLINE);
-    client
-        .subscribe("1", &format!("/exchange/{FEED}/alice"))
-        .await;
-    let publishing = tokio::spawn(publish_fast(house.vhost.clone(), "alice"));
-    let (mut known, mut again) = (BTreeSet::new(), 0);
-    let mut is_killed = false;
-    loop {
-        let message = client.expect_frame().await;
-        if message.body == END {
-            break;
-        }
-        let number = std::str::from_utf8(&message.body).unwrap();
-        let number: u64 = number.parse().unwrap();
-        let is_marked = message.header("redelivered") == Some("true");
-        assert_eq!(is_marked, known.contains(&number), "{number}");
-        again += usize::from(is_marked);
-        assert!(is_marked || known.last() < Some(&number), "in order");
-        known.insert(number);
-        if is_killed || known.len() < 3_000 {
-            continue;
-        }
-        is_killed = true;
-        node.kill();
-        house.gateway.until_readyz(503).await;
-        node.start().await;
-        house.gateway.until_ready().await;
-        house.vhost.publish(FEED, "alice", [END]).await;
-    }
-    let confirmed = within(4 * DEADLINE, "the publisher's end", publishing)
-        .await
-        .unwrap();
-    println!("of {} came {again} again, and said so", known.len());
-    assert!(confirmed.is_subset(&known), "none is lost");
 }
 
 /// All are told, spread over `shutdown.drain`, and the exit code is 0.

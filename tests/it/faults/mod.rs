@@ -5,6 +5,7 @@ mod alarms;
 mod clock;
 mod confirms;
 mod crowds;
+mod given_again;
 mod hook;
 mod logs;
 mod slow_clients;
