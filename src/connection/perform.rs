@@ -2,7 +2,7 @@
 //!
 //! Each function is a future that owns what it needs, so it goes on beside the connection's loop.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use stomp_grammar::Command;
 use stomp_session::{
@@ -489,6 +489,7 @@ async fn hand_over(
         replies: Vec::new(),
         told: None,
     };
+    let mut answered = 0;
     for task in tasks {
         match task {
             Task::Publish(mut sending, replies) => {
@@ -511,7 +512,13 @@ async fn hand_over(
                 if let Some(span) = &span {
                     carry(span, &mut sending.publish);
                 }
-                let confirm = identity.vhost.publish(sending.publish).await?;
+                let publishing = identity.vhost.publish(sending.publish);
+                let before = &mut handed.confirms;
+                let Some(published) = while_taken(before, &mut answered, publishing).await else {
+                    // Their operation fails with the one before.
+                    break;
+                };
+                let confirm = published?;
                 let awaited = match ticket {
                     Some(ticket) => Awaited::Once(ticket.published(identity, confirm)),
                     None => Awaited::Broker(confirm),
@@ -555,6 +562,27 @@ async fn hand_over(
         }
     }
     Ok(handed)
+}
+
+/// Does this, unless one of the messages before is not taken: sent behind it, another would tear a
+/// hole into the order. `answered`: so many of them are known to be taken.
+async fn while_taken<T>(
+    before: &mut [Awaited],
+    answered: &mut usize,
+    doing: impl Future<Output = T>,
+) -> Option<T> {
+    let mut doing = pin!(doing);
+    poll_fn(|context| {
+        while let Some(awaited) = before.get_mut(*answered) {
+            match awaited.poll_taken(context) {
+                Poll::Ready(true) => *answered = answered.saturating_add(1),
+                Poll::Ready(false) => return Poll::Ready(None),
+                Poll::Pending => break,
+            }
+        }
+        doing.as_mut().poll(context).map(Some)
+    })
+    .await
 }
 
 /// Makes the queue for replies, if it is not there yet.

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::{
     FutureExt, StreamExt,
-    future::{BoxFuture, try_join_all},
+    future::{BoxFuture, ready, try_join_all},
     stream::FuturesUnordered,
 };
 use stomp_session::{
@@ -83,6 +83,20 @@ pub(super) enum Awaited {
 }
 
 impl Awaited {
+    /// Whether the broker has the message; its answer is kept for [`Awaited::outcome`].
+    pub(super) fn poll_taken(&mut self, context: &mut TaskContext<'_>) -> Poll<bool> {
+        match self {
+            Self::Broker(confirm) => confirm.poll_unpin(context).map(|outcome| {
+                let is_taken = outcome.is_ok();
+                *confirm = ready(outcome).boxed();
+                is_taken
+            }),
+            Self::Traced(awaited, _) => awaited.poll_taken(context),
+            // It stands by itself.
+            Self::Once(_) => Poll::Pending,
+        }
+    }
+
     async fn outcome(self) -> Outcome {
         match self {
             Self::Broker(confirm) => confirm.await.map_err(Problem::from),

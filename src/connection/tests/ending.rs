@@ -401,6 +401,29 @@ async fn frames_after_one_that_fails_are_not_carried_out() {
     reader.expect_message("fence").await;
 }
 
+/// Nor messages of a transaction behind one that the broker does not take; those before it are.
+#[tokio::test(start_paused = true)]
+async fn a_commit_ends_at_its_first_message_that_is_not_taken() {
+    let house = House::new();
+    let mut reader = Client::connect(&house).await;
+    reader.subscribe("1", "/topic/a", "").await;
+    let mut client = Client::connect(&house).await;
+    let send =
+        |number, more| format!("SEND\ndestination:/topic/{more}\ntransaction:t\n\n{number}\0");
+    let messages = ["a", "nowhere\nmandatory:true", "a", "a"].into_iter();
+    let sends: String = messages
+        .zip(0..)
+        .map(|(more, number)| send(number, more))
+        .collect();
+    client.send(format!(
+        "BEGIN\ntransaction:t\n\n\0{sends}COMMIT\ntransaction:t\nreceipt:c\n\n\0"
+    ));
+    client.expect(Command::Error).await;
+    reader.expect_message("0").await;
+    house.publish("amq.topic", "a", "fence");
+    reader.expect_message("fence").await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_broker_s_silence_delays_an_error_only_so_long() {
     let house = House::new();

@@ -3,6 +3,7 @@
 
 mod alarms;
 mod clock;
+mod commits;
 mod confirms;
 mod crowds;
 mod given_again;
