@@ -1,7 +1,8 @@
 //! Whoever reads the log stands still, and the disk for it is full.
 
-use std::process::Command;
+use std::{fs, process::Command};
 
+use tempfile::TempDir;
 use testkit::{DEADLINE, Gateway, Hook, Login, StompClient, eventually, free_ports, within};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -64,6 +65,15 @@ async fn metrics(address: &str) -> String {
     text
 }
 
+/// As of one metric without labels.
+async fn lines_lost(admin: &str) -> u64 {
+    let text = metrics(admin).await;
+    let name = "stentor_log_lines_lost_total ";
+    let mut lines = text.lines();
+    let lost = lines.find_map(|line| line.strip_prefix(name)).unwrap();
+    lost.parse().unwrap()
+}
+
 /// Every write of a line fails. The metric says how many were lost.
 #[tokio::test]
 async fn a_full_disk_under_the_log_stops_nobody() {
@@ -83,11 +93,48 @@ async fn a_full_disk_under_the_log_stops_nobody() {
         within(DEADLINE, "a client is served", comes_and_goes(&stomp)).await;
     }
     eventually(DEADLINE, "lost lines are counted", async || {
-        let text = metrics(&admin).await;
-        let name = "stentor_log_lines_lost_total ";
-        let mut lines = text.lines();
-        let lost = lines.find_map(|line| line.strip_prefix(name)).unwrap();
-        lost.parse::<u64>().unwrap() >= 20
+        lines_lost(&admin).await >= 20
+    })
+    .await;
+    let status = gateway.terminate(DEADLINE).await;
+    assert_eq!(status.code(), Some(0));
+}
+
+/// The log's file may grow no further, until somebody makes room: from then on lines are written
+/// again, and the first of them tells how many were lost.
+#[tokio::test]
+async fn a_log_goes_on_when_there_is_room_again() {
+    let hook = Hook::start().await;
+    let [stomp, admin] = free_ports();
+    let [stomp, admin] = [stomp, admin].map(|port| format!("127.0.0.1:{port}"));
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("log");
+    // 32 KiB; beyond, a write fails, instead of ending the process.
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 64; exec \"$0\" serve 2>>{}",
+        file.display()
+    );
+    let gateway = shell(&script, &[])
+        .hook(&hook)
+        .set("listen.stomp", &stomp)
+        .set("listen.admin", &admin)
+        .spawn();
+    eventually(DEADLINE, "it listens", async || {
+        TcpStream::connect(&stomp).await.is_ok() && TcpStream::connect(&admin).await.is_ok()
+    })
+    .await;
+    eventually(DEADLINE, "lines are lost", async || {
+        comes_and_goes(&stomp).await;
+        lines_lost(&admin).await > 0
+    })
+    .await;
+    let full = fs::metadata(&file).unwrap().len();
+    assert!(full > 0 && full.is_multiple_of(32 << 10), "{full} bytes");
+    fs::File::create(&file).unwrap();
+    eventually(DEADLINE, "the loss is told", async || {
+        comes_and_goes(&stomp).await;
+        let text = fs::read_to_string(&file).unwrap();
+        text.contains("lines of the log were lost") && text.contains("connection closed")
     })
     .await;
     let status = gateway.terminate(DEADLINE).await;

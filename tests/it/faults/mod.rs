@@ -9,6 +9,7 @@ mod crowds;
 mod given_again;
 mod hook;
 mod logs;
+mod policies;
 mod slow_clients;
 mod slow_link;
 mod soak;
