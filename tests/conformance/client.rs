@@ -28,6 +28,9 @@ pub(crate) const BY_THE_WAY: [&str; 15] = [
     "x-queue-type",
 ];
 
+/// What the bodies begin with that only show that nothing else is under way.
+const MARK: &[u8] = b"last of ";
+
 /// So much of a body is shown.
 const SHOWN: usize = 300;
 
@@ -322,6 +325,22 @@ impl Client {
         id.map(str::to_owned)
     }
 
+    /// Waits for the MESSAGE with this body of a subscription, and keeps it, as all before it.
+    pub(crate) async fn keep_up_to(&mut self, last: &str, subscription: &str) {
+        let is_it = |frame: &Frame| {
+            frame.body == last && frame.header("subscription") == Some(subscription)
+        };
+        while self.is_well() && !self.inbox.iter().any(is_it) {
+            let Some(frame) = self.next().await else {
+                return;
+            };
+            match frame.command {
+                Command::Message => self.inbox.push_back(frame),
+                _ => self.heard(&frame),
+            }
+        }
+    }
+
     /// Hears all MESSAGE frames up to the one with this body of each of these subscriptions; records
     /// them by subscription, and leaves out those whose body begins with `last`, and those that came
     /// before an UNSUBSCRIBE: they need not have come.
@@ -372,7 +391,10 @@ impl Client {
             Err(closed) => {
                 self.is_closed = true;
                 while let Some(frame) = self.inbox.pop_front() {
-                    self.heard(&frame);
+                    // A mark goes to several subscriptions, in no order between them.
+                    if !frame.body.starts_with(MARK) {
+                        self.heard(&frame);
+                    }
                 }
                 let code = closed.code.map(|code| format!(" {code}"));
                 let line = format!("closed{}", code.unwrap_or_default());
