@@ -118,9 +118,13 @@ fn tell(name: &str, progress: &Progress, crashes: usize) {
     } = progress;
     let rate = u128::from(*executions) * 1000 / elapsed.as_millis().max(1);
     let seconds = elapsed.as_secs();
+    let streams = match targets::streams() {
+        0 => String::new(),
+        streams => format!(" ({streams} streams decoded)"),
+    };
     let _ = writeln!(
         io::stdout(),
-        "{name}: {seconds} s, {executions} executions, {rate}/s, {edges} edges, corpus {corpus}, \
-         crashes {crashes}"
+        "{name}: {seconds} s, {executions} executions{streams}, {rate}/s, {edges} edges, corpus \
+         {corpus}, crashes {crashes}"
     );
 }

@@ -1,6 +1,8 @@
 //! The STOMP decoder: whole and cut to pieces it reads the same, within its limits, and what it
 //! read can be written and read again.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::{Bytes, BytesMut};
 use stomp_grammar::{Command, DecodeError, Decoder, Frame, Limits, Version, encode};
 
@@ -29,6 +31,9 @@ pub(super) const TARGET: Target = Target {
     short: 150_000,
     run,
 };
+
+/// Streams that were decoded: each input is, several times.
+pub(super) static STREAMS: AtomicU64 = AtomicU64::new(0);
 
 const LIMITS: [Limits; 2] = [
     Limits {
@@ -81,6 +86,7 @@ fn decode<'a>(
     limits: Limits,
     pieces: impl Iterator<Item = &'a [u8]>,
 ) -> (Vec<Frame>, Option<DecodeError>) {
+    STREAMS.fetch_add(1, Ordering::Relaxed);
     let mut decoder = Decoder::new(limits);
     decoder.set_version(version);
     let mut frames = Vec::new();

@@ -8,6 +8,8 @@ mod hook;
 mod session;
 mod sockjs;
 
+use std::sync::atomic::Ordering;
+
 use crate::Target;
 
 /// All of them.
@@ -23,6 +25,13 @@ pub fn all() -> Vec<Target> {
     .into_iter()
     .chain(gateway())
     .collect()
+}
+
+/// How often the STOMP decoder has read a stream, for the target of that name: whole, in pieces, and
+/// cut at each place.
+#[must_use]
+pub fn streams() -> u64 {
+    decoder::STREAMS.load(Ordering::Relaxed)
 }
 
 #[cfg(feature = "gateway")]
