@@ -267,7 +267,10 @@ impl Writer {
                 is_kept = true;
             }
             // The subscription is over; its unsettled messages are requeued with it.
-            Delivered::Refused => return Ok(false),
+            Delivered::Refused => {
+                context.guard.mailbox().not_told(parcel.dropped);
+                return Ok(false);
+            }
         }
         let topics = &context.settings().stomp.default_topic_exchange;
         let (message, version) = (&parcel.message, session.version());

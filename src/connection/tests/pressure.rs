@@ -162,6 +162,34 @@ async fn what_comes_after_messages_for_nobody_is_delivered() {
     assert!(start.elapsed() < Duration::from_secs(1));
 }
 
+/// The count of those that were dropped came with a message for nobody: the next one has it.
+#[tokio::test(start_paused = true)]
+async fn what_was_dropped_is_told_behind_messages_for_nobody() {
+    let house = House::with(mailbox(20, Overflow::DropOldest));
+    let mut client = Client::connect(&house).await;
+    client.subscribe("1", "/topic/a", "").await;
+    client.subscribe("2", "/topic/b", "").await;
+    client.wire.set_room(0);
+    let long = "r".repeat(8_000);
+    let begins: String = (0..9)
+        .map(|number| format!("BEGIN\ntransaction:{number}\nreceipt:{long}\n\n\0"))
+        .collect();
+    client.send(format!("{begins}UNSUBSCRIBE\nid:1\n\n\0"));
+    settle().await;
+    for key in ["b", "a"] {
+        for _ in 0..30 {
+            house.publish("amq.topic", key, "for nobody");
+        }
+    }
+    house.publish("amq.topic", "b", "for somebody");
+    client.wire.set_room(usize::MAX);
+    for _ in 0..9 {
+        client.expect_receipt(&long).await;
+    }
+    let message = client.expect_message("for somebody").await;
+    assert_eq!(message.header("x-dropped"), Some("41"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_is_not_read() {
     let house = House::new();

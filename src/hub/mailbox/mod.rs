@@ -416,6 +416,15 @@ impl Mailbox {
         pushed == Pushed::Waits
     }
 
+    /// A message was for nobody any more, and so its client does not know that so many were dropped
+    /// before it: the next one tells.
+    pub fn not_told(&self, dropped: u32) {
+        if dropped > 0 {
+            let mut state = self.state.lock();
+            state.dropped = state.dropped.saturating_add(dropped);
+        }
+    }
+
     /// Settles a message of a dedicated consumer, and with `multiple` all that its client has
     /// been handed before.
     ///
