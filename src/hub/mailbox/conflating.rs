@@ -223,9 +223,9 @@ impl MailboxState {
     }
 
     pub(super) fn drop_of_lanes(&mut self) -> bool {
-        let is_dropped = self.lanes.as_mut().is_some_and(|lanes| lanes.drop_oldest());
-        self.dropped = self.dropped.saturating_add(is_dropped.into());
-        is_dropped
+        let dropped = self.lanes.as_mut().and_then(|lanes| lanes.drop_oldest());
+        self.dropped = self.dropped.saturating_add(dropped.unwrap_or(0));
+        dropped.is_some()
     }
 }
 

@@ -249,20 +249,22 @@ impl Lanes {
     }
 
     /// Drops the message that has waited for longest in one of the longer lanes: of no fewer messages than
-    /// the average. Returns false if there is none. To look for the longest would be a look at each, for
-    /// each message.
-    pub(super) fn drop_oldest(&mut self) -> bool {
+    /// the average. Returns how many messages are lost by that: with it, nobody is told of those that it
+    /// took the place of. `None`: there is none. To look for the longest would be a look at each, for each
+    /// message.
+    pub(super) fn drop_oldest(&mut self) -> Option<u32> {
         let count = self.lanes.len();
         let average = self.load.messages.div_ceil(count.max(1)).max(1);
         for _ in 0..count {
             let place = self.drops.checked_rem(count).unwrap_or(0);
             let lane = self.lanes.get(place);
             if lane.is_some_and(|lane| lane.waiting.len() >= average) {
-                return self.on(place, Lane::pop).flatten().is_some();
+                let dropped = self.on(place, Lane::pop).flatten()?;
+                return Some(dropped.conflated.saturating_add(1));
             }
             self.drops = place.wrapping_add(1);
         }
-        false
+        None
     }
 }
 
