@@ -3,9 +3,9 @@
 //! stalls, falls silent, and talks nonsense. Time is virtual, so a seed always goes the same way.
 //!
 //! Whatever happens: each message comes to its taker, in order, and again only if it was not
-//! acknowledged and is marked; the broker is told of no message that the taker was not given; a
-//! connection is given up for nonsense alone; no taker is lost; and in the end nothing is left to be
-//! acknowledged.
+//! acknowledged and is marked; the broker is told of no message that the taker was not given, and of
+//! all that it was given before a channel is closed in good order; a connection is given up for
+//! nonsense alone; no taker is lost; and in the end nothing is left to be acknowledged.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -32,6 +32,8 @@ struct Seen {
     acknowledged: usize,
     /// The last one that was given.
     last: Option<usize>,
+    /// Given since the consumer began, or since the last acknowledgement.
+    unacknowledged: usize,
     repeated: usize,
 }
 
@@ -54,10 +56,12 @@ impl DeliveryTaker for Taker {
             seen.next += 1;
         }
         seen.last = Some(number);
+        seen.unacknowledged += 1;
     }
 
     fn acknowledged(&mut self) {
         let mut seen = self.0.lock();
+        seen.unacknowledged = 0;
         seen.acknowledged = seen.last.expect("a message was given") + 1;
     }
 }
@@ -212,6 +216,9 @@ impl Line<'_> {
         match said {
             (10, 50) => {
                 assert!(self.talks_nonsense, "the client gave the connection up");
+                for channel in self.channels.keys() {
+                    self.check_acknowledged(*channel);
+                }
                 self.out.extend(method(0, 10, 51, b""));
                 return true;
             }
@@ -228,6 +235,7 @@ impl Line<'_> {
                 self.channels.remove(&channel);
             }
             (20, 40) => {
+                self.check_acknowledged(channel);
                 self.out.extend(method(channel, 20, 41, b""));
                 if !is_closing {
                     self.channels.remove(&channel);
@@ -257,6 +265,8 @@ impl Line<'_> {
         } else {
             self.out.extend(method(channel, 60, 21, b"\x03tag"));
             let first = self.script.queues[queue].gone;
+            // What the consumer before was given too late to acknowledge comes again.
+            self.script.seen[queue].lock().unacknowledged = 0;
             let consuming = Channel::Consuming {
                 queue,
                 first,
@@ -289,6 +299,14 @@ impl Line<'_> {
             gone <= seen.acknowledged,
             "the taker does not know of {gone}"
         );
+    }
+
+    /// The client ends the consumer of a channel, and has said before all that it took.
+    fn check_acknowledged(&self, channel: u16) {
+        if let Some(Channel::Consuming { queue, .. }) = self.channels.get(&channel) {
+            let count = self.script.seen[*queue].lock().unacknowledged;
+            assert_eq!(count, 0, "{channel} ends, and these are not acknowledged");
+        }
     }
 
     fn end_channel(&mut self, channel: u16, code: u16, text: &str) {
