@@ -249,37 +249,42 @@ fn a_delta_goes_with_its_base() {
 enum Op {
     Push(u8, Vec<(prop::sample::Index, u8)>),
     Whole(u8, Vec<u8>),
-    Take(u8),
+    /// One of the clients reads so many.
+    Take(usize, u8),
 }
+
+const CLIENTS: usize = 3;
 
 fn op() -> impl Strategy<Value = Op> {
     let edits = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
     prop_oneof![
         8 => (0..4_u8, edits).prop_map(|(key, edits)| Op::Push(key, edits)),
         1 => (0..4_u8, prop::collection::vec(any::<u8>(), 0..300)).prop_map(|(key, body)| Op::Whole(key, body)),
-        6 => (1..5_u8).prop_map(Op::Take),
+        12 => (0..CLIENTS, 1..5_u8).prop_map(|(client, count)| Op::Take(client, count)),
     ]
 }
 
 proptest! {
-    /// In any order of messages and reads, conflated or not: what the client decodes is what was sent.
+    /// In any order of messages and reads, conflated or not, with clients that are at different bases:
+    /// each decodes what was sent.
     #[test]
     fn the_client_has_what_was_sent(
         ops in prop::collection::vec(op(), 1..120),
-        is_conflated in any::<bool>(),
-        is_small in any::<bool>(),
+        clients in prop::array::uniform3(any::<(bool, bool)>()),
     ) {
-        let limits = MailboxConfig {
-            // Few bases are remembered.
-            max_bytes: if is_small { 8_000 } else { 8 << 20 },
-            overflow: crate::hub::Overflow::DropOldest,
-            ..MailboxConfig::default()
-        };
-        let mailbox = mailbox(is_conflated.then_some(Conflate::Latest), limits);
-        let mut reader = Reader::default();
+        let mut clients = clients.map(|(is_conflated, is_small)| {
+            let limits = MailboxConfig {
+                // Few bases are remembered.
+                max_bytes: if is_small { 8_000 } else { 8 << 20 },
+                overflow: crate::hub::Overflow::DropOldest,
+                ..MailboxConfig::default()
+            };
+            let conflate = is_conflated.then_some(Conflate::Latest);
+            (mailbox(conflate, limits), Reader::default())
+        });
         let mut bodies = vec![vec![b'.'; 400]; 4];
         for op in ops {
-            match op {
+            let key = match op {
                 Op::Push(key, edits) => {
                     let body = &mut bodies[usize::from(key)];
                     for (at, byte) in edits {
@@ -288,23 +293,31 @@ proptest! {
                             body[at] = byte;
                         }
                     }
-                    mailbox.push_shared(FAST, &message(&key.to_string(), body));
+                    key
                 }
                 Op::Whole(key, body) => {
-                    bodies[usize::from(key)].clone_from(&body);
-                    mailbox.push_shared(FAST, &message(&key.to_string(), &body));
+                    bodies[usize::from(key)] = body;
+                    key
                 }
-                Op::Take(count) => {
+                Op::Take(client, count) => {
+                    let (mailbox, reader) = &mut clients[client];
                     for _ in 0..count {
-                        if let Some((sent, body)) = reader.take(&mailbox) {
+                        if let Some((sent, body)) = reader.take(mailbox) {
                             prop_assert_eq!(&sent.body[..], &body[..]);
                         }
                     }
+                    continue;
                 }
+            };
+            let message = message(&key.to_string(), &bodies[usize::from(key)]);
+            for (mailbox, _) in &clients {
+                mailbox.push_shared(FAST, &message);
             }
         }
-        while let Some((sent, body)) = reader.take(&mailbox) {
-            prop_assert_eq!(&sent.body[..], &body[..]);
+        for (mailbox, reader) in &mut clients {
+            while let Some((sent, body)) = reader.take(mailbox) {
+                prop_assert_eq!(&sent.body[..], &body[..]);
+            }
         }
     }
 }
