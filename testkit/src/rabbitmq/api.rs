@@ -82,6 +82,15 @@ impl Api {
             .await;
     }
 
+    /// Deletes a queue that others delete, too: it may be gone.
+    pub async fn delete_queue_if_there(&self, vhost: &str, queue: &str) {
+        let path = path(&["queues", vhost, queue]);
+        let answer = self.answer(Method::DELETE, &path, None).await;
+        if answer.status() != StatusCode::NOT_FOUND {
+            Self::read(&format!("DELETE {path}"), answer).await;
+        }
+    }
+
     /// The queues of a virtual host. Names, arguments and durability are current; counts lag by
     /// a second or two.
     pub async fn queues(&self, vhost: &str) -> Vec<Value> {
