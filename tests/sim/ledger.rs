@@ -1,9 +1,14 @@
 //! The truth about each message: whether the broker took it, and what became of it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::LazyLock,
+};
 
 use parking_lot::Mutex;
 use stentor::broker::{ExchangeKind, Verdict, routing};
+
+use crate::entropy::Draws;
 
 /// The exchanges of the simulation.
 pub(crate) const EXCHANGES: [(&str, ExchangeKind); 4] = [
@@ -25,8 +30,30 @@ pub(crate) fn id_of(body: &[u8]) -> Option<u64> {
     text[..end].parse().ok()
 }
 
+/// What bodies are padded with: a part of it that depends on the id, so that a body differs from others
+/// in more than its length, and has much in common with them.
+static TEXT: LazyLock<String> = LazyLock::new(|| {
+    let mut draws = Draws::of(&[0x7e87]);
+    let letter = |_| char::from(*draws.pick(b"abcdefghijklmnopqrstuvwxyz"));
+    (0..5_000).map(letter).collect()
+});
+
+fn padding_of(id: u64, length: usize) -> Option<&'static str> {
+    let from = usize::try_from(id % 7).unwrap() * 13;
+    TEXT.get(from..from + length)
+}
+
 pub(crate) fn body_of(id: u64, padding: usize) -> String {
-    format!("m{id} {}", "x".repeat(padding))
+    format!("m{id} {}", padding_of(id, padding).unwrap())
+}
+
+/// Whether the body is as it was published.
+pub(crate) fn is_whole(id: u64, body: &[u8]) -> bool {
+    let head = format!("m{id} ");
+    let padding = body.strip_prefix(head.as_bytes());
+    padding.is_some_and(|padding| {
+        padding_of(id, padding.len()).is_some_and(|expected| padding == expected.as_bytes())
+    })
 }
 
 #[derive(Default)]
@@ -102,6 +129,12 @@ impl Ledger {
 
     pub(crate) fn place(&self, id: u64) -> Option<usize> {
         self.0.lock().place.get(&id).copied()
+    }
+
+    pub(crate) fn key(&self, id: u64) -> Option<Box<str>> {
+        let books = self.0.lock();
+        let place = books.place.get(&id)?;
+        Some(books.log[*place].key.clone())
     }
 
     /// Whether the exchange routes the message by the pattern.

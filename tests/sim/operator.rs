@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use stentor::control::{Ban, Change, Command, Subject, Target};
+use stentor::control::{Ban, Change, Command, Subject, Target, Unsubscribe};
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -13,13 +13,13 @@ use crate::{
     entropy::Draws,
     ledger::body_of,
     trace::WORLD,
-    world::{KEYS, QUEUES, TOPICS, World},
+    world::{KEYS, PATTERNS, QUEUES, TOPICS, World},
 };
 
 /// The ids of a client's messages begin at its number times this; backends come behind all clients.
 pub(crate) const IDS: u64 = 1_000_000;
 
-/// Kicks users, and bans them for a while.
+/// Kicks users, bans them for a while, ends subscriptions of theirs, and has rights and groups asked for anew.
 pub(crate) async fn rule(world: Arc<World>) {
     let mut draws = Draws::of(&[world.plan.seed, 0x0b0e]);
     while world.is_busy() {
@@ -29,7 +29,7 @@ pub(crate) async fn rule(world: Arc<World>) {
             return;
         }
         let user = draws.pick(&world.users).clone();
-        match draws.below(5) {
+        match draws.below(10) {
             0 => {
                 world.kick(&user, true);
                 let target = Target::User(user.as_str().into());
@@ -52,12 +52,37 @@ pub(crate) async fn rule(world: Arc<World>) {
                     exclude(&world, &next.user, draws.millis(27_000, 40_000)).await;
                 }
             }
+            3 | 4 => withdraw(&world, &user, &mut draws).await,
+            5 | 6 => {
+                run(&world, Command::Forget { user: user.into() }).await;
+            }
+            7 => {
+                run(&world, Command::RefreshGroups { user: user.into() }).await;
+            }
             _ => {
                 let duration = draws.millis(longest / 8, longest / 2);
                 exclude(&world, &user, duration).await;
             }
         }
     }
+}
+
+/// Ends a user's subscriptions to a destination.
+async fn withdraw(world: &World, user: &str, draws: &mut Draws) {
+    let (exchange, pattern) = match draws.below(3) {
+        0 => ("feed", *draws.pick(&KEYS)),
+        1 => ("news", *draws.pick(&PATTERNS)),
+        _ => ("amq.topic", *draws.pick(&PATTERNS)),
+    };
+    world.withdraw(user, exchange, pattern);
+    let destination = Unsubscribe::destination(&format!("/exchange/{exchange}/{pattern}"));
+    let order = Unsubscribe {
+        user: user.into(),
+        vhost: None,
+        destination: destination.unwrap(),
+        reason: "simulated".into(),
+    };
+    run(world, Command::Unsubscribe(Arc::new(order))).await;
 }
 
 /// Bans a user for a while.

@@ -81,10 +81,10 @@ impl Plan {
             busy: Duration::from_secs(draws.between(10, 40)),
             think: draws.between(500, 3_000),
             faults: draws.between(0, 2),
-            overflow: if draws.percent(75) {
-                Overflow::Disconnect
-            } else {
-                Overflow::DropOldest
+            overflow: match draws.below(100) {
+                0..65 => Overflow::Disconnect,
+                65..85 => Overflow::DropOldest,
+                _ => Overflow::Conflate,
             },
             max_bytes: 96 * 1024,
         }
@@ -141,6 +141,8 @@ struct State {
     /// By an operator: they are known to have run.
     sure_kicks: BTreeMap<String, Instant>,
     bans: BTreeMap<String, Ban>,
+    /// When a user's subscriptions to an exchange and a pattern were ended, the last time.
+    withdrawn: BTreeMap<(String, &'static str, &'static str), Instant>,
     /// Sessions that clients know of.
     open: BTreeMap<u32, String>,
     uncommitted: BTreeSet<u64>,
@@ -486,6 +488,23 @@ impl World {
         let state = self.state.lock();
         let kick = state.kicks.get(user);
         kick.is_some_and(|at| *at + AFTERMATH >= since)
+    }
+
+    pub(crate) fn withdraw(&self, user: &str, exchange: &'static str, pattern: &'static str) {
+        let subject = (user.to_owned(), exchange, pattern);
+        let now = Instant::now();
+        self.state.lock().withdrawn.insert(subject, now);
+    }
+
+    /// When the operator ended the user's subscriptions to that, the last time.
+    pub(crate) fn last_withdrawal(
+        &self,
+        user: &str,
+        exchange: &'static str,
+        pattern: &'static str,
+    ) -> Option<Instant> {
+        let subject = (user.to_owned(), exchange, pattern);
+        self.state.lock().withdrawn.get(&subject).copied()
     }
 
     pub(crate) fn ban(&self, user: &str, is_set: bool) {

@@ -1,6 +1,7 @@
 //! What a client does.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use stentor::connection::LinkError;
 
 use super::{
     Due, End, Held, Session, Settled, What,
-    subscription::{Mode, Source, Subscription},
+    subscription::{Bases, Mode, Source, Subscription},
 };
 use crate::{
     hook::FORBIDDEN,
@@ -56,7 +57,7 @@ impl Session {
     fn subscribe(&mut self) {
         let name = self.next_subscription;
         self.next_subscription += 1;
-        let (destination, source, ack) = if self.draws.percent(70) {
+        let (destination, source, headers) = if self.draws.percent(70) {
             let (exchange, pattern) = match self.draws.below(10) {
                 0..=5 => ("feed", *self.draws.pick(&KEYS)),
                 6 | 7 => ("news", *self.draws.pick(&PATTERNS)),
@@ -67,7 +68,13 @@ impl Session {
                 "amq.topic" => format!("/topic/{pattern}"),
                 _ => format!("/exchange/{exchange}/{pattern}"),
             };
-            (destination, Source::Shared { exchange, pattern }, "auto")
+            let (headers, is_conflated) = self.wishes();
+            let source = Source::Shared {
+                exchange,
+                pattern,
+                is_conflated,
+            };
+            (destination, source, headers)
         } else {
             let (mode, ack) = *self.draws.pick(&[
                 (Mode::Auto, "auto"),
@@ -75,21 +82,40 @@ impl Session {
                 (Mode::Individual, "client-individual"),
             ]);
             let queue = self.draws.pick(&QUEUES);
-            (format!("/queue/{queue}"), Source::Queue { mode }, ack)
+            let headers = format!("ack:{ack}\n");
+            (format!("/queue/{queue}"), Source::Queue { mode }, headers)
         };
         self.subscriptions.insert(
             name,
             Subscription {
                 source,
+                asked: Instant::now(),
+                opened: None,
                 since: None,
                 last: None,
+                of_keys: BTreeMap::new(),
+                bases: Bases::default(),
                 is_ending: false,
             },
         );
         let receipt = self.expect(What::Subscribed(name));
         self.send(&format!(
-            "SUBSCRIBE\nid:{name}\ndestination:{destination}\nack:{ack}\n{receipt}\n\0"
+            "SUBSCRIBE\nid:{name}\ndestination:{destination}\n{headers}{receipt}\n\0"
         ));
+    }
+
+    /// Headers for keys that change fast, and whether messages may be left out by them.
+    fn wishes(&mut self) -> (String, bool) {
+        // Shorter than the world waits for its last messages.
+        let window = self.draws.between(10, 1_500);
+        match self.draws.below(10) {
+            0 | 1 => ("delta:fossil\n".to_owned(), false),
+            2 => ("conflate:latest\n".to_owned(), true),
+            3 => (format!("conflate:{window}\n"), true),
+            4 => ("delta:fossil\nconflate:latest\n".to_owned(), true),
+            5 => (format!("conflate:{window}\ndelta:fossil\n"), true),
+            _ => (String::new(), false),
+        }
     }
 
     fn unsubscribe(&mut self) {

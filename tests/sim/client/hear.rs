@@ -9,7 +9,10 @@ use super::{
     Due, End, Held, Session, Settled, What,
     subscription::{Mode, Source},
 };
-use crate::{hook::STRANGER, ledger::id_of};
+use crate::{
+    hook::STRANGER,
+    ledger::{id_of, is_whole},
+};
 
 /// Within so long a session has an answer, or is told of its end.
 const PROMPT: Duration = Duration::from_secs(20);
@@ -108,6 +111,7 @@ impl Session {
                 let now = ledger.len();
                 if let Some(subscription) = self.subscriptions.get_mut(&name) {
                     subscription.since = Some(now);
+                    subscription.opened = Some(Instant::now());
                 }
             }
             What::Unsubscribed(name) => {
@@ -138,22 +142,30 @@ impl Session {
     }
 
     fn hear_message(&mut self, frame: &Frame) {
-        let Some(id) = id_of(&frame.body) else {
-            return self.violate("a strange message".to_owned());
-        };
         let dropped = frame
             .header("x-dropped")
             .and_then(|text| text.parse::<u64>().ok());
         self.dropped += dropped.unwrap_or(0);
         let name = frame.header("subscription");
         let name: Option<u64> = name.and_then(|name| name.parse().ok());
-        let Some(name) = name.filter(|name| self.subscriptions.contains_key(name)) else {
-            return self.violate(format!("m{id} came for no subscription"));
+        let Some((name, subscription)) =
+            name.and_then(|name| Some((name, self.subscriptions.get_mut(&name)?)))
+        else {
+            return self.violate("a message came for no subscription".to_owned());
+        };
+        let body = match subscription.bases.read(frame) {
+            Ok(body) => body,
+            Err(problem) => return self.violate(problem),
+        };
+        let Some(id) = id_of(&body).filter(|id| is_whole(*id, &body)) else {
+            return self.violate("a strange message".to_owned());
         };
         match self.subscriptions[&name].source {
             Source::Shared { .. } => {
                 self.measure(frame.body.len());
-                self.hear_shared(name, id);
+                let left_out = frame.header("x-conflated");
+                let left_out = left_out.and_then(|text| text.parse().ok()).unwrap_or(0);
+                self.hear_shared(name, id, left_out);
             }
             Source::Queue { mode } => {
                 let queued = self.world.ledger.note(id, |queued| {
@@ -200,6 +212,9 @@ impl Session {
     }
 
     fn hear_error(&mut self, frame: &Frame) {
+        if frame.header("error-code") == Some("subscription-ended") {
+            return self.hear_withdrawn(frame);
+        }
         let message = frame.header("message").unwrap_or_default();
         let is_own = self.bad.is_some_and(|(_, expected)| expected == message);
         if let (true, Some((bad, _))) = (is_own, self.bad) {
@@ -232,6 +247,10 @@ impl Session {
         match message {
             "kicked" => world.was_kicked(&self.user, self.began),
             "banned" => world.was_banned(&self.user, self.began),
+            // It was ended from outside, and UNSUBSCRIBE was on its way.
+            "No subscription found" => self.due.iter().any(|due| {
+                matches!(due.what, What::Unsubscribed(name) if !self.subscriptions.contains_key(&name))
+            }),
             "slow consumer" => self.was_stalled() || world.was_rushed(),
             "feed interrupted" => world.interruptions() > self.interruptions,
             "Bad CONNECT" => self.user == STRANGER || world.is_troubled(),
@@ -252,6 +271,13 @@ impl Session {
         let was_here = |at: Instant| self.connected.is_some_and(|connected| connected < at);
         if world_says(kick.filter(|at| was_here(*at)), now) {
             self.violate(format!("{} was kicked, and is here", self.user));
+        }
+        for (name, subscription) in &self.subscriptions {
+            let was_open = |at: &Instant| subscription.opened.is_some_and(|opened| opened < *at);
+            let withdrawn = self.withdrawn(subscription).filter(was_open);
+            if world_says(withdrawn, now) && !subscription.is_ending {
+                self.violate(format!("subscription {name} was ended, and is here"));
+            }
         }
     }
 

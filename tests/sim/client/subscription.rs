@@ -1,17 +1,29 @@
-//! The promise to a subscriber: from its RECEIPT on each message once, in order.
+//! The promise to a subscriber: from its RECEIPT on each message once, in order; or of each key, if it
+//! wished so, the newest ones.
+
+use std::collections::{BTreeMap, HashMap};
 
 use stentor::hub::Overflow;
+use stomp_grammar::Frame;
+use tokio::time::Instant;
 
 use super::Session;
+use crate::world::AFTERMATH;
 
 /// A subscription, and how far it has come.
 #[derive(Debug)]
 pub(super) struct Subscription {
     pub(super) source: Source,
+    /// When SUBSCRIBE was sent, and when its RECEIPT came.
+    pub(super) asked: Instant,
+    pub(super) opened: Option<Instant>,
     /// The place in the broker's log at its RECEIPT.
     pub(super) since: Option<usize>,
     /// The place of the last message.
     pub(super) last: Option<usize>,
+    /// The same for each key, where messages of a key may be left out.
+    pub(super) of_keys: BTreeMap<Box<str>, usize>,
+    pub(super) bases: Bases,
     /// UNSUBSCRIBE was sent.
     pub(super) is_ending: bool,
 }
@@ -21,6 +33,8 @@ pub(super) enum Source {
     Shared {
         exchange: &'static str,
         pattern: &'static str,
+        /// Of messages that wait, it wants the newest of each key alone.
+        is_conflated: bool,
     },
     Queue {
         mode: Mode,
@@ -34,14 +48,48 @@ pub(super) enum Mode {
     Individual,
 }
 
+/// What deltas are made to: of each destination, the last message's number and body.
+#[derive(Debug, Default)]
+pub(super) struct Bases(HashMap<String, (String, Vec<u8>)>);
+
+impl Bases {
+    /// The body of a message, as it was sent.
+    pub(super) fn read(&mut self, frame: &Frame) -> Result<Vec<u8>, String> {
+        let destination = frame.header("destination").unwrap_or_default().to_owned();
+        let base = self.0.remove(&destination);
+        let Some(told) = frame.header("x-delta") else {
+            return Ok(frame.body.to_vec());
+        };
+        let (number, body) = match told.split(' ').collect::<Vec<_>>()[..] {
+            ["whole", number] => (number, frame.body.to_vec()),
+            ["fossil", number, of] => {
+                let base = base.filter(|(number, _)| number == of);
+                let (_, base) =
+                    base.ok_or_else(|| format!("a delta to {of}, which is not here"))?;
+                let body = fossil_delta::apply(&base, &frame.body);
+                (number, body.map_err(|error| format!("{error:?}"))?)
+            }
+            _ => return Err(format!("x-delta:{told}")),
+        };
+        let kept = (number.to_owned(), body.clone());
+        self.0.insert(destination, kept);
+        Ok(body)
+    }
+}
+
 impl Session {
-    /// A message of a shared feed came.
-    pub(super) fn hear_shared(&mut self, name: u64, id: u64) {
+    /// A message of a shared feed came, in whose place so many were left out.
+    pub(super) fn hear_shared(&mut self, name: u64, id: u64, left_out: usize) {
         let ledger = &self.world.ledger;
         let Some(subscription) = self.subscriptions.get_mut(&name) else {
             return;
         };
-        let Source::Shared { exchange, pattern } = subscription.source else {
+        let Source::Shared {
+            exchange,
+            pattern,
+            is_conflated,
+        } = subscription.source
+        else {
             return;
         };
         let Some(place) = ledger.place(id) else {
@@ -50,8 +98,19 @@ impl Session {
         if !ledger.is_for(id, exchange, pattern) {
             return self.violate(format!("m{id} is not for {exchange}/{pattern}"));
         }
-        let (since, last) = (subscription.since, subscription.last);
-        subscription.last = Some(last.map_or(place, |last| last.max(place)));
+        let key = ledger.key(id).filter(|_| is_conflated);
+        let since = subscription.since;
+        let last = match &key {
+            Some(key) => subscription.of_keys.get(key).copied(),
+            None => subscription.last,
+        };
+        let newest = last.map_or(place, |last| last.max(place));
+        match &key {
+            Some(key) => {
+                subscription.of_keys.insert(key.clone(), newest);
+            }
+            None => subscription.last = Some(newest),
+        }
         if last.is_some_and(|last| place <= last) {
             let how = if last == Some(place) {
                 "twice"
@@ -65,8 +124,10 @@ impl Session {
         let Some(since) = since else { return };
         let from = last.map_or(since, |last| since.max(last + 1));
         if from < place {
-            let missing = ledger.between(exchange, pattern, from..place);
-            self.miss(name, &missing);
+            let mut missing = ledger.between(exchange, pattern, from..place);
+            missing.retain(|id| key.is_none() || ledger.key(*id) == key);
+            // Some that were left out may be older than the RECEIPT.
+            self.miss(name, missing.get(left_out..).unwrap_or_default());
         }
     }
 
@@ -76,7 +137,7 @@ impl Session {
         }
         self.missing += missing.len() as u64;
         let is_told =
-            self.world.plan.overflow == Overflow::DropOldest && self.missing <= self.dropped;
+            self.world.plan.overflow != Overflow::Disconnect && self.missing <= self.dropped;
         if !is_told {
             self.violate(format!(
                 "subscription {name} ({:?}) lacks {missing:?}, and nobody told",
@@ -85,24 +146,59 @@ impl Session {
         }
     }
 
+    /// When the operator ended what this one is to, the last time.
+    pub(super) fn withdrawn(&self, subscription: &Subscription) -> Option<Instant> {
+        let Source::Shared {
+            exchange, pattern, ..
+        } = subscription.source
+        else {
+            return None;
+        };
+        self.world.last_withdrawal(&self.user, exchange, pattern)
+    }
+
+    /// The gateway says that a subscription is over; the session goes on.
+    pub(super) fn hear_withdrawn(&mut self, frame: &Frame) {
+        let name = frame
+            .header("subscription")
+            .and_then(|name| name.parse().ok());
+        let Some(subscription) = name.and_then(|name: u64| self.subscriptions.remove(&name)) else {
+            return self.violate("a subscription ended that is none".to_owned());
+        };
+        // A command may be late.
+        let is_meant = |at: Instant| at + AFTERMATH >= subscription.asked;
+        if !self.withdrawn(&subscription).is_some_and(is_meant) {
+            self.violate(format!("subscription {name:?} ended for nothing"));
+        }
+    }
+
     /// All is quiet: nothing is on its way.
     pub(super) fn check_subscriptions(&mut self) {
-        let end = self.world.ledger.len();
-        let open: Vec<_> = self
+        let ledger = &self.world.ledger;
+        let missing: Vec<_> = self
             .subscriptions
             .iter()
             .filter(|(_, subscription)| !subscription.is_ending)
             .filter_map(|(name, subscription)| {
-                let Source::Shared { exchange, pattern } = subscription.source else {
+                let Source::Shared {
+                    exchange, pattern, ..
+                } = subscription.source
+                else {
                     return None;
                 };
                 let since = subscription.since?;
                 let from = subscription.last.map_or(since, |last| since.max(last + 1));
-                Some((*name, exchange, pattern, from))
+                let mut missing = ledger.between(exchange, pattern, from..ledger.len());
+                missing.retain(|id| {
+                    let last = ledger
+                        .key(*id)
+                        .and_then(|key| subscription.of_keys.get(&key));
+                    last.is_none_or(|last| ledger.place(*id) > Some(*last))
+                });
+                Some((*name, missing))
             })
             .collect();
-        for (name, exchange, pattern, from) in open {
-            let missing = self.world.ledger.between(exchange, pattern, from..end);
+        for (name, missing) in missing {
             self.miss(name, &missing);
         }
     }
