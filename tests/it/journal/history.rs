@@ -62,7 +62,8 @@ async fn what_is_wrong_is_said() {
     let last = hear_and_leave(&house, 0..1).await;
     let (place, _) = last.rsplit_once('-').unwrap();
     let replaced = format!("{place}-00000000");
-    let foreign = last.replacen(|_| true, "0", 1);
+    let other = if last.starts_with('0') { "1" } else { "0" };
+    let foreign = last.replacen(|_| true, other, 1);
     for (query, status, field) in [
         ("feed", 400, "key"),
         ("feed?key=k&limit=0", 400, "limit"),
