@@ -30,8 +30,9 @@ pub trait Announcement: Send + Sync + 'static {
     /// What this one is about.
     fn subject(&self) -> Self::Subject;
 
-    /// Both as one: `next` came after this. `None`: together they are no change.
-    fn followed_by(self, next: Self) -> Option<Self>
+    /// Both as one: `next` came after this. `None`: together they are no change, and nobody
+    /// `may_know` of this one. Whoever may know of it has to hear that it holds no more.
+    fn followed_by(self, next: Self, may_know: bool) -> Option<Self>
     where
         Self: Sized;
 
@@ -145,8 +146,13 @@ impl Announcement for Event {
         Arc::clone(&self.user)
     }
 
-    fn followed_by(self, next: Self) -> Option<Self> {
-        let previous = self.previous;
+    fn followed_by(self, next: Self, may_know: bool) -> Option<Self> {
+        let mut previous = self.previous;
+        // Others may have seen the one or the other before. A leave or a join that comes twice does
+        // no harm, one that is missing does.
+        if may_know && (previous == next.status || next.previous == Status::Offline) {
+            previous = next.previous;
+        }
         (previous != next.status).then_some(Self { previous, ..next })
     }
 
@@ -203,10 +209,18 @@ pub struct Outbox<E: Announcement = Event> {
 struct WaitingEvents<E: Announcement> {
     /// Subjects in the order of their first event; an event of theirs may have been taken already.
     order: VecDeque<E::Subject>,
-    events: HashMap<E::Subject, E>,
+    events: HashMap<E::Subject, WaitingEvent<E>>,
     /// There were too many, and the log says so.
     overflowed: bool,
     is_closed: bool,
+}
+
+#[derive(Debug)]
+struct WaitingEvent<E> {
+    event: E,
+    /// It, or one before it that is part of it, was handed over, and the broker did not say what
+    /// became of that: others may know of it.
+    may_be_known: bool,
 }
 
 impl<E: Announcement> Outbox<E> {
@@ -267,7 +281,8 @@ impl<E: Announcement> Outbox<E> {
         self.wake.notify_one();
     }
 
-    /// Takes back events that could not be published; those that came since then are newer.
+    /// Takes back events of which it is not known that they were published; those that came since
+    /// then are newer.
     pub fn put_back(&self, events: Vec<E>) {
         let mut waiting = self.waiting.lock();
         for event in events.into_iter().rev() {
@@ -279,13 +294,15 @@ impl<E: Announcement> Outbox<E> {
 impl<E: Announcement> WaitingEvents<E> {
     fn push(&mut self, event: E) {
         let subject = event.subject();
+        let next = WaitingEvent {
+            event,
+            may_be_known: false,
+        };
         if let Some(waits) = self.events.remove(&subject) {
-            if let Some(event) = waits.followed_by(event) {
-                self.events.insert(subject, event);
-            }
+            self.keep(subject, waits.followed_by(next));
         } else if self.order.len() < MAX_WAITING {
             self.order.push_back(subject.clone());
-            self.events.insert(subject, event);
+            self.keep(subject, Some(next));
         } else if !std::mem::replace(&mut self.overflowed, true) {
             telemetry::presence_events_lost(MAX_WAITING);
         }
@@ -293,12 +310,20 @@ impl<E: Announcement> WaitingEvents<E> {
 
     fn put_back(&mut self, event: E) {
         let subject = event.subject();
+        let back = WaitingEvent {
+            event,
+            may_be_known: true,
+        };
         if let Some(waits) = self.events.remove(&subject) {
-            if let Some(event) = event.followed_by(waits) {
-                self.events.insert(subject, event);
-            }
+            self.keep(subject, back.followed_by(waits));
         } else {
             self.order.push_front(subject.clone());
+            self.keep(subject, Some(back));
+        }
+    }
+
+    fn keep(&mut self, subject: E::Subject, event: Option<WaitingEvent<E>>) {
+        if let Some(event) = event {
             self.events.insert(subject, event);
         }
     }
@@ -311,9 +336,21 @@ impl<E: Announcement> WaitingEvents<E> {
                 self.order = VecDeque::new();
                 break;
             };
-            taken.extend(self.events.remove(&subject));
+            taken.extend(self.events.remove(&subject).map(|waits| waits.event));
         }
         taken
+    }
+}
+
+impl<E: Announcement> WaitingEvent<E> {
+    /// What may be known of the first stays so until the broker has confirmed what comes of both.
+    fn followed_by(self, next: Self) -> Option<Self> {
+        let may_be_known = self.may_be_known || next.may_be_known;
+        let event = self.event.followed_by(next.event, self.may_be_known)?;
+        Some(Self {
+            event,
+            may_be_known,
+        })
     }
 }
 
@@ -420,11 +457,10 @@ mod tests {
     fn what_could_not_be_told_comes_first_again() {
         use Status::{Away, Busy, Offline, Online};
         let outbox = Outbox::new();
-        for user in ["a", "b", "c"] {
+        for user in ["b", "c"] {
             outbox.push(event(user, Offline, Online));
         }
-        let taken = outbox.waiting.lock().take(2);
-        outbox.push(event("a", Online, Offline));
+        let taken = outbox.waiting.lock().take(1);
         outbox.push(event("b", Online, Busy));
         outbox.put_back(taken);
         assert_eq!(told(&outbox, 9), ["c offline>online", "b offline>busy"]);
@@ -434,6 +470,58 @@ mod tests {
         outbox.push(event("e", Online, Away));
         outbox.put_back(taken);
         assert_eq!(told(&outbox, 9), ["d online>away", "e online>away"]);
+    }
+
+    #[test]
+    fn what_may_be_known_is_not_cancelled() {
+        use Status::{Away, Busy, Offline, Online};
+        // What the broker may have, what came afterwards, and what others are told.
+        for (known, next, expected) in [
+            ((Online, Offline), (Offline, Online), "a offline>online"),
+            ((Offline, Online), (Online, Offline), "a online>offline"),
+            ((Online, Away), (Away, Online), "a away>online"),
+            ((Online, Offline), (Offline, Away), "a offline>away"),
+            ((Offline, Online), (Online, Away), "a offline>away"),
+            ((Online, Away), (Away, Busy), "a online>busy"),
+            ((Online, Away), (Away, Offline), "a online>offline"),
+            // Another node has told meanwhile that the user came back.
+            ((Online, Offline), (Online, Offline), "a online>offline"),
+        ] {
+            let (known, next) = (event("a", known.0, known.1), event("a", next.0, next.1));
+            for comes_first in [false, true] {
+                let outbox = Outbox::new();
+                outbox.push(known.clone());
+                let taken = outbox.waiting.lock().take(1);
+                if comes_first {
+                    outbox.put_back(taken);
+                    outbox.push(next.clone());
+                } else {
+                    outbox.push(next.clone());
+                    outbox.put_back(taken);
+                }
+                assert_eq!(told(&outbox, 9), [expected], "{comes_first}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_may_be_known_stays_so_until_it_is_confirmed() {
+        use Status::{Offline, Online};
+        let outbox = Outbox::new();
+        outbox.push(event("a", Online, Offline));
+        let taken = outbox.waiting.lock().take(1);
+        outbox.put_back(taken);
+        outbox.push(event("a", Offline, Online));
+        outbox.push(event("a", Online, Offline));
+        let taken = outbox.waiting.lock().take(9);
+        assert_eq!(taken.len(), 1);
+        outbox.put_back(taken);
+        outbox.push(event("a", Offline, Online));
+        assert_eq!(told(&outbox, 9), ["a offline>online"]);
+        // What was taken and not put back is confirmed.
+        outbox.push(event("a", Online, Offline));
+        outbox.push(event("a", Offline, Online));
+        assert!(told(&outbox, 9).is_empty());
     }
 
     #[test]
@@ -451,5 +539,14 @@ mod tests {
         }
         assert!(flaps.waiting.lock().order.len() <= MAX_WAITING);
         assert!(told(&flaps, usize::MAX).is_empty());
+        // Also if what they did is told all the same.
+        let known = Outbox::new();
+        known.put_back(vec![event("a", Status::Online, Status::Offline)]);
+        for _ in 0..MAX_WAITING {
+            known.push(event("a", Status::Offline, Status::Online));
+            known.push(event("a", Status::Online, Status::Offline));
+        }
+        let waiting = known.waiting.lock();
+        assert_eq!((waiting.order.len(), waiting.events.len()), (1, 1));
     }
 }

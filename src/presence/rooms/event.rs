@@ -81,8 +81,8 @@ impl Announcement for RoomEvent {
         (Arc::clone(&self.room), self.change.user().map(Arc::clone))
     }
 
-    fn followed_by(self, next: Self) -> Option<Self> {
-        (self.change.comes() == next.change.comes()).then_some(next)
+    fn followed_by(self, next: Self, may_know: bool) -> Option<Self> {
+        (may_know || self.change.comes() == next.change.comes()).then_some(next)
     }
 
     /// `room.<exchange>.<key>`.
@@ -182,5 +182,22 @@ mod tests {
             changes,
             [RoomChange::Occupied, RoomChange::Join("b".into())]
         );
+    }
+
+    #[tokio::test]
+    async fn what_may_be_known_is_told_to_be_over() {
+        for (known, next) in [
+            (RoomChange::Occupied, RoomChange::Vacated),
+            (RoomChange::Vacated, RoomChange::Occupied),
+            (RoomChange::Leave("a".into()), RoomChange::Join("a".into())),
+            (RoomChange::Join("a".into()), RoomChange::Leave("a".into())),
+        ] {
+            let outbox = Outbox::new();
+            outbox.put_back(vec![event(known, 1)]);
+            // Others are told even if the same happens again.
+            outbox.push(event(next.clone(), 1));
+            let told = outbox.next(9).await;
+            assert_eq!(told[0].change, next);
+        }
     }
 }
