@@ -4,7 +4,7 @@
 //! |------------------------|--------|-------------------------------------------------|
 //! | `node:<lease>`         | string | a node: since when, sessions, name; lives for a lease, renewed at a third |
 //! | `nodes`                | hash   | a field for each lease that was not cleared up: empty, or `closed`; the field `epoch` is random, and new if Redis lost all |
-//! | `user:<user>`          | hash   | a field for each session: lease and session; its status and more. A field for each node, its lease: the user's status there, and how many sessions it has there. The field without a name: the status that others were told; `left`: the departure that waits to be settled, as lease and stamp |
+//! | `user:<user>`          | hash   | a field for each session: lease and session; its status and more. A field for each node, its lease: the user's status there, and how many sessions it has there. The field without a name: the status that others were told, and the one before it; `left`: the departure that waits to be settled, as lease and stamp |
 //! | `group:<name>`         | hash   | a field for each user and node: lease and user; the user's status there |
 //! | `sessions:<lease>:<n>` | hash   | a field for each session of the node: session; its user and groups |
 //! | `users`                | string | the number of users that others were told of    |

@@ -10,7 +10,7 @@ use futures_util::future;
 use super::{
     connect::{Connections, LACKS_A_RIGHT},
     entry::{Keys, LeaseId, PARTITIONS},
-    script::{self, Caller, Untold},
+    script::{self, Caller, Known, Untold},
 };
 use crate::{
     presence::{PresenceError, RedisConfig, Status},
@@ -140,8 +140,8 @@ impl ExaminedRedis {
                     lease: LeaseId::random(),
                     script: &name,
                 };
-                let (as_is, offline) = (Untold::AsIs, Status::Offline);
-                script::settle(&mut pipe, caller, "stentor.doctor", as_is, offline, None);
+                let known = Known::new(Untold::AsIs, Status::Offline);
+                script::settle(&mut pipe, caller, "stentor.doctor", known);
                 if self.is_refused(&key, &pipe).await? {
                     refused.push("evalsha");
                 }

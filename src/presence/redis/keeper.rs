@@ -11,12 +11,12 @@ use super::{
     outages::Outages,
     queue::{Entered, KeeperStep, RedisShared, Registering, Taken, User},
     room_queue::RoomStep,
-    script::{self, Caller, RoomReply, Settled, Untold},
+    script::{self, Caller, Known, RoomReply, Settled, Untold},
 };
 use crate::{
     backoff::Backoff,
     deadline::{after, later, third},
-    presence::{Node, PresenceEntry, PresenceError, Status, departures::Stamp},
+    presence::{Node, PresenceEntry, PresenceError},
     telemetry,
 };
 
@@ -223,8 +223,9 @@ impl Keeper {
         let mut replies = match self.store.write::<Vec<Value>>(&pipe).await {
             Ok(replies) => replies.into_iter(),
             Err(error) => {
-                self.shared.put_back(steps);
-                self.shared.rooms.put_back(room_steps);
+                // Redis may have done it all, and only its answer was lost.
+                self.shared.put_back(steps, true);
+                self.shared.rooms.put_back(room_steps, true);
                 return Err(error);
             }
         };
@@ -243,8 +244,14 @@ impl Keeper {
         if !renewed || is_lost {
             // It ran out (the process was stopped for a while, or Redis emptied).
             telemetry::presence_lease_lost(self.shared.len());
-            self.shared.put_back(steps);
-            self.shared.rooms.put_back(room_steps);
+            // If the lease ended amid the steps, those before were done.
+            let is_change = |reply: &RoomReply| matches!(reply, RoomReply::Changed { .. });
+            let is_unsure = settled
+                .iter()
+                .any(|settled| matches!(settled, Settled::Changed { .. }))
+                || of_rooms.iter().any(is_change);
+            self.shared.put_back(steps, is_unsure);
+            self.shared.rooms.put_back(room_steps, is_unsure);
             self.begin_anew();
             return Ok(());
         }
@@ -272,6 +279,7 @@ impl Keeper {
     }
 
     fn announce_all(&self, sessions: Vec<&PresenceEntry>, settled: Vec<Settled>) {
+        self.shared.answered(&sessions);
         for (session, settled) in sessions.into_iter().zip(settled) {
             self.announce(session, settled);
         }
@@ -348,6 +356,7 @@ impl Teller<'_> {
                 session,
                 user,
                 untold,
+                is_unsure,
             }) => {
                 // First where it is found, should this node die now.
                 let list = self.keys().list_of(self.caller.lease, &session.id);
@@ -363,7 +372,9 @@ impl Teller<'_> {
                 former.extend(self.formerly(""));
                 self.remove(&key, &former);
                 self.groups(&session.user, user);
-                self.settle(&session.user, *untold, user.status, None);
+                let mut known = Known::new(*untold, user.status);
+                known.unsure = is_unsure.then(|| session.status());
+                self.settle(&session.user, known);
                 Some(session)
             }
             KeeperStep::Exit {
@@ -387,10 +398,19 @@ impl Teller<'_> {
                 self.groups(name, user);
                 None
             }
-            KeeperStep::Settle { departure, own } => {
+            KeeperStep::Settle {
+                departure,
+                own,
+                is_unsure,
+            } => {
                 let session = &departure.session;
-                let untold = Untold::of(departure);
-                self.settle(&session.user, untold, *own, departure.stamp);
+                let known = Known {
+                    untold: Untold::of(departure),
+                    own: *own,
+                    departure: departure.stamp,
+                    unsure: is_unsure.then(|| session.status()),
+                };
+                self.settle(&session.user, known);
                 // Afterwards, so that whoever clears up after this node, or a replica that has only
                 // the first of the two, finds a user who is not settled.
                 self.unlist(session);
@@ -407,8 +427,8 @@ impl Teller<'_> {
         self.caller.keys
     }
 
-    fn settle(&mut self, name: &str, untold: Untold, own: Status, departure: Option<Stamp>) {
-        script::settle(self.pipe, self.caller, name, untold, own, departure);
+    fn settle(&mut self, name: &str, known: Known) {
+        script::settle(self.pipe, self.caller, name, known);
     }
 
     fn unlist(&mut self, session: &PresenceEntry) {

@@ -1,7 +1,7 @@
 //! The sessions that this node holds, and the changes that Redis does not know yet.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -58,6 +58,9 @@ struct RedisState {
     left: Departures,
     /// The number of the last ones, whose departure still waits in the queue.
     unsaid: usize,
+    /// Users of whom an answer was lost: others may not know what Redis says they were told. Each
+    /// has a session that is held or a departure that waits, whose answer ends the doubt.
+    unsure: HashSet<Arc<str>>,
     /// Sessions that say more of their status than is passed on.
     saying: Later<Arc<PresenceEntry>>,
     /// The queue was too short: all has to be registered anew.
@@ -90,6 +93,8 @@ pub(super) enum KeeperStep {
         departure: Departure,
         /// The user's status by the sessions that are held.
         own: Status,
+        /// An answer about the user was lost.
+        is_unsure: bool,
     },
     /// Its user has left anew since: that departure settles.
     Unlist(Arc<PresenceEntry>),
@@ -100,6 +105,8 @@ pub(super) struct Entered {
     pub(super) session: Arc<PresenceEntry>,
     pub(super) user: User,
     pub(super) untold: Untold,
+    /// An answer about the user was lost.
+    pub(super) is_unsure: bool,
 }
 
 /// A user, by the sessions that are held.
@@ -129,6 +136,7 @@ impl RedisShared {
                 queue: VecDeque::new(),
                 left: Departures::new(debounce),
                 unsaid: 0,
+                unsure: HashSet::new(),
                 saying: Later::new(STATUS_INTERVAL),
                 overflowed: false,
                 closed: false,
@@ -257,17 +265,44 @@ impl RedisShared {
         state.held.all()
     }
 
-    /// Redis did not settle these ends: they are to be settled again.
-    pub(super) fn put_back(&self, steps: Vec<KeeperStep>) {
+    /// These ends are to be settled again. `is_unsure`: Redis may have done all that these steps
+    /// ask for, so its next answers do not show what others were told.
+    pub(super) fn put_back(&self, steps: Vec<KeeperStep>, is_unsure: bool) {
         let now = Instant::now();
         let mut state = self.state.lock();
         if state.closed {
             return;
         }
         for step in steps.into_iter().rev() {
-            if let KeeperStep::Settle { departure, .. } = step {
-                state.left.put_back(now, departure);
+            match step {
+                KeeperStep::Enter(Entered { session, .. }) => {
+                    // One that has left since has a departure, unless there were too many.
+                    if is_unsure && (!state.overflowed || state.held.contains(&session)) {
+                        state.unsure.insert(Arc::clone(&session.user));
+                    }
+                }
+                KeeperStep::Settle { departure, .. } => {
+                    if is_unsure {
+                        state.unsure.insert(Arc::clone(&departure.session.user));
+                    }
+                    state.left.put_back(now, departure);
+                }
+                KeeperStep::Exit { .. } | KeeperStep::Unlist(_) => {}
             }
+        }
+    }
+
+    /// Redis has answered what was asked about the users of these.
+    pub(super) fn answered(&self, sessions: &[&PresenceEntry]) {
+        let mut state = self.state.lock();
+        if state.unsure.is_empty() {
+            return;
+        }
+        for session in sessions {
+            state.unsure.remove(&session.user);
+        }
+        if state.unsure.is_empty() {
+            state.unsure = HashSet::new();
         }
     }
 
@@ -339,6 +374,8 @@ impl RedisState {
         self.queue = VecDeque::new();
         self.left.clear();
         self.unsaid = 0;
+        let held = &self.held;
+        self.unsure.retain(|user| held.count(user) > 0);
     }
 
     /// First ends that are due, so that they do not wait for ever; but not before it was said
@@ -379,6 +416,7 @@ impl RedisState {
         }
         KeeperStep::Settle {
             own: self.held.status(&departure.session.user),
+            is_unsure: self.unsure.contains(&departure.session.user),
             departure,
         }
     }
@@ -391,6 +429,7 @@ impl RedisState {
     ) -> Option<Entered> {
         self.held.contains(&session).then(|| Entered {
             user: self.user(&session.user, left),
+            is_unsure: self.unsure.contains(&session.user),
             session,
             untold,
         })
@@ -552,10 +591,65 @@ mod tests {
         shared.leave(&leaves);
         let steps = shared.take(&mut Registering::default(), 99);
         assert_eq!(told(&steps)[1..], ["?a AsIs"]);
-        shared.put_back(steps);
+        shared.put_back(steps, false);
         assert!(again(&shared).sessions.is_empty());
         shared.note_forgotten();
         assert_eq!(take(&shared), ["?a Left"]);
+    }
+
+    /// Each step that asks, and whether it is unsure.
+    fn doubts(steps: &[KeeperStep]) -> Vec<(&str, bool)> {
+        let doubts = steps.iter().filter_map(|step| match step {
+            KeeperStep::Enter(entered) => Some((&*entered.session.user, entered.is_unsure)),
+            KeeperStep::Settle {
+                departure,
+                is_unsure,
+                ..
+            } => Some((&*departure.session.user, *is_unsure)),
+            KeeperStep::Exit { .. } | KeeperStep::Unlist(_) => None,
+        });
+        doubts.collect()
+    }
+
+    #[test]
+    fn who_was_in_a_lost_answer_is_in_doubt_until_the_next() {
+        let shared = RedisShared::new(AT_ONCE);
+        let take = |registering: &mut Registering| shared.take(registering, 99);
+        let [comes, leaves, stays] = ["comes", "leaves", "stays"].map(|user| session(user, &[]));
+        for session in [&leaves, &stays] {
+            shared.join(Arc::clone(session));
+        }
+        take(&mut Registering::default());
+        shared.join(Arc::clone(&comes));
+        shared.leave(&leaves);
+        let steps = take(&mut Registering::default());
+        assert_eq!(doubts(&steps), [("comes", false), ("leaves", false)]);
+        shared.put_back(steps, true);
+        // Another session of the same user does not end the doubt.
+        let mut registering = again(&shared);
+        shared.leave(&comes);
+        let other = session("comes", &[]);
+        shared.join(Arc::clone(&other));
+        let steps = take(&mut registering);
+        let expected = [
+            ("comes", true),
+            ("comes", true),
+            ("leaves", true),
+            ("stays", false),
+        ];
+        let mut found = doubts(&steps);
+        found.sort_unstable();
+        assert_eq!(found, expected);
+        shared.answered(&[&other, &leaves]);
+        assert!(shared.state.lock().unsure.is_empty());
+
+        // Of too many who leave nothing is remembered.
+        let steps = take(&mut again(&shared));
+        shared.put_back(steps, true);
+        assert_eq!(shared.state.lock().unsure.len(), 2);
+        shared.leave(&other);
+        shared.state.lock().overflow();
+        assert_eq!(shared.state.lock().unsure.len(), 1, "who stays");
     }
 
     #[test]

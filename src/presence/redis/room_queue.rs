@@ -1,7 +1,7 @@
 //! The rooms that this node's sessions are in, and the changes that Redis does not know yet.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{
     entry::{Keys, LeaseId},
-    script::{self, InRoom, RoomReply, RoomReport},
+    script::{self, InRoom, Lost, RoomReply, RoomReport},
 };
 use crate::{
     later::Later,
@@ -50,6 +50,9 @@ struct RoomState {
     registering: Vec<MemberKey>,
     /// Departures whose debounce runs.
     left: Later<RoomDeparture>,
+    /// Members of whom an answer was lost: others may not know what Redis says they were told. Each
+    /// is held or waits to be told of or to be settled, and the answer to that ends the doubt.
+    unsure: HashSet<MemberKey>,
     /// Sessions that wait for a place.
     asking: HashMap<MemberKey, Vec<oneshot::Sender<Result<(), RoomRefusal>>>>,
     /// The queue was too short: all has to be registered anew.
@@ -72,8 +75,11 @@ pub(super) enum RoomStep {
     /// A member's sessions here.
     Report(MemberKey, RoomReport),
     /// Asks if others are to be told that it left.
-    Settle(RoomDeparture),
+    Settle(RoomDeparture, Lost),
 }
+
+/// Rooms that are asked about after a lost answer: if they are occupied, or else if vacated.
+type Edges = HashSet<(Arc<Room>, bool)>;
 
 impl RoomQueue {
     pub(super) fn new(debounce: Duration) -> Self {
@@ -84,6 +90,7 @@ impl RoomQueue {
             waits: HashMap::new(),
             registering: Vec::new(),
             left: Later::new(debounce),
+            unsure: HashSet::new(),
             asking: HashMap::new(),
             overflowed: false,
             closed: false,
@@ -205,12 +212,13 @@ impl RoomQueue {
     pub(super) fn take(&self, most: usize, restores: bool) -> Vec<RoomStep> {
         let now = Instant::now();
         let state = &mut *self.0.lock();
-        let mut steps = Vec::new();
+        let (mut steps, mut edges) = (Vec::new(), Edges::new());
         // First ends that are due, so that they do not wait for ever.
         while steps.len() < most / 2
             && let Some(left) = state.left.pop(now)
         {
-            steps.push(RoomStep::Settle(left));
+            let lost = state.lost(&left.key, false, &mut edges);
+            steps.push(RoomStep::Settle(left, lost));
         }
         let reserved = if state.registering.is_empty() {
             0
@@ -221,7 +229,7 @@ impl RoomQueue {
             && let Some(key) = state.changed.pop_front()
         {
             let was_registered = state.waits.remove(&key).unwrap_or(false);
-            let report = state.report(&key, restores);
+            let report = state.report(&key, restores, &mut edges);
             if report.sessions == 0 {
                 let stamp = report.stamp;
                 let left = RoomDeparture {
@@ -240,7 +248,7 @@ impl RoomQueue {
         while steps.len() < most
             && let Some(key) = state.registering.pop()
         {
-            let report = state.report(&key, restores);
+            let report = state.report(&key, restores, &mut edges);
             // Of one that has left meanwhile the queue tells.
             if report.sessions > 0 {
                 steps.push(RoomStep::Report(key, report));
@@ -249,18 +257,26 @@ impl RoomQueue {
         steps
     }
 
-    /// Redis does not know of these: they are to be told again.
-    pub(super) fn put_back(&self, steps: Vec<RoomStep>) {
+    /// These are to be told again. `is_unsure`: Redis may know of them, and its next answers do not
+    /// show what others were told.
+    pub(super) fn put_back(&self, steps: Vec<RoomStep>, is_unsure: bool) {
         let now = Instant::now();
         let state = &mut *self.0.lock();
         if state.closed {
             return;
         }
         for step in steps.into_iter().rev() {
+            let (RoomStep::Settle(RoomDeparture { key, .. }, _) | RoomStep::Report(key, _)) = &step;
+            if is_unsure {
+                state.unsure.insert(key.clone());
+            }
             match step {
-                RoomStep::Settle(left) => state.left.put_back(now, left),
+                RoomStep::Settle(left, _) => state.left.put_back(now, left),
                 RoomStep::Report(key, _) => state.push(key, false),
             }
+        }
+        if state.overflowed {
+            state.forget_doubts();
         }
     }
 
@@ -269,8 +285,15 @@ impl RoomQueue {
         let state = &mut *self.0.lock();
         let (key, comes) = match step {
             RoomStep::Report(key, report) => (key, report.sessions > 0),
-            RoomStep::Settle(left) => (&left.key, false),
+            RoomStep::Settle(left, _) => (&left.key, false),
         };
+        // That it is not here is settled later.
+        if comes || matches!(step, RoomStep::Settle(..)) {
+            state.unsure.remove(key);
+            if state.unsure.is_empty() {
+                state.unsure = HashSet::new();
+            }
+        }
         if comes {
             let is_full = reply == RoomReply::Full;
             if let Some(told) = state.held.told(key).filter(|_| !is_full) {
@@ -337,16 +360,42 @@ impl RoomState {
         self.changed = VecDeque::new();
         self.waits = HashMap::new();
         self.left.clear();
+        self.forget_doubts();
     }
 
-    fn report(&mut self, key: &MemberKey, restores: bool) -> RoomReport {
+    /// Except of those that are held.
+    fn forget_doubts(&mut self) {
+        let held = &self.held;
+        self.unsure.retain(|key| held.sessions(key) > 0);
+    }
+
+    /// What others may not know of a member. Of each room's members one asks for the room, too.
+    fn lost(&self, key: &MemberKey, comes: bool, edges: &mut Edges) -> Lost {
+        if !self.unsure.contains(key) {
+            Lost::Nothing
+        } else if edges.insert((Arc::clone(&key.room), comes)) {
+            Lost::ChangeAndEdge
+        } else {
+            Lost::Change
+        }
+    }
+
+    fn report(&mut self, key: &MemberKey, restores: bool, edges: &mut Edges) -> RoomReport {
         let told = self.held.told(key).copied().unwrap_or_default();
         let most = self.rules.as_ref().map_or(0, |rules| rules.max_members);
+        let sessions = self.held.sessions(key);
+        // Of one that is registered the answer came that told others of it.
+        let lost = if told.is_registered || sessions == 0 {
+            Lost::Nothing
+        } else {
+            self.lost(key, true, edges)
+        };
         RoomReport {
-            sessions: self.held.sessions(key),
+            sessions,
             most: if told.is_admitted { 0 } else { most },
             stamp: rand::random(),
             quiet: restores && told.is_registered,
+            lost,
         }
     }
 
@@ -388,14 +437,16 @@ impl RoomStep {
                 let member = in_room(&room, &key.user, lease);
                 script::room_report(pipe, (keys, lease), member, *report, former);
             }
-            Self::Settle(RoomDeparture {
-                key,
-                stamp,
-                forgotten,
-            }) => {
+            Self::Settle(departure, lost) => {
+                let RoomDeparture {
+                    key,
+                    stamp,
+                    forgotten,
+                } = departure;
                 let room = key.room.name();
                 let member = in_room(&room, &key.user, lease);
-                script::room_settle(pipe, (keys, lease), member, Some(*stamp), *forgotten);
+                let doubt = (*forgotten, *lost);
+                script::room_settle(pipe, (keys, lease), member, Some(*stamp), doubt);
             }
         }
     }

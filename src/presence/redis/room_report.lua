@@ -12,12 +12,15 @@
 -- ARGV[3]   the number of sessions
 -- ARGV[4]   how many members the room may have for this one to come in, or 0
 -- ARGV[5]   the departure's stamp, if the user leaves
--- ARGV[6]   'quiet' if others know that the user is here, and Redis has forgotten it; or ''
+-- ARGV[6]   'quiet' if others know that the user is here, and Redis has forgotten it; 'unsure' if an
+--           answer about the user was lost, so that others may not know what Redis says they do;
+--           'first' if one about the room was, too; or ''
 -- ARGV[7]   the room
 --
 -- Returns nil if the caller's lease is over; -1 if the room is full, and then nothing is written; four
 -- numbers if the user came: 1 if the room was empty before or else 0, the members now, and the time in
--- seconds and microseconds; otherwise 0.
+-- seconds and microseconds; otherwise 0. After a lost answer a user who is here has come: that may be
+-- told twice, but is told.
 --
 -- Its work does not depend on how many are in the room.
 
@@ -51,11 +54,12 @@ if now ~= total then
 end
 if sessions > 0 then
   redis.call('HSET', KEYS[5], ARGV[2], sessions)
-  if total > 0 then return 0 end
-  local seen = redis.call('HDEL', KEYS[2], ARGV[1]) == 1
-  if seen or ARGV[6] == 'quiet' then return 0 end
+  local comes = total == 0
+  if comes and redis.call('HDEL', KEYS[2], ARGV[1]) == 1 then comes = false end
+  if ARGV[6] == 'quiet' or (not comes and ARGV[6] == '') then return 0 end
   local members = redis.call('HLEN', KEYS[1])
-  local first = members == 1 and redis.call('EXISTS', KEYS[2]) == 0
+  local first = ARGV[6] == 'first'
+  if comes then first = members == 1 and redis.call('EXISTS', KEYS[2]) == 0 end
   local time = redis.call('TIME')
   return {first and 1 or 0, members, tonumber(time[1]), tonumber(time[2])}
 end

@@ -8,7 +8,9 @@
 -- ARGV[1]  the user
 -- ARGV[2]  its field in the list
 -- ARGV[3]  the departure's stamp, or '' for any
--- ARGV[4]  'forgotten' if Redis has lost all since the user left; or ''
+-- ARGV[4]  'forgotten' if Redis has lost all since the user left; 'unsure' if an answer about the user
+--          was lost, so that others may not have been told, and 'last' if one about the room was, too;
+--          or ''
 --
 -- Returns nil if the caller's lease is over; 0 if there is nothing to tell; else four numbers: 1 if the
 -- room is empty now or else 0, its members, and the time in seconds and microseconds.
@@ -20,10 +22,11 @@ local left = redis.call('HGET', KEYS[2], ARGV[1])
 if left then
   if ARGV[3] ~= '' and left ~= ARGV[3] then return 0 end
   redis.call('HDEL', KEYS[2], ARGV[1])
-elseif ARGV[4] ~= 'forgotten' then
+elseif ARGV[4] == '' then
   return 0
 end
 local members = redis.call('HLEN', KEYS[1])
 local vacated = members == 0 and redis.call('EXISTS', KEYS[2]) == 0
+if not left and ARGV[4] == 'unsure' then vacated = false end
 local time = redis.call('TIME')
 return {vacated and 1 or 0, members, tonumber(time[1]), tonumber(time[2])}

@@ -106,17 +106,32 @@ pub(super) struct Caller<'a> {
     pub(super) script: &'a str,
 }
 
-/// Asks for a [`Settled`] of a user. `own` is its status by the sessions that this node has written
-/// down, or is about to; `departure` is the departure that [`depart`] wrote down, if one is settled.
-pub(super) fn settle(
-    pipe: &mut Pipeline,
-    caller: Caller<'_>,
-    user: &str,
-    untold: Untold,
-    own: Status,
-    departure: Option<Stamp>,
-) {
-    let untold = match untold {
+/// What the caller of [`settle`] knows of the user.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) untold: Untold,
+    /// Its status by the sessions that this node has written down, or is about to.
+    pub(super) own: Status,
+    /// The departure that [`depart`] wrote down, if one is settled.
+    pub(super) departure: Option<Stamp>,
+    /// An answer about it was lost. Others saw it so before, if it is gone now.
+    pub(super) unsure: Option<Status>,
+}
+
+impl Known {
+    pub(super) fn new(untold: Untold, own: Status) -> Self {
+        Self {
+            untold,
+            own,
+            departure: None,
+            unsure: None,
+        }
+    }
+}
+
+/// Asks for a [`Settled`] of a user.
+pub(super) fn settle(pipe: &mut Pipeline, caller: Caller<'_>, user: &str, known: Known) {
+    let untold = match known.untold {
         Untold::AsIs => "as-is",
         Untold::Restored => "restored",
         Untold::Left => "left",
@@ -129,11 +144,14 @@ pub(super) fn settle(
     let command = pipe.cmd("EVALSHA").arg(script).arg(4);
     command.arg(keys.user(user)).arg(keys.node(lease));
     command.arg(keys.nodes()).arg(keys.users());
-    command.arg(untold).arg(own.byte());
-    match departure {
+    command.arg(untold).arg(known.own.byte());
+    match known.departure {
         Some(stamp) => command.arg(&stamp.to_be_bytes()[..]),
         None => command.arg(""),
     };
+    if let Some(before) = known.unsure {
+        command.arg(before.byte());
+    }
 }
 
 /// Writes down that a departure waits to be settled by the node of that lease.
@@ -169,6 +187,17 @@ pub(super) struct InRoom<'a> {
     pub(super) of: LeaseId,
 }
 
+/// What an answer about a member may have said that never came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Lost {
+    #[default]
+    Nothing,
+    /// That it has come or left.
+    Change,
+    /// And that the room is occupied or vacated with it.
+    ChangeAndEdge,
+}
+
 /// What a node reports of a member.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RoomReport {
@@ -180,6 +209,8 @@ pub(super) struct RoomReport {
     pub(super) stamp: Stamp,
     /// Others know that it is here, and Redis has forgotten it.
     pub(super) quiet: bool,
+    /// They may not know, and Redis believes that they do. Never with `quiet`.
+    pub(super) lost: Lost,
 }
 
 /// Reports a member: see [`ROOM_REPORT`]. Its lists under the `former` leases are emptied.
@@ -204,9 +235,13 @@ pub(super) fn room_report(
     command.arg(user).arg(field);
     command.arg(report.sessions).arg(report.most);
     command.arg(&report.stamp.to_be_bytes()[..]);
-    command
-        .arg(if report.quiet { "quiet" } else { "" })
-        .arg(room);
+    let known = match report.lost {
+        Lost::Nothing if report.quiet => "quiet",
+        Lost::Nothing => "",
+        Lost::Change => "unsure",
+        Lost::ChangeAndEdge => "first",
+    };
+    command.arg(known).arg(room);
 }
 
 /// Settles a departure; `None`: any of the member's. See [`ROOM_SETTLE`].
@@ -215,7 +250,7 @@ pub(super) fn room_settle(
     (keys, lease): (&Keys, LeaseId),
     member: InRoom<'_>,
     stamp: Option<Stamp>,
-    forgotten: bool,
+    (forgotten, lost): (bool, Lost),
 ) {
     let [_, name] = &*ROOM_NAMES;
     let InRoom { room, user, of } = member;
@@ -229,7 +264,12 @@ pub(super) fn room_settle(
         Some(stamp) => command.arg(&stamp.to_be_bytes()[..]),
         None => command.arg(""),
     };
-    command.arg(if forgotten { "forgotten" } else { "" });
+    command.arg(match lost {
+        _ if forgotten => "forgotten",
+        Lost::Nothing => "",
+        Lost::Change => "unsure",
+        Lost::ChangeAndEdge => "last",
+    });
 }
 
 /// The answer of a script of rooms.

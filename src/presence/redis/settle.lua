@@ -1,8 +1,8 @@
 -- Compares a user's status with the one that others were last told, and writes the new one down.
 -- All nodes' scripts run one after the other, so exactly one of them finds each change.
 --
--- KEYS[1]  the user's hash: '' is what was told, 'left' the departure that waits, a lease the user's
---          status at that node, the rest sessions
+-- KEYS[1]  the user's hash: '' is what was told, and what was told before that, 'left' the departure
+--          that waits, a lease the user's status at that node, the rest sessions
 -- KEYS[2]  the caller's lease
 -- KEYS[3]  the hash of all leases
 -- KEYS[4]  the number of users
@@ -10,9 +10,12 @@
 --          what was told, and it was what is true now) or 'left' (Redis lost it, and it was online)
 -- ARGV[2]  the user's status by the caller's own sessions, as a number
 -- ARGV[3]  the stamp of the departure that the caller settles, or ''
+-- ARGV[4]  missing most of the time. An answer about this user was lost, so others may not have been
+--          told what Redis says they were: the status to name as the former one if the user is gone
 --
 -- Returns nil if the caller's lease is over; 0 if nothing is new; else four numbers: what was told,
--- what is true, and the time in seconds and microseconds.
+-- what is true, and the time in seconds and microseconds. After a lost answer it is never 0: what is
+-- true may be told twice, but is told.
 --
 -- While another departure waits, on a node that lives, the script tells nothing less than was told:
 -- the settling of that departure finds what is less then.
@@ -30,8 +33,10 @@ if left and (string.sub(left, 9) == ARGV[3]
   redis.call('HDEL', KEYS[1], 'left')
   left = false
 end
+local former = told and string.byte(told, 2) or 0
 told = told and string.byte(told) or 0
-if told == tonumber(ARGV[2]) and told > 0 then return 0 end
+local unsure = tonumber(ARGV[4])
+if told == tonumber(ARGV[2]) and told > 0 and not unsure then return 0 end
 local leases = redis.call('HKEYS', KEYS[3])
 local now = 0
 if #leases > 0 then
@@ -41,19 +46,25 @@ if #leases > 0 then
     if status > now and redis.call('EXISTS', node .. lease) == 1 then now = status end
   end
 end
-if left and now < told then return 0 end
+if left and now < told then
+  if not unsure then return 0 end
+  now = told
+end
 if told ~= now then
   if now == 0 then
     redis.call('HDEL', KEYS[1], '')
     if redis.call('DECR', KEYS[4]) <= 0 then redis.call('DEL', KEYS[4]) end
   else
-    redis.call('HSET', KEYS[1], '', string.char(now))
+    redis.call('HSET', KEYS[1], '', string.char(now, told))
     if told == 0 then redis.call('INCR', KEYS[4]) end
   end
 end
 if told == 0 then
   if ARGV[1] == 'restored' then told = now elseif ARGV[1] == 'left' then told = 2 end
 end
-if told == now then return 0 end
+if told == now then
+  if not unsure then return 0 end
+  told = now == 0 and unsure or former
+end
 local time = redis.call('TIME')
 return {told, now, tonumber(time[1]), tonumber(time[2])}

@@ -16,7 +16,7 @@ use super::{
     Store,
     entry::{CLOSED, LeaseId, decode_listed, decode_member},
     queue::{RedisShared, Taken},
-    script::{self, Caller, InRoom, RoomReply, RoomReport, Settled, Untold},
+    script::{self, Caller, InRoom, Known, Lost, RoomReply, RoomReport, Settled, Untold},
 };
 use crate::{
     deadline::third,
@@ -207,9 +207,10 @@ impl Survivor {
                 most: 0,
                 stamp: rand::random(),
                 quiet: false,
+                lost: Lost::Nothing,
             };
             script::room_report(&mut pipe, caller, member, report, &[]);
-            script::room_settle(&mut pipe, caller, member, None, false);
+            script::room_settle(&mut pipe, caller, member, None, (false, Lost::Nothing));
         }
         let replies: Vec<Value> = self.store.call_in_order(&pipe).await?;
         let replies: Vec<_> = replies.into_iter().map(RoomReply::read).collect();
@@ -247,13 +248,13 @@ impl Survivor {
         }
         // Each user once, however many of the sessions are of the same.
         for user in users.keys() {
-            let (own, untold) = (self.shared.status(user), Untold::AsIs);
+            let known = Known::new(Untold::AsIs, self.shared.status(user));
             let caller = Caller {
                 keys,
                 lease: taken.lease,
                 script: &taken.script,
             };
-            script::settle(&mut pipe, caller, user, untold, own, None);
+            script::settle(&mut pipe, caller, user, known);
         }
         let replies: Vec<Value> = self.store.call_in_order(&pipe).await?;
         for ((user, groups), reply) in users.into_iter().zip(replies) {
