@@ -11,8 +11,8 @@ use stentor::presence::{
 use testkit::{DEADLINE, Proxy, Redis, eventually, unique, within};
 
 use crate::presence_contract::{
-    AT_ONCE, next_event, redis_presence, session, settings, until_group, until_sessions,
-    until_status,
+    AT_ONCE, new_session, next_event, redis_presence, session, settings, until_group,
+    until_sessions, until_status,
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -380,6 +380,46 @@ async fn a_slow_redis_is_waited_for_and_a_silent_one_is_given_up() {
     proxy.forward();
     assert_eq!(next_event(&events).await, "bob online>offline");
     until_sessions(&presence, "alice", 1).await;
+}
+
+#[tokio::test]
+async fn what_a_stalled_redis_did_is_told_though_its_answers_are_lost() {
+    let redis = Redis::own().await;
+    let (presence, events) = telling(&redis.url(), LONG, AT_ONCE);
+    let mut sessions = Vec::new();
+    for user in ["leaves", "changes", "hides", "stays"] {
+        sessions.push(here(&presence, user).await);
+        assert_eq!(next_event(&events).await, format!("{user} offline>online"));
+    }
+    // It reads what was sent when it goes on, and then nobody waits for the answers any more.
+    redis.signal("STOP");
+    presence.join(session("comes", &[]));
+    presence.join(Arc::new(
+        new_session("unseen", &[]).with_status(Status::Invisible),
+    ));
+    presence.leave(&sessions[0]);
+    presence.set_status(&sessions[1], Status::Away);
+    presence.set_status(&sessions[2], Status::Invisible);
+    eventually(DEADLINE, "it is given up", async || {
+        presence.health().is_err()
+    })
+    .await;
+    redis.signal("CONT");
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        told.push(next_event(&events).await);
+    }
+    told.sort_unstable();
+    let expected = [
+        "changes online>away",
+        "comes offline>online",
+        "hides online>offline",
+        "leaves online>offline",
+    ];
+    assert_eq!(told, expected);
+    // Nothing is told of who only stayed, or is not seen.
+    here(&presence, "fence").await;
+    assert_eq!(next_event(&events).await, "fence offline>online");
 }
 
 #[tokio::test]

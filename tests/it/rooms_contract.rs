@@ -559,6 +559,70 @@ async fn a_store_that_lost_all_is_told_anew_and_nobody_else() {
     assert_eq!(nodes[1].told(&room).await, leave("bob"));
 }
 
+#[tokio::test]
+async fn what_a_stalled_redis_did_is_told_though_its_answers_are_lost() {
+    let redis = Redis::own().await;
+    let debounce = Duration::from_secs(2);
+    let node = TestNode::redis(&redis, LONG, Rule { debounce, ..USUAL });
+    // It reads what was sent when it goes on, and then nobody waits for the answers any more.
+    let stall = async |change: &dyn Fn()| {
+        eventually(DEADLINE, "it answers", async || node.presence.health().ok()).await;
+        redis.signal("STOP");
+        change();
+        let since = Instant::now();
+        eventually(DEADLINE, "it is given up", async || {
+            // Should the debounce have been over before.
+            if since.elapsed() > 2 * debounce {
+                drop(node.rooms.enter(&occupant(&room(), "fence")));
+            }
+            node.presence.health().is_err()
+        })
+        .await;
+        redis.signal("CONT");
+    };
+    let (old, new) = (room(), room());
+    let users = ["alice", "bob"];
+    let leave_old = users.map(|user| occupant(&old, user));
+    for occupant in &leave_old {
+        node.enter(occupant).await;
+    }
+    assert_eq!(node.told(&old).await, RoomChange::Occupied);
+    for user in users {
+        assert_eq!(node.told(&old).await, join(user));
+    }
+
+    // The answer to who came is lost.
+    stall(&|| {
+        for user in users {
+            drop(node.rooms.enter(&occupant(&new, user)));
+        }
+    })
+    .await;
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        told.push(format!("{:?}", node.told(&new).await));
+    }
+    told.sort_unstable();
+    assert_eq!(told, ["Join(\"alice\")", "Join(\"bob\")", "Occupied"]);
+
+    // And the answer to who is gone, which is asked after the debounce.
+    for occupant in &leave_old {
+        node.rooms.leave(occupant);
+    }
+    node.until(&old, 0, 0).await;
+    stall(&|| {}).await;
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        told.push(format!("{:?}", node.told(&old).await));
+    }
+    told.sort_unstable();
+    assert_eq!(told, ["Leave(\"alice\")", "Leave(\"bob\")", "Vacated"]);
+    // Others are not told twice.
+    node.enter(&occupant(&old, "carol")).await;
+    assert_eq!(node.told(&old).await, RoomChange::Occupied);
+    assert_eq!(node.told(&old).await, join("carol"));
+}
+
 /// Figures of a room of a hundred thousand members, in memory and in Redis:
 /// `cargo test --release --test it -- --ignored --nocapture a_room_of_a_hundred_thousand`.
 #[tokio::test(flavor = "multi_thread")]
