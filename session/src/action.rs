@@ -189,6 +189,19 @@ pub struct Settle {
     pub verdict: Verdict,
     /// It settles the last message of a subscription that has ended: nothing is left of that.
     pub is_last: bool,
+    /// What depends on it.
+    pub stake: Stake,
+}
+
+/// What depends on the broker's having heard of a settlement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stake {
+    /// Nothing: the message comes again if the broker has not.
+    Nothing,
+    /// The RECEIPT of the ACK or NACK.
+    Receipt,
+    /// A whole transaction.
+    Commit,
 }
 
 /// A client's verdict on a message.

@@ -95,7 +95,7 @@ mod transactions;
 
 pub use action::{
     AckMode, Action, Connect, GiveUp, Operation, OperationId, Outcome, Publish, Renew, Renewed,
-    Settle, Subscribe, SubscriptionId, Unsubscribe, Verdict,
+    Settle, Stake, Subscribe, SubscriptionId, Unsubscribe, Verdict,
 };
 pub use close::CloseCode;
 pub use config::Config;

@@ -143,7 +143,7 @@ pub trait VirtualHost: Send + Sync + 'static {
     ///
     /// If the link is lost, a queue that outlives it (durable, neither exclusive nor
     /// auto-delete) is consumed again when it is back; what was unsettled comes again, marked as
-    /// redelivered, with new tags, and tags of before are ignored by [`Consumer::settle`].
+    /// redelivered, with new tags, and tags of before are [`Settled::Stale`].
     /// Otherwise, and when the broker cancels the consumer, [`DeliverySink::lost`] is called,
     /// once, and nothing after it. [`Consumer::cancel`] is no loss.
     ///
@@ -313,7 +313,17 @@ pub trait Consumer: Send + Sync {
         tag: u64,
         multiple: bool,
         verdict: Verdict,
-    ) -> BoxFuture<'_, Result<(), BrokerError>>;
+    ) -> BoxFuture<'_, Result<Settled, BrokerError>>;
+
+    /// Whether the delivery of this tag is unsettled and can be settled, as far as is known here.
+    fn holds(&self, tag: u64) -> bool;
+
+    /// Done when the broker has heard of the settlement of this tag, which
+    /// [`Consumer::settle`] said it was told.
+    ///
+    /// # Errors
+    /// It may not have: the link was lost, or it did not answer in time.
+    fn heard(&self, tag: u64) -> Confirm;
 
     /// Ends the consumer and waits until the broker requeued what is unsettled.
     fn cancel(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
@@ -325,6 +335,15 @@ pub trait Consumer: Send + Sync {
 }
 
 pub use stomp_session::Verdict;
+
+/// What became of a settlement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The broker was told, and hears of it unless the link is lost first.
+    Told,
+    /// It speaks for no message: this one is settled, or went back to its queue with a lost link.
+    Stale,
+}
 
 /// What a dedicated consumer consumes.
 #[derive(Clone, Debug, PartialEq)]

@@ -35,6 +35,7 @@
 //! | `describe` | what it does, for an operator who asks |
 //! | `timer` | the one timer, on strokes that all connections share |
 //! | `once` | messages that are published once, whatever is sent again |
+//! | `settling` | ACK and NACK at the broker, and what a RECEIPT or a COMMIT may rely on |
 //! | `stored` | how far clients of journals have acknowledged |
 //! | `perform` | one action, from the hook's permissions (`permission`, asked `ahead`) to the broker's answer; the login (`login`, `admission`), and its `renewal` |
 //! | [`mapping`] | the requests of frames to the broker (pure) |
@@ -67,6 +68,7 @@ mod renewal;
 mod rights;
 mod rooms;
 mod route;
+mod settling;
 mod stored;
 mod tapped;
 mod timer;

@@ -25,6 +25,7 @@ use super::{
     mapping::{self, Sent},
     perform, renewal,
     route::{Route, Routes},
+    settling,
     withdrawing::Withdrawing,
     work::{Done, Handed, NewLogin, NotHanded, Task, Work},
 };
@@ -454,6 +455,7 @@ impl Operations {
                     replies,
                     is_repeat,
                     told,
+                    heard,
                 } = handed;
                 if let Some(told) = told {
                     session.tell_in_receipt(operation, told);
@@ -467,7 +469,10 @@ impl Operations {
                 }
                 self.accept_early(context, all_written);
                 self.remember(declared);
-                if confirms.is_empty() {
+                if let Some(heard) = heard {
+                    let work = self.work.get_or_insert_default();
+                    work.confirm_settled(operation, heard);
+                } else if confirms.is_empty() {
                     finish(session, now, operation, Ok(()));
                 } else {
                     let work = self.work.get_or_insert_default();
@@ -477,6 +482,12 @@ impl Operations {
             Done::Operation(operation, outcome) => {
                 self.forget_echoes(operation);
                 finish(session, now, operation, outcome);
+            }
+            Done::Settled(operation, is_heard) => {
+                if !is_heard {
+                    session.tell_in_receipt(operation, settling::unsettled());
+                }
+                finish(session, now, operation, Ok(()));
             }
             Done::Groups(groups, device) => context.join(groups, device),
         }

@@ -5,9 +5,7 @@
 use std::{collections::VecDeque, future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use stomp_grammar::Command;
-use stomp_session::{
-    Connect, OperationId, Problem, Settle, Subscribe, SubscriptionId, Unsubscribe,
-};
+use stomp_session::{Connect, OperationId, Problem, Subscribe, SubscriptionId, Unsubscribe};
 
 use super::{
     admission,
@@ -21,6 +19,7 @@ use super::{
     rights::Right,
     rooms::{self, Stay},
     route::{Dedicated, Route},
+    settling::{self, Owed},
     stored::{Keeper, Kept},
     tapped,
     work::{Awaited, Done, Handed, NewLogin, NotHanded, Task},
@@ -480,14 +479,17 @@ async fn hand_over(
             once::Admitted::Repeat(confirms) => return Ok(Handed::repeat(confirms)),
         }
     }
+    settling::check(&tasks)?;
     context.set_handing(true);
     let host = identity.vhost.host();
+    let mut unheard = Vec::new();
     let mut handed = Handed {
         confirms: Vec::new(),
         is_repeat: false,
         declared: Vec::new(),
         replies: Vec::new(),
         told: None,
+        heard: None,
     };
     let mut answered = 0;
     for task in tasks {
@@ -545,22 +547,19 @@ async fn hand_over(
                     .give_history(&asked.exchange, &ask, for_client);
                 handed.told = Some(giving.await?.told());
             }
-            Task::Settle(
-                consumer,
-                Settle {
-                    subscription,
-                    tag,
-                    multiple,
-                    verdict,
-                    ..
-                },
-            ) => {
+            Task::Settle(consumer, settle) => {
                 let mailbox = context.guard.mailbox();
-                let settling = mailbox.settle(subscription, &*consumer, (tag, multiple), verdict);
-                settling.await?;
+                match settling::settle(mailbox, consumer, settle).await? {
+                    Owed::Done => {}
+                    Owed::Unsettled => handed.told = Some(settling::unsettled()),
+                    Owed::Receipt(heard) => handed.heard = Some(heard),
+                    Owed::Commit(settled) => unheard.push(settled),
+                }
             }
         }
     }
+    let heard = settling::heard(unheard).into_iter();
+    handed.confirms.extend(heard.map(Awaited::Broker));
     Ok(handed)
 }
 

@@ -57,6 +57,8 @@ pub(super) enum Done {
     ),
     /// The answer to any other operation.
     Operation(OperationId, Outcome),
+    /// The broker has heard of a settlement, or may not have.
+    Settled(OperationId, bool),
     /// The user's groups, which presence wants, and the device it is on.
     Groups(Vec<Arc<str>>, Option<Box<Device>>),
 }
@@ -122,6 +124,8 @@ pub(super) struct Handed {
     pub(super) replies: Vec<(SubscriptionId, Route)>,
     /// What the receipt says besides.
     pub(super) told: Option<Told>,
+    /// That the broker hears of a settlement for which the receipt waits.
+    pub(super) heard: Option<Confirm>,
 }
 
 impl Handed {
@@ -133,6 +137,7 @@ impl Handed {
             declared: Vec::new(),
             replies: Vec::new(),
             told: None,
+            heard: None,
         }
     }
 }
@@ -329,6 +334,12 @@ impl Work {
             Done::Operation(operation, outcome)
         };
         self.confirming.push(confirming.boxed());
+    }
+
+    /// Waits for the broker to hear of a settlement, beside all else.
+    pub(super) fn confirm_settled(&mut self, operation: OperationId, heard: Confirm) {
+        let hearing = async move { Done::Settled(operation, heard.await.is_ok()) };
+        self.confirming.push(hearing.boxed());
     }
 
     /// Does this beside all else, in no order.

@@ -11,6 +11,7 @@
 )]
 
 mod amqp_account;
+mod amqp_cut;
 mod amqp_deliveries;
 mod amqp_deprecated;
 mod amqp_features;

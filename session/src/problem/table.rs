@@ -879,6 +879,19 @@ problems! {
             samples: [UnknownDelivery(7)],
         }
 
+        /// A COMMIT acknowledges a message that the broker took back before.
+        TakenBack => {
+            message: "message taken back", code: "taken-back", close: TryAgainLater,
+            reconnect: After(1),
+            page: "COMMIT acknowledges a message that RabbitMQ has taken back, for the server's \
+                   connection to it was lost meanwhile. No part of the transaction was done. The \
+                   message comes again, with `redelivered:true`: begin a new transaction then",
+            body: "The transaction acknowledges a message that the broker has taken back, for the \
+                   connection to it was lost. No part of the transaction was done. Reconnect, and \
+                   begin a new one when the message comes again\n",
+            samples: [TakenBack],
+        }
+
         /// `transaction` is missing.
         MissingTransaction(command: Command) => {
             message: "Missing transaction", code: "missing-transaction", close: Protocol,

@@ -4,8 +4,8 @@ use stomp_grammar::{Command, Frame, Version};
 
 use super::{Phase, Request, Session, renewing::RENEW};
 use crate::{
-    AckMode, Operation, Problem, Publish, Renew, Settle, Subscribe, SubscriptionId, Unsubscribe,
-    Verdict,
+    AckMode, Operation, Problem, Publish, Renew, Settle, Stake, Subscribe, SubscriptionId,
+    Unsubscribe, Verdict,
     frames::{MessageId, Named},
     redelivery::Plan,
     subscriptions::{Ended, Name, RESERVED, Settled},
@@ -226,10 +226,16 @@ impl Session {
                 // must not wait for ever. COMMIT's receipt means that the message is settled.
                 Ok(Request::Nothing)
             }
-            None => Ok(match self.settle(subscription, sequence, verdict)? {
-                Some(settle) => Request::perform(Operation::Settle(settle)),
-                None => Request::Nothing,
-            }),
+            None => {
+                let stake = match frame.header("receipt") {
+                    Some(_) => Stake::Receipt,
+                    None => Stake::Nothing,
+                };
+                Ok(match self.settle(subscription, sequence, verdict, stake)? {
+                    Some(settle) => Request::perform(Operation::Settle(settle)),
+                    None => Request::Nothing,
+                })
+            }
         }
     }
 
@@ -239,6 +245,7 @@ impl Session {
         subscription: SubscriptionId,
         sequence: u64,
         verdict: Verdict,
+        stake: Stake,
     ) -> Result<Option<Settle>, Problem> {
         let Some(settled) = self.subscriptions.settle(subscription, sequence) else {
             if self.is_redelivered(subscription) {
@@ -268,6 +275,7 @@ impl Session {
             multiple,
             verdict,
             is_last,
+            stake,
         }))
     }
 
@@ -296,7 +304,7 @@ impl Session {
                     subscription,
                     sequence,
                     verdict,
-                } => match self.settle(subscription, sequence, verdict)? {
+                } => match self.settle(subscription, sequence, verdict, Stake::Commit)? {
                     Some(settle) => Operation::Settle(settle),
                     None => continue,
                 },

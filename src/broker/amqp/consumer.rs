@@ -27,7 +27,8 @@ use super::{
 };
 use crate::{
     broker::{
-        Argument, BrokerError, Consume, Consumer, Delivery, DeliverySink, QueueSpec, Verdict,
+        Argument, BrokerError, Confirm, Consume, Consumer, Delivery, DeliverySink, QueueSpec,
+        Settled, Verdict,
         own_queues::{SUBSCRIPTION_QUEUES, TEMP_QUEUES},
         resource_locked,
     },
@@ -39,6 +40,7 @@ use crate::{
 pub(super) struct Dedicated {
     state: Arc<ConsumerState>,
     operation_timeout: Duration,
+    prefetch: u16,
     task: AbortOnDropHandle<()>,
     /// Keeps clients other than the owner off an exclusive queue, for as long as it consumes.
     ownership: Mutex<Option<Arc<Ownership>>>,
@@ -77,6 +79,9 @@ const NUMBER_SHIFT: u32 = 48;
 const CANCELLED: &str = "the queue was deleted, or cannot be used now, or a message was not \
                          acknowledged within RabbitMQ's consumer_timeout";
 
+/// Of a settlement that a lost link may have taken along.
+const UNHEARD: &str = "it may not have heard of an acknowledgement: then the message comes again";
+
 /// How long a link may take to show that it is alive.
 const QUESTION: Duration = Duration::from_secs(5);
 
@@ -99,6 +104,7 @@ impl Dedicated {
         let (link, (channel, messages)) = begun;
         let state = Arc::new(ConsumerState::default());
         state.replace(channel, messages.tag());
+        let prefetch = prefetch(&request);
         let runner = Runner {
             links,
             link,
@@ -112,6 +118,7 @@ impl Dedicated {
         Ok(Self {
             state,
             operation_timeout,
+            prefetch,
             task,
             ownership: Mutex::new(ownership),
         })
@@ -183,7 +190,7 @@ async fn setup(
         let binding = channel.queue_bind(queue.clone(), exchange, key, options, arguments);
         answer(deadline, binding).await?;
     }
-    let prefetch = request.prefetch.max(1);
+    let prefetch = prefetch(request);
     answer(
         deadline,
         channel.basic_qos(prefetch, BasicQosOptions::default()),
@@ -199,6 +206,11 @@ async fn setup(
         leftover.queue = ShortString::default();
     }
     Ok((channel, messages))
+}
+
+/// 0 would be no bound.
+fn prefetch(request: &Consume) -> u16 {
+    request.prefetch.max(1)
 }
 
 /// What RabbitMQ says of a queue that another connection has for itself. The clients of a gateway
@@ -330,9 +342,27 @@ impl ConsumerState {
         Some((channel, of_channel(tag)))
     }
 
-    /// The stream of messages has ended; in which phase. It is a loss if that is "consuming".
-    fn end(&self) -> ConsumerPhase {
+    /// The channel on which this tag is unsettled.
+    fn channel_of(&self, tag: u64) -> Option<Channel> {
+        let current = self.0.lock();
+        let is_on_it = tag >> NUMBER_SHIFT == current.number;
+        current.channel.clone().filter(|_| is_on_it)
+    }
+
+    fn holds(&self, tag: u64) -> bool {
+        let current = self.0.lock();
+        let channel = current.channel.as_ref();
+        current.unsettled.contains(&tag) && channel.is_some_and(is_open)
+    }
+
+    /// The stream of messages has ended, by an error of its channel or not; in which phase. It is a
+    /// loss if that is "consuming".
+    fn end(&self, with_channel: bool) -> ConsumerPhase {
         let mut current = self.0.lock();
+        if current.phase == ConsumerPhase::Retired && with_channel {
+            // RabbitMQ has all of it again.
+            current.phase = ConsumerPhase::Cancelled;
+        }
         if current.phase != ConsumerPhase::Retired {
             current.unsettled.clear();
             current.channel = None;
@@ -366,6 +396,10 @@ impl ConsumerState {
     }
 }
 
+fn is_open(channel: &Channel) -> bool {
+    channel.status().connected()
+}
+
 /// How a channel is left by a consumer that has retired.
 struct Retired {
     channel: Channel,
@@ -393,17 +427,17 @@ struct Runner {
 impl Runner {
     async fn run(mut self, mut messages: lapin::Consumer) {
         loop {
-            let reason = loop {
+            let (reason, with_channel) = loop {
                 match messages.next().await {
                     Some(Ok(delivery)) => match self.state.track(delivery) {
                         Ok(delivery) => self.sink.deliver(delivery),
                         Err(late) => requeue(&late).await,
                     },
-                    Some(Err(error)) => break broker_error(&error),
-                    None => break BrokerError::Cancelled(CANCELLED.into()),
+                    Some(Err(error)) => break (broker_error(&error), true),
+                    None => break (BrokerError::Cancelled(CANCELLED.into()), false),
                 }
             };
-            match self.state.end() {
+            match self.state.end(with_channel) {
                 ConsumerPhase::Consuming => {}
                 // The channel has its place on the link, which counts its holders.
                 ConsumerPhase::Retired => return std::future::pending().await,
@@ -491,11 +525,11 @@ impl Consumer for Dedicated {
         tag: u64,
         multiple: bool,
         verdict: Verdict,
-    ) -> BoxFuture<'_, Result<(), BrokerError>> {
+    ) -> BoxFuture<'_, Result<Settled, BrokerError>> {
         let deadline = after(self.operation_timeout);
         async move {
             let Some((channel, tag)) = self.state.settle(tag, multiple) else {
-                return Ok(());
+                return Ok(Settled::Stale);
             };
             let requeue = verdict == Verdict::Requeue;
             let outcome = if verdict == Verdict::Accept {
@@ -510,7 +544,31 @@ impl Consumer for Dedicated {
             };
             match outcome {
                 // The link broke: the message comes again, and so does the question.
-                Err(BrokerError::Unavailable(_)) => Ok(()),
+                Err(BrokerError::Unavailable(_)) => Ok(Settled::Stale),
+                outcome => outcome.map(|()| Settled::Told),
+            }
+        }
+        .boxed()
+    }
+
+    fn holds(&self, tag: u64) -> bool {
+        self.state.holds(tag)
+    }
+
+    fn heard(&self, tag: u64) -> Confirm {
+        let (deadline, prefetch) = (after(self.operation_timeout), self.prefetch);
+        let channel = self.state.channel_of(tag);
+        async move {
+            let Some(channel) = channel else {
+                return Err(BrokerError::Unavailable(UNHEARD.into()));
+            };
+            // A settlement has no answer; what is asked behind it on the channel has. It is about
+            // consumers to come, of which there are none.
+            let asking = channel.basic_qos(prefetch, BasicQosOptions::default());
+            match answer(deadline, asking).await {
+                Err(BrokerError::Unavailable(cause)) => {
+                    Err(BrokerError::Unavailable(cause.with(UNHEARD)))
+                }
                 outcome => outcome,
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::{BoxFuture, FutureExt as _, ready};
 
 use super::{host::Host, queue::Queue};
-use crate::broker::{BrokerError, Consumer, Verdict};
+use crate::broker::{BrokerError, Confirm, Consumer, Settled, Verdict};
 
 /// Ends its consumer when it is dropped.
 pub(super) struct Attachment {
@@ -30,10 +30,18 @@ impl Consumer for Attachment {
         tag: u64,
         multiple: bool,
         verdict: Verdict,
-    ) -> BoxFuture<'_, Result<(), BrokerError>> {
-        self.host.with_queue(&self.queue, |queue, dead| {
-            queue.settle(self.serial, tag, multiple, verdict, dead);
+    ) -> BoxFuture<'_, Result<Settled, BrokerError>> {
+        let settled = self.host.with_queue(&self.queue, |queue, dead| {
+            queue.settle(self.serial, tag, multiple, verdict, dead)
         });
+        ready(Ok(settled)).boxed()
+    }
+
+    fn holds(&self, tag: u64) -> bool {
+        self.queue.is_unsettled(self.serial, tag)
+    }
+
+    fn heard(&self, _: u64) -> Confirm {
         ready(Ok(())).boxed()
     }
 

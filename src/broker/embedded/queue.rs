@@ -17,7 +17,7 @@ use super::{
     handover::Handover,
     policy::Policy,
 };
-use crate::broker::{BrokerError, Delivery, DeliverySink, Message, QueueSpec, Verdict};
+use crate::broker::{BrokerError, Delivery, DeliverySink, Message, QueueSpec, Settled, Verdict};
 
 /// A queue. It changes its messages under its lock; the caller does the rest afterwards (calls to
 /// sinks, dead letters, its removal).
@@ -330,13 +330,17 @@ impl Queue {
         multiple: bool,
         verdict: Verdict,
         dead: &mut Vec<DeadLetter>,
-    ) {
-        {
+    ) -> Settled {
+        let outcome = {
             let mut state = self.state.lock();
             let settled = state
                 .consumer(consumer)
                 .map(|consumer| consumer.take(tag, multiple))
                 .unwrap_or_default();
+            let outcome = match settled.is_empty() {
+                true => Settled::Stale,
+                false => Settled::Told,
+            };
             for entry in settled {
                 match verdict {
                     Verdict::Accept => state.let_go(&entry),
@@ -345,8 +349,17 @@ impl Queue {
                 }
             }
             self.assign(&mut state, None, dead);
-        }
+            outcome
+        };
         self.tell();
+        outcome
+    }
+
+    /// Whether a consumer has this message, unsettled.
+    pub(super) fn is_unsettled(&self, consumer: u64, tag: u64) -> bool {
+        let mut state = self.state.lock();
+        let consumer = state.consumer(consumer);
+        consumer.is_some_and(|consumer| consumer.unsettled.contains_key(&tag))
     }
 
     /// Ends a consumer; its unsettled messages are ready again. Ignores unknown consumers.

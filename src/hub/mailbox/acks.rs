@@ -16,7 +16,8 @@ use tokio::sync::Notify;
 
 use super::Mailbox;
 use crate::broker::{
-    Bookmark, BrokerError, Consumer, Cursor, JournalId, Message, Verdict, journal::CURSOR_HEADER,
+    Bookmark, BrokerError, Confirm, Consumer, Cursor, JournalId, Message, Settled, Verdict,
+    journal::CURSOR_HEADER,
 };
 
 /// The acknowledgements of one subscription.
@@ -199,8 +200,16 @@ impl Consumer for Acks {
         tag: u64,
         multiple: bool,
         _: Verdict,
-    ) -> BoxFuture<'_, Result<(), BrokerError>> {
+    ) -> BoxFuture<'_, Result<Settled, BrokerError>> {
         self.acknowledge(tag, multiple);
+        ready(Ok(Settled::Told)).boxed()
+    }
+
+    fn holds(&self, _: u64) -> bool {
+        true
+    }
+
+    fn heard(&self, _: u64) -> Confirm {
         ready(Ok(())).boxed()
     }
 

@@ -34,7 +34,7 @@ use self::{
 };
 use super::config::{MailboxConfig, Overflow};
 use crate::{
-    broker::{BrokerError, Consumer, Delivery, DeliverySink, JournalId, Message, Verdict},
+    broker::{BrokerError, Consumer, Delivery, DeliverySink, JournalId, Message, Settled, Verdict},
     telemetry,
 };
 
@@ -436,14 +436,15 @@ impl Mailbox {
         consumer: &dyn Consumer,
         (tag, multiple): (u64, bool),
         verdict: Verdict,
-    ) -> Result<(), BrokerError> {
+    ) -> Result<Settled, BrokerError> {
         match self.settling(subscription, tag, multiple) {
             Settling::Plain => consumer.settle(tag, multiple, verdict).await,
             Settling::Each(list) => {
+                let mut last = Settled::Stale;
                 for (tag, multiple) in list {
-                    consumer.settle(tag, multiple, verdict).await?;
+                    last = consumer.settle(tag, multiple, verdict).await?;
                 }
-                Ok(())
+                Ok(last)
             }
         }
     }

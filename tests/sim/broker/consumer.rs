@@ -9,7 +9,7 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use parking_lot::Mutex;
 use stentor::broker::{
-    BrokerError, Consume, Consumer, Delivery, DeliverySink, Verdict, VirtualHost,
+    BrokerError, Confirm, Consume, Consumer, Delivery, DeliverySink, Settled, Verdict, VirtualHost,
 };
 
 use tokio::time::sleep;
@@ -175,13 +175,13 @@ impl Consumer for SimConsumer {
         tag: u64,
         multiple: bool,
         verdict: Verdict,
-    ) -> BoxFuture<'_, Result<(), BrokerError>> {
+    ) -> BoxFuture<'_, Result<Settled, BrokerError>> {
         let link = &self.0;
         let (inner, to) = {
             let mut state = link.state.lock();
             let (Some(inner), Some((to, _))) = (state.inner.clone(), state.tags.get(&tag).copied())
             else {
-                return ready(Ok(())).boxed();
+                return ready(Ok(Settled::Stale)).boxed();
             };
             let first = if multiple { 0 } else { tag };
             let meant: Vec<u64> = state.tags.range(first..=tag).map(|(tag, _)| *tag).collect();
@@ -195,6 +195,15 @@ impl Consumer for SimConsumer {
             (inner, to)
         };
         async move { inner.settle(to, multiple, verdict).await }.boxed()
+    }
+
+    fn holds(&self, tag: u64) -> bool {
+        let state = self.0.state.lock();
+        state.inner.is_some() && state.tags.contains_key(&tag)
+    }
+
+    fn heard(&self, _: u64) -> Confirm {
+        ready(Ok(())).boxed()
     }
 
     fn cancel(&self) -> BoxFuture<'_, Result<(), BrokerError>> {

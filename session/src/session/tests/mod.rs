@@ -17,7 +17,7 @@ use stomp_grammar::{Command, DecodeError, DecodeErrorKind, Decoder, Frame, Limit
 
 use crate::{
     Action, CloseCode, Config, Delivered, Delivery, Operation, OperationId, Problem, Session,
-    Settle, SubscriptionId, Verdict,
+    Settle, Stake, SubscriptionId, Verdict,
 };
 
 /// Bounds small enough to be met.
@@ -297,6 +297,15 @@ fn accept(subscription: SubscriptionId, tag: u64, multiple: bool) -> Settle {
         multiple,
         verdict: Verdict::Accept,
         is_last: false,
+        stake: Stake::Nothing,
+    }
+}
+
+/// The same, in a transaction.
+fn in_commit(settle: Settle) -> Settle {
+    Settle {
+        stake: Stake::Commit,
+        ..settle
     }
 }
 

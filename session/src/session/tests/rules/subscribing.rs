@@ -239,9 +239,22 @@ fn rule_15_nack_says_what_becomes_of_the_message() {
                 tag: 1,
                 multiple: true,
                 verdict,
-                is_last: false
+                is_last: false,
+                stake: Stake::Nothing,
             }
         );
+    }
+}
+
+/// A receipt must not be given for an acknowledgement that is lost with the broker's link.
+#[test]
+fn an_acknowledgement_says_what_depends_on_it() {
+    let mut peer = Peer::connected("1.2");
+    let s = peer.subscribe("SUBSCRIBE\nid:s\nack:client\ndestination:/topic/a");
+    for (tag, header, stake) in [(1, "", Stake::Nothing), (2, "\nreceipt:r", Stake::Receipt)] {
+        let id = peer.message(s, tag);
+        peer.send(&format!("ACK\nid:{id}{header}"));
+        assert_eq!(peer.settle().stake, stake);
     }
 }
 

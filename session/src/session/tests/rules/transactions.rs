@@ -24,7 +24,7 @@ fn rule_20_a_transaction_is_performed_whole_at_its_commit() {
         panic!("{operations:?}")
     };
     assert_eq!((&one.body[..], &two.body[..]), (&b"one"[..], &b"two"[..]));
-    assert_eq!(*ack, accept(s, 7, false));
+    assert_eq!(*ack, in_commit(accept(s, 7, false)));
     peer.assert_silent();
     peer.done(operation);
     peer.assert_receipts(&["1", "c"]);
@@ -57,7 +57,7 @@ fn rule_20_what_was_acknowledged_in_an_aborted_transaction_can_be_again() {
     peer.send("ABORT\ntransaction:t");
     peer.assert_silent();
     peer.send(&format!("ACK\nid:{id}"));
-    assert_eq!(peer.settle(), accept(s, 7, true));
+    assert_eq!(peer.settle(), in_commit(accept(s, 7, true)));
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn rule_20_a_commit_of_what_was_settled_meanwhile_does_nothing_but_fail() {
     peer.send("UNSUBSCRIBE\nid:s");
     peer.all_done();
     peer.send("COMMIT\ntransaction:t");
-    let last = accept(s, 7, true);
+    let last = in_commit(accept(s, 7, true));
     assert_eq!(
         peer.settle(),
         Settle {

@@ -647,6 +647,7 @@ impl Model {
                         multiple,
                         verdict,
                         is_last,
+                        stake: settle.stake,
                     }
                 );
             }

@@ -1,0 +1,90 @@
+//! ACK and NACK at the broker: what a RECEIPT may say of them, and what a COMMIT with them may do.
+//!
+//! A settlement has no answer, and a lost link takes those along that the broker has not read: it
+//! has their messages again. So what depends on one waits for an answer to a question behind it.
+
+use std::sync::Arc;
+
+use stomp_session::{Problem, Settle, Stake};
+
+use super::work::Task;
+use crate::{
+    broker::{BrokerError, Confirm, Consumer, Settled},
+    hub::{Mailbox, Told},
+};
+
+/// What is owed after a settlement.
+pub(super) enum Owed {
+    /// Nothing.
+    Done,
+    /// The receipt says that the message is not settled.
+    Unsettled,
+    /// The receipt waits for this.
+    Receipt(Confirm),
+    /// The transaction waits for it to be heard.
+    Commit((Arc<dyn Consumer>, u64)),
+}
+
+/// Said in a COMMIT whose messages are at the broker in part.
+const CUT: &str = "the link was lost while the transaction was handed over: the broker may have \
+                   taken a part of it";
+
+/// The header of a RECEIPT whose message may come again.
+pub(super) fn unsettled() -> Told {
+    Told::from([("settled", "false".into())])
+}
+
+/// Whether everything that a transaction settles can be, before anything of it is done.
+pub(super) fn check(tasks: &[Task]) -> Result<(), Problem> {
+    let is_stale = |task: &Task| match task {
+        Task::Settle(consumer, settle) => {
+            settle.stake == Stake::Commit && !consumer.holds(settle.tag)
+        }
+        _ => false,
+    };
+    match tasks.iter().any(is_stale) {
+        true => Err(Problem::TakenBack),
+        false => Ok(()),
+    }
+}
+
+/// Settles what a client settles.
+pub(super) async fn settle(
+    mailbox: &Mailbox,
+    consumer: Arc<dyn Consumer>,
+    settle: Settle,
+) -> Result<Owed, Problem> {
+    let Settle {
+        subscription,
+        tag,
+        multiple,
+        verdict,
+        stake,
+        ..
+    } = settle;
+    let settling = mailbox.settle(subscription, &*consumer, (tag, multiple), verdict);
+    let settled = settling.await?;
+    match (stake, settled) {
+        (Stake::Nothing, _) => Ok(Owed::Done),
+        (Stake::Receipt, Settled::Told) => Ok(Owed::Receipt(consumer.heard(tag))),
+        (Stake::Receipt, Settled::Stale) => Ok(Owed::Unsettled),
+        (Stake::Commit, Settled::Told) => Ok(Owed::Commit((consumer, tag))),
+        (Stake::Commit, Settled::Stale) => Err(BrokerError::Unavailable(CUT.into()).into()),
+    }
+}
+
+/// Asks for each consumer once, behind the last of its settlements.
+pub(super) fn heard(settled: Vec<(Arc<dyn Consumer>, u64)>) -> Vec<Confirm> {
+    let mut last: Vec<(Arc<dyn Consumer>, u64)> = Vec::new();
+    for (consumer, tag) in settled {
+        match last
+            .iter_mut()
+            .find(|(other, _)| Arc::ptr_eq(other, &consumer))
+        {
+            Some((_, other)) => *other = tag.min(*other),
+            None => last.push((consumer, tag)),
+        }
+    }
+    let confirms = last.into_iter().map(|(consumer, tag)| consumer.heard(tag));
+    confirms.collect()
+}

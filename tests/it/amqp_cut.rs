@@ -1,0 +1,207 @@
+//! The link of a consumer is cut: what it delivered is RabbitMQ's again, so its acknowledgement is
+//! none, and to end it is done.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::poll;
+use stentor::broker::{Broker as _, Config, FeedConfig, Settled, Url, Verdict, amqp::AmqpBroker};
+use stomp_grammar::Frame;
+use testkit::{DEADLINE, Proxy, RabbitMq, StompClient, Vhost, eventually};
+
+use crate::{
+    broker_contract::support::{Feeds, Node, Reader, reading},
+    house::{House, vhost},
+};
+
+/// A broker's virtual host, and a proxy on the way there.
+struct Way {
+    node: Node,
+    proxy: Proxy,
+    vhost: Vhost,
+}
+
+impl Way {
+    async fn open(operation_timeout: Duration) -> Self {
+        let node = RabbitMq::shared().await;
+        let vhost = node.vhost_of_classic_queues().await;
+        let proxy = Proxy::start(&node.amqp_address()).await;
+        let url = format!("amqp://guest:guest@{}", proxy.address());
+        let Url::Amqp(url) = url.parse().unwrap() else {
+            panic!("{url}")
+        };
+        let config = Config {
+            operation_timeout,
+            ..Config::default()
+        };
+        let broker = AmqpBroker::new(&[url], config, FeedConfig::default(), "test.cut").unwrap();
+        let feeds = Arc::new(Feeds::default());
+        let opened = broker.open(vhost.name(), Arc::<Feeds>::clone(&feeds));
+        eventually(DEADLINE, "a link", async || opened.health().is_ok()).await;
+        let node = Node {
+            feeds,
+            vhost: opened,
+        };
+        Self { node, proxy, vhost }
+    }
+
+    /// A consumer of `q` that has one message.
+    async fn holding(&self) -> (Reader, u64) {
+        let reader = self.node.consume(reading("q", 10)).await;
+        self.vhost.publish("", "q", ["job"]).await;
+        let tag = reader.inbox.first(1).await[0].tag;
+        (reader, tag)
+    }
+}
+
+#[tokio::test]
+async fn a_settlement_of_before_a_cut_is_known_to_be_none() {
+    let way = Way::open(DEADLINE).await;
+    let (reader, tag) = way.holding().await;
+    let consumer = &reader.consumer;
+    assert!(consumer.holds(tag));
+    way.proxy.cut();
+    let again = reader.inbox.first(2).await[1].clone();
+    assert!(again.redelivered);
+    assert!(!consumer.holds(tag));
+    let settled = consumer.settle(tag, false, Verdict::Accept).await;
+    assert_eq!(settled, Ok(Settled::Stale));
+    consumer.heard(tag).await.unwrap_err();
+
+    assert!(consumer.holds(again.tag));
+    let settled = consumer.settle(again.tag, false, Verdict::Accept).await;
+    assert_eq!(settled, Ok(Settled::Told));
+    consumer.heard(again.tag).await.unwrap();
+    assert_eq!(way.vhost.held_by("q").await, (0, 0));
+}
+
+#[tokio::test]
+async fn a_settlement_that_a_cut_took_along_is_not_heard() {
+    let way = Way::open(DEADLINE).await;
+    let (reader, tag) = way.holding().await;
+    way.proxy.freeze();
+    let settled = reader.consumer.settle(tag, false, Verdict::Accept).await;
+    assert_eq!(settled, Ok(Settled::Told), "it was written");
+    let mut hearing = reader.consumer.heard(tag);
+    assert!(poll!(&mut hearing).is_pending());
+    way.proxy.cut();
+    hearing.await.unwrap_err();
+    way.proxy.forward();
+    assert!(reader.inbox.first(2).await[1].redelivered);
+}
+
+#[tokio::test]
+async fn a_retired_consumer_holds_nothing_after_a_cut() {
+    let way = Way::open(DEADLINE).await;
+    let (reader, tag) = way.holding().await;
+    let consumer = &reader.consumer;
+    consumer.retire(&[tag]).await.unwrap();
+    assert!(consumer.holds(tag));
+    way.proxy.cut();
+    let heir = way.node.consume(reading("q", 10)).await;
+    assert!(heir.inbox.first(1).await[0].redelivered);
+    assert!(!consumer.holds(tag));
+    let settled = consumer.settle(tag, false, Verdict::Accept).await;
+    assert_eq!(settled, Ok(Settled::Stale));
+}
+
+async fn behind(proxy: &Proxy, vhost: &Vhost) -> House {
+    House::start(vhost.clone(), |builder| {
+        builder
+            .vhost_via(vhost, &proxy.address())
+            .set("broker.operation_timeout", "3s")
+            .set("broker.reconnect_max", "500ms")
+    })
+    .await
+}
+
+fn id(message: &Frame) -> &str {
+    message.header("ack").unwrap()
+}
+
+/// A client with the jobs `one` and `two`, unacknowledged.
+async fn at_work(house: &House) -> (StompClient, [Frame; 2]) {
+    let mut client = house.tcp().await;
+    let each = [("ack", "client-individual")];
+    client.subscribe_with("1", "/queue/jobs", &each).await;
+    house.vhost.publish("", "jobs", ["one", "two"]).await;
+    let jobs = [
+        client.expect_message("one").await,
+        client.expect_message("two").await,
+    ];
+    (client, jobs)
+}
+
+async fn acknowledge(client: &mut StompClient, message: &Frame) -> bool {
+    let id = id(message);
+    client.raw(format!("ACK\nid:{id}\nreceipt:a\n\n\0")).await;
+    let receipt = client.expect_receipt("a").await;
+    match receipt.header("settled") {
+        None => true,
+        Some(settled) => {
+            assert_eq!(settled, "false");
+            false
+        }
+    }
+}
+
+/// The job is acknowledged, and its result sent.
+async fn commit(client: &mut StompClient, job: &Frame) {
+    let id = id(job);
+    for frame in [
+        "BEGIN\ntransaction:t\n\n\0",
+        &format!("ACK\nid:{id}\ntransaction:t\n\n\0"),
+        "SEND\ndestination:/queue/results\ntransaction:t\n\nresult\0",
+        "COMMIT\ntransaction:t\nreceipt:c\n\n\0",
+    ] {
+        client.raw(frame).await;
+    }
+}
+
+#[tokio::test]
+async fn a_receipt_says_when_the_message_comes_again() {
+    let vhost = vhost().await;
+    let proxy = Proxy::start(&vhost.node().amqp_address()).await;
+    let house = behind(&proxy, &vhost).await;
+    let (mut client, [one, _]) = at_work(&house).await;
+    proxy.cut();
+    let again = client.expect_message("one").await;
+    assert_eq!(again.header("redelivered"), Some("true"));
+    let two = client.expect_message("two").await;
+    assert!(!acknowledge(&mut client, &one).await);
+    assert!(acknowledge(&mut client, &again).await);
+    assert_eq!(vhost.held_by("jobs").await, (0, 1));
+
+    // After UNSUBSCRIBE it goes to another.
+    client.unsubscribe("1").await;
+    proxy.cut();
+    let mut other = house.tcp().await;
+    other.subscribe("1", "/queue/jobs").await;
+    other.expect_message("two").await;
+    assert!(!acknowledge(&mut client, &two).await);
+}
+
+#[tokio::test]
+async fn a_transaction_with_a_message_of_before_a_cut_does_nothing() {
+    let vhost = vhost().await;
+    let proxy = Proxy::start(&vhost.node().amqp_address()).await;
+    let house = behind(&proxy, &vhost).await;
+    let (mut client, [one, _]) = at_work(&house).await;
+    proxy.cut();
+    client.expect_message("one").await;
+    commit(&mut client, &one).await;
+    let error = client.expect_error("message taken back").await;
+    assert_eq!(error.header("error-code"), Some("taken-back"));
+    assert_eq!(error.header("reconnect"), Some("1s"));
+    client.expect_closed().await;
+
+    let mut next = house.tcp().await;
+    let each = [("ack", "client-individual")];
+    next.subscribe_with("1", "/queue/jobs", &each).await;
+    let again = next.expect_message("one").await;
+    commit(&mut next, &again).await;
+    next.expect_receipt("c").await;
+    vhost.publish("", "results", ["the end"]).await;
+    let mut reader = house.tcp().await;
+    reader.subscribe("1", "/queue/results").await;
+    assert_eq!(reader.expect_messages(2).await, ["result", "the end"]);
+}
