@@ -104,6 +104,40 @@ async fn a_retired_consumer_holds_nothing_after_a_cut() {
     assert_eq!(settled, Ok(Settled::Stale));
 }
 
+#[tokio::test]
+async fn to_cancel_on_a_silent_link_is_done() {
+    let way = Way::open(Duration::from_secs(2)).await;
+    let (reader, _) = way.holding().await;
+    way.proxy.freeze();
+    reader.consumer.cancel().await.unwrap();
+}
+
+#[tokio::test]
+async fn to_end_on_a_link_that_is_cut_meanwhile_is_done() {
+    let way = Way::open(DEADLINE).await;
+    for retires in [false, true] {
+        let (reader, tag) = way.holding().await;
+        way.proxy.freeze();
+        let (consumer, kept) = (&reader.consumer, [tag]);
+        let mut ending = match retires {
+            true => consumer.retire(&kept),
+            false => consumer.cancel(),
+        };
+        assert!(poll!(&mut ending).is_pending());
+        way.proxy.cut();
+        ending.await.unwrap();
+        assert!(!consumer.holds(tag));
+        way.proxy.forward();
+        let heir = way.node.consume(reading("q", 10)).await;
+        let again = heir.inbox.first(1).await[0].clone();
+        assert!(again.redelivered);
+        let settled = heir.consumer.settle(again.tag, true, Verdict::Accept).await;
+        assert_eq!(settled, Ok(Settled::Told));
+        heir.consumer.heard(again.tag).await.unwrap();
+        heir.consumer.cancel().await.unwrap();
+    }
+}
+
 async fn behind(proxy: &Proxy, vhost: &Vhost) -> House {
     House::start(vhost.clone(), |builder| {
         builder
@@ -204,4 +238,17 @@ async fn a_transaction_with_a_message_of_before_a_cut_does_nothing() {
     let mut reader = house.tcp().await;
     reader.subscribe("1", "/queue/results").await;
     assert_eq!(reader.expect_messages(2).await, ["result", "the end"]);
+}
+
+#[tokio::test]
+async fn to_unsubscribe_over_a_silent_link_ends_no_session() {
+    let vhost = vhost().await;
+    let proxy = Proxy::start(&vhost.node().amqp_address()).await;
+    let house = behind(&proxy, &vhost).await;
+    let mut client = house.tcp().await;
+    client.subscribe("1", "/queue/jobs").await;
+    proxy.freeze();
+    client.unsubscribe("1").await;
+    proxy.forward();
+    client.publish("/queue/jobs", "still here").await;
 }

@@ -586,7 +586,7 @@ impl Consumer for Dedicated {
                 None => Ok(()),
             };
             drop(self.ownership.lock().take());
-            outcome
+            gone(outcome)
         }
         .boxed()
     }
@@ -604,18 +604,38 @@ impl Consumer for Dedicated {
             };
             // First, or they would come back here.
             let cancelling = channel.basic_cancel(name, BasicCancelOptions::default());
-            answer(deadline, cancelling).await?;
-            drop(self.ownership.lock().take());
-            for tag in requeued {
-                let options = BasicNackOptions {
-                    requeue: true,
-                    ..Default::default()
-                };
-                answer(deadline, channel.basic_nack(tag, options)).await?;
+            let retiring = async {
+                answer(deadline, cancelling).await?;
+                drop(self.ownership.lock().take());
+                for tag in requeued {
+                    let options = BasicNackOptions {
+                        requeue: true,
+                        ..Default::default()
+                    };
+                    answer(deadline, channel.basic_nack(tag, options)).await?;
+                }
+                // They have no answer; what is asked behind them on the channel has.
+                answer(deadline, channel.basic_qos(1, BasicQosOptions::default())).await
+            };
+            match retiring.await {
+                // Nothing is left that its client could settle.
+                outcome @ Err(_) if !is_open(&channel) => {
+                    self.state.cancel();
+                    self.task.abort();
+                    drop(self.ownership.lock().take());
+                    gone(outcome)
+                }
+                outcome => outcome,
             }
-            // They have no answer; what is asked behind them on the channel has.
-            answer(deadline, channel.basic_qos(1, BasicQosOptions::default())).await
         }
         .boxed()
+    }
+}
+
+/// A consumer that ends with its link has ended: RabbitMQ requeues what is unsettled.
+fn gone(outcome: Result<(), BrokerError>) -> Result<(), BrokerError> {
+    match outcome {
+        Err(BrokerError::Unavailable(_)) => Ok(()),
+        outcome => outcome,
     }
 }
