@@ -7,13 +7,15 @@
 //! freed, wherever that is; so what is counted is what there is, whoever has left meanwhile.
 //!
 //! Whoever is over is not read: its claim waits, and nobody else's does, save where it is all
-//! together that is over. Claims that wait are served in their order. One that waits only for its
-//! own connection or user lets others pass.
+//! together that is over. Claims that wait for that are served in their order. One that waits only
+//! for its own connection or user is put aside with it: it lets others pass, and nobody looks at it
+//! until that one gives something back. So no user's claims cost others' any time.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap},
     fmt,
     future::poll_fn,
+    hash::Hash,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
@@ -42,22 +44,37 @@ pub struct Room {
 #[derive(Debug, Default)]
 struct State {
     used: usize,
-    /// By user; without those that use none.
+    /// By user, those of claims in the line too; without those that use none.
     users: HashMap<Arc<str>, usize>,
     /// By connection; the same.
     connections: HashMap<u64, usize>,
-    waiting: VecDeque<Waiting>,
+    /// By ticket.
+    waiting: HashMap<u64, Waiting>,
+    /// Claims that only wait for what all share.
+    line: BTreeSet<u64>,
+    /// Those that wait for what their connection or user may have.
+    aside: HashMap<Owner, Aside>,
     /// Whether nobody gets more for now.
     is_shut: bool,
     next_ticket: u64,
+    /// How often a claim that waits was looked at.
+    #[cfg(test)]
+    looks: usize,
+}
+
+/// Who has a share.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Owner {
+    Connection(u64),
+    User(Arc<str>),
 }
 
 struct Waiting {
-    ticket: u64,
     user: Arc<str>,
     connection: u64,
     bytes: usize,
     waker: Waker,
+    place: Place,
 }
 
 impl fmt::Debug for Waiting {
@@ -66,11 +83,35 @@ impl fmt::Debug for Waiting {
     }
 }
 
-/// The bytes that decide about a claim, as if all claims before it were granted.
-struct Ahead {
-    used: usize,
-    users: HashMap<Arc<str>, usize>,
-    connections: HashMap<u64, usize>,
+/// Where a claim waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Aside(Owner),
+    /// Its connection and user are charged with it already.
+    Line,
+    /// It has its room, and nobody has fetched it yet.
+    Granted,
+}
+
+/// Claims that wait for one owner.
+#[derive(Debug, Default)]
+struct Aside {
+    /// Tickets.
+    order: BTreeSet<u64>,
+    /// The same, after their bytes.
+    sizes: BTreeSet<(usize, u64)>,
+}
+
+impl Aside {
+    fn insert(&mut self, ticket: u64, bytes: usize) {
+        self.order.insert(ticket);
+        self.sizes.insert((bytes, ticket));
+    }
+
+    fn remove(&mut self, ticket: u64, bytes: usize) {
+        self.order.remove(&ticket);
+        self.sizes.remove(&(bytes, ticket));
+    }
 }
 
 impl Room {
@@ -99,7 +140,7 @@ impl Room {
     pub fn shut(&self, is_shut: bool) {
         let mut state = self.state.lock();
         state.is_shut = is_shut;
-        state.wake(&self.share());
+        state.advance(&self.share());
     }
 
     fn share(&self) -> Share {
@@ -109,50 +150,201 @@ impl Room {
     /// From now on so much may be claimed. What is claimed already stays.
     pub fn set_share(&self, share: Share) {
         *self.share.write() = share;
-        self.state.lock().wake(&share);
+        self.state.lock().place_anew(&share);
     }
 }
 
 impl State {
-    /// Calls `grant` for each waiting claim that has its room, in order, until it returns false.
-    fn each_granted(&self, share: &Share, mut grant: impl FnMut(&Waiting) -> bool) {
-        if self.is_shut {
+    /// Whether that many bytes more are within the shares of a connection and its user.
+    fn owner_over(
+        &self,
+        user: &Arc<str>,
+        connection: u64,
+        bytes: usize,
+        share: &Share,
+    ) -> Option<Owner> {
+        if !fits(of(&self.connections, &connection), bytes, share.connection) {
+            Some(Owner::Connection(connection))
+        } else if !fits(of(&self.users, user), bytes, share.user) {
+            Some(Owner::User(Arc::clone(user)))
+        } else {
+            None
+        }
+    }
+
+    /// Charges a connection and its user.
+    fn charge(&mut self, user: &Arc<str>, connection: u64, bytes: usize) {
+        if bytes == 0 {
             return;
         }
-        let mut ahead = Ahead {
-            used: self.used,
-            users: HashMap::new(),
-            connections: HashMap::new(),
+        let used = self.users.entry(Arc::clone(user)).or_default();
+        *used = used.saturating_add(bytes);
+        let used = self.connections.entry(connection).or_default();
+        *used = used.saturating_add(bytes);
+    }
+
+    fn take_off(&mut self, user: &Arc<str>, connection: u64, bytes: usize) {
+        take_off(&mut self.users, user, bytes);
+        take_off(&mut self.connections, &connection, bytes);
+    }
+
+    /// A new claim waits; its ticket.
+    fn enter(&mut self, waiting: Waiting, share: &Share) -> u64 {
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        let ticket = self.next_ticket;
+        self.waiting.insert(ticket, waiting);
+        self.place(ticket, share);
+        ticket
+    }
+
+    /// Gives a claim that is in no place its place: in the line, or aside with whoever is over.
+    fn place(&mut self, ticket: u64, share: &Share) {
+        self.look();
+        let Some(waiting) = self.waiting.get(&ticket) else {
+            return;
         };
-        for waiting in &self.waiting {
-            let user = ahead.users.entry(Arc::clone(&waiting.user));
-            let user = user.or_insert_with(|| of(&self.users, &waiting.user));
-            let connection = ahead.connections.entry(waiting.connection);
-            let connection =
-                connection.or_insert_with(|| of(&self.connections, &waiting.connection));
-            if !fits(*connection, waiting.bytes, share.connection)
-                || !fits(*user, waiting.bytes, share.user)
-            {
-                continue;
+        let (user, connection) = (Arc::clone(&waiting.user), waiting.connection);
+        let bytes = waiting.bytes;
+        let place = match self.owner_over(&user, connection, bytes, share) {
+            Some(owner) => {
+                let aside = self.aside.entry(owner.clone()).or_default();
+                aside.insert(ticket, bytes);
+                Place::Aside(owner)
             }
-            if !fits(ahead.used, waiting.bytes, share.all) || !grant(waiting) {
-                return;
+            None => {
+                self.charge(&user, connection, bytes);
+                self.line.insert(ticket);
+                Place::Line
             }
-            ahead.used = ahead.used.saturating_add(waiting.bytes);
-            *user = user.saturating_add(waiting.bytes);
-            *connection = connection.saturating_add(waiting.bytes);
+        };
+        if let Some(waiting) = self.waiting.get_mut(&ticket) {
+            waiting.place = place;
         }
     }
 
-    fn wake(&self, share: &Share) {
-        self.each_granted(share, |waiting| {
-            waiting.waker.wake_by_ref();
-            true
-        });
+    /// Something was given back by those two: what waits for them is placed anew, as far as it fits.
+    fn given_back(&mut self, user: &Arc<str>, connection: u64, share: &Share) {
+        // Most of the time nobody waits.
+        if !self.aside.is_empty() {
+            self.release(&Owner::Connection(connection), share);
+            self.release(&Owner::User(Arc::clone(user)), share);
+        }
+        self.advance(share);
     }
 
-    fn leave(&mut self, ticket: u64) {
-        self.waiting.retain(|waiting| waiting.ticket != ticket);
+    /// Places what waits for that owner and fits now: the first one, or else the smallest, for one
+    /// that is too large lets others pass.
+    fn release(&mut self, owner: &Owner, share: &Share) {
+        while let Some(aside) = self.aside.get_mut(owner) {
+            let (used, most) = match owner {
+                Owner::Connection(number) => (of(&self.connections, number), share.connection),
+                Owner::User(user) => (of(&self.users, user), share.user),
+            };
+            let first = aside.order.first();
+            let first = first.and_then(|ticket| Some((self.waiting.get(ticket)?.bytes, *ticket)));
+            let smallest = aside.sizes.first().copied();
+            let mut next = [first, smallest].into_iter().flatten();
+            let next = next.find(|(bytes, _)| fits(used, *bytes, most));
+            if let Some((bytes, ticket)) = next {
+                aside.remove(ticket, bytes);
+                self.forget_if_empty(owner);
+                self.place(ticket, share);
+            } else {
+                self.look();
+                return;
+            }
+        }
+    }
+
+    fn forget_if_empty(&mut self, owner: &Owner) {
+        if self
+            .aside
+            .get(owner)
+            .is_some_and(|aside| aside.order.is_empty())
+        {
+            self.aside.remove(owner);
+            shrink(&mut self.aside);
+        }
+    }
+
+    /// Grants what is in the line, in order, as far as there is room.
+    fn advance(&mut self, share: &Share) {
+        while !self.is_shut
+            && let Some(ticket) = self.line.first().copied()
+        {
+            self.look();
+            if let Some(waiting) = self.waiting.get_mut(&ticket) {
+                if !fits(self.used, waiting.bytes, share.all) {
+                    return;
+                }
+                self.used = self.used.saturating_add(waiting.bytes);
+                waiting.place = Place::Granted;
+                waiting.waker.wake_by_ref();
+            }
+            self.line.remove(&ticket);
+        }
+    }
+
+    /// Takes a claim out, wherever it waits.
+    fn remove(&mut self, ticket: u64) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&ticket)?;
+        shrink(&mut self.waiting);
+        match &waiting.place {
+            Place::Aside(owner) => {
+                if let Some(aside) = self.aside.get_mut(owner) {
+                    aside.remove(ticket, waiting.bytes);
+                }
+                self.forget_if_empty(owner);
+            }
+            Place::Line => {
+                self.line.remove(&ticket);
+            }
+            Place::Granted => {}
+        }
+        Some(waiting)
+    }
+
+    /// A claim is given up.
+    fn leave(&mut self, ticket: u64, share: &Share) {
+        let Some(waiting) = self.remove(ticket) else {
+            return;
+        };
+        let (user, connection) = (&waiting.user, waiting.connection);
+        match waiting.place {
+            // It was in nobody's way.
+            Place::Aside(_) => return,
+            Place::Line => {}
+            Place::Granted => self.used = self.used.saturating_sub(waiting.bytes),
+        }
+        self.take_off(user, connection, waiting.bytes);
+        self.given_back(user, connection, share);
+    }
+
+    /// Places all claims again that have no room yet, in their order: the shares are others.
+    fn place_anew(&mut self, share: &Share) {
+        let waiting = self.waiting.iter();
+        let without = waiting.filter(|(_, waiting)| waiting.place != Place::Granted);
+        let mut tickets: Vec<u64> = without.map(|(ticket, _)| *ticket).collect();
+        tickets.sort_unstable();
+        for ticket in std::mem::take(&mut self.line) {
+            if let Some(waiting) = self.waiting.get(&ticket) {
+                let (user, connection) = (Arc::clone(&waiting.user), waiting.connection);
+                let bytes = waiting.bytes;
+                self.take_off(&user, connection, bytes);
+            }
+        }
+        self.aside.clear();
+        for ticket in tickets {
+            self.place(ticket, share);
+        }
+        self.advance(share);
+    }
+
+    fn look(&mut self) {
+        #[cfg(test)]
+        {
+            self.looks = self.looks.saturating_add(1);
+        }
     }
 }
 
@@ -161,7 +353,7 @@ fn fits(used: usize, more: usize, most: usize) -> bool {
     used == 0 || used.saturating_add(more) <= most
 }
 
-fn of<K: std::hash::Hash + Eq>(map: &HashMap<K, usize>, key: &K) -> usize {
+fn of<K: Hash + Eq>(map: &HashMap<K, usize>, key: &K) -> usize {
     map.get(key).copied().unwrap_or_default()
 }
 
@@ -188,9 +380,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some((room, ticket)) = self.0.take() {
-            let mut state = room.state.lock();
-            state.leave(ticket);
-            state.wake(&room.share());
+            room.state.lock().leave(ticket, &room.share());
         }
     }
 }
@@ -234,36 +424,32 @@ impl Account {
         context: &Context<'_>,
     ) -> Poll<Claim> {
         let mut state = self.room.state.lock();
+        let share = self.room.share();
         let number = match &ticket.0 {
             Some((_, number)) => *number,
             None => {
-                state.next_ticket = state.next_ticket.wrapping_add(1);
-                let number = state.next_ticket;
-                state.waiting.push_back(Waiting {
-                    ticket: number,
+                let waiting = Waiting {
                     user: Arc::clone(&self.user),
                     connection: self.connection,
                     bytes,
-                    waker: context.waker().clone(),
-                });
+                    waker: Waker::noop().clone(),
+                    place: Place::Line,
+                };
+                let number = state.enter(waiting, &share);
+                state.advance(&share);
                 ticket.0 = Some((Arc::clone(&self.room), number));
                 number
             }
         };
-        let mut is_granted = false;
-        state.each_granted(&self.room.share(), |waiting| {
-            is_granted = waiting.ticket == number;
-            !is_granted
-        });
-        if !is_granted {
-            let mut waiting = state.waiting.iter_mut();
-            if let Some(waiting) = waiting.find(|waiting| waiting.ticket == number) {
+        match state.waiting.get_mut(&number) {
+            Some(waiting) if waiting.place != Place::Granted => {
                 waiting.waker.clone_from(context.waker());
+                return Poll::Pending;
             }
-            return Poll::Pending;
+            _ => {}
         }
-        state.leave(number);
-        self.charge(&mut state, bytes);
+        // As many as were asked for when it began to wait.
+        let bytes = state.remove(number).map_or(0, |waiting| waiting.bytes);
         drop(state);
         ticket.0 = None;
         Poll::Ready(Claim {
@@ -275,22 +461,14 @@ impl Account {
     /// Claims bytes that are there already, whether there is room or not.
     #[must_use]
     pub fn claim(self: &Arc<Self>, bytes: usize) -> Claim {
-        self.charge(&mut self.room.state.lock(), bytes);
+        let mut state = self.room.state.lock();
+        state.used = state.used.saturating_add(bytes);
+        state.charge(&self.user, self.connection, bytes);
+        drop(state);
         Claim {
             account: Arc::clone(self),
             bytes,
         }
-    }
-
-    fn charge(&self, state: &mut State, bytes: usize) {
-        if bytes == 0 {
-            return;
-        }
-        state.used = state.used.saturating_add(bytes);
-        let user = state.users.entry(Arc::clone(&self.user)).or_default();
-        *user = user.saturating_add(bytes);
-        let connection = state.connections.entry(self.connection).or_default();
-        *connection = connection.saturating_add(bytes);
     }
 
     fn give_back(&self, bytes: usize) {
@@ -299,20 +477,23 @@ impl Account {
         }
         let mut state = self.room.state.lock();
         state.used = state.used.saturating_sub(bytes);
-        take_off(&mut state.users, &self.user, bytes);
-        take_off(&mut state.connections, &self.connection, bytes);
-        state.wake(&self.room.share());
+        state.take_off(&self.user, self.connection, bytes);
+        state.given_back(&self.user, self.connection, &self.room.share());
     }
 }
 
-fn take_off<K: std::hash::Hash + Eq>(map: &mut HashMap<K, usize>, key: &K, bytes: usize) {
+fn take_off<K: Hash + Eq>(map: &mut HashMap<K, usize>, key: &K, bytes: usize) {
     if let Some(used) = map.get_mut(key) {
         *used = used.saturating_sub(bytes);
         if *used == 0 {
             map.remove(key);
+            shrink(map);
         }
     }
-    // After a rush.
+}
+
+/// After a rush.
+fn shrink<K: Hash + Eq, V>(map: &mut HashMap<K, V>) {
     if map.capacity() > 64 && map.len() < map.capacity() / 8 {
         map.shrink_to(map.len().saturating_mul(2));
     }
@@ -373,175 +554,4 @@ impl AsRef<[u8]> for Charged {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering},
-        task::Wake,
-    };
-
-    use super::*;
-
-    #[derive(Default)]
-    struct Woken(AtomicUsize);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// A claim that waits.
-    struct Try {
-        account: Arc<Account>,
-        bytes: usize,
-        ticket: Ticket,
-        woken: Arc<Woken>,
-    }
-
-    impl Try {
-        fn new(account: &Arc<Account>, bytes: usize) -> Self {
-            Self {
-                account: Arc::clone(account),
-                bytes,
-                ticket: Ticket::default(),
-                woken: Arc::default(),
-            }
-        }
-
-        fn poll(&mut self) -> Option<Claim> {
-            let waker = Waker::from(Arc::clone(&self.woken));
-            let context = Context::from_waker(&waker);
-            let Self { bytes, ticket, .. } = self;
-            match self.account.poll_claim(*bytes, ticket, &context) {
-                Poll::Ready(claim) => Some(claim),
-                Poll::Pending => None,
-            }
-        }
-
-        fn is_woken(&self) -> bool {
-            self.woken.0.swap(0, Ordering::Relaxed) > 0
-        }
-    }
-
-    fn room() -> Arc<Room> {
-        Room::new(Share {
-            connection: 10,
-            user: 20,
-            all: 50,
-        })
-    }
-
-    fn account(room: &Arc<Room>, user: &str, connection: u64) -> Arc<Account> {
-        Account::new(room, &user.into(), connection)
-    }
-
-    #[test]
-    fn a_connection_waits_for_its_own() {
-        let room = room();
-        let alice = account(&room, "alice", 1);
-        let mut first = Try::new(&alice, 8).poll().unwrap();
-        let mut second = Try::new(&alice, 3);
-        assert!(second.poll().is_none());
-        // Nobody else does; not even of the same user.
-        assert!(Try::new(&account(&room, "alice", 2), 8).poll().is_some());
-        assert!(Try::new(&account(&room, "bob", 3), 8).poll().is_some());
-        assert!(!second.is_woken());
-        drop(first.split(1));
-        assert!(second.is_woken());
-        assert!(second.poll().is_some());
-        drop(first);
-        assert_eq!(room.used(), 0);
-    }
-
-    #[test]
-    fn a_user_s_connections_wait_for_each_other_in_order() {
-        let room = room();
-        let accounts: Vec<_> = (0..4).map(|n| account(&room, "alice", n)).collect();
-        let held: Vec<_> = accounts[..2]
-            .iter()
-            .map(|account| Try::new(account, 10).poll().unwrap())
-            .collect();
-        let mut third = Try::new(&accounts[2], 10);
-        let mut fourth = Try::new(&accounts[3], 1);
-        assert!(third.poll().is_none() && fourth.poll().is_none());
-        assert!(Try::new(&account(&room, "bob", 9), 10).poll().is_some());
-        drop(held);
-        assert!(third.is_woken() && fourth.is_woken());
-        assert!(third.poll().is_some() && fourth.poll().is_some());
-    }
-
-    /// A large one is not passed by small ones for ever.
-    #[test]
-    fn for_what_all_share_the_first_is_first() {
-        let room = room();
-        let held: Vec<_> = (0..5)
-            .map(|n| {
-                Try::new(&account(&room, &format!("u{n}"), n), 10)
-                    .poll()
-                    .unwrap()
-            })
-            .collect();
-        let (bob, carol) = (account(&room, "bob", 8), account(&room, "carol", 9));
-        let mut large = Try::new(&bob, 10);
-        let mut small = Try::new(&carol, 1);
-        assert!(large.poll().is_none() && small.poll().is_none());
-        let mut held = held;
-        drop(held[0].split(5));
-        assert!(small.poll().is_none(), "it has come later");
-        // One that gives up is in nobody's way.
-        drop(large);
-        assert!(small.is_woken());
-        assert!(small.poll().is_some());
-        held.clear();
-        assert_eq!(room.used(), 0);
-        assert!(!room.is_wanted());
-        let state = room.state.lock();
-        assert!(state.users.is_empty() && state.connections.is_empty());
-    }
-
-    #[test]
-    fn one_alone_is_never_too_much() {
-        let room = room();
-        assert!(Try::new(&account(&room, "alice", 1), 1000).poll().is_some());
-    }
-
-    /// What came is counted, and who is over waits before it is read on.
-    #[test]
-    fn what_is_there_counts_and_the_next_waits() {
-        let room = room();
-        let alice = account(&room, "alice", 1);
-        let first = alice.claim(8);
-        let second = alice.claim(8);
-        let mut nothing = Try::new(&alice, 0);
-        assert!(nothing.poll().is_none());
-        drop(second);
-        assert!(nothing.is_woken());
-        assert!(nothing.poll().is_some());
-        drop(first);
-    }
-
-    #[test]
-    fn a_body_holds_its_claim_to_the_last_of_it() {
-        let room = room();
-        let body = account(&room, "alice", 1)
-            .claim(5)
-            .around(Bytes::from_static(b"hello"));
-        let part = body.slice(1..3);
-        assert_eq!(body, "hello");
-        drop(body);
-        assert_eq!(room.used(), 5);
-        drop(part);
-        assert_eq!(room.used(), 0);
-    }
-
-    #[test]
-    fn while_it_is_shut_nobody_gets_more() {
-        let room = room();
-        room.shut(true);
-        let mut one = Try::new(&account(&room, "alice", 1), 1);
-        assert!(one.poll().is_none());
-        room.shut(false);
-        assert!(one.is_woken());
-        assert!(one.poll().is_some());
-    }
-}
+mod tests;
