@@ -153,13 +153,25 @@ impl Event {
         }
     }
 
-    /// Events of one subject are told in order: the user, or the room.
+    /// Whether it is about a room. Clients make up as many rooms as they like, each a subject.
+    #[must_use]
+    pub fn is_of_room(&self) -> bool {
+        matches!(self, Self::Room { .. })
+    }
+
+    /// Events of one subject are told in order: the user, or the room of its virtual host.
     #[must_use]
     pub fn subject(&self) -> Arc<str> {
         match self {
             Self::Connect(session) | Self::Disconnect { session, .. } => Arc::clone(&session.user),
             Self::Presence { user, .. } | Self::Offline { user, .. } => Arc::clone(user),
-            Self::Room { exchange, key, .. } => format!("{exchange}/{key}").into(),
+            // NUL is in no name, so that none of them reads like another one, or like a user.
+            Self::Room {
+                vhost,
+                exchange,
+                key,
+                ..
+            } => format!("\0{vhost}\0{exchange}\0{key}").into(),
         }
     }
 
@@ -304,5 +316,33 @@ mod tests {
                 "previous": "offline",
             })
         );
+    }
+
+    #[test]
+    fn rooms_of_one_name_are_subjects_of_their_own() {
+        let room = |vhost: &str, exchange: &str, key: &str| Event::Room {
+            is_occupied: true,
+            vhost: vhost.into(),
+            exchange: exchange.into(),
+            key: key.into(),
+            at: SystemTime::UNIX_EPOCH,
+        };
+        let rooms = [
+            room("/", "chat", "a/b"),
+            room("other", "chat", "a/b"),
+            room("/", "chat/a", "b"),
+        ];
+        let subjects = rooms.iter().map(Event::subject);
+        let different: std::collections::HashSet<_> = subjects.collect();
+        assert_eq!(different.len(), rooms.len());
+        let user = Event::Presence {
+            change: "join",
+            user: "chat/a/b".into(),
+            status: "online",
+            previous: "offline",
+            at: SystemTime::UNIX_EPOCH,
+        };
+        assert!(!different.contains(&user.subject()));
+        assert!(rooms[0].is_of_room() && !user.is_of_room());
     }
 }

@@ -20,6 +20,11 @@ use crate::backoff::Backoff;
 /// About what an event takes beside its texts.
 const OVERHEAD: usize = 256;
 
+/// One part in so many of [`Bounds::max_bytes`] is what events about rooms may take. A client
+/// enters and leaves as many rooms as it likes, and each is a subject: they must leave room for
+/// the events of users.
+const PART_OF_ROOMS: usize = 2;
+
 /// The bounds of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
@@ -38,6 +43,7 @@ pub(super) struct Told {
     pub(super) id: Arc<str>,
     pub(super) name: &'static str,
     pub(super) subject: Arc<str>,
+    pub(super) is_of_room: bool,
     pub(super) body: Bytes,
 }
 
@@ -68,6 +74,8 @@ pub struct Dead {
 pub(super) enum NoRoom {
     /// All events together take too much.
     Bytes,
+    /// Those about rooms do.
+    Rooms,
     /// Too many of this subject wait.
     Subject,
 }
@@ -122,6 +130,8 @@ pub(super) struct DeliveryQueue {
     on_their_way: usize,
     events: usize,
     bytes: usize,
+    /// Of them, about rooms.
+    room_bytes: usize,
     failing: Option<Failing>,
     dropped: u64,
     given_up: u64,
@@ -138,6 +148,7 @@ impl DeliveryQueue {
             on_their_way: 0,
             events: 0,
             bytes: 0,
+            room_bytes: 0,
             failing: None,
             dropped: 0,
             given_up: 0,
@@ -154,6 +165,10 @@ impl DeliveryQueue {
         let of_subject = self.subjects.get(&told.subject).map_or(0, VecDeque::len);
         let no_room = if of_subject >= self.bounds.max_of_subject {
             Some(NoRoom::Subject)
+        } else if told.is_of_room
+            && self.room_bytes.saturating_add(weight) > self.bounds.max_bytes / PART_OF_ROOMS
+        {
+            Some(NoRoom::Rooms)
         } else if self.bytes.saturating_add(weight) > self.bounds.max_bytes {
             Some(NoRoom::Bytes)
         } else {
@@ -168,6 +183,9 @@ impl DeliveryQueue {
         }
         self.events = self.events.saturating_add(1);
         self.bytes = self.bytes.saturating_add(weight);
+        if told.is_of_room {
+            self.room_bytes = self.room_bytes.saturating_add(weight);
+        }
         let waiting = Waiting {
             attempts: 0,
             backoff: Backoff::new(self.bounds.pauses),
@@ -260,7 +278,11 @@ impl DeliveryQueue {
             self.ready.push_back(Arc::clone(subject));
         }
         self.events = self.events.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(first.told.weight());
+        let weight = first.told.weight();
+        self.bytes = self.bytes.saturating_sub(weight);
+        if first.told.is_of_room {
+            self.room_bytes = self.room_bytes.saturating_sub(weight);
+        }
         Some(first)
     }
 
@@ -341,6 +363,7 @@ mod tests {
             id: id.into(),
             name: "connect",
             subject: subject.into(),
+            is_of_room: false,
             body: Bytes::from_static(b"{}"),
         }
     }
@@ -458,6 +481,35 @@ mod tests {
         }
         assert_eq!(queue.push(told("d", "5")), Err(NoRoom::Bytes));
         assert_eq!((queue.len(), queue.dropped()), (4, 2));
+    }
+
+    /// Whoever enters and leaves rooms without end takes no place from users' events.
+    #[test]
+    fn events_about_rooms_leave_room_for_others() {
+        let now = Instant::now();
+        let mut queue = DeliveryQueue::new(Bounds {
+            max_bytes: 4 * (OVERHEAD + 4),
+            ..bounds()
+        });
+        let room = |key: &str| Told {
+            is_of_room: true,
+            ..told(key, "1")
+        };
+        for key in ["a", "b"] {
+            queue.push(room(key)).unwrap();
+        }
+        assert_eq!(queue.push(room("c")), Err(NoRoom::Rooms));
+        for user in ["d", "e"] {
+            queue.push(told(user, "1")).unwrap();
+        }
+        assert_eq!(queue.push(told("f", "1")), Err(NoRoom::Bytes));
+        // What has gone makes room for the next of its kind.
+        assert_eq!(taken(&mut queue, now).len(), 4);
+        done(&mut queue, now, "d", Outcome::Delivered);
+        assert_eq!(queue.push(room("c")), Err(NoRoom::Rooms));
+        done(&mut queue, now, "a", Outcome::Delivered);
+        queue.push(room("c")).unwrap();
+        assert_eq!(queue.dropped(), 3);
     }
 
     #[test]
