@@ -6,11 +6,12 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use tokio::{
+    select,
     sync::mpsc,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
 use super::arrival::{Arrival, TRIAL_KEYS};
@@ -80,6 +81,10 @@ struct Pending {
     /// It was taken out of the queue of that name.
     left_in: Option<Arc<str>>,
 }
+
+/// Messages that are handed on, each until its end. One that waits holds up no others, and there
+/// are no more than the broker gives out before it hears the end of any: [`PREFETCH`].
+type UnderWay<'a> = FuturesUnordered<BoxFuture<'a, ()>>;
 
 impl Source {
     pub(super) async fn run(self: Arc<Self>) {
@@ -178,8 +183,16 @@ impl Source {
         drained: &Arc<Mutex<HashMap<Box<str>, Instant>>>,
     ) -> BrokerError {
         let mut items = Vec::new();
-        // A consumer that is gone without a word has ended with its link.
-        while inbox.recv_many(&mut items, PREFETCH.into()).await > 0 {
+        let mut under_way = UnderWay::new();
+        loop {
+            let received = select! {
+                received = inbox.recv_many(&mut items, PREFETCH.into()) => received,
+                Some(()) = under_way.next() => continue,
+            };
+            // A consumer that is gone without a word has ended with its link.
+            if received == 0 {
+                return BrokerError::Unavailable("the link has ended".into());
+            }
             let mut pending = Vec::new();
             for item in items.drain(..) {
                 match item {
@@ -187,53 +200,85 @@ impl Source {
                         delivery,
                         left_in: None,
                     }),
-                    Item::TakenBack => pending.clear(),
+                    Item::TakenBack => {
+                        pending.clear();
+                        under_way.clear();
+                    }
                     Item::Lost(error) => return error,
                 }
             }
             for queue in self.dead_queues(&pending) {
                 self.drain(queue, drained);
             }
-            self.hand_on(host, consumer, &pending).await;
+            self.begin(host, consumer, pending, &mut under_way).await;
         }
-        BrokerError::Unavailable("the link has ended".into())
     }
 
-    /// Hands on what nobody has, each when the broker has taken it.
-    async fn hand_on(&self, host: &dyn VirtualHost, consumer: &dyn Consumer, pending: &[Pending]) {
-        let template = &self.config.key;
-        let arrivals: Vec<Arrival<'_>> = pending
-            .iter()
-            .map(|pending| match &pending.left_in {
-                Some(queue) => Arrival::left_in(queue, &pending.delivery.message, template),
-                None => Arrival::read(&pending.delivery.message, template),
-            })
-            .collect();
-        let subscribed = self.subscribed(&arrivals).await;
-        let all = arrivals.iter().zip(pending);
-        // They take their places in the order in which they came.
-        join_all(all.map(async |(arrival, pending)| {
-            // Trials are the nodes' own.
-            if arrival.users.is_empty() && !arrival.message.routing_key.starts_with(TRIAL_KEYS) {
-                telemetry::offline_message("no user");
-            }
-            let mut is_done = true;
-            for place in &arrival.users {
-                let is_doubtful = arrival.is_doubtful();
-                if is_doubtful && subscribed.iter().any(|key| **key == *place.0) {
-                    telemetry::offline_message("subscribed");
-                } else {
-                    is_done &= self.until_published(host, arrival, *place).await;
+    /// Begins to hand messages on: they take their places in the order in which they came. What
+    /// came before goes on meanwhile.
+    async fn begin<'a>(
+        &'a self,
+        host: &'a dyn VirtualHost,
+        consumer: &'a dyn Consumer,
+        pending: Vec<Pending>,
+        under_way: &mut UnderWay<'a>,
+    ) {
+        let subscribed = {
+            let arrivals: Vec<Arrival<'_>> = pending
+                .iter()
+                .map(|pending| self.arrival(pending))
+                .collect();
+            let asking = self.subscribed(&arrivals);
+            tokio::pin!(asking);
+            loop {
+                select! {
+                    subscribed = &mut asking => break Arc::<[Box<str>]>::from(subscribed),
+                    Some(()) = under_way.next() => {}
                 }
             }
-            // Else the gateway ends, and another node gets it.
-            if is_done {
-                // What it says is in the log of the link.
-                let tag = pending.delivery.tag;
-                let _ = consumer.settle(tag, false, Verdict::Accept).await;
+        };
+        let each = pending.into_iter().map(|pending| {
+            let subscribed = Arc::clone(&subscribed);
+            self.hand_on(host, consumer, pending, subscribed).boxed()
+        });
+        under_way.extend(each);
+    }
+
+    fn arrival<'a>(&self, pending: &'a Pending) -> Arrival<'a> {
+        let template = &self.config.key;
+        match &pending.left_in {
+            Some(queue) => Arrival::left_in(queue, &pending.delivery.message, template),
+            None => Arrival::read(&pending.delivery.message, template),
+        }
+    }
+
+    /// Hands on what nobody has, until the broker has taken it.
+    async fn hand_on(
+        &self,
+        host: &dyn VirtualHost,
+        consumer: &dyn Consumer,
+        pending: Pending,
+        subscribed: Arc<[Box<str>]>,
+    ) {
+        let arrival = self.arrival(&pending);
+        // Trials are the nodes' own.
+        if arrival.users.is_empty() && !arrival.message.routing_key.starts_with(TRIAL_KEYS) {
+            telemetry::offline_message("no user");
+        }
+        let mut is_done = true;
+        for place in &arrival.users {
+            if arrival.is_doubtful() && subscribed.iter().any(|key| **key == *place.0) {
+                telemetry::offline_message("subscribed");
+            } else {
+                is_done &= self.until_published(host, &arrival, *place).await;
             }
-        }))
-        .await;
+        }
+        // Else the gateway ends, and another node gets it.
+        if is_done {
+            // What it says is in the log of the link.
+            let tag = pending.delivery.tag;
+            let _ = consumer.settle(tag, false, Verdict::Accept).await;
+        }
     }
 
     /// Publishes, again and again until the broker has a queue for it: the message waits meanwhile.
@@ -263,7 +308,7 @@ impl Source {
                 return true;
             }
             let pause = backoff.pause();
-            telemetry::offline_waits(exchange, &error, pause);
+            telemetry::offline_waits(exchange, Some(place.0), &error, pause);
             sleep(pause).await;
             if self.services.strong_count() == 0 {
                 return false;
@@ -306,7 +351,7 @@ impl Source {
                 Err(why) => {
                     let pause = backoff.pause();
                     let why = BrokerError::Unavailable((&*why).into());
-                    telemetry::offline_waits(&self.exchange, &why, pause);
+                    telemetry::offline_waits(&self.exchange, None, &why, pause);
                     sleep(pause).await;
                 }
             }
@@ -379,12 +424,16 @@ impl Source {
         let (sender, mut inbox) = mpsc::unbounded_channel();
         let consumer = host.consume(request, Arc::new(Inbox(sender))).await?;
         let (mut items, mut count) = (Vec::new(), 0_usize);
+        let mut under_way = UnderWay::new();
         loop {
-            match timeout(QUIET, inbox.recv_many(&mut items, PREFETCH.into())).await {
-                // It may have more.
-                Ok(0) => return Err(BrokerError::Unavailable("the link has ended".into())),
-                Ok(_) => {}
-                Err(_) => break,
+            let received = select! {
+                received = inbox.recv_many(&mut items, PREFETCH.into()) => received,
+                Some(()) = under_way.next() => continue,
+                () = sleep(QUIET), if under_way.is_empty() => break,
+            };
+            // It may have more.
+            if received == 0 {
+                return Err(BrokerError::Unavailable("the link has ended".into()));
             }
             let mut pending = Vec::new();
             for item in items.drain(..) {
@@ -393,13 +442,18 @@ impl Source {
                         delivery,
                         left_in: Some(Arc::clone(queue)),
                     }),
-                    Item::TakenBack => pending.clear(),
+                    Item::TakenBack => {
+                        pending.clear();
+                        under_way.clear();
+                    }
                     Item::Lost(error) => return Err(error),
                 }
             }
             count = count.saturating_add(pending.len());
-            self.hand_on(&*host, &*consumer, &pending).await;
+            self.begin(&*host, &*consumer, pending, &mut under_way)
+                .await;
         }
+        drop(under_way);
         // What came meanwhile goes back, and the queue stays: it is emptied once more, later.
         consumer.cancel().await?;
         host.delete_empty_queue(queue).await?;

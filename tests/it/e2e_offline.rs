@@ -88,14 +88,27 @@ impl Pushed {
     }
 }
 
+async fn bind(channel: &Channel, pattern: &str) {
+    let (queue, exchange) = ("push".into(), OFFLINE.into());
+    let options = QueueBindOptions::default();
+    let none = FieldTable::default();
+    let binding = channel.queue_bind(queue, exchange, pattern.into(), options, none);
+    binding.await.unwrap();
+}
+
 /// A worker with a queue of its own.
 struct Worker {
-    _channel: Channel,
+    channel: Channel,
     consumer: Consumer,
 }
 
 impl Worker {
     async fn start(vhost: &Vhost) -> Self {
+        Self::bound(vhost, "#").await
+    }
+
+    /// Its queue is bound by that pattern.
+    async fn bound(vhost: &Vhost, pattern: &str) -> Self {
         vhost.declare_exchange(OFFLINE, ExchangeKind::Topic).await;
         let channel = vhost.channel().await;
         let none = FieldTable::default;
@@ -105,15 +118,7 @@ impl Worker {
         };
         let declaring = channel.queue_declare("push".into(), durable, none());
         declaring.await.unwrap();
-        let (queue, exchange) = ("push".into(), OFFLINE.into());
-        let binding = channel.queue_bind(
-            queue,
-            exchange,
-            "#".into(),
-            QueueBindOptions::default(),
-            none(),
-        );
-        binding.await.unwrap();
+        bind(&channel, pattern).await;
         let consuming = channel.basic_consume(
             "push".into(),
             "worker".into(),
@@ -121,10 +126,7 @@ impl Worker {
             none(),
         );
         let consumer = consuming.await.unwrap();
-        Self {
-            _channel: channel,
-            consumer,
-        }
+        Self { channel, consumer }
     }
 
     async fn next(&mut self) -> Pushed {
@@ -325,6 +327,27 @@ async fn messages_wait_for_the_worker() {
     let mut got = [worker.next().await.body, worker.next().await.body];
     got.sort();
     assert_eq!(got, ["1", "2"]);
+    worker.has_no_more(&vhost).await;
+}
+
+/// A key that the worker's queue is not bound to holds up its own message, and no others.
+#[tokio::test]
+async fn a_message_that_leads_nowhere_holds_up_no_others() {
+    let vhost = vhost().await;
+    set_policy(&vhost).await;
+    let hook = Hook::start().await;
+    let gateway = node(&vhost, &hook).ready().await;
+    gateway_reads(&vhost).await;
+    let mut worker = Worker::bound(&vhost, "*").await;
+    vhost.publish(FEED, "user_a.b", ["nowhere"]).await;
+    gateway.until_logged("user_a.b").await;
+    vhost.publish(FEED, "user_alice", ["1"]).await;
+    assert_eq!(worker.next().await.body, "1");
+    vhost.publish(FEED, "user_bob", ["2"]).await;
+    assert_eq!(worker.next().await.body, "2");
+    // It waits for a worker that takes it.
+    bind(&worker.channel, "#").await;
+    assert_eq!(worker.next().await.body, "nowhere");
     worker.has_no_more(&vhost).await;
 }
 

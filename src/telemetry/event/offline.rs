@@ -62,14 +62,14 @@ pub fn offline_queue_differs(queue: &str, cause: &str, command: &str) {
 
 static WAITS: Mutex<Seldom> = Mutex::new(Seldom::once_in(Seldom::MINUTE));
 
-/// A message cannot be handed on now; it waits.
-pub fn offline_waits(exchange: &str, cause: &dyn Display, retry_in: Duration) {
+/// A message cannot be handed on now, perhaps for its key; it waits.
+pub fn offline_waits(exchange: &str, key: Option<&str>, cause: &dyn Display, retry_in: Duration) {
     if let Some(unsaid) = WAITS.lock().let_through(Instant::now()) {
         let (cause, retry_in_ms) = (cause.to_string(), millis(retry_in));
         warn!(
-            target: "stentor::offline", exchange, cause, retry_in_ms, unsaid,
+            target: "stentor::offline", exchange, key, cause, retry_in_ms, unsaid,
             "messages for those who are away are not handed on: they wait. Has a worker bound its \
-             queue to [offline] exchange?"
+             queue to [offline] exchange, for all keys?"
         );
     }
 }
