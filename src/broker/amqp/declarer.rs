@@ -5,11 +5,12 @@
 //! fails inside. Which of them depends on its version and its configuration. So a kind of queue
 //! (its properties and arguments) that this broker has not been asked for yet is declared on a
 //! connection of its own, one at a time: if that is closed, it is known over what. A kind that was
-//! declared so is declared on the shared links from then on.
+//! declared so is declared on the shared links from then on. Arguments that no RabbitMQ knows have a
+//! second such connection: others do not wait behind what a client makes up.
 
 use std::{
     borrow::Cow,
-    collections::HashSet,
+    collections::HashMap,
     hash::{BuildHasher, Hash, Hasher, RandomState},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
@@ -60,6 +61,8 @@ pub(super) struct Declarer {
     next_name: AtomicU64,
     /// For whoever declares a kind of queue that is not known, one at a time.
     connection: AsyncMutex<Option<Kept>>,
+    /// The same for odd kinds: clients make up any number of them, and others do not wait for that.
+    odd: AsyncMutex<Option<Kept>>,
     known: Mutex<KnownQueues>,
     hasher: RandomState,
     /// That there are no transient queues was said in the log.
@@ -74,7 +77,7 @@ struct KnownQueues {
     /// Whether the broker has transient queues that no connection owns.
     transient: Option<bool>,
     /// Kinds of queues that close no connection.
-    harmless: HashSet<u64>,
+    harmless: Harmless,
     /// Queues that do, with the broker's words.
     refused: Recent<u64, Box<str>>,
 }
@@ -85,10 +88,40 @@ type Turn<'a> = MutexGuard<'a, Option<Kept>>;
 /// The connection, and the address that it leads to.
 type Kept = (LoggedIn, InUse);
 
+/// Kinds of queues that close no connection: those that were asked for last.
+#[derive(Default)]
+struct Harmless {
+    /// With the number of the question that was the last one for it.
+    kinds: HashMap<u64, u64>,
+    questions: u64,
+}
+
+impl Harmless {
+    fn contains(&mut self, kind: u64) -> bool {
+        let Some(last) = self.kinds.get_mut(&kind) else {
+            return false;
+        };
+        self.questions = self.questions.wrapping_add(1);
+        *last = self.questions;
+        true
+    }
+
+    fn insert(&mut self, kind: u64) {
+        if self.kinds.len() >= MAX_KNOWN {
+            let oldest = self.kinds.iter().min_by_key(|(_, last)| **last);
+            if let Some(oldest) = oldest.map(|(kind, _)| *kind) {
+                self.kinds.remove(&oldest);
+            }
+        }
+        self.questions = self.questions.wrapping_add(1);
+        self.kinds.insert(kind, self.questions);
+    }
+}
+
 impl KnownQueues {
     /// What is known of a queue that is to be declared.
     fn of(&mut self, kind: u64, itself: u64) -> Option<Result<bool, BrokerError>> {
-        if self.harmless.contains(&kind) {
+        if self.harmless.contains(kind) {
             return Some(Ok(false));
         }
         let why = self.refused.get(&itself)?;
@@ -114,6 +147,7 @@ impl Declarer {
             names: format!("{FEED_QUEUES}{node}.trial").into(),
             next_name: AtomicU64::new(0),
             connection: AsyncMutex::default(),
+            odd: AsyncMutex::default(),
             known: Mutex::default(),
             hasher: RandomState::new(),
             was_told: AtomicBool::new(false),
@@ -140,7 +174,7 @@ impl Declarer {
         if let Some(known) = known() {
             return Ok(known);
         }
-        let turn = self.turn(deadline).await?;
+        let turn = turn(&self.connection, deadline).await?;
         // The caller that had the turn before may have asked.
         if let Some(known) = known() {
             return Ok(known);
@@ -190,7 +224,12 @@ impl Declarer {
         if let Some(known) = self.known().of(kind, itself) {
             return known;
         }
-        let turn = self.turn(deadline).await?;
+        let door = if is_odd(queue) {
+            &self.odd
+        } else {
+            &self.connection
+        };
+        let turn = turn(door, deadline).await?;
         if let Some(known) = self.known().of(kind, itself) {
             return known;
         }
@@ -203,11 +242,7 @@ impl Declarer {
         let declared = named.as_ref().unwrap_or(queue);
         match self.ask(turn, declared, is_rehearsal, deadline).await {
             DeclareAnswer::Declared => {
-                let mut known = self.known();
-                if known.harmless.len() >= MAX_KNOWN {
-                    known.harmless.clear();
-                }
-                known.harmless.insert(kind);
+                self.known().harmless.insert(kind);
                 Ok(!is_rehearsal)
             }
             // It may be for the name alone, or for a queue that is there: what the broker makes of
@@ -232,6 +267,9 @@ impl Declarer {
                     (number.signum(), number.unsigned_abs().checked_ilog2()).hash(&mut state);
                 }
                 Argument::Text(_) if name.starts_with("x-dead-letter-") => {}
+                Argument::Text(text) if &**name == "x-max-age" && age(text).is_some() => {
+                    age(text).hash(&mut state);
+                }
                 other => other.hash(&mut state),
             }
         }
@@ -270,23 +308,13 @@ impl Declarer {
         }
     }
 
-    async fn turn(&self, deadline: Instant) -> Result<Turn<'_>, BrokerError> {
-        let turn = timeout_at(deadline, self.connection.lock()).await;
-        turn.map_err(|_| {
-            let text = "too many queues of new kinds wait to be declared";
-            BrokerError::Unavailable(text.into())
-        })
-    }
-
-    /// Closes the connection in good order, if there is one.
+    /// Closes the connections in good order, if there are any.
     pub(super) async fn close(&self) {
         let deadline = after(GOODBYE);
-        if let Ok(mut slot) = self.turn(deadline).await
-            && let Some((connection, _)) = slot.take()
-        {
-            // Whatever goes wrong now, the broker sees the socket close.
-            let _ = timeout_at(deadline, connection.close(200, "bye".into())).await;
-        }
+        tokio::join!(
+            close(&self.connection, deadline),
+            close(&self.odd, deadline)
+        );
     }
 
     async fn connect(&self, deadline: Instant) -> Result<Kept, BrokerError> {
@@ -313,6 +341,23 @@ impl Declarer {
     fn name(&self) -> Box<str> {
         let number = self.next_name.fetch_add(1, Ordering::Relaxed);
         format!("{}.{number}", self.names).into()
+    }
+}
+
+async fn turn(door: &AsyncMutex<Option<Kept>>, deadline: Instant) -> Result<Turn<'_>, BrokerError> {
+    let turn = timeout_at(deadline, door.lock()).await;
+    turn.map_err(|_| {
+        let text = "too many queues of new kinds wait to be declared";
+        BrokerError::Unavailable(text.into())
+    })
+}
+
+async fn close(door: &AsyncMutex<Option<Kept>>, deadline: Instant) {
+    if let Ok(mut slot) = turn(door, deadline).await
+        && let Some((connection, _)) = slot.take()
+    {
+        // Whatever goes wrong now, the broker sees the socket close.
+        let _ = timeout_at(deadline, connection.close(200, "bye".into())).await;
     }
 }
 
@@ -381,6 +426,32 @@ fn judged(error: &lapin::Error) -> DeclareAnswer {
     }
 }
 
+/// Whether a text among its arguments is none that RabbitMQ knows for it.
+fn is_odd(queue: &QueueSpec) -> bool {
+    let mut arguments = queue.arguments.iter();
+    arguments.any(|(name, value)| match (&**name, value) {
+        ("x-queue-type", Argument::Text(kind)) => {
+            !["classic", "quorum", "stream"].contains(&&**kind)
+        }
+        ("x-overflow", Argument::Text(what)) => {
+            !["drop-head", "reject-publish", "reject-publish-dlx"].contains(&&**what)
+        }
+        ("x-max-age", Argument::Text(text)) => age(text).is_none(),
+        _ => false,
+    })
+}
+
+/// The unit of an `x-max-age` that can be read, and the size of its number.
+fn age(text: &str) -> Option<(char, u32)> {
+    let unit = text.chars().last()?;
+    let number = text.strip_suffix(['Y', 'M', 'D', 'h', 'm', 's'])?;
+    if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let size = number.parse::<u64>().ok()?.checked_ilog2()?;
+    Some((unit, size))
+}
+
 /// Whether it is what everybody declares, and what every RabbitMQ knows.
 fn is_plain(queue: &QueueSpec) -> bool {
     let is_known = |(name, value): &(Box<str>, Argument)| match (&**name, value) {
@@ -447,10 +518,55 @@ mod tests {
         assert_ne!(number(1_000), number(1 << 40));
         assert_ne!(number(0), kind("x-expires", Argument::Number(0)));
         assert_ne!(text("x-max-age", "1D"), text("x-max-age", "x"));
+        assert_ne!(text("x-max-age", "1D"), text("x-max-age", "1h"));
+        assert_eq!(text("x-max-age", "1025s"), text("x-max-age", "1026s"));
         let dead = "x-dead-letter-exchange";
         assert_eq!(text(dead, "a"), text(dead, "b"));
         let [passing, kept] = [true, false].map(transient);
         assert_ne!(declarer.kind(&passing), declarer.kind(&kept));
+    }
+
+    #[test]
+    fn what_no_broker_knows_is_odd_and_has_a_door_of_its_own() {
+        let odd = |name: &str, value: &str| {
+            is_odd(&QueueSpec {
+                arguments: vec![(name.into(), Argument::Text(value.into()))],
+                ..transient(true)
+            })
+        };
+        for age in ["1h", "30D", "18446744073709551615s"] {
+            assert!(!odd("x-max-age", age), "{age}");
+        }
+        for age in [
+            "",
+            "h",
+            "0h",
+            "+1h",
+            "1",
+            "1w",
+            "1é",
+            "99999999999999999999Y",
+        ] {
+            assert!(odd("x-max-age", age), "{age}");
+        }
+        assert!(!odd("x-queue-type", "quorum") && odd("x-queue-type", "x"));
+        assert!(!odd("x-overflow", "reject-publish") && odd("x-overflow", "x"));
+        assert!(!odd("x-dead-letter-exchange", "x"));
+    }
+
+    /// Whoever makes up kinds without end does not make it forget those that others use.
+    #[test]
+    fn the_kind_that_was_asked_for_least_lately_is_forgotten() {
+        let mut harmless = Harmless::default();
+        harmless.insert(0);
+        harmless.insert(1);
+        for kind in 2..2_000 {
+            assert!(harmless.contains(0));
+            harmless.insert(kind);
+        }
+        assert!(harmless.contains(0) && harmless.contains(1_999));
+        assert!(!harmless.contains(1));
+        assert_eq!(harmless.kinds.len(), MAX_KNOWN);
     }
 
     #[test]

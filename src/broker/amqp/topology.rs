@@ -1,13 +1,19 @@
 //! Exchanges and queues: what is there, and of which type.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use lapin::{
     options::{ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions},
     types::{AMQPValue, FieldTable},
 };
 use parking_lot::Mutex;
-use tokio::time::{Duration, Instant};
+use tokio::{
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore},
+    time::{Duration, Instant, timeout_at},
+};
 
 use super::{
     convert::{short, table},
@@ -27,8 +33,13 @@ pub(super) struct Topology {
     whole: HashSet<Box<str>>,
     /// As they were when they were asked for last.
     kinds: KnownKinds,
-    /// Held by whoever asks for a type: of many who want the same one, one asks.
-    asking: tokio::sync::Mutex<()>,
+    /// For whoever asks for a type: of many who want the same one, one asks.
+    lines: Lines,
+    /// For the askers of all lines.
+    askers: Semaphore,
+    /// Exchanges that were not there, when that was asked, and the broker's words: for those who
+    /// waited in the line meanwhile.
+    missing: Mutex<Recent<Box<str>, (Instant, BrokerError)>>,
     existing: Mutex<HashSet<Box<str>>>,
     /// Exchanges that the account may not declare, and since when.
     undeclarable: Mutex<HashMap<Box<str>, Instant>>,
@@ -45,6 +56,48 @@ type Target = (Box<str>, Option<Box<str>>);
 /// How long an exchange of the configuration is not declared that the account may not declare.
 const UNDECLARABLE: Duration = Duration::from_secs(600);
 
+/// Exchanges whose types are asked for at a time. Clients choose them, and other calls need
+/// channels, too.
+const MAX_ASKERS: usize = 16;
+
+/// A line for each exchange, of those who want to ask the broker about it. It is there while
+/// somebody is in it.
+#[derive(Default)]
+struct Lines(Mutex<HashMap<Box<str>, Arc<AsyncMutex<()>>>>);
+
+/// A place in a line.
+struct InLine<'a> {
+    lines: &'a Lines,
+    exchange: &'a str,
+    /// It is the first one.
+    turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Lines {
+    /// Waits for the turn to ask about an exchange, which lasts until that is dropped.
+    async fn turn<'a>(&'a self, exchange: &'a str) -> InLine<'a> {
+        let line = Arc::clone(self.0.lock().entry(exchange.into()).or_default());
+        let mut place = InLine {
+            lines: self,
+            exchange,
+            turn: None,
+        };
+        place.turn = Some(line.lock_owned().await);
+        place
+    }
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        let mut lines = self.lines.0.lock();
+        drop(self.turn.take());
+        let line = lines.get(self.exchange);
+        if line.is_some_and(|line| Arc::strong_count(line) == 1) {
+            lines.remove(self.exchange);
+        }
+    }
+}
+
 impl Topology {
     /// The types of `configured` exchanges are not asked for, and those that are missing are
     /// declared, as durable ones; with their alternate exchange, if they are among the `whole`.
@@ -56,7 +109,9 @@ impl Topology {
             configured: configured.into_iter().collect(),
             whole: whole.into_iter().collect(),
             kinds: KnownKinds::default(),
-            asking: tokio::sync::Mutex::default(),
+            lines: Lines::default(),
+            askers: Semaphore::new(MAX_ASKERS),
+            missing: Mutex::default(),
             existing: Mutex::default(),
             undeclarable: Mutex::default(),
             refused: Mutex::default(),
@@ -190,27 +245,51 @@ impl Topology {
             return Ok(kind);
         }
         let since = Instant::now();
-        let turn = tokio::time::timeout_at(deadline, self.asking.lock());
-        let Ok(_turn) = turn.await else {
-            return Err(BrokerError::Unavailable(late()));
-        };
+        let late = |_| BrokerError::Unavailable(late());
+        let turn = timeout_at(deadline, self.lines.turn(exchange)).await;
+        let _turn = turn.map_err(late)?;
         // Somebody may have begun to ask after this call did, and have the answer.
         if let Some(known) = self.kinds.get(exchange)
             && known.since >= since
         {
             return Ok(known.kind);
         }
+        if let Some((asked, error)) = self.missing.lock().get(exchange)
+            && *asked >= since
+        {
+            return Err(error.clone());
+        }
+        let asker = timeout_at(deadline, self.askers.acquire()).await;
+        let _asker = asker.map_err(late)?;
         let asked = Instant::now();
+        let answer = self.kind_now(live, exchange, deadline).await;
+        match &answer {
+            Ok(kind) => {
+                self.kinds.note(exchange, *kind, asked);
+            }
+            Err(error @ BrokerError::NotFound(_)) => {
+                let missing = (asked, error.clone());
+                self.missing.lock().note(exchange.into(), missing);
+            }
+            Err(_) => {}
+        }
+        answer
+    }
+
+    async fn kind_now(
+        &self,
+        live: &Live,
+        exchange: &str,
+        deadline: Instant,
+    ) -> Result<ExchangeKind, BrokerError> {
         // It may be gone since it was seen.
         self.forget(exchange);
         self.check(live, exchange, deadline).await?;
-        let kind = match self.configured.get(exchange) {
+        match self.configured.get(exchange) {
             // It would have been refused if it were another one.
-            Some(kind) => *kind,
-            None => self.ask_kind(live, exchange, deadline).await?,
-        };
-        self.kinds.note(exchange, kind, asked);
-        Ok(kind)
+            Some(kind) => Ok(*kind),
+            None => self.ask_kind(live, exchange, deadline).await,
+        }
     }
 
     async fn ask_kind(
@@ -447,7 +526,26 @@ pub(super) fn is_topical(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
+
+    /// Whoever asks for exchanges that others do not want keeps nobody waiting.
+    #[tokio::test]
+    async fn each_exchange_has_a_line_of_its_own() {
+        let lines = Lines::default();
+        let first = lines.turn("a").await;
+        let other = lines.turn("b").now_or_never();
+        assert!(other.is_some());
+        let mut second = Box::pin(lines.turn("a"));
+        assert!((&mut second).now_or_never().is_none());
+        assert!(lines.turn("a").now_or_never().is_none(), "it gives up");
+        drop(first);
+        let second = second.await;
+        assert!(lines.turn("a").now_or_never().is_none());
+        drop((other, second));
+        assert!(lines.0.lock().is_empty());
+    }
 
     #[test]
     fn a_refusal_tells_the_type() {
