@@ -37,7 +37,7 @@ pub fn is_reserved(name: &str) -> bool {
     };
     passes_for(name, &GATEWAY_S)
         || passes_for(name, &BROKER_S)
-        || BEGINNINGS.iter().any(|one| begins(&one))
+        || BEGINNINGS.iter().any(|one| begins(one))
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn name(text: &str) -> ShortString {
-        text.try_into().unwrap()
+        text.into()
     }
 
     fn sent(keys: &[&str]) -> Round<usize> {

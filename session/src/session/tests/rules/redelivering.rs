@@ -130,7 +130,11 @@ fn a_late_acknowledgement_does_no_harm() {
         peer.send(&format!("ACK\nid:{id}\nreceipt:r"));
         if given_up == GiveUp::Later {
             // It is the client's still.
-            assert_eq!(peer.settle(), accept(subscription, 7, false));
+            let settled = Settle {
+                stake: Stake::Receipt,
+                ..accept(subscription, 7, false)
+            };
+            assert_eq!(peer.settle(), settled);
         }
         peer.assert_receipts(&["r"]);
         peer.assert_silent();
@@ -220,7 +224,7 @@ fn in_a_transaction_it_counts_from_the_commit() {
     assert_eq!(peer.again().len(), 1);
     // The first is settled already.
     peer.send("COMMIT\ntransaction:t\nreceipt:r");
-    assert_eq!(peer.settle(), accept(subscription, 2, false));
+    assert_eq!(peer.settle(), in_commit(accept(subscription, 2, false)));
     peer.assert_receipts(&["r"]);
     // And where nothing is left to do, there is nothing to ask.
     peer.send("BEGIN\ntransaction:t");
