@@ -35,9 +35,7 @@ pub fn is_reserved(name: &str) -> bool {
         let start = plain.get(..beginning.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(beginning))
     };
-    passes_for(name, &GATEWAY_S)
-        || passes_for(name, &BROKER_S)
-        || BEGINNINGS.iter().any(|one| begins(one))
+    passes_for(name, &GATEWAY_S) || passes_for(name, &BROKER_S) || BEGINNINGS.iter().any(begins)
 }
 
 #[cfg(test)]
