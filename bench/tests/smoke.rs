@@ -378,10 +378,12 @@ fn an_attack_that_nobody_notices_is_held() {
         assert_eq!(outcome["verdict"], "held", "{outcome:#}");
         assert_eq!(outcome["build"], "this");
         assert!(outcome["deeds"]["frames"].as_u64() > Some(0), "{outcome:#}");
-        for part in ["without", "during", "after"] {
-            let part = &outcome[part];
+        for name in ["without", "during", "after"] {
+            let part = &outcome[name];
             assert!(part["p99_ms"].as_f64() > Some(0.0), "{outcome:#}");
-            assert!(part["visits"]["right"].as_u64() > Some(0), "{outcome:#}");
+            // An attack may be over before a visit is.
+            let visits = part["visits"]["right"].as_u64();
+            assert!(visits > Some(0) || name == "during", "{outcome:#}");
         }
         let memory = &outcome["memory"];
         assert!(memory["most_mib"].as_f64() >= memory["before_mib"].as_f64());

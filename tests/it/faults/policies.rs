@@ -34,8 +34,13 @@ async fn a_policy_that_drops_nothing_is_nobody_s_affair() {
         let columns = ["name", "effective_policy_definition"];
         let list = [&list[..], &[vhost.name()], &columns[..]].concat();
         eventually(DEADLINE, format!("{definition} holds"), async || {
-            let listed = vhost.node().ctl(&list).await;
-            let queues: Vec<Value> = serde_json::from_str(&listed).expect("a list of queues");
+            let queues: Vec<Value> = match testkit::is_strict() {
+                false => vhost.queues().await,
+                true => {
+                    let listed = vhost.node().ctl(&list).await;
+                    serde_json::from_str(&listed).expect("a list of queues")
+                }
+            };
             let is_feed = |queue: &&Value| {
                 let name = queue["name"].as_str().unwrap_or_default();
                 name.starts_with("stentor.feed.")
