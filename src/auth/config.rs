@@ -519,7 +519,7 @@ mod tests {
         .unwrap_err()
     }
 
-    /// Whoever is to mend an address looks for the key that has it.
+    /// An address is mended at the key that has it, so errors name that key.
     #[test]
     fn an_address_is_given_by_its_own_key_or_by_one_for_all() {
         let given = |text| read(text).given_by("vhost_path");

@@ -554,7 +554,7 @@ mod tests {
         assert!(!odd("x-dead-letter-exchange", "x"));
     }
 
-    /// Whoever makes up kinds without end does not make it forget those that others use.
+    /// Kinds made up without end do not push out those that others use.
     #[test]
     fn the_kind_that_was_asked_for_least_lately_is_forgotten() {
         let mut harmless = Harmless::default();

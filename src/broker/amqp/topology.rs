@@ -530,7 +530,7 @@ mod tests {
 
     use super::*;
 
-    /// Whoever asks for exchanges that others do not want keeps nobody waiting.
+    /// Questions about one exchange do not wait for those about another.
     #[tokio::test]
     async fn each_exchange_has_a_line_of_its_own() {
         let lines = Lines::default();

@@ -129,7 +129,7 @@ async fn what_comes_too_late_is_not_done() {
     assert!(log.text().contains("came too late"), "{}", log.text());
 }
 
-/// A node that was cut off hears of it late. Whoever logged in meanwhile is not meant.
+/// A node that was cut off hears of it late. Sessions since then are not meant.
 #[tokio::test(start_paused = true)]
 async fn what_comes_late_is_for_sessions_of_then() {
     let house = House::new();

@@ -6,7 +6,7 @@
 //! transaction, the queue of a lane, to the broker's answer. It ends when the last of them is
 //! freed, wherever that is; so what is counted is what there is, whoever has left meanwhile.
 //!
-//! Whoever is over is not read: its claim waits, and nobody else's does, save where it is all
+//! An owner above its share is not read: its claim waits, and no other's does, save where it is all
 //! together that is over. Claims that wait for that are served in their order. One that waits only
 //! for its own connection or user is put aside with it: it lets others pass, and nobody looks at it
 //! until that one gives something back. So no user's claims cost others' any time.
@@ -62,7 +62,7 @@ struct State {
     looks: usize,
 }
 
-/// Who has a share.
+/// The owner of a share.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Owner {
     Connection(u64),

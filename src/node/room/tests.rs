@@ -1,4 +1,4 @@
-//! Who waits for room, and who gets it.
+//! Claims that wait for room, and the order in which they get it.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
