@@ -184,8 +184,32 @@ async fn keys_are_bound_again_in_turn_at_a_bounded_rate() {
 
 /// There a sentinel notices that the exchange was made anew.
 #[tokio::test(start_paused = true)]
-async fn keys_of_a_direct_exchange_are_bound_again_at_a_quarter_of_the_rate() {
-    in_turn("direct", 220..=300).await;
+async fn keys_of_a_direct_exchange_are_bound_again_at_a_sixteenth_of_the_rate() {
+    in_turn("direct", 32..=96).await;
+}
+
+/// When all users come at once, or many nodes share it.
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_takes_long_is_left_alone() {
+    let scene = scene_with(&verifying(100));
+    let mut guards = Vec::new();
+    for number in 0..100 {
+        guards.push(scene.subscribed("topic", &number.to_string()).await);
+    }
+    scene.fake.hold();
+    while scene.fake.waiting() == 0 {
+        sleep(A_MOMENT).await;
+    }
+    sleep(Duration::from_secs(1)).await;
+    scene.fake.release();
+    while scene.fake.waiting() > 0 {
+        scene.fake.answer(Ok(()));
+    }
+    scene.fake.calls();
+    sleep(Duration::from_secs(19)).await;
+    assert_eq!(scene.fake.binds(), 0);
+    sleep(Duration::from_secs(2)).await;
+    assert!(scene.fake.binds() > 0);
 }
 
 /// Of 2,000 keys, of which all bindings are taken away, so many are asked for in 10 s; and nobody
@@ -208,7 +232,7 @@ async fn in_turn(exchange: &'static str, in_10_s: RangeInclusive<usize>) {
     assert!(in_10_s.contains(&asked), "{asked} in 10 s");
     // All keys divided by the rate, after what was under way when they were taken.
     let rate = u64::try_from(asked / 10).unwrap();
-    sleep(Duration::from_secs(4_000 / rate)).await;
+    sleep(Duration::from_secs(6_000 / rate)).await;
     assert_eq!(scene.fake.bound().len(), clients.len());
     for (number, client) in clients.iter().enumerate() {
         scene
