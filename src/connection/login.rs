@@ -61,7 +61,9 @@ pub(super) async fn login(
     }
     let answer = services.auth.log_in(&login).await;
     match &answer {
-        Ok(_) => attempt.succeeded(),
+        Ok(admission) if *admission.user.name == *login.user => attempt.succeeded(),
+        // Nothing was proved of the name that the client said.
+        Ok(_) => drop(attempt),
         Err(Refusal::Denied(_)) => attempt.failed(),
         // The hook's fault is no failed login.
         Err(Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy) => drop(attempt),

@@ -4,7 +4,7 @@
 //! they are put in place, then each subscription is asked about again. One whose right is gone
 //! ends, and no other.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use stomp_session::{OperationId, Problem, Renew, Renewed, SubscriptionId};
 
@@ -18,9 +18,12 @@ use super::{
 use crate::{
     auth::{Access, Admission, Login, Refusal},
     deadline::after,
-    node::LoggedIn as _,
+    node::{Attempt, LoggedIn as _},
     telemetry,
 };
+
+/// In the same words whichever it is: the client must not learn that it has guessed a password.
+const NOT_TAKEN: &str = "the token does not count, or is another user's";
 
 /// Renews the login. `rights` are what the client's subscriptions needed.
 pub(super) async fn renew(
@@ -90,24 +93,38 @@ async fn log_in(
 ) -> Result<Admission, Problem> {
     let services = &context.services;
     let user = &identity.user;
-    // A session is no way to try passcodes faster.
-    let attempt = services.failed_logins.begin(context.address, &user.name);
-    let attempt = attempt.map_err(|_| Problem::RenewalUnavailable)?;
-    if !attempt.delay().is_zero() {
-        tokio::time::sleep(attempt.delay()).await;
+    // A session is no way to try passcodes faster, neither its own user's nor another's: a try
+    // counts for both names.
+    let begin = |name: &str| {
+        let attempt = services.failed_logins.begin(context.address, name);
+        attempt.map_err(|_| Problem::RenewalUnavailable)
+    };
+    let own = begin(&user.name)?;
+    let named = Some(&*login.user).filter(|named| **named != *user.name);
+    let other = named.map(begin).transpose()?;
+    let delay = other.as_ref().map_or(Duration::ZERO, Attempt::delay);
+    let delay = own.delay().max(delay);
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
     }
     let answer = services.auth.log_in(login).await;
     match &answer {
-        Ok(_) => attempt.succeeded(),
-        Err(Refusal::Denied(_)) => attempt.failed(),
-        Err(Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy) => drop(attempt),
+        // Of the other name nothing was proved.
+        Ok(admission) if admission.user.name == user.name => own.succeeded(),
+        Ok(_) | Err(Refusal::Denied(_)) => {
+            own.failed();
+            other.into_iter().for_each(Attempt::failed);
+        }
+        Err(Refusal::Faulty(_) | Refusal::NoKeys(_) | Refusal::Busy) => {}
     }
     let admission = answer.map_err(|refusal| {
         telemetry::permission_refused(&context.info(), "a renewal", &refusal.to_string());
-        refused(&refusal, "the token is not taken")
+        refused(&refusal, NOT_TAKEN)
     })?;
     if admission.user.name != user.name {
-        return Err(because("the token is another user's"));
+        let why = "the credentials are another user's";
+        telemetry::permission_refused(&context.info(), "a renewal", why);
+        return Err(because(NOT_TAKEN));
     }
     if admission.user != *user {
         return Err(because(

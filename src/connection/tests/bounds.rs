@@ -107,6 +107,32 @@ async fn a_client_that_is_too_fast_can_be_sent_away() {
     assert!(body.contains("more messages a second"), "{body}");
 }
 
+/// A token in the passcode names its user, whatever name stands beside it.
+#[tokio::test(start_paused = true)]
+async fn a_login_under_another_s_name_empties_no_count() {
+    let house = limited(Limits {
+        max_failed_logins: 3,
+        ..Limits::default()
+    });
+    house.hook.deny("user alice");
+    let log_in = async || {
+        let mut client = Client::at(&house, house::from("192.0.2.1"));
+        client.send(CONNECT);
+        let answer = client.next().await.unwrap();
+        answer.header("error-code").map(str::to_owned)
+    };
+    for _ in 0..2 {
+        assert_eq!(log_in().await.as_deref(), Some("login-refused"));
+    }
+    house.hook.allow("user alice");
+    *house.hook.named.lock() = Some("mallory".into());
+    assert_eq!(log_in().await, None);
+    house.hook.deny("user alice");
+    for code in ["login-refused", "failed-logins"] {
+        assert_eq!(log_in().await.as_deref(), Some(code));
+    }
+}
+
 /// The client is not read, so it cannot be heard; that is no reason to give it up.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_is_not_read_is_not_given_up() {

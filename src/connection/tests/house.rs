@@ -32,6 +32,14 @@ pub(super) const PEER: Peer = Peer {
     carried: None,
 };
 
+/// A client at an address that nobody shares.
+pub(super) fn from(address: &str) -> Peer {
+    Peer {
+        address: ClientAddress::direct(SocketAddr::new(address.parse().unwrap(), 4711)),
+        ..PEER
+    }
+}
+
 /// The exchange that commands go by.
 pub(super) const CONTROL: &str = "stentor.control";
 
@@ -80,6 +88,7 @@ impl House {
             denied: Mutex::default(),
             failing: Mutex::default(),
             lifetime: Mutex::default(),
+            named: Mutex::default(),
         });
         let settings = Settings::new(
             options.limits,
@@ -169,6 +178,8 @@ pub(super) struct Hook {
     failing: Mutex<Vec<String>>,
     /// How long logins count from now on.
     pub(super) lifetime: Mutex<Option<Duration>>,
+    /// The user whom it names from now on, whatever the client says.
+    pub(super) named: Mutex<Option<Arc<str>>>,
 }
 
 impl Hook {
@@ -210,11 +221,11 @@ impl Authenticator for Hook {
     fn user<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<User, Refusal>> {
         async move {
             self.ask(format!("user {}", login.user)).await?;
-            Ok(User {
-                name: (&*login.user).into(),
-                tags: "".into(),
-                source: None,
-            })
+            let named = self.named.lock().clone();
+            Ok(User::new(
+                named.unwrap_or_else(|| (&*login.user).into()),
+                "",
+            ))
         }
         .boxed()
     }

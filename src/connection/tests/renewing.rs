@@ -136,6 +136,48 @@ async fn a_renewal_is_for_the_same_user_and_virtual_host() {
     client.publish("/exchange/feed/k", "x").await;
 }
 
+/// As if she tried to log in as bob: a session is no way round the count, and tells nobody which
+/// guess is right.
+#[tokio::test(start_paused = true)]
+async fn a_session_is_no_way_to_guess_another_s_password() {
+    let house = House::with(Options {
+        limits: Limits {
+            max_failed_logins: 3,
+            ..Limits::default()
+        },
+        ..Options::default()
+    });
+    let alone = || house::from("192.0.2.1");
+    let mut alice = Client::at(&house, alone());
+    alice.send(CONNECT);
+    alice.expect(Command::Connected).await;
+    let guess = "SEND\ndestination:/auth/renew\nlogin:bob\ntoken:guess\n\n\0";
+    house.hook.deny("user bob");
+    let mut said = Vec::new();
+    for is_right in [false, false, true] {
+        if is_right {
+            house.hook.allow("user bob");
+        }
+        alice.send(guess);
+        let error = alice.expect(Command::Error).await;
+        assert_eq!(error.header("error-code"), Some("renewal-refused"));
+        said.push(error.body);
+        // By her own login she empties nobody else's count.
+        alice.send(RENEW);
+        alice.expect_receipt("renewed").await;
+    }
+    assert_eq!(said[2], said[0], "a right guess is told from a wrong one");
+    house.hook.asked();
+    alice.send(guess);
+    let error = alice.expect(Command::Error).await;
+    assert_eq!(error.header("error-code"), Some("renewal-unavailable"));
+    assert!(house.hook.asked().is_empty());
+    let mut bob = Client::at(&house, alone());
+    bob.send(CONNECT.replace("alice", "bob"));
+    let error = bob.expect_error("Bad CONNECT").await;
+    assert_eq!(error.header("error-code"), Some("failed-logins"));
+}
+
 /// Behind a renewal, answers that were asked for before it do not count.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_asked_ahead_of_a_renewal() {

@@ -305,11 +305,20 @@ impl Client {
 
     /// A client by this link.
     pub(super) fn on(house: &House, wire: Wire) -> Self {
+        Self::of(house, wire, house::PEER)
+    }
+
+    /// A client at this place.
+    pub(super) fn at(house: &House, peer: Peer) -> Self {
+        Self::of(house, Wire::new(), peer)
+    }
+
+    fn of(house: &House, wire: Wire, peer: Peer) -> Self {
         let guard = house.services.enter().unwrap();
         let services = Arc::clone(&house.services);
         let link = FakeLink(wire.clone());
         Self {
-            task: tokio::spawn(serve(services, link, house::PEER, guard)),
+            task: tokio::spawn(serve(services, link, peer, guard)),
             wire,
             decoder: Decoder::new(DecoderLimits {
                 max_frame_size: usize::MAX,
