@@ -68,11 +68,12 @@ impl SecretUrl {
     }
 }
 
-/// A URL as it may be shown: without query, user and password.
+/// A URL as it may be shown: without query, fragment, user and password.
 #[must_use]
 pub(crate) fn without_secrets(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
+    url.set_fragment(None);
     // An error means that there is nothing to take away.
     let _ = url.set_username("");
     let _ = url.set_password(None);

@@ -61,20 +61,50 @@ fn without_passwords(text: &str) -> String {
     if !text.contains("://") {
         return text.to_owned();
     }
-    let each = text.split(',').map(|one| match Url::parse(one.trim()) {
-        Ok(url) => {
-            let plain = without_secrets(&url);
-            // A URL that hides nothing is shown as it was written.
-            let is_plain = url.query().is_none() && url.password().is_none();
-            match is_plain && url.username().is_empty() {
-                true => one.to_owned(),
-                false => plain,
+    let urls = urls(text);
+    // What stands behind a query may be a part of it, however it looks.
+    let mut others = urls.iter().rev().skip(1);
+    let is_clear = !others.any(|url| url.contains(['?', '#']));
+    let each: Result<Vec<_>, _> = urls.iter().map(|url| without_password(url)).collect();
+    match each {
+        Ok(each) if is_clear => each.join(","),
+        Err(_) if !text.contains(['@', '?', '#']) => text.to_owned(),
+        _ => HIDDEN.to_owned(),
+    }
+}
+
+/// The URLs in a text with commas between: a comma that no URL follows is a part of the one before.
+fn urls(text: &str) -> Vec<String> {
+    let mut urls: Vec<String> = Vec::new();
+    for part in text.split(',') {
+        match urls.last_mut() {
+            Some(url) if !begins_as_url(part) => {
+                url.push(',');
+                url.push_str(part);
             }
+            _ => urls.push(part.to_owned()),
         }
-        Err(_) if one.contains('@') || one.contains('?') => HIDDEN.to_owned(),
-        Err(_) => one.to_owned(),
-    });
-    each.collect::<Vec<_>>().join(",")
+    }
+    urls
+}
+
+fn begins_as_url(text: &str) -> bool {
+    let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    let scheme = text.trim_start().split_once("://");
+    scheme.is_some_and(|(scheme, _)| !scheme.is_empty() && scheme.bytes().all(is_scheme))
+}
+
+fn without_password(text: &str) -> Result<String, url::ParseError> {
+    let url = Url::parse(text.trim())?;
+    // A URL that hides nothing is shown as it was written.
+    let is_plain = url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    Ok(match is_plain {
+        true => text.to_owned(),
+        false => without_secrets(&url),
+    })
 }
 
 #[cfg(test)]
@@ -128,6 +158,35 @@ mod tests {
             let shown = shown(name, &value);
             assert_eq!(shown, expected, "{name:?}");
             assert!(!shown.contains(SECRET), "{name:?} {shown}");
+        }
+    }
+
+    /// A variable's list has commas between its URLs, and a password may have one within.
+    #[test]
+    fn a_comma_may_be_a_part_of_a_secret() {
+        for (text, expected) in [
+            ("amqp://stentor:Xy7,rest@rabbit", "amqp://rabbit"),
+            ("amqp://st,entor@rabbit/app", "amqp://rabbit/app"),
+            ("https://app/auth?key=aaa,bbb", "https://app/auth"),
+            ("https://app/auth#aaa,bbb", "https://app/auth"),
+            (
+                "amqp://a:Xy7,rest@r1, amqp://a:Xy7,rest@r2",
+                "amqp://r1,amqp://r2",
+            ),
+            // The second may be a part of the first one's query.
+            ("https://app/auth?key=aaa,https://bbb", "***"),
+            // No URL, as a library that reads a password with a slash says.
+            ("amqp://stentor:Xy7/rest@rabbit", "***"),
+            ("amqp://r1,amqp://stentor:Xy7/rest@r2", "***"),
+            // Nothing is in these.
+            (
+                "https://a.example, https://*.b.example",
+                "https://a.example, https://*.b.example",
+            ),
+            ("amqp://rabbit:port", "amqp://rabbit:port"),
+        ] {
+            let shown = shown(("presence", "url"), &Value::from(text));
+            assert_eq!(shown, format!("\"{expected}\""), "{text}");
         }
     }
 
