@@ -108,11 +108,27 @@ impl KeySet {
                 (Some(own), Some(id)) => **own == *id,
                 (None, _) | (_, None) => true,
             };
-            is_named
-                && key.key.family() == algorithm.family()
-                && key.algorithm.is_none_or(|own| own == algorithm)
+            is_named && key.is_for(algorithm)
         };
         self.0.iter().filter(fits).take(MAX_TRIED)
+    }
+
+    /// Why some of these, none of which has a name, would never be tried, if that is so.
+    pub(super) fn too_many(&self) -> Option<String> {
+        use AlgorithmFamily::{Ec, Ed, Hmac, Rsa};
+        let families = [Rsa, Ec, Ed, Hmac];
+        let families = families.iter();
+        let mut algorithms = families.flat_map(|family| family.algorithms().iter().copied());
+        algorithms.find_map(|algorithm| {
+            let count = self.0.iter().filter(|key| key.is_for(algorithm)).count();
+            (count > MAX_TRIED).then(|| {
+                format!(
+                    "have {count} keys for {algorithm:?}, of which a token is tried with \
+                     {MAX_TRIED}: leave out those that sign no more, or let the issuer publish \
+                     them with names (jwks_url)"
+                )
+            })
+        })
     }
 }
 
@@ -145,6 +161,10 @@ impl Key {
             algorithm,
             key,
         })
+    }
+
+    fn is_for(&self, algorithm: Algorithm) -> bool {
+        self.key.family() == algorithm.family() && self.algorithm.is_none_or(|own| own == algorithm)
     }
 
     fn public(der: &[u8]) -> Result<Self, String> {

@@ -30,7 +30,7 @@ use std::{
 };
 
 use futures_util::future::{self, BoxFuture, FutureExt};
-use jsonwebtoken::Algorithm;
+use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use thiserror::Error;
 
 use super::{Access, Admission, Authenticator, Login, Refusal, Source, User};
@@ -101,7 +101,10 @@ fn fixed_keys(config: &JwtConfig) -> Result<KeySet, (&'static str, String)> {
             .map(|secret| keys.extend(secret))
             .map_err(|why| wrong("secret_file", &config.secret_file, &why))?;
     }
-    Ok(keys)
+    match keys.too_many() {
+        Some(why) => Err(("public_keys", why)),
+        None => Ok(keys),
+    }
 }
 
 impl<H: std::ops::Deref<Target = dyn Authenticator> + Send + Sync + 'static> JwtAuthenticator<H> {
@@ -200,11 +203,17 @@ impl<H: std::ops::Deref<Target = dyn Authenticator> + Send + Sync + 'static> Jwt
             Refusal::Denied(Some(format!("the token does not count: {why}").into()))
         };
         let head = verify::head(token, &self.allowed).map_err(refused)?;
-        if let Some(answer) = verify::verify(token, &head, &self.fixed) {
-            return answer.map_err(refused);
-        }
-        let unknown = || refused("no key is known that fits");
-        let jwks = self.jwks.as_ref().ok_or_else(unknown)?;
+        let why = match verify::verify(token, &head, &self.fixed) {
+            Some(Ok(claims)) => return Ok(claims),
+            // Keys of files have no names, so they fit tokens that the issuer's have signed.
+            Some(Err(why)) => why,
+            None => "no key is known that fits",
+        };
+        let unknown = || refused(why);
+        // No issuer publishes secrets.
+        let is_secret = head.algorithm.family() == AlgorithmFamily::Hmac;
+        let jwks = self.jwks.as_ref().filter(|_| !is_secret);
+        let jwks = jwks.ok_or_else(unknown)?;
         let known = jwks.known();
         if let Some(answer) = verify::verify(token, &head, &known) {
             return answer.map_err(refused);

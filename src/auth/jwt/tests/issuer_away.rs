@@ -99,6 +99,33 @@ async fn keys_are_rotated_and_kept_while_the_issuer_is_away() {
     }
 }
 
+/// A key of a file has no name, so it fits whatever token of its kind.
+#[tokio::test]
+async fn keys_of_files_stand_beside_those_of_the_issuer() {
+    let (of_file, published) = (Ed::new(), Ed::new());
+    let issuer = Issuer::start(ok(&[published.jwk("k")])).await;
+    let mut tokens = issuer.tokens(&format!("secret = \"{SECRET}\"\njwks_cooldown = \"1h\""));
+    tokens
+        .fixed
+        .extend(KeySet::pem(of_file.pem().as_bytes()).unwrap());
+    for key in [&of_file, &published] {
+        let answer = login(&tokens, &signed(key, "k")).await;
+        assert!(answer.is_ok(), "{answer:?}");
+    }
+    let answer = login(&tokens, &signed(&Ed::new(), "k")).await;
+    assert!(matches!(answer, Err(Refusal::Denied(_))), "{answer:?}");
+    // For a token that a secret has signed, or none, the issuer is not asked.
+    let before = issuer.asked.load(SeqCst);
+    assert!(login(&tokens, &hs256(&claims())).await.is_ok());
+    let other = by_secret(b"another secret of 32 bytes, no less");
+    let forged = token(r#"{"alg":"HS256"}"#, &claims().to_string(), other);
+    let Err(Refusal::Denied(Some(why))) = login(&tokens, &forged).await else {
+        panic!("a forged token")
+    };
+    assert!(why.contains("signature is wrong"), "{why}");
+    assert_eq!(issuer.asked.load(SeqCst), before);
+}
+
 /// However many tokens of unknown keys come, the issuer is asked once in a while.
 #[tokio::test]
 async fn unknown_keys_make_no_stampede() {

@@ -6,7 +6,10 @@ mod rights;
 
 use std::net::Ipv4Addr;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use ring::{
     hmac,
     rand::SystemRandom,
@@ -70,6 +73,14 @@ impl Ed {
     fn jwk(&self, id: &str) -> Value {
         let x = base64(self.0.public_key());
         json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "kid": id, "use": "sig", "alg": "EdDSA" })
+    }
+
+    fn pem(&self) -> String {
+        // What RFC 8410 has before the key.
+        let mut der = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00".to_vec();
+        der.extend_from_slice(self.0.public_key().as_ref());
+        let der = STANDARD.encode(der);
+        format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n")
     }
 
     fn token(&self, header: &Value, claims: &Value) -> String {
@@ -316,6 +327,26 @@ fn what_is_no_key_for_signatures_is_passed_over() {
     ] {
         assert!(KeySet::pem(text.as_bytes()).is_err());
     }
+}
+
+/// One that is never tried would be a riddle.
+#[test]
+fn keys_of_files_that_would_not_be_tried_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config("public_keys = [\"x\"]");
+    let path = folder.path().join("keys.pem");
+    config.public_keys = vec![path.clone()];
+    let keys = |count: usize| (0..count).map(|_| Ed::new().pem()).collect::<String>();
+    // Of another kind, so that it does not count.
+    fs::write(&path, keys(8) + RSA).unwrap();
+    assert_eq!(check_files(&config), Ok(()));
+    fs::write(&path, keys(9)).unwrap();
+    let (key, why) = check_files(&config).unwrap_err();
+    assert_eq!(key, "public_keys");
+    assert!(
+        why.contains("9 keys for EdDSA") && why.contains("with 8"),
+        "{why}"
+    );
 }
 
 #[test]
