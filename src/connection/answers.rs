@@ -11,14 +11,17 @@ pub(super) struct Answers {
     given: Mutex<Vec<(Access, Result<(), Refusal>)>>,
     /// What makes the names of the frame's queues, which the questions are about.
     pub(super) unique: u128,
+    /// How many rechecks of the session had begun before the first question.
+    pub(super) rechecks: u64,
 }
 
 impl Answers {
     /// Nothing was asked yet.
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(rechecks: u64) -> Arc<Self> {
         Arc::new(Self {
             given: Mutex::default(),
             unique: rand::random(),
+            rechecks,
         })
     }
 

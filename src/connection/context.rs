@@ -9,11 +9,11 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use stomp_session::{Action, Operation, Problem, SubscriptionId};
+use stomp_session::{Action, Operation, Problem};
 
 use super::{
     mapping::{self, numbering},
-    rights::{Right, Rights},
+    rights::Rights,
 };
 use crate::{
     auth::{Carried, User},
@@ -237,11 +237,9 @@ impl Context {
         self.identity()?.rights()
     }
 
-    /// Keeps the right of a subscription, if the hook is asked again later.
-    pub(super) fn note_right(&self, subscription: SubscriptionId, right: impl FnOnce() -> Right) {
-        if let Some(rights) = self.rights() {
-            rights.note(subscription, right());
-        }
+    /// How many rechecks of it have begun.
+    pub(super) fn rechecks(&self) -> u64 {
+        self.rights().map_or(0, Rights::rechecks)
     }
 
     /// Joins presence, if there is any, once logged in. A session that was admitted has joined

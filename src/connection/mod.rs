@@ -107,7 +107,7 @@ use self::{
     write::{Writer, is_congested},
 };
 use crate::{
-    node::{Guard, Services},
+    node::{Guard, LoggedIn as _, Services},
     telemetry,
 };
 
@@ -410,11 +410,16 @@ impl<L: Link> Connection<L> {
             device,
             until,
             last_number,
+            rechecks,
         } = login;
         if self.context.settings().stays_if_denied(&identity.user.name) {
             self.session.stay_if_denied();
         }
         self.context.set_identity(identity);
+        if self.context.services.registry.rechecks() != rechecks {
+            // One has begun since the hook was asked, and found no session here.
+            tokio::spawn(Arc::clone(&self.context).recheck());
+        }
         telemetry::connection_opened(&self.context.info());
         self.context.tell_connected();
         let limits = self.context.settings().limits.decoder();

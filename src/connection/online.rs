@@ -7,12 +7,12 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
-use stomp_session::Problem;
+use stomp_session::{Problem, SubscriptionId};
 
 use super::{
     context::{Context, Identity},
     permission::Permissions,
-    rights::Subscriptions,
+    rights::{Right, Subscriptions},
 };
 use crate::{
     auth::Refusal,
@@ -125,7 +125,35 @@ async fn recheck_login(context: &Context) -> Result<Subscriptions, Problem> {
         .enter()
         .await
         .map_err(|_| not_any_more(identity))?;
-    Ok(rights.subscriptions())
+    Ok(rights.recheck())
+}
+
+/// Keeps the right of a subscription that was just opened, if the hook is asked again later.
+/// `rechecks`: so many had begun when the hook was asked for it. One that has begun since knew
+/// nothing of it, so it is asked about here.
+///
+/// # Errors
+/// The right is gone, and the subscription must not stay.
+pub(super) async fn keep_right(
+    context: &Context,
+    identity: &Identity,
+    subscription: SubscriptionId,
+    right: impl FnOnce() -> Right,
+    rechecks: u64,
+) -> Result<(), Problem> {
+    let Some(rights) = context.rights() else {
+        return Ok(());
+    };
+    let right = Arc::new(right());
+    if !rights.note(subscription, Arc::clone(&right), rechecks) {
+        return Ok(());
+    }
+    let answer = Permissions::again(context, identity).right(&right).await;
+    if answer.is_err() {
+        rights.forget(subscription);
+        context.guard.mailbox().release_all(subscription);
+    }
+    answer
 }
 
 fn not_any_more(identity: &Identity) -> Problem {

@@ -15,6 +15,7 @@ use super::{
     login,
     mapping::{self, Plan},
     once,
+    online::keep_right,
     permission::Permissions,
     rights::Right,
     rooms::{self, Stay},
@@ -81,6 +82,7 @@ async fn try_to_let_in(
         device = named;
         context.say(status);
     }
+    let rechecks = context.services.registry.rechecks();
     let (mut identity, until) = login::login(context, connect, carried).await?;
     if !context.guard.let_in() {
         context.services.registry.log_turned_away(context.transport);
@@ -97,6 +99,7 @@ async fn try_to_let_in(
         device,
         until,
         last_number,
+        rechecks,
     })
 }
 
@@ -193,6 +196,7 @@ async fn open(
     let destination = Destination::parse(&subscribe.destination)?;
     let mapping = context.mapping(identity);
     let unique = answers.map_or_else(rand::random, |answers| answers.unique);
+    let rechecks = answers.map_or_else(|| context.rechecks(), |answers| answers.rechecks);
     let (ack, headers) = (subscribe.ack, &subscribe.headers);
     let mut plan = mapping::subscribe(&destination, ack, headers, unique, &mapping)?;
     if let Plan::Shared {
@@ -228,7 +232,7 @@ async fn open(
                     (shared, None, resumed.told())
                 }
             };
-            context.note_right(id, right);
+            keep_right(context, identity, id, right, rechecks).await?;
             let route = Route::Shared {
                 kept,
                 shared,
@@ -255,7 +259,7 @@ async fn open(
             }
         };
         if let Some(shared) = shared {
-            context.note_right(subscribe.subscription, right);
+            keep_right(context, identity, id, right, rechecks).await?;
             let route = Route::Shared {
                 kept: None,
                 shared,
@@ -288,7 +292,7 @@ async fn open(
             let is_auto = ack == stomp_session::AckMode::Auto;
             let id = subscribe.subscription;
             let route = consume(context, identity, (id, place), request, is_auto).await?;
-            context.note_right(subscribe.subscription, || right);
+            keep_right(context, identity, id, || right, rechecks).await?;
             Ok((route, None))
         }
         Plan::Shared { .. } => Err(Problem::BrokerUnavailable("no plan".into())),

@@ -12,7 +12,15 @@ use crate::{auth::Login, broker::Consume};
 /// The rights of a session, with the credentials that proved them.
 pub(super) struct Rights {
     login: Mutex<Arc<Proof>>,
-    subscriptions: Mutex<Subscriptions>,
+    noted: Mutex<Noted>,
+}
+
+/// What the session's subscriptions needed.
+#[derive(Default)]
+struct Noted {
+    subscriptions: Subscriptions,
+    /// How often they were asked about again.
+    rechecks: u64,
 }
 
 /// The credentials of a login, which are cleared when nobody needs them any more.
@@ -39,7 +47,7 @@ impl Rights {
     pub(super) fn new(login: Login) -> Self {
         Self {
             login: Mutex::new(Arc::new(Proof(login))),
-            subscriptions: Mutex::default(),
+            noted: Mutex::default(),
         }
     }
 
@@ -53,21 +61,35 @@ impl Rights {
         *self.login.lock() = Arc::new(Proof(login));
     }
 
-    /// The right of each subscription.
-    pub(super) fn subscriptions(&self) -> Subscriptions {
-        self.subscriptions.lock().clone()
+    /// The right of each subscription, for a recheck that begins.
+    pub(super) fn recheck(&self) -> Subscriptions {
+        let mut noted = self.noted.lock();
+        noted.rechecks = noted.rechecks.wrapping_add(1);
+        noted.subscriptions.clone()
     }
 
-    /// A subscription took this.
-    pub(super) fn note(&self, subscription: SubscriptionId, right: Right) {
-        let mut subscriptions = self.subscriptions.lock();
-        subscriptions.reserve_exact(1);
-        subscriptions.push((subscription, Arc::new(right)));
+    /// How many rechecks have begun.
+    pub(super) fn rechecks(&self) -> u64 {
+        self.noted.lock().rechecks
+    }
+
+    /// A subscription took this. Returns true if a recheck has begun since there were so many: it
+    /// knew nothing of this one.
+    pub(super) fn note(
+        &self,
+        subscription: SubscriptionId,
+        right: Arc<Right>,
+        rechecks: u64,
+    ) -> bool {
+        let mut noted = self.noted.lock();
+        noted.subscriptions.reserve_exact(1);
+        noted.subscriptions.push((subscription, right));
+        noted.rechecks != rechecks
     }
 
     /// A subscription is over.
     pub(super) fn forget(&self, subscription: SubscriptionId) {
-        let mut subscriptions = self.subscriptions.lock();
+        let subscriptions = &mut self.noted.lock().subscriptions;
         subscriptions.retain(|(id, _)| *id != subscription);
         subscriptions.shrink_to_fit();
     }

@@ -72,6 +72,8 @@ pub(super) struct NewLogin {
     pub(super) until: Option<Instant>,
     /// The last numbered message that the broker has, if the client numbers them.
     pub(super) last_number: Option<u64>,
+    /// How many rechecks of the node had begun before the hook was asked.
+    pub(super) rechecks: u64,
 }
 
 /// What is awaited of a message.

@@ -37,6 +37,7 @@ pub async fn recheck_in_turn(registry: Weak<Registry>, recheck: Recheck) {
 /// Asks again about the sessions of these users, in the background: something has changed for
 /// them. Those that are refused now end.
 pub fn recheck_users(registry: &Registry, users: &BTreeSet<Box<str>>, recheck: Recheck) {
+    registry.begin_recheck();
     let mut sessions = registry.sessions(|_| true);
     sessions.retain(|session| session.user().is_some_and(|user| users.contains(user)));
     if !sessions.is_empty() {

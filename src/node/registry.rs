@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -46,6 +46,7 @@ pub struct Registry {
     pub(super) bans: BanBook,
     pub(super) inquiries: Inquiries,
     pub(super) withdrawals: Withdrawals,
+    rechecks: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +108,7 @@ impl Registry {
             bans: BanBook::default(),
             inquiries: Inquiries::default(),
             withdrawals: Withdrawals::default(),
+            rechecks: AtomicU64::new(0),
         })
     }
 
@@ -217,6 +219,18 @@ impl Registry {
     #[must_use]
     pub fn logged_in(&self) -> usize {
         self.members.lock().admitted
+    }
+
+    /// How often sessions were to be asked about again since the node began.
+    #[must_use]
+    pub fn rechecks(&self) -> u64 {
+        self.rechecks.load(Ordering::Acquire)
+    }
+
+    /// Sessions are to be asked about again. Said before they are looked for: a login that is under
+    /// way is none yet, and sees this when it is one.
+    pub(super) fn begin_recheck(&self) {
+        self.rechecks.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Wakes the connection of that number.

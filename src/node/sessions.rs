@@ -114,6 +114,7 @@ impl Sessions for Registry {
     }
 
     fn recheck(&self, target: &Target) -> Result<usize, RecheckOff> {
+        self.begin_recheck();
         let found = self.find(target);
         let Some(first) = found.first() else {
             return Ok(0);

@@ -295,6 +295,80 @@ async fn subscriptions_are_asked_about_again() {
     assert_eq!(error.header("reconnect"), Some("no"));
 }
 
+/// The hook has let it in before the user's account was closed.
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_under_way_is_asked_about_again_too() {
+    let house = rechecking();
+    house.hook.gate.close();
+    let mut client = Client::new(&house);
+    client.send(CONNECT);
+    settle().await;
+    house.hook.deny("user alice");
+    let recheck = Order::Recheck(Target::User("alice".into()));
+    assert_eq!(run(&house, recheck).await, 0);
+    house.hook.gate.open();
+    client.expect(Command::Connected).await;
+    let error = client.expect_error("access_refused").await;
+    assert_eq!(error.header("error-code"), Some("login-revoked"));
+}
+
+/// The hook has permitted it before the user's role changed, and RabbitMQ has yet to open it.
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_is_being_opened_is_asked_about_again_too() {
+    for (frame, right) in [
+        ("destination:/exchange/feed/k\n", r#"read topic "feed" "k""#),
+        (
+            "destination:/exchange/feed/k\nack:client\n",
+            r#"read topic "feed" "k""#,
+        ),
+        ("destination:/queue/q\n", r#"read queue "q""#),
+    ] {
+        let house = House::with(Options {
+            auth: auth::Config {
+                recheck: EVERY,
+                soft_deny: true,
+                ..auth::Config::default()
+            },
+            ..Options::default()
+        });
+        let recheck = || Order::Recheck(Target::User("alice".into()));
+        let (mut client, _) = connect(&house, "alice").await;
+        // Asked about ahead, while the hook is asked about the one before.
+        house.hook.gate.close();
+        house.slow.gate.close();
+        client.send(format!(
+            "SUBSCRIBE\nid:0\ndestination:/exchange/feed/kept\nreceipt:kept\n\n\0\
+             SUBSCRIBE\nid:1\nreceipt:lost\n{frame}\n\0\
+             SUBSCRIBE\nid:2\nreceipt:lost\n{frame}\n\0"
+        ));
+        settle().await;
+        house.hook.gate.open();
+        settle().await;
+        house.hook.deny(right);
+        run(&house, recheck()).await;
+        settle().await;
+        house.slow.gate.open();
+        client.expect_receipt("kept").await;
+        for _ in 0..2 {
+            let error = client.expect_denial().await;
+            assert_eq!(error.header("receipt-id"), Some("lost"));
+            assert_eq!(error.header("error-code"), Some("permission-denied"));
+        }
+        house.publish("feed", "k", "for nobody");
+        house.publish("feed", "kept", "still here");
+        client.expect_message("still here").await;
+        // The next recheck knows of those that stay alone.
+        house.hook.asked();
+        run(&house, recheck()).await;
+        settle().await;
+        assert_eq!(
+            house.hook.asked().last().unwrap(),
+            r#"read topic "feed" "kept""#
+        );
+        client.expect_nothing();
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_hook_at_fault_takes_nothing_back() {
     let house = rechecking();
