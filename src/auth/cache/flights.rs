@@ -17,11 +17,15 @@ type Answer = Result<(), Refusal>;
 pub(super) struct Flights(Arc<Mutex<Open>>);
 
 /// Those that may still be waited for.
-type Open = HashMap<u128, Weak<Flight>>;
+type Open = HashMap<Question, Weak<Flight>>;
+
+/// What is asked, and how often something had been taken back by then: an answer from before that
+/// is none to a question after it.
+type Question = (u128, u64);
 
 /// One call, for as long as somebody waits for it.
 struct Flight {
-    question: u128,
+    question: Question,
     /// The lock is held by the one who asks.
     answer: tokio::sync::Mutex<Option<Answer>>,
     open: Arc<Mutex<Open>>,
@@ -30,7 +34,11 @@ struct Flight {
 impl Flights {
     /// Waits for the answer to an equal question, if there is one under way; else, or if whoever
     /// asked it went away, asks by `call`.
-    pub(super) async fn share(&self, question: u128, call: impl Future<Output = Answer>) -> Answer {
+    pub(super) async fn share(
+        &self,
+        question: Question,
+        call: impl Future<Output = Answer>,
+    ) -> Answer {
         let flight = self.board(question);
         let mut answer = flight.answer.lock().await;
         if let Some(answer) = &*answer {
@@ -43,7 +51,7 @@ impl Flights {
         own
     }
 
-    fn board(&self, question: u128) -> Arc<Flight> {
+    fn board(&self, question: Question) -> Arc<Flight> {
         let mut open = self.0.lock();
         if let Some(flight) = open.get(&question).and_then(Weak::upgrade) {
             return flight;
@@ -100,15 +108,15 @@ mod tests {
     async fn a_question_after_the_answer_is_asked_anew() {
         let flights = Flights::default();
         let (answer, asked) = oneshot::channel::<Answer>();
-        let mut first = Box::pin(flights.share(1, asked.map(Result::unwrap)));
+        let mut first = Box::pin(flights.share((1, 0), asked.map(Result::unwrap)));
         assert!(first.as_mut().now_or_never().is_none());
         let never = async { panic!("it shares the first one's call") };
-        let mut second = Box::pin(flights.share(1, never));
+        let mut second = Box::pin(flights.share((1, 0), never));
         assert!(second.as_mut().now_or_never().is_none());
         let refusal = Err(Refusal::Denied(Some("no".into())));
         answer.send(refusal.clone()).unwrap();
         assert_eq!(first.await, refusal);
-        assert_eq!(flights.share(1, ready(Ok(()))).await, Ok(()));
+        assert_eq!(flights.share((1, 0), ready(Ok(()))).await, Ok(()));
         assert_eq!(second.await, refusal);
         assert!(flights.is_empty());
     }

@@ -34,7 +34,8 @@ pub struct CachedAuthenticator {
 struct Cache {
     permitted: Permitted,
     flights: Flights,
-    /// How often something was taken back: an answer to a question of before is not remembered.
+    /// How often something was taken back: an answer to a question of before is not remembered, nor
+    /// shared with one of after.
     taken_back: AtomicU64,
 }
 
@@ -99,7 +100,10 @@ impl Authenticator for CachedAuthenticator {
             cache.remember(question, user, before);
             Ok(())
         };
-        cache.flights.share(question, asking).boxed()
+        cache
+            .flights
+            .share((question, cache.taken_back()), asking)
+            .boxed()
     }
 
     fn allow_anew<'a>(

@@ -415,6 +415,29 @@ async fn an_answer_that_was_on_its_way_is_not_remembered_after_forgetting() {
     assert_eq!(hook.asked(), 2);
 }
 
+/// The hook may have answered the first call before the user's role changed.
+#[tokio::test]
+async fn a_question_after_forgetting_does_not_wait_for_a_call_of_before() {
+    let hook = Hook::new(0, Ok(()));
+    let cache = Arc::new(CachedAuthenticator::new(hook.clone(), LONG, 100));
+    let before = ask(&cache, "a");
+    until(|| hook.asked() == 1).await;
+    let shares = ask(&cache, "a");
+    settle().await;
+    assert_eq!(hook.asked(), 1);
+    cache.forget("alice").await;
+    let after = ask(&cache, "a");
+    settle().await;
+    assert_eq!(hook.asked(), 2, "it waits for the call of before");
+    hook.open.add_permits(1);
+    assert_eq!(before.await.unwrap(), Ok(()));
+    assert_eq!(shares.await.unwrap(), Ok(()));
+    *hook.answer.lock() = Err(Refusal::Denied(None));
+    hook.open.add_permits(1);
+    assert_eq!(after.await.unwrap(), Err(Refusal::Denied(None)));
+    assert!(flights(&cache).is_empty());
+}
+
 #[tokio::test]
 async fn to_ask_anew_is_to_ask() {
     let hook = Hook::ready(Ok(()));
