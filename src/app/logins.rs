@@ -85,15 +85,13 @@ impl Logins {
         }
     }
 
-    /// All in one.
+    /// All in one. Also where there is only one: a session may be of another, which a reload has
+    /// taken out.
     pub(super) fn chained(&self) -> Arc<dyn Authenticator> {
         let mut members: Vec<Arc<dyn Authenticator>> = Vec::new();
         members.extend(self.tokens.clone().map(|tokens| tokens as _));
         members.extend(self.by_name());
-        match members.len() {
-            1 => members.remove(0),
-            _ => Arc::new(Chain::new(members)),
-        }
+        Arc::new(Chain::new(members))
     }
 
     fn by_name(&self) -> Option<Arc<dyn Authenticator>> {
@@ -150,4 +148,49 @@ fn surroundings(config: &Config, keyless: Keyless) -> Surroundings<'_> {
 /// memory of the hook's answers.
 fn in_tokens(error: auth::jwt::SetupError) -> Error {
     Error::Configuration(format!("[auth.jwt] {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{
+        Access, Login, Refusal,
+        jwt::testing::{SECRET, claims, hs256},
+    };
+
+    /// Otherwise it would have the rights of whoever is called so at the hook.
+    #[tokio::test]
+    async fn a_session_of_a_way_that_was_taken_out_is_nobody_else_s() {
+        let hook = "hook = \"http://127.0.0.1:1/auth\"\n";
+        let with = |auth: &str| Config {
+            auth: auth::Config::of_text(auth),
+            ..Config::default()
+        };
+        let jwt = format!("[jwt]\naudiences = [\"stentor\"]\nsecret = \"{SECRET}\"\n");
+        let (before, after) = (with(&format!("{hook}{jwt}")), with(hook));
+        let logins = Logins::new(&before).unwrap();
+        let login = Login {
+            user: "".into(),
+            password: Some(hs256(&claims()).into()),
+            vhost: "/".into(),
+            more: Vec::new(),
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            is_known: false,
+        };
+        let alice = logins.chained().user(&login).await.unwrap();
+        let without = logins.replaced(&before, &after).await.unwrap().chained();
+        let access = Access::Vhost {
+            vhost: "/".into(),
+            ip: login.address,
+        };
+        let answers = [
+            without.allow(&alice, &access).await,
+            without.allow_anew(&alice, &access).await,
+            without.groups(&alice).await.map(drop),
+        ];
+        for answer in answers {
+            // The hook, which is away, would be at fault.
+            assert!(matches!(answer, Err(Refusal::Denied(_))), "{answer:?}");
+        }
+    }
 }

@@ -21,6 +21,11 @@ mod verify;
 
 #[cfg(test)]
 mod tests;
+/// Tokens for the tests of others.
+#[cfg(test)]
+pub(crate) mod testing {
+    pub(crate) use super::tests::{SECRET, claims, hs256};
+}
 
 use std::{
     fmt, fs,

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::auth::{Permission, ResourceKind};
 
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
+pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// The public key of a private one that nobody has any more, and tokens that it signed.
 const RSA: &str = include_str!("rsa.pub.pem");
@@ -41,7 +41,7 @@ fn now() -> u64 {
 }
 
 /// Claims that count.
-fn claims() -> Value {
+pub(crate) fn claims() -> Value {
     json!({ "sub": "alice", "aud": "stentor", "exp": now() + 60 })
 }
 
@@ -57,7 +57,7 @@ fn by_secret(secret: &[u8]) -> impl Fn(&[u8]) -> Vec<u8> {
     move |message| hmac::sign(&key, message).as_ref().to_vec()
 }
 
-fn hs256(claims: &Value) -> String {
+pub(crate) fn hs256(claims: &Value) -> String {
     let header = r#"{"alg":"HS256","typ":"JWT"}"#;
     token(header, &claims.to_string(), by_secret(SECRET.as_bytes()))
 }
