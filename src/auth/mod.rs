@@ -200,6 +200,14 @@ impl User {
         self.grants().is_some_and(jwt::Grants::decide)
     }
 
+    /// False if its rights came with its login, and do not let it send to the exchange by whatever
+    /// key.
+    #[must_use]
+    pub fn may_send_by_any_key(&self, vhost: &str, exchange: &str) -> bool {
+        let own = self.grants().filter(|grants| grants.decide());
+        own.is_none_or(|grants| grants.send_by_any_key(vhost, exchange))
+    }
+
     /// Takes over the rights of the same user, logged in anew.
     pub fn take_over(&self, renewed: &Self) {
         if let (Some(own), Some(other)) = (self.grants(), renewed.grants()) {

@@ -145,12 +145,33 @@ impl<'a> Permissions<'a> {
                 self.queue(&queue.name, Permission::Read).await?;
             }
             self.exchange(exchange, Permission::Write).await?;
-            // The client that chooses the key publishes by it.
-            if let Some(key) = argument("x-dead-letter-routing-key") {
-                self.topic(exchange, key, Permission::Write).await?;
+            match argument("x-dead-letter-routing-key") {
+                // The client that chooses the key publishes by it.
+                Some(key) => self.topic(exchange, key, Permission::Write).await?,
+                None => self.any_key(exchange)?,
             }
         }
         Ok(())
+    }
+
+    /// Whether the user may send by whatever keys messages have, if it brought its rights along. No
+    /// hook has a question for that.
+    fn any_key(&self, exchange: &str) -> Result<(), Problem> {
+        let vhost = self.vhost();
+        if self.identity.user.may_send_by_any_key(&vhost, exchange) {
+            return Ok(());
+        }
+        if let Asks::Ahead(_) = self.asks {
+            return Err(untold());
+        }
+        let access = Access::Topic {
+            vhost,
+            exchange: exchange.into(),
+            permission: Permission::Write,
+            routing_key: "#".into(),
+        };
+        let reason = "dead letters without x-dead-letter-routing-key keep their own keys";
+        Err(self.refused(&access, Refusal::Denied(Some(reason.into()))))
     }
 
     /// The client named a queue that another subscription has for itself: nobody is asked.
@@ -240,9 +261,7 @@ impl<'a> Permissions<'a> {
                     let answer = auth.allow(user, &access).await;
                     answers.note(access, answer.clone());
                     // It is asked for again when it is the action's turn, and told then.
-                    return answer.map_err(|_| Problem::PermissionDenied {
-                        detail: Box::default(),
-                    });
+                    return answer.map_err(|_| untold());
                 }
                 Asks::Now(answers) => match answers.and_then(|answers| answers.take(&access)) {
                     Some(answer) => answer,
@@ -268,6 +287,13 @@ impl<'a> Permissions<'a> {
         );
         let reason = refusal.disclosed(self.context.settings().disclose_reason);
         refused(access, &what, &self.identity.user.name, reason, is_fault)
+    }
+}
+
+/// A refusal ahead of the action's turn, which only stops the questions.
+fn untold() -> Problem {
+    Problem::PermissionDenied {
+        detail: Box::default(),
     }
 }
 

@@ -73,6 +73,12 @@ impl Grants {
         self.0.lock().decide
     }
 
+    /// Whether they let the user send to the exchange by whatever key.
+    #[must_use]
+    pub(in crate::auth) fn send_by_any_key(&self, vhost: &str, exchange: &str) -> bool {
+        self.now().sends_by_any_key(vhost, exchange)
+    }
+
     /// The rights of another token count from now on.
     pub(in crate::auth) fn take_over(&self, other: &Self) {
         let other = other.now();
@@ -115,6 +121,20 @@ impl Granted {
                     own.any(|own| **own == **vhost) && self.leads_to(access)
                 }
             }
+    }
+
+    /// Whether it grants to send to the exchange by whatever key.
+    fn sends_by_any_key(&self, vhost: &str, exchange: &str) -> bool {
+        let mut scopes = self.scopes.iter();
+        let mut own = self.vhosts.iter().flatten();
+        let is_all = |target: &Target| match target {
+            Target::Exchange(name, key) => {
+                **name == *exchange && routing::covers(key.iter().map(Part::word), "#")
+            }
+            Target::Queue(_) => false,
+        };
+        scopes.any(|scope| scope.grants_any_key(vhost, exchange, &self.keyless))
+            || own.any(|own| **own == *vhost) && self.send.iter().any(is_all)
     }
 
     /// Whether one of its destinations needs this.

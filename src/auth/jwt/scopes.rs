@@ -73,12 +73,24 @@ impl Scope {
         self.vhost.matches(vhost)
     }
 
-    pub(super) fn allows(&self, access: &Access, keyless: &Keyless) -> bool {
-        // The default exchange has a name for those who ask about it.
-        let exchange = |name: &str| match name {
-            "" => self.name.matches("amq.default"),
-            name => self.name.matches(name),
+    /// Whether it is about that exchange. The default one has a name for those who ask about it.
+    fn is_of(&self, exchange: &str) -> bool {
+        self.name.matches(match exchange {
+            "" => "amq.default",
+            name => name,
+        })
+    }
+
+    /// Whether it grants to write to the exchange by whatever key.
+    pub(super) fn grants_any_key(&self, vhost: &str, exchange: &str, keyless: &Keyless) -> bool {
+        let is_any = match &self.key {
+            Some(key) => key.is_any(),
+            None => keyless.has(exchange),
         };
+        self.permission == Permission::Write && self.is_in(vhost) && self.is_of(exchange) && is_any
+    }
+
+    pub(super) fn allows(&self, access: &Access, keyless: &Keyless) -> bool {
         match access {
             Access::Vhost { vhost, .. } => self.is_in(vhost),
             Access::Resource {
@@ -88,7 +100,7 @@ impl Scope {
                 permission,
             } => {
                 let is_it = match kind {
-                    ResourceKind::Exchange => exchange(name),
+                    ResourceKind::Exchange => self.is_of(name),
                     ResourceKind::Queue => self.name.matches(name),
                 };
                 *permission == self.permission && self.is_in(vhost) && is_it
@@ -103,7 +115,7 @@ impl Scope {
                     Some(key) => key.matches(routing_key),
                     None => keyless.has(name),
                 };
-                *permission == self.permission && self.is_in(vhost) && exchange(name) && is_key
+                *permission == self.permission && self.is_in(vhost) && self.is_of(name) && is_key
             }
         }
     }
@@ -116,6 +128,11 @@ impl Glob {
             Some(Box::from(&*decoded))
         };
         text.split('*').map(part).collect::<Option<_>>().map(Self)
+    }
+
+    /// Whether it matches whatever text.
+    fn is_any(&self) -> bool {
+        self.0.len() > 1 && self.0.iter().all(|part| part.is_empty())
     }
 
     fn matches(&self, text: &str) -> bool {

@@ -11,6 +11,8 @@ use super::*;
 use crate::{
     auth::{
         self, Access, Admission, Authenticator, Login, Permission, Refusal, ResourceKind, User,
+        chain::Chain,
+        jwt::{JwtAuthenticator, Keyless, Surroundings},
     },
     broker::{
         self, Broker, BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
@@ -98,9 +100,9 @@ impl House {
             &options.auth,
             "node-1",
         );
-        let auth: Arc<Hook> = Arc::clone(&hook);
+        let auth = authenticator(&options.auth, &hook);
         let registry = Registry::new(1000);
-        let control = Control::alone("node-1", Arc::clone(&registry) as _, Arc::clone(&auth) as _);
+        let control = Control::alone("node-1", Arc::clone(&registry) as _, Arc::clone(&auth));
         let control = control.join(vhosts.vhost("/").unwrap(), CONTROL);
         Self {
             services: Services::new(
@@ -126,6 +128,21 @@ impl House {
     pub(super) fn publish(&self, exchange: &str, key: &str, body: &str) {
         publisher(&self.services)(exchange, key, body);
     }
+}
+
+/// The hook, and before it tokens, if they are on.
+fn authenticator(config: &auth::Config, hook: &Arc<Hook>) -> Arc<dyn Authenticator> {
+    let hook: Arc<dyn Authenticator> = Arc::clone(hook) as _;
+    if !config.jwt.is_on() {
+        return hook;
+    }
+    let surroundings = Surroundings {
+        default_vhost: "/",
+        topics: "amq.topic",
+        keyless: Keyless::default(),
+    };
+    let tokens = JwtAuthenticator::new(&config.jwt, surroundings, Some(Arc::clone(&hook)));
+    Arc::new(Chain::new(vec![Arc::new(tokens.unwrap()), hook]))
 }
 
 pub(super) fn publisher(services: &Services) -> impl Fn(&str, &str, &str) + Send + use<> {

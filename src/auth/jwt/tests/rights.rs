@@ -228,6 +228,40 @@ async fn scopes_of_rabbitmq_are_understood() {
     assert!(!allowed(&tokens, &bob, vhost("anywhere")));
 }
 
+/// Dead letters can have whatever key, unless one was chosen for them.
+#[tokio::test]
+async fn all_keys_of_an_exchange_are_granted_by_a_right_to_all_of_them() {
+    let server = "resource_server_id = \"rabbitmq\"\n";
+    let tokens = tokens(&format!("{server}send_claim = \"send\""));
+    for (send, scope, expected) in [
+        ("/exchange/chat/#", "", true),
+        ("/exchange/chat/alice", "", false),
+        ("/exchange/chat/*", "", false),
+        ("/exchange/chat/#.out", "", false),
+        ("/exchange/chat", "", false),
+        ("/exchange/other/#", "", false),
+        ("/queue/chat", "", false),
+        ("", "rabbitmq.write:%2F/chat/*", true),
+        ("", "rabbitmq.write:*/ch*/**", true),
+        ("", "rabbitmq.write:%2F/chat/a*", false),
+        ("", "rabbitmq.write:%2F/chat", false),
+        ("", "rabbitmq.write:other/chat/*", false),
+        ("", "rabbitmq.read:%2F/chat/*", false),
+    ] {
+        let alice = user(&tokens, &json!({ "send": send, "scope": scope }));
+        assert_eq!(
+            alice.may_send_by_any_key("/", "chat"),
+            expected,
+            "{send}{scope}"
+        );
+    }
+    // A direct exchange: no key of it needs a right.
+    let alice = user(&tokens, &json!({ "scope": "rabbitmq.write:%2F/orders" }));
+    assert!(alice.may_send_by_any_key("/", "orders"));
+    // Of others the hook is asked, or RabbitMQ's users.
+    assert!(User::new("bob", "").may_send_by_any_key("/", "chat"));
+}
+
 /// Rights are the session's: two of one user can have different ones, and a renewal changes its own.
 #[tokio::test]
 async fn two_sessions_of_one_user_have_rights_of_their_own() {
