@@ -139,8 +139,32 @@ pub struct Admission {
     pub user: User,
     /// How long the login counts from now on; `None`: until it ends by itself.
     pub lifetime: Option<Duration>,
-    /// The id of the device that the login is bound to.
-    pub device: Option<Box<str>>,
+    /// The device at the other end.
+    pub device: DeviceId,
+}
+
+/// The judge of the device at the other end of a login.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DeviceId {
+    /// The client may say which one it is.
+    #[default]
+    Said,
+    /// The login is bound to that one, or to none, whatever the client says.
+    Bound(Option<Box<str>>),
+}
+
+impl DeviceId {
+    /// Ids are no longer, in bytes.
+    pub const MAX: usize = 128;
+
+    /// The device's id, where the client says this one.
+    #[must_use]
+    pub fn or_said(self, said: Option<&str>) -> Option<Box<str>> {
+        match self {
+            Self::Said => said.map(Box::from),
+            Self::Bound(id) => id,
+        }
+    }
 }
 
 impl From<User> for Admission {
@@ -148,7 +172,7 @@ impl From<User> for Admission {
         Self {
             user,
             lifetime: None,
-            device: None,
+            device: DeviceId::Said,
         }
     }
 }

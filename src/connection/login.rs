@@ -10,13 +10,16 @@ use super::{
     rights::Rights,
 };
 use crate::{
-    auth::{Access, Admission, Carried, Fact, Login, Parameter, Refusal, User},
+    auth::{Access, Admission, Carried, DeviceId, Fact, Login, Parameter, Refusal, User},
     deadline::after,
     hub::EnterError,
     node::UserPlace,
     presence::Device,
     telemetry::{self, ConnectionInfo},
 };
+
+// What a token may name, presence can show.
+const _: () = assert!(DeviceId::MAX == Device::MAX_ID);
 
 /// Has the hook confirm a client's identity, then its right to enter the virtual host: links are
 /// made only for a client that has it. Answers until when the login counts, too, if it ends by
@@ -82,8 +85,7 @@ pub(super) async fn login(
         }
     })?;
     let until = lifetime.map(after);
-    // The device that the token is bound to, whatever the client says.
-    let device: Option<Box<str>> = device.or_else(|| device_id.map(Box::from));
+    let device = device.or_said(device_id);
     let device_id = device.as_deref();
     // The hook may have named another.
     if let Some(problem) = context.refuse_banned(Some(&user.name), true, device_id) {

@@ -88,10 +88,13 @@ async fn try_to_let_in(
         context.services.registry.log_turned_away(context.transport);
         return Err(Problem::TooManyConnections);
     }
-    if let Some(id) = identity.device_id() {
-        // A token may have named another than the client.
-        device.get_or_insert_default().id = Some(id.into());
+    // A token may have named another than the client, or none.
+    match (identity.device_id(), &mut device) {
+        (Some(id), device) => device.get_or_insert_default().id = Some(id.into()),
+        (None, Some(device)) => device.id = None,
+        (None, None) => {}
     }
+    let device = device.filter(|device| **device != Device::default());
     admission::apply_policy(context, &identity, device.clone()).await?;
     let last_number = once::open(context, &mut identity, &connect.headers).await?;
     Ok(NewLogin {

@@ -16,7 +16,7 @@ use super::{
     work::Done,
 };
 use crate::{
-    auth::{Access, Admission, Login, Refusal},
+    auth::{Access, Admission, DeviceId, Login, Refusal},
     deadline::after,
     node::{Attempt, LoggedIn as _},
     telemetry,
@@ -131,7 +131,9 @@ async fn log_in(
             "it is another way to log in, or the user has other tags now. Reconnect with it",
         ));
     }
-    if admission.device.is_some() && admission.device.as_deref() != identity.device_id() {
+    if let DeviceId::Bound(Some(id)) = &admission.device
+        && identity.device_id() != Some(&**id)
+    {
         return Err(because("the token is another device's"));
     }
     if let Some(problem) = context.refuse_banned(Some(&user.name), true, identity.device_id()) {

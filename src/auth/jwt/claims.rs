@@ -15,7 +15,7 @@ use super::{
     scopes,
     templates::{self, MAX_TARGETS, Template},
 };
-use crate::auth::{Admission, Login, Source, User};
+use crate::auth::{Admission, DeviceId, Login, Source, User};
 
 /// The claims of a token. No name is there twice, at any depth: two readers could take different
 /// ones.
@@ -56,6 +56,7 @@ pub(super) enum Unfit {
     Audience,
     NoUser,
     OtherUser,
+    Device,
     TooManyRights,
 }
 
@@ -71,6 +72,7 @@ impl Unfit {
             Self::Audience => "audience",
             Self::NoUser => "no user",
             Self::OtherUser => "other user",
+            Self::Device => "device",
             Self::TooManyRights => "too many rights",
         }
     }
@@ -87,6 +89,7 @@ impl fmt::Display for Unfit {
             Self::Audience => "the token is for others (aud)",
             Self::NoUser => "the token names no user, or one that cannot be",
             Self::OtherUser => "the client named another user than its token",
+            Self::Device => "the token names a device that cannot be: its id has 1 to 128 bytes",
             Self::TooManyRights => "the token comes to too many destinations",
         })
     }
@@ -148,8 +151,8 @@ impl Rules {
             return Err(Unfit::OtherUser);
         }
         let device = match &*config.device_claim {
-            "" => None,
-            claim => claims.text(claim).map(Box::from),
+            "" => DeviceId::Said,
+            claim => DeviceId::Bound(claims.device(claim)?),
         };
         let (granted, tags) = self.grant(claims)?;
         let grants = Grants::new(granted);
@@ -274,6 +277,18 @@ impl Claims {
     /// A claim that is one text.
     fn text(&self, name: &str) -> Option<String> {
         as_text(self.get(name)?)
+    }
+
+    /// A claim that names a device; one that is empty names none.
+    fn device(&self, name: &str) -> Result<Option<Box<str>>, Unfit> {
+        match self.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => match as_text(value) {
+                Some(id) if id.is_empty() => Ok(None),
+                Some(id) if id.len() <= DeviceId::MAX => Ok(Some(id.into())),
+                _ => Err(Unfit::Device),
+            },
+        }
     }
 
     /// A claim that is one text or a list of them.

@@ -10,7 +10,7 @@ use crate::{
     hub::{Item, Mailbox, MailboxConfig},
 };
 
-fn ban(house: &House, key: &str, until: Option<Duration>) -> Order {
+pub(super) fn ban(house: &House, key: &str, until: Option<Duration>) -> Order {
     change(house, key, Some(until))
 }
 
@@ -28,7 +28,7 @@ fn change(house: &House, key: &str, until: Option<Option<Duration>>) -> Order {
     Order::Ban(house.services.registry.bans().change(now, subject, ban))
 }
 
-async fn run(house: &House, command: Order) -> u64 {
+pub(super) async fn run(house: &House, command: Order) -> u64 {
     house.services.control.run(command).await.unwrap().hits()
 }
 

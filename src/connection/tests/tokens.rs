@@ -1,4 +1,4 @@
-//! Logins by tokens: the rights that they bring along.
+//! Logins by tokens: the rights that they bring along, and the device that they name.
 
 use serde_json::{Value, json};
 
@@ -61,5 +61,41 @@ async fn dead_letters_have_no_key_that_the_token_does_not_grant() {
             true => client.expect_receipt("r").await,
             false => drop(client.expect_error("access_refused").await),
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_tokens_name_the_device_connect_does_not() {
+    let long = "x".repeat(129);
+    for (setting, claims, expected) in [
+        ("", json!({}), Some("said")),
+        (
+            "device_claim = \"dev\"",
+            json!({ "dev": "named" }),
+            Some("named"),
+        ),
+        ("device_claim = \"dev\"", json!({ "dev": 7 }), Some("7")),
+        ("device_claim = \"dev\"", json!({}), None),
+        ("device_claim = \"dev\"", json!({ "dev": "" }), None),
+    ] {
+        let house = house(setting);
+        let mut client = client(&house, &claims, "device-id:said\n");
+        client.expect(Command::Connected).await;
+        // It is renewed by a token of the same kind.
+        client.send(format!(
+            "SEND\ndestination:/auth/renew\nreceipt:r\n\n{}\0",
+            token(&claims)
+        ));
+        client.expect_receipt("r").await;
+        for id in ["said", "named", "7"] {
+            let ended = bans::run(&house, bans::ban(&house, &format!("device:{id}"), None)).await;
+            let is_it = expected == Some(id);
+            assert_eq!(ended, u64::from(is_it), "{id} of {setting} {claims}");
+        }
+    }
+    for device in [json!(long), json!(["a"]), json!(true)] {
+        let house = house("device_claim = \"dev\"");
+        let mut client = client(&house, &json!({ "dev": device }), "");
+        client.expect_error("Bad CONNECT").await;
     }
 }

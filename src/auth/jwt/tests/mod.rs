@@ -21,7 +21,7 @@ use ring::{
 use serde_json::{Value, json};
 
 use super::*;
-use crate::auth::{Permission, ResourceKind};
+use crate::auth::{DeviceId, Permission, ResourceKind};
 
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
@@ -212,7 +212,7 @@ async fn other_claims_can_name_the_user_and_its_device() {
     said["dev"] = json!({ "id": "phone-7" });
     let admission = admit(&tokens, &hs256(&said)).unwrap();
     assert_eq!(&*admission.user.name, "bob");
-    assert_eq!(admission.device.as_deref(), Some("phone-7"));
+    assert_eq!(admission.device, DeviceId::Bound(Some("phone-7".into())));
     for name in [
         json!(""),
         json!("a\nb"),
