@@ -51,7 +51,7 @@ pub struct WebSocketLink<S> {
     unread: Option<Box<Bytes>>,
     /// In 32 bits, for there are many links; more counts as that.
     max_frame_size: u32,
-    /// Whether the client speaks in binary messages; it is answered in kind.
+    /// Whether the client's frames come in binary messages; it is answered in kind.
     is_binary: bool,
     stage: Stage,
     is_shut: bool,
@@ -185,12 +185,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketLink<S> {
             }
             match read {
                 Ok(Message::Text(text)) => {
-                    self.is_binary = false;
+                    // Libraries send heart-beats as text, whatever their frames are.
+                    if !is_heartbeat(text.as_bytes()) {
+                        self.is_binary = false;
+                    }
                     self.end_message();
                     return Poll::Ready(Ok(Some(text.into())));
                 }
                 Ok(Message::Binary(bytes)) => {
-                    self.is_binary = true;
+                    if !is_heartbeat(&bytes) {
+                        self.is_binary = true;
+                    }
                     self.end_message();
                     return Poll::Ready(Ok(Some(bytes)));
                 }
@@ -338,6 +343,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Channel for WebSocketLi
         }
         poll_hang_up(&mut self.stream, &mut self.is_shut, context)
     }
+}
+
+/// Whether a message has only line ends, so that it says nothing about how its client's frames come.
+fn is_heartbeat(message: &[u8]) -> bool {
+    message.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }
 
 fn small(size: usize) -> u32 {

@@ -81,10 +81,19 @@ async fn a_client_is_answered_in_kind() {
     assert_eq!(receive(&mut link).await.unwrap().unwrap(), "one\0");
     let binary = answer(&mut client, &mut link, b"hello\0").await;
     assert_eq!(binary, Message::binary(&b"hello\0"[..]));
+    // stomp.js sends its heart-beats as text, also where its frames are binary.
+    client.send(Message::text("\n")).await.unwrap();
+    assert_eq!(receive(&mut link).await.unwrap().unwrap(), "\n");
+    let binary = answer(&mut client, &mut link, b"hello\0").await;
+    assert_eq!(binary, Message::binary(&b"hello\0"[..]));
     client.send(Message::text("two\0")).await.unwrap();
     assert_eq!(receive(&mut link).await.unwrap().unwrap(), "two\0");
     let text = answer(&mut client, &mut link, "gr\u{fc}n\0".as_bytes()).await;
     assert_eq!(text, Message::text("gr\u{fc}n\0"));
+    client.send(Message::binary(&b"\r\n"[..])).await.unwrap();
+    assert_eq!(receive(&mut link).await.unwrap().unwrap(), "\r\n");
+    let text = answer(&mut client, &mut link, b"hello\0").await;
+    assert_eq!(text, Message::text("hello\0"));
     // What is no text cannot be sent as such: a browser would hang up.
     let binary = answer(&mut client, &mut link, b"\xff\0").await;
     assert_eq!(binary, Message::binary(&b"\xff\0"[..]));
