@@ -22,7 +22,8 @@ pub(crate) const RESERVED: &str = "/temp-queue/";
 /// keeps a channel at the broker.
 pub(crate) const MAX_ENDED: usize = 16;
 
-/// Subscriptions that were taken from their client, and that it may not have noticed yet, at most.
+/// Subscriptions that were denied to their client, or taken from it, and that it may still end, at
+/// most.
 const MAX_LOST: usize = 100;
 
 /// Subscriptions, in the order of their numbers, which only grow: found by number in logarithmic
@@ -52,7 +53,7 @@ pub(crate) struct Subscription {
     ack: AckMode,
     named_by_destination: bool,
     has_ended: bool,
-    /// It was taken from its client, who may still UNSUBSCRIBE, or acknowledge.
+    /// It was denied to its client, or taken from it, who may still UNSUBSCRIBE, or acknowledge.
     is_lost: bool,
 }
 
@@ -181,6 +182,17 @@ impl Subscriptions {
             self.close_number(SubscriptionId(oldest));
         }
         Some(self.open.get(self.by_number(id)?)?.name())
+    }
+
+    /// Takes back a subscription that was denied. One that is still open is lost: libraries end what
+    /// they hold, denied or not.
+    pub(crate) fn deny(&mut self, id: SubscriptionId) {
+        match self.get(id) {
+            Some(found) if found.has_ended && !found.is_lost => self.close_number(id),
+            _ => {
+                self.lose(id);
+            }
+        }
     }
 
     fn ended(&self) -> usize {
@@ -314,7 +326,7 @@ impl Subscription {
         }
     }
 
-    /// Whether it was taken from its client.
+    /// Whether it was denied to its client, or taken from it.
     pub(crate) fn is_lost(&self) -> bool {
         self.is_lost
     }

@@ -378,7 +378,7 @@ impl Session {
         match self.pending.if_denied(operation) {
             Some(IfDenied::Nothing | IfDenied::Renewal) => {}
             Some(IfDenied::Close(subscription)) => {
-                self.subscriptions.close_number(subscription);
+                self.subscriptions.deny(subscription);
                 self.end_redelivery(subscription);
             }
             Some(IfDenied::TooLate) | None => return false,

@@ -127,6 +127,46 @@ fn the_name_of_a_denied_subscription_is_free_again() {
     assert_ne!(denied, allowed);
 }
 
+/// Libraries end what they hold, and know nothing of denials.
+#[test]
+fn a_client_may_end_what_it_was_denied() {
+    for name in ["id:s", "destination:/topic/a"] {
+        let mut peer = softly();
+        peer.send(&format!("SUBSCRIBE\n{name}\ndestination:/topic/a"));
+        let (operation, denied) = peer.subscribing();
+        peer.denied(operation);
+        assert_soft_error(&mut peer, None);
+        peer.send(&format!("ACK\nid:{}@@session-x@@1\nreceipt:a", denied.0));
+        peer.send(&format!("UNSUBSCRIBE\n{name}\nreceipt:u"));
+        let (ending, ended) = peer.unsubscribing();
+        assert_eq!(ended, denied);
+        peer.done(ending);
+        peer.assert_receipts(&["a", "u"]);
+        assert!(peer.session.is_connected());
+        // Once.
+        peer.send(&format!("UNSUBSCRIBE\n{name}"));
+        peer.assert_error("No subscription found");
+    }
+}
+
+/// A client that tries one name after the other takes no room for it.
+#[test]
+fn denied_subscriptions_are_forgotten_in_the_end() {
+    let mut peer = softly();
+    peer.session.stay_if_denied();
+    for number in 0..1000 {
+        peer.send(&format!("SUBSCRIBE\nid:{number}\ndestination:/topic/a"));
+        let (operation, _) = peer.subscribing();
+        peer.denied(operation);
+        assert_soft_error(&mut peer, None);
+    }
+    peer.send("UNSUBSCRIBE\nid:999\nreceipt:u");
+    peer.all_done();
+    peer.assert_receipts(&["u"]);
+    peer.send("UNSUBSCRIBE\nid:0");
+    peer.assert_error("No subscription found");
+}
+
 /// A client that does not wait may have ended the subscription, and taken its name for another.
 #[test]
 fn a_denied_subscription_takes_no_later_one_with_it() {

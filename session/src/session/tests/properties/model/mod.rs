@@ -54,6 +54,8 @@ pub(super) struct Model {
     feeds: BTreeMap<String, Feed>,
     /// Those that have ended, and of which something can be acknowledged still.
     ended: Vec<Feed>,
+    /// Those that were denied: their client may end them, and acknowledge anything of them.
+    denied: Vec<(String, SubscriptionId)>,
     /// What each holds.
     transactions: BTreeMap<String, Vec<Step>>,
     transaction_bytes: usize,
@@ -95,6 +97,7 @@ impl Model {
             open: Vec::new(),
             feeds: BTreeMap::new(),
             ended: Vec::new(),
+            denied: Vec::new(),
             transactions: BTreeMap::new(),
             transaction_bytes: 0,
             seen_subscriptions: BTreeSet::new(),
@@ -119,8 +122,14 @@ impl Model {
         self.hurry(patience);
         self.failing = Some(receipt);
         self.disconnecting = None;
+        self.forget();
+    }
+
+    /// A session that is about to end has nothing open.
+    fn forget(&mut self) {
         self.feeds.clear();
         self.ended.clear();
+        self.denied.clear();
         self.transactions.clear();
         self.transaction_bytes = 0;
     }
@@ -254,7 +263,8 @@ impl Model {
         }
     }
 
-    /// An ERROR for that frame, and the session is as if the frame had never come.
+    /// An ERROR for that frame, and the session is as if the frame had never come; but that its
+    /// client may end what it was denied.
     fn denied(&mut self, operation: OperationId) {
         let entry = self
             .frames
@@ -273,7 +283,11 @@ impl Model {
             self.cut(operation);
             return self.fail(receipt, FINISH);
         }
-        self.feeds.retain(|_, feed| Some(feed.id) != opened);
+        let denied = self.feeds.iter().find(|(_, feed)| Some(feed.id) == opened);
+        if let Some((name, id)) = denied.map(|(name, feed)| (name.clone(), feed.id)) {
+            self.feeds.remove(&name);
+            self.denied.push((name, id));
+        }
         self.ended.retain(|feed| Some(feed.id) != opened);
         let error = self.peer.written.pop_front().unwrap();
         assert!(error.starts_with("ERROR\nmessage:access_refused\n"));
@@ -520,6 +534,7 @@ impl Model {
                     mode: ask.ack,
                     unsettled: Vec::new(),
                 };
+                self.denied.retain(|(denied, _)| *denied != name);
                 assert!(self.feeds.insert(name, feed).is_none(), "a name twice");
                 Some(operation)
             }
@@ -564,6 +579,7 @@ impl Model {
                 self.end_transaction(transaction.unwrap());
             }
             Command::Commit => assert!(self.end_transaction(transaction.unwrap()).0.is_empty()),
+            Command::Ack | Command::Nack if self.is_denied(frame) => {}
             Command::Send | Command::Ack | Command::Nack => {
                 let step = Step {
                     gathered: self.gathered(frame),
@@ -577,18 +593,28 @@ impl Model {
             }
             Command::Disconnect => {
                 self.disconnecting = Some(frame.header("receipt").is_some());
-                self.feeds.clear();
-                self.ended.clear();
-                self.transactions.clear();
-                self.transaction_bytes = 0;
+                self.forget();
             }
             other => panic!("{other} was accepted"),
         }
         false
     }
 
+    /// Whether an acknowledgement is about a subscription that was denied.
+    fn is_denied(&self, frame: &Frame) -> bool {
+        let message = frame.header(self.ack_header()).unwrap();
+        let number = message.split("@@").next().unwrap();
+        let mut denied = self.denied.iter();
+        denied.any(|(_, id)| number.parse::<u32>() == Ok(id.0))
+    }
+
     /// A subscription ends; what its client has can be acknowledged still.
     fn end_feed(&mut self, name: &str, ask: &Unsubscribe) {
+        if let Some(at) = self.denied.iter().position(|(denied, _)| denied == name) {
+            assert_eq!(self.denied.remove(at).1, ask.subscription);
+            assert!(ask.kept.is_empty() && ask.forgotten.is_none());
+            return;
+        }
         let feed = self.feeds.remove(name).unwrap();
         assert_eq!(feed.id, ask.subscription);
         let tags: Vec<_> = feed.unsettled.iter().map(|(_, tag)| *tag).collect();

@@ -54,9 +54,11 @@ impl Model {
                 )
             }
             Valid::Unsubscribe(which) => {
+                let denied = self.denied.iter().map(|(id, _)| id);
                 let named: Vec<_> = self
                     .feeds
                     .keys()
+                    .chain(denied)
                     .filter(|id| id.starts_with("s:"))
                     .collect();
                 let id = (!named.is_empty()).then(|| *which.get(&named))?;
