@@ -5,7 +5,10 @@ use std::{fmt::Display, str::FromStr};
 use stomp_grammar::{Command, Headers};
 use stomp_session::Problem;
 
-use crate::broker::{Argument, KeyLimits, destination::MAX_NAME};
+use crate::{
+    broker::{Argument, KeyLimits, destination::MAX_NAME},
+    telemetry::TRACEPARENT,
+};
 
 /// The type of a queue argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +38,7 @@ pub(super) const QUEUE_ARGUMENTS: [(&str, Kind); 12] = [
 
 /// Headers of SUBSCRIBE that mean something, besides [`QUEUE_ARGUMENTS`] and those of streams. All
 /// others are what a headers exchange is to match.
-const SUBSCRIBE_HEADERS: [&str; 15] = [
+const SUBSCRIBE_HEADERS: [&str; 18] = [
     "destination",
     "id",
     "ack",
@@ -51,6 +54,9 @@ const SUBSCRIBE_HEADERS: [&str; 15] = [
     "prefetch-count",
     "x-queue-name",
     "x-priority",
+    "redeliver",
+    "redeliver-then",
+    TRACEPARENT,
 ];
 
 /// The header that makes a SUBSCRIBE match headers.

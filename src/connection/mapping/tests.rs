@@ -313,6 +313,9 @@ fn a_headers_exchange_is_bound_by_the_headers_that_mean_nothing_else() {
         ("ack", "client"),
         ("prefetch-count", "5"),
         ("x-max-length", "5"),
+        ("redeliver", "1500,3000"),
+        ("redeliver-then", "requeue"),
+        ("traceparent", "00-0af7651916cd43dd-b7ad6b7169203331-01"),
         ("x-match", "any"),
         ("colour", " red "),
         ("size", "5"),
@@ -325,7 +328,7 @@ fn a_headers_exchange_is_bound_by_the_headers_that_mean_nothing_else() {
     ];
     assert_eq!(consume.binding_arguments, expected);
     // Without `x-match`, as with the plug-in.
-    let consume = own_queue("/exchange/amq.headers", &headers[6..]);
+    let consume = own_queue("/exchange/amq.headers", &headers[9..]);
     assert_eq!(consume.binding_arguments, []);
     for mode in ["all", "all-with-x", "any-with-x"] {
         let consume = own_queue("/exchange/amq.headers", &[("x-match", mode)]);
