@@ -161,8 +161,8 @@ impl<'a> Fields<'a> {
     }
 
     /// The arguments of a binding to a headers exchange: `x-match`, and all headers that mean
-    /// nothing else, as texts. Without `x-match` there are none, so that all messages match, as with
-    /// the plug-in.
+    /// nothing else, as texts, in the order of their names: that of the frame means nothing.
+    /// Without `x-match` there are none, so that all messages match, as with the plug-in.
     pub(super) fn binding_arguments(&self) -> Result<Vec<(Box<str>, Argument)>, Problem> {
         let Some(mode) = self.headers.get(MATCH) else {
             return Ok(Vec::new());
@@ -193,6 +193,9 @@ impl<'a> Fields<'a> {
                 return Err(self.invalid(MATCH, expected));
             }
             arguments.push((name.into(), Argument::Text(value.into())));
+        }
+        if let Some((_, matched)) = arguments.split_first_mut() {
+            matched.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         }
         Ok(arguments)
     }

@@ -357,6 +357,14 @@ fn a_durable_subscription_to_other_headers_is_another() {
     let red = name(&[("x-match", "all"), ("colour", "red")]);
     let blue = name(&[("x-match", "all"), ("colour", "blue")]);
     assert!(plain != red && red != blue);
+    // Libraries write headers in an order of their own.
+    let (small, large) = (("size", "s"), ("size", "l"));
+    let red = ("colour", "red");
+    let both = name(&[("x-match", "all"), red, small]);
+    assert_eq!(both, name(&[small, red, ("x-match", "all")]));
+    assert_ne!(both, name(&[("x-match", "all"), red, large]));
+    // The first of a name counts.
+    assert_eq!(both, name(&[red, small, large, ("x-match", "all")]));
     assert_eq!(plain, name(&[("colour", "red")]));
 }
 
