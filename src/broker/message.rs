@@ -238,12 +238,13 @@ pub(super) fn plain_name(name: &str) -> &str {
 }
 
 /// Headers that say something of the frame itself; AMQP headers of these names are left out.
-const OWN_HEADERS: [&str; 10] = [
+const OWN_HEADERS: [&str; 11] = [
     "destination",
     "subscription",
     "message-id",
     "ack",
     "redelivered",
+    "attempt",
     "content-length",
     "receipt-id",
     DROPPED_HEADER,
@@ -371,7 +372,7 @@ mod tests {
         let mut properties = captured();
         properties.headers = forged.to_vec();
         properties.headers.push(("user-id".into(), "forged".into()));
-        for name in [" ack ", "\u{feff}X-Dropped", "Message-ID\t"] {
+        for name in [" ack ", "\u{feff}X-Dropped", "Message-ID\t", "attempt"] {
             properties.headers.push((name.into(), "forged".into()));
         }
         properties.headers.push(("x\nack".into(), "1".into()));
