@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     auth::Carried,
-    broker::{Consume, QueueSpec, destination::Destination},
+    broker::{Consume, QueueSpec},
     hub::{Mailbox, Parcel},
     presence::Device,
     telemetry::{self, RefusedAt},
@@ -250,7 +250,7 @@ impl Operations {
         let mut sending = match mapping::send(&destination, &headers, body, &mapping)? {
             Sent::Status(status) => return Ok(Task::Say(status)),
             Sent::Ask(asking) => {
-                let name = asking.temp_queue.clone();
+                let name = &asking.reply_to;
                 let (queue, request) = self.replies(name, made, session, &mapping)?;
                 return Ok(Task::Ask(asking, request, queue));
             }
@@ -276,7 +276,7 @@ impl Operations {
         let replies = match sending.temp_queue.take() {
             None => None,
             Some(name) => {
-                let (queue, request) = self.replies(name, made, session, &mapping)?;
+                let (queue, request) = self.replies(&name, made, session, &mapping)?;
                 sending.publish.properties.reply_to = Some(queue);
                 request
             }
@@ -284,16 +284,15 @@ impl Operations {
         Ok(Task::Publish(sending, replies))
     }
 
-    /// The queue of a `/temp-queue/<name>`, and what to consume if it is not there yet.
+    /// The queue of a `/temp-queue/<x>`, and what to consume if it is not there yet.
     fn replies(
         &self,
-        name: Box<str>,
+        name: &str,
         made: &mut Made,
         session: &mut Session,
         mapping: &mapping::Context<'_>,
     ) -> Result<Replies, Problem> {
-        let name = Destination::TempQueue(name).to_string();
-        let subscription = session.open_replies(&name)?;
+        let subscription = session.open_replies(name)?;
         let (queue, request) = self.reply_queue(subscription, made, mapping);
         Ok((queue, request.map(|request| (subscription, request))))
     }

@@ -25,8 +25,8 @@ pub struct Asking {
     pub cursor: Option<Box<str>>,
     /// What the answer bears to be told from others.
     pub correlation_id: Option<Box<str>>,
-    /// The answer goes to this `/temp-queue/<x>` of the session.
-    pub temp_queue: Box<str>,
+    /// The `reply-to` header: the answer goes to this temporary queue of the session.
+    pub reply_to: Box<str>,
 }
 
 /// The question of a SEND to such a destination; `rest` is what follows [`DESTINATION`]. Its body has
@@ -51,9 +51,9 @@ pub(super) fn ask(rest: &str, headers: &Headers, context: &Context<'_>) -> Resul
         return Err(Problem::InvalidDestination(text.into()));
     }
     let reply_to = fields.required("reply-to")?;
-    let Ok(Destination::TempQueue(temp_queue)) = Destination::parse(reply_to) else {
+    if !matches!(Destination::parse(reply_to), Ok(Destination::TempQueue(_))) {
         return Err(fields.invalid("reply-to", "/temp-queue/NAME, where the answer goes"));
-    };
+    }
     let (most, usual) = LIMITS;
     let limit = fields.number::<u16>("limit")?.unwrap_or(usual);
     if limit > most {
@@ -66,6 +66,6 @@ pub(super) fn ask(rest: &str, headers: &Headers, context: &Context<'_>) -> Resul
         // It has a user's name in it, in base64: that may have more than 255 bytes.
         cursor: headers.get("cursor").map(Box::from),
         correlation_id: fields.short("correlation-id")?.map(Box::from),
-        temp_queue,
+        reply_to: reply_to.into(),
     })
 }

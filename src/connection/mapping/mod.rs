@@ -120,9 +120,9 @@ pub struct Sending {
     pub publish: Publish,
     /// The queue to declare before, if this was not done yet.
     pub declare: Option<QueueSpec>,
-    /// Answers are to go to this temporary queue of the session (`/temp-queue/<x>` in
-    /// `reply-to`): the caller makes it by [`temp_queue`], and sets `publish.properties.reply_to`
-    /// to its name.
+    /// Answers are to go to this temporary queue of the session (the whole `reply-to` header,
+    /// `/temp-queue/<x>`): the caller makes it by [`temp_queue`], and sets
+    /// `publish.properties.reply_to` to its name.
     pub temp_queue: Option<Box<str>>,
     /// It is published once: the caller finds out whether it was.
     pub once: Option<Once>,

@@ -117,7 +117,7 @@ fn reply_to(fields: &Fields<'_>) -> Result<ReplyTo, Problem> {
         return Err(Problem::PreconditionFailed(text.into()));
     }
     let (property, temp_queue) = match Destination::parse(text)? {
-        Destination::TempQueue(name) => (None, Some(name)),
+        Destination::TempQueue(_) => (None, Some(text.into())),
         _ => (Some(text.into()), None),
     };
     Ok(ReplyTo {

@@ -237,7 +237,7 @@ fn what_the_broker_would_not_take_is_refused_before() {
 #[test]
 fn answers_can_go_to_a_queue_of_the_session() {
     let sending = sent("/topic/m", &[("reply-to", "/temp-queue/foo")]).unwrap();
-    assert_eq!(sending.temp_queue.as_deref(), Some("foo"));
+    assert_eq!(sending.temp_queue.as_deref(), Some("/temp-queue/foo"));
     assert_eq!(sending.publish.properties.reply_to, None);
     let sending = sent("/topic/m", &[("reply-to", "/queue/foo")]).unwrap();
     assert_eq!(sending.temp_queue, None);

@@ -234,6 +234,26 @@ async fn a_reply_comes_to_a_temporary_queue() {
     }
 }
 
+/// Its client knows it by nothing else.
+#[tokio::test(start_paused = true)]
+async fn a_temporary_queue_is_called_what_its_client_wrote() {
+    let house = House::new();
+    let mut server = Client::connect(&house).await;
+    server.subscribe("1", "/queue/requests", "").await;
+    let mut client = Client::connect(&house).await;
+    for name in ["r\u{e9}ponses", "100%", "a%20b"] {
+        client.send(format!(
+            "SEND\ndestination:/queue/requests\nreply-to:/temp-queue/{name}\n\nquestion\0"
+        ));
+        let request = server.expect_message("question").await;
+        let reply_to = request.header("reply-to").unwrap();
+        server.publish(reply_to, "answer").await;
+        let reply = client.expect_message("answer").await;
+        let expected = format!("/temp-queue/{name}");
+        assert_eq!(reply.header("subscription"), Some(&*expected));
+    }
+}
+
 /// As with the plug-in: it is the session's, not the frame's.
 #[tokio::test(start_paused = true)]
 async fn a_transaction_makes_a_temporary_queue_once() {

@@ -40,6 +40,17 @@ pub(crate) fn cases() -> Vec<Case> {
             b.ask(format!("SEND\ndestination:{first}\n\nanswer to one")).await;
             a.hear(1).await;
         }),
+        case("temporary queues of names beyond ASCII", async |t| {
+            let mut a = t.client().await;
+            let mut b = t.client().await;
+            b.ask("SUBSCRIBE\nid:1\ndestination:/queue/~work").await;
+            for name in ["r\u{e9}ponses", "100%", "a%20b"] {
+                a.ask(format!("SEND\nreply-to:/temp-queue/{name}\ndestination:/queue/~work\n\nquestion")).await;
+                let reply_to = b.header_of_message("reply-to").await;
+                b.ask(format!("SEND\ndestination:{reply_to}\n\nanswer")).await;
+                a.hear(1).await;
+            }
+        }),
         case("the same name at two clients", async |t| {
             let mut a = t.client().await;
             let mut b = t.client().await;
