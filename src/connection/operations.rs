@@ -212,14 +212,12 @@ impl Operations {
                     Some(Route::Dedicated(route)) => {
                         Some(Task::Settle(Arc::clone(route.consumer()), settle))
                     }
-                    Some(Route::Shared {
-                        kept: Some(kept), ..
-                    }) => {
+                    Some(route) => route.kept().map(|kept| {
                         let acks = Arc::clone(kept.acks());
-                        Some(Task::Settle(acks, settle))
-                    }
+                        Task::Settle(acks, settle)
+                    }),
                     // Its queue went with it.
-                    _ => None,
+                    None => None,
                 };
                 if settle.is_last {
                     drop(self.routes.take(settle.subscription));
@@ -602,12 +600,11 @@ impl Operations {
                 work.get_or_insert_default().settle(route, tag, verdict);
             }
             // What is given up is done with.
-            (
-                Some(Route::Shared {
-                    kept: Some(kept), ..
-                }),
-                _,
-            ) => kept.acks().acknowledge(tag, false),
+            (Some(route), _) => {
+                if let Some(kept) = route.kept() {
+                    kept.acks().acknowledge(tag, false);
+                }
+            }
             // It may be about to open. If it is over, all of it was requeued.
             (None, Some(work)) => work.settle_later(subscription, tag, verdict),
             _ => {}

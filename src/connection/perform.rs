@@ -236,12 +236,7 @@ async fn open(
                 }
             };
             keep_right(context, identity, id, right, rechecks).await?;
-            let route = Route::Shared {
-                kept,
-                shared,
-                _stay: stay,
-                _place: place,
-            };
+            let route = Route::shared(shared, pattern, kept, stay, place);
             return Ok((route, Some(told)));
         }
         // Before the client is served: it has what comes after.
@@ -263,12 +258,7 @@ async fn open(
         };
         if let Some(shared) = shared {
             keep_right(context, identity, id, right, rechecks).await?;
-            let route = Route::Shared {
-                kept: None,
-                shared,
-                _stay: stay,
-                _place: place,
-            };
+            let route = Route::shared(shared, pattern, None, stay, place);
             let told =
                 newest.map(|newest| Told::from([(CURSOR_HEADER, newest.to_string().into())]));
             return Ok((route, told));
@@ -309,7 +299,7 @@ async fn go_on(
     source: (&str, &str),
     resume: &Resume,
     (id, limit): (SubscriptionId, u16),
-) -> Result<(SharedSubscription, Option<Box<Kept>>, Told), Problem> {
+) -> Result<(SharedSubscription, Option<Kept>, Told), Problem> {
     let store = context.services.sequences.as_ref();
     let store = store.ok_or(Problem::SequenceNotOpen)?;
     let keeper = Keeper::new(store, identity, source.0, source.1);
@@ -319,7 +309,7 @@ async fn go_on(
         ..*resume
     };
     let mailbox = context.guard.mailbox();
-    let mut kept = Box::new(Kept::begin(limit, mailbox, id));
+    let mut kept = Kept::begin(limit, mailbox, id);
     let resuming = identity.vhost.subscribe_from(source, &resume, mailbox, id);
     let (shared, resumed) = resuming.await?;
     if known.is_none() || resumed.gap.is_some() {

@@ -16,14 +16,52 @@ use crate::{
 pub(super) enum Route {
     /// A feed's; ends when it is dropped.
     Shared {
-        /// Its client acknowledges. Ends before the subscription does.
-        kept: Option<Box<Kept>>,
+        /// Ends before the subscription does.
+        rare: Option<Box<Rare>>,
         shared: SharedSubscription,
         _stay: Option<Box<Stay>>,
         _place: SubscriptionPlace,
     },
     /// Its own consumer's.
     Dedicated(Box<Dedicated>),
+}
+
+/// What few shared subscriptions have.
+pub(super) struct Rare {
+    /// Its client acknowledges.
+    kept: Option<Kept>,
+    /// The pattern of its SUBSCRIBE, if the feed has another: the keys of a fanout exchange choose
+    /// nothing, but a right may be to one of them.
+    pattern: Option<Box<str>>,
+}
+
+impl Route {
+    /// A feed's, for a SUBSCRIBE to `pattern`.
+    pub(super) fn shared(
+        shared: SharedSubscription,
+        pattern: &str,
+        kept: Option<Kept>,
+        stay: Option<Box<Stay>>,
+        place: SubscriptionPlace,
+    ) -> Self {
+        let (_, of_feed) = shared.source();
+        let pattern = (of_feed != pattern).then(|| pattern.into());
+        let is_rare = kept.is_some() || pattern.is_some();
+        Self::Shared {
+            rare: is_rare.then(|| Box::new(Rare { kept, pattern })),
+            shared,
+            _stay: stay,
+            _place: place,
+        }
+    }
+
+    /// A shared subscription whose client acknowledges.
+    pub(super) fn kept(&self) -> Option<&Kept> {
+        match self {
+            Self::Shared { rare, .. } => rare.as_ref()?.kept.as_ref(),
+            Self::Dedicated(_) => None,
+        }
+    }
 }
 
 /// A dedicated subscription.
@@ -132,8 +170,10 @@ impl Routes {
     /// What each subscription that has not ended needed a right for.
     pub(super) fn rights(&self) -> Vec<(SubscriptionId, Right)> {
         let right = |route: &Route| match route {
-            Route::Shared { shared, .. } => {
+            Route::Shared { shared, rare, .. } => {
                 let (exchange, pattern) = shared.source();
+                let own = rare.as_ref().and_then(|rare| rare.pattern.as_deref());
+                let pattern = own.unwrap_or(pattern);
                 Some(Right::Listen(exchange.into(), pattern.into()))
             }
             Route::Dedicated(route) => {

@@ -69,6 +69,7 @@ impl House {
         telemetry::capture::install();
         let exchanges = [
             ("feed".into(), ExchangeKind::Direct),
+            ("news".into(), ExchangeKind::Fanout),
             (CONTROL.into(), ExchangeKind::Fanout),
         ];
         let slow = Arc::new(Slow {

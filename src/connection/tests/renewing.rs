@@ -73,6 +73,19 @@ async fn a_renewal_has_the_hook_asked_again_and_nobody_reconnects() {
     client.expect_error("token expired").await;
 }
 
+/// The feed of a fanout exchange knows no keys, but a right may be to one.
+#[tokio::test(start_paused = true)]
+async fn a_subscription_to_a_fanout_exchange_is_asked_about_by_its_own_key() {
+    let house = House::new();
+    house.hook.deny(r#"read topic "news" """#);
+    let mut client = for_a_minute(&house).await;
+    client.subscribe("1", "/exchange/news/alice", "").await;
+    client.send(RENEW);
+    client.expect(Command::Receipt).await;
+    house.publish("news", "", "still here");
+    client.expect_message("still here").await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_subscription_whose_right_is_gone_ends_alone() {
     let house = House::new();
