@@ -245,12 +245,14 @@ fn trimmed(text: &str, blanks: bool) -> &str {
     }
 }
 
-/// `content-length = 1*DIGIT`
+/// `content-length = 1*DIGIT`; blanks around it are no part of the number in any version, as for
+/// RabbitMQ.
 fn content_length(text: &str) -> Result<u64, DecodeErrorKind> {
     // `parse` alone would take a sign.
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = trimmed(text, true);
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     digits
-        .then(|| text.parse().ok())
+        .then(|| number.parse().ok())
         .flatten()
         .ok_or_else(|| DecodeErrorKind::InvalidContentLength(printable(text.as_bytes())))
 }

@@ -166,18 +166,19 @@ fn decoder(version: Version, limits: Limits) -> Decoder {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Frames come back as they were, with heart-beats between them, however the stream is cut.
+    /// Frames come back as they were, with heart-beats and NULs between them, however the stream is
+    /// cut.
     #[test]
     fn round_trip(
         version in version(),
-        frames in vec((frame(), "(\r?\n){0,2}"), 0..4),
+        frames in vec((frame(), "(\r?\n|\0){0,2}"), 0..4),
         cuts in vec(any::<prop::sample::Index>(), 0..8),
     ) {
         let mut stream = Vec::new();
         let mut expected = Vec::new();
-        for (frame, line_ends) in &frames {
+        for (frame, between) in &frames {
             encode::frame(&mut stream, version, frame);
-            stream.extend_from_slice(line_ends.as_bytes());
+            stream.extend_from_slice(between.as_bytes());
             expected.push(carried(frame, version));
         }
         let (decoded, error) = decode(&mut decoder(version, LIMITS), &stream, &cuts);

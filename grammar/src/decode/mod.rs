@@ -11,7 +11,8 @@ use crate::{DecodeError, Frame, Limits, Version, limits::Rules, partial::Partial
 /// between frames a decoder owns no memory but itself.
 ///
 /// Beyond the letter of the specification it accepts, as RabbitMQ does, CR LF in every version and
-/// bare colons in header values. Line ends between frames are skipped and count to no limit.
+/// bare colons in header values. Line ends and NULs between frames are skipped and count to no
+/// limit.
 #[derive(Debug)]
 pub struct Decoder {
     state: State,
@@ -73,7 +74,7 @@ impl Decoder {
             State::Failed(error) => return Err((**error).clone()),
             State::Within(partial) => partial.advance(input, &self.rules),
             State::Between | State::BetweenAfterCr => {
-                let after_cr = skip_line_ends(input, matches!(self.state, State::BetweenAfterCr));
+                let after_cr = skip_noise(input, matches!(self.state, State::BetweenAfterCr));
                 if input.is_empty() {
                     self.state = if after_cr {
                         State::BetweenAfterCr
@@ -105,9 +106,10 @@ impl Decoder {
     }
 }
 
-/// Takes the line ends off the front of `input`. Returns true if the last one was a CR without
-/// its LF; `after_cr` says the same of the bytes before.
-fn skip_line_ends(input: &mut Bytes, mut after_cr: bool) -> bool {
+/// Takes the line ends and NULs off the front of `input`: some clients write a NUL too many.
+/// Returns true if the last byte was a CR without its LF; `after_cr` says the same of the bytes
+/// before.
+fn skip_noise(input: &mut Bytes, mut after_cr: bool) -> bool {
     let mut rest: &[u8] = input;
     loop {
         rest = match (after_cr, rest) {
@@ -115,7 +117,7 @@ fn skip_line_ends(input: &mut Bytes, mut after_cr: bool) -> bool {
                 after_cr = false;
                 after
             }
-            (false, [b'\r', b'\n', after @ ..]) => after,
+            (false, [0, after @ ..] | [b'\r', b'\n', after @ ..]) => after,
             (false, [b'\r']) => {
                 after_cr = true;
                 &[]

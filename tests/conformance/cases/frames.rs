@@ -52,6 +52,10 @@ pub(crate) fn cases() -> Vec<Case> {
             ),
         ),
         case(
+            "NULs between frames",
+            round_trip("1.2", b"\0\0\nSEND\ndestination:/topic/~a\n\nx\0\0\r\n\0"),
+        ),
+        case(
             "CR LF in 1.2",
             round_trip(
                 "1.2",
@@ -92,6 +96,13 @@ pub(crate) fn cases() -> Vec<Case> {
             round_trip(
                 "1.2",
                 b"SEND\ndestination:/topic/~a\ncontent-length:0\n\n\0",
+            ),
+        ),
+        case(
+            "blanks around a content-length",
+            round_trip(
+                "1.2",
+                b"SEND\ndestination:/topic/~a\ncontent-length: 3 \n\na\0b\0",
             ),
         ),
         case(
