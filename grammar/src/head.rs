@@ -40,8 +40,10 @@ pub(crate) fn parse(
     }
 
     let escapes = Escapes::of(command, version);
-    let mut headers = parse_headers(lines, header_count, escapes, version == Version::V1_0)?;
-    if version != Version::V1_0 && is_connect_of_1_0(command, &headers) {
+    let is_connect = matches!(command, Command::Connect | Command::Stomp);
+    let blanks = version == Version::V1_0 && !is_connect;
+    let mut headers = parse_headers(lines, header_count, escapes, blanks)?;
+    if is_connect && is_of_1_0(&headers) {
         headers = parse_headers(lines, header_count, escapes, true)?;
     }
     let content_length = headers
@@ -83,11 +85,10 @@ pub(crate) fn receipt(head: &[u8], version: Version) -> Option<Box<str>> {
     None
 }
 
-/// A CONNECT that offers 1.0 only comes from a client of 1.0, which may pad its headers with
-/// blanks, although the session's version is not known yet.
-fn is_connect_of_1_0(command: Command, headers: &Headers) -> bool {
-    matches!(command, Command::Connect | Command::Stomp)
-        && Version::negotiate(headers.get("accept-version")) == Some(Version::V1_0)
+/// A CONNECT says itself who it comes from, for no version is agreed yet: one that offers 1.0 only
+/// comes from a client of 1.0, which may pad its headers with blanks.
+fn is_of_1_0(headers: &Headers) -> bool {
+    Version::negotiate(headers.get("accept-version")) == Some(Version::V1_0)
 }
 
 /// Reads header lines up to the empty line.
@@ -248,8 +249,8 @@ fn trimmed(text: &str, blanks: bool) -> &str {
 /// `content-length = 1*DIGIT`; blanks around it are no part of the number in any version, as for
 /// RabbitMQ.
 fn content_length(text: &str) -> Result<u64, DecodeErrorKind> {
-    // `parse` alone would take a sign.
     let number = trimmed(text, true);
+    // `parse` alone would take a sign.
     let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     digits
         .then(|| number.parse().ok())

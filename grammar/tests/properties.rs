@@ -66,7 +66,7 @@ fn carried(frame: &Frame, version: Version) -> Frame {
     let verbatim = !frame.command.is_escaped() || version == Version::V1_0;
     let connect = matches!(frame.command, Command::Connect | Command::Stomp);
     let offer = Version::negotiate(frame.header("accept-version"));
-    let padded = version == Version::V1_0 || connect && offer == Some(Version::V1_0);
+    let padded = if connect { offer } else { Some(version) } == Some(Version::V1_0);
     let mut headers = Headers::default();
     for (name, value) in frame.headers.iter() {
         let (mut name, mut value) = (

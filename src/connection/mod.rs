@@ -146,10 +146,11 @@ impl<L: Link> Connection<L> {
         if link.has_pings() {
             session.allow_pings();
         }
+        let limits = settings.limits.decoder_unauthenticated();
         Self {
             link,
+            reader: Reader::new(limits, session.version()),
             session,
-            reader: Reader::new(settings.limits.decoder_unauthenticated()),
             writer: Writer::default(),
             operations: Operations::new(carried),
             context,

@@ -4,7 +4,7 @@
 use std::task::{Context as TaskContext, Poll, ready};
 
 use bytes::Bytes;
-use stomp_grammar::{Command, Decoder, Limits as DecoderLimits};
+use stomp_grammar::{Command, Decoder, Limits as DecoderLimits, Version};
 use stomp_session::{Problem, Session};
 use tokio::time::{Duration, Instant};
 
@@ -45,9 +45,12 @@ struct Aside {
 }
 
 impl Reader {
-    pub(super) fn new(limits: DecoderLimits) -> Self {
+    /// `version` is the session's, until its client names another.
+    pub(super) fn new(limits: DecoderLimits, version: Version) -> Self {
+        let mut decoder = Decoder::new(limits);
+        decoder.set_version(version);
         Self {
-            decoder: Decoder::new(limits),
+            decoder,
             input: Bytes::new(),
             aside: None,
             whole: 0,

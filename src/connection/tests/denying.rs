@@ -165,6 +165,20 @@ async fn a_client_without_connect_is_the_default_user() {
     );
 }
 
+/// It speaks STOMP 1.0, where headers may be padded: from its first frame on.
+#[tokio::test(start_paused = true)]
+async fn the_first_frame_without_connect_is_read_as_the_others_are() {
+    let house = implicit();
+    let mut client = Client::new(&house);
+    client.send(
+        "SUBSCRIBE\nid: 1\ndestination: /exchange/feed/k\nreceipt: s\n\n\0\
+         SEND\ndestination: /exchange/feed/k\n\nhello\0",
+    );
+    client.expect_receipt("s").await;
+    let message = client.expect_message("hello").await;
+    assert_eq!(message.header("subscription"), Some("1"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_default_user_can_be_refused() {
     let house = implicit();
