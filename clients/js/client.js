@@ -109,23 +109,28 @@ export class StentorClient {
   wake() {
     for (const part of [this.#comeback, this.#tokens, this.#subscriptions]) part.check();
     this.#connection?.probe(this.#options.probeTimeout);
-    const isShort = this.#state !== 'waiting' || this.#attempt.isAdvised || this.#comeback.left < LIVELY;
+    const isShort = this.#state !== 'waiting' || !this.#attempt || this.#attempt.isAdvised || this.#comeback.left < LIVELY;
     if (!isShort && globalThis.navigator?.onLine !== false) this.#comeback.set(Math.random() * LIVELY, this.#comesBack);
   }
 
   /** An orderly end: what was published before is confirmed. Forgets all subscriptions. */
   close() {
-    this.#closing ??= this.#close().finally(() => { this.#closing = undefined; });
-    return this.#closing;
+    if (this.#closing && !this.#attempt) return this.#closing; // nothing was begun since
+    const closing = this.#close(this.#closing).finally(() => {
+      if (this.#closing !== closing) return;
+      this.#closing = undefined;
+      if (!this.#attempt) this.#become('closed', {});
+    });
+    this.#closing = closing;
+    return closing;
   }
 
-  async #close() {
+  async #close(before) {
     const problem = new Problem('closed', 'the client was closed', { next: 'stop' });
     const connection = this.#stop();
     this.#subscriptions.forget(problem, true);
     this.#opening?.reject(problem);
-    await connection?.close(this.#options.closeTimeout);
-    if (!this.#attempt) this.#become('closed', {});
+    await Promise.all([before, connection?.close(this.#options.closeTimeout)]);
   }
 
   async #begin(reason) {

@@ -683,6 +683,39 @@ test('connect twice is once; and after close it is anew', async (context) => {
   assert.equal(FakeSocket.all.length, 2);
 });
 
+test('close, connect, close: the second end is one of its own, and waits for the first', async (context) => {
+  const { client, socket: first, names } = await connected(context);
+  client.close();
+  client.connect().catch(() => {});
+  await settled();
+  const second = FakeSocket.last;
+  second.accept();
+  await settled();
+  let isClosed = false;
+  const closing = client.close().then(() => { isClosed = true; });
+  client.close();
+  assert.deepEqual([first, second].map((socket) => socket.frames('DISCONNECT').length), [1, 1]);
+  second.confirm();
+  await settled();
+  assert.equal(second.readyState, 3);
+  assert.equal(isClosed, false);
+  first.confirm();
+  await closing;
+  await pass(context, 60_000, 10_000);
+  assert.deepEqual([names().at(-1), names().filter((name) => name === 'closed').length, FakeSocket.all.length], ['closed', 1, 2]);
+});
+
+test('waking, a client that is being closed does nothing', async (context) => {
+  const { client, socket, names } = await connected(context);
+  socket.end();
+  assert.equal(names().at(-1), 'waiting');
+  const closing = client.close();
+  client.wake();
+  await closing;
+  await pass(context, 60_000, 10_000);
+  assert.equal(FakeSocket.all.length, 1);
+});
+
 // ---- sleep and networks ----
 
 test('waking, a client asks for a sign of life, and gives a dead connection up', async (context) => {
