@@ -35,6 +35,13 @@ export class Connection {
       onStompError: (frame) => this.#refuse(frame),
       onWebSocketClose: (event) => this.#end(this.#lastError ?? problemOfClose(event)),
       onHeartbeatReceived: () => this.#hear(),
+      // Not by the library's `watchForReceipt`, which remembers for good what gets none.
+      onUnhandledReceipt: (frame) => {
+        this.#hear();
+        const awaited = this.#take(frame.headers['receipt-id']);
+        if (awaited) awaited.resolve(frame);
+        else config.onUnhandledReceipt?.(frame); // the application's own
+      },
     });
     this.#socket = open(this.#stomp.stompVersions.protocolVersions());
     this.#giveUpIn(connectTimeout, 'the server did not answer in time');
@@ -48,10 +55,6 @@ export class Connection {
       const late = () => this.#take(receipt)?.reject(new Problem('no-receipt', 'the server did not confirm in time', { fate: 'unknown' }));
       this.#awaited.set(receipt, { resolve, reject, timer: timeout && setTimeout(late, timeout) });
       try {
-        this.#stomp.watchForReceipt(receipt, (frame) => {
-          this.#hear();
-          this.#take(receipt)?.resolve(frame);
-        });
         write(this.#stomp, receipt);
       } catch (cause) { // the socket is closing, or a header is no text
         this.#take(receipt)?.reject(new Problem('unsent', 'the frame was not sent', { fate: 'unsent', cause }));

@@ -45,6 +45,12 @@ async function connected(context, options) {
   return { ...all, socket: FakeSocket.last };
 }
 
+/** Has the engine free all that nothing refers to. */
+function collector() {
+  setFlagsFromString('--expose-gc');
+  return runInNewContext('gc');
+}
+
 /** Subscribes, and the server confirms. */
 async function subscribed(client, destination, onMessage = () => {}, options = undefined) {
   const subscribing = client.subscribe(destination, onMessage, options);
@@ -601,6 +607,23 @@ test('a message is confirmed, refused, or of unknown fate', async (context) => {
   await assert.rejects(client.publish(FEED, ''), { fate: 'unsent' });
 });
 
+test('a message that was refused, or never confirmed, is not kept in memory', async (context) => {
+  const { client, socket } = await connected(context, { publishTimeout: 1_000 });
+  const publish = () => {
+    const body = new Uint8Array(10_000);
+    client.publish(FEED, body).catch(() => {});
+    const kept = new WeakRef(body);
+    const frame = socket.sent.pop();
+    socket.sent = [];
+    return { kept, frame: { headers: frame.headers } };
+  };
+  const [refused, late] = [publish(), publish()];
+  socket.deny('permission-denied', 'no', { frame: refused.frame });
+  await pass(context, 2_000);
+  collector()();
+  assert.deepEqual([refused, late].map(({ kept }) => kept.deref() === undefined), [true, true]);
+});
+
 // ---- the end ----
 
 test('close confirms what was sent, and takes its leave', async (context) => {
@@ -842,8 +865,7 @@ test('a fault of the application is its own, and costs no frame', async (context
 });
 
 test('a thousand reconnects leave nothing behind', async (context) => {
-  setFlagsFromString('--expose-gc');
-  const collect = runInNewContext('gc');
+  const collect = collector();
   const page = new EventTarget();
   let listeners = 0;
   globalThis.addEventListener = (...its) => { listeners += 1; page.addEventListener(...its); };
