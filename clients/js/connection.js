@@ -3,6 +3,8 @@
 
 import { Problem, problemOfClose, problemOfError } from './advice.js';
 
+const BEAT = 10_000; // milliseconds: RabbitMQ's restart keeps RECEIPTs for as long, where there are no heart-beats
+
 export class Connection {
   #stomp;
   #socket;
@@ -12,6 +14,8 @@ export class Connection {
   #lastError; // the ERROR behind which the server closes; a sign of life shows that it does not
   #isOver = false;
   #watch; // the timer of a login, a probe or a close
+  #prolong; // has a probe begin to wait anew; undefined while there is none
+  #beat = BEAT; // milliseconds between two heart-beats of the server
   isOpen = false;
   /** The time since when all subscriptions are answered. */
   levelAt;
@@ -30,11 +34,17 @@ export class Connection {
       onConnect: (frame) => {
         this.#calm();
         this.isOpen = true;
+        const promised = Number.parseInt(frame.headers['heart-beat'], 10);
+        if (promised > 0 && this.#stomp.heartbeatIncoming > 0) this.#beat = Math.max(promised, this.#stomp.heartbeatIncoming);
         events.open(frame);
       },
       onStompError: (frame) => this.#refuse(frame),
       onWebSocketClose: (event) => this.#end(this.#lastError ?? problemOfClose(event)),
       onHeartbeatReceived: () => this.#hear(),
+      onUnhandledMessage: (message) => {
+        this.#hear();
+        config.onUnhandledMessage?.(message);
+      },
       // Not by the library's `watchForReceipt`, which remembers for good what gets none.
       onUnhandledReceipt: (frame) => {
         this.#hear();
@@ -70,18 +80,26 @@ export class Connection {
     return this.request((stomp, receipt) => stomp.subscribe(destination, take, { ...headers, id, receipt }));
   }
 
-  /** Asks for a sign of life, by a transaction of no content; without one the connection ends. */
+  /**
+   * Asks for a sign of life, by a transaction of no content; without one the connection ends. RECEIPTs keep
+   * the order of frames, so this one waits for those before it: then any other sign is one, a heart-beat too.
+   */
   probe(timeout) {
     if (!this.isOpen || this.#watch) return;
-    this.#giveUpIn(timeout, 'the server gave no sign of life');
-    const begin = ({ webSocket }, receipt) => {
-      webSocket.send(`BEGIN\ntransaction:${receipt}\nreceipt:${receipt}\n\n\0ABORT\ntransaction:${receipt}\n\n\0`);
+    const patience = this.#awaited.size === 0 ? timeout : Math.max(timeout, 1.5 * this.#beat);
+    this.#prolong = () => this.#giveUpIn(patience, 'the server gave no sign of life');
+    this.#prolong();
+    const begin = ({ webSocket, forceBinaryWSFrames }, receipt) => {
+      const frames = `BEGIN\ntransaction:${receipt}\nreceipt:${receipt}\n\n\0ABORT\ntransaction:${receipt}\n\n\0`;
+      webSocket.send(forceBinaryWSFrames ? new TextEncoder().encode(frames) : frames);
     };
-    this.request(begin).then(() => this.#calm(), () => this.#calm());
+    const calm = () => this.#prolong && this.#calm(); // but not the watch of a close
+    this.request(begin).then(calm, calm);
   }
 
   /** DISCONNECT, after whose RECEIPT all frames before it are done. */
   async close(timeout) {
+    this.#prolong = undefined;
     this.#giveUpIn(timeout, 'the server did not confirm the end in time');
     await this.#stomp.deactivate();
     if (this.#socket.readyState < 2) this.#socket.close(); // the library had not taken it yet
@@ -89,7 +107,7 @@ export class Connection {
   }
 
   #giveUpIn(timeout, why) {
-    this.#calm();
+    clearTimeout(this.#watch);
     this.#watch = setTimeout(() => {
       this.#end(new Problem('connection-lost', why));
       this.#stomp.deactivate({ force: true });
@@ -99,15 +117,18 @@ export class Connection {
   #calm() {
     clearTimeout(this.#watch);
     this.#watch = undefined;
+    this.#prolong = undefined;
   }
 
   #hear() {
     this.#lastError = undefined;
+    this.#prolong?.();
   }
 
   #refuse(frame) {
     const { 'receipt-id': receipt, subscription } = frame.headers;
     const awaited = this.#take(receipt);
+    this.#prolong?.();
     const isRequest = awaited !== undefined || subscription !== undefined;
     const problem = problemOfError(frame, isRequest || !this.isOpen ? 'stop' : 'retry');
     // A session may begin anew without the request that was refused.

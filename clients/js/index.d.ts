@@ -72,7 +72,7 @@ export interface Options {
   tokenTimeout?: number;
   /** Milliseconds until a message without RECEIPT is of unknown fate. 60,000. */
   publishTimeout?: number;
-  /** Milliseconds for the sign of life after waking. 5,000. */
+  /** Milliseconds for the sign of life after waking. 5,000; while frames are not confirmed, more than heart-beats need. */
   probeTimeout?: number;
   /** Milliseconds for the RECEIPT of DISCONNECT. 5,000. */
   closeTimeout?: number;

@@ -757,6 +757,72 @@ test('waking, a client asks for a sign of life, and gives a dead connection up',
   assert.equal(names().at(-1), 'waiting');
 });
 
+test('whatever the server says is a sign of life, also while it has not confirmed what came before', async (context) => {
+  const heard = [];
+  const stomp = { onUnhandledMessage: ({ body }) => heard.push(body), onUnhandledReceipt: ({ headers }) => heard.push(headers['receipt-id']) };
+  const { client, socket, names } = await connected(context, { stomp });
+  const { id } = await subscribed(client, FEED);
+  const signs = {
+    'a message': () => socket.answer('MESSAGE', { subscription: id }),
+    'a beat': () => socket.onmessage({ data: '\n' }),
+    'a RECEIPT of another frame': () => socket.answer('RECEIPT', { 'receipt-id': 'ack-1' }),
+    'a message of no subscription': () => socket.answer('MESSAGE', { subscription: '/temp-queue/x' }, 'reply'),
+    'an ERROR': () => socket.deny('permission-denied', 'no', { subscription: 'another' }),
+  };
+  client.wake(); // nothing is awaited, but its answer is slow
+  for (const say of Object.values(signs)) {
+    await pass(context, 4_000);
+    say();
+  }
+  assert.equal(names().at(-1), 'connected');
+  assert.deepEqual(heard, ['ack-1', 'reply']);
+  socket.confirm(socket.frames('BEGIN')[0]);
+  await settled();
+  // RabbitMQ restarts: RECEIPTs keep the order of frames, so the sign of life is behind that of the message.
+  client.publish(FEED, 'x').catch(() => {});
+  client.wake();
+  for (const say of Object.values(signs)) {
+    await pass(context, 9_500);
+    say();
+    assert.equal(names().at(-1), 'connected');
+  }
+  await pass(context, 14_900);
+  assert.equal(names().at(-1), 'connected');
+  await pass(context, 200);
+  assert.equal(names().at(-1), 'waiting');
+});
+
+test('while a frame is not confirmed, waking waits for longer than heart-beats need', async (context) => {
+  const { client, names } = await connected(context, { connected: { 'heart-beat': '30000,0' } });
+  client.publish(FEED, 'x').catch(() => {});
+  client.wake();
+  await pass(context, 44_900);
+  assert.equal(names().at(-1), 'connected');
+  await pass(context, 200);
+  assert.equal(names().at(-1), 'waiting');
+});
+
+test('a client in React Native asks for a sign of life in bytes, for texts are cut at their first NUL there', async (context) => {
+  const { client, socket } = await connected(context, { stomp: { forceBinaryWSFrames: true } });
+  const chunks = [];
+  const { send } = socket;
+  socket.send = (data) => { chunks.push(data); send.call(socket, data); };
+  client.wake();
+  assert.deepEqual(chunks.map((data) => data instanceof Uint8Array), [true]);
+  assert.deepEqual(socket.sent.slice(-2).map(({ command }) => command), ['BEGIN', 'ABORT']);
+});
+
+test('a sign of life that comes while the client closes does not keep it waiting', async (context) => {
+  const { client, socket } = await connected(context);
+  client.wake();
+  const [probe] = socket.frames('BEGIN');
+  let isClosed = false;
+  client.close().then(() => { isClosed = true; });
+  socket.confirm(probe);
+  await pass(context, 5_100);
+  assert.ok(isClosed);
+});
+
 test('waking ends a pause of the client’s own, but not one that the server advised', async (context) => {
   const { client, socket } = await connected(context, { random: 0.9 });
   socket.end();
