@@ -58,7 +58,7 @@ export class Subscriptions {
     Object.assign(subscription, { delta: false, isEnding: true });
     this.#call(subscription.onProblem, problem);
     if (this.#all.get(id) !== subscription) return; // given up meanwhile, which told the server
-    subscription.isWithdrawn = true;
+    subscription.isThere = false;
     await asked.request((stomp, receipt) => stomp.unsubscribe(id, { receipt })).catch(() => {});
     if (this.#all.get(id) !== subscription || subscription.asked !== asked) return;
     subscription.asked = undefined;
@@ -92,6 +92,7 @@ export class Subscriptions {
   refuse(id, problem) {
     const subscription = this.#all.get(id);
     if (!subscription) return;
+    subscription.isThere = false;
     const gap = subscription.progress?.refuse(problem);
     if (gap !== undefined) { // it begins anew, here or on the next connection
       subscription.asked = undefined;
@@ -118,7 +119,6 @@ export class Subscriptions {
     connection.isAsking = true;
     const answers = [];
     for (let next = this.#unasked(); next; next = this.#unasked()) {
-      next.asked = connection;
       const delay = this.#pace.take();
       if (delay > 0) await new Promise((go) => { setTimeout(go, delay); });
       if (connection !== this.#connection) return;
@@ -136,7 +136,8 @@ export class Subscriptions {
 
   async #ask(connection, subscription) {
     const { id, destination, headers, delta, ready, progress, onLive, onResumed, onGap, wasLive = false } = subscription;
-    Object.assign(subscription, { bases: delta ? new Bases() : undefined, isEnding: false, isWithdrawn: false });
+    subscription.alarm.clear(); // of a try on a connection before
+    Object.assign(subscription, { asked: connection, bases: delta ? new Bases() : undefined, isEnding: false, isThere: true });
     let receipt;
     try {
       receipt = await connection.subscribe(id, destination, { ...(delta && { delta: 'fossil' }), ...headers, ...progress?.ask() });
@@ -155,10 +156,10 @@ export class Subscriptions {
   }
 
   async #remove(subscription, headers) {
-    const { id, asked } = subscription;
+    const { id, asked, isThere } = subscription;
     if (this.#all.get(id) !== subscription) return;
     this.#drop(subscription, new Problem('unsubscribed', 'the subscription was given up', { next: 'stop' }));
-    if (!asked || asked !== this.#connection || subscription.isWithdrawn) return;
+    if (asked !== this.#connection || !isThere) return; // the server knows nothing of it
     const write = (stomp, receipt) => stomp.unsubscribe(id, { ...headers, receipt });
     await asked.request(write).catch(() => {}); // an end of the connection is one, too
   }

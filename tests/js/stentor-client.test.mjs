@@ -304,6 +304,50 @@ test('many subscriptions come back no faster than the server takes them', async 
   assert.equal(keys.length, 400);
 });
 
+test('a subscription that is given up before its turn was never the server’s', async (context) => {
+  const { client, socket } = await connected(context, { subscribesPerSecond: 1 });
+  const givenUp = new AbortController();
+  for (let key = 1; key <= 12; key += 1) client.subscribe(`/exchange/feed/${key}`, () => {}, { signal: key === 10 ? givenUp.signal : undefined });
+  await settled();
+  assert.equal(socket.frames('SUBSCRIBE').length, 9);
+  givenUp.abort(); // it would be the next one
+  await pass(context, 10_000);
+  assert.deepEqual(socket.frames('UNSUBSCRIBE'), []);
+  assert.deepEqual(socket.frames('SUBSCRIBE').map(({ headers }) => headers.destination.split('/').at(-1)).slice(-3), ['9', '11', '12']);
+});
+
+test('a subscription that is given up while it waits for another try is none of the server’s', async (context) => {
+  const { client, socket } = await connected(context);
+  const givenUp = new AbortController();
+  client.subscribe('/exchange/chat/room.7', () => {}, { signal: givenUp.signal });
+  await settled();
+  socket.deny('room-full', '30s', { frame: socket.sent.at(-1) });
+  await settled();
+  givenUp.abort();
+  const { id, unsubscribe } = await subscribed(client, FEED);
+  socket.deny('feed-interrupted', '1s', { subscription: id });
+  unsubscribe();
+  await pass(context, 90_000, 1_000);
+  assert.deepEqual(socket.frames('UNSUBSCRIBE'), []);
+  assert.equal(socket.frames('SUBSCRIBE').length, 2);
+});
+
+test('a subscription that was to be tried again is asked for once by the next connection', async (context) => {
+  const { client, socket } = await connected(context);
+  client.subscribe(FEED, () => {});
+  await settled();
+  const chances = [0, 0.9]; // the connection comes back before the subscription's own pause is over
+  Math.random = () => chances.shift() ?? 0;
+  socket.refuse('permission-unavailable', '5s', { frame: socket.sent.at(-1), close: 1013 }); // both in one turn, as SockJS does
+  await pass(context, 6_000);
+  FakeSocket.last.accept();
+  await settled();
+  FakeSocket.last.confirm();
+  await pass(context, 60_000, 1_000);
+  assert.equal(FakeSocket.all.length, 2);
+  assert.equal(FakeSocket.last.frames('SUBSCRIBE').length, 1);
+});
+
 // ---- coming back ----
 
 test('a time is obeyed, with a random part', async (context) => {
