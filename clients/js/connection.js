@@ -60,24 +60,16 @@ export class Connection {
 
   /** Has `write(stomp, receipt)` send a frame; resolves at its RECEIPT, and rejects with a Problem. */
   request(write, timeout) {
-    const receipt = `receipt-${this.#lastReceipt += 1}`;
-    return new Promise((resolve, reject) => {
-      const late = () => this.#take(receipt)?.reject(new Problem('no-receipt', 'the server did not confirm in time', { fate: 'unknown' }));
-      this.#awaited.set(receipt, { resolve, reject, timer: timeout && setTimeout(late, timeout) });
-      try {
-        write(this.#stomp, receipt);
-      } catch (cause) { // the socket is closing, or a header is no text
-        this.#take(receipt)?.reject(new Problem('unsent', 'the frame was not sent', { fate: 'unsent', cause }));
-      }
-    });
+    return new Promise((resolve, reject) => { this.#send(write, resolve, reject, timeout); });
   }
 
-  subscribe(id, destination, headers) {
+  /** Calls `done(receipt)` or `failed(problem)`, before the next frame is read. */
+  subscribe(id, destination, headers, done, failed) {
     const take = (message) => {
       this.#hear();
       this.#events.message(id, message);
     };
-    return this.request((stomp, receipt) => stomp.subscribe(destination, take, { ...headers, id, receipt }));
+    this.#send((stomp, receipt) => stomp.subscribe(destination, take, { ...headers, id, receipt }), done, failed);
   }
 
   /**
@@ -104,6 +96,17 @@ export class Connection {
     await this.#stomp.deactivate();
     if (this.#socket.readyState < 2) this.#socket.close(); // the library had not taken it yet
     this.#end(new Problem('closed', 'the client was closed', { next: 'stop' }));
+  }
+
+  #send(write, resolve, reject, timeout) {
+    const receipt = `receipt-${this.#lastReceipt += 1}`;
+    const late = () => this.#take(receipt)?.reject(new Problem('no-receipt', 'the server did not confirm in time', { fate: 'unknown' }));
+    this.#awaited.set(receipt, { resolve, reject, timer: timeout && setTimeout(late, timeout) });
+    try {
+      write(this.#stomp, receipt);
+    } catch (cause) { // the socket is closing, or a header is no text
+      this.#take(receipt)?.reject(new Problem('unsent', 'the frame was not sent', { fate: 'unsent', cause }));
+    }
   }
 
   #giveUpIn(timeout, why) {
@@ -134,8 +137,8 @@ export class Connection {
     // A session may begin anew without the request that was refused.
     const { code, message, detail, next } = problem;
     this.#lastError = isRequest && next === 'stop' ? new Problem(code, message, { detail }) : problem;
-    awaited?.reject(problem);
     this.#events.error(problem, awaited ? undefined : subscription);
+    awaited?.reject(problem);
   }
 
   #end(problem) {

@@ -57,10 +57,10 @@ export class Subscriptions {
     const { id, asked } = subscription;
     Object.assign(subscription, { delta: false, isEnding: true });
     this.#call(subscription.onProblem, problem);
-    if (this.#all.get(id) !== subscription) return; // given up meanwhile, which told the server
+    if (!this.#isHere(subscription)) return; // given up meanwhile, which told the server
     subscription.isThere = false;
     await asked.request((stomp, receipt) => stomp.unsubscribe(id, { receipt })).catch(() => {});
-    if (this.#all.get(id) !== subscription || subscription.asked !== asked) return;
+    if (!this.#isHere(subscription) || subscription.asked !== asked) return;
     subscription.asked = undefined;
     this.#askAll();
   }
@@ -122,7 +122,7 @@ export class Subscriptions {
       const delay = this.#pace.take();
       if (delay > 0) await new Promise((go) => { setTimeout(go, delay); });
       if (connection !== this.#connection) return;
-      if (this.#all.get(next.id) === next) answers.push(this.#ask(connection, next));
+      if (this.#isHere(next)) answers.push(this.#ask(connection, next));
     }
     connection.isAsking = false;
     await Promise.all(answers);
@@ -134,30 +134,44 @@ export class Subscriptions {
     return undefined;
   }
 
-  async #ask(connection, subscription) {
-    const { id, destination, headers, delta, ready, progress, onLive, onResumed, onGap, wasLive = false } = subscription;
-    subscription.alarm.clear(); // of a try on a connection before
+  /** SUBSCRIBE; resolves when it is answered. */
+  #ask(connection, subscription) {
+    const { id, destination, headers, delta, progress } = subscription;
     Object.assign(subscription, { asked: connection, bases: delta ? new Bases() : undefined, isEnding: false, isThere: true });
-    let receipt;
-    try {
-      receipt = await connection.subscribe(id, destination, { ...(delta && { delta: 'fossil' }), ...headers, ...progress?.ask() });
-    } catch (problem) {
-      const isOver = problem.code === 'connection-lost' || problem.code === 'unsent'; // the next connection sees it
-      if (!isOver && this.#all.get(id) === subscription) this.refuse(id, problem);
-      return;
-    }
-    if (this.#all.get(id) !== subscription) return;
+    const wish = { ...(delta && { delta: 'fossil' }), ...headers, ...progress?.ask() };
+    return new Promise((answered) => {
+      const done = (receipt) => {
+        answered();
+        if (this.#isHere(subscription)) this.#begin(subscription, receipt);
+      };
+      const failed = (problem) => {
+        answered();
+        const isOver = problem.code === 'connection-lost' || problem.code === 'unsent'; // the next connection sees it
+        if (!isOver && this.#isHere(subscription)) this.refuse(id, problem);
+      };
+      connection.subscribe(id, destination, wish, done, failed);
+    });
+  }
+
+  /** It is live, which is told before its next message comes. */
+  #begin(subscription, { headers }) {
+    const { id, destination, ready, progress, onLive, onResumed, onGap, wasLive = false } = subscription;
     Object.assign(subscription, { failures: 0, wasLive: true });
     ready.resolve({ id, destination, unsubscribe: (more) => this.#remove(subscription, more) });
-    const { missed, gap } = progress?.answer(receipt.headers) ?? {};
+    const { missed, gap } = progress?.answer(headers) ?? {};
     if (gap !== undefined) this.#call(onGap, gap);
     else if (missed !== undefined) this.#call(onResumed, { missed });
-    this.#call(onLive, wasLive);
+    if (this.#isHere(subscription)) this.#call(onLive, wasLive);
+  }
+
+  /** It was not given up, nor dropped. */
+  #isHere(subscription) {
+    return this.#all.get(subscription.id) === subscription;
   }
 
   async #remove(subscription, headers) {
     const { id, asked, isThere } = subscription;
-    if (this.#all.get(id) !== subscription) return;
+    if (!this.#isHere(subscription)) return;
     this.#drop(subscription, new Problem('unsubscribed', 'the subscription was given up', { next: 'stop' }));
     if (asked !== this.#connection || !isThere) return; // the server knows nothing of it
     const write = (stomp, receipt) => stomp.unsubscribe(id, { ...headers, receipt });

@@ -94,6 +94,16 @@ test('it comes back behind the last message', async (context) => {
   assert.deepEqual(told.slice(-2), ['missed more', 'live again']);
 });
 
+test('what comes in the same turn as the RECEIPT comes after the news of it', async (context) => {
+  const { told } = await asked(context, true);
+  FakeSocket.last.confirm();
+  message('one', CURSOR);
+  await again(context);
+  FakeSocket.last.confirm(undefined, { resume: 'gap', reason: 'expired', missed: '0' });
+  message('two', 'a-2-b');
+  assert.deepEqual(told, ['live', 'one', 'gap expired', 'live again', 'two']);
+});
+
 test('it begins with history, once', async (context) => {
   const { told } = await asked(context, { begin: { last: 50 } });
   assert.deepEqual(wish(), { last: '50' });

@@ -336,7 +336,7 @@ test('a subscription that was to be tried again is asked for once by the next co
   const { client, socket } = await connected(context);
   client.subscribe(FEED, () => {});
   await settled();
-  const chances = [0, 0.9]; // the connection comes back before the subscription's own pause is over
+  const chances = [0.9, 0]; // the connection comes back before the subscription's own pause is over
   Math.random = () => chances.shift() ?? 0;
   socket.refuse('permission-unavailable', '5s', { frame: socket.sent.at(-1), close: 1013 }); // both in one turn, as SockJS does
   await pass(context, 6_000);
@@ -346,6 +346,22 @@ test('a subscription that was to be tried again is asked for once by the next co
   await pass(context, 60_000, 1_000);
   assert.equal(FakeSocket.all.length, 2);
   assert.equal(FakeSocket.last.frames('SUBSCRIBE').length, 1);
+});
+
+test('a subscription that is given up in onResumed is not live', async (context) => {
+  const { client, socket } = await connected(context);
+  const givenUp = new AbortController();
+  const lives = [];
+  const options = { resume: true, signal: givenUp.signal, onResumed: () => givenUp.abort(), onLive: (again) => lives.push(again) };
+  await subscribed(client, FEED, () => {}, options);
+  socket.end();
+  await pass(context, 1_000);
+  FakeSocket.last.accept();
+  await settled();
+  FakeSocket.last.confirm(undefined, { resume: 'exact', missed: '0' });
+  await settled();
+  assert.ok(givenUp.signal.aborted);
+  assert.deepEqual(lives, [false]);
 });
 
 // ---- coming back ----
