@@ -11,6 +11,7 @@ export class Subscriptions {
   #lastId = 0;
   #connection;
   #pace;
+  #leaving; // ids of subscriptions that the server is told to end, and has not ended yet
   #call;
   #perSecond;
 
@@ -53,22 +54,20 @@ export class Subscriptions {
   }
 
   /** A delta cannot be read, nor what comes after it: begins anew, without deltas. */
-  async #beginWhole(subscription, problem) {
-    const { id, asked } = subscription;
+  #beginWhole(subscription, problem) {
+    const { asked } = subscription;
     Object.assign(subscription, { delta: false, isEnding: true });
     this.#call(subscription.onProblem, problem);
     if (!this.#isHere(subscription)) return; // given up meanwhile, which told the server
-    subscription.isThere = false;
-    await asked.request((stomp, receipt) => stomp.unsubscribe(id, { receipt })).catch(() => {});
-    if (!this.#isHere(subscription) || subscription.asked !== asked) return;
-    subscription.asked = undefined;
-    this.#askAll();
+    Object.assign(subscription, { asked: undefined, isThere: false });
+    this.#leave(asked, subscription.id);
   }
 
   /** A connection is open. */
   connect(connection) {
     this.#connection = connection;
     this.#pace = new Pace(this.#perSecond);
+    this.#leaving = new Set();
     this.#askAll();
   }
 
@@ -91,7 +90,7 @@ export class Subscriptions {
   /** The server refuses this one: it is dropped, or tried again when the advice says so. */
   refuse(id, problem) {
     const subscription = this.#all.get(id);
-    if (!subscription) return;
+    if (!subscription || subscription.asked !== this.#connection) return; // it may be the next one of that id
     subscription.isThere = false;
     const gap = subscription.progress?.refuse(problem);
     if (gap !== undefined) { // it begins anew, here or on the next connection
@@ -130,27 +129,34 @@ export class Subscriptions {
   }
 
   #unasked() {
-    for (const subscription of this.#all.values()) if (subscription.asked !== this.#connection) return subscription;
+    for (const subscription of this.#all.values()) {
+      if (subscription.asked !== this.#connection && !this.#leaving.has(subscription.id)) return subscription;
+    }
     return undefined;
   }
 
   /** SUBSCRIBE; resolves when it is answered. */
   #ask(connection, subscription) {
     const { id, destination, headers, delta, progress } = subscription;
-    Object.assign(subscription, { asked: connection, bases: delta ? new Bases() : undefined, isEnding: false, isThere: true });
+    Object.assign(subscription, { asked: connection, bases: delta ? new Bases() : undefined, isEnding: false, isThere: true, isAnswered: false });
     const wish = { ...(delta && { delta: 'fossil' }), ...headers, ...progress?.ask() };
-    return new Promise((answered) => {
-      const done = (receipt) => {
+    subscription.answer = new Promise((answered) => {
+      const settle = (isThere) => {
+        Object.assign(subscription, { isThere, isAnswered: true });
         answered();
+      };
+      const done = (receipt) => {
+        settle(true);
         if (this.#isHere(subscription)) this.#begin(subscription, receipt);
       };
       const failed = (problem) => {
-        answered();
+        settle(false);
         const isOver = problem.code === 'connection-lost' || problem.code === 'unsent'; // the next connection sees it
         if (!isOver && this.#isHere(subscription)) this.refuse(id, problem);
       };
       connection.subscribe(id, destination, wish, done, failed);
     });
+    return subscription.answer;
   }
 
   /** It is live, which is told before its next message comes. */
@@ -170,12 +176,25 @@ export class Subscriptions {
   }
 
   async #remove(subscription, headers) {
-    const { id, asked, isThere } = subscription;
+    const { id, asked, answer } = subscription;
     if (!this.#isHere(subscription)) return;
     this.#drop(subscription, new Problem('unsubscribed', 'the subscription was given up', { next: 'stop' }));
-    if (asked !== this.#connection || !isThere) return; // the server knows nothing of it
-    const write = (stomp, receipt) => stomp.unsubscribe(id, { ...headers, receipt });
-    await asked.request(write).catch(() => {}); // an end of the connection is one, too
+    if (asked !== this.#connection || !subscription.isThere) return; // the server knows nothing of it
+    if (!subscription.isAnswered) {
+      const leaving = this.#leaving.add(id);
+      await answer; // if it is refused, there is nothing to leave
+      leaving.delete(id);
+    }
+    if (asked === this.#connection && subscription.isThere) await this.#leave(asked, id, headers);
+    else this.#askAll();
+  }
+
+  /** UNSUBSCRIBE. Until it is answered, messages of the id are still of this subscription. */
+  async #leave(connection, id, headers) {
+    const leaving = this.#leaving.add(id);
+    await connection.request((stomp, receipt) => stomp.unsubscribe(id, { ...headers, receipt })).catch(() => {}); // an end of the connection is one, too
+    leaving.delete(id);
+    this.#askAll();
   }
 
   #drop(subscription, problem) {

@@ -348,6 +348,44 @@ test('a subscription that was to be tried again is asked for once by the next co
   assert.equal(FakeSocket.last.frames('SUBSCRIBE').length, 1);
 });
 
+test('a subscription that is given up before its answer is left when it was taken, and not when it was refused', async (context) => {
+  const { client, socket } = await connected(context);
+  const givenUp = new AbortController();
+  for (const key of ['taken', 'refused', 'closed']) client.subscribe(`/exchange/feed/${key}`, () => assert.fail('given up'), { signal: givenUp.signal });
+  await settled();
+  const [taken, refused] = socket.frames('SUBSCRIBE');
+  givenUp.abort();
+  socket.confirm(taken);
+  socket.answer('MESSAGE', { subscription: taken.headers.id }, 'x');
+  socket.deny('permission-denied', 'no', { frame: refused });
+  await settled();
+  assert.deepEqual(socket.frames('UNSUBSCRIBE').map(({ headers }) => headers.id), [taken.headers.id]);
+  client.close();
+  socket.confirm(socket.frames('SUBSCRIBE')[2]);
+  await settled();
+  assert.equal(socket.sent.at(-1).command, 'DISCONNECT');
+});
+
+test('an id that was left is given to the next subscription when the server has ended the last one', async (context) => {
+  const { client, socket } = await connected(context);
+  const seen = [];
+  const enter = (room) => subscribed(client, `/exchange/chat/${room}`, ({ body }) => seen.push([room, body]), { headers: { id: 'room' } });
+  const { unsubscribe } = await enter('one');
+  const leaving = unsubscribe();
+  const entering = client.subscribe('/exchange/chat/two', ({ body }) => seen.push(['two', body]), { headers: { id: 'room' } });
+  await settled();
+  socket.answer('MESSAGE', { subscription: 'room' }, 'of room one, on its way');
+  socket.deny('permission-withdrawn', 'no', { subscription: 'room' }); // of room one, too
+  assert.equal(socket.frames('SUBSCRIBE').length, 1);
+  socket.confirm(socket.frames('UNSUBSCRIBE')[0]);
+  await leaving;
+  await settled();
+  socket.confirm(socket.frames('SUBSCRIBE')[1]);
+  await entering;
+  socket.answer('MESSAGE', { subscription: 'room' }, 'of room two');
+  assert.deepEqual(seen, [['two', 'of room two']]);
+});
+
 test('a subscription that is given up in onResumed is not live', async (context) => {
   const { client, socket } = await connected(context);
   const givenUp = new AbortController();
