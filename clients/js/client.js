@@ -59,10 +59,14 @@ export class StentorClient {
 
   /**
    * Subscribes now, or as soon as connected, and again after each reconnect. Resolves when the
-   * subscription is live; rejects if the server refuses it for good.
+   * subscription is live; rejects if the server refuses it for good, or with a TypeError if the options cannot be.
    */
   subscribe(destination, onMessage, options) {
-    return this.#subscriptions.add(destination, onMessage, options, this.#options.headers?.login);
+    try {
+      return this.#subscriptions.add(destination, onMessage, options, this.#options.headers?.login);
+    } catch (mistake) {
+      return Promise.reject(mistake);
+    }
   }
 
   /**

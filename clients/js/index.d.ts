@@ -152,7 +152,10 @@ export class StentorClient {
   readonly state: State;
   /** Connects, and stays connected. Resolves at the first CONNECTED; rejects with a Problem if it ends before. */
   connect(): Promise<void>;
-  /** Resolves when the subscription is live; rejects with a Problem if it is refused for good. */
+  /**
+   * Resolves when the subscription is live; rejects with a Problem if it is refused for good, and with a TypeError
+   * if the options are a mistake: an `id` that another subscription has, say.
+   */
   subscribe(destination: string, onMessage: (message: IMessage) => void, options?: SubscribeOptions): Promise<Subscription>;
   /** Resolves at the RECEIPT. Rejects with a Problem that has a `fate`. Nothing is sent twice. */
   publish(destination: string, body?: string | Uint8Array, headers?: StompHeaders): Promise<unknown>;

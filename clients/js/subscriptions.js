@@ -21,9 +21,9 @@ export class Subscriptions {
     this.#call = call;
   }
 
-  /** Resolves when it is live; rejects if it is refused for good. `login` is the user, if it is known. */
+  /** Resolves when it is live; rejects if it is refused for good. Throws a TypeError if the options cannot be. `login` is the user, if it is known. */
   add(destination, onMessage, { headers = {}, resume, delta = false, onLive, onResumed, onGap, onProblem, signal } = {}, login) {
-    const id = headers.id ?? `sub-${this.#lastId += 1}`;
+    const id = headers.id ?? this.#freeId();
     if (this.#all.has(id)) throw new TypeError(`there is a subscription with the id ${id}`);
     const ready = deferred();
     const owner = login && `stentor-cursor ${login} ${destination}`;
@@ -110,6 +110,11 @@ export class Subscriptions {
       this.#drop(subscription, problem);
     }
     this.#call(subscription.onProblem, problem);
+  }
+
+  #freeId() {
+    do this.#lastId += 1; while (this.#all.has(`sub-${this.#lastId}`));
+    return `sub-${this.#lastId}`;
   }
 
   async #askAll() {

@@ -324,7 +324,7 @@ test('wishes that cannot be are mistakes', async (context) => {
     [{ resume: { gap: 'ignore' } }, /resume.gap/],
     [{ resume: { begin: { first: true } } }, /resume.begin has last or since/],
     [{ resume: true, headers: { conflate: 'latest' } }, /no header conflate/],
-  ]) assert.throws(() => client.subscribe(FEED, () => {}, options), words);
+  ]) await assert.rejects(client.subscribe(FEED, () => {}, options), words);
   const nobody = new StentorClient({ Stomp: Client, url: 'ws://test/ws' });
-  assert.throws(() => nobody.subscribe(FEED, () => {}, { resume: { storage: storage() } }), /resume.key/);
+  await assert.rejects(nobody.subscribe(FEED, () => {}, { resume: { storage: storage() } }), /resume.key/);
 });

@@ -204,7 +204,14 @@ test('what is subscribed before the connection waits for it', async (context) =>
   FakeSocket.last.confirm();
   assert.equal((await subscribing).id, 'sub-1');
   await assert.rejects(client.subscribe('/exchange/feed/x', () => {}, { signal: controller.signal }), { code: 'unsubscribed' });
-  assert.throws(() => client.subscribe(FEED, () => {}, { headers: { id: 'sub-1' } }), TypeError);
+  await assert.rejects(client.subscribe(FEED, () => {}, { headers: { id: 'sub-1' } }), TypeError);
+});
+
+test('an id that the application took is not given again', async (context) => {
+  const { client } = await connected(context);
+  const ids = [];
+  for (const headers of [{ id: 'sub-2' }, {}, {}]) ids.push((await subscribed(client, FEED, () => {}, { headers })).id);
+  assert.deepEqual(ids, ['sub-2', 'sub-1', 'sub-3']);
 });
 
 test('a subscription that is refused alone leaves the session alone', async (context) => {
