@@ -29,7 +29,6 @@ export class StentorClient {
   #failures = 0; // since the last steady session
   #renewals = 0; // logins with other credentials since the last CONNECTED
   #comeback = new Alarm();
-  #comesBack; // what it then does
   #status;
   #ears; // removes the listeners to the browser's events
 
@@ -38,7 +37,7 @@ export class StentorClient {
     this.#options = { ...DEFAULTS, ...options };
     const { subscribesPerSecond, getToken, tokenTimeout } = this.#options;
     this.#subscriptions = new Subscriptions(subscribesPerSecond, (callback, ...values) => this.#call(callback, ...values));
-    this.#tokens = new Tokens(getToken, tokenTimeout, (problem) => this.#attempt && this.#call(this.#options.onProblem, problem));
+    this.#tokens = new Tokens(getToken, tokenTimeout, (problem) => this.#call(this.#options.onProblem, problem));
   }
 
   /** `idle`, `connecting`, `connected`, `waiting`, `ended` (the server does not want it back) or `closed`. */
@@ -52,8 +51,9 @@ export class StentorClient {
     this.#opening = deferred();
     this.#failures = 0;
     this.#renewals = 0;
+    this.#tokens.isRefused = false;
     this.#listen();
-    this.#begin('connect');
+    this.#begin();
     return this.#opening.promise;
   }
 
@@ -114,7 +114,7 @@ export class StentorClient {
     for (const part of [this.#comeback, this.#tokens, this.#subscriptions]) part.check();
     this.#connection?.probe(this.#options.probeTimeout);
     const isShort = this.#state !== 'waiting' || !this.#attempt || this.#attempt.isAdvised || this.#comeback.left < LIVELY;
-    if (!isShort && globalThis.navigator?.onLine !== false) this.#comeback.set(Math.random() * LIVELY, this.#comesBack);
+    if (!isShort && globalThis.navigator?.onLine !== false) this.#comeback.set(Math.random() * LIVELY, () => this.#begin());
   }
 
   /** An orderly end: what was published before is confirmed. Forgets all subscriptions. */
@@ -137,12 +137,13 @@ export class StentorClient {
     await Promise.all([before, connection?.close(this.#options.closeTimeout)]);
   }
 
-  async #begin(reason) {
+  async #begin() {
     const attempt = this.#attempt = {};
     const counts = () => attempt === this.#attempt;
     this.#become('connecting', {});
+    if (!counts()) return; // for so the application has decided
     try {
-      const token = await this.#tokens.get(reason);
+      const token = await this.#tokens.get('connect');
       if (counts()) this.#connection = this.#open(token, counts);
     } catch (cause) { // no token; or no WebSocket, or none for this address
       const problem = cause instanceof Problem ? cause : new Problem('no-socket', String(cause), { next: 'stop', cause });
@@ -193,10 +194,12 @@ export class StentorClient {
     }
     const delay = code === 'token-expired' && this.#failures === 0 ? 0 : pause(seconds, this.#failures);
     this.#failures += 1;
-    if (next === 'renew') this.#renewals += 1;
+    if (next === 'renew') {
+      this.#renewals += 1;
+      this.#tokens.isRefused = true;
+    }
     this.#attempt.isAdvised = seconds > 0;
-    this.#comesBack = () => this.#begin(next === 'renew' ? 'refused' : 'connect');
-    this.#comeback.set(delay, this.#comesBack);
+    this.#comeback.set(delay, () => this.#begin());
     this.#become('waiting', { delay, problem });
   }
 
@@ -204,7 +207,6 @@ export class StentorClient {
     const connection = this.#connection;
     this.#connection = undefined;
     this.#attempt = undefined;
-    this.#tokens.abort();
     this.#tokens.stop();
     this.#subscriptions.disconnect();
     this.#comeback.clear();

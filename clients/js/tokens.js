@@ -10,8 +10,11 @@ export class Tokens {
   #timeout;
   #onProblem;
   #wish; // the AbortController of the call that is under way
+  #connection; // whose session is kept
   #alarm = new Alarm();
   #expiry; // when the session ends, by the clock
+  /** The server did not take the last one: until there is another, each is asked for with this reason. */
+  isRefused = false;
 
   constructor(getToken, timeout, onProblem) {
     this.canRenew = getToken !== undefined;
@@ -21,10 +24,11 @@ export class Tokens {
   }
 
   /** Asks for a token; undefined without a getter. */
-  async get(reason) {
+  async get(purpose) {
     if (!this.#getToken) return undefined;
     const wish = new AbortController();
     const { signal } = wish;
+    const reason = this.isRefused ? 'refused' : purpose;
     this.#wish = wish;
     const aborted = new Promise((_, reject) => { signal.addEventListener('abort', () => reject(signal.reason)); });
     const timer = setTimeout(() => wish.abort(new Error('getToken() took too long')), this.#timeout);
@@ -34,19 +38,22 @@ export class Tokens {
       token = await Promise.race([asked, aborted]);
     } catch (cause) {
       const problem = new Problem('token-unavailable', 'getToken() failed', { cause });
-      this.#onProblem(problem);
+      if (this.#wish === wish) this.#onProblem(problem); // or nobody waits for it
       throw problem;
     } finally {
       clearTimeout(timer);
+      if (this.#wish === wish) this.#wish = undefined;
     }
-    if (token) return token;
-    throw new Problem('no-token', 'getToken() has no token', { next: 'stop' });
+    if (!token) throw new Problem('no-token', 'getToken() has no token', { next: 'stop' });
+    this.isRefused = false;
+    return String(token).trim(); // CONNECT cannot escape the end of a line
   }
 
   /** Renews in time, where a header of CONNECTED, or of a renewal's RECEIPT, says how long the session lives. */
   keep(connection, headers) {
     const seconds = readExpiry(headers['expires-in']);
     if (seconds === undefined || !this.canRenew) return;
+    this.#connection = connection;
     this.#expiry = Date.now() + seconds * 1_000;
     this.#alarm.set(renewAfter(seconds), () => this.#renew(connection));
   }
@@ -55,26 +62,27 @@ export class Tokens {
     this.#alarm.check();
   }
 
-  /** The session is over. */
+  /** The session is over, or none is wished for: nobody waits for a token any more. */
   stop() {
+    const wish = this.#wish;
+    this.#wish = undefined;
+    this.#connection = undefined;
     this.#alarm.clear();
+    wish?.abort(new Error('nobody waits for the token any more'));
   }
 
-  /** Nobody waits for a token any more. */
-  abort() {
-    this.#wish?.abort(new Error('the client was closed'));
-  }
-
-  async #renew(connection, reason = 'renew') {
+  async #renew(connection) {
     try {
-      const token = await this.get(reason);
+      const token = await this.get('renew');
+      if (connection !== this.#connection) return;
       const write = (stomp, receipt) => stomp.publish({ destination: '/auth/renew', headers: { token, receipt } });
       const { headers } = await connection.request(write, this.#timeout);
-      this.keep(connection, headers);
+      if (connection === this.#connection) this.keep(connection, headers);
     } catch ({ next, seconds = 0 }) { // told already; as long as the session lives, it is tried again
       const left = (this.#expiry - Date.now()) / 1_000;
-      if (!connection.isOpen || left < GIVEN_UP) return;
-      this.#alarm.set(Math.max(seconds * 1_000, renewAfter(left)), () => this.#renew(connection, next === 'renew' ? 'refused' : 'renew'));
+      if (connection !== this.#connection || left < GIVEN_UP) return;
+      if (next === 'renew') this.isRefused = true;
+      this.#alarm.set(Math.max(seconds * 1_000, renewAfter(left)), () => this.#renew(connection));
     }
   }
 }

@@ -680,6 +680,87 @@ test('a device that slept through its renewal renews when it wakes', async (cont
   assert.deepEqual(reasons, ['connect', 'renew']);
 });
 
+test('a renewal ends with its session: by close, or with a lost connection', async (context) => {
+  for (const end of ['close', 'loss']) {
+    await context.test(end, async (context) => {
+      const signals = [];
+      const { reasons, getToken } = tokens((count, signal) => {
+        signals.push(signal);
+        return count === 2 ? new Promise((_, reject) => { signal.addEventListener('abort', () => reject(signal.reason)); }) : `token-${count}`;
+      });
+      const { client, socket, problems } = await connected(context, { getToken, connected: { 'expires-in': '3600' } });
+      await pass(context, 2_900_000, 50_000);
+      assert.deepEqual(reasons, ['connect', 'renew']);
+      if (end === 'close') {
+        const closing = client.close();
+        await settled();
+        assert.ok(signals[1].aborted);
+        await pass(context, 1_000);
+        socket.confirm(socket.frames('DISCONNECT')[0]);
+        await closing;
+      } else {
+        socket.end();
+        assert.ok(signals[1].aborted);
+        await pass(context, 1_000);
+        FakeSocket.last.accept();
+      }
+      await pass(context, 3_600_000, 50_000);
+      assert.deepEqual(reasons.slice(2), end === 'close' ? [] : ['connect']);
+      assert.deepEqual(problems, []);
+      assert.equal(client.state, end === 'close' ? 'closed' : 'connected');
+    });
+  }
+});
+
+test('a token that nobody waits for any more is no problem', async (context) => {
+  const { reasons, getToken } = tokens((count) => (count === 1 ? new Promise(() => {}) : 'token'));
+  const { client, problems } = made(context, { getToken });
+  client.connect().catch(() => {});
+  await settled();
+  const closing = client.close();
+  client.connect();
+  await settled();
+  FakeSocket.last.accept();
+  await closing;
+  assert.deepEqual([reasons, problems, client.state], [['connect', 'connect'], [], 'connected']);
+});
+
+test('a token that was refused is not asked for as any other, although the getter fails meanwhile', async (context) => {
+  const { reasons, getToken } = tokens((count) => {
+    if (count === 2 || count === 3 || count === 6) throw new Error('away');
+    return `token-${count}`;
+  });
+  const { client, names } = made(context, { getToken });
+  client.connect();
+  await settled();
+  FakeSocket.last.open();
+  FakeSocket.last.refuse('login-refused', 'renew');
+  await pass(context, 20_000, 500);
+  assert.deepEqual(reasons, ['connect', 'refused', 'refused', 'refused']);
+  FakeSocket.last.accept({ 'expires-in': '100' });
+  assert.equal(names().at(-1), 'connected');
+  await pass(context, 80_100, 1_000);
+  FakeSocket.last.deny('renewal-refused', 'renew', { frame: FakeSocket.last.sent.at(-1) });
+  await pass(context, 16_000, 1_000);
+  assert.deepEqual(reasons.slice(4), ['renew', 'refused', 'refused']);
+});
+
+test('who closes while it connects is asked for no token', async (context) => {
+  const { reasons, getToken } = tokens();
+  const { client } = made(context, { getToken, onState: (state) => state === 'connecting' && client.close() });
+  await assert.rejects(client.connect(), { code: 'closed' });
+  await settled();
+  assert.deepEqual(reasons, []);
+});
+
+test('a token is sent without the line’s end that a file or a program gave it', async (context) => {
+  const { getToken } = tokens((count) => `token-${count}\r\n`);
+  const { socket } = await connected(context, { getToken, connected: { 'expires-in': '100' } });
+  await pass(context, 80_100, 1_000);
+  assert.deepEqual([socket.sent[0].headers.passcode, socket.sent.at(-1).headers.token], ['token-1', 'token-2']);
+  assert.equal(socket.sent[0].headers['accept-version'], '1.2,1.1,1.0');
+});
+
 // ---- publishing ----
 
 test('a message is confirmed, refused, or of unknown fate', async (context) => {
