@@ -155,10 +155,11 @@ export class StentorClient {
     const { Stomp, url, webSocketFactory, headers, stomp, connectTimeout, onProblem } = this.#options;
     const connectHeaders = { ...headers };
     if (token !== undefined) connectHeaders.passcode = token;
-    if (this.#status) connectHeaders['presence-status'] = this.#status;
+    const status = this.#status;
+    if (status) connectHeaders['presence-status'] = status;
     const open = (protocols) => (webSocketFactory ? webSocketFactory(protocols) : new WebSocket(url, protocols));
     return new Connection(Stomp, { ...stomp, connectHeaders }, open, connectTimeout, {
-      open: (frame) => counts() && this.#connected(frame),
+      open: (frame) => counts() && this.#connected(frame, status),
       message: (id, message) => counts() && this.#subscriptions.take(id, message),
       error: (problem, id) => {
         if (!counts()) return;
@@ -169,11 +170,16 @@ export class StentorClient {
     });
   }
 
-  #connected({ headers }) {
+  #connected({ headers }, saidStatus) {
     this.#renewals = 0;
     this.#tokens.keep(this.#connection, headers);
-    this.#become('connected', { headers });
+    if (this.#status !== saidStatus) { // it was set meanwhile
+      const status = this.#status;
+      this.#status = saidStatus;
+      this.setStatus(status).catch(() => {}); // a refusal is told as a problem
+    }
     this.#opening.resolve();
+    this.#become('connected', { headers });
     if (this.#connection) this.#subscriptions.connect(this.#connection);
   }
 

@@ -4,6 +4,7 @@
 import { Problem, problemOfClose, problemOfError } from './advice.js';
 
 const BEAT = 10_000; // milliseconds: RabbitMQ's restart keeps RECEIPTs for as long, where there are no heart-beats
+const SILENT = 'the server gave no sign of life';
 
 export class Connection {
   #stomp;
@@ -41,6 +42,10 @@ export class Connection {
       onStompError: (frame) => this.#refuse(frame),
       onWebSocketClose: (event) => this.#end(this.#lastError ?? problemOfClose(event)),
       onHeartbeatReceived: () => this.#hear(),
+      onHeartbeatLost: () => {
+        this.#end(new Problem('connection-lost', SILENT));
+        config.onHeartbeatLost?.();
+      },
       onUnhandledMessage: (message) => {
         this.#hear();
         config.onUnhandledMessage?.(message);
@@ -79,7 +84,7 @@ export class Connection {
   probe(timeout) {
     if (!this.isOpen || this.#watch) return;
     const patience = this.#awaited.size === 0 ? timeout : Math.max(timeout, 1.5 * this.#beat);
-    this.#prolong = () => this.#giveUpIn(patience, 'the server gave no sign of life');
+    this.#prolong = () => this.#giveUpIn(patience, SILENT);
     this.#prolong();
     const begin = ({ webSocket, forceBinaryWSFrames }, receipt) => {
       const frames = `BEGIN\ntransaction:${receipt}\nreceipt:${receipt}\n\n\0ABORT\ntransaction:${receipt}\n\n\0`;

@@ -892,6 +892,28 @@ test('connect twice is once; and after close it is anew', async (context) => {
   assert.equal(FakeSocket.all.length, 2);
 });
 
+test('close and connect when it is connected: each connect() hears of its own connection', async (context) => {
+  let again;
+  const { client } = made(context, {
+    onState: (state) => {
+      if (state !== 'connected' || again) return;
+      client.close();
+      again = client.connect();
+    },
+  });
+  const opening = client.connect();
+  await settled();
+  FakeSocket.last.accept();
+  await opening;
+  let isOpen = false;
+  again.then(() => { isOpen = true; });
+  await settled();
+  assert.equal(isOpen, false);
+  FakeSocket.last.accept();
+  await settled();
+  assert.equal(isOpen, true);
+});
+
 test('close, connect, close: the second end is one of its own, and waits for the first', async (context) => {
   const { client, socket: first, names } = await connected(context);
   client.close();
@@ -1058,13 +1080,15 @@ test('a browser’s events wake it, until it is closed', async (context) => {
 });
 
 test('silence beyond the heart-beats is a lost connection', async (context) => {
-  const { socket, names } = await connected(context, { connected: { 'heart-beat': '10000,10000' } });
+  const { socket, names, states } = await connected(context, { connected: { 'heart-beat': '10000,10000' } });
   socket.dead = true;
   await pass(context, 19_000, 500);
   assert.equal(names().at(-1), 'connected');
   assert.ok(socket.frames('beat').length >= 1);
   await pass(context, 12_000, 500);
   assert.ok(names().includes('waiting'));
+  const { problem } = states.find(([name]) => name === 'waiting')[1];
+  assert.deepEqual([problem.code, problem.message], ['connection-lost', 'the server gave no sign of life']);
 });
 
 // ---- presence ----
@@ -1084,6 +1108,25 @@ test('a status is said now and at each login', async (context) => {
   await pass(context, 1_000);
   FakeSocket.last.open();
   assert.equal(FakeSocket.last.sent[0].headers['presence-status'], 'away');
+});
+
+test('a status that is set between the login and its answer is said behind it', async (context) => {
+  const { client } = made(context);
+  client.connect();
+  await settled();
+  const socket = FakeSocket.last;
+  socket.open();
+  await client.setStatus('away');
+  socket.answer('CONNECTED', { version: '1.2', 'heart-beat': '0,0' });
+  await settled();
+  assert.deepEqual(socket.frames('SEND').map(({ headers }) => headers.status), ['away']);
+  socket.deny('permission-denied', 'no', { frame: socket.sent.at(-1) });
+  await settled();
+  socket.end();
+  await pass(context, 1_000);
+  FakeSocket.last.accept();
+  await settled();
+  assert.deepEqual([FakeSocket.last.sent[0].headers['presence-status'], FakeSocket.last.frames('SEND')], [undefined, []]);
 });
 
 test('of two events of a user the later one holds', async (context) => {
