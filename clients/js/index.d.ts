@@ -5,7 +5,7 @@ import type { Client, IMessage, StompConfig, StompHeaders } from '@stomp/stompjs
  *
  * The server's codes are in docs/errors.md of Stentor. The client's own: `connection-lost`, `closed-1002`,
  * `closed-1008`, `closed-1009` (a close without an ERROR), `no-receipt`, `not-connected`, `unsent`,
- * `no-socket`, `no-storage`, `token-unavailable`, `no-token`, `unsubscribed`, `closed`.
+ * `no-socket`, `no-storage`, `token-unavailable`, `no-token`, `no-delta-base`, `bad-delta`, `unsubscribed`, `closed`.
  */
 export class Problem extends Error {
   readonly name: 'Problem';
@@ -22,7 +22,7 @@ export class Problem extends Error {
    * Undefined where the problem is no single frame's.
    */
   readonly fate?: 'refused' | 'unknown' | 'unsent';
-  /** With `resume-gap`: `expired`, `replaced` or `ahead`. */
+  /** With `resume-gap`: `expired`, `replaced`, `ahead` or `too-large`. */
   readonly reason?: string;
 }
 
@@ -98,10 +98,10 @@ export interface Resume {
 
 /**
  * Why messages are missing. `expired`: the server has kept them for as long as it is told to. `replaced`, `ahead`:
- * its journal was deleted and made anew. `foreign`: the stored cursor is another exchange's. `no-journal`: the server
- * keeps none of this destination.
+ * its journal was deleted and made anew. `too-large`: a message is larger than the server takes. `foreign`: the stored
+ * cursor is another exchange's. `no-journal`: the server keeps none of this destination.
  */
-export type GapReason = 'expired' | 'replaced' | 'ahead' | 'foreign' | 'no-journal';
+export type GapReason = 'expired' | 'replaced' | 'ahead' | 'too-large' | 'foreign' | 'no-journal';
 
 export interface SubscribeOptions {
   /** Headers of SUBSCRIBE: `id`, `ack`, `selector` … They are the same after each reconnect. */

@@ -65,13 +65,13 @@ export class Progress {
   /** What a RECEIPT says: `{ missed }`, or `{ gap }` with the reason; undefined where nothing could be missed. */
   answer({ resume, missed, reason, cursor }) {
     const asked = this.#asked;
-    this.#cursor ??= cursor; // of the last message before it began
     const isGap = resume === 'gap';
     if (isGap && this.#cursor === asked.cursor) this.#cursor = undefined;
+    this.#cursor ??= cursor; // of the last message before it began
     if (missed !== 'more' || this.#at === undefined) this.#at = asked.at;
     this.#save();
-    if (asked.with === undefined) return undefined;
     if (isGap) return { gap: reason };
+    if (asked.with === undefined) return undefined;
     if (resume === 'exact') return { missed: missed === 'more' ? missed : Number(missed) };
     this.#isUnkept = true;
     return { gap: 'no-journal' };

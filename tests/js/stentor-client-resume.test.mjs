@@ -159,6 +159,23 @@ test('a gap is told, and what was asked for is over', async (context) => {
   assert.deepEqual(wish(), { since: '50s' });
 });
 
+test('behind a gap it stands where the RECEIPT says', async (context) => {
+  await asked(context, true);
+  await receipt();
+  message('one', CURSOR);
+  await again(context);
+  await receipt({ resume: 'gap', reason: 'expired', missed: '0', cursor: 'a-9-b' });
+  await again(context);
+  assert.equal(wish()['resume-after'], 'a-9-b');
+});
+
+test('a page that begins with history is told what is missing of it', async (context) => {
+  const { told } = await asked(context, { begin: { last: 50 } });
+  message('one', CURSOR);
+  await receipt({ resume: 'gap', reason: 'too-large', missed: '1' });
+  assert.deepEqual(told, ['one', 'gap too-large', 'live']);
+});
+
 test('a message that came before the news of a gap is where it stands', async (context) => {
   const { told } = await asked(context, { gap: 'earliest' });
   await receipt();
