@@ -48,22 +48,27 @@ export class Pace {
   }
 }
 
-/** Rings once, at a time of the clock: timers stand still while a device sleeps, so `check` it at waking. */
+/**
+ * Rings once, when its time has passed by the clock, or by timers. These stand still while a device sleeps, so
+ * `check` it at waking; and a clock may be set back, also by hours, which delays nothing.
+ */
 export class Alarm {
   #timer;
-  #due;
+  #due; // by the clock
+  #rest; // by timers: milliseconds from when the last one was set
   #ring;
 
   set(delay, ring) {
     this.clear();
     this.#ring = ring;
     this.#due = Date.now() + delay;
+    this.#rest = delay;
     this.#wait();
   }
 
   /** Milliseconds until it rings; infinite if it is not set. */
   get left() {
-    return this.#ring ? this.#due - Date.now() : Infinity;
+    return this.#ring ? Math.min(this.#due - Date.now(), this.#rest) : Infinity;
   }
 
   check() {
@@ -83,6 +88,10 @@ export class Alarm {
   }
 
   #wait() {
-    this.#timer = setTimeout(() => this.check(), Math.min(Math.max(0, this.left), LONGEST_TIMER));
+    const step = Math.min(Math.max(0, this.left), LONGEST_TIMER);
+    this.#timer = setTimeout(() => {
+      this.#rest -= step;
+      this.check();
+    }, step);
   }
 }

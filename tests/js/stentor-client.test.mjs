@@ -141,6 +141,24 @@ test('an alarm goes by the clock, and waits for longer than a timer can', (conte
   assert.equal(rung.length, 2);
 });
 
+test('an alarm rings although the clock was set back', (context) => {
+  context.mock.timers.enable({ apis: ['setTimeout', 'Date'], now: 86_400_000 });
+  const { now } = Date;
+  const rung = [];
+  const alarm = new Alarm();
+  for (const delay of [1_000, 5 * 3_600_000 + 1_000]) {
+    Date.now = now;
+    alarm.set(delay, () => rung.push(delay));
+    Date.now = () => now() - 8 * 3_600_000;
+    alarm.check();
+    for (let hour = 1; hour * 3_600_000 < delay; hour += 1) context.mock.timers.tick(3_600_000);
+    context.mock.timers.tick(999);
+    assert.ok(!rung.includes(delay));
+    context.mock.timers.tick(1);
+    assert.ok(rung.includes(delay), `${delay}`);
+  }
+});
+
 // ---- subscriptions ----
 
 test('a subscription is promised at its RECEIPT, and delivers', async (context) => {
