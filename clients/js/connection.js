@@ -99,7 +99,10 @@ export class Connection {
     this.#prolong = undefined;
     this.#giveUpIn(timeout, 'the server did not confirm the end in time');
     await this.#stomp.deactivate();
-    if (this.#socket.readyState < 2) this.#socket.close(); // the library had not taken it yet
+    if (this.#socket.readyState < 2) { // the library had not taken it yet
+      this.#socket.onerror = () => {}; // in Node, an error that nobody hears ends the program
+      this.#socket.close();
+    }
     this.#end(new Problem('closed', 'the client was closed', { next: 'stop' }));
   }
 

@@ -98,6 +98,18 @@ test('a server that is not there is waited for', async () => {
   await assert.rejects(opening, { code: 'closed' });
 });
 
+test('close in the moment in which the socket is made: its error is nobody\'s', async () => {
+  const server = await serve();
+  for (let turns = 0; turns < 8; turns += 1) {
+    const alice = client({ url: server.url });
+    const opening = alice.connect();
+    for (let turn = 0; turn < turns; turn += 1) await null;
+    await alice.close();
+    await assert.rejects(opening, { code: 'closed' });
+  }
+  server.close();
+});
+
 test('the types are right: TypeScript’s compiler accepts an application, and refuses its mistakes', async () => {
   execFileSync(process.execPath, [join(here, 'node_modules/typescript/bin/tsc'), '--project', join(here, 'types')], { stdio: 'inherit' });
 });
