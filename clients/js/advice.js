@@ -3,8 +3,11 @@
 
 const LONGEST = 24 * 60 * 60; // seconds: beyond that, a number is a mistake
 
-/** The broker may have taken a message that was refused with one of these. */
-const UNCERTAIN = new Set(['broker-unavailable', 'queue-unavailable']);
+/**
+ * The broker may have taken a message that was refused with one of these: it did not answer, or has it in some
+ * queues only; or the store of sequences failed behind its answer.
+ */
+const UNCERTAIN = new Set(['broker-unavailable', 'queue-unavailable', 'not-published', 'sequences-unavailable', 'sequence-lost', 'sequence-taken']);
 
 /**
  * Something that went wrong, and the next step: `next` is `retry` (not before `seconds` have passed),

@@ -7,7 +7,7 @@ import { runInNewContext } from 'node:vm';
 
 import { Client } from '@stomp/stompjs';
 
-import { Problem, problemOfClose, readAdvice } from '../../clients/js/advice.js';
+import { Problem, problemOfClose, problemOfError, readAdvice } from '../../clients/js/advice.js';
 import { StentorClient } from '../../clients/js/client.js';
 import { Alarm, Pace, pause, readExpiry, renewAfter } from '../../clients/js/pace.js';
 import { FakeSocket, pass, settled } from './fake-socket.mjs';
@@ -77,6 +77,13 @@ test('every advice of the table of errors is understood', async () => {
 test('advice that is none', () => {
   for (const text of [undefined, '', 'soon', '5', 's', '-5s', '5s ', '1e9s', '5.5s']) assert.equal(readAdvice(text), undefined, text);
   assert.deepEqual(readAdvice('99999999999s'), { next: 'retry', seconds: 86_400 });
+});
+
+test('after these errors nobody knows whether the message was published', () => {
+  const fate = (code) => problemOfError({ headers: { 'error-code': code, 'receipt-id': 'x' }, body: '' }, 'retry').fate;
+  const uncertain = ['broker-unavailable', 'queue-unavailable', 'sequences-unavailable', 'sequence-lost', 'sequence-taken', 'not-published'];
+  assert.deepEqual(uncertain.map(fate), uncertain.map(() => 'unknown'));
+  assert.deepEqual(['permission-denied', 'invalid-header', 'sequence-gap', 'sequence-not-open'].map(fate), Array(4).fill('refused'));
 });
 
 // ---- paces ----
