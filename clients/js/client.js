@@ -34,7 +34,8 @@ export class StentorClient {
 
   /** For the options see index.d.ts. */
   constructor(options) {
-    this.#options = { ...DEFAULTS, ...options };
+    const given = Object.entries(options).filter(([, value]) => value !== undefined);
+    this.#options = { ...DEFAULTS, ...Object.fromEntries(given) };
     const { subscribesPerSecond, getToken, tokenTimeout } = this.#options;
     this.#subscriptions = new Subscriptions(subscribesPerSecond, (callback, ...values) => this.#call(callback, ...values));
     this.#tokens = new Tokens(getToken, tokenTimeout, (problem) => this.#call(this.#options.onProblem, problem));

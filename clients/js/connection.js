@@ -2,6 +2,7 @@
 // other side lives. A @stomp/stompjs client serves one connection only, so nothing old meets the next.
 
 import { Problem, problemOfClose, problemOfError } from './advice.js';
+import { after } from './pace.js';
 
 const BEAT = 10_000; // milliseconds: RabbitMQ's restart keeps RECEIPTs for as long, where there are no heart-beats
 const SILENT = 'the server gave no sign of life';
@@ -109,20 +110,21 @@ export class Connection {
   #send(write, resolve, reject, timeout) {
     const receipt = `receipt-${this.#lastReceipt += 1}`;
     const late = () => this.#take(receipt)?.reject(new Problem('no-receipt', 'the server did not confirm in time', { fate: 'unknown' }));
-    this.#awaited.set(receipt, { resolve, reject, timer: timeout && setTimeout(late, timeout) });
+    this.#awaited.set(receipt, { resolve, reject, timer: timeout && after(timeout, late) });
     try {
+      if (this.#socket.readyState > 1) throw new Error('the socket is closing'); // it drops what it gets
       write(this.#stomp, receipt);
-    } catch (cause) { // the socket is closing, or a header is no text
+    } catch (cause) { // or a header is no text
       this.#take(receipt)?.reject(new Problem('unsent', 'the frame was not sent', { fate: 'unsent', cause }));
     }
   }
 
   #giveUpIn(timeout, why) {
     clearTimeout(this.#watch);
-    this.#watch = setTimeout(() => {
+    this.#watch = after(timeout, () => {
       this.#end(new Problem('connection-lost', why));
       this.#stomp.deactivate({ force: true });
-    }, timeout);
+    });
   }
 
   #calm() {

@@ -28,6 +28,9 @@ export function renewAfter(seconds, random = Math.random()) {
 /** The seconds in a header `expires-in`; undefined where there is none. */
 export const readExpiry = (text) => (/^\d{1,10}$/.test(text ?? '') ? Number(text) : undefined);
 
+/** A timer; none for 24 days and more (`Infinity`), where an engine would ring at once. */
+export const after = (delay, ring) => (delay < 2 ** 31 ? setTimeout(ring, delay) : undefined);
+
 /** A token bucket, as the gateway has one for the SUBSCRIBE frames of a connection. */
 export class Pace {
   #rate;

@@ -1,7 +1,7 @@
 // The application's tokens: one before each connecting, and new ones while a session lives.
 
 import { Problem } from './advice.js';
-import { Alarm, readExpiry, renewAfter } from './pace.js';
+import { after, Alarm, readExpiry, renewAfter } from './pace.js';
 
 const GIVEN_UP = 2; // seconds: with less left, the session ends, and a new one begins with a new token
 
@@ -31,7 +31,7 @@ export class Tokens {
     const reason = this.isRefused ? 'refused' : purpose;
     this.#wish = wish;
     const aborted = new Promise((_, reject) => { signal.addEventListener('abort', () => reject(signal.reason)); });
-    const timer = setTimeout(() => wish.abort(new Error('getToken() took too long')), this.#timeout);
+    const timer = after(this.#timeout, () => wish.abort(new Error('getToken() took too long')));
     let token;
     try {
       const asked = (async () => this.#getToken({ reason, signal }))();

@@ -818,6 +818,34 @@ test('a message is confirmed, refused, or of unknown fate', async (context) => {
   await assert.rejects(client.publish(FEED, ''), { fate: 'unsent' });
 });
 
+test('a message is unsent where the socket closes already, for that drops it', async (context) => {
+  const { client, socket } = await connected(context);
+  socket.readyState = 2;
+  const sending = client.publish(FEED, 'x');
+  const subscribing = client.subscribe(FEED, () => {});
+  socket.end();
+  await assert.rejects(sending, { code: 'unsent', fate: 'unsent' });
+  await pass(context, 1_000);
+  FakeSocket.last.accept();
+  await settled();
+  FakeSocket.last.confirm();
+  await subscribing;
+});
+
+test('times that are not given, or have no end', async (context) => {
+  const { client, names } = made(context, { connectTimeout: undefined, subscribesPerSecond: undefined, publishTimeout: Infinity });
+  client.connect();
+  await pass(context, 1_000);
+  FakeSocket.last.accept();
+  await settled();
+  await subscribed(client, FEED);
+  let isSettled = false;
+  client.publish(FEED, 'x').catch(() => {}).then(() => { isSettled = true; });
+  await pass(context, 3_600_000, 60_000);
+  assert.equal(isSettled, false);
+  assert.deepEqual(names(), ['connecting', 'connected']);
+});
+
 test('a message that was refused, or never confirmed, is not kept in memory', async (context) => {
   const { client, socket } = await connected(context, { publishTimeout: 1_000 });
   const publish = () => {
