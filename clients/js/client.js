@@ -142,7 +142,7 @@ export class StentorClient {
     const attempt = this.#attempt = {};
     const counts = () => attempt === this.#attempt;
     this.#become('connecting', {});
-    if (!counts()) return; // for so the application has decided
+    if (!counts()) return; // the application has closed it
     try {
       const token = await this.#tokens.get('connect');
       if (counts()) this.#connection = this.#open(token, counts);
@@ -239,7 +239,7 @@ export class StentorClient {
   #listen() {
     const { document } = globalThis;
     if (!globalThis.addEventListener) return;
-    const wake = () => document?.visibilityState === 'hidden' || this.wake();
+    const wake = ({ type }) => (type === 'visibilitychange' && document.visibilityState === 'hidden') || this.wake();
     const places = [[globalThis, 'online'], [globalThis, 'offline'], [globalThis, 'pageshow'], [document, 'visibilitychange'], [document, 'resume']];
     for (const [target, name] of places) target?.addEventListener(name, wake);
     this.#ears = () => { for (const [target, name] of places) target?.removeEventListener(name, wake); };

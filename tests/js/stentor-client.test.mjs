@@ -1124,6 +1124,11 @@ test('a browser’s events wake it, until it is closed', async (context) => {
   document.visibilityState = 'hidden';
   document.dispatchEvent(new Event('visibilitychange'));
   assert.equal(socket.frames('BEGIN').length, count);
+  page.dispatchEvent(new Event('online')); // which is news for a hidden page, too
+  count += 1;
+  assert.equal(socket.frames('BEGIN').length, count);
+  socket.confirm();
+  await settled();
   const closing = client.close();
   socket.confirm();
   await closing;
