@@ -142,7 +142,7 @@ export class Connection {
     const { 'receipt-id': receipt, subscription } = frame.headers;
     const awaited = this.#take(receipt);
     this.#prolong?.();
-    const isRequest = awaited !== undefined || subscription !== undefined;
+    const isRequest = receipt !== undefined || subscription !== undefined;
     const problem = problemOfError(frame, isRequest || !this.isOpen ? 'stop' : 'retry');
     // A session may begin anew without the request that was refused.
     const { code, message, detail, next } = problem;

@@ -507,6 +507,18 @@ test('a permanent refusal ends it, with the reason; the application may begin an
   assert.deepEqual(FakeSocket.last.frames('SUBSCRIBE').map(({ headers }) => headers.destination), [FEED]);
 });
 
+test('a request that is refused after its time-out is still one request', async (context) => {
+  const { client, socket, states } = await connected(context, { publishTimeout: 1_000 });
+  const sending = client.publish(FEED, 'x');
+  await settled();
+  const frame = socket.sent.at(-1);
+  const late = assert.rejects(sending, { code: 'no-receipt', fate: 'unknown' });
+  await pass(context, 1_000);
+  await late;
+  socket.refuse('permission-denied', 'no', { frame });
+  assert.deepEqual([states.at(-1)[0], states.at(-1)[1].problem.code], ['waiting', 'permission-denied']);
+});
+
 test('the code of a close counts where there is no ERROR', async (context) => {
   for (const [close, state] of [[1002, 'ended'], [1008, 'ended'], [1009, 'ended'], [1000, 'waiting'], [1006, 'waiting'], [1011, 'waiting'], [1012, 'waiting'], [1013, 'waiting'], [4001, 'waiting']]) {
     await context.test(`${close}`, async (context) => {
