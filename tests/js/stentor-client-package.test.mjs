@@ -37,6 +37,13 @@ test('the package has what it needs, and nothing else', () => {
   assert.deepEqual([...installed.files].sort(), expected);
 });
 
+test('it asks for a @stomp/stompjs that tells of heart-beats, which are signs of life', async () => {
+  const { peerDependencies } = JSON.parse(await readFile(join(source, 'package.json'), 'utf8'));
+  const [, major, minor] = /^\^(\d+)\.(\d+)\./.exec(peerDependencies['@stomp/stompjs']);
+  assert.equal(major, '7');
+  assert.ok(Number(minor) >= 2, 'onHeartbeatReceived and onHeartbeatLost came with 7.2.0');
+});
+
 test('a day on a real socket', async () => {
   const server = await serve();
   const alice = client({ url: server.url, headers: { login: 'alice', passcode: 'x' } });
