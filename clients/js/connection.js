@@ -92,7 +92,7 @@ export class Connection {
       webSocket.send(forceBinaryWSFrames ? new TextEncoder().encode(frames) : frames);
     };
     const calm = () => this.#prolong && this.#calm(); // but not the watch of a close
-    this.request(begin).then(calm, calm);
+    this.request(begin).then(calm, ({ fate }) => fate !== 'unsent' && calm());
   }
 
   /** DISCONNECT, after whose RECEIPT all frames before it are done. */

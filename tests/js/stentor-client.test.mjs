@@ -1096,6 +1096,14 @@ test('a sign of life that comes while the client closes does not keep it waiting
   assert.ok(isClosed);
 });
 
+test('waking gives up a socket that closes and does not come to its end', async (context) => {
+  const { client, socket, names } = await connected(context);
+  Object.assign(socket, { dead: true, readyState: 2 });
+  client.wake();
+  await pass(context, 5_100);
+  assert.equal(names().at(-1), 'waiting');
+});
+
 test('waking ends a pause of the client’s own, but not one that the server advised', async (context) => {
   const { client, socket } = await connected(context, { random: 0.9 });
   socket.end();
