@@ -41,7 +41,7 @@ export class Subscriptions {
 
   take(id, message) {
     const subscription = this.#all.get(id);
-    if (!subscription || subscription.isEnding) return;
+    if (!subscription?.isThere) return;
     let whole = message;
     try {
       whole = subscription.bases?.take(message) ?? message;
@@ -55,12 +55,10 @@ export class Subscriptions {
 
   /** A delta cannot be read, nor what comes after it: begins anew, without deltas. */
   #beginWhole(subscription, problem) {
-    const { asked } = subscription;
-    Object.assign(subscription, { delta: false, isEnding: true });
-    this.#call(subscription.onProblem, problem);
-    if (!this.#isHere(subscription)) return; // given up meanwhile, which told the server
-    Object.assign(subscription, { asked: undefined, isThere: false });
-    this.#leave(asked, subscription.id);
+    const { id, asked, onProblem } = subscription;
+    Object.assign(subscription, { delta: false, asked: undefined, isThere: false });
+    this.#leave(asked, id);
+    this.#call(onProblem, problem);
   }
 
   /** A connection is open. */
@@ -143,11 +141,11 @@ export class Subscriptions {
   /** SUBSCRIBE; resolves when it is answered. */
   #ask(connection, subscription) {
     const { id, destination, headers, delta, progress } = subscription;
-    Object.assign(subscription, { asked: connection, bases: delta ? new Bases() : undefined, isEnding: false, isThere: true, isAnswered: false });
+    Object.assign(subscription, { asked: connection, bases: delta ? new Bases() : undefined, isThere: true, isAnswered: false });
     const wish = { ...(delta && { delta: 'fossil' }), ...headers, ...progress?.ask() };
     subscription.answer = new Promise((answered) => {
       const settle = (isThere) => {
-        Object.assign(subscription, { isThere, isAnswered: true });
+        if (subscription.asked === connection) Object.assign(subscription, { isThere, isAnswered: true });
         answered();
       };
       const done = (receipt) => {

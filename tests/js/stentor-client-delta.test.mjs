@@ -175,6 +175,41 @@ test('a subscription whose delta cannot be read begins anew, without deltas', as
   assert.deepEqual(told.slice(-2), ['again', 'whole']);
 });
 
+test('a delta that cannot be read before the RECEIPT is one UNSUBSCRIBE, also if the subscription is given up', async (context) => {
+  for (const isGivenUp of [false, true]) {
+    await context.test(isGivenUp ? 'given up' : 'goes on', async (context) => {
+      context.mock.timers.enable({ apis: ['setTimeout', 'setInterval', 'Date'], now: 1_000_000 });
+      FakeSocket.all = [];
+      const client = new StentorClient({ Stomp: Client, url: 'ws://test/ws', headers: { login: 'alice' } });
+      client.connect();
+      await settled();
+      const socket = FakeSocket.last;
+      socket.accept();
+      await settled();
+      const told = [];
+      const wish = new AbortController();
+      const onProblem = ({ code }) => {
+        told.push(code);
+        if (isGivenUp) wish.abort();
+      };
+      client.subscribe(PRICE, ({ body }) => told.push(body), { delta: true, onProblem, signal: wish.signal }).catch(() => {});
+      await settled();
+      const [asked] = socket.frames('SUBSCRIBE');
+      const answer = () => socket.answer('MESSAGE', { subscription: asked.headers.id, 'message-id': 'm', destination: PRICE, 'x-delta': 'fossil 2 1' }, PRICES.delta);
+      answer();
+      socket.confirm(asked);
+      answer();
+      await settled();
+      answer();
+      assert.deepEqual(told, ['no-delta-base']);
+      assert.equal(socket.frames('UNSUBSCRIBE').length, 1);
+      socket.confirm(socket.frames('UNSUBSCRIBE')[0]);
+      await settled();
+      assert.equal(socket.frames('SUBSCRIBE').length, isGivenUp ? 1 : 2);
+    });
+  }
+});
+
 test('each connection begins with other bases', async (context) => {
   context.mock.timers.enable({ apis: ['setTimeout', 'setInterval', 'Date'], now: 1_000_000 });
   FakeSocket.all = [];
