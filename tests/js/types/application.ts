@@ -31,7 +31,7 @@ export async function main(): Promise<void> {
   await client.subscribe('/exchange/feed/news', () => {}, {
     resume: { gap: 'earliest', storage: localStorage, key: 'news' },
     onResumed: ({ missed }) => console.log(missed === 'more' ? 'many' : missed + 1),
-    onGap: (reason) => console.log(reason === 'expired' ? 'load' : reason),
+    onGap: (reason) => console.log(reason === 'expired' || reason === 'too-large' ? 'load' : reason),
     onProblem: ({ code, reason }) => console.log(code, reason?.length),
   });
   await client.subscribe('/exchange/feed/more', () => {}, { resume: true });
