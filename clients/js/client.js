@@ -120,22 +120,19 @@ export class StentorClient {
 
   /** An orderly end: what was published before is confirmed. Forgets all subscriptions. */
   close() {
+    const problem = new Problem('closed', 'the client was closed', { next: 'stop' });
+    this.#subscriptions.forget(problem, true);
     if (this.#closing && !this.#attempt) return this.#closing; // nothing was begun since
-    const closing = this.#close(this.#closing).finally(() => {
+    this.#opening?.reject(problem);
+    const connection = this.#stop();
+    const ends = [this.#closing, connection?.close(this.#options.closeTimeout)];
+    const closing = Promise.all(ends).then(() => {}).finally(() => {
       if (this.#closing !== closing) return;
       this.#closing = undefined;
       if (!this.#attempt) this.#become('closed', {});
     });
     this.#closing = closing;
     return closing;
-  }
-
-  async #close(before) {
-    const problem = new Problem('closed', 'the client was closed', { next: 'stop' });
-    const connection = this.#stop();
-    this.#subscriptions.forget(problem, true);
-    this.#opening?.reject(problem);
-    await Promise.all([before, connection?.close(this.#options.closeTimeout)]);
   }
 
   async #begin() {

@@ -1001,6 +1001,16 @@ test('close, connect, close: the second end is one of its own, and waits for the
   assert.deepEqual([names().at(-1), names().filter((name) => name === 'closed').length, FakeSocket.all.length], ['closed', 1, 2]);
 });
 
+test('a subscription that is made while the client closes is forgotten by the next close', async (context) => {
+  const { client, socket } = await connected(context);
+  const closing = client.close();
+  const subscribing = assert.rejects(client.subscribe(FEED, () => {}), { code: 'closed' });
+  assert.equal(client.close(), closing);
+  await subscribing;
+  socket.confirm();
+  await closing;
+});
+
 test('waking, a client that is being closed does nothing', async (context) => {
   const { client, socket, names } = await connected(context);
   socket.end();
