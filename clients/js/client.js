@@ -77,7 +77,8 @@ export class StentorClient {
   publish(destination, body = '', headers = {}) {
     if (!this.#connection?.isOpen) return Promise.reject(new Problem('not-connected', 'there is no connection', { fate: 'unsent' }));
     const content = typeof body === 'string' ? { body } : { binaryBody: body };
-    const write = (stomp, receipt) => stomp.publish({ destination, headers: { ...headers, receipt }, ...content });
+    // The receipt comes first: the server can name it, although a header behind it is too long.
+    const write = (stomp, receipt) => stomp.publish({ destination, headers: Object.assign({ receipt }, headers, { receipt }), ...content });
     return this.#connection.request(write, this.#options.publishTimeout);
   }
 

@@ -75,7 +75,7 @@ export class Connection {
       this.#hear();
       this.#events.message(id, message);
     };
-    this.#send((stomp, receipt) => stomp.subscribe(destination, take, { ...headers, id, receipt }), done, failed);
+    this.#send((stomp, receipt) => stomp.subscribe(destination, take, Object.assign({ receipt }, headers, { id, receipt })), done, failed);
   }
 
   /**
@@ -138,12 +138,15 @@ export class Connection {
     this.#prolong?.();
   }
 
-  #refuse(frame) {
-    const { 'receipt-id': receipt, subscription } = frame.headers;
+  #refuse({ headers, body }) {
+    // The receipt of a frame that is too large as a whole is not read: it is of the only one that is awaited.
+    const isTooLarge = this.isOpen && headers['error-code'] === 'frame-too-large';
+    const [only] = isTooLarge && this.#awaited.size === 1 ? this.#awaited.keys() : [];
+    const { 'receipt-id': receipt = only, subscription } = headers;
     const awaited = this.#take(receipt);
     this.#prolong?.();
-    const isRequest = receipt !== undefined || subscription !== undefined;
-    const problem = problemOfError(frame, isRequest || !this.isOpen ? 'stop' : 'retry');
+    const isRequest = receipt !== undefined || subscription !== undefined || isTooLarge;
+    const problem = problemOfError({ headers: { ...headers, 'receipt-id': receipt }, body }, isRequest || !this.isOpen ? 'stop' : 'retry');
     // A session may begin anew without the request that was refused.
     const { code, message, detail, next } = problem;
     this.#lastError = isRequest && next === 'stop' ? new Problem(code, message, { detail }) : problem;

@@ -519,6 +519,36 @@ test('a request that is refused after its time-out is still one request', async 
   assert.deepEqual([states.at(-1)[0], states.at(-1)[1].problem.code], ['waiting', 'permission-denied']);
 });
 
+test('a message that is too large is refused, and the session begins anew without it', async (context) => {
+  for (const isAlone of [true, false]) {
+    await context.test(isAlone ? 'alone' : 'among others', async (context) => {
+      const { client, socket, names } = await connected(context);
+      await subscribed(client, FEED);
+      const sending = [client.publish(FEED, 'too large')];
+      if (!isAlone) sending.push(client.publish(FEED, 'another'));
+      socket.refuse('frame-too-large', 'no', { close: 1009 }); // of a message as a whole, the gateway reads no receipt
+      const fate = isAlone ? { code: 'frame-too-large', fate: 'refused' } : { code: 'connection-lost', fate: 'unknown' };
+      for (const one of sending) await assert.rejects(one, fate);
+      assert.equal(names().at(-1), 'waiting');
+      await pass(context, 1_000);
+      FakeSocket.last.accept();
+      await settled();
+      assert.equal(FakeSocket.last.frames('SUBSCRIBE').length, 1);
+    });
+  }
+});
+
+test('a receipt is told before headers that may be too long, so that the server can name it', async (context) => {
+  const { client, socket } = await connected(context);
+  const chunks = [];
+  socket.send = (data) => chunks.push(data);
+  client.publish(FEED, 'x', { kind: 'note', receipt: 'none of ours' }).catch(() => {});
+  client.subscribe(FEED, () => {}, { headers: { selector: 'a = 1' } });
+  await settled();
+  assert.match(chunks[0], /^SEND\ndestination:[^\n]+\nreceipt:receipt-1\nkind:note\n/);
+  assert.match(chunks[1], /^SUBSCRIBE\nreceipt:receipt-2\nselector:/);
+});
+
 test('the code of a close counts where there is no ERROR', async (context) => {
   for (const [close, state] of [[1002, 'ended'], [1008, 'ended'], [1009, 'ended'], [1000, 'waiting'], [1006, 'waiting'], [1011, 'waiting'], [1012, 'waiting'], [1013, 'waiting'], [4001, 'waiting']]) {
     await context.test(`${close}`, async (context) => {
