@@ -4,9 +4,10 @@
 import { Problem } from './advice.js';
 
 const MARGIN = 10_000; // milliseconds by which the servers' clocks may differ
+const HELD = 10_000; // messages that are held back: rather give some twice than none
 const GAPS = ['next', 'earliest', 'fail'];
 const BEGINNINGS = ['last', 'since'];
-const CURSOR = /^[!-~]{1,200}$/; // it is opaque; what is none of this was not written by us
+const isCursor = (text) => typeof text === 'string' && /^[!-~]{1,200}$/.test(text); // it is opaque; what is none of this was not written by us
 
 /** Headers that no journal goes with: of subscriptions with a queue of their own, or that skip messages. */
 const OTHERS = ['durable', 'auto-delete', 'exclusive', 'persistent', 'prefetch-count', 'x-queue-name', 'redeliver', 'conflate'];
@@ -17,8 +18,10 @@ export class Progress {
   #storage;
   #key;
   #cursor; // of the last message
+  #origin; // the cursor behind which no answer says yet that nothing is missing up to `#cursor`
   #at; // since when it has heard all, by this clock: for a subscription that had no message yet
-  #asked = {}; // the last SUBSCRIBE: `with` a cursor, a time or nothing, and `at` which time
+  #asked = {}; // the last SUBSCRIBE: `with` a cursor, a time or nothing, and `at` which time; see `ask`
+  #held = []; // messages that may have come before
   #isUnkept = false; // the server keeps no journal of it
   #onFault;
 
@@ -39,42 +42,70 @@ export class Progress {
     this.#load();
   }
 
-  /** Headers of the next SUBSCRIBE. */
+  /**
+   * Headers of the next SUBSCRIBE. Messages come before the RECEIPT that tells of a gap. If the connection is lost
+   * between the two, nobody has said whether some are missing before them. So it asks from the same cursor once more,
+   * and leaves out what comes `again`: all up to the last one that had come, `until`.
+   */
   ask() {
     const at = Date.now();
+    this.#held = [];
     if (this.#cursor !== undefined) {
-      this.#asked = { with: 'cursor', cursor: this.#cursor, at };
-      return { 'resume-after': this.#cursor, 'resume-gap': this.#gap };
+      const cursor = this.#origin ?? this.#cursor;
+      this.#asked = { with: 'cursor', at, cursor, last: this.#cursor, until: this.#origin && this.#cursor, most: HELD, again: 0, isOpen: true };
+      return { 'resume-after': cursor, 'resume-gap': this.#gap };
     }
     if (this.#at === undefined) {
-      this.#asked = { with: undefined, at };
+      this.#asked = { at, most: HELD, again: 0 };
       return this.#begin;
     }
-    this.#asked = { with: 'time', at };
+    this.#asked = { with: 'time', at, most: HELD, again: 0 };
     return this.#isUnkept ? {} : { since: `${Math.ceil((Math.max(0, at - this.#at) + MARGIN) / 1_000)}s` };
+  }
+
+  /** The messages that the application gets now: this one, none while they may have come before, or all that were held. */
+  sift(message) {
+    const asked = this.#asked;
+    if (asked.until === undefined) return [message];
+    this.#held.push(message);
+    if (message.headers.cursor !== asked.until) return this.#held.length < asked.most ? [] : this.#release();
+    asked.again = this.#held.length;
+    this.#release();
+    return [];
   }
 
   /** The application has had a message. */
   take({ cursor }) {
     if (cursor === undefined) return;
+    if (this.#asked.isOpen) this.#origin ??= this.#asked.cursor;
     this.#cursor = cursor;
     this.#isUnkept = false;
     this.#save();
   }
 
-  /** What a RECEIPT says: `{ missed }`, or `{ gap }` with the reason; undefined where nothing could be missed. */
+  /**
+   * What a RECEIPT says: `{ missed }`, or `{ gap }` with the reason, and messages that the application gets now, `held`;
+   * undefined where nothing could be missed.
+   */
   answer({ resume, missed, reason, cursor }) {
     const asked = this.#asked;
     const isGap = resume === 'gap';
-    if (isGap && this.#cursor === asked.cursor) this.#cursor = undefined;
+    asked.isOpen = false;
+    this.#origin = undefined;
+    if (isGap && this.#cursor === asked.last && !asked.again) this.#cursor = undefined;
     this.#cursor ??= cursor; // of the last message before it began
     if (missed !== 'more' || this.#at === undefined) this.#at = asked.at;
     this.#save();
-    if (isGap) return { gap: reason };
+    if (isGap) return { gap: reason, held: this.#release() }; // the last one that came may be missing itself
     if (asked.with === undefined) return undefined;
-    if (resume === 'exact') return { missed: missed === 'more' ? missed : Number(missed) };
+    if (resume === 'exact') {
+      const count = missed === 'more' ? Infinity : Number(missed);
+      asked.most = Math.min(asked.most, count);
+      const held = this.#held.length < asked.most ? [] : this.#release();
+      return { missed: count === Infinity || asked.until !== undefined ? 'more' : count - asked.again, held };
+    }
     this.#isUnkept = true;
-    return { gap: 'no-journal' };
+    return { gap: 'no-journal', held: this.#release() };
   }
 
   /** The gap that a refusal tells, after which the next SUBSCRIBE begins anew; undefined if it is another refusal. */
@@ -83,6 +114,7 @@ export class Progress {
     const gap = { 'resume-gap': reason, 'foreign-cursor': 'foreign', 'no-journal': 'no-journal' }[code];
     if (gap === undefined && code !== 'invalid-header') return undefined;
     this.#cursor = undefined;
+    this.#origin = undefined;
     this.#at = undefined;
     this.#begin = {};
     this.#isUnkept = code === 'no-journal';
@@ -90,14 +122,23 @@ export class Progress {
     return code === 'resume-gap' && this.#gap === 'fail' ? undefined : gap;
   }
 
+  /** Whatever was to be left out has come. */
+  #release() {
+    const held = this.#held;
+    this.#held = [];
+    this.#asked.until = undefined;
+    return held;
+  }
+
   #load() {
-    const { cursor, at } = this.#use((storage) => JSON.parse(storage.getItem(this.#key) ?? '{}')) ?? {};
-    if (typeof cursor === 'string' && CURSOR.test(cursor)) this.#cursor = cursor;
+    const { cursor, origin, at } = this.#use((storage) => JSON.parse(storage.getItem(this.#key) ?? '{}')) ?? {};
+    if (isCursor(cursor)) this.#cursor = cursor;
+    if (isCursor(cursor) && isCursor(origin)) this.#origin = origin;
     if (Number.isFinite(at)) this.#at = at;
   }
 
   #save() {
-    const text = JSON.stringify({ cursor: this.#cursor, at: this.#at });
+    const text = JSON.stringify({ cursor: this.#cursor, origin: this.#origin, at: this.#at });
     this.#use((storage) => storage.setItem(this.#key, text));
   }
 

@@ -49,8 +49,15 @@ export class Subscriptions {
       this.#beginWhole(subscription, problem);
       return;
     }
-    this.#call(subscription.onMessage, whole);
-    subscription.progress?.take(message.headers); // after it: what a reload interrupts comes again
+    this.#give(subscription, subscription.progress?.sift(whole) ?? [whole]);
+  }
+
+  #give(subscription, messages) {
+    for (const message of messages) {
+      if (!this.#isHere(subscription)) return;
+      this.#call(subscription.onMessage, message);
+      subscription.progress?.take(message.headers); // after it: what a reload interrupts comes again
+    }
   }
 
   /** A delta cannot be read, nor what comes after it: begins anew, without deltas. */
@@ -167,9 +174,10 @@ export class Subscriptions {
     const { id, destination, ready, progress, onLive, onResumed, onGap, wasLive = false } = subscription;
     Object.assign(subscription, { failures: 0, wasLive: true });
     ready.resolve({ id, destination, unsubscribe: (more) => this.#remove(subscription, more) });
-    const { missed, gap } = progress?.answer(headers) ?? {};
+    const { missed, gap, held = [] } = progress?.answer(headers) ?? {};
     if (gap !== undefined) this.#call(onGap, gap);
     else if (missed !== undefined) this.#call(onResumed, { missed });
+    this.#give(subscription, held);
     if (this.#isHere(subscription)) this.#call(onLive, wasLive);
   }
 

@@ -6,19 +6,11 @@ import { test } from 'node:test';
 import { Client } from '@stomp/stompjs';
 
 import { StentorClient } from '../../clients/js/client.js';
+import { dice } from './dice.mjs';
 import { FakeSocket, settled } from './fake-socket.mjs';
 
 const SEEDS = Number(process.env.CHANCE_SEEDS ?? 100);
 const STEPS = 120;
-
-/** Numbers that look random, the same for each seed. */
-function dice(seed) {
-  let state = Math.imul(seed + 1, 2_654_435_761) >>> 0;
-  return (most) => {
-    state = (Math.imul(state ^ (state >>> 15), 2_246_822_519) + 374_761_393) >>> 0;
-    return Math.floor((state / 2 ** 32) * most);
-  };
-}
 
 /** One connection of the server: frames are answered in order, when it is told to. */
 class Server {

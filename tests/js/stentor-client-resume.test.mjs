@@ -189,6 +189,82 @@ test('a message that came before the news of a gap is where it stands', async (c
   assert.equal(wish()['resume-after'], 'a-9-b');
 });
 
+test('a gap is told although the connection was lost before the RECEIPT that told it', async (context) => {
+  const { told } = await asked(context, { gap: 'earliest' });
+  await receipt();
+  message('one', CURSOR);
+  await again(context);
+  message('seven', 'a-7-b');
+  message('eight', 'a-8-b');
+  await again(context);
+  assert.equal(wish()['resume-after'], CURSOR, 'for nobody has said what is missing before seven');
+  for (const [body, cursor] of [['seven', 'a-7-b'], ['eight', 'a-8-b'], ['nine', 'a-9-b']]) message(body, cursor);
+  await receipt({ resume: 'gap', reason: 'expired', missed: '3' });
+  assert.deepEqual(told, ['live', 'one', 'seven', 'eight', 'nine', 'gap expired', 'live again']);
+  await again(context);
+  assert.equal(wish()['resume-after'], 'a-9-b');
+});
+
+test('where nothing is missing, what came before a lost connection comes once; after a reload, too', async (context) => {
+  const kept = storage();
+  const first = await asked(context, { storage: kept });
+  await receipt();
+  message('one', CURSOR);
+  await again(context);
+  message('two', 'a-2-b');
+  await again(context);
+  assert.equal(wish()['resume-after'], CURSOR);
+  await receipt({ resume: 'exact', missed: '3' }); // before its messages
+  assert.deepEqual(first.told.slice(-2), ['missed more', 'live again'], 'it is not known yet how many are new');
+  for (const [body, cursor] of [['two', 'a-2-b'], ['three', 'a-3-b']]) message(body, cursor);
+  await again(context);
+  message('four', 'a-4-b');
+  await close(first.client);
+  context.mock.timers.reset();
+  const { told } = await asked(context, { storage: kept });
+  assert.deepEqual(first.told.slice(-2), ['three', 'four']);
+  assert.equal(wish()['resume-after'], 'a-3-b');
+  for (const [body, cursor] of [['four', 'a-4-b'], ['five', 'a-5-b']]) message(body, cursor);
+  await receipt({ resume: 'exact', missed: '2' });
+  assert.deepEqual(told, ['five', 'missed 1', 'live']);
+});
+
+test('what came last may be missing itself: then nothing is held back behind the gap', async (context) => {
+  const { told } = await asked(context, true);
+  await receipt();
+  message('one', CURSOR);
+  await again(context);
+  message('two', 'a-2-b');
+  await again(context);
+  message('nine', 'a-9-b');
+  await receipt({ resume: 'gap', reason: 'expired', missed: '0' });
+  message('ten', 'a-10-b');
+  assert.deepEqual(told, ['live', 'one', 'two', 'gap expired', 'nine', 'live again', 'ten']);
+  await again(context);
+  assert.equal(wish()['resume-after'], 'a-10-b');
+});
+
+test('a message is rather given twice than never', async (context) => {
+  for (const [name, headers, messages] of [
+    ['a number', { resume: 'exact', missed: '2' }, 2],
+    ['more', { resume: 'exact', missed: 'more' }, 10_000],
+    ['a server without journals', {}, 1],
+  ]) {
+    await context.test(name, async (context) => {
+      const { told } = await asked(context, true);
+      await receipt();
+      message('one', CURSOR);
+      await again(context);
+      message('two', 'a-2-b');
+      await again(context);
+      const { length } = told;
+      await receipt(headers);
+      for (let n = 1; n <= messages; n += 1) message(`x ${n}`, `x-${n}`); // two does not come again, for whatever reason
+      assert.equal(told.length, length + 2 + messages);
+    });
+  }
+});
+
 test('a gap ends the subscription that wishes it so, and no other', async (context) => {
   const { client, told } = await asked(context, { gap: 'fail' });
   await receipt();
