@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::{
-    Applied, Change, Command, ControlShared, Effect, Look,
+    Applied, Change, Command, ControlShared, Effect, Look, PATIENCE,
     wire::{self, Envelope, Note},
 };
 use crate::{
@@ -55,6 +55,9 @@ const MAX_APART: usize = 1_000;
 /// Answers to one command that wait to be counted. Beyond, they are not.
 const MAX_ANSWERS: usize = 1_000;
 
+/// Looks that are answered at a time: the answers go to all nodes, beside commands.
+const LOOKS: usize = 4;
+
 /// How long the nodes count as all there are that answered a look, where presence does not know
 /// them. After that, one look waits again for whoever may answer.
 const HEARD: Duration = Duration::from_secs(30);
@@ -71,10 +74,22 @@ struct Inner {
     waiting: Mutex<HashMap<Box<str>, mpsc::Sender<NodeAnswer>>>,
     /// The same, by the id of a look.
     looking: Mutex<HashMap<Box<str>, mpsc::Sender<NodeView>>>,
-    /// The nodes that answered the last look that waited for all, and when it began.
-    heard: Mutex<Option<(Instant, HashSet<Box<str>>)>>,
+    heard: Mutex<Heard>,
+    /// The turns of answers to looks of operators.
+    showing: Semaphore,
+    /// The turns of answers that messages depend on: no operator's page takes them.
+    deciding: Semaphore,
     /// The other nodes that keep presence in their memory, if this one does.
     apart: Option<Mutex<HashSet<Box<str>>>>,
+}
+
+/// The other nodes, by their own words.
+#[derive(Default)]
+struct Heard {
+    /// When the last look began that waited for whoever may answer.
+    all: Option<Instant>,
+    /// Those that were heard of since then, and when each was last.
+    nodes: HashMap<Box<str>, Instant>,
 }
 
 /// A node, and what it did.
@@ -97,6 +112,8 @@ impl ControlLink {
             waiting: Mutex::default(),
             looking: Mutex::default(),
             heard: Mutex::default(),
+            showing: Semaphore::new(LOOKS),
+            deciding: Semaphore::new(LOOKS),
             apart: presence_in_memory.then(Mutex::default),
         }))
     }
@@ -182,17 +199,43 @@ impl ControlLink {
         Ok(answers)
     }
 
-    /// The nodes that are known from the looks before, if one waited for all of late.
+    /// The nodes that are known from their own words, if one look waited for all of late.
     pub(super) fn heard(&self) -> Option<HashSet<Box<str>>> {
         let heard = self.0.heard.lock();
-        let (at, nodes) = heard.as_ref()?;
-        (at.elapsed() < HEARD).then(|| nodes.clone())
+        let is_new = heard.all.is_some_and(|at| at.elapsed() < HEARD);
+        is_new.then(|| heard.nodes.keys().cloned().collect())
+    }
+
+    /// A node is there: the next looks wait for it.
+    fn hear_of(&self, node: &str) {
+        let nodes = &mut self.0.heard.lock().nodes;
+        if let Some(last) = nodes.get_mut(node) {
+            *last = Instant::now();
+        } else if *node != *self.0.node && nodes.len() < MAX_ANSWERS {
+            nodes.insert(node.into(), Instant::now());
+        }
     }
 
     /// Asks all other nodes what there is to see, and gathers their answers until `patience` is
     /// over. It ends earlier when all `known` ones have answered; or, about a session, when one has
-    /// it.
+    /// it. Where messages depend on it, those that were silent are asked once more.
     pub(super) async fn look(
+        &self,
+        look: &Look,
+        patience: Duration,
+        known: Option<&HashSet<Box<str>>>,
+    ) -> Result<Vec<NodeView>, Box<str>> {
+        let mut views = self.look_once(look, patience, known).await?;
+        let silent = silent(known, &views);
+        if look.is_asked_twice() && !silent.is_empty() {
+            let mut late = self.look_once(look, patience, Some(&silent)).await?;
+            late.retain(|(node, _)| silent.contains(node));
+            views.append(&mut late);
+        }
+        Ok(views)
+    }
+
+    async fn look_once(
         &self,
         look: &Look,
         patience: Duration,
@@ -200,7 +243,8 @@ impl ControlLink {
     ) -> Result<Vec<NodeView>, Box<str>> {
         let begun = Instant::now();
         let mut views: Vec<NodeView> = Vec::new();
-        if known.is_some_and(HashSet::is_empty) {
+        let is_alone = known.is_some_and(HashSet::is_empty);
+        if is_alone && !look.is_asked_twice() {
             return Ok(views);
         }
         let id: Box<str> = format!("{:016x}", rand::random::<u64>()).into();
@@ -213,18 +257,21 @@ impl ControlLink {
             expires: SystemTime::now().checked_add(LOOK_LIFE),
         };
         self.send(&note).await?;
+        // Whoever answers all the same is waited for the next time.
+        if is_alone {
+            return Ok(views);
+        }
         let end = after(patience);
         while let Ok(Some(view)) = timeout_at(end, receiver.recv()).await {
             let is_found = look.has_one_node() && view.1.is_some();
             views.push(view);
-            let has_answered = |node: &str| views.iter().any(|(name, _)| **name == *node);
-            let have_all = |known: &HashSet<Box<str>>| known.iter().all(|node| has_answered(node));
-            if is_found || known.is_some_and(have_all) {
+            if is_found || known.is_some() && silent(known, &views).is_empty() {
                 return Ok(views);
             }
         }
-        let heard = views.iter().map(|(node, _)| node.clone()).collect();
-        *self.0.heard.lock() = Some((begun, heard));
+        let mut heard = self.0.heard.lock();
+        heard.all = Some(begun);
+        heard.nodes.retain(|_, last| *last >= begun);
         Ok(views)
     }
 
@@ -299,6 +346,13 @@ impl ControlLink {
             .into()),
         }
     }
+}
+
+/// The known nodes that are not among those that answered.
+pub(super) fn silent(known: Option<&HashSet<Box<str>>>, views: &[NodeView]) -> HashSet<Box<str>> {
+    let has_answered = |node: &str| views.iter().any(|(name, _)| **name == *node);
+    let known = known.into_iter().flatten();
+    known.filter(|node| !has_answered(node)).cloned().collect()
 }
 
 /// A caller that waits for answers to what has this id, until it is dropped.
@@ -413,6 +467,8 @@ async fn handle(link: &ControlLink, shared: &Arc<ControlShared>, message: &Messa
         }
         Ok(Note::PresenceInMemory { node }) => link.hear_apart(node),
         Ok(Note::BansWanted { node }) if node != link.0.node => {
+            // By this a node that begins to listen is heard of.
+            link.hear_of(&node);
             let (link, changes) = (link.clone(), shared.sessions.bans());
             tokio::spawn(async move { link.tell_bans(changes).await });
         }
@@ -441,6 +497,7 @@ async fn handle(link: &ControlLink, shared: &Arc<ControlShared>, message: &Messa
             tokio::spawn(async move { tell_view(&link, &shared, id, look).await });
         }
         Ok(Note::Seen { to, node, view }) => {
+            link.hear_of(&node);
             let looking = link.0.looking.lock().get(&*to).cloned();
             if let Some(looking) = looking {
                 // Nobody looks at so many.
@@ -460,13 +517,14 @@ async fn handle(link: &ControlLink, shared: &Arc<ControlShared>, message: &Messa
     }
 }
 
-/// Looks that are answered at a time: the answers go to all nodes, beside commands.
-const LOOKS: usize = 4;
-
-static LOOKING: Semaphore = Semaphore::const_new(LOOKS);
-
 async fn tell_view(link: &ControlLink, shared: &ControlShared, to: Box<str>, look: Look) {
-    let Ok(_turn) = LOOKING.try_acquire() else {
+    let turns = if look.is_asked_twice() {
+        &link.0.deciding
+    } else {
+        &link.0.showing
+    };
+    // Whoever asks waits so long for the answer, and not longer.
+    let Ok(Ok(_turn)) = timeout(PATIENCE, turns.acquire()).await else {
         return;
     };
     let is_for_one = look.has_one_node();

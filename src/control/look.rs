@@ -72,6 +72,11 @@ impl Look {
         }
     }
 
+    /// Whether a node that is silent is asked once more: messages depend on the answer.
+    pub(super) fn is_asked_twice(&self) -> bool {
+        matches!(self, Self::Subscribed(_))
+    }
+
     /// Whether one node's answer is all there is.
     pub(super) fn has_one_node(&self) -> bool {
         matches!(self, Self::Session(_))

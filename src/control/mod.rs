@@ -317,8 +317,9 @@ impl Control {
         let _ = self.shared.views.set(views);
     }
 
-    /// Looks at all nodes. The others have a second to answer; it ends earlier if all known nodes
-    /// have, or if the only one that can have has.
+    /// Looks at all nodes. The others have a second to answer, and another one after
+    /// [`Look::Subscribed`]; it ends earlier if all known nodes have, or if the only one that can have
+    /// has.
     pub async fn look(&self, look: Look) -> Seen {
         let mut seen = Seen::default();
         if let Some(view) = self.shared.view(look.clone()).await {
@@ -334,10 +335,8 @@ impl Control {
         };
         match link.look(&look, PATIENCE, known.as_ref()).await {
             Ok(others) => {
-                let has_answered = |node: &str| others.iter().any(|(name, _)| **name == *node);
-                let silent = known.iter().flatten();
-                let silent = silent.filter(|node| !has_answered(node)).cloned();
-                seen.silent = silent.collect();
+                let silent = link::silent(known.as_ref(), &others);
+                seen.silent = silent.into_iter().collect();
                 seen.silent.sort_unstable();
                 let others = others.into_iter();
                 let mut views: Vec<_> = others
@@ -548,3 +547,6 @@ impl fmt::Debug for Control {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

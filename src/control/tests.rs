@@ -1,0 +1,288 @@
+//! Nodes that ask each other, in virtual time, by a broker that takes its time and loses words.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    wire::{Note, decode},
+    *,
+};
+use crate::{
+    auth::{Access, Login, Refusal, User},
+    broker::{
+        self, Broker, BrokerError, Confirm, Consume, Consumer, DeliverySink, ExchangeKind,
+        FeedConfig, FeedId, FeedSink, JournalConfig, Message, Publish, QueueSpec, VirtualHost,
+    },
+    hub::Vhosts,
+};
+
+const EXCHANGE: &str = "control";
+
+/// Whoever listens to the exchange.
+type Listeners = Arc<Mutex<Vec<(FeedId, Arc<dyn FeedSink>)>>>;
+
+/// A node's link to the exchange.
+struct Link {
+    listeners: Listeners,
+    sink: Arc<dyn FeedSink>,
+    words: Arc<Words>,
+}
+
+/// How a node's words fare.
+#[derive(Default)]
+struct Words {
+    /// They come so late.
+    late: Mutex<Duration>,
+    /// The broker takes so long to confirm them.
+    confirm: Mutex<Duration>,
+    /// So many of its next answers do not come.
+    lost: AtomicUsize,
+}
+
+struct FakeBroker(Listeners, Arc<Words>);
+
+impl Broker for FakeBroker {
+    fn open(&self, _: &str, sink: Arc<dyn FeedSink>) -> Arc<dyn VirtualHost> {
+        Arc::new(Link {
+            listeners: Arc::clone(&self.0),
+            sink,
+            words: Arc::clone(&self.1),
+        })
+    }
+}
+
+type Answer = Result<(), BrokerError>;
+
+impl VirtualHost for Link {
+    fn health(&self) -> Answer {
+        Ok(())
+    }
+
+    fn opened(&self) -> BoxFuture<'_, Answer> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn exchange_kind<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<ExchangeKind, BrokerError>> {
+        std::future::ready(Ok(ExchangeKind::Fanout)).boxed()
+    }
+
+    fn bind_feed<'a>(&'a self, feed: &'a FeedId, _: &'a str) -> BoxFuture<'a, Answer> {
+        let mut listeners = self.listeners.lock();
+        listeners.retain(|(known, sink)| known != feed || !Arc::ptr_eq(sink, &self.sink));
+        listeners.push((feed.clone(), Arc::clone(&self.sink)));
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn unbind_feed<'a>(&'a self, _: &'a FeedId, _: &'a str) -> BoxFuture<'a, Answer> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn consume(
+        &self,
+        _: Consume,
+        _: Arc<dyn DeliverySink>,
+    ) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
+        unreachable!("nobody consumes")
+    }
+
+    fn declare_queue<'a>(&'a self, _: &'a QueueSpec) -> BoxFuture<'a, Answer> {
+        unreachable!("nobody declares")
+    }
+
+    fn delete_queue<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Answer> {
+        unreachable!("nobody deletes")
+    }
+
+    fn publish(&self, publish: Publish) -> BoxFuture<'_, Result<Confirm, BrokerError>> {
+        let confirm = *self.words.confirm.lock();
+        let confirmed: Confirm = async move {
+            sleep(confirm).await;
+            Ok(())
+        }
+        .boxed();
+        let is_lost = matches!(decode(&publish.body), Ok(Note::Seen { .. }))
+            && self
+                .words
+                .lost
+                .fetch_update(Relaxed, Relaxed, |lost| lost.checked_sub(1))
+                .is_ok();
+        if !is_lost {
+            let (late, listeners) = (*self.words.late.lock(), Arc::clone(&self.listeners));
+            tokio::spawn(async move {
+                sleep(late).await;
+                for (feed, sink) in &*listeners.lock() {
+                    let message = Message::new(
+                        (*publish.exchange).into(),
+                        (*publish.routing_key).into(),
+                        publish.properties.clone(),
+                        publish.body.clone(),
+                    );
+                    sink.deliver(feed, message);
+                }
+            });
+        }
+        std::future::ready(Ok(confirmed)).boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
+/// A node without sessions, which shows its name.
+struct Fake(&'static str);
+
+impl Views for Fake {
+    fn view(&self, _: Look) -> BoxFuture<'_, Option<Value>> {
+        std::future::ready(Some(self.0.into())).boxed()
+    }
+}
+
+impl Sessions for Fake {
+    fn kick(&self, _: &Target, _: &str, _: Duration) -> usize {
+        0
+    }
+
+    fn replace(&self, _: &str) -> usize {
+        0
+    }
+
+    fn recheck(&self, _: &Target) -> Result<usize, RecheckOff> {
+        Ok(0)
+    }
+
+    fn refresh_groups(&self, _: &str) -> usize {
+        0
+    }
+
+    fn unsubscribe(&self, _: &Arc<Unsubscribe>, _: Duration) -> BoxFuture<'static, usize> {
+        std::future::ready(0).boxed()
+    }
+
+    fn ban(&self, change: &Change) -> (Applied, usize) {
+        (Applied::Done(change.clone()), 0)
+    }
+
+    fn bans(&self) -> Vec<Change> {
+        Vec::new()
+    }
+}
+
+impl Authenticator for Fake {
+    fn user<'a>(&'a self, _: &'a Login) -> BoxFuture<'a, Result<User, Refusal>> {
+        unreachable!("nobody logs in")
+    }
+
+    fn allow<'a>(&'a self, _: &'a User, _: &'a Access) -> BoxFuture<'a, Result<(), Refusal>> {
+        unreachable!("nobody asks")
+    }
+
+    fn forget<'a>(&'a self, _: &'a str) -> BoxFuture<'a, usize> {
+        std::future::ready(0).boxed()
+    }
+
+    fn groups<'a>(&'a self, _: &'a User) -> BoxFuture<'a, Result<Vec<Arc<str>>, Refusal>> {
+        unreachable!("nobody asks")
+    }
+}
+
+struct Node {
+    control: Control,
+    words: Arc<Words>,
+    _fake: Arc<Fake>,
+    _vhosts: Vhosts,
+}
+
+impl Node {
+    async fn start(name: &'static str, listeners: &Listeners) -> Self {
+        let words = Arc::<Words>::default();
+        let broker = FakeBroker(Arc::clone(listeners), Arc::clone(&words));
+        let config = broker::Config::default();
+        let (feed, journal) = (FeedConfig::default(), JournalConfig::default());
+        let vhosts = Vhosts::new(Arc::new(broker), &config, &feed, &journal);
+        let hub = vhosts.vhost(&config.default_vhost).unwrap();
+        let fake = Arc::new(Fake(name));
+        let control = Control::alone(name, Arc::clone(&fake) as _, Arc::clone(&fake) as _)
+            .join(hub, EXCHANGE);
+        control.show(Arc::downgrade(&fake) as _);
+        // Until it listens, and has said so.
+        sleep(Duration::from_millis(1)).await;
+        Self {
+            control,
+            words,
+            _fake: fake,
+            _vhosts: vhosts,
+        }
+    }
+
+    /// The nodes that answer.
+    async fn looked(&self, look: Look) -> Vec<String> {
+        let seen = self.control.look(look).await;
+        assert_eq!(seen.unreached, None);
+        seen.nodes
+            .into_iter()
+            .map(|(name, _)| name.into())
+            .collect()
+    }
+}
+
+fn subscribed() -> Look {
+    Look::Subscribed("{}".into())
+}
+
+/// Two sources on each of five nodes ask at once, when many users have moved.
+#[tokio::test(start_paused = true)]
+async fn a_node_answers_all_who_ask_for_its_subscribers() {
+    let listeners = Listeners::default();
+    let [a, b] = [
+        Node::start("a", &listeners).await,
+        Node::start("b", &listeners).await,
+    ];
+    *b.words.confirm.lock() = Duration::from_millis(200);
+    // Operators ask, too.
+    let pages = join_all((0..20).map(|_| a.looked(Look::Overview)));
+    let (answers, _) = tokio::join!(join_all((0..10).map(|_| a.looked(subscribed()))), pages);
+    assert_eq!(answers, vec![["a", "b"]; 10]);
+}
+
+/// A message would be pushed to the phone of a user who is there.
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_answer_did_not_come_is_asked_once_more() {
+    let listeners = Listeners::default();
+    let [a, b] = [
+        Node::start("a", &listeners).await,
+        Node::start("b", &listeners).await,
+    ];
+    assert_eq!(a.looked(subscribed()).await, ["a", "b"]);
+    for _ in 0..2 {
+        b.words.lost.store(1, Relaxed);
+        assert_eq!(a.looked(subscribed()).await, ["a", "b"]);
+    }
+    b.words.lost.store(2, Relaxed);
+    let seen = a.control.look(subscribed()).await;
+    assert_eq!((seen.nodes.len(), seen.silent), (1, vec!["b".into()]));
+    // It counts as gone. Its first word says that it is not.
+    assert_eq!(a.looked(subscribed()).await, ["a"]);
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(a.looked(subscribed()).await, ["a", "b"]);
+}
+
+/// Without a presence that all share, nobody else knows which nodes there are.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_began_of_late_is_waited_for() {
+    let listeners = Listeners::default();
+    let [a, b] = [
+        Node::start("a", &listeners).await,
+        Node::start("b", &listeners).await,
+    ];
+    assert_eq!(a.looked(subscribed()).await, ["a", "b"]);
+    let c = Node::start("c", &listeners).await;
+    *c.words.late.lock() = Duration::from_millis(300);
+    let begun = Instant::now();
+    assert_eq!(a.looked(subscribed()).await, ["a", "b", "c"]);
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    drop(b);
+}
