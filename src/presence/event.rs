@@ -1,7 +1,7 @@
 //! Events for others: a user comes, goes, or changes its status.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     fmt::{Debug, Write as _},
     hash::Hash,
     sync::Arc,
@@ -207,8 +207,9 @@ pub struct Outbox<E: Announcement = Event> {
 
 #[derive(Debug)]
 struct WaitingEvents<E: Announcement> {
-    /// Subjects in the order of their first event; an event of theirs may have been taken already.
-    order: VecDeque<E::Subject>,
+    /// The subjects of `events` by their places. Nothing else: of events that cancelled each other
+    /// nothing is left that could take the room of others.
+    order: BTreeMap<i64, E::Subject>,
     events: HashMap<E::Subject, WaitingEvent<E>>,
     /// There were too many, and the log says so.
     overflowed: bool,
@@ -218,6 +219,8 @@ struct WaitingEvents<E: Announcement> {
 #[derive(Debug)]
 struct WaitingEvent<E> {
     event: E,
+    /// In the order: the smallest is told first.
+    place: i64,
     /// It, or one before it that is part of it, was handed over, and the broker did not say what
     /// became of that: others may know of it.
     may_be_known: bool,
@@ -235,7 +238,7 @@ impl<E: Announcement> Outbox<E> {
     pub fn for_webhooks(webhooks: Option<Arc<Webhooks>>, only: bool) -> Arc<Self> {
         Arc::new(Self {
             waiting: Mutex::new(WaitingEvents {
-                order: VecDeque::new(),
+                order: BTreeMap::new(),
                 events: HashMap::new(),
                 overflowed: false,
                 is_closed: false,
@@ -294,46 +297,65 @@ impl<E: Announcement> Outbox<E> {
 impl<E: Announcement> WaitingEvents<E> {
     fn push(&mut self, event: E) {
         let subject = event.subject();
-        let next = WaitingEvent {
-            event,
-            may_be_known: false,
-        };
-        if let Some(waits) = self.events.remove(&subject) {
+        if let Some(waits) = self.remove(&subject) {
+            let place = waits.place;
+            let next = WaitingEvent {
+                event,
+                place,
+                may_be_known: false,
+            };
             self.keep(subject, waits.followed_by(next));
-        } else if self.order.len() < MAX_WAITING {
-            self.order.push_back(subject.clone());
+        } else if self.events.len() < MAX_WAITING {
+            let last = self.order.last_key_value();
+            let place = last.map_or(0, |(place, _)| place.saturating_add(1));
+            let next = WaitingEvent {
+                event,
+                place,
+                may_be_known: false,
+            };
             self.keep(subject, Some(next));
         } else if !std::mem::replace(&mut self.overflowed, true) {
             telemetry::presence_events_lost(MAX_WAITING);
         }
     }
 
+    /// In front of all, or where its subject waits.
     fn put_back(&mut self, event: E) {
         let subject = event.subject();
+        let waits = self.remove(&subject);
+        let first = self.order.first_key_value();
+        let front = first.map_or(0, |(place, _)| place.saturating_sub(1));
         let back = WaitingEvent {
             event,
+            place: waits.as_ref().map_or(front, |waits| waits.place),
             may_be_known: true,
         };
-        if let Some(waits) = self.events.remove(&subject) {
-            self.keep(subject, back.followed_by(waits));
-        } else {
-            self.order.push_front(subject.clone());
-            self.keep(subject, Some(back));
-        }
+        let kept = match waits {
+            Some(waits) => back.followed_by(waits),
+            None => Some(back),
+        };
+        self.keep(subject, kept);
     }
 
     fn keep(&mut self, subject: E::Subject, event: Option<WaitingEvent<E>>) {
         if let Some(event) = event {
+            self.order.insert(event.place, subject.clone());
             self.events.insert(subject, event);
         }
+    }
+
+    fn remove(&mut self, subject: &E::Subject) -> Option<WaitingEvent<E>> {
+        let waits = self.events.remove(subject)?;
+        self.order.remove(&waits.place);
+        Some(waits)
     }
 
     fn take(&mut self, most: usize) -> Vec<E> {
         let mut taken = Vec::new();
         while taken.len() < most {
-            let Some(subject) = self.order.pop_front() else {
+            let Some((_, subject)) = self.order.pop_first() else {
                 self.overflowed = false;
-                self.order = VecDeque::new();
+                self.events = HashMap::new();
                 break;
             };
             taken.extend(self.events.remove(&subject).map(|waits| waits.event));
@@ -349,6 +371,7 @@ impl<E: Announcement> WaitingEvent<E> {
         let event = self.event.followed_by(next.event, self.may_be_known)?;
         Some(Self {
             event,
+            place: self.place,
             may_be_known,
         })
     }
@@ -531,15 +554,18 @@ mod tests {
             outbox.push(event(&number.to_string(), Status::Offline, Status::Online));
         }
         assert_eq!(outbox.waiting.lock().events.len(), MAX_WAITING);
-        // Users that come and go often take the room of one event each.
+        // Users that come and go take no room, be it one or many of them.
         let flaps = Outbox::new();
-        for _ in 0..2 * MAX_WAITING {
-            flaps.push(event("a", Status::Offline, Status::Online));
-            flaps.push(event("a", Status::Online, Status::Offline));
+        for number in 0..2 * MAX_WAITING {
+            for user in ["a", &number.to_string()] {
+                flaps.push(event(user, Status::Offline, Status::Online));
+                flaps.push(event(user, Status::Online, Status::Offline));
+            }
         }
-        assert!(flaps.waiting.lock().order.len() <= MAX_WAITING);
-        assert!(told(&flaps, usize::MAX).is_empty());
-        // Also if what they did is told all the same.
+        assert!(flaps.waiting.lock().order.is_empty());
+        flaps.push(event("b", Status::Offline, Status::Online));
+        assert_eq!(told(&flaps, usize::MAX), ["b offline>online"]);
+        // One event each, if what they did is told all the same.
         let known = Outbox::new();
         known.put_back(vec![event("a", Status::Online, Status::Offline)]);
         for _ in 0..MAX_WAITING {
