@@ -295,18 +295,24 @@ impl RoomQueue {
             }
         }
         if comes {
+            let told = state.held.told(key);
+            let is_admitted = told.as_ref().is_some_and(|told| told.is_admitted);
             let is_full = reply == RoomReply::Full;
-            if let Some(told) = state.held.told(key).filter(|_| !is_full) {
+            if let Some(told) = told.filter(|_| !is_full) {
                 told.is_registered = true;
                 told.is_admitted = true;
             }
             let answer = match &state.rules {
-                Some(rules) if is_full => Err(RoomRefusal::Full(rules.max_members)),
+                Some(rules) if is_full && !is_admitted => Err(RoomRefusal::Full(rules.max_members)),
                 _ => Ok(()),
             };
             for asking in state.asking.remove(key).into_iter().flatten() {
                 // It may have gone.
                 let _ = asking.send(answer);
+            }
+            // It was let in here before this answer came, so it is a member: now without a bound.
+            if is_full && is_admitted {
+                state.push(key.clone(), false);
             }
         }
         if let RoomReply::Changed {
@@ -454,4 +460,90 @@ impl RoomStep {
 
 fn in_room<'a>(room: &'a str, user: &'a str, of: LeaseId) -> InRoom<'a> {
     InRoom { room, user, of }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: u64 = 1;
+
+    fn queue() -> RoomQueue {
+        let queue = RoomQueue::new(Duration::from_secs(10));
+        queue.set_rules(Some(&RoomRules {
+            exchanges: ["room".into()].into(),
+            max_members: LIMIT,
+            max_rooms: 9,
+            events: None,
+        }));
+        queue
+    }
+
+    fn occupant(user: &str, session: u64) -> Occupant {
+        let room = Room {
+            vhost: "/".into(),
+            exchange: "room".into(),
+            key: "lobby".into(),
+        };
+        Occupant {
+            room: Arc::new(room),
+            user: user.into(),
+            session,
+        }
+    }
+
+    /// The one report that waits.
+    fn reported(queue: &RoomQueue) -> (RoomStep, u64, u64) {
+        let mut steps = queue.take(9, false);
+        let step = steps.pop().unwrap();
+        assert!(steps.is_empty(), "{steps:?}");
+        match step {
+            RoomStep::Report(_, report) => (step, report.sessions, report.most),
+            RoomStep::Settle(..) => panic!("{step:?}"),
+        }
+    }
+
+    /// It is subscribed, so the count, the list and the events must have it.
+    #[test]
+    fn a_member_that_was_let_in_without_redis_is_registered_though_redis_says_full() {
+        let queue = queue();
+        let alice = occupant("alice", 1);
+        let mut place = queue.enter(&alice).unwrap().unwrap();
+        let (step, ..) = reported(&queue);
+        // Redis is slow.
+        assert!(place.try_recv().is_err());
+        queue.admit_alone(&alice).unwrap();
+        queue.answer(&step, RoomReply::Full);
+        assert!(queue.due().is_some(), "nothing is told any more");
+        let (step, sessions, most) = reported(&queue);
+        assert_eq!((sessions, most), (1, 0), "there is no bound for it now");
+        queue.answer(&step, RoomReply::Same);
+        assert!(queue.due().is_none());
+    }
+
+    /// The user is a member, so a session more is none more.
+    #[test]
+    fn another_session_of_a_member_that_was_let_in_is_not_refused() {
+        let queue = queue();
+        let sessions = [1, 2].map(|session| occupant("alice", session));
+        let mut places = sessions
+            .each_ref()
+            .map(|occupant| queue.enter(occupant).unwrap().unwrap());
+        let (step, ..) = reported(&queue);
+        queue.admit_alone(&sessions[0]).unwrap();
+        queue.answer(&step, RoomReply::Full);
+        assert_eq!(places[1].try_recv(), Ok(Ok(())));
+    }
+
+    #[test]
+    fn who_finds_a_room_full_is_refused_and_not_reported_again() {
+        let queue = queue();
+        let alice = occupant("alice", 1);
+        let mut place = queue.enter(&alice).unwrap().unwrap();
+        let (step, _, most) = reported(&queue);
+        assert_eq!(most, LIMIT);
+        queue.answer(&step, RoomReply::Full);
+        assert_eq!(place.try_recv(), Ok(Err(RoomRefusal::Full(LIMIT))));
+        assert!(queue.due().is_none());
+    }
 }
