@@ -85,6 +85,7 @@ mod presence_failover;
 mod presence_redis;
 mod presence_rights;
 mod presence_shared_user;
+mod presence_survivor;
 mod records_contract;
 mod rooms_contract;
 mod sequences_contract;

@@ -3,7 +3,7 @@
 //! | Key                    | Kind   | Content                                         |
 //! |------------------------|--------|-------------------------------------------------|
 //! | `node:<lease>`         | string | a node: since when, sessions, name; lives for a lease, renewed at a third |
-//! | `nodes`                | hash   | a field for each lease that was not cleared up: empty, or `closed`; the field `epoch` is random, and new if Redis lost all |
+//! | `nodes`                | hash   | a field for each lease that was not cleared up: empty, `closed`, or `clearing` once somebody began to; the field `epoch` is random, and new if Redis lost all |
 //! | `user:<user>`          | hash   | a field for each session: lease and session; its status and more. A field for each node, its lease: the user's status there, and how many sessions it has there. The field without a name: the status that others were told, and the one before it; `left`: the departure that waits to be settled, as lease and stamp |
 //! | `group:<name>`         | hash   | a field for each user and node: lease and user; the user's status there |
 //! | `sessions:<lease>:<n>` | hash   | a field for each session of the node: session; its user and groups |
@@ -47,6 +47,8 @@ pub(super) const LEASE: usize = 8;
 pub(super) const EPOCH: &str = "epoch";
 /// The value of a lease in the hash of leases whose node has ended of itself.
 pub(super) const CLOSED: &str = "closed";
+/// The same, of one that is dead, and after which somebody has begun to clear up.
+pub(super) const CLEARING: &str = "clearing";
 /// The field of a user that is no session's: its newest departure, while that is not settled.
 pub(super) const LEFT: &str = "left";
 /// The parts of a cluster's keys. Each is in one slot, so they are enough for a cluster's servers to

@@ -5,7 +5,7 @@
 //! has gone with them: work in proportion to the dead node's sessions, not to all users.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,13 +14,13 @@ use deadpool_redis::redis::{Pipeline, Value};
 
 use super::{
     Store,
-    entry::{CLOSED, LeaseId, decode_listed, decode_member},
+    entry::{CLEARING, CLOSED, LeaseId, decode_listed, decode_member},
     queue::{RedisShared, Taken},
     script::{self, Caller, InRoom, Known, Lost, RoomReply, RoomReport, Settled, Untold},
 };
 use crate::{
     deadline::third,
-    presence::{Node, PresenceError, rooms::Room},
+    presence::{Node, PresenceError, Status, rooms::Room},
     telemetry,
 };
 
@@ -119,6 +119,14 @@ impl Survivor {
         if locked == Value::Nil {
             return Ok(());
         }
+        let mut pipe = Pipeline::new();
+        pipe.hget(keys.nodes(), dead.as_str());
+        pipe.hset(keys.nodes(), dead.as_str(), CLEARING).ignore();
+        let (before,): (Option<Vec<u8>>,) = self.store.call_in_order(&pipe).await?;
+        // Whoever began before this one may have lost an answer of Redis, which then believes that
+        // others were told. All before the first lists that are left was answered, and nothing
+        // behind them was begun.
+        let mut is_unsure = before.as_deref() == Some(CLEARING.as_bytes());
         let mut cleared = 0;
         for first in (0..keys.lists()).step_by(LISTS.into()) {
             let mut pipe = Pipeline::new();
@@ -137,10 +145,11 @@ impl Survivor {
                 .collect();
             cleared = found.len().saturating_add(cleared);
             for some in found.chunks(SESSIONS) {
-                if !self.remove(taken, dead, some).await? {
+                if !self.remove(taken, dead, some, is_unsure).await? {
                     return Ok(());
                 }
             }
+            is_unsure &= found.is_empty();
             let mut pipe = Pipeline::new();
             for list in lists {
                 pipe.del(keys.list(dead, list)).ignore();
@@ -149,7 +158,7 @@ impl Survivor {
             renew.arg(lock_millis()).ignore();
             self.store.call::<()>(&pipe).await?;
         }
-        if !self.clear_rooms(taken, dead).await? {
+        if !self.clear_rooms(taken, dead, is_unsure).await? {
             return Ok(());
         }
         let mut pipe = Pipeline::new();
@@ -160,8 +169,14 @@ impl Survivor {
         Ok(())
     }
 
-    /// Lets a dead node's members leave their rooms. `false`: this node's own lease is over.
-    async fn clear_rooms(&self, taken: &Taken, dead: LeaseId) -> Result<bool, PresenceError> {
+    /// Lets a dead node's members leave their rooms. `is_unsure`: others may not know of the first
+    /// who left. `false`: this node's own lease is over.
+    async fn clear_rooms(
+        &self,
+        taken: &Taken,
+        dead: LeaseId,
+        mut is_unsure: bool,
+    ) -> Result<bool, PresenceError> {
         let keys = &self.store.keys;
         for first in (0..keys.lists()).step_by(LISTS.into()) {
             let lists = first..first.saturating_add(LISTS).min(keys.lists());
@@ -176,10 +191,11 @@ impl Survivor {
                 .filter_map(|field| decode_member(field))
                 .collect();
             for some in members.chunks(SESSIONS) {
-                if !self.remove_members(taken, dead, some).await? {
+                if !self.remove_members(taken, dead, some, is_unsure).await? {
                     return Ok(false);
                 }
             }
+            is_unsure &= members.is_empty();
             let mut pipe = Pipeline::new();
             for list in lists {
                 pipe.del(keys.member_list(dead, list)).ignore();
@@ -196,10 +212,20 @@ impl Survivor {
         taken: &Taken,
         dead: LeaseId,
         members: &[(&str, &str)],
+        is_unsure: bool,
     ) -> Result<bool, PresenceError> {
         let caller = (&self.store.keys, taken.lease);
         let mut pipe = Pipeline::new();
+        let mut rooms = HashSet::new();
         for (room, user) in members {
+            // Of each room's members one asks for the room, too.
+            let lost = if !is_unsure {
+                Lost::Nothing
+            } else if rooms.insert(room) {
+                Lost::ChangeAndEdge
+            } else {
+                Lost::Change
+            };
             let of = dead;
             let member = InRoom { room, user, of };
             let report = RoomReport {
@@ -210,7 +236,10 @@ impl Survivor {
                 lost: Lost::Nothing,
             };
             script::room_report(&mut pipe, caller, member, report, &[]);
-            script::room_settle(&mut pipe, caller, member, None, (false, Lost::Nothing));
+            // The dead one's list keeps the member until the answer is here.
+            let of = taken.lease;
+            let member = InRoom { of, ..member };
+            script::room_settle(&mut pipe, caller, member, None, (false, lost));
         }
         let replies: Vec<Value> = self.store.call_in_order(&pipe).await?;
         let replies: Vec<_> = replies.into_iter().map(RoomReply::read).collect();
@@ -227,12 +256,13 @@ impl Survivor {
     }
 
     /// Removes what sessions of a dead node left, and tells whose users have gone with them.
-    /// `false`: this node's own lease is over.
+    /// `is_unsure`: an answer about them may have been lost. `false`: this node's own lease is over.
     async fn remove(
         &self,
         taken: &Taken,
         dead: LeaseId,
         listed: &[Listed],
+        is_unsure: bool,
     ) -> Result<bool, PresenceError> {
         let keys = &self.store.keys;
         let mut pipe = Pipeline::new();
@@ -248,7 +278,9 @@ impl Survivor {
         }
         // Each user once, however many of the sessions are of the same.
         for user in users.keys() {
-            let known = Known::new(Untold::AsIs, self.shared.status(user));
+            let mut known = Known::new(Untold::AsIs, self.shared.status(user));
+            // The list does not say which status it was.
+            known.unsure = is_unsure.then_some(Status::Online);
             let caller = Caller {
                 keys,
                 lease: taken.lease,

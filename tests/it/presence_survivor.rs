@@ -1,0 +1,186 @@
+//! Nodes that clear up after a killed one, while answers of Redis are lost.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use stentor::presence::{
+    Outbox, Presence,
+    rooms::{Occupancy, Occupant, Room, RoomChange, RoomRules},
+};
+use testkit::{DEADLINE, Redis, eventually, unique, within};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+use crate::presence_contract::{
+    AT_ONCE, next_event, redis_presence, session, settings, until_sessions,
+};
+
+const SHORT: Duration = Duration::from_secs(2);
+
+/// Texts, each of which the next connection that says it gets no more answers after it. Redis hears
+/// it, and all behind it.
+type Unanswered = Arc<Mutex<Vec<&'static str>>>;
+
+/// A way to Redis on which answers get lost.
+struct Lossy {
+    address: String,
+    unanswered: Unanswered,
+    task: JoinHandle<()>,
+}
+
+impl Lossy {
+    async fn start(server: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (server, unanswered) = (server.to_owned(), Unanswered::default());
+        let texts = Arc::clone(&unanswered);
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (server, texts) = (server.clone(), Arc::clone(&texts));
+                tokio::spawn(async move { join(client, &server, &texts).await });
+            }
+        });
+        Self {
+            address,
+            unanswered,
+            task,
+        }
+    }
+
+    fn lose(&self, texts: &[&'static str]) {
+        self.unanswered.lock().unwrap().extend(texts);
+    }
+
+    async fn until_lost(&self, text: &str) {
+        eventually(
+            DEADLINE,
+            format!("an answer to {text} is lost"),
+            async || {
+                let unanswered = self.unanswered.lock().unwrap();
+                !unanswered.iter().any(|wanted| *wanted == text)
+            },
+        )
+        .await;
+    }
+}
+
+impl Drop for Lossy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Until either side ends it.
+async fn join(client: TcpStream, server: &str, texts: &Unanswered) -> io::Result<()> {
+    let server = TcpStream::connect(server).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let [mut asked, mut answer] = [(); 2].map(|()| Vec::with_capacity(64 * 1024));
+    let mut is_lost = false;
+    loop {
+        tokio::select! {
+            read = from_client.read_buf(&mut asked) => {
+                if read? == 0 {
+                    return Ok(());
+                }
+                let text = String::from_utf8_lossy(&asked);
+                texts.lock().unwrap().retain(|wanted| {
+                    let is_said = !is_lost && text.contains(wanted);
+                    is_lost |= is_said;
+                    !is_said
+                });
+                to_server.write_all(&asked).await?;
+                asked.clear();
+            }
+            read = from_server.read_buf(&mut answer) => {
+                if read? == 0 {
+                    return Ok(());
+                }
+                if !is_lost {
+                    to_client.write_all(&answer).await?;
+                }
+                answer.clear();
+            }
+        }
+    }
+}
+
+/// The survivor that lost the answer may be killed as well: then another one begins anew.
+async fn unlock(redis: &Redis) {
+    let unlock = "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do redis.call('DEL', key) end";
+    redis
+        .command(&["EVAL", unlock, "0", "stentor:clearing:*"])
+        .await;
+}
+
+#[tokio::test]
+async fn who_went_with_a_killed_node_is_told_though_answers_are_lost() {
+    let redis = Redis::own().await;
+    let way = Lossy::start(&redis.address()).await;
+    let (events, room_events) = (Outbox::new(), Outbox::new());
+    let node = |events, room_events| {
+        let mut node = settings(&unique("node"), AT_ONCE, events);
+        node.rooms = Some(RoomRules {
+            exchanges: ["room".into()].into(),
+            max_members: 0,
+            max_rooms: 9,
+            events: room_events,
+        });
+        node
+    };
+    let url = format!("redis://{}/", way.address);
+    let told = (Some(Arc::clone(&events)), Some(Arc::clone(&room_events)));
+    let survivor = redis_presence(&url, SHORT, node(told.0, told.1));
+    let killed = redis_presence(&redis.url(), SHORT, node(None, None));
+    let lobby = Room {
+        vhost: "/".into(),
+        exchange: "room".into(),
+        key: "lobby".into(),
+    };
+    let occupants = [("alice", 1), ("bob", 2)].map(|(user, session)| Occupant {
+        room: Arc::new(lobby.clone()),
+        user: user.into(),
+        session,
+    });
+    let rooms = killed.rooms().unwrap();
+    for occupant in &occupants {
+        killed.join(session(&occupant.user, &[]));
+        rooms.enter(occupant).await.unwrap();
+        until_sessions(&survivor, &occupant.user, 1).await;
+    }
+    eventually(DEADLINE, "both are in the room", async || {
+        let found = rooms.occupancy(&[lobby.clone()]).await;
+        let (members, sessions) = (2, 2);
+        found == Ok(vec![Occupancy { members, sessions }])
+    })
+    .await;
+
+    // Keys of the scripts that settle users, and members of rooms.
+    let texts = ["stentor:users", "stentor:leaving:"];
+    way.lose(&texts);
+    drop((killed, rooms));
+    for text in texts {
+        way.until_lost(text).await;
+        unlock(&redis).await;
+    }
+
+    let mut gone = [next_event(&events).await, next_event(&events).await];
+    gone.sort();
+    assert_eq!(gone, ["alice online>offline", "bob online>offline"]);
+    let mut changes = Vec::new();
+    while changes.len() < 3 {
+        let some = within(DEADLINE, "an event of the room", room_events.next(9)).await;
+        changes.extend(some.into_iter().map(|event| event.change));
+    }
+    changes.sort_by_key(|change| format!("{change:?}"));
+    let leave = |user: &str| RoomChange::Leave(user.into());
+    assert_eq!(changes, [leave("alice"), leave("bob"), RoomChange::Vacated]);
+}
