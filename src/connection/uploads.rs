@@ -114,7 +114,7 @@ impl Uploads {
         };
         // It is not asked again at once, if the session takes its time to end.
         state.since = now;
-        state.ticket.waits() || state.account.room().is_wanted()
+        state.ticket.waits() || state.account.is_in_the_way()
     }
 
     /// Counts a frame that has come, out of `whole` bytes that were read at once. Its body holds

@@ -131,6 +131,42 @@ async fn room_is_claimed_before_the_frame_is_read() {
     second.expect_receipt("r").await;
 }
 
+/// Others' claims that wait for their own user get nothing by its end.
+#[tokio::test(start_paused = true)]
+async fn a_slow_upload_goes_on_while_others_wait_for_their_own_share() {
+    let house = narrow();
+    let mut bob = connect_as(&house, "bob").await;
+    bob.send("SEND\ndestination:/topic/a\nreceipt:r\ncontent-length:40000\n\n");
+    for _ in 0..30 {
+        bob.send("x".repeat(1_000));
+    }
+    settle().await;
+    assert_eq!(bob.wire.unread(), 0);
+    sleep(Duration::from_secs(20)).await;
+    house.slow.gate.close();
+    let mut alices = [
+        connect_as(&house, "alice").await,
+        connect_as(&house, "alice").await,
+    ];
+    for alice in &alices {
+        for number in 0..3 {
+            alice.send(send("/topic/a", &number.to_string()));
+        }
+        settle().await;
+    }
+    assert!(alices.iter().any(|alice| alice.wire.unread() > 0));
+    // Bob's time is over, and alice's is not.
+    sleep(Duration::from_secs(15)).await;
+    house.slow.gate.open();
+    bob.send(format!("{}\0", "x".repeat(10_000)));
+    bob.expect_receipt("r").await;
+    for alice in &mut alices {
+        for number in 0..3 {
+            alice.expect_receipt(&number.to_string()).await;
+        }
+    }
+}
+
 /// SockJS hands over messages that are counted already. The part that was read is not kept, nor is
 /// its claim.
 #[tokio::test(start_paused = true)]

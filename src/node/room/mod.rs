@@ -130,12 +130,6 @@ impl Room {
         self.state.lock().used
     }
 
-    /// True if claims wait.
-    #[must_use]
-    pub fn is_wanted(&self) -> bool {
-        !self.state.lock().waiting.is_empty()
-    }
-
     /// From now on nobody gets more (or again somebody does).
     pub fn shut(&self, is_shut: bool) {
         let mut state = self.state.lock();
@@ -396,17 +390,20 @@ impl Account {
         })
     }
 
-    /// The room.
-    #[must_use]
-    pub fn room(&self) -> &Arc<Room> {
-        &self.room
-    }
-
     /// Whether its connection has any bytes claimed.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
         let state = self.room.state.lock();
         state.connections.contains_key(&self.connection)
+    }
+
+    /// Whether somebody waits for room that this connection may have: for what all share, or for
+    /// what its user may have.
+    #[must_use]
+    pub fn is_in_the_way(&self) -> bool {
+        let state = self.room.state.lock();
+        let of_user = || Owner::User(Arc::clone(&self.user));
+        !state.line.is_empty() || state.aside.contains_key(&of_user())
     }
 
     /// Claims so many bytes, and waits until there is room.

@@ -120,7 +120,6 @@ fn for_what_all_share_the_first_is_first() {
     assert!(small.poll().is_some());
     held.clear();
     assert_eq!(room.used(), 0);
-    assert!(!room.is_wanted());
     let state = room.state.lock();
     assert!(state.users.is_empty() && state.connections.is_empty());
 }
@@ -284,4 +283,36 @@ fn other_shares_hold_for_claims_that_wait() {
     assert_eq!(room.used(), 0);
     let state = room.state.lock();
     assert!(state.users.is_empty() && state.waiting.is_empty());
+}
+
+/// Who keeps room for too long is ended only for those whom it keeps waiting.
+#[test]
+fn one_is_in_the_way_of_those_who_wait_for_what_it_has() {
+    let room = room();
+    let accounts = [("alice", 1), ("alice", 2), ("bob", 3), ("carol", 4)];
+    let [alice, other, bob, carol] = accounts.map(|(user, number)| account(&room, user, number));
+    let all = [&alice, &other, &bob, &carol];
+    let in_the_way = || all.map(|account| account.is_in_the_way());
+    let held = [alice.claim(10), bob.claim(10)];
+    assert_eq!(in_the_way(), [false; 4]);
+    // For its own connection.
+    let mut own = Try::new(&alice, 5);
+    assert!(own.poll().is_none());
+    assert_eq!(in_the_way(), [false; 4]);
+    drop(own);
+    // For its user.
+    let second = other.claim(10);
+    let third = account(&room, "alice", 5);
+    let mut of_user = Try::new(&third, 5);
+    assert!(of_user.poll().is_none());
+    assert_eq!(in_the_way(), [true, true, false, false]);
+    drop(of_user);
+    // For what all share.
+    let rest = account(&room, "dave", 6).claim(20);
+    let mut of_all = Try::new(&carol, 5);
+    assert!(of_all.poll().is_none());
+    assert_eq!(in_the_way(), [true; 4]);
+    drop((held, second, rest));
+    assert!(of_all.is_woken());
+    assert_eq!(in_the_way(), [false; 4]);
 }
